@@ -1,0 +1,60 @@
+//! Message channels between the parties of a session.
+//!
+//! A channel carries whole frames, in order, between two parties. Protocol code is synchronous: it sends, then
+//! receives. A send therefore never waits for the peer to read (both parties of a round send first).
+
+use std::sync::mpsc;
+
+/// What can go wrong on a channel.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetError {
+    #[error("the peer closed the connection")]
+    Closed,
+    #[error("the peer did not answer within {seconds} s")]
+    TimedOut { seconds: u64 },
+    #[error("the peer sent a frame of {got} bytes where {expected} were expected")]
+    FrameSize { expected: usize, got: usize },
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Protocol(String),
+}
+
+/// An ordered, reliable, two-way stream of frames.
+pub trait Channel: Send {
+    /// Queues one frame. Does not wait for the peer to receive it.
+    ///
+    /// # Errors
+    /// [`NetError::Closed`] once the peer is known to be gone.
+    fn send(&mut self, frame: Vec<u8>) -> Result<(), NetError>;
+
+    /// Waits for the next frame.
+    ///
+    /// # Errors
+    /// [`NetError::Closed`] on an orderly end, [`NetError::TimedOut`] when the channel has a limit and it passed.
+    fn recv(&mut self) -> Result<Vec<u8>, NetError>;
+}
+
+/// One end of an in-process channel.
+pub struct MemoryChannel {
+    sender: mpsc::Sender<Vec<u8>>,
+    receiver: mpsc::Receiver<Vec<u8>>,
+}
+
+/// Two ends connected to each other; frames are handed over without copying.
+pub fn memory_pair() -> (MemoryChannel, MemoryChannel) {
+    let (to_b, from_a) = mpsc::channel();
+    let (to_a, from_b) = mpsc::channel();
+    (MemoryChannel { sender: to_b, receiver: from_b }, MemoryChannel { sender: to_a, receiver: from_a })
+}
+
+impl Channel for MemoryChannel {
+    fn send(&mut self, frame: Vec<u8>) -> Result<(), NetError> {
+        self.sender.send(frame).map_err(|_| NetError::Closed)
+    }
+
+    fn recv(&mut self) -> Result<Vec<u8>, NetError> {
+        self.receiver.recv().map_err(|_| NetError::Closed)
+    }
+}
