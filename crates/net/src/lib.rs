@@ -5,6 +5,22 @@
 
 use std::sync::mpsc;
 
+pub mod endpoint;
+pub mod http;
+pub mod meter;
+pub mod shape;
+pub mod socket;
+pub mod websocket;
+
+pub use endpoint::Endpoint;
+pub use meter::{Meter, Metered};
+pub use shape::{Link, Shaped};
+pub use socket::{Socket, WireCount};
+pub use websocket::WebSocketChannel;
+
+/// Frames above this many bytes are refused on both sides.
+pub const MAX_FRAME_BYTES: usize = 64 << 20;
+
 /// What can go wrong on a channel.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -19,6 +35,14 @@ pub enum NetError {
     Io(#[from] std::io::Error),
     #[error("{0}")]
     Protocol(String),
+    #[error("`{text}` is not the address of a service: {reason}")]
+    BadEndpoint { text: String, reason: &'static str },
+    #[error("plain text is only allowed on this machine, not on `{address}`")]
+    NotLoopback { address: String },
+    #[error("nothing answers at `{endpoint}`: {source}")]
+    Unreachable { endpoint: String, source: std::io::Error },
+    #[error("the service refused the session (HTTP {status}): {body}")]
+    Refused { status: u16, body: String },
 }
 
 /// An ordered, reliable, two-way stream of frames.

@@ -1,0 +1,127 @@
+//! Where a service listens, and the rule that plain text stays on this machine.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::NetError;
+use crate::socket::{CountedTcp, WireCount};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `http://host:port` of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    host: String,
+    port: u16,
+}
+
+impl Endpoint {
+    /// `host:port`, as the `Host` header has it.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// Connects, counting bytes into `count`.
+    ///
+    /// # Errors
+    /// [`NetError::NotLoopback`] before a byte is sent to another machine in plain text; [`NetError::Unreachable`].
+    pub fn connect(&self, count: &Arc<WireCount>) -> Result<CountedTcp, NetError> {
+        let unreachable = |source| NetError::Unreachable { endpoint: self.to_string(), source };
+        let addresses: Vec<SocketAddr> =
+            (self.host.as_str(), self.port).to_socket_addrs().map_err(unreachable)?.collect();
+        if let Some(outside) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+            return Err(NetError::NotLoopback { address: outside.to_string() });
+        }
+        let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+        for address in addresses {
+            match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+                Ok(stream) => return CountedTcp::new(stream, count.clone()).map_err(unreachable),
+                Err(error) => last = error,
+            }
+        }
+        Err(unreachable(last))
+    }
+}
+
+/// Refuses to listen in plain text where other machines can connect.
+///
+/// # Errors
+/// [`NetError::NotLoopback`].
+pub fn check_listen(address: &SocketAddr) -> Result<(), NetError> {
+    match address.ip().is_loopback() {
+        true => Ok(()),
+        false => Err(NetError::NotLoopback { address: address.to_string() }),
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority())
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = NetError;
+
+    fn from_str(text: &str) -> Result<Self, NetError> {
+        let invalid = |reason: &'static str| NetError::BadEndpoint { text: text.to_string(), reason };
+        let rest = match text.split_once("://") {
+            Some(("http", rest)) => rest,
+            Some(("https", _)) => return Err(invalid("TLS is not available in this version")),
+            Some(_) => return Err(invalid("only `http://` is known")),
+            None => return Err(invalid("it needs to start with `http://`")),
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains(['/', '?', '#', '@']) {
+            return Err(invalid("it must not have a path, a query or a user name"));
+        }
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => {
+                (host, port.parse().map_err(|_| invalid("the port is not a number below 65536"))?)
+            }
+            _ => (authority, 80),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_string();
+        if host.is_empty() {
+            return Err(invalid("the host is missing"));
+        }
+        Ok(Self { host, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_parse_and_print() {
+        for (text, authority) in [
+            ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+            ("http://localhost:1/", "localhost:1"),
+            ("http://[::1]:9", "[::1]:9"),
+            ("http://example.org", "example.org:80"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().authority(), authority);
+        }
+        for text in
+            ["127.0.0.1:80", "https://a:1", "http://a:99999", "http://:1", "http://a/b", "ftp://a", "http://u@a"]
+        {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn plain_text_stays_on_this_machine() {
+        let endpoint: Endpoint = "http://192.0.2.1:80".parse().unwrap();
+        assert!(matches!(endpoint.connect(&Arc::default()), Err(NetError::NotLoopback { .. })));
+        assert!(check_listen(&"0.0.0.0:80".parse().unwrap()).is_err());
+        assert!(check_listen(&"127.0.0.1:80".parse().unwrap()).is_ok());
+    }
+}

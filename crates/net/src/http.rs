@@ -1,0 +1,219 @@
+//! The few HTTP requests a client of a session makes: one at a time, blocking, counted.
+
+use std::io::{ErrorKind, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tungstenite::handshake::client::generate_key;
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::Role;
+
+use crate::socket::{CountedTcp, Interest, WireCount, wait};
+use crate::websocket::WebSocketChannel;
+use crate::{Endpoint, NetError};
+
+const MAX_HEAD_BYTES: usize = 64 << 10;
+const MAX_HEADERS: usize = 64;
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A complete answer.
+pub struct Response {
+    pub status: u16,
+    pub body: Vec<u8>,
+}
+
+/// Makes requests to one service.
+#[derive(Clone)]
+pub struct HttpClient {
+    pub endpoint: Endpoint,
+    /// Sent as `Authorization: Bearer ...` where present.
+    pub bearer: Option<String>,
+    pub count: Arc<WireCount>,
+}
+
+impl HttpClient {
+    pub fn new(endpoint: Endpoint, bearer: Option<String>) -> Self {
+        Self { endpoint, bearer, count: Arc::default() }
+    }
+
+    /// # Errors
+    /// A lost connection, an answer that is not HTTP, or a body above `max_bytes`.
+    pub fn get(&self, path: &str, max_bytes: u64) -> Result<Response, NetError> {
+        let mut body = Vec::new();
+        let status = self.request("GET", path, &[], &mut body, max_bytes)?;
+        Ok(Response { status, body })
+    }
+
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn post_json(&self, path: &str, json: &[u8], max_bytes: u64) -> Result<Response, NetError> {
+        let mut body = Vec::new();
+        let status = self.request("POST", path, json, &mut body, max_bytes)?;
+        Ok(Response { status, body })
+    }
+
+    /// Writes the body of a `200` answer to `sink` as it arrives; other statuses are returned with nothing written
+    /// but their body, so that the caller can read the error there.
+    ///
+    /// # Errors
+    /// As [`Self::get`], and what `sink` reports.
+    pub fn download(&self, path: &str, sink: &mut dyn Write, max_bytes: u64) -> Result<u16, NetError> {
+        self.request("GET", path, &[], sink, max_bytes)
+    }
+
+    fn request(
+        &self,
+        method: &str,
+        path: &str,
+        json: &[u8],
+        sink: &mut dyn Write,
+        max_bytes: u64,
+    ) -> Result<u16, NetError> {
+        let mut socket = self.open()?;
+        let mut head = self.head(method, path);
+        head.push_str("connection: close\r\n");
+        if method == "POST" {
+            head.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", json.len()));
+        }
+        head.push_str("\r\n");
+        write_all(&mut socket, head.as_bytes())?;
+        write_all(&mut socket, json)?;
+
+        let (head, rest) = read_head(&mut socket)?;
+        let length = head.content_length.unwrap_or(u64::MAX);
+        if head.content_length.is_some_and(|length| length > max_bytes) {
+            return Err(NetError::Protocol(format!("`{path}` is {length} bytes, more than the limit of {max_bytes}")));
+        }
+        sink.write_all(&rest)?;
+        let mut done = rest.len() as u64;
+        let mut chunk = vec![0; 256 << 10];
+        while done < length {
+            let n = read_some(&mut socket, &mut chunk)?;
+            if n == 0 && head.content_length.is_none() {
+                break;
+            }
+            done += n as u64;
+            if n == 0 {
+                return Err(NetError::Closed);
+            }
+            if done > max_bytes.min(length) {
+                return Err(NetError::Protocol(format!("the answer to `{path}` is longer than announced")));
+            }
+            sink.write_all(&chunk[..n])?;
+        }
+        Ok(head.status)
+    }
+
+    /// Opens a WebSocket at `path`.
+    ///
+    /// # Errors
+    /// [`NetError::Refused`] with the service's answer when it does not upgrade.
+    pub fn websocket(&self, path: &str, timeout: Duration) -> Result<WebSocketChannel, NetError> {
+        let mut socket = self.open()?;
+        let key = generate_key();
+        let mut head = self.head("GET", path);
+        head.push_str("connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n");
+        head.push_str(&format!("sec-websocket-key: {key}\r\n\r\n"));
+        write_all(&mut socket, head.as_bytes())?;
+
+        let (head, mut rest) = read_head(&mut socket)?;
+        if head.status != 101 {
+            let mut chunk = [0; 4096];
+            while (rest.len() as u64) < head.content_length.unwrap_or(0).min(MAX_HEAD_BYTES as u64) {
+                match read_some(&mut socket, &mut chunk)? {
+                    0 => break,
+                    n => rest.extend_from_slice(&chunk[..n]),
+                }
+            }
+            return Err(NetError::Refused { status: head.status, body: String::from_utf8_lossy(&rest).into_owned() });
+        }
+        if head.accept_key.as_deref() != Some(derive_accept_key(key.as_bytes()).as_str()) {
+            return Err(NetError::Protocol("the peer answered the WebSocket upgrade with a wrong key".into()));
+        }
+        Ok(WebSocketChannel::new(Box::new(socket), rest, Role::Client, timeout))
+    }
+
+    fn open(&self) -> Result<CountedTcp, NetError> {
+        let socket = self.endpoint.connect(&self.count)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    fn head(&self, method: &str, path: &str) -> String {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.endpoint.authority());
+        if let Some(bearer) = &self.bearer {
+            head.push_str(&format!("authorization: Bearer {bearer}\r\n"));
+        }
+        head
+    }
+}
+
+struct Head {
+    status: u16,
+    content_length: Option<u64>,
+    accept_key: Option<String>,
+}
+
+/// Reads the status line and headers; also returns the bytes that came after them.
+fn read_head(socket: &mut CountedTcp) -> Result<(Head, Vec<u8>), NetError> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let n = read_some(socket, &mut chunk)?;
+        if n == 0 {
+            return Err(NetError::Closed);
+        }
+        bytes.extend_from_slice(&chunk[..n]);
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut parsed = httparse::Response::new(&mut headers);
+        let status =
+            parsed.parse(&bytes).map_err(|error| NetError::Protocol(format!("the answer is not HTTP: {error}")))?;
+        if let httparse::Status::Complete(end) = status {
+            let find = |name: &str| {
+                let header = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+                std::str::from_utf8(header.value).ok().map(str::to_string)
+            };
+            let head = Head {
+                status: parsed.code.unwrap_or(0),
+                content_length: find("content-length").and_then(|text| text.parse().ok()),
+                accept_key: find("sec-websocket-accept"),
+            };
+            return Ok((head, bytes.split_off(end)));
+        }
+        if bytes.len() > MAX_HEAD_BYTES {
+            return Err(NetError::Protocol("the answer's headers are too long".into()));
+        }
+    }
+}
+
+/// Requests are short, so the kernel takes them at once or the connection is stuck.
+fn write_all(socket: &mut CountedTcp, mut bytes: &[u8]) -> Result<(), NetError> {
+    let deadline = Instant::now() + READ_TIMEOUT;
+    while !bytes.is_empty() {
+        match socket.write(bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if !wait(socket, Interest::ReadableOrWritable, deadline)? {
+                    return Err(NetError::TimedOut { seconds: READ_TIMEOUT.as_secs() });
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn read_some(socket: &mut CountedTcp, chunk: &mut [u8]) -> Result<usize, NetError> {
+    let deadline = Instant::now() + READ_TIMEOUT;
+    loop {
+        match socket.read(chunk) {
+            Ok(n) => return Ok(n),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if !wait(socket, Interest::Readable, deadline)? {
+            return Err(NetError::TimedOut { seconds: READ_TIMEOUT.as_secs() });
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Two ends over a real socket.
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use marill_net::socket::CountedTcp;
+use marill_net::{Channel, NetError, WebSocketChannel, WireCount};
+use tungstenite::protocol::Role;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+struct Pair {
+    client: WebSocketChannel,
+    server: WebSocketChannel,
+    client_count: Arc<WireCount>,
+    server_count: Arc<WireCount>,
+}
+
+fn pair(timeout: Duration) -> Pair {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let (client_count, server_count) = (Arc::<WireCount>::default(), Arc::<WireCount>::default());
+    let wrap = |stream: TcpStream, count: &Arc<WireCount>, role| {
+        let socket = CountedTcp::new(stream, count.clone()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        WebSocketChannel::new(Box::new(socket), Vec::new(), role, timeout)
+    };
+    Pair {
+        client: wrap(stream, &client_count, Role::Client),
+        server: wrap(accepted, &server_count, Role::Server),
+        client_count,
+        server_count,
+    }
+}
+
+/// Each party sends 32 MiB before it reads: the kernel's buffers hold a fraction of that.
+#[test]
+fn both_parties_may_send_large_frames_first() {
+    let Pair { mut client, mut server, client_count, server_count } = pair(TIMEOUT);
+    let big = |byte: u8| vec![byte; 32 << 20];
+    let other = thread::spawn(move || {
+        server.send(big(2)).unwrap();
+        assert!(server.recv().unwrap() == big(1));
+        server.send(vec![9]).unwrap();
+        server
+    });
+    client.send(big(1)).unwrap();
+    assert!(client.recv().unwrap() == big(2));
+    assert_eq!(client.recv().unwrap(), [9]);
+    let _server = other.join().unwrap();
+    assert_eq!(client_count.sent_bytes(), server_count.received_bytes());
+    assert_eq!(client_count.received_bytes(), server_count.sent_bytes());
+    // 32 MiB, a header of ten bytes and, from the client, a mask of four.
+    assert_eq!(client_count.sent_bytes(), (32 << 20) + 14);
+}
+
+#[test]
+fn a_silent_peer_is_a_timeout_and_a_gone_peer_is_closed() {
+    let Pair { mut client, server, .. } = pair(Duration::from_millis(50));
+    assert!(matches!(client.recv(), Err(NetError::TimedOut { .. })));
+    drop(server);
+    assert!(matches!(client.recv(), Err(NetError::Closed)));
+    assert!(matches!(client.send(vec![1]), Err(NetError::Closed)));
+}
+
+#[test]
+fn an_oversized_frame_is_refused_by_both_ends() {
+    let Pair { mut client, .. } = pair(TIMEOUT);
+    assert!(matches!(client.send(vec![0; (64 << 20) + 1]), Err(NetError::FrameSize { .. })));
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut raw = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let socket = CountedTcp::new(accepted, Arc::default()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut server = WebSocketChannel::new(Box::new(socket), Vec::new(), Role::Server, TIMEOUT);
+    // A binary frame that announces 2^40 bytes.
+    std::io::Write::write_all(&mut raw, &[0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 1, 2, 3, 4]).unwrap();
+    assert!(matches!(server.recv(), Err(NetError::Protocol(_))));
+}
+
+/// `cargo test -p marill-net --test websocket -- --ignored --nocapture round_trip_time`
+#[test]
+#[ignore = "a measurement: its figure depends on the machine"]
+fn round_trip_time() {
+    const ROUNDS: u32 = 20_000;
+    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    let other = thread::spawn(move || {
+        for _ in 0..ROUNDS {
+            server.send(vec![2; 2048]).unwrap();
+            server.recv().unwrap();
+        }
+    });
+    let start = Instant::now();
+    for _ in 0..ROUNDS {
+        client.send(vec![1; 2048]).unwrap();
+        client.recv().unwrap();
+    }
+    println!("{:.1} µs a round", start.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS));
+    other.join().unwrap();
+}
