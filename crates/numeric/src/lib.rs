@@ -1,1 +1,21 @@
-//! See ARCHITECTURE.md.
+//! The numeric law: what every secure operation means, as integers.
+//!
+//! Values are two's-complement fixed point in Z_{2^64}, held as `u64`. Every engine (cleartext twin, dealer, three
+//! parties) returns exactly the integers that the functions of this crate return. Nothing here reads the platform's
+//! floating-point library at run time except the encoding of weights and boundary activations.
+//!
+//! - [`fixed`]: encoding, rounding, range checks
+//! - [`tables`]: the committed tables (integer-only construction, pinned by a digest)
+//! - [`functions`]: exp, reciprocal, reciprocal square root, sigmoid, SiLU, GeLU on integers
+//! - [`ring`]: matrix kernels over Z_{2^64}, chosen at run time, identical results
+//! - [`spec`]: the scales and widths that fix a numeric format
+
+pub mod fixed;
+pub mod functions;
+pub mod ring;
+pub mod spec;
+pub mod tables;
+
+pub use fixed::{NumericError, decode, encode, truncate};
+pub use ring::PublicMatrix;
+pub use spec::NumericSpec;

@@ -1,0 +1,59 @@
+//! The scales and widths of the decoder program. Part of every manifest and of the handshake.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// A numeric format. Every field is public; two parties whose formats differ refuse each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NumericSpec {
+    /// Version of the law: tables, places of truncation, tie rules.
+    pub law: u32,
+    /// Fractional bits of the residual stream.
+    pub residual_frac_bits: u32,
+    /// Fractional bits of normalised activations, queries, keys, values, gates.
+    pub frac_bits: u32,
+    /// Fractional bits of a product of two weights (`A·B`), and of public weights after alignment.
+    pub weight_frac_bits: u32,
+    /// Fractional bits of the rotary tables.
+    pub rope_frac_bits: u32,
+    /// `exact` or `stochastic`.
+    pub rounding: Rounding,
+    /// SHA-256 of the committed tables.
+    pub tables: String,
+}
+
+/// How a truncation rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rounding {
+    /// Half up, bit for bit the same in every engine.
+    Exact,
+}
+
+impl Default for NumericSpec {
+    fn default() -> Self {
+        Self {
+            law: 1,
+            residual_frac_bits: 16,
+            frac_bits: 14,
+            weight_frac_bits: 24,
+            rope_frac_bits: 12,
+            rounding: Rounding::Exact,
+            tables: crate::tables::digest(),
+        }
+    }
+}
+
+impl NumericSpec {
+    /// SHA-256 over the canonical JSON of the format, in hex.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let json = serde_json::to_string(self).expect("a plain struct serialises");
+        hex(&Sha256::digest(json.as_bytes()))
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
