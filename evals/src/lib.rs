@@ -1,1 +1,3 @@
-//! See ARCHITECTURE.md.
+//! Evaluation: tasks, engines and scores; what is evaluated here is what is served.
+
+pub mod metrics;
