@@ -9,12 +9,14 @@ pub mod endpoint;
 pub mod http;
 pub mod meter;
 pub mod shape;
+pub mod shared;
 pub mod socket;
 pub mod websocket;
 
 pub use endpoint::Endpoint;
 pub use meter::{Meter, Metered};
 pub use shape::{Link, Shaped};
+pub use shared::SharedChannel;
 pub use socket::{Socket, WireCount};
 pub use websocket::WebSocketChannel;
 
@@ -27,6 +29,8 @@ pub const MAX_FRAME_BYTES: usize = 64 << 20;
 pub enum NetError {
     #[error("the peer closed the connection")]
     Closed,
+    #[error("the peer ended the session: {reason}")]
+    Ended { reason: String },
     #[error("the peer did not answer within {seconds} s")]
     TimedOut { seconds: u64 },
     #[error("the peer sent a frame of {got} bytes where {expected} were expected")]

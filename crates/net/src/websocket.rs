@@ -8,10 +8,15 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use tungstenite::error::ProtocolError;
-use tungstenite::protocol::{Message, Role, WebSocket, WebSocketConfig};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{CloseFrame, Message, Role, WebSocket, WebSocketConfig};
 
 use crate::socket::{Interest, Socket, wait};
 use crate::{Channel, MAX_FRAME_BYTES, NetError};
+
+/// RFC 6455 leaves this much room in a close frame.
+const MAX_REASON_BYTES: usize = 123;
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A [`Channel`] over one upgraded connection.
 ///
@@ -36,9 +41,13 @@ impl WebSocketChannel {
         self.timeout = timeout;
     }
 
-    /// Sends the close frame, as far as the peer still takes it.
-    pub fn close(&mut self) {
-        let _ = self.socket.close(None);
+    /// Sends the close frame with a reason (its first [`MAX_REASON_BYTES`]), as far as the peer still takes it; the peer's
+    /// next receive is [`NetError::Ended`] with that reason.
+    pub fn close(&mut self, reason: &str) {
+        let end = (0..=reason.len().min(MAX_REASON_BYTES)).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or(0);
+        let frame = CloseFrame { code: CloseCode::Normal, reason: reason[..end].into() };
+        let _ = self.socket.close(Some(frame));
+        self.timeout = CLOSE_TIMEOUT;
         let _ = self.drain_writes();
     }
 
@@ -48,6 +57,9 @@ impl WebSocketChannel {
             match self.socket.read() {
                 Ok(Message::Binary(payload)) => return Ok(Some(payload.into())),
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Ok(Message::Close(Some(frame))) if !frame.reason.is_empty() => {
+                    return Err(NetError::Ended { reason: frame.reason.as_str().to_string() });
+                }
                 Ok(Message::Close(_)) => return Err(NetError::Closed),
                 Ok(Message::Text(_) | Message::Frame(_)) => {
                     return Err(NetError::Protocol(
@@ -113,8 +125,7 @@ impl Channel for WebSocketChannel {
 
 impl Drop for WebSocketChannel {
     fn drop(&mut self) {
-        self.timeout = Duration::from_millis(200);
-        self.close();
+        self.close("");
     }
 }
 

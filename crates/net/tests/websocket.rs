@@ -67,6 +67,16 @@ fn a_silent_peer_is_a_timeout_and_a_gone_peer_is_closed() {
 }
 
 #[test]
+fn the_reason_of_an_end_reaches_the_peer() {
+    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    server.close("the dealer is gone");
+    match client.recv() {
+        Err(NetError::Ended { reason }) => assert_eq!(reason, "the dealer is gone"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn an_oversized_frame_is_refused_by_both_ends() {
     let Pair { mut client, .. } = pair(TIMEOUT);
     assert!(matches!(client.send(vec![0; (64 << 20) + 1]), Err(NetError::FrameSize { .. })));
