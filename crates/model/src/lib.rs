@@ -1,1 +1,31 @@
-//! See ARCHITECTURE.md.
+//! The float side of Marill: checkpoints, tokenizer, chat template and the LLaMA-family decoder in candle.
+//!
+//! - [`Checkpoint`] opens a Hugging Face folder or a GGUF file and identifies it by a digest of its tensors.
+//! - [`Decoder`] is the one float definition of the architecture; training, evaluation and generation all run it.
+//!   Its operations ([`ops`]) carry analytic gradients, because candle's fused ones silently have none.
+//! - [`Prefix`] is what a client runs in clear: plain kernels with a fixed summation order, so that a prompt fed at
+//!   once and token by token gives the same bits.
+
+mod adapter;
+mod chat;
+mod checkpoint;
+mod config;
+mod decoder;
+mod error;
+mod float_model;
+mod gguf;
+pub mod ops;
+mod prefix;
+mod tokenizer;
+mod transforms;
+
+pub use adapter::Adapter;
+pub use chat::{Message, render_chat};
+pub use checkpoint::{Checkpoint, TensorDtype};
+pub use config::{Config, TokenIds};
+pub use decoder::{Block, Cache, Decoder, Linear, MODULES, Rows, module_path};
+pub use error::ModelError;
+pub use float_model::FloatModel;
+pub use prefix::Prefix;
+pub use tokenizer::Tokenizer;
+pub use transforms::{HeadMerge, LoraConfig, Transforms, adjacent_groups, strided_groups};

@@ -1,0 +1,118 @@
+use serde::{Deserialize, Serialize};
+
+/// Token ids that Hugging Face writes as one number or as a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TokenIds {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl TokenIds {
+    /// All ids, in the order of the file.
+    pub fn ids(&self) -> &[u32] {
+        match self {
+            Self::One(id) => std::slice::from_ref(id),
+            Self::Many(ids) => ids,
+        }
+    }
+}
+
+/// The architecture of a LLaMA-family decoder, with Hugging Face's names (`config.json`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    #[serde(default = "llama")]
+    pub model_type: String,
+    #[serde(default)]
+    pub architectures: Vec<String>,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    /// Equal to `num_attention_heads` where a file leaves it out; see [`Config::normalise`].
+    #[serde(default)]
+    pub num_key_value_heads: usize,
+    /// `hidden_size / num_attention_heads` where a file leaves it out; see [`Config::normalise`].
+    #[serde(default)]
+    pub head_dim: usize,
+    pub vocab_size: usize,
+    pub rms_norm_eps: f64,
+    #[serde(default = "rope_theta")]
+    pub rope_theta: f64,
+    pub max_position_embeddings: usize,
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos_token_id: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eos_token_id: Option<TokenIds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad_token_id: Option<u32>,
+    /// Kept only to refuse what the model does not compute (for example `llama3` frequency scaling).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attention_bias: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mlp_bias: bool,
+}
+
+fn llama() -> String {
+    "llama".into()
+}
+
+fn rope_theta() -> f64 {
+    10_000.0
+}
+
+impl Config {
+    /// Fills in what Hugging Face files may leave out and says what cannot be right.
+    ///
+    /// # Errors
+    /// A sentence about the first field that no LLaMA-family model of this crate can have.
+    pub fn normalise(mut self) -> Result<Self, String> {
+        if self.num_attention_heads == 0 || self.num_hidden_layers == 0 {
+            return Err("`num_attention_heads` and `num_hidden_layers` must be at least 1".into());
+        }
+        if self.num_key_value_heads == 0 {
+            self.num_key_value_heads = self.num_attention_heads;
+        }
+        if self.head_dim == 0 {
+            self.head_dim = self.hidden_size / self.num_attention_heads;
+        }
+        if self.architectures.is_empty() {
+            self.architectures.push("LlamaForCausalLM".into());
+        }
+        if self.num_attention_heads % self.num_key_value_heads != 0 {
+            return Err("`num_attention_heads` must be a multiple of `num_key_value_heads`".into());
+        }
+        if self.head_dim % 2 != 0 {
+            return Err("`head_dim` must be even".into());
+        }
+        if self.rope_scaling.as_ref().is_some_and(|v| !v.is_null()) {
+            return Err("`rope_scaling` is not supported".into());
+        }
+        if self.attention_bias || self.mlp_bias {
+            return Err("biases are not supported".into());
+        }
+        Ok(self)
+    }
+
+    /// The key-value head that a query head reads.
+    pub fn kv_head(&self, query_head: usize) -> usize {
+        query_head / (self.num_attention_heads / self.num_key_value_heads)
+    }
+
+    /// `[out, in]` of a projection by its Hugging Face name (`q_proj`, ..., `down_proj`).
+    pub fn module_shape(&self, module: &str) -> Option<[usize; 2]> {
+        let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
+        Some(match module {
+            "q_proj" => [q, self.hidden_size],
+            "k_proj" | "v_proj" => [kv, self.hidden_size],
+            "o_proj" => [self.hidden_size, q],
+            "gate_proj" | "up_proj" => [self.intermediate_size, self.hidden_size],
+            "down_proj" => [self.hidden_size, self.intermediate_size],
+            _ => return None,
+        })
+    }
+}

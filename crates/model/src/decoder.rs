@@ -1,0 +1,230 @@
+//! The LLaMA-family decoder. Axes: `N` rows (tokens of all sequences, without padding), hidden size, `H * D`.
+
+use crate::ops::{self, RopeTable, Segment};
+use crate::{Config, ModelError, Transforms};
+use candle_core::Tensor;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The linear layers of a block, in the order of the checkpoint.
+pub const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// Hugging Face's path of a module: `model.layers.3.self_attn.q_proj`.
+pub fn module_path(layer: usize, module: &str) -> String {
+    let part = if matches!(module, "gate_proj" | "up_proj" | "down_proj") { "mlp" } else { "self_attn" };
+    format!("model.layers.{layer}.{part}.{module}")
+}
+
+/// Where each row stands: its position, and which rows form a sequence.
+#[derive(Clone)]
+pub struct Rows {
+    pub positions: Arc<Vec<usize>>,
+    pub segments: Arc<Vec<Segment>>,
+}
+
+impl Rows {
+    /// Whole sequences of these lengths, one after another.
+    pub fn packed(lengths: &[usize]) -> Self {
+        let mut start = 0;
+        let segments = lengths.iter().map(|&len| {
+            let segment = Segment { q_start: start, q_len: len, k_start: start, k_len: len };
+            start += len;
+            segment
+        });
+        let segments = Arc::new(segments.collect());
+        Self { positions: Arc::new(lengths.iter().flat_map(|&len| 0..len).collect()), segments }
+    }
+
+    /// `new` rows behind `past` cached ones.
+    pub fn appended(past: usize, new: usize) -> Self {
+        let segment = Segment { q_start: 0, q_len: new, k_start: 0, k_len: past + new };
+        Self { positions: Arc::new((past..past + new).collect()), segments: Arc::new(vec![segment]) }
+    }
+}
+
+/// A projection, with its low-rank addition where it has one.
+#[derive(Clone)]
+pub struct Linear {
+    /// `[out, in]`; trained when it is a variable.
+    pub weight: Tensor,
+    /// `A [rank, in]`, `B [out, rank]`, `alpha / rank`.
+    pub lora: Option<(Tensor, Tensor, f64)>,
+}
+
+impl Linear {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let y = ops::linear(x, &self.weight)?;
+        match &self.lora {
+            None => Ok(y),
+            Some((a, b, scale)) => y + ops::linear(&ops::linear(x, a)?.affine(*scale, 0.0)?, b)?,
+        }
+    }
+}
+
+/// Keys and values of one layer, `[rows so far, KV * D]`.
+#[derive(Clone, Default)]
+pub struct Cache {
+    kv: Option<(Tensor, Tensor)>,
+}
+
+impl Cache {
+    fn append(&mut self, k: Tensor, v: Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+        let joined = match &self.kv {
+            None => (k, v),
+            Some((old_k, old_v)) => (Tensor::cat(&[old_k, &k], 0)?, Tensor::cat(&[old_v, &v], 0)?),
+        };
+        self.kv = Some(joined.clone());
+        Ok(joined)
+    }
+
+    /// Forgets all rows.
+    pub fn clear(&mut self) {
+        self.kv = None;
+    }
+}
+
+/// One decoder layer.
+#[derive(Clone)]
+pub struct Block {
+    pub input_layernorm: Tensor,
+    pub q_proj: Linear,
+    pub k_proj: Linear,
+    pub v_proj: Linear,
+    pub o_proj: Linear,
+    pub post_attention_layernorm: Tensor,
+    pub gate_proj: Linear,
+    pub up_proj: Linear,
+    pub down_proj: Linear,
+    /// Query heads that share a softmax.
+    pub groups: Arc<Vec<Vec<usize>>>,
+    pub attn_scale: f64,
+}
+
+/// The whole model: embedding, layers, final norm and head.
+#[derive(Clone)]
+pub struct Decoder {
+    pub config: Config,
+    pub embed_tokens: Tensor,
+    pub layers: Vec<Block>,
+    pub norm: Tensor,
+    pub lm_head: Tensor,
+    rope: Arc<RopeTable>,
+}
+
+impl Decoder {
+    /// Builds the model from named tensors; a tensor that is a variable is trained.
+    ///
+    /// `weight` answers to Hugging Face names, `lora` gives `(A, B)` for a layer and module that have a private part.
+    ///
+    /// # Errors
+    /// What `weight` says, and [`ModelError::Transforms`] when the transforms do not fit the architecture.
+    pub fn assemble(
+        config: &Config,
+        transforms: &Transforms,
+        weight: impl Fn(&str) -> Result<Tensor, ModelError>,
+        lora: impl Fn(usize, &str) -> Option<(Tensor, Tensor)>,
+    ) -> Result<Self, ModelError> {
+        transforms.check(config)?;
+        let layers = (0..config.num_hidden_layers).map(|layer| {
+            let linear = |module: &str| -> Result<Linear, ModelError> {
+                let weight = weight(&format!("{}.weight", module_path(layer, module)))?;
+                let scale = transforms.lora.as_ref().map(|l| l.scale());
+                let factors = if layer < transforms.frozen_layers { None } else { lora(layer, module) };
+                Ok(Linear { weight, lora: factors.zip(scale).map(|((a, b), scale)| (a, b, scale)) })
+            };
+            let (groups, attn_scale) = transforms.attention(config, layer);
+            Ok(Block {
+                input_layernorm: weight(&format!("model.layers.{layer}.input_layernorm.weight"))?,
+                q_proj: linear("q_proj")?,
+                k_proj: linear("k_proj")?,
+                v_proj: linear("v_proj")?,
+                o_proj: linear("o_proj")?,
+                post_attention_layernorm: weight(&format!("model.layers.{layer}.post_attention_layernorm.weight"))?,
+                gate_proj: linear("gate_proj")?,
+                up_proj: linear("up_proj")?,
+                down_proj: linear("down_proj")?,
+                groups: Arc::new(groups),
+                attn_scale,
+            })
+        });
+        let layers = layers.collect::<Result<Vec<_>, ModelError>>()?;
+        let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_position_embeddings);
+        Ok(Self {
+            config: config.clone(),
+            embed_tokens: weight("model.embed_tokens.weight")?,
+            layers,
+            norm: weight("model.norm.weight")?,
+            lm_head: weight("lm_head.weight")?,
+            rope: Arc::new(rope),
+        })
+    }
+
+    /// Rows of the embedding, `[N, hidden]`.
+    ///
+    /// # Errors
+    /// [`ModelError::TokenOutOfRange`].
+    pub fn embed(&self, tokens: &[u32]) -> Result<Tensor, ModelError> {
+        let vocab_size = self.config.vocab_size;
+        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab_size) {
+            return Err(ModelError::TokenOutOfRange { token, vocab_size });
+        }
+        let ids = Tensor::new(tokens, self.embed_tokens.device())?;
+        Ok(self.embed_tokens.index_select(&ids, 0)?)
+    }
+
+    /// Runs the layers of `range` on `x [N, hidden]`. `caches`, where given, has one entry for each layer of the range.
+    ///
+    /// # Errors
+    /// [`ModelError::ContextFull`] for a position that the model does not have.
+    pub fn run(
+        &self,
+        x: Tensor,
+        range: Range<usize>,
+        rows: &Rows,
+        mut caches: Option<&mut [Cache]>,
+    ) -> Result<Tensor, ModelError> {
+        let (needed, limit) = (rows.positions.iter().max().map_or(0, |p| p + 1), self.rope.positions());
+        if needed > limit {
+            return Err(ModelError::ContextFull { limit, needed });
+        }
+        let mut x = x;
+        for (nth, block) in self.layers[range].iter().enumerate() {
+            x = self.block(block, x, rows, caches.as_deref_mut().map(|c| &mut c[nth]))?;
+        }
+        Ok(x)
+    }
+
+    fn block(&self, b: &Block, x: Tensor, rows: &Rows, cache: Option<&mut Cache>) -> candle_core::Result<Tensor> {
+        let eps = self.config.rms_norm_eps;
+        let h = ops::rms_norm(&x, &b.input_layernorm, eps)?;
+        let q = ops::rope(&b.q_proj.forward(&h)?, &self.rope, &rows.positions)?;
+        let k = ops::rope(&b.k_proj.forward(&h)?, &self.rope, &rows.positions)?;
+        let v = b.v_proj.forward(&h)?;
+        let (k, v) = match cache {
+            None => (k, v),
+            Some(cache) => cache.append(k, v)?,
+        };
+        let mixed = ops::attention(&q, &k, &v, &rows.segments, &b.groups, self.config.head_dim, b.attn_scale)?;
+        let x = (x + b.o_proj.forward(&mixed)?)?;
+
+        let h = ops::rms_norm(&x, &b.post_attention_layernorm, eps)?;
+        let inner = ops::swiglu(&b.gate_proj.forward(&h)?, &b.up_proj.forward(&h)?)?;
+        x + b.down_proj.forward(&inner)?
+    }
+
+    /// The final norm, `[N, hidden]`.
+    ///
+    /// # Errors
+    /// From candle.
+    pub fn finish(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(ops::rms_norm(x, &self.norm, self.config.rms_norm_eps)?)
+    }
+
+    /// Logits `[N, vocab]` of rows that went through [`Decoder::finish`].
+    ///
+    /// # Errors
+    /// From candle.
+    pub fn logits(&self, finished: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(ops::linear(finished, &self.lm_head)?)
+    }
+}

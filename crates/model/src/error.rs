@@ -1,0 +1,42 @@
+use std::path::PathBuf;
+
+/// What can go wrong with checkpoints, tokenizers and the float model. Every variant names the place.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    #[error("cannot read `{}`: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("`{}` is neither a checkpoint folder nor a `.gguf` file\n\nhint: a folder needs `config.json`, `tokenizer.json` and `*.safetensors`", path.display())]
+    NotACheckpoint { path: PathBuf },
+    #[error("`{}`: {reason}", path.display())]
+    Corrupt { path: PathBuf, reason: String },
+    #[error("the checkpoint has no tensor `{name}`")]
+    MissingTensor { name: String },
+    #[error("tensor `{name}` has shape {found:?}, expected {expected:?}")]
+    Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error("`{}`: {key} = {value} is not supported: {why}", path.display())]
+    Unsupported { path: PathBuf, key: String, value: String, why: &'static str },
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    #[error("chat template: {0}")]
+    Template(String),
+    #[error("`{what}`: {reason}")]
+    Transforms { what: &'static str, reason: String },
+    #[error("the context holds {limit} tokens, {needed} were asked for")]
+    ContextFull { limit: usize, needed: usize },
+    #[error("token {token} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange { token: u32, vocab_size: usize },
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn corrupt(path: impl Into<PathBuf>, reason: impl std::fmt::Display) -> Self {
+        Self::Corrupt { path: path.into(), reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,59 @@
+use super::{floats, with_floats};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+const CHUNK: usize = 8192;
+
+/// `silu(gate) * up`, element-wise.
+///
+/// # Errors
+/// When a tensor is not f32, contiguous and on the CPU.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.apply_op2(up, SwiGlu)
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+struct SwiGlu;
+
+impl CustomOp2 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (gate, up) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
+        let mut y = vec![0f32; gate.len()];
+        y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK)).for_each(|((y, gate), up)| {
+            for i in 0..y.len() {
+                y[i] = gate[i] * sigmoid(gate[i]) * up[i];
+            }
+        });
+        Ok((CpuStorage::F32(y), l1.shape().clone()))
+    }
+
+    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let mut d_gate = vec![0f32; gate.elem_count()];
+        let mut d_up = vec![0f32; gate.elem_count()];
+        with_floats(gate, self.name(), |gate| {
+            with_floats(up, self.name(), |up| {
+                with_floats(grad, self.name(), |grad| {
+                    let out = d_gate.par_chunks_mut(CHUNK).zip(d_up.par_chunks_mut(CHUNK));
+                    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(grad.par_chunks(CHUNK));
+                    out.zip(inputs).for_each(|((d_gate, d_up), ((gate, up), grad))| {
+                        for i in 0..grad.len() {
+                            let s = sigmoid(gate[i]);
+                            d_up[i] = grad[i] * gate[i] * s;
+                            d_gate[i] = grad[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
+                        }
+                    });
+                })
+            })
+        })???;
+        let d_gate = Tensor::from_vec(d_gate, gate.shape(), gate.device())?;
+        let d_up = Tensor::from_vec(d_up, gate.shape(), gate.device())?;
+        Ok((Some(d_gate), Some(d_up)))
+    }
+}

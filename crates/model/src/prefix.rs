@@ -1,0 +1,218 @@
+//! The part of the model that a client runs in clear. Every output element is one sum in a fixed order over its own
+//! row, so the result depends neither on how many rows are fed at once nor on the number of threads.
+
+use crate::ops::{RopeTable, dot};
+use crate::{Checkpoint, Config, ModelError, module_path};
+use rayon::prelude::*;
+
+/// Embedding and first layers with a key-value cache, in plain f32.
+pub struct Prefix {
+    config: Config,
+    embed_tokens: Vec<f32>,
+    layers: Vec<Layer>,
+    rope: RopeTable,
+    len: usize,
+}
+
+struct Layer {
+    input_layernorm: Vec<f32>,
+    q_proj: Vec<f32>,
+    k_proj: Vec<f32>,
+    v_proj: Vec<f32>,
+    o_proj: Vec<f32>,
+    post_attention_layernorm: Vec<f32>,
+    gate_proj: Vec<f32>,
+    up_proj: Vec<f32>,
+    down_proj: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Prefix {
+    /// Takes the embedding and the first `layers` layers of a checkpoint, which needs to hold no others.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`].
+    pub fn new(checkpoint: &Checkpoint, layers: usize) -> Result<Self, ModelError> {
+        let config = checkpoint.config.clone();
+        let layers = (0..layers).map(|layer| {
+            let norm = |name: &str| checkpoint.floats(&format!("model.layers.{layer}.{name}.weight"));
+            let linear = |module: &str| checkpoint.floats(&format!("{}.weight", module_path(layer, module)));
+            Ok(Layer {
+                input_layernorm: norm("input_layernorm")?,
+                q_proj: linear("q_proj")?,
+                k_proj: linear("k_proj")?,
+                v_proj: linear("v_proj")?,
+                o_proj: linear("o_proj")?,
+                post_attention_layernorm: norm("post_attention_layernorm")?,
+                gate_proj: linear("gate_proj")?,
+                up_proj: linear("up_proj")?,
+                down_proj: linear("down_proj")?,
+                keys: Vec::new(),
+                values: Vec::new(),
+            })
+        });
+        let layers = layers.collect::<Result<_, ModelError>>()?;
+        let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_position_embeddings);
+        Ok(Self { embed_tokens: checkpoint.floats("model.embed_tokens.weight")?, config, layers, rope, len: 0 })
+    }
+
+    /// Appends tokens and returns their boundary activations, `tokens.len() * hidden`.
+    ///
+    /// # Errors
+    /// [`ModelError::ContextFull`], [`ModelError::TokenOutOfRange`]; the cache is then unchanged.
+    pub fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let (vocab_size, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab_size) {
+            return Err(ModelError::TokenOutOfRange { token, vocab_size });
+        }
+        let (needed, limit) = (self.len + tokens.len(), self.config.max_position_embeddings);
+        if needed > limit {
+            return Err(ModelError::ContextFull { limit, needed });
+        }
+        let mut x: Vec<f32> =
+            tokens.iter().flat_map(|&t| &self.embed_tokens[t as usize * hidden..][..hidden]).copied().collect();
+        for layer in &mut self.layers {
+            layer.forward(&self.config, &self.rope, &mut x, self.len);
+        }
+        self.len = needed;
+        Ok(x)
+    }
+
+    /// Keeps the first `len` tokens only.
+    pub fn truncate(&mut self, len: usize) {
+        let width = self.config.num_key_value_heads * self.config.head_dim;
+        self.len = self.len.min(len);
+        for layer in &mut self.layers {
+            layer.keys.truncate(self.len * width);
+            layer.values.truncate(self.len * width);
+        }
+    }
+
+    /// Number of tokens in the cache.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the cache holds no token.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Number of layers that run here.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+}
+
+impl Layer {
+    fn forward(&mut self, config: &Config, rope: &RopeTable, x: &mut [f32], past: usize) {
+        let hidden = config.hidden_size;
+        let (q_width, kv_width) =
+            (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+        let h = rms_norm(x, &self.input_layernorm, config.rms_norm_eps);
+        let mut q = linear(&h, &self.q_proj, hidden);
+        let mut k = linear(&h, &self.k_proj, hidden);
+        q.chunks_mut(q_width).enumerate().for_each(|(row, q)| rope.rotate(q, past + row, 1.0));
+        k.chunks_mut(kv_width).enumerate().for_each(|(row, k)| rope.rotate(k, past + row, 1.0));
+        self.keys.extend_from_slice(&k);
+        self.values.extend_from_slice(&linear(&h, &self.v_proj, hidden));
+        let mut mixed = vec![0f32; q.len()];
+        mixed.par_chunks_mut(q_width).zip(q.par_chunks(q_width)).enumerate().for_each(|(row, (out, q))| {
+            self.attend(config, q, past + row + 1, out);
+        });
+        add(x, &linear(&mixed, &self.o_proj, q_width));
+
+        let h = rms_norm(x, &self.post_attention_layernorm, config.rms_norm_eps);
+        let mut inner = linear(&h, &self.gate_proj, hidden);
+        let up = linear(&h, &self.up_proj, hidden);
+        inner.iter_mut().zip(&up).for_each(|(g, u)| *g = *g / (1.0 + (-*g).exp()) * u);
+        add(x, &linear(&inner, &self.down_proj, config.intermediate_size));
+    }
+
+    /// One row of queries against the first `keys` cached positions.
+    fn attend(&self, config: &Config, q: &[f32], keys: usize, out: &mut [f32]) {
+        let d = config.head_dim;
+        let width = config.num_key_value_heads * d;
+        let scale = 1.0 / (d as f32).sqrt();
+        let mut p = vec![0f32; keys];
+        for (head, (q, out)) in q.chunks_exact(d).zip(out.chunks_exact_mut(d)).enumerate() {
+            let at = config.kv_head(head) * d;
+            for (j, p) in p.iter_mut().enumerate() {
+                *p = dot(q, &self.keys[j * width + at..][..d]) * scale;
+            }
+            let max = p.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
+            let mut sum = 0f32;
+            for p in &mut p {
+                *p = (*p - max).exp();
+                sum += *p;
+            }
+            for (j, &p) in p.iter().enumerate() {
+                let weight = p / sum;
+                let row = &self.values[j * width + at..][..d];
+                out.iter_mut().zip(row).for_each(|(o, v)| *o += weight * v);
+            }
+        }
+    }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(weight.len()) {
+        let inverse = 1.0 / (dot(row, row) / row.len() as f32 + eps as f32).sqrt();
+        out.extend(row.iter().zip(weight).map(|(x, w)| x * inverse * w));
+    }
+    out
+}
+
+/// `x W^T`, `[rows, out]`; threads split the outputs, each of which is one [`dot`].
+fn linear(x: &[f32], weight: &[f32], inner: usize) -> Vec<f32> {
+    const OUTPUTS: usize = 32;
+    let (rows, out) = (x.len() / inner, weight.len() / inner);
+    let tasks: Vec<Vec<f32>> = weight
+        .par_chunks(OUTPUTS * inner)
+        .map(|weights| {
+            let mut tile = vec![0f32; rows * weights.len() / inner];
+            dots(x, weights, inner, &mut tile);
+            tile
+        })
+        .collect();
+    let mut y = vec![0f32; rows * out];
+    for (task, tile) in tasks.iter().enumerate() {
+        let width = tile.len() / rows;
+        for (row, values) in tile.chunks_exact(width).enumerate() {
+            y[row * out + task * OUTPUTS..][..width].copy_from_slice(values);
+        }
+    }
+    y
+}
+
+/// All rows of `x` against all rows of `weights`.
+fn dots(x: &[f32], weights: &[f32], inner: usize, tile: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature was detected. The function has the same body: wider registers, the same sums.
+        return unsafe { dots_avx2(x, weights, inner, tile) };
+    }
+    dots_plain(x, weights, inner, tile);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn dots_avx2(x: &[f32], weights: &[f32], inner: usize, tile: &mut [f32]) {
+    dots_plain(x, weights, inner, tile);
+}
+
+#[inline(always)]
+fn dots_plain(x: &[f32], weights: &[f32], inner: usize, tile: &mut [f32]) {
+    let outputs = weights.len() / inner;
+    for (row, x) in x.chunks_exact(inner).enumerate() {
+        for (o, w) in weights.chunks_exact(inner).enumerate() {
+            tile[row * outputs + o] = dot(x, w);
+        }
+    }
+}

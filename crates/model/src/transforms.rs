@@ -1,0 +1,195 @@
+use crate::{Config, ModelError};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What a fine-tune changed about the architecture; `transforms.json`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Transforms {
+    /// The embedding and this many first layers keep the base weights and run on the client in clear.
+    pub frozen_layers: usize,
+    #[serde(default)]
+    pub lora: Option<LoraConfig>,
+    #[serde(default)]
+    pub heads: Option<HeadMerge>,
+}
+
+/// Low-rank additions: `W = W0 + (alpha / rank) B A` for every module named, in every private layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraConfig {
+    pub rank: usize,
+    pub alpha: f64,
+    /// Hugging Face module names: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`.
+    pub target_modules: Vec<String>,
+}
+
+impl LoraConfig {
+    /// `alpha / rank`.
+    pub fn scale(&self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+}
+
+/// Groups of query heads that share one softmax: `S_G = scale * sum_{i in G} Q_i K_i^T`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeadMerge {
+    /// Heads per group.
+    pub merge: usize,
+    /// `strided`, `adjacent`, or a name given by the owner of calibrated groups.
+    pub grouping: String,
+    /// `[private layer][group][query heads]`; every query head exactly once a layer.
+    pub groups: Vec<Vec<Vec<usize>>>,
+    pub scale: f64,
+}
+
+/// Group `j` takes the `j`-th head of each of `merge` key-value groups, so that no two heads of a group share keys.
+///
+/// With 9 query and 3 key-value heads and `merge = 3`: `{0,3,6}, {1,4,7}, {2,5,8}`. Without grouped queries the
+/// stride is `num_attention_heads / merge`.
+///
+/// # Errors
+/// A sentence when `merge` does not fit the heads.
+pub fn strided_groups(config: &Config, merge: usize) -> Result<Vec<Vec<usize>>, String> {
+    let (heads, kv) = (config.num_attention_heads, config.num_key_value_heads);
+    let per_kv = heads / kv;
+    if merge == 0 || kv % merge != 0 {
+        return Err(format!("{merge} heads a group do not divide the {kv} key-value heads"));
+    }
+    let mut groups = Vec::with_capacity(heads / merge);
+    for block in 0..kv / merge {
+        for member in 0..per_kv {
+            groups.push((0..merge).map(|step| (block + step * (kv / merge)) * per_kv + member).collect());
+        }
+    }
+    Ok(groups)
+}
+
+/// Neighbouring heads `{0..merge}, {merge..2*merge}, ...`.
+///
+/// # Errors
+/// When `merge` does not divide the heads, or when a group would hold two heads with the same keys and
+/// `allow_kv_collapse` is false: `Q_1 K^T + Q_2 K^T = (Q_1 + Q_2) K^T` loses rank.
+pub fn adjacent_groups(config: &Config, merge: usize, allow_kv_collapse: bool) -> Result<Vec<Vec<usize>>, String> {
+    let heads = config.num_attention_heads;
+    if merge == 0 || heads % merge != 0 {
+        return Err(format!("{merge} heads a group do not divide the {heads} query heads"));
+    }
+    let groups: Vec<Vec<usize>> = (0..heads / merge).map(|g| (g * merge..(g + 1) * merge).collect()).collect();
+    let collapses = groups.iter().any(|g| g.windows(2).any(|w| config.kv_head(w[0]) == config.kv_head(w[1])));
+    if collapses && !allow_kv_collapse {
+        return Err("adjacent heads of this model share keys: merged, they collapse to one query of lower rank".into());
+    }
+    Ok(groups)
+}
+
+impl Transforms {
+    /// Reads `transforms.json`.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] or [`ModelError::Corrupt`], naming the file.
+    pub fn load(path: &Path) -> Result<Self, ModelError> {
+        let text = std::fs::read_to_string(path).map_err(ModelError::io(path))?;
+        serde_json::from_str(&text).map_err(|e| ModelError::corrupt(path, e))
+    }
+
+    /// Writes `transforms.json`.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`], naming the file.
+    pub fn save(&self, path: &Path) -> Result<(), ModelError> {
+        let text = serde_json::to_string_pretty(self).expect("a plain struct serialises");
+        std::fs::write(path, text + "\n").map_err(ModelError::io(path))
+    }
+
+    /// Number of layers after the frozen prefix.
+    pub fn private_layers(&self, config: &Config) -> usize {
+        config.num_hidden_layers - self.frozen_layers
+    }
+
+    /// Head groups and scale of a layer, counted over the whole model; a frozen layer is never merged.
+    pub fn attention(&self, config: &Config, layer: usize) -> (Vec<Vec<usize>>, f64) {
+        match (&self.heads, layer.checked_sub(self.frozen_layers)) {
+            (Some(heads), Some(private)) => (heads.groups[private].clone(), heads.scale),
+            _ => ((0..config.num_attention_heads).map(|h| vec![h]).collect(), 1.0 / (config.head_dim as f64).sqrt()),
+        }
+    }
+
+    /// Checks the transforms against an architecture.
+    ///
+    /// # Errors
+    /// [`ModelError::Transforms`] naming the table that does not fit.
+    pub fn check(&self, config: &Config) -> Result<(), ModelError> {
+        let fail = |what, reason: String| Err(ModelError::Transforms { what, reason });
+        if self.frozen_layers >= config.num_hidden_layers {
+            return fail(
+                "freeze.layers",
+                format!("{} of {} layers leaves none private", self.frozen_layers, config.num_hidden_layers),
+            );
+        }
+        if let Some(lora) = &self.lora {
+            if lora.rank == 0 {
+                return fail("lora.rank", "must be at least 1".into());
+            }
+            if let Some(unknown) = lora.target_modules.iter().find(|m| config.module_shape(m).is_none()) {
+                return fail("lora.target_modules", format!("`{unknown}` is no linear layer of this model"));
+            }
+        }
+        if let Some(heads) = &self.heads {
+            if heads.groups.len() != self.private_layers(config) {
+                return fail(
+                    "heads.groups",
+                    format!(
+                        "{} layers of groups for {} private layers",
+                        heads.groups.len(),
+                        self.private_layers(config)
+                    ),
+                );
+            }
+            for groups in &heads.groups {
+                let mut seen: Vec<usize> = groups.iter().flatten().copied().collect();
+                seen.sort_unstable();
+                if !seen.iter().copied().eq(0..config.num_attention_heads) {
+                    return fail("heads.groups", "every query head must occur exactly once a layer".into());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(heads: usize, kv: usize) -> Config {
+        let json = format!(
+            r#"{{"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": {heads},
+            "num_key_value_heads": {kv}, "head_dim": 64, "vocab_size": 100, "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 64}}"#
+        );
+        serde_json::from_str::<Config>(&json).unwrap().normalise().unwrap()
+    }
+
+    #[test]
+    fn strided_takes_one_head_of_each_key_value_group() {
+        assert_eq!(strided_groups(&config(9, 3), 3).unwrap(), [[0, 3, 6], [1, 4, 7], [2, 5, 8]]);
+        assert_eq!(strided_groups(&config(6, 2), 2).unwrap(), [[0, 3], [1, 4], [2, 5]]);
+        assert_eq!(strided_groups(&config(4, 4), 2).unwrap(), [[0, 2], [1, 3]]);
+        assert!(strided_groups(&config(9, 3), 2).is_err());
+    }
+
+    #[test]
+    fn adjacent_is_refused_inside_a_key_value_group() {
+        assert!(adjacent_groups(&config(9, 3), 3, false).is_err());
+        assert_eq!(adjacent_groups(&config(9, 3), 3, true).unwrap(), [[0, 1, 2], [3, 4, 5], [6, 7, 8]]);
+        assert_eq!(adjacent_groups(&config(4, 4), 2, false).unwrap(), [[0, 1], [2, 3]]);
+    }
+
+    #[test]
+    fn groups_must_cover_every_head_once() {
+        let config = config(4, 4);
+        let heads =
+            HeadMerge { merge: 2, grouping: "own".into(), groups: vec![vec![vec![0, 1], vec![1, 3]]; 2], scale: 0.1 };
+        let transforms = Transforms { frozen_layers: 2, lora: None, heads: Some(heads) };
+        assert!(transforms.check(&config).unwrap_err().to_string().contains("exactly once"));
+    }
+}
