@@ -42,7 +42,8 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint, ModelError> {
 fn reason(error: &candle_core::Error) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    if first.contains("fill whole buffer") { "the file is cut short".into() } else { first.into() }
+    let short = first.contains("fill whole buffer") || first.contains("remaining");
+    if short { format!("the file is cut short ({first})") } else { first.into() }
 }
 
 fn check_length(path: &Path, content: &Content, name: &str, file_bytes: u64) -> Result<(), ModelError> {
