@@ -1,1 +1,43 @@
-//! See ARCHITECTURE.md.
+//! A fine-tuned model split into what anybody may hold and what only its owner holds.
+//!
+//! ```text
+//! DIR/manifest.json   everything public: base, architecture, transforms, numeric format, digests
+//! DIR/public/         the base weights in the base's own compact storage, tokenizer, chat template
+//! DIR/private/        the low-rank factors; never leaves the server
+//! DIR/README.md       model card: what each party learns
+//! ```
+//!
+//! [`export`] writes a partition and checks itself, [`Partition::open`] is the server's view, and
+//! [`Partition::open_public`] the client's. Nothing here is decided by file names: digests decide.
+
+mod card;
+mod error;
+mod export;
+mod manifest;
+mod partition;
+pub mod testing;
+mod weights;
+
+pub use error::PartitionError;
+pub use export::{ExportOptions, ExportReport, export};
+pub use manifest::{Base, BaseFormat, FileEntry, ID_FILE, MANIFEST_FILE, Manifest, Reveal, SCHEMA};
+pub use partition::Partition;
+pub use weights::{decoder_spec, private_weights, public_weights};
+
+/// The private part's only weights; PEFT's own file name, so that PEFT finds it.
+pub const ADAPTER_FILE: &str = "private/adapter_model.safetensors";
+
+/// What each party of the setting `dealer` holds and learns: `(party, holds, learns)`.
+pub fn parties() -> &'static [(&'static str, &'static str, &'static str)] {
+    &card::PARTIES
+}
+
+/// What this kind of privacy does not give, one sentence each.
+pub fn limits() -> &'static [&'static str] {
+    &card::LIMITS
+}
+
+/// What a manifest gives away to everybody, one line each.
+pub fn published(manifest: &Manifest) -> Vec<String> {
+    card::published(manifest)
+}

@@ -1,0 +1,96 @@
+//! The model card of a partition: what is where, and what each party learns.
+
+use std::fmt::Write;
+
+use crate::manifest::{BaseFormat, Manifest};
+
+/// Who learns what in the setting `dealer`; also shown by `marill inspect`.
+pub(crate) const PARTIES: [(&str, &str, &str); 3] = [
+    ("client", "prompt, public part, output of the frozen layers, a seed", "the tokens of its own answer"),
+    ("server", "private part, a seed, the dealer's corrections", "lengths of prompt and answer (prompt in buckets), timing"),
+    ("dealer", "both seeds", "shapes, number of steps, timing; neither prompt, answer nor weights"),
+];
+
+/// The limits that stand in every card and on the first screen of every description.
+pub(crate) const LIMITS: [&str; 5] = [
+    "Semi-honest: every party is assumed to follow the protocol. A cheating client may read the adapter, because the \
+     client computes one share itself.",
+    "Dealer and server (or dealer and client) together can open everything: they must be run by different people. One \
+     operator running all roles is a demonstration, not privacy.",
+    "The answers themselves teach something about the weights; whoever may ask without limit may imitate the model.",
+    "128 bits of computational security (AES), wires of 64 bits; research software, not audited.",
+    "Equality with the cleartext twin is given the client's boundary integers and values inside the stated range; \
+     outside it nothing is promised.",
+];
+
+/// The card as Markdown.
+pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
+    let transforms = &manifest.transforms;
+    let (layers, frozen) = (manifest.config.num_hidden_layers, transforms.frozen_layers);
+    let mut text = format!("# {}\n\nA partitioned language model for private inference with Marill.\n\n", manifest.name);
+    let _ = writeln!(text, "- partition `{}`", manifest.partition_id);
+    let _ = writeln!(text, "- base `{}`, tensors SHA-256 `{}`", manifest.base.name, manifest.base.tensor_digest);
+    let _ = writeln!(text, "- layers 0 to {} of {layers} are public and run on the client's machine", frozen.max(1) - 1);
+    let _ = writeln!(text, "- layers {frozen} to {} run under secure computation", layers - 1);
+    if let Some(lora) = &transforms.lora {
+        let modules = lora.target_modules.join("`, `");
+        let _ = writeln!(text, "- private: low-rank factors of rank {} on `{modules}`", lora.rank);
+    }
+    if let Some(heads) = &transforms.heads {
+        let _ = writeln!(
+            text,
+            "- {} query heads share each softmax (`{}`, scale {})",
+            heads.merge, heads.grouping, heads.scale
+        );
+    }
+    let numeric = &manifest.decoder.numeric;
+    let _ = writeln!(
+        text,
+        "- numbers: {} fractional bits ({} in the residual stream), rounding exact, law version {}",
+        numeric.frac_bits, numeric.residual_frac_bits, numeric.law
+    );
+    let bytes = manifest.public_bytes();
+    let format = match manifest.base.format {
+        BaseFormat::Gguf => "the base's own GGUF file, quantised as it is",
+        BaseFormat::Safetensors => "the base's own safetensors files",
+    };
+    let _ = writeln!(text, "- the public part is {bytes} bytes: {format}");
+    text.push_str("\n## What each party holds and learns\n\nSetting `dealer`: the client and the server compute, a third operator deals.\n\n");
+    text.push_str("| party | holds | learns |\n|---|---|---|\n");
+    for (party, holds, learns) in PARTIES {
+        let _ = writeln!(text, "| {party} | {holds} | {learns} |");
+    }
+    text.push_str("\n## What is published\n\n");
+    for line in published(manifest) {
+        let _ = writeln!(text, "- {line}");
+    }
+    text.push_str("\n## Limits\n\n");
+    for limit in LIMITS {
+        let _ = writeln!(text, "- {limit}");
+    }
+    text.push_str(if has_peft_config && transforms.heads.is_some() {
+        "\n## PEFT\n\n`private/adapter_config.json` was asked for. PEFT does not know merged heads: there the adapter runs with \
+         the base's own attention, and the answers differ from those of this model.\n"
+    } else if has_peft_config {
+        "\n## PEFT\n\nThe folder `private/` loads in PEFT as it is, on the same base.\n"
+    } else if transforms.heads.is_some() {
+        "\n## PEFT\n\nThere is no `adapter_config.json`: PEFT cannot express merged heads, and the adapter on unmerged heads is \
+         another, worse model.\n"
+    } else {
+        ""
+    });
+    text
+}
+
+/// What the manifest gives away to everybody.
+pub(crate) fn published(manifest: &Manifest) -> Vec<String> {
+    let mut lines = vec![
+        "which base model was tuned, and how many layers are private".to_string(),
+        "a SHA-256 of the private part, its size, and with it the rank and the modules of the low-rank factors".into(),
+    ];
+    if let Some(heads) = &manifest.transforms.heads {
+        lines.push(format!("the head groups of each private layer (`{}`) and the attention scale", heads.grouping));
+    }
+    lines.push("the numeric format".into());
+    lines
+}

@@ -1,0 +1,258 @@
+//! Writing a partition, and checking what was written.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use marill_model::{Adapter, Checkpoint, ModelError, Transforms};
+use marill_numeric::NumericSpec;
+
+use crate::manifest::{Base, BaseFormat, FileEntry, ID_FILE, Manifest, Reveal, SCHEMA};
+use crate::{ADAPTER_FILE, Partition, PartitionError, card, weights};
+
+/// What [`export`] may be told besides the model itself.
+#[derive(Default)]
+pub struct ExportOptions<'a> {
+    /// A name for people; the base's file name when empty.
+    pub name: String,
+    pub numeric: NumericSpec,
+    /// A full checkpoint of the fine-tuned model, when training kept one: everything in it would be published, so it
+    /// must equal the base bit for bit.
+    pub model: Option<&'a Checkpoint>,
+    /// Write `adapter_config.json` even where PEFT cannot express the merged heads.
+    pub peft_lossy: bool,
+}
+
+/// What was written.
+#[derive(Debug, Clone)]
+pub struct ExportReport {
+    pub partition_id: String,
+    pub dir: PathBuf,
+    /// What a client downloads once.
+    pub public_bytes: u64,
+    pub private_bytes: u64,
+    pub wrote_peft_config: bool,
+}
+
+/// Writes the partition of `base` with `transforms` and `adapter` into the new folder `out_dir`.
+///
+/// The folder appears complete or not at all. The written base is opened again and compared with `base` value by
+/// value; the private part holds the low-rank factors that `transforms` lists and nothing else.
+///
+/// # Errors
+/// [`PartitionError::PublicPartDiffers`] naming the tensor when `opts.model` is not the base,
+/// [`PartitionError::PrivateTensor`] when the adapter holds anything else, and errors of files and shapes.
+pub fn export(
+    base: &Checkpoint,
+    transforms: &Transforms,
+    adapter: &Adapter,
+    out_dir: &Path,
+    opts: &ExportOptions<'_>,
+) -> Result<ExportReport, PartitionError> {
+    transforms.check(&base.config)?;
+    if let Some(model) = opts.model {
+        same_tensors(base, model)?;
+    }
+    check_private_tensors(base, transforms, adapter)?;
+    let decoder = weights::decoder_spec(&base.config, transforms, opts.numeric.clone())?;
+    // Weights that do not fit the numeric format are found now rather than when the server starts.
+    let public = weights::public_weights(&decoder, base, transforms.frozen_layers)?;
+    weights::private_weights(&public, &base.config, transforms, adapter)?;
+    drop(public);
+
+    let occupied = out_dir.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    if occupied || out_dir.is_file() {
+        return Err(PartitionError::OutputExists { path: out_dir.into() });
+    }
+    let staging = staging_folder(out_dir)?;
+    let result = write_all(base, transforms, adapter, &staging, decoder, opts)
+        .and_then(|report| verify_written(base, &staging).map(|()| report));
+    match result {
+        Ok(report) => {
+            if out_dir.is_dir() {
+                std::fs::remove_dir(out_dir).map_err(PartitionError::io(out_dir))?;
+            }
+            std::fs::rename(&staging, out_dir).map_err(PartitionError::io(out_dir))?;
+            Ok(ExportReport { dir: out_dir.into(), ..report })
+        }
+        Err(error) => {
+            // The first error is the one to report.
+            let _ = std::fs::remove_dir_all(&staging);
+            Err(error)
+        }
+    }
+}
+
+fn staging_folder(out_dir: &Path) -> Result<PathBuf, PartitionError> {
+    let mut name = out_dir.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".partial-{}", std::process::id()));
+    let staging = out_dir.with_file_name(name);
+    if staging.exists() {
+        std::fs::remove_dir_all(&staging).map_err(PartitionError::io(&staging))?;
+    }
+    for folder in ["public", "private"] {
+        let path = staging.join(folder);
+        std::fs::create_dir_all(&path).map_err(PartitionError::io(&path))?;
+    }
+    Ok(staging)
+}
+
+fn write_all(
+    base: &Checkpoint,
+    transforms: &Transforms,
+    adapter: &Adapter,
+    dir: &Path,
+    decoder: marill_mpc::DecoderSpec,
+    opts: &ExportOptions<'_>,
+) -> Result<ExportReport, PartitionError> {
+    let (format, public) = write_base(base, dir)?;
+    adapter.save(&dir.join(ADAPTER_FILE))?;
+    let mut private = vec![ADAPTER_FILE.to_string()];
+    let wrote_peft_config = transforms.lora.is_some() && (transforms.heads.is_none() || opts.peft_lossy);
+    if wrote_peft_config {
+        private.push("private/adapter_config.json".into());
+        write_peft_config(base, transforms, &dir.join("private/adapter_config.json"))?;
+    }
+    let entries = |paths: Vec<String>| paths.iter().map(|path| FileEntry::of(dir, path)).collect::<Result<Vec<_>, _>>();
+    let base_name = base_name(base);
+    let mut manifest = Manifest {
+        schema: SCHEMA,
+        partition_id: String::new(),
+        name: if opts.name.is_empty() { base_name.clone() } else { opts.name.clone() },
+        marill_version: env!("CARGO_PKG_VERSION").into(),
+        base: Base { name: base_name, format, tensor_digest: base.digest() },
+        config: base.config.clone(),
+        transforms: transforms.clone(),
+        decoder,
+        reveal: Reveal::Token,
+        public_files: entries(public)?,
+        private_files: entries(private)?,
+    };
+    manifest.partition_id = manifest.compute_id();
+    for folder in ["public", "private"] {
+        let path = dir.join(folder).join(ID_FILE);
+        std::fs::write(&path, format!("{}\n", manifest.partition_id)).map_err(PartitionError::io(path))?;
+    }
+    manifest.save(dir)?;
+    let card_path = dir.join("README.md");
+    std::fs::write(&card_path, card::render(&manifest, wrote_peft_config)).map_err(PartitionError::io(card_path))?;
+    Ok(ExportReport {
+        partition_id: manifest.partition_id.clone(),
+        dir: dir.into(),
+        public_bytes: manifest.public_bytes(),
+        private_bytes: manifest.private_files.iter().map(|file| file.bytes).sum(),
+        wrote_peft_config,
+    })
+}
+
+/// Copies the base as it is stored; returns the listed paths.
+fn write_base(base: &Checkpoint, dir: &Path) -> Result<(BaseFormat, Vec<String>), PartitionError> {
+    let has_ending = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
+    let copy = |from: &Path, to: &str| {
+        std::fs::copy(from, dir.join(to)).map(|_| to.to_string()).map_err(PartitionError::io(from))
+    };
+    if let Some(gguf) = base.files.iter().find(|path| has_ending(path, "gguf")) {
+        return Ok((BaseFormat::Gguf, vec![copy(gguf, "public/base.gguf")?]));
+    }
+    let mut listed = Vec::new();
+    for file in base.files.iter().filter(|path| has_ending(path, "safetensors")) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        listed.push(copy(file, &format!("public/{name}"))?);
+    }
+    if listed.is_empty() {
+        return Err(ModelError::NotACheckpoint { path: base.files.first().cloned().unwrap_or_default() }.into());
+    }
+    write_json(&dir.join("public/config.json"), &base.config)?;
+    let settings = serde_json::json!({ "chat_template": base.chat_template, "add_bos_token": false });
+    write_json(&dir.join("public/tokenizer_config.json"), &settings)?;
+    base.tokenizer.save(&dir.join("public/tokenizer.json"))?;
+    listed.extend(["config.json", "tokenizer.json", "tokenizer_config.json"].map(|name| format!("public/{name}")));
+    Ok((BaseFormat::Safetensors, listed))
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), PartitionError> {
+    let text = serde_json::to_string_pretty(value).expect("a plain value serialises");
+    std::fs::write(path, text + "\n").map_err(PartitionError::io(path))
+}
+
+/// PEFT's description of the same factors; its field names.
+fn write_peft_config(base: &Checkpoint, transforms: &Transforms, path: &Path) -> Result<(), PartitionError> {
+    let Some(lora) = &transforms.lora else { return Ok(()) };
+    let layers: Vec<usize> = (transforms.frozen_layers..base.config.num_hidden_layers).collect();
+    let config = serde_json::json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name(base),
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "target_modules": lora.target_modules,
+        "layers_to_transform": layers,
+        "layers_pattern": "layers",
+    });
+    write_json(path, &config)
+}
+
+fn base_name(base: &Checkpoint) -> String {
+    let file = base.files.first().cloned().unwrap_or_default();
+    let named = if file.extension().is_some_and(|e| e == "gguf") { file.file_stem() } else { file.parent().and_then(Path::file_name) };
+    named.map_or_else(|| "base".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// What lies on the disk is the base, value by value, and opens as a partition.
+fn verify_written(base: &Checkpoint, dir: &Path) -> Result<(), PartitionError> {
+    let written = Partition::open(dir)?;
+    same_tensors(base, written.base())
+}
+
+/// Equality of all tensors, as bits.
+fn same_tensors(base: &Checkpoint, model: &Checkpoint) -> Result<(), PartitionError> {
+    let odd = |name: &String| !base.tensors.contains_key(name) || !model.tensors.contains_key(name);
+    if let Some(tensor) = base.tensors.keys().chain(model.tensors.keys()).find(|name| odd(name)) {
+        return Err(PartitionError::PublicPartMissing { tensor: tensor.clone() });
+    }
+    for (name, ours) in &base.tensors {
+        let (ours, theirs) = (bits(ours)?, bits(&model.tensors[name])?);
+        let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
+        let shorter = (ours.len() != theirs.len()).then(|| ours.len().min(theirs.len()));
+        if let Some(element) = differs.or(shorter) {
+            return Err(PartitionError::PublicPartDiffers { tensor: name.clone(), element });
+        }
+    }
+    Ok(())
+}
+
+fn bits(tensor: &Tensor) -> Result<Vec<u32>, PartitionError> {
+    let values: Vec<f32> = tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(ModelError::from)?;
+    Ok(values.into_iter().map(f32::to_bits).collect())
+}
+
+/// The adapter holds the factors that the transforms list, with their shapes, and nothing else.
+fn check_private_tensors(
+    base: &Checkpoint,
+    transforms: &Transforms,
+    adapter: &Adapter,
+) -> Result<(), PartitionError> {
+    let mut allowed = std::collections::BTreeSet::new();
+    if let Some(lora) = &transforms.lora {
+        adapter.check(&base.config, lora, transforms.frozen_layers)?;
+        for layer in transforms.frozen_layers..base.config.num_hidden_layers {
+            for module in &lora.target_modules {
+                allowed.extend(['A', 'B'].map(|factor| Adapter::name(layer, module, factor)));
+            }
+        }
+    }
+    for (name, tensor) in &adapter.tensors {
+        let fail = |reason: &str| PartitionError::PrivateTensor { tensor: name.clone(), reason: reason.into() };
+        if !allowed.contains(name) {
+            return Err(fail("the transforms list no such low-rank factor of a private layer"));
+        }
+        let values: Vec<f32> = tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(ModelError::from)?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(fail("it holds a value that is not finite"));
+        }
+    }
+    Ok(())
+}

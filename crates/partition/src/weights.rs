@@ -1,0 +1,119 @@
+//! From a base, its transforms and an adapter to what the secure program holds.
+
+use marill_model::{Adapter, Checkpoint, Config, MODULES, Transforms, module_path};
+use marill_mpc::{DecoderSpec, LayerFloats, LoraFloats, PrivateWeights, PublicWeights};
+use marill_numeric::NumericSpec;
+
+use crate::PartitionError;
+
+/// The public description of the private layers that the secure program needs.
+///
+/// # Errors
+/// [`PartitionError::Model`] when the transforms do not fit the architecture.
+pub fn decoder_spec(
+    config: &Config,
+    transforms: &Transforms,
+    numeric: NumericSpec,
+) -> Result<DecoderSpec, PartitionError> {
+    transforms.check(config)?;
+    let (head_groups, attn_scale) = (transforms.frozen_layers..config.num_hidden_layers)
+        .map(|layer| transforms.attention(config, layer))
+        .unzip();
+    Ok(DecoderSpec {
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        num_attention_heads: config.num_attention_heads,
+        num_key_value_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        vocab_size: config.vocab_size,
+        num_layers: transforms.private_layers(config),
+        max_positions: config.max_position_embeddings,
+        rms_norm_eps: config.rms_norm_eps,
+        rope_theta: config.rope_theta,
+        head_groups,
+        attn_scale,
+        lora_rank: transforms.lora.as_ref().map_or(0, |lora| lora.rank),
+        numeric,
+    })
+}
+
+/// The base weights of the private layers, final norm and head, as integers. Every party may hold them.
+///
+/// # Errors
+/// [`PartitionError::Model`] on a missing tensor, [`PartitionError::Spec`] on a value out of range.
+pub fn public_weights(
+    spec: &DecoderSpec,
+    base: &Checkpoint,
+    frozen_layers: usize,
+) -> Result<PublicWeights, PartitionError> {
+    let mut owned: Vec<[Vec<f32>; 9]> = Vec::with_capacity(spec.num_layers);
+    for layer in frozen_layers..frozen_layers + spec.num_layers {
+        let linear = |module: &str| base.floats(&format!("{}.weight", module_path(layer, module)));
+        let norm = |name: &str| base.floats(&format!("model.layers.{layer}.{name}.weight"));
+        owned.push([
+            norm("input_layernorm")?,
+            linear("q_proj")?,
+            linear("k_proj")?,
+            linear("v_proj")?,
+            linear("o_proj")?,
+            norm("post_attention_layernorm")?,
+            linear("gate_proj")?,
+            linear("up_proj")?,
+            linear("down_proj")?,
+        ]);
+    }
+    let layers: Vec<LayerFloats<'_>> = owned
+        .iter()
+        .map(|[input_norm, q, k, v, o, post_norm, gate, up, down]| LayerFloats {
+            input_layernorm: input_norm,
+            q_proj: q,
+            k_proj: k,
+            v_proj: v,
+            o_proj: o,
+            post_attention_layernorm: post_norm,
+            gate_proj: gate,
+            up_proj: up,
+            down_proj: down,
+        })
+        .collect();
+    let (norm, head) = (base.floats("model.norm.weight")?, base.floats("lm_head.weight")?);
+    Ok(PublicWeights::from_floats(spec, &layers, &norm, &head)?)
+}
+
+/// The low-rank factors of the private layers, as integers. Only the server holds them.
+///
+/// # Errors
+/// [`PartitionError::Model`] on a missing or misshapen factor, [`PartitionError::Spec`] on a value out of range.
+pub fn private_weights(
+    public: &PublicWeights,
+    config: &Config,
+    transforms: &Transforms,
+    adapter: &Adapter,
+) -> Result<PrivateWeights, PartitionError> {
+    if let Some(lora) = &transforms.lora {
+        adapter.check(config, lora, transforms.frozen_layers)?;
+    }
+    let mut layers = Vec::with_capacity(transforms.private_layers(config));
+    for layer in transforms.frozen_layers..config.num_hidden_layers {
+        let mut modules: [Option<LoraFloats>; 7] = Default::default();
+        if let Some(lora) = &transforms.lora {
+            for (slot, module) in modules.iter_mut().zip(MODULES) {
+                if !lora.target_modules.iter().any(|target| target == module) {
+                    continue;
+                }
+                let (a, b) = adapter.factors(layer, module).ok_or_else(|| PartitionError::PrivateTensor {
+                    tensor: Adapter::name(layer, module, 'A'),
+                    reason: "it is missing".into(),
+                })?;
+                *slot = Some(LoraFloats { a: floats(a)?, b: floats(b)?, scale: lora.scale() as f32 });
+            }
+        }
+        layers.push(modules);
+    }
+    Ok(PrivateWeights::from_floats(public, layers)?)
+}
+
+fn floats(tensor: &candle_core::Tensor) -> Result<Vec<f32>, PartitionError> {
+    let values = tensor.flatten_all().and_then(|flat| flat.to_vec1());
+    Ok(values.map_err(marill_model::ModelError::from)?)
+}

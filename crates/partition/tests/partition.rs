@@ -1,0 +1,186 @@
+//! Export, open, and everything that must be refused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use marill_model::{Adapter, Checkpoint, Transforms};
+use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
+use marill_partition::{ADAPTER_FILE, ExportOptions, Partition, PartitionError, export};
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    base: Checkpoint,
+    transforms: Transforms,
+    adapter: Adapter,
+}
+
+impl Fixture {
+    fn new(merged: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let base = tiny_base(&dir.path().join("base"), 1).unwrap();
+        let transforms = tiny_transforms(&base.config, merged);
+        let adapter = tiny_adapter(&base.config, &transforms, 2).unwrap();
+        Self { dir, base, transforms, adapter }
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn export(&self, name: &str) -> Result<PathBuf, PartitionError> {
+        export(&self.base, &self.transforms, &self.adapter, &self.out(name), &ExportOptions::default()).map(|r| r.dir)
+    }
+}
+
+fn refusal(dir: &Path) -> String {
+    Partition::open(dir).err().expect("must be refused").to_string()
+}
+
+/// Flips one bit of one value.
+fn flip_bit(tensor: &Tensor, element: usize, bit: u32) -> Tensor {
+    let mut values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+    values[element] = f32::from_bits(values[element].to_bits() ^ (1 << bit));
+    Tensor::from_vec(values, tensor.dims(), tensor.device()).unwrap()
+}
+
+#[test]
+fn a_partition_opens_as_what_was_exported() {
+    let fixture = Fixture::new(true);
+    let dir = fixture.export("out").unwrap();
+    let server = Partition::open(&dir).unwrap();
+    assert_eq!(server.base().digest(), fixture.base.digest());
+    assert_eq!(server.manifest.base.tensor_digest, fixture.base.digest());
+    assert_eq!(server.manifest.transforms, fixture.transforms);
+    assert_eq!(server.decoder_spec().num_layers, 2);
+    assert_eq!(server.decoder_spec().head_groups[0], [[0, 2], [1, 3]]);
+    assert_eq!(server.adapter().unwrap().tensors.len(), 2 * 7 * 2);
+    let public = server.public_weights().unwrap();
+    server.private_weights(&public).unwrap();
+    assert_eq!(server.prefix().unwrap().layers(), 2);
+    assert!(!dir.join("private/adapter_config.json").exists(), "PEFT cannot express merged heads");
+    let card = fs::read_to_string(dir.join("README.md")).unwrap();
+    assert!(card.contains("Semi-honest") && card.contains("PEFT cannot express merged heads"), "{card}");
+}
+
+#[test]
+fn a_client_needs_the_manifest_and_the_public_part_only() {
+    let fixture = Fixture::new(true);
+    let dir = fixture.export("out").unwrap();
+    let id = Partition::open(&dir).unwrap().partition_id().to_string();
+    fs::remove_dir_all(dir.join("private")).unwrap();
+    let client = Partition::open_public(&dir).unwrap();
+    assert_eq!(client.partition_id(), id);
+    assert!(client.adapter().is_none());
+    assert!(refusal(&dir).contains("holds only what a client gets"));
+}
+
+#[test]
+fn the_adapter_goes_to_peft_only_when_heads_are_not_merged() {
+    let fixture = Fixture::new(false);
+    let dir = fixture.export("out").unwrap();
+    let text = fs::read_to_string(dir.join("private/adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(config["r"], 2);
+    assert_eq!(config["layers_to_transform"], serde_json::json!([2, 3]));
+    Partition::open(&dir).unwrap();
+}
+
+#[test]
+fn one_changed_bit_of_the_public_part_is_refused_by_name() {
+    let fixture = Fixture::new(true);
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let mut tuned = fixture.base.clone();
+    tuned.tensors.insert(name.into(), flip_bit(&tuned.tensors[name], 77, 0));
+    let opts = ExportOptions { model: Some(&tuned), ..Default::default() };
+    let out = fixture.out("out");
+    let error = export(&fixture.base, &fixture.transforms, &fixture.adapter, &out, &opts).unwrap_err();
+    match &error {
+        PartitionError::PublicPartDiffers { tensor, element } => assert_eq!((tensor.as_str(), *element), (name, 77)),
+        other => panic!("{other}"),
+    }
+    assert!(!out.exists());
+
+    let same = ExportOptions { model: Some(&fixture.base), ..Default::default() };
+    export(&fixture.base, &fixture.transforms, &fixture.adapter, &out, &same).unwrap();
+}
+
+#[test]
+fn nothing_but_listed_factors_goes_into_the_private_part() {
+    for stray in ["model.layers.3.input_layernorm.weight".to_string(), Adapter::name(1, "q_proj", 'A')] {
+        let mut fixture = Fixture::new(true);
+        let any = fixture.adapter.tensors.values().next().unwrap().clone();
+        fixture.adapter.tensors.insert(stray.clone(), any);
+        let error = fixture.export("out").unwrap_err();
+        assert!(matches!(&error, PartitionError::PrivateTensor { tensor, .. } if *tensor == stray), "{error}");
+    }
+    let mut fixture = Fixture::new(true);
+    fixture.adapter.tensors.remove(&Adapter::name(3, "down_proj", 'B'));
+    assert!(fixture.export("out").unwrap_err().to_string().contains("layers.3.mlp.down_proj.lora_B"));
+}
+
+#[test]
+fn an_altered_file_is_named() {
+    let fixture = Fixture::new(true);
+    for file in [ADAPTER_FILE, "public/model.safetensors", "public/tokenizer.json"] {
+        let dir = fixture.export(&file.replace('/', "-")).unwrap();
+        let path = dir.join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert!(refusal(&dir).contains(file), "{}", refusal(&dir));
+    }
+}
+
+#[test]
+fn a_missing_or_unlisted_file_is_named() {
+    let fixture = Fixture::new(true);
+    let dir = fixture.export("out").unwrap();
+    fs::write(dir.join("public/more.safetensors"), b"x").unwrap();
+    assert!(refusal(&dir).contains("public/more.safetensors` is not listed"));
+    fs::remove_file(dir.join("public/more.safetensors")).unwrap();
+    fs::remove_file(dir.join("public/config.json")).unwrap();
+    assert!(refusal(&dir).contains("public/config.json` is listed in the manifest and missing"));
+}
+
+#[test]
+fn parts_of_two_partitions_do_not_mix() {
+    let mut fixture = Fixture::new(true);
+    let first = fixture.export("first").unwrap();
+    fixture.adapter = tiny_adapter(&fixture.base.config, &fixture.transforms, 3).unwrap();
+    let second = fixture.export("second").unwrap();
+    for file in fs::read_dir(second.join("private")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), first.join("private").join(file.file_name())).unwrap();
+    }
+    assert!(refusal(&first).contains("belongs to partition"), "{}", refusal(&first));
+}
+
+#[test]
+fn a_manifest_is_checked_before_it_is_believed() {
+    let fixture = Fixture::new(true);
+    let dir = fixture.export("out").unwrap();
+    let path = dir.join("manifest.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let with = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        refusal(&dir)
+    };
+    assert!(with("\"schema\": 1", "\"schema\": 2").contains("schema version 2"));
+    assert!(with("\"name\": \"base\"", "\"name\": \"other\"").contains("partition_id"));
+    assert!(with("\"public/config.json\"", "\"public/../x\"").contains("does not stay in"));
+    assert!(with("\"reveal\": \"token\"", "\"reveal\": \"logits\"").contains("logits"));
+    fs::remove_file(&path).unwrap();
+    assert!(refusal(&dir).contains("is no partition"));
+}
+
+#[test]
+fn an_occupied_folder_is_left_alone() {
+    let fixture = Fixture::new(true);
+    fs::create_dir(fixture.out("out")).unwrap();
+    fs::write(fixture.out("out").join("mine"), b"x").unwrap();
+    assert!(matches!(fixture.export("out"), Err(PartitionError::OutputExists { .. })));
+    assert!(fixture.out("out").join("mine").exists());
+}
