@@ -1,1 +1,20 @@
-//! See ARCHITECTURE.md.
+//! Recipes: the TOML file that says what to train on what, and how rows of data become prompts and answers.
+//!
+//! [`Recipe::read`] reports every problem of a file at once, with line and caret. [`Rows::read`] turns a `[[dataset]]`
+//! table into [`Example`]s; training and evaluation share that rendering.
+
+mod data;
+mod error;
+mod locate;
+mod read;
+mod recipe;
+mod schema;
+
+pub use data::{Example, Prompt, Rows, Turn};
+pub use error::{Problem, RecipeError};
+pub use locate::locate;
+pub use read::{Record, read_records, read_text};
+pub use recipe::{
+    Architecture, Data, Dataset, Distill, Eval, Export, Format, Freeze, Grouping, Heads, Init, Lora, Model, Optimizer,
+    Output, Recipe, Schedule, Style, TokenizerSpec, Train,
+};

@@ -1,0 +1,192 @@
+use crate::{Dataset, Format, RecipeError, Record, Style, locate, read_records, read_text};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::Path;
+
+/// One turn of a conversation; `role` is `system`, `user` or `assistant`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    pub role: String,
+    pub content: String,
+}
+
+/// What stands before the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// As it stands.
+    Plain(String),
+    /// For the checkpoint's chat template.
+    Chat(Vec<Turn>),
+}
+
+/// One row, rendered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    pub prompt: Prompt,
+    /// The right answer, without any end mark. All of the text for [`Format::Text`].
+    pub completion: String,
+    /// The number of the label (`classify`).
+    pub label: Option<usize>,
+}
+
+/// The examples of a data set.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    pub examples: Vec<Example>,
+    pub format: Format,
+    pub labels: Vec<String>,
+}
+
+impl Rows {
+    /// Reads the files of a `[[dataset]]`; paths are searched as [`locate`] does.
+    ///
+    /// # Errors
+    /// [`RecipeError`] naming the file and row; an empty data set is an error.
+    pub fn read(dataset: &Dataset, recipe_dir: &Path) -> Result<Self, RecipeError> {
+        let path = locate(&dataset.path, recipe_dir)?;
+        let target = dataset.target_path.as_ref().map(|p| locate(p, recipe_dir)).transpose()?;
+        Self::read_files(dataset, &path, target.as_deref())
+    }
+
+    /// The same with other files of the same format in place of the data set's own.
+    ///
+    /// # Errors
+    /// As [`Rows::read`].
+    pub fn read_files(dataset: &Dataset, path: &Path, target: Option<&Path>) -> Result<Self, RecipeError> {
+        let examples = match (dataset.format, target) {
+            (Format::Text, _) if dataset.template.is_none() && is_plain_text(path) => {
+                vec![Example { prompt: Prompt::Plain(String::new()), completion: read_text(path)?, label: None }]
+            }
+            (_, target) => {
+                let mut records = read_records(path)?;
+                if let Some(target) = target {
+                    align(&mut records, path, target)?;
+                }
+                let render = |(n, record): (usize, &Record)| {
+                    render(dataset, record).map_err(|reason| RecipeError::Row { path: path.into(), row: n + 1, reason })
+                };
+                records.iter().enumerate().map(render).collect::<Result<Vec<_>, _>>()?
+            }
+        };
+        if examples.iter().all(|e| e.completion.trim().is_empty()) {
+            return Err(RecipeError::Data { path: path.into(), reason: "the data set is empty".into() });
+        }
+        Ok(Self { examples, format: dataset.format, labels: dataset.labels.clone() })
+    }
+}
+
+fn is_plain_text(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(".gz").unwrap_or(&name);
+    ![".jsonl", ".json", ".csv", ".tsv"].iter().any(|end| name.ends_with(end))
+}
+
+/// Adds the lines of the other language as `target` to rows whose own line is `source`.
+fn align(records: &mut [Record], path: &Path, target: &Path) -> Result<(), RecipeError> {
+    let others = read_records(target)?;
+    if others.len() != records.len() {
+        let reason = format!("has {} lines, `{}` has {}", records.len(), target.display(), others.len());
+        return Err(RecipeError::Data { path: path.into(), reason });
+    }
+    for (record, mut other) in records.iter_mut().zip(others) {
+        if let Some(text) = record.remove("text") {
+            record.insert("source".into(), text);
+        }
+        record.insert("target".into(), other.remove("text").unwrap_or_default());
+    }
+    Ok(())
+}
+
+fn render(dataset: &Dataset, record: &Record) -> Result<Example, String> {
+    let own = dataset.template.as_deref();
+    let answer = dataset.completion.as_deref();
+    match dataset.format {
+        Format::Chat => return render_chat(record),
+        Format::Text => {
+            let text = fill(own.unwrap_or("{text}"), record)?;
+            return Ok(Example { prompt: Prompt::Plain(String::new()), completion: text, label: None });
+        }
+        _ => {}
+    }
+    let (prompt, completion, label) = match dataset.format {
+        Format::Classify => {
+            let column = dataset.label.as_deref().unwrap_or("label");
+            let label = label_number(&cell(record, column)?, &dataset.labels)?;
+            (fill(own.unwrap_or("{text}"), record)?, dataset.labels[label].clone(), Some(label))
+        }
+        Format::Translate => {
+            (fill(own.unwrap_or("{source}"), record)?, fill(answer.unwrap_or("{target}"), record)?, None)
+        }
+        _ => {
+            let default = if record.get("input").is_some_and(|v| v.as_str().is_some_and(|s| !s.trim().is_empty())) {
+                "{instruction}\n\n{input}"
+            } else {
+                "{instruction}"
+            };
+            (fill(own.unwrap_or(default), record)?, fill(answer.unwrap_or("{output}"), record)?, None)
+        }
+    };
+    let prompt = match dataset.style {
+        Style::Plain => Prompt::Plain(prompt),
+        Style::Chat => {
+            let system = dataset.system.iter().map(|s| Turn { role: "system".into(), content: s.clone() });
+            Prompt::Chat(system.chain([Turn { role: "user".into(), content: prompt }]).collect())
+        }
+    };
+    Ok(Example { prompt, completion, label })
+}
+
+/// The last turn, which must be the assistant's, is the answer to the ones before.
+fn render_chat(record: &Record) -> Result<Example, String> {
+    let turns = record.get("messages").ok_or("the row has no `messages`")?;
+    let mut turns: Vec<Turn> = serde_json::from_value(turns.clone()).map_err(|e| format!("`messages`: {e}"))?;
+    match turns.pop() {
+        Some(last) if last.role == "assistant" => {
+            Ok(Example { prompt: Prompt::Chat(turns), completion: last.content, label: None })
+        }
+        _ => Err("`messages` must end with the assistant's turn".into()),
+    }
+}
+
+/// A label may be written as its name or as its number in the list.
+fn label_number(value: &str, labels: &[String]) -> Result<usize, String> {
+    let value = value.trim();
+    let by_name = labels.iter().position(|l| l.eq_ignore_ascii_case(value));
+    by_name
+        .or_else(|| value.parse().ok().filter(|&n| n < labels.len()))
+        .ok_or_else(|| format!("`{value}` is none of the labels {}", labels.join(", ")))
+}
+
+fn cell(record: &Record, column: &str) -> Result<String, String> {
+    match record.get(column) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Null) | None => {
+            let names: Vec<&str> = record.keys().map(String::as_str).collect();
+            Err(format!("no column `{column}`; the row has {}", names.join(", ")))
+        }
+        Some(other) => Ok(other.to_string()),
+    }
+}
+
+/// Puts columns into `{column}`; `{{` and `}}` are braces.
+fn fill(template: &str, record: &Record) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = template;
+    while let Some(at) = rest.find(['{', '}']) {
+        out.push_str(&rest[..at]);
+        let brace = &rest[at..at + 1];
+        rest = &rest[at + 1..];
+        if rest.starts_with(brace) {
+            out.push_str(brace);
+            rest = &rest[1..];
+        } else if brace == "{" {
+            let (column, tail) = rest.split_once('}').ok_or("a `{` of the template is never closed")?;
+            out.push_str(&cell(record, column)?);
+            rest = tail;
+        } else {
+            return Err("a `}` of the template stands alone".into());
+        }
+    }
+    out.push_str(rest);
+    Ok(out)
+}

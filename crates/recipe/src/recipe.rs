@@ -1,0 +1,361 @@
+use crate::{RecipeError, schema};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// A whole recipe; every knob that is not written has the default given here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub model: Model,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerSpec>,
+    pub dataset: Vec<Dataset>,
+    #[serde(default)]
+    pub data: Data,
+    #[serde(default)]
+    pub freeze: Freeze,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<Heads>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distill: Option<Distill>,
+    #[serde(default)]
+    pub train: Train,
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    #[serde(default)]
+    pub export: Export,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<Eval>,
+    pub output: Output,
+}
+
+/// `[model]`: where the base weights come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// A checkpoint folder, a GGUF file or a hub id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    #[serde(default)]
+    pub init: Init,
+    /// Needed by `init = "random"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    #[default]
+    Pretrained,
+    Random,
+}
+
+/// `[model.architecture]`, with Hugging Face's names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Architecture {
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    pub max_position_embeddings: usize,
+    #[serde(default = "rope_theta")]
+    pub rope_theta: f64,
+}
+
+fn rope_theta() -> f64 {
+    10_000.0
+}
+
+/// `[tokenizer]`: a byte-level BPE learned from the data sets, for `init = "random"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerSpec {
+    pub vocab_size: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// A text and one of a few labels.
+    Classify,
+    /// `instruction`, `input`, `output`.
+    Instruct,
+    /// `messages`, each with `role` and `content`.
+    Chat,
+    /// `source` and `target`, or two aligned files.
+    Translate,
+    /// Running text without a prompt.
+    Text,
+}
+
+/// How a prompt is written: through the checkpoint's chat template, or as it stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Style {
+    #[default]
+    Chat,
+    Plain,
+}
+
+/// One `[[dataset]]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dataset {
+    /// `.jsonl`, `.csv`, `.tsv` or `.txt`, also with `.gz`.
+    pub path: String,
+    /// The other side of a translation, line by line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_path: Option<String>,
+    pub format: Format,
+    #[serde(default)]
+    pub style: Style,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// The prompt, with `{column}` for values of the row. Columns of a file without header are `0`, `1`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// The answer, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion: Option<String>,
+    /// The column with the label (`classify`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Names of the labels, in order of their numbers; a file may hold either.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// Takes this many rows, drawn with the training seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Times that the rows occur in an epoch; a fraction draws a part.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// `[data]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Data {
+    /// Longer rows lose the front of their prompt.
+    pub max_seq_len: usize,
+    /// Rows kept aside to measure the loss.
+    pub val_fraction: f64,
+    /// Also learn to write the prompt.
+    pub train_on_input: bool,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self { max_seq_len: 256, val_fraction: 0.0, train_on_input: false }
+    }
+}
+
+/// `[freeze]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Freeze {
+    /// The embedding and this many first layers stay public and run on the client.
+    pub layers: usize,
+}
+
+/// `[lora]`; without the table all private weights are trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lora {
+    pub rank: usize,
+    #[serde(default = "alpha")]
+    pub alpha: f64,
+    #[serde(default = "all_modules")]
+    pub target_modules: Vec<String>,
+}
+
+fn alpha() -> f64 {
+    16.0
+}
+
+fn all_modules() -> Vec<String> {
+    schema::MODULES.map(String::from).to_vec()
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grouping {
+    #[default]
+    Strided,
+    Adjacent,
+}
+
+/// `[heads]`: groups of `merge` query heads share one softmax.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heads {
+    pub merge: usize,
+    #[serde(default)]
+    pub grouping: Grouping,
+    /// Factor of the summed scores; `1 / sqrt(merge * head_dim)` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f64>,
+    #[serde(default)]
+    pub allow_kv_collapse: bool,
+}
+
+/// `[distill]`: learn from the logits of a teacher too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distill {
+    /// `base`, or a checkpoint with the same tokenizer.
+    pub teacher: String,
+    #[serde(default = "one")]
+    pub temperature: f64,
+    /// Part of the loss that follows the teacher.
+    #[serde(default = "half")]
+    pub weight: f64,
+}
+
+fn half() -> f64 {
+    0.5
+}
+
+/// `[train]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Train {
+    pub epochs: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<usize>,
+    /// Stop after this many tokens (prompts included).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    pub micro_batch_size: usize,
+    pub gradient_accumulation_steps: usize,
+    pub max_grad_norm: f64,
+    pub seed: u64,
+    /// Steps from checkpoint to checkpoint.
+    pub checkpoint_steps: usize,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self {
+            epochs: 1.0,
+            max_steps: None,
+            max_tokens: None,
+            micro_batch_size: 8,
+            gradient_accumulation_steps: 1,
+            max_grad_norm: 1.0,
+            seed: 0,
+            checkpoint_steps: 100,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    #[default]
+    Cosine,
+    Linear,
+    Constant,
+}
+
+/// `[optimizer]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Optimizer {
+    pub kind: String,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub lr_scheduler: Schedule,
+    pub warmup_ratio: f64,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self {
+            kind: "adamw".into(),
+            learning_rate: 2e-4,
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            lr_scheduler: Schedule::Cosine,
+            warmup_ratio: 0.03,
+        }
+    }
+}
+
+/// `[export]`: the numeric law of the secure program; what is left out keeps the law's default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Export {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frac_bits: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wire_bits: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reveal: Option<String>,
+}
+
+/// `[eval]`: what `marill eval` runs on the export when no task is named.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Eval {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<String>,
+    /// Test rows in the format of the first data set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_path: Option<String>,
+    /// Steps from one measurement of the validation loss to the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<usize>,
+    /// A score below it is a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+}
+
+/// `[output]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    pub dir: String,
+}
+
+impl Recipe {
+    /// Reads a recipe file with `key=value` overrides (`train.max_steps=40`, `dataset.0.limit=100`).
+    ///
+    /// # Errors
+    /// [`RecipeError::Problems`] with every mistake of the file and of the overrides, or [`RecipeError::Io`].
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Io { path: path.into(), source })?;
+        Self::parse(&text, &path.display().to_string(), overrides)
+    }
+
+    /// The same for a text; `name` is how messages call it.
+    ///
+    /// # Errors
+    /// [`RecipeError::Problems`].
+    pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        schema::parse(text, name, overrides)
+    }
+
+    /// The recipe with every default written out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe holds only what TOML can say")
+    }
+}

@@ -1,0 +1,459 @@
+//! Checks a recipe against a table of its keys, so that every mistake is reported at once and with its place.
+
+use crate::{Problem, Recipe, RecipeError};
+use std::ops::Range;
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+/// Linear layers of a decoder.
+pub const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// What a key takes.
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    OneOf(&'static [&'static str]),
+    /// A whole number of at least so much.
+    Whole(i64),
+    /// A number in a closed interval.
+    Number(f64, f64),
+    /// A number above zero.
+    Positive,
+    Flag,
+    Texts,
+    /// A list out of these.
+    Some(&'static [&'static str]),
+    Table(&'static [(&'static str, Kind)]),
+    Tables(&'static [(&'static str, Kind)]),
+}
+
+use Kind::{Flag, Number, OneOf, Positive, Text, Texts, Whole};
+
+const MODEL: &[(&str, Kind)] = &[
+    ("base_model", Text),
+    ("revision", Text),
+    ("init", OneOf(&["pretrained", "random"])),
+    (
+        "architecture",
+        Kind::Table(&[
+            ("hidden_size", Whole(1)),
+            ("intermediate_size", Whole(1)),
+            ("num_hidden_layers", Whole(1)),
+            ("num_attention_heads", Whole(1)),
+            ("num_key_value_heads", Whole(1)),
+            ("head_dim", Whole(2)),
+            ("max_position_embeddings", Whole(1)),
+            ("rope_theta", Positive),
+        ]),
+    ),
+];
+
+const DATASET: &[(&str, Kind)] = &[
+    ("path", Text),
+    ("target_path", Text),
+    ("format", OneOf(&["classify", "instruct", "chat", "translate", "text"])),
+    ("style", OneOf(&["chat", "plain"])),
+    ("system", Text),
+    ("template", Text),
+    ("completion", Text),
+    ("label", Text),
+    ("labels", Texts),
+    ("limit", Whole(1)),
+    ("weight", Positive),
+];
+
+const TRAIN: &[(&str, Kind)] = &[
+    ("epochs", Positive),
+    ("max_steps", Whole(1)),
+    ("max_tokens", Whole(1)),
+    ("micro_batch_size", Whole(1)),
+    ("gradient_accumulation_steps", Whole(1)),
+    ("max_grad_norm", Positive),
+    ("seed", Whole(0)),
+    ("checkpoint_steps", Whole(1)),
+];
+
+const OPTIMIZER: &[(&str, Kind)] = &[
+    ("kind", OneOf(&["adamw"])),
+    ("learning_rate", Positive),
+    ("weight_decay", Number(0.0, 10.0)),
+    ("beta1", Number(0.0, 0.999_999)),
+    ("beta2", Number(0.0, 0.999_999)),
+    ("lr_scheduler", OneOf(&["cosine", "linear", "constant"])),
+    ("warmup_ratio", Number(0.0, 1.0)),
+];
+
+const ROOT: &[(&str, Kind)] = &[
+    ("model", Kind::Table(MODEL)),
+    ("tokenizer", Kind::Table(&[("vocab_size", Whole(300))])),
+    ("dataset", Kind::Tables(DATASET)),
+    ("data", Kind::Table(&[("max_seq_len", Whole(2)), ("val_fraction", Number(0.0, 0.9)), ("train_on_input", Flag)])),
+    ("freeze", Kind::Table(&[("layers", Whole(0))])),
+    ("lora", Kind::Table(&[("rank", Whole(1)), ("alpha", Positive), ("target_modules", Kind::Some(&MODULES))])),
+    (
+        "heads",
+        Kind::Table(&[
+            ("merge", Whole(1)),
+            ("grouping", OneOf(&["strided", "adjacent"])),
+            ("scale", Positive),
+            ("allow_kv_collapse", Flag),
+        ]),
+    ),
+    ("distill", Kind::Table(&[("teacher", Text), ("temperature", Positive), ("weight", Number(0.0, 1.0))])),
+    ("train", Kind::Table(TRAIN)),
+    ("optimizer", Kind::Table(OPTIMIZER)),
+    (
+        "export",
+        Kind::Table(&[
+            ("frac_bits", Whole(8)),
+            ("wire_bits", Whole(24)),
+            ("rounding", OneOf(&["exact"])),
+            ("reveal", OneOf(&["token", "logits"])),
+        ]),
+    ),
+    (
+        "eval",
+        Kind::Table(&[
+            ("tasks", Texts),
+            ("path", Text),
+            ("target_path", Text),
+            ("every_steps", Whole(1)),
+            ("min", Number(0.0, 1000.0)),
+        ]),
+    ),
+    ("output", Kind::Table(&[("dir", Text)])),
+];
+
+/// Keys that a recipe cannot do without.
+const NEEDED: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("model.architecture", &["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]),
+    ("model.architecture", &["num_key_value_heads", "head_dim", "max_position_embeddings"]),
+    ("tokenizer", &["vocab_size"]),
+    ("dataset", &["path", "format"]),
+    ("lora", &["rank"]),
+    ("heads", &["merge"]),
+    ("distill", &["teacher"]),
+    ("output", &["dir"]),
+];
+
+/// Keys of other tools and ours in their place.
+const FOREIGN: &[(&str, &str)] = &[
+    ("lora_r", "lora.rank"),
+    ("r", "lora.rank"),
+    ("lora_rank", "lora.rank"),
+    ("lora_alpha", "lora.alpha"),
+    ("lora_target_modules", "lora.target_modules"),
+    ("lora_modules_to_train", "lora.target_modules"),
+    ("sequence_len", "data.max_seq_len"),
+    ("max_seq_length", "data.max_seq_len"),
+    ("max_length", "data.max_seq_len"),
+    ("max_seq_len", "data.max_seq_len"),
+    ("val_set_size", "data.val_fraction"),
+    ("train_on_inputs", "data.train_on_input"),
+    ("base_model", "model.base_model"),
+    ("model_name_or_path", "model.base_model"),
+    ("datasets", "dataset"),
+    ("type", "dataset.format"),
+    ("num_epochs", "train.epochs"),
+    ("num_train_epochs", "train.epochs"),
+    ("epochs", "train.epochs"),
+    ("max_steps", "train.max_steps"),
+    ("per_device_train_batch_size", "train.micro_batch_size"),
+    ("micro_batch_size", "train.micro_batch_size"),
+    ("batch_size", "train.micro_batch_size"),
+    ("gradient_accumulation_steps", "train.gradient_accumulation_steps"),
+    ("gradient_clipping", "train.max_grad_norm"),
+    ("max_grad_norm", "train.max_grad_norm"),
+    ("save_steps", "train.checkpoint_steps"),
+    ("eval_steps", "eval.every_steps"),
+    ("learning_rate", "optimizer.learning_rate"),
+    ("lr", "optimizer.learning_rate"),
+    ("lr_scheduler_type", "optimizer.lr_scheduler"),
+    ("lr_scheduler", "optimizer.lr_scheduler"),
+    ("weight_decay", "optimizer.weight_decay"),
+    ("warmup_ratio", "optimizer.warmup_ratio"),
+    ("output_dir", "output.dir"),
+    ("seed", "train.seed"),
+    ("unfrozen_parameters", "freeze.layers"),
+    ("freeze_layers", "freeze.layers"),
+];
+
+/// Keys of other tools that have no counterpart, and why.
+const NOT_NEEDED: &[(&str, &str)] = &[
+    ("sample_packing", "rows are always laid one after another without padding"),
+    ("packing", "rows are always laid one after another without padding"),
+    ("pad_to_sequence_len", "rows are always laid one after another without padding"),
+    ("gradient_checkpointing", "the frozen prefix is cached and the rest fits in memory"),
+    ("adapter", "write a `[lora]` table instead"),
+    ("load_in_4bit", "weights are dequantised when a GGUF file is read"),
+    ("load_in_8bit", "weights are dequantised when a GGUF file is read"),
+    ("bf16", "training runs in 32-bit floats"),
+    ("fp16", "training runs in 32-bit floats"),
+    ("lora_dropout", "there is no dropout"),
+    ("dropout", "there is no dropout"),
+];
+
+struct Checker<'a> {
+    file: &'a str,
+    text: &'a str,
+    /// Overrides need not be whole tables.
+    partial: bool,
+    problems: Vec<Problem>,
+}
+
+pub(crate) fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Recipe, RecipeError> {
+    let mut problems = check(text, name, false);
+    let mut edits = Vec::new();
+    for given in overrides {
+        match edit(given) {
+            Ok((path, document)) => {
+                problems.extend(check(&document, &format!("--set {given}"), true));
+                edits.push((path, document));
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(RecipeError::Problems(problems));
+    }
+    let fail = |message: String| RecipeError::Problems(vec![Problem { message, hint: None, place: None }]);
+    let mut table: Table = toml::from_str(text).map_err(|e| fail(e.to_string()))?;
+    for (path, document) in edits {
+        let value: Table = toml::from_str(&document).map_err(|e| fail(e.to_string()))?;
+        apply(&mut table, &path, value).map_err(fail)?;
+    }
+    let recipe: Recipe = table.try_into().map_err(|e: toml::de::Error| fail(format!("{name}: {}", e.message())))?;
+    cross_check(&recipe, name)?;
+    Ok(recipe)
+}
+
+/// Conditions between keys.
+fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
+    let mut problems = Vec::new();
+    let mut add = |message: &str, hint: &str| {
+        problems.push(Problem { message: format!("{name}: {message}"), hint: Some(hint.into()), place: None });
+    };
+    let random = recipe.model.init == crate::Init::Random;
+    if !random && recipe.model.base_model.is_none() {
+        add("`model.base_model` is missing", "name a checkpoint folder or a `.gguf` file, or set `init = \"random\"`");
+    }
+    if random && (recipe.model.architecture.is_none() || recipe.tokenizer.is_none()) {
+        add("`init = \"random\"` needs `[model.architecture]` and `[tokenizer]`", "see `recipes/base.toml`");
+    }
+    if random && (recipe.lora.is_some() || recipe.freeze.layers > 0) {
+        add("`init = \"random\"` leaves nothing to freeze", "drop `[lora]` and `[freeze]`, or name a base model");
+    }
+    for dataset in &recipe.dataset {
+        if dataset.format == crate::Format::Classify && dataset.labels.len() < 2 {
+            add("a `classify` data set needs at least two `labels`", "labels = [\"negative\", \"positive\"]");
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(RecipeError::Problems(problems)) }
+}
+
+fn check(text: &str, name: &str, partial: bool) -> Vec<Problem> {
+    let mut checker = Checker { file: name, text, partial, problems: Vec::new() };
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        checker.add(error.message().to_owned(), None, error.span().unwrap_or(0..0));
+    }
+    checker.table("", root.get_ref(), ROOT, 0..0);
+    checker.problems
+}
+
+/// `a.b=value` as a path and a document that holds just this key.
+fn edit(given: &str) -> Result<(Vec<String>, String), Problem> {
+    let bad = |hint: &str| {
+        let message = format!("`--set {given}` is not `key=value`");
+        Problem { message, hint: Some(hint.into()), place: None }
+    };
+    let (path, value) = given.split_once('=').ok_or_else(|| bad("write `--set train.max_steps=40`"))?;
+    let path: Vec<String> = path.trim().split('.').map(|p| p.trim().to_owned()).collect();
+    let plain = |p: &String| !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if path.len() < 2 || !path.iter().all(plain) {
+        return Err(bad("a key names its table: `--set train.max_steps=40`"));
+    }
+    let value = value.trim();
+    // A word that is no TOML value is a text: people write `--set output.dir=runs/a`.
+    let value = match toml::from_str::<Table>(&format!("x = {value}")) {
+        Ok(_) => value.to_owned(),
+        Err(_) => Value::from(value).to_string(),
+    };
+    let (last, tables) = path.split_last().expect("at least two parts");
+    let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
+    let header = match tables[..] {
+        ["dataset", _] => "[[dataset]]".to_owned(),
+        _ => format!("[{}]", tables.join(".")),
+    };
+    Ok((path.clone(), format!("{header}\n{last} = {value}\n")))
+}
+
+fn apply(table: &mut Table, path: &[String], mut document: Table) -> Result<(), String> {
+    if path[0] == "dataset" {
+        let index: usize =
+            path[1].parse().map_err(|_| format!("`--set {}`: `{}` is no number", path.join("."), path[1]))?;
+        let rows = document.remove("dataset").and_then(|v| v.as_array().cloned()).unwrap_or_default();
+        let value = rows.first().and_then(|r| r.get(&path[2]).cloned()).ok_or("nothing to set")?;
+        let rows = table.get_mut("dataset").and_then(Value::as_array_mut).ok_or("the recipe has no `[[dataset]]`")?;
+        let count = rows.len();
+        let row = rows.get_mut(index).and_then(Value::as_table_mut);
+        row.ok_or(format!("`--set {}`: there are {count} data sets", path.join(".")))?.insert(path[2].clone(), value);
+        return Ok(());
+    }
+    let mut from = Value::Table(document);
+    let mut into = table;
+    let (last, tables) = path.split_last().expect("at least two parts");
+    for part in tables {
+        from = from.as_table_mut().and_then(|t| t.remove(part)).ok_or("nothing to set")?;
+        let entry = into.entry(part.clone()).or_insert_with(|| Value::Table(Table::new()));
+        into = entry.as_table_mut().ok_or_else(|| format!("`{part}` is no table"))?;
+    }
+    let value = from.as_table_mut().and_then(|t| t.remove(last)).ok_or("nothing to set")?;
+    into.insert(last.clone(), value);
+    Ok(())
+}
+
+impl Checker<'_> {
+    fn add(&mut self, message: String, hint: Option<String>, span: Range<usize>) {
+        self.problems.push(Problem::at(message, hint, self.file, self.text, span));
+    }
+
+    fn table(&mut self, path: &str, table: &DeTable<'_>, keys: &'static [(&'static str, Kind)], span: Range<usize>) {
+        for (key, value) in table.iter() {
+            let name = key.get_ref().as_ref();
+            match keys.iter().find(|(k, _)| *k == name) {
+                Some((_, kind)) => self.value(&join(path, name), value, *kind),
+                None => {
+                    let hint = hint(path, name, keys);
+                    self.add(format!("unknown key `{}`", join(path, name)), hint, key.span());
+                }
+            }
+        }
+        if self.partial {
+            return;
+        }
+        let has = |key: &str| table.iter().any(|(k, _)| k.get_ref().as_ref() == key);
+        if path.is_empty() {
+            for needed in ["model", "dataset", "output"] {
+                if !has(needed) {
+                    let shape = if needed == "dataset" { "[[dataset]]" } else { needed };
+                    self.problems.push(Problem {
+                        message: format!("{}: the table `{shape}` is missing", self.file),
+                        hint: None,
+                        place: None,
+                    });
+                }
+            }
+        }
+        for (_, needed) in NEEDED.iter().filter(|(p, _)| *p == path) {
+            for key in needed.iter().filter(|k| !has(k)) {
+                self.add(format!("`{}` is missing", join(path, key)), None, span.clone());
+            }
+        }
+    }
+
+    fn value(&mut self, path: &str, value: &Spanned<DeValue<'_>>, kind: Kind) {
+        let (span, inner) = (value.span(), value.get_ref());
+        match kind {
+            Kind::Table(keys) => match inner.as_table() {
+                Some(table) => self.table(path, table, keys, span),
+                None => self.wrong(path, "a table", inner, span),
+            },
+            Kind::Tables(keys) => match inner.as_array() {
+                Some(rows) => {
+                    for row in rows {
+                        self.value(path, row, Kind::Table(keys));
+                    }
+                }
+                None => self.wrong(path, "a list of tables: `[[dataset]]`", inner, span),
+            },
+            Kind::Texts | Kind::Some(_) => match inner.as_array() {
+                Some(rows) => {
+                    for row in rows {
+                        self.value(path, row, if let Kind::Some(words) = kind { OneOf(words) } else { Text });
+                    }
+                }
+                None => self.wrong(path, "a list of texts", inner, span),
+            },
+            Kind::Text if inner.as_str().is_none() => self.wrong(path, "a text", inner, span),
+            Kind::Flag if inner.as_bool().is_none() => self.wrong(path, "true or false", inner, span),
+            Kind::Text | Kind::Flag => {}
+            Kind::OneOf(words) => match inner.as_str() {
+                Some(word) if words.contains(&word) => {}
+                Some(word) => {
+                    let list = words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
+                    self.add(format!("`{path}` is one of {list}, not `{word}`"), closest(word, words), span);
+                }
+                None => self.wrong(path, "a text", inner, span),
+            },
+            Kind::Whole(_) | Kind::Number(..) | Kind::Positive => self.number(path, inner, kind, span),
+        }
+    }
+
+    fn number(&mut self, path: &str, value: &DeValue<'_>, kind: Kind, span: Range<usize>) {
+        let digits = |text: &str| text.replace('_', "");
+        let whole = value.as_integer().and_then(|i| i64::from_str_radix(&digits(i.as_str()), i.radix()).ok());
+        let number = whole.map(|i| i as f64).or_else(|| value.as_float().and_then(|f| digits(f.as_str()).parse().ok()));
+        match (kind, whole, number) {
+            (Whole(least), Some(value), _) if value < least => {
+                let hint = (path == "lora.rank")
+                    .then(|| "drop the `[lora]` table to train the private layers as a whole".to_owned());
+                self.add(format!("`{path}` must be at least {least}"), hint, span);
+            }
+            (Whole(_), None, _) => self.wrong(path, "a whole number", value, span),
+            (Number(low, high), _, Some(value)) if !(low..=high).contains(&value) => {
+                self.add(format!("`{path}` must be between {low} and {high}"), None, span);
+            }
+            (Positive, _, Some(value)) if !(value > 0.0 && value.is_finite()) => {
+                self.add(format!("`{path}` must be above 0"), None, span);
+            }
+            (Number(..) | Positive, _, None) => self.wrong(path, "a number", value, span),
+            _ => {}
+        }
+    }
+
+    fn wrong(&mut self, path: &str, expected: &str, found: &DeValue<'_>, span: Range<usize>) {
+        self.add(format!("`{path}` takes {expected}, not {}", with_article(found.type_str())), None, span);
+    }
+}
+
+fn with_article(kind: &str) -> String {
+    format!("{} {kind}", if kind.starts_with(['a', 'i']) { "an" } else { "a" })
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+fn hint(path: &str, key: &str, keys: &'static [(&'static str, Kind)]) -> Option<String> {
+    if let Some((_, ours)) = FOREIGN.iter().find(|(k, ours)| *k == key && join(path, key) != *ours) {
+        return Some(format!("here it is `{ours}`"));
+    }
+    if let Some((_, why)) = NOT_NEEDED.iter().find(|(k, _)| *k == key) {
+        return Some(format!("not needed: {why}"));
+    }
+    let names: Vec<&str> = keys.iter().map(|(k, _)| *k).collect();
+    closest(key, &names)
+}
+
+/// "did you mean", when one candidate is near enough.
+fn closest(word: &str, candidates: &[&str]) -> Option<String> {
+    let best = candidates.iter().map(|c| (distance(word, c), c)).min()?;
+    (best.0 <= 1 + word.len() / 4).then(|| format!("did you mean `{}`?", best.1))
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut corner = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let next = (corner + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            corner = std::mem::replace(&mut row[j + 1], next);
+        }
+    }
+    row[b.len()]
+}
