@@ -1,0 +1,86 @@
+//! `marill chat`: a conversation in the terminal, each answer a private session of its own.
+
+use std::io::{BufRead, Write};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+use marill_model::Message;
+use marill_serving::ServingError;
+use marill_serving::client::{Event, Request};
+
+use crate::generate::summary;
+use crate::places::{DEFAULT_SERVER, Services};
+use crate::target::Target;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// A server's address, or a partition's folder (then all parties run in this process)
+    #[arg(value_name = "URL_OR_DIR", env = "MARILL_SERVER", default_value = DEFAULT_SERVER)]
+    target: Target,
+    /// Instructions before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Print no costs after an answer
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    services: Services,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let connected = args.target.connect(&args.services)?;
+    let client = &connected.client;
+    eprintln!(
+        "private session with `{}`: two parties and a dealer, semi-honest\n`/reset` starts over, `/quit` or the end of input leaves",
+        client.model_name
+    );
+    let opening = || -> Vec<Message> {
+        args.system.iter().map(|text| Message { role: "system".into(), content: text.clone() }).collect()
+    };
+    let mut messages = opening();
+    let mut lines = std::io::stdin().lock().lines();
+    loop {
+        eprint!("> ");
+        let Some(line) = lines.next() else { break };
+        match line?.trim() {
+            "" => continue,
+            "/quit" => break,
+            "/reset" => {
+                messages = opening();
+                continue;
+            }
+            text => messages.push(Message { role: "user".into(), content: text.into() }),
+        }
+        let request = Request {
+            prompt: client.chat_prompt(&messages)?,
+            max_tokens: Some(args.max_tokens as usize),
+            ..Request::default()
+        };
+        let result = client.generate(&request, &mut |event| {
+            if let Event::Text(piece) = event {
+                print!("{piece}");
+                let _ = std::io::stdout().flush();
+            }
+            ControlFlow::Continue(())
+        });
+        match result {
+            Ok(answer) => {
+                println!();
+                if !args.quiet {
+                    eprintln!("({})", summary(&answer));
+                }
+                messages.push(Message { role: "assistant".into(), content: answer.text });
+            }
+            // The conversation has outgrown the context; the next question can start over.
+            Err(error @ ServingError::PromptTooLong { .. }) => {
+                eprintln!("error: {error}\n\nhint: `/reset` starts over");
+                messages.pop();
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

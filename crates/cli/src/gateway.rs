@@ -1,0 +1,32 @@
+//! `marill gateway`: the OpenAI interface on the user's own machine.
+
+use std::process::ExitCode;
+
+use marill_serving::Endpoint;
+use marill_serving::gateway::{GatewayOptions, run as run_gateway};
+
+use crate::places::{DEFAULT_SERVER, Listen, Services};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The server
+    #[arg(long, value_name = "URL", env = "MARILL_SERVER", default_value = DEFAULT_SERVER)]
+    server: Endpoint,
+    #[command(flatten)]
+    services: Services,
+    #[command(flatten)]
+    listen: Listen,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, env = "MARILL_GATEWAY_PORT", default_value_t = 8000)]
+    port: u16,
+    /// Private sessions that may run at once; each keeps the public layers in memory
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    max_sessions: usize,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let client = args.services.client(args.server, args.max_sessions)?;
+    let options = GatewayOptions { listen: args.listen.at(args.port), client };
+    run_gateway(&options, &mut |line| eprintln!("{line}"))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,169 @@
+//! `marill generate`: one private answer to one prompt.
+
+use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use marill_model::Message;
+use marill_mpc::Twin;
+use marill_partition::Partition;
+use marill_serving::client::{Answer, Client, Event, Request};
+
+use crate::failure::INPUT_FAILED;
+use crate::places::{DEFAULT_SERVER, Services};
+use crate::target::Target;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// A server's address, or a partition's folder (then all parties run in this process)
+    #[arg(value_name = "URL_OR_DIR", env = "MARILL_SERVER", default_value = DEFAULT_SERVER)]
+    target: Target,
+    /// The prompt; without it, standard input
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Instructions before the prompt, for models with a chat template
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// Give the prompt to the model as it stands, without the chat template
+    #[arg(long)]
+    raw: bool,
+    /// Most tokens of the answer
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// End the answer before this text (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Compare with the plaintext twin of this partition (needs its private part); differing ends with exit code 1
+    #[arg(long, value_name = "DIR")]
+    check_twin: Option<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    services: Services,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let text = match &args.prompt {
+        Some(prompt) => prompt.clone(),
+        None => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?;
+            text
+        }
+    };
+    let connected = args.target.connect(&args.services)?;
+    let client = &connected.client;
+    let request = Request {
+        prompt: tokens(client, &args, text)?,
+        max_tokens: Some(args.max_tokens as usize),
+        stop: args.stop.clone(),
+        keep_boundary: args.check_twin.is_some(),
+    };
+    let quiet = args.json;
+    let answer = client.generate(&request, &mut |event| {
+        if let Event::Text(piece) = event
+            && !quiet
+        {
+            print!("{piece}");
+            let _ = std::io::stdout().flush();
+        }
+        ControlFlow::Continue(())
+    })?;
+    let twin_equal = args.check_twin.as_deref().map(|folder| equals_twin(folder, &answer)).transpose()?;
+    if args.json {
+        println!("{}", json(client, &answer, twin_equal));
+    } else {
+        println!();
+        eprintln!("{}", summary(&answer));
+        if let Some(equal) = twin_equal {
+            eprintln!("twin: {}", if equal { "every token is equal" } else { "tokens DIFFER" });
+        }
+    }
+    Ok(if twin_equal == Some(false) { ExitCode::from(INPUT_FAILED) } else { ExitCode::SUCCESS })
+}
+
+fn tokens(client: &Client, args: &Args, text: String) -> anyhow::Result<Vec<u32>> {
+    if args.raw {
+        return Ok(client.plain_prompt(&text)?);
+    }
+    let message = |role: &str, content: String| Message { role: role.into(), content };
+    let mut messages: Vec<Message> = args.system.iter().map(|text| message("system", text.clone())).collect();
+    messages.push(message("user", text));
+    Ok(client.chat_prompt(&messages)?)
+}
+
+/// Runs the cleartext integers of the same program over the same boundary and compares every token.
+fn equals_twin(folder: &Path, answer: &Answer) -> anyhow::Result<bool> {
+    let partition = Partition::open(folder)?;
+    let public = Arc::new(partition.public_weights()?);
+    let private = Arc::new(partition.private_weights(&public)?);
+    let mut twin = Twin::new(public, private);
+    for (step, (boundary, &token)) in answer.boundary.iter().zip(&answer.tokens).enumerate() {
+        let expected = if step == 0 { twin.prefill(boundary)? } else { twin.decode(boundary)? };
+        if expected != token {
+            return Ok(false);
+        }
+    }
+    Ok(answer.boundary.len() == answer.tokens.len())
+}
+
+/// Time, rounds and bytes of an answer in one line.
+pub fn summary(answer: &Answer) -> String {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let steps = answer.decode_steps.max(1) as f64;
+    format!(
+        "{} tokens; session {:.2} s, prefill {:.2} s ({:.1} MiB sent, {:.1} MiB received, {} rounds); \
+         then {:.3} s, {:.2} MiB sent, {:.2} MiB received, {:.0} rounds a token",
+        answer.tokens.len(),
+        answer.open_seconds,
+        answer.prefill.seconds,
+        mib(answer.prefill.bytes_sent),
+        mib(answer.prefill.bytes_received),
+        answer.prefill.rounds,
+        answer.decode.seconds / steps,
+        mib(answer.decode.bytes_sent) / steps,
+        mib(answer.decode.bytes_received) / steps,
+        answer.decode.rounds as f64 / steps,
+    )
+}
+
+fn json(client: &Client, answer: &Answer, twin_equal: Option<bool>) -> serde_json::Value {
+    let (server, dealer) = client.wire_counts();
+    // An answer of one token has no decode step; null says so.
+    let per_token = |total: f64| (answer.decode_steps > 0).then(|| total / answer.decode_steps as f64);
+    let step = |cost: &marill_serving::client::Cost| {
+        serde_json::json!({
+            "rounds": cost.rounds, "bytes_sent": cost.bytes_sent, "bytes_received": cost.bytes_received,
+            "seconds": cost.seconds,
+        })
+    };
+    serde_json::json!({
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "finish_reason": answer.finish.as_str(),
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.tokens.len(),
+        "model": client.model_name,
+        "partition_id": client.terms.partition_id,
+        "setting": client.terms.setting,
+        "rounding": client.terms.rounding,
+        "pid": std::process::id(),
+        "open_seconds": answer.open_seconds,
+        "prefill": step(&answer.prefill),
+        "decode": step(&answer.decode),
+        "decode_steps": answer.decode_steps,
+        "rounds_per_token": per_token(answer.decode.rounds as f64),
+        "client_bytes_sent_per_token": per_token(answer.decode.bytes_sent as f64),
+        "client_bytes_received_per_token": per_token(answer.decode.bytes_received as f64),
+        "seconds_per_token": per_token(answer.decode.seconds),
+        "socket_bytes": {
+            "server_sent": server.sent_bytes(), "server_received": server.received_bytes(),
+            "dealer_sent": dealer.sent_bytes(), "dealer_received": dealer.received_bytes(),
+        },
+        "twin_equal": twin_equal,
+    })
+}

@@ -1,0 +1,77 @@
+//! The model that a client command names: a server's address, or a partition on this machine.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use marill_partition::Partition;
+use marill_serving::Endpoint;
+use marill_serving::client::Client;
+use marill_serving::local::Parties;
+use marill_serving::server::SecureModel;
+
+use crate::places::Services;
+
+/// `http://host:port` or a folder.
+#[derive(Clone)]
+pub enum Target {
+    Server(Endpoint),
+    Folder(PathBuf),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.contains("://") {
+            true => text.parse().map(Self::Server).map_err(|error| format!("{error}")),
+            false => Ok(Self::Folder(text.into())),
+        }
+    }
+}
+
+/// A connected client; for a folder, also the other parties, in this process.
+pub struct Connected {
+    pub client: Client,
+    pub server: Option<Endpoint>,
+    _parties: Option<(Parties, Scratch)>,
+}
+
+impl Target {
+    /// # Errors
+    /// An unreachable server, or a folder that is no partition.
+    pub fn connect(&self, services: &Services) -> anyhow::Result<Connected> {
+        match self {
+            Self::Server(server) => {
+                let options = services.client(server.clone(), 1)?;
+                let client = Client::connect(&options, &mut |line| eprintln!("{line}"))?;
+                Ok(Connected { client, server: Some(server.clone()), _parties: None })
+            }
+            Self::Folder(folder) => {
+                eprintln!("note: all parties run in this process: a demonstration, not privacy");
+                let partition = Partition::open(folder)?;
+                let (spec, id) = (partition.decoder_spec().clone(), partition.partition_id());
+                let public = partition.public_weights()?;
+                let private = partition.private_weights(&public)?;
+                let model = SecureModel::new(id, spec, public, private);
+                let scratch = Scratch(services.folders.state()?.join("local").join(std::process::id().to_string()));
+                let state = &scratch.0;
+                let parties = Parties::start(model, state, 4)?;
+                let mut options = services.client(parties.server.clone(), 1)?;
+                options.dealer = parties.dealer.clone();
+                options.cache = state.join("cache");
+                options.state = state.join("client");
+                let client = Client::with_partition(&partition, &options)?;
+                Ok(Connected { client, server: None, _parties: Some((parties, scratch)) })
+            }
+        }
+    }
+}
+
+/// Keys and records that nobody needs after this process.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

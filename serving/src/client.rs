@@ -1,0 +1,270 @@
+//! The user's side: the public part and the plaintext prefix, evaluator E0 of every session.
+
+mod cache;
+mod prefixes;
+mod session;
+mod text;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use marill_model::{Message, Tokenizer, render_chat};
+use marill_mpc::DecoderSpec;
+use marill_net::http::HttpClient;
+use marill_net::{Endpoint, WireCount};
+use marill_partition::Partition;
+
+use crate::ServingError;
+use crate::wire::Terms;
+use prefixes::Prefixes;
+pub use session::{ClientState, Cost, SecureSession, SessionOpener};
+use text::TextStream;
+
+/// Which services to use and where to keep what is downloaded.
+pub struct ClientOptions {
+    pub server: Endpoint,
+    pub dealer: Endpoint,
+    pub api_key: Option<String>,
+    /// Downloads: the public part and masked adapters.
+    pub cache: PathBuf,
+    /// This client's random name and its record of sessions.
+    pub state: PathBuf,
+    /// Sessions that may run at once; each needs a copy of the prefix in memory.
+    pub max_sessions: usize,
+}
+
+/// An answer to ask for.
+#[derive(Clone, Default)]
+pub struct Request {
+    pub prompt: Vec<u32>,
+    /// None: as many as fit.
+    pub max_tokens: Option<usize>,
+    /// Texts that end the answer and are not part of it.
+    pub stop: Vec<String>,
+    /// Keep the boundary integers, for a comparison with the twin.
+    pub keep_boundary: bool,
+}
+
+/// What happens while an answer is made.
+pub enum Event {
+    /// `session`, `prefill` or `token`.
+    Phase(&'static str),
+    /// Whole characters of the answer.
+    Text(String),
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// An end token or a stop text.
+    Stop,
+    /// The limit of tokens or of the context.
+    Length,
+    /// The caller's own wish.
+    Cancelled,
+}
+
+impl Finish {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop | Self::Cancelled => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// An answer and what it cost.
+pub struct Answer {
+    pub text: String,
+    /// The end token included.
+    pub tokens: Vec<u32>,
+    pub prompt_tokens: usize,
+    pub finish: Finish,
+    /// From asking the dealer to being ready for the prompt.
+    pub open_seconds: f64,
+    pub prefill: Cost,
+    /// All steps after the prefill.
+    pub decode: Cost,
+    pub decode_steps: usize,
+    /// Boundary integers by step, where asked for.
+    pub boundary: Vec<Vec<u64>>,
+}
+
+/// A model that is evaluated together with a server.
+pub struct Client {
+    pub model_name: String,
+    pub terms: Terms,
+    spec: DecoderSpec,
+    tokenizer: Tokenizer,
+    chat_template: Option<String>,
+    prefixes: Prefixes,
+    sessions: SessionOpener,
+}
+
+impl Client {
+    /// Fetches what is missing of the public part and checks every digest; `progress` hears of downloads.
+    ///
+    /// # Errors
+    /// An unreachable server, a wrong digest, a partition that this build cannot run.
+    pub fn connect(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<Self, ServingError> {
+        let server = HttpClient::new(options.server.clone(), options.api_key.clone());
+        let folder = cache::fetch(&server, &options.cache, progress)?;
+        Self::open(&Partition::open_public(&folder)?, server, options)
+    }
+
+    /// Uses a partition that is on this machine already; its private part is not read.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], without the downloads.
+    pub fn with_partition(partition: &Partition, options: &ClientOptions) -> Result<Self, ServingError> {
+        Self::open(partition, HttpClient::new(options.server.clone(), options.api_key.clone()), options)
+    }
+
+    fn open(partition: &Partition, server: HttpClient, options: &ClientOptions) -> Result<Self, ServingError> {
+        let spec = partition.decoder_spec().clone();
+        let public = Arc::new(partition.public_weights()?);
+        let terms = Terms::new(partition.partition_id(), &spec, &public);
+        let prefixes = (0..options.max_sessions.max(1)).map(|_| partition.prefix()).collect::<Result<Vec<_>, _>>()?;
+        let state = ClientState::open(&options.state, &options.cache)?;
+        let dealer = HttpClient::new(options.dealer.clone(), None);
+        Ok(Self {
+            model_name: partition.manifest.name.clone(),
+            tokenizer: partition.tokenizer().clone(),
+            chat_template: partition.chat_template().map(str::to_string),
+            prefixes: Prefixes::new(prefixes),
+            sessions: SessionOpener { server, dealer, terms: terms.clone(), spec: spec.clone(), public, state },
+            spec,
+            terms,
+        })
+    }
+
+    /// Bytes on the sockets to the server and to the dealer since the start, headers included.
+    pub fn wire_counts(&self) -> (&Arc<WireCount>, &Arc<WireCount>) {
+        (&self.sessions.server.count, &self.sessions.dealer.count)
+    }
+
+    pub fn server(&self) -> &HttpClient {
+        &self.sessions.server
+    }
+
+    /// Most tokens of prompt and answer together, padding included.
+    pub fn max_positions(&self) -> usize {
+        self.spec.max_positions
+    }
+
+    /// Token ids of a conversation, ready to be answered; a model without a template gets the contents line by line.
+    ///
+    /// # Errors
+    /// [`ServingError::Model`] from the template or the tokenizer.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, ServingError> {
+        let text = match &self.chat_template {
+            Some(template) => render_chat(template, messages, true)?,
+            None => {
+                let lines: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+                lines.join("\n")
+            }
+        };
+        self.plain_prompt(&text)
+    }
+
+    /// Token ids of a text as it stands.
+    ///
+    /// # Errors
+    /// [`ServingError::Model`] from the tokenizer.
+    pub fn plain_prompt(&self, text: &str) -> Result<Vec<u32>, ServingError> {
+        Ok(self.tokenizer.encode(text)?)
+    }
+
+    /// Checks that a prompt leaves room for an answer; returns the most tokens that the answer can have.
+    ///
+    /// # Errors
+    /// [`ServingError::PromptEmpty`], [`ServingError::PromptTooLong`].
+    pub fn room(&self, prompt_tokens: usize) -> Result<usize, ServingError> {
+        if prompt_tokens == 0 {
+            return Err(ServingError::PromptEmpty);
+        }
+        let bucket = self.spec.bucket(prompt_tokens);
+        if bucket > self.spec.max_positions {
+            let limit = (1..=self.spec.max_positions).rev().find(|&n| self.spec.bucket(n) <= self.spec.max_positions);
+            return Err(ServingError::PromptTooLong { tokens: prompt_tokens, limit: limit.unwrap_or(0) });
+        }
+        // The prefill itself yields one token without a position of its own.
+        Ok(self.spec.max_positions - bucket + 1)
+    }
+
+    /// Generates greedily in one session of its own; `on_event` may break off after any token.
+    ///
+    /// # Errors
+    /// A prompt that does not fit, a lost or refusing peer, a failed step.
+    pub fn generate(
+        &self,
+        request: &Request,
+        on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<Answer, ServingError> {
+        let limit = self.room(request.prompt.len())?.min(request.max_tokens.unwrap_or(usize::MAX));
+        let mut prefix = self.prefixes.take();
+        let started = Instant::now();
+        let _ = on_event(Event::Phase("session"));
+        let mut session = self.sessions.open()?;
+        let open_seconds = started.elapsed().as_secs_f64();
+
+        let mut text = TextStream::new(&self.tokenizer, &request.stop);
+        let mut answer = Answer {
+            text: String::new(),
+            tokens: Vec::new(),
+            prompt_tokens: request.prompt.len(),
+            finish: Finish::Length,
+            open_seconds,
+            prefill: Cost::default(),
+            decode: Cost::default(),
+            decode_steps: 0,
+            boundary: Vec::new(),
+        };
+        let mut input = request.prompt.clone();
+        while answer.tokens.len() < limit {
+            let is_prefill = answer.tokens.is_empty();
+            if on_event(Event::Phase(if is_prefill { "prefill" } else { "token" })).is_break() {
+                answer.finish = Finish::Cancelled;
+                break;
+            }
+            let step_started = Instant::now();
+            let boundary = self.spec.encode(&prefix.forward(&input)?)?;
+            let (token, mut cost) =
+                if is_prefill { session.prefill(&boundary, input.len())? } else { session.decode(&boundary)? };
+            cost.seconds = step_started.elapsed().as_secs_f64();
+            if is_prefill {
+                answer.prefill = cost;
+            } else {
+                answer.decode += cost;
+                answer.decode_steps += 1;
+            }
+            if request.keep_boundary {
+                answer.boundary.push(boundary);
+            }
+            answer.tokens.push(token);
+            if self.tokenizer.is_eos(token) {
+                answer.finish = Finish::Stop;
+                break;
+            }
+            let piece = text.push(token)?;
+            if !piece.text.is_empty() && on_event(Event::Text(piece.text)).is_break() {
+                answer.finish = Finish::Cancelled;
+                break;
+            }
+            if piece.stopped {
+                answer.finish = Finish::Stop;
+                break;
+            }
+            input = vec![token];
+        }
+        session.end();
+        let rest = text.finish();
+        if !rest.is_empty() && answer.finish != Finish::Cancelled {
+            let _ = on_event(Event::Text(rest));
+        }
+        answer.text = text.into_text();
+        Ok(answer)
+    }
+}

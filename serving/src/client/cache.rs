@@ -1,0 +1,93 @@
+//! The public part on this machine: downloaded once, named by the partition's id, checked at each start.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use marill_net::http::HttpClient;
+use marill_partition::{MANIFEST_FILE, Manifest};
+
+use crate::ServingError;
+use crate::error::message_of;
+
+const MAX_JSON_BYTES: u64 = 16 << 20;
+const SERVER: &str = "server";
+
+/// Returns the folder with `manifest.json` and `public/` of the model that the server offers.
+pub(super) fn fetch(
+    server: &HttpClient,
+    cache: &Path,
+    progress: &mut dyn FnMut(&str),
+) -> Result<PathBuf, ServingError> {
+    let models: serde_json::Value = parse(&get(server, "/v1/models")?)?;
+    let id = models["data"][0]["partition_id"].as_str().filter(|id| id.bytes().all(|c| c.is_ascii_hexdigit()));
+    let id = id.ok_or_else(|| bad("its list of models has no partition".into()))?;
+    let text = get(server, &format!("/v1/models/{id}/manifest"))?;
+    let text = String::from_utf8(text).map_err(|error| bad(error.to_string()))?;
+    let manifest = Manifest::parse(&text, Path::new(MANIFEST_FILE))?;
+
+    let folder = cache.join("partitions").join(&manifest.partition_id);
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    let part = cache.join("partitions").join(format!(".{}.{}", manifest.partition_id, std::process::id()));
+    let done = download(server, &manifest, &text, &part, progress);
+    match done.and_then(|()| std::fs::rename(&part, &folder).map_err(ServingError::io(&folder))) {
+        Ok(()) => Ok(folder),
+        // Another process may have been faster.
+        Err(_) if folder.is_dir() => {
+            let _ = std::fs::remove_dir_all(&part);
+            Ok(folder)
+        }
+        Err(error) => {
+            let _ = std::fs::remove_dir_all(&part);
+            Err(error)
+        }
+    }
+}
+
+fn download(
+    server: &HttpClient,
+    manifest: &Manifest,
+    text: &str,
+    folder: &Path,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), ServingError> {
+    std::fs::create_dir_all(folder.join("public")).map_err(ServingError::io(folder))?;
+    for entry in &manifest.public_files {
+        progress(&format!("downloading `{}` ({:.1} MiB)", entry.path, entry.bytes as f64 / f64::from(1 << 20)));
+        let path = folder.join(&entry.path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(ServingError::io(parent))?;
+        }
+        let mut file = BufWriter::new(File::create(&path).map_err(ServingError::io(&path))?);
+        let address = format!("/v1/models/{}/files/{}", manifest.partition_id, entry.path);
+        let status = server.download(&address, &mut file, entry.bytes.max(4096)).map_err(ServingError::net(SERVER))?;
+        file.flush().map_err(ServingError::io(&path))?;
+        if status != 200 {
+            return Err(bad(format!("HTTP status {status} for `{}`", entry.path)));
+        }
+        entry.verify(folder)?;
+    }
+    let path = folder.join(MANIFEST_FILE);
+    std::fs::write(&path, text).map_err(ServingError::io(&path))
+}
+
+fn get(server: &HttpClient, path: &str) -> Result<Vec<u8>, ServingError> {
+    let answer = server.get(path, MAX_JSON_BYTES).map_err(ServingError::net(SERVER))?;
+    if answer.status == 200 {
+        return Ok(answer.body);
+    }
+    let body = String::from_utf8_lossy(&answer.body);
+    let (code, message) =
+        message_of(&body).unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
+    Err(ServingError::Refused { by: SERVER, code, message })
+}
+
+fn parse(body: &[u8]) -> Result<serde_json::Value, ServingError> {
+    serde_json::from_slice(body).map_err(|error| bad(error.to_string()))
+}
+
+fn bad(reason: String) -> ServingError {
+    ServingError::BadMessage { peer: SERVER, reason }
+}

@@ -1,0 +1,236 @@
+//! One session as E0: seed from the dealer, greeting of the server, steps.
+
+use std::ops::AddAssign;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use marill_mpc::{ClientSession, DecoderSpec, MaskedAdapter, PublicWeights, Seed};
+use marill_net::http::HttpClient;
+use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::ServingError;
+use crate::error::message_of;
+use crate::ledger::{Ledger, WhenInUse};
+use crate::state::{read_or_create_key, replace_file};
+use crate::wire::{ClientHello, NewSession, ServerWelcome, SessionGrant, Step, Terms, recv_reply, send_json, unhex};
+
+const SERVER: &str = "server";
+const DEALER: &str = "dealer";
+/// The longest silence of the server within a step.
+const STEP_TIMEOUT: Duration = Duration::from_secs(120);
+const MAX_GRANT_BYTES: u64 = 64 << 10;
+const MAX_ADAPTER_BYTES: u64 = 4 << 30;
+
+/// Frames, payload bytes and time of one or more steps. A round is a step of the longest chain of dependent messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    pub rounds: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub seconds: f64,
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.rounds += other.rounds;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+        self.seconds += other.seconds;
+    }
+}
+
+/// What a client keeps: its random name, the sessions it has used, the masked adapter.
+pub struct ClientState {
+    client_id: String,
+    ledger: PathBuf,
+    adapters: PathBuf,
+    adapter: Mutex<Option<(String, Arc<MaskedAdapter>)>>,
+}
+
+impl ClientState {
+    /// # Errors
+    /// [`ServingError::Io`].
+    pub fn open(state: &Path, cache: &Path) -> Result<Self, ServingError> {
+        Ok(Self {
+            client_id: read_or_create_key(&state.join("id"))?,
+            ledger: state.join("ledger"),
+            adapters: cache.join("adapters"),
+            adapter: Mutex::new(None),
+        })
+    }
+
+    fn adapter_path(&self, terms: &Terms) -> PathBuf {
+        self.adapters.join(format!("{}.masked", terms.partition_id))
+    }
+
+    /// The kept adapter, from memory or disk.
+    fn kept(&self, terms: &Terms, spec: &DecoderSpec) -> Option<(String, Arc<MaskedAdapter>)> {
+        let mut adapter = self.adapter.lock().unwrap_or_else(PoisonError::into_inner);
+        if adapter.is_none() {
+            let bytes = std::fs::read(self.adapter_path(terms)).ok()?;
+            let masked = MaskedAdapter::from_bytes(spec, &bytes).ok()?;
+            *adapter = Some((masked.digest(), Arc::new(masked)));
+        }
+        adapter.clone()
+    }
+
+    fn keep(
+        &self,
+        terms: &Terms,
+        digest: String,
+        bytes: &[u8],
+        masked: Arc<MaskedAdapter>,
+    ) -> Result<(), ServingError> {
+        replace_file(&self.adapter_path(terms), bytes)?;
+        *self.adapter.lock().unwrap_or_else(PoisonError::into_inner) = Some((digest, masked));
+        Ok(())
+    }
+
+    /// Written before the seed is used; another process of this client may wait for a moment.
+    fn claim(&self, session: &str) -> Result<(), ServingError> {
+        Ledger::open(&self.ledger, WhenInUse::Wait)?.claim("e0", session)
+    }
+}
+
+/// Opens sessions of one model.
+pub struct SessionOpener {
+    pub server: HttpClient,
+    pub dealer: HttpClient,
+    pub terms: Terms,
+    pub spec: DecoderSpec,
+    pub public: Arc<PublicWeights>,
+    pub state: ClientState,
+}
+
+type Peer = SharedChannel<Metered<WebSocketChannel>>;
+
+impl SessionOpener {
+    /// Asks the dealer for a session, then greets the server.
+    ///
+    /// # Errors
+    /// A lost or refusing peer, or terms that differ.
+    pub fn open(&self) -> Result<SecureSession, ServingError> {
+        let (session, seed0) = self.grant()?;
+        self.state.claim(&session)?;
+        let kept = self.state.kept(&self.terms, &self.spec);
+        let channel = self.server.websocket("/v1/session", STEP_TIMEOUT).map_err(ServingError::net(SERVER))?;
+        let meter = Arc::<Meter>::default();
+        let mut peer = SharedChannel::new(Metered::new(channel, meter.clone()));
+
+        let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
+        let hello = ClientHello { terms: self.terms.clone(), session, adapter_sha256 };
+        send_json(&mut peer, &hello).map_err(ServingError::net(SERVER))?;
+        let welcome: ServerWelcome = recv_reply(&mut peer, SERVER)?;
+        self.terms.check(&welcome.terms)?;
+        let adapter = match kept.filter(|(digest, _)| *digest == welcome.adapter_sha256) {
+            Some((_, adapter)) if welcome.adapter_bytes == 0 => adapter,
+            _ => self.receive_adapter(&mut peer, &welcome)?,
+        };
+        let inner = ClientSession::new(self.public.clone(), adapter, seed0, Box::new(peer.clone()));
+        Ok(SecureSession { inner, peer, meter, spec: self.spec.clone() })
+    }
+
+    fn grant(&self) -> Result<(String, Seed), ServingError> {
+        let request = NewSession { terms: self.terms.clone(), client_id: self.state.client_id.clone() };
+        let bad = |reason: String| ServingError::BadMessage { peer: DEALER, reason };
+        let json = serde_json::to_vec(&request).map_err(|error| bad(error.to_string()))?;
+        let answer =
+            self.dealer.post_json("/v1/sessions", &json, MAX_GRANT_BYTES).map_err(ServingError::net(DEALER))?;
+        let body = Zeroizing::new(answer.body);
+        if answer.status != 200 {
+            let text = String::from_utf8_lossy(&body);
+            let (code, message) =
+                message_of(&text).unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
+            return Err(ServingError::Refused { by: DEALER, code, message });
+        }
+        let SessionGrant { session, seed } = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+        let seed = Zeroizing::new(seed);
+        let mut bytes = unhex::<32>(&seed).ok_or_else(|| bad("the seed is not 32 bytes".into()))?;
+        let seed0 = Seed::from_bytes(bytes);
+        bytes.zeroize();
+        Ok((session, seed0))
+    }
+
+    fn receive_adapter(&self, peer: &mut Peer, welcome: &ServerWelcome) -> Result<Arc<MaskedAdapter>, ServingError> {
+        let announced = welcome.adapter_bytes;
+        if announced > MAX_ADAPTER_BYTES {
+            return Err(ServingError::BadMessage { peer: SERVER, reason: format!("an adapter of {announced} bytes") });
+        }
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < announced {
+            let piece = peer.recv().map_err(ServingError::net(SERVER))?;
+            if piece.is_empty() || (bytes.len() + piece.len()) as u64 > announced {
+                let reason = "the masked adapter has another length than announced".into();
+                return Err(ServingError::BadMessage { peer: SERVER, reason });
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        let masked = Arc::new(MaskedAdapter::from_bytes(&self.spec, &bytes)?);
+        let got = masked.digest();
+        if got != welcome.adapter_sha256 {
+            let expected = welcome.adapter_sha256.clone();
+            return Err(ServingError::Digest { what: "masked adapter".into(), expected, got });
+        }
+        self.state.keep(&self.terms, got, &bytes, masked.clone())?;
+        Ok(masked)
+    }
+}
+
+/// A session that is ready for steps: one prefill, then decodes. A second prompt needs a second session, because a
+/// mask is never used twice.
+pub struct SecureSession {
+    inner: ClientSession,
+    peer: Peer,
+    meter: Arc<Meter>,
+    spec: DecoderSpec,
+}
+
+impl SecureSession {
+    /// Evaluates a prompt of `tokens` rows of boundary integers; reveals the next token.
+    ///
+    /// # Errors
+    /// A lost peer, or what the server gives as the reason of its end.
+    pub fn prefill(&mut self, boundary: &[u64], tokens: usize) -> Result<(u32, Cost), ServingError> {
+        let bucket = self.spec.bucket(tokens);
+        self.step(Step::Prefill { bucket }, |session| session.prefill(boundary))
+    }
+
+    /// Evaluates one further row.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn decode(&mut self, boundary: &[u64]) -> Result<(u32, Cost), ServingError> {
+        self.step(Step::Decode, |session| session.decode(boundary))
+    }
+
+    fn step(
+        &mut self,
+        step: Step,
+        run: impl FnOnce(&mut ClientSession) -> Result<u32, marill_mpc::ProtocolError>,
+    ) -> Result<(u32, Cost), ServingError> {
+        let before = self.cost();
+        self.peer.send(step.encode()).map_err(ServingError::net(SERVER))?;
+        let token = run(&mut self.inner)?;
+        let after = self.cost();
+        let cost = Cost {
+            rounds: after.rounds - before.rounds,
+            bytes_sent: after.bytes_sent - before.bytes_sent,
+            bytes_received: after.bytes_received - before.bytes_received,
+            seconds: 0.0,
+        };
+        Ok((token, cost))
+    }
+
+    /// Rounds of the protocol and payload bytes of all frames so far, the greeting included.
+    fn cost(&self) -> Cost {
+        let (bytes_sent, bytes_received) = (self.meter.bytes_sent(), self.meter.bytes_received());
+        Cost { rounds: self.inner.traffic().rounds, bytes_sent, bytes_received, seconds: 0.0 }
+    }
+
+    /// Tells the server that no step follows.
+    pub fn end(&mut self) {
+        let _ = self.peer.send(Step::End.encode());
+    }
+}

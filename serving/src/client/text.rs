@@ -1,0 +1,83 @@
+//! From tokens to text as it becomes certain: whole characters only, and nothing that may turn out to be a stop text.
+
+use marill_model::{ModelError, Tokenizer};
+
+pub(super) struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    stops: &'a [String],
+    ids: Vec<u32>,
+    /// Everything decoded so far, cut at a stop text.
+    text: String,
+    emitted: usize,
+    stopped: bool,
+}
+
+/// What a token made certain.
+pub(super) struct Piece {
+    pub(super) text: String,
+    pub(super) stopped: bool,
+}
+
+impl<'a> TextStream<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer, stops: &'a [String]) -> Self {
+        Self { tokenizer, stops, ids: Vec::new(), text: String::new(), emitted: 0, stopped: false }
+    }
+
+    pub(super) fn push(&mut self, token: u32) -> Result<Piece, ModelError> {
+        self.ids.push(token);
+        self.text = self.tokenizer.decode(&self.ids)?;
+        let certain = match first_stop(&self.text, self.stops) {
+            Some(at) => {
+                self.text.truncate(at);
+                self.stopped = true;
+                at
+            }
+            None => certain_end(&self.text, self.stops),
+        };
+        Ok(Piece { text: self.emit(certain), stopped: self.stopped })
+    }
+
+    /// What was held back.
+    pub(super) fn finish(&mut self) -> String {
+        self.emit(self.text.len())
+    }
+
+    pub(super) fn into_text(self) -> String {
+        self.text
+    }
+
+    fn emit(&mut self, end: usize) -> String {
+        let piece = self.text.get(self.emitted..end).unwrap_or_default().to_string();
+        self.emitted += piece.len();
+        piece
+    }
+}
+
+fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
+    stops.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min()
+}
+
+/// Up to where later tokens cannot change the text or make it a stop text.
+fn certain_end(text: &str, stops: &[String]) -> usize {
+    // The decoder shows an unfinished character as U+FFFD.
+    let whole = text.trim_end_matches('\u{fffd}').len();
+    let may_start_a_stop = |start: &usize| stops.iter().any(|stop| stop.starts_with(&text[*start..whole]));
+    text[..whole].char_indices().map(|(start, _)| start).find(may_start_a_stop).unwrap_or(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unfinished_characters_and_possible_stops_are_held_back() {
+        let stops = ["END".to_string(), "\n\n".to_string()];
+        assert_eq!(certain_end("abc", &stops), 3);
+        assert_eq!(certain_end("abc\u{fffd}", &stops), 3);
+        assert_eq!(certain_end("abcEN", &stops), 3);
+        assert_eq!(certain_end("abc\n", &stops), 3);
+        assert_eq!(certain_end("ENabc", &stops), 5);
+        assert_eq!(first_stop("abcENDx", &stops), Some(3));
+        assert_eq!(first_stop("abc", &["".to_string()]), None);
+    }
+}

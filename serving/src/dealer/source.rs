@@ -1,0 +1,74 @@
+//! One session of a server at the dealer.
+
+use marill_mpc::{DealerSession, ProtocolError};
+use marill_net::{Channel, SharedChannel, WebSocketChannel};
+use zeroize::Zeroizing;
+
+use super::Dealer;
+use crate::ServingError;
+use crate::metrics::Metrics;
+use crate::wire::{Reply, SourceHello, Step, recv_json, send_json, spec_sha256, unhex};
+
+const SERVER: &str = "server";
+
+/// Greets the server, then produces the corrections of each step and, ahead of need, those of the next.
+pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), ServingError> {
+    let mut channel = SharedChannel::new(channel);
+    let mut session = match open(dealer, &mut channel) {
+        Ok(session) => session,
+        Err(error) => {
+            Metrics::add(&dealer.metrics.sessions_refused, 1);
+            let refusal = Reply::<()>::Refused { code: "session".into(), message: error.to_string() };
+            let _ = send_json(&mut channel, &refusal);
+            return Err(error);
+        }
+    };
+    let result = stream(dealer, &mut channel, &mut session);
+    channel.lock().close(&result.as_ref().err().map_or(String::new(), |error| format!("dealer: {error}")));
+    result
+}
+
+fn open(dealer: &Dealer, channel: &mut SharedChannel<WebSocketChannel>) -> Result<DealerSession, ServingError> {
+    let hello: SourceHello = recv_json(channel, SERVER)?;
+    let bad = |reason: &str| ServingError::BadMessage { peer: SERVER, reason: reason.into() };
+    if unhex::<16>(&hello.session).is_none() || unhex::<32>(&hello.private_sha256).is_none() {
+        return Err(bad("a session or a digest is not hexadecimal"));
+    }
+    let grant = dealer.redeem(&hello.session).ok_or(ServingError::SessionUsed { session: hello.session.clone() })?;
+    grant.terms.check(&hello.terms)?;
+    if spec_sha256(&hello.spec) != grant.terms.spec_sha256 {
+        return Err(bad("its program has another digest than its terms say"));
+    }
+    dealer.ledger.claim("e1", &hello.session)?;
+    let adapter_seed = dealer.masks.seed(&grant.client_id, &hello.private_sha256)?;
+
+    send_json(channel, &Reply::Welcome(())).map_err(ServingError::net(SERVER))?;
+    let mut seeds = Zeroizing::new(grant.seed1.to_bytes().to_vec());
+    seeds.extend_from_slice(&adapter_seed.to_bytes());
+    channel.send(seeds.to_vec()).map_err(ServingError::net(SERVER))?;
+    let sink = Box::new(channel.clone());
+    Ok(DealerSession::new(hello.spec, adapter_seed, grant.seed0, grant.seed1, sink))
+}
+
+/// After each announced step the corrections of one further decode are written; the socket's buffers and the server's
+/// pace bound how far that runs. What is not used at the end is never used.
+fn stream(
+    dealer: &Dealer,
+    channel: &mut SharedChannel<WebSocketChannel>,
+    session: &mut DealerSession,
+) -> Result<(), ServingError> {
+    let mut ahead: Option<Result<(), ProtocolError>> = None;
+    loop {
+        let frame = channel.recv().map_err(ServingError::net(SERVER))?;
+        let bad = |reason| ServingError::BadMessage { peer: SERVER, reason };
+        match (Step::parse(&frame).map_err(bad)?, ahead.take()) {
+            (Step::End, _) => return Ok(()),
+            (Step::Prefill { bucket }, None) => session.prefill(bucket)?,
+            (Step::Prefill { .. }, Some(_)) => return Err(bad("a second prefill".into())),
+            (Step::Decode, Some(done)) => done?,
+            (Step::Decode, None) => return Err(bad("a decode before the prefill".into())),
+        }
+        Metrics::add(&dealer.metrics.steps, 1);
+        ahead = Some(session.decode());
+    }
+}

@@ -1,0 +1,176 @@
+//! The OpenAI interface on the user's own machine, in front of private sessions.
+
+mod answer;
+mod request;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::body::Bytes;
+use axum::extract::{Path as UrlPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+
+use crate::ServingError;
+use crate::client::{Client, ClientOptions};
+use crate::metrics::Metrics;
+use crate::state::random;
+use crate::web::{self, HttpError, Sessions};
+use crate::wire::hex;
+use answer::{Shape, respond};
+
+/// Answers that may wait for a free session before further ones are told to come back later.
+const MAX_WAITING: usize = 32;
+const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// How to run a gateway.
+pub struct GatewayOptions {
+    pub listen: SocketAddr,
+    pub client: ClientOptions,
+}
+
+pub(crate) struct Gateway {
+    client: Client,
+    sessions: Arc<Sessions>,
+    metrics: Metrics,
+    created: u64,
+}
+
+/// Fetches the public part, then serves until a signal.
+///
+/// # Errors
+/// A port in use, and what [`Client::connect`] and [`web::run`] report.
+pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
+    let bound = web::bind(options.listen)?;
+    let sessions = Sessions::new(options.client.max_sessions + MAX_WAITING);
+    let gateway = Gateway::new(Client::connect(&options.client, progress)?, sessions.clone());
+    eprintln!("model `{}`: the prompt stays on this machine", gateway.client.model_name);
+    web::run(bound, gateway.app(), &sessions)
+}
+
+impl Gateway {
+    fn new(client: Client, sessions: Arc<Sessions>) -> Arc<Self> {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        Arc::new(Self { client, sessions, metrics: Metrics::default(), created })
+    }
+
+    fn app(self: &Arc<Self>) -> Router {
+        Router::new()
+            .route("/health", get(health))
+            .route("/metrics", get(metrics))
+            .route("/v1/models", get(models))
+            .route("/v1/models/{id}", get(model))
+            .route("/v1/chat/completions", post(chat))
+            .route("/v1/completions", post(complete))
+            .fallback(|| async { HttpError::not_found("such address") })
+            .method_not_allowed_fallback(|| async {
+                let message = "this address does not take that method";
+                HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
+            })
+            .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .layer(middleware::from_fn(guard))
+            .with_state(self.clone())
+    }
+
+    fn model_object(&self) -> serde_json::Value {
+        serde_json::json!({
+            "id": self.client.model_name, "object": "model", "created": self.created, "owned_by": "marill",
+        })
+    }
+}
+
+/// Refuses pages of other sites (by `Host` and `Origin`) and names each request.
+async fn guard(request: Request, next: Next) -> Response {
+    let mut response = match foreign(request.headers()) {
+        Some(what) => {
+            let message = format!("`{what}` is not this machine: the gateway answers local programs only");
+            HttpError::new(StatusCode::FORBIDDEN, "invalid_request_error", "forbidden_host", message).into_response()
+        }
+        None => next.run(request).await,
+    };
+    if let Ok(bytes) = random::<12>()
+        && let Ok(id) = HeaderValue::from_str(&format!("req-{}", hex(bytes.as_slice())))
+    {
+        response.headers_mut().insert(HeaderName::from_static("x-request-id"), id);
+    }
+    response
+}
+
+fn foreign(headers: &HeaderMap) -> Option<String> {
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?").to_string());
+    let host = text(header::HOST).unwrap_or_default();
+    if !is_local(&host) {
+        return Some(host);
+    }
+    let origin = text(header::ORIGIN)?;
+    let authority = origin.strip_prefix("http://").unwrap_or(&origin);
+    (!is_local(authority)).then_some(origin)
+}
+
+fn is_local(authority: &str) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|c| c.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    matches!(host, "127.0.0.1" | "localhost" | "[::1]")
+}
+
+async fn health(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {
+    let terms = &gateway.client.terms;
+    Json(serde_json::json!({
+        "status": "ok", "model": gateway.client.model_name, "partition_id": terms.partition_id,
+        "server": gateway.client.server().endpoint.to_string(), "setting": terms.setting, "rounding": terms.rounding,
+    }))
+}
+
+async fn metrics(State(gateway): State<Arc<Gateway>>) -> String {
+    gateway.metrics.render(gateway.sessions.active())
+}
+
+async fn models(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "object": "list", "data": [gateway.model_object()] }))
+}
+
+async fn model(
+    State(gateway): State<Arc<Gateway>>,
+    UrlPath(id): UrlPath<String>,
+) -> Result<Json<serde_json::Value>, HttpError> {
+    match id == gateway.client.model_name {
+        true => Ok(Json(gateway.model_object())),
+        false => Err(request::unknown_model(&id, &gateway.client.model_name)),
+    }
+}
+
+async fn chat(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Result<Response, HttpError> {
+    let parsed = request::chat(&body, &gateway.client)?;
+    respond(gateway, parsed, Shape::Chat).await
+}
+
+async fn complete(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Result<Response, HttpError> {
+    let parsed = request::completion(&body, &gateway.client)?;
+    respond(gateway, parsed, Shape::Completion).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_local_names_pass() {
+        for host in ["127.0.0.1", "127.0.0.1:8080", "localhost:1", "[::1]:80"] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in ["", "example.org", "127.0.0.1.example.org:80", "localhost.evil:80", "10.0.0.1:80"] {
+            assert!(!is_local(host), "{host}");
+        }
+        let headers = HeaderMap::from_iter([
+            (header::HOST, HeaderValue::from_static("localhost:1")),
+            (header::ORIGIN, HeaderValue::from_static("https://example.org")),
+        ]);
+        assert_eq!(foreign(&headers).as_deref(), Some("https://example.org"));
+    }
+}

@@ -1,0 +1,254 @@
+//! Answers as the OpenAI interface has them, at once or as server-sent events.
+
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use marill_net::NetError;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::Gateway;
+use super::request::Parsed;
+use crate::ServingError;
+use crate::client::{Answer, Event, Finish};
+use crate::metrics::Metrics;
+use crate::state::random;
+use crate::web::HttpError;
+use crate::wire::hex;
+
+/// Which of the two interfaces was asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    Chat,
+    Completion,
+}
+
+/// From the session's thread to the response.
+enum Update {
+    /// The session stands: from here on the status is 200.
+    Opened,
+    Text(String),
+    Done(Box<Answer>),
+    Failed(ServingError),
+}
+
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+pub(super) async fn respond(gateway: Arc<Gateway>, parsed: Parsed, shape: Shape) -> Result<Response, HttpError> {
+    let frame = Frame::new(&gateway, shape)?;
+    let (stream, include_usage) = (parsed.stream, parsed.include_usage);
+    let mut updates = start(gateway, parsed)?;
+    // Until the session stands, a failure has an HTTP status of its own.
+    match updates.recv().await {
+        Some(Update::Opened) => {}
+        Some(Update::Failed(error)) => return Err(http_error(&error)),
+        _ => return Err(stopped()),
+    }
+    if stream {
+        return Ok(sse(updates, frame, include_usage));
+    }
+    loop {
+        match updates.recv().await {
+            Some(Update::Done(answer)) => return Ok(Json(frame.whole(&answer)).into_response()),
+            Some(Update::Failed(error)) => return Err(http_error(&error)),
+            Some(Update::Text(_) | Update::Opened) => {}
+            None => return Err(stopped()),
+        }
+    }
+}
+
+/// Runs the answer on a thread; dropping the receiver breaks it off after the current step.
+fn start(gateway: Arc<Gateway>, parsed: Parsed) -> Result<mpsc::UnboundedReceiver<Update>, HttpError> {
+    let seat = gateway.sessions.admit()?;
+    // A token is a few bytes and the context bounds their number.
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let spawned = std::thread::Builder::new().name("answer".into()).spawn(move || {
+        let _seat = seat;
+        Metrics::add(&gateway.metrics.sessions_started, 1);
+        let result = gateway.client.generate(&parsed.request, &mut |event| {
+            let sent = match event {
+                Event::Phase("prefill") => sender.send(Update::Opened),
+                Event::Phase(_) if sender.is_closed() => return ControlFlow::Break(()),
+                Event::Phase(_) => Ok(()),
+                Event::Text(text) => sender.send(Update::Text(text)),
+            };
+            if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        let update = match result {
+            Ok(answer) => {
+                Metrics::add(&gateway.metrics.steps, answer.tokens.len() as u64);
+                Metrics::add(&gateway.metrics.bytes_sent, answer.prefill.bytes_sent + answer.decode.bytes_sent);
+                let received = answer.prefill.bytes_received + answer.decode.bytes_received;
+                Metrics::add(&gateway.metrics.bytes_received, received);
+                Update::Done(Box::new(answer))
+            }
+            Err(error) => {
+                Metrics::add(&gateway.metrics.sessions_failed, 1);
+                tracing::warn!("an answer failed: {error}");
+                Update::Failed(error)
+            }
+        };
+        let _ = sender.send(update);
+    });
+    spawned.map(|_| receiver).map_err(|_| stopped())
+}
+
+fn sse(updates: mpsc::UnboundedReceiver<Update>, frame: Frame, include_usage: bool) -> Response {
+    let first = frame.opening().map(|chunk| event(&chunk));
+    let rest = futures_util::stream::unfold((updates, false), move |(mut updates, finished)| {
+        let frame = frame.clone();
+        async move {
+            if finished {
+                return None;
+            }
+            let (chunks, finished) = match updates.recv().await? {
+                Update::Opened => (Vec::new(), false),
+                Update::Text(text) => (vec![event(&frame.piece(&text, None))], false),
+                Update::Done(answer) => {
+                    let mut chunks = vec![event(&frame.last(&answer))];
+                    if include_usage {
+                        chunks.push(event(&frame.usage_only(&answer)));
+                    }
+                    chunks.push(SseEvent::default().data("[DONE]"));
+                    (chunks, true)
+                }
+                Update::Failed(error) => (vec![event(&http_error(&error).object())], true),
+            };
+            let chunks = chunks.into_iter().map(Ok::<_, Infallible>).collect::<Vec<_>>();
+            Some((futures_util::stream::iter(chunks), (updates, finished)))
+        }
+    });
+    use futures_util::StreamExt;
+    let stream = futures_util::stream::iter(first.into_iter().map(Ok)).chain(rest.flatten());
+    Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+fn event(value: &Value) -> SseEvent {
+    SseEvent::default().data(value.to_string())
+}
+
+/// What all objects of one answer share.
+#[derive(Clone)]
+struct Frame {
+    shape: Shape,
+    id: String,
+    created: u64,
+    model: String,
+}
+
+impl Frame {
+    fn new(gateway: &Gateway, shape: Shape) -> Result<Self, HttpError> {
+        let prefix = if shape == Shape::Chat { "chatcmpl" } else { "cmpl" };
+        let bytes = random::<12>().map_err(|error| http_error(&error))?;
+        Ok(Self {
+            shape,
+            id: format!("{prefix}-{}", hex(bytes.as_slice())),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
+            model: gateway.client.model_name.clone(),
+        })
+    }
+
+    fn object(&self, chunk: bool, choices: Value) -> Value {
+        let object = match (self.shape, chunk) {
+            (Shape::Chat, false) => "chat.completion",
+            (Shape::Chat, true) => "chat.completion.chunk",
+            (Shape::Completion, _) => "text_completion",
+        };
+        json!({ "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices })
+    }
+
+    fn whole(&self, answer: &Answer) -> Value {
+        let finish = answer.finish.as_str();
+        let choice = match self.shape {
+            Shape::Chat => json!({
+                "index": 0, "finish_reason": finish, "logprobs": null,
+                "message": { "role": "assistant", "content": answer.text, "refusal": null },
+            }),
+            Shape::Completion => {
+                json!({ "index": 0, "finish_reason": finish, "logprobs": null, "text": answer.text })
+            }
+        };
+        let mut object = self.object(false, json!([choice]));
+        object["usage"] = usage(answer);
+        object["marill"] = cost(answer);
+        object
+    }
+
+    /// The chunk that names the role, where there is one.
+    fn opening(&self) -> Option<Value> {
+        let choice = json!({
+            "index": 0, "finish_reason": null, "logprobs": null, "delta": { "role": "assistant", "content": "" },
+        });
+        (self.shape == Shape::Chat).then(|| self.object(true, json!([choice])))
+    }
+
+    fn piece(&self, text: &str, finish: Option<Finish>) -> Value {
+        let finish = finish.map(Finish::as_str);
+        let choice = match self.shape {
+            Shape::Chat => {
+                let delta = if text.is_empty() { json!({}) } else { json!({ "content": text }) };
+                json!({ "index": 0, "finish_reason": finish, "logprobs": null, "delta": delta })
+            }
+            Shape::Completion => json!({ "index": 0, "finish_reason": finish, "logprobs": null, "text": text }),
+        };
+        self.object(true, json!([choice]))
+    }
+
+    fn last(&self, answer: &Answer) -> Value {
+        let mut object = self.piece("", Some(answer.finish));
+        object["marill"] = cost(answer);
+        object
+    }
+
+    fn usage_only(&self, answer: &Answer) -> Value {
+        let mut object = self.object(true, json!([]));
+        object["usage"] = usage(answer);
+        object
+    }
+}
+
+fn usage(answer: &Answer) -> Value {
+    let (prompt, completion) = (answer.prompt_tokens, answer.tokens.len());
+    json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion })
+}
+
+/// What this answer cost on the wire between client and server.
+fn cost(answer: &Answer) -> Value {
+    json!({
+        "rounds": answer.prefill.rounds + answer.decode.rounds,
+        "bytes_sent": answer.prefill.bytes_sent + answer.decode.bytes_sent,
+        "bytes_received": answer.prefill.bytes_received + answer.decode.bytes_received,
+        "prefill_seconds": answer.prefill.seconds,
+        "decode_seconds": answer.decode.seconds,
+        "decode_steps": answer.decode_steps,
+    })
+}
+
+fn http_error(error: &ServingError) -> HttpError {
+    let (status, code) = match error {
+        ServingError::Net { source: NetError::TimedOut { .. }, .. } => (StatusCode::GATEWAY_TIMEOUT, "peer_slow"),
+        ServingError::PromptEmpty | ServingError::PromptTooLong { .. } => {
+            let message = error.to_string();
+            return HttpError::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                "context_length_exceeded",
+                message,
+            );
+        }
+        error if error.is_peer() => (StatusCode::BAD_GATEWAY, "peer_lost"),
+        ServingError::Mismatch { .. } => (StatusCode::BAD_GATEWAY, "peer_mismatch"),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+    };
+    HttpError::new(status, "server_error", code, error.to_string())
+}
+
+fn stopped() -> HttpError {
+    HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal", "the answer was broken off")
+}

@@ -1,0 +1,62 @@
+//! Dealer and server inside one process, on loopback sockets: for trying a partition out and for tests. Whoever runs
+//! all parties sees everything, so this is a demonstration and no privacy.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use marill_net::Endpoint;
+use marill_net::http::HttpClient;
+
+use crate::ServingError;
+use crate::dealer::{Dealer, SERVER_KEY_FILE};
+use crate::server::{SecureModel, Server};
+use crate::state::read_line;
+use crate::web::{self, Running, Sessions};
+
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// A dealer and a server that run until this is dropped.
+pub struct Parties {
+    pub dealer: Endpoint,
+    pub server: Endpoint,
+    sessions: [Arc<Sessions>; 2],
+    running: [Option<Running>; 2],
+}
+
+impl Parties {
+    /// Starts both; their records go below `state`.
+    ///
+    /// # Errors
+    /// No free port, or a state folder in use.
+    pub fn start(model: SecureModel, state: &Path, max_sessions: usize) -> Result<Self, ServingError> {
+        let dealer_sessions = Sessions::new(max_sessions);
+        let dealer = Dealer::open(&state.join("dealer"), dealer_sessions.clone())?;
+        let dealer_running = web::start(web::bind(LOOPBACK)?, dealer.app())?;
+        let dealer_endpoint = endpoint(&dealer_running)?;
+        let key = read_line(&state.join("dealer").join(SERVER_KEY_FILE))?;
+        let to_dealer = HttpClient::new(dealer_endpoint.clone(), Some(key));
+        let server = Server::bare(model, to_dealer, &state.join("server"), max_sessions)?;
+        let server_running = web::start(web::bind(LOOPBACK)?, server.app())?;
+        Ok(Self {
+            server: endpoint(&server_running)?,
+            dealer: dealer_endpoint,
+            sessions: [dealer_sessions, server.sessions().clone()],
+            running: [Some(dealer_running), Some(server_running)],
+        })
+    }
+
+    /// Sessions that run now at the dealer and at the server.
+    pub fn active(&self) -> [usize; 2] {
+        [self.sessions[0].active(), self.sessions[1].active()]
+    }
+
+    /// Stops listening; sessions that run go on until their peers end them.
+    pub fn stop_dealer(&mut self) {
+        self.running[0] = None;
+    }
+}
+
+fn endpoint(running: &Running) -> Result<Endpoint, ServingError> {
+    format!("http://{}", running.address).parse().map_err(ServingError::net("service"))
+}

@@ -1,0 +1,267 @@
+//! What every HTTP service here shares: listening, errors, upgrades that leave the async world, an orderly end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::serve::ListenerExt;
+use hyper_util::rt::TokioIo;
+use marill_net::endpoint::check_listen;
+use marill_net::socket::CountedTcp;
+use marill_net::{WebSocketChannel, WireCount};
+use tokio::net::{TcpListener, TcpStream};
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::Role;
+
+use crate::ServingError;
+
+/// How long running sessions may take to end after the first signal.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+
+/// The error object of the OpenAI interface, used by every service.
+#[derive(Debug)]
+pub struct HttpError {
+    pub status: StatusCode,
+    pub message: String,
+    pub kind: &'static str,
+    pub param: Option<String>,
+    pub code: Option<&'static str>,
+}
+
+impl HttpError {
+    pub fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), kind, param: None, code: Some(code) }
+    }
+
+    pub fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", format!("there is no {what} here"))
+    }
+
+    /// The body alone.
+    pub fn object(&self) -> serde_json::Value {
+        serde_json::json!({ "error": {
+            "message": self.message, "type": self.kind, "param": self.param, "code": self.code,
+        }})
+    }
+}
+
+impl IntoResponse for HttpError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.object())).into_response();
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        response
+    }
+}
+
+/// Sessions that run now, each on a thread of its own.
+pub struct Sessions {
+    active: AtomicUsize,
+    limit: usize,
+    draining: AtomicBool,
+}
+
+impl Sessions {
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { active: AtomicUsize::new(0), limit, draining: AtomicBool::new(false) })
+    }
+
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// 503 while shutting down, 429 when as many sessions run as are allowed.
+    pub fn admit(self: &Arc<Self>) -> Result<Seat, HttpError> {
+        if self.is_draining() {
+            let message = "the service is shutting down";
+            return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "shutting_down", message));
+        }
+        let taken = self
+            .active
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |active| (active < self.limit).then_some(active + 1));
+        match taken {
+            Ok(_) => Ok(Seat(self.clone())),
+            Err(active) => {
+                let message = format!("{active} sessions run already, which is the limit");
+                Err(HttpError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "too_many_sessions", message))
+            }
+        }
+    }
+
+    async fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + SHUTDOWN_GRACE;
+        while self.active() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// One admitted session; given back when dropped.
+pub struct Seat(Arc<Sessions>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Answers a WebSocket upgrade and hands the raw socket to `run` on a new thread: a protocol round then costs no
+/// task switch inside the runtime.
+pub fn upgrade(
+    mut request: Request,
+    seat: Seat,
+    timeout: Duration,
+    run: impl FnOnce(WebSocketChannel, Arc<WireCount>) + Send + 'static,
+) -> Response {
+    let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let asks_for_it = header(header::UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
+    let key = header(header::SEC_WEBSOCKET_KEY).filter(|_| asks_for_it).map(|key| derive_accept_key(key.as_bytes()));
+    let Some(key) = key else {
+        let message = "this address speaks WebSocket only";
+        return HttpError::new(StatusCode::UPGRADE_REQUIRED, "invalid_request_error", "upgrade_required", message)
+            .into_response();
+    };
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgraded.await else { return };
+        match hijack(upgraded, timeout) {
+            Ok((channel, count)) => {
+                let spawned = std::thread::Builder::new().name("session".into()).spawn(move || {
+                    run(channel, count);
+                    drop(seat);
+                });
+                if let Err(error) = spawned {
+                    tracing::error!("no thread for a session: {error}");
+                }
+            }
+            Err(error) => tracing::warn!("an upgraded connection was lost: {error}"),
+        }
+    });
+    Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_ACCEPT, key)
+        .body(Body::empty())
+        .expect("fixed headers")
+}
+
+fn hijack(
+    upgraded: hyper::upgrade::Upgraded,
+    timeout: Duration,
+) -> std::io::Result<(WebSocketChannel, Arc<WireCount>)> {
+    let parts = hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded)
+        .map_err(|_| std::io::Error::other("it is no TCP stream"))?;
+    let count = Arc::<WireCount>::default();
+    // Leaves the runtime's poller; the descriptor stays non-blocking, which the channel wants.
+    let socket = CountedTcp::new(parts.io.into_inner().into_std()?, count.clone())?;
+    socket.set_nonblocking(true)?;
+    Ok((WebSocketChannel::new(Box::new(socket), parts.read_buf.to_vec(), Role::Server, timeout), count))
+}
+
+/// A bound listener and where it listens.
+pub struct Bound {
+    listener: std::net::TcpListener,
+    pub address: SocketAddr,
+}
+
+/// Binds before anything slow is done, so that a port in use is reported at once.
+///
+/// # Errors
+/// [`ServingError::Listen`]; plain text beyond this machine is refused.
+pub fn bind(address: SocketAddr) -> Result<Bound, ServingError> {
+    check_listen(&address).map_err(ServingError::net("network"))?;
+    let listen = |source| ServingError::Listen { address: address.to_string(), source };
+    let listener = std::net::TcpListener::bind(address).map_err(listen)?;
+    listener.set_nonblocking(true).map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    Ok(Bound { listener, address })
+}
+
+/// Serves until SIGINT or SIGTERM, then lets running sessions end; a second signal ends the process at once.
+///
+/// # Errors
+/// [`ServingError::Listen`].
+pub fn run(bound: Bound, app: Router, sessions: &Sessions) -> Result<(), ServingError> {
+    let address = bound.address;
+    let listen = |source| ServingError::Listen { address: address.to_string(), source };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(listen)?;
+    let result = runtime.block_on(async {
+        let listener = TcpListener::from_std(bound.listener).map_err(listen)?;
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
+        let server = tokio::spawn(server.into_future());
+        eprintln!("listening on http://{address}");
+        signal().await;
+        eprintln!("shutting down: {} sessions still run", sessions.active());
+        tokio::spawn(async {
+            signal().await;
+            std::process::exit(130);
+        });
+        sessions.drain().await;
+        drop(stop);
+        let _ = tokio::time::timeout(Duration::from_secs(5), server).await;
+        Ok(())
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// A service on a runtime of its own, ended when dropped.
+pub struct Running {
+    pub address: SocketAddr,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+/// Starts a service in the background of this process.
+///
+/// # Errors
+/// [`ServingError::Listen`].
+pub fn start(bound: Bound, app: Router) -> Result<Running, ServingError> {
+    let address = bound.address;
+    let listen = |source| ServingError::Listen { address: address.to_string(), source };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(listen)?;
+    let listener = {
+        let _inside = runtime.enter();
+        TcpListener::from_std(bound.listener).map_err(listen)?
+    };
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    runtime.spawn(axum::serve(listener, app).into_future());
+    Ok(Running { address, runtime: Some(runtime) })
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => drop(terminate.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}

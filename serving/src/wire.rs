@@ -1,0 +1,224 @@
+//! What the services say to each other around the protocol: terms, greetings, steps.
+
+use marill_mpc::{DecoderSpec, PublicWeights};
+use marill_net::{Channel, NetError};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::ServingError;
+
+/// Raised with every change to the frames or to the program's order of operations.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Control messages above this many bytes end the session.
+const MAX_CONTROL_BYTES: usize = 1 << 20;
+
+/// What both ends of a session must agree on before any seed is used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    pub protocol: u32,
+    pub partition_id: String,
+    /// Covers shapes, head groups, ring and fraction bits, tables and rounding.
+    pub spec_sha256: String,
+    /// Covers every public integer that the program computes with.
+    pub public_sha256: String,
+    pub setting: String,
+    pub rounding: String,
+    pub reveal: String,
+}
+
+impl Terms {
+    /// The terms this build offers for a partition.
+    pub fn new(partition_id: &str, spec: &DecoderSpec, public: &PublicWeights) -> Self {
+        Self {
+            protocol: PROTOCOL_VERSION,
+            partition_id: partition_id.to_string(),
+            spec_sha256: spec_sha256(spec),
+            public_sha256: public.digest().to_string(),
+            setting: "dealer".into(),
+            rounding: "exact".into(),
+            reveal: "token".into(),
+        }
+    }
+
+    /// # Errors
+    /// [`ServingError::Mismatch`] naming the first field that differs.
+    pub fn check(&self, theirs: &Self) -> Result<(), ServingError> {
+        let (our_version, their_version) = (self.protocol.to_string(), theirs.protocol.to_string());
+        let fields = [
+            ("protocol", &our_version, &their_version),
+            ("partition_id", &self.partition_id, &theirs.partition_id),
+            ("spec_sha256", &self.spec_sha256, &theirs.spec_sha256),
+            ("public_sha256", &self.public_sha256, &theirs.public_sha256),
+            ("setting", &self.setting, &theirs.setting),
+            ("rounding", &self.rounding, &theirs.rounding),
+            ("reveal", &self.reveal, &theirs.reveal),
+        ];
+        match fields.into_iter().find(|(_, ours, theirs)| ours != theirs) {
+            None => Ok(()),
+            Some((field, ours, theirs)) => {
+                Err(ServingError::Mismatch { field, ours: ours.clone(), theirs: theirs.clone() })
+            }
+        }
+    }
+}
+
+/// Digest of a program: of its JSON, whose floats survive a round trip unchanged.
+pub fn spec_sha256(spec: &DecoderSpec) -> String {
+    hex(&Sha256::digest(serde_json::to_vec(spec).expect("a spec has string keys only")))
+}
+
+/// Client to dealer, `POST /v1/sessions`.
+#[derive(Serialize, Deserialize)]
+pub struct NewSession {
+    pub terms: Terms,
+    /// A random name of this client, by which the dealer keeps one adapter mask per client.
+    pub client_id: String,
+}
+
+/// Dealer to client: the seed is E0's and leaves the dealer once.
+#[derive(Serialize, Deserialize)]
+pub struct SessionGrant {
+    pub session: String,
+    pub seed: String,
+}
+
+/// Server to dealer, first frame at `/v1/source`.
+#[derive(Serialize, Deserialize)]
+pub struct SourceHello {
+    pub terms: Terms,
+    pub session: String,
+    pub spec: DecoderSpec,
+    /// Digest of the private weights: a mask never covers two adapters.
+    pub private_sha256: String,
+}
+
+/// Client to server, first frame of a session.
+#[derive(Serialize, Deserialize)]
+pub struct ClientHello {
+    pub terms: Terms,
+    pub session: String,
+    /// The masked adapter that the client has kept.
+    pub adapter_sha256: Option<String>,
+}
+
+/// Server to client.
+#[derive(Serialize, Deserialize)]
+pub struct ServerWelcome {
+    pub terms: Terms,
+    pub adapter_sha256: String,
+    /// Bytes of the masked adapter that follow in frames; 0 where the client has it.
+    pub adapter_bytes: u64,
+}
+
+/// A greeting or the reason why there is none.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply<T> {
+    Welcome(T),
+    Refused { code: String, message: String },
+}
+
+/// The next step of a session, announced by the client and relayed to the dealer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Prefill { bucket: usize },
+    Decode,
+    End,
+}
+
+impl Step {
+    pub fn encode(self) -> Vec<u8> {
+        let (kind, bucket) = match self {
+            Self::Prefill { bucket } => (1u8, bucket as u32),
+            Self::Decode => (2, 0),
+            Self::End => (3, 0),
+        };
+        let mut frame = vec![kind];
+        frame.extend_from_slice(&bucket.to_le_bytes());
+        frame
+    }
+
+    /// # Errors
+    /// Why the frame is none.
+    pub fn parse(frame: &[u8]) -> Result<Self, String> {
+        let Some((kind, bucket)) = frame.split_first().filter(|(_, rest)| rest.len() == 4) else {
+            return Err(format!("a step has 5 bytes, not {}", frame.len()));
+        };
+        let bucket = u32::from_le_bytes(bucket.try_into().expect("four bytes")) as usize;
+        match (kind, bucket) {
+            (1, 1..) => Ok(Self::Prefill { bucket }),
+            (2, 0) => Ok(Self::Decode),
+            (3, 0) => Ok(Self::End),
+            _ => Err(format!("there is no step of kind {kind} and size {bucket}")),
+        }
+    }
+}
+
+/// # Errors
+/// A lost peer.
+pub fn send_json<T: Serialize>(channel: &mut dyn Channel, message: &T) -> Result<(), NetError> {
+    channel.send(serde_json::to_vec(message).map_err(|error| NetError::Protocol(error.to_string()))?)
+}
+
+/// # Errors
+/// A lost peer, or a frame that is not this message.
+pub fn recv_json<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static str) -> Result<T, ServingError> {
+    let frame = channel.recv().map_err(ServingError::net(peer))?;
+    if frame.len() > MAX_CONTROL_BYTES {
+        return Err(ServingError::BadMessage { peer, reason: format!("{} bytes of greeting", frame.len()) });
+    }
+    serde_json::from_slice(&frame).map_err(|error| ServingError::BadMessage { peer, reason: error.to_string() })
+}
+
+/// Receives a greeting or turns the refusal into an error.
+///
+/// # Errors
+/// [`ServingError::Refused`], and as [`recv_json`].
+pub fn recv_reply<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static str) -> Result<T, ServingError> {
+    match recv_json(channel, peer)? {
+        Reply::Welcome(welcome) => Ok(welcome),
+        Reply::Refused { code, message } => Err(ServingError::Refused { by: peer, code, message }),
+    }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Exactly `N` bytes from their hexadecimal form.
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let digit = |c: u8| (c as char).to_digit(16);
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_survive_the_wire_and_nothing_else_does() {
+        for step in [Step::Prefill { bucket: 64 }, Step::Decode, Step::End] {
+            assert_eq!(Step::parse(&step.encode()), Ok(step));
+        }
+        for frame in [&[][..], &[1, 0, 0, 0, 0], &[2, 1, 0, 0, 0], &[9, 0, 0, 0, 0], &[2, 0, 0, 0, 0, 0]] {
+            assert!(Step::parse(frame).is_err(), "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn hexadecimal_goes_both_ways() {
+        assert_eq!(unhex::<3>(&hex(&[0, 0xab, 0xff])), Some([0, 0xab, 0xff]));
+        assert_eq!(unhex::<3>("00ab"), None);
+        assert_eq!(unhex::<2>("00xz"), None);
+    }
+}
