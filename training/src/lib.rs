@@ -1,1 +1,25 @@
-//! See ARCHITECTURE.md.
+//! Fine-tuning for secure inference: frozen prefix, low-rank additions, merged heads, distillation.
+//!
+//! [`train`] runs a recipe and writes its output folder: `adapter.safetensors` and `transforms.json` (or a whole
+//! checkpoint under `model/` when all weights were trained), `recipe.toml` as resolved, `metrics.jsonl`, `loss.svg`
+//! and `checkpoints/`. The caller exports the partition. A run and its resumed twin give the same bits: every random
+//! number is a function of seed, stream and counter, and every sum has a fixed order.
+
+mod activations;
+mod batches;
+mod error;
+mod optimizer;
+mod output;
+mod params;
+mod rng;
+mod samples;
+mod scratch;
+mod state;
+mod trainer;
+
+pub use error::TrainError;
+pub use output::{Progress, TrainReport};
+pub use rng::Rng;
+pub use samples::{Sample, end_token, prompt_text};
+pub use scratch::{CHATML, SPECIAL_TOKENS, train_tokenizer};
+pub use trainer::{TrainOptions, train, transforms_for};

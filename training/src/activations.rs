@@ -1,0 +1,62 @@
+use crate::{Sample, TrainError};
+use candle_core::{DType, Tensor};
+use half::f16;
+use marill_model::{Decoder, Rows};
+
+/// Rows kept in memory at most, in bytes of f16.
+const LIMIT_BYTES: usize = 4 << 30;
+
+/// Boundary activations behind the frozen prefix, made once per sample and kept as f16.
+pub(crate) struct Activations {
+    rows: Vec<Option<Vec<f16>>>,
+    bytes: usize,
+}
+
+impl Activations {
+    pub fn new(samples: usize) -> Self {
+        Self { rows: vec![None; samples], bytes: 0 }
+    }
+
+    /// `[N, hidden]` behind the first `frozen` layers for a batch of samples, laid one after another.
+    pub fn boundary(
+        &mut self,
+        decoder: &Decoder,
+        frozen: usize,
+        samples: &[Sample],
+        batch: &[usize],
+    ) -> Result<Tensor, TrainError> {
+        let tokens = |batch: &[usize]| batch.iter().flat_map(|&i| samples[i].tokens.clone()).collect::<Vec<u32>>();
+        if frozen == 0 {
+            return Ok(decoder.embed(&tokens(batch))?);
+        }
+        let hidden = decoder.config.hidden_size;
+        let missing: Vec<usize> = batch.iter().copied().filter(|&i| self.rows[i].is_none()).collect();
+        let mut fresh: Vec<(usize, Vec<f16>)> = Vec::new();
+        if !missing.is_empty() {
+            let lengths: Vec<usize> = missing.iter().map(|&i| samples[i].tokens.len()).collect();
+            let x = decoder.embed(&tokens(&missing))?.detach();
+            let x = decoder.run(x, 0..frozen, &Rows::packed(&lengths), None)?;
+            let flat: Vec<f16> = x.to_dtype(DType::F16)?.flatten_all()?.to_vec1()?;
+            let mut rest = &flat[..];
+            for (&sample, &length) in missing.iter().zip(&lengths) {
+                let (own, tail) = rest.split_at(length * hidden);
+                fresh.push((sample, own.to_vec()));
+                rest = tail;
+            }
+        }
+        let mut out = Vec::new();
+        for &sample in batch {
+            let stored = self.rows[sample].as_deref();
+            let row = stored.or_else(|| fresh.iter().find(|(i, _)| *i == sample).map(|(_, row)| &row[..]));
+            out.extend(row.expect("cached or just made").iter().map(|v| v.to_f32()));
+        }
+        for (sample, row) in fresh {
+            if self.bytes + row.len() * 2 <= LIMIT_BYTES {
+                self.bytes += row.len() * 2;
+                self.rows[sample] = Some(row);
+            }
+        }
+        let count = out.len() / hidden;
+        Ok(Tensor::from_vec(out, (count, hidden), decoder.embed_tokens.device())?)
+    }
+}

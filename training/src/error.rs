@@ -1,0 +1,43 @@
+use marill_model::ModelError;
+use marill_recipe::RecipeError;
+use std::path::PathBuf;
+
+/// What can go wrong in a training run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    #[error("cannot write `{}`: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("`{key}`: {reason}")]
+    Setting { key: &'static str, reason: String },
+    #[error("the data sets hold no row that fits into `data.max_seq_len` = {max_seq_len}")]
+    NoData { max_seq_len: usize },
+    #[error("the {what} is not a finite number at step {step}{}", checkpoint_hint(.last_checkpoint))]
+    NotFinite { what: &'static str, step: usize, last_checkpoint: Option<PathBuf> },
+    #[error("stopped after step {step}\n\nhint: `--resume` goes on from `{}`", checkpoint.display())]
+    Interrupted { step: usize, checkpoint: PathBuf },
+    #[error("`{}` cannot be resumed: {reason}", path.display())]
+    Resume { path: PathBuf, reason: String },
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+}
+
+fn checkpoint_hint(path: &Option<PathBuf>) -> String {
+    match path {
+        Some(path) => format!("\n\nhint: the last good checkpoint is `{}`; try a lower learning rate", path.display()),
+        None => "\n\nhint: no checkpoint was written yet; try a lower learning rate".into(),
+    }
+}
+
+impl TrainError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}

@@ -1,0 +1,388 @@
+use crate::activations::Activations;
+use crate::batches::{Step, plan};
+use crate::optimizer::learning_rate;
+use crate::output::{self, Progress, TrainReport};
+use crate::params::Params;
+use crate::samples::{self, Samples};
+use crate::{Sample, TrainError, scratch, state};
+use candle_core::{DType, Tensor};
+use half::f16;
+use marill_model::ops::{HeadLoss, Teacher, head_loss};
+use marill_model::{
+    Adapter, Checkpoint, Config, Decoder, HeadMerge, LoraConfig, Rows, TensorDtype, Transforms, adjacent_groups,
+    strided_groups,
+};
+use marill_recipe::{Grouping, Init, Recipe, locate};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What the command line adds to a recipe.
+#[derive(Debug, Clone, Default)]
+pub struct TrainOptions {
+    /// The folder of the recipe file; its paths may start there.
+    pub recipe_dir: PathBuf,
+    /// Go on from the newest checkpoint of the output folder, where there is one.
+    pub resume: bool,
+    /// Set from a signal handler: the run writes a checkpoint and ends with [`TrainError::Interrupted`].
+    pub stop: Option<Arc<AtomicBool>>,
+}
+
+/// Trains as the recipe says and writes its output folder. `progress` hears of every step.
+///
+/// # Errors
+/// [`TrainError`]; a loss that is no finite number stops the run and names the last good checkpoint.
+pub fn train(
+    recipe: &Recipe,
+    options: &TrainOptions,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<TrainReport, TrainError> {
+    let started = Instant::now();
+    let base = base_model(recipe, &options.recipe_dir)?;
+    let transforms = transforms_for(recipe, &base.config)?;
+    let dir = PathBuf::from(&recipe.output.dir);
+    std::fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
+    let resolved = dir.join("recipe.toml");
+    std::fs::write(&resolved, recipe.to_toml()).map_err(TrainError::io(&resolved))?;
+    let samples = samples::load(recipe, &options.recipe_dir, &base)?;
+    let params = if transforms.lora.is_some() {
+        Params::lora(&base, &transforms, recipe.train.seed)?
+    } else {
+        Params::full(&base, &transforms)?
+    };
+    let mut run = Run::new(recipe, options, base, transforms, samples, params, dir)?;
+    run.steps(progress, started)?;
+    run.finish(started)
+}
+
+/// The checkpoint that a recipe starts from.
+fn base_model(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, TrainError> {
+    if recipe.model.init == Init::Random {
+        return scratch::checkpoint(recipe, dir);
+    }
+    let name = recipe.model.base_model.as_deref().unwrap_or_default();
+    Ok(Checkpoint::open(&locate(name, dir)?)?)
+}
+
+/// What a recipe changes about an architecture.
+///
+/// # Errors
+/// [`TrainError::Setting`] for head groups that do not fit, [`TrainError::Model`] for the rest.
+pub fn transforms_for(recipe: &Recipe, config: &Config) -> Result<Transforms, TrainError> {
+    let frozen_layers = recipe.freeze.layers;
+    let heads = match &recipe.heads {
+        Some(heads) if heads.merge > 1 => {
+            let groups = match heads.grouping {
+                Grouping::Strided => strided_groups(config, heads.merge),
+                Grouping::Adjacent => adjacent_groups(config, heads.merge, heads.allow_kv_collapse),
+            };
+            let hint = match heads.grouping {
+                Grouping::Adjacent => {
+                    "\n\nhint: use `grouping = \"strided\"`, or accept the loss of rank with `allow_kv_collapse = true`"
+                }
+                Grouping::Strided => "",
+            };
+            let groups = groups.map_err(|e| TrainError::Setting { key: "heads", reason: e + hint })?;
+            Some(HeadMerge {
+                merge: heads.merge,
+                grouping: if heads.grouping == Grouping::Strided { "strided" } else { "adjacent" }.into(),
+                groups: vec![groups; config.num_hidden_layers.saturating_sub(frozen_layers)],
+                scale: heads.scale.unwrap_or(1.0 / ((heads.merge * config.head_dim) as f64).sqrt()),
+            })
+        }
+        _ => None,
+    };
+    let lora = recipe.lora.as_ref().map(|l| LoraConfig {
+        rank: l.rank,
+        alpha: l.alpha,
+        target_modules: l.target_modules.clone(),
+    });
+    let transforms = Transforms { frozen_layers, lora, heads };
+    transforms.check(config)?;
+    Ok(transforms)
+}
+
+/// The teacher of a distillation and what it said so far.
+struct Distillation {
+    decoder: Decoder,
+    /// Frozen layers whose output the student's cache already has.
+    shared_layers: usize,
+    /// Final normed rows at the targets of a sample, f16.
+    rows: Vec<Option<Vec<f16>>>,
+    temperature: f32,
+    weight: f32,
+}
+
+struct Run<'a> {
+    recipe: &'a Recipe,
+    options: &'a TrainOptions,
+    base: Checkpoint,
+    transforms: Transforms,
+    samples: Samples,
+    params: Params,
+    decoder: Decoder,
+    steps: Vec<Step>,
+    activations: Activations,
+    validation: Activations,
+    distillation: Option<Distillation>,
+    history: Vec<Progress>,
+    earlier_seconds: f64,
+    dir: PathBuf,
+    digest: String,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        recipe: &'a Recipe,
+        options: &'a TrainOptions,
+        base: Checkpoint,
+        transforms: Transforms,
+        samples: Samples,
+        mut params: Params,
+        dir: PathBuf,
+    ) -> Result<Self, TrainError> {
+        let decoder = params.decoder(&base, &transforms)?;
+        let steps = plan(&samples.train, &recipe.train);
+        let distillation = teacher(recipe, options, &base, &transforms, samples.train.len())?;
+        let digest = state::digest(&format!("{}{:?}", recipe.to_toml(), samples.train));
+        let checkpoints = dir.join("checkpoints");
+        let (mut history, mut earlier_seconds) = (Vec::new(), 0.0);
+        if options.resume {
+            if let Some(resumed) = state::load(&checkpoints, &mut params, &digest)? {
+                debug_assert_eq!(resumed.step, resumed.history.len());
+                (history, earlier_seconds) = (resumed.history, resumed.seconds);
+            }
+        } else if checkpoints.exists() {
+            // A later `--resume` must not find the checkpoints of another run.
+            std::fs::remove_dir_all(&checkpoints).map_err(TrainError::io(&checkpoints))?;
+        }
+        let activations = Activations::new(samples.train.len());
+        let validation = Activations::new(samples.validation.len());
+        Ok(Self {
+            recipe,
+            options,
+            base,
+            transforms,
+            samples,
+            params,
+            decoder,
+            steps,
+            activations,
+            validation,
+            distillation,
+            history,
+            earlier_seconds,
+            dir,
+            digest,
+        })
+    }
+
+    fn steps(&mut self, progress: &mut dyn FnMut(&Progress), started: Instant) -> Result<(), TrainError> {
+        let total = self.steps.len();
+        for step in self.history.len() + 1..=total {
+            let loss = self.step(step)?;
+            let norm = self.params.grad_norm();
+            if !loss.is_finite() || !norm.is_finite() {
+                let what = if loss.is_finite() { "gradient" } else { "loss" };
+                let last_checkpoint = state::newest(&self.dir.join("checkpoints"));
+                return Err(TrainError::NotFinite { what, step, last_checkpoint });
+            }
+            let rate = learning_rate(&self.recipe.optimizer, step, total);
+            let clip = (self.recipe.train.max_grad_norm / norm.max(1e-12)).min(1.0);
+            self.params.update(&self.recipe.optimizer, rate, clip as f32, step)?;
+
+            let due = self.recipe.eval.as_ref().and_then(|e| e.every_steps).unwrap_or(total);
+            let val_loss = if step % due == 0 || step == total { self.validation_loss()? } else { None };
+            let tokens = self.history.last().map_or(0, |p| p.tokens) + self.steps[step - 1].tokens;
+            let seconds = self.earlier_seconds + started.elapsed().as_secs_f64();
+            let tokens_per_second = tokens as f64 / seconds.max(1e-9);
+            self.history.push(Progress {
+                step,
+                steps: total,
+                loss,
+                val_loss,
+                learning_rate: rate,
+                grad_norm: norm,
+                tokens,
+                tokens_per_second,
+            });
+            progress(&self.history[step - 1]);
+            let stop = self.options.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed));
+            if stop || step % self.recipe.train.checkpoint_steps == 0 || step == total {
+                let root = self.dir.join("checkpoints");
+                let path = state::save(&root, &self.params, &self.history, seconds, &self.digest)?;
+                output::write_metrics(&self.dir.join("metrics.jsonl"), &self.history)?;
+                if stop && step < total {
+                    return Err(TrainError::Interrupted { step, checkpoint: path });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sums the gradients of a step's micro-batches and returns the mean loss.
+    fn step(&mut self, step: usize) -> Result<f64, TrainError> {
+        let Step { micro_batches, targets, .. } = self.steps[step - 1].clone();
+        let mut loss = 0.0;
+        for batch in &micro_batches {
+            let frozen = self.transforms.frozen_layers;
+            let x = self.activations.boundary(&self.decoder, frozen, &self.samples.train, batch)?;
+            let teacher = match &mut self.distillation {
+                Some(d) => Some(d.rows_for(&x, &self.samples.train, batch)?),
+                None => None,
+            };
+            let part = self.loss(x, &self.samples.train, batch, 1.0 / targets as f32, teacher)?;
+            loss += f64::from(part.to_scalar::<f32>()?);
+            self.params.accumulate(&part.backward()?)?;
+        }
+        Ok(loss)
+    }
+
+    fn loss(
+        &self,
+        x: Tensor,
+        samples: &[Sample],
+        batch: &[usize],
+        scale: f32,
+        teacher: Option<Teacher>,
+    ) -> Result<Tensor, TrainError> {
+        let layers = self.transforms.frozen_layers..self.decoder.layers.len();
+        let lengths: Vec<usize> = batch.iter().map(|&i| samples[i].tokens.len()).collect();
+        let x = self.decoder.run(x, layers, &Rows::packed(&lengths), None)?;
+        let (rows, labels) = targets(samples, batch);
+        let rows = Tensor::new(rows, x.device())?;
+        let hidden = self.decoder.finish(&x.index_select(&rows, 0)?)?;
+        Ok(head_loss(&hidden, &self.decoder.lm_head, HeadLoss { labels, scale, teacher })?)
+    }
+
+    fn validation_loss(&mut self) -> Result<Option<f64>, TrainError> {
+        let samples = &self.samples.validation;
+        let count: usize = samples.iter().map(|s| s.targets().count()).sum();
+        if count == 0 {
+            return Ok(None);
+        }
+        let order: Vec<usize> = (0..samples.len()).collect();
+        let mut loss = 0.0;
+        for batch in order.chunks(self.recipe.train.micro_batch_size) {
+            let frozen = self.transforms.frozen_layers;
+            let x = self.validation.boundary(&self.decoder, frozen, &self.samples.validation, batch)?;
+            let part = self.loss(x, &self.samples.validation, batch, 1.0 / count as f32, None)?;
+            loss += f64::from(part.to_scalar::<f32>()?);
+        }
+        Ok(Some(loss))
+    }
+
+    fn finish(self, started: Instant) -> Result<TrainReport, TrainError> {
+        let seconds = self.earlier_seconds + started.elapsed().as_secs_f64();
+        self.transforms.save(&self.dir.join("transforms.json"))?;
+        let tensors = self.params.tensors()?;
+        let trained_parameters = tensors.values().map(Tensor::elem_count).sum();
+        let (mut adapter, mut model) = (None, None);
+        if self.transforms.lora.is_some() {
+            let path = self.dir.join("adapter.safetensors");
+            Adapter { tensors }.save(&path)?;
+            adapter = Some(path);
+        } else {
+            let path = self.dir.join("model");
+            let mut trained = self.base;
+            trained.tensors.extend(tensors);
+            // Half the size; the base model of later runs is what is written here, not what was in memory.
+            let dtype = if self.recipe.model.init == Init::Random { TensorDtype::F16 } else { TensorDtype::F32 };
+            trained.save(&path, dtype)?;
+            model = Some(path);
+        }
+        output::write_metrics(&self.dir.join("metrics.jsonl"), &self.history)?;
+        output::plot(&self.dir, &self.history)?;
+        let tokens = self.history.last().map_or(0, |p| p.tokens);
+        Ok(TrainReport {
+            output_dir: self.dir,
+            adapter,
+            model,
+            steps: self.history.len(),
+            tokens,
+            seconds,
+            tokens_per_second: tokens as f64 / seconds.max(1e-9),
+            first_loss: self.history.first().map_or(f64::NAN, |p| p.loss),
+            final_loss: output::final_loss(&self.history),
+            val_loss: self.history.iter().rev().find_map(|p| p.val_loss),
+            trained_parameters,
+        })
+    }
+}
+
+/// Rows that predict, counted over the batch, and the tokens that they should predict.
+fn targets(samples: &[Sample], batch: &[usize]) -> (Vec<u32>, Vec<u32>) {
+    let (mut rows, mut labels, mut start) = (Vec::new(), Vec::new(), 0);
+    for &i in batch {
+        for (row, label) in samples[i].targets() {
+            rows.push((start + row) as u32);
+            labels.push(label);
+        }
+        start += samples[i].tokens.len();
+    }
+    (rows, labels)
+}
+
+fn teacher(
+    recipe: &Recipe,
+    options: &TrainOptions,
+    base: &Checkpoint,
+    transforms: &Transforms,
+    samples: usize,
+) -> Result<Option<Distillation>, TrainError> {
+    let Some(knobs) = &recipe.distill else { return Ok(None) };
+    let own = knobs.teacher == "base";
+    let checkpoint = if own { base.clone() } else { Checkpoint::open(&locate(&knobs.teacher, &options.recipe_dir)?)? };
+    if checkpoint.config.vocab_size != base.config.vocab_size {
+        let (theirs, ours) = (checkpoint.config.vocab_size, base.config.vocab_size);
+        let reason = format!("the teacher has {theirs} tokens, the base model {ours}");
+        return Err(TrainError::Setting { key: "distill.teacher", reason });
+    }
+    let weight = |name: &str| checkpoint.tensor(name).cloned();
+    let decoder = Decoder::assemble(&checkpoint.config, &Transforms::default(), weight, |_, _| None)?;
+    Ok(Some(Distillation {
+        decoder,
+        shared_layers: if own { transforms.frozen_layers } else { 0 },
+        rows: vec![None; samples],
+        temperature: knobs.temperature as f32,
+        weight: knobs.weight as f32,
+    }))
+}
+
+impl Distillation {
+    /// The teacher's final rows at the targets of a batch; `boundary` is the student's input of its private layers.
+    fn rows_for(&mut self, boundary: &Tensor, samples: &[Sample], batch: &[usize]) -> Result<Teacher, TrainError> {
+        let hidden_size = self.decoder.config.hidden_size;
+        if batch.iter().any(|&i| self.rows[i].is_none()) {
+            let lengths: Vec<usize> = batch.iter().map(|&i| samples[i].tokens.len()).collect();
+            let x = if self.shared_layers > 0 {
+                boundary.detach()
+            } else {
+                let tokens: Vec<u32> = batch.iter().flat_map(|&i| samples[i].tokens.clone()).collect();
+                self.decoder.embed(&tokens)?
+            };
+            let layers = self.shared_layers..self.decoder.layers.len();
+            let x = self.decoder.run(x, layers, &Rows::packed(&lengths), None)?;
+            let (rows, _) = targets(samples, batch);
+            let rows = Tensor::new(rows, x.device())?;
+            let rows = self.decoder.finish(&x.index_select(&rows, 0)?)?;
+            let flat: Vec<f16> = rows.to_dtype(DType::F16)?.flatten_all()?.to_vec1()?;
+            let mut rest = &flat[..];
+            for &i in batch {
+                let (own, tail) = rest.split_at(samples[i].targets().count() * hidden_size);
+                self.rows[i] = Some(own.to_vec());
+                rest = tail;
+            }
+        }
+        let stored = batch.iter().flat_map(|&i| self.rows[i].as_deref().unwrap_or_default());
+        let hidden: Vec<f32> = stored.map(|v| v.to_f32()).collect();
+        let rows = hidden.len() / hidden_size;
+        Ok(Teacher {
+            hidden: Tensor::from_vec(hidden, (rows, hidden_size), boundary.device())?,
+            head: self.decoder.lm_head.clone(),
+            temperature: self.temperature,
+            weight: self.weight,
+        })
+    }
+}
