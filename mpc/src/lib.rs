@@ -1,1 +1,30 @@
-//! See ARCHITECTURE.md.
+//! Secure evaluation of the private layers of a decoder.
+//!
+//! One program ([`decoder`]), written against the [`engine::Engine`] trait, and several interpreters of it:
+//!
+//! | interpreter | what a tensor is | file |
+//! |---|---|---|
+//! | [`Twin`] | the integers in clear: the law | `twin.rs` |
+//! | evaluators E0, E1 | additive shares and masked wires | `masked.rs` |
+//! | dealer | the masks of the wires; writes corrections | `masked.rs` |
+//! | tally | shapes; counts rounds and bytes | `masked.rs` |
+//!
+//! The crate is synchronous and free of files, sockets and floats at run time: sessions ([`session`]) talk through
+//! [`marill_net::Channel`].
+
+pub mod decoder;
+pub mod engine;
+pub mod masked;
+pub mod seed;
+pub mod session;
+pub mod spec;
+pub mod testing;
+pub mod twin;
+pub mod weights;
+
+pub use masked::{ProtocolError, Traffic};
+pub use seed::Seed;
+pub use session::{ClientSession, DealerSession, ServerSession, tally_decode, tally_prefill};
+pub use spec::{DecoderSpec, SpecError};
+pub use twin::Twin;
+pub use weights::{LayerFloats, LoraFloats, MaskedAdapter, PrivateWeights, PublicWeights};

@@ -2,7 +2,8 @@
 
 use crate::fixed::truncate;
 use crate::tables::{
-    EXP_DIGIT_BITS, EXP_FRAC_BITS, GATE_INDEX_BITS, GATE_LOW_BITS, GATE_SLOPE_FRAC_BITS, LinearTable, Piecewise, tables,
+    EXP_DIGIT_BITS, EXP_FRAC_BITS, GATE_ARG_FRAC_BITS, GATE_INDEX_BITS, GATE_LOW_BITS, GATE_SLOPE_FRAC_BITS,
+    LinearTable, Piecewise, tables,
 };
 
 /// `exp(-y)` with 14 fractional bits in and out; 0 from `y = 16` on.
@@ -18,40 +19,45 @@ pub fn exp_neg(y: u64) -> u64 {
     truncate(t.exp_high[high] * t.exp_low[low], EXP_FRAC_BITS)
 }
 
-/// SiLU, `x·sigmoid(x)`: 14 fractional bits in, 26 out.
+/// SiLU, `x·sigmoid(x)`: 14 fractional bits in and out.
 ///
 /// Domain: `|x| < 2^30`. Error: at most 1.7e-4 (all inputs of [-16, 16) swept).
 #[must_use]
 pub fn silu(x: u64) -> u64 {
-    relu(x).wrapping_sub(correction(&tables().silu, x))
+    gate(&tables().silu, x)
 }
 
-/// GeLU, `x·Φ(x)`: 14 fractional bits in, 26 out. Same domain; error at most 2e-4.
+/// GeLU, `x·Φ(x)`: 14 fractional bits in and out. Same domain; error at most 2.4e-4.
 #[must_use]
 pub fn gelu(x: u64) -> u64 {
-    relu(x).wrapping_sub(correction(&tables().gelu, x))
+    gate(&tables().gelu, x)
 }
 
-/// The logistic function: 14 fractional bits in, 26 out. Same domain; error at most 1e-4.
+/// The logistic function: 14 fractional bits in and out. Same domain; error at most 1.1e-4.
 #[must_use]
 pub fn sigmoid(x: u64) -> u64 {
-    let step = if (x as i64) < 0 { 0 } else { 1u64 << crate::tables::GATE_FRAC_BITS };
-    step.wrapping_sub(correction(&tables().sigmoid, x))
+    if below_domain(x) { 0 } else { (1u64 << GATE_ARG_FRAC_BITS).wrapping_sub(correction(&tables().sigmoid, x)) }
 }
 
-fn relu(x: u64) -> u64 {
-    if (x as i64) < 0 { 0 } else { x << GATE_SLOPE_FRAC_BITS }
-}
-
-/// The table's value at `x`, 0 outside [-16, 16).
+/// 0 below -16, `x - table(x)` on [-16, 16), `x` above.
 #[must_use]
-pub fn correction(table: &LinearTable, x: u64) -> u64 {
+pub fn gate(table: &LinearTable, x: u64) -> u64 {
+    if below_domain(x) { 0 } else { x.wrapping_sub(correction(table, x)) }
+}
+
+fn below_domain(x: u64) -> bool {
+    (x.wrapping_add(1 << (GATE_INDEX_BITS + GATE_LOW_BITS - 1)) as i64) < 0
+}
+
+/// The table's value at `x`, 14 fractional bits; 0 outside [-16, 16).
+fn correction(table: &LinearTable, x: u64) -> u64 {
     let shifted = x.wrapping_add(1 << (GATE_INDEX_BITS + GATE_LOW_BITS - 1));
     if shifted >> (GATE_INDEX_BITS + GATE_LOW_BITS) != 0 {
         return 0;
     }
     let i = (shifted >> GATE_LOW_BITS) as usize;
-    (table.intercept[i] as u64).wrapping_add((table.slope[i] as u64).wrapping_mul(x))
+    let line = (table.intercept[i] as u64).wrapping_add((table.slope[i] as u64).wrapping_mul(x));
+    truncate(line, GATE_SLOPE_FRAC_BITS)
 }
 
 /// `2^58 / sqrt(s)`. Domain: `2^19 <= s < 2^62` (below, the first interval applies). Relative error at most 2.5e-4.
@@ -66,7 +72,9 @@ pub fn recip(s: u64) -> u64 {
     piecewise(&tables().recip, s)
 }
 
-fn piecewise(table: &Piecewise, s: u64) -> u64 {
+/// Evaluates a piecewise table; values below the first threshold use the first interval.
+#[must_use]
+pub fn piecewise(table: &Piecewise, s: u64) -> u64 {
     let j = table.threshold.partition_point(|&t| t <= s).saturating_sub(1);
     table.intercept[j].wrapping_add(table.slope[j].wrapping_mul(s >> table.shift[j]))
 }
@@ -90,7 +98,7 @@ mod tests {
     #[test]
     fn gate_functions_are_within_their_bounds_on_every_input() {
         let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());
-        let real = |v: u64| v as i64 as f64 / f64::from(1 << 26);
+        let real = |v: u64| v as i64 as f64 / f64::from(1 << 14);
         let span = -(1i64 << 18) - 5..(1i64 << 18) + 5;
         let silu_error = worst(span.clone(), 1, |x| {
             let r = x as f64 / 16384.0;
@@ -98,8 +106,8 @@ mod tests {
         });
         assert!(silu_error <= 1.7e-4, "{silu_error}");
         let sigmoid_error = worst(span.clone(), 1, |x| (real(sigmoid(x as u64)) - logistic(x as f64 / 16384.0)).abs());
-        assert!(sigmoid_error <= 1e-4, "{sigmoid_error}");
-        // Abramowitz and Stegun 7.1.26 is good to 1.5e-7, enough to check a bound of 2e-4.
+        assert!(sigmoid_error <= 1.1e-4, "{sigmoid_error}");
+        // Abramowitz and Stegun 7.1.26 is good to 1.5e-7, enough to check a bound of 2.4e-4.
         let tail = |x: f64| {
             let z = x / std::f64::consts::SQRT_2;
             let t = 1.0 / (1.0 + 0.327_591_1 * z);
@@ -113,7 +121,7 @@ mod tests {
             let exact = if r < 0.0 { r * tail(-r) } else { r * (1.0 - tail(r)) };
             (real(gelu(x as u64)) - exact).abs()
         });
-        assert!(gelu_error <= 2e-4, "{gelu_error}");
+        assert!(gelu_error <= 2.4e-4, "{gelu_error}");
     }
 
     #[test]

@@ -64,6 +64,12 @@ impl PublicMatrix {
         Ok(Self { rows, cols, data, shift })
     }
 
+    /// A matrix of a shape without entries: it has rows and columns and multiplies nothing.
+    #[must_use]
+    pub fn shape_only(rows: usize, cols: usize) -> Self {
+        Self { rows, cols, data: Vec::new(), shift: Vec::new() }
+    }
+
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows
@@ -178,6 +184,12 @@ pub fn matmul_transposed(a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
     out
 }
 
+/// `Σ table[i]` over the set bits `i` of a bit vector, modulo 2^32. `bits` has one word per 64 table entries.
+#[must_use]
+pub fn masked_sum(bits: &[u64], table: &[u32]) -> u32 {
+    kernels::masked_sum(bits, table)
+}
+
 mod kernels {
     /// Defines a kernel whose generic body is compiled for three instruction sets and chosen at run time.
     macro_rules! dispatched {
@@ -218,7 +230,27 @@ mod kernels {
         dot_u64 / dot_u64_body(a: &[u64], b: &[u64]) -> u64
     );
 
+    dispatched!(
+        /// Sum of the table entries whose bit is set. Every entry is read whatever the bits are.
+        masked_sum / masked_sum_body(bits: &[u64], table: &[u32]) -> u32
+    );
+
     const LANES: usize = 16;
+
+    #[inline(always)]
+    fn masked_sum_body(bits: &[u64], table: &[u32]) -> u32 {
+        let mut lanes = [0u32; LANES];
+        for (word, entries) in bits.iter().zip(table.chunks_exact(64)) {
+            for part in 0..64 / LANES {
+                let chunk = (word >> (part * LANES)) as u32;
+                for l in 0..LANES {
+                    let select = ((chunk >> l) & 1).wrapping_neg();
+                    lanes[l] = lanes[l].wrapping_add(entries[part * LANES + l] & select);
+                }
+            }
+        }
+        lanes.iter().fold(0, |a: u32, &b| a.wrapping_add(b))
+    }
 
     #[inline(always)]
     fn dot_i16_body(w: &[i16], x: &[u64]) -> u64 {

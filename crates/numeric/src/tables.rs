@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::spec::hex;
 
 /// Digest of all tables of law 1.
-pub const PINNED: &str = "63dd39533e03ce3308dac582a71764d2726a53d279522b13b72de3b17dfe6e84";
+pub const PINNED: &str = "be07075f39f988b532633492acc98fd8e756bb8050f0c322b0d644e0611db1f0";
 
 /// Fractional bits of the internal 128-bit fixed point used while building tables.
 const ONE_BITS: u32 = 52;
@@ -28,7 +28,7 @@ pub const GATE_INDEX_BITS: u32 = 9;
 pub const GATE_LOW_BITS: u32 = 10;
 /// Fractional bits of a gate function's argument, slope and result.
 pub const GATE_ARG_FRAC_BITS: u32 = 14;
-pub const GATE_SLOPE_FRAC_BITS: u32 = 12;
+pub const GATE_SLOPE_FRAC_BITS: u32 = 11;
 pub const GATE_FRAC_BITS: u32 = GATE_ARG_FRAC_BITS + GATE_SLOPE_FRAC_BITS;
 
 /// All tables of the law.
@@ -37,11 +37,11 @@ pub struct Tables {
     pub exp_high: Vec<u64>,
     /// `exp(-j / 2^14)`, 14 fractional bits.
     pub exp_low: Vec<u64>,
-    /// `relu(x) - silu(x)` on [-16, 16).
+    /// `x - silu(x)` on [-16, 16).
     pub silu: LinearTable,
-    /// `relu(x) - gelu(x)` on [-16, 16).
+    /// `x - gelu(x)` on [-16, 16).
     pub gelu: LinearTable,
-    /// `step(x) - sigmoid(x)` on [-16, 16).
+    /// `1 - sigmoid(x)` on [-16, 16).
     pub sigmoid: LinearTable,
     /// `2^58 / sqrt(s)`.
     pub rsqrt: Piecewise,
@@ -51,9 +51,9 @@ pub struct Tables {
 
 /// A function on [-16, 16), linear on 512 equal intervals: `intercept[i] + slope[i]·x`.
 pub struct LinearTable {
-    /// 26 fractional bits.
+    /// 25 fractional bits.
     pub intercept: Vec<i64>,
-    /// 12 fractional bits.
+    /// 11 fractional bits.
     pub slope: Vec<i64>,
 }
 
@@ -78,9 +78,9 @@ pub fn tables() -> &'static Tables {
     TABLES.get_or_init(|| Tables {
         exp_high: exp_table(1 << EXP_DIGIT_BITS),
         exp_low: exp_table(1),
-        silu: linear_table(|x| mul(x.abs(), logistic(-x.abs()))),
-        gelu: linear_table(|x| mul(x.abs(), normal_tail(x.abs()))),
-        sigmoid: linear_table(|x| if x < 0 { -logistic(x) } else { logistic(-x) }),
+        silu: linear_table(|x| mul(x, logistic(-x))),
+        gelu: linear_table(|x| mul(x, if x < 0 { ONE - normal_tail(-x) } else { normal_tail(x) })),
+        sigmoid: linear_table(|x| logistic(-x)),
         rsqrt: rsqrt_table(),
         recip: recip_table(),
     })
@@ -176,7 +176,6 @@ fn linear_table(f: impl Fn(i128) -> i128) -> LinearTable {
     let up = ONE_BITS - GATE_ARG_FRAC_BITS;
     for i in 0..1i128 << GATE_INDEX_BITS {
         let left = start + i * width;
-        // The function may jump at zero; the right end is approached from inside the interval.
         let rise = f((left + width - 1) << up) - f(left << up);
         let chord = round_div(rise << GATE_ARG_FRAC_BITS, (width - 1) << (ONE_BITS - GATE_SLOPE_FRAC_BITS));
         let residuals = (0..=32).map(|k| {

@@ -1,0 +1,129 @@
+//! The operations of which a secure program is made.
+//!
+//! A *share* is a value that only linear operations may touch; a *wire* is a value ready for products. Both carry a
+//! shape `[rows, cols]`. Widths (`bits`) are public: arithmetic is modulo 2^bits of the narrowest operand, and opening
+//! a share of `bits` bits costs `bits` bits each way.
+//!
+//! Every interpreter returns the same integers from the same inputs, and control flow depends on shapes alone.
+
+use marill_numeric::PublicMatrix;
+use marill_numeric::tables::{LinearTable, Piecewise};
+
+use crate::masked::ProtocolError;
+use crate::spec::Module;
+use crate::weights::Rope;
+
+/// Which heads attend together, and to how many keys.
+#[derive(Clone, Copy)]
+pub struct Attention<'a> {
+    /// `[group][query heads]`
+    pub groups: &'a [Vec<usize>],
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    /// Position of the first query row; row `i` attends to keys `0..=first + i`.
+    pub first: usize,
+    /// Query rows.
+    pub rows: usize,
+}
+
+impl Attention<'_> {
+    /// Keys of each ragged row, group-major.
+    pub fn lens(&self) -> Vec<usize> {
+        (0..self.groups.len()).flat_map(|_| (0..self.rows).map(|i| self.first + i + 1)).collect()
+    }
+
+    /// The key-value head of a query head.
+    #[must_use]
+    pub fn kv_head(&self, head: usize) -> usize {
+        head / (self.num_attention_heads / self.num_key_value_heads)
+    }
+}
+
+/// A function that is 0 below -16, `x - table(x)` on [-16, 16) and `x` above.
+#[derive(Clone, Copy)]
+pub struct Gate<'a>(pub &'a LinearTable);
+
+/// Result of an operation that talks to a peer.
+pub type Step<T> = Result<T, ProtocolError>;
+
+/// The interpreter of a secure program.
+pub trait Engine {
+    type Share: Clone;
+    type Wire: Clone;
+
+    /// The client's values; the other parties pass none.
+    fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Self::Wire>;
+    /// Makes wires of shares, all in one round.
+    fn open(&mut self, shares: &[(&Self::Share, u32)], place: &'static str) -> Step<Vec<Self::Wire>>;
+    /// Makes a wire of a share and multiplies it by the server's private additions of some modules, in one round.
+    fn open_private(
+        &mut self,
+        share: &Self::Share,
+        bits: u32,
+        layer: usize,
+        modules: &[Module],
+        place: &'static str,
+    ) -> Step<(Self::Wire, Vec<Option<Self::Share>>)>;
+    fn share(&mut self, wire: &Self::Wire) -> Self::Share;
+
+    fn rows(&self, share: &Self::Share) -> usize;
+    fn add(&mut self, x: &Self::Share, y: &Self::Share) -> Self::Share;
+    fn sub(&mut self, x: &Self::Share, y: &Self::Share) -> Self::Share;
+    /// Adds a public constant to every element.
+    fn add_constant(&mut self, x: &Self::Share, constant: u64) -> Self::Share;
+    /// Multiplies by `2^bits`.
+    fn shift_left(&mut self, x: &Self::Share, bits: u32) -> Self::Share;
+    /// `x · Wᵀ` with a public matrix.
+    fn linear(&mut self, matrix: &PublicMatrix, x: &Self::Share) -> Self::Share;
+    /// Puts matrices of equal row counts side by side.
+    fn concat(&mut self, parts: &[&Self::Share]) -> Self::Share;
+    /// Columns `first..first + count`.
+    fn columns(&mut self, x: &Self::Share, first: usize, count: usize) -> Self::Share;
+    fn wire_columns(&mut self, x: &Self::Wire, first: usize, count: usize) -> Self::Wire;
+    /// The last row only.
+    fn last_row(&mut self, x: &Self::Share) -> Self::Share;
+    fn wire_last_row(&mut self, x: &Self::Wire) -> Self::Wire;
+    /// Appends rows to a cache.
+    fn append(&mut self, cache: &mut Option<Self::Wire>, rows: &Self::Wire);
+    /// Rotates pairs `(i, i + head_dim/2)` of every head by the angle of its row's position, gaining the table's bits.
+    fn rotate(&mut self, x: &Self::Share, rope: &Rope, first_position: usize) -> Self::Share;
+    /// Sum of squares of each row: `[rows, 1]`.
+    fn square_sum(&mut self, x: &Self::Wire) -> Step<Self::Share>;
+    /// Element-wise product.
+    fn mul(&mut self, x: &Self::Wire, y: &Self::Wire) -> Step<Self::Share>;
+    /// Multiplies row `i` of `x` by `scale[i]`.
+    fn scale_rows(&mut self, x: &Self::Wire, scale: &Self::Wire) -> Step<Self::Share>;
+
+    /// Summed scores of every group, ragged `[1, Σ lens]`.
+    fn scores(&mut self, queries: &Self::Wire, keys: &Self::Wire, attention: &Attention<'_>) -> Step<Self::Share>;
+    /// Adds `bias[key]` to every score whose key has one.
+    fn add_key_bias(&mut self, scores: &Self::Share, bias: &Self::Wire, attention: &Attention<'_>) -> Self::Share;
+    /// `Σ_key weight · value`, heads side by side: `[rows, heads · head_dim]`.
+    fn mix(&mut self, weights: &Self::Wire, values: &Self::Wire, attention: &Attention<'_>) -> Step<Self::Share>;
+    /// Multiplies each head's columns by its group's and row's scalar (`[1, groups · rows]`, group-major).
+    fn scale_heads(&mut self, x: &Self::Wire, scale: &Self::Wire, attention: &Attention<'_>) -> Step<Self::Share>;
+    /// Maximum of each ragged row.
+    fn ragged_max(&mut self, x: &Self::Share, lens: &[usize], place: &'static str) -> Step<Self::Share>;
+    /// `scalar[row] - x` over ragged rows.
+    fn ragged_rsub(&mut self, x: &Self::Share, scalar: &Self::Share, lens: &[usize]) -> Self::Share;
+    fn ragged_sum(&mut self, x: &Self::Share, lens: &[usize]) -> Self::Share;
+
+    /// Exact `floor((x + 2^(shift-1)) / 2^shift)` of a value below `2^(in_bits - 2)`, as a share modulo `2^out_bits`.
+    fn truncate(
+        &mut self,
+        x: &Self::Share,
+        shift: u32,
+        in_bits: u32,
+        out_bits: u32,
+        place: &'static str,
+    ) -> Step<Self::Share>;
+    /// [`marill_numeric::functions::exp_neg`] of a value in `[0, 2^31)`, as a share modulo `2^out_bits`.
+    fn exp_neg(&mut self, y: &Self::Share, out_bits: u32, place: &'static str) -> Step<Self::Share>;
+    /// A gate function of a wire below `2^31` in magnitude; the result has the wire's width.
+    fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, place: &'static str) -> Step<Self::Share>;
+    /// A piecewise linear function of a positive value.
+    fn piecewise(&mut self, s: &Self::Share, table: &Piecewise, place: &'static str) -> Step<Self::Share>;
+    /// Index of the largest element of a `[1, n]` row, the lowest of equals, told to the client alone.
+    fn argmax_to_client(&mut self, x: &Self::Share, place: &'static str) -> Step<Option<u32>>;
+}

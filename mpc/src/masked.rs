@@ -1,0 +1,541 @@
+//! The masked-wire engine: two evaluators and a source of correlations (a dealer ahead of time, or a third party).
+//!
+//! # Functionality
+//! A *share* is additive between E0 (the client) and E1 (the server). A *wire* is `x̂ = x + r mod 2^k`, known to both,
+//! with a mask `r = [r]_0 + [r]_1` that the source knows because both halves expand from seeds it handed out. Products
+//! of wires need one correction an output element, which the source sends to E1 alone: E0 downloads a seed, nothing
+//! else. Every gate is one function below, with the roles side by side, so that evaluators, dealer and tally cannot
+//! drift apart: they run the same program over different data.
+//!
+//! # Security
+//! Semi-honest, one corruption, 128-bit computational. What an evaluator sees is
+//! - opened values `y + r'`, with `r'` uniform over the opened width and used once (a fresh stretch of a stream);
+//! - E1 further sees corrections `c - [c]_0` with `[c]_0` fresh from a stream that E1 does not hold;
+//! - E1 sees `Â·[r]_0 - p - p'` (see [`linear`]), uniform by `p'`.
+//!
+//! All of them are uniform and independent of every secret, so a simulator that knows the shapes and its own seed
+//! produces them by sampling; E0's output share of the token is determined by the token. The source sees shapes only.
+//! Sources: Beaver (CRYPTO '91) for products, Boyle et al. (TCC '19) for masked wires, Rathee et al. (CrypTFlow2,
+//! CCS '20) for the comparison tree; the exact truncation is derived in [`nonlinear`].
+//!
+//! Masks are never used twice: streams only move forward, and a session's seeds die with it.
+
+mod bits;
+mod compare;
+mod linear;
+mod lookup;
+mod nonlinear;
+mod program;
+
+use std::sync::Arc;
+
+use marill_net::{Channel, NetError};
+use marill_numeric::NumericError;
+use marill_numeric::fixed::low_mask;
+
+use crate::seed::{Prg, Seed};
+use crate::spec::DecoderSpec;
+use crate::weights::{Lora, MaskedAdapter, PrivateWeights, adapter_masks};
+use bits::{Bits, OpenBits};
+
+/// What can go wrong while a program runs. Every variant says where; none says what a share was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    #[error("lost the peer in step `{place}`: {source}")]
+    Peer { place: &'static str, source: NetError },
+    #[error("lost the source of correlations: {0}")]
+    Source(NetError),
+    #[error("the peer sent {got} bytes in step `{place}` where {expected} belong")]
+    Frame { place: &'static str, expected: usize, got: usize },
+    #[error("the client gave no input")]
+    MissingInput,
+    #[error("the session would pass the {limit} positions that this model serves")]
+    TooLong { limit: usize },
+    #[error("overflow in step: {0}")]
+    Range(NumericError),
+    #[error("the masked adapter does not belong to this model")]
+    AdapterMismatch,
+}
+
+/// Messages of one evaluator, payload bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Steps of the longest chain of dependent messages; a simultaneous exchange is one.
+    pub rounds: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    /// Corrections received from the source.
+    pub source_bytes: u64,
+}
+
+/// What a step costs, counted over shapes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    pub rounds: u64,
+    pub e0_to_e1_bytes: u64,
+    pub e1_to_e0_bytes: u64,
+    pub source_to_e1_bytes: u64,
+}
+
+impl std::ops::Sub for Cost {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            rounds: self.rounds - other.rounds,
+            e0_to_e1_bytes: self.e0_to_e1_bytes - other.e0_to_e1_bytes,
+            e1_to_e0_bytes: self.e1_to_e0_bytes - other.e1_to_e0_bytes,
+            source_to_e1_bytes: self.source_to_e1_bytes - other.source_to_e1_bytes,
+        }
+    }
+}
+
+/// An additive share, valid modulo `2^bits`. Empty at the dealer and in a tally.
+#[derive(Clone)]
+pub struct Share {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) bits: u32,
+    pub(crate) data: Vec<u64>,
+}
+
+/// A masked value.
+#[derive(Clone)]
+pub struct Wire {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) bits: u32,
+    /// `x + r`, at the evaluators.
+    pub(crate) open: Vec<u64>,
+    /// `[r]_p` at an evaluator, `r` at the dealer.
+    pub(crate) mask: Vec<u64>,
+    /// `[r]_0` at the dealer.
+    pub(crate) mask0: Vec<u64>,
+}
+
+impl Share {
+    pub(crate) fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+}
+
+impl Wire {
+    pub(crate) fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+}
+
+/// Where an evaluator's corrections come from.
+enum Corrections {
+    /// E0 expands its half.
+    Seed(Prg),
+    /// E1 reads the other half.
+    Stream { channel: Box<dyn Channel>, buffer: Vec<u8>, at: usize },
+}
+
+struct Evaluator {
+    /// E0, the client's side, which also holds the public terms.
+    first: bool,
+    masks: Prg,
+    corrections: Corrections,
+    peer: Box<dyn Channel>,
+    traffic: Traffic,
+    one_way: bool,
+    /// Â and B̂ at E0, A and B at E1.
+    adapter: Vec<[Lora; 7]>,
+}
+
+struct Source {
+    masks: [Prg; 2],
+    corrections: Prg,
+    adapter_masks: Vec<[Lora; 7]>,
+    sink: Box<dyn Channel>,
+    buffer: Vec<u8>,
+}
+
+enum Role {
+    Evaluator(Box<Evaluator>),
+    Source(Box<Source>),
+    Tally { cost: Cost, one_way: bool },
+}
+
+/// The interpreter of evaluators, dealer and tally.
+pub struct Masked {
+    role: Role,
+    rank: usize,
+    spec: Arc<DecoderSpec>,
+}
+
+/// Corrections leave the dealer in frames of about this size.
+const FRAME_BYTES: usize = 1 << 19;
+
+impl Masked {
+    /// E0: the client.
+    ///
+    /// # Errors
+    /// [`ProtocolError::AdapterMismatch`] when the masked adapter is of another shape.
+    pub fn client(
+        spec: &DecoderSpec,
+        adapter: &MaskedAdapter,
+        seed: &Seed,
+        peer: Box<dyn Channel>,
+    ) -> Result<Self, ProtocolError> {
+        let corrections = Corrections::Seed(Prg::new(seed, "corrections"));
+        Self::evaluator(spec, true, adapter.layers.clone(), seed, corrections, peer)
+    }
+
+    /// E1: the server.
+    ///
+    /// # Errors
+    /// [`ProtocolError::AdapterMismatch`] when the adapter is of another shape.
+    pub fn server(
+        spec: &DecoderSpec,
+        adapter: &PrivateWeights,
+        seed: &Seed,
+        peer: Box<dyn Channel>,
+        source: Box<dyn Channel>,
+    ) -> Result<Self, ProtocolError> {
+        let corrections = Corrections::Stream { channel: source, buffer: Vec::new(), at: 0 };
+        Self::evaluator(spec, false, adapter.layers.clone(), seed, corrections, peer)
+    }
+
+    fn evaluator(
+        spec: &DecoderSpec,
+        first: bool,
+        adapter: Vec<[Lora; 7]>,
+        seed: &Seed,
+        corrections: Corrections,
+        peer: Box<dyn Channel>,
+    ) -> Result<Self, ProtocolError> {
+        if adapter.len() != if spec.lora_rank == 0 { 0 } else { spec.num_layers } {
+            return Err(ProtocolError::AdapterMismatch);
+        }
+        let masks = Prg::new(seed, "wire masks");
+        let evaluator =
+            Evaluator { first, masks, corrections, peer, traffic: Traffic::default(), one_way: false, adapter };
+        Ok(Self::new(Role::Evaluator(Box::new(evaluator)), spec))
+    }
+
+    /// The source of correlations. `sink` leads to E1.
+    #[must_use]
+    pub fn source(spec: &DecoderSpec, adapter_seed: &Seed, seed0: &Seed, seed1: &Seed, sink: Box<dyn Channel>) -> Self {
+        let source = Source {
+            masks: [Prg::new(seed0, "wire masks"), Prg::new(seed1, "wire masks")],
+            corrections: Prg::new(seed0, "corrections"),
+            adapter_masks: adapter_masks(spec, adapter_seed),
+            sink,
+            buffer: Vec::new(),
+        };
+        Self::new(Role::Source(Box::new(source)), spec)
+    }
+
+    /// Counts what a program costs.
+    #[must_use]
+    pub fn tally(spec: &DecoderSpec) -> Self {
+        Self::new(Role::Tally { cost: Cost::default(), one_way: false }, spec)
+    }
+
+    fn new(role: Role, spec: &DecoderSpec) -> Self {
+        Self { role, rank: spec.lora_rank, spec: Arc::new(spec.clone()) }
+    }
+
+    /// Messages so far, at an evaluator.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        match &self.role {
+            Role::Evaluator(e) => e.traffic,
+            _ => Traffic::default(),
+        }
+    }
+
+    /// The cost so far, in a tally.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        match &self.role {
+            Role::Tally { cost, .. } => *cost,
+            _ => Cost::default(),
+        }
+    }
+
+    /// Sends what is left of a step's corrections.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Source`] when E1 is gone.
+    pub fn flush(&mut self) -> Result<(), ProtocolError> {
+        if let Role::Source(source) = &mut self.role
+            && !source.buffer.is_empty()
+        {
+            source.sink.send(std::mem::take(&mut source.buffer)).map_err(ProtocolError::Source)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this party adds the public terms of a sum.
+    pub(crate) fn is_first(&self) -> bool {
+        matches!(&self.role, Role::Evaluator(e) if e.first)
+    }
+
+    /// Whether this party holds shares at all.
+    pub(crate) fn is_evaluator(&self) -> bool {
+        matches!(self.role, Role::Evaluator(_))
+    }
+
+    /// Additive shares, modulo `2^bits`, of values that the source computes.
+    fn correct(&mut self, n: usize, bits: u32, value: impl Fn(usize) -> u64) -> Result<Vec<u64>, ProtocolError> {
+        let bytes = byte_width(bits);
+        match &mut self.role {
+            Role::Tally { cost, .. } => {
+                cost.source_to_e1_bytes += (n * bytes) as u64;
+                Ok(Vec::new())
+            }
+            Role::Source(source) => {
+                let halves = source.corrections.words(n);
+                source.buffer.reserve(n * bytes + 8);
+                for (i, half) in halves.into_iter().enumerate() {
+                    let word = value(i).wrapping_sub(half).to_le_bytes();
+                    source.buffer.extend_from_slice(&word[..bytes]);
+                }
+                source.emit()?;
+                Ok(Vec::new())
+            }
+            Role::Evaluator(e) => match &mut e.corrections {
+                Corrections::Seed(prg) => Ok(prg.words(n)),
+                Corrections::Stream { .. } => Ok(unpack(e.read_corrections(n * bytes)?, bytes)),
+            },
+        }
+    }
+
+    /// Opens shares and bit planes under fresh masks, all in one exchange.
+    fn exchange(
+        &mut self,
+        shares: &[(&Share, u32)],
+        planes: &[&Bits],
+        place: &'static str,
+    ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
+        let mut wires = self.mask_wires(shares);
+        let mut opened = self.mask_planes(planes);
+        let size = payload_bytes(shares.iter().map(|(s, bits)| (s.len(), *bits)))
+            + planes.iter().map(|p| p.n.div_ceil(8)).sum::<usize>();
+        let mut payload = Vec::new();
+        if self.is_evaluator() {
+            payload.reserve(size + 8);
+            for wire in &wires {
+                pack(&mut payload, &wire.open, byte_width(wire.bits));
+            }
+            for plane in &opened {
+                pack_plane(&mut payload, &plane.hat, plane.n);
+            }
+        }
+        let Some(reply) = self.swap(payload, [size, size], place)? else { return Ok((wires, opened)) };
+        let mut at = 0;
+        for wire in &mut wires {
+            at += add_packed(&mut wire.open, &reply[at..], byte_width(wire.bits), wire.bits);
+        }
+        for plane in &mut opened {
+            at += xor_packed_plane(&mut plane.hat, &reply[at..], plane.n);
+        }
+        Ok((wires, opened))
+    }
+
+    /// Draws wire masks; `open` holds the own share plus its mask until the peer's part is added.
+    fn mask_wires(&mut self, shares: &[(&Share, u32)]) -> Vec<Wire> {
+        let mut wires = Vec::with_capacity(shares.len());
+        for (share, bits) in shares {
+            debug_assert!(share.bits >= *bits, "a share of {} bits cannot open {bits}", share.bits);
+            let n = share.len();
+            let (mut open, mut mask, mut mask0) = (Vec::new(), Vec::new(), Vec::new());
+            match &mut self.role {
+                Role::Tally { .. } => {}
+                Role::Source(source) => {
+                    mask0 = source.masks[0].reduced(n, *bits);
+                    let modulus = low_mask(*bits);
+                    let other = source.masks[1].words(n);
+                    mask = mask0.iter().zip(other).map(|(a, b)| a.wrapping_add(b) & modulus).collect();
+                }
+                Role::Evaluator(e) => {
+                    mask = e.masks.reduced(n, *bits);
+                    open = share.data.iter().zip(&mask).map(|(x, r)| x.wrapping_add(*r)).collect();
+                }
+            }
+            wires.push(Wire { rows: share.rows, cols: share.cols, bits: *bits, open, mask, mask0 });
+        }
+        wires
+    }
+
+    fn mask_planes(&mut self, planes: &[&Bits]) -> Vec<OpenBits> {
+        let mut opened = Vec::with_capacity(planes.len());
+        for plane in planes {
+            let words = plane.n.div_ceil(64);
+            let (mut hat, mut rho) = (Vec::new(), Vec::new());
+            match &mut self.role {
+                Role::Tally { .. } => {}
+                Role::Source(source) => {
+                    let other = source.masks[1].words(words);
+                    rho = source.masks[0].words(words).iter().zip(other).map(|(a, b)| a ^ b).collect();
+                }
+                Role::Evaluator(e) => {
+                    rho = e.masks.words(words);
+                    hat = plane.words.iter().zip(&rho).map(|(x, r)| x ^ r).collect();
+                }
+            }
+            opened.push(OpenBits { n: plane.n, hat, rho });
+        }
+        opened
+    }
+
+    /// Sends a payload and waits for the peer's; `sizes` are what E0 and E1 send.
+    fn swap(
+        &mut self,
+        payload: Vec<u8>,
+        sizes: [usize; 2],
+        place: &'static str,
+    ) -> Result<Option<Vec<u8>>, ProtocolError> {
+        match &mut self.role {
+            Role::Source(_) => Ok(None),
+            Role::Tally { cost, one_way } => {
+                *one_way = false;
+                cost.rounds += 1;
+                cost.e0_to_e1_bytes += sizes[0] as u64;
+                cost.e1_to_e0_bytes += sizes[1] as u64;
+                Ok(None)
+            }
+            Role::Evaluator(e) => {
+                let expected = sizes[usize::from(e.first)];
+                e.one_way = false;
+                e.traffic.rounds += 1;
+                e.send(payload, place)?;
+                e.receive(expected, place).map(Some)
+            }
+        }
+    }
+
+    /// A message from one evaluator to the other. Consecutive ones in one direction are one round.
+    fn one_way(
+        &mut self,
+        from_first: bool,
+        size: usize,
+        place: &'static str,
+        payload: impl FnOnce() -> Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, ProtocolError> {
+        match &mut self.role {
+            Role::Source(_) => Ok(None),
+            Role::Tally { cost, one_way } => {
+                cost.rounds += u64::from(!std::mem::replace(one_way, true));
+                *(if from_first { &mut cost.e0_to_e1_bytes } else { &mut cost.e1_to_e0_bytes }) += size as u64;
+                Ok(None)
+            }
+            Role::Evaluator(e) => {
+                e.traffic.rounds += u64::from(!std::mem::replace(&mut e.one_way, true));
+                if e.first == from_first {
+                    e.send(payload(), place)?;
+                    return Ok(None);
+                }
+                e.receive(size, place).map(Some)
+            }
+        }
+    }
+}
+
+impl Evaluator {
+    fn send(&mut self, payload: Vec<u8>, place: &'static str) -> Result<(), ProtocolError> {
+        self.traffic.bytes_sent += payload.len() as u64;
+        self.peer.send(payload).map_err(|source| ProtocolError::Peer { place, source })
+    }
+
+    fn receive(&mut self, expected: usize, place: &'static str) -> Result<Vec<u8>, ProtocolError> {
+        let reply = self.peer.recv().map_err(|source| ProtocolError::Peer { place, source })?;
+        if reply.len() != expected {
+            return Err(ProtocolError::Frame { place, expected, got: reply.len() });
+        }
+        self.traffic.bytes_received += reply.len() as u64;
+        Ok(reply)
+    }
+
+    fn read_corrections(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
+        let Corrections::Stream { channel, buffer, at } = &mut self.corrections else {
+            unreachable!("only E1 reads corrections")
+        };
+        while buffer.len() - *at < bytes {
+            let frame = channel.recv().map_err(ProtocolError::Source)?;
+            if *at > 0 {
+                buffer.drain(..*at);
+                *at = 0;
+            }
+            buffer.extend_from_slice(&frame);
+        }
+        *at += bytes;
+        self.traffic.source_bytes += bytes as u64;
+        Ok(&buffer[*at - bytes..*at])
+    }
+}
+
+impl Source {
+    fn emit(&mut self) -> Result<(), ProtocolError> {
+        if self.buffer.len() < FRAME_BYTES {
+            return Ok(());
+        }
+        let buffer = std::mem::take(&mut self.buffer);
+        let mut frames = buffer.chunks_exact(FRAME_BYTES);
+        for frame in frames.by_ref() {
+            self.sink.send(frame.to_vec()).map_err(ProtocolError::Source)?;
+        }
+        self.buffer = frames.remainder().to_vec();
+        Ok(())
+    }
+}
+
+/// Whole bytes that carry `bits` bits.
+const fn byte_width(bits: u32) -> usize {
+    bits.div_ceil(8) as usize
+}
+
+fn payload_bytes(parts: impl Iterator<Item = (usize, u32)>) -> usize {
+    parts.map(|(n, bits)| n * byte_width(bits)).sum()
+}
+
+fn pack(out: &mut Vec<u8>, values: &[u64], bytes: usize) {
+    if bytes == 8 {
+        out.extend_from_slice(bytemuck::cast_slice(values));
+        return;
+    }
+    for value in values {
+        out.extend_from_slice(&value.to_le_bytes()[..bytes]);
+    }
+}
+
+fn unpack(data: &[u8], bytes: usize) -> Vec<u64> {
+    let mut out = Vec::with_capacity(data.len() / bytes);
+    for chunk in data.chunks_exact(bytes) {
+        let mut word = [0; 8];
+        word[..bytes].copy_from_slice(chunk);
+        out.push(u64::from_le_bytes(word));
+    }
+    out
+}
+
+fn add_packed(values: &mut [u64], data: &[u8], bytes: usize, bits: u32) -> usize {
+    let modulus = low_mask(bits);
+    for (value, chunk) in values.iter_mut().zip(data.chunks_exact(bytes)) {
+        let mut word = [0; 8];
+        word[..bytes].copy_from_slice(chunk);
+        *value = value.wrapping_add(u64::from_le_bytes(word)) & modulus;
+    }
+    values.len() * bytes
+}
+
+fn pack_plane(out: &mut Vec<u8>, words: &[u64], n: usize) {
+    let start = out.len();
+    words.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
+    out.truncate(start + n.div_ceil(8));
+}
+
+fn xor_packed_plane(words: &mut [u64], data: &[u8], n: usize) -> usize {
+    let bytes = n.div_ceil(8);
+    for (word, chunk) in words.iter_mut().zip(data[..bytes].chunks(8)) {
+        let mut other = [0; 8];
+        other[..chunk.len()].copy_from_slice(chunk);
+        *word ^= u64::from_le_bytes(other);
+    }
+    bytes
+}

@@ -1,0 +1,290 @@
+//! XOR-shared bits: one-hot vectors of mask digits, planes of bits, AND trees.
+//!
+//! A *plane* is one bit of every element of a tensor, packed 64 to a word. The comparison of a public value with a
+//! masked one starts from one-hot vectors of the mask's digits: "less than" and "equal" of a digit are then parities
+//! of a public subset of shared bits, so they cost nothing online. Source: CrypTFlow2 (CCS '20), section 3, for the
+//! tree; the one-hot form is Pika's and SIGMA's.
+
+use super::{Masked, ProtocolError, Role, Share, Wire, pack_plane};
+use crate::masked::Corrections;
+
+/// One XOR-shared bit of each of `n` elements. Empty at the dealer and in a tally.
+#[derive(Clone)]
+pub(crate) struct Bits {
+    pub(crate) n: usize,
+    pub(crate) words: Vec<u64>,
+}
+
+/// A plane opened under a mask: `hat = bit ⊕ ρ`.
+pub(crate) struct OpenBits {
+    pub(crate) n: usize,
+    pub(crate) hat: Vec<u64>,
+    /// The own share of `ρ` at an evaluator, `ρ` at the dealer.
+    pub(crate) rho: Vec<u64>,
+}
+
+/// Shared one-hot vectors of one digit of a wire's mask.
+pub(crate) struct OneHot {
+    pub(crate) width: u32,
+    /// Words of each vector: one for digits of up to 6 bits.
+    pub(crate) stride: usize,
+    /// The XOR share at an evaluator; at the dealer, E0's bit at the hot position, which fixes a lookup's sign.
+    pub(crate) data: Vec<u64>,
+}
+
+#[inline]
+pub(crate) fn bit(words: &[u64], i: usize) -> u64 {
+    (words[i / 64] >> (i % 64)) & 1
+}
+
+/// Packs `n` bits.
+pub(crate) fn plane(n: usize, mut value: impl FnMut(usize) -> u64) -> Vec<u64> {
+    let mut words = vec![0u64; n.div_ceil(64)];
+    for (w, word) in words.iter_mut().enumerate() {
+        let first = w * 64;
+        let mut packed = 0;
+        for k in 0..64.min(n - first) {
+            packed |= value(first + k) << k;
+        }
+        *word = packed;
+    }
+    words
+}
+
+impl Bits {
+    pub(crate) fn xor(&self, other: &Self) -> Self {
+        Self { n: self.n, words: self.words.iter().zip(&other.words).map(|(a, b)| a ^ b).collect() }
+    }
+}
+
+/// Parity of the bits below position `end`.
+#[inline]
+fn prefix_parity(words: &[u64], end: usize) -> u64 {
+    let mut sum = 0u32;
+    let whole = end / 64;
+    for word in &words[..whole] {
+        sum ^= word.count_ones();
+    }
+    if end % 64 != 0 {
+        sum ^= (words[whole] & ((1u64 << (end % 64)) - 1)).count_ones();
+    }
+    u64::from(sum & 1)
+}
+
+impl OneHot {
+    #[inline]
+    fn vector(&self, row: usize) -> &[u64] {
+        &self.data[row * self.stride..][..self.stride]
+    }
+
+    /// `[digit < mask digit]` and `[digit = mask digit]`; `at` gives the vector and the public digit of an element.
+    pub(crate) fn compare(&self, n: usize, held: bool, at: impl Fn(usize) -> (usize, usize)) -> (Bits, Bits) {
+        if !held {
+            return (Bits { n, words: Vec::new() }, Bits { n, words: Vec::new() });
+        }
+        let size = 1usize << self.width;
+        let less = plane(n, |i| {
+            let (row, digit) = at(i);
+            let vector = self.vector(row);
+            prefix_parity(vector, size) ^ prefix_parity(vector, digit + 1)
+        });
+        (Bits { n, words: less }, self.equal(n, held, at))
+    }
+
+    /// `[digit = mask digit]` only.
+    pub(crate) fn equal(&self, n: usize, held: bool, at: impl Fn(usize) -> (usize, usize)) -> Bits {
+        let words = if held {
+            plane(n, |i| {
+                let (row, digit) = at(i);
+                bit(self.vector(row), digit)
+            })
+        } else {
+            Vec::new()
+        };
+        Bits { n, words }
+    }
+
+    /// For the digit that holds the sign: the sign of `digit - mask digit`, and whether a borrow from below flips it.
+    pub(crate) fn sign(&self, n: usize, held: bool, at: impl Fn(usize) -> (usize, usize)) -> (Bits, Bits) {
+        if !held {
+            return (Bits { n, words: Vec::new() }, Bits { n, words: Vec::new() });
+        }
+        let (size, half) = (1usize << self.width, 1usize << (self.width - 1));
+        let sign = plane(n, |i| {
+            let (row, digit) = at(i);
+            let vector = self.vector(row);
+            let (from, to) = ((digit + 1) % size, (digit + half + 1) % size);
+            let wraps = if from < to { 0 } else { prefix_parity(vector, size) };
+            prefix_parity(vector, from) ^ prefix_parity(vector, to) ^ wraps
+        });
+        let flips = plane(n, |i| {
+            let (row, digit) = at(i);
+            bit(self.vector(row), digit) ^ bit(self.vector(row), (digit + half) % size)
+        });
+        (Bits { n, words: sign }, Bits { n, words: flips })
+    }
+}
+
+/// The last gate of a comparison: the bit is `base ⊕ flips·below`.
+pub(crate) struct Pending {
+    pub(crate) base: Bits,
+    pub(crate) flips: Bits,
+    pub(crate) below: Bits,
+}
+
+impl Masked {
+    /// One-hot vectors of bits `start..start + width` of a wire's mask: `2^width` bits of corrections an element.
+    pub(crate) fn one_hot(&mut self, wire: &Wire, start: u32, width: u32) -> Result<OneHot, ProtocolError> {
+        let n = wire.len();
+        let size = 1usize << width;
+        let (stride, bytes) = (size.div_ceil(64), size.div_ceil(8));
+        let data = match &mut self.role {
+            Role::Tally { cost, .. } => {
+                cost.source_to_e1_bytes += (n * bytes) as u64;
+                Vec::new()
+            }
+            Role::Source(source) => {
+                let mut halves = source.corrections.words(n * stride);
+                let mut signs = Vec::with_capacity(n);
+                source.buffer.reserve(n * bytes + 8);
+                for (vector, r) in halves.chunks_exact_mut(stride).zip(&wire.mask) {
+                    let hot = ((r >> start) as usize) & (size - 1);
+                    signs.push(bit(vector, hot));
+                    vector[hot / 64] ^= 1 << (hot % 64);
+                    let left = bytes.min(8);
+                    vector.iter().for_each(|w| source.buffer.extend_from_slice(&w.to_le_bytes()[..left]));
+                }
+                source.emit()?;
+                signs
+            }
+            Role::Evaluator(e) => {
+                let mut data = match &mut e.corrections {
+                    Corrections::Seed(prg) => prg.words(n * stride),
+                    Corrections::Stream { .. } => super::unpack(e.read_corrections(n * bytes)?, bytes.min(8)),
+                };
+                if size < 64 {
+                    data.iter_mut().for_each(|w| *w &= (1 << size) - 1);
+                }
+                data
+            }
+        };
+        Ok(OneHot { width, stride, data })
+    }
+
+    /// XOR shares of a plane that the source computes word by word.
+    pub(crate) fn correct_plane(&mut self, n: usize, word: impl Fn(usize) -> u64) -> Result<Bits, ProtocolError> {
+        let count = n.div_ceil(64);
+        let words = match &mut self.role {
+            Role::Tally { cost, .. } => {
+                cost.source_to_e1_bytes += n.div_ceil(8) as u64;
+                Vec::new()
+            }
+            Role::Source(source) => {
+                let halves = source.corrections.words(count);
+                let words: Vec<u64> = halves.iter().enumerate().map(|(i, half)| half ^ word(i)).collect();
+                pack_plane(&mut source.buffer, &words, n);
+                source.emit()?;
+                Vec::new()
+            }
+            Role::Evaluator(e) => match &mut e.corrections {
+                Corrections::Seed(prg) => prg.words(count),
+                Corrections::Stream { .. } => {
+                    let mut words = vec![0; count];
+                    super::xor_packed_plane(&mut words, e.read_corrections(n.div_ceil(8))?, n);
+                    words
+                }
+            },
+        };
+        Ok(Bits { n, words })
+    }
+
+    /// Products of pairs of planes, and wires of shares, all in one round. Each plane is opened once, however many
+    /// products it enters.
+    pub(crate) fn and_and_open(
+        &mut self,
+        shares: &[(&Share, u32)],
+        planes: &[&Bits],
+        pairs: &[(usize, usize)],
+        place: &'static str,
+    ) -> Result<(Vec<Wire>, Vec<Bits>), ProtocolError> {
+        let (wires, opened) = self.exchange(shares, planes, place)?;
+        let (first, held) = (self.is_first(), self.is_evaluator());
+        let mut products = Vec::with_capacity(pairs.len());
+        for &(i, j) in pairs {
+            let (x, y) = (&opened[i], &opened[j]);
+            let mut product = self.correct_plane(x.n, |w| x.rho[w] & y.rho[w])?;
+            if held {
+                for (w, word) in product.words.iter_mut().enumerate() {
+                    let public = if first { x.hat[w] & y.hat[w] } else { 0 };
+                    *word ^= public ^ (x.hat[w] & y.rho[w]) ^ (y.hat[w] & x.rho[w]);
+                }
+            }
+            products.push(product);
+        }
+        Ok((wires, products))
+    }
+
+    /// Reduces digit results, lowest first, to one pending gate. `digits[0]` is `(less, equal)` of the lowest digit;
+    /// the top pair may be a sign pair. One round a halving.
+    pub(crate) fn reduce(
+        &mut self,
+        mut digits: Vec<(Bits, Bits)>,
+        place: &'static str,
+    ) -> Result<Pending, ProtocolError> {
+        debug_assert!(digits.len() >= 2, "a comparison has at least two digits");
+        while digits.len() > 2 {
+            digits = self.reduce_once(digits, place)?;
+        }
+        let (base, flips) = digits.pop().unwrap_or_else(|| unreachable!("two digits are left"));
+        let (below, _) = digits.pop().unwrap_or_else(|| unreachable!("two digits are left"));
+        Ok(Pending { base, flips, below })
+    }
+
+    fn reduce_once(
+        &mut self,
+        digits: Vec<(Bits, Bits)>,
+        place: &'static str,
+    ) -> Result<Vec<(Bits, Bits)>, ProtocolError> {
+        let mut planes: Vec<&Bits> = Vec::new();
+        let mut products = Vec::new();
+        for (p, pair) in digits.chunks_exact(2).enumerate() {
+            let ([(less_low, equal_low), (_, equal_high)], at) = (pair, planes.len()) else { unreachable!("pairs") };
+            planes.extend([equal_high, less_low]);
+            products.push((at, at + 1));
+            if p > 0 {
+                planes.push(equal_low);
+                products.push((at, at + 2));
+            }
+        }
+        let (_, products) = self.and_and_open(&[], &planes, &products, place)?;
+        let mut products = products.into_iter();
+        let mut next = || products.next().unwrap_or_else(|| unreachable!("one product a request"));
+        let mut reduced = Vec::with_capacity(digits.len().div_ceil(2));
+        for (p, pair) in digits.chunks_exact(2).enumerate() {
+            let less = pair[1].0.xor(&next());
+            // Nothing lies below the lowest digit, so its equality is never asked for.
+            let equal = if p > 0 { next() } else { less.clone() };
+            reduced.push((less, equal));
+        }
+        if digits.len() % 2 == 1 {
+            reduced.extend(digits.last().cloned());
+        }
+        Ok(reduced)
+    }
+
+    /// Splits `total` bits from `start` into digits, lowest first: `(start, width)`.
+    pub(crate) fn digits(start: u32, total: u32) -> Vec<(u32, u32)> {
+        let count = match total {
+            0..=14 => 2,
+            15..=24 => 4,
+            _ => 8,
+        };
+        let count = count.min(total);
+        (0..count)
+            .map(|d| {
+                let (from, to) = (start + total * d / count, start + total * (d + 1) / count);
+                (from, to - from)
+            })
+            .collect()
+    }
+}

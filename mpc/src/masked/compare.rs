@@ -1,0 +1,143 @@
+//! Maximum and arg-max by tournaments of exact sign comparisons.
+//!
+//! A match opens `d = a - b`, compares digits of `d̂` with digits of its mask, and takes `a - [d < 0]·d`, the bit
+//! entering the product straight from its opened form. Rounds a level: 3 for 32-bit differences, 4 for 48-bit ones.
+//! The order of the pairs is public; ties go to the lower index.
+
+use super::bits::{Bits, Pending};
+use super::{Masked, ProtocolError, Share, Wire};
+
+/// Digits of a 32-bit difference: one halving before the last gate.
+const SCORE_DIGITS: &[u32] = &[8, 8, 8, 8];
+/// Digits of a 48-bit difference: two halvings, small vectors, for many thousand matches.
+const LOGIT_DIGITS: &[u32] = &[6, 6, 6, 6, 6, 6, 6, 6];
+/// Width of an index share.
+const INDEX_BITS: u32 = 24;
+
+impl Masked {
+    /// The sign of a wire as a pending gate.
+    fn sign_of(&mut self, wire: &Wire, widths: &[u32], place: &'static str) -> Result<Pending, ProtocolError> {
+        let (n, held) = (wire.len(), self.is_evaluator());
+        let mut digits: Vec<(Bits, Bits)> = Vec::with_capacity(widths.len());
+        let mut from = 0;
+        for (d, &width) in widths.iter().enumerate() {
+            let vectors = self.one_hot(wire, from, width)?;
+            let mask = (1usize << width) - 1;
+            let at = |i: usize| (i, (wire.open[i] >> from) as usize & mask);
+            let top = d + 1 == widths.len();
+            digits.push(if top { vectors.sign(n, held, at) } else { vectors.compare(n, held, at) });
+            from += width;
+        }
+        self.reduce(digits, place)
+    }
+
+    /// Maximum of each ragged row.
+    pub(super) fn max_ragged(
+        &mut self,
+        x: &Share,
+        lens: &[usize],
+        place: &'static str,
+    ) -> Result<Share, ProtocolError> {
+        let mut lens = lens.to_vec();
+        let mut values = Share { bits: 32, ..x.clone() };
+        while lens.iter().any(|&len| len > 1) {
+            let (left, right, rest) = pairs(&lens);
+            let (a, b) = (self.gather(&values, &left), self.gather(&values, &right));
+            let difference = self.sub_shares(&a, &b);
+            let (mut wires, _) = self.exchange(&[(&difference, 32)], &[], place)?;
+            let wire = wires.remove(0);
+            let pending = self.sign_of(&wire, SCORE_DIGITS, place)?;
+            let (_, negative) = self.finish(&pending, &[], place)?;
+            let (_, monomials) = negative.share(self, 32)?;
+            let drop = negative.times(self, &wire, &monomials)?;
+            let winners: Vec<u64> = a.data.iter().zip(drop).map(|(a, d)| a.wrapping_sub(d)).collect();
+            (values, lens) = self.next_level(&values, &winners, &rest, &lens);
+        }
+        Ok(values)
+    }
+
+    /// Puts winners and unpaired values in order: each row's winners first, its odd one last.
+    fn next_level(
+        &self,
+        values: &Share,
+        winners: &[u64],
+        rest: &[Option<usize>],
+        lens: &[usize],
+    ) -> (Share, Vec<usize>) {
+        let next: Vec<usize> = lens.iter().map(|len| len.div_ceil(2)).collect();
+        let mut data = Vec::new();
+        if self.is_evaluator() {
+            let mut winners = winners.iter();
+            for (len, odd) in lens.iter().zip(rest) {
+                data.extend(winners.by_ref().take(len / 2));
+                data.extend(odd.map(|i| values.data[i]));
+            }
+        }
+        (Share { rows: 1, cols: next.iter().sum(), bits: values.bits, data }, next)
+    }
+
+    fn gather(&self, x: &Share, index: &[usize]) -> Share {
+        let data = if self.is_evaluator() { index.iter().map(|&i| x.data[i]).collect() } else { Vec::new() };
+        Share { rows: 1, cols: index.len(), bits: x.bits, data }
+    }
+
+    /// Arg-max of one row, told to the client: E1 sends its share of the index, nothing goes back.
+    pub(super) fn argmax(&mut self, x: &Share, place: &'static str) -> Result<Option<u32>, ProtocolError> {
+        let mut lens = vec![x.len()];
+        let mut values = Share { rows: 1, cols: x.len(), bits: 48, data: x.data.clone() };
+        let mut indices = self.public_share((0..x.len() as u64).collect());
+        let mut first_level = true;
+        while lens[0] > 1 {
+            let (left, right, rest) = pairs(&lens);
+            let (a, b) = (self.gather(&values, &left), self.gather(&values, &right));
+            let (ia, ib) = (self.gather(&indices, &left), self.gather(&indices, &right));
+            let difference = self.sub_shares(&a, &b);
+            let (mut wires, _) = self.exchange(&[(&difference, 48)], &[], place)?;
+            let wire = wires.remove(0);
+            let pending = self.sign_of(&wire, LOGIT_DIGITS, place)?;
+            let step = self.sub_shares(&ib, &ia);
+            // In the first level neighbours meet, so the index moves by the bit itself.
+            let opened: &[(&Share, u32)] = if first_level { &[] } else { &[(&step, INDEX_BITS)] };
+            let (steps, negative) = self.finish(&pending, opened, place)?;
+            let (bit, monomials) = negative.share(self, 48)?;
+            let drop = negative.times(self, &wire, &monomials)?;
+            let moves = if first_level { bit } else { negative.times(self, &steps[0], &monomials)? };
+            let winners: Vec<u64> = a.data.iter().zip(drop).map(|(a, d)| a.wrapping_sub(d)).collect();
+            let winning: Vec<u64> = ia.data.iter().zip(moves).map(|(i, m)| i.wrapping_add(m)).collect();
+            (indices, _) = self.next_level(&indices, &winning, &rest, &lens);
+            (values, lens) = self.next_level(&values, &winners, &rest, &lens);
+            first_level = false;
+        }
+        let bytes = INDEX_BITS as usize / 8;
+        let own = indices.data.first().copied().unwrap_or(0);
+        let reply = self.one_way(false, bytes, place, || own.to_le_bytes()[..bytes].to_vec())?;
+        Ok(reply.map(|reply| {
+            let other = super::unpack(&reply, bytes)[0];
+            (own.wrapping_add(other) & ((1 << INDEX_BITS) - 1)) as u32
+        }))
+    }
+
+    /// A public value as a share.
+    fn public_share(&self, values: Vec<u64>) -> Share {
+        let cols = values.len();
+        let data = match (self.is_evaluator(), self.is_first()) {
+            (_, true) => values,
+            (true, false) => vec![0; cols],
+            _ => Vec::new(),
+        };
+        Share { rows: 1, cols, bits: INDEX_BITS, data }
+    }
+}
+
+/// Positions of the pairs of one level over ragged rows, and each row's odd one.
+fn pairs(lens: &[usize]) -> (Vec<usize>, Vec<usize>, Vec<Option<usize>>) {
+    let (mut left, mut right, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    let mut start = 0;
+    for &len in lens {
+        left.extend((0..len / 2).map(|p| start + 2 * p));
+        right.extend((0..len / 2).map(|p| start + 2 * p + 1));
+        rest.push((len % 2 == 1).then_some(start + len - 1));
+        start += len;
+    }
+    (left, right, rest)
+}

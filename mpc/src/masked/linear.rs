@@ -1,0 +1,371 @@
+//! Linear maps, products of wires, and the private additions.
+//!
+//! # The private additions
+//! E1 holds `A`, `B`; E0 holds `Â = A + R_A`, `B̂ = B + R_B` with masks that E1 and the source can expand. With
+//! `[x]_0 = -[r]_0` and `[x]_1 = x̂ - [r]_1`:
+//! - E0 sends `v = Â·[r]_0 - p - p'` with the opening of `x` (both `p`, `p'` from its own streams). The source sends
+//!   `c = R_A·[r]_0 - p'`. E1 forms `u_1 = A·[x]_1 - v + c = A·x + p`, so `[u]_0 = -p` is known to the source.
+//! - `B·u = B·u_1 - B̂·p + R_B·p`, the last term shared by the source.
+//!
+//! E1's view is `v` (uniform by `p'` given `c`) and `c` (uniform by `p'`); jointly they are uniform by `p` and `p'`.
+//! E0 sees `Â`, `B̂`, one-time pads used for one adapter only. Nothing is truncated between `A` and `B`.
+
+use marill_numeric::{PublicMatrix, ring};
+
+use super::{Masked, ProtocolError, Role, Share, Wire, add_packed, byte_width, pack, payload_bytes};
+use crate::engine::Attention;
+use crate::spec::Module;
+use crate::twin::{attention_mix, attention_scores, head_scalar_index, ragged, rotate_rows, with_key_bias};
+use crate::weights::Rope;
+
+impl Share {
+    fn like(&self, cols: usize, data: Vec<u64>) -> Self {
+        Self { rows: self.rows, cols, bits: self.bits, data }
+    }
+
+    fn map(&self, f: impl Fn(u64) -> u64) -> Self {
+        self.like(self.cols, self.data.iter().map(|&v| f(v)).collect())
+    }
+
+    fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
+        debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
+        let data = self.data.iter().zip(&other.data).map(|(&a, &b)| f(a, b)).collect();
+        Self { rows: self.rows, cols: self.cols, bits: self.bits.min(other.bits), data }
+    }
+}
+
+fn select_columns(data: &[u64], cols: usize, first: usize, count: usize) -> Vec<u64> {
+    data.chunks_exact(cols).flat_map(|row| row[first..first + count].iter().copied()).collect()
+}
+
+fn tail(data: &[u64], cols: usize) -> Vec<u64> {
+    data[data.len().saturating_sub(cols)..].to_vec()
+}
+
+impl Wire {
+    fn select(&self, rows: usize, cols: usize, f: impl Fn(&[u64]) -> Vec<u64>) -> Self {
+        Self { rows, cols, bits: self.bits, open: f(&self.open), mask: f(&self.mask), mask0: f(&self.mask0) }
+    }
+}
+
+impl Masked {
+    pub(super) fn add_shares(&self, x: &Share, y: &Share) -> Share {
+        x.zip(y, u64::wrapping_add)
+    }
+
+    pub(super) fn sub_shares(&self, x: &Share, y: &Share) -> Share {
+        x.zip(y, u64::wrapping_sub)
+    }
+
+    pub(super) fn add_public(&self, x: &Share, constant: u64) -> Share {
+        if self.is_first() { x.map(|v| v.wrapping_add(constant)) } else { x.clone() }
+    }
+
+    pub(super) fn double(&self, x: &Share, bits: u32) -> Share {
+        x.map(|v| v << bits)
+    }
+
+    pub(super) fn public_product(&self, matrix: &PublicMatrix, x: &Share) -> Share {
+        let data = if self.is_evaluator() { matrix.par_apply(&x.data) } else { Vec::new() };
+        x.like(matrix.rows(), data)
+    }
+
+    pub(super) fn side_by_side(&self, parts: &[&Share]) -> Share {
+        let cols = parts.iter().map(|p| p.cols).sum();
+        let mut data = Vec::new();
+        if self.is_evaluator() {
+            for i in 0..parts[0].rows {
+                parts.iter().for_each(|p| data.extend_from_slice(&p.data[i * p.cols..][..p.cols]));
+            }
+        }
+        let bits = parts.iter().map(|p| p.bits).min().unwrap_or(64);
+        Share { rows: parts[0].rows, cols, bits, data }
+    }
+
+    pub(super) fn share_columns(&self, x: &Share, first: usize, count: usize) -> Share {
+        x.like(count, select_columns(&x.data, x.cols, first, count))
+    }
+
+    pub(super) fn columns_of_wire(&self, x: &Wire, first: usize, count: usize) -> Wire {
+        x.select(x.rows, count, |data| select_columns(data, x.cols, first, count))
+    }
+
+    pub(super) fn last_share_row(&self, x: &Share) -> Share {
+        Share { rows: 1, cols: x.cols, bits: x.bits, data: tail(&x.data, x.cols) }
+    }
+
+    pub(super) fn last_row_of_wire(&self, x: &Wire) -> Wire {
+        x.select(1, x.cols, |data| tail(data, x.cols))
+    }
+
+    pub(super) fn append_rows(&self, cache: &mut Option<Wire>, rows: &Wire) {
+        match cache {
+            None => *cache = Some(rows.clone()),
+            Some(cache) => {
+                cache.rows += rows.rows;
+                cache.open.extend_from_slice(&rows.open);
+                cache.mask.extend_from_slice(&rows.mask);
+                cache.mask0.extend_from_slice(&rows.mask0);
+            }
+        }
+    }
+
+    pub(super) fn rotate_share(&self, x: &Share, rope: &Rope, first_position: usize) -> Share {
+        x.like(x.cols, rotate_rows(&x.data, x.cols, rope, first_position))
+    }
+
+    /// The additive share of a wire: `x̂ - [r]_0` at E0, `-[r]_1` at E1.
+    pub(super) fn share_of(&self, wire: &Wire) -> Share {
+        let data = if self.is_first() {
+            wire.open.iter().zip(&wire.mask).map(|(x, r)| x.wrapping_sub(*r)).collect()
+        } else if self.is_evaluator() {
+            wire.mask.iter().map(|r| r.wrapping_neg()).collect()
+        } else {
+            Vec::new()
+        };
+        Share { rows: wire.rows, cols: wire.cols, bits: wire.bits, data }
+    }
+
+    /// `Σ` of products of wire elements: `source` is the same sum over masks. Evaluators add
+    /// `Σ x̂·[y]_p - ŷ·[r_x]_p`, given as `own`.
+    pub(super) fn bilinear(
+        &mut self,
+        (rows, cols): (usize, usize),
+        bits: u32,
+        source: impl FnOnce() -> Vec<u64>,
+        own: impl FnOnce(&Self) -> Vec<u64>,
+    ) -> Result<Share, ProtocolError> {
+        let masks = if matches!(self.role, Role::Source(_)) { source() } else { Vec::new() };
+        let mut data = self.correct(rows * cols, bits, |i| masks[i])?;
+        if self.is_evaluator() {
+            let own = own(self);
+            data.iter_mut().zip(own).for_each(|(d, o)| *d = d.wrapping_add(o));
+        }
+        Ok(Share { rows, cols, bits, data })
+    }
+
+    pub(super) fn multiply(&mut self, x: &Wire, y: &Wire) -> Result<Share, ProtocolError> {
+        let zip = |a: &[u64], b: &[u64]| -> Vec<u64> { a.iter().zip(b).map(|(a, b)| a.wrapping_mul(*b)).collect() };
+        let own = |this: &Self| {
+            let (left, right) = (zip(&x.open, &this.share_of(y).data), zip(&y.open, &x.mask));
+            left.iter().zip(right).map(|(l, r)| l.wrapping_sub(r)).collect()
+        };
+        self.bilinear((x.rows, x.cols), x.bits.min(y.bits), || zip(&x.mask, &y.mask), own)
+    }
+
+    /// Element-wise product where `scalar(i)` names the element of `y` for element `i` of `x`.
+    pub(super) fn multiply_by(
+        &mut self,
+        x: &Wire,
+        y: &Wire,
+        scalar: impl Fn(usize) -> usize,
+    ) -> Result<Share, ProtocolError> {
+        let zip = |a: &[u64], b: &[u64]| -> Vec<u64> {
+            a.iter().enumerate().map(|(i, a)| a.wrapping_mul(b[scalar(i)])).collect()
+        };
+        let own = |this: &Self| {
+            let (left, right) = (zip(&x.open, &this.share_of(y).data), zip(&x.mask, &y.open));
+            left.iter().zip(right).map(|(l, r)| l.wrapping_sub(r)).collect()
+        };
+        self.bilinear((x.rows, x.cols), x.bits.min(y.bits), || zip(&x.mask, &y.mask), own)
+    }
+
+    pub(super) fn row_square_sums(&mut self, x: &Wire) -> Result<Share, ProtocolError> {
+        let sums = |a: &[u64], b: &[u64]| -> Vec<u64> {
+            a.chunks_exact(x.cols).zip(b.chunks_exact(x.cols)).map(|(a, b)| ring::dot(a, b)).collect()
+        };
+        let own = |this: &Self| {
+            let (left, right) = (sums(&x.open, &this.share_of(x).data), sums(&x.open, &x.mask));
+            left.iter().zip(right).map(|(l, r)| l.wrapping_sub(r)).collect()
+        };
+        self.bilinear((x.rows, 1), x.bits, || sums(&x.mask, &x.mask), own)
+    }
+
+    pub(super) fn score_product(&mut self, q: &Wire, k: &Wire, a: &Attention<'_>) -> Result<Share, ProtocolError> {
+        let own = |this: &Self| {
+            let left = attention_scores(&q.open, &this.share_of(k).data, a);
+            let right = attention_scores(&q.mask, &k.open, a);
+            left.iter().zip(right).map(|(l, r)| l.wrapping_sub(r)).collect()
+        };
+        let cols = a.lens().iter().sum();
+        self.bilinear((1, cols), q.bits.min(k.bits), || attention_scores(&q.mask, &k.mask, a), own)
+    }
+
+    pub(super) fn mix_product(&mut self, w: &Wire, v: &Wire, a: &Attention<'_>) -> Result<Share, ProtocolError> {
+        let own = |this: &Self| {
+            let left = attention_mix(&w.open, &this.share_of(v).data, a);
+            let right = attention_mix(&w.mask, &v.open, a);
+            left.iter().zip(right).map(|(l, r)| l.wrapping_sub(r)).collect()
+        };
+        let shape = (a.rows, a.num_attention_heads * a.head_dim);
+        self.bilinear(shape, w.bits.min(v.bits), || attention_mix(&w.mask, &v.mask, a), own)
+    }
+
+    pub(super) fn scale_by_head(&mut self, x: &Wire, scale: &Wire, a: &Attention<'_>) -> Result<Share, ProtocolError> {
+        self.multiply_by(x, scale, head_scalar_index(a))
+    }
+
+    pub(super) fn key_bias(&self, scores: &Share, bias: &Wire, a: &Attention<'_>) -> Share {
+        if !self.is_evaluator() {
+            return scores.clone();
+        }
+        let bias = self.share_of(bias);
+        let data = with_key_bias(&scores.data, &bias.data, &a.lens());
+        Share { rows: 1, cols: scores.cols, bits: scores.bits.min(bias.bits), data }
+    }
+
+    pub(super) fn rsub_ragged(&self, x: &Share, scalar: &Share, lens: &[usize]) -> Share {
+        let bits = x.bits.min(scalar.bits);
+        if !self.is_evaluator() {
+            return Share { bits, ..x.clone() };
+        }
+        let rows = ragged(&x.data, lens).zip(&scalar.data);
+        let data = rows.flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v))).collect();
+        Share { rows: 1, cols: x.cols, bits, data }
+    }
+
+    pub(super) fn sum_ragged(&self, x: &Share, lens: &[usize]) -> Share {
+        let data = if self.is_evaluator() {
+            ragged(&x.data, lens).map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b))).collect()
+        } else {
+            Vec::new()
+        };
+        Share { rows: 1, cols: lens.len(), bits: x.bits, data }
+    }
+
+    /// The client's values as a wire whose mask E0 alone holds.
+    pub(super) fn client_input(
+        &mut self,
+        values: Option<&[u64]>,
+        (rows, cols): (usize, usize),
+        bits: u32,
+    ) -> Result<Wire, ProtocolError> {
+        let n = rows * cols;
+        let mut wire = Wire { rows, cols, bits, open: Vec::new(), mask: Vec::new(), mask0: Vec::new() };
+        match &mut self.role {
+            Role::Tally { .. } => {}
+            Role::Source(source) => {
+                wire.mask0 = source.masks[0].reduced(n, bits);
+                wire.mask.clone_from(&wire.mask0);
+            }
+            Role::Evaluator(e) if e.first => {
+                let values = values.filter(|v| v.len() == n).ok_or(ProtocolError::MissingInput)?;
+                wire.mask = e.masks.reduced(n, bits);
+                let modulus = marill_numeric::fixed::low_mask(bits);
+                wire.open = values.iter().zip(&wire.mask).map(|(x, r)| x.wrapping_add(*r) & modulus).collect();
+            }
+            Role::Evaluator(_) => wire.mask = vec![0; n],
+        }
+        let bytes = byte_width(bits);
+        let open = &wire.open;
+        let pack_open = || {
+            let mut payload = Vec::with_capacity(n * bytes + 8);
+            pack(&mut payload, open, bytes);
+            payload
+        };
+        if let Some(payload) = self.one_way(true, n * bytes, "input", pack_open)? {
+            wire.open = super::unpack(&payload, bytes);
+        }
+        Ok(wire)
+    }
+
+    /// Opens `x` and adds the private products of `modules` with it; see the module documentation.
+    pub(super) fn open_and_add_private(
+        &mut self,
+        x: &Share,
+        bits: u32,
+        layer: usize,
+        modules: &[Module],
+        place: &'static str,
+    ) -> Result<(Wire, Vec<Option<Share>>), ProtocolError> {
+        if self.rank == 0 {
+            let (mut wires, _) = self.exchange(&[(x, bits)], &[], place)?;
+            return Ok((wires.remove(0), vec![None; modules.len()]));
+        }
+        let (rank, rows, cols) = (self.rank, x.rows, x.cols);
+        let inner = rows * rank;
+        let mut wire = self.mask_wires(&[(x, bits)]).remove(0);
+        // `p` of every module at E0 and at the source; `c` or its E0 half.
+        let (mut ps, mut cs, mut payload) = (Vec::new(), Vec::new(), Vec::new());
+        for &module in modules {
+            let mut product = Vec::new();
+            let mut p = Vec::new();
+            match &mut self.role {
+                Role::Source(source) => {
+                    p = source.masks[0].words(inner);
+                    product =
+                        ring::matmul_transposed(&wire.mask0, &source.adapter_masks[layer][module as usize].a, cols);
+                }
+                Role::Evaluator(e) if e.first => {
+                    p = e.masks.words(inner);
+                    product = ring::matmul_transposed(&wire.mask, &e.adapter[layer][module as usize].a, cols);
+                }
+                _ => {}
+            }
+            let c = self.correct(inner, 64, |i| product[i])?;
+            if self.is_first() {
+                let v: Vec<u64> = (0..inner).map(|i| product[i].wrapping_sub(p[i]).wrapping_sub(c[i])).collect();
+                pack(&mut payload, &v, 8);
+            }
+            ps.push(p);
+            cs.push(c);
+        }
+        let open_bytes = payload_bytes([(x.len(), bits)].into_iter());
+        let extra_bytes = modules.len() * inner * 8;
+        let mut message = Vec::new();
+        if self.is_evaluator() {
+            message.reserve(open_bytes + payload.len() + 8);
+            pack(&mut message, &wire.open, byte_width(bits));
+            message.extend_from_slice(&payload);
+        }
+        let reply = self.swap(message, [open_bytes + extra_bytes, open_bytes], place)?;
+        let mut vs = Vec::new();
+        if let Some(reply) = reply {
+            let at = add_packed(&mut wire.open, &reply, byte_width(bits), bits);
+            vs = super::unpack(&reply[at..], 8);
+        }
+        let mut additions = Vec::new();
+        for (m, &module) in modules.iter().enumerate() {
+            let v = vs.get(m * inner..(m + 1) * inner).unwrap_or(&[]);
+            additions.push(Some(self.private_product(&wire, layer, module, &ps[m], &cs[m], v)?));
+        }
+        Ok((wire, additions))
+    }
+
+    fn private_product(
+        &mut self,
+        wire: &Wire,
+        layer: usize,
+        module: Module,
+        p: &[u64],
+        c: &[u64],
+        v: &[u64],
+    ) -> Result<Share, ProtocolError> {
+        let rank = self.rank;
+        let (_, out) = self.spec.shape(module);
+        let bits = wire.bits;
+        let mut product = Vec::new();
+        match &self.role {
+            Role::Tally { .. } => {}
+            Role::Source(source) => {
+                product = ring::matmul_transposed(p, &source.adapter_masks[layer][module as usize].b, rank);
+            }
+            Role::Evaluator(e) => {
+                let lora = &e.adapter[layer][module as usize];
+                let u = if e.first {
+                    p.iter().map(|p| p.wrapping_neg()).collect()
+                } else {
+                    // E1 takes the public value to its side: [x]_1 = x̂ - [r]_1.
+                    let x: Vec<u64> = wire.open.iter().zip(&wire.mask).map(|(x, r)| x.wrapping_sub(*r)).collect();
+                    let mut u = ring::matmul_transposed(&x, &lora.a, wire.cols);
+                    u.iter_mut().zip(v.iter().zip(c)).for_each(|(u, (v, c))| *u = u.wrapping_sub(*v).wrapping_add(*c));
+                    u
+                };
+                product = ring::matmul_transposed(&u, &lora.b, rank);
+            }
+        }
+        let mut data = self.correct(wire.rows * out, bits, |i| product[i])?;
+        data.iter_mut().zip(&product).for_each(|(d, own)| *d = d.wrapping_add(*own));
+        Ok(Share { rows: wire.rows, cols: out, bits, data })
+    }
+}

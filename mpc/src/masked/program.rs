@@ -1,0 +1,150 @@
+//! The masked-wire engine as an interpreter of secure programs: each operation of [`Engine`] and the gate behind it.
+
+use marill_numeric::PublicMatrix;
+use marill_numeric::tables::Piecewise;
+
+use super::{Masked, Share, Wire};
+use crate::engine::{Attention, Engine, Gate, Step};
+use crate::spec::Module;
+use crate::weights::Rope;
+
+impl Engine for Masked {
+    type Share = Share;
+    type Wire = Wire;
+
+    fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Wire> {
+        self.client_input(values, (rows, cols), bits)
+    }
+
+    fn open(&mut self, shares: &[(&Share, u32)], place: &'static str) -> Step<Vec<Wire>> {
+        Ok(self.exchange(shares, &[], place)?.0)
+    }
+
+    fn open_private(
+        &mut self,
+        share: &Share,
+        bits: u32,
+        layer: usize,
+        modules: &[Module],
+        place: &'static str,
+    ) -> Step<(Wire, Vec<Option<Share>>)> {
+        self.open_and_add_private(share, bits, layer, modules, place)
+    }
+
+    fn share(&mut self, wire: &Wire) -> Share {
+        self.share_of(wire)
+    }
+
+    fn rows(&self, share: &Share) -> usize {
+        share.rows
+    }
+
+    fn add(&mut self, x: &Share, y: &Share) -> Share {
+        self.add_shares(x, y)
+    }
+
+    fn sub(&mut self, x: &Share, y: &Share) -> Share {
+        self.sub_shares(x, y)
+    }
+
+    fn add_constant(&mut self, x: &Share, constant: u64) -> Share {
+        self.add_public(x, constant)
+    }
+
+    fn shift_left(&mut self, x: &Share, bits: u32) -> Share {
+        self.double(x, bits)
+    }
+
+    fn linear(&mut self, matrix: &PublicMatrix, x: &Share) -> Share {
+        self.public_product(matrix, x)
+    }
+
+    fn concat(&mut self, parts: &[&Share]) -> Share {
+        self.side_by_side(parts)
+    }
+
+    fn columns(&mut self, x: &Share, first: usize, count: usize) -> Share {
+        self.share_columns(x, first, count)
+    }
+
+    fn wire_columns(&mut self, x: &Wire, first: usize, count: usize) -> Wire {
+        self.columns_of_wire(x, first, count)
+    }
+
+    fn last_row(&mut self, x: &Share) -> Share {
+        self.last_share_row(x)
+    }
+
+    fn wire_last_row(&mut self, x: &Wire) -> Wire {
+        self.last_row_of_wire(x)
+    }
+
+    fn append(&mut self, cache: &mut Option<Wire>, rows: &Wire) {
+        self.append_rows(cache, rows);
+    }
+
+    fn rotate(&mut self, x: &Share, rope: &Rope, first_position: usize) -> Share {
+        self.rotate_share(x, rope, first_position)
+    }
+
+    fn square_sum(&mut self, x: &Wire) -> Step<Share> {
+        self.row_square_sums(x)
+    }
+
+    fn mul(&mut self, x: &Wire, y: &Wire) -> Step<Share> {
+        self.multiply(x, y)
+    }
+
+    fn scale_rows(&mut self, x: &Wire, scale: &Wire) -> Step<Share> {
+        let cols = x.cols;
+        self.multiply_by(x, scale, |i| i / cols)
+    }
+
+    fn scores(&mut self, queries: &Wire, keys: &Wire, attention: &Attention<'_>) -> Step<Share> {
+        self.score_product(queries, keys, attention)
+    }
+
+    fn add_key_bias(&mut self, scores: &Share, bias: &Wire, attention: &Attention<'_>) -> Share {
+        self.key_bias(scores, bias, attention)
+    }
+
+    fn mix(&mut self, weights: &Wire, values: &Wire, attention: &Attention<'_>) -> Step<Share> {
+        self.mix_product(weights, values, attention)
+    }
+
+    fn scale_heads(&mut self, x: &Wire, scale: &Wire, attention: &Attention<'_>) -> Step<Share> {
+        self.scale_by_head(x, scale, attention)
+    }
+
+    fn ragged_max(&mut self, x: &Share, lens: &[usize], place: &'static str) -> Step<Share> {
+        self.max_ragged(x, lens, place)
+    }
+
+    fn ragged_rsub(&mut self, x: &Share, scalar: &Share, lens: &[usize]) -> Share {
+        self.rsub_ragged(x, scalar, lens)
+    }
+
+    fn ragged_sum(&mut self, x: &Share, lens: &[usize]) -> Share {
+        self.sum_ragged(x, lens)
+    }
+
+    fn truncate(&mut self, x: &Share, shift: u32, in_bits: u32, out_bits: u32, place: &'static str) -> Step<Share> {
+        self.truncate_exact(x, shift, in_bits, out_bits, place)
+    }
+
+    fn exp_neg(&mut self, y: &Share, out_bits: u32, place: &'static str) -> Step<Share> {
+        self.exp_of_negative(y, out_bits, place)
+    }
+
+    fn gate(&mut self, x: &Wire, gate: Gate<'_>, place: &'static str) -> Step<Share> {
+        self.gate_of(x, gate.0, place)
+    }
+
+    fn piecewise(&mut self, s: &Share, table: &Piecewise, place: &'static str) -> Step<Share> {
+        self.piecewise_of(s, table, place)
+    }
+
+    fn argmax_to_client(&mut self, x: &Share, place: &'static str) -> Step<Option<u32>> {
+        self.argmax(x, place)
+    }
+}

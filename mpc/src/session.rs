@@ -1,0 +1,181 @@
+//! The three parties of a session, each one synchronous object on its own thread.
+
+use std::sync::Arc;
+
+use marill_net::Channel;
+
+use crate::decoder::{self, Cache};
+use crate::masked::{Cost, Masked, ProtocolError, Traffic};
+use crate::seed::Seed;
+use crate::spec::DecoderSpec;
+use crate::twin::{check_room, pad_prompt};
+use crate::weights::{MaskedAdapter, PrivateWeights, PublicWeights};
+
+/// E0: the client. Holds the boundary activations, learns the tokens.
+pub struct ClientSession {
+    weights: Arc<PublicWeights>,
+    engine: Masked,
+    cache: Cache<Masked>,
+}
+
+impl ClientSession {
+    /// # Errors
+    /// [`ProtocolError::AdapterMismatch`] when the masked adapter is of another model.
+    pub fn new(
+        weights: Arc<PublicWeights>,
+        adapter: &MaskedAdapter,
+        seed: Seed,
+        peer: Box<dyn Channel>,
+    ) -> Result<Self, ProtocolError> {
+        let engine = Masked::client(&weights.spec, adapter, &seed, peer)?;
+        let cache = Cache::new(&weights.spec);
+        Ok(Self { weights, engine, cache })
+    }
+
+    /// Runs a prompt of `n · hidden_size` encoded boundary activations, padded to its bucket; returns the first token.
+    ///
+    /// # Errors
+    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Peer`] on a lost server.
+    pub fn prefill(&mut self, boundary: &[u64]) -> Result<u32, ProtocolError> {
+        let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
+        self.step(&padded, Some(&bias), bucket)
+    }
+
+    /// Runs one more token.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn decode(&mut self, boundary: &[u64]) -> Result<u32, ProtocolError> {
+        check_room(&self.weights.spec, self.cache.len(), 1)?;
+        self.step(boundary, None, 1)
+    }
+
+    fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Result<u32, ProtocolError> {
+        let token = decoder::step(&mut self.engine, &self.weights, &mut self.cache, Some(boundary), bias, rows)?;
+        token.ok_or(ProtocolError::MissingInput)
+    }
+
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.engine.traffic()
+    }
+}
+
+/// E1: the server. Holds the adapter, learns shapes.
+pub struct ServerSession {
+    weights: Arc<PublicWeights>,
+    engine: Masked,
+    cache: Cache<Masked>,
+}
+
+impl ServerSession {
+    /// # Errors
+    /// [`ProtocolError::AdapterMismatch`] when the private weights are of another model.
+    pub fn new(
+        weights: Arc<PublicWeights>,
+        private: &PrivateWeights,
+        seed: Seed,
+        peer: Box<dyn Channel>,
+        source: Box<dyn Channel>,
+    ) -> Result<Self, ProtocolError> {
+        let engine = Masked::server(&weights.spec, private, &seed, peer, source)?;
+        let cache = Cache::new(&weights.spec);
+        Ok(Self { weights, engine, cache })
+    }
+
+    /// Serves the prompt step of a padded length.
+    ///
+    /// # Errors
+    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Peer`], [`ProtocolError::Source`] on a lost party.
+    pub fn prefill(&mut self, bucket: usize) -> Result<(), ProtocolError> {
+        check_room(&self.weights.spec, self.cache.len(), bucket)?;
+        self.step(bucket)
+    }
+
+    /// Serves one more token.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn decode(&mut self) -> Result<(), ProtocolError> {
+        check_room(&self.weights.spec, self.cache.len(), 1)?;
+        self.step(1)
+    }
+
+    fn step(&mut self, rows: usize) -> Result<(), ProtocolError> {
+        decoder::step(&mut self.engine, &self.weights, &mut self.cache, None, None, rows).map(|_| ())
+    }
+
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.engine.traffic()
+    }
+}
+
+/// The source of correlations for one session: knows shapes and masks, never a weight or a prompt.
+pub struct DealerSession {
+    /// Shapes only: the program asks for matrices, which the source never multiplies.
+    shapes: Arc<PublicWeights>,
+    engine: Masked,
+    cache: Cache<Masked>,
+}
+
+impl DealerSession {
+    /// `sink` leads to the server.
+    #[must_use]
+    pub fn new(spec: DecoderSpec, adapter_seed: Seed, seed0: Seed, seed1: Seed, sink: Box<dyn Channel>) -> Self {
+        let engine = Masked::source(&spec, &adapter_seed, &seed0, &seed1, sink);
+        let cache = Cache::new(&spec);
+        Self { shapes: Arc::new(PublicWeights::shapes_only(&spec)), engine, cache }
+    }
+
+    /// Writes the corrections of a prompt step.
+    ///
+    /// # Errors
+    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Source`] when the server is gone.
+    pub fn prefill(&mut self, bucket: usize) -> Result<(), ProtocolError> {
+        check_room(&self.shapes.spec, self.cache.len(), bucket)?;
+        self.step(bucket)
+    }
+
+    /// Writes the corrections of one more token.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn decode(&mut self) -> Result<(), ProtocolError> {
+        check_room(&self.shapes.spec, self.cache.len(), 1)?;
+        self.step(1)
+    }
+
+    fn step(&mut self, rows: usize) -> Result<(), ProtocolError> {
+        decoder::step(&mut self.engine, &self.shapes, &mut self.cache, None, None, rows)?;
+        self.engine.flush()
+    }
+}
+
+/// What a prompt step of `bucket` tokens costs.
+///
+/// # Errors
+/// [`ProtocolError::TooLong`] past the context.
+pub fn tally_prefill(spec: &DecoderSpec, bucket: usize) -> Result<Cost, ProtocolError> {
+    let (mut engine, mut cache, shapes) = tally(spec);
+    check_room(spec, 0, bucket)?;
+    decoder::step(&mut engine, &shapes, &mut cache, None, None, bucket)?;
+    Ok(engine.cost())
+}
+
+/// What one decoded token costs with `cached` keys before it (a whole number of prompt positions).
+///
+/// # Errors
+/// [`ProtocolError::TooLong`] past the context.
+pub fn tally_decode(spec: &DecoderSpec, cached: usize) -> Result<Cost, ProtocolError> {
+    let (mut engine, mut cache, shapes) = tally(spec);
+    check_room(spec, cached, 1)?;
+    decoder::step(&mut engine, &shapes, &mut cache, None, None, cached)?;
+    let before = engine.cost();
+    decoder::step(&mut engine, &shapes, &mut cache, None, None, 1)?;
+    Ok(engine.cost() - before)
+}
+
+fn tally(spec: &DecoderSpec) -> (Masked, Cache<Masked>, PublicWeights) {
+    (Masked::tally(spec), Cache::new(spec), PublicWeights::shapes_only(spec))
+}

@@ -1,0 +1,164 @@
+//! Small random models and an in-process world of three parties, for tests of this and other crates.
+
+use std::sync::Arc;
+use std::thread;
+
+use marill_net::memory_pair;
+use marill_numeric::NumericSpec;
+
+use crate::masked::{ProtocolError, Traffic};
+use crate::seed::{Prg, Seed};
+use crate::spec::DecoderSpec;
+use crate::weights::{LayerFloats, LoraFloats, PrivateWeights, PublicWeights};
+use crate::{ClientSession, DealerSession, ServerSession};
+
+/// A tiny decoder: 2 layers, 6 query and 2 key-value heads of 8, merged `strided` in threes.
+#[must_use]
+pub fn tiny_spec() -> DecoderSpec {
+    DecoderSpec {
+        hidden_size: 48,
+        intermediate_size: 80,
+        num_attention_heads: 6,
+        num_key_value_heads: 2,
+        head_dim: 8,
+        vocab_size: 100,
+        num_layers: 2,
+        max_positions: 64,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        head_groups: vec![vec![vec![0, 3], vec![1, 4], vec![2, 5]]; 2],
+        attn_scale: vec![0.25; 2],
+        lora_rank: 4,
+        numeric: NumericSpec::default(),
+    }
+}
+
+/// Numbers that look normal, from a seed that tests print.
+pub fn gaussian(seed: u64, label: &str, n: usize, deviation: f32) -> Vec<f32> {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let words = Prg::new(&Seed::from_bytes(bytes), label).words(n);
+    words
+        .into_iter()
+        .map(|w| {
+            let sum: u64 = (0..4).map(|k| (w >> (16 * k)) & 0xffff).sum();
+            (sum as f32 / 65535.0 - 2.0) * 1.732 * deviation
+        })
+        .collect()
+}
+
+/// Random weights of a spec.
+///
+/// # Panics
+/// When the spec is invalid.
+#[must_use]
+pub fn random_weights(spec: &DecoderSpec, seed: u64) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
+    use crate::spec::Module;
+    let normal = |label: String, n: usize, deviation: f32| gaussian(seed, &label, n, deviation);
+    let layers: Vec<[Vec<f32>; 9]> = (0..spec.num_layers)
+        .map(|l| {
+            let matrix = |m: Module| {
+                let (cols, rows) = spec.shape(m);
+                normal(format!("{l}.{m:?}"), rows * cols, 1.0 / (cols as f32).sqrt())
+            };
+            let gain =
+                |name: &str| normal(format!("{l}.{name}"), spec.hidden_size, 0.2).iter().map(|g| 1.0 + g).collect();
+            let [q, k, v, o, gate, up, down] = Module::ALL.map(matrix);
+            [gain("input"), q, k, v, o, gain("post"), gate, up, down]
+        })
+        .collect();
+    let floats: Vec<LayerFloats<'_>> = layers
+        .iter()
+        .map(|[input, q, k, v, o, post, gate, up, down]| LayerFloats {
+            input_layernorm: input,
+            q_proj: q,
+            k_proj: k,
+            v_proj: v,
+            o_proj: o,
+            post_attention_layernorm: post,
+            gate_proj: gate,
+            up_proj: up,
+            down_proj: down,
+        })
+        .collect();
+    let norm = vec![1.0; spec.hidden_size];
+    let head = normal("head".into(), spec.vocab_size * spec.hidden_size, 0.1);
+    let public = PublicWeights::from_floats(spec, &floats, &norm, &head).expect("a random model is valid");
+    let adapter = (0..spec.num_layers)
+        .map(|l| {
+            Module::ALL.map(|m| {
+                let (cols, rows) = spec.shape(m);
+                (spec.lora_rank > 0).then(|| LoraFloats {
+                    a: normal(format!("{l}.{m:?}.a"), spec.lora_rank * cols, 1.0 / (cols as f32).sqrt()),
+                    b: normal(format!("{l}.{m:?}.b"), rows * spec.lora_rank, 0.1),
+                    scale: 2.0,
+                })
+            })
+        })
+        .collect();
+    let private = PrivateWeights::from_floats(&public, adapter).expect("a random adapter is valid");
+    (Arc::new(public), Arc::new(private))
+}
+
+/// What a session in a world of three parties gave.
+#[derive(Debug)]
+pub struct Outcome {
+    pub tokens: Vec<u32>,
+    pub client: Traffic,
+    pub server: Traffic,
+}
+
+/// Runs client, server and dealer on three threads over memory channels: the prompt, then `rows[1..]` token by token.
+///
+/// # Errors
+/// The client's error, or else the server's or the dealer's.
+///
+/// # Panics
+/// When a party panics.
+pub fn run_world(
+    public: &Arc<PublicWeights>,
+    private: &Arc<PrivateWeights>,
+    prompt: &[u64],
+    continuation: &[Vec<u64>],
+) -> Result<Outcome, ProtocolError> {
+    let spec = public.spec.clone();
+    let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
+    let (client_end, server_end) = memory_pair();
+    let (dealer_end, source_end) = memory_pair();
+    let bucket = spec.bucket(prompt.len() / spec.hidden_size);
+    let steps = continuation.len();
+    let adapter = private.mask(&spec, &adapter_seed);
+    let dealer = {
+        let (spec, seed0, seed1) = (spec.clone(), seed0.clone(), seed1.clone());
+        thread::spawn(move || {
+            let mut session = DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(dealer_end));
+            session.prefill(bucket)?;
+            (0..steps).try_for_each(|_| session.decode())
+        })
+    };
+    let server = {
+        let (public, private) = (Arc::clone(public), Arc::clone(private));
+        thread::spawn(move || {
+            let mut session = ServerSession::new(public, &private, seed1, Box::new(server_end), Box::new(source_end))?;
+            session.prefill(bucket)?;
+            (0..steps).try_for_each(|_| session.decode())?;
+            Ok(session.traffic())
+        })
+    };
+    let mut session = ClientSession::new(Arc::clone(public), &adapter, seed0, Box::new(client_end))?;
+    let mut run = || {
+        let mut tokens = vec![session.prefill(prompt)?];
+        for row in continuation {
+            tokens.push(session.decode(row)?);
+        }
+        Ok::<_, ProtocolError>(tokens)
+    };
+    let tokens = run();
+    let client = session.traffic();
+    drop(session);
+    let server: Result<Traffic, ProtocolError> = server.join().expect("the server panicked");
+    let dealer: Result<(), ProtocolError> = dealer.join().expect("the dealer panicked");
+    let tokens = tokens?;
+    dealer?;
+    Ok(Outcome { tokens, client, server: server? })
+}

@@ -1,0 +1,427 @@
+//! The twin: the program on plain integers. What it returns is what every other engine must return.
+
+use std::sync::Arc;
+
+use marill_numeric::fixed::{check_range, truncate};
+use marill_numeric::tables::Piecewise;
+use marill_numeric::{PublicMatrix, functions, ring};
+
+use crate::decoder::{self, Cache, PAD_BIAS};
+use crate::engine::{Attention, Engine, Gate, Step};
+use crate::masked::ProtocolError;
+use crate::spec::Module;
+use crate::weights::{PrivateWeights, PublicWeights, Rope};
+
+/// A matrix of ring elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    pub rows: usize,
+    pub cols: usize,
+    pub data: Vec<u64>,
+}
+
+impl Tensor {
+    fn map(&self, f: impl Fn(u64) -> u64) -> Self {
+        Self { rows: self.rows, cols: self.cols, data: self.data.iter().map(|&v| f(v)).collect() }
+    }
+
+    fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
+        debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
+        let data = self.data.iter().zip(&other.data).map(|(&a, &b)| f(a, b)).collect();
+        Self { rows: self.rows, cols: self.cols, data }
+    }
+
+    fn row(&self, i: usize) -> &[u64] {
+        &self.data[i * self.cols..][..self.cols]
+    }
+}
+
+/// The interpreter on plain integers.
+pub struct Clear {
+    private: Arc<PrivateWeights>,
+    rank: usize,
+    /// Opened values by place, when a test asks for them.
+    pub trace: Option<Vec<(&'static str, Vec<u64>)>>,
+    /// The logits of the last step, as integers.
+    logits: Vec<u64>,
+    /// The row that the logits were computed from is not visible here; its sum of squares is kept by the session.
+    last_hidden: Vec<u64>,
+}
+
+impl Clear {
+    fn record(&mut self, place: &'static str, data: &[u64]) {
+        if let Some(trace) = &mut self.trace {
+            trace.push((place, data.to_vec()));
+        }
+    }
+}
+
+fn in_range(tensor: &Tensor, bits: u32, place: &'static str) -> Step<()> {
+    check_range(&tensor.data, bits.min(64), place).map_err(ProtocolError::Range)
+}
+
+impl Engine for Clear {
+    type Share = Tensor;
+    type Wire = Tensor;
+
+    fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Tensor> {
+        let data = values.ok_or(ProtocolError::MissingInput)?.to_vec();
+        let tensor = Tensor { rows, cols, data };
+        in_range(&tensor, bits, "input")?;
+        Ok(tensor)
+    }
+
+    fn open(&mut self, shares: &[(&Tensor, u32)], place: &'static str) -> Step<Vec<Tensor>> {
+        for (tensor, bits) in shares {
+            in_range(tensor, *bits, place)?;
+            self.record(place, &tensor.data);
+        }
+        Ok(shares.iter().map(|(t, _)| (*t).clone()).collect())
+    }
+
+    fn open_private(
+        &mut self,
+        x: &Tensor,
+        bits: u32,
+        layer: usize,
+        modules: &[Module],
+        place: &'static str,
+    ) -> Step<(Tensor, Vec<Option<Tensor>>)> {
+        let wire = self.open(&[(x, bits)], place)?.remove(0);
+        let additions = modules.iter().map(|&module| {
+            (self.rank > 0).then(|| {
+                let lora = &self.private.layers[layer][module as usize];
+                let inner = ring::matmul_transposed(&x.data, &lora.a, x.cols);
+                let data = ring::matmul_transposed(&inner, &lora.b, self.rank);
+                Tensor { rows: x.rows, cols: lora.b.len() / self.rank, data }
+            })
+        });
+        let additions = additions.collect();
+        Ok((wire, additions))
+    }
+
+    fn share(&mut self, wire: &Tensor) -> Tensor {
+        wire.clone()
+    }
+
+    fn rows(&self, share: &Tensor) -> usize {
+        share.rows
+    }
+
+    fn add(&mut self, x: &Tensor, y: &Tensor) -> Tensor {
+        x.zip(y, u64::wrapping_add)
+    }
+
+    fn sub(&mut self, x: &Tensor, y: &Tensor) -> Tensor {
+        x.zip(y, u64::wrapping_sub)
+    }
+
+    fn add_constant(&mut self, x: &Tensor, constant: u64) -> Tensor {
+        x.map(|v| v.wrapping_add(constant))
+    }
+
+    fn shift_left(&mut self, x: &Tensor, bits: u32) -> Tensor {
+        x.map(|v| v << bits)
+    }
+
+    fn linear(&mut self, matrix: &PublicMatrix, x: &Tensor) -> Tensor {
+        self.last_hidden.clone_from(&x.data);
+        Tensor { rows: x.rows, cols: matrix.rows(), data: matrix.par_apply(&x.data) }
+    }
+
+    fn concat(&mut self, parts: &[&Tensor]) -> Tensor {
+        let rows = parts[0].rows;
+        let mut data = Vec::with_capacity(parts.iter().map(|p| p.data.len()).sum());
+        for i in 0..rows {
+            parts.iter().for_each(|p| data.extend_from_slice(p.row(i)));
+        }
+        Tensor { rows, cols: parts.iter().map(|p| p.cols).sum(), data }
+    }
+
+    fn columns(&mut self, x: &Tensor, first: usize, count: usize) -> Tensor {
+        let data = (0..x.rows).flat_map(|i| x.row(i)[first..first + count].iter().copied()).collect();
+        Tensor { rows: x.rows, cols: count, data }
+    }
+
+    fn wire_columns(&mut self, x: &Tensor, first: usize, count: usize) -> Tensor {
+        self.columns(x, first, count)
+    }
+
+    fn last_row(&mut self, x: &Tensor) -> Tensor {
+        Tensor { rows: 1, cols: x.cols, data: x.row(x.rows - 1).to_vec() }
+    }
+
+    fn wire_last_row(&mut self, x: &Tensor) -> Tensor {
+        self.last_row(x)
+    }
+
+    fn append(&mut self, cache: &mut Option<Tensor>, rows: &Tensor) {
+        match cache {
+            None => *cache = Some(rows.clone()),
+            Some(cache) => {
+                cache.rows += rows.rows;
+                cache.data.extend_from_slice(&rows.data);
+            }
+        }
+    }
+
+    fn rotate(&mut self, x: &Tensor, rope: &Rope, first_position: usize) -> Tensor {
+        Tensor { rows: x.rows, cols: x.cols, data: rotate_rows(&x.data, x.cols, rope, first_position) }
+    }
+
+    fn square_sum(&mut self, x: &Tensor) -> Step<Tensor> {
+        let data = (0..x.rows).map(|i| ring::dot(x.row(i), x.row(i))).collect();
+        Ok(Tensor { rows: x.rows, cols: 1, data })
+    }
+
+    fn mul(&mut self, x: &Tensor, y: &Tensor) -> Step<Tensor> {
+        Ok(x.zip(y, u64::wrapping_mul))
+    }
+
+    fn scale_rows(&mut self, x: &Tensor, scale: &Tensor) -> Step<Tensor> {
+        let data = (0..x.rows).flat_map(|i| x.row(i).iter().map(move |v| v.wrapping_mul(scale.data[i]))).collect();
+        Ok(Tensor { rows: x.rows, cols: x.cols, data })
+    }
+
+    fn scores(&mut self, queries: &Tensor, keys: &Tensor, attention: &Attention<'_>) -> Step<Tensor> {
+        let data = attention_scores(&queries.data, &keys.data, attention);
+        Ok(Tensor { rows: 1, cols: data.len(), data })
+    }
+
+    fn add_key_bias(&mut self, scores: &Tensor, bias: &Tensor, attention: &Attention<'_>) -> Tensor {
+        Tensor { rows: 1, cols: scores.cols, data: with_key_bias(&scores.data, &bias.data, &attention.lens()) }
+    }
+
+    fn mix(&mut self, weights: &Tensor, values: &Tensor, attention: &Attention<'_>) -> Step<Tensor> {
+        let data = attention_mix(&weights.data, &values.data, attention);
+        Ok(Tensor { rows: attention.rows, cols: attention.num_attention_heads * attention.head_dim, data })
+    }
+
+    fn scale_heads(&mut self, x: &Tensor, scale: &Tensor, attention: &Attention<'_>) -> Step<Tensor> {
+        let scalar = head_scalar_index(attention);
+        let data = x.data.iter().enumerate().map(|(i, v)| v.wrapping_mul(scale.data[scalar(i)])).collect();
+        Ok(Tensor { rows: x.rows, cols: x.cols, data })
+    }
+
+    fn ragged_max(&mut self, x: &Tensor, lens: &[usize], place: &'static str) -> Step<Tensor> {
+        in_range(x, 32, place)?;
+        let data =
+            ragged(&x.data, lens).map(|row| row.iter().copied().max_by_key(|&v| v as i64).unwrap_or(0)).collect();
+        Ok(Tensor { rows: 1, cols: lens.len(), data })
+    }
+
+    fn ragged_rsub(&mut self, x: &Tensor, scalar: &Tensor, lens: &[usize]) -> Tensor {
+        let rows = ragged(&x.data, lens).zip(&scalar.data);
+        let data = rows.flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v))).collect();
+        Tensor { rows: 1, cols: x.cols, data }
+    }
+
+    fn ragged_sum(&mut self, x: &Tensor, lens: &[usize]) -> Tensor {
+        let data = ragged(&x.data, lens).map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b))).collect();
+        Tensor { rows: 1, cols: lens.len(), data }
+    }
+
+    fn truncate(&mut self, x: &Tensor, shift: u32, in_bits: u32, _out: u32, place: &'static str) -> Step<Tensor> {
+        in_range(x, in_bits, place)?;
+        let out = x.map(|v| truncate(v, shift));
+        self.record(place, &out.data);
+        Ok(out)
+    }
+
+    fn exp_neg(&mut self, y: &Tensor, _out_bits: u32, place: &'static str) -> Step<Tensor> {
+        check_range(&y.data, 33, place).map_err(ProtocolError::Range)?;
+        Ok(y.map(functions::exp_neg))
+    }
+
+    fn gate(&mut self, x: &Tensor, gate: Gate<'_>, place: &'static str) -> Step<Tensor> {
+        in_range(x, 32, place)?;
+        Ok(x.map(|v| functions::gate(gate.0, v)))
+    }
+
+    fn piecewise(&mut self, s: &Tensor, table: &Piecewise, place: &'static str) -> Step<Tensor> {
+        if let Some(index) = s.data.iter().position(|&v| v >= table.end) {
+            let (value, bits) = (s.data[index] as i64, table.ring_bits);
+            return Err(ProtocolError::Range(marill_numeric::NumericError::Overflow { place, index, value, bits }));
+        }
+        let out = s.map(|v| functions::piecewise(table, v));
+        self.record(place, &out.data);
+        Ok(out)
+    }
+
+    fn argmax_to_client(&mut self, x: &Tensor, place: &'static str) -> Step<Option<u32>> {
+        in_range(x, 48, place)?;
+        self.logits.clone_from(&x.data);
+        let best = x.data.iter().enumerate().max_by_key(|&(i, &v)| (v as i64, std::cmp::Reverse(i)));
+        Ok(best.map(|(i, _)| i as u32))
+    }
+}
+
+/// Rotates every head of every row; shared by all engines, since it is linear.
+pub(crate) fn rotate_rows(data: &[u64], cols: usize, rope: &Rope, first_position: usize) -> Vec<u64> {
+    let half = rope.half;
+    let mut out = vec![0u64; data.len()];
+    for (i, (row, out)) in data.chunks_exact(cols).zip(out.chunks_exact_mut(cols)).enumerate() {
+        let at = (first_position + i) * half;
+        for (head, out) in row.chunks_exact(2 * half).zip(out.chunks_exact_mut(2 * half)) {
+            for j in 0..half {
+                let (cos, sin) = (rope.cos[at + j] as u64, rope.sin[at + j] as u64);
+                let (a, b) = (head[j], head[j + half]);
+                out[j] = a.wrapping_mul(cos).wrapping_sub(b.wrapping_mul(sin));
+                out[j + half] = b.wrapping_mul(cos).wrapping_add(a.wrapping_mul(sin));
+            }
+        }
+    }
+    out
+}
+
+/// Cuts a flat vector into its ragged rows.
+pub(crate) fn ragged<'a>(data: &'a [u64], lens: &'a [usize]) -> impl Iterator<Item = &'a [u64]> {
+    let mut rest = data;
+    lens.iter().map(move |&len| {
+        let (row, tail) = rest.split_at(len);
+        rest = tail;
+        row
+    })
+}
+
+/// `Σ_{heads of the group} q · k` for every group, row and key; linear in both, so any bilinear pair works.
+pub(crate) fn attention_scores(queries: &[u64], keys: &[u64], a: &Attention<'_>) -> Vec<u64> {
+    let (q_cols, k_cols, d) = (a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim, a.head_dim);
+    let mut out = Vec::with_capacity(a.lens().iter().sum());
+    for group in a.groups {
+        for i in 0..a.rows {
+            let row = &queries[i * q_cols..][..q_cols];
+            for key in keys.chunks_exact(k_cols).take(a.first + i + 1) {
+                let sum = group.iter().fold(0u64, |sum, &head| {
+                    sum.wrapping_add(ring::dot(&row[head * d..][..d], &key[a.kv_head(head) * d..][..d]))
+                });
+                out.push(sum);
+            }
+        }
+    }
+    out
+}
+
+/// `Σ_key weight · value`, every head with its group's weights.
+pub(crate) fn attention_mix(weights: &[u64], values: &[u64], a: &Attention<'_>) -> Vec<u64> {
+    let (q_cols, v_cols, d) = (a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim, a.head_dim);
+    let mut out = vec![0u64; a.rows * q_cols];
+    let lens = a.lens();
+    let mut rows = ragged(weights, &lens);
+    for group in a.groups {
+        for i in 0..a.rows {
+            let Some(weights) = rows.next() else { return out };
+            for &head in group {
+                let out = &mut out[i * q_cols + head * d..][..d];
+                for (weight, value) in weights.iter().zip(values.chunks_exact(v_cols)) {
+                    let value = &value[a.kv_head(head) * d..][..d];
+                    out.iter_mut().zip(value).for_each(|(o, v)| *o = o.wrapping_add(weight.wrapping_mul(*v)));
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Adds `bias[key]` to the scores of the first keys.
+pub(crate) fn with_key_bias(scores: &[u64], bias: &[u64], lens: &[usize]) -> Vec<u64> {
+    let rows = ragged(scores, lens);
+    rows.flat_map(|row| row.iter().enumerate().map(|(j, s)| s.wrapping_add(bias.get(j).copied().unwrap_or(0))))
+        .collect()
+}
+
+/// Maps an element of `[rows, heads · d]` to its scalar in `[groups · rows]`.
+pub(crate) fn head_scalar_index(a: &Attention<'_>) -> impl Fn(usize) -> usize {
+    let mut group_of = vec![0; a.num_attention_heads];
+    for (g, heads) in a.groups.iter().enumerate() {
+        heads.iter().for_each(|&h| group_of[h] = g);
+    }
+    let (d, rows, cols) = (a.head_dim, a.rows, a.num_attention_heads * a.head_dim);
+    move |i| group_of[i % cols / d] * rows + i / cols
+}
+
+/// A whole session on plain integers: what a secure session must answer.
+pub struct Twin {
+    weights: Arc<PublicWeights>,
+    engine: Clear,
+    cache: Cache<Clear>,
+}
+
+impl Twin {
+    #[must_use]
+    pub fn new(weights: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
+        let rank = weights.spec.lora_rank;
+        let engine = Clear { private, rank, trace: None, logits: Vec::new(), last_hidden: Vec::new() };
+        let cache = Cache::new(&weights.spec);
+        Self { weights, engine, cache }
+    }
+
+    /// Runs a prompt (`n · hidden_size` encoded boundary activations) and returns the first token of the answer.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Range`] when a value leaves its wire's range, [`ProtocolError::TooLong`] past the context.
+    pub fn prefill(&mut self, boundary: &[u64]) -> Step<u32> {
+        self.reset();
+        let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
+        self.step(&padded, Some(&bias), bucket)
+    }
+
+    /// Runs one more token.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn decode(&mut self, boundary: &[u64]) -> Step<u32> {
+        check_room(&self.weights.spec, self.cache.len(), 1)?;
+        self.step(boundary, None, 1)
+    }
+
+    fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Step<u32> {
+        let token = decoder::step(&mut self.engine, &self.weights, &mut self.cache, Some(boundary), bias, rows)?;
+        token.ok_or(ProtocolError::MissingInput)
+    }
+
+    /// Forgets the session.
+    pub fn reset(&mut self) {
+        self.cache = Cache::new(&self.weights.spec);
+    }
+
+    /// Keeps every value that later steps open, for comparison with another engine.
+    pub fn start_trace(&mut self) {
+        self.engine.trace = Some(Vec::new());
+    }
+
+    /// The values recorded since [`Self::start_trace`], by place.
+    pub fn take_trace(&mut self) -> Vec<(&'static str, Vec<u64>)> {
+        self.engine.trace.take().unwrap_or_default()
+    }
+
+    /// The logits of the last step in floating point, with the final norm applied: for scoring only.
+    #[must_use]
+    pub fn last_logits(&self) -> Vec<f32> {
+        let spec = &self.weights.spec;
+        let residual = f64::from(spec.numeric.residual_frac_bits).exp2();
+        let squares: f64 = self.engine.last_hidden.iter().map(|&v| (v as i64 as f64 / residual).powi(2)).sum();
+        let rms = (squares / spec.hidden_size as f64 + spec.rms_norm_eps).sqrt();
+        let unit = residual * f64::from(self.weights.lm_head_frac_bits).exp2() * rms;
+        self.engine.logits.iter().map(|&v| (v as i64 as f64 / unit) as f32).collect()
+    }
+}
+
+/// Pads a prompt in front to its bucket; the padding's rows are zero and its keys are excluded by their bias.
+pub(crate) fn pad_prompt(spec: &crate::DecoderSpec, boundary: &[u64]) -> Step<(Vec<u64>, Vec<u64>, usize)> {
+    let n = boundary.len() / spec.hidden_size;
+    if n == 0 || boundary.len() % spec.hidden_size != 0 {
+        return Err(ProtocolError::MissingInput);
+    }
+    let bucket = spec.bucket(n);
+    check_room(spec, 0, bucket)?;
+    let mut padded = vec![0; (bucket - n) * spec.hidden_size];
+    padded.extend_from_slice(boundary);
+    let bias = (0..bucket).map(|i| if i < bucket - n { PAD_BIAS } else { 0 }).collect();
+    Ok((padded, bias, bucket))
+}
+
+/// Refuses a step that would leave the context.
+pub(crate) fn check_room(spec: &crate::DecoderSpec, used: usize, more: usize) -> Step<()> {
+    if used + more <= spec.max_positions { Ok(()) } else { Err(ProtocolError::TooLong { limit: spec.max_positions }) }
+}

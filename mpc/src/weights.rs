@@ -1,0 +1,359 @@
+//! The weights of a secure program as integers: public matrices, the private adapter, and the adapter under its mask.
+
+use marill_numeric::PublicMatrix;
+use sha2::{Digest, Sha256};
+
+use crate::seed::{Prg, Seed};
+use crate::spec::{DecoderSpec, Module, SpecError};
+
+/// The float weights of one layer, row-major `[out, in]`, named as in the checkpoint.
+#[derive(Clone, Copy)]
+pub struct LayerFloats<'a> {
+    pub input_layernorm: &'a [f32],
+    pub q_proj: &'a [f32],
+    pub k_proj: &'a [f32],
+    pub v_proj: &'a [f32],
+    pub o_proj: &'a [f32],
+    pub post_attention_layernorm: &'a [f32],
+    pub gate_proj: &'a [f32],
+    pub up_proj: &'a [f32],
+    pub down_proj: &'a [f32],
+}
+
+/// One private layer's public matrices. Norm gains are folded into the columns of the maps that follow them, the
+/// softmax scale into the rows of the query map.
+pub struct PublicLayer {
+    matrices: [PublicMatrix; 7],
+    /// Column factors of the maps behind each norm, which the adapter folds too.
+    norm_scale: [Vec<f32>; 2],
+}
+
+impl PublicLayer {
+    #[must_use]
+    pub fn matrix(&self, module: Module) -> &PublicMatrix {
+        &self.matrices[module as usize]
+    }
+}
+
+/// Everything that both evaluators hold in clear.
+pub struct PublicWeights {
+    pub spec: DecoderSpec,
+    pub layers: Vec<PublicLayer>,
+    /// The output head behind the final norm's gain, all rows on one scale.
+    pub lm_head: PublicMatrix,
+    /// Fractional bits that a product with `lm_head` gains.
+    pub lm_head_frac_bits: u32,
+    /// Cosines and sines `[position][head_dim / 2]`.
+    pub rope: Rope,
+    digest: String,
+}
+
+/// Rotary tables in fixed point.
+pub struct Rope {
+    pub half: usize,
+    pub cos: Vec<i64>,
+    pub sin: Vec<i64>,
+}
+
+impl Rope {
+    fn new(spec: &DecoderSpec) -> Self {
+        let half = spec.head_dim / 2;
+        let one = f64::from(1u32 << spec.numeric.rope_frac_bits);
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in 0..spec.max_positions {
+            for i in 0..half {
+                let angle = position as f64 / spec.rope_theta.powf(2.0 * i as f64 / spec.head_dim as f64);
+                cos.push((angle.cos() * one).round() as i64);
+                sin.push((angle.sin() * one).round() as i64);
+            }
+        }
+        Self { half, cos, sin }
+    }
+}
+
+impl PublicWeights {
+    /// Quantises the public weights of the private layers and the output head.
+    ///
+    /// # Errors
+    /// [`SpecError::Length`] for a tensor of the wrong size, [`SpecError::Numeric`] for a weight that does not fit.
+    pub fn from_floats(
+        spec: &DecoderSpec,
+        layers: &[LayerFloats<'_>],
+        final_norm: &[f32],
+        lm_head: &[f32],
+    ) -> Result<Self, SpecError> {
+        spec.validate()?;
+        expect_len("layers", spec.num_layers, layers.len())?;
+        expect_len("model.norm", spec.hidden_size, final_norm.len())?;
+        expect_len("lm_head", spec.vocab_size * spec.hidden_size, lm_head.len())?;
+        let quantised = layers
+            .iter()
+            .enumerate()
+            .map(|(l, floats)| quantise_layer(spec, l, floats))
+            .collect::<Result<Vec<_>, _>>()?;
+        let bits = spec.numeric.weight_frac_bits;
+        let (lm_head, lm_head_frac_bits) =
+            PublicMatrix::quantise(lm_head, spec.vocab_size, spec.hidden_size, Some(final_norm), 1.0, bits, "lm_head")?
+                .with_common_scale(bits);
+        let mut weights = Self {
+            spec: spec.clone(),
+            layers: quantised,
+            lm_head,
+            lm_head_frac_bits,
+            rope: Rope::new(spec),
+            digest: String::new(),
+        };
+        weights.digest = weights.compute_digest();
+        Ok(weights)
+    }
+
+    /// The shapes of a program without its weights, for the dealer and the tally, which multiply nothing.
+    pub(crate) fn shapes_only(spec: &DecoderSpec) -> Self {
+        let layers = (0..spec.num_layers).map(|_| PublicLayer {
+            matrices: Module::ALL.map(|m| {
+                let (cols, rows) = spec.shape(m);
+                PublicMatrix::shape_only(rows, cols)
+            }),
+            norm_scale: [Vec::new(), Vec::new()],
+        });
+        Self {
+            spec: spec.clone(),
+            layers: layers.collect(),
+            lm_head: PublicMatrix::shape_only(spec.vocab_size, spec.hidden_size),
+            lm_head_frac_bits: 0,
+            rope: Rope { half: spec.head_dim / 2, cos: Vec::new(), sin: Vec::new() },
+            digest: String::new(),
+        }
+    }
+
+    /// SHA-256 over every public integer; both evaluators must agree on it.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    fn compute_digest(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(serde_json::to_vec(&self.spec).expect("a plain struct serialises"));
+        for matrix in self.layers.iter().flat_map(|l| &l.matrices).chain([&self.lm_head]) {
+            matrix.hash_into(&mut |bytes| hash.update(bytes));
+        }
+        for value in self.rope.cos.iter().chain(&self.rope.sin) {
+            hash.update(value.to_le_bytes());
+        }
+        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+fn expect_len(name: &str, expected: usize, got: usize) -> Result<(), SpecError> {
+    if expected == got { Ok(()) } else { Err(SpecError::Length { name: name.to_owned(), expected, got }) }
+}
+
+fn quantise_layer(spec: &DecoderSpec, layer: usize, floats: &LayerFloats<'_>) -> Result<PublicLayer, SpecError> {
+    // x = h / |h| · 2^norm_bits; what is missing to sqrt(hidden_size) goes into the gain.
+    let rest = (spec.hidden_size as f64).sqrt() / f64::from(1u32 << spec.norm_bits());
+    let fold = |gain: &[f32]| gain.iter().map(|g| (f64::from(*g) * rest) as f32).collect::<Vec<f32>>();
+    expect_len("input_layernorm", spec.hidden_size, floats.input_layernorm.len())?;
+    expect_len("post_attention_layernorm", spec.hidden_size, floats.post_attention_layernorm.len())?;
+    let norm_scale = [fold(floats.input_layernorm), fold(floats.post_attention_layernorm)];
+    let quantise = |module: Module, name: &str, weights: &[f32]| {
+        let (cols, rows) = spec.shape(module);
+        let place = format!("layers.{layer}.{name}");
+        expect_len(&place, rows * cols, weights.len())?;
+        let columns = column_scale(&norm_scale, module);
+        let factor = if module == Module::Q { spec.score_scale(layer).0 } else { 1.0 };
+        let bits = spec.numeric.weight_frac_bits;
+        Ok::<_, SpecError>(PublicMatrix::quantise(weights, rows, cols, columns, factor, bits, &place)?)
+    };
+    Ok(PublicLayer {
+        matrices: [
+            quantise(Module::Q, "self_attn.q_proj", floats.q_proj)?,
+            quantise(Module::K, "self_attn.k_proj", floats.k_proj)?,
+            quantise(Module::V, "self_attn.v_proj", floats.v_proj)?,
+            quantise(Module::O, "self_attn.o_proj", floats.o_proj)?,
+            quantise(Module::Gate, "mlp.gate_proj", floats.gate_proj)?,
+            quantise(Module::Up, "mlp.up_proj", floats.up_proj)?,
+            quantise(Module::Down, "mlp.down_proj", floats.down_proj)?,
+        ],
+        norm_scale,
+    })
+}
+
+fn column_scale(norm_scale: &[Vec<f32>; 2], module: Module) -> Option<&[f32]> {
+    match module {
+        Module::Q | Module::K | Module::V => Some(&norm_scale[0]),
+        Module::Gate | Module::Up => Some(&norm_scale[1]),
+        Module::O | Module::Down => None,
+    }
+}
+
+/// A low-rank addition in floats: `delta W = scale · B · A`, `A` `[rank, in]`, `B` `[out, rank]`, both row-major.
+#[derive(Clone)]
+pub struct LoraFloats {
+    pub a: Vec<f32>,
+    pub b: Vec<f32>,
+    pub scale: f32,
+}
+
+/// A low-rank addition as ring elements.
+#[derive(Clone)]
+pub(crate) struct Lora {
+    /// `[rank, in]`
+    pub(crate) a: Vec<u64>,
+    /// `[out, rank]`
+    pub(crate) b: Vec<u64>,
+}
+
+/// The server's secret: the adapter as integers. Never printed.
+pub struct PrivateWeights {
+    /// `[layer][module]`; empty when the rank is 0.
+    pub(crate) layers: Vec<[Lora; 7]>,
+}
+
+/// The adapter plus a mask that only the server and the dealer can expand; sent to the client once.
+pub struct MaskedAdapter {
+    pub(crate) layers: Vec<[Lora; 7]>,
+}
+
+impl PrivateWeights {
+    /// Quantises an adapter. A missing module is a zero addition, so that shapes tell nothing about it.
+    ///
+    /// # Errors
+    /// [`SpecError::Length`] for a factor of the wrong size, [`SpecError::Invalid`] for a value that does not fit.
+    pub fn from_floats(public: &PublicWeights, layers: Vec<[Option<LoraFloats>; 7]>) -> Result<Self, SpecError> {
+        let spec = &public.spec;
+        if spec.lora_rank == 0 {
+            return Ok(Self { layers: Vec::new() });
+        }
+        expect_len("adapter layers", spec.num_layers, layers.len())?;
+        let mut quantised = Vec::new();
+        for (l, modules) in layers.into_iter().enumerate() {
+            let mut lora = Vec::new();
+            for (module, floats) in Module::ALL.into_iter().zip(modules) {
+                lora.push(quantise_lora(public, l, module, floats)?);
+            }
+            quantised.push(lora.try_into().unwrap_or_else(|_| unreachable!("seven modules in, seven out")));
+        }
+        Ok(Self { layers: quantised })
+    }
+
+    /// Little-endian 32-bit integers, `A` then `B` of each module.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let values = self.layers.iter().flatten().flat_map(|l| l.a.iter().chain(&l.b));
+        values.flat_map(|v| (*v as i64 as i32).to_le_bytes()).collect()
+    }
+
+    /// # Errors
+    /// [`SpecError::Corrupt`] when the length does not fit the spec.
+    pub fn from_bytes(spec: &DecoderSpec, bytes: &[u8]) -> Result<Self, SpecError> {
+        let values = bytes.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])) as u64);
+        Ok(Self { layers: unflatten(spec, values.collect(), bytes.len() / 4 * 4 == bytes.len())? })
+    }
+
+    /// The adapter under the mask of one client, and the only form in which it leaves the server.
+    ///
+    /// The mask is a one-time pad: one `adapter_seed` belongs to one (client, partition), never to two adapters.
+    #[must_use]
+    pub fn mask(&self, spec: &DecoderSpec, adapter_seed: &Seed) -> MaskedAdapter {
+        let masks = adapter_masks(spec, adapter_seed);
+        let add = |x: &[u64], r: &[u64]| x.iter().zip(r).map(|(x, r)| x.wrapping_add(*r)).collect();
+        let layers = self.layers.iter().zip(&masks).map(|(layer, masks)| {
+            std::array::from_fn(|m| Lora { a: add(&layer[m].a, &masks[m].a), b: add(&layer[m].b, &masks[m].b) })
+        });
+        MaskedAdapter { layers: layers.collect() }
+    }
+}
+
+impl MaskedAdapter {
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let values = self.layers.iter().flatten().flat_map(|l| l.a.iter().chain(&l.b));
+        values.flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    /// # Errors
+    /// [`SpecError::Corrupt`] when the length does not fit the spec.
+    pub fn from_bytes(spec: &DecoderSpec, bytes: &[u8]) -> Result<Self, SpecError> {
+        let values = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
+        Ok(Self { layers: unflatten(spec, values.collect(), bytes.len() / 8 * 8 == bytes.len())? })
+    }
+
+    /// SHA-256 in hex, for caching.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        Sha256::digest(self.to_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+/// The masks `R_A`, `R_B` of every module, expanded from the seed that server and dealer share.
+pub(crate) fn adapter_masks(spec: &DecoderSpec, adapter_seed: &Seed) -> Vec<[Lora; 7]> {
+    if spec.lora_rank == 0 {
+        return Vec::new();
+    }
+    let mut prg = Prg::new(adapter_seed, "adapter mask");
+    (0..spec.num_layers)
+        .map(|_| {
+            Module::ALL.map(|module| {
+                let (cols, rows) = spec.shape(module);
+                Lora { a: prg.words(spec.lora_rank * cols), b: prg.words(rows * spec.lora_rank) }
+            })
+        })
+        .collect()
+}
+
+fn unflatten(spec: &DecoderSpec, values: Vec<u64>, whole: bool) -> Result<Vec<[Lora; 7]>, SpecError> {
+    let sizes = Module::ALL.map(|m| {
+        let (cols, rows) = spec.shape(m);
+        (spec.lora_rank * cols, rows * spec.lora_rank)
+    });
+    let per_layer: usize = sizes.iter().map(|(a, b)| a + b).sum();
+    let layers = if spec.lora_rank == 0 { 0 } else { spec.num_layers };
+    if !whole || values.len() != per_layer * layers {
+        return Err(SpecError::Corrupt(format!("{} values where {} belong", values.len(), per_layer * layers)));
+    }
+    let mut values = values.into_iter();
+    let mut take = |n: usize| values.by_ref().take(n).collect::<Vec<u64>>();
+    Ok((0..layers).map(|_| sizes.map(|(a, b)| Lora { a: take(a), b: take(b) })).collect())
+}
+
+fn quantise_lora(
+    public: &PublicWeights,
+    layer: usize,
+    module: Module,
+    floats: Option<LoraFloats>,
+) -> Result<Lora, SpecError> {
+    let spec = &public.spec;
+    let (cols, rows) = spec.shape(module);
+    let rank = spec.lora_rank;
+    let Some(floats) = floats else {
+        return Ok(Lora { a: vec![0; rank * cols], b: vec![0; rows * rank] });
+    };
+    expect_len(&format!("layers.{layer}.{module:?}.lora_A"), rank * cols, floats.a.len())?;
+    expect_len(&format!("layers.{layer}.{module:?}.lora_B"), rows * rank, floats.b.len())?;
+    let columns = column_scale(&public.layers[layer].norm_scale, module);
+    let factor = if module == Module::Q { spec.score_scale(layer).0 } else { 1.0 };
+    let a: Vec<f64> =
+        (0..floats.a.len()).map(|i| f64::from(floats.a[i]) * columns.map_or(1.0, |c| f64::from(c[i % cols]))).collect();
+    let b: Vec<f64> = floats.b.iter().map(|&v| f64::from(v) * f64::from(floats.scale) * factor).collect();
+    let largest = |v: &[f64]| v.iter().fold(0f64, |m, x| m.max(x.abs()));
+    let (max_a, max_b) = (largest(&a), largest(&b));
+    // Both factors share the fractional bits of the product; an even split of their magnitudes rounds best.
+    let tilt = if max_a > 0.0 && max_b > 0.0 { ((max_b / max_a).log2() / 2.0).round() as i32 } else { 0 };
+    let half = (spec.numeric.weight_frac_bits / 2) as i32;
+    let quantise = |values: Vec<f64>, bits: i32| {
+        values
+            .into_iter()
+            .map(|v| {
+                let scaled = (v * f64::from(bits).exp2()).round_ties_even();
+                if scaled.abs() < f64::from(1 << 30) {
+                    Ok(scaled as i64 as u64)
+                } else {
+                    let problem = format!("layer {layer}, {module:?}: {v} does not fit in fixed point");
+                    Err(SpecError::Invalid { field: "adapter", problem })
+                }
+            })
+            .collect::<Result<Vec<u64>, _>>()
+    };
+    Ok(Lora { a: quantise(a, half + tilt)?, b: quantise(b, half - tilt)? })
+}

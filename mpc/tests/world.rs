@@ -1,0 +1,38 @@
+//! Three parties against the twin, and against the declared cost.
+
+use marill_mpc::testing::{gaussian, random_weights, run_world, tiny_spec};
+use marill_mpc::{DecoderSpec, Twin, tally_decode, tally_prefill};
+
+fn boundary(spec: &DecoderSpec, seed: u64, tokens: usize) -> Vec<u64> {
+    spec.encode(&gaussian(seed, "boundary", tokens * spec.hidden_size, 1.5)).unwrap()
+}
+
+#[test]
+fn every_token_equals_the_twins_and_costs_what_the_tally_declares() {
+    for seed in 0..4u64 {
+        let mut spec = tiny_spec();
+        if seed == 3 {
+            spec.lora_rank = 0;
+        }
+        let (public, private) = random_weights(&spec, seed);
+        let prompt = boundary(&spec, seed, 5 + seed as usize * 9);
+        let rows: Vec<Vec<u64>> = (0..3).map(|k| boundary(&spec, 100 + seed * 10 + k, 1)).collect();
+
+        let mut twin = Twin::new(public.clone(), private.clone());
+        let mut expected = vec![twin.prefill(&prompt).unwrap()];
+        expected.extend(rows.iter().map(|row| twin.decode(row).unwrap()));
+
+        let run = run_world(&public, &private, &prompt, &rows).unwrap();
+        assert_eq!(run.tokens, expected, "seed {seed}");
+
+        let bucket = spec.bucket(prompt.len() / spec.hidden_size);
+        let mut cost = vec![tally_prefill(&spec, bucket).unwrap()];
+        cost.extend((0..3).map(|k| tally_decode(&spec, bucket + k).unwrap()));
+        let sum = |f: fn(&marill_mpc::masked::Cost) -> u64| cost.iter().map(f).sum::<u64>();
+        assert_eq!(run.client.bytes_sent, sum(|c| c.e0_to_e1_bytes));
+        assert_eq!(run.client.bytes_received, sum(|c| c.e1_to_e0_bytes));
+        assert_eq!(run.server.source_bytes, sum(|c| c.source_to_e1_bytes));
+        assert_eq!(run.server.rounds, run.client.rounds);
+        assert_eq!(run.client.rounds, sum(|c| c.rounds), "seed {seed}");
+    }
+}
