@@ -3,8 +3,8 @@
 mod bleu;
 mod chrf;
 
-pub use bleu::bleu;
-pub use chrf::chrf;
+pub use bleu::{BleuStats, bleu};
+pub use chrf::{ChrfStats, chrf};
 
 /// Mean of a sample and the standard error of that mean (with `n - 1`); the error of one value is 0.
 pub fn mean_and_stderr(values: &[f64]) -> (f64, f64) {

@@ -7,7 +7,11 @@ use crate::manifest::{BaseFormat, Manifest};
 /// Who learns what in the setting `dealer`; also shown by `marill inspect`.
 pub(crate) const PARTIES: [(&str, &str, &str); 3] = [
     ("client", "prompt, public part, output of the frozen layers, a seed", "the tokens of its own answer"),
-    ("server", "private part, a seed, the dealer's corrections", "lengths of prompt and answer (prompt in buckets), timing"),
+    (
+        "server",
+        "private part, a seed, the dealer's corrections",
+        "lengths of prompt and answer (prompt in buckets), timing",
+    ),
     ("dealer", "both seeds", "shapes, number of steps, timing; neither prompt, answer nor weights"),
 ];
 
@@ -27,10 +31,12 @@ pub(crate) const LIMITS: [&str; 5] = [
 pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
     let transforms = &manifest.transforms;
     let (layers, frozen) = (manifest.config.num_hidden_layers, transforms.frozen_layers);
-    let mut text = format!("# {}\n\nA partitioned language model for private inference with Marill.\n\n", manifest.name);
+    let mut text =
+        format!("# {}\n\nA partitioned language model for private inference with Marill.\n\n", manifest.name);
     let _ = writeln!(text, "- partition `{}`", manifest.partition_id);
     let _ = writeln!(text, "- base `{}`, tensors SHA-256 `{}`", manifest.base.name, manifest.base.tensor_digest);
-    let _ = writeln!(text, "- layers 0 to {} of {layers} are public and run on the client's machine", frozen.max(1) - 1);
+    let _ =
+        writeln!(text, "- layers 0 to {} of {layers} are public and run on the client's machine", frozen.max(1) - 1);
     let _ = writeln!(text, "- layers {frozen} to {} run under secure computation", layers - 1);
     if let Some(lora) = &transforms.lora {
         let modules = lora.target_modules.join("`, `");

@@ -197,7 +197,11 @@ fn write_peft_config(base: &Checkpoint, transforms: &Transforms, path: &Path) ->
 
 fn base_name(base: &Checkpoint) -> String {
     let file = base.files.first().cloned().unwrap_or_default();
-    let named = if file.extension().is_some_and(|e| e == "gguf") { file.file_stem() } else { file.parent().and_then(Path::file_name) };
+    let named = if file.extension().is_some_and(|e| e == "gguf") {
+        file.file_stem()
+    } else {
+        file.parent().and_then(Path::file_name)
+    };
     named.map_or_else(|| "base".into(), |name| name.to_string_lossy().into_owned())
 }
 
@@ -230,11 +234,7 @@ fn bits(tensor: &Tensor) -> Result<Vec<u32>, PartitionError> {
 }
 
 /// The adapter holds the factors that the transforms list, with their shapes, and nothing else.
-fn check_private_tensors(
-    base: &Checkpoint,
-    transforms: &Transforms,
-    adapter: &Adapter,
-) -> Result<(), PartitionError> {
+fn check_private_tensors(base: &Checkpoint, transforms: &Transforms, adapter: &Adapter) -> Result<(), PartitionError> {
     let mut allowed = std::collections::BTreeSet::new();
     if let Some(lora) = &transforms.lora {
         adapter.check(&base.config, lora, transforms.frozen_layers)?;

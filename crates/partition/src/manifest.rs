@@ -204,7 +204,9 @@ mod tests {
     #[test]
     fn a_listed_path_stays_in_its_folder() {
         assert!(stays_in("public/base.gguf", "public"));
-        for path in ["public/../../etc/passwd", "/etc/passwd", "private/adapter", "public", "public/..\\x", "../public/x"] {
+        for path in
+            ["public/../../etc/passwd", "/etc/passwd", "private/adapter", "public", "public/..\\x", "../public/x"]
+        {
             assert!(!stays_in(path, "public"), "{path}");
         }
     }

@@ -89,8 +89,7 @@ impl Partition {
     /// [`PartitionError::NoPrivatePart`] where only the public part was opened, [`PartitionError::Spec`] on a value
     /// out of range.
     pub fn private_weights(&self, public: &PublicWeights) -> Result<PrivateWeights, PartitionError> {
-        let adapter =
-            self.adapter.as_ref().ok_or_else(|| PartitionError::NoPrivatePart { path: self.dir.clone() })?;
+        let adapter = self.adapter.as_ref().ok_or_else(|| PartitionError::NoPrivatePart { path: self.dir.clone() })?;
         weights::private_weights(public, &self.base.config, &self.manifest.transforms, adapter)
     }
 
@@ -104,12 +103,7 @@ impl Partition {
 }
 
 /// The folder holds the listed files with their digests, its id file names this partition, and nothing else is there.
-fn check_folder(
-    dir: &Path,
-    folder: &str,
-    manifest: &Manifest,
-    files: &[FileEntry],
-) -> Result<(), PartitionError> {
+fn check_folder(dir: &Path, folder: &str, manifest: &Manifest, files: &[FileEntry]) -> Result<(), PartitionError> {
     let root = dir.join(folder);
     let id_path = root.join(ID_FILE);
     if id_path.is_file() {

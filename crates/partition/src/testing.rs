@@ -110,7 +110,12 @@ fn tokenizer_json() -> String {
     for byte in 0..=255u8 {
         // GPT-2's printable stand-ins for bytes.
         let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-        let symbol = if printable { u32::from(byte) } else { stand_in += 1; stand_in - 1 };
+        let symbol = if printable {
+            u32::from(byte)
+        } else {
+            stand_in += 1;
+            stand_in - 1
+        };
         let symbol = char::from_u32(symbol).expect("below the surrogates");
         vocab.insert(symbol.to_string(), byte.into());
     }

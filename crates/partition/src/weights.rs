@@ -16,9 +16,8 @@ pub fn decoder_spec(
     numeric: NumericSpec,
 ) -> Result<DecoderSpec, PartitionError> {
     transforms.check(config)?;
-    let (head_groups, attn_scale) = (transforms.frozen_layers..config.num_hidden_layers)
-        .map(|layer| transforms.attention(config, layer))
-        .unzip();
+    let (head_groups, attn_scale) =
+        (transforms.frozen_layers..config.num_hidden_layers).map(|layer| transforms.attention(config, layer)).unzip();
     Ok(DecoderSpec {
         hidden_size: config.hidden_size,
         intermediate_size: config.intermediate_size,

@@ -6,54 +6,73 @@ use super::is_python_space;
 
 const MAX_ORDER: usize = 4;
 
+/// Counts of one segment, or of a corpus once added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BleuStats {
+    correct: [usize; MAX_ORDER],
+    total: [usize; MAX_ORDER],
+    hypothesis_len: usize,
+    reference_len: usize,
+}
+
 /// Corpus BLEU in 0..=100. Source: Papineni et al., ACL 2002, as computed by sacrebleu
 /// (`nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp`). Pairs are `(hypothesis, reference)`.
 pub fn bleu<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> f64 {
-    let mut correct = [0usize; MAX_ORDER];
-    let mut total = [0usize; MAX_ORDER];
-    let (mut hypothesis_len, mut reference_len) = (0usize, 0usize);
-    for (hypothesis, reference) in pairs {
-        let hypothesis = tokenize_13a(hypothesis);
-        let reference = tokenize_13a(reference);
-        hypothesis_len += hypothesis.len();
-        reference_len += reference.len();
+    pairs.into_iter().map(|(hypothesis, reference)| BleuStats::of(hypothesis, reference)).sum::<BleuStats>().score()
+}
+
+impl BleuStats {
+    /// The counts of one segment.
+    pub fn of(hypothesis: &str, reference: &str) -> Self {
+        let (hypothesis, reference) = (tokenize_13a(hypothesis), tokenize_13a(reference));
+        let mut stats = Self { hypothesis_len: hypothesis.len(), reference_len: reference.len(), ..Default::default() };
         for order in 1..=MAX_ORDER {
             let wanted = ngrams(&reference, order);
             for (ngram, count) in ngrams(&hypothesis, order) {
-                correct[order - 1] += count.min(wanted.get(ngram).copied().unwrap_or(0));
-                total[order - 1] += count;
+                stats.correct[order - 1] += count.min(wanted.get(ngram).copied().unwrap_or(0));
+                stats.total[order - 1] += count;
             }
         }
+        stats
     }
-    score(&correct, &total, hypothesis_len, reference_len)
+
+    /// BLEU of the corpus that was added up, in 0..=100.
+    pub fn score(&self) -> f64 {
+        if self.correct.iter().all(|&c| c == 0) || self.total.contains(&0) {
+            return 0.0;
+        }
+        let mut halving = 1.0;
+        let mut log_sum = 0.0;
+        for (&correct, &total) in self.correct.iter().zip(&self.total) {
+            let precision = if correct == 0 {
+                halving *= 2.0;
+                100.0 / (halving * total as f64)
+            } else {
+                100.0 * correct as f64 / total as f64
+            };
+            log_sum += precision.ln();
+        }
+        let brevity = if self.hypothesis_len < self.reference_len {
+            (1.0 - self.reference_len as f64 / self.hypothesis_len as f64).exp()
+        } else {
+            1.0
+        };
+        brevity * (log_sum / MAX_ORDER as f64).exp()
+    }
 }
 
-fn score(
-    correct: &[usize; MAX_ORDER],
-    total: &[usize; MAX_ORDER],
-    hypothesis_len: usize,
-    reference_len: usize,
-) -> f64 {
-    if correct.iter().all(|&c| c == 0) || total.contains(&0) {
-        return 0.0;
+impl std::iter::Sum for BleuStats {
+    fn sum<I: Iterator<Item = Self>>(segments: I) -> Self {
+        segments.fold(Self::default(), |mut sum, segment| {
+            for order in 0..MAX_ORDER {
+                sum.correct[order] += segment.correct[order];
+                sum.total[order] += segment.total[order];
+            }
+            sum.hypothesis_len += segment.hypothesis_len;
+            sum.reference_len += segment.reference_len;
+            sum
+        })
     }
-    let mut halving = 1.0;
-    let mut log_sum = 0.0;
-    for (&correct, &total) in correct.iter().zip(total) {
-        let precision = if correct == 0 {
-            halving *= 2.0;
-            100.0 / (halving * total as f64)
-        } else {
-            100.0 * correct as f64 / total as f64
-        };
-        log_sum += precision.ln();
-    }
-    let brevity = if hypothesis_len < reference_len {
-        (1.0 - reference_len as f64 / hypothesis_len as f64).exp()
-    } else {
-        1.0
-    };
-    brevity * (log_sum / MAX_ORDER as f64).exp()
 }
 
 fn ngrams(tokens: &[String], order: usize) -> HashMap<&[String], usize> {

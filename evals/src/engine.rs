@@ -1,0 +1,77 @@
+//! What answers the questions: the float model, the integer twin, or the secure protocol.
+
+mod float;
+mod secure;
+mod twin;
+
+pub use float::FloatEngine;
+pub use secure::{SecureCost, SecureEngine};
+pub use twin::TwinEngine;
+
+use crate::EvalError;
+
+/// Whether an answer ends before a token: `(answer so far, token)`.
+pub type Stop<'a> = dyn Fn(&[u32], u32) -> bool + 'a;
+
+/// A model that can be asked for tokens and, unless it is secure, for likelihoods.
+pub trait Engine {
+    /// `float`, `twin` or `secure`.
+    fn name(&self) -> &'static str;
+
+    /// Most tokens (prompt and answer together) that fit.
+    fn context(&self) -> usize;
+
+    /// Natural logarithm of the probability of each continuation behind `prompt`, summed over its tokens.
+    ///
+    /// # Errors
+    /// [`EvalError::NeedsLogits`] from the secure engine.
+    fn score(&mut self, prompt: &[u32], continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError>;
+
+    /// Natural logarithm of the probability of each token of `tokens` behind those before it; one value less than
+    /// there are tokens.
+    ///
+    /// # Errors
+    /// [`EvalError::NeedsLogits`] from the secure engine.
+    fn token_scores(&mut self, tokens: &[u32]) -> Result<Vec<f64>, EvalError>;
+
+    /// Greedy answer of at most `max_new_tokens`; `stop` is asked about each token given the answer so
+    /// far; the token it holds for is not part of the answer.
+    ///
+    /// # Errors
+    /// What the engine itself may meet.
+    fn generate(&mut self, prompt: &[u32], max_new_tokens: usize, stop: &Stop<'_>) -> Result<Vec<u32>, EvalError>;
+}
+
+/// `ln softmax(logits)[token]`, in double precision.
+pub(crate) fn log_softmax_at(logits: &[f32], token: u32) -> f64 {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&l| f64::from(l - top).exp()).sum();
+    f64::from(logits[token as usize] - top) - sum.ln()
+}
+
+/// The most likely token; the lowest index wins a tie, as in the secure engine.
+pub(crate) fn arg_max(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, &logit) in logits.iter().enumerate() {
+        if logit > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_softmax_of_equal_logits_is_minus_ln_n() {
+        assert!((log_softmax_at(&[5.0; 4], 2) + 4f64.ln()).abs() < 1e-12);
+        assert!((log_softmax_at(&[0.0, 1000.0], 1)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_lowest_index_wins_a_tie() {
+        assert_eq!(arg_max(&[1.0, 3.0, 3.0]), 1);
+    }
+}

@@ -1,0 +1,194 @@
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Instant;
+
+use marill_model::Prefix;
+use marill_mpc::{
+    ClientSession, DealerSession, MaskedAdapter, PrivateWeights, PublicWeights, Seed, ServerSession, Traffic,
+};
+use marill_net::memory_pair;
+use marill_partition::Partition;
+
+use super::{Engine, Stop};
+use crate::EvalError;
+
+/// What secure answers cost the client: bytes and rounds as counted on its channel to the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+pub struct SecureCost {
+    pub prompts: u64,
+    pub prefill_seconds: f64,
+    pub prefill_rounds: u64,
+    pub prefill_bytes_sent: u64,
+    pub prefill_bytes_received: u64,
+    /// Tokens after the first of each answer.
+    pub decode_steps: u64,
+    pub decode_seconds: f64,
+    pub decode_rounds: u64,
+    pub decode_bytes_sent: u64,
+    pub decode_bytes_received: u64,
+}
+
+/// The setting `dealer` with all three parties in this process: real shares and real messages, no network.
+pub struct SecureEngine {
+    prefix: Prefix,
+    public: Arc<PublicWeights>,
+    private: Arc<PrivateWeights>,
+    masked: MaskedAdapter,
+    adapter_seed: Seed,
+    cost: SecureCost,
+}
+
+/// A step that every party runs.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Prefill { bucket: usize },
+    Decode,
+}
+
+impl SecureEngine {
+    /// # Errors
+    /// [`EvalError::Partition`] when the weights do not fit the numeric format.
+    pub fn new(partition: &Partition) -> Result<Self, EvalError> {
+        let public = Arc::new(partition.public_weights()?);
+        let private = Arc::new(partition.private_weights(&public)?);
+        let adapter_seed = Seed::random();
+        let masked = private.mask(&public.spec, &adapter_seed);
+        let prefix = partition.prefix()?;
+        Ok(Self { prefix, public, private, masked, adapter_seed, cost: SecureCost::default() })
+    }
+
+    /// Public and private weights, for a twin of the same integers.
+    pub fn weights(&self) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
+        (Arc::clone(&self.public), Arc::clone(&self.private))
+    }
+
+    /// What all answers so far cost.
+    pub fn cost(&self) -> SecureCost {
+        self.cost
+    }
+
+    fn run(&mut self, prompt: &[u32], max_new_tokens: usize, stop: &Stop<'_>) -> Result<Vec<u32>, EvalError> {
+        let (client_end, server_end) = memory_pair();
+        let (source_end, sink_end) = memory_pair();
+        let (seed0, seed1) = (Seed::random(), Seed::random());
+        let (to_server, server_steps) = mpsc::channel::<Step>();
+        let (to_dealer, dealer_steps) = mpsc::channel::<Step>();
+
+        let server = {
+            let (public, private) = self.weights();
+            let seed1 = seed1.clone();
+            thread::spawn(move || -> Result<(), EvalError> {
+                let (peer, source) = (Box::new(server_end), Box::new(source_end));
+                let mut session = ServerSession::new(public, &private, seed1, peer, source)?;
+                for step in server_steps {
+                    match step {
+                        Step::Prefill { bucket } => session.prefill(bucket)?,
+                        Step::Decode => session.decode()?,
+                    }
+                }
+                Ok(())
+            })
+        };
+        let dealer = {
+            let (spec, adapter_seed, seed0) = (self.public.spec.clone(), self.adapter_seed.clone(), seed0.clone());
+            thread::spawn(move || -> Result<(), EvalError> {
+                let mut session = DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(sink_end));
+                for step in dealer_steps {
+                    match step {
+                        Step::Prefill { bucket } => session.prefill(bucket)?,
+                        Step::Decode => session.decode()?,
+                    }
+                }
+                Ok(())
+            })
+        };
+        let announce = |step: Step| {
+            // A party that is gone reports its own error when it is joined.
+            let _ = to_server.send(step);
+            let _ = to_dealer.send(step);
+        };
+        let session = ClientSession::new(Arc::clone(&self.public), &self.masked, seed0, Box::new(client_end));
+        let answer = session
+            .map_err(EvalError::from)
+            .and_then(|session| self.answer(session, announce, prompt, max_new_tokens, stop));
+        drop((to_server, to_dealer));
+        let server = server.join().map_err(|_| EvalError::PartyEnded { party: "the server" })?;
+        let dealer = dealer.join().map_err(|_| EvalError::PartyEnded { party: "the dealer" })?;
+        // Where the dealer or the server failed first, the client only saw a closed channel.
+        dealer?;
+        server?;
+        answer
+    }
+
+    fn answer(
+        &mut self,
+        mut session: ClientSession,
+        announce: impl Fn(Step),
+        prompt: &[u32],
+        max_new_tokens: usize,
+        stop: &Stop<'_>,
+    ) -> Result<Vec<u32>, EvalError> {
+        self.prefix.truncate(0);
+        let boundary = self.public.spec.encode(&self.prefix.forward(prompt)?)?;
+        let start = Instant::now();
+        announce(Step::Prefill { bucket: self.public.spec.bucket(prompt.len()) });
+        let mut token = session.prefill(&boundary)?;
+        let mut before = session.traffic();
+        self.cost.add_prefill(&before, start.elapsed().as_secs_f64());
+
+        let mut answer = Vec::new();
+        while answer.len() < max_new_tokens && !stop(&answer, token) {
+            answer.push(token);
+            if answer.len() < max_new_tokens {
+                let start = Instant::now();
+                let boundary = self.public.spec.encode(&self.prefix.forward(&[token])?)?;
+                announce(Step::Decode);
+                token = session.decode(&boundary)?;
+                let now = session.traffic();
+                self.cost.add_decode(&before, &now, start.elapsed().as_secs_f64());
+                before = now;
+            }
+        }
+        Ok(answer)
+    }
+}
+
+impl SecureCost {
+    fn add_prefill(&mut self, traffic: &Traffic, seconds: f64) {
+        self.prompts += 1;
+        self.prefill_seconds += seconds;
+        self.prefill_rounds += traffic.rounds;
+        self.prefill_bytes_sent += traffic.bytes_sent;
+        self.prefill_bytes_received += traffic.bytes_received;
+    }
+
+    fn add_decode(&mut self, before: &Traffic, now: &Traffic, seconds: f64) {
+        self.decode_steps += 1;
+        self.decode_seconds += seconds;
+        self.decode_rounds += now.rounds - before.rounds;
+        self.decode_bytes_sent += now.bytes_sent - before.bytes_sent;
+        self.decode_bytes_received += now.bytes_received - before.bytes_received;
+    }
+}
+
+impl Engine for SecureEngine {
+    fn name(&self) -> &'static str {
+        "secure"
+    }
+
+    fn context(&self) -> usize {
+        self.public.spec.max_positions + 1 - self.public.spec.bucket(1)
+    }
+
+    fn score(&mut self, _prompt: &[u32], _continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
+        Err(EvalError::NeedsLogits { task: "likelihoods".into() })
+    }
+
+    fn token_scores(&mut self, _tokens: &[u32]) -> Result<Vec<f64>, EvalError> {
+        Err(EvalError::NeedsLogits { task: "perplexity".into() })
+    }
+
+    fn generate(&mut self, prompt: &[u32], max_new_tokens: usize, stop: &Stop<'_>) -> Result<Vec<u32>, EvalError> {
+        self.run(prompt, max_new_tokens, stop)
+    }
+}

@@ -1,0 +1,39 @@
+use std::path::PathBuf;
+
+use marill_model::ModelError;
+use marill_mpc::{ProtocolError, SpecError};
+use marill_partition::PartitionError;
+use marill_recipe::RecipeError;
+use marill_training::TrainError;
+
+/// What can go wrong in an evaluation. Every variant names the place.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    #[error("there is no task `{name}`\nhint: the tasks are {known}")]
+    UnknownTask { name: String, known: String },
+    #[error("task `{task}`: {reason}")]
+    Task { task: String, reason: String },
+    #[error("cannot write `{}`", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("task `{task}` needs its data: {source}\nhint: give a file of the task's format with `--data`")]
+    Data { task: String, source: RecipeError },
+    #[error(
+        "the secure engine reveals tokens only, so `{task}` cannot be scored with it\nhint: use `--engine twin`, whose integers are the same"
+    )]
+    NeedsLogits { task: String },
+    #[error("{party} ended unexpectedly")]
+    PartyEnded { party: &'static str },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

@@ -1,0 +1,88 @@
+//! From rendered rows to what an engine is asked, in the words that training used.
+
+use marill_model::Tokenizer;
+use marill_recipe::{Example, Prompt, Turn};
+use marill_training::prompt_text;
+
+use crate::EvalError;
+
+/// How a checkpoint is spoken to.
+pub struct Speaker<'a> {
+    pub tokenizer: &'a Tokenizer,
+    pub chat_template: Option<&'a str>,
+}
+
+/// One prompt, as text and as tokens.
+#[derive(Debug, Clone)]
+pub struct Question {
+    pub text: String,
+    pub tokens: Vec<u32>,
+}
+
+impl Speaker<'_> {
+    /// The prompt of an example behind `shots` worked examples.
+    ///
+    /// # Errors
+    /// [`EvalError::Train`] or [`EvalError::Model`] when the chat template or the tokenizer refuses the text.
+    pub fn question(&self, shots: &[Example], example: &Example) -> Result<Question, EvalError> {
+        let text = prompt_text(&with_shots(shots, example), self.chat_template)?;
+        let tokens = self.tokenizer.encode(&text)?;
+        Ok(Question { text, tokens })
+    }
+}
+
+/// Worked examples become earlier turns of a conversation, or earlier paragraphs of a plain prompt.
+fn with_shots(shots: &[Example], example: &Example) -> Prompt {
+    match &example.prompt {
+        Prompt::Plain(prompt) => {
+            let mut text = String::new();
+            for shot in shots {
+                if let Prompt::Plain(worked) = &shot.prompt {
+                    text += &format!("{worked}{}\n\n", shot.completion);
+                }
+            }
+            Prompt::Plain(text + prompt)
+        }
+        Prompt::Chat(turns) => {
+            let (system, asked): (Vec<Turn>, Vec<Turn>) = turns.iter().cloned().partition(|t| t.role == "system");
+            let mut all = system;
+            for shot in shots {
+                if let Prompt::Chat(worked) = &shot.prompt {
+                    all.extend(worked.iter().filter(|t| t.role != "system").cloned());
+                    all.push(Turn { role: "assistant".into(), content: shot.completion.clone() });
+                }
+            }
+            all.extend(asked);
+            Prompt::Chat(all)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(text: &str, completion: &str) -> Example {
+        let turn = |role: &str, content: &str| Turn { role: role.into(), content: content.into() };
+        let prompt = Prompt::Chat(vec![turn("system", "Be brief."), turn("user", text)]);
+        Example { prompt, completion: completion.into(), label: None }
+    }
+
+    #[test]
+    fn worked_examples_stand_between_the_system_turn_and_the_question() {
+        let Prompt::Chat(turns) = with_shots(&[chat("1+1", "2")], &chat("2+2", "4")) else { panic!() };
+        let said: Vec<_> = turns.iter().map(|t| format!("{}: {}", t.role, t.content)).collect();
+        assert_eq!(said, ["system: Be brief.", "user: 1+1", "assistant: 2", "user: 2+2"]);
+    }
+
+    #[test]
+    fn plain_worked_examples_are_paragraphs() {
+        let plain = |text: &str, completion: &str| Example {
+            prompt: Prompt::Plain(text.into()),
+            completion: completion.into(),
+            label: None,
+        };
+        let prompt = with_shots(&[plain("1+1=", "2")], &plain("2+2=", "4"));
+        assert_eq!(prompt, Prompt::Plain("1+1=2\n\n2+2=".into()));
+    }
+}

@@ -1,0 +1,209 @@
+//! Tasks: versioned TOML files, embedded in the program.
+
+use std::path::Path;
+
+use marill_recipe::{Dataset, Example, Rows};
+use serde::Deserialize;
+
+use crate::EvalError;
+
+/// How an answer is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The most likely of a fixed set of labels; metric `acc`.
+    Classify,
+    /// Greedy text against a reference; metrics `bleu` and `chrf`.
+    Generate,
+    /// Likelihood of running text; metric `token_perplexity`.
+    Perplexity,
+}
+
+/// Rows that worked examples are taken from; never the scored ones.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shots {
+    pub path: String,
+    #[serde(default)]
+    pub target_path: Option<String>,
+}
+
+/// One task. Its `[dataset]` is a recipe's: training and evaluation render rows by the same code.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    pub name: String,
+    /// Changes whenever a prompt or the scoring does, so that old figures are not compared with new ones.
+    pub version: u32,
+    pub kind: Kind,
+    /// Longest answer, in tokens.
+    #[serde(default = "max_new_tokens")]
+    pub max_new_tokens: usize,
+    /// Tokens a window, the context allowing it; every window is scored on its own.
+    #[serde(default = "window")]
+    pub window: usize,
+    pub dataset: Dataset,
+    #[serde(default)]
+    pub shots: Option<Shots>,
+}
+
+fn max_new_tokens() -> usize {
+    16
+}
+
+fn window() -> usize {
+    512
+}
+
+const TASKS: [&str; 5] = [
+    include_str!("../tasks/agnews.toml"),
+    include_str!("../tasks/sst2.toml"),
+    include_str!("../tasks/multi30k-de-en.toml"),
+    include_str!("../tasks/wikitext-2.toml"),
+    include_str!("../tasks/dolly4.toml"),
+];
+
+impl Task {
+    /// All embedded tasks.
+    ///
+    /// # Errors
+    /// [`EvalError::Task`] when an embedded file is wrong, which a test excludes.
+    pub fn all() -> Result<Vec<Self>, EvalError> {
+        TASKS.iter().map(|text| Self::parse(text)).collect()
+    }
+
+    /// The embedded task of this name.
+    ///
+    /// # Errors
+    /// [`EvalError::UnknownTask`] with the names that exist.
+    pub fn find(name: &str) -> Result<Self, EvalError> {
+        let tasks = Self::all()?;
+        let known = tasks.iter().map(|task| format!("`{}`", task.name)).collect::<Vec<_>>().join(", ");
+        tasks
+            .into_iter()
+            .find(|task| task.name == name)
+            .ok_or_else(|| EvalError::UnknownTask { name: name.into(), known })
+    }
+
+    fn parse(text: &str) -> Result<Self, EvalError> {
+        let task: Self =
+            toml::from_str(text).map_err(|e| EvalError::Task { task: "embedded".into(), reason: e.to_string() })?;
+        if task.kind == Kind::Classify && task.dataset.labels.len() < 2 {
+            let reason = "a classification needs at least two labels".into();
+            return Err(EvalError::Task { task: task.name, reason });
+        }
+        Ok(task)
+    }
+
+    /// Renders rows as `recipe` does, when it has a data set of this task's format: a model is asked in the words that
+    /// it was trained on. The task keeps its own rows and labels.
+    pub fn ask_as(&mut self, recipe: &[Dataset]) -> bool {
+        let Some(trained) = recipe.iter().find(|dataset| dataset.format == self.dataset.format) else {
+            return false;
+        };
+        if self.kind == Kind::Classify && trained.labels.len() != self.dataset.labels.len() {
+            return false;
+        }
+        self.dataset.style = trained.style;
+        self.dataset.system.clone_from(&trained.system);
+        self.dataset.template.clone_from(&trained.template);
+        self.dataset.completion.clone_from(&trained.completion);
+        if !trained.labels.is_empty() {
+            self.dataset.labels.clone_from(&trained.labels);
+        }
+        true
+    }
+
+    /// The examples to score: the task's own, or those of `data` (with `reference` for aligned files).
+    ///
+    /// # Errors
+    /// [`EvalError::Data`] naming file and row.
+    pub fn examples(&self, data: Option<&Path>, reference: Option<&Path>) -> Result<Vec<Example>, EvalError> {
+        let fail = |source| EvalError::Data { task: self.name.clone(), source };
+        let rows = match data {
+            Some(path) => Rows::read_files(&self.dataset, path, reference),
+            None => Rows::read(&self.dataset, Path::new(".")),
+        };
+        Ok(rows.map_err(fail)?.examples)
+    }
+
+    /// `count` worked examples; of a classification the classes take turns.
+    ///
+    /// # Errors
+    /// [`EvalError::Task`] when the task has none, [`EvalError::Data`] naming the file.
+    pub fn worked_examples(&self, count: usize) -> Result<Vec<Example>, EvalError> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let Some(shots) = &self.shots else {
+            return Err(EvalError::Task { task: self.name.clone(), reason: "it has no worked examples".into() });
+        };
+        let dataset =
+            Dataset { path: shots.path.clone(), target_path: shots.target_path.clone(), ..self.dataset.clone() };
+        let rows = Rows::read(&dataset, Path::new("."))
+            .map_err(|source| EvalError::Data { task: self.name.clone(), source })?;
+        Ok(take_turns(rows.examples, self.dataset.labels.len().max(1), count))
+    }
+}
+
+/// The first examples, one class after the other.
+fn take_turns(examples: Vec<Example>, classes: usize, count: usize) -> Vec<Example> {
+    let mut by_class: Vec<_> = (0..classes).map(|_| std::collections::VecDeque::new()).collect();
+    for example in examples {
+        by_class[example.label.unwrap_or(0)].push_back(example);
+    }
+    let mut taken = Vec::with_capacity(count);
+    while taken.len() < count && by_class.iter().any(|class| !class.is_empty()) {
+        for class in &mut by_class {
+            if taken.len() < count {
+                taken.extend(class.pop_front());
+            }
+        }
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use marill_recipe::Prompt;
+
+    use super::*;
+
+    #[test]
+    fn every_embedded_task_parses_and_has_its_own_name() {
+        let tasks = Task::all().unwrap();
+        let names: std::collections::BTreeSet<_> = tasks.iter().map(|task| &task.name).collect();
+        assert_eq!(names.len(), TASKS.len());
+    }
+
+    #[test]
+    fn an_unknown_task_is_answered_with_the_known_ones() {
+        let error = Task::find("agnew").unwrap_err().to_string();
+        assert!(error.contains("`agnews`"), "{error}");
+    }
+
+    #[test]
+    fn worked_examples_take_turns_between_the_classes() {
+        let example = |n: usize, label| Example {
+            prompt: Prompt::Plain(n.to_string()),
+            completion: String::new(),
+            label: Some(label),
+        };
+        let rows = vec![example(0, 0), example(1, 0), example(2, 0), example(3, 1), example(4, 2)];
+        let taken = take_turns(rows, 3, 4);
+        let order: Vec<_> = taken.iter().map(|e| e.prompt.clone()).collect();
+        assert_eq!(order, ["0", "3", "4", "1"].map(|n| Prompt::Plain(n.into())));
+    }
+
+    #[test]
+    fn other_rows_may_stand_in_for_the_tasks_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mine.tsv");
+        std::fs::write(&path, "fine film\t1\ndull\t0\n").unwrap();
+        let rows = Task::find("sst2").unwrap().examples(Some(&path), None).unwrap();
+        assert_eq!((rows.len(), rows[0].completion.as_str(), rows[1].label), (2, "positive", Some(0)));
+        std::fs::write(&path, "fine film\t7\n").unwrap();
+        let error = Task::find("sst2").unwrap().examples(Some(&path), None).unwrap_err().to_string();
+        assert!(error.contains("row 1"), "{error}");
+    }
+}
