@@ -46,9 +46,36 @@ impl WebSocketChannel {
     pub fn close(&mut self, reason: &str) {
         let end = (0..=reason.len().min(MAX_REASON_BYTES)).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or(0);
         let frame = CloseFrame { code: CloseCode::Normal, reason: reason[..end].into() };
-        let _ = self.socket.close(Some(frame));
-        self.timeout = CLOSE_TIMEOUT;
-        let _ = self.drain_writes();
+        if self.socket.close(Some(frame)).is_ok() {
+            self.timeout = CLOSE_TIMEOUT;
+            let _ = self.drain_writes();
+            self.linger();
+        }
+    }
+
+    /// Reads on for a moment until the peer closes too: closing a socket with unread data would reset the connection and
+    /// could cost the peer the reason.
+    fn linger(&mut self) {
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        while let Ok(frame) = self.try_read() {
+            if frame.is_none() && self.wait(Interest::Readable, deadline).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// After a failed write: the reason that the peer gave before it went, if it did.
+    fn reason_or(&mut self, error: NetError) -> NetError {
+        if !matches!(error, NetError::Closed) {
+            return error;
+        }
+        loop {
+            match self.try_read() {
+                Ok(Some(_)) => {}
+                Err(ended @ NetError::Ended { .. }) => return ended,
+                Ok(None) | Err(_) => return error,
+            }
+        }
     }
 
     /// `Ok(None)`: nothing has arrived yet.
@@ -79,7 +106,7 @@ impl WebSocketChannel {
             match self.socket.flush() {
                 Ok(()) => return Ok(()),
                 Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(net_error(error)),
+                Err(error) => return Err(self.reason_or(net_error(error))),
             }
             self.wait(Interest::ReadableOrWritable, deadline)?;
             while let Some(frame) = self.try_read()? {
@@ -104,7 +131,7 @@ impl Channel for WebSocketChannel {
         match self.socket.write(Message::Binary(frame.into())) {
             Ok(()) => {}
             Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(net_error(error)),
+            Err(error) => return Err(self.reason_or(net_error(error))),
         }
         self.drain_writes()
     }

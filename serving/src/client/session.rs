@@ -128,7 +128,7 @@ impl SessionOpener {
             Some((_, adapter)) if welcome.adapter_bytes == 0 => adapter,
             _ => self.receive_adapter(&mut peer, &welcome)?,
         };
-        let inner = ClientSession::new(self.public.clone(), adapter, seed0, Box::new(peer.clone()));
+        let inner = ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
         Ok(SecureSession { inner, peer, meter, spec: self.spec.clone() })
     }
 

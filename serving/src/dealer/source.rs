@@ -39,6 +39,7 @@ fn open(dealer: &Dealer, channel: &mut SharedChannel<WebSocketChannel>) -> Resul
     if spec_sha256(&hello.spec) != grant.terms.spec_sha256 {
         return Err(bad("its program has another digest than its terms say"));
     }
+    hello.spec.validate()?;
     dealer.ledger.claim("e1", &hello.session)?;
     let adapter_seed = dealer.masks.seed(&grant.client_id, &hello.private_sha256)?;
 

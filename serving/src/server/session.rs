@@ -73,8 +73,8 @@ fn greet(server: &Server, client: &mut Source) -> Result<(Source, ServerSession)
         client.send(piece.to_vec()).map_err(ServingError::net(CLIENT))?;
     }
     let (peer, corrections) = (Box::new(client.clone()), Box::new(source.clone()));
-    let (public, private) = (model.public.clone(), model.private.clone());
-    Ok((source, ServerSession::new(public, private, adapter_seed, seed1, peer, corrections)))
+    let session = ServerSession::new(model.public.clone(), &model.private, seed1, peer, corrections)?;
+    Ok((source, session))
 }
 
 /// Takes this session's seeds from the dealer: the adapter mask's, then E1's.

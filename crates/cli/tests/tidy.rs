@@ -1,0 +1,142 @@
+//! The shape of the workspace: which crate may see which, and how large a file may grow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Direct dependencies on our own crates that are allowed, tests aside. An arrow that is not here does not exist.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("marill-numeric", &[]),
+    ("marill-net", &["marill-numeric"]),
+    ("marill-recipe", &["marill-numeric"]),
+    ("marill-report", &["marill-numeric"]),
+    ("marill-model", &["marill-numeric"]),
+    ("marill-mpc", &["marill-numeric", "marill-net"]),
+    ("marill-partition", &["marill-numeric", "marill-model", "marill-mpc"]),
+    ("marill-training", &["marill-numeric", "marill-model", "marill-recipe", "marill-report", "marill-partition"]),
+    ("marill-serving", &["marill-numeric", "marill-net", "marill-mpc", "marill-model", "marill-partition"]),
+];
+
+/// These see everything.
+const TOP: &[&str] = &["marill", "marill-evals"];
+
+/// What must not be reached by any path: a crate and what stays out of it.
+const WALLS: &[(&str, &[&str])] = &[
+    ("marill-numeric", &["candle-core", "tokio", "tungstenite"]),
+    ("marill-net", &["candle-core", "tokio"]),
+    ("marill-recipe", &["candle-core", "tokio"]),
+    ("marill-report", &["candle-core", "tokio"]),
+    ("marill-mpc", &["candle-core", "tokio", "axum", "marill-model", "marill-partition"]),
+    ("marill-model", &["tokio", "axum", "marill-mpc"]),
+    ("marill-training", &["tokio", "axum", "marill-serving"]),
+    ("marill-serving", &["marill-training", "marill-evals"]),
+];
+
+const MAX_FILE_LINES: usize = 800;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Package name to the names of its dependencies, development ones left out.
+fn dependencies(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
+    let text = |value: &Value| value.as_str().unwrap().to_string();
+    let names: BTreeMap<String, String> = metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| (text(&package["id"]), text(&package["name"])))
+        .collect();
+    let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for node in nodes {
+        let used = node["deps"].as_array().unwrap().iter().filter(|dependency| {
+            dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"] != "dev")
+        });
+        let used = used.map(|dependency| names[dependency["pkg"].as_str().unwrap()].clone());
+        found.entry(names[node["id"].as_str().unwrap()].clone()).or_default().extend(used);
+    }
+    found
+}
+
+fn reached(from: &str, dependencies: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
+    let mut reached = BTreeSet::new();
+    let mut open = vec![from.to_string()];
+    while let Some(name) = open.pop() {
+        for next in dependencies.get(&name).into_iter().flatten() {
+            if reached.insert(next.clone()) {
+                open.push(next.clone());
+            }
+        }
+    }
+    reached
+}
+
+#[test]
+fn arrows_between_crates_point_one_way() {
+    let metadata = metadata();
+    let dependencies = dependencies(&metadata);
+    let ours: Vec<&String> = dependencies.keys().filter(|name| is_ours(name)).collect();
+    for name in ours {
+        if TOP.contains(&name.as_str()) {
+            continue;
+        }
+        let allowed = ARROWS.iter().find(|(from, _)| from == name);
+        let (_, allowed) = allowed.unwrap_or_else(|| panic!("`{name}` is missing in the list of arrows"));
+        for used in dependencies[name].iter().filter(|used| is_ours(used)) {
+            assert!(allowed.contains(&used.as_str()), "`{name}` must not depend on `{used}`");
+        }
+    }
+    for (name, kept_out) in WALLS {
+        let reached = reached(name, &dependencies);
+        assert!(!reached.is_empty() || *name == "marill-numeric", "`{name}` is no crate any more");
+        for wall in *kept_out {
+            assert!(!reached.contains(*wall), "`{name}` reaches `{wall}`");
+        }
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    name == "marill" || name.starts_with("marill-")
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, found);
+        } else if name.ends_with(".rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn files_stay_readable_and_modules_have_names() {
+    let mut files = Vec::new();
+    for folder in ["crates", "training", "serving", "mpc", "evals"] {
+        sources(&root().join(folder), &mut files);
+    }
+    assert!(files.len() > 20, "the sources were not found");
+    for path in files {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        for shapeless in ["mod.rs", "utils.rs", "util.rs", "common.rs", "helpers.rs", "misc.rs"] {
+            assert_ne!(name, shapeless, "{}: name the module by what it is about", path.display());
+        }
+        let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= MAX_FILE_LINES, "{} has {lines} lines, {MAX_FILE_LINES} are the limit", path.display());
+    }
+}

@@ -1,0 +1,279 @@
+//! Sessions over real sockets: client, server and dealer with a tiny random model.
+
+#[path = "sessions/proxy.rs"]
+mod proxy;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use marill_mpc::testing::{gaussian, random_weights, tiny_spec};
+use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights, Twin, tally_decode, tally_prefill};
+use marill_net::http::HttpClient;
+use marill_serving::client::{ClientState, Cost, SecureSession, SessionOpener};
+use marill_serving::local::Parties;
+use marill_serving::server::SecureModel;
+use marill_serving::wire::Terms;
+use marill_serving::{Endpoint, ServingError};
+use proxy::Proxy;
+
+const PARTITION: &str = "tiny";
+
+/// A model, its parties and a place for their records.
+struct World {
+    spec: DecoderSpec,
+    public: Arc<PublicWeights>,
+    private: Arc<PrivateWeights>,
+    parties: Parties,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let spec = tiny_spec();
+        let (public, private) = random_weights(&spec, 7);
+        let folder = tempfile::tempdir().unwrap();
+        let owned = random_weights(&spec, 7);
+        let (Ok(served_public), Ok(served_private)) = (Arc::try_unwrap(owned.0), Arc::try_unwrap(owned.1)) else {
+            panic!("the weights are shared already");
+        };
+        let model = SecureModel::new(PARTITION, spec.clone(), served_public, served_private);
+        let parties = Parties::start(model, folder.path(), 4).unwrap();
+        Self { spec, public, private, parties, folder }
+    }
+
+    fn opener(&self) -> SessionOpener {
+        self.opener_at(&self.parties.server, "client")
+    }
+
+    fn opener_at(&self, server: &Endpoint, name: &str) -> SessionOpener {
+        let place: &Path = &self.folder.path().join(name);
+        SessionOpener {
+            server: HttpClient::new(server.clone(), None),
+            dealer: HttpClient::new(self.parties.dealer.clone(), None),
+            terms: Terms::new(PARTITION, &self.spec, &self.public),
+            spec: self.spec.clone(),
+            public: self.public.clone(),
+            state: ClientState::open(place, place).unwrap(),
+        }
+    }
+
+    /// `n` rows of boundary integers.
+    fn rows(&self, seed: u64, n: usize) -> Vec<u64> {
+        self.spec.encode(&gaussian(seed, "boundary", n * self.spec.hidden_size, 1.0)).unwrap()
+    }
+
+    /// The tokens that the law gives for a prompt of `n` rows and `steps` further ones.
+    fn twin(&self, seed: u64, n: usize, steps: u64) -> Vec<u32> {
+        let mut twin = Twin::new(self.public.clone(), self.private.clone());
+        let mut tokens = vec![twin.prefill(&self.rows(seed, n)).unwrap()];
+        tokens.extend((0..steps).map(|step| twin.decode(&self.rows(seed + 1000 + step, 1)).unwrap()));
+        tokens
+    }
+
+    fn secure(&self, session: &mut SecureSession, seed: u64, n: usize, steps: u64) -> (Vec<u32>, Vec<Cost>) {
+        let (token, cost) = session.prefill(&self.rows(seed, n), n).unwrap();
+        let (mut tokens, mut costs) = (vec![token], vec![cost]);
+        for step in 0..steps {
+            let (token, cost) = session.decode(&self.rows(seed + 1000 + step, 1)).unwrap();
+            tokens.push(token);
+            costs.push(cost);
+        }
+        session.end();
+        (tokens, costs)
+    }
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_session_gives_the_twins_tokens_and_costs_what_the_tally_says() {
+    let world = World::new();
+    let opener = world.opener();
+    let mut session = opener.open().unwrap();
+    let (tokens, costs) = world.secure(&mut session, 1, 11, 3);
+    assert_eq!(tokens, world.twin(1, 11, 3));
+
+    // The announcement of a step is a frame of five bytes besides the protocol's.
+    let bucket = world.spec.bucket(11);
+    let prefill = tally_prefill(&world.spec, bucket).unwrap();
+    assert_eq!(costs[0].rounds, prefill.rounds);
+    assert_eq!(costs[0].bytes_sent, prefill.e0_to_e1_bytes + 5);
+    assert_eq!(costs[0].bytes_received, prefill.e1_to_e0_bytes);
+    let decode = tally_decode(&world.spec, bucket).unwrap();
+    assert_eq!((costs[1].rounds, costs[1].bytes_sent), (decode.rounds, decode.e0_to_e1_bytes + 5));
+    assert!(opener.dealer.count.received_bytes() < 64 << 10, "the client downloads little from the dealer");
+}
+
+#[test]
+fn two_sessions_at_once_both_equal_the_twin_and_interleave() {
+    let world = World::new();
+    let openers = [world.opener_at(&world.parties.server, "a"), world.opener_at(&world.parties.server, "b")];
+    thread::scope(|scope| {
+        for (seed, opener) in (10..).zip(&openers) {
+            let world = &world;
+            scope.spawn(move || {
+                let mut session = opener.open().unwrap();
+                wait_until("both sessions being open", || world.parties.active()[1] == 2);
+                let (tokens, _) = world.secure(&mut session, seed, 5, 4);
+                assert_eq!(tokens, world.twin(seed, 5, 4));
+            });
+        }
+    });
+    wait_until("the end of all sessions", || world.parties.active() == [0, 0]);
+}
+
+#[test]
+fn the_masked_adapter_travels_once_and_survives_a_restart_of_the_client() {
+    let world = World::new();
+    let received = |opener: &SessionOpener| {
+        let before = opener.server.count.received_bytes();
+        drop(opener.open().unwrap());
+        opener.server.count.received_bytes() - before
+    };
+    let first = world.opener();
+    let (with, without) = (received(&first), received(&first));
+    let adapter_bytes = std::fs::metadata(world.folder.path().join("client/adapters/tiny.masked")).unwrap().len();
+    assert!(with >= adapter_bytes && without < adapter_bytes.min(4096), "{with}, then {without}");
+    assert!(received(&world.opener()) < 4096, "a new process finds it on disk");
+    assert!(received(&world.opener_at(&world.parties.server, "other")) >= adapter_bytes, "each client has its own");
+}
+
+#[test]
+fn what_leaves_the_client_is_masked_and_its_sizes_depend_on_the_bucket_alone() {
+    let world = World::new();
+    let (proxy, endpoint) = Proxy::start(&world.parties.server);
+    let opener = world.opener_at(&endpoint, "client");
+    let record = |seed: u64, n: usize| {
+        let from = proxy.sent().len();
+        let mut session = opener.open().unwrap();
+        world.secure(&mut session, seed, n, 2);
+        drop(session);
+        wait_until("the end of the session", || world.parties.active() == [0, 0]);
+        proxy.sent()[from..].to_vec()
+    };
+    record(1, 3); // Fetches the adapter, after which the greeting has one length.
+    let (short, long) = (record(2, 3), record(3, 14));
+    assert_eq!(world.spec.bucket(3), world.spec.bucket(14));
+    assert_eq!(frame_sizes(&short), frame_sizes(&long));
+
+    let frames = unmask(&long);
+    let payload: Vec<u8> = frames.concat();
+    let boundary: Vec<u8> = world.rows(3, 14).iter().flat_map(|value| value.to_le_bytes()).collect();
+    // Two neighbouring values in clear, as 64-bit or as the 48 bits of a packed wire.
+    let narrow: Vec<u8> = boundary.chunks(8).flat_map(|value| value[..6].to_vec()).collect();
+    for (values, width) in [(&boundary, 8), (&narrow, 6)] {
+        for pair in values.chunks_exact(2 * width) {
+            assert!(!payload.windows(2 * width).any(|window| window == pair), "activations leave in clear");
+        }
+    }
+    // Masked words look random: no byte value is much more common than another.
+    let largest = frames.iter().max_by_key(|frame| frame.len()).unwrap();
+    assert!(largest.len() > 2000);
+    let count = |byte: u8| largest.iter().filter(|&&other| other == byte).count();
+    let most = (0..=255).map(count).max().unwrap();
+    assert!(most < largest.len() / 256 * 3 + 30, "{most} of {} bytes are equal", largest.len());
+}
+
+#[test]
+fn an_outside_proxy_counts_the_bytes_that_the_client_reports() {
+    let world = World::new();
+    let (proxy, endpoint) = Proxy::start(&world.parties.server);
+    let opener = world.opener_at(&endpoint, "client");
+    let mut session = opener.open().unwrap();
+    world.secure(&mut session, 4, 9, 2);
+    drop(session);
+    wait_until("the end of the session", || world.parties.active() == [0, 0]);
+    let count = &opener.server.count;
+    wait_until("the same count of sent bytes", || count.sent_bytes() == proxy.sent().len() as u64);
+    wait_until("the same count of received bytes", || count.received_bytes() == proxy.received_len());
+    assert!(count.sent_bytes() > 10_000 && count.received_bytes() > 10_000);
+}
+
+#[test]
+fn differing_terms_are_refused_by_name_on_both_sides() {
+    let world = World::new();
+    let mut opener = world.opener();
+    opener.terms.partition_id = "another".into();
+    let error = opener.open().map(|_| ()).unwrap_err();
+    assert!(matches!(error, ServingError::Refused { by: "server", .. }), "{error}");
+    assert!(error.to_string().contains("partition_id"), "{error}");
+    opener.terms.protocol = 99;
+    let error = opener.open().map(|_| ()).unwrap_err();
+    assert!(matches!(error, ServingError::Refused { by: "dealer", .. }), "{error}");
+    assert!(error.to_string().contains("99"), "{error}");
+}
+
+#[test]
+fn a_dealer_that_is_gone_is_named() {
+    let mut world = World::new();
+    world.parties.stop_dealer();
+    let error = world.opener().open().map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("dealer"), "{error}");
+}
+
+#[test]
+fn a_server_that_vanishes_ends_the_clients_step_with_an_error() {
+    let world = World::new();
+    let (proxy, endpoint) = Proxy::start(&world.parties.server);
+    let opener = world.opener_at(&endpoint, "client");
+    let mut session = opener.open().unwrap();
+    session.prefill(&world.rows(5, 4), 4).unwrap();
+    proxy.cut();
+    let error = session.decode(&world.rows(6, 1)).unwrap_err();
+    assert!(error.is_peer(), "{error}");
+    wait_until("the server giving the session up", || world.parties.active() == [0, 0]);
+    // Others are served as before.
+    let (tokens, _) = world.secure(&mut world.opener().open().unwrap(), 7, 4, 1);
+    assert_eq!(tokens, world.twin(7, 4, 1));
+}
+
+#[test]
+fn a_client_that_breaks_the_protocol_ends_its_own_session_only() {
+    let world = World::new();
+    let opener = world.opener();
+    let mut good = opener.open().unwrap();
+    let mut bad = world.opener_at(&world.parties.server, "bad").open().unwrap();
+    bad.prefill(&world.rows(8, 2), 2).unwrap();
+    let error = bad.prefill(&world.rows(8, 2), 2).unwrap_err();
+    assert!(error.to_string().contains("a prefill of 16 is not possible now"), "{error}");
+    let (tokens, _) = world.secure(&mut good, 9, 4, 1);
+    assert_eq!(tokens, world.twin(9, 4, 1));
+}
+
+#[test]
+fn the_dealer_knows_servers_by_their_key() {
+    let world = World::new();
+    let stranger = HttpClient::new(world.parties.dealer.clone(), Some("guess".into()));
+    let error = stranger.websocket("/v1/source", Duration::from_secs(5)).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("401"), "{error}");
+}
+
+/// Payload lengths of the WebSocket frames that a client sent, after its HTTP request.
+fn frame_sizes(bytes: &[u8]) -> Vec<usize> {
+    unmask(bytes).iter().map(Vec::len).collect()
+}
+
+fn unmask(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    let (mut rest, mut frames) = (&bytes[end..], Vec::new());
+    while rest.len() >= 6 {
+        let (length, header) = match rest[1] & 0x7f {
+            126 => (u16::from_be_bytes([rest[2], rest[3]]) as usize, 4),
+            127 => (u64::from_be_bytes(rest[2..10].try_into().unwrap()) as usize, 10),
+            short => (short as usize, 2),
+        };
+        let mask: [u8; 4] = rest[header..header + 4].try_into().unwrap();
+        let body = &rest[header + 4..header + 4 + length];
+        frames.push(body.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect());
+        rest = &rest[header + 4 + length..];
+    }
+    frames
+}
