@@ -2,8 +2,15 @@
 //!
 //! One module per command: each has `Args` for clap and `run`. Standard output is data, standard error the rest.
 
+mod chat;
+mod dealer;
 mod doctor;
 mod failure;
+mod gateway;
+mod generate;
+mod places;
+mod serve;
+mod target;
 
 use std::process::ExitCode;
 
@@ -18,6 +25,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Offer a partition to clients, together with a dealer
+    Serve(serve::Args),
+    /// Hand out seeds and corrections for sessions between clients and servers
+    Dealer(dealer::Args),
+    /// Answer the OpenAI interface on this machine with private sessions
+    Gateway(gateway::Args),
+    /// Talk to a model in the terminal
+    Chat(chat::Args),
+    /// Answer one prompt privately
+    Generate(generate::Args),
     /// Check this machine: processor features, free ports, where data is looked for
     Doctor(doctor::Args),
 }
@@ -25,6 +42,11 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Dealer(args) => dealer::run(args),
+        Command::Gateway(args) => gateway::run(args),
+        Command::Chat(args) => chat::run(args),
+        Command::Generate(args) => generate::run(args),
         Command::Doctor(args) => doctor::run(args),
     };
     result.unwrap_or_else(|error| failure::report(&error))

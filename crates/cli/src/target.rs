@@ -32,7 +32,6 @@ impl FromStr for Target {
 /// A connected client; for a folder, also the other parties, in this process.
 pub struct Connected {
     pub client: Client,
-    pub server: Option<Endpoint>,
     _parties: Option<(Parties, Scratch)>,
 }
 
@@ -44,7 +43,7 @@ impl Target {
             Self::Server(server) => {
                 let options = services.client(server.clone(), 1)?;
                 let client = Client::connect(&options, &mut |line| eprintln!("{line}"))?;
-                Ok(Connected { client, server: Some(server.clone()), _parties: None })
+                Ok(Connected { client, _parties: None })
             }
             Self::Folder(folder) => {
                 eprintln!("note: all parties run in this process: a demonstration, not privacy");
@@ -61,7 +60,7 @@ impl Target {
                 options.cache = state.join("cache");
                 options.state = state.join("client");
                 let client = Client::with_partition(&partition, &options)?;
-                Ok(Connected { client, server: None, _parties: Some((parties, scratch)) })
+                Ok(Connected { client, _parties: Some((parties, scratch)) })
             }
         }
     }
