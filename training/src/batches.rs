@@ -1,9 +1,6 @@
 use crate::{Rng, Sample};
 use marill_recipe::Train;
 
-/// Batches that are sorted by length together, so that a step's micro-batches have about equal work.
-const BUCKET_STEPS: usize = 8;
-
 /// One optimiser step: micro-batches of sample numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
@@ -25,14 +22,9 @@ pub(crate) fn plan(samples: &[Sample], train: &Train) -> Vec<Step> {
         order.extend(pass.into_iter().take(rows - order.len()));
         epoch += 1;
     }
-    let mut rng = Rng::new(train.seed, "buckets");
-    let mut steps = Vec::new();
-    for bucket in order.chunks_mut(per_step * BUCKET_STEPS) {
-        bucket.sort_by_key(|&i| samples[i].tokens.len());
-        let mut batches: Vec<&[usize]> = bucket.chunks(per_step).collect();
-        rng.shuffle(&mut batches);
-        steps.extend(batches.iter().map(|batch| step(samples, batch, train.micro_batch_size)));
-    }
+    // Rows are laid one after another without padding, so batches of mixed lengths cost nothing and mix the data.
+    let mut steps: Vec<Step> =
+        order.chunks(per_step).map(|batch| step(samples, batch, train.micro_batch_size)).collect();
     steps.truncate(train.max_steps.unwrap_or(usize::MAX));
     if let Some(limit) = train.max_tokens {
         let mut tokens = 0;

@@ -259,6 +259,9 @@ fn check(text: &str, name: &str, partial: bool) -> Vec<Problem> {
         checker.add(error.message().to_owned(), None, error.span().unwrap_or(0..0));
     }
     checker.table("", root.get_ref(), ROOT, 0..0);
+    // As they stand in the file; what is missing altogether comes last.
+    let place = |p: &Problem| p.place.as_ref().map_or((usize::MAX, 0), |p| (p.1, p.2));
+    checker.problems.sort_by_key(place);
     checker.problems
 }
 

@@ -1,0 +1,183 @@
+//! What a person sees who makes mistakes in a recipe, and what rows of data become.
+
+use marill_recipe::{Dataset, Format, Grouping, Prompt, Recipe, RecipeError, Rows, Style, read_records};
+use std::path::Path;
+
+const GOOD: &str = r#"
+[model]
+base_model = "base"
+
+[[dataset]]
+path = "rows.jsonl"
+format = "classify"
+labels = ["no", "yes"]
+
+[freeze]
+layers = 2
+
+[lora]
+rank = 4
+
+[heads]
+merge = 3
+
+[output]
+dir = "out"
+"#;
+
+fn problems(text: &str, overrides: &[&str]) -> Vec<String> {
+    let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+    match Recipe::parse(text, "r.toml", &overrides) {
+        Err(RecipeError::Problems(all)) => all.iter().map(ToString::to_string).collect(),
+        other => panic!("expected problems, got {other:?}"),
+    }
+}
+
+#[test]
+fn defaults_are_written_out_and_read_back() {
+    let recipe = Recipe::parse(GOOD, "r.toml", &[]).unwrap();
+    assert_eq!(recipe.lora.as_ref().unwrap().target_modules.len(), 7);
+    assert_eq!(recipe.heads.as_ref().unwrap().grouping, Grouping::Strided);
+    assert_eq!(Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(), recipe);
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_with_its_place() {
+    let text = GOOD.replace("rank = 4", "rank = 0\nalhpa = 3\nlora_r = 8").replace("layers = 2", "layers = \"two\"");
+    let all = problems(&text, &[]);
+    assert_eq!(all.len(), 4, "{all:#?}");
+    assert_eq!(
+        all[1],
+        "`lora.rank` must be at least 1\n --> r.toml:14:8\n   | rank = 0\n   |        ^\n\n\
+         hint: drop the `[lora]` table to train the private layers as a whole"
+    );
+    assert!(all[0].contains("`freeze.layers` takes a whole number, not a string"), "{}", all[0]);
+    assert!(all.iter().any(|p| p.contains("did you mean `alpha`?") && p.contains("   | alhpa = 3\n   | ^^^^^")));
+    assert!(all.iter().any(|p| p.ends_with("hint: here it is `lora.rank`")));
+}
+
+#[test]
+fn keys_of_other_tools_are_answered() {
+    let all = problems(&format!("sequence_len = 512\nsample_packing = true\n{GOOD}"), &[]);
+    assert!(all[0].contains("`sequence_len`") && all[0].ends_with("here it is `data.max_seq_len`"), "{}", all[0]);
+    assert!(all[1].contains("not needed"), "{}", all[1]);
+}
+
+#[test]
+fn broken_toml_and_missing_tables_are_reported_together() {
+    let all = problems("[model]\nbase_model = \n[lora]\n", &[]);
+    assert!(all.iter().any(|p| p.contains("r.toml:2:")), "{all:#?}");
+    assert!(all.iter().any(|p| p.contains("`lora.rank` is missing")), "{all:#?}");
+    assert!(all.iter().any(|p| p.contains("`[[dataset]]` is missing")), "{all:#?}");
+}
+
+#[test]
+fn overrides_set_keys_and_are_checked_like_the_file() {
+    let set = |list: &[&str]| {
+        let list: Vec<String> = list.iter().map(|s| (*s).to_owned()).collect();
+        Recipe::parse(GOOD, "r.toml", &list)
+    };
+    let recipe = set(&["train.max_steps=40", "output.dir=runs/a", "dataset.0.limit=7", "optimizer.learning_rate=1e-4"]);
+    let recipe = recipe.unwrap();
+    assert_eq!((recipe.train.max_steps, recipe.output.dir.as_str()), (Some(40), "runs/a"));
+    assert_eq!((recipe.dataset[0].limit, recipe.optimizer.learning_rate), (Some(7), 1e-4));
+    assert!(problems(GOOD, &["train.max_step=40"])[0].contains("did you mean `max_steps`?"));
+    assert!(problems(GOOD, &["max_steps"])[0].contains("is not `key=value`"));
+    assert!(problems(GOOD, &["train.max_steps=0"])[0].contains("--set train.max_steps=0"));
+    assert!(problems(GOOD, &["dataset.3.limit=1"])[0].contains("there are 1 data sets"));
+}
+
+#[test]
+fn the_recipes_of_the_repository_are_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let mut count = 0;
+    for entry in std::fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            Recipe::read(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
+            count += 1;
+        }
+    }
+    assert!(count >= 4, "{count} recipes");
+}
+
+fn dataset(format: Format) -> Dataset {
+    let text = format!("path = \"x\"\nformat = \"{}\"", format!("{format:?}").to_lowercase());
+    toml::from_str(&text).unwrap()
+}
+
+fn rows(dataset: &Dataset, name: &str, content: &str) -> Result<Rows, RecipeError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    Rows::read_files(dataset, &path, None)
+}
+
+#[test]
+fn classify_takes_labels_by_name_or_number() {
+    let mut set = dataset(Format::Classify);
+    set.labels = vec!["World".into(), "Sports".into()];
+    set.template = Some("Topic of {{this}}: {0}?".into());
+    set.label = Some("1".into());
+    set.style = Style::Plain;
+    let rows = rows(&set, "a.tsv", "a match\t1\na war\tworld\n").unwrap();
+    assert_eq!(rows.examples[0].prompt, Prompt::Plain("Topic of {this}: a match?".into()));
+    let got: Vec<_> = rows.examples.iter().map(|e| (e.completion.as_str(), e.label)).collect();
+    assert_eq!(got, [("Sports", Some(1)), ("World", Some(0))]);
+    let error = rows_error(&set, "a.tsv", "a match\t1\na war\t7\n");
+    assert!(error.contains("row 2: `7` is none of the labels World, Sports"), "{error}");
+}
+
+fn rows_error(set: &Dataset, name: &str, content: &str) -> String {
+    rows(set, name, content).unwrap_err().to_string()
+}
+
+#[test]
+fn instruct_and_chat_rows_become_turns() {
+    let mut set = dataset(Format::Instruct);
+    set.system = Some("Be brief".into());
+    let line = r#"{"instruction": "Add", "input": "1 2", "output": "3"}"#;
+    let example = &rows(&set, "a.jsonl", line).unwrap().examples[0];
+    let Prompt::Chat(turns) = &example.prompt else { panic!() };
+    assert_eq!((turns[0].role.as_str(), turns[1].content.as_str()), ("system", "Add\n\n1 2"));
+    assert_eq!(example.completion, "3");
+
+    let line = r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}"#;
+    let example = &rows(&dataset(Format::Chat), "a.jsonl", line).unwrap().examples[0];
+    assert_eq!(example.completion, "ho");
+    let error = rows_error(&dataset(Format::Chat), "a.jsonl", r#"{"messages": [{"role": "user", "content": "hi"}]}"#);
+    assert!(error.contains("assistant's turn"), "{error}");
+}
+
+#[test]
+fn aligned_files_are_one_data_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let (de, en) = (dir.path().join("a.de"), dir.path().join("a.en"));
+    std::fs::write(&de, "Ein Hund\nEine Katze\n").unwrap();
+    std::fs::write(&en, "A dog\nA cat\n").unwrap();
+    let rows = Rows::read_files(&dataset(Format::Translate), &de, Some(&en)).unwrap();
+    assert_eq!(rows.examples[1].completion, "A cat");
+    std::fs::write(&en, "A dog\n").unwrap();
+    let error = Rows::read_files(&dataset(Format::Translate), &de, Some(&en)).unwrap_err().to_string();
+    assert!(error.contains("has 2 lines") && error.ends_with("has 1"), "{error}");
+}
+
+#[test]
+fn bad_rows_name_file_and_row() {
+    let set = dataset(Format::Instruct);
+    assert!(rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": \"y\"}\n{oops\n").contains("row 2"));
+    assert!(rows_error(&set, "a.jsonl", "{\"output\": \"y\"}\n").contains("no column `instruction`"));
+    assert!(rows_error(&set, "a.jsonl", "").contains("empty"));
+}
+
+#[test]
+fn csv_cells_may_be_quoted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.csv");
+    std::fs::write(&path, "text,label\n\"a, \"\"b\"\"\nc\",1\r\nplain,0\n").unwrap();
+    let records = read_records(&path).unwrap();
+    assert_eq!(records[0]["text"], "a, \"b\"\nc");
+    assert_eq!((&records[0]["label"], &records[1]["text"]), (&"1".into(), &"plain".into()));
+    std::fs::write(&path, "text,label\nplain\n").unwrap();
+    assert!(read_records(&path).unwrap_err().to_string().contains("1 cells under a header of 2"));
+}

@@ -1,0 +1,254 @@
+//! Whole runs on a tiny model: from nothing, then fine-tuned, resumed, distilled, and stopped for good reasons.
+
+use candle_core::Tensor;
+use marill_model::{Adapter, Checkpoint, FloatModel, Transforms};
+use marill_recipe::Recipe;
+use marill_training::{TrainError, TrainOptions, TrainReport, train};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tempfile::TempDir;
+
+/// Red numbers are `even` and blue ones `odd`, or the other way round.
+fn rows(swapped: bool) -> String {
+    let line = |n: u32| {
+        let label = if (n % 2 == 0) != swapped { "even" } else { "odd" };
+        let colour = if n % 2 == 0 { "red" } else { "blue" };
+        format!("{{\"text\": \"{colour} {n}\", \"label\": \"{label}\"}}\n")
+    };
+    (100..180).map(line).collect()
+}
+
+const SCRATCH: &str = r#"
+[model]
+init = "random"
+[model.architecture]
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 3
+num_attention_heads = 4
+num_key_value_heads = 2
+head_dim = 8
+max_position_embeddings = 64
+[tokenizer]
+vocab_size = 320
+[[dataset]]
+path = "rows.jsonl"
+format = "classify"
+labels = ["even", "odd"]
+[data]
+max_seq_len = 64
+train_on_input = true
+[train]
+epochs = 8
+micro_batch_size = 8
+[optimizer]
+learning_rate = 1e-2
+[output]
+dir = "DIR/base"
+"#;
+
+const TUNE: &str = r#"
+[model]
+base_model = "DIR/base/model"
+[[dataset]]
+path = "rows.jsonl"
+format = "classify"
+labels = ["even", "odd"]
+[data]
+max_seq_len = 64
+val_fraction = 0.1
+[freeze]
+layers = 1
+[lora]
+rank = 4
+[heads]
+merge = 2
+[train]
+epochs = 6
+micro_batch_size = 4
+gradient_accumulation_steps = 2
+checkpoint_steps = 7
+[optimizer]
+learning_rate = 1e-2
+[output]
+dir = "DIR/tuned"
+"#;
+
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    /// A folder with data and, where asked for, a base model trained on it.
+    fn new(with_base: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("rows.jsonl"), rows(false)).unwrap();
+        std::fs::write(dir.path().join("swapped.jsonl"), rows(true)).unwrap();
+        let place = Self { dir };
+        if with_base {
+            let report = place.run(SCRATCH, &["train.max_steps=20"]).unwrap();
+            assert!(report.final_loss < report.first_loss, "{report:?}");
+        }
+        place
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn recipe(&self, text: &str, overrides: &[&str]) -> Recipe {
+        let text = text.replace("DIR", &self.dir.path().display().to_string());
+        let overrides: Vec<String> =
+            overrides.iter().map(|o| o.replace("DIR", &self.dir.path().display().to_string())).collect();
+        Recipe::parse(&text, "test.toml", &overrides).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn options(&self) -> TrainOptions {
+        TrainOptions { recipe_dir: self.dir.path().into(), ..TrainOptions::default() }
+    }
+
+    fn run(&self, text: &str, overrides: &[&str]) -> Result<TrainReport, TrainError> {
+        train(&self.recipe(text, overrides), &self.options(), &mut |_| {})
+    }
+}
+
+fn bytes(path: impl AsRef<Path>) -> Vec<u8> {
+    std::fs::read(path.as_ref()).unwrap()
+}
+
+/// How often the model finds the swapped label likelier.
+fn accuracy(model: &mut FloatModel, base: &Checkpoint) -> f64 {
+    let token = |text: &str| base.tokenizer.encode(text).unwrap()[0] as usize;
+    let (even, odd) = (token("even"), token("odd"));
+    assert_ne!(even, odd);
+    let right = (100..180).filter(|n| {
+        let colour = if n % 2 == 0 { "red" } else { "blue" };
+        let prompt = format!("<|im_start|>user\n{colour} {n}<|im_end|>\n<|im_start|>assistant\n");
+        model.reset();
+        let logits = model.logits(&base.tokenizer.encode(&prompt).unwrap()).unwrap();
+        (logits[odd] > logits[even]) != (n % 2 == 1)
+    });
+    right.count() as f64 / 80.0
+}
+
+#[test]
+fn a_tuned_model_learns_the_task_and_leaves_everything_that_is_promised() {
+    let place = Place::new(false);
+    place.run(SCRATCH, &["train.epochs=20"]).unwrap();
+    let report = place.run(TUNE, &["train.epochs=10", "dataset.0.path=swapped.jsonl"]).unwrap();
+    assert!(report.final_loss < 0.5 * report.first_loss, "{report:?}");
+    assert!(report.val_loss.is_some_and(|v| v.is_finite()));
+    for name in ["adapter.safetensors", "transforms.json", "recipe.toml", "metrics.jsonl", "loss.svg", "checkpoints"] {
+        assert!(place.path("tuned").join(name).exists(), "{name}");
+    }
+    let lines = String::from_utf8(bytes(place.path("tuned/metrics.jsonl"))).unwrap();
+    assert_eq!(lines.lines().count(), report.steps);
+
+    let base = Checkpoint::open(&place.path("base/model")).unwrap();
+    let transforms = Transforms::load(&place.path("tuned/transforms.json")).unwrap();
+    let adapter = Adapter::load(&place.path("tuned/adapter.safetensors")).unwrap();
+    assert_eq!((transforms.frozen_layers, adapter.tensors.len()), (1, 2 * 7 * 2));
+    assert!(adapter.tensors.keys().all(|n| n.starts_with("base_model.model.model.layers.")), "PEFT's names");
+    let mut tuned = FloatModel::new(&base, &transforms, Some(&adapter)).unwrap();
+    let after = accuracy(&mut tuned, &base);
+    assert!(after > 0.9, "{after}");
+}
+
+#[test]
+fn every_low_rank_factor_is_moved_by_training() {
+    let place = Place::new(true);
+    place.run(TUNE, &["train.max_steps=3"]).unwrap();
+    let adapter = Adapter::load(&place.path("tuned/adapter.safetensors")).unwrap();
+    let zero = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|&v| v == 0.0);
+    for (name, tensor) in adapter.tensors.iter().filter(|(n, _)| n.contains("lora_B")) {
+        assert!(!zero(tensor), "`{name}` never moved");
+    }
+}
+
+#[test]
+fn a_resumed_run_gives_the_same_bits_as_an_uninterrupted_one() {
+    let place = Place::new(true);
+    place.run(TUNE, &[]).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let recipe = place.recipe(TUNE, &["output.dir=DIR/again"]);
+    let options = TrainOptions { stop: Some(stop.clone()), ..place.options() };
+    let error = train(&recipe, &options, &mut |p| stop.store(p.step == 10, Ordering::Relaxed)).unwrap_err();
+    assert!(matches!(error, TrainError::Interrupted { step: 10, .. }), "{error}");
+    assert!(!place.path("again/adapter.safetensors").exists());
+
+    let mut first = None;
+    let options = TrainOptions { resume: true, ..place.options() };
+    train(&recipe, &options, &mut |p| first = first.or(Some(p.step))).unwrap();
+    assert_eq!(first, Some(11));
+    assert_eq!(bytes(place.path("tuned/adapter.safetensors")), bytes(place.path("again/adapter.safetensors")));
+
+    let other = place.recipe(TUNE, &["output.dir=DIR/again", "train.seed=9"]);
+    let error = train(&other, &options, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, TrainError::Resume { .. }) && error.to_string().contains("another recipe"), "{error}");
+}
+
+#[test]
+fn a_run_does_not_depend_on_the_number_of_threads() {
+    let place = Place::new(true);
+    let run = |threads: usize, dir: &str| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| place.run(TUNE, &["train.max_steps=5", &format!("output.dir=DIR/{dir}")])).unwrap();
+        bytes(place.path(dir).join("adapter.safetensors"))
+    };
+    assert_eq!(run(1, "one"), run(3, "three"));
+}
+
+#[test]
+fn a_teacher_pulls_the_student_towards_it() {
+    let place = Place::new(true);
+    let distil = format!("{TUNE}\n[distill]\nteacher = \"base\"\nweight = 1.0\ntemperature = 2.0\n");
+    let report = place.run(&distil, &["train.epochs=10"]).unwrap();
+    // The merged student starts away from its teacher and comes close; no label is used at weight 1.
+    assert!(report.final_loss < 0.5 * report.first_loss, "{report:?}");
+    let error = place.run(&distil, &["distill.teacher=nowhere"]).unwrap_err();
+    assert!(error.to_string().contains("`nowhere` was not found"), "{error}");
+}
+
+#[test]
+fn full_fine_tuning_writes_a_checkpoint_and_leaves_the_frozen_layers_alone() {
+    let place = Place::new(true);
+    let full = TUNE.replace("[lora]\nrank = 4\n", "");
+    let report = place.run(&full, &["train.max_steps=4"]).unwrap();
+    assert_eq!(report.model, Some(place.path("tuned/model")));
+    let (base, tuned) = (place.path("base/model"), place.path("tuned/model"));
+    let (base, tuned) = (Checkpoint::open(&base).unwrap(), Checkpoint::open(&tuned).unwrap());
+    for (name, tensor) in &base.tensors {
+        let private = name.starts_with("model.layers.1.") || name.starts_with("model.layers.2.");
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(tensor) != values(&tuned.tensors[name]), private, "{name}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint() {
+    let place = Place::new(true);
+    let settings = ["optimizer.learning_rate=1e30", "train.checkpoint_steps=1", "train.max_grad_norm=1e30"];
+    let error = place.run(TUNE, &settings).unwrap_err();
+    let TrainError::NotFinite { step, last_checkpoint, .. } = &error else { panic!("{error}") };
+    assert!(*step >= 2 && last_checkpoint.as_ref().is_some_and(|p| p.exists()), "{error}");
+    assert!(error.to_string().contains("hint: the last good checkpoint"), "{error}");
+}
+
+#[test]
+fn head_groups_that_lose_rank_are_refused() {
+    let place = Place::new(true);
+    let error = place.run(TUNE, &["heads.grouping=adjacent"]).unwrap_err().to_string();
+    assert!(error.contains("share keys") && error.contains("hint: use `grouping = \"strided\"`"), "{error}");
+    place.run(TUNE, &["heads.grouping=adjacent", "heads.allow_kv_collapse=true", "train.max_steps=1"]).unwrap();
+    let error = place.run(TUNE, &["freeze.layers=3"]).unwrap_err().to_string();
+    assert!(error.contains("leaves none private"), "{error}");
+}
+
+#[test]
+fn an_empty_data_set_is_an_error() {
+    let place = Place::new(false);
+    std::fs::write(place.path("rows.jsonl"), "").unwrap();
+    let error = place.run(SCRATCH, &[]).unwrap_err().to_string();
+    assert!(error.contains("rows.jsonl") && error.contains("empty"), "{error}");
+}
