@@ -22,6 +22,10 @@ pub enum EvalError {
         "the secure engine reveals tokens only, so `{task}` cannot be scored with it\nhint: use `--engine twin`, whose integers are the same"
     )]
     NeedsLogits { task: String },
+    #[error(
+        "the twin and the secure engine need a partition\nhint: `marill export` writes one; a checkpoint runs with `--engine float`"
+    )]
+    NeedsPartition,
     #[error("{party} ended unexpectedly")]
     PartyEnded { party: &'static str },
     #[error(transparent)]

@@ -5,16 +5,23 @@
 mod chat;
 mod dealer;
 mod doctor;
+mod eval;
+mod export;
 mod failure;
 mod gateway;
 mod generate;
+mod inspect;
+mod model_dir;
 mod places;
+mod progress;
+mod recipes;
 mod serve;
 mod target;
+mod train;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(name = "marill", version, about, max_term_width = 100, propagate_version = true)]
@@ -23,31 +30,53 @@ struct Cli {
     command: Command,
 }
 
+/// Fine-tune language models for private inference, serve them, evaluate them.
 #[derive(Subcommand)]
 enum Command {
-    /// Offer a partition to clients, together with a dealer
+    /// Fine-tune as a recipe says, then export the partition
+    Train(train::Args),
+    /// Split a fine-tuned model into public and private part
+    Export(export::Args),
+    /// What is in a partition, and what each party learns
+    Inspect(inspect::Args),
+    /// Serve a partition: the model owner's side
     Serve(serve::Args),
-    /// Hand out seeds and corrections for sessions between clients and servers
+    /// Deal correlations to clients and servers: the third operator
     Dealer(dealer::Args),
-    /// Answer the OpenAI interface on this machine with private sessions
+    /// Serve OpenAI's HTTP interface on this machine, answering privately
     Gateway(gateway::Args),
-    /// Talk to a model in the terminal
+    /// Hold a private conversation in the terminal
     Chat(chat::Args),
-    /// Answer one prompt privately
+    /// Get one private answer to one prompt
     Generate(generate::Args),
-    /// Check this machine: processor features, free ports, where data is looked for
+    /// Score a model on tasks: in floats, as the integer twin, or under the secure protocol
+    Eval(eval::Args),
+    /// List, copy or check recipes
+    Recipes(recipes::Args),
+    /// Check this machine
     Doctor(doctor::Args),
+    /// Print a completion script for a shell
+    Completions { shell: clap_complete::Shell },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Train(args) => train::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Dealer(args) => dealer::run(args),
         Command::Gateway(args) => gateway::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Recipes(args) => recipes::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "marill", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
     };
     result.unwrap_or_else(|error| failure::report(&error))
 }

@@ -154,6 +154,22 @@ impl SecureEngine {
 }
 
 impl SecureCost {
+    /// What was added since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            prompts: self.prompts - earlier.prompts,
+            prefill_seconds: self.prefill_seconds - earlier.prefill_seconds,
+            prefill_rounds: self.prefill_rounds - earlier.prefill_rounds,
+            prefill_bytes_sent: self.prefill_bytes_sent - earlier.prefill_bytes_sent,
+            prefill_bytes_received: self.prefill_bytes_received - earlier.prefill_bytes_received,
+            decode_steps: self.decode_steps - earlier.decode_steps,
+            decode_seconds: self.decode_seconds - earlier.decode_seconds,
+            decode_rounds: self.decode_rounds - earlier.decode_rounds,
+            decode_bytes_sent: self.decode_bytes_sent - earlier.decode_bytes_sent,
+            decode_bytes_received: self.decode_bytes_received - earlier.decode_bytes_received,
+        }
+    }
+
     fn add_prefill(&mut self, traffic: &Traffic, seconds: f64) {
         self.prompts += 1;
         self.prefill_seconds += seconds;

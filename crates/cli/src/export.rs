@@ -1,0 +1,66 @@
+//! `marill export`: from a training run to a partition.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use marill_recipe::Recipe;
+use marill_report::bytes;
+
+use crate::failure::BadInput;
+use crate::model_dir::{EXPORT_FOLDER, base_of, export_run};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Output folder of `marill train`
+    run_dir: PathBuf,
+    /// The new folder [default: `export` in the run's folder]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The base model, where it is no longer where the recipe says
+    #[arg(long, value_name = "PATH")]
+    base: Option<PathBuf>,
+    /// A name for people [default: the run's folder]
+    #[arg(long)]
+    name: Option<String>,
+    /// `peft-lossy` also writes `adapter_config.json` where PEFT cannot express the merged heads
+    #[arg(long, value_parser = ["peft-lossy"])]
+    format: Option<String>,
+    /// One JSON object on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// # Errors
+/// [`BadInput`] for an incomplete run, a missing base or an occupied folder.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let recipe_path = args.run_dir.join("recipe.toml");
+    let recipe = Recipe::read(&recipe_path, &[]).map_err(|e| BadInput(e.into()))?;
+    let base = match args.base {
+        Some(base) => base,
+        None => base_of(&recipe, &args.run_dir)?,
+    };
+    let out = args.out.unwrap_or_else(|| args.run_dir.join(EXPORT_FOLDER));
+    let name = args.name.unwrap_or_else(|| name_of(&args.run_dir));
+    let report = export_run(&args.run_dir, &recipe, &base, &out, &name, args.format.is_some())?;
+    if args.json {
+        let json = serde_json::json!({
+            "dir": report.dir, "partition_id": report.partition_id, "public_bytes": report.public_bytes,
+            "private_bytes": report.private_bytes, "adapter_config": report.wrote_peft_config,
+        });
+        println!("{json:#}");
+    } else {
+        println!("{}", report.dir.display());
+        eprintln!(
+            "partition {}: public {}, private {}",
+            report.partition_id,
+            bytes(report.public_bytes),
+            bytes(report.private_bytes)
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A folder's own name.
+pub fn name_of(dir: &Path) -> String {
+    dir.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,111 @@
+//! What a folder on the command line holds: a partition, a training run, or a checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use marill_model::{Adapter, Checkpoint, Transforms};
+use marill_partition::{ExportOptions, ExportReport, MANIFEST_FILE, Partition, export};
+use marill_recipe::{Recipe, locate};
+
+use crate::failure::BadInput;
+
+/// Name of the partition inside a training run's folder.
+pub const EXPORT_FOLDER: &str = "export";
+
+/// A model that can be asked something.
+pub enum Model {
+    Partition(Box<Partition>),
+    Checkpoint(Box<Checkpoint>),
+}
+
+impl Model {
+    /// Opens a partition, the partition of a training run, or a checkpoint (folder or GGUF file).
+    ///
+    /// # Errors
+    /// [`BadInput`] when it is none of them or damaged.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let bad = |error: anyhow::Error| anyhow::Error::new(BadInput(error));
+        for dir in [path.to_path_buf(), path.join(EXPORT_FOLDER)] {
+            if dir.join(MANIFEST_FILE).is_file() {
+                let has_private = dir.join("private").is_dir();
+                let opened = if has_private { Partition::open(&dir) } else { Partition::open_public(&dir) };
+                return Ok(Self::Partition(Box::new(opened.map_err(|e| bad(e.into()))?)));
+            }
+        }
+        let whole = path.join("model");
+        let checkpoint = if whole.join("config.json").is_file() { whole } else { path.to_path_buf() };
+        Ok(Self::Checkpoint(Box::new(Checkpoint::open(&checkpoint).map_err(|e| bad(e.into()))?)))
+    }
+
+    pub fn checkpoint(&self) -> &Checkpoint {
+        match self {
+            Self::Partition(partition) => partition.base(),
+            Self::Checkpoint(checkpoint) => checkpoint,
+        }
+    }
+}
+
+/// The recipe that a model was trained with, where it lies beside it.
+pub fn recipe_beside(path: &Path) -> Option<PathBuf> {
+    let candidates = [path.join("recipe.toml"), path.parent()?.join("recipe.toml")];
+    candidates.into_iter().find(|candidate| candidate.is_file())
+}
+
+/// Exports a training run's low-rank factors into `out`.
+///
+/// # Errors
+/// [`BadInput`] when the run is incomplete or the export refuses it.
+pub fn export_run(
+    run_dir: &Path,
+    recipe: &Recipe,
+    base: &Path,
+    out: &Path,
+    name: &str,
+    peft_lossy: bool,
+) -> anyhow::Result<ExportReport> {
+    let work = || -> anyhow::Result<ExportReport> {
+        check_numbers(recipe)?;
+        let transforms = Transforms::load(&run_dir.join("transforms.json"))?;
+        let adapter_path = run_dir.join("adapter.safetensors");
+        anyhow::ensure!(
+            adapter_path.is_file(),
+            "`{}` has no `adapter.safetensors`\nhint: only low-rank factors can be kept private; give the recipe a `[lora]` table",
+            run_dir.display()
+        );
+        let adapter = Adapter::load(&adapter_path)?;
+        let base = Checkpoint::open(base)?;
+        let opts = ExportOptions { name: name.into(), peft_lossy, ..Default::default() };
+        Ok(export(&base, &transforms, &adapter, out, &opts)?)
+    };
+    work().map_err(|error| BadInput(error).into())
+}
+
+/// The base model that a recipe names.
+///
+/// # Errors
+/// [`BadInput`] when the recipe names none or it is nowhere to be found.
+pub fn base_of(recipe: &Recipe, recipe_dir: &Path) -> anyhow::Result<PathBuf> {
+    let find = || -> anyhow::Result<PathBuf> {
+        let name = recipe.model.base_model.as_deref().context("the recipe names no `model.base_model`")?;
+        Ok(locate(name, recipe_dir)?)
+    };
+    find().map_err(|error| BadInput(error).into())
+}
+
+/// The recipe may only ask for the numeric format that the secure program has.
+fn check_numbers(recipe: &Recipe) -> anyhow::Result<()> {
+    let numeric = ExportOptions::default().numeric;
+    let export = &recipe.export;
+    let refuse = |key: &str, wanted: String, has: String| {
+        anyhow::bail!("`export.{key}` = {wanted} is not offered\nhint: this version has {has}")
+    };
+    match (export.frac_bits, export.wire_bits, export.rounding.as_deref(), export.reveal.as_deref()) {
+        (Some(bits), ..) if bits != numeric.frac_bits => {
+            refuse("frac_bits", bits.to_string(), numeric.frac_bits.to_string())
+        }
+        (_, Some(bits), ..) if bits != 64 => refuse("wire_bits", bits.to_string(), "64".into()),
+        (_, _, Some(rounding), _) if rounding != "exact" => refuse("rounding", rounding.into(), "`exact`".into()),
+        (_, _, _, Some(reveal)) if reveal != "token" => refuse("reveal", reveal.into(), "`token`".into()),
+        _ => Ok(()),
+    }
+}
