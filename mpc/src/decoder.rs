@@ -1,7 +1,7 @@
 //! The private layers of a LLaMA-family decoder as one secure program.
 //!
 //! Axes: `T` rows of new tokens, `D` hidden, `H` query heads, `KV` key-value heads, `d` head width, `F` MLP width,
-//! `C` cached keys. Fixed point: residual stream 16 fractional bits, everything else 14, products of weights 24.
+//! `C` cached keys. Fixed point: residual stream 15 fractional bits, everything else 14, products of weights 24.
 //!
 //! Where the law places things, and why:
 //! - The norm's scalar is applied before the linear map: `x = h · 2^58/|h|`, cut to 14 bits. The 576 normalised values

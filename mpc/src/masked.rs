@@ -11,7 +11,7 @@
 //! Semi-honest, one corruption, 128-bit computational. What an evaluator sees is
 //! - opened values `y + r'`, with `r'` uniform over the opened width and used once (a fresh stretch of a stream);
 //! - E1 further sees corrections `c - [c]_0` with `[c]_0` fresh from a stream that E1 does not hold;
-//! - E1 sees `Â·[r]_0 - p - p'` (see [`linear`]), uniform by `p'`.
+//! - E1 sees `p + p' - Â·[r]_0` (see [`linear`]), uniform by `p'`.
 //!
 //! All of them are uniform and independent of every secret, so a simulator that knows the shapes and its own seed
 //! produces them by sampling; E0's output share of the token is determined by the token. The source sees shapes only.
@@ -26,6 +26,10 @@ mod linear;
 mod lookup;
 mod nonlinear;
 mod program;
+#[cfg(test)]
+mod script;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -129,7 +133,7 @@ impl Wire {
 /// Where an evaluator's corrections come from.
 enum Corrections {
     /// E0 expands its half.
-    Seed(Prg),
+    Seed(Box<Prg>),
     /// E1 reads the other half.
     Stream { channel: Box<dyn Channel>, buffer: Vec<u8>, at: usize },
 }
@@ -144,6 +148,8 @@ struct Evaluator {
     one_way: bool,
     /// Â and B̂ at E0, A and B at E1.
     adapter: Vec<[Lora; 7]>,
+    #[cfg(test)]
+    script: Option<script::ClientScript>,
 }
 
 struct Source {
@@ -152,6 +158,8 @@ struct Source {
     adapter_masks: Vec<[Lora; 7]>,
     sink: Box<dyn Channel>,
     buffer: Vec<u8>,
+    #[cfg(test)]
+    script: Option<script::SourceScript>,
 }
 
 enum Role {
@@ -165,6 +173,9 @@ pub struct Masked {
     role: Role,
     rank: usize,
     spec: Arc<DecoderSpec>,
+    /// Own shares by place, for comparison with the twin.
+    #[cfg(test)]
+    trace: Vec<(&'static str, u32, Vec<u64>)>,
 }
 
 /// Corrections leave the dealer in frames of about this size.
@@ -181,7 +192,7 @@ impl Masked {
         seed: &Seed,
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
-        let corrections = Corrections::Seed(Prg::new(seed, "corrections"));
+        let corrections = Corrections::Seed(Box::new(Prg::new(seed, "corrections")));
         Self::evaluator(spec, true, adapter.layers.clone(), seed, corrections, peer)
     }
 
@@ -212,8 +223,17 @@ impl Masked {
             return Err(ProtocolError::AdapterMismatch);
         }
         let masks = Prg::new(seed, "wire masks");
-        let evaluator =
-            Evaluator { first, masks, corrections, peer, traffic: Traffic::default(), one_way: false, adapter };
+        let evaluator = Evaluator {
+            first,
+            masks,
+            corrections,
+            peer,
+            traffic: Traffic::default(),
+            one_way: false,
+            adapter,
+            #[cfg(test)]
+            script: None,
+        };
         Ok(Self::new(Role::Evaluator(Box::new(evaluator)), spec))
     }
 
@@ -226,6 +246,8 @@ impl Masked {
             adapter_masks: adapter_masks(spec, adapter_seed),
             sink,
             buffer: Vec::new(),
+            #[cfg(test)]
+            script: None,
         };
         Self::new(Role::Source(Box::new(source)), spec)
     }
@@ -237,7 +259,13 @@ impl Masked {
     }
 
     fn new(role: Role, spec: &DecoderSpec) -> Self {
-        Self { role, rank: spec.lora_rank, spec: Arc::new(spec.clone()) }
+        Self {
+            role,
+            rank: spec.lora_rank,
+            spec: Arc::new(spec.clone()),
+            #[cfg(test)]
+            trace: Vec::new(),
+        }
     }
 
     /// Messages so far, at an evaluator.
@@ -290,7 +318,7 @@ impl Masked {
                 Ok(Vec::new())
             }
             Role::Source(source) => {
-                let halves = source.corrections.words(n);
+                let halves = source.half_words(n, bytes, &value);
                 source.buffer.reserve(n * bytes + 8);
                 for (i, half) in halves.into_iter().enumerate() {
                     let word = value(i).wrapping_sub(half).to_le_bytes();
@@ -299,10 +327,8 @@ impl Masked {
                 source.emit()?;
                 Ok(Vec::new())
             }
-            Role::Evaluator(e) => match &mut e.corrections {
-                Corrections::Seed(prg) => Ok(prg.words(n)),
-                Corrections::Stream { .. } => Ok(unpack(e.read_corrections(n * bytes)?, bytes)),
-            },
+            Role::Evaluator(e) if e.first => Ok(e.half_words(n)),
+            Role::Evaluator(e) => Ok(unpack(e.read_corrections(n * bytes)?, bytes)),
         }
     }
 
@@ -348,13 +374,13 @@ impl Masked {
             match &mut self.role {
                 Role::Tally { .. } => {}
                 Role::Source(source) => {
-                    mask0 = source.masks[0].reduced(n, *bits);
+                    mask0 = source.client_masks(n, *bits);
                     let modulus = low_mask(*bits);
                     let other = source.masks[1].words(n);
                     mask = mask0.iter().zip(other).map(|(a, b)| a.wrapping_add(b) & modulus).collect();
                 }
                 Role::Evaluator(e) => {
-                    mask = e.masks.reduced(n, *bits);
+                    mask = e.wire_masks(&share.data, *bits);
                     open = share.data.iter().zip(&mask).map(|(x, r)| x.wrapping_add(*r)).collect();
                 }
             }
@@ -372,10 +398,10 @@ impl Masked {
                 Role::Tally { .. } => {}
                 Role::Source(source) => {
                     let other = source.masks[1].words(words);
-                    rho = source.masks[0].words(words).iter().zip(other).map(|(a, b)| a ^ b).collect();
+                    rho = source.client_masks(words, 64).iter().zip(other).map(|(a, b)| a ^ b).collect();
                 }
                 Role::Evaluator(e) => {
-                    rho = e.masks.words(words);
+                    rho = e.plane_masks(&plane.words, plane.n);
                     hat = plane.words.iter().zip(&rho).map(|(x, r)| x ^ r).collect();
                 }
             }
@@ -438,6 +464,37 @@ impl Masked {
 }
 
 impl Evaluator {
+    /// Fresh masks for shares of a width.
+    fn wire_masks(&mut self, share: &[u64], bits: u32) -> Vec<u64> {
+        #[cfg(test)]
+        if let Some(script) = &mut self.script {
+            return script.wire_masks(share, bits);
+        }
+        self.masks.reduced(share.len(), bits)
+    }
+
+    /// Fresh masks for a plane of `n` bits.
+    fn plane_masks(&mut self, plane: &[u64], n: usize) -> Vec<u64> {
+        #[cfg(test)]
+        if let Some(script) = &mut self.script {
+            return script.plane_masks(plane, n);
+        }
+        let _ = n;
+        self.masks.words(plane.len())
+    }
+
+    /// E0's half of corrections.
+    fn half_words(&mut self, n: usize) -> Vec<u64> {
+        #[cfg(test)]
+        if let Some(script) = &mut self.script {
+            return script.half_words(n);
+        }
+        match &mut self.corrections {
+            Corrections::Seed(prg) => prg.words(n),
+            Corrections::Stream { .. } => unreachable!("E1 reads its half"),
+        }
+    }
+
     fn send(&mut self, payload: Vec<u8>, place: &'static str) -> Result<(), ProtocolError> {
         self.traffic.bytes_sent += payload.len() as u64;
         self.peer.send(payload).map_err(|source| ProtocolError::Peer { place, source })
@@ -471,6 +528,36 @@ impl Evaluator {
 }
 
 impl Source {
+    /// E0's masks of a width.
+    fn client_masks(&mut self, n: usize, bits: u32) -> Vec<u64> {
+        #[cfg(test)]
+        if let Some(script) = &mut self.script {
+            return script.client_masks();
+        }
+        self.masks[0].reduced(n, bits)
+    }
+
+    /// E0's half of corrections that are sums.
+    fn half_words(&mut self, n: usize, bytes: usize, value: &impl Fn(usize) -> u64) -> Vec<u64> {
+        #[cfg(test)]
+        if let Some(script) = &mut self.script {
+            return script.half_words(n, bytes, value);
+        }
+        let _ = (bytes, value);
+        self.corrections.words(n)
+    }
+
+    /// E0's half of corrections that are bit vectors: `plain` are the words to be shared, `bytes` of each sent and
+    /// `total` of all.
+    fn half_bits(&mut self, plain: &[u64], bytes: usize, total: usize) -> Vec<u64> {
+        #[cfg(test)]
+        if let Some(script) = &mut self.script {
+            return script.half_bits(plain, bytes, total);
+        }
+        let _ = (bytes, total);
+        self.corrections.words(plain.len())
+    }
+
     fn emit(&mut self) -> Result<(), ProtocolError> {
         if self.buffer.len() < FRAME_BYTES {
             return Ok(());

@@ -52,6 +52,14 @@ pub(crate) struct Prg {
     counter: u64,
 }
 
+// The key schedule is the stream's secret.
+impl Drop for Prg {
+    fn drop(&mut self) {
+        self.cipher = Aes128::new(&[0u8; 16].into());
+        self.counter.zeroize();
+    }
+}
+
 const BLOCKS: usize = 64;
 
 impl Prg {

@@ -410,7 +410,7 @@ impl Twin {
 /// Pads a prompt in front to its bucket; the padding's rows are zero and its keys are excluded by their bias.
 pub(crate) fn pad_prompt(spec: &crate::DecoderSpec, boundary: &[u64]) -> Step<(Vec<u64>, Vec<u64>, usize)> {
     let n = boundary.len() / spec.hidden_size;
-    if n == 0 || boundary.len() % spec.hidden_size != 0 {
+    if n == 0 || !boundary.len().is_multiple_of(spec.hidden_size) {
         return Err(ProtocolError::MissingInput);
     }
     let bucket = spec.bucket(n);

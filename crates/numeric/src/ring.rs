@@ -47,7 +47,7 @@ impl PublicMatrix {
             let mut largest = 0f64;
             for j in 0..cols {
                 let v = value(i, j).abs();
-                if !(v < limit) {
+                if v.is_nan() || v >= limit {
                     let index = i * cols + j;
                     return Err(NumericError::OutOfRange { place: place.to_owned(), index, value: value(i, j), limit });
                 }

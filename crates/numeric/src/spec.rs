@@ -35,7 +35,7 @@ impl Default for NumericSpec {
     fn default() -> Self {
         Self {
             law: 1,
-            residual_frac_bits: 16,
+            residual_frac_bits: 15,
             frac_bits: 14,
             weight_frac_bits: 24,
             rope_frac_bits: 12,

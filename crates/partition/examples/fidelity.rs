@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut twin = Twin::new(public.clone(), private);
     twin.start_trace();
     let mut logits = float.logits(&prompt)?;
-    let mut token = twin.prefill(&spec.encode(&prefix.forward(&prompt))?)?;
+    let mut token = twin.prefill(&spec.encode(&prefix.forward(&prompt)?)?)?;
     let (mut agreed, mut worst, mut answer) = (0, 0f32, Vec::new());
     for _ in 0..tokens {
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or(0) as u32;
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         worst = difference.fold(worst, f32::max);
         answer.push(token);
         logits = float.logits(&[token])?;
-        token = twin.decode(&spec.encode(&prefix.forward(&[token]))?)?;
+        token = twin.decode(&spec.encode(&prefix.forward(&[token])?)?)?;
     }
     println!(
         "{} prompt tokens; {agreed} of {tokens} greedy tokens agree; largest logit difference {worst:.4}",

@@ -6,7 +6,6 @@
 //! tree; the one-hot form is Pika's and SIGMA's.
 
 use super::{Masked, ProtocolError, Role, Share, Wire, pack_plane};
-use crate::masked::Corrections;
 
 /// One XOR-shared bit of each of `n` elements. Empty at the dealer and in a tally.
 #[derive(Clone)]
@@ -65,7 +64,7 @@ fn prefix_parity(words: &[u64], end: usize) -> u64 {
     for word in &words[..whole] {
         sum ^= word.count_ones();
     }
-    if end % 64 != 0 {
+    if !end.is_multiple_of(64) {
         sum ^= (words[whole] & ((1u64 << (end % 64)) - 1)).count_ones();
     }
     u64::from(sum & 1)
@@ -144,23 +143,24 @@ impl Masked {
                 Vec::new()
             }
             Role::Source(source) => {
-                let mut halves = source.corrections.words(n * stride);
-                let mut signs = Vec::with_capacity(n);
+                let hot = |r: u64| ((r >> start) as usize) & (size - 1);
+                let mut plain = vec![0u64; n * stride];
+                for (vector, r) in plain.chunks_exact_mut(stride).zip(&wire.mask) {
+                    vector[hot(*r) / 64] = 1 << (hot(*r) % 64);
+                }
+                let halves = source.half_bits(&plain, bytes.min(8), n * bytes);
                 source.buffer.reserve(n * bytes + 8);
-                for (vector, r) in halves.chunks_exact_mut(stride).zip(&wire.mask) {
-                    let hot = ((r >> start) as usize) & (size - 1);
-                    signs.push(bit(vector, hot));
-                    vector[hot / 64] ^= 1 << (hot % 64);
-                    let left = bytes.min(8);
-                    vector.iter().for_each(|w| source.buffer.extend_from_slice(&w.to_le_bytes()[..left]));
+                for (word, half) in plain.iter().zip(&halves) {
+                    source.buffer.extend_from_slice(&(word ^ half).to_le_bytes()[..bytes.min(8)]);
                 }
                 source.emit()?;
-                signs
+                halves.chunks_exact(stride).zip(&wire.mask).map(|(half, r)| bit(half, hot(*r))).collect()
             }
             Role::Evaluator(e) => {
-                let mut data = match &mut e.corrections {
-                    Corrections::Seed(prg) => prg.words(n * stride),
-                    Corrections::Stream { .. } => super::unpack(e.read_corrections(n * bytes)?, bytes.min(8)),
+                let mut data = if e.first {
+                    e.half_words(n * stride)
+                } else {
+                    super::unpack(e.read_corrections(n * bytes)?, bytes.min(8))
                 };
                 if size < 64 {
                     data.iter_mut().for_each(|w| *w &= (1 << size) - 1);
@@ -180,20 +180,19 @@ impl Masked {
                 Vec::new()
             }
             Role::Source(source) => {
-                let halves = source.corrections.words(count);
-                let words: Vec<u64> = halves.iter().enumerate().map(|(i, half)| half ^ word(i)).collect();
+                let plain: Vec<u64> = (0..count).map(word).collect();
+                let halves = source.half_bits(&plain, 8, n.div_ceil(8));
+                let words: Vec<u64> = plain.iter().zip(halves).map(|(word, half)| word ^ half).collect();
                 pack_plane(&mut source.buffer, &words, n);
                 source.emit()?;
                 Vec::new()
             }
-            Role::Evaluator(e) => match &mut e.corrections {
-                Corrections::Seed(prg) => prg.words(count),
-                Corrections::Stream { .. } => {
-                    let mut words = vec![0; count];
-                    super::xor_packed_plane(&mut words, e.read_corrections(n.div_ceil(8))?, n);
-                    words
-                }
-            },
+            Role::Evaluator(e) if e.first => e.half_words(count),
+            Role::Evaluator(e) => {
+                let mut words = vec![0; count];
+                super::xor_packed_plane(&mut words, e.read_corrections(n.div_ceil(8))?, n);
+                words
+            }
         };
         Ok(Bits { n, words })
     }

@@ -3,8 +3,8 @@
 //! # The private additions
 //! E1 holds `A`, `B`; E0 holds `Â = A + R_A`, `B̂ = B + R_B` with masks that E1 and the source can expand. With
 //! `[x]_0 = -[r]_0` and `[x]_1 = x̂ - [r]_1`:
-//! - E0 sends `v = Â·[r]_0 - p - p'` with the opening of `x` (both `p`, `p'` from its own streams). The source sends
-//!   `c = R_A·[r]_0 - p'`. E1 forms `u_1 = A·[x]_1 - v + c = A·x + p`, so `[u]_0 = -p` is known to the source.
+//! - E0 sends `v = p + p' - Â·[r]_0` with the opening of `x` (both `p`, `p'` from its own streams). The source sends
+//!   `c = R_A·[r]_0 - p'`. E1 forms `u_1 = A·[x]_1 + v + c = A·x + p`, so `[u]_0 = -p` is known to the source.
 //! - `B·u = B·u_1 - B̂·p + R_B·p`, the last term shared by the source.
 //!
 //! E1's view is `v` (uniform by `p'` given `c`) and `c` (uniform by `p'`); jointly they are uniform by `p` and `p'`.
@@ -245,12 +245,12 @@ impl Masked {
         match &mut self.role {
             Role::Tally { .. } => {}
             Role::Source(source) => {
-                wire.mask0 = source.masks[0].reduced(n, bits);
+                wire.mask0 = source.client_masks(n, bits);
                 wire.mask.clone_from(&wire.mask0);
             }
             Role::Evaluator(e) if e.first => {
                 let values = values.filter(|v| v.len() == n).ok_or(ProtocolError::MissingInput)?;
-                wire.mask = e.masks.reduced(n, bits);
+                wire.mask = e.wire_masks(values, bits);
                 let modulus = marill_numeric::fixed::low_mask(bits);
                 wire.open = values.iter().zip(&wire.mask).map(|(x, r)| x.wrapping_add(*r) & modulus).collect();
             }
@@ -288,24 +288,26 @@ impl Masked {
         // `p` of every module at E0 and at the source; `c` or its E0 half.
         let (mut ps, mut cs, mut payload) = (Vec::new(), Vec::new(), Vec::new());
         for &module in modules {
-            let mut product = Vec::new();
-            let mut p = Vec::new();
-            match &mut self.role {
+            let product = match &self.role {
                 Role::Source(source) => {
-                    p = source.masks[0].words(inner);
-                    product =
-                        ring::matmul_transposed(&wire.mask0, &source.adapter_masks[layer][module as usize].a, cols);
+                    ring::matmul_transposed(&wire.mask0, &source.adapter_masks[layer][module as usize].a, cols)
                 }
                 Role::Evaluator(e) if e.first => {
-                    p = e.masks.words(inner);
-                    product = ring::matmul_transposed(&wire.mask, &e.adapter[layer][module as usize].a, cols);
+                    ring::matmul_transposed(&wire.mask, &e.adapter[layer][module as usize].a, cols)
+                }
+                _ => Vec::new(),
+            };
+            let c = self.correct(inner, 64, |i| product[i])?;
+            let mut p = Vec::new();
+            match &mut self.role {
+                Role::Source(source) => p = source.client_masks(inner, 64),
+                Role::Evaluator(e) if e.first => {
+                    let hidden: Vec<u64> = product.iter().zip(&c).map(|(y, c)| c.wrapping_sub(*y)).collect();
+                    p = e.wire_masks(&hidden, 64);
+                    let v: Vec<u64> = hidden.iter().zip(&p).map(|(h, p)| h.wrapping_add(*p)).collect();
+                    pack(&mut payload, &v, 8);
                 }
                 _ => {}
-            }
-            let c = self.correct(inner, 64, |i| product[i])?;
-            if self.is_first() {
-                let v: Vec<u64> = (0..inner).map(|i| product[i].wrapping_sub(p[i]).wrapping_sub(c[i])).collect();
-                pack(&mut payload, &v, 8);
             }
             ps.push(p);
             cs.push(c);
@@ -358,7 +360,7 @@ impl Masked {
                     // E1 takes the public value to its side: [x]_1 = x̂ - [r]_1.
                     let x: Vec<u64> = wire.open.iter().zip(&wire.mask).map(|(x, r)| x.wrapping_sub(*r)).collect();
                     let mut u = ring::matmul_transposed(&x, &lora.a, wire.cols);
-                    u.iter_mut().zip(v.iter().zip(c)).for_each(|(u, (v, c))| *u = u.wrapping_sub(*v).wrapping_add(*c));
+                    u.iter_mut().zip(v.iter().zip(c)).for_each(|(u, (v, c))| *u = u.wrapping_add(*v).wrapping_add(*c));
                     u
                 };
                 product = ring::matmul_transposed(&u, &lora.b, rank);

@@ -1,0 +1,83 @@
+//! Scripted streams for the mask-shift test: E0 and the source choose E0's masks so that every message and every
+//! correction equals a recorded one, whatever the input. That this is possible for any two inputs, and that E0 still
+//! gets the right token, is what makes E1's view independent of the input.
+
+use std::sync::mpsc::{Receiver, Sender};
+
+/// Bytes of a recorded stream, read in order.
+pub(super) struct Tape {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Tape {
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    fn take(&mut self, n: usize) -> &[u8] {
+        self.at += n;
+        &self.bytes[self.at - n..self.at]
+    }
+}
+
+/// E0's side: sent messages are replayed by solving for the mask.
+pub(super) struct ClientScript {
+    pub(super) sent: Tape,
+    pub(super) masks_to_source: Sender<Vec<u64>>,
+    pub(super) halves_from_source: Receiver<Vec<u64>>,
+}
+
+impl ClientScript {
+    pub(super) fn wire_masks(&mut self, share: &[u64], bits: u32) -> Vec<u64> {
+        let bytes = super::byte_width(bits);
+        let recorded = super::unpack(self.sent.take(share.len() * bytes), bytes);
+        let modulus = marill_numeric::fixed::low_mask(bits);
+        let masks: Vec<u64> = recorded.iter().zip(share).map(|(m, s)| m.wrapping_sub(*s) & modulus).collect();
+        self.masks_to_source.send(masks.clone()).expect("the source runs");
+        masks
+    }
+
+    pub(super) fn plane_masks(&mut self, plane: &[u64], n: usize) -> Vec<u64> {
+        let mut masks = plane.to_vec();
+        super::xor_packed_plane(&mut masks, self.sent.take(n.div_ceil(8)), n);
+        self.masks_to_source.send(masks.clone()).expect("the source runs");
+        masks
+    }
+
+    pub(super) fn half_words(&mut self, n: usize) -> Vec<u64> {
+        let halves = self.halves_from_source.recv().expect("the source runs");
+        assert_eq!(halves.len(), n, "E0 and the source ask for the same corrections");
+        halves
+    }
+}
+
+/// The source's side: written corrections are replayed by solving for E0's half.
+pub(super) struct SourceScript {
+    pub(super) written: Tape,
+    pub(super) masks_from_client: Receiver<Vec<u64>>,
+    pub(super) halves_to_client: Sender<Vec<u64>>,
+}
+
+impl SourceScript {
+    pub(super) fn client_masks(&mut self) -> Vec<u64> {
+        self.masks_from_client.recv().expect("the client runs")
+    }
+
+    pub(super) fn half_words(&mut self, n: usize, bytes: usize, value: &impl Fn(usize) -> u64) -> Vec<u64> {
+        let recorded = super::unpack(self.written.take(n * bytes), bytes);
+        let halves: Vec<u64> = recorded.iter().enumerate().map(|(i, c)| value(i).wrapping_sub(*c)).collect();
+        self.halves_to_client.send(halves.clone()).expect("the client runs");
+        halves
+    }
+
+    pub(super) fn half_bits(&mut self, plain: &[u64], bytes: usize, total: usize) -> Vec<u64> {
+        // The last word of a plane may be sent in part; what is not sent is not used.
+        let mut recorded = self.written.take(total).to_vec();
+        recorded.resize(plain.len() * bytes, 0);
+        let recorded = super::unpack(&recorded, bytes);
+        let halves: Vec<u64> = plain.iter().zip(recorded).map(|(p, r)| p ^ r).collect();
+        self.halves_to_client.send(halves.clone()).expect("the client runs");
+        halves
+    }
+}

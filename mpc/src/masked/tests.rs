@@ -1,0 +1,334 @@
+//! What the secure engine must be: the twin's integers at every place, and views that say nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+use marill_net::{Channel, MemoryChannel, NetError, memory_pair};
+
+use super::script::{ClientScript, SourceScript, Tape};
+use super::{Masked, Role};
+use crate::decoder::{self, Cache};
+use crate::seed::{Prg, Seed};
+use crate::testing::{gaussian, random_weights, tiny_spec};
+use crate::twin::pad_prompt;
+use crate::weights::{PrivateWeights, PublicWeights};
+use crate::{DecoderSpec, Twin};
+
+type Log = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// Keeps a copy of every frame that its end sends, and may change one byte of it.
+struct Tap {
+    inner: MemoryChannel,
+    sent: Log,
+    flip: Option<usize>,
+    passed: usize,
+}
+
+impl Tap {
+    fn new(inner: MemoryChannel, sent: &Log, flip: Option<usize>) -> Box<Self> {
+        Box::new(Self { inner, sent: Arc::clone(sent), flip, passed: 0 })
+    }
+}
+
+impl Channel for Tap {
+    fn send(&mut self, mut frame: Vec<u8>) -> Result<(), NetError> {
+        if let Some(at) = self.flip
+            && (self.passed..self.passed + frame.len()).contains(&at)
+        {
+            frame[at - self.passed] ^= 1;
+        }
+        self.passed += frame.len();
+        self.sent.lock().unwrap().push(frame.clone());
+        self.inner.send(frame)
+    }
+
+    fn recv(&mut self) -> Result<Vec<u8>, NetError> {
+        self.inner.recv()
+    }
+}
+
+/// Plays frames back and keeps what is sent to it.
+struct Replay {
+    frames: std::vec::IntoIter<Vec<u8>>,
+    sent: Log,
+}
+
+impl Replay {
+    fn new(frames: Vec<Vec<u8>>, sent: &Log) -> Box<Self> {
+        Box::new(Self { frames: frames.into_iter(), sent: Arc::clone(sent) })
+    }
+}
+
+impl Channel for Replay {
+    fn send(&mut self, frame: Vec<u8>) -> Result<(), NetError> {
+        self.sent.lock().unwrap().push(frame);
+        Ok(())
+    }
+
+    fn recv(&mut self) -> Result<Vec<u8>, NetError> {
+        self.frames.next().ok_or(NetError::Closed)
+    }
+}
+
+struct Scene {
+    public: Arc<PublicWeights>,
+    private: Arc<PrivateWeights>,
+    adapter_seed: Seed,
+    seed0: Seed,
+    seed1: Seed,
+}
+
+/// A prompt and one more row.
+type Input = (Vec<u64>, Vec<u64>);
+
+struct Recording {
+    tokens: Vec<Option<u32>>,
+    client_frames: Vec<Vec<u8>>,
+    server_frames: Vec<Vec<u8>>,
+    corrections: Vec<Vec<u8>>,
+    client_trace: Vec<(&'static str, u32, Vec<u64>)>,
+    server_trace: Vec<(&'static str, u32, Vec<u64>)>,
+}
+
+fn take(log: &Log) -> Vec<Vec<u8>> {
+    std::mem::take(&mut log.lock().unwrap())
+}
+
+impl Scene {
+    fn new(seed: u64) -> Self {
+        let (public, private) = random_weights(&tiny_spec(), seed);
+        let fixed = |k: u8| Seed::from_bytes([k.wrapping_add(seed as u8); 32]);
+        Self { public, private, adapter_seed: fixed(11), seed0: fixed(12), seed1: fixed(13) }
+    }
+
+    fn spec(&self) -> &DecoderSpec {
+        &self.public.spec
+    }
+
+    fn input(&self, seed: u64, tokens: usize) -> Input {
+        let spec = self.spec();
+        let rows = |label, n: usize| spec.encode(&gaussian(seed, label, n * spec.hidden_size, 1.5)).unwrap();
+        (rows("prompt", tokens), rows("next", 1))
+    }
+
+    /// Runs both steps at a party that holds the input, or at one that does not.
+    fn steps(&self, engine: &mut Masked, input: Option<&Input>, bucket: usize) -> Vec<Option<u32>> {
+        self.try_steps(engine, input, bucket).unwrap()
+    }
+
+    fn try_steps(
+        &self,
+        engine: &mut Masked,
+        input: Option<&Input>,
+        bucket: usize,
+    ) -> Result<Vec<Option<u32>>, super::ProtocolError> {
+        let mut cache = Cache::new(self.spec());
+        let padded = input.map(|(prompt, _)| pad_prompt(self.spec(), prompt).unwrap());
+        let (prompt, bias) = (padded.as_ref().map(|p| p.0.as_slice()), padded.as_ref().map(|p| p.1.as_slice()));
+        let first = decoder::step(engine, &self.public, &mut cache, prompt, bias, bucket)?;
+        let next = input.map(|(_, next)| next.as_slice());
+        let second = decoder::step(engine, &self.public, &mut cache, next, None, 1)?;
+        engine.flush()?;
+        Ok(vec![first, second])
+    }
+
+    fn client(&self, peer: Box<dyn Channel>) -> Masked {
+        Masked::client(self.spec(), &self.private.mask(self.spec(), &self.adapter_seed), &self.seed0, peer).unwrap()
+    }
+
+    fn server(&self, peer: Box<dyn Channel>, source: Box<dyn Channel>) -> Masked {
+        Masked::server(self.spec(), &self.private, &self.seed1, peer, source).unwrap()
+    }
+
+    fn source(&self, sink: Box<dyn Channel>) -> Masked {
+        Masked::source(self.spec(), &self.adapter_seed, &self.seed0, &self.seed1, sink)
+    }
+
+    /// A whole session; `flip` changes one byte of the corrections.
+    fn record(&self, input: &Input, flip: Option<usize>) -> Recording {
+        let bucket = self.spec().bucket(input.0.len() / self.spec().hidden_size);
+        let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
+        let logs: [Log; 3] = Default::default();
+        thread::scope(|scope| {
+            let server = scope.spawn(|| {
+                let mut engine = self.server(Tap::new(server_end, &logs[1], None), Box::new(stream));
+                self.steps(&mut engine, None, bucket);
+                engine.trace
+            });
+            let mut source = self.source(Tap::new(sink, &logs[2], flip));
+            scope.spawn(move || self.steps(&mut source, None, bucket));
+            let mut engine = self.client(Tap::new(client_end, &logs[0], None));
+            let tokens = self.steps(&mut engine, Some(input), bucket);
+            let server_trace = server.join().unwrap();
+            Recording {
+                tokens,
+                client_frames: take(&logs[0]),
+                server_frames: take(&logs[1]),
+                corrections: take(&logs[2]),
+                client_trace: engine.trace,
+                server_trace,
+            }
+        })
+    }
+
+    fn twin(&self, input: &Input) -> (Vec<Option<u32>>, Vec<(&'static str, Vec<u64>)>) {
+        let mut twin = Twin::new(Arc::clone(&self.public), Arc::clone(&self.private));
+        twin.start_trace();
+        let tokens = vec![Some(twin.prefill(&input.0).unwrap()), Some(twin.decode(&input.1).unwrap())];
+        (tokens, twin.take_trace())
+    }
+}
+
+/// Values that were shared, by place in order of appearance.
+fn reconstruct(run: &Recording) -> HashMap<&'static str, Vec<(u32, Vec<u64>)>> {
+    let mut by_place: HashMap<_, Vec<_>> = HashMap::new();
+    for ((place, bits, x), (other, _, y)) in run.client_trace.iter().zip(&run.server_trace) {
+        assert_eq!(place, other);
+        let sum = x.iter().zip(y).map(|(x, y)| x.wrapping_add(*y)).collect();
+        by_place.entry(*place).or_default().push((*bits, sum));
+    }
+    by_place
+}
+
+#[test]
+fn every_intermediate_value_equals_the_twins() {
+    for seed in 0..3 {
+        let scene = Scene::new(seed);
+        let input = scene.input(seed, 4 + 7 * seed as usize);
+        let run = scene.record(&input, None);
+        let (tokens, trace) = scene.twin(&input);
+        assert_eq!(run.tokens, tokens, "seed {seed}");
+        let mut expected: HashMap<_, Vec<_>> = HashMap::new();
+        trace.into_iter().for_each(|(place, values)| expected.entry(place).or_default().push(values));
+        let got = reconstruct(&run);
+        assert_eq!(got.len(), expected.len());
+        let mut compared = 0;
+        for (place, values) in expected {
+            assert_eq!(got[place].len(), values.len(), "{place}");
+            for ((bits, got), expected) in got[place].iter().zip(&values) {
+                let modulus = marill_numeric::fixed::low_mask(*bits);
+                for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+                    assert_eq!(got & modulus, expected & modulus, "seed {seed}, {place}, element {i}");
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 10_000, "the traces hold the whole session");
+    }
+}
+
+#[test]
+fn frames_have_the_same_sizes_for_any_two_prompts_of_a_bucket() {
+    let scene = Scene::new(1);
+    let sizes = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).collect::<Vec<_>>();
+    let (short, long) = (scene.record(&scene.input(5, 2), None), scene.record(&scene.input(6, 16), None));
+    assert_eq!(sizes(&short.client_frames), sizes(&long.client_frames));
+    assert_eq!(sizes(&short.server_frames), sizes(&long.server_frames));
+    assert_eq!(sizes(&short.corrections), sizes(&long.corrections));
+}
+
+/// For any other input there are masks of E0 under which E1 receives the very same bytes, and E0 still learns the
+/// right token: E1's view is independent of the input.
+#[test]
+fn the_servers_view_fits_any_other_input_byte_for_byte() {
+    let scene = Scene::new(2);
+    let run = scene.record(&scene.input(7, 9), None);
+    let other = scene.input(8, 14);
+    let (expected, _) = scene.twin(&other);
+    assert_ne!(scene.input(7, 9), other);
+
+    let (masks_to_source, masks_from_client) = mpsc::channel();
+    let (halves_to_client, halves_from_source) = mpsc::channel();
+    let logs: [Log; 2] = Default::default();
+    let mut client = scene.client(Replay::new(run.server_frames.clone(), &logs[0]));
+    if let Role::Evaluator(e) = &mut client.role {
+        let sent = Tape::new(run.client_frames.concat());
+        e.script = Some(ClientScript { sent, masks_to_source, halves_from_source });
+    }
+    let mut source = scene.source(Replay::new(Vec::new(), &logs[1]));
+    if let Role::Source(s) = &mut source.role {
+        let written = Tape::new(run.corrections.concat());
+        s.script = Some(SourceScript { written, masks_from_client, halves_to_client });
+    }
+    let tokens = thread::scope(|scope| {
+        scope.spawn(|| scene.steps(&mut source, None, 16));
+        scene.steps(&mut client, Some(&other), 16)
+    });
+    assert_eq!(tokens, expected);
+    assert!(take(&logs[0]) == run.client_frames, "the messages to the server differ");
+    assert!(take(&logs[1]).concat() == run.corrections.concat(), "the corrections differ");
+}
+
+/// Each evaluator runs to its end against random bytes of the right sizes: nothing in its code depends on what the
+/// bytes say, and it sends frames of the same sizes.
+#[test]
+fn each_evaluator_runs_against_a_simulator_that_knows_shapes_only() {
+    let scene = Scene::new(3);
+    let input = scene.input(9, 10);
+    let run = scene.record(&input, None);
+    let mut prg = Prg::new(&Seed::from_bytes([99; 32]), "simulator");
+    let mut random = |frames: &[Vec<u8>]| -> Vec<Vec<u8>> {
+        let fill = |f: &Vec<u8>| prg.words(f.len()).into_iter().map(|w| w as u8).collect();
+        frames.iter().map(fill).collect()
+    };
+    let (log, unused): (Log, Log) = Default::default();
+    let (messages, corrections) = (random(&run.client_frames), random(&run.corrections));
+    let mut server = scene.server(Replay::new(messages, &log), Replay::new(corrections, &unused));
+    scene.steps(&mut server, None, 16);
+    let sizes = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(sizes(&take(&log)), sizes(&run.server_frames));
+
+    let mut client = scene.client(Replay::new(random(&run.server_frames), &log));
+    scene.steps(&mut client, Some(&input), 16);
+    assert_eq!(sizes(&take(&log)), sizes(&run.client_frames));
+}
+
+/// What leaves a party looks uniform: over 100,000 bytes no byte value is far from its share.
+#[test]
+fn messages_and_corrections_look_uniform() {
+    let scene = Scene::new(4);
+    let run = scene.record(&scene.input(10, 16), None);
+    for (name, frames) in [("client", &run.client_frames), ("server", &run.server_frames), ("source", &run.corrections)]
+    {
+        let bytes = frames.concat();
+        let mut counts = [0f64; 256];
+        bytes.iter().for_each(|&b| counts[usize::from(b)] += 1.0);
+        let mean = bytes.len() as f64 / 256.0;
+        let chi_square: f64 = counts.iter().map(|c| (c - mean).powi(2) / mean).sum();
+        assert!(bytes.len() > 100_000 && chi_square < 380.0, "{name}: {chi_square} over {} bytes", bytes.len());
+    }
+}
+
+#[test]
+fn a_changed_correction_changes_what_is_computed() {
+    let scene = Scene::new(5);
+    let input = scene.input(11, 3);
+    let honest = scene.record(&input, None);
+    let total: usize = honest.corrections.iter().map(Vec::len).sum();
+    let values = |run: &Recording| reconstruct(run);
+    let expected = values(&honest);
+    let mut changed = 0;
+    for k in 0..16 {
+        // A bit may fall on a mask monomial whose public coefficient is zero; most do not.
+        let run = scene.record(&input, Some(total * 9 / 10 * k / 16 + 5));
+        changed += usize::from(values(&run) != expected || run.tokens != honest.tokens);
+    }
+    assert!(changed >= 8, "only {changed} of 16 changes had an effect");
+}
+
+#[test]
+fn a_short_message_ends_the_session_with_an_error_that_names_the_step() {
+    let scene = Scene::new(6);
+    let input = scene.input(12, 3);
+    let mut frames = scene.record(&input, None).server_frames;
+    frames[5].pop();
+    let log: Log = Default::default();
+    let mut client = scene.client(Replay::new(frames.clone(), &log));
+    let error = scene.try_steps(&mut client, Some(&input), 16).unwrap_err();
+    assert!(error.to_string().contains("in step `"), "{error}");
+    frames.truncate(5);
+    let mut client = scene.client(Replay::new(frames, &log));
+    let error = scene.try_steps(&mut client, Some(&input), 16).unwrap_err();
+    assert!(error.to_string().starts_with("lost the peer in step"), "{error}");
+}
