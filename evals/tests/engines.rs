@@ -1,0 +1,172 @@
+//! One task on all engines: the secure protocol answers as the twin does, the twin nearly as the floats do.
+
+use std::path::PathBuf;
+
+use marill_evals::engine::{Engine, FloatEngine, SecureEngine, TwinEngine};
+use marill_evals::{EvalError, Report, Scope, Speaker, Task, harness, table};
+use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
+use marill_partition::{ExportOptions, Partition, export};
+use marill_recipe::Example;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    partition: Partition,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let base = tiny_base(&dir.path().join("base"), 5).unwrap();
+        let transforms = tiny_transforms(&base.config, true);
+        let adapter = tiny_adapter(&base.config, &transforms, 6).unwrap();
+        let out = dir.path().join("out");
+        export(&base, &transforms, &adapter, &out, &ExportOptions::default()).unwrap();
+        Self { partition: Partition::open(&out).unwrap(), dir }
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn float(&self) -> FloatEngine {
+        let partition = &self.partition;
+        FloatEngine::new(partition.base(), &partition.manifest.transforms, partition.adapter()).unwrap()
+    }
+
+    fn twin(&self) -> TwinEngine {
+        TwinEngine::new(&self.partition).unwrap()
+    }
+
+    fn run(&self, task: &Task, engine: &mut dyn Engine, examples: &[Example]) -> Result<Report, EvalError> {
+        let speaker = Speaker { tokenizer: self.partition.tokenizer(), chat_template: self.partition.chat_template() };
+        let mut twin = self.twin();
+        let twin: Option<&mut dyn Engine> = if engine.name() == "secure" { Some(&mut twin) } else { None };
+        harness::run(task, engine, twin, &speaker, examples, &[], Scope::default(), &mut |_, _| {})
+    }
+}
+
+fn news(fixture: &Fixture) -> (Task, Vec<Example>) {
+    let rows = "Markets fell on Monday\t2\nThe striker scored twice\t1\nA new probe left for Mars\t3\n";
+    let task = Task::find("agnews").unwrap();
+    let examples = task.examples(Some(&fixture.file("rows.tsv", rows)), None).unwrap();
+    (task, examples)
+}
+
+#[test]
+fn the_twin_scores_labels_nearly_as_the_floats_do() {
+    let fixture = Fixture::new();
+    let (task, examples) = news(&fixture);
+    let float = fixture.run(&task, &mut fixture.float(), &examples).unwrap();
+    let twin = fixture.run(&task, &mut fixture.twin(), &examples).unwrap();
+    assert_eq!((float.n, float.metrics[0].name), (3, "acc"));
+    assert_eq!(float.samples_sha256, twin.samples_sha256, "both engines were asked the same");
+    for (float, twin) in float.samples.iter().zip(&twin.samples) {
+        assert_eq!(float.label_scores.len(), 4);
+        for (a, b) in float.label_scores.iter().zip(&twin.label_scores) {
+            // Labels of five to ten tokens, about 5.5 nats each.
+            assert!((a - b).abs() < 0.5 && *a < -10.0, "{a} in floats, {b} in integers");
+        }
+    }
+}
+
+#[test]
+fn label_scores_are_sums_of_token_scores() {
+    let fixture = Fixture::new();
+    let tokens = |text: &str| fixture.partition.tokenizer().encode(text).unwrap();
+    let (prompt, labels) = (tokens("What is it? "), [tokens("news"), tokens("sports"), tokens("x")]);
+    for engine in [&mut fixture.float() as &mut dyn Engine, &mut fixture.twin()] {
+        let scores = engine.score(&prompt, &labels).unwrap();
+        for (label, score) in labels.iter().zip(scores) {
+            let whole: Vec<u32> = prompt.iter().chain(label).copied().collect();
+            let each = engine.token_scores(&whole).unwrap();
+            let sum: f64 = each[prompt.len() - 1..].iter().sum();
+            // The twin's prompt is padded in one way and fed token by token in the other.
+            assert!((sum - score).abs() < 0.05, "{}: {sum} against {score}", engine.name());
+        }
+    }
+}
+
+#[test]
+fn every_secure_answer_is_the_twins_and_its_cost_is_counted() {
+    let fixture = Fixture::new();
+    let (task, examples) = news(&fixture);
+    let mut secure = SecureEngine::new(&fixture.partition).unwrap();
+    let report = fixture.run(&task, &mut secure, &examples).unwrap();
+    assert_eq!((report.metrics[0].name, report.twin_equal), ("exact_match", Some(3)));
+    let cost = secure.cost();
+    assert_eq!(cost.prompts, 3);
+    assert!(cost.prefill_rounds > 0 && cost.prefill_bytes_sent > 0 && cost.decode_steps > 0);
+    let report = Report { cost: Some(cost), ..report };
+    let text = table::fidelity_and_cost(std::slice::from_ref(&report));
+    assert!(text.contains("3/3"), "{text}");
+    let json = serde_json::to_value(&report).unwrap();
+    for key in ["n", "score", "stderr", "samples_sha256"] {
+        assert!(!json[key].is_null(), "{key}");
+    }
+}
+
+#[test]
+fn an_engine_that_differs_from_the_twin_is_noticed() {
+    /// Answers one token more than it should.
+    struct Wrong(TwinEngine);
+    impl Engine for Wrong {
+        fn name(&self) -> &'static str {
+            "secure"
+        }
+        fn context(&self) -> usize {
+            self.0.context()
+        }
+        fn score(&mut self, prompt: &[u32], labels: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
+            self.0.score(prompt, labels)
+        }
+        fn token_scores(&mut self, tokens: &[u32]) -> Result<Vec<f64>, EvalError> {
+            self.0.token_scores(tokens)
+        }
+        fn generate(
+            &mut self,
+            prompt: &[u32],
+            max_new_tokens: usize,
+            stop: &marill_evals::engine::Stop<'_>,
+        ) -> Result<Vec<u32>, EvalError> {
+            let mut answer = self.0.generate(prompt, max_new_tokens, stop)?;
+            answer.push(1);
+            Ok(answer)
+        }
+    }
+    let fixture = Fixture::new();
+    let (task, examples) = news(&fixture);
+    let report = fixture.run(&task, &mut Wrong(fixture.twin()), &examples).unwrap();
+    assert_eq!(report.twin_equal, Some(0));
+}
+
+#[test]
+fn perplexity_of_the_twin_is_that_of_the_floats() {
+    let fixture = Fixture::new();
+    let mut task = Task::find("wikitext-2").unwrap();
+    task.window = 40;
+    let text = "The tower was built in 1889 and stands by the river.\nIt is taller than the church.\n";
+    let examples = task.examples(Some(&fixture.file("text.txt", text)), None).unwrap();
+    let float = fixture.run(&task, &mut fixture.float(), &examples).unwrap();
+    let twin = fixture.run(&task, &mut fixture.twin(), &examples).unwrap();
+    assert_eq!((float.n, float.metrics[0].name), (3, "token_perplexity"));
+    // An untrained model over 259 tokens.
+    assert!(float.score > 100.0 && (twin.score / float.score - 1.0).abs() < 0.05, "{} {}", float.score, twin.score);
+    let mut secure = SecureEngine::new(&fixture.partition).unwrap();
+    assert!(matches!(fixture.run(&task, &mut secure, &examples), Err(EvalError::NeedsLogits { .. })));
+}
+
+#[test]
+fn a_translation_is_scored_by_bleu_and_chrf() {
+    let fixture = Fixture::new();
+    let mut task = Task::find("multi30k-de-en").unwrap();
+    task.max_new_tokens = 6;
+    let (source, target) =
+        (fixture.file("rows.de", "Ein Hund.\nZwei Kinder.\n"), fixture.file("rows.en", "A dog.\nTwo children.\n"));
+    let examples = task.examples(Some(&source), Some(&target)).unwrap();
+    let report = fixture.run(&task, &mut fixture.float(), &examples).unwrap();
+    assert_eq!(report.metrics.iter().map(|m| m.name).collect::<Vec<_>>(), ["bleu", "chrf"]);
+    assert_eq!(report.samples[0].target, "A dog.");
+    assert!(report.samples[0].prompt.contains("Ein Hund."));
+}
