@@ -106,25 +106,10 @@ impl PublicMatrix {
         // Blocks of weight rows stay in cache while every input row passes over them.
         const BLOCK: usize = 16;
         for first in (0..self.rows).step_by(BLOCK) {
-            let last = (first + BLOCK).min(self.rows);
-            let mut r = 0;
-            while r + 4 <= n {
-                let xs: [&[u64]; 4] = std::array::from_fn(|k| &x[(r + k) * self.cols..][..self.cols]);
-                for i in first..last {
-                    let sums = kernels::dot4_i16(&self.data[i * self.cols..][..self.cols], xs);
-                    for (k, sum) in sums.into_iter().enumerate() {
-                        out[(r + k) * self.rows + i] = sum << self.shift[i];
-                    }
-                }
-                r += 4;
-            }
-            for r in r..n {
-                let row = &x[r * self.cols..][..self.cols];
-                for i in first..last {
-                    out[r * self.rows + i] =
-                        kernels::dot_i16(&self.data[i * self.cols..][..self.cols], row) << self.shift[i];
-                }
-            }
+            let weights = &self.data[first * self.cols..(first + BLOCK).min(self.rows) * self.cols];
+            kernels::product(weights, x, self.cols, |i, r, sum| {
+                out[r * self.rows + first + i] = sum << self.shift[first + i];
+            });
         }
         out
     }
@@ -176,11 +161,7 @@ pub fn dot(a: &[u64], b: &[u64]) -> u64 {
 pub fn matmul_transposed(a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
     let (m, n) = (a.len() / k, b.len() / k);
     let mut out = vec![0u64; m * n];
-    for (row, out) in a.chunks_exact(k).zip(out.chunks_exact_mut(n)) {
-        for (column, out) in b.chunks_exact(k).zip(out) {
-            *out = kernels::dot_u64(row, column);
-        }
-    }
+    kernels::product(b, a, k, |j, i, sum| out[i * n + j] = sum);
     out
 }
 
@@ -191,6 +172,101 @@ pub fn masked_sum(bits: &[u64], table: &[u32]) -> u32 {
 }
 
 mod kernels {
+    /// An operand of a product: ring elements, or weights that extend to them.
+    pub trait Operand: Copy {
+        fn dot(a: &[Self], x: &[u64]) -> u64;
+        /// Eight elements, or as many as the mask names, as ring elements.
+        ///
+        /// # Safety
+        /// Needs AVX-512 F, BW and VL; `at` must be readable for the elements named.
+        #[cfg(target_arch = "x86_64")]
+        unsafe fn load(at: *const Self, mask: u8) -> std::arch::x86_64::__m512i;
+    }
+
+    impl Operand for i16 {
+        fn dot(a: &[Self], x: &[u64]) -> u64 {
+            dot_i16(a, x)
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn load(at: *const Self, mask: u8) -> std::arch::x86_64::__m512i {
+            use std::arch::x86_64::{_mm_maskz_loadu_epi16, _mm512_cvtepi16_epi64};
+            // SAFETY: the caller vouches for the elements named.
+            _mm512_cvtepi16_epi64(unsafe { _mm_maskz_loadu_epi16(mask, at) })
+        }
+    }
+
+    impl Operand for u64 {
+        fn dot(a: &[Self], x: &[u64]) -> u64 {
+            dot_u64(a, x)
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn load(at: *const Self, mask: u8) -> std::arch::x86_64::__m512i {
+            // SAFETY: the caller vouches for the elements named.
+            unsafe { std::arch::x86_64::_mm512_maskz_loadu_epi64(mask, at.cast()) }
+        }
+    }
+
+    /// Every dot product of a row of `a` (rows of `k`) with a row of `x`: `put(row of a, row of x, sum)`.
+    pub fn product<T: Operand>(a: &[T], x: &[u64], k: usize, mut put: impl FnMut(usize, usize, u64)) {
+        let (m, n) = (a.len() / k, x.len() / k);
+        let mut done = (0, 0);
+        #[cfg(target_arch = "x86_64")]
+        if n > 1 && has_tiles() {
+            done = (m / 4 * 4, n / 4 * 4);
+            for i in (0..done.0).step_by(4) {
+                for r in (0..done.1).step_by(4) {
+                    // SAFETY: the features were detected, and four whole rows of each operand lie at these places.
+                    let sums = unsafe { tile(a[i * k..].as_ptr(), x[r * k..].as_ptr(), k) };
+                    for (di, row) in sums.iter().enumerate() {
+                        row.iter().enumerate().for_each(|(dr, &sum)| put(i + di, r + dr, sum));
+                    }
+                }
+            }
+        }
+        for i in 0..m {
+            for r in if i < done.0 { done.1 } else { 0 }..n {
+                put(i, r, T::dot(&a[i * k..][..k], &x[r * k..][..k]));
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn has_tiles() -> bool {
+        std::is_x86_feature_detected!("avx512dq")
+            && std::is_x86_feature_detected!("avx512bw")
+            && std::is_x86_feature_detected!("avx512vl")
+    }
+
+    /// Sixteen dot products of length `k` at once, four rows by four.
+    ///
+    /// # Safety
+    /// Needs AVX-512 DQ, BW and VL, and `4 * k` readable elements at both places.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    unsafe fn tile<T: Operand>(a: *const T, x: *const u64, k: usize) -> [[u64; 4]; 4] {
+        use std::arch::x86_64::{_mm512_add_epi64, _mm512_mullo_epi64, _mm512_reduce_add_epi64, _mm512_setzero_si512};
+        let mut sums = [[_mm512_setzero_si512(); 4]; 4];
+        for start in (0..k).step_by(8) {
+            let mask = if k - start >= 8 { 0xff } else { (1u8 << (k - start)) - 1 };
+            // SAFETY: the mask keeps every load inside its row of `k` elements.
+            let right: [_; 4] = std::array::from_fn(|r| unsafe { u64::load(x.add(r * k + start), mask) });
+            for (i, row) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let left = unsafe { T::load(a.add(i * k + start), mask) };
+                for (sum, right) in row.iter_mut().zip(right) {
+                    *sum = _mm512_add_epi64(*sum, _mm512_mullo_epi64(left, right));
+                }
+            }
+        }
+        sums.map(|row| row.map(|sum| _mm512_reduce_add_epi64(sum) as u64))
+    }
+
     /// Defines a kernel whose generic body is compiled for three instruction sets and chosen at run time.
     macro_rules! dispatched {
         ($(#[$doc:meta])* $name:ident / $generic:ident ($($arg:ident : $ty:ty),*) -> $ret:ty) => {
@@ -222,18 +298,41 @@ mod kernels {
         dot_i16 / dot_i16_body(w: &[i16], x: &[u64]) -> u64
     );
     dispatched!(
-        /// Four dot products that share their weights.
-        dot4_i16 / dot4_i16_body(w: &[i16], x: [&[u64]; 4]) -> [u64; 4]
-    );
-    dispatched!(
         /// Dot product of ring elements.
         dot_u64 / dot_u64_body(a: &[u64], b: &[u64]) -> u64
     );
 
-    dispatched!(
-        /// Sum of the table entries whose bit is set. Every entry is read whatever the bits are.
-        masked_sum / masked_sum_body(bits: &[u64], table: &[u32]) -> u32
-    );
+    /// Sum of the table entries whose bit is set. Every entry is read whatever the bits are.
+    #[inline]
+    pub fn masked_sum(bits: &[u64], table: &[u32]) -> u32 {
+        assert_eq!(bits.len() * 64, table.len(), "one bit an entry");
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the feature was just detected, and the lengths were just compared.
+            return unsafe { masked_sum_wide(bits, table) };
+        }
+        masked_sum_body(bits, table)
+    }
+
+    /// # Safety
+    /// Needs AVX-512 F, and 64 entries for each word of `bits`.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn masked_sum_wide(bits: &[u64], table: &[u32]) -> u32 {
+        use std::arch::x86_64::{
+            _mm512_loadu_si512, _mm512_mask_add_epi32, _mm512_reduce_add_epi32, _mm512_setzero_si512,
+        };
+        let mut sums = [_mm512_setzero_si512(); 4];
+        for (word, entries) in bits.iter().zip(table.chunks_exact(64)) {
+            for (part, sum) in sums.iter_mut().enumerate() {
+                let select = (word >> (16 * part)) as u16;
+                // SAFETY: `entries` has 64 values, of which this reads 16 from `16 * part` on.
+                let values = unsafe { _mm512_loadu_si512(entries.as_ptr().add(16 * part).cast()) };
+                *sum = _mm512_mask_add_epi32(*sum, select, *sum, values);
+            }
+        }
+        sums.iter().fold(0u32, |total, sum| total.wrapping_add(_mm512_reduce_add_epi32(*sum) as u32))
+    }
 
     const LANES: usize = 16;
 
@@ -271,29 +370,6 @@ mod kernels {
     }
 
     #[inline(always)]
-    fn dot4_i16_body(w: &[i16], x: [&[u64]; 4]) -> [u64; 4] {
-        const WIDTH: usize = 8;
-        let mut lanes = [[0u64; WIDTH]; 4];
-        let whole = w.len() / WIDTH * WIDTH;
-        let x = x.map(|x| &x[..w.len()]);
-        for start in (0..whole).step_by(WIDTH) {
-            let mut wide = [0u64; WIDTH];
-            for l in 0..WIDTH {
-                wide[l] = i64::from(w[start + l]) as u64;
-            }
-            for k in 0..4 {
-                let part = &x[k][start..start + WIDTH];
-                for l in 0..WIDTH {
-                    lanes[k][l] = lanes[k][l].wrapping_add(wide[l].wrapping_mul(part[l]));
-                }
-            }
-        }
-        std::array::from_fn(|k| {
-            lanes[k].iter().fold(sum_products(&w[whole..], &x[k][whole..]), |a, &b| a.wrapping_add(b))
-        })
-    }
-
-    #[inline(always)]
     fn dot_u64_body(a: &[u64], b: &[u64]) -> u64 {
         const WIDTH: usize = 16;
         let mut lanes = [0u64; WIDTH];
@@ -321,15 +397,28 @@ mod kernels {
             };
             for len in [1, 7, 8, 15, 16, 17, 63, 576, 1000] {
                 let w: Vec<i16> = (0..len).map(|_| next() as i16).collect();
-                let x: Vec<Vec<u64>> = (0..4).map(|_| (0..len).map(|_| next()).collect()).collect();
-                let plain = |x: &[u64]| sum_products(&w, x);
-                assert_eq!(dot_i16(&w, &x[0]), plain(&x[0]));
-                assert_eq!(
-                    dot4_i16(&w, [&x[0], &x[1], &x[2], &x[3]]),
-                    [plain(&x[0]), plain(&x[1]), plain(&x[2]), plain(&x[3])]
-                );
+                let x: Vec<u64> = (0..6 * len).map(|_| next()).collect();
+                let plain = |w: &[i16], x: &[u64]| sum_products(w, x);
+                assert_eq!(dot_i16(&w, &x[..len]), plain(&w, &x[..len]));
+                let tall: Vec<i16> = (0..7 * len).map(|_| next() as i16).collect();
+                let widened: Vec<u64> = tall.iter().map(|&v| i64::from(v) as u64).collect();
+                let mut seen = 0;
+                product(&tall, &x, len, |i, r, sum| {
+                    assert_eq!(sum, plain(&tall[i * len..][..len], &x[r * len..][..len]));
+                    seen += 1;
+                });
+                product(&widened, &x, len, |i, r, sum| {
+                    assert_eq!(sum, plain(&tall[i * len..][..len], &x[r * len..][..len]));
+                    seen += 1;
+                });
+                assert_eq!(seen, 2 * 7 * 6);
+                let bits: Vec<u64> = (0..8).map(|_| next()).collect();
+                let table: Vec<u32> = (0..512).map(|_| next() as u32).collect();
+                let expected =
+                    (0..512).filter(|i| bits[i / 64] >> (i % 64) & 1 == 1).fold(0u32, |s, i| s.wrapping_add(table[i]));
+                assert_eq!((masked_sum(&bits, &table), masked_sum_body(&bits, &table)), (expected, expected));
                 let wide: Vec<u64> = w.iter().map(|&v| i64::from(v) as u64).collect();
-                assert_eq!(dot_u64(&wide, &x[0]), plain(&x[0]));
+                assert_eq!(dot_u64(&wide, &x[..len]), plain(&w, &x[..len]));
             }
         }
     }
