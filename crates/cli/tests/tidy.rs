@@ -62,9 +62,10 @@ fn dependencies(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
     let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for node in nodes {
-        let used = node["deps"].as_array().unwrap().iter().filter(|dependency| {
-            dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"] != "dev")
-        });
+        let used =
+            node["deps"].as_array().unwrap().iter().filter(|dependency| {
+                dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"] != "dev")
+            });
         let used = used.map(|dependency| names[dependency["pkg"].as_str().unwrap()].clone());
         found.entry(names[node["id"].as_str().unwrap()].clone()).or_default().extend(used);
     }

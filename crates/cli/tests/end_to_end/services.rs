@@ -1,0 +1,150 @@
+//! Processes of the binary and a partition for them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
+use marill_partition::{ExportOptions, export};
+use serde_json::Value;
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub fn marill() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_marill"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A partition of a tiny random model, and folders for every party.
+pub struct World {
+    pub partition: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let base = tiny_base(&folder.path().join("base"), 1).unwrap();
+        let transforms = tiny_transforms(&base.config, true);
+        let adapter = tiny_adapter(&base.config, &transforms, 2).unwrap();
+        let partition = folder.path().join("partition");
+        export(&base, &transforms, &adapter, &partition, &ExportOptions::default()).unwrap();
+        Self { partition, folder }
+    }
+
+    /// A dealer and a server that uses it.
+    pub fn parties(&self) -> (Service, Service) {
+        let mut dealer = marill();
+        dealer.args(["dealer", "--port", "0"]);
+        let dealer = Service::start(self.server_folders(&mut dealer));
+        let mut server = marill();
+        server.args(["serve", "--port", "0", "--dealer", &dealer.url]).arg(&self.partition);
+        let server = Service::start(self.server_folders(&mut server));
+        (dealer, server)
+    }
+
+    pub fn gateway(&self, server: &str, dealer: &str) -> Service {
+        let mut gateway = marill();
+        gateway.args(["gateway", "--port", "0", "--server", server, "--dealer", dealer]);
+        Service::start(self.client_folders(&mut gateway))
+    }
+
+    pub fn server_folders<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.arg("--state").arg(self.folder.path().join("state"))
+    }
+
+    pub fn client_folders<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.arg("--state").arg(self.folder.path().join("user")).arg("--cache").arg(self.folder.path().join("cache"))
+    }
+}
+
+/// A running service, killed when dropped.
+pub struct Service {
+    child: Child,
+    pub url: String,
+}
+
+impl Service {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let (lines, heard) = mpsc::channel();
+        // Reads to the end, so that the service never waits for room in the pipe.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = lines.send(line);
+            }
+        });
+        let mut said = Vec::new();
+        loop {
+            let line = heard.recv_timeout(START_TIMEOUT).unwrap_or_else(|_| panic!("no start: {said:?}"));
+            if let Some(url) = line.strip_prefix("listening on ") {
+                return Self { child, url: url.to_string() };
+            }
+            said.push(line);
+        }
+    }
+
+    pub fn authority(&self) -> &str {
+        self.url.strip_prefix("http://").unwrap()
+    }
+
+    /// Sends a request as it stands; returns the status and the body.
+    pub fn raw(&self, request: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.authority()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        let (status, body) = self.raw(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"));
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    pub fn metrics(&self) -> String {
+        self.raw("GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").1
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (status, body) = self.send(path, body);
+        (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}")))
+    }
+
+    /// The data of each server-sent event.
+    pub fn stream(&self, path: &str, body: &Value) -> Vec<String> {
+        let (status, body) = self.send(path, body);
+        assert_eq!(status, 200, "{body}");
+        body.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_string).collect()
+    }
+
+    fn send(&self, path: &str, body: &Value) -> (u16, String) {
+        let body = body.to_string();
+        self.raw(&format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let killed = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(killed.success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
