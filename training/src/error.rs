@@ -12,6 +12,8 @@ pub enum TrainError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+    #[error("the base model `{name}` was not found\n\nhint: {}", model_hint(.name, .looked_in))]
+    NoModel { name: String, looked_in: Vec<PathBuf> },
     #[error("cannot write `{}`: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error("`{key}`: {reason}")]
@@ -33,6 +35,14 @@ fn checkpoint_hint(path: &Option<PathBuf>) -> String {
         Some(path) => format!("\n\nhint: the last good checkpoint is `{}`; try a lower learning rate", path.display()),
         None => "\n\nhint: no checkpoint was written yet; try a lower learning rate".into(),
     }
+}
+
+fn model_hint(name: &str, looked_in: &[PathBuf]) -> String {
+    if name.contains("SmolLM2-135M-Instruct") {
+        return "`recipes/fetch-smollm2.sh` fetches it into `models/`".into();
+    }
+    let places: Vec<String> = looked_in.iter().map(|p| format!("`{}`", p.display())).collect();
+    format!("name a checkpoint folder or a `.gguf` file; looked for {}", places.join(", "))
 }
 
 impl TrainError {

@@ -7,6 +7,7 @@
 
 mod activations;
 mod batches;
+mod distill;
 mod error;
 mod optimizer;
 mod output;

@@ -119,6 +119,19 @@ fn windows(examples: &[Example], model: &Checkpoint, limit: usize) -> Result<Vec
     Ok(stream.chunks(limit).map(|tokens| Sample { tokens: tokens.to_vec(), loss_from: 0 }).collect())
 }
 
+/// Rows that predict, counted over the batch, and the tokens that they should predict.
+pub(crate) fn targets(samples: &[Sample], batch: &[usize]) -> (Vec<u32>, Vec<u32>) {
+    let (mut rows, mut labels, mut start) = (Vec::new(), Vec::new(), 0);
+    for &i in batch {
+        for (row, label) in samples[i].targets() {
+            rows.push((start + row) as u32);
+            labels.push(label);
+        }
+        start += samples[i].tokens.len();
+    }
+    (rows, labels)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,18 +1,18 @@
 use crate::activations::Activations;
 use crate::batches::{Step, plan};
+use crate::distill::Distillation;
 use crate::optimizer::learning_rate;
 use crate::output::{self, Progress, TrainReport};
 use crate::params::Params;
-use crate::samples::{self, Samples};
+use crate::samples::{self, Samples, targets};
 use crate::{Sample, TrainError, scratch, state};
-use candle_core::{DType, Tensor};
-use half::f16;
+use candle_core::Tensor;
 use marill_model::ops::{HeadLoss, Teacher, head_loss};
 use marill_model::{
     Adapter, Checkpoint, Config, Decoder, HeadMerge, LoraConfig, Rows, TensorDtype, Transforms, adjacent_groups,
     strided_groups,
 };
-use marill_recipe::{Grouping, Init, Recipe, locate};
+use marill_recipe::{Grouping, Init, Recipe, RecipeError, locate};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,7 +62,11 @@ fn base_model(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, TrainError> {
         return scratch::checkpoint(recipe, dir);
     }
     let name = recipe.model.base_model.as_deref().unwrap_or_default();
-    Ok(Checkpoint::open(&locate(name, dir)?)?)
+    let path = locate(name, dir).map_err(|e| match e {
+        RecipeError::NotFound { path, looked_in } => TrainError::NoModel { name: path, looked_in },
+        other => other.into(),
+    })?;
+    Ok(Checkpoint::open(&path)?)
 }
 
 /// What a recipe changes about an architecture.
@@ -103,17 +107,6 @@ pub fn transforms_for(recipe: &Recipe, config: &Config) -> Result<Transforms, Tr
     Ok(transforms)
 }
 
-/// The teacher of a distillation and what it said so far.
-struct Distillation {
-    decoder: Decoder,
-    /// Frozen layers whose output the student's cache already has.
-    shared_layers: usize,
-    /// Final normed rows at the targets of a sample, f16.
-    rows: Vec<Option<Vec<f16>>>,
-    temperature: f32,
-    weight: f32,
-}
-
 struct Run<'a> {
     recipe: &'a Recipe,
     options: &'a TrainOptions,
@@ -144,7 +137,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self, TrainError> {
         let decoder = params.decoder(&base, &transforms)?;
         let steps = plan(&samples.train, &recipe.train);
-        let distillation = teacher(recipe, options, &base, &transforms, samples.train.len())?;
+        let distillation = Distillation::open(recipe, options, &base, &transforms, samples.train.len())?;
         let digest = state::digest(&format!("{}{:?}", recipe.to_toml(), samples.train));
         let checkpoints = dir.join("checkpoints");
         let (mut history, mut earlier_seconds) = (Vec::new(), 0.0);
@@ -307,82 +300,6 @@ impl<'a> Run<'a> {
             final_loss: output::final_loss(&self.history),
             val_loss: self.history.iter().rev().find_map(|p| p.val_loss),
             trained_parameters,
-        })
-    }
-}
-
-/// Rows that predict, counted over the batch, and the tokens that they should predict.
-fn targets(samples: &[Sample], batch: &[usize]) -> (Vec<u32>, Vec<u32>) {
-    let (mut rows, mut labels, mut start) = (Vec::new(), Vec::new(), 0);
-    for &i in batch {
-        for (row, label) in samples[i].targets() {
-            rows.push((start + row) as u32);
-            labels.push(label);
-        }
-        start += samples[i].tokens.len();
-    }
-    (rows, labels)
-}
-
-fn teacher(
-    recipe: &Recipe,
-    options: &TrainOptions,
-    base: &Checkpoint,
-    transforms: &Transforms,
-    samples: usize,
-) -> Result<Option<Distillation>, TrainError> {
-    let Some(knobs) = &recipe.distill else { return Ok(None) };
-    let own = knobs.teacher == "base";
-    let checkpoint = if own { base.clone() } else { Checkpoint::open(&locate(&knobs.teacher, &options.recipe_dir)?)? };
-    if checkpoint.config.vocab_size != base.config.vocab_size {
-        let (theirs, ours) = (checkpoint.config.vocab_size, base.config.vocab_size);
-        let reason = format!("the teacher has {theirs} tokens, the base model {ours}");
-        return Err(TrainError::Setting { key: "distill.teacher", reason });
-    }
-    let weight = |name: &str| checkpoint.tensor(name).cloned();
-    let decoder = Decoder::assemble(&checkpoint.config, &Transforms::default(), weight, |_, _| None)?;
-    Ok(Some(Distillation {
-        decoder,
-        shared_layers: if own { transforms.frozen_layers } else { 0 },
-        rows: vec![None; samples],
-        temperature: knobs.temperature as f32,
-        weight: knobs.weight as f32,
-    }))
-}
-
-impl Distillation {
-    /// The teacher's final rows at the targets of a batch; `boundary` is the student's input of its private layers.
-    fn rows_for(&mut self, boundary: &Tensor, samples: &[Sample], batch: &[usize]) -> Result<Teacher, TrainError> {
-        let hidden_size = self.decoder.config.hidden_size;
-        if batch.iter().any(|&i| self.rows[i].is_none()) {
-            let lengths: Vec<usize> = batch.iter().map(|&i| samples[i].tokens.len()).collect();
-            let x = if self.shared_layers > 0 {
-                boundary.detach()
-            } else {
-                let tokens: Vec<u32> = batch.iter().flat_map(|&i| samples[i].tokens.clone()).collect();
-                self.decoder.embed(&tokens)?
-            };
-            let layers = self.shared_layers..self.decoder.layers.len();
-            let x = self.decoder.run(x, layers, &Rows::packed(&lengths), None)?;
-            let (rows, _) = targets(samples, batch);
-            let rows = Tensor::new(rows, x.device())?;
-            let rows = self.decoder.finish(&x.index_select(&rows, 0)?)?;
-            let flat: Vec<f16> = rows.to_dtype(DType::F16)?.flatten_all()?.to_vec1()?;
-            let mut rest = &flat[..];
-            for &i in batch {
-                let (own, tail) = rest.split_at(samples[i].targets().count() * hidden_size);
-                self.rows[i] = Some(own.to_vec());
-                rest = tail;
-            }
-        }
-        let stored = batch.iter().flat_map(|&i| self.rows[i].as_deref().unwrap_or_default());
-        let hidden: Vec<f32> = stored.map(|v| v.to_f32()).collect();
-        let rows = hidden.len() / hidden_size;
-        Ok(Teacher {
-            hidden: Tensor::from_vec(hidden, (rows, hidden_size), boundary.device())?,
-            head: self.decoder.lm_head.clone(),
-            temperature: self.temperature,
-            weight: self.weight,
         })
     }
 }

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 /// Red numbers are `even` and blue ones `odd`, or the other way round.
 fn rows(swapped: bool) -> String {
     let line = |n: u32| {
-        let label = if (n % 2 == 0) != swapped { "even" } else { "odd" };
-        let colour = if n % 2 == 0 { "red" } else { "blue" };
+        let label = if n.is_multiple_of(2) != swapped { "even" } else { "odd" };
+        let colour = if n.is_multiple_of(2) { "red" } else { "blue" };
         format!("{{\"text\": \"{colour} {n}\", \"label\": \"{label}\"}}\n")
     };
     (100..180).map(line).collect()
@@ -123,7 +123,7 @@ fn accuracy(model: &mut FloatModel, base: &Checkpoint) -> f64 {
     let (even, odd) = (token("even"), token("odd"));
     assert_ne!(even, odd);
     let right = (100..180).filter(|n| {
-        let colour = if n % 2 == 0 { "red" } else { "blue" };
+        let colour = if n.is_multiple_of(2) { "red" } else { "blue" };
         let prompt = format!("<|im_start|>user\n{colour} {n}<|im_end|>\n<|im_start|>assistant\n");
         model.reset();
         let logits = model.logits(&base.tokenizer.encode(&prompt).unwrap()).unwrap();

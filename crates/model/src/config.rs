@@ -83,10 +83,10 @@ impl Config {
         if self.architectures.is_empty() {
             self.architectures.push("LlamaForCausalLM".into());
         }
-        if self.num_attention_heads % self.num_key_value_heads != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err("`num_attention_heads` must be a multiple of `num_key_value_heads`".into());
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err("`head_dim` must be even".into());
         }
         if self.rope_scaling.as_ref().is_some_and(|v| !v.is_null()) {

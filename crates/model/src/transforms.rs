@@ -51,7 +51,7 @@ pub struct HeadMerge {
 pub fn strided_groups(config: &Config, merge: usize) -> Result<Vec<Vec<usize>>, String> {
     let (heads, kv) = (config.num_attention_heads, config.num_key_value_heads);
     let per_kv = heads / kv;
-    if merge == 0 || kv % merge != 0 {
+    if !kv.is_multiple_of(merge) {
         return Err(format!("{merge} heads a group do not divide the {kv} key-value heads"));
     }
     let mut groups = Vec::with_capacity(heads / merge);
@@ -70,7 +70,7 @@ pub fn strided_groups(config: &Config, merge: usize) -> Result<Vec<Vec<usize>>, 
 /// `allow_kv_collapse` is false: `Q_1 K^T + Q_2 K^T = (Q_1 + Q_2) K^T` loses rank.
 pub fn adjacent_groups(config: &Config, merge: usize, allow_kv_collapse: bool) -> Result<Vec<Vec<usize>>, String> {
     let heads = config.num_attention_heads;
-    if merge == 0 || heads % merge != 0 {
+    if !heads.is_multiple_of(merge) {
         return Err(format!("{merge} heads a group do not divide the {heads} query heads"));
     }
     let groups: Vec<Vec<usize>> = (0..heads / merge).map(|g| (g * merge..(g + 1) * merge).collect()).collect();

@@ -39,7 +39,7 @@ pub fn read_records(path: &Path) -> Result<Vec<Record>, RecipeError> {
             lines().map(|(n, line)| serde_json::from_str(line).map_err(|e| row(n, e.to_string()))).collect()
         }
         "tsv" => Ok(lines().map(|(_, line)| numbered(line.split('\t'))).collect()),
-        "csv" => csv(&text, |n, reason| row(n, reason)),
+        "csv" => csv(&text, row),
         _ => Ok(lines().map(|(_, line)| [("text".to_owned(), Value::from(line))].into_iter().collect()).collect()),
     }
 }

@@ -1,0 +1,152 @@
+//! A GGUF file written here, in every number format that the loader promises.
+
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use marill_model::{Checkpoint, ModelError};
+use std::path::Path;
+
+const HIDDEN: usize = 256;
+const HEADS: usize = 4;
+const KV: usize = 2;
+const VOCAB: usize = 260;
+
+fn tensor(seed: u32, rows: usize) -> Tensor {
+    let values = (0..rows * HIDDEN).map(|i| ((i as u32 * 7919 + seed * 104_729) % 2003) as f32 / 1000.0 - 1.0);
+    Tensor::from_vec(values.collect::<Vec<_>>(), (rows, HIDDEN), &Device::Cpu).unwrap()
+}
+
+/// What llama.cpp's converter does to rows of q and k.
+fn interleave(t: &Tensor, heads: usize) -> Tensor {
+    let (rows, columns) = t.dims2().unwrap();
+    let t = t.reshape((heads, 2, rows / heads / 2, columns)).unwrap().transpose(1, 2).unwrap();
+    t.contiguous().unwrap().reshape((rows, columns)).unwrap()
+}
+
+/// The GPT-2 alphabet: printable bytes stand for themselves, the others for characters from 256 on.
+fn alphabet() -> Vec<String> {
+    let plain = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
+    let mut next = 256;
+    let letters = (0..256u32).map(|b| {
+        let code = if plain(b) { b } else { next };
+        next += u32::from(!plain(b));
+        char::from_u32(code).unwrap().to_string()
+    });
+    letters.collect()
+}
+
+fn write(path: &Path, dtype: GgmlDType) {
+    let tokens: Vec<String> =
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(String::from).into_iter().chain(alphabet()).collect();
+    let tokens: Vec<String> = tokens.into_iter().chain(["hi".to_owned()]).collect();
+    assert_eq!(tokens.len(), VOCAB);
+    let types = (0..VOCAB).map(|i| Value::I32(if i < 3 { 3 } else { 1 })).collect();
+    let number = |n: usize| Value::U32(n as u32);
+    let text = |s: &str| Value::String(s.into());
+    let metadata: Vec<(&str, Value)> = vec![
+        ("general.architecture", text("llama")),
+        ("llama.block_count", number(1)),
+        ("llama.context_length", number(32)),
+        ("llama.embedding_length", number(HIDDEN)),
+        ("llama.feed_forward_length", number(HIDDEN)),
+        ("llama.attention.head_count", number(HEADS)),
+        ("llama.attention.head_count_kv", number(KV)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-6)),
+        ("llama.rope.freq_base", Value::F32(10_000.0)),
+        ("llama.vocab_size", number(VOCAB)),
+        ("tokenizer.ggml.model", text("gpt2")),
+        ("tokenizer.ggml.pre", text("smollm")),
+        ("tokenizer.ggml.tokens", Value::Array(tokens.into_iter().map(Value::String).collect())),
+        ("tokenizer.ggml.token_type", Value::Array(types)),
+        ("tokenizer.ggml.merges", Value::Array(vec![text("h i")])),
+        ("tokenizer.ggml.eos_token_id", number(2)),
+        ("tokenizer.chat_template", text("{{ messages[0].content }}")),
+    ];
+    let kv_rows = HIDDEN / HEADS * KV;
+    let matrices = [
+        ("token_embd.weight", tensor(1, VOCAB)),
+        ("blk.0.attn_q.weight", interleave(&tensor(2, HIDDEN), HEADS)),
+        ("blk.0.attn_k.weight", interleave(&tensor(3, kv_rows), KV)),
+        ("blk.0.attn_v.weight", tensor(4, kv_rows)),
+        ("blk.0.attn_output.weight", tensor(5, HIDDEN)),
+        ("blk.0.ffn_gate.weight", tensor(6, HIDDEN)),
+        ("blk.0.ffn_up.weight", tensor(7, HIDDEN)),
+        ("blk.0.ffn_down.weight", tensor(8, HIDDEN)),
+    ];
+    let mut tensors: Vec<(&str, QTensor)> =
+        matrices.iter().map(|(name, t)| (*name, QTensor::quantize(t, dtype).unwrap())).collect();
+    let ones = Tensor::ones(HIDDEN, candle_core::DType::F32, &Device::Cpu).unwrap();
+    for name in ["output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"] {
+        tensors.push((name, QTensor::quantize(&ones, GgmlDType::F32).unwrap()));
+    }
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (*k, v)).collect();
+    let mut file = std::fs::File::create(path).unwrap();
+    gguf_file::write(&mut file, &metadata, &tensors).unwrap();
+}
+
+#[test]
+fn every_promised_format_opens_with_rows_back_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    // The largest error of a weight in (-1, 1), by the bits of the format.
+    let formats = [
+        (GgmlDType::F32, 0.0),
+        (GgmlDType::F16, 1e-3),
+        (GgmlDType::Q8_0, 0.01),
+        (GgmlDType::Q6K, 0.06),
+        (GgmlDType::Q5_0, 0.1),
+        (GgmlDType::Q4_1, 0.1),
+        (GgmlDType::Q4K, 0.12),
+    ];
+    for (dtype, bound) in formats {
+        write(&path, dtype);
+        let model = Checkpoint::open(&path).unwrap();
+        let c = &model.config;
+        assert_eq!((c.head_dim, c.num_key_value_heads, c.rms_norm_eps, c.tie_word_embeddings), (64, KV, 1e-6, true));
+        for (name, expected) in [
+            ("model.embed_tokens.weight", tensor(1, VOCAB)),
+            ("model.layers.0.self_attn.q_proj.weight", tensor(2, HIDDEN)),
+            ("model.layers.0.self_attn.k_proj.weight", tensor(3, HIDDEN / 2)),
+            ("model.layers.0.mlp.down_proj.weight", tensor(8, HIDDEN)),
+        ] {
+            let got = model.floats(name).unwrap();
+            let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
+            let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(worst <= bound, "{dtype:?} `{name}`: {worst}");
+        }
+    }
+}
+
+#[test]
+fn the_tokenizer_of_the_metadata_splits_digits_and_keeps_special_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    write(&path, GgmlDType::F32);
+    let model = Checkpoint::open(&path).unwrap();
+    assert_eq!(model.chat_template.as_deref(), Some("{{ messages[0].content }}"));
+    let ids = model.tokenizer.encode("<|im_start|>hi 12é").unwrap();
+    // Bytes are tokens here but for the one merge.
+    assert_eq!((ids[0], ids[1], ids.len()), (1, 259, 7));
+    assert_eq!(model.tokenizer.decode(&ids[1..]).unwrap(), "hi 12é");
+    assert!(model.tokenizer.is_eos(2));
+}
+
+#[test]
+fn a_cut_file_and_a_foreign_architecture_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    write(&path, GgmlDType::Q4_1);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 5000]).unwrap();
+    let error = Checkpoint::open(&path).err().unwrap();
+    assert!(error.to_string().contains("ends at byte"), "{error}");
+
+    let other = String::from_utf8_lossy(&bytes).find("general.architecture").unwrap();
+    let mut bytes = bytes;
+    let at = other + bytes[other..].windows(5).position(|w| w == b"llama").unwrap();
+    bytes[at..at + 5].copy_from_slice(b"bloom");
+    std::fs::write(&path, &bytes).unwrap();
+    let error = Checkpoint::open(&path).err().unwrap();
+    assert!(matches!(error, ModelError::Unsupported { .. }), "{error}");
+}
