@@ -122,7 +122,7 @@ fn accuracy(model: &mut FloatModel, base: &Checkpoint) -> f64 {
     let token = |text: &str| base.tokenizer.encode(text).unwrap()[0] as usize;
     let (even, odd) = (token("even"), token("odd"));
     assert_ne!(even, odd);
-    let right = (100..180).filter(|n| {
+    let right = (100..180u32).filter(|n| {
         let colour = if n.is_multiple_of(2) { "red" } else { "blue" };
         let prompt = format!("<|im_start|>user\n{colour} {n}<|im_end|>\n<|im_start|>assistant\n");
         model.reset();
