@@ -319,11 +319,8 @@ impl Masked {
             }
             Role::Source(source) => {
                 let halves = source.half_words(n, bytes, &value);
-                source.buffer.reserve(n * bytes + 8);
-                for (i, half) in halves.into_iter().enumerate() {
-                    let word = value(i).wrapping_sub(half).to_le_bytes();
-                    source.buffer.extend_from_slice(&word[..bytes]);
-                }
+                let words = halves.into_iter().enumerate().map(|(i, half)| value(i).wrapping_sub(half));
+                pack_iter(&mut source.buffer, words, bytes);
                 source.emit()?;
                 Ok(Vec::new())
             }
@@ -581,33 +578,79 @@ fn payload_bytes(parts: impl Iterator<Item = (usize, u32)>) -> usize {
     parts.map(|(n, bits)| n * byte_width(bits)).sum()
 }
 
+/// Runs a body with the byte width as a constant, so that copies of a few bytes become plain moves.
+macro_rules! with_width {
+    ($bytes:expr, $name:ident => $body:expr) => {
+        match $bytes {
+            1 => {
+                const $name: usize = 1;
+                $body
+            }
+            2 => {
+                const $name: usize = 2;
+                $body
+            }
+            3 => {
+                const $name: usize = 3;
+                $body
+            }
+            4 => {
+                const $name: usize = 4;
+                $body
+            }
+            5 => {
+                const $name: usize = 5;
+                $body
+            }
+            6 => {
+                const $name: usize = 6;
+                $body
+            }
+            7 => {
+                const $name: usize = 7;
+                $body
+            }
+            _ => {
+                const $name: usize = 8;
+                $body
+            }
+        }
+    };
+}
+
+#[inline]
+fn from_bytes<const N: usize>(chunk: &[u8; N]) -> u64 {
+    let mut word = [0; 8];
+    word[..N].copy_from_slice(chunk);
+    u64::from_le_bytes(word)
+}
+
+/// Appends the low `bytes` bytes of each value.
+fn pack_iter(out: &mut Vec<u8>, values: impl ExactSizeIterator<Item = u64>, bytes: usize) {
+    let start = out.len();
+    out.resize(start + values.len() * bytes, 0);
+    with_width!(bytes, N => {
+        for (chunk, value) in out[start..].as_chunks_mut::<N>().0.iter_mut().zip(values) {
+            chunk.copy_from_slice(&value.to_le_bytes()[..N]);
+        }
+    });
+}
+
 fn pack(out: &mut Vec<u8>, values: &[u64], bytes: usize) {
-    if bytes == 8 {
-        out.extend_from_slice(bytemuck::cast_slice(values));
-        return;
-    }
-    for value in values {
-        out.extend_from_slice(&value.to_le_bytes()[..bytes]);
-    }
+    pack_iter(out, values.iter().copied(), bytes);
 }
 
 fn unpack(data: &[u8], bytes: usize) -> Vec<u64> {
-    let mut out = Vec::with_capacity(data.len() / bytes);
-    for chunk in data.chunks_exact(bytes) {
-        let mut word = [0; 8];
-        word[..bytes].copy_from_slice(chunk);
-        out.push(u64::from_le_bytes(word));
-    }
-    out
+    with_width!(bytes, N => data.as_chunks::<N>().0.iter().map(from_bytes).collect())
 }
 
 fn add_packed(values: &mut [u64], data: &[u8], bytes: usize, bits: u32) -> usize {
     let modulus = low_mask(bits);
-    for (value, chunk) in values.iter_mut().zip(data.chunks_exact(bytes)) {
-        let mut word = [0; 8];
-        word[..bytes].copy_from_slice(chunk);
-        *value = value.wrapping_add(u64::from_le_bytes(word)) & modulus;
-    }
+    with_width!(bytes, N => {
+        for (value, chunk) in values.iter_mut().zip(data.as_chunks::<N>().0) {
+            *value = value.wrapping_add(from_bytes(chunk)) & modulus;
+        }
+    });
     values.len() * bytes
 }
 
