@@ -4,6 +4,7 @@
 
 mod chat;
 mod dealer;
+mod demo;
 mod doctor;
 mod eval;
 mod export;
@@ -51,6 +52,8 @@ enum Command {
     Generate(generate::Args),
     /// Score a model on tasks: in floats, as the integer twin, or under the secure protocol
     Eval(eval::Args),
+    /// Train, export, serve and ask a small model on this machine, offline, and check everything
+    Demo(demo::Args),
     /// List, copy or check recipes
     Recipes(recipes::Args),
     /// Check this machine
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::Recipes(args) => recipes::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {

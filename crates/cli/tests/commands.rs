@@ -1,0 +1,175 @@
+//! The binary as a user meets it: commands, exit codes, messages.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
+use marill_partition::{ExportOptions, export};
+
+fn marill(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_marill")).args(args).current_dir(dir).output().expect("the binary starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", stderr(output)))
+}
+
+/// A folder with `base/` and its partition `out/`.
+fn with_partition() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let base = tiny_base(&dir.path().join("base"), 5).unwrap();
+    let transforms = tiny_transforms(&base.config, true);
+    let adapter = tiny_adapter(&base.config, &transforms, 6).unwrap();
+    export(&base, &transforms, &adapter, &dir.path().join("out"), &ExportOptions::default()).unwrap();
+    dir
+}
+
+#[test]
+fn inspect_says_what_each_party_learns() {
+    let dir = with_partition();
+    let output = marill(dir.path(), &["inspect", "out"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    for part in ["Semi-honest", "{0,2} {1,3}", "lora_A", "client, in clear", "the tokens of its own answer"] {
+        assert!(text.contains(part), "`{part}` is missing in\n{text}");
+    }
+    let found = json(&marill(dir.path(), &["inspect", "out", "--json"]));
+    assert_eq!(found["private_tensors"].as_array().unwrap().len(), 28);
+    assert_eq!(found["parties"].as_array().unwrap().len(), 3);
+
+    std::fs::write(dir.path().join("out/public/extra"), "x").unwrap();
+    let output = marill(dir.path(), &["inspect", "out"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("hint: a partition holds what its manifest lists"), "{}", stderr(&output));
+}
+
+#[test]
+fn eval_runs_the_three_engines_on_the_users_own_rows() {
+    let dir = with_partition();
+    std::fs::write(dir.path().join("rows.tsv"), "Markets fell\t2\nThe striker scored\t1\n").unwrap();
+    let mut asked = Vec::new();
+    for engine in ["float", "twin", "secure"] {
+        let args = [
+            "eval",
+            "out",
+            "--tasks",
+            "agnews",
+            "--data",
+            "rows.tsv",
+            "--engine",
+            engine,
+            "--json",
+            "--log-samples",
+            "log.jsonl",
+        ];
+        let output = marill(dir.path(), &args);
+        assert!(output.status.success(), "{engine}: {}", stderr(&output));
+        let found = json(&output);
+        assert_eq!((&found["n"], &found["engine"]), (&2.into(), &engine.into()));
+        assert!(found["score"].is_number() && found["stderr"].is_number());
+        asked.push(found["samples_sha256"].clone());
+        let log = std::fs::read_to_string(dir.path().join("log.jsonl")).unwrap();
+        assert_eq!(log.lines().count(), 2);
+    }
+    assert!(asked[0] == asked[1] && asked[1] == asked[2] && asked[0].is_string());
+    let output = marill(dir.path(), &["eval", "out", "--tasks", "agnews", "--data", "rows.tsv", "--min", "1.01"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("| Tasks  | Version |"));
+}
+
+#[test]
+fn wrong_words_end_with_a_message_a_hint_and_a_code() {
+    let dir = with_partition();
+    let path = dir.path();
+    std::fs::write(path.join("bad.toml"), "[model]\nbase_model = \"x\"\n[lora]\nrank = 0\nlora_r = 3\n").unwrap();
+    std::fs::write(path.join("empty.tsv"), "").unwrap();
+    std::fs::write(path.join("cut.gguf"), b"GGUF\x03\0\0\0").unwrap();
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["eval", "out", "--tasks", "agnew"], 1, "hint: the tasks are `agnews`"),
+        (&["eval", "out", "--tasks", "agnews", "--data", "empty.tsv"], 1, "empty"),
+        (&["eval", "base", "--tasks", "agnews", "--engine", "twin"], 1, "hint: `marill export` writes one"),
+        (&["eval", "cut.gguf", "--tasks", "agnews"], 1, "cut.gguf"),
+        (&["recipes", "validate", "bad.toml"], 1, "bad.toml:"),
+        (&["train", "none.toml"], 1, "none.toml"),
+        (&["inspect", "base"], 1, "hint: `marill export` writes one"),
+        (&["eval"], 2, "Usage"),
+    ];
+    for (args, code, part) in cases {
+        let output = marill(path, args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(part), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty(), "{args:?}: standard output is for data");
+    }
+}
+
+#[test]
+fn train_exports_and_export_repeats_it() {
+    let dir = with_partition();
+    let path = dir.path();
+    let recipe = r#"
+[model]
+base_model = "base"
+[[dataset]]
+path = "rows.tsv"
+format = "classify"
+template = "Topic?\n\n{0}"
+label = "1"
+labels = ["World", "Sports", "Business", "Technology"]
+[freeze]
+layers = 2
+[lora]
+rank = 2
+alpha = 4
+[heads]
+merge = 2
+[train]
+epochs = 1
+micro_batch_size = 2
+[output]
+dir = "run"
+"#;
+    std::fs::write(path.join("recipe.toml"), recipe).unwrap();
+    std::fs::write(path.join("rows.tsv"), "Markets fell\t2\nThe striker scored\t1\nA probe left\t3\n").unwrap();
+    let output = marill(path, &["train", "recipe.toml", "--dry-run", "--json"]);
+    let plan = json(&output);
+    assert_eq!((&plan["private_layers"], &plan["softmaxes_a_layer"]), (&2.into(), &2.into()));
+    assert!(plan["decode"]["rounds"].as_u64().unwrap() > 0 && !path.join("run").exists());
+
+    let output = marill(path, &["train", "recipe.toml", "--json", "--no-progress"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let id = json(&output)["partition_id"].clone();
+    let again = marill(path, &["export", "run", "--out", "again", "--name", "run", "--base", "base", "--json"]);
+    assert!(again.status.success(), "{}", stderr(&again));
+    assert_eq!(json(&again)["partition_id"], id, "the same run exports the same partition");
+    let output = marill(path, &["export", "run", "--base", "base"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("exists and is not empty"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_demo_checks_what_it_claims() {
+    let dir = with_partition();
+    // An untrained base: everything private must hold, and the score must not.
+    let mut args = vec!["demo", "--base", "base", "--json", "--no-progress", "--prompt", "Sort these animals by size"];
+    for set in ["freeze.layers=2", "train.max_steps=2", "train.micro_batch_size=2"] {
+        args.extend(["--set", set]);
+    }
+    let output = marill(dir.path(), &args);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let found = json(&output);
+    assert_eq!(
+        (&found["twin_equal"], &found["setting"], &found["rounding"]),
+        (&true.into(), &"dealer".into(), &"exact".into())
+    );
+    assert!(found["rounds_per_token"].as_f64().unwrap() > 1.0 && found["seconds_per_token"].as_f64().unwrap() > 0.0);
+    assert!(found["client_bytes_sent_per_token"].as_f64().unwrap() > 0.0);
+    assert_eq!(found["n"], 480);
+    let pids: std::collections::BTreeSet<_> =
+        ["client", "server", "dealer"].map(|role| found["pids"][role].as_u64().unwrap()).into();
+    assert_eq!(pids.len(), 3, "three processes");
+    assert!(stderr(&output).contains("is needed"), "{}", stderr(&output));
+}
