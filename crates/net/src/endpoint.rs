@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::NetError;
-use crate::socket::{CountedTcp, WireCount};
+use crate::socket::{CountedTcp, Socket, WireCount};
+use crate::tls::{Pin, TlsSocket};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `http://host:port` of a service.
+/// `http://host:port` of a service on this machine, or `https://host:port#sha256-of-its-certificate`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     host: String,
     port: u16,
+    pin: Option<Pin>,
 }
 
 impl Endpoint {
@@ -28,25 +30,40 @@ impl Endpoint {
         }
     }
 
-    /// Connects, counting bytes into `count`.
+    /// Connects, counting bytes into `count`; the socket is non-blocking.
     ///
     /// # Errors
-    /// [`NetError::NotLoopback`] before a byte is sent to another machine in plain text; [`NetError::Unreachable`].
-    pub fn connect(&self, count: &Arc<WireCount>) -> Result<CountedTcp, NetError> {
+    /// [`NetError::NotLoopback`] before a byte is sent to another machine in plain text; [`NetError::Unreachable`], also
+    /// for a certificate that is not the pinned one.
+    pub fn connect(&self, count: &Arc<WireCount>) -> Result<Box<dyn Socket>, NetError> {
         let unreachable = |source| NetError::Unreachable { endpoint: self.to_string(), source };
         let addresses: Vec<SocketAddr> =
             (self.host.as_str(), self.port).to_socket_addrs().map_err(unreachable)?.collect();
-        if let Some(outside) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+        let outside = addresses.iter().find(|address| !address.ip().is_loopback());
+        if let (Some(outside), None) = (outside, self.pin) {
             return Err(NetError::NotLoopback { address: outside.to_string() });
         }
         let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
             match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                Ok(stream) => return CountedTcp::new(stream, count.clone()).map_err(unreachable),
+                Ok(stream) => return self.secure(stream, count.clone()).map_err(unreachable),
                 Err(error) => last = error,
             }
         }
         Err(unreachable(last))
+    }
+}
+
+impl Endpoint {
+    fn secure(&self, stream: TcpStream, count: Arc<WireCount>) -> std::io::Result<Box<dyn Socket>> {
+        let tcp = CountedTcp::new(stream, count)?;
+        match self.pin {
+            Some(pin) => Ok(Box::new(TlsSocket::connect(tcp, &self.host, pin)?)),
+            None => {
+                tcp.set_nonblocking(true)?;
+                Ok(Box::new(tcp))
+            }
+        }
     }
 }
 
@@ -63,7 +80,13 @@ pub fn check_listen(address: &SocketAddr) -> Result<(), NetError> {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority())
+        match &self.pin {
+            None => write!(f, "http://{}", self.authority()),
+            Some(pin) => {
+                write!(f, "https://{}#", self.authority())?;
+                pin.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
     }
 }
 
@@ -72,11 +95,16 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, NetError> {
         let invalid = |reason: &'static str| NetError::BadEndpoint { text: text.to_string(), reason };
-        let rest = match text.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some(("https", _)) => return Err(invalid("TLS is not available in this version")),
-            Some(_) => return Err(invalid("only `http://` is known")),
-            None => return Err(invalid("it needs to start with `http://`")),
+        let (rest, pin) = match text.split_once("://") {
+            Some(("http", rest)) => (rest, None),
+            Some(("https", rest)) => {
+                let parsed = rest.split_once('#').and_then(|(rest, pin)| Some((rest, parse_pin(pin)?)));
+                let no_pin = "`https://` needs `#` and the certificate's SHA-256 at its end, as the service prints it";
+                let (rest, pin) = parsed.ok_or_else(|| invalid(no_pin))?;
+                (rest, Some(pin))
+            }
+            Some(_) => return Err(invalid("only `http://` and `https://` are known")),
+            None => return Err(invalid("it needs to start with `http://` or `https://`")),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.contains(['/', '?', '#', '@']) {
@@ -86,14 +114,25 @@ impl FromStr for Endpoint {
             Some((host, port)) if !port.ends_with(']') => {
                 (host, port.parse().map_err(|_| invalid("the port is not a number below 65536"))?)
             }
-            _ => (authority, 80),
+            _ => (authority, if pin.is_some() { 443 } else { 80 }),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_string();
         if host.is_empty() {
             return Err(invalid("the host is missing"));
         }
-        Ok(Self { host, port })
+        Ok(Self { host, port, pin })
     }
+}
+
+fn parse_pin(text: &str) -> Option<Pin> {
+    let mut pin = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, index) in pin.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(&text[index..index + 2], 16).ok()?;
+    }
+    Some(pin)
 }
 
 #[cfg(test)]
@@ -115,6 +154,16 @@ mod tests {
         {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn https_names_the_certificate() {
+        let text = format!("https://example.org:9#{}", "0a".repeat(32));
+        let endpoint: Endpoint = text.parse().unwrap();
+        assert_eq!(endpoint.pin, Some([10; 32]));
+        assert_eq!(endpoint.to_string(), text);
+        assert!("https://example.org:9".parse::<Endpoint>().is_err());
+        assert!("https://example.org:9#0a".parse::<Endpoint>().is_err());
     }
 
     #[test]

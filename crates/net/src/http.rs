@@ -1,6 +1,6 @@
 //! The few HTTP requests a client of a session makes: one at a time, blocking, counted.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 
-use crate::socket::{CountedTcp, Interest, WireCount, wait};
+use crate::socket::{Interest, Socket, WireCount, wait};
 use crate::websocket::WebSocketChannel;
 use crate::{Endpoint, NetError};
 
@@ -69,17 +69,17 @@ impl HttpClient {
         sink: &mut dyn Write,
         max_bytes: u64,
     ) -> Result<u16, NetError> {
-        let mut socket = self.open()?;
+        let mut socket = self.endpoint.connect(&self.count)?;
         let mut head = self.head(method, path);
         head.push_str("connection: close\r\n");
         if method == "POST" {
             head.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", json.len()));
         }
         head.push_str("\r\n");
-        write_all(&mut socket, head.as_bytes())?;
-        write_all(&mut socket, json)?;
+        write_all(socket.as_mut(), head.as_bytes())?;
+        write_all(socket.as_mut(), json)?;
 
-        let (head, rest) = read_head(&mut socket)?;
+        let (head, rest) = read_head(socket.as_mut())?;
         let length = head.content_length.unwrap_or(u64::MAX);
         if head.content_length.is_some_and(|length| length > max_bytes) {
             return Err(NetError::Protocol(format!("`{path}` is {length} bytes, more than the limit of {max_bytes}")));
@@ -88,7 +88,7 @@ impl HttpClient {
         let mut done = rest.len() as u64;
         let mut chunk = vec![0; 256 << 10];
         while done < length {
-            let n = read_some(&mut socket, &mut chunk)?;
+            let n = read_some(socket.as_mut(), &mut chunk)?;
             if n == 0 && head.content_length.is_none() {
                 break;
             }
@@ -109,18 +109,18 @@ impl HttpClient {
     /// # Errors
     /// [`NetError::Refused`] with the service's answer when it does not upgrade.
     pub fn websocket(&self, path: &str, timeout: Duration) -> Result<WebSocketChannel, NetError> {
-        let mut socket = self.open()?;
+        let mut socket = self.endpoint.connect(&self.count)?;
         let key = generate_key();
         let mut head = self.head("GET", path);
         head.push_str("connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n");
         head.push_str(&format!("sec-websocket-key: {key}\r\n\r\n"));
-        write_all(&mut socket, head.as_bytes())?;
+        write_all(socket.as_mut(), head.as_bytes())?;
 
-        let (head, mut rest) = read_head(&mut socket)?;
+        let (head, mut rest) = read_head(socket.as_mut())?;
         if head.status != 101 {
             let mut chunk = [0; 4096];
             while (rest.len() as u64) < head.content_length.unwrap_or(0).min(MAX_HEAD_BYTES as u64) {
-                match read_some(&mut socket, &mut chunk)? {
+                match read_some(socket.as_mut(), &mut chunk)? {
                     0 => break,
                     n => rest.extend_from_slice(&chunk[..n]),
                 }
@@ -130,13 +130,7 @@ impl HttpClient {
         if head.accept_key.as_deref() != Some(derive_accept_key(key.as_bytes()).as_str()) {
             return Err(NetError::Protocol("the peer answered the WebSocket upgrade with a wrong key".into()));
         }
-        Ok(WebSocketChannel::new(Box::new(socket), rest, Role::Client, timeout))
-    }
-
-    fn open(&self) -> Result<CountedTcp, NetError> {
-        let socket = self.endpoint.connect(&self.count)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket)
+        Ok(WebSocketChannel::new(socket, rest, Role::Client, timeout))
     }
 
     fn head(&self, method: &str, path: &str) -> String {
@@ -155,7 +149,7 @@ struct Head {
 }
 
 /// Reads the status line and headers; also returns the bytes that came after them.
-fn read_head(socket: &mut CountedTcp) -> Result<(Head, Vec<u8>), NetError> {
+fn read_head(socket: &mut dyn Socket) -> Result<(Head, Vec<u8>), NetError> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -187,7 +181,7 @@ fn read_head(socket: &mut CountedTcp) -> Result<(Head, Vec<u8>), NetError> {
 }
 
 /// Requests are short, so the kernel takes them at once or the connection is stuck.
-fn write_all(socket: &mut CountedTcp, mut bytes: &[u8]) -> Result<(), NetError> {
+fn write_all(socket: &mut dyn Socket, mut bytes: &[u8]) -> Result<(), NetError> {
     let deadline = Instant::now() + READ_TIMEOUT;
     while !bytes.is_empty() {
         match socket.write(bytes) {
@@ -203,7 +197,7 @@ fn write_all(socket: &mut CountedTcp, mut bytes: &[u8]) -> Result<(), NetError> 
     Ok(())
 }
 
-fn read_some(socket: &mut CountedTcp, chunk: &mut [u8]) -> Result<usize, NetError> {
+fn read_some(socket: &mut dyn Socket, chunk: &mut [u8]) -> Result<usize, NetError> {
     let deadline = Instant::now() + READ_TIMEOUT;
     loop {
         match socket.read(chunk) {

@@ -11,6 +11,7 @@ pub mod meter;
 pub mod shape;
 pub mod shared;
 pub mod socket;
+pub mod tls;
 pub mod websocket;
 
 pub use endpoint::Endpoint;
@@ -41,7 +42,9 @@ pub enum NetError {
     Protocol(String),
     #[error("`{text}` is not the address of a service: {reason}")]
     BadEndpoint { text: String, reason: &'static str },
-    #[error("plain text is only allowed on this machine, not on `{address}`")]
+    #[error(
+        "plain text is only allowed on this machine, not on `{address}`\nhint: give the service `--tls` and use the `https://` address that it prints"
+    )]
     NotLoopback { address: String },
     #[error("nothing answers at `{endpoint}`: {source}")]
     Unreachable { endpoint: String, source: std::io::Error },

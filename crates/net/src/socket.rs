@@ -52,6 +52,16 @@ impl CountedTcp {
     }
 }
 
+impl CountedTcp {
+    /// How long a blocking read may take.
+    ///
+    /// # Errors
+    /// The socket refuses the option.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)
+    }
+}
+
 impl Read for CountedTcp {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.stream.read(buf)?;

@@ -1,0 +1,156 @@
+//! TLS 1.3 between parties that know each other's certificate by its digest; no certificate authority is asked.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, ServerConnection, SignatureScheme,
+    StreamOwned,
+};
+use sha2::{Digest, Sha256};
+
+use crate::socket::CountedTcp;
+
+/// SHA-256 of a certificate in DER.
+pub type Pin = [u8; 32];
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The digest that clients pin.
+#[must_use]
+pub fn pin_of(certificate: &CertificateDer<'_>) -> Pin {
+    Sha256::digest(certificate).into()
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// What a service needs to answer handshakes.
+///
+/// # Errors
+/// A key that does not fit the certificate.
+pub fn server_config(
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, Error> {
+    let config = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
+    Ok(Arc::new(config.with_no_client_auth().with_single_cert(vec![certificate], key)?))
+}
+
+/// A connection whose bytes below the encryption are counted.
+pub enum TlsSocket {
+    Client(StreamOwned<ClientConnection, CountedTcp>),
+    Server(StreamOwned<ServerConnection, CountedTcp>),
+}
+
+impl TlsSocket {
+    /// Shakes hands with a service and compares its certificate with the pin; the socket is non-blocking afterwards.
+    ///
+    /// # Errors
+    /// Another certificate, a peer that does not speak TLS 1.3, or one that is silent for ten seconds.
+    pub fn connect(mut tcp: CountedTcp, host: &str, pin: Pin) -> io::Result<Self> {
+        let provider = provider();
+        let verifier = Arc::new(PinVerifier { pin, provider: provider.clone() });
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(io::Error::other)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        let name = ServerName::try_from(host.to_string()).map_err(io::Error::other)?;
+        let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+        tcp.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut tcp)?;
+        }
+        tcp.set_read_timeout(None)?;
+        tcp.set_nonblocking(true)?;
+        Ok(Self::Client(StreamOwned::new(connection, tcp)))
+    }
+}
+
+impl Read for TlsSocket {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Client(stream) => stream.read(buf),
+            Self::Server(stream) => stream.read(buf),
+        }
+    }
+}
+
+impl Write for TlsSocket {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Client(stream) => stream.write(buf),
+            Self::Server(stream) => stream.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Client(stream) => stream.flush(),
+            Self::Server(stream) => stream.flush(),
+        }
+    }
+}
+
+impl AsFd for TlsSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Client(stream) => stream.sock.as_fd(),
+            Self::Server(stream) => stream.sock.as_fd(),
+        }
+    }
+}
+
+/// Accepts the one certificate that was named, whoever signed it; its key must still sign the handshake.
+#[derive(Debug)]
+struct PinVerifier {
+    pin: Pin,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match pin_of(end_entity) == self.pin {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(Error::General("the service shows another certificate than the pinned one".into())),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("only TLS 1.3 is spoken here".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
