@@ -30,6 +30,7 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError`] naming the file and, for a file cut short, the first tensor that is missing bytes.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        crate::threads::keep_candle_from_spinning();
         let checkpoint = if path.is_dir() {
             open_folder(path)?
         } else {

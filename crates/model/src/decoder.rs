@@ -124,6 +124,7 @@ impl Decoder {
         weight: impl Fn(&str) -> Result<Tensor, ModelError>,
         lora: impl Fn(usize, &str) -> Option<(Tensor, Tensor)>,
     ) -> Result<Self, ModelError> {
+        crate::threads::keep_candle_from_spinning();
         transforms.check(config)?;
         let layers = (0..config.num_hidden_layers).map(|layer| {
             let linear = |module: &str| -> Result<Linear, ModelError> {

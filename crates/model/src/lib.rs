@@ -16,6 +16,7 @@ mod float_model;
 mod gguf;
 pub mod ops;
 mod prefix;
+mod threads;
 mod tokenizer;
 mod transforms;
 
