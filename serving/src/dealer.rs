@@ -23,6 +23,7 @@ use crate::ServingError;
 use crate::ledger::{Ledger, WhenInUse};
 use crate::metrics::Metrics;
 use crate::state::{random, read_or_create_key};
+use crate::tls::Identity;
 use crate::web::{self, HttpError, Sessions};
 use crate::wire::{NewSession, PROTOCOL_VERSION, SessionGrant, Terms, hex, unhex};
 use masks::Masks;
@@ -39,6 +40,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// How to run a dealer.
 pub struct DealerOptions {
     pub listen: SocketAddr,
+    /// Needed beyond this machine; the certificate is made on first use and kept in the state folder.
+    pub tls: bool,
     /// Holds the server's key, the ledger and one adapter mask per client.
     pub state: PathBuf,
     pub max_sessions: usize,
@@ -49,7 +52,8 @@ pub struct DealerOptions {
 /// # Errors
 /// A port or a state folder in use, and what [`web::run`] reports.
 pub fn run(options: &DealerOptions) -> Result<(), ServingError> {
-    let bound = web::bind(options.listen)?;
+    let tls = options.tls.then(|| Identity::read_or_create(&options.state)).transpose()?;
+    let bound = web::bind(options.listen, tls)?;
     let sessions = Sessions::new(options.max_sessions);
     let dealer = Dealer::open(&options.state, sessions.clone())?;
     eprintln!("servers show the key in `{}`", options.state.join(SERVER_KEY_FILE).display());

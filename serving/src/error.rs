@@ -26,6 +26,10 @@ pub enum ServingError {
     LedgerInUse { path: PathBuf },
     #[error("`{}`: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("{0}")]
+    Plain(NetError),
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
     #[error("cannot listen on `{address}`: {source}")]
     Listen { address: String, source: std::io::Error },
     #[error("the prompt is {tokens} tokens, and {limit} fit with at least one token of answer")]

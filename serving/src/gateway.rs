@@ -45,7 +45,7 @@ pub(crate) struct Gateway {
 /// # Errors
 /// A port in use, and what [`Client::connect`] and [`web::run`] report.
 pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
-    let bound = web::bind(options.listen)?;
+    let bound = web::bind(options.listen, None)?;
     let sessions = Sessions::new(options.client.max_sessions + MAX_WAITING);
     let gateway = Gateway::new(Client::connect(&options.client, progress)?, sessions.clone());
     eprintln!("model `{}`: the prompt stays on this machine", gateway.client.model_name);

@@ -12,6 +12,7 @@ pub mod local;
 mod metrics;
 pub mod server;
 mod state;
+pub mod tls;
 pub mod web;
 pub mod wire;
 

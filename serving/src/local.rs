@@ -12,6 +12,7 @@ use crate::ServingError;
 use crate::dealer::{Dealer, SERVER_KEY_FILE};
 use crate::server::{SecureModel, Server};
 use crate::state::read_line;
+use crate::tls::Identity;
 use crate::web::{self, Running, Sessions};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -30,16 +31,25 @@ impl Parties {
     /// # Errors
     /// No free port, or a state folder in use.
     pub fn start(model: SecureModel, state: &Path, max_sessions: usize) -> Result<Self, ServingError> {
+        Self::start_with(model, state, max_sessions, false)
+    }
+
+    /// As [`Self::start`], under TLS where wanted.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(model: SecureModel, state: &Path, max_sessions: usize, tls: bool) -> Result<Self, ServingError> {
+        let identity = |name: &str| tls.then(|| Identity::read_or_create(&state.join(name))).transpose();
         let dealer_sessions = Sessions::new(max_sessions);
         let dealer = Dealer::open(&state.join("dealer"), dealer_sessions.clone())?;
-        let dealer_running = web::start(web::bind(LOOPBACK)?, dealer.app())?;
-        let dealer_endpoint = endpoint(&dealer_running)?;
+        let dealer_running = web::start(web::bind(LOOPBACK, identity("dealer")?)?, dealer.app())?;
+        let dealer_endpoint = dealer_running.endpoint.clone();
         let key = read_line(&state.join("dealer").join(SERVER_KEY_FILE))?;
         let to_dealer = HttpClient::new(dealer_endpoint.clone(), Some(key));
         let server = Server::bare(model, to_dealer, &state.join("server"), max_sessions)?;
-        let server_running = web::start(web::bind(LOOPBACK)?, server.app())?;
+        let server_running = web::start(web::bind(LOOPBACK, identity("server")?)?, server.app())?;
         Ok(Self {
-            server: endpoint(&server_running)?,
+            server: server_running.endpoint.clone(),
             dealer: dealer_endpoint,
             sessions: [dealer_sessions, server.sessions().clone()],
             running: [Some(dealer_running), Some(server_running)],
@@ -55,8 +65,4 @@ impl Parties {
     pub fn stop_dealer(&mut self) {
         self.running[0] = None;
     }
-}
-
-fn endpoint(running: &Running) -> Result<Endpoint, ServingError> {
-    format!("http://{}", running.address).parse().map_err(ServingError::net("service"))
 }

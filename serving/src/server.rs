@@ -24,6 +24,7 @@ use crate::ServingError;
 use crate::ledger::{Ledger, WhenInUse};
 use crate::metrics::Metrics;
 use crate::state::read_line;
+use crate::tls::Identity;
 use crate::web::{self, HttpError, Sessions};
 use crate::wire::{Terms, hex};
 use keys::ApiKeys;
@@ -36,6 +37,8 @@ pub struct ServerOptions {
     /// The partition, private part included.
     pub partition: PathBuf,
     pub listen: SocketAddr,
+    /// Needed beyond this machine; the certificate is made on first use and kept in the state folder.
+    pub tls: bool,
     pub dealer: Endpoint,
     /// The dealer's `server.key`.
     pub dealer_key: PathBuf,
@@ -84,7 +87,8 @@ pub(crate) struct Server {
 /// # Errors
 /// A partition that cannot be served, a port or state in use, no dealer key, and what [`web::run`] reports.
 pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
-    let bound = web::bind(options.listen)?;
+    let tls = options.tls.then(|| Identity::read_or_create(&options.state)).transpose()?;
+    let bound = web::bind(options.listen, tls)?;
     let partition = Partition::open(&options.partition)?;
     let spec = partition.decoder_spec().clone();
     let public = partition.public_weights()?;

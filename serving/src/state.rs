@@ -48,6 +48,19 @@ pub fn read_or_create_key(path: &Path) -> Result<String, ServingError> {
     }
 }
 
+/// Writes a new file that only its owner can read.
+///
+/// # Errors
+/// [`ServingError::Io`], also where it exists.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.map_err(ServingError::io(path))
+}
+
 /// Replaces a file in one step, so that a reader never sees half of it.
 ///
 /// # Errors

@@ -13,13 +13,17 @@ use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
 use hyper_util::rt::TokioIo;
 use marill_net::endpoint::check_listen;
-use marill_net::socket::CountedTcp;
-use marill_net::{WebSocketChannel, WireCount};
+use marill_net::socket::{CountedTcp, Socket};
+use marill_net::tls::TlsSocket;
+use marill_net::{Endpoint, WebSocketChannel, WireCount};
+use rustls::StreamOwned;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 
 use crate::ServingError;
+use crate::tls::{Identity, TlsListener};
 
 /// How long running sessions may take to end after the first signal.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
@@ -163,32 +167,59 @@ fn hijack(
     upgraded: hyper::upgrade::Upgraded,
     timeout: Duration,
 ) -> std::io::Result<(WebSocketChannel, Arc<WireCount>)> {
-    let parts = hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded)
-        .map_err(|_| std::io::Error::other("it is no TCP stream"))?;
+    use hyper_util::server::conn::auto::upgrade::downcast;
     let count = Arc::<WireCount>::default();
     // Leaves the runtime's poller; the descriptor stays non-blocking, which the channel wants.
-    let socket = CountedTcp::new(parts.io.into_inner().into_std()?, count.clone())?;
-    socket.set_nonblocking(true)?;
-    Ok((WebSocketChannel::new(Box::new(socket), parts.read_buf.to_vec(), Role::Server, timeout), count))
+    let raw = |stream: TcpStream| {
+        let socket = CountedTcp::new(stream.into_std()?, count.clone())?;
+        socket.set_nonblocking(true).map(|()| socket)
+    };
+    let (socket, read): (Box<dyn Socket>, _) = match downcast::<TokioIo<TcpStream>>(upgraded) {
+        Ok(parts) => (Box::new(raw(parts.io.into_inner())?), parts.read_buf),
+        Err(upgraded) => {
+            let parts = downcast::<TokioIo<TlsStream<TcpStream>>>(upgraded)
+                .map_err(|_| std::io::Error::other("it is neither TCP nor TLS"))?;
+            let (tcp, connection) = parts.io.into_inner().into_inner();
+            (Box::new(TlsSocket::Server(StreamOwned::new(connection, raw(tcp)?))), parts.read_buf)
+        }
+    };
+    Ok((WebSocketChannel::new(socket, read.to_vec(), Role::Server, timeout), count))
 }
 
 /// A bound listener and where it listens.
 pub struct Bound {
     listener: std::net::TcpListener,
     pub address: SocketAddr,
+    tls: Option<Identity>,
+}
+
+impl Bound {
+    /// The address that clients are given, with the certificate's digest under TLS.
+    ///
+    /// # Errors
+    /// None in practice: the text is made here.
+    pub fn endpoint(&self) -> Result<Endpoint, ServingError> {
+        let text = match &self.tls {
+            None => format!("http://{}", self.address),
+            Some(identity) => format!("https://{}#{}", self.address, identity.pin()),
+        };
+        text.parse().map_err(ServingError::net("service"))
+    }
 }
 
 /// Binds before anything slow is done, so that a port in use is reported at once.
 ///
 /// # Errors
 /// [`ServingError::Listen`]; plain text beyond this machine is refused.
-pub fn bind(address: SocketAddr) -> Result<Bound, ServingError> {
-    check_listen(&address).map_err(ServingError::net("network"))?;
+pub fn bind(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, ServingError> {
+    if tls.is_none() {
+        check_listen(&address).map_err(ServingError::Plain)?;
+    }
     let listen = |source| ServingError::Listen { address: address.to_string(), source };
     let listener = std::net::TcpListener::bind(address).map_err(listen)?;
     listener.set_nonblocking(true).map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
-    Ok(Bound { listener, address })
+    Ok(Bound { listener, address, tls })
 }
 
 /// Serves until SIGINT or SIGTERM, then lets running sessions end; a second signal ends the process at once.
@@ -196,16 +227,13 @@ pub fn bind(address: SocketAddr) -> Result<Bound, ServingError> {
 /// # Errors
 /// [`ServingError::Listen`].
 pub fn run(bound: Bound, app: Router, sessions: &Sessions) -> Result<(), ServingError> {
-    let address = bound.address;
+    let (address, endpoint) = (bound.address, bound.endpoint()?);
     let listen = |source| ServingError::Listen { address: address.to_string(), source };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(listen)?;
     let result = runtime.block_on(async {
-        let listener = TcpListener::from_std(bound.listener).map_err(listen)?;
-        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
-        let server = tokio::spawn(server.into_future());
-        eprintln!("listening on http://{address}");
+        let server = spawn(bound, app, async { drop(stopped.await) }).map_err(listen)?;
+        eprintln!("listening on {endpoint}");
         signal().await;
         eprintln!("shutting down: {} sessions still run", sessions.active());
         tokio::spawn(async {
@@ -221,9 +249,28 @@ pub fn run(bound: Bound, app: Router, sessions: &Sessions) -> Result<(), Serving
     result
 }
 
+/// Serves in the background of the current runtime until `stop` is done.
+fn spawn(
+    bound: Bound,
+    app: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<tokio::task::JoinHandle<std::io::Result<()>>> {
+    let listener = TcpListener::from_std(bound.listener)?;
+    Ok(match bound.tls {
+        None => {
+            let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+            tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stop).into_future())
+        }
+        Some(identity) => {
+            let listener = TlsListener::start(listener, bound.address, identity.config());
+            tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stop).into_future())
+        }
+    })
+}
+
 /// A service on a runtime of its own, ended when dropped.
 pub struct Running {
-    pub address: SocketAddr,
+    pub endpoint: Endpoint,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -232,16 +279,14 @@ pub struct Running {
 /// # Errors
 /// [`ServingError::Listen`].
 pub fn start(bound: Bound, app: Router) -> Result<Running, ServingError> {
-    let address = bound.address;
+    let (address, endpoint) = (bound.address, bound.endpoint()?);
     let listen = |source| ServingError::Listen { address: address.to_string(), source };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(listen)?;
-    let listener = {
+    {
         let _inside = runtime.enter();
-        TcpListener::from_std(bound.listener).map_err(listen)?
-    };
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    runtime.spawn(axum::serve(listener, app).into_future());
-    Ok(Running { address, runtime: Some(runtime) })
+        drop(spawn(bound, app, std::future::pending()).map_err(listen)?);
+    }
+    Ok(Running { endpoint, runtime: Some(runtime) })
 }
 
 impl Drop for Running {

@@ -31,6 +31,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with_tls(false)
+    }
+
+    fn with_tls(tls: bool) -> Self {
         let spec = tiny_spec();
         let (public, private) = random_weights(&spec, 7);
         let folder = tempfile::tempdir().unwrap();
@@ -39,7 +43,7 @@ impl World {
             panic!("the weights are shared already");
         };
         let model = SecureModel::new(PARTITION, spec.clone(), served_public, served_private);
-        let parties = Parties::start(model, folder.path(), 4).unwrap();
+        let parties = Parties::start_with(model, folder.path(), 4, tls).unwrap();
         Self { spec, public, private, parties, folder }
     }
 
@@ -209,6 +213,25 @@ fn differing_terms_are_refused_by_name_on_both_sides() {
     let error = opener.open().map(|_| ()).unwrap_err();
     assert!(matches!(error, ServingError::Refused { by: "dealer", .. }), "{error}");
     assert!(error.to_string().contains("99"), "{error}");
+}
+
+#[test]
+fn under_tls_a_session_runs_and_another_certificate_is_refused() {
+    let world = World::with_tls(true);
+    let url = world.parties.server.to_string();
+    let (before, pin) = url.split_once('#').unwrap();
+    assert!(before.starts_with("https://"));
+    let mut session = world.opener().open().unwrap();
+    let (tokens, _) = world.secure(&mut session, 3, 6, 2);
+    assert_eq!(tokens, world.twin(3, 6, 2));
+
+    let wrong: String = pin.chars().map(|c| if c == '0' { '1' } else { '0' }).collect();
+    let opener = world.opener_at(&format!("{before}#{wrong}").parse().unwrap(), "client");
+    let error = opener.open().map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    // Plain text to a service that speaks TLS gets nowhere.
+    let plain = before.replace("https", "http").parse().unwrap();
+    assert!(world.opener_at(&plain, "client").open().is_err());
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub const DEFAULT_DEALER: &str = "http://127.0.0.1:8200";
 /// Where a service listens.
 #[derive(clap::Args)]
 pub struct Listen {
-    /// Address to listen on; plain text is served on this machine only
+    /// Address to listen on; plain text stays on this machine
     #[arg(long, env = "MARILL_HOST", default_value = "127.0.0.1")]
     pub host: IpAddr,
 }

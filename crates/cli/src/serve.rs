@@ -25,6 +25,9 @@ pub struct Args {
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "MARILL_SERVER_PORT", default_value_t = 8100)]
     port: u16,
+    /// Speak TLS, which other machines need; the printed address names the certificate that clients then insist on
+    #[arg(long)]
+    tls: bool,
     /// Sessions that may run at once
     #[arg(long, value_name = "N", default_value_t = 4)]
     max_sessions: usize,
@@ -46,6 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = ServerOptions {
         partition: args.partition,
         listen: args.listen.at(args.port),
+        tls: args.tls,
         dealer: args.dealer,
         dealer_key,
         state: state.join("server"),

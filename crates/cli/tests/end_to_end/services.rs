@@ -70,8 +70,9 @@ pub struct Service {
 
 impl Service {
     fn start(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = child.stderr.take().unwrap();
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut service = Self { child, url: String::new() };
+        let stderr = service.child.stderr.take().unwrap();
         let (lines, heard) = mpsc::channel();
         // Reads to the end, so that the service never waits for room in the pipe.
         std::thread::spawn(move || {
@@ -83,7 +84,8 @@ impl Service {
         loop {
             let line = heard.recv_timeout(START_TIMEOUT).unwrap_or_else(|_| panic!("no start: {said:?}"));
             if let Some(url) = line.strip_prefix("listening on ") {
-                return Self { child, url: url.to_string() };
+                service.url = url.to_string();
+                return service;
             }
             said.push(line);
         }

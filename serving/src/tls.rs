@@ -1,0 +1,116 @@
+//! A service's certificate, and a listener that shakes hands before HTTP begins.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::Listener;
+use marill_net::tls::{pin_of, server_config};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::ServingError;
+use crate::state::write_secret;
+use crate::wire::hex;
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Finished handshakes that wait for the service.
+const BACKLOG: usize = 64;
+
+/// A self-signed certificate and its key: clients pin the certificate's digest, so nobody needs to vouch for it.
+pub struct Identity {
+    config: Arc<ServerConfig>,
+    pin: String,
+}
+
+impl Identity {
+    /// Reads `certificate.der` and `key.der` in a service's folder, and makes them on first use.
+    ///
+    /// # Errors
+    /// [`ServingError::Io`]; [`ServingError::Tls`] for files that are no certificate and key.
+    pub fn read_or_create(state: &Path) -> Result<Self, ServingError> {
+        let (certificate_path, key_path) = (state.join("certificate.der"), state.join("key.der"));
+        let tls = |error: &dyn std::fmt::Display| ServingError::Tls(error.to_string());
+        let certificate = match std::fs::read(&certificate_path) {
+            Ok(certificate) => certificate,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let made = rcgen::generate_simple_self_signed(vec!["marill".to_string()]);
+                let made = made.map_err(|error| tls(&error))?;
+                // The certificate comes last: where it is, the key is complete. A key alone is left by a crash.
+                let _ = std::fs::remove_file(&key_path);
+                write_secret(&key_path, made.signing_key.serialized_der())?;
+                write_secret(&certificate_path, made.cert.der())?;
+                made.cert.der().to_vec()
+            }
+            Err(source) => return Err(ServingError::Io { path: certificate_path, source }),
+        };
+        let key = std::fs::read(&key_path).map_err(ServingError::io(&key_path))?;
+        let certificate = CertificateDer::from(certificate);
+        let pin = hex(&pin_of(&certificate));
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
+        Ok(Self { config: server_config(certificate, key).map_err(|error| tls(&error))?, pin })
+    }
+
+    /// The certificate's digest in hexadecimal.
+    pub fn pin(&self) -> &str {
+        &self.pin
+    }
+
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        self.config.clone()
+    }
+}
+
+/// Hands out connections whose handshake is done; a slow one keeps nobody else waiting.
+pub(crate) struct TlsListener {
+    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
+    address: SocketAddr,
+}
+
+impl TlsListener {
+    /// Must be called inside a runtime.
+    pub(crate) fn start(mut listener: TcpListener, address: SocketAddr, config: Arc<ServerConfig>) -> Self {
+        let acceptor = TlsAcceptor::from(config);
+        let (sender, ready) = mpsc::channel(BACKLOG);
+        tokio::spawn(async move {
+            loop {
+                let accepted = tokio::select! {
+                    () = sender.closed() => return,
+                    accepted = Listener::accept(&mut listener) => accepted,
+                };
+                let (stream, peer) = accepted;
+                let (acceptor, sender) = (acceptor.clone(), sender.clone());
+                tokio::spawn(async move {
+                    let _ = stream.set_nodelay(true);
+                    if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                        let _ = sender.send((stream, peer)).await;
+                    }
+                });
+            }
+        });
+        Self { ready, address }
+    }
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        match self.ready.recv().await {
+            Some(accepted) => accepted,
+            // The accepting task ends with the runtime only.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
