@@ -99,6 +99,7 @@ pub struct Client {
     spec: DecoderSpec,
     tokenizer: Tokenizer,
     chat_template: Option<String>,
+    public_layers: usize,
     prefixes: Prefixes,
     sessions: SessionOpener,
 }
@@ -133,6 +134,7 @@ impl Client {
             model_name: partition.manifest.name.clone(),
             tokenizer: partition.tokenizer().clone(),
             chat_template: partition.chat_template().map(str::to_string),
+            public_layers: partition.manifest.transforms.frozen_layers,
             prefixes: Prefixes::new(prefixes),
             sessions: SessionOpener { server, dealer, terms: terms.clone(), spec: spec.clone(), public, state },
             spec,
@@ -147,6 +149,16 @@ impl Client {
 
     pub fn server(&self) -> &HttpClient {
         &self.sessions.server
+    }
+
+    /// Layers that run here in clear.
+    pub fn public_layers(&self) -> usize {
+        self.public_layers
+    }
+
+    /// Layers that are evaluated together with the server.
+    pub fn private_layers(&self) -> usize {
+        self.spec.num_layers
     }
 
     /// Most tokens of prompt and answer together, padding included.

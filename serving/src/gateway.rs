@@ -1,6 +1,7 @@
 //! The OpenAI interface on the user's own machine, in front of private sessions.
 
 mod answer;
+mod page;
 mod request;
 
 use std::net::SocketAddr;
@@ -60,6 +61,9 @@ impl Gateway {
 
     fn app(self: &Arc<Self>) -> Router {
         Router::new()
+            .route("/", get(page::index))
+            .route("/style.css", get(page::style))
+            .route("/page.js", get(page::script))
             .route("/health", get(health))
             .route("/metrics", get(metrics))
             .route("/v1/models", get(models))
@@ -124,6 +128,7 @@ async fn health(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> 
     Json(serde_json::json!({
         "status": "ok", "model": gateway.client.model_name, "partition_id": terms.partition_id,
         "server": gateway.client.server().endpoint.to_string(), "setting": terms.setting, "rounding": terms.rounding,
+        "public_layers": gateway.client.public_layers(), "private_layers": gateway.client.private_layers(),
     }))
 }
 

@@ -227,6 +227,14 @@ pub fn bind(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, Serving
 /// # Errors
 /// [`ServingError::Listen`].
 pub fn run(bound: Bound, app: Router, sessions: &Sessions) -> Result<(), ServingError> {
+    // Fails when the caller has set up its own log already, which then serves.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::INFO)
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .try_init();
     let (address, endpoint) = (bound.address, bound.endpoint()?);
     let listen = |source| ServingError::Listen { address: address.to_string(), source };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(listen)?;

@@ -74,6 +74,9 @@ fn the_gateway_answers_the_openai_interface() {
     let model = models["data"][0]["id"].as_str().unwrap().to_string();
     assert_eq!(gateway.get("/health")["status"], "ok");
 
+    let (status, page) = gateway.raw("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    assert!(status == 200 && page.contains("What leaves this machine"), "{page}");
+
     let question = json!([{ "role": "user", "content": "hello" }]);
     let (status, answer) =
         gateway.post("/v1/chat/completions", &json!({ "model": model, "messages": question, "max_tokens": 5 }));
