@@ -205,9 +205,13 @@ async fn source_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> 
             Metrics::add(&dealer.metrics.bytes_received, count.received_bytes());
             if let Err(error) = result {
                 Metrics::add(&dealer.metrics.sessions_failed, 1);
-                tracing::warn!("a session failed: {error} else {
-                tracing::info!("a session ended: {} bytes sent, {} received", count.sent_bytes(), count.received_bytes());
-            }");
+                tracing::warn!("a session failed: {error}");
+            } else {
+                tracing::info!(
+                    "a session ended: {} bytes sent, {} received",
+                    count.sent_bytes(),
+                    count.received_bytes()
+                );
             }
         }),
     }

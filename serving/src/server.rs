@@ -226,9 +226,13 @@ async fn session_upgrade(State(server): State<Arc<Server>>, request: Request) ->
             Metrics::add(&server.metrics.bytes_received, count.received_bytes());
             if let Err(error) = result {
                 Metrics::add(&server.metrics.sessions_failed, 1);
-                tracing::warn!("a session failed: {error} else {
-                tracing::info!("a session ended: {} bytes sent, {} received", count.sent_bytes(), count.received_bytes());
-            }");
+                tracing::warn!("a session failed: {error}");
+            } else {
+                tracing::info!(
+                    "a session ended: {} bytes sent, {} received",
+                    count.sent_bytes(),
+                    count.received_bytes()
+                );
             }
         }),
     }
