@@ -14,6 +14,7 @@
 use marill_numeric::tables::tables;
 
 use crate::engine::{Attention, Engine, Gate, Step};
+use crate::nn::{self, NormScale};
 use crate::spec::{DecoderSpec, Module};
 use crate::weights::PublicWeights;
 
@@ -100,15 +101,13 @@ fn normalise<E: Engine>(
     hidden: &E::Wire,
     modules: &[Module],
 ) -> Step<(E::Wire, Vec<Option<E::Share>>)> {
-    let epsilon = spec.rms_norm_eps * spec.hidden_size as f64 * f64::from(2 * spec.numeric.residual_frac_bits).exp2();
-    let squares = engine.square_sum(hidden)?;
-    let squares = engine.add_constant(&squares, epsilon.round() as u64);
-    let scale = engine.piecewise(&squares, &tables().rsqrt, "norm.rsqrt")?;
-    let scale = engine.open(&[(&scale, width::FULL)], "norm.scale")?.remove(0);
-    let scaled = engine.scale_rows(hidden, &scale)?;
-    // |h|/|h| is one at 2^58; sqrt(D) is 2^norm_bits times what the gain has taken.
-    let shift = 58 - spec.numeric.frac_bits - spec.norm_bits();
-    let x = engine.truncate(&scaled, shift, width::FULL, width::FULL, "norm.x")?;
+    let scale = NormScale {
+        input_frac_bits: spec.numeric.residual_frac_bits,
+        output_frac_bits: spec.numeric.frac_bits,
+        norm_bits: spec.norm_bits(),
+        epsilon: spec.rms_norm_eps,
+    };
+    let x = nn::rms_norm(engine, hidden, spec.hidden_size, scale)?;
     engine.open_private(&x, width::FULL, layer, modules, "norm.x")
 }
 
@@ -182,7 +181,7 @@ fn attention<E: Engine>(
         rows: asking,
     };
     let bias = cache.bias.as_ref();
-    let mixed = softmax_mix(engine, spec, layer, &q, keys, values, bias, &shape)?;
+    let mixed = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
     let (mixed, additions) = engine.open_private(&mixed, width::PRODUCT, layer, &[Module::O], "attention.mixed")?;
     let mixed = engine.share(&mixed);
     let out = project(engine, weights, layer, Module::O, &mixed, &additions[0]);
@@ -191,7 +190,7 @@ fn attention<E: Engine>(
 }
 
 /// `softmax(scale · Σ_group Q Kᵀ) V`, 14 fractional bits, as a share.
-fn softmax_mix<E: Engine>(
+fn attend<E: Engine>(
     engine: &mut E,
     spec: &DecoderSpec,
     layer: usize,
@@ -201,23 +200,13 @@ fn softmax_mix<E: Engine>(
     bias: Option<&E::Wire>,
     shape: &Attention<'_>,
 ) -> Step<E::Share> {
-    let lens = shape.lens();
     let scores = engine.scores(q, keys, shape)?;
     let shift = spec.numeric.frac_bits + spec.score_scale(layer).1;
     let mut scores = engine.truncate(&scores, shift, width::ACTIVATION, width::SCORE, "attention.scores")?;
     if let Some(bias) = bias {
         scores = engine.add_key_bias(&scores, bias, shape);
     }
-    let largest = engine.ragged_max(&scores, &lens, "attention.max")?;
-    let below = engine.ragged_rsub(&scores, &largest, &lens);
-    let weights = engine.exp_neg(&below, width::FULL, "attention.exp")?;
-    let sums = engine.ragged_sum(&weights, &lens);
-    let weights = engine.open(&[(&weights, width::FULL)], "attention.weights")?.remove(0);
-    let inverse = engine.piecewise(&sums, &tables().recip, "attention.recip")?;
-    let mixed = engine.mix(&weights, values, shape)?;
-    let wires = engine.open(&[(&mixed, width::FULL), (&inverse, width::FULL)], "attention.divide")?;
-    let divided = engine.scale_heads(&wires[0], &wires[1], shape)?;
-    engine.truncate(&divided, 40, width::FULL, width::PRODUCT, "attention.divided")
+    nn::softmax_mix(engine, &scores, values, shape, width::PRODUCT)
 }
 
 fn mlp<E: Engine>(

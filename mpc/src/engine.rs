@@ -72,6 +72,10 @@ pub trait Engine {
     fn sub(&mut self, x: &Self::Share, y: &Self::Share) -> Self::Share;
     /// Adds a public constant to every element.
     fn add_constant(&mut self, x: &Self::Share, constant: u64) -> Self::Share;
+    /// Multiplies by a public constant.
+    fn scale_constant(&mut self, x: &Self::Share, constant: u64) -> Self::Share;
+    /// The same elements in rows of `cols`.
+    fn reshape(&mut self, x: &Self::Share, cols: usize) -> Self::Share;
     /// Multiplies by `2^bits`.
     fn shift_left(&mut self, x: &Self::Share, bits: u32) -> Self::Share;
     /// `x · Wᵀ` with a public matrix.

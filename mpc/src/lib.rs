@@ -15,6 +15,7 @@
 pub mod decoder;
 pub mod engine;
 pub mod masked;
+pub mod nn;
 pub mod seed;
 pub mod session;
 pub mod spec;

@@ -25,6 +25,8 @@ mod compare;
 mod linear;
 mod lookup;
 mod nonlinear;
+#[cfg(test)]
+mod operation_tests;
 mod program;
 #[cfg(test)]
 mod script;

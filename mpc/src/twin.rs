@@ -49,6 +49,12 @@ pub struct Clear {
 }
 
 impl Clear {
+    /// An interpreter with an adapter; `rank` is 0 when there is none.
+    #[must_use]
+    pub fn new(private: Arc<PrivateWeights>, rank: usize) -> Self {
+        Self { private, rank, trace: None, logits: Vec::new(), last_hidden: Vec::new() }
+    }
+
     fn record(&mut self, place: &'static str, data: &[u64]) {
         if let Some(trace) = &mut self.trace {
             trace.push((place, data.to_vec()));
@@ -118,6 +124,14 @@ impl Engine for Clear {
 
     fn add_constant(&mut self, x: &Tensor, constant: u64) -> Tensor {
         x.map(|v| v.wrapping_add(constant))
+    }
+
+    fn scale_constant(&mut self, x: &Tensor, constant: u64) -> Tensor {
+        x.map(|v| v.wrapping_mul(constant))
+    }
+
+    fn reshape(&mut self, x: &Tensor, cols: usize) -> Tensor {
+        Tensor { rows: x.data.len() / cols, cols, data: x.data.clone() }
     }
 
     fn shift_left(&mut self, x: &Tensor, bits: u32) -> Tensor {
@@ -213,7 +227,7 @@ impl Engine for Clear {
     fn ragged_rsub(&mut self, x: &Tensor, scalar: &Tensor, lens: &[usize]) -> Tensor {
         let rows = ragged(&x.data, lens).zip(&scalar.data);
         let data = rows.flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v))).collect();
-        Tensor { rows: 1, cols: x.cols, data }
+        Tensor { rows: 1, cols: x.data.len(), data }
     }
 
     fn ragged_sum(&mut self, x: &Tensor, lens: &[usize]) -> Tensor {
@@ -351,7 +365,7 @@ impl Twin {
     #[must_use]
     pub fn new(weights: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
         let rank = weights.spec.lora_rank;
-        let engine = Clear { private, rank, trace: None, logits: Vec::new(), last_hidden: Vec::new() };
+        let engine = Clear::new(private, rank);
         let cache = Cache::new(&weights.spec);
         Self { weights, engine, cache }
     }

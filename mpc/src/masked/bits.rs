@@ -248,7 +248,10 @@ impl Masked {
         mut digits: Vec<(Bits, Bits)>,
         place: &'static str,
     ) -> Result<Pending, ProtocolError> {
-        debug_assert!(digits.len() >= 2, "a comparison has at least two digits");
+        if let [(base, _)] = digits.as_slice() {
+            let zero = Bits { n: base.n, words: vec![0; base.words.len()] };
+            return Ok(Pending { base: base.clone(), flips: zero.clone(), below: zero });
+        }
         while digits.len() > 2 {
             digits = self.reduce_once(digits, place)?;
         }

@@ -61,6 +61,10 @@ impl Masked {
         if self.is_first() { x.map(|v| v.wrapping_add(constant)) } else { x.clone() }
     }
 
+    pub(super) fn times_public(&self, x: &Share, constant: u64) -> Share {
+        x.map(|v| v.wrapping_mul(constant))
+    }
+
     pub(super) fn double(&self, x: &Share, bits: u32) -> Share {
         x.map(|v| v << bits)
     }
@@ -215,13 +219,12 @@ impl Masked {
     }
 
     pub(super) fn rsub_ragged(&self, x: &Share, scalar: &Share, lens: &[usize]) -> Share {
-        let bits = x.bits.min(scalar.bits);
-        if !self.is_evaluator() {
-            return Share { bits, ..x.clone() };
+        let mut data = Vec::new();
+        if self.is_evaluator() {
+            let rows = ragged(&x.data, lens).zip(&scalar.data);
+            data.extend(rows.flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v))));
         }
-        let rows = ragged(&x.data, lens).zip(&scalar.data);
-        let data = rows.flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v))).collect();
-        Share { rows: 1, cols: x.cols, bits, data }
+        Share { rows: 1, cols: x.len(), bits: x.bits.min(scalar.bits), data }
     }
 
     pub(super) fn sum_ragged(&self, x: &Share, lens: &[usize]) -> Share {

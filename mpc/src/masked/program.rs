@@ -65,6 +65,14 @@ impl Engine for Masked {
         self.add_public(x, constant)
     }
 
+    fn scale_constant(&mut self, x: &Share, constant: u64) -> Share {
+        self.times_public(x, constant)
+    }
+
+    fn reshape(&mut self, x: &Share, cols: usize) -> Share {
+        Share { rows: x.len() / cols, cols, ..x.clone() }
+    }
+
     fn shift_left(&mut self, x: &Share, bits: u32) -> Share {
         self.double(x, bits)
     }

@@ -1,0 +1,212 @@
+//! Single operations: the secure result is the twin's integer, and the twin's is close to the real number.
+
+use std::sync::Arc;
+use std::thread;
+
+use marill_net::{Channel, memory_pair};
+use marill_numeric::tables::{LinearTable, Piecewise, tables};
+
+use super::Masked;
+use crate::engine::{Engine, Gate, Step};
+use crate::nn::{self, NormScale};
+use crate::seed::{Prg, Seed};
+use crate::testing::{gaussian, random_weights, tiny_spec};
+use crate::twin::Clear;
+
+/// A program over one client input.
+trait Program: Sync {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share>;
+}
+
+/// Runs a program in the twin and in a world of three parties; returns the twin's integers after comparing.
+fn run_everywhere(program: &impl Program, input: &[u64], rows: usize, input_bits: u32) -> Vec<u64> {
+    let cols = input.len() / rows;
+    let (public, private) = random_weights(&tiny_spec(), 0);
+    let mut clear = Clear::new(Arc::clone(&private), 0);
+    let wire = clear.input(Some(input), rows, cols, input_bits).unwrap();
+    let expected = program.run(&mut clear, wire).unwrap().data;
+
+    let spec = &public.spec;
+    let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
+    let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
+    let channel = |end| -> Box<dyn Channel> { Box::new(end) };
+    let mut client = Masked::client(spec, &private.mask(spec, &adapter_seed), &seed0, channel(client_end)).unwrap();
+    let mut server = Masked::server(spec, &private, &seed1, channel(server_end), channel(stream)).unwrap();
+    let mut source = Masked::source(spec, &adapter_seed, &seed0, &seed1, channel(sink));
+    let step = |engine: &mut Masked, input: Option<&[u64]>| {
+        let wire = engine.input(input, rows, cols, input_bits).unwrap();
+        let share = program.run(engine, wire).unwrap();
+        engine.flush().unwrap();
+        share
+    };
+    let (x, y) = thread::scope(|scope| {
+        scope.spawn(|| step(&mut source, None));
+        let server = scope.spawn(|| step(&mut server, None));
+        (step(&mut client, Some(input)), server.join().unwrap())
+    });
+    let modulus = marill_numeric::fixed::low_mask(x.bits);
+    assert_eq!(x.data.len(), expected.len());
+    for (i, (x, y)) in x.data.iter().zip(&y.data).enumerate() {
+        assert_eq!(x.wrapping_add(*y) & modulus, expected[i] & modulus, "element {i} of {}", expected.len());
+    }
+    expected
+}
+
+fn real(values: &[u64], frac_bits: u32) -> Vec<f64> {
+    values.iter().map(|&v| v as i64 as f64 / f64::from(frac_bits).exp2()).collect()
+}
+
+fn encode(values: &[f32], frac_bits: u32) -> Vec<u64> {
+    values.iter().map(|v| (f64::from(*v) * f64::from(frac_bits).exp2()).round() as i64 as u64).collect()
+}
+
+fn words(label: &str, n: usize) -> Vec<u64> {
+    Prg::new(&Seed::from_bytes([5; 32]), label).words(n)
+}
+
+struct Truncate(u32, u32);
+
+impl Program for Truncate {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+        let share = engine.share(&input);
+        engine.truncate(&share, self.0, self.1, 64, "test")
+    }
+}
+
+#[test]
+fn truncation_is_exact_for_every_width_and_at_its_limits() {
+    for (shift, bits) in [(2, 16), (7, 32), (14, 32), (15, 48), (23, 56), (24, 56), (36, 64), (40, 64), (60, 64)] {
+        let limit = 1i64 << (bits - 2);
+        let mut values: Vec<u64> = words("truncate", 300).iter().map(|w| ((*w as i64) >> (66 - bits)) as u64).collect();
+        let half = 1i64 << (shift - 1);
+        values.extend([0, 1, -1, half, -half, half - 1, -half - 1, limit - 1 - half, -limit + 1].map(|v| v as u64));
+        // A carry through every digit.
+        values.extend((0..shift).map(|k| (1u64 << k).wrapping_sub(half as u64)));
+        let out = run_everywhere(&Truncate(shift, bits), &values, 1, bits.max(64));
+        for (x, y) in values.iter().zip(out) {
+            assert_eq!(y as i64, ((i128::from(*x as i64) + (1i128 << (shift - 1))) >> shift) as i64);
+        }
+    }
+}
+
+struct Exp;
+
+impl Program for Exp {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+        let share = engine.share(&input);
+        engine.exp_neg(&share, 64, "test")
+    }
+}
+
+#[test]
+fn exp_is_the_twins_on_its_whole_domain() {
+    let mut values: Vec<u64> = words("exp", 600).iter().map(|w| w >> (64 - 19)).collect();
+    values.extend(words("exp far", 100).iter().map(|w| w >> 33));
+    values.extend([0, 1, 511, 512, 513, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, (1 << 25) - 1, 1 << 25, (1 << 31) - 1]);
+    run_everywhere(&Exp, &values, 1, 64);
+}
+
+struct GateProgram(&'static LinearTable);
+
+impl Program for GateProgram {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+        engine.gate(&input, Gate(self.0), "test")
+    }
+}
+
+#[test]
+fn silu_and_gelu_are_the_twins_inside_and_outside_the_table() {
+    let mut values: Vec<u64> = words("gate", 600).iter().map(|w| ((*w as i64) >> 44) as u64).collect();
+    values.extend(words("gate far", 100).iter().map(|w| ((*w as i64) >> 34) as u64));
+    let edge = 1i64 << 18;
+    values.extend(
+        [0, 1, -1, edge - 1, edge, edge + 1, -edge - 1, -edge, -edge + 1, (1 << 30) - 1, 1 - (1 << 30)]
+            .map(|v| v as u64),
+    );
+    for table in [&tables().silu, &tables().gelu] {
+        run_everywhere(&GateProgram(table), &values, 1, 48);
+    }
+}
+
+struct PiecewiseProgram(&'static Piecewise);
+
+impl Program for PiecewiseProgram {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+        let share = engine.share(&input);
+        engine.piecewise(&share, self.0, "test")
+    }
+}
+
+#[test]
+fn piecewise_functions_are_the_twins_at_and_around_every_threshold() {
+    for table in [&tables().rsqrt, &tables().recip] {
+        let around = |t: &u64| [t.wrapping_sub(1), *t, t + 1];
+        let mut values: Vec<u64> = table.threshold.iter().step_by(7).flat_map(around).collect();
+        values.extend([0, 1, table.end - 1, table.end / 3]);
+        run_everywhere(&PiecewiseProgram(table), &values, 1, 64);
+    }
+}
+
+struct Norm(NormScale, bool);
+
+impl Program for Norm {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+        if self.1 {
+            let share = engine.share(&input);
+            nn::layer_norm(engine, &share, 64, self.0)
+        } else {
+            nn::rms_norm(engine, &input, 64, self.0)
+        }
+    }
+}
+
+#[test]
+fn norms_are_close_to_the_real_ones() {
+    let scale = NormScale { input_frac_bits: 15, output_frac_bits: 14, norm_bits: 3, epsilon: 1e-5 };
+    for (deviation, centre) in [(0.05, 0.0), (1.0, 0.5), (60.0, -20.0)] {
+        let floats: Vec<f32> = gaussian(1, "norm", 8 * 64, deviation).iter().map(|v| v + centre).collect();
+        for centred in [false, true] {
+            let out = run_everywhere(&Norm(scale, centred), &encode(&floats, 15), 8, 64);
+            for (row, out) in floats.chunks(64).zip(real(&out, 14).chunks(64)) {
+                let row: Vec<f64> = row.iter().map(|v| f64::from(*v)).collect();
+                let mean = if centred { row.iter().sum::<f64>() / 64.0 } else { 0.0 };
+                let rms = (row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 64.0 + 1e-5).sqrt();
+                for (x, got) in row.iter().zip(out) {
+                    let error = (got - (x - mean) / rms).abs();
+                    // The input itself is off by half of 2^-15, which a small row magnifies.
+                    assert!(error < 8e-4 + 4e-5 / rms, "deviation {deviation}, centred {centred}: {error}");
+                }
+            }
+        }
+    }
+}
+
+struct Softmax(Vec<usize>);
+
+impl Program for Softmax {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+        let scores = engine.share(&input);
+        let scores = engine.truncate(&scores, 1, 64, 32, "test")?;
+        let (weights, _) = nn::softmax_parts(engine, &scores, &self.0)?;
+        Ok(engine.share(&weights))
+    }
+}
+
+#[test]
+fn softmax_over_2048_keys_is_within_a_thousandth() {
+    let lens = vec![2048, 1, 2, 77, 300];
+    let floats = gaussian(2, "softmax", lens.iter().sum(), 3.0);
+    let weights = real(&run_everywhere(&Softmax(lens.clone()), &encode(&floats, 15), 1, 64), 14);
+    let (mut at, mut worst) = (0, 0f64);
+    for len in lens {
+        let row = &floats[at..at + len];
+        let largest = row.iter().copied().fold(f32::MIN, f32::max);
+        let exact: Vec<f64> = row.iter().map(|v| f64::from(v - largest).exp()).collect();
+        let (sum, got_sum) = (exact.iter().sum::<f64>(), weights[at..at + len].iter().sum::<f64>());
+        for (got, exact) in weights[at..at + len].iter().zip(&exact) {
+            worst = worst.max((got / got_sum - exact / sum).abs());
+        }
+        at += len;
+    }
+    assert!(worst < 1e-3, "{worst}");
+}

@@ -1,0 +1,100 @@
+//! Secure layers as programs over [`Engine`]: what the decoder is made of, and what other architectures need.
+//!
+//! Each function states its domain and error against real arithmetic; a test checks both in the twin, and that the
+//! secure engines return the twin's integers.
+
+use marill_numeric::tables::{Piecewise, tables};
+
+use crate::engine::{Attention, Engine, Step};
+
+/// The scales between which a normalisation works.
+#[derive(Clone, Copy)]
+pub struct NormScale {
+    /// Fractional bits of the input and of the result.
+    pub input_frac_bits: u32,
+    pub output_frac_bits: u32,
+    /// The result is `x / |x| · 2^norm_bits`; what is missing to `sqrt(columns)` belongs into the gain behind it.
+    pub norm_bits: u32,
+    pub epsilon: f64,
+}
+
+/// Bits in which [`marill_numeric::functions::rsqrt`] scales its result.
+const RSQRT_BITS: u32 = 58;
+
+/// Root-mean-square normalisation of every row, without its gain: `[rows, cols]`, `scale.output_frac_bits`.
+///
+/// Domain: the row's norm below `2^(31 - input_frac_bits)`. Relative error at most 2.5e-4, plus half an output unit.
+/// Cost: 5 rounds for the reciprocal square root, 1 to open it, 4 for the truncation.
+///
+/// # Errors
+/// A lost peer, or an overflow in the twin.
+pub fn rms_norm<E: Engine>(engine: &mut E, x: &E::Wire, cols: usize, scale: NormScale) -> Step<E::Share> {
+    let unit = f64::from(2 * scale.input_frac_bits).exp2();
+    let squares = engine.square_sum(x)?;
+    let squares = engine.add_constant(&squares, (scale.epsilon * cols as f64 * unit).round() as u64);
+    let inverse = engine.piecewise(&squares, &tables().rsqrt, "norm.rsqrt")?;
+    let inverse = engine.open(&[(&inverse, 64)], "norm.scale")?.remove(0);
+    let scaled = engine.scale_rows(x, &inverse)?;
+    engine.truncate(&scaled, RSQRT_BITS - scale.output_frac_bits - scale.norm_bits, 64, 64, "norm.x")
+}
+
+/// Layer normalisation without gain and bias: the mean is taken off, then [`rms_norm`].
+///
+/// The mean is `Σ·round(2^24/cols)`, cut to the input's scale: off by at most one input unit.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn layer_norm<E: Engine>(engine: &mut E, x: &E::Share, cols: usize, scale: NormScale) -> Step<E::Share> {
+    let lens = vec![cols; engine.rows(x)];
+    let sums = engine.ragged_sum(x, &lens);
+    let factor = ((1u64 << 24) as f64 / cols as f64).round() as u64;
+    let means = engine.scale_constant(&sums, factor);
+    let means = engine.truncate(&means, 24, 64, 64, "norm.mean")?;
+    let centred = engine.ragged_rsub(x, &means, &lens);
+    let centred = engine.reshape(&centred, cols);
+    let negated = engine.scale_constant(&centred, u64::MAX);
+    let wire = engine.open(&[(&negated, 64)], "norm.centred")?.remove(0);
+    rms_norm(engine, &wire, cols, scale)
+}
+
+/// Softmax weights over ragged rows of scores (14 fractional bits, 32-bit shares), not yet divided, and their
+/// reciprocal sums: `(exp(s - max), 2^40 / Σ)`.
+///
+/// Error of a weight: at most 1.6e-4 of the largest; of the reciprocal: at most 6e-4 up to 64 equal keys.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn softmax_parts<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step<(E::Wire, E::Share)> {
+    let largest = engine.ragged_max(scores, lens, "attention.max")?;
+    let below = engine.ragged_rsub(scores, &largest, lens);
+    let weights = engine.exp_neg(&below, 64, "attention.exp")?;
+    let sums = engine.ragged_sum(&weights, lens);
+    let weights = engine.open(&[(&weights, 64)], "attention.weights")?.remove(0);
+    let inverse = reciprocal(engine, &sums, &tables().recip)?;
+    Ok((weights, inverse))
+}
+
+fn reciprocal<E: Engine>(engine: &mut E, sums: &E::Share, table: &Piecewise) -> Step<E::Share> {
+    engine.piecewise(sums, table, "attention.recip")
+}
+
+/// `softmax(scores) · V` for grouped heads, 14 fractional bits: `[rows, heads · head_dim]`.
+///
+/// Values are below 2^8; the division comes after the value product.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn softmax_mix<E: Engine>(
+    engine: &mut E,
+    scores: &E::Share,
+    values: &E::Wire,
+    shape: &Attention<'_>,
+    out_bits: u32,
+) -> Step<E::Share> {
+    let lens = shape.lens();
+    let (weights, inverse) = softmax_parts(engine, scores, &lens)?;
+    let mixed = engine.mix(&weights, values, shape)?;
+    let wires = engine.open(&[(&mixed, 64), (&inverse, 64)], "attention.divide")?;
+    let divided = engine.scale_heads(&wires[0], &wires[1], shape)?;
+    engine.truncate(&divided, 40, 64, out_bits, "attention.divided")
+}
