@@ -35,11 +35,9 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A checkpoint folder, a GGUF file or a hub id.
+    /// A checkpoint folder or a GGUF file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revision: Option<String>,
     #[serde(default)]
     pub init: Init,
     /// Needed by `init = "random"`.

@@ -31,7 +31,6 @@ use Kind::{Flag, Number, OneOf, Positive, Text, Texts, Whole};
 
 const MODEL: &[(&str, Kind)] = &[
     ("base_model", Text),
-    ("revision", Text),
     ("init", OneOf(&["pretrained", "random"])),
     (
         "architecture",
