@@ -1,0 +1,55 @@
+//! The two definitions of a model, the float decoder and the integer program, layer by layer.
+
+use std::sync::Arc;
+
+use marill_model::{FloatModel, Prefix};
+use marill_mpc::Twin;
+use marill_numeric::NumericSpec;
+use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
+
+/// Largest difference of any residual value, relative to the layer's root mean square.
+const BOUND: f32 = 2e-3;
+
+#[test]
+fn every_layer_of_the_integer_program_is_the_float_layer_within_the_stated_error() {
+    let dir = tempfile::tempdir().unwrap();
+    for (seed, merged) in [(1, true), (2, false), (3, true)] {
+        let base = tiny_base(dir.path(), seed).unwrap();
+        let transforms = tiny_transforms(&base.config, merged);
+        let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
+        let spec = marill_partition::decoder_spec(&base.config, &transforms, NumericSpec::default()).unwrap();
+        let public = Arc::new(marill_partition::public_weights(&spec, &base, transforms.frozen_layers).unwrap());
+        let private = marill_partition::private_weights(&public, &base.config, &transforms, &adapter).unwrap();
+
+        let tokens: Vec<u32> = (0..23u32).map(|k| (k * 37 + seed as u32 * 11) % 256).collect();
+        let float = FloatModel::new(&base, &transforms, Some(&adapter)).unwrap();
+        let layers = float.layer_outputs(&tokens).unwrap();
+        let mut twin = Twin::new(Arc::clone(&public), Arc::new(private));
+        twin.start_trace();
+        let mut prefix = Prefix::new(&base, transforms.frozen_layers).unwrap();
+        let boundary = prefix.forward(&tokens).unwrap();
+        twin.prefill(&spec.encode(&boundary).unwrap()).unwrap();
+
+        let unit = f64::from(spec.numeric.residual_frac_bits).exp2();
+        let hidden: Vec<Vec<f32>> = twin
+            .take_trace()
+            .into_iter()
+            .filter(|(place, _)| *place == "attention.hidden")
+            .map(|(_, values)| {
+                values[values.len() - boundary.len()..].iter().map(|&v| (v as i64 as f64 / unit) as f32).collect()
+            })
+            .collect();
+        assert_eq!(hidden.len(), spec.num_layers - 1, "the last layer's output is never opened");
+        for (l, got) in hidden.iter().enumerate() {
+            let expected = &layers[transforms.frozen_layers + l + 1];
+            let rms = (expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32).sqrt();
+            let worst = got.iter().zip(expected).map(|(a, b)| (a - b).abs() / rms).fold(0.0, f32::max);
+            assert!(worst < BOUND, "seed {seed}, private layer {l}: {worst}");
+        }
+        let logits = twin.last_logits();
+        let expected = FloatModel::new(&base, &transforms, Some(&adapter)).unwrap().logits(&tokens).unwrap();
+        let spread = expected.iter().map(|v| v * v).sum::<f32>().sqrt() / (expected.len() as f32).sqrt();
+        let worst = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs() / spread).fold(0.0, f32::max);
+        assert!(worst < 2.0 * BOUND, "seed {seed}: logits differ by {worst}");
+    }
+}
