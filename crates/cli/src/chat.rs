@@ -8,6 +8,7 @@ use marill_model::Message;
 use marill_serving::ServingError;
 use marill_serving::client::{Event, Request};
 
+use crate::advice::advise;
 use crate::generate::summary;
 use crate::places::{DEFAULT_SERVER, Services};
 use crate::target::Target;
@@ -55,7 +56,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             text => messages.push(Message { role: "user".into(), content: text.into() }),
         }
         let request = Request {
-            prompt: client.chat_prompt(&messages)?,
+            prompt: client.chat_prompt(&messages).map_err(advise)?,
             max_tokens: Some(args.max_tokens as usize),
             ..Request::default()
         };
@@ -79,7 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 eprintln!("error: {error}\n\nhint: `/reset` starts over");
                 messages.pop();
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(advise(error)),
         }
     }
     Ok(ExitCode::SUCCESS)

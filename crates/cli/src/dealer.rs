@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use marill_serving::dealer::{DealerOptions, run as run_dealer};
 
+use crate::advice::advise;
 use crate::places::{Folders, Listen};
 
 #[derive(clap::Args)]
@@ -30,6 +31,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         state: args.folders.state()?.join("dealer"),
         max_sessions: args.max_sessions,
     };
-    run_dealer(&options)?;
+    run_dealer(&options).map_err(advise)?;
     Ok(ExitCode::SUCCESS)
 }

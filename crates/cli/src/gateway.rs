@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use marill_serving::Endpoint;
 use marill_serving::gateway::{GatewayOptions, run as run_gateway};
 
+use crate::advice::advise;
 use crate::places::{DEFAULT_SERVER, Listen, Services};
 
 #[derive(clap::Args)]
@@ -27,6 +28,6 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = args.services.client(args.server, args.max_sessions)?;
     let options = GatewayOptions { listen: args.listen.at(args.port), client };
-    run_gateway(&options, &mut |line| eprintln!("{line}"))?;
+    run_gateway(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,8 @@ use marill_mpc::Twin;
 use marill_partition::Partition;
 use marill_serving::client::{Answer, Client, Event, Request};
 
-use crate::failure::INPUT_FAILED;
+use crate::advice::advise;
+use crate::failure::{BadInput, INPUT_FAILED};
 use crate::places::{DEFAULT_SERVER, Services};
 use crate::target::Target;
 
@@ -72,7 +73,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let _ = std::io::stdout().flush();
         }
         ControlFlow::Continue(())
-    })?;
+    });
+    let answer = answer.map_err(advise)?;
     let twin_equal = args.check_twin.as_deref().map(|folder| equals_twin(folder, &answer)).transpose()?;
     if args.json {
         println!("{}", json(client, &answer, twin_equal));
@@ -88,17 +90,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn tokens(client: &Client, args: &Args, text: String) -> anyhow::Result<Vec<u32>> {
     if args.raw {
-        return Ok(client.plain_prompt(&text)?);
+        return client.plain_prompt(&text).map_err(advise);
     }
     let message = |role: &str, content: String| Message { role: role.into(), content };
     let mut messages: Vec<Message> = args.system.iter().map(|text| message("system", text.clone())).collect();
     messages.push(message("user", text));
-    Ok(client.chat_prompt(&messages)?)
+    client.chat_prompt(&messages).map_err(advise)
 }
 
 /// Runs the cleartext integers of the same program over the same boundary and compares every token.
 fn equals_twin(folder: &Path, answer: &Answer) -> anyhow::Result<bool> {
-    let partition = Partition::open(folder)?;
+    let partition = Partition::open(folder).map_err(|error| BadInput(error.into()))?;
     let public = Arc::new(partition.public_weights()?);
     let private = Arc::new(partition.private_weights(&public)?);
     let mut twin = Twin::new(public, private);

@@ -2,6 +2,7 @@
 //!
 //! One module per command: each has `Args` for clap and `run`. Standard output is data, standard error the rest.
 
+mod advice;
 mod chat;
 mod dealer;
 mod demo;

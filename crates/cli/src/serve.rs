@@ -7,6 +7,7 @@ use marill_serving::Endpoint;
 use marill_serving::dealer::SERVER_KEY_FILE;
 use marill_serving::server::{ServerOptions, run as run_server};
 
+use crate::advice::advise;
 use crate::places::{DEFAULT_DEALER, Folders, Listen};
 
 #[derive(clap::Args)]
@@ -56,6 +57,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         max_sessions: args.max_sessions,
         api_keys: args.api_keys,
     };
-    run_server(&options)?;
+    run_server(&options).map_err(advise)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,8 @@ use marill_serving::client::Client;
 use marill_serving::local::Parties;
 use marill_serving::server::SecureModel;
 
+use crate::advice::advise;
+use crate::failure::BadInput;
 use crate::places::Services;
 
 /// `http://host:port` or a folder.
@@ -42,24 +44,24 @@ impl Target {
         match self {
             Self::Server(server) => {
                 let options = services.client(server.clone(), 1)?;
-                let client = Client::connect(&options, &mut |line| eprintln!("{line}"))?;
+                let client = Client::connect(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
                 Ok(Connected { client, _parties: None })
             }
             Self::Folder(folder) => {
                 eprintln!("note: all parties run in this process: a demonstration, not privacy");
-                let partition = Partition::open(folder)?;
+                let partition = Partition::open(folder).map_err(|error| BadInput(error.into()))?;
                 let (spec, id) = (partition.decoder_spec().clone(), partition.partition_id());
                 let public = partition.public_weights()?;
                 let private = partition.private_weights(&public)?;
                 let model = SecureModel::new(id, spec, public, private);
                 let scratch = Scratch(services.folders.state()?.join("local").join(std::process::id().to_string()));
                 let state = &scratch.0;
-                let parties = Parties::start(model, state, 4)?;
+                let parties = Parties::start(model, state, 4).map_err(advise)?;
                 let mut options = services.client(parties.server.clone(), 1)?;
                 options.dealer = parties.dealer.clone();
                 options.cache = state.join("cache");
                 options.state = state.join("client");
-                let client = Client::with_partition(&partition, &options)?;
+                let client = Client::with_partition(&partition, &options).map_err(advise)?;
                 Ok(Connected { client, _parties: Some((parties, scratch)) })
             }
         }

@@ -1,0 +1,36 @@
+//! What a person can do about a failed service: a hint where there is one, and whose fault it is.
+
+use marill_net::NetError;
+use marill_serving::ServingError;
+
+use crate::failure::BadInput;
+
+/// Adds the hint; errors about what the user handed in become [`BadInput`].
+pub fn advise(error: ServingError) -> anyhow::Error {
+    let hint = match &error {
+        ServingError::Net { peer: "server", source: NetError::Unreachable { .. } } => {
+            "start it with `marill serve DIR`, or name another one"
+        }
+        ServingError::Net { peer: "dealer", source: NetError::Unreachable { .. } } => {
+            "start it with `marill dealer`, or name another one with `--dealer`"
+        }
+        ServingError::Listen { .. } => "choose another port with `--port`, or 0 for a free one",
+        ServingError::LedgerInUse { .. } => "give each process a folder of its own with `--state`",
+        ServingError::Mismatch { .. } => "client, server and dealer need the same version of `marill`",
+        ServingError::PromptTooLong { .. } => "shorten the prompt",
+        _ => "",
+    };
+    let is_input = matches!(
+        error,
+        ServingError::PromptTooLong { .. }
+            | ServingError::PromptEmpty
+            | ServingError::Partition(_)
+            | ServingError::Model(_)
+            | ServingError::Spec(_)
+    );
+    let error = match hint {
+        "" => anyhow::Error::new(error),
+        hint => anyhow::anyhow!("{error}\nhint: {hint}"),
+    };
+    if is_input { BadInput(error).into() } else { error }
+}
