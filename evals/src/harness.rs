@@ -155,7 +155,7 @@ impl Run<'_, '_> {
                 let scores = self.engine.score(&question.tokens, &tokens)?;
                 (labels[best(&scores)].clone(), scores)
             };
-            let score = f64::from(answer == example.completion);
+            let score = f64::from(answer.trim() == example.completion.trim());
             let (prompt, target) = (question.text, example.completion.clone());
             samples.push(Sample { doc_id, prompt, target, answer, score, label_scores });
             (self.progress)(doc_id + 1, examples.len());

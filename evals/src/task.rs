@@ -1,8 +1,9 @@
 //! Tasks: versioned TOML files, embedded in the program.
 
+use std::io::Write;
 use std::path::Path;
 
-use marill_recipe::{Dataset, Example, Rows};
+use marill_recipe::{Dataset, Example, RecipeError, Rows, locate, read_text};
 use serde::Deserialize;
 
 use crate::EvalError;
@@ -45,6 +46,10 @@ pub struct Task {
     pub dataset: Dataset,
     #[serde(default)]
     pub shots: Option<Shots>,
+    /// How a data file writes the labels, where that is neither name nor number: the part before a `:`, in the order
+    /// of `dataset.labels`. For two columns of a `.tsv` file, the label last.
+    #[serde(default)]
+    label_codes: Vec<String>,
 }
 
 fn max_new_tokens() -> usize {
@@ -55,9 +60,10 @@ fn window() -> usize {
     512
 }
 
-const TASKS: [&str; 5] = [
+const TASKS: [&str; 6] = [
     include_str!("../tasks/agnews.toml"),
     include_str!("../tasks/sst2.toml"),
+    include_str!("../tasks/trec.toml"),
     include_str!("../tasks/multi30k-de-en.toml"),
     include_str!("../tasks/wikitext-2.toml"),
     include_str!("../tasks/dolly4.toml"),
@@ -121,10 +127,30 @@ impl Task {
     pub fn examples(&self, data: Option<&Path>, reference: Option<&Path>) -> Result<Vec<Example>, EvalError> {
         let fail = |source| EvalError::Data { task: self.name.clone(), source };
         let rows = match data {
-            Some(path) => Rows::read_files(&self.dataset, path, reference),
-            None => Rows::read(&self.dataset, Path::new(".")),
+            Some(path) => self.read(path, reference),
+            None => locate(&self.dataset.path, Path::new(".")).and_then(|path| {
+                let target = self.dataset.target_path.as_ref();
+                let target = target.map(|target| locate(target, Path::new("."))).transpose()?;
+                self.read(&path, target.as_deref())
+            }),
         };
-        Ok(rows.map_err(fail)?.examples)
+        rows.map_err(fail)
+    }
+
+    fn read(&self, path: &Path, reference: Option<&Path>) -> Result<Vec<Example>, RecipeError> {
+        if self.label_codes.is_empty() {
+            return Ok(Rows::read_files(&self.dataset, path, reference)?.examples);
+        }
+        let io = |source| RecipeError::Io { path: path.into(), source };
+        let numbered = number_labels(&read_text(path)?, &self.label_codes);
+        // The rows go through the reader that training uses, and that one reads files.
+        let mut file = tempfile::Builder::new().suffix(".tsv").tempfile().map_err(io)?;
+        file.write_all(numbered.as_bytes()).map_err(io)?;
+        let examples = Rows::read_files(&self.dataset, file.path(), None).map_err(|error| match error {
+            RecipeError::Row { row, reason, .. } => RecipeError::Row { path: path.into(), row, reason },
+            other => other,
+        })?;
+        Ok(examples.examples)
     }
 
     /// `count` worked examples; of a classification the classes take turns.
@@ -140,10 +166,21 @@ impl Task {
         };
         let dataset =
             Dataset { path: shots.path.clone(), target_path: shots.target_path.clone(), ..self.dataset.clone() };
-        let rows = Rows::read(&dataset, Path::new("."))
-            .map_err(|source| EvalError::Data { task: self.name.clone(), source })?;
-        Ok(take_turns(rows.examples, self.dataset.labels.len().max(1), count))
+        let examples = Self { dataset, ..self.clone() }.examples(None, None)?;
+        Ok(take_turns(examples, self.dataset.labels.len().max(1), count))
     }
+}
+
+/// Writes each row's label code as its number; an unknown code stays, and is refused by the reader.
+fn number_labels(rows: &str, codes: &[String]) -> String {
+    let mut numbered = String::with_capacity(rows.len());
+    for row in rows.lines() {
+        let (text, label) = row.rsplit_once('\t').unwrap_or((row, ""));
+        let coarse = label.split(':').next().unwrap_or(label);
+        let number = codes.iter().position(|code| code == coarse).map_or(label.to_string(), |n| n.to_string());
+        numbered += &format!("{text}\t{number}\n");
+    }
+    numbered
 }
 
 /// The first examples, one class after the other.
@@ -183,6 +220,19 @@ mod tests {
     }
 
     #[test]
+    fn fine_labels_count_as_their_coarse_class() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trec.tsv");
+        std::fs::write(&path, "How far is it ?\tNUM:dist\nWho was he ?\tHUM:desc\n").unwrap();
+        let task = Task::find("trec").unwrap();
+        let rows = task.examples(Some(&path), None).unwrap();
+        assert_eq!(rows.iter().map(|r| r.completion.trim()).collect::<Vec<_>>(), ["number", "person"]);
+        std::fs::write(&path, "How far is it ?\tNUM:dist\nWho was he ?\tXYZ:desc\n").unwrap();
+        let error = task.examples(Some(&path), None).unwrap_err().to_string();
+        assert!(error.contains("trec.tsv`, row 2: `XYZ:desc`"), "{error}");
+    }
+
+    #[test]
     fn worked_examples_take_turns_between_the_classes() {
         let example = |n: usize, label| Example {
             prompt: Prompt::Plain(n.to_string()),
@@ -201,7 +251,7 @@ mod tests {
         let path = dir.path().join("mine.tsv");
         std::fs::write(&path, "fine film\t1\ndull\t0\n").unwrap();
         let rows = Task::find("sst2").unwrap().examples(Some(&path), None).unwrap();
-        assert_eq!((rows.len(), rows[0].completion.as_str(), rows[1].label), (2, "positive", Some(0)));
+        assert_eq!((rows.len(), rows[0].completion.as_str(), rows[1].label), (2, " positive", Some(0)));
         std::fs::write(&path, "fine film\t7\n").unwrap();
         let error = Task::find("sst2").unwrap().examples(Some(&path), None).unwrap_err().to_string();
         assert!(error.contains("row 1"), "{error}");
