@@ -147,7 +147,8 @@ fn services_end_in_order_on_a_signal_and_say_what_is_wrong() {
     let mut outside = marill();
     outside.args(["dealer", "--host", "0.0.0.0", "--port", "0"]);
     let output = world.server_folders(&mut outside).output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("plain text"), "plain text must stay on this machine");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("plain text") && said.contains("--tls"), "{said}");
 
     assert_eq!(dealer.terminate(), Some(0));
     let output = generate(&world, &server.url, &dealer.url, PROMPT);
@@ -155,6 +156,46 @@ fn services_end_in_order_on_a_signal_and_say_what_is_wrong() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("dealer"), "{said}");
     assert_eq!(server.terminate(), Some(0));
+}
+
+#[test]
+fn under_tls_the_printed_addresses_are_all_that_a_client_needs() {
+    let world = World::new();
+    let (dealer, server) = world.parties_with(&["--tls"]);
+    assert!(server.url.starts_with("https://") && dealer.url.starts_with("https://"));
+    let answer = parse(&generate(&world, &server.url, &dealer.url, PROMPT));
+    assert_eq!(answer["twin_equal"], true);
+    let output = generate(&world, &server.url, &server.url.replace(server.authority(), dealer.authority()), PROMPT);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("certificate"), "{said}");
+}
+
+#[test]
+fn a_conversation_in_the_terminal_is_answered_line_by_line() {
+    let world = World::new();
+    let (dealer, server) = world.parties();
+    let mut command = marill();
+    command.args(["chat", &server.url, "--dealer", &dealer.url, "--max-tokens", "3"]);
+    world.client_folders(&mut command);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"hello\n/reset\nhello\n/quit\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let (said, text) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{said}");
+    let half = text.len() / 2;
+    assert!(half > 0 && text[..half] == text[half..], "the same question, the same answer: {text:?}");
+    assert_eq!(said.matches("tokens; session").count(), 2, "{said}");
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_the_users_to_mend() {
+    let world = World::new();
+    let (dealer, server) = world.parties();
+    let output = generate(&world, &server.url, &dealer.url, &"word ".repeat(2000));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("tokens") && said.contains("hint:"), "{said}");
 }
 
 /// `python3 -m venv venv && venv/bin/pip install openai`, then

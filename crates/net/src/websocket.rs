@@ -41,7 +41,7 @@ impl WebSocketChannel {
         self.timeout = timeout;
     }
 
-    /// Sends the close frame with a reason (its first [`MAX_REASON_BYTES`]), as far as the peer still takes it; the peer's
+    /// Sends the close frame with a reason (its first 123 bytes), as far as the peer still takes it; the peer's
     /// next receive is [`NetError::Ended`] with that reason.
     pub fn close(&mut self, reason: &str) {
         let end = (0..=reason.len().min(MAX_REASON_BYTES)).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or(0);

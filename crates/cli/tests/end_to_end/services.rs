@@ -38,11 +38,16 @@ impl World {
 
     /// A dealer and a server that uses it.
     pub fn parties(&self) -> (Service, Service) {
+        self.parties_with(&[])
+    }
+
+    /// With further flags for both.
+    pub fn parties_with(&self, flags: &[&str]) -> (Service, Service) {
         let mut dealer = marill();
-        dealer.args(["dealer", "--port", "0"]);
+        dealer.args(["dealer", "--port", "0"]).args(flags);
         let dealer = Service::start(self.server_folders(&mut dealer));
         let mut server = marill();
-        server.args(["serve", "--port", "0", "--dealer", &dealer.url]).arg(&self.partition);
+        server.args(["serve", "--port", "0", "--dealer", &dealer.url]).arg(&self.partition).args(flags);
         let server = Service::start(self.server_folders(&mut server));
         (dealer, server)
     }
@@ -92,7 +97,7 @@ impl Service {
     }
 
     pub fn authority(&self) -> &str {
-        self.url.strip_prefix("http://").unwrap()
+        self.url.split_once("://").unwrap().1.split('#').next().unwrap()
     }
 
     /// Sends a request as it stands; returns the status and the body.
