@@ -14,7 +14,9 @@ use marill_net::http::HttpClient;
 use marill_serving::client::{ClientState, Cost, SecureSession, SessionOpener};
 use marill_serving::local::Parties;
 use marill_serving::server::SecureModel;
-use marill_serving::wire::Terms;
+use marill_serving::wire::{
+    ClientHello, NewSession, ServerWelcome, SessionGrant, SourceHello, Terms, recv_reply, send_json,
+};
 use marill_serving::{Endpoint, ServingError};
 use proxy::Proxy;
 
@@ -269,6 +271,38 @@ fn a_client_that_breaks_the_protocol_ends_its_own_session_only() {
     assert!(error.to_string().contains("a prefill of 16 is not possible now"), "{error}");
     let (tokens, _) = world.secure(&mut good, 9, 4, 1);
     assert_eq!(tokens, world.twin(9, 4, 1));
+}
+
+/// As an attacker would who kept a greeting, or an owner who restored yesterday's server.
+#[test]
+fn no_session_is_ever_claimed_twice() {
+    let world = World::new();
+    let terms = Terms::new(PARTITION, &world.spec, &world.public);
+    let dealer = HttpClient::new(world.parties.dealer.clone(), None);
+    let request = NewSession { terms: terms.clone(), client_id: "ab".repeat(32) };
+    let answer = dealer.post_json("/v1/sessions", &serde_json::to_vec(&request).unwrap(), 1 << 16).unwrap();
+    let SessionGrant { session, seed } = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(seed.len(), 64);
+
+    let server = HttpClient::new(world.parties.server.clone(), None);
+    let greet = || {
+        let mut channel = server.websocket("/v1/session", Duration::from_secs(5)).unwrap();
+        let hello = ClientHello { terms: terms.clone(), session: session.clone(), adapter_sha256: None };
+        send_json(&mut channel, &hello).unwrap();
+        recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
+    };
+    greet().unwrap();
+    let error = greet().unwrap_err();
+    assert!(error.to_string().contains("was used before"), "{error}");
+
+    // The dealer refuses on its own, whatever the server's ledger says.
+    let key = std::fs::read_to_string(world.folder.path().join("dealer/server.key")).unwrap();
+    let to_dealer = HttpClient::new(world.parties.dealer.clone(), Some(key.trim().into()));
+    let mut channel = to_dealer.websocket("/v1/source", Duration::from_secs(5)).unwrap();
+    let hello = SourceHello { terms, session, spec: world.spec.clone(), private_sha256: "cd".repeat(32) };
+    send_json(&mut channel, &hello).unwrap();
+    let error = recv_reply::<()>(&mut channel, "dealer").unwrap_err();
+    assert!(error.to_string().contains("was used before"), "{error}");
 }
 
 #[test]

@@ -189,6 +189,22 @@ fn a_conversation_in_the_terminal_is_answered_line_by_line() {
 }
 
 #[test]
+fn a_server_with_keys_serves_their_holders_only() {
+    let world = World::new();
+    let keys = world.partition.with_file_name("keys");
+    // The digest of `secret`.
+    std::fs::write(&keys, "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b alice\n").unwrap();
+    let (dealer, _) = world.parties();
+    let server = world.server(&dealer.url, &["--api-keys", keys.to_str().unwrap()]);
+    let output = generate(&world, &server.url, &dealer.url, PROMPT);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("API key"), "{said}");
+    let mut command = marill();
+    command.args(["generate", &server.url, "--dealer", &dealer.url, "-p", PROMPT, "--max-tokens", "1", "--json"]);
+    parse(&world.client_folders(command.args(["--api-key", "secret"])).output().unwrap());
+}
+
+#[test]
 fn a_prompt_that_does_not_fit_is_the_users_to_mend() {
     let world = World::new();
     let (dealer, server) = world.parties();

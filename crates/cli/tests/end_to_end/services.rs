@@ -46,10 +46,14 @@ impl World {
         let mut dealer = marill();
         dealer.args(["dealer", "--port", "0"]).args(flags);
         let dealer = Service::start(self.server_folders(&mut dealer));
-        let mut server = marill();
-        server.args(["serve", "--port", "0", "--dealer", &dealer.url]).arg(&self.partition).args(flags);
-        let server = Service::start(self.server_folders(&mut server));
+        let server = self.server(&dealer.url, flags);
         (dealer, server)
+    }
+
+    pub fn server(&self, dealer: &str, flags: &[&str]) -> Service {
+        let mut server = marill();
+        server.args(["serve", "--port", "0", "--dealer", dealer]).arg(&self.partition).args(flags);
+        Service::start(self.server_folders(&mut server))
     }
 
     pub fn gateway(&self, server: &str, dealer: &str) -> Service {
