@@ -147,7 +147,8 @@ struct Evaluator {
     corrections: Corrections,
     peer: Box<dyn Channel>,
     traffic: Traffic,
-    one_way: bool,
+    /// Direction of the last message, when it was a one-way one: whether E0 sent it.
+    one_way: Option<bool>,
     /// Â and B̂ at E0, A and B at E1.
     adapter: Vec<[Lora; 7]>,
     #[cfg(test)]
@@ -167,7 +168,7 @@ struct Source {
 enum Role {
     Evaluator(Box<Evaluator>),
     Source(Box<Source>),
-    Tally { cost: Cost, one_way: bool },
+    Tally { cost: Cost, one_way: Option<bool> },
 }
 
 /// The interpreter of evaluators, dealer and tally.
@@ -231,7 +232,7 @@ impl Masked {
             corrections,
             peer,
             traffic: Traffic::default(),
-            one_way: false,
+            one_way: None,
             adapter,
             #[cfg(test)]
             script: None,
@@ -257,7 +258,7 @@ impl Masked {
     /// Counts what a program costs.
     #[must_use]
     pub fn tally(spec: &DecoderSpec) -> Self {
-        Self::new(Role::Tally { cost: Cost::default(), one_way: false }, spec)
+        Self::new(Role::Tally { cost: Cost::default(), one_way: None }, spec)
     }
 
     fn new(role: Role, spec: &DecoderSpec) -> Self {
@@ -419,7 +420,7 @@ impl Masked {
         match &mut self.role {
             Role::Source(_) => Ok(None),
             Role::Tally { cost, one_way } => {
-                *one_way = false;
+                *one_way = None;
                 cost.rounds += 1;
                 cost.e0_to_e1_bytes += sizes[0] as u64;
                 cost.e1_to_e0_bytes += sizes[1] as u64;
@@ -427,7 +428,7 @@ impl Masked {
             }
             Role::Evaluator(e) => {
                 let expected = sizes[usize::from(e.first)];
-                e.one_way = false;
+                e.one_way = None;
                 e.traffic.rounds += 1;
                 e.send(payload, place)?;
                 e.receive(expected, place).map(Some)
@@ -446,12 +447,12 @@ impl Masked {
         match &mut self.role {
             Role::Source(_) => Ok(None),
             Role::Tally { cost, one_way } => {
-                cost.rounds += u64::from(!std::mem::replace(one_way, true));
+                cost.rounds += u64::from(one_way.replace(from_first) != Some(from_first));
                 *(if from_first { &mut cost.e0_to_e1_bytes } else { &mut cost.e1_to_e0_bytes }) += size as u64;
                 Ok(None)
             }
             Role::Evaluator(e) => {
-                e.traffic.rounds += u64::from(!std::mem::replace(&mut e.one_way, true));
+                e.traffic.rounds += u64::from(e.one_way.replace(from_first) != Some(from_first));
                 if e.first == from_first {
                     e.send(payload(), place)?;
                     return Ok(None);
