@@ -112,3 +112,23 @@ fn round_trip_time() {
     println!("{:.1} µs a round", start.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS));
     other.join().unwrap();
 }
+
+/// `cargo test -p marill-net --test websocket -- --ignored --nocapture throughput`
+#[test]
+#[ignore = "a measurement: its figure depends on the machine"]
+fn throughput() {
+    const FRAMES: usize = 1024;
+    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    let other = thread::spawn(move || {
+        for _ in 0..FRAMES {
+            server.send(vec![2; 1 << 20]).unwrap();
+        }
+        server
+    });
+    let start = Instant::now();
+    for _ in 0..FRAMES {
+        assert_eq!(client.recv().unwrap().len(), 1 << 20);
+    }
+    println!("{:.2} GiB/s", FRAMES as f64 / 1024.0 / start.elapsed().as_secs_f64());
+    drop(other.join().unwrap());
+}
