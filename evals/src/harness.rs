@@ -145,7 +145,8 @@ impl Run<'_, '_> {
         let labels = &self.task.dataset.labels;
         let tokens = labels.iter().map(|l| self.speaker.tokenizer.encode(l)).collect::<Result<Vec<_>, _>>()?;
         let greedy = self.engine.name() == "secure";
-        let longest = tokens.iter().map(Vec::len).max().unwrap_or(1);
+        // One more than the longest label: an answer that goes on is no label.
+        let longest = tokens.iter().map(Vec::len).max().unwrap_or(1) + 1;
         let mut samples = Vec::with_capacity(examples.len());
         for (doc_id, example) in examples.iter().enumerate() {
             let question = self.ask(shots, example, longest)?;

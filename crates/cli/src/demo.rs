@@ -23,10 +23,14 @@ use crate::train::train_and_export;
 const MARGIN: f64 = 0.10;
 const TASK: &str = "dolly4";
 const MAX_TOKENS: usize = 8;
-const DEFAULT_PROMPT: &str = "Write a short poem about a lighthouse keeper who is afraid of the dark";
+const DEFAULT_PROMPT: &str = "Write a short poem about a lighthouse keeper";
 
-/// The demo's rows, as files below the recipe's folder.
-const FILES: [(&str, &[u8]); 2] = [
+/// The embedded base and the demo's rows, as files below the recipe's folder.
+const FILES: [(&str, &[u8]); 6] = [
+    ("base/config.json", include_bytes!("../../../recipes/base/config.json")),
+    ("base/model.safetensors", include_bytes!("../../../recipes/base/model.safetensors")),
+    ("base/tokenizer.json", include_bytes!("../../../recipes/base/tokenizer.json")),
+    ("base/tokenizer_config.json", include_bytes!("../../../recipes/base/tokenizer_config.json")),
     ("demo/train.jsonl", include_bytes!("../../../recipes/demo/train.jsonl")),
     ("demo/test.jsonl", include_bytes!("../../../recipes/demo/test.jsonl")),
 ];
@@ -134,7 +138,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
     let say = |step: &str| eprintln!("{step}");
-    let base = base_path(args)?;
+    let base = base_path(args, work)?;
     let recipe = unpack(work, &base, &args.set)?;
 
     say("1/4 fine-tuning the embedded base: frozen layers, low-rank additions, merged heads");
@@ -177,13 +181,12 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
     })
 }
 
-/// The base to tune.
-fn base_path(args: &Args) -> anyhow::Result<PathBuf> {
-    let base = match &args.base {
-        Some(base) => base.clone(),
-        None => PathBuf::from("recipes/base"),
-    };
-    std::path::absolute(&base).with_context(|| format!("cannot find `{}`", base.display()))
+/// The base to tune: the user's own, or the embedded one as it is unpacked.
+fn base_path(args: &Args, work: &Path) -> anyhow::Result<PathBuf> {
+    match &args.base {
+        Some(base) => std::path::absolute(base).with_context(|| format!("cannot find `{}`", base.display())),
+        None => Ok(work.join("base")),
+    }
 }
 
 /// Writes the embedded files and reads the demo's recipe, with the run inside `work`.

@@ -3,6 +3,7 @@
 //! One module per command: each has `Args` for clap and `run`. Standard output is data, standard error the rest.
 
 mod advice;
+mod bench;
 mod chat;
 mod dealer;
 mod demo;
@@ -53,6 +54,8 @@ enum Command {
     Generate(generate::Args),
     /// Score a model on tasks: in floats, as the integer twin, or under the secure protocol
     Eval(eval::Args),
+    /// Time a private answer of a partition, and compare tokens with the twin and traffic with the tally
+    Bench(bench::Args),
     /// Train, export, serve and ask a small model on this machine, offline, and check everything
     Demo(demo::Args),
     /// List, copy or check recipes
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Recipes(args) => recipes::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -103,7 +103,7 @@ fn check_numbers(recipe: &Recipe) -> anyhow::Result<()> {
         (Some(bits), ..) if bits != numeric.frac_bits => {
             refuse("frac_bits", bits.to_string(), numeric.frac_bits.to_string())
         }
-        (_, Some(bits), ..) if bits != 64 => refuse("wire_bits", bits.to_string(), "64".into()),
+        (_, Some(bits), ..) => refuse("wire_bits", bits.to_string(), "a width for each wire, fixed by its law".into()),
         (_, _, Some(rounding), _) if rounding != "exact" => refuse("rounding", rounding.into(), "`exact`".into()),
         (_, _, _, Some(reveal)) if reveal != "token" => refuse("reveal", reveal.into(), "`token`".into()),
         _ => Ok(()),

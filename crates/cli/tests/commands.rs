@@ -82,6 +82,18 @@ fn eval_runs_the_three_engines_on_the_users_own_rows() {
 }
 
 #[test]
+fn bench_finds_the_twins_tokens_and_the_tallys_traffic() {
+    let dir = with_partition();
+    let output = marill(dir.path(), &["bench", "out", "--prompt-tokens", "20", "--tokens", "4", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let found = json(&output);
+    assert_eq!(
+        (&found["twin_equal"], &found["tally_equal"], &found["bucket"]),
+        (&true.into(), &true.into(), &32.into())
+    );
+}
+
+#[test]
 fn wrong_words_end_with_a_message_a_hint_and_a_code() {
     let dir = with_partition();
     let path = dir.path();

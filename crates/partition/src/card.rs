@@ -22,7 +22,7 @@ pub(crate) const LIMITS: [&str; 5] = [
     "Dealer and server (or dealer and client) together can open everything: they must be run by different people. One \
      operator running all roles is a demonstration, not privacy.",
     "The answers themselves teach something about the weights; whoever may ask without limit may imitate the model.",
-    "128 bits of computational security (AES), wires of 64 bits; research software, not audited.",
+    "128 bits of computational security (AES); research software, not audited.",
     "Equality with the cleartext twin is given the client's boundary integers and values inside the stated range; \
      outside it nothing is promised.",
 ];
