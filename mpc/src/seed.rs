@@ -46,18 +46,10 @@ impl Seed {
 }
 
 /// A pseudorandom stream: AES-128 in counter mode under a key derived from a seed and a domain, so that streams of
-/// different domains are independent and no position is used twice.
+/// different domains are independent and no position is used twice. The key schedule is erased when dropped.
 pub(crate) struct Prg {
     cipher: Aes128,
     counter: u64,
-}
-
-// The key schedule is the stream's secret.
-impl Drop for Prg {
-    fn drop(&mut self) {
-        self.cipher = Aes128::new(&[0u8; 16].into());
-        self.counter.zeroize();
-    }
 }
 
 const BLOCKS: usize = 64;

@@ -123,7 +123,18 @@ impl DecoderSpec {
         let limit = f64::from(1 << 15);
         let frac_bits = self.numeric.residual_frac_bits;
         let encoded = values.iter().enumerate().map(|(i, &v)| encode(f64::from(v), frac_bits, limit, "boundary", i));
-        Ok(encoded.collect::<Result<_, _>>()?)
+        let encoded = encoded.collect::<Result<Vec<u64>, _>>()?;
+        // The first norm sums the squares of a row in the ring.
+        let norm_limit = f64::from(31 - frac_bits).exp2();
+        for (row, values) in values.chunks(self.hidden_size).enumerate() {
+            let norm = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            if norm >= norm_limit {
+                let place = format!("norm of boundary row {row}");
+                let index = row * self.hidden_size;
+                return Err(NumericError::OutOfRange { place, index, value: norm, limit: norm_limit }.into());
+            }
+        }
+        Ok(encoded)
     }
 
     /// `round(log2(sqrt(hidden_size)))`: the power of two that stands for `sqrt(hidden_size)` in the norm; the rest is

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use marill_numeric::fixed::{check_range, truncate};
 use marill_numeric::tables::Piecewise;
-use marill_numeric::{PublicMatrix, functions, ring};
+use marill_numeric::{NumericError, PublicMatrix, functions, ring};
 
 use crate::decoder::{self, Cache, PAD_BIAS};
 use crate::engine::{Attention, Engine, Gate, Step};
@@ -184,6 +184,14 @@ impl Engine for Clear {
     }
 
     fn square_sum(&mut self, x: &Tensor) -> Step<Tensor> {
+        // The ring would wrap silently; the sum must stay below 2^62.
+        for index in 0..x.rows {
+            let sum: f64 = x.row(index).iter().map(|&v| (v as i64 as f64).powi(2)).sum();
+            if sum >= 62f64.exp2() {
+                let error = NumericError::Overflow { place: "norm.squares", index, value: i64::MAX, bits: 64 };
+                return Err(ProtocolError::Range(error));
+            }
+        }
         let data = (0..x.rows).map(|i| ring::dot(x.row(i), x.row(i))).collect();
         Ok(Tensor { rows: x.rows, cols: 1, data })
     }
@@ -255,7 +263,7 @@ impl Engine for Clear {
     fn piecewise(&mut self, s: &Tensor, table: &Piecewise, place: &'static str) -> Step<Tensor> {
         if let Some(index) = s.data.iter().position(|&v| v >= table.end) {
             let (value, bits) = (s.data[index] as i64, table.ring_bits);
-            return Err(ProtocolError::Range(marill_numeric::NumericError::Overflow { place, index, value, bits }));
+            return Err(ProtocolError::Range(NumericError::Overflow { place, index, value, bits }));
         }
         let out = s.map(|v| functions::piecewise(table, v));
         self.record(place, &out.data);

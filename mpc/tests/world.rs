@@ -8,6 +8,19 @@ fn boundary(spec: &DecoderSpec, seed: u64, tokens: usize) -> Vec<u64> {
 }
 
 #[test]
+fn an_input_that_would_overflow_is_refused_by_name() {
+    let spec = tiny_spec();
+    let mut values = vec![0.5f32; 2 * spec.hidden_size];
+    values[60] = f32::NAN;
+    assert!(spec.encode(&values).unwrap_err().to_string().contains("index 60"));
+    values[60] = 30_000.0;
+    values[70] = 30_000.0;
+    assert!(spec.encode(&values).is_ok());
+    values[71..76].fill(30_000.0);
+    assert!(spec.encode(&values).unwrap_err().to_string().contains("boundary row 1"));
+}
+
+#[test]
 fn every_token_equals_the_twins_and_costs_what_the_tally_declares() {
     for seed in 0..4u64 {
         let mut spec = tiny_spec();
