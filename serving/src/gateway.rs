@@ -6,7 +6,7 @@ mod request;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use axum::extract::{Path as UrlPath, Request, State};
@@ -15,6 +15,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+
+use marill_net::NetError;
 
 use crate::ServingError;
 use crate::client::{Client, ClientOptions};
@@ -26,6 +28,7 @@ use answer::{Shape, respond};
 
 /// Answers that may wait for a free session before further ones are told to come back later.
 const MAX_WAITING: usize = 32;
+const START_WAIT: Duration = Duration::from_secs(5);
 const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// How to run a gateway.
@@ -48,9 +51,22 @@ pub(crate) struct Gateway {
 pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
     let bound = web::bind(options.listen, None)?;
     let sessions = Sessions::new(options.client.max_sessions + MAX_WAITING);
-    let gateway = Gateway::new(Client::connect(&options.client, progress)?, sessions.clone());
+    let gateway = Gateway::new(connect(&options.client, progress)?, sessions.clone());
     eprintln!("model `{}`: the prompt stays on this machine", gateway.client.model_name);
     web::run(bound, gateway.app(), &sessions)
+}
+
+/// Gives a server that was started in the same moment some time to listen.
+fn connect(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<Client, ServingError> {
+    let deadline = Instant::now() + START_WAIT;
+    loop {
+        match Client::connect(options, progress) {
+            Err(ServingError::Net { source: NetError::Unreachable { .. }, .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            done => return done,
+        }
+    }
 }
 
 impl Gateway {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use marill_serving::Endpoint;
 use marill_serving::dealer::SERVER_KEY_FILE;
@@ -9,6 +10,8 @@ use marill_serving::server::{ServerOptions, run as run_server};
 
 use crate::advice::advise;
 use crate::places::{DEFAULT_DEALER, Folders, Listen};
+
+const KEY_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -42,6 +45,11 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let state = args.folders.state()?;
     let dealer_key = args.dealer_key.unwrap_or_else(|| state.join("dealer").join(SERVER_KEY_FILE));
+    // A dealer that was started in the same moment writes it now.
+    let deadline = Instant::now() + KEY_WAIT;
+    while !dealer_key.is_file() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     anyhow::ensure!(
         dealer_key.is_file(),
         "there is no dealer key at `{}`\nhint: start `marill dealer` first, or copy its `{SERVER_KEY_FILE}` here and name it with `--dealer-key`",
