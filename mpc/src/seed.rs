@@ -52,8 +52,6 @@ pub(crate) struct Prg {
     counter: u64,
 }
 
-const BLOCKS: usize = 64;
-
 impl Prg {
     pub(crate) fn new(seed: &Seed, domain: &str) -> Self {
         let key = seed.derive(domain);
@@ -63,22 +61,16 @@ impl Prg {
 
     /// The next `n` words. Whole blocks are consumed, the same number for the same `n` in every party.
     pub(crate) fn words(&mut self, n: usize) -> Vec<u64> {
-        let mut out = Vec::with_capacity(n.next_multiple_of(2));
-        let mut buffer = [aes::Block::default(); BLOCKS];
-        let mut left = n.div_ceil(2);
-        while left > 0 {
-            let now = left.min(BLOCKS);
-            for (k, block) in buffer[..now].iter_mut().enumerate() {
-                block[..8].copy_from_slice(&(self.counter + k as u64).to_le_bytes());
-                block[8..].fill(0);
-            }
-            self.cipher.encrypt_blocks(&mut buffer[..now]);
-            for block in &buffer[..now] {
-                out.push(u64::from_le_bytes(block[..8].try_into().expect("half a block")));
-                out.push(u64::from_le_bytes(block[8..].try_into().expect("half a block")));
-            }
-            self.counter += now as u64;
-            left -= now;
+        // Counter blocks are written where the stream will stand and encrypted in place.
+        let mut out = vec![0u64; n.next_multiple_of(2)];
+        for (k, block) in out.chunks_exact_mut(2).enumerate() {
+            block[0] = (self.counter + k as u64).to_le();
+        }
+        self.counter += (out.len() / 2) as u64;
+        let blocks: &mut [[u8; 16]] = bytemuck::cast_slice_mut(&mut out);
+        self.cipher.encrypt_blocks(aes::Block::cast_slice_from_core_mut(blocks));
+        if cfg!(target_endian = "big") {
+            out.iter_mut().for_each(|w| *w = u64::from_le(*w));
         }
         out.truncate(n);
         out

@@ -138,9 +138,8 @@ impl PublicWeights {
         for matrix in self.layers.iter().flat_map(|l| &l.matrices).chain([&self.lm_head]) {
             matrix.hash_into(&mut |bytes| hash.update(bytes));
         }
-        for value in self.rope.cos.iter().chain(&self.rope.sin) {
-            hash.update(value.to_le_bytes());
-        }
+        let rope = self.rope.cos.iter().chain(&self.rope.sin);
+        hash.update(rope.flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
         hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
     }
 }

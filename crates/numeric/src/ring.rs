@@ -145,7 +145,9 @@ impl PublicMatrix {
 
     /// Feeds weights and scales to a hash.
     pub fn hash_into(&self, update: &mut dyn FnMut(&[u8])) {
-        self.data.iter().for_each(|v| update(&v.to_le_bytes()));
+        for values in self.data.chunks(4096) {
+            update(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        }
         update(&self.shift);
     }
 }

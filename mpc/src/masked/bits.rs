@@ -102,11 +102,20 @@ impl OneHot {
             return (Bits { n, words: Vec::new() }, Bits { n, words: Vec::new() });
         }
         let size = 1usize << self.width;
-        let less = plane(n, |i| {
-            let (row, digit) = at(i);
-            let vector = self.vector(row);
-            prefix_parity(vector, size) ^ prefix_parity(vector, digit + 1)
-        });
+        let less = if self.stride == 1 {
+            // Bits above the digit, as one mask: no prefix of a prefix.
+            plane(n, |i| {
+                let (row, digit) = at(i);
+                let above = (self.data[row] >> digit) >> 1;
+                u64::from(above.count_ones() & 1)
+            })
+        } else {
+            plane(n, |i| {
+                let (row, digit) = at(i);
+                let vector = self.vector(row);
+                prefix_parity(vector, size) ^ prefix_parity(vector, digit + 1)
+            })
+        };
         (Bits { n, words: less }, self.equal(n, held, at))
     }
 
