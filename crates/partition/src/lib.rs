@@ -7,7 +7,7 @@
 //! DIR/README.md       model card: what each party learns
 //! ```
 //!
-//! [`export`] writes a partition and checks itself, [`Partition::open`] is the server's view, and
+//! [`export()`] writes a partition and checks itself, [`Partition::open`] is the server's view, and
 //! [`Partition::open_public`] the client's. Nothing here is decided by file names: digests decide.
 
 mod card;
