@@ -38,7 +38,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Reads the files of a `[[dataset]]`; paths are searched as [`locate`] does.
+    /// Reads the files of a `[[dataset]]`; paths are searched as [`locate()`] does.
     ///
     /// # Errors
     /// [`RecipeError`] naming the file and row; an empty data set is an error.
