@@ -1,6 +1,7 @@
 //! The weights of a secure program as integers: public matrices, the private adapter, and the adapter under its mask.
 
 use marill_numeric::PublicMatrix;
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::seed::{Prg, Seed};
@@ -87,7 +88,7 @@ impl PublicWeights {
         expect_len("model.norm", spec.hidden_size, final_norm.len())?;
         expect_len("lm_head", spec.vocab_size * spec.hidden_size, lm_head.len())?;
         let quantised = layers
-            .iter()
+            .par_iter()
             .enumerate()
             .map(|(l, floats)| quantise_layer(spec, l, floats))
             .collect::<Result<Vec<_>, _>>()?;

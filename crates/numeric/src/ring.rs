@@ -59,7 +59,7 @@ impl PublicMatrix {
             }
             shift.push((frac_bits - bits) as u8);
             let scale = f64::from(1u32 << bits);
-            data.extend((0..cols).map(|j| (value(i, j) * scale).round_ties_even() as i16));
+            data.extend((0..cols).map(|j| nearest(value(i, j) * scale) as i16));
         }
         Ok(Self { rows, cols, data, shift })
     }
@@ -150,6 +150,13 @@ impl PublicMatrix {
         }
         update(&self.shift);
     }
+}
+
+/// Rounds to the nearest integer, ties to even, for magnitudes below 2^51: the addition rounds to the last bit kept.
+#[inline]
+fn nearest(value: f64) -> f64 {
+    const SHIFT: f64 = 6_755_399_441_055_744.0; // 1.5 · 2^52
+    (value + SHIFT) - SHIFT
 }
 
 /// Dot product modulo 2^64.
@@ -446,6 +453,13 @@ mod tests {
                 let got = all[r * rows + i] as i64 as f64 / f64::from(1 << 24);
                 assert!((got - exact).abs() < 3.0, "{got} {exact}");
             }
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_the_nearest_even_integer() {
+        for value in [0.0, 0.5, 1.5, -0.5, -1.5, 2.4999, -32767.5, 32766.5, 1e-9] {
+            assert_eq!(nearest(value), f64::round_ties_even(value));
         }
     }
 
