@@ -16,22 +16,25 @@
 //! All of them are uniform and independent of every secret, so a simulator that knows the shapes and its own seed
 //! produces them by sampling; E0's output share of the token is determined by the token. The source sees shapes only.
 //! Sources: Beaver (CRYPTO '91) for products, Boyle et al. (TCC '19) for masked wires, Rathee et al. (CrypTFlow2,
-//! CCS '20) for the comparison tree; the exact truncation is derived in [`nonlinear`].
+//! CCS '20) for the comparison tree; the exact truncation is derived in [`truncate`].
 //!
 //! Masks are never used twice: streams only move forward, and a session's seeds die with it.
 
 mod bits;
 mod compare;
+mod exp;
+mod gate;
 mod linear;
 mod lookup;
-mod nonlinear;
 #[cfg(test)]
 mod operation_tests;
+mod piecewise;
 mod program;
 #[cfg(test)]
 mod script;
 #[cfg(test)]
 mod tests;
+mod truncate;
 
 use std::sync::Arc;
 
