@@ -31,21 +31,27 @@ impl Parties {
     /// # Errors
     /// No free port, or a state folder in use.
     pub fn start(model: SecureModel, state: &Path, max_sessions: usize) -> Result<Self, ServingError> {
-        Self::start_with(model, state, max_sessions, false)
+        Self::start_with(model, state, max_sessions, false, |dealer| dealer)
     }
 
-    /// As [`Self::start`], under TLS where wanted.
+    /// As [`Self::start`], under TLS where wanted; the server reaches the dealer by the address that `route` gives.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_with(model: SecureModel, state: &Path, max_sessions: usize, tls: bool) -> Result<Self, ServingError> {
+    pub fn start_with(
+        model: SecureModel,
+        state: &Path,
+        max_sessions: usize,
+        tls: bool,
+        route: impl FnOnce(Endpoint) -> Endpoint,
+    ) -> Result<Self, ServingError> {
         let identity = |name: &str| tls.then(|| Identity::read_or_create(&state.join(name))).transpose();
         let dealer_sessions = Sessions::new(max_sessions);
         let dealer = Dealer::open(&state.join("dealer"), dealer_sessions.clone())?;
         let dealer_running = web::start(web::bind(LOOPBACK, identity("dealer")?)?, dealer.app())?;
         let dealer_endpoint = dealer_running.endpoint.clone();
         let key = read_line(&state.join("dealer").join(SERVER_KEY_FILE))?;
-        let to_dealer = HttpClient::new(dealer_endpoint.clone(), Some(key));
+        let to_dealer = HttpClient::new(route(dealer_endpoint.clone()), Some(key));
         let server = Server::bare(model, to_dealer, &state.join("server"), max_sessions)?;
         let server_running = web::start(web::bind(LOOPBACK, identity("server")?)?, server.app())?;
         Ok(Self {

@@ -37,6 +37,11 @@ impl World {
     }
 
     fn with_tls(tls: bool) -> Self {
+        Self::routed(tls, |dealer| dealer)
+    }
+
+    /// `route` may put something between server and dealer.
+    fn routed(tls: bool, route: impl FnOnce(Endpoint) -> Endpoint) -> Self {
         let spec = tiny_spec();
         let (public, private) = random_weights(&spec, 7);
         let folder = tempfile::tempdir().unwrap();
@@ -45,7 +50,7 @@ impl World {
             panic!("the weights are shared already");
         };
         let model = SecureModel::new(PARTITION, spec.clone(), served_public, served_private);
-        let parties = Parties::start_with(model, folder.path(), 4, tls).unwrap();
+        let parties = Parties::start_with(model, folder.path(), 4, tls, route).unwrap();
         Self { spec, public, private, parties, folder }
     }
 
@@ -242,6 +247,23 @@ fn a_dealer_that_is_gone_is_named() {
     world.parties.stop_dealer();
     let error = world.opener().open().map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("dealer"), "{error}");
+}
+
+#[test]
+fn a_dealer_that_vanishes_within_a_session_is_named_to_the_client() {
+    let mut proxy = None;
+    let world = World::routed(false, |dealer| {
+        let (between, endpoint) = Proxy::start(&dealer);
+        proxy = Some(between);
+        endpoint
+    });
+    let mut session = world.opener().open().unwrap();
+    session.prefill(&world.rows(5, 4), 4).unwrap();
+    proxy.unwrap().cut();
+    let failed = (0..8).map(|step| session.decode(&world.rows(step, 1))).find_map(Result::err);
+    let error = failed.expect("what the dealer has not sent is missing").to_string();
+    assert!(error.contains("dealer") || error.contains("source of correlations"), "{error}");
+    wait_until("all giving the session up", || world.parties.active() == [0, 0]);
 }
 
 #[test]
