@@ -25,14 +25,13 @@ const TASK: &str = "dolly4";
 const MAX_TOKENS: usize = 8;
 const DEFAULT_PROMPT: &str = "Write a short poem about a lighthouse keeper";
 
-/// The embedded base and the demo's rows, as files below the recipe's folder.
-const FILES: [(&str, &[u8]); 6] = [
+/// The embedded base and the rows to learn from, as files below the recipe's folder.
+const FILES: [(&str, &[u8]); 5] = [
     ("base/config.json", include_bytes!("../../../recipes/base/config.json")),
     ("base/model.safetensors", include_bytes!("../../../recipes/base/model.safetensors")),
     ("base/tokenizer.json", include_bytes!("../../../recipes/base/tokenizer.json")),
     ("base/tokenizer_config.json", include_bytes!("../../../recipes/base/tokenizer_config.json")),
     ("demo/train.jsonl", include_bytes!("../../../recipes/demo/train.jsonl")),
-    ("demo/test.jsonl", include_bytes!("../../../recipes/demo/test.jsonl")),
 ];
 
 #[derive(clap::Args)]
@@ -147,8 +146,8 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
     let exported = exported.context("the demo's recipe has no `[lora]` table")?;
 
     say("2/4 scoring base and tuned model on rows that neither has seen");
-    let base = score(work, &Model::open(&base)?, EngineKind::Float, &recipe, args.no_progress)?;
-    let tuned = score(work, &Model::open(&exported.dir)?, EngineKind::Twin, &recipe, args.no_progress)?;
+    let base = score(&Model::open(&base)?, EngineKind::Float, &recipe, args.no_progress)?;
+    let tuned = score(&Model::open(&exported.dir)?, EngineKind::Twin, &recipe, args.no_progress)?;
 
     say("3/4 starting dealer and server as processes of their own");
     let (dealer, server) = processes::start(work, &exported.dir)?;
@@ -206,10 +205,10 @@ fn unpack(work: &Path, base: &Path, set: &[String]) -> anyhow::Result<Recipe> {
 }
 
 /// Scores a model on the demo's test rows, asked in the recipe's words.
-fn score(work: &Path, model: &Model, engine: EngineKind, recipe: &Recipe, quiet: bool) -> anyhow::Result<Report> {
+fn score(model: &Model, engine: EngineKind, recipe: &Recipe, quiet: bool) -> anyhow::Result<Report> {
     let mut task = Task::find(TASK)?;
     task.ask_as(&recipe.dataset);
-    let examples = task.examples(Some(&work.join("demo/test.jsonl")), None)?;
+    let examples = task.examples(None, None)?;
     let mut engines = Engines::new(model, engine)?;
     let mut progress = Progress::new(engines.name(), quiet);
     let scope = Scope::default();

@@ -118,11 +118,8 @@ fn wrong_words_end_with_a_message_a_hint_and_a_code() {
     }
 }
 
-#[test]
-fn train_exports_and_export_repeats_it() {
-    let dir = with_partition();
-    let path = dir.path();
-    let recipe = r#"
+/// Needs `base/` and `rows.tsv` beside it.
+const RECIPE: &str = r#"
 [model]
 base_model = "base"
 [[dataset]]
@@ -144,7 +141,12 @@ micro_batch_size = 2
 [output]
 dir = "run"
 "#;
-    std::fs::write(path.join("recipe.toml"), recipe).unwrap();
+
+#[test]
+fn train_exports_and_export_repeats_it() {
+    let dir = with_partition();
+    let path = dir.path();
+    std::fs::write(path.join("recipe.toml"), RECIPE).unwrap();
     std::fs::write(path.join("rows.tsv"), "Markets fell\t2\nThe striker scored\t1\nA probe left\t3\n").unwrap();
     let output = marill(path, &["train", "recipe.toml", "--dry-run", "--json"]);
     let plan = json(&output);
@@ -160,6 +162,27 @@ dir = "run"
     let output = marill(path, &["export", "run", "--base", "base"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("exists and is not empty"), "{}", stderr(&output));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_keeps_a_checkpoint_and_can_go_on() {
+    let dir = with_partition();
+    let path = dir.path();
+    std::fs::write(path.join("recipe.toml"), RECIPE).unwrap();
+    std::fs::write(path.join("rows.tsv"), "Markets fell\t2\nThe striker scored\t1\nA probe left\t3\n").unwrap();
+    let train = ["train", "recipe.toml", "--set", "train.epochs=20000", "--no-progress"];
+    let mut run = Command::new(env!("CARGO_BIN_EXE_marill")).args(train).current_dir(path).spawn().unwrap();
+    let begun = std::time::Instant::now();
+    while !path.join("run/recipe.toml").exists() && begun.elapsed().as_secs() < 60 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let sent = Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    let kept = std::fs::read_dir(path.join("run/checkpoints")).unwrap().count();
+    assert!(kept > 0 && !path.join("run/export").exists());
 }
 
 #[test]
