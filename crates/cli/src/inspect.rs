@@ -143,9 +143,9 @@ fn render(findings: &Findings<'_>) -> String {
     text += &render_heads(findings);
     if findings.has_private_part {
         let total: u64 = findings.private_tensors.iter().map(|tensor| tensor.bytes).sum();
-        let mut private = Table::new(["private tensor", "shape", "bytes"]).right(&[2]);
-        for tensor in &findings.private_tensors {
-            private.row([tensor.name.clone(), format!("{:?}", tensor.shape), count(tensor.bytes)]);
+        let mut private = Table::new(["private tensor", "shape", "bytes each"]).right(&[2]);
+        for (name, tensor) in fold_layers(&findings.private_tensors) {
+            private.row([name, format!("{:?}", tensor.shape), count(tensor.bytes)]);
         }
         text += &format!(
             "{}\n\n{} private tensors, {}\n\n",
@@ -169,6 +169,35 @@ fn render(findings: &Findings<'_>) -> String {
         text += &format!("- {limit}\n");
     }
     text
+}
+
+/// One row for a tensor that stands in many layers, named by its first and last layer.
+fn fold_layers(tensors: &[PrivateTensor]) -> Vec<(String, &PrivateTensor)> {
+    let split = |name: &str| -> Option<(String, usize, String)> {
+        let (head, rest) = name.split_once(".layers.")?;
+        let (layer, tail) = rest.split_once('.')?;
+        Some((head.to_owned(), layer.parse().ok()?, tail.to_owned()))
+    };
+    let mut rows: Vec<(Option<(String, usize, usize, String)>, &PrivateTensor)> = Vec::new();
+    for tensor in tensors {
+        let Some((head, layer, tail)) = split(&tensor.name) else {
+            rows.push((None, tensor));
+            continue;
+        };
+        let same = rows.iter_mut().find(|(key, first)| {
+            first.shape == tensor.shape
+                && key.as_ref().is_some_and(|(h, _, last, t)| *h == head && *t == tail && *last + 1 == layer)
+        });
+        match same {
+            Some((Some((_, _, last, _)), _)) => *last = layer,
+            _ => rows.push((Some((head, layer, layer, tail)), tensor)),
+        }
+    }
+    let name = |key: Option<(String, usize, usize, String)>, tensor: &PrivateTensor| match key {
+        Some((head, first, last, tail)) if first < last => format!("{head}.layers.{first}-{last}.{tail}"),
+        _ => tensor.name.clone(),
+    };
+    rows.into_iter().map(|(key, tensor)| (name(key, tensor), tensor)).collect()
 }
 
 fn render_heads(findings: &Findings<'_>) -> String {
