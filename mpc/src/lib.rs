@@ -13,6 +13,7 @@
 //! [`marill_net::Channel`].
 
 pub mod decoder;
+pub mod encoder;
 pub mod engine;
 pub mod masked;
 pub mod nn;
@@ -26,6 +27,9 @@ pub mod weights;
 pub use masked::{ProtocolError, Traffic};
 pub use seed::Seed;
 pub use session::{ClientSession, DealerSession, ServerSession, tally_decode, tally_prefill};
-pub use spec::{DecoderSpec, SpecError};
+pub use spec::{Architecture, DecoderSpec, Pooling, Reveal, SpecError};
 pub use twin::Twin;
-pub use weights::{LayerFloats, LoraFloats, MaskedAdapter, PrivateWeights, PublicWeights};
+pub use weights::{
+    AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter, NormFloats, PrivateWeights,
+    PublicWeights,
+};

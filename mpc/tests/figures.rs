@@ -20,6 +20,7 @@ fn smollm2(layers: usize) -> DecoderSpec {
         attn_scale: vec![1.0 / 192f64.sqrt(); layers],
         lora_rank: 8,
         numeric: NumericSpec::default(),
+        architecture: Default::default(),
     }
 }
 
