@@ -81,6 +81,15 @@ impl Cache {
     pub fn clear(&mut self) {
         self.kv = None;
     }
+
+    /// Forgets all rows but the first `len`.
+    pub(crate) fn truncate(&mut self, len: usize) -> candle_core::Result<()> {
+        if let Some((k, v)) = self.kv.take().filter(|_| len > 0) {
+            let len = len.min(k.dim(0)?);
+            self.kv = Some((k.narrow(0, 0, len)?.contiguous()?, v.narrow(0, 0, len)?.contiguous()?));
+        }
+        Ok(())
+    }
 }
 
 /// One decoder layer.

@@ -192,6 +192,10 @@ fn the_cache_and_packing_change_nothing() {
         let step = model.logits(&[*token]).unwrap();
         step.iter().zip(&whole[nth]).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
     }
+    model.truncate(2).unwrap();
+    assert_eq!(model.len(), 2);
+    let again = model.logits(&tokens[2..]).unwrap();
+    again.iter().zip(&whole[4]).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "after truncation: {a} {b}"));
     let decoder = model.decoder();
     let x = decoder.embed(&[9, 9, 3, 7, 1, 29, 4]).unwrap();
     let x = decoder.run(x, 0..3, &Rows::packed(&[2, 5]), None).unwrap();
