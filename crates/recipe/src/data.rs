@@ -159,7 +159,12 @@ fn label_number(value: &str, labels: &[String]) -> Result<usize, String> {
 
 fn cell(record: &Record, column: &str) -> Result<String, String> {
     match record.get(column) {
-        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::String(text)) => Ok(text.replace("\r\n", "\n")),
+        // A list of texts is so many lines.
+        Some(Value::Array(lines)) if lines.iter().all(Value::is_string) => {
+            let lines: Vec<&str> = lines.iter().filter_map(Value::as_str).collect();
+            Ok(lines.join("\n").replace("\r\n", "\n"))
+        }
         Some(Value::Null) | None => {
             let names: Vec<&str> = record.keys().map(String::as_str).collect();
             Err(format!("no column `{column}`; the row has {}", names.join(", ")))
