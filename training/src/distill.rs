@@ -28,8 +28,11 @@ impl Distillation {
     ) -> Result<Option<Distillation>, TrainError> {
         let Some(knobs) = &recipe.distill else { return Ok(None) };
         let own = knobs.teacher == "base";
-        let checkpoint =
-            if own { base.clone() } else { Checkpoint::open(&locate(&knobs.teacher, &options.recipe_dir)?)? };
+        let checkpoint = match &options.teacher {
+            _ if own => base.clone(),
+            Some(path) => Checkpoint::open(path)?,
+            None => Checkpoint::open(&locate(&knobs.teacher, &options.recipe_dir)?)?,
+        };
         if checkpoint.config.vocab_size != base.config.vocab_size {
             let (theirs, ours) = (checkpoint.config.vocab_size, base.config.vocab_size);
             let reason = format!("the teacher has {theirs} tokens, the base model {ours}");

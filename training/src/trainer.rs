@@ -13,7 +13,7 @@ use marill_model::{
     strided_groups,
 };
 use marill_recipe::{Grouping, Init, Recipe, RecipeError, locate};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -23,6 +23,10 @@ use std::time::Instant;
 pub struct TrainOptions {
     /// The folder of the recipe file; its paths may start there.
     pub recipe_dir: PathBuf,
+    /// Where the base model was found already; otherwise the recipe's name is a path.
+    pub base: Option<PathBuf>,
+    /// The same for the teacher of a distillation.
+    pub teacher: Option<PathBuf>,
     /// Go on from the newest checkpoint of the output folder, where there is one.
     pub resume: bool,
     /// Set from a signal handler: the run writes a checkpoint and ends with [`TrainError::Interrupted`].
@@ -39,7 +43,7 @@ pub fn train(
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<TrainReport, TrainError> {
     let started = Instant::now();
-    let base = base_model(recipe, &options.recipe_dir)?;
+    let base = base_model(recipe, options)?;
     let transforms = transforms_for(recipe, &base.config)?;
     let dir = PathBuf::from(&recipe.output.dir);
     std::fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
@@ -57,9 +61,13 @@ pub fn train(
 }
 
 /// The checkpoint that a recipe starts from.
-fn base_model(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, TrainError> {
+fn base_model(recipe: &Recipe, options: &TrainOptions) -> Result<Checkpoint, TrainError> {
+    let dir = &options.recipe_dir;
     if recipe.model.init == Init::Random {
         return scratch::checkpoint(recipe, dir);
+    }
+    if let Some(path) = &options.base {
+        return Ok(Checkpoint::open(path)?);
     }
     let name = recipe.model.base_model.as_deref().unwrap_or_default();
     let path = locate(name, dir).map_err(|e| match e {

@@ -35,9 +35,12 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A checkpoint folder or a GGUF file.
+    /// A checkpoint folder, a GGUF file, or a name on the hub: `org/name`, `org/name/file.gguf`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
+    /// Commit, branch or tag on the hub; in a resolved recipe the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     #[serde(default)]
     pub init: Init,
     /// Needed by `init = "random"`.
@@ -214,6 +217,9 @@ pub struct Heads {
 pub struct Distill {
     /// `base`, or a checkpoint with the same tokenizer.
     pub teacher: String,
+    /// Commit, branch or tag of a teacher on the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     #[serde(default = "one")]
     pub temperature: f64,
     /// Part of the loss that follows the teacher.

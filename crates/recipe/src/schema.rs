@@ -31,6 +31,7 @@ use Kind::{Flag, Number, OneOf, Positive, Text, Texts, Whole};
 
 const MODEL: &[(&str, Kind)] = &[
     ("base_model", Text),
+    ("revision", Text),
     ("init", OneOf(&["pretrained", "random"])),
     (
         "architecture",
@@ -98,7 +99,10 @@ const ROOT: &[(&str, Kind)] = &[
             ("allow_kv_collapse", Flag),
         ]),
     ),
-    ("distill", Kind::Table(&[("teacher", Text), ("temperature", Positive), ("weight", Number(0.0, 1.0))])),
+    (
+        "distill",
+        Kind::Table(&[("teacher", Text), ("revision", Text), ("temperature", Positive), ("weight", Number(0.0, 1.0))]),
+    ),
     ("train", Kind::Table(TRAIN)),
     ("optimizer", Kind::Table(OPTIMIZER)),
     (
