@@ -135,6 +135,19 @@ impl Bert {
         Ok(self.embedding_norm.forward(&words.broadcast_add(&self.token_type_embeddings.i(0)?)?)?)
     }
 
+    /// A bound of the norm of every row that [`Self::embed`] can give, whatever the text: `sqrt(hidden) · max|gain| +
+    /// |bias|` of the embedding norm.
+    ///
+    /// # Errors
+    /// From candle.
+    pub fn embedding_bound(&self) -> Result<f64, ModelError> {
+        let gain: Vec<f32> = self.embedding_norm.gain.to_vec1()?;
+        let bias: Vec<f32> = self.embedding_norm.bias.to_vec1()?;
+        let largest = gain.iter().fold(0f32, |m, g| m.max(g.abs()));
+        let length = bias.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>().sqrt();
+        Ok((self.config.hidden_size as f64).sqrt() * f64::from(largest) + length)
+    }
+
     /// Runs the layers of `range` on one text, `[N, hidden]`.
     ///
     /// # Errors

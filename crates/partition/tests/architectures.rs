@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, IndexOp, Tensor};
 use marill_model::{Bert, BertConfig, Gpt2, Gpt2Cache, Gpt2Config, Tokenizer};
+use marill_mpc::range::{Envelope, Prover};
 use marill_mpc::testing::{gaussian, run_embedding};
 use marill_mpc::{Pooling, PrivateWeights, PublicWeights, Reveal, Twin};
 use marill_partition::{bert_weights, gpt2_weights};
@@ -206,6 +207,11 @@ fn minilm_gives_the_float_embeddings_and_knows_what_is_similar() {
         let norm = got.iter().map(|v| v * v).sum::<f32>().sqrt();
         got.iter().map(|v| v / norm).collect()
     };
+    let mut prover = Prover::new(&public, Arc::clone(&private));
+    // No text at all can overflow: the rows that the embedding norm lets through lie inside the envelope.
+    let envelope = Envelope { row_norm: model.embedding_bound().unwrap(), positions: 512 };
+    let proof = prover.prove(envelope).unwrap();
+    println!("proved for every text of 512 tokens, {envelope:?}: {:?}", proof.tightest());
     let texts = ["A man is eating food.", "A man is eating a piece of bread.", "The stock market fell on Monday."];
     let [food, bread, stocks] = texts.map(&mut embed);
     let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
