@@ -148,11 +148,12 @@ fn render_chat(record: &Record) -> Result<Example, String> {
     }
 }
 
-/// A label may be written as its name or as its number in the list.
+/// A label may be written as its name, as its number in the list, or with a finer class behind a colon.
 fn label_number(value: &str, labels: &[String]) -> Result<usize, String> {
     let value = value.trim();
-    let by_name = labels.iter().position(|l| l.eq_ignore_ascii_case(value));
-    by_name
+    let named = |name: &str| labels.iter().position(|l| l.trim().eq_ignore_ascii_case(name));
+    named(value)
+        .or_else(|| value.split_once(':').and_then(|(coarse, _)| named(coarse)))
         .or_else(|| value.parse().ok().filter(|&n| n < labels.len()))
         .ok_or_else(|| format!("`{value}` is none of the labels {}", labels.join(", ")))
 }
