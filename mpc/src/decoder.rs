@@ -89,6 +89,7 @@ pub fn step<E: Engine>(
     let mut hidden = engine.share(&wire);
     let mut wire = Some(wire);
     for layer in 0..spec.num_layers {
+        engine.enter_layer(Some(layer));
         let last = layer + 1 == spec.num_layers;
         let place = "attention.hidden";
         let modules = [Module::Q, Module::K, Module::V];
@@ -107,6 +108,7 @@ pub fn step<E: Engine>(
         hidden = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
     }
     cache.len += rows;
+    engine.enter_layer(None);
     if spec.architecture == Architecture::Gpt2 {
         hidden = nn::layer_norm(engine, &hidden, spec.hidden_size, norm_scale(spec))?;
     }

@@ -16,7 +16,7 @@ use crate::spec::{Architecture, Module, Pooling};
 use crate::weights::{PostNorm, PublicWeights};
 
 /// Fractional bits of the pooling weights.
-const POOL_FRAC_BITS: u32 = 24;
+pub(crate) const POOL_FRAC_BITS: u32 = 24;
 /// Fractional bits of a post-norm's gain.
 pub(crate) const GAIN_FRAC_BITS: u32 = 16;
 /// Width in which a pooled row is revealed.
@@ -78,6 +78,7 @@ fn pooled<E: Engine>(
     let wire = engine.input(boundary, rows, spec.hidden_size, width::FULL)?;
     let mut hidden = engine.share(&wire);
     for (layer, maps) in weights.layers.iter().enumerate() {
+        engine.enter_layer(Some(layer));
         let modules = [Module::Q, Module::K, Module::V];
         let (x, additions) = engine.open_private(&hidden, width::FULL, layer, &modules, "attention.hidden")?;
         let x = engine.share(&x);
@@ -90,6 +91,7 @@ fn pooled<E: Engine>(
         let sum = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
         hidden = post_norm(engine, weights, &maps.post_norms[1], &sum)?;
     }
+    engine.enter_layer(None);
     let hidden = engine.open(&[(&hidden, width::FULL)], "pool.hidden")?.remove(0);
     let whole_row = Attention {
         groups: &[vec![0]],

@@ -60,6 +60,9 @@ pub trait Engine {
     type Share: Clone;
     type Wire: Clone;
 
+    /// Says where the program is: in a layer, or behind the last one. For those who report places.
+    fn enter_layer(&mut self, _layer: Option<usize>) {}
+
     /// The client's values; the other parties pass none.
     fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Self::Wire>;
     /// Makes wires of shares, all in one round.

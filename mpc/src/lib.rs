@@ -7,6 +7,7 @@
 //! | [`Twin`] | the integers in clear: the law | `twin.rs` |
 //! | evaluators E0, E1 | additive shares and masked wires | `masked.rs` |
 //! | dealer | the masks of the wires; writes corrections | `masked.rs` |
+//! | range | bounds; proves that nothing overflows | `range.rs` |
 //! | tally | shapes; counts rounds and bytes | `masked.rs` |
 //!
 //! The crate is synchronous and free of files, sockets and floats at run time: sessions ([`session`]) talk through
@@ -17,6 +18,7 @@ pub mod encoder;
 pub mod engine;
 pub mod masked;
 pub mod nn;
+pub mod range;
 pub mod seed;
 pub mod session;
 pub mod spec;

@@ -249,6 +249,7 @@ pub(crate) struct Lora {
 }
 
 /// The server's secret: the adapter as integers. Never printed.
+#[derive(Default)]
 pub struct PrivateWeights {
     /// `[layer][module]`; empty when the rank is 0.
     pub(crate) layers: Vec<[Lora; 7]>,
