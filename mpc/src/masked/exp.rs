@@ -39,25 +39,19 @@ impl Masked {
         let factors = self.exp_factors(&wire, &low, &high);
         let shares: Vec<(&Share, u32)> = factors.iter().map(|f| (f, 32)).collect();
         let planes = [&equal_high, &borrow_low, &same[0], &same[1], &lower[0], &lower[1]];
-        let (wires, products) = self.and_and_open(&shares, &planes, &[(0, 1), (2, 3), (4, 5)], place)?;
+        let (wires, products) = self.products(&shares, &planes, &[0b11, 0b1100, 0b11_0000], place)?;
         let borrow_high = less_high.xor(&products[0]);
         let change = products[1].xor(&products[2]);
         let value = self.signed_product(&wires, &low, &high)?;
 
         // Round 2: `in range = same ⊕ borrow·(same ⊕ lower)`, and the opening of the truncation.
         let shifted = self.add_public(&value, (1u64 << (EXP_FRAC_BITS - 1)) + (1 << 30));
-        let (mut wires, products2) =
-            self.and_and_open(&[(&shifted, 32)], &[&borrow_high, &change], &[(0, 1)], place)?;
+        let (mut wires, products2) = self.products(&[(&shifted, 32)], &[&borrow_high, &change], &[0b11], place)?;
         let in_range = products[1].xor(&products2[0]);
         let cut = wires.remove(0);
 
         // Round 3: the truncation's borrow.
-        let digits = self.compare_digits(&cut, 0, EXP_FRAC_BITS)?;
-        let pending = self.reduce(digits, place)?;
-        let mut value = self.high_part(&cut, EXP_FRAC_BITS, out_bits, 1 << (30 - EXP_FRAC_BITS))?;
-        let (_, planes) = self.exchange(&[], &[&pending.base, &pending.flips, &pending.below], place)?;
-        let (borrow, _) = self.disjoint(&planes).share(self, out_bits)?;
-        value.data.iter_mut().zip(borrow).for_each(|(v, b)| *v = v.wrapping_sub(b));
+        let value = self.cut(&cut, EXP_FRAC_BITS, out_bits, place)?;
 
         // Round 4: zero outside the domain.
         self.select(&in_range, &value, out_bits, place)

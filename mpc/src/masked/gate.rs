@@ -3,7 +3,7 @@
 use marill_numeric::fixed::low_mask;
 use marill_numeric::tables::{GATE_INDEX_BITS, GATE_LOW_BITS, GATE_SLOPE_FRAC_BITS, LinearTable};
 
-use super::bits::{Bits, OneHot, OpenBits, bit};
+use super::bits::{Bits, OneHot, OpenBits, bit, split};
 use super::lookup::Rotated;
 use super::truncate::sign;
 use super::{Masked, ProtocolError, Role, Share, Wire};
@@ -27,7 +27,7 @@ impl Masked {
         let wire = Wire { bits: 32, open: narrow(&x.open, offset), mask: narrow(&x.mask, 0), mask0: Vec::new(), ..*x };
         let (n, held) = (wire.len(), self.is_evaluator());
         let index = self.one_hot(&wire, LOW, INDEX)?;
-        let low = self.compare_digits(&wire, 0, LOW)?;
+        let low = self.compare_digits(&wire, &split(0, LOW, 2))?;
         let mask = low_mask(INDEX) as usize;
         let (less_index, equal_index) = index.compare(n, held, |i| (i, (wire.open[i] >> LOW) as usize & mask));
         let split = TOP / 2;
@@ -45,8 +45,8 @@ impl Masked {
         let shares: Vec<(&Share, u32)> = lookups.iter().map(|f| (f, 32)).collect();
         let planes =
             [&low[1].1, &low[0].0, &same[0], &same[1], &lower[0], &lower[1], &flips_top, &less_top, &equal_top];
-        let pairs = [(0, 1), (2, 3), (4, 5), (6, 7), (6, 8)];
-        let (lines, products) = self.and_and_open(&shares, &planes, &pairs, place)?;
+        let terms = [0b11, 0b1100, 0b11_0000, 0b1100_0000, 0b1_0100_0000];
+        let (lines, products) = self.products(&shares, &planes, &terms, place)?;
         let borrow_low = low[1].0.xor(&products[0]);
         let (same, change) = (products[1].clone(), products[1].xor(&products[2]));
         let (sign_top, flips) = (sign_top.xor(&products[3]), products[4].clone());
@@ -54,7 +54,7 @@ impl Masked {
         // Round 2: the borrow into the index in clear under its mask, and the borrow out of it.
         let (_, planes) = self.exchange(&[], &[&borrow_low, &equal_index], place)?;
         let borrow_index = {
-            let mut product = self.and_opened(&planes[1], &planes[0])?;
+            let mut product = self.opened_products(&planes, &[0b11])?.remove(0);
             product.words.iter_mut().zip(&less_index.words).for_each(|(p, l)| *p ^= l);
             product
         };
@@ -64,32 +64,16 @@ impl Masked {
         let shift = GATE_SLOPE_FRAC_BITS;
         let shifted = self.add_public(&line, (1u64 << (shift - 1)) + (1 << 30));
         let planes = [&borrow_index, &change, &flips];
-        let (mut wires, products) = self.and_and_open(&[(&shifted, 32)], &planes, &[(0, 1), (0, 2)], place)?;
+        let (mut wires, products) = self.products(&[(&shifted, 32)], &planes, &[0b011, 0b101], place)?;
         let in_range = same.xor(&products[0]);
         let negative = sign_top.xor(&products[1]);
         let cut = wires.remove(0);
 
         // Round 4: the truncation's borrow.
-        let digits = self.compare_digits(&cut, 0, shift)?;
-        let pending = self.reduce(digits, place)?;
-        let mut value = self.high_part(&cut, shift, x.bits, 1 << (30 - shift))?;
-        let (_, planes) = self.exchange(&[], &[&pending.base, &pending.flips, &pending.below], place)?;
-        let (borrow, _) = self.disjoint(&planes).share(self, x.bits)?;
-        value.data.iter_mut().zip(borrow).for_each(|(v, b)| *v = v.wrapping_sub(b));
+        let value = self.cut(&cut, shift, x.bits, place)?;
 
         // Round 5: x·(1 - negative) - line·in_range.
         self.gate_output(x, &value, &negative, &in_range, place)
-    }
-
-    /// The product of two planes that are already open.
-    fn and_opened(&mut self, x: &OpenBits, y: &OpenBits) -> Result<Bits, ProtocolError> {
-        let mut product = self.correct_plane(x.n, |w| x.rho[w] & y.rho[w])?;
-        let first = self.is_first();
-        for (w, word) in product.words.iter_mut().enumerate() {
-            let public = if first { x.hat[w] & y.hat[w] } else { 0 };
-            *word ^= public ^ (x.hat[w] & y.rho[w]) ^ (y.hat[w] & x.rho[w]);
-        }
-        Ok(product)
     }
 
     fn gate_output(

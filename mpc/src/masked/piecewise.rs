@@ -4,6 +4,7 @@ use marill_numeric::fixed::low_mask;
 use marill_numeric::tables::Piecewise;
 
 use super::bits::Pending;
+use super::truncate::MANY;
 use super::{Masked, ProtocolError, Share, Wire};
 
 impl Masked {
@@ -31,7 +32,7 @@ impl Masked {
         let thresholds = table.threshold.len() - 1;
         let per_row = thresholds + shifts.len();
         let pending = self.compare_thresholds(&wire, table, &shifts, per_row, place)?;
-        let (_, bits) = self.finish(&pending, &[], place)?;
+        let (_, bits) = self.finish_sign(&pending, &[], place)?;
         let (negative, _) = bits.share(self, 64)?;
 
         let mut shifted = Vec::new();
@@ -95,7 +96,7 @@ impl Masked {
             }
             digits.push((less, equal));
         }
-        self.reduce(digits, place)
+        self.reduce(digits, if n < MANY { 2 } else { 1 }, place)
     }
 
     /// Intercept, and slope within each shift class, of the interval that holds `s`: sums over its threshold bits.
