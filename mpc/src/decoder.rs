@@ -100,6 +100,7 @@ fn normalise<E: Engine>(
     layer: usize,
     hidden: &E::Wire,
     modules: &[Module],
+    bits: u32,
 ) -> Step<(E::Wire, Vec<Option<E::Share>>)> {
     let scale = NormScale {
         input_frac_bits: spec.numeric.residual_frac_bits,
@@ -107,8 +108,8 @@ fn normalise<E: Engine>(
         norm_bits: spec.norm_bits(),
         epsilon: spec.rms_norm_eps,
     };
-    let x = nn::rms_norm(engine, hidden, spec.hidden_size, scale)?;
-    engine.open_private(&x, width::FULL, layer, modules, "norm.x")
+    let x = nn::rms_norm(engine, hidden, spec.hidden_size, scale, bits)?;
+    engine.open_private(&x, bits, layer, modules, "norm.x")
 }
 
 /// `x · Wᵀ` plus the private addition.
@@ -137,7 +138,7 @@ fn attention<E: Engine>(
     last: bool,
 ) -> Step<E::Share> {
     let spec = &weights.spec;
-    let (x, additions) = normalise(engine, spec, layer, wire, &[Module::Q, Module::K, Module::V])?;
+    let (x, additions) = normalise(engine, spec, layer, wire, &[Module::Q, Module::K, Module::V], width::FULL)?;
     let x = engine.share(&x);
     let rows = engine.rows(&x);
     let first = cache.len;
@@ -151,21 +152,22 @@ fn attention<E: Engine>(
     // One truncation for all three; in the last layer only the last row asks.
     let shift = spec.numeric.weight_frac_bits + spec.numeric.rope_frac_bits;
     let (q_cols, kv_cols) = (spec.num_attention_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim);
-    let (q, kv) = if last && rows > 1 {
+    let (q, k, v) = if last && rows > 1 {
         let q = engine.last_row(&q);
         let q = engine.truncate(&q, shift, width::FULL, width::FULL, "attention.q")?;
         let kv = engine.concat(&[&k, &v]);
         let kv = engine.truncate(&kv, shift, width::FULL, width::FULL, "attention.kv")?;
-        let mut wires = engine.open(&[(&q, width::FULL), (&kv, width::FULL)], "attention.qkv")?;
-        let kv = wires.remove(1);
-        (wires.remove(0), kv)
+        (q, engine.columns(&kv, 0, kv_cols), engine.columns(&kv, kv_cols, kv_cols))
     } else {
         let qkv = engine.concat(&[&q, &k, &v]);
         let qkv = engine.truncate(&qkv, shift, width::FULL, width::FULL, "attention.qkv")?;
-        let qkv = engine.open(&[(&qkv, width::FULL)], "attention.qkv")?.remove(0);
-        (engine.wire_columns(&qkv, 0, q_cols), engine.wire_columns(&qkv, q_cols, 2 * kv_cols))
+        let mut part = |first, count| engine.columns(&qkv, first, count);
+        (part(0, q_cols), part(q_cols, kv_cols), part(q_cols + kv_cols, kv_cols))
     };
-    let (k, v) = (engine.wire_columns(&kv, 0, kv_cols), engine.wire_columns(&kv, kv_cols, kv_cols));
+    // Scores are products of 48 bits; the values' products are divided later and need the whole ring.
+    let parts = [(&q, width::ACTIVATION), (&k, width::ACTIVATION), (&v, width::FULL)];
+    let mut wires = engine.open(&parts, "attention.qkv")?;
+    let (v, k, q) = (wires.remove(2), wires.remove(1), wires.remove(0));
     let (keys, values) = &mut cache.layers[layer];
     engine.append(keys, &k);
     engine.append(values, &v);
@@ -217,7 +219,7 @@ fn mlp<E: Engine>(
     wire: &E::Wire,
 ) -> Step<E::Share> {
     let spec = &weights.spec;
-    let (x, additions) = normalise(engine, spec, layer, wire, &[Module::Gate, Module::Up])?;
+    let (x, additions) = normalise(engine, spec, layer, wire, &[Module::Gate, Module::Up], width::PRODUCT)?;
     let x = engine.share(&x);
     let gate = project(engine, weights, layer, Module::Gate, &x, &additions[0]);
     let up = project(engine, weights, layer, Module::Up, &x, &additions[1]);

@@ -22,8 +22,6 @@
 
 mod bits;
 mod compare;
-mod exp;
-mod gate;
 mod linear;
 mod lookup;
 #[cfg(test)]
@@ -33,6 +31,7 @@ mod piecewise;
 mod program;
 #[cfg(test)]
 mod script;
+mod tabulated;
 #[cfg(test)]
 mod tests;
 mod truncate;
@@ -217,10 +216,16 @@ pub struct Masked {
     role: Role,
     rank: usize,
     spec: Arc<DecoderSpec>,
+    /// From this many elements on, gates spend rounds to save corrections and traffic; below, the reverse. A shape is
+    /// public, so every party decides alike.
+    many: usize,
     /// Own shares by place, for comparison with the twin.
     #[cfg(test)]
     trace: Vec<(&'static str, u32, Vec<u64>)>,
 }
+
+/// See [`Masked`]: a decoded token stays below, a prompt of 16 tokens of the smallest models is above.
+const MANY: usize = 1 << 13;
 
 /// Corrections leave the dealer in frames of about this size.
 const FRAME_BYTES: usize = 1 << 19;
@@ -307,6 +312,7 @@ impl Masked {
             role,
             rank: spec.lora_rank,
             spec: Arc::new(spec.clone()),
+            many: MANY,
             #[cfg(test)]
             trace: Vec::new(),
         }
@@ -357,6 +363,11 @@ impl Masked {
             source.sink.send(std::mem::take(&mut source.buffer)).map_err(ProtocolError::Source)?;
         }
         Ok(())
+    }
+
+    /// Whether a gate over `n` elements saves bytes rather than rounds.
+    fn many(&self, n: usize) -> bool {
+        n >= self.many
     }
 
     /// Whether this party adds the public terms of a sum.

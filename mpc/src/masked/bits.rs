@@ -15,6 +15,7 @@ pub(crate) struct Bits {
 }
 
 /// A plane opened under a mask: `hat = bit ⊕ ρ`.
+#[derive(Clone)]
 pub(crate) struct OpenBits {
     pub(crate) n: usize,
     pub(crate) hat: Vec<u64>,

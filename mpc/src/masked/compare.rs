@@ -5,7 +5,6 @@
 //! The order of the pairs is public; ties go to the lower index.
 
 use super::bits::{Bits, Pending, split};
-use super::truncate::MANY;
 use super::{Masked, ProtocolError, Share, Wire};
 
 /// Width of an index share.
@@ -16,7 +15,7 @@ impl Masked {
     /// one plane for many.
     fn sign_of(&mut self, wire: &Wire, place: &'static str) -> Result<Pending, ProtocolError> {
         let (n, held) = (wire.len(), self.is_evaluator());
-        let (count, left) = if n < MANY { (8, 2) } else { (wire.bits / 4, 1) };
+        let (count, left) = if self.many(n) { (wire.bits / 4, 1) } else { (8, 2) };
         let widths = split(0, wire.bits, count);
         let mut digits: Vec<(Bits, Bits)> = Vec::with_capacity(widths.len());
         for (d, &(from, width)) in widths.iter().enumerate() {

@@ -4,7 +4,6 @@ use marill_numeric::fixed::low_mask;
 use marill_numeric::tables::Piecewise;
 
 use super::bits::Pending;
-use super::truncate::MANY;
 use super::{Masked, ProtocolError, Share, Wire};
 
 impl Masked {
@@ -96,7 +95,7 @@ impl Masked {
             }
             digits.push((less, equal));
         }
-        self.reduce(digits, if n < MANY { 2 } else { 1 }, place)
+        self.reduce(digits, if self.many(n) { 1 } else { 2 }, place)
     }
 
     /// Intercept, and slope within each shift class, of the interval that holds `s`: sums over its threshold bits.

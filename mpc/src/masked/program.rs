@@ -174,7 +174,7 @@ impl Engine for Masked {
 
     fn gate(&mut self, x: &Wire, gate: Gate<'_>, place: &'static str) -> Step<Share> {
         self.at(place);
-        self.gate_of(x, gate.0, place)
+        self.tabulated(x, gate.0, x.bits, place)
     }
 
     fn piecewise(&mut self, s: &Share, table: &Piecewise, place: &'static str) -> Step<Share> {

@@ -107,10 +107,6 @@ impl Affine {
     }
 }
 
-/// From this many elements on, gates spend rounds to save corrections and traffic; below, the reverse. A shape is
-/// public, so every party decides alike.
-pub(super) const MANY: usize = 1 << 13;
-
 impl Masked {
     /// One opened bit.
     pub(super) fn single(&self, plane: &OpenBits) -> Affine {
@@ -176,10 +172,10 @@ impl Masked {
     /// Many elements: digits of 4 bits down to one plane, whose conversion needs one monomial. Few: as many bits as
     /// one round and the last gate can take.
     pub(super) fn borrow(&mut self, wire: &Wire, f: u32, place: &'static str) -> Result<Pending, ProtocolError> {
-        let (digits, left) = match (wire.len(), f) {
-            (MANY.., _) => (f.div_ceil(4), 1),
-            (_, 0..=14) => (2, 2),
-            (0..=2048, 0..=24) => (3, 3),
+        let (digits, left) = match (self.many(wire.len()), wire.len(), f) {
+            (true, _, _) => (f.div_ceil(4), 1),
+            (false, _, 0..=14) => (2, 2),
+            (false, 0..=2048, 0..=24) => (3, 3),
             _ => (8, 2),
         };
         let digits = self.compare_digits(wire, &split(0, f, digits))?;
@@ -239,22 +235,6 @@ impl Masked {
             *value = public.wrapping_sub(*value).wrapping_add(wrap);
         }
         Ok(Share { rows: wire.rows, cols: wire.cols, bits: out_bits, data })
-    }
-
-    /// `bit · x` for a shared bit: one opened plane, two corrections an element. The plane and the wires of `shares`
-    /// are opened in one round; the bit multiplies the first of them.
-    pub(super) fn select(
-        &mut self,
-        keep: &Bits,
-        x: &Share,
-        bits: u32,
-        place: &'static str,
-    ) -> Result<Share, ProtocolError> {
-        let (wires, planes) = self.exchange(&[(x, bits)], &[keep], place)?;
-        let affine = self.single(&planes[0]);
-        let (_, monomials) = affine.share(self, bits)?;
-        let data = affine.times(self, &wires[0], &monomials)?;
-        Ok(Share { rows: x.rows, cols: x.cols, bits, data })
     }
 
     /// Equality to zero of the bits from `start` up, given the borrow into them: the two candidates' planes.
