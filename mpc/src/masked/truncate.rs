@@ -11,7 +11,7 @@
 
 use marill_numeric::fixed::low_mask;
 
-use super::bits::{Bits, OneHot, OpenBits, Pending, Planes, bit, members, monomials, split};
+use super::bits::{Bits, OneHot, OpenBits, Pending, Planes, monomials, split};
 use super::{Masked, ProtocolError, Role, Share, Wire};
 
 /// `1 - 2·bit` as a ring element.
@@ -44,18 +44,27 @@ impl Affine {
         let mut affine =
             Self { n, constant: Vec::new(), coefficients: Vec::new(), monomials: Vec::new(), count: sets.len() };
         if engine.is_evaluator() {
-            let coefficient = |set: Planes, i: usize| {
-                let signs = members(set).fold(1u64, |all, p| all.wrapping_mul(sign(bit(&planes[p].hat, i))));
+            // A coefficient depends on the opened bits alone: one table over their patterns each.
+            let coefficient = |set: Planes, hats: Planes| {
+                let signs = sign(u64::from((set & hats).count_ones() & 1));
                 terms.iter().filter(|(_, term)| term & set == set).fold(0u64, |sum, (factor, term)| {
-                    let public = members(term & !set).all(|p| bit(&planes[p].hat, i) == 1);
+                    let public = (term & !set) & !hats == 0;
                     sum.wrapping_add(factor.wrapping_mul(signs).wrapping_mul(u64::from(public)))
                 })
             };
-            affine.constant = (0..n).map(|i| coefficient(0, i)).collect();
-            affine.coefficients = sets.iter().map(|&set| (0..n).map(|i| coefficient(set, i)).collect()).collect();
+            let patterns = patterns(planes, |plane| &plane.hat);
+            let column = |set: Planes| {
+                let table: Vec<u64> = (0..1 << planes.len()).map(|hats| coefficient(set, hats)).collect();
+                patterns.iter().map(|&hats| table[usize::from(hats)]).collect::<Vec<u64>>()
+            };
+            affine.constant = column(0);
+            affine.coefficients = sets.iter().map(|&set| column(set)).collect();
         } else if matches!(engine.role, Role::Source(_)) {
-            let product = |set: Planes, i: usize| u64::from(members(set).all(|p| bit(&planes[p].rho, i) == 1));
-            affine.monomials = sets.iter().map(|&set| (0..n).map(|i| product(set, i)).collect()).collect();
+            let patterns = patterns(planes, |plane| &plane.rho);
+            let column = |&set: &Planes| {
+                patterns.iter().map(|&rhos| u64::from(Planes::from(rhos) & set == set)).collect::<Vec<u64>>()
+            };
+            affine.monomials = sets.iter().map(column).collect();
         }
         affine
     }
@@ -105,6 +114,20 @@ impl Affine {
         }
         Ok(data)
     }
+}
+
+/// The bits of each element across at most eight planes, plane `p` at bit `p`.
+fn patterns(planes: &[OpenBits], words: impl Fn(&OpenBits) -> &[u64]) -> Vec<u8> {
+    debug_assert!(planes.len() <= 8);
+    let mut patterns = vec![0u8; planes.first().map_or(0, |plane| plane.n)];
+    for (p, plane) in planes.iter().enumerate() {
+        for (chunk, &word) in patterns.chunks_mut(64).zip(words(plane)) {
+            for (k, pattern) in chunk.iter_mut().enumerate() {
+                *pattern |= ((word >> k & 1) as u8) << p;
+            }
+        }
+    }
+    patterns
 }
 
 impl Masked {
