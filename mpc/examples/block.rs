@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         attn_scale: vec![1.0 / (192f64).sqrt(); layers],
         lora_rank: 8,
         numeric: NumericSpec::default(),
+        architecture: Default::default(),
     };
     let start = Instant::now();
     let (public, private) = random_weights(&spec, 1);

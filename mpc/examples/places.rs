@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let argument = |i: usize, default: usize| std::env::args().nth(i).map_or(Ok(default), |a| a.parse());
     let (groups, rank, keys) = (argument(1, 9)?, argument(2, 8)?, argument(3, 128)?);
     let all = |layers: usize| DecoderSpec {
+        architecture: Default::default(),
         hidden_size: 576,
         intermediate_size: 1536,
         num_attention_heads: 9,

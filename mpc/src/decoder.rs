@@ -1,4 +1,5 @@
-//! The private layers of a LLaMA-family decoder as one secure program.
+//! The private layers of a decoder as one secure program: the LLaMA family, and GPT-2 (see [`Architecture`]). The
+//! encoder ([`crate::encoder`]) is made of the same attention and the same plain MLP.
 //!
 //! Axes: `T` rows of new tokens, `D` hidden, `H` query heads, `KV` key-value heads, `d` head width, `F` MLP width,
 //! `C` cached keys. Fixed point: residual stream 15 fractional bits, everything else 14, products of weights 24.
@@ -9,17 +10,21 @@
 //! - `W·x` and `B·(A·x)` meet at one scale, so the private addition costs no truncation and no round.
 //! - Queries and keys are rotated before the one truncation that follows their projection.
 //! - The softmax divides after the value product; its weights are `exp(s - max)`, so their sum is at least one.
-//! - The final norm's positive scalar cannot change an arg-max and is not computed.
+//! - LLaMA's final norm is a positive scalar, which cannot change an arg-max, and is not computed. GPT-2's has a bias,
+//!   which can: it is computed, for the one row that asks.
+//! - A layer norm's gain is folded into the columns of the maps behind it and its bias into their biases; what the
+//!   private addition makes of that bias is a row that the server adds to its own share.
 
 use marill_numeric::tables::tables;
 
+use crate::encoder;
 use crate::engine::{Attention, Engine, Gate, Step};
 use crate::nn::{self, NormScale};
-use crate::spec::{DecoderSpec, Module};
+use crate::spec::{Architecture, DecoderSpec, Module};
 use crate::weights::PublicWeights;
 
 /// Widths of wires, in bits.
-mod width {
+pub(crate) mod width {
     /// Residual stream, norms, attention: sums of products, divided later, need the whole ring.
     pub const FULL: u32 = 64;
     /// Projections before their truncation.
@@ -33,7 +38,7 @@ mod width {
 /// What a session keeps between steps: cached keys and values of every layer, and the padding's bias.
 pub struct Cache<E: Engine> {
     layers: Vec<(Option<E::Wire>, Option<E::Wire>)>,
-    bias: Option<E::Wire>,
+    pub(crate) bias: Option<E::Wire>,
     len: usize,
 }
 
@@ -74,45 +79,93 @@ pub fn step<E: Engine>(
     rows: usize,
 ) -> Step<Option<u32>> {
     let spec = &weights.spec;
+    if let Architecture::Bert { .. } = spec.architecture {
+        return encoder::classify(engine, weights, boundary, bias, rows);
+    }
     if cache.is_empty() {
         cache.bias = Some(engine.input(bias, 1, rows, width::SCORE)?);
     }
-    let mut wire = engine.input(boundary, rows, spec.hidden_size, width::FULL)?;
+    let wire = engine.input(boundary, rows, spec.hidden_size, width::FULL)?;
     let mut hidden = engine.share(&wire);
+    let mut wire = Some(wire);
     for layer in 0..spec.num_layers {
+        engine.enter_layer(Some(layer));
         let last = layer + 1 == spec.num_layers;
-        hidden = attention(engine, weights, cache, layer, &hidden, &wire, last)?;
-        wire = engine.open(&[(&hidden, width::FULL)], "mlp.hidden")?.remove(0);
-        hidden = mlp(engine, weights, layer, &hidden, &wire)?;
-        if !last {
-            wire = engine.open(&[(&hidden, width::FULL)], "attention.hidden")?.remove(0);
+        let place = "attention.hidden";
+        let modules = [Module::Q, Module::K, Module::V];
+        let (x, additions) = normalise(engine, spec, layer, &hidden, wire.take(), place, &modules)?;
+        let out = attention(engine, weights, cache, layer, &x, &additions, last)?;
+        if last && rows > 1 {
+            hidden = engine.last_row(&hidden);
         }
+        hidden = add_residual(engine, spec, &hidden, &out, "attention.out")?;
+        let out = if spec.architecture.is_llama() {
+            gated_mlp(engine, weights, layer, &hidden)?
+        } else {
+            let (x, additions) = normalise(engine, spec, layer, &hidden, None, "mlp.hidden", &[Module::Up])?;
+            plain_mlp(engine, weights, layer, &x, &additions)?
+        };
+        hidden = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
     }
     cache.len += rows;
-    let logits = engine.linear(&weights.lm_head, &hidden);
+    engine.enter_layer(None);
+    if spec.architecture == Architecture::Gpt2 {
+        hidden = nn::layer_norm(engine, &hidden, spec.hidden_size, norm_scale(spec), width::FULL)?;
+    }
+    let logits = head(engine, weights, &hidden);
     engine.argmax_to_client(&logits, "argmax")
 }
 
-/// `x = norm(h)` as a wire, with the private additions of `modules` applied to it.
-fn normalise<E: Engine>(
-    engine: &mut E,
-    spec: &DecoderSpec,
-    layer: usize,
-    hidden: &E::Wire,
-    modules: &[Module],
-    bits: u32,
-) -> Step<(E::Wire, Vec<Option<E::Share>>)> {
-    let scale = NormScale {
+/// The public output head.
+pub(crate) fn head<E: Engine>(engine: &mut E, weights: &PublicWeights, x: &E::Share) -> E::Share {
+    let logits = engine.linear(&weights.lm_head, x);
+    match weights.lm_head_bias.as_slice() {
+        [] => logits,
+        bias => engine.add_row(&logits, bias),
+    }
+}
+
+pub(crate) fn norm_scale(spec: &DecoderSpec) -> NormScale {
+    NormScale {
         input_frac_bits: spec.numeric.residual_frac_bits,
         output_frac_bits: spec.numeric.frac_bits,
         norm_bits: spec.norm_bits(),
         epsilon: spec.rms_norm_eps,
-    };
-    let x = nn::rms_norm(engine, hidden, spec.hidden_size, scale, bits)?;
-    engine.open_private(&x, bits, layer, modules, "norm.x")
+    }
 }
 
-/// `x · Wᵀ` plus the private addition.
+/// `x = norm(h)` as a wire, with the private additions of `modules` applied to it. An RMS norm takes the stream as a
+/// wire, which the caller may have already.
+fn normalise<E: Engine>(
+    engine: &mut E,
+    spec: &DecoderSpec,
+    layer: usize,
+    hidden: &E::Share,
+    wire: Option<E::Wire>,
+    place: &'static str,
+    modules: &[Module],
+) -> Step<Opened<E>> {
+    let scale = norm_scale(spec);
+    let llama = spec.architecture.is_llama();
+    // Queries and keys gain the rotation's bits before their truncation; the MLP's maps do not.
+    let bits = if llama && !modules.contains(&Module::Q) { width::PRODUCT } else { width::FULL };
+    let x = if llama {
+        let wire = match wire {
+            Some(wire) => wire,
+            None => engine.open(&[(hidden, width::FULL)], place)?.remove(0),
+        };
+        nn::rms_norm(engine, &wire, spec.hidden_size, scale, bits)?
+    } else {
+        nn::layer_norm(engine, hidden, spec.hidden_size, scale, bits)?
+    };
+    let (x, additions) = engine.open_private(&x, bits, layer, modules, "norm.x")?;
+    Ok((engine.share(&x), additions))
+}
+
+/// What the maps of a half layer take: a share of opened values, and the private additions already made of them.
+pub(crate) type Opened<E> = (<E as Engine>::Share, Vec<Option<<E as Engine>::Share>>);
+
+/// `x · Wᵀ` plus the bias and the private addition.
 fn project<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
@@ -121,36 +174,45 @@ fn project<E: Engine>(
     x: &E::Share,
     addition: &Option<E::Share>,
 ) -> E::Share {
-    let product = engine.linear(weights.layers[layer].matrix(module), x);
-    match addition {
-        Some(addition) => engine.add(&product, addition),
-        None => product,
+    let maps = &weights.layers[layer];
+    let mut out = engine.linear(maps.matrix(module), x);
+    if let Some(addition) = addition {
+        out = engine.add(&out, addition);
+        if weights.spec.architecture == Architecture::Gpt2 {
+            out = engine.add_private_row(&out, layer, module);
+        }
+    }
+    match maps.bias(module) {
+        [] => out,
+        bias => engine.add_row(&out, bias),
     }
 }
 
-fn attention<E: Engine>(
+/// Attention up to its output map, whose result it returns with the scale of a product of weights.
+pub(crate) fn attention<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
     cache: &mut Cache<E>,
     layer: usize,
-    hidden: &E::Share,
-    wire: &E::Wire,
+    x: &E::Share,
+    additions: &[Option<E::Share>],
     last: bool,
 ) -> Step<E::Share> {
     let spec = &weights.spec;
-    let (x, additions) = normalise(engine, spec, layer, wire, &[Module::Q, Module::K, Module::V], width::FULL)?;
-    let x = engine.share(&x);
-    let rows = engine.rows(&x);
+    let rows = engine.rows(x);
     let first = cache.len;
-    let mut q = project(engine, weights, layer, Module::Q, &x, &additions[0]);
-    let k = project(engine, weights, layer, Module::K, &x, &additions[1]);
-    let v = project(engine, weights, layer, Module::V, &x, &additions[2]);
-    q = engine.rotate(&q, &weights.rope, first);
-    let k = engine.rotate(&k, &weights.rope, first);
-    let v = engine.shift_left(&v, spec.numeric.rope_frac_bits);
+    let mut q = project(engine, weights, layer, Module::Q, x, &additions[0]);
+    let mut k = project(engine, weights, layer, Module::K, x, &additions[1]);
+    let mut v = project(engine, weights, layer, Module::V, x, &additions[2]);
+    let mut shift = spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
+    if spec.architecture.is_llama() {
+        q = engine.rotate(&q, &weights.rope, first);
+        k = engine.rotate(&k, &weights.rope, first);
+        v = engine.shift_left(&v, spec.numeric.rope_frac_bits);
+        shift += spec.numeric.rope_frac_bits;
+    }
 
     // One truncation for all three; in the last layer only the last row asks.
-    let shift = spec.numeric.weight_frac_bits + spec.numeric.rope_frac_bits;
     let (q_cols, kv_cols) = (spec.num_attention_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim);
     let (q, k, v) = if last && rows > 1 {
         let q = engine.last_row(&q);
@@ -181,14 +243,13 @@ fn attention<E: Engine>(
         head_dim: spec.head_dim,
         first: first + rows - asking,
         rows: asking,
+        causal: !matches!(spec.architecture, Architecture::Bert { .. }),
     };
     let bias = cache.bias.as_ref();
     let mixed = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
     let (mixed, additions) = engine.open_private(&mixed, width::PRODUCT, layer, &[Module::O], "attention.mixed")?;
     let mixed = engine.share(&mixed);
-    let out = project(engine, weights, layer, Module::O, &mixed, &additions[0]);
-    let hidden = if last && rows > 1 { engine.last_row(hidden) } else { hidden.clone() };
-    add_residual(engine, spec, &hidden, &out, "attention.out")
+    Ok(project(engine, weights, layer, Module::O, &mixed, &additions[0]))
 }
 
 /// `softmax(scale · Σ_group Q Kᵀ) V`, 14 fractional bits, as a share.
@@ -211,16 +272,11 @@ fn attend<E: Engine>(
     nn::softmax_mix(engine, &scores, values, shape, width::PRODUCT)
 }
 
-fn mlp<E: Engine>(
-    engine: &mut E,
-    weights: &PublicWeights,
-    layer: usize,
-    hidden: &E::Share,
-    wire: &E::Wire,
-) -> Step<E::Share> {
+/// LLaMA's MLP, norm included: `down(silu(gate(x)) · up(x))`, with the scale of a product of weights.
+fn gated_mlp<E: Engine>(engine: &mut E, weights: &PublicWeights, layer: usize, hidden: &E::Share) -> Step<E::Share> {
     let spec = &weights.spec;
-    let (x, additions) = normalise(engine, spec, layer, wire, &[Module::Gate, Module::Up], width::PRODUCT)?;
-    let x = engine.share(&x);
+    let modules = [Module::Gate, Module::Up];
+    let (x, additions) = normalise(engine, spec, layer, hidden, None, "mlp.hidden", &modules)?;
     let gate = project(engine, weights, layer, Module::Gate, &x, &additions[0]);
     let up = project(engine, weights, layer, Module::Up, &x, &additions[1]);
     let both = engine.concat(&[&gate, &up]);
@@ -236,11 +292,29 @@ fn mlp<E: Engine>(
         engine.truncate(&product, spec.numeric.frac_bits, width::ACTIVATION, width::PRODUCT, "mlp.product")?;
     let (product, additions) = engine.open_private(&product, width::PRODUCT, layer, &[Module::Down], "mlp.product")?;
     let product = engine.share(&product);
-    let out = project(engine, weights, layer, Module::Down, &product, &additions[0]);
-    add_residual(engine, spec, hidden, &out, "mlp.out")
+    Ok(project(engine, weights, layer, Module::Down, &product, &additions[0]))
 }
 
-fn add_residual<E: Engine>(
+/// The MLP of GPT-2 and BERT: `down(gelu(up(x)))`, with the scale of a product of weights.
+pub(crate) fn plain_mlp<E: Engine>(
+    engine: &mut E,
+    weights: &PublicWeights,
+    layer: usize,
+    x: &E::Share,
+    additions: &[Option<E::Share>],
+) -> Step<E::Share> {
+    let spec = &weights.spec;
+    let up = project(engine, weights, layer, Module::Up, x, &additions[0]);
+    let shift = spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
+    let up = engine.truncate(&up, shift, width::PRODUCT, width::PRODUCT, "mlp.up")?;
+    let up = engine.open(&[(&up, width::PRODUCT)], "mlp.up")?.remove(0);
+    let inner = engine.gate(&up, Gate(&tables().gelu), "mlp.gelu")?;
+    let (inner, additions) = engine.open_private(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
+    let inner = engine.share(&inner);
+    Ok(project(engine, weights, layer, Module::Down, &inner, &additions[0]))
+}
+
+pub(crate) fn add_residual<E: Engine>(
     engine: &mut E,
     spec: &DecoderSpec,
     hidden: &E::Share,

@@ -21,16 +21,24 @@ pub struct Attention<'a> {
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub head_dim: usize,
-    /// Position of the first query row; row `i` attends to keys `0..=first + i`.
+    /// Position of the first query row.
     pub first: usize,
     /// Query rows.
     pub rows: usize,
+    /// Row `i` attends to keys `0..=first + i`; otherwise to all `first + rows`.
+    pub causal: bool,
 }
 
 impl Attention<'_> {
     /// Keys of each ragged row, group-major.
     pub fn lens(&self) -> Vec<usize> {
-        (0..self.groups.len()).flat_map(|_| (0..self.rows).map(|i| self.first + i + 1)).collect()
+        (0..self.groups.len()).flat_map(|_| (0..self.rows).map(|i| self.keys(i))).collect()
+    }
+
+    /// How many keys a query row sees.
+    #[must_use]
+    pub fn keys(&self, row: usize) -> usize {
+        self.first + if self.causal { row + 1 } else { self.rows }
     }
 
     /// The key-value head of a query head.
@@ -52,6 +60,9 @@ pub trait Engine {
     type Share: Clone;
     type Wire: Clone;
 
+    /// Says where the program is: in a layer, or behind the last one. For those who report places.
+    fn enter_layer(&mut self, _layer: Option<usize>) {}
+
     /// The client's values; the other parties pass none.
     fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Self::Wire>;
     /// Makes wires of shares, all in one round.
@@ -72,6 +83,12 @@ pub trait Engine {
     fn sub(&mut self, x: &Self::Share, y: &Self::Share) -> Self::Share;
     /// Adds a public constant to every element.
     fn add_constant(&mut self, x: &Self::Share, constant: u64) -> Self::Share;
+    /// Adds a public row to every row.
+    fn add_row(&mut self, x: &Self::Share, row: &[u64]) -> Self::Share;
+    /// Multiplies every column by its public factor.
+    fn scale_columns(&mut self, x: &Self::Share, factors: &[u64]) -> Self::Share;
+    /// Adds the server's own row for a module to every row: what its addition makes of a norm's bias.
+    fn add_private_row(&mut self, x: &Self::Share, layer: usize, module: Module) -> Self::Share;
     /// Multiplies by a public constant.
     fn scale_constant(&mut self, x: &Self::Share, constant: u64) -> Self::Share;
     /// The same elements in rows of `cols`.
@@ -130,4 +147,6 @@ pub trait Engine {
     fn piecewise(&mut self, s: &Self::Share, table: &Piecewise, place: &'static str) -> Step<Self::Share>;
     /// Index of the largest element of a `[1, n]` row, the lowest of equals, told to the client alone.
     fn argmax_to_client(&mut self, x: &Self::Share, place: &'static str) -> Step<Option<u32>>;
+    /// The values themselves modulo `2^bits`, a whole number of bytes, told to the client alone.
+    fn reveal_to_client(&mut self, x: &Self::Share, bits: u32, place: &'static str) -> Step<Option<Vec<u64>>>;
 }

@@ -7,15 +7,18 @@
 //! | [`Twin`] | the integers in clear: the law | `twin.rs` |
 //! | evaluators E0, E1 | additive shares and masked wires | `masked.rs` |
 //! | dealer | the masks of the wires; writes corrections | `masked.rs` |
+//! | range | bounds; proves that nothing overflows | `range.rs` |
 //! | tally | shapes; counts rounds and bytes | `masked.rs` |
 //!
 //! The crate is synchronous and free of files, sockets and floats at run time: sessions ([`session`]) talk through
 //! [`marill_net::Channel`].
 
 pub mod decoder;
+pub mod encoder;
 pub mod engine;
 pub mod masked;
 pub mod nn;
+pub mod range;
 pub mod seed;
 pub mod session;
 pub mod spec;
@@ -26,6 +29,9 @@ pub mod weights;
 pub use masked::{ProtocolError, Traffic};
 pub use seed::Seed;
 pub use session::{ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill};
-pub use spec::{DecoderSpec, SpecError};
+pub use spec::{Architecture, DecoderSpec, Pooling, Reveal, SpecError};
 pub use twin::Twin;
-pub use weights::{LayerFloats, LoraFloats, MaskedAdapter, PrivateWeights, PublicWeights};
+pub use weights::{
+    AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter, NormFloats, PrivateWeights,
+    PublicWeights,
+};

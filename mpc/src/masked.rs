@@ -64,6 +64,8 @@ pub enum ProtocolError {
     TooLong { limit: usize },
     #[error("overflow in step: {0}")]
     Range(NumericError),
+    #[error("this partition reveals {revealed} and nothing else")]
+    Reveal { revealed: &'static str },
     #[error("the masked adapter does not belong to this model")]
     AdapterMismatch,
 }

@@ -73,7 +73,7 @@ pub fn layer_norm<E: Engine>(
 /// Softmax weights over ragged rows of scores (14 fractional bits, 32-bit shares), not yet divided, and their
 /// reciprocal sums: `(exp(s - max), 2^40 / Σ)`.
 ///
-/// Error of a weight: at most 1.6e-4 of the largest; of the reciprocal: at most 6e-4 up to 64 equal keys.
+/// Error of a weight: at most 1.9e-4 of the largest; of the reciprocal: at most 6e-4 up to 64 equal keys.
 ///
 /// # Errors
 /// As [`rms_norm`].

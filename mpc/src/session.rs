@@ -5,6 +5,7 @@ use std::sync::Arc;
 use marill_net::Channel;
 
 use crate::decoder::{self, Cache};
+use crate::encoder;
 use crate::masked::{Cost, Masked, ProtocolError, Traffic};
 use crate::seed::Seed;
 use crate::spec::DecoderSpec;
@@ -39,6 +40,16 @@ impl ClientSession {
     pub fn prefill(&mut self, boundary: &[u64]) -> Result<u32, ProtocolError> {
         let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
         self.step(&padded, Some(&bias), bucket)
+    }
+
+    /// Runs a text through an encoder that reveals its pooled row: `hidden_size` values of the residual scale.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Reveal`] when the partition reveals something else; as [`Self::prefill`].
+    pub fn embed(&mut self, boundary: &[u64]) -> Result<Vec<u64>, ProtocolError> {
+        let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
+        let row = encoder::embed(&mut self.engine, &self.weights, Some(&padded), Some(&bias), bucket)?;
+        row.ok_or(ProtocolError::MissingInput)
     }
 
     /// Runs one more token.
@@ -102,7 +113,7 @@ impl ServerSession {
     }
 
     fn step(&mut self, rows: usize) -> Result<(), ProtocolError> {
-        decoder::step(&mut self.engine, &self.weights, &mut self.cache, None, None, rows).map(|_| ())
+        run_blind(&mut self.engine, &self.weights, &mut self.cache, rows)
     }
 
     #[must_use]
@@ -147,9 +158,22 @@ impl DealerSession {
     }
 
     fn step(&mut self, rows: usize) -> Result<(), ProtocolError> {
-        decoder::step(&mut self.engine, &self.shapes, &mut self.cache, None, None, rows)?;
+        run_blind(&mut self.engine, &self.shapes, &mut self.cache, rows)?;
         self.engine.flush()
     }
+}
+
+/// Runs what the spec says at a party without input: the next step of a decoder, or a whole encoder.
+fn run_blind(
+    engine: &mut Masked,
+    weights: &PublicWeights,
+    cache: &mut Cache<Masked>,
+    rows: usize,
+) -> Result<(), ProtocolError> {
+    if weights.spec.reveals_embedding() {
+        return encoder::embed(engine, weights, None, None, rows).map(|_| ());
+    }
+    decoder::step(engine, weights, cache, None, None, rows).map(|_| ())
 }
 
 /// What a prompt step of `bucket` tokens costs.
@@ -159,7 +183,7 @@ impl DealerSession {
 pub fn tally_prefill(spec: &DecoderSpec, bucket: usize) -> Result<Cost, ProtocolError> {
     let (mut engine, mut cache, shapes) = tally(spec);
     check_room(spec, 0, bucket)?;
-    decoder::step(&mut engine, &shapes, &mut cache, None, None, bucket)?;
+    run_blind(&mut engine, &shapes, &mut cache, bucket)?;
     Ok(engine.cost())
 }
 

@@ -26,6 +26,49 @@ pub struct DecoderSpec {
     /// Rank of the private additions; 0 when nothing is private.
     pub lora_rank: usize,
     pub numeric: NumericSpec,
+    /// Left out where it is LLaMA's, so that older manifests and their digests stay what they are.
+    #[serde(default, skip_serializing_if = "Architecture::is_llama")]
+    pub architecture: Architecture,
+}
+
+/// How a layer is built. `rms_norm_eps` is the epsilon of whichever norm there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    /// RMS norm before each part, rotary positions, gated SiLU, no biases.
+    #[default]
+    Llama,
+    /// Layer norm before each part, positions in the client's prefix, GeLU, biases.
+    Gpt2,
+    /// An encoder: every row sees every row, layer norm after each residual sum, GeLU, biases. One step, no cache.
+    Bert { pooling: Pooling, reveal: Reveal },
+}
+
+impl Architecture {
+    #[must_use]
+    pub fn is_llama(&self) -> bool {
+        *self == Self::Llama
+    }
+}
+
+/// What an encoder makes of its rows. The client alone knows which rows are padding, so it enters the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// The mean of all rows of the text.
+    Mean,
+    /// The first row of the text.
+    Cls,
+}
+
+/// What an encoder tells its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reveal {
+    /// The index of the largest of `vocab_size` classes.
+    Class,
+    /// The pooled row itself: `hidden_size` numbers a request, which is far more of the model than a class.
+    Embedding,
 }
 
 /// A program that cannot be built.
@@ -71,7 +114,8 @@ impl DecoderSpec {
         if self.numeric != NumericSpec::default() {
             return invalid("numeric", "is not the numeric format of this version");
         }
-        if self.hidden_size == 0 || self.vocab_size < 2 || self.num_layers == 0 || self.max_positions == 0 {
+        let classes = if self.reveals_embedding() { 0 } else { 2 };
+        if self.hidden_size == 0 || self.vocab_size < classes || self.num_layers == 0 || self.max_positions == 0 {
             return invalid("hidden_size", "and vocab_size, num_layers, max_positions must be positive");
         }
         if !self.head_dim.is_multiple_of(2) {
@@ -96,7 +140,22 @@ impl DecoderSpec {
         Ok(())
     }
 
-    /// Columns in and rows out of a linear map.
+    /// Whether the client learns a pooled row instead of an index.
+    #[must_use]
+    pub fn reveals_embedding(&self) -> bool {
+        matches!(self.architecture, Architecture::Bert { reveal: Reveal::Embedding, .. })
+    }
+
+    /// Fractional bits of what the maps of a layer's two halves take: normalised rows, or an encoder's residual stream.
+    #[must_use]
+    pub fn map_input_frac_bits(&self) -> u32 {
+        match self.architecture {
+            Architecture::Llama | Architecture::Gpt2 => self.numeric.frac_bits,
+            Architecture::Bert { .. } => self.numeric.residual_frac_bits,
+        }
+    }
+
+    /// Columns in and rows out of a linear map; (0, 0) for one that the architecture does not have.
     #[must_use]
     pub fn shape(&self, module: Module) -> (usize, usize) {
         let (heads, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
@@ -104,6 +163,7 @@ impl DecoderSpec {
             Module::Q => (self.hidden_size, heads),
             Module::K | Module::V => (self.hidden_size, kv),
             Module::O => (heads, self.hidden_size),
+            Module::Gate if !self.architecture.is_llama() => (0, 0),
             Module::Gate | Module::Up => (self.hidden_size, self.intermediate_size),
             Module::Down => (self.intermediate_size, self.hidden_size),
         }

@@ -1,5 +1,7 @@
 //! Small random models and an in-process world of three parties, for tests of this and other crates.
 
+mod affine;
+
 use std::sync::Arc;
 use std::thread;
 
@@ -11,6 +13,8 @@ use crate::seed::{Prg, Seed};
 use crate::spec::DecoderSpec;
 use crate::weights::{LayerFloats, LoraFloats, PrivateWeights, PublicWeights};
 use crate::{ClientSession, DealerSession, ServerSession};
+
+pub use affine::{AffineModel, LORA_SCALE, MAPS, run_embedding, tiny_affine_spec};
 
 /// A tiny decoder: 2 layers, 6 query and 2 key-value heads of 8, merged `strided` in threes.
 #[must_use]
@@ -30,6 +34,7 @@ pub fn tiny_spec() -> DecoderSpec {
         attn_scale: vec![0.25; 2],
         lora_rank: 4,
         numeric: NumericSpec::default(),
+        architecture: Default::default(),
     }
 }
 

@@ -7,9 +7,10 @@ use marill_numeric::tables::Piecewise;
 use marill_numeric::{NumericError, PublicMatrix, functions, ring};
 
 use crate::decoder::{self, Cache, PAD_BIAS};
+use crate::encoder;
 use crate::engine::{Attention, Engine, Gate, Step};
 use crate::masked::ProtocolError;
-use crate::spec::Module;
+use crate::spec::{Architecture, Module};
 use crate::weights::{PrivateWeights, PublicWeights, Rope};
 
 /// A matrix of ring elements.
@@ -124,6 +125,24 @@ impl Engine for Clear {
 
     fn add_constant(&mut self, x: &Tensor, constant: u64) -> Tensor {
         x.map(|v| v.wrapping_add(constant))
+    }
+
+    fn add_row(&mut self, x: &Tensor, row: &[u64]) -> Tensor {
+        let data = x.data.iter().enumerate().map(|(i, v)| v.wrapping_add(row[i % x.cols])).collect();
+        Tensor { rows: x.rows, cols: x.cols, data }
+    }
+
+    fn scale_columns(&mut self, x: &Tensor, factors: &[u64]) -> Tensor {
+        let data = x.data.iter().enumerate().map(|(i, v)| v.wrapping_mul(factors[i % x.cols])).collect();
+        Tensor { rows: x.rows, cols: x.cols, data }
+    }
+
+    fn add_private_row(&mut self, x: &Tensor, layer: usize, module: Module) -> Tensor {
+        let private = Arc::clone(&self.private);
+        match private.layers[layer][module as usize].row.as_slice() {
+            [] => x.clone(),
+            row => self.add_row(x, row),
+        }
     }
 
     fn scale_constant(&mut self, x: &Tensor, constant: u64) -> Tensor {
@@ -276,6 +295,12 @@ impl Engine for Clear {
         let best = x.data.iter().enumerate().max_by_key(|&(i, &v)| (v as i64, std::cmp::Reverse(i)));
         Ok(best.map(|(i, _)| i as u32))
     }
+
+    fn reveal_to_client(&mut self, x: &Tensor, bits: u32, place: &'static str) -> Step<Option<Vec<u64>>> {
+        in_range(x, bits, place)?;
+        self.record(place, &x.data);
+        Ok(Some(x.data.clone()))
+    }
 }
 
 /// Rotates every head of every row; shared by all engines, since it is linear.
@@ -313,7 +338,7 @@ pub(crate) fn attention_scores(queries: &[u64], keys: &[u64], a: &Attention<'_>)
     for group in a.groups {
         for i in 0..a.rows {
             let row = &queries[i * q_cols..][..q_cols];
-            for key in keys.chunks_exact(k_cols).take(a.first + i + 1) {
+            for key in keys.chunks_exact(k_cols).take(a.keys(i)) {
                 let sum = group.iter().fold(0u64, |sum, &head| {
                     sum.wrapping_add(ring::dot(&row[head * d..][..d], &key[a.kv_head(head) * d..][..d]))
                 });
@@ -397,6 +422,16 @@ impl Twin {
         self.step(boundary, None, 1)
     }
 
+    /// Runs a text through an encoder that reveals its pooled row: `hidden_size` values of the residual scale.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn embed(&mut self, boundary: &[u64]) -> Step<Vec<u64>> {
+        let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
+        let row = encoder::embed(&mut self.engine, &self.weights, Some(&padded), Some(&bias), bucket)?;
+        row.ok_or(ProtocolError::MissingInput)
+    }
+
     fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Step<u32> {
         let token = decoder::step(&mut self.engine, &self.weights, &mut self.cache, Some(boundary), bias, rows)?;
         token.ok_or(ProtocolError::MissingInput)
@@ -421,10 +456,20 @@ impl Twin {
     #[must_use]
     pub fn last_logits(&self) -> Vec<f32> {
         let spec = &self.weights.spec;
+        let head = f64::from(self.weights.lm_head_frac_bits).exp2();
+        if !spec.architecture.is_llama() {
+            let input = if spec.architecture == Architecture::Gpt2 {
+                spec.numeric.frac_bits
+            } else {
+                spec.numeric.residual_frac_bits
+            };
+            let unit = f64::from(input).exp2() * head;
+            return self.engine.logits.iter().map(|&v| (v as i64 as f64 / unit) as f32).collect();
+        }
         let residual = f64::from(spec.numeric.residual_frac_bits).exp2();
         let squares: f64 = self.engine.last_hidden.iter().map(|&v| (v as i64 as f64 / residual).powi(2)).sum();
         let rms = (squares / spec.hidden_size as f64 + spec.rms_norm_eps).sqrt();
-        let unit = residual * f64::from(self.weights.lm_head_frac_bits).exp2() * rms;
+        let unit = residual * head * rms;
         self.engine.logits.iter().map(|&v| (v as i64 as f64 / unit) as f32).collect()
     }
 }

@@ -4,6 +4,10 @@ use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+mod affine;
+
+pub use affine::{AffineLayerFloats, HeadFloats, MapFloats, NormFloats};
+
 use crate::seed::{Prg, Seed};
 use crate::spec::{DecoderSpec, Module, SpecError};
 
@@ -25,14 +29,38 @@ pub struct LayerFloats<'a> {
 /// softmax scale into the rows of the query map.
 pub struct PublicLayer {
     matrices: [PublicMatrix; 7],
+    /// Biases at the scale of the maps' products; empty where there are none.
+    biases: [Vec<u64>; 7],
     /// Column factors of the maps behind each norm, which the adapter folds too.
     norm_scale: [Vec<f32>; 2],
+    /// The norms' own biases, which the adapter sees too; empty where there are none.
+    norm_bias: [Vec<f32>; 2],
+    /// An encoder's norms after attention and after the MLP; empty elsewhere.
+    pub(crate) post_norms: Vec<PostNorm>,
+}
+
+/// A layer norm's gain and bias as public rows.
+pub struct PostNorm {
+    pub(crate) gain: Vec<u64>,
+    pub(crate) bias: Vec<u64>,
 }
 
 impl PublicLayer {
     #[must_use]
     pub fn matrix(&self, module: Module) -> &PublicMatrix {
         &self.matrices[module as usize]
+    }
+
+    /// The bias of a map; empty when it has none.
+    #[must_use]
+    pub fn bias(&self, module: Module) -> &[u64] {
+        &self.biases[module as usize]
+    }
+
+    /// Everything but the matrices, for the digest.
+    fn rows(&self) -> impl Iterator<Item = u64> + '_ {
+        let norms = self.post_norms.iter().flat_map(|n| n.gain.iter().chain(&n.bias));
+        self.biases.iter().flatten().chain(norms).copied()
     }
 }
 
@@ -44,6 +72,8 @@ pub struct PublicWeights {
     pub lm_head: PublicMatrix,
     /// Fractional bits that a product with `lm_head` gains.
     pub lm_head_frac_bits: u32,
+    /// At the scale of a product with `lm_head`; empty when there is none.
+    pub lm_head_bias: Vec<u64>,
     /// Cosines and sines `[position][head_dim / 2]`.
     pub rope: Rope,
     digest: String,
@@ -101,6 +131,7 @@ impl PublicWeights {
             layers: quantised,
             lm_head,
             lm_head_frac_bits,
+            lm_head_bias: Vec::new(),
             rope: Rope::new(spec),
             digest: String::new(),
         };
@@ -115,13 +146,17 @@ impl PublicWeights {
                 let (cols, rows) = spec.shape(m);
                 PublicMatrix::shape_only(rows, cols)
             }),
-            norm_scale: [Vec::new(), Vec::new()],
+            biases: Default::default(),
+            norm_scale: Default::default(),
+            norm_bias: Default::default(),
+            post_norms: (0..2).map(|_| PostNorm { gain: Vec::new(), bias: Vec::new() }).collect(),
         });
         Self {
             spec: spec.clone(),
             layers: layers.collect(),
             lm_head: PublicMatrix::shape_only(spec.vocab_size, spec.hidden_size),
             lm_head_frac_bits: 0,
+            lm_head_bias: Vec::new(),
             rope: Rope { half: spec.head_dim / 2, cos: Vec::new(), sin: Vec::new() },
             digest: String::new(),
         }
@@ -139,6 +174,8 @@ impl PublicWeights {
         for matrix in self.layers.iter().flat_map(|l| &l.matrices).chain([&self.lm_head]) {
             matrix.hash_into(&mut |bytes| hash.update(bytes));
         }
+        let rows = self.layers.iter().flat_map(PublicLayer::rows).chain(self.lm_head_bias.iter().copied());
+        hash.update(rows.flat_map(u64::to_le_bytes).collect::<Vec<u8>>());
         let rope = self.rope.cos.iter().chain(&self.rope.sin);
         hash.update(rope.flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
         hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
@@ -160,7 +197,7 @@ fn quantise_layer(spec: &DecoderSpec, layer: usize, floats: &LayerFloats<'_>) ->
         let (cols, rows) = spec.shape(module);
         let place = format!("layers.{layer}.{name}");
         expect_len(&place, rows * cols, weights.len())?;
-        let columns = column_scale(&norm_scale, module);
+        let columns = behind_norm(&norm_scale, module);
         let factor = if module == Module::Q { spec.score_scale(layer).0 } else { 1.0 };
         let bits = spec.numeric.weight_frac_bits;
         Ok::<_, SpecError>(PublicMatrix::quantise(weights, rows, cols, columns, factor, bits, &place)?)
@@ -175,16 +212,21 @@ fn quantise_layer(spec: &DecoderSpec, layer: usize, floats: &LayerFloats<'_>) ->
             quantise(Module::Up, "mlp.up_proj", floats.up_proj)?,
             quantise(Module::Down, "mlp.down_proj", floats.down_proj)?,
         ],
+        biases: Default::default(),
         norm_scale,
+        norm_bias: Default::default(),
+        post_norms: Vec::new(),
     })
 }
 
-fn column_scale(norm_scale: &[Vec<f32>; 2], module: Module) -> Option<&[f32]> {
-    match module {
-        Module::Q | Module::K | Module::V => Some(&norm_scale[0]),
-        Module::Gate | Module::Up => Some(&norm_scale[1]),
-        Module::O | Module::Down => None,
-    }
+/// What belongs to the norm before a map, where there is one.
+fn behind_norm(of_norms: &[Vec<f32>; 2], module: Module) -> Option<&[f32]> {
+    let row = match module {
+        Module::Q | Module::K | Module::V => &of_norms[0],
+        Module::Gate | Module::Up => &of_norms[1],
+        Module::O | Module::Down => return None,
+    };
+    (!row.is_empty()).then_some(row)
 }
 
 /// A low-rank addition in floats: `delta W = scale · B · A`, `A` `[rank, in]`, `B` `[out, rank]`, both row-major.
@@ -202,9 +244,12 @@ pub(crate) struct Lora {
     pub(crate) a: Vec<u64>,
     /// `[out, rank]`
     pub(crate) b: Vec<u64>,
+    /// `B·A` times the bias of the norm before the map, `[out]`; empty where there is none, and in every masked form.
+    pub(crate) row: Vec<u64>,
 }
 
 /// The server's secret: the adapter as integers. Never printed.
+#[derive(Default)]
 pub struct PrivateWeights {
     /// `[layer][module]`; empty when the rank is 0.
     pub(crate) layers: Vec<[Lora; 7]>,
@@ -237,11 +282,12 @@ impl PrivateWeights {
         Ok(Self { layers: quantised })
     }
 
-    /// Little-endian 32-bit integers, `A` then `B` of each module.
+    /// Little-endian 32-bit integers, `A` then `B` of each module, then the rows of 64 bits where there are any.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let values = self.layers.iter().flatten().flat_map(|l| l.a.iter().chain(&l.b));
-        values.flat_map(|v| (*v as i64 as i32).to_le_bytes()).collect()
+        let rows = self.layers.iter().flatten().flat_map(|l| l.row.iter().flat_map(|v| v.to_le_bytes()));
+        values.flat_map(|v| (*v as i64 as i32).to_le_bytes()).chain(rows).collect()
     }
 
     /// # Errors
@@ -259,7 +305,11 @@ impl PrivateWeights {
         let masks = adapter_masks(spec, adapter_seed);
         let add = |x: &[u64], r: &[u64]| x.iter().zip(r).map(|(x, r)| x.wrapping_add(*r)).collect();
         let layers = self.layers.iter().zip(&masks).map(|(layer, masks)| {
-            std::array::from_fn(|m| Lora { a: add(&layer[m].a, &masks[m].a), b: add(&layer[m].b, &masks[m].b) })
+            std::array::from_fn(|m| Lora {
+                a: add(&layer[m].a, &masks[m].a),
+                b: add(&layer[m].b, &masks[m].b),
+                row: Vec::new(),
+            })
         });
         MaskedAdapter { layers: layers.collect() }
     }
@@ -296,7 +346,7 @@ pub(crate) fn adapter_masks(spec: &DecoderSpec, adapter_seed: &Seed) -> Vec<[Lor
         .map(|_| {
             Module::ALL.map(|module| {
                 let (cols, rows) = spec.shape(module);
-                Lora { a: prg.words(spec.lora_rank * cols), b: prg.words(rows * spec.lora_rank) }
+                Lora { a: prg.words(spec.lora_rank * cols), b: prg.words(rows * spec.lora_rank), row: Vec::new() }
             })
         })
         .collect()
@@ -314,7 +364,7 @@ fn unflatten(spec: &DecoderSpec, values: Vec<u64>, whole: bool) -> Result<Vec<[L
     }
     let mut values = values.into_iter();
     let mut take = |n: usize| values.by_ref().take(n).collect::<Vec<u64>>();
-    Ok((0..layers).map(|_| sizes.map(|(a, b)| Lora { a: take(a), b: take(b) })).collect())
+    Ok((0..layers).map(|_| sizes.map(|(a, b)| Lora { a: take(a), b: take(b), row: Vec::new() })).collect())
 }
 
 fn quantise_lora(
@@ -327,12 +377,13 @@ fn quantise_lora(
     let (cols, rows) = spec.shape(module);
     let rank = spec.lora_rank;
     let Some(floats) = floats else {
-        return Ok(Lora { a: vec![0; rank * cols], b: vec![0; rows * rank] });
+        return Ok(Lora { a: vec![0; rank * cols], b: vec![0; rows * rank], row: Vec::new() });
     };
     expect_len(&format!("layers.{layer}.{module:?}.lora_A"), rank * cols, floats.a.len())?;
     expect_len(&format!("layers.{layer}.{module:?}.lora_B"), rows * rank, floats.b.len())?;
-    let columns = column_scale(&public.layers[layer].norm_scale, module);
+    let columns = behind_norm(&public.layers[layer].norm_scale, module);
     let factor = if module == Module::Q { spec.score_scale(layer).0 } else { 1.0 };
+    let row = affine::private_row(public, layer, module, &floats, factor)?;
     let a: Vec<f64> =
         (0..floats.a.len()).map(|i| f64::from(floats.a[i]) * columns.map_or(1.0, |c| f64::from(c[i % cols]))).collect();
     let b: Vec<f64> = floats.b.iter().map(|&v| f64::from(v) * f64::from(floats.scale) * factor).collect();
@@ -355,5 +406,5 @@ fn quantise_lora(
             })
             .collect::<Result<Vec<u64>, _>>()
     };
-    Ok(Lora { a: quantise(a, half + tilt)?, b: quantise(b, half - tilt)? })
+    Ok(Lora { a: quantise(a, half + tilt)?, b: quantise(b, half - tilt)?, row })
 }

@@ -24,6 +24,7 @@ fn with_groups(layers: usize, groups: Vec<Vec<usize>>) -> DecoderSpec {
         head_groups: vec![groups; layers],
         lora_rank: 8,
         numeric: NumericSpec::default(),
+        architecture: Default::default(),
     }
 }
 

@@ -31,7 +31,7 @@ pub struct ClientOptions {
     pub cache: PathBuf,
     /// This client's random name and its record of sessions.
     pub state: PathBuf,
-    /// Sessions that may run at once; each needs a copy of the prefix in memory.
+    /// Sessions that may run at once; they share the prefix's weights and have a cache each.
     pub max_sessions: usize,
 }
 
@@ -41,6 +41,11 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// None: as many as fit.
     pub max_tokens: Option<usize>,
+    /// Go on after an end token, up to `max_tokens`.
+    pub ignore_eos: bool,
+    /// Before this many tokens neither an end token nor a stop text ends the answer. An end token that is the most
+    /// likely one still appears: the arg-max is revealed, not the runner-up.
+    pub min_tokens: usize,
     /// Texts that end the answer and are not part of it.
     pub stop: Vec<String>,
     /// Keep the boundary integers, for a comparison with the twin.
@@ -127,7 +132,9 @@ impl Client {
         let spec = partition.decoder_spec().clone();
         let public = Arc::new(partition.public_weights()?);
         let terms = Terms::new(partition.partition_id(), &spec, &public);
-        let prefixes = (0..options.max_sessions.max(1)).map(|_| partition.prefix()).collect::<Result<Vec<_>, _>>()?;
+        let prefix = partition.prefix()?;
+        let mut prefixes: Vec<_> = (1..options.max_sessions).map(|_| prefix.fork()).collect();
+        prefixes.push(prefix);
         let state = ClientState::open(&options.state, &options.cache)?;
         let dealer = HttpClient::new(options.dealer.clone(), None);
         Ok(Self {
@@ -256,11 +263,12 @@ impl Client {
                 answer.boundary.push(boundary);
             }
             answer.tokens.push(token);
-            if self.tokenizer.is_eos(token) {
+            let may_stop = answer.tokens.len() >= request.min_tokens;
+            if may_stop && !request.ignore_eos && self.tokenizer.is_eos(token) {
                 answer.finish = Finish::Stop;
                 break;
             }
-            let piece = text.push(token)?;
+            let piece = text.push(token, may_stop)?;
             if !piece.text.is_empty() && on_event(Event::Text(piece.text)).is_break() {
                 answer.finish = Finish::Cancelled;
                 break;

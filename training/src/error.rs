@@ -22,6 +22,8 @@ pub enum TrainError {
     NoData { max_seq_len: usize },
     #[error("the {what} is not a finite number at step {step}{}", checkpoint_hint(.last_checkpoint))]
     NotFinite { what: &'static str, step: usize, last_checkpoint: Option<PathBuf> },
+    #[error("cannot write the checkpoint `{}`: {reason}{}", path.display(), kept_hint(.last_checkpoint))]
+    Checkpoint { path: PathBuf, reason: String, last_checkpoint: Option<PathBuf> },
     #[error("stopped after step {step}\n\nhint: `--resume` goes on from `{}`", checkpoint.display())]
     Interrupted { step: usize, checkpoint: PathBuf },
     #[error("`{}` cannot be resumed: {reason}", path.display())]
@@ -34,6 +36,13 @@ fn checkpoint_hint(path: &Option<PathBuf>) -> String {
     match path {
         Some(path) => format!("\n\nhint: the last good checkpoint is `{}`; try a lower learning rate", path.display()),
         None => "\n\nhint: no checkpoint was written yet; try a lower learning rate".into(),
+    }
+}
+
+fn kept_hint(path: &Option<PathBuf>) -> String {
+    match path {
+        Some(path) => format!("\n\nhint: make space, then `--resume` goes on from `{}`", path.display()),
+        None => "\n\nhint: make space and start again; no checkpoint was written yet".into(),
     }
 }
 

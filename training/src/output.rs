@@ -20,6 +20,33 @@ pub struct Progress {
     pub tokens_per_second: f64,
 }
 
+/// What had to be done to rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DataNotes {
+    pub rows: usize,
+    /// Longer than `data.max_seq_len`: the prompt lost its beginning.
+    pub shortened_prompts: usize,
+    /// Longer than `data.max_seq_len` alone: the answer lost its end.
+    pub shortened_answers: usize,
+    /// Nothing to learn in them; left out.
+    pub without_answer: usize,
+}
+
+impl std::fmt::Display for DataNotes {
+    /// One line a finding; empty when there is nothing to say.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let findings = [
+            (self.shortened_prompts, "are longer than `data.max_seq_len`: their prompts lost the beginning"),
+            (self.shortened_answers, "have answers longer than `data.max_seq_len`: they lost the end"),
+            (self.without_answer, "have nothing to learn in them and were left out"),
+        ];
+        for (count, what) in findings.iter().filter(|(count, _)| *count > 0) {
+            writeln!(f, "note: {count} of {} rows {what}", self.rows)?;
+        }
+        Ok(())
+    }
+}
+
 /// What a finished run leaves behind.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrainReport {
@@ -37,12 +64,17 @@ pub struct TrainReport {
     pub final_loss: f64,
     pub val_loss: Option<f64>,
     pub trained_parameters: usize,
+    pub data: DataNotes,
+    /// The most memory that the process held, where the system says it.
+    pub peak_memory_bytes: Option<usize>,
 }
 
 /// `metrics.jsonl`.
 pub(crate) fn write_metrics(path: &Path, history: &[Progress]) -> Result<(), TrainError> {
     let lines = history.iter().map(|p| serde_json::to_string(p).expect("plain figures serialise") + "\n");
-    std::fs::write(path, lines.collect::<String>()).map_err(TrainError::io(path))
+    let partial = path.with_extension("jsonl.partial");
+    std::fs::write(&partial, lines.collect::<String>()).map_err(TrainError::io(path))?;
+    std::fs::rename(&partial, path).map_err(TrainError::io(path))
 }
 
 /// Mean loss of the last tenth of the steps.

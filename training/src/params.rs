@@ -12,11 +12,22 @@ pub(crate) struct Param {
     pub var: Var,
     pub moments: Moments,
     grad: Vec<f32>,
+    /// Whether the current micro-batch gave it a gradient.
+    reached: bool,
 }
 
 /// All trained tensors, in order of their names.
 pub(crate) struct Params {
     pub all: Vec<Param>,
+}
+
+/// Names of what full fine-tuning trains.
+pub(crate) fn full_names<'a>(base: &'a Checkpoint, transforms: &Transforms) -> impl Iterator<Item = &'a String> {
+    let frozen = transforms.frozen_layers;
+    base.tensors.keys().filter(move |name| {
+        let layer = name.strip_prefix("model.layers.").and_then(|n| n.split('.').next()?.parse::<usize>().ok());
+        layer.map_or(frozen == 0, |l| l >= frozen)
+    })
 }
 
 impl Params {
@@ -45,13 +56,9 @@ impl Params {
 
     /// The checkpoint's own weights: the private layers, and embedding, norm and head where nothing is frozen.
     pub fn full(base: &Checkpoint, transforms: &Transforms) -> Result<Self, TrainError> {
-        let private = |name: &str| {
-            let layer = name.strip_prefix("model.layers.").and_then(|n| n.split('.').next()?.parse::<usize>().ok());
-            layer.map_or(transforms.frozen_layers == 0, |l| l >= transforms.frozen_layers)
-        };
         let mut chosen = BTreeMap::new();
-        for (name, tensor) in base.tensors.iter().filter(|(n, _)| private(n)) {
-            chosen.insert(name.clone(), tensor.copy()?);
+        for name in full_names(base, transforms) {
+            chosen.insert(name.clone(), base.tensors[name].copy()?);
         }
         Self::from_tensors(chosen)
     }
@@ -60,7 +67,7 @@ impl Params {
         let all = tensors.into_iter().map(|(name, tensor)| {
             let count = tensor.elem_count();
             let (moments, grad) = (Moments::zeros(count), vec![0f32; count]);
-            Ok(Param { name, var: Var::from_tensor(&tensor)?, moments, grad })
+            Ok(Param { name, var: Var::from_tensor(&tensor)?, moments, grad, reached: false })
         });
         Ok(Self { all: all.collect::<Result<_, TrainError>>()? })
     }
@@ -86,20 +93,34 @@ impl Params {
         Decoder::assemble(&base.config, transforms, weight, lora)
     }
 
-    /// Adds the gradients of a micro-batch.
+    /// Adds the gradients of a micro-batch, or of a part of its graph.
+    pub fn accumulate(&mut self, grads: &GradStore) -> Result<(), TrainError> {
+        for param in &mut self.all {
+            let Some(grad) = grads.get(param.var.as_tensor()) else { continue };
+            let grad: Vec<f32> = grad.flatten_all()?.to_vec1()?;
+            param.grad.iter_mut().zip(&grad).for_each(|(sum, g)| *sum += g);
+            param.reached = true;
+        }
+        Ok(())
+    }
+
+    /// Ends a micro-batch.
     ///
     /// # Errors
     /// [`TrainError::Setting`] for a tensor without gradient: it would silently stay as it is.
-    pub fn accumulate(&mut self, grads: &GradStore) -> Result<(), TrainError> {
+    pub fn all_reached(&mut self) -> Result<(), TrainError> {
         for param in &mut self.all {
-            let Some(grad) = grads.get(param.var.as_tensor()) else {
+            if !std::mem::take(&mut param.reached) {
                 let reason = format!("`{}` has no gradient", param.name);
                 return Err(TrainError::Setting { key: "lora.target_modules", reason });
-            };
-            let grad: Vec<f32> = grad.flatten_all()?.to_vec1()?;
-            param.grad.iter_mut().zip(&grad).for_each(|(sum, g)| *sum += g);
+            }
         }
         Ok(())
+    }
+
+    /// Forgets gradients that were summed but not applied.
+    pub fn clear(&mut self) {
+        self.all.iter_mut().for_each(|param| (param.reached, param.grad) = (false, vec![0.0; param.grad.len()]));
     }
 
     /// L2 norm of all gradients together.

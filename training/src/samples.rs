@@ -1,4 +1,4 @@
-use crate::{Rng, TrainError};
+use crate::{DataNotes, Rng, TrainError};
 use marill_model::{Checkpoint, Message, Tokenizer, render_chat};
 use marill_recipe::{Dataset, Example, Format, Prompt, Recipe, Rows};
 use std::path::Path;
@@ -46,12 +46,13 @@ pub fn end_token(tokenizer: &Tokenizer, prompt: &Prompt, template: Option<&str>)
 pub(crate) struct Samples {
     pub train: Vec<Sample>,
     pub validation: Vec<Sample>,
+    pub notes: DataNotes,
 }
 
 /// Reads, draws and tokenises the data sets of a recipe.
 pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Samples, TrainError> {
     let limit = recipe.data.max_seq_len.min(model.config.max_position_embeddings);
-    let (mut train, mut validation) = (Vec::new(), Vec::new());
+    let (mut train, mut validation, mut notes) = (Vec::new(), Vec::new(), DataNotes::default());
     for (nth, dataset) in recipe.dataset.iter().enumerate() {
         let rows = Rows::read(dataset, dir)?;
         let mut rng = Rng::new(recipe.train.seed, &format!("dataset {nth}"));
@@ -59,10 +60,13 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
         let mut samples = if dataset.format == Format::Text {
             windows(&examples, model, limit)?
         } else {
-            let tokenise = |e| tokenise(e, model, limit, recipe.data.train_on_input);
-            examples.iter().map(tokenise).collect::<Result<Vec<_>, _>>()?
+            let mut tokenise = |e| tokenise(e, model, limit, recipe.data.train_on_input, &mut notes);
+            examples.iter().map(&mut tokenise).collect::<Result<Vec<_>, _>>()?
         };
+        notes.rows += samples.len();
+        let all = samples.len();
         samples.retain(|s| s.targets().next().is_some());
+        notes.without_answer += all - samples.len();
         rng.shuffle(&mut samples);
         let kept = (samples.len() as f64 * recipe.data.val_fraction) as usize;
         validation.extend(samples.drain(..kept));
@@ -72,7 +76,7 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
     if train.is_empty() {
         return Err(TrainError::NoData { max_seq_len: limit });
     }
-    Ok(Samples { train, validation })
+    Ok(Samples { train, validation, notes })
 }
 
 fn draw(mut examples: Vec<Example>, dataset: &Dataset, rng: &mut Rng) -> Vec<Example> {
@@ -95,15 +99,27 @@ fn repeat(samples: &mut Vec<Sample>, weight: f64) {
     }
 }
 
-fn tokenise(example: &Example, model: &Checkpoint, limit: usize, train_on_input: bool) -> Result<Sample, TrainError> {
+fn tokenise(
+    example: &Example,
+    model: &Checkpoint,
+    limit: usize,
+    train_on_input: bool,
+    notes: &mut DataNotes,
+) -> Result<Sample, TrainError> {
+    if example.completion.trim().is_empty() {
+        // The end mark alone would teach to say nothing.
+        return Ok(Sample { tokens: Vec::new(), loss_from: 0 });
+    }
     let template = model.chat_template.as_deref();
     let prompt = model.tokenizer.encode(&prompt_text(&example.prompt, template)?)?;
     let mut answer = model.tokenizer.encode(&example.completion)?;
     answer.extend(end_token(&model.tokenizer, &example.prompt, template));
+    notes.shortened_answers += usize::from(answer.len() > limit.saturating_sub(1));
     answer.truncate(limit.saturating_sub(1));
     // The end of a prompt matters more than its beginning: there stands what is asked for.
     let room = limit - answer.len();
     let cut = prompt.len().saturating_sub(room);
+    notes.shortened_prompts += usize::from(cut > 0);
     let prompt = &prompt[cut..];
     let loss_from = if train_on_input { 0 } else { prompt.len() };
     Ok(Sample { tokens: [prompt, &answer].concat(), loss_from })

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// Checkpoints kept on disk.
 const KEEP: usize = 2;
+const TENSORS: &str = "state.safetensors";
+const STATE: &str = "state.json";
 
 /// Everything of a run that is not a tensor. The order of the data follows from the recipe.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,6 +33,9 @@ pub(crate) fn digest(text: &str) -> String {
 }
 
 /// Writes `checkpoints/step-N` completely or not at all, then drops all but the newest ones.
+///
+/// # Errors
+/// [`TrainError::Checkpoint`] with the last one that is good.
 pub(crate) fn save(
     root: &Path,
     params: &Params,
@@ -40,8 +45,37 @@ pub(crate) fn save(
 ) -> Result<PathBuf, TrainError> {
     let step = history.last().map_or(0, |p| p.step);
     let (partial, done) = (root.join(".partial"), root.join(format!("step-{step:06}")));
-    let _ = std::fs::remove_dir_all(&partial);
-    std::fs::create_dir_all(&partial).map_err(TrainError::io(&partial))?;
+    let state = RunState { step, recipe_sha256: recipe_sha256.into(), seconds, history: history.to_vec() };
+    let write = || -> Result<(), String> {
+        let text = |e: std::io::Error| e.to_string();
+        let _ = std::fs::remove_dir_all(&partial);
+        std::fs::create_dir_all(&partial).map_err(text)?;
+        let tensors = tensors(params).map_err(|e| e.to_string())?;
+        candle_core::safetensors::save(&tensors, partial.join(TENSORS)).map_err(|e| e.to_string())?;
+        let json = serde_json::to_string(&state).expect("plain figures serialise");
+        std::fs::write(partial.join(STATE), json).map_err(text)?;
+        for name in [TENSORS, STATE] {
+            std::fs::File::open(partial.join(name)).and_then(|file| file.sync_all()).map_err(text)?;
+        }
+        if done.exists() {
+            std::fs::remove_dir_all(&done).map_err(text)?;
+        }
+        std::fs::rename(&partial, &done).map_err(text)
+    };
+    if let Err(reason) = write() {
+        // What is left of it must not take the space that the next attempt needs.
+        let _ = std::fs::remove_dir_all(&partial);
+        return Err(TrainError::Checkpoint { path: done, reason, last_checkpoint: newest(root) });
+    }
+    let mut all = list(root);
+    all.truncate(all.len().saturating_sub(KEEP));
+    for old in all {
+        std::fs::remove_dir_all(&old).map_err(TrainError::io(&old))?;
+    }
+    Ok(done)
+}
+
+fn tensors(params: &Params) -> candle_core::Result<HashMap<String, Tensor>> {
     let mut tensors = HashMap::new();
     for param in &params.all {
         let vector = |v: &[f32]| Tensor::from_slice(v, v.len(), &Device::Cpu);
@@ -49,18 +83,7 @@ pub(crate) fn save(
         tensors.insert(format!("first.{}", param.name), vector(&param.moments.first)?);
         tensors.insert(format!("second.{}", param.name), vector(&param.moments.second)?);
     }
-    candle_core::safetensors::save(&tensors, partial.join("state.safetensors"))?;
-    let state = RunState { step, recipe_sha256: recipe_sha256.into(), seconds, history: history.to_vec() };
-    let json = serde_json::to_string(&state).expect("plain figures serialise");
-    std::fs::write(partial.join("state.json"), json).map_err(TrainError::io(&partial))?;
-    let _ = std::fs::remove_dir_all(&done);
-    std::fs::rename(&partial, &done).map_err(TrainError::io(&done))?;
-    let mut all = list(root);
-    all.truncate(all.len().saturating_sub(KEEP));
-    for old in all {
-        std::fs::remove_dir_all(&old).map_err(TrainError::io(&old))?;
-    }
-    Ok(done)
+    Ok(tensors)
 }
 
 /// Checkpoints, oldest first.
@@ -81,15 +104,14 @@ pub(crate) fn newest(root: &Path) -> Option<PathBuf> {
 pub(crate) fn load(root: &Path, params: &mut Params, recipe_sha256: &str) -> Result<Option<Resumed>, TrainError> {
     let Some(path) = newest(root) else { return Ok(None) };
     let fail = |reason: String| TrainError::Resume { path: path.clone(), reason };
-    let json = std::fs::read_to_string(path.join("state.json")).map_err(|e| fail(e.to_string()))?;
+    let json = std::fs::read_to_string(path.join(STATE)).map_err(|e| fail(e.to_string()))?;
     let state: RunState = serde_json::from_str(&json).map_err(|e| fail(e.to_string()))?;
     if state.recipe_sha256 != recipe_sha256 {
         let reason =
             "it belongs to another recipe or data set\n\nhint: train without `--resume`, or into another folder";
         return Err(fail(reason.into()));
     }
-    let tensors = candle_core::safetensors::load(path.join("state.safetensors"), &Device::Cpu)
-        .map_err(|e| fail(e.to_string()))?;
+    let tensors = candle_core::safetensors::load(path.join(TENSORS), &Device::Cpu).map_err(|e| fail(e.to_string()))?;
     for param in &mut params.all {
         let get = |name: &str| tensors.get(name).ok_or_else(|| fail(format!("`{name}` is missing")));
         param.var.set(get(&param.name)?)?;

@@ -1,19 +1,21 @@
 use crate::activations::Activations;
 use crate::batches::{Step, plan};
-use crate::distill::Distillation;
+use crate::distill::{Distillation, Said};
+use crate::estimate::{Estimate, peak_memory_bytes};
+use crate::objective::{Pass, stage_of};
 use crate::optimizer::learning_rate;
 use crate::output::{self, Progress, TrainReport};
 use crate::params::Params;
-use crate::samples::{self, Samples, targets};
-use crate::{Sample, TrainError, scratch, state};
+use crate::samples::{self, Samples};
+use crate::{Rng, TrainError, scratch, state};
 use candle_core::Tensor;
-use marill_model::ops::{HeadLoss, Teacher, head_loss};
+use marill_model::ops::Dropout;
 use marill_model::{
-    Adapter, Checkpoint, Config, Decoder, HeadMerge, LoraConfig, Rows, TensorDtype, Transforms, adjacent_groups,
+    Adapter, Checkpoint, Config, Decoder, HeadMerge, LoraConfig, TensorDtype, Transforms, adjacent_groups,
     strided_groups,
 };
-use marill_recipe::{Grouping, Init, Recipe, RecipeError, locate};
-use std::path::{Path, PathBuf};
+use marill_recipe::{Checkpointing, Grouping, Init, Recipe, RecipeError, locate};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -23,6 +25,10 @@ use std::time::Instant;
 pub struct TrainOptions {
     /// The folder of the recipe file; its paths may start there.
     pub recipe_dir: PathBuf,
+    /// Where the base model was found already; otherwise the recipe's name is a path.
+    pub base: Option<PathBuf>,
+    /// The same for the teacher of a distillation.
+    pub teacher: Option<PathBuf>,
     /// Go on from the newest checkpoint of the output folder, where there is one.
     pub resume: bool,
     /// Set from a signal handler: the run writes a checkpoint and ends with [`TrainError::Interrupted`].
@@ -39,27 +45,23 @@ pub fn train(
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<TrainReport, TrainError> {
     let started = Instant::now();
-    let base = base_model(recipe, &options.recipe_dir)?;
-    let transforms = transforms_for(recipe, &base.config)?;
-    let dir = PathBuf::from(&recipe.output.dir);
-    std::fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
-    let resolved = dir.join("recipe.toml");
+    let mut run = Run::new(recipe, options)?;
+    std::fs::create_dir_all(&run.dir).map_err(TrainError::io(&run.dir))?;
+    let resolved = run.dir.join("recipe.toml");
     std::fs::write(&resolved, recipe.to_toml()).map_err(TrainError::io(&resolved))?;
-    let samples = samples::load(recipe, &options.recipe_dir, &base)?;
-    let params = if transforms.lora.is_some() {
-        Params::lora(&base, &transforms, recipe.train.seed)?
-    } else {
-        Params::full(&base, &transforms)?
-    };
-    let mut run = Run::new(recipe, options, base, transforms, samples, params, dir)?;
+    run.find_checkpoint()?;
     run.steps(progress, started)?;
     run.finish(started)
 }
 
 /// The checkpoint that a recipe starts from.
-fn base_model(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, TrainError> {
+fn base_model(recipe: &Recipe, options: &TrainOptions) -> Result<Checkpoint, TrainError> {
+    let dir = &options.recipe_dir;
     if recipe.model.init == Init::Random {
         return scratch::checkpoint(recipe, dir);
+    }
+    if let Some(path) = &options.base {
+        return Ok(Checkpoint::open(path)?);
     }
     let name = recipe.model.base_model.as_deref().unwrap_or_default();
     let path = locate(name, dir).map_err(|e| match e {
@@ -107,15 +109,15 @@ pub fn transforms_for(recipe: &Recipe, config: &Config) -> Result<Transforms, Tr
     Ok(transforms)
 }
 
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     recipe: &'a Recipe,
     options: &'a TrainOptions,
     base: Checkpoint,
     transforms: Transforms,
-    samples: Samples,
-    params: Params,
+    pub(crate) samples: Samples,
+    pub(crate) params: Params,
     decoder: Decoder,
-    steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
     activations: Activations,
     validation: Activations,
     distillation: Option<Distillation>,
@@ -123,33 +125,31 @@ struct Run<'a> {
     earlier_seconds: f64,
     dir: PathBuf,
     digest: String,
+    /// One layer's graph at a time.
+    pub(crate) in_blocks: bool,
+    pub(crate) estimate: Estimate,
 }
 
 impl<'a> Run<'a> {
-    fn new(
-        recipe: &'a Recipe,
-        options: &'a TrainOptions,
-        base: Checkpoint,
-        transforms: Transforms,
-        samples: Samples,
-        mut params: Params,
-        dir: PathBuf,
-    ) -> Result<Self, TrainError> {
+    pub(crate) fn new(recipe: &'a Recipe, options: &'a TrainOptions) -> Result<Self, TrainError> {
+        let base = base_model(recipe, options)?;
+        let transforms = transforms_for(recipe, &base.config)?;
+        let samples = samples::load(recipe, &options.recipe_dir, &base)?;
+        let params = if transforms.lora.is_some() {
+            Params::lora(&base, &transforms, recipe.train.seed)?
+        } else {
+            Params::full(&base, &transforms)?
+        };
         let decoder = params.decoder(&base, &transforms)?;
         let steps = plan(&samples.train, &recipe.train);
         let distillation = Distillation::open(recipe, options, &base, &transforms, samples.train.len())?;
         let digest = state::digest(&format!("{}{:?}", recipe.to_toml(), samples.train));
-        let checkpoints = dir.join("checkpoints");
-        let (mut history, mut earlier_seconds) = (Vec::new(), 0.0);
-        if options.resume {
-            if let Some(resumed) = state::load(&checkpoints, &mut params, &digest)? {
-                debug_assert_eq!(resumed.step, resumed.history.len());
-                (history, earlier_seconds) = (resumed.history, resumed.seconds);
-            }
-        } else if checkpoints.exists() {
-            // A later `--resume` must not find the checkpoints of another run.
-            std::fs::remove_dir_all(&checkpoints).map_err(TrainError::io(&checkpoints))?;
-        }
+        let estimate = Estimate::new(&base, &transforms, recipe, &samples, &steps);
+        let in_blocks = match recipe.train.gradient_checkpointing {
+            Checkpointing::Always => true,
+            Checkpointing::Never => false,
+            Checkpointing::Auto => estimate.needs_blocks(),
+        };
         let activations = Activations::new(samples.train.len());
         let validation = Activations::new(samples.validation.len());
         Ok(Self {
@@ -164,11 +164,28 @@ impl<'a> Run<'a> {
             activations,
             validation,
             distillation,
-            history,
-            earlier_seconds,
-            dir,
+            history: Vec::new(),
+            earlier_seconds: 0.0,
+            dir: PathBuf::from(&recipe.output.dir),
             digest,
+            in_blocks,
+            estimate,
         })
+    }
+
+    /// Goes on from the newest checkpoint where that is asked for, and clears the place otherwise.
+    fn find_checkpoint(&mut self) -> Result<(), TrainError> {
+        let checkpoints = self.dir.join("checkpoints");
+        if self.options.resume {
+            if let Some(resumed) = state::load(&checkpoints, &mut self.params, &self.digest)? {
+                debug_assert_eq!(resumed.step, resumed.history.len());
+                (self.history, self.earlier_seconds) = (resumed.history, resumed.seconds);
+            }
+        } else if checkpoints.exists() {
+            // A later `--resume` must not find the checkpoints of another run.
+            std::fs::remove_dir_all(&checkpoints).map_err(TrainError::io(&checkpoints))?;
+        }
+        Ok(())
     }
 
     fn steps(&mut self, progress: &mut dyn FnMut(&Progress), started: Instant) -> Result<(), TrainError> {
@@ -216,37 +233,46 @@ impl<'a> Run<'a> {
 
     /// Sums the gradients of a step's micro-batches and returns the mean loss.
     fn step(&mut self, step: usize) -> Result<f64, TrainError> {
-        let Step { micro_batches, targets, .. } = self.steps[step - 1].clone();
+        let Step { micro_batches, targets, tokens } = self.steps[step - 1].clone();
         let mut loss = 0.0;
-        for batch in &micro_batches {
-            let frozen = self.transforms.frozen_layers;
-            let x = self.activations.boundary(&self.decoder, frozen, &self.samples.train, batch)?;
-            let teacher = match &mut self.distillation {
-                Some(d) => Some(d.rows_for(&x, &self.samples.train, batch)?),
-                None => None,
-            };
-            let part = self.loss(x, &self.samples.train, batch, 1.0 / targets as f32, teacher)?;
-            loss += f64::from(part.to_scalar::<f32>()?);
-            self.params.accumulate(&part.backward()?)?;
+        for (nth, batch) in micro_batches.iter().enumerate() {
+            loss += self.micro_batch(step, nth, batch, (targets, tokens))?;
         }
         Ok(loss)
     }
 
-    fn loss(
-        &self,
-        x: Tensor,
-        samples: &[Sample],
+    /// Adds one micro-batch's gradients; `targets` and `tokens` are the whole step's.
+    pub(crate) fn micro_batch(
+        &mut self,
+        step: usize,
+        nth: usize,
         batch: &[usize],
-        scale: f32,
-        teacher: Option<Teacher>,
-    ) -> Result<Tensor, TrainError> {
-        let layers = self.transforms.frozen_layers..self.decoder.layers.len();
-        let lengths: Vec<usize> = batch.iter().map(|&i| samples[i].tokens.len()).collect();
-        let x = self.decoder.run(x, layers, &Rows::packed(&lengths), None)?;
-        let (rows, labels) = targets(samples, batch);
-        let rows = Tensor::new(rows, x.device())?;
-        let hidden = self.decoder.finish(&x.index_select(&rows, 0)?)?;
-        Ok(head_loss(&hidden, &self.decoder.lm_head, HeadLoss { labels, scale, teacher })?)
+        (targets, tokens): (usize, usize),
+    ) -> Result<f64, TrainError> {
+        let (frozen, samples) = (self.transforms.frozen_layers, &self.samples.train);
+        let stage = stage_of(self.recipe.distill.as_ref(), step, self.steps.len());
+        let x = self.activations.boundary(&self.decoder, frozen, samples, batch)?;
+        let said = match &mut self.distillation {
+            Some(teacher) => teacher.answer(&x, samples, batch, &stage)?,
+            None => Said::default(),
+        };
+        let dropout = self.dropout(step, nth);
+        let pass = Pass { decoder: &self.decoder, frozen, samples, batch, dropout, stage, said, targets, tokens };
+        let loss = if self.in_blocks {
+            pass.backward_in_blocks(x, &mut self.params)?
+        } else {
+            let loss = pass.loss(x)?;
+            self.params.accumulate(&loss.backward()?)?;
+            loss.to_scalar::<f32>()?
+        };
+        self.params.all_reached()?;
+        Ok(f64::from(loss))
+    }
+
+    fn dropout(&self, step: usize, micro_batch: usize) -> Option<Dropout> {
+        let rate = self.recipe.lora.as_ref().map_or(0.0, |lora| lora.dropout) as f32;
+        let key = || Rng::new(self.recipe.train.seed, &format!("dropout {step} {micro_batch}")).bits();
+        (rate > 0.0).then(|| Dropout { rate, key: key() })
     }
 
     fn validation_loss(&mut self) -> Result<Option<f64>, TrainError> {
@@ -259,9 +285,11 @@ impl<'a> Run<'a> {
         let mut loss = 0.0;
         for batch in order.chunks(self.recipe.train.micro_batch_size) {
             let frozen = self.transforms.frozen_layers;
-            let x = self.validation.boundary(&self.decoder, frozen, &self.samples.validation, batch)?;
-            let part = self.loss(x, &self.samples.validation, batch, 1.0 / count as f32, None)?;
-            loss += f64::from(part.to_scalar::<f32>()?);
+            let x = self.validation.boundary(&self.decoder, frozen, samples, batch)?;
+            let (decoder, stage, said) = (&self.decoder, stage_of(None, 1, 1), Said::default());
+            let (dropout, targets, tokens) = (None, count, 1);
+            let pass = Pass { decoder, frozen, samples, batch, dropout, stage, said, targets, tokens };
+            loss += f64::from(pass.loss(x)?.to_scalar::<f32>()?);
         }
         Ok(Some(loss))
     }
@@ -300,6 +328,8 @@ impl<'a> Run<'a> {
             final_loss: output::final_loss(&self.history),
             val_loss: self.history.iter().rev().find_map(|p| p.val_loss),
             trained_parameters,
+            data: self.samples.notes,
+            peak_memory_bytes: peak_memory_bytes(),
         })
     }
 }

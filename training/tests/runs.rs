@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, FloatModel, Transforms};
 use marill_recipe::Recipe;
-use marill_training::{TrainError, TrainOptions, TrainReport, train};
+use marill_training::{TrainError, TrainOptions, TrainReport, rehearse, train};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -251,4 +251,129 @@ fn an_empty_data_set_is_an_error() {
     std::fs::write(place.path("rows.jsonl"), "").unwrap();
     let error = place.run(SCRATCH, &[]).unwrap_err().to_string();
     assert!(error.contains("rows.jsonl") && error.contains("empty"), "{error}");
+}
+
+const STAGES: &str = r#"
+[distill]
+teacher = "base"
+temperature = 2.0
+stages = [{ share = 0.5, hidden = 1.0 }, { share = 0.5, hidden = 0.5, logits = 0.7, labels = 0.3 }]
+"#;
+
+#[test]
+fn a_stage_of_hidden_states_moves_every_factor_and_comes_closer() {
+    let place = Place::new(true);
+    let distil = format!("{TUNE}{STAGES}");
+    let only = ["distill.stages=[{share = 1.0, hidden = 1.0}]", "train.epochs=10"];
+    let report = place.run(&distil, &only).unwrap();
+    assert!(report.final_loss < 0.5 * report.first_loss, "{report:?}");
+    let adapter = Adapter::load(&place.path("tuned/adapter.safetensors")).unwrap();
+    for (name, tensor) in adapter.tensors.iter().filter(|(n, _)| n.contains("lora_B")) {
+        let moved = tensor.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(moved > 0.0, "`{name}` never moved");
+    }
+    let mut kinds = Vec::new();
+    let loud = "distill.stages=[{share = 0.5, hidden = 1.0}, {share = 0.5, hidden = 0.1, labels = 1000.0}]";
+    let recipe = place.recipe(&distil, &["train.max_steps=8", loud]);
+    train(&recipe, &place.options(), &mut |p| kinds.push(p.loss > 10.0)).unwrap();
+    assert_eq!(kinds, [false, false, false, false, true, true, true, true], "labels join in the middle");
+
+    let full = distil.replace("[lora]\nrank = 4\n", "");
+    let error = place.run(&full, &["freeze.layers=0"]).unwrap_err().to_string();
+    assert!(error.contains("the final norm and the head untrained"), "{error}");
+}
+
+#[test]
+fn one_graph_or_a_graph_for_each_layer_gives_the_same_bits() {
+    let place = Place::new(true);
+    let distil = format!("{TUNE}{STAGES}");
+    for (nth, text) in [TUNE, &distil, &TUNE.replace("[lora]\nrank = 4\n", "")].into_iter().enumerate() {
+        let mut found = Vec::new();
+        for how in ["never", "always"] {
+            let (dir, how) = (format!("output.dir=DIR/{how}{nth}"), format!("train.gradient_checkpointing={how}"));
+            let mut settings = vec!["train.max_steps=8", &dir, &how];
+            if text.contains("[lora]") {
+                settings.push("lora.dropout=0.2");
+            }
+            let report = place.run(text, &settings).unwrap();
+            found.push((
+                report.final_loss,
+                bytes(report.adapter.unwrap_or_else(|| report.model.unwrap().join("model.safetensors"))),
+            ));
+        }
+        assert!(found[0] == found[1], "recipe {nth}: {} and {}", found[0].0, found[1].0);
+    }
+}
+
+#[test]
+fn dropout_changes_the_run_and_nothing_is_dropped_when_the_loss_is_measured() {
+    let place = Place::new(true);
+    let mut losses = Vec::new();
+    for (rate, rank) in [("0.0", 4), ("0.6", 4), ("0.6", 4)] {
+        let settings = [format!("lora.dropout={rate}"), format!("lora.rank={rank}"), "train.epochs=2".into()];
+        let report = place.run(TUNE, &settings.each_ref().map(String::as_str)).unwrap();
+        losses.push((report.final_loss, report.val_loss.unwrap()));
+    }
+    assert_ne!(losses[0], losses[1]);
+    assert_eq!(losses[1], losses[2]);
+    // A learning rate of almost nothing: with dropout at evaluation, the two losses would differ.
+    let still = ["optimizer.learning_rate=1e-12", "train.max_steps=1", "lora.dropout=0.9"];
+    let with = place.run(TUNE, &still).unwrap().val_loss;
+    let without = place.run(TUNE, &["optimizer.learning_rate=1e-12", "train.max_steps=1"]).unwrap().val_loss;
+    assert!((with.unwrap() - without.unwrap()).abs() < 1e-6, "{with:?} {without:?}");
+}
+
+#[test]
+fn rows_that_are_empty_or_too_long_are_counted_and_broken_ones_named() {
+    let place = Place::new(true);
+    let long = "word ".repeat(300);
+    let lines = [
+        r#"{"instruction": "say yes", "output": "yes"}"#.to_owned(),
+        r#"{"instruction": "say nothing", "output": "  "}"#.to_owned(),
+        format!(r#"{{"instruction": "{long}", "output": "yes"}}"#),
+        format!(r#"{{"instruction": "go on", "output": "{long}"}}"#),
+    ];
+    std::fs::write(place.path("rows.jsonl"), lines.join("\n")).unwrap();
+    let text = TUNE.replace("labels = [\"even\", \"odd\"]\n", "").replace("classify", "instruct");
+    let settings = ["train.max_steps=2", "data.val_fraction=0.0"];
+    let report = place.run(&text, &settings).unwrap();
+    let notes = report.data;
+    assert_eq!((notes.rows, notes.shortened_prompts, notes.shortened_answers, notes.without_answer), (4, 2, 1, 1));
+    assert_eq!(notes.to_string().lines().count(), 3, "{notes}");
+
+    for (broken, said) in [("{\"instruction\": \"a\", \"out", "row 5"), ("{\"instruction\": \"a\"}", "row 5")] {
+        std::fs::write(place.path("rows.jsonl"), lines.join("\n") + "\n" + broken).unwrap();
+        let error = place.run(&text, &settings).unwrap_err().to_string();
+        assert!(error.contains("rows.jsonl") && error.contains(said), "{error}");
+    }
+    std::fs::write(place.path("rows.jsonl"), [0xFFu8, 0xFE, 0x00]).unwrap();
+    let error = place.run(&text, &settings).unwrap_err().to_string();
+    assert!(error.contains("rows.jsonl") && error.contains("UTF-8"), "{error}");
+}
+
+#[test]
+fn a_rehearsal_writes_nothing_and_its_bytes_are_those_of_the_run() {
+    let place = Place::new(true);
+    let recipe = place.recipe(TUNE, &[]);
+    let expected = rehearse(&recipe, &place.options()).unwrap();
+    assert!(!place.path("tuned").exists());
+    let report = place.run(TUNE, &[]).unwrap();
+    let estimate = &expected.estimate;
+    assert_eq!((estimate.trained_parameters, estimate.steps), (report.trained_parameters, report.steps));
+    assert_eq!((estimate.tokens, expected.data), (report.tokens, report.data));
+    assert!(expected.seconds > 0.0 && expected.tokens_per_second > 0.0);
+    let newest = std::fs::read_dir(place.path("tuned/checkpoints")).unwrap().last().unwrap().unwrap().path();
+    let size = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().len() as f64;
+    for (said, file) in [
+        (estimate.checkpoint_bytes, newest.join("state.safetensors")),
+        (estimate.adapter_bytes, report.adapter.clone().unwrap()),
+    ] {
+        let ratio = said as f64 / size(file.clone());
+        assert!((0.7..1.3).contains(&ratio), "{}: {ratio}", file.display());
+    }
+    // The trial left no trace in what follows it.
+    let first = bytes(report.adapter.clone().unwrap());
+    rehearse(&recipe, &place.options()).unwrap();
+    place.run(TUNE, &[]).unwrap();
+    assert_eq!(first, bytes(report.adapter.unwrap()));
 }

@@ -24,6 +24,9 @@ pub struct Args {
     /// Most tokens of an answer
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
+    /// Go on after an end token, up to `--max-tokens`
+    #[arg(long)]
+    ignore_eos: bool,
     /// Print no costs after an answer
     #[arg(short, long)]
     quiet: bool,
@@ -58,6 +61,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let request = Request {
             prompt: client.chat_prompt(&messages).map_err(advise)?,
             max_tokens: Some(args.max_tokens as usize),
+            ignore_eos: args.ignore_eos,
             ..Request::default()
         };
         let result = client.generate(&request, &mut |event| {

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use marill_recipe::Recipe;
 use marill_report::bytes;
 
+use crate::base_model::Search;
 use crate::failure::BadInput;
-use crate::model_dir::{EXPORT_FOLDER, base_of, export_run};
+use crate::model_dir::{EXPORT_FOLDER, export_run};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,6 +26,8 @@ pub struct Args {
     /// `peft-lossy` also writes `adapter_config.json` where PEFT cannot express the merged heads
     #[arg(long, value_parser = ["peft-lossy"])]
     format: Option<String>,
+    #[command(flatten)]
+    search: Search,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
@@ -37,7 +40,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let recipe = Recipe::read(&recipe_path, &[]).map_err(|e| BadInput(e.into()))?;
     let base = match args.base {
         Some(base) => base,
-        None => base_of(&recipe, &args.run_dir)?,
+        None => args.search.base(&recipe, &args.run_dir)?,
     };
     let out = args.out.unwrap_or_else(|| args.run_dir.join(EXPORT_FOLDER));
     let name = args.name.unwrap_or_else(|| name_of(&args.run_dir));

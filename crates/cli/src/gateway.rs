@@ -20,7 +20,7 @@ pub struct Args {
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "MARILL_GATEWAY_PORT", default_value_t = 8000)]
     port: u16,
-    /// Private sessions that may run at once; each keeps the public layers in memory
+    /// Private sessions that may run at once; further ones wait. The public layers are in memory once
     #[arg(long, value_name = "N", default_value_t = 2)]
     max_sessions: usize,
 }

@@ -34,6 +34,12 @@ pub struct Args {
     /// Most tokens of the answer
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
+    /// Go on after an end token, up to `--max-tokens`
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Before this many tokens neither an end token nor a stop text ends the answer
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_tokens: u32,
     /// End the answer before this text (repeatable)
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -61,6 +67,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let request = Request {
         prompt: tokens(client, &args, text)?,
         max_tokens: Some(args.max_tokens as usize),
+        ignore_eos: args.ignore_eos,
+        min_tokens: args.min_tokens as usize,
         stop: args.stop.clone(),
         keep_boundary: args.check_twin.is_some(),
     };

@@ -3,6 +3,7 @@
 //! One module per command: each has `Args` for clap and `run`. Standard output is data, standard error the rest.
 
 mod advice;
+mod base_model;
 mod bench;
 mod chat;
 mod dealer;

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use marill_model::{Adapter, Checkpoint, Transforms};
 use marill_partition::{ExportOptions, ExportReport, MANIFEST_FILE, Partition, export};
-use marill_recipe::{Recipe, locate};
+use marill_recipe::Recipe;
 
+use crate::base_model::hub_name;
 use crate::failure::BadInput;
 
 /// Name of the partition inside a training run's folder.
@@ -74,22 +74,10 @@ pub fn export_run(
         );
         let adapter = Adapter::load(&adapter_path)?;
         let base = Checkpoint::open(base)?;
-        let opts = ExportOptions { name: name.into(), peft_lossy, ..Default::default() };
+        let opts = ExportOptions { name: name.into(), base_name: hub_name(recipe), peft_lossy, ..Default::default() };
         Ok(export(&base, &transforms, &adapter, out, &opts)?)
     };
     work().map_err(|error| BadInput(error).into())
-}
-
-/// The base model that a recipe names.
-///
-/// # Errors
-/// [`BadInput`] when the recipe names none or it is nowhere to be found.
-pub fn base_of(recipe: &Recipe, recipe_dir: &Path) -> anyhow::Result<PathBuf> {
-    let find = || -> anyhow::Result<PathBuf> {
-        let name = recipe.model.base_model.as_deref().context("the recipe names no `model.base_model`")?;
-        Ok(locate(name, recipe_dir)?)
-    };
-    find().map_err(|error| BadInput(error).into())
 }
 
 /// The recipe may only ask for the numeric format that the secure program has.

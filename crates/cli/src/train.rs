@@ -13,9 +13,10 @@ use marill_recipe::Recipe;
 use marill_report::{bytes, count};
 use marill_training::{TrainError, TrainOptions, TrainReport, train, transforms_for};
 
+use crate::base_model::Search;
 use crate::export::name_of;
 use crate::failure::BadInput;
-use crate::model_dir::{EXPORT_FOLDER, base_of, export_run};
+use crate::model_dir::{EXPORT_FOLDER, export_run};
 use crate::progress::Progress;
 
 /// Ended by Ctrl-C, after a checkpoint.
@@ -42,6 +43,8 @@ pub struct Args {
     /// Check everything and state what would be trained and what a token would cost; train nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    search: Search,
     /// Show no progress
     #[arg(long, env = "MARILL_NO_PROGRESS")]
     no_progress: bool,
@@ -60,13 +63,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(seed) = args.seed {
         overrides.push(format!("train.seed={seed}"));
     }
-    let recipe = Recipe::read(&args.recipe, &overrides).map_err(|e| BadInput(e.into()))?;
+    let mut recipe = Recipe::read(&args.recipe, &overrides).map_err(|e| BadInput(e.into()))?;
     let recipe_dir = args.recipe.parent().map(Path::to_path_buf).unwrap_or_default();
+    let (base, teacher) = args.search.pin(&mut recipe, &recipe_dir, args.no_progress)?;
+    let mut options = TrainOptions { recipe_dir, base, teacher, resume: args.resume, stop: None };
     if args.dry_run {
-        return dry_run(&recipe, &recipe_dir, args.json);
+        return dry_run(&recipe, &options, args.json);
     }
-    let stop = stop_on_ctrl_c()?;
-    let options = TrainOptions { recipe_dir, resume: args.resume, stop: Some(stop) };
+    options.stop = Some(stop_on_ctrl_c()?);
     let (report, exported) = match train_and_export(&recipe, &options, args.no_progress) {
         Err(error) if matches!(error.downcast_ref(), Some(TrainError::Interrupted { .. })) => {
             crate::failure::report(&error);
@@ -125,7 +129,10 @@ pub fn train_and_export(
     if report.adapter.is_none() {
         return Ok((report, None));
     }
-    let base = base_of(recipe, &options.recipe_dir)?;
+    let base = match &options.base {
+        Some(path) => path.clone(),
+        None => Search::default().base(recipe, &options.recipe_dir)?,
+    };
     let out = report.output_dir.join(EXPORT_FOLDER);
     // An earlier partition of this very run; anything else in its place is left for the user to look at.
     if out.join(MANIFEST_FILE).is_file() {
@@ -164,9 +171,13 @@ fn stop_on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
 }
 
 /// What would happen: the split, the trained parameters and the secure cost, without training.
-fn dry_run(recipe: &Recipe, recipe_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+fn dry_run(recipe: &Recipe, options: &TrainOptions, json: bool) -> anyhow::Result<ExitCode> {
     let plan = || -> anyhow::Result<serde_json::Value> {
-        let base = Checkpoint::open(&base_of(recipe, recipe_dir)?)?;
+        let base = match &options.base {
+            Some(path) => path.clone(),
+            None => Search::default().base(recipe, &options.recipe_dir)?,
+        };
+        let base = Checkpoint::open(&base)?;
         let transforms = transforms_for(recipe, &base.config)?;
         let spec = decoder_spec(&base.config, &transforms, Default::default())?;
         let decode = tally_decode(&spec, DRY_RUN_KEYS.min(spec.max_positions - 1))?;

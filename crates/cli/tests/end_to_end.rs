@@ -98,6 +98,16 @@ fn the_gateway_answers_the_openai_interface() {
     assert!(chunks.iter().any(|chunk| chunk["choices"][0]["finish_reason"].is_string()));
     assert_eq!(chunks.last().unwrap()["usage"], answer["usage"]);
 
+    // An answer that may not end early has exactly as many tokens as were asked for, and their ids say which.
+    let exact = json!({ "prompt": "hello", "max_tokens": 9, "ignore_eos": true, "return_token_ids": true });
+    let (status, answer) = gateway.post("/v1/completions", &exact);
+    assert_eq!((status, answer["usage"]["completion_tokens"].as_u64()), (200, Some(9)), "{answer}");
+    assert_eq!(answer["choices"][0]["token_ids"].as_array().unwrap().len(), 9);
+    assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    let (status, refused) =
+        gateway.post("/v1/completions", &json!({ "prompt": "a", "min_tokens": 3, "max_tokens": 2 }));
+    assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("min_tokens")));
+
     let (status, refused) =
         gateway.post("/v1/chat/completions", &json!({ "model": model, "messages": question, "n": 2 }));
     assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("n")));

@@ -33,13 +33,12 @@ impl Adapter {
         Ok(Self { tensors })
     }
 
-    /// Writes `adapter.safetensors` in f32.
+    /// Writes `adapter.safetensors` in f32, completely or not at all.
     ///
     /// # Errors
-    /// [`ModelError::Corrupt`], naming the file.
+    /// [`ModelError::Write`], naming the file.
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        let map: std::collections::HashMap<String, Tensor> = self.tensors.clone().into_iter().collect();
-        candle_core::safetensors::save(&map, path).map_err(|e| ModelError::corrupt(path, e))
+        crate::checkpoint::write_tensors(self.tensors.clone().into_iter().collect(), path)
     }
 
     /// Checks that every factor fits the architecture and that every module of `lora` has both factors.

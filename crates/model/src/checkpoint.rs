@@ -85,14 +85,13 @@ impl Checkpoint {
     /// Writes a Hugging Face folder: `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`.
     ///
     /// # Errors
-    /// [`ModelError::Io`] or [`ModelError::Corrupt`], naming the file.
+    /// [`ModelError::Write`] or [`ModelError::Corrupt`], naming the file.
     pub fn save(&self, dir: &Path, dtype: TensorDtype) -> Result<(), ModelError> {
-        std::fs::create_dir_all(dir).map_err(ModelError::io(dir))?;
+        std::fs::create_dir_all(dir).map_err(ModelError::write(dir))?;
         let dtype = if dtype == TensorDtype::F16 { DType::F16 } else { DType::F32 };
         let tensors = self.tensors.iter().map(|(name, t)| Ok((name.clone(), t.to_dtype(dtype)?)));
         let tensors: HashMap<String, Tensor> = tensors.collect::<Result<_, ModelError>>()?;
-        let weights = dir.join("model.safetensors");
-        candle_core::safetensors::save(&tensors, &weights).map_err(|e| ModelError::corrupt(&weights, e))?;
+        write_tensors(tensors, &dir.join("model.safetensors"))?;
         write_json(&dir.join("config.json"), &self.config)?;
         self.tokenizer.save(&dir.join("tokenizer.json"))?;
         let settings = serde_json::json!({ "chat_template": self.chat_template, "add_bos_token": false });
@@ -127,7 +126,26 @@ impl Checkpoint {
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), ModelError> {
     let text = serde_json::to_string_pretty(value).map_err(|e| ModelError::corrupt(path, e))?;
-    std::fs::write(path, text + "\n").map_err(ModelError::io(path))
+    std::fs::write(path, text + "\n").map_err(ModelError::write(path))
+}
+
+/// Writes a safetensors file beside its place and moves it there when all of it is on the disk.
+pub(crate) fn write_tensors(tensors: HashMap<String, Tensor>, path: &Path) -> Result<(), ModelError> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let write = || -> Result<(), ModelError> {
+        candle_core::safetensors::save(&tensors, &partial).map_err(ModelError::write(path))?;
+        let file = std::fs::File::open(&partial).map_err(ModelError::write(path))?;
+        file.sync_all().map_err(ModelError::write(path))?;
+        std::fs::rename(&partial, path).map_err(ModelError::write(path))
+    };
+    let written = write();
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
 }
 
 fn open_folder(dir: &Path) -> Result<Checkpoint, ModelError> {
@@ -143,13 +161,7 @@ fn open_folder(dir: &Path) -> Result<Checkpoint, ModelError> {
     }
     let config = config.normalise().map_err(|e| ModelError::corrupt(&config_path, e))?;
 
-    let entries = std::fs::read_dir(dir).map_err(ModelError::io(dir))?;
-    let mut files: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
-    files.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
-    files.sort();
-    if files.is_empty() {
-        return Err(ModelError::NotACheckpoint { path: dir.into() });
-    }
+    let mut files = weight_files(dir)?;
     let mut tensors = BTreeMap::new();
     for file in &files {
         let loaded = candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| ModelError::corrupt(file, e))?;
@@ -168,6 +180,29 @@ fn open_folder(dir: &Path) -> Result<Checkpoint, ModelError> {
     files.push(config_path);
     files.push(tokenizer_path);
     Ok(Checkpoint { config, tensors, tokenizer, chat_template, files })
+}
+
+/// What the index names, or `model.safetensors`, or every safetensors file: a folder may hold the same weights twice.
+fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let (index, whole) = (dir.join("model.safetensors.index.json"), dir.join("model.safetensors"));
+    if index.is_file() {
+        let text = std::fs::read_to_string(&index).map_err(ModelError::io(&index))?;
+        let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| ModelError::corrupt(&index, e))?;
+        let map = json["weight_map"].as_object().ok_or_else(|| ModelError::corrupt(&index, "has no `weight_map`"))?;
+        let names: std::collections::BTreeSet<&str> = map.values().filter_map(|name| name.as_str()).collect();
+        if let Some(name) = names.iter().find(|name| name.contains(['/', '\\']) || !dir.join(name).is_file()) {
+            return Err(ModelError::corrupt(&index, format!("names `{name}`, which is not beside it")));
+        }
+        return Ok(names.into_iter().map(|name| dir.join(name)).collect());
+    }
+    if whole.is_file() {
+        return Ok(vec![whole]);
+    }
+    let entries = std::fs::read_dir(dir).map_err(ModelError::io(dir))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
+    files.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
+    files.sort();
+    if files.is_empty() { Err(ModelError::NotACheckpoint { path: dir.into() }) } else { Ok(files) }
 }
 
 /// `chat_template.jinja`, or the entry of `tokenizer_config.json`, where present.

@@ -1,6 +1,6 @@
 //! The LLaMA-family decoder. Axes: `N` rows (tokens of all sequences, without padding), hidden size, `H * D`.
 
-use crate::ops::{self, RopeTable, Segment};
+use crate::ops::{self, Dropout, RopeTable, Segment};
 use crate::{Config, ModelError, Transforms};
 use candle_core::Tensor;
 use std::ops::Range;
@@ -20,6 +20,8 @@ pub fn module_path(layer: usize, module: &str) -> String {
 pub struct Rows {
     pub positions: Arc<Vec<usize>>,
     pub segments: Arc<Vec<Segment>>,
+    /// What the low-rank additions do not see in this pass; training only.
+    pub dropout: Option<Dropout>,
 }
 
 impl Rows {
@@ -32,13 +34,13 @@ impl Rows {
             segment
         });
         let segments = Arc::new(segments.collect());
-        Self { positions: Arc::new(lengths.iter().flat_map(|&len| 0..len).collect()), segments }
+        Self { positions: Arc::new(lengths.iter().flat_map(|&len| 0..len).collect()), segments, dropout: None }
     }
 
     /// `new` rows behind `past` cached ones.
     pub fn appended(past: usize, new: usize) -> Self {
         let segment = Segment { q_start: 0, q_len: new, k_start: 0, k_len: past + new };
-        Self { positions: Arc::new((past..past + new).collect()), segments: Arc::new(vec![segment]) }
+        Self { positions: Arc::new((past..past + new).collect()), segments: Arc::new(vec![segment]), dropout: None }
     }
 }
 
@@ -52,11 +54,13 @@ pub struct Linear {
 }
 
 impl Linear {
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let y = ops::linear(x, &self.weight)?;
+    fn forward(&self, x: &Tensor, dropout: Option<Dropout>) -> candle_core::Result<Tensor> {
         match &self.lora {
-            None => Ok(y),
-            Some((a, b, scale)) => y + ops::linear(&ops::linear(x, a)?.affine(*scale, 0.0)?, b)?,
+            None => ops::linear(x, &self.weight),
+            Some((a, b, scale)) if self.weight.is_variable() => {
+                ops::linear(x, &self.weight)? + ops::low_rank(x, None, (a, b), *scale, dropout)?
+            }
+            Some((a, b, scale)) => ops::low_rank(x, Some(&self.weight), (a, b), *scale, dropout),
         }
     }
 }
@@ -80,6 +84,15 @@ impl Cache {
     /// Forgets all rows.
     pub fn clear(&mut self) {
         self.kv = None;
+    }
+
+    /// Forgets all rows but the first `len`.
+    pub(crate) fn truncate(&mut self, len: usize) -> candle_core::Result<()> {
+        if let Some((k, v)) = self.kv.take().filter(|_| len > 0) {
+            let len = len.min(k.dim(0)?);
+            self.kv = Some((k.narrow(0, 0, len)?.contiguous()?, v.narrow(0, 0, len)?.contiguous()?));
+        }
+        Ok(())
     }
 }
 
@@ -189,28 +202,29 @@ impl Decoder {
             return Err(ModelError::ContextFull { limit, needed });
         }
         let mut x = x;
-        for (nth, block) in self.layers[range].iter().enumerate() {
-            x = self.block(block, x, rows, caches.as_deref_mut().map(|c| &mut c[nth]))?;
+        for (nth, layer) in range.enumerate() {
+            x = self.block(layer, x, rows, caches.as_deref_mut().map(|c| &mut c[nth]))?;
         }
         Ok(x)
     }
 
-    fn block(&self, b: &Block, x: Tensor, rows: &Rows, cache: Option<&mut Cache>) -> candle_core::Result<Tensor> {
-        let eps = self.config.rms_norm_eps;
+    fn block(&self, layer: usize, x: Tensor, rows: &Rows, cache: Option<&mut Cache>) -> candle_core::Result<Tensor> {
+        let (b, eps) = (&self.layers[layer], self.config.rms_norm_eps);
+        let dropout = |module: usize| rows.dropout.map(|d| d.at((layer * MODULES.len() + module) as u64));
         let h = ops::rms_norm(&x, &b.input_layernorm, eps)?;
-        let q = ops::rope(&b.q_proj.forward(&h)?, &self.rope, &rows.positions)?;
-        let k = ops::rope(&b.k_proj.forward(&h)?, &self.rope, &rows.positions)?;
-        let v = b.v_proj.forward(&h)?;
+        let q = ops::rope(&b.q_proj.forward(&h, dropout(0))?, &self.rope, &rows.positions)?;
+        let k = ops::rope(&b.k_proj.forward(&h, dropout(1))?, &self.rope, &rows.positions)?;
+        let v = b.v_proj.forward(&h, dropout(2))?;
         let (k, v) = match cache {
             None => (k, v),
             Some(cache) => cache.append(k, v)?,
         };
         let mixed = ops::attention(&q, &k, &v, &rows.segments, &b.groups, self.config.head_dim, b.attn_scale)?;
-        let x = (x + b.o_proj.forward(&mixed)?)?;
+        let x = (x + b.o_proj.forward(&mixed, dropout(3))?)?;
 
         let h = ops::rms_norm(&x, &b.post_attention_layernorm, eps)?;
-        let inner = ops::swiglu(&b.gate_proj.forward(&h)?, &b.up_proj.forward(&h)?)?;
-        x + b.down_proj.forward(&inner)?
+        let inner = ops::swiglu(&b.gate_proj.forward(&h, dropout(4))?, &b.up_proj.forward(&h, dropout(5))?)?;
+        x + b.down_proj.forward(&inner, dropout(6))?
     }
 
     /// The final norm, `[N, hidden]`.

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 pub enum ModelError {
     #[error("cannot read `{}`: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("cannot write `{}`: {reason}\n\nhint: what stood there before is still there; look for space and permissions", path.display())]
+    Write { path: PathBuf, reason: String },
     #[error("`{}` is neither a checkpoint folder nor a `.gguf` file\n\nhint: a folder needs `config.json`, `tokenizer.json` and `*.safetensors`", path.display())]
     NotACheckpoint { path: PathBuf },
     #[error("`{}`: {reason}", path.display())]
@@ -34,6 +36,11 @@ impl ModelError {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn write<E: std::fmt::Display>(path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self {
+        let path = path.into();
+        move |error| Self::Write { path, reason: error.to_string() }
     }
 
     pub(crate) fn corrupt(path: impl Into<PathBuf>, reason: impl std::fmt::Display) -> Self {

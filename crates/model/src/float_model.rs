@@ -80,6 +80,16 @@ impl FloatModel {
         self.len = 0;
     }
 
+    /// Forgets the cached tokens behind the first `len`: prompts with a common beginning need not repeat it.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] from candle.
+    pub fn truncate(&mut self, len: usize) -> Result<(), ModelError> {
+        self.caches.iter_mut().try_for_each(|cache| cache.truncate(len))?;
+        self.len = self.len.min(len);
+        Ok(())
+    }
+
     /// Number of cached tokens.
     pub fn len(&self) -> usize {
         self.len

@@ -3,10 +3,13 @@
 //! - [`Checkpoint`] opens a Hugging Face folder or a GGUF file and identifies it by a digest of its tensors.
 //! - [`Decoder`] is the one float definition of the architecture; training, evaluation and generation all run it.
 //!   Its operations ([`ops`]) carry analytic gradients, because candle's fused ones silently have none.
+//! - [`Gpt2`] and [`Bert`] are the float definitions of the other architectures that the secure program knows.
 //! - [`Prefix`] is what a client runs in clear: plain kernels with a fixed summation order, so that a prompt fed at
 //!   once and token by token gives the same bits.
 
 mod adapter;
+mod affine;
+mod bert;
 mod chat;
 mod checkpoint;
 mod config;
@@ -14,6 +17,7 @@ mod decoder;
 mod error;
 mod float_model;
 mod gguf;
+mod gpt2;
 pub mod ops;
 mod prefix;
 mod threads;
@@ -21,12 +25,15 @@ mod tokenizer;
 mod transforms;
 
 pub use adapter::Adapter;
+pub use affine::{Affine, AffineBlock, LayerNorm};
+pub use bert::{Bert, BertConfig};
 pub use chat::{Message, render_chat};
 pub use checkpoint::{Checkpoint, TensorDtype};
 pub use config::{Config, TokenIds};
 pub use decoder::{Block, Cache, Decoder, Linear, MODULES, Rows, module_path};
 pub use error::ModelError;
 pub use float_model::FloatModel;
+pub use gpt2::{Gpt2, Gpt2Cache, Gpt2Config};
 pub use prefix::Prefix;
 pub use tokenizer::Tokenizer;
 pub use transforms::{HeadMerge, LoraConfig, Transforms, adjacent_groups, strided_groups};

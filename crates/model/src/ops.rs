@@ -4,17 +4,23 @@
 //! contiguous. Every reduction runs in an order that does not depend on the number of threads.
 
 mod attention;
+mod dropout;
 mod gemm;
 mod head;
 mod linear;
+mod low_rank;
+mod match_rows;
 mod norm;
 mod rope;
 mod swiglu;
 
 pub use attention::{Segment, attention};
+pub use dropout::Dropout;
 pub use gemm::{Mat, MatMut, dot, gemm};
 pub use head::{HeadLoss, Teacher, head_loss};
 pub use linear::linear;
+pub use low_rank::low_rank;
+pub use match_rows::row_distance;
 pub use norm::rms_norm;
 pub use rope::{RopeTable, rope};
 pub use swiglu::swiglu;

@@ -4,26 +4,28 @@
 use crate::ops::{RopeTable, dot};
 use crate::{Checkpoint, Config, ModelError, module_path};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Embedding and first layers with a key-value cache, in plain f32.
 pub struct Prefix {
     config: Config,
-    embed_tokens: Vec<f32>,
+    embed_tokens: Arc<Vec<f32>>,
     layers: Vec<Layer>,
-    rope: RopeTable,
+    rope: Arc<RopeTable>,
     len: usize,
 }
 
+#[derive(Clone)]
 struct Layer {
-    input_layernorm: Vec<f32>,
-    q_proj: Vec<f32>,
-    k_proj: Vec<f32>,
-    v_proj: Vec<f32>,
-    o_proj: Vec<f32>,
-    post_attention_layernorm: Vec<f32>,
-    gate_proj: Vec<f32>,
-    up_proj: Vec<f32>,
-    down_proj: Vec<f32>,
+    input_layernorm: Arc<Vec<f32>>,
+    q_proj: Arc<Vec<f32>>,
+    k_proj: Arc<Vec<f32>>,
+    v_proj: Arc<Vec<f32>>,
+    o_proj: Arc<Vec<f32>>,
+    post_attention_layernorm: Arc<Vec<f32>>,
+    gate_proj: Arc<Vec<f32>>,
+    up_proj: Arc<Vec<f32>>,
+    down_proj: Arc<Vec<f32>>,
     keys: Vec<f32>,
     values: Vec<f32>,
 }
@@ -36,8 +38,9 @@ impl Prefix {
     pub fn new(checkpoint: &Checkpoint, layers: usize) -> Result<Self, ModelError> {
         let config = checkpoint.config.clone();
         let layers = (0..layers).map(|layer| {
-            let norm = |name: &str| checkpoint.floats(&format!("model.layers.{layer}.{name}.weight"));
-            let linear = |module: &str| checkpoint.floats(&format!("{}.weight", module_path(layer, module)));
+            let norm = |name: &str| checkpoint.floats(&format!("model.layers.{layer}.{name}.weight")).map(Arc::new);
+            let linear =
+                |module: &str| checkpoint.floats(&format!("{}.weight", module_path(layer, module))).map(Arc::new);
             Ok(Layer {
                 input_layernorm: norm("input_layernorm")?,
                 q_proj: linear("q_proj")?,
@@ -53,8 +56,22 @@ impl Prefix {
             })
         });
         let layers = layers.collect::<Result<_, ModelError>>()?;
-        let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_position_embeddings);
-        Ok(Self { embed_tokens: checkpoint.floats("model.embed_tokens.weight")?, config, layers, rope, len: 0 })
+        let rope = Arc::new(RopeTable::new(config.head_dim, config.rope_theta, config.max_position_embeddings));
+        let embed_tokens = Arc::new(checkpoint.floats("model.embed_tokens.weight")?);
+        Ok(Self { embed_tokens, config, layers, rope, len: 0 })
+    }
+
+    /// An empty cache over the same weights, which stay in memory once.
+    pub fn fork(&self) -> Self {
+        let mut fork = Self {
+            config: self.config.clone(),
+            embed_tokens: self.embed_tokens.clone(),
+            layers: self.layers.clone(),
+            rope: self.rope.clone(),
+            len: self.len,
+        };
+        fork.truncate(0);
+        fork
     }
 
     /// Appends tokens and returns their boundary activations, `tokens.len() * hidden`.

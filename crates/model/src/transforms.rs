@@ -94,10 +94,10 @@ impl Transforms {
     /// Writes `transforms.json`.
     ///
     /// # Errors
-    /// [`ModelError::Io`], naming the file.
+    /// [`ModelError::Write`], naming the file.
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
         let text = serde_json::to_string_pretty(self).expect("a plain struct serialises");
-        std::fs::write(path, text + "\n").map_err(ModelError::io(path))
+        std::fs::write(path, text + "\n").map_err(ModelError::write(path))
     }
 
     /// Number of layers after the frozen prefix.

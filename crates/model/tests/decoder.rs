@@ -1,7 +1,7 @@
 //! A small random model: gradients against finite differences, cache against whole sequences, files back and forth.
 
 use candle_core::{Device, Tensor, Var};
-use marill_model::ops::{HeadLoss, Teacher, head_loss};
+use marill_model::ops::{Dropout, HeadLoss, Teacher, head_loss, row_distance};
 use marill_model::{
     Checkpoint, Config, Decoder, FloatModel, HeadMerge, LoraConfig, MODULES, ModelError, Prefix, Rows, TensorDtype,
     Tokenizer, Transforms, module_path, strided_groups,
@@ -96,10 +96,25 @@ fn loss(decoder: &Decoder, teacher: bool) -> Tensor {
     head_loss(&x, &decoder.lm_head, HeadLoss { labels, scale: 0.125, teacher }).unwrap()
 }
 
-fn check_gradients(teacher: bool) {
+/// Dropout, and private layers that follow a teacher's.
+fn hidden_loss(decoder: &Decoder) -> Tensor {
+    let dropout = Some(Dropout { rate: 0.25, key: 5 });
+    let rows = Rows { dropout, ..Rows::packed(&[5, 3]) };
+    let mut x = decoder.embed(&[3, 7, 1, 29, 4, 9, 9, 2]).unwrap();
+    let mut total = None;
+    for layer in 0..3 {
+        x = decoder.run(x, layer..layer + 1, &rows, None).unwrap();
+        let part = row_distance(&x, &tensor(910 + layer as u64, &[8, 32], 1.5), 0.05).unwrap();
+        total = Some(total.map_or(part.clone(), |sum: Tensor| (sum + part).unwrap()));
+    }
+    total.unwrap()
+}
+
+fn check_gradients(loss: &dyn Fn(&Decoder) -> Tensor, unused: &[&str]) {
     let base = checkpoint();
-    let (decoder, vars) = trainable(&base, &transforms(&base.config));
-    let grads = loss(&decoder, teacher).backward().unwrap();
+    let (decoder, mut vars) = trainable(&base, &transforms(&base.config));
+    vars.retain(|name, _| !unused.contains(&name.as_str()));
+    let grads = loss(&decoder).backward().unwrap();
     for (nth, (name, var)) in vars.iter().enumerate() {
         let grad = grads.get(var.as_tensor()).unwrap_or_else(|| panic!("`{name}` has no gradient"));
         let grad: Vec<f32> = grad.flatten_all().unwrap().to_vec1().unwrap();
@@ -108,7 +123,7 @@ fn check_gradients(teacher: bool) {
         let at = |step: f32| {
             let moved: Vec<f32> = start.iter().zip(&direction).map(|(s, d)| s + step * d).collect();
             var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap()).unwrap();
-            f64::from(loss(&decoder, teacher).to_scalar::<f32>().unwrap())
+            f64::from(loss(&decoder).to_scalar::<f32>().unwrap())
         };
         let step = 4e-3;
         let numeric = (at(step) - at(-step)) / f64::from(2.0 * step);
@@ -122,12 +137,39 @@ fn check_gradients(teacher: bool) {
 
 #[test]
 fn every_parameter_has_the_gradient_that_finite_differences_show() {
-    check_gradients(false);
+    check_gradients(&|d| loss(d, false), &[]);
 }
 
 #[test]
 fn distillation_gradients_agree_with_finite_differences() {
-    check_gradients(true);
+    check_gradients(&|d| loss(d, true), &[]);
+}
+
+#[test]
+fn dropout_and_hidden_states_have_the_gradients_that_finite_differences_show() {
+    check_gradients(&hidden_loss, &["model.norm.weight"]);
+}
+
+#[test]
+fn a_frozen_weight_under_a_low_rank_addition_changes_no_gradient() {
+    let base = checkpoint();
+    let transforms = transforms(&base.config);
+    let (whole, vars) = trainable(&base, &transforms);
+    let frozen = |name: &str| base.tensor(name).cloned();
+    let factors = |layer: usize, module: &str| {
+        let factor = |f| vars.get(&format!("{layer}.{module}.{f}")).map(|v| v.as_tensor().clone());
+        factor("A").zip(factor("B"))
+    };
+    let decoder = Decoder::assemble(&base.config, &transforms, frozen, factors).unwrap();
+    let (all, few) = (hidden_loss(&whole).backward().unwrap(), hidden_loss(&decoder).backward().unwrap());
+    for (name, var) in vars.iter().filter(|(name, _)| name.ends_with(".A") || name.ends_with(".B")) {
+        let values = |grads: &candle_core::backprop::GradStore| -> Vec<f32> {
+            grads.get(var.as_tensor()).unwrap_or_else(|| panic!("`{name}`")).flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let (all, few) = (values(&all), values(&few));
+        let largest = all.iter().fold(0f32, |m, v| m.max(v.abs()));
+        assert!(largest > 0.0 && all.iter().zip(&few).all(|(a, f)| (a - f).abs() <= 1e-4 * largest), "{name}");
+    }
 }
 
 #[test]
@@ -192,6 +234,10 @@ fn the_cache_and_packing_change_nothing() {
         let step = model.logits(&[*token]).unwrap();
         step.iter().zip(&whole[nth]).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
     }
+    model.truncate(2).unwrap();
+    assert_eq!(model.len(), 2);
+    let again = model.logits(&tokens[2..]).unwrap();
+    again.iter().zip(&whole[4]).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "after truncation: {a} {b}"));
     let decoder = model.decoder();
     let x = decoder.embed(&[9, 9, 3, 7, 1, 29, 4]).unwrap();
     let x = decoder.run(x, 0..3, &Rows::packed(&[2, 5]), None).unwrap();

@@ -5,7 +5,7 @@ use crate::tables::{INDEX_BITS, LinearTable, Piecewise, Tail, tables};
 
 /// `exp(-y)` with 14 fractional bits in and out; 0 from `y = 16` on.
 ///
-/// Domain: `0 <= y < 2^31`. Error: at most 1.6e-4 of the real line (all 2^18 inputs swept in a test).
+/// Domain: `0 <= y < 2^31`. Error: at most 1.9e-4 of the real line (all 2^18 inputs swept in a test).
 #[must_use]
 pub fn exp_neg(y: u64) -> u64 {
     linear(&tables().exp, y)
@@ -86,8 +86,8 @@ mod tests {
     fn exp_is_within_its_bound_on_every_input() {
         let error =
             worst(0..1 << 18, 1, |y| (exp_neg(y as u64) as f64 / 16384.0 - (-(y as f64) / 16384.0).exp()).abs());
-        assert!(error <= 1.6e-4, "{error}");
-        assert_eq!((exp_neg(1 << 18), exp_neg(1 << 30)), (0, 0));
+        assert!(error <= 1.9e-4, "{error}");
+        assert_eq!((exp_neg(0), exp_neg(1 << 18), exp_neg(1 << 30)), (1 << 14, 0, 0));
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::{ADAPTER_FILE, Partition, PartitionError, card, weights};
 pub struct ExportOptions<'a> {
     /// A name for people; the base's file name when empty.
     pub name: String,
+    /// What the manifest calls the base; its file's or folder's name when empty.
+    pub base_name: String,
     pub numeric: NumericSpec,
     /// A full checkpoint of the fine-tuned model, when training kept one: everything in it would be published, so it
     /// must equal the base bit for bit.
@@ -113,7 +115,7 @@ fn write_all(
         write_peft_config(base, transforms, &dir.join("private/adapter_config.json"))?;
     }
     let entries = |paths: Vec<String>| paths.iter().map(|path| FileEntry::of(dir, path)).collect::<Result<Vec<_>, _>>();
-    let base_name = base_name(base);
+    let base_name = if opts.base_name.is_empty() { base_name(base) } else { opts.base_name.clone() };
     let mut manifest = Manifest {
         schema: SCHEMA,
         partition_id: String::new(),

@@ -10,6 +10,7 @@
 //! [`export()`] writes a partition and checks itself, [`Partition::open`] is the server's view, and
 //! [`Partition::open_public`] the client's. Nothing here is decided by file names: digests decide.
 
+mod affine;
 mod card;
 mod error;
 mod export;
@@ -18,6 +19,7 @@ mod partition;
 pub mod testing;
 mod weights;
 
+pub use affine::{bert_weights, gpt2_weights};
 pub use error::PartitionError;
 pub use export::{ExportOptions, ExportReport, export};
 pub use manifest::{Base, BaseFormat, FileEntry, ID_FILE, MANIFEST_FILE, Manifest, Reveal, SCHEMA};

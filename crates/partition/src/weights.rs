@@ -33,6 +33,7 @@ pub fn decoder_spec(
         attn_scale,
         lora_rank: transforms.lora.as_ref().map_or(0, |lora| lora.rank),
         numeric,
+        architecture: marill_mpc::Architecture::Llama,
     })
 }
 

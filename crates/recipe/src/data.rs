@@ -148,18 +148,24 @@ fn render_chat(record: &Record) -> Result<Example, String> {
     }
 }
 
-/// A label may be written as its name or as its number in the list.
+/// A label may be written as its name, as its number in the list, or with a finer class behind a colon.
 fn label_number(value: &str, labels: &[String]) -> Result<usize, String> {
     let value = value.trim();
-    let by_name = labels.iter().position(|l| l.eq_ignore_ascii_case(value));
-    by_name
+    let named = |name: &str| labels.iter().position(|l| l.trim().eq_ignore_ascii_case(name));
+    named(value)
+        .or_else(|| value.split_once(':').and_then(|(coarse, _)| named(coarse)))
         .or_else(|| value.parse().ok().filter(|&n| n < labels.len()))
         .ok_or_else(|| format!("`{value}` is none of the labels {}", labels.join(", ")))
 }
 
 fn cell(record: &Record, column: &str) -> Result<String, String> {
     match record.get(column) {
-        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::String(text)) => Ok(text.replace("\r\n", "\n")),
+        // A list of texts is so many lines.
+        Some(Value::Array(lines)) if lines.iter().all(Value::is_string) => {
+            let lines: Vec<&str> = lines.iter().filter_map(Value::as_str).collect();
+            Ok(lines.join("\n").replace("\r\n", "\n"))
+        }
         Some(Value::Null) | None => {
             let names: Vec<&str> = record.keys().map(String::as_str).collect();
             Err(format!("no column `{column}`; the row has {}", names.join(", ")))

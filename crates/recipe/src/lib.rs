@@ -15,6 +15,6 @@ pub use error::{Problem, RecipeError};
 pub use locate::locate;
 pub use read::{Record, read_records, read_text};
 pub use recipe::{
-    Architecture, Data, Dataset, Distill, Eval, Export, Format, Freeze, Grouping, Heads, Init, Lora, Model, Optimizer,
-    Output, Recipe, Schedule, Style, TokenizerSpec, Train,
+    Architecture, Checkpointing, Data, Dataset, Distill, Eval, Export, Format, Freeze, Grouping, Heads, Init, Lora,
+    Model, Optimizer, Output, Recipe, Schedule, Stage, Style, TokenizerSpec, Train,
 };

@@ -35,9 +35,12 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A checkpoint folder or a GGUF file.
+    /// A checkpoint folder, a GGUF file, or a name on the hub: `org/name`, `org/name/file.gguf`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
+    /// Commit, branch or tag on the hub; in a resolved recipe the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     #[serde(default)]
     pub init: Init,
     /// Needed by `init = "random"`.
@@ -174,6 +177,9 @@ pub struct Lora {
     pub rank: usize,
     #[serde(default = "alpha")]
     pub alpha: f64,
+    /// Share of a factor's inputs that training leaves out.
+    #[serde(default)]
+    pub dropout: f64,
     #[serde(default = "all_modules")]
     pub target_modules: Vec<String>,
 }
@@ -214,15 +220,46 @@ pub struct Heads {
 pub struct Distill {
     /// `base`, or a checkpoint with the same tokenizer.
     pub teacher: String,
+    /// Commit, branch or tag of a teacher on the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     #[serde(default = "one")]
     pub temperature: f64,
-    /// Part of the loss that follows the teacher.
-    #[serde(default = "half")]
-    pub weight: f64,
+    /// Part of the loss that follows the teacher's logits, the rest follows the labels; 0.5 when left out. Says the
+    /// same as one stage with `logits = weight` and `labels = 1 - weight`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+    /// Parts of the run with losses of their own, one after another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
 }
 
-fn half() -> f64 {
-    0.5
+/// One of `distill.stages`: the loss is the sum of three parts with these weights.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Part of the run's steps; the shares of all stages are 1 together.
+    pub share: f64,
+    /// Distance of the private layers' outputs from the teacher's, relative to their size.
+    #[serde(default)]
+    pub hidden: f64,
+    /// `temperature^2 KL(teacher || student)` at the labels.
+    #[serde(default)]
+    pub logits: f64,
+    /// Cross-entropy with the labels.
+    #[serde(default)]
+    pub labels: f64,
+}
+
+impl Distill {
+    /// The stages, also where only `weight` or nothing is written.
+    pub fn stages(&self) -> Vec<Stage> {
+        if !self.stages.is_empty() {
+            return self.stages.clone();
+        }
+        let logits = self.weight.unwrap_or(0.5);
+        vec![Stage { share: 1.0, hidden: 0.0, logits, labels: 1.0 - logits }]
+    }
 }
 
 /// `[train]`.
@@ -241,6 +278,8 @@ pub struct Train {
     pub seed: u64,
     /// Steps from checkpoint to checkpoint.
     pub checkpoint_steps: usize,
+    /// Keep one layer's graph at a time and compute its inside twice: the same result in less memory.
+    pub gradient_checkpointing: Checkpointing,
 }
 
 impl Default for Train {
@@ -254,8 +293,19 @@ impl Default for Train {
             max_grad_norm: 1.0,
             seed: 0,
             checkpoint_steps: 100,
+            gradient_checkpointing: Checkpointing::Auto,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checkpointing {
+    /// When the graphs of all layers together would not fit into the memory that is free.
+    #[default]
+    Auto,
+    Always,
+    Never,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

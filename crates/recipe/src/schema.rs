@@ -31,6 +31,7 @@ use Kind::{Flag, Number, OneOf, Positive, Text, Texts, Whole};
 
 const MODEL: &[(&str, Kind)] = &[
     ("base_model", Text),
+    ("revision", Text),
     ("init", OneOf(&["pretrained", "random"])),
     (
         "architecture",
@@ -70,6 +71,14 @@ const TRAIN: &[(&str, Kind)] = &[
     ("max_grad_norm", Positive),
     ("seed", Whole(0)),
     ("checkpoint_steps", Whole(1)),
+    ("gradient_checkpointing", OneOf(&["auto", "always", "never"])),
+];
+
+const STAGE: &[(&str, Kind)] = &[
+    ("share", Number(0.0, 1.0)),
+    ("hidden", Number(0.0, 1e6)),
+    ("logits", Number(0.0, 1e6)),
+    ("labels", Number(0.0, 1e6)),
 ];
 
 const OPTIMIZER: &[(&str, Kind)] = &[
@@ -88,7 +97,15 @@ const ROOT: &[(&str, Kind)] = &[
     ("dataset", Kind::Tables(DATASET)),
     ("data", Kind::Table(&[("max_seq_len", Whole(2)), ("val_fraction", Number(0.0, 0.9)), ("train_on_input", Flag)])),
     ("freeze", Kind::Table(&[("layers", Whole(0))])),
-    ("lora", Kind::Table(&[("rank", Whole(1)), ("alpha", Positive), ("target_modules", Kind::Some(&MODULES))])),
+    (
+        "lora",
+        Kind::Table(&[
+            ("rank", Whole(1)),
+            ("alpha", Positive),
+            ("dropout", Number(0.0, 0.95)),
+            ("target_modules", Kind::Some(&MODULES)),
+        ]),
+    ),
     (
         "heads",
         Kind::Table(&[
@@ -98,7 +115,16 @@ const ROOT: &[(&str, Kind)] = &[
             ("allow_kv_collapse", Flag),
         ]),
     ),
-    ("distill", Kind::Table(&[("teacher", Text), ("temperature", Positive), ("weight", Number(0.0, 1.0))])),
+    (
+        "distill",
+        Kind::Table(&[
+            ("teacher", Text),
+            ("revision", Text),
+            ("temperature", Positive),
+            ("weight", Number(0.0, 1.0)),
+            ("stages", Kind::Tables(STAGE)),
+        ]),
+    ),
     ("train", Kind::Table(TRAIN)),
     ("optimizer", Kind::Table(OPTIMIZER)),
     (
@@ -133,6 +159,7 @@ const NEEDED: &[(&str, &[&str])] = &[
     ("lora", &["rank"]),
     ("heads", &["merge"]),
     ("distill", &["teacher"]),
+    ("distill.stages", &["share"]),
     ("output", &["dir"]),
 ];
 
@@ -141,6 +168,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("lora_r", "lora.rank"),
     ("r", "lora.rank"),
     ("lora_rank", "lora.rank"),
+    ("lora_dropout", "lora.dropout"),
     ("lora_alpha", "lora.alpha"),
     ("lora_target_modules", "lora.target_modules"),
     ("lora_modules_to_train", "lora.target_modules"),
@@ -183,14 +211,11 @@ const NOT_NEEDED: &[(&str, &str)] = &[
     ("sample_packing", "rows are always laid one after another without padding"),
     ("packing", "rows are always laid one after another without padding"),
     ("pad_to_sequence_len", "rows are always laid one after another without padding"),
-    ("gradient_checkpointing", "the frozen prefix is cached and the rest fits in memory"),
     ("adapter", "write a `[lora]` table instead"),
     ("load_in_4bit", "weights are dequantised when a GGUF file is read"),
     ("load_in_8bit", "weights are dequantised when a GGUF file is read"),
     ("bf16", "training runs in 32-bit floats"),
     ("fp16", "training runs in 32-bit floats"),
-    ("lora_dropout", "there is no dropout"),
-    ("dropout", "there is no dropout"),
 ];
 
 struct Checker<'a> {
@@ -246,6 +271,18 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
     for dataset in &recipe.dataset {
         if dataset.format == crate::Format::Classify && dataset.labels.len() < 2 {
             add("a `classify` data set needs at least two `labels`", "labels = [\"negative\", \"positive\"]");
+        }
+    }
+    if let Some(distill) = &recipe.distill {
+        let share: f64 = distill.stages().iter().map(|stage| stage.share).sum();
+        if (share - 1.0).abs() > 1e-6 {
+            add(&format!("the shares of `distill.stages` are {share} together"), "they are parts of 1: 0.3 and 0.7");
+        }
+        if distill.stages().iter().any(|s| s.share == 0.0 || s.hidden + s.logits + s.labels == 0.0) {
+            add("a stage of `distill.stages` has no share or no weight", "give it `hidden`, `logits` or `labels`");
+        }
+        if distill.weight.is_some() && !distill.stages.is_empty() {
+            add("`distill.weight` and `distill.stages` say the same thing twice", "drop `weight`");
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(RecipeError::Problems(problems)) }
@@ -368,7 +405,7 @@ impl Checker<'_> {
                         self.value(path, row, Kind::Table(keys));
                     }
                 }
-                None => self.wrong(path, "a list of tables: `[[dataset]]`", inner, span),
+                None => self.wrong(path, &format!("a list of tables: `[[{path}]]`"), inner, span),
             },
             Kind::Texts | Kind::Some(_) => match inner.as_array() {
                 Some(rows) => {

@@ -38,6 +38,10 @@ fn select_columns(data: &[u64], cols: usize, first: usize, count: usize) -> Vec<
     data.chunks_exact(cols).flat_map(|row| row[first..first + count].iter().copied()).collect()
 }
 
+fn by_column(x: &Share, row: &[u64], f: impl Fn(u64, u64) -> u64) -> Vec<u64> {
+    x.data.iter().enumerate().map(|(i, &v)| f(v, row[i % x.cols])).collect()
+}
+
 fn tail(data: &[u64], cols: usize) -> Vec<u64> {
     data[data.len().saturating_sub(cols)..].to_vec()
 }
@@ -59,6 +63,46 @@ impl Masked {
 
     pub(super) fn add_public(&self, x: &Share, constant: u64) -> Share {
         if self.is_first() { x.map(|v| v.wrapping_add(constant)) } else { x.clone() }
+    }
+
+    pub(super) fn add_public_row(&self, x: &Share, row: &[u64]) -> Share {
+        let data = if self.is_first() { by_column(x, row, u64::wrapping_add) } else { x.data.clone() };
+        x.like(x.cols, data)
+    }
+
+    pub(super) fn times_public_row(&self, x: &Share, factors: &[u64]) -> Share {
+        x.like(x.cols, by_column(x, factors, u64::wrapping_mul))
+    }
+
+    /// A row that E1 holds in clear is a share of itself: nothing is sent.
+    pub(super) fn add_own_row(&self, x: &Share, layer: usize, module: Module) -> Share {
+        match &self.role {
+            Role::Evaluator(e) if !e.first => {
+                let row = &e.adapter[layer][module as usize].row;
+                if row.is_empty() { x.clone() } else { x.like(x.cols, by_column(x, row, u64::wrapping_add)) }
+            }
+            _ => x.clone(),
+        }
+    }
+
+    /// E1's share goes to E0, reduced to the width revealed: given the value and E0's share it is determined.
+    pub(super) fn tell_client(
+        &mut self,
+        x: &Share,
+        bits: u32,
+        place: &'static str,
+    ) -> Result<Option<Vec<u64>>, ProtocolError> {
+        debug_assert!(bits.is_multiple_of(8) && x.bits >= bits, "whole bytes of a share at least as wide");
+        let bytes = byte_width(bits);
+        let payload = || {
+            let mut payload = Vec::with_capacity(x.len() * bytes + 8);
+            pack(&mut payload, &x.data, bytes);
+            payload
+        };
+        let Some(reply) = self.one_way(false, x.len() * bytes, place, payload)? else { return Ok(None) };
+        let theirs = super::unpack(&reply, bytes);
+        let value = |(a, b): (&u64, u64)| marill_numeric::fixed::sign_extend(a.wrapping_add(b), bits) as u64;
+        Ok(Some(x.data.iter().zip(theirs).map(value).collect()))
     }
 
     pub(super) fn times_public(&self, x: &Share, constant: u64) -> Share {

@@ -68,6 +68,18 @@ impl Engine for Masked {
         self.add_public(x, constant)
     }
 
+    fn add_row(&mut self, x: &Share, row: &[u64]) -> Share {
+        self.add_public_row(x, row)
+    }
+
+    fn scale_columns(&mut self, x: &Share, factors: &[u64]) -> Share {
+        self.times_public_row(x, factors)
+    }
+
+    fn add_private_row(&mut self, x: &Share, layer: usize, module: Module) -> Share {
+        self.add_own_row(x, layer, module)
+    }
+
     fn scale_constant(&mut self, x: &Share, constant: u64) -> Share {
         self.times_public(x, constant)
     }
@@ -187,5 +199,9 @@ impl Engine for Masked {
     fn argmax_to_client(&mut self, x: &Share, place: &'static str) -> Step<Option<u32>> {
         self.at(place);
         self.argmax(x, place)
+    }
+    fn reveal_to_client(&mut self, x: &Share, bits: u32, place: &'static str) -> Step<Option<Vec<u64>>> {
+        self.record(place, x);
+        self.tell_client(x, bits, place)
     }
 }

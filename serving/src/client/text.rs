@@ -23,16 +23,19 @@ impl<'a> TextStream<'a> {
         Self { tokenizer, stops, ids: Vec::new(), text: String::new(), emitted: 0, stopped: false }
     }
 
-    pub(super) fn push(&mut self, token: u32) -> Result<Piece, ModelError> {
+    /// `may_stop`: whether a stop text ends the answer here. What was given out before is not searched again.
+    pub(super) fn push(&mut self, token: u32, may_stop: bool) -> Result<Piece, ModelError> {
         self.ids.push(token);
         self.text = self.tokenizer.decode(&self.ids)?;
-        let certain = match first_stop(&self.text, self.stops) {
+        let stops: &[String] = if may_stop { self.stops } else { &[] };
+        let from = self.emitted.min(self.text.len());
+        let certain = match self.text.get(from..).and_then(|rest| first_stop(rest, stops)) {
             Some(at) => {
-                self.text.truncate(at);
+                self.text.truncate(from + at);
                 self.stopped = true;
-                at
+                from + at
             }
-            None => certain_end(&self.text, self.stops),
+            None => certain_end(&self.text, stops).max(from),
         };
         Ok(Piece { text: self.emit(certain), stopped: self.stopped })
     }

@@ -41,7 +41,7 @@ enum Update {
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 pub(super) async fn respond(gateway: Arc<Gateway>, parsed: Parsed, shape: Shape) -> Result<Response, HttpError> {
-    let frame = Frame::new(&gateway, shape)?;
+    let frame = Frame::new(&gateway, shape, parsed.return_token_ids.then(|| parsed.request.prompt.clone()))?;
     let (stream, include_usage) = (parsed.stream, parsed.include_usage);
     let mut updates = start(gateway, parsed)?;
     // Until the session stands, a failure has an HTTP status of its own.
@@ -140,10 +140,12 @@ struct Frame {
     id: String,
     created: u64,
     model: String,
+    /// The prompt's ids, where ids are asked for.
+    prompt_token_ids: Option<Vec<u32>>,
 }
 
 impl Frame {
-    fn new(gateway: &Gateway, shape: Shape) -> Result<Self, HttpError> {
+    fn new(gateway: &Gateway, shape: Shape, prompt_token_ids: Option<Vec<u32>>) -> Result<Self, HttpError> {
         let prefix = if shape == Shape::Chat { "chatcmpl" } else { "cmpl" };
         let bytes = random::<12>().map_err(|error| http_error(&error))?;
         Ok(Self {
@@ -151,6 +153,7 @@ impl Frame {
             id: format!("{prefix}-{}", hex(bytes.as_slice())),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
             model: gateway.client.model_name.clone(),
+            prompt_token_ids,
         })
     }
 
@@ -177,7 +180,15 @@ impl Frame {
         let mut object = self.object(false, json!([choice]));
         object["usage"] = usage(answer);
         object["marill"] = cost(answer);
+        self.add_ids(&mut object, answer);
         object
+    }
+
+    fn add_ids(&self, object: &mut Value, answer: &Answer) {
+        if let Some(prompt) = &self.prompt_token_ids {
+            object["prompt_token_ids"] = json!(prompt);
+            object["choices"][0]["token_ids"] = json!(answer.tokens);
+        }
     }
 
     /// The chunk that names the role, where there is one.
@@ -203,6 +214,7 @@ impl Frame {
     fn last(&self, answer: &Answer) -> Value {
         let mut object = self.piece("", Some(answer.finish));
         object["marill"] = cost(answer);
+        self.add_ids(&mut object, answer);
         object
     }
 

@@ -13,6 +13,8 @@ pub(super) struct Parsed {
     pub(super) request: Request,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
+    /// As vLLM has it: the ids of prompt and answer beside the text.
+    pub(super) return_token_ids: bool,
 }
 
 const MAX_STOPS: usize = 4;
@@ -66,10 +68,31 @@ fn finish(fields: &Map<String, Value>, prompt: Vec<u32>, client: &Client, param:
     };
     let options = present(fields, "stream_options").and_then(|options| options.get("include_usage"));
     Ok(Parsed {
-        request: Request { prompt, max_tokens, stop: stops(fields)?, keep_boundary: false },
+        request: Request {
+            prompt,
+            max_tokens,
+            ignore_eos: boolean(fields, "ignore_eos")?,
+            min_tokens: minimum(fields, max_tokens)?,
+            stop: stops(fields)?,
+            keep_boundary: false,
+        },
         stream: boolean(fields, "stream")?,
+        return_token_ids: boolean(fields, "return_token_ids")?,
         include_usage: options.and_then(Value::as_bool).unwrap_or(false),
     })
+}
+
+/// `min_tokens`, as vLLM has it.
+fn minimum(fields: &Map<String, Value>, max_tokens: Option<usize>) -> Result<usize, HttpError> {
+    let Some(value) = present(fields, "min_tokens") else { return Ok(0) };
+    let wanted = value.as_u64().and_then(|wanted| usize::try_from(wanted).ok());
+    match wanted {
+        None => Err(invalid("min_tokens", "`min_tokens` needs to be a whole number")),
+        Some(wanted) if max_tokens.is_some_and(|limit| wanted > limit) => {
+            Err(invalid("min_tokens", "`min_tokens` is more than `max_tokens`"))
+        }
+        Some(wanted) => Ok(wanted),
+    }
 }
 
 fn object(body: &[u8]) -> Result<Map<String, Value>, HttpError> {
@@ -262,6 +285,18 @@ mod tests {
         let image = serde_json::json!({ "role": "user", "content": [{ "type": "image_url", "image_url": {} }] });
         assert_eq!(message(3, &image).unwrap_err().param.as_deref(), Some("messages[3]"));
         assert!(message(0, &serde_json::json!({ "role": "tool", "content": "x" })).is_err());
+    }
+
+    #[test]
+    fn a_minimum_is_a_number_below_the_maximum() {
+        let of = |json, limit| minimum(&fields(json), limit);
+        assert_eq!(of(serde_json::json!({ "min_tokens": 3 }), Some(3)).unwrap(), 3);
+        assert_eq!(of(serde_json::json!({ "min_tokens": null }), None).unwrap(), 0);
+        for (json, limit) in
+            [(serde_json::json!({ "min_tokens": 4 }), Some(3)), (serde_json::json!({ "min_tokens": -1 }), None)]
+        {
+            assert_eq!(of(json, limit).unwrap_err().param.as_deref(), Some("min_tokens"));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
 use marill_partition::{ExportOptions, export};
@@ -34,6 +34,12 @@ impl World {
         let partition = folder.path().join("partition");
         export(&base, &transforms, &adapter, &partition, &ExportOptions::default()).unwrap();
         Self { partition, folder }
+    }
+
+    /// Around a partition that exists.
+    #[allow(dead_code)]
+    pub fn with_partition(partition: PathBuf) -> Self {
+        Self { partition, folder: tempfile::tempdir().unwrap() }
     }
 
     /// A dealer and a server that uses it.
@@ -134,6 +140,21 @@ impl Service {
         let (status, body) = self.send(path, body);
         assert_eq!(status, 200, "{body}");
         body.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_string).collect()
+    }
+
+    /// As [`Self::stream`], with the moment at which each event arrived.
+    #[allow(dead_code)]
+    pub fn timed_stream(&self, path: &str, body: &Value) -> Vec<(Instant, String)> {
+        let body = body.to_string();
+        let mut stream = TcpStream::connect(self.authority()).unwrap();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        lines.filter_map(|line| line.strip_prefix("data: ").map(|data| (Instant::now(), data.to_string()))).collect()
     }
 
     fn send(&self, path: &str, body: &Value) -> (u16, String) {

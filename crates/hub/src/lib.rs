@@ -1,0 +1,117 @@
+//! Models by the name they have on the Hugging Face hub: `org/name`, or `org/name/file.gguf`.
+//!
+//! [`resolve`] answers with a folder of the standard cache (`HF_HOME`, `HF_HUB_CACHE`), shared with Python's tools, and
+//! with the commit that the revision stands for. Only what a model needs is fetched: configuration, tokenizer, chat
+//! template and safetensors (or the one GGUF file), and every fetched file is checked against the digest the hub names.
+//!
+//! Downloads need the cargo feature `hub`. Without it, and offline, the cache alone answers: a pinned commit, or what a
+//! branch stood for when it was last fetched.
+
+mod cache;
+#[cfg(feature = "hub")]
+mod client;
+mod error;
+mod name;
+
+pub use error::HubError;
+pub use name::RepoName;
+
+use std::path::PathBuf;
+
+/// The revision where none is named.
+pub const DEFAULT_REVISION: &str = "main";
+
+/// Where to look. [`Options::from_env`] is what programs use; tests give their own places.
+#[derive(Clone)]
+pub struct Options {
+    /// The hub's cache folder, with one `models--org--name` a repository.
+    pub cache_dir: PathBuf,
+    /// The hub's address; the library's own default when `None`.
+    pub endpoint: Option<String>,
+    /// Sent as bearer token; what the environment and `hf auth login` left behind when `None`.
+    pub token: Option<String>,
+    /// Never ask the network.
+    pub offline: bool,
+    /// Further tries of a request that failed in passing.
+    pub retries: usize,
+}
+
+impl Options {
+    /// Cache, address and token as `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT` and `HF_TOKEN` say; offline when asked for
+    /// or when `HF_HUB_OFFLINE` is set to anything but `0`, `false`, `no` or `off`.
+    pub fn from_env(offline: bool) -> Self {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let home = || {
+            set("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
+                let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
+                let below_home = || PathBuf::from(set("HOME").unwrap_or_else(|| ".".into())).join(".cache");
+                cache.unwrap_or_else(below_home).join("huggingface")
+            })
+        };
+        let cache = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")).map(PathBuf::from);
+        let no = |value: &str| matches!(value.to_ascii_lowercase().as_str(), "0" | "false" | "no" | "off");
+        Self {
+            cache_dir: cache.unwrap_or_else(|| home().join("hub")),
+            endpoint: set("HF_ENDPOINT"),
+            token: set("HF_TOKEN"),
+            offline: offline || set("HF_HUB_OFFLINE").is_some_and(|value| !no(&value)),
+            retries: 4,
+        }
+    }
+}
+
+/// A model on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// A checkpoint folder, or the GGUF file that was named.
+    pub path: PathBuf,
+    /// The commit, 40 hexadecimal digits.
+    pub commit: String,
+}
+
+/// Finds a model in the cache or fetches it. `fetching` hears of a file, the bytes so far and all its bytes.
+///
+/// A commit hash that the cache holds completely costs no request; a branch costs one, to ask what it stands for.
+///
+/// # Errors
+/// [`HubError`], naming repository and revision.
+pub fn resolve(
+    repo: &RepoName,
+    revision: Option<&str>,
+    options: &Options,
+    fetching: Fetching,
+) -> Result<Snapshot, HubError> {
+    let revision = revision.unwrap_or(DEFAULT_REVISION);
+    name::check_revision(revision)?;
+    let cache = cache::Cache::new(&options.cache_dir, repo);
+    let pinned = name::is_commit(revision);
+    let known = if pinned {
+        Some(revision.to_owned())
+    } else if options.offline {
+        cache.read_ref(revision)
+    } else {
+        None
+    };
+    if let Some(commit) = known {
+        // Offline, what optional files the repository has cannot be asked.
+        if let Some(path) = cache.complete(repo, &commit, !options.offline)? {
+            return Ok(Snapshot { path, commit });
+        }
+    }
+    if options.offline {
+        let (repo, cache_dir) = (repo.to_string(), options.cache_dir.clone());
+        return Err(HubError::NotCached { repo, revision: revision.into(), cache_dir });
+    }
+    fetch(repo, revision, options, &cache, fetching)
+}
+
+/// Called while files arrive: name, bytes so far, bytes in all (0 where unknown).
+pub type Fetching = std::sync::Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
+
+#[cfg(feature = "hub")]
+use client::fetch;
+
+#[cfg(not(feature = "hub"))]
+fn fetch(repo: &RepoName, revision: &str, _: &Options, _: &cache::Cache, _: Fetching) -> Result<Snapshot, HubError> {
+    Err(HubError::NotBuilt { repo: repo.to_string(), revision: revision.into() })
+}

@@ -1,0 +1,148 @@
+//! Small random GPT-2 and BERT models.
+
+use std::sync::Arc;
+use std::thread;
+
+use marill_net::memory_pair;
+
+use super::{gaussian, tiny_spec};
+use crate::masked::{ProtocolError, Traffic};
+use crate::seed::Seed;
+use crate::spec::{Architecture, DecoderSpec, Module};
+use crate::weights::{AffineLayerFloats, HeadFloats, LoraFloats, MapFloats, NormFloats, PrivateWeights, PublicWeights};
+use crate::{ClientSession, DealerSession, ServerSession};
+
+/// Two layers, 4 heads of 8, an MLP of 96; rank 4.
+#[must_use]
+pub fn tiny_affine_spec(architecture: Architecture) -> DecoderSpec {
+    let spec = DecoderSpec {
+        hidden_size: 32,
+        intermediate_size: 96,
+        num_attention_heads: 4,
+        num_key_value_heads: 4,
+        head_groups: vec![(0..4).map(|h| vec![h]).collect(); 2],
+        attn_scale: vec![8f64.powf(-0.5); 2],
+        architecture,
+        ..tiny_spec()
+    };
+    let vocab_size = if spec.reveals_embedding() { 0 } else { spec.vocab_size };
+    DecoderSpec { vocab_size, ..spec }
+}
+
+/// One layer's floats: two norms, then `q`, `k`, `v`, `o`, `up`, `down`.
+pub struct AffineLayer {
+    pub norms: [(Vec<f32>, Vec<f32>); 2],
+    pub maps: [(Vec<f32>, Vec<f32>); 6],
+    /// `(A, B)` of each map.
+    pub lora: [(Vec<f32>, Vec<f32>); 6],
+}
+
+/// A random model in floats.
+pub struct AffineModel {
+    pub spec: DecoderSpec,
+    pub layers: Vec<AffineLayer>,
+    pub final_norm: (Vec<f32>, Vec<f32>),
+    pub head: (Vec<f32>, Vec<f32>),
+}
+
+/// The factor on every random addition.
+pub const LORA_SCALE: f32 = 2.0;
+/// The maps in the order of [`AffineLayer::maps`].
+pub const MAPS: [Module; 6] = [Module::Q, Module::K, Module::V, Module::O, Module::Up, Module::Down];
+
+impl AffineModel {
+    #[must_use]
+    pub fn random(spec: &DecoderSpec, seed: u64) -> Self {
+        let normal = |label: String, n: usize, deviation: f32| gaussian(seed, &label, n, deviation);
+        let norm = |label: String| {
+            let gain = normal(format!("{label}.gain"), spec.hidden_size, 0.2).iter().map(|g| 1.0 + g).collect();
+            (gain, normal(format!("{label}.bias"), spec.hidden_size, 0.3))
+        };
+        let layer = |l: usize| AffineLayer {
+            norms: [norm(format!("{l}.first")), norm(format!("{l}.second"))],
+            maps: MAPS.map(|m| {
+                let (cols, rows) = spec.shape(m);
+                let weight = normal(format!("{l}.{m:?}"), rows * cols, 1.0 / (cols as f32).sqrt());
+                (weight, normal(format!("{l}.{m:?}.bias"), rows, 0.3))
+            }),
+            lora: MAPS.map(|m| {
+                let (cols, rows) = spec.shape(m);
+                let a = normal(format!("{l}.{m:?}.a"), spec.lora_rank * cols, 1.0 / (cols as f32).sqrt());
+                (a, normal(format!("{l}.{m:?}.b"), rows * spec.lora_rank, 0.1))
+            }),
+        };
+        let head = normal("head".into(), spec.vocab_size * spec.hidden_size, 0.1);
+        let head_bias = if spec.architecture == Architecture::Gpt2 {
+            Vec::new()
+        } else {
+            normal("head.bias".into(), spec.vocab_size, 0.2)
+        };
+        let layers = (0..spec.num_layers).map(layer).collect();
+        Self { spec: spec.clone(), layers, final_norm: norm("final".into()), head: (head, head_bias) }
+    }
+
+    /// The model as integers.
+    ///
+    /// # Panics
+    /// When the spec is invalid.
+    #[must_use]
+    pub fn quantise(&self) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
+        fn map((weight, bias): &(Vec<f32>, Vec<f32>)) -> MapFloats<'_> {
+            MapFloats { weight, bias }
+        }
+        fn norm((gain, bias): &(Vec<f32>, Vec<f32>)) -> NormFloats<'_> {
+            NormFloats { gain, bias }
+        }
+        let layers: Vec<AffineLayerFloats<'_>> = self
+            .layers
+            .iter()
+            .map(|layer| {
+                let [q, k, v, o, up, down] = layer.maps.each_ref().map(map);
+                AffineLayerFloats { norms: layer.norms.each_ref().map(norm), q, k, v, o, up, down }
+            })
+            .collect();
+        let head_norm = (self.spec.architecture == Architecture::Gpt2).then(|| norm(&self.final_norm));
+        let head = HeadFloats { norm: head_norm, map: map(&self.head) };
+        let public = PublicWeights::from_affine_floats(&self.spec, &layers, &head).expect("a random model is valid");
+        let adapter = self.layers.iter().map(|layer| {
+            Module::ALL.map(|module| {
+                let at = MAPS.iter().position(|m| *m == module)?;
+                let (a, b) = layer.lora[at].clone();
+                (self.spec.lora_rank > 0).then_some(LoraFloats { a, b, scale: LORA_SCALE })
+            })
+        });
+        let private = PrivateWeights::from_floats(&public, adapter.collect()).expect("a random adapter is valid");
+        (Arc::new(public), Arc::new(private))
+    }
+}
+
+/// As [`super::run_world`], for an encoder that reveals its pooled row; also the client's traffic.
+///
+/// # Errors
+/// The client's error, or else the server's or the dealer's.
+///
+/// # Panics
+/// When a party panics.
+pub fn run_embedding(
+    public: &Arc<PublicWeights>,
+    private: &Arc<PrivateWeights>,
+    boundary: &[u64],
+) -> Result<(Vec<u64>, Traffic), ProtocolError> {
+    let spec = public.spec.clone();
+    let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
+    let ((client_end, server_end), (dealer_end, source_end)) = (memory_pair(), memory_pair());
+    let bucket = spec.bucket(boundary.len() / spec.hidden_size);
+    let adapter = private.mask(&spec, &adapter_seed);
+    let mut client = ClientSession::new(Arc::clone(public), &adapter, seed0.clone(), Box::new(client_end))?;
+    let mut server =
+        ServerSession::new(Arc::clone(public), private, seed1.clone(), Box::new(server_end), Box::new(source_end))?;
+    let mut dealer = DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(dealer_end));
+    thread::scope(|scope| {
+        let dealer = scope.spawn(move || dealer.prefill(bucket));
+        let server = scope.spawn(move || server.prefill(bucket));
+        let row = client.embed(boundary)?;
+        server.join().expect("the server panicked")?;
+        dealer.join().expect("the dealer panicked")?;
+        Ok((row, client.traffic()))
+    })
+}

@@ -1,0 +1,193 @@
+//! Weights of the architectures with layer norms and biases: GPT-2 and BERT.
+
+use marill_numeric::PublicMatrix;
+use rayon::prelude::*;
+
+use super::{LoraFloats, PostNorm, PublicLayer, PublicWeights, Rope, behind_norm, expect_len};
+use crate::encoder::GAIN_FRAC_BITS;
+use crate::spec::{Architecture, DecoderSpec, Module, SpecError};
+
+/// A linear map in floats.
+#[derive(Clone, Copy)]
+pub struct MapFloats<'a> {
+    /// `[out, in]`, row-major. GPT-2's checkpoints hold the transpose.
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+}
+
+/// A layer norm in floats.
+#[derive(Clone, Copy)]
+pub struct NormFloats<'a> {
+    pub gain: &'a [f32],
+    pub bias: &'a [f32],
+}
+
+/// The float weights of one layer.
+#[derive(Clone, Copy)]
+pub struct AffineLayerFloats<'a> {
+    /// GPT-2: before attention and before the MLP (`ln_1`, `ln_2`). BERT: after each (`attention.output.LayerNorm`,
+    /// `output.LayerNorm`).
+    pub norms: [NormFloats<'a>; 2],
+    pub q: MapFloats<'a>,
+    pub k: MapFloats<'a>,
+    pub v: MapFloats<'a>,
+    pub o: MapFloats<'a>,
+    pub up: MapFloats<'a>,
+    pub down: MapFloats<'a>,
+}
+
+/// The output head in floats.
+#[derive(Clone, Copy)]
+pub struct HeadFloats<'a> {
+    /// GPT-2's `ln_f`; a BERT classifier has none.
+    pub norm: Option<NormFloats<'a>>,
+    /// `[vocab_size, hidden_size]`; empty when an embedding is revealed.
+    pub map: MapFloats<'a>,
+}
+
+impl PublicWeights {
+    /// Quantises the public weights of a GPT-2 or BERT program.
+    ///
+    /// # Errors
+    /// [`SpecError::Invalid`] for a LLaMA spec, [`SpecError::Length`] for a tensor of the wrong size,
+    /// [`SpecError::Numeric`] for a weight that does not fit.
+    pub fn from_affine_floats(
+        spec: &DecoderSpec,
+        layers: &[AffineLayerFloats<'_>],
+        head: &HeadFloats<'_>,
+    ) -> Result<Self, SpecError> {
+        spec.validate()?;
+        if spec.architecture.is_llama() {
+            let problem = "llama has neither layer norms nor biases".to_owned();
+            return Err(SpecError::Invalid { field: "architecture", problem });
+        }
+        expect_len("layers", spec.num_layers, layers.len())?;
+        let layers =
+            layers.par_iter().enumerate().map(|(l, floats)| layer(spec, l, floats)).collect::<Result<Vec<_>, _>>()?;
+        let (lm_head, lm_head_frac_bits, lm_head_bias) = quantise_head(spec, head)?;
+        let rope = Rope { half: spec.head_dim / 2, cos: Vec::new(), sin: Vec::new() };
+        let digest = String::new();
+        let mut weights = Self { spec: spec.clone(), layers, lm_head, lm_head_frac_bits, lm_head_bias, rope, digest };
+        weights.digest = weights.compute_digest();
+        Ok(weights)
+    }
+}
+
+fn layer(spec: &DecoderSpec, layer: usize, floats: &AffineLayerFloats<'_>) -> Result<PublicLayer, SpecError> {
+    for norm in &floats.norms {
+        expect_len(&format!("layers.{layer}.norm"), spec.hidden_size, norm.gain.len())?;
+        expect_len(&format!("layers.{layer}.norm.bias"), spec.hidden_size, norm.bias.len())?;
+    }
+    let folds = spec.architecture == Architecture::Gpt2;
+    let fold = |norm: &NormFloats<'_>| if folds { folded_gain(spec, norm.gain) } else { Vec::new() };
+    let keep = |norm: &NormFloats<'_>| if folds { norm.bias.to_vec() } else { Vec::new() };
+    let (norm_scale, norm_bias) = (floats.norms.each_ref().map(fold), floats.norms.each_ref().map(keep));
+    let none = MapFloats { weight: &[], bias: &[] };
+    let maps = [floats.q, floats.k, floats.v, floats.o, none, floats.up, floats.down];
+    let mut matrices = Vec::new();
+    let mut biases = Vec::new();
+    for (module, map) in Module::ALL.into_iter().zip(maps) {
+        let (cols, rows) = spec.shape(module);
+        let place = format!("layers.{layer}.{module:?}");
+        expect_len(&place, rows * cols, map.weight.len())?;
+        expect_len(&format!("{place}.bias"), rows, map.bias.len())?;
+        if rows == 0 {
+            matrices.push(PublicMatrix::shape_only(0, 0));
+            biases.push(Vec::new());
+            continue;
+        }
+        let factor = if module == Module::Q { spec.score_scale(layer).0 } else { 1.0 };
+        let columns = behind_norm(&norm_scale, module);
+        let bits = spec.numeric.weight_frac_bits;
+        matrices.push(PublicMatrix::quantise(map.weight, rows, cols, columns, factor, bits, &place)?);
+        let bias = bias_behind(&map, behind_norm(&norm_bias, module), factor);
+        biases.push(encode_row(&bias, map_input_bits(spec, module) + bits, &place)?);
+    }
+    let post_norms = if folds { Vec::new() } else { post_norms(spec, layer, &floats.norms)? };
+    Ok(PublicLayer { matrices: seven(matrices), biases: seven(biases), norm_scale, norm_bias, post_norms })
+}
+
+fn seven<T>(modules: Vec<T>) -> [T; 7] {
+    modules.try_into().unwrap_or_else(|_| unreachable!("seven modules in, seven out"))
+}
+
+/// The gain with what `2^norm_bits` leaves of `sqrt(hidden_size)`.
+fn folded_gain(spec: &DecoderSpec, gain: &[f32]) -> Vec<f32> {
+    let rest = (spec.hidden_size as f64).sqrt() / f64::from(1u32 << spec.norm_bits());
+    gain.iter().map(|g| (f64::from(*g) * rest) as f32).collect()
+}
+
+/// Fractional bits of what a map takes.
+fn map_input_bits(spec: &DecoderSpec, module: Module) -> u32 {
+    match module {
+        Module::O | Module::Down => spec.numeric.frac_bits,
+        _ => spec.map_input_frac_bits(),
+    }
+}
+
+/// `factor · (bias + W · beta)`: the bias of a map behind a norm whose own bias is `beta`.
+fn bias_behind(map: &MapFloats<'_>, beta: Option<&[f32]>, factor: f64) -> Vec<f64> {
+    let of_norm = |i: usize| {
+        let Some(beta) = beta else { return 0.0 };
+        let row = &map.weight[i * beta.len()..][..beta.len()];
+        row.iter().zip(beta).map(|(w, b)| f64::from(*w) * f64::from(*b)).sum()
+    };
+    map.bias.iter().enumerate().map(|(i, b)| (f64::from(*b) + of_norm(i)) * factor).collect()
+}
+
+/// A public row as integers, at most 2^(15 + frac_bits).
+fn encode_row(values: &[f64], frac_bits: u32, place: &str) -> Result<Vec<u64>, SpecError> {
+    let limit = f64::from(1 << 15);
+    let encoded = values.iter().enumerate().map(|(i, &v)| marill_numeric::encode(v, frac_bits, limit, place, i));
+    Ok(encoded.collect::<Result<_, _>>()?)
+}
+
+fn post_norms(spec: &DecoderSpec, layer: usize, norms: &[NormFloats<'_>; 2]) -> Result<Vec<PostNorm>, SpecError> {
+    let place = format!("layers.{layer}.norm");
+    let encode = |norm: &NormFloats<'_>| {
+        let gain: Vec<f64> = folded_gain(spec, norm.gain).into_iter().map(f64::from).collect();
+        let bias: Vec<f64> = norm.bias.iter().map(|b| f64::from(*b)).collect();
+        let bias_bits = spec.numeric.frac_bits + GAIN_FRAC_BITS;
+        Ok(PostNorm { gain: encode_row(&gain, GAIN_FRAC_BITS, &place)?, bias: encode_row(&bias, bias_bits, &place)? })
+    };
+    norms.iter().map(encode).collect()
+}
+
+fn quantise_head(spec: &DecoderSpec, head: &HeadFloats<'_>) -> Result<(PublicMatrix, u32, Vec<u64>), SpecError> {
+    if spec.reveals_embedding() {
+        return Ok((PublicMatrix::shape_only(0, spec.hidden_size), 0, Vec::new()));
+    }
+    let rows = if spec.vocab_size * spec.hidden_size == head.map.weight.len() { spec.vocab_size } else { 0 };
+    expect_len("head", spec.vocab_size, rows)?;
+    let none = head.map.bias.is_empty();
+    expect_len("head.bias", if none { 0 } else { spec.vocab_size }, head.map.bias.len())?;
+    let gain = head.norm.map(|norm| folded_gain(spec, norm.gain));
+    let bits = spec.numeric.weight_frac_bits;
+    let (matrix, frac_bits) =
+        PublicMatrix::quantise(head.map.weight, spec.vocab_size, spec.hidden_size, gain.as_deref(), 1.0, bits, "head")?
+            .with_common_scale(bits);
+    let zeros = vec![0.0; spec.vocab_size];
+    let map = MapFloats { bias: if none { &zeros } else { head.map.bias }, ..head.map };
+    let bias = bias_behind(&map, head.norm.as_ref().map(|norm| norm.bias), 1.0);
+    // GPT-2's head takes a normalised row, an encoder's a row of the residual stream.
+    let row = encode_row(&bias, spec.map_input_frac_bits() + frac_bits, "head.bias")?;
+    Ok((matrix, frac_bits, row))
+}
+
+/// What an addition makes of the bias of the norm before its map, `factor · scale · B·A·beta`, at a product's scale.
+pub(super) fn private_row(
+    public: &PublicWeights,
+    layer: usize,
+    module: Module,
+    floats: &LoraFloats,
+    factor: f64,
+) -> Result<Vec<u64>, SpecError> {
+    let Some(beta) = behind_norm(&public.layers[layer].norm_bias, module) else { return Ok(Vec::new()) };
+    let dot = |row: &[f32], x: &[f64]| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
+    let beta: Vec<f64> = beta.iter().map(|b| f64::from(*b)).collect();
+    let inner: Vec<f64> = floats.a.chunks_exact(beta.len()).map(|row| dot(row, &beta)).collect();
+    let scale = f64::from(floats.scale) * factor;
+    let row: Vec<f64> = floats.b.chunks_exact(inner.len()).map(|row| dot(row, &inner) * scale).collect();
+    let spec = &public.spec;
+    encode_row(&row, spec.map_input_frac_bits() + spec.numeric.weight_frac_bits, "adapter")
+}

@@ -1,0 +1,135 @@
+//! What a run will need, from shapes and rows alone.
+
+use crate::batches::Step;
+use crate::samples::Samples;
+use candle_core::Tensor;
+use marill_model::{Checkpoint, Config, Transforms};
+use marill_recipe::Recipe;
+use serde::Serialize;
+use std::collections::BTreeSet;
+
+const F32: usize = 4;
+/// Program, tokenizer, thread stacks and the packing buffers of matrix products.
+const PROGRAM: usize = 60 << 20;
+/// Rows of logits that exist at a time, with their gradient's and a teacher's copies.
+const LOGIT_ROWS: usize = 128;
+
+/// Bytes and counts of a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Estimate {
+    pub trained_parameters: usize,
+    pub steps: usize,
+    /// Tokens of all steps; nothing is padded.
+    pub tokens: usize,
+    /// Tokens of the rows that occur at all.
+    pub distinct_tokens: usize,
+    /// Tokens of the rows kept aside, times the measurements of their loss.
+    pub validation_tokens: usize,
+    /// Rows in memory: the base model in f32.
+    pub weight_bytes: usize,
+    /// Trained values, gradients and both moments.
+    pub optimizer_bytes: usize,
+    /// What the frozen layers say to every row of the run, in f16.
+    pub cache_bytes: usize,
+    /// The graphs of all private layers for the largest micro-batch.
+    pub graph_bytes: usize,
+    /// The same with `gradient_checkpointing`.
+    pub graph_bytes_in_blocks: usize,
+    /// Logits, and the vectors that reading and writing files takes.
+    pub other_bytes: usize,
+    /// One checkpoint on disk; two are kept.
+    pub checkpoint_bytes: usize,
+    /// The trained tensors alone, as the run leaves them.
+    pub adapter_bytes: usize,
+}
+
+impl Estimate {
+    pub(crate) fn new(
+        base: &Checkpoint,
+        transforms: &Transforms,
+        recipe: &Recipe,
+        samples: &Samples,
+        steps: &[Step],
+    ) -> Self {
+        let config = &base.config;
+        let weights: usize = base.tensors.values().map(Tensor::elem_count).sum();
+        let trained = trained_parameters(base, transforms);
+        let private = transforms.private_layers(config);
+        let length = |i: &usize| samples.train[*i].tokens.len();
+        let batches = || steps.iter().flat_map(|step| &step.micro_batches);
+        let rows = batches().map(|batch| batch.iter().map(length).sum::<usize>()).max().unwrap_or(0);
+        let squares = |batch: &Vec<usize>| batch.iter().map(|i| length(i) * length(i)).max().unwrap_or(0);
+        let longest = batches().map(squares).max().unwrap_or(0);
+        let distinct: BTreeSet<usize> = batches().flatten().copied().collect();
+        let distinct_tokens = distinct.iter().map(length).sum::<usize>();
+        let kept_aside = samples.validation.iter().map(|s| s.tokens.len()).sum::<usize>();
+        let every = recipe.eval.as_ref().and_then(|e| e.every_steps).unwrap_or(steps.len()).max(1);
+        let layer = rows * floats_a_row(config);
+        // Backward adds the gradients of the widest place, and two rows of scores a thread.
+        let passing = rows * 4 * config.intermediate_size.max(config.hidden_size) + 4 * longest;
+        let teacher = if recipe.distill.is_some() { 3 } else { 1 };
+        let full = transforms.lora.is_none();
+        Self {
+            trained_parameters: trained,
+            steps: steps.len(),
+            tokens: steps.iter().map(|step| step.tokens).sum(),
+            distinct_tokens,
+            validation_tokens: kept_aside * steps.len().div_ceil(every),
+            weight_bytes: weights * F32,
+            optimizer_bytes: 4 * trained * F32,
+            cache_bytes: if transforms.frozen_layers == 0 {
+                0
+            } else {
+                (distinct_tokens + kept_aside) * config.hidden_size * 2
+            },
+            graph_bytes: (private * layer + passing) * F32,
+            graph_bytes_in_blocks: (private * rows * config.hidden_size + layer + passing) * F32,
+            other_bytes: PROGRAM + LOGIT_ROWS * config.vocab_size * F32 * teacher,
+            checkpoint_bytes: 3 * trained * F32,
+            adapter_bytes: if full { weights * F32 } else { trained * F32 },
+        }
+    }
+
+    /// The peak of a run that keeps all layers' graphs, or one at a time.
+    pub fn memory_bytes(&self, in_blocks: bool) -> usize {
+        let graph = if in_blocks { self.graph_bytes_in_blocks } else { self.graph_bytes };
+        self.weight_bytes + self.optimizer_bytes + self.cache_bytes + graph + self.other_bytes
+    }
+
+    /// Whether the graphs of all layers would take more than nine tenths of the memory that is free.
+    pub(crate) fn needs_blocks(&self) -> bool {
+        available_bytes().is_some_and(|free| self.memory_bytes(false) - self.weight_bytes > free / 10 * 9)
+    }
+}
+
+/// What each row leaves in a layer's graph: norms, projections, rotations, attention, the two sums, gate, up and their
+/// product.
+fn floats_a_row(config: &Config) -> usize {
+    let (q, kv) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+    6 * config.hidden_size + 3 * q + 3 * kv + 3 * config.intermediate_size
+}
+
+fn trained_parameters(base: &Checkpoint, transforms: &Transforms) -> usize {
+    let config = &base.config;
+    if let Some(lora) = &transforms.lora {
+        let shapes = lora.target_modules.iter().filter_map(|module| config.module_shape(module));
+        return transforms.private_layers(config) * shapes.map(|[out, inner]| lora.rank * (out + inner)).sum::<usize>();
+    }
+    crate::params::full_names(base, transforms).map(|name| base.tensors[name].elem_count()).sum()
+}
+
+/// A line of a file under `/proc` that gives kibibytes; `None` on systems without it.
+fn proc_bytes(file: &str, key: &str) -> Option<usize> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    Some(line.trim_start_matches(':').split_whitespace().next()?.parse::<usize>().ok()? * 1024)
+}
+
+fn available_bytes() -> Option<usize> {
+    proc_bytes("/proc/meminfo", "MemAvailable")
+}
+
+/// The most memory that this process ever held, where the system says it.
+pub fn peak_memory_bytes() -> Option<usize> {
+    proc_bytes("/proc/self/status", "VmHWM")
+}

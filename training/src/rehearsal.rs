@@ -1,0 +1,90 @@
+use crate::output::DataNotes;
+use crate::trainer::Run;
+use crate::{Estimate, TrainError, TrainOptions};
+use marill_recipe::Recipe;
+use serde::Serialize;
+use std::time::Instant;
+
+/// Tokens of a trial micro-batch.
+const TRIAL_TOKENS: usize = 256;
+/// A first trial that takes longer is the only one.
+const LONG_SECONDS: f64 = 4.0;
+
+/// What a run will need and how long it will take on this machine.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rehearsal {
+    pub estimate: Estimate,
+    /// Whether the run would keep one layer's graph at a time.
+    pub gradient_checkpointing: bool,
+    /// The peak of the training process, without the export behind it.
+    pub memory_bytes: usize,
+    pub data: DataNotes,
+    /// Training alone, from a trial of the real kernels on a few rows.
+    pub seconds: f64,
+    pub tokens_per_second: f64,
+    /// A token whose frozen part is not cached yet, and one whose is.
+    pub seconds_a_new_token: f64,
+    pub seconds_a_cached_token: f64,
+}
+
+/// Loads model and data, tries a few rows, and writes nothing.
+///
+/// # Errors
+/// As [`crate::train`].
+pub fn rehearse(recipe: &Recipe, options: &TrainOptions) -> Result<Rehearsal, TrainError> {
+    let started = Instant::now();
+    let mut run = Run::new(recipe, options)?;
+    let loading = started.elapsed().as_secs_f64();
+    let (fresh, cached) = run.trial(TRIAL_TOKENS, LONG_SECONDS)?;
+    let estimate = run.estimate.clone();
+    let first_pass = estimate.distinct_tokens;
+    let seconds = loading
+        + first_pass as f64 * fresh
+        + (estimate.tokens - first_pass) as f64 * cached
+        // Forward only is about a third of forward and backward.
+        + estimate.validation_tokens as f64 * cached / 3.0;
+    Ok(Rehearsal {
+        gradient_checkpointing: run.in_blocks,
+        memory_bytes: estimate.memory_bytes(run.in_blocks),
+        data: run.samples.notes,
+        seconds,
+        tokens_per_second: estimate.tokens as f64 / seconds.max(1e-9),
+        seconds_a_new_token: fresh,
+        seconds_a_cached_token: cached,
+        estimate,
+    })
+}
+
+impl Run<'_> {
+    /// Seconds of a token that is new to the cache, and of one that is not. Nothing is learnt.
+    fn trial(&mut self, tokens: usize, long_seconds: f64) -> Result<(f64, f64), TrainError> {
+        let mut order = self.steps.iter().flat_map(|step| step.micro_batches.concat());
+        let mut batches = [Vec::new(), Vec::new()];
+        for batch in &mut batches {
+            let mut count = 0;
+            while count < tokens
+                && let Some(row) = order.next()
+            {
+                count += self.samples.train[row].tokens.len();
+                batch.push(row);
+            }
+        }
+        drop(order);
+        let [first, second] = batches;
+        // The first one also pays for memory that the later ones find in place.
+        let cold = self.timed(&first)?;
+        let second = if cold.0 > long_seconds || second.is_empty() { first } else { second };
+        let fresh = if cold.0 > long_seconds { cold } else { self.timed(&second)? };
+        let cached = if cold.0 > long_seconds { fresh } else { self.timed(&second)? };
+        self.params.clear();
+        Ok((fresh.0 / fresh.1 as f64, cached.0 / cached.1 as f64))
+    }
+
+    fn timed(&mut self, batch: &[usize]) -> Result<(f64, usize), TrainError> {
+        let rows = batch.iter().map(|&i| &self.samples.train[i]);
+        let (targets, tokens) = rows.fold((0, 0), |(t, n), row| (t + row.targets().count(), n + row.tokens.len()));
+        let started = Instant::now();
+        self.micro_batch(1, 0, batch, (targets, tokens))?;
+        Ok((started.elapsed().as_secs_f64(), tokens))
+    }
+}
