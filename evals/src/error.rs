@@ -6,6 +6,8 @@ use marill_partition::PartitionError;
 use marill_recipe::RecipeError;
 use marill_training::TrainError;
 
+use crate::sandbox::SandboxError;
+
 /// What can go wrong in an evaluation. Every variant names the place.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -28,6 +30,12 @@ pub enum EvalError {
     NeedsPartition,
     #[error("{party} ended unexpectedly")]
     PartyEnded { party: &'static str },
+    #[error("cannot compare: {reason}")]
+    Compare { reason: String },
+    #[error("cannot read `{}`: {reason}", path.display())]
+    Scores { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]

@@ -1,26 +1,37 @@
 //! Runs a task on an engine.
 
+mod classify;
+mod code;
+mod generate;
+mod likelihood;
+
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use marill_recipe::Example;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::EvalError;
-use crate::engine::{Engine, SecureCost};
-use crate::metrics::{BleuStats, ChrfStats, bootstrap_stderr, mean_and_stderr};
+use crate::engine::{Engine, SecureCost, Stop};
+use crate::measure::Measure;
 use crate::prompt::{Question, Speaker};
-use crate::task::{Kind, Task};
+use crate::sandbox::Sandbox;
+use crate::task::{Checks, Kind, Task};
 
-const BOOTSTRAP_RESAMPLES: usize = 1000;
-
-/// How much of a task is run.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Scope {
+/// How much of a task is run, and what it needs besides rows.
+#[derive(Clone, Copy, Default)]
+pub struct Scope<'a> {
     /// The first examples only (windows, for perplexity).
     pub limit: Option<usize>,
     /// Worked examples in front of each question.
     pub few_shot: usize,
+    /// Draws the worked examples.
+    pub seed: u64,
+    /// The tests of each example, where the task is to write programs.
+    pub checks: &'a [Checks],
+    /// Where programs run; without one they are not run.
+    pub sandbox: Option<&'a Sandbox>,
 }
 
 /// One figure with its standard error.
@@ -33,17 +44,22 @@ pub struct Metric {
 }
 
 /// One question and its answer.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Sample {
     pub doc_id: usize,
     pub prompt: String,
     pub target: String,
     pub answer: String,
-    /// 1 or 0 for a classification; the log-likelihood of the window for perplexity.
+    /// The number of the right label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<usize>,
+    /// 1 or 0 for a classification or a program, sentence BLEU for a translation, the log-likelihood of a text.
     pub score: f64,
     /// Log-likelihood of each label, in the task's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub label_scores: Vec<f64>,
+    /// What each metric's score is computed from, by the metric's name; adds up over samples.
+    pub figures: BTreeMap<&'static str, Vec<f64>>,
 }
 
 /// What came out.
@@ -73,8 +89,28 @@ pub struct Report {
     pub twin_equal: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<SecureCost>,
+    /// The figures of each example, for paired comparisons.
+    pub examples: Vec<ExampleFigures>,
     #[serde(skip)]
     pub samples: Vec<Sample>,
+}
+
+/// An example without its text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExampleFigures {
+    pub doc_id: usize,
+    /// Digest of what a right answer is: examples of two runs are compared only where it agrees.
+    pub target_sha256: String,
+    pub answer_sha256: String,
+    pub figures: BTreeMap<String, Vec<f64>>,
+}
+
+impl Sample {
+    /// The sample without its text.
+    pub fn figures(&self) -> ExampleFigures {
+        let figures = self.figures.iter().map(|(name, figures)| (name.to_string(), figures.clone())).collect();
+        ExampleFigures::new(self.doc_id, self.label, &self.target, &self.answer, figures)
+    }
 }
 
 /// Runs `task` on `engine`. `progress` hears the number done and the number in all.
@@ -91,16 +127,20 @@ pub fn run(
     speaker: &Speaker<'_>,
     examples: &[Example],
     shots: &[Example],
-    scope: Scope,
+    scope: Scope<'_>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, EvalError> {
     let start = Instant::now();
     let mut run = Run { task, engine, twin, speaker, truncated: 0, twin_equal: 0, progress };
-    let (samples, metrics) = match task.kind {
-        Kind::Classify => run.classify(limited(examples, scope.limit), shots)?,
-        Kind::Generate => run.generate(limited(examples, scope.limit), shots)?,
+    let some = limited(examples, scope.limit);
+    let (samples, measures) = match task.kind {
+        Kind::Classify => run.classify(some, shots)?,
+        Kind::Generate => run.generate(some, shots)?,
         Kind::Perplexity => run.perplexity(examples, scope.limit)?,
+        Kind::Likelihood => run.likelihood(some, shots)?,
+        Kind::Code => run.code(some, shots, scope)?,
     };
+    let metrics: Vec<Metric> = measures.into_iter().map(|measure| metric(measure, &samples)).collect();
     let (truncated, compared) = (run.truncated, run.twin.is_some());
     let twin_equal = compared.then_some(run.twin_equal);
     let engine = run.engine.name();
@@ -120,8 +160,16 @@ pub fn run(
         seconds: start.elapsed().as_secs_f64(),
         twin_equal,
         cost: None,
+        examples: samples.iter().map(Sample::figures).collect(),
         samples,
     })
+}
+
+fn metric(measure: Measure, samples: &[Sample]) -> Metric {
+    let name = measure.name();
+    let figures: Vec<&[f64]> = samples.iter().filter_map(|s| s.figures.get(name)).map(Vec::as_slice).collect();
+    let (value, stderr) = measure.value_and_stderr(&figures);
+    Metric { name, value, stderr, higher_is_better: measure.higher_is_better() }
 }
 
 fn limited(examples: &[Example], limit: Option<usize>) -> &[Example] {
@@ -138,86 +186,10 @@ struct Run<'a, 'b> {
     progress: &'a mut dyn FnMut(usize, usize),
 }
 
-type Outcome = Result<(Vec<Sample>, Vec<Metric>), EvalError>;
+/// Samples, and the measures that they carry figures for.
+type Outcome = Result<(Vec<Sample>, Vec<Measure>), EvalError>;
 
 impl Run<'_, '_> {
-    fn classify(&mut self, examples: &[Example], shots: &[Example]) -> Outcome {
-        let labels = &self.task.dataset.labels;
-        let tokens = labels.iter().map(|l| self.speaker.tokenizer.encode(l)).collect::<Result<Vec<_>, _>>()?;
-        let greedy = self.engine.name() == "secure";
-        // One more than the longest label: an answer that goes on is no label.
-        let longest = tokens.iter().map(Vec::len).max().unwrap_or(1) + 1;
-        let mut samples = Vec::with_capacity(examples.len());
-        for (doc_id, example) in examples.iter().enumerate() {
-            let question = self.ask(shots, example, longest)?;
-            let (answer, label_scores) = if greedy {
-                (self.greedy_text(&question, longest)?, Vec::new())
-            } else {
-                let scores = self.engine.score(&question.tokens, &tokens)?;
-                (labels[best(&scores)].clone(), scores)
-            };
-            let score = f64::from(answer.trim() == example.completion.trim());
-            let (prompt, target) = (question.text, example.completion.clone());
-            samples.push(Sample { doc_id, prompt, target, answer, score, label_scores });
-            (self.progress)(doc_id + 1, examples.len());
-        }
-        let scores: Vec<f64> = samples.iter().map(|s| s.score).collect();
-        let (value, stderr) = mean_and_stderr(&scores);
-        let name = if greedy { "exact_match" } else { "acc" };
-        Ok((samples, vec![Metric { name, value, stderr, higher_is_better: true }]))
-    }
-
-    fn generate(&mut self, examples: &[Example], shots: &[Example]) -> Outcome {
-        let mut samples = Vec::with_capacity(examples.len());
-        for (doc_id, example) in examples.iter().enumerate() {
-            let question = self.ask(shots, example, self.task.max_new_tokens)?;
-            let answer = self.greedy_text(&question, self.task.max_new_tokens)?;
-            let score = BleuStats::of(&answer, &example.completion).score();
-            let (prompt, target) = (question.text, example.completion.clone());
-            samples.push(Sample { doc_id, prompt, target, answer, score, label_scores: Vec::new() });
-            (self.progress)(doc_id + 1, examples.len());
-        }
-        let bleu: Vec<_> = samples.iter().map(|s| BleuStats::of(&s.answer, &s.target)).collect();
-        let chrf: Vec<_> = samples.iter().map(|s| ChrfStats::of(&s.answer, &s.target)).collect();
-        let bleu_of = |drawn: &[usize]| drawn.iter().map(|&i| bleu[i]).sum::<BleuStats>().score();
-        let chrf_of = |drawn: &[usize]| drawn.iter().map(|&i| chrf[i]).sum::<ChrfStats>().score();
-        let all: Vec<usize> = (0..samples.len()).collect();
-        let metric = |name, value, stderr| Metric { name, value, stderr, higher_is_better: true };
-        let metrics = vec![
-            metric("bleu", bleu_of(&all), bootstrap_stderr(all.len(), BOOTSTRAP_RESAMPLES, bleu_of)),
-            metric("chrf", chrf_of(&all), bootstrap_stderr(all.len(), BOOTSTRAP_RESAMPLES, chrf_of)),
-        ];
-        Ok((samples, metrics))
-    }
-
-    fn perplexity(&mut self, examples: &[Example], limit: Option<usize>) -> Outcome {
-        if self.engine.name() == "secure" {
-            return Err(EvalError::NeedsLogits { task: self.task.name.clone() });
-        }
-        let text: String = examples.iter().map(|e| e.completion.as_str()).collect::<Vec<_>>().join("\n");
-        let tokens = self.speaker.tokenizer.encode(&text)?;
-        let window = self.task.window.min(self.engine.context());
-        let mut windows: Vec<&[u32]> = tokens.chunks(window).filter(|w| w.len() > 1).collect();
-        windows.truncate(limit.unwrap_or(usize::MAX));
-        let (mut samples, mut losses, mut scored) = (Vec::new(), Vec::new(), 0);
-        for (doc_id, window) in windows.iter().enumerate() {
-            let scores = self.engine.token_scores(window)?;
-            let score: f64 = scores.iter().sum();
-            losses.push(-score / scores.len() as f64);
-            scored += scores.len();
-            let prompt = self.speaker.tokenizer.decode(window)?;
-            let (target, answer, label_scores) = (String::new(), String::new(), Vec::new());
-            samples.push(Sample { doc_id, prompt, target, answer, score, label_scores });
-            (self.progress)(doc_id + 1, windows.len());
-        }
-        let loss = -samples.iter().map(|s| s.score).sum::<f64>() / scored.max(1) as f64;
-        let (_, loss_stderr) = mean_and_stderr(&losses);
-        let value = loss.exp();
-        // The delta method: d exp(x) = exp(x) dx.
-        let metric = Metric { name: "token_perplexity", value, stderr: value * loss_stderr, higher_is_better: false };
-        Ok((samples, vec![metric]))
-    }
-
     /// A question that leaves room for an answer; like in training, a prompt too long loses its beginning.
     fn ask(&mut self, shots: &[Example], example: &Example, answer_len: usize) -> Result<Question, EvalError> {
         let mut question = self.speaker.question(shots, example)?;
@@ -230,18 +202,44 @@ impl Run<'_, '_> {
     }
 
     /// The first line of the greedy answer, without white space around it.
-    fn greedy_text(&mut self, question: &Question, max_new_tokens: usize) -> Result<String, EvalError> {
+    fn greedy_line(&mut self, question: &Question, max_new_tokens: usize) -> Result<String, EvalError> {
         let tokenizer = self.speaker.tokenizer;
         let stop = |answer: &[u32], token: u32| {
             let line_ends = || tokenizer.decode(&[token]).is_ok_and(|text| text.contains('\n'));
             tokenizer.is_eos(token) || (!answer.is_empty() && line_ends())
         };
-        let answer = self.engine.generate(&question.tokens, max_new_tokens, &stop)?;
-        if let Some(twin) = &mut self.twin {
-            self.twin_equal += usize::from(twin.generate(&question.tokens, max_new_tokens, &stop)? == answer);
-        }
-        let text = tokenizer.decode(&answer)?;
+        let text = self.greedy(question, max_new_tokens, &stop)?;
         Ok(text.trim().lines().next().unwrap_or_default().trim().to_string())
+    }
+
+    /// The greedy answer up to the end of the turn.
+    fn greedy_text(&mut self, question: &Question, max_new_tokens: usize) -> Result<String, EvalError> {
+        let tokenizer = self.speaker.tokenizer;
+        self.greedy(question, max_new_tokens, &|_: &[u32], token| tokenizer.is_eos(token))
+    }
+
+    fn greedy(&mut self, question: &Question, max_new_tokens: usize, stop: &Stop<'_>) -> Result<String, EvalError> {
+        let answer = self.engine.generate(&question.tokens, max_new_tokens, stop)?;
+        if let Some(twin) = &mut self.twin {
+            self.twin_equal += usize::from(twin.generate(&question.tokens, max_new_tokens, stop)? == answer);
+        }
+        Ok(self.speaker.tokenizer.decode(&answer)?)
+    }
+
+    /// Nats of the right answer behind the question, and its tokens.
+    fn nats(&mut self, question: &Question, completion: &str) -> Result<[f64; 2], EvalError> {
+        let mut tokens = self.speaker.tokenizer.encode(completion)?;
+        tokens.truncate(self.engine.context().saturating_sub(question.tokens.len()));
+        let count = tokens.len();
+        let scores = self.engine.score(&question.tokens, &[tokens])?;
+        Ok([-scores.iter().sum::<f64>(), count as f64])
+    }
+
+    fn needs_logits(&self) -> Result<(), EvalError> {
+        if self.engine.name() == "secure" {
+            return Err(EvalError::NeedsLogits { task: self.task.name.clone() });
+        }
+        Ok(())
     }
 }
 

@@ -3,18 +3,24 @@
 //! - [`Task`]: a versioned TOML file, embedded; its rows are rendered by the code that training uses
 //! - [`engine`]: the float model, the integer twin, the secure protocol in process
 //! - [`harness::run`]: task and engine to a [`Report`]
-//! - [`metrics`]: BLEU, chrF, standard errors
+//! - [`metrics`]: BLEU, chrF, standard errors; [`measure`]: scores as functions of figures that add up
+//! - [`compare`]: the difference of two runs on the same questions, with its interval
+//! - [`sandbox`]: where generated programs run
 //! - [`table`]: the tables that people know
 
+pub mod compare;
 pub mod engine;
 mod error;
 pub mod harness;
+pub mod measure;
 pub mod metrics;
+mod program;
 mod prompt;
+pub mod sandbox;
 pub mod table;
 mod task;
 
 pub use error::EvalError;
-pub use harness::{Metric, Report, Sample, Scope};
+pub use harness::{ExampleFigures, Metric, Report, Sample, Scope};
 pub use prompt::{Question, Speaker};
-pub use task::{Kind, Shots, Task};
+pub use task::{Checks, Kind, Shots, Task};

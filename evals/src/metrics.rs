@@ -39,7 +39,7 @@ pub fn bootstrap_stderr(segments: usize, resamples: usize, score: impl Fn(&[usiz
 }
 
 /// Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA '14.
-fn split_mix(state: &mut u64) -> u64 {
+pub(crate) fn split_mix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -2,6 +2,8 @@
 
 use marill_report::{Table, bytes};
 
+use crate::compare::Difference;
+use crate::engine::SecureCost;
 use crate::harness::Report;
 
 /// `|Tasks|Version|Filter|n-shot|Metric| |Value| |Stderr|`, one row a metric.
@@ -27,36 +29,72 @@ pub fn scores(reports: &[Report]) -> String {
     table.markdown()
 }
 
-/// `|Engine|Setting|Network|agreement with twin|s/token|MiB/token|rounds/token|`; empty where nothing was secure.
-pub fn fidelity_and_cost(reports: &[Report]) -> String {
-    let mut table = Table::new([
-        "Engine",
-        "Setting",
-        "Network",
-        "agreement with twin",
-        "prefill s",
-        "prefill sent",
-        "s/token",
-        "MiB/token",
-        "rounds/token",
-    ])
-    .right(&[3, 4, 5, 6, 7, 8]);
-    for report in reports {
-        let Some(cost) = &report.cost else { continue };
-        let per = |total: f64, count: u64| total / count.max(1) as f64;
-        let decode = |text: String| if cost.decode_steps == 0 { "-".into() } else { text };
-        let sent_and_received = (cost.decode_bytes_sent + cost.decode_bytes_received) as f64;
+/// `|Task|Metric|n|A|B|B - A|Stderr|95% interval|same answers|`.
+pub fn differences(differences: &[Difference]) -> String {
+    let columns = ["Task", "Metric", "n", "A", "B", "B - A", "Stderr", "95% interval", "same answers"];
+    let mut table = Table::new(columns).right(&[2, 3, 4, 5, 6, 7, 8]);
+    for d in differences {
         table.row([
-            report.engine.to_string(),
-            "dealer".into(),
-            "in-process".into(),
-            report.twin_equal.map_or_else(|| "-".into(), |equal| format!("{equal}/{}", report.n)),
-            format!("{:.3}", per(cost.prefill_seconds, cost.prompts)),
-            bytes(cost.prefill_bytes_sent / cost.prompts.max(1)),
-            decode(format!("{:.3}", per(cost.decode_seconds, cost.decode_steps))),
-            decode(format!("{:.3}", per(sent_and_received, cost.decode_steps) / (1024.0 * 1024.0))),
-            decode(format!("{:.1}", per(cost.decode_rounds as f64, cost.decode_steps))),
+            d.task.clone(),
+            d.metric.into(),
+            d.n.to_string(),
+            format!("{:.4}", d.a),
+            format!("{:.4}", d.b),
+            format!("{:+.4}", d.difference),
+            format!("{:.4}", d.stderr),
+            format!("[{:+.4}, {:+.4}]", d.interval[0], d.interval[1]),
+            format!("{}/{}", d.same_answers, d.n),
         ]);
     }
-    if reports.iter().all(|report| report.cost.is_none()) { String::new() } else { table.markdown() }
+    table.markdown()
+}
+
+/// `|Engine|Setting|Network|agreement with twin|s/token|MiB/token|rounds/token|`; empty where one engine without a
+/// protocol answered.
+pub fn fidelity_and_cost(reports: &[Report]) -> String {
+    if reports.iter().all(|report| report.cost.is_none() && report.engine == reports[0].engine) {
+        return String::new();
+    }
+    let columns = ["Task", "Engine", "Setting", "Network", "agreement with twin", "score - twin's"];
+    let costs = ["s/example", "prefill s", "prefill sent", "s/token", "MiB/token", "rounds/token"];
+    let mut table = Table::new(columns.into_iter().chain(costs)).right(&[4, 5, 6, 7, 8, 9, 10, 11]);
+    for report in reports {
+        let dash = || "-".to_string();
+        let twin = reports.iter().find(|r| r.engine == "twin" && r.task == report.task && report.engine != "twin");
+        let same = |twin: &Report| {
+            let pairs = report.examples.iter().zip(&twin.examples);
+            format!("{}/{}", pairs.filter(|(a, b)| a.answer_sha256 == b.answer_sha256).count(), report.n)
+        };
+        let agreement = match (report.twin_equal, twin) {
+            (Some(equal), _) => format!("{equal}/{}", report.n),
+            (None, Some(twin)) if report.samples.iter().any(|s| !s.answer.is_empty()) => same(twin),
+            _ => dash(),
+        };
+        // The secure engine classifies by its greedy answer, which is another score.
+        let comparable =
+            twin.filter(|twin| twin.metrics.first().map(|m| m.name) == report.metrics.first().map(|m| m.name));
+        let difference = comparable.map_or_else(dash, |twin| format!("{:+.4}", report.score - twin.score));
+        let mut row = vec![report.task.clone(), report.engine.to_string()];
+        match &report.cost {
+            Some(_) => row.extend(["dealer".into(), "in-process".into()]),
+            None => row.extend([dash(), dash()]),
+        }
+        row.extend([agreement, difference, format!("{:.3}", report.seconds / report.n.max(1) as f64)]);
+        row.extend(report.cost.as_ref().map_or_else(|| vec![dash(); 5], cost_cells));
+        table.row(row);
+    }
+    table.markdown()
+}
+
+fn cost_cells(cost: &SecureCost) -> Vec<String> {
+    let per = |total: f64, count: u64| total / count.max(1) as f64;
+    let decode = |text: String| if cost.decode_steps == 0 { "-".into() } else { text };
+    let sent_and_received = (cost.decode_bytes_sent + cost.decode_bytes_received) as f64;
+    vec![
+        format!("{:.3}", per(cost.prefill_seconds, cost.prompts)),
+        bytes(cost.prefill_bytes_sent / cost.prompts.max(1)),
+        decode(format!("{:.3}", per(cost.decode_seconds, cost.decode_steps))),
+        decode(format!("{:.3}", per(sent_and_received, cost.decode_steps) / (1024.0 * 1024.0))),
+        decode(format!("{:.1}", per(cost.decode_rounds as f64, cost.decode_steps))),
+    ]
 }

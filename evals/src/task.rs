@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::path::Path;
 
-use marill_recipe::{Dataset, Example, RecipeError, Rows, locate, read_text};
+use marill_recipe::{Dataset, Example, RecipeError, Record, Rows, locate, read_records, read_text};
 use serde::Deserialize;
 
 use crate::EvalError;
+use crate::metrics::split_mix;
 
 /// How an answer is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -18,6 +19,11 @@ pub enum Kind {
     Generate,
     /// Likelihood of running text; metric `token_perplexity`.
     Perplexity,
+    /// Likelihood of the right answers; metric `nats_per_token`.
+    Likelihood,
+    /// Python programs with tests: metrics `nats_per_token` of the right ones, `defines_function` and `pass@1` of the
+    /// model's own.
+    Code,
 }
 
 /// Rows that worked examples are taken from; never the scored ones.
@@ -50,6 +56,23 @@ pub struct Task {
     /// of `dataset.labels`. For two columns of a `.tsv` file, the label last.
     #[serde(default)]
     label_codes: Vec<String>,
+    /// Scores the last rows of the file only; worked examples, if from the same file, come from the rows before.
+    #[serde(default)]
+    held_out: Option<usize>,
+}
+
+/// What a program of the model's own must get through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checks {
+    setup: String,
+    tests: Vec<String>,
+}
+
+impl Checks {
+    /// A program with its tests behind it.
+    pub fn behind(&self, program: &str) -> String {
+        format!("{program}\n\n{}\n{}\n", self.setup, self.tests.join("\n"))
+    }
 }
 
 fn max_new_tokens() -> usize {
@@ -60,9 +83,12 @@ fn window() -> usize {
     512
 }
 
-const TASKS: [&str; 6] = [
+const TASKS: [&str; 9] = [
     include_str!("../tasks/agnews.toml"),
     include_str!("../tasks/sst2.toml"),
+    include_str!("../tasks/subj.toml"),
+    include_str!("../tasks/mbpp.toml"),
+    include_str!("../tasks/dolly.toml"),
     include_str!("../tasks/trec.toml"),
     include_str!("../tasks/multi30k-de-en.toml"),
     include_str!("../tasks/wikitext-2.toml"),
@@ -131,6 +157,43 @@ impl Task {
     /// # Errors
     /// [`EvalError::Data`] naming file and row.
     pub fn examples(&self, data: Option<&Path>, reference: Option<&Path>) -> Result<Vec<Example>, EvalError> {
+        let mut rows = self.all_rows(data, reference)?;
+        if data.is_none() {
+            rows.drain(..self.first_held_out(rows.len()));
+        }
+        Ok(rows)
+    }
+
+    /// The tests of the same examples, for a task of programs: `test_list` and `test_setup_code` of each row.
+    ///
+    /// # Errors
+    /// [`EvalError::Data`] naming file and row.
+    pub fn checks(&self, data: Option<&Path>) -> Result<Vec<Checks>, EvalError> {
+        if self.kind != Kind::Code {
+            return Ok(Vec::new());
+        }
+        let fail = |source| EvalError::Data { task: self.name.clone(), source };
+        let path =
+            data.map_or_else(|| locate(&self.dataset.path, Path::new(".")), |path| Ok(path.into())).map_err(fail)?;
+        let row = |(nth, record): (usize, &Record)| {
+            checks_of(record).ok_or_else(|| {
+                let reason = "a program needs `test_list`, an array of Python statements".into();
+                fail(RecipeError::Row { path: path.clone(), row: nth + 1, reason })
+            })
+        };
+        let records = read_records(&path).map_err(fail)?;
+        let mut checks = records.iter().enumerate().map(row).collect::<Result<Vec<_>, _>>()?;
+        if data.is_none() {
+            checks.drain(..self.first_held_out(checks.len()));
+        }
+        Ok(checks)
+    }
+
+    fn first_held_out(&self, rows: usize) -> usize {
+        self.held_out.map_or(0, |count| rows.saturating_sub(count))
+    }
+
+    fn all_rows(&self, data: Option<&Path>, reference: Option<&Path>) -> Result<Vec<Example>, EvalError> {
         let fail = |source| EvalError::Data { task: self.name.clone(), source };
         let embedded = ROWS.iter().find(|(path, _)| *path == self.dataset.path);
         let rows = match (data, embedded) {
@@ -166,22 +229,45 @@ impl Task {
         Ok(examples.examples)
     }
 
-    /// `count` worked examples; of a classification the classes take turns.
+    /// `count` worked examples, drawn with `seed`; of a classification the classes take turns.
     ///
     /// # Errors
     /// [`EvalError::Task`] when the task has none, [`EvalError::Data`] naming the file.
-    pub fn worked_examples(&self, count: usize) -> Result<Vec<Example>, EvalError> {
+    pub fn worked_examples(&self, count: usize, seed: u64) -> Result<Vec<Example>, EvalError> {
         if count == 0 {
             return Ok(Vec::new());
         }
         let Some(shots) = &self.shots else {
             return Err(EvalError::Task { task: self.name.clone(), reason: "it has no worked examples".into() });
         };
+        let own = shots.path == self.dataset.path;
         let dataset =
             Dataset { path: shots.path.clone(), target_path: shots.target_path.clone(), ..self.dataset.clone() };
-        let examples = Self { dataset, ..self.clone() }.examples(None, None)?;
+        let mut examples = Self { dataset, ..self.clone() }.all_rows(None, None)?;
+        if own {
+            examples.truncate(self.first_held_out(examples.len()));
+        }
+        shuffle(&mut examples, seed);
         Ok(take_turns(examples, self.dataset.labels.len().max(1), count))
     }
+}
+
+/// Fisher and Yates.
+fn shuffle(examples: &mut [Example], seed: u64) {
+    let mut state = seed;
+    for last in (1..examples.len()).rev() {
+        examples.swap(last, (split_mix(&mut state) % (last as u64 + 1)) as usize);
+    }
+}
+
+fn checks_of(record: &Record) -> Option<Checks> {
+    let texts = record.get("test_list")?.as_array()?.iter().map(|test| test.as_str().map(unix_lines));
+    let setup = record.get("test_setup_code").and_then(|setup| setup.as_str()).map(unix_lines);
+    Some(Checks { setup: setup.unwrap_or_default(), tests: texts.collect::<Option<_>>()? })
+}
+
+fn unix_lines(text: &str) -> String {
+    text.replace("\r\n", "\n")
 }
 
 /// Writes each row's label code as its number; an unknown code stays, and is refused by the reader.
@@ -237,7 +323,9 @@ mod tests {
         let task = Task::find("dolly4").unwrap();
         let rows = task.examples(None, None).unwrap();
         assert_eq!(rows.len(), 480);
-        let shots = task.worked_examples(4).unwrap();
+        let shots = task.worked_examples(4, 0).unwrap();
+        assert_ne!(shots, task.worked_examples(4, 1).unwrap(), "the seed draws");
+        assert_eq!(shots, task.worked_examples(4, 0).unwrap());
         let classes: std::collections::BTreeSet<_> = shots.iter().map(|s| s.label).collect();
         assert_eq!(classes.len(), 4);
         assert!(
@@ -270,6 +358,43 @@ mod tests {
         let taken = take_turns(rows, 3, 4);
         let order: Vec<_> = taken.iter().map(|e| e.prompt.clone()).collect();
         assert_eq!(order, ["0", "3", "4", "1"].map(|n| Prompt::Plain(n.into())));
+    }
+
+    #[test]
+    fn held_out_rows_are_scored_and_the_others_are_worked_examples() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.jsonl");
+        let row = |n| format!("{{\"instruction\": \"{n}\", \"input\": \"\", \"output\": \"o{n}\"}}\n");
+        std::fs::write(&path, (0..10).map(row).collect::<String>()).unwrap();
+        let mut task = Task::find("dolly").unwrap();
+        task.held_out = Some(3);
+        task.dataset.path = path.display().to_string();
+        task.shots = Some(Shots { path: task.dataset.path.clone(), target_path: None });
+        let answers = |rows: &[Example]| rows.iter().map(|e| e.completion.clone()).collect::<Vec<_>>();
+        assert_eq!(answers(&task.examples(None, None).unwrap()), ["o7", "o8", "o9"]);
+        let shots = answers(&task.worked_examples(7, 3).unwrap());
+        assert_eq!(shots.len(), 7);
+        assert!(!shots.iter().any(|shot| ["o7", "o8", "o9"].contains(&shot.as_str())));
+        assert_eq!(task.examples(Some(&path), None).unwrap().len(), 10, "other data is scored whole");
+    }
+
+    #[test]
+    fn programs_come_with_their_tests() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.jsonl");
+        let row = r#"{"text": "Add.", "code": "def add(a, b):\r\n  return a + b", "test_setup_code": "import os", "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]}"#;
+        std::fs::write(&path, row).unwrap();
+        let task = Task::find("mbpp").unwrap();
+        let example = &task.examples(Some(&path), None).unwrap()[0];
+        assert_eq!(example.completion, "def add(a, b):\n  return a + b");
+        let Prompt::Chat(turns) = &example.prompt else { panic!() };
+        assert!(turns[0].content.ends_with("assert add(1, 2) == 3\nassert add(0, 0) == 0"), "{turns:?}");
+        let checks = task.checks(Some(&path)).unwrap();
+        let whole = checks[0].behind("def add(a, b): return a + b");
+        assert!(whole.starts_with("def add"), "{whole}");
+        assert!(whole.contains("import os\nassert add(1, 2) == 3\nassert add(0, 0) == 0"), "{whole}");
+        std::fs::write(&path, "{\"text\": \"Add.\", \"code\": \"x\", \"test_list\": 3}").unwrap();
+        assert!(task.checks(Some(&path)).unwrap_err().to_string().contains("row 1"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use marill_evals::engine::{Engine, FloatEngine, SecureEngine, TwinEngine};
-use marill_evals::{EvalError, Report, Scope, Speaker, Task, harness, table};
+use marill_evals::{EvalError, Report, Scope, Speaker, Task, compare, harness, table};
 use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
 use marill_partition::{ExportOptions, Partition, export};
 use marill_recipe::Example;
@@ -169,4 +169,52 @@ fn a_translation_is_scored_by_bleu_and_chrf() {
     assert_eq!(report.metrics.iter().map(|m| m.name).collect::<Vec<_>>(), ["bleu", "chrf"]);
     assert_eq!(report.samples[0].target, "A dog.");
     assert!(report.samples[0].prompt.contains("Ein Hund."));
+}
+
+#[test]
+fn two_runs_are_compared_from_their_json_and_from_their_logs() {
+    let fixture = Fixture::new();
+    let (task, examples) = news(&fixture);
+    let float = fixture.run(&task, &mut fixture.float(), &examples).unwrap();
+    let twin = fixture.run(&task, &mut fixture.twin(), &examples).unwrap();
+    let json = |report: &Report| serde_json::json!({ "results": { "agnews": report } }).to_string();
+    let log = |report: &Report| -> String {
+        let line = |sample| {
+            let mut line = serde_json::to_value(sample).unwrap();
+            line["task"] = "agnews".into();
+            format!("{line}\n")
+        };
+        report.samples.iter().map(line).collect()
+    };
+    let read = |name: &str, text: String| compare::read(&fixture.file(name, &text)).unwrap();
+    let from_json = read("float.json", json(&float));
+    assert_eq!(from_json, read("float.jsonl", log(&float)), "both hold the same figures");
+    let differences = compare::compare(&from_json, &read("twin.jsonl", log(&twin))).unwrap();
+    let [only] = &differences[..] else { panic!("{differences:?}") };
+    assert_eq!((only.metric, only.n, only.a, only.b), ("acc", 3, float.score, twin.score));
+    assert!(table::differences(&differences).contains("| agnews | acc"), "{}", table::differences(&differences));
+
+    let error = compare::read(&fixture.file("empty.json", "{\"results\": {}}")).unwrap_err().to_string();
+    assert!(error.contains("holds no examples"), "{error}");
+    let error = compare::read(&fixture.file("other.json", "what?")).unwrap_err().to_string();
+    assert!(error.contains("other.json"), "{error}");
+}
+
+#[test]
+fn programs_are_scored_by_likelihood_and_shape_without_being_run() {
+    let fixture = Fixture::new();
+    let row = r#"{"text": "Add.", "code": "def add(a, b):\n  return a + b", "test_list": ["assert add(1, 2) == 3"]}"#;
+    let path = fixture.file("rows.jsonl", row);
+    let mut task = Task::find("mbpp").unwrap();
+    task.max_new_tokens = 8;
+    let examples = task.examples(Some(&path), None).unwrap();
+    for engine in [&mut fixture.float() as &mut dyn Engine, &mut fixture.twin()] {
+        let report = fixture.run(&task, engine, &examples).unwrap();
+        let names: Vec<_> = report.metrics.iter().map(|m| m.name).collect();
+        assert_eq!(names, ["nats_per_token", "defines_function"], "a program runs only where that is allowed");
+        // Random weights over 259 tokens.
+        assert!((report.score - 259f64.ln()).abs() < 1.5, "{}", report.score);
+    }
+    let mut secure = SecureEngine::new(&fixture.partition).unwrap();
+    assert!(matches!(fixture.run(&task, &mut secure, &examples), Err(EvalError::NeedsLogits { .. })));
 }

@@ -110,7 +110,7 @@ pub fn step<E: Engine>(
     cache.len += rows;
     engine.enter_layer(None);
     if spec.architecture == Architecture::Gpt2 {
-        hidden = nn::layer_norm(engine, &hidden, spec.hidden_size, norm_scale(spec))?;
+        hidden = nn::layer_norm(engine, &hidden, spec.hidden_size, norm_scale(spec), width::FULL)?;
     }
     let logits = head(engine, weights, &hidden);
     engine.argmax_to_client(&logits, "argmax")
@@ -146,16 +146,19 @@ fn normalise<E: Engine>(
     modules: &[Module],
 ) -> Step<Opened<E>> {
     let scale = norm_scale(spec);
-    let x = if spec.architecture.is_llama() {
+    let llama = spec.architecture.is_llama();
+    // Queries and keys gain the rotation's bits before their truncation; the MLP's maps do not.
+    let bits = if llama && !modules.contains(&Module::Q) { width::PRODUCT } else { width::FULL };
+    let x = if llama {
         let wire = match wire {
             Some(wire) => wire,
             None => engine.open(&[(hidden, width::FULL)], place)?.remove(0),
         };
-        nn::rms_norm(engine, &wire, spec.hidden_size, scale)?
+        nn::rms_norm(engine, &wire, spec.hidden_size, scale, bits)?
     } else {
-        nn::layer_norm(engine, hidden, spec.hidden_size, scale)?
+        nn::layer_norm(engine, hidden, spec.hidden_size, scale, bits)?
     };
-    let (x, additions) = engine.open_private(&x, width::FULL, layer, modules, "norm.x")?;
+    let (x, additions) = engine.open_private(&x, bits, layer, modules, "norm.x")?;
     Ok((engine.share(&x), additions))
 }
 
@@ -211,21 +214,22 @@ pub(crate) fn attention<E: Engine>(
 
     // One truncation for all three; in the last layer only the last row asks.
     let (q_cols, kv_cols) = (spec.num_attention_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim);
-    let (q, kv) = if last && rows > 1 {
+    let (q, k, v) = if last && rows > 1 {
         let q = engine.last_row(&q);
         let q = engine.truncate(&q, shift, width::FULL, width::FULL, "attention.q")?;
         let kv = engine.concat(&[&k, &v]);
         let kv = engine.truncate(&kv, shift, width::FULL, width::FULL, "attention.kv")?;
-        let mut wires = engine.open(&[(&q, width::FULL), (&kv, width::FULL)], "attention.qkv")?;
-        let kv = wires.remove(1);
-        (wires.remove(0), kv)
+        (q, engine.columns(&kv, 0, kv_cols), engine.columns(&kv, kv_cols, kv_cols))
     } else {
         let qkv = engine.concat(&[&q, &k, &v]);
         let qkv = engine.truncate(&qkv, shift, width::FULL, width::FULL, "attention.qkv")?;
-        let qkv = engine.open(&[(&qkv, width::FULL)], "attention.qkv")?.remove(0);
-        (engine.wire_columns(&qkv, 0, q_cols), engine.wire_columns(&qkv, q_cols, 2 * kv_cols))
+        let mut part = |first, count| engine.columns(&qkv, first, count);
+        (part(0, q_cols), part(q_cols, kv_cols), part(q_cols + kv_cols, kv_cols))
     };
-    let (k, v) = (engine.wire_columns(&kv, 0, kv_cols), engine.wire_columns(&kv, kv_cols, kv_cols));
+    // Scores are products of 48 bits; the values' products are divided later and need the whole ring.
+    let parts = [(&q, width::ACTIVATION), (&k, width::ACTIVATION), (&v, width::FULL)];
+    let mut wires = engine.open(&parts, "attention.qkv")?;
+    let (v, k, q) = (wires.remove(2), wires.remove(1), wires.remove(0));
     let (keys, values) = &mut cache.layers[layer];
     engine.append(keys, &k);
     engine.append(values, &v);

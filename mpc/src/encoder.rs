@@ -109,7 +109,7 @@ fn pooled<E: Engine>(
 /// `norm(x) · gain + bias`, residual scale.
 fn post_norm<E: Engine>(engine: &mut E, weights: &PublicWeights, norm: &PostNorm, x: &E::Share) -> Step<E::Share> {
     let spec = &weights.spec;
-    let x = nn::layer_norm(engine, x, spec.hidden_size, norm_scale(spec))?;
+    let x = nn::layer_norm(engine, x, spec.hidden_size, norm_scale(spec), 64)?;
     let x = engine.scale_columns(&x, &norm.gain);
     let x = engine.add_row(&x, &norm.bias);
     let shift = spec.numeric.frac_bits + GAIN_FRAC_BITS - spec.numeric.residual_frac_bits;

@@ -48,7 +48,7 @@ impl Attention<'_> {
     }
 }
 
-/// A function that is 0 below -16, `x - table(x)` on [-16, 16) and `x` above.
+/// A tabulated function: SiLU, GeLU, sigmoid, tanh.
 #[derive(Clone, Copy)]
 pub struct Gate<'a>(pub &'a LinearTable);
 

@@ -28,7 +28,7 @@ pub mod weights;
 
 pub use masked::{ProtocolError, Traffic};
 pub use seed::Seed;
-pub use session::{ClientSession, DealerSession, ServerSession, tally_decode, tally_prefill};
+pub use session::{ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill};
 pub use spec::{Architecture, DecoderSpec, Pooling, Reveal, SpecError};
 pub use twin::Twin;
 pub use weights::{

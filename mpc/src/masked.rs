@@ -22,8 +22,6 @@
 
 mod bits;
 mod compare;
-mod exp;
-mod gate;
 mod linear;
 mod lookup;
 #[cfg(test)]
@@ -33,6 +31,7 @@ mod piecewise;
 mod program;
 #[cfg(test)]
 mod script;
+mod tabulated;
 #[cfg(test)]
 mod tests;
 mod truncate;
@@ -89,6 +88,19 @@ pub struct Cost {
     pub e0_to_e1_bytes: u64,
     pub e1_to_e0_bytes: u64,
     pub source_to_e1_bytes: u64,
+}
+
+impl std::ops::Add for Cost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            rounds: self.rounds + other.rounds,
+            e0_to_e1_bytes: self.e0_to_e1_bytes + other.e0_to_e1_bytes,
+            e1_to_e0_bytes: self.e1_to_e0_bytes + other.e1_to_e0_bytes,
+            source_to_e1_bytes: self.source_to_e1_bytes + other.source_to_e1_bytes,
+        }
+    }
 }
 
 impl std::ops::Sub for Cost {
@@ -175,7 +187,30 @@ struct Source {
 enum Role {
     Evaluator(Box<Evaluator>),
     Source(Box<Source>),
-    Tally { cost: Cost, one_way: Option<bool> },
+    Tally(Box<Tally>),
+}
+
+/// Counts by place.
+#[derive(Default)]
+struct Tally {
+    cost: Cost,
+    one_way: Option<bool>,
+    place: &'static str,
+    places: Vec<(&'static str, Cost)>,
+}
+
+impl Tally {
+    fn add(&mut self, cost: Cost) {
+        self.cost = self.cost + cost;
+        match self.places.iter_mut().find(|(place, _)| *place == self.place) {
+            Some((_, sum)) => *sum = *sum + cost,
+            None => self.places.push((self.place, cost)),
+        }
+    }
+
+    fn source(&mut self, bytes: usize) {
+        self.add(Cost { source_to_e1_bytes: bytes as u64, ..Cost::default() });
+    }
 }
 
 /// The interpreter of evaluators, dealer and tally.
@@ -183,10 +218,16 @@ pub struct Masked {
     role: Role,
     rank: usize,
     spec: Arc<DecoderSpec>,
+    /// From this many elements on, gates spend rounds to save corrections and traffic; below, the reverse. A shape is
+    /// public, so every party decides alike.
+    many: usize,
     /// Own shares by place, for comparison with the twin.
     #[cfg(test)]
     trace: Vec<(&'static str, u32, Vec<u64>)>,
 }
+
+/// See [`Masked`]: a decoded token stays below, a prompt of 16 tokens of the smallest models is above.
+const MANY: usize = 1 << 13;
 
 /// Corrections leave the dealer in frames of about this size.
 const FRAME_BYTES: usize = 1 << 19;
@@ -265,7 +306,7 @@ impl Masked {
     /// Counts what a program costs.
     #[must_use]
     pub fn tally(spec: &DecoderSpec) -> Self {
-        Self::new(Role::Tally { cost: Cost::default(), one_way: None }, spec)
+        Self::new(Role::Tally(Box::default()), spec)
     }
 
     fn new(role: Role, spec: &DecoderSpec) -> Self {
@@ -273,6 +314,7 @@ impl Masked {
             role,
             rank: spec.lora_rank,
             spec: Arc::new(spec.clone()),
+            many: MANY,
             #[cfg(test)]
             trace: Vec::new(),
         }
@@ -291,8 +333,24 @@ impl Masked {
     #[must_use]
     pub fn cost(&self) -> Cost {
         match &self.role {
-            Role::Tally { cost, .. } => *cost,
+            Role::Tally(tally) => tally.cost,
             _ => Cost::default(),
+        }
+    }
+
+    /// The cost so far by place, in order of first appearance, in a tally.
+    #[must_use]
+    pub fn cost_by_place(&self) -> Vec<(&'static str, Cost)> {
+        match &self.role {
+            Role::Tally(tally) => tally.places.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Names the place to which a tally books what follows.
+    fn at(&mut self, place: &'static str) {
+        if let Role::Tally(tally) = &mut self.role {
+            tally.place = place;
         }
     }
 
@@ -309,6 +367,11 @@ impl Masked {
         Ok(())
     }
 
+    /// Whether a gate over `n` elements saves bytes rather than rounds.
+    fn many(&self, n: usize) -> bool {
+        n >= self.many
+    }
+
     /// Whether this party adds the public terms of a sum.
     pub(crate) fn is_first(&self) -> bool {
         matches!(&self.role, Role::Evaluator(e) if e.first)
@@ -323,8 +386,8 @@ impl Masked {
     fn correct(&mut self, n: usize, bits: u32, value: impl Fn(usize) -> u64) -> Result<Vec<u64>, ProtocolError> {
         let bytes = byte_width(bits);
         match &mut self.role {
-            Role::Tally { cost, .. } => {
-                cost.source_to_e1_bytes += (n * bytes) as u64;
+            Role::Tally(tally) => {
+                tally.source(n * bytes);
                 Ok(Vec::new())
             }
             Role::Source(source) => {
@@ -379,7 +442,7 @@ impl Masked {
             let n = share.len();
             let (mut open, mut mask, mut mask0) = (Vec::new(), Vec::new(), Vec::new());
             match &mut self.role {
-                Role::Tally { .. } => {}
+                Role::Tally(_) => {}
                 Role::Source(source) => {
                     mask0 = source.client_masks(n, *bits);
                     let modulus = low_mask(*bits);
@@ -402,7 +465,7 @@ impl Masked {
             let words = plane.n.div_ceil(64);
             let (mut hat, mut rho) = (Vec::new(), Vec::new());
             match &mut self.role {
-                Role::Tally { .. } => {}
+                Role::Tally(_) => {}
                 Role::Source(source) => {
                     let other = source.masks[1].words(words);
                     rho = source.client_masks(words, 64).iter().zip(other).map(|(a, b)| a ^ b).collect();
@@ -426,11 +489,10 @@ impl Masked {
     ) -> Result<Option<Vec<u8>>, ProtocolError> {
         match &mut self.role {
             Role::Source(_) => Ok(None),
-            Role::Tally { cost, one_way } => {
-                *one_way = None;
-                cost.rounds += 1;
-                cost.e0_to_e1_bytes += sizes[0] as u64;
-                cost.e1_to_e0_bytes += sizes[1] as u64;
+            Role::Tally(tally) => {
+                tally.one_way = None;
+                let [e0_to_e1_bytes, e1_to_e0_bytes] = sizes.map(|size| size as u64);
+                tally.add(Cost { rounds: 1, e0_to_e1_bytes, e1_to_e0_bytes, source_to_e1_bytes: 0 });
                 Ok(None)
             }
             Role::Evaluator(e) => {
@@ -453,9 +515,11 @@ impl Masked {
     ) -> Result<Option<Vec<u8>>, ProtocolError> {
         match &mut self.role {
             Role::Source(_) => Ok(None),
-            Role::Tally { cost, one_way } => {
-                cost.rounds += u64::from(one_way.replace(from_first) != Some(from_first));
-                *(if from_first { &mut cost.e0_to_e1_bytes } else { &mut cost.e1_to_e0_bytes }) += size as u64;
+            Role::Tally(tally) => {
+                let rounds = u64::from(tally.one_way.replace(from_first) != Some(from_first));
+                let bytes = |first| if from_first == first { size as u64 } else { 0 };
+                let (e0_to_e1_bytes, e1_to_e0_bytes) = (bytes(true), bytes(false));
+                tally.add(Cost { rounds, e0_to_e1_bytes, e1_to_e0_bytes, source_to_e1_bytes: 0 });
                 Ok(None)
             }
             Role::Evaluator(e) => {

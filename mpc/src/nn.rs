@@ -21,21 +21,28 @@ pub struct NormScale {
 /// Bits in which [`marill_numeric::functions::rsqrt`] scales its result.
 const RSQRT_BITS: u32 = 58;
 
-/// Root-mean-square normalisation of every row, without its gain: `[rows, cols]`, `scale.output_frac_bits`.
+/// Root-mean-square normalisation of every row, without its gain: `[rows, cols]`, `scale.output_frac_bits`, modulo
+/// `2^out_bits`.
 ///
 /// Domain: the row's norm below `2^(31 - input_frac_bits)`. Relative error at most 2.5e-4, plus half an output unit.
 /// Cost: 5 rounds for the reciprocal square root, 1 to open it, 4 for the truncation.
 ///
 /// # Errors
 /// A lost peer, or an overflow in the twin.
-pub fn rms_norm<E: Engine>(engine: &mut E, x: &E::Wire, cols: usize, scale: NormScale) -> Step<E::Share> {
+pub fn rms_norm<E: Engine>(
+    engine: &mut E,
+    x: &E::Wire,
+    cols: usize,
+    scale: NormScale,
+    out_bits: u32,
+) -> Step<E::Share> {
     let unit = f64::from(2 * scale.input_frac_bits).exp2();
     let squares = engine.square_sum(x)?;
     let squares = engine.add_constant(&squares, (scale.epsilon * cols as f64 * unit).round() as u64);
     let inverse = engine.piecewise(&squares, &tables().rsqrt, "norm.rsqrt")?;
     let inverse = engine.open(&[(&inverse, 64)], "norm.scale")?.remove(0);
     let scaled = engine.scale_rows(x, &inverse)?;
-    engine.truncate(&scaled, RSQRT_BITS - scale.output_frac_bits - scale.norm_bits, 64, 64, "norm.x")
+    engine.truncate(&scaled, RSQRT_BITS - scale.output_frac_bits - scale.norm_bits, 64, out_bits, "norm.x")
 }
 
 /// Layer normalisation without gain and bias: the mean is taken off, then [`rms_norm`].
@@ -44,7 +51,13 @@ pub fn rms_norm<E: Engine>(engine: &mut E, x: &E::Wire, cols: usize, scale: Norm
 ///
 /// # Errors
 /// As [`rms_norm`].
-pub fn layer_norm<E: Engine>(engine: &mut E, x: &E::Share, cols: usize, scale: NormScale) -> Step<E::Share> {
+pub fn layer_norm<E: Engine>(
+    engine: &mut E,
+    x: &E::Share,
+    cols: usize,
+    scale: NormScale,
+    out_bits: u32,
+) -> Step<E::Share> {
     let lens = vec![cols; engine.rows(x)];
     let sums = engine.ragged_sum(x, &lens);
     let factor = ((1u64 << 24) as f64 / cols as f64).round() as u64;
@@ -54,13 +67,13 @@ pub fn layer_norm<E: Engine>(engine: &mut E, x: &E::Share, cols: usize, scale: N
     let centred = engine.reshape(&centred, cols);
     let negated = engine.scale_constant(&centred, u64::MAX);
     let wire = engine.open(&[(&negated, 64)], "norm.centred")?.remove(0);
-    rms_norm(engine, &wire, cols, scale)
+    rms_norm(engine, &wire, cols, scale, out_bits)
 }
 
 /// Softmax weights over ragged rows of scores (14 fractional bits, 32-bit shares), not yet divided, and their
 /// reciprocal sums: `(exp(s - max), 2^40 / Σ)`.
 ///
-/// Error of a weight: at most 1.6e-4 of the largest; of the reciprocal: at most 6e-4 up to 64 equal keys.
+/// Error of a weight: at most 1.9e-4 of the largest; of the reciprocal: at most 6e-4 up to 64 equal keys.
 ///
 /// # Errors
 /// As [`rms_norm`].

@@ -200,6 +200,26 @@ pub fn tally_decode(spec: &DecoderSpec, cached: usize) -> Result<Cost, ProtocolE
     Ok(engine.cost() - before)
 }
 
+/// As [`tally_prefill`] (`rows` of a prompt) or, with cached keys, [`tally_decode`] (`rows = 1`), by place.
+///
+/// # Errors
+/// [`ProtocolError::TooLong`] past the context.
+pub fn tally_by_place(
+    spec: &DecoderSpec,
+    cached: usize,
+    rows: usize,
+) -> Result<Vec<(&'static str, Cost)>, ProtocolError> {
+    let (mut engine, mut cache, shapes) = tally(spec);
+    check_room(spec, cached, rows)?;
+    if cached > 0 {
+        decoder::step(&mut engine, &shapes, &mut cache, None, None, cached)?;
+    }
+    let before = engine.cost_by_place();
+    decoder::step(&mut engine, &shapes, &mut cache, None, None, rows)?;
+    let earlier = |place| before.iter().find(|(p, _)| *p == place).map_or(Cost::default(), |(_, cost)| *cost);
+    Ok(engine.cost_by_place().into_iter().map(|(place, cost)| (place, cost - earlier(place))).collect())
+}
+
 fn tally(spec: &DecoderSpec) -> (Masked, Cache<Masked>, PublicWeights) {
     (Masked::tally(spec), Cache::new(spec), PublicWeights::shapes_only(spec))
 }

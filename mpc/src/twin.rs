@@ -276,7 +276,7 @@ impl Engine for Clear {
 
     fn gate(&mut self, x: &Tensor, gate: Gate<'_>, place: &'static str) -> Step<Tensor> {
         in_range(x, 32, place)?;
-        Ok(x.map(|v| functions::gate(gate.0, v)))
+        Ok(x.map(|v| functions::linear(gate.0, v)))
     }
 
     fn piecewise(&mut self, s: &Tensor, table: &Piecewise, place: &'static str) -> Step<Tensor> {

@@ -17,9 +17,10 @@ use marill_net::{Endpoint, WireCount};
 use marill_partition::Partition;
 
 use crate::ServingError;
-use crate::wire::Terms;
+use crate::ahead::Correlations;
+use crate::wire::{Setting, Terms};
 use prefixes::Prefixes;
-pub use session::{ClientState, Cost, SecureSession, SessionOpener};
+pub use session::{ClientState, Cost, SecureSession, SessionOpener, Source};
 use text::TextStream;
 
 /// Which services to use and where to keep what is downloaded.
@@ -33,6 +34,7 @@ pub struct ClientOptions {
     pub state: PathBuf,
     /// Sessions that may run at once; they share the prefix's weights and have a cache each.
     pub max_sessions: usize,
+    pub source: Source,
 }
 
 /// An answer to ask for.
@@ -87,6 +89,7 @@ pub struct Answer {
     pub tokens: Vec<u32>,
     pub prompt_tokens: usize,
     pub finish: Finish,
+    pub correlations: Correlations,
     /// From asking the dealer to being ready for the prompt.
     pub open_seconds: f64,
     pub prefill: Cost,
@@ -107,6 +110,7 @@ pub struct Client {
     public_layers: usize,
     prefixes: Prefixes,
     sessions: SessionOpener,
+    source: Source,
 }
 
 impl Client {
@@ -116,8 +120,8 @@ impl Client {
     /// An unreachable server, a wrong digest, a partition that this build cannot run.
     pub fn connect(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<Self, ServingError> {
         let server = HttpClient::new(options.server.clone(), options.api_key.clone());
-        let folder = cache::fetch(&server, &options.cache, progress)?;
-        Self::open(&Partition::open_public(&folder)?, server, options)
+        let (folder, setting) = cache::fetch(&server, &options.cache, progress)?;
+        Self::open(&Partition::open_public(&folder)?, server, options, setting)
     }
 
     /// Uses a partition that is on this machine already; its private part is not read.
@@ -125,13 +129,19 @@ impl Client {
     /// # Errors
     /// As [`Self::connect`], without the downloads.
     pub fn with_partition(partition: &Partition, options: &ClientOptions) -> Result<Self, ServingError> {
-        Self::open(partition, HttpClient::new(options.server.clone(), options.api_key.clone()), options)
+        let server = HttpClient::new(options.server.clone(), options.api_key.clone());
+        Self::open(partition, server, options, Setting::Dealer)
     }
 
-    fn open(partition: &Partition, server: HttpClient, options: &ClientOptions) -> Result<Self, ServingError> {
+    fn open(
+        partition: &Partition,
+        server: HttpClient,
+        options: &ClientOptions,
+        setting: Setting,
+    ) -> Result<Self, ServingError> {
         let spec = partition.decoder_spec().clone();
         let public = Arc::new(partition.public_weights()?);
-        let terms = Terms::new(partition.partition_id(), &spec, &public);
+        let terms = Terms::new(partition.partition_id(), &spec, &public, setting);
         let prefix = partition.prefix()?;
         let mut prefixes: Vec<_> = (1..options.max_sessions).map(|_| prefix.fork()).collect();
         prefixes.push(prefix);
@@ -146,6 +156,7 @@ impl Client {
             sessions: SessionOpener { server, dealer, terms: terms.clone(), spec: spec.clone(), public, state },
             spec,
             terms,
+            source: options.source,
         })
     }
 
@@ -226,7 +237,10 @@ impl Client {
         let mut prefix = self.prefixes.take();
         let started = Instant::now();
         let _ = on_event(Event::Phase("session"));
-        let mut session = self.sessions.open()?;
+        let bucket = self.spec.bucket(request.prompt.len());
+        // A helper that takes part in every session has nothing written ahead.
+        let source = if self.terms.setting == Setting::Dealer.as_str() { self.source } else { Source::Live };
+        let mut session = self.sessions.open_for(bucket, limit, source)?;
         let open_seconds = started.elapsed().as_secs_f64();
 
         let mut text = TextStream::new(&self.tokenizer, &request.stop);
@@ -235,6 +249,7 @@ impl Client {
             tokens: Vec::new(),
             prompt_tokens: request.prompt.len(),
             finish: Finish::Length,
+            correlations: session.correlations,
             open_seconds,
             prefill: Cost::default(),
             decode: Cost::default(),

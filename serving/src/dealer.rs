@@ -2,7 +2,7 @@
 //!
 //! It learns shapes, lengths and counts. Seeds live in memory only, so a restart burns every open session.
 
-mod masks;
+pub(crate) mod masks;
 mod source;
 
 use std::collections::HashMap;
@@ -13,35 +13,41 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use marill_mpc::Seed;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use crate::ServingError;
-use crate::ledger::{Ledger, WhenInUse};
+use crate::ahead::{SEEDS_FOLDER, StoredSeed};
 use crate::metrics::Metrics;
-use crate::state::{random, read_or_create_key};
-use crate::tls::Identity;
+use crate::secret_files::{random, read_or_create_key};
+use crate::state::{Ledger, WhenInUse};
+use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
-use crate::wire::{NewSession, PROTOCOL_VERSION, SessionGrant, Terms, hex, unhex};
+use crate::wire::{NewSession, PROTOCOL_VERSION, SessionGrant, Setting, Terms, hex, unhex};
 use masks::Masks;
 
+/// Seeds of adapter masks, in the dealer's folder.
+pub(crate) const MASKS_FILE: &str = "masks";
 /// The file in the dealer's folder that a server must show; copy it to the server's machine.
 pub const SERVER_KEY_FILE: &str = "server.key";
 
 /// A session that no server takes up in this time is burnt.
 const GRANT_LIFETIME: Duration = Duration::from_secs(60);
 const MAX_OPEN_GRANTS: usize = 1024;
+const MAX_CANDIDATES: usize = 64;
 /// The longest pause of a server between two steps.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How to run a dealer.
 pub struct DealerOptions {
     pub listen: SocketAddr,
-    /// Needed beyond this machine; the certificate is made on first use and kept in the state folder.
-    pub tls: bool,
+    /// Needed beyond this machine.
+    pub tls: Tls,
     /// Holds the server's key, the ledger and one adapter mask per client.
     pub state: PathBuf,
     pub max_sessions: usize,
@@ -52,7 +58,7 @@ pub struct DealerOptions {
 /// # Errors
 /// A port or a state folder in use, and what [`web::run`] reports.
 pub fn run(options: &DealerOptions) -> Result<(), ServingError> {
-    let tls = options.tls.then(|| Identity::read_or_create(&options.state)).transpose()?;
+    let tls = options.tls.identity(&options.state)?;
     let bound = web::bind(options.listen, tls)?;
     let sessions = Sessions::new(options.max_sessions);
     let dealer = Dealer::open(&options.state, sessions.clone())?;
@@ -73,6 +79,8 @@ pub(crate) struct Dealer {
     grants: Mutex<HashMap<String, Grant>>,
     ledger: Ledger,
     masks: Masks,
+    /// E0's seeds of sessions that were written ahead.
+    ahead: PathBuf,
     server_key_sha256: [u8; 32],
     sessions: Arc<Sessions>,
     metrics: Metrics,
@@ -85,7 +93,8 @@ impl Dealer {
         Ok(Arc::new(Self {
             grants: Mutex::default(),
             ledger,
-            masks: Masks::open(&state.join("masks"))?,
+            masks: Masks::open(&state.join(MASKS_FILE))?,
+            ahead: state.join(SEEDS_FOLDER),
             server_key_sha256: Sha256::digest(key.as_bytes()).into(),
             sessions,
             metrics: Metrics::default(),
@@ -100,6 +109,7 @@ impl Dealer {
             .route("/v1/sessions", post(new_session))
             .route("/v1/source", get(source_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
+            .layer(middleware::from_fn(web::finish))
             .with_state(self.clone())
     }
 
@@ -113,6 +123,12 @@ impl Dealer {
             tracing::error!("no session could be issued: {error}");
             HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "dealer", "no session could be issued")
         };
+        if !request.candidates.is_empty() {
+            return self.issue_ahead(&request).map_err(internal)?.ok_or_else(|| {
+                let message = "none of these sessions is to be had: they were used before, or another dealer made them";
+                HttpError::new(StatusCode::CONFLICT, "invalid_request_error", "session_used", message)
+            });
+        }
         let session = hex(random::<16>().map_err(internal)?.as_slice());
         let seed = || random::<32>().map(|bytes| Seed::from_bytes(*bytes)).map_err(internal);
         let (seed0, seed1) = (seed()?, seed()?);
@@ -125,10 +141,31 @@ impl Dealer {
             let message = "too many sessions wait for their server";
             return Err(HttpError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "too_many_grants", message));
         }
-        let NewSession { terms, client_id } = request;
+        let NewSession { terms, client_id, .. } = request;
         grants.insert(session, Grant { terms, client_id, seed0, seed1, issued_at: Instant::now() });
         Metrics::add(&self.metrics.sessions_started, 1);
         Ok(grant)
+    }
+
+    /// E0's seed of the first candidate that was written ahead under these terms and is not handed out yet.
+    fn issue_ahead(&self, request: &NewSession) -> Result<Option<SessionGrant>, ServingError> {
+        for session in request.candidates.iter().take(MAX_CANDIDATES).filter(|name| unhex::<16>(name).is_some()) {
+            let path = self.ahead.join(session);
+            let Ok(json) = std::fs::read(&path).map(Zeroizing::new) else { continue };
+            let stored: Result<StoredSeed, _> = serde_json::from_slice(&json);
+            let stored = stored.map_err(|error| ServingError::io(&path)(std::io::Error::other(error)))?;
+            if stored.terms != request.terms {
+                continue;
+            }
+            match self.ledger.claim("issued", session) {
+                Err(ServingError::SessionUsed { .. }) => continue,
+                claimed => claimed?,
+            }
+            std::fs::remove_file(&path).map_err(ServingError::io(&path))?;
+            Metrics::add(&self.metrics.sessions_started, 1);
+            return Ok(Some(SessionGrant { session: session.clone(), seed: stored.seed0 }));
+        }
+        Ok(None)
     }
 
     /// Takes a grant out: no other server gets this session.
@@ -146,15 +183,17 @@ impl Dealer {
 }
 
 /// What this dealer can serve, whatever the model.
-fn check_offer(terms: &Terms) -> Result<(), HttpError> {
+pub(crate) fn check_offer(terms: &Terms) -> Result<(), HttpError> {
     let version = PROTOCOL_VERSION.to_string();
     let fields = [
         ("protocol", terms.protocol.to_string(), version.as_str()),
-        ("setting", terms.setting.clone(), "dealer"),
         ("rounding", terms.rounding.clone(), "exact"),
         ("reveal", terms.reveal.clone(), "token"),
     ];
     match fields.into_iter().find(|(_, asked, offered)| asked != offered) {
+        None if Setting::parse(&terms.setting).is_none() => {
+            Err(bad_request(format!("this dealer offers the settings `dealer` and `3pc`, not `{}`", terms.setting)))
+        }
         None => Ok(()),
         Some((field, asked, offered)) => {
             Err(bad_request(format!("this dealer offers `{field}` `{offered}`, not `{asked}`")))
@@ -166,10 +205,10 @@ fn bad_request(message: impl Into<String>) -> HttpError {
     HttpError::new(StatusCode::BAD_REQUEST, "invalid_request_error", "terms", message)
 }
 
-async fn ready(State(dealer): State<Arc<Dealer>>) -> StatusCode {
+async fn ready(State(dealer): State<Arc<Dealer>>) -> Result<&'static str, HttpError> {
     match dealer.sessions.is_draining() {
-        true => StatusCode::SERVICE_UNAVAILABLE,
-        false => StatusCode::OK,
+        true => Err(web::not_ready("the dealer is shutting down")),
+        false => Ok("ready"),
     }
 }
 

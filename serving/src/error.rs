@@ -17,7 +17,24 @@ pub enum ServingError {
     #[error("client and server disagree on `{field}`: here `{ours}`, there `{theirs}`")]
     Mismatch { field: &'static str, ours: String, theirs: String },
     #[error("the {by} refused: {message}")]
-    Refused { by: &'static str, code: String, message: String },
+    Refused { by: &'static str, code: String, message: String, retry_after_seconds: Option<u64> },
+    #[error("{0}")]
+    Quota(crate::state::Refusal),
+    #[error("the order for correlations does not fit: {reason}")]
+    BadOrder { reason: String },
+    /// Goes to the client too, so it carries the file's name and not where it lies.
+    #[error("`{file}` is no file of correlations that can be used: {reason}")]
+    BadAhead { file: String, reason: String },
+    #[error("there are no correlations written ahead for session `{session}`")]
+    NotAhead { session: String },
+    #[error("no correlations are written ahead for a prompt of {bucket} and {tokens} tokens")]
+    NothingAhead { bucket: usize, tokens: usize },
+    #[error("`{}` has room for {free_bytes} bytes, and {needed_bytes} are needed", path.display())]
+    NoRoom { path: PathBuf, needed_bytes: u64, free_bytes: u64 },
+    #[error("the tally declares {declared_bytes} bytes of corrections, the program made {got_bytes}")]
+    Tally { declared_bytes: u64, got_bytes: u64 },
+    #[error("`{name}` {reason}")]
+    KeyName { name: String, reason: &'static str },
     #[error("the {peer} sent a message that is not understood: {reason}")]
     BadMessage { peer: &'static str, reason: String },
     #[error("session `{session}` was used before; its seeds are burnt")]
@@ -38,6 +55,8 @@ pub enum ServingError {
     PromptEmpty,
     #[error("`{what}` has the digest {got}, the server announced {expected}")]
     Digest { what: String, expected: String, got: String },
+    #[error("a task of the service failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
     #[error("the operating system gives no random numbers: {0}")]
     Random(String),
     #[error(transparent)]
@@ -52,9 +71,9 @@ impl ServingError {
     /// For `map_err`: a failed connection to the named peer.
     pub fn net(peer: &'static str) -> impl Fn(NetError) -> Self {
         move |source| match source {
-            NetError::Refused { body, .. } if message_of(&body).is_some() => {
+            NetError::Refused { body, retry_after_seconds, .. } if message_of(&body).is_some() => {
                 let (code, message) = message_of(&body).unwrap_or_default();
-                Self::Refused { by: peer, code, message }
+                Self::Refused { by: peer, code, message, retry_after_seconds }
             }
             source => Self::Net { peer, source },
         }
@@ -64,6 +83,14 @@ impl ServingError {
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
+    }
+
+    /// What went wrong on the connection to the peer, where that is what failed.
+    pub fn net_source(&self) -> Option<&NetError> {
+        match self {
+            Self::Net { source, .. } | Self::Protocol(ProtocolError::Peer { source, .. }) => Some(source),
+            _ => None,
+        }
     }
 
     /// The peer is at fault or gone, not this process or its input.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use axum::extract::{Path as UrlPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -21,9 +21,7 @@ use marill_net::NetError;
 use crate::ServingError;
 use crate::client::{Client, ClientOptions};
 use crate::metrics::Metrics;
-use crate::state::random;
 use crate::web::{self, HttpError, Sessions};
-use crate::wire::hex;
 use answer::{Shape, respond};
 
 /// Answers that may wait for a free session before further ones are told to come back later.
@@ -81,18 +79,16 @@ impl Gateway {
             .route("/style.css", get(page::style))
             .route("/page.js", get(page::script))
             .route("/health", get(health))
+            .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/v1/models", get(models))
             .route("/v1/models/{id}", get(model))
             .route("/v1/chat/completions", post(chat))
             .route("/v1/completions", post(complete))
             .fallback(|| async { HttpError::not_found("such address") })
-            .method_not_allowed_fallback(|| async {
-                let message = "this address does not take that method";
-                HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
-            })
             .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(middleware::from_fn(guard))
+            .layer(middleware::from_fn(web::finish))
             .with_state(self.clone())
     }
 
@@ -103,21 +99,15 @@ impl Gateway {
     }
 }
 
-/// Refuses pages of other sites (by `Host` and `Origin`) and names each request.
+/// Refuses pages of other sites, by `Host` and `Origin`.
 async fn guard(request: Request, next: Next) -> Response {
-    let mut response = match foreign(request.headers()) {
+    match foreign(request.headers()) {
         Some(what) => {
             let message = format!("`{what}` is not this machine: the gateway answers local programs only");
             HttpError::new(StatusCode::FORBIDDEN, "invalid_request_error", "forbidden_host", message).into_response()
         }
         None => next.run(request).await,
-    };
-    if let Ok(bytes) = random::<12>()
-        && let Ok(id) = HeaderValue::from_str(&format!("req-{}", hex(bytes.as_slice())))
-    {
-        response.headers_mut().insert(HeaderName::from_static("x-request-id"), id);
     }
-    response
 }
 
 fn foreign(headers: &HeaderMap) -> Option<String> {
@@ -146,6 +136,18 @@ async fn health(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> 
         "server": gateway.client.server().endpoint.to_string(), "setting": terms.setting, "rounding": terms.rounding,
         "public_layers": gateway.client.public_layers(), "private_layers": gateway.client.private_layers(),
     }))
+}
+
+/// Ready means that an answer could start now: server and dealer say so too.
+async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<&'static str, HttpError> {
+    if gateway.sessions.is_draining() {
+        return Err(web::not_ready("the gateway is shutting down"));
+    }
+    let server = gateway.client.server().clone();
+    match tokio::task::spawn_blocking(move || server.get("/ready", 1 << 16)).await {
+        Ok(Ok(answer)) if answer.status == 200 => Ok("ready"),
+        _ => Err(web::not_ready("the server is not ready")),
+    }
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> String {

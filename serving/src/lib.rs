@@ -3,15 +3,16 @@
 //! Only HTTP is asynchronous here. A session leaves the runtime with its upgraded connection and runs on a thread of
 //! its own, because a protocol is a long chain of small rounds.
 
+pub mod ahead;
 pub mod client;
 pub mod dealer;
 mod error;
 pub mod gateway;
-mod ledger;
 pub mod local;
 mod metrics;
+mod secret_files;
 pub mod server;
-mod state;
+pub mod state;
 pub mod tls;
 pub mod web;
 pub mod wire;

@@ -10,8 +10,8 @@ use marill_net::http::HttpClient;
 
 use crate::ServingError;
 use crate::dealer::{Dealer, SERVER_KEY_FILE};
+use crate::secret_files::read_line;
 use crate::server::{SecureModel, Server};
-use crate::state::read_line;
 use crate::tls::Identity;
 use crate::web::{self, Running, Sessions};
 
@@ -31,10 +31,10 @@ impl Parties {
     /// # Errors
     /// No free port, or a state folder in use.
     pub fn start(model: SecureModel, state: &Path, max_sessions: usize) -> Result<Self, ServingError> {
-        Self::start_with(model, state, max_sessions, false, |dealer| dealer)
+        Self::start_with(model, state, max_sessions, false, None, |dealer| dealer)
     }
 
-    /// As [`Self::start`], under TLS where wanted; the server reaches the dealer by the address that `route` gives.
+    /// As [`Self::start`], under TLS where wanted, with correlations written ahead in a folder where there is one; the server reaches the dealer by the address that `route` gives.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -43,6 +43,7 @@ impl Parties {
         state: &Path,
         max_sessions: usize,
         tls: bool,
+        ahead: Option<&Path>,
         route: impl FnOnce(Endpoint) -> Endpoint,
     ) -> Result<Self, ServingError> {
         let identity = |name: &str| tls.then(|| Identity::read_or_create(&state.join(name))).transpose();
@@ -52,7 +53,7 @@ impl Parties {
         let dealer_endpoint = dealer_running.endpoint.clone();
         let key = read_line(&state.join("dealer").join(SERVER_KEY_FILE))?;
         let to_dealer = HttpClient::new(route(dealer_endpoint.clone()), Some(key));
-        let server = Server::bare(model, to_dealer, &state.join("server"), max_sessions)?;
+        let server = Server::bare(model, to_dealer, &state.join("server"), max_sessions, ahead)?;
         let server_running = web::start(web::bind(LOOPBACK, identity("server")?)?, server.app())?;
         Ok(Self {
             server: server_running.endpoint.clone(),

@@ -1,7 +1,6 @@
 //! The model owner's service: evaluator E1 of every session, and downloads of the public part.
 
 mod files;
-mod keys;
 mod session;
 
 use std::net::SocketAddr;
@@ -9,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Path as UrlPath, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Path as UrlPath, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -21,14 +21,16 @@ use marill_partition::{Manifest, Partition};
 use sha2::{Digest, Sha256};
 
 use crate::ServingError;
-use crate::ledger::{Ledger, WhenInUse};
+use crate::ahead::{Offer, Order, SealingKey, Shelf};
 use crate::metrics::Metrics;
-use crate::state::read_line;
-use crate::tls::Identity;
+use crate::secret_files::{read_line, replace_file};
+use crate::state::{FileState, Holder, KEYS_FILE, State as Durable};
+use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
-use crate::wire::{Terms, hex};
-use keys::ApiKeys;
+use crate::wire::{Setting, Terms, hex};
 
+/// The server's key for correlations written ahead, in its folder.
+pub const AHEAD_KEY_FILE: &str = "ahead.key";
 /// The longest pause of a client between two steps.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -37,15 +39,19 @@ pub struct ServerOptions {
     /// The partition, private part included.
     pub partition: PathBuf,
     pub listen: SocketAddr,
-    /// Needed beyond this machine; the certificate is made on first use and kept in the state folder.
-    pub tls: bool,
+    /// Needed beyond this machine.
+    pub tls: Tls,
     pub dealer: Endpoint,
     /// The dealer's `server.key`.
     pub dealer_key: PathBuf,
     pub state: PathBuf,
     pub max_sessions: usize,
-    /// Lines of `sha256-of-key name`; without it everybody who can connect is served.
-    pub api_keys: Option<PathBuf>,
+    /// The file of keys, [`crate::state::Keys`]; `None`: `keys` in the state folder. Where there is no such file
+    /// everybody who can connect is served.
+    pub keys: Option<PathBuf>,
+    /// Where correlations lie that were written ahead.
+    pub ahead: Option<PathBuf>,
+    pub setting: Setting,
 }
 
 /// What E1 computes with.
@@ -58,10 +64,27 @@ pub struct SecureModel {
 }
 
 impl SecureModel {
-    pub fn new(partition_id: &str, spec: DecoderSpec, public: PublicWeights, private: PrivateWeights) -> Self {
+    pub fn new(
+        partition_id: &str,
+        spec: DecoderSpec,
+        public: PublicWeights,
+        private: PrivateWeights,
+        setting: Setting,
+    ) -> Self {
         let private_sha256 = hex(&Sha256::digest(private.to_bytes()));
-        let terms = Terms::new(partition_id, &spec, &public);
+        let terms = Terms::new(partition_id, &spec, &public, setting);
         Self { terms, spec, public: Arc::new(public), private: Arc::new(private), private_sha256 }
+    }
+
+    /// An order for correlations that are sealed to `key`.
+    pub fn order(&self, key: &SealingKey) -> Order {
+        Order {
+            format: 1,
+            terms: self.terms.clone(),
+            spec: self.spec.clone(),
+            private_sha256: self.private_sha256.clone(),
+            server_key: key.public(),
+        }
     }
 }
 
@@ -76,8 +99,8 @@ pub(crate) struct Server {
     model: SecureModel,
     published: Option<Published>,
     dealer: HttpClient,
-    ledger: Ledger,
-    keys: Option<ApiKeys>,
+    state: Arc<dyn Durable>,
+    shelf: Option<Shelf>,
     sessions: Arc<Sessions>,
     metrics: Metrics,
 }
@@ -87,27 +110,57 @@ pub(crate) struct Server {
 /// # Errors
 /// A partition that cannot be served, a port or state in use, no dealer key, and what [`web::run`] reports.
 pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
-    let tls = options.tls.then(|| Identity::read_or_create(&options.state)).transpose()?;
+    let tls = options.tls.identity(&options.state)?;
     let bound = web::bind(options.listen, tls)?;
+    let keys = options.keys.clone().unwrap_or_else(|| options.state.join(KEYS_FILE));
+    if options.keys.is_some() && !keys.is_file() {
+        return Err(ServingError::io(&keys)(std::io::ErrorKind::NotFound.into()));
+    }
+    if options.ahead.is_some() && options.setting != Setting::Dealer {
+        let reason = "in the setting `3pc` correlations are made while a session runs".into();
+        return Err(ServingError::BadOrder { reason });
+    }
+    let state = Arc::new(FileState::open(&options.state, &keys)?);
+    let dealer_key = read_line(&options.dealer_key)?;
+    let shelf = options.ahead.as_deref().map(|folder| open_shelf(&options.state, folder, &dealer_key)).transpose()?;
     let partition = Partition::open(&options.partition)?;
     let spec = partition.decoder_spec().clone();
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
-    let model = SecureModel::new(partition.partition_id(), spec, public, private);
+    let model = SecureModel::new(partition.partition_id(), spec, public, private, options.setting);
     let published =
         Published { folder: options.partition.clone(), manifest: partition.manifest.clone(), created: unix_seconds() };
     drop(partition);
     let sessions = Sessions::new(options.max_sessions);
     let server = Server {
-        dealer: HttpClient::new(options.dealer.clone(), Some(read_line(&options.dealer_key)?)),
-        ledger: Ledger::open(&options.state.join("ledger"), WhenInUse::Fail)?,
-        keys: options.api_keys.as_deref().map(ApiKeys::open).transpose()?,
+        dealer: HttpClient::new(options.dealer.clone(), Some(dealer_key)),
+        state,
+        shelf,
         published: Some(published),
         sessions: sessions.clone(),
         metrics: Metrics::default(),
         model,
     };
     web::run(bound, Arc::new(server).app(), &sessions)
+}
+
+/// Writes what a dealer needs to know to write correlations ahead for this server.
+///
+/// # Errors
+/// A partition that cannot be served; [`ServingError::Io`].
+pub fn write_order(partition: &Path, state: &Path, to: &Path) -> Result<(), ServingError> {
+    let partition = Partition::open(partition)?;
+    let public = partition.public_weights()?;
+    let private = partition.private_weights(&public)?;
+    let (id, spec) = (partition.partition_id(), partition.decoder_spec().clone());
+    let model = SecureModel::new(id, spec, public, private, Setting::Dealer);
+    let order = model.order(&SealingKey::read_or_create(&state.join(AHEAD_KEY_FILE))?);
+    replace_file(to, &serde_json::to_vec_pretty(&order).map_err(|error| ServingError::io(to)(error.into()))?)
+}
+
+fn open_shelf(state: &Path, folder: &Path, dealer_key: &str) -> Result<Shelf, ServingError> {
+    std::fs::read_dir(folder).map_err(ServingError::io(folder))?;
+    Ok(Shelf::new(folder, SealingKey::read_or_create(&state.join(AHEAD_KEY_FILE))?, dealer_key))
 }
 
 impl Server {
@@ -117,13 +170,16 @@ impl Server {
         dealer: HttpClient,
         state: &Path,
         limit: usize,
+        ahead: Option<&Path>,
     ) -> Result<Arc<Self>, ServingError> {
+        let dealer_key = dealer.bearer.clone().unwrap_or_default();
+        let shelf = ahead.map(|folder| open_shelf(state, folder, &dealer_key)).transpose()?;
         Ok(Arc::new(Self {
             model,
             published: None,
             dealer,
-            ledger: Ledger::open(&state.join("ledger"), WhenInUse::Fail)?,
-            keys: None,
+            state: Arc::new(FileState::open(state, &state.join(KEYS_FILE))?),
+            shelf,
             sessions: Sessions::new(limit),
             metrics: Metrics::default(),
         }))
@@ -137,8 +193,10 @@ impl Server {
             .route("/v1/models", get(models))
             .route("/v1/models/{id}/manifest", get(manifest))
             .route("/v1/models/{id}/files/{*path}", get(file))
+            .route("/v1/ahead", get(offers))
             .route("/v1/session", get(session_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
+            .layer(middleware::from_fn(web::finish))
             .with_state(self.clone())
     }
 
@@ -146,8 +204,19 @@ impl Server {
         &self.sessions
     }
 
-    fn check_key(&self, headers: &HeaderMap) -> Result<(), HttpError> {
-        self.keys.as_ref().map_or(Ok(()), |keys| keys.check(headers))
+    /// Whose request this is; `None` where no keys are asked for.
+    fn check_key(&self, headers: &HeaderMap) -> Result<Option<Holder>, HttpError> {
+        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let key = value.and_then(|value| value.strip_prefix("Bearer "));
+        Ok(self.state.holder(key).map_err(state_failed)??)
+    }
+
+    /// Counts a session against the key's rate, on disk.
+    async fn start_session(self: &Arc<Self>, holder: &Option<Holder>) -> Result<(), HttpError> {
+        let Some(holder) = holder.clone() else { return Ok(()) };
+        let state = self.state.clone();
+        let started = tokio::task::spawn_blocking(move || state.start_session(&holder, SystemTime::now())).await;
+        Ok(started.map_err(|error| state_failed(error.into()))?.map_err(state_failed)??)
     }
 
     fn published(&self, id: &str) -> Result<&Published, HttpError> {
@@ -156,19 +225,25 @@ impl Server {
     }
 }
 
+/// Who cannot be checked is not served.
+fn state_failed(error: ServingError) -> HttpError {
+    tracing::error!("the server's records cannot be used: {error}");
+    HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "state", "the server's records cannot be used")
+}
+
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }
 
 /// Ready means that a session would start now: the dealer answers and nothing is being shut down.
-async fn ready(State(server): State<Arc<Server>>) -> Response {
+async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, HttpError> {
     if server.sessions.is_draining() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "shutting down").into_response();
+        return Err(web::not_ready("the server is shutting down"));
     }
     let dealer = server.dealer.clone();
     match tokio::task::spawn_blocking(move || dealer.get("/ready", 1 << 16)).await {
-        Ok(Ok(answer)) if answer.status == 200 => (StatusCode::OK, "ready").into_response(),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "the dealer is not ready").into_response(),
+        Ok(Ok(answer)) if answer.status == 200 => Ok("ready"),
+        _ => Err(web::not_ready("the dealer is not ready")),
     }
 }
 
@@ -177,7 +252,7 @@ async fn metrics(State(server): State<Arc<Server>>) -> String {
 }
 
 async fn models(State(server): State<Arc<Server>>, headers: HeaderMap) -> Result<Json<serde_json::Value>, HttpError> {
-    server.check_key(&headers)?;
+    let _ = server.check_key(&headers)?;
     let data: Vec<_> = server
         .published
         .iter()
@@ -185,6 +260,7 @@ async fn models(State(server): State<Arc<Server>>, headers: HeaderMap) -> Result
             serde_json::json!({
                 "id": published.manifest.name, "object": "model", "created": published.created,
                 "owned_by": "marill", "partition_id": published.manifest.partition_id,
+                "setting": server.model.terms.setting, "rounding": server.model.terms.rounding, "e0": "client",
             })
         })
         .collect();
@@ -196,7 +272,7 @@ async fn manifest(
     UrlPath(id): UrlPath<String>,
     headers: HeaderMap,
 ) -> Result<Json<Manifest>, HttpError> {
-    server.check_key(&headers)?;
+    let _ = server.check_key(&headers)?;
     Ok(Json(server.published(&id)?.manifest.clone()))
 }
 
@@ -205,23 +281,45 @@ async fn file(
     UrlPath((id, path)): UrlPath<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
-    server.check_key(&headers)?;
+    let _ = server.check_key(&headers)?;
     let published = server.published(&id)?;
     let listed = published.manifest.public_files.iter().find(|entry| entry.path == path);
     let entry = listed.ok_or_else(|| HttpError::not_found("such file in the public part"))?;
     files::send(published.folder.join(&entry.path), entry.bytes).await
 }
 
+/// The wish of a client for correlations written ahead.
+#[derive(serde::Deserialize)]
+struct Wish {
+    bucket: usize,
+}
+
+async fn offers(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+    Query(wish): Query<Wish>,
+) -> Result<Json<Vec<Offer>>, HttpError> {
+    let _ = server.check_key(&headers)?;
+    let used = |session: &str| server.state.is_claimed("e1", session);
+    let offers = server.shelf.as_ref().map(|shelf| shelf.offers(wish.bucket, 1, used)).transpose();
+    Ok(Json(offers.map_err(state_failed)?.unwrap_or_default()))
+}
+
 async fn session_upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
-    let seat = server.check_key(request.headers()).and_then(|()| server.sessions.admit());
-    match seat {
-        Err(refused) => {
+    let holder = server.check_key(request.headers());
+    let admitted = async {
+        let (holder, seat) = (holder?, server.sessions.admit()?);
+        server.start_session(&holder).await?;
+        Ok((holder, seat))
+    };
+    match admitted.await {
+        Err::<_, HttpError>(refused) => {
             Metrics::add(&server.metrics.sessions_refused, 1);
             refused.into_response()
         }
-        Ok(seat) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {
+        Ok((holder, seat)) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {
             Metrics::add(&server.metrics.sessions_started, 1);
-            let result = session::run(&server, channel);
+            let result = session::run(&server, channel, holder);
             Metrics::add(&server.metrics.bytes_sent, count.sent_bytes());
             Metrics::add(&server.metrics.bytes_received, count.received_bytes());
             if let Err(error) = result {

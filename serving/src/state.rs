@@ -1,75 +1,107 @@
-//! Small secret files of a service, readable by their owner only.
+//! What a service remembers over restarts and crashes: who may use it, what they have used, which sessions are burnt.
+//!
+//! Everything that a server decides by goes through the trait [`State`]; [`FileState`] keeps it in fsynced files, one
+//! process to a folder. SQLite would do the same with less code of ours, but its C source takes 43 CPU-seconds to
+//! compile at the optimisation level of the dependencies here, and three append-only records need no query language.
+//! A fleet of servers needs an implementation over a database that they share, and nothing else.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+mod charges;
+mod files;
+mod keys;
+mod ledger;
 
-use zeroize::Zeroizing;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
 
 use crate::ServingError;
-use crate::wire::hex;
+pub use files::FileState;
+pub use keys::{KEYS_FILE, Key, Keys, Limits};
+pub(crate) use ledger::{Ledger, WhenInUse};
 
-/// `N` bytes from the operating system's generator.
-///
-/// # Errors
-/// [`ServingError::Random`].
-pub fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, ServingError> {
-    let mut bytes = Zeroizing::new([0; N]);
-    getrandom::fill(bytes.as_mut_slice()).map_err(|error| ServingError::Random(error.to_string()))?;
-    Ok(bytes)
+/// SHA-256 of an API key: what is stored instead of the key.
+pub type KeyDigest = [u8; 32];
+
+/// The digest under which a key is known.
+#[must_use]
+pub fn key_digest(key: &str) -> KeyDigest {
+    Sha256::digest(key.as_bytes()).into()
 }
 
-/// Reads a file of one line.
-///
-/// # Errors
-/// [`ServingError::Io`].
-pub fn read_line(path: &Path) -> Result<String, ServingError> {
-    Ok(std::fs::read_to_string(path).map_err(ServingError::io(path))?.trim().to_string())
+/// The rate limit of a key looks back this far.
+pub(crate) const WINDOW: Duration = Duration::from_secs(60);
+
+/// Whose session this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub digest: KeyDigest,
+    pub name: String,
 }
 
-/// Reads the random name or key in `path`, and makes one on first use (64 hexadecimal digits).
-///
-/// # Errors
-/// [`ServingError::Io`]; [`ServingError::Random`].
-pub fn read_or_create_key(path: &Path) -> Result<String, ServingError> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
-    }
-    let key = Zeroizing::new(hex(random::<32>()?.as_slice()));
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => {
-            let write = file.write_all(format!("{}\n", *key).as_bytes()).and_then(|()| file.sync_all());
-            write.map_err(ServingError::io(path))?;
-            Ok(key.to_string())
+/// Why a holder is not served now.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Nobody, or nobody any more, has this key.
+    #[error("the server asks for an API key that it knows")]
+    Unknown,
+    /// The budget is spent; it grows only when the owner raises it.
+    #[error("this key's budget of {limit} tokens leaves no room for the next step")]
+    BudgetSpent { limit: u64 },
+    #[error("this key is allowed {limit} {what} a minute; come back in {} s", retry_after.as_secs())]
+    TooFast { what: &'static str, limit: u64, retry_after: Duration },
+}
+
+impl Refusal {
+    /// The `code` of an error object.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unknown => "invalid_api_key",
+            Self::BudgetSpent { .. } => "budget_spent",
+            Self::TooFast { .. } => "rate_limited",
         }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => read_line(path),
-        Err(source) => Err(ServingError::Io { path: path.into(), source }),
+    }
+
+    /// After how many seconds it makes sense to ask again.
+    #[must_use]
+    pub fn retry_after_seconds(&self) -> u64 {
+        match self {
+            Self::TooFast { retry_after, .. } => retry_after.as_secs(),
+            _ => 3600,
+        }
     }
 }
 
-/// Writes a new file that only its owner can read.
-///
-/// # Errors
-/// [`ServingError::Io`], also where it exists.
-pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
-    }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let written = file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.map_err(ServingError::io(path))
+/// The durable state of a server. Every method is safe to call from any thread; what it returned `Ok` for is on disk.
+pub trait State: Send + Sync {
+    /// Records that `role` now uses `session`, once and for all.
+    ///
+    /// # Errors
+    /// [`ServingError::SessionUsed`] when it was recorded before, by any run; [`ServingError::Io`].
+    fn claim(&self, role: &str, session: &str) -> Result<(), ServingError>;
+
+    /// Whether [`Self::claim`] was called for this role and session.
+    fn is_claimed(&self, role: &str, session: &str) -> bool;
+
+    /// The holder of `key`; `Ok(Ok(None))` where no keys are asked for.
+    ///
+    /// # Errors
+    /// [`ServingError::Io`] when the keys cannot be read: nobody is served then.
+    fn holder(&self, key: Option<&str>) -> Result<Result<Option<Holder>, Refusal>, ServingError>;
+
+    /// Counts a session against the holder's rate, and checks that budget is left.
+    ///
+    /// # Errors
+    /// [`ServingError::Io`].
+    fn start_session(&self, holder: &Holder, now: SystemTime) -> Result<Result<(), Refusal>, ServingError>;
+
+    /// Charges `tokens` positions before they are computed. An aborted step stays charged.
+    ///
+    /// # Errors
+    /// [`ServingError::Io`].
+    fn charge(&self, holder: &Holder, tokens: u64, now: SystemTime) -> Result<Result<(), Refusal>, ServingError>;
 }
 
-/// Replaces a file in one step, so that a reader never sees half of it.
-///
-/// # Errors
-/// [`ServingError::Io`].
-pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
-    }
-    let part = path.with_extension(format!("{}.part", std::process::id()));
-    std::fs::write(&part, bytes).map_err(ServingError::io(&part))?;
-    std::fs::rename(&part, path).map_err(ServingError::io(path))
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }

@@ -2,12 +2,12 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::Listener;
-use marill_net::tls::{pin_of, server_config};
+use marill_net::tls::{pin_of, read_certificates, read_key, server_config};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,17 +16,42 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::ServingError;
-use crate::state::write_secret;
+use crate::secret_files::write_secret;
 use crate::wire::hex;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Finished handshakes that wait for the service.
 const BACKLOG: usize = 64;
 
-/// A self-signed certificate and its key: clients pin the certificate's digest, so nobody needs to vouch for it.
+/// Whether and as whom a service speaks TLS.
+#[derive(Clone, Debug, Default)]
+pub enum Tls {
+    /// Plain text, on this machine only.
+    #[default]
+    Off,
+    /// A certificate of its own, made on first use and kept in the state folder; clients pin it.
+    SelfSigned,
+    /// A certificate that an authority vouches for, with its chain, and its key, both in PEM form.
+    Files { certificate: PathBuf, key: PathBuf },
+}
+
+impl Tls {
+    /// # Errors
+    /// As [`Identity::read_or_create`] and [`Identity::from_files`].
+    pub fn identity(&self, state: &Path) -> Result<Option<Identity>, ServingError> {
+        match self {
+            Self::Off => Ok(None),
+            Self::SelfSigned => Identity::read_or_create(state).map(Some),
+            Self::Files { certificate, key } => Identity::from_files(certificate, key).map(Some),
+        }
+    }
+}
+
+/// A certificate and its key.
 pub struct Identity {
     config: Arc<ServerConfig>,
     pin: String,
+    vouched: bool,
 }
 
 impl Identity {
@@ -54,7 +79,24 @@ impl Identity {
         let certificate = CertificateDer::from(certificate);
         let pin = hex(&pin_of(&certificate));
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
-        Ok(Self { config: server_config(certificate, key).map_err(|error| tls(&error))?, pin })
+        Ok(Self { config: server_config(vec![certificate], key).map_err(|error| tls(&error))?, pin, vouched: false })
+    }
+
+    /// Reads a certificate with its chain and its key, as authorities hand them out.
+    ///
+    /// # Errors
+    /// [`ServingError::Io`]; [`ServingError::Tls`] where the two do not belong together.
+    pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, ServingError> {
+        let chain = read_certificates(certificate).map_err(ServingError::io(certificate))?;
+        let key = read_key(key).map_err(ServingError::io(key))?;
+        let pin = hex(&pin_of(&chain[0]));
+        let config = server_config(chain, key).map_err(|error| ServingError::Tls(error.to_string()))?;
+        Ok(Self { config, pin, vouched: true })
+    }
+
+    /// An authority vouches for it, so clients need no digest.
+    pub fn is_vouched(&self) -> bool {
+        self.vouched
     }
 
     /// The certificate's digest in hexadecimal.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
 use hyper_util::rt::TokioIo;
@@ -23,7 +24,10 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 
 use crate::ServingError;
+use crate::secret_files::random;
+use crate::state::Refusal;
 use crate::tls::{Identity, TlsListener};
+use crate::wire::hex;
 
 /// How long running sessions may take to end after the first signal.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
@@ -36,11 +40,17 @@ pub struct HttpError {
     pub kind: &'static str,
     pub param: Option<String>,
     pub code: Option<&'static str>,
+    /// Seconds after which the request may succeed.
+    pub retry_after_seconds: Option<u64>,
 }
 
 impl HttpError {
     pub fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), kind, param: None, code: Some(code) }
+        let retry_after_seconds = match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(2),
+            _ => None,
+        };
+        Self { status, message: message.into(), kind, param: None, code: Some(code), retry_after_seconds }
     }
 
     pub fn not_found(what: &str) -> Self {
@@ -58,11 +68,53 @@ impl HttpError {
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.object())).into_response();
-        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        if let Some(seconds) = self.retry_after_seconds {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
+}
+
+impl From<Refusal> for HttpError {
+    fn from(refusal: Refusal) -> Self {
+        let (status, kind) = match refusal {
+            Refusal::Unknown => (StatusCode::UNAUTHORIZED, "authentication_error"),
+            _ => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
+        };
+        let mut error = Self::new(status, kind, refusal.code(), refusal.to_string());
+        error.retry_after_seconds = (status == StatusCode::TOO_MANY_REQUESTS).then(|| refusal.retry_after_seconds());
+        error
+    }
+}
+
+/// Names each request by `x-request-id`, and turns refusals of the framework (a body that is too large, a method that is
+/// not there) into error objects.
+pub async fn finish(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let status = response.status();
+    if (status.is_client_error() || status.is_server_error()) && !is_json {
+        let (code, message) = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => ("request_too_large", "the body of the request is too large"),
+            StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "this address does not take that method"),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported_media_type", "the body needs to be `application/json`"),
+            status if status.is_client_error() => ("bad_request", "the request is not understood"),
+            _ => ("internal", "the service failed"),
+        };
+        let kind = if status.is_client_error() { "invalid_request_error" } else { "server_error" };
+        response = HttpError::new(status, kind, code, message).into_response();
+    }
+    if let Ok(bytes) = random::<12>()
+        && let Ok(id) = HeaderValue::from_str(&format!("req-{}", hex(bytes.as_slice())))
+    {
+        response.headers_mut().insert(HeaderName::from_static("x-request-id"), id);
+    }
+    response
+}
+
+/// 503 with a reason, for `/ready`.
+pub fn not_ready(message: &str) -> HttpError {
+    HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "not_ready", message)
 }
 
 /// Sessions that run now, each on a thread of its own.
@@ -201,6 +253,7 @@ impl Bound {
     pub fn endpoint(&self) -> Result<Endpoint, ServingError> {
         let text = match &self.tls {
             None => format!("http://{}", self.address),
+            Some(identity) if identity.is_vouched() => format!("https://{}", self.address),
             Some(identity) => format!("https://{}#{}", self.address, identity.pin()),
         };
         text.parse().map_err(ServingError::net("service"))

@@ -7,12 +7,44 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::ServingError;
+use crate::ahead::Correlations;
 
 /// Raised with every change to the frames or to the program's order of operations.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// The WebSocket is closed with this code when the key's budget does not cover the next step.
+pub const CLOSE_BUDGET: u16 = 4429;
 
 /// Control messages above this many bytes end the session.
 const MAX_CONTROL_BYTES: usize = 1 << 20;
+
+/// Who produces correlations, and when. The protocol of the evaluators is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Setting {
+    /// A dealer, ahead of time or meanwhile.
+    #[default]
+    Dealer,
+    /// Three parties with an honest majority: a helper that takes part in every session and produces correlations while
+    /// it runs, a bounded window ahead. Files are refused.
+    ThreeParties,
+}
+
+impl Setting {
+    pub const ALL: [Self; 2] = [Self::Dealer, Self::ThreeParties];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dealer => "dealer",
+            Self::ThreeParties => "3pc",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|setting| setting.as_str() == text)
+    }
+}
 
 /// What both ends of a session must agree on before any seed is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,13 +62,13 @@ pub struct Terms {
 
 impl Terms {
     /// The terms this build offers for a partition.
-    pub fn new(partition_id: &str, spec: &DecoderSpec, public: &PublicWeights) -> Self {
+    pub fn new(partition_id: &str, spec: &DecoderSpec, public: &PublicWeights, setting: Setting) -> Self {
         Self {
             protocol: PROTOCOL_VERSION,
             partition_id: partition_id.to_string(),
             spec_sha256: spec_sha256(spec),
             public_sha256: public.digest().to_string(),
-            setting: "dealer".into(),
+            setting: setting.as_str().into(),
             rounding: "exact".into(),
             reveal: "token".into(),
         }
@@ -75,6 +107,10 @@ pub struct NewSession {
     pub terms: Terms,
     /// A random name of this client, by which the dealer keeps one adapter mask per client.
     pub client_id: String,
+    /// Sessions that the server has correlations for; the dealer gives the first one that is not handed out. Empty: a new
+    /// session, whose correlations the dealer streams.
+    #[serde(default)]
+    pub candidates: Vec<String>,
 }
 
 /// Dealer to client: the seed is E0's and leaves the dealer once.
@@ -99,6 +135,7 @@ pub struct SourceHello {
 pub struct ClientHello {
     pub terms: Terms,
     pub session: String,
+    pub correlations: Correlations,
     /// The masked adapter that the client has kept.
     pub adapter_sha256: Option<String>,
 }
@@ -179,7 +216,9 @@ pub fn recv_json<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static 
 pub fn recv_reply<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static str) -> Result<T, ServingError> {
     match recv_json(channel, peer)? {
         Reply::Welcome(welcome) => Ok(welcome),
-        Reply::Refused { code, message } => Err(ServingError::Refused { by: peer, code, message }),
+        Reply::Refused { code, message } => {
+            Err(ServingError::Refused { by: peer, code, message, retry_after_seconds: None })
+        }
     }
 }
 

@@ -2,107 +2,25 @@
 
 #[path = "sessions/proxy.rs"]
 mod proxy;
+#[path = "sessions/world.rs"]
+mod world;
 
-use std::path::Path;
-use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use marill_mpc::testing::{gaussian, random_weights, tiny_spec};
-use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights, Twin, tally_decode, tally_prefill};
+use marill_mpc::{tally_decode, tally_prefill};
+use marill_net::NetError;
 use marill_net::http::HttpClient;
-use marill_serving::client::{ClientState, Cost, SecureSession, SessionOpener};
-use marill_serving::local::Parties;
-use marill_serving::server::SecureModel;
+use marill_serving::ServingError;
+use marill_serving::ahead::Correlations;
+use marill_serving::client::SessionOpener;
+use marill_serving::state::{FileState, Keys, Limits, key_digest};
 use marill_serving::wire::{
-    ClientHello, NewSession, ServerWelcome, SessionGrant, SourceHello, Terms, recv_reply, send_json,
+    CLOSE_BUDGET, ClientHello, NewSession, ServerWelcome, SessionGrant, Setting, SourceHello, Terms, recv_reply,
+    send_json,
 };
-use marill_serving::{Endpoint, ServingError};
 use proxy::Proxy;
-
-const PARTITION: &str = "tiny";
-
-/// A model, its parties and a place for their records.
-struct World {
-    spec: DecoderSpec,
-    public: Arc<PublicWeights>,
-    private: Arc<PrivateWeights>,
-    parties: Parties,
-    folder: tempfile::TempDir,
-}
-
-impl World {
-    fn new() -> Self {
-        Self::with_tls(false)
-    }
-
-    fn with_tls(tls: bool) -> Self {
-        Self::routed(tls, |dealer| dealer)
-    }
-
-    /// `route` may put something between server and dealer.
-    fn routed(tls: bool, route: impl FnOnce(Endpoint) -> Endpoint) -> Self {
-        let spec = tiny_spec();
-        let (public, private) = random_weights(&spec, 7);
-        let folder = tempfile::tempdir().unwrap();
-        let owned = random_weights(&spec, 7);
-        let (Ok(served_public), Ok(served_private)) = (Arc::try_unwrap(owned.0), Arc::try_unwrap(owned.1)) else {
-            panic!("the weights are shared already");
-        };
-        let model = SecureModel::new(PARTITION, spec.clone(), served_public, served_private);
-        let parties = Parties::start_with(model, folder.path(), 4, tls, route).unwrap();
-        Self { spec, public, private, parties, folder }
-    }
-
-    fn opener(&self) -> SessionOpener {
-        self.opener_at(&self.parties.server, "client")
-    }
-
-    fn opener_at(&self, server: &Endpoint, name: &str) -> SessionOpener {
-        let place: &Path = &self.folder.path().join(name);
-        SessionOpener {
-            server: HttpClient::new(server.clone(), None),
-            dealer: HttpClient::new(self.parties.dealer.clone(), None),
-            terms: Terms::new(PARTITION, &self.spec, &self.public),
-            spec: self.spec.clone(),
-            public: self.public.clone(),
-            state: ClientState::open(place, place).unwrap(),
-        }
-    }
-
-    /// `n` rows of boundary integers.
-    fn rows(&self, seed: u64, n: usize) -> Vec<u64> {
-        self.spec.encode(&gaussian(seed, "boundary", n * self.spec.hidden_size, 1.0)).unwrap()
-    }
-
-    /// The tokens that the law gives for a prompt of `n` rows and `steps` further ones.
-    fn twin(&self, seed: u64, n: usize, steps: u64) -> Vec<u32> {
-        let mut twin = Twin::new(self.public.clone(), self.private.clone());
-        let mut tokens = vec![twin.prefill(&self.rows(seed, n)).unwrap()];
-        tokens.extend((0..steps).map(|step| twin.decode(&self.rows(seed + 1000 + step, 1)).unwrap()));
-        tokens
-    }
-
-    fn secure(&self, session: &mut SecureSession, seed: u64, n: usize, steps: u64) -> (Vec<u32>, Vec<Cost>) {
-        let (token, cost) = session.prefill(&self.rows(seed, n), n).unwrap();
-        let (mut tokens, mut costs) = (vec![token], vec![cost]);
-        for step in 0..steps {
-            let (token, cost) = session.decode(&self.rows(seed + 1000 + step, 1)).unwrap();
-            tokens.push(token);
-            costs.push(cost);
-        }
-        session.end();
-        (tokens, costs)
-    }
-}
-
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
+use world::{PARTITION, World, wait_until};
 
 #[test]
 fn a_session_gives_the_twins_tokens_and_costs_what_the_tally_says() {
@@ -299,9 +217,9 @@ fn a_client_that_breaks_the_protocol_ends_its_own_session_only() {
 #[test]
 fn no_session_is_ever_claimed_twice() {
     let world = World::new();
-    let terms = Terms::new(PARTITION, &world.spec, &world.public);
+    let terms = Terms::new(PARTITION, &world.spec, &world.public, Setting::Dealer);
     let dealer = HttpClient::new(world.parties.dealer.clone(), None);
-    let request = NewSession { terms: terms.clone(), client_id: "ab".repeat(32) };
+    let request = NewSession { terms: terms.clone(), client_id: "ab".repeat(32), candidates: Vec::new() };
     let answer = dealer.post_json("/v1/sessions", &serde_json::to_vec(&request).unwrap(), 1 << 16).unwrap();
     let SessionGrant { session, seed } = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(seed.len(), 64);
@@ -309,7 +227,12 @@ fn no_session_is_ever_claimed_twice() {
     let server = HttpClient::new(world.parties.server.clone(), None);
     let greet = || {
         let mut channel = server.websocket("/v1/session", Duration::from_secs(5)).unwrap();
-        let hello = ClientHello { terms: terms.clone(), session: session.clone(), adapter_sha256: None };
+        let hello = ClientHello {
+            terms: terms.clone(),
+            session: session.clone(),
+            correlations: Correlations::Live,
+            adapter_sha256: None,
+        };
         send_json(&mut channel, &hello).unwrap();
         recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
     };
@@ -333,6 +256,41 @@ fn the_dealer_knows_servers_by_their_key() {
     let stranger = HttpClient::new(world.parties.dealer.clone(), Some("guess".into()));
     let error = stranger.websocket("/v1/source", Duration::from_secs(5)).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("401"), "{error}");
+}
+
+#[test]
+fn steps_are_charged_before_they_run_and_the_budget_ends_a_session() {
+    let world = World::new();
+    let keys = world.folder.path().join("server/keys");
+    let limits = Limits { tokens: Some(35), ..Limits::default() };
+    let mut opener = world.opener();
+    opener.server.bearer = Some(Keys::add(&keys, "alice", limits).unwrap());
+    let digest = key_digest(opener.server.bearer.as_ref().unwrap());
+    let used = || FileState::used(&world.folder.path().join("server"), &digest).unwrap();
+
+    let mut session = opener.open().unwrap();
+    session.prefill(&world.rows(5, 4), 4).unwrap();
+    session.decode(&world.rows(6, 1)).unwrap();
+    drop(session); // Broken off without a word.
+    wait_until("the end of the session", || world.parties.active() == [0, 0]);
+    assert_eq!(used(), (17, 1), "a bucket of 16 and one token");
+
+    let mut session = opener.open().unwrap();
+    session.prefill(&world.rows(5, 4), 4).unwrap();
+    session.decode(&world.rows(6, 1)).unwrap();
+    session.decode(&world.rows(7, 1)).unwrap();
+    let error = session.decode(&world.rows(8, 1)).unwrap_err();
+    assert!(matches!(error.net_source(), Some(NetError::Ended { code: CLOSE_BUDGET, .. })), "{error}");
+    assert!(error.to_string().contains("budget of 35 tokens"), "{error}");
+    assert_eq!(used(), (35, 2));
+    match opener.open().map(|_| ()).unwrap_err() {
+        ServingError::Refused { code, retry_after_seconds, .. } => {
+            assert_eq!((&*code, retry_after_seconds), ("budget_spent", Some(3600)));
+        }
+        other => panic!("{other}"),
+    }
+    opener.server.bearer = None;
+    assert!(opener.open().map(|_| ()).unwrap_err().to_string().contains("API key"));
 }
 
 /// Payload lengths of the WebSocket frames that a client sent, after its HTTP request.

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::ValueEnum;
 use marill_evals::engine::{Engine, FloatEngine, SecureEngine, TwinEngine};
-use marill_evals::{EvalError, Kind, Report, Scope, Speaker, Task, harness, table};
+use marill_evals::sandbox::{Limits, Sandbox};
+use marill_evals::{EvalError, Kind, Report, Scope, Speaker, Task, compare, harness, table};
 use marill_model::Transforms;
 use marill_recipe::Recipe;
 
@@ -29,12 +30,14 @@ pub enum EngineKind {
 #[derive(clap::Args)]
 pub struct Args {
     /// A partition, a training run's folder, or a checkpoint (folder or GGUF file)
-    model: PathBuf,
+    #[arg(required_unless_present = "compare")]
+    model: Option<PathBuf>,
     /// Tasks, separated by commas
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "compare")]
     tasks: Vec<String>,
-    #[arg(long, value_enum, default_value = "float")]
-    engine: EngineKind,
+    /// What answers; with several, separated by commas, the second table says how well they agree
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "float")]
+    engine: Vec<EngineKind>,
     /// The first N examples only
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -45,70 +48,69 @@ pub struct Args {
     #[arg(long, value_name = "FILE", requires = "data")]
     reference: Option<PathBuf>,
     /// Worked examples before each question
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    few_shot: usize,
+    #[arg(long, value_name = "K", default_value_t = 0, visible_alias = "few-shot")]
+    shots: usize,
+    /// Draws the worked examples
+    #[arg(long, default_value_t = 0, env = "MARILL_SEED")]
+    seed: u64,
     /// Ask in the words of this recipe [default: the recipe beside the model, where there is one]
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
+    /// Print the first N prompts and answers to standard error
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    show: usize,
     /// Write every question and answer, one JSON object a line
     #[arg(long, value_name = "FILE")]
     log_samples: Option<PathBuf>,
+    /// Run the programs that the model writes (in a sandbox; needs `python3`) and score `pass@1`
+    #[arg(long)]
+    allow_code_execution: bool,
     /// Exit with 1 when the first task's score is below
     #[arg(long, value_name = "SCORE")]
     min: Option<f64>,
+    /// Compare two runs on the same questions (what `--json` printed or `--log-samples` wrote) instead of running one
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "tasks"])]
+    compare: Option<Vec<PathBuf>>,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
     /// Show no progress
-    #[arg(long, env = "MARILL_NO_PROGRESS")]
+    #[arg(long, env = "MARILL_NO_PROGRESS", value_parser = clap::builder::FalseyValueParser::new())]
     no_progress: bool,
 }
 
 /// # Errors
 /// [`BadInput`] for model, task and data.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let model = Model::open(&args.model)?;
-    let mut tasks = args.tasks.iter().map(|name| Task::find(name)).collect::<Result<Vec<_>, _>>().map_err(bad)?;
-    let recipe = args.recipe.clone().or_else(|| recipe_beside(&args.model));
-    if let Some(path) = &recipe {
-        let recipe = Recipe::read(path, &[]).map_err(|e| BadInput(e.into()))?;
-        for task in &mut tasks {
-            if task.ask_as(&recipe.dataset) {
-                eprintln!("`{}` is asked in the words of `{}`", task.name, path.display());
-            }
-        }
+    if let Some(runs) = &args.compare {
+        return compare_runs(&runs[0], &runs[1], args.json);
     }
-    let mut engines = Engines::new(&model, args.engine).map_err(bad)?;
+    let path = args.model.clone().unwrap_or_default();
+    let model = Model::open(&path)?;
+    let tasks = tasks_of(&args, &path)?;
+    // Refused before anything is computed.
+    let sandbox = args.allow_code_execution.then(|| Sandbox::open(Limits::default())).transpose()?;
     let mut reports = Vec::new();
-    for task in &tasks {
-        let examples = task.examples(args.data.as_deref(), args.reference.as_deref()).map_err(bad)?;
-        let scope = Scope { limit: args.limit, few_shot: args.few_shot };
-        let mut progress = Progress::new(&task.name, args.no_progress);
-        let report = engines.run(&model, task, &examples, scope, &mut |done, all| progress.set(done, all, ""));
-        progress.finish();
-        reports.push(report.map_err(bad)?);
+    for &kind in &args.engine {
+        let mut engines = Engines::new(&model, kind).map_err(bad)?;
+        for task in &tasks {
+            let examples = task.examples(args.data.as_deref(), args.reference.as_deref()).map_err(bad)?;
+            let checks = task.checks(args.data.as_deref()).map_err(bad)?;
+            let (few_shot, sandbox) = (args.shots, sandbox.as_ref());
+            let scope = Scope { limit: args.limit, few_shot, seed: args.seed, checks: &checks, sandbox };
+            let mut progress = Progress::new(&task.name, args.no_progress);
+            let report = engines.run(&model, task, &examples, scope, &mut |done, all| progress.set(done, all, ""));
+            progress.finish();
+            let report = report.map_err(bad)?;
+            show(&report, args.show);
+            reports.push(report);
+        }
     }
     if let Some(path) = &args.log_samples {
         log_samples(path, &reports)?;
     }
     if args.json {
-        let engine = engines.name();
-        let model = args.model.display().to_string();
-        let results: serde_json::Map<_, _> =
-            reports.iter().map(|r| Ok((r.task.clone(), serde_json::to_value(r)?))).collect::<anyhow::Result<_>>()?;
-        let mut json = serde_json::json!({ "model": model, "engine": engine, "results": results });
-        if let [only] = &reports[..] {
-            // The usual case reads without knowing the task's name.
-            for (key, value) in [
-                ("n", only.n.into()),
-                ("score", only.score.into()),
-                ("stderr", only.stderr.into()),
-                ("samples_sha256", only.samples_sha256.clone().into()),
-            ] {
-                json[key] = value;
-            }
-        }
-        println!("{json:#}");
+        println!("{:#}", as_json(&path, &reports)?);
     } else {
         println!("{}", table::scores(&reports));
         let cost = table::fidelity_and_cost(&reports);
@@ -117,6 +119,66 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(verdict(&reports, args.min))
+}
+
+fn tasks_of(args: &Args, model: &Path) -> anyhow::Result<Vec<Task>> {
+    let mut tasks = args.tasks.iter().map(|name| Task::find(name)).collect::<Result<Vec<_>, _>>().map_err(bad)?;
+    let recipe = args.recipe.clone().or_else(|| recipe_beside(model));
+    if let Some(path) = &recipe {
+        let recipe = Recipe::read(path, &[]).map_err(|e| BadInput(e.into()))?;
+        for task in &mut tasks {
+            if task.ask_as(&recipe.dataset) {
+                eprintln!("`{}` is asked in the words of `{}`", task.name, path.display());
+            }
+        }
+    }
+    Ok(tasks)
+}
+
+fn as_json(model: &Path, reports: &[Report]) -> anyhow::Result<serde_json::Value> {
+    let of = |engine: &str| -> anyhow::Result<serde_json::Map<String, serde_json::Value>> {
+        let mine = reports.iter().filter(|report| report.engine == engine);
+        mine.map(|r| Ok((r.task.clone(), serde_json::to_value(r)?))).collect()
+    };
+    let mut engines: Vec<&str> = reports.iter().map(|report| report.engine).collect();
+    engines.dedup();
+    let first = engines.first().copied().unwrap_or_default();
+    let model = model.display().to_string();
+    let mut json = serde_json::json!({ "model": model, "engine": first, "results": of(first)? });
+    if engines.len() > 1 {
+        let all = engines.iter().map(|engine| Ok((engine.to_string(), of(engine)?.into())));
+        json["engines"] = serde_json::Value::Object(all.collect::<anyhow::Result<_>>()?);
+    }
+    if let [only] = reports {
+        // The usual case reads without knowing the task's name.
+        for (key, value) in [
+            ("n", only.n.into()),
+            ("score", only.score.into()),
+            ("stderr", only.stderr.into()),
+            ("samples_sha256", only.samples_sha256.clone().into()),
+        ] {
+            json[key] = value;
+        }
+    }
+    Ok(json)
+}
+
+fn compare_runs(a: &Path, b: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let differences = compare::read(a).and_then(|a| compare::compare(&a, &compare::read(b)?)).map_err(bad)?;
+    if json {
+        let json = serde_json::json!({ "a": a.display().to_string(), "b": b.display().to_string(), "differences": differences });
+        println!("{json:#}");
+    } else {
+        println!("{}", table::differences(&differences));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(report: &Report, count: usize) {
+    for sample in report.samples.iter().take(count) {
+        eprintln!("--- {} {}, {}, score {:.3}", report.task, sample.doc_id, report.engine, sample.score);
+        eprintln!("{}\n>>> {}\n=== {}", sample.prompt, sample.answer, sample.target);
+    }
 }
 
 fn bad(error: EvalError) -> anyhow::Error {
@@ -189,13 +251,13 @@ impl Engines {
         model: &Model,
         task: &Task,
         examples: &[marill_recipe::Example],
-        scope: Scope,
+        scope: Scope<'_>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Report, EvalError> {
         let checkpoint = model.checkpoint();
         let speaker = Speaker { tokenizer: &checkpoint.tokenizer, chat_template: checkpoint.chat_template.as_deref() };
         let few_shot = if task.kind == Kind::Perplexity { 0 } else { scope.few_shot };
-        let shots = task.worked_examples(few_shot)?;
+        let shots = task.worked_examples(few_shot, scope.seed)?;
         match self {
             Self::Float(engine) => {
                 harness::run(task, engine.as_mut(), None, &speaker, examples, &shots, scope, progress)
@@ -221,6 +283,7 @@ fn log_samples(path: &Path, reports: &[Report]) -> anyhow::Result<()> {
             for sample in &report.samples {
                 let mut line = serde_json::to_value(sample)?;
                 line["task"] = report.task.clone().into();
+                line["engine"] = report.engine.into();
                 writeln!(file, "{line}")?;
             }
         }

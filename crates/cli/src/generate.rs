@@ -162,6 +162,7 @@ fn json(client: &Client, answer: &Answer, twin_equal: Option<bool>) -> serde_jso
         "setting": client.terms.setting,
         "rounding": client.terms.rounding,
         "pid": std::process::id(),
+        "correlations": answer.correlations.as_str(),
         "open_seconds": answer.open_seconds,
         "prefill": step(&answer.prefill),
         "decode": step(&answer.decode),

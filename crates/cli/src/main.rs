@@ -15,6 +15,7 @@ mod failure;
 mod gateway;
 mod generate;
 mod inspect;
+mod keys;
 mod model_dir;
 mod places;
 mod progress;
@@ -45,6 +46,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Serve a partition: the model owner's side
     Serve(serve::Args),
+    /// Say who may use a server, and how much: add, list, revoke API keys
+    Keys(keys::Args),
     /// Deal correlations to clients and servers: the third operator
     Dealer(dealer::Args),
     /// Serve OpenAI's HTTP interface on this machine, answering privately
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Export(args) => export::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Keys(args) => keys::run(args),
         Command::Dealer(args) => dealer::run(args),
         Command::Gateway(args) => gateway::run(args),
         Command::Chat(args) => chat::run(args),

@@ -4,7 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context;
+use marill_net::tls::Authorities;
 use marill_serving::Endpoint;
+use marill_serving::client::Source;
+use marill_serving::tls::Tls;
 
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:8100";
 pub const DEFAULT_DEALER: &str = "http://127.0.0.1:8200";
@@ -23,11 +26,54 @@ impl Listen {
     }
 }
 
+/// Whether and as whom a service speaks TLS.
+#[derive(clap::Args)]
+pub struct TlsArgs {
+    /// Speak TLS, which other machines need; the printed address names the certificate that clients then insist on
+    #[arg(long)]
+    tls: bool,
+    /// Speak TLS with this certificate and its chain (PEM), which an authority signed for this host's name
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    pub fn tls(self) -> Tls {
+        match (self.tls_cert, self.tls_key) {
+            (Some(certificate), Some(key)) => Tls::Files { certificate, key },
+            _ if self.tls => Tls::SelfSigned,
+            _ => Tls::Off,
+        }
+    }
+}
+
+/// Whose word is taken for services at `https://host:port` without a pinned certificate.
+#[derive(clap::Args)]
+pub struct AuthoritiesArgs {
+    /// Believe the certificate authorities in this PEM file, instead of the public ones, for `https://` addresses that
+    /// pin no certificate
+    #[arg(long, value_name = "FILE", env = "MARILL_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+}
+
+impl AuthoritiesArgs {
+    /// # Errors
+    /// The file holds no certificate.
+    pub fn apply(&self, endpoint: Endpoint) -> anyhow::Result<Endpoint> {
+        let Some(path) = &self.tls_ca else { return Ok(endpoint) };
+        let authorities = Authorities::from_pem(path).with_context(|| format!("`{}`", path.display()))?;
+        Ok(endpoint.trusting(&authorities))
+    }
+}
+
 /// Folders of this user.
 #[derive(clap::Args)]
 pub struct Folders {
     /// Keys and records of sessions [default: ~/.local/state/marill]
-    #[arg(long, value_name = "DIR", env = "MARILL_STATE")]
+    #[arg(long, value_name = "DIR", env = "MARILL_STATE", global = true)]
     state: Option<PathBuf>,
 }
 
@@ -36,6 +82,25 @@ impl Folders {
     /// Neither the flag nor a home folder is there.
     pub fn state(&self) -> anyhow::Result<PathBuf> {
         below(&self.state, "XDG_STATE_HOME", ".local/state", "--state")
+    }
+}
+
+/// Names of [`Source`] on the command line.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+pub enum CorrelationsArg {
+    #[default]
+    Any,
+    Ahead,
+    Live,
+}
+
+impl From<CorrelationsArg> for Source {
+    fn from(arg: CorrelationsArg) -> Self {
+        match arg {
+            CorrelationsArg::Any => Self::Any,
+            CorrelationsArg::Ahead => Self::Ahead,
+            CorrelationsArg::Live => Self::Live,
+        }
     }
 }
 
@@ -51,6 +116,12 @@ pub struct Services {
     /// Downloads [default: ~/.cache/marill]
     #[arg(long, value_name = "DIR", env = "MARILL_CACHE")]
     cache: Option<PathBuf>,
+    /// Correlations: those written ahead where the server has some that fit (`any`), or only these (`ahead`), or only
+    /// those that the dealer streams meanwhile (`live`)
+    #[arg(long, value_name = "KIND", value_enum, default_value_t, env = "MARILL_CORRELATIONS")]
+    correlations: CorrelationsArg,
+    #[command(flatten)]
+    authorities: AuthoritiesArgs,
     #[command(flatten)]
     pub folders: Folders,
 }
@@ -72,12 +143,13 @@ impl Services {
         max_sessions: usize,
     ) -> anyhow::Result<marill_serving::client::ClientOptions> {
         Ok(marill_serving::client::ClientOptions {
-            server,
-            dealer: self.dealer.clone(),
+            server: self.authorities.apply(server)?,
+            dealer: self.authorities.apply(self.dealer.clone())?,
             api_key: self.api_key.clone(),
             cache: self.cache()?,
             state: self.folders.state()?.join("client"),
             max_sessions,
+            source: self.correlations.into(),
         })
     }
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use marill_serving::Endpoint;
 use marill_serving::dealer::SERVER_KEY_FILE;
-use marill_serving::server::{ServerOptions, run as run_server};
+use marill_serving::server::{ServerOptions, run as run_server, write_order};
+use marill_serving::wire::Setting;
 
 use crate::advice::advise;
-use crate::places::{DEFAULT_DEALER, Folders, Listen};
+use crate::places::{AuthoritiesArgs, DEFAULT_DEALER, Folders, Listen, TlsArgs};
 
 const KEY_WAIT: Duration = Duration::from_secs(2);
 
@@ -29,21 +30,44 @@ pub struct Args {
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "MARILL_SERVER_PORT", default_value_t = 8100)]
     port: u16,
-    /// Speak TLS, which other machines need; the printed address names the certificate that clients then insist on
-    #[arg(long)]
-    tls: bool,
+    #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
+    authorities: AuthoritiesArgs,
     /// Sessions that may run at once
     #[arg(long, value_name = "N", default_value_t = 4)]
     max_sessions: usize,
-    /// Serve the holders of these keys only: lines of `sha256-of-key name`
-    #[arg(long, value_name = "FILE", env = "MARILL_API_KEYS")]
-    api_keys: Option<PathBuf>,
+    /// Serve the holders of these keys only: lines of
+    /// `sha256-of-the-key name [tokens=N] [tokens-per-minute=N] [sessions-per-minute=N] [revoked]`, as `marill keys`
+    /// writes them [default: `server/keys` below the state folder, where it is]
+    #[arg(long, value_name = "FILE", env = "MARILL_API_KEYS", alias = "api-keys")]
+    keys: Option<PathBuf>,
+    /// Who makes correlations: a `dealer`, also ahead of time, or (`3pc`) a helper that takes part in every session and
+    /// makes them while it runs, one token ahead at most; `marill dealer` serves as either. Three parties, one of them
+    /// may be curious, none may deviate from the protocol
+    #[arg(long, value_name = "NAME", default_value = "dealer", value_parser = parse_setting)]
+    setting: Setting,
+    /// Use correlations that `marill dealer --ahead` wrote into this folder
+    #[arg(long, value_name = "DIR")]
+    ahead: Option<PathBuf>,
+    /// Write what the dealer's operator needs for `marill dealer --ahead` into this file, and end
+    #[arg(long, value_name = "FILE")]
+    order: Option<PathBuf>,
     #[command(flatten)]
     folders: Folders,
 }
 
+fn parse_setting(text: &str) -> Result<Setting, String> {
+    Setting::parse(text).ok_or_else(|| "the settings are `dealer` and `3pc`".into())
+}
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let state = args.folders.state()?;
+    if let Some(order) = &args.order {
+        write_order(&args.partition, &state.join("server"), order).map_err(advise)?;
+        eprintln!("wrote `{}`: carry it to the dealer's machine", order.display());
+        return Ok(ExitCode::SUCCESS);
+    }
     let dealer_key = args.dealer_key.unwrap_or_else(|| state.join("dealer").join(SERVER_KEY_FILE));
     // A dealer that was started in the same moment writes it now.
     let deadline = Instant::now() + KEY_WAIT;
@@ -58,12 +82,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = ServerOptions {
         partition: args.partition,
         listen: args.listen.at(args.port),
-        tls: args.tls,
-        dealer: args.dealer,
+        tls: args.tls.tls(),
+        dealer: args.authorities.apply(args.dealer)?,
         dealer_key,
         state: state.join("server"),
         max_sessions: args.max_sessions,
-        api_keys: args.api_keys,
+        keys: args.keys,
+        ahead: args.ahead,
+        setting: args.setting,
     };
     run_server(&options).map_err(advise)?;
     Ok(ExitCode::SUCCESS)

@@ -8,6 +8,7 @@ use marill_serving::Endpoint;
 use marill_serving::client::Client;
 use marill_serving::local::Parties;
 use marill_serving::server::SecureModel;
+use marill_serving::wire::Setting;
 
 use crate::advice::advise;
 use crate::failure::BadInput;
@@ -53,7 +54,7 @@ impl Target {
                 let (spec, id) = (partition.decoder_spec().clone(), partition.partition_id());
                 let public = partition.public_weights()?;
                 let private = partition.private_weights(&public)?;
-                let model = SecureModel::new(id, spec, public, private);
+                let model = SecureModel::new(id, spec, public, private, Setting::Dealer);
                 let scratch = Scratch(services.folders.state()?.join("local").join(std::process::id().to_string()));
                 let state = &scratch.0;
                 let parties = Parties::start(model, state, 4).map_err(advise)?;

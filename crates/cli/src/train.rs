@@ -1,17 +1,17 @@
 //! `marill train`: runs a recipe, then exports the partition.
 
+mod dry_run;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use marill_model::Checkpoint;
-use marill_mpc::{tally_decode, tally_prefill};
-use marill_partition::{ExportReport, MANIFEST_FILE, decoder_spec};
+use marill_partition::{ExportReport, MANIFEST_FILE};
 use marill_recipe::Recipe;
 use marill_report::{bytes, count};
-use marill_training::{TrainError, TrainOptions, TrainReport, train, transforms_for};
+use marill_training::{TrainError, TrainOptions, TrainReport, train};
 
 use crate::base_model::Search;
 use crate::export::name_of;
@@ -21,8 +21,6 @@ use crate::progress::Progress;
 
 /// Ended by Ctrl-C, after a checkpoint.
 const INTERRUPTED: u8 = 130;
-/// Keys in the cache at which a dry run states the cost of a token.
-const DRY_RUN_KEYS: usize = 128;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -40,7 +38,7 @@ pub struct Args {
     /// Go on from the newest checkpoint; the result is that of an uninterrupted run
     #[arg(long)]
     resume: bool,
-    /// Check everything and state what would be trained and what a token would cost; train nothing
+    /// Check everything, try a few rows, and state memory, bytes, time and the cost of a token; write nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -68,7 +66,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (base, teacher) = args.search.pin(&mut recipe, &recipe_dir, args.no_progress)?;
     let mut options = TrainOptions { recipe_dir, base, teacher, resume: args.resume, stop: None };
     if args.dry_run {
-        return dry_run(&recipe, &options, args.json);
+        return dry_run::run(&recipe, &options, args.json);
     }
     options.stop = Some(stop_on_ctrl_c()?);
     let (report, exported) = match train_and_export(&recipe, &options, args.no_progress) {
@@ -114,6 +112,7 @@ pub fn train_and_export(
         Err(error @ TrainError::Interrupted { .. }) => return Err(error.into()),
         Err(error) => return Err(BadInput(error.into()).into()),
     };
+    eprint!("{}", report.data);
     if !quiet {
         eprintln!(
             "{} steps, {} tokens in {:.0} s ({:.0} tokens/s); loss {:.3} to {:.3}; {} trained parameters",
@@ -168,61 +167,4 @@ fn stop_on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
         });
     });
     Ok(stop)
-}
-
-/// What would happen: the split, the trained parameters and the secure cost, without training.
-fn dry_run(recipe: &Recipe, options: &TrainOptions, json: bool) -> anyhow::Result<ExitCode> {
-    let plan = || -> anyhow::Result<serde_json::Value> {
-        let base = match &options.base {
-            Some(path) => path.clone(),
-            None => Search::default().base(recipe, &options.recipe_dir)?,
-        };
-        let base = Checkpoint::open(&base)?;
-        let transforms = transforms_for(recipe, &base.config)?;
-        let spec = decoder_spec(&base.config, &transforms, Default::default())?;
-        let decode = tally_decode(&spec, DRY_RUN_KEYS.min(spec.max_positions - 1))?;
-        let prefill = tally_prefill(&spec, spec.bucket(64.min(spec.max_positions)))?;
-        let trained: usize = transforms.lora.as_ref().map_or(0, |lora| {
-            let shapes = lora.target_modules.iter().filter_map(|module| base.config.module_shape(module));
-            transforms.private_layers(&base.config)
-                * shapes.map(|[out, inner]| lora.rank * (out + inner)).sum::<usize>()
-        });
-        Ok(serde_json::json!({
-            "frozen_layers": transforms.frozen_layers,
-            "private_layers": spec.num_layers,
-            "softmaxes_a_layer": spec.head_groups.first().map(Vec::len),
-            "lora_rank": spec.lora_rank,
-            "trained_parameters": trained,
-            "output_dir": recipe.output.dir,
-            "decode": {
-                "keys": DRY_RUN_KEYS, "rounds": decode.rounds,
-                "client_bytes_sent": decode.e0_to_e1_bytes, "client_bytes_received": decode.e1_to_e0_bytes,
-                "dealer_to_server_bytes": decode.source_to_e1_bytes,
-            },
-            "prefill": {
-                "tokens": 64, "rounds": prefill.rounds,
-                "client_bytes_sent": prefill.e0_to_e1_bytes, "client_bytes_received": prefill.e1_to_e0_bytes,
-                "dealer_to_server_bytes": prefill.source_to_e1_bytes,
-            },
-        }))
-    };
-    let plan = plan().map_err(BadInput)?;
-    if json {
-        println!("{plan:#}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!("client, in clear   embedding and {} layers", plan["frozen_layers"]);
-    println!("under MPC          {} layers, {} softmaxes each", plan["private_layers"], plan["softmaxes_a_layer"]);
-    println!("private            {} parameters, rank {}", plan["trained_parameters"], plan["lora_rank"]);
-    let size = |step: &str, key: &str| bytes(plan[step][key].as_u64().unwrap_or_default());
-    for (step, what) in [("decode", "a token at 128 keys"), ("prefill", "a prompt of 64 tokens")] {
-        println!(
-            "{what}: {} rounds, client sends {} and receives {}, dealer to server {}",
-            plan[step]["rounds"],
-            size(step, "client_bytes_sent"),
-            size(step, "client_bytes_received"),
-            size(step, "dealer_to_server_bytes")
-        );
-    }
-    Ok(ExitCode::SUCCESS)
 }

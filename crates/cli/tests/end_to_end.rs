@@ -215,6 +215,108 @@ fn a_server_with_keys_serves_their_holders_only() {
 }
 
 #[test]
+fn budgets_of_keys_survive_the_servers_sudden_death() {
+    let world = World::new();
+    let keys = |args: &[&str]| {
+        let output = world.server_folders(marill().arg("keys").args(args)).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_string()
+    };
+    let key = keys(&["add", "alice", "--tokens", "20"]);
+    let (dealer, server) = world.parties();
+    let ask = |url: &str| {
+        let mut command = marill();
+        command.args([
+            "generate",
+            url,
+            "--dealer",
+            &dealer.url,
+            "-p",
+            "hello",
+            "--max-tokens",
+            "3",
+            "--raw",
+            "--ignore-eos",
+        ]);
+        world.client_folders(command.args(["--json", "--api-key", &key])).output().unwrap()
+    };
+    parse(&ask(&server.url));
+    assert!(keys(&["ls"]).contains("tokens 18 of 20, sessions 1"), "{}", keys(&["ls"]));
+
+    drop(server); // Killed: no handler of its own runs.
+    let server = world.server(&dealer.url, &[]);
+    let output = ask(&server.url);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("budget of 20 tokens"), "{said}");
+    assert!(keys(&["ls", "--json"]).contains("\"tokens_used\":18"), "a refused step is not charged");
+
+    // Behind a gateway it is a 429 that says when to come back.
+    let gateway = world.gateway_with(&server.url, &dealer.url, &["--api-key", &key]);
+    let (head, body) = gateway.exchange("/v1/completions", &json!({ "prompt": "hello" }));
+    assert!(head.starts_with("HTTP/1.1 429") && head.contains("retry-after: 3600"), "{head}");
+    assert!(body.contains("budget_spent"), "{body}");
+
+    keys(&["revoke", "alice"]);
+    let output = ask(&server.url);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("API key"), "a revoked key is refused by a server that runs: {said}");
+}
+
+#[test]
+fn every_service_tells_its_state_and_errs_in_one_form() {
+    let world = World::new();
+    let (dealer, server) = world.parties();
+    let gateway = world.gateway(&server.url, &dealer.url);
+    let get = |service: &Service, path: &str| {
+        service.whole(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+    };
+    for service in [&dealer, &server, &gateway] {
+        assert!(get(service, "/health").0.starts_with("HTTP/1.1 200"));
+        let (head, body) = get(service, "/ready");
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("x-request-id: req-"), "{head} {body}");
+        assert!(get(service, "/metrics").1.contains("marill_sessions_active 0"));
+        let (head, body) = get(service, "/nowhere");
+        let error: Value = serde_json::from_str(&body).unwrap();
+        assert!(head.starts_with("HTTP/1.1 404") && error["error"]["code"] == "not_found", "{body}");
+    }
+    let models: Value = serde_json::from_str(&get(&server, "/v1/models").1).unwrap();
+    let id = models["data"][0]["id"].as_str().unwrap();
+    let manifest: Value = serde_json::from_str(&get(&server, &format!("/v1/models/{id}/manifest")).1).unwrap();
+    assert_eq!(manifest["partition_id"], models["data"][0]["partition_id"]);
+
+    let (head, body) = gateway.exchange("/v1/completions", &json!({ "prompt": "x".repeat(5 << 20) }));
+    assert!(head.starts_with("HTTP/1.1 413") && body.contains("request_too_large"), "{head} {body}");
+    let (head, body) = get(&gateway, "/v1/completions");
+    assert!(head.starts_with("HTTP/1.1 405") && body.contains("method_not_allowed"), "{head} {body}");
+
+    drop(dealer);
+    let (head, body) = get(&server, "/ready");
+    assert!(
+        head.starts_with("HTTP/1.1 503") && head.contains("retry-after") && body.contains("dealer"),
+        "{head} {body}"
+    );
+    assert!(get(&gateway, "/ready").0.starts_with("HTTP/1.1 503"));
+    assert!(get(&server, "/health").0.starts_with("HTTP/1.1 200"), "alive, but not ready");
+}
+
+#[test]
+fn three_parties_answer_as_the_twin_does_and_say_so() {
+    let world = World::new();
+    let (dealer, _) = world.parties();
+    let server = world.server_in("helped", &dealer.url, &["--setting", "3pc"]);
+    let answer = parse(&generate(&world, &server.url, &dealer.url, PROMPT));
+    assert_eq!((answer["setting"].as_str(), answer["twin_equal"].as_bool()), (Some("3pc"), Some(true)));
+    assert_eq!(answer["correlations"], "live");
+    assert_eq!(server.get("/v1/models")["data"][0]["setting"], "3pc");
+
+    let mut refused = marill();
+    refused.args(["serve", "--port", "0", "--setting", "3pc", "--ahead", "."]).arg(&world.partition);
+    let output = world.server_folders(refused.args(["--dealer", &dealer.url])).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("while a session runs"), "{said}");
+}
+
+#[test]
 fn a_prompt_that_does_not_fit_is_the_users_to_mend() {
     let world = World::new();
     let (dealer, server) = world.parties();

@@ -8,16 +8,19 @@ use std::time::Duration;
 
 use crate::NetError;
 use crate::socket::{CountedTcp, Socket, WireCount};
-use crate::tls::{Pin, TlsSocket};
+use crate::tls::{Authorities, Pin, TlsSocket, Trust};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `http://host:port` of a service on this machine, or `https://host:port#sha256-of-its-certificate`.
+/// Where a service is and why it is believed to be that service:
+/// - `http://host:port`: it is on this machine;
+/// - `https://host:port#sha256-of-its-certificate`: it has this one certificate, whoever signed it;
+/// - `https://host:port`: a certificate authority vouches for the host's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     host: String,
     port: u16,
-    pin: Option<Pin>,
+    trust: Option<Trust>,
 }
 
 impl Endpoint {
@@ -30,17 +33,26 @@ impl Endpoint {
         }
     }
 
+    /// Believes these authorities, instead of the public ones, where no certificate is pinned.
+    #[must_use]
+    pub fn trusting(mut self, authorities: &Authorities) -> Self {
+        if let Some(Trust::Authorities(_)) = self.trust {
+            self.trust = Some(Trust::Authorities(authorities.clone()));
+        }
+        self
+    }
+
     /// Connects, counting bytes into `count`; the socket is non-blocking.
     ///
     /// # Errors
     /// [`NetError::NotLoopback`] before a byte is sent to another machine in plain text; [`NetError::Unreachable`], also
-    /// for a certificate that is not the pinned one.
+    /// for a certificate that is not the pinned one, or that no authority vouches for.
     pub fn connect(&self, count: &Arc<WireCount>) -> Result<Box<dyn Socket>, NetError> {
         let unreachable = |source| NetError::Unreachable { endpoint: self.to_string(), source };
         let addresses: Vec<SocketAddr> =
             (self.host.as_str(), self.port).to_socket_addrs().map_err(unreachable)?.collect();
         let outside = addresses.iter().find(|address| !address.ip().is_loopback());
-        if let (Some(outside), None) = (outside, self.pin) {
+        if let (Some(outside), None) = (outside, &self.trust) {
             return Err(NetError::NotLoopback { address: outside.to_string() });
         }
         let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
@@ -57,8 +69,8 @@ impl Endpoint {
 impl Endpoint {
     fn secure(&self, stream: TcpStream, count: Arc<WireCount>) -> std::io::Result<Box<dyn Socket>> {
         let tcp = CountedTcp::new(stream, count)?;
-        match self.pin {
-            Some(pin) => Ok(Box::new(TlsSocket::connect(tcp, &self.host, pin)?)),
+        match &self.trust {
+            Some(trust) => Ok(Box::new(TlsSocket::connect(tcp, &self.host, trust)?)),
             None => {
                 tcp.set_nonblocking(true)?;
                 Ok(Box::new(tcp))
@@ -80,9 +92,10 @@ pub fn check_listen(address: &SocketAddr) -> Result<(), NetError> {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.pin {
+        match &self.trust {
             None => write!(f, "http://{}", self.authority()),
-            Some(pin) => {
+            Some(Trust::Authorities(_)) => write!(f, "https://{}", self.authority()),
+            Some(Trust::Pin(pin)) => {
                 write!(f, "https://{}#", self.authority())?;
                 pin.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
@@ -95,13 +108,14 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, NetError> {
         let invalid = |reason: &'static str| NetError::BadEndpoint { text: text.to_string(), reason };
-        let (rest, pin) = match text.split_once("://") {
+        let (rest, trust) = match text.split_once("://") {
             Some(("http", rest)) => (rest, None),
             Some(("https", rest)) => {
-                let parsed = rest.split_once('#').and_then(|(rest, pin)| Some((rest, parse_pin(pin)?)));
-                let no_pin = "`https://` needs `#` and the certificate's SHA-256 at its end, as the service prints it";
-                let (rest, pin) = parsed.ok_or_else(|| invalid(no_pin))?;
-                (rest, Some(pin))
+                let bad_pin = "what follows `#` is not a certificate's SHA-256 as the service prints it";
+                match rest.split_once('#') {
+                    None => (rest, Some(Trust::Authorities(Authorities::public()))),
+                    Some((rest, pin)) => (rest, Some(Trust::Pin(parse_pin(pin).ok_or_else(|| invalid(bad_pin))?))),
+                }
             }
             Some(_) => return Err(invalid("only `http://` and `https://` are known")),
             None => return Err(invalid("it needs to start with `http://` or `https://`")),
@@ -114,13 +128,13 @@ impl FromStr for Endpoint {
             Some((host, port)) if !port.ends_with(']') => {
                 (host, port.parse().map_err(|_| invalid("the port is not a number below 65536"))?)
             }
-            _ => (authority, if pin.is_some() { 443 } else { 80 }),
+            _ => (authority, if trust.is_some() { 443 } else { 80 }),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_string();
         if host.is_empty() {
             return Err(invalid("the host is missing"));
         }
-        Ok(Self { host, port, pin })
+        Ok(Self { host, port, trust })
     }
 }
 
@@ -150,7 +164,7 @@ mod tests {
             assert_eq!(text.parse::<Endpoint>().unwrap().authority(), authority);
         }
         for text in
-            ["127.0.0.1:80", "https://a:1", "http://a:99999", "http://:1", "http://a/b", "ftp://a", "http://u@a"]
+            ["127.0.0.1:80", "https://a/b", "http://a:99999", "http://:1", "http://a/b", "ftp://a", "http://u@a"]
         {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
@@ -160,9 +174,11 @@ mod tests {
     fn https_names_the_certificate() {
         let text = format!("https://example.org:9#{}", "0a".repeat(32));
         let endpoint: Endpoint = text.parse().unwrap();
-        assert_eq!(endpoint.pin, Some([10; 32]));
+        assert_eq!(endpoint.trust, Some(Trust::Pin([10; 32])));
         assert_eq!(endpoint.to_string(), text);
-        assert!("https://example.org:9".parse::<Endpoint>().is_err());
+        let vouched: Endpoint = "https://example.org".parse().unwrap();
+        assert_eq!((vouched.to_string().as_str(), vouched.port), ("https://example.org:443", 443));
+        assert!(matches!(vouched.trust, Some(Trust::Authorities(_))));
         assert!("https://example.org:9#0a".parse::<Endpoint>().is_err());
     }
 

@@ -20,6 +20,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Response {
     pub status: u16,
     pub body: Vec<u8>,
+    pub retry_after_seconds: Option<u64>,
 }
 
 /// Makes requests to one service.
@@ -40,16 +41,16 @@ impl HttpClient {
     /// A lost connection, an answer that is not HTTP, or a body above `max_bytes`.
     pub fn get(&self, path: &str, max_bytes: u64) -> Result<Response, NetError> {
         let mut body = Vec::new();
-        let status = self.request("GET", path, &[], &mut body, max_bytes)?;
-        Ok(Response { status, body })
+        let head = self.request("GET", path, &[], &mut body, max_bytes)?;
+        Ok(Response { status: head.status, body, retry_after_seconds: head.retry_after_seconds })
     }
 
     /// # Errors
     /// As [`Self::get`].
     pub fn post_json(&self, path: &str, json: &[u8], max_bytes: u64) -> Result<Response, NetError> {
         let mut body = Vec::new();
-        let status = self.request("POST", path, json, &mut body, max_bytes)?;
-        Ok(Response { status, body })
+        let head = self.request("POST", path, json, &mut body, max_bytes)?;
+        Ok(Response { status: head.status, body, retry_after_seconds: head.retry_after_seconds })
     }
 
     /// Writes the body of a `200` answer to `sink` as it arrives; other statuses are returned with nothing written
@@ -58,7 +59,7 @@ impl HttpClient {
     /// # Errors
     /// As [`Self::get`], and what `sink` reports.
     pub fn download(&self, path: &str, sink: &mut dyn Write, max_bytes: u64) -> Result<u16, NetError> {
-        self.request("GET", path, &[], sink, max_bytes)
+        Ok(self.request("GET", path, &[], sink, max_bytes)?.status)
     }
 
     fn request(
@@ -68,7 +69,7 @@ impl HttpClient {
         json: &[u8],
         sink: &mut dyn Write,
         max_bytes: u64,
-    ) -> Result<u16, NetError> {
+    ) -> Result<Head, NetError> {
         let mut socket = self.endpoint.connect(&self.count)?;
         let mut head = self.head(method, path);
         head.push_str("connection: close\r\n");
@@ -101,7 +102,7 @@ impl HttpClient {
             }
             sink.write_all(&chunk[..n])?;
         }
-        Ok(head.status)
+        Ok(head)
     }
 
     /// Opens a WebSocket at `path`.
@@ -125,7 +126,11 @@ impl HttpClient {
                     n => rest.extend_from_slice(&chunk[..n]),
                 }
             }
-            return Err(NetError::Refused { status: head.status, body: String::from_utf8_lossy(&rest).into_owned() });
+            return Err(NetError::Refused {
+                status: head.status,
+                body: String::from_utf8_lossy(&rest).into_owned(),
+                retry_after_seconds: head.retry_after_seconds,
+            });
         }
         if head.accept_key.as_deref() != Some(derive_accept_key(key.as_bytes()).as_str()) {
             return Err(NetError::Protocol("the peer answered the WebSocket upgrade with a wrong key".into()));
@@ -146,6 +151,7 @@ struct Head {
     status: u16,
     content_length: Option<u64>,
     accept_key: Option<String>,
+    retry_after_seconds: Option<u64>,
 }
 
 /// Reads the status line and headers; also returns the bytes that came after them.
@@ -171,6 +177,7 @@ fn read_head(socket: &mut dyn Socket) -> Result<(Head, Vec<u8>), NetError> {
                 status: parsed.code.unwrap_or(0),
                 content_length: find("content-length").and_then(|text| text.parse().ok()),
                 accept_key: find("sec-websocket-accept"),
+                retry_after_seconds: find("retry-after").and_then(|text| text.parse().ok()),
             };
             return Ok((head, bytes.split_off(end)));
         }

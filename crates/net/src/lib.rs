@@ -30,8 +30,9 @@ pub const MAX_FRAME_BYTES: usize = 64 << 20;
 pub enum NetError {
     #[error("the peer closed the connection")]
     Closed,
+    /// `code` is the WebSocket's: 1000, or one that the services agree on.
     #[error("the peer ended the session: {reason}")]
-    Ended { reason: String },
+    Ended { code: u16, reason: String },
     #[error("the peer did not answer within {seconds} s")]
     TimedOut { seconds: u64 },
     #[error("the peer sent a frame of {got} bytes where {expected} were expected")]
@@ -49,7 +50,7 @@ pub enum NetError {
     #[error("nothing answers at `{endpoint}`: {source}")]
     Unreachable { endpoint: String, source: std::io::Error },
     #[error("the service refused the session (HTTP {status}): {body}")]
-    Refused { status: u16, body: String },
+    Refused { status: u16, body: String, retry_after_seconds: Option<u64> },
 }
 
 /// An ordered, reliable, two-way stream of frames.
@@ -65,6 +66,16 @@ pub trait Channel: Send {
     /// # Errors
     /// [`NetError::Closed`] on an orderly end, [`NetError::TimedOut`] when the channel has a limit and it passed.
     fn recv(&mut self) -> Result<Vec<u8>, NetError>;
+}
+
+impl<C: Channel + ?Sized> Channel for Box<C> {
+    fn send(&mut self, frame: Vec<u8>) -> Result<(), NetError> {
+        (**self).send(frame)
+    }
+
+    fn recv(&mut self) -> Result<Vec<u8>, NetError> {
+        (**self).recv()
+    }
 }
 
 /// One end of an in-process channel.

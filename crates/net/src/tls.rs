@@ -1,16 +1,19 @@
-//! TLS 1.3 between parties that know each other's certificate by its digest; no certificate authority is asked.
+//! TLS 1.3. A service is believed by its one pinned certificate, or because a certificate authority vouches for its
+//! name.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, ServerConnection, SignatureScheme,
-    StreamOwned,
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, ServerConfig, ServerConnection,
+    SignatureScheme, StreamOwned,
 };
 use sha2::{Digest, Sha256};
 
@@ -18,6 +21,68 @@ use crate::socket::CountedTcp;
 
 /// SHA-256 of a certificate in DER.
 pub type Pin = [u8; 32];
+
+/// Whose word is taken for a service being itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The one certificate with this digest.
+    Pin(Pin),
+    Authorities(Authorities),
+}
+
+/// Certificate authorities that may vouch for a host's name.
+#[derive(Clone, Debug)]
+pub struct Authorities(Arc<RootCertStore>);
+
+impl PartialEq for Authorities {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.roots == other.0.roots
+    }
+}
+
+impl Eq for Authorities {}
+
+impl Authorities {
+    /// Those that browsers believe, as Mozilla lists them.
+    #[must_use]
+    pub fn public() -> Self {
+        Self(Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }))
+    }
+
+    /// Those whose certificates are in a PEM file, and no others.
+    ///
+    /// # Errors
+    /// A file that cannot be read or holds no certificate.
+    pub fn from_pem(path: &Path) -> io::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in read_certificates(path)? {
+            roots.add(certificate).map_err(io::Error::other)?;
+        }
+        Ok(Self(Arc::new(roots)))
+    }
+}
+
+/// The certificates of a PEM file, at least one.
+///
+/// # Errors
+/// A file that cannot be read or holds no certificate.
+pub fn read_certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let text = std::fs::read(path)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) => Err(io::Error::other("there is no certificate in PEM form in it")),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// The private key of a PEM file.
+///
+/// # Errors
+/// A file that cannot be read or holds no key.
+pub fn read_key(path: &Path) -> io::Result<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_slice(&std::fs::read(path)?).map_err(io::Error::other)
+}
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -36,11 +101,11 @@ fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// A key that does not fit the certificate.
 pub fn server_config(
-    certificate: CertificateDer<'static>,
+    chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ServerConfig>, Error> {
     let config = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
-    Ok(Arc::new(config.with_no_client_auth().with_single_cert(vec![certificate], key)?))
+    Ok(Arc::new(config.with_no_client_auth().with_single_cert(chain, key)?))
 }
 
 /// A connection whose bytes below the encryption are counted.
@@ -50,19 +115,23 @@ pub enum TlsSocket {
 }
 
 impl TlsSocket {
-    /// Shakes hands with a service and compares its certificate with the pin; the socket is non-blocking afterwards.
+    /// Shakes hands with a service and checks its certificate; the socket is non-blocking afterwards.
     ///
     /// # Errors
-    /// Another certificate, a peer that does not speak TLS 1.3, or one that is silent for ten seconds.
-    pub fn connect(mut tcp: CountedTcp, host: &str, pin: Pin) -> io::Result<Self> {
+    /// A certificate that is not trusted, a peer that does not speak TLS 1.3, or one that is silent for ten seconds.
+    pub fn connect(mut tcp: CountedTcp, host: &str, trust: &Trust) -> io::Result<Self> {
         let provider = provider();
-        let verifier = Arc::new(PinVerifier { pin, provider: provider.clone() });
-        let config = ClientConfig::builder_with_provider(provider)
+        let config = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(io::Error::other)?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
+            .map_err(io::Error::other)?;
+        let config = match trust {
+            Trust::Pin(pin) => {
+                let verifier = Arc::new(PinVerifier { pin: *pin, provider });
+                config.dangerous().with_custom_certificate_verifier(verifier)
+            }
+            Trust::Authorities(authorities) => config.with_root_certificates(authorities.0.clone()),
+        };
+        let config = config.with_no_client_auth();
         let name = ServerName::try_from(host.to_string()).map_err(io::Error::other)?;
         let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
         tcp.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;

@@ -17,6 +17,9 @@ use crate::{Channel, MAX_FRAME_BYTES, NetError};
 /// RFC 6455 leaves this much room in a close frame.
 const MAX_REASON_BYTES: usize = 123;
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Number and length of a frame, four bytes each, follow its payload. A peer or a relay with a fault, that loses, repeats,
+/// reorders or cuts frames, is noticed at once. Against an attacker in the line there is TLS.
+const TRAILER_BYTES: usize = 8;
 
 /// A [`Channel`] over one upgraded connection.
 ///
@@ -25,15 +28,17 @@ pub struct WebSocketChannel {
     socket: WebSocket<Box<dyn Socket>>,
     inbox: VecDeque<Vec<u8>>,
     timeout: Duration,
+    sent: u32,
+    received: u32,
 }
 
 impl WebSocketChannel {
     /// Wraps a non-blocking socket whose HTTP upgrade is done; `already_read` holds bytes that followed the upgrade.
     pub fn new(socket: Box<dyn Socket>, already_read: Vec<u8>, role: Role, timeout: Duration) -> Self {
-        let config =
-            WebSocketConfig::default().max_frame_size(Some(MAX_FRAME_BYTES)).max_message_size(Some(MAX_FRAME_BYTES));
+        let limit = Some(MAX_FRAME_BYTES + TRAILER_BYTES);
+        let config = WebSocketConfig::default().max_frame_size(limit).max_message_size(limit);
         let socket = WebSocket::from_partially_read(socket, already_read, role, Some(config));
-        Self { socket, inbox: VecDeque::new(), timeout }
+        Self { socket, inbox: VecDeque::new(), timeout, sent: 0, received: 0 }
     }
 
     /// How long a receive, or a send that the peer does not drain, may take.
@@ -44,8 +49,13 @@ impl WebSocketChannel {
     /// Sends the close frame with a reason (its first 123 bytes), as far as the peer still takes it; the peer's
     /// next receive is [`NetError::Ended`] with that reason.
     pub fn close(&mut self, reason: &str) {
+        self.close_with(CloseCode::Normal.into(), reason);
+    }
+
+    /// As [`Self::close`], with a code of its own (4000 to 4999) that the peer's error then carries.
+    pub fn close_with(&mut self, code: u16, reason: &str) {
         let end = (0..=reason.len().min(MAX_REASON_BYTES)).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or(0);
-        let frame = CloseFrame { code: CloseCode::Normal, reason: reason[..end].into() };
+        let frame = CloseFrame { code: code.into(), reason: reason[..end].into() };
         if self.socket.close(Some(frame)).is_ok() {
             self.timeout = CLOSE_TIMEOUT;
             let _ = self.drain_writes();
@@ -82,10 +92,11 @@ impl WebSocketChannel {
     fn try_read(&mut self) -> Result<Option<Vec<u8>>, NetError> {
         loop {
             match self.socket.read() {
-                Ok(Message::Binary(payload)) => return Ok(Some(payload.into())),
+                Ok(Message::Binary(payload)) => return self.check(payload.into()).map(Some),
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
                 Ok(Message::Close(Some(frame))) if !frame.reason.is_empty() => {
-                    return Err(NetError::Ended { reason: frame.reason.as_str().to_string() });
+                    let reason = frame.reason.as_str().to_string();
+                    return Err(NetError::Ended { code: frame.code.into(), reason });
                 }
                 Ok(Message::Close(_)) => return Err(NetError::Closed),
                 Ok(Message::Text(_) | Message::Frame(_)) => {
@@ -97,6 +108,22 @@ impl WebSocketChannel {
                 Err(error) => return Err(net_error(error)),
             }
         }
+    }
+
+    /// Takes the trailer off.
+    fn check(&mut self, mut frame: Vec<u8>) -> Result<Vec<u8>, NetError> {
+        let body = frame.len().checked_sub(TRAILER_BYTES).ok_or(NetError::Protocol("a frame has no trailer".into()))?;
+        let trailer = frame.split_off(body);
+        let [number, length] = [0, 4].map(|at| u32::from_le_bytes(trailer[at..at + 4].try_into().expect("four bytes")));
+        if length as usize != frame.len() {
+            return Err(NetError::FrameSize { expected: length as usize, got: frame.len() });
+        }
+        if number != self.received {
+            let reason = format!("frame {number} arrived in place of frame {}", self.received);
+            return Err(NetError::Protocol(reason));
+        }
+        self.received = self.received.wrapping_add(1);
+        Ok(frame)
     }
 
     /// Writes out everything queued, reading meanwhile so that the peer can do the same.
@@ -124,10 +151,14 @@ impl WebSocketChannel {
 }
 
 impl Channel for WebSocketChannel {
-    fn send(&mut self, frame: Vec<u8>) -> Result<(), NetError> {
+    fn send(&mut self, mut frame: Vec<u8>) -> Result<(), NetError> {
         if frame.len() > MAX_FRAME_BYTES {
             return Err(NetError::FrameSize { expected: MAX_FRAME_BYTES, got: frame.len() });
         }
+        let length = frame.len() as u32;
+        frame.extend_from_slice(&self.sent.to_le_bytes());
+        frame.extend_from_slice(&length.to_le_bytes());
+        self.sent = self.sent.wrapping_add(1);
         match self.socket.write(Message::Binary(frame.into())) {
             Ok(()) => {}
             Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {}

@@ -53,8 +53,8 @@ fn both_parties_may_send_large_frames_first() {
     let _server = other.join().unwrap();
     assert_eq!(client_count.sent_bytes(), server_count.received_bytes());
     assert_eq!(client_count.received_bytes(), server_count.sent_bytes());
-    // 32 MiB, a header of ten bytes and, from the client, a mask of four.
-    assert_eq!(client_count.sent_bytes(), (32 << 20) + 14);
+    // 32 MiB, a trailer of eight bytes, a header of ten and, from the client, a mask of four.
+    assert_eq!(client_count.sent_bytes(), (32 << 20) + 22);
 }
 
 #[test]
@@ -71,9 +71,16 @@ fn the_reason_of_an_end_reaches_the_peer() {
     let Pair { mut client, mut server, .. } = pair(TIMEOUT);
     server.close("the dealer is gone");
     match client.recv() {
-        Err(NetError::Ended { reason }) => assert_eq!(reason, "the dealer is gone"),
+        Err(NetError::Ended { code, reason }) => assert_eq!((code, &*reason), (1000, "the dealer is gone")),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_code_of_the_services_reaches_the_peer() {
+    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    client.close_with(4429, "spent");
+    assert!(matches!(server.recv(), Err(NetError::Ended { code: 4429, .. })));
 }
 
 #[test]

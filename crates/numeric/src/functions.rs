@@ -1,63 +1,58 @@
 //! The non-linear functions of the law, on integers.
 
 use crate::fixed::truncate;
-use crate::tables::{
-    EXP_DIGIT_BITS, EXP_FRAC_BITS, GATE_ARG_FRAC_BITS, GATE_INDEX_BITS, GATE_LOW_BITS, GATE_SLOPE_FRAC_BITS,
-    LinearTable, Piecewise, tables,
-};
+use crate::tables::{INDEX_BITS, LinearTable, Piecewise, Tail, tables};
 
 /// `exp(-y)` with 14 fractional bits in and out; 0 from `y = 16` on.
 ///
-/// Domain: `0 <= y < 2^31`. Error: at most 1.6e-4 of the real line (all 2^18 inputs swept in a test).
+/// Domain: `0 <= y < 2^31`. Error: at most 1.9e-4 of the real line (all 2^18 inputs swept in a test).
 #[must_use]
 pub fn exp_neg(y: u64) -> u64 {
-    if y >> (2 * EXP_DIGIT_BITS) != 0 {
-        return 0;
-    }
-    let (high, low) = ((y >> EXP_DIGIT_BITS) as usize, (y & ((1 << EXP_DIGIT_BITS) - 1)) as usize);
-    let t = tables();
-    truncate(t.exp_high[high] * t.exp_low[low], EXP_FRAC_BITS)
+    linear(&tables().exp, y)
 }
 
 /// SiLU, `x·sigmoid(x)`: 14 fractional bits in and out.
 ///
-/// Domain: `|x| < 2^30`. Error: at most 1.7e-4 (all inputs of [-16, 16) swept).
+/// Domain: `|x| < 2^30`. Error: at most 2e-4 (all inputs around [-16, 16) swept).
 #[must_use]
 pub fn silu(x: u64) -> u64 {
-    gate(&tables().silu, x)
+    linear(&tables().silu, x)
 }
 
-/// GeLU, `x·Φ(x)`: 14 fractional bits in and out. Same domain; error at most 2.4e-4.
+/// GeLU, `x·Φ(x)`: 14 fractional bits in and out. Same domain; error at most 1.5e-4.
 #[must_use]
 pub fn gelu(x: u64) -> u64 {
-    gate(&tables().gelu, x)
+    linear(&tables().gelu, x)
 }
 
-/// The logistic function: 14 fractional bits in and out. Same domain; error at most 1.1e-4.
+/// The logistic function: 14 fractional bits in and out. Same domain; error at most 1.2e-4.
 #[must_use]
 pub fn sigmoid(x: u64) -> u64 {
-    if below_domain(x) { 0 } else { (1u64 << GATE_ARG_FRAC_BITS).wrapping_sub(correction(&tables().sigmoid, x)) }
+    linear(&tables().sigmoid, x)
 }
 
-/// 0 below -16, `x - table(x)` on [-16, 16), `x` above.
+/// The hyperbolic tangent: 14 fractional bits in and out. Same domain; error at most 1.6e-4.
 #[must_use]
-pub fn gate(table: &LinearTable, x: u64) -> u64 {
-    if below_domain(x) { 0 } else { x.wrapping_sub(correction(table, x)) }
+pub fn tanh(x: u64) -> u64 {
+    linear(&tables().tanh, x)
 }
 
-fn below_domain(x: u64) -> bool {
-    (x.wrapping_add(1 << (GATE_INDEX_BITS + GATE_LOW_BITS - 1)) as i64) < 0
-}
-
-/// The table's value at `x`, 14 fractional bits; 0 outside [-16, 16).
-fn correction(table: &LinearTable, x: u64) -> u64 {
-    let shifted = x.wrapping_add(1 << (GATE_INDEX_BITS + GATE_LOW_BITS - 1));
-    if shifted >> (GATE_INDEX_BITS + GATE_LOW_BITS) != 0 {
-        return 0;
+/// A tabulated function: its tail plus, inside the domain, its line.
+#[must_use]
+pub fn linear(table: &LinearTable, x: u64) -> u64 {
+    let positive = x as i64 >= 0;
+    let tail = match table.tail {
+        Tail::Zero => 0,
+        Tail::Relu => x & u64::from(positive).wrapping_neg(),
+        Tail::Step { low, high } => (if positive { high } else { low }) as u64,
+    };
+    let shifted = x.wrapping_sub(table.start as u64);
+    if shifted >> (INDEX_BITS + table.low_bits) != 0 {
+        return tail;
     }
-    let i = (shifted >> GATE_LOW_BITS) as usize;
+    let i = (shifted >> table.low_bits) as usize;
     let line = (table.intercept[i] as u64).wrapping_add((table.slope[i] as u64).wrapping_mul(x));
-    truncate(line, GATE_SLOPE_FRAC_BITS)
+    tail.wrapping_add(truncate(line, table.slope_frac_bits))
 }
 
 /// `2^58 / sqrt(s)`. Domain: `2^19 <= s < 2^62` (below, the first interval applies). Relative error at most 2.5e-4.
@@ -91,7 +86,7 @@ mod tests {
     fn exp_is_within_its_bound_on_every_input() {
         let error =
             worst(0..1 << 18, 1, |y| (exp_neg(y as u64) as f64 / 16384.0 - (-(y as f64) / 16384.0).exp()).abs());
-        assert!(error <= 1.6e-4, "{error}");
+        assert!(error <= 1.9e-4, "{error}");
         assert_eq!((exp_neg(0), exp_neg(1 << 18), exp_neg(1 << 30)), (1 << 14, 0, 0));
     }
 
@@ -104,10 +99,12 @@ mod tests {
             let r = x as f64 / 16384.0;
             (real(silu(x as u64)) - r * logistic(r)).abs()
         });
-        assert!(silu_error <= 1.7e-4, "{silu_error}");
+        assert!(silu_error <= 2e-4, "{silu_error}");
         let sigmoid_error = worst(span.clone(), 1, |x| (real(sigmoid(x as u64)) - logistic(x as f64 / 16384.0)).abs());
-        assert!(sigmoid_error <= 1.1e-4, "{sigmoid_error}");
-        // Abramowitz and Stegun 7.1.26 is good to 1.5e-7, enough to check a bound of 2.4e-4.
+        assert!(sigmoid_error <= 1.2e-4, "{sigmoid_error}");
+        let tanh_error = worst(span.clone(), 1, |x| (real(tanh(x as u64)) - (x as f64 / 16384.0).tanh()).abs());
+        assert!(tanh_error <= 1.6e-4, "{tanh_error}");
+        // Abramowitz and Stegun 7.1.26 is good to 1.5e-7, enough to check a bound of 1.5e-4.
         let tail = |x: f64| {
             let z = x / std::f64::consts::SQRT_2;
             let t = 1.0 / (1.0 + 0.327_591_1 * z);
@@ -121,7 +118,7 @@ mod tests {
             let exact = if r < 0.0 { r * tail(-r) } else { r * (1.0 - tail(r)) };
             (real(gelu(x as u64)) - exact).abs()
         });
-        assert!(gelu_error <= 2.4e-4, "{gelu_error}");
+        assert!(gelu_error <= 1.5e-4, "{gelu_error}");
     }
 
     #[test]

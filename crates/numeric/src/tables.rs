@@ -9,51 +9,60 @@ use sha2::{Digest, Sha256};
 
 use crate::spec::hex;
 
-/// Digest of all tables of law 1.
-pub const PINNED: &str = "be07075f39f988b532633492acc98fd8e756bb8050f0c322b0d644e0611db1f0";
+/// Digest of all tables of law 2.
+pub const PINNED: &str = "5baa8376ed53ed2284f1fc0d04bb7f4787de63322495794b7016f82445b6700d";
 
 /// Fractional bits of the internal 128-bit fixed point used while building tables.
 const ONE_BITS: u32 = 52;
 const ONE: i128 = 1 << ONE_BITS;
 
-/// `exp(-x)` is a product of two tables over the digits of a `2·EXP_DIGIT_BITS`-bit argument.
-pub const EXP_DIGIT_BITS: u32 = 9;
-/// Fractional bits of the argument of `exp`.
-pub const EXP_ARG_FRAC_BITS: u32 = 14;
-/// Fractional bits of each of the two tables, and of the result.
-pub const EXP_FRAC_BITS: u32 = 14;
-
-/// Bits of the table index and of the part below it, for the gate functions (SiLU, GeLU, sigmoid).
-pub const GATE_INDEX_BITS: u32 = 9;
-pub const GATE_LOW_BITS: u32 = 10;
-/// Fractional bits of a gate function's argument, slope and result.
-pub const GATE_ARG_FRAC_BITS: u32 = 14;
-pub const GATE_SLOPE_FRAC_BITS: u32 = 11;
-pub const GATE_FRAC_BITS: u32 = GATE_ARG_FRAC_BITS + GATE_SLOPE_FRAC_BITS;
+/// Bits of the index of a [`LinearTable`]: 512 intervals.
+pub const INDEX_BITS: u32 = 9;
+/// Fractional bits of the argument and the result of the functions in [`LinearTable`]s.
+pub const ARG_FRAC_BITS: u32 = 14;
+/// A line before its truncation is below `2^(LINE_BITS - 2)` on its interval, so that it fits a wire of this width.
+pub const LINE_BITS: u32 = 24;
 
 /// All tables of the law.
 pub struct Tables {
-    /// `exp(-j · 2^9 / 2^14)`, 14 fractional bits.
-    pub exp_high: Vec<u64>,
-    /// `exp(-j / 2^14)`, 14 fractional bits.
-    pub exp_low: Vec<u64>,
-    /// `x - silu(x)` on [-16, 16).
+    /// `exp(-y)` on [0, 16), zero beyond.
+    pub exp: LinearTable,
+    /// `silu(x) - relu(x)` on [-16, 16).
     pub silu: LinearTable,
-    /// `x - gelu(x)` on [-16, 16).
+    /// `gelu(x) - relu(x)` on [-8, 8), `gelu(x) = x·Φ(x)`.
     pub gelu: LinearTable,
-    /// `1 - sigmoid(x)` on [-16, 16).
+    /// `sigmoid(x) - [x >= 0]` on [-16, 16).
     pub sigmoid: LinearTable,
+    /// `tanh(x) - sign(x)` on [-8, 8).
+    pub tanh: LinearTable,
     /// `2^58 / sqrt(s)`.
     pub rsqrt: Piecewise,
     /// `2^40 / s`.
     pub recip: Piecewise,
 }
 
-/// A function on [-16, 16), linear on 512 equal intervals: `intercept[i] + slope[i]·x`.
+/// What a [`LinearTable`]'s function does outside its domain, and what is added to the table inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail {
+    /// Zero.
+    Zero,
+    /// `x` for `x >= 0`, else zero.
+    Relu,
+    /// `high` for `x >= 0`, else `low`; 14 fractional bits.
+    Step { low: i64, high: i64 },
+}
+
+/// A function of a number with 14 fractional bits: a tail plus, on its domain, one of 512 lines of equal width,
+/// `intercept[i] + slope[i]·x`, cut to 14 fractional bits.
 pub struct LinearTable {
-    /// 25 fractional bits.
+    /// Bits below the index: an interval is `2^low_bits` units wide.
+    pub low_bits: u32,
+    /// The first argument of the domain: 0, or minus half of it.
+    pub start: i64,
+    pub tail: Tail,
+    /// Fractional bits of a slope; an intercept has [`ARG_FRAC_BITS`] more.
+    pub slope_frac_bits: u32,
     pub intercept: Vec<i64>,
-    /// 11 fractional bits.
     pub slope: Vec<i64>,
 }
 
@@ -76,11 +85,16 @@ pub struct Piecewise {
 pub fn tables() -> &'static Tables {
     static TABLES: OnceLock<Tables> = OnceLock::new();
     TABLES.get_or_init(|| Tables {
-        exp_high: exp_table(1 << EXP_DIGIT_BITS),
-        exp_low: exp_table(1),
-        silu: linear_table(|x| mul(x, logistic(-x))),
-        gelu: linear_table(|x| mul(x, if x < 0 { ONE - normal_tail(-x) } else { normal_tail(x) })),
-        sigmoid: linear_table(|x| logistic(-x)),
+        exp: exp_table(),
+        silu: linear_table(10, -(1 << 18), Tail::Relu, 9, |x| mul(x.abs(), -logistic(-x.abs()))),
+        gelu: linear_table(9, -(1 << 17), Tail::Relu, 9, |x| mul(x.abs(), -normal_tail(x.abs()))),
+        sigmoid: linear_table(10, -(1 << 18), Tail::Step { low: 0, high: 1 << 14 }, 8, |x| {
+            if x < 0 { logistic(x) } else { -logistic(-x) }
+        }),
+        tanh: linear_table(9, -(1 << 17), Tail::Step { low: -(1 << 14), high: 1 << 14 }, 7, |x| {
+            // tanh(x) = 1 - 2/(1 + exp(2x)); the distance to its sign.
+            if x < 0 { 2 * logistic(2 * x) } else { -2 * logistic(-2 * x) }
+        }),
         rsqrt: rsqrt_table(),
         recip: recip_table(),
     })
@@ -95,8 +109,8 @@ pub fn digest() -> String {
             let t = tables();
             let mut hash = Sha256::new();
             let mut add = |values: &mut dyn Iterator<Item = u64>| values.for_each(|v| hash.update(v.to_le_bytes()));
-            add(&mut t.exp_high.iter().chain(&t.exp_low).copied());
-            for table in [&t.silu, &t.gelu, &t.sigmoid] {
+            for table in [&t.exp, &t.silu, &t.gelu, &t.sigmoid, &t.tanh] {
+                add(&mut [u64::from(table.low_bits), u64::from(table.slope_frac_bits), table.start as u64].into_iter());
                 add(&mut table.intercept.iter().chain(&table.slope).map(|&v| v as u64));
             }
             for table in [&t.rsqrt, &t.recip] {
@@ -158,35 +172,37 @@ fn normal_tail(x: i128) -> i128 {
     (density << ONE_BITS) / tail
 }
 
-fn exp_table(step: i128) -> Vec<u64> {
-    (0..1i128 << EXP_DIGIT_BITS)
-        .map(|j| {
-            let value = exp_neg((j * step) << (ONE_BITS - EXP_ARG_FRAC_BITS));
-            ((value + (1 << (ONE_BITS - EXP_FRAC_BITS - 1))) >> (ONE_BITS - EXP_FRAC_BITS)) as u64
-        })
-        .collect()
-}
-
 /// Fits `f` (52 fractional bits in and out) on the 512 intervals: the chord's slope, then the intercept that halves
 /// the largest residual over 33 points.
-fn linear_table(f: impl Fn(i128) -> i128) -> LinearTable {
+fn linear_table(low_bits: u32, start: i64, tail: Tail, slope_frac_bits: u32, f: impl Fn(i128) -> i128) -> LinearTable {
     let (mut intercept, mut slope) = (Vec::new(), Vec::new());
-    let width = 1i128 << GATE_LOW_BITS;
-    let start = -(1i128 << (GATE_INDEX_BITS + GATE_LOW_BITS - 1));
-    let up = ONE_BITS - GATE_ARG_FRAC_BITS;
-    for i in 0..1i128 << GATE_INDEX_BITS {
-        let left = start + i * width;
+    let width = 1i128 << low_bits;
+    let up = ONE_BITS - ARG_FRAC_BITS;
+    let frac_bits = ARG_FRAC_BITS + slope_frac_bits;
+    for i in 0..1i128 << INDEX_BITS {
+        let left = i128::from(start) + i * width;
         let rise = f((left + width - 1) << up) - f(left << up);
-        let chord = round_div(rise << GATE_ARG_FRAC_BITS, (width - 1) << (ONE_BITS - GATE_SLOPE_FRAC_BITS));
+        let chord = round_div(rise << ARG_FRAC_BITS, (width - 1) << (ONE_BITS - slope_frac_bits));
         let residuals = (0..=32).map(|k| {
             let x = left + (width - 1) * k / 32;
-            (f(x << up) >> (ONE_BITS - GATE_FRAC_BITS)) - chord * x
+            (f(x << up) >> (ONE_BITS - frac_bits)) - chord * x
         });
         let (low, high) = residuals.fold((i128::MAX, i128::MIN), |(l, h), r| (l.min(r), h.max(r)));
-        intercept.push(((low + high) >> 1) as i64);
+        let middle = (low + high) >> 1;
+        for x in [left, left + width - 1] {
+            assert!((middle + chord * x).abs() < 1 << (LINE_BITS - 2), "a line leaves its wire");
+        }
+        intercept.push(middle as i64);
         slope.push(chord as i64);
     }
-    LinearTable { intercept, slope }
+    LinearTable { low_bits, start, tail, slope_frac_bits, intercept, slope }
+}
+
+/// `exp(-y)`, with `exp(0) = 1` exactly: a softmax of one key is that key, and a sum of weights is at least one.
+fn exp_table() -> LinearTable {
+    let mut table = linear_table(9, 0, Tail::Zero, 7, exp_neg);
+    table.intercept[0] = 1 << (ARG_FRAC_BITS + table.slope_frac_bits);
+    table
 }
 
 fn round_div(a: i128, b: i128) -> i128 {

@@ -6,6 +6,8 @@ use crate::EvalError;
 /// The float model: base, transforms and adapter.
 pub struct FloatEngine {
     model: FloatModel,
+    /// The tokens in the model's cache: prompts with the same worked examples read them once.
+    cached: Vec<u32>,
     context: usize,
 }
 
@@ -14,7 +16,26 @@ impl FloatEngine {
     /// [`EvalError::Model`] when the adapter or the transforms do not fit the base.
     pub fn new(base: &Checkpoint, transforms: &Transforms, adapter: Option<&Adapter>) -> Result<Self, EvalError> {
         let model = FloatModel::new(base, transforms, adapter)?;
-        Ok(Self { model, context: base.config.max_position_embeddings })
+        Ok(Self { model, cached: Vec::new(), context: base.config.max_position_embeddings })
+    }
+
+    /// Keeps the first `len` tokens of the cache.
+    fn keep(&mut self, len: usize) -> Result<(), EvalError> {
+        self.cached.truncate(len);
+        Ok(self.model.truncate(len)?)
+    }
+
+    /// Makes the cache hold `prompt` and returns the logits behind it.
+    fn read(&mut self, prompt: &[u32]) -> Result<Vec<f32>, EvalError> {
+        let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        self.keep(common.min(prompt.len().saturating_sub(1)))?;
+        self.append(&prompt[self.cached.len()..])
+    }
+
+    fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EvalError> {
+        let logits = self.model.logits(tokens)?;
+        self.cached.extend(tokens);
+        Ok(logits)
     }
 }
 
@@ -28,21 +49,17 @@ impl Engine for FloatEngine {
     }
 
     fn score(&mut self, prompt: &[u32], continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
-        self.model.reset();
-        let next = self.model.logits(prompt)?;
+        let next = self.read(prompt)?;
         let mut scores = Vec::with_capacity(continuations.len());
         for continuation in continuations {
-            let Some((&first, rest)) = continuation.split_first() else {
-                scores.push(0.0);
-                continue;
-            };
-            let mut score = log_softmax_at(&next, first);
-            if !rest.is_empty() {
-                self.model.reset();
-                let whole: Vec<u32> = prompt.iter().chain(continuation).copied().collect();
-                let rows = self.model.all_logits(&whole)?.to_vec2::<f32>()?;
-                let places = prompt.len()..;
-                score += places.zip(rest).map(|(row, &token)| log_softmax_at(&rows[row], token)).sum::<f64>();
+            let mut score = continuation.first().map_or(0.0, |&first| log_softmax_at(&next, first));
+            if let [given @ .., _] = &continuation[..]
+                && !given.is_empty()
+            {
+                let rows = self.model.all_logits(given)?.to_vec2::<f32>()?;
+                score +=
+                    rows.iter().zip(&continuation[1..]).map(|(row, &token)| log_softmax_at(row, token)).sum::<f64>();
+                self.keep(prompt.len())?;
             }
             scores.push(score);
         }
@@ -53,15 +70,14 @@ impl Engine for FloatEngine {
         if tokens.len() < 2 {
             return Ok(Vec::new());
         }
-        self.model.reset();
+        self.keep(0)?;
         let rows = self.model.all_logits(&tokens[..tokens.len() - 1])?.to_vec2::<f32>()?;
         Ok(rows.iter().zip(&tokens[1..]).map(|(row, &token)| log_softmax_at(row, token)).collect())
     }
 
     fn generate(&mut self, prompt: &[u32], max_new_tokens: usize, stop: &Stop<'_>) -> Result<Vec<u32>, EvalError> {
-        self.model.reset();
         let mut answer = Vec::new();
-        let mut logits = self.model.logits(prompt)?;
+        let mut logits = self.read(prompt)?;
         while answer.len() < max_new_tokens {
             let token = arg_max(&logits);
             if stop(&answer, token) {
@@ -69,7 +85,7 @@ impl Engine for FloatEngine {
             }
             answer.push(token);
             if answer.len() < max_new_tokens {
-                logits = self.model.logits(&[token])?;
+                logits = self.append(&[token])?;
             }
         }
         Ok(answer)

@@ -36,6 +36,24 @@ impl BleuStats {
         stats
     }
 
+    /// The counts as numbers that may be added up: matches and n-grams of each order, then the two lengths.
+    pub fn figures(&self) -> Vec<f64> {
+        let counts = self.correct.iter().chain(&self.total).chain([&self.hypothesis_len, &self.reference_len]);
+        counts.map(|&count| count as f64).collect()
+    }
+
+    /// The reverse of [`BleuStats::figures`]; all zero for a vector of another length.
+    pub fn from_figures(figures: &[f64]) -> Self {
+        let Ok(counts) = <[f64; 2 * MAX_ORDER + 2]>::try_from(figures) else { return Self::default() };
+        let at = |nth: usize| counts[nth] as usize;
+        Self {
+            correct: std::array::from_fn(at),
+            total: std::array::from_fn(|order| at(MAX_ORDER + order)),
+            hypothesis_len: at(2 * MAX_ORDER),
+            reference_len: at(2 * MAX_ORDER + 1),
+        }
+    }
+
     /// BLEU of the corpus that was added up, in 0..=100.
     pub fn score(&self) -> f64 {
         if self.correct.iter().all(|&c| c == 0) || self.total.contains(&0) {

@@ -38,6 +38,20 @@ impl ChrfStats {
         stats
     }
 
+    /// The counts as numbers that may be added up.
+    pub fn figures(&self) -> Vec<f64> {
+        self.0.iter().flatten().map(|&count| count as f64).collect()
+    }
+
+    /// The reverse of [`ChrfStats::figures`]; all zero for a vector of another length.
+    pub fn from_figures(figures: &[f64]) -> Self {
+        let mut stats = Self::default();
+        if figures.len() == 3 * MAX_ORDER {
+            stats.0.iter_mut().flatten().zip(figures).for_each(|(count, &figure)| *count = figure as usize);
+        }
+        stats
+    }
+
     /// chrF of the corpus that was added up, in 0..=100.
     pub fn score(&self) -> f64 {
         let orders: Vec<_> = self.0.iter().filter(|[hyp, wanted, _]| *hyp > 0 && *wanted > 0).collect();

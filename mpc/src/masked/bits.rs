@@ -15,6 +15,7 @@ pub(crate) struct Bits {
 }
 
 /// A plane opened under a mask: `hat = bit ⊕ ρ`.
+#[derive(Clone)]
 pub(crate) struct OpenBits {
     pub(crate) n: usize,
     pub(crate) hat: Vec<u64>,
@@ -153,12 +154,43 @@ impl OneHot {
     }
 }
 
-/// The last gate of a comparison: the bit is `base ⊕ flips·below`.
+/// A comparison before its last gate: `(less, equal)` of one to three digits, lowest first.
+///
+/// The bit is `l_2 ⊕ e_2·(l_1 ⊕ e_1·l_0)`. Where the top digit holds a sign, its pair is `(sign, flips)` instead.
 pub(crate) struct Pending {
-    pub(crate) base: Bits,
-    pub(crate) flips: Bits,
-    pub(crate) below: Bits,
+    pub(crate) digits: Vec<(Bits, Bits)>,
 }
+
+/// A set of planes, bit `i` for plane `i`.
+pub(crate) type Planes = u32;
+
+/// All subsets of the terms with at least `least` planes, in ascending order: the monomials of masks in which the
+/// products of opened planes expand.
+pub(crate) fn monomials(terms: &[Planes], least: u32) -> Vec<Planes> {
+    let mut all: Vec<Planes> = terms.iter().flat_map(|&term| subsets(term)).collect();
+    all.retain(|s| s.count_ones() >= least);
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// The subsets of a set, the empty one last.
+pub(crate) fn subsets(set: Planes) -> impl Iterator<Item = Planes> {
+    let mut next = Some(set);
+    std::iter::from_fn(move || {
+        let now = next?;
+        next = (now > 0).then(|| (now - 1) & set);
+        Some(now)
+    })
+}
+
+/// The planes of a set.
+pub(crate) fn members(set: Planes) -> impl Iterator<Item = usize> {
+    (0..Planes::BITS as usize).filter(move |i| set >> i & 1 == 1)
+}
+
+/// Digits that one round may join: four, so that a product has at most four factors and eleven mixed monomials.
+const FAN_IN: usize = 4;
 
 impl Masked {
     /// One-hot vectors of bits `start..start + width` of a wire's mask: `2^width` bits of corrections an element.
@@ -167,8 +199,8 @@ impl Masked {
         let size = 1usize << width;
         let (stride, bytes) = (size.div_ceil(64), size.div_ceil(8));
         let data = match &mut self.role {
-            Role::Tally { cost, .. } => {
-                cost.source_to_e1_bytes += (n * bytes) as u64;
+            Role::Tally(tally) => {
+                tally.source(n * bytes);
                 Vec::new()
             }
             Role::Source(source) => {
@@ -202,8 +234,8 @@ impl Masked {
     pub(crate) fn correct_plane(&mut self, n: usize, word: impl Fn(usize) -> u64) -> Result<Bits, ProtocolError> {
         let count = n.div_ceil(64);
         let words = match &mut self.role {
-            Role::Tally { cost, .. } => {
-                cost.source_to_e1_bytes += n.div_ceil(8) as u64;
+            Role::Tally(tally) => {
+                tally.source(n.div_ceil(8));
                 Vec::new()
             }
             Role::Source(source) => {
@@ -224,96 +256,132 @@ impl Masked {
         Ok(Bits { n, words })
     }
 
-    /// Products of pairs of planes, and wires of shares, all in one round. Each plane is opened once, however many
-    /// products it enters.
-    pub(crate) fn and_and_open(
+    /// Products of sets of planes, and wires of shares, all in one round. Each plane is opened once, however many
+    /// products it enters; a product of `m` planes costs one bit of corrections for every set of two or more of them
+    /// that no other product has asked for.
+    pub(crate) fn products(
         &mut self,
         shares: &[(&Share, u32)],
         planes: &[&Bits],
-        pairs: &[(usize, usize)],
+        terms: &[Planes],
         place: &'static str,
     ) -> Result<(Vec<Wire>, Vec<Bits>), ProtocolError> {
         let (wires, opened) = self.exchange(shares, planes, place)?;
-        let (first, held) = (self.is_first(), self.is_evaluator());
-        let mut products = Vec::with_capacity(pairs.len());
-        for &(i, j) in pairs {
-            let (x, y) = (&opened[i], &opened[j]);
-            let mut product = self.correct_plane(x.n, |w| x.rho[w] & y.rho[w])?;
-            if held {
-                for (w, word) in product.words.iter_mut().enumerate() {
-                    let public = if first { x.hat[w] & y.hat[w] } else { 0 };
-                    *word ^= public ^ (x.hat[w] & y.rho[w]) ^ (y.hat[w] & x.rho[w]);
-                }
-            }
-            products.push(product);
-        }
+        let products = self.opened_products(&opened, terms)?;
         Ok((wires, products))
     }
 
-    /// Reduces digit results, lowest first, to one pending gate. `digits[0]` is `(less, equal)` of the lowest digit;
-    /// the top pair may be a sign pair. One round a halving.
+    /// `Π (x̂ ⊕ ρ) = ⊕_S (Π_{not in S} x̂)·(Π_{in S} ρ)` for planes that are already open.
+    pub(crate) fn opened_products(
+        &mut self,
+        opened: &[OpenBits],
+        terms: &[Planes],
+    ) -> Result<Vec<Bits>, ProtocolError> {
+        let n = opened.first().map_or(0, |plane| plane.n);
+        let mut mixed: Vec<(Planes, Vec<u64>)> = Vec::new();
+        for set in monomials(terms, 2) {
+            let masks: Vec<&[u64]> = members(set).map(|i| opened[i].rho.as_slice()).collect();
+            let share = self.correct_plane(n, |w| masks.iter().fold(u64::MAX, |all, rho| all & rho[w]))?;
+            mixed.push((set, share.words));
+        }
+        let (first, held) = (self.is_first(), self.is_evaluator());
+        let product = |&term: &Planes| {
+            let mut words = vec![0; if held { n.div_ceil(64) } else { 0 }];
+            for set in subsets(term) {
+                let share = match set.count_ones() {
+                    0 => None,
+                    1 => Some(&opened[set.trailing_zeros() as usize].rho),
+                    _ => mixed.iter().find(|(other, _)| *other == set).map(|(_, share)| share),
+                };
+                if share.is_none() && !first {
+                    continue;
+                }
+                for (w, word) in words.iter_mut().enumerate() {
+                    let public = members(term & !set).fold(u64::MAX, |all, i| all & opened[i].hat[w]);
+                    *word ^= public & share.map_or(u64::MAX, |share| share[w]);
+                }
+            }
+            Bits { n, words }
+        };
+        Ok(terms.iter().map(product).collect())
+    }
+
+    /// Joins digit results, lowest first, until at most `count` are left. `digits[0]` is `(less, equal)` of the lowest
+    /// digit; the top pair may be a sign pair. One round for each fourfold.
     pub(crate) fn reduce(
         &mut self,
         mut digits: Vec<(Bits, Bits)>,
+        count: usize,
         place: &'static str,
     ) -> Result<Pending, ProtocolError> {
-        if let [(base, _)] = digits.as_slice() {
-            let zero = Bits { n: base.n, words: vec![0; base.words.len()] };
-            return Ok(Pending { base: base.clone(), flips: zero.clone(), below: zero });
+        while digits.len() > count {
+            digits = self.reduce_once(digits, count, place)?;
         }
-        while digits.len() > 2 {
-            digits = self.reduce_once(digits, place)?;
-        }
-        let (base, flips) = digits.pop().unwrap_or_else(|| unreachable!("two digits are left"));
-        let (below, _) = digits.pop().unwrap_or_else(|| unreachable!("two digits are left"));
-        Ok(Pending { base, flips, below })
+        Ok(Pending { digits })
     }
 
     fn reduce_once(
         &mut self,
         digits: Vec<(Bits, Bits)>,
+        count: usize,
         place: &'static str,
     ) -> Result<Vec<(Bits, Bits)>, ProtocolError> {
+        let groups = groups(digits.len(), count);
         let mut planes: Vec<&Bits> = Vec::new();
-        let mut products = Vec::new();
-        for (p, pair) in digits.chunks_exact(2).enumerate() {
-            let ([(less_low, equal_low), (_, equal_high)], at) = (pair, planes.len()) else { unreachable!("pairs") };
-            planes.extend([equal_high, less_low]);
-            products.push((at, at + 1));
-            if p > 0 {
-                planes.push(equal_low);
-                products.push((at, at + 2));
+        let mut terms: Vec<Planes> = Vec::new();
+        let mut start = 0;
+        for (g, &size) in groups.iter().enumerate() {
+            let group = &digits[start..start + size];
+            start += size;
+            // From the top digit down: all equalities above, then `less`.
+            let mut above: Planes = 0;
+            for (d, (less, equal)) in group.iter().enumerate().rev() {
+                if d + 1 < size {
+                    planes.push(less);
+                    terms.push(above | 1 << (planes.len() - 1));
+                }
+                // Nothing lies below the lowest group, so its equality is never asked for.
+                if size > 1 && (d > 0 || g > 0) {
+                    planes.push(equal);
+                    above |= 1 << (planes.len() - 1);
+                }
+            }
+            if size > 1 && g > 0 {
+                terms.push(above);
             }
         }
-        let (_, products) = self.and_and_open(&[], &planes, &products, place)?;
+        let (_, products) = self.products(&[], &planes, &terms, place)?;
         let mut products = products.into_iter();
         let mut next = || products.next().unwrap_or_else(|| unreachable!("one product a request"));
-        let mut reduced = Vec::with_capacity(digits.len().div_ceil(2));
-        for (p, pair) in digits.chunks_exact(2).enumerate() {
-            let less = pair[1].0.xor(&next());
-            // Nothing lies below the lowest digit, so its equality is never asked for.
-            let equal = if p > 0 { next() } else { less.clone() };
+        let mut reduced = Vec::with_capacity(groups.len());
+        let mut start = 0;
+        for (g, &size) in groups.iter().enumerate() {
+            let (top, equal) = &digits[start + size - 1];
+            start += size;
+            let less = (1..size).fold(top.clone(), |less, _| less.xor(&next()));
+            let equal = if size > 1 && g > 0 { next() } else { equal.clone() };
             reduced.push((less, equal));
-        }
-        if digits.len() % 2 == 1 {
-            reduced.extend(digits.last().cloned());
         }
         Ok(reduced)
     }
+}
 
-    /// Splits `total` bits from `start` into digits, lowest first: `(start, width)`.
-    pub(crate) fn digits(start: u32, total: u32) -> Vec<(u32, u32)> {
-        let count = match total {
-            0..=14 => 2,
-            15..=24 => 4,
-            _ => 8,
-        };
-        let count = count.min(total);
-        (0..count)
-            .map(|d| {
-                let (from, to) = (start + total * d / count, start + total * (d + 1) / count);
-                (from, to - from)
-            })
-            .collect()
-    }
+/// Sizes of the groups, lowest digit first, that one round joins on the way from `digits` to `count`.
+fn groups(digits: usize, count: usize) -> Vec<usize> {
+    let reach = |fan_in: usize, rounds: u32| count * fan_in.pow(rounds) >= digits;
+    let rounds = (1..).find(|&r| reach(FAN_IN, r)).unwrap_or(1);
+    let fan_in = (2..=FAN_IN).find(|&f| reach(f, rounds)).unwrap_or(FAN_IN);
+    let groups = digits.div_ceil(fan_in).max(count);
+    (0..groups).map(|g| digits * (g + 1) / groups - digits * g / groups).collect()
+}
+
+/// Splits `total` bits from `start` into `count` digits, lowest first: `(start, width)`.
+pub(crate) fn split(start: u32, total: u32, count: u32) -> Vec<(u32, u32)> {
+    let count = count.min(total);
+    (0..count)
+        .map(|d| {
+            let (from, to) = (start + total * d / count, start + total * (d + 1) / count);
+            (from, to - from)
+        })
+        .collect()
 }

@@ -4,31 +4,28 @@
 //! entering the product straight from its opened form. Rounds a level: 3 for 32-bit differences, 4 for 48-bit ones.
 //! The order of the pairs is public; ties go to the lower index.
 
-use super::bits::{Bits, Pending};
+use super::bits::{Bits, Pending, split};
 use super::{Masked, ProtocolError, Share, Wire};
 
-/// Digits of a 32-bit difference: one halving before the last gate.
-const SCORE_DIGITS: &[u32] = &[8, 8, 8, 8];
-/// Digits of a 48-bit difference: two halvings, small vectors, for many thousand matches.
-const LOGIT_DIGITS: &[u32] = &[6, 6, 6, 6, 6, 6, 6, 6];
 /// Width of an index share.
 const INDEX_BITS: u32 = 24;
 
 impl Masked {
-    /// The sign of a wire as a pending gate.
-    fn sign_of(&mut self, wire: &Wire, widths: &[u32], place: &'static str) -> Result<Pending, ProtocolError> {
+    /// The sign of a wire as a pending gate: eight digits and one round for few elements, digits of four bits down to
+    /// one plane for many.
+    fn sign_of(&mut self, wire: &Wire, place: &'static str) -> Result<Pending, ProtocolError> {
         let (n, held) = (wire.len(), self.is_evaluator());
+        let (count, left) = if self.many(n) { (wire.bits / 4, 1) } else { (8, 2) };
+        let widths = split(0, wire.bits, count);
         let mut digits: Vec<(Bits, Bits)> = Vec::with_capacity(widths.len());
-        let mut from = 0;
-        for (d, &width) in widths.iter().enumerate() {
+        for (d, &(from, width)) in widths.iter().enumerate() {
             let vectors = self.one_hot(wire, from, width)?;
             let mask = (1usize << width) - 1;
             let at = |i: usize| (i, (wire.open[i] >> from) as usize & mask);
             let top = d + 1 == widths.len();
             digits.push(if top { vectors.sign(n, held, at) } else { vectors.compare(n, held, at) });
-            from += width;
         }
-        self.reduce(digits, place)
+        self.reduce(digits, left, place)
     }
 
     /// Maximum of each ragged row.
@@ -46,8 +43,8 @@ impl Masked {
             let difference = self.sub_shares(&a, &b);
             let (mut wires, _) = self.exchange(&[(&difference, 32)], &[], place)?;
             let wire = wires.remove(0);
-            let pending = self.sign_of(&wire, SCORE_DIGITS, place)?;
-            let (_, negative) = self.finish(&pending, &[], place)?;
+            let pending = self.sign_of(&wire, place)?;
+            let (_, negative) = self.finish_sign(&pending, &[], place)?;
             let (_, monomials) = negative.share(self, 32)?;
             let drop = negative.times(self, &wire, &monomials)?;
             let winners: Vec<u64> = a.data.iter().zip(drop).map(|(a, d)| a.wrapping_sub(d)).collect();
@@ -94,11 +91,11 @@ impl Masked {
             let difference = self.sub_shares(&a, &b);
             let (mut wires, _) = self.exchange(&[(&difference, 48)], &[], place)?;
             let wire = wires.remove(0);
-            let pending = self.sign_of(&wire, LOGIT_DIGITS, place)?;
+            let pending = self.sign_of(&wire, place)?;
             let step = self.sub_shares(&ib, &ia);
             // In the first level neighbours meet, so the index moves by the bit itself.
             let opened: &[(&Share, u32)] = if first_level { &[] } else { &[(&step, INDEX_BITS)] };
-            let (steps, negative) = self.finish(&pending, opened, place)?;
+            let (steps, negative) = self.finish_sign(&pending, opened, place)?;
             let (bit, monomials) = negative.share(self, 48)?;
             let drop = negative.times(self, &wire, &monomials)?;
             let moves = if first_level { bit } else { negative.times(self, &steps[0], &monomials)? };

@@ -290,7 +290,7 @@ impl Masked {
         let n = rows * cols;
         let mut wire = Wire { rows, cols, bits, open: Vec::new(), mask: Vec::new(), mask0: Vec::new() };
         match &mut self.role {
-            Role::Tally { .. } => {}
+            Role::Tally(_) => {}
             Role::Source(source) => {
                 wire.mask0 = source.client_masks(n, bits);
                 wire.mask.clone_from(&wire.mask0);
@@ -395,7 +395,7 @@ impl Masked {
         let bits = wire.bits;
         let mut product = Vec::new();
         match &self.role {
-            Role::Tally { .. } => {}
+            Role::Tally(_) => {}
             Role::Source(source) => {
                 product = ring::matmul_transposed(p, &source.adapter_masks[layer][module as usize].b, rank);
             }

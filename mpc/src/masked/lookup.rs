@@ -31,17 +31,6 @@ impl Rotated {
     pub(crate) fn sum(&self, bits: &[u64], digit: usize) -> u64 {
         u64::from(masked_sum(bits, self.slice(digit)))
     }
-
-    /// The same sum split into `v <= digit` (no borrow) and `v > digit` (borrow).
-    pub(crate) fn split_sum(&self, bits: &[u64], digit: usize, scratch: &mut Vec<u64>) -> (u64, u64) {
-        scratch.clear();
-        scratch.extend(bits.iter().enumerate().map(|(w, word)| {
-            let below = (digit + 1).saturating_sub(w * 64).min(64);
-            word & marill_numeric::fixed::low_mask(below as u32)
-        }));
-        let low = masked_sum(scratch, self.slice(digit));
-        (u64::from(low), u64::from(masked_sum(bits, self.slice(digit)).wrapping_sub(low)))
-    }
 }
 
 impl OneHot {
@@ -64,13 +53,9 @@ mod tests {
     fn a_rotated_sum_reads_the_table_at_the_difference() {
         let table: Vec<u64> = (0..64).map(|i| i * i + 3).collect();
         let rotated = Rotated::new(table.iter().copied());
-        let mut scratch = Vec::new();
         for (digit, hot) in [(0, 0), (5, 63), (63, 5), (17, 17), (1, 2)] {
             let expected = table[(digit + 64 - hot) % 64];
             assert_eq!(rotated.sum(&[1 << hot], digit), expected);
-            let (no_borrow, borrow) = rotated.split_sum(&[1 << hot], digit, &mut scratch);
-            let expected = if hot > digit { (0, expected) } else { (expected, 0) };
-            assert_eq!((no_borrow, borrow), expected);
         }
     }
 }

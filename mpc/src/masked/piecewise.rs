@@ -31,7 +31,7 @@ impl Masked {
         let thresholds = table.threshold.len() - 1;
         let per_row = thresholds + shifts.len();
         let pending = self.compare_thresholds(&wire, table, &shifts, per_row, place)?;
-        let (_, bits) = self.finish(&pending, &[], place)?;
+        let (_, bits) = self.finish_sign(&pending, &[], place)?;
         let (negative, _) = bits.share(self, 64)?;
 
         let mut shifted = Vec::new();
@@ -95,7 +95,7 @@ impl Masked {
             }
             digits.push((less, equal));
         }
-        self.reduce(digits, place)
+        self.reduce(digits, if self.many(n) { 1 } else { 2 }, place)
     }
 
     /// Intercept, and slope within each shift class, of the interval that holds `s`: sums over its threshold bits.

@@ -23,10 +23,12 @@ impl Engine for Masked {
     type Wire = Wire;
 
     fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Wire> {
+        self.at("input");
         self.client_input(values, (rows, cols), bits)
     }
 
     fn open(&mut self, shares: &[(&Share, u32)], place: &'static str) -> Step<Vec<Wire>> {
+        self.at(place);
         for (share, _) in shares {
             self.record(place, share);
         }
@@ -41,6 +43,7 @@ impl Engine for Masked {
         modules: &[Module],
         place: &'static str,
     ) -> Step<(Wire, Vec<Option<Share>>)> {
+        self.at(place);
         self.record(place, share);
         self.open_and_add_private(share, bits, layer, modules, place)
     }
@@ -122,19 +125,23 @@ impl Engine for Masked {
     }
 
     fn square_sum(&mut self, x: &Wire) -> Step<Share> {
+        self.at("norm.squares");
         self.row_square_sums(x)
     }
 
     fn mul(&mut self, x: &Wire, y: &Wire) -> Step<Share> {
+        self.at("products");
         self.multiply(x, y)
     }
 
     fn scale_rows(&mut self, x: &Wire, scale: &Wire) -> Step<Share> {
         let cols = x.cols;
+        self.at("products");
         self.multiply_by(x, scale, |i| i / cols)
     }
 
     fn scores(&mut self, queries: &Wire, keys: &Wire, attention: &Attention<'_>) -> Step<Share> {
+        self.at("attention.scores");
         self.score_product(queries, keys, attention)
     }
 
@@ -143,14 +150,17 @@ impl Engine for Masked {
     }
 
     fn mix(&mut self, weights: &Wire, values: &Wire, attention: &Attention<'_>) -> Step<Share> {
+        self.at("attention.mix");
         self.mix_product(weights, values, attention)
     }
 
     fn scale_heads(&mut self, x: &Wire, scale: &Wire, attention: &Attention<'_>) -> Step<Share> {
+        self.at("attention.divide");
         self.scale_by_head(x, scale, attention)
     }
 
     fn ragged_max(&mut self, x: &Share, lens: &[usize], place: &'static str) -> Step<Share> {
+        self.at(place);
         self.max_ragged(x, lens, place)
     }
 
@@ -163,26 +173,31 @@ impl Engine for Masked {
     }
 
     fn truncate(&mut self, x: &Share, shift: u32, in_bits: u32, out_bits: u32, place: &'static str) -> Step<Share> {
+        self.at(place);
         let out = self.truncate_exact(x, shift, in_bits, out_bits, place)?;
         self.record(place, &out);
         Ok(out)
     }
 
     fn exp_neg(&mut self, y: &Share, out_bits: u32, place: &'static str) -> Step<Share> {
+        self.at(place);
         self.exp_of_negative(y, out_bits, place)
     }
 
     fn gate(&mut self, x: &Wire, gate: Gate<'_>, place: &'static str) -> Step<Share> {
-        self.gate_of(x, gate.0, place)
+        self.at(place);
+        self.tabulated(x, gate.0, x.bits, place)
     }
 
     fn piecewise(&mut self, s: &Share, table: &Piecewise, place: &'static str) -> Step<Share> {
+        self.at(place);
         let out = self.piecewise_of(s, table, place)?;
         self.record(place, &out);
         Ok(out)
     }
 
     fn argmax_to_client(&mut self, x: &Share, place: &'static str) -> Step<Option<u32>> {
+        self.at(place);
         self.argmax(x, place)
     }
     fn reveal_to_client(&mut self, x: &Share, bits: u32, place: &'static str) -> Step<Option<Vec<u64>>> {

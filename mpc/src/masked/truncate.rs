@@ -11,7 +11,7 @@
 
 use marill_numeric::fixed::low_mask;
 
-use super::bits::{Bits, OneHot, OpenBits, Pending, bit};
+use super::bits::{Bits, OneHot, OpenBits, Pending, Planes, monomials, split};
 use super::{Masked, ProtocolError, Role, Share, Wire};
 
 /// `1 - 2·bit` as a ring element.
@@ -20,29 +20,68 @@ pub(super) fn sign(bit: u64) -> u64 {
     1u64.wrapping_sub(2 * bit)
 }
 
-/// A bit as an affine form in masks that the source has shared: `constant + Σ coefficient · [monomial]`.
-pub(super) struct Affine<const M: usize> {
+/// A bit as an affine form in masks that the source shares: `constant + Σ coefficient · [monomial]`.
+pub(super) struct Affine {
     n: usize,
-    /// `constant`, then the coefficient of every monomial, by element; at the evaluators.
-    coefficients: Vec<([u64; M], u64)>,
-    /// The monomials by element, at the source.
-    monomials: Vec<[u64; M]>,
+    /// By element, at the evaluators.
+    constant: Vec<u64>,
+    /// `[monomial][element]`, at the evaluators.
+    coefficients: Vec<Vec<u64>>,
+    /// `[monomial][element]`, at the source.
+    monomials: Vec<Vec<u64>>,
+    count: usize,
 }
 
-impl<const M: usize> Affine<M> {
+impl Affine {
+    /// `Σ ± Π` of opened planes as integers: a term is its sign and its planes.
+    ///
+    /// With `x = x̂ + (1 - 2x̂)·ρ`, a product is the sum over the subsets of its planes of a public coefficient times a
+    /// product of masks.
+    pub(super) fn of(engine: &Masked, planes: &[OpenBits], terms: &[(u64, Planes)]) -> Self {
+        let n = planes.first().map_or(0, |plane| plane.n);
+        let sets: Vec<Planes> = terms.iter().map(|(_, term)| *term).collect();
+        let sets = monomials(&sets, 1);
+        let mut affine =
+            Self { n, constant: Vec::new(), coefficients: Vec::new(), monomials: Vec::new(), count: sets.len() };
+        if engine.is_evaluator() {
+            // A coefficient depends on the opened bits alone: one table over their patterns each.
+            let coefficient = |set: Planes, hats: Planes| {
+                let signs = sign(u64::from((set & hats).count_ones() & 1));
+                terms.iter().filter(|(_, term)| term & set == set).fold(0u64, |sum, (factor, term)| {
+                    let public = (term & !set) & !hats == 0;
+                    sum.wrapping_add(factor.wrapping_mul(signs).wrapping_mul(u64::from(public)))
+                })
+            };
+            let patterns = patterns(planes, |plane| &plane.hat);
+            let column = |set: Planes| {
+                let table: Vec<u64> = (0..1 << planes.len()).map(|hats| coefficient(set, hats)).collect();
+                patterns.iter().map(|&hats| table[usize::from(hats)]).collect::<Vec<u64>>()
+            };
+            affine.constant = column(0);
+            affine.coefficients = sets.iter().map(|&set| column(set)).collect();
+        } else if matches!(engine.role, Role::Source(_)) {
+            let patterns = patterns(planes, |plane| &plane.rho);
+            let column = |&set: &Planes| {
+                patterns.iter().map(|&rhos| u64::from(Planes::from(rhos) & set == set)).collect::<Vec<u64>>()
+            };
+            affine.monomials = sets.iter().map(column).collect();
+        }
+        affine
+    }
+
     /// Additive shares of the bit, and the shares of the monomials, modulo `2^bits`.
     pub(super) fn share(&self, engine: &mut Masked, bits: u32) -> Result<(Vec<u64>, Vec<Vec<u64>>), ProtocolError> {
-        let mut monomials = Vec::with_capacity(M);
-        for m in 0..M {
-            monomials.push(engine.correct(self.n, bits, |i| self.monomials[i][m])?);
+        let mut monomials = Vec::with_capacity(self.count);
+        for m in 0..self.count {
+            monomials.push(engine.correct(self.n, bits, |i| self.monomials[m][i])?);
         }
         let first = engine.is_first();
-        let data = self.coefficients.iter().enumerate().map(|(i, (coefficient, constant))| {
-            (0..M).fold(if first { *constant } else { 0 }, |sum, m| {
-                sum.wrapping_add(coefficient[m].wrapping_mul(monomials[m][i]))
-            })
-        });
-        let data = data.collect();
+        let mut data: Vec<u64> = if first { self.constant.clone() } else { vec![0; self.constant.len()] };
+        for (coefficient, monomial) in self.coefficients.iter().zip(&monomials) {
+            for (value, (c, m)) in data.iter_mut().zip(coefficient.iter().zip(monomial)) {
+                *value = value.wrapping_add(c.wrapping_mul(*m));
+            }
+        }
         Ok((data, monomials))
     }
 
@@ -53,113 +92,117 @@ impl<const M: usize> Affine<M> {
         x: &Wire,
         monomials: &[Vec<u64>],
     ) -> Result<Vec<u64>, ProtocolError> {
-        let mut crossed = Vec::with_capacity(M);
-        for m in 0..M {
-            crossed.push(engine.correct(self.n, x.bits, |i| self.monomials[i][m].wrapping_mul(x.mask[i]))?);
+        let mut crossed = Vec::with_capacity(self.count);
+        for m in 0..self.count {
+            crossed.push(engine.correct(self.n, x.bits, |i| self.monomials[m][i].wrapping_mul(x.mask[i]))?);
         }
         let first = engine.is_first();
-        let products = self.coefficients.iter().enumerate().map(|(i, (coefficient, constant))| {
-            let public = if first { x.open[i] } else { 0 };
-            let mut sum = constant.wrapping_mul(public.wrapping_sub(x.mask[i]));
-            for m in 0..M {
-                let term = x.open[i].wrapping_mul(monomials[m][i]).wrapping_sub(crossed[m][i]);
-                sum = sum.wrapping_add(coefficient[m].wrapping_mul(term));
+        let mut data: Vec<u64> = self
+            .constant
+            .iter()
+            .enumerate()
+            .map(|(i, constant)| {
+                let public = if first { x.open[i] } else { 0 };
+                constant.wrapping_mul(public.wrapping_sub(x.mask[i]))
+            })
+            .collect();
+        for ((coefficient, monomial), crossed) in self.coefficients.iter().zip(monomials).zip(&crossed) {
+            for (i, value) in data.iter_mut().enumerate() {
+                let term = x.open[i].wrapping_mul(monomial[i]).wrapping_sub(crossed[i]);
+                *value = value.wrapping_add(coefficient[i].wrapping_mul(term));
             }
-            sum
-        });
-        Ok(products.collect())
+        }
+        Ok(data)
     }
 }
 
+/// The bits of each element across at most eight planes, plane `p` at bit `p`.
+fn patterns(planes: &[OpenBits], words: impl Fn(&OpenBits) -> &[u64]) -> Vec<u8> {
+    debug_assert!(planes.len() <= 8);
+    let mut patterns = vec![0u8; planes.first().map_or(0, |plane| plane.n)];
+    for (p, plane) in planes.iter().enumerate() {
+        for (chunk, &word) in patterns.chunks_mut(64).zip(words(plane)) {
+            for (k, pattern) in chunk.iter_mut().enumerate() {
+                *pattern |= ((word >> k & 1) as u8) << p;
+            }
+        }
+    }
+    patterns
+}
+
 impl Masked {
-    /// `base + flips·below` for `base` and `flips` that are never both set; 4 monomials.
-    pub(super) fn disjoint(&self, planes: &[OpenBits]) -> Affine<4> {
-        let [base, flips, below] = planes else { unreachable!("three planes") };
-        let n = base.n;
-        let (mut coefficients, mut monomials) = (Vec::new(), Vec::new());
-        if self.is_evaluator() {
-            coefficients.extend((0..n).map(|i| {
-                let (a, e, l) = (bit(&base.hat, i), bit(&flips.hat, i), bit(&below.hat, i));
-                let by_l = e.wrapping_mul(sign(l));
-                let by_e = l.wrapping_mul(sign(e));
-                ([sign(a), by_e, by_l, sign(e).wrapping_mul(sign(l))], a + e * l)
-            }));
-        } else if matches!(self.role, Role::Source(_)) {
-            monomials.extend((0..n).map(|i| {
-                let (a, e, l) = (bit(&base.rho, i), bit(&flips.rho, i), bit(&below.rho, i));
-                [a, e, l, e & l]
-            }));
-        }
-        Affine { n, coefficients, monomials }
+    /// One opened bit.
+    pub(super) fn single(&self, plane: &OpenBits) -> Affine {
+        Affine::of(self, std::slice::from_ref(plane), &[(1, 1)])
     }
 
-    /// `below ? other : base`, 5 monomials.
-    fn choice(&self, planes: &[OpenBits]) -> Affine<5> {
-        let [base, other, below] = planes else { unreachable!("three planes") };
-        let n = base.n;
-        let (mut coefficients, mut monomials) = (Vec::new(), Vec::new());
-        if self.is_evaluator() {
-            coefficients.extend((0..n).map(|i| {
-                let (a, f, l) = (bit(&base.hat, i), bit(&other.hat, i), bit(&below.hat, i));
-                let (sa, sf, sl) = (sign(a), sign(f), sign(l));
-                let by_l = sl.wrapping_mul(f.wrapping_sub(a));
-                let row = [
-                    sa.wrapping_mul(1 - l),
-                    l.wrapping_mul(sf),
-                    by_l,
-                    (sl.wrapping_mul(sa)).wrapping_neg(),
-                    sl.wrapping_mul(sf),
-                ];
-                (row, if l == 1 { f } else { a })
-            }));
-        } else if matches!(self.role, Role::Source(_)) {
-            monomials.extend((0..n).map(|i| {
-                let (a, f, l) = (bit(&base.rho, i), bit(&other.rho, i), bit(&below.rho, i));
-                [a, f, l, l & a, l & f]
-            }));
-        }
-        Affine { n, coefficients, monomials }
-    }
-
-    /// One opened bit, 1 monomial.
-    pub(super) fn single(&self, plane: &OpenBits) -> Affine<1> {
-        let (mut coefficients, mut monomials) = (Vec::new(), Vec::new());
-        if self.is_evaluator() {
-            coefficients.extend((0..plane.n).map(|i| ([sign(bit(&plane.hat, i))], bit(&plane.hat, i))));
-        } else if matches!(self.role, Role::Source(_)) {
-            monomials.extend((0..plane.n).map(|i| [bit(&plane.rho, i)]));
-        }
-        Affine { n: plane.n, coefficients, monomials }
-    }
-
-    /// Runs the last gate of a sign comparison: the bit as an affine form, ready for products. One round.
+    /// Runs the last gate of a comparison: the bit as an affine form, ready for products. One round.
     pub(super) fn finish(
         &mut self,
         pending: &Pending,
         shares: &[(&Share, u32)],
         place: &'static str,
-    ) -> Result<(Vec<Wire>, Affine<5>), ProtocolError> {
-        let other = pending.base.xor(&pending.flips);
-        let (wires, planes) = self.exchange(shares, &[&pending.base, &other, &pending.below], place)?;
-        let affine = self.choice(&planes);
-        Ok((wires, affine))
+    ) -> Result<(Vec<Wire>, Affine), ProtocolError> {
+        let mut planes: Vec<&Bits> = Vec::new();
+        let mut terms: Vec<(u64, Planes)> = Vec::new();
+        let mut above: Planes = 0;
+        let last = pending.digits.len() - 1;
+        for (d, (less, equal)) in pending.digits.iter().enumerate().rev() {
+            planes.push(less);
+            terms.push((1, above | 1 << (planes.len() - 1)));
+            if d > 0 {
+                planes.push(equal);
+                above |= 1 << (planes.len() - 1);
+            }
+        }
+        debug_assert!(last < 3, "three digits at most");
+        let (wires, planes) = self.exchange(shares, &planes, place)?;
+        Ok((wires, Affine::of(self, &planes, &terms)))
     }
 
-    /// `[digit < mask digit]` and equality for the digits of a range of bits, every element its own vector.
+    /// As [`Self::finish`] for a sign, whose top pair may be set together: `below ? base ⊕ flips : base`.
+    pub(super) fn finish_sign(
+        &mut self,
+        pending: &Pending,
+        shares: &[(&Share, u32)],
+        place: &'static str,
+    ) -> Result<(Vec<Wire>, Affine), ProtocolError> {
+        let [(below, _), (base, flips)] = pending.digits.as_slice() else { return self.finish(pending, shares, place) };
+        let other = base.xor(flips);
+        let (wires, planes) = self.exchange(shares, &[base, &other, below], place)?;
+        let terms = [(1, 0b001), (u64::MAX, 0b101), (1, 0b110)];
+        Ok((wires, Affine::of(self, &planes, &terms)))
+    }
+
+    /// `[digit < mask digit]` and equality for digits of a wire, every element its own vectors.
     pub(super) fn compare_digits(
         &mut self,
         wire: &Wire,
-        start: u32,
-        total: u32,
+        digits: &[(u32, u32)],
     ) -> Result<Vec<(Bits, Bits)>, ProtocolError> {
         let (n, held) = (wire.len(), self.is_evaluator());
-        let mut digits = Vec::new();
-        for (from, width) in Self::digits(start, total) {
+        let mut pairs = Vec::new();
+        for &(from, width) in digits {
             let vectors = self.one_hot(wire, from, width)?;
             let mask = low_mask(width) as usize;
-            digits.push(vectors.compare(n, held, |i| (i, (wire.open[i] >> from) as usize & mask)));
+            pairs.push(vectors.compare(n, held, |i| (i, (wire.open[i] >> from) as usize & mask)));
         }
-        Ok(digits)
+        Ok(pairs)
+    }
+
+    /// `[ẑ mod 2^f < r mod 2^f]`, up to its last gate.
+    ///
+    /// Many elements: digits of 4 bits down to one plane, whose conversion needs one monomial. Few: as many bits as
+    /// one round and the last gate can take.
+    pub(super) fn borrow(&mut self, wire: &Wire, f: u32, place: &'static str) -> Result<Pending, ProtocolError> {
+        let (digits, left) = match (self.many(wire.len()), wire.len(), f) {
+            (true, _, _) => (f.div_ceil(4), 1),
+            (false, _, 0..=14) => (2, 2),
+            (false, 0..=2048, 0..=24) => (3, 3),
+            _ => (8, 2),
+        };
+        let digits = self.compare_digits(wire, &split(0, f, digits))?;
+        self.reduce(digits, left, place)
     }
 
     /// Exact `floor((x + 2^(shift-1)) / 2^shift)`; see the module documentation.
@@ -173,12 +216,21 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         let shifted = self.add_public(x, (1u64 << (shift - 1)).wrapping_add(1 << (in_bits - 2)));
         let (mut wires, _) = self.exchange(&[(&shifted, in_bits)], &[], place)?;
-        let wire = wires.remove(0);
-        let digits = self.compare_digits(&wire, 0, shift)?;
-        let pending = self.reduce(digits, place)?;
-        let mut out = self.high_part(&wire, shift, out_bits, 1u64 << (in_bits - 2 - shift))?;
-        let (_, planes) = self.exchange(&[], &[&pending.base, &pending.flips, &pending.below], place)?;
-        let (borrow, _) = self.disjoint(&planes).share(self, out_bits)?;
+        self.cut(&wires.remove(0), shift, out_bits, place)
+    }
+
+    /// What follows the opening of a truncation.
+    pub(super) fn cut(
+        &mut self,
+        wire: &Wire,
+        shift: u32,
+        out_bits: u32,
+        place: &'static str,
+    ) -> Result<Share, ProtocolError> {
+        let pending = self.borrow(wire, shift, place)?;
+        let mut out = self.high_part(wire, shift, out_bits, 1u64 << (wire.bits - 2 - shift))?;
+        let (_, borrow) = self.finish(&pending, &[], place)?;
+        let (borrow, _) = borrow.share(self, out_bits)?;
         out.data.iter_mut().zip(borrow).for_each(|(o, b)| *o = o.wrapping_sub(b));
         Ok(out)
     }
@@ -193,30 +245,19 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         let (n, k) = (wire.len(), wire.bits);
         let mut data = self.correct(n, out_bits, |i| wire.mask[i] >> shift)?;
-        let wraps = self.correct(n, out_bits, |i| (wire.mask[i] >> (k - 1)) << (k - shift))?;
+        // A result of at most k - f bits does not see the wrap.
+        let wraps = if out_bits > k - shift {
+            self.correct(n, out_bits, |i| (wire.mask[i] >> (k - 1)) << (k - shift))?
+        } else {
+            Vec::new()
+        };
         let first = self.is_first();
         for (i, value) in data.iter_mut().enumerate() {
             let public = if first { (wire.open[i] >> shift).wrapping_sub(offset) } else { 0 };
-            let wrap = wraps[i].wrapping_mul(1 - (wire.open[i] >> (k - 1)));
+            let wrap = wraps.get(i).map_or(0, |wrap| wrap.wrapping_mul(1 - (wire.open[i] >> (k - 1))));
             *value = public.wrapping_sub(*value).wrapping_add(wrap);
         }
         Ok(Share { rows: wire.rows, cols: wire.cols, bits: out_bits, data })
-    }
-
-    /// `bit · x` for a shared bit: one opened plane, two corrections an element. The plane and the wires of `shares`
-    /// are opened in one round; the bit multiplies the first of them.
-    pub(super) fn select(
-        &mut self,
-        keep: &Bits,
-        x: &Share,
-        bits: u32,
-        place: &'static str,
-    ) -> Result<Share, ProtocolError> {
-        let (wires, planes) = self.exchange(&[(x, bits)], &[keep], place)?;
-        let affine = self.single(&planes[0]);
-        let (_, monomials) = affine.share(self, bits)?;
-        let data = affine.times(self, &wires[0], &monomials)?;
-        Ok(Share { rows: x.rows, cols: x.cols, bits, data })
     }
 
     /// Equality to zero of the bits from `start` up, given the borrow into them: the two candidates' planes.

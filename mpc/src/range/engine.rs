@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use marill_numeric::tables::{EXP_FRAC_BITS, Piecewise};
+use marill_numeric::tables::{ARG_FRAC_BITS, Piecewise};
 use marill_numeric::{PublicMatrix, functions};
 
 use super::norms::MatrixNorms;
@@ -318,7 +318,7 @@ impl Engine for Range {
             bound = bound.min(x.norm * (longest as f64).sqrt());
         }
         let low = match x.origin {
-            Origin::Exponentials => f64::from(EXP_FRAC_BITS).exp2(),
+            Origin::Exponentials => f64::from(ARG_FRAC_BITS).exp2(),
             _ => -bound,
         };
         self.named(Span { low, origin: Origin::Sums(x.id, 1.0), ..Span::uniform(1, lens.len(), bound) })
@@ -341,7 +341,7 @@ impl Engine for Range {
     fn exp_neg(&mut self, y: &Span, _out_bits: u32, place: &'static str) -> Step<Span> {
         self.check(y.bound(), 31.0, place);
         let origin = if y.origin == Origin::BelowMax { Origin::Exponentials } else { Origin::Plain };
-        Ok(self.named(Span { low: 0.0, origin, ..Span::uniform(y.rows, y.cols, f64::from(EXP_FRAC_BITS).exp2()) }))
+        Ok(self.named(Span { low: 0.0, origin, ..Span::uniform(y.rows, y.cols, f64::from(ARG_FRAC_BITS).exp2()) }))
     }
 
     fn gate(&mut self, x: &Span, _gate: Gate<'_>, place: &'static str) -> Step<Span> {

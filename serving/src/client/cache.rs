@@ -9,6 +9,7 @@ use marill_partition::{MANIFEST_FILE, Manifest};
 
 use crate::ServingError;
 use crate::error::message_of;
+use crate::wire::Setting;
 
 const MAX_JSON_BYTES: u64 = 16 << 20;
 const SERVER: &str = "server";
@@ -18,26 +19,29 @@ pub(super) fn fetch(
     server: &HttpClient,
     cache: &Path,
     progress: &mut dyn FnMut(&str),
-) -> Result<PathBuf, ServingError> {
+) -> Result<(PathBuf, Setting), ServingError> {
     let models: serde_json::Value = parse(&get(server, "/v1/models")?)?;
     let id = models["data"][0]["partition_id"].as_str().filter(|id| id.bytes().all(|c| c.is_ascii_hexdigit()));
     let id = id.ok_or_else(|| bad("its list of models has no partition".into()))?;
+    let setting = models["data"][0]["setting"].as_str().unwrap_or_default();
+    let setting = Setting::parse(setting)
+        .ok_or_else(|| bad(format!("it offers the setting `{setting}`, which is not known here")))?;
     let text = get(server, &format!("/v1/models/{id}/manifest"))?;
     let text = String::from_utf8(text).map_err(|error| bad(error.to_string()))?;
     let manifest = Manifest::parse(&text, Path::new(MANIFEST_FILE))?;
 
     let folder = cache.join("partitions").join(&manifest.partition_id);
     if folder.is_dir() {
-        return Ok(folder);
+        return Ok((folder, setting));
     }
     let part = cache.join("partitions").join(format!(".{}.{}", manifest.partition_id, std::process::id()));
     let done = download(server, &manifest, &text, &part, progress);
     match done.and_then(|()| std::fs::rename(&part, &folder).map_err(ServingError::io(&folder))) {
-        Ok(()) => Ok(folder),
+        Ok(()) => Ok((folder, setting)),
         // Another process may have been faster.
         Err(_) if folder.is_dir() => {
             let _ = std::fs::remove_dir_all(&part);
-            Ok(folder)
+            Ok((folder, setting))
         }
         Err(error) => {
             let _ = std::fs::remove_dir_all(&part);
@@ -81,7 +85,7 @@ fn get(server: &HttpClient, path: &str) -> Result<Vec<u8>, ServingError> {
     let body = String::from_utf8_lossy(&answer.body);
     let (code, message) =
         message_of(&body).unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
-    Err(ServingError::Refused { by: SERVER, code, message })
+    Err(ServingError::Refused { by: SERVER, code, message, retry_after_seconds: answer.retry_after_seconds })
 }
 
 fn parse(body: &[u8]) -> Result<serde_json::Value, ServingError> {

@@ -6,20 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use marill_mpc::{ClientSession, DecoderSpec, MaskedAdapter, PublicWeights, Seed};
-use marill_net::http::HttpClient;
+use marill_net::http::{HttpClient, Response};
 use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::ServingError;
+use crate::ahead::{Correlations, Offer};
 use crate::error::message_of;
-use crate::ledger::{Ledger, WhenInUse};
-use crate::state::{read_or_create_key, replace_file};
+use crate::secret_files::{read_or_create_key, replace_file};
+use crate::state::{Ledger, WhenInUse};
 use crate::wire::{ClientHello, NewSession, ServerWelcome, SessionGrant, Step, Terms, recv_reply, send_json, unhex};
 
 const SERVER: &str = "server";
 const DEALER: &str = "dealer";
 /// The longest silence of the server within a step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(120);
+const MAX_OFFERS_BYTES: u64 = 64 << 10;
 const MAX_GRANT_BYTES: u64 = 64 << 10;
 const MAX_ADAPTER_BYTES: u64 = 4 << 30;
 
@@ -46,7 +48,8 @@ pub struct ClientState {
     client_id: String,
     ledger: PathBuf,
     adapters: PathBuf,
-    adapter: Mutex<Option<(String, Arc<MaskedAdapter>)>>,
+    /// Sessions written ahead have a mask of their own.
+    kept: Mutex<[Option<(String, Arc<MaskedAdapter>)>; 2]>,
 }
 
 impl ClientState {
@@ -57,19 +60,25 @@ impl ClientState {
             client_id: read_or_create_key(&state.join("id"))?,
             ledger: state.join("ledger"),
             adapters: cache.join("adapters"),
-            adapter: Mutex::new(None),
+            kept: Mutex::default(),
         })
     }
 
-    fn adapter_path(&self, terms: &Terms) -> PathBuf {
-        self.adapters.join(format!("{}.masked", terms.partition_id))
+    fn adapter_path(&self, terms: &Terms, correlations: Correlations) -> PathBuf {
+        let kind = if correlations == Correlations::Ahead { ".ahead" } else { "" };
+        self.adapters.join(format!("{}{kind}.masked", terms.partition_id))
     }
 
     /// The kept adapter, from memory or disk.
-    fn kept(&self, terms: &Terms, spec: &DecoderSpec) -> Option<(String, Arc<MaskedAdapter>)> {
-        let mut adapter = self.adapter.lock().unwrap_or_else(PoisonError::into_inner);
+    fn kept(
+        &self,
+        terms: &Terms,
+        spec: &DecoderSpec,
+        correlations: Correlations,
+    ) -> Option<(String, Arc<MaskedAdapter>)> {
+        let adapter = &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
         if adapter.is_none() {
-            let bytes = std::fs::read(self.adapter_path(terms)).ok()?;
+            let bytes = std::fs::read(self.adapter_path(terms, correlations)).ok()?;
             let masked = MaskedAdapter::from_bytes(spec, &bytes).ok()?;
             *adapter = Some((masked.digest(), Arc::new(masked)));
         }
@@ -79,12 +88,14 @@ impl ClientState {
     fn keep(
         &self,
         terms: &Terms,
+        correlations: Correlations,
         digest: String,
         bytes: &[u8],
         masked: Arc<MaskedAdapter>,
     ) -> Result<(), ServingError> {
-        replace_file(&self.adapter_path(terms), bytes)?;
-        *self.adapter.lock().unwrap_or_else(PoisonError::into_inner) = Some((digest, masked));
+        replace_file(&self.adapter_path(terms, correlations), bytes)?;
+        let kept = &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
+        *kept = Some((digest, masked));
         Ok(())
     }
 
@@ -92,6 +103,23 @@ impl ClientState {
     fn claim(&self, session: &str) -> Result<(), ServingError> {
         Ledger::open(&self.ledger, WhenInUse::Wait)?.claim("e0", session)
     }
+}
+
+/// Which correlations a client asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// Written ahead where the server has some that fit, else streamed.
+    #[default]
+    Any,
+    Live,
+    Ahead,
+}
+
+fn refused(by: &'static str, answer: &Response) -> ServingError {
+    let text = String::from_utf8_lossy(&answer.body);
+    let (code, message) =
+        message_of(&text).unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
+    ServingError::Refused { by, code, message, retry_after_seconds: answer.retry_after_seconds }
 }
 
 /// Opens sessions of one model.
@@ -107,45 +135,89 @@ pub struct SessionOpener {
 type Peer = SharedChannel<Metered<WebSocketChannel>>;
 
 impl SessionOpener {
-    /// Asks the dealer for a session, then greets the server.
+    /// Asks the dealer for a session whose correlations it streams, then greets the server.
     ///
     /// # Errors
     /// A lost or refusing peer, or terms that differ.
     pub fn open(&self) -> Result<SecureSession, ServingError> {
-        let (session, seed0) = self.grant()?;
+        self.greet(self.grant(Vec::new())?, Correlations::Live)
+    }
+
+    /// As [`Self::open`], for a prompt of `bucket` and at most `tokens` of answer: with correlations written ahead where
+    /// `source` wants them and the server has some that fit.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`ServingError::NothingAhead`] where nothing else is wanted.
+    pub fn open_for(&self, bucket: usize, tokens: usize, source: Source) -> Result<SecureSession, ServingError> {
+        if source == Source::Live {
+            return self.open();
+        }
+        let candidates = self.offers(bucket, tokens)?;
+        if !candidates.is_empty() {
+            match self.grant(candidates) {
+                Err(ServingError::Refused { code, .. }) if code == "session_used" => {}
+                granted => return self.greet(granted?, Correlations::Ahead),
+            }
+        }
+        match source {
+            Source::Ahead => Err(ServingError::NothingAhead { bucket, tokens }),
+            _ => self.open(),
+        }
+    }
+
+    /// Sessions whose correlations the server says it has.
+    fn offers(&self, bucket: usize, tokens: usize) -> Result<Vec<String>, ServingError> {
+        let path = format!("/v1/ahead?bucket={bucket}");
+        let answer = self.server.get(&path, MAX_OFFERS_BYTES).map_err(ServingError::net(SERVER))?;
+        if answer.status != 200 {
+            return Err(refused(SERVER, &answer));
+        }
+        let offers: Result<Vec<Offer>, _> = serde_json::from_slice(&answer.body);
+        let offers = offers
+            .map_err(|error| ServingError::BadMessage { peer: SERVER, reason: format!("its offers: {error}") })?;
+        let fits = |offer: &Offer| offer.bucket == bucket && offer.tokens >= tokens;
+        Ok(offers.into_iter().filter(fits).map(|offer| offer.session).collect())
+    }
+
+    fn greet(
+        &self,
+        (session, seed0): (String, Seed),
+        correlations: Correlations,
+    ) -> Result<SecureSession, ServingError> {
         self.state.claim(&session)?;
-        let kept = self.state.kept(&self.terms, &self.spec);
+        let kept = self.state.kept(&self.terms, &self.spec, correlations);
         let channel = self.server.websocket("/v1/session", STEP_TIMEOUT).map_err(ServingError::net(SERVER))?;
         let meter = Arc::<Meter>::default();
         let mut peer = SharedChannel::new(Metered::new(channel, meter.clone()));
 
         let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
-        let hello = ClientHello { terms: self.terms.clone(), session, adapter_sha256 };
+        let hello = ClientHello { terms: self.terms.clone(), session, correlations, adapter_sha256 };
         send_json(&mut peer, &hello).map_err(ServingError::net(SERVER))?;
         let welcome: ServerWelcome = recv_reply(&mut peer, SERVER)?;
         self.terms.check(&welcome.terms)?;
         let adapter = match kept.filter(|(digest, _)| *digest == welcome.adapter_sha256) {
             Some((_, adapter)) if welcome.adapter_bytes == 0 => adapter,
-            _ => self.receive_adapter(&mut peer, &welcome)?,
+            _ => self.receive_adapter(&mut peer, &welcome, correlations)?,
         };
         let inner = ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
-        Ok(SecureSession { inner, peer, meter, spec: self.spec.clone() })
+        Ok(SecureSession { inner, peer, meter, spec: self.spec.clone(), correlations })
     }
 
-    fn grant(&self) -> Result<(String, Seed), ServingError> {
-        let request = NewSession { terms: self.terms.clone(), client_id: self.state.client_id.clone() };
+    /// A session's name and E0's seed.
+    fn grant(&self, candidates: Vec<String>) -> Result<(String, Seed), ServingError> {
+        let request = NewSession { terms: self.terms.clone(), client_id: self.state.client_id.clone(), candidates };
         let bad = |reason: String| ServingError::BadMessage { peer: DEALER, reason };
         let json = serde_json::to_vec(&request).map_err(|error| bad(error.to_string()))?;
         let answer =
             self.dealer.post_json("/v1/sessions", &json, MAX_GRANT_BYTES).map_err(ServingError::net(DEALER))?;
-        let body = Zeroizing::new(answer.body);
         if answer.status != 200 {
-            let text = String::from_utf8_lossy(&body);
-            let (code, message) =
-                message_of(&text).unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
-            return Err(ServingError::Refused { by: DEALER, code, message });
+            return Err(refused(DEALER, &answer));
         }
+        let body = Zeroizing::new(answer.body);
         let SessionGrant { session, seed } = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+        if !request.candidates.is_empty() && !request.candidates.contains(&session) {
+            return Err(bad("it grants a session that was not asked for".into()));
+        }
         let seed = Zeroizing::new(seed);
         let mut bytes = unhex::<32>(&seed).ok_or_else(|| bad("the seed is not 32 bytes".into()))?;
         let seed0 = Seed::from_bytes(bytes);
@@ -153,7 +225,12 @@ impl SessionOpener {
         Ok((session, seed0))
     }
 
-    fn receive_adapter(&self, peer: &mut Peer, welcome: &ServerWelcome) -> Result<Arc<MaskedAdapter>, ServingError> {
+    fn receive_adapter(
+        &self,
+        peer: &mut Peer,
+        welcome: &ServerWelcome,
+        correlations: Correlations,
+    ) -> Result<Arc<MaskedAdapter>, ServingError> {
         let announced = welcome.adapter_bytes;
         if announced > MAX_ADAPTER_BYTES {
             return Err(ServingError::BadMessage { peer: SERVER, reason: format!("an adapter of {announced} bytes") });
@@ -173,7 +250,7 @@ impl SessionOpener {
             let expected = welcome.adapter_sha256.clone();
             return Err(ServingError::Digest { what: "masked adapter".into(), expected, got });
         }
-        self.state.keep(&self.terms, got, &bytes, masked.clone())?;
+        self.state.keep(&self.terms, correlations, got, &bytes, masked.clone())?;
         Ok(masked)
     }
 }
@@ -185,6 +262,7 @@ pub struct SecureSession {
     peer: Peer,
     meter: Arc<Meter>,
     spec: DecoderSpec,
+    pub correlations: Correlations,
 }
 
 impl SecureSession {

@@ -10,17 +10,17 @@ use std::sync::{Mutex, PoisonError};
 use marill_mpc::Seed;
 
 use crate::ServingError;
-use crate::state::random;
+use crate::secret_files::random;
 use crate::wire::{hex, unhex};
 
 /// Lines of `client private-digest seed`, readable by the dealer's user only.
-pub(super) struct Masks {
+pub(crate) struct Masks {
     path: PathBuf,
     state: Mutex<(File, HashMap<(String, String), [u8; 32]>)>,
 }
 
 impl Masks {
-    pub(super) fn open(path: &Path) -> Result<Self, ServingError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, ServingError> {
         let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
         let file = file.map_err(ServingError::io(path))?;
         let mut seeds = HashMap::new();
@@ -37,7 +37,7 @@ impl Masks {
     }
 
     /// The seed for this client and adapter; a new one is on disk before it is returned.
-    pub(super) fn seed(&self, client: &str, private_sha256: &str) -> Result<Seed, ServingError> {
+    pub(crate) fn seed(&self, client: &str, private_sha256: &str) -> Result<Seed, ServingError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (client.to_string(), private_sha256.to_string());
         if let Some(seed) = state.1.get(&key) {

@@ -51,8 +51,8 @@ fn open(dealer: &Dealer, channel: &mut SharedChannel<WebSocketChannel>) -> Resul
     Ok(DealerSession::new(hello.spec, adapter_seed, grant.seed0, grant.seed1, sink))
 }
 
-/// After each announced step the corrections of one further decode are written; the socket's buffers and the server's
-/// pace bound how far that runs. What is not used at the end is never used.
+/// After each announced step the corrections of one further decode are written: the source never runs further ahead than
+/// that, and it waits where the server does not read. What is not used at the end is never used.
 fn stream(
     dealer: &Dealer,
     channel: &mut SharedChannel<WebSocketChannel>,

@@ -18,9 +18,9 @@ use super::request::Parsed;
 use crate::ServingError;
 use crate::client::{Answer, Event, Finish};
 use crate::metrics::Metrics;
-use crate::state::random;
+use crate::secret_files::random;
 use crate::web::HttpError;
-use crate::wire::hex;
+use crate::wire::{CLOSE_BUDGET, hex};
 
 /// Which of the two interfaces was asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,8 @@ enum Update {
 }
 
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A budget grows by hand only.
+const BUDGET_RETRY_SECONDS: u64 = 3600;
 
 pub(super) async fn respond(gateway: Arc<Gateway>, parsed: Parsed, shape: Shape) -> Result<Response, HttpError> {
     let frame = Frame::new(&gateway, shape, parsed.return_token_ids.then(|| parsed.request.prompt.clone()))?;
@@ -233,6 +235,7 @@ fn usage(answer: &Answer) -> Value {
 /// What this answer cost on the wire between client and server.
 fn cost(answer: &Answer) -> Value {
     json!({
+        "correlations": answer.correlations.as_str(),
         "rounds": answer.prefill.rounds + answer.decode.rounds,
         "bytes_sent": answer.prefill.bytes_sent + answer.decode.bytes_sent,
         "bytes_received": answer.prefill.bytes_received + answer.decode.bytes_received,
@@ -244,7 +247,21 @@ fn cost(answer: &Answer) -> Value {
 
 fn http_error(error: &ServingError) -> HttpError {
     let (status, code) = match error {
-        ServingError::Net { source: NetError::TimedOut { .. }, .. } => (StatusCode::GATEWAY_TIMEOUT, "peer_slow"),
+        ServingError::Refused { code, message, retry_after_seconds, .. } if refusal_status(code).is_some() => {
+            let (status, kind, code) = refusal_status(code).unwrap_or_default();
+            let mut refused = HttpError::new(status, kind, code, message.clone());
+            refused.retry_after_seconds = retry_after_seconds.or(refused.retry_after_seconds);
+            return refused;
+        }
+        error if matches!(error.net_source(), Some(NetError::Ended { code: CLOSE_BUDGET, .. })) => {
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            let mut spent = HttpError::new(status, "rate_limit_error", "budget_spent", error.to_string());
+            spent.retry_after_seconds = Some(BUDGET_RETRY_SECONDS);
+            return spent;
+        }
+        error if matches!(error.net_source(), Some(NetError::TimedOut { .. })) => {
+            (StatusCode::GATEWAY_TIMEOUT, "peer_slow")
+        }
         ServingError::PromptEmpty | ServingError::PromptTooLong { .. } => {
             let message = error.to_string();
             return HttpError::new(
@@ -259,6 +276,21 @@ fn http_error(error: &ServingError) -> HttpError {
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
     };
     HttpError::new(status, "server_error", code, error.to_string())
+}
+
+/// Refusals of server or dealer that the program behind the gateway can act on.
+fn refusal_status(code: &str) -> Option<(StatusCode, &'static str, &'static str)> {
+    let (limit, gone) = ("rate_limit_error", StatusCode::SERVICE_UNAVAILABLE);
+    Some(match code {
+        "invalid_api_key" => (StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key"),
+        "budget_spent" => (StatusCode::TOO_MANY_REQUESTS, limit, "budget_spent"),
+        "rate_limited" => (StatusCode::TOO_MANY_REQUESTS, limit, "rate_limited"),
+        "too_many_sessions" => (StatusCode::TOO_MANY_REQUESTS, limit, "too_many_sessions"),
+        "too_many_grants" => (StatusCode::TOO_MANY_REQUESTS, limit, "too_many_grants"),
+        "shutting_down" => (gone, "server_error", "shutting_down"),
+        "not_ready" => (gone, "server_error", "not_ready"),
+        _ => return None,
+    })
 }
 
 fn stopped() -> HttpError {

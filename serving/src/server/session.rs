@@ -1,6 +1,6 @@
 //! One session of a client: E1 on a thread of its own.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use marill_mpc::{Seed, ServerSession};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
@@ -8,34 +8,71 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::Server;
 use crate::ServingError;
+use crate::ahead::Correlations;
 use crate::metrics::Metrics;
-use crate::wire::{ClientHello, Reply, ServerWelcome, SourceHello, Step, recv_json, recv_reply, send_json, unhex};
+use crate::state::Holder;
+use crate::wire::{
+    CLOSE_BUDGET, ClientHello, Reply, ServerWelcome, SourceHello, Step, recv_json, recv_reply, send_json, unhex,
+};
 
 const CLIENT: &str = "client";
 const DEALER: &str = "dealer";
 /// The masked adapter travels in frames of this size.
 const PIECE_BYTES: usize = 1 << 20;
+/// The WebSocket's code for an end without a fault of the protocol.
+const CLOSE_NORMAL: u16 = 1000;
 /// The longest silence of the dealer within a step.
 const DEALER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Greets the client, fetches the session from the dealer, then serves steps until the client ends it or is lost.
-pub(super) fn run(server: &Server, channel: WebSocketChannel) -> Result<(), ServingError> {
+pub(super) fn run(server: &Server, channel: WebSocketChannel, holder: Option<Holder>) -> Result<(), ServingError> {
     let mut client = SharedChannel::new(channel);
-    let result = open(server, &mut client).and_then(|(source, mut session)| {
-        let result = serve(server, &mut client, source.clone(), &mut session);
-        // The dealer's own words tell more than the broken stream.
-        let mut source = source;
-        let _ = source.send(Step::End.encode());
+    let result = open(server, &mut client).and_then(|(mut source, mut session)| {
+        let result = serve(server, &mut client, &mut source, &mut session, holder.as_ref());
+        source.end();
         result
     });
     let reason = result.as_ref().err().map_or(String::new(), |error| format!("server: {error}"));
-    client.lock().close(&reason);
+    let code = if matches!(result, Err(ServingError::Quota(_))) { CLOSE_BUDGET } else { CLOSE_NORMAL };
+    client.lock().close_with(code, &reason);
     result
 }
 
-type Source = SharedChannel<WebSocketChannel>;
+type Line = SharedChannel<WebSocketChannel>;
 
-fn open(server: &Server, client: &mut Source) -> Result<(Source, ServerSession), ServingError> {
+/// Where this session's corrections come from.
+enum Source {
+    /// The dealer, who hears of each step.
+    Live(Line),
+    /// A file for a prompt of this bucket and so many further tokens.
+    Ahead { bucket: usize, tokens_left: usize },
+}
+
+impl Source {
+    /// Before a step: the dealer is told of it, or the file must cover it.
+    fn announce(&mut self, step: Step) -> Result<(), ServingError> {
+        let uncovered = |reason: String| Err(ServingError::BadMessage { peer: CLIENT, reason });
+        match (self, step) {
+            (Self::Live(dealer), step) => dealer.send(step.encode()).map_err(ServingError::net(DEALER)),
+            (Self::Ahead { bucket, .. }, Step::Prefill { bucket: asked }) if *bucket != asked => {
+                uncovered(format!("the correlations written ahead are for a prompt of {bucket}, not of {asked}"))
+            }
+            (Self::Ahead { tokens_left: 0, .. }, _) => uncovered("the correlations written ahead are used up".into()),
+            (Self::Ahead { tokens_left, .. }, _) => {
+                *tokens_left -= 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if let Self::Live(dealer) = self {
+            let _ = dealer.send(Step::End.encode());
+        }
+    }
+}
+
+fn open(server: &Server, client: &mut Line) -> Result<(Source, ServerSession), ServingError> {
     match greet(server, client) {
         Ok(opened) => Ok(opened),
         Err(error) => {
@@ -48,18 +85,19 @@ fn open(server: &Server, client: &mut Source) -> Result<(Source, ServerSession),
     }
 }
 
-fn greet(server: &Server, client: &mut Source) -> Result<(Source, ServerSession), ServingError> {
+fn greet(server: &Server, client: &mut Line) -> Result<(Source, ServerSession), ServingError> {
     let hello: ClientHello = recv_json(client, CLIENT)?;
     let model = &server.model;
     model.terms.check(&hello.terms)?;
     if unhex::<16>(&hello.session).is_none() {
         return Err(ServingError::BadMessage { peer: CLIENT, reason: "the session is not hexadecimal".into() });
     }
-    server.ledger.claim("e1", &hello.session)?;
+    server.state.claim("e1", &hello.session)?;
 
-    let mut source =
-        SharedChannel::new(server.dealer.websocket("/v1/source", DEALER_TIMEOUT).map_err(ServingError::net(DEALER))?);
-    let (adapter_seed, seed1) = claim(server, &mut source, hello.session)?;
+    let (source, corrections, [adapter_seed, seed1]) = match hello.correlations {
+        Correlations::Live => live(server, hello.session)?,
+        Correlations::Ahead => ahead(server, &hello.session)?,
+    };
 
     let masked = model.private.mask(&model.spec, &adapter_seed);
     let adapter_sha256 = masked.digest();
@@ -72,13 +110,30 @@ fn greet(server: &Server, client: &mut Source) -> Result<(Source, ServerSession)
     for piece in bytes.chunks(PIECE_BYTES) {
         client.send(piece.to_vec()).map_err(ServingError::net(CLIENT))?;
     }
-    let (peer, corrections) = (Box::new(client.clone()), Box::new(source.clone()));
+    let peer = Box::new(client.clone());
     let session = ServerSession::new(model.public.clone(), &model.private, seed1, peer, corrections)?;
     Ok((source, session))
 }
 
+type Dealt = (Source, Box<dyn Channel>, [Seed; 2]);
+
+fn live(server: &Server, session: String) -> Result<Dealt, ServingError> {
+    let line = server.dealer.websocket("/v1/source", DEALER_TIMEOUT).map_err(ServingError::net(DEALER))?;
+    let mut line = SharedChannel::new(line);
+    let seeds = claim(server, &mut line, session)?;
+    Ok((Source::Live(line.clone()), Box::new(line), seeds))
+}
+
+fn ahead(server: &Server, session: &str) -> Result<Dealt, ServingError> {
+    let shelf = server.shelf.as_ref().ok_or_else(|| ServingError::NotAhead { session: session.into() })?;
+    let mut file = shelf.take(session, &server.model.terms, &server.model.private_sha256)?;
+    let source = Source::Ahead { bucket: file.header.bucket, tokens_left: file.header.tokens };
+    let seeds = parse_seeds(Zeroizing::new(file.recv().map_err(ServingError::net("file"))?))?;
+    Ok((source, Box::new(file), seeds))
+}
+
 /// Takes this session's seeds from the dealer: the adapter mask's, then E1's.
-fn claim(server: &Server, source: &mut Source, session: String) -> Result<(Seed, Seed), ServingError> {
+fn claim(server: &Server, source: &mut Line, session: String) -> Result<[Seed; 2], ServingError> {
     let model = &server.model;
     let hello = SourceHello {
         terms: model.terms.clone(),
@@ -88,11 +143,15 @@ fn claim(server: &Server, source: &mut Source, session: String) -> Result<(Seed,
     };
     send_json(source, &hello).map_err(ServingError::net(DEALER))?;
     recv_reply::<()>(source, DEALER)?;
-    let frame = Zeroizing::new(source.recv().map_err(ServingError::net(DEALER))?);
+    parse_seeds(Zeroizing::new(source.recv().map_err(ServingError::net(DEALER))?))
+}
+
+/// The adapter mask's seed and E1's, out of a frame that has them the other way round.
+fn parse_seeds(frame: Zeroizing<Vec<u8>>) -> Result<[Seed; 2], ServingError> {
     let (Some(mut seed1), Some(mut adapter), 64) = (half(&frame, 0), half(&frame, 1), frame.len()) else {
         return Err(ServingError::BadMessage { peer: DEALER, reason: "the seeds are not 64 bytes".into() });
     };
-    let seeds = (Seed::from_bytes(adapter), Seed::from_bytes(seed1));
+    let seeds = [Seed::from_bytes(adapter), Seed::from_bytes(seed1)];
     seed1.zeroize();
     adapter.zeroize();
     Ok(seeds)
@@ -104,9 +163,10 @@ fn half(frame: &[u8], index: usize) -> Option<[u8; 32]> {
 
 fn serve(
     server: &Server,
-    client: &mut Source,
-    mut source: Source,
+    client: &mut Line,
+    source: &mut Source,
     session: &mut ServerSession,
+    holder: Option<&Holder>,
 ) -> Result<(), ServingError> {
     let spec = &server.model.spec;
     let bad = |reason: String| ServingError::BadMessage { peer: CLIENT, reason };
@@ -124,7 +184,12 @@ fn serve(
         if positions > spec.max_positions {
             return Err(bad(format!("more than {} positions", spec.max_positions)));
         }
-        source.send(frame).map_err(ServingError::net(DEALER))?;
+        // Before the step runs: a client that goes away in the middle has used it all the same.
+        if let Some(holder) = holder {
+            let tokens = if let Step::Prefill { bucket } = step { bucket as u64 } else { 1 };
+            server.state.charge(holder, tokens, SystemTime::now())?.map_err(ServingError::Quota)?;
+        }
+        source.announce(step)?;
         match step {
             Step::Prefill { bucket } => session.prefill(bucket)?,
             _ => session.decode()?,

@@ -62,9 +62,22 @@ impl World {
         Service::start(self.server_folders(&mut server))
     }
 
+    /// A further server, with records of its own and the first one's dealer.
+    #[allow(dead_code)]
+    pub fn server_in(&self, name: &str, dealer: &str, flags: &[&str]) -> Service {
+        let mut server = marill();
+        server.args(["serve", "--port", "0", "--dealer", dealer]).arg(&self.partition).args(flags);
+        server.arg("--dealer-key").arg(self.folder.path().join("state/dealer/server.key"));
+        Service::start(server.arg("--state").arg(self.folder.path().join(name)))
+    }
+
     pub fn gateway(&self, server: &str, dealer: &str) -> Service {
+        self.gateway_with(server, dealer, &[])
+    }
+
+    pub fn gateway_with(&self, server: &str, dealer: &str, flags: &[&str]) -> Service {
         let mut gateway = marill();
-        gateway.args(["gateway", "--port", "0", "--server", server, "--dealer", dealer]);
+        gateway.args(["gateway", "--port", "0", "--server", server, "--dealer", dealer]).args(flags);
         Service::start(self.client_folders(&mut gateway))
     }
 
@@ -75,6 +88,15 @@ impl World {
     pub fn client_folders<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.arg("--state").arg(self.folder.path().join("user")).arg("--cache").arg(self.folder.path().join("cache"))
     }
+}
+
+fn post(path: &str, body: &Value) -> String {
+    let body = body.to_string();
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// A running service, killed when dropped.
@@ -112,12 +134,25 @@ impl Service {
 
     /// Sends a request as it stands; returns the status and the body.
     pub fn raw(&self, request: &str) -> (u16, String) {
+        let (head, body) = self.whole(request);
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+    }
+
+    /// As [`Self::raw`], with the whole head.
+    pub fn whole(&self, request: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.authority()).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
+        // A service may refuse a large body before it has read all of it.
+        let sent = stream.write_all(request.as_bytes());
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
+        let read = stream.read_to_string(&mut answer);
+        let parts = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {sent:?}, {read:?}"));
+        (parts.0.to_string(), parts.1.to_string())
+    }
+
+    /// The head and body of the answer to a posted object.
+    #[allow(dead_code)]
+    pub fn exchange(&self, path: &str, body: &Value) -> (String, String) {
+        self.whole(&post(path, body))
     }
 
     pub fn get(&self, path: &str) -> Value {
@@ -145,25 +180,14 @@ impl Service {
     /// As [`Self::stream`], with the moment at which each event arrived.
     #[allow(dead_code)]
     pub fn timed_stream(&self, path: &str, body: &Value) -> Vec<(Instant, String)> {
-        let body = body.to_string();
         let mut stream = TcpStream::connect(self.authority()).unwrap();
-        write!(
-            stream,
-            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
+        stream.write_all(post(path, body).as_bytes()).unwrap();
         let lines = BufReader::new(stream).lines().map_while(Result::ok);
         lines.filter_map(|line| line.strip_prefix("data: ").map(|data| (Instant::now(), data.to_string()))).collect()
     }
 
     fn send(&self, path: &str, body: &Value) -> (u16, String) {
-        let body = body.to_string();
-        self.raw(&format!(
-            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
-        ))
+        self.raw(&post(path, body))
     }
 
     /// Sends SIGTERM and waits for the end.

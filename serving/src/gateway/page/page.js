@@ -26,7 +26,8 @@ function fail(text) {
 async function connect() {
   try {
     const health = await (await fetch("/health")).json();
-    const setting = health.setting === "dealer" ? "two parties and a dealer" : health.setting;
+    const settings = { "dealer": "two parties and a dealer", "3pc": "two parties and a helper" };
+    const setting = settings[health.setting] || health.setting;
     $("state").className = "";
     $("state").textContent = `private session with ${health.server}, ${setting}, semi-honest; model ${health.model}`;
     $("here").textContent = `text and tokens, the embedding and the first ${health.public_layers} layers; its half of the rest`;

@@ -72,6 +72,11 @@ impl Ledger {
         };
         write(&mut state.file).map_err(ServingError::io(&self.path))
     }
+
+    pub(crate) fn is_claimed(&self, role: &str, session: &str) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.used.contains(&key(role, session))
+    }
 }
 
 fn key(role: &str, session: &str) -> String {

@@ -1,0 +1,122 @@
+//! `marill train --dry-run`: what a run will need and cost, without training.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use marill_model::Checkpoint;
+use marill_mpc::{tally_decode, tally_prefill};
+use marill_partition::decoder_spec;
+use marill_recipe::Recipe;
+use marill_report::{bytes, count};
+use marill_training::{Rehearsal, TrainOptions, rehearse, transforms_for};
+use serde_json::{Value, json};
+
+use crate::base_model::Search;
+use crate::failure::BadInput;
+
+/// Keys in the cache at which the cost of a token is stated.
+const KEYS: usize = 128;
+
+/// Loads everything, tries a few rows, states memory, bytes and time, and the secure cost of what would be exported.
+///
+/// # Errors
+/// [`BadInput`] for recipe, data and model.
+pub fn run(recipe: &Recipe, options: &TrainOptions, json: bool) -> anyhow::Result<ExitCode> {
+    let rehearsal = rehearse(recipe, options).map_err(|error| BadInput(error.into()))?;
+    let secure = match recipe.lora {
+        Some(_) => Some(secure_cost(recipe, options).map_err(BadInput)?),
+        None => None,
+    };
+    if json {
+        let mut found = json!({ "output_dir": recipe.output.dir, "train": rehearsal });
+        found["trained_parameters"] = rehearsal.estimate.trained_parameters.into();
+        if let Some(Value::Object(secure)) = secure {
+            found.as_object_mut().expect("an object was made").extend(secure);
+        }
+        println!("{found:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    print_training(&rehearsal);
+    if let Some(secure) = &secure {
+        print_secure(secure);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_training(rehearsal: &Rehearsal) {
+    let estimate = &rehearsal.estimate;
+    let size = |value: usize| bytes(value as u64);
+    eprint!("{}", rehearsal.data);
+    println!("trained            {} parameters", count(estimate.trained_parameters as u64));
+    println!("run                {} steps, {} tokens", count(estimate.steps as u64), count(estimate.tokens as u64));
+    println!(
+        "time               {:.0} s at {:.0} tokens/s on this machine as busy as it is now, without the export",
+        rehearsal.seconds, rehearsal.tokens_per_second
+    );
+    let how = if rehearsal.gradient_checkpointing { "one layer's graph at a time" } else { "graphs of all layers" };
+    let graph = if rehearsal.gradient_checkpointing { estimate.graph_bytes_in_blocks } else { estimate.graph_bytes };
+    println!(
+        "memory             {}: weights {}, {how} {}, cache {}, optimiser {}, rest {}",
+        size(rehearsal.memory_bytes),
+        size(estimate.weight_bytes),
+        size(graph),
+        size(estimate.cache_bytes),
+        size(estimate.optimizer_bytes),
+        size(estimate.other_bytes)
+    );
+    println!(
+        "disk               {} a checkpoint (two are kept), {} trained tensors",
+        size(estimate.checkpoint_bytes),
+        size(estimate.adapter_bytes)
+    );
+}
+
+/// The split, and what a token and a prompt will cost under the protocol.
+fn secure_cost(recipe: &Recipe, options: &TrainOptions) -> anyhow::Result<Value> {
+    let path = match &options.base {
+        Some(path) => path.clone(),
+        None => Search::default().base(recipe, &options.recipe_dir)?,
+    };
+    let base = Checkpoint::open(&path)?;
+    let transforms = transforms_for(recipe, &base.config)?;
+    let spec = decoder_spec(&base.config, &transforms, Default::default())?;
+    let decode = tally_decode(&spec, KEYS.min(spec.max_positions - 1))?;
+    let prefill = tally_prefill(&spec, spec.bucket(64.min(spec.max_positions)))?;
+    Ok(json!({
+        "frozen_layers": transforms.frozen_layers,
+        "private_layers": spec.num_layers,
+        "softmaxes_a_layer": spec.head_groups.first().map(Vec::len),
+        "lora_rank": spec.lora_rank,
+        "public_bytes": base.files.iter().map(size_of).sum::<u64>(),
+        "decode": {
+            "keys": KEYS, "rounds": decode.rounds,
+            "client_bytes_sent": decode.e0_to_e1_bytes, "client_bytes_received": decode.e1_to_e0_bytes,
+            "dealer_to_server_bytes": decode.source_to_e1_bytes,
+        },
+        "prefill": {
+            "tokens": 64, "rounds": prefill.rounds,
+            "client_bytes_sent": prefill.e0_to_e1_bytes, "client_bytes_received": prefill.e1_to_e0_bytes,
+            "dealer_to_server_bytes": prefill.source_to_e1_bytes,
+        },
+    }))
+}
+
+fn size_of(path: &PathBuf) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.len())
+}
+
+fn print_secure(secure: &Value) {
+    let size = |value: &Value| bytes(value.as_u64().unwrap_or_default());
+    println!("client, in clear   embedding and {} layers", secure["frozen_layers"]);
+    println!("under MPC          {} layers, {} softmaxes each", secure["private_layers"], secure["softmaxes_a_layer"]);
+    println!("private            rank {}; a client downloads {}", secure["lora_rank"], size(&secure["public_bytes"]));
+    for (step, what) in [("decode", "a token at 128 keys"), ("prefill", "a prompt of 64 tokens")] {
+        println!(
+            "{what}: {} rounds, client sends {} and receives {}, dealer to server {}",
+            secure[step]["rounds"],
+            size(&secure[step]["client_bytes_sent"]),
+            size(&secure[step]["client_bytes_received"]),
+            size(&secure[step]["dealer_to_server_bytes"])
+        );
+    }
+}

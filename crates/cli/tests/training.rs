@@ -1,0 +1,263 @@
+//! `marill train` as a process: killed, resumed, out of space, rehearsed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const BASE: &str = r#"
+[model]
+init = "random"
+[model.architecture]
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 3
+num_attention_heads = 4
+num_key_value_heads = 2
+head_dim = 8
+max_position_embeddings = 64
+[tokenizer]
+vocab_size = 320
+[[dataset]]
+path = "rows.jsonl"
+format = "classify"
+labels = ["even", "odd"]
+[data]
+train_on_input = true
+[train]
+max_steps = 2
+[output]
+dir = "base"
+"#;
+
+const TUNE: &str = r#"
+[model]
+base_model = "base/model"
+[[dataset]]
+path = "rows.jsonl"
+format = "classify"
+labels = ["even", "odd"]
+[freeze]
+layers = 1
+[lora]
+rank = 4
+dropout = 0.2
+[heads]
+merge = 2
+[train]
+epochs = 40
+max_steps = 60
+micro_batch_size = 8
+gradient_accumulation_steps = 4
+checkpoint_steps = 3
+[optimizer]
+learning_rate = 1e-2
+[output]
+dir = "tuned"
+"#;
+
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    /// Rows, recipes and a small random base model.
+    fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap() };
+        let line = |n: u32| format!("{{\"text\": \"number {n}\", \"label\": {}}}\n", n % 2);
+        place.write("rows.jsonl", &(100..260).map(line).collect::<String>());
+        place.write("base.toml", BASE);
+        place.write("tune.toml", TUNE);
+        let output = place.marill(&["train", "base.toml", "--no-progress"]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        place
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn marill(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_marill"));
+        command.args(args).current_dir(self.dir.path());
+        command
+    }
+
+    fn tune(&self, threads: &str, dir: &str, more: &[&str]) -> Command {
+        let mut command = self.marill(&["train", "tune.toml", "--no-progress", "--output-dir", dir]);
+        command.args(more).env("RAYON_NUM_THREADS", threads).stderr(Stdio::piped()).stdout(Stdio::null());
+        command
+    }
+
+    fn adapter(&self, dir: &str) -> Vec<u8> {
+        std::fs::read(self.path(dir).join("adapter.safetensors")).unwrap()
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", stderr(output)))
+}
+
+/// The step of the newest whole checkpoint.
+fn newest_step(run: &Path) -> usize {
+    let entries = std::fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).max().unwrap_or(0)
+}
+
+/// Ends a run as `kill -9` does, some time after a checkpoint of `step` or a later one is there.
+fn kill_after(mut child: Child, run: &Path, step: usize, delay: Duration) -> usize {
+    let patience = Instant::now() + Duration::from_secs(120);
+    while newest_step(run) < step {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+        assert!(Instant::now() < patience, "no checkpoint of step {step}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(delay);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    newest_step(run)
+}
+
+#[test]
+fn a_run_that_is_killed_five_times_leaves_what_an_uninterrupted_one_leaves() {
+    let place = Place::new();
+    for threads in ["1", "2"] {
+        let output = place.tune(threads, &format!("whole{threads}"), &[]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    assert_eq!(place.adapter("whole1"), place.adapter("whole2"), "threads change nothing");
+
+    // Steps and delays from a fixed sequence; killed at other moments of a step, and of writing a checkpoint.
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut random = |bound: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % bound
+    };
+    let mut kills = Vec::new();
+    for nth in 0..5 {
+        let more: &[&str] = if nth == 0 { &[] } else { &["--resume"] };
+        let child = place.tune(if nth % 2 == 0 { "2" } else { "1" }, "killed", more).spawn().unwrap();
+        let after = kills.last().copied().unwrap_or(0) + 3 + random(4) as usize;
+        kills.push(kill_after(child, &place.path("killed"), after, Duration::from_micros(random(20_000))));
+        assert!(!place.path("killed/adapter.safetensors").exists(), "killed too late: {kills:?}");
+    }
+    let output = place.tune("1", "killed", &["--resume"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(place.adapter("killed"), place.adapter("whole1"), "killed behind steps {kills:?}");
+    let lines = std::fs::read_to_string(place.path("killed/metrics.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 60);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_full_disk_is_named_and_the_last_good_checkpoint_stays() {
+    let place = Place::new();
+    let output = place.tune("2", "tuned", &["--set", "train.max_steps=4"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    std::fs::remove_file(place.path("tuned/adapter.safetensors")).unwrap();
+    let good = place.path("tuned/checkpoints/step-000003");
+    let state = std::fs::read(good.join("state.safetensors")).unwrap();
+
+    // No file may grow beyond 8 KiB: writing fails as it does on a full disk.
+    let limited = |args: &str| {
+        let script = format!("trap '' XFSZ; ulimit -f 8; exec \"$0\" train tune.toml --no-progress {args}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_marill")]).current_dir(place.dir.path());
+        command.output().unwrap()
+    };
+    let output = limited("--set train.max_steps=4 --resume");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("cannot write `tuned/adapter.safetensors`"), "{}", stderr(&output));
+    assert!(!place.path("tuned/adapter.safetensors").exists(), "half an adapter is none");
+    assert_eq!(std::fs::read(good.join("state.safetensors")).unwrap(), state);
+
+    let output = limited("--output-dir fresh");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("cannot write the checkpoint `fresh/checkpoints/step-000003`"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(stderr(&output).contains("hint: make space"), "{}", stderr(&output));
+    assert_eq!(newest_step(&place.path("fresh")), 0);
+}
+
+/// Wide enough that the graph is most of what a run needs.
+const WIDE: &str = r#"
+[model]
+init = "random"
+[model.architecture]
+hidden_size = 128
+intermediate_size = 384
+num_hidden_layers = 5
+num_attention_heads = 4
+num_key_value_heads = 2
+head_dim = 32
+max_position_embeddings = 128
+[tokenizer]
+vocab_size = 320
+[[dataset]]
+path = "rows.txt"
+format = "text"
+[data]
+max_seq_len = 128
+[train]
+max_steps = 2
+micro_batch_size = 32
+[output]
+dir = "wide"
+"#;
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_dry_run_foresees_memory_and_bytes_within_a_third() {
+    let place = Place::new();
+    let text: String = (0..3000).map(|n| format!("{n} of many numbered lines\n")).collect();
+    place.write("rows.txt", &text);
+    place.write("wide.toml", WIDE);
+    for more in [&[][..], &["--set", "train.gradient_checkpointing=always"]] {
+        let args = |first: &[&'static str]| [first, more].concat();
+        let output = place.marill(&args(&["train", "wide.toml", "--dry-run", "--json"])).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let said = json(&output)["train"].clone();
+        assert!(!place.path("wide").exists(), "a dry run writes nothing");
+        let output = place.marill(&args(&["train", "wide.toml", "--json", "--no-progress"])).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let was = json(&output)["train"].clone();
+        let checkpoint = std::fs::metadata(place.path("wide/checkpoints/step-000002/state.safetensors")).unwrap().len();
+        for (what, said, was) in [
+            ("memory", &said["memory_bytes"], was["peak_memory_bytes"].as_f64().unwrap()),
+            ("checkpoint", &said["estimate"]["checkpoint_bytes"], checkpoint as f64),
+        ] {
+            let ratio = said.as_f64().unwrap() / was;
+            assert!((0.77..1.3).contains(&ratio), "{what} with {more:?}: {said} foreseen, {was} measured");
+        }
+        std::fs::remove_dir_all(place.path("wide")).unwrap();
+    }
+}
+
+#[test]
+fn a_name_on_the_hub_that_is_not_here_says_what_can_be_done() {
+    let place = Place::new();
+    let output = place
+        .marill(&["train", "tune.toml", "--offline", "--set", "model.base_model=org/name"])
+        .env("HF_HUB_CACHE", place.path("cache"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(
+        text.contains("`org/name` is no path on this machine") && text.contains("hint: run once without"),
+        "{text}"
+    );
+    let output = place.marill(&["train", "tune.toml", "--set", "model.revision=main"]).output().unwrap();
+    assert!(stderr(&output).contains("hint: drop `revision`"), "{}", stderr(&output));
+}

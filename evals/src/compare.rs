@@ -1,0 +1,217 @@
+//! Two runs on the same questions: the difference of their scores, and how far it may be chance.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::measure::Measure;
+use crate::metrics::split_mix;
+use crate::{EvalError, ExampleFigures};
+
+const RESAMPLES: usize = 10_000;
+
+/// The examples of each task of one run.
+pub type Scored = BTreeMap<String, Vec<ExampleFigures>>;
+
+/// One metric of one task in two runs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    pub task: String,
+    pub metric: &'static str,
+    pub n: usize,
+    pub a: f64,
+    pub b: f64,
+    /// `b - a`.
+    pub difference: f64,
+    /// Standard deviation of the difference over resamples.
+    pub stderr: f64,
+    /// 95% percentile interval of the difference.
+    pub interval: [f64; 2],
+    /// Examples with the same answer in both.
+    pub same_answers: usize,
+}
+
+/// Reads what `--json` printed or `--log-samples` wrote.
+///
+/// # Errors
+/// [`EvalError::Scores`] naming the file and what is wrong with it.
+pub fn read(path: &Path) -> Result<Scored, EvalError> {
+    let fail = |reason: String| EvalError::Scores { path: path.into(), reason };
+    let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+    let scored = match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(report) if report["results"].is_object() => from_report(&report),
+        _ => from_log(&text),
+    };
+    let scored = scored.map_err(|error| fail(error.to_string()))?;
+    if scored.values().all(Vec::is_empty) {
+        return Err(fail("it holds no examples".into()));
+    }
+    Ok(scored)
+}
+
+fn from_report(report: &serde_json::Value) -> serde_json::Result<Scored> {
+    let results = report["results"].as_object().into_iter().flatten();
+    results.map(|(task, result)| Ok((task.clone(), serde_json::from_value(result["examples"].clone())?))).collect()
+}
+
+fn from_log(text: &str) -> serde_json::Result<Scored> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        task: String,
+        doc_id: usize,
+        target: String,
+        answer: String,
+        #[serde(default)]
+        label: Option<usize>,
+        figures: BTreeMap<String, Vec<f64>>,
+    }
+    let mut scored = Scored::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let Line { task, doc_id, target, answer, label, figures } = serde_json::from_str(line)?;
+        let example = ExampleFigures::new(doc_id, label, &target, &answer, figures);
+        scored.entry(task).or_default().push(example);
+    }
+    Ok(scored)
+}
+
+/// Compares every metric of every task that both runs have. Source of the interval: Koehn, "Statistical Significance
+/// Tests for Machine Translation Evaluation", EMNLP 2004 (paired bootstrap).
+///
+/// # Errors
+/// [`EvalError::Compare`] when the runs share no task, or the questions of a shared one differ.
+pub fn compare(a: &Scored, b: &Scored) -> Result<Vec<Difference>, EvalError> {
+    let mut differences = Vec::new();
+    for (task, ours) in a {
+        let Some(theirs) = b.get(task) else { continue };
+        let pairs = pair(task, ours, theirs)?;
+        let same_answers = pairs.iter().filter(|(ours, theirs)| ours.answer_sha256 == theirs.answer_sha256).count();
+        let Some((first, other)) = pairs.first() else { continue };
+        for name in first.figures.keys().filter(|name| other.figures.contains_key(*name)) {
+            let measure = Measure::find(name).ok_or_else(|| EvalError::Compare {
+                reason: format!("`{task}` has a metric `{name}` that this version does not know"),
+            })?;
+            let figures = |example: &ExampleFigures| example.figures.get(name).cloned().unwrap_or_default();
+            let (ours, theirs) = pairs.iter().map(|(ours, theirs)| (figures(ours), figures(theirs))).unzip();
+            let difference = paired(measure, ours, theirs);
+            differences.push(Difference { task: task.clone(), same_answers, ..difference });
+        }
+    }
+    if differences.is_empty() {
+        let names = |scored: &Scored| scored.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let reason = format!("the runs share no task: {} against {}", names(a), names(b));
+        return Err(EvalError::Compare { reason });
+    }
+    Ok(differences)
+}
+
+/// Examples of both runs side by side; the questions that only the longer run has are left out.
+fn pair<'a>(
+    task: &str,
+    a: &'a [ExampleFigures],
+    b: &'a [ExampleFigures],
+) -> Result<Vec<(&'a ExampleFigures, &'a ExampleFigures)>, EvalError> {
+    let by_id: BTreeMap<usize, &ExampleFigures> = b.iter().map(|example| (example.doc_id, example)).collect();
+    let pairs: Vec<_> = a.iter().filter_map(|ours| Some((ours, *by_id.get(&ours.doc_id)?))).collect();
+    match pairs.iter().find(|(ours, theirs)| ours.target_sha256 != theirs.target_sha256) {
+        Some((ours, _)) => {
+            let reason = format!("example {} of `{task}` has another right answer in each run", ours.doc_id);
+            Err(EvalError::Compare { reason })
+        }
+        None if pairs.is_empty() => Err(EvalError::Compare { reason: format!("`{task}` has no example in common") }),
+        None => Ok(pairs),
+    }
+}
+
+fn paired(measure: Measure, a: Vec<Vec<f64>>, b: Vec<Vec<f64>>) -> Difference {
+    let (a, b): (Vec<&[f64]>, Vec<&[f64]>) =
+        (a.iter().map(Vec::as_slice).collect(), b.iter().map(Vec::as_slice).collect());
+    let n = a.len();
+    let (of_a, of_b) = (measure.score_of(&a, 0..n), measure.score_of(&b, 0..n));
+    let mut state = 0x6D61_7269_6C6Cu64;
+    let mut resampled: Vec<f64> = (0..RESAMPLES)
+        .map(|_| {
+            let drawn: Vec<usize> = (0..n).map(|_| (split_mix(&mut state) % n as u64) as usize).collect();
+            measure.score_of(&b, drawn.iter().copied()) - measure.score_of(&a, drawn.iter().copied())
+        })
+        .collect();
+    resampled.sort_unstable_by(f64::total_cmp);
+    let (_, stderr) = crate::metrics::mean_and_stderr(&resampled);
+    let at = |share: f64| resampled[((RESAMPLES - 1) as f64 * share).round() as usize];
+    Difference {
+        task: String::new(),
+        metric: measure.name(),
+        n,
+        a: of_a,
+        b: of_b,
+        difference: of_b - of_a,
+        stderr: stderr * (RESAMPLES as f64).sqrt(),
+        interval: [at(0.025), at(0.975)],
+        same_answers: 0,
+    }
+}
+
+impl ExampleFigures {
+    /// An example of a log, without its text.
+    pub fn new(
+        doc_id: usize,
+        label: Option<usize>,
+        target: &str,
+        answer: &str,
+        figures: BTreeMap<String, Vec<f64>>,
+    ) -> Self {
+        // A label may be worded differently in two recipes.
+        let target = label.map_or_else(|| target.to_owned(), |label| format!("label {label}"));
+        Self { doc_id, target_sha256: short_digest(&target), answer_sha256: short_digest(answer.trim()), figures }
+    }
+}
+
+/// The first half of SHA-256, in hex.
+fn short_digest(text: &str) -> String {
+    Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(right: impl Fn(usize) -> bool) -> Scored {
+        let example = |doc_id: usize| {
+            let figures = BTreeMap::from([("acc".to_owned(), vec![f64::from(right(doc_id)), 1.0])]);
+            ExampleFigures::new(doc_id, Some(1), "x", if right(doc_id) { "x" } else { "y" }, figures)
+        };
+        Scored::from([("news".to_owned(), (0..200).map(example).collect())])
+    }
+
+    #[test]
+    fn pairing_finds_a_small_but_steady_gain() {
+        // B is right wherever A is, and on one question in ten besides.
+        let differences = compare(&run(|n| n % 2 == 0), &run(|n| n % 2 == 0 || n % 10 == 1)).unwrap();
+        let [only] = &differences[..] else { panic!("{differences:?}") };
+        assert_eq!((only.metric, only.n, only.a), ("acc", 200, 0.5));
+        assert!((only.b - 0.6).abs() < 1e-12 && (only.difference - 0.1).abs() < 1e-12);
+        // The exact standard error of a mean of 200 draws of one in ten.
+        assert!((only.stderr - (0.1f64 * 0.9 / 200.0).sqrt()).abs() < 1e-3, "{}", only.stderr);
+        assert!(only.interval[0] > 0.05 && only.interval[1] < 0.15, "{:?}", only.interval);
+        assert_eq!(only.same_answers, 180);
+    }
+
+    #[test]
+    fn no_difference_is_none() {
+        let differences = compare(&run(|n| n % 3 == 0), &run(|n| n % 3 == 0)).unwrap();
+        assert_eq!((differences[0].difference, differences[0].interval), (0.0, [0.0, 0.0]));
+        assert_eq!(differences[0].same_answers, 200);
+    }
+
+    #[test]
+    fn other_questions_are_refused() {
+        let mut other = run(|_| true);
+        other.get_mut("news").unwrap()[7].target_sha256 = "another".into();
+        let error = compare(&run(|_| true), &other).unwrap_err().to_string();
+        assert!(error.contains("example 7 of `news`"), "{error}");
+        let elsewhere = Scored::from([("weather".to_owned(), Vec::new())]);
+        let error = compare(&run(|_| true), &elsewhere).unwrap_err().to_string();
+        assert!(error.contains("`news` against `weather`"), "{error}");
+    }
+}

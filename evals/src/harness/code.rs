@@ -1,0 +1,48 @@
+use std::collections::BTreeMap;
+
+use marill_recipe::Example;
+
+use super::{Outcome, Run, Sample, Scope};
+use crate::measure::Measure;
+use crate::program::{defines_function, program_of};
+
+impl Run<'_, '_> {
+    /// How likely the right programs are, and what the written ones are worth.
+    pub(super) fn code(&mut self, examples: &[Example], shots: &[Example], scope: Scope<'_>) -> Outcome {
+        self.needs_logits()?;
+        let mut measures = vec![Measure::NatsPerToken, Measure::DefinesFunction];
+        if scope.sandbox.is_some() {
+            measures.push(Measure::PassAt1);
+        }
+        let mut samples = Vec::with_capacity(examples.len());
+        for (doc_id, example) in examples.iter().enumerate() {
+            let solution = self.speaker.tokenizer.encode(&example.completion)?.len();
+            let question = self.ask(shots, example, self.task.max_new_tokens.max(solution))?;
+            let nats = self.nats(&question, &example.completion)?;
+            let answer = self.greedy_text(&question, self.task.max_new_tokens)?;
+            let program = program_of(&answer);
+            let defines = f64::from(defines_function(&program));
+            let mut figures = BTreeMap::from([
+                (Measure::NatsPerToken.name(), nats.to_vec()),
+                (Measure::DefinesFunction.name(), vec![defines, 1.0]),
+            ]);
+            let mut score = defines;
+            if let Some(sandbox) = scope.sandbox {
+                let checks = scope.checks.get(doc_id).cloned().unwrap_or_default();
+                score = f64::from(sandbox.passes(&checks.behind(&program))?);
+                figures.insert(Measure::PassAt1.name(), vec![score, 1.0]);
+            }
+            samples.push(Sample {
+                doc_id,
+                prompt: question.text,
+                target: example.completion.clone(),
+                answer,
+                score,
+                figures,
+                ..Sample::default()
+            });
+            (self.progress)(doc_id + 1, examples.len());
+        }
+        Ok((samples, measures))
+    }
+}

@@ -1,0 +1,77 @@
+//! Correlations written ahead of time: what a dealer would stream to a server during a session, in files.
+//!
+//! A file holds E1's material of one session and nothing of E0's: seed1, the adapter's mask and the corrections of one
+//! prompt bucket and a number of tokens. It is sealed to the server: ChaCha20-Poly1305 under a key that only the holders
+//! of the server's X25519 key and of the dealer's `server.key` can derive, so that nobody else can read one or make one.
+//! E0 still gets its seed from the dealer, over its own connection, when the session starts.
+//!
+//! One use, at each of three holders, recorded before use: the dealer hands a session's seed out once and forgets it, the
+//! server claims the session before it opens the file, the client refuses a session that it has had. So a server, or a
+//! server and a dealer, that is set back to yesterday's state cannot make a client use a mask twice.
+
+mod produce;
+mod seal;
+mod shelf;
+
+use marill_mpc::DecoderSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::wire::Terms;
+pub use produce::{AheadOptions, produce};
+pub(crate) use produce::{SEEDS_FOLDER, StoredSeed};
+pub use seal::{SealedSource, SealingKey};
+pub use shelf::{Offer, Shelf};
+
+/// Version of files and orders.
+const FORMAT: u32 = 1;
+
+/// Which correlations a session uses; named in the greeting, so that neither side chooses alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Correlations {
+    /// The dealer streams them while the session runs.
+    #[default]
+    Live,
+    /// The server has them in a file.
+    Ahead,
+}
+
+impl Correlations {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Ahead => "ahead",
+        }
+    }
+}
+
+/// What a dealer needs to know to write files for a server; `marill serve DIR --order FILE` writes it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    pub format: u32,
+    pub terms: Terms,
+    pub spec: DecoderSpec,
+    pub private_sha256: String,
+    /// The server's X25519 key, hexadecimal.
+    pub server_key: String,
+}
+
+/// The readable head of a file; everything in it is bound to every sealed piece.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    pub format: u32,
+    pub session: String,
+    pub terms: Terms,
+    pub private_sha256: String,
+    /// Padded length of the prompt.
+    pub bucket: usize,
+    /// Tokens of the answer, the prompt's own first one included.
+    pub tokens: usize,
+    /// Corrections in the file, as the tally declares them.
+    pub corrections_bytes: u64,
+    /// One key pair a file: its public half, hexadecimal.
+    pub ephemeral_key: String,
+}

@@ -1,0 +1,111 @@
+//! The server's side: the files that are there, and taking one.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::seal::{SealedSource, SealingKey, name_of};
+use crate::ServingError;
+use crate::wire::{Terms, unhex};
+
+const EXTENSION: &str = "ahead";
+/// More are not listed to a client at once.
+const MAX_OFFERS: usize = 64;
+
+/// A session that a server has correlations for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    pub session: String,
+    pub bucket: usize,
+    pub tokens: usize,
+}
+
+pub(super) fn file_name(bucket: usize, tokens: usize, session: &str) -> String {
+    format!("{bucket}-{tokens}-{session}.{EXTENSION}")
+}
+
+fn parse_name(path: &Path) -> Option<Offer> {
+    let stem = path.file_name()?.to_str()?.strip_suffix(EXTENSION)?.strip_suffix('.')?;
+    let mut words = stem.splitn(3, '-');
+    let (bucket, tokens) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let session = words.next().filter(|session| unhex::<16>(session).is_some())?;
+    Some(Offer { session: session.into(), bucket, tokens })
+}
+
+/// A folder of files.
+pub struct Shelf {
+    folder: PathBuf,
+    key: SealingKey,
+    dealer_key: String,
+}
+
+impl Shelf {
+    #[must_use]
+    pub fn new(folder: &Path, key: SealingKey, dealer_key: &str) -> Self {
+        Self { folder: folder.into(), key, dealer_key: dealer_key.into() }
+    }
+
+    fn files(&self) -> Result<Vec<(Offer, PathBuf)>, ServingError> {
+        let entries = std::fs::read_dir(&self.folder).map_err(ServingError::io(&self.folder))?;
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        Ok(paths.filter_map(|path| Some((parse_name(&path)?, path))).collect())
+    }
+
+    /// Sessions whose file is there, as their names say, for prompts of `bucket` and at least `tokens`; the shortest
+    /// first. `is_used` leaves out those that were taken and could not be removed.
+    ///
+    /// # Errors
+    /// [`ServingError::Io`].
+    pub fn offers(
+        &self,
+        bucket: usize,
+        tokens: usize,
+        is_used: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Offer>, ServingError> {
+        let mut offers: Vec<Offer> = self.files()?.into_iter().map(|(offer, _)| offer).collect();
+        offers.retain(|offer| offer.bucket == bucket && offer.tokens >= tokens && !is_used(&offer.session));
+        offers.sort_unstable_by(|a, b| (a.tokens, &a.session).cmp(&(b.tokens, &b.session)));
+        offers.truncate(MAX_OFFERS);
+        Ok(offers)
+    }
+
+    /// Opens the file of a session that the caller has claimed, and removes it: a copy of it is of no use any more.
+    ///
+    /// # Errors
+    /// [`ServingError::NotAhead`] where there is none; [`ServingError::BadAhead`] for a file that is not what its name
+    /// and these terms say.
+    pub fn take(&self, session: &str, terms: &Terms, private_sha256: &str) -> Result<SealedSource, ServingError> {
+        let found = self.files()?.into_iter().find(|(offer, _)| offer.session == session);
+        let (offer, path) = found.ok_or_else(|| ServingError::NotAhead { session: session.into() })?;
+        let source = SealedSource::open(&path, &self.key, &self.dealer_key)?;
+        let bad = |reason: String| ServingError::BadAhead { file: name_of(&path), reason };
+        let header = &source.header;
+        if header.session != session || (header.bucket, header.tokens) != (offer.bucket, offer.tokens) {
+            return Err(bad("its header says something else than its name".into()));
+        }
+        terms.check(&header.terms).map_err(|error| bad(format!("it was made for another program: {error}")))?;
+        if header.private_sha256 != private_sha256 {
+            return Err(bad("it was made for another adapter".into()));
+        }
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!("a used file stays where it is, `{}`: {error}", path.display());
+        }
+        Ok(source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_say_what_is_in_them() {
+        let session = "ab".repeat(16);
+        let name = file_name(64, 32, &session);
+        let offer = Offer { session, bucket: 64, tokens: 32 };
+        assert_eq!(parse_name(Path::new(&name)), Some(offer));
+        for other in ["64-32.ahead", "64-32-xyz.ahead", "64-32-abababababababababababababababab.part", "x"] {
+            assert_eq!(parse_name(Path::new(other)), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Correlations written ahead: whole sessions from files, one use at each holder, damaged files.
+
+#[path = "sessions/world.rs"]
+mod world;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use marill_mpc::{tally_decode, tally_prefill};
+use marill_net::http::HttpClient;
+use marill_serving::ServingError;
+use marill_serving::ahead::{AheadOptions, Correlations, SealingKey, produce};
+use marill_serving::client::Source;
+use marill_serving::dealer::SERVER_KEY_FILE;
+use marill_serving::server::AHEAD_KEY_FILE;
+use marill_serving::wire::{ClientHello, ServerWelcome, Setting, Terms, recv_reply, send_json};
+use tempfile::TempDir;
+use world::{PARTITION, World, tiny_model, wait_until};
+
+const BUCKET: usize = 16;
+const TOKENS: usize = 4;
+
+/// Writes `sessions` files below `folder` as the two operators would.
+fn write_files(folder: &Path, sessions: usize) -> Vec<PathBuf> {
+    let order = folder.join("order.json");
+    let key = SealingKey::read_or_create(&folder.join("server").join(AHEAD_KEY_FILE)).unwrap();
+    fs::write(&order, serde_json::to_vec(&tiny_model().order(&key)).unwrap()).unwrap();
+    let options = AheadOptions {
+        state: folder.join("dealer"),
+        folder: folder.join("files"),
+        order,
+        bucket: BUCKET,
+        tokens: TOKENS,
+        sessions,
+        dry_run: false,
+    };
+    let mut said = Vec::new();
+    produce(&options, &mut |line| said.push(line.to_string())).unwrap();
+    assert_eq!(said.len(), 1 + sessions);
+    files(folder)
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder.join("files")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+fn session_of(file: &Path) -> String {
+    file.file_stem().unwrap().to_str().unwrap().rsplit('-').next().unwrap().to_string()
+}
+
+fn started(folder: TempDir) -> World {
+    World::start(folder, false, true, |dealer| dealer)
+}
+
+fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            copy(&entry.path(), &to.join(entry.file_name()));
+        }
+    } else {
+        fs::copy(from, to).unwrap();
+    }
+}
+
+/// Sets a party's folder back to a copy.
+fn restore(copy_of: &Path, party: &Path) {
+    let _ = fs::remove_dir_all(party);
+    copy(copy_of, party);
+}
+
+#[test]
+fn a_session_from_a_file_gives_the_twins_tokens_and_the_dealer_streams_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = write_files(folder.path(), 2);
+    let spec = tiny_model().spec;
+    let mut declared = tally_prefill(&spec, BUCKET).unwrap().source_to_e1_bytes;
+    declared += (1..TOKENS).map(|step| tally_decode(&spec, BUCKET + step - 1).unwrap().source_to_e1_bytes).sum::<u64>();
+    let bytes = fs::metadata(&written[0]).unwrap().len();
+    assert!(bytes > declared && bytes < declared + declared / 100 + 8192, "{bytes} for {declared}");
+
+    let world = started(folder);
+    let opener = world.opener();
+    for seed in [1, 2] {
+        let mut session = opener.open_for(BUCKET, TOKENS, Source::Any).unwrap();
+        assert_eq!(session.correlations, Correlations::Ahead);
+        let (tokens, _) = world.secure(&mut session, seed, 11, TOKENS as u64 - 1);
+        assert_eq!(tokens, world.twin(seed, 11, TOKENS as u64 - 1));
+        assert_eq!(world.parties.active()[0], 0, "no session runs at the dealer");
+    }
+    assert!(files(world.folder.path()).is_empty(), "a used file is removed");
+    assert!(opener.dealer.count.received_bytes() < 8 << 10, "the client downloads its seeds");
+
+    // All are used: a session whose correlations are streamed follows, unless the client wants none.
+    let error = opener.open_for(BUCKET, TOKENS, Source::Ahead).map(|_| ()).unwrap_err();
+    assert!(matches!(error, ServingError::NothingAhead { .. }), "{error}");
+    let mut session = opener.open_for(BUCKET, TOKENS, Source::Any).unwrap();
+    assert_eq!(session.correlations, Correlations::Live);
+    assert_eq!(world.secure(&mut session, 3, 5, 1).0, world.twin(3, 5, 1));
+}
+
+#[test]
+fn a_longer_answer_or_another_bucket_finds_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), 1);
+    let world = started(folder);
+    let opener = world.opener();
+    for (bucket, tokens) in [(BUCKET, TOKENS + 1), (2 * BUCKET, TOKENS)] {
+        assert!(opener.open_for(bucket, tokens, Source::Ahead).is_err());
+    }
+    // Who asks for more steps than a file has is refused, and the file is burnt.
+    let mut session = opener.open_for(BUCKET, TOKENS, Source::Ahead).unwrap();
+    session.prefill(&world.rows(5, 4), 4).unwrap();
+    for _ in 1..TOKENS {
+        session.decode(&world.rows(6, 1)).unwrap();
+    }
+    let error = session.decode(&world.rows(6, 1)).unwrap_err().to_string();
+    assert!(error.contains("used up"), "{error}");
+}
+
+/// The three holders keep separate records: a party that is set back is stopped by the others.
+#[test]
+fn no_session_from_a_file_happens_twice_at_any_holder() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write_files(folder.path(), 1).remove(0);
+    let session = session_of(&file);
+    let path = folder.path().to_path_buf();
+    for party in ["server", "dealer", "files"] {
+        copy(&path.join(party), &path.join(format!("{party}.yesterday")));
+    }
+    let yesterday = |party: &str| restore(&path.join(format!("{party}.yesterday")), &path.join(party));
+
+    let world = started(folder);
+    let mut used = world.opener().open_for(BUCKET, TOKENS, Source::Ahead).unwrap();
+    used.prefill(&world.rows(5, 4), 4).unwrap();
+    drop(used);
+    wait_until("the end of the session", || world.parties.active() == [0, 0]);
+
+    // The server's own record: the file is put back, and a client greets with the session's name.
+    yesterday("files");
+    let greet = |world: &World| {
+        let server = HttpClient::new(world.parties.server.clone(), None);
+        let mut channel = server.websocket("/v1/session", Duration::from_secs(5)).unwrap();
+        let terms = Terms::new(PARTITION, &world.spec, &world.public, Setting::Dealer);
+        let correlations = Correlations::Ahead;
+        send_json(&mut channel, &ClientHello { terms, session: session.clone(), correlations, adapter_sha256: None })
+            .unwrap();
+        recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
+    };
+    let error = greet(&world).unwrap_err().to_string();
+    assert!(error.contains("was used before"), "{error}");
+    assert!(world.opener().open_for(BUCKET, TOKENS, Source::Ahead).is_err(), "a used session is not offered");
+    let World { parties, folder, .. } = world;
+    drop(parties);
+
+    // The dealer's record: yesterday's server, with its file, offers the session again.
+    wait_until_unlocked(&path);
+    yesterday("server");
+    yesterday("files");
+    let world = started(folder);
+    let stranger = world.opener_at(&world.parties.server, "another");
+    let error = stranger.open_for(BUCKET, TOKENS, Source::Ahead).map(|_| ()).unwrap_err();
+    assert!(matches!(error, ServingError::NothingAhead { .. }), "the dealer hands it out once: {error}");
+    let World { parties, folder, .. } = world;
+    drop(parties);
+
+    // The client's record: server and dealer are both of yesterday.
+    wait_until_unlocked(&path);
+    ["server", "dealer", "files"].into_iter().for_each(yesterday);
+    let world = started(folder);
+    let error = world.opener().open_for(BUCKET, TOKENS, Source::Ahead).map(|_| ()).unwrap_err();
+    assert!(matches!(error, ServingError::SessionUsed { .. }), "{error}");
+}
+
+/// The services of a dropped world end in the background.
+fn wait_until_unlocked(folder: &Path) {
+    for party in ["dealer", "server"] {
+        let ledger = folder.join(party).join("ledger");
+        wait_until("the ledger being free", || fs::File::open(&ledger).unwrap().try_lock().is_ok());
+    }
+}
+
+#[test]
+fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
+    type Damage = fn(&mut Vec<u8>);
+    let cases: [(&str, Damage, &str); 8] = [
+        ("cut within the head", |bytes| bytes.truncate(10), "ends within its header"),
+        ("another kind", |bytes| bytes[0] ^= 1, "holds no correlations"),
+        ("a flipped bit in the head's session", |bytes| flip_in_head(bytes, b"\"session\":\""), "says something else"),
+        (
+            "a flipped bit in the head's key",
+            |bytes| flip_in_head(bytes, b"\"ephemeral_key\":\""),
+            "not sealed to this server",
+        ),
+        ("a flipped bit in the first piece", |bytes| flip_piece(bytes, 0), "not sealed to this server"),
+        ("a flipped bit later", |bytes| flip_piece(bytes, 2), "altered or cut off"),
+        ("cut at the end", |bytes| bytes.truncate(bytes.len() - 3), "altered or cut off"),
+        ("without its last piece", |bytes| bytes.truncate(bytes.len() - 20), "altered or cut off"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), cases.len());
+    let world = started(folder);
+    for (what, damage, expected) in cases {
+        let opener = world.opener();
+        let every = files(world.folder.path());
+        for file in &every {
+            let mut bytes = fs::read(file).unwrap();
+            damage(&mut bytes);
+            fs::write(file, bytes).unwrap();
+        }
+        let started = opener.open_for(BUCKET, TOKENS, Source::Ahead);
+        let ended = started.and_then(|mut session| {
+            session.prefill(&world.rows(5, 4), 4)?;
+            (1..TOKENS).try_for_each(|_| session.decode(&world.rows(6, 1)).map(|_| ()))
+        });
+        let error = ended.unwrap_err().to_string();
+        assert!(error.contains(expected), "{what}: {error}");
+        wait_until("the end of the session", || world.parties.active() == [0, 0]);
+        for file in files(world.folder.path()) {
+            fs::remove_file(file).unwrap();
+        }
+        write_files(world.folder.path(), 1);
+    }
+
+    // Sealed to another server, or by a dealer who does not know this server's word.
+    for foreign in ["server", "dealer"] {
+        for file in files(world.folder.path()) {
+            fs::remove_file(file).unwrap();
+        }
+        let other = tempfile::tempdir().unwrap();
+        let kept = if foreign == "server" { "dealer/server.key" } else { "server/ahead.key" };
+        fs::create_dir_all(other.path().join(kept).parent().unwrap()).unwrap();
+        fs::copy(world.folder.path().join(kept), other.path().join(kept)).unwrap();
+        assert!(kept.ends_with(if foreign == "server" { SERVER_KEY_FILE } else { AHEAD_KEY_FILE }));
+        write_files(other.path(), 1);
+        copy(&other.path().join("files"), &world.folder.path().join("files"));
+        copy(&other.path().join("dealer/ahead"), &world.folder.path().join("dealer/ahead"));
+        let error = world.opener().open_for(BUCKET, TOKENS, Source::Ahead).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("not sealed to this server"), "another {foreign}: {error}");
+    }
+}
+
+fn flip_in_head(bytes: &mut [u8], before: &[u8]) {
+    let at = bytes.windows(before.len()).position(|window| window == before).unwrap() + before.len();
+    bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
+}
+
+/// Flips a bit within a sealed piece.
+fn flip_piece(bytes: &mut [u8], piece: usize) {
+    let length = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let mut at = 12 + length(8);
+    for _ in 0..piece {
+        at += 4 + length(at);
+    }
+    bytes[at + 4] ^= 1;
+}
+
+#[test]
+fn an_order_that_does_not_fit_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SealingKey::read_or_create(&folder.path().join("key")).unwrap();
+    let path = folder.path().join("order.json");
+    let good = serde_json::to_value(tiny_model().order(&key)).unwrap();
+    let attempt = |order: &serde_json::Value, bucket: usize, tokens: usize, sessions: usize| {
+        fs::write(&path, order.to_string()).unwrap();
+        let (state, files) = (folder.path().join("dealer"), folder.path().join("files"));
+        let options =
+            AheadOptions { state, folder: files, order: path.clone(), bucket, tokens, sessions, dry_run: false };
+        produce(&options, &mut |_| {}).unwrap_err().to_string()
+    };
+    let limit = tiny_model().spec.max_positions;
+    assert!(attempt(&good, 17, 1, 1).contains("multiples of 16"));
+    assert!(attempt(&good, 16, limit, 1).contains("tokens fit"));
+    assert!(attempt(&good, 16, 4, 1 << 40).contains("room"));
+    for (pointer, value, expected) in [
+        ("/format", serde_json::json!(9), "format 9"),
+        ("/server_key", serde_json::json!("00"), "server_key"),
+        ("/server_key", serde_json::json!("00".repeat(32)), "no proper key"),
+        ("/terms/rounding", serde_json::json!("stochastic"), "rounding"),
+        ("/terms/spec_sha256", serde_json::json!("00"), "digest"),
+    ] {
+        let mut order = good.clone();
+        *order.pointer_mut(pointer).unwrap() = value;
+        let said = attempt(&order, 16, 4, 1);
+        assert!(said.contains(expected), "{pointer}: {said}");
+    }
+    let left = folder.path().join("files");
+    assert!(!left.is_dir() || files(folder.path()).is_empty());
+}

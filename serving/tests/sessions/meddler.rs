@@ -1,0 +1,203 @@
+//! A relay in the middle that understands WebSocket frames and spoils one of them.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use marill_serving::Endpoint;
+
+/// Bytes at the end of a payload that number the frame.
+const TRAILER_BYTES: usize = 8;
+
+/// What happens to a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoil {
+    /// A byte of the payload is missing.
+    Shorten,
+    /// A byte more than there was.
+    Lengthen,
+    /// It arrives twice.
+    Repeat,
+    /// It never arrives.
+    Drop,
+    /// Its follower arrives first.
+    Swap,
+    /// The line breaks in the middle of it.
+    Cut,
+    /// A text frame in place of a binary one.
+    Text,
+    /// Its header announces 2^40 bytes.
+    Huge,
+}
+
+/// Who sent the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    Opener,
+    Service,
+}
+
+/// The next connection's frame of this number, counted from zero in its direction, is spoilt.
+pub type Plan = Option<(From, usize, Spoil)>;
+
+#[derive(Clone, Default)]
+pub struct Meddler(Arc<Mutex<Plan>>);
+
+impl Meddler {
+    /// Relays to `target`; connect to the returned address instead.
+    pub fn start(target: &Endpoint) -> (Self, Endpoint) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let (meddler, target) = (Self::default(), target.authority());
+        let plan = meddler.0.clone();
+        thread::spawn(move || {
+            for opener in listener.incoming().map_while(Result::ok) {
+                let service = TcpStream::connect(&target).unwrap();
+                let line = [opener, service];
+                line.iter().for_each(|stream| stream.set_nodelay(true).unwrap());
+                for (from, index) in [(From::Opener, 0), (From::Service, 1)] {
+                    let (input, output) = (line[index].try_clone().unwrap(), line[1 - index].try_clone().unwrap());
+                    let plan = plan.clone();
+                    thread::spawn(move || {
+                        let _ = relay(input.try_clone().unwrap(), output.try_clone().unwrap(), from, &plan);
+                        let _ = (input.shutdown(Shutdown::Both), output.shutdown(Shutdown::Both));
+                    });
+                }
+            }
+        });
+        (meddler, endpoint)
+    }
+
+    pub fn plan(&self, plan: Plan) {
+        *self.0.lock().unwrap() = plan;
+    }
+
+    /// Whether the planned frame came by.
+    pub fn is_done(&self) -> bool {
+        self.0.lock().unwrap().is_none()
+    }
+}
+
+fn relay(mut input: TcpStream, mut output: TcpStream, from: From, plan: &Mutex<Plan>) -> std::io::Result<()> {
+    let upgrade = relay_head(&mut input, &mut output)?;
+    if !upgrade {
+        return std::io::copy(&mut input, &mut output).map(|_| ());
+    }
+    let mut held: Option<Vec<u8>> = None;
+    for number in 0.. {
+        let frame = Frame::read(&mut input)?;
+        let spoil = {
+            let mut plan = plan.lock().unwrap();
+            match *plan {
+                Some((whose, which, spoil)) if whose == from && which == number && frame.is_data() => {
+                    *plan = None;
+                    Some(spoil)
+                }
+                _ => None,
+            }
+        };
+        match spoil {
+            None => output.write_all(&frame.bytes())?,
+            Some(Spoil::Shorten) => output.write_all(&frame.resized(false).bytes())?,
+            Some(Spoil::Lengthen) => output.write_all(&frame.resized(true).bytes())?,
+            Some(Spoil::Repeat) => output.write_all(&[frame.bytes(), frame.bytes()].concat())?,
+            Some(Spoil::Drop) => {}
+            Some(Spoil::Swap) => {
+                held = Some(frame.bytes());
+                continue;
+            }
+            Some(Spoil::Cut) => {
+                let bytes = frame.bytes();
+                output.write_all(&bytes[..bytes.len() / 2])?;
+                return Ok(());
+            }
+            Some(Spoil::Text) => output.write_all(&Frame { first: 0x81, ..frame }.bytes())?,
+            Some(Spoil::Huge) => {
+                let mask = u8::from(from == From::Opener) << 7;
+                output.write_all(&[0x82, 127 | mask, 0, 0, 1, 0, 0, 0, 0, 0, 1, 2, 3, 4])?;
+            }
+        }
+        if let Some(held) = held.take() {
+            output.write_all(&held)?;
+        }
+    }
+    Ok(())
+}
+
+/// Passes an HTTP head on; `true` where WebSocket frames follow.
+fn relay_head(input: &mut TcpStream, output: &mut TcpStream) -> std::io::Result<bool> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        input.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    output.write_all(&head)?;
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    Ok(head.contains("upgrade: websocket"))
+}
+
+struct Frame {
+    first: u8,
+    masked: bool,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    fn read(input: &mut TcpStream) -> std::io::Result<Self> {
+        let mut head = [0; 2];
+        input.read_exact(&mut head)?;
+        let length = match head[1] & 0x7f {
+            126 => u64::from(u16::from_be_bytes(read(input)?)),
+            127 => u64::from_be_bytes(read(input)?),
+            short => u64::from(short),
+        };
+        let masked = head[1] & 0x80 != 0;
+        let mask: [u8; 4] = if masked { read(input)? } else { [0; 4] };
+        let mut payload = vec![0; length as usize];
+        input.read_exact(&mut payload)?;
+        payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+        Ok(Self { first: head[0], masked, payload })
+    }
+
+    fn is_data(&self) -> bool {
+        self.first & 0x0f == 2
+    }
+
+    /// One byte less, or one more, in front of the trailer.
+    fn resized(self, longer: bool) -> Self {
+        let at = self.payload.len() - TRAILER_BYTES;
+        let (body, trailer) = self.payload.split_at(at);
+        let body = if longer { [body, &[7]].concat() } else { body[..at - 1].to_vec() };
+        Self { payload: [&body, trailer].concat(), ..self }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mark = if self.masked { 0x80 } else { 0 };
+        let mut bytes = vec![self.first];
+        match self.payload.len() {
+            short @ 0..126 => bytes.push(mark | short as u8),
+            middle @ 126..65536 => {
+                bytes.push(mark | 126);
+                bytes.extend((middle as u16).to_be_bytes());
+            }
+            long => {
+                bytes.push(mark | 127);
+                bytes.extend((long as u64).to_be_bytes());
+            }
+        }
+        if self.masked {
+            // A mask of zeros is a mask.
+            bytes.extend([0; 4]);
+        }
+        bytes.extend(&self.payload);
+        bytes
+    }
+}
+
+fn read<const N: usize>(input: &mut TcpStream) -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    input.read_exact(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,113 @@
+//! A tiny random model, its parties and a place for their records.
+
+// Each test binary that includes this file uses a part of it.
+#![allow(dead_code)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use marill_mpc::testing::{gaussian, random_weights, tiny_spec};
+use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights, Twin};
+use marill_net::http::HttpClient;
+use marill_serving::Endpoint;
+use marill_serving::client::{ClientState, Cost, SecureSession, SessionOpener};
+use marill_serving::local::Parties;
+use marill_serving::server::SecureModel;
+use marill_serving::wire::{Setting, Terms};
+
+pub const PARTITION: &str = "tiny";
+
+/// A model, its parties and a place for their records.
+pub struct World {
+    pub spec: DecoderSpec,
+    pub public: Arc<PublicWeights>,
+    pub private: Arc<PrivateWeights>,
+    pub parties: Parties,
+    pub folder: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with_tls(false)
+    }
+
+    pub fn with_tls(tls: bool) -> Self {
+        Self::routed(tls, |dealer| dealer)
+    }
+
+    /// `route` may put something between server and dealer.
+    pub fn routed(tls: bool, route: impl FnOnce(Endpoint) -> Endpoint) -> Self {
+        Self::start(tempfile::tempdir().unwrap(), tls, false, route)
+    }
+
+    /// In a folder that may hold records already; `ahead`: with correlations from its folder `files`.
+    pub fn start(folder: tempfile::TempDir, tls: bool, ahead: bool, route: impl FnOnce(Endpoint) -> Endpoint) -> Self {
+        let spec = tiny_spec();
+        let (public, private) = random_weights(&spec, 7);
+        let files = folder.path().join("files");
+        let ahead = ahead.then_some(files.as_path());
+        let parties = Parties::start_with(tiny_model(), folder.path(), 4, tls, ahead, route).unwrap();
+        Self { spec, public, private, parties, folder }
+    }
+
+    pub fn opener(&self) -> SessionOpener {
+        self.opener_at(&self.parties.server, "client")
+    }
+
+    pub fn opener_at(&self, server: &Endpoint, name: &str) -> SessionOpener {
+        let place: &Path = &self.folder.path().join(name);
+        SessionOpener {
+            server: HttpClient::new(server.clone(), None),
+            dealer: HttpClient::new(self.parties.dealer.clone(), None),
+            terms: Terms::new(PARTITION, &self.spec, &self.public, Setting::Dealer),
+            spec: self.spec.clone(),
+            public: self.public.clone(),
+            state: ClientState::open(place, place).unwrap(),
+        }
+    }
+
+    /// `n` rows of boundary integers.
+    pub fn rows(&self, seed: u64, n: usize) -> Vec<u64> {
+        self.spec.encode(&gaussian(seed, "boundary", n * self.spec.hidden_size, 1.0)).unwrap()
+    }
+
+    /// The tokens that the law gives for a prompt of `n` rows and `steps` further ones.
+    pub fn twin(&self, seed: u64, n: usize, steps: u64) -> Vec<u32> {
+        let mut twin = Twin::new(self.public.clone(), self.private.clone());
+        let mut tokens = vec![twin.prefill(&self.rows(seed, n)).unwrap()];
+        tokens.extend((0..steps).map(|step| twin.decode(&self.rows(seed + 1000 + step, 1)).unwrap()));
+        tokens
+    }
+
+    pub fn secure(&self, session: &mut SecureSession, seed: u64, n: usize, steps: u64) -> (Vec<u32>, Vec<Cost>) {
+        let (token, cost) = session.prefill(&self.rows(seed, n), n).unwrap();
+        let (mut tokens, mut costs) = (vec![token], vec![cost]);
+        for step in 0..steps {
+            let (token, cost) = session.decode(&self.rows(seed + 1000 + step, 1)).unwrap();
+            tokens.push(token);
+            costs.push(cost);
+        }
+        session.end();
+        (tokens, costs)
+    }
+}
+
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The model of every world.
+pub fn tiny_model() -> SecureModel {
+    let spec = tiny_spec();
+    let owned = random_weights(&spec, 7);
+    let (Ok(public), Ok(private)) = (Arc::try_unwrap(owned.0), Arc::try_unwrap(owned.1)) else {
+        panic!("the weights are shared already");
+    };
+    SecureModel::new(PARTITION, spec, public, private, Setting::Dealer)
+}
