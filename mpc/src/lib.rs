@@ -5,6 +5,7 @@
 //! | interpreter | what a tensor is | file |
 //! |---|---|---|
 //! | [`Twin`] | the integers in clear: the law | `twin.rs` |
+//! | [`RealTwin`] | what the integers approximate, in floats | `real.rs` |
 //! | evaluators E0, E1 | additive shares and masked wires | `masked.rs` |
 //! | dealer | the masks of the wires; writes corrections | `masked.rs` |
 //! | range | bounds; proves that nothing overflows | `range.rs` |
@@ -20,6 +21,7 @@ pub mod masked;
 pub mod nn;
 pub mod operator;
 pub mod range;
+pub mod real;
 pub mod seed;
 pub mod session;
 pub mod spec;
@@ -29,6 +31,7 @@ pub mod weights;
 
 pub use masked::{ProtocolError, Traffic};
 pub use operator::{InputShare, OperatorSession, join_token};
+pub use real::RealTwin;
 pub use seed::Seed;
 pub use session::{ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill};
 pub use spec::{Architecture, DecoderSpec, Pooling, Reveal, SpecError};

@@ -141,6 +141,17 @@ pub struct Wire {
 }
 
 impl Share {
+    /// The own half, modulo `2^bits`; none at the dealer and in a tally.
+    #[must_use]
+    pub fn half(&self) -> &[u64] {
+        &self.data
+    }
+
+    #[must_use]
+    pub fn bits(&self) -> u32 {
+        self.bits
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.rows * self.cols
     }
@@ -230,7 +241,7 @@ pub struct Masked {
 }
 
 /// See [`Masked`]: a decoded token stays below, a prompt of 16 tokens of the smallest models is above.
-const MANY: usize = 1 << 13;
+pub const MANY: usize = 1 << 13;
 
 /// Corrections leave the dealer in frames of about this size.
 const FRAME_BYTES: usize = 1 << 19;

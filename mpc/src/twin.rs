@@ -413,6 +413,13 @@ impl Twin {
         self.step(&padded, Some(&bias), bucket)
     }
 
+    /// What entered the output head in the last step, in units of activations.
+    #[must_use]
+    pub fn last_hidden(&self) -> Vec<f64> {
+        let unit = f64::from(self.weights.spec.numeric.residual_frac_bits).exp2();
+        self.engine.last_hidden.iter().map(|&v| v as i64 as f64 / unit).collect()
+    }
+
     /// Runs one more token.
     ///
     /// # Errors

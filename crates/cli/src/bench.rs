@@ -1,97 +1,46 @@
-//! `marill bench`: what a private answer of a partition costs on this machine, all parties in this process.
+//! `marill bench`: what private inference costs on this machine, all parties in this process.
+
+mod answer;
+mod block;
+mod clock;
+mod ops;
+mod shapes;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
-
-use anyhow::Context;
-use marill_evals::engine::{Engine, SecureEngine, TwinEngine};
-use marill_mpc::masked::Cost;
-use marill_mpc::{tally_decode, tally_prefill};
-use marill_partition::Partition;
-use marill_report::{Table, bytes};
-
-use crate::failure::{BadInput, INPUT_FAILED};
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
-    /// A partition with its private part
-    dir: PathBuf,
-    /// Tokens of the prompt
+    #[command(subcommand)]
+    operations: Option<Operations>,
+    /// A partition with its private part: an answer of real weights
+    #[arg(required_unless_present_any = ["arch"], conflicts_with = "arch")]
+    dir: Option<PathBuf>,
+    /// Tokens of the prompt, with DIR
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     prompt_tokens: u32,
-    /// Tokens of the answer
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..))]
-    tokens: u32,
+    #[command(flatten)]
+    block: block::Args,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
 }
 
-/// Times an answer under the secure protocol, compares it with the twin, and its traffic with the tally.
+#[derive(clap::Subcommand)]
+enum Operations {
+    /// One line an operation: rounds, bytes, CPU time, error against real arithmetic
+    Ops(ops::Args),
+}
+
+/// Runs the benchmark that the arguments ask for.
 ///
 /// # Errors
-/// [`BadInput`] for a damaged partition or a prompt that does not fit.
+/// [`BadInput`] for a damaged partition, an unknown shape, or sizes that do not fit.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let partition = Partition::open(&args.dir).map_err(|e| BadInput(e.into()))?;
-    let spec = partition.decoder_spec().clone();
-    let (prompt_tokens, tokens) = (args.prompt_tokens as usize, args.tokens as usize);
-    let bucket = spec.bucket(prompt_tokens);
-    if bucket + tokens > spec.max_positions {
-        let error = anyhow::anyhow!("{bucket} and {tokens} tokens do not fit the {} positions", spec.max_positions);
-        return Err(BadInput(error).into());
+    match (args.operations, args.dir) {
+        (Some(Operations::Ops(ops)), _) => ops::run(&ops),
+        (None, Some(dir)) => answer::run(&dir, args.prompt_tokens, args.block.tokens.unwrap_or(8), args.json),
+        (None, None) => block::run(&args.block, args.json),
     }
-    let prompt: Vec<u32> = (0..prompt_tokens).map(|i| (i * 7919 % spec.vocab_size) as u32).collect();
-
-    let mut secure = SecureEngine::new(&partition)?;
-    let (public, private) = secure.weights();
-    let mut twin = TwinEngine::with_weights(partition.prefix()?, public, private);
-    let answer = secure.generate(&prompt, tokens, &|_, _| false)?;
-    let start = Instant::now();
-    let twin_equal = twin.generate(&prompt, tokens, &|_, _| false)? == answer;
-    let twin_seconds = start.elapsed().as_secs_f64();
-
-    let cost = secure.cost();
-    let steps = tokens - 1;
-    let prefill = tally_prefill(&spec, bucket)?;
-    let decode = (0..steps).map(|step| tally_decode(&spec, bucket + step)).collect::<Result<Vec<Cost>, _>>()?;
-    let sum = |pick: fn(&Cost) -> u64| decode.iter().map(pick).sum::<u64>();
-    let tally_equal = (cost.prefill_rounds, cost.prefill_bytes_sent, cost.prefill_bytes_received)
-        == (prefill.rounds, prefill.e0_to_e1_bytes, prefill.e1_to_e0_bytes)
-        && (cost.decode_rounds, cost.decode_bytes_sent, cost.decode_bytes_received)
-            == (sum(|c| c.rounds), sum(|c| c.e0_to_e1_bytes), sum(|c| c.e1_to_e0_bytes));
-    if args.json {
-        let json = serde_json::json!({
-            "prompt_tokens": prompt_tokens, "bucket": bucket, "tokens": tokens, "cost": cost,
-            "dealer_to_server_bytes": { "prefill": prefill.source_to_e1_bytes, "decode": sum(|c| c.source_to_e1_bytes) },
-            "seconds_per_token": cost.decode_seconds / steps as f64, "twin_seconds": twin_seconds,
-            "twin_equal": twin_equal, "tally_equal": tally_equal,
-        });
-        println!("{}", serde_json::to_string_pretty(&json).context("cannot write JSON")?);
-    } else {
-        let mut table =
-            Table::new(["step", "seconds", "rounds", "client sends", "client receives", "dealer to server"])
-                .right(&[1, 2, 3, 4, 5]);
-        let per = |total: u64| total / steps as u64;
-        table.row([
-            format!("prompt of {bucket}"),
-            format!("{:.3}", cost.prefill_seconds),
-            cost.prefill_rounds.to_string(),
-            bytes(cost.prefill_bytes_sent),
-            bytes(cost.prefill_bytes_received),
-            bytes(prefill.source_to_e1_bytes),
-        ]);
-        table.row([
-            "a token".to_string(),
-            format!("{:.3}", cost.decode_seconds / steps as f64),
-            per(cost.decode_rounds).to_string(),
-            bytes(per(cost.decode_bytes_sent)),
-            bytes(per(cost.decode_bytes_received)),
-            bytes(per(sum(|c| c.source_to_e1_bytes))),
-        ]);
-        println!("{}", table.markdown());
-        let verdict = |equal: bool| if equal { "equal" } else { "DIFFERENT" };
-        println!("\ntokens and the twin's: {}; traffic and the tally: {}", verdict(twin_equal), verdict(tally_equal));
-    }
-    Ok(if twin_equal && tally_equal { ExitCode::SUCCESS } else { ExitCode::from(INPUT_FAILED) })
 }

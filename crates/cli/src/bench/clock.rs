@@ -1,0 +1,38 @@
+//! CPU time of one party: its thread, with a rayon pool of one thread so that nothing runs elsewhere.
+
+use std::time::Instant;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// CPU and wall time of a measured stretch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    pub cpu: f64,
+    pub wall: f64,
+}
+
+/// CPU seconds of this thread.
+fn thread_seconds() -> f64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
+}
+
+impl Spent {
+    /// Adds what a step takes.
+    pub fn measure<T>(&mut self, step: impl FnOnce() -> T) -> T {
+        let (cpu, wall) = (thread_seconds(), Instant::now());
+        let result = step();
+        self.cpu += thread_seconds() - cpu;
+        self.wall += wall.elapsed().as_secs_f64();
+        result
+    }
+}
+
+/// Runs a party on a pool of its own.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn alone<T: Send>(party: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+    Ok(pool.install(party))
+}
