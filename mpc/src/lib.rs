@@ -18,6 +18,7 @@ pub mod encoder;
 pub mod engine;
 pub mod masked;
 pub mod nn;
+pub mod operator;
 pub mod range;
 pub mod seed;
 pub mod session;

@@ -46,6 +46,7 @@ use crate::seed::{Prg, Seed};
 use crate::spec::DecoderSpec;
 use crate::weights::{Lora, MaskedAdapter, PrivateWeights, adapter_masks};
 use bits::{Bits, OpenBits};
+pub(crate) use compare::INDEX_BITS;
 use pack::{add_packed, byte_width, pack, pack_iter, pack_plane, payload_bytes, unpack, xor_packed_plane};
 
 /// What can go wrong while a program runs. Every variant says where; none says what a share was.
@@ -215,6 +216,8 @@ impl Tally {
 
 /// The interpreter of evaluators, dealer and tally.
 pub struct Masked {
+    /// Input and output are shares at both evaluators; see [`crate::operator`].
+    shared_io: bool,
     role: Role,
     rank: usize,
     spec: Arc<DecoderSpec>,
@@ -311,6 +314,7 @@ impl Masked {
 
     fn new(role: Role, spec: &DecoderSpec) -> Self {
         Self {
+            shared_io: false,
             role,
             rank: spec.lora_rank,
             spec: Arc::new(spec.clone()),
@@ -318,6 +322,13 @@ impl Masked {
             #[cfg(test)]
             trace: Vec::new(),
         }
+    }
+
+    /// For sessions in which neither evaluator is the client; every party of a session decides alike.
+    #[must_use]
+    pub fn with_shared_io(mut self) -> Self {
+        self.shared_io = true;
+        self
     }
 
     /// Messages so far, at an evaluator.

@@ -139,6 +139,13 @@ impl DealerSession {
         Self { shapes: Arc::new(PublicWeights::shapes_only(&spec)), engine, cache }
     }
 
+    /// For a session whose evaluators are both operators; see [`crate::operator`].
+    #[must_use]
+    pub fn with_shared_io(mut self) -> Self {
+        self.engine = self.engine.with_shared_io();
+        self
+    }
+
     /// Writes the corrections of a prompt step.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use super::bits::{Bits, Pending, split};
 use super::{Masked, ProtocolError, Share, Wire};
 
 /// Width of an index share.
-const INDEX_BITS: u32 = 24;
+pub(crate) const INDEX_BITS: u32 = 24;
 
 impl Masked {
     /// The sign of a wire as a pending gate: eight digits and one round for few elements, digits of four bits down to
@@ -107,6 +107,9 @@ impl Masked {
         }
         let bytes = INDEX_BITS as usize / 8;
         let own = indices.data.first().copied().unwrap_or(0);
+        if self.shared_io {
+            return Ok(self.is_evaluator().then_some((own & ((1 << INDEX_BITS) - 1)) as u32));
+        }
         let reply = self.one_way(false, bytes, place, || own.to_le_bytes()[..bytes].to_vec())?;
         Ok(reply.map(|reply| {
             let other = super::unpack(&reply, bytes)[0];

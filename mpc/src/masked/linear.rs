@@ -288,6 +288,15 @@ impl Masked {
         bits: u32,
     ) -> Result<Wire, ProtocolError> {
         let n = rows * cols;
+        if self.shared_io {
+            let data = match (self.is_evaluator(), values) {
+                (true, Some(values)) if values.len() == n => values.to_vec(),
+                (true, _) => return Err(ProtocolError::MissingInput),
+                (false, _) => Vec::new(),
+            };
+            let share = Share { rows, cols, bits, data };
+            return Ok(self.exchange(&[(&share, bits)], &[], "input")?.0.remove(0));
+        }
         let mut wire = Wire { rows, cols, bits, open: Vec::new(), mask: Vec::new(), mask0: Vec::new() };
         match &mut self.role {
             Role::Tally(_) => {}
