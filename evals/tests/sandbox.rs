@@ -1,6 +1,5 @@
 //! Programs that misbehave end themselves, not the machine.
 
-use std::io::Write;
 use std::net::TcpListener;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ fn sandbox() -> Option<&'static Sandbox> {
         Ok(sandbox) => Some(sandbox),
         // A machine without the kernel's help refuses, which is what it should do.
         Err(error @ (SandboxError::CannotConfine { .. } | SandboxError::NoPython { .. })) => {
-            writeln!(std::io::stderr(), "skipped: {error}").unwrap();
+            eprintln!("skipped: {error}");
             None
         }
         Err(error) => panic!("{error}"),

@@ -28,6 +28,7 @@ pub mod twin;
 pub mod weights;
 
 pub use masked::{ProtocolError, Traffic};
+pub use operator::{InputShare, OperatorSession, join_token};
 pub use seed::Seed;
 pub use session::{ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill};
 pub use spec::{Architecture, DecoderSpec, Pooling, Reveal, SpecError};

@@ -216,11 +216,11 @@ impl Tally {
 
 /// The interpreter of evaluators, dealer and tally.
 pub struct Masked {
-    /// Input and output are shares at both evaluators; see [`crate::operator`].
-    shared_io: bool,
     role: Role,
     rank: usize,
     spec: Arc<DecoderSpec>,
+    /// Whether inputs enter and tokens leave as additive shares of E0 and E1, because E0 is not the client.
+    shared_ends: bool,
     /// From this many elements on, gates spend rounds to save corrections and traffic; below, the reverse. A shape is
     /// public, so every party decides alike.
     many: usize,
@@ -314,20 +314,20 @@ impl Masked {
 
     fn new(role: Role, spec: &DecoderSpec) -> Self {
         Self {
-            shared_io: false,
             role,
             rank: spec.lora_rank,
             spec: Arc::new(spec.clone()),
+            shared_ends: false,
             many: MANY,
             #[cfg(test)]
             trace: Vec::new(),
         }
     }
 
-    /// For sessions in which neither evaluator is the client; every party of a session decides alike.
+    /// As it is, for a session whose E0 is an operator: inputs enter and tokens leave as shares.
     #[must_use]
-    pub fn with_shared_io(mut self) -> Self {
-        self.shared_io = true;
+    pub fn with_shared_ends(mut self) -> Self {
+        self.shared_ends = true;
         self
     }
 

@@ -1,89 +1,119 @@
-//! Sessions in which neither evaluator is the client: input and output are additive shares.
+//! Sessions in which E0 is an independent operator: the client is no computing party.
 //!
-//! The client splits each row of boundary activations into two uniform shares, one for E0 and one for E1, and gets one
-//! share of the token from each. It computes nothing between, so it holds no masked wires and no adapter: what a cheating
-//! client can do to a semi-honest two-party protocol (Lehmkuhl et al., "Muse", USENIX Security '21) it cannot do here. What
-//! remains is that it chooses its inputs freely.
-//!
-//! Either evaluator alone sees uniform shares and opened values under fresh masks; the input costs one exchange in both
-//! directions in place of a message from the client, and the token's last message is left out.
+//! The client splits its boundary activations, and the padding's bias, into one additive share for each evaluator, and
+//! adds the two shares of the token that come back. Each share alone is uniform, so neither evaluator learns anything
+//! from it (additive sharing over Z_2^64, perfectly private against one of the two). Entering costs one exchange more
+//! than a client of its own; the token costs none. What a cheating client could read out of a two-party protocol it
+//! cannot here; that it chooses its input freely stays true in every deployment.
 
 use std::sync::Arc;
 
 use marill_net::Channel;
+use marill_numeric::fixed::low_mask;
 
 use crate::decoder::{self, Cache};
 use crate::masked::{INDEX_BITS, Masked, ProtocolError, Traffic};
 use crate::seed::{Prg, Seed};
-use crate::spec::DecoderSpec;
+use crate::spec::{Architecture, DecoderSpec};
 use crate::twin::{check_room, pad_prompt};
-use crate::weights::{MaskedAdapter, PrivateWeights, PublicWeights};
+use crate::weights::{MaskedAdapter, PublicWeights};
 
-/// E0 or E1 of such a session.
-pub struct SharedSession {
+/// What one evaluator gets of a step's input.
+#[derive(Clone, PartialEq, Eq)]
+pub struct InputShare {
+    /// `rows · hidden_size` ring elements.
+    pub boundary: Vec<u64>,
+    /// One ring element a row of a padded prompt; none in later steps.
+    pub bias: Option<Vec<u64>>,
+}
+
+impl std::fmt::Debug for InputShare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "InputShare({} elements)", self.boundary.len())
+    }
+}
+
+impl InputShare {
+    /// Splits a prompt of `n · hidden_size` encoded boundary activations, padded to its bucket: shares for E0 and E1,
+    /// and the bucket.
+    ///
+    /// # Errors
+    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::MissingInput`] for an empty prompt.
+    pub fn of_prompt(spec: &DecoderSpec, boundary: &[u64]) -> Result<([Self; 2], usize), ProtocolError> {
+        let (padded, bias, bucket) = pad_prompt(spec, boundary)?;
+        Ok((Self::split(&padded, Some(&bias)), bucket))
+    }
+
+    /// Splits one row.
+    #[must_use]
+    pub fn of_row(boundary: &[u64]) -> [Self; 2] {
+        Self::split(boundary, None)
+    }
+
+    fn split(boundary: &[u64], bias: Option<&[u64]>) -> [Self; 2] {
+        // A fresh key for every split: no stream to keep, nothing to use twice.
+        let mut prg = Prg::new(&Seed::random(), "input share");
+        let mut halves = |values: &[u64]| {
+            let first = prg.words(values.len());
+            let second = values.iter().zip(&first).map(|(v, f)| v.wrapping_sub(*f)).collect::<Vec<u64>>();
+            (first, second)
+        };
+        let (first, second) = halves(boundary);
+        let (first_bias, second_bias) = bias.map(&mut halves).unzip();
+        [Self { boundary: first, bias: first_bias }, Self { boundary: second, bias: second_bias }]
+    }
+}
+
+/// The token that two evaluators' shares add up to.
+#[must_use]
+pub fn join_token(e0: u32, e1: u32) -> u32 {
+    e0.wrapping_add(e1) & low_mask(INDEX_BITS) as u32
+}
+
+/// E0 as an operator: holds shares, learns shapes.
+pub struct OperatorSession {
     weights: Arc<PublicWeights>,
     engine: Masked,
     cache: Cache<Masked>,
 }
 
-impl SharedSession {
-    /// E0: an operator of its own.
-    ///
+impl OperatorSession {
     /// # Errors
-    /// [`ProtocolError::AdapterMismatch`] when the masked adapter is of another model.
-    pub fn first(
+    /// [`ProtocolError::AdapterMismatch`] when the masked adapter is of another model, [`ProtocolError::Reveal`] for an
+    /// encoder, whose pooling weights are not shared yet.
+    pub fn new(
         weights: Arc<PublicWeights>,
         adapter: &MaskedAdapter,
         seed: Seed,
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
-        let engine = Masked::client(&weights.spec, adapter, &seed, peer)?;
-        Ok(Self::new(weights, engine))
-    }
-
-    /// E1: the server.
-    ///
-    /// # Errors
-    /// [`ProtocolError::AdapterMismatch`] when the private weights are of another model.
-    pub fn second(
-        weights: Arc<PublicWeights>,
-        private: &PrivateWeights,
-        seed: Seed,
-        peer: Box<dyn Channel>,
-        source: Box<dyn Channel>,
-    ) -> Result<Self, ProtocolError> {
-        let engine = Masked::server(&weights.spec, private, &seed, peer, source)?;
-        Ok(Self::new(weights, engine))
-    }
-
-    fn new(weights: Arc<PublicWeights>, engine: Masked) -> Self {
+        if matches!(weights.spec.architecture, Architecture::Bert { .. }) {
+            return Err(ProtocolError::Reveal { revealed: "a token" });
+        }
+        let engine = Masked::client(&weights.spec, adapter, &seed, peer)?.with_shared_ends();
         let cache = Cache::new(&weights.spec);
-        Self { weights, engine: engine.with_shared_io(), cache }
+        Ok(Self { weights, engine, cache })
     }
 
-    /// Runs a padded prompt from shares of its rows, `bucket · hidden_size`, and of the padding's bias, `bucket`; returns
-    /// a share of the token.
+    /// Runs E0's share of a padded prompt; returns E0's share of the token.
     ///
     /// # Errors
-    /// [`ProtocolError::MissingInput`] for shares of another length, [`ProtocolError::TooLong`] past the context,
-    /// [`ProtocolError::Peer`] and [`ProtocolError::Source`] on a lost party.
-    pub fn prefill(&mut self, rows: &[u64], bias: &[u64]) -> Result<u32, ProtocolError> {
-        check_room(&self.weights.spec, self.cache.len(), bias.len())?;
-        self.step(rows, Some(bias), bias.len())
+    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::MissingInput`] for a share of another shape,
+    /// [`ProtocolError::Peer`] on a lost server.
+    pub fn prefill(&mut self, input: &InputShare, bucket: usize) -> Result<u32, ProtocolError> {
+        self.step(input, bucket)
     }
 
-    /// Runs one more row.
+    /// Runs E0's share of one more row.
     ///
     /// # Errors
     /// As [`Self::prefill`].
-    pub fn decode(&mut self, row: &[u64]) -> Result<u32, ProtocolError> {
-        check_room(&self.weights.spec, self.cache.len(), 1)?;
-        self.step(row, None, 1)
+    pub fn decode(&mut self, input: &InputShare) -> Result<u32, ProtocolError> {
+        self.step(input, 1)
     }
 
-    fn step(&mut self, rows: &[u64], bias: Option<&[u64]>, count: usize) -> Result<u32, ProtocolError> {
-        let token = decoder::step(&mut self.engine, &self.weights, &mut self.cache, Some(rows), bias, count)?;
-        token.ok_or(ProtocolError::MissingInput)
+    fn step(&mut self, input: &InputShare, rows: usize) -> Result<u32, ProtocolError> {
+        shared_step(&mut self.engine, &self.weights, &mut self.cache, input, rows)
     }
 
     #[must_use]
@@ -92,33 +122,17 @@ impl SharedSession {
     }
 }
 
-/// A prompt in shares: for each evaluator its rows, then the padding's bias.
-pub struct PromptShares {
-    pub rows: [Vec<u64>; 2],
-    pub bias: [Vec<u64>; 2],
-}
-
-/// Pads a prompt of `n · hidden_size` encoded boundary activations to its bucket and splits it.
-///
-/// # Errors
-/// [`ProtocolError::MissingInput`] for an empty prompt, [`ProtocolError::TooLong`] past the context.
-pub fn split_prompt(spec: &DecoderSpec, boundary: &[u64]) -> Result<PromptShares, ProtocolError> {
-    let (rows, bias, _) = pad_prompt(spec, boundary)?;
-    Ok(PromptShares { rows: split(&rows), bias: split(&bias) })
-}
-
-/// Two additive shares of each value modulo 2^64, each uniform on its own.
-#[must_use]
-pub fn split(values: &[u64]) -> [Vec<u64>; 2] {
-    let first = Prg::new(&Seed::random(), "input shares").words(values.len());
-    let second = values.iter().zip(&first).map(|(value, share)| value.wrapping_sub(*share)).collect();
-    [first, second]
-}
-
-/// The token from the evaluators' shares of it.
-#[must_use]
-pub fn join_token(first: u32, second: u32) -> u32 {
-    first.wrapping_add(second) & ((1 << INDEX_BITS) - 1)
+/// One step at an evaluator that holds a share of the input.
+pub(crate) fn shared_step(
+    engine: &mut Masked,
+    weights: &PublicWeights,
+    cache: &mut Cache<Masked>,
+    input: &InputShare,
+    rows: usize,
+) -> Result<u32, ProtocolError> {
+    check_room(&weights.spec, cache.len(), rows)?;
+    let token = decoder::step(engine, weights, cache, Some(&input.boundary), input.bias.as_deref(), rows)?;
+    token.ok_or(ProtocolError::MissingInput)
 }
 
 #[cfg(test)]
@@ -128,51 +142,58 @@ mod tests {
     use marill_net::memory_pair;
 
     use super::*;
-    use crate::session::DealerSession;
     use crate::testing::{gaussian, random_weights, tiny_spec};
-    use crate::twin::Twin;
+    use crate::{DealerSession, ServerSession, Twin};
 
     #[test]
-    fn two_operators_and_a_source_give_the_twins_tokens_from_shares() {
-        let spec = tiny_spec();
-        let (public, private) = random_weights(&spec, 3);
-        let rows = |seed, n: usize| spec.encode(&gaussian(seed, "boundary", n * spec.hidden_size, 1.5)).unwrap();
-        let prompt = rows(1, 21);
-        let further = [rows(2, 1), rows(3, 1)];
-        let mut twin = Twin::new(public.clone(), private.clone());
+    fn a_session_of_an_operator_returns_the_twins_tokens() {
+        let (public, private) = random_weights(&tiny_spec(), 3);
+        let spec = public.spec.clone();
+        let row = |seed, n: usize| spec.encode(&gaussian(seed, "row", n * spec.hidden_size, 1.5)).unwrap();
+        let (prompt, rows) = (row(1, 5), [row(2, 1), row(3, 1)]);
+        let mut twin = Twin::new(Arc::clone(&public), Arc::clone(&private));
         let mut expected = vec![twin.prefill(&prompt).unwrap()];
-        expected.extend(further.iter().map(|row| twin.decode(row).unwrap()));
+        expected.extend(rows.iter().map(|r| twin.decode(r).unwrap()));
 
-        let shares = split_prompt(&spec, &prompt).unwrap();
-        let further = further.map(|row| split(&row));
-        let [adapter_seed, seed0, seed1] = [Seed::random(), Seed::random(), Seed::random()];
-        let (first_end, second_end) = memory_pair();
-        let (sink, source) = memory_pair();
+        let (shares, bucket) = InputShare::of_prompt(&spec, &prompt).unwrap();
+        let steps: Vec<[InputShare; 2]> =
+            std::iter::once(shares).chain(rows.iter().map(|r| InputShare::of_row(r))).collect();
+        let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
+        let ((e0, e1), (sink, stream)) = (memory_pair(), memory_pair());
         let adapter = private.mask(&spec, &adapter_seed);
-        let run = |mut session: SharedSession, party: usize| {
-            let mut tokens = vec![session.prefill(&shares.rows[party], &shares.bias[party]).unwrap()];
-            tokens.extend(further.iter().map(|row| session.decode(&row[party]).unwrap()));
-            (tokens, session.traffic())
-        };
-        let run = &run;
-        let (first, second) = thread::scope(|scope| {
-            let (spec, seeds) = (spec.clone(), (seed0.clone(), seed1.clone()));
+        let tokens = thread::scope(|scope| {
+            let (spec, seed0_source, seed1_source) = (spec.clone(), seed0.clone(), seed1.clone());
             scope.spawn(move || {
-                let session = DealerSession::new(spec, adapter_seed, seeds.0, seeds.1, Box::new(sink));
-                let mut session = session.with_shared_io();
-                session.prefill(32).unwrap();
-                (0..2).for_each(|_| session.decode().unwrap());
+                let mut dealer =
+                    DealerSession::new(spec, adapter_seed, seed0_source, seed1_source, Box::new(sink)).with_operator();
+                dealer.prefill(bucket).unwrap();
+                dealer.decode().unwrap();
+                dealer.decode().unwrap();
             });
-            let session =
-                SharedSession::second(public.clone(), &private, seed1, Box::new(second_end), Box::new(source)).unwrap();
-            let second = scope.spawn(move || run(session, 1));
-            let session = SharedSession::first(public.clone(), &adapter, seed0, Box::new(first_end)).unwrap();
-            (run(session, 0), second.join().unwrap())
+            let server = scope.spawn(|| {
+                let mut server = ServerSession::new(public.clone(), &private, seed1, Box::new(e1), Box::new(stream))
+                    .unwrap()
+                    .with_operator();
+                let mut tokens = vec![server.prefill_shared(&steps[0][1], bucket).unwrap()];
+                tokens.extend(steps[1..].iter().map(|s| server.decode_shared(&s[1]).unwrap()));
+                tokens
+            });
+            let mut operator = OperatorSession::new(public.clone(), &adapter, seed0, Box::new(e0)).unwrap();
+            let mut own = vec![operator.prefill(&steps[0][0], bucket).unwrap()];
+            own.extend(steps[1..].iter().map(|s| operator.decode(&s[0]).unwrap()));
+            let theirs = server.join().unwrap();
+            own.iter().zip(theirs).map(|(a, b)| join_token(*a, b)).collect::<Vec<u32>>()
         });
-        let tokens: Vec<u32> = first.0.iter().zip(&second.0).map(|(a, b)| join_token(*a, *b)).collect();
         assert_eq!(tokens, expected);
-        assert_eq!(first.1.bytes_sent, second.1.bytes_received);
-        // Alone, a share of a token is as likely one number as another: at least it is no index into the vocabulary.
-        assert!(first.0.iter().any(|share| *share as usize >= spec.vocab_size));
+    }
+
+    #[test]
+    fn one_share_of_an_input_is_random_and_both_add_up() {
+        let values = vec![7u64; 4096];
+        let [a, b] = InputShare::of_row(&values);
+        assert!(a.boundary.iter().zip(&b.boundary).all(|(a, b)| a.wrapping_add(*b) == 7));
+        let ones: u32 = a.boundary.iter().map(|v| v.count_ones()).sum();
+        assert!((ones as f64 / (64.0 * 4096.0) - 0.5).abs() < 0.01);
+        assert_ne!(InputShare::of_row(&values)[0], a, "every split is fresh");
     }
 }

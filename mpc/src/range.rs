@@ -41,6 +41,9 @@ use crate::weights::{PrivateWeights, PublicWeights};
 use norms::MatrixNorms;
 use span::{Origin, Span};
 
+/// More positions than these cannot be proved: the reciprocal of a softmax's sum covers fewer than 2,048 equal keys.
+pub const LARGEST_POSITIONS: usize = 2032;
+
 /// The inputs over which a proof speaks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Envelope {

@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
-use marill_mpc::operator::SharedSession;
+use marill_mpc::OperatorSession;
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use marill_partition::Partition;
 
@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
 use crate::wire::{
-    E0, EvaluateHello, EvaluateWelcome, Reply, Step, recv_json, recv_words, send_json, send_token_share,
+    E0, EvaluateHello, EvaluateWelcome, Reply, Step, recv_input_share, recv_json, send_json, send_token_share,
 };
 
 const CLIENT: &str = "client";
@@ -89,7 +89,7 @@ impl Evaluator {
         result
     }
 
-    fn open(&self, client: &mut SharedChannel<WebSocketChannel>) -> Result<SharedSession, ServingError> {
+    fn open(&self, client: &mut SharedChannel<WebSocketChannel>) -> Result<OperatorSession, ServingError> {
         let hello: EvaluateHello = recv_json(client, CLIENT)?;
         self.opener.terms.check(&hello.terms)?;
         let (session, opened) = self.opener.open_shared()?;
@@ -101,23 +101,20 @@ impl Evaluator {
     fn serve(
         &self,
         client: &mut SharedChannel<WebSocketChannel>,
-        session: &mut SharedSession,
+        session: &mut OperatorSession,
     ) -> Result<(), ServingError> {
         let width = self.opener.spec.hidden_size;
         let bad = |reason: String| ServingError::BadMessage { peer: CLIENT, reason };
         loop {
             let frame = client.recv().map_err(ServingError::net(CLIENT))?;
-            let token = match Step::parse(&frame).map_err(bad)? {
+            let step = Step::parse(&frame).map_err(bad)?;
+            let token = match step {
                 Step::End => return Ok(()),
                 Step::Prefill { bucket } if bucket > self.opener.spec.max_positions => {
                     return Err(bad(format!("a prefill of {bucket} is not possible")));
                 }
-                Step::Prefill { bucket } => {
-                    let rows = recv_words(client, CLIENT, bucket * width)?;
-                    let bias = recv_words(client, CLIENT, bucket)?;
-                    session.prefill(&rows, &bias)?
-                }
-                Step::Decode => session.decode(&recv_words(client, CLIENT, width)?)?,
+                Step::Prefill { bucket } => session.prefill(&recv_input_share(client, CLIENT, step, width)?, bucket)?,
+                Step::Decode => session.decode(&recv_input_share(client, CLIENT, step, width)?)?,
             };
             send_token_share(client, CLIENT, token)?;
             Metrics::add(&self.metrics.steps, 1);

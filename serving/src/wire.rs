@@ -1,6 +1,6 @@
 //! What the services say to each other around the protocol: terms, greetings, steps.
 
-use marill_mpc::{DecoderSpec, PublicWeights};
+use marill_mpc::{DecoderSpec, InputShare, PublicWeights};
 use marill_net::{Channel, NetError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -272,17 +272,36 @@ pub fn recv_json<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static 
     serde_json::from_slice(&frame).map_err(|error| ServingError::BadMessage { peer, reason: error.to_string() })
 }
 
-/// Sends the words of one evaluator's share.
+/// Sends one evaluator's share of a step's input: its rows, then the padding's bias where there is one.
 ///
 /// # Errors
 /// A lost peer.
-pub fn send_words(channel: &mut dyn Channel, words: &[u64]) -> Result<(), NetError> {
-    channel.send(words.iter().flat_map(|word| word.to_le_bytes()).collect())
+pub fn send_input_share(channel: &mut dyn Channel, share: &InputShare) -> Result<(), NetError> {
+    let mut send = |words: &[u64]| channel.send(words.iter().flat_map(|word| word.to_le_bytes()).collect());
+    send(&share.boundary)?;
+    share.bias.as_deref().map_or(Ok(()), send)
 }
 
+/// The input of an announced step; `width` elements a row.
+///
 /// # Errors
-/// A lost peer, or a frame that is not `count` words.
-pub fn recv_words(channel: &mut dyn Channel, peer: &'static str, count: usize) -> Result<Vec<u64>, ServingError> {
+/// A lost peer, or frames of another size.
+pub fn recv_input_share(
+    channel: &mut dyn Channel,
+    peer: &'static str,
+    step: Step,
+    width: usize,
+) -> Result<InputShare, ServingError> {
+    match step {
+        Step::Prefill { bucket } => Ok(InputShare {
+            boundary: recv_words(channel, peer, bucket * width)?,
+            bias: Some(recv_words(channel, peer, bucket)?),
+        }),
+        _ => Ok(InputShare { boundary: recv_words(channel, peer, width)?, bias: None }),
+    }
+}
+
+fn recv_words(channel: &mut dyn Channel, peer: &'static str, count: usize) -> Result<Vec<u64>, ServingError> {
     let frame = channel.recv().map_err(ServingError::net(peer))?;
     if frame.len() != 8 * count {
         let reason = format!("a share has {} bytes where {} belong", frame.len(), 8 * count);

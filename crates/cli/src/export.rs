@@ -49,6 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let json = serde_json::json!({
             "dir": report.dir, "partition_id": report.partition_id, "public_bytes": report.public_bytes,
             "private_bytes": report.private_bytes, "adapter_config": report.wrote_peft_config,
+            "range": { "proved": report.range.is_ok(), "finding": marill_partition::describe_range(&report.range) },
         });
         println!("{json:#}");
     } else {
@@ -59,6 +60,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             bytes(report.public_bytes),
             bytes(report.private_bytes)
         );
+        if report.range.is_ok() {
+            eprintln!("range: {}", marill_partition::describe_range(&report.range));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,6 +14,9 @@ use crate::failure::BadInput;
 pub struct Args {
     /// Folder of a partition: `manifest.json` and `public/`, on a server also `private/`
     dir: PathBuf,
+    /// Also prove for which inputs no value overflows; needs the private part, and seconds to minutes
+    #[arg(long)]
+    range: bool,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
@@ -55,6 +58,9 @@ struct Findings<'a> {
     published: Vec<String>,
     parties: Vec<Learned>,
     limits: &'static [&'static str],
+    /// With `--range` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    range: Option<String>,
 }
 
 /// Checks the partition's digests and prints what it holds.
@@ -65,7 +71,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let has_private = args.dir.join("private").is_dir();
     let opened = if has_private { Partition::open(&args.dir) } else { Partition::open_public(&args.dir) };
     let partition = opened.map_err(|error| BadInput(error.into()))?;
-    let findings = gather(&partition);
+    let mut findings = gather(&partition);
+    if args.range {
+        let outcome = marill_partition::range_of(&partition).map_err(|error| BadInput(error.into()))?;
+        findings.range = Some(marill_partition::describe_range(&outcome));
+    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings).context("cannot write JSON")?);
     } else {
@@ -113,6 +123,7 @@ fn gather(partition: &Partition) -> Findings<'_> {
             .map(|&(party, holds, learns)| Learned { party, holds, learns })
             .collect(),
         limits: marill_partition::limits(),
+        range: None,
     }
 }
 
@@ -163,6 +174,9 @@ fn render(findings: &Findings<'_>) -> String {
     text += &format!("{}\n\npublished with the manifest:\n", parties.markdown());
     for line in &findings.published {
         text += &format!("- {line}\n");
+    }
+    if let Some(range) = &findings.range {
+        text += &format!("\nrange: {range}\n");
     }
     text += "\nlimits:\n";
     for limit in findings.limits {

@@ -75,7 +75,16 @@ pub fn export_run(
         let adapter = Adapter::load(&adapter_path)?;
         let base = Checkpoint::open(base)?;
         let opts = ExportOptions { name: name.into(), base_name: hub_name(recipe), peft_lossy, ..Default::default() };
-        Ok(export(&base, &transforms, &adapter, out, &opts)?)
+        let report = export(&base, &transforms, &adapter, out, &opts)?;
+        if report.range.is_err() {
+            let finding = marill_partition::describe_range(&report.range);
+            eprintln!("warning: range: {finding}");
+            eprintln!(
+                "\nhint: bounds are worst cases; `marill eval {} --engine twin` checks every value on your own data",
+                out.display()
+            );
+        }
+        Ok(report)
     };
     work().map_err(|error| BadInput(error).into())
 }

@@ -10,7 +10,7 @@ use marill_report::Table;
 use crate::failure::BadInput;
 
 /// Name, what it does, text.
-pub const RECIPES: [(&str, &str, &str); 4] = [
+pub const RECIPES: [(&str, &str, &str); 6] = [
     (
         "agnews-smollm2",
         "SmolLM2-135M-Instruct classifies news: 15 layers frozen, rank 8, 9 to 3 heads",
@@ -20,6 +20,16 @@ pub const RECIPES: [(&str, &str, &str); 4] = [
         "multi30k-de-en-smollm2",
         "SmolLM2-135M-Instruct translates captions, German to English, transformed alike",
         include_str!("../../../recipes/multi30k-de-en-smollm2.toml"),
+    ),
+    (
+        "trec-smollm2",
+        "SmolLM2-135M-Instruct tells what kind of answer a question wants, transformed alike",
+        include_str!("../../../recipes/trec-smollm2.toml"),
+    ),
+    (
+        "mbpp-smollm2",
+        "SmolLM2-135M-Instruct writes short Python functions, transformed alike, taught by the base",
+        include_str!("../../../recipes/mbpp-smollm2.toml"),
     ),
     ("demo", "the embedded base tells four kinds of request apart", include_str!("../../../recipes/demo.toml")),
     ("base", "the embedded base itself, trained from nothing", include_str!("../../../recipes/base.toml")),

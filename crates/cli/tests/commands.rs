@@ -41,6 +41,10 @@ fn inspect_says_what_each_party_learns() {
     assert_eq!(found["private_tensors"].as_array().unwrap().len(), 28);
     assert_eq!(found["parties"].as_array().unwrap().len(), 3);
 
+    assert!(found.get("range").is_none(), "the analysis takes time and is asked for");
+    let found = json(&marill(dir.path(), &["inspect", "out", "--json", "--range"]));
+    assert!(found["range"].as_str().unwrap().starts_with("no value overflows for boundary rows of norm up to"));
+
     std::fs::write(dir.path().join("out/public/extra"), "x").unwrap();
     let output = marill(dir.path(), &["inspect", "out"]);
     assert_eq!(output.status.code(), Some(1));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, ModelError, Transforms};
+use marill_mpc::range::{Proof, Unproved};
 use marill_numeric::NumericSpec;
 
 use crate::manifest::{Base, BaseFormat, FileEntry, ID_FILE, Manifest, Reveal, SCHEMA};
@@ -33,6 +34,9 @@ pub struct ExportReport {
     pub public_bytes: u64,
     pub private_bytes: u64,
     pub wrote_peft_config: bool,
+    /// Over which inputs no value overflows, or what keeps that from being proved. It depends on the private part a
+    /// little, so it is told to the owner and not written into the partition.
+    pub range: Result<Proof, Unproved>,
 }
 
 /// Writes the partition of `base` with `transforms` and `adapter` into the new folder `out_dir`.
@@ -58,7 +62,8 @@ pub fn export(
     let decoder = weights::decoder_spec(&base.config, transforms, opts.numeric.clone())?;
     // Weights that do not fit the numeric format are found now rather than when the server starts.
     let public = weights::public_weights(&decoder, base, transforms.frozen_layers)?;
-    weights::private_weights(&public, &base.config, transforms, adapter)?;
+    let private = weights::private_weights(&public, &base.config, transforms, adapter)?;
+    let range = crate::range::analyse(&public, private);
     drop(public);
 
     let occupied = out_dir.read_dir().is_ok_and(|mut entries| entries.next().is_some());
@@ -66,7 +71,7 @@ pub fn export(
         return Err(PartitionError::OutputExists { path: out_dir.into() });
     }
     let staging = staging_folder(out_dir)?;
-    let result = write_all(base, transforms, adapter, &staging, decoder, opts)
+    let result = write_all(base, transforms, adapter, &staging, decoder, range, opts)
         .and_then(|report| verify_written(base, &staging).map(|()| report));
     match result {
         Ok(report) => {
@@ -104,6 +109,7 @@ fn write_all(
     adapter: &Adapter,
     dir: &Path,
     decoder: marill_mpc::DecoderSpec,
+    range: Result<Proof, Unproved>,
     opts: &ExportOptions<'_>,
 ) -> Result<ExportReport, PartitionError> {
     let (format, public) = write_base(base, dir)?;
@@ -143,6 +149,7 @@ fn write_all(
         public_bytes: manifest.public_bytes(),
         private_bytes: manifest.private_files.iter().map(|file| file.bytes).sum(),
         wrote_peft_config,
+        range,
     })
 }
 

@@ -16,6 +16,7 @@ mod error;
 mod export;
 mod manifest;
 mod partition;
+mod range;
 pub mod testing;
 mod weights;
 
@@ -24,6 +25,7 @@ pub use error::PartitionError;
 pub use export::{ExportOptions, ExportReport, export};
 pub use manifest::{Base, BaseFormat, FileEntry, ID_FILE, MANIFEST_FILE, Manifest, Reveal, SCHEMA};
 pub use partition::Partition;
+pub use range::{describe_range, range_of};
 pub use weights::{decoder_spec, private_weights, public_weights};
 
 /// The private part's only weights; PEFT's own file name, so that PEFT finds it.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, Transforms};
 use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
-use marill_partition::{ADAPTER_FILE, ExportOptions, Partition, PartitionError, export};
+use marill_partition::{ADAPTER_FILE, ExportOptions, Partition, PartitionError, describe_range, export, range_of};
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -84,6 +84,29 @@ fn the_adapter_goes_to_peft_only_when_heads_are_not_merged() {
     assert_eq!(config["r"], 2);
     assert_eq!(config["layers_to_transform"], serde_json::json!([2, 3]));
     Partition::open(&dir).unwrap();
+}
+
+#[test]
+fn export_proves_a_range_and_names_a_factor_that_is_too_large_for_one() {
+    let mut fixture = Fixture::new(true);
+    let run = |fixture: &Fixture, name: &str| {
+        let opts = ExportOptions::default();
+        export(&fixture.base, &fixture.transforms, &fixture.adapter, &fixture.out(name), &opts).unwrap()
+    };
+    let report = run(&fixture, "small");
+    let proof = report.range.as_ref().unwrap();
+    assert!(proof.envelope.row_norm > 100.0, "{proof:?}");
+    assert!(describe_range(&report.range).starts_with("no value overflows for boundary rows of norm up to"));
+    let opened = Partition::open(&report.dir).unwrap();
+    assert_eq!(range_of(&opened).unwrap(), report.range);
+
+    let name = Adapter::name(3, "down_proj", 'B');
+    let large = (&fixture.adapter.tensors[&name] * 100_000.0).unwrap();
+    fixture.adapter.tensors.insert(name, large);
+    let report = run(&fixture, "large");
+    let text = describe_range(&report.range);
+    assert!(text.starts_with("not proved for any input: private layer 1, `mlp.out`: a value may reach"), "{text}");
+    assert!(text.contains("bits missing"), "{text}");
 }
 
 #[test]

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use marill_mpc::operator::SharedSession;
-use marill_mpc::{ClientSession, DecoderSpec, MaskedAdapter, PublicWeights, Seed};
+use marill_mpc::{ClientSession, DecoderSpec, MaskedAdapter, OperatorSession, PublicWeights, Seed};
 use marill_net::http::{HttpClient, Response};
 use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel};
 use marill_partition::Partition;
@@ -227,10 +226,10 @@ impl SessionOpener {
     }
 
     /// As E0 for somebody else: the session's name, and the evaluator's side of it.
-    pub(crate) fn open_shared(&self) -> Result<(String, SharedSession), ServingError> {
+    pub(crate) fn open_shared(&self) -> Result<(String, OperatorSession), ServingError> {
         let (session, seed0) = self.grant(Vec::new())?;
         let (peer, _, adapter) = self.meet(&session, Correlations::Live)?;
-        let opened = SharedSession::first(self.public.clone(), &adapter, seed0, Box::new(peer))?;
+        let opened = OperatorSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
         Ok((session, opened))
     }
 

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use marill_mpc::DecoderSpec;
-use marill_mpc::operator::{join_token, split, split_prompt};
+use marill_mpc::{DecoderSpec, InputShare, join_token};
 use marill_net::http::HttpClient;
 use marill_net::{Channel, Meter, Metered, SharedChannel};
 
 use super::session::{Cost, Peer, STEP_TIMEOUT};
 use crate::ServingError;
 use crate::wire::{
-    EvaluateHello, EvaluateWelcome, InputHello, Step, Terms, recv_reply, recv_token_share, send_json, send_words,
+    EvaluateHello, EvaluateWelcome, InputHello, Step, Terms, recv_reply, recv_token_share, send_input_share, send_json,
 };
 
 /// The evaluators, E0 first.
@@ -44,25 +43,19 @@ impl SharedLines {
     }
 
     pub(super) fn prefill(&mut self, spec: &DecoderSpec, boundary: &[u64]) -> Result<u32, ServingError> {
-        let shares = split_prompt(spec, boundary)?;
-        let bucket = shares.bias[0].len();
-        let [first, second] = shares.rows;
-        let [first_bias, second_bias] = shares.bias;
-        self.step(Step::Prefill { bucket }, [&[&first, &first_bias], &[&second, &second_bias]])
+        let (shares, bucket) = InputShare::of_prompt(spec, boundary)?;
+        self.step(Step::Prefill { bucket }, &shares)
     }
 
     pub(super) fn decode(&mut self, row: &[u64]) -> Result<u32, ServingError> {
-        let [first, second] = split(row);
-        self.step(Step::Decode, [&[&first], &[&second]])
+        self.step(Step::Decode, &InputShare::of_row(row))
     }
 
     /// Both evaluators get their shares before either is waited for.
-    fn step(&mut self, step: Step, shares: [&[&[u64]]; 2]) -> Result<u32, ServingError> {
-        for ((line, shares), peer) in self.lines.iter_mut().zip(shares).zip(PEERS) {
+    fn step(&mut self, step: Step, shares: &[InputShare; 2]) -> Result<u32, ServingError> {
+        for ((line, share), peer) in self.lines.iter_mut().zip(shares).zip(PEERS) {
             line.send(step.encode()).map_err(ServingError::net(peer))?;
-            for share in shares {
-                send_words(line, share).map_err(ServingError::net(peer))?;
-            }
+            send_input_share(line, share).map_err(ServingError::net(peer))?;
         }
         self.steps += 1;
         // The server knows best why a session ends, so it is heard first.

@@ -3,7 +3,6 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
-use marill_mpc::operator::SharedSession;
 use marill_mpc::{Seed, ServerSession};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::{Zeroize, Zeroizing};
@@ -15,8 +14,8 @@ use crate::ahead::Correlations;
 use crate::metrics::Metrics;
 use crate::state::Holder;
 use crate::wire::{
-    CLOSE_BUDGET, ClientHello, Reply, ServerWelcome, SourceHello, Step, recv_json, recv_reply, recv_words, send_json,
-    send_token_share, unhex,
+    CLOSE_BUDGET, ClientHello, Reply, ServerWelcome, SourceHello, Step, recv_input_share, recv_json, recv_reply,
+    send_json, send_token_share, unhex,
 };
 
 const CLIENT: &str = "client";
@@ -58,7 +57,7 @@ type Waiting = Option<(String, Receiver<Input>)>;
 /// E1, with E0 as the client or with inputs and outputs in shares.
 enum Evaluator {
     Own(Box<ServerSession>),
-    Shared(Box<SharedSession>),
+    Shared(Box<ServerSession>),
 }
 
 impl Evaluator {
@@ -68,11 +67,9 @@ impl Evaluator {
             (Self::Own(session), Step::Prefill { bucket }) => return Ok(session.prefill(bucket)?),
             (Self::Own(session), _) => return Ok(session.decode()?),
             (Self::Shared(session), Step::Prefill { bucket }) => {
-                let rows = recv_words(client, CLIENT, bucket * width)?;
-                let bias = recv_words(client, CLIENT, bucket)?;
-                session.prefill(&rows, &bias)?
+                session.prefill_shared(&recv_input_share(client, CLIENT, step, width)?, bucket)?
             }
-            (Self::Shared(session), _) => session.decode(&recv_words(client, CLIENT, width)?)?,
+            (Self::Shared(session), _) => session.decode_shared(&recv_input_share(client, CLIENT, step, width)?)?,
         };
         send_token_share(client, CLIENT, token)
     }
@@ -152,10 +149,10 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
         client.send(piece.to_vec()).map_err(ServingError::net(CLIENT))?;
     }
     let peer = Box::new(client.clone());
-    let (public, private) = (model.public.clone(), &model.private);
+    let session = ServerSession::new(model.public.clone(), &model.private, seed1, peer, corrections)?;
     let session = match model.terms.is_shared() {
-        false => Evaluator::Own(Box::new(ServerSession::new(public, private, seed1, peer, corrections)?)),
-        true => Evaluator::Shared(Box::new(SharedSession::second(public, private, seed1, peer, corrections)?)),
+        false => Evaluator::Own(Box::new(session)),
+        true => Evaluator::Shared(Box::new(session.with_operator())),
     };
     Ok((source, session, waiting))
 }
