@@ -235,6 +235,9 @@ pub struct Masked {
     /// From this many elements on, gates spend rounds to save corrections and traffic; below, the reverse. A shape is
     /// public, so every party decides alike.
     many: usize,
+    /// Coins of stochastic roundings in order, for the twin.
+    #[cfg(test)]
+    coins: Vec<u64>,
     /// Own shares by place, for comparison with the twin.
     #[cfg(test)]
     trace: Vec<(&'static str, u32, Vec<u64>)>,
@@ -330,6 +333,8 @@ impl Masked {
             spec: Arc::new(spec.clone()),
             shared_ends: false,
             many: MANY,
+            #[cfg(test)]
+            coins: Vec::new(),
             #[cfg(test)]
             trace: Vec::new(),
         }

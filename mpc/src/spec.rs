@@ -111,7 +111,7 @@ impl DecoderSpec {
     /// [`SpecError::Invalid`] naming the field.
     pub fn validate(&self) -> Result<(), SpecError> {
         let invalid = |field, problem: &str| Err(SpecError::Invalid { field, problem: problem.to_owned() });
-        if self.numeric != NumericSpec::default() {
+        if self.numeric != NumericSpec::with_rounding(self.numeric.rounding) {
             return invalid("numeric", "is not the numeric format of this version");
         }
         let classes = if self.reveals_embedding() { 0 } else { 2 };

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use marill_numeric::fixed::{check_range, truncate};
-use marill_numeric::tables::Piecewise;
-use marill_numeric::{NumericError, PublicMatrix, functions, ring};
+use marill_numeric::fixed::{check_range, truncate, truncate_by_coin};
+use marill_numeric::tables::{Piecewise, tables};
+use marill_numeric::{NumericError, PublicMatrix, Rounding, functions, ring};
 
 use crate::decoder::{self, Cache, PAD_BIAS};
 use crate::encoder;
 use crate::engine::{Attention, Engine, Gate, Step};
 use crate::masked::ProtocolError;
+use crate::seed::{Prg, Seed};
 use crate::spec::{Architecture, Module};
 use crate::weights::{PrivateWeights, PublicWeights, Rope};
 
@@ -37,10 +38,22 @@ impl Tensor {
     }
 }
 
+/// Where the coins of stochastic rounding come from.
+enum Coins {
+    /// Nowhere: half up.
+    Exact,
+    /// A sample of what a session would draw.
+    Drawn(Box<Prg>),
+    /// Those of a recorded session, in order.
+    #[cfg(test)]
+    Given(std::vec::IntoIter<u64>),
+}
+
 /// The interpreter on plain integers.
 pub struct Clear {
     private: Arc<PrivateWeights>,
     rank: usize,
+    rounding: Coins,
     /// Opened values by place, when a test asks for them.
     pub trace: Option<Vec<(&'static str, Vec<u64>)>>,
     /// The logits of the last step, as integers.
@@ -53,7 +66,29 @@ impl Clear {
     /// An interpreter with an adapter; `rank` is 0 when there is none.
     #[must_use]
     pub fn new(private: Arc<PrivateWeights>, rank: usize) -> Self {
-        Self { private, rank, trace: None, logits: Vec::new(), last_hidden: Vec::new() }
+        Self { private, rank, rounding: Coins::Exact, trace: None, logits: Vec::new(), last_hidden: Vec::new() }
+    }
+
+    /// As it is, rounding as a spec says: by coins of its own where it is stochastic.
+    #[must_use]
+    pub fn with_rounding(mut self, rounding: Rounding) -> Self {
+        self.rounding = match rounding {
+            Rounding::Exact => Coins::Exact,
+            Rounding::Stochastic => Coins::Drawn(Box::new(Prg::new(&Seed::random(), "coins"))),
+        };
+        self
+    }
+
+    /// Applies `f` with a rounding to every element; each takes one coin, needed or not.
+    fn rounded(&mut self, x: &Tensor, f: impl Fn(u64, &dyn Fn(u64, u32) -> u64) -> u64) -> Tensor {
+        let coins: Vec<u64> = match &mut self.rounding {
+            Coins::Exact => return x.map(|v| f(v, &truncate)),
+            Coins::Drawn(prg) => prg.words(x.data.len()),
+            #[cfg(test)]
+            Coins::Given(coins) => coins.take(x.data.len()).collect(),
+        };
+        let by_coin = |(&v, coin): (&u64, u64)| f(v, &|z, shift| truncate_by_coin(z, shift, coin));
+        Tensor { rows: x.rows, cols: x.cols, data: x.data.iter().zip(coins).map(by_coin).collect() }
     }
 
     fn record(&mut self, place: &'static str, data: &[u64]) {
@@ -264,19 +299,19 @@ impl Engine for Clear {
 
     fn truncate(&mut self, x: &Tensor, shift: u32, in_bits: u32, _out: u32, place: &'static str) -> Step<Tensor> {
         in_range(x, in_bits, place)?;
-        let out = x.map(|v| truncate(v, shift));
+        let out = self.rounded(x, |v, round| round(v, shift));
         self.record(place, &out.data);
         Ok(out)
     }
 
     fn exp_neg(&mut self, y: &Tensor, _out_bits: u32, place: &'static str) -> Step<Tensor> {
         check_range(&y.data, 33, place).map_err(ProtocolError::Range)?;
-        Ok(y.map(functions::exp_neg))
+        Ok(self.rounded(y, |v, round| functions::linear_by(&tables().exp, v, round)))
     }
 
     fn gate(&mut self, x: &Tensor, gate: Gate<'_>, place: &'static str) -> Step<Tensor> {
         in_range(x, 32, place)?;
-        Ok(x.map(|v| functions::linear(gate.0, v)))
+        Ok(self.rounded(x, |v, round| functions::linear_by(gate.0, v, round)))
     }
 
     fn piecewise(&mut self, s: &Tensor, table: &Piecewise, place: &'static str) -> Step<Tensor> {
@@ -398,7 +433,7 @@ impl Twin {
     #[must_use]
     pub fn new(weights: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
         let rank = weights.spec.lora_rank;
-        let engine = Clear::new(private, rank);
+        let engine = Clear::new(private, rank).with_rounding(weights.spec.numeric.rounding);
         let cache = Cache::new(&weights.spec);
         Self { weights, engine, cache }
     }
@@ -452,6 +487,12 @@ impl Twin {
     /// Keeps every value that later steps open, for comparison with another engine.
     pub fn start_trace(&mut self) {
         self.engine.trace = Some(Vec::new());
+    }
+
+    /// Rounds by the coins of a recorded session from here on.
+    #[cfg(test)]
+    pub(crate) fn take_coins(&mut self, coins: Vec<u64>) {
+        self.engine.rounding = Coins::Given(coins.into_iter());
     }
 
     /// The values recorded since [`Self::start_trace`], by place.

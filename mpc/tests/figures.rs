@@ -2,7 +2,7 @@
 //! that a change of cost is a decision.
 
 use marill_mpc::{DecoderSpec, tally_decode, tally_prefill};
-use marill_numeric::NumericSpec;
+use marill_numeric::{NumericSpec, Rounding};
 
 fn smollm2(layers: usize) -> DecoderSpec {
     with_groups(layers, vec![vec![0, 3, 6], vec![1, 4, 7], vec![2, 5, 8]])
@@ -55,6 +55,20 @@ fn an_unmerged_block_keeps_to_its_budget() {
     let prefill = tally_prefill(&block(3), 128).unwrap() - tally_prefill(&block(2), 128).unwrap();
     assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 26_500_000, "{prefill:?}");
     assert!(prefill.source_to_e1_bytes <= 102_500_000, "{prefill:?}");
+}
+
+/// Rounding by coin needs no comparison behind a truncation.
+#[test]
+fn stochastic_rounding_saves_rounds_and_bytes() {
+    let block = |layers| DecoderSpec {
+        numeric: NumericSpec::with_rounding(Rounding::Stochastic),
+        ..with_groups(layers, (0..9).map(|h| vec![h]).collect())
+    };
+    let decode = tally_decode(&block(3), 127).unwrap() - tally_decode(&block(2), 127).unwrap();
+    let prefill = tally_prefill(&block(3), 128).unwrap() - tally_prefill(&block(2), 128).unwrap();
+    assert_eq!(decode.rounds, 61, "40 without the maximum");
+    assert!(decode.e0_to_e1_bytes <= 211_200 && decode.source_to_e1_bytes <= 1_000_000, "{decode:?}");
+    assert!(prefill.e0_to_e1_bytes <= 24_300_000 && prefill.source_to_e1_bytes <= 74_000_000, "{prefill:?}");
 }
 
 #[test]

@@ -23,13 +23,22 @@ pub const fn sign_extend(value: u64, bits: u32) -> i64 {
     ((value << unused) as i64) >> unused
 }
 
-/// Rounds half up: `floor((z + 2^(shift-1)) / 2^shift)`, the one rounding of the law.
+/// Rounds half up: `floor((z + 2^(shift-1)) / 2^shift)`, the rounding of `exact`.
 #[inline]
 pub const fn truncate(z: u64, shift: u32) -> u64 {
     if shift == 0 {
         return z;
     }
     ((z as i64).wrapping_add(1 << (shift - 1)) >> shift) as u64
+}
+
+/// Rounds by a coin in `[0, 2^shift)`: `floor((z + 2^shift - 1 - coin) / 2^shift)`, the rounding of `stochastic`.
+///
+/// Over a uniform coin the mean is exactly `z / 2^shift`.
+#[inline]
+pub const fn truncate_by_coin(z: u64, shift: u32, coin: u64) -> u64 {
+    let up = low_mask(shift) - (coin & low_mask(shift));
+    ((z as i64).wrapping_add(up as i64) >> shift) as u64
 }
 
 /// Encodes one float with `frac_bits` fractional bits, rounding to nearest.

@@ -40,6 +40,11 @@ pub fn tanh(x: u64) -> u64 {
 /// A tabulated function: its tail plus, inside the domain, its line.
 #[must_use]
 pub fn linear(table: &LinearTable, x: u64) -> u64 {
+    linear_by(table, x, truncate)
+}
+
+/// As [`linear`], with the rounding of the line's truncation given: from the line and the bits to cut.
+pub fn linear_by(table: &LinearTable, x: u64, round: impl FnOnce(u64, u32) -> u64) -> u64 {
     let positive = x as i64 >= 0;
     let tail = match table.tail {
         Tail::Zero => 0,
@@ -52,7 +57,7 @@ pub fn linear(table: &LinearTable, x: u64) -> u64 {
     }
     let i = (shifted >> table.low_bits) as usize;
     let line = (table.intercept[i] as u64).wrapping_add((table.slope[i] as u64).wrapping_mul(x));
-    tail.wrapping_add(truncate(line, table.slope_frac_bits))
+    tail.wrapping_add(round(line, table.slope_frac_bits))
 }
 
 /// `2^58 / sqrt(s)`. Domain: `2^19 <= s < 2^62` (below, the first interval applies). Relative error at most 2.5e-4.

@@ -18,4 +18,4 @@ pub mod tables;
 
 pub use fixed::{NumericError, decode, encode, truncate};
 pub use ring::PublicMatrix;
-pub use spec::NumericSpec;
+pub use spec::{NumericSpec, Rounding};

@@ -29,6 +29,8 @@ pub struct NumericSpec {
 pub enum Rounding {
     /// Half up, bit for bit the same in every engine.
     Exact,
+    /// Up with a probability equal to the fraction cut off, by a coin that the evaluators see.
+    Stochastic,
 }
 
 impl Default for NumericSpec {
@@ -45,7 +47,22 @@ impl Default for NumericSpec {
     }
 }
 
+impl std::fmt::Display for Rounding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Exact => "exact",
+            Self::Stochastic => "stochastic",
+        })
+    }
+}
+
 impl NumericSpec {
+    /// The numbers of this version with a rounding.
+    #[must_use]
+    pub fn with_rounding(rounding: Rounding) -> Self {
+        Self { rounding, ..Self::default() }
+    }
+
     /// SHA-256 over the canonical JSON of the format, in hex.
     #[must_use]
     pub fn digest(&self) -> String {

@@ -5,13 +5,16 @@ use std::thread;
 
 use marill_net::{Channel, memory_pair};
 use marill_numeric::tables::{LinearTable, Piecewise, tables};
+use marill_numeric::{NumericSpec, Rounding};
 
-use super::Masked;
+use super::{Masked, Share};
+use crate::DecoderSpec;
 use crate::engine::{Engine, Gate, Step};
 use crate::nn::{self, NormScale};
 use crate::seed::{Prg, Seed};
 use crate::testing::{gaussian, random_weights, tiny_spec};
 use crate::twin::Clear;
+use crate::weights::{PrivateWeights, PublicWeights};
 
 /// A program over one client input.
 trait Program: Sync {
@@ -31,13 +34,31 @@ fn run_with(program: &impl Program, input: &[u64], rows: usize, input_bits: u32,
     let mut clear = Clear::new(Arc::clone(&private), 0);
     let wire = clear.input(Some(input), rows, cols, input_bits).unwrap();
     let expected = program.run(&mut clear, wire).unwrap().data;
+    let (x, y) = shares_of(program, input, rows, input_bits, many, &public, &private);
+    let modulus = marill_numeric::fixed::low_mask(x.bits);
+    assert_eq!(x.data.len(), expected.len());
+    for (i, (x, y)) in x.data.iter().zip(&y.data).enumerate() {
+        assert_eq!(x.wrapping_add(*y) & modulus, expected[i] & modulus, "element {i} of {}", expected.len());
+    }
+    expected
+}
 
-    let spec = &public.spec;
+/// Both evaluators' shares of a program's result.
+fn shares_of(
+    program: &impl Program,
+    input: &[u64],
+    rows: usize,
+    input_bits: u32,
+    many: usize,
+    public: &PublicWeights,
+    private: &PrivateWeights,
+) -> (Share, Share) {
+    let (spec, cols) = (&public.spec, input.len() / rows);
     let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
     let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
     let channel = |end| -> Box<dyn Channel> { Box::new(end) };
     let mut client = Masked::client(spec, &private.mask(spec, &adapter_seed), &seed0, channel(client_end)).unwrap();
-    let mut server = Masked::server(spec, &private, &seed1, channel(server_end), channel(stream)).unwrap();
+    let mut server = Masked::server(spec, private, &seed1, channel(server_end), channel(stream)).unwrap();
     let mut source = Masked::source(spec, &adapter_seed, &seed0, &seed1, channel(sink));
     let step = |engine: &mut Masked, input: Option<&[u64]>| {
         engine.many = many;
@@ -46,17 +67,11 @@ fn run_with(program: &impl Program, input: &[u64], rows: usize, input_bits: u32,
         engine.flush().unwrap();
         share
     };
-    let (x, y) = thread::scope(|scope| {
+    thread::scope(|scope| {
         scope.spawn(|| step(&mut source, None));
         let server = scope.spawn(|| step(&mut server, None));
         (step(&mut client, Some(input)), server.join().unwrap())
-    });
-    let modulus = marill_numeric::fixed::low_mask(x.bits);
-    assert_eq!(x.data.len(), expected.len());
-    for (i, (x, y)) in x.data.iter().zip(&y.data).enumerate() {
-        assert_eq!(x.wrapping_add(*y) & modulus, expected[i] & modulus, "element {i} of {}", expected.len());
-    }
-    expected
+    })
 }
 
 fn real(values: &[u64], frac_bits: u32) -> Vec<f64> {
@@ -94,6 +109,33 @@ fn truncation_is_exact_for_every_width_and_at_its_limits() {
             assert_eq!(y as i64, ((i128::from(*x as i64) + (1i128 << (shift - 1))) >> shift) as i64);
         }
     }
+}
+
+/// Over a million coins the mean of a rounded value is the value: five standard deviations of a fair rounding.
+#[test]
+fn stochastic_truncation_is_unbiased_and_off_by_less_than_one() {
+    let spec = DecoderSpec { numeric: NumericSpec::with_rounding(Rounding::Stochastic), ..tiny_spec() };
+    let shift = 14;
+    let values: Vec<u64> = (0..1 << 20).map(|i: i64| ((i % 7 - 3) * 5_000 + 1 - (i % 2) * 100_000) as u64).collect();
+    let (public, private) = random_weights(&spec, 0);
+    let (x, y) = shares_of(&Truncate(shift, 48), &values, 1, 64, usize::MAX, &public, &private);
+    let modulus = marill_numeric::fixed::low_mask(x.bits);
+    let (mut sums, mut counts, mut variances) = (vec![0f64; 14], vec![0f64; 14], vec![0f64; 14]);
+    for (i, v) in values.iter().enumerate() {
+        let got = marill_numeric::fixed::sign_extend(x.data[i].wrapping_add(y.data[i]) & modulus, x.bits) as f64;
+        let exact = *v as i64 as f64 / f64::from(1 << shift);
+        assert!((got - exact).abs() < 1.0);
+        let fraction = exact - exact.floor();
+        let class = i % 14;
+        sums[class] += got - exact;
+        counts[class] += 1.0;
+        variances[class] += fraction * (1.0 - fraction);
+    }
+    for class in 0..14 {
+        assert!(sums[class].abs() < 5.0 * variances[class].sqrt(), "class {class}: {}", sums[class] / counts[class]);
+    }
+    let (sum, variance): (f64, f64) = (sums.iter().sum(), variances.iter().sum());
+    assert!(sum.abs() < 5.0 * variance.sqrt(), "the mean error is {}", sum / values.len() as f64);
 }
 
 struct Exp;

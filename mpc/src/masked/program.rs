@@ -174,7 +174,7 @@ impl Engine for Masked {
 
     fn truncate(&mut self, x: &Share, shift: u32, in_bits: u32, out_bits: u32, place: &'static str) -> Step<Share> {
         self.at(place);
-        let out = self.truncate_exact(x, shift, in_bits, out_bits, place)?;
+        let out = self.truncate_share(x, shift, in_bits, out_bits, place)?;
         self.record(place, &out);
         Ok(out)
     }

@@ -114,7 +114,7 @@ impl Masked {
 
         // The opening of the line's truncation.
         let shift = table.slope_frac_bits;
-        let shifted = self.add_public(&line, (1u64 << (shift - 1)) + (1 << (LINE_BITS - 2)));
+        let shifted = self.add_public(&line, self.half(shift) + (1 << (LINE_BITS - 2)));
         let bits: Vec<&Bits> = std::iter::once(&in_domain).chain(&negative).collect();
         let (mut wires, opened) = self.exchange(&[(&shifted, LINE_BITS)], &bits, place)?;
         let mut out = self.gated_cut(&wires.remove(0), &opened[0], &in_domain, shift, out_bits, place)?;
@@ -305,10 +305,14 @@ impl Masked {
         let wraps = self.correct(n, out_bits, wrap)?;
         let gated_wraps = self.correct(n, out_bits, |i| hidden(i) * wrap(i))?;
 
-        let borrow = self.gated_borrow(wire, gate, gate_bits, shift, place)?;
-        let (borrow, _) = borrow.share(self, out_bits)?;
+        let borrow = if self.rounds_by_coin(wire, shift) {
+            Vec::new()
+        } else {
+            let borrow = self.gated_borrow(wire, gate, gate_bits, shift, place)?;
+            borrow.share(self, out_bits)?.0
+        };
         let offset = 1u64 << (k - 2 - shift);
-        let data = (0..borrow.len()).map(|i| {
+        let data = (0..gate_share.len()).map(|i| {
             let public = (wire.open[i] >> shift).wrapping_sub(offset);
             let (by, stays) = (bit(&gate.hat, i), 1 - (wire.open[i] >> (k - 1)));
             let masked = |plain: u64, gated: u64| by.wrapping_mul(plain).wrapping_add(sign(by).wrapping_mul(gated));
@@ -316,7 +320,7 @@ impl Masked {
                 .wrapping_mul(gate_share[i])
                 .wrapping_sub(masked(highs[i], gated_highs[i]))
                 .wrapping_add(stays.wrapping_mul(masked(wraps[i], gated_wraps[i])))
-                .wrapping_sub(borrow[i])
+                .wrapping_sub(borrow.get(i).copied().unwrap_or(0))
         });
         let data = data.collect();
         Ok(Share { rows: wire.rows, cols: wire.cols, bits: out_bits, data })

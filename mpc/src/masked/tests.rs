@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use marill_net::{Channel, MemoryChannel, NetError, memory_pair};
+use marill_numeric::{NumericSpec, Rounding};
 
 use super::script::{ClientScript, SourceScript, Tape};
 use super::{Masked, Role};
@@ -79,6 +80,9 @@ struct Scene {
     seed1: Seed,
 }
 
+/// Tokens, and values by place.
+type TwinRun = (Vec<Option<u32>>, Vec<(&'static str, Vec<u64>)>);
+
 /// A prompt and one more row.
 type Input = (Vec<u64>, Vec<u64>);
 
@@ -87,6 +91,7 @@ struct Recording {
     client_frames: Vec<Vec<u8>>,
     server_frames: Vec<Vec<u8>>,
     corrections: Vec<Vec<u8>>,
+    coins: Vec<u64>,
     client_trace: Vec<(&'static str, u32, Vec<u64>)>,
     server_trace: Vec<(&'static str, u32, Vec<u64>)>,
 }
@@ -175,14 +180,22 @@ impl Scene {
                 client_frames: take(&logs[0]),
                 server_frames: take(&logs[1]),
                 corrections: take(&logs[2]),
+                coins: engine.coins,
                 client_trace: engine.trace,
                 server_trace,
             }
         })
     }
 
-    fn twin(&self, input: &Input) -> (Vec<Option<u32>>, Vec<(&'static str, Vec<u64>)>) {
+    fn twin(&self, input: &Input) -> TwinRun {
+        self.twin_with(input, None)
+    }
+
+    fn twin_with(&self, input: &Input, coins: Option<Vec<u64>>) -> TwinRun {
         let mut twin = Twin::new(Arc::clone(&self.public), Arc::clone(&self.private));
+        if let Some(coins) = coins {
+            twin.take_coins(coins);
+        }
         twin.start_trace();
         let tokens = vec![Some(twin.prefill(&input.0).unwrap()), Some(twin.decode(&input.1).unwrap())];
         (tokens, twin.take_trace())
@@ -203,27 +216,41 @@ fn reconstruct(run: &Recording) -> HashMap<&'static str, Vec<(u32, Vec<u64>)>> {
 #[test]
 fn every_intermediate_value_equals_the_twins() {
     for (seed, scene) in [(0, Scene::new(0)), (1, Scene::new(1)), (2, Scene::new(2)), (2, Scene::gpt2(2))] {
-        let input = scene.input(seed, 4 + 7 * seed as usize);
-        let run = scene.record(&input, None);
-        let (tokens, trace) = scene.twin(&input);
-        assert_eq!(run.tokens, tokens, "seed {seed}");
-        let mut expected: HashMap<_, Vec<_>> = HashMap::new();
-        trace.into_iter().for_each(|(place, values)| expected.entry(place).or_default().push(values));
-        let got = reconstruct(&run);
-        assert_eq!(got.len(), expected.len());
-        let mut compared = 0;
-        for (place, values) in expected {
-            assert_eq!(got[place].len(), values.len(), "{place}");
-            for ((bits, got), expected) in got[place].iter().zip(&values) {
-                let modulus = marill_numeric::fixed::low_mask(*bits);
-                for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
-                    assert_eq!(got & modulus, expected & modulus, "seed {seed}, {place}, element {i}");
-                    compared += 1;
-                }
+        every_value_is_the_twins(&scene, seed, |scene, input, _| scene.twin(input));
+    }
+}
+
+/// The twin that rounds by the coins of the session computes the session's integers; without them it draws its own.
+#[test]
+fn stochastic_values_are_the_twins_given_the_coins() {
+    let spec = DecoderSpec { numeric: NumericSpec::with_rounding(Rounding::Stochastic), ..tiny_spec() };
+    let scene = Scene::with(random_weights(&spec, 7), 7);
+    every_value_is_the_twins(&scene, 1, |scene, input, run| scene.twin_with(input, Some(run.coins.clone())));
+    let input = scene.input(1, 11);
+    assert_ne!(scene.twin(&input), scene.twin(&input));
+}
+
+fn every_value_is_the_twins(scene: &Scene, seed: u64, twin: impl Fn(&Scene, &Input, &Recording) -> TwinRun) {
+    let input = scene.input(seed, 4 + 7 * seed as usize);
+    let run = scene.record(&input, None);
+    let (tokens, trace) = twin(scene, &input, &run);
+    assert_eq!(run.tokens, tokens, "seed {seed}");
+    let mut expected: HashMap<_, Vec<_>> = HashMap::new();
+    trace.into_iter().for_each(|(place, values)| expected.entry(place).or_default().push(values));
+    let got = reconstruct(&run);
+    assert_eq!(got.len(), expected.len());
+    let mut compared = 0;
+    for (place, values) in expected {
+        assert_eq!(got[place].len(), values.len(), "{place}");
+        for ((bits, got), expected) in got[place].iter().zip(&values) {
+            let modulus = marill_numeric::fixed::low_mask(*bits);
+            for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+                assert_eq!(got & modulus, expected & modulus, "seed {seed}, {place}, element {i}");
+                compared += 1;
             }
         }
-        assert!(compared > 10_000, "the traces hold the whole session");
     }
+    assert!(compared > 10_000, "the traces hold the whole session");
 }
 
 #[test]

@@ -7,8 +7,16 @@
 //! masked `f`-bit value, whose last gate yields an arithmetic share directly: `b = base + flips·below` with the three
 //! bits opened under masks, the monomials of the masks shared by the source.
 //!
-//! Rounds: 1 + ceil(log2(digits)). The result is exact; nothing can fail while `|z| < 2^(k-2)`.
+//! The result is exact; nothing can fail while `|z| < 2^(k-2)`.
+//!
+//! # Stochastic rounding
+//! Without the half added and without the borrow `b` taken off, the opening alone yields
+//! `floor((z + r mod 2^f) / 2^f) = floor((z + 2^f - 1 - t) / 2^f)` with `t = ẑ mod 2^f`: uniform, independent of `z`, and
+//! public. The functionality is therefore: draw `t` uniformly, give it to both evaluators, round by it. A proof that
+//! kept `t` secret would be wrong (Li et al., USENIX Security '23, on ABY3's truncation); here the simulator is given
+//! `t` and sets `ẑ` to a uniform value with these low bits. One round, no comparison, never a large error.
 
+use marill_numeric::Rounding;
 use marill_numeric::fixed::low_mask;
 
 use super::bits::{Bits, OneHot, OpenBits, Pending, Planes, monomials, split};
@@ -205,8 +213,8 @@ impl Masked {
         self.reduce(digits, left, place)
     }
 
-    /// Exact `floor((x + 2^(shift-1)) / 2^shift)`; see the module documentation.
-    pub(super) fn truncate_exact(
+    /// `floor((x + 2^(shift-1)) / 2^shift)`, or a rounding by coin; see the module documentation.
+    pub(super) fn truncate_share(
         &mut self,
         x: &Share,
         shift: u32,
@@ -214,9 +222,28 @@ impl Masked {
         out_bits: u32,
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
-        let shifted = self.add_public(x, (1u64 << (shift - 1)).wrapping_add(1 << (in_bits - 2)));
+        let shifted = self.add_public(x, self.half(shift).wrapping_add(1 << (in_bits - 2)));
         let (mut wires, _) = self.exchange(&[(&shifted, in_bits)], &[], place)?;
         self.cut(&wires.remove(0), shift, out_bits, place)
+    }
+
+    /// What a truncation adds before it cuts: a half, unless a coin rounds.
+    pub(super) fn half(&self, shift: u32) -> u64 {
+        match self.spec.numeric.rounding {
+            Rounding::Exact => 1 << (shift - 1),
+            Rounding::Stochastic => 0,
+        }
+    }
+
+    /// Whether truncations round by coin. The coins of an opening are kept for a test that hands them to the twin.
+    pub(super) fn rounds_by_coin(&mut self, wire: &Wire, shift: u32) -> bool {
+        let stochastic = self.spec.numeric.rounding == Rounding::Stochastic;
+        #[cfg(test)]
+        if stochastic {
+            self.coins.extend(wire.open.iter().map(|v| v & low_mask(shift)));
+        }
+        let _ = (wire, shift);
+        stochastic
     }
 
     /// What follows the opening of a truncation.
@@ -227,6 +254,9 @@ impl Masked {
         out_bits: u32,
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
+        if self.rounds_by_coin(wire, shift) {
+            return self.high_part(wire, shift, out_bits, 1u64 << (wire.bits - 2 - shift));
+        }
         let pending = self.borrow(wire, shift, place)?;
         let mut out = self.high_part(wire, shift, out_bits, 1u64 << (wire.bits - 2 - shift))?;
         let (_, borrow) = self.finish(&pending, &[], place)?;

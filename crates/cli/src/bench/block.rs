@@ -21,6 +21,7 @@ use super::shapes::{Model, model};
 use crate::failure::{BadInput, INPUT_FAILED};
 
 #[derive(clap::Args)]
+#[group(id = "shape")]
 pub struct Args {
     /// smollm2-135m, gpt2, llama-7b, bert-base with random weights, or a partition's folder
     #[arg(long, value_name = "NAME")]
