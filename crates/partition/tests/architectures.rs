@@ -82,6 +82,7 @@ fn bert(seed: u64) -> Bert {
     w.add("embeddings.token_type_embeddings.weight", &[2, 32], 0.0, 0.2);
     w.norm("embeddings.LayerNorm", 32);
     w.map("classifier", [7, 32], 7);
+    w.map("pooler.dense", [32, 32], 32);
     for l in 0..3 {
         let at = |name: &str| format!("encoder.layer.{l}.{name}");
         for name in ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"] {
@@ -162,18 +163,23 @@ fn bert_in_integers_is_bert_in_floats_after_every_layer() {
             println!("BERT, seed {seed}, {last} layers: {error:.1e}");
             assert!(error < BOUND, "seed {seed}, {last} layers: {error}");
         }
-        let (public, mut twin) = twin(bert_weights(&model, 1, 0, Pooling::Cls, Reveal::Class).unwrap());
-        let boundary = model.run(embedded.clone(), 0..1).unwrap();
-        twin.prefill(&public.spec.encode(&floats(&boundary)).unwrap()).unwrap();
-        let first = model.run(embedded, 0..3).unwrap().i(..1).unwrap();
-        let logits = floats(&model.classifier.as_ref().unwrap().forward(&first).unwrap());
-        assert!(worst(&twin.last_logits(), &logits) < BOUND);
+        for pooling in [Pooling::Cls, Pooling::Pooler] {
+            let (public, mut twin) = twin(bert_weights(&model, 1, 0, pooling, Reveal::Class).unwrap());
+            let boundary = model.run(embedded.clone(), 0..1).unwrap();
+            twin.prefill(&public.spec.encode(&floats(&boundary)).unwrap()).unwrap();
+            let last = model.run(embedded.clone(), 0..3).unwrap();
+            let first = if pooling == Pooling::Cls { last.i(..1).unwrap() } else { model.first_pool(&last).unwrap() };
+            let logits = floats(&model.classifier.as_ref().unwrap().forward(&first).unwrap());
+            assert!(worst(&twin.last_logits(), &logits) < BOUND);
+        }
     }
 }
 
 #[test]
-fn classes_cannot_be_revealed_without_a_classifier() {
-    let model = Bert { classifier: None, ..bert(1) };
+fn classes_cannot_be_revealed_without_a_classifier_nor_pooled_without_a_pooler() {
+    let model = Bert { classifier: None, pooler: None, ..bert(1) };
+    let error = bert_weights(&model, 0, 0, Pooling::Pooler, Reveal::Embedding).err().unwrap().to_string();
+    assert!(error.contains("pooler.dense.weight"), "{error}");
     let error = bert_weights(&model, 0, 0, Pooling::Cls, Reveal::Class).err().unwrap().to_string();
     assert!(error.contains("classifier.weight"), "{error}");
 }

@@ -17,6 +17,7 @@ fn models(seed: u64) -> Vec<Model> {
         tiny_affine_spec(Architecture::Gpt2),
         bert(Pooling::Mean, Reveal::Embedding),
         bert(Pooling::Cls, Reveal::Class),
+        bert(Pooling::Pooler, Reveal::Class),
     ];
     let mut models = vec![random_weights(&tiny_spec(), seed)];
     models.extend(affine.iter().map(|spec| AffineModel::random(spec, seed).quantise()));
