@@ -138,7 +138,9 @@ fn report(seen: &BTreeMap<&str, Seen>, spec: &DecoderSpec, asked: usize, tokens:
 }
 
 fn plot_of(seen: &BTreeMap<&str, Seen>, arguments: &[String]) -> LinePlot {
-    let series = WIRES.iter().filter_map(|(place, about, _)| {
+    // As many lines as can be told apart; the two left out lie on their neighbours.
+    let drawn = WIRES.iter().filter(|(place, ..)| !["mlp.hidden", "mlp.silu"].contains(place));
+    let series = drawn.filter_map(|(place, about, _)| {
         let wire = seen.get(place)?;
         let share = |count: &u64| (*count as f64 / wire.count() as f64).log10();
         let points = wire.by_magnitude.iter().map(|(&magnitude, count)| (f64::from(magnitude), share(count)));

@@ -10,11 +10,13 @@ use crate::harness::Report;
 pub fn scores(reports: &[Report]) -> String {
     let mut table =
         Table::new(["Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr"]).right(&[1, 3, 6, 8]);
+    let several = reports.iter().any(|report| report.engine != reports[0].engine);
     for report in reports {
+        let name = if several { format!("{} ({})", report.task, report.engine) } else { report.task.clone() };
         for (i, metric) in report.metrics.iter().enumerate() {
             let first = |text: String| if i == 0 { text } else { String::new() };
             table.row([
-                first(report.task.clone()),
+                first(name.clone()),
                 first(report.version.to_string()),
                 "none".into(),
                 report.few_shot.to_string(),

@@ -18,6 +18,7 @@ pub mod encoder;
 pub mod engine;
 pub mod masked;
 pub mod nn;
+pub mod operator;
 pub mod range;
 pub mod seed;
 pub mod session;
@@ -27,6 +28,7 @@ pub mod twin;
 pub mod weights;
 
 pub use masked::{ProtocolError, Traffic};
+pub use operator::{InputShare, OperatorSession, join_token};
 pub use seed::Seed;
 pub use session::{ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill};
 pub use spec::{Architecture, DecoderSpec, Pooling, Reveal, SpecError};

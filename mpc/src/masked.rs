@@ -46,6 +46,7 @@ use crate::seed::{Prg, Seed};
 use crate::spec::DecoderSpec;
 use crate::weights::{Lora, MaskedAdapter, PrivateWeights, adapter_masks};
 use bits::{Bits, OpenBits};
+pub(crate) use compare::INDEX_BITS;
 use pack::{add_packed, byte_width, pack, pack_iter, pack_plane, payload_bytes, unpack, xor_packed_plane};
 
 /// What can go wrong while a program runs. Every variant says where; none says what a share was.
@@ -218,6 +219,8 @@ pub struct Masked {
     role: Role,
     rank: usize,
     spec: Arc<DecoderSpec>,
+    /// Whether inputs enter and tokens leave as additive shares of E0 and E1, because E0 is not the client.
+    shared_ends: bool,
     /// From this many elements on, gates spend rounds to save corrections and traffic; below, the reverse. A shape is
     /// public, so every party decides alike.
     many: usize,
@@ -314,10 +317,18 @@ impl Masked {
             role,
             rank: spec.lora_rank,
             spec: Arc::new(spec.clone()),
+            shared_ends: false,
             many: MANY,
             #[cfg(test)]
             trace: Vec::new(),
         }
+    }
+
+    /// As it is, for a session whose E0 is an operator: inputs enter and tokens leave as shares.
+    #[must_use]
+    pub fn with_shared_ends(mut self) -> Self {
+        self.shared_ends = true;
+        self
     }
 
     /// Messages so far, at an evaluator.

@@ -7,6 +7,7 @@ use marill_net::Channel;
 use crate::decoder::{self, Cache};
 use crate::encoder;
 use crate::masked::{Cost, Masked, ProtocolError, Traffic};
+use crate::operator::{InputShare, shared_step};
 use crate::seed::Seed;
 use crate::spec::DecoderSpec;
 use crate::twin::{check_room, pad_prompt};
@@ -94,6 +95,29 @@ impl ServerSession {
         Ok(Self { weights, engine, cache })
     }
 
+    /// As it is, for a session whose E0 is an operator; its steps are the shared ones.
+    #[must_use]
+    pub fn with_operator(mut self) -> Self {
+        self.engine = self.engine.with_shared_ends();
+        self
+    }
+
+    /// Serves E1's share of a padded prompt; returns E1's share of the token.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`], and [`ProtocolError::MissingInput`] for a share of another shape.
+    pub fn prefill_shared(&mut self, input: &InputShare, bucket: usize) -> Result<u32, ProtocolError> {
+        shared_step(&mut self.engine, &self.weights, &mut self.cache, input, bucket)
+    }
+
+    /// Serves E1's share of one more row.
+    ///
+    /// # Errors
+    /// As [`Self::prefill_shared`].
+    pub fn decode_shared(&mut self, input: &InputShare) -> Result<u32, ProtocolError> {
+        shared_step(&mut self.engine, &self.weights, &mut self.cache, input, 1)
+    }
+
     /// Serves the prompt step of a padded length.
     ///
     /// # Errors
@@ -137,6 +161,13 @@ impl DealerSession {
         let engine = Masked::source(&spec, &adapter_seed, &seed0, &seed1, sink);
         let cache = Cache::new(&spec);
         Self { shapes: Arc::new(PublicWeights::shapes_only(&spec)), engine, cache }
+    }
+
+    /// As it is, for a session whose E0 is an operator.
+    #[must_use]
+    pub fn with_operator(mut self) -> Self {
+        self.engine = self.engine.with_shared_ends();
+        self
     }
 
     /// Writes the corrections of a prompt step.

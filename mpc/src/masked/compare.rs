@@ -8,7 +8,7 @@ use super::bits::{Bits, Pending, split};
 use super::{Masked, ProtocolError, Share, Wire};
 
 /// Width of an index share.
-const INDEX_BITS: u32 = 24;
+pub(crate) const INDEX_BITS: u32 = 24;
 
 impl Masked {
     /// The sign of a wire as a pending gate: eight digits and one round for few elements, digits of four bits down to
@@ -78,7 +78,8 @@ impl Masked {
         Share { rows: 1, cols: index.len(), bits: x.bits, data }
     }
 
-    /// Arg-max of one row, told to the client: E1 sends its share of the index, nothing goes back.
+    /// Arg-max of one row, told to the client: E1 sends its share of the index, nothing goes back. With shared ends each
+    /// evaluator keeps its share, for the client to add.
     pub(super) fn argmax(&mut self, x: &Share, place: &'static str) -> Result<Option<u32>, ProtocolError> {
         let mut lens = vec![x.len()];
         let mut values = Share { rows: 1, cols: x.len(), bits: 48, data: x.data.clone() };
@@ -107,6 +108,9 @@ impl Masked {
         }
         let bytes = INDEX_BITS as usize / 8;
         let own = indices.data.first().copied().unwrap_or(0);
+        if self.shared_ends {
+            return Ok(self.is_evaluator().then_some((own & ((1 << INDEX_BITS) - 1)) as u32));
+        }
         let reply = self.one_way(false, bytes, place, || own.to_le_bytes()[..bytes].to_vec())?;
         Ok(reply.map(|reply| {
             let other = super::unpack(&reply, bytes)[0];

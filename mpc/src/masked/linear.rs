@@ -280,7 +280,7 @@ impl Masked {
         Share { rows: 1, cols: lens.len(), bits: x.bits, data }
     }
 
-    /// The client's values as a wire whose mask E0 alone holds.
+    /// The client's values as a wire whose mask E0 alone holds; with shared ends, its shares opened under masks of both.
     pub(super) fn client_input(
         &mut self,
         values: Option<&[u64]>,
@@ -288,6 +288,15 @@ impl Masked {
         bits: u32,
     ) -> Result<Wire, ProtocolError> {
         let n = rows * cols;
+        if self.shared_ends {
+            let data = match values {
+                Some(values) if values.len() == n => values.to_vec(),
+                _ if self.is_evaluator() => return Err(ProtocolError::MissingInput),
+                _ => Vec::new(),
+            };
+            let (mut wires, _) = self.exchange(&[(&Share { rows, cols, bits, data }, bits)], &[], "input")?;
+            return Ok(wires.remove(0));
+        }
         let mut wire = Wire { rows, cols, bits, open: Vec::new(), mask: Vec::new(), mask0: Vec::new() };
         match &mut self.role {
             Role::Tally(_) => {}

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Base and tuned scores of one task, hyperparameters chosen without the test rows:
+#
+#   evals/scores.sh TASK SHOTS LIMIT LEARNING_RATE...
+#
+# Trains recipes/TASK-smollm2.toml once for each learning rate with a twentieth of the training rows kept aside, takes the
+# run with the lowest loss on those rows, and scores base (zero-shot and with SHOTS worked examples) and that run on the
+# first LIMIT test rows. Only the run that was taken meets the test rows. Needs `marill` on the path, python3 and the
+# package (recipes/fetch-smollm2.sh); writes runs/scores/TASK/. Programs are run with EVAL="--allow-code-execution".
+set -eu
+task=$1 shots=$2 limit=$3
+shift 3
+out=runs/scores/$task
+base=models/SmolLM2-135M-Instruct.Q4_1.gguf
+mkdir -p "$out"
+for rate in "$@"; do
+    [ -s "$out/train-$rate.json" ] || marill train "recipes/$task-smollm2.toml" --set data.val_fraction=0.05 \
+        --set "optimizer.learning_rate=$rate" --output-dir "$out/run-$rate" --json >"$out/train-$rate.json.part"
+    [ -s "$out/train-$rate.json" ] || mv "$out/train-$rate.json.part" "$out/train-$rate.json"
+done
+rate=$(python3 - "$out" "$@" <<'PYTHON'
+import json
+import sys
+
+out, rates = sys.argv[1], sys.argv[2:]
+loss = {rate: json.load(open(f"{out}/train-{rate}.json"))["train"]["val_loss"] for rate in rates}
+print("validation loss:", loss, file=sys.stderr)
+print(min(rates, key=loss.get))
+PYTHON
+)
+echo "$rate" >"$out/taken"
+eval_on() { # model, file, further arguments
+    model=$1 file=$2
+    shift 2
+    marill eval "$model" --tasks "$task" --limit "$limit" ${EVAL:-} "$@" --json >"$out/$file.json"
+}
+eval_on "$base" base-0
+eval_on "$base" base-shots --shots "$shots"
+eval_on "$out/run-$rate" tuned
+for before in base-0 base-shots; do
+    marill eval --compare "$out/$before.json" "$out/tuned.json"
+done
