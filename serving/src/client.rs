@@ -3,6 +3,7 @@
 mod cache;
 mod prefixes;
 mod session;
+mod shared;
 mod text;
 
 use std::ops::ControlFlow;
@@ -18,7 +19,8 @@ use marill_partition::Partition;
 
 use crate::ServingError;
 use crate::ahead::Correlations;
-use crate::wire::{Setting, Terms};
+use crate::wire::{E0, Setting, Terms};
+pub use cache::Offered;
 use prefixes::Prefixes;
 pub use session::{ClientState, Cost, SecureSession, SessionOpener, Source};
 use text::TextStream;
@@ -35,6 +37,17 @@ pub struct ClientOptions {
     /// Sessions that may run at once; they share the prefix's weights and have a cache each.
     pub max_sessions: usize,
     pub source: Source,
+    /// The evaluator that computes in the client's place, where the server wants one.
+    pub evaluator: Option<Endpoint>,
+}
+
+/// Fetches what is missing of the public part; also says how the server offers to compute.
+///
+/// # Errors
+/// As [`Client::connect`].
+pub fn fetch(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<(PathBuf, Offered), ServingError> {
+    let server = HttpClient::new(options.server.clone(), options.api_key.clone());
+    cache::fetch(&server, &options.cache, progress)
 }
 
 /// An answer to ask for.
@@ -119,9 +132,8 @@ impl Client {
     /// # Errors
     /// An unreachable server, a wrong digest, a partition that this build cannot run.
     pub fn connect(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<Self, ServingError> {
-        let server = HttpClient::new(options.server.clone(), options.api_key.clone());
-        let (folder, setting) = cache::fetch(&server, &options.cache, progress)?;
-        Self::open(&Partition::open_public(&folder)?, server, options, setting)
+        let (folder, offered) = fetch(options, progress)?;
+        Self::open(&Partition::open_public(&folder)?, options, offered)
     }
 
     /// Uses a partition that is on this machine already; its private part is not read.
@@ -129,33 +141,23 @@ impl Client {
     /// # Errors
     /// As [`Self::connect`], without the downloads.
     pub fn with_partition(partition: &Partition, options: &ClientOptions) -> Result<Self, ServingError> {
-        let server = HttpClient::new(options.server.clone(), options.api_key.clone());
-        Self::open(partition, server, options, Setting::Dealer)
+        Self::open(partition, options, Offered { setting: Setting::Dealer, e0: E0::Client })
     }
 
-    fn open(
-        partition: &Partition,
-        server: HttpClient,
-        options: &ClientOptions,
-        setting: Setting,
-    ) -> Result<Self, ServingError> {
-        let spec = partition.decoder_spec().clone();
-        let public = Arc::new(partition.public_weights()?);
-        let terms = Terms::new(partition.partition_id(), &spec, &public, setting);
+    fn open(partition: &Partition, options: &ClientOptions, offered: Offered) -> Result<Self, ServingError> {
+        let sessions = SessionOpener::new(partition, options, offered)?;
         let prefix = partition.prefix()?;
         let mut prefixes: Vec<_> = (1..options.max_sessions).map(|_| prefix.fork()).collect();
         prefixes.push(prefix);
-        let state = ClientState::open(&options.state, &options.cache)?;
-        let dealer = HttpClient::new(options.dealer.clone(), None);
         Ok(Self {
             model_name: partition.manifest.name.clone(),
             tokenizer: partition.tokenizer().clone(),
             chat_template: partition.chat_template().map(str::to_string),
             public_layers: partition.manifest.transforms.frozen_layers,
             prefixes: Prefixes::new(prefixes),
-            sessions: SessionOpener { server, dealer, terms: terms.clone(), spec: spec.clone(), public, state },
-            spec,
-            terms,
+            spec: sessions.spec.clone(),
+            terms: sessions.terms.clone(),
+            sessions,
             source: options.source,
         })
     }
@@ -238,8 +240,9 @@ impl Client {
         let started = Instant::now();
         let _ = on_event(Event::Phase("session"));
         let bucket = self.spec.bucket(request.prompt.len());
-        // A helper that takes part in every session has nothing written ahead.
-        let source = if self.terms.setting == Setting::Dealer.as_str() { self.source } else { Source::Live };
+        // A helper that takes part in every session has nothing written ahead, nor has an evaluator of its own.
+        let ahead = self.terms.setting == Setting::Dealer.as_str() && !self.terms.is_shared();
+        let source = if ahead { self.source } else { Source::Live };
         let mut session = self.sessions.open_for(bucket, limit, source)?;
         let open_seconds = started.elapsed().as_secs_f64();
 

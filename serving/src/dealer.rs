@@ -28,7 +28,7 @@ use crate::secret_files::{random, read_or_create_key};
 use crate::state::{Ledger, WhenInUse};
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
-use crate::wire::{NewSession, PROTOCOL_VERSION, SessionGrant, Setting, Terms, hex, unhex};
+use crate::wire::{E0, NewSession, PROTOCOL_VERSION, SessionGrant, Setting, Terms, hex, unhex};
 use masks::Masks;
 
 /// Seeds of adapter masks, in the dealer's folder.
@@ -194,6 +194,7 @@ pub(crate) fn check_offer(terms: &Terms) -> Result<(), HttpError> {
         None if Setting::parse(&terms.setting).is_none() => {
             Err(bad_request(format!("this dealer offers the settings `dealer` and `3pc`, not `{}`", terms.setting)))
         }
+        None if E0::parse(&terms.e0).is_none() => Err(bad_request(format!("`{}` is no known `e0`", terms.e0))),
         None => Ok(()),
         Some((field, asked, offered)) => {
             Err(bad_request(format!("this dealer offers `{field}` `{offered}`, not `{asked}`")))

@@ -33,6 +33,12 @@ pub enum ServingError {
     NoRoom { path: PathBuf, needed_bytes: u64, free_bytes: u64 },
     #[error("the tally declares {declared_bytes} bytes of corrections, the program made {got_bytes}")]
     Tally { declared_bytes: u64, got_bytes: u64 },
+    #[error("the session's client did not come within {seconds} s")]
+    NoClient { seconds: u64 },
+    #[error("no session `{session}` waits for a client")]
+    NoSession { session: String },
+    #[error("this server computes with an evaluator of its own, and none is named")]
+    NoEvaluator,
     #[error("`{name}` {reason}")]
     KeyName { name: String, reason: &'static str },
     #[error("the {peer} sent a message that is not understood: {reason}")]

@@ -133,7 +133,7 @@ async fn health(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> 
     let terms = &gateway.client.terms;
     Json(serde_json::json!({
         "status": "ok", "model": gateway.client.model_name, "partition_id": terms.partition_id,
-        "server": gateway.client.server().endpoint.to_string(), "setting": terms.setting, "rounding": terms.rounding,
+        "server": gateway.client.server().endpoint.to_string(), "setting": terms.setting, "e0": terms.e0, "rounding": terms.rounding,
         "public_layers": gateway.client.public_layers(), "private_layers": gateway.client.private_layers(),
     }))
 }

@@ -7,6 +7,7 @@ pub mod ahead;
 pub mod client;
 pub mod dealer;
 mod error;
+pub mod evaluator;
 pub mod gateway;
 pub mod local;
 mod metrics;

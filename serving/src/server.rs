@@ -1,6 +1,7 @@
 //! The model owner's service: evaluator E1 of every session, and downloads of the public part.
 
 mod files;
+mod input;
 mod session;
 
 use std::net::SocketAddr;
@@ -27,7 +28,8 @@ use crate::secret_files::{read_line, replace_file};
 use crate::state::{FileState, Holder, KEYS_FILE, State as Durable};
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
-use crate::wire::{Setting, Terms, hex};
+use crate::wire::{E0, Setting, Terms, hex};
+use input::Inputs;
 
 /// The server's key for correlations written ahead, in its folder.
 pub const AHEAD_KEY_FILE: &str = "ahead.key";
@@ -52,6 +54,7 @@ pub struct ServerOptions {
     /// Where correlations lie that were written ahead.
     pub ahead: Option<PathBuf>,
     pub setting: Setting,
+    pub e0: E0,
 }
 
 /// What E1 computes with.
@@ -101,6 +104,8 @@ pub(crate) struct Server {
     dealer: HttpClient,
     state: Arc<dyn Durable>,
     shelf: Option<Shelf>,
+    inputs: Inputs,
+    input_seats: Arc<Sessions>,
     sessions: Arc<Sessions>,
     metrics: Metrics,
 }
@@ -116,8 +121,10 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
     if options.keys.is_some() && !keys.is_file() {
         return Err(ServingError::io(&keys)(std::io::ErrorKind::NotFound.into()));
     }
-    if options.ahead.is_some() && options.setting != Setting::Dealer {
-        let reason = "in the setting `3pc` correlations are made while a session runs".into();
+    if options.ahead.is_some() && (options.setting != Setting::Dealer || options.e0 != E0::Client) {
+        let reason =
+            "in the setting `3pc` and with an evaluator of its own, correlations are made while a session runs";
+        let reason = reason.into();
         return Err(ServingError::BadOrder { reason });
     }
     let state = Arc::new(FileState::open(&options.state, &keys)?);
@@ -127,7 +134,8 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
     let spec = partition.decoder_spec().clone();
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
-    let model = SecureModel::new(partition.partition_id(), spec, public, private, options.setting);
+    let mut model = SecureModel::new(partition.partition_id(), spec, public, private, options.setting);
+    model.terms = model.terms.with_e0(options.e0);
     let published =
         Published { folder: options.partition.clone(), manifest: partition.manifest.clone(), created: unix_seconds() };
     drop(partition);
@@ -136,6 +144,8 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         dealer: HttpClient::new(options.dealer.clone(), Some(dealer_key)),
         state,
         shelf,
+        inputs: Inputs::default(),
+        input_seats: Sessions::new(options.max_sessions),
         published: Some(published),
         sessions: sessions.clone(),
         metrics: Metrics::default(),
@@ -180,6 +190,8 @@ impl Server {
             dealer,
             state: Arc::new(FileState::open(state, &state.join(KEYS_FILE))?),
             shelf,
+            inputs: Inputs::default(),
+            input_seats: Sessions::new(limit),
             sessions: Sessions::new(limit),
             metrics: Metrics::default(),
         }))
@@ -195,6 +207,7 @@ impl Server {
             .route("/v1/models/{id}/files/{*path}", get(file))
             .route("/v1/ahead", get(offers))
             .route("/v1/session", get(session_upgrade))
+            .route("/v1/input", get(input::upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(middleware::from_fn(web::finish))
             .with_state(self.clone())
@@ -260,7 +273,8 @@ async fn models(State(server): State<Arc<Server>>, headers: HeaderMap) -> Result
             serde_json::json!({
                 "id": published.manifest.name, "object": "model", "created": published.created,
                 "owned_by": "marill", "partition_id": published.manifest.partition_id,
-                "setting": server.model.terms.setting, "rounding": server.model.terms.rounding, "e0": "client",
+                "setting": server.model.terms.setting, "rounding": server.model.terms.rounding,
+                "e0": server.model.terms.e0,
             })
         })
         .collect();

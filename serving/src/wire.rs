@@ -1,6 +1,6 @@
 //! What the services say to each other around the protocol: terms, greetings, steps.
 
-use marill_mpc::{DecoderSpec, PublicWeights};
+use marill_mpc::{DecoderSpec, InputShare, PublicWeights};
 use marill_net::{Channel, NetError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,33 @@ impl Setting {
     }
 }
 
+/// Who computes as E0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum E0 {
+    /// The client itself.
+    #[default]
+    Client,
+    /// An evaluator of its own; the client sends shares and gets shares.
+    Operator,
+}
+
+impl E0 {
+    pub const ALL: [Self; 2] = [Self::Client, Self::Operator];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Operator => "operator",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|e0| e0.as_str() == text)
+    }
+}
+
 /// What both ends of a session must agree on before any seed is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
@@ -56,6 +83,7 @@ pub struct Terms {
     /// Covers every public integer that the program computes with.
     pub public_sha256: String,
     pub setting: String,
+    pub e0: String,
     pub rounding: String,
     pub reveal: String,
 }
@@ -69,9 +97,23 @@ impl Terms {
             spec_sha256: spec_sha256(spec),
             public_sha256: public.digest().to_string(),
             setting: setting.as_str().into(),
+            e0: E0::Client.as_str().into(),
             rounding: "exact".into(),
             reveal: "token".into(),
         }
+    }
+
+    /// The same with this E0.
+    #[must_use]
+    pub fn with_e0(mut self, e0: E0) -> Self {
+        self.e0 = e0.as_str().into();
+        self
+    }
+
+    /// Neither evaluator is the client.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.e0 == E0::Operator.as_str()
     }
 
     /// # Errors
@@ -84,6 +126,7 @@ impl Terms {
             ("spec_sha256", &self.spec_sha256, &theirs.spec_sha256),
             ("public_sha256", &self.public_sha256, &theirs.public_sha256),
             ("setting", &self.setting, &theirs.setting),
+            ("e0", &self.e0, &theirs.e0),
             ("rounding", &self.rounding, &theirs.rounding),
             ("reveal", &self.reveal, &theirs.reveal),
         ];
@@ -149,6 +192,26 @@ pub struct ServerWelcome {
     pub adapter_bytes: u64,
 }
 
+/// Client to evaluator, first frame at `/v1/evaluate`.
+#[derive(Serialize, Deserialize)]
+pub struct EvaluateHello {
+    pub terms: Terms,
+}
+
+/// Evaluator to client: the session's name, by which the server knows the client's line.
+#[derive(Serialize, Deserialize)]
+pub struct EvaluateWelcome {
+    pub terms: Terms,
+    pub session: String,
+}
+
+/// Client to server, first frame at `/v1/input`.
+#[derive(Serialize, Deserialize)]
+pub struct InputHello {
+    pub terms: Terms,
+    pub session: String,
+}
+
 /// A greeting or the reason why there is none.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -207,6 +270,58 @@ pub fn recv_json<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static 
         return Err(ServingError::BadMessage { peer, reason: format!("{} bytes of greeting", frame.len()) });
     }
     serde_json::from_slice(&frame).map_err(|error| ServingError::BadMessage { peer, reason: error.to_string() })
+}
+
+/// Sends one evaluator's share of a step's input: its rows, then the padding's bias where there is one.
+///
+/// # Errors
+/// A lost peer.
+pub fn send_input_share(channel: &mut dyn Channel, share: &InputShare) -> Result<(), NetError> {
+    let mut send = |words: &[u64]| channel.send(words.iter().flat_map(|word| word.to_le_bytes()).collect());
+    send(&share.boundary)?;
+    share.bias.as_deref().map_or(Ok(()), send)
+}
+
+/// The input of an announced step; `width` elements a row.
+///
+/// # Errors
+/// A lost peer, or frames of another size.
+pub fn recv_input_share(
+    channel: &mut dyn Channel,
+    peer: &'static str,
+    step: Step,
+    width: usize,
+) -> Result<InputShare, ServingError> {
+    match step {
+        Step::Prefill { bucket } => Ok(InputShare {
+            boundary: recv_words(channel, peer, bucket * width)?,
+            bias: Some(recv_words(channel, peer, bucket)?),
+        }),
+        _ => Ok(InputShare { boundary: recv_words(channel, peer, width)?, bias: None }),
+    }
+}
+
+fn recv_words(channel: &mut dyn Channel, peer: &'static str, count: usize) -> Result<Vec<u64>, ServingError> {
+    let frame = channel.recv().map_err(ServingError::net(peer))?;
+    if frame.len() != 8 * count {
+        let reason = format!("a share has {} bytes where {} belong", frame.len(), 8 * count);
+        return Err(ServingError::BadMessage { peer, reason });
+    }
+    Ok(frame.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect())
+}
+
+/// # Errors
+/// A lost peer.
+pub fn send_token_share(channel: &mut dyn Channel, peer: &'static str, share: u32) -> Result<(), ServingError> {
+    channel.send(share.to_le_bytes().to_vec()).map_err(ServingError::net(peer))
+}
+
+/// # Errors
+/// A lost peer, or a frame that is no share of a token.
+pub fn recv_token_share(channel: &mut dyn Channel, peer: &'static str) -> Result<u32, ServingError> {
+    let frame = channel.recv().map_err(ServingError::net(peer))?;
+    let share = frame.try_into().map(u32::from_le_bytes);
+    share.map_err(|_| ServingError::BadMessage { peer, reason: "a token's share has 4 bytes".into() })
 }
 
 /// Receives a greeting or turns the refusal into an error.

@@ -9,7 +9,8 @@ Equal on both sides: dequantised f32 weights, rows, chat template, label mask, b
 projections, AdamW, clipping. The token counts of both sides are compared, and a difference ends the comparison.
 Tokens a second are non-pad input tokens over wall time: `marill` counts from its start, with opening the model,
 tokenising, building the cache of the frozen prefix and writing checkpoints; PyTorch counts from its first batch on,
-tokenising, loading and saving left out. PyTorch pads to the longest row of a batch; `--group` sorts rows by length
+tokenising, loading and saving left out. Processor seconds are shown beside wall time, for machines that do other work
+too; `marill`'s include the export of the partition behind the training. PyTorch pads to the longest row of a batch; `--group` sorts rows by length
 first, so that next to nothing is padded. The head is computed at label positions alone, as `marill` does, and once more
 as transformers ships it.
 """
@@ -18,6 +19,7 @@ import gzip
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -93,7 +95,7 @@ def torch_runs(args, rows, sides):
         random.Random(2).shuffle(batches)
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01)
-        loss_sum, started = 0.0, time.time()
+        loss_sum, started, busy = 0.0, time.time(), time.process_time()
         for batch in batches:
             loss = torch_loss(torch, model, batch, stock="stock" in side)
             loss.backward()
@@ -101,9 +103,9 @@ def torch_runs(args, rows, sides):
             optimizer.step()
             optimizer.zero_grad()
             loss_sum += loss.item()
-        seconds = time.time() - started
+        seconds, busy = time.time() - started, time.process_time() - busy
         yield {"side": side, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds,
-               "mean_loss": loss_sum / len(batches)}
+               "cpu_seconds": busy, "mean_loss": loss_sum / len(batches)}
         del model, optimizer
 
 
@@ -124,6 +126,11 @@ def torch_loss(torch, model, batch, stock):
     return torch.nn.functional.cross_entropy(inner.lm_head(hidden[wanted]), labels[:, 1:][wanted])
 
 
+def cpu_of_children():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def marill_run(args, rows, side, frozen, merge, epochs):
     with tempfile.TemporaryDirectory() as folder:
         tsv, recipe, out = (os.path.join(folder, name) for name in ["rows.tsv", "recipe.toml", "out"])
@@ -135,12 +142,14 @@ def marill_run(args, rows, side, frozen, merge, epochs):
             file.write(RECIPE.format(frozen=frozen, merge=merge, epochs=float(epochs), **quoted))
         environment = dict(os.environ, RAYON_NUM_THREADS=str(args.threads))
         command = [args.marill, "train", recipe, "--json", "--no-progress"]
+        before = cpu_of_children()
         output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        busy = cpu_of_children() - before
         report = json.loads(output.stdout)["train"]
         with open(os.path.join(out, "metrics.jsonl"), encoding="utf-8") as file:
             steps = [json.loads(line) for line in file]
     found = {"side": side, "tokens": report["tokens"], "seconds": report["seconds"],
-             "tokens_per_second": report["tokens_per_second"]}
+             "tokens_per_second": report["tokens_per_second"], "cpu_seconds": busy}
     each = len(steps) // epochs
     if epochs > 1:
         at = [step["tokens"] / step["tokens_per_second"] for step in steps]
@@ -173,10 +182,11 @@ def main():
     counts = {r["tokens"] // (3 if r["side"].endswith("x3") else 1) for r in results}
     if len(counts) > 1:
         sys.exit(f"error: the sides do not train on the same tokens: {sorted(counts)}")
-    print(f"{'side':16}{'tokens/s':>10}{'last epoch':>12}{'loss':>8}")
+    print(f"{'side':16}{'tokens/s':>10}{'last epoch':>12}{'tokens/cpu s':>14}{'loss':>8}")
     for r in results:
         last = r.get("last_epoch_tokens_per_second")
-        print(f"{r['side']:16}{r['tokens_per_second']:10.1f}{f'{last:.1f}' if last else '':>12}{r['mean_loss']:8.3f}")
+        print(f"{r['side']:16}{r['tokens_per_second']:10.1f}{f'{last:.1f}' if last else '':>12}"
+              f"{r['tokens'] / r['cpu_seconds']:14.1f}{r['mean_loss']:8.3f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
+use crate::prefix_cache::{self, Key, PrefixCache};
 use crate::{Sample, TrainError};
 use candle_core::{DType, Tensor};
 use half::f16;
 use marill_model::{Decoder, Rows};
+use std::path::Path;
 
 /// Rows kept in memory at most, in bytes of f16.
 const LIMIT_BYTES: usize = 4 << 30;
@@ -10,11 +12,56 @@ const LIMIT_BYTES: usize = 4 << 30;
 pub(crate) struct Activations {
     rows: Vec<Option<Vec<f16>>>,
     bytes: usize,
+    disk: Option<Disk>,
+    /// Why the disk is not used any more, or was not from the beginning.
+    pub note: Option<String>,
+    /// Rows that an earlier run had left.
+    pub found: usize,
+}
+
+struct Disk {
+    cache: PrefixCache,
+    keys: Vec<Key>,
 }
 
 impl Activations {
     pub fn new(samples: usize) -> Self {
-        Self { rows: vec![None; samples], bytes: 0 }
+        Self { rows: vec![None; samples], bytes: 0, disk: None, note: None, found: 0 }
+    }
+
+    /// With what earlier runs on the same model and rows left in `dir`.
+    pub fn on_disk(samples: &[Sample], dir: &Path, model: &str, frozen: usize, hidden: usize) -> Self {
+        let mut all = Self::new(samples.len());
+        let keys: Vec<Key> = samples.iter().map(|sample| prefix_cache::key(&sample.tokens)).collect();
+        match PrefixCache::open(dir, model, frozen, hidden, LIMIT_BYTES as u64, &keys) {
+            Ok(Some((cache, found))) => {
+                for (row, key) in all.rows.iter_mut().zip(&keys) {
+                    let Some(values) = found.get(key) else { continue };
+                    all.bytes += values.len() * 2;
+                    all.found += 1;
+                    *row = Some(values.clone());
+                }
+                all.disk = Some(Disk { cache, keys });
+            }
+            Ok(None) => all.note = Some("another run holds it".into()),
+            Err(error) => all.note = Some(error.to_string()),
+        }
+        all
+    }
+
+    /// Keeps a row for later epochs and, where there is a place, for later runs.
+    fn keep(&mut self, sample: usize, row: Vec<f16>) {
+        if let Some(disk) = &mut self.disk {
+            match disk.cache.append(&disk.keys[sample], &row) {
+                Ok(true) => {}
+                Ok(false) => self.disk = None,
+                Err(error) => (self.disk, self.note) = (None, Some(error.to_string())),
+            }
+        }
+        if self.bytes + row.len() * 2 <= LIMIT_BYTES {
+            self.bytes += row.len() * 2;
+            self.rows[sample] = Some(row);
+        }
     }
 
     /// `[N, hidden]` behind the first `frozen` layers for a batch of samples, laid one after another.
@@ -51,10 +98,7 @@ impl Activations {
             out.extend(row.expect("cached or just made").iter().map(|v| v.to_f32()));
         }
         for (sample, row) in fresh {
-            if self.bytes + row.len() * 2 <= LIMIT_BYTES {
-                self.bytes += row.len() * 2;
-                self.rows[sample] = Some(row);
-            }
+            self.keep(sample, row);
         }
         let count = out.len() / hidden;
         Ok(Tensor::from_vec(out, (count, hidden), decoder.embed_tokens.device())?)

@@ -14,6 +14,7 @@ mod objective;
 mod optimizer;
 mod output;
 mod params;
+mod prefix_cache;
 mod rehearsal;
 mod rng;
 mod samples;

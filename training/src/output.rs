@@ -65,6 +65,10 @@ pub struct TrainReport {
     pub val_loss: Option<f64>,
     pub trained_parameters: usize,
     pub data: DataNotes,
+    /// Rows whose frozen part an earlier run had left on the disk.
+    pub cached_rows: usize,
+    /// Why the frozen part was not kept on the disk, where it was not.
+    pub cache_note: Option<String>,
     /// The most memory that the process held, where the system says it.
     pub peak_memory_bytes: Option<usize>,
 }

@@ -33,7 +33,9 @@ pub struct Rehearsal {
 /// As [`crate::train`].
 pub fn rehearse(recipe: &Recipe, options: &TrainOptions) -> Result<Rehearsal, TrainError> {
     let started = Instant::now();
-    let mut run = Run::new(recipe, options)?;
+    // What is on the disk already would hide the cost of a new row.
+    let options = TrainOptions { cache_dir: None, ..options.clone() };
+    let mut run = Run::new(recipe, &options)?;
     let loading = started.elapsed().as_secs_f64();
     let (fresh, cached) = run.trial(TRIAL_TOKENS, LONG_SECONDS)?;
     let estimate = run.estimate.clone();

@@ -29,6 +29,8 @@ pub struct TrainOptions {
     pub base: Option<PathBuf>,
     /// The same for the teacher of a distillation.
     pub teacher: Option<PathBuf>,
+    /// Where outputs of frozen layers are kept from run to run; only in memory when `None`.
+    pub cache_dir: Option<PathBuf>,
     /// Go on from the newest checkpoint of the output folder, where there is one.
     pub resume: bool,
     /// Set from a signal handler: the run writes a checkpoint and ends with [`TrainError::Interrupted`].
@@ -150,7 +152,13 @@ impl<'a> Run<'a> {
             Checkpointing::Never => false,
             Checkpointing::Auto => estimate.needs_blocks(),
         };
-        let activations = Activations::new(samples.train.len());
+        let activations = match &options.cache_dir {
+            Some(dir) if transforms.frozen_layers > 0 => {
+                let (frozen, hidden) = (transforms.frozen_layers, base.config.hidden_size);
+                Activations::on_disk(&samples.train, dir, &base.digest(), frozen, hidden)
+            }
+            _ => Activations::new(samples.train.len()),
+        };
         let validation = Activations::new(samples.validation.len());
         Ok(Self {
             recipe,
@@ -329,6 +337,8 @@ impl<'a> Run<'a> {
             val_loss: self.history.iter().rev().find_map(|p| p.val_loss),
             trained_parameters,
             data: self.samples.notes,
+            cached_rows: self.activations.found,
+            cache_note: self.activations.note,
             peak_memory_bytes: peak_memory_bytes(),
         })
     }

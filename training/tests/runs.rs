@@ -377,3 +377,21 @@ fn a_rehearsal_writes_nothing_and_its_bytes_are_those_of_the_run() {
     place.run(TUNE, &[]).unwrap();
     assert_eq!(first, bytes(report.adapter.unwrap()));
 }
+
+#[test]
+fn what_frozen_layers_said_is_found_by_the_next_run_and_changes_nothing() {
+    let place = Place::new(true);
+    let plain = place.run(TUNE, &[]).unwrap();
+    let expected = bytes(plain.adapter.unwrap());
+    let options = TrainOptions { cache_dir: Some(place.path("cache")), ..place.options() };
+    let run = |settings: &[&str]| {
+        let report = train(&place.recipe(TUNE, settings), &options, &mut |_| {}).unwrap();
+        assert_eq!(report.cache_note, None);
+        (report.cached_rows, bytes(report.adapter.unwrap()))
+    };
+    assert_eq!(run(&[]), (0, expected.clone()));
+    assert_eq!(run(&[]), (72, expected));
+    assert_eq!(run(&["freeze.layers=2"]).0, 0, "other layers are another file");
+    assert_eq!(run(&["dataset.0.path=swapped.jsonl"]).0, 0, "other rows are not found");
+    assert_eq!(run(&["lora.rank=2", "optimizer.learning_rate=1e-3"]).0, 72, "other knobs find the same rows");
+}

@@ -16,6 +16,8 @@ pub fn advise(error: ServingError) -> anyhow::Error {
         }
         ServingError::Listen { .. } => "choose another port with `--port`, or 0 for a free one",
         ServingError::LedgerInUse { .. } => "give each process a folder of its own with `--state`",
+        ServingError::NoEvaluator => "ask the model's owner who runs `marill evaluate`, and name it with `--evaluator`",
+        ServingError::Mismatch { field: "e0", .. } => "`--evaluator` and `marill serve --e0 operator` belong together",
         ServingError::Mismatch { .. } => "client, server and dealer need the same version of `marill`",
         ServingError::PromptTooLong { .. } => "shorten the prompt",
         _ => "",

@@ -10,6 +10,7 @@ mod dealer;
 mod demo;
 mod doctor;
 mod eval;
+mod evaluate;
 mod export;
 mod failure;
 mod gateway;
@@ -50,6 +51,8 @@ enum Command {
     Keys(keys::Args),
     /// Deal correlations to clients and servers: the third operator
     Dealer(dealer::Args),
+    /// Compute in clients' place as an evaluator of its own: a third operator beside server and dealer
+    Evaluate(evaluate::Args),
     /// Serve OpenAI's HTTP interface on this machine, answering privately
     Gateway(gateway::Args),
     /// Hold a private conversation in the terminal
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Keys(args) => keys::run(args),
         Command::Dealer(args) => dealer::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::Gateway(args) => gateway::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Generate(args) => generate::run(args),

@@ -110,6 +110,9 @@ pub struct Services {
     /// The dealer
     #[arg(long, value_name = "URL", env = "MARILL_DEALER", default_value = DEFAULT_DEALER)]
     pub dealer: Endpoint,
+    /// The evaluator that computes in this client's place, where the server asks for one (`marill serve --e0 operator`)
+    #[arg(long, value_name = "URL", env = "MARILL_EVALUATOR")]
+    evaluator: Option<Endpoint>,
     /// Key for the server, where it asks for one
     #[arg(long, value_name = "KEY", env = "MARILL_API_KEY", hide_env_values = true)]
     pub api_key: Option<String>,
@@ -150,6 +153,7 @@ impl Services {
             state: self.folders.state()?.join("client"),
             max_sessions,
             source: self.correlations.into(),
+            evaluator: self.evaluator.clone().map(|endpoint| self.authorities.apply(endpoint)).transpose()?,
         })
     }
 }

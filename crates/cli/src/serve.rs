@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use marill_serving::Endpoint;
 use marill_serving::dealer::SERVER_KEY_FILE;
 use marill_serving::server::{ServerOptions, run as run_server, write_order};
-use marill_serving::wire::Setting;
+use marill_serving::wire::{E0, Setting};
 
 use crate::advice::advise;
 use crate::places::{AuthoritiesArgs, DEFAULT_DEALER, Folders, Listen, TlsArgs};
@@ -47,6 +47,11 @@ pub struct Args {
     /// may be curious, none may deviate from the protocol
     #[arg(long, value_name = "NAME", default_value = "dealer", value_parser = parse_setting)]
     setting: Setting,
+    /// Who computes as E0: the `client`, or an `operator` who runs `marill evaluate`. With an operator a client sends one
+    /// share of its input to each evaluator and computes nothing, so a cheating client cannot read the adapter out of the
+    /// protocol; that operator, this server and the dealer must then be three who do not work together
+    #[arg(long, value_name = "NAME", default_value = "client", value_parser = parse_e0)]
+    e0: E0,
     /// Use correlations that `marill dealer --ahead` wrote into this folder
     #[arg(long, value_name = "DIR")]
     ahead: Option<PathBuf>,
@@ -59,6 +64,10 @@ pub struct Args {
 
 fn parse_setting(text: &str) -> Result<Setting, String> {
     Setting::parse(text).ok_or_else(|| "the settings are `dealer` and `3pc`".into())
+}
+
+fn parse_e0(text: &str) -> Result<E0, String> {
+    E0::parse(text).ok_or_else(|| "E0 is the `client` or an `operator`".into())
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -90,6 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         keys: args.keys,
         ahead: args.ahead,
         setting: args.setting,
+        e0: args.e0,
     };
     run_server(&options).map_err(advise)?;
     Ok(ExitCode::SUCCESS)

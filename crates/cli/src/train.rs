@@ -43,6 +43,9 @@ pub struct Args {
     dry_run: bool,
     #[command(flatten)]
     search: Search,
+    /// Where outputs of frozen layers are kept for later runs, 4 GiB at most [default: ~/.cache/marill]
+    #[arg(long, value_name = "DIR", env = "MARILL_CACHE")]
+    cache: Option<PathBuf>,
     /// Show no progress
     #[arg(long, env = "MARILL_NO_PROGRESS")]
     no_progress: bool,
@@ -64,7 +67,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut recipe = Recipe::read(&args.recipe, &overrides).map_err(|e| BadInput(e.into()))?;
     let recipe_dir = args.recipe.parent().map(Path::to_path_buf).unwrap_or_default();
     let (base, teacher) = args.search.pin(&mut recipe, &recipe_dir, args.no_progress)?;
-    let mut options = TrainOptions { recipe_dir, base, teacher, resume: args.resume, stop: None };
+    let cache_dir = args.cache.clone().or_else(default_cache).map(|dir| dir.join("activations"));
+    let mut options = TrainOptions { recipe_dir, base, teacher, cache_dir, resume: args.resume, stop: None };
     if args.dry_run {
         return dry_run::run(&recipe, &options, args.json);
     }
@@ -113,6 +117,9 @@ pub fn train_and_export(
         Err(error) => return Err(BadInput(error.into()).into()),
     };
     eprint!("{}", report.data);
+    if let Some(note) = &report.cache_note {
+        eprintln!("note: the outputs of the frozen layers are not kept for later runs: {note}");
+    }
     if !quiet {
         eprintln!(
             "{} steps, {} tokens in {:.0} s ({:.0} tokens/s); loss {:.3} to {:.3}; {} trained parameters",
@@ -148,6 +155,11 @@ pub fn train_and_export(
         );
     }
     Ok((report, Some(exported)))
+}
+
+fn default_cache() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    Some(set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?.join("marill"))
 }
 
 /// The first Ctrl-C asks for a checkpoint, the second ends the program.

@@ -316,6 +316,58 @@ fn three_parties_answer_as_the_twin_does_and_say_so() {
     assert!(!output.status.success() && said.contains("while a session runs"), "{said}");
 }
 
+/// Five processes: dealer, server, evaluator, gateway and a client.
+#[test]
+fn with_an_evaluator_of_its_own_the_client_sends_shares_and_the_answer_is_the_twins() {
+    let world = World::new();
+    let (dealer, other) = world.parties();
+    let server = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
+    let evaluator = world.evaluator(&server.url, &dealer.url);
+    let (to_server, server_url) = Proxy::start(&server.url.parse().unwrap());
+    let (to_evaluator, evaluator_url) = Proxy::start(&evaluator.url.parse().unwrap());
+    let (server_url, evaluator_url) = (server_url.to_string(), evaluator_url.to_string());
+    let ask = |flags: &[&str]| {
+        let mut command = marill();
+        command.args(["generate", &server_url, "-p", PROMPT, "--max-tokens", "6", "--json"]).args(flags);
+        world.client_folders(command.arg("--check-twin").arg(&world.partition)).output().unwrap()
+    };
+    // The client needs no dealer: the address it has for one does not answer.
+    let answer = parse(&ask(&["--evaluator", &evaluator_url, "--dealer", "http://127.0.0.1:1"]));
+    assert_eq!(answer["twin_equal"], true);
+    let steps = answer["decode_steps"].as_u64().unwrap();
+    assert_eq!(answer["decode"]["rounds"].as_u64().unwrap(), steps, "one round a token for the client");
+    for sent in [to_server.sent(), to_evaluator.sent()] {
+        for word in PROMPT.split(' ').filter(|word| word.len() > 3) {
+            assert!(!sent.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word.as_bytes())), "{word}");
+        }
+    }
+    let gateway = world.gateway_with(&server.url, &dealer.url, &["--evaluator", &evaluator.url]);
+    let body = json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true });
+    let (status, answer) = gateway.post("/v1/completions", &body);
+    assert_eq!((status, answer["usage"]["completion_tokens"].as_u64()), (200, Some(4)), "{answer}");
+    assert_eq!(gateway.get("/health")["e0"], "operator");
+
+    let refusals: [(Vec<&str>, &str); 1] = [(vec![], "none is named")];
+    for (flags, expected) in refusals {
+        let output = ask(&flags);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(expected) && said.contains("--evaluator"), "{said}");
+    }
+    let output = generate_with(&world, &other.url, &dealer.url, &["--evaluator", &evaluator.url]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("`e0`"), "{said}");
+
+    drop(evaluator);
+    let (status, lost) = gateway.post("/v1/completions", &body);
+    assert!(status == 502 && lost["error"]["message"].as_str().unwrap().contains("evaluator"), "{lost}");
+}
+
+fn generate_with(world: &World, server: &str, dealer: &str, flags: &[&str]) -> Output {
+    let mut command = marill();
+    command.args(["generate", server, "--dealer", dealer, "-p", PROMPT, "--max-tokens", "2", "--json"]).args(flags);
+    world.client_folders(&mut command).output().unwrap()
+}
+
 #[test]
 fn a_prompt_that_does_not_fit_is_the_users_to_mend() {
     let world = World::new();

@@ -82,13 +82,19 @@ impl Place {
 
     fn marill(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_marill"));
-        command.args(args).current_dir(self.dir.path());
+        command.args(args).current_dir(self.dir.path()).env("MARILL_CACHE", self.path("cache"));
         command
     }
 
     fn tune(&self, threads: &str, dir: &str, more: &[&str]) -> Command {
         let mut command = self.marill(&["train", "tune.toml", "--no-progress", "--output-dir", dir]);
-        command.args(more).env("RAYON_NUM_THREADS", threads).stderr(Stdio::piped()).stdout(Stdio::null());
+        // A cache of its own: the killed run must not live on what an uninterrupted one left.
+        command
+            .args(more)
+            .env("RAYON_NUM_THREADS", threads)
+            .env("MARILL_CACHE", self.path(&format!("cache-{dir}")))
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null());
         command
     }
 
@@ -171,7 +177,7 @@ fn a_full_disk_is_named_and_the_last_good_checkpoint_stays() {
         let script = format!("trap '' XFSZ; ulimit -f 8; exec \"$0\" train tune.toml --no-progress {args}");
         let mut command = Command::new("sh");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_marill")]).current_dir(place.dir.path());
-        command.output().unwrap()
+        command.env("MARILL_CACHE", place.path("small")).output().unwrap()
     };
     let output = limited("--set train.max_steps=4 --resume");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
@@ -187,6 +193,9 @@ fn a_full_disk_is_named_and_the_last_good_checkpoint_stays() {
         stderr(&output)
     );
     assert!(stderr(&output).contains("hint: make space"), "{}", stderr(&output));
+    let output = place.tune("2", "again", &["--set", "train.max_steps=4"]).env("MARILL_CACHE", "/dev/null/no").output();
+    let output = output.unwrap();
+    assert!(output.status.success() && stderr(&output).contains("not kept for later runs"), "{}", stderr(&output));
     assert_eq!(newest_step(&place.path("fresh")), 0);
 }
 

@@ -84,16 +84,36 @@ mod tests {
     fn delay_and_bandwidth_are_paid_once_each() {
         let link = Link { one_way_delay: Duration::from_millis(10), bits_per_second: 8_000_000 };
         let (a, b) = memory_pair();
-        let (mut a, mut b) = (Shaped::new(a, link), Shaped::new(b, link));
-        let start = Instant::now();
+        let (mut a, mut plain) = (Shaped::new(a, link), b);
+        let start = monotonic_now();
         for _ in 0..3 {
             a.send(vec![7; 10_000]).unwrap();
         }
-        for _ in 0..3 {
-            assert_eq!(b.recv().unwrap(), vec![7; 10_000]);
+        let sending = monotonic_now() - start;
+        let released: Vec<Duration> = (0..3)
+            .map(|_| {
+                let frame = plain.recv().unwrap();
+                let (_, stamp) = frame.split_last_chunk::<STAMP_BYTES>().unwrap();
+                Duration::from_nanos(u64::from_le_bytes(*stamp))
+            })
+            .collect();
+        // 10 ms of occupancy each and one delay; a busy machine may hold the sender up between two frames.
+        let (occupied, delay) = (Duration::from_millis(10), Duration::from_millis(10));
+        assert!(released[0] >= start + occupied + delay && released[0] <= start + sending + occupied + delay);
+        for pair in released.windows(2) {
+            let apart = pair[1] - pair[0];
+            assert!(apart >= occupied && apart <= occupied + sending, "{apart:?}");
         }
-        // 3 × 10 ms of occupancy and one delay.
-        let took = start.elapsed();
-        assert!(took >= Duration::from_millis(40) && took < Duration::from_millis(80), "{took:?}");
+    }
+
+    #[test]
+    fn a_frame_is_not_seen_before_its_time() {
+        let link = Link { one_way_delay: Duration::from_millis(10), bits_per_second: 8_000_000 };
+        let (a, b) = memory_pair();
+        let (mut a, mut b) = (Shaped::new(a, link), Shaped::new(b, link));
+        let start = Instant::now();
+        a.send(vec![7; 10_000]).unwrap();
+        assert_eq!(b.recv().unwrap(), vec![7; 10_000]);
+        assert!(start.elapsed() >= Duration::from_millis(20));
     }
 }

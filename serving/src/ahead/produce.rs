@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use marill_mpc::{DealerSession, Seed, tally_decode, tally_prefill};
 use marill_net::{Channel, SharedChannel};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::seal::Sealer;
 use super::{FORMAT, Header, Order, shelf};
@@ -100,6 +101,9 @@ fn read_order(path: &Path) -> Result<Order, ServingError> {
             order.terms.setting
         )));
     }
+    if order.terms.is_shared() {
+        return Err(bad("correlations for an evaluator of its own are made while a session runs".into()));
+    }
     if spec_sha256(&order.spec) != order.terms.spec_sha256 || unhex::<32>(&order.private_sha256).is_none() {
         return Err(bad("its program has another digest than its terms say".into()));
     }
@@ -170,7 +174,7 @@ fn write_session(
         return Err(error);
     }
     let kept = StoredSeed { terms: order.terms.clone(), seed0: hex(&seed0.to_bytes()) };
-    let json = serde_json::to_vec(&kept).expect("a seed has string keys only");
+    let json = Zeroizing::new(serde_json::to_vec(&kept).expect("a seed has string keys only"));
     replace_file(&options.state.join(SEEDS_FOLDER).join(&session), &json)?;
     std::fs::rename(&part, &path).map_err(ServingError::io(&path))?;
     Ok(path)

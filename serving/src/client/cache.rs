@@ -9,39 +9,49 @@ use marill_partition::{MANIFEST_FILE, Manifest};
 
 use crate::ServingError;
 use crate::error::message_of;
-use crate::wire::Setting;
+use crate::wire::{E0, Setting};
 
 const MAX_JSON_BYTES: u64 = 16 << 20;
 const SERVER: &str = "server";
+
+/// How a server offers to compute.
+#[derive(Clone, Copy)]
+pub struct Offered {
+    pub setting: Setting,
+    pub e0: E0,
+}
 
 /// Returns the folder with `manifest.json` and `public/` of the model that the server offers.
 pub(super) fn fetch(
     server: &HttpClient,
     cache: &Path,
     progress: &mut dyn FnMut(&str),
-) -> Result<(PathBuf, Setting), ServingError> {
+) -> Result<(PathBuf, Offered), ServingError> {
     let models: serde_json::Value = parse(&get(server, "/v1/models")?)?;
     let id = models["data"][0]["partition_id"].as_str().filter(|id| id.bytes().all(|c| c.is_ascii_hexdigit()));
     let id = id.ok_or_else(|| bad("its list of models has no partition".into()))?;
-    let setting = models["data"][0]["setting"].as_str().unwrap_or_default();
-    let setting = Setting::parse(setting)
-        .ok_or_else(|| bad(format!("it offers the setting `{setting}`, which is not known here")))?;
+    let word = |name: &str| models["data"][0][name].as_str().unwrap_or_default().to_string();
+    let unknown = |name: &str| bad(format!("it offers the {name} `{}`, which is not known here", word(name)));
+    let offered = Offered {
+        setting: Setting::parse(&word("setting")).ok_or_else(|| unknown("setting"))?,
+        e0: E0::parse(&word("e0")).ok_or_else(|| unknown("e0"))?,
+    };
     let text = get(server, &format!("/v1/models/{id}/manifest"))?;
     let text = String::from_utf8(text).map_err(|error| bad(error.to_string()))?;
     let manifest = Manifest::parse(&text, Path::new(MANIFEST_FILE))?;
 
     let folder = cache.join("partitions").join(&manifest.partition_id);
     if folder.is_dir() {
-        return Ok((folder, setting));
+        return Ok((folder, offered));
     }
     let part = cache.join("partitions").join(format!(".{}.{}", manifest.partition_id, std::process::id()));
     let done = download(server, &manifest, &text, &part, progress);
     match done.and_then(|()| std::fs::rename(&part, &folder).map_err(ServingError::io(&folder))) {
-        Ok(()) => Ok((folder, setting)),
+        Ok(()) => Ok((folder, offered)),
         // Another process may have been faster.
         Err(_) if folder.is_dir() => {
             let _ = std::fs::remove_dir_all(&part);
-            Ok((folder, setting))
+            Ok((folder, offered))
         }
         Err(error) => {
             let _ = std::fs::remove_dir_all(&part);

@@ -5,22 +5,28 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use marill_mpc::{ClientSession, DecoderSpec, MaskedAdapter, PublicWeights, Seed};
+use marill_mpc::{ClientSession, DecoderSpec, MaskedAdapter, OperatorSession, PublicWeights, Seed};
 use marill_net::http::{HttpClient, Response};
 use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel};
+use marill_partition::Partition;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::ClientOptions;
+use super::cache::Offered;
+use super::shared::SharedLines;
 use crate::ServingError;
 use crate::ahead::{Correlations, Offer};
 use crate::error::message_of;
 use crate::secret_files::{read_or_create_key, replace_file};
 use crate::state::{Ledger, WhenInUse};
-use crate::wire::{ClientHello, NewSession, ServerWelcome, SessionGrant, Step, Terms, recv_reply, send_json, unhex};
+use crate::wire::{
+    ClientHello, E0, NewSession, ServerWelcome, SessionGrant, Step, Terms, recv_reply, send_json, unhex,
+};
 
 const SERVER: &str = "server";
 const DEALER: &str = "dealer";
 /// The longest silence of the server within a step.
-const STEP_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(120);
 const MAX_OFFERS_BYTES: u64 = 64 << 10;
 const MAX_GRANT_BYTES: u64 = 64 << 10;
 const MAX_ADAPTER_BYTES: u64 = 4 << 30;
@@ -130,16 +136,45 @@ pub struct SessionOpener {
     pub spec: DecoderSpec,
     pub public: Arc<PublicWeights>,
     pub state: ClientState,
+    /// E0, where it is not the client itself.
+    pub evaluator: Option<HttpClient>,
 }
 
-type Peer = SharedChannel<Metered<WebSocketChannel>>;
+pub(super) type Peer = SharedChannel<Metered<WebSocketChannel>>;
 
 impl SessionOpener {
+    /// # Errors
+    /// A partition that this build cannot run; [`ServingError::NoEvaluator`], or [`ServingError::Mismatch`] where one is
+    /// named that the server does not want.
+    pub fn new(partition: &Partition, options: &ClientOptions, offered: Offered) -> Result<Self, ServingError> {
+        let (spec, public) = (partition.decoder_spec().clone(), Arc::new(partition.public_weights()?));
+        let terms = Terms::new(partition.partition_id(), &spec, &public, offered.setting).with_e0(offered.e0);
+        if options.evaluator.is_some() && !terms.is_shared() {
+            let (ours, theirs) = (E0::Operator.as_str().into(), terms.e0.clone());
+            return Err(ServingError::Mismatch { field: "e0", ours, theirs });
+        }
+        Ok(Self {
+            server: HttpClient::new(options.server.clone(), options.api_key.clone()),
+            dealer: HttpClient::new(options.dealer.clone(), None),
+            evaluator: options.evaluator.clone().map(|endpoint| HttpClient::new(endpoint, None)),
+            state: ClientState::open(&options.state, &options.cache)?,
+            terms,
+            spec,
+            public,
+        })
+    }
+
     /// Asks the dealer for a session whose correlations it streams, then greets the server.
     ///
     /// # Errors
     /// A lost or refusing peer, or terms that differ.
     pub fn open(&self) -> Result<SecureSession, ServingError> {
+        if self.terms.is_shared() {
+            let evaluator = self.evaluator.as_ref().ok_or(ServingError::NoEvaluator)?;
+            let lines = SharedLines::open(evaluator, &self.server, &self.terms)?;
+            let inner = Inner::Shared(lines);
+            return Ok(SecureSession { inner, spec: self.spec.clone(), correlations: Correlations::Live });
+        }
         self.greet(self.grant(Vec::new())?, Correlations::Live)
     }
 
@@ -184,14 +219,34 @@ impl SessionOpener {
         (session, seed0): (String, Seed),
         correlations: Correlations,
     ) -> Result<SecureSession, ServingError> {
-        self.state.claim(&session)?;
+        let (peer, meter, adapter) = self.meet(&session, correlations)?;
+        let session = ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
+        let inner = Inner::Own { session: Box::new(session), peer, meter };
+        Ok(SecureSession { inner, spec: self.spec.clone(), correlations })
+    }
+
+    /// As E0 for somebody else: the session's name, and the evaluator's side of it.
+    pub(crate) fn open_shared(&self) -> Result<(String, OperatorSession), ServingError> {
+        let (session, seed0) = self.grant(Vec::new())?;
+        let (peer, _, adapter) = self.meet(&session, Correlations::Live)?;
+        let opened = OperatorSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
+        Ok((session, opened))
+    }
+
+    /// Greets the server in a session that was granted; fetches the masked adapter where it is not here.
+    fn meet(
+        &self,
+        session: &str,
+        correlations: Correlations,
+    ) -> Result<(Peer, Arc<Meter>, Arc<MaskedAdapter>), ServingError> {
+        self.state.claim(session)?;
         let kept = self.state.kept(&self.terms, &self.spec, correlations);
         let channel = self.server.websocket("/v1/session", STEP_TIMEOUT).map_err(ServingError::net(SERVER))?;
         let meter = Arc::<Meter>::default();
         let mut peer = SharedChannel::new(Metered::new(channel, meter.clone()));
 
         let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
-        let hello = ClientHello { terms: self.terms.clone(), session, correlations, adapter_sha256 };
+        let hello = ClientHello { terms: self.terms.clone(), session: session.into(), correlations, adapter_sha256 };
         send_json(&mut peer, &hello).map_err(ServingError::net(SERVER))?;
         let welcome: ServerWelcome = recv_reply(&mut peer, SERVER)?;
         self.terms.check(&welcome.terms)?;
@@ -199,8 +254,7 @@ impl SessionOpener {
             Some((_, adapter)) if welcome.adapter_bytes == 0 => adapter,
             _ => self.receive_adapter(&mut peer, &welcome, correlations)?,
         };
-        let inner = ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
-        Ok(SecureSession { inner, peer, meter, spec: self.spec.clone(), correlations })
+        Ok((peer, meter, adapter))
     }
 
     /// A session's name and E0's seed.
@@ -258,11 +312,16 @@ impl SessionOpener {
 /// A session that is ready for steps: one prefill, then decodes. A second prompt needs a second session, because a
 /// mask is never used twice.
 pub struct SecureSession {
-    inner: ClientSession,
-    peer: Peer,
-    meter: Arc<Meter>,
+    inner: Inner,
     spec: DecoderSpec,
     pub correlations: Correlations,
+}
+
+enum Inner {
+    /// This client is E0.
+    Own { session: Box<ClientSession>, peer: Peer, meter: Arc<Meter> },
+    /// It sends shares and gets shares.
+    Shared(SharedLines),
 }
 
 impl SecureSession {
@@ -271,8 +330,16 @@ impl SecureSession {
     /// # Errors
     /// A lost peer, or what the server gives as the reason of its end.
     pub fn prefill(&mut self, boundary: &[u64], tokens: usize) -> Result<(u32, Cost), ServingError> {
+        let before = self.cost();
         let bucket = self.spec.bucket(tokens);
-        self.step(Step::Prefill { bucket }, |session| session.prefill(boundary))
+        let token = match &mut self.inner {
+            Inner::Own { session, peer, .. } => {
+                peer.send(Step::Prefill { bucket }.encode()).map_err(ServingError::net(SERVER))?;
+                session.prefill(boundary)?
+            }
+            Inner::Shared(lines) => lines.prefill(&self.spec, boundary)?,
+        };
+        Ok((token, self.since(before)))
     }
 
     /// Evaluates one further row.
@@ -280,35 +347,45 @@ impl SecureSession {
     /// # Errors
     /// As [`Self::prefill`].
     pub fn decode(&mut self, boundary: &[u64]) -> Result<(u32, Cost), ServingError> {
-        self.step(Step::Decode, |session| session.decode(boundary))
+        let before = self.cost();
+        let token = match &mut self.inner {
+            Inner::Own { session, peer, .. } => {
+                peer.send(Step::Decode.encode()).map_err(ServingError::net(SERVER))?;
+                session.decode(boundary)?
+            }
+            Inner::Shared(lines) => lines.decode(boundary)?,
+        };
+        Ok((token, self.since(before)))
     }
 
-    fn step(
-        &mut self,
-        step: Step,
-        run: impl FnOnce(&mut ClientSession) -> Result<u32, marill_mpc::ProtocolError>,
-    ) -> Result<(u32, Cost), ServingError> {
-        let before = self.cost();
-        self.peer.send(step.encode()).map_err(ServingError::net(SERVER))?;
-        let token = run(&mut self.inner)?;
+    fn since(&self, before: Cost) -> Cost {
         let after = self.cost();
-        let cost = Cost {
+        Cost {
             rounds: after.rounds - before.rounds,
             bytes_sent: after.bytes_sent - before.bytes_sent,
             bytes_received: after.bytes_received - before.bytes_received,
             seconds: 0.0,
-        };
-        Ok((token, cost))
+        }
     }
 
-    /// Rounds of the protocol and payload bytes of all frames so far, the greeting included.
+    /// Rounds and payload bytes of all of this client's frames so far, the greeting included.
     fn cost(&self) -> Cost {
-        let (bytes_sent, bytes_received) = (self.meter.bytes_sent(), self.meter.bytes_received());
-        Cost { rounds: self.inner.traffic().rounds, bytes_sent, bytes_received, seconds: 0.0 }
+        match &self.inner {
+            Inner::Own { session, meter, .. } => Cost {
+                rounds: session.traffic().rounds,
+                bytes_sent: meter.bytes_sent(),
+                bytes_received: meter.bytes_received(),
+                seconds: 0.0,
+            },
+            Inner::Shared(lines) => lines.cost(),
+        }
     }
 
     /// Tells the server that no step follows.
     pub fn end(&mut self) {
-        let _ = self.peer.send(Step::End.encode());
+        match &mut self.inner {
+            Inner::Own { peer, .. } => drop(peer.send(Step::End.encode())),
+            Inner::Shared(lines) => lines.end(),
+        }
     }
 }

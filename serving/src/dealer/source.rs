@@ -48,7 +48,8 @@ fn open(dealer: &Dealer, channel: &mut SharedChannel<WebSocketChannel>) -> Resul
     seeds.extend_from_slice(&adapter_seed.to_bytes());
     channel.send(seeds.to_vec()).map_err(ServingError::net(SERVER))?;
     let sink = Box::new(channel.clone());
-    Ok(DealerSession::new(hello.spec, adapter_seed, grant.seed0, grant.seed1, sink))
+    let session = DealerSession::new(hello.spec, adapter_seed, grant.seed0, grant.seed1, sink);
+    Ok(if grant.terms.is_shared() { session.with_operator() } else { session })
 }
 
 /// After each announced step the corrections of one further decode are written: the source never runs further ahead than

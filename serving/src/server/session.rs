@@ -1,5 +1,6 @@
 //! One session of a client: E1 on a thread of its own.
 
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
 use marill_mpc::{Seed, ServerSession};
@@ -7,12 +8,14 @@ use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::Server;
+use super::input::Input;
 use crate::ServingError;
 use crate::ahead::Correlations;
 use crate::metrics::Metrics;
 use crate::state::Holder;
 use crate::wire::{
-    CLOSE_BUDGET, ClientHello, Reply, ServerWelcome, SourceHello, Step, recv_json, recv_reply, send_json, unhex,
+    CLOSE_BUDGET, ClientHello, Reply, ServerWelcome, SourceHello, Step, recv_input_share, recv_json, recv_reply,
+    send_json, send_token_share, unhex,
 };
 
 const CLIENT: &str = "client";
@@ -27,18 +30,50 @@ const DEALER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Greets the client, fetches the session from the dealer, then serves steps until the client ends it or is lost.
 pub(super) fn run(server: &Server, channel: WebSocketChannel, holder: Option<Holder>) -> Result<(), ServingError> {
     let mut client = SharedChannel::new(channel);
-    let result = open(server, &mut client).and_then(|(mut source, mut session)| {
-        let result = serve(server, &mut client, &mut source, &mut session, holder.as_ref());
+    let mut input = None;
+    let result = open(server, &mut client).and_then(|(mut source, mut session, waiting)| {
+        let result = match waiting {
+            None => serve(server, &mut client, &mut source, &mut session, holder.as_ref()),
+            Some((name, receiver)) => server.inputs.wait(&name, &receiver).and_then(|(line, holder)| {
+                let line = input.insert(line);
+                serve(server, line, &mut source, &mut session, holder.as_ref())
+            }),
+        };
         source.end();
         result
     });
     let reason = result.as_ref().err().map_or(String::new(), |error| format!("server: {error}"));
     let code = if matches!(result, Err(ServingError::Quota(_))) { CLOSE_BUDGET } else { CLOSE_NORMAL };
-    client.lock().close_with(code, &reason);
+    for line in input.iter().chain([&client]) {
+        line.lock().close_with(code, &reason);
+    }
     result
 }
 
 type Line = SharedChannel<WebSocketChannel>;
+/// A session's name and where its client's line arrives, where the client is not E0.
+type Waiting = Option<(String, Receiver<Input>)>;
+
+/// E1, with E0 as the client or with inputs and outputs in shares.
+enum Evaluator {
+    Own(Box<ServerSession>),
+    Shared(Box<ServerSession>),
+}
+
+impl Evaluator {
+    /// Runs a step that `client` announced.
+    fn step(&mut self, step: Step, client: &mut Line, width: usize) -> Result<(), ServingError> {
+        let token = match (self, step) {
+            (Self::Own(session), Step::Prefill { bucket }) => return Ok(session.prefill(bucket)?),
+            (Self::Own(session), _) => return Ok(session.decode()?),
+            (Self::Shared(session), Step::Prefill { bucket }) => {
+                session.prefill_shared(&recv_input_share(client, CLIENT, step, width)?, bucket)?
+            }
+            (Self::Shared(session), _) => session.decode_shared(&recv_input_share(client, CLIENT, step, width)?)?,
+        };
+        send_token_share(client, CLIENT, token)
+    }
+}
 
 /// Where this session's corrections come from.
 enum Source {
@@ -72,7 +107,7 @@ impl Source {
     }
 }
 
-fn open(server: &Server, client: &mut Line) -> Result<(Source, ServerSession), ServingError> {
+fn open(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiting), ServingError> {
     match greet(server, client) {
         Ok(opened) => Ok(opened),
         Err(error) => {
@@ -85,7 +120,7 @@ fn open(server: &Server, client: &mut Line) -> Result<(Source, ServerSession), S
     }
 }
 
-fn greet(server: &Server, client: &mut Line) -> Result<(Source, ServerSession), ServingError> {
+fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiting), ServingError> {
     let hello: ClientHello = recv_json(client, CLIENT)?;
     let model = &server.model;
     model.terms.check(&hello.terms)?;
@@ -94,6 +129,7 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, ServerSession), 
     }
     server.state.claim("e1", &hello.session)?;
 
+    let name = hello.session.clone();
     let (source, corrections, [adapter_seed, seed1]) = match hello.correlations {
         Correlations::Live => live(server, hello.session)?,
         Correlations::Ahead => ahead(server, &hello.session)?,
@@ -105,6 +141,8 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, ServerSession), 
         true => Vec::new(),
         false => masked.to_bytes(),
     };
+    // Before the evaluator can tell the client.
+    let waiting = model.terms.is_shared().then(|| (name.clone(), server.inputs.expect(&name)));
     let welcome = ServerWelcome { terms: model.terms.clone(), adapter_sha256, adapter_bytes: bytes.len() as u64 };
     send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
     for piece in bytes.chunks(PIECE_BYTES) {
@@ -112,7 +150,11 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, ServerSession), 
     }
     let peer = Box::new(client.clone());
     let session = ServerSession::new(model.public.clone(), &model.private, seed1, peer, corrections)?;
-    Ok((source, session))
+    let session = match model.terms.is_shared() {
+        false => Evaluator::Own(Box::new(session)),
+        true => Evaluator::Shared(Box::new(session.with_operator())),
+    };
+    Ok((source, session, waiting))
 }
 
 type Dealt = (Source, Box<dyn Channel>, [Seed; 2]);
@@ -165,7 +207,7 @@ fn serve(
     server: &Server,
     client: &mut Line,
     source: &mut Source,
-    session: &mut ServerSession,
+    session: &mut Evaluator,
     holder: Option<&Holder>,
 ) -> Result<(), ServingError> {
     let spec = &server.model.spec;
@@ -190,10 +232,7 @@ fn serve(
             server.state.charge(holder, tokens, SystemTime::now())?.map_err(ServingError::Quota)?;
         }
         source.announce(step)?;
-        match step {
-            Step::Prefill { bucket } => session.prefill(bucket)?,
-            _ => session.decode()?,
-        }
+        session.step(step, client, spec.hidden_size)?;
         Metrics::add(&server.metrics.steps, 1);
     }
 }

@@ -64,6 +64,7 @@ impl World {
             terms: Terms::new(PARTITION, &self.spec, &self.public, Setting::Dealer),
             spec: self.spec.clone(),
             public: self.public.clone(),
+            evaluator: None,
             state: ClientState::open(place, place).unwrap(),
         }
     }

@@ -71,6 +71,14 @@ impl World {
         Service::start(server.arg("--state").arg(self.folder.path().join(name)))
     }
 
+    #[allow(dead_code)]
+    pub fn evaluator(&self, server: &str, dealer: &str) -> Service {
+        let mut evaluator = marill();
+        evaluator.args(["evaluate", "--port", "0", "--server", server, "--dealer", dealer]);
+        evaluator.arg("--cache").arg(self.folder.path().join("evaluator/cache"));
+        Service::start(evaluator.arg("--state").arg(self.folder.path().join("evaluator")))
+    }
+
     pub fn gateway(&self, server: &str, dealer: &str) -> Service {
         self.gateway_with(server, dealer, &[])
     }

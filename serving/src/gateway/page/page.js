@@ -29,7 +29,8 @@ async function connect() {
     const settings = { "dealer": "two parties and a dealer", "3pc": "two parties and a helper" };
     const setting = settings[health.setting] || health.setting;
     $("state").className = "";
-    $("state").textContent = `private session with ${health.server}, ${setting}, semi-honest; model ${health.model}`;
+    const evaluator = health.e0 === "operator" ? ", with an evaluator of its own" : "";
+    $("state").textContent = `private session with ${health.server}, ${setting}${evaluator}, semi-honest; model ${health.model}`;
     $("here").textContent = `text and tokens, the embedding and the first ${health.public_layers} layers; its half of the rest`;
     $("there").textContent = `its half of the other ${health.private_layers} layers, with its private adapter`;
   } catch {

@@ -1,0 +1,37 @@
+//! `marill evaluate`: computes as E0 for clients that take no part in the computation.
+
+use std::process::ExitCode;
+
+use marill_serving::Endpoint;
+use marill_serving::evaluator::{EvaluatorOptions, run as run_evaluator};
+
+use crate::advice::advise;
+use crate::places::{DEFAULT_SERVER, Listen, Services, TlsArgs};
+
+/// For a server that runs with `--e0 operator`. Clients name this service with `--evaluator`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The server
+    #[arg(long, value_name = "URL", env = "MARILL_SERVER", default_value = DEFAULT_SERVER)]
+    server: Endpoint,
+    #[command(flatten)]
+    services: Services,
+    #[command(flatten)]
+    listen: Listen,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, env = "MARILL_EVALUATOR_PORT", default_value_t = 8300)]
+    port: u16,
+    #[command(flatten)]
+    tls: TlsArgs,
+    /// Sessions that may run at once
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    max_sessions: usize,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut services = args.services.client(args.server, args.max_sessions)?;
+    services.state.set_file_name("evaluator");
+    let options = EvaluatorOptions { listen: args.listen.at(args.port), tls: args.tls.tls(), services };
+    run_evaluator(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
+    Ok(ExitCode::SUCCESS)
+}

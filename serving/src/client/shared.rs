@@ -1,0 +1,78 @@
+//! A session in which this client computes nothing: a share of each row to either evaluator, a share of each token back.
+
+use std::sync::Arc;
+
+use marill_mpc::{DecoderSpec, InputShare, join_token};
+use marill_net::http::HttpClient;
+use marill_net::{Channel, Meter, Metered, SharedChannel};
+
+use super::session::{Cost, Peer, STEP_TIMEOUT};
+use crate::ServingError;
+use crate::wire::{
+    EvaluateHello, EvaluateWelcome, InputHello, Step, Terms, recv_reply, recv_token_share, send_input_share, send_json,
+};
+
+/// The evaluators, E0 first.
+const PEERS: [&str; 2] = ["evaluator", "server"];
+
+/// The lines to E0 and E1.
+pub(super) struct SharedLines {
+    lines: [Peer; 2],
+    meter: Arc<Meter>,
+    steps: u64,
+}
+
+impl SharedLines {
+    /// Greets the evaluator, who greets dealer and server, then joins its session at the server.
+    pub(super) fn open(evaluator: &HttpClient, server: &HttpClient, terms: &Terms) -> Result<Self, ServingError> {
+        let meter = Arc::<Meter>::default();
+        let connect = |service: &HttpClient, path: &str, peer| {
+            let channel = service.websocket(path, STEP_TIMEOUT).map_err(ServingError::net(peer))?;
+            Ok::<Peer, ServingError>(SharedChannel::new(Metered::new(channel, meter.clone())))
+        };
+        let mut first = connect(evaluator, "/v1/evaluate", PEERS[0])?;
+        send_json(&mut first, &EvaluateHello { terms: terms.clone() }).map_err(ServingError::net(PEERS[0]))?;
+        let welcome: EvaluateWelcome = recv_reply(&mut first, PEERS[0])?;
+        terms.check(&welcome.terms)?;
+
+        let mut second = connect(server, "/v1/input", PEERS[1])?;
+        let hello = InputHello { terms: terms.clone(), session: welcome.session };
+        send_json(&mut second, &hello).map_err(ServingError::net(PEERS[1]))?;
+        recv_reply::<()>(&mut second, PEERS[1])?;
+        Ok(Self { lines: [first, second], meter, steps: 0 })
+    }
+
+    pub(super) fn prefill(&mut self, spec: &DecoderSpec, boundary: &[u64]) -> Result<u32, ServingError> {
+        let (shares, bucket) = InputShare::of_prompt(spec, boundary)?;
+        self.step(Step::Prefill { bucket }, &shares)
+    }
+
+    pub(super) fn decode(&mut self, row: &[u64]) -> Result<u32, ServingError> {
+        self.step(Step::Decode, &InputShare::of_row(row))
+    }
+
+    /// Both evaluators get their shares before either is waited for.
+    fn step(&mut self, step: Step, shares: &[InputShare; 2]) -> Result<u32, ServingError> {
+        for ((line, share), peer) in self.lines.iter_mut().zip(shares).zip(PEERS) {
+            line.send(step.encode()).map_err(ServingError::net(peer))?;
+            send_input_share(line, share).map_err(ServingError::net(peer))?;
+        }
+        self.steps += 1;
+        // The server knows best why a session ends, so it is heard first.
+        let second = recv_token_share(&mut self.lines[1], PEERS[1])?;
+        let first = recv_token_share(&mut self.lines[0], PEERS[0])?;
+        Ok(join_token(first, second))
+    }
+
+    pub(super) fn end(&mut self) {
+        for line in &mut self.lines {
+            let _ = line.send(Step::End.encode());
+        }
+    }
+
+    /// A step is one round for this client, however many the evaluators need.
+    pub(super) fn cost(&self) -> Cost {
+        let (bytes_sent, bytes_received) = (self.meter.bytes_sent(), self.meter.bytes_received());
+        Cost { rounds: self.steps, bytes_sent, bytes_received, seconds: 0.0 }
+    }
+}

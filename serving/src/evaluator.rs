@@ -1,0 +1,157 @@
+//! An evaluator of its own: E0 where the client takes no part in the computation.
+//!
+//! It fetches the public part and the masked adapter, as a client would, and computes on shares: of each row it gets one
+//! share from the client, and the server gets the other; of each token it returns its share. It learns the prompt's
+//! bucket, the number of tokens and timing. If it and the server, or it and the dealer, work together, what this
+//! deployment protects is open to them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use marill_mpc::OperatorSession;
+use marill_net::{Channel, SharedChannel, WebSocketChannel};
+use marill_partition::Partition;
+
+use crate::ServingError;
+use crate::client::{ClientOptions, SessionOpener, fetch};
+use crate::metrics::Metrics;
+use crate::tls::Tls;
+use crate::web::{self, HttpError, Sessions};
+use crate::wire::{
+    E0, EvaluateHello, EvaluateWelcome, Reply, Step, recv_input_share, recv_json, send_json, send_token_share,
+};
+
+const CLIENT: &str = "client";
+/// The longest pause of a client between two steps.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How to run an evaluator.
+pub struct EvaluatorOptions {
+    pub listen: SocketAddr,
+    pub tls: Tls,
+    /// Its server, its dealer and its folders, as a client has them.
+    pub services: ClientOptions,
+}
+
+struct Evaluator {
+    opener: SessionOpener,
+    sessions: Arc<Sessions>,
+    metrics: Metrics,
+}
+
+/// Fetches the public part, then serves until a signal.
+///
+/// # Errors
+/// [`ServingError::Mismatch`] where the server computes with its clients, a port in use, and what [`web::run`] reports.
+pub fn run(options: &EvaluatorOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
+    let bound = web::bind(options.listen, options.tls.identity(&options.services.state)?)?;
+    let (folder, offer) = fetch(&options.services, progress)?;
+    if offer.e0 != E0::Operator {
+        let (ours, theirs) = (E0::Operator.as_str().into(), offer.e0.as_str().into());
+        return Err(ServingError::Mismatch { field: "e0", ours, theirs });
+    }
+    let opener = SessionOpener::new(&Partition::open_public(&folder)?, &options.services, offer)?;
+    let sessions = Sessions::new(options.services.max_sessions);
+    let evaluator = Evaluator { opener, sessions: sessions.clone(), metrics: Metrics::default() };
+    web::run(bound, Arc::new(evaluator).app(), &sessions)
+}
+
+impl Evaluator {
+    fn app(self: &Arc<Self>) -> Router {
+        Router::new()
+            .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
+            .route("/ready", get(ready))
+            .route("/metrics", get(metrics))
+            .route("/v1/evaluate", get(evaluate_upgrade))
+            .fallback(|| async { HttpError::not_found("such address") })
+            .layer(middleware::from_fn(web::finish))
+            .with_state(self.clone())
+    }
+
+    fn session(&self, channel: WebSocketChannel) -> Result<(), ServingError> {
+        let mut client = SharedChannel::new(channel);
+        let result = match self.open(&mut client) {
+            Ok(mut session) => self.serve(&mut client, &mut session),
+            Err(error) => {
+                Metrics::add(&self.metrics.sessions_refused, 1);
+                let refusal = Reply::<()>::Refused { code: "session".into(), message: error.to_string() };
+                let _ = send_json(&mut client, &refusal);
+                Err(error)
+            }
+        };
+        let reason = result.as_ref().err().map_or(String::new(), |error| format!("evaluator: {error}"));
+        client.lock().close(&reason);
+        result
+    }
+
+    fn open(&self, client: &mut SharedChannel<WebSocketChannel>) -> Result<OperatorSession, ServingError> {
+        let hello: EvaluateHello = recv_json(client, CLIENT)?;
+        self.opener.terms.check(&hello.terms)?;
+        let (session, opened) = self.opener.open_shared()?;
+        let welcome = EvaluateWelcome { terms: self.opener.terms.clone(), session };
+        send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
+        Ok(opened)
+    }
+
+    fn serve(
+        &self,
+        client: &mut SharedChannel<WebSocketChannel>,
+        session: &mut OperatorSession,
+    ) -> Result<(), ServingError> {
+        let width = self.opener.spec.hidden_size;
+        let bad = |reason: String| ServingError::BadMessage { peer: CLIENT, reason };
+        loop {
+            let frame = client.recv().map_err(ServingError::net(CLIENT))?;
+            let step = Step::parse(&frame).map_err(bad)?;
+            let token = match step {
+                Step::End => return Ok(()),
+                Step::Prefill { bucket } if bucket > self.opener.spec.max_positions => {
+                    return Err(bad(format!("a prefill of {bucket} is not possible")));
+                }
+                Step::Prefill { bucket } => session.prefill(&recv_input_share(client, CLIENT, step, width)?, bucket)?,
+                Step::Decode => session.decode(&recv_input_share(client, CLIENT, step, width)?)?,
+            };
+            send_token_share(client, CLIENT, token)?;
+            Metrics::add(&self.metrics.steps, 1);
+        }
+    }
+}
+
+async fn ready(State(evaluator): State<Arc<Evaluator>>) -> Result<&'static str, HttpError> {
+    if evaluator.sessions.is_draining() {
+        return Err(web::not_ready("the evaluator is shutting down"));
+    }
+    let server = evaluator.opener.server.clone();
+    match tokio::task::spawn_blocking(move || server.get("/ready", 1 << 16)).await {
+        Ok(Ok(answer)) if answer.status == 200 => Ok("ready"),
+        _ => Err(web::not_ready("the server is not ready")),
+    }
+}
+
+async fn metrics(State(evaluator): State<Arc<Evaluator>>) -> String {
+    evaluator.metrics.render(evaluator.sessions.active())
+}
+
+async fn evaluate_upgrade(State(evaluator): State<Arc<Evaluator>>, request: Request) -> Response {
+    match evaluator.sessions.admit() {
+        Err(refused) => {
+            Metrics::add(&evaluator.metrics.sessions_refused, 1);
+            refused.into_response()
+        }
+        Ok(seat) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {
+            Metrics::add(&evaluator.metrics.sessions_started, 1);
+            let result = evaluator.session(channel);
+            Metrics::add(&evaluator.metrics.bytes_sent, count.sent_bytes());
+            Metrics::add(&evaluator.metrics.bytes_received, count.received_bytes());
+            if let Err(error) = result {
+                Metrics::add(&evaluator.metrics.sessions_failed, 1);
+                tracing::warn!("a session failed: {error}");
+            }
+        }),
+    }
+}

@@ -1,0 +1,86 @@
+//! Clients of sessions in which another operator is E0: each sends its shares over a line of its own, which finds its
+//! session by the session's name.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use marill_net::{SharedChannel, WebSocketChannel};
+
+use super::{IDLE_TIMEOUT, Server};
+use crate::ServingError;
+use crate::metrics::Metrics;
+use crate::state::Holder;
+use crate::web;
+use crate::wire::{InputHello, Reply, recv_json, send_json};
+
+const CLIENT: &str = "client";
+/// How long a session waits for its client, who hears of it from the evaluator.
+const CLIENT_WAIT: Duration = Duration::from_secs(30);
+
+/// A client's line and whose budget it uses.
+pub(super) type Input = (SharedChannel<WebSocketChannel>, Option<Holder>);
+
+/// Sessions that wait for their client.
+#[derive(Default)]
+pub(super) struct Inputs(Mutex<HashMap<String, Sender<Input>>>);
+
+impl Inputs {
+    /// Announces a session; its client may come from now on.
+    pub(super) fn expect(&self, session: &str) -> Receiver<Input> {
+        let (sender, receiver) = mpsc::channel();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_string(), sender);
+        receiver
+    }
+
+    /// Waits for the client of an announced session.
+    pub(super) fn wait(&self, session: &str, receiver: &Receiver<Input>) -> Result<Input, ServingError> {
+        let came = receiver.recv_timeout(CLIENT_WAIT);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
+        came.map_err(|_| ServingError::NoClient { seconds: CLIENT_WAIT.as_secs() })
+    }
+
+    fn take(&self, session: &str) -> Option<Sender<Input>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(session)
+    }
+}
+
+/// The client's line: a key like any session, counted against its rate and charged for its steps.
+pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
+    let holder = server.check_key(request.headers());
+    let admitted = async {
+        let (holder, seat) = (holder?, server.input_seats.admit()?);
+        server.start_session(&holder).await?;
+        Ok::<_, web::HttpError>((holder, seat))
+    };
+    match admitted.await {
+        Err(refused) => {
+            Metrics::add(&server.metrics.sessions_refused, 1);
+            refused.into_response()
+        }
+        Ok((holder, seat)) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, _| {
+            let mut line = SharedChannel::new(channel);
+            if let Err(error) = join(&server, &mut line, holder) {
+                let refusal = Reply::<()>::Refused { code: "session".into(), message: error.to_string() };
+                let _ = send_json(&mut line, &refusal);
+                tracing::warn!("a client's line was refused: {error}");
+            }
+        }),
+    }
+}
+
+fn join(
+    server: &Server,
+    line: &mut SharedChannel<WebSocketChannel>,
+    holder: Option<Holder>,
+) -> Result<(), ServingError> {
+    let hello: InputHello = recv_json(line, CLIENT)?;
+    server.model.terms.check(&hello.terms)?;
+    let unknown = || ServingError::NoSession { session: hello.session.clone() };
+    let session = server.inputs.take(&hello.session).ok_or_else(unknown)?;
+    send_json(line, &Reply::Welcome(())).map_err(ServingError::net(CLIENT))?;
+    session.send((line.clone(), holder)).map_err(|_| unknown())
+}
