@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use marill_recipe::{Dataset, Example, RecipeError, Record, Rows, locate, read_records, read_text};
+use marill_recipe::{Dataset, Example, RecipeError, Record, Rows, locate, read_records};
 use serde::Deserialize;
 
 use crate::EvalError;
@@ -52,10 +52,6 @@ pub struct Task {
     pub dataset: Dataset,
     #[serde(default)]
     pub shots: Option<Shots>,
-    /// How a data file writes the labels, where that is neither name nor number: the part before a `:`, in the order
-    /// of `dataset.labels`. For two columns of a `.tsv` file, the label last.
-    #[serde(default)]
-    label_codes: Vec<String>,
     /// Scores the last rows of the file only; worked examples, if from the same file, come from the rows before.
     #[serde(default)]
     held_out: Option<usize>,
@@ -209,10 +205,7 @@ impl Task {
     }
 
     fn read(&self, path: &Path, reference: Option<&Path>) -> Result<Vec<Example>, RecipeError> {
-        if self.label_codes.is_empty() {
-            return Ok(Rows::read_files(&self.dataset, path, reference)?.examples);
-        }
-        self.read_text(path, &number_labels(&read_text(path)?, &self.label_codes))
+        Ok(Rows::read_files(&self.dataset, path, reference)?.examples)
     }
 
     /// Rows that are no file as they stand; `path` is named in errors, and its ending says what they are.
@@ -268,18 +261,6 @@ fn checks_of(record: &Record) -> Option<Checks> {
 
 fn unix_lines(text: &str) -> String {
     text.replace("\r\n", "\n")
-}
-
-/// Writes each row's label code as its number; an unknown code stays, and is refused by the reader.
-fn number_labels(rows: &str, codes: &[String]) -> String {
-    let mut numbered = String::with_capacity(rows.len());
-    for row in rows.lines() {
-        let (text, label) = row.rsplit_once('\t').unwrap_or((row, ""));
-        let coarse = label.split(':').next().unwrap_or(label);
-        let number = codes.iter().position(|code| code == coarse).map_or(label.to_string(), |n| n.to_string());
-        numbered += &format!("{text}\t{number}\n");
-    }
-    numbered
 }
 
 /// The first examples, one class after the other.

@@ -147,8 +147,8 @@ fn normalise<E: Engine>(
 ) -> Step<Opened<E>> {
     let scale = norm_scale(spec);
     let llama = spec.architecture.is_llama();
-    // Queries and keys gain the rotation's bits before their truncation; the MLP's maps do not.
-    let bits = if llama && !modules.contains(&Module::Q) { width::PRODUCT } else { width::FULL };
+    // Queries and keys gain the rotation's bits before their truncation; other maps do not.
+    let bits = if llama && modules.contains(&Module::Q) { width::FULL } else { width::PRODUCT };
     let x = if llama {
         let wire = match wire {
             Some(wire) => wire,
@@ -212,17 +212,18 @@ pub(crate) fn attention<E: Engine>(
         shift += spec.numeric.rope_frac_bits;
     }
 
+    let wide = if spec.architecture.is_llama() { width::FULL } else { width::PRODUCT };
     // One truncation for all three; in the last layer only the last row asks.
     let (q_cols, kv_cols) = (spec.num_attention_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim);
     let (q, k, v) = if last && rows > 1 {
         let q = engine.last_row(&q);
-        let q = engine.truncate(&q, shift, width::FULL, width::FULL, "attention.q")?;
+        let q = engine.truncate(&q, shift, wide, width::FULL, "attention.q")?;
         let kv = engine.concat(&[&k, &v]);
-        let kv = engine.truncate(&kv, shift, width::FULL, width::FULL, "attention.kv")?;
+        let kv = engine.truncate(&kv, shift, wide, width::FULL, "attention.kv")?;
         (q, engine.columns(&kv, 0, kv_cols), engine.columns(&kv, kv_cols, kv_cols))
     } else {
         let qkv = engine.concat(&[&q, &k, &v]);
-        let qkv = engine.truncate(&qkv, shift, width::FULL, width::FULL, "attention.qkv")?;
+        let qkv = engine.truncate(&qkv, shift, wide, width::FULL, "attention.qkv")?;
         let mut part = |first, count| engine.columns(&qkv, first, count);
         (part(0, q_cols), part(q_cols, kv_cols), part(q_cols + kv_cols, kv_cols))
     };

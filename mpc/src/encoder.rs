@@ -8,8 +8,11 @@
 //! `1/n` for the rows of a mean, one for the first row of the text. A client that deviates may weigh rows otherwise; it
 //! is a computing party and can choose its rows anyway.
 
+use marill_numeric::PublicMatrix;
+use marill_numeric::tables::tables;
+
 use crate::decoder::{self, Cache, add_residual, attention, norm_scale, plain_mlp, width};
-use crate::engine::{Attention, Engine, Step};
+use crate::engine::{Attention, Engine, Gate, Step};
 use crate::masked::ProtocolError;
 use crate::nn;
 use crate::spec::{Architecture, Module, Pooling};
@@ -80,12 +83,12 @@ fn pooled<E: Engine>(
     for (layer, maps) in weights.layers.iter().enumerate() {
         engine.enter_layer(Some(layer));
         let modules = [Module::Q, Module::K, Module::V];
-        let (x, additions) = engine.open_private(&hidden, width::FULL, layer, &modules, "attention.hidden")?;
+        let (x, additions) = engine.open_private(&hidden, width::PRODUCT, layer, &modules, "attention.hidden")?;
         let x = engine.share(&x);
         let out = attention(engine, weights, &mut cache, layer, &x, &additions, false)?;
         let sum = add_residual(engine, spec, &hidden, &out, "attention.out")?;
         hidden = post_norm(engine, weights, &maps.post_norms[0], &sum)?;
-        let (x, additions) = engine.open_private(&hidden, width::FULL, layer, &[Module::Up], "mlp.hidden")?;
+        let (x, additions) = engine.open_private(&hidden, width::PRODUCT, layer, &[Module::Up], "mlp.hidden")?;
         let x = engine.share(&x);
         let out = plain_mlp(engine, weights, layer, &x, &additions)?;
         let sum = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
@@ -103,7 +106,29 @@ fn pooled<E: Engine>(
         causal: false,
     };
     let pooled = engine.mix(&pool, &hidden, &whole_row)?;
-    engine.truncate(&pooled, POOL_FRAC_BITS, width::FULL, width::FULL, "pool.mean")
+    let pooled = engine.truncate(&pooled, POOL_FRAC_BITS, width::FULL, width::FULL, "pool.mean")?;
+    match &weights.pooler {
+        None => Ok(pooled),
+        Some((matrix, bias)) => pooler(engine, weights, matrix, bias, &pooled),
+    }
+}
+
+/// `tanh(x · Wᵀ + b)`, residual scale again.
+fn pooler<E: Engine>(
+    engine: &mut E,
+    weights: &PublicWeights,
+    matrix: &PublicMatrix,
+    bias: &[u64],
+    x: &E::Share,
+) -> Step<E::Share> {
+    let numeric = &weights.spec.numeric;
+    let x = engine.linear(matrix, x);
+    let x = engine.add_row(&x, bias);
+    let shift = numeric.weight_frac_bits + numeric.residual_frac_bits - numeric.frac_bits;
+    let x = engine.truncate(&x, shift, width::PRODUCT, width::ACTIVATION, "pool.dense")?;
+    let x = engine.open(&[(&x, width::ACTIVATION)], "pool.dense")?.remove(0);
+    let x = engine.gate(&x, Gate(&tables().tanh), "pool.tanh")?;
+    Ok(engine.shift_left(&x, numeric.residual_frac_bits - numeric.frac_bits))
 }
 
 /// `norm(x) · gain + bias`, residual scale.
@@ -124,7 +149,7 @@ fn pool_weights(bias: &[u64], pooling: Pooling) -> Vec<u64> {
     let weight = |i: usize| match pooling {
         _ if bias[i] != 0 => 0,
         Pooling::Mean => (one + n / 2) / n,
-        Pooling::Cls => u64::from(i == padding) * one,
+        Pooling::Cls | Pooling::Pooler => u64::from(i == padding) * one,
     };
     (0..bias.len()).map(weight).collect()
 }

@@ -59,6 +59,8 @@ pub enum Pooling {
     Mean,
     /// The first row of the text.
     Cls,
+    /// The first row behind a dense map and tanh, as in BERT's own classifiers.
+    Pooler,
 }
 
 /// What an encoder tells its client.
@@ -138,6 +140,12 @@ impl DecoderSpec {
             return invalid("attn_scale", "must lie in (0, 1]");
         }
         Ok(())
+    }
+
+    /// Whether the pooled row goes through a dense map and tanh.
+    #[must_use]
+    pub fn has_pooler(&self) -> bool {
+        matches!(self.architecture, Architecture::Bert { pooling: Pooling::Pooler, .. })
     }
 
     /// Whether the client learns a pooled row instead of an index.

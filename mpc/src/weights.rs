@@ -74,6 +74,8 @@ pub struct PublicWeights {
     pub lm_head_frac_bits: u32,
     /// At the scale of a product with `lm_head`; empty when there is none.
     pub lm_head_bias: Vec<u64>,
+    /// An encoder's dense map behind its pooling, with its bias; none elsewhere.
+    pub(crate) pooler: Option<(PublicMatrix, Vec<u64>)>,
     /// Cosines and sines `[position][head_dim / 2]`.
     pub rope: Rope,
     digest: String,
@@ -132,6 +134,7 @@ impl PublicWeights {
             lm_head,
             lm_head_frac_bits,
             lm_head_bias: Vec::new(),
+            pooler: None,
             rope: Rope::new(spec),
             digest: String::new(),
         };
@@ -157,6 +160,9 @@ impl PublicWeights {
             lm_head: PublicMatrix::shape_only(spec.vocab_size, spec.hidden_size),
             lm_head_frac_bits: 0,
             lm_head_bias: Vec::new(),
+            pooler: spec
+                .has_pooler()
+                .then(|| (PublicMatrix::shape_only(spec.hidden_size, spec.hidden_size), Vec::new())),
             rope: Rope { half: spec.head_dim / 2, cos: Vec::new(), sin: Vec::new() },
             digest: String::new(),
         }
@@ -171,10 +177,13 @@ impl PublicWeights {
     fn compute_digest(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(serde_json::to_vec(&self.spec).expect("a plain struct serialises"));
-        for matrix in self.layers.iter().flat_map(|l| &l.matrices).chain([&self.lm_head]) {
+        for matrix in
+            self.layers.iter().flat_map(|l| &l.matrices).chain([&self.lm_head]).chain(self.pooler.iter().map(|p| &p.0))
+        {
             matrix.hash_into(&mut |bytes| hash.update(bytes));
         }
         let rows = self.layers.iter().flat_map(PublicLayer::rows).chain(self.lm_head_bias.iter().copied());
+        let rows = rows.chain(self.pooler.iter().flat_map(|p| p.1.iter().copied()));
         hash.update(rows.flat_map(u64::to_le_bytes).collect::<Vec<u8>>());
         let rope = self.rope.cos.iter().chain(&self.rope.sin);
         hash.update(rope.flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());

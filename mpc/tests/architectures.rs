@@ -6,6 +6,7 @@ use marill_mpc::testing::{AffineModel, LORA_SCALE, MAPS, gaussian, run_embedding
 use marill_mpc::{Architecture, DecoderSpec, Pooling, Reveal, Twin, tally_decode, tally_prefill};
 
 const CLASSIFIER: Architecture = Architecture::Bert { pooling: Pooling::Cls, reveal: Reveal::Class };
+const POOLED: Architecture = Architecture::Bert { pooling: Pooling::Pooler, reveal: Reveal::Class };
 const EMBEDDER: Architecture = Architecture::Bert { pooling: Pooling::Mean, reveal: Reveal::Embedding };
 
 type Rows = Vec<Vec<f64>>;
@@ -90,6 +91,16 @@ impl Real<'_> {
         (sums, if gpt2 { normed(&self.0.final_norm, &h) } else { h })
     }
 
+    /// What the classifier takes of the text's first row.
+    fn pooler(&self, row: &[f64]) -> Vec<f64> {
+        if !self.0.spec.has_pooler() {
+            return row.to_vec();
+        }
+        let (weight, bias) = &self.0.pooler;
+        let dot = |w: &[f32]| w.iter().zip(row).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
+        weight.chunks_exact(row.len()).zip(bias).map(|(w, b)| (dot(w) + f64::from(*b)).tanh()).collect()
+    }
+
     fn logits(&self, row: &[f64]) -> Vec<f64> {
         let (weight, bias) = &self.0.head;
         let product =
@@ -167,7 +178,7 @@ fn gpt2_is_the_real_one_layer_by_layer_and_token_by_token() {
 #[test]
 fn bert_is_the_real_one_layer_by_layer_and_pooled() {
     for (seed, tokens) in [(0u64, 5), (1, 16), (2, 21)] {
-        for architecture in [CLASSIFIER, EMBEDDER] {
+        for architecture in [CLASSIFIER, POOLED, EMBEDDER] {
             let spec = tiny_affine_spec(architecture);
             let model = AffineModel::random(&spec, seed);
             let (public, private) = model.quantise();
@@ -182,7 +193,7 @@ fn bert_is_the_real_one_layer_by_layer_and_pooled() {
                 got.iter().enumerate().map(|(c, v)| (*v as i64 as f64 / unit - mean(c)).abs()).fold(0.0, f64::max)
             } else {
                 twin.prefill(&encoded).unwrap();
-                let expected = Real(&model).logits(&last[0]);
+                let expected = Real(&model).logits(&Real(&model).pooler(&last[0]));
                 let got = twin.last_logits();
                 expected.iter().zip(&got).map(|(e, g)| (e - f64::from(*g)).abs()).fold(0.0, f64::max)
             };
@@ -217,8 +228,8 @@ fn three_parties_run_gpt2_as_the_twin_and_at_the_declared_cost() {
 
 #[test]
 fn three_parties_run_bert_as_the_twin_and_reveal_only_what_the_partition_says() {
-    for tokens in [3, 18] {
-        let spec = tiny_affine_spec(CLASSIFIER);
+    for (tokens, classifier) in [(3, CLASSIFIER), (18, CLASSIFIER), (7, POOLED)] {
+        let spec = tiny_affine_spec(classifier);
         let (public, private) = AffineModel::random(&spec, 6).quantise();
         let (_, text) = boundary(&spec, 6, "text", tokens);
         let mut twin = Twin::new(public.clone(), private.clone());
@@ -249,4 +260,49 @@ fn a_llama_spec_is_written_as_before_and_an_older_one_is_read() {
     let bert = tiny_affine_spec(CLASSIFIER);
     let json = serde_json::to_string(&bert).unwrap();
     assert_eq!(serde_json::from_str::<DecoderSpec>(&json).unwrap(), bert);
+}
+
+/// One more block of a model's size, for a step of `rows`, in the declared cost.
+fn block_cost(
+    architecture: Architecture,
+    hidden: usize,
+    heads: usize,
+    rows: usize,
+    keys: usize,
+) -> marill_mpc::masked::Cost {
+    let of = |num_layers: usize| {
+        let spec = DecoderSpec {
+            hidden_size: hidden,
+            intermediate_size: 4 * hidden,
+            num_attention_heads: heads,
+            num_key_value_heads: heads,
+            head_dim: hidden / heads,
+            num_layers,
+            max_positions: 1024,
+            head_groups: vec![(0..heads).map(|h| vec![h]).collect(); num_layers],
+            attn_scale: vec![((hidden / heads) as f64).powf(-0.5); num_layers],
+            lora_rank: 8,
+            ..tiny_affine_spec(architecture)
+        };
+        if rows == 1 { tally_decode(&spec, keys) } else { tally_prefill(&spec, rows) }.unwrap()
+    };
+    // The last layer of a decoder asks for one row; the middle one of three is whole.
+    of(3) - of(2)
+}
+
+#[test]
+fn blocks_of_gpt2_and_bert_keep_to_their_budgets() {
+    let show = |name: &str, cost: marill_mpc::masked::Cost| {
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        let (up, down, source) = (mb(cost.e0_to_e1_bytes), mb(cost.e1_to_e0_bytes), mb(cost.source_to_e1_bytes));
+        println!("{name}: {} rounds, {up:.2} MB up, {down:.2} MB down, {source:.1} MB of corrections", cost.rounds);
+        (cost.rounds, up)
+    };
+    let (rounds, megabytes) = show("GPT-2 124M, prompt of 128", block_cost(Architecture::Gpt2, 768, 12, 128, 0));
+    assert!(rounds <= 100 && megabytes <= 36.0, "{rounds} rounds, {megabytes} MB");
+    let (rounds, megabytes) = show("GPT-2 124M, a token at 128 keys", block_cost(Architecture::Gpt2, 768, 12, 1, 128));
+    assert!(rounds <= 84 && megabytes <= 0.31, "{rounds} rounds, {megabytes} MB");
+    let (rounds, megabytes) = show("BERT base, text of 128", block_cost(CLASSIFIER, 768, 12, 128, 0));
+    assert!(rounds <= 108 && megabytes <= 42.0, "{rounds} rounds, {megabytes} MB");
+    show("MiniLM, text of 128", block_cost(CLASSIFIER, 384, 12, 128, 0));
 }

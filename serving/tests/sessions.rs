@@ -19,7 +19,7 @@ use marill_serving::wire::{
     CLOSE_BUDGET, ClientHello, NewSession, ServerWelcome, SessionGrant, Setting, SourceHello, Terms, recv_reply,
     send_json,
 };
-use proxy::Proxy;
+use proxy::{Proxy, unmask};
 use world::{PARTITION, World, wait_until};
 
 #[test]
@@ -296,21 +296,4 @@ fn steps_are_charged_before_they_run_and_the_budget_ends_a_session() {
 /// Payload lengths of the WebSocket frames that a client sent, after its HTTP request.
 fn frame_sizes(bytes: &[u8]) -> Vec<usize> {
     unmask(bytes).iter().map(Vec::len).collect()
-}
-
-fn unmask(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
-    let (mut rest, mut frames) = (&bytes[end..], Vec::new());
-    while rest.len() >= 6 {
-        let (length, header) = match rest[1] & 0x7f {
-            126 => (u16::from_be_bytes([rest[2], rest[3]]) as usize, 4),
-            127 => (u64::from_be_bytes(rest[2..10].try_into().unwrap()) as usize, 10),
-            short => (short as usize, 2),
-        };
-        let mask: [u8; 4] = rest[header..header + 4].try_into().unwrap();
-        let body = &rest[header + 4..header + 4 + length];
-        frames.push(body.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect());
-        rest = &rest[header + 4 + length..];
-    }
-    frames
 }

@@ -41,7 +41,7 @@ impl Cache {
             return Ok(has(file).then(|| folder.join(file)));
         }
         let settled = |name: &&str| has(name) || self.root.join(".no_exist").join(commit).join(name).is_file();
-        if !REQUIRED.iter().all(|name| has(name)) || strict && !OPTIONAL.iter().all(|name| settled(name)) {
+        if !REQUIRED.iter().all(|name| has(name)) || strict && !OPTIONAL.iter().all(settled) {
             return Ok(None);
         }
         let weights = if has(INDEX) { parts(&folder.join(INDEX))? } else { BTreeSet::from([WEIGHTS.to_owned()]) };

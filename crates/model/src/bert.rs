@@ -56,12 +56,14 @@ pub struct Bert {
     pub token_type_embeddings: Tensor,
     pub embedding_norm: LayerNorm,
     pub blocks: Vec<AffineBlock>,
-    /// `[classes, hidden]`, taken from `classifier` where the file has one. A pooler with tanh before it is refused.
+    /// `pooler.dense`, in front of tanh, where the file has one. Mean pooling does not use it.
+    pub pooler: Option<Affine>,
+    /// `[classes, hidden]`, taken from `classifier` where the file has one.
     pub classifier: Option<Affine>,
 }
 
 impl Bert {
-    /// Opens a Hugging Face folder: `config.json` and `*.safetensors`. A pooler that no classifier uses is left out.
+    /// Opens a Hugging Face folder: `config.json` and `*.safetensors`.
     ///
     /// # Errors
     /// [`ModelError`] naming the file, key or tensor.
@@ -74,7 +76,8 @@ impl Bert {
     /// Builds the model from tensors under Hugging Face's names, with or without `bert.` before them.
     ///
     /// # Errors
-    /// [`ModelError::MissingTensor`], [`ModelError::Shape`], or [`ModelError::Transforms`] for a pooler with tanh.
+    /// [`ModelError::MissingTensor`], [`ModelError::Shape`], or [`ModelError::Transforms`] for a configuration that is
+    /// not supported.
     pub fn from_tensors(config: BertConfig, tensors: BTreeMap<String, Tensor>) -> Result<Self, ModelError> {
         config.check().map_err(|reason| ModelError::Transforms { what: "config", reason })?;
         Self::assemble(config, &Weights::new(tensors, "bert"))
@@ -98,10 +101,6 @@ impl Bert {
             })
         };
         let classifier = if weights.has("classifier.weight") {
-            if weights.has("pooler.dense.weight") {
-                let reason = "a tanh pooler in front of a classifier is not supported".to_owned();
-                return Err(ModelError::Transforms { what: "pooler", reason });
-            }
             let weight = weights.any_rows("classifier.weight", d)?;
             let bias = weights.tensor("classifier.bias", &[weight.dim(0)?])?;
             Some(Affine { weight, bias })
@@ -116,6 +115,7 @@ impl Bert {
                 .tensor("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, d])?,
             embedding_norm: weights.norm("embeddings.LayerNorm", d, epsilon)?,
             blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_, _>>()?,
+            pooler: if weights.has("pooler.dense.weight") { Some(weights.affine("pooler.dense", d, d)?) } else { None },
             classifier,
             config,
         })
@@ -162,6 +162,18 @@ impl Bert {
             x = b.norms[1].forward(&(&x + b.down.forward(&inner)?)?)?;
         }
         Ok(x)
+    }
+
+    /// `tanh` of the dense map of the first row, `[1, hidden]`; the first row itself without a pooler.
+    ///
+    /// # Errors
+    /// From candle.
+    pub fn first_pool(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let first = x.i(..1)?;
+        Ok(match &self.pooler {
+            Some(pooler) => pooler.forward(&first)?.tanh()?,
+            None => first,
+        })
     }
 
     /// The mean of a text's rows, `[hidden]`; sentence-transformers divide it by its norm.

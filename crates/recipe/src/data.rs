@@ -111,7 +111,7 @@ fn render(dataset: &Dataset, record: &Record) -> Result<Example, String> {
     let (prompt, completion, label) = match dataset.format {
         Format::Classify => {
             let column = dataset.label.as_deref().unwrap_or("label");
-            let label = label_number(&cell(record, column)?, &dataset.labels)?;
+            let label = label_number(&cell(record, column)?, dataset)?;
             (fill(own.unwrap_or("{text}"), record)?, dataset.labels[label].clone(), Some(label))
         }
         Format::Translate => {
@@ -148,13 +148,17 @@ fn render_chat(record: &Record) -> Result<Example, String> {
     }
 }
 
-/// A label may be written as its name, as its number in the list, or with a finer class behind a colon.
-fn label_number(value: &str, labels: &[String]) -> Result<usize, String> {
-    let value = value.trim();
-    let named = |name: &str| labels.iter().position(|l| l.trim().eq_ignore_ascii_case(name));
-    named(value)
-        .or_else(|| value.split_once(':').and_then(|(coarse, _)| named(coarse)))
-        .or_else(|| value.parse().ok().filter(|&n| n < labels.len()))
+/// A label may be written as its name, its code or its number in the list, with a finer class behind a colon.
+fn label_number(value: &str, dataset: &Dataset) -> Result<usize, String> {
+    let (value, labels) = (value.trim(), &dataset.labels);
+    let listed = |names: &[String], name: &str| names.iter().position(|n| n.trim().eq_ignore_ascii_case(name));
+    let coarse = value.split(':').next().unwrap_or(value);
+    listed(labels, value)
+        .or_else(|| listed(&dataset.label_codes, value))
+        .or_else(|| listed(labels, coarse))
+        .or_else(|| listed(&dataset.label_codes, coarse))
+        .or_else(|| value.parse().ok())
+        .filter(|&number| number < labels.len())
         .ok_or_else(|| format!("`{value}` is none of the labels {}", labels.join(", ")))
 }
 

@@ -132,6 +132,9 @@ pub struct Dataset {
     /// Names of the labels, in order of their numbers; a file may hold either.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// How the file writes the labels, in the same order, where it is neither name nor number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub label_codes: Vec<String>,
     /// Takes this many rows, drawn with the training seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,

@@ -58,6 +58,7 @@ const DATASET: &[(&str, Kind)] = &[
     ("completion", Text),
     ("label", Text),
     ("labels", Texts),
+    ("label_codes", Texts),
     ("limit", Whole(1)),
     ("weight", Positive),
 ];

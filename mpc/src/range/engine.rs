@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use marill_numeric::tables::{ARG_FRAC_BITS, Piecewise};
+use marill_numeric::tables::{ARG_FRAC_BITS, Piecewise, Tail};
 use marill_numeric::{PublicMatrix, functions};
 
 use super::norms::MatrixNorms;
@@ -16,14 +16,14 @@ use crate::weights::Rope;
 /// What arithmetic in `f64` may lose.
 const MARGIN: f64 = 1.0 + 1e-6;
 /// Relative errors of the tables, a little above what the numeric law states.
-const RSQRT_ERROR: f64 = 5e-4;
-const RECIP_ERROR: f64 = 1e-3;
+pub(super) const RSQRT_ERROR: f64 = 5e-4;
+pub(super) const RECIP_ERROR: f64 = 1e-3;
 /// Of reciprocals of sums above 2^20.
-const RECIP_ERROR_FAR: f64 = 1.3e-2;
+pub(super) const RECIP_ERROR_FAR: f64 = 1.3e-2;
 const RSQRT_BITS: f64 = 58.0;
 const RECIP_BITS: f64 = 40.0;
-/// Error of a gate function and its rounding, in output units.
-const GATE_ERROR: f64 = 8.0;
+/// How far a table passes its function's own bounds, in output units; a test sweeps the domains.
+pub(super) const GATE_ERROR: f64 = 8.0;
 
 impl Range {
     fn named(&mut self, span: Span) -> Span {
@@ -344,10 +344,18 @@ impl Engine for Range {
         Ok(self.named(Span { low: 0.0, origin, ..Span::uniform(y.rows, y.cols, f64::from(ARG_FRAC_BITS).exp2()) }))
     }
 
-    fn gate(&mut self, x: &Span, _gate: Gate<'_>, place: &'static str) -> Step<Span> {
+    fn gate(&mut self, x: &Span, gate: Gate<'_>, place: &'static str) -> Step<Span> {
         let x = &self.fits(x, 32, place);
-        let column = x.column.iter().map(|b| b + GATE_ERROR).collect();
-        let norm = x.norm + GATE_ERROR * (x.column.len() as f64).sqrt();
+        let of = |b: f64| match gate.0.tail {
+            Tail::Relu => b + GATE_ERROR,
+            Tail::Step { low, high } => low.abs().max(high.abs()) as f64 + GATE_ERROR,
+            Tail::Zero => f64::from(ARG_FRAC_BITS).exp2() + GATE_ERROR,
+        };
+        let norm = match gate.0.tail {
+            Tail::Relu => x.norm + GATE_ERROR * (x.column.len() as f64).sqrt(),
+            _ => f64::INFINITY,
+        };
+        let column = x.column.iter().map(|b| of(*b)).collect();
         Ok(self.named(Span::of_columns(x.rows, column, norm)))
     }
 

@@ -17,6 +17,7 @@ fn models(seed: u64) -> Vec<Model> {
         tiny_affine_spec(Architecture::Gpt2),
         bert(Pooling::Mean, Reveal::Embedding),
         bert(Pooling::Cls, Reveal::Class),
+        bert(Pooling::Pooler, Reveal::Class),
     ];
     let mut models = vec![random_weights(&tiny_spec(), seed)];
     models.extend(affine.iter().map(|spec| AffineModel::random(spec, seed).quantise()));
@@ -77,6 +78,37 @@ fn no_value_of_the_twin_exceeds_its_bound_and_bounds_are_near_enough_to_be_of_us
                 }
             }
         }
+    }
+}
+
+#[test]
+fn the_tables_keep_to_what_the_interpreter_takes_for_granted() {
+    use super::engine::{GATE_ERROR, RECIP_ERROR, RECIP_ERROR_FAR, RSQRT_ERROR};
+    use marill_numeric::functions::{exp_neg, gelu, recip, rsqrt, sigmoid, silu, tanh};
+    let one = 1i64 << 14;
+    assert_eq!(exp_neg(0) as i64, one);
+    assert!((0..(1u64 << 18) + 9).all(|y| (0..=one).contains(&(exp_neg(y) as i64))));
+    for x in -(1i64 << 18) - 9..(1 << 18) + 9 {
+        for y in [silu(x as u64), gelu(x as u64)] {
+            assert!(((y as i64).abs() as f64) <= x.abs() as f64 + GATE_ERROR, "{x}: {}", y as i64);
+        }
+        for y in [sigmoid(x as u64), tanh(x as u64)] {
+            assert!(((y as i64).abs() as f64) <= one as f64 + GATE_ERROR, "{x}: {}", y as i64);
+        }
+    }
+    // An octave's intervals repeat in every octave but for rounding: every threshold and its neighbours.
+    let table = marill_numeric::tables::tables();
+    let near =
+        |t: &u64| (t.saturating_sub(3)..t + 4).chain([t + t / 128, t + t / 64, t + t / 40]).collect::<Vec<u64>>();
+    for s in table.rsqrt.threshold.iter().flat_map(near).filter(|s| *s > 0 && *s < table.rsqrt.end) {
+        assert!(rsqrt(s) as f64 * (s as f64).sqrt() <= 58f64.exp2() * (1.0 + RSQRT_ERROR), "{s}");
+    }
+    assert!(
+        (1..1u64 << 19).step_by(11).all(|s| rsqrt(s) as f64 * (s as f64).sqrt() <= 58f64.exp2() * (1.0 + RSQRT_ERROR))
+    );
+    for s in (1u64 << 14..1 << 20).chain((1 << 20..1 << 25).step_by(7)) {
+        let error = if s <= 1 << 20 { RECIP_ERROR } else { RECIP_ERROR_FAR };
+        assert!(recip(s) as f64 * s as f64 <= 40f64.exp2() * (1.0 + error), "{s}");
     }
 }
 

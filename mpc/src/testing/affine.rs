@@ -42,6 +42,8 @@ pub struct AffineModel {
     pub spec: DecoderSpec,
     pub layers: Vec<AffineLayer>,
     pub final_norm: (Vec<f32>, Vec<f32>),
+    /// Used where the pooling asks for it.
+    pub pooler: (Vec<f32>, Vec<f32>),
     pub head: (Vec<f32>, Vec<f32>),
 }
 
@@ -78,7 +80,9 @@ impl AffineModel {
             normal("head.bias".into(), spec.vocab_size, 0.2)
         };
         let layers = (0..spec.num_layers).map(layer).collect();
-        Self { spec: spec.clone(), layers, final_norm: norm("final".into()), head: (head, head_bias) }
+        let d = spec.hidden_size;
+        let pooler = (normal("pooler".into(), d * d, 1.0 / (d as f32).sqrt()), normal("pooler.bias".into(), d, 0.3));
+        Self { spec: spec.clone(), layers, final_norm: norm("final".into()), pooler, head: (head, head_bias) }
     }
 
     /// The model as integers.
@@ -102,7 +106,8 @@ impl AffineModel {
             })
             .collect();
         let head_norm = (self.spec.architecture == Architecture::Gpt2).then(|| norm(&self.final_norm));
-        let head = HeadFloats { norm: head_norm, map: map(&self.head) };
+        let pooler = self.spec.has_pooler().then(|| map(&self.pooler));
+        let head = HeadFloats { norm: head_norm, pooler, map: map(&self.head) };
         let public = PublicWeights::from_affine_floats(&self.spec, &layers, &head).expect("a random model is valid");
         let adapter = self.layers.iter().map(|layer| {
             Module::ALL.map(|module| {

@@ -41,6 +41,8 @@ pub struct AffineLayerFloats<'a> {
 pub struct HeadFloats<'a> {
     /// GPT-2's `ln_f`; a BERT classifier has none.
     pub norm: Option<NormFloats<'a>>,
+    /// BERT's dense map in front of tanh, `[hidden_size, hidden_size]`, where the pooling has one.
+    pub pooler: Option<MapFloats<'a>>,
     /// `[vocab_size, hidden_size]`; empty when an embedding is revealed.
     pub map: MapFloats<'a>,
 }
@@ -65,9 +67,11 @@ impl PublicWeights {
         let layers =
             layers.par_iter().enumerate().map(|(l, floats)| layer(spec, l, floats)).collect::<Result<Vec<_>, _>>()?;
         let (lm_head, lm_head_frac_bits, lm_head_bias) = quantise_head(spec, head)?;
+        let pooler = quantise_pooler(spec, head.pooler.as_ref())?;
         let rope = Rope { half: spec.head_dim / 2, cos: Vec::new(), sin: Vec::new() };
         let digest = String::new();
-        let mut weights = Self { spec: spec.clone(), layers, lm_head, lm_head_frac_bits, lm_head_bias, rope, digest };
+        let mut weights =
+            Self { spec: spec.clone(), layers, lm_head, lm_head_frac_bits, lm_head_bias, pooler, rope, digest };
         weights.digest = weights.compute_digest();
         Ok(weights)
     }
@@ -172,6 +176,22 @@ fn quantise_head(spec: &DecoderSpec, head: &HeadFloats<'_>) -> Result<(PublicMat
     // GPT-2's head takes a normalised row, an encoder's a row of the residual stream.
     let row = encode_row(&bias, spec.map_input_frac_bits() + frac_bits, "head.bias")?;
     Ok((matrix, frac_bits, row))
+}
+
+fn quantise_pooler(
+    spec: &DecoderSpec,
+    map: Option<&MapFloats<'_>>,
+) -> Result<Option<(PublicMatrix, Vec<u64>)>, SpecError> {
+    let size = spec.hidden_size;
+    let (weights, biases) = map.map_or((0, 0), |map| (map.weight.len(), map.bias.len()));
+    let expected = if spec.has_pooler() { size } else { 0 };
+    expect_len("pooler", expected * size, weights)?;
+    expect_len("pooler.bias", expected, biases)?;
+    let Some(map) = map else { return Ok(None) };
+    let bits = spec.numeric.weight_frac_bits;
+    let matrix = PublicMatrix::quantise(map.weight, size, size, None, 1.0, bits, "pooler")?;
+    let bias = encode_row(&bias_behind(map, None, 1.0), spec.map_input_frac_bits() + bits, "pooler.bias")?;
+    Ok(Some((matrix, bias)))
 }
 
 /// What an addition makes of the bias of the norm before its map, `factor · scale · B·A·beta`, at a product's scale.

@@ -13,6 +13,8 @@ use marill_serving::Endpoint;
 #[derive(Default)]
 struct Record {
     sent: Mutex<Vec<u8>>,
+    /// The same by connection.
+    streams: Mutex<Vec<Vec<u8>>>,
     received: Mutex<u64>,
     lines: Mutex<Vec<TcpStream>>,
 }
@@ -35,7 +37,17 @@ impl Proxy {
                 }
                 let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 let (record, other) = (kept.clone(), kept.clone());
-                thread::spawn(move || relay(client, to_server, |bytes| record.sent.lock().unwrap().extend(bytes)));
+                let stream = {
+                    let mut streams = kept.streams.lock().unwrap();
+                    streams.push(Vec::new());
+                    streams.len() - 1
+                };
+                thread::spawn(move || {
+                    relay(client, to_server, |bytes| {
+                        record.sent.lock().unwrap().extend(bytes);
+                        record.streams.lock().unwrap()[stream].extend(bytes);
+                    });
+                });
                 thread::spawn(move || {
                     relay(server, to_client, |bytes| *other.received.lock().unwrap() += bytes.len() as u64);
                 });
@@ -49,6 +61,16 @@ impl Proxy {
         self.0.sent.lock().unwrap().clone()
     }
 
+    /// What clients have sent so far as a service reads it: WebSocket payloads without their masks, requests as they are.
+    pub fn readable(&self) -> Vec<u8> {
+        let streams = self.0.streams.lock().unwrap();
+        let read = |stream: &Vec<u8>| {
+            let is_upgrade = stream.windows(18).any(|window| window == b"upgrade: websocket");
+            if is_upgrade { unmask(stream).concat() } else { stream.clone() }
+        };
+        streams.iter().flat_map(read).collect()
+    }
+
     pub fn received_len(&self) -> u64 {
         *self.0.received.lock().unwrap()
     }
@@ -59,6 +81,24 @@ impl Proxy {
             let _ = line.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// Payloads of the WebSocket frames that a client sent, after its HTTP request.
+pub fn unmask(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    let (mut rest, mut frames) = (&bytes[end..], Vec::new());
+    while rest.len() >= 6 {
+        let (length, header) = match rest[1] & 0x7f {
+            126 => (u16::from_be_bytes([rest[2], rest[3]]) as usize, 4),
+            127 => (u64::from_be_bytes(rest[2..10].try_into().unwrap()) as usize, 10),
+            short => (short as usize, 2),
+        };
+        let mask: [u8; 4] = rest[header..header + 4].try_into().unwrap();
+        let body = &rest[header + 4..header + 4 + length];
+        frames.push(body.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect());
+        rest = &rest[header + 4 + length..];
+    }
+    frames
 }
 
 fn relay(mut from: TcpStream, mut to: TcpStream, record: impl Fn(&[u8])) {
