@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use marill_mpc::testing::{AffineModel, random_weights};
 use marill_mpc::{Architecture, DecoderSpec, Pooling, PrivateWeights, PublicWeights, Reveal};
+use marill_numeric::{NumericSpec, Rounding};
 use marill_partition::Partition;
 
 use crate::failure::BadInput;
@@ -41,6 +42,7 @@ pub fn spec(
     rank: usize,
     merge: usize,
     positions: usize,
+    rounding: Rounding,
 ) -> anyhow::Result<DecoderSpec> {
     let Some(([hidden, mlp, heads, kv, vocab, all], architecture)) = sizes(name) else {
         return Err(
@@ -67,7 +69,7 @@ pub fn spec(
         head_groups: vec![(0..groups).map(|g| (g..heads).step_by(groups).collect()).collect(); layers],
         attn_scale: vec![((hidden / heads * merge) as f64).powf(-0.5); layers],
         lora_rank: rank,
-        numeric: Default::default(),
+        numeric: NumericSpec::with_rounding(rounding),
         architecture,
     })
 }
@@ -76,17 +78,29 @@ pub fn spec(
 ///
 /// # Errors
 /// As [`spec`], and [`BadInput`] for a damaged partition.
-pub fn model(name: &str, layers: Option<usize>, rank: usize, merge: usize, positions: usize) -> anyhow::Result<Model> {
+pub fn model(
+    name: &str,
+    layers: Option<usize>,
+    rank: usize,
+    merge: usize,
+    positions: usize,
+    rounding: Rounding,
+) -> anyhow::Result<Model> {
     if Path::new(name).is_dir() {
         let open = || -> anyhow::Result<Model> {
             let partition = Partition::open(Path::new(name))?;
+            anyhow::ensure!(
+                partition.decoder_spec().numeric.rounding == rounding,
+                "the partition's rounding is `{}`",
+                partition.decoder_spec().numeric.rounding
+            );
             let public = Arc::new(partition.public_weights()?);
             let private = Arc::new(partition.private_weights(&public)?);
             Ok(Model { name: partition.manifest.name.clone(), public, private })
         };
         return open().map_err(|e| BadInput(e).into());
     }
-    let spec = spec(name, layers, rank, merge, positions)?;
+    let spec = spec(name, layers, rank, merge, positions, rounding)?;
     let (public, private) =
         if spec.architecture.is_llama() { random_weights(&spec, 1) } else { AffineModel::random(&spec, 1).quantise() };
     Ok(Model { name: name.to_string(), public, private })
