@@ -181,3 +181,29 @@ fn csv_cells_may_be_quoted() {
     std::fs::write(&path, "text,label\nplain\n").unwrap();
     assert!(read_records(&path).unwrap_err().to_string().contains("1 cells under a header of 2"));
 }
+
+#[test]
+fn dropout_stages_and_revisions_are_checked() {
+    let good = GOOD
+        .replace("rank = 4", "rank = 4\ndropout = 0.1")
+        .replace("\"base\"", "\"org/name\"\nrevision = \"v1\"")
+        + "[distill]\nteacher = \"base\"\nstages = [{ share = 0.25, hidden = 1.0 }, { share = 0.75, logits = 0.5, labels = 0.5 }]\n";
+    let recipe = Recipe::parse(&good, "r.toml", &[]).unwrap();
+    assert_eq!((recipe.lora.as_ref().unwrap().dropout, recipe.model.revision.as_deref()), (0.1, Some("v1")));
+    assert_eq!(recipe.distill.as_ref().unwrap().stages()[1].labels, 0.5);
+    assert_eq!(Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(), recipe);
+
+    for (wrong, said) in [
+        (good.replace("dropout = 0.1", "dropout = 1.0"), "`lora.dropout` must be between 0 and 0.95"),
+        (good.replace("dropout = 0.1", "lora_dropout = 0.1"), "hint: here it is `lora.dropout`"),
+        (good.replace("0.75, logits", "0.5, logits"), "the shares of `distill.stages` are 0.75 together"),
+        (good.replace("hidden = 1.0", "hidden = 0.0"), "no share or no weight"),
+        (good.replace("hidden = 1.0", "hiden = 1.0"), "did you mean `hidden`?"),
+        (good.replace("share = 0.25, ", ""), "`distill.stages.share` is missing"),
+        (good.replace("stages = ", "weight = 0.5\nstages = "), "say the same thing twice"),
+        (good.replace("stages = [", "stages = 3 #["), "a list of tables: `[[distill.stages]]`"),
+    ] {
+        let all = problems(&wrong, &[]);
+        assert!(all.iter().any(|p| p.contains(said)), "{said}: {all:#?}");
+    }
+}
