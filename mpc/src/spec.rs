@@ -114,7 +114,11 @@ impl DecoderSpec {
     pub fn validate(&self) -> Result<(), SpecError> {
         let invalid = |field, problem: &str| Err(SpecError::Invalid { field, problem: problem.to_owned() });
         if self.numeric != NumericSpec::with_rounding(self.numeric.rounding) {
-            return invalid("numeric", "is not the numeric format of this version");
+            let (theirs, ours) = (self.numeric.law, NumericSpec::default().law);
+            let problem = format!(
+                "is of law {theirs} or other scales; this version computes law {ours}\nhint: export the run again"
+            );
+            return invalid("numeric", &problem);
         }
         let classes = if self.reveals_embedding() { 0 } else { 2 };
         if self.hidden_size == 0 || self.vocab_size < classes || self.num_layers == 0 || self.max_positions == 0 {

@@ -36,7 +36,7 @@ enum Operations {
 /// Runs the benchmark that the arguments ask for.
 ///
 /// # Errors
-/// [`BadInput`] for a damaged partition, an unknown shape, or sizes that do not fit.
+/// [`crate::failure::BadInput`] for a damaged partition, an unknown shape, or sizes that do not fit.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match (args.operations, args.dir) {
         (Some(Operations::Ops(ops)), _) => ops::run(&ops),
