@@ -14,7 +14,7 @@ use crate::progress::Progress;
 #[derive(clap::Args, Clone, Copy, Default)]
 pub struct Search {
     /// Use what is on this machine; ask no hub (also `HF_HUB_OFFLINE=1`)
-    #[arg(long, env = "MARILL_OFFLINE")]
+    #[arg(long, env = "MARILL_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub offline: bool,
 }
 

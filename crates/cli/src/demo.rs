@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     /// Show no progress
-    #[arg(long, env = "MARILL_NO_PROGRESS")]
+    #[arg(long, env = "MARILL_NO_PROGRESS", value_parser = clap::builder::FalseyValueParser::new())]
     no_progress: bool,
 }
 

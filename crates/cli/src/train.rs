@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", env = "MARILL_CACHE")]
     cache: Option<PathBuf>,
     /// Show no progress
-    #[arg(long, env = "MARILL_NO_PROGRESS")]
+    #[arg(long, env = "MARILL_NO_PROGRESS", value_parser = clap::builder::FalseyValueParser::new())]
     no_progress: bool,
     /// One JSON object on standard output
     #[arg(long)]
