@@ -103,6 +103,10 @@ impl Module {
     pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 }
 
+/// Most positions of a session, whatever the model's context: a softmax whose keys all weigh the same must stay in the
+/// domain of the reciprocal, 2^25 with 14 fractional bits, and a session ends on a whole bucket.
+pub const MAX_POSITIONS: usize = 2032;
+
 /// Prompts are padded to a multiple of this many tokens.
 pub const BUCKET: usize = 16;
 

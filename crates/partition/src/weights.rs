@@ -1,6 +1,7 @@
 //! From a base, its transforms and an adapter to what the secure program holds.
 
 use marill_model::{Adapter, Checkpoint, Config, MODULES, Transforms, module_path};
+use marill_mpc::spec::MAX_POSITIONS;
 use marill_mpc::{DecoderSpec, LayerFloats, LoraFloats, PrivateWeights, PublicWeights};
 use marill_numeric::NumericSpec;
 
@@ -26,7 +27,7 @@ pub fn decoder_spec(
         head_dim: config.head_dim,
         vocab_size: config.vocab_size,
         num_layers: transforms.private_layers(config),
-        max_positions: config.max_position_embeddings,
+        max_positions: config.max_position_embeddings.min(MAX_POSITIONS),
         rms_norm_eps: config.rms_norm_eps,
         rope_theta: config.rope_theta,
         head_groups,
