@@ -10,7 +10,8 @@ use anyhow::{Context, anyhow};
 use marill_mpc::masked::Cost;
 use marill_mpc::testing::gaussian;
 use marill_mpc::{
-    ClientSession, DealerSession, RealTwin, Seed, ServerSession, Twin, tally_by_place, tally_decode, tally_prefill,
+    ClientSession, DealerSession, ProtocolError, RealTwin, Seed, ServerSession, Twin, tally_by_place, tally_decode,
+    tally_prefill,
 };
 use marill_net::{Channel, Link, Shaped, memory_pair};
 use marill_numeric::Rounding;
@@ -18,7 +19,7 @@ use marill_report::{Table, bytes};
 use serde_json::json;
 
 use super::clock::{Spent, alone};
-use super::shapes::{Model, model};
+use super::shapes::{Form, Model, model};
 use crate::failure::{BadInput, INPUT_FAILED};
 
 #[derive(clap::Args)]
@@ -116,6 +117,15 @@ impl Plan {
     fn steps(&self) -> usize {
         1 + self.warm + self.tokens
     }
+
+    /// Runs every step of a party; what the measured ones take.
+    fn clock(&self, mut step: impl FnMut(usize) -> Result<(), ProtocolError>) -> anyhow::Result<Spent> {
+        let mut spent = Spent::default();
+        for k in 0..self.steps() {
+            if self.measured(k) { spent.measure(|| step(k)) } else { step(k) }?;
+        }
+        Ok(spent)
+    }
 }
 
 /// What a run gave.
@@ -140,22 +150,13 @@ fn run_parties(model: &Model, inputs: &[Vec<u64>], plan: &Plan, link: Option<Lin
     };
     let (client_end, server_end) = (shape(client_end), shape(server_end));
     let adapter = model.private.mask(&spec, &adapter_seed);
-    let clocked = |spent: &mut Spent, k: usize, step: &mut dyn FnMut() -> anyhow::Result<()>| {
-        if plan.measured(k) { spent.measure(step) } else { step() }
-    };
     thread::scope(|scope| {
         let source = {
             let (spec, seed0, seed1) = (spec.clone(), seed0.clone(), seed1.clone());
             scope.spawn(move || {
                 alone(move || {
                     let mut session = DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(sink));
-                    let mut spent = Spent::default();
-                    for k in 0..plan.steps() {
-                        clocked(&mut spent, k, &mut || {
-                            if k == 0 { session.prefill(plan.prompt) } else { session.decode() }.map_err(Into::into)
-                        })?;
-                    }
-                    anyhow::Ok(spent)
+                    plan.clock(|k| if k == 0 { session.prefill(plan.prompt) } else { session.decode() })
                 })?
             })
         };
@@ -163,31 +164,23 @@ fn run_parties(model: &Model, inputs: &[Vec<u64>], plan: &Plan, link: Option<Lin
             alone(move || {
                 let (public, private) = (Arc::clone(&model.public), &model.private);
                 let mut session = ServerSession::new(public, private, seed1, server_end, Box::new(stream))?;
-                let mut spent = Spent::default();
-                for k in 0..plan.steps() {
-                    clocked(&mut spent, k, &mut || {
-                        if k == 0 { session.prefill(plan.prompt) } else { session.decode() }.map_err(Into::into)
-                    })?;
-                }
-                anyhow::Ok(spent)
+                plan.clock(|k| if k == 0 { session.prefill(plan.prompt) } else { session.decode() })
             })?
         });
         let mut session = ClientSession::new(Arc::clone(&model.public), &adapter, seed0, client_end)?;
         let (tokens, e0, cost) = alone(|| {
-            let (mut tokens, mut spent, mut cost) = (Vec::new(), Spent::default(), Cost::default());
-            for (k, input) in inputs.iter().enumerate() {
+            let (mut tokens, mut cost) = (Vec::new(), Cost::default());
+            let spent = plan.clock(|k| {
                 let before = session.traffic();
-                clocked(&mut spent, k, &mut || {
-                    tokens.push(if k == 0 { session.prefill(input)? } else { session.decode(input)? });
-                    Ok(())
-                })?;
+                tokens.push(if k == 0 { session.prefill(&inputs[0])? } else { session.decode(&inputs[k])? });
                 if plan.measured(k) {
                     let after = session.traffic();
                     cost.rounds += after.rounds - before.rounds;
                     cost.e0_to_e1_bytes += after.bytes_sent - before.bytes_sent;
                     cost.e1_to_e0_bytes += after.bytes_received - before.bytes_received;
                 }
-            }
+                Ok(())
+            })?;
             anyhow::Ok((tokens, spent, cost))
         })??;
         let joined =
@@ -253,7 +246,8 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let rank = if args.private == "lora" { args.rank as usize } else { 0 };
     let positions = plan.positions().next_multiple_of(16) + 16;
     let rounding = if args.rounding == "exact" { Rounding::Exact } else { Rounding::Stochastic };
-    let model = model(name, args.layers.map(|n| n as usize), rank, args.merge as usize, positions, rounding)?;
+    let form = Form { layers: args.layers.map(|n| n as usize), rank, merge: args.merge as usize, positions, rounding };
+    let model = model(name, form)?;
     let spec = &model.public.spec;
     if plan.positions() > spec.max_positions {
         let problem = anyhow!("{} positions do not fit the {} of this partition", plan.positions(), spec.max_positions);

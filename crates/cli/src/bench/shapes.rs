@@ -20,6 +20,19 @@ pub struct Model {
     pub private: Arc<PrivateWeights>,
 }
 
+/// In which form a shape is evaluated.
+#[derive(Clone, Copy)]
+pub struct Form {
+    /// Private layers; all of them when not given.
+    pub layers: Option<usize>,
+    /// Rank of the private additions.
+    pub rank: usize,
+    /// Query heads that share a softmax.
+    pub merge: usize,
+    pub positions: usize,
+    pub rounding: Rounding,
+}
+
 /// Sizes of a published model: hidden, MLP, heads, key-value heads, vocabulary, layers.
 fn sizes(name: &str) -> Option<([usize; 6], Architecture)> {
     let bert = Architecture::Bert { pooling: Pooling::Cls, reveal: Reveal::Class };
@@ -36,14 +49,8 @@ fn sizes(name: &str) -> Option<([usize; 6], Architecture)> {
 ///
 /// # Errors
 /// [`BadInput`] for an unknown name, or a `merge` that does not divide the heads.
-pub fn spec(
-    name: &str,
-    layers: Option<usize>,
-    rank: usize,
-    merge: usize,
-    positions: usize,
-    rounding: Rounding,
-) -> anyhow::Result<DecoderSpec> {
+fn spec(name: &str, form: Form) -> anyhow::Result<DecoderSpec> {
+    let Form { layers, rank, merge, positions, rounding } = form;
     let Some(([hidden, mlp, heads, kv, vocab, all], architecture)) = sizes(name) else {
         return Err(
             BadInput(anyhow::anyhow!("there is no shape `{name}`\nhint: {NAMES}, or a partition's folder")).into()
@@ -78,19 +85,12 @@ pub fn spec(
 ///
 /// # Errors
 /// As [`spec`], and [`BadInput`] for a damaged partition.
-pub fn model(
-    name: &str,
-    layers: Option<usize>,
-    rank: usize,
-    merge: usize,
-    positions: usize,
-    rounding: Rounding,
-) -> anyhow::Result<Model> {
+pub fn model(name: &str, form: Form) -> anyhow::Result<Model> {
     if Path::new(name).is_dir() {
         let open = || -> anyhow::Result<Model> {
             let partition = Partition::open(Path::new(name))?;
             anyhow::ensure!(
-                partition.decoder_spec().numeric.rounding == rounding,
+                partition.decoder_spec().numeric.rounding == form.rounding,
                 "the partition's rounding is `{}`",
                 partition.decoder_spec().numeric.rounding
             );
@@ -100,7 +100,7 @@ pub fn model(
         };
         return open().map_err(|e| BadInput(e).into());
     }
-    let spec = spec(name, layers, rank, merge, positions, rounding)?;
+    let spec = spec(name, form)?;
     let (public, private) =
         if spec.architecture.is_llama() { random_weights(&spec, 1) } else { AffineModel::random(&spec, 1).quantise() };
     Ok(Model { name: name.to_string(), public, private })
