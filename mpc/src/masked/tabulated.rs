@@ -231,7 +231,7 @@ impl Masked {
                 }
             }
         }
-        data.map(|data| Share { rows: wire.rows, cols: wire.cols, bits: LINE_BITS, data })
+        data.map(|data| Share::new(wire.rows, wire.cols, LINE_BITS, data))
     }
 
     /// `s·(a + b·x + borrow·(da + db·x))` modulo `2^24`, the borrow opened under its mask; 10 corrections an element.
@@ -280,7 +280,7 @@ impl Masked {
                 base.wrapping_add(hat.wrapping_mul(delta)).wrapping_add(sign(hat).wrapping_mul(flip))
             }));
         }
-        Ok(Share { rows: x.rows, cols: x.cols, bits: LINE_BITS, data })
+        Ok(Share::new(x.rows, x.cols, LINE_BITS, data))
     }
 
     /// `gate · floor(z / 2^shift)` for an opened `ẑ = z + r` and a bit whose plane is open: the high part times the
@@ -323,7 +323,7 @@ impl Masked {
                 .wrapping_sub(borrow.get(i).copied().unwrap_or(0))
         });
         let data = data.collect();
-        Ok(Share { rows: wire.rows, cols: wire.cols, bits: out_bits, data })
+        Ok(Share::new(wire.rows, wire.cols, out_bits, data))
     }
 
     /// `gate · [ẑ mod 2^f < r mod 2^f]`: from one digit and the opened gate for few elements, from digits of at most
