@@ -22,6 +22,7 @@
 
 mod bits;
 mod compare;
+mod gated;
 mod linear;
 mod lookup;
 #[cfg(test)]
