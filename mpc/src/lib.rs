@@ -20,6 +20,7 @@ pub mod engine;
 pub mod masked;
 pub mod nn;
 pub mod operator;
+mod point;
 pub mod range;
 pub mod real;
 pub mod seed;
@@ -29,7 +30,7 @@ pub mod testing;
 pub mod twin;
 pub mod weights;
 
-pub use masked::{ProtocolError, Traffic};
+pub use masked::{Material, ProtocolError, Traffic};
 pub use operator::{InputShare, OperatorSession, join_token};
 pub use real::RealTwin;
 pub use seed::Seed;

@@ -30,9 +30,13 @@ impl Masked {
         // The first threshold is never compared: below it the first interval applies.
         let thresholds = table.threshold.len() - 1;
         let per_row = thresholds + shifts.len();
-        let pending = self.compare_thresholds(&wire, table, &shifts, per_row, place)?;
-        let (_, bits) = self.finish_sign(&pending, &[], place)?;
-        let (negative, _) = bits.share(self, 64)?;
+        let negative = if self.points(rows) {
+            self.thresholds_by_points(&wire, table, &shifts)?
+        } else {
+            let pending = self.compare_thresholds(&wire, table, &shifts, per_row, place)?;
+            let (_, bits) = self.finish_sign(&pending, &[], place)?;
+            bits.share(self, 64)?.0
+        };
 
         let mut shifted = Vec::new();
         for (c, &shift) in shifts.iter().enumerate() {
