@@ -145,6 +145,18 @@ pub trait Engine {
     fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, place: &'static str) -> Step<Self::Share>;
     /// A piecewise linear function of a positive value.
     fn piecewise(&mut self, s: &Self::Share, table: &Piecewise, place: &'static str) -> Step<Self::Share>;
+    /// As [`Self::piecewise`], of the sums of a wire's ragged rows: what is open need not be opened again.
+    fn piecewise_sums(
+        &mut self,
+        x: &Self::Wire,
+        lens: &[usize],
+        table: &Piecewise,
+        place: &'static str,
+    ) -> Step<Self::Share> {
+        let share = self.share(x);
+        let sums = self.ragged_sum(&share, lens);
+        self.piecewise(&sums, table, place)
+    }
     /// Index of the largest element of a `[1, n]` row, the lowest of equals, told to the client alone.
     fn argmax_to_client(&mut self, x: &Self::Share, place: &'static str) -> Step<Option<u32>>;
     /// The values themselves modulo `2^bits`, a whole number of bytes, told to the client alone.

@@ -3,7 +3,7 @@
 //! Each function states its domain and error against real arithmetic; a test checks both in the twin, and that the
 //! secure engines return the twin's integers.
 
-use marill_numeric::tables::{Piecewise, tables};
+use marill_numeric::tables::tables;
 
 use crate::engine::{Attention, Engine, Step};
 
@@ -81,14 +81,9 @@ pub fn softmax_parts<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize
     let largest = engine.ragged_max(scores, lens, "attention.max")?;
     let below = engine.ragged_rsub(scores, &largest, lens);
     let weights = engine.exp_neg(&below, 64, "attention.exp")?;
-    let sums = engine.ragged_sum(&weights, lens);
     let weights = engine.open(&[(&weights, 64)], "attention.weights")?.remove(0);
-    let inverse = reciprocal(engine, &sums, &tables().recip)?;
+    let inverse = engine.piecewise_sums(&weights, lens, &tables().recip, "attention.recip")?;
     Ok((weights, inverse))
-}
-
-fn reciprocal<E: Engine>(engine: &mut E, sums: &E::Share, table: &Piecewise) -> Step<E::Share> {
-    engine.piecewise(sums, table, "attention.recip")
 }
 
 /// `softmax(scores) · V` for grouped heads, 14 fractional bits: `[rows, heads · head_dim]`.

@@ -7,10 +7,7 @@ use super::bits::Pending;
 use super::{Masked, ProtocolError, Share, Wire};
 
 impl Masked {
-    /// A piecewise linear function of a positive value. Rounds: 2 + ceil(log2(digits)).
-    ///
-    /// One opening of `s`; then one comparison a threshold and one borrow a shift, all over the same one-hot vectors;
-    /// then one opening of the selected slopes and the shifted arguments.
+    /// A piecewise linear function of a positive value: one opening of `s`, then [`Self::piecewise_of_wire`].
     pub(super) fn piecewise_of(
         &mut self,
         s: &Share,
@@ -18,7 +15,19 @@ impl Masked {
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (mut wires, _) = self.exchange(&[(s, table.ring_bits)], &[], place)?;
-        let wire = wires.remove(0);
+        self.piecewise_of_wire(&wires.remove(0), table, place)
+    }
+
+    /// As [`Self::piecewise_of`] for a wire of the table's width. Rounds: 1 + ceil(log2(digits)), or 1 on points.
+    ///
+    /// First one comparison a threshold and one borrow a shift, all over the same one-hot vectors;
+    /// then one opening of the selected slopes and the shifted arguments.
+    pub(super) fn piecewise_of_wire(
+        &mut self,
+        wire: &Wire,
+        table: &Piecewise,
+        place: &'static str,
+    ) -> Result<Share, ProtocolError> {
         let rows = wire.len();
         // Shift classes in order of appearance.
         let mut shifts: Vec<u32> = Vec::new();
@@ -31,9 +40,9 @@ impl Masked {
         let thresholds = table.threshold.len() - 1;
         let per_row = thresholds + shifts.len();
         let negative = if self.points(rows) {
-            self.thresholds_by_points(&wire, table, &shifts)?
+            self.thresholds_by_points(wire, table, &shifts)?
         } else {
-            let pending = self.compare_thresholds(&wire, table, &shifts, per_row, place)?;
+            let pending = self.compare_thresholds(wire, table, &shifts, per_row, place)?;
             let (_, bits) = self.finish_sign(&pending, &[], place)?;
             bits.share(self, 64)?.0
         };
@@ -41,9 +50,9 @@ impl Masked {
         let mut shifted = Vec::new();
         for (c, &shift) in shifts.iter().enumerate() {
             let mut part = if shift == 0 {
-                Share { bits: 64, ..self.widened(&wire)? }
+                Share { bits: 64, ..self.widened(wire)? }
             } else {
-                self.high_part(&wire, shift, 64, 0)?
+                self.high_part(wire, shift, 64, 0)?
             };
             if shift > 0 && self.is_evaluator() {
                 for (row, value) in part.data.iter_mut().enumerate() {
@@ -55,7 +64,7 @@ impl Masked {
         let (intercepts, slopes) = self.selected_lines(table, &shifts, &negative, rows, per_row);
         let parts: Vec<(&Share, u32)> = slopes.iter().chain(&shifted).map(|s| (s, 64)).collect();
         let (wires, _) = self.exchange(&parts, &[], place)?;
-        let mut out = Share { rows: s.rows, cols: s.cols, bits: 64, data: intercepts };
+        let mut out = Share { rows: wire.rows, cols: wire.cols, bits: 64, data: intercepts };
         for c in 0..shifts.len() {
             let product = self.multiply(&wires[c], &wires[shifts.len() + c])?;
             out.data.iter_mut().zip(product.data).for_each(|(o, p)| *o = o.wrapping_add(p));

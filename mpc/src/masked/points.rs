@@ -23,6 +23,7 @@
 //! wires); Boyle et al. (EUROCRYPT '21, truncation and splines); Gupta et al. (SIGMA, PETS '24).
 
 mod piecewise;
+mod tabulated;
 mod tournament;
 
 use marill_numeric::fixed::low_mask;

@@ -196,6 +196,14 @@ impl Engine for Masked {
         Ok(out)
     }
 
+    fn piecewise_sums(&mut self, x: &Wire, lens: &[usize], table: &Piecewise, place: &'static str) -> Step<Share> {
+        self.at(place);
+        let sums = self.sums_of_wire(x, lens, table.ring_bits);
+        let out = self.piecewise_of_wire(&sums, table, place)?;
+        self.record(place, &out);
+        Ok(out)
+    }
+
     fn argmax_to_client(&mut self, x: &Share, place: &'static str) -> Step<Option<u32>> {
         self.at(place);
         self.argmax(x, place)

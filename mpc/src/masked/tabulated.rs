@@ -18,7 +18,7 @@ use super::truncate::{Affine, sign};
 use super::{Masked, ProtocolError, Role, Share, Wire};
 
 /// Width of an argument: the domain and what lies beyond.
-const ARG_BITS: u32 = 32;
+pub(super) const ARG_BITS: u32 = 32;
 
 /// Planes to be opened together, named by their place in the list.
 #[derive(Default)]
@@ -103,6 +103,9 @@ impl Masked {
             |data: &[u64], less: u64| data.iter().map(|v| v.wrapping_sub(less) & modulus).collect::<Vec<u64>>();
         let (open, mask) = (narrow(&x.open, table.start as u64), narrow(&x.mask, 0));
         let wire = Wire { rows: x.rows, cols: x.cols, bits: ARG_BITS, open, mask, mask0: Vec::new() };
+        if self.points(wire.len()) {
+            return self.tabulated_by_points(x, &wire, table, out_bits, place);
+        }
         let index = self.one_hot(&wire, table.low_bits, INDEX_BITS)?;
         let position = self.position(x, &wire, &index, table, place)?;
 
@@ -110,7 +113,9 @@ impl Masked {
         let lookups = self.line_lookups(&wire, &index, table);
         let shares: Vec<(&Share, u32)> = lookups.iter().map(|f| (f, LINE_BITS)).collect();
         let (lines, opened, in_domain, negative) = self.locate(&shares, &position, place)?;
-        let line = self.signed_line(&lines, x, &opened, &index)?;
+        let source = matches!(self.role, Role::Source(_));
+        let signs: Vec<u64> = if source { (0..x.len()).map(|i| index.sign_of(i)).collect() } else { Vec::new() };
+        let line = self.signed_line(&lines, x, &opened, &signs)?;
 
         // The opening of the line's truncation.
         let shift = table.slope_frac_bits;
@@ -212,7 +217,7 @@ impl Masked {
     }
 
     /// `s·a[j]`, `s·b[j]`, `s·(a[j-1] - a[j])`, `s·(b[j-1] - b[j])` as shares modulo `2^24`.
-    fn line_lookups(&self, wire: &Wire, index: &OneHot, table: &LinearTable) -> [Share; 4] {
+    pub(super) fn line_lookups(&self, wire: &Wire, index: &OneHot, table: &LinearTable) -> [Share; 4] {
         let n = wire.len();
         let mut data: [Vec<u64>; 4] = std::array::from_fn(|_| Vec::with_capacity(n));
         if self.is_evaluator() {
@@ -235,17 +240,17 @@ impl Masked {
     }
 
     /// `s·(a + b·x + borrow·(da + db·x))` modulo `2^24`, the borrow opened under its mask; 10 corrections an element.
-    fn signed_line(
+    /// The source knows the factors `s`.
+    pub(super) fn signed_line(
         &mut self,
         lines: &[Wire],
         x: &Wire,
         borrow: &OpenBits,
-        index: &OneHot,
+        signs: &[u64],
     ) -> Result<Share, ProtocolError> {
         let [a, b, da, db] = lines else { unreachable!("four lookups") };
         let n = x.len();
         let source = matches!(self.role, Role::Source(_));
-        let signs: Vec<u64> = if source { (0..n).map(|i| index.sign_of(i)).collect() } else { Vec::new() };
         let flipped: Vec<u64> =
             if source { (0..n).map(|i| signs[i].wrapping_mul(bit(&borrow.rho, i))).collect() } else { Vec::new() };
         let cross = |i: usize, slope: &Wire, intercept: &Wire| {
