@@ -18,6 +18,7 @@ pub mod decoder;
 pub mod encoder;
 pub mod engine;
 pub mod masked;
+pub mod material;
 pub mod nn;
 pub mod operator;
 mod point;

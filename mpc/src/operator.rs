@@ -95,6 +95,13 @@ impl OperatorSession {
         Ok(Self { weights, engine, cache })
     }
 
+    /// As it is, on point functions ([`crate::Material::Points`]); `words` leads from the source. Before the first step.
+    #[must_use]
+    pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
+        self.engine = self.engine.with_points(words);
+        self
+    }
+
     /// Runs E0's share of a padded prompt; returns E0's share of the token.
     ///
     /// # Errors
