@@ -24,6 +24,7 @@ pub mod operator;
 mod point;
 pub mod range;
 pub mod real;
+pub mod sampling;
 pub mod seed;
 pub mod session;
 pub mod spec;
@@ -34,8 +35,11 @@ pub mod weights;
 pub use masked::{Material, ProtocolError, Traffic};
 pub use operator::{InputShare, OperatorSession, join_token};
 pub use real::RealTwin;
+pub use sampling::{Sampling, Selection};
 pub use seed::Seed;
-pub use session::{ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill};
+pub use session::{
+    ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill, tally_step,
+};
 pub use spec::{Architecture, DecoderSpec, Pooling, Reveal, SpecError};
 pub use twin::Twin;
 pub use weights::{

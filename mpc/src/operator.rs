@@ -13,6 +13,7 @@ use marill_numeric::fixed::low_mask;
 
 use crate::decoder::{self, Cache};
 use crate::masked::{INDEX_BITS, Masked, ProtocolError, Traffic};
+use crate::sampling::Sampling;
 use crate::seed::{Prg, Seed};
 use crate::spec::{Architecture, DecoderSpec};
 use crate::twin::{check_room, pad_prompt};
@@ -99,6 +100,13 @@ impl OperatorSession {
     #[must_use]
     pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
         self.engine = self.engine.with_points(words);
+        self
+    }
+
+    /// As [`crate::ClientSession::with_sampling`].
+    #[must_use]
+    pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
+        self.cache = self.cache.with_sampling(sampling);
         self
     }
 

@@ -86,7 +86,8 @@ impl Masked {
     /// evaluator keeps its share, for the client to add.
     pub(super) fn argmax(&mut self, x: &Share, place: &'static str) -> Result<Option<u32>, ProtocolError> {
         let mut lens = vec![x.len()];
-        let mut values = Share { rows: 1, cols: x.len(), bits: 48, data: x.data.clone() };
+        let width = x.bits.min(48);
+        let mut values = Share { rows: 1, cols: x.len(), bits: width, data: x.data.clone() };
         let mut indices = self.public_share((0..x.len() as u64).collect());
         let mut first_level = true;
         while lens[0] > 1 {
@@ -122,20 +123,20 @@ impl Masked {
         step: Option<(&Share, u32)>,
         place: &'static str,
     ) -> Result<(Vec<u64>, Vec<u64>), ProtocolError> {
-        let step = step.as_slice();
+        let (step, width) = (step.as_slice(), difference.bits);
         if self.points(difference.len()) {
-            let shares = [&[(difference, 48)], step].concat();
+            let shares = [&[(difference, width)], step].concat();
             let (wires, _) = self.exchange(&shares, &[], place)?;
             let mut products = self.negative_times(&wires[0], &wires.iter().collect::<Vec<_>>())?.into_iter();
             let mut next = || products.next().unwrap_or_default();
             let (negative, drop) = (next(), next());
             return Ok((drop, if step.is_empty() { negative } else { next() }));
         }
-        let (mut wires, _) = self.exchange(&[(difference, 48)], &[], place)?;
+        let (mut wires, _) = self.exchange(&[(difference, width)], &[], place)?;
         let wire = wires.remove(0);
         let pending = self.sign_of(&wire, place)?;
         let (steps, negative) = self.finish_sign(&pending, step, place)?;
-        let (bit, monomials) = negative.share(self, 48)?;
+        let (bit, monomials) = negative.share(self, width)?;
         let drop = negative.times(self, &wire, &monomials)?;
         let moves = if let [step] = steps.as_slice() { negative.times(self, step, &monomials)? } else { bit };
         Ok((drop, moves))

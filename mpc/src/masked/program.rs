@@ -225,6 +225,17 @@ impl Engine for Masked {
         Ok(out)
     }
 
+    fn add_noise(&mut self, x: &Share, scale: f64) -> Share {
+        self.add_own_noise(x, scale)
+    }
+
+    fn below_largest(&mut self, x: &Share, keep: usize, place: &'static str) -> Step<Share> {
+        self.at(place);
+        let out = self.below_kth(x, keep, place)?;
+        self.record(place, &out);
+        Ok(out)
+    }
+
     fn scale_heads_piecewise(
         &mut self,
         x: &Share,
