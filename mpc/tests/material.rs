@@ -1,8 +1,10 @@
 //! What point functions cost beside digits, for the shapes of SmolLM2-135M: exact numbers, so that a change of cost is a
 //! decision.
 
+use std::time::Duration;
+
 use marill_mpc::masked::Cost;
-use marill_mpc::material::tally_on;
+use marill_mpc::material::{Network, estimates, tally_on};
 use marill_mpc::{DecoderSpec, Material};
 use marill_numeric::{NumericSpec, Rounding};
 
@@ -34,9 +36,6 @@ fn block(rounding: Rounding, material: Material, cached: usize, rows: usize) -> 
         let maximum = places.iter().find(|(place, _)| *place == "attention.max").unwrap().1;
         [all, maximum]
     };
-    for (p, c) in tally_on(&smollm2(1, rounding), material, cached, rows).unwrap() {
-        println!("{p} {c:?}");
-    }
     let ([three, three_max], [two, two_max]) = (sum(3), sum(2));
     [three - two, three_max - two_max]
 }
@@ -50,7 +49,38 @@ fn a_decoded_token_of_a_block_keeps_to_its_rounds() {
         (Rounding::Stochastic, Material::Points, 29, 7),
     ] {
         let [all, max] = block(rounding, material, 127, 1);
-        println!("{rounding} {material} {all:?} {max:?}");
         assert_eq!((all.rounds - max.rounds, max.rounds), (without, maximum), "{rounding}, {material}");
     }
+}
+
+#[test]
+fn both_evaluators_receive_the_correction_words_of_a_decoded_token() {
+    let [all, _] = block(Rounding::Exact, Material::Points, 127, 1);
+    assert!(all.source_to_e0_bytes <= 8_590_000 && all.source_to_e1_bytes <= 9_700_000, "{all:?}");
+    assert!(all.e0_to_e1_bytes.max(all.e1_to_e0_bytes) <= 207_000, "{all:?}");
+}
+
+/// A prompt's gates are large and keep to digits; of its point functions only those of rows remain.
+#[test]
+fn a_prompt_costs_little_more_on_points_than_on_digits() {
+    let [points, _] = block(Rounding::Exact, Material::Points, 0, 128);
+    let [digits, _] = block(Rounding::Exact, Material::Digits, 0, 128);
+    assert!(points.rounds < digits.rounds, "{points:?} {digits:?}");
+    assert!(points.source_to_e0_bytes <= 10_000_000, "{points:?}");
+}
+
+#[test]
+fn a_slow_network_calls_for_points_and_a_quick_one_for_digits() {
+    let spec = smollm2(2, Rounding::Exact);
+    let choice = |round_trip_ms: f64, mbps: f64| {
+        let network =
+            Network { one_way_delay: Duration::from_secs_f64(round_trip_ms / 2e3), bits_per_second: mbps * 1e6 };
+        let [best, other] = estimates(&spec, &network, 127, 1).unwrap();
+        assert!(best.seconds <= other.seconds && best.material != other.material);
+        best.material
+    };
+    assert_eq!(choice(40.0, 200.0), Material::Points);
+    assert_eq!(choice(0.2, 10_000.0), Material::Digits);
+    assert_eq!(choice(40.0, 20.0), Material::Digits, "a thin link");
+    assert_eq!(choice(200.0, 100.0), Material::Points);
 }
