@@ -4,7 +4,7 @@ use marill_numeric::fixed::low_mask;
 use marill_numeric::tables::Piecewise;
 
 use super::bits::Pending;
-use super::{Masked, ProtocolError, Share, Wire};
+use super::{Masked, ProtocolError, Role, Share, Wire};
 
 /// What a piecewise function is multiplied by.
 #[derive(Clone, Copy)]
@@ -44,8 +44,8 @@ impl Masked {
         let parts: Vec<(&Share, u32)> = slopes.iter().chain(&shifted).map(|s| (s, 64)).collect();
         let (wires, _) = self.exchange(&parts, &[], place)?;
         for (slope, argument) in wires[..slopes.len()].iter().zip(&wires[slopes.len()..]) {
-            let product = self.multiply(slope, argument)?;
-            value.data.iter_mut().zip(product.data).for_each(|(v, p)| *v = v.wrapping_add(p));
+            let product = self.multiply(slope, argument);
+            value = self.add_shares(&value, &Share { rows: wire.rows, cols: wire.cols, ..product });
         }
         Ok(value)
     }
@@ -53,7 +53,7 @@ impl Masked {
     /// The function's value, and `x · f(s)` for a wire `x` or a share that is opened on the way: 64 bits.
     ///
     /// With `x`, intercept, slopes and shifted arguments open, `x · f` is of degree three in their masks, so the function
-    /// need not be opened: a round less, for two corrections a shift and one more an element.
+    /// need not be opened: a round less, for two corrections a shift and element.
     pub(super) fn times_piecewise(
         &mut self,
         x: Factor<'_>,
@@ -78,9 +78,11 @@ impl Masked {
         };
         let (slopes, arguments) = wires[1..].split_at(classes);
         for (slope, argument) in slopes.iter().zip(arguments) {
-            let product = self.multiply(slope, argument)?;
-            value.data.iter_mut().zip(product.data).for_each(|(v, p)| *v = v.wrapping_add(p));
+            let product = self.multiply(slope, argument);
+            value = self.add_shares(&value, &Share { rows: wire.rows, cols: wire.cols, ..product });
         }
+        // It is about to be multiplied by something public, which the source does not know.
+        let value = self.settled(&value)?.into_owned();
         // `f` in masks: constant + Σ coefficient · monomial, each monomial times the mask of `x` shared by the source.
         let n = x.len();
         let hidden = |i: usize, r: u64| r.wrapping_mul(x.mask[i]);
@@ -91,8 +93,7 @@ impl Masked {
                 .zip(arguments)
                 .fold(0u64, |sum, (a, b)| sum.wrapping_add(a.mask[row].wrapping_mul(b.mask[row])))
         };
-        let rest = self.correct(n, 64, |i| hidden(i, dots(i).wrapping_sub(wires[0].mask[row_of(i)])))?;
-        let mut crossed = rest;
+        let mut crossed = vec![0u64; if self.is_evaluator() { n } else { 0 }];
         for (slope, argument) in slopes.iter().zip(arguments) {
             for (known, secret) in [(slope, argument), (argument, slope)] {
                 let share = self.correct(n, 64, |i| hidden(i, secret.mask[row_of(i)]))?;
@@ -109,15 +110,19 @@ impl Masked {
                     .fold(wires[0].open[row], |sum, (a, b)| sum.wrapping_add(a.open[row].wrapping_mul(b.open[row])))
             })
             .collect();
-        // x̂·[f] - (public·[r] + crossed)
-        let data = crossed.iter().enumerate().map(|(i, crossed)| {
-            let row = row_of(i);
-            x.open[i]
-                .wrapping_mul(value.data[row])
-                .wrapping_sub(public[row].wrapping_mul(x.mask[i]))
-                .wrapping_sub(*crossed)
-        });
-        let product = Share { rows: x.rows, cols: x.cols, bits: 64, data: data.collect() };
+        // x̂·[f] - (public·[r] + crossed), and what has no public factor deferred.
+        let data = match &self.role {
+            Role::Tally(_) => Vec::new(),
+            Role::Source(_) => (0..n).map(|i| hidden(i, wires[0].mask[row_of(i)].wrapping_sub(dots(i)))).collect(),
+            Role::Evaluator(_) => (0..n)
+                .map(|i| {
+                    let row = row_of(i);
+                    let open = x.open[i].wrapping_mul(value.data[row]);
+                    open.wrapping_sub(public[row].wrapping_mul(x.mask[i])).wrapping_sub(crossed[i])
+                })
+                .collect(),
+        };
+        let product = Share { deferred: true, ..Share::new(x.rows, x.cols, 64, data) };
         Ok((value, product))
     }
 
@@ -160,7 +165,7 @@ impl Masked {
             shifted.push(part);
         }
         let (intercepts, slopes) = self.selected_lines(table, &shifts, &negative, rows, per_row);
-        Ok(Line { value: Share { rows: wire.rows, cols: wire.cols, bits: 64, data: intercepts }, slopes, shifted })
+        Ok(Line { value: Share::new(wire.rows, wire.cols, 64, intercepts), slopes, shifted })
     }
 
     /// Signs of `s - threshold`, then borrows out of the low `shift` bits, over one set of one-hot vectors a row.
@@ -231,7 +236,7 @@ impl Masked {
                 }
             }
         }
-        let share = |data| Share { rows: 1, cols: rows, bits: 64, data };
+        let share = |data| Share::new(1, rows, 64, data);
         (intercepts, slopes.into_iter().map(share).collect())
     }
 }

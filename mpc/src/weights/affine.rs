@@ -68,7 +68,7 @@ impl PublicWeights {
             layers.par_iter().enumerate().map(|(l, floats)| layer(spec, l, floats)).collect::<Result<Vec<_>, _>>()?;
         let (lm_head, lm_head_frac_bits, lm_head_bias) = quantise_head(spec, head)?;
         let pooler = quantise_pooler(spec, head.pooler.as_ref())?;
-        let rope = Rope { half: spec.head_dim / 2, cos: Vec::new(), sin: Vec::new() };
+        let rope = Rope::none(spec);
         let digest = String::new();
         let mut weights =
             Self { spec: spec.clone(), layers, lm_head, lm_head_frac_bits, lm_head_bias, pooler, rope, digest };

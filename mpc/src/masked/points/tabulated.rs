@@ -10,8 +10,9 @@ use marill_numeric::fixed::low_mask;
 use marill_numeric::tables::{INDEX_BITS, LINE_BITS, LinearTable, Tail};
 
 use super::Comparison;
+use crate::masked::bits::OpenBits;
 use crate::masked::tabulated::ARG_BITS;
-use crate::masked::{Masked, ProtocolError, Role, Share, Wire};
+use crate::masked::{Masked, ProtocolError, Share, Wire};
 
 /// Where an element lies, as shares: `[element of the payload]`, empty where nothing is held.
 struct Place {
@@ -39,22 +40,44 @@ impl Masked {
         let position = self.locate_by_points(x, table, out_bits)?;
 
         let lookups = self.line_lookups(wire, &index, table);
-        let gate = Share { rows: x.rows, cols: x.cols, bits: LINE_BITS, data: position.in_domain.clone() };
+        let gate = Share::new(x.rows, x.cols, LINE_BITS, position.in_domain.clone());
         let shares: Vec<(&Share, u32)> = lookups.iter().chain([&gate]).map(|share| (share, LINE_BITS)).collect();
         let (mut lines, borrow) = self.exchange(&shares, &[&borrow], place)?;
         let Some(gate) = lines.pop() else { unreachable!("the gate was opened") };
-        let source = matches!(self.role, Role::Source(_));
-        let signs: Vec<u64> = if source { (0..n).map(|i| index.sign_of(i)).collect() } else { Vec::new() };
-        let hidden: Vec<u64> = signs.iter().zip(&gate.mask).map(|(sign, r)| sign.wrapping_mul(*r)).collect();
-        // gate·line = ĝ·line - r_g·line, the mask among the factors that the source knows.
-        let mut line = self.signed_line(&lines, x, &borrow[0], &signs)?;
-        let less = self.signed_line(&lines, x, &borrow[0], &hidden)?;
-        for (i, (line, less)) in line.data.iter_mut().zip(&less.data).enumerate() {
-            *line = gate.open[i].wrapping_mul(*line).wrapping_sub(*less);
+        let line = self.gated_line(&lines, wire, &borrow[0], &self.signs(&index), &gate, table.low_bits)?;
+
+        let shift = table.slope_frac_bits;
+        let shifted = self.add_public(&line, self.half(shift) + table.bias as u64);
+        let line = self.exchange_masked(&[(&shifted, LINE_BITS)], &[], place)?.0.remove(0);
+        let mut out = self.high_part(&line, shift, out_bits, (table.bias >> shift) as u64)?;
+        if !self.rounds_by_coin(&line, shift) {
+            let borrow = self.borrow_by_points(&line, shift, out_bits)?;
+            out.data.iter_mut().zip(borrow).for_each(|(o, b)| *o = o.wrapping_sub(b));
         }
-        let mut out = self.truncate_share(&line, table.slope_frac_bits, LINE_BITS, out_bits, place)?;
         self.add_located_tail(&mut out, x, table.tail, &position);
         Ok(out)
+    }
+
+    /// `gate·line = ĝ·line - r_g·line`, the gate's mask among the factors that the source knows.
+    fn gated_line(
+        &mut self,
+        lines: &[Wire],
+        wire: &Wire,
+        borrow: &OpenBits,
+        signs: &[u64],
+        gate: &Wire,
+        low_bits: u32,
+    ) -> Result<Share, ProtocolError> {
+        let line = self.signed_line(lines, wire, borrow, signs, low_bits)?;
+        // A public factor is about to meet it, which the source does not know.
+        let line = self.settled(&line)?.into_owned();
+        let hidden: Vec<u64> =
+            signs.iter().zip(&gate.mask).map(|(sign, r)| r.wrapping_mul(sign.wrapping_neg())).collect();
+        let mut gated = self.signed_line(lines, wire, borrow, &hidden, low_bits)?;
+        for (i, line) in line.data.iter().enumerate() {
+            gated.data[i] = gated.data[i].wrapping_add(gate.open[i].wrapping_mul(*line));
+        }
+        Ok(gated)
     }
 
     /// One key an element, read at two points for the domain and at two for the sign.
