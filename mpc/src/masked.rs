@@ -29,6 +29,7 @@ mod lookup;
 mod operation_tests;
 mod pack;
 mod piecewise;
+mod points;
 mod program;
 mod sampling;
 #[cfg(test)]
@@ -51,6 +52,7 @@ use crate::weights::{Lora, MaskedAdapter, PrivateWeights, adapter_masks};
 use bits::{Bits, OpenBits};
 pub(crate) use compare::INDEX_BITS;
 use pack::{add_packed, byte_width, pack, pack_iter, pack_plane, payload_bytes, unpack, xor_packed_plane};
+pub use points::{Material, POINTS_BELOW};
 
 /// What can go wrong while a program runs. Every variant says where; none says what a share was.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +72,8 @@ pub enum ProtocolError {
     Range(NumericError),
     #[error("this partition reveals {revealed} and nothing else")]
     Reveal { revealed: &'static str },
+    #[error("the session uses point functions, and no way from the source of correlations to E0 is open")]
+    NoWords,
     #[error("the masked adapter does not belong to this model")]
     AdapterMismatch,
 }
@@ -81,7 +85,7 @@ pub struct Traffic {
     pub rounds: u64,
     pub bytes_sent: u64,
     pub bytes_received: u64,
-    /// Corrections received from the source.
+    /// What the source sent to this evaluator.
     pub source_bytes: u64,
 }
 
@@ -92,6 +96,8 @@ pub struct Cost {
     pub e0_to_e1_bytes: u64,
     pub e1_to_e0_bytes: u64,
     pub source_to_e1_bytes: u64,
+    /// Correction words of point functions; digits send nothing to E0.
+    pub source_to_e0_bytes: u64,
 }
 
 impl std::ops::Add for Cost {
@@ -103,6 +109,7 @@ impl std::ops::Add for Cost {
             e0_to_e1_bytes: self.e0_to_e1_bytes + other.e0_to_e1_bytes,
             e1_to_e0_bytes: self.e1_to_e0_bytes + other.e1_to_e0_bytes,
             source_to_e1_bytes: self.source_to_e1_bytes + other.source_to_e1_bytes,
+            source_to_e0_bytes: self.source_to_e0_bytes + other.source_to_e0_bytes,
         }
     }
 }
@@ -116,6 +123,7 @@ impl std::ops::Sub for Cost {
             e0_to_e1_bytes: self.e0_to_e1_bytes - other.e0_to_e1_bytes,
             e1_to_e0_bytes: self.e1_to_e0_bytes - other.e1_to_e0_bytes,
             source_to_e1_bytes: self.source_to_e1_bytes - other.source_to_e1_bytes,
+            source_to_e0_bytes: self.source_to_e0_bytes - other.source_to_e0_bytes,
         }
     }
 }
@@ -179,7 +187,33 @@ enum Corrections {
     /// E0 expands its half.
     Seed(Box<Prg>),
     /// E1 reads the other half.
-    Stream { channel: Box<dyn Channel>, buffer: Vec<u8>, at: usize },
+    Stream(Stream),
+}
+
+/// What the source sends, as bytes: where its frames end says nothing.
+struct Stream {
+    channel: Box<dyn Channel>,
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl Stream {
+    fn new(channel: Box<dyn Channel>) -> Self {
+        Self { channel, buffer: Vec::new(), at: 0 }
+    }
+
+    fn read(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
+        while self.buffer.len() - self.at < bytes {
+            let frame = self.channel.recv().map_err(ProtocolError::Source)?;
+            if self.at > 0 {
+                self.buffer.drain(..self.at);
+                self.at = 0;
+            }
+            self.buffer.extend_from_slice(&frame);
+        }
+        self.at += bytes;
+        Ok(&self.buffer[self.at - bytes..self.at])
+    }
 }
 
 struct Evaluator {
@@ -187,6 +221,10 @@ struct Evaluator {
     first: bool,
     masks: Prg,
     corrections: Corrections,
+    /// Roots of the own keys of point functions.
+    roots: Prg,
+    /// E0's correction words, which E1 finds among its corrections.
+    words: Option<Stream>,
     peer: Box<dyn Channel>,
     traffic: Traffic,
     /// Direction of the last message, when it was a one-way one: whether E0 sent it.
@@ -200,9 +238,12 @@ struct Evaluator {
 struct Source {
     masks: [Prg; 2],
     corrections: Prg,
+    roots: [Prg; 2],
     adapter_masks: Vec<[Lora; 7]>,
     sink: Box<dyn Channel>,
     buffer: Vec<u8>,
+    /// Correction words for E0, and the way to it.
+    words: Option<(Box<dyn Channel>, Vec<u8>)>,
     #[cfg(test)]
     script: Option<script::SourceScript>,
 }
@@ -234,6 +275,10 @@ impl Tally {
     fn source(&mut self, bytes: usize) {
         self.add(Cost { source_to_e1_bytes: bytes as u64, ..Cost::default() });
     }
+
+    fn words(&mut self, bytes: usize) {
+        self.add(Cost { source_to_e0_bytes: bytes as u64, ..Cost::default() });
+    }
 }
 
 /// The interpreter of evaluators, dealer and tally.
@@ -246,6 +291,10 @@ pub struct Masked {
     /// From this many elements on, gates spend rounds to save corrections and traffic; below, the reverse. A shape is
     /// public, so every party decides alike.
     many: usize,
+    /// Below this many elements, gates compare with point functions.
+    points_below: usize,
+    /// Point functions used so far: no two share a tweak.
+    trees: u64,
     /// Coins of stochastic roundings in order, for the twin.
     #[cfg(test)]
     coins: Vec<u64>,
@@ -289,7 +338,7 @@ impl Masked {
         peer: Box<dyn Channel>,
         source: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
-        let corrections = Corrections::Stream { channel: source, buffer: Vec::new(), at: 0 };
+        let corrections = Corrections::Stream(Stream::new(source));
         Self::evaluator(spec, false, adapter.layers.clone(), seed, corrections, peer)
     }
 
@@ -309,6 +358,8 @@ impl Masked {
             first,
             masks,
             corrections,
+            roots: Prg::new(seed, points::ROOTS),
+            words: None,
             peer,
             traffic: Traffic::default(),
             one_way: None,
@@ -325,9 +376,11 @@ impl Masked {
         let source = Source {
             masks: [Prg::new(seed0, "wire masks"), Prg::new(seed1, "wire masks")],
             corrections: Prg::new(seed0, "corrections"),
+            roots: [seed0, seed1].map(|seed| Prg::new(seed, points::ROOTS)),
             adapter_masks: adapter_masks(spec, adapter_seed),
             sink,
             buffer: Vec::new(),
+            words: None,
             #[cfg(test)]
             script: None,
         };
@@ -347,6 +400,8 @@ impl Masked {
             spec: Arc::new(spec.clone()),
             shared_ends: false,
             many: MANY,
+            points_below: 0,
+            trees: 0,
             #[cfg(test)]
             coins: Vec::new(),
             #[cfg(test)]
@@ -402,12 +457,7 @@ impl Masked {
     /// # Errors
     /// [`ProtocolError::Source`] when E1 is gone.
     pub fn flush(&mut self) -> Result<(), ProtocolError> {
-        if let Role::Source(source) = &mut self.role
-            && !source.buffer.is_empty()
-        {
-            source.sink.send(std::mem::take(&mut source.buffer)).map_err(ProtocolError::Source)?;
-        }
-        Ok(())
+        if let Role::Source(source) = &mut self.role { source.flush() } else { Ok(()) }
     }
 
     /// Whether a gate over `n` elements saves bytes rather than rounds.
@@ -570,7 +620,7 @@ impl Masked {
             Role::Tally(tally) => {
                 tally.one_way = None;
                 let [e0_to_e1_bytes, e1_to_e0_bytes] = sizes.map(|size| size as u64);
-                tally.add(Cost { rounds: 1, e0_to_e1_bytes, e1_to_e0_bytes, source_to_e1_bytes: 0 });
+                tally.add(Cost { rounds: 1, e0_to_e1_bytes, e1_to_e0_bytes, ..Cost::default() });
                 Ok(None)
             }
             Role::Evaluator(e) => {
@@ -597,7 +647,7 @@ impl Masked {
                 let rounds = u64::from(tally.one_way.replace(from_first) != Some(from_first));
                 let bytes = |first| if from_first == first { size as u64 } else { 0 };
                 let (e0_to_e1_bytes, e1_to_e0_bytes) = (bytes(true), bytes(false));
-                tally.add(Cost { rounds, e0_to_e1_bytes, e1_to_e0_bytes, source_to_e1_bytes: 0 });
+                tally.add(Cost { rounds, e0_to_e1_bytes, e1_to_e0_bytes, ..Cost::default() });
                 Ok(None)
             }
             Role::Evaluator(e) => {
@@ -659,20 +709,19 @@ impl Evaluator {
     }
 
     fn read_corrections(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
-        let Corrections::Stream { channel, buffer, at } = &mut self.corrections else {
-            unreachable!("only E1 reads corrections")
-        };
-        while buffer.len() - *at < bytes {
-            let frame = channel.recv().map_err(ProtocolError::Source)?;
-            if *at > 0 {
-                buffer.drain(..*at);
-                *at = 0;
-            }
-            buffer.extend_from_slice(&frame);
-        }
-        *at += bytes;
+        let Corrections::Stream(stream) = &mut self.corrections else { unreachable!("only E1 reads corrections") };
         self.traffic.source_bytes += bytes as u64;
-        Ok(&buffer[*at - bytes..*at])
+        stream.read(bytes)
+    }
+
+    /// Correction words of point functions.
+    fn read_words(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
+        if !self.first {
+            return self.read_corrections(bytes);
+        }
+        let stream = self.words.as_mut().ok_or(ProtocolError::NoWords)?;
+        self.traffic.source_bytes += bytes as u64;
+        stream.read(bytes)
     }
 }
 
@@ -708,6 +757,10 @@ impl Source {
     }
 
     fn emit(&mut self) -> Result<(), ProtocolError> {
+        if let Some((_, words)) = &self.words {
+            // Nothing of an earlier gate stays here while a send waits for one evaluator: the other could need it.
+            return if words.len().max(self.buffer.len()) < FRAME_BYTES { Ok(()) } else { self.flush() };
+        }
         if self.buffer.len() < FRAME_BYTES {
             return Ok(());
         }
@@ -717,6 +770,16 @@ impl Source {
             self.sink.send(frame.to_vec()).map_err(ProtocolError::Source)?;
         }
         self.buffer = frames.remainder().to_vec();
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), ProtocolError> {
+        let words = self.words.as_mut().map(|(sink, buffer)| (sink.as_mut(), buffer));
+        for (sink, buffer) in words.into_iter().chain([(self.sink.as_mut(), &mut self.buffer)]) {
+            if !buffer.is_empty() {
+                sink.send(std::mem::take(buffer)).map_err(ProtocolError::Source)?;
+            }
+        }
         Ok(())
     }
 }

@@ -77,6 +77,9 @@ impl Masked {
         widths: Widths,
         places: [&'static str; 2],
     ) -> Result<Share, ProtocolError> {
+        if self.points(x.len() / 2) {
+            return self.gated_by_points(x, table, widths, places);
+        }
         let half = x.cols / 2;
         self.at(places[0]);
         let both = self.cut_form(x, widths, places[0])?;
@@ -93,6 +96,29 @@ impl Masked {
         } else {
             self.narrow_times_cut(&gate, &up, widths, places[1])
         }
+    }
+
+    /// On point functions a borrow is a share, not a form in masks: both halves are opened.
+    fn gated_by_points(
+        &mut self,
+        x: &Share,
+        table: &LinearTable,
+        Widths { shift, in_bits, out_bits }: Widths,
+        places: [&'static str; 2],
+    ) -> Result<Share, ProtocolError> {
+        let half = x.cols / 2;
+        self.at(places[0]);
+        let both = self.truncate_share(x, shift, in_bits, out_bits, places[0])?;
+        self.record(places[0], &both);
+        self.record(places[0], &both);
+        let (mut wires, _) = self.exchange(&[(&both, out_bits)], &[], places[0])?;
+        let both = wires.remove(0);
+        let (gate, up) = (self.columns_of_wire(&both, 0, half), self.columns_of_wire(&both, half, half));
+        self.at(places[1]);
+        let gate = self.tabulated(&gate, None, table, out_bits, places[1])?;
+        self.record(places[1], &gate);
+        let (mut wires, _) = self.exchange(&[(&gate, out_bits)], &[], places[1])?;
+        Ok(self.multiply(&wires.remove(0), &up))
     }
 
     /// A truncation that keeps its form.

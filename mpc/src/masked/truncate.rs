@@ -262,6 +262,7 @@ impl Masked {
             (true, _, _) => (f.div_ceil(4), 1),
             (false, _, 0..=14) => (2, 2),
             (false, 0..=2048, 0..=24) => (3, 3),
+            (false, _, 0..=24) => (4, 2),
             _ => (8, 2),
         };
         let digits = self.compare_digits(wire, &split(0, f, digits))?;
@@ -311,6 +312,9 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         if self.rounds_by_coin(wire, shift) {
             return self.high_part(wire, shift, out_bits, 1u64 << (wire.bits - 2 - shift));
+        }
+        if self.points(wire.len()) {
+            return self.cut_by_points(wire, shift, out_bits);
         }
         let pending = self.borrow(wire, shift, place)?;
         let mut out = self.high_part(wire, shift, out_bits, 1u64 << (wire.bits - 2 - shift))?;
