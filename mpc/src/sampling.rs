@@ -41,6 +41,8 @@ use crate::weights::PublicWeights;
 
 /// Fractional bits of sampled logits and of their noise.
 pub const FRAC_BITS: u32 = 16;
+/// Fractional bits that logits can have as the head makes them: 14 and those of a weight.
+pub const RAW_FRAC_BITS: u32 = 38;
 /// Width of a wire of sampled logits.
 pub(crate) const WIDTH: u32 = 32;
 /// Sampled logits must stay below `2^RANGE_BITS` units: 256.
@@ -192,7 +194,7 @@ pub(crate) fn unit(spec: &DecoderSpec) -> f64 {
     missing * f64::from(FRAC_BITS).exp2()
 }
 
-/// Chooses an index from a row of logits with `frac_bits` fractional bits. `scale` is the noise's, in units of
+/// Chooses an index from a row of logits with `frac_bits` fractional bits, at most [`RAW_FRAC_BITS`]. `scale` is the noise's, in units of
 /// [`FRAC_BITS`].
 pub fn choose<E: Engine>(
     engine: &mut E,
@@ -202,11 +204,9 @@ pub fn choose<E: Engine>(
     scale: f64,
 ) -> Step<Option<u32>> {
     let place = "sample.logits";
-    let logits = match frac_bits.checked_sub(FRAC_BITS) {
-        None => engine.shift_left(logits, FRAC_BITS - frac_bits),
-        Some(0) => logits.clone(),
-        Some(shift) => engine.truncate(logits, shift, width::ACTIVATION, WIDTH, place)?,
-    };
+    // How many bits a head's weights have is the model's own affair: the source must cut alike for all.
+    let logits = engine.shift_left(logits, RAW_FRAC_BITS - frac_bits);
+    let logits = engine.truncate(&logits, RAW_FRAC_BITS - FRAC_BITS, width::ACTIVATION, WIDTH, place)?;
     let noisy = engine.add_noise(&logits, scale);
     let Some(keep) = sampling.top_k else { return engine.argmax_to_client(&noisy, "argmax") };
     let below = engine.below_largest(&logits, keep as usize, "sample.top_k")?;

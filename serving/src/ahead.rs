@@ -13,7 +13,7 @@ mod produce;
 mod seal;
 mod shelf;
 
-use marill_mpc::DecoderSpec;
+use marill_mpc::{DecoderSpec, Selection};
 use serde::{Deserialize, Serialize};
 
 use crate::wire::Terms;
@@ -23,7 +23,7 @@ pub use seal::{SealedSource, SealingKey};
 pub use shelf::{Offer, Shelf};
 
 /// Version of files and orders.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// Which correlations a session uses; named in the greeting, so that neither side chooses alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,8 @@ pub struct Header {
     pub bucket: usize,
     /// Tokens of the answer, the prompt's own first one included.
     pub tokens: usize,
+    /// How the tokens are chosen: each way is another program.
+    pub selection: Selection,
     /// Corrections in the file, as the tally declares them.
     pub corrections_bytes: u64,
     /// One key pair a file: its public half, hexadecimal.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use marill_model::{Message, Tokenizer, render_chat};
-use marill_mpc::DecoderSpec;
+use marill_mpc::{DecoderSpec, Sampling};
 use marill_net::http::HttpClient;
 use marill_net::{Endpoint, WireCount};
 use marill_partition::Partition;
@@ -58,13 +58,15 @@ pub struct Request {
     pub max_tokens: Option<usize>,
     /// Go on after an end token, up to `max_tokens`.
     pub ignore_eos: bool,
-    /// Before this many tokens neither an end token nor a stop text ends the answer. An end token that is the most
-    /// likely one still appears: the arg-max is revealed, not the runner-up.
+    /// Before this many tokens neither an end token nor a stop text ends the answer. An end token that is chosen still
+    /// appears: one token is revealed, no runner-up.
     pub min_tokens: usize,
     /// Texts that end the answer and are not part of it.
     pub stop: Vec<String>,
     /// Keep the boundary integers, for a comparison with the twin.
     pub keep_boundary: bool,
+    /// How tokens are drawn; none: the most likely ones.
+    pub sampling: Option<Sampling>,
 }
 
 /// What happens while an answer is made.
@@ -124,6 +126,7 @@ pub struct Client {
     prefixes: Prefixes,
     sessions: SessionOpener,
     source: Source,
+    sampling: bool,
 }
 
 impl Client {
@@ -141,7 +144,7 @@ impl Client {
     /// # Errors
     /// As [`Self::connect`], without the downloads.
     pub fn with_partition(partition: &Partition, options: &ClientOptions) -> Result<Self, ServingError> {
-        Self::open(partition, options, Offered { setting: Setting::Dealer, e0: E0::Client })
+        Self::open(partition, options, Offered { setting: Setting::Dealer, e0: E0::Client, sampling: true })
     }
 
     fn open(partition: &Partition, options: &ClientOptions, offered: Offered) -> Result<Self, ServingError> {
@@ -159,6 +162,7 @@ impl Client {
             terms: sessions.terms.clone(),
             sessions,
             source: options.source,
+            sampling: offered.sampling,
         })
     }
 
@@ -226,15 +230,24 @@ impl Client {
         Ok(self.spec.max_positions - bucket + 1)
     }
 
-    /// Generates greedily in one session of its own; `on_event` may break off after any token.
+    /// Checks that the server draws tokens where this is asked for.
     ///
     /// # Errors
-    /// A prompt that does not fit, a lost or refusing peer, a failed step.
+    /// [`ServingError::GreedyOnly`].
+    pub fn check_sampling(&self, sampling: Option<Sampling>) -> Result<(), ServingError> {
+        if sampling.is_some() && !self.sampling { Err(ServingError::GreedyOnly) } else { Ok(()) }
+    }
+
+    /// Generates in one session of its own; `on_event` may break off after any token.
+    ///
+    /// # Errors
+    /// [`ServingError::GreedyOnly`], a prompt that does not fit, a lost or refusing peer, a failed step.
     pub fn generate(
         &self,
         request: &Request,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, ServingError> {
+        self.check_sampling(request.sampling)?;
         let limit = self.room(request.prompt.len())?.min(request.max_tokens.unwrap_or(usize::MAX));
         let mut prefix = self.prefixes.take();
         let started = Instant::now();
@@ -243,7 +256,7 @@ impl Client {
         // A helper that takes part in every session has nothing written ahead, nor has an evaluator of its own.
         let ahead = self.terms.setting == Setting::Dealer.as_str() && !self.terms.is_shared();
         let source = if ahead { self.source } else { Source::Live };
-        let mut session = self.sessions.open_for(bucket, limit, source)?;
+        let mut session = self.sessions.open_for(bucket, limit, source, request.sampling)?;
         let open_seconds = started.elapsed().as_secs_f64();
 
         let mut text = TextStream::new(&self.tokenizer, &request.stop);

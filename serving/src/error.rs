@@ -27,8 +27,12 @@ pub enum ServingError {
     BadAhead { file: String, reason: String },
     #[error("there are no correlations written ahead for session `{session}`")]
     NotAhead { session: String },
-    #[error("no correlations are written ahead for a prompt of {bucket} and {tokens} tokens")]
-    NothingAhead { bucket: usize, tokens: usize },
+    #[error("no correlations are written ahead for a prompt of {bucket} and {tokens} tokens, selection `{selection}`")]
+    NothingAhead { bucket: usize, tokens: usize, selection: &'static str },
+    #[error("this server gives the most likely token only: no temperature above 0")]
+    GreedyOnly,
+    #[error("client and evaluator asked for tokens that are drawn in different ways")]
+    SamplingDiffers,
     #[error("`{}` has room for {free_bytes} bytes, and {needed_bytes} are needed", path.display())]
     NoRoom { path: PathBuf, needed_bytes: u64, free_bytes: u64 },
     #[error("the tally declares {declared_bytes} bytes of corrections, the program made {got_bytes}")]

@@ -92,7 +92,7 @@ impl Evaluator {
     fn open(&self, client: &mut SharedChannel<WebSocketChannel>) -> Result<OperatorSession, ServingError> {
         let hello: EvaluateHello = recv_json(client, CLIENT)?;
         self.opener.terms.check(&hello.terms)?;
-        let (session, opened) = self.opener.open_shared()?;
+        let (session, opened) = self.opener.open_shared(hello.sampling)?;
         let welcome = EvaluateWelcome { terms: self.opener.terms.clone(), session };
         send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
         Ok(opened)

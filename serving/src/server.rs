@@ -15,14 +15,14 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights};
+use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights, Selection};
 use marill_net::Endpoint;
 use marill_net::http::HttpClient;
 use marill_partition::{Manifest, Partition};
 use sha2::{Digest, Sha256};
 
 use crate::ServingError;
-use crate::ahead::{Offer, Order, SealingKey, Shelf};
+use crate::ahead::{self, Offer, Order, SealingKey, Shelf};
 use crate::metrics::Metrics;
 use crate::secret_files::{read_line, replace_file};
 use crate::state::{FileState, Holder, KEYS_FILE, State as Durable};
@@ -55,6 +55,8 @@ pub struct ServerOptions {
     pub ahead: Option<PathBuf>,
     pub setting: Setting,
     pub e0: E0,
+    /// Whether tokens are drawn where a client asks for it; else they are the most likely ones only.
+    pub allow_sampling: bool,
 }
 
 /// What E1 computes with.
@@ -63,6 +65,8 @@ pub struct SecureModel {
     pub spec: DecoderSpec,
     pub public: Arc<PublicWeights>,
     pub private: Arc<PrivateWeights>,
+    /// As in [`ServerOptions`].
+    pub allow_sampling: bool,
     private_sha256: String,
 }
 
@@ -76,13 +80,13 @@ impl SecureModel {
     ) -> Self {
         let private_sha256 = hex(&Sha256::digest(private.to_bytes()));
         let terms = Terms::new(partition_id, &spec, &public, setting);
-        Self { terms, spec, public: Arc::new(public), private: Arc::new(private), private_sha256 }
+        Self { terms, spec, public: Arc::new(public), private: Arc::new(private), allow_sampling: true, private_sha256 }
     }
 
     /// An order for correlations that are sealed to `key`.
     pub fn order(&self, key: &SealingKey) -> Order {
         Order {
-            format: 1,
+            format: ahead::FORMAT,
             terms: self.terms.clone(),
             spec: self.spec.clone(),
             private_sha256: self.private_sha256.clone(),
@@ -136,6 +140,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
     let private = partition.private_weights(&public)?;
     let mut model = SecureModel::new(partition.partition_id(), spec, public, private, options.setting);
     model.terms = model.terms.with_e0(options.e0);
+    model.allow_sampling = options.allow_sampling;
     let published =
         Published { folder: options.partition.clone(), manifest: partition.manifest.clone(), created: unix_seconds() };
     drop(partition);
@@ -274,7 +279,7 @@ async fn models(State(server): State<Arc<Server>>, headers: HeaderMap) -> Result
                 "id": published.manifest.name, "object": "model", "created": published.created,
                 "owned_by": "marill", "partition_id": published.manifest.partition_id,
                 "setting": server.model.terms.setting, "rounding": server.model.terms.rounding,
-                "e0": server.model.terms.e0,
+                "e0": server.model.terms.e0, "sampling": server.model.allow_sampling,
             })
         })
         .collect();
@@ -306,6 +311,8 @@ async fn file(
 #[derive(serde::Deserialize)]
 struct Wish {
     bucket: usize,
+    #[serde(default)]
+    selection: Selection,
 }
 
 async fn offers(
@@ -315,7 +322,7 @@ async fn offers(
 ) -> Result<Json<Vec<Offer>>, HttpError> {
     let _ = server.check_key(&headers)?;
     let used = |session: &str| server.state.is_claimed("e1", session);
-    let offers = server.shelf.as_ref().map(|shelf| shelf.offers(wish.bucket, 1, used)).transpose();
+    let offers = server.shelf.as_ref().map(|shelf| shelf.offers(wish.bucket, 1, wish.selection, used)).transpose();
     Ok(Json(offers.map_err(state_failed)?.unwrap_or_default()))
 }
 

@@ -1,6 +1,6 @@
 //! What the services say to each other around the protocol: terms, greetings, steps.
 
-use marill_mpc::{DecoderSpec, InputShare, PublicWeights};
+use marill_mpc::{DecoderSpec, InputShare, PublicWeights, Sampling, Selection};
 use marill_net::{Channel, NetError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::ServingError;
 use crate::ahead::Correlations;
 
 /// Raised with every change to the frames or to the program's order of operations.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// The WebSocket is closed with this code when the key's budget does not cover the next step.
 pub const CLOSE_BUDGET: u16 = 4429;
@@ -171,6 +171,9 @@ pub struct SourceHello {
     pub spec: DecoderSpec,
     /// Digest of the private weights: a mask never covers two adapters.
     pub private_sha256: String,
+    /// How tokens are chosen, as far as a source has to know.
+    #[serde(default)]
+    pub selection: Selection,
 }
 
 /// Client to server, first frame of a session.
@@ -181,6 +184,9 @@ pub struct ClientHello {
     pub correlations: Correlations,
     /// The masked adapter that the client has kept.
     pub adapter_sha256: Option<String>,
+    /// How this session's tokens are drawn; none: the most likely ones.
+    #[serde(default)]
+    pub sampling: Option<Sampling>,
 }
 
 /// Server to client.
@@ -196,6 +202,9 @@ pub struct ServerWelcome {
 #[derive(Serialize, Deserialize)]
 pub struct EvaluateHello {
     pub terms: Terms,
+    /// As in [`ClientHello`].
+    #[serde(default)]
+    pub sampling: Option<Sampling>,
 }
 
 /// Evaluator to client: the session's name, by which the server knows the client's line.
@@ -210,6 +219,9 @@ pub struct EvaluateWelcome {
 pub struct InputHello {
     pub terms: Terms,
     pub session: String,
+    /// What the client asked the evaluator for; a server that heard something else from it refuses.
+    #[serde(default)]
+    pub sampling: Option<Sampling>,
 }
 
 /// A greeting or the reason why there is none.

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use marill_mpc::{tally_decode, tally_prefill};
+use marill_mpc::{Selection, tally_decode, tally_prefill};
 use marill_net::http::HttpClient;
 use marill_serving::ServingError;
 use marill_serving::ahead::{AheadOptions, Correlations, SealingKey, produce};
@@ -32,6 +32,7 @@ fn write_files(folder: &Path, sessions: usize) -> Vec<PathBuf> {
         order,
         bucket: BUCKET,
         tokens: TOKENS,
+        selection: Selection::Greedy,
         sessions,
         dry_run: false,
     };
@@ -87,7 +88,7 @@ fn a_session_from_a_file_gives_the_twins_tokens_and_the_dealer_streams_nothing()
     let world = started(folder);
     let opener = world.opener();
     for seed in [1, 2] {
-        let mut session = opener.open_for(BUCKET, TOKENS, Source::Any).unwrap();
+        let mut session = opener.open_for(BUCKET, TOKENS, Source::Any, None).unwrap();
         assert_eq!(session.correlations, Correlations::Ahead);
         let (tokens, _) = world.secure(&mut session, seed, 11, TOKENS as u64 - 1);
         assert_eq!(tokens, world.twin(seed, 11, TOKENS as u64 - 1));
@@ -97,9 +98,9 @@ fn a_session_from_a_file_gives_the_twins_tokens_and_the_dealer_streams_nothing()
     assert!(opener.dealer.count.received_bytes() < 8 << 10, "the client downloads its seeds");
 
     // All are used: a session whose correlations are streamed follows, unless the client wants none.
-    let error = opener.open_for(BUCKET, TOKENS, Source::Ahead).map(|_| ()).unwrap_err();
+    let error = opener.open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err();
     assert!(matches!(error, ServingError::NothingAhead { .. }), "{error}");
-    let mut session = opener.open_for(BUCKET, TOKENS, Source::Any).unwrap();
+    let mut session = opener.open_for(BUCKET, TOKENS, Source::Any, None).unwrap();
     assert_eq!(session.correlations, Correlations::Live);
     assert_eq!(world.secure(&mut session, 3, 5, 1).0, world.twin(3, 5, 1));
 }
@@ -111,10 +112,10 @@ fn a_longer_answer_or_another_bucket_finds_no_file() {
     let world = started(folder);
     let opener = world.opener();
     for (bucket, tokens) in [(BUCKET, TOKENS + 1), (2 * BUCKET, TOKENS)] {
-        assert!(opener.open_for(bucket, tokens, Source::Ahead).is_err());
+        assert!(opener.open_for(bucket, tokens, Source::Ahead, None).is_err());
     }
     // Who asks for more steps than a file has is refused, and the file is burnt.
-    let mut session = opener.open_for(BUCKET, TOKENS, Source::Ahead).unwrap();
+    let mut session = opener.open_for(BUCKET, TOKENS, Source::Ahead, None).unwrap();
     session.prefill(&world.rows(5, 4), 4).unwrap();
     for _ in 1..TOKENS {
         session.decode(&world.rows(6, 1)).unwrap();
@@ -136,7 +137,7 @@ fn no_session_from_a_file_happens_twice_at_any_holder() {
     let yesterday = |party: &str| restore(&path.join(format!("{party}.yesterday")), &path.join(party));
 
     let world = started(folder);
-    let mut used = world.opener().open_for(BUCKET, TOKENS, Source::Ahead).unwrap();
+    let mut used = world.opener().open_for(BUCKET, TOKENS, Source::Ahead, None).unwrap();
     used.prefill(&world.rows(5, 4), 4).unwrap();
     drop(used);
     wait_until("the end of the session", || world.parties.active() == [0, 0]);
@@ -148,13 +149,16 @@ fn no_session_from_a_file_happens_twice_at_any_holder() {
         let mut channel = server.websocket("/v1/session", Duration::from_secs(5)).unwrap();
         let terms = Terms::new(PARTITION, &world.spec, &world.public, Setting::Dealer);
         let correlations = Correlations::Ahead;
-        send_json(&mut channel, &ClientHello { terms, session: session.clone(), correlations, adapter_sha256: None })
-            .unwrap();
+        send_json(
+            &mut channel,
+            &ClientHello { terms, session: session.clone(), correlations, adapter_sha256: None, sampling: None },
+        )
+        .unwrap();
         recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
     };
     let error = greet(&world).unwrap_err().to_string();
     assert!(error.contains("was used before"), "{error}");
-    assert!(world.opener().open_for(BUCKET, TOKENS, Source::Ahead).is_err(), "a used session is not offered");
+    assert!(world.opener().open_for(BUCKET, TOKENS, Source::Ahead, None).is_err(), "a used session is not offered");
     let World { parties, folder, .. } = world;
     drop(parties);
 
@@ -164,7 +168,7 @@ fn no_session_from_a_file_happens_twice_at_any_holder() {
     yesterday("files");
     let world = started(folder);
     let stranger = world.opener_at(&world.parties.server, "another");
-    let error = stranger.open_for(BUCKET, TOKENS, Source::Ahead).map(|_| ()).unwrap_err();
+    let error = stranger.open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err();
     assert!(matches!(error, ServingError::NothingAhead { .. }), "the dealer hands it out once: {error}");
     let World { parties, folder, .. } = world;
     drop(parties);
@@ -173,7 +177,7 @@ fn no_session_from_a_file_happens_twice_at_any_holder() {
     wait_until_unlocked(&path);
     ["server", "dealer", "files"].into_iter().for_each(yesterday);
     let world = started(folder);
-    let error = world.opener().open_for(BUCKET, TOKENS, Source::Ahead).map(|_| ()).unwrap_err();
+    let error = world.opener().open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err();
     assert!(matches!(error, ServingError::SessionUsed { .. }), "{error}");
 }
 
@@ -213,7 +217,7 @@ fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
             damage(&mut bytes);
             fs::write(file, bytes).unwrap();
         }
-        let started = opener.open_for(BUCKET, TOKENS, Source::Ahead);
+        let started = opener.open_for(BUCKET, TOKENS, Source::Ahead, None);
         let ended = started.and_then(|mut session| {
             session.prefill(&world.rows(5, 4), 4)?;
             (1..TOKENS).try_for_each(|_| session.decode(&world.rows(6, 1)).map(|_| ()))
@@ -240,7 +244,7 @@ fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
         write_files(other.path(), 1);
         copy(&other.path().join("files"), &world.folder.path().join("files"));
         copy(&other.path().join("dealer/ahead"), &world.folder.path().join("dealer/ahead"));
-        let error = world.opener().open_for(BUCKET, TOKENS, Source::Ahead).map(|_| ()).unwrap_err().to_string();
+        let error = world.opener().open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("not sealed to this server"), "another {foreign}: {error}");
     }
 }
@@ -269,8 +273,16 @@ fn an_order_that_does_not_fit_is_refused_before_anything_is_written() {
     let attempt = |order: &serde_json::Value, bucket: usize, tokens: usize, sessions: usize| {
         fs::write(&path, order.to_string()).unwrap();
         let (state, files) = (folder.path().join("dealer"), folder.path().join("files"));
-        let options =
-            AheadOptions { state, folder: files, order: path.clone(), bucket, tokens, sessions, dry_run: false };
+        let options = AheadOptions {
+            state,
+            folder: files,
+            order: path.clone(),
+            bucket,
+            tokens,
+            selection: Selection::Greedy,
+            sessions,
+            dry_run: false,
+        };
         produce(&options, &mut |_| {}).unwrap_err().to_string()
     };
     let limit = tiny_model().spec.max_positions;

@@ -8,7 +8,7 @@ mod world;
 use std::thread;
 use std::time::Duration;
 
-use marill_mpc::{tally_decode, tally_prefill};
+use marill_mpc::{Selection, tally_decode, tally_prefill};
 use marill_net::NetError;
 use marill_net::http::HttpClient;
 use marill_serving::ServingError;
@@ -232,6 +232,7 @@ fn no_session_is_ever_claimed_twice() {
             session: session.clone(),
             correlations: Correlations::Live,
             adapter_sha256: None,
+            sampling: None,
         };
         send_json(&mut channel, &hello).unwrap();
         recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
@@ -244,7 +245,9 @@ fn no_session_is_ever_claimed_twice() {
     let key = std::fs::read_to_string(world.folder.path().join("dealer/server.key")).unwrap();
     let to_dealer = HttpClient::new(world.parties.dealer.clone(), Some(key.trim().into()));
     let mut channel = to_dealer.websocket("/v1/source", Duration::from_secs(5)).unwrap();
-    let hello = SourceHello { terms, session, spec: world.spec.clone(), private_sha256: "cd".repeat(32) };
+    let private_sha256 = "cd".repeat(32);
+    let selection = Selection::Greedy;
+    let hello = SourceHello { terms, session, spec: world.spec.clone(), private_sha256, selection };
     send_json(&mut channel, &hello).unwrap();
     let error = recv_reply::<()>(&mut channel, "dealer").unwrap_err();
     assert!(error.to_string().contains("was used before"), "{error}");

@@ -9,7 +9,7 @@ use marill_serving::ServingError;
 use marill_serving::client::{Event, Request};
 
 use crate::advice::advise;
-use crate::generate::summary;
+use crate::generate::{Drawn, summary};
 use crate::places::{DEFAULT_SERVER, Services};
 use crate::target::Target;
 
@@ -27,6 +27,8 @@ pub struct Args {
     /// Go on after an end token, up to `--max-tokens`
     #[arg(long)]
     ignore_eos: bool,
+    #[command(flatten)]
+    drawn: Drawn,
     /// Print no costs after an answer
     #[arg(short, long)]
     quiet: bool,
@@ -35,6 +37,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let sampling = args.drawn.sampling()?;
     let connected = args.target.connect(&args.services)?;
     let client = &connected.client;
     eprintln!(
@@ -62,6 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             prompt: client.chat_prompt(&messages).map_err(advise)?,
             max_tokens: Some(args.max_tokens as usize),
             ignore_eos: args.ignore_eos,
+            sampling,
             ..Request::default()
         };
         let result = client.generate(&request, &mut |event| {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use marill_mpc::Selection;
 use marill_serving::ahead::{AheadOptions, produce};
 use marill_serving::dealer::{DealerOptions, run as run_dealer};
 
@@ -43,6 +44,9 @@ struct AheadArgs {
     /// Most tokens of an answer
     #[arg(long, value_name = "N", requires = "ahead", default_value_t = 64)]
     tokens: usize,
+    /// How the answers' tokens are chosen: `greedy`, `temperature` (by chance) or `top_k` (by chance among the likeliest)
+    #[arg(long, value_name = "NAME", requires = "ahead", default_value = "greedy", value_parser = parse_selection)]
+    selection: Selection,
     /// How many sessions; each is used once
     #[arg(long, value_name = "N", requires = "ahead", default_value_t = 1)]
     sessions: usize,
@@ -51,10 +55,16 @@ struct AheadArgs {
     dry_run: bool,
 }
 
+fn parse_selection(text: &str) -> Result<Selection, String> {
+    Selection::parse(text).ok_or_else(|| "the selections are `greedy`, `temperature` and `top_k`".into())
+}
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if let AheadArgs { ahead: Some(folder), order: Some(order), bucket, tokens, sessions, dry_run } = args.ahead {
+    if let AheadArgs { ahead: Some(folder), order: Some(order), bucket, tokens, selection, sessions, dry_run } =
+        args.ahead
+    {
         let state = args.folders.state()?.join("dealer");
-        let options = AheadOptions { state, folder, order, bucket, tokens, sessions, dry_run };
+        let options = AheadOptions { state, folder, order, bucket, tokens, selection, sessions, dry_run };
         produce(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
         return Ok(ExitCode::SUCCESS);
     }

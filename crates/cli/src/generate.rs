@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use marill_model::Message;
-use marill_mpc::Twin;
+use marill_mpc::{Sampling, Twin};
 use marill_partition::Partition;
 use marill_serving::client::{Answer, Client, Event, Request};
 
@@ -43,7 +43,10 @@ pub struct Args {
     /// End the answer before this text (repeatable)
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Compare with the plaintext twin of this partition (needs its private part); differing ends with exit code 1
+    #[command(flatten)]
+    drawn: Drawn,
+    /// Compare with the plaintext twin of this partition (needs its private part); differing ends with exit code 1. Not
+    /// for tokens that are drawn: the noise is the server's alone
     #[arg(long, value_name = "DIR")]
     check_twin: Option<PathBuf>,
     /// Print one JSON object instead of text
@@ -53,7 +56,29 @@ pub struct Args {
     services: Services,
 }
 
+/// How tokens are chosen.
+#[derive(clap::Args)]
+pub struct Drawn {
+    /// Draw tokens by chance, from 0 (the most likely ones) to 2
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f64,
+    /// Draw among the N most likely tokens only
+    #[arg(long, value_name = "N", requires = "temperature")]
+    top_k: Option<u32>,
+}
+
+impl Drawn {
+    pub fn sampling(&self) -> anyhow::Result<Option<Sampling>> {
+        Ok(Sampling::new(self.temperature, self.top_k)?)
+    }
+}
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let sampling = args.drawn.sampling()?;
+    anyhow::ensure!(
+        sampling.is_none() || args.check_twin.is_none(),
+        "`--check-twin` compares token by token, and drawn tokens depend on the server's own noise\nhint: leave out `--temperature`"
+    );
     let text = match &args.prompt {
         Some(prompt) => prompt.clone(),
         None => {
@@ -71,6 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         min_tokens: args.min_tokens as usize,
         stop: args.stop.clone(),
         keep_boundary: args.check_twin.is_some(),
+        sampling,
     };
     let quiet = args.json;
     let answer = client.generate(&request, &mut |event| {
@@ -85,7 +111,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let answer = answer.map_err(advise)?;
     let twin_equal = args.check_twin.as_deref().map(|folder| equals_twin(folder, &answer)).transpose()?;
     if args.json {
-        println!("{}", json(client, &answer, twin_equal));
+        println!("{}", json(client, &answer, sampling, twin_equal));
     } else {
         println!();
         eprintln!("{}", summary(&answer));
@@ -141,7 +167,7 @@ pub fn summary(answer: &Answer) -> String {
     )
 }
 
-fn json(client: &Client, answer: &Answer, twin_equal: Option<bool>) -> serde_json::Value {
+fn json(client: &Client, answer: &Answer, sampling: Option<Sampling>, twin_equal: Option<bool>) -> serde_json::Value {
     let (server, dealer) = client.wire_counts();
     // An answer of one token has no decode step; null says so.
     let per_token = |total: f64| (answer.decode_steps > 0).then(|| total / answer.decode_steps as f64);
@@ -163,6 +189,7 @@ fn json(client: &Client, answer: &Answer, twin_equal: Option<bool>) -> serde_jso
         "rounding": client.terms.rounding,
         "pid": std::process::id(),
         "correlations": answer.correlations.as_str(),
+        "sampling": sampling,
         "open_seconds": answer.open_seconds,
         "prefill": step(&answer.prefill),
         "decode": step(&answer.decode),

@@ -52,6 +52,9 @@ pub struct Args {
     /// protocol; that operator, this server and the dealer must then be three who do not work together
     #[arg(long, value_name = "NAME", default_value = "client", value_parser = parse_e0)]
     e0: E0,
+    /// Refuse to draw tokens by chance. Drawn ones tell a client who asks often more of the model than the most likely ones
+    #[arg(long)]
+    greedy_only: bool,
     /// Use correlations that `marill dealer --ahead` wrote into this folder
     #[arg(long, value_name = "DIR")]
     ahead: Option<PathBuf>,
@@ -100,6 +103,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ahead: args.ahead,
         setting: args.setting,
         e0: args.e0,
+        allow_sampling: !args.greedy_only,
     };
     run_server(&options).map_err(advise)?;
     Ok(ExitCode::SUCCESS)

@@ -116,6 +116,12 @@ fn the_gateway_answers_the_openai_interface() {
         gateway.post("/v1/completions", &json!({ "prompt": "a", "min_tokens": 3, "max_tokens": 2 }));
     assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("min_tokens")));
 
+    // Drawn tokens: on two of six tries at least one of eight differs, unless chance is not asked at all.
+    let drawn = json!({ "prompt": "hello", "max_tokens": 8, "ignore_eos": true, "temperature": 2, "top_k": 50 });
+    let texts: Vec<Value> = (0..6).map(|_| gateway.post("/v1/completions", &drawn).1["choices"][0].clone()).collect();
+    assert!(texts[0]["text"].is_string() && texts.iter().any(|text| *text != texts[0]), "{texts:?}");
+    let (status, refused) = gateway.post("/v1/completions", &json!({ "prompt": "a", "temperature": 1, "top_p": 0.5 }));
+    assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("top_p")));
     let (status, refused) =
         gateway.post("/v1/chat/completions", &json!({ "model": model, "messages": question, "n": 2 }));
     assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("n")));
@@ -316,6 +322,14 @@ fn three_parties_answer_as_the_twin_does_and_say_so() {
     assert_eq!((answer["setting"].as_str(), answer["twin_equal"].as_bool()), (Some("3pc"), Some(true)));
     assert_eq!(answer["correlations"], "live");
     assert_eq!(server.get("/v1/models")["data"][0]["setting"], "3pc");
+    let drawn = parse(&generate_with(&world, &server.url, &dealer.url, &["--temperature", "1", "--top-k", "4"]));
+    assert_eq!(drawn["sampling"], json!({ "temperature": 1.0, "top_k": 4 }));
+
+    let plain = world.server_in("plain", &dealer.url, &["--greedy-only"]);
+    let output = generate_with(&world, &plain.url, &dealer.url, &["--temperature", "1"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("most likely token only"), "{said}");
+    assert_eq!(plain.get("/v1/models")["data"][0]["sampling"], false);
 
     let mut refused = marill();
     refused.args(["serve", "--port", "0", "--setting", "3pc", "--ahead", "."]).arg(&world.partition);
@@ -349,9 +363,14 @@ fn with_an_evaluator_of_its_own_the_client_sends_shares_and_the_answer_is_the_tw
         telling(PROMPT).for_each(|word| assert!(!contains(&left, word), "`{word}` left the client in clear"));
     }
     let gateway = world.gateway_with(&server.url, &dealer.url, &["--evaluator", &evaluator.url]);
-    let body = json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true });
+    let body = json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true, "return_token_ids": true });
     let (status, answer) = gateway.post("/v1/completions", &body);
     assert_eq!((status, answer["usage"]["completion_tokens"].as_u64()), (200, Some(4)), "{answer}");
+    let mut cold = body.clone();
+    (cold["temperature"], cold["top_k"]) = (json!(1e-5), json!(8));
+    let (status, drawn) = gateway.post("/v1/completions", &cold);
+    assert_eq!(status, 200, "{drawn}");
+    assert_eq!(drawn["choices"][0]["token_ids"], answer["choices"][0]["token_ids"], "a draw with next to no noise");
     assert_eq!(gateway.get("/health")["e0"], "operator");
 
     let refusals: [(Vec<&str>, &str); 1] = [(vec![], "none is named")];

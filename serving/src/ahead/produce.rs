@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use marill_mpc::{DealerSession, Seed, tally_decode, tally_prefill};
+use marill_mpc::{DealerSession, Seed, Selection, tally_step};
 use marill_net::{Channel, SharedChannel};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -35,6 +35,8 @@ pub struct AheadOptions {
     pub bucket: usize,
     /// Tokens of an answer, at most.
     pub tokens: usize,
+    /// How the answers' tokens are chosen.
+    pub selection: Selection,
     pub sessions: usize,
     /// Say how large it would be, and write nothing.
     pub dry_run: bool,
@@ -54,14 +56,15 @@ pub(crate) struct StoredSeed {
 /// anything is written; [`ServingError::Io`].
 pub fn produce(options: &AheadOptions, say: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
     let order = read_order(&options.order)?;
-    let corrections = corrections_bytes(&order, options.bucket, options.tokens)?;
+    let corrections = corrections_bytes(&order, options)?;
     let total = corrections * options.sessions as u64;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     say(&format!(
-        "{} sessions of {} tokens behind a prompt of {}: {:.1} MiB each, {:.1} MiB in all",
+        "{} sessions of {} tokens behind a prompt of {}, selection `{}`: {:.1} MiB each, {:.1} MiB in all",
         options.sessions,
         options.tokens,
         options.bucket,
+        options.selection.as_str(),
         mib(corrections),
         mib(total)
     ));
@@ -112,8 +115,9 @@ fn read_order(path: &Path) -> Result<Order, ServingError> {
 }
 
 /// What the tally declares for one session.
-fn corrections_bytes(order: &Order, bucket: usize, tokens: usize) -> Result<u64, ServingError> {
-    let spec = &order.spec;
+fn corrections_bytes(order: &Order, options: &AheadOptions) -> Result<u64, ServingError> {
+    let (spec, selection) = (&order.spec, options.selection);
+    let (bucket, tokens) = (options.bucket, options.tokens);
     let unfit = |reason: String| ServingError::BadOrder { reason };
     if bucket == 0 || spec.bucket(bucket) != bucket {
         return Err(unfit(format!("prompts come in multiples of {}, not of {bucket}", spec.bucket(1))));
@@ -124,9 +128,9 @@ fn corrections_bytes(order: &Order, bucket: usize, tokens: usize) -> Result<u64,
             (spec.max_positions + 1).saturating_sub(bucket)
         )));
     }
-    let mut bytes = tally_prefill(spec, bucket)?.source_to_e1_bytes;
+    let mut bytes = tally_step(spec, selection, 0, bucket)?.source_to_e1_bytes;
     for step in 1..tokens {
-        bytes += tally_decode(spec, bucket + step - 1)?.source_to_e1_bytes;
+        bytes += tally_step(spec, selection, bucket + step - 1, 1)?.source_to_e1_bytes;
     }
     Ok(bytes)
 }
@@ -148,10 +152,11 @@ fn write_session(
         private_sha256: order.private_sha256.clone(),
         bucket: options.bucket,
         tokens: options.tokens,
+        selection: options.selection,
         corrections_bytes,
         ephemeral_key: String::new(),
     };
-    let path = options.folder.join(shelf::file_name(options.bucket, options.tokens, &session));
+    let path = options.folder.join(shelf::file_name(options.bucket, options.tokens, options.selection, &session));
     let part = path.with_extension("part");
     let written = (|| {
         let mut sealer = SharedChannel::new(Sealer::create(&part, header, &order.server_key, dealer_key)?);
@@ -160,7 +165,8 @@ fn write_session(
         sealer.send(seeds).map_err(ServingError::Plain)?;
         let before = sealer.lock().sealed_bytes;
         let sink = Box::new(sealer.clone());
-        let mut session = DealerSession::new(order.spec.clone(), adapter_seed.clone(), seed0.clone(), seed1, sink);
+        let session = DealerSession::new(order.spec.clone(), adapter_seed.clone(), seed0.clone(), seed1, sink);
+        let mut session = session.with_selection(options.selection);
         session.prefill(options.bucket)?;
         (1..options.tokens).try_for_each(|_| session.decode())?;
         let got = sealer.lock().sealed_bytes - before;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use marill_mpc::Selection;
 use serde::{Deserialize, Serialize};
 
 use super::seal::{SealedSource, SealingKey, name_of};
@@ -18,18 +19,20 @@ pub struct Offer {
     pub session: String,
     pub bucket: usize,
     pub tokens: usize,
+    pub selection: Selection,
 }
 
-pub(super) fn file_name(bucket: usize, tokens: usize, session: &str) -> String {
-    format!("{bucket}-{tokens}-{session}.{EXTENSION}")
+pub(super) fn file_name(bucket: usize, tokens: usize, selection: Selection, session: &str) -> String {
+    format!("{bucket}-{tokens}-{}-{session}.{EXTENSION}", selection.as_str())
 }
 
 fn parse_name(path: &Path) -> Option<Offer> {
     let stem = path.file_name()?.to_str()?.strip_suffix(EXTENSION)?.strip_suffix('.')?;
-    let mut words = stem.splitn(3, '-');
+    let mut words = stem.splitn(4, '-');
     let (bucket, tokens) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let selection = Selection::parse(words.next()?)?;
     let session = words.next().filter(|session| unhex::<16>(session).is_some())?;
-    Some(Offer { session: session.into(), bucket, tokens })
+    Some(Offer { session: session.into(), bucket, tokens, selection })
 }
 
 /// A folder of files.
@@ -51,8 +54,8 @@ impl Shelf {
         Ok(paths.filter_map(|path| Some((parse_name(&path)?, path))).collect())
     }
 
-    /// Sessions whose file is there, as their names say, for prompts of `bucket` and at least `tokens`; the shortest
-    /// first. `is_used` leaves out those that were taken and could not be removed.
+    /// Sessions whose file is there, as their names say, for prompts of `bucket` and at least `tokens` chosen this
+    /// way; the shortest first. `is_used` leaves out those that were taken and could not be removed.
     ///
     /// # Errors
     /// [`ServingError::Io`].
@@ -60,10 +63,12 @@ impl Shelf {
         &self,
         bucket: usize,
         tokens: usize,
+        selection: Selection,
         is_used: impl Fn(&str) -> bool,
     ) -> Result<Vec<Offer>, ServingError> {
         let mut offers: Vec<Offer> = self.files()?.into_iter().map(|(offer, _)| offer).collect();
-        offers.retain(|offer| offer.bucket == bucket && offer.tokens >= tokens && !is_used(&offer.session));
+        let fits = |offer: &Offer| (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens;
+        offers.retain(|offer| fits(offer) && !is_used(&offer.session));
         offers.sort_unstable_by(|a, b| (a.tokens, &a.session).cmp(&(b.tokens, &b.session)));
         offers.truncate(MAX_OFFERS);
         Ok(offers)
@@ -74,16 +79,26 @@ impl Shelf {
     /// # Errors
     /// [`ServingError::NotAhead`] where there is none; [`ServingError::BadAhead`] for a file that is not what its name
     /// and these terms say.
-    pub fn take(&self, session: &str, terms: &Terms, private_sha256: &str) -> Result<SealedSource, ServingError> {
+    pub fn take(
+        &self,
+        session: &str,
+        terms: &Terms,
+        private_sha256: &str,
+        selection: Selection,
+    ) -> Result<SealedSource, ServingError> {
         let found = self.files()?.into_iter().find(|(offer, _)| offer.session == session);
         let (offer, path) = found.ok_or_else(|| ServingError::NotAhead { session: session.into() })?;
         let source = SealedSource::open(&path, &self.key, &self.dealer_key)?;
         let bad = |reason: String| ServingError::BadAhead { file: name_of(&path), reason };
         let header = &source.header;
-        if header.session != session || (header.bucket, header.tokens) != (offer.bucket, offer.tokens) {
+        let named = (offer.bucket, offer.tokens, offer.selection);
+        if header.session != session || (header.bucket, header.tokens, header.selection) != named {
             return Err(bad("its header says something else than its name".into()));
         }
         terms.check(&header.terms).map_err(|error| bad(format!("it was made for another program: {error}")))?;
+        if header.selection != selection {
+            return Err(bad(format!("it is for tokens chosen by `{}`", header.selection.as_str())));
+        }
         if header.private_sha256 != private_sha256 {
             return Err(bad("it was made for another adapter".into()));
         }
@@ -101,10 +116,10 @@ mod tests {
     #[test]
     fn names_of_files_say_what_is_in_them() {
         let session = "ab".repeat(16);
-        let name = file_name(64, 32, &session);
-        let offer = Offer { session, bucket: 64, tokens: 32 };
+        let name = file_name(64, 32, Selection::TopK, &session);
+        let offer = Offer { session, bucket: 64, tokens: 32, selection: Selection::TopK };
         assert_eq!(parse_name(Path::new(&name)), Some(offer));
-        for other in ["64-32.ahead", "64-32-xyz.ahead", "64-32-abababababababababababababababab.part", "x"] {
+        for other in ["64-32.ahead", "64-32-greedy-xyz.ahead", "64-32-abababababababababababababababab.ahead", "x"] {
             assert_eq!(parse_name(Path::new(other)), None, "{other}");
         }
     }

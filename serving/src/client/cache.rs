@@ -19,6 +19,8 @@ const SERVER: &str = "server";
 pub struct Offered {
     pub setting: Setting,
     pub e0: E0,
+    /// Whether it draws tokens where a client asks for it.
+    pub sampling: bool,
 }
 
 /// Returns the folder with `manifest.json` and `public/` of the model that the server offers.
@@ -35,6 +37,7 @@ pub(super) fn fetch(
     let offered = Offered {
         setting: Setting::parse(&word("setting")).ok_or_else(|| unknown("setting"))?,
         e0: E0::parse(&word("e0")).ok_or_else(|| unknown("e0"))?,
+        sampling: models["data"][0]["sampling"].as_bool().unwrap_or(false),
     };
     let text = get(server, &format!("/v1/models/{id}/manifest"))?;
     let text = String::from_utf8(text).map_err(|error| bad(error.to_string()))?;

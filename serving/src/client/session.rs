@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use marill_mpc::{ClientSession, DecoderSpec, MaskedAdapter, OperatorSession, PublicWeights, Seed};
+use marill_mpc::{
+    ClientSession, DecoderSpec, MaskedAdapter, OperatorSession, PublicWeights, Sampling, Seed, Selection,
+};
 use marill_net::http::{HttpClient, Response};
 use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel};
 use marill_partition::Partition;
@@ -164,45 +166,61 @@ impl SessionOpener {
         })
     }
 
-    /// Asks the dealer for a session whose correlations it streams, then greets the server.
+    /// Asks the dealer for a session whose correlations it streams, then greets the server. Tokens are the most likely
+    /// ones.
     ///
     /// # Errors
     /// A lost or refusing peer, or terms that differ.
     pub fn open(&self) -> Result<SecureSession, ServingError> {
+        self.open_live(None)
+    }
+
+    /// As [`Self::open`], with tokens that are drawn.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; a server may refuse to sample.
+    pub fn open_live(&self, sampling: Option<Sampling>) -> Result<SecureSession, ServingError> {
         if self.terms.is_shared() {
             let evaluator = self.evaluator.as_ref().ok_or(ServingError::NoEvaluator)?;
-            let lines = SharedLines::open(evaluator, &self.server, &self.terms)?;
+            let lines = SharedLines::open(evaluator, &self.server, &self.terms, sampling)?;
             let inner = Inner::Shared(lines);
             return Ok(SecureSession { inner, spec: self.spec.clone(), correlations: Correlations::Live });
         }
-        self.greet(self.grant(Vec::new())?, Correlations::Live)
+        self.greet(self.grant(Vec::new())?, Correlations::Live, sampling)
     }
 
-    /// As [`Self::open`], for a prompt of `bucket` and at most `tokens` of answer: with correlations written ahead where
+    /// As [`Self::open_live`], for a prompt of `bucket` and at most `tokens` of answer: with correlations written ahead where
     /// `source` wants them and the server has some that fit.
     ///
     /// # Errors
     /// As [`Self::open`]; [`ServingError::NothingAhead`] where nothing else is wanted.
-    pub fn open_for(&self, bucket: usize, tokens: usize, source: Source) -> Result<SecureSession, ServingError> {
+    pub fn open_for(
+        &self,
+        bucket: usize,
+        tokens: usize,
+        source: Source,
+        sampling: Option<Sampling>,
+    ) -> Result<SecureSession, ServingError> {
         if source == Source::Live {
-            return self.open();
+            return self.open_live(sampling);
         }
-        let candidates = self.offers(bucket, tokens)?;
+        let selection = Selection::of(sampling);
+        let candidates = self.offers(bucket, tokens, selection)?;
         if !candidates.is_empty() {
             match self.grant(candidates) {
                 Err(ServingError::Refused { code, .. }) if code == "session_used" => {}
-                granted => return self.greet(granted?, Correlations::Ahead),
+                granted => return self.greet(granted?, Correlations::Ahead, sampling),
             }
         }
         match source {
-            Source::Ahead => Err(ServingError::NothingAhead { bucket, tokens }),
-            _ => self.open(),
+            Source::Ahead => Err(ServingError::NothingAhead { bucket, tokens, selection: selection.as_str() }),
+            _ => self.open_live(sampling),
         }
     }
 
     /// Sessions whose correlations the server says it has.
-    fn offers(&self, bucket: usize, tokens: usize) -> Result<Vec<String>, ServingError> {
-        let path = format!("/v1/ahead?bucket={bucket}");
+    fn offers(&self, bucket: usize, tokens: usize, selection: Selection) -> Result<Vec<String>, ServingError> {
+        let path = format!("/v1/ahead?bucket={bucket}&selection={}", selection.as_str());
         let answer = self.server.get(&path, MAX_OFFERS_BYTES).map_err(ServingError::net(SERVER))?;
         if answer.status != 200 {
             return Err(refused(SERVER, &answer));
@@ -210,7 +228,7 @@ impl SessionOpener {
         let offers: Result<Vec<Offer>, _> = serde_json::from_slice(&answer.body);
         let offers = offers
             .map_err(|error| ServingError::BadMessage { peer: SERVER, reason: format!("its offers: {error}") })?;
-        let fits = |offer: &Offer| offer.bucket == bucket && offer.tokens >= tokens;
+        let fits = |offer: &Offer| (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens;
         Ok(offers.into_iter().filter(fits).map(|offer| offer.session).collect())
     }
 
@@ -218,19 +236,21 @@ impl SessionOpener {
         &self,
         (session, seed0): (String, Seed),
         correlations: Correlations,
+        sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
-        let (peer, meter, adapter) = self.meet(&session, correlations)?;
+        let (peer, meter, adapter) = self.meet(&session, correlations, sampling)?;
         let session = ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
+        let session = session.with_sampling(sampling);
         let inner = Inner::Own { session: Box::new(session), peer, meter };
         Ok(SecureSession { inner, spec: self.spec.clone(), correlations })
     }
 
     /// As E0 for somebody else: the session's name, and the evaluator's side of it.
-    pub(crate) fn open_shared(&self) -> Result<(String, OperatorSession), ServingError> {
+    pub(crate) fn open_shared(&self, sampling: Option<Sampling>) -> Result<(String, OperatorSession), ServingError> {
         let (session, seed0) = self.grant(Vec::new())?;
-        let (peer, _, adapter) = self.meet(&session, Correlations::Live)?;
+        let (peer, _, adapter) = self.meet(&session, Correlations::Live, sampling)?;
         let opened = OperatorSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
-        Ok((session, opened))
+        Ok((session, opened.with_sampling(sampling)))
     }
 
     /// Greets the server in a session that was granted; fetches the masked adapter where it is not here.
@@ -238,6 +258,7 @@ impl SessionOpener {
         &self,
         session: &str,
         correlations: Correlations,
+        sampling: Option<Sampling>,
     ) -> Result<(Peer, Arc<Meter>, Arc<MaskedAdapter>), ServingError> {
         self.state.claim(session)?;
         let kept = self.state.kept(&self.terms, &self.spec, correlations);
@@ -246,7 +267,8 @@ impl SessionOpener {
         let mut peer = SharedChannel::new(Metered::new(channel, meter.clone()));
 
         let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
-        let hello = ClientHello { terms: self.terms.clone(), session: session.into(), correlations, adapter_sha256 };
+        let terms = self.terms.clone();
+        let hello = ClientHello { terms, session: session.into(), correlations, adapter_sha256, sampling };
         send_json(&mut peer, &hello).map_err(ServingError::net(SERVER))?;
         let welcome: ServerWelcome = recv_reply(&mut peer, SERVER)?;
         self.terms.check(&welcome.terms)?;

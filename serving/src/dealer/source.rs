@@ -49,6 +49,7 @@ fn open(dealer: &Dealer, channel: &mut SharedChannel<WebSocketChannel>) -> Resul
     channel.send(seeds.to_vec()).map_err(ServingError::net(SERVER))?;
     let sink = Box::new(channel.clone());
     let session = DealerSession::new(hello.spec, adapter_seed, grant.seed0, grant.seed1, sink);
+    let session = session.with_selection(hello.selection);
     Ok(if grant.terms.is_shared() { session.with_operator() } else { session })
 }
 

@@ -272,6 +272,16 @@ fn http_error(error: &ServingError) -> HttpError {
             );
         }
         error if error.is_peer() => (StatusCode::BAD_GATEWAY, "peer_lost"),
+        ServingError::GreedyOnly => {
+            let mut refused = HttpError::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                "unsupported_parameter",
+                error.to_string(),
+            );
+            refused.param = Some("temperature".into());
+            return refused;
+        }
         ServingError::Mismatch { .. } => (StatusCode::BAD_GATEWAY, "peer_mismatch"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
     };

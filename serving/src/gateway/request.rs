@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use marill_model::Message;
+use marill_mpc::Sampling;
 use serde_json::{Map, Value};
 
 use crate::ServingError;
@@ -75,11 +76,42 @@ fn finish(fields: &Map<String, Value>, prompt: Vec<u32>, client: &Client, param:
             min_tokens: minimum(fields, max_tokens)?,
             stop: stops(fields)?,
             keep_boundary: false,
+            sampling: sampling(fields, client)?,
         },
         stream: boolean(fields, "stream")?,
         return_token_ids: boolean(fields, "return_token_ids")?,
         include_usage: options.and_then(Value::as_bool).unwrap_or(false),
     })
+}
+
+/// `temperature` and vLLM's `top_k`. A request without a temperature gets the most likely tokens; one that samples must
+/// not ask for a cut that is not offered.
+fn sampling(fields: &Map<String, Value>, client: &Client) -> Result<Option<Sampling>, HttpError> {
+    let sampling = drawn(fields)?;
+    client.check_sampling(sampling).map_err(|error| unsupported("temperature", format!("`temperature`: {error}")))?;
+    Ok(sampling)
+}
+
+fn drawn(fields: &Map<String, Value>) -> Result<Option<Sampling>, HttpError> {
+    let temperature = match present(fields, "temperature") {
+        None => 0.0,
+        Some(value) => value.as_f64().ok_or_else(|| invalid("temperature", "`temperature` needs to be a number"))?,
+    };
+    let top_k = match present(fields, "top_k").map(|value| (value.as_i64(), value)) {
+        // vLLM's words for all tokens.
+        None | Some((Some(0 | -1), _)) => None,
+        Some((Some(k @ 1..), _)) => Some(u32::try_from(k).unwrap_or(u32::MAX)),
+        Some(_) => return Err(invalid("top_k", "`top_k` needs to be a whole number of at least 1, or -1 for all")),
+    };
+    let sampling = Sampling::new(temperature, top_k).map_err(|error| invalid("temperature", error.to_string()))?;
+    for (name, neutral) in [("top_p", 1.0), ("min_p", 0.0)] {
+        let value = present(fields, name).map(|value| value.as_f64());
+        if sampling.is_some() && value.is_some_and(|value| value != Some(neutral)) {
+            let reason = "only `temperature` and `top_k` shape the draw";
+            return Err(unsupported(name, format!("`{name}`: {reason}")));
+        }
+    }
+    Ok(sampling)
 }
 
 /// `min_tokens`, as vLLM has it.
@@ -133,9 +165,8 @@ fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), HttpError> {
     };
     let is = |value: &Value, number: u64| value.as_u64() == Some(number);
     let one = "only one answer per request is supported";
-    let greedy = "the most likely token is always taken, sampling is not supported";
     type Neutral<'a> = &'a dyn Fn(&Value) -> bool;
-    let rules: [(&str, Neutral<'_>, &str); 18] = [
+    let rules: [(&str, Neutral<'_>, &str); 17] = [
         ("n", &|value| is(value, 1), one),
         ("best_of", &|value| is(value, 1), one),
         ("tools", &empty, "tools are not supported"),
@@ -144,7 +175,6 @@ fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), HttpError> {
         ("function_call", &|value| value == "none", "functions are not supported"),
         ("logprobs", &|value| value == &Value::Bool(false), "only tokens are revealed, never their probabilities"),
         ("top_logprobs", &empty, "only tokens are revealed, never their probabilities"),
-        ("temperature", &empty, greedy),
         ("presence_penalty", &empty, "penalties are not supported"),
         ("frequency_penalty", &empty, "penalties are not supported"),
         ("logit_bias", &empty, "a bias on logits is not supported"),
@@ -263,7 +293,6 @@ mod tests {
             ("n", serde_json::json!(2)),
             ("tools", serde_json::json!([{}])),
             ("logprobs", serde_json::json!(true)),
-            ("temperature", serde_json::json!(0.7)),
             ("response_format", serde_json::json!({ "type": "json_object" })),
         ] {
             let error = refuse_unsupported(&fields(serde_json::json!({ name: value }))).unwrap_err();
@@ -274,6 +303,27 @@ mod tests {
             "logit_bias": null, "presence_penalty": 0,
         });
         refuse_unsupported(&fields(neutral)).unwrap();
+    }
+
+    #[test]
+    fn a_temperature_draws_and_nothing_else_does() {
+        let of = |json| drawn(&fields(json)).map_err(|error| error.param.unwrap());
+        let sampling = |temperature, top_k| Ok(Sampling::new(temperature, top_k).unwrap());
+        assert_eq!(of(serde_json::json!({})), Ok(None));
+        assert_eq!(of(serde_json::json!({ "temperature": 0, "top_p": 0.5, "top_k": 7 })), Ok(None));
+        assert_eq!(of(serde_json::json!({ "temperature": 0.7, "top_p": 1, "seed": 5 })), sampling(0.7, None));
+        assert_eq!(of(serde_json::json!({ "temperature": 1, "top_k": 40, "min_p": 0 })), sampling(1.0, Some(40)));
+        assert_eq!(of(serde_json::json!({ "temperature": 1, "top_k": -1 })), sampling(1.0, None));
+        for (json, param) in [
+            (serde_json::json!({ "temperature": 2.5 }), "temperature"),
+            (serde_json::json!({ "temperature": "hot" }), "temperature"),
+            (serde_json::json!({ "temperature": 1, "top_k": 1.5 }), "top_k"),
+            (serde_json::json!({ "temperature": 1, "top_k": -2 }), "top_k"),
+            (serde_json::json!({ "temperature": 1, "top_p": 0.9 }), "top_p"),
+            (serde_json::json!({ "temperature": 1, "min_p": 0.1 }), "min_p"),
+        ] {
+            assert_eq!(of(json), Err(param.to_string()));
+        }
     }
 
     #[test]

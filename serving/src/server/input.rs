@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use marill_mpc::Sampling;
 use marill_net::{SharedChannel, WebSocketChannel};
 
 use super::{IDLE_TIMEOUT, Server};
@@ -26,13 +27,16 @@ pub(super) type Input = (SharedChannel<WebSocketChannel>, Option<Holder>);
 
 /// Sessions that wait for their client.
 #[derive(Default)]
-pub(super) struct Inputs(Mutex<HashMap<String, Sender<Input>>>);
+pub(super) struct Inputs(Mutex<HashMap<String, Expected>>);
+
+/// How a session's tokens are drawn, as its evaluator said, and where its client's line goes.
+type Expected = (Option<Sampling>, Sender<Input>);
 
 impl Inputs {
     /// Announces a session; its client may come from now on.
-    pub(super) fn expect(&self, session: &str) -> Receiver<Input> {
+    pub(super) fn expect(&self, session: &str, sampling: Option<Sampling>) -> Receiver<Input> {
         let (sender, receiver) = mpsc::channel();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_string(), sender);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_string(), (sampling, sender));
         receiver
     }
 
@@ -43,7 +47,7 @@ impl Inputs {
         came.map_err(|_| ServingError::NoClient { seconds: CLIENT_WAIT.as_secs() })
     }
 
-    fn take(&self, session: &str) -> Option<Sender<Input>> {
+    fn take(&self, session: &str) -> Option<Expected> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(session)
     }
 }
@@ -80,7 +84,10 @@ fn join(
     let hello: InputHello = recv_json(line, CLIENT)?;
     server.model.terms.check(&hello.terms)?;
     let unknown = || ServingError::NoSession { session: hello.session.clone() };
-    let session = server.inputs.take(&hello.session).ok_or_else(unknown)?;
+    let (sampling, session) = server.inputs.take(&hello.session).ok_or_else(unknown)?;
+    if sampling != hello.sampling {
+        return Err(ServingError::SamplingDiffers);
+    }
     send_json(line, &Reply::Welcome(())).map_err(ServingError::net(CLIENT))?;
     session.send((line.clone(), holder)).map_err(|_| unknown())
 }

@@ -3,7 +3,7 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
-use marill_mpc::{Seed, ServerSession};
+use marill_mpc::{Seed, Selection, ServerSession};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -127,12 +127,16 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
     if unhex::<16>(&hello.session).is_none() {
         return Err(ServingError::BadMessage { peer: CLIENT, reason: "the session is not hexadecimal".into() });
     }
+    if hello.sampling.is_some() && !model.allow_sampling {
+        return Err(ServingError::GreedyOnly);
+    }
     server.state.claim("e1", &hello.session)?;
 
+    let (sampling, selection) = (hello.sampling, Selection::of(hello.sampling));
     let name = hello.session.clone();
     let (source, corrections, [adapter_seed, seed1]) = match hello.correlations {
-        Correlations::Live => live(server, hello.session)?,
-        Correlations::Ahead => ahead(server, &hello.session)?,
+        Correlations::Live => live(server, hello.session, selection)?,
+        Correlations::Ahead => ahead(server, &hello.session, selection)?,
     };
 
     let masked = model.private.mask(&model.spec, &adapter_seed);
@@ -142,7 +146,7 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
         false => masked.to_bytes(),
     };
     // Before the evaluator can tell the client.
-    let waiting = model.terms.is_shared().then(|| (name.clone(), server.inputs.expect(&name)));
+    let waiting = model.terms.is_shared().then(|| (name.clone(), server.inputs.expect(&name, sampling)));
     let welcome = ServerWelcome { terms: model.terms.clone(), adapter_sha256, adapter_bytes: bytes.len() as u64 };
     send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
     for piece in bytes.chunks(PIECE_BYTES) {
@@ -150,6 +154,7 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
     }
     let peer = Box::new(client.clone());
     let session = ServerSession::new(model.public.clone(), &model.private, seed1, peer, corrections)?;
+    let session = session.with_sampling(sampling);
     let session = match model.terms.is_shared() {
         false => Evaluator::Own(Box::new(session)),
         true => Evaluator::Shared(Box::new(session.with_operator())),
@@ -159,29 +164,30 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
 
 type Dealt = (Source, Box<dyn Channel>, [Seed; 2]);
 
-fn live(server: &Server, session: String) -> Result<Dealt, ServingError> {
+fn live(server: &Server, session: String, selection: Selection) -> Result<Dealt, ServingError> {
     let line = server.dealer.websocket("/v1/source", DEALER_TIMEOUT).map_err(ServingError::net(DEALER))?;
     let mut line = SharedChannel::new(line);
-    let seeds = claim(server, &mut line, session)?;
+    let seeds = claim(server, &mut line, session, selection)?;
     Ok((Source::Live(line.clone()), Box::new(line), seeds))
 }
 
-fn ahead(server: &Server, session: &str) -> Result<Dealt, ServingError> {
+fn ahead(server: &Server, session: &str, selection: Selection) -> Result<Dealt, ServingError> {
     let shelf = server.shelf.as_ref().ok_or_else(|| ServingError::NotAhead { session: session.into() })?;
-    let mut file = shelf.take(session, &server.model.terms, &server.model.private_sha256)?;
+    let mut file = shelf.take(session, &server.model.terms, &server.model.private_sha256, selection)?;
     let source = Source::Ahead { bucket: file.header.bucket, tokens_left: file.header.tokens };
     let seeds = parse_seeds(Zeroizing::new(file.recv().map_err(ServingError::net("file"))?))?;
     Ok((source, Box::new(file), seeds))
 }
 
 /// Takes this session's seeds from the dealer: the adapter mask's, then E1's.
-fn claim(server: &Server, source: &mut Line, session: String) -> Result<[Seed; 2], ServingError> {
+fn claim(server: &Server, source: &mut Line, session: String, selection: Selection) -> Result<[Seed; 2], ServingError> {
     let model = &server.model;
     let hello = SourceHello {
         terms: model.terms.clone(),
         session,
         spec: model.spec.clone(),
         private_sha256: model.private_sha256.clone(),
+        selection,
     };
     send_json(source, &hello).map_err(ServingError::net(DEALER))?;
     recv_reply::<()>(source, DEALER)?;

@@ -30,7 +30,12 @@ plain = client.completions.create(model=model, prompt="hello", max_tokens=4)
 streamed = client.completions.create(model=model, prompt="hello", max_tokens=4, stream=True)
 assert "".join(chunk.choices[0].text for chunk in streamed) == plain.choices[0].text
 
-for extra, param in [({"n": 2}, "n"), ({"logprobs": True}, "logprobs"), ({"temperature": 0.7}, "temperature")]:
+warm = client.chat.completions.create(
+    model=model, messages=messages, max_tokens=3, temperature=0.7, extra_body={"top_k": 20}
+)
+assert warm.usage.completion_tokens >= 1
+
+for extra, param in [({"n": 2}, "n"), ({"logprobs": True}, "logprobs"), ({"temperature": 1, "top_p": 0.5}, "top_p")]:
     try:
         client.chat.completions.create(model=model, messages=messages, **extra)
         raise SystemExit(f"{param} was not refused")

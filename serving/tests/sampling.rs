@@ -1,0 +1,85 @@
+//! Drawn tokens through dealer, server and client: a temperature next to nothing gives the likeliest ones, a high one
+//! gives others, correlations written ahead are for one way of choosing, and a server may refuse.
+
+#[path = "sessions/world.rs"]
+mod world;
+
+use std::path::Path;
+
+use marill_mpc::{Sampling, Selection, tally_step};
+use marill_serving::ServingError;
+use marill_serving::ahead::{AheadOptions, Correlations, SealingKey, produce};
+use marill_serving::client::Source;
+use marill_serving::local::Parties;
+use marill_serving::server::AHEAD_KEY_FILE;
+use world::{World, tiny_model};
+
+const BUCKET: usize = 16;
+
+/// So little noise that a draw is the arg-max, unless two logits are nearly equal.
+fn cold(top_k: Option<u32>) -> Option<Sampling> {
+    Sampling::new(1e-5, top_k).unwrap()
+}
+
+#[test]
+fn a_cold_draw_is_the_twins_token_and_costs_what_the_tally_declares() {
+    let world = World::new();
+    let opener = world.opener();
+    for sampling in [cold(None), cold(Some(5))] {
+        let mut session = opener.open_live(sampling).unwrap();
+        let (tokens, costs) = world.secure(&mut session, 7, 11, 2);
+        assert_eq!(tokens, world.twin(7, 11, 2), "{sampling:?}");
+        let declared = tally_step(&world.spec, Selection::of(sampling), BUCKET, 1).unwrap();
+        assert_eq!(costs[1].rounds, declared.rounds, "{sampling:?}");
+        // The step's own announcement is five bytes.
+        assert_eq!(costs[1].bytes_sent, declared.e0_to_e1_bytes + 5, "{sampling:?}");
+        assert_eq!(costs[1].bytes_received, declared.e1_to_e0_bytes, "{sampling:?}");
+    }
+}
+
+#[test]
+fn a_warm_draw_differs_from_session_to_session() {
+    let world = World::new();
+    let opener = world.opener();
+    let warm = Sampling::new(2.0, None).unwrap();
+    let answers: Vec<Vec<u32>> =
+        (0..6).map(|_| world.secure(&mut opener.open_live(warm).unwrap(), 7, 11, 2).0).collect();
+    assert!(answers.iter().any(|answer| *answer != answers[0]), "{answers:?}");
+}
+
+fn write_files(folder: &Path, selection: Selection, sessions: usize) {
+    let order = folder.join("order.json");
+    let key = SealingKey::read_or_create(&folder.join("server").join(AHEAD_KEY_FILE)).unwrap();
+    std::fs::write(&order, serde_json::to_vec(&tiny_model().order(&key)).unwrap()).unwrap();
+    let (state, folder) = (folder.join("dealer"), folder.join("files"));
+    let options = AheadOptions { state, folder, order, bucket: BUCKET, tokens: 3, selection, sessions, dry_run: false };
+    produce(&options, &mut |_| {}).unwrap();
+}
+
+#[test]
+fn correlations_written_ahead_serve_one_way_of_choosing() {
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), Selection::TopK, 2);
+    let world = World::start(folder, false, true, |dealer| dealer);
+    let opener = world.opener();
+    for other in [None, cold(None)] {
+        let error = opener.open_for(BUCKET, 3, Source::Ahead, other).map(|_| ()).unwrap_err();
+        assert!(matches!(error, ServingError::NothingAhead { .. }), "{error}");
+    }
+    let mut session = opener.open_for(BUCKET, 3, Source::Ahead, cold(Some(9))).unwrap();
+    assert_eq!(session.correlations, Correlations::Ahead);
+    assert_eq!(world.secure(&mut session, 3, 8, 2).0, world.twin(3, 8, 2));
+}
+
+#[test]
+fn a_server_may_give_the_likeliest_tokens_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = tiny_model();
+    model.allow_sampling = false;
+    let mut world = World::start(folder, false, false, |dealer| dealer);
+    world.parties = Parties::start(model, &world.folder.path().join("other"), 2).unwrap();
+    let opener = world.opener();
+    let error = opener.open_live(cold(None)).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("most likely token only"), "{error}");
+    assert_eq!(world.secure(&mut opener.open().unwrap(), 3, 8, 1).0, world.twin(3, 8, 1));
+}
