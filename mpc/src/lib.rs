@@ -34,7 +34,7 @@ pub use operator::{InputShare, OperatorSession, join_token};
 pub use real::RealTwin;
 pub use seed::Seed;
 pub use session::{ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill};
-pub use spec::{Architecture, DecoderSpec, Pooling, Reveal, SpecError};
+pub use spec::{Architecture, DecoderSpec, Pooling, PrivateForm, Reveal, SpecError};
 pub use twin::Twin;
 pub use weights::{
     AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter, NormFloats, PrivateWeights,

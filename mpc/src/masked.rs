@@ -22,6 +22,7 @@
 
 mod bits;
 mod compare;
+mod full;
 mod linear;
 mod lookup;
 #[cfg(test)]
@@ -44,9 +45,10 @@ use marill_numeric::fixed::low_mask;
 
 use crate::seed::{Prg, Seed};
 use crate::spec::DecoderSpec;
-use crate::weights::{Lora, MaskedAdapter, PrivateWeights, adapter_masks};
+use crate::weights::{Lora, MaskedAdapter, PrivateWeights, RingLayer, adapter_masks, matrix_masks};
 use bits::{Bits, OpenBits};
 pub(crate) use compare::INDEX_BITS;
+use full::Matrices;
 use pack::{add_packed, byte_width, pack, pack_iter, pack_plane, payload_bytes, unpack, xor_packed_plane};
 
 /// What can go wrong while a program runs. Every variant says where; none says what a share was.
@@ -182,6 +184,8 @@ struct Evaluator {
     one_way: Option<bool>,
     /// Â and B̂ at E0, A and B at E1.
     adapter: Vec<[Lora; 7]>,
+    /// The same for whole matrices.
+    matrices: Matrices,
     #[cfg(test)]
     script: Option<script::ClientScript>,
 }
@@ -190,6 +194,7 @@ struct Source {
     masks: [Prg; 2],
     corrections: Prg,
     adapter_masks: Vec<[Lora; 7]>,
+    matrix_masks: Vec<RingLayer>,
     sink: Box<dyn Channel>,
     buffer: Vec<u8>,
     #[cfg(test)]
@@ -261,7 +266,8 @@ impl Masked {
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
         let corrections = Corrections::Seed(Box::new(Prg::new(seed, "corrections")));
-        Self::evaluator(spec, true, adapter.layers.clone(), seed, corrections, peer)
+        let held = (adapter.layers.clone(), Matrices::Masked(Arc::clone(&adapter.full)));
+        Self::evaluator(spec, true, held, seed, corrections, peer)
     }
 
     /// E1: the server.
@@ -276,18 +282,20 @@ impl Masked {
         source: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
         let corrections = Corrections::Stream { channel: source, buffer: Vec::new(), at: 0 };
-        Self::evaluator(spec, false, adapter.layers.clone(), seed, corrections, peer)
+        let held = (adapter.layers.clone(), Matrices::Own(Arc::clone(&adapter.full)));
+        Self::evaluator(spec, false, held, seed, corrections, peer)
     }
 
     fn evaluator(
         spec: &DecoderSpec,
         first: bool,
-        adapter: Vec<[Lora; 7]>,
+        (adapter, matrices): (Vec<[Lora; 7]>, Matrices),
         seed: &Seed,
         corrections: Corrections,
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
-        if adapter.len() != if spec.lora_rank == 0 { 0 } else { spec.num_layers } {
+        let layers = |held: bool| if held { spec.num_layers } else { 0 };
+        if adapter.len() != layers(spec.lora_rank > 0) || matrices.len() != layers(spec.is_full()) {
             return Err(ProtocolError::AdapterMismatch);
         }
         let masks = Prg::new(seed, "wire masks");
@@ -299,6 +307,7 @@ impl Masked {
             traffic: Traffic::default(),
             one_way: None,
             adapter,
+            matrices,
             #[cfg(test)]
             script: None,
         };
@@ -312,6 +321,7 @@ impl Masked {
             masks: [Prg::new(seed0, "wire masks"), Prg::new(seed1, "wire masks")],
             corrections: Prg::new(seed0, "corrections"),
             adapter_masks: adapter_masks(spec, adapter_seed),
+            matrix_masks: matrix_masks(spec, adapter_seed),
             sink,
             buffer: Vec::new(),
             #[cfg(test)]

@@ -35,6 +35,7 @@ pub fn decoder_spec(
         lora_rank: transforms.lora.as_ref().map_or(0, |lora| lora.rank),
         numeric,
         architecture: marill_mpc::Architecture::Llama,
+        private: Default::default(),
     })
 }
 

@@ -11,7 +11,7 @@ use super::script::{ClientScript, SourceScript, Tape};
 use super::{Masked, Role};
 use crate::decoder::{self, Cache};
 use crate::seed::{Prg, Seed};
-use crate::testing::{gaussian, random_weights, tiny_spec};
+use crate::testing::{gaussian, random_weights, tiny_spec, with_private_matrices};
 use crate::twin::pad_prompt;
 use crate::weights::{PrivateWeights, PublicWeights};
 use crate::{DecoderSpec, Twin};
@@ -108,6 +108,17 @@ impl Scene {
     /// GPT-2's blocks, whose norms have biases that the adapter sees.
     fn gpt2(seed: u64) -> Self {
         let spec = crate::testing::tiny_affine_spec(crate::Architecture::Gpt2);
+        Self::with(crate::testing::AffineModel::random(&spec, seed).quantise(), seed)
+    }
+
+    /// Whole matrices private.
+    fn full(seed: u64) -> Self {
+        Self::with(random_weights(&with_private_matrices(tiny_spec()), seed), seed)
+    }
+
+    /// The same for GPT-2, whose biases are private then.
+    fn full_gpt2(seed: u64) -> Self {
+        let spec = with_private_matrices(crate::testing::tiny_affine_spec(crate::Architecture::Gpt2));
         Self::with(crate::testing::AffineModel::random(&spec, seed).quantise(), seed)
     }
 
@@ -218,6 +229,9 @@ fn every_intermediate_value_equals_the_twins() {
     for (seed, scene) in [(0, Scene::new(0)), (1, Scene::new(1)), (2, Scene::new(2)), (2, Scene::gpt2(2))] {
         every_value_is_the_twins(&scene, seed, |scene, input, _| scene.twin(input));
     }
+    for scene in [Scene::full(2), Scene::full_gpt2(2)] {
+        every_value_is_the_twins(&scene, 2, |scene, input, _| scene.twin(input));
+    }
 }
 
 /// The twin that rounds by the coins of the session computes the session's integers; without them it draws its own.
@@ -269,6 +283,8 @@ fn frames_have_the_same_sizes_for_any_two_prompts_of_a_bucket() {
 fn the_servers_view_fits_any_other_input_byte_for_byte() {
     view_fits_another_input(&Scene::new(2));
     view_fits_another_input(&Scene::gpt2(2));
+    view_fits_another_input(&Scene::full(2));
+    view_fits_another_input(&Scene::full_gpt2(2));
 }
 
 fn view_fits_another_input(scene: &Scene) {
@@ -303,7 +319,11 @@ fn view_fits_another_input(scene: &Scene) {
 /// bytes say, and it sends frames of the same sizes.
 #[test]
 fn each_evaluator_runs_against_a_simulator_that_knows_shapes_only() {
-    let scene = Scene::new(3);
+    runs_against_a_simulator(&Scene::new(3));
+    runs_against_a_simulator(&Scene::full(3));
+}
+
+fn runs_against_a_simulator(scene: &Scene) {
     let input = scene.input(9, 10);
     let run = scene.record(&input, None);
     let mut prg = Prg::new(&Seed::from_bytes([99; 32]), "simulator");
@@ -326,7 +346,11 @@ fn each_evaluator_runs_against_a_simulator_that_knows_shapes_only() {
 /// What leaves a party looks uniform: over 100,000 bytes no byte value is far from its share.
 #[test]
 fn messages_and_corrections_look_uniform() {
-    let scene = Scene::new(4);
+    look_uniform(&Scene::new(4));
+    look_uniform(&Scene::full(4));
+}
+
+fn look_uniform(scene: &Scene) {
     let run = scene.record(&scene.input(10, 16), None);
     for (name, frames) in [("client", &run.client_frames), ("server", &run.server_frames), ("source", &run.corrections)]
     {
