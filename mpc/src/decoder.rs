@@ -12,7 +12,7 @@
 //! - Queries and keys are rotated before the one truncation that follows their projection.
 //! - The softmax divides after the value product; its weights are `exp(s - max)`, so their sum is at least one.
 //! - LLaMA's final norm is a positive scalar, which cannot change an arg-max, and is not computed. GPT-2's has a bias,
-//!   which can: it is computed, for the one row that asks.
+//!   which can: it is computed, for the one row that asks. A sampled token needs both (see [`crate::sampling`]).
 //! - A layer norm's gain is folded into the columns of the maps behind it and its bias into their biases; what the
 //!   private addition makes of that bias is a row that the server adds to its own share.
 
@@ -20,7 +20,9 @@ use marill_numeric::tables::tables;
 
 use crate::encoder;
 use crate::engine::{Attention, Engine, Gate, Step};
+use crate::masked::ProtocolError;
 use crate::nn::{self, NormScale};
+use crate::sampling::{self, Sampling};
 use crate::spec::{Architecture, DecoderSpec, Module};
 use crate::weights::PublicWeights;
 
@@ -40,13 +42,21 @@ pub(crate) mod width {
 pub struct Cache<E: Engine> {
     layers: Vec<(Option<E::Wire>, Option<E::Wire>)>,
     pub(crate) bias: Option<E::Wire>,
+    sampling: Option<Sampling>,
     len: usize,
 }
 
 impl<E: Engine> Cache<E> {
     #[must_use]
     pub fn new(spec: &DecoderSpec) -> Self {
-        Self { layers: (0..spec.num_layers).map(|_| (None, None)).collect(), bias: None, len: 0 }
+        Self { layers: (0..spec.num_layers).map(|_| (None, None)).collect(), bias: None, sampling: None, len: 0 }
+    }
+
+    /// As it is, for a session that draws its tokens; none: the most likely ones.
+    #[must_use]
+    pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
+        self.sampling = sampling;
+        self
     }
 
     /// Cached positions, padding included.
@@ -81,6 +91,9 @@ pub fn step<E: Engine>(
 ) -> Step<Option<u32>> {
     let spec = &weights.spec;
     if let Architecture::Bert { .. } = spec.architecture {
+        if cache.sampling.is_some() {
+            return Err(ProtocolError::Reveal { revealed: "the largest class" });
+        }
         return encoder::classify(engine, weights, boundary, bias, rows);
     }
     if cache.is_empty() {
@@ -112,6 +125,9 @@ pub fn step<E: Engine>(
     engine.enter_layer(None);
     if spec.architecture == Architecture::Gpt2 {
         hidden = nn::layer_norm(engine, &hidden, spec.hidden_size, norm_scale(spec), width::FULL)?;
+    }
+    if let Some(sampling) = cache.sampling {
+        return sampling::sample(engine, weights, &hidden, sampling);
     }
     let logits = head(engine, weights, &hidden);
     engine.argmax_to_client(&logits, "argmax")

@@ -147,7 +147,13 @@ pub trait Engine {
     fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, place: &'static str) -> Step<Self::Share>;
     /// A piecewise linear function of a positive value.
     fn piecewise(&mut self, s: &Self::Share, table: &Piecewise, place: &'static str) -> Step<Self::Share>;
-    /// Index of the largest element of a `[1, n]` row, the lowest of equals, told to the client alone.
+    /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded, drawn for this call.
+    fn add_noise(&mut self, x: &Self::Share, scale: f64) -> Self::Share;
+    /// For each element of a `[1, n]` row of sampled logits ([`crate::sampling`]) one where it is below the `keep`-th
+    /// largest, on the search's grid, and zero elsewhere; as a share modulo `2^32`.
+    fn below_largest(&mut self, x: &Self::Share, keep: usize, place: &'static str) -> Step<Self::Share>;
+    /// Index of the largest element of a `[1, n]` row, the lowest of equals, told to the client alone. Differences must
+    /// fit the share's width, or 48 bits where that is less.
     fn argmax_to_client(&mut self, x: &Self::Share, place: &'static str) -> Step<Option<u32>>;
     /// The values themselves modulo `2^bits`, a whole number of bytes, told to the client alone.
     fn reveal_to_client(&mut self, x: &Self::Share, bits: u32, place: &'static str) -> Step<Option<Vec<u64>>>;

@@ -22,6 +22,7 @@ pub mod nn;
 pub mod operator;
 pub mod range;
 pub mod real;
+pub mod sampling;
 pub mod seed;
 pub mod session;
 pub mod spec;
@@ -32,8 +33,11 @@ pub mod weights;
 pub use masked::{ProtocolError, Traffic};
 pub use operator::{InputShare, OperatorSession, join_token};
 pub use real::RealTwin;
+pub use sampling::{Sampling, Selection};
 pub use seed::Seed;
-pub use session::{ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill};
+pub use session::{
+    ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill, tally_step,
+};
 pub use spec::{Architecture, DecoderSpec, Pooling, PrivateForm, Reveal, SpecError};
 pub use twin::Twin;
 pub use weights::{

@@ -30,6 +30,7 @@ mod operation_tests;
 mod pack;
 mod piecewise;
 mod program;
+mod sampling;
 #[cfg(test)]
 mod script;
 mod tabulated;
@@ -243,6 +244,9 @@ pub struct Masked {
     /// Coins of stochastic roundings in order, for the twin.
     #[cfg(test)]
     coins: Vec<u64>,
+    /// The server's noise in order, for the twin.
+    #[cfg(test)]
+    noise: Vec<u64>,
     /// Own shares by place, for comparison with the twin.
     #[cfg(test)]
     trace: Vec<(&'static str, u32, Vec<u64>)>,
@@ -345,6 +349,8 @@ impl Masked {
             many: MANY,
             #[cfg(test)]
             coins: Vec::new(),
+            #[cfg(test)]
+            noise: Vec::new(),
             #[cfg(test)]
             trace: Vec::new(),
         }
@@ -488,7 +494,9 @@ impl Masked {
                 }
                 Role::Evaluator(e) => {
                     mask = e.wire_masks(&share.data, *bits);
-                    open = share.data.iter().zip(&mask).map(|(x, r)| x.wrapping_add(*r)).collect();
+                    // Whole bytes travel: what a share has above the width must not go along, nor a carry into it.
+                    let modulus = low_mask(*bits);
+                    open = share.data.iter().zip(&mask).map(|(x, r)| x.wrapping_add(*r) & modulus).collect();
                 }
             }
             wires.push(Wire { rows: share.rows, cols: share.cols, bits: *bits, open, mask, mask0 });

@@ -13,6 +13,7 @@ use marill_numeric::fixed::low_mask;
 
 use crate::decoder::{self, Cache};
 use crate::masked::{INDEX_BITS, Masked, ProtocolError, Traffic};
+use crate::sampling::Sampling;
 use crate::seed::{Prg, Seed};
 use crate::spec::{Architecture, DecoderSpec};
 use crate::twin::{check_room, pad_prompt};
@@ -93,6 +94,13 @@ impl OperatorSession {
         let engine = Masked::client(&weights.spec, adapter, &seed, peer)?.with_shared_ends();
         let cache = Cache::new(&weights.spec);
         Ok(Self { weights, engine, cache })
+    }
+
+    /// As [`crate::ClientSession::with_sampling`].
+    #[must_use]
+    pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
+        self.cache = self.cache.with_sampling(sampling);
+        self
     }
 
     /// Runs E0's share of a padded prompt; returns E0's share of the token.

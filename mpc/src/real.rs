@@ -347,6 +347,18 @@ impl Engine for Real {
         Ok(s.map(|v| if root { 58f64.exp2() / v.sqrt() } else { 40f64.exp2() / v }))
     }
 
+    /// None: this shows what the integers approximate, and noise is none of it.
+    fn add_noise(&mut self, x: &Reals, _scale: f64) -> Reals {
+        x.clone()
+    }
+
+    fn below_largest(&mut self, x: &Reals, keep: usize, _place: &'static str) -> Step<Reals> {
+        let mut sorted = x.data.clone();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let threshold = sorted[keep.clamp(1, sorted.len()) - 1];
+        Ok(x.map(|v| f64::from(u8::from(v < threshold))))
+    }
+
     fn argmax_to_client(&mut self, x: &Reals, _place: &'static str) -> Step<Option<u32>> {
         let best =
             x.data.iter().enumerate().fold((0, f64::MIN), |best, (i, &v)| if v > best.1 { (i, v) } else { best });

@@ -8,6 +8,7 @@ use crate::decoder::{self, Cache};
 use crate::encoder;
 use crate::masked::{Cost, Masked, ProtocolError, Traffic};
 use crate::operator::{InputShare, shared_step};
+use crate::sampling::{Sampling, Selection};
 use crate::seed::Seed;
 use crate::spec::DecoderSpec;
 use crate::twin::{check_room, pad_prompt};
@@ -32,6 +33,13 @@ impl ClientSession {
         let engine = Masked::client(&weights.spec, adapter, &seed, peer)?;
         let cache = Cache::new(&weights.spec);
         Ok(Self { weights, engine, cache })
+    }
+
+    /// As it is, for tokens that are drawn; all parties of a session must agree. Before the first step.
+    #[must_use]
+    pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
+        self.cache = self.cache.with_sampling(sampling);
+        self
     }
 
     /// Runs a prompt of `n · hidden_size` encoded boundary activations, padded to its bucket; returns the first token.
@@ -93,6 +101,13 @@ impl ServerSession {
         let engine = Masked::server(&weights.spec, private, &seed, peer, source)?;
         let cache = Cache::new(&weights.spec);
         Ok(Self { weights, engine, cache })
+    }
+
+    /// As [`ClientSession::with_sampling`]; the noise is this party's own, drawn for every token.
+    #[must_use]
+    pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
+        self.cache = self.cache.with_sampling(sampling);
+        self
     }
 
     /// As it is, for a session whose E0 is an operator; its steps are the shared ones.
@@ -170,6 +185,13 @@ impl DealerSession {
         self
     }
 
+    /// As it is, for a session whose tokens are chosen by this program. Before the first step.
+    #[must_use]
+    pub fn with_selection(mut self, selection: Selection) -> Self {
+        self.cache = self.cache.with_sampling(selection.shape());
+        self
+    }
+
     /// Writes the corrections of a prompt step.
     ///
     /// # Errors
@@ -207,27 +229,35 @@ fn run_blind(
     decoder::step(engine, weights, cache, None, None, rows).map(|_| ())
 }
 
-/// What a prompt step of `bucket` tokens costs.
+/// What a prompt step of `bucket` tokens costs, with a greedy token.
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
 pub fn tally_prefill(spec: &DecoderSpec, bucket: usize) -> Result<Cost, ProtocolError> {
-    let (mut engine, mut cache, shapes) = tally(spec);
-    check_room(spec, 0, bucket)?;
-    run_blind(&mut engine, &shapes, &mut cache, bucket)?;
-    Ok(engine.cost())
+    tally_step(spec, Selection::Greedy, 0, bucket)
 }
 
-/// What one decoded token costs with `cached` keys before it (a whole number of prompt positions).
+/// What one decoded token costs with `cached` keys before it (a whole number of prompt positions), chosen greedily.
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
 pub fn tally_decode(spec: &DecoderSpec, cached: usize) -> Result<Cost, ProtocolError> {
-    let (mut engine, mut cache, shapes) = tally(spec);
-    check_room(spec, cached, 1)?;
-    decoder::step(&mut engine, &shapes, &mut cache, None, None, cached)?;
+    tally_step(spec, Selection::Greedy, cached, 1)
+}
+
+/// What a step of `rows` rows costs behind `cached` keys, its token chosen by this program.
+///
+/// # Errors
+/// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Reveal`] for an encoder that is to sample.
+pub fn tally_step(spec: &DecoderSpec, selection: Selection, cached: usize, rows: usize) -> Result<Cost, ProtocolError> {
+    let (mut engine, cache, shapes) = tally(spec);
+    let mut cache = cache.with_sampling(selection.shape());
+    check_room(spec, cached, rows)?;
+    if cached > 0 {
+        decoder::step(&mut engine, &shapes, &mut cache, None, None, cached)?;
+    }
     let before = engine.cost();
-    decoder::step(&mut engine, &shapes, &mut cache, None, None, 1)?;
+    run_blind(&mut engine, &shapes, &mut cache, rows)?;
     Ok(engine.cost() - before)
 }
 

@@ -10,6 +10,7 @@ use crate::decoder::{self, Cache, PAD_BIAS};
 use crate::encoder;
 use crate::engine::{Attention, Engine, Gate, Step};
 use crate::masked::ProtocolError;
+use crate::sampling::{self, RANGE_BITS, Sampling, gumbel, search};
 use crate::seed::{Prg, Seed};
 use crate::spec::{Architecture, Module};
 use crate::weights::{PrivateWeights, PublicWeights, Rope};
@@ -49,15 +50,30 @@ enum Coins {
     Given(std::vec::IntoIter<u64>),
 }
 
+/// Where the server's noise comes from.
+enum Noise {
+    /// The operating system: a sample of what a session would answer.
+    Drawn,
+    /// A recorded session, in order.
+    #[cfg(test)]
+    Given(std::vec::IntoIter<u64>),
+    /// A fixed stream.
+    #[cfg(test)]
+    Stream(Box<Prg>),
+}
+
 /// The interpreter on plain integers.
 pub struct Clear {
     private: Arc<PrivateWeights>,
     rank: usize,
     rounding: Coins,
+    noise: Noise,
     /// Opened values by place, when a test asks for them.
     pub trace: Option<Vec<(&'static str, Vec<u64>)>>,
     /// The logits of the last step, as integers.
     logits: Vec<u64>,
+    /// Whether they are those of a sampled step, before its noise.
+    sampled: bool,
     /// The row that the logits were computed from is not visible here; its sum of squares is kept by the session.
     last_hidden: Vec<u64>,
 }
@@ -66,7 +82,16 @@ impl Clear {
     /// An interpreter with an adapter; `rank` is 0 when there is none.
     #[must_use]
     pub fn new(private: Arc<PrivateWeights>, rank: usize) -> Self {
-        Self { private, rank, rounding: Coins::Exact, trace: None, logits: Vec::new(), last_hidden: Vec::new() }
+        Self {
+            private,
+            rank,
+            rounding: Coins::Exact,
+            noise: Noise::Drawn,
+            trace: None,
+            logits: Vec::new(),
+            sampled: false,
+            last_hidden: Vec::new(),
+        }
     }
 
     /// As it is, rounding as a spec says: by coins of its own where it is stochastic.
@@ -89,6 +114,13 @@ impl Clear {
         };
         let by_coin = |(&v, coin): (&u64, u64)| f(v, &|z, shift| truncate_by_coin(z, shift, coin));
         Tensor { rows: x.rows, cols: x.cols, data: x.data.iter().zip(coins).map(by_coin).collect() }
+    }
+
+    /// As it is, with noise of a fixed stream.
+    #[cfg(test)]
+    pub(crate) fn with_noise(mut self, seed: &Seed) -> Self {
+        self.noise = Noise::Stream(Box::new(Prg::new(seed, "noise")));
+        self
     }
 
     fn record(&mut self, place: &'static str, data: &[u64]) {
@@ -331,9 +363,34 @@ impl Engine for Clear {
         Ok(out)
     }
 
+    fn add_noise(&mut self, x: &Tensor, scale: f64) -> Tensor {
+        self.logits.clone_from(&x.data);
+        self.sampled = true;
+        let noise = match &mut self.noise {
+            Noise::Drawn => gumbel(&mut Prg::new(&Seed::random(), "noise"), x.data.len(), scale),
+            #[cfg(test)]
+            Noise::Given(noise) => noise.take(x.data.len()).collect::<Vec<u64>>().into(),
+            #[cfg(test)]
+            Noise::Stream(prg) => gumbel(prg, x.data.len(), scale),
+        };
+        Tensor { data: x.data.iter().zip(noise.iter()).map(|(v, g)| v.wrapping_add(*g)).collect(), ..*x }
+    }
+
+    fn below_largest(&mut self, x: &Tensor, keep: usize, place: &'static str) -> Step<Tensor> {
+        check_range(&x.data, RANGE_BITS + 2, place).map_err(ProtocolError::Range)?;
+        let mut sorted: Vec<i64> = x.data.iter().map(|&v| v as i64).collect();
+        sorted.sort_unstable_by_key(|&v| std::cmp::Reverse(v));
+        let threshold = sorted[keep.clamp(1, sorted.len()) - 1] >> search::GRID_BITS << search::GRID_BITS;
+        let out = x.map(|v| u64::from((v as i64) < threshold));
+        self.record(place, &out.data);
+        Ok(out)
+    }
+
     fn argmax_to_client(&mut self, x: &Tensor, place: &'static str) -> Step<Option<u32>> {
         in_range(x, 48, place)?;
-        self.logits.clone_from(&x.data);
+        if !self.sampled {
+            self.logits.clone_from(&x.data);
+        }
         let best = x.data.iter().enumerate().max_by_key(|&(i, &v)| (v as i64, std::cmp::Reverse(i)));
         Ok(best.map(|(i, _)| i as u32))
     }
@@ -434,6 +491,7 @@ pub struct Twin {
     weights: Arc<PublicWeights>,
     engine: Clear,
     cache: Cache<Clear>,
+    sampling: Option<Sampling>,
 }
 
 impl Twin {
@@ -442,7 +500,7 @@ impl Twin {
         let rank = weights.spec.lora_rank;
         let engine = Clear::new(private, rank).with_rounding(weights.spec.numeric.rounding);
         let cache = Cache::new(&weights.spec);
-        Self { weights, engine, cache }
+        Self { weights, engine, cache, sampling: None }
     }
 
     /// Runs a prompt (`n · hidden_size` encoded boundary activations) and returns the first token of the answer.
@@ -488,12 +546,27 @@ impl Twin {
 
     /// Forgets the session.
     pub fn reset(&mut self) {
-        self.cache = Cache::new(&self.weights.spec);
+        self.cache = Cache::new(&self.weights.spec).with_sampling(self.sampling);
     }
 
     /// Keeps every value that later steps open, for comparison with another engine.
     pub fn start_trace(&mut self) {
         self.engine.trace = Some(Vec::new());
+    }
+
+    /// As it is, for a session that draws its tokens: by noise of its own, so that it samples what a session samples and
+    /// equals none.
+    #[must_use]
+    pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
+        self.sampling = sampling;
+        self.reset();
+        self
+    }
+
+    /// Takes the noise of a recorded session from here on.
+    #[cfg(test)]
+    pub(crate) fn take_noise(&mut self, noise: Vec<u64>) {
+        self.engine.noise = Noise::Given(noise.into_iter());
     }
 
     /// Rounds by the coins of a recorded session from here on.
@@ -511,6 +584,10 @@ impl Twin {
     #[must_use]
     pub fn last_logits(&self) -> Vec<f32> {
         let spec = &self.weights.spec;
+        if self.engine.sampled {
+            let unit = sampling::unit(spec);
+            return self.engine.logits.iter().map(|&v| (v as i64 as f64 / unit) as f32).collect();
+        }
         let head = f64::from(self.weights.lm_head_frac_bits).exp2();
         if !spec.architecture.is_llama() {
             let input = if spec.architecture == Architecture::Gpt2 {

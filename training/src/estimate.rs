@@ -3,7 +3,7 @@
 use crate::batches::Step;
 use crate::samples::Samples;
 use candle_core::Tensor;
-use marill_model::{Checkpoint, Config, Transforms};
+use marill_model::{Checkpoint, Config, MODULES, Transforms};
 use marill_recipe::{Freeze, Recipe};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -35,7 +35,7 @@ pub struct Estimate {
     pub graph_bytes: usize,
     /// The same with `gradient_checkpointing`.
     pub graph_bytes_in_blocks: usize,
-    /// Logits, and the vectors that reading and writing files takes.
+    /// Logits, rounded copies of weights, and the vectors that reading and writing files takes.
     pub other_bytes: usize,
     /// One checkpoint on disk; two are kept.
     pub checkpoint_bytes: usize,
@@ -84,7 +84,9 @@ impl Estimate {
             },
             graph_bytes: (private * layer + passing) * F32,
             graph_bytes_in_blocks: (private * rows * config.hidden_size + layer + passing) * F32,
-            other_bytes: PROGRAM + LOGIT_ROWS * config.vocab_size * F32 * teacher,
+            other_bytes: PROGRAM
+                + LOGIT_ROWS * config.vocab_size * F32 * teacher
+                + if recipe.train.quantise_last_steps > 0 { rounded_copies(config, private) } else { 0 },
             checkpoint_bytes: 3 * trained * F32,
             adapter_bytes: if full { weights * F32 } else { trained * F32 },
         }
@@ -107,6 +109,12 @@ impl Estimate {
 fn floats_a_row(config: &Config) -> usize {
     let (q, kv) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
     6 * config.hidden_size + 3 * q + 3 * kv + 3 * config.intermediate_size
+}
+
+/// The frozen matrices of the private layers on the secure program's grid, beside the ones they were made of.
+fn rounded_copies(config: &Config, private: usize) -> usize {
+    let shapes = MODULES.iter().filter_map(|module| config.module_shape(module));
+    private * shapes.map(|[out, inner]| out * inner).sum::<usize>() * F32
 }
 
 fn trained_parameters(base: &Checkpoint, transforms: &Transforms, freeze: &Freeze) -> usize {

@@ -3,7 +3,7 @@ use crate::params::Params;
 use crate::samples::targets;
 use crate::{Sample, TrainError};
 use candle_core::{Tensor, Var};
-use marill_model::ops::{Dropout, HeadLoss, head_loss, row_distance};
+use marill_model::ops::{Dropout, FakeQuant, HeadLoss, head_loss, row_distance};
 use marill_model::{Decoder, Rows};
 use marill_recipe::{Distill, Stage};
 
@@ -14,6 +14,8 @@ pub(crate) struct Pass<'a> {
     pub samples: &'a [Sample],
     pub batch: &'a [usize],
     pub dropout: Option<Dropout>,
+    /// The private layers compute with the secure program's values.
+    pub fake_quant: Option<FakeQuant>,
     pub stage: Stage,
     /// What the teacher says to this batch, as far as the stage asks.
     pub said: Said,
@@ -39,7 +41,7 @@ pub(crate) fn stage_of(distill: Option<&Distill>, step: usize, steps: usize) -> 
 impl Pass<'_> {
     fn rows(&self) -> Rows {
         let lengths: Vec<usize> = self.batch.iter().map(|&i| self.samples[i].tokens.len()).collect();
-        Rows { dropout: self.dropout, ..Rows::packed(&lengths) }
+        Rows { dropout: self.dropout, fake_quant: self.fake_quant, ..Rows::packed(&lengths) }
     }
 
     /// The loss as one graph over all private layers; `x [N, hidden]` is what enters them.

@@ -9,11 +9,12 @@ use crate::params::Params;
 use crate::samples::{self, Samples};
 use crate::{Rng, TrainError, scratch, state};
 use candle_core::Tensor;
-use marill_model::ops::Dropout;
+use marill_model::ops::{Dropout, FakeQuant};
 use marill_model::{
     Adapter, Checkpoint, Config, Decoder, HeadMerge, LoraConfig, TensorDtype, Transforms, adjacent_groups,
     strided_groups,
 };
+use marill_numeric::NumericSpec;
 use marill_recipe::{Checkpointing, Grouping, Init, Recipe, RecipeError, locate};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -111,6 +112,11 @@ pub fn transforms_for(recipe: &Recipe, config: &Config) -> Result<Transforms, Tr
     Ok(transforms)
 }
 
+/// The secure program's scales, those of every export.
+fn fake_quant() -> FakeQuant {
+    FakeQuant::from(&NumericSpec::default())
+}
+
 pub(crate) struct Run<'a> {
     recipe: &'a Recipe,
     options: &'a TrainOptions,
@@ -119,6 +125,8 @@ pub(crate) struct Run<'a> {
     pub(crate) samples: Samples,
     pub(crate) params: Params,
     decoder: Decoder,
+    /// The same with frozen weights on the secure program's grid, from the first quantised step on.
+    on_grid: Option<Decoder>,
     pub(crate) steps: Vec<Step>,
     activations: Activations,
     validation: Activations,
@@ -168,6 +176,7 @@ impl<'a> Run<'a> {
             samples,
             params,
             decoder,
+            on_grid: None,
             steps,
             activations,
             validation,
@@ -265,7 +274,13 @@ impl<'a> Run<'a> {
             None => Said::default(),
         };
         let dropout = self.dropout(step, nth);
-        let pass = Pass { decoder: &self.decoder, frozen, samples, batch, dropout, stage, said, targets, tokens };
+        let fake_quant = (step + self.recipe.train.quantise_last_steps > self.steps.len()).then(fake_quant);
+        let decoder = match (&mut self.on_grid, fake_quant) {
+            (_, None) => &self.decoder,
+            (Some(rounded), Some(_)) => rounded,
+            (empty, Some(law)) => empty.insert(self.decoder.on_grid(frozen, law)?),
+        };
+        let pass = Pass { decoder, frozen, samples, batch, dropout, fake_quant, stage, said, targets, tokens };
         let loss = if self.in_blocks {
             pass.backward_in_blocks(x, &mut self.params)?
         } else {
@@ -295,8 +310,8 @@ impl<'a> Run<'a> {
             let frozen = self.transforms.frozen_layers;
             let x = self.validation.boundary(&self.decoder, frozen, samples, batch)?;
             let (decoder, stage, said) = (&self.decoder, stage_of(None, 1, 1), Said::default());
-            let (dropout, targets, tokens) = (None, count, 1);
-            let pass = Pass { decoder, frozen, samples, batch, dropout, stage, said, targets, tokens };
+            let (dropout, fake_quant, targets, tokens) = (None, None, count, 1);
+            let pass = Pass { decoder, frozen, samples, batch, dropout, fake_quant, stage, said, targets, tokens };
             loss += f64::from(pass.loss(x)?.to_scalar::<f32>()?);
         }
         Ok(Some(loss))

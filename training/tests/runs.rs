@@ -306,6 +306,26 @@ fn one_graph_or_a_graph_for_each_layer_gives_the_same_bits() {
 }
 
 #[test]
+fn the_last_steps_see_the_secure_programs_values_and_the_first_ones_do_not() {
+    let place = Place::new(true);
+    let losses = |dir: &str, settings: &[&str]| -> (Vec<f64>, Vec<u8>) {
+        let output = format!("output.dir=DIR/{dir}");
+        let report = place.run(TUNE, &[&["train.max_steps=9", &output], settings].concat()).unwrap();
+        let metrics = std::fs::read_to_string(place.path(dir).join("metrics.jsonl")).unwrap();
+        let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
+        (metrics.lines().map(loss).collect(), bytes(report.adapter.unwrap()))
+    };
+    let (plain, _) = losses("plain", &[]);
+    let (quantised, adapter) = losses("quantised", &["train.quantise_last_steps=4"]);
+    assert_eq!(plain[..5], quantised[..5]);
+    for (step, (plain, quantised)) in plain.iter().zip(&quantised).enumerate().skip(5) {
+        assert!(plain != quantised && (plain - quantised).abs() < 0.01 * plain, "{step}: {plain}, {quantised}");
+    }
+    let in_blocks = ["train.quantise_last_steps=4", "train.gradient_checkpointing=always"];
+    assert_eq!(losses("blocks", &in_blocks), (quantised, adapter));
+}
+
+#[test]
 fn dropout_changes_the_run_and_nothing_is_dropped_when_the_loss_is_measured() {
     let place = Place::new(true);
     let mut losses = Vec::new();

@@ -1,12 +1,14 @@
 //! An ordinary full fine-tune from recipe to private answer, with processes of the real binary.
 
+// Shared with other test binaries, which use other parts of it.
+#[allow(dead_code)]
 #[path = "end_to_end/services.rs"]
 mod services;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use services::{World, marill};
 
 const BASE: &str = r#"
@@ -91,15 +93,22 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A private answer of three processes, compared with the twin.
+/// A private answer of three processes, compared with the twin and with what the gateway says.
 fn answer(partition: &Path) -> Value {
     let world = World::with_partition(partition.into());
     let (dealer, server) = world.parties();
+    let gateway = world.gateway(&server.url, &dealer.url);
+    let asked = json!({ "prompt": "number 123", "max_tokens": 4, "ignore_eos": true });
+    let (status, told) = gateway.post("/v1/completions", &asked);
+    assert_eq!(status, 200, "{told}");
     let mut command = marill();
     command.args(["generate", &server.url, "--dealer", &dealer.url, "--prompt", "number 123", "--json"]);
     command.args(["--max-tokens", "4", "--ignore-eos", "--check-twin"]).arg(partition);
     let output = world.client_folders(&mut command).output().unwrap();
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&output)))
+    let answer: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
+    assert_eq!(answer["text"], told["choices"][0]["text"]);
+    answer
 }
 
 #[test]

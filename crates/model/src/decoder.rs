@@ -1,6 +1,6 @@
 //! The LLaMA-family decoder. Axes: `N` rows (tokens of all sequences, without padding), hidden size, `H * D`.
 
-use crate::ops::{self, Dropout, RopeTable, Segment};
+use crate::ops::{self, Dropout, FakeQuant, RopeTable, Segment};
 use crate::{Config, ModelError, Transforms};
 use candle_core::Tensor;
 use std::ops::Range;
@@ -22,6 +22,8 @@ pub struct Rows {
     pub segments: Arc<Vec<Segment>>,
     /// What the low-rank additions do not see in this pass; training only.
     pub dropout: Option<Dropout>,
+    /// Computes with the values of the secure program; training only.
+    pub fake_quant: Option<FakeQuant>,
 }
 
 impl Rows {
@@ -34,13 +36,15 @@ impl Rows {
             segment
         });
         let segments = Arc::new(segments.collect());
-        Self { positions: Arc::new(lengths.iter().flat_map(|&len| 0..len).collect()), segments, dropout: None }
+        let positions = Arc::new(lengths.iter().flat_map(|&len| 0..len).collect());
+        Self { positions, segments, dropout: None, fake_quant: None }
     }
 
     /// `new` rows behind `past` cached ones.
     pub fn appended(past: usize, new: usize) -> Self {
         let segment = Segment { q_start: 0, q_len: new, k_start: 0, k_len: past + new };
-        Self { positions: Arc::new((past..past + new).collect()), segments: Arc::new(vec![segment]), dropout: None }
+        let positions = Arc::new((past..past + new).collect());
+        Self { positions, segments: Arc::new(vec![segment]), dropout: None, fake_quant: None }
     }
 }
 
@@ -53,15 +57,40 @@ pub struct Linear {
     pub lora: Option<(Tensor, Tensor, f64)>,
 }
 
+/// What the secure program folds into a map before it rounds the map's weights.
+#[derive(Clone, Copy)]
+struct Folded<'a> {
+    /// The gain of the norm before it.
+    gain: Option<&'a Tensor>,
+    /// The softmax scale's part that is no power of two, in the query map.
+    factor: f64,
+}
+
 impl Linear {
-    fn forward(&self, x: &Tensor, dropout: Option<Dropout>) -> candle_core::Result<Tensor> {
-        match &self.lora {
-            None => ops::linear(x, &self.weight),
-            Some((a, b, scale)) if self.weight.is_variable() => {
-                ops::linear(x, &self.weight)? + ops::low_rank(x, None, (a, b), *scale, dropout)?
-            }
-            Some((a, b, scale)) => ops::low_rank(x, Some(&self.weight), (a, b), *scale, dropout),
+    fn forward(
+        &self,
+        x: &Tensor,
+        dropout: Option<Dropout>,
+        law: Option<(FakeQuant, Folded<'_>)>,
+    ) -> candle_core::Result<Tensor> {
+        let Some((a, b, scale)) = &self.lora else { return ops::linear(x, &self.weight) };
+        let (a, b) = match law {
+            None => (a.clone(), b.clone()),
+            Some((law, fold)) => ops::round_factors((a, b), fold.gain, scale * fold.factor, law)?,
+        };
+        if self.weight.is_variable() {
+            return ops::linear(x, &self.weight)? + ops::low_rank(x, None, (&a, &b), *scale, dropout)?;
         }
+        ops::low_rank(x, Some(&self.weight), (&a, &b), *scale, dropout)
+    }
+
+    /// A frozen weight on the grid of the secure program; a trained one stays what it is.
+    fn on_grid(&self, fold: Folded<'_>, law: FakeQuant) -> candle_core::Result<Self> {
+        let weight = match self.weight.is_variable() {
+            true => self.weight.clone(),
+            false => ops::round_weight(&self.weight, fold.gain, fold.factor, law)?,
+        };
+        Ok(Self { weight, lora: self.lora.clone() })
     }
 }
 
@@ -111,6 +140,23 @@ pub struct Block {
     /// Query heads that share a softmax.
     pub groups: Arc<Vec<Vec<usize>>>,
     pub attn_scale: f64,
+}
+
+impl Block {
+    /// The factor in (1/2, 1] that with a power of two makes up the softmax scale.
+    fn query_factor(&self) -> f64 {
+        self.attn_scale * (-self.attn_scale.log2()).floor().exp2()
+    }
+
+    /// By the module's place in [`MODULES`].
+    fn folded(&self, module: usize) -> Folded<'_> {
+        let gain = match module {
+            0..=2 => Some(&self.input_layernorm),
+            4 | 5 => Some(&self.post_attention_layernorm),
+            _ => None,
+        };
+        Folded { gain, factor: if module == 0 { self.query_factor() } else { 1.0 } }
+    }
 }
 
 /// The whole model: embedding, layers, final norm and head.
@@ -209,22 +255,61 @@ impl Decoder {
     }
 
     fn block(&self, layer: usize, x: Tensor, rows: &Rows, cache: Option<&mut Cache>) -> candle_core::Result<Tensor> {
-        let (b, eps) = (&self.layers[layer], self.config.rms_norm_eps);
-        let dropout = |module: usize| rows.dropout.map(|d| d.at((layer * MODULES.len() + module) as u64));
-        let h = ops::rms_norm(&x, &b.input_layernorm, eps)?;
-        let q = ops::rope(&b.q_proj.forward(&h, dropout(0))?, &self.rope, &rows.positions)?;
-        let k = ops::rope(&b.k_proj.forward(&h, dropout(1))?, &self.rope, &rows.positions)?;
-        let v = b.v_proj.forward(&h, dropout(2))?;
+        let (b, eps, law) = (&self.layers[layer], self.config.rms_norm_eps, rows.fake_quant);
+        let forward = |linear: &Linear, module: usize, x: &Tensor| {
+            let dropout = rows.dropout.map(|d| d.at((layer * MODULES.len() + module) as u64));
+            linear.forward(x, dropout, law.map(|law| (law, b.folded(module))))
+        };
+        let cut = |x: Tensor| law.map_or(Ok(x.clone()), |law| law.activation(&x));
+        let x = law.map_or(Ok(x.clone()), |law| law.residual(&x))?;
+        let h = ops::rms_norm(&x, &b.input_layernorm, eps, law)?;
+        let mut q = ops::rope(&forward(&b.q_proj, 0, &h)?, &self.rope, &rows.positions)?;
+        if let Some(law) = law {
+            q = ops::round_to(&q, f64::from(law.frac_bits).exp2() * b.query_factor())?;
+        }
+        let k = cut(ops::rope(&forward(&b.k_proj, 1, &h)?, &self.rope, &rows.positions)?)?;
+        let v = cut(forward(&b.v_proj, 2, &h)?)?;
         let (k, v) = match cache {
             None => (k, v),
             Some(cache) => cache.append(k, v)?,
         };
-        let mixed = ops::attention(&q, &k, &v, &rows.segments, &b.groups, self.config.head_dim, b.attn_scale)?;
-        let x = (x + b.o_proj.forward(&mixed, dropout(3))?)?;
+        let mixed = ops::attention(&q, &k, &v, &rows.segments, &b.groups, self.config.head_dim, b.attn_scale, law)?;
+        let x = self.add_residual(x, forward(&b.o_proj, 3, &cut(mixed)?)?, law)?;
 
-        let h = ops::rms_norm(&x, &b.post_attention_layernorm, eps)?;
-        let inner = ops::swiglu(&b.gate_proj.forward(&h, dropout(4))?, &b.up_proj.forward(&h, dropout(5))?)?;
-        x + b.down_proj.forward(&inner, dropout(6))?
+        let h = ops::rms_norm(&x, &b.post_attention_layernorm, eps, law)?;
+        let (gate, up) = (cut(forward(&b.gate_proj, 4, &h)?)?, cut(forward(&b.up_proj, 5, &h)?)?);
+        let inner = ops::swiglu(&gate, &up, law)?;
+        self.add_residual(x, forward(&b.down_proj, 6, &inner)?, law)
+    }
+
+    fn add_residual(&self, x: Tensor, out: Tensor, law: Option<FakeQuant>) -> candle_core::Result<Tensor> {
+        x + law.map_or(Ok(out.clone()), |law| law.residual(&out))?
+    }
+
+    /// The model with rotary tables, and frozen weights of the layers from `first` on, as the secure program holds them;
+    /// what is trained is shared with this one. [`Rows::fake_quant`] does the rest.
+    ///
+    /// # Errors
+    /// From candle.
+    pub fn on_grid(&self, first: usize, law: FakeQuant) -> Result<Self, ModelError> {
+        let rope = Arc::new(self.rope.rounded(law.rope_frac_bits));
+        let mut rounded = Self { rope, ..self.clone() };
+        for b in &mut rounded.layers[first..] {
+            let fold = |module: usize| b.folded(module);
+            let [q_proj, k_proj, v_proj, o_proj] = [
+                b.q_proj.on_grid(fold(0), law)?,
+                b.k_proj.on_grid(fold(1), law)?,
+                b.v_proj.on_grid(fold(2), law)?,
+                b.o_proj.on_grid(fold(3), law)?,
+            ];
+            let [gate_proj, up_proj, down_proj] = [
+                b.gate_proj.on_grid(fold(4), law)?,
+                b.up_proj.on_grid(fold(5), law)?,
+                b.down_proj.on_grid(fold(6), law)?,
+            ];
+            *b = Block { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, ..b.clone() };
+        }
+        Ok(rounded)
     }
 
     /// The final norm, `[N, hidden]`.
@@ -232,7 +317,7 @@ impl Decoder {
     /// # Errors
     /// From candle.
     pub fn finish(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(ops::rms_norm(x, &self.norm, self.config.rms_norm_eps)?)
+        Ok(ops::rms_norm(x, &self.norm, self.config.rms_norm_eps, None)?)
     }
 
     /// Logits `[N, vocab]` of rows that went through [`Decoder::finish`].

@@ -5,6 +5,7 @@
 
 mod attention;
 mod dropout;
+mod fake_quant;
 mod gemm;
 mod head;
 mod linear;
@@ -16,6 +17,7 @@ mod swiglu;
 
 pub use attention::{Segment, attention};
 pub use dropout::Dropout;
+pub use fake_quant::{FakeQuant, round_factors, round_to, round_weight};
 pub use gemm::{Mat, MatMut, dot, gemm};
 pub use head::{HeadLoss, Teacher, head_loss};
 pub use linear::linear;

@@ -1,11 +1,12 @@
 //! A small random model: gradients against finite differences, cache against whole sequences, files back and forth.
 
 use candle_core::{Device, Tensor, Var};
-use marill_model::ops::{Dropout, HeadLoss, Teacher, head_loss, row_distance};
+use marill_model::ops::{Dropout, FakeQuant, HeadLoss, Teacher, head_loss, rms_norm, row_distance};
 use marill_model::{
     Checkpoint, Config, Decoder, FloatModel, HeadMerge, LoraConfig, MODULES, ModelError, Prefix, Rows, TensorDtype,
     Tokenizer, Transforms, module_path, strided_groups,
 };
+use marill_numeric::NumericSpec;
 use std::collections::BTreeMap;
 
 /// A fixed sequence in (-0.5, 0.5), the same on every machine.
@@ -173,6 +174,42 @@ fn a_frozen_weight_under_a_low_rank_addition_changes_no_gradient() {
 }
 
 #[test]
+fn fake_quantised_gradients_are_nearly_those_of_the_floats_and_pass_every_rounding() {
+    let base = checkpoint();
+    let (decoder, vars) = trainable(&base, &transforms(&base.config));
+    let law = FakeQuant::from(&NumericSpec::default());
+    let run = |fake_quant: Option<FakeQuant>| {
+        let rows = Rows { fake_quant, ..Rows::packed(&[5, 3]) };
+        let x = decoder.embed(&[3, 7, 1, 29, 4, 9, 9, 2]).unwrap();
+        let x = decoder.finish(&decoder.run(x, 0..3, &rows, None).unwrap()).unwrap();
+        let labels = vec![7, 1, 29, 4, 5, 9, 2, 0];
+        head_loss(&x, &decoder.lm_head, HeadLoss { labels, scale: 0.125, teacher: None }).unwrap()
+    };
+    let (plain, rounded) = (run(None), run(Some(law)));
+    let (a, b) = (plain.to_scalar::<f32>().unwrap(), rounded.to_scalar::<f32>().unwrap());
+    assert!(a != b && (a - b).abs() < 1e-2 * a, "{a} in floats, {b} fake-quantised");
+    let (plain, rounded) = (plain.backward().unwrap(), rounded.backward().unwrap());
+    for (name, var) in &vars {
+        let values = |grads: &candle_core::backprop::GradStore| -> Vec<f32> {
+            grads.get(var.as_tensor()).unwrap_or_else(|| panic!("`{name}`")).flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let (a, b) = (values(&plain), values(&rounded));
+        let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(x * y)).sum::<f64>();
+        let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
+        assert!(cosine > 0.999, "`{name}`: {cosine}");
+    }
+}
+
+#[test]
+fn a_row_outside_the_laws_range_is_refused_when_fake_quantised() {
+    let law = FakeQuant::from(&NumericSpec::default());
+    let (x, gain) = (tensor(1, &[2, 32], 1e6), tensor(2, &[32], 1.0));
+    assert!(rms_norm(&x, &gain, 1e-5, None).is_ok());
+    let error = rms_norm(&x, &gain, 1e-5, Some(law)).unwrap_err().to_string();
+    assert!(error.contains("not below 65536"), "{error}");
+}
+
+#[test]
 fn frozen_weights_get_no_gradient() {
     let base = checkpoint();
     let a = Var::from_tensor(&tensor(1, &[2, 32], 0.5)).unwrap();
@@ -196,7 +233,7 @@ fn merged_attention_is_the_formula() {
     let (q, k, v) = (tensor(1, &[n, 32], 2.0), tensor(2, &[n, 16], 2.0), tensor(3, &[n, 16], 2.0));
     let groups = strided_groups(&config, 2).unwrap();
     let segments = Rows::packed(&[n]).segments;
-    let got = marill_model::ops::attention(&q, &k, &v, &segments, &groups.clone().into(), d, 0.3).unwrap();
+    let got = marill_model::ops::attention(&q, &k, &v, &segments, &groups.clone().into(), d, 0.3, None).unwrap();
     let got = got.to_vec2::<f32>().unwrap();
     let (q, k, v) = (q.to_vec2::<f32>().unwrap(), k.to_vec2::<f32>().unwrap(), v.to_vec2::<f32>().unwrap());
     for group in &groups {

@@ -287,6 +287,13 @@ pub struct Train {
     pub checkpoint_steps: usize,
     /// Keep one layer's graph at a time and compute its inside twice: the same result in less memory.
     pub gradient_checkpointing: Checkpointing,
+    /// In this many steps at the end of the run the private layers compute with the secure program's roundings.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub quantise_last_steps: usize,
+}
+
+fn is_zero(steps: &usize) -> bool {
+    *steps == 0
 }
 
 impl Default for Train {
@@ -301,6 +308,7 @@ impl Default for Train {
             seed: 0,
             checkpoint_steps: 100,
             gradient_checkpointing: Checkpointing::Auto,
+            quantise_last_steps: 0,
         }
     }
 }

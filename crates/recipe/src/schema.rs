@@ -73,6 +73,7 @@ const TRAIN: &[(&str, Kind)] = &[
     ("seed", Whole(0)),
     ("checkpoint_steps", Whole(1)),
     ("gradient_checkpointing", OneOf(&["auto", "always", "never"])),
+    ("quantise_last_steps", Whole(0)),
 ];
 
 const STAGE: &[(&str, Kind)] = &[
@@ -205,6 +206,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("seed", "train.seed"),
     ("unfrozen_parameters", "freeze.layers"),
     ("freeze_layers", "freeze.layers"),
+    ("quantize_last_steps", "train.quantise_last_steps"),
 ];
 
 /// Keys of other tools that have no counterpart, and why.

@@ -82,7 +82,8 @@ impl Masked {
     /// evaluator keeps its share, for the client to add.
     pub(super) fn argmax(&mut self, x: &Share, place: &'static str) -> Result<Option<u32>, ProtocolError> {
         let mut lens = vec![x.len()];
-        let mut values = Share { rows: 1, cols: x.len(), bits: 48, data: x.data.clone() };
+        let width = x.bits.min(48);
+        let mut values = Share { rows: 1, cols: x.len(), bits: width, data: x.data.clone() };
         let mut indices = self.public_share((0..x.len() as u64).collect());
         let mut first_level = true;
         while lens[0] > 1 {
@@ -90,14 +91,14 @@ impl Masked {
             let (a, b) = (self.gather(&values, &left), self.gather(&values, &right));
             let (ia, ib) = (self.gather(&indices, &left), self.gather(&indices, &right));
             let difference = self.sub_shares(&a, &b);
-            let (mut wires, _) = self.exchange(&[(&difference, 48)], &[], place)?;
+            let (mut wires, _) = self.exchange(&[(&difference, width)], &[], place)?;
             let wire = wires.remove(0);
             let pending = self.sign_of(&wire, place)?;
             let step = self.sub_shares(&ib, &ia);
             // In the first level neighbours meet, so the index moves by the bit itself.
             let opened: &[(&Share, u32)] = if first_level { &[] } else { &[(&step, INDEX_BITS)] };
             let (steps, negative) = self.finish_sign(&pending, opened, place)?;
-            let (bit, monomials) = negative.share(self, 48)?;
+            let (bit, monomials) = negative.share(self, width)?;
             let drop = negative.times(self, &wire, &monomials)?;
             let moves = if first_level { bit } else { negative.times(self, &steps[0], &monomials)? };
             let winners: Vec<u64> = a.data.iter().zip(drop).map(|(a, d)| a.wrapping_sub(d)).collect();

@@ -260,3 +260,29 @@ fn softmax_over_2048_keys_is_within_a_thousandth() {
     }
     assert!(worst < 1e-3, "{worst}");
 }
+
+struct BelowLargest(usize);
+
+impl Program for BelowLargest {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+        let share = engine.share(&input);
+        engine.below_largest(&share, self.0, "test")
+    }
+}
+
+/// Both forms of the search, with equals, values around the grid's points and at the ends of the range.
+#[test]
+fn the_elements_below_the_kth_largest_are_the_twins() {
+    let limit = (1i64 << 24) - 1;
+    let mut values: Vec<i64> = words("kth", 200).iter().map(|w| (*w as i64) >> 40).collect();
+    values.extend([0, 1, -1, 127, 128, 129, -127, -128, -129, limit, limit, -limit, 5_000, 5_000, 5_000]);
+    let values: Vec<u64> = values.into_iter().map(|v| v as u64).collect();
+    let n = values.len();
+    for keep in [1, 2, 3, 50, n - 1, n, n + 7] {
+        let below = run_everywhere(&BelowLargest(keep), &values, 1, 64).iter().sum::<u64>() as usize;
+        assert!(n - below >= keep.min(n), "at least {keep} stay, {below} of {n} do not");
+    }
+    let narrow: Vec<u64> = (0..40u64).map(|i| (i * 3).wrapping_sub(60)).collect();
+    let below = run_everywhere(&BelowLargest(5), &narrow, 1, 64);
+    assert_eq!(below.iter().sum::<u64>(), 20, "those from zero up share the k-th one's step of the grid");
+}

@@ -199,6 +199,17 @@ impl Engine for Masked {
         Ok(out)
     }
 
+    fn add_noise(&mut self, x: &Share, scale: f64) -> Share {
+        self.add_own_noise(x, scale)
+    }
+
+    fn below_largest(&mut self, x: &Share, keep: usize, place: &'static str) -> Step<Share> {
+        self.at(place);
+        let out = self.below_kth(x, keep, place)?;
+        self.record(place, &out);
+        Ok(out)
+    }
+
     fn argmax_to_client(&mut self, x: &Share, place: &'static str) -> Step<Option<u32>> {
         self.at(place);
         self.argmax(x, place)

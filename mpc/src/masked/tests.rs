@@ -10,6 +10,7 @@ use marill_numeric::{NumericSpec, Rounding};
 use super::script::{ClientScript, SourceScript, Tape};
 use super::{Masked, Role};
 use crate::decoder::{self, Cache};
+use crate::sampling::Sampling;
 use crate::seed::{Prg, Seed};
 use crate::testing::{gaussian, random_weights, tiny_spec, with_private_matrices};
 use crate::twin::pad_prompt;
@@ -78,6 +79,7 @@ struct Scene {
     adapter_seed: Seed,
     seed0: Seed,
     seed1: Seed,
+    sampling: Option<Sampling>,
 }
 
 /// Tokens, and values by place.
@@ -92,6 +94,7 @@ struct Recording {
     server_frames: Vec<Vec<u8>>,
     corrections: Vec<Vec<u8>>,
     coins: Vec<u64>,
+    noise: Vec<u64>,
     client_trace: Vec<(&'static str, u32, Vec<u64>)>,
     server_trace: Vec<(&'static str, u32, Vec<u64>)>,
 }
@@ -124,7 +127,11 @@ impl Scene {
 
     fn with((public, private): (Arc<PublicWeights>, Arc<PrivateWeights>), seed: u64) -> Self {
         let fixed = |k: u8| Seed::from_bytes([k.wrapping_add(seed as u8); 32]);
-        Self { public, private, adapter_seed: fixed(11), seed0: fixed(12), seed1: fixed(13) }
+        Self { public, private, adapter_seed: fixed(11), seed0: fixed(12), seed1: fixed(13), sampling: None }
+    }
+
+    fn sampling(self, temperature: f64, top_k: Option<u32>) -> Self {
+        Self { sampling: Sampling::new(temperature, top_k).unwrap(), ..self }
     }
 
     fn spec(&self) -> &DecoderSpec {
@@ -148,7 +155,7 @@ impl Scene {
         input: Option<&Input>,
         bucket: usize,
     ) -> Result<Vec<Option<u32>>, super::ProtocolError> {
-        let mut cache = Cache::new(self.spec());
+        let mut cache = Cache::new(self.spec()).with_sampling(self.sampling);
         let padded = input.map(|(prompt, _)| pad_prompt(self.spec(), prompt).unwrap());
         let (prompt, bias) = (padded.as_ref().map(|p| p.0.as_slice()), padded.as_ref().map(|p| p.1.as_slice()));
         let first = decoder::step(engine, &self.public, &mut cache, prompt, bias, bucket)?;
@@ -179,19 +186,20 @@ impl Scene {
             let server = scope.spawn(|| {
                 let mut engine = self.server(Tap::new(server_end, &logs[1], None), Box::new(stream));
                 self.steps(&mut engine, None, bucket);
-                engine.trace
+                (engine.trace, engine.noise)
             });
             let mut source = self.source(Tap::new(sink, &logs[2], flip));
             scope.spawn(move || self.steps(&mut source, None, bucket));
             let mut engine = self.client(Tap::new(client_end, &logs[0], None));
             let tokens = self.steps(&mut engine, Some(input), bucket);
-            let server_trace = server.join().unwrap();
+            let (server_trace, noise) = server.join().unwrap();
             Recording {
                 tokens,
                 client_frames: take(&logs[0]),
                 server_frames: take(&logs[1]),
                 corrections: take(&logs[2]),
                 coins: engine.coins,
+                noise,
                 client_trace: engine.trace,
                 server_trace,
             }
@@ -199,11 +207,13 @@ impl Scene {
     }
 
     fn twin(&self, input: &Input) -> TwinRun {
-        self.twin_with(input, None)
+        self.twin_with(input, None, Vec::new())
     }
 
-    fn twin_with(&self, input: &Input, coins: Option<Vec<u64>>) -> TwinRun {
-        let mut twin = Twin::new(Arc::clone(&self.public), Arc::clone(&self.private));
+    fn twin_with(&self, input: &Input, coins: Option<Vec<u64>>, noise: Vec<u64>) -> TwinRun {
+        let twin = Twin::new(Arc::clone(&self.public), Arc::clone(&self.private));
+        let mut twin = twin.with_sampling(self.sampling);
+        twin.take_noise(noise);
         if let Some(coins) = coins {
             twin.take_coins(coins);
         }
@@ -239,9 +249,28 @@ fn every_intermediate_value_equals_the_twins() {
 fn stochastic_values_are_the_twins_given_the_coins() {
     let spec = DecoderSpec { numeric: NumericSpec::with_rounding(Rounding::Stochastic), ..tiny_spec() };
     let scene = Scene::with(random_weights(&spec, 7), 7);
-    every_value_is_the_twins(&scene, 1, |scene, input, run| scene.twin_with(input, Some(run.coins.clone())));
+    every_value_is_the_twins(&scene, 1, |scene, input, run| {
+        scene.twin_with(input, Some(run.coins.clone()), Vec::new())
+    });
     let input = scene.input(1, 11);
     assert_ne!(scene.twin(&input), scene.twin(&input));
+}
+
+/// The twin that is given the server's noise computes the session's integers, at every place of a sampled step too.
+#[test]
+fn sampled_values_are_the_twins_given_the_noise() {
+    let gpt2 = || Scene::gpt2(2).sampling(0.7, Some(40));
+    for scene in [Scene::new(1).sampling(0.7, None), Scene::new(1).sampling(1.3, Some(5)), gpt2()] {
+        every_value_is_the_twins(&scene, 1, |scene, input, run| scene.twin_with(input, None, run.noise.clone()));
+        let (input, many) = (scene.input(1, 11), 8);
+        let tokens: Vec<_> = (0..many).map(|_| scene.record(&input, None).tokens).collect();
+        assert!(tokens.iter().any(|t| *t != tokens[0]), "noise is drawn afresh: {tokens:?}");
+    }
+    let spec = DecoderSpec { numeric: NumericSpec::with_rounding(Rounding::Stochastic), ..tiny_spec() };
+    let scene = Scene::with(random_weights(&spec, 7), 7).sampling(1.0, Some(3));
+    every_value_is_the_twins(&scene, 1, |scene, input, run| {
+        scene.twin_with(input, Some(run.coins.clone()), run.noise.clone())
+    });
 }
 
 fn every_value_is_the_twins(scene: &Scene, seed: u64, twin: impl Fn(&Scene, &Input, &Recording) -> TwinRun) {
@@ -285,12 +314,13 @@ fn the_servers_view_fits_any_other_input_byte_for_byte() {
     view_fits_another_input(&Scene::gpt2(2));
     view_fits_another_input(&Scene::full(2));
     view_fits_another_input(&Scene::full_gpt2(2));
+    view_fits_another_input(&Scene::new(2).sampling(1.0, Some(5)));
 }
 
 fn view_fits_another_input(scene: &Scene) {
     let run = scene.record(&scene.input(7, 9), None);
     let other = scene.input(8, 14);
-    let (expected, _) = scene.twin(&other);
+    let (expected, _) = scene.twin_with(&other, None, run.noise.clone());
     assert_ne!(scene.input(7, 9), other);
 
     let (masks_to_source, masks_from_client) = mpsc::channel();
@@ -321,6 +351,8 @@ fn view_fits_another_input(scene: &Scene) {
 fn each_evaluator_runs_against_a_simulator_that_knows_shapes_only() {
     runs_against_a_simulator(&Scene::new(3));
     runs_against_a_simulator(&Scene::full(3));
+    runs_against_a_simulator(&Scene::new(3).sampling(1.0, None));
+    runs_against_a_simulator(&Scene::new(3).sampling(1.0, Some(5)));
 }
 
 fn runs_against_a_simulator(scene: &Scene) {

@@ -10,6 +10,7 @@ use super::span::{Origin, Span, largest, length};
 use super::{Range, Room};
 use crate::engine::{Attention, Engine, Gate, Step};
 use crate::masked::ProtocolError;
+use crate::sampling::{LARGEST_NOISE, RANGE_BITS};
 use crate::spec::Module;
 use crate::weights::Rope;
 
@@ -374,6 +375,17 @@ impl Engine for Range {
         let out = Span { low: 0.0, origin, ..Span::uniform(s.rows, s.cols, bound) };
         self.record(place, &out);
         Ok(self.named(out))
+    }
+
+    fn add_noise(&mut self, x: &Span, scale: f64) -> Span {
+        let reach = scale * LARGEST_NOISE;
+        let column: Vec<f64> = x.column.iter().map(|b| b + reach).collect();
+        self.named(Span { column, norm: f64::INFINITY, low: x.low - reach, origin: Origin::Plain, ..x.clone() })
+    }
+
+    fn below_largest(&mut self, x: &Span, _keep: usize, place: &'static str) -> Step<Span> {
+        self.check(x.bound(), f64::from(RANGE_BITS), place);
+        Ok(self.named(Span { low: 0.0, ..Span::uniform(x.rows, x.cols, 1.0) }))
     }
 
     fn argmax_to_client(&mut self, x: &Span, place: &'static str) -> Step<Option<u32>> {

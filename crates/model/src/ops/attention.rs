@@ -1,5 +1,6 @@
-use super::{Mat, MatMut, dot, floats, gemm, with_floats};
+use super::{FakeQuant, Mat, MatMut, dot, floats, gemm, with_floats};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use marill_numeric::functions;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ pub struct Segment {
 /// Causal attention with shared softmaxes: `S_G = scale * sum_{i in G} Q_i K_kv(i)^T`, `O_i = softmax(S_G) V_kv(i)`.
 ///
 /// `q [N, H * D]`, `k` and `v [M, KV * D]`, result `[N, H * D]`. Segments must follow each other without gaps, in the
-/// queries and in the keys. A group of one head with `scale = 1 / sqrt(D)` is ordinary attention.
+/// queries and in the keys. A group of one head with `scale = 1 / sqrt(D)` is ordinary attention. With `law`, the weights
+/// are those of the secure program (see [`FakeQuant`]); the gradient is the smooth function's at those weights.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU.
@@ -27,6 +29,7 @@ pub fn attention(
     groups: &Arc<Vec<Vec<usize>>>,
     head_dim: usize,
     scale: f64,
+    law: Option<FakeQuant>,
 ) -> Result<Tensor> {
     let (q_width, kv_width) = (q.dim(1)?, k.dim(1)?);
     let op = Attention {
@@ -37,9 +40,13 @@ pub fn attention(
         kv_width,
         queries_per_kv: q_width / kv_width,
         scale: scale as f32,
+        law,
     };
     q.apply_op3(k, v, op)
 }
+
+/// Bits in which the law scales its reciprocal.
+const RECIPROCAL_BITS: u32 = 40;
 
 struct Attention {
     segments: Arc<Vec<Segment>>,
@@ -49,6 +56,7 @@ struct Attention {
     kv_width: usize,
     queries_per_kv: usize,
     scale: f32,
+    law: Option<FakeQuant>,
 }
 
 /// The rows of one segment.
@@ -98,6 +106,10 @@ impl Attention {
             let visible = x.k_len - x.q_len + row + 1;
             scores[visible..].fill(0.0);
             let scores = &mut scores[..visible];
+            if let Some(law) = self.law {
+                softmax_by_law(scores, law);
+                continue;
+            }
             let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
             scores.iter_mut().for_each(|s| *s = (*s - max).exp());
             let inverse = 1.0 / scores.iter().sum::<f32>();
@@ -142,6 +154,17 @@ impl Attention {
                 gemm(dst, s.t(), self.q_head(x.q, x.q_len, head), 1.0, true, false);
             }
         }
+    }
+}
+
+/// `exp(s - max)` from the law's table times the law's reciprocal of their sum, on integers.
+fn softmax_by_law(scores: &mut [f32], law: FakeQuant) {
+    let encoded: Vec<i64> = scores.iter().map(|&s| law.encode(s)).collect();
+    let max = encoded.iter().copied().max().unwrap_or_default();
+    let weights: Vec<u64> = encoded.iter().map(|&s| functions::exp_neg((max - s) as u64)).collect();
+    let inverse = functions::recip(weights.iter().sum()) as f64;
+    for (score, weight) in scores.iter_mut().zip(weights) {
+        *score = (weight as f64 * inverse / f64::from(RECIPROCAL_BITS).exp2()) as f32;
     }
 }
 

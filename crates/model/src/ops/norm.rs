@@ -1,18 +1,26 @@
-use super::{ROWS_PER_TASK, dot, floats, with_floats};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use super::fake_quant::norm_bits;
+use super::{FakeQuant, ROWS_PER_TASK, dot, floats, with_floats};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use marill_numeric::{functions, truncate};
 use rayon::prelude::*;
 
 /// `y = x / sqrt(mean(x^2) + eps) * weight`: `x [N, hidden]`, `weight [hidden]`.
 ///
+/// With `law`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the smooth function's.
+///
 /// # Errors
-/// When a tensor is not f32, contiguous and on the CPU.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    x.apply_op2(weight, RmsNorm { eps: eps as f32 })
+/// When a tensor is not f32, contiguous and on the CPU, or a row is too long for the law's range.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, law: Option<FakeQuant>) -> Result<Tensor> {
+    x.apply_op2(weight, RmsNorm { eps: eps as f32, law })
 }
 
 struct RmsNorm {
     eps: f32,
+    law: Option<FakeQuant>,
 }
+
+/// Bits in which the law scales its reciprocal square root.
+const RSQRT_BITS: u32 = 58;
 
 impl RmsNorm {
     fn inverse(&self, row: &[f32]) -> f32 {
@@ -29,6 +37,10 @@ impl CustomOp2 for RmsNorm {
         let (x, w) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
         let hidden = w.len();
         let mut y = vec![0f32; x.len()];
+        if let Some(law) = self.law {
+            self.by_law(&mut y, x, w, law)?;
+            return Ok((CpuStorage::F32(y), l1.shape().clone()));
+        }
         y.par_chunks_mut(hidden).with_min_len(ROWS_PER_TASK).zip(x.par_chunks(hidden)).for_each(|(y, x)| {
             let inverse = self.inverse(x);
             for i in 0..hidden {
@@ -65,6 +77,36 @@ impl CustomOp2 for RmsNorm {
 }
 
 impl RmsNorm {
+    /// `h · 2^58/|h|` on integers, cut to the law's fractional bits, times the gain.
+    fn by_law(&self, y: &mut [f32], x: &[f32], w: &[f32], law: FakeQuant) -> Result<()> {
+        let hidden = w.len();
+        let unit = f64::from(law.residual_frac_bits).exp2();
+        let epsilon = (f64::from(self.eps) * hidden as f64 * unit * unit).round() as u64;
+        let (bits, rest) = norm_bits(hidden);
+        let shift = RSQRT_BITS - law.frac_bits - bits;
+        let gain: Vec<f64> = w.iter().map(|&w| f64::from(w) * rest / f64::from(law.frac_bits).exp2()).collect();
+        let rows = y.par_chunks_mut(hidden).with_min_len(ROWS_PER_TASK).zip(x.par_chunks(hidden));
+        let in_range = rows.map(|(y, x)| {
+            let h: Vec<i64> = x.iter().map(|&x| (f64::from(x) * unit + 0.5).floor() as i64).collect();
+            let squares = h.iter().map(|&h| (h as f64).powi(2)).sum::<f64>();
+            // Also false for a row that is no number.
+            if !(squares < f64::from(62).exp2()) {
+                return false;
+            }
+            let inverse = functions::rsqrt(h.iter().map(|&h| (h * h) as u64).sum::<u64>() + epsilon);
+            for i in 0..hidden {
+                let scaled = truncate((h[i] as u64).wrapping_mul(inverse), shift) as i64;
+                y[i] = (scaled as f64 * gain[i]) as f32;
+            }
+            true
+        });
+        if !in_range.reduce(|| true, |a, b| a && b) {
+            let limit = f64::from(31 - law.residual_frac_bits as i32).exp2();
+            bail!("`rms-norm` met a row whose norm is not below {limit}, the range of the fixed-point law");
+        }
+        Ok(())
+    }
+
     /// With `r = 1 / sqrt(mean(x^2) + eps)`: `dx = r g w - x r^3 mean(g w x)`.
     fn input_gradient(&self, dx: &mut [f32], x: &[f32], w: &[f32], g: &[f32]) {
         let hidden = w.len();

@@ -24,6 +24,13 @@ impl RopeTable {
         Self { head_dim, cos, sin }
     }
 
+    /// The same table with this many fractional bits.
+    pub(crate) fn rounded(&self, frac_bits: u32) -> Self {
+        let units = f64::from(frac_bits).exp2();
+        let round = |values: &[f32]| values.iter().map(|&v| ((f64::from(v) * units).round() / units) as f32).collect();
+        Self { head_dim: self.head_dim, cos: round(&self.cos), sin: round(&self.sin) }
+    }
+
     /// Number of positions in the table.
     pub fn positions(&self) -> usize {
         self.cos.len() * 2 / self.head_dim.max(1)

@@ -1,22 +1,36 @@
-use super::{floats, with_floats};
+use super::{FakeQuant, floats, with_floats};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use marill_numeric::{functions, truncate};
 use rayon::prelude::*;
 
 const CHUNK: usize = 8192;
 
 /// `silu(gate) * up`, element-wise.
 ///
+/// With `law`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the smooth function's.
+///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.apply_op2(up, SwiGlu)
+pub fn swiglu(gate: &Tensor, up: &Tensor, law: Option<FakeQuant>) -> Result<Tensor> {
+    gate.apply_op2(up, SwiGlu { law })
 }
 
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-struct SwiGlu;
+struct SwiGlu {
+    law: Option<FakeQuant>,
+}
+
+impl SwiGlu {
+    fn value(&self, gate: f32, up: f32) -> f32 {
+        let Some(law) = self.law else { return gate * sigmoid(gate) * up };
+        let silu = functions::silu(law.encode(gate) as u64);
+        let product = truncate(silu.wrapping_mul(law.encode(up) as u64), law.frac_bits) as i64;
+        (product as f64 / f64::from(law.frac_bits).exp2()) as f32
+    }
+}
 
 impl CustomOp2 for SwiGlu {
     fn name(&self) -> &'static str {
@@ -28,7 +42,7 @@ impl CustomOp2 for SwiGlu {
         let mut y = vec![0f32; gate.len()];
         y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK)).for_each(|((y, gate), up)| {
             for i in 0..y.len() {
-                y[i] = gate[i] * sigmoid(gate[i]) * up[i];
+                y[i] = self.value(gate[i], up[i]);
             }
         });
         Ok((CpuStorage::F32(y), l1.shape().clone()))

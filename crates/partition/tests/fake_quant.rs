@@ -1,0 +1,46 @@
+//! What the last steps of a training run may see instead of floats: the values of the integer program.
+
+use std::sync::Arc;
+
+use marill_model::ops::FakeQuant;
+use marill_model::{Decoder, Prefix, Rows};
+use marill_mpc::Twin;
+use marill_numeric::NumericSpec;
+use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
+
+#[test]
+fn fake_quantised_layers_are_nearer_to_the_integer_program_than_float_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    for (seed, merged) in [(1, true), (2, false)] {
+        let base = tiny_base(dir.path(), seed).unwrap();
+        let transforms = tiny_transforms(&base.config, merged);
+        let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
+        let spec = marill_partition::decoder_spec(&base.config, &transforms, NumericSpec::default()).unwrap();
+        let public = Arc::new(marill_partition::public_weights(&spec, &base, transforms.frozen_layers).unwrap());
+        let private = marill_partition::private_weights(&public, &base.config, &transforms, &adapter).unwrap();
+        // A whole bucket: padding in front would move the rotary table, whose rounding counts.
+        let tokens: Vec<u32> = (0..32u32).map(|k| (k * 37 + seed as u32 * 11) % 256).collect();
+        let mut prefix = Prefix::new(&base, transforms.frozen_layers).unwrap();
+        let mut twin = Twin::new(Arc::clone(&public), Arc::new(private));
+        twin.prefill(&spec.encode(&prefix.forward(&tokens).unwrap()).unwrap()).unwrap();
+        let integers = twin.last_logits();
+
+        let weight = |name: &str| base.tensor(name).cloned();
+        let lora = |l: usize, m: &str| adapter.factors(l, m).map(|(a, b)| (a.clone(), b.clone()));
+        let float = Decoder::assemble(&base.config, &transforms, weight, lora).unwrap();
+        let law = FakeQuant::from(&spec.numeric);
+        let on_grid = float.on_grid(transforms.frozen_layers, law).unwrap();
+        let distance = |decoder: &Decoder, fake_quant: Option<FakeQuant>| {
+            let layers = base.config.num_hidden_layers;
+            let rows = Rows::packed(&[tokens.len()]);
+            let x = float.run(float.embed(&tokens).unwrap(), 0..transforms.frozen_layers, &rows, None).unwrap();
+            let x = decoder.run(x, transforms.frozen_layers..layers, &Rows { fake_quant, ..rows }, None).unwrap();
+            let last = x.narrow(0, tokens.len() - 1, 1).unwrap().contiguous().unwrap();
+            let logits = decoder.logits(&decoder.finish(&last).unwrap()).unwrap();
+            let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
+            logits.iter().zip(&integers).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+        };
+        let (as_floats, as_integers) = (distance(&float, None), distance(&on_grid, Some(law)));
+        assert!(as_integers < 0.4 * as_floats, "seed {seed}: {as_floats} in floats, {as_integers} fake-quantised");
+    }
+}
