@@ -2,9 +2,9 @@
 //!
 //! # Functionality
 //! A *share* is additive between E0 (the client) and E1 (the server). A *wire* is `x̂ = x + r mod 2^k`, known to both,
-//! with a mask `r = [r]_0 + [r]_1` that the source knows because both halves expand from seeds it handed out. Products
-//! of wires need one correction an output element, which the source sends to E1 alone: E0 downloads a seed, nothing
-//! else. Every gate is one function below, with the roles side by side, so that evaluators, dealer and tally cannot
+//! with a mask `r = [r]_0 + [r]_1` that the source knows because both halves expand from seeds it handed out. What a
+//! product of wires lacks is a function of masks, which the source puts into the mask of the truncation that follows
+//! (`exchange_masked`), or else shares by a correction to E1 alone: E0 downloads a seed, nothing else. Every gate is one function below, with the roles side by side, so that evaluators, dealer and tally cannot
 //! drift apart: they run the same program over different data.
 //!
 //! # Security
@@ -38,6 +38,7 @@ mod tabulated;
 mod tests;
 mod truncate;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use marill_net::{Channel, NetError};
@@ -120,13 +121,16 @@ impl std::ops::Sub for Cost {
     }
 }
 
-/// An additive share, valid modulo `2^bits`. Empty at the dealer and in a tally.
+/// An additive share, valid modulo `2^bits`. Empty at the dealer and in a tally, but see `deferred`.
 #[derive(Clone)]
 pub struct Share {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) bits: u32,
     pub(crate) data: Vec<u64>,
+    /// Whether the evaluators' halves lack a term that the source knows and keeps in its own `data`. A truncation takes
+    /// it into the mask of its opening, for nothing; any other use has it shared first ([`Masked::settled`]).
+    pub(crate) deferred: bool,
 }
 
 /// A masked value.
@@ -144,6 +148,11 @@ pub struct Wire {
 }
 
 impl Share {
+    /// A share with nothing deferred.
+    pub(crate) fn new(rows: usize, cols: usize, bits: u32, data: Vec<u64>) -> Self {
+        Self { rows, cols, bits, data, deferred: false }
+    }
+
     /// The own half, modulo `2^bits`; none at the dealer and in a tally.
     #[must_use]
     pub fn half(&self) -> &[u64] {
@@ -445,8 +454,38 @@ impl Masked {
         }
     }
 
+    /// Shares what a share has deferred, so that the halves alone are the value.
+    fn settled<'a>(&mut self, share: &'a Share) -> Result<Cow<'a, Share>, ProtocolError> {
+        if !share.deferred {
+            return Ok(Cow::Borrowed(share));
+        }
+        let mut data = self.correct(share.len(), share.bits, |i| share.data[i])?;
+        if self.is_evaluator() {
+            data.iter_mut().zip(&share.data).for_each(|(d, half)| *d = d.wrapping_add(*half));
+        }
+        Ok(Cow::Owned(Share::new(share.rows, share.cols, share.bits, data)))
+    }
+
     /// Opens shares and bit planes under fresh masks, all in one exchange.
     fn exchange(
+        &mut self,
+        shares: &[(&Share, u32)],
+        planes: &[&Bits],
+        place: &'static str,
+    ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
+        let mut settled = Vec::with_capacity(shares.len());
+        for (share, bits) in shares {
+            settled.push((self.settled(share)?, *bits));
+        }
+        let shares: Vec<(&Share, u32)> = settled.iter().map(|(share, bits)| (share.as_ref(), *bits)).collect();
+        self.exchange_masked(&shares, planes, place)
+    }
+
+    /// As [`Self::exchange`]. What a share has deferred becomes part of its wire's mask at the source: with halves
+    /// `s_0 + s_1 = x - o`, the opened value `s_0 + [r]_0 + s_1 + [r]_1` is `x + r` for `r = [r]_0 + [r]_1 - o`, as
+    /// uniform to either evaluator as before. The evaluators then hold no shares of `r`, so such a wire is good for
+    /// gates that ask the source for functions of `r`, not for products.
+    fn exchange_masked(
         &mut self,
         shares: &[(&Share, u32)],
         planes: &[&Bits],
@@ -491,6 +530,9 @@ impl Masked {
                     let modulus = low_mask(*bits);
                     let other = source.masks[1].words(n);
                     mask = mask0.iter().zip(other).map(|(a, b)| a.wrapping_add(b) & modulus).collect();
+                    if share.deferred {
+                        mask.iter_mut().zip(&share.data).for_each(|(r, o)| *r = r.wrapping_sub(*o) & modulus);
+                    }
                 }
                 Role::Evaluator(e) => {
                     mask = e.wire_masks(&share.data, *bits);

@@ -113,15 +113,21 @@ pub struct Rope {
 }
 
 impl Rope {
+    /// For architectures without rotation.
+    fn none(spec: &DecoderSpec) -> Self {
+        Self { half: spec.head_dim / 2, cos: Vec::new(), sin: Vec::new() }
+    }
+
+    /// The same integers on every platform: every party builds its own.
     fn new(spec: &DecoderSpec) -> Self {
         let half = spec.head_dim / 2;
         let one = f64::from(1u32 << spec.numeric.rope_frac_bits);
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in 0..spec.max_positions {
             for i in 0..half {
-                let angle = position as f64 / spec.rope_theta.powf(2.0 * i as f64 / spec.head_dim as f64);
-                cos.push((angle.cos() * one).round() as i64);
-                sin.push((angle.sin() * one).round() as i64);
+                let angle = position as f64 / libm::pow(spec.rope_theta, 2.0 * i as f64 / spec.head_dim as f64);
+                cos.push((libm::cos(angle) * one).round() as i64);
+                sin.push((libm::sin(angle) * one).round() as i64);
             }
         }
         Self { half, cos, sin }
@@ -179,7 +185,8 @@ impl PublicWeights {
             pooler: spec
                 .has_pooler()
                 .then(|| (PublicMatrix::shape_only(spec.hidden_size, spec.hidden_size), Vec::new())),
-            rope: Rope { half: spec.head_dim / 2, cos: Vec::new(), sin: Vec::new() },
+            // The source rotates what a product has deferred.
+            rope: if spec.architecture.is_llama() { Rope::new(spec) } else { Rope::none(spec) },
             digest: String::new(),
         }
     }

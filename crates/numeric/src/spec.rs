@@ -36,7 +36,7 @@ pub enum Rounding {
 impl Default for NumericSpec {
     fn default() -> Self {
         Self {
-            law: 2,
+            law: 3,
             residual_frac_bits: 15,
             frac_bits: 14,
             weight_frac_bits: 24,

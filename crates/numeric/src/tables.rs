@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::spec::hex;
 
-/// Digest of all tables of law 2.
-pub const PINNED: &str = "5baa8376ed53ed2284f1fc0d04bb7f4787de63322495794b7016f82445b6700d";
+/// Digest of all tables of law 3.
+pub const PINNED: &str = "1a77af859213cfd55f8eb60bd23d1b9863f004479d1ad8f13e50ebe146d001c2";
 
 /// Fractional bits of the internal 128-bit fixed point used while building tables.
 const ONE_BITS: u32 = 52;
@@ -20,12 +20,12 @@ const ONE: i128 = 1 << ONE_BITS;
 pub const INDEX_BITS: u32 = 9;
 /// Fractional bits of the argument and the result of the functions in [`LinearTable`]s.
 pub const ARG_FRAC_BITS: u32 = 14;
-/// A line before its truncation is below `2^(LINE_BITS - 2)` on its interval, so that it fits a wire of this width.
+/// A line before its truncation, with its bias, is below `2^(LINE_BITS - 1)`, so that it fits a wire of this width.
 pub const LINE_BITS: u32 = 24;
 
 /// All tables of the law.
 pub struct Tables {
-    /// `exp(-y)` on [0, 16), zero beyond.
+    /// `exp(-y)` on [0, 16 - 1/32), zero beyond.
     pub exp: LinearTable,
     /// `silu(x) - relu(x)` on [-16, 16).
     pub silu: LinearTable,
@@ -53,17 +53,25 @@ pub enum Tail {
 }
 
 /// A function of a number with 14 fractional bits: a tail plus, on its domain, one of 512 lines of equal width,
-/// `intercept[i] + slope[i]·x`, cut to 14 fractional bits.
+/// `value[i] + slope[i]·d` for the distance `d` to the interval's start, cut to 14 fractional bits.
+///
+/// Where the function has no jump, neither has the table: each line ends where the next one starts, and the last where
+/// the first does. A line continued to the left of its interval is then the right value plus a change of slope, which
+/// spares a secure lookup one of its two candidates' values.
 pub struct LinearTable {
     /// Bits below the index: an interval is `2^low_bits` units wide.
     pub low_bits: u32,
-    /// The first argument of the domain: 0, or minus half of it.
+    /// The first argument of the domain.
     pub start: i64,
     pub tail: Tail,
-    /// Fractional bits of a slope; an intercept has [`ARG_FRAC_BITS`] more.
+    /// Fractional bits of a slope; a value has [`ARG_FRAC_BITS`] more.
     pub slope_frac_bits: u32,
-    pub intercept: Vec<i64>,
+    /// What is added to a line so that it lies in `[0, 2^(LINE_BITS - 1))`; a multiple of `2^slope_frac_bits`.
+    pub bias: i64,
+    pub value: Vec<i64>,
     pub slope: Vec<i64>,
+    /// Where the line before ends, for a function with jumps; empty for one without.
+    pub left: Vec<i64>,
 }
 
 /// A function of a positive integer over many octaves, linear on intervals: on `[threshold[j], threshold[j+1])` it is
@@ -83,15 +91,17 @@ pub struct Piecewise {
 
 /// The tables of the law, built once.
 pub fn tables() -> &'static Tables {
+    // For lines between -0.28 and zero.
+    const NEGATIVE: i64 = 3 << (LINE_BITS - 3);
     static TABLES: OnceLock<Tables> = OnceLock::new();
     TABLES.get_or_init(|| Tables {
         exp: exp_table(),
-        silu: linear_table(10, -(1 << 18), Tail::Relu, 9, |x| mul(x.abs(), -logistic(-x.abs()))),
-        gelu: linear_table(9, -(1 << 17), Tail::Relu, 9, |x| mul(x.abs(), -normal_tail(x.abs()))),
-        sigmoid: linear_table(10, -(1 << 18), Tail::Step { low: 0, high: 1 << 14 }, 8, |x| {
+        silu: continuous_table((10, -(1 << 18), 0), Tail::Relu, 10, NEGATIVE, |x| mul(x.abs(), -logistic(-x.abs()))),
+        gelu: continuous_table((9, -(1 << 17), 0), Tail::Relu, 10, NEGATIVE, |x| mul(x.abs(), -normal_tail(x.abs()))),
+        sigmoid: jumping_table(10, -(1 << 18), Tail::Step { low: 0, high: 1 << 14 }, 8, |x| {
             if x < 0 { logistic(x) } else { -logistic(-x) }
         }),
-        tanh: linear_table(9, -(1 << 17), Tail::Step { low: -(1 << 14), high: 1 << 14 }, 7, |x| {
+        tanh: jumping_table(9, -(1 << 17), Tail::Step { low: -(1 << 14), high: 1 << 14 }, 7, |x| {
             // tanh(x) = 1 - 2/(1 + exp(2x)); the distance to its sign.
             if x < 0 { 2 * logistic(2 * x) } else { -2 * logistic(-2 * x) }
         }),
@@ -110,8 +120,9 @@ pub fn digest() -> String {
             let mut hash = Sha256::new();
             let mut add = |values: &mut dyn Iterator<Item = u64>| values.for_each(|v| hash.update(v.to_le_bytes()));
             for table in [&t.exp, &t.silu, &t.gelu, &t.sigmoid, &t.tanh] {
-                add(&mut [u64::from(table.low_bits), u64::from(table.slope_frac_bits), table.start as u64].into_iter());
-                add(&mut table.intercept.iter().chain(&table.slope).map(|&v| v as u64));
+                add(&mut [u64::from(table.low_bits), u64::from(table.slope_frac_bits)].into_iter());
+                add(&mut [table.start as u64, table.bias as u64].into_iter());
+                add(&mut table.value.iter().chain(&table.slope).chain(&table.left).map(|&v| v as u64));
             }
             for table in [&t.rsqrt, &t.recip] {
                 add(&mut table.threshold.iter().chain(&table.slope).chain(&table.intercept).copied());
@@ -172,37 +183,119 @@ fn normal_tail(x: i128) -> i128 {
     (density << ONE_BITS) / tail
 }
 
-/// Fits `f` (52 fractional bits in and out) on the 512 intervals: the chord's slope, then the intercept that halves
-/// the largest residual over 33 points.
-fn linear_table(low_bits: u32, start: i64, tail: Tail, slope_frac_bits: u32, f: impl Fn(i128) -> i128) -> LinearTable {
-    let (mut intercept, mut slope) = (Vec::new(), Vec::new());
-    let width = 1i128 << low_bits;
-    let up = ONE_BITS - ARG_FRAC_BITS;
-    let frac_bits = ARG_FRAC_BITS + slope_frac_bits;
-    for i in 0..1i128 << INDEX_BITS {
-        let left = i128::from(start) + i * width;
-        let rise = f((left + width - 1) << up) - f(left << up);
-        let chord = round_div(rise << ARG_FRAC_BITS, (width - 1) << (ONE_BITS - slope_frac_bits));
-        let residuals = (0..=32).map(|k| {
-            let x = left + (width - 1) * k / 32;
-            (f(x << up) >> (ONE_BITS - frac_bits)) - chord * x
-        });
-        let (low, high) = residuals.fold((i128::MAX, i128::MIN), |(l, h), r| (l.min(r), h.max(r)));
-        let middle = (low + high) >> 1;
-        for x in [left, left + width - 1] {
-            assert!((middle + chord * x).abs() < 1 << (LINE_BITS - 2), "a line leaves its wire");
-        }
-        intercept.push(middle as i64);
-        slope.push(chord as i64);
-    }
-    LinearTable { low_bits, start, tail, slope_frac_bits, intercept, slope }
+/// A function to be tabulated, 52 fractional bits in and out, sampled at 33 points of an interval.
+struct Samples<F> {
+    f: F,
+    low_bits: u32,
+    start: i64,
+    frac_bits: u32,
 }
 
-/// `exp(-y)`, with `exp(0) = 1` exactly: a softmax of one key is that key, and a sum of weights is at least one.
+impl<F: Fn(i128) -> i128> Samples<F> {
+    /// The function at argument `start + offset`, at the scale of a line.
+    fn at(&self, offset: i128) -> i128 {
+        let x = (i128::from(self.start) + offset) << (ONE_BITS - ARG_FRAC_BITS);
+        (self.f)(x) >> (ONE_BITS - self.frac_bits)
+    }
+
+    /// `(d, f(start of interval i + d))`
+    fn interval(&self, i: usize) -> Vec<(i128, i128)> {
+        let last = (1i128 << self.low_bits) - 1;
+        let distances = (0..=32).map(|k| last * k / 32);
+        distances.map(|d| (d, self.at(((i as i128) << self.low_bits) + d))).collect()
+    }
+}
+
+/// Fits a function with jumps: the chord's slope, then the value that halves the largest residual.
+fn jumping_table(low_bits: u32, start: i64, tail: Tail, slope_frac_bits: u32, f: impl Fn(i128) -> i128) -> LinearTable {
+    let samples = Samples { f, low_bits, start, frac_bits: ARG_FRAC_BITS + slope_frac_bits };
+    let (mut value, mut slope) = (Vec::new(), Vec::new());
+    for i in 0..1usize << INDEX_BITS {
+        let points = samples.interval(i);
+        let (last, end) = points[32];
+        let chord = round_div(end - points[0].1, last);
+        let residuals = points.iter().map(|(d, y)| y - chord * d);
+        let (low, high) = residuals.fold((i128::MAX, i128::MIN), |(l, h), r| (l.min(r), h.max(r)));
+        value.push(((low + high) >> 1) as i64);
+        slope.push(chord as i64);
+    }
+    let end = |i: usize| value[i] + (slope[i] << low_bits);
+    let left = (0..value.len()).map(|i| end((i + value.len() - 1) % value.len())).collect();
+    let bias = 1 << (LINE_BITS - 2);
+    LinearTable { low_bits, start, tail, slope_frac_bits, bias, value, slope, left }.checked()
+}
+
+/// Fits a function without jumps by lines that meet: the values at the ends of the intervals are multiples of
+/// `2^low_bits` with the smallest largest error over all samples, found by dynamic programming over the five multiples
+/// around each. Interval `first` starts at `f`'s own value and ends are equal, so that the table is a circle.
+fn continuous_table(
+    (low_bits, start, first): (u32, i64, usize),
+    tail: Tail,
+    slope_frac_bits: u32,
+    bias: i64,
+    f: impl Fn(i128) -> i128,
+) -> LinearTable {
+    const AROUND: i128 = 2;
+    let samples = Samples { f, low_bits, start, frac_bits: ARG_FRAC_BITS + slope_frac_bits };
+    let count = 1usize << INDEX_BITS;
+    let nearest = |i: usize| round_div(samples.at((i as i128) << low_bits), 1 << low_bits);
+    // By interval and candidate of its end: the largest error so far and the candidate of its start.
+    let mut steps: Vec<Vec<(i128, i128)>> = Vec::new();
+    let mut starts = vec![(0i128, nearest(first))];
+    for i in first..count {
+        let points = samples.interval(i);
+        let ends: Vec<i128> = match i + 1 == count {
+            // The circle closes at the value of its last end.
+            true => vec![nearest(count)],
+            false => (-AROUND..=AROUND).map(|around| nearest(i + 1) + around).collect(),
+        };
+        let best = |&end: &i128| {
+            let error = |&(sofar, start): &(i128, i128)| {
+                let off = |&(d, y): &(i128, i128)| ((start << low_bits) + (end - start) * d - y).abs();
+                (points.iter().map(off).max().unwrap_or(0).max(sofar), start)
+            };
+            starts.iter().map(error).min().unwrap_or((0, 0))
+        };
+        let step: Vec<(i128, i128)> = ends.iter().map(best).collect();
+        starts = step.iter().zip(&ends).map(|((error, _), end)| (*error, *end)).collect();
+        steps.push(step);
+    }
+    let (mut value, mut slope) = (vec![0; count], vec![0; count]);
+    let mut end = nearest(count);
+    value[0] = (end << low_bits) as i64;
+    for (k, step) in steps.iter().enumerate().rev() {
+        let i = first + k;
+        let candidate = if i + 1 == count { 0 } else { end - nearest(i + 1) + AROUND };
+        let (_, begin) = step[candidate as usize];
+        if i > 0 {
+            value[i] = (begin << low_bits) as i64;
+        }
+        slope[i] = (end - begin) as i64;
+        end = begin;
+    }
+    assert!(first > 0 || value[0] == (end << low_bits) as i64, "the first line starts where the last one ends");
+    LinearTable { low_bits, start, tail, slope_frac_bits, bias, value, slope, left: Vec::new() }.checked()
+}
+
+impl LinearTable {
+    /// Checks that every line, with its bias and what rounding adds, fits its wire.
+    fn checked(self) -> Self {
+        for (value, slope) in self.value.iter().zip(&self.slope) {
+            for d in [0, (1 << self.low_bits) - 1] {
+                let line = value + slope * d + self.bias;
+                let half = 1 << (self.slope_frac_bits - 1);
+                assert!(line >= 0 && line + half < 1 << (LINE_BITS - 1), "a line leaves its wire");
+            }
+        }
+        assert_eq!(self.bias % (1 << self.slope_frac_bits), 0, "the bias is cut off exactly");
+        self
+    }
+}
+
+/// `exp(-y)` for `y >= 0`, with `exp(0) = 1` exactly: a softmax of one key is that key, and a sum of weights is at least
+/// one. The first interval lies below zero, where no argument is: it keeps the one at zero from meeting the end.
 fn exp_table() -> LinearTable {
-    let mut table = linear_table(9, 0, Tail::Zero, 7, exp_neg);
-    table.intercept[0] = 1 << (ARG_FRAC_BITS + table.slope_frac_bits);
-    table
+    continuous_table((9, -(1 << 9), 1), Tail::Zero, 8, 0, exp_neg)
 }
 
 fn round_div(a: i128, b: i128) -> i128 {

@@ -70,12 +70,12 @@ impl Masked {
                 data.extend(odd.map(|i| values.data[i]));
             }
         }
-        (Share { rows: 1, cols: next.iter().sum(), bits: values.bits, data }, next)
+        (Share::new(1, next.iter().sum(), values.bits, data), next)
     }
 
     fn gather(&self, x: &Share, index: &[usize]) -> Share {
         let data = if self.is_evaluator() { index.iter().map(|&i| x.data[i]).collect() } else { Vec::new() };
-        Share { rows: 1, cols: index.len(), bits: x.bits, data }
+        Share::new(1, index.len(), x.bits, data)
     }
 
     /// Arg-max of one row, told to the client: E1 sends its share of the index, nothing goes back. With shared ends each
@@ -83,7 +83,7 @@ impl Masked {
     pub(super) fn argmax(&mut self, x: &Share, place: &'static str) -> Result<Option<u32>, ProtocolError> {
         let mut lens = vec![x.len()];
         let width = x.bits.min(48);
-        let mut values = Share { rows: 1, cols: x.len(), bits: width, data: x.data.clone() };
+        let mut values = Share::new(1, x.len(), width, x.data.clone());
         let mut indices = self.public_share((0..x.len() as u64).collect());
         let mut first_level = true;
         while lens[0] > 1 {
@@ -127,7 +127,7 @@ impl Masked {
             (true, false) => vec![0; cols],
             _ => Vec::new(),
         };
-        Share { rows: 1, cols, bits: INDEX_BITS, data }
+        Share::new(1, cols, INDEX_BITS, data)
     }
 }
 

@@ -5,7 +5,7 @@
 //! `[x]_0 = -[r]_0` and `[x]_1 = x̂ - [r]_1`:
 //! - E0 sends `v = p + p' - Â·[r]_0` with the opening of `x` (both `p`, `p'` from its own streams). The source sends
 //!   `c = R_A·[r]_0 - p'`. E1 forms `u_1 = A·[x]_1 + v + c = A·x + p`, so `[u]_0 = -p` is known to the source.
-//! - `B·u = B·u_1 - B̂·p + R_B·p`, the last term shared by the source.
+//! - `B·u = B·u_1 - B̂·p + R_B·p`, the last term known to the source, which puts it into the next mask.
 //!
 //! E1's view is `v` (uniform by `p'` given `c`) and `c` (uniform by `p'`); jointly they are uniform by `p` and `p'`.
 //! E0 sees `Â`, `B̂`, one-time pads used for one adapter only. Nothing is truncated between `A` and `B`.
@@ -20,7 +20,7 @@ use crate::weights::Rope;
 
 impl Share {
     fn like(&self, cols: usize, data: Vec<u64>) -> Self {
-        Self { rows: self.rows, cols, bits: self.bits, data }
+        Self { rows: self.rows, cols, bits: self.bits, data, deferred: self.deferred }
     }
 
     fn map(&self, f: impl Fn(u64) -> u64) -> Self {
@@ -29,8 +29,12 @@ impl Share {
 
     fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
         debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
-        let data = self.data.iter().zip(&other.data).map(|(&a, &b)| f(a, b)).collect();
-        Self { rows: self.rows, cols: self.cols, bits: self.bits.min(other.bits), data }
+        // At the source, one of the two may have deferred something and the other not.
+        let at = |data: &[u64], i: usize| data.get(i).copied().unwrap_or(0);
+        let n = self.data.len().max(other.data.len());
+        let data = (0..n).map(|i| f(at(&self.data, i), at(&other.data, i))).collect();
+        let (bits, deferred) = (self.bits.min(other.bits), self.deferred || other.deferred);
+        Self { rows: self.rows, cols: self.cols, bits, data, deferred }
     }
 }
 
@@ -114,20 +118,25 @@ impl Masked {
     }
 
     pub(super) fn public_product(&self, matrix: &PublicMatrix, x: &Share) -> Share {
-        let data = if self.is_evaluator() { matrix.par_apply(&x.data) } else { Vec::new() };
+        let data = if x.data.is_empty() { Vec::new() } else { matrix.par_apply(&x.data) };
         x.like(matrix.rows(), data)
     }
 
     pub(super) fn side_by_side(&self, parts: &[&Share]) -> Share {
         let cols = parts.iter().map(|p| p.cols).sum();
         let mut data = Vec::new();
-        if self.is_evaluator() {
+        if parts.iter().any(|p| !p.data.is_empty()) {
             for i in 0..parts[0].rows {
-                parts.iter().for_each(|p| data.extend_from_slice(&p.data[i * p.cols..][..p.cols]));
+                for part in parts {
+                    match part.data.get(i * part.cols..(i + 1) * part.cols) {
+                        Some(row) => data.extend_from_slice(row),
+                        None => data.resize(data.len() + part.cols, 0),
+                    }
+                }
             }
         }
         let bits = parts.iter().map(|p| p.bits).min().unwrap_or(64);
-        Share { rows: parts[0].rows, cols, bits, data }
+        Share { deferred: parts.iter().any(|p| p.deferred), ..Share::new(parts[0].rows, cols, bits, data) }
     }
 
     pub(super) fn share_columns(&self, x: &Share, first: usize, count: usize) -> Share {
@@ -139,7 +148,7 @@ impl Masked {
     }
 
     pub(super) fn last_share_row(&self, x: &Share) -> Share {
-        Share { rows: 1, cols: x.cols, bits: x.bits, data: tail(&x.data, x.cols) }
+        Share { rows: 1, ..x.like(x.cols, tail(&x.data, x.cols)) }
     }
 
     pub(super) fn last_row_of_wire(&self, x: &Wire) -> Wire {
@@ -171,28 +180,27 @@ impl Masked {
         } else {
             Vec::new()
         };
-        Share { rows: wire.rows, cols: wire.cols, bits: wire.bits, data }
+        Share::new(wire.rows, wire.cols, wire.bits, data)
     }
 
-    /// `Σ` of products of wire elements: `source` is the same sum over masks. Evaluators add
+    /// `Σ` of products of wire elements: `source` is the same sum over masks, which is deferred. Evaluators hold
     /// `Σ x̂·[y]_p - ŷ·[r_x]_p`, given as `own`.
     pub(super) fn bilinear(
-        &mut self,
+        &self,
         (rows, cols): (usize, usize),
         bits: u32,
         source: impl FnOnce() -> Vec<u64>,
         own: impl FnOnce(&Self) -> Vec<u64>,
-    ) -> Result<Share, ProtocolError> {
-        let masks = if matches!(self.role, Role::Source(_)) { source() } else { Vec::new() };
-        let mut data = self.correct(rows * cols, bits, |i| masks[i])?;
-        if self.is_evaluator() {
-            let own = own(self);
-            data.iter_mut().zip(own).for_each(|(d, o)| *d = d.wrapping_add(o));
-        }
-        Ok(Share { rows, cols, bits, data })
+    ) -> Share {
+        let data = match &self.role {
+            Role::Source(_) => source(),
+            Role::Evaluator(_) => own(self),
+            Role::Tally(_) => Vec::new(),
+        };
+        Share { deferred: true, ..Share::new(rows, cols, bits, data) }
     }
 
-    pub(super) fn multiply(&mut self, x: &Wire, y: &Wire) -> Result<Share, ProtocolError> {
+    pub(super) fn multiply(&self, x: &Wire, y: &Wire) -> Share {
         let zip = |a: &[u64], b: &[u64]| -> Vec<u64> { a.iter().zip(b).map(|(a, b)| a.wrapping_mul(*b)).collect() };
         let own = |this: &Self| {
             let (left, right) = (zip(&x.open, &this.share_of(y).data), zip(&y.open, &x.mask));
@@ -202,12 +210,7 @@ impl Masked {
     }
 
     /// Element-wise product where `scalar(i)` names the element of `y` for element `i` of `x`.
-    pub(super) fn multiply_by(
-        &mut self,
-        x: &Wire,
-        y: &Wire,
-        scalar: impl Fn(usize) -> usize,
-    ) -> Result<Share, ProtocolError> {
+    pub(super) fn multiply_by(&self, x: &Wire, y: &Wire, scalar: impl Fn(usize) -> usize) -> Share {
         let zip = |a: &[u64], b: &[u64]| -> Vec<u64> {
             a.iter().enumerate().map(|(i, a)| a.wrapping_mul(b[scalar(i)])).collect()
         };
@@ -218,7 +221,7 @@ impl Masked {
         self.bilinear((x.rows, x.cols), x.bits.min(y.bits), || zip(&x.mask, &y.mask), own)
     }
 
-    pub(super) fn row_square_sums(&mut self, x: &Wire) -> Result<Share, ProtocolError> {
+    pub(super) fn row_square_sums(&self, x: &Wire) -> Share {
         let sums = |a: &[u64], b: &[u64]| -> Vec<u64> {
             a.chunks_exact(x.cols).zip(b.chunks_exact(x.cols)).map(|(a, b)| ring::dot(a, b)).collect()
         };
@@ -229,7 +232,7 @@ impl Masked {
         self.bilinear((x.rows, 1), x.bits, || sums(&x.mask, &x.mask), own)
     }
 
-    pub(super) fn score_product(&mut self, q: &Wire, k: &Wire, a: &Attention<'_>) -> Result<Share, ProtocolError> {
+    pub(super) fn score_product(&self, q: &Wire, k: &Wire, a: &Attention<'_>) -> Share {
         let own = |this: &Self| {
             let left = attention_scores(&q.open, &this.share_of(k).data, a);
             let right = attention_scores(&q.mask, &k.open, a);
@@ -239,7 +242,7 @@ impl Masked {
         self.bilinear((1, cols), q.bits.min(k.bits), || attention_scores(&q.mask, &k.mask, a), own)
     }
 
-    pub(super) fn mix_product(&mut self, w: &Wire, v: &Wire, a: &Attention<'_>) -> Result<Share, ProtocolError> {
+    pub(super) fn mix_product(&self, w: &Wire, v: &Wire, a: &Attention<'_>) -> Share {
         let own = |this: &Self| {
             let left = attention_mix(&w.open, &this.share_of(v).data, a);
             let right = attention_mix(&w.mask, &v.open, a);
@@ -249,35 +252,38 @@ impl Masked {
         self.bilinear(shape, w.bits.min(v.bits), || attention_mix(&w.mask, &v.mask, a), own)
     }
 
-    pub(super) fn scale_by_head(&mut self, x: &Wire, scale: &Wire, a: &Attention<'_>) -> Result<Share, ProtocolError> {
+    pub(super) fn scale_by_head(&self, x: &Wire, scale: &Wire, a: &Attention<'_>) -> Share {
         self.multiply_by(x, scale, head_scalar_index(a))
     }
 
     pub(super) fn key_bias(&self, scores: &Share, bias: &Wire, a: &Attention<'_>) -> Share {
+        debug_assert!(!scores.deferred, "scores were truncated");
         if !self.is_evaluator() {
             return scores.clone();
         }
         let bias = self.share_of(bias);
         let data = with_key_bias(&scores.data, &bias.data, &a.lens());
-        Share { rows: 1, cols: scores.cols, bits: scores.bits.min(bias.bits), data }
+        Share::new(1, scores.cols, scores.bits.min(bias.bits), data)
     }
 
     pub(super) fn rsub_ragged(&self, x: &Share, scalar: &Share, lens: &[usize]) -> Share {
+        debug_assert!(!x.deferred && !scalar.deferred, "both were truncated");
         let mut data = Vec::new();
         if self.is_evaluator() {
             let rows = ragged(&x.data, lens).zip(&scalar.data);
             data.extend(rows.flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v))));
         }
-        Share { rows: 1, cols: x.len(), bits: x.bits.min(scalar.bits), data }
+        Share::new(1, x.len(), x.bits.min(scalar.bits), data)
     }
 
     pub(super) fn sum_ragged(&self, x: &Share, lens: &[usize]) -> Share {
+        debug_assert!(!x.deferred, "the values were truncated");
         let data = if self.is_evaluator() {
             ragged(&x.data, lens).map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b))).collect()
         } else {
             Vec::new()
         };
-        Share { rows: 1, cols: lens.len(), bits: x.bits, data }
+        Share::new(1, lens.len(), x.bits, data)
     }
 
     /// The client's values as a wire whose mask E0 alone holds; with shared ends, its shares opened under masks of both.
@@ -294,7 +300,7 @@ impl Masked {
                 _ if self.is_evaluator() => return Err(ProtocolError::MissingInput),
                 _ => Vec::new(),
             };
-            let (mut wires, _) = self.exchange(&[(&Share { rows, cols, bits, data }, bits)], &[], "input")?;
+            let (mut wires, _) = self.exchange(&[(&Share::new(rows, cols, bits, data), bits)], &[], "input")?;
             return Ok(wires.remove(0));
         }
         let mut wire = Wire { rows, cols, bits, open: Vec::new(), mask: Vec::new(), mask0: Vec::new() };
@@ -338,6 +344,7 @@ impl Masked {
             let (mut wires, _) = self.exchange(&[(x, bits)], &[], place)?;
             return Ok((wires.remove(0), vec![None; modules.len()]));
         }
+        let x = &*self.settled(x)?;
         let (rank, rows, cols) = (self.rank, x.rows, x.cols);
         let inner = rows * rank;
         let mut wire = self.mask_wires(&[(x, bits)]).remove(0);
@@ -385,20 +392,13 @@ impl Masked {
         let mut additions = Vec::new();
         for (m, &module) in modules.iter().enumerate() {
             let v = vs.get(m * inner..(m + 1) * inner).unwrap_or(&[]);
-            additions.push(Some(self.private_product(&wire, layer, module, &ps[m], &cs[m], v)?));
+            additions.push(Some(self.private_product(&wire, layer, module, &ps[m], &cs[m], v)));
         }
         Ok((wire, additions))
     }
 
-    fn private_product(
-        &mut self,
-        wire: &Wire,
-        layer: usize,
-        module: Module,
-        p: &[u64],
-        c: &[u64],
-        v: &[u64],
-    ) -> Result<Share, ProtocolError> {
+    /// What `B` makes of `A·x + p` and `-p`. `R_B·p`, which the source knows, is deferred.
+    fn private_product(&self, wire: &Wire, layer: usize, module: Module, p: &[u64], c: &[u64], v: &[u64]) -> Share {
         let rank = self.rank;
         let (_, out) = self.spec.shape(module);
         let bits = wire.bits;
@@ -422,8 +422,6 @@ impl Masked {
                 product = ring::matmul_transposed(&u, &lora.b, rank);
             }
         }
-        let mut data = self.correct(wire.rows * out, bits, |i| product[i])?;
-        data.iter_mut().zip(&product).for_each(|(d, own)| *d = d.wrapping_add(*own));
-        Ok(Share { rows: wire.rows, cols: out, bits, data })
+        Share { deferred: true, ..Share::new(wire.rows, out, bits, product) }
     }
 }

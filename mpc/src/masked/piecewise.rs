@@ -51,10 +51,10 @@ impl Masked {
         let (intercepts, slopes) = self.selected_lines(table, &shifts, &negative, rows, per_row);
         let parts: Vec<(&Share, u32)> = slopes.iter().chain(&shifted).map(|s| (s, 64)).collect();
         let (wires, _) = self.exchange(&parts, &[], place)?;
-        let mut out = Share { rows: s.rows, cols: s.cols, bits: 64, data: intercepts };
+        let mut out = Share::new(s.rows, s.cols, 64, intercepts);
         for c in 0..shifts.len() {
-            let product = self.multiply(&wires[c], &wires[shifts.len() + c])?;
-            out.data.iter_mut().zip(product.data).for_each(|(o, p)| *o = o.wrapping_add(p));
+            let product = self.multiply(&wires[c], &wires[shifts.len() + c]);
+            out = self.add_shares(&out, &Share { rows: s.rows, cols: s.cols, ..product });
         }
         Ok(out)
     }
@@ -127,7 +127,7 @@ impl Masked {
                 }
             }
         }
-        let share = |data| Share { rows: 1, cols: rows, bits: 64, data };
+        let share = |data| Share::new(1, rows, 64, data);
         (intercepts, slopes.into_iter().map(share).collect())
     }
 }

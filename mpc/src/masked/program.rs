@@ -29,10 +29,14 @@ impl Engine for Masked {
 
     fn open(&mut self, shares: &[(&Share, u32)], place: &'static str) -> Step<Vec<Wire>> {
         self.at(place);
-        for (share, _) in shares {
-            self.record(place, share);
+        let mut settled = Vec::with_capacity(shares.len());
+        for (share, bits) in shares {
+            let share = self.settled(share)?;
+            self.record(place, &share);
+            settled.push((share, *bits));
         }
-        Ok(self.exchange(shares, &[], place)?.0)
+        let shares: Vec<(&Share, u32)> = settled.iter().map(|(share, bits)| (share.as_ref(), *bits)).collect();
+        Ok(self.exchange_masked(&shares, &[], place)?.0)
     }
 
     fn open_private(
@@ -129,23 +133,23 @@ impl Engine for Masked {
 
     fn square_sum(&mut self, x: &Wire) -> Step<Share> {
         self.at("norm.squares");
-        self.row_square_sums(x)
+        Ok(self.row_square_sums(x))
     }
 
     fn mul(&mut self, x: &Wire, y: &Wire) -> Step<Share> {
         self.at("products");
-        self.multiply(x, y)
+        Ok(self.multiply(x, y))
     }
 
     fn scale_rows(&mut self, x: &Wire, scale: &Wire) -> Step<Share> {
         let cols = x.cols;
         self.at("products");
-        self.multiply_by(x, scale, |i| i / cols)
+        Ok(self.multiply_by(x, scale, |i| i / cols))
     }
 
     fn scores(&mut self, queries: &Wire, keys: &Wire, attention: &Attention<'_>) -> Step<Share> {
         self.at("attention.scores");
-        self.score_product(queries, keys, attention)
+        Ok(self.score_product(queries, keys, attention))
     }
 
     fn add_key_bias(&mut self, scores: &Share, bias: &Wire, attention: &Attention<'_>) -> Share {
@@ -154,17 +158,18 @@ impl Engine for Masked {
 
     fn mix(&mut self, weights: &Wire, values: &Wire, attention: &Attention<'_>) -> Step<Share> {
         self.at("attention.mix");
-        self.mix_product(weights, values, attention)
+        Ok(self.mix_product(weights, values, attention))
     }
 
     fn scale_heads(&mut self, x: &Wire, scale: &Wire, attention: &Attention<'_>) -> Step<Share> {
         self.at("attention.divide");
-        self.scale_by_head(x, scale, attention)
+        Ok(self.scale_by_head(x, scale, attention))
     }
 
     fn ragged_max(&mut self, x: &Share, lens: &[usize], place: &'static str) -> Step<Share> {
         self.at(place);
-        self.max_ragged(x, lens, place)
+        let x = self.settled(x)?;
+        self.max_ragged(&x, lens, place)
     }
 
     fn ragged_rsub(&mut self, x: &Share, scalar: &Share, lens: &[usize]) -> Share {
@@ -195,6 +200,7 @@ impl Engine for Masked {
     fn piecewise(&mut self, s: &Share, table: &Piecewise, place: &'static str) -> Step<Share> {
         self.at(place);
         let out = self.piecewise_of(s, table, place)?;
+        let out = self.settled(&out)?.into_owned();
         self.record(place, &out);
         Ok(out)
     }
@@ -212,10 +218,13 @@ impl Engine for Masked {
 
     fn argmax_to_client(&mut self, x: &Share, place: &'static str) -> Step<Option<u32>> {
         self.at(place);
-        self.argmax(x, place)
+        let x = self.settled(x)?;
+        self.argmax(&x, place)
     }
+
     fn reveal_to_client(&mut self, x: &Share, bits: u32, place: &'static str) -> Step<Option<Vec<u64>>> {
-        self.record(place, x);
-        self.tell_client(x, bits, place)
+        let x = self.settled(x)?;
+        self.record(place, &x);
+        self.tell_client(&x, bits, place)
     }
 }

@@ -64,7 +64,7 @@ impl Masked {
     /// A row of own halves; E1 may leave the public ones out.
     fn row_of(&self, mut data: Vec<u64>, cols: usize, bits: u32) -> Share {
         data.resize(if self.is_evaluator() { cols } else { 0 }, 0);
-        Share { rows: 1, cols, bits, data }
+        Share::new(1, cols, bits, data)
     }
 
     /// How many elements reach each candidate beyond `keep`: negative where too few do.
@@ -75,7 +75,7 @@ impl Masked {
         for row in below.data.chunks_exact(m) {
             data.iter_mut().zip(row).for_each(|(d, b)| *d = d.wrapping_sub(*b));
         }
-        Share { rows: 1, cols: m, bits: search::COUNT_WIDTH, data }
+        Share::new(1, m, search::COUNT_WIDTH, data)
     }
 
     /// `[x_i - threshold - candidate_j < 0]`, candidates side by side, modulo `2^bits`.
@@ -106,7 +106,7 @@ impl Masked {
         let pending = self.signs_beyond(wire, offsets, place)?;
         let (_, signs) = self.finish_sign(&pending, &[], place)?;
         let (data, _) = signs.share(self, bits)?;
-        Ok(Share { rows: 1, cols: rows * m, bits, data })
+        Ok(Share::new(1, rows * m, bits, data))
     }
 
     fn signs_beyond(&mut self, wire: &Wire, offsets: &[u64], place: &'static str) -> Result<Pending, ProtocolError> {

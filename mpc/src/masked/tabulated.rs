@@ -2,8 +2,8 @@
 //! beyond its domain.
 //!
 //! With `x̂ = x + r` opened, the index of `x` is the difference of the middle digits of `x̂` and `r`, less the borrow
-//! `β` of the digits below. Both candidates are looked up at once ([`super::lookup`]); `β` enters the line's product
-//! from its opened form. Whether `x` lies in the domain and whether it is negative are products of equalities and
+//! `β` of the digits below. The line of the larger candidate and the change of slope at its left end are looked up at
+//! once ([`super::lookup`]); `β` enters their product from its opened form. Whether `x` lies in the domain and whether it is negative are products of equalities and
 //! borrows of the same digits. The line is exact modulo `2^24`, cut by a borrow that is joined with the domain bit.
 //!
 //! Rounds after the opening: 3 for few elements, or 4 where the digits below the index are more than 9 bits, 5 for many
@@ -34,6 +34,19 @@ impl<'a> Opening<'a> {
 
     fn all(&mut self, planes: &'a [Bits]) -> Planes {
         planes.iter().fold(0, |set, plane| set | self.add(plane))
+    }
+
+    /// All products of a comparison of digits, lowest first: each `less` and-ed with the equalities above it.
+    fn comparison(&mut self, digits: &'a [(Bits, Bits)]) -> Vec<Planes> {
+        let mut above = 0;
+        let mut terms = Vec::new();
+        for (d, (less, equal)) in digits.iter().enumerate().rev() {
+            terms.push(above | self.add(less));
+            if d > 0 {
+                above |= self.add(equal);
+            }
+        }
+        terms
     }
 
     /// The products of a comparison of digits, lowest first, beside the top digit's `less`: each lower `less` and-ed
@@ -77,6 +90,14 @@ struct SignPosition {
     index: (Bits, Bits),
 }
 
+/// How a line becomes a result: what to cut, the result's width, and what the bias has become by then.
+#[derive(Clone, Copy)]
+struct Cut {
+    shift: u32,
+    out_bits: u32,
+    offset: u64,
+}
+
 impl Masked {
     /// [`marill_numeric::functions::exp_neg`] of a share, modulo `2^out_bits`.
     pub(super) fn exp_of_negative(
@@ -110,14 +131,15 @@ impl Masked {
         let lookups = self.line_lookups(&wire, &index, table);
         let shares: Vec<(&Share, u32)> = lookups.iter().map(|f| (f, LINE_BITS)).collect();
         let (lines, opened, in_domain, negative) = self.locate(&shares, &position, place)?;
-        let line = self.signed_line(&lines, x, &opened, &index)?;
+        let line = self.signed_line(&lines, &wire, &opened, &index, table.low_bits)?;
 
         // The opening of the line's truncation.
         let shift = table.slope_frac_bits;
-        let shifted = self.add_public(&line, self.half(shift) + (1 << (LINE_BITS - 2)));
+        let shifted = self.add_public(&line, self.half(shift) + table.bias as u64);
         let bits: Vec<&Bits> = std::iter::once(&in_domain).chain(&negative).collect();
-        let (mut wires, opened) = self.exchange(&[(&shifted, LINE_BITS)], &bits, place)?;
-        let mut out = self.gated_cut(&wires.remove(0), &opened[0], &in_domain, shift, out_bits, place)?;
+        let (mut wires, opened) = self.exchange_masked(&[(&shifted, LINE_BITS)], &bits, place)?;
+        let cut = Cut { shift, out_bits, offset: (table.bias >> shift) as u64 };
+        let mut out = self.gated_cut(&wires.remove(0), &opened[0], &in_domain, cut, place)?;
         if let Some(negative) = opened.get(1) {
             self.add_tail(&mut out, x, table.tail, negative)?;
         }
@@ -211,76 +233,88 @@ impl Masked {
         Ok((lines, opened.remove(0), sum(&products[..in_domain]), negative))
     }
 
-    /// `s·a[j]`, `s·b[j]`, `s·(a[j-1] - a[j])`, `s·(b[j-1] - b[j])` as shares modulo `2^24`.
-    fn line_lookups(&self, wire: &Wire, index: &OneHot, table: &LinearTable) -> [Share; 4] {
+    /// `s·value[j]`, `s·slope[j]`, `s·(slope[j-1] - slope[j])` and, for a function with jumps, `s·(left[j] - value[j])`
+    /// for the index `j` without the borrow, as shares modulo `2^24`.
+    fn line_lookups(&self, wire: &Wire, index: &OneHot, table: &LinearTable) -> Vec<Share> {
         let n = wire.len();
-        let mut data: [Vec<u64>; 4] = std::array::from_fn(|_| Vec::with_capacity(n));
+        let mut data = vec![Vec::with_capacity(n); if table.left.is_empty() { 3 } else { 4 }];
         if self.is_evaluator() {
             let mask = low_mask(INDEX_BITS) as usize;
-            let intercept = Rotated::new(table.intercept.iter().map(|&v| v as u64));
-            let slope = Rotated::new(table.slope.iter().map(|&v| v as u64));
+            let rotated = |table: &[i64]| Rotated::new(table.iter().map(|&v| v as u64));
+            let (value, slope) = (rotated(&table.value), rotated(&table.slope));
+            let left = (!table.left.is_empty()).then(|| rotated(&table.left));
             let sign = if self.is_first() { u64::MAX } else { 1 };
             for i in 0..n {
                 let bits = index.bits_of(i);
                 let digit = (wire.open[i] >> table.low_bits) as usize & mask;
-                let below = (digit + mask) & mask;
-                let (a, b) = (intercept.sum(bits, digit), slope.sum(bits, digit));
-                let (a1, b1) = (intercept.sum(bits, below), slope.sum(bits, below));
-                for (column, value) in data.iter_mut().zip([a, b, a1.wrapping_sub(a), b1.wrapping_sub(b)]) {
+                let (v, b) = (value.sum(bits, digit), slope.sum(bits, digit));
+                let bend = slope.sum(bits, (digit + mask) & mask).wrapping_sub(b);
+                let jump = left.as_ref().map(|left| left.sum(bits, digit).wrapping_sub(v));
+                for (column, value) in data.iter_mut().zip([v, b, bend].into_iter().chain(jump)) {
                     column.push(sign.wrapping_mul(value));
                 }
             }
         }
-        data.map(|data| Share { rows: wire.rows, cols: wire.cols, bits: LINE_BITS, data })
+        data.into_iter().map(|data| Share::new(wire.rows, wire.cols, LINE_BITS, data)).collect()
     }
 
-    /// `s·(a + b·x + borrow·(da + db·x))` modulo `2^24`, the borrow opened under its mask; 10 corrections an element.
+    /// `s·(v + b·d + borrow·(jump + bend·d))` modulo `2^24` for `d = x̂ - r` below the index, the borrow opened under
+    /// its mask `ρ`; 7 corrections an element, the constant deferred.
+    ///
+    /// With a borrow the argument lies left of the knot, where the line before continues to the knot's value (less the
+    /// jump, where there is one): `d` is then negative as it stands.
     fn signed_line(
         &mut self,
         lines: &[Wire],
-        x: &Wire,
+        wire: &Wire,
         borrow: &OpenBits,
         index: &OneHot,
+        low_bits: u32,
     ) -> Result<Share, ProtocolError> {
-        let [a, b, da, db] = lines else { unreachable!("four lookups") };
-        let n = x.len();
-        let source = matches!(self.role, Role::Source(_));
-        let signs: Vec<u64> = if source { (0..n).map(|i| index.sign_of(i)).collect() } else { Vec::new() };
-        let flipped: Vec<u64> =
-            if source { (0..n).map(|i| signs[i].wrapping_mul(bit(&borrow.rho, i))).collect() } else { Vec::new() };
-        let cross = |i: usize, slope: &Wire, intercept: &Wire| {
-            slope.mask[i].wrapping_mul(x.mask[i]).wrapping_sub(intercept.mask[i])
+        let ([v, b, bend], jump) = (&lines[..3], lines.get(3)) else { unreachable!("three lookups at least") };
+        let (n, low) = (wire.len(), low_mask(low_bits));
+        let at = |column: &Option<&Wire>, i: usize, part: fn(&Wire) -> &[u64]| column.map_or(0, |w| part(w)[i]);
+        let masks = |w: &Wire, i: usize| w.mask[i];
+        // At the source: the lookup's sign `s`, `s·ρ`, `r` below the index, and what the borrow adds, over masks.
+        let s = |i: usize| index.sign_of(i);
+        let f = |i: usize| index.sign_of(i).wrapping_mul(bit(&borrow.rho, i));
+        let r = |i: usize| wire.mask[i] & low;
+        let added = |i: usize| masks(bend, i).wrapping_mul(r(i)).wrapping_sub(at(&jump, i, |w| &w.mask));
+        let twice = |i: usize| s(i).wrapping_sub(2u64.wrapping_mul(f(i)));
+        let mut correct = |value: &dyn Fn(usize) -> u64| self.correct(n, LINE_BITS, value);
+        let one = correct(&s)?;
+        let flip = correct(&f)?;
+        let by_slope = correct(&|i| s(i).wrapping_mul(r(i)))?;
+        let by_bend = correct(&|i| f(i).wrapping_mul(r(i)))?;
+        let by_distance = correct(&|i| s(i).wrapping_mul(masks(b, i)).wrapping_add(f(i).wrapping_mul(masks(bend, i))))?;
+        let by_flipped = correct(&|i| twice(i).wrapping_mul(masks(bend, i)))?;
+        let rest = correct(&|i| twice(i).wrapping_mul(added(i)))?;
+        let data = match &self.role {
+            Role::Tally(_) => Vec::new(),
+            Role::Source(_) => (0..n)
+                .map(|i| {
+                    let line = masks(b, i).wrapping_mul(r(i)).wrapping_sub(masks(v, i));
+                    s(i).wrapping_mul(line).wrapping_add(f(i).wrapping_mul(added(i)))
+                })
+                .collect(),
+            Role::Evaluator(_) => (0..n)
+                .map(|i| {
+                    let (hat, d) = (bit(&borrow.hat, i), wire.open[i] & low);
+                    let by = |x: u64| hat.wrapping_mul(x);
+                    let (slope, turn) = (b.open[i], bend.open[i]);
+                    let step = turn.wrapping_mul(d).wrapping_add(at(&jump, i, |w| &w.open));
+                    let line = v.open[i].wrapping_add(slope.wrapping_mul(d));
+                    one[i]
+                        .wrapping_mul(line.wrapping_add(by(step)))
+                        .wrapping_add(flip[i].wrapping_mul(sign(hat)).wrapping_mul(step))
+                        .wrapping_sub(by_slope[i].wrapping_mul(slope.wrapping_add(by(turn))))
+                        .wrapping_sub(by_bend[i].wrapping_mul(sign(hat)).wrapping_mul(turn))
+                        .wrapping_sub(d.wrapping_mul(by_distance[i].wrapping_add(by(by_flipped[i]))))
+                        .wrapping_add(by(rest[i]))
+                })
+                .collect(),
         };
-        let s = self.correct(n, LINE_BITS, |i| signs[i])?;
-        let s_x = self.correct(n, LINE_BITS, |i| signs[i].wrapping_mul(x.mask[i]))?;
-        let s_b = self.correct(n, LINE_BITS, |i| signs[i].wrapping_mul(b.mask[i]))?;
-        let s_base = self.correct(n, LINE_BITS, |i| signs[i].wrapping_mul(cross(i, b, a)))?;
-        let s_db = self.correct(n, LINE_BITS, |i| signs[i].wrapping_mul(db.mask[i]))?;
-        let s_delta = self.correct(n, LINE_BITS, |i| signs[i].wrapping_mul(cross(i, db, da)))?;
-        let f = self.correct(n, LINE_BITS, |i| flipped[i])?;
-        let f_x = self.correct(n, LINE_BITS, |i| flipped[i].wrapping_mul(x.mask[i]))?;
-        let f_db = self.correct(n, LINE_BITS, |i| flipped[i].wrapping_mul(db.mask[i]))?;
-        let f_delta = self.correct(n, LINE_BITS, |i| flipped[i].wrapping_mul(cross(i, db, da)))?;
-        // factor·(â + b̂·x̂) - x̂·[factor r_b] - b̂·[factor r_x] + [factor·(r_b·r_x - r_a)]
-        let affine = |i: usize, a: u64, b: u64, one: &[u64], by_b: &[u64], by_x: &[u64], rest: &[u64]| {
-            let x = x.open[i];
-            one[i]
-                .wrapping_mul(a.wrapping_add(b.wrapping_mul(x)))
-                .wrapping_sub(x.wrapping_mul(by_b[i]))
-                .wrapping_sub(b.wrapping_mul(by_x[i]))
-                .wrapping_add(rest[i])
-        };
-        let mut data = Vec::new();
-        if self.is_evaluator() {
-            data.extend((0..n).map(|i| {
-                let hat = bit(&borrow.hat, i);
-                let base = affine(i, a.open[i], b.open[i], &s, &s_b, &s_x, &s_base);
-                let delta = affine(i, da.open[i], db.open[i], &s, &s_db, &s_x, &s_delta);
-                let flip = affine(i, da.open[i], db.open[i], &f, &f_db, &f_x, &f_delta);
-                base.wrapping_add(hat.wrapping_mul(delta)).wrapping_add(sign(hat).wrapping_mul(flip))
-            }));
-        }
-        Ok(Share { rows: x.rows, cols: x.cols, bits: LINE_BITS, data })
+        Ok(Share { deferred: true, ..Share::new(wire.rows, wire.cols, LINE_BITS, data) })
     }
 
     /// `gate · floor(z / 2^shift)` for an opened `ẑ = z + r` and a bit whose plane is open: the high part times the
@@ -290,8 +324,7 @@ impl Masked {
         wire: &Wire,
         gate: &OpenBits,
         gate_bits: &Bits,
-        shift: u32,
-        out_bits: u32,
+        Cut { shift, out_bits, offset }: Cut,
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (n, k) = (wire.len(), wire.bits);
@@ -311,7 +344,6 @@ impl Masked {
             let borrow = self.gated_borrow(wire, gate, gate_bits, shift, place)?;
             borrow.share(self, out_bits)?.0
         };
-        let offset = 1u64 << (k - 2 - shift);
         let data = (0..gate_share.len()).map(|i| {
             let public = (wire.open[i] >> shift).wrapping_sub(offset);
             let (by, stays) = (bit(&gate.hat, i), 1 - (wire.open[i] >> (k - 1)));
@@ -323,10 +355,10 @@ impl Masked {
                 .wrapping_sub(borrow.get(i).copied().unwrap_or(0))
         });
         let data = data.collect();
-        Ok(Share { rows: wire.rows, cols: wire.cols, bits: out_bits, data })
+        Ok(Share::new(wire.rows, wire.cols, out_bits, data))
     }
 
-    /// `gate · [ẑ mod 2^f < r mod 2^f]`: from one digit and the opened gate for few elements, from digits of at most
+    /// `gate · [ẑ mod 2^f < r mod 2^f]`: from one or two digits and the opened gate for few elements, from digits of at most
     /// four bits and-ed with the gate's plane for many.
     fn gated_borrow(
         &mut self,
@@ -337,10 +369,15 @@ impl Masked {
         place: &'static str,
     ) -> Result<Affine, ProtocolError> {
         if !self.many(wire.len()) {
-            let digits = self.compare_digits(wire, &[(0, f)])?;
-            let (_, mut opened) = self.exchange(&[], &[&digits[0].0], place)?;
+            // A vector of 2^8 bits is as dear as the monomials of two more planes.
+            let digits = self.compare_digits(wire, &split(0, f, f.div_ceil(8)))?;
+            let mut opening = Opening::default();
+            let terms = opening.comparison(&digits);
+            let (_, mut opened) = self.exchange(&[], &opening.planes, place)?;
             opened.push(gate.clone());
-            return Ok(Affine::of(self, &opened, &[(1, 0b11)]));
+            let gate = 1 << (opened.len() - 1);
+            let terms: Vec<(u64, Planes)> = terms.iter().map(|term| (1, term | gate)).collect();
+            return Ok(Affine::of(self, &opened, &terms));
         }
         let digits = self.compare_digits(wire, &split(0, f, f.div_ceil(4)))?;
         let mut opening = Opening::default();

@@ -223,7 +223,7 @@ impl Masked {
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let shifted = self.add_public(x, self.half(shift).wrapping_add(1 << (in_bits - 2)));
-        let (mut wires, _) = self.exchange(&[(&shifted, in_bits)], &[], place)?;
+        let (mut wires, _) = self.exchange_masked(&[(&shifted, in_bits)], &[], place)?;
         self.cut(&wires.remove(0), shift, out_bits, place)
     }
 
@@ -287,7 +287,7 @@ impl Masked {
             let wrap = wraps.get(i).map_or(0, |wrap| wrap.wrapping_mul(1 - (wire.open[i] >> (k - 1))));
             *value = public.wrapping_sub(*value).wrapping_add(wrap);
         }
-        Ok(Share { rows: wire.rows, cols: wire.cols, bits: out_bits, data })
+        Ok(Share::new(wire.rows, wire.cols, out_bits, data))
     }
 
     /// Equality to zero of the bits from `start` up, given the borrow into them: the two candidates' planes.
@@ -330,6 +330,6 @@ impl Masked {
             let wrap = wraps[i].wrapping_mul(1 - (wire.open[i] >> (k - 1)));
             *value = public.wrapping_sub(*value).wrapping_add(wrap);
         }
-        Ok(Share { rows: wire.rows, cols: wire.cols, bits: 64, data })
+        Ok(Share::new(wire.rows, wire.cols, 64, data))
     }
 }

@@ -72,7 +72,7 @@ impl PublicWeights {
             .collect::<Result<Vec<_>, _>>()?;
         let (lm_head, lm_head_frac_bits, lm_head_bias) = quantise_head(spec, head)?;
         let pooler = quantise_pooler(spec, head.pooler.as_ref())?;
-        let rope = Rope { half: spec.head_dim / 2, cos: Vec::new(), sin: Vec::new() };
+        let rope = Rope::none(spec);
         let digest = String::new();
         let mut weights =
             Self { spec: spec.clone(), layers, lm_head, lm_head_frac_bits, lm_head_bias, pooler, rope, digest };
