@@ -7,15 +7,15 @@
 //! E0 holds `Ŵ = W + R_W` with masks that E1 and the source expand (see `weights/full.rs`). With
 //! `[x]_0 = -[r]_0` and `[x]_1 = x̂ - [r]_1`:
 //! `W·x = W·(x̂ - [r]_1) - Ŵ·[r]_0 + R_W·[r]_0`.
-//! E1 computes the first term, E0 the second, before the opening if it likes, since both factors are its own; the
-//! source shares the third, `out` elements a row. No round and no byte between the evaluators beyond the opening of
-//! `x`; none of the source's either way but the corrections to E1.
+//! E1 computes the first term, E0 the second, before the opening if it likes, since both factors are its own. The
+//! third is a function of masks that the source knows and defers into the mask of the truncation behind the product
+//! (see [`Share::deferred`]). No round, no byte between the evaluators beyond the opening of `x`, and no correction.
 //!
 //! # Who learns what
-//! E0 sees `Ŵ`, uniform by `R_W`, of which it sees nothing else: its half of the correction comes from its own stream.
-//! One `R_W` belongs to one `W`, however many sessions use it. E1 sees a correction that is uniform by E0's half. The
-//! source sees shapes. So a simulator samples both views. E0 and the source together open `W`, as they open an
-//! adapter; E1 and the source open the prompt.
+//! E0 sees `Ŵ`, uniform by `R_W`, of which no other message depends but through masks fresh from streams that E0 does
+//! not hold. One `R_W` belongs to one `W`, however many sessions use it. E1 sees the opening of `x` and nothing more. The
+//! source sees shapes. So a simulator samples both views. E0 and the source together open `W`, as they open an adapter;
+//! E1 and the source open the prompt.
 //!
 //! Source: Beaver (CRYPTO '91), with one factor's mask kept, as in Mohassel and Zhang (SecureML, S&P '17, section 4.1).
 
@@ -77,16 +77,14 @@ impl Masked {
         place: &'static str,
     ) -> Result<(Wire, Vec<Option<Share>>), ProtocolError> {
         let wire = self.exchange(&[(x, bits)], &[], place)?.0.remove(0);
-        let products = modules.iter().map(|&module| self.full_product(&wire, layer, module).map(Some));
-        let products = products.collect::<Result<_, _>>()?;
+        let products = modules.iter().map(|&module| Some(self.full_product(&wire, layer, module))).collect();
         Ok((wire, products))
     }
 
-    fn full_product(&mut self, wire: &Wire, layer: usize, module: Module) -> Result<Share, ProtocolError> {
-        let bits = wire.bits;
-        debug_assert!(bits <= self.spec.private_bits(module), "a mask of fewer bits than the wire hides less");
+    fn full_product(&self, wire: &Wire, layer: usize, module: Module) -> Share {
+        debug_assert!(wire.bits <= self.spec.private_bits(module), "a mask of fewer bits than the wire hides less");
         let (cols, out) = self.spec.shape(module);
-        let own = match &self.role {
+        let data = match &self.role {
             Role::Tally(_) => Vec::new(),
             Role::Source(source) => product(&wire.mask0, &source.matrix_masks[layer][module as usize], cols),
             Role::Evaluator(e) => match &e.matrices {
@@ -100,9 +98,7 @@ impl Masked {
                 }
             },
         };
-        let mut data = self.correct(wire.rows * out, bits, |i| own[i])?;
-        data.iter_mut().zip(&own).for_each(|(d, own)| *d = d.wrapping_add(*own));
-        Ok(Share { rows: wire.rows, cols: out, bits, data })
+        Share { deferred: true, ..Share::new(wire.rows, out, wire.bits, data) }
     }
 
     /// A row that E1 holds in clear is a share of itself: nothing is sent.
