@@ -147,6 +147,44 @@ pub trait Engine {
     fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, place: &'static str) -> Step<Self::Share>;
     /// A piecewise linear function of a positive value.
     fn piecewise(&mut self, s: &Self::Share, table: &Piecewise, place: &'static str) -> Step<Self::Share>;
+    /// Multiplies row `i` of a wire by a piecewise linear function of `s[i]`; `places` are those of the function and of
+    /// its opening, which an engine may do without.
+    fn scale_rows_piecewise(
+        &mut self,
+        x: &Self::Wire,
+        s: &Self::Share,
+        table: &Piecewise,
+        places: [&'static str; 2],
+    ) -> Step<Self::Share> {
+        let factors = self.piecewise(s, table, places[0])?;
+        let factors = self.open(&[(&factors, 64)], places[1])?.remove(0);
+        self.scale_rows(x, &factors)
+    }
+    /// As [`Self::piecewise`], of the sums of a wire's ragged rows: what is open need not be opened again.
+    fn piecewise_sums(
+        &mut self,
+        x: &Self::Wire,
+        lens: &[usize],
+        table: &Piecewise,
+        place: &'static str,
+    ) -> Step<Self::Share> {
+        let share = self.share(x);
+        let sums = self.ragged_sum(&share, lens);
+        self.piecewise(&sums, table, place)
+    }
+    /// Multiplies each head's columns of `x` by a piecewise linear function of its ragged row of `weights`, summed.
+    fn scale_heads_piecewise(
+        &mut self,
+        x: &Self::Share,
+        weights: &Self::Wire,
+        table: &Piecewise,
+        attention: &Attention<'_>,
+        places: [&'static str; 2],
+    ) -> Step<Self::Share> {
+        let factors = self.piecewise_sums(weights, &attention.lens(), table, places[0])?;
+        let wires = self.open(&[(x, 64), (&factors, 64)], places[1])?;
+        self.scale_heads(&wires[0], &wires[1], attention)
+    }
     /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded, drawn for this call.
     fn add_noise(&mut self, x: &Self::Share, scale: f64) -> Self::Share;
     /// For each element of a `[1, n]` row of sampled logits ([`crate::sampling`]) one where it is below the `keep`-th

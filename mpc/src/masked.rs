@@ -29,6 +29,7 @@ mod lookup;
 mod operation_tests;
 mod pack;
 mod piecewise;
+mod points;
 mod program;
 mod sampling;
 #[cfg(test)]
@@ -52,6 +53,7 @@ use bits::{Bits, OpenBits};
 pub(crate) use compare::INDEX_BITS;
 use full::Matrices;
 use pack::{add_packed, byte_width, pack, pack_iter, pack_plane, payload_bytes, unpack, xor_packed_plane};
+pub use points::{Material, POINTS_BELOW};
 
 /// What can go wrong while a program runs. Every variant says where; none says what a share was.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,8 @@ pub enum ProtocolError {
     Range(NumericError),
     #[error("this partition reveals {revealed} and nothing else")]
     Reveal { revealed: &'static str },
+    #[error("the session uses point functions, and no way from the source of correlations to E0 is open")]
+    NoWords,
     #[error("the masked adapter does not belong to this model")]
     AdapterMismatch,
 }
@@ -82,7 +86,7 @@ pub struct Traffic {
     pub rounds: u64,
     pub bytes_sent: u64,
     pub bytes_received: u64,
-    /// Corrections received from the source.
+    /// What the source sent to this evaluator.
     pub source_bytes: u64,
 }
 
@@ -93,6 +97,8 @@ pub struct Cost {
     pub e0_to_e1_bytes: u64,
     pub e1_to_e0_bytes: u64,
     pub source_to_e1_bytes: u64,
+    /// Correction words of point functions; digits send nothing to E0.
+    pub source_to_e0_bytes: u64,
 }
 
 impl std::ops::Add for Cost {
@@ -104,6 +110,7 @@ impl std::ops::Add for Cost {
             e0_to_e1_bytes: self.e0_to_e1_bytes + other.e0_to_e1_bytes,
             e1_to_e0_bytes: self.e1_to_e0_bytes + other.e1_to_e0_bytes,
             source_to_e1_bytes: self.source_to_e1_bytes + other.source_to_e1_bytes,
+            source_to_e0_bytes: self.source_to_e0_bytes + other.source_to_e0_bytes,
         }
     }
 }
@@ -117,6 +124,7 @@ impl std::ops::Sub for Cost {
             e0_to_e1_bytes: self.e0_to_e1_bytes - other.e0_to_e1_bytes,
             e1_to_e0_bytes: self.e1_to_e0_bytes - other.e1_to_e0_bytes,
             source_to_e1_bytes: self.source_to_e1_bytes - other.source_to_e1_bytes,
+            source_to_e0_bytes: self.source_to_e0_bytes - other.source_to_e0_bytes,
         }
     }
 }
@@ -180,7 +188,33 @@ enum Corrections {
     /// E0 expands its half.
     Seed(Box<Prg>),
     /// E1 reads the other half.
-    Stream { channel: Box<dyn Channel>, buffer: Vec<u8>, at: usize },
+    Stream(Stream),
+}
+
+/// What the source sends, as bytes: where its frames end says nothing.
+struct Stream {
+    channel: Box<dyn Channel>,
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl Stream {
+    fn new(channel: Box<dyn Channel>) -> Self {
+        Self { channel, buffer: Vec::new(), at: 0 }
+    }
+
+    fn read(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
+        while self.buffer.len() - self.at < bytes {
+            let frame = self.channel.recv().map_err(ProtocolError::Source)?;
+            if self.at > 0 {
+                self.buffer.drain(..self.at);
+                self.at = 0;
+            }
+            self.buffer.extend_from_slice(&frame);
+        }
+        self.at += bytes;
+        Ok(&self.buffer[self.at - bytes..self.at])
+    }
 }
 
 struct Evaluator {
@@ -188,6 +222,10 @@ struct Evaluator {
     first: bool,
     masks: Prg,
     corrections: Corrections,
+    /// Roots of the own keys of point functions.
+    roots: Prg,
+    /// E0's correction words, which E1 finds among its corrections.
+    words: Option<Stream>,
     peer: Box<dyn Channel>,
     traffic: Traffic,
     /// Direction of the last message, when it was a one-way one: whether E0 sent it.
@@ -203,10 +241,13 @@ struct Evaluator {
 struct Source {
     masks: [Prg; 2],
     corrections: Prg,
+    roots: [Prg; 2],
     adapter_masks: Vec<[Lora; 7]>,
     matrix_masks: Vec<RingLayer>,
     sink: Box<dyn Channel>,
     buffer: Vec<u8>,
+    /// Correction words for E0, and the way to it.
+    words: Option<(Box<dyn Channel>, Vec<u8>)>,
     #[cfg(test)]
     script: Option<script::SourceScript>,
 }
@@ -238,6 +279,10 @@ impl Tally {
     fn source(&mut self, bytes: usize) {
         self.add(Cost { source_to_e1_bytes: bytes as u64, ..Cost::default() });
     }
+
+    fn words(&mut self, bytes: usize) {
+        self.add(Cost { source_to_e0_bytes: bytes as u64, ..Cost::default() });
+    }
 }
 
 /// The interpreter of evaluators, dealer and tally.
@@ -250,6 +295,10 @@ pub struct Masked {
     /// From this many elements on, gates spend rounds to save corrections and traffic; below, the reverse. A shape is
     /// public, so every party decides alike.
     many: usize,
+    /// Below this many elements, gates compare with point functions.
+    points_below: usize,
+    /// Point functions used so far: no two share a tweak.
+    trees: u64,
     /// Coins of stochastic roundings in order, for the twin.
     #[cfg(test)]
     coins: Vec<u64>,
@@ -294,7 +343,7 @@ impl Masked {
         peer: Box<dyn Channel>,
         source: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
-        let corrections = Corrections::Stream { channel: source, buffer: Vec::new(), at: 0 };
+        let corrections = Corrections::Stream(Stream::new(source));
         let held = (adapter.layers.clone(), Matrices::Own(Arc::clone(&adapter.full)));
         Self::evaluator(spec, false, held, seed, corrections, peer)
     }
@@ -316,6 +365,8 @@ impl Masked {
             first,
             masks,
             corrections,
+            roots: Prg::new(seed, points::ROOTS),
+            words: None,
             peer,
             traffic: Traffic::default(),
             one_way: None,
@@ -333,10 +384,12 @@ impl Masked {
         let source = Source {
             masks: [Prg::new(seed0, "wire masks"), Prg::new(seed1, "wire masks")],
             corrections: Prg::new(seed0, "corrections"),
+            roots: [seed0, seed1].map(|seed| Prg::new(seed, points::ROOTS)),
             adapter_masks: adapter_masks(spec, adapter_seed),
             matrix_masks: matrix_masks(spec, adapter_seed),
             sink,
             buffer: Vec::new(),
+            words: None,
             #[cfg(test)]
             script: None,
         };
@@ -356,6 +409,8 @@ impl Masked {
             spec: Arc::new(spec.clone()),
             shared_ends: false,
             many: MANY,
+            points_below: 0,
+            trees: 0,
             #[cfg(test)]
             coins: Vec::new(),
             #[cfg(test)]
@@ -411,12 +466,7 @@ impl Masked {
     /// # Errors
     /// [`ProtocolError::Source`] when E1 is gone.
     pub fn flush(&mut self) -> Result<(), ProtocolError> {
-        if let Role::Source(source) = &mut self.role
-            && !source.buffer.is_empty()
-        {
-            source.sink.send(std::mem::take(&mut source.buffer)).map_err(ProtocolError::Source)?;
-        }
-        Ok(())
+        if let Role::Source(source) = &mut self.role { source.flush() } else { Ok(()) }
     }
 
     /// Whether a gate over `n` elements saves bytes rather than rounds.
@@ -579,7 +629,7 @@ impl Masked {
             Role::Tally(tally) => {
                 tally.one_way = None;
                 let [e0_to_e1_bytes, e1_to_e0_bytes] = sizes.map(|size| size as u64);
-                tally.add(Cost { rounds: 1, e0_to_e1_bytes, e1_to_e0_bytes, source_to_e1_bytes: 0 });
+                tally.add(Cost { rounds: 1, e0_to_e1_bytes, e1_to_e0_bytes, ..Cost::default() });
                 Ok(None)
             }
             Role::Evaluator(e) => {
@@ -606,7 +656,7 @@ impl Masked {
                 let rounds = u64::from(tally.one_way.replace(from_first) != Some(from_first));
                 let bytes = |first| if from_first == first { size as u64 } else { 0 };
                 let (e0_to_e1_bytes, e1_to_e0_bytes) = (bytes(true), bytes(false));
-                tally.add(Cost { rounds, e0_to_e1_bytes, e1_to_e0_bytes, source_to_e1_bytes: 0 });
+                tally.add(Cost { rounds, e0_to_e1_bytes, e1_to_e0_bytes, ..Cost::default() });
                 Ok(None)
             }
             Role::Evaluator(e) => {
@@ -668,20 +718,19 @@ impl Evaluator {
     }
 
     fn read_corrections(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
-        let Corrections::Stream { channel, buffer, at } = &mut self.corrections else {
-            unreachable!("only E1 reads corrections")
-        };
-        while buffer.len() - *at < bytes {
-            let frame = channel.recv().map_err(ProtocolError::Source)?;
-            if *at > 0 {
-                buffer.drain(..*at);
-                *at = 0;
-            }
-            buffer.extend_from_slice(&frame);
-        }
-        *at += bytes;
+        let Corrections::Stream(stream) = &mut self.corrections else { unreachable!("only E1 reads corrections") };
         self.traffic.source_bytes += bytes as u64;
-        Ok(&buffer[*at - bytes..*at])
+        stream.read(bytes)
+    }
+
+    /// Correction words of point functions.
+    fn read_words(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
+        if !self.first {
+            return self.read_corrections(bytes);
+        }
+        let stream = self.words.as_mut().ok_or(ProtocolError::NoWords)?;
+        self.traffic.source_bytes += bytes as u64;
+        stream.read(bytes)
     }
 }
 
@@ -717,6 +766,10 @@ impl Source {
     }
 
     fn emit(&mut self) -> Result<(), ProtocolError> {
+        if let Some((_, words)) = &self.words {
+            // Nothing of an earlier gate stays here while a send waits for one evaluator: the other could need it.
+            return if words.len().max(self.buffer.len()) < FRAME_BYTES { Ok(()) } else { self.flush() };
+        }
         if self.buffer.len() < FRAME_BYTES {
             return Ok(());
         }
@@ -726,6 +779,16 @@ impl Source {
             self.sink.send(frame.to_vec()).map_err(ProtocolError::Source)?;
         }
         self.buffer = frames.remainder().to_vec();
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), ProtocolError> {
+        let words = self.words.as_mut().map(|(sink, buffer)| (sink.as_mut(), buffer));
+        for (sink, buffer) in words.into_iter().chain([(self.sink.as_mut(), &mut self.buffer)]) {
+            if !buffer.is_empty() {
+                sink.send(std::mem::take(buffer)).map_err(ProtocolError::Source)?;
+            }
+        }
         Ok(())
     }
 }

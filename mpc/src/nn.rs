@@ -3,7 +3,7 @@
 //! Each function states its domain and error against real arithmetic; a test checks both in the twin, and that the
 //! secure engines return the twin's integers.
 
-use marill_numeric::tables::{Piecewise, tables};
+use marill_numeric::tables::tables;
 
 use crate::engine::{Attention, Engine, Step};
 
@@ -25,7 +25,7 @@ const RSQRT_BITS: u32 = 58;
 /// `2^out_bits`.
 ///
 /// Domain: the row's norm below `2^(31 - input_frac_bits)`. Relative error at most 2.5e-4, plus half an output unit.
-/// Cost: 5 rounds for the reciprocal square root, 1 to open it, 4 for the truncation.
+/// Cost: 5 rounds for the scaling with few rows, 6 with many, then the truncation; 2 and 1 on point functions.
 ///
 /// # Errors
 /// A lost peer, or an overflow in the twin.
@@ -39,9 +39,7 @@ pub fn rms_norm<E: Engine>(
     let unit = f64::from(2 * scale.input_frac_bits).exp2();
     let squares = engine.square_sum(x)?;
     let squares = engine.add_constant(&squares, (scale.epsilon * cols as f64 * unit).round() as u64);
-    let inverse = engine.piecewise(&squares, &tables().rsqrt, "norm.rsqrt")?;
-    let inverse = engine.open(&[(&inverse, 64)], "norm.scale")?.remove(0);
-    let scaled = engine.scale_rows(x, &inverse)?;
+    let scaled = engine.scale_rows_piecewise(x, &squares, &tables().rsqrt, ["norm.rsqrt", "norm.scale"])?;
     engine.truncate(&scaled, RSQRT_BITS - scale.output_frac_bits - scale.norm_bits, 64, out_bits, "norm.x")
 }
 
@@ -78,17 +76,17 @@ pub fn layer_norm<E: Engine>(
 /// # Errors
 /// As [`rms_norm`].
 pub fn softmax_parts<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step<(E::Wire, E::Share)> {
-    let largest = engine.ragged_max(scores, lens, "attention.max")?;
-    let below = engine.ragged_rsub(scores, &largest, lens);
-    let weights = engine.exp_neg(&below, 64, "attention.exp")?;
-    let sums = engine.ragged_sum(&weights, lens);
-    let weights = engine.open(&[(&weights, 64)], "attention.weights")?.remove(0);
-    let inverse = reciprocal(engine, &sums, &tables().recip)?;
+    let weights = exponentials(engine, scores, lens)?;
+    let inverse = engine.piecewise_sums(&weights, lens, &tables().recip, "attention.recip")?;
     Ok((weights, inverse))
 }
 
-fn reciprocal<E: Engine>(engine: &mut E, sums: &E::Share, table: &Piecewise) -> Step<E::Share> {
-    engine.piecewise(sums, table, "attention.recip")
+/// `exp(s - max)` of ragged rows.
+fn exponentials<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step<E::Wire> {
+    let largest = engine.ragged_max(scores, lens, "attention.max")?;
+    let below = engine.ragged_rsub(scores, &largest, lens);
+    let weights = engine.exp_neg(&below, 64, "attention.exp")?;
+    Ok(engine.open(&[(&weights, 64)], "attention.weights")?.remove(0))
 }
 
 /// `softmax(scores) · V` for grouped heads, 14 fractional bits: `[rows, heads · head_dim]`.
@@ -104,10 +102,9 @@ pub fn softmax_mix<E: Engine>(
     shape: &Attention<'_>,
     out_bits: u32,
 ) -> Step<E::Share> {
-    let lens = shape.lens();
-    let (weights, inverse) = softmax_parts(engine, scores, &lens)?;
+    let weights = exponentials(engine, scores, &shape.lens())?;
     let mixed = engine.mix(&weights, values, shape)?;
-    let wires = engine.open(&[(&mixed, 64), (&inverse, 64)], "attention.divide")?;
-    let divided = engine.scale_heads(&wires[0], &wires[1], shape)?;
+    let places = ["attention.recip", "attention.divide"];
+    let divided = engine.scale_heads_piecewise(&mixed, &weights, &tables().recip, shape, places)?;
     engine.truncate(&divided, 40, 64, out_bits, "attention.divided")
 }

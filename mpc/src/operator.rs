@@ -96,6 +96,13 @@ impl OperatorSession {
         Ok(Self { weights, engine, cache })
     }
 
+    /// As it is, on point functions ([`crate::Material::Points`]); `words` leads from the source. Before the first step.
+    #[must_use]
+    pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
+        self.engine = self.engine.with_points(words);
+        self
+    }
+
     /// As [`crate::ClientSession::with_sampling`].
     #[must_use]
     pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {

@@ -6,7 +6,7 @@ use marill_net::Channel;
 
 use crate::decoder::{self, Cache};
 use crate::encoder;
-use crate::masked::{Cost, Masked, ProtocolError, Traffic};
+use crate::masked::{Cost, Masked, Material, ProtocolError, Traffic};
 use crate::operator::{InputShare, shared_step};
 use crate::sampling::{Sampling, Selection};
 use crate::seed::Seed;
@@ -33,6 +33,13 @@ impl ClientSession {
         let engine = Masked::client(&weights.spec, adapter, &seed, peer)?;
         let cache = Cache::new(&weights.spec);
         Ok(Self { weights, engine, cache })
+    }
+
+    /// As it is, on point functions ([`Material::Points`]); `words` leads from the source. Before the first step.
+    #[must_use]
+    pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
+        self.engine = self.engine.with_points(words);
+        self
     }
 
     /// As it is, for tokens that are drawn; all parties of a session must agree. Before the first step.
@@ -101,6 +108,13 @@ impl ServerSession {
         let engine = Masked::server(&weights.spec, private, &seed, peer, source)?;
         let cache = Cache::new(&weights.spec);
         Ok(Self { weights, engine, cache })
+    }
+
+    /// As it is, with gates on a material; all parties of a session must agree. Before the first step.
+    #[must_use]
+    pub fn with_material(mut self, material: Material) -> Self {
+        self.engine = self.engine.with_material(material);
+        self
     }
 
     /// As [`ClientSession::with_sampling`]; the noise is this party's own, drawn for every token.
@@ -176,6 +190,13 @@ impl DealerSession {
         let engine = Masked::source(&spec, &adapter_seed, &seed0, &seed1, sink);
         let cache = Cache::new(&spec);
         Self { shapes: Arc::new(PublicWeights::shapes_only(&spec)), engine, cache }
+    }
+
+    /// As it is, on point functions ([`Material::Points`]); `words` leads to E0. Before the first step.
+    #[must_use]
+    pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
+        self.engine = self.engine.with_points(words);
+        self
     }
 
     /// As it is, for a session whose E0 is an operator.

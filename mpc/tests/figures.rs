@@ -33,10 +33,10 @@ fn with_groups(layers: usize, groups: Vec<Vec<usize>>) -> DecoderSpec {
 fn a_decoded_token_at_128_keys_keeps_to_its_budget() {
     let (all, fewer) = (tally_decode(&smollm2(15), 127).unwrap(), tally_decode(&smollm2(14), 127).unwrap());
     let layer = all - fewer;
-    assert_eq!(layer.rounds, 77, "rounds a layer, 21 of them for the maximum");
-    assert_eq!(all.rounds, 15 * 77 + 2 * 4 + 14 * 3 + 1, "layers, a tournament of 16 levels, the token");
+    assert_eq!(layer.rounds, 73, "rounds a layer, 21 of them for the maximum");
+    assert_eq!(all.rounds, 15 * 73 + 2 * 4 + 14 * 3 + 1, "layers, a tournament of 16 levels, the token");
     assert!(all.e0_to_e1_bytes <= 4_000_000 && all.e1_to_e0_bytes <= 4_000_000, "{all:?}");
-    assert!(layer.source_to_e1_bytes <= 1_400_000, "{layer:?}");
+    assert!(layer.source_to_e1_bytes <= 1_525_000, "{layer:?}");
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_prompt_of_64_tokens_keeps_to_its_budget() {
 fn an_unmerged_block_keeps_to_its_budget() {
     let block = |layers| with_groups(layers, (0..9).map(|h| vec![h]).collect());
     let decode = tally_decode(&block(3), 127).unwrap() - tally_decode(&block(2), 127).unwrap();
-    assert_eq!(decode.rounds, 77, "56 without the maximum");
+    assert_eq!(decode.rounds, 73, "52 without the maximum");
     assert!(decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 225_000, "{decode:?}");
     let prefill = tally_prefill(&block(3), 128).unwrap() - tally_prefill(&block(2), 128).unwrap();
     assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 26_500_000, "{prefill:?}");
@@ -67,8 +67,8 @@ fn stochastic_rounding_saves_rounds_and_bytes() {
     };
     let decode = tally_decode(&block(3), 127).unwrap() - tally_decode(&block(2), 127).unwrap();
     let prefill = tally_prefill(&block(3), 128).unwrap() - tally_prefill(&block(2), 128).unwrap();
-    assert_eq!(decode.rounds, 61, "40 without the maximum");
-    assert!(decode.e0_to_e1_bytes <= 211_200 && decode.source_to_e1_bytes <= 1_000_000, "{decode:?}");
+    assert_eq!(decode.rounds, 57, "36 without the maximum");
+    assert!(decode.e0_to_e1_bytes <= 211_200 && decode.source_to_e1_bytes <= 1_125_000, "{decode:?}");
     assert!(prefill.e0_to_e1_bytes <= 24_300_000 && prefill.source_to_e1_bytes <= 74_000_000, "{prefill:?}");
 }
 

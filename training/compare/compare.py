@@ -3,13 +3,17 @@
 
 Needs:   pip install torch transformers peft gguf accelerate; a `marill` binary; SmolLM2-135M-Instruct as GGUF
 Command: python3 training/compare/compare.py --marill target/release/marill \\
-             --model models/SmolLM2-135M-Instruct.Q4_1.gguf --data data/agnews/train.tsv.gz --rows 400
+             --model models/SmolLM2-135M-Instruct.Q4_1.gguf --data data/agnews/train.tsv.gz --rows 150 --repeat 3
+Time:    about 18 minutes on two quiet cores
+
+Every repetition runs each side once, one after another, so that a slow minute hits all of them; the table gives the
+median and the range. The sides of `--once` run in the first repetition alone.
 
 Equal on both sides: dequantised f32 weights, rows, chat template, label mask, batches of 16 rows, rank 8 on all seven
 projections, AdamW, clipping. The token counts of both sides are compared, and a difference ends the comparison.
 Tokens a second are non-pad input tokens over wall time: `marill` counts from its start, with opening the model,
-tokenising, building the cache of the frozen prefix and writing checkpoints; PyTorch counts from its first batch on,
-tokenising, loading and saving left out. Processor seconds are shown beside wall time, for machines that do other work
+tokenising, building the cache of the frozen prefix (never one of an earlier run) and writing checkpoints; PyTorch counts
+from its first batch on, tokenising, loading and saving left out. Processor seconds are shown beside wall time, for machines that do other work
 too; `marill`'s include the export of the partition behind the training. PyTorch pads to the longest row of a batch; `--group` sorts rows by length
 first, so that next to nothing is padded. The head is computed at label positions alone, as `marill` does, and once more
 as transformers ships it.
@@ -20,6 +24,7 @@ import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -140,7 +145,9 @@ def marill_run(args, rows, side, frozen, merge, epochs):
         with open(recipe, "w", encoding="utf-8") as file:
             quoted = {key: json.dumps(value) for key, value in values.items()}
             file.write(RECIPE.format(frozen=frozen, merge=merge, epochs=float(epochs), **quoted))
-        environment = dict(os.environ, RAYON_NUM_THREADS=str(args.threads))
+        # An own cache: what frozen layers said in an earlier run would be found again.
+        cache = os.path.join(folder, "cache")
+        environment = dict(os.environ, RAYON_NUM_THREADS=str(args.threads), MARILL_CACHE=cache)
         command = [args.marill, "train", recipe, "--json", "--no-progress"]
         before = cpu_of_children()
         output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -164,7 +171,9 @@ def main():
     parser.add_argument("--marill", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, help="two-column TSV, gzipped: text, label 0 to 3")
-    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--rows", type=int, default=150)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--once", default="torch,torch-stock", help="sides that are not repeated")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="torch,torch-grouped,torch-stock,marill-all,marill-15,marill-15x3")
     args = parser.parse_args()
@@ -174,19 +183,27 @@ def main():
         results.append(result)
         print(json.dumps(result), file=sys.stderr, flush=True)
 
-    for side, frozen, merge, epochs in [("marill-all", 0, 1, 1), ("marill-15", 15, 3, 1), ("marill-15x3", 15, 3, 3)]:
-        if side in only:
-            note(marill_run(args, rows, side, frozen, merge, epochs))
-    for result in torch_runs(args, rows, [side for side in only if side.startswith("torch")]):
-        note(result)
+    for nth in range(args.repeat):
+        now = [side for side in only if nth == 0 or side not in args.once.split(",")]
+        for side, frozen, merge, epochs in [("marill-all", 0, 1, 1), ("marill-15", 15, 3, 1), ("marill-15x3", 15, 3, 3)]:
+            if side in now:
+                note(marill_run(args, rows, side, frozen, merge, epochs))
+        for result in torch_runs(args, rows, [side for side in now if side.startswith("torch")]):
+            note(result)
     counts = {r["tokens"] // (3 if r["side"].endswith("x3") else 1) for r in results}
     if len(counts) > 1:
         sys.exit(f"error: the sides do not train on the same tokens: {sorted(counts)}")
-    print(f"{'side':16}{'tokens/s':>10}{'last epoch':>12}{'tokens/cpu s':>14}{'loss':>8}")
-    for r in results:
-        last = r.get("last_epoch_tokens_per_second")
-        print(f"{r['side']:16}{r['tokens_per_second']:10.1f}{f'{last:.1f}' if last else '':>12}"
-              f"{r['tokens'] / r['cpu_seconds']:14.1f}{r['mean_loss']:8.3f}")
+    print(f"{'side':16}{'runs':>5}{'tokens/s':>10}{'range':>16}{'last epoch':>12}{'tokens/cpu s':>14}{'loss':>8}")
+    for side in only:
+        runs = [r for r in results if r["side"] == side]
+        if not runs:
+            continue
+        speeds = [r["tokens_per_second"] for r in runs]
+        last = [r["last_epoch_tokens_per_second"] for r in runs if "last_epoch_tokens_per_second" in r]
+        a_cpu_second = statistics.median(r["tokens"] / r["cpu_seconds"] for r in runs)
+        print(f"{side:16}{len(runs):5}{statistics.median(speeds):10.1f}{f'{min(speeds):.1f}-{max(speeds):.1f}':>16}"
+              f"{f'{statistics.median(last):.1f}' if last else '':>12}{a_cpu_second:14.1f}"
+              f"{statistics.median(r['mean_loss'] for r in runs):8.3f}")
 
 
 if __name__ == "__main__":

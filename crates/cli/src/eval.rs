@@ -217,7 +217,7 @@ impl Engines {
         match (kind, model) {
             (EngineKind::Float, Model::Partition(partition)) => {
                 let adapter = partition.adapter();
-                let engine = FloatEngine::new(&partition.model()?, &partition.manifest.transforms, adapter)?;
+                let engine = FloatEngine::new(partition.base(), &partition.manifest.transforms, adapter)?;
                 Ok(Self::Float(Box::new(engine)))
             }
             (EngineKind::Float, Model::Checkpoint(checkpoint)) => {

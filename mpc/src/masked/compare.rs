@@ -43,10 +43,14 @@ impl Masked {
             let difference = self.sub_shares(&a, &b);
             let (mut wires, _) = self.exchange(&[(&difference, 32)], &[], place)?;
             let wire = wires.remove(0);
-            let pending = self.sign_of(&wire, place)?;
-            let (_, negative) = self.finish_sign(&pending, &[], place)?;
-            let (_, monomials) = negative.share(self, 32)?;
-            let drop = negative.times(self, &wire, &monomials)?;
+            let drop = if self.points(wire.len()) {
+                self.negative_times(&wire, &[&wire])?.remove(1)
+            } else {
+                let pending = self.sign_of(&wire, place)?;
+                let (_, negative) = self.finish_sign(&pending, &[], place)?;
+                let (_, monomials) = negative.share(self, 32)?;
+                negative.times(self, &wire, &monomials)?
+            };
             let winners: Vec<u64> = a.data.iter().zip(drop).map(|(a, d)| a.wrapping_sub(d)).collect();
             (values, lens) = self.next_level(&values, &winners, &rest, &lens);
         }
@@ -90,17 +94,10 @@ impl Masked {
             let (left, right, rest) = pairs(&lens);
             let (a, b) = (self.gather(&values, &left), self.gather(&values, &right));
             let (ia, ib) = (self.gather(&indices, &left), self.gather(&indices, &right));
-            let difference = self.sub_shares(&a, &b);
-            let (mut wires, _) = self.exchange(&[(&difference, width)], &[], place)?;
-            let wire = wires.remove(0);
-            let pending = self.sign_of(&wire, place)?;
-            let step = self.sub_shares(&ib, &ia);
+            let (difference, step) = (self.sub_shares(&a, &b), self.sub_shares(&ib, &ia));
             // In the first level neighbours meet, so the index moves by the bit itself.
-            let opened: &[(&Share, u32)] = if first_level { &[] } else { &[(&step, INDEX_BITS)] };
-            let (steps, negative) = self.finish_sign(&pending, opened, place)?;
-            let (bit, monomials) = negative.share(self, width)?;
-            let drop = negative.times(self, &wire, &monomials)?;
-            let moves = if first_level { bit } else { negative.times(self, &steps[0], &monomials)? };
+            let step = (!first_level).then_some((&step, INDEX_BITS));
+            let (drop, moves) = self.play(&difference, step, place)?;
             let winners: Vec<u64> = a.data.iter().zip(drop).map(|(a, d)| a.wrapping_sub(d)).collect();
             let winning: Vec<u64> = ia.data.iter().zip(moves).map(|(i, m)| i.wrapping_add(m)).collect();
             (indices, _) = self.next_level(&indices, &winning, &rest, &lens);
@@ -117,6 +114,32 @@ impl Masked {
             let other = super::unpack(&reply, bytes)[0];
             (own.wrapping_add(other) & ((1 << INDEX_BITS) - 1)) as u32
         }))
+    }
+
+    /// A level of the arg-max: `[d < 0]·d`, and `[d < 0]` times the step, or itself where there is no step.
+    fn play(
+        &mut self,
+        difference: &Share,
+        step: Option<(&Share, u32)>,
+        place: &'static str,
+    ) -> Result<(Vec<u64>, Vec<u64>), ProtocolError> {
+        let (step, width) = (step.as_slice(), difference.bits);
+        if self.points(difference.len()) {
+            let shares = [&[(difference, width)], step].concat();
+            let (wires, _) = self.exchange(&shares, &[], place)?;
+            let mut products = self.negative_times(&wires[0], &wires.iter().collect::<Vec<_>>())?.into_iter();
+            let mut next = || products.next().unwrap_or_default();
+            let (negative, drop) = (next(), next());
+            return Ok((drop, if step.is_empty() { negative } else { next() }));
+        }
+        let (mut wires, _) = self.exchange(&[(difference, width)], &[], place)?;
+        let wire = wires.remove(0);
+        let pending = self.sign_of(&wire, place)?;
+        let (steps, negative) = self.finish_sign(&pending, step, place)?;
+        let (bit, monomials) = negative.share(self, width)?;
+        let drop = negative.times(self, &wire, &monomials)?;
+        let moves = if let [step] = steps.as_slice() { negative.times(self, step, &monomials)? } else { bit };
+        Ok((drop, moves))
     }
 
     /// A public value as a share.

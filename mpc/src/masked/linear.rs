@@ -286,6 +286,18 @@ impl Masked {
         Share::new(1, lens.len(), x.bits, data)
     }
 
+    /// Sums of a wire's ragged rows modulo `2^bits`: a sum of openings is an opening of the sum, under the sum of masks.
+    pub(super) fn sums_of_wire(&self, x: &Wire, lens: &[usize], bits: u32) -> Wire {
+        debug_assert!(bits <= x.bits);
+        let modulus = marill_numeric::fixed::low_mask(bits);
+        let sums = |data: &[u64]| -> Vec<u64> {
+            let sum = |row: &[u64]| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)) & modulus;
+            if data.is_empty() { Vec::new() } else { ragged(data, lens).map(sum).collect() }
+        };
+        let [open, mask, mask0] = [&x.open, &x.mask, &x.mask0].map(|data| sums(data));
+        Wire { rows: 1, cols: lens.len(), bits, open, mask, mask0 }
+    }
+
     /// The client's values as a wire whose mask E0 alone holds; with shared ends, its shares opened under masks of both.
     pub(super) fn client_input(
         &mut self,

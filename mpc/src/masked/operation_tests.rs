@@ -7,7 +7,7 @@ use marill_net::{Channel, memory_pair};
 use marill_numeric::tables::{LinearTable, Piecewise, tables};
 use marill_numeric::{NumericSpec, Rounding};
 
-use super::{Masked, Share};
+use super::{Masked, Material, Share};
 use crate::DecoderSpec;
 use crate::engine::{Engine, Gate, Step};
 use crate::nn::{self, NormScale};
@@ -21,20 +21,32 @@ trait Program: Sync {
     fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share>;
 }
 
-/// Runs a program in the twin and in a world of three parties, with gates that save rounds and with gates that save
-/// bytes; returns the twin's integers after comparing.
-fn run_everywhere(program: &impl Program, input: &[u64], rows: usize, input_bits: u32) -> Vec<u64> {
-    run_with(program, input, rows, input_bits, usize::MAX);
-    run_with(program, input, rows, input_bits, 0)
+/// How gates are built: from how many elements on they save bytes, and what they compare with.
+#[derive(Clone, Copy)]
+struct Build {
+    many: usize,
+    material: Material,
 }
 
-fn run_with(program: &impl Program, input: &[u64], rows: usize, input_bits: u32, many: usize) -> Vec<u64> {
+const FEW_ROUNDS: Build = Build { many: usize::MAX, material: Material::Digits };
+const FEW_BYTES: Build = Build { many: 0, material: Material::Digits };
+const POINTS: Build = Build { many: usize::MAX, material: Material::Points };
+
+/// Runs a program in the twin and in a world of three parties, with gates that save rounds, with gates that save
+/// bytes and with point functions; returns the twin's integers after comparing.
+fn run_everywhere(program: &impl Program, input: &[u64], rows: usize, input_bits: u32) -> Vec<u64> {
+    run_with(program, input, rows, input_bits, FEW_ROUNDS);
+    run_with(program, input, rows, input_bits, FEW_BYTES);
+    run_with(program, input, rows, input_bits, POINTS)
+}
+
+fn run_with(program: &impl Program, input: &[u64], rows: usize, input_bits: u32, build: Build) -> Vec<u64> {
     let cols = input.len() / rows;
     let (public, private) = random_weights(&tiny_spec(), 0);
     let mut clear = Clear::new(Arc::clone(&private), 0);
     let wire = clear.input(Some(input), rows, cols, input_bits).unwrap();
     let expected = program.run(&mut clear, wire).unwrap().data;
-    let (x, y) = shares_of(program, input, rows, input_bits, many, &public, &private);
+    let (x, y) = shares_of(program, input, rows, input_bits, build, &public, &private);
     let modulus = marill_numeric::fixed::low_mask(x.bits);
     assert_eq!(x.data.len(), expected.len());
     for (i, (x, y)) in x.data.iter().zip(&y.data).enumerate() {
@@ -49,7 +61,7 @@ fn shares_of(
     input: &[u64],
     rows: usize,
     input_bits: u32,
-    many: usize,
+    build: Build,
     public: &PublicWeights,
     private: &PrivateWeights,
 ) -> (Share, Share) {
@@ -60,8 +72,16 @@ fn shares_of(
     let mut client = Masked::client(spec, &private.mask(spec, &adapter_seed), &seed0, channel(client_end)).unwrap();
     let mut server = Masked::server(spec, private, &seed1, channel(server_end), channel(stream)).unwrap();
     let mut source = Masked::source(spec, &adapter_seed, &seed0, &seed1, channel(sink));
+    if build.material == Material::Points {
+        let (words, from_source) = memory_pair();
+        (client, server) = (client.with_points(channel(from_source)), server.with_material(Material::Points));
+        source = source.with_points(channel(words));
+    }
     let step = |engine: &mut Masked, input: Option<&[u64]>| {
-        engine.many = many;
+        engine.many = build.many;
+        if build.material == Material::Points {
+            engine.points_below = usize::MAX;
+        }
         let wire = engine.input(input, rows, cols, input_bits).unwrap();
         let share = program.run(engine, wire).unwrap();
         engine.flush().unwrap();
@@ -118,7 +138,7 @@ fn stochastic_truncation_is_unbiased_and_off_by_less_than_one() {
     let shift = 14;
     let values: Vec<u64> = (0..1 << 20).map(|i: i64| ((i % 7 - 3) * 5_000 + 1 - (i % 2) * 100_000) as u64).collect();
     let (public, private) = random_weights(&spec, 0);
-    let (x, y) = shares_of(&Truncate(shift, 48), &values, 1, 64, usize::MAX, &public, &private);
+    let (x, y) = shares_of(&Truncate(shift, 48), &values, 1, 64, FEW_ROUNDS, &public, &private);
     let modulus = marill_numeric::fixed::low_mask(x.bits);
     let (mut sums, mut counts, mut variances) = (vec![0f64; 14], vec![0f64; 14], vec![0f64; 14]);
     for (i, v) in values.iter().enumerate() {

@@ -4,13 +4,25 @@ use marill_numeric::fixed::low_mask;
 use marill_numeric::tables::Piecewise;
 
 use super::bits::Pending;
-use super::{Masked, ProtocolError, Share, Wire};
+use super::{Masked, ProtocolError, Role, Share, Wire};
+
+/// What a piecewise function is multiplied by.
+#[derive(Clone, Copy)]
+pub(super) enum Factor<'a> {
+    Open(&'a Wire),
+    Share(&'a Share),
+}
+
+/// `value + Σ slope · shifted`, one slope and one argument for each shift; all slopes but one are zero.
+struct Line {
+    /// The intercept at first.
+    value: Share,
+    slopes: Vec<Share>,
+    shifted: Vec<Share>,
+}
 
 impl Masked {
-    /// A piecewise linear function of a positive value. Rounds: 2 + ceil(log2(digits)).
-    ///
-    /// One opening of `s`; then one comparison a threshold and one borrow a shift, all over the same one-hot vectors;
-    /// then one opening of the selected slopes and the shifted arguments.
+    /// A piecewise linear function of a positive value: one opening of `s`, then [`Self::piecewise_of_wire`].
     pub(super) fn piecewise_of(
         &mut self,
         s: &Share,
@@ -18,7 +30,107 @@ impl Masked {
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (mut wires, _) = self.exchange(&[(s, table.ring_bits)], &[], place)?;
-        let wire = wires.remove(0);
+        self.piecewise_of_wire(&wires.remove(0), table, place)
+    }
+
+    /// As [`Self::piecewise_of`] for a wire of the table's width.
+    pub(super) fn piecewise_of_wire(
+        &mut self,
+        wire: &Wire,
+        table: &Piecewise,
+        place: &'static str,
+    ) -> Result<Share, ProtocolError> {
+        let Line { mut value, slopes, shifted } = self.line_of(wire, table, place)?;
+        let parts: Vec<(&Share, u32)> = slopes.iter().chain(&shifted).map(|s| (s, 64)).collect();
+        let (wires, _) = self.exchange(&parts, &[], place)?;
+        for (slope, argument) in wires[..slopes.len()].iter().zip(&wires[slopes.len()..]) {
+            let product = self.multiply(slope, argument);
+            value = self.add_shares(&value, &Share { rows: wire.rows, cols: wire.cols, ..product });
+        }
+        Ok(value)
+    }
+
+    /// The function's value, and `x · f(s)` for a wire `x` or a share that is opened on the way: 64 bits.
+    ///
+    /// With `x`, intercept, slopes and shifted arguments open, `x · f` is of degree three in their masks, so the function
+    /// need not be opened: a round less, for two corrections a shift and element.
+    pub(super) fn times_piecewise(
+        &mut self,
+        x: Factor<'_>,
+        row_of: impl Fn(usize) -> usize,
+        wire: &Wire,
+        table: &Piecewise,
+        place: &'static str,
+    ) -> Result<(Share, Share), ProtocolError> {
+        let Line { mut value, slopes, shifted } = self.line_of(wire, table, place)?;
+        let classes = slopes.len();
+        let to_open = match x {
+            Factor::Open(_) => None,
+            Factor::Share(x) => Some(x),
+        };
+        let parts = std::iter::once(&value).chain(&slopes).chain(&shifted).chain(to_open);
+        let parts: Vec<(&Share, u32)> = parts.map(|s| (s, 64)).collect();
+        let (mut wires, _) = self.exchange(&parts, &[], place)?;
+        let opened = if to_open.is_some() { wires.pop() } else { None };
+        let x = match (&opened, x) {
+            (Some(x), _) | (None, Factor::Open(x)) => x,
+            (None, Factor::Share(_)) => unreachable!("the share was opened"),
+        };
+        let (slopes, arguments) = wires[1..].split_at(classes);
+        for (slope, argument) in slopes.iter().zip(arguments) {
+            let product = self.multiply(slope, argument);
+            value = self.add_shares(&value, &Share { rows: wire.rows, cols: wire.cols, ..product });
+        }
+        // It is about to be multiplied by something public, which the source does not know.
+        let value = self.settled(&value)?.into_owned();
+        // `f` in masks: constant + Σ coefficient · monomial, each monomial times the mask of `x` shared by the source.
+        let n = x.len();
+        let hidden = |i: usize, r: u64| r.wrapping_mul(x.mask[i]);
+        let dots = |i: usize| {
+            let row = row_of(i);
+            slopes
+                .iter()
+                .zip(arguments)
+                .fold(0u64, |sum, (a, b)| sum.wrapping_add(a.mask[row].wrapping_mul(b.mask[row])))
+        };
+        let mut crossed = vec![0u64; if self.is_evaluator() { n } else { 0 }];
+        for (slope, argument) in slopes.iter().zip(arguments) {
+            for (known, secret) in [(slope, argument), (argument, slope)] {
+                let share = self.correct(n, 64, |i| hidden(i, secret.mask[row_of(i)]))?;
+                for (i, (sum, share)) in crossed.iter_mut().zip(share).enumerate() {
+                    *sum = sum.wrapping_sub(known.open[row_of(i)].wrapping_mul(share));
+                }
+            }
+        }
+        let public: Vec<u64> = (0..if self.is_evaluator() { wire.len() } else { 0 })
+            .map(|row| {
+                slopes
+                    .iter()
+                    .zip(arguments)
+                    .fold(wires[0].open[row], |sum, (a, b)| sum.wrapping_add(a.open[row].wrapping_mul(b.open[row])))
+            })
+            .collect();
+        // x̂·[f] - (public·[r] + crossed), and what has no public factor deferred.
+        let data = match &self.role {
+            Role::Tally(_) => Vec::new(),
+            Role::Source(_) => (0..n).map(|i| hidden(i, wires[0].mask[row_of(i)].wrapping_sub(dots(i)))).collect(),
+            Role::Evaluator(_) => (0..n)
+                .map(|i| {
+                    let row = row_of(i);
+                    let open = x.open[i].wrapping_mul(value.data[row]);
+                    open.wrapping_sub(public[row].wrapping_mul(x.mask[i])).wrapping_sub(crossed[i])
+                })
+                .collect(),
+        };
+        let product = Share { deferred: true, ..Share::new(x.rows, x.cols, 64, data) };
+        Ok((value, product))
+    }
+
+    /// The parts of the line on which a value lies. Rounds: ceil(log2(digits)), or none on point functions.
+    ///
+    /// First one comparison a threshold and one borrow a shift, all over the same one-hot vectors; their sums are the
+    /// intercept and the slopes, the borrows go into the shifted arguments.
+    fn line_of(&mut self, wire: &Wire, table: &Piecewise, place: &'static str) -> Result<Line, ProtocolError> {
         let rows = wire.len();
         // Shift classes in order of appearance.
         let mut shifts: Vec<u32> = Vec::new();
@@ -30,16 +142,20 @@ impl Masked {
         // The first threshold is never compared: below it the first interval applies.
         let thresholds = table.threshold.len() - 1;
         let per_row = thresholds + shifts.len();
-        let pending = self.compare_thresholds(&wire, table, &shifts, per_row, place)?;
-        let (_, bits) = self.finish_sign(&pending, &[], place)?;
-        let (negative, _) = bits.share(self, 64)?;
+        let negative = if self.points(rows) {
+            self.thresholds_by_points(wire, table, &shifts)?
+        } else {
+            let pending = self.compare_thresholds(wire, table, &shifts, per_row, place)?;
+            let (_, bits) = self.finish_sign(&pending, &[], place)?;
+            bits.share(self, 64)?.0
+        };
 
         let mut shifted = Vec::new();
         for (c, &shift) in shifts.iter().enumerate() {
             let mut part = if shift == 0 {
-                Share { bits: 64, ..self.widened(&wire)? }
+                Share { bits: 64, ..self.widened(wire)? }
             } else {
-                self.high_part(&wire, shift, 64, 0)?
+                self.high_part(wire, shift, 64, 0)?
             };
             if shift > 0 && self.is_evaluator() {
                 for (row, value) in part.data.iter_mut().enumerate() {
@@ -49,14 +165,7 @@ impl Masked {
             shifted.push(part);
         }
         let (intercepts, slopes) = self.selected_lines(table, &shifts, &negative, rows, per_row);
-        let parts: Vec<(&Share, u32)> = slopes.iter().chain(&shifted).map(|s| (s, 64)).collect();
-        let (wires, _) = self.exchange(&parts, &[], place)?;
-        let mut out = Share::new(s.rows, s.cols, 64, intercepts);
-        for c in 0..shifts.len() {
-            let product = self.multiply(&wires[c], &wires[shifts.len() + c]);
-            out = self.add_shares(&out, &Share { rows: s.rows, cols: s.cols, ..product });
-        }
-        Ok(out)
+        Ok(Line { value: Share::new(wire.rows, wire.cols, 64, intercepts), slopes, shifted })
     }
 
     /// Signs of `s - threshold`, then borrows out of the low `shift` bits, over one set of one-hot vectors a row.

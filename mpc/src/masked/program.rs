@@ -3,9 +3,11 @@
 use marill_numeric::PublicMatrix;
 use marill_numeric::tables::Piecewise;
 
+use super::piecewise::Factor;
 use super::{Masked, Share, Wire};
 use crate::engine::{Attention, Engine, Gate, Step};
 use crate::spec::Module;
+use crate::twin::head_scalar_index;
 use crate::weights::Rope;
 
 impl Masked {
@@ -205,6 +207,34 @@ impl Engine for Masked {
         Ok(out)
     }
 
+    fn scale_rows_piecewise(
+        &mut self,
+        x: &Wire,
+        s: &Share,
+        table: &Piecewise,
+        places: [&'static str; 2],
+    ) -> Step<Share> {
+        self.at(places[0]);
+        if self.many(x.len()) {
+            let factors = self.piecewise(s, table, places[0])?;
+            let factors = self.open(&[(&factors, 64)], places[1])?.remove(0);
+            return self.scale_rows(x, &factors);
+        }
+        let wire = self.exchange(&[(s, table.ring_bits)], &[], places[0])?.0.remove(0);
+        let (factors, out) = self.times_piecewise(Factor::Open(x), |i| i / x.cols, &wire, table, places[0])?;
+        places.iter().for_each(|place| self.record(place, &factors));
+        Ok(out)
+    }
+
+    fn piecewise_sums(&mut self, x: &Wire, lens: &[usize], table: &Piecewise, place: &'static str) -> Step<Share> {
+        self.at(place);
+        let sums = self.sums_of_wire(x, lens, table.ring_bits);
+        let out = self.piecewise_of_wire(&sums, table, place)?;
+        let out = self.settled(&out)?.into_owned();
+        self.record(place, &out);
+        Ok(out)
+    }
+
     fn add_noise(&mut self, x: &Share, scale: f64) -> Share {
         self.add_own_noise(x, scale)
     }
@@ -213,6 +243,30 @@ impl Engine for Masked {
         self.at(place);
         let out = self.below_kth(x, keep, place)?;
         self.record(place, &out);
+        Ok(out)
+    }
+
+    fn scale_heads_piecewise(
+        &mut self,
+        x: &Share,
+        weights: &Wire,
+        table: &Piecewise,
+        attention: &Attention<'_>,
+        places: [&'static str; 2],
+    ) -> Step<Share> {
+        if self.many(x.len()) {
+            let factors = self.piecewise_sums(weights, &attention.lens(), table, places[0])?;
+            let wires = self.open(&[(x, 64), (&factors, 64)], places[1])?;
+            return self.scale_heads(&wires[0], &wires[1], attention);
+        }
+        self.at(places[0]);
+        let sums = self.sums_of_wire(weights, &attention.lens(), table.ring_bits);
+        let row_of = head_scalar_index(attention);
+        let x = self.settled(x)?;
+        let (factors, out) = self.times_piecewise(Factor::Share(&x), row_of, &sums, table, places[0])?;
+        self.record(places[0], &factors);
+        self.record(places[1], &x);
+        self.record(places[1], &factors);
         Ok(out)
     }
 

@@ -89,7 +89,7 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         let t = threshold.data.first().copied().unwrap_or(0);
         let data = x.data.iter().map(|v| v.wrapping_sub(t)).collect();
-        let difference = Share { bits: search::WIDTH, data, ..*x };
+        let difference = Share { rows: x.rows, cols: x.cols, bits: search::WIDTH, data, deferred: x.deferred };
         let (mut wires, _) = self.exchange(&[(&difference, search::WIDTH)], &[], place)?;
         self.negative(&wires.remove(0), candidates, bits, place)
     }

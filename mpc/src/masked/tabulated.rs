@@ -18,7 +18,7 @@ use super::truncate::{Affine, sign};
 use super::{Masked, ProtocolError, Role, Share, Wire};
 
 /// Width of an argument: the domain and what lies beyond.
-const ARG_BITS: u32 = 32;
+pub(super) const ARG_BITS: u32 = 32;
 
 /// Planes to be opened together, named by their place in the list.
 #[derive(Default)]
@@ -124,6 +124,9 @@ impl Masked {
             |data: &[u64], less: u64| data.iter().map(|v| v.wrapping_sub(less) & modulus).collect::<Vec<u64>>();
         let (open, mask) = (narrow(&x.open, table.start as u64), narrow(&x.mask, 0));
         let wire = Wire { rows: x.rows, cols: x.cols, bits: ARG_BITS, open, mask, mask0: Vec::new() };
+        if self.points(wire.len()) {
+            return self.tabulated_by_points(x, &wire, table, out_bits, place);
+        }
         let index = self.one_hot(&wire, table.low_bits, INDEX_BITS)?;
         let position = self.position(x, &wire, &index, table, place)?;
 
@@ -131,7 +134,8 @@ impl Masked {
         let lookups = self.line_lookups(&wire, &index, table);
         let shares: Vec<(&Share, u32)> = lookups.iter().map(|f| (f, LINE_BITS)).collect();
         let (lines, opened, in_domain, negative) = self.locate(&shares, &position, place)?;
-        let line = self.signed_line(&lines, &wire, &opened, &index, table.low_bits)?;
+        let signs = self.signs(&index);
+        let line = self.signed_line(&lines, &wire, &opened, &signs, table.low_bits)?;
 
         // The opening of the line's truncation.
         let shift = table.slope_frac_bits;
@@ -235,7 +239,7 @@ impl Masked {
 
     /// `s·value[j]`, `s·slope[j]`, `s·(slope[j-1] - slope[j])` and, for a function with jumps, `s·(left[j] - value[j])`
     /// for the index `j` without the borrow, as shares modulo `2^24`.
-    fn line_lookups(&self, wire: &Wire, index: &OneHot, table: &LinearTable) -> Vec<Share> {
+    pub(super) fn line_lookups(&self, wire: &Wire, index: &OneHot, table: &LinearTable) -> Vec<Share> {
         let n = wire.len();
         let mut data = vec![Vec::with_capacity(n); if table.left.is_empty() { 3 } else { 4 }];
         if self.is_evaluator() {
@@ -258,17 +262,17 @@ impl Masked {
         data.into_iter().map(|data| Share::new(wire.rows, wire.cols, LINE_BITS, data)).collect()
     }
 
-    /// `s·(v + b·d + borrow·(jump + bend·d))` modulo `2^24` for `d = x̂ - r` below the index, the borrow opened under
+    /// `s·(v + b·d + borrow·(jump + bend·d))` modulo `2^24` for `d = x̂ - r` below the index and factors `s` that the source knows, the borrow opened under
     /// its mask `ρ`; 7 corrections an element, the constant deferred.
     ///
     /// With a borrow the argument lies left of the knot, where the line before continues to the knot's value (less the
     /// jump, where there is one): `d` is then negative as it stands.
-    fn signed_line(
+    pub(super) fn signed_line(
         &mut self,
         lines: &[Wire],
         wire: &Wire,
         borrow: &OpenBits,
-        index: &OneHot,
+        signs: &[u64],
         low_bits: u32,
     ) -> Result<Share, ProtocolError> {
         let ([v, b, bend], jump) = (&lines[..3], lines.get(3)) else { unreachable!("three lookups at least") };
@@ -276,8 +280,8 @@ impl Masked {
         let at = |column: &Option<&Wire>, i: usize, part: fn(&Wire) -> &[u64]| column.map_or(0, |w| part(w)[i]);
         let masks = |w: &Wire, i: usize| w.mask[i];
         // At the source: the lookup's sign `s`, `s·ρ`, `r` below the index, and what the borrow adds, over masks.
-        let s = |i: usize| index.sign_of(i);
-        let f = |i: usize| index.sign_of(i).wrapping_mul(bit(&borrow.rho, i));
+        let s = |i: usize| signs[i];
+        let f = |i: usize| signs[i].wrapping_mul(bit(&borrow.rho, i));
         let r = |i: usize| wire.mask[i] & low;
         let added = |i: usize| masks(bend, i).wrapping_mul(r(i)).wrapping_sub(at(&jump, i, |w| &w.mask));
         let twice = |i: usize| s(i).wrapping_sub(2u64.wrapping_mul(f(i)));
@@ -315,6 +319,12 @@ impl Masked {
                 .collect(),
         };
         Ok(Share { deferred: true, ..Share::new(wire.rows, wire.cols, LINE_BITS, data) })
+    }
+
+    /// The signs of lookups, at the source.
+    pub(super) fn signs(&self, index: &OneHot) -> Vec<u64> {
+        let n = if matches!(self.role, Role::Source(_)) { index.data.len() } else { 0 };
+        (0..n).map(|i| index.sign_of(i)).collect()
     }
 
     /// `gate · floor(z / 2^shift)` for an opened `ẑ = z + r` and a bit whose plane is open: the high part times the

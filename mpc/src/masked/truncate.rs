@@ -257,6 +257,9 @@ impl Masked {
         if self.rounds_by_coin(wire, shift) {
             return self.high_part(wire, shift, out_bits, 1u64 << (wire.bits - 2 - shift));
         }
+        if self.points(wire.len()) {
+            return self.cut_by_points(wire, shift, out_bits);
+        }
         let pending = self.borrow(wire, shift, place)?;
         let mut out = self.high_part(wire, shift, out_bits, 1u64 << (wire.bits - 2 - shift))?;
         let (_, borrow) = self.finish(&pending, &[], place)?;

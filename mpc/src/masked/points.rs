@@ -1,0 +1,194 @@
+//! Gates on point functions: a comparison of an opening with its mask as an arithmetic share, without a round.
+//!
+//! # Functionality
+//! The functionality of a gate is that of its form on digits (see [`super::truncate`], [`super::compare`],
+//! [`super::piecewise`], [`super::tabulated`]): the same integers, modulo the same width. Only how it gets there differs.
+//!
+//! # How
+//! The source knows the mask `r` of a wire, so it hands out [comparison functions](crate::point) with `r`, or its low
+//! bits, as their secret threshold. Once `x̂ = x + r` is open each evaluator evaluates its key at `x̂`, or at `x̂ - t` for
+//! a public `t`, and holds an additive share of `[x̂ < r]·β`. The payload `β` may depend on `r`, so `β = (σ, σ·r)` gives a
+//! bit and its product with the wire at once.
+//! - A truncation's borrow is `[x̂ mod 2^f < r mod 2^f]` itself: one round in all.
+//! - A sign: with `p = msb(x̂)`, `m = msb(r)` and `c` the borrow of the bits below, `[x < 0] = p ⊕ m ⊕ c = p + (1 - 2p)·u`
+//!   where `u = m + (1 - 2m)·c`. The source shares `m` and sets `β = 1 - 2m`, so the sign is an arithmetic share and
+//!   `[x < 0]·y = p·y + (1 - 2p)·(u·ŷ - u·r_y)` for any wire `y` opened with `x`: a level of a tournament is one round.
+//! - Thresholds of a piecewise function are evaluations of one key at many points.
+//!
+//! # Who learns what
+//! Evaluators see what they see on digits, and correction words, which are pseudorandom to each of them (security of
+//! [`crate::point`]). E0 now receives something from the source: the same correction words as E1, in program order. The
+//! simulator of either evaluator samples them as uniform bytes of their public number. Which gates use point functions
+//! is a matter of public shapes and of the session's terms. Sources: Boyle, Gilboa, Ishai (TCC '19, gates on masked
+//! wires); Boyle et al. (EUROCRYPT '21, truncation and splines); Gupta et al. (SIGMA, PETS '24).
+
+mod piecewise;
+mod tabulated;
+mod tournament;
+
+use marill_numeric::fixed::low_mask;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Channel, Masked, ProtocolError, Role, Share, Stream, Wire, byte_width};
+use crate::point::{CHUNK, Keys, Shape, generate, root};
+
+/// The stream from which an evaluator's roots come.
+pub(super) const ROOTS: &str = "point roots";
+
+/// What comparisons are made of. Part of a session's terms: all parties take the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Material {
+    /// One-hot vectors of digits and trees of products: few bytes, all of them to E1.
+    #[default]
+    Digits,
+    /// Point functions in gates of fewer than [`POINTS_BELOW`] elements, digits in the others: few rounds; correction
+    /// words go to both evaluators.
+    Points,
+}
+
+impl std::fmt::Display for Material {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Digits => "digits",
+            Self::Points => "points",
+        })
+    }
+}
+
+/// Gates of so many elements keep to digits whatever the material: their correction words would take longer than the
+/// rounds they save on any link that is not idle. A decoded token's gates are smaller, a prompt's are larger.
+pub const POINTS_BELOW: usize = 1 << 12;
+
+/// One comparison function a row: its width, the bits of its payload's elements, and how many points each is read at.
+pub(super) struct Comparison<'a> {
+    pub(super) rows: usize,
+    pub(super) per_row: usize,
+    pub(super) bits: u32,
+    pub(super) payload_bits: &'a [u32],
+}
+
+impl Masked {
+    /// As it is, at a party that needs no way of its own to the words: E1, and a tally.
+    #[must_use]
+    pub fn with_material(mut self, material: Material) -> Self {
+        self.points_below = match material {
+            Material::Digits => 0,
+            Material::Points => POINTS_BELOW,
+        };
+        self
+    }
+
+    /// As it is, with point functions; `words` leads from the source to E0. For these two.
+    #[must_use]
+    pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
+        match &mut self.role {
+            Role::Evaluator(e) => e.words = Some(Stream::new(words)),
+            Role::Source(source) => source.words = Some((words, Vec::new())),
+            Role::Tally(_) => {}
+        }
+        self.with_material(Material::Points)
+    }
+
+    /// Whether a gate over `n` elements compares with point functions.
+    pub(super) fn points(&self, n: usize) -> bool {
+        n < self.points_below
+    }
+
+    /// Shares of `[point < threshold]·payload`, `[element][row · per_row + point]`.
+    ///
+    /// `threshold(row)` and `payload(row, element)` are asked at the source, `point(i)` at the evaluators.
+    pub(super) fn compare_points(
+        &mut self,
+        c: &Comparison<'_>,
+        threshold: impl Fn(usize) -> u64,
+        payload: impl Fn(usize, usize) -> u64,
+        point: impl Fn(usize) -> u64,
+    ) -> Result<Vec<Vec<u64>>, ProtocolError> {
+        let widths: Vec<usize> = c.payload_bits.iter().map(|&bits| byte_width(bits)).collect();
+        let shape = Shape::new(c.bits, &widths);
+        let total = c.rows * shape.key_bytes();
+        let first_tree = self.trees;
+        self.trees += c.rows as u64;
+        match &mut self.role {
+            Role::Tally(tally) => {
+                tally.source(total);
+                tally.words(total);
+                Ok(vec![Vec::new(); shape.columns()])
+            }
+            Role::Source(source) => {
+                let roots = source.roots.each_mut().map(|prg| Zeroizing::new(prg.words(2 * c.rows)));
+                let mut words = Vec::with_capacity(total);
+                for start in (0..c.rows).step_by(CHUNK) {
+                    let rows = start..(start + CHUNK).min(c.rows);
+                    let roots = [(&roots[0], true), (&roots[1], false)].map(|(words, first)| {
+                        Zeroizing::new(
+                            rows.clone().map(|i| root(words[2 * i], words[2 * i + 1], first)).collect::<Vec<u128>>(),
+                        )
+                    });
+                    let alpha =
+                        Zeroizing::new(rows.clone().map(|i| threshold(i) & low_mask(c.bits)).collect::<Vec<u64>>());
+                    let payload = |i: usize, column: usize| payload(start + i, column);
+                    generate(&shape, [&roots[0], &roots[1]], &alpha, payload, first_tree + start as u64, &mut words);
+                }
+                source.buffer.extend_from_slice(&words);
+                if let Some((_, buffer)) = &mut source.words {
+                    buffer.extend_from_slice(&words);
+                }
+                source.emit()?;
+                Ok(vec![Vec::new(); shape.columns()])
+            }
+            Role::Evaluator(e) => {
+                let (rows, first) = (c.rows, e.first);
+                let roots = Zeroizing::new(e.roots.words(2 * rows));
+                let roots: Zeroizing<Vec<u128>> =
+                    Zeroizing::new(roots.chunks_exact(2).map(|w| root(w[0], w[1], first)).collect());
+                let points: Vec<u64> = (0..rows * c.per_row).map(|i| point(i) & low_mask(c.bits)).collect();
+                Ok(evaluate(&shape, first, &roots, e.read_words(total)?, first_tree, &points, c.per_row))
+            }
+        }
+    }
+
+    /// [`Masked::cut`] on point functions: the borrow is a share as soon as the wire is open.
+    pub(super) fn cut_by_points(&mut self, wire: &Wire, shift: u32, out_bits: u32) -> Result<Share, ProtocolError> {
+        let mut out = self.high_part(wire, shift, out_bits, 1u64 << (wire.bits - 2 - shift))?;
+        let borrow = self.borrow_by_points(wire, shift, out_bits)?;
+        out.data.iter_mut().zip(borrow).for_each(|(o, b)| *o = o.wrapping_sub(b));
+        Ok(out)
+    }
+
+    /// `[x̂ mod 2^f < r mod 2^f]` as an additive share modulo `2^out_bits`.
+    pub(super) fn borrow_by_points(&mut self, wire: &Wire, f: u32, out_bits: u32) -> Result<Vec<u64>, ProtocolError> {
+        let comparison = Comparison { rows: wire.len(), per_row: 1, bits: f, payload_bits: &[out_bits] };
+        let mut columns = self.compare_points(&comparison, |i| wire.mask[i], |_, _| 1, |i| wire.open[i])?;
+        Ok(columns.remove(0))
+    }
+}
+
+/// Chunks side by side; the sums of each element of the payload.
+fn evaluate(
+    shape: &Shape,
+    first: bool,
+    roots: &[u128],
+    words: &[u8],
+    first_tree: u64,
+    points: &[u64],
+    per_row: usize,
+) -> Vec<Vec<u64>> {
+    let chunk = |(c, (roots, words)): (usize, (&[u128], &[u8]))| {
+        let points = &points[c * CHUNK * per_row..][..roots.len() * per_row];
+        let mut sums = vec![vec![0u64; points.len()]; shape.columns()];
+        let mut columns: Vec<&mut [u64]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
+        Keys { shape, first, roots, words, first_tree: first_tree + (c * CHUNK) as u64 }.evaluate(
+            points,
+            per_row,
+            &mut columns,
+        );
+        sums
+    };
+    let parts = roots.par_chunks(CHUNK).zip(words.par_chunks(CHUNK * shape.key_bytes())).enumerate();
+    let parts: Vec<Vec<Vec<u64>>> = parts.map(chunk).collect();
+    (0..shape.columns()).map(|c| parts.iter().flat_map(|part| part[c].iter().copied()).collect()).collect()
+}
