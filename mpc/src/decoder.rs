@@ -305,13 +305,8 @@ fn gated_mlp<E: Engine>(engine: &mut E, weights: &PublicWeights, layer: usize, h
     let up = project(engine, weights, layer, Module::Up, &x, &additions[1]);
     let both = engine.concat(&[&gate, &up]);
     let bits = spec.numeric.weight_frac_bits;
-    let both = engine.truncate(&both, bits, width::PRODUCT, width::ACTIVATION, "mlp.gate_up")?;
-    let both = engine.open(&[(&both, width::ACTIVATION)], "mlp.gate_up")?.remove(0);
-    let gate = engine.wire_columns(&both, 0, spec.intermediate_size);
-    let up = engine.wire_columns(&both, spec.intermediate_size, spec.intermediate_size);
-    let gate = engine.gate(&gate, Gate(&tables().silu), "mlp.silu")?;
-    let gate = engine.open(&[(&gate, width::ACTIVATION)], "mlp.silu")?.remove(0);
-    let product = engine.mul(&gate, &up)?;
+    let widths = [bits, width::PRODUCT, width::ACTIVATION];
+    let product = engine.gated_product(&both, Gate(&tables().silu), widths, ["mlp.gate_up", "mlp.silu"])?;
     let product =
         engine.truncate(&product, spec.numeric.frac_bits, width::ACTIVATION, width::PRODUCT, "mlp.product")?;
     let (product, additions) = engine.open_private(&product, width::PRODUCT, layer, &[Module::Down], "mlp.product")?;

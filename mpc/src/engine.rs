@@ -80,6 +80,7 @@ pub trait Engine {
     fn share(&mut self, wire: &Self::Wire) -> Self::Share;
 
     fn rows(&self, share: &Self::Share) -> usize;
+    fn cols(&self, share: &Self::Share) -> usize;
     fn add(&mut self, x: &Self::Share, y: &Self::Share) -> Self::Share;
     fn sub(&mut self, x: &Self::Share, y: &Self::Share) -> Self::Share;
     /// Adds a public constant to every element.
@@ -145,6 +146,23 @@ pub trait Engine {
     fn exp_neg(&mut self, y: &Self::Share, out_bits: u32, place: &'static str) -> Step<Self::Share>;
     /// A gate function of a wire below `2^31` in magnitude; the result has the wire's width.
     fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, place: &'static str) -> Step<Self::Share>;
+    /// `gate(cut(g)) · cut(u)` for `x = g | u` side by side and a gate with a tail of `relu`, where `cut` is
+    /// [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut values are below `2^30`: modulo `2^out_bits`.
+    fn gated_product(
+        &mut self,
+        x: &Self::Share,
+        gate: Gate<'_>,
+        [shift, in_bits, out_bits]: [u32; 3],
+        places: [&'static str; 2],
+    ) -> Step<Self::Share> {
+        let both = self.truncate(x, shift, in_bits, out_bits, places[0])?;
+        let both = self.open(&[(&both, out_bits)], places[0])?.remove(0);
+        let half = self.cols(x) / 2;
+        let (g, u) = (self.wire_columns(&both, 0, half), self.wire_columns(&both, half, half));
+        let g = self.gate(&g, gate, places[1])?;
+        let g = self.open(&[(&g, out_bits)], places[1])?.remove(0);
+        self.mul(&g, &u)
+    }
     /// A piecewise linear function of a positive value.
     fn piecewise(&mut self, s: &Self::Share, table: &Piecewise, place: &'static str) -> Step<Self::Share>;
     /// Multiplies row `i` of a wire by a piecewise linear function of `s[i]`; `places` are those of the function and of

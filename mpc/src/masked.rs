@@ -23,6 +23,7 @@
 mod bits;
 mod compare;
 mod full;
+mod gated;
 mod linear;
 mod lookup;
 #[cfg(test)]

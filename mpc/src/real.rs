@@ -164,6 +164,10 @@ impl Engine for Real {
         share.rows
     }
 
+    fn cols(&self, share: &Reals) -> usize {
+        share.cols
+    }
+
     fn add(&mut self, x: &Reals, y: &Reals) -> Reals {
         x.zip(y, |a, b| a + b)
     }

@@ -189,6 +189,10 @@ impl Engine for Clear {
         share.rows
     }
 
+    fn cols(&self, share: &Tensor) -> usize {
+        share.cols
+    }
+
     fn add(&mut self, x: &Tensor, y: &Tensor) -> Tensor {
         x.zip(y, u64::wrapping_add)
     }

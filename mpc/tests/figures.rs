@@ -36,7 +36,7 @@ fn a_decoded_token_at_128_keys_keeps_to_its_budget() {
     assert_eq!(layer.rounds, 73, "rounds a layer, 21 of them for the maximum");
     assert_eq!(all.rounds, 15 * 73 + 2 * 4 + 14 * 3 + 1, "layers, a tournament of 16 levels, the token");
     assert!(all.e0_to_e1_bytes <= 4_000_000 && all.e1_to_e0_bytes <= 4_000_000, "{all:?}");
-    assert!(layer.source_to_e1_bytes <= 1_525_000, "{layer:?}");
+    assert!(layer.source_to_e1_bytes <= 1_550_000, "{layer:?}");
 }
 
 #[test]
@@ -52,10 +52,10 @@ fn an_unmerged_block_keeps_to_its_budget() {
     let block = |layers| with_groups(layers, (0..9).map(|h| vec![h]).collect());
     let decode = tally_decode(&block(3), 127).unwrap() - tally_decode(&block(2), 127).unwrap();
     assert_eq!(decode.rounds, 73, "52 without the maximum");
-    assert!(decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 225_000, "{decode:?}");
+    assert!(decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 200_000, "{decode:?}");
     let prefill = tally_prefill(&block(3), 128).unwrap() - tally_prefill(&block(2), 128).unwrap();
-    assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 26_500_000, "{prefill:?}");
-    assert!(prefill.source_to_e1_bytes <= 102_500_000, "{prefill:?}");
+    assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 24_100_000, "{prefill:?}");
+    assert!(prefill.source_to_e1_bytes <= 94_000_000, "{prefill:?}");
 }
 
 /// Rounding by coin needs no comparison behind a truncation.
@@ -68,8 +68,8 @@ fn stochastic_rounding_saves_rounds_and_bytes() {
     let decode = tally_decode(&block(3), 127).unwrap() - tally_decode(&block(2), 127).unwrap();
     let prefill = tally_prefill(&block(3), 128).unwrap() - tally_prefill(&block(2), 128).unwrap();
     assert_eq!(decode.rounds, 57, "36 without the maximum");
-    assert!(decode.e0_to_e1_bytes <= 211_200 && decode.source_to_e1_bytes <= 1_125_000, "{decode:?}");
-    assert!(prefill.e0_to_e1_bytes <= 24_300_000 && prefill.source_to_e1_bytes <= 74_000_000, "{prefill:?}");
+    assert!(decode.e0_to_e1_bytes <= 188_000 && decode.source_to_e1_bytes <= 1_060_000, "{decode:?}");
+    assert!(prefill.e0_to_e1_bytes <= 22_000_000 && prefill.source_to_e1_bytes <= 64_500_000, "{prefill:?}");
 }
 
 #[test]

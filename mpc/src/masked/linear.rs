@@ -38,7 +38,7 @@ impl Share {
     }
 }
 
-fn select_columns(data: &[u64], cols: usize, first: usize, count: usize) -> Vec<u64> {
+pub(super) fn select_columns(data: &[u64], cols: usize, first: usize, count: usize) -> Vec<u64> {
     data.chunks_exact(cols).flat_map(|row| row[first..first + count].iter().copied()).collect()
 }
 

@@ -84,6 +84,7 @@ fn shares_of(
         }
         let wire = engine.input(input, rows, cols, input_bits).unwrap();
         let share = program.run(engine, wire).unwrap();
+        let share = engine.settled(&share).unwrap().into_owned();
         engine.flush().unwrap();
         share
     };
@@ -196,6 +197,32 @@ fn gates_are_the_twins_inside_and_outside_the_table() {
     for table in [&tables().silu, &tables().gelu, &tables().sigmoid, &tables().tanh] {
         run_everywhere(&GateProgram(table), &values, 1, 48);
     }
+}
+
+struct GatedProgram;
+
+impl Program for GatedProgram {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+        let share = engine.share(&input);
+        engine.gated_product(&share, Gate(&tables().silu), [24, 56, 48], ["test", "test"])
+    }
+}
+
+#[test]
+fn gated_products_are_the_twins_up_to_the_limits_of_both_halves() {
+    // More elements than point functions are for, and half as many.
+    let n = 2100;
+    let wide = |label, bits: u32| words(label, n).into_iter().map(move |w| ((w as i64) >> (64 - bits)) as u64);
+    // Factors whose product stays in the ring, and pairs at the limits beside a small factor.
+    let mut gate: Vec<u64> = wide("gate", 44).collect();
+    let mut up: Vec<u64> = wide("up", 44).collect();
+    let (limit, one) = ((1i64 << 54) - (1 << 23) - 1, 1i64 << 38);
+    for (g, u) in [(limit, one), (-limit, one), (one, limit), (one, -limit), (0, limit), (-one, -limit), (-1, 1)] {
+        gate.push(g as u64);
+        up.push(u as u64);
+    }
+    let input: Vec<u64> = gate.into_iter().chain(up).collect();
+    run_everywhere(&GatedProgram, &input, 1, 64);
 }
 
 struct PiecewiseProgram(&'static Piecewise);

@@ -120,6 +120,21 @@ impl Masked {
             }
             Role::Source(source) => {
                 let roots = source.roots.each_mut().map(|prg| Zeroizing::new(prg.words(2 * c.rows)));
+                #[cfg(test)]
+                if let Some(script) = &mut source.script {
+                    let (words, points) = script.words_and_points(total);
+                    let own: Vec<u128> = roots[1].chunks_exact(2).map(|w| root(w[0], w[1], false)).collect();
+                    let others = evaluate(&shape, false, &own, &words, first_tree, &points, c.per_row).concat();
+                    let value = |column: usize, p: usize| {
+                        let below = points[p] < threshold(p / c.per_row) & low_mask(c.bits);
+                        if below { payload(p / c.per_row, column) } else { 0 }
+                    };
+                    let all = (0..shape.columns()).flat_map(|column| (0..points.len()).map(move |p| (column, p)));
+                    script.complete(all.map(|(column, p)| value(column, p)), &others);
+                    source.buffer.extend_from_slice(&words);
+                    source.emit()?;
+                    return Ok(vec![Vec::new(); shape.columns()]);
+                }
                 let mut words = Vec::with_capacity(total);
                 for start in (0..c.rows).step_by(CHUNK) {
                     let rows = start..(start + CHUNK).min(c.rows);
@@ -146,6 +161,11 @@ impl Masked {
                 let roots: Zeroizing<Vec<u128>> =
                     Zeroizing::new(roots.chunks_exact(2).map(|w| root(w[0], w[1], first)).collect());
                 let points: Vec<u64> = (0..rows * c.per_row).map(|i| point(i) & low_mask(c.bits)).collect();
+                #[cfg(test)]
+                if let Some(script) = &mut e.script {
+                    let halves = script.compared(&points);
+                    return Ok(halves.chunks_exact(points.len()).map(<[u64]>::to_vec).collect());
+                }
                 Ok(evaluate(&shape, first, &roots, e.read_words(total)?, first_tree, &points, c.per_row))
             }
         }

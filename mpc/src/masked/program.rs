@@ -3,6 +3,7 @@
 use marill_numeric::PublicMatrix;
 use marill_numeric::tables::Piecewise;
 
+use super::gated::Widths;
 use super::piecewise::Factor;
 use super::{Masked, Share, Wire};
 use crate::engine::{Attention, Engine, Gate, Step};
@@ -13,7 +14,7 @@ use crate::weights::Rope;
 impl Masked {
     /// Keeps the own share for a test that compares it with the twin; nothing outside tests.
     #[inline]
-    fn record(&mut self, place: &'static str, share: &Share) {
+    pub(super) fn record(&mut self, place: &'static str, share: &Share) {
         #[cfg(test)]
         self.trace.push((place, share.bits, share.data.clone()));
         let _ = (place, share);
@@ -63,6 +64,10 @@ impl Engine for Masked {
 
     fn rows(&self, share: &Share) -> usize {
         share.rows
+    }
+
+    fn cols(&self, share: &Share) -> usize {
+        share.cols
     }
 
     fn add(&mut self, x: &Share, y: &Share) -> Share {
@@ -196,7 +201,17 @@ impl Engine for Masked {
 
     fn gate(&mut self, x: &Wire, gate: Gate<'_>, place: &'static str) -> Step<Share> {
         self.at(place);
-        self.tabulated(x, gate.0, x.bits, place)
+        self.tabulated(x, None, gate.0, x.bits, place)
+    }
+
+    fn gated_product(
+        &mut self,
+        x: &Share,
+        gate: Gate<'_>,
+        [shift, in_bits, out_bits]: [u32; 3],
+        places: [&'static str; 2],
+    ) -> Step<Share> {
+        self.gated(x, gate.0, Widths { shift, in_bits, out_bits }, places)
     }
 
     fn piecewise(&mut self, s: &Share, table: &Piecewise, place: &'static str) -> Step<Share> {

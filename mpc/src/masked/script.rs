@@ -45,6 +45,12 @@ impl ClientScript {
         masks
     }
 
+    /// E0's results of comparison functions, `[point][element]`: it tells the points, which E1 knows as well.
+    pub(super) fn compared(&mut self, points: &[u64]) -> Vec<u64> {
+        self.masks_to_source.send(points.to_vec()).expect("the source runs");
+        self.halves_from_source.recv().expect("the source runs")
+    }
+
     pub(super) fn half_words(&mut self, n: usize) -> Vec<u64> {
         let halves = self.halves_from_source.recv().expect("the source runs");
         assert_eq!(halves.len(), n, "E0 and the source ask for the same corrections");
@@ -69,6 +75,17 @@ impl SourceScript {
         let halves: Vec<u64> = recorded.iter().enumerate().map(|(i, c)| value(i).wrapping_sub(*c)).collect();
         self.halves_to_client.send(halves.clone()).expect("the client runs");
         halves
+    }
+
+    /// The words that were written, and the points at which E0 asks.
+    pub(super) fn words_and_points(&mut self, bytes: usize) -> (Vec<u8>, Vec<u64>) {
+        (self.written.take(bytes).to_vec(), self.masks_from_client.recv().expect("the client runs"))
+    }
+
+    /// Completes E1's results.
+    pub(super) fn complete(&mut self, values: impl Iterator<Item = u64>, others: &[u64]) {
+        let halves = values.zip(others).map(|(value, other)| value.wrapping_sub(*other)).collect();
+        self.halves_to_client.send(halves).expect("the client runs");
     }
 
     pub(super) fn half_bits(&mut self, plain: &[u64], bytes: usize, total: usize) -> Vec<u64> {

@@ -107,14 +107,15 @@ impl Masked {
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (mut wires, _) = self.exchange(&[(y, ARG_BITS)], &[], place)?;
-        self.tabulated(&wires.remove(0), &tables().exp, out_bits, place)
+        self.tabulated(&wires.remove(0), None, &tables().exp, out_bits, place)
     }
 
     /// [`marill_numeric::functions::linear`] of a wire of at least 32 bits, as a share modulo `2^out_bits`; with a tail
-    /// of [`Tail::Relu`], `out_bits` is the wire's width.
+    /// of [`Tail::Relu`], `out_bits` is the wire's width, or that of the share of which the wire is a narrow opening.
     pub(super) fn tabulated(
         &mut self,
         x: &Wire,
+        wide: Option<&Share>,
         table: &LinearTable,
         out_bits: u32,
         place: &'static str,
@@ -145,7 +146,7 @@ impl Masked {
         let cut = Cut { shift, out_bits, offset: (table.bias >> shift) as u64 };
         let mut out = self.gated_cut(&wires.remove(0), &opened[0], &in_domain, cut, place)?;
         if let Some(negative) = opened.get(1) {
-            self.add_tail(&mut out, x, table.tail, negative)?;
+            self.add_tail(&mut out, x, wide, table.tail, negative)?;
         }
         Ok(out)
     }
@@ -406,15 +407,24 @@ impl Masked {
     }
 
     /// Adds the tail, chosen by the opened sign.
-    fn add_tail(&mut self, out: &mut Share, x: &Wire, tail: Tail, negative: &OpenBits) -> Result<(), ProtocolError> {
+    fn add_tail(
+        &mut self,
+        out: &mut Share,
+        x: &Wire,
+        wide: Option<&Share>,
+        tail: Tail,
+        negative: &OpenBits,
+    ) -> Result<(), ProtocolError> {
         let form = self.single(negative);
         let (share, monomials) = form.share(self, out.bits)?;
         match tail {
             Tail::Zero => {}
             Tail::Relu => {
-                debug_assert_eq!(out.bits, x.bits, "the tail is the wire itself");
-                let dropped = form.times(self, x, &monomials)?;
-                let x = self.share_of(x);
+                let (x, dropped) = match wide {
+                    Some(wide) => (wide.clone(), form.times_narrow(self, x, wide, &monomials)?),
+                    None => (self.share_of(x), form.times(self, x, &monomials)?),
+                };
+                debug_assert_eq!(out.bits, x.bits, "the tail is the argument itself");
                 for (i, value) in out.data.iter_mut().enumerate() {
                     *value = value.wrapping_add(x.data[i]).wrapping_sub(dropped[i]);
                 }

@@ -8,7 +8,7 @@ use marill_net::{Channel, MemoryChannel, NetError, memory_pair};
 use marill_numeric::{NumericSpec, Rounding};
 
 use super::script::{ClientScript, SourceScript, Tape};
-use super::{Masked, Role};
+use super::{Masked, Material, Role};
 use crate::decoder::{self, Cache};
 use crate::sampling::Sampling;
 use crate::seed::{Prg, Seed};
@@ -80,6 +80,7 @@ struct Scene {
     seed0: Seed,
     seed1: Seed,
     sampling: Option<Sampling>,
+    material: Material,
 }
 
 /// Tokens, and values by place.
@@ -93,6 +94,8 @@ struct Recording {
     client_frames: Vec<Vec<u8>>,
     server_frames: Vec<Vec<u8>>,
     corrections: Vec<Vec<u8>>,
+    /// Correction words to the client.
+    words: Vec<Vec<u8>>,
     coins: Vec<u64>,
     noise: Vec<u64>,
     client_trace: Vec<(&'static str, u32, Vec<u64>)>,
@@ -127,11 +130,23 @@ impl Scene {
 
     fn with((public, private): (Arc<PublicWeights>, Arc<PrivateWeights>), seed: u64) -> Self {
         let fixed = |k: u8| Seed::from_bytes([k.wrapping_add(seed as u8); 32]);
-        Self { public, private, adapter_seed: fixed(11), seed0: fixed(12), seed1: fixed(13), sampling: None }
+        Self {
+            public,
+            private,
+            adapter_seed: fixed(11),
+            seed0: fixed(12),
+            seed1: fixed(13),
+            sampling: None,
+            material: Material::Digits,
+        }
     }
 
     fn sampling(self, temperature: f64, top_k: Option<u32>) -> Self {
         Self { sampling: Sampling::new(temperature, top_k).unwrap(), ..self }
+    }
+
+    fn on_points(self) -> Self {
+        Self { material: Material::Points, ..self }
     }
 
     fn spec(&self) -> &DecoderSpec {
@@ -170,27 +185,35 @@ impl Scene {
     }
 
     fn server(&self, peer: Box<dyn Channel>, source: Box<dyn Channel>) -> Masked {
-        Masked::server(self.spec(), &self.private, &self.seed1, peer, source).unwrap()
+        Masked::server(self.spec(), &self.private, &self.seed1, peer, source).unwrap().with_material(self.material)
     }
 
     fn source(&self, sink: Box<dyn Channel>) -> Masked {
         Masked::source(self.spec(), &self.adapter_seed, &self.seed0, &self.seed1, sink)
     }
 
+    /// A party that has a way between the source and the client, when the material needs one.
+    fn with_words(&self, engine: Masked, words: Box<dyn Channel>) -> Masked {
+        if self.material == Material::Points { engine.with_points(words) } else { engine }
+    }
+
     /// A whole session; `flip` changes one byte of the corrections.
     fn record(&self, input: &Input, flip: Option<usize>) -> Recording {
         let bucket = self.spec().bucket(input.0.len() / self.spec().hidden_size);
-        let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
-        let logs: [Log; 3] = Default::default();
+        let ((client_end, server_end), (sink, stream), (words, own_words)) =
+            (memory_pair(), memory_pair(), memory_pair());
+        let logs: [Log; 4] = Default::default();
         thread::scope(|scope| {
             let server = scope.spawn(|| {
                 let mut engine = self.server(Tap::new(server_end, &logs[1], None), Box::new(stream));
                 self.steps(&mut engine, None, bucket);
                 (engine.trace, engine.noise)
             });
-            let mut source = self.source(Tap::new(sink, &logs[2], flip));
+            let source = self.source(Tap::new(sink, &logs[2], flip));
+            let mut source = self.with_words(source, Tap::new(words, &logs[3], None));
             scope.spawn(move || self.steps(&mut source, None, bucket));
             let mut engine = self.client(Tap::new(client_end, &logs[0], None));
+            engine = self.with_words(engine, Box::new(own_words));
             let tokens = self.steps(&mut engine, Some(input), bucket);
             let (server_trace, noise) = server.join().unwrap();
             Recording {
@@ -198,6 +221,7 @@ impl Scene {
                 client_frames: take(&logs[0]),
                 server_frames: take(&logs[1]),
                 corrections: take(&logs[2]),
+                words: take(&logs[3]),
                 coins: engine.coins,
                 noise,
                 client_trace: engine.trace,
@@ -242,6 +266,9 @@ fn every_intermediate_value_equals_the_twins() {
     for scene in [Scene::full(2), Scene::full_gpt2(2)] {
         every_value_is_the_twins(&scene, 2, |scene, input, _| scene.twin(input));
     }
+    for scene in [Scene::new(1).on_points(), Scene::gpt2(2).on_points()] {
+        every_value_is_the_twins(&scene, 1, |scene, input, _| scene.twin(input));
+    }
 }
 
 /// The twin that rounds by the coins of the session computes the session's integers; without them it draws its own.
@@ -254,6 +281,9 @@ fn stochastic_values_are_the_twins_given_the_coins() {
     });
     let input = scene.input(1, 11);
     assert_ne!(scene.twin(&input), scene.twin(&input));
+    every_value_is_the_twins(&scene.on_points(), 1, |scene, input, run| {
+        scene.twin_with(input, Some(run.coins.clone()), Vec::new())
+    });
 }
 
 /// The twin that is given the server's noise computes the session's integers, at every place of a sampled step too.
@@ -304,6 +334,10 @@ fn frames_have_the_same_sizes_for_any_two_prompts_of_a_bucket() {
     assert_eq!(sizes(&short.client_frames), sizes(&long.client_frames));
     assert_eq!(sizes(&short.server_frames), sizes(&long.server_frames));
     assert_eq!(sizes(&short.corrections), sizes(&long.corrections));
+    let scene = scene.on_points();
+    let (short, long) = (scene.record(&scene.input(5, 2), None), scene.record(&scene.input(6, 16), None));
+    assert_eq!(sizes(&short.server_frames), sizes(&long.server_frames));
+    assert_eq!((sizes(&short.corrections), sizes(&short.words)), (sizes(&long.corrections), sizes(&long.words)));
 }
 
 /// For any other input there are masks of E0 under which E1 receives the very same bytes, and E0 still learns the
@@ -315,6 +349,9 @@ fn the_servers_view_fits_any_other_input_byte_for_byte() {
     view_fits_another_input(&Scene::full(2));
     view_fits_another_input(&Scene::full_gpt2(2));
     view_fits_another_input(&Scene::new(2).sampling(1.0, Some(5)));
+    // Here with comparison functions that are ideal: E0's share is what completes the one that E1 computes from the
+    // recorded words. That these say nothing of a threshold is what `point.rs` argues and tests.
+    view_fits_another_input(&Scene::new(2).on_points());
 }
 
 fn view_fits_another_input(scene: &Scene) {
@@ -325,13 +362,15 @@ fn view_fits_another_input(scene: &Scene) {
 
     let (masks_to_source, masks_from_client) = mpsc::channel();
     let (halves_to_client, halves_from_source) = mpsc::channel();
-    let logs: [Log; 2] = Default::default();
-    let mut client = scene.client(Replay::new(run.server_frames.clone(), &logs[0]));
+    let logs: [Log; 3] = Default::default();
+    let client = scene.client(Replay::new(run.server_frames.clone(), &logs[0]));
+    let mut client = scene.with_words(client, Replay::new(Vec::new(), &logs[2]));
     if let Role::Evaluator(e) = &mut client.role {
         let sent = Tape::new(run.client_frames.concat());
         e.script = Some(ClientScript { sent, masks_to_source, halves_from_source });
     }
-    let mut source = scene.source(Replay::new(Vec::new(), &logs[1]));
+    let source = scene.source(Replay::new(Vec::new(), &logs[1]));
+    let mut source = scene.with_words(source, Replay::new(Vec::new(), &logs[2]));
     if let Role::Source(s) = &mut source.role {
         let written = Tape::new(run.corrections.concat());
         s.script = Some(SourceScript { written, masks_from_client, halves_to_client });
@@ -353,6 +392,7 @@ fn each_evaluator_runs_against_a_simulator_that_knows_shapes_only() {
     runs_against_a_simulator(&Scene::full(3));
     runs_against_a_simulator(&Scene::new(3).sampling(1.0, None));
     runs_against_a_simulator(&Scene::new(3).sampling(1.0, Some(5)));
+    runs_against_a_simulator(&Scene::new(3).on_points());
 }
 
 fn runs_against_a_simulator(scene: &Scene) {
@@ -370,7 +410,8 @@ fn runs_against_a_simulator(scene: &Scene) {
     let sizes = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).collect::<Vec<_>>();
     assert_eq!(sizes(&take(&log)), sizes(&run.server_frames));
 
-    let mut client = scene.client(Replay::new(random(&run.server_frames), &log));
+    let client = scene.client(Replay::new(random(&run.server_frames), &log));
+    let mut client = scene.with_words(client, Replay::new(random(&run.words), &unused));
     scene.steps(&mut client, Some(&input), 16);
     assert_eq!(sizes(&take(&log)), sizes(&run.client_frames));
 }
@@ -378,14 +419,21 @@ fn runs_against_a_simulator(scene: &Scene) {
 /// What leaves a party looks uniform: over 100,000 bytes no byte value is far from its share.
 #[test]
 fn messages_and_corrections_look_uniform() {
-    look_uniform(&Scene::new(4));
-    look_uniform(&Scene::full(4));
+    look_uniform(Scene::new(4));
+    look_uniform(Scene::full(4));
 }
 
-fn look_uniform(scene: &Scene) {
+fn look_uniform(scene: Scene) {
     let run = scene.record(&scene.input(10, 16), None);
-    for (name, frames) in [("client", &run.client_frames), ("server", &run.server_frames), ("source", &run.corrections)]
-    {
+    let on_points = scene.on_points();
+    let other = on_points.record(&on_points.input(10, 16), None);
+    for (name, frames) in [
+        ("client", &run.client_frames),
+        ("server", &run.server_frames),
+        ("source", &run.corrections),
+        ("source on points", &other.corrections),
+        ("source to the client", &other.words),
+    ] {
         let bytes = frames.concat();
         let mut counts = [0f64; 256];
         bytes.iter().for_each(|&b| counts[usize::from(b)] += 1.0);
@@ -410,6 +458,41 @@ fn a_changed_correction_changes_what_is_computed() {
         changed += usize::from(values(&run) != expected || run.tokens != honest.tokens);
     }
     assert!(changed >= 8, "only {changed} of 16 changes had an effect");
+}
+
+/// Words that are changed, out of order or missing give other values or an error, never a panic; the server, whose words
+/// are its own, is not disturbed.
+#[test]
+fn damaged_correction_words_change_what_is_computed_or_end_the_session() {
+    let scene = Scene::new(5).on_points();
+    let input = scene.input(11, 3);
+    let honest = scene.record(&input, None);
+    let words = honest.words.concat();
+    let replay = |words: Vec<Vec<u8>>| {
+        let log: Log = Default::default();
+        let client = scene.client(Replay::new(honest.server_frames.clone(), &log));
+        let mut client = scene.with_words(client, Replay::new(words, &log));
+        scene.try_steps(&mut client, Some(&input), 16).map(|tokens| (tokens, client.trace))
+    };
+    let (tokens, trace) = replay(honest.words.clone()).unwrap();
+    assert!(tokens == honest.tokens && trace == honest.client_trace);
+    let mut changed = 0;
+    for k in 0..16 {
+        let mut damaged = words.clone();
+        damaged[words.len() * k / 16 + 5] ^= 1;
+        changed += usize::from(replay(vec![damaged]).unwrap().1 != honest.client_trace);
+    }
+    // E0 applies a word to half of its nodes only, and reads the values of one child.
+    assert!(changed >= 3, "only {changed} of 16 changes had an effect");
+    let half = words.len() / 2;
+    let (_, other) = replay(vec![words[half..].to_vec(), words[..half].to_vec()]).unwrap();
+    assert!(other != honest.client_trace, "words out of order change what is computed");
+    let error = replay(vec![words[..half].to_vec()]).unwrap_err();
+    assert!(error.to_string().starts_with("lost the source"), "{error}");
+    let log: Log = Default::default();
+    let mut client = scene.client(Replay::new(honest.server_frames.clone(), &log)).with_material(Material::Points);
+    let error = scene.try_steps(&mut client, Some(&input), 16).unwrap_err();
+    assert!(error.to_string().contains("point functions"), "{error}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use marill_numeric::Rounding;
 use marill_numeric::fixed::low_mask;
 
 use super::bits::{Bits, OneHot, OpenBits, Pending, Planes, monomials, split};
+use super::gated::{narrow_public, narrow_wrap};
 use super::{Masked, ProtocolError, Role, Share, Wire};
 
 /// `1 - 2·bit` as a ring element.
@@ -91,6 +92,60 @@ impl Affine {
             }
         }
         Ok((data, monomials))
+    }
+
+    /// What the bit is before any mask, at the evaluators.
+    pub(super) fn constant(&self) -> &[u64] {
+        &self.constant
+    }
+
+    /// The form of some of the elements.
+    pub(super) fn select(&self, n: usize, f: impl Fn(&[u64]) -> Vec<u64>) -> Self {
+        let all = |columns: &[Vec<u64>]| columns.iter().map(|column| f(column)).collect();
+        let (coefficients, monomials) = (all(&self.coefficients), all(&self.monomials));
+        let (constant, count) = (f(&self.constant), self.count);
+        Self { n, constant, coefficients, monomials, count }
+    }
+
+    /// Additive shares of a factor that the source knows times the form without its constant, modulo `2^bits`.
+    pub(super) fn masks_times(
+        &self,
+        engine: &mut Masked,
+        bits: u32,
+        factor: impl Fn(usize) -> u64,
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let mut data = vec![0u64; self.constant.len()];
+        for m in 0..self.count {
+            let product = engine.correct(self.n, bits, |i| self.monomials[m][i].wrapping_mul(factor(i)))?;
+            let Some(coefficient) = self.coefficients.get(m) else { continue };
+            for (value, (c, p)) in data.iter_mut().zip(coefficient.iter().zip(product)) {
+                *value = value.wrapping_add(c.wrapping_mul(p));
+            }
+        }
+        Ok(data)
+    }
+
+    /// `bit · x` for a narrow wire `x` and its wide share (see [`super::gated`]), given the shares of the monomials.
+    pub(super) fn times_narrow(
+        &self,
+        engine: &mut Masked,
+        x: &Wire,
+        wide: &Share,
+        monomials: &[Vec<u64>],
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let by_mask = self.masks_times(engine, wide.bits, |i| x.mask[i])?;
+        let by_wrap = self.masks_times(engine, wide.bits - x.bits, |i| narrow_wrap(x.mask[i]))?;
+        let mut data: Vec<u64> = wide.data.iter().zip(&self.constant).map(|(x, c)| x.wrapping_mul(*c)).collect();
+        for (i, value) in data.iter_mut().enumerate() {
+            let (public, stays) = narrow_public(x.open[i]);
+            let form = self.coefficients.iter().zip(monomials);
+            let form = form.fold(0u64, |sum, (c, m)| sum.wrapping_add(c[i].wrapping_mul(m[i])));
+            *value = value
+                .wrapping_add(public.wrapping_mul(form))
+                .wrapping_sub(by_mask[i])
+                .wrapping_add(stays.wrapping_mul(by_wrap[i]) << x.bits);
+        }
+        Ok(data)
     }
 
     /// `bit · x` for a wire `x`, given the shares of the monomials (at least as wide as the wire).
@@ -207,6 +262,7 @@ impl Masked {
             (true, _, _) => (f.div_ceil(4), 1),
             (false, _, 0..=14) => (2, 2),
             (false, 0..=2048, 0..=24) => (3, 3),
+            (false, _, 0..=24) => (4, 2),
             _ => (8, 2),
         };
         let digits = self.compare_digits(wire, &split(0, f, digits))?;

@@ -125,6 +125,10 @@ impl Engine for Range {
         share.rows
     }
 
+    fn cols(&self, share: &Span) -> usize {
+        share.cols
+    }
+
     fn add(&mut self, x: &Span, y: &Span) -> Span {
         self.named(x.plus(y))
     }

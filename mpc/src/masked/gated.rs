@@ -1,0 +1,230 @@
+//! The product inside a gated MLP: `f(cut(gate)) · cut(up)` for a tabulated `f` with a tail of [`Tail::Relu`].
+//!
+//! Both halves are cut by one truncation, whose opening is the only one that `cut(up)` sees: as a factor of an
+//! element-wise product it is used in the form that the truncation leaves it in,
+//! `u = P - h + c·w - b` with `P` and `c` public, `h = r >> shift` and `w = 2^(k - shift)·msb(r)` known to the source, and
+//! the borrow `b` an affine form in masks of opened planes. With the other factor opened as `ŷ = y + r_y`,
+//!
+//! `y·u = ŷ·[u] - r_y·P + r_y·h - c·r_y·w + r_y·b`,
+//!
+//! where the source shares `r_y·w` (two bytes: it is a multiple of `2^(k - shift)`) and `r_y` times each mask of `b`, and
+//! `r_y·h` goes into the mask of the truncation that follows.
+//!
+//! # Narrow openings
+//! A value below `2^30` in magnitude whose share is wider is opened modulo `2^32`. With `ẑ = x̂ + 2^30`, as an integer
+//! `x = ẑ - 2^30 - r + 2^32·c·m` for `c = 1 - msb(ẑ)` and `m = msb(r)`, since `x + 2^30` is below half the ring: what the
+//! narrow opening loses of a product is again a public factor times a product of masks.
+//!
+//! Security: evaluators see what [`super`] lists, openings under fresh uniform masks and corrections under fresh halves;
+//! a narrow opening reveals fewer bits of a masked value, not others.
+
+use marill_numeric::fixed::low_mask;
+use marill_numeric::tables::LinearTable;
+
+use super::truncate::Affine;
+use super::{Masked, ProtocolError, Role, Share};
+
+/// Width of a narrow opening.
+const NARROW_BITS: u32 = 32;
+/// What makes a narrow value non-negative.
+const OFFSET: u64 = 1 << (NARROW_BITS - 2);
+
+/// `ẑ - 2^30` as an integer and `c`; see the module documentation.
+pub(super) fn narrow_public(open: u64) -> (u64, u64) {
+    let shifted = open.wrapping_add(OFFSET) & low_mask(NARROW_BITS);
+    (shifted.wrapping_sub(OFFSET), 1 - (shifted >> (NARROW_BITS - 1)))
+}
+
+/// `m`
+pub(super) fn narrow_wrap(mask: u64) -> u64 {
+    mask >> (NARROW_BITS - 1)
+}
+
+/// A truncation's result in the form in which its opening leaves it.
+struct CutForm {
+    share: Share,
+    /// `P` less the constant of the borrow, and `c`, at the evaluators.
+    public: Vec<u64>,
+    stays: Vec<u64>,
+    /// `r`, at the source.
+    mask: Vec<u64>,
+    borrow: Option<Affine>,
+}
+
+/// How the two halves are cut: `bits` of the opening, of the result and below the cut.
+#[derive(Clone, Copy)]
+pub(super) struct Widths {
+    pub(super) shift: u32,
+    pub(super) in_bits: u32,
+    pub(super) out_bits: u32,
+}
+
+impl CutForm {
+    fn columns(&self, cols: usize, first: usize, count: usize) -> Self {
+        let select = |data: &[u64]| super::linear::select_columns(data, cols, first, count);
+        let share = Share::new(self.share.rows, count, self.share.bits, select(&self.share.data));
+        let borrow = self.borrow.as_ref().map(|borrow| borrow.select(self.share.rows * count, select));
+        Self { share, public: select(&self.public), stays: select(&self.stays), mask: select(&self.mask), borrow }
+    }
+}
+
+impl Masked {
+    /// `table(cut(x[.., ..cols/2])) · cut(x[.., cols/2..])`; see [`crate::engine::Engine::gated_product`].
+    pub(super) fn gated(
+        &mut self,
+        x: &Share,
+        table: &LinearTable,
+        widths: Widths,
+        places: [&'static str; 2],
+    ) -> Result<Share, ProtocolError> {
+        if self.points(x.len() / 2) {
+            return self.gated_by_points(x, table, widths, places);
+        }
+        let half = x.cols / 2;
+        self.at(places[0]);
+        let both = self.cut_form(x, widths, places[0])?;
+        self.record(places[0], &both.share);
+        self.record(places[0], &both.share);
+        let gate = both.columns(x.cols, 0, half).share;
+        let up = both.columns(x.cols, half, half);
+        let (mut wires, _) = self.exchange(&[(&gate, NARROW_BITS)], &[], places[0])?;
+        self.at(places[1]);
+        let gate = self.tabulated(&wires.remove(0), Some(&gate), table, widths.out_bits, places[1])?;
+        self.record(places[1], &gate);
+        if self.many(gate.len()) {
+            self.times_cut(&gate, &up, widths, places[1])
+        } else {
+            self.narrow_times_cut(&gate, &up, widths, places[1])
+        }
+    }
+
+    /// On point functions a borrow is a share, not a form in masks: both halves are opened.
+    fn gated_by_points(
+        &mut self,
+        x: &Share,
+        table: &LinearTable,
+        Widths { shift, in_bits, out_bits }: Widths,
+        places: [&'static str; 2],
+    ) -> Result<Share, ProtocolError> {
+        let half = x.cols / 2;
+        self.at(places[0]);
+        let both = self.truncate_share(x, shift, in_bits, out_bits, places[0])?;
+        self.record(places[0], &both);
+        self.record(places[0], &both);
+        let (mut wires, _) = self.exchange(&[(&both, out_bits)], &[], places[0])?;
+        let both = wires.remove(0);
+        let (gate, up) = (self.columns_of_wire(&both, 0, half), self.columns_of_wire(&both, half, half));
+        self.at(places[1]);
+        let gate = self.tabulated(&gate, None, table, out_bits, places[1])?;
+        self.record(places[1], &gate);
+        let (mut wires, _) = self.exchange(&[(&gate, out_bits)], &[], places[1])?;
+        Ok(self.multiply(&wires.remove(0), &up))
+    }
+
+    /// A truncation that keeps its form.
+    fn cut_form(&mut self, x: &Share, widths: Widths, place: &'static str) -> Result<CutForm, ProtocolError> {
+        let Widths { shift, in_bits: k, out_bits } = widths;
+        let shifted = self.add_public(x, self.half(shift).wrapping_add(1 << (k - 2)));
+        let (mut wires, _) = self.exchange_masked(&[(&shifted, k)], &[], place)?;
+        let wire = wires.remove(0);
+        let borrow = if self.rounds_by_coin(&wire, shift) {
+            None
+        } else {
+            let pending = self.borrow(&wire, shift, place)?;
+            Some(self.finish(&pending, &[], place)?.1)
+        };
+        let mut share = self.high_part(&wire, shift, out_bits, 1 << (k - 2 - shift))?;
+        let (mut public, mut stays) = (Vec::new(), Vec::new());
+        if self.is_evaluator() {
+            public = wire.open.iter().map(|z| (z >> shift).wrapping_sub(1 << (k - 2 - shift))).collect();
+            stays = wire.open.iter().map(|z| 1 - (z >> (k - 1))).collect();
+        }
+        if let Some(borrow) = &borrow {
+            let (bits, _) = borrow.share(self, out_bits)?;
+            share.data.iter_mut().zip(&bits).for_each(|(s, b)| *s = s.wrapping_sub(*b));
+            public.iter_mut().zip(borrow.constant()).for_each(|(p, b)| *p = p.wrapping_sub(*b));
+        }
+        let mask = if matches!(self.role, Role::Source(_)) { wire.mask } else { Vec::new() };
+        Ok(CutForm { share, public, stays, mask, borrow })
+    }
+
+    /// `y·u`, with `y` opened at its width.
+    fn times_cut(
+        &mut self,
+        y: &Share,
+        u: &CutForm,
+        widths: Widths,
+        place: &'static str,
+    ) -> Result<Share, ProtocolError> {
+        let Widths { shift, in_bits: k, out_bits } = widths;
+        let (mut wires, _) = self.exchange(&[(y, out_bits)], &[], place)?;
+        let y = wires.remove(0);
+        let n = y.len();
+        let wraps = self.correct(n, out_bits - (k - shift), |i| y.mask[i].wrapping_mul(u.mask[i] >> (k - 1)))?;
+        let borrows = self.borrow_times(u, out_bits, |i| y.mask[i])?;
+        let data = match &self.role {
+            Role::Tally(_) => Vec::new(),
+            Role::Source(_) => (0..n).map(|i| y.mask[i].wrapping_mul(u.mask[i] >> shift)).collect(),
+            Role::Evaluator(_) => (0..n)
+                .map(|i| {
+                    let masked = y.mask[i].wrapping_mul(u.public[i]).wrapping_sub(borrows[i]);
+                    let wrap = u.stays[i].wrapping_mul(wraps[i] << (k - shift));
+                    y.open[i].wrapping_mul(u.share.data[i]).wrapping_sub(masked).wrapping_sub(wrap)
+                })
+                .collect(),
+        };
+        Ok(Share { deferred: true, ..Share::new(y.rows, y.cols, out_bits, data) })
+    }
+
+    /// `y·u`, with `y` opened narrow: two bytes less online, for corrections.
+    fn narrow_times_cut(
+        &mut self,
+        y: &Share,
+        u: &CutForm,
+        widths: Widths,
+        place: &'static str,
+    ) -> Result<Share, ProtocolError> {
+        let Widths { shift, in_bits: k, out_bits } = widths;
+        let (mut wires, _) = self.exchange(&[(y, NARROW_BITS)], &[], place)?;
+        let (share, y) = (y, wires.remove(0));
+        let (n, rest) = (y.len(), out_bits - NARROW_BITS);
+        let m = |i: usize| narrow_wrap(y.mask[i]);
+        let masks = self.correct(n, out_bits, |i| y.mask[i])?;
+        let wraps = self.correct(n, out_bits - (k - shift), |i| y.mask[i].wrapping_mul(u.mask[i] >> (k - 1)))?;
+        let borrows = self.borrow_times(u, out_bits, |i| y.mask[i])?;
+        let tops = self.correct(n, rest, m)?;
+        let top_highs = self.correct(n, rest, |i| m(i).wrapping_mul(u.mask[i] >> shift))?;
+        let top_borrows = self.borrow_times(u, rest, m)?;
+        debug_assert!(k - shift >= rest, "a wrap of the cut is out of a top's reach");
+        let data = match &self.role {
+            Role::Tally(_) => Vec::new(),
+            Role::Source(_) => (0..n).map(|i| y.mask[i].wrapping_mul(u.mask[i] >> shift)).collect(),
+            Role::Evaluator(_) => (0..n)
+                .map(|i| {
+                    let (open, stays) = narrow_public(y.open[i]);
+                    let masked = masks[i].wrapping_mul(u.public[i]).wrapping_sub(borrows[i]);
+                    let wrap = u.stays[i].wrapping_mul(wraps[i] << (k - shift));
+                    let top = tops[i].wrapping_mul(u.public[i]).wrapping_sub(top_highs[i]).wrapping_sub(top_borrows[i]);
+                    open.wrapping_mul(u.share.data[i])
+                        .wrapping_sub(masked)
+                        .wrapping_sub(wrap)
+                        .wrapping_add(stays.wrapping_mul(top) << NARROW_BITS)
+                })
+                .collect(),
+        };
+        Ok(Share { deferred: true, ..Share::new(share.rows, share.cols, out_bits, data) })
+    }
+
+    /// Shares of `factor · b` without the borrow's constant, modulo `2^bits`; zeros without a borrow.
+    fn borrow_times(
+        &mut self,
+        u: &CutForm,
+        bits: u32,
+        factor: impl Fn(usize) -> u64,
+    ) -> Result<Vec<u64>, ProtocolError> {
+        match &u.borrow {
+            Some(borrow) => borrow.masks_times(self, bits, factor),
+            None => Ok(vec![0; u.public.len()]),
+        }
+    }
+}
