@@ -7,7 +7,8 @@
 //! Where the law places things, and why:
 //! - The norm's scalar is applied before the linear map: `x = h · 2^58/|h|`, cut to 14 bits. The 576 normalised values
 //!   are then a bounded wire that public product and private addition share, instead of 4,032 unbounded ones.
-//! - `W·x` and `B·(A·x)` meet at one scale, so the private addition costs no truncation and no round.
+//! - `W·x` and `B·(A·x)` meet at one scale, so the private addition costs no truncation and no round. Where whole
+//!   matrices are private, their products take the place of both, in the same rings.
 //! - Queries and keys are rotated before the one truncation that follows their projection.
 //! - The softmax divides after the value product; its weights are `exp(s - max)`, so their sum is at least one.
 //! - LLaMA's final norm is a positive scalar, which cannot change an arg-max, and is not computed. GPT-2's has a bias,
@@ -181,7 +182,7 @@ fn normalise<E: Engine>(
 /// What the maps of a half layer take: a share of opened values, and the private additions already made of them.
 pub(crate) type Opened<E> = (<E as Engine>::Share, Vec<Option<<E as Engine>::Share>>);
 
-/// `x · Wᵀ` plus the bias and the private addition.
+/// `x · Wᵀ` plus the bias and the private addition, or the private product alone.
 fn project<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
@@ -190,13 +191,19 @@ fn project<E: Engine>(
     x: &E::Share,
     addition: &Option<E::Share>,
 ) -> E::Share {
-    let maps = &weights.layers[layer];
-    let mut out = engine.linear(maps.matrix(module), x);
-    if let Some(addition) = addition {
-        out = engine.add(&out, addition);
-        if weights.spec.architecture == Architecture::Gpt2 {
-            out = engine.add_private_row(&out, layer, module);
+    let (spec, maps) = (&weights.spec, &weights.layers[layer]);
+    let mut out = match addition {
+        // All of the map is private; what is made of the opened row is its product.
+        Some(product) if spec.is_full() => product.clone(),
+        Some(addition) => {
+            let public = engine.linear(maps.matrix(module), x);
+            engine.add(&public, addition)
         }
+        None => engine.linear(maps.matrix(module), x),
+    };
+    let private_row = spec.architecture == Architecture::Gpt2 || (spec.is_full() && !spec.architecture.is_llama());
+    if addition.is_some() && private_row {
+        out = engine.add_private_row(&out, layer, module);
     }
     match maps.bias(module) {
         [] => out,

@@ -67,7 +67,8 @@ pub trait Engine {
     fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Self::Wire>;
     /// Makes wires of shares, all in one round.
     fn open(&mut self, shares: &[(&Self::Share, u32)], place: &'static str) -> Step<Vec<Self::Wire>>;
-    /// Makes a wire of a share and multiplies it by the server's private additions of some modules, in one round.
+    /// Makes a wire of a share and multiplies it by the server's private additions of some modules, or by its whole
+    /// matrices where the spec keeps them private, in one round. There are none with rank 0.
     fn open_private(
         &mut self,
         share: &Self::Share,
@@ -88,7 +89,8 @@ pub trait Engine {
     fn add_row(&mut self, x: &Self::Share, row: &[u64]) -> Self::Share;
     /// Multiplies every column by its public factor.
     fn scale_columns(&mut self, x: &Self::Share, factors: &[u64]) -> Self::Share;
-    /// Adds the server's own row for a module to every row: what its addition makes of a norm's bias.
+    /// Adds the server's own row for a module to every row: what its addition makes of a norm's bias, or the private
+    /// bias of a private map.
     fn add_private_row(&mut self, x: &Self::Share, layer: usize, module: Module) -> Self::Share;
     /// Multiplies by a public constant.
     fn scale_constant(&mut self, x: &Self::Share, constant: u64) -> Self::Share;

@@ -40,7 +40,7 @@ pub use seed::Seed;
 pub use session::{
     ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill, tally_step,
 };
-pub use spec::{Architecture, DecoderSpec, Pooling, Reveal, SpecError};
+pub use spec::{Architecture, DecoderSpec, Pooling, PrivateForm, Reveal, SpecError};
 pub use twin::Twin;
 pub use weights::{
     AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter, NormFloats, PrivateWeights,

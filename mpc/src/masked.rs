@@ -22,6 +22,7 @@
 
 mod bits;
 mod compare;
+mod full;
 mod gated;
 mod linear;
 mod lookup;
@@ -48,9 +49,10 @@ use marill_numeric::fixed::low_mask;
 
 use crate::seed::{Prg, Seed};
 use crate::spec::DecoderSpec;
-use crate::weights::{Lora, MaskedAdapter, PrivateWeights, adapter_masks};
+use crate::weights::{Lora, MaskedAdapter, PrivateWeights, RingLayer, adapter_masks, matrix_masks};
 use bits::{Bits, OpenBits};
 pub(crate) use compare::INDEX_BITS;
+use full::Matrices;
 use pack::{add_packed, byte_width, pack, pack_iter, pack_plane, payload_bytes, unpack, xor_packed_plane};
 pub use points::{Material, POINTS_BELOW};
 
@@ -231,6 +233,8 @@ struct Evaluator {
     one_way: Option<bool>,
     /// Â and B̂ at E0, A and B at E1.
     adapter: Vec<[Lora; 7]>,
+    /// The same for whole matrices.
+    matrices: Matrices,
     #[cfg(test)]
     script: Option<script::ClientScript>,
 }
@@ -240,6 +244,7 @@ struct Source {
     corrections: Prg,
     roots: [Prg; 2],
     adapter_masks: Vec<[Lora; 7]>,
+    matrix_masks: Vec<RingLayer>,
     sink: Box<dyn Channel>,
     buffer: Vec<u8>,
     /// Correction words for E0, and the way to it.
@@ -324,7 +329,8 @@ impl Masked {
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
         let corrections = Corrections::Seed(Box::new(Prg::new(seed, "corrections")));
-        Self::evaluator(spec, true, adapter.layers.clone(), seed, corrections, peer)
+        let held = (adapter.layers.clone(), Matrices::Masked(Arc::clone(&adapter.full)));
+        Self::evaluator(spec, true, held, seed, corrections, peer)
     }
 
     /// E1: the server.
@@ -339,18 +345,20 @@ impl Masked {
         source: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
         let corrections = Corrections::Stream(Stream::new(source));
-        Self::evaluator(spec, false, adapter.layers.clone(), seed, corrections, peer)
+        let held = (adapter.layers.clone(), Matrices::Own(Arc::clone(&adapter.full)));
+        Self::evaluator(spec, false, held, seed, corrections, peer)
     }
 
     fn evaluator(
         spec: &DecoderSpec,
         first: bool,
-        adapter: Vec<[Lora; 7]>,
+        (adapter, matrices): (Vec<[Lora; 7]>, Matrices),
         seed: &Seed,
         corrections: Corrections,
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
-        if adapter.len() != if spec.lora_rank == 0 { 0 } else { spec.num_layers } {
+        let layers = |held: bool| if held { spec.num_layers } else { 0 };
+        if adapter.len() != layers(spec.lora_rank > 0) || matrices.len() != layers(spec.is_full()) {
             return Err(ProtocolError::AdapterMismatch);
         }
         let masks = Prg::new(seed, "wire masks");
@@ -364,6 +372,7 @@ impl Masked {
             traffic: Traffic::default(),
             one_way: None,
             adapter,
+            matrices,
             #[cfg(test)]
             script: None,
         };
@@ -378,6 +387,7 @@ impl Masked {
             corrections: Prg::new(seed0, "corrections"),
             roots: [seed0, seed1].map(|seed| Prg::new(seed, points::ROOTS)),
             adapter_masks: adapter_masks(spec, adapter_seed),
+            matrix_masks: matrix_masks(spec, adapter_seed),
             sink,
             buffer: Vec::new(),
             words: None,

@@ -76,6 +76,15 @@ fn product(x: &Reals, rows: usize, row: impl Fn(usize) -> Vec<f64> + Sync) -> Re
     Reals { rows: x.rows, cols: rows, data }
 }
 
+/// `x · Wᵀ` with the integers of a matrix.
+fn apply(matrix: &PublicMatrix, x: &Reals) -> Reals {
+    // Any scale beyond a row's own will do: only the quotient is a float.
+    const SCALE: u32 = 40;
+    product(x, matrix.rows(), |r| {
+        (0..matrix.cols()).map(|c| matrix.weight(r, c, SCALE) * f64::from(SCALE).exp2()).collect()
+    })
+}
+
 fn ragged<'a>(data: &'a [f64], lens: &'a [usize]) -> impl Iterator<Item = &'a [f64]> {
     let mut rest = data;
     lens.iter().map(move |&len| {
@@ -132,6 +141,10 @@ impl Engine for Real {
         modules: &[Module],
         _place: &'static str,
     ) -> Step<(Reals, Vec<Option<Reals>>)> {
+        if let Some(layer) = self.private.full.get(layer) {
+            let products = modules.iter().map(|&module| Some(apply(&layer.matrices[module as usize], x)));
+            return Ok((x.clone(), products.collect()));
+        }
         let real = |v: &[u64]| v.iter().map(|&v| v as i64 as f64).collect::<Vec<f64>>();
         let additions = modules.iter().map(|&module| {
             (self.rank > 0).then(|| {
@@ -176,9 +189,9 @@ impl Engine for Real {
     }
 
     fn add_private_row(&mut self, x: &Reals, layer: usize, module: Module) -> Reals {
-        match self.private.layers.get(layer).map(|layer| layer[module as usize].row.as_slice()) {
-            None | Some([]) => x.clone(),
-            Some(row) => x.by_column(row, |v, b| v + b),
+        match self.private.row(layer, module) {
+            [] => x.clone(),
+            row => x.by_column(row, |v, b| v + b),
         }
     }
 
@@ -195,12 +208,8 @@ impl Engine for Real {
     }
 
     fn linear(&mut self, matrix: &PublicMatrix, x: &Reals) -> Reals {
-        // Any scale beyond a row's own will do: only the quotient is a float.
-        const SCALE: u32 = 40;
         self.last_input.clone_from(&x.data);
-        product(x, matrix.rows(), |r| {
-            (0..matrix.cols()).map(|c| matrix.weight(r, c, SCALE) * f64::from(SCALE).exp2()).collect()
-        })
+        apply(matrix, x)
     }
 
     fn concat(&mut self, parts: &[&Reals]) -> Reals {

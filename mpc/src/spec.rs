@@ -3,6 +3,8 @@
 use marill_numeric::{NumericError, NumericSpec, encode};
 use serde::{Deserialize, Serialize};
 
+use crate::decoder::width;
+
 /// The public description of the private layers of a decoder. Two parties with different specs refuse each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +31,28 @@ pub struct DecoderSpec {
     /// Left out where it is LLaMA's, so that older manifests and their digests stay what they are.
     #[serde(default, skip_serializing_if = "Architecture::is_llama")]
     pub architecture: Architecture,
+    /// Left out where it is the low-rank one, for the same reason.
+    #[serde(default, skip_serializing_if = "PrivateForm::is_lora")]
+    pub private: PrivateForm,
+}
+
+/// What the server keeps of the private layers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrivateForm {
+    /// Public matrices with private low-rank additions, or none with rank 0.
+    #[default]
+    Lora,
+    /// Every linear map as a whole, with what is folded into it: the gain of the norm before it, its bias. What an
+    /// ordinary full fine-tune needs. An encoder's own norms, its pooler and every output head stay public.
+    Full,
+}
+
+impl PrivateForm {
+    #[must_use]
+    pub fn is_lora(&self) -> bool {
+        *self == Self::Lora
+    }
 }
 
 /// How a layer is built. `rms_norm_eps` is the epsilon of whichever norm there is.
@@ -124,6 +148,9 @@ impl DecoderSpec {
             );
             return invalid("numeric", &problem);
         }
+        if self.is_full() && self.lora_rank != 0 {
+            return invalid("lora_rank", "must be 0 where whole matrices are private");
+        }
         let classes = if self.reveals_embedding() { 0 } else { 2 };
         if self.hidden_size == 0 || self.vocab_size < classes || self.num_layers == 0 || self.max_positions == 0 {
             return invalid("hidden_size", "and vocab_size, num_layers, max_positions must be positive");
@@ -148,6 +175,22 @@ impl DecoderSpec {
             return invalid("attn_scale", "must lie in (0, 1]");
         }
         Ok(())
+    }
+
+    /// Whether the private layers have no public matrices at all.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.private == PrivateForm::Full
+    }
+
+    /// Width of the ring in which a private matrix of a module multiplies, and therefore of its mask: that of the
+    /// wire behind it, since a narrower mask would not hide what the ring keeps of the product.
+    #[must_use]
+    pub fn private_bits(&self, module: Module) -> u32 {
+        match module {
+            Module::Q | Module::K | Module::V if self.architecture.is_llama() => width::FULL,
+            _ => width::PRODUCT,
+        }
     }
 
     /// Whether the pooled row goes through a dense map and tanh.

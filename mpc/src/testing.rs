@@ -10,7 +10,7 @@ use marill_numeric::NumericSpec;
 
 use crate::masked::{ProtocolError, Traffic};
 use crate::seed::{Prg, Seed};
-use crate::spec::DecoderSpec;
+use crate::spec::{DecoderSpec, PrivateForm};
 use crate::weights::{LayerFloats, LoraFloats, PrivateWeights, PublicWeights};
 use crate::{ClientSession, DealerSession, ServerSession};
 
@@ -35,7 +35,14 @@ pub fn tiny_spec() -> DecoderSpec {
         lora_rank: 4,
         numeric: NumericSpec::default(),
         architecture: Default::default(),
+        private: Default::default(),
     }
+}
+
+/// The same shapes with whole matrices private.
+#[must_use]
+pub fn with_private_matrices(spec: DecoderSpec) -> DecoderSpec {
+    DecoderSpec { lora_rank: 0, private: PrivateForm::Full, ..spec }
 }
 
 /// Numbers that look normal, from a seed that tests print.
@@ -52,7 +59,7 @@ pub fn gaussian(seed: u64, label: &str, n: usize, deviation: f32) -> Vec<f32> {
         .collect()
 }
 
-/// Random weights of a spec.
+/// Random weights of a spec; the same maps whether they are private or not.
 ///
 /// # Panics
 /// When the spec is invalid.
@@ -88,7 +95,12 @@ pub fn random_weights(spec: &DecoderSpec, seed: u64) -> (Arc<PublicWeights>, Arc
         .collect();
     let norm = vec![1.0; spec.hidden_size];
     let head = normal("head".into(), spec.vocab_size * spec.hidden_size, 0.1);
-    let public = PublicWeights::from_floats(spec, &floats, &norm, &head).expect("a random model is valid");
+    let maps: &[LayerFloats<'_>] = if spec.is_full() { &[] } else { &floats };
+    let public = PublicWeights::from_floats(spec, maps, &norm, &head).expect("a random model is valid");
+    if spec.is_full() {
+        let private = PrivateWeights::full_from_floats(spec, &floats).expect("a random model is valid");
+        return (Arc::new(public), Arc::new(private));
+    }
     let adapter = (0..spec.num_layers)
         .map(|l| {
             Module::ALL.map(|m| {

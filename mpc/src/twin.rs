@@ -162,6 +162,13 @@ impl Engine for Clear {
         place: &'static str,
     ) -> Step<(Tensor, Vec<Option<Tensor>>)> {
         let wire = self.open(&[(x, bits)], place)?.remove(0);
+        if let Some(layer) = self.private.full.get(layer) {
+            let product = |&module: &Module| {
+                let matrix = &layer.matrices[module as usize];
+                Some(Tensor { rows: x.rows, cols: matrix.rows(), data: matrix.par_apply(&x.data) })
+            };
+            return Ok((wire, modules.iter().map(product).collect()));
+        }
         let additions = modules.iter().map(|&module| {
             (self.rank > 0).then(|| {
                 let lora = &self.private.layers[layer][module as usize];
@@ -210,7 +217,7 @@ impl Engine for Clear {
 
     fn add_private_row(&mut self, x: &Tensor, layer: usize, module: Module) -> Tensor {
         let private = Arc::clone(&self.private);
-        match private.layers[layer][module as usize].row.as_slice() {
+        match private.row(layer, module) {
             [] => x.clone(),
             row => self.add_row(x, row),
         }

@@ -1,12 +1,17 @@
 //! The weights of a secure program as integers: public matrices, the private adapter, and the adapter under its mask.
 
+use std::sync::Arc;
+
 use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 mod affine;
+mod full;
 
 pub use affine::{AffineLayerFloats, HeadFloats, MapFloats, NormFloats};
+
+pub(crate) use full::{FullLayer, RingLayer, matrix_masks};
 
 use crate::seed::{Prg, Seed};
 use crate::spec::{DecoderSpec, Module, SpecError};
@@ -46,6 +51,25 @@ pub struct PostNorm {
 }
 
 impl PublicLayer {
+    /// The shapes of a layer whose weights are not here.
+    fn shapes_only(spec: &DecoderSpec) -> Self {
+        Self {
+            matrices: Module::ALL.map(|m| {
+                let (cols, rows) = spec.shape(m);
+                PublicMatrix::shape_only(rows, cols)
+            }),
+            biases: Default::default(),
+            norm_scale: Default::default(),
+            norm_bias: Default::default(),
+            post_norms: (0..2).map(|_| PostNorm { gain: Vec::new(), bias: Vec::new() }).collect(),
+        }
+    }
+
+    /// What is public of a layer whose maps are private.
+    fn without_maps(spec: &DecoderSpec, post_norms: Vec<PostNorm>) -> Self {
+        Self { matrices: [(); 7].map(|()| PublicMatrix::shape_only(0, 0)), post_norms, ..Self::shapes_only(spec) }
+    }
+
     #[must_use]
     pub fn matrix(&self, module: Module) -> &PublicMatrix {
         &self.matrices[module as usize]
@@ -111,7 +135,8 @@ impl Rope {
 }
 
 impl PublicWeights {
-    /// Quantises the public weights of the private layers and the output head.
+    /// Quantises the public weights of the private layers and the output head. Where whole matrices are private,
+    /// `layers` is empty.
     ///
     /// # Errors
     /// [`SpecError::Length`] for a tensor of the wrong size, [`SpecError::Numeric`] for a weight that does not fit.
@@ -122,14 +147,15 @@ impl PublicWeights {
         lm_head: &[f32],
     ) -> Result<Self, SpecError> {
         spec.validate()?;
-        expect_len("layers", spec.num_layers, layers.len())?;
+        expect_len("public layers", if spec.is_full() { 0 } else { spec.num_layers }, layers.len())?;
         expect_len("model.norm", spec.hidden_size, final_norm.len())?;
         expect_len("lm_head", spec.vocab_size * spec.hidden_size, lm_head.len())?;
-        let quantised = layers
+        let mut quantised = layers
             .par_iter()
             .enumerate()
             .map(|(l, floats)| quantise_layer(spec, l, floats))
             .collect::<Result<Vec<_>, _>>()?;
+        quantised.resize_with(spec.num_layers, || PublicLayer::without_maps(spec, Vec::new()));
         let bits = spec.numeric.weight_frac_bits;
         let (lm_head, lm_head_frac_bits) =
             PublicMatrix::quantise(lm_head, spec.vocab_size, spec.hidden_size, Some(final_norm), 1.0, bits, "lm_head")?
@@ -150,19 +176,9 @@ impl PublicWeights {
 
     /// The shapes of a program without its weights, for the dealer and the tally, which multiply nothing.
     pub(crate) fn shapes_only(spec: &DecoderSpec) -> Self {
-        let layers = (0..spec.num_layers).map(|_| PublicLayer {
-            matrices: Module::ALL.map(|m| {
-                let (cols, rows) = spec.shape(m);
-                PublicMatrix::shape_only(rows, cols)
-            }),
-            biases: Default::default(),
-            norm_scale: Default::default(),
-            norm_bias: Default::default(),
-            post_norms: (0..2).map(|_| PostNorm { gain: Vec::new(), bias: Vec::new() }).collect(),
-        });
         Self {
             spec: spec.clone(),
-            layers: layers.collect(),
+            layers: (0..spec.num_layers).map(|_| PublicLayer::shapes_only(spec)).collect(),
             lm_head: PublicMatrix::shape_only(spec.vocab_size, spec.hidden_size),
             lm_head_frac_bits: 0,
             lm_head_bias: Vec::new(),
@@ -264,16 +280,21 @@ pub(crate) struct Lora {
     pub(crate) row: Vec<u64>,
 }
 
-/// The server's secret: the adapter as integers. Never printed.
+/// The server's secret as integers: the adapter, or whole matrices. Never printed.
 #[derive(Default)]
 pub struct PrivateWeights {
     /// `[layer][module]`; empty when the rank is 0.
     pub(crate) layers: Vec<[Lora; 7]>,
+    /// `[layer]`; empty where the spec keeps low-rank additions.
+    pub(crate) full: Arc<Vec<FullLayer>>,
 }
 
-/// The adapter plus a mask that only the server and the dealer can expand; sent to the client once.
+/// The private weights plus a mask that only the server and the dealer can expand; sent to the client once.
 pub struct MaskedAdapter {
     pub(crate) layers: Vec<[Lora; 7]>,
+    pub(crate) full: Arc<Vec<RingLayer>>,
+    /// Widths of the matrices of `full`.
+    full_bits: [u32; 7],
 }
 
 impl PrivateWeights {
@@ -283,8 +304,12 @@ impl PrivateWeights {
     /// [`SpecError::Length`] for a factor of the wrong size, [`SpecError::Invalid`] for a value that does not fit.
     pub fn from_floats(public: &PublicWeights, layers: Vec<[Option<LoraFloats>; 7]>) -> Result<Self, SpecError> {
         let spec = &public.spec;
+        if spec.is_full() {
+            let problem = "keeps whole matrices, not low-rank additions".to_owned();
+            return Err(SpecError::Invalid { field: "private", problem });
+        }
         if spec.lora_rank == 0 {
-            return Ok(Self { layers: Vec::new() });
+            return Ok(Self::default());
         }
         expect_len("adapter layers", spec.num_layers, layers.len())?;
         let mut quantised = Vec::new();
@@ -295,25 +320,30 @@ impl PrivateWeights {
             }
             quantised.push(lora.try_into().unwrap_or_else(|_| unreachable!("seven modules in, seven out")));
         }
-        Ok(Self { layers: quantised })
+        Ok(Self { layers: quantised, full: Arc::default() })
     }
 
-    /// Little-endian 32-bit integers, `A` then `B` of each module, then the rows of 64 bits where there are any.
+    /// What is added to a module's product in clear; empty when there is nothing.
+    pub(crate) fn row(&self, layer: usize, module: Module) -> &[u64] {
+        match (self.full.get(layer), self.layers.get(layer)) {
+            (Some(full), _) => &full.rows[module as usize],
+            (None, Some(lora)) => &lora[module as usize].row,
+            (None, None) => &[],
+        }
+    }
+
+    /// Everything in it as bytes, by which a server names its private part: little-endian 32-bit integers, `A` then `B`
+    /// of each module, then the rows of 64 bits where there are any; whole matrices with their scales and rows.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let values = self.layers.iter().flatten().flat_map(|l| l.a.iter().chain(&l.b));
         let rows = self.layers.iter().flatten().flat_map(|l| l.row.iter().flat_map(|v| v.to_le_bytes()));
-        values.flat_map(|v| (*v as i64 as i32).to_le_bytes()).chain(rows).collect()
+        let mut bytes: Vec<u8> = values.flat_map(|v| (*v as i64 as i32).to_le_bytes()).chain(rows).collect();
+        self.full.iter().for_each(|layer| layer.append_bytes(&mut bytes));
+        bytes
     }
 
-    /// # Errors
-    /// [`SpecError::Corrupt`] when the length does not fit the spec.
-    pub fn from_bytes(spec: &DecoderSpec, bytes: &[u8]) -> Result<Self, SpecError> {
-        let values = bytes.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])) as u64);
-        Ok(Self { layers: unflatten(spec, values.collect(), bytes.len() / 4 * 4 == bytes.len())? })
-    }
-
-    /// The adapter under the mask of one client, and the only form in which it leaves the server.
+    /// The private weights under the mask of one client, and the only form in which it leaves the server.
     ///
     /// The mask is a one-time pad: one `adapter_seed` belongs to one (client, partition), never to two adapters.
     #[must_use]
@@ -327,22 +357,38 @@ impl PrivateWeights {
                 row: Vec::new(),
             })
         });
-        MaskedAdapter { layers: layers.collect() }
+        let full = Arc::new(full::mask(&self.full, spec, adapter_seed));
+        MaskedAdapter { layers: layers.collect(), full, full_bits: Module::ALL.map(|m| spec.private_bits(m)) }
     }
 }
 
 impl MaskedAdapter {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
+        if !self.full.is_empty() {
+            return full::to_bytes(&self.full_bits, &self.full);
+        }
         let values = self.layers.iter().flatten().flat_map(|l| l.a.iter().chain(&l.b));
         values.flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    /// Length of [`Self::to_bytes`] for a spec.
+    #[must_use]
+    pub fn bytes_of(spec: &DecoderSpec) -> usize {
+        let factors = |module: Module| spec.lora_rank * (spec.shape(module).0 + spec.shape(module).1) * 8;
+        spec.num_layers * Module::ALL.into_iter().map(factors).sum::<usize>() + full::masked_bytes(spec)
     }
 
     /// # Errors
     /// [`SpecError::Corrupt`] when the length does not fit the spec.
     pub fn from_bytes(spec: &DecoderSpec, bytes: &[u8]) -> Result<Self, SpecError> {
+        let full_bits = Module::ALL.map(|m| spec.private_bits(m));
+        if spec.is_full() {
+            return Ok(Self { layers: Vec::new(), full: Arc::new(full::from_bytes(spec, bytes)?), full_bits });
+        }
         let values = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
-        Ok(Self { layers: unflatten(spec, values.collect(), bytes.len() / 8 * 8 == bytes.len())? })
+        let layers = unflatten(spec, values.collect(), bytes.len() / 8 * 8 == bytes.len())?;
+        Ok(Self { layers, full: Arc::default(), full_bits })
     }
 
     /// SHA-256 in hex, for caching.

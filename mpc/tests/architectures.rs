@@ -2,7 +2,9 @@
 //! cost against the measured one.
 
 use marill_mpc::spec::Module;
-use marill_mpc::testing::{AffineModel, LORA_SCALE, MAPS, gaussian, run_embedding, run_world, tiny_affine_spec};
+use marill_mpc::testing::{
+    AffineModel, LORA_SCALE, MAPS, gaussian, run_embedding, run_world, tiny_affine_spec, with_private_matrices,
+};
 use marill_mpc::{Architecture, DecoderSpec, Pooling, Reveal, Twin, tally_decode, tally_prefill};
 
 const CLASSIFIER: Architecture = Architecture::Bert { pooling: Pooling::Cls, reveal: Reveal::Class };
@@ -149,10 +151,19 @@ fn worst_layer(spec: &DecoderSpec, trace: &[(&'static str, Vec<u64>)], sums: &[R
     worst
 }
 
+/// With additions of a rank, or with private matrices.
+fn gpt2(rank: Option<usize>) -> DecoderSpec {
+    let spec = tiny_affine_spec(Architecture::Gpt2);
+    match rank {
+        Some(lora_rank) => DecoderSpec { lora_rank, ..spec },
+        None => with_private_matrices(spec),
+    }
+}
+
 #[test]
 fn gpt2_is_the_real_one_layer_by_layer_and_token_by_token() {
-    for (seed, rank) in [(0, 4), (1, 0), (2, 4)] {
-        let spec = DecoderSpec { lora_rank: rank, ..tiny_affine_spec(Architecture::Gpt2) };
+    for (seed, rank) in [(0, Some(4)), (1, Some(0)), (2, Some(4)), (3, None)] {
+        let spec = gpt2(rank);
         let model = AffineModel::random(&spec, seed);
         let (public, private) = model.quantise();
         let mut twin = Twin::new(public, private);
@@ -177,9 +188,10 @@ fn gpt2_is_the_real_one_layer_by_layer_and_token_by_token() {
 
 #[test]
 fn bert_is_the_real_one_layer_by_layer_and_pooled() {
-    for (seed, tokens) in [(0u64, 5), (1, 16), (2, 21)] {
+    for (seed, tokens, full) in [(0u64, 5, false), (1, 16, false), (2, 21, false), (3, 9, true)] {
         for architecture in [CLASSIFIER, POOLED, EMBEDDER] {
             let spec = tiny_affine_spec(architecture);
+            let spec = if full { with_private_matrices(spec) } else { spec };
             let model = AffineModel::random(&spec, seed);
             let (public, private) = model.quantise();
             let mut twin = Twin::new(public, private);
@@ -206,8 +218,8 @@ fn bert_is_the_real_one_layer_by_layer_and_pooled() {
 
 #[test]
 fn three_parties_run_gpt2_as_the_twin_and_at_the_declared_cost() {
-    for rank in [4, 0] {
-        let spec = DecoderSpec { lora_rank: rank, ..tiny_affine_spec(Architecture::Gpt2) };
+    for rank in [Some(4), Some(0), None] {
+        let spec = gpt2(rank);
         let (public, private) = AffineModel::random(&spec, 5).quantise();
         let (_, prompt) = boundary(&spec, 5, "prompt", 19);
         let rows: Vec<Vec<u64>> = (0..3).map(|k| boundary(&spec, k, "next", 1).1).collect();
@@ -228,8 +240,12 @@ fn three_parties_run_gpt2_as_the_twin_and_at_the_declared_cost() {
 
 #[test]
 fn three_parties_run_bert_as_the_twin_and_reveal_only_what_the_partition_says() {
-    for (tokens, classifier) in [(3, CLASSIFIER), (18, CLASSIFIER), (7, POOLED)] {
-        let spec = tiny_affine_spec(classifier);
+    for (tokens, spec) in [
+        (3, tiny_affine_spec(CLASSIFIER)),
+        (18, tiny_affine_spec(CLASSIFIER)),
+        (7, tiny_affine_spec(POOLED)),
+        (9, with_private_matrices(tiny_affine_spec(POOLED))),
+    ] {
         let (public, private) = AffineModel::random(&spec, 6).quantise();
         let (_, text) = boundary(&spec, 6, "text", tokens);
         let mut twin = Twin::new(public.clone(), private.clone());

@@ -25,6 +25,7 @@ fn with_groups(layers: usize, groups: Vec<Vec<usize>>) -> DecoderSpec {
         lora_rank: 8,
         numeric: NumericSpec::default(),
         architecture: Default::default(),
+        private: Default::default(),
     }
 }
 

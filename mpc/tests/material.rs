@@ -25,6 +25,7 @@ fn smollm2(layers: usize, rounding: Rounding) -> DecoderSpec {
         lora_rank: 8,
         numeric: NumericSpec::with_rounding(rounding),
         architecture: Default::default(),
+        private: Default::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Three parties against the twin, and against the declared cost.
 
-use marill_mpc::testing::{gaussian, random_weights, run_world, tiny_spec};
+use marill_mpc::testing::{gaussian, random_weights, run_world, tiny_spec, with_private_matrices};
 use marill_mpc::{DecoderSpec, Twin, tally_decode, tally_prefill};
 
 fn boundary(spec: &DecoderSpec, seed: u64, tokens: usize) -> Vec<u64> {
@@ -22,13 +22,16 @@ fn an_input_that_would_overflow_is_refused_by_name() {
 
 #[test]
 fn every_token_equals_the_twins_and_costs_what_the_tally_declares() {
-    for seed in 0..4u64 {
+    for seed in 0..6u64 {
         let mut spec = tiny_spec();
         if seed == 3 {
             spec.lora_rank = 0;
         }
+        if seed > 3 {
+            spec = with_private_matrices(spec);
+        }
         let (public, private) = random_weights(&spec, seed);
-        let prompt = boundary(&spec, seed, 5 + seed as usize * 9);
+        let prompt = boundary(&spec, seed, 5 + seed as usize % 4 * 9);
         let rows: Vec<Vec<u64>> = (0..3).map(|k| boundary(&spec, 100 + seed * 10 + k, 1)).collect();
 
         let mut twin = Twin::new(public.clone(), private.clone());
@@ -48,4 +51,24 @@ fn every_token_equals_the_twins_and_costs_what_the_tally_declares() {
         assert_eq!(run.server.rounds, run.client.rounds);
         assert_eq!(run.client.rounds, sum(|c| c.rounds), "seed {seed}");
     }
+}
+
+/// Whether a map is public or private changes who holds it, not what is computed.
+#[test]
+fn private_matrices_give_the_integers_of_the_same_public_ones() {
+    let open = DecoderSpec { lora_rank: 0, ..tiny_spec() };
+    let closed = with_private_matrices(open.clone());
+    let run = |spec: &DecoderSpec| {
+        let (public, private) = random_weights(spec, 8);
+        let mut twin = Twin::new(public, private);
+        twin.start_trace();
+        let first = twin.prefill(&boundary(spec, 8, 11)).unwrap();
+        (first, twin.decode(&boundary(spec, 9, 1)).unwrap(), twin.take_trace())
+    };
+    assert_eq!(run(&open), run(&closed));
+    let (rounds, bytes) = (
+        |spec: &DecoderSpec| tally_decode(spec, 20).unwrap().rounds,
+        |spec: &DecoderSpec| tally_decode(spec, 20).unwrap().e0_to_e1_bytes,
+    );
+    assert_eq!((rounds(&open), bytes(&open)), (rounds(&closed), bytes(&closed)), "no round, no byte online");
 }

@@ -4,7 +4,7 @@ use crate::batches::Step;
 use crate::samples::Samples;
 use candle_core::Tensor;
 use marill_model::{Checkpoint, Config, MODULES, Transforms};
-use marill_recipe::Recipe;
+use marill_recipe::{Freeze, Recipe};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -53,7 +53,7 @@ impl Estimate {
     ) -> Self {
         let config = &base.config;
         let weights: usize = base.tensors.values().map(Tensor::elem_count).sum();
-        let trained = trained_parameters(base, transforms);
+        let trained = trained_parameters(base, transforms, &recipe.freeze);
         let private = transforms.private_layers(config);
         let length = |i: &usize| samples.train[*i].tokens.len();
         let batches = || steps.iter().flat_map(|step| &step.micro_batches);
@@ -117,13 +117,13 @@ fn rounded_copies(config: &Config, private: usize) -> usize {
     private * shapes.map(|[out, inner]| out * inner).sum::<usize>() * F32
 }
 
-fn trained_parameters(base: &Checkpoint, transforms: &Transforms) -> usize {
+fn trained_parameters(base: &Checkpoint, transforms: &Transforms, freeze: &Freeze) -> usize {
     let config = &base.config;
     if let Some(lora) = &transforms.lora {
         let shapes = lora.target_modules.iter().filter_map(|module| config.module_shape(module));
         return transforms.private_layers(config) * shapes.map(|[out, inner]| lora.rank * (out + inner)).sum::<usize>();
     }
-    crate::params::full_names(base, transforms).map(|name| base.tensors[name].elem_count()).sum()
+    crate::params::full_names(base, transforms, freeze).map(|name| base.tensors[name].elem_count()).sum()
 }
 
 /// A line of a file under `/proc` that gives kibibytes; `None` on systems without it.

@@ -3,7 +3,7 @@ use crate::{Rng, TrainError};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use marill_model::{Adapter, Checkpoint, Decoder, MODULES, ModelError, Transforms};
-use marill_recipe::Optimizer;
+use marill_recipe::{Freeze, Optimizer};
 use std::collections::BTreeMap;
 
 /// A trained tensor with its gradient sum and moments.
@@ -21,12 +21,16 @@ pub(crate) struct Params {
     pub all: Vec<Param>,
 }
 
-/// Names of what full fine-tuning trains.
-pub(crate) fn full_names<'a>(base: &'a Checkpoint, transforms: &Transforms) -> impl Iterator<Item = &'a String> {
-    let frozen = transforms.frozen_layers;
+/// Names of what full fine-tuning trains: the private layers; embedding, norm and head too where nothing is frozen.
+pub(crate) fn full_names<'a>(
+    base: &'a Checkpoint,
+    transforms: &Transforms,
+    freeze: &Freeze,
+) -> impl Iterator<Item = &'a String> {
+    let (frozen, all) = (transforms.frozen_layers, transforms.frozen_layers == 0 && !freeze.embedding);
     base.tensors.keys().filter(move |name| {
         let layer = name.strip_prefix("model.layers.").and_then(|n| n.split('.').next()?.parse::<usize>().ok());
-        layer.map_or(frozen == 0, |l| l >= frozen)
+        layer.map_or(all, |l| l >= frozen)
     })
 }
 
@@ -54,10 +58,10 @@ impl Params {
         Self::from_tensors(tensors.collect::<Result<_, TrainError>>()?)
     }
 
-    /// The checkpoint's own weights: the private layers, and embedding, norm and head where nothing is frozen.
-    pub fn full(base: &Checkpoint, transforms: &Transforms) -> Result<Self, TrainError> {
+    /// The checkpoint's own weights that [`full_names`] lists.
+    pub fn full(base: &Checkpoint, transforms: &Transforms, freeze: &Freeze) -> Result<Self, TrainError> {
         let mut chosen = BTreeMap::new();
-        for name in full_names(base, transforms) {
+        for name in full_names(base, transforms, freeze) {
             chosen.insert(name.clone(), base.tensors[name].copy()?);
         }
         Self::from_tensors(chosen)

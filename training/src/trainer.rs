@@ -148,7 +148,7 @@ impl<'a> Run<'a> {
         let params = if transforms.lora.is_some() {
             Params::lora(&base, &transforms, recipe.train.seed)?
         } else {
-            Params::full(&base, &transforms)?
+            Params::full(&base, &transforms, &recipe.freeze)?
         };
         let decoder = params.decoder(&base, &transforms)?;
         let steps = plan(&samples.train, &recipe.train);

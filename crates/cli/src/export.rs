@@ -1,4 +1,4 @@
-//! `marill export`: from a training run to a partition.
+//! `marill export`: from a training run, or a fully fine-tuned checkpoint, to a partition.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,11 +8,11 @@ use marill_report::bytes;
 
 use crate::base_model::Search;
 use crate::failure::BadInput;
-use crate::model_dir::{EXPORT_FOLDER, export_run};
+use crate::model_dir::{EXPORT_FOLDER, export_checkpoint, export_run};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Output folder of `marill train`
+    /// Output folder of `marill train`, or (with --base) a checkpoint that differs from its base in the last layers
     run_dir: PathBuf,
     /// The new folder [default: `export` in the run's folder]
     #[arg(long, value_name = "DIR")]
@@ -37,14 +37,27 @@ pub struct Args {
 /// [`BadInput`] for an incomplete run, a missing base or an occupied folder.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let recipe_path = args.run_dir.join("recipe.toml");
-    let recipe = Recipe::read(&recipe_path, &[]).map_err(|e| BadInput(e.into()))?;
-    let base = match args.base {
-        Some(base) => base,
-        None => args.search.base(&recipe, &args.run_dir)?,
+    let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(EXPORT_FOLDER));
+    let name = args.name.clone().unwrap_or_else(|| name_of(&args.run_dir));
+    let is_checkpoint = !recipe_path.is_file() && args.run_dir.join("config.json").is_file();
+    let report = match (is_checkpoint, &args.base) {
+        (true, Some(base)) => export_checkpoint(&args.run_dir, base, &out, &name)?,
+        (true, None) => {
+            let problem = anyhow::anyhow!(
+                "`{}` is a checkpoint, and what is private of it is what differs from its base\nhint: --base PATH",
+                args.run_dir.display()
+            );
+            return Err(BadInput(problem).into());
+        }
+        (false, base) => {
+            let recipe = Recipe::read(&recipe_path, &[]).map_err(|e| BadInput(e.into()))?;
+            let base = match base {
+                Some(base) => base.clone(),
+                None => args.search.base(&recipe, &args.run_dir)?,
+            };
+            export_run(&args.run_dir, &recipe, &base, &out, &name, args.format.is_some())?
+        }
     };
-    let out = args.out.unwrap_or_else(|| args.run_dir.join(EXPORT_FOLDER));
-    let name = args.name.unwrap_or_else(|| name_of(&args.run_dir));
-    let report = export_run(&args.run_dir, &recipe, &base, &out, &name, args.format.is_some())?;
     if args.json {
         let json = serde_json::json!({
             "dir": report.dir, "partition_id": report.partition_id, "public_bytes": report.public_bytes,

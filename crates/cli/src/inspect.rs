@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use marill_mpc::MaskedAdapter;
 use marill_partition::{Manifest, Partition};
 use marill_report::{Table, bytes, count};
 use serde::Serialize;
@@ -53,6 +54,8 @@ struct Findings<'a> {
     private_tensors: Vec<PrivateTensor>,
     has_private_part: bool,
     public_bytes: u64,
+    /// What a client downloads of the private part, under its mask.
+    masked_bytes: usize,
     head_groups: Vec<Vec<Vec<usize>>>,
     softmaxes_a_layer: Vec<usize>,
     published: Vec<String>,
@@ -92,6 +95,7 @@ fn gather(partition: &Partition) -> Findings<'_> {
     let prefix = if frozen == 0 { "embedding".into() } else { format!("embedding, {}", range(0, frozen)) };
     rows.push(LayerRow { layers: prefix, runs: "client, in clear", weights: "base, bit for bit".into() });
     let private = match &manifest.transforms.lora {
+        _ if manifest.decoder.is_full() => "every linear map and norm (private)".into(),
         Some(lora) => format!("base (public) + rank {} on {} modules (private)", lora.rank, lora.target_modules.len()),
         None => "base (public)".into(),
     };
@@ -101,8 +105,8 @@ fn gather(partition: &Partition) -> Findings<'_> {
         runs: "client and server, under MPC",
         weights: "base (public)".into(),
     });
-    let private_tensors = partition.adapter().map_or_else(Vec::new, |adapter| {
-        let described = adapter.tensors.iter().map(|(name, tensor)| PrivateTensor {
+    let private_tensors = partition.private().map_or_else(Vec::new, |private| {
+        let described = private.tensors().iter().map(|(name, tensor)| PrivateTensor {
             name: name.clone(),
             shape: tensor.dims().to_vec(),
             bytes: 4 * tensor.elem_count() as u64,
@@ -112,9 +116,10 @@ fn gather(partition: &Partition) -> Findings<'_> {
     Findings {
         manifest,
         layers: rows,
-        has_private_part: partition.adapter().is_some(),
+        has_private_part: partition.private().is_some(),
         private_tensors,
         public_bytes: manifest.public_bytes(),
+        masked_bytes: MaskedAdapter::bytes_of(&manifest.decoder),
         head_groups: manifest.decoder.head_groups.clone(),
         softmaxes_a_layer: manifest.decoder.head_groups.iter().map(Vec::len).collect(),
         published: marill_partition::published(manifest),
@@ -131,12 +136,13 @@ fn render(findings: &Findings<'_>) -> String {
     let manifest = findings.manifest;
     let numeric = &manifest.decoder.numeric;
     let mut text = format!(
-        "{}\n\npartition  {}\nbase       {} ({})\npublic     {} to download once\n",
+        "{}\n\npartition  {}\nbase       {} ({})\npublic     {} to download once, and {} of the private part under its mask\n",
         manifest.name,
         manifest.partition_id,
         manifest.base.name,
         manifest.base.tensor_digest,
-        bytes(findings.public_bytes)
+        bytes(findings.public_bytes),
+        bytes(findings.masked_bytes as u64)
     );
     text += &format!(
         "numbers    {} fractional bits, {} in the residual stream, rounding exact, law {} ({})\nreveals    the token, to the client alone\n\n",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use marill_model::{Adapter, Checkpoint, Transforms};
-use marill_partition::{ExportOptions, ExportReport, MANIFEST_FILE, Partition, export};
+use marill_partition::{ExportOptions, ExportReport, MANIFEST_FILE, Partition, export, export_full, shared_layers};
 use marill_recipe::Recipe;
 
 use crate::base_model::hub_name;
@@ -51,7 +51,7 @@ pub fn recipe_beside(path: &Path) -> Option<PathBuf> {
     candidates.into_iter().find(|candidate| candidate.is_file())
 }
 
-/// Exports a training run's low-rank factors into `out`.
+/// Exports a training run into `out`: its low-rank factors, or the private layers of a full fine-tune.
 ///
 /// # Errors
 /// [`BadInput`] when the run is incomplete or the export refuses it.
@@ -66,27 +66,53 @@ pub fn export_run(
     let work = || -> anyhow::Result<ExportReport> {
         check_numbers(recipe)?;
         let transforms = Transforms::load(&run_dir.join("transforms.json"))?;
-        let adapter_path = run_dir.join("adapter.safetensors");
-        anyhow::ensure!(
-            adapter_path.is_file(),
-            "`{}` has no `adapter.safetensors`\nhint: only low-rank factors can be kept private; give the recipe a `[lora]` table",
-            run_dir.display()
-        );
-        let adapter = Adapter::load(&adapter_path)?;
+        let (adapter_path, model_path) = (run_dir.join("adapter.safetensors"), run_dir.join("model"));
         let base = Checkpoint::open(base)?;
         let opts = ExportOptions { name: name.into(), base_name: hub_name(recipe), peft_lossy, ..Default::default() };
-        let report = export(&base, &transforms, &adapter, out, &opts)?;
-        if report.range.is_err() {
-            let finding = marill_partition::describe_range(&report.range);
-            eprintln!("warning: range: {finding}");
-            eprintln!(
-                "\nhint: bounds are worst cases; `marill eval {} --engine twin` checks every value on your own data",
-                out.display()
-            );
-        }
+        let report = if adapter_path.is_file() {
+            export(&base, &transforms, &Adapter::load(&adapter_path)?, out, &opts)?
+        } else if model_path.join("config.json").is_file() {
+            export_full(&base, &transforms, &Checkpoint::open(&model_path)?, out, &opts)?
+        } else {
+            let run = run_dir.display();
+            anyhow::bail!("`{run}` has neither `adapter.safetensors` nor `model/`\nhint: let `marill train` finish it");
+        };
+        warn_of_range(&report);
         Ok(report)
     };
     work().map_err(|error| BadInput(error).into())
+}
+
+/// Exports a full fine-tune of somebody else's making: a checkpoint that differs from `base` in its last layers only.
+///
+/// # Errors
+/// [`BadInput`] when nothing or too much differs, or the export refuses it.
+pub fn export_checkpoint(model: &Path, base: &Path, out: &Path, name: &str) -> anyhow::Result<ExportReport> {
+    let work = || -> anyhow::Result<ExportReport> {
+        let (model, base) = (Checkpoint::open(model)?, Checkpoint::open(base)?);
+        let frozen_layers = shared_layers(&base, &model)?;
+        anyhow::ensure!(
+            frozen_layers < base.config.num_hidden_layers,
+            "no layer differs from the base: there is nothing to keep private"
+        );
+        let transforms = Transforms { frozen_layers, ..Default::default() };
+        let opts = ExportOptions { name: name.into(), ..Default::default() };
+        let report = export_full(&base, &transforms, &model, out, &opts)?;
+        warn_of_range(&report);
+        Ok(report)
+    };
+    work().map_err(|error| BadInput(error).into())
+}
+
+fn warn_of_range(report: &ExportReport) {
+    if report.range.is_err() {
+        let finding = marill_partition::describe_range(&report.range);
+        eprintln!("warning: range: {finding}");
+        eprintln!(
+            "\nhint: bounds are worst cases; `marill eval {} --engine twin` checks every value on your own data",
+            report.dir.display()
+        );
+    }
 }
 
 /// The recipe may only ask for the numeric format that the secure program has.

@@ -94,7 +94,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Trains, shows progress, and exports where only low-rank factors were trained.
+/// Trains, shows progress, and exports where low-rank factors were trained; a full fine-tune may be a base or a teacher
+/// as well, and waits for `marill export`.
 ///
 /// # Errors
 /// [`TrainError::Interrupted`] as it is, every other failure of the run as [`BadInput`].

@@ -100,6 +100,7 @@ impl Shape {
             lora_rank: rank,
             numeric: NumericSpec::default(),
             architecture,
+            private: Default::default(),
         }
     }
 }

@@ -17,8 +17,8 @@ pub(crate) const PARTIES: [(&str, &str, &str); 3] = [
 
 /// The limits that stand in every card and on the first screen of every description.
 pub(crate) const LIMITS: [&str; 5] = [
-    "Semi-honest: every party is assumed to follow the protocol. A cheating client may read the adapter, because the \
-     client computes one share itself.",
+    "Semi-honest: every party is assumed to follow the protocol. A cheating client may read the private weights, \
+     because it computes one share itself.",
     "Dealer and server (or dealer and client) together can open everything: they must be run by different people. One \
      operator running all roles is a demonstration, not privacy.",
     "The answers themselves teach something about the weights; whoever may ask without limit may imitate the model.",
@@ -41,6 +41,14 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
     if let Some(lora) = &transforms.lora {
         let modules = lora.target_modules.join("`, `");
         let _ = writeln!(text, "- private: low-rank factors of rank {} on `{modules}`", lora.rank);
+    }
+    if manifest.decoder.is_full() {
+        let _ = writeln!(
+            text,
+            "- private: every linear map and norm of these layers (a full fine-tune); a client downloads {} bytes of \
+             masked matrices once, besides the public part",
+            marill_mpc::MaskedAdapter::bytes_of(&manifest.decoder)
+        );
     }
     if let Some(heads) = &transforms.heads {
         let _ = writeln!(
@@ -92,7 +100,13 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
 pub(crate) fn published(manifest: &Manifest) -> Vec<String> {
     let mut lines = vec![
         "which base model was tuned, and how many layers are private".to_string(),
-        "a SHA-256 of the private part, its size, and with it the rank and the modules of the low-rank factors".into(),
+        match manifest.decoder.is_full() {
+            true => "a SHA-256 of the private part, and that it is every linear map and norm of these layers".into(),
+            false => {
+                "a SHA-256 of the private part, its size, and with it the rank and the modules of the low-rank factors"
+                    .into()
+            }
+        },
     ];
     if let Some(heads) = &manifest.transforms.heads {
         lines.push(format!("the head groups of each private layer (`{}`) and the attention scale", heads.grouping));

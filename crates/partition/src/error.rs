@@ -26,7 +26,7 @@ pub enum PartitionError {
     #[error("`{}` holds only what a client gets: there is no `private/`", path.display())]
     NoPrivatePart { path: PathBuf },
     #[error(
-        "tensor `{tensor}` would be published and differs from the base at element {element}\nhint: only low-rank factors of private layers may change; a fully fine-tuned model can be a teacher, not a partition"
+        "tensor `{tensor}` would be published and differs from the base at element {element}\nhint: only private layers may change; in a recipe without `[lora]`, `freeze.embedding = true` keeps embedding, final norm and head as they are"
     )]
     PublicPartDiffers { tensor: String, element: usize },
     #[error("tensor `{tensor}` is in the base and not in the model to be exported, or the other way round")]

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, ModelError, Transforms};
 use marill_mpc::range::{Proof, Unproved};
+use marill_mpc::{DecoderSpec, PrivateForm};
 use marill_numeric::NumericSpec;
 
 use crate::manifest::{Base, BaseFormat, FileEntry, ID_FILE, Manifest, Reveal, SCHEMA};
-use crate::{ADAPTER_FILE, Partition, PartitionError, card, weights};
+use crate::private::is_private;
+use crate::{Partition, PartitionError, PrivatePart, card, weights};
 
 /// What [`export`] may be told besides the model itself.
 #[derive(Default)]
@@ -42,7 +44,8 @@ pub struct ExportReport {
 /// Writes the partition of `base` with `transforms` and `adapter` into the new folder `out_dir`.
 ///
 /// The folder appears complete or not at all. The written base is opened again and compared with `base` value by
-/// value; the private part holds the low-rank factors that `transforms` lists and nothing else.
+/// value; the private part holds the low-rank factors that `transforms` lists and nothing else. A full fine-tune is for
+/// [`export_full`].
 ///
 /// # Errors
 /// [`PartitionError::PublicPartDiffers`] naming the tensor when `opts.model` is not the base,
@@ -56,22 +59,83 @@ pub fn export(
 ) -> Result<ExportReport, PartitionError> {
     transforms.check(&base.config)?;
     if let Some(model) = opts.model {
-        same_tensors(base, model)?;
+        same_tensors(base, model, None)?;
     }
-    check_private_tensors(base, transforms, adapter)?;
+    let private = PrivatePart::LowRank(adapter.clone());
+    private.check(base, transforms)?;
     let decoder = weights::decoder_spec(&base.config, transforms, opts.numeric.clone())?;
     // Weights that do not fit the numeric format are found now rather than when the server starts.
     let public = weights::public_weights(&decoder, base, transforms.frozen_layers)?;
-    let private = weights::private_weights(&public, &base.config, transforms, adapter)?;
-    let range = crate::range::analyse(&public, private);
+    let integers = weights::private_weights(&public, &base.config, transforms, adapter)?;
+    let range = crate::range::analyse(&public, integers);
     drop(public);
+    write(base, transforms, &private, out_dir, decoder, range, opts)
+}
 
+/// As [`export()`] for an ordinary full fine-tune: every linear map and norm of the private layers of `model` is private.
+///
+/// # Errors
+/// [`PartitionError::PublicPartDiffers`] naming a tensor outside the private layers in which `model` is not the base:
+/// embedding, final norm and head would be published, and so would frozen layers. As [`export()`].
+pub fn export_full(
+    base: &Checkpoint,
+    transforms: &Transforms,
+    model: &Checkpoint,
+    out_dir: &Path,
+    opts: &ExportOptions<'_>,
+) -> Result<ExportReport, PartitionError> {
+    transforms.check(&base.config)?;
+    if transforms.lora.is_some() {
+        let (tensor, reason) = (String::from("lora"), "a full fine-tune has no low-rank factors".into());
+        return Err(PartitionError::PrivateTensor { tensor, reason });
+    }
+    same_tensors(base, model, Some(transforms.frozen_layers))?;
+    let private = PrivatePart::layers_of(model, transforms.frozen_layers)?;
+    private.check(base, transforms)?;
+    let decoder = weights::decoder_spec(&base.config, transforms, opts.numeric.clone())?;
+    let decoder = DecoderSpec { private: PrivateForm::Full, ..decoder };
+    let public = weights::public_weights(&decoder, base, transforms.frozen_layers)?;
+    let integers = weights::full_weights(&decoder, private.tensors(), transforms.frozen_layers)?;
+    let range = crate::range::analyse(&public, integers);
+    drop(public);
+    write(base, transforms, &private, out_dir, decoder, range, opts)
+}
+
+/// How many first layers of `model` are the base's, bit for bit: what may stay public of a full fine-tune.
+///
+/// # Errors
+/// [`PartitionError::PublicPartMissing`] when the two do not have the same tensors.
+pub fn shared_layers(base: &Checkpoint, model: &Checkpoint) -> Result<usize, PartitionError> {
+    let layers = base.config.num_hidden_layers;
+    for layer in 0..layers {
+        let prefix = format!("model.layers.{layer}.");
+        for name in base.tensors.keys().filter(|name| name.starts_with(&prefix)) {
+            let theirs = model.tensors.get(name);
+            let theirs = theirs.ok_or_else(|| PartitionError::PublicPartMissing { tensor: name.clone() })?;
+            if bits(&base.tensors[name])? != bits(theirs)? {
+                return Ok(layer);
+            }
+        }
+    }
+    Ok(layers)
+}
+
+/// Writes beside the place and moves it there when it is complete and checked.
+fn write(
+    base: &Checkpoint,
+    transforms: &Transforms,
+    private: &PrivatePart,
+    out_dir: &Path,
+    decoder: DecoderSpec,
+    range: Result<Proof, Unproved>,
+    opts: &ExportOptions<'_>,
+) -> Result<ExportReport, PartitionError> {
     let occupied = out_dir.read_dir().is_ok_and(|mut entries| entries.next().is_some());
     if occupied || out_dir.is_file() {
         return Err(PartitionError::OutputExists { path: out_dir.into() });
     }
     let staging = staging_folder(out_dir)?;
-    let result = write_all(base, transforms, adapter, &staging, decoder, range, opts)
+    let result = write_all(base, transforms, private, &staging, decoder, range, opts)
         .and_then(|report| verify_written(base, &staging).map(|()| report));
     match result {
         Ok(report) => {
@@ -106,15 +170,15 @@ fn staging_folder(out_dir: &Path) -> Result<PathBuf, PartitionError> {
 fn write_all(
     base: &Checkpoint,
     transforms: &Transforms,
-    adapter: &Adapter,
+    private: &PrivatePart,
     dir: &Path,
-    decoder: marill_mpc::DecoderSpec,
+    decoder: DecoderSpec,
     range: Result<Proof, Unproved>,
     opts: &ExportOptions<'_>,
 ) -> Result<ExportReport, PartitionError> {
     let (format, public) = write_base(base, dir)?;
-    adapter.save(&dir.join(ADAPTER_FILE))?;
-    let mut private = vec![ADAPTER_FILE.to_string()];
+    private.save(dir)?;
+    let mut private = vec![private.file().to_string()];
     let wrote_peft_config = transforms.lora.is_some() && (transforms.heads.is_none() || opts.peft_lossy);
     if wrote_peft_config {
         private.push("private/adapter_config.json".into());
@@ -217,16 +281,19 @@ fn base_name(base: &Checkpoint) -> String {
 /// What lies on the disk is the base, value by value, and opens as a partition.
 fn verify_written(base: &Checkpoint, dir: &Path) -> Result<(), PartitionError> {
     let written = Partition::open(dir)?;
-    same_tensors(base, written.base())
+    same_tensors(base, written.base(), None)
 }
 
-/// Equality of all tensors, as bits.
-fn same_tensors(base: &Checkpoint, model: &Checkpoint) -> Result<(), PartitionError> {
+/// Equality of all tensors, as bits, or of those before and outside the private layers.
+fn same_tensors(base: &Checkpoint, model: &Checkpoint, private_from: Option<usize>) -> Result<(), PartitionError> {
     let odd = |name: &String| !base.tensors.contains_key(name) || !model.tensors.contains_key(name);
     if let Some(tensor) = base.tensors.keys().chain(model.tensors.keys()).find(|name| odd(name)) {
         return Err(PartitionError::PublicPartMissing { tensor: tensor.clone() });
     }
     for (name, ours) in &base.tensors {
+        if private_from.is_some_and(|first| is_private(name, first)) {
+            continue;
+        }
         let (ours, theirs) = (bits(ours)?, bits(&model.tensors[name])?);
         let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
         let shorter = (ours.len() != theirs.len()).then(|| ours.len().min(theirs.len()));
@@ -240,28 +307,4 @@ fn same_tensors(base: &Checkpoint, model: &Checkpoint) -> Result<(), PartitionEr
 fn bits(tensor: &Tensor) -> Result<Vec<u32>, PartitionError> {
     let values: Vec<f32> = tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(ModelError::from)?;
     Ok(values.into_iter().map(f32::to_bits).collect())
-}
-
-/// The adapter holds the factors that the transforms list, with their shapes, and nothing else.
-fn check_private_tensors(base: &Checkpoint, transforms: &Transforms, adapter: &Adapter) -> Result<(), PartitionError> {
-    let mut allowed = std::collections::BTreeSet::new();
-    if let Some(lora) = &transforms.lora {
-        adapter.check(&base.config, lora, transforms.frozen_layers)?;
-        for layer in transforms.frozen_layers..base.config.num_hidden_layers {
-            for module in &lora.target_modules {
-                allowed.extend(['A', 'B'].map(|factor| Adapter::name(layer, module, factor)));
-            }
-        }
-    }
-    for (name, tensor) in &adapter.tensors {
-        let fail = |reason: &str| PartitionError::PrivateTensor { tensor: name.clone(), reason: reason.into() };
-        if !allowed.contains(name) {
-            return Err(fail("the transforms list no such low-rank factor of a private layer"));
-        }
-        let values: Vec<f32> = tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(ModelError::from)?;
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(fail("it holds a value that is not finite"));
-        }
-    }
-    Ok(())
 }

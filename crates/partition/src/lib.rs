@@ -3,11 +3,11 @@
 //! ```text
 //! DIR/manifest.json   everything public: base, architecture, transforms, numeric format, digests
 //! DIR/public/         the base weights in the base's own compact storage, tokenizer, chat template
-//! DIR/private/        the low-rank factors; never leaves the server
+//! DIR/private/        the low-rank factors, or the private layers of a full fine-tune; never leaves the server
 //! DIR/README.md       model card: what each party learns
 //! ```
 //!
-//! [`export()`] writes a partition and checks itself, [`Partition::open`] is the server's view, and
+//! [`export()`] and [`export_full`] write a partition and check themselves, [`Partition::open`] is the server's view, and
 //! [`Partition::open_public`] the client's. Nothing here is decided by file names: digests decide.
 
 mod affine;
@@ -16,20 +16,19 @@ mod error;
 mod export;
 mod manifest;
 mod partition;
+mod private;
 mod range;
 pub mod testing;
 mod weights;
 
 pub use affine::{bert_weights, gpt2_weights};
 pub use error::PartitionError;
-pub use export::{ExportOptions, ExportReport, export};
+pub use export::{ExportOptions, ExportReport, export, export_full, shared_layers};
 pub use manifest::{Base, BaseFormat, FileEntry, ID_FILE, MANIFEST_FILE, Manifest, Reveal, SCHEMA};
 pub use partition::Partition;
+pub use private::{ADAPTER_FILE, LAYERS_FILE, PrivatePart};
 pub use range::{describe_range, range_of};
-pub use weights::{decoder_spec, private_weights, public_weights};
-
-/// The private part's only weights; PEFT's own file name, so that PEFT finds it.
-pub const ADAPTER_FILE: &str = "private/adapter_model.safetensors";
+pub use weights::{decoder_spec, full_weights, private_weights, public_weights};
 
 /// What each party of the setting `dealer` holds and learns: `(party, holds, learns)`.
 pub fn parties() -> &'static [(&'static str, &'static str, &'static str)] {

@@ -6,14 +6,14 @@ use marill_model::{Adapter, Checkpoint, Prefix, Tokenizer};
 use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights};
 
 use crate::manifest::{FileEntry, ID_FILE, Manifest};
-use crate::{ADAPTER_FILE, PartitionError, weights};
+use crate::{MANIFEST_FILE, PartitionError, PrivatePart, weights};
 
 /// An open partition, checked.
 pub struct Partition {
     pub manifest: Manifest,
     dir: PathBuf,
     base: Checkpoint,
-    adapter: Option<Adapter>,
+    private: Option<PrivatePart>,
 }
 
 impl Partition {
@@ -27,7 +27,9 @@ impl Partition {
             return Err(PartitionError::NoPrivatePart { path: dir.into() });
         }
         check_folder(dir, "private", &partition.manifest, &partition.manifest.private_files)?;
-        partition.adapter = Some(Adapter::load(&dir.join(ADAPTER_FILE))?);
+        let private = PrivatePart::load(dir, partition.manifest.decoder.is_full())?;
+        private.check(&partition.base, &partition.manifest.transforms)?;
+        partition.private = Some(private);
         Ok(partition)
     }
 
@@ -37,9 +39,13 @@ impl Partition {
     /// As [`Partition::open`].
     pub fn open_public(dir: &Path) -> Result<Self, PartitionError> {
         let manifest = Manifest::load(dir)?;
+        if manifest.decoder.is_full() && manifest.transforms.lora.is_some() {
+            let reason = "it has low-rank factors and whole private matrices".into();
+            return Err(PartitionError::Manifest { path: dir.join(MANIFEST_FILE), reason });
+        }
         check_folder(dir, "public", &manifest, &manifest.public_files)?;
         let base = Checkpoint::open(&manifest.base_path(dir))?;
-        Ok(Self { manifest, dir: dir.into(), base, adapter: None })
+        Ok(Self { manifest, dir: dir.into(), base, private: None })
     }
 
     /// The folder this partition was opened from.
@@ -62,9 +68,34 @@ impl Partition {
         &self.base
     }
 
-    /// The low-rank factors; none where only the public part was opened.
+    /// The private part; none where only the public part was opened.
+    pub fn private(&self) -> Option<&PrivatePart> {
+        self.private.as_ref()
+    }
+
+    /// The low-rank factors; none where only the public part was opened, or where whole layers are private.
     pub fn adapter(&self) -> Option<&Adapter> {
-        self.adapter.as_ref()
+        match &self.private {
+            Some(PrivatePart::LowRank(adapter)) => Some(adapter),
+            _ => None,
+        }
+    }
+
+    /// The base with the private layers of a full fine-tune in their place; the base itself for any other partition.
+    /// Together with [`Self::adapter`] it is the owner's model in floats.
+    ///
+    /// # Errors
+    /// [`PartitionError::NoPrivatePart`] where the layers are private and only the public part was opened.
+    pub fn model(&self) -> Result<Checkpoint, PartitionError> {
+        let mut model = self.base.clone();
+        match &self.private {
+            Some(PrivatePart::Full(tensors)) => model.tensors.extend(tensors.clone()),
+            None if self.manifest.decoder.is_full() => {
+                return Err(PartitionError::NoPrivatePart { path: self.dir.clone() });
+            }
+            _ => {}
+        }
+        Ok(model)
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {
@@ -75,7 +106,7 @@ impl Partition {
         self.base.chat_template.as_deref()
     }
 
-    /// Base weights of the private layers as integers.
+    /// Head and final norm as integers, and the base weights of the private layers unless these are private as a whole.
     ///
     /// # Errors
     /// [`PartitionError::Spec`] on a value out of range.
@@ -83,14 +114,20 @@ impl Partition {
         weights::public_weights(&self.manifest.decoder, &self.base, self.manifest.transforms.frozen_layers)
     }
 
-    /// The server's factors as integers; `public` are this partition's, whose scales the factors share.
+    /// The server's part as integers; `public` are this partition's, whose scales low-rank factors share.
     ///
     /// # Errors
     /// [`PartitionError::NoPrivatePart`] where only the public part was opened, [`PartitionError::Spec`] on a value
     /// out of range.
     pub fn private_weights(&self, public: &PublicWeights) -> Result<PrivateWeights, PartitionError> {
-        let adapter = self.adapter.as_ref().ok_or_else(|| PartitionError::NoPrivatePart { path: self.dir.clone() })?;
-        weights::private_weights(public, &self.base.config, &self.manifest.transforms, adapter)
+        let transforms = &self.manifest.transforms;
+        match &self.private {
+            None => Err(PartitionError::NoPrivatePart { path: self.dir.clone() }),
+            Some(PrivatePart::LowRank(a)) => weights::private_weights(public, &self.base.config, transforms, a),
+            Some(PrivatePart::Full(tensors)) => {
+                weights::full_weights(&self.manifest.decoder, tensors, transforms.frozen_layers)
+            }
+        }
     }
 
     /// What the client runs in clear: the embedding and the frozen layers.

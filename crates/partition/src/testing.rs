@@ -80,6 +80,20 @@ pub fn tiny_adapter(config: &Config, transforms: &Transforms, seed: u64) -> Resu
     Ok(adapter)
 }
 
+/// The base after an ordinary full fine-tune: every tensor of the layers from `frozen_layers` on is another.
+///
+/// # Errors
+/// None in practice; candle's operations return results.
+pub fn tiny_fine_tune(base: &Checkpoint, frozen_layers: usize, seed: u64) -> Result<Checkpoint, ModelError> {
+    let (mut random, mut model) = (Random(seed), base.clone());
+    for (name, tensor) in &mut model.tensors {
+        if crate::private::is_private(name, frozen_layers) {
+            *tensor = (&*tensor + random.tensor(tensor.dims(), 0.1)?)?;
+        }
+    }
+    Ok(model)
+}
+
 struct Random(u64);
 
 impl Random {

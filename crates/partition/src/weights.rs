@@ -1,6 +1,9 @@
 //! From a base, its transforms and an adapter to what the secure program holds.
 
-use marill_model::{Adapter, Checkpoint, Config, MODULES, Transforms, module_path};
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use marill_model::{Adapter, Checkpoint, Config, MODULES, ModelError, Transforms, module_path};
 use marill_mpc::spec::MAX_POSITIONS;
 use marill_mpc::{DecoderSpec, LayerFloats, LoraFloats, PrivateWeights, PublicWeights};
 use marill_numeric::NumericSpec;
@@ -35,10 +38,12 @@ pub fn decoder_spec(
         lora_rank: transforms.lora.as_ref().map_or(0, |lora| lora.rank),
         numeric,
         architecture: marill_mpc::Architecture::Llama,
+        private: Default::default(),
     })
 }
 
-/// The base weights of the private layers, final norm and head, as integers. Every party may hold them.
+/// Final norm and head as integers, and the base weights of the private layers unless these are private as a whole.
+/// Every party may hold them.
 ///
 /// # Errors
 /// [`PartitionError::Model`] on a missing tensor, [`PartitionError::Spec`] on a value out of range.
@@ -47,11 +52,38 @@ pub fn public_weights(
     base: &Checkpoint,
     frozen_layers: usize,
 ) -> Result<PublicWeights, PartitionError> {
-    let mut owned: Vec<[Vec<f32>; 9]> = Vec::with_capacity(spec.num_layers);
-    for layer in frozen_layers..frozen_layers + spec.num_layers {
-        let linear = |module: &str| base.floats(&format!("{}.weight", module_path(layer, module)));
-        let norm = |name: &str| base.floats(&format!("model.layers.{layer}.{name}.weight"));
-        owned.push([
+    let layers = if spec.is_full() { 0 } else { spec.num_layers };
+    let owned = layer_floats(frozen_layers..frozen_layers + layers, |name| Ok(base.floats(name)?))?;
+    let layers: Vec<LayerFloats<'_>> = owned.iter().map(borrowed).collect();
+    let (norm, head) = (base.floats("model.norm.weight")?, base.floats("lm_head.weight")?);
+    Ok(PublicWeights::from_floats(spec, &layers, &norm, &head)?)
+}
+
+/// The private layers of a full fine-tune, as integers. Only the server holds them.
+///
+/// # Errors
+/// [`PartitionError::Model`] on a missing tensor, [`PartitionError::Spec`] on a value out of range.
+pub fn full_weights(
+    spec: &DecoderSpec,
+    tensors: &BTreeMap<String, Tensor>,
+    frozen_layers: usize,
+) -> Result<PrivateWeights, PartitionError> {
+    let owned = layer_floats(frozen_layers..frozen_layers + spec.num_layers, |name| {
+        floats(tensors.get(name).ok_or_else(|| ModelError::MissingTensor { name: name.into() })?)
+    })?;
+    let layers: Vec<LayerFloats<'_>> = owned.iter().map(borrowed).collect();
+    Ok(PrivateWeights::full_from_floats(spec, &layers)?)
+}
+
+/// The tensors of some layers in the order of [`borrowed`].
+fn layer_floats(
+    layers: std::ops::Range<usize>,
+    get: impl Fn(&str) -> Result<Vec<f32>, PartitionError>,
+) -> Result<Vec<[Vec<f32>; 9]>, PartitionError> {
+    let of = |layer: usize| {
+        let linear = |module: &str| get(&format!("{}.weight", module_path(layer, module)));
+        let norm = |name: &str| get(&format!("model.layers.{layer}.{name}.weight"));
+        Ok([
             norm("input_layernorm")?,
             linear("q_proj")?,
             linear("k_proj")?,
@@ -61,24 +93,23 @@ pub fn public_weights(
             linear("gate_proj")?,
             linear("up_proj")?,
             linear("down_proj")?,
-        ]);
+        ])
+    };
+    layers.map(of).collect()
+}
+
+fn borrowed([input_norm, q, k, v, o, post_norm, gate, up, down]: &[Vec<f32>; 9]) -> LayerFloats<'_> {
+    LayerFloats {
+        input_layernorm: input_norm,
+        q_proj: q,
+        k_proj: k,
+        v_proj: v,
+        o_proj: o,
+        post_attention_layernorm: post_norm,
+        gate_proj: gate,
+        up_proj: up,
+        down_proj: down,
     }
-    let layers: Vec<LayerFloats<'_>> = owned
-        .iter()
-        .map(|[input_norm, q, k, v, o, post_norm, gate, up, down]| LayerFloats {
-            input_layernorm: input_norm,
-            q_proj: q,
-            k_proj: k,
-            v_proj: v,
-            o_proj: o,
-            post_attention_layernorm: post_norm,
-            gate_proj: gate,
-            up_proj: up,
-            down_proj: down,
-        })
-        .collect();
-    let (norm, head) = (base.floats("model.norm.weight")?, base.floats("lm_head.weight")?);
-    Ok(PublicWeights::from_floats(spec, &layers, &norm, &head)?)
 }
 
 /// The low-rank factors of the private layers, as integers. Only the server holds them.
@@ -114,7 +145,7 @@ pub fn private_weights(
     Ok(PrivateWeights::from_floats(public, layers)?)
 }
 
-fn floats(tensor: &candle_core::Tensor) -> Result<Vec<f32>, PartitionError> {
+fn floats(tensor: &Tensor) -> Result<Vec<f32>, PartitionError> {
     let values = tensor.flatten_all().and_then(|flat| flat.to_vec1());
-    Ok(values.map_err(marill_model::ModelError::from)?)
+    Ok(values.map_err(ModelError::from)?)
 }

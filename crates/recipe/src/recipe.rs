@@ -171,6 +171,10 @@ impl Default for Data {
 pub struct Freeze {
     /// The embedding and this many first layers stay public and run on the client.
     pub layers: usize,
+    /// Without `[lora]` and with no frozen layer: embedding, final norm and head stay as they are all the same. They are
+    /// public in a partition, so that one can be exported from such a run only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub embedding: bool,
 }
 
 /// `[lora]`; without the table all private weights are trained.

@@ -98,7 +98,7 @@ const ROOT: &[(&str, Kind)] = &[
     ("tokenizer", Kind::Table(&[("vocab_size", Whole(300))])),
     ("dataset", Kind::Tables(DATASET)),
     ("data", Kind::Table(&[("max_seq_len", Whole(2)), ("val_fraction", Number(0.0, 0.9)), ("train_on_input", Flag)])),
-    ("freeze", Kind::Table(&[("layers", Whole(0))])),
+    ("freeze", Kind::Table(&[("layers", Whole(0)), ("embedding", Flag)])),
     (
         "lora",
         Kind::Table(&[

@@ -52,6 +52,9 @@ impl Engine for Masked {
     ) -> Step<(Wire, Vec<Option<Share>>)> {
         self.at(place);
         self.record(place, share);
+        if self.spec.is_full() {
+            return self.open_and_multiply_private(share, bits, layer, modules, place);
+        }
         self.open_and_add_private(share, bits, layer, modules, place)
     }
 
@@ -88,7 +91,7 @@ impl Engine for Masked {
     }
 
     fn add_private_row(&mut self, x: &Share, layer: usize, module: Module) -> Share {
-        self.add_own_row(x, layer, module)
+        if self.spec.is_full() { self.add_full_row(x, layer, module) } else { self.add_own_row(x, layer, module) }
     }
 
     fn scale_constant(&mut self, x: &Share, constant: u64) -> Share {

@@ -12,7 +12,7 @@ use super::{Masked, Material, Role};
 use crate::decoder::{self, Cache};
 use crate::sampling::Sampling;
 use crate::seed::{Prg, Seed};
-use crate::testing::{gaussian, random_weights, tiny_spec};
+use crate::testing::{gaussian, random_weights, tiny_spec, with_private_matrices};
 use crate::twin::pad_prompt;
 use crate::weights::{PrivateWeights, PublicWeights};
 use crate::{DecoderSpec, Twin};
@@ -114,6 +114,17 @@ impl Scene {
     /// GPT-2's blocks, whose norms have biases that the adapter sees.
     fn gpt2(seed: u64) -> Self {
         let spec = crate::testing::tiny_affine_spec(crate::Architecture::Gpt2);
+        Self::with(crate::testing::AffineModel::random(&spec, seed).quantise(), seed)
+    }
+
+    /// Whole matrices private.
+    fn full(seed: u64) -> Self {
+        Self::with(random_weights(&with_private_matrices(tiny_spec()), seed), seed)
+    }
+
+    /// The same for GPT-2, whose biases are private then.
+    fn full_gpt2(seed: u64) -> Self {
+        let spec = with_private_matrices(crate::testing::tiny_affine_spec(crate::Architecture::Gpt2));
         Self::with(crate::testing::AffineModel::random(&spec, seed).quantise(), seed)
     }
 
@@ -252,6 +263,9 @@ fn every_intermediate_value_equals_the_twins() {
     for (seed, scene) in [(0, Scene::new(0)), (1, Scene::new(1)), (2, Scene::new(2)), (2, Scene::gpt2(2))] {
         every_value_is_the_twins(&scene, seed, |scene, input, _| scene.twin(input));
     }
+    for scene in [Scene::full(2), Scene::full_gpt2(2)] {
+        every_value_is_the_twins(&scene, 2, |scene, input, _| scene.twin(input));
+    }
     for scene in [Scene::new(1).on_points(), Scene::gpt2(2).on_points()] {
         every_value_is_the_twins(&scene, 1, |scene, input, _| scene.twin(input));
     }
@@ -332,6 +346,8 @@ fn frames_have_the_same_sizes_for_any_two_prompts_of_a_bucket() {
 fn the_servers_view_fits_any_other_input_byte_for_byte() {
     view_fits_another_input(&Scene::new(2));
     view_fits_another_input(&Scene::gpt2(2));
+    view_fits_another_input(&Scene::full(2));
+    view_fits_another_input(&Scene::full_gpt2(2));
     view_fits_another_input(&Scene::new(2).sampling(1.0, Some(5)));
     // Here with comparison functions that are ideal: E0's share is what completes the one that E1 computes from the
     // recorded words. That these say nothing of a threshold is what `point.rs` argues and tests.
@@ -373,6 +389,7 @@ fn view_fits_another_input(scene: &Scene) {
 #[test]
 fn each_evaluator_runs_against_a_simulator_that_knows_shapes_only() {
     runs_against_a_simulator(&Scene::new(3));
+    runs_against_a_simulator(&Scene::full(3));
     runs_against_a_simulator(&Scene::new(3).sampling(1.0, None));
     runs_against_a_simulator(&Scene::new(3).sampling(1.0, Some(5)));
     runs_against_a_simulator(&Scene::new(3).on_points());
@@ -402,7 +419,11 @@ fn runs_against_a_simulator(scene: &Scene) {
 /// What leaves a party looks uniform: over 100,000 bytes no byte value is far from its share.
 #[test]
 fn messages_and_corrections_look_uniform() {
-    let scene = Scene::new(4);
+    look_uniform(Scene::new(4));
+    look_uniform(Scene::full(4));
+}
+
+fn look_uniform(scene: Scene) {
     let run = scene.record(&scene.input(10, 16), None);
     let on_points = scene.on_points();
     let other = on_points.record(&on_points.input(10, 16), None);

@@ -102,10 +102,13 @@ impl Engine for Range {
         let wire = self.open(&[(x, bits)], place)?.remove(0);
         let mut additions = Vec::new();
         for &module in modules {
-            additions.push((self.rank > 0).then(|| {
+            additions.push((self.rank > 0 || !self.private.full.is_empty()).then(|| {
                 let (private, rank) = (Arc::clone(&self.private), self.rank);
                 let of = |_: &(usize, usize)| {
-                    Arc::new(MatrixNorms::of_addition(&private.layers[layer][module as usize], rank))
+                    Arc::new(match private.full.get(layer) {
+                        Some(full) => MatrixNorms::of_public(&full.matrices[module as usize]),
+                        None => MatrixNorms::of_addition(&private.layers[layer][module as usize], rank),
+                    })
                 };
                 let norms = Arc::clone(self.additions.entry((layer, module as usize)).or_insert_with_key(of));
                 self.stretched(&wire, &norms)
@@ -164,7 +167,7 @@ impl Engine for Range {
 
     fn add_private_row(&mut self, x: &Span, layer: usize, module: Module) -> Span {
         let private = Arc::clone(&self.private);
-        match private.layers[layer][module as usize].row.as_slice() {
+        match private.row(layer, module) {
             [] => x.clone(),
             row => self.shifted_by_row(x, row),
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Envelope, Prover, prove};
 use crate::seed::Prg;
-use crate::testing::{AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec};
+use crate::testing::{AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices};
 use crate::twin::Twin;
 use crate::weights::{PrivateWeights, PublicWeights};
 use crate::{Architecture, DecoderSpec, Pooling, Reveal, Seed};
@@ -18,8 +18,11 @@ fn models(seed: u64) -> Vec<Model> {
         bert(Pooling::Mean, Reveal::Embedding),
         bert(Pooling::Cls, Reveal::Class),
         bert(Pooling::Pooler, Reveal::Class),
+        with_private_matrices(tiny_affine_spec(Architecture::Gpt2)),
+        with_private_matrices(bert(Pooling::Cls, Reveal::Class)),
     ];
-    let mut models = vec![random_weights(&tiny_spec(), seed)];
+    let mut models =
+        vec![random_weights(&tiny_spec(), seed), random_weights(&with_private_matrices(tiny_spec()), seed)];
     models.extend(affine.iter().map(|spec| AffineModel::random(spec, seed).quantise()));
     models
 }

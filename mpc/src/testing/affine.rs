@@ -108,6 +108,11 @@ impl AffineModel {
         let head_norm = (self.spec.architecture == Architecture::Gpt2).then(|| norm(&self.final_norm));
         let pooler = self.spec.has_pooler().then(|| map(&self.pooler));
         let head = HeadFloats { norm: head_norm, pooler, map: map(&self.head) };
+        if self.spec.is_full() {
+            let public = self.public_part(&layers, &head);
+            let private = PrivateWeights::full_from_affine_floats(&self.spec, &layers);
+            return (Arc::new(public), Arc::new(private.expect("a random model is valid")));
+        }
         let public = PublicWeights::from_affine_floats(&self.spec, &layers, &head).expect("a random model is valid");
         let adapter = self.layers.iter().map(|layer| {
             Module::ALL.map(|module| {
@@ -118,6 +123,20 @@ impl AffineModel {
         });
         let private = PrivateWeights::from_floats(&public, adapter.collect()).expect("a random adapter is valid");
         (Arc::new(public), Arc::new(private))
+    }
+}
+
+impl AffineModel {
+    /// What is public where the maps are not.
+    fn public_part<'a>(&self, layers: &[AffineLayerFloats<'a>], head: &HeadFloats<'_>) -> PublicWeights {
+        let no_map = MapFloats { weight: &[], bias: &[] };
+        let no_norm = NormFloats { gain: &[], bias: &[] };
+        let of = |layer: &AffineLayerFloats<'a>| {
+            let norms = if self.spec.architecture == Architecture::Gpt2 { [no_norm; 2] } else { layer.norms };
+            AffineLayerFloats { norms, q: no_map, k: no_map, v: no_map, o: no_map, up: no_map, down: no_map }
+        };
+        let layers: Vec<_> = layers.iter().map(of).collect();
+        PublicWeights::from_affine_floats(&self.spec, &layers, head).expect("a random model is valid")
     }
 }
 

@@ -48,7 +48,8 @@ pub struct HeadFloats<'a> {
 }
 
 impl PublicWeights {
-    /// Quantises the public weights of a GPT-2 or BERT program.
+    /// Quantises the public weights of a GPT-2 or BERT program. Where whole matrices are private, the maps of `layers`
+    /// are empty, and so are GPT-2's norms, which are folded into them.
     ///
     /// # Errors
     /// [`SpecError::Invalid`] for a LLaMA spec, [`SpecError::Length`] for a tensor of the wrong size,
@@ -64,8 +65,11 @@ impl PublicWeights {
             return Err(SpecError::Invalid { field: "architecture", problem });
         }
         expect_len("layers", spec.num_layers, layers.len())?;
-        let layers =
-            layers.par_iter().enumerate().map(|(l, floats)| layer(spec, l, floats)).collect::<Result<Vec<_>, _>>()?;
+        let layers = layers
+            .par_iter()
+            .enumerate()
+            .map(|(l, floats)| if spec.is_full() { public_norms(spec, l, floats) } else { layer(spec, l, floats) })
+            .collect::<Result<Vec<_>, _>>()?;
         let (lm_head, lm_head_frac_bits, lm_head_bias) = quantise_head(spec, head)?;
         let pooler = quantise_pooler(spec, head.pooler.as_ref())?;
         let rope = Rope::none(spec);
@@ -77,7 +81,11 @@ impl PublicWeights {
     }
 }
 
-fn layer(spec: &DecoderSpec, layer: usize, floats: &AffineLayerFloats<'_>) -> Result<PublicLayer, SpecError> {
+pub(super) fn layer(
+    spec: &DecoderSpec,
+    layer: usize,
+    floats: &AffineLayerFloats<'_>,
+) -> Result<PublicLayer, SpecError> {
     for norm in &floats.norms {
         expect_len(&format!("layers.{layer}.norm"), spec.hidden_size, norm.gain.len())?;
         expect_len(&format!("layers.{layer}.norm.bias"), spec.hidden_size, norm.bias.len())?;
@@ -109,6 +117,21 @@ fn layer(spec: &DecoderSpec, layer: usize, floats: &AffineLayerFloats<'_>) -> Re
     }
     let post_norms = if folds { Vec::new() } else { post_norms(spec, layer, &floats.norms)? };
     Ok(PublicLayer { matrices: seven(matrices), biases: seven(biases), norm_scale, norm_bias, post_norms })
+}
+
+/// What is public of a layer whose maps are private: an encoder's norms. That nothing else comes here keeps a private
+/// tensor from being published by mistake.
+fn public_norms(spec: &DecoderSpec, layer: usize, floats: &AffineLayerFloats<'_>) -> Result<PublicLayer, SpecError> {
+    for map in [floats.q, floats.k, floats.v, floats.o, floats.up, floats.down] {
+        expect_len(&format!("layers.{layer}.public maps"), 0, map.weight.len() + map.bias.len())?;
+    }
+    let size = if spec.architecture == Architecture::Gpt2 { 0 } else { spec.hidden_size };
+    for norm in &floats.norms {
+        expect_len(&format!("layers.{layer}.norm"), size, norm.gain.len())?;
+        expect_len(&format!("layers.{layer}.norm.bias"), size, norm.bias.len())?;
+    }
+    let norms = if size == 0 { Vec::new() } else { post_norms(spec, layer, &floats.norms)? };
+    Ok(PublicLayer::without_maps(spec, norms))
 }
 
 fn seven<T>(modules: Vec<T>) -> [T; 7] {

@@ -78,6 +78,7 @@ fn spec(name: &str, form: Form) -> anyhow::Result<DecoderSpec> {
         lora_rank: rank,
         numeric: NumericSpec::with_rounding(rounding),
         architecture,
+        private: Default::default(),
     })
 }
 
