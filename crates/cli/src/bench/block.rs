@@ -10,8 +10,8 @@ use anyhow::{Context, anyhow};
 use marill_mpc::masked::Cost;
 use marill_mpc::testing::gaussian;
 use marill_mpc::{
-    ClientSession, DealerSession, ProtocolError, RealTwin, Seed, ServerSession, Twin, tally_by_place, tally_decode,
-    tally_prefill,
+    ClientSession, DealerSession, MaskedAdapter, ProtocolError, RealTwin, Seed, ServerSession, Twin, tally_by_place,
+    tally_decode, tally_prefill,
 };
 use marill_net::{Channel, Link, Shaped, memory_pair};
 use marill_numeric::Rounding;
@@ -43,8 +43,9 @@ pub struct Args {
     /// The link between the evaluators: none, lan (0.2 ms, 10 Gbps), wan (40 ms, 200 Mbps) or RTTms/Mbps such as 10/500
     #[arg(long, value_name = "LINK", default_value = "none")]
     network: String,
-    /// What the server keeps: `lora` (public weights and a private addition of --rank) or `none`
-    #[arg(long, value_parser = ["lora", "none"], default_value = "lora")]
+    /// What the server keeps: `lora` (public weights and a private addition of --rank), `full` (every linear map, as
+    /// an ordinary full fine-tune needs) or `none`
+    #[arg(long, value_parser = ["lora", "full", "none"], default_value = "lora")]
     private: String,
     /// Rank of the private addition
     #[arg(long, value_name = "R", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -246,7 +247,8 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let rank = if args.private == "lora" { args.rank as usize } else { 0 };
     let positions = plan.positions().next_multiple_of(16) + 16;
     let rounding = if args.rounding == "exact" { Rounding::Exact } else { Rounding::Stochastic };
-    let form = Form { layers: args.layers.map(|n| n as usize), rank, merge: args.merge as usize, positions, rounding };
+    let (layers, full) = (args.layers.map(|n| n as usize), args.private == "full");
+    let form = Form { layers, rank, full, merge: args.merge as usize, positions, rounding };
     let model = model(name, form)?;
     let spec = &model.public.spec;
     if plan.positions() > spec.max_positions {
@@ -270,13 +272,18 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let layer = layer_cost(&model, &plan)?;
     let one = layer.iter().fold(Cost::default(), |sum, (_, cost)| sum + *cost);
     let seconds = |spent: Spent| spent.cpu / per as f64;
-    let setup = model.private.mask(spec, &Seed::random()).to_bytes().len();
+    let setup = MaskedAdapter::bytes_of(spec);
+    let private = match (spec.is_full(), spec.lora_rank) {
+        (true, _) => "full",
+        (false, 0) => "none",
+        _ => "lora",
+    };
     let report = json!({
         "arch": model.name, "setting": args.setting, "phase": args.phase,
         "tokens": if plan.tokens == 0 { plan.prompt } else { plan.tokens },
         "context": plan.prompt + plan.warm + usize::from(plan.tokens > 0),
         "per": if plan.tokens == 0 { "prompt" } else { "token" },
-        "private": args.private, "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
+        "private": private, "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
         "network": args.network, "rounding": args.rounding,
         "rounds": tally.rounds / per,
         "online_bytes": { "e0_to_e1": tally.e0_to_e1_bytes / per, "e1_to_e0": tally.e1_to_e0_bytes / per },
