@@ -325,9 +325,8 @@ pub(crate) fn plain_mlp<E: Engine>(
     let spec = &weights.spec;
     let up = project(engine, weights, layer, Module::Up, x, &additions[0]);
     let shift = spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
-    let up = engine.truncate(&up, shift, width::PRODUCT, width::PRODUCT, "mlp.up")?;
-    let up = engine.open(&[(&up, width::PRODUCT)], "mlp.up")?.remove(0);
-    let inner = engine.gate(&up, Gate(&tables().gelu), "mlp.gelu")?;
+    let widths = [shift, width::PRODUCT, width::PRODUCT];
+    let inner = engine.cut_gate(&up, Gate(&tables().gelu), widths, ["mlp.up", "mlp.gelu"])?;
     let (inner, additions) = engine.open_private(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
     let inner = engine.share(&inner);
     Ok(project(engine, weights, layer, Module::Down, &inner, &additions[0]))

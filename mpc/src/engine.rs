@@ -146,6 +146,19 @@ pub trait Engine {
     fn exp_neg(&mut self, y: &Self::Share, out_bits: u32, place: &'static str) -> Step<Self::Share>;
     /// A gate function of a wire below `2^31` in magnitude; the result has the wire's width.
     fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, place: &'static str) -> Step<Self::Share>;
+    /// `gate(cut(x))`, where `cut` is [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut values are below `2^30`:
+    /// modulo `2^out_bits`.
+    fn cut_gate(
+        &mut self,
+        x: &Self::Share,
+        gate: Gate<'_>,
+        [shift, in_bits, out_bits]: [u32; 3],
+        places: [&'static str; 2],
+    ) -> Step<Self::Share> {
+        let x = self.truncate(x, shift, in_bits, out_bits, places[0])?;
+        let x = self.open(&[(&x, out_bits)], places[0])?.remove(0);
+        self.gate(&x, gate, places[1])
+    }
     /// `gate(cut(g)) · cut(u)` for `x = g | u` side by side and a gate with a tail of `relu`, where `cut` is
     /// [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut values are below `2^30`: modulo `2^out_bits`.
     fn gated_product(

@@ -7,8 +7,9 @@
 
 use std::time::Duration;
 
-use crate::decoder::{self, Cache};
+use crate::decoder::Cache;
 use crate::masked::{Cost, Masked, Material, ProtocolError};
+use crate::session::run_blind;
 use crate::spec::DecoderSpec;
 use crate::twin::check_room;
 use crate::weights::PublicWeights;
@@ -71,10 +72,10 @@ pub fn tally_on(
     let shapes = PublicWeights::shapes_only(spec);
     check_room(spec, cached, rows)?;
     if cached > 0 {
-        decoder::step(&mut engine, &shapes, &mut cache, None, None, cached)?;
+        run_blind(&mut engine, &shapes, &mut cache, cached)?;
     }
     let before = engine.cost_by_place();
-    decoder::step(&mut engine, &shapes, &mut cache, None, None, rows)?;
+    run_blind(&mut engine, &shapes, &mut cache, rows)?;
     let earlier = |place| before.iter().find(|(p, _)| *p == place).map_or(Cost::default(), |(_, cost)| *cost);
     Ok(engine.cost_by_place().into_iter().map(|(place, cost)| (place, cost - earlier(place))).collect())
 }

@@ -238,7 +238,7 @@ impl DealerSession {
 }
 
 /// Runs what the spec says at a party without input: the next step of a decoder, or a whole encoder.
-fn run_blind(
+pub(crate) fn run_blind(
     engine: &mut Masked,
     weights: &PublicWeights,
     cache: &mut Cache<Masked>,

@@ -87,15 +87,26 @@ impl Masked {
         self.record(places[0], &both.share);
         let gate = both.columns(x.cols, 0, half).share;
         let up = both.columns(x.cols, half, half);
-        let (mut wires, _) = self.exchange(&[(&gate, NARROW_BITS)], &[], places[0])?;
-        self.at(places[1]);
-        let gate = self.tabulated(&wires.remove(0), Some(&gate), table, widths.out_bits, places[1])?;
+        let gate = self.gate_of_share(&gate, table, places)?;
         self.record(places[1], &gate);
         if self.many(gate.len()) {
             self.times_cut(&gate, &up, widths, places[1])
         } else {
             self.narrow_times_cut(&gate, &up, widths, places[1])
         }
+    }
+
+    /// A tabulated function of a share whose value is below `2^30`: opened narrow where the gate is made of digits.
+    pub(super) fn gate_of_share(
+        &mut self,
+        x: &Share,
+        table: &LinearTable,
+        places: [&'static str; 2],
+    ) -> Result<Share, ProtocolError> {
+        let narrow = !self.points(x.len()) && x.bits > NARROW_BITS;
+        let (mut wires, _) = self.exchange(&[(x, if narrow { NARROW_BITS } else { x.bits })], &[], places[0])?;
+        self.at(places[1]);
+        self.tabulated(&wires.remove(0), narrow.then_some(x), table, x.bits, places[1])
     }
 
     /// On point functions a borrow is a share, not a form in masks: both halves are opened.

@@ -204,6 +204,20 @@ impl Engine for Masked {
         self.tabulated(x, None, gate.0, x.bits, place)
     }
 
+    fn cut_gate(
+        &mut self,
+        x: &Share,
+        gate: Gate<'_>,
+        [shift, in_bits, out_bits]: [u32; 3],
+        places: [&'static str; 2],
+    ) -> Step<Share> {
+        self.at(places[0]);
+        let x = self.truncate_share(x, shift, in_bits, out_bits, places[0])?;
+        self.record(places[0], &x);
+        self.record(places[0], &x);
+        self.gate_of_share(&x, gate.0, places)
+    }
+
     fn gated_product(
         &mut self,
         x: &Share,

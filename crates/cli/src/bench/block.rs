@@ -7,11 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use marill_mpc::masked::Cost;
+use marill_mpc::masked::{Cost, POINTS_BELOW};
+use marill_mpc::material::{Estimate, Network, estimates, tally_on};
 use marill_mpc::testing::gaussian;
 use marill_mpc::{
-    ClientSession, DealerSession, MaskedAdapter, ProtocolError, RealTwin, Seed, ServerSession, Twin, tally_by_place,
-    tally_decode, tally_prefill,
+    ClientSession, DealerSession, MaskedAdapter, Material, ProtocolError, RealTwin, Seed, ServerSession, Twin,
 };
 use marill_net::{Channel, Link, Shaped, memory_pair};
 use marill_numeric::Rounding;
@@ -43,6 +43,12 @@ pub struct Args {
     /// The link between the evaluators: none, lan (0.2 ms, 10 Gbps), wan (40 ms, 200 Mbps) or RTTms/Mbps such as 10/500
     #[arg(long, value_name = "LINK", default_value = "none")]
     network: String,
+    /// The links from the source to both evaluators, as --network; `none` is material that is there when it is needed
+    #[arg(long, value_name = "LINK", default_value = "none")]
+    source_network: String,
+    /// What comparisons are made of: digits (few bytes), points (few rounds), or what takes less time on --network
+    #[arg(long, value_name = "KIND", value_parser = ["auto", "digits", "points"], default_value = "auto")]
+    material: String,
     /// What the server keeps: `lora` (public weights and a private addition of --rank), `full` (every linear map, as
     /// an ordinary full fine-tune needs) or `none`
     #[arg(long, value_parser = ["lora", "full", "none"], default_value = "lora")]
@@ -119,6 +125,11 @@ impl Plan {
         1 + self.warm + self.tokens
     }
 
+    /// Keys before the first measured step, and its rows.
+    fn first_measured(&self) -> (usize, usize) {
+        if self.tokens == 0 { (0, self.prompt) } else { (self.prompt + self.warm, 1) }
+    }
+
     /// Runs every step of a party; what the measured ones take.
     fn clock(&self, mut step: impl FnMut(usize) -> Result<(), ProtocolError>) -> anyhow::Result<Spent> {
         let mut spent = Spent::default();
@@ -126,6 +137,22 @@ impl Plan {
             if self.measured(k) { spent.measure(|| step(k)) } else { step(k) }?;
         }
         Ok(spent)
+    }
+}
+
+/// How the parties talk.
+struct Wiring {
+    material: Material,
+    /// Between the evaluators, and from the source to each of them.
+    link: Option<Link>,
+    source_link: Option<Link>,
+}
+
+fn ends(link: Option<Link>) -> [Box<dyn Channel>; 2] {
+    let (a, b) = memory_pair();
+    match link {
+        Some(link) => [Box::new(Shaped::new(a, link)), Box::new(Shaped::new(b, link))],
+        None => [Box::new(a), Box::new(b)],
     }
 }
 
@@ -139,24 +166,22 @@ struct Outcome {
 }
 
 /// Runs all parties over random activations.
-fn run_parties(model: &Model, inputs: &[Vec<u64>], plan: &Plan, link: Option<Link>) -> anyhow::Result<Outcome> {
+fn run_parties(model: &Model, inputs: &[Vec<u64>], plan: &Plan, wiring: &Wiring) -> anyhow::Result<Outcome> {
     let spec = model.public.spec.clone();
     let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
-    let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
-    let shape = |end| -> Box<dyn Channel> {
-        match link {
-            Some(link) => Box::new(Shaped::new(end, link)),
-            None => Box::new(end),
-        }
-    };
-    let (client_end, server_end) = (shape(client_end), shape(server_end));
+    let [client_end, server_end] = ends(wiring.link);
+    let ([sink, stream], [words, own_words]) = (ends(wiring.source_link), ends(wiring.source_link));
+    let material = wiring.material;
     let adapter = model.private.mask(&spec, &adapter_seed);
     thread::scope(|scope| {
         let source = {
             let (spec, seed0, seed1) = (spec.clone(), seed0.clone(), seed1.clone());
             scope.spawn(move || {
                 alone(move || {
-                    let mut session = DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(sink));
+                    let mut session = DealerSession::new(spec, adapter_seed, seed0, seed1, sink);
+                    if material == Material::Points {
+                        session = session.with_points(words);
+                    }
                     plan.clock(|k| if k == 0 { session.prefill(plan.prompt) } else { session.decode() })
                 })?
             })
@@ -164,12 +189,22 @@ fn run_parties(model: &Model, inputs: &[Vec<u64>], plan: &Plan, link: Option<Lin
         let server = scope.spawn(move || {
             alone(move || {
                 let (public, private) = (Arc::clone(&model.public), &model.private);
-                let mut session = ServerSession::new(public, private, seed1, server_end, Box::new(stream))?;
-                plan.clock(|k| if k == 0 { session.prefill(plan.prompt) } else { session.decode() })
+                let session = ServerSession::new(public, private, seed1, server_end, stream)?;
+                let (mut session, mut received) = (session.with_material(material), 0);
+                let spent = plan.clock(|k| {
+                    let before = session.traffic().source_bytes;
+                    if k == 0 { session.prefill(plan.prompt) } else { session.decode() }?;
+                    received += if plan.measured(k) { session.traffic().source_bytes - before } else { 0 };
+                    Ok(())
+                })?;
+                Ok((spent, received))
             })?
         });
         let mut session = ClientSession::new(Arc::clone(&model.public), &adapter, seed0, client_end)?;
-        let (tokens, e0, cost) = alone(|| {
+        if material == Material::Points {
+            session = session.with_points(own_words);
+        }
+        let (tokens, e0, mut cost) = alone(|| {
             let (mut tokens, mut cost) = (Vec::new(), Cost::default());
             let spent = plan.clock(|k| {
                 let before = session.traffic();
@@ -179,31 +214,34 @@ fn run_parties(model: &Model, inputs: &[Vec<u64>], plan: &Plan, link: Option<Lin
                     cost.rounds += after.rounds - before.rounds;
                     cost.e0_to_e1_bytes += after.bytes_sent - before.bytes_sent;
                     cost.e1_to_e0_bytes += after.bytes_received - before.bytes_received;
+                    cost.source_to_e0_bytes += after.source_bytes - before.source_bytes;
                 }
                 Ok(())
             })?;
             anyhow::Ok((tokens, spent, cost))
         })??;
-        let joined =
-            |party: thread::Result<anyhow::Result<Spent>>| party.unwrap_or_else(|_| Err(anyhow!("a party panicked")));
-        let (e1, source) = (joined(server.join())?, joined(source.join())?);
+        fn joined<T>(party: thread::Result<anyhow::Result<T>>) -> anyhow::Result<T> {
+            party.unwrap_or_else(|_| Err(anyhow!("a party panicked")))
+        }
+        let ((e1, received), source) = (joined(server.join())?, joined(source.join())?);
+        cost.source_to_e1_bytes = received;
         Ok(Outcome { tokens, e0, e1, source, cost })
     })
 }
 
 /// What the tally says of the measured steps.
-fn tallied(model: &Model, plan: &Plan) -> anyhow::Result<Cost> {
-    let spec = &model.public.spec;
-    if plan.tokens == 0 {
-        return Ok(tally_prefill(spec, plan.prompt)?);
+fn tallied(model: &Model, material: Material, plan: &Plan) -> anyhow::Result<Cost> {
+    let (first, rows) = plan.first_measured();
+    let mut sum = Cost::default();
+    for k in 0..plan.tokens.max(1) {
+        let places = tally_on(&model.public.spec, material, first + k, rows)?;
+        sum = places.iter().fold(sum, |sum, (_, cost)| sum + *cost);
     }
-    let first = plan.prompt + plan.warm;
-    let costs = (0..plan.tokens).map(|k| tally_decode(spec, first + k)).collect::<Result<Vec<Cost>, _>>()?;
-    Ok(costs.into_iter().fold(Cost::default(), |sum, cost| sum + cost))
+    Ok(sum)
 }
 
 /// Cost of one layer in the middle: the difference of two and three.
-fn layer_cost(model: &Model, plan: &Plan) -> anyhow::Result<Vec<(&'static str, Cost)>> {
+fn layer_cost(model: &Model, material: Material, plan: &Plan) -> anyhow::Result<Vec<(&'static str, Cost)>> {
     let spec = |layers: usize| {
         let mut spec = model.public.spec.clone();
         spec.head_groups = vec![spec.head_groups[0].clone(); layers];
@@ -211,8 +249,8 @@ fn layer_cost(model: &Model, plan: &Plan) -> anyhow::Result<Vec<(&'static str, C
         (spec.num_layers, spec.vocab_size) = (layers, spec.vocab_size.min(2));
         spec
     };
-    let (cached, rows) = if plan.tokens == 0 { (0, plan.prompt) } else { (plan.prompt + plan.warm, 1) };
-    let (three, two) = (tally_by_place(&spec(3), cached, rows)?, tally_by_place(&spec(2), cached, rows)?);
+    let (cached, rows) = plan.first_measured();
+    let (three, two) = (tally_on(&spec(3), material, cached, rows)?, tally_on(&spec(2), material, cached, rows)?);
     let less = |place| two.iter().find(|(p, _)| *p == place).map_or(Cost::default(), |(_, cost)| *cost);
     Ok(three.into_iter().map(|(p, cost)| (p, cost - less(p))).filter(|(_, c)| *c != Cost::default()).collect())
 }
@@ -262,14 +300,15 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let inputs =
         (0..plan.steps()).map(|k| row(k, if k == 0 { plan.prompt } else { 1 })).collect::<Result<Vec<_>, _>>()?;
     let (expected, max_abs_error) = references(&model, &inputs, &plan)?;
-    let outcome = run_parties(&model, &inputs, &plan, link(&args.network)?)?;
-    let tally = tallied(&model, &plan)?;
+    let wiring = wiring(args, &model, &plan)?;
+    let material = wiring.material;
+    let outcome = run_parties(&model, &inputs, &plan, &wiring)?;
+    let tally = tallied(&model, material, &plan)?;
     let twin_equal = (rounding == Rounding::Exact).then_some(outcome.tokens == expected);
-    let same = |c: &Cost| (c.rounds, c.e0_to_e1_bytes, c.e1_to_e0_bytes);
-    let tally_equal = same(&tally) == same(&outcome.cost);
+    let tally_equal = tally == outcome.cost;
 
     let per = plan.tokens.max(1) as u64;
-    let layer = layer_cost(&model, &plan)?;
+    let layer = layer_cost(&model, material, &plan)?;
     let one = layer.iter().fold(Cost::default(), |sum, (_, cost)| sum + *cost);
     let seconds = |spent: Spent| spent.cpu / per as f64;
     let setup = MaskedAdapter::bytes_of(spec);
@@ -284,13 +323,15 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         "context": plan.prompt + plan.warm + usize::from(plan.tokens > 0),
         "per": if plan.tokens == 0 { "prompt" } else { "token" },
         "private": private, "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
-        "network": args.network, "rounding": args.rounding,
+        "network": args.network, "source_network": args.source_network, "rounding": args.rounding,
+        "material": material.to_string(),
         "rounds": tally.rounds / per,
         "online_bytes": { "e0_to_e1": tally.e0_to_e1_bytes / per, "e1_to_e0": tally.e1_to_e0_bytes / per },
-        "source_bytes": { "to_e0": 0, "to_e1": tally.source_to_e1_bytes / per },
+        "source_bytes": { "to_e0": tally.source_to_e0_bytes / per, "to_e1": tally.source_to_e1_bytes / per },
         "setup_bytes": setup,
         "layer": {
-            "rounds": one.rounds, "source_to_e1_bytes": one.source_to_e1_bytes,
+            "rounds": one.rounds,
+            "source_to_e0_bytes": one.source_to_e0_bytes, "source_to_e1_bytes": one.source_to_e1_bytes,
             "e0_to_e1_bytes": one.e0_to_e1_bytes, "e1_to_e0_bytes": one.e1_to_e0_bytes,
         },
         "cpu_seconds": {
@@ -306,6 +347,7 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     }
     if args.explain {
         explain(&layer);
+        explain_material(args, &model, &plan, material)?;
     }
     Ok(if twin_equal != Some(false) && tally_equal { ExitCode::SUCCESS } else { ExitCode::from(INPUT_FAILED) })
 }
@@ -326,18 +368,71 @@ fn print_report(report: &serde_json::Value) {
 
 /// Rounds and bytes of one layer by place.
 fn explain(places: &[(&'static str, Cost)]) {
-    let mut table =
-        Table::new(["one layer, at", "rounds", "E0 sends", "E1 sends", "source to E1"]).right(&[1, 2, 3, 4]);
+    let mut table = Table::new(["one layer, at", "rounds", "E0 sends", "E1 sends", "source to E0", "source to E1"])
+        .right(&[1, 2, 3, 4, 5]);
     for (place, cost) in places {
-        let sizes = [cost.e0_to_e1_bytes, cost.e1_to_e0_bytes, cost.source_to_e1_bytes].map(bytes);
-        let [e0, e1, source] = sizes;
-        table.row([(*place).to_string(), cost.rounds.to_string(), e0, e1, source]);
+        let sizes = [cost.e0_to_e1_bytes, cost.e1_to_e0_bytes, cost.source_to_e0_bytes, cost.source_to_e1_bytes];
+        let [e0, e1, source0, source1] = sizes.map(bytes);
+        table.row([(*place).to_string(), cost.rounds.to_string(), e0, e1, source0, source1]);
     }
     eprintln!("{}", table.markdown());
+}
+
+/// The link as the choice of material sees it.
+fn network(link: &Link) -> Network {
+    Network { one_way_delay: link.one_way_delay, bits_per_second: link.bits_per_second as f64 }
+}
+
+/// What `--material` says, or what the named network calls for; digits where none is named.
+fn wiring(args: &Args, model: &Model, plan: &Plan) -> anyhow::Result<Wiring> {
+    let (link, source_link) = (link(&args.network)?, link(&args.source_network)?);
+    let material = match (args.material.as_str(), &link) {
+        ("points", _) => Material::Points,
+        ("auto", Some(link)) => {
+            let (cached, rows) = plan.first_measured();
+            estimates(&model.public.spec, &network(link), cached, rows)?[0].material
+        }
+        _ => Material::Digits,
+    };
+    Ok(Wiring { material, link, source_link })
+}
+
+/// Both materials in counted rounds and bytes, and why one was taken.
+fn explain_material(args: &Args, model: &Model, plan: &Plan, taken: Material) -> anyhow::Result<()> {
+    let (cached, rows) = plan.first_measured();
+    let named = link(&args.network)?;
+    // Without a network only the counts are printed, and they are the same on any.
+    let any = Network { one_way_delay: Duration::ZERO, bits_per_second: f64::INFINITY };
+    let mut table = Table::new([
+        "material",
+        "rounds",
+        "E0 receives from E1",
+        "E1 receives from E0",
+        "E0 from the source",
+        "E1 from the source",
+        "waiting, s",
+    ])
+    .right(&[1, 2, 3, 4, 5, 6]);
+    let both = estimates(&model.public.spec, &named.as_ref().map_or(any, network), cached, rows)?;
+    for Estimate { material, cost: c, seconds } in both {
+        let sizes = [c.e1_to_e0_bytes, c.e0_to_e1_bytes, c.source_to_e0_bytes, c.source_to_e1_bytes];
+        let [e0, e1, source0, source1] = sizes.map(bytes);
+        let waiting = named.map_or("-".into(), |_| format!("{seconds:.3}"));
+        table.row([material.to_string(), c.rounds.to_string(), e0, e1, source0, source1, waiting]);
+    }
+    eprintln!("{}", table.markdown());
+    let reason = match (args.material.as_str(), named) {
+        ("auto", None) => "no network is named".to_string(),
+        ("auto", Some(_)) => format!("on {} it waits least", args.network),
+        _ => "it was asked for".to_string(),
+    };
+    eprintln!("\nMaterial: {taken}; {reason}.");
     eprintln!(
-        "\nComparisons use one-hot vectors of digits: below {} elements eight digits and fused last gates (few rounds), \
-         from there on digits of four bits and one converted plane (few bytes). A client is an evaluator here, and \
-         function secret sharing would send correction words to it as well.",
+        "Waiting is rounds x one-way delay + what the busier evaluator receives / bandwidth, nothing overlapping and the \
+         source as near as the peer. Digits are one-hot vectors: below {} elements eight digits and fused last gates (few \
+         rounds), from there on digits of four bits and one converted plane (few bytes). Points are comparison \
+         functions in gates of fewer than {POINTS_BELOW} elements, whose correction words go to both evaluators.",
         marill_mpc::masked::MANY
     );
+    Ok(())
 }

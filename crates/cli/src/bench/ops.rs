@@ -11,7 +11,7 @@ use marill_mpc::nn::{self, NormScale};
 use marill_mpc::real::Real;
 use marill_mpc::testing::{gaussian, random_weights, tiny_spec};
 use marill_mpc::twin::Clear;
-use marill_mpc::{PrivateWeights, PublicWeights, Seed};
+use marill_mpc::{Material, PrivateWeights, PublicWeights, Seed};
 use marill_net::memory_pair;
 use marill_numeric::tables::tables;
 use marill_report::Table;
@@ -25,6 +25,9 @@ pub struct Args {
     /// Elements of each operation
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=4_194_304))]
     n: u32,
+    /// What comparisons are made of: digits (few bytes) or points (few rounds)
+    #[arg(long, value_name = "KIND", value_parser = ["digits", "points"], default_value = "digits")]
+    material: String,
     /// One JSON object a line on standard output
     #[arg(long)]
     json: bool,
@@ -153,7 +156,12 @@ struct Measured {
 }
 
 /// Runs an operation at three parties; the opening of the input is not counted.
-fn run_parties(op: Op, input: &[u64], weights: &(Arc<PublicWeights>, Arc<PrivateWeights>)) -> anyhow::Result<Measured> {
+fn run_parties(
+    op: Op,
+    input: &[u64],
+    weights: &(Arc<PublicWeights>, Arc<PrivateWeights>),
+    material: Material,
+) -> anyhow::Result<Measured> {
     let (n, rows) = (input.len(), op.rows(input.len()));
     let (public, private) = weights;
     let spec = &public.spec;
@@ -162,6 +170,11 @@ fn run_parties(op: Op, input: &[u64], weights: &(Arc<PublicWeights>, Arc<Private
     let mut client = Masked::client(spec, &private.mask(spec, &adapter_seed), &seed0, Box::new(client_end))?;
     let mut server = Masked::server(spec, private, &seed1, Box::new(server_end), Box::new(stream))?;
     let mut source = Masked::source(spec, &adapter_seed, &seed0, &seed1, Box::new(sink));
+    if material == Material::Points {
+        let (words, own_words) = memory_pair();
+        (client, server) = (client.with_points(Box::new(own_words)), server.with_material(material));
+        source = source.with_points(Box::new(words));
+    }
     let party = move |engine: &mut Masked, input: Option<&[u64]>| -> anyhow::Result<(Vec<u64>, u32, Spent, u64, u64)> {
         let wire = engine.input(input, rows, n / rows, input_bits(op))?;
         let before = engine.traffic();
@@ -192,8 +205,8 @@ fn run_parties(op: Op, input: &[u64], weights: &(Arc<PublicWeights>, Arc<Private
 }
 
 /// Counts an operation over shapes.
-fn tally(op: Op, n: usize, public: &PublicWeights) -> anyhow::Result<Cost> {
-    let mut engine = Masked::tally(&public.spec);
+fn tally(op: Op, n: usize, public: &PublicWeights, material: Material) -> anyhow::Result<Cost> {
+    let mut engine = Masked::tally(&public.spec).with_material(material);
     let rows = op.rows(n);
     let wire = engine.input(None, rows, n / rows, input_bits(op))?;
     let before = engine.cost();
@@ -207,35 +220,40 @@ fn tally(op: Op, n: usize, public: &PublicWeights) -> anyhow::Result<Cost> {
 /// Whatever a session reports.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let weights = random_weights(&tiny_spec(), 1);
+    let material = if args.material == "points" { Material::Points } else { Material::Digits };
     let mut table = Table::new([
         "op",
         "n",
         "rounds",
         "bytes an element, each way",
-        "source bytes",
+        "source to E1",
+        "to E0",
         "CPU µs, E0 + E1",
         "max error",
         "max ulp",
     ])
-    .right(&[1, 2, 3, 4, 5, 6, 7]);
+    .right(&[1, 2, 3, 4, 5, 6, 7, 8]);
     let mut sound = true;
     for (op, name) in Op::ALL {
         // Whole rows for operations on rows.
         let n = (args.n as usize).next_multiple_of(ROW);
         let input = op.input(n);
-        let (cost, measured) = (tally(op, n, &weights.0)?, run_parties(op, &input, &weights)?);
+        let (cost, measured) = (tally(op, n, &weights.0, material)?, run_parties(op, &input, &weights, material)?);
         let (max_abs_error, max_ulp, equal) = errors(op, &input, &weights, &measured)?;
         let counted = cost.rounds == measured.rounds && [cost.e0_to_e1_bytes, cost.e1_to_e0_bytes] == measured.sent;
         sound &= equal && counted;
         let elements = n as f64;
         let bytes = cost.e0_to_e1_bytes.max(cost.e1_to_e0_bytes) as f64 / elements;
         let source = cost.source_to_e1_bytes as f64 / elements;
+        let words = cost.source_to_e0_bytes as f64 / elements;
         let micros = |spent: Spent| spent.cpu * 1e6 / elements;
         let cpu = micros(measured.spent[0]) + micros(measured.spent[1]);
         if args.json {
             let line = json!({
-                "op": name, "n": n, "setting": "dealer", "rounding": "exact", "rounds": cost.rounds,
-                "bytes_per_element": bytes, "source_bytes_per_element": source, "cpu_us_per_element": cpu / 2.0,
+                "op": name, "n": n, "setting": "dealer", "rounding": "exact",
+                "material": args.material, "rounds": cost.rounds,
+                "bytes_per_element": bytes, "source_bytes_per_element": source,
+                "source_to_e0_bytes_per_element": words, "cpu_us_per_element": cpu / 2.0,
                 "source_cpu_us_per_element": micros(measured.spent[2]),
                 "max_abs_error": max_abs_error, "max_ulp": max_ulp, "twin_equal": equal, "tally_equal": counted,
             });
@@ -247,6 +265,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 cost.rounds.to_string(),
                 format!("{bytes:.2}"),
                 format!("{source:.1}"),
+                format!("{words:.1}"),
                 format!("{cpu:.3}"),
                 max_abs_error.map_or("-".into(), |e| format!("{e:.1e}")),
                 max_ulp.map_or("-".into(), |e| format!("{e:.0}")),
