@@ -10,7 +10,9 @@ use anyhow::{Context, anyhow};
 use marill_mpc::masked::{Cost, POINTS_BELOW};
 use marill_mpc::material::{Estimate, Network, estimates, tally_on};
 use marill_mpc::testing::gaussian;
-use marill_mpc::{ClientSession, DealerSession, Material, ProtocolError, RealTwin, Seed, ServerSession, Twin};
+use marill_mpc::{
+    ClientSession, DealerSession, MaskedAdapter, Material, ProtocolError, RealTwin, Seed, ServerSession, Twin,
+};
 use marill_net::{Channel, Link, Shaped, memory_pair};
 use marill_numeric::Rounding;
 use marill_report::{Table, bytes};
@@ -47,8 +49,9 @@ pub struct Args {
     /// What comparisons are made of: digits (few bytes), points (few rounds), or what takes less time on --network
     #[arg(long, value_name = "KIND", value_parser = ["auto", "digits", "points"], default_value = "auto")]
     material: String,
-    /// What the server keeps: `lora` (public weights and a private addition of --rank) or `none`
-    #[arg(long, value_parser = ["lora", "none"], default_value = "lora")]
+    /// What the server keeps: `lora` (public weights and a private addition of --rank), `full` (every linear map, as
+    /// an ordinary full fine-tune needs) or `none`
+    #[arg(long, value_parser = ["lora", "full", "none"], default_value = "lora")]
     private: String,
     /// Rank of the private addition
     #[arg(long, value_name = "R", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -282,7 +285,8 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let rank = if args.private == "lora" { args.rank as usize } else { 0 };
     let positions = plan.positions().next_multiple_of(16) + 16;
     let rounding = if args.rounding == "exact" { Rounding::Exact } else { Rounding::Stochastic };
-    let form = Form { layers: args.layers.map(|n| n as usize), rank, merge: args.merge as usize, positions, rounding };
+    let (layers, full) = (args.layers.map(|n| n as usize), args.private == "full");
+    let form = Form { layers, rank, full, merge: args.merge as usize, positions, rounding };
     let model = model(name, form)?;
     let spec = &model.public.spec;
     if plan.positions() > spec.max_positions {
@@ -307,13 +311,18 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let layer = layer_cost(&model, material, &plan)?;
     let one = layer.iter().fold(Cost::default(), |sum, (_, cost)| sum + *cost);
     let seconds = |spent: Spent| spent.cpu / per as f64;
-    let setup = model.private.mask(spec, &Seed::random()).to_bytes().len();
+    let setup = MaskedAdapter::bytes_of(spec);
+    let private = match (spec.is_full(), spec.lora_rank) {
+        (true, _) => "full",
+        (false, 0) => "none",
+        _ => "lora",
+    };
     let report = json!({
         "arch": model.name, "setting": args.setting, "phase": args.phase,
         "tokens": if plan.tokens == 0 { plan.prompt } else { plan.tokens },
         "context": plan.prompt + plan.warm + usize::from(plan.tokens > 0),
         "per": if plan.tokens == 0 { "prompt" } else { "token" },
-        "private": args.private, "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
+        "private": private, "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
         "network": args.network, "source_network": args.source_network, "rounding": args.rounding,
         "material": material.to_string(),
         "rounds": tally.rounds / per,
