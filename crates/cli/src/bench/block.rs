@@ -21,6 +21,7 @@ use serde_json::json;
 use super::clock::{Spent, alone};
 use super::shapes::{Form, Model, model};
 use crate::failure::{BadInput, INPUT_FAILED};
+use crate::network::{link, network};
 
 #[derive(clap::Args)]
 #[group(id = "shape")]
@@ -68,27 +69,6 @@ pub struct Args {
     /// Say at which place of a layer rounds and bytes arise, and what was chosen there
     #[arg(long)]
     explain: bool,
-}
-
-/// A link by name, or `RTTms/Mbps`.
-fn link(text: &str) -> anyhow::Result<Option<Link>> {
-    let shaped = |round_trip_ms: f64, mbps: f64| Link {
-        one_way_delay: Duration::from_secs_f64(round_trip_ms / 2e3),
-        bits_per_second: (mbps * 1e6) as u64,
-    };
-    match text {
-        "none" => return Ok(None),
-        "lan" => return Ok(Some(shaped(0.2, 10_000.0))),
-        "wan" => return Ok(Some(shaped(40.0, 200.0))),
-        _ => {}
-    }
-    let parts = text.split_once('/').and_then(|(rtt, mbps)| Some((rtt.parse().ok()?, mbps.parse().ok()?)));
-    match parts {
-        Some((rtt, mbps)) if (0.0..=1e5).contains(&rtt) && (1e-3..=1e6).contains(&mbps) => Ok(Some(shaped(rtt, mbps))),
-        _ => {
-            Err(BadInput(anyhow!("`{text}` is no network\nhint: none, lan, wan, or RTTms/Mbps such as 10/500")).into())
-        }
-    }
 }
 
 /// What the three parties do: unmeasured steps first, then measured ones.
@@ -376,11 +356,6 @@ fn explain(places: &[(&'static str, Cost)]) {
         table.row([(*place).to_string(), cost.rounds.to_string(), e0, e1, source0, source1]);
     }
     eprintln!("{}", table.markdown());
-}
-
-/// The link as the choice of material sees it.
-fn network(link: &Link) -> Network {
-    Network { one_way_delay: link.one_way_delay, bits_per_second: link.bits_per_second as f64 }
 }
 
 /// What `--material` says, or what the named network calls for; digits where none is named.
