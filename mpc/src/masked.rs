@@ -786,8 +786,8 @@ impl Source {
     fn flush(&mut self) -> Result<(), ProtocolError> {
         let words = self.words.as_mut().map(|(sink, buffer)| (sink.as_mut(), buffer));
         for (sink, buffer) in words.into_iter().chain([(self.sink.as_mut(), &mut self.buffer)]) {
-            if !buffer.is_empty() {
-                sink.send(std::mem::take(buffer)).map_err(ProtocolError::Source)?;
+            for frame in std::mem::take(buffer).chunks(FRAME_BYTES) {
+                sink.send(frame.to_vec()).map_err(ProtocolError::Source)?;
             }
         }
         Ok(())

@@ -22,7 +22,7 @@ use crate::ahead::Correlations;
 use crate::wire::{E0, Setting, Terms};
 pub use cache::Offered;
 use prefixes::Prefixes;
-pub use session::{ClientState, Cost, SecureSession, SessionOpener, Source};
+pub use session::{ClientState, Cost, MaterialChoice, SecureSession, SessionOpener, Source};
 use text::TextStream;
 
 /// Which services to use and where to keep what is downloaded.
@@ -39,6 +39,7 @@ pub struct ClientOptions {
     pub source: Source,
     /// The evaluator that computes in the client's place, where the server wants one.
     pub evaluator: Option<Endpoint>,
+    pub material: MaterialChoice,
 }
 
 /// Fetches what is missing of the public part; also says how the server offers to compute.
@@ -144,7 +145,8 @@ impl Client {
     /// # Errors
     /// As [`Self::connect`], without the downloads.
     pub fn with_partition(partition: &Partition, options: &ClientOptions) -> Result<Self, ServingError> {
-        Self::open(partition, options, Offered { setting: Setting::Dealer, e0: E0::Client, sampling: true })
+        let offered = Offered { setting: Setting::Dealer, e0: E0::Client, sampling: true, points: true };
+        Self::open(partition, options, offered)
     }
 
     fn open(partition: &Partition, options: &ClientOptions, offered: Offered) -> Result<Self, ServingError> {

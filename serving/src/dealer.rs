@@ -1,9 +1,11 @@
-//! The dealer: hands each party of a session its seed, and streams corrections to the server.
+//! The dealer: hands each party of a session its seed, and streams corrections to the server; in sessions on point
+//! functions also the correction words to E0.
 //!
 //! It learns shapes, lengths and counts. Seeds live in memory only, so a restart burns every open session.
 
 pub(crate) mod masks;
 mod source;
+mod words;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,7 +19,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use marill_mpc::Seed;
+use marill_mpc::{Material, Seed};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -30,6 +32,7 @@ use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
 use crate::wire::{E0, NewSession, PROTOCOL_VERSION, SessionGrant, Setting, Terms, hex, unhex};
 use masks::Masks;
+use words::Lines;
 
 /// Seeds of adapter masks, in the dealer's folder.
 pub(crate) const MASKS_FILE: &str = "masks";
@@ -82,6 +85,8 @@ pub(crate) struct Dealer {
     /// E0's seeds of sessions that were written ahead.
     ahead: PathBuf,
     server_key_sha256: [u8; 32],
+    lines: Lines,
+    line_seats: Arc<Sessions>,
     sessions: Arc<Sessions>,
     metrics: Metrics,
 }
@@ -96,6 +101,8 @@ impl Dealer {
             masks: Masks::open(&state.join(MASKS_FILE))?,
             ahead: state.join(SEEDS_FOLDER),
             server_key_sha256: Sha256::digest(key.as_bytes()).into(),
+            lines: Lines::default(),
+            line_seats: Sessions::new(MAX_OPEN_GRANTS),
             sessions,
             metrics: Metrics::default(),
         }))
@@ -108,6 +115,7 @@ impl Dealer {
             .route("/metrics", get(metrics))
             .route("/v1/sessions", post(new_session))
             .route("/v1/source", get(source_upgrade))
+            .route("/v1/words", get(words_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(middleware::from_fn(web::finish))
             .with_state(self.clone())
@@ -172,6 +180,12 @@ impl Dealer {
     fn redeem(&self, session: &str) -> Option<Grant> {
         let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
         grants.remove(session).filter(|grant| grant.issued_at.elapsed() < GRANT_LIFETIME)
+    }
+
+    /// Material and E0's seed of a session that waits for its server.
+    fn granted(&self, session: &str) -> Option<(Material, Seed)> {
+        let grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
+        grants.get(session).map(|grant| (grant.terms.material, grant.seed0.clone()))
     }
 
     fn is_server(&self, request: &Request) -> bool {
@@ -253,6 +267,20 @@ async fn source_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> 
                     count.received_bytes()
                 );
             }
+        }),
+    }
+}
+
+/// E0's line for correction words, which shows a key made from E0's seed.
+async fn words_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> Response {
+    match dealer.line_seats.admit() {
+        Err(refused) => refused.into_response(),
+        Ok(seat) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {
+            if let Err(error) = words::run(&dealer, channel) {
+                tracing::warn!("a line for correction words ended: {error}");
+            }
+            Metrics::add(&dealer.metrics.bytes_sent, count.sent_bytes());
+            Metrics::add(&dealer.metrics.bytes_received, count.received_bytes());
         }),
     }
 }

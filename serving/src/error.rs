@@ -29,6 +29,8 @@ pub enum ServingError {
     NotAhead { session: String },
     #[error("no correlations are written ahead for a prompt of {bucket} and {tokens} tokens, selection `{selection}`")]
     NothingAhead { bucket: usize, tokens: usize, selection: &'static str },
+    #[error("comparisons on points are not to be had here: {reason}")]
+    NoPoints { reason: &'static str },
     #[error("this server gives the most likely token only: no temperature above 0")]
     GreedyOnly,
     #[error("client and evaluator asked for tokens that are drawn in different ways")]

@@ -15,7 +15,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights, Selection};
+use marill_mpc::{DecoderSpec, Material, PrivateWeights, PublicWeights, Selection};
 use marill_net::Endpoint;
 use marill_net::http::HttpClient;
 use marill_partition::{Manifest, Partition};
@@ -57,6 +57,8 @@ pub struct ServerOptions {
     pub e0: E0,
     /// Whether tokens are drawn where a client asks for it; else they are the most likely ones only.
     pub allow_sampling: bool,
+    /// Whether comparisons are on point functions where a client asks for it; else on digits only.
+    pub allow_points: bool,
 }
 
 /// What E1 computes with.
@@ -67,6 +69,8 @@ pub struct SecureModel {
     pub private: Arc<PrivateWeights>,
     /// As in [`ServerOptions`].
     pub allow_sampling: bool,
+    /// As in [`ServerOptions`].
+    pub allow_points: bool,
     private_sha256: String,
 }
 
@@ -80,7 +84,24 @@ impl SecureModel {
     ) -> Self {
         let private_sha256 = hex(&Sha256::digest(private.to_bytes()));
         let terms = Terms::new(partition_id, &spec, &public, setting);
-        Self { terms, spec, public: Arc::new(public), private: Arc::new(private), allow_sampling: true, private_sha256 }
+        Self {
+            terms,
+            spec,
+            public: Arc::new(public),
+            private: Arc::new(private),
+            allow_sampling: true,
+            allow_points: true,
+            private_sha256,
+        }
+    }
+
+    /// What comparisons may be made of. An evaluator of its own takes digits only so far.
+    fn materials(&self) -> &'static [Material] {
+        if self.allow_points && !self.terms.is_shared() {
+            &[Material::Digits, Material::Points]
+        } else {
+            &[Material::Digits]
+        }
     }
 
     /// An order for correlations that are sealed to `key`.
@@ -140,7 +161,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
     let private = partition.private_weights(&public)?;
     let mut model = SecureModel::new(partition.partition_id(), spec, public, private, options.setting);
     model.terms = model.terms.with_e0(options.e0);
-    model.allow_sampling = options.allow_sampling;
+    (model.allow_sampling, model.allow_points) = (options.allow_sampling, options.allow_points);
     let published =
         Published { folder: options.partition.clone(), manifest: partition.manifest.clone(), created: unix_seconds() };
     drop(partition);
@@ -280,6 +301,7 @@ async fn models(State(server): State<Arc<Server>>, headers: HeaderMap) -> Result
                 "owned_by": "marill", "partition_id": published.manifest.partition_id,
                 "setting": server.model.terms.setting, "rounding": server.model.terms.rounding,
                 "e0": server.model.terms.e0, "sampling": server.model.allow_sampling,
+                "materials": server.model.materials(),
             })
         })
         .collect();

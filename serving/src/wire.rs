@@ -1,6 +1,6 @@
 //! What the services say to each other around the protocol: terms, greetings, steps.
 
-use marill_mpc::{DecoderSpec, InputShare, PublicWeights, Sampling, Selection};
+use marill_mpc::{DecoderSpec, InputShare, Material, PublicWeights, Sampling, Seed, Selection};
 use marill_net::{Channel, NetError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::ServingError;
 use crate::ahead::Correlations;
 
 /// Raised with every change to the frames or to the program's order of operations.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// The WebSocket is closed with this code when the key's budget does not cover the next step.
 pub const CLOSE_BUDGET: u16 = 4429;
@@ -86,6 +86,9 @@ pub struct Terms {
     pub e0: String,
     pub rounding: String,
     pub reveal: String,
+    /// What comparisons are made of; the client chooses among what the server offers.
+    #[serde(default)]
+    pub material: Material,
 }
 
 impl Terms {
@@ -100,7 +103,15 @@ impl Terms {
             e0: E0::Client.as_str().into(),
             rounding: "exact".into(),
             reveal: "token".into(),
+            material: Material::Digits,
         }
+    }
+
+    /// The same with comparisons of this material.
+    #[must_use]
+    pub fn with_material(mut self, material: Material) -> Self {
+        self.material = material;
+        self
     }
 
     /// The same with this E0.
@@ -120,6 +131,7 @@ impl Terms {
     /// [`ServingError::Mismatch`] naming the first field that differs.
     pub fn check(&self, theirs: &Self) -> Result<(), ServingError> {
         let (our_version, their_version) = (self.protocol.to_string(), theirs.protocol.to_string());
+        let (our_material, their_material) = (self.material.to_string(), theirs.material.to_string());
         let fields = [
             ("protocol", &our_version, &their_version),
             ("partition_id", &self.partition_id, &theirs.partition_id),
@@ -129,6 +141,7 @@ impl Terms {
             ("e0", &self.e0, &theirs.e0),
             ("rounding", &self.rounding, &theirs.rounding),
             ("reveal", &self.reveal, &theirs.reveal),
+            ("material", &our_material, &their_material),
         ];
         match fields.into_iter().find(|(_, ours, theirs)| ours != theirs) {
             None => Ok(()),
@@ -161,6 +174,19 @@ pub struct NewSession {
 pub struct SessionGrant {
     pub session: String,
     pub seed: String,
+}
+
+/// E0 to dealer, first frame at `/v1/words`: where the correction words of a session on points go.
+#[derive(Serialize, Deserialize)]
+pub struct WordsHello {
+    pub session: String,
+    /// [`words_key`] of E0's seed, which nobody else but the dealer holds.
+    pub key: String,
+}
+
+/// What shows the dealer that a line is E0's.
+pub fn words_key(seed0: &Seed) -> String {
+    hex(&seed0.derive("line of correction words").to_bytes())
 }
 
 /// Server to dealer, first frame at `/v1/source`.

@@ -19,6 +19,7 @@ pub fn advise(error: ServingError) -> anyhow::Error {
         ServingError::NoEvaluator => "ask the model's owner who runs `marill evaluate`, and name it with `--evaluator`",
         ServingError::Mismatch { field: "e0", .. } => "`--evaluator` and `marill serve --e0 operator` belong together",
         ServingError::Mismatch { .. } => "client, server and dealer need the same version of `marill`",
+        ServingError::NoPoints { .. } => "leave it to `--material auto`, or ask for `--material digits`",
         ServingError::PromptTooLong { .. } => "shorten the prompt",
         _ => "",
     };

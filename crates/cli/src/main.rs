@@ -18,6 +18,7 @@ mod generate;
 mod inspect;
 mod keys;
 mod model_dir;
+mod network;
 mod places;
 mod progress;
 mod recipes;

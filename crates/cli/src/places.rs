@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use anyhow::Context;
 use marill_net::tls::Authorities;
 use marill_serving::Endpoint;
-use marill_serving::client::Source;
+use marill_serving::client::{MaterialChoice, Source};
 use marill_serving::tls::Tls;
+
+use crate::network::{link, network};
 
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:8100";
 pub const DEFAULT_DEALER: &str = "http://127.0.0.1:8200";
@@ -123,13 +125,38 @@ pub struct Services {
     /// those that the dealer streams meanwhile (`live`)
     #[arg(long, value_name = "KIND", value_enum, default_value_t, env = "MARILL_CORRELATIONS")]
     correlations: CorrelationsArg,
+    /// What comparisons are made of: `digits` (few bytes), `points` (few rounds; the dealer sends correction words to this
+    /// client too), or what waits less on the network that `--network` names
+    #[arg(long, value_name = "KIND", value_enum, default_value_t, env = "MARILL_MATERIAL")]
+    material: MaterialArg,
+    /// The network to the server and to the dealer, for `--material auto`: lan (0.2 ms, 10 Gbps), wan (40 ms, 200 Mbps),
+    /// RTTms/Mbps such as 10/500, or none
+    #[arg(long, value_name = "LINK", default_value = "none", env = "MARILL_NETWORK")]
+    network: String,
     #[command(flatten)]
     authorities: AuthoritiesArgs,
     #[command(flatten)]
     pub folders: Folders,
 }
 
+/// Names of materials on the command line.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+pub enum MaterialArg {
+    #[default]
+    Auto,
+    Digits,
+    Points,
+}
+
 impl Services {
+    fn material(&self) -> anyhow::Result<MaterialChoice> {
+        Ok(match (self.material, link(&self.network)?) {
+            (MaterialArg::Points, _) => MaterialChoice::Points,
+            (MaterialArg::Auto, Some(link)) => MaterialChoice::Quickest(network(&link)),
+            (MaterialArg::Auto | MaterialArg::Digits, _) => MaterialChoice::Digits,
+        })
+    }
+
     /// # Errors
     /// Neither the flag nor a home folder is there.
     pub fn cache(&self) -> anyhow::Result<PathBuf> {
@@ -153,6 +180,7 @@ impl Services {
             state: self.folders.state()?.join("client"),
             max_sessions,
             source: self.correlations.into(),
+            material: self.material()?,
             evaluator: self.evaluator.clone().map(|endpoint| self.authorities.apply(endpoint)).transpose()?,
         })
     }

@@ -55,6 +55,9 @@ pub struct Args {
     /// Refuse to draw tokens by chance. Drawn ones tell a client who asks often more of the model than the most likely ones
     #[arg(long)]
     greedy_only: bool,
+    /// Refuse comparisons on points, which take fewer rounds and several times the bytes from the dealer
+    #[arg(long)]
+    digits_only: bool,
     /// Use correlations that `marill dealer --ahead` wrote into this folder
     #[arg(long, value_name = "DIR")]
     ahead: Option<PathBuf>,
@@ -104,6 +107,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         setting: args.setting,
         e0: args.e0,
         allow_sampling: !args.greedy_only,
+        allow_points: !args.digits_only,
     };
     run_server(&options).map_err(advise)?;
     Ok(ExitCode::SUCCESS)

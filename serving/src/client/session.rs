@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use marill_mpc::material::{Network, estimates};
+use marill_mpc::spec::BUCKET;
 use marill_mpc::{
-    ClientSession, DecoderSpec, MaskedAdapter, OperatorSession, PublicWeights, Sampling, Seed, Selection,
+    ClientSession, DecoderSpec, MaskedAdapter, Material, OperatorSession, PublicWeights, Sampling, Seed, Selection,
 };
 use marill_net::http::{HttpClient, Response};
 use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel};
@@ -22,7 +24,8 @@ use crate::error::message_of;
 use crate::secret_files::{read_or_create_key, replace_file};
 use crate::state::{Ledger, WhenInUse};
 use crate::wire::{
-    ClientHello, E0, NewSession, ServerWelcome, SessionGrant, Step, Terms, recv_reply, send_json, unhex,
+    ClientHello, E0, NewSession, ServerWelcome, SessionGrant, Step, Terms, WordsHello, recv_reply, send_json, unhex,
+    words_key,
 };
 
 const SERVER: &str = "server";
@@ -123,6 +126,39 @@ pub enum Source {
     Ahead,
 }
 
+/// What a client wants comparisons to be made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum MaterialChoice {
+    #[default]
+    Digits,
+    /// Or no session.
+    Points,
+    /// What the server offers and waits least for this network.
+    Quickest(Network),
+}
+
+/// Keys before the decoded token by which materials are compared.
+const TYPICAL_KEYS: usize = 128;
+
+impl MaterialChoice {
+    /// The material of sessions with a server that offers points or does not.
+    ///
+    /// # Errors
+    /// [`ServingError::NoPoints`].
+    fn decide(self, spec: &DecoderSpec, points_offered: bool) -> Result<Material, ServingError> {
+        match self {
+            Self::Digits => Ok(Material::Digits),
+            Self::Points if points_offered => Ok(Material::Points),
+            Self::Points => Err(ServingError::NoPoints { reason: "the server takes digits only" }),
+            Self::Quickest(_) if !points_offered => Ok(Material::Digits),
+            Self::Quickest(network) => {
+                let cached = spec.bucket(TYPICAL_KEYS).min(spec.max_positions.saturating_sub(1) / BUCKET * BUCKET);
+                Ok(estimates(spec, &network, cached, 1)?[0].material)
+            }
+        }
+    }
+}
+
 fn refused(by: &'static str, answer: &Response) -> ServingError {
     let text = String::from_utf8_lossy(&answer.body);
     let (code, message) =
@@ -151,6 +187,7 @@ impl SessionOpener {
     pub fn new(partition: &Partition, options: &ClientOptions, offered: Offered) -> Result<Self, ServingError> {
         let (spec, public) = (partition.decoder_spec().clone(), Arc::new(partition.public_weights()?));
         let terms = Terms::new(partition.partition_id(), &spec, &public, offered.setting).with_e0(offered.e0);
+        let terms = terms.with_material(options.material.decide(&spec, offered.points)?);
         if options.evaluator.is_some() && !terms.is_shared() {
             let (ours, theirs) = (E0::Operator.as_str().into(), terms.e0.clone());
             return Err(ServingError::Mismatch { field: "e0", ours, theirs });
@@ -201,8 +238,14 @@ impl SessionOpener {
         source: Source,
         sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
-        if source == Source::Live {
-            return self.open_live(sampling);
+        let on_points = self.terms.material == Material::Points;
+        match source {
+            Source::Ahead if on_points => {
+                return Err(ServingError::NoPoints { reason: "correlations written ahead are digits" });
+            }
+            Source::Any if on_points => return self.open_live(sampling),
+            Source::Live => return self.open_live(sampling),
+            Source::Any | Source::Ahead => {}
         }
         let selection = Selection::of(sampling);
         let candidates = self.offers(bucket, tokens, selection)?;
@@ -238,9 +281,14 @@ impl SessionOpener {
         correlations: Correlations,
         sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
+        let words = self.words(&session, &seed0)?;
         let (peer, meter, adapter) = self.meet(&session, correlations, sampling)?;
         let session = ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
         let session = session.with_sampling(sampling);
+        let session = match words {
+            Some(words) => session.with_points(words),
+            None => session,
+        };
         let inner = Inner::Own { session: Box::new(session), peer, meter };
         Ok(SecureSession { inner, spec: self.spec.clone(), correlations })
     }
@@ -251,6 +299,18 @@ impl SessionOpener {
         let (peer, _, adapter) = self.meet(&session, Correlations::Live, sampling)?;
         let opened = OperatorSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
         Ok((session, opened.with_sampling(sampling)))
+    }
+
+    /// On points: the dealer's line for E0's correction words, open before the server asks for its own.
+    fn words(&self, session: &str, seed0: &Seed) -> Result<Option<Box<dyn Channel>>, ServingError> {
+        if self.terms.material != Material::Points {
+            return Ok(None);
+        }
+        let mut line = self.dealer.websocket("/v1/words", STEP_TIMEOUT).map_err(ServingError::net(DEALER))?;
+        let hello = WordsHello { session: session.into(), key: words_key(seed0) };
+        send_json(&mut line, &hello).map_err(ServingError::net(DEALER))?;
+        recv_reply::<()>(&mut line, DEALER)?;
+        Ok(Some(Box::new(line)))
     }
 
     /// Greets the server in a session that was granted; fetches the masked adapter where it is not here.

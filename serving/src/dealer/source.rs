@@ -1,6 +1,6 @@
 //! One session of a server at the dealer.
 
-use marill_mpc::{DealerSession, ProtocolError};
+use marill_mpc::{DealerSession, Material, ProtocolError};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::Zeroizing;
 
@@ -40,6 +40,10 @@ fn open(dealer: &Dealer, channel: &mut SharedChannel<WebSocketChannel>) -> Resul
         return Err(bad("its program has another digest than its terms say"));
     }
     hello.spec.validate()?;
+    let words = dealer.lines.take(&hello.session);
+    if words.is_some() != (grant.terms.material == Material::Points) {
+        return Err(bad("nobody takes this session's correction words"));
+    }
     dealer.ledger.claim("e1", &hello.session)?;
     let adapter_seed = dealer.masks.seed(&grant.client_id, &hello.private_sha256)?;
 
@@ -50,6 +54,10 @@ fn open(dealer: &Dealer, channel: &mut SharedChannel<WebSocketChannel>) -> Resul
     let sink = Box::new(channel.clone());
     let session = DealerSession::new(hello.spec, adapter_seed, grant.seed0, grant.seed1, sink);
     let session = session.with_selection(hello.selection);
+    let session = match words {
+        Some(words) => session.with_points(words),
+        None => session,
+    };
     Ok(if grant.terms.is_shared() { session.with_operator() } else { session })
 }
 

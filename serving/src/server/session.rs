@@ -3,7 +3,7 @@
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
-use marill_mpc::{Seed, Selection, ServerSession};
+use marill_mpc::{Material, Seed, Selection, ServerSession};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -14,7 +14,7 @@ use crate::ahead::Correlations;
 use crate::metrics::Metrics;
 use crate::state::Holder;
 use crate::wire::{
-    CLOSE_BUDGET, ClientHello, Reply, ServerWelcome, SourceHello, Step, recv_input_share, recv_json, recv_reply,
+    CLOSE_BUDGET, ClientHello, Reply, ServerWelcome, SourceHello, Step, Terms, recv_input_share, recv_json, recv_reply,
     send_json, send_token_share, unhex,
 };
 
@@ -123,7 +123,17 @@ fn open(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waitin
 fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiting), ServingError> {
     let hello: ClientHello = recv_json(client, CLIENT)?;
     let model = &server.model;
-    model.terms.check(&hello.terms)?;
+    let material = hello.terms.material;
+    let reason = match (material, hello.correlations) {
+        (Material::Points, _) if !model.materials().contains(&material) => Some("this server takes digits only"),
+        (Material::Points, Correlations::Ahead) => Some("correlations written ahead are digits"),
+        _ => None,
+    };
+    if let Some(reason) = reason {
+        return Err(ServingError::NoPoints { reason });
+    }
+    let terms = model.terms.clone().with_material(material);
+    terms.check(&hello.terms)?;
     if unhex::<16>(&hello.session).is_none() {
         return Err(ServingError::BadMessage { peer: CLIENT, reason: "the session is not hexadecimal".into() });
     }
@@ -135,7 +145,7 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
     let (sampling, selection) = (hello.sampling, Selection::of(hello.sampling));
     let name = hello.session.clone();
     let (source, corrections, [adapter_seed, seed1]) = match hello.correlations {
-        Correlations::Live => live(server, hello.session, selection)?,
+        Correlations::Live => live(server, &terms, hello.session, selection)?,
         Correlations::Ahead => ahead(server, &hello.session, selection)?,
     };
 
@@ -147,14 +157,14 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
     };
     // Before the evaluator can tell the client.
     let waiting = model.terms.is_shared().then(|| (name.clone(), server.inputs.expect(&name, sampling)));
-    let welcome = ServerWelcome { terms: model.terms.clone(), adapter_sha256, adapter_bytes: bytes.len() as u64 };
+    let welcome = ServerWelcome { terms, adapter_sha256, adapter_bytes: bytes.len() as u64 };
     send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
     for piece in bytes.chunks(PIECE_BYTES) {
         client.send(piece.to_vec()).map_err(ServingError::net(CLIENT))?;
     }
     let peer = Box::new(client.clone());
     let session = ServerSession::new(model.public.clone(), &model.private, seed1, peer, corrections)?;
-    let session = session.with_sampling(sampling);
+    let session = session.with_sampling(sampling).with_material(material);
     let session = match model.terms.is_shared() {
         false => Evaluator::Own(Box::new(session)),
         true => Evaluator::Shared(Box::new(session.with_operator())),
@@ -164,10 +174,10 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
 
 type Dealt = (Source, Box<dyn Channel>, [Seed; 2]);
 
-fn live(server: &Server, session: String, selection: Selection) -> Result<Dealt, ServingError> {
+fn live(server: &Server, terms: &Terms, session: String, selection: Selection) -> Result<Dealt, ServingError> {
     let line = server.dealer.websocket("/v1/source", DEALER_TIMEOUT).map_err(ServingError::net(DEALER))?;
     let mut line = SharedChannel::new(line);
-    let seeds = claim(server, &mut line, session, selection)?;
+    let seeds = claim(server, &mut line, terms, session, selection)?;
     Ok((Source::Live(line.clone()), Box::new(line), seeds))
 }
 
@@ -180,10 +190,16 @@ fn ahead(server: &Server, session: &str, selection: Selection) -> Result<Dealt, 
 }
 
 /// Takes this session's seeds from the dealer: the adapter mask's, then E1's.
-fn claim(server: &Server, source: &mut Line, session: String, selection: Selection) -> Result<[Seed; 2], ServingError> {
+fn claim(
+    server: &Server,
+    source: &mut Line,
+    terms: &Terms,
+    session: String,
+    selection: Selection,
+) -> Result<[Seed; 2], ServingError> {
     let model = &server.model;
     let hello = SourceHello {
-        terms: model.terms.clone(),
+        terms: terms.clone(),
         session,
         spec: model.spec.clone(),
         private_sha256: model.private_sha256.clone(),

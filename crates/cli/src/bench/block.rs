@@ -10,7 +10,9 @@ use anyhow::{Context, anyhow};
 use marill_mpc::masked::{Cost, POINTS_BELOW};
 use marill_mpc::material::{Estimate, Network, estimates, tally_on};
 use marill_mpc::testing::gaussian;
-use marill_mpc::{ClientSession, DealerSession, Material, ProtocolError, RealTwin, Seed, ServerSession, Twin};
+use marill_mpc::{
+    ClientSession, DealerSession, MaskedAdapter, Material, ProtocolError, RealTwin, Seed, ServerSession, Twin,
+};
 use marill_net::{Channel, Link, Shaped, memory_pair};
 use marill_numeric::Rounding;
 use marill_report::{Table, bytes};
@@ -19,6 +21,7 @@ use serde_json::json;
 use super::clock::{Spent, alone};
 use super::shapes::{Form, Model, model};
 use crate::failure::{BadInput, INPUT_FAILED};
+use crate::network::{link, network};
 
 #[derive(clap::Args)]
 #[group(id = "shape")]
@@ -47,8 +50,9 @@ pub struct Args {
     /// What comparisons are made of: digits (few bytes), points (few rounds), or what takes less time on --network
     #[arg(long, value_name = "KIND", value_parser = ["auto", "digits", "points"], default_value = "auto")]
     material: String,
-    /// What the server keeps: `lora` (public weights and a private addition of --rank) or `none`
-    #[arg(long, value_parser = ["lora", "none"], default_value = "lora")]
+    /// What the server keeps: `lora` (public weights and a private addition of --rank), `full` (every linear map, as
+    /// an ordinary full fine-tune needs) or `none`
+    #[arg(long, value_parser = ["lora", "full", "none"], default_value = "lora")]
     private: String,
     /// Rank of the private addition
     #[arg(long, value_name = "R", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -65,27 +69,6 @@ pub struct Args {
     /// Say at which place of a layer rounds and bytes arise, and what was chosen there
     #[arg(long)]
     explain: bool,
-}
-
-/// A link by name, or `RTTms/Mbps`.
-fn link(text: &str) -> anyhow::Result<Option<Link>> {
-    let shaped = |round_trip_ms: f64, mbps: f64| Link {
-        one_way_delay: Duration::from_secs_f64(round_trip_ms / 2e3),
-        bits_per_second: (mbps * 1e6) as u64,
-    };
-    match text {
-        "none" => return Ok(None),
-        "lan" => return Ok(Some(shaped(0.2, 10_000.0))),
-        "wan" => return Ok(Some(shaped(40.0, 200.0))),
-        _ => {}
-    }
-    let parts = text.split_once('/').and_then(|(rtt, mbps)| Some((rtt.parse().ok()?, mbps.parse().ok()?)));
-    match parts {
-        Some((rtt, mbps)) if (0.0..=1e5).contains(&rtt) && (1e-3..=1e6).contains(&mbps) => Ok(Some(shaped(rtt, mbps))),
-        _ => {
-            Err(BadInput(anyhow!("`{text}` is no network\nhint: none, lan, wan, or RTTms/Mbps such as 10/500")).into())
-        }
-    }
 }
 
 /// What the three parties do: unmeasured steps first, then measured ones.
@@ -282,7 +265,8 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let rank = if args.private == "lora" { args.rank as usize } else { 0 };
     let positions = plan.positions().next_multiple_of(16) + 16;
     let rounding = if args.rounding == "exact" { Rounding::Exact } else { Rounding::Stochastic };
-    let form = Form { layers: args.layers.map(|n| n as usize), rank, merge: args.merge as usize, positions, rounding };
+    let (layers, full) = (args.layers.map(|n| n as usize), args.private == "full");
+    let form = Form { layers, rank, full, merge: args.merge as usize, positions, rounding };
     let model = model(name, form)?;
     let spec = &model.public.spec;
     if plan.positions() > spec.max_positions {
@@ -307,13 +291,18 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let layer = layer_cost(&model, material, &plan)?;
     let one = layer.iter().fold(Cost::default(), |sum, (_, cost)| sum + *cost);
     let seconds = |spent: Spent| spent.cpu / per as f64;
-    let setup = model.private.mask(spec, &Seed::random()).to_bytes().len();
+    let setup = MaskedAdapter::bytes_of(spec);
+    let private = match (spec.is_full(), spec.lora_rank) {
+        (true, _) => "full",
+        (false, 0) => "none",
+        _ => "lora",
+    };
     let report = json!({
         "arch": model.name, "setting": args.setting, "phase": args.phase,
         "tokens": if plan.tokens == 0 { plan.prompt } else { plan.tokens },
         "context": plan.prompt + plan.warm + usize::from(plan.tokens > 0),
         "per": if plan.tokens == 0 { "prompt" } else { "token" },
-        "private": args.private, "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
+        "private": private, "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
         "network": args.network, "source_network": args.source_network, "rounding": args.rounding,
         "material": material.to_string(),
         "rounds": tally.rounds / per,
@@ -367,11 +356,6 @@ fn explain(places: &[(&'static str, Cost)]) {
         table.row([(*place).to_string(), cost.rounds.to_string(), e0, e1, source0, source1]);
     }
     eprintln!("{}", table.markdown());
-}
-
-/// The link as the choice of material sees it.
-fn network(link: &Link) -> Network {
-    Network { one_way_delay: link.one_way_delay, bits_per_second: link.bits_per_second as f64 }
 }
 
 /// What `--material` says, or what the named network calls for; digits where none is named.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use marill_mpc::testing::{AffineModel, random_weights};
-use marill_mpc::{Architecture, DecoderSpec, Pooling, PrivateWeights, PublicWeights, Reveal};
+use marill_mpc::{Architecture, DecoderSpec, Pooling, PrivateForm, PrivateWeights, PublicWeights, Reveal};
 use marill_numeric::{NumericSpec, Rounding};
 use marill_partition::Partition;
 
@@ -25,8 +25,10 @@ pub struct Model {
 pub struct Form {
     /// Private layers; all of them when not given.
     pub layers: Option<usize>,
-    /// Rank of the private additions.
+    /// Rank of the private additions; 0 where there are none.
     pub rank: usize,
+    /// Whether every linear map is private as a whole.
+    pub full: bool,
     /// Query heads that share a softmax.
     pub merge: usize,
     pub positions: usize,
@@ -50,7 +52,7 @@ fn sizes(name: &str) -> Option<([usize; 6], Architecture)> {
 /// # Errors
 /// [`BadInput`] for an unknown name, or a `merge` that does not divide the heads.
 fn spec(name: &str, form: Form) -> anyhow::Result<DecoderSpec> {
-    let Form { layers, rank, merge, positions, rounding } = form;
+    let Form { layers, rank, full, merge, positions, rounding } = form;
     let Some(([hidden, mlp, heads, kv, vocab, all], architecture)) = sizes(name) else {
         return Err(
             BadInput(anyhow::anyhow!("there is no shape `{name}`\nhint: {NAMES}, or a partition's folder")).into()
@@ -78,7 +80,7 @@ fn spec(name: &str, form: Form) -> anyhow::Result<DecoderSpec> {
         lora_rank: rank,
         numeric: NumericSpec::with_rounding(rounding),
         architecture,
-        private: Default::default(),
+        private: if full { PrivateForm::Full } else { PrivateForm::Lora },
     })
 }
 

@@ -1,0 +1,104 @@
+//! Lines to E0 in sessions on point functions: correction words go to both evaluators.
+//!
+//! E0 opens its line before it greets the server, so that it is there when the server asks for corrections. A line is a
+//! thread of its own that passes on what the session's thread produces, a few frames ahead at most: a slow E0 slows the
+//! session down and holds nothing else up.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+use marill_mpc::Material;
+use marill_net::{Channel, NetError, SharedChannel, WebSocketChannel};
+use sha2::{Digest, Sha256};
+
+use super::{Dealer, GRANT_LIFETIME};
+use crate::ServingError;
+use crate::wire::{Reply, WordsHello, recv_json, send_json, words_key};
+
+const CLIENT: &str = "client";
+/// Frames of half a mebibyte that wait for E0.
+const FRAMES_AHEAD: usize = 8;
+
+/// Lines whose session has not begun.
+#[derive(Default)]
+pub(super) struct Lines(Mutex<HashMap<String, SyncSender<Vec<u8>>>>);
+
+impl Lines {
+    fn add(&self, session: &str) -> Receiver<Vec<u8>> {
+        let (sender, receiver) = sync_channel(FRAMES_AHEAD);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session.into(), sender);
+        receiver
+    }
+
+    /// The line of a session, for its source.
+    pub(super) fn take(&self, session: &str) -> Option<Box<dyn Channel>> {
+        let line = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
+        line.map(|line| Box::new(Words(line)) as Box<dyn Channel>)
+    }
+}
+
+/// The session's end of a line.
+struct Words(SyncSender<Vec<u8>>);
+
+impl Channel for Words {
+    fn send(&mut self, frame: Vec<u8>) -> Result<(), NetError> {
+        self.0.send(frame).map_err(|_| NetError::Closed)
+    }
+
+    fn recv(&mut self) -> Result<Vec<u8>, NetError> {
+        Err(NetError::Protocol("correction words go one way".into()))
+    }
+}
+
+/// Checks whose line it is, then passes words on until the session ends.
+pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), ServingError> {
+    let mut channel = SharedChannel::new(channel);
+    let (session, words) = match open(dealer, &mut channel) {
+        Ok(opened) => opened,
+        Err(error) => {
+            let refusal = Reply::<()>::Refused { code: "session".into(), message: error.to_string() };
+            let _ = send_json(&mut channel, &refusal);
+            return Err(error);
+        }
+    };
+    let mut first = true;
+    let result = loop {
+        let frame = if first {
+            words.recv_timeout(GRANT_LIFETIME)
+        } else {
+            words.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match frame {
+            Ok(frame) => match channel.send(frame) {
+                Ok(()) => first = false,
+                Err(error) => break Err(ServingError::net(CLIENT)(error)),
+            },
+            Err(RecvTimeoutError::Timeout) => break Err(ServingError::NoSession { session: session.clone() }),
+            Err(RecvTimeoutError::Disconnected) => break Ok(()),
+        }
+    };
+    // A session that never began leaves its line here.
+    drop(dealer.lines.take(&session));
+    channel.lock().close(&result.as_ref().err().map_or(String::new(), |error| format!("dealer: {error}")));
+    result
+}
+
+fn open(
+    dealer: &Dealer,
+    channel: &mut SharedChannel<WebSocketChannel>,
+) -> Result<(String, Receiver<Vec<u8>>), ServingError> {
+    let hello: WordsHello = recv_json(channel, CLIENT)?;
+    let unknown = || ServingError::NoSession { session: hello.session.clone() };
+    let (material, key) = dealer.granted(&hello.session).ok_or_else(unknown)?;
+    // Digests are compared, so the time taken says nothing about the key.
+    if Sha256::digest(hello.key.as_bytes()) != Sha256::digest(words_key(&key).as_bytes()) {
+        return Err(unknown());
+    }
+    if material != Material::Points {
+        return Err(ServingError::BadMessage { peer: CLIENT, reason: "a session on digits has no words".into() });
+    }
+    let words = dealer.lines.add(&hello.session);
+    send_json(channel, &Reply::Welcome(())).map_err(ServingError::net(CLIENT))?;
+    Ok((hello.session, words))
+}
