@@ -219,6 +219,9 @@ fn programs_are_scored_by_likelihood_and_shape_without_being_run() {
     }
     // Nats of a model with random weights: large, and nearly the same in integers.
     assert!(scores[0] > 3.0 && (scores[0] - scores[1]).abs() < 0.1, "{scores:?}");
+    task.max_new_tokens = 0;
+    let report = fixture.run(&task, &mut fixture.float(), &examples).unwrap();
+    assert_eq!((report.metrics.len(), report.score), (1, scores[0]), "the solution's likelihood alone");
     let mut secure = SecureEngine::new(&fixture.partition).unwrap();
     assert!(matches!(fixture.run(&task, &mut secure, &examples), Err(EvalError::NeedsLogits { .. })));
 }

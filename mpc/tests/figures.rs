@@ -1,7 +1,8 @@
 //! What a step costs for the shapes of SmolLM2-135M with 15 private layers, merged heads and rank 8: exact numbers, so
 //! that a change of cost is a decision.
 
-use marill_mpc::{DecoderSpec, tally_decode, tally_prefill};
+use marill_mpc::testing::with_private_matrices;
+use marill_mpc::{DecoderSpec, MaskedAdapter, tally_decode, tally_prefill};
 use marill_numeric::{NumericSpec, Rounding};
 
 fn smollm2(layers: usize) -> DecoderSpec {
@@ -79,4 +80,38 @@ fn an_argmax_over_49152_logits_keeps_to_its_budget() {
     // One match remains for two logits.
     assert_eq!(cost.rounds + 3, 50);
     assert!(cost.e0_to_e1_bytes <= 1_500_000 && cost.e1_to_e0_bytes <= 1_500_000, "{cost:?}");
+}
+
+/// What public and shared parts of a model save against an ordinary full fine-tune of it, in this protocol: half of the
+/// layers and two thirds of the softmaxes. That the rest of the weights is public or private costs nothing online.
+#[test]
+fn a_full_fine_tune_of_all_layers_costs_about_twice_the_merged_half() {
+    let heads = || (0..9).map(|h| vec![h]).collect();
+    let full = with_private_matrices(with_groups(30, heads()));
+    let adapted = with_groups(30, heads());
+    let half = smollm2(15);
+    let steps = |spec: &DecoderSpec| (tally_decode(spec, 127).unwrap(), tally_prefill(spec, 128).unwrap());
+    let ((full_token, full_prompt), (token, prompt)) = (steps(&full), steps(&half));
+    for (name, cost) in [
+        ("full, a token", full_token),
+        ("full, a prompt", full_prompt),
+        ("half, a token", token),
+        ("half, a prompt", prompt),
+    ] {
+        println!("{name}: {cost:?}");
+    }
+    let (adapted_token, adapted_prompt) = steps(&adapted);
+    println!(
+        "all layers with rank 8, a token: {adapted_token:?}\nall layers with rank 8, a prompt: {adapted_prompt:?}"
+    );
+    assert_eq!(full_token.rounds, adapted_token.rounds);
+    assert!(full_token.e0_to_e1_bytes < adapted_token.e0_to_e1_bytes);
+    let ratio = |a: u64, b: u64| a as f64 / b as f64;
+    assert!((1.9..2.1).contains(&ratio(full_token.rounds, token.rounds)), "{full_token:?} {token:?}");
+    assert!((1.9..2.7).contains(&ratio(full_token.e0_to_e1_bytes, token.e0_to_e1_bytes)), "{full_token:?} {token:?}");
+    assert!((2.0..4.0).contains(&ratio(full_prompt.e0_to_e1_bytes, prompt.e0_to_e1_bytes)));
+
+    let block = 552_960 * 8 + 2_985_984 * 7;
+    assert_eq!(MaskedAdapter::bytes_of(&full), 30 * block, "25.3 MB a block");
+    assert_eq!(MaskedAdapter::bytes_of(&with_private_matrices(half)), 15 * block);
 }

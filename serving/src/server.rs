@@ -4,9 +4,10 @@ mod files;
 mod input;
 mod session;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Path as UrlPath, Query, Request, State};
@@ -15,7 +16,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use marill_mpc::{DecoderSpec, Material, PrivateWeights, PublicWeights, Selection};
+use marill_mpc::{DecoderSpec, Material, PrivateWeights, PublicWeights, Seed, Selection};
 use marill_net::Endpoint;
 use marill_net::http::HttpClient;
 use marill_partition::{Manifest, Partition};
@@ -72,6 +73,8 @@ pub struct SecureModel {
     /// As in [`ServerOptions`].
     pub allow_points: bool,
     private_sha256: String,
+    /// Digests of the private part under the masks that were asked for, by the mask.
+    masked: Mutex<HashMap<[u8; 32], String>>,
 }
 
 impl SecureModel {
@@ -92,7 +95,22 @@ impl SecureModel {
             allow_sampling: true,
             allow_points: true,
             private_sha256,
+            masked: Mutex::default(),
         }
+    }
+
+    /// The digest of the private part under a mask, and its bytes unless the client `has` them by this digest: of whole
+    /// matrices they are hundreds of megabytes, made for a client's first session only.
+    fn masked(&self, adapter_seed: &Seed, has: Option<&str>) -> (String, Vec<u8>) {
+        let name = adapter_seed.derive("name").to_bytes();
+        let known = || self.masked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(digest) = known().get(&name).filter(|digest| Some(digest.as_str()) == has) {
+            return (digest.clone(), Vec::new());
+        }
+        let bytes = self.private.mask(&self.spec, adapter_seed).to_bytes();
+        let digest = hex(&Sha256::digest(&bytes));
+        known().insert(name, digest.clone());
+        if has == Some(digest.as_str()) { (digest, Vec::new()) } else { (digest, bytes) }
     }
 
     /// What comparisons may be made of. An evaluator of its own takes digits only so far.

@@ -76,6 +76,16 @@ impl Search {
         Ok((base, teacher))
     }
 
+    /// The model that a command names: a path, or else a name on the hub (its default branch).
+    ///
+    /// # Errors
+    /// [`BadInput`] when the hub cannot give it.
+    pub fn named(self, name: &Path, quiet: bool) -> anyhow::Result<PathBuf> {
+        let text = name.to_str().filter(|_| !name.exists());
+        let found = text.map(|text| self.find(text, None, Path::new(""), quiet)).transpose()?.flatten();
+        Ok(found.map_or_else(|| name.to_path_buf(), |found| found.path))
+    }
+
     /// The base model that a recipe names.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use marill_evals::{EvalError, Kind, Report, Scope, Speaker, Task, compare, harne
 use marill_model::Transforms;
 use marill_recipe::Recipe;
 
+use crate::base_model::Search;
 use crate::failure::{BadInput, INPUT_FAILED};
 use crate::model_dir::{Model, recipe_beside};
 use crate::progress::Progress;
@@ -29,7 +30,7 @@ pub enum EngineKind {
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// A partition, a training run's folder, or a checkpoint (folder or GGUF file)
+    /// A partition, a training run's folder, a checkpoint (folder or GGUF file), or a model's name on the hub
     #[arg(required_unless_present = "compare")]
     model: Option<PathBuf>,
     /// Tasks, separated by commas
@@ -50,6 +51,9 @@ pub struct Args {
     /// Worked examples before each question
     #[arg(long, value_name = "K", default_value_t = 0, visible_alias = "few-shot")]
     shots: usize,
+    /// Tokens of a written answer, in place of the task's own number; 0 scores code by the likelihood of its solutions alone
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
     /// Draws the worked examples
     #[arg(long, default_value_t = 0, env = "MARILL_SEED")]
     seed: u64,
@@ -71,6 +75,8 @@ pub struct Args {
     /// Compare two runs on the same questions (what `--json` printed or `--log-samples` wrote) instead of running one
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "tasks"])]
     compare: Option<Vec<PathBuf>>,
+    #[command(flatten)]
+    search: Search,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
@@ -85,7 +91,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(runs) = &args.compare {
         return compare_runs(&runs[0], &runs[1], args.json);
     }
-    let path = args.model.clone().unwrap_or_default();
+    let path = args.search.named(&args.model.clone().unwrap_or_default(), args.no_progress)?;
     let model = Model::open(&path)?;
     let tasks = tasks_of(&args, &path)?;
     // Refused before anything is computed.
@@ -123,6 +129,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn tasks_of(args: &Args, model: &Path) -> anyhow::Result<Vec<Task>> {
     let mut tasks = args.tasks.iter().map(|name| Task::find(name)).collect::<Result<Vec<_>, _>>().map_err(bad)?;
+    if let Some(tokens) = args.max_new_tokens {
+        tasks.iter_mut().for_each(|task| task.max_new_tokens = tokens);
+    }
     let recipe = args.recipe.clone().or_else(|| recipe_beside(model));
     if let Some(path) = &recipe {
         let recipe = Recipe::read(path, &[]).map_err(|e| BadInput(e.into()))?;
@@ -217,7 +226,7 @@ impl Engines {
         match (kind, model) {
             (EngineKind::Float, Model::Partition(partition)) => {
                 let adapter = partition.adapter();
-                let engine = FloatEngine::new(partition.base(), &partition.manifest.transforms, adapter)?;
+                let engine = FloatEngine::new(&partition.model()?, &partition.manifest.transforms, adapter)?;
                 Ok(Self::Float(Box::new(engine)))
             }
             (EngineKind::Float, Model::Checkpoint(checkpoint)) => {

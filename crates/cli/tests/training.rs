@@ -254,6 +254,29 @@ fn a_dry_run_foresees_memory_and_bytes_within_a_third() {
 }
 
 #[test]
+fn a_dry_run_foresees_the_bytes_of_the_exported_folder_within_a_third() {
+    fn folder_bytes(path: &Path) -> u64 {
+        let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+        let bytes = entries.map(|entry| match entry.metadata().unwrap() {
+            found if found.is_dir() => folder_bytes(&entry.path()),
+            found => found.len(),
+        });
+        bytes.sum()
+    }
+    let place = Place::new();
+    for rank in ["lora.rank=4", "lora.rank=64"] {
+        let args = ["train", "tune.toml", "--set", rank, "--set", "train.max_steps=1", "--no-progress"];
+        let output = place.marill(&[&args[..], &["--dry-run", "--json"]].concat()).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let said = json(&output)["export_bytes"].as_f64().unwrap();
+        let output = place.marill(&args).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let was = folder_bytes(&place.path("tuned/export")) as f64;
+        assert!((0.77..1.3).contains(&(said / was)), "{rank}: {said} foreseen, {was} measured");
+    }
+}
+
+#[test]
 fn a_name_on_the_hub_that_is_not_here_says_what_can_be_done() {
     let place = Place::new();
     let output = place
@@ -267,6 +290,9 @@ fn a_name_on_the_hub_that_is_not_here_says_what_can_be_done() {
         text.contains("`org/name` is no path on this machine") && text.contains("hint: run once without"),
         "{text}"
     );
+    let output = place.marill(&["eval", "org/name", "--tasks", "trec", "--offline"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("`org/name` is no path on this machine"), "{}", stderr(&output));
     let output = place.marill(&["train", "tune.toml", "--set", "model.revision=main"]).output().unwrap();
     assert!(stderr(&output).contains("hint: drop `revision`"), "{}", stderr(&output));
 }

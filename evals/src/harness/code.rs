@@ -10,8 +10,14 @@ impl Run<'_, '_> {
     /// How likely the right programs are, and what the written ones are worth.
     pub(super) fn code(&mut self, examples: &[Example], shots: &[Example], scope: Scope<'_>) -> Outcome {
         self.needs_logits()?;
-        let mut measures = vec![Measure::NatsPerToken, Measure::DefinesFunction];
-        if scope.sandbox.is_some() {
+        // Without room for a program, only the reference solution is scored.
+        let writes = self.task.max_new_tokens > 0;
+        let mut measures = vec![Measure::NatsPerToken];
+        if writes {
+            measures.push(Measure::DefinesFunction);
+        }
+        let sandbox = scope.sandbox.filter(|_| writes);
+        if sandbox.is_some() {
             measures.push(Measure::PassAt1);
         }
         let mut samples = Vec::with_capacity(examples.len());
@@ -22,12 +28,13 @@ impl Run<'_, '_> {
             let answer = self.greedy_text(&question, self.task.max_new_tokens)?;
             let program = program_of(&answer);
             let defines = f64::from(defines_function(&program));
-            let mut figures = BTreeMap::from([
-                (Measure::NatsPerToken.name(), nats.to_vec()),
-                (Measure::DefinesFunction.name(), vec![defines, 1.0]),
-            ]);
-            let mut score = defines;
-            if let Some(sandbox) = scope.sandbox {
+            let mut figures = BTreeMap::from([(Measure::NatsPerToken.name(), nats.to_vec())]);
+            let mut score = -nats[0];
+            if writes {
+                score = defines;
+                figures.insert(Measure::DefinesFunction.name(), vec![defines, 1.0]);
+            }
+            if let Some(sandbox) = sandbox {
                 let checks = scope.checks.get(doc_id).cloned().unwrap_or_default();
                 score = f64::from(sandbox.passes(&checks.behind(&program))?);
                 figures.insert(Measure::PassAt1.name(), vec![score, 1.0]);

@@ -149,12 +149,7 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
         Correlations::Ahead => ahead(server, &hello.session, selection)?,
     };
 
-    let masked = model.private.mask(&model.spec, &adapter_seed);
-    let adapter_sha256 = masked.digest();
-    let bytes = match hello.adapter_sha256 == Some(adapter_sha256.clone()) {
-        true => Vec::new(),
-        false => masked.to_bytes(),
-    };
+    let (adapter_sha256, bytes) = model.masked(&adapter_seed, hello.adapter_sha256.as_deref());
     // Before the evaluator can tell the client.
     let waiting = model.terms.is_shared().then(|| (name.clone(), server.inputs.expect(&name, sampling)));
     let welcome = ServerWelcome { terms, adapter_sha256, adapter_bytes: bytes.len() as u64 };

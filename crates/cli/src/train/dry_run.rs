@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 use crate::base_model::Search;
 use crate::failure::BadInput;
 
+/// Model card, identifiers and the heads of files in an exported folder.
+const CARD_BYTES: u64 = 4 << 10;
+
 /// Keys in the cache at which the cost of a token is stated.
 const KEYS: usize = 128;
 
@@ -24,7 +27,10 @@ const KEYS: usize = 128;
 pub fn run(recipe: &Recipe, options: &TrainOptions, json: bool) -> anyhow::Result<ExitCode> {
     let rehearsal = rehearse(recipe, options).map_err(|error| BadInput(error.into()))?;
     let secure = match recipe.lora {
-        Some(_) => Some(secure_cost(recipe, options).map_err(BadInput)?),
+        Some(_) => {
+            let adapter_bytes = rehearsal.estimate.adapter_bytes as u64;
+            Some(secure_cost(recipe, options, adapter_bytes).map_err(BadInput)?)
+        }
         None => None,
     };
     if json {
@@ -71,8 +77,8 @@ fn print_training(rehearsal: &Rehearsal) {
     );
 }
 
-/// The split, and what a token and a prompt will cost under the protocol.
-fn secure_cost(recipe: &Recipe, options: &TrainOptions) -> anyhow::Result<Value> {
+/// The split, the folder that will be exported, and what a token and a prompt will cost under the protocol.
+fn secure_cost(recipe: &Recipe, options: &TrainOptions, adapter_bytes: u64) -> anyhow::Result<Value> {
     let path = match &options.base {
         Some(path) => path.clone(),
         None => Search::default().base(recipe, &options.recipe_dir)?,
@@ -82,12 +88,16 @@ fn secure_cost(recipe: &Recipe, options: &TrainOptions) -> anyhow::Result<Value>
     let spec = decoder_spec(&base.config, &transforms, Default::default())?;
     let decode = tally_decode(&spec, KEYS.min(spec.max_positions - 1))?;
     let prefill = tally_prefill(&spec, spec.bucket(64.min(spec.max_positions)))?;
+    // A manifest is what describes the split, mostly.
+    let manifest = serde_json::to_string_pretty(&transforms)?.len() + serde_json::to_string_pretty(&spec)?.len();
+    let public_bytes = base.files.iter().map(size_of).sum::<u64>();
     Ok(json!({
         "frozen_layers": transforms.frozen_layers,
         "private_layers": spec.num_layers,
         "softmaxes_a_layer": spec.head_groups.first().map(Vec::len),
         "lora_rank": spec.lora_rank,
-        "public_bytes": base.files.iter().map(size_of).sum::<u64>(),
+        "public_bytes": public_bytes,
+        "export_bytes": public_bytes + adapter_bytes + manifest as u64 + CARD_BYTES,
         "decode": {
             "keys": KEYS, "rounds": decode.rounds,
             "client_bytes_sent": decode.e0_to_e1_bytes, "client_bytes_received": decode.e1_to_e0_bytes,
@@ -110,6 +120,7 @@ fn print_secure(secure: &Value) {
     println!("client, in clear   embedding and {} layers", secure["frozen_layers"]);
     println!("under MPC          {} layers, {} softmaxes each", secure["private_layers"], secure["softmaxes_a_layer"]);
     println!("private            rank {}; a client downloads {}", secure["lora_rank"], size(&secure["public_bytes"]));
+    println!("exported folder    {}", size(&secure["export_bytes"]));
     for (step, what) in [("decode", "a token at 128 keys"), ("prefill", "a prompt of 64 tokens")] {
         println!(
             "{what}: {} rounds, client sends {} and receives {}, dealer to server {}",

@@ -90,7 +90,8 @@ impl RmsNorm {
             let h: Vec<i64> = x.iter().map(|&x| (f64::from(x) * unit + 0.5).floor() as i64).collect();
             let squares = h.iter().map(|&h| (h as f64).powi(2)).sum::<f64>();
             // Also false for a row that is no number.
-            if !(squares < f64::from(62).exp2()) {
+            let fits = squares < f64::from(62).exp2();
+            if !fits {
                 return false;
             }
             let inverse = functions::rsqrt(h.iter().map(|&h| (h * h) as u64).sum::<u64>() + epsilon);
