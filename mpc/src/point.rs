@@ -9,18 +9,18 @@
 //! # Construction
 //! A tree over the bits of `x` from the top, in which the two evaluators' nodes differ by a secret `Δ` along the path
 //! of `α` and are equal elsewhere; the lowest bit of a node tells who corrects (`Δ` is odd). Nodes and corrections are
-//! those of the half-tree (Guo, Yang, Wang, Zhang, Xie, Liu, Zhao: EUROCRYPT '23, figure 8):
+//! those of the half-tree's point function (Guo, Yang, Wang, Zhang, Xie, Liu, Zhao: EUROCRYPT '23):
 //! `left = H(s) ⊕ t·C`, `right = H(s) ⊕ s ⊕ t·C`, `C = H(s_0) ⊕ H(s_1) ⊕ (1 - α_i)·Δ`. The comparison is read off the tree
 //! as in Boyle et al. (EUROCRYPT '21, figure 1), in the form that takes it from the parent: where bit `i` of `x` is 0
 //! each evaluator adds `±(H'(s) + t·W)`, with `W = ±(α_i·β - H'(s_0) + H'(s_1))`. That is `α_i·β` on the path of `α` and
 //! zero elsewhere, and of all levels with `x_i = 0` on the path only the one at which `x` leaves it has `α_i = 1`.
 //!
 //! The last levels are one leaf, whose `2^m - 1` values (the largest point is below nothing) are corrected one by one:
-//! `m = 2` for payloads of 6 bytes and more, up to 4 for smaller ones, whichever is shorter.
+//! `m` is what makes a key shortest: 2 for payloads of 6 to 15 bytes, 3 from 3 bytes on, 4 below, 1 for 16.
 //!
 //! # Security
 //! `H(s, tweak) = π(π(s) ⊕ tweak) ⊕ π(s)` with AES under a fixed public key as `π`: tweakable circular correlation robust
-//! in the random-permutation model (Guo, Katz, Wang, Yu: S&P '20, section 7.4). A tweak names the tree, the level and the
+//! in the random-permutation model (Guo, Katz, Wang, Yu: S&P '20, their `TMMO`). A tweak names the tree, the level and the
 //! use, and never repeats in a session. Evaluator `p` knows `s_p` along the path; each correction word is the hash at
 //! `s_p ⊕ Δ` under its own tweak, plus what `p` could add itself, plus at most `Δ`: exactly an answer of the oracle in
 //! that definition. So the correction words are indistinguishable from uniform bytes, whatever `α` and `β`, to either
