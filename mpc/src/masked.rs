@@ -481,6 +481,14 @@ impl Masked {
         }
     }
 
+    /// A share whose halves alone are the value, for those who read them ([`Share::half`]).
+    ///
+    /// # Errors
+    /// [`ProtocolError::Source`] on a lost source.
+    pub fn settle(&mut self, share: &Share) -> Result<Share, ProtocolError> {
+        Ok(self.settled(share)?.into_owned())
+    }
+
     /// Shares what a share has deferred, so that the halves alone are the value.
     fn settled<'a>(&mut self, share: &'a Share) -> Result<Cow<'a, Share>, ProtocolError> {
         if !share.deferred {

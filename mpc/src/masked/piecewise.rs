@@ -6,6 +6,9 @@ use marill_numeric::tables::Piecewise;
 use super::bits::Pending;
 use super::{Masked, ProtocolError, Role, Share, Wire};
 
+/// So many readings of a key count as an element where it is decided what a gate compares with.
+const READS_PER_ELEMENT: usize = 8;
+
 /// What a piecewise function is multiplied by.
 #[derive(Clone, Copy)]
 pub(super) enum Factor<'a> {
@@ -142,7 +145,8 @@ impl Masked {
         // The first threshold is never compared: below it the first interval applies.
         let thresholds = table.threshold.len() - 1;
         let per_row = thresholds + shifts.len();
-        let negative = if self.points(rows) {
+        // One key a row is read at every threshold, which is what takes its time: a prompt's rows keep to digits.
+        let negative = if self.points(rows * thresholds / READS_PER_ELEMENT) {
             self.thresholds_by_points(wire, table, &shifts)?
         } else {
             let pending = self.compare_thresholds(wire, table, &shifts, per_row, place)?;

@@ -181,6 +181,7 @@ fn run_parties(
         let mut spent = Spent::default();
         let share = spent.measure(|| -> Step<_> {
             let share = op.run(engine, &wire, n)?;
+            let share = engine.settle(&share)?;
             engine.flush()?;
             Ok(share)
         })?;
@@ -210,7 +211,8 @@ fn tally(op: Op, n: usize, public: &PublicWeights, material: Material) -> anyhow
     let rows = op.rows(n);
     let wire = engine.input(None, rows, n / rows, input_bits(op))?;
     let before = engine.cost();
-    op.run(&mut engine, &wire, n)?;
+    let share = op.run(&mut engine, &wire, n)?;
+    engine.settle(&share)?;
     Ok(engine.cost() - before)
 }
 
