@@ -35,6 +35,7 @@ mod program;
 mod sampling;
 #[cfg(test)]
 mod script;
+mod stream;
 mod tabulated;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,7 @@ pub(crate) use compare::INDEX_BITS;
 use full::Matrices;
 use pack::{add_packed, byte_width, pack, pack_iter, pack_plane, payload_bytes, unpack, xor_packed_plane};
 pub use points::{Material, POINTS_BELOW};
+use stream::Stream;
 
 /// What can go wrong while a program runs. Every variant says where; none says what a share was.
 #[derive(Debug, thiserror::Error)]
@@ -190,32 +192,6 @@ enum Corrections {
     Seed(Box<Prg>),
     /// E1 reads the other half.
     Stream(Stream),
-}
-
-/// What the source sends, as bytes: where its frames end says nothing.
-struct Stream {
-    channel: Box<dyn Channel>,
-    buffer: Vec<u8>,
-    at: usize,
-}
-
-impl Stream {
-    fn new(channel: Box<dyn Channel>) -> Self {
-        Self { channel, buffer: Vec::new(), at: 0 }
-    }
-
-    fn read(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
-        while self.buffer.len() - self.at < bytes {
-            let frame = self.channel.recv().map_err(ProtocolError::Source)?;
-            if self.at > 0 {
-                self.buffer.drain(..self.at);
-                self.at = 0;
-            }
-            self.buffer.extend_from_slice(&frame);
-        }
-        self.at += bytes;
-        Ok(&self.buffer[self.at - bytes..self.at])
-    }
 }
 
 struct Evaluator {

@@ -31,7 +31,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Channel, Masked, ProtocolError, Role, Share, Stream, Wire, byte_width};
+use super::stream::Stream;
+use super::{Channel, Masked, ProtocolError, Role, Share, Wire, byte_width};
 use crate::point::{CHUNK, Keys, Shape, generate, root};
 
 /// The stream from which an evaluator's roots come.

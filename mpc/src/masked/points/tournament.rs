@@ -1,4 +1,4 @@
-//! Maximum and arg-max on point functions: one round a level.
+//! Signs on point functions, and with them maximum and arg-max: one round a level.
 
 use marill_numeric::fixed::low_mask;
 
@@ -7,6 +7,28 @@ use crate::masked::truncate::sign;
 use crate::masked::{Masked, ProtocolError, Wire};
 
 impl Masked {
+    /// `[x_i - offset_j < 0]` modulo `2^bits`, offsets side by side: all of a row are read from one key, at `x̂ - offset`.
+    pub(in crate::masked) fn negative_by_points(
+        &mut self,
+        x: &Wire,
+        offsets: &[u64],
+        bits: u32,
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let (rows, per_row, k) = (x.len(), offsets.len(), x.bits);
+        let public = |e: usize| x.open[e / per_row].wrapping_sub(offsets[e % per_row]) & low_mask(k);
+        let top = |i: usize| x.mask[i] >> (k - 1) & 1;
+        let comparison = Comparison { rows, per_row, bits: k - 1, payload_bits: &[bits] };
+        let flips = self.compare_points(&comparison, |i| x.mask[i], |i, _| sign(top(i)), public)?.remove(0);
+        let tops = self.correct(rows, bits, top)?;
+        let first = self.is_first();
+        let negative = flips.iter().enumerate().map(|(e, flip)| {
+            let p = public(e) >> (k - 1) & 1;
+            let u = tops[e / per_row].wrapping_add(*flip);
+            (if first { p } else { 0 }).wrapping_add(sign(p).wrapping_mul(u))
+        });
+        Ok(negative.collect())
+    }
+
     /// `[d < 0]·y` for a wire `d` and each of some wires opened with it, as shares modulo the width of `y`; before them
     /// `[d < 0]` itself, modulo the width of `d`.
     pub(in crate::masked) fn negative_times(
