@@ -28,7 +28,7 @@ pub const RECIPES: [(&str, &str, &str); 6] = [
     ),
     (
         "mbpp-smollm2",
-        "SmolLM2-135M-Instruct writes short Python functions, transformed alike, taught by the base",
+        "SmolLM2-135M-Instruct writes short Python functions, half of it frozen, heads unmerged",
         include_str!("../../../recipes/mbpp-smollm2.toml"),
     ),
     ("demo", "the embedded base tells four kinds of request apart", include_str!("../../../recipes/demo.toml")),
