@@ -43,6 +43,6 @@ pub use session::{
 pub use spec::{Architecture, DecoderSpec, Pooling, PrivateForm, Reveal, SpecError};
 pub use twin::Twin;
 pub use weights::{
-    AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter, NormFloats, PrivateWeights,
-    PublicWeights,
+    AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter, MatrixMasks, NormFloats,
+    PrivateWeights, PublicWeights,
 };

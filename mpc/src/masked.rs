@@ -50,7 +50,7 @@ use marill_numeric::fixed::low_mask;
 
 use crate::seed::{Prg, Seed};
 use crate::spec::DecoderSpec;
-use crate::weights::{Lora, MaskedAdapter, PrivateWeights, RingLayer, adapter_masks, matrix_masks};
+use crate::weights::{Lora, MaskedAdapter, MatrixMasks, PrivateWeights, adapter_masks};
 use bits::{Bits, OpenBits};
 pub(crate) use compare::INDEX_BITS;
 use full::Matrices;
@@ -220,7 +220,7 @@ struct Source {
     corrections: Prg,
     roots: [Prg; 2],
     adapter_masks: Vec<[Lora; 7]>,
-    matrix_masks: Vec<RingLayer>,
+    matrix_masks: MatrixMasks,
     sink: Box<dyn Channel>,
     buffer: Vec<u8>,
     /// Correction words for E0, and the way to it.
@@ -358,12 +358,24 @@ impl Masked {
     /// The source of correlations. `sink` leads to E1.
     #[must_use]
     pub fn source(spec: &DecoderSpec, adapter_seed: &Seed, seed0: &Seed, seed1: &Seed, sink: Box<dyn Channel>) -> Self {
+        let matrix_masks = MatrixMasks::expand(spec, adapter_seed);
+        Self::source_with(spec, adapter_seed, matrix_masks, [seed0, seed1], sink)
+    }
+
+    /// As [`Self::source`], with masks that `adapter_seed` was expanded to before.
+    pub(crate) fn source_with(
+        spec: &DecoderSpec,
+        adapter_seed: &Seed,
+        matrix_masks: MatrixMasks,
+        [seed0, seed1]: [&Seed; 2],
+        sink: Box<dyn Channel>,
+    ) -> Self {
         let source = Source {
             masks: [Prg::new(seed0, "wire masks"), Prg::new(seed1, "wire masks")],
             corrections: Prg::new(seed0, "corrections"),
             roots: [seed0, seed1].map(|seed| Prg::new(seed, points::ROOTS)),
             adapter_masks: adapter_masks(spec, adapter_seed),
-            matrix_masks: matrix_masks(spec, adapter_seed),
+            matrix_masks,
             sink,
             buffer: Vec::new(),
             words: None,

@@ -12,7 +12,7 @@ use crate::sampling::{Sampling, Selection};
 use crate::seed::Seed;
 use crate::spec::DecoderSpec;
 use crate::twin::{check_room, pad_prompt};
-use crate::weights::{MaskedAdapter, PrivateWeights, PublicWeights};
+use crate::weights::{MaskedAdapter, MatrixMasks, PrivateWeights, PublicWeights};
 
 /// E0: the client. Holds the boundary activations, learns the tokens.
 pub struct ClientSession {
@@ -187,7 +187,20 @@ impl DealerSession {
     /// `sink` leads to the server.
     #[must_use]
     pub fn new(spec: DecoderSpec, adapter_seed: Seed, seed0: Seed, seed1: Seed, sink: Box<dyn Channel>) -> Self {
-        let engine = Masked::source(&spec, &adapter_seed, &seed0, &seed1, sink);
+        let masks = MatrixMasks::expand(&spec, &adapter_seed);
+        Self::with_masks(spec, &adapter_seed, masks, [seed0, seed1], sink)
+    }
+
+    /// As [`Self::new`], with the masks that `adapter_seed` was expanded to for an earlier session.
+    #[must_use]
+    pub fn with_masks(
+        spec: DecoderSpec,
+        adapter_seed: &Seed,
+        masks: MatrixMasks,
+        [seed0, seed1]: [Seed; 2],
+        sink: Box<dyn Channel>,
+    ) -> Self {
+        let engine = Masked::source_with(&spec, adapter_seed, masks, [&seed0, &seed1], sink);
         let cache = Cache::new(&spec);
         Self { shapes: Arc::new(PublicWeights::shapes_only(&spec)), engine, cache }
     }

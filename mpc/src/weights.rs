@@ -11,7 +11,8 @@ mod full;
 
 pub use affine::{AffineLayerFloats, HeadFloats, MapFloats, NormFloats};
 
-pub(crate) use full::{FullLayer, RingLayer, matrix_masks};
+pub use full::MatrixMasks;
+pub(crate) use full::{FullLayer, RingLayer};
 
 use crate::seed::{Prg, Seed};
 use crate::spec::{DecoderSpec, Module, SpecError};

@@ -4,7 +4,7 @@
 //! parties that both send a large frame first never wait for each other, and no thread hop is paid per message.
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use tungstenite::error::ProtocolError;
@@ -21,11 +21,54 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// reorders or cuts frames, is noticed at once. Against an attacker in the line there is TLS.
 const TRAILER_BYTES: usize = 8;
 
+/// What the WebSocket's codec asks for at once. It fills that much with zeros before every read, even if nothing has
+/// arrived, and a token takes thousands of reads.
+const PIECE_BYTES: usize = 8 << 10;
+/// What the kernel is asked for at once.
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// Reads from the socket in large pieces and hands them on in small ones.
+struct Buffered {
+    socket: Box<dyn Socket>,
+    buffer: Vec<u8>,
+    at: usize,
+    end: usize,
+}
+
+impl Buffered {
+    fn new(socket: Box<dyn Socket>) -> Self {
+        Self { socket, buffer: vec![0; BUFFER_BYTES], at: 0, end: 0 }
+    }
+}
+
+impl Read for Buffered {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.at == self.end {
+            (self.at, self.end) = (0, 0);
+            self.end = self.socket.read(&mut self.buffer)?;
+        }
+        let count = out.len().min(self.end - self.at);
+        out[..count].copy_from_slice(&self.buffer[self.at..][..count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+impl Write for Buffered {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.socket.flush()
+    }
+}
+
 /// A [`Channel`] over one upgraded connection.
 ///
 /// Cost of a round of small frames on loopback: see the ignored test `round_trip_time`.
 pub struct WebSocketChannel {
-    socket: WebSocket<Box<dyn Socket>>,
+    socket: WebSocket<Buffered>,
     inbox: VecDeque<Vec<u8>>,
     timeout: Duration,
     sent: u32,
@@ -37,7 +80,8 @@ impl WebSocketChannel {
     pub fn new(socket: Box<dyn Socket>, already_read: Vec<u8>, role: Role, timeout: Duration) -> Self {
         let limit = Some(MAX_FRAME_BYTES + TRAILER_BYTES);
         let config = WebSocketConfig::default().max_frame_size(limit).max_message_size(limit);
-        let socket = WebSocket::from_partially_read(socket, already_read, role, Some(config));
+        let config = config.read_buffer_size(PIECE_BYTES);
+        let socket = WebSocket::from_partially_read(Buffered::new(socket), already_read, role, Some(config));
         Self { socket, inbox: VecDeque::new(), timeout, sent: 0, received: 0 }
     }
 
@@ -143,7 +187,7 @@ impl WebSocketChannel {
     }
 
     fn wait(&self, interest: Interest, deadline: Instant) -> Result<(), NetError> {
-        match wait(self.socket.get_ref(), interest, deadline)? {
+        match wait(&*self.socket.get_ref().socket, interest, deadline)? {
             true => Ok(()),
             false => Err(NetError::TimedOut { seconds: self.timeout.as_secs() }),
         }

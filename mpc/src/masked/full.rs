@@ -86,7 +86,7 @@ impl Masked {
         let (cols, out) = self.spec.shape(module);
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Source(source) => product(&wire.mask0, &source.matrix_masks[layer][module as usize], cols),
+            Role::Source(source) => product(&wire.mask0, &source.matrix_masks.0[layer][module as usize], cols),
             Role::Evaluator(e) => match &e.matrices {
                 Matrices::Masked(layers) => product(&wire.mask, &layers[layer][module as usize], cols)
                     .into_iter()

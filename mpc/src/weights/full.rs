@@ -1,7 +1,7 @@
 //! Whole matrices as the private part: an ordinary full fine-tune of the private layers.
 //!
 //! E1 holds `W` as 16-bit integers with a scale a row, both secret; E0 holds `Ŵ = W·2^shift + R_W mod 2^k`, once for a
-//! (client, partition), with masks that E1 and the source expand from the adapter seed. What the gate makes of them
+//! partition, with masks that E1 and the source expand from the adapter seed. What the gate makes of them
 //! stands in `masked/full.rs`.
 //!
 //! # How wide the mask is
@@ -111,10 +111,17 @@ pub(super) fn mask(layers: &[FullLayer], spec: &DecoderSpec, adapter_seed: &Seed
     layers.iter().enumerate().map(|(l, layer)| layer.masked(spec, layer_masks(spec, adapter_seed, l))).collect()
 }
 
-/// `R_W` of every layer.
-pub(crate) fn matrix_masks(spec: &DecoderSpec, adapter_seed: &Seed) -> Vec<RingLayer> {
-    let layers = if spec.is_full() { spec.num_layers } else { 0 };
-    (0..layers).into_par_iter().map(|l| layer_masks(spec, adapter_seed, l)).collect()
+/// `R_W` of every layer at the source, for all sessions under one seed: 8 bytes a private weight. None where the spec
+/// keeps low-rank additions.
+#[derive(Clone)]
+pub struct MatrixMasks(pub(crate) Arc<Vec<RingLayer>>);
+
+impl MatrixMasks {
+    #[must_use]
+    pub fn expand(spec: &DecoderSpec, adapter_seed: &Seed) -> Self {
+        let layers = if spec.is_full() { spec.num_layers } else { 0 };
+        Self(Arc::new((0..layers).into_par_iter().map(|l| layer_masks(spec, adapter_seed, l)).collect()))
+    }
 }
 
 fn layer_masks(spec: &DecoderSpec, adapter_seed: &Seed, layer: usize) -> RingLayer {
@@ -188,7 +195,7 @@ mod tests {
         assert_eq!(bytes.len(), MaskedAdapter::bytes_of(&spec));
         let back = MaskedAdapter::from_bytes(&spec, &bytes).unwrap();
         assert_eq!(back.digest(), masked.digest());
-        let masks = matrix_masks(&spec, &seed);
+        let masks = MatrixMasks::expand(&spec, &seed).0;
         for (module, words) in Module::ALL.into_iter().zip(&back.full[1]) {
             let matrix = &private.full[1].matrices[module as usize];
             let modulus = marill_numeric::fixed::low_mask(spec.private_bits(module));

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use marill_mpc::Seed;
+use marill_mpc::{DecoderSpec, MatrixMasks, Seed};
 
 use crate::ServingError;
 use crate::secret_files::random;
@@ -17,6 +17,8 @@ use crate::wire::{hex, unhex};
 pub(crate) struct Masks {
     path: PathBuf,
     state: Mutex<(File, HashMap<(String, String), [u8; 32]>)>,
+    /// Masks of whole matrices by the name of their seed: one set, hundreds of megabytes.
+    expanded: Mutex<Option<([u8; 32], MatrixMasks)>>,
 }
 
 impl Masks {
@@ -33,7 +35,24 @@ impl Masks {
                 seeds.insert((client.to_string(), private.to_string()), seed);
             }
         }
-        Ok(Self { path: path.into(), state: Mutex::new((file, seeds)) })
+        Ok(Self { path: path.into(), state: Mutex::new((file, seeds)), expanded: Mutex::default() })
+    }
+
+    /// What a seed expands to, shared by the sessions of one partition.
+    pub(crate) fn expanded(&self, spec: &DecoderSpec, seed: &Seed) -> MatrixMasks {
+        if !spec.is_full() {
+            return MatrixMasks::expand(spec, seed);
+        }
+        let name = seed.derive("name").to_bytes();
+        let mut kept = self.expanded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, masks)) = kept.as_ref()
+            && *of == name
+        {
+            return masks.clone();
+        }
+        let masks = MatrixMasks::expand(spec, seed);
+        *kept = Some((name, masks.clone()));
+        masks
     }
 
     /// The seed for this client and adapter; a new one is on disk before it is returned.

@@ -10,6 +10,8 @@ use crate::metrics::Metrics;
 use crate::wire::{Reply, SourceHello, Step, recv_json, send_json, spec_sha256, unhex};
 
 const SERVER: &str = "server";
+/// Under this name stand masks that all clients share; no client has it, since theirs are hexadecimal.
+const EVERYBODY: &str = "everybody";
 
 /// Greets the server, then produces the corrections of each step and, ahead of need, those of the next.
 pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), ServingError> {
@@ -45,14 +47,17 @@ fn open(dealer: &Dealer, channel: &mut SharedChannel<WebSocketChannel>) -> Resul
         return Err(bad("nobody takes this session's correction words"));
     }
     dealer.ledger.claim("e1", &hello.session)?;
-    let adapter_seed = dealer.masks.seed(&grant.client_id, &hello.private_sha256)?;
+    // One mask hides whole matrices from all clients alike, whose views together are then the view of one.
+    let holder = if hello.spec.is_full() { EVERYBODY } else { &grant.client_id };
+    let adapter_seed = dealer.masks.seed(holder, &hello.private_sha256)?;
 
     send_json(channel, &Reply::Welcome(())).map_err(ServingError::net(SERVER))?;
     let mut seeds = Zeroizing::new(grant.seed1.to_bytes().to_vec());
     seeds.extend_from_slice(&adapter_seed.to_bytes());
     channel.send(seeds.to_vec()).map_err(ServingError::net(SERVER))?;
     let sink = Box::new(channel.clone());
-    let session = DealerSession::new(hello.spec, adapter_seed, grant.seed0, grant.seed1, sink);
+    let matrices = dealer.masks.expanded(&hello.spec, &adapter_seed);
+    let session = DealerSession::with_masks(hello.spec, &adapter_seed, matrices, [grant.seed0, grant.seed1], sink);
     let session = session.with_selection(hello.selection);
     let session = match words {
         Some(words) => session.with_points(words),
