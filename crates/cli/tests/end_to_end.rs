@@ -116,7 +116,7 @@ fn the_gateway_answers_the_openai_interface() {
         gateway.post("/v1/completions", &json!({ "prompt": "a", "min_tokens": 3, "max_tokens": 2 }));
     assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("min_tokens")));
 
-    // Drawn tokens: on two of six tries at least one of eight differs, unless chance is not asked at all.
+    // Six drawn answers of eight tokens are not all the same.
     let drawn = json!({ "prompt": "hello", "max_tokens": 8, "ignore_eos": true, "temperature": 2, "top_k": 50 });
     let texts: Vec<Value> = (0..6).map(|_| gateway.post("/v1/completions", &drawn).1["choices"][0].clone()).collect();
     assert!(texts[0]["text"].is_string() && texts.iter().any(|text| *text != texts[0]), "{texts:?}");

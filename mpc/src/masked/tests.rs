@@ -290,7 +290,8 @@ fn stochastic_values_are_the_twins_given_the_coins() {
 #[test]
 fn sampled_values_are_the_twins_given_the_noise() {
     let gpt2 = || Scene::gpt2(2).sampling(0.7, Some(40));
-    for scene in [Scene::new(1).sampling(0.7, None), Scene::new(1).sampling(1.3, Some(5)), gpt2()] {
+    let on_points = || Scene::new(2).sampling(0.9, Some(4)).on_points();
+    for scene in [Scene::new(1).sampling(0.7, None), Scene::new(1).sampling(1.3, Some(5)), gpt2(), on_points()] {
         every_value_is_the_twins(&scene, 1, |scene, input, run| scene.twin_with(input, None, run.noise.clone()));
         let (input, many) = (scene.input(1, 11), 8);
         let tokens: Vec<_> = (0..many).map(|_| scene.record(&input, None).tokens).collect();
