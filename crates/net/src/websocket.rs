@@ -73,6 +73,8 @@ pub struct WebSocketChannel {
     timeout: Duration,
     sent: u32,
     received: u32,
+    /// The codec has met an error.
+    broken: bool,
 }
 
 impl WebSocketChannel {
@@ -82,7 +84,7 @@ impl WebSocketChannel {
         let config = WebSocketConfig::default().max_frame_size(limit).max_message_size(limit);
         let config = config.read_buffer_size(PIECE_BYTES);
         let socket = WebSocket::from_partially_read(Buffered::new(socket), already_read, role, Some(config));
-        Self { socket, inbox: VecDeque::new(), timeout, sent: 0, received: 0 }
+        Self { socket, inbox: VecDeque::new(), timeout, sent: 0, received: 0, broken: false }
     }
 
     /// How long a receive, or a send that the peer does not drain, may take.
@@ -111,10 +113,20 @@ impl WebSocketChannel {
     /// could cost the peer the reason.
     fn linger(&mut self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
-        while let Ok(frame) = self.try_read() {
-            if frame.is_none() && self.wait(Interest::Readable, deadline).is_err() {
+        while let Ok(more) = if self.broken { self.discard() } else { self.try_read().map(|frame| frame.is_some()) } {
+            if !more && self.wait(Interest::Readable, deadline).is_err() {
                 return;
             }
+        }
+    }
+
+    /// Reads past the codec, which must not be asked again once it has refused a frame. `false`: nothing has arrived.
+    fn discard(&mut self) -> Result<bool, NetError> {
+        match self.socket.get_mut().read(&mut [0; PIECE_BYTES]) {
+            Ok(0) => Err(NetError::Closed),
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -134,6 +146,9 @@ impl WebSocketChannel {
 
     /// `Ok(None)`: nothing has arrived yet.
     fn try_read(&mut self) -> Result<Option<Vec<u8>>, NetError> {
+        if self.broken {
+            return Err(NetError::Closed);
+        }
         loop {
             match self.socket.read() {
                 Ok(Message::Binary(payload)) => return self.check(payload.into()).map(Some),
@@ -149,7 +164,10 @@ impl WebSocketChannel {
                     ));
                 }
                 Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(net_error(error)),
+                Err(error) => {
+                    self.broken = true;
+                    return Err(net_error(error));
+                }
             }
         }
     }
