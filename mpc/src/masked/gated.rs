@@ -1,4 +1,4 @@
-//! The product inside a gated MLP: `f(cut(gate)) · cut(up)` for a tabulated `f` with a tail of [`Tail::Relu`].
+//! The product inside a gated MLP: `f(cut(gate)) · cut(up)` for a tabulated `f` with a tail of `relu`.
 //!
 //! Both halves are cut by one truncation, whose opening is the only one that `cut(up)` sees: as a factor of an
 //! element-wise product it is used in the form that the truncation leaves it in,
