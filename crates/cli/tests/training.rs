@@ -4,30 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const BASE: &str = r#"
-[model]
-init = "random"
-[model.architecture]
-hidden_size = 32
-intermediate_size = 48
-num_hidden_layers = 3
-num_attention_heads = 4
-num_key_value_heads = 2
-head_dim = 8
-max_position_embeddings = 64
-[tokenizer]
-vocab_size = 320
-[[dataset]]
-path = "rows.jsonl"
-format = "classify"
-labels = ["even", "odd"]
-[data]
-train_on_input = true
-[train]
-max_steps = 2
-[output]
-dir = "base"
-"#;
+const BASE: &str = include_str!("tiny_base.toml");
 
 const TUNE: &str = r#"
 [model]
