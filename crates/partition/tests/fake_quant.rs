@@ -11,7 +11,10 @@ use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
 #[test]
 fn fake_quantised_layers_are_nearer_to_the_integer_program_than_float_layers() {
     let dir = tempfile::tempdir().unwrap();
-    for (seed, merged) in [(1, true), (2, false)] {
+    // Both round: a value at the edge of a rounding may fall on its other side, and one model may be far off. Twenty-four are not.
+    let (mut floats, mut fake_quantised) = (0.0, 0.0);
+    for seed in 1..=24 {
+        let merged = seed % 2 == 1;
         let base = tiny_base(dir.path(), seed).unwrap();
         let transforms = tiny_transforms(&base.config, merged);
         let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
@@ -38,9 +41,11 @@ fn fake_quantised_layers_are_nearer_to_the_integer_program_than_float_layers() {
             let last = x.narrow(0, tokens.len() - 1, 1).unwrap().contiguous().unwrap();
             let logits = decoder.logits(&decoder.finish(&last).unwrap()).unwrap();
             let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
-            logits.iter().zip(&integers).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+            logits.iter().zip(&integers).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
         };
-        let (as_floats, as_integers) = (distance(&float, None), distance(&on_grid, Some(law)));
-        assert!(as_integers < 0.4 * as_floats, "seed {seed}: {as_floats} in floats, {as_integers} fake-quantised");
+        floats += distance(&float, None);
+        fake_quantised += distance(&on_grid, Some(law));
     }
+    let ratio = (fake_quantised / floats).sqrt();
+    assert!(ratio < 0.4, "the distance of the fake-quantised layers is {ratio} of the floats'");
 }
