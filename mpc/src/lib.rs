@@ -14,6 +14,7 @@
 //! The crate is synchronous and free of files, sockets and floats at run time: sessions ([`session`]) talk through
 //! [`marill_net::Channel`].
 
+mod cipher;
 pub mod decoder;
 pub mod encoder;
 pub mod engine;

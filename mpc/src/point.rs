@@ -28,9 +28,9 @@
 
 use std::sync::OnceLock;
 
-use aes::Aes128;
-use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use zeroize::Zeroizing;
+
+use crate::cipher::Cipher;
 
 /// Keys whose correction words travel together, level by level.
 pub(crate) const CHUNK: usize = 256;
@@ -118,17 +118,9 @@ impl Shape {
 
 /// AES under a public key, pi's first digits: nothing is hidden by it.
 fn permute(blocks: &mut [u128]) {
-    static CIPHER: OnceLock<Aes128> = OnceLock::new();
-    let cipher =
-        CIPHER.get_or_init(|| Aes128::new(&0x2437_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes().into()));
-    let swap = |blocks: &mut [u128]| {
-        if cfg!(target_endian = "big") {
-            blocks.iter_mut().for_each(|block| *block = block.swap_bytes());
-        }
-    };
-    swap(blocks);
-    cipher.encrypt_blocks(aes::Block::cast_slice_from_core_mut(bytemuck::cast_slice_mut::<u128, [u8; 16]>(blocks)));
-    swap(blocks);
+    static CIPHER: OnceLock<Cipher> = OnceLock::new();
+    let key = 0x2437_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes();
+    CIPHER.get_or_init(|| Cipher::new(&key)).permute(blocks);
 }
 
 /// `tree` is the number of a key in its session.

@@ -1,9 +1,10 @@
 //! Seeds and the pseudorandom streams that they expand to.
 
-use aes::Aes128;
-use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use marill_numeric::fixed::low_mask;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::cipher::Cipher;
 
 /// A 256-bit seed. Never printed, erased when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -47,42 +48,28 @@ impl Seed {
 
 /// A pseudorandom stream: AES-128 in counter mode under a key derived from a seed and a domain, so that streams of
 /// different domains are independent and no position is used twice. The key schedule is erased when dropped.
-pub(crate) struct Prg {
-    cipher: Aes128,
+pub struct Prg {
+    cipher: Cipher,
     counter: u64,
 }
 
 impl Prg {
-    pub(crate) fn new(seed: &Seed, domain: &str) -> Self {
+    #[must_use]
+    pub fn new(seed: &Seed, domain: &str) -> Self {
         let key = seed.derive(domain);
-        let key: [u8; 16] = key.0[..16].try_into().expect("a seed has 32 bytes");
-        Self { cipher: Aes128::new(&key.into()), counter: 0 }
+        let key: &[u8; 16] = key.0.first_chunk().expect("a seed has 32 bytes");
+        Self { cipher: Cipher::new(key), counter: 0 }
     }
 
     /// The next `n` words. Whole blocks are consumed, the same number for the same `n` in every party.
-    pub(crate) fn words(&mut self, n: usize) -> Vec<u64> {
-        // Counter blocks are written where the stream will stand and encrypted in place.
-        let mut out = vec![0u64; n.next_multiple_of(2)];
-        for (k, block) in out.chunks_exact_mut(2).enumerate() {
-            block[0] = (self.counter + k as u64).to_le();
-        }
-        self.counter += (out.len() / 2) as u64;
-        let blocks: &mut [[u8; 16]] = bytemuck::cast_slice_mut(&mut out);
-        self.cipher.encrypt_blocks(aes::Block::cast_slice_from_core_mut(blocks));
-        if cfg!(target_endian = "big") {
-            out.iter_mut().for_each(|w| *w = u64::from_le(*w));
-        }
-        out.truncate(n);
-        out
+    pub fn words(&mut self, n: usize) -> Vec<u64> {
+        self.reduced(n, 64)
     }
 
     /// As [`Self::words`], reduced to `bits` bits.
-    pub(crate) fn reduced(&mut self, n: usize, bits: u32) -> Vec<u64> {
-        let mut words = self.words(n);
-        if bits < 64 {
-            let mask = marill_numeric::fixed::low_mask(bits);
-            words.iter_mut().for_each(|w| *w &= mask);
-        }
+    pub fn reduced(&mut self, n: usize, bits: u32) -> Vec<u64> {
+        let words = self.cipher.stream(self.counter, n, low_mask(bits));
+        self.counter += n.div_ceil(2) as u64;
         words
     }
 }
