@@ -10,6 +10,7 @@
 
 use aes::Aes128;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use zeroize::Zeroizing;
 
 /// AES-128 under one key.
 pub(crate) struct Cipher(Backend);
@@ -52,6 +53,39 @@ impl Cipher {
         }
     }
 
+    /// `π(π(s) ⊕ t) ⊕ π(s)` of each of the `nodes`, into each of the `out`s: the tweak of node `i` there is
+    /// `tweaks[i] ^ uses[k]`. Blocks are little-endian numbers; all slices are of one length.
+    pub(crate) fn hash<const N: usize>(
+        &self,
+        nodes: &[u128],
+        tweaks: &[u128],
+        uses: [u128; N],
+        mut out: [&mut [u128]; N],
+    ) {
+        let n = nodes.len();
+        assert!(tweaks.len() == n && out.iter().all(|out| out.len() == n), "one tweak and one result a node");
+        #[cfg(target_arch = "x86_64")]
+        if let Backend::Wide(keys) = &self.0 {
+            return keys.hash(nodes, tweaks, uses, &mut out);
+        }
+        const LANES: usize = 64;
+        let mut once = Zeroizing::new([0u128; LANES]);
+        for start in (0..n).step_by(LANES) {
+            let end = (start + LANES).min(n);
+            let once = &mut once[..end - start];
+            once.copy_from_slice(&nodes[start..end]);
+            self.permute(once);
+            for (out, used) in out.iter_mut().zip(uses) {
+                let out = &mut out[start..end];
+                for ((out, h), tweak) in out.iter_mut().zip(&*once).zip(&tweaks[start..end]) {
+                    *out = h ^ tweak ^ used;
+                }
+                self.permute(out);
+                out.iter_mut().zip(&*once).for_each(|(out, h)| *out ^= h);
+            }
+        }
+    }
+
     /// Encrypts blocks, little-endian numbers, in place.
     pub(crate) fn permute(&self, blocks: &mut [u128]) {
         match &self.0 {
@@ -79,8 +113,9 @@ mod wide {
 
     use zeroize::{Zeroize, ZeroizeOnDrop};
 
-    /// Words of a vector.
+    /// Words and blocks of a vector.
     const WORDS: usize = 8;
+    const BLOCKS: usize = 4;
     /// Vectors on their way at once: what hides the latency of a round.
     const AT_ONCE: usize = 8;
 
@@ -111,6 +146,18 @@ mod wide {
         pub(super) fn permute(&self, blocks: &mut [u128]) {
             // SAFETY: `new` detected the features.
             unsafe { permute(&self.0, blocks) }
+        }
+
+        /// See [`super::Cipher::hash`], which compares the lengths.
+        pub(super) fn hash<const N: usize>(
+            &self,
+            nodes: &[u128],
+            tweaks: &[u128],
+            uses: [u128; N],
+            out: &mut [&mut [u128]; N],
+        ) {
+            // SAFETY: `new` detected the features.
+            unsafe { hash(&self.0, nodes, tweaks, uses, out) }
         }
     }
 
@@ -190,26 +237,78 @@ mod wide {
     #[target_feature(enable = "avx512f,vaes")]
     fn permute(keys: &[u128; 11], blocks: &mut [u128]) {
         let keys = broadcast(keys);
-        let words: &mut [u64] = bytemuck::cast_slice_mut(blocks);
-        let mut chunks = words.chunks_exact_mut(WORDS * AT_ONCE);
+        let mut chunks = blocks.chunks_exact_mut(BLOCKS * AT_ONCE);
         for chunk in &mut chunks {
-            let mut blocks = [_mm512_set1_epi64(0); AT_ONCE];
-            for (b, words) in blocks.iter_mut().zip(chunk.chunks_exact(WORDS)) {
-                // SAFETY: `words` are `WORDS` words.
-                *b = unsafe { std::arch::x86_64::_mm512_loadu_si512(words.as_ptr().cast()) };
-            }
-            for (words, b) in chunk.chunks_exact_mut(WORDS).zip(encrypt(&keys, blocks)) {
-                // SAFETY: as above.
-                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), b) };
-            }
+            let read = load::<AT_ONCE>(chunk);
+            store(chunk, encrypt(&keys, read));
         }
-        for words in chunks.into_remainder().chunks_mut(WORDS) {
-            let there = named(words.len());
+        for chunk in chunks.into_remainder().chunks_mut(BLOCKS) {
+            let read = load::<1>(chunk);
+            store(chunk, encrypt(&keys, read));
+        }
+    }
+
+    #[target_feature(enable = "avx512f,vaes")]
+    fn hash<const N: usize>(
+        keys: &[u128; 11],
+        nodes: &[u128],
+        tweaks: &[u128],
+        uses: [u128; N],
+        out: &mut [&mut [u128]; N],
+    ) {
+        const VECTORS: usize = AT_ONCE / 2;
+        let keys = broadcast(keys);
+        let uses = uses.map(|used| _mm512_broadcast_i32x4(bytemuck::cast(used)));
+        let whole = nodes.len() / (BLOCKS * VECTORS) * (BLOCKS * VECTORS);
+        for at in (0..whole).step_by(BLOCKS * VECTORS) {
+            hash_some::<N, VECTORS>(&keys, at..at + BLOCKS * VECTORS, nodes, tweaks, uses, out);
+        }
+        for at in (whole..nodes.len()).step_by(BLOCKS) {
+            hash_some::<N, 1>(&keys, at..(at + BLOCKS).min(nodes.len()), nodes, tweaks, uses, out);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,vaes")]
+    fn hash_some<const N: usize, const V: usize>(
+        keys: &[__m512i; 11],
+        range: std::ops::Range<usize>,
+        nodes: &[u128],
+        tweaks: &[u128],
+        uses: [__m512i; N],
+        out: &mut [&mut [u128]; N],
+    ) {
+        let once = encrypt(keys, load::<V>(&nodes[range.clone()]));
+        let mut tweaked = load::<V>(&tweaks[range.clone()]);
+        tweaked.iter_mut().zip(once).for_each(|(t, h)| *t = _mm512_xor_si512(*t, h));
+        for (out, used) in out.iter_mut().zip(uses) {
+            let mut hashed = tweaked;
+            hashed.iter_mut().for_each(|t| *t = _mm512_xor_si512(*t, used));
+            hashed = encrypt(keys, hashed);
+            hashed.iter_mut().zip(once).for_each(|(t, h)| *t = _mm512_xor_si512(*t, h));
+            store(&mut out[range.clone()], hashed);
+        }
+    }
+
+    /// Up to `4 V` blocks; zeros where there are fewer.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load<const V: usize>(blocks: &[u128]) -> [__m512i; V] {
+        let mut vectors = [_mm512_set1_epi64(0); V];
+        for (vector, blocks) in vectors.iter_mut().zip(blocks.chunks(BLOCKS)) {
             // SAFETY: the mask names as many words as there are.
-            unsafe {
-                let [b] = encrypt(&keys, [_mm512_maskz_loadu_epi64(there, words.as_ptr().cast())]);
-                _mm512_mask_storeu_epi64(words.as_mut_ptr().cast(), there, b);
-            }
+            *vector = unsafe { _mm512_maskz_loadu_epi64(named(2 * blocks.len()), blocks.as_ptr().cast()) };
+        }
+        vectors
+    }
+
+    /// As many blocks as there is room for.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn store<const V: usize>(blocks: &mut [u128], vectors: [__m512i; V]) {
+        for (vector, blocks) in vectors.into_iter().zip(blocks.chunks_mut(BLOCKS)) {
+            // SAFETY: the mask names as many words as there are.
+            unsafe { _mm512_mask_storeu_epi64(blocks.as_mut_ptr().cast(), named(2 * blocks.len()), vector) };
         }
     }
 
@@ -250,14 +349,36 @@ mod tests {
                 }
             }
             let blocks: Vec<u128> = (0..n as u128).map(|k| (k << 77) | (3 * k)).collect();
-            let [mut a, mut b] = [blocks.clone(), blocks];
+            let [mut a, mut b] = [blocks.clone(), blocks.clone()];
             wide.permute(&mut a);
             portable.permute(&mut b);
             assert_eq!(a, b, "{n} blocks");
+            let [x, y] = [&wide, &portable].map(|aes| {
+                let (mut x, mut y) = (vec![0; n], vec![0; n]);
+                aes.hash(&blocks, &a, [1 << 90, 7], [&mut x, &mut y]);
+                let mut z = vec![0; n];
+                aes.hash(&blocks, &a, [7], [&mut z]);
+                assert_eq!(y, z);
+                (x, y)
+            });
+            assert_eq!(x, y, "hashes of {n} blocks");
         }
     }
 
-    /// Tells, where a test's output is looked at, whether this machine compared anything.
+    #[test]
+    fn the_hash_is_that_of_its_definition() {
+        let aes = Cipher::portable(&KEY);
+        let permuted = |mut block: u128| {
+            aes.permute(std::slice::from_mut(&mut block));
+            block
+        };
+        let (node, tweak, used) = (0x1234_5678_u128 << 70 | 99, 5 << 64, 3 << 32);
+        let mut hash = [0];
+        aes.hash(&[node], &[tweak], [used], [&mut hash]);
+        assert_eq!(hash[0], permuted(permuted(node) ^ tweak ^ used) ^ permuted(node));
+    }
+
+    /// Elsewhere the comparisons above compare the portable form with itself.
     #[test]
     fn a_machine_with_the_instructions_takes_them() {
         #[cfg(target_arch = "x86_64")]

@@ -28,6 +28,7 @@
 
 use std::sync::OnceLock;
 
+use marill_numeric::fixed::low_mask;
 use zeroize::Zeroizing;
 
 use crate::cipher::Cipher;
@@ -35,7 +36,7 @@ use crate::cipher::Cipher;
 /// Keys whose correction words travel together, level by level.
 pub(crate) const CHUNK: usize = 256;
 /// Points that are walked side by side.
-const LANES: usize = 512;
+const LANES: usize = 128;
 
 /// Bytes of a correction word for nodes.
 const NODE_BYTES: usize = 16;
@@ -92,18 +93,7 @@ impl Shape {
         self.widths.len()
     }
 
-    /// A payload in one block, element by element.
-    fn join(&self, values: impl Fn(usize) -> u64) -> u128 {
-        let mut at = 0;
-        (0..self.columns()).fold(0, |block, c| {
-            let width = self.widths[c];
-            let value = u128::from(values(c) & marill_numeric::fixed::low_mask(8 * width as u32)) << (8 * at);
-            at += width;
-            block | value
-        })
-    }
-
-    /// Element `c` of a block modulo its width; what stands above it is left in place.
+    /// Where the elements of a payload start in its block, in bits.
     fn offsets(&self) -> Vec<u32> {
         self.widths
             .iter()
@@ -117,39 +107,18 @@ impl Shape {
 }
 
 /// AES under a public key, pi's first digits: nothing is hidden by it.
-fn permute(blocks: &mut [u128]) {
+fn cipher() -> &'static Cipher {
     static CIPHER: OnceLock<Cipher> = OnceLock::new();
-    let key = 0x2437_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes();
-    CIPHER.get_or_init(|| Cipher::new(&key)).permute(blocks);
+    CIPHER.get_or_init(|| Cipher::new(&0x2437_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes()))
 }
 
-/// `tree` is the number of a key in its session.
-fn tweak(tree: u64, level: u32, kind: u32) -> u128 {
-    u128::from(tree) << 64 | u128::from(level) << 32 | u128::from(kind)
+/// The part of a tweak that names a tree, by its number in its session, and the part that names a use within it.
+fn tree_tweak(tree: u64) -> u128 {
+    u128::from(tree) << 64
 }
 
-/// The two hashes of each node, in place of `hashes`: `[π(s)] [child] [value]`.
-fn expand(
-    nodes: &[u128],
-    hashes: &mut [u128],
-    level: u32,
-    tree: impl Fn(usize) -> u64,
-    value_kind: impl Fn(usize) -> u32,
-) {
-    let (once, rest) = hashes.split_at_mut(nodes.len());
-    let (child, value) = rest.split_at_mut(nodes.len());
-    once.copy_from_slice(nodes);
-    permute(once);
-    for (i, &h) in once.iter().enumerate() {
-        child[i] = h ^ tweak(tree(i), level, CHILD);
-        value[i] = h ^ tweak(tree(i), level, value_kind(i));
-    }
-    permute(rest);
-    let (child, value) = rest.split_at_mut(nodes.len());
-    for (i, &h) in once.iter().enumerate() {
-        child[i] ^= h;
-        value[i] ^= h;
-    }
+fn use_tweak(level: u32, kind: u32) -> u128 {
+    u128::from(level) << 32 | u128::from(kind)
 }
 
 /// All ones where the lowest bit is set.
@@ -160,6 +129,65 @@ fn spread(bit: u128) -> u128 {
 /// Fixes the lowest bit of a root: E0's nodes on the path are even at first, E1's odd.
 pub(crate) fn root(low: u64, high: u64, first: bool) -> u128 {
     (u128::from(high) << 64 | u128::from(low)) & !1 | u128::from(!first)
+}
+
+/// Both evaluators' nodes of a level, as the source sees them, and their hashes.
+struct Pair {
+    nodes: [Zeroizing<Vec<u128>>; 2],
+    child: [Zeroizing<Vec<u128>>; 2],
+    value: [Zeroizing<Vec<u128>>; 2],
+    tweaks: Vec<u128>,
+}
+
+impl Pair {
+    fn new(roots: [&[u128]; 2], first_tree: u64) -> Self {
+        let zeros = || [0, 1].map(|_| Zeroizing::new(vec![0; roots[0].len()]));
+        let tweaks = (0..roots[0].len()).map(|i| tree_tweak(first_tree + i as u64)).collect();
+        Self { nodes: roots.map(|r| Zeroizing::new(r.to_vec())), child: zeros(), value: zeros(), tweaks }
+    }
+
+    /// Appends the words of one level's nodes and goes down to the nodes of the next.
+    fn descend(&mut self, alpha: &[u64], at: u32, out: &mut Vec<u8>) {
+        let [nodes0, nodes1] = &mut self.nodes;
+        for (i, alpha) in alpha.iter().enumerate() {
+            let right = spread(u128::from(alpha >> at));
+            let (a, b) = (nodes0[i], nodes1[i]);
+            let word = self.child[0][i] ^ self.child[1][i] ^ (!right & (a ^ b));
+            out.extend_from_slice(&word.to_le_bytes());
+            nodes0[i] = self.child[0][i] ^ (right & a) ^ (spread(a) & word);
+            nodes1[i] = self.child[1][i] ^ (right & b) ^ (spread(b) & word);
+        }
+    }
+
+    /// Appends `±(β - H'(s_0) + H'(s_1))`, element by element, where `bit` of a key is set, and the same with zero for `β`
+    /// elsewhere. The sign is plus where E0 corrects, whose nodes' lowest bits are `corrects`.
+    fn values(
+        &self,
+        shape: &Shape,
+        payload: &[Vec<u64>],
+        bit: impl Fn(usize) -> u64,
+        corrects: &[u64],
+        out: &mut Vec<u8>,
+    ) {
+        let (n, bytes) = (corrects.len(), shape.payload_bytes());
+        let mut blocks = Zeroizing::new(vec![0u128; n]);
+        for ((payload, &width), offset) in payload.iter().zip(&shape.widths).zip(shape.offsets()) {
+            let modulus = low_mask(8 * width as u32);
+            for (i, block) in blocks.iter_mut().enumerate() {
+                let [a, b] = [0, 1].map(|p| (self.value[p][i] >> offset) as u64);
+                let value = (bit(i).wrapping_neg() & payload[i]).wrapping_sub(a).wrapping_add(b);
+                let minus = corrects[i].wrapping_sub(1);
+                *block |= u128::from((value ^ minus).wrapping_sub(minus) & modulus) << offset;
+            }
+        }
+        // Whole blocks are written; the next one covers what a payload leaves of them.
+        let start = out.len();
+        out.resize(start + n * bytes + PAYLOAD_BYTES, 0);
+        for (i, block) in blocks.iter().enumerate() {
+            out[start + i * bytes..][..PAYLOAD_BYTES].copy_from_slice(&block.to_le_bytes());
+        }
+        out.truncate(start + n * bytes);
+    }
 }
 
 /// Appends the correction words of up to [`CHUNK`] keys.
@@ -175,70 +203,41 @@ pub(crate) fn generate(
     out: &mut Vec<u8>,
 ) {
     let n = alpha.len();
-    let mut nodes = roots.map(|roots| Zeroizing::new(roots.to_vec()));
-    let mut hashes = [0, 1].map(|_| Zeroizing::new(vec![0u128; 3 * n]));
-    let tree = |i: usize| first_tree + i as u64;
+    let mut pair = Pair::new(roots, first_tree);
     let payload: Zeroizing<Vec<Vec<u64>>> =
         Zeroizing::new((0..shape.columns()).map(|c| (0..n).map(|i| payload(i, c)).collect()).collect());
-    let bytes = shape.payload_bytes();
-    out.reserve(n * shape.key_bytes());
-    // ±(bit·β - H'(s_0) + H'(s_1)), element by element.
-    let offsets = shape.offsets();
-    let value = |i: usize, bit: u64, pair: [u128; 2], corrects_first: u128| {
-        let sign = ((corrects_first & 1) as u64).wrapping_mul(2).wrapping_sub(1);
-        shape.join(|c| {
-            let [a, b] = pair.map(|block| (block >> offsets[c]) as u64);
-            bit.wrapping_mul(payload[c][i]).wrapping_sub(a).wrapping_add(b).wrapping_mul(sign)
-        })
+    let mut corrects = Zeroizing::new(vec![0u64; n]);
+    let note = |corrects: &mut [u64], nodes: &[u128]| {
+        corrects.iter_mut().zip(nodes).for_each(|(corrects, node)| *corrects = *node as u64 & 1);
     };
+    out.reserve(n * shape.key_bytes() + PAYLOAD_BYTES);
     for level in 0..shape.levels() {
-        for (nodes, hashes) in nodes.iter().zip(&mut hashes) {
-            expand(nodes, hashes, level, tree, |_| VALUE);
+        let uses = [use_tweak(level, CHILD), use_tweak(level, VALUE)];
+        for p in 0..2 {
+            cipher().hash(&pair.nodes[p], &pair.tweaks, uses, [&mut pair.child[p], &mut pair.value[p]]);
         }
         let at = shape.bits - 1 - level;
-        for i in 0..n {
-            let bit = u128::from(alpha[i] >> at & 1);
-            let delta = nodes[0][i] ^ nodes[1][i];
-            let word = hashes[0][n + i] ^ hashes[1][n + i] ^ (spread(bit ^ 1) & delta);
-            out.extend_from_slice(&word.to_le_bytes());
-        }
-        let words = out.len() - n * NODE_BYTES;
-        for i in 0..n {
-            let bit = alpha[i] >> at & 1;
-            let word = value(i, bit, [hashes[0][2 * n + i], hashes[1][2 * n + i]], nodes[0][i]);
-            out.extend_from_slice(&word.to_le_bytes()[..bytes]);
-        }
-        for (nodes, hashes) in nodes.iter_mut().zip(&hashes) {
-            for (i, node) in nodes.iter_mut().enumerate() {
-                let word = block(&out[words + i * NODE_BYTES..]);
-                let right = spread(u128::from(alpha[i] >> at));
-                *node = hashes[n + i] ^ (right & *node) ^ (spread(*node) & word);
-            }
-        }
+        note(&mut corrects, &pair.nodes[0]);
+        pair.descend(alpha, at, out);
+        pair.values(shape, &payload, |i| alpha[i] >> at & 1, &corrects, out);
     }
-    for v in 0..shape.leaf_values() {
-        for (nodes, hashes) in nodes.iter().zip(&mut hashes) {
-            expand(nodes, hashes, shape.levels(), tree, |_| VALUE + v as u32);
+    note(&mut corrects, &pair.nodes[0]);
+    let low = low_mask(shape.leaf_bits());
+    for v in 0..shape.leaf_values() as u32 {
+        for p in 0..2 {
+            cipher().hash(&pair.nodes[p], &pair.tweaks, [use_tweak(shape.levels(), VALUE + v)], [&mut pair.value[p]]);
         }
-        for i in 0..n {
-            let low = alpha[i] & marill_numeric::fixed::low_mask(shape.leaf_bits());
-            let bit = u64::from((v as u64) < low);
-            let word = value(i, bit, [hashes[0][2 * n + i], hashes[1][2 * n + i]], nodes[0][i]);
-            out.extend_from_slice(&word.to_le_bytes()[..bytes]);
-        }
+        pair.values(shape, &payload, |i| u64::from(u64::from(v) < alpha[i] & low), &corrects, out);
     }
 }
 
-fn block(bytes: &[u8]) -> u128 {
+/// The block at a place; zeros stand for what lies behind the end.
+fn block(bytes: &[u8], at: usize) -> u128 {
+    if let Some(block) = bytes.get(at..at + NODE_BYTES) {
+        return u128::from_le_bytes(block.try_into().expect("a block has 16 bytes"));
+    }
     let mut block = [0; NODE_BYTES];
-    block.copy_from_slice(&bytes[..NODE_BYTES]);
-    u128::from_le_bytes(block)
-}
-
-/// A payload's correction; the bytes above it are zero.
-fn payload_block(bytes: &[u8], width: usize) -> u128 {
-    let mut block = [0; PAYLOAD_BYTES];
-    block[..width].copy_from_slice(&bytes[..width]);
+    block[..bytes.len() - at].copy_from_slice(&bytes[at..]);
     u128::from_le_bytes(block)
 }
 
@@ -252,55 +251,88 @@ pub(crate) struct Keys<'a> {
     pub(crate) first_tree: u64,
 }
 
+/// Points walked side by side: where they stand, and what a level makes of that.
+struct Walkers {
+    /// The key that each is read under.
+    key: Vec<usize>,
+    tweaks: Vec<u128>,
+    nodes: Zeroizing<Vec<u128>>,
+    child: Zeroizing<Vec<u128>>,
+    value: Zeroizing<Vec<u128>>,
+    /// The level's correction of the value where the node corrects.
+    correction: Zeroizing<Vec<u128>>,
+}
+
+impl Walkers {
+    fn new() -> Self {
+        let zeros = || Zeroizing::new(vec![0; LANES]);
+        let (key, tweaks) = (vec![0; LANES], vec![0; LANES]);
+        Self { key, tweaks, nodes: zeros(), child: zeros(), value: zeros(), correction: zeros() }
+    }
+
+    /// Adds what a level, or a leaf, is worth to each point of which `counts` is all ones.
+    fn add(&self, offsets: &[u32], counts: impl Fn(usize) -> u64, sums: &mut [&mut [u64]]) {
+        for (sums, &offset) in sums.iter_mut().zip(offsets) {
+            for (j, sum) in sums.iter_mut().enumerate() {
+                let (own, correction) = ((self.value[j] >> offset) as u64, (self.correction[j] >> offset) as u64);
+                *sum = sum.wrapping_add(own.wrapping_add(correction) & counts(j));
+            }
+        }
+    }
+}
+
 impl Keys<'_> {
-    /// Adds this evaluator's results to `sums[element][point]`; point `j` is read under key `j / per_key`.
+    /// This evaluator's results in `sums[element][point]`, which are zeros at first; point `j` is read under key
+    /// `j / per_key`. What stands above an element's width is noise.
     pub(crate) fn evaluate(&self, points: &[u64], per_key: usize, sums: &mut [&mut [u64]]) {
+        let mut walkers = Walkers::new();
         for start in (0..points.len()).step_by(LANES) {
             let end = (start + LANES).min(points.len());
+            for (j, key) in walkers.key[..end - start].iter_mut().enumerate() {
+                *key = (start + j) / per_key;
+            }
             let mut lanes: Vec<&mut [u64]> = sums.iter_mut().map(|column| &mut column[start..end]).collect();
-            self.walk(&points[start..end], |j| (start + j) / per_key, &mut lanes);
+            self.walk(&points[start..end], &mut walkers, &mut lanes);
         }
     }
 
-    fn walk(&self, points: &[u64], key: impl Fn(usize) -> usize, sums: &mut [&mut [u64]]) {
+    fn walk(&self, points: &[u64], walkers: &mut Walkers, sums: &mut [&mut [u64]]) {
         let (shape, n, keys) = (self.shape, points.len(), self.roots.len());
-        let payload = shape.payload_bytes();
-        let offsets = shape.offsets();
-        let mut nodes = Zeroizing::new((0..n).map(|j| self.roots[key(j)]).collect::<Vec<u128>>());
-        let mut hashes = Zeroizing::new(vec![0u128; 3 * n]);
-        let sign = if self.first { 1 } else { u64::MAX };
-        let tree = |j: usize| self.first_tree + key(j) as u64;
-        let mut add = |j: usize, value: u128, node: u128, correction: u128, counts: bool| {
-            // A point is public, a node is not.
-            let (factor, corrects) = (sign.wrapping_mul(u64::from(counts)), spread(node) as u64);
-            for (column, offset) in sums.iter_mut().zip(&offsets) {
-                let own = (value >> offset) as u64;
-                let word = (correction >> offset) as u64 & corrects;
-                column[j] = column[j].wrapping_add(factor.wrapping_mul(own.wrapping_add(word)));
-            }
-        };
+        let (payload, offsets) = (shape.payload_bytes(), shape.offsets());
+        for j in 0..n {
+            walkers.nodes[j] = self.roots[walkers.key[j]];
+            walkers.tweaks[j] = tree_tweak(self.first_tree + walkers.key[j] as u64);
+        }
         let level_bytes = keys * (NODE_BYTES + payload);
         for level in 0..shape.levels() {
-            expand(&nodes, &mut hashes, level, tree, |_| VALUE);
-            let words = &self.words[level as usize * level_bytes..][..level_bytes];
-            let (node_words, values) = words.split_at(keys * NODE_BYTES);
+            let w = &mut *walkers;
+            let uses = [use_tweak(level, CHILD), use_tweak(level, VALUE)];
+            cipher().hash(&w.nodes[..n], &w.tweaks[..n], uses, [&mut w.child[..n], &mut w.value[..n]]);
+            let words = &self.words[level as usize * level_bytes..];
             let at = shape.bits - 1 - level;
-            for j in 0..n {
-                let (right, k) = (points[j] >> at & 1, key(j));
-                let correction = payload_block(&values[k * payload..], payload);
-                add(j, hashes[2 * n + j], nodes[j], correction, right == 0);
-                let word = block(&node_words[k * NODE_BYTES..]);
-                let kept = u128::from(right).wrapping_neg() & nodes[j];
-                nodes[j] = hashes[n + j] ^ kept ^ (spread(nodes[j]) & word);
+            for (j, point) in points.iter().enumerate() {
+                let (node, key) = (w.nodes[j], w.key[j]);
+                let corrects = spread(node);
+                w.correction[j] = corrects & block(words, keys * NODE_BYTES + key * payload);
+                // A point is public, a node is not.
+                let kept = spread(u128::from(point >> at)) & node;
+                w.nodes[j] = w.child[j] ^ kept ^ (corrects & block(words, key * NODE_BYTES));
             }
+            walkers.add(&offsets, |j| (points[j] >> at & 1).wrapping_sub(1), sums);
         }
-        let values = &self.words[shape.levels() as usize * level_bytes..];
-        let leaf = |j: usize| (points[j] & marill_numeric::fixed::low_mask(shape.leaf_bits())) as usize;
-        expand(&nodes, &mut hashes, shape.levels(), tree, |j| VALUE + leaf(j) as u32);
+        let leaf = |j: usize| (points[j] & low_mask(shape.leaf_bits())) as usize;
+        let w = &mut *walkers;
+        (0..n).for_each(|j| w.tweaks[j] ^= use_tweak(shape.levels(), VALUE + leaf(j) as u32));
+        cipher().hash(&w.nodes[..n], &w.tweaks[..n], [0], [&mut w.value[..n]]);
+        let words = &self.words[shape.levels() as usize * level_bytes..];
         for j in 0..n {
-            let counts = leaf(j) < shape.leaf_values();
-            let at = if counts { leaf(j) * keys * payload } else { 0 } + key(j) * payload;
-            add(j, hashes[2 * n + j], nodes[j], payload_block(&values[at..], payload), counts);
+            // The largest point of a leaf is below nothing and has no word: it takes the first, and does not count.
+            let at = if leaf(j) < shape.leaf_values() { leaf(j) * keys * payload } else { 0 };
+            w.correction[j] = spread(w.nodes[j]) & block(words, at + w.key[j] * payload);
+        }
+        walkers.add(&offsets, |j| u64::from(leaf(j) < shape.leaf_values()).wrapping_neg(), sums);
+        if !self.first {
+            sums.iter_mut().flat_map(|column| column.iter_mut()).for_each(|sum| *sum = sum.wrapping_neg());
         }
     }
 }
@@ -309,7 +341,6 @@ impl Keys<'_> {
 mod tests {
     use super::*;
     use crate::seed::{Prg, Seed};
-    use marill_numeric::fixed::low_mask;
 
     fn roots(n: usize, seed: u8) -> [Vec<u128>; 2] {
         let mut prg = Prg::new(&Seed::from_bytes([seed; 32]), "point roots");
@@ -322,12 +353,15 @@ mod tests {
         let mut words = Vec::new();
         generate(shape, [&roots[0], &roots[1]], alpha, |i, c| payload[c][i], 7, &mut words);
         assert_eq!(words.len(), alpha.len() * shape.key_bytes());
-        let mut sums = vec![vec![0u64; points.len()]; shape.columns()];
-        for (first, roots) in [true, false].into_iter().zip(&roots) {
+        let halves = [true, false].map(|first| {
+            let mut sums = vec![vec![0u64; points.len()]; shape.columns()];
             let mut columns: Vec<&mut [u64]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
+            let roots = &roots[usize::from(!first)];
             Keys { shape, first, roots, words: &words, first_tree: 7 }.evaluate(points, per_key, &mut columns);
-        }
-        sums
+            sums
+        });
+        let add = |(a, b): (&Vec<u64>, &Vec<u64>)| a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect();
+        halves[0].iter().zip(&halves[1]).map(add).collect()
     }
 
     fn check(bits: u32, widths: &[usize], alpha: &[u64], points: &[u64], per_key: usize) {

@@ -136,7 +136,7 @@ impl Masked {
                     source.emit()?;
                     return Ok(vec![Vec::new(); shape.columns()]);
                 }
-                let mut words = Vec::with_capacity(total);
+                let before = source.buffer.len();
                 for start in (0..c.rows).step_by(CHUNK) {
                     let rows = start..(start + CHUNK).min(c.rows);
                     let roots = [(&roots[0], true), (&roots[1], false)].map(|(words, first)| {
@@ -147,11 +147,11 @@ impl Masked {
                     let alpha =
                         Zeroizing::new(rows.clone().map(|i| threshold(i) & low_mask(c.bits)).collect::<Vec<u64>>());
                     let payload = |i: usize, column: usize| payload(start + i, column);
-                    generate(&shape, [&roots[0], &roots[1]], &alpha, payload, first_tree + start as u64, &mut words);
+                    let words = &mut source.buffer;
+                    generate(&shape, [&roots[0], &roots[1]], &alpha, payload, first_tree + start as u64, words);
                 }
-                source.buffer.extend_from_slice(&words);
                 if let Some((_, buffer)) = &mut source.words {
-                    buffer.extend_from_slice(&words);
+                    buffer.extend_from_slice(&source.buffer[before..]);
                 }
                 source.emit()?;
                 Ok(vec![Vec::new(); shape.columns()])
@@ -188,7 +188,7 @@ impl Masked {
     }
 }
 
-/// Chunks side by side; the sums of each element of the payload.
+/// The sums of each element of the payload; chunks side by side, where there are several.
 fn evaluate(
     shape: &Shape,
     first: bool,
@@ -198,18 +198,23 @@ fn evaluate(
     points: &[u64],
     per_row: usize,
 ) -> Vec<Vec<u64>> {
-    let chunk = |(c, (roots, words)): (usize, (&[u128], &[u8]))| {
-        let points = &points[c * CHUNK * per_row..][..roots.len() * per_row];
-        let mut sums = vec![vec![0u64; points.len()]; shape.columns()];
-        let mut columns: Vec<&mut [u64]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
-        Keys { shape, first, roots, words, first_tree: first_tree + (c * CHUNK) as u64 }.evaluate(
-            points,
-            per_row,
-            &mut columns,
-        );
-        sums
+    let mut sums = vec![vec![0u64; points.len()]; shape.columns()];
+    let key_bytes = shape.key_bytes();
+    let chunk = |(c, mut columns): (usize, Vec<&mut [u64]>)| {
+        let rows = c * CHUNK..(c * CHUNK + CHUNK).min(roots.len());
+        let (roots, words) = (&roots[rows.clone()], &words[rows.start * key_bytes..rows.end * key_bytes]);
+        let keys = Keys { shape, first, roots, words, first_tree: first_tree + rows.start as u64 };
+        keys.evaluate(&points[rows.start * per_row..rows.end * per_row], per_row, &mut columns);
     };
-    let parts = roots.par_chunks(CHUNK).zip(words.par_chunks(CHUNK * shape.key_bytes())).enumerate();
-    let parts: Vec<Vec<Vec<u64>>> = parts.map(chunk).collect();
-    (0..shape.columns()).map(|c| parts.iter().flat_map(|part| part[c].iter().copied()).collect()).collect()
+    let mut parts: Vec<Vec<&mut [u64]>> = (0..roots.len().div_ceil(CHUNK)).map(|_| Vec::new()).collect();
+    for column in &mut sums {
+        column.chunks_mut(CHUNK * per_row).zip(&mut parts).for_each(|(lanes, part)| part.push(lanes));
+    }
+    if let [_] = parts.as_slice() {
+        // Waking another thread takes longer than a chunk.
+        parts.into_iter().enumerate().for_each(chunk);
+    } else {
+        parts.into_par_iter().enumerate().for_each(chunk);
+    }
+    sums
 }
