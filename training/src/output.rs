@@ -30,6 +30,8 @@ pub struct DataNotes {
     pub shortened_answers: usize,
     /// Nothing to learn in them; left out.
     pub without_answer: usize,
+    /// Their prompts stand in a file of `dataset.exclude`; left out.
+    pub excluded: usize,
 }
 
 impl std::fmt::Display for DataNotes {
@@ -39,6 +41,7 @@ impl std::fmt::Display for DataNotes {
             (self.shortened_prompts, "are longer than `data.max_seq_len`: their prompts lost the beginning"),
             (self.shortened_answers, "have answers longer than `data.max_seq_len`: they lost the end"),
             (self.without_answer, "have nothing to learn in them and were left out"),
+            (self.excluded, "ask what a file of `dataset.exclude` asks and were left out"),
         ];
         for (count, what) in findings.iter().filter(|(count, _)| *count > 0) {
             writeln!(f, "note: {count} of {} rows {what}", self.rows)?;

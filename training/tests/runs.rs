@@ -361,6 +361,11 @@ fn rows_that_are_empty_or_too_long_are_counted_and_broken_ones_named() {
     assert_eq!((notes.rows, notes.shortened_prompts, notes.shortened_answers, notes.without_answer), (4, 2, 1, 1));
     assert_eq!(notes.to_string().lines().count(), 3, "{notes}");
 
+    std::fs::write(place.path("asked.jsonl"), "{\"instruction\": \"Say YES\"}\n").unwrap();
+    let without = place.run(&text, &[settings[0], settings[1], "dataset.0.exclude=[\"asked.jsonl\"]"]).unwrap();
+    assert_eq!((without.data.rows, without.data.excluded), (4, 1));
+    assert!(without.data.to_string().contains("1 of 4 rows ask what"), "{}", without.data);
+
     for (broken, said) in [("{\"instruction\": \"a\", \"out", "row 5"), ("{\"instruction\": \"a\"}", "row 5")] {
         std::fs::write(place.path("rows.jsonl"), lines.join("\n") + "\n" + broken).unwrap();
         let error = place.run(&text, &settings).unwrap_err().to_string();
