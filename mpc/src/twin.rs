@@ -507,6 +507,14 @@ impl Twin {
         Self { weights, engine, cache, sampling: None }
     }
 
+    /// As [`Self::new`], rounding half up whatever the spec says: what a session that rounds by coins is near to, and the
+    /// same every time.
+    #[must_use]
+    pub fn exact(weights: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
+        let twin = Self::new(weights, private);
+        Self { engine: twin.engine.with_rounding(Rounding::Exact), ..twin }
+    }
+
     /// Runs a prompt (`n · hidden_size` encoded boundary activations) and returns the first token of the answer.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use marill_training::{TrainError, TrainOptions, TrainReport, train};
 use crate::base_model::Search;
 use crate::export::name_of;
 use crate::failure::BadInput;
-use crate::model_dir::{EXPORT_FOLDER, export_run};
+use crate::model_dir::{EXPORT_FOLDER, ExportAs, export_run};
 use crate::progress::Progress;
 
 /// Ended by Ctrl-C, after a checkpoint.
@@ -146,7 +146,7 @@ pub fn train_and_export(
         std::fs::remove_dir_all(&out).with_context(|| format!("cannot replace `{}`", out.display()))?;
     }
     let name = name_of(&report.output_dir);
-    let exported = export_run(&report.output_dir, recipe, &base, &out, &name, false)?;
+    let exported = export_run(&report.output_dir, recipe, &base, &out, &ExportAs { name: &name, ..Default::default() })?;
     if !quiet {
         eprintln!(
             "partition {}: a client downloads {}, the private part is {}",

@@ -10,6 +10,7 @@ use std::net::TcpStream;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use marill_numeric::Rounding;
 use proxy::Proxy;
 use serde_json::{Value, json};
 use services::{Service, World, marill};
@@ -336,6 +337,25 @@ fn three_parties_answer_as_the_twin_does_and_say_so() {
     let output = world.server_folders(refused.args(["--dealer", &dealer.url])).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("while a session runs"), "{said}");
+}
+
+#[test]
+fn a_partition_that_rounds_by_coins_is_served_and_said_to_be_one() {
+    let world = World::rounding(Rounding::Stochastic);
+    let (dealer, server) = world.parties();
+    let gateway = world.gateway(&server.url, &dealer.url);
+    assert_eq!(server.get("/v1/models")["data"][0]["rounding"], "stochastic");
+    assert_eq!(gateway.get("/health")["rounding"], "stochastic");
+    let (status, answer) =
+        gateway.post("/v1/completions", &json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true }));
+    assert_eq!((status, answer["usage"]["completion_tokens"].as_u64()), (200, Some(4)), "{answer}");
+
+    let answer = parse(&generate(&world, &server.url, &dealer.url, PROMPT));
+    assert_eq!((answer["rounding"].as_str(), &answer["twin_equal"]), (Some("stochastic"), &Value::Null));
+    let near = &answer["exact_twin"];
+    assert_eq!(near["tokens"], answer["completion_tokens"]);
+    // Logits of this model are far apart: a token picked by chance lies below the best by ones.
+    assert!(near["largest_shortfall"].as_f64().unwrap() < 0.1, "{near}");
 }
 
 /// Five processes: dealer, server, evaluator, gateway and a client.

@@ -135,7 +135,7 @@ const ROOT: &[(&str, Kind)] = &[
         Kind::Table(&[
             ("frac_bits", Whole(8)),
             ("wire_bits", Whole(24)),
-            ("rounding", OneOf(&["exact"])),
+            ("rounding", OneOf(&["exact", "stochastic"])),
             ("reveal", OneOf(&["token", "logits"])),
         ]),
     ),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::base_model::Search;
 use crate::failure::BadInput;
+use crate::model_dir::numbers_of;
 
 /// Model card, identifiers and the heads of files in an exported folder.
 const CARD_BYTES: u64 = 4 << 10;
@@ -85,7 +86,7 @@ fn secure_cost(recipe: &Recipe, options: &TrainOptions, adapter_bytes: u64) -> a
     };
     let base = Checkpoint::open(&path)?;
     let transforms = transforms_for(recipe, &base.config)?;
-    let spec = decoder_spec(&base.config, &transforms, Default::default())?;
+    let spec = decoder_spec(&base.config, &transforms, numbers_of(recipe)?)?;
     let decode = tally_decode(&spec, KEYS.min(spec.max_positions - 1))?;
     let prefill = tally_prefill(&spec, spec.bucket(64.min(spec.max_positions)))?;
     // A manifest is what describes the split, mostly.
