@@ -225,7 +225,8 @@ fn cell(record: &Record, column: &str) -> Result<String, String> {
             let lines: Vec<&str> = lines.iter().filter_map(Value::as_str).collect();
             Ok(lines.join("\n").replace("\r\n", "\n"))
         }
-        Some(Value::Null) | None => {
+        Some(Value::Null) => Err(format!("column `{column}` is null")),
+        None => {
             let names: Vec<&str> = record.keys().map(String::as_str).collect();
             Err(format!("no column `{column}`; the row has {}", names.join(", ")))
         }

@@ -205,7 +205,16 @@ fn rows_that_another_file_asks_too_are_left_out() {
 #[test]
 fn bad_rows_name_file_and_row() {
     let set = dataset(Format::Instruct);
-    assert!(rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": \"y\"}\n{oops\n").contains("row 2"));
+    assert!(
+        rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": \"y\"}\n{oops\n")
+            .contains("row 2: no JSON: ")
+    );
+    for list in ["[\n{\"instruction\": \"x\", \"output\": \"y\"}\n]\n", "[{\"instruction\": \"x\"}]", "3"] {
+        let error = rows_error(&set, "a.json", list);
+        assert!(error.contains("row 1: not a JSON object") && error.contains("hint: each line"), "{error}");
+    }
+    let error = rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": null}\n");
+    assert!(error.contains("row 1: column `output` is null"), "{error}");
     assert!(rows_error(&set, "a.jsonl", "{\"output\": \"y\"}\n").contains("no column `instruction`"));
     assert!(rows_error(&set, "a.jsonl", "").contains("empty"));
 }
