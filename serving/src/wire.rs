@@ -244,6 +244,9 @@ pub struct ServerWelcome {
 #[derive(Serialize, Deserialize)]
 pub struct EvaluateHello {
     pub terms: Terms,
+    /// Whether another material than the terms' will do; the answer's terms then say which.
+    #[serde(default)]
+    pub any_material: bool,
     /// As in [`ClientHello`].
     #[serde(default)]
     pub sampling: Option<Sampling>,

@@ -47,8 +47,7 @@ pub struct Args {
     #[command(flatten)]
     drawn: Drawn,
     /// Compare with the plaintext twin of this partition (needs its private part); differing ends with exit code 1, unless
-    /// the partition rounds by coins: then it is only said how near the tokens are to those of the twin that rounds
-    /// exactly. Not for tokens that are drawn: the noise is the server's alone
+    /// the partition rounds by coins: then a token may be one that the exactly rounding twin finds nearly as good. Not for tokens that are drawn: the noise is the server's alone
     #[arg(long, value_name = "DIR")]
     check_twin: Option<PathBuf>,
     /// Print one JSON object instead of text
@@ -121,11 +120,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             eprintln!("{}", check.describe());
         }
     }
-    Ok(if check.and_then(|check| check.is_equal()) == Some(false) {
-        ExitCode::from(INPUT_FAILED)
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if check.is_none_or(|check| check.passes()) { ExitCode::SUCCESS } else { ExitCode::from(INPUT_FAILED) })
 }
 
 fn tokens(client: &Client, args: &Args, text: String) -> anyhow::Result<Vec<u32>> {
@@ -180,6 +175,7 @@ fn json(client: &Client, answer: &Answer, sampling: Option<Sampling>, check: Opt
         "rounding": client.terms.rounding,
         "pid": std::process::id(),
         "correlations": answer.correlations.as_str(),
+        "material": answer.material,
         "sampling": sampling,
         "open_seconds": answer.open_seconds,
         "prefill": step(&answer.prefill),

@@ -77,6 +77,7 @@ impl World {
             spec: self.spec.clone(),
             public: self.public.clone(),
             evaluator: None,
+            insists_on_material: true,
             state: ClientState::open(place, place).unwrap(),
         }
     }

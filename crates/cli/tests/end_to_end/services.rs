@@ -80,9 +80,9 @@ impl World {
     }
 
     #[allow(dead_code)]
-    pub fn evaluator(&self, server: &str, dealer: &str) -> Service {
+    pub fn evaluator(&self, server: &str, dealer: &str, flags: &[&str]) -> Service {
         let mut evaluator = marill();
-        evaluator.args(["evaluate", "--port", "0", "--server", server, "--dealer", dealer]);
+        evaluator.args(["evaluate", "--port", "0", "--server", server, "--dealer", dealer]).args(flags);
         evaluator.arg("--cache").arg(self.folder.path().join("evaluator/cache"));
         Service::start(evaluator.arg("--state").arg(self.folder.path().join("evaluator")))
     }
