@@ -21,6 +21,7 @@
 use marill_numeric::fixed::low_mask;
 use marill_numeric::tables::LinearTable;
 
+use super::opening::Part;
 use super::truncate::Affine;
 use super::{Masked, ProtocolError, Role, Share};
 
@@ -132,18 +133,25 @@ impl Masked {
         Ok(self.multiply(&wires.remove(0), &up))
     }
 
-    /// A truncation that keeps its form.
+    /// A truncation that keeps its form. Of the first half of the columns only the share is used, so that its opening may be
+    /// a half one.
     fn cut_form(&mut self, x: &Share, widths: Widths, place: &'static str) -> Result<CutForm, ProtocolError> {
         let Widths { shift, in_bits: k, out_bits } = widths;
         let shifted = self.add_public(x, self.half(shift).wrapping_add(1 << (k - 2)));
-        let (mut wires, _) = self.exchange_masked(&[(&shifted, k)], &[], place)?;
-        let wire = wires.remove(0);
+        let half = x.cols / 2;
+        let (gate, up) = (self.share_columns(&shifted, 0, half), self.share_columns(&shifted, half, half));
+        let told = if self.compares_digits(x.len()) { shift } else { k };
+        let parts = [Part::whole(&up, k), Part { share: &gate, bits: k, told }];
+        let mut wires = self.exchange_parts(&parts, &[], &mut [], place)?.0;
+        let (mut gate, up) = (wires.remove(1), wires.remove(0));
+        let wire = self.wires_side_by_side(&gate, &up);
         let borrow = if self.rounds_by_coin(&wire, shift) {
             None
         } else {
             let pending = self.borrow(&wire, shift, place)?;
-            Some(self.finish(&pending, &[], place)?.1)
+            Some(self.finish(&pending, Some(&mut gate), place)?)
         };
+        let wire = self.wires_side_by_side(&gate, &up);
         let mut share = self.high_part(&wire, shift, out_bits, 1 << (k - 2 - shift))?;
         let (mut public, mut stays) = (Vec::new(), Vec::new());
         if self.is_evaluator() {
