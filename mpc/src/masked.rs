@@ -532,11 +532,11 @@ impl Masked {
 }
 
 impl Evaluator {
-    /// Fresh masks for shares of a width, of which the peer is told so many bits.
-    fn wire_masks(&mut self, share: &[u64], bits: u32, told: u32) -> Vec<u64> {
+    /// Fresh masks for shares of a width; `told` is how many low bits the peer hears now, and whether of the top one later.
+    fn wire_masks(&mut self, share: &[u64], bits: u32, told: (u32, bool)) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
-            return script.wire_masks(share, bits, told);
+            return script.wire_masks(share, told);
         }
         let _ = told;
         self.masks.reduced(share.len(), bits)
@@ -546,7 +546,7 @@ impl Evaluator {
     fn hand_over_masks(&mut self, share: &[u64], bits: u32) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
-            return script.wire_masks(share, bits, bits);
+            return script.wire_masks(share, (bits, false));
         }
         self.handed.reduced(share.len(), bits)
     }

@@ -335,7 +335,7 @@ impl Masked {
             }
             Role::Evaluator(e) if e.first => {
                 let values = values.filter(|v| v.len() == n).ok_or(ProtocolError::MissingInput)?;
-                wire.mask = e.wire_masks(values, bits, bits);
+                wire.mask = e.wire_masks(values, bits, (bits, false));
                 let modulus = marill_numeric::fixed::low_mask(bits);
                 wire.open = values.iter().zip(&wire.mask).map(|(x, r)| x.wrapping_add(*r) & modulus).collect();
             }
@@ -385,7 +385,7 @@ impl Masked {
                 Role::Source(source) => p = source.client_masks(inner, bits),
                 Role::Evaluator(e) if e.first => {
                     let hidden: Vec<u64> = product.iter().zip(&c).map(|(y, c)| c.wrapping_sub(*y)).collect();
-                    p = e.wire_masks(&hidden, bits, bits);
+                    p = e.wire_masks(&hidden, bits, (bits, false));
                     note.extend(hidden.iter().zip(&p).map(|(h, p)| h.wrapping_add(*p)));
                 }
                 _ => {}

@@ -19,18 +19,29 @@ use super::pack::{
 };
 use super::{Cost, Masked, ProtocolError, Role, Share, Wire};
 
-/// A share to be opened: `bits` of it to E0, the lowest `told` of them to E1.
+/// A share to be opened: `bits` of it to E0, the lowest `told` of them to E1, which hears of the top bit later or never.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
-    pub(super) share: &'a Share,
-    pub(super) bits: u32,
-    pub(super) told: u32,
+    share: &'a Share,
+    bits: u32,
+    told: u32,
+    top_later: bool,
 }
 
 impl<'a> Part<'a> {
     /// What both evaluators see in full.
     pub(super) fn whole(share: &'a Share, bits: u32) -> Self {
-        Self { share, bits, told: bits }
+        Self { share, bits, told: bits, top_later: false }
+    }
+
+    /// A half opening whose top bit E0 tells later.
+    pub(super) fn half(share: &'a Share, bits: u32, told: u32) -> Self {
+        Self { share, bits, told, top_later: true }
+    }
+
+    /// A half opening of which E1 needs the low bits only.
+    pub(super) fn low(share: &'a Share, bits: u32, told: u32) -> Self {
+        Self { share, bits, told, top_later: false }
     }
 }
 
@@ -118,7 +129,7 @@ impl Masked {
             let heard = width(part, false);
             at += add_tight(&mut wire.open, &reply[at..], heard);
             #[cfg(test)]
-            if part.told < part.bits {
+            if part.top_later {
                 self.choose_top(wire);
             }
         }
@@ -137,7 +148,7 @@ impl Masked {
     /// Draws wire masks; `open` holds the own share plus its mask until the peer's part is added.
     fn mask_wires(&mut self, parts: &[Part<'_>]) -> Vec<Wire> {
         let mut wires = Vec::with_capacity(parts.len());
-        for &Part { share, bits, told } in parts {
+        for &Part { share, bits, told, top_later } in parts {
             debug_assert!(share.bits >= bits, "a share of {} bits cannot open {bits}", share.bits);
             let n = share.len();
             let (mut open, mut mask, mut mask0) = (Vec::new(), Vec::new(), Vec::new());
@@ -153,7 +164,7 @@ impl Masked {
                     }
                 }
                 Role::Evaluator(e) => {
-                    mask = e.wire_masks(&share.data, bits, told);
+                    mask = e.wire_masks(&share.data, bits, (told, top_later));
                     // Whole bytes travel: what a share has above the width must not go along, nor a carry into it.
                     let modulus = low_mask(bits);
                     open = share.data.iter().zip(&mask).map(|(x, r)| x.wrapping_add(*r) & modulus).collect();

@@ -31,14 +31,14 @@ pub(super) struct ClientScript {
 }
 
 impl ClientScript {
-    /// Masks under which the lowest `told` bits are the recorded ones. Those of a half opening are complete, and known to
-    /// the source, when its top bits are ([`Self::choose_top`]).
-    pub(super) fn wire_masks(&mut self, share: &[u64], bits: u32, told: u32) -> Vec<u64> {
+    /// Masks under which the lowest `told` bits are the recorded ones. Where the top bit is told later they are complete, and
+    /// known to the source, with it ([`Self::choose_top`]).
+    pub(super) fn wire_masks(&mut self, share: &[u64], (told, top_later): (u32, bool)) -> Vec<u64> {
         let recorded = self.sent.take(super::pack::tight_bytes(share.len(), told));
         let recorded = super::pack::unpack_tight(recorded, share.len(), told);
         let modulus = marill_numeric::fixed::low_mask(told);
         let masks: Vec<u64> = recorded.iter().zip(share).map(|(m, s)| m.wrapping_sub(*s) & modulus).collect();
-        if told == bits {
+        if !top_later {
             self.masks_to_source.send(masks.clone()).expect("the source runs");
         }
         masks

@@ -289,8 +289,8 @@ impl Masked {
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let shifted = self.add_public(x, self.half(shift).wrapping_add(1 << (in_bits - 2)));
-        let told = if self.compares_digits(x.len()) { shift } else { in_bits };
-        let part = Part { share: &shifted, bits: in_bits, told };
+        let digits = self.rounds_exactly() && !self.points(x.len());
+        let part = if digits { Part::half(&shifted, in_bits, shift) } else { Part::whole(&shifted, in_bits) };
         let mut wire = self.exchange_parts(&[part], &[], &mut [], place)?.0.remove(0);
         let offset = 1u64 << (in_bits - 2 - shift);
         if self.rounds_by_coin(&wire, shift) {
@@ -308,9 +308,9 @@ impl Masked {
         Ok(out)
     }
 
-    /// Whether a truncation of so many elements compares digits: exact rounding, and no point functions.
-    pub(super) fn compares_digits(&self, n: usize) -> bool {
-        self.spec.numeric.rounding == Rounding::Exact && !self.points(n)
+    /// Whether truncations round half up.
+    pub(super) fn rounds_exactly(&self) -> bool {
+        self.spec.numeric.rounding == Rounding::Exact
     }
 
     /// What a truncation adds before it cuts: a half, unless a coin rounds.
