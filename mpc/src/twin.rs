@@ -153,7 +153,7 @@ impl Engine for Clear {
         Ok(shares.iter().map(|(t, _)| (*t).clone()).collect())
     }
 
-    fn open_private(
+    fn hand_over(
         &mut self,
         x: &Tensor,
         bits: u32,

@@ -92,7 +92,7 @@ impl Engine for Range {
         Ok(wires)
     }
 
-    fn open_private(
+    fn hand_over(
         &mut self,
         x: &Span,
         bits: u32,
