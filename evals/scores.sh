@@ -6,16 +6,25 @@
 # Trains recipes/TASK-smollm2.toml once for each learning rate with a twentieth of the training rows kept aside, takes the
 # run with the lowest loss on those rows, and scores base (zero-shot and with SHOTS worked examples) and that run on the
 # first LIMIT test rows. Only the run that was taken meets the test rows. Needs `marill` on the path, python3 and the
-# package (recipes/fetch-smollm2.sh); writes runs/scores/TASK/. Programs are run with EVAL="--allow-code-execution".
+# package (recipes/fetch-smollm2.sh); writes runs/scores/TASK/, where a second call finds the runs that the first one finished.
+# TRAIN and EVAL hold further arguments of `marill train` and `marill eval`: TRAIN="--set train.max_tokens=3000" tries the
+# script, EVAL="--allow-code-execution" runs programs.
 set -eu
 task=$1 shots=$2 limit=$3
 shift 3
 out=runs/scores/$task
 base=models/SmolLM2-135M-Instruct.Q4_1.gguf
 mkdir -p "$out"
+arguments="TRAIN='${TRAIN:-}' EVAL='${EVAL:-}' $task $shots $limit"
+if [ -e "$out/arguments" ] && [ "$(cat "$out/arguments")" != "$arguments" ]; then
+    echo "error: \`$out\` holds results for other arguments: $(cat "$out/arguments")" >&2
+    echo "hint: move it away" >&2
+    exit 2
+fi
+echo "$arguments" >"$out/arguments"
 for rate in "$@"; do
     [ -s "$out/train-$rate.json" ] || marill train "recipes/$task-smollm2.toml" --set data.val_fraction=0.05 \
-        --set "optimizer.learning_rate=$rate" --output-dir "$out/run-$rate" --json >"$out/train-$rate.json.part"
+        --set "optimizer.learning_rate=$rate" ${TRAIN:-} --output-dir "$out/run-$rate" --json >"$out/train-$rate.json.part"
     [ -s "$out/train-$rate.json" ] || mv "$out/train-$rate.json.part" "$out/train-$rate.json"
 done
 rate=$(python3 - "$out" "$@" <<'PYTHON'

@@ -20,7 +20,10 @@ pub type Scored = BTreeMap<String, Vec<ExampleFigures>>;
 pub struct Difference {
     pub task: String,
     pub metric: &'static str,
+    /// Examples that both runs have.
     pub n: usize,
+    /// Examples of each run that the other one lacks; they are left out.
+    pub alone: [usize; 2],
     pub a: f64,
     pub b: f64,
     /// `b - a`.
@@ -76,7 +79,12 @@ fn from_log(text: &str) -> serde_json::Result<Scored> {
     Ok(scored)
 }
 
-/// Compares every metric of every task that both runs have. Source of the interval: Koehn, "Statistical Significance
+/// Keeps the first `limit` rows of every task, by their numbers in its file.
+pub fn first_rows(scored: &mut Scored, limit: usize) {
+    scored.values_mut().for_each(|examples| examples.retain(|example| example.doc_id < limit));
+}
+
+/// Compares every metric of every task that both runs have, over the examples that both have. Source of the interval: Koehn, "Statistical Significance
 /// Tests for Machine Translation Evaluation", EMNLP 2004 (paired bootstrap).
 ///
 /// # Errors
@@ -88,6 +96,7 @@ pub fn compare(a: &Scored, b: &Scored) -> Result<Vec<Difference>, EvalError> {
         let pairs = pair(task, ours, theirs)?;
         let same_answers = pairs.iter().filter(|(ours, theirs)| ours.answer_sha256 == theirs.answer_sha256).count();
         let Some((first, other)) = pairs.first() else { continue };
+        let alone = [ours.len() - pairs.len(), theirs.len() - pairs.len()];
         for name in first.figures.keys().filter(|name| other.figures.contains_key(*name)) {
             let measure = Measure::find(name).ok_or_else(|| EvalError::Compare {
                 reason: format!("`{task}` has a metric `{name}` that this version does not know"),
@@ -95,7 +104,7 @@ pub fn compare(a: &Scored, b: &Scored) -> Result<Vec<Difference>, EvalError> {
             let figures = |example: &ExampleFigures| example.figures.get(name).cloned().unwrap_or_default();
             let (ours, theirs) = pairs.iter().map(|(ours, theirs)| (figures(ours), figures(theirs))).unzip();
             let difference = paired(measure, ours, theirs);
-            differences.push(Difference { task: task.clone(), same_answers, ..difference });
+            differences.push(Difference { task: task.clone(), same_answers, alone, ..difference });
         }
     }
     if differences.is_empty() {
@@ -106,7 +115,7 @@ pub fn compare(a: &Scored, b: &Scored) -> Result<Vec<Difference>, EvalError> {
     Ok(differences)
 }
 
-/// Examples of both runs side by side; the questions that only the longer run has are left out.
+/// Examples of both runs side by side; the ones that only one of them has are left out.
 fn pair<'a>(
     task: &str,
     a: &'a [ExampleFigures],
@@ -143,6 +152,7 @@ fn paired(measure: Measure, a: Vec<Vec<f64>>, b: Vec<Vec<f64>>) -> Difference {
         task: String::new(),
         metric: measure.name(),
         n,
+        alone: [0, 0],
         a: of_a,
         b: of_b,
         difference: of_b - of_a,
@@ -202,6 +212,19 @@ mod tests {
         let differences = compare(&run(|n| n % 3 == 0), &run(|n| n % 3 == 0)).unwrap();
         assert_eq!((differences[0].difference, differences[0].interval), (0.0, [0.0, 0.0]));
         assert_eq!(differences[0].same_answers, 200);
+    }
+
+    #[test]
+    fn what_both_runs_have_is_compared_and_the_rest_counted() {
+        let (mut a, mut b) = (run(|n| n % 2 == 0), run(|_| true));
+        first_rows(&mut a, 120);
+        b.get_mut("news").unwrap().drain(..20);
+        let differences = compare(&a, &b).unwrap();
+        assert_eq!((differences[0].n, differences[0].alone), (100, [20, 80]));
+        assert_eq!((differences[0].a, differences[0].b), (0.5, 1.0));
+        first_rows(&mut a, 20);
+        let error = compare(&a, &b).unwrap_err().to_string();
+        assert!(error.contains("`news` has no example in common"), "{error}");
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Scope<'a> {
     pub few_shot: usize,
     /// Draws the worked examples.
     pub seed: u64,
+    /// Numbers of the examples in the task's rows, where some were left out; they count from 0 when this is empty.
+    pub doc_ids: &'a [usize],
     /// The tests of each example, where the task is to write programs.
     pub checks: &'a [Checks],
     /// Where programs run; without one they are not run.
@@ -133,13 +135,16 @@ pub fn run(
     let start = Instant::now();
     let mut run = Run { task, engine, twin, speaker, truncated: 0, twin_equal: 0, progress };
     let some = limited(examples, scope.limit);
-    let (samples, measures) = match task.kind {
+    let (mut samples, measures) = match task.kind {
         Kind::Classify => run.classify(some, shots)?,
         Kind::Generate => run.generate(some, shots)?,
         Kind::Perplexity => run.perplexity(examples, scope.limit)?,
         Kind::Likelihood => run.likelihood(some, shots)?,
         Kind::Code => run.code(some, shots, scope)?,
     };
+    for (sample, id) in samples.iter_mut().zip(scope.doc_ids) {
+        sample.doc_id = *id;
+    }
     let metrics: Vec<Metric> = measures.into_iter().map(|measure| metric(measure, &samples)).collect();
     let (truncated, compared) = (run.truncated, run.twin.is_some());
     let twin_equal = compared.then_some(run.twin_equal);

@@ -51,6 +51,19 @@ pub fn differences(differences: &[Difference]) -> String {
     table.markdown()
 }
 
+/// A line for each task whose runs have different examples; empty when they have the same ones.
+pub fn left_out(differences: &[Difference]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for d in differences.iter().filter(|d| d.alone != [0, 0]) {
+        let [a, b] = d.alone;
+        let line = format!("note: `{}`: {} examples in both; {a} of A and {b} of B are left out\n", d.task, d.n);
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.concat()
+}
+
 /// `|Engine|Setting|Network|agreement with twin|s/token|MiB/token|rounds/token|`; empty where one engine without a
 /// protocol answered.
 pub fn fidelity_and_cost(reports: &[Report]) -> String {

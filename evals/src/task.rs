@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use marill_recipe::{Dataset, Example, RecipeError, Record, Rows, locate, read_records};
+use marill_recipe::{Dataset, Example, RecipeError, Record, Rows, locate, questions, read_records};
 use serde::Deserialize;
 
 use crate::EvalError;
@@ -183,6 +183,20 @@ impl Task {
             checks.drain(..self.first_held_out(checks.len()));
         }
         Ok(checks)
+    }
+
+    /// Which of `examples` ask what a row of `file` asks too, whatever its answer there.
+    ///
+    /// # Errors
+    /// [`EvalError::Data`] naming file and row, [`EvalError::Task`] for running text, which has no questions.
+    pub fn asked_in(&self, examples: &[Example], file: &Path) -> Result<Vec<bool>, EvalError> {
+        if self.kind == Kind::Perplexity {
+            let reason = "its rows are running text and have no question to leave out".into();
+            return Err(EvalError::Task { task: self.name.clone(), reason });
+        }
+        let asked =
+            questions(&self.dataset, file).map_err(|source| EvalError::Data { task: self.name.clone(), source })?;
+        Ok(examples.iter().map(|example| asked.contains(&example.prompt.question())).collect())
     }
 
     fn first_held_out(&self, rows: usize) -> usize {
@@ -376,6 +390,22 @@ mod tests {
         assert!(whole.contains("import os\nassert add(1, 2) == 3\nassert add(0, 0) == 0"), "{whole}");
         std::fs::write(&path, "{\"text\": \"Add.\", \"code\": \"x\", \"test_list\": 3}").unwrap();
         assert!(task.checks(Some(&path)).unwrap_err().to_string().contains("row 1"));
+    }
+
+    #[test]
+    fn questions_that_another_file_asks_are_found_whatever_their_answer_and_capitals() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mine, other) = (dir.path().join("mine.tsv"), dir.path().join("other.tsv"));
+        std::fs::write(&mine, "How far is it ?\tNUM:dist\nWho was he ?\tHUM:desc\nWhy ?\tDESC:reason\n").unwrap();
+        std::fs::write(&other, "who  was He ?\tno label at all\n").unwrap();
+        let task = Task::find("trec").unwrap();
+        let rows = task.examples(Some(&mine), None).unwrap();
+        assert_eq!(task.asked_in(&rows, &other).unwrap(), [false, true, false]);
+        assert_eq!(task.asked_in(&rows, &mine).unwrap(), [true; 3]);
+        let error = task.asked_in(&rows, &dir.path().join("none.tsv")).unwrap_err().to_string();
+        assert!(error.contains("none.tsv"), "{error}");
+        let error = Task::find("wikitext-2").unwrap().asked_in(&rows, &mine).unwrap_err().to_string();
+        assert!(error.contains("running text"), "{error}");
     }
 
     #[test]

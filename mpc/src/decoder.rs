@@ -151,7 +151,7 @@ pub(crate) fn norm_scale(spec: &DecoderSpec) -> NormScale {
     }
 }
 
-/// `x = norm(h)` as a wire, with the private additions of `modules` applied to it. An RMS norm takes the stream as a
+/// `x = norm(h)`, handed over, with the private additions of `modules` applied to it. An RMS norm takes the stream as a
 /// wire, which the caller may have already.
 fn normalise<E: Engine>(
     engine: &mut E,
@@ -161,7 +161,7 @@ fn normalise<E: Engine>(
     wire: Option<E::Wire>,
     place: &'static str,
     modules: &[Module],
-) -> Step<Opened<E>> {
+) -> Step<HandedOver<E>> {
     let scale = norm_scale(spec);
     let llama = spec.architecture.is_llama();
     // Queries and keys gain the rotation's bits before their truncation; other maps do not.
@@ -175,12 +175,11 @@ fn normalise<E: Engine>(
     } else {
         nn::layer_norm(engine, hidden, spec.hidden_size, scale, bits)?
     };
-    let (x, additions) = engine.open_private(&x, bits, layer, modules, "norm.x")?;
-    Ok((engine.share(&x), additions))
+    engine.hand_over(&x, bits, layer, modules, "norm.x")
 }
 
-/// What the maps of a half layer take: a share of opened values, and the private additions already made of them.
-pub(crate) type Opened<E> = (<E as Engine>::Share, Vec<Option<<E as Engine>::Share>>);
+/// What the maps of a half layer take: a share, and the private additions already made of it.
+pub(crate) type HandedOver<E> = (<E as Engine>::Share, Vec<Option<<E as Engine>::Share>>);
 
 /// `x · Wᵀ` plus the bias and the private addition, or the private product alone.
 fn project<E: Engine>(
@@ -193,7 +192,7 @@ fn project<E: Engine>(
 ) -> E::Share {
     let (spec, maps) = (&weights.spec, &weights.layers[layer]);
     let mut out = match addition {
-        // All of the map is private; what is made of the opened row is its product.
+        // All of the map is private; what is made of the row is its product.
         Some(product) if spec.is_full() => product.clone(),
         Some(addition) => {
             let public = engine.linear(maps.matrix(module), x);
@@ -271,8 +270,7 @@ pub(crate) fn attention<E: Engine>(
     };
     let bias = cache.bias.as_ref();
     let mixed = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
-    let (mixed, additions) = engine.open_private(&mixed, width::PRODUCT, layer, &[Module::O], "attention.mixed")?;
-    let mixed = engine.share(&mixed);
+    let (mixed, additions) = engine.hand_over(&mixed, width::PRODUCT, layer, &[Module::O], "attention.mixed")?;
     Ok(project(engine, weights, layer, Module::O, &mixed, &additions[0]))
 }
 
@@ -309,8 +307,7 @@ fn gated_mlp<E: Engine>(engine: &mut E, weights: &PublicWeights, layer: usize, h
     let product = engine.gated_product(&both, Gate(&tables().silu), widths, ["mlp.gate_up", "mlp.silu"])?;
     let product =
         engine.truncate(&product, spec.numeric.frac_bits, width::ACTIVATION, width::PRODUCT, "mlp.product")?;
-    let (product, additions) = engine.open_private(&product, width::PRODUCT, layer, &[Module::Down], "mlp.product")?;
-    let product = engine.share(&product);
+    let (product, additions) = engine.hand_over(&product, width::PRODUCT, layer, &[Module::Down], "mlp.product")?;
     Ok(project(engine, weights, layer, Module::Down, &product, &additions[0]))
 }
 
@@ -327,8 +324,7 @@ pub(crate) fn plain_mlp<E: Engine>(
     let shift = spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
     let widths = [shift, width::PRODUCT, width::PRODUCT];
     let inner = engine.cut_gate(&up, Gate(&tables().gelu), widths, ["mlp.up", "mlp.gelu"])?;
-    let (inner, additions) = engine.open_private(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
-    let inner = engine.share(&inner);
+    let (inner, additions) = engine.hand_over(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
     Ok(project(engine, weights, layer, Module::Down, &inner, &additions[0]))
 }
 

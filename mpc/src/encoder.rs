@@ -83,13 +83,11 @@ fn pooled<E: Engine>(
     for (layer, maps) in weights.layers.iter().enumerate() {
         engine.enter_layer(Some(layer));
         let modules = [Module::Q, Module::K, Module::V];
-        let (x, additions) = engine.open_private(&hidden, width::PRODUCT, layer, &modules, "attention.hidden")?;
-        let x = engine.share(&x);
+        let (x, additions) = engine.hand_over(&hidden, width::PRODUCT, layer, &modules, "attention.hidden")?;
         let out = attention(engine, weights, &mut cache, layer, &x, &additions, false)?;
         let sum = add_residual(engine, spec, &hidden, &out, "attention.out")?;
         hidden = post_norm(engine, weights, &maps.post_norms[0], &sum)?;
-        let (x, additions) = engine.open_private(&hidden, width::PRODUCT, layer, &[Module::Up], "mlp.hidden")?;
-        let x = engine.share(&x);
+        let (x, additions) = engine.hand_over(&hidden, width::PRODUCT, layer, &[Module::Up], "mlp.hidden")?;
         let out = plain_mlp(engine, weights, layer, &x, &additions)?;
         let sum = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
         hidden = post_norm(engine, weights, &maps.post_norms[1], &sum)?;

@@ -67,16 +67,17 @@ pub trait Engine {
     fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Self::Wire>;
     /// Makes wires of shares, all in one round.
     fn open(&mut self, shares: &[(&Self::Share, u32)], place: &'static str) -> Step<Vec<Self::Wire>>;
-    /// Makes a wire of a share and multiplies it by the server's private additions of some modules, or by its whole
-    /// matrices where the spec keeps them private, in one round. There are none with rank 0.
-    fn open_private(
+    /// Gives a share modulo `2^bits` to the server's side, masked, and multiplies it by the server's private additions of
+    /// some modules, or by its whole matrices where the spec keeps them private, in one round: the share, and the
+    /// products. There are none with rank 0.
+    fn hand_over(
         &mut self,
         share: &Self::Share,
         bits: u32,
         layer: usize,
         modules: &[Module],
         place: &'static str,
-    ) -> Step<(Self::Wire, Vec<Option<Self::Share>>)>;
+    ) -> Step<(Self::Share, Vec<Option<Self::Share>>)>;
     fn share(&mut self, wire: &Self::Wire) -> Self::Share;
 
     fn rows(&self, share: &Self::Share) -> usize;

@@ -26,6 +26,7 @@ mod full;
 mod gated;
 mod linear;
 mod lookup;
+mod opening;
 #[cfg(test)]
 mod operation_tests;
 mod pack;
@@ -46,15 +47,13 @@ use std::sync::Arc;
 
 use marill_net::{Channel, NetError};
 use marill_numeric::NumericError;
-use marill_numeric::fixed::low_mask;
 
 use crate::seed::{Prg, Seed};
 use crate::spec::DecoderSpec;
 use crate::weights::{Lora, MaskedAdapter, MatrixMasks, PrivateWeights, adapter_masks};
-use bits::{Bits, OpenBits};
 pub(crate) use compare::INDEX_BITS;
 use full::Matrices;
-use pack::{add_packed, byte_width, pack, pack_iter, pack_plane, payload_bytes, unpack, xor_packed_plane};
+use pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane};
 pub use points::{Material, POINTS_BELOW};
 use stream::Stream;
 
@@ -184,6 +183,11 @@ impl Wire {
     pub(crate) fn len(&self) -> usize {
         self.rows * self.cols
     }
+
+    /// The top bits of the openings.
+    fn tops(&self) -> Vec<u64> {
+        bits::plane(self.open.len(), |i| self.open[i] >> (self.bits - 1) & 1)
+    }
 }
 
 /// Where an evaluator's corrections come from.
@@ -198,6 +202,8 @@ struct Evaluator {
     /// E0, the client's side, which also holds the public terms.
     first: bool,
     masks: Prg,
+    /// Masks of what E0 hands over.
+    handed: Prg,
     corrections: Corrections,
     /// Roots of the own keys of point functions.
     roots: Prg,
@@ -217,6 +223,7 @@ struct Evaluator {
 
 struct Source {
     masks: [Prg; 2],
+    handed: Prg,
     corrections: Prg,
     roots: [Prg; 2],
     adapter_masks: Vec<[Lora; 7]>,
@@ -279,6 +286,9 @@ pub struct Masked {
     /// Coins of stochastic roundings in order, for the twin.
     #[cfg(test)]
     coins: Vec<u64>,
+    /// Top bits that E0 told, in order.
+    #[cfg(test)]
+    tops: Vec<Vec<u64>>,
     /// The server's noise in order, for the twin.
     #[cfg(test)]
     noise: Vec<u64>,
@@ -289,6 +299,9 @@ pub struct Masked {
 
 /// See [`Masked`]: a decoded token stays below, a prompt of 16 tokens of the smallest models is above.
 pub const MANY: usize = 1 << 13;
+
+/// The stream of masks under which E0 hands values over.
+const HANDED: &str = "handed over";
 
 /// Corrections leave the dealer in frames of about this size.
 const FRAME_BYTES: usize = 1 << 19;
@@ -341,6 +354,7 @@ impl Masked {
         let evaluator = Evaluator {
             first,
             masks,
+            handed: Prg::new(seed, HANDED),
             corrections,
             roots: Prg::new(seed, points::ROOTS),
             words: None,
@@ -372,6 +386,7 @@ impl Masked {
     ) -> Self {
         let source = Source {
             masks: [Prg::new(seed0, "wire masks"), Prg::new(seed1, "wire masks")],
+            handed: Prg::new(seed0, HANDED),
             corrections: Prg::new(seed0, "corrections"),
             roots: [seed0, seed1].map(|seed| Prg::new(seed, points::ROOTS)),
             adapter_masks: adapter_masks(spec, adapter_seed),
@@ -402,6 +417,8 @@ impl Masked {
             trees: 0,
             #[cfg(test)]
             coins: Vec::new(),
+            #[cfg(test)]
+            tops: Vec::new(),
             #[cfg(test)]
             noise: Vec::new(),
             #[cfg(test)]
@@ -512,170 +529,26 @@ impl Masked {
         }
         Ok(Cow::Owned(Share::new(share.rows, share.cols, share.bits, data)))
     }
-
-    /// Opens shares and bit planes under fresh masks, all in one exchange.
-    fn exchange(
-        &mut self,
-        shares: &[(&Share, u32)],
-        planes: &[&Bits],
-        place: &'static str,
-    ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
-        let mut settled = Vec::with_capacity(shares.len());
-        for (share, bits) in shares {
-            settled.push((self.settled(share)?, *bits));
-        }
-        let shares: Vec<(&Share, u32)> = settled.iter().map(|(share, bits)| (share.as_ref(), *bits)).collect();
-        self.exchange_masked(&shares, planes, place)
-    }
-
-    /// As [`Self::exchange`]. What a share has deferred becomes part of its wire's mask at the source: with halves
-    /// `s_0 + s_1 = x - o`, the opened value `s_0 + [r]_0 + s_1 + [r]_1` is `x + r` for `r = [r]_0 + [r]_1 - o`, as
-    /// uniform to either evaluator as before. The evaluators then hold no shares of `r`, so such a wire is good for
-    /// gates that ask the source for functions of `r`, not for products.
-    fn exchange_masked(
-        &mut self,
-        shares: &[(&Share, u32)],
-        planes: &[&Bits],
-        place: &'static str,
-    ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
-        let mut wires = self.mask_wires(shares);
-        let mut opened = self.mask_planes(planes);
-        let size = payload_bytes(shares.iter().map(|(s, bits)| (s.len(), *bits)))
-            + planes.iter().map(|p| p.n.div_ceil(8)).sum::<usize>();
-        let mut payload = Vec::new();
-        if self.is_evaluator() {
-            payload.reserve(size + 8);
-            for wire in &wires {
-                pack(&mut payload, &wire.open, byte_width(wire.bits));
-            }
-            for plane in &opened {
-                pack_plane(&mut payload, &plane.hat, plane.n);
-            }
-        }
-        let Some(reply) = self.swap(payload, [size, size], place)? else { return Ok((wires, opened)) };
-        let mut at = 0;
-        for wire in &mut wires {
-            at += add_packed(&mut wire.open, &reply[at..], byte_width(wire.bits), wire.bits);
-        }
-        for plane in &mut opened {
-            at += xor_packed_plane(&mut plane.hat, &reply[at..], plane.n);
-        }
-        Ok((wires, opened))
-    }
-
-    /// Draws wire masks; `open` holds the own share plus its mask until the peer's part is added.
-    fn mask_wires(&mut self, shares: &[(&Share, u32)]) -> Vec<Wire> {
-        let mut wires = Vec::with_capacity(shares.len());
-        for (share, bits) in shares {
-            debug_assert!(share.bits >= *bits, "a share of {} bits cannot open {bits}", share.bits);
-            let n = share.len();
-            let (mut open, mut mask, mut mask0) = (Vec::new(), Vec::new(), Vec::new());
-            match &mut self.role {
-                Role::Tally(_) => {}
-                Role::Source(source) => {
-                    mask0 = source.client_masks(n, *bits);
-                    let modulus = low_mask(*bits);
-                    let other = source.masks[1].words(n);
-                    mask = mask0.iter().zip(other).map(|(a, b)| a.wrapping_add(b) & modulus).collect();
-                    if share.deferred {
-                        mask.iter_mut().zip(&share.data).for_each(|(r, o)| *r = r.wrapping_sub(*o) & modulus);
-                    }
-                }
-                Role::Evaluator(e) => {
-                    mask = e.wire_masks(&share.data, *bits);
-                    // Whole bytes travel: what a share has above the width must not go along, nor a carry into it.
-                    let modulus = low_mask(*bits);
-                    open = share.data.iter().zip(&mask).map(|(x, r)| x.wrapping_add(*r) & modulus).collect();
-                }
-            }
-            wires.push(Wire { rows: share.rows, cols: share.cols, bits: *bits, open, mask, mask0 });
-        }
-        wires
-    }
-
-    fn mask_planes(&mut self, planes: &[&Bits]) -> Vec<OpenBits> {
-        let mut opened = Vec::with_capacity(planes.len());
-        for plane in planes {
-            let words = plane.n.div_ceil(64);
-            let (mut hat, mut rho) = (Vec::new(), Vec::new());
-            match &mut self.role {
-                Role::Tally(_) => {}
-                Role::Source(source) => {
-                    let other = source.masks[1].words(words);
-                    rho = source.client_masks(words, 64).iter().zip(other).map(|(a, b)| a ^ b).collect();
-                }
-                Role::Evaluator(e) => {
-                    rho = e.plane_masks(&plane.words, plane.n);
-                    hat = plane.words.iter().zip(&rho).map(|(x, r)| x ^ r).collect();
-                }
-            }
-            opened.push(OpenBits { n: plane.n, hat, rho });
-        }
-        opened
-    }
-
-    /// Sends a payload and waits for the peer's; `sizes` are what E0 and E1 send.
-    fn swap(
-        &mut self,
-        payload: Vec<u8>,
-        sizes: [usize; 2],
-        place: &'static str,
-    ) -> Result<Option<Vec<u8>>, ProtocolError> {
-        match &mut self.role {
-            Role::Source(_) => Ok(None),
-            Role::Tally(tally) => {
-                tally.one_way = None;
-                let [e0_to_e1_bytes, e1_to_e0_bytes] = sizes.map(|size| size as u64);
-                tally.add(Cost { rounds: 1, e0_to_e1_bytes, e1_to_e0_bytes, ..Cost::default() });
-                Ok(None)
-            }
-            Role::Evaluator(e) => {
-                let expected = sizes[usize::from(e.first)];
-                e.one_way = None;
-                e.traffic.rounds += 1;
-                e.send(payload, place)?;
-                e.receive(expected, place).map(Some)
-            }
-        }
-    }
-
-    /// A message from one evaluator to the other. Consecutive ones in one direction are one round.
-    fn one_way(
-        &mut self,
-        from_first: bool,
-        size: usize,
-        place: &'static str,
-        payload: impl FnOnce() -> Vec<u8>,
-    ) -> Result<Option<Vec<u8>>, ProtocolError> {
-        match &mut self.role {
-            Role::Source(_) => Ok(None),
-            Role::Tally(tally) => {
-                let rounds = u64::from(tally.one_way.replace(from_first) != Some(from_first));
-                let bytes = |first| if from_first == first { size as u64 } else { 0 };
-                let (e0_to_e1_bytes, e1_to_e0_bytes) = (bytes(true), bytes(false));
-                tally.add(Cost { rounds, e0_to_e1_bytes, e1_to_e0_bytes, ..Cost::default() });
-                Ok(None)
-            }
-            Role::Evaluator(e) => {
-                e.traffic.rounds += u64::from(e.one_way.replace(from_first) != Some(from_first));
-                if e.first == from_first {
-                    e.send(payload(), place)?;
-                    return Ok(None);
-                }
-                e.receive(size, place).map(Some)
-            }
-        }
-    }
 }
 
 impl Evaluator {
-    /// Fresh masks for shares of a width.
-    fn wire_masks(&mut self, share: &[u64], bits: u32) -> Vec<u64> {
+    /// Fresh masks for shares of a width; `told` is how many low bits the peer hears now, and whether of the top one later.
+    fn wire_masks(&mut self, share: &[u64], bits: u32, told: (u32, bool)) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
-            return script.wire_masks(share, bits);
+            return script.wire_masks(share, told);
         }
+        let _ = told;
         self.masks.reduced(share.len(), bits)
+    }
+
+    /// E0's masks of what it hands over.
+    fn hand_over_masks(&mut self, share: &[u64], bits: u32) -> Vec<u64> {
+        #[cfg(test)]
+        if let Some(script) = &mut self.script {
+            return script.wire_masks(share, (bits, false));
+        }
+        self.handed.reduced(share.len(), bits)
     }
 
     /// Fresh masks for a plane of `n` bits.
@@ -739,6 +612,15 @@ impl Source {
             return script.client_masks();
         }
         self.masks[0].reduced(n, bits)
+    }
+
+    /// E0's masks of what it hands over.
+    fn hand_over_masks(&mut self, n: usize, bits: u32) -> Vec<u64> {
+        #[cfg(test)]
+        if let Some(script) = &mut self.script {
+            return script.client_masks();
+        }
+        self.handed.reduced(n, bits)
     }
 
     /// E0's half of corrections that are sums.

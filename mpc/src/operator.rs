@@ -158,10 +158,16 @@ mod tests {
 
     use super::*;
     use crate::testing::{gaussian, random_weights, tiny_spec};
-    use crate::{DealerSession, ServerSession, Twin};
+    use crate::{DealerSession, Material, ServerSession, Twin};
 
     #[test]
-    fn a_session_of_an_operator_returns_the_twins_tokens() {
+    fn a_session_of_an_operator_returns_the_twins_tokens_on_either_material() {
+        for material in [Material::Digits, Material::Points] {
+            a_session_returns_the_twins_tokens(material);
+        }
+    }
+
+    fn a_session_returns_the_twins_tokens(material: Material) {
         let (public, private) = random_weights(&tiny_spec(), 3);
         let spec = public.spec.clone();
         let row = |seed, n: usize| spec.encode(&gaussian(seed, "row", n * spec.hidden_size, 1.5)).unwrap();
@@ -174,13 +180,15 @@ mod tests {
         let steps: Vec<[InputShare; 2]> =
             std::iter::once(shares).chain(rows.iter().map(|r| InputShare::of_row(r))).collect();
         let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
-        let ((e0, e1), (sink, stream)) = (memory_pair(), memory_pair());
+        let ((e0, e1), (sink, stream), (words_sink, words)) = (memory_pair(), memory_pair(), memory_pair());
+        let on_points = material == Material::Points;
         let adapter = private.mask(&spec, &adapter_seed);
         let tokens = thread::scope(|scope| {
             let (spec, seed0_source, seed1_source) = (spec.clone(), seed0.clone(), seed1.clone());
             scope.spawn(move || {
-                let mut dealer =
+                let dealer =
                     DealerSession::new(spec, adapter_seed, seed0_source, seed1_source, Box::new(sink)).with_operator();
+                let mut dealer = if on_points { dealer.with_points(Box::new(words_sink)) } else { dealer };
                 dealer.prefill(bucket).unwrap();
                 dealer.decode().unwrap();
                 dealer.decode().unwrap();
@@ -188,15 +196,18 @@ mod tests {
             let server = scope.spawn(|| {
                 let mut server = ServerSession::new(public.clone(), &private, seed1, Box::new(e1), Box::new(stream))
                     .unwrap()
+                    .with_material(material)
                     .with_operator();
                 let mut tokens = vec![server.prefill_shared(&steps[0][1], bucket).unwrap()];
                 tokens.extend(steps[1..].iter().map(|s| server.decode_shared(&s[1]).unwrap()));
                 tokens
             });
-            let mut operator = OperatorSession::new(public.clone(), &adapter, seed0, Box::new(e0)).unwrap();
+            let operator = OperatorSession::new(public.clone(), &adapter, seed0, Box::new(e0)).unwrap();
+            let mut operator = if on_points { operator.with_points(Box::new(words)) } else { operator };
             let mut own = vec![operator.prefill(&steps[0][0], bucket).unwrap()];
             own.extend(steps[1..].iter().map(|s| operator.decode(&s[0]).unwrap()));
             let theirs = server.join().unwrap();
+            assert!(!on_points || operator.traffic().source_bytes > 0, "E0 reads words of its own");
             own.iter().zip(theirs).map(|(a, b)| join_token(*a, b)).collect::<Vec<u32>>()
         });
         assert_eq!(tokens, expected);

@@ -164,6 +164,7 @@ impl<'a> Prover<'a> {
         let mut range = Range {
             private: Arc::clone(&self.private),
             rank: spec.lora_rank,
+            rounding_error: spec.numeric.rounding.error(),
             inputs: inputs(self.public, envelope),
             norms: std::mem::take(&mut self.norms),
             additions: std::mem::take(&mut self.additions),
@@ -241,6 +242,8 @@ fn inputs(public: &PublicWeights, envelope: Envelope) -> VecDeque<Span> {
 struct Range {
     private: Arc<PrivateWeights>,
     rank: usize,
+    /// Of a truncation, in units of its result.
+    rounding_error: f64,
     inputs: VecDeque<Span>,
     layer: Option<usize>,
     next_id: u64,

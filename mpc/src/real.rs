@@ -133,7 +133,7 @@ impl Engine for Real {
         Ok(shares.iter().map(|(share, _)| (*share).clone()).collect())
     }
 
-    fn open_private(
+    fn hand_over(
         &mut self,
         x: &Reals,
         _bits: u32,

@@ -153,7 +153,7 @@ impl Engine for Clear {
         Ok(shares.iter().map(|(t, _)| (*t).clone()).collect())
     }
 
-    fn open_private(
+    fn hand_over(
         &mut self,
         x: &Tensor,
         bits: u32,
@@ -505,6 +505,14 @@ impl Twin {
         let engine = Clear::new(private, rank).with_rounding(weights.spec.numeric.rounding);
         let cache = Cache::new(&weights.spec);
         Self { weights, engine, cache, sampling: None }
+    }
+
+    /// As [`Self::new`], rounding half up whatever the spec says: what a session that rounds by coins is near to, and the
+    /// same every time.
+    #[must_use]
+    pub fn exact(weights: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
+        let twin = Self::new(weights, private);
+        Self { engine: twin.engine.with_rounding(Rounding::Exact), ..twin }
     }
 
     /// Runs a prompt (`n · hidden_size` encoded boundary activations) and returns the first token of the answer.

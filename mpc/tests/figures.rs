@@ -53,10 +53,11 @@ fn an_unmerged_block_keeps_to_its_budget() {
     let block = |layers| with_groups(layers, (0..9).map(|h| vec![h]).collect());
     let decode = tally_decode(&block(3), 127).unwrap() - tally_decode(&block(2), 127).unwrap();
     assert_eq!(decode.rounds, 73, "52 without the maximum");
-    assert!(decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 200_000, "{decode:?}");
+    assert!(decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 175_000, "{decode:?}");
     let prefill = tally_prefill(&block(3), 128).unwrap() - tally_prefill(&block(2), 128).unwrap();
-    assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 24_100_000, "{prefill:?}");
-    assert!(prefill.source_to_e1_bytes <= 94_000_000, "{prefill:?}");
+    assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 21_100_000, "{prefill:?}");
+    println!("exact {decode:?}\n{prefill:?}");
+    assert!(prefill.source_to_e1_bytes <= 89_000_000, "{prefill:?}");
 }
 
 /// Rounding by coin needs no comparison behind a truncation.
@@ -68,6 +69,7 @@ fn stochastic_rounding_saves_rounds_and_bytes() {
     };
     let decode = tally_decode(&block(3), 127).unwrap() - tally_decode(&block(2), 127).unwrap();
     let prefill = tally_prefill(&block(3), 128).unwrap() - tally_prefill(&block(2), 128).unwrap();
+    println!("stoch {decode:?}\n{prefill:?}");
     assert_eq!(decode.rounds, 57, "36 without the maximum");
     assert!(decode.e0_to_e1_bytes <= 188_000 && decode.source_to_e1_bytes <= 1_060_000, "{decode:?}");
     assert!(prefill.e0_to_e1_bytes <= 22_000_000 && prefill.source_to_e1_bytes <= 64_500_000, "{prefill:?}");

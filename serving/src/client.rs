@@ -1,6 +1,7 @@
 //! The user's side: the public part and the plaintext prefix, evaluator E0 of every session.
 
 mod cache;
+mod material;
 mod prefixes;
 mod session;
 mod shared;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use marill_model::{Message, Tokenizer, render_chat};
-use marill_mpc::{DecoderSpec, Sampling};
+use marill_mpc::{DecoderSpec, Material, Sampling};
 use marill_net::http::HttpClient;
 use marill_net::{Endpoint, WireCount};
 use marill_partition::Partition;
@@ -22,7 +23,8 @@ use crate::ahead::Correlations;
 use crate::wire::{E0, Setting, Terms};
 pub use cache::Offered;
 use prefixes::Prefixes;
-pub use session::{ClientState, Cost, MaterialChoice, SecureSession, SessionOpener, Source};
+pub use material::MaterialChoice;
+pub use session::{ClientState, Cost, SecureSession, SessionOpener, Source};
 use text::TextStream;
 
 /// Which services to use and where to keep what is downloaded.
@@ -106,6 +108,8 @@ pub struct Answer {
     pub prompt_tokens: usize,
     pub finish: Finish,
     pub correlations: Correlations,
+    /// What comparisons were made of.
+    pub material: Material,
     /// From asking the dealer to being ready for the prompt.
     pub open_seconds: f64,
     pub prefill: Cost,
@@ -268,6 +272,7 @@ impl Client {
             prompt_tokens: request.prompt.len(),
             finish: Finish::Length,
             correlations: session.correlations,
+            material: session.material,
             open_seconds,
             prefill: Cost::default(),
             decode: Cost::default(),

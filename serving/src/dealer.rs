@@ -20,6 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use marill_mpc::{Material, Seed};
+use marill_numeric::Rounding;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -199,14 +200,15 @@ impl Dealer {
 /// What this dealer can serve, whatever the model.
 pub(crate) fn check_offer(terms: &Terms) -> Result<(), HttpError> {
     let version = PROTOCOL_VERSION.to_string();
-    let fields = [
-        ("protocol", terms.protocol.to_string(), version.as_str()),
-        ("rounding", terms.rounding.clone(), "exact"),
-        ("reveal", terms.reveal.clone(), "token"),
-    ];
+    let fields =
+        [("protocol", terms.protocol.to_string(), version.as_str()), ("reveal", terms.reveal.clone(), "token")];
     match fields.into_iter().find(|(_, asked, offered)| asked != offered) {
         None if Setting::parse(&terms.setting).is_none() => {
             Err(bad_request(format!("this dealer offers the settings `dealer` and `3pc`, not `{}`", terms.setting)))
+        }
+        None if Rounding::parse(&terms.rounding).is_none() => {
+            let message = "this dealer offers the roundings `exact` and `stochastic`, not";
+            Err(bad_request(format!("{message} `{}`", terms.rounding)))
         }
         None if E0::parse(&terms.e0).is_none() => Err(bad_request(format!("`{}` is no known `e0`", terms.e0))),
         None => Ok(()),

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
 use crate::wire::{
-    E0, EvaluateHello, EvaluateWelcome, Reply, Step, recv_input_share, recv_json, send_json, send_token_share,
+    E0, EvaluateHello, EvaluateWelcome, Reply, Step, Terms, recv_input_share, recv_json, send_json, send_token_share,
 };
 
 const CLIENT: &str = "client";
@@ -91,11 +91,22 @@ impl Evaluator {
 
     fn open(&self, client: &mut SharedChannel<WebSocketChannel>) -> Result<OperatorSession, ServingError> {
         let hello: EvaluateHello = recv_json(client, CLIENT)?;
-        self.opener.terms.check(&hello.terms)?;
-        let (session, opened) = self.opener.open_shared(hello.sampling)?;
-        let welcome = EvaluateWelcome { terms: self.opener.terms.clone(), session };
+        let terms = self.agree(&hello)?;
+        let (session, opened) = self.opener.open_shared(&terms, hello.sampling)?;
+        let welcome = EvaluateWelcome { terms, session };
         send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
         Ok(opened)
+    }
+
+    /// The terms with the material that one of the two insists on, or else this evaluator's: it is at the end of the
+    /// line on which rounds wait.
+    fn agree(&self, hello: &EvaluateHello) -> Result<Terms, ServingError> {
+        let (asked, ours) = (hello.terms.material, self.opener.terms.material);
+        let material = if hello.any_material || self.opener.insists_on_material { ours } else { asked };
+        let terms = self.opener.terms.clone().with_material(material);
+        let theirs = if hello.any_material { material } else { asked };
+        terms.check(&hello.terms.clone().with_material(theirs))?;
+        Ok(terms)
     }
 
     fn serve(

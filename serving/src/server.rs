@@ -113,9 +113,9 @@ impl SecureModel {
         if has == Some(digest.as_str()) { (digest, Vec::new()) } else { (digest, bytes) }
     }
 
-    /// What comparisons may be made of. An evaluator of its own takes digits only so far.
+    /// What comparisons may be made of.
     fn materials(&self) -> &'static [Material] {
-        if self.allow_points && !self.terms.is_shared() {
+        if self.allow_points {
             &[Material::Digits, Material::Points]
         } else {
             &[Material::Digits]

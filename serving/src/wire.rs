@@ -101,7 +101,7 @@ impl Terms {
             public_sha256: public.digest().to_string(),
             setting: setting.as_str().into(),
             e0: E0::Client.as_str().into(),
-            rounding: "exact".into(),
+            rounding: spec.numeric.rounding.to_string(),
             reveal: "token".into(),
             material: Material::Digits,
         }
@@ -127,6 +127,21 @@ impl Terms {
         self.e0 == E0::Operator.as_str()
     }
 
+    /// That these terms are of this program, for parties that see no partition.
+    ///
+    /// # Errors
+    /// What differs.
+    pub fn check_program(&self, spec: &DecoderSpec) -> Result<(), String> {
+        let rounding = spec.numeric.rounding.as_str();
+        if self.rounding != rounding {
+            return Err(format!("its program has rounding `{rounding}`, its terms say `{}`", self.rounding));
+        }
+        if spec_sha256(spec) != self.spec_sha256 {
+            return Err("its program has another digest than its terms say".into());
+        }
+        Ok(())
+    }
+
     /// # Errors
     /// [`ServingError::Mismatch`] naming the first field that differs.
     pub fn check(&self, theirs: &Self) -> Result<(), ServingError> {
@@ -134,12 +149,13 @@ impl Terms {
         let (our_material, their_material) = (self.material.to_string(), theirs.material.to_string());
         let fields = [
             ("protocol", &our_version, &their_version),
+            // Before the digests that cover it, which would say less.
+            ("rounding", &self.rounding, &theirs.rounding),
             ("partition_id", &self.partition_id, &theirs.partition_id),
             ("spec_sha256", &self.spec_sha256, &theirs.spec_sha256),
             ("public_sha256", &self.public_sha256, &theirs.public_sha256),
             ("setting", &self.setting, &theirs.setting),
             ("e0", &self.e0, &theirs.e0),
-            ("rounding", &self.rounding, &theirs.rounding),
             ("reveal", &self.reveal, &theirs.reveal),
             ("material", &our_material, &their_material),
         ];
@@ -228,6 +244,9 @@ pub struct ServerWelcome {
 #[derive(Serialize, Deserialize)]
 pub struct EvaluateHello {
     pub terms: Terms,
+    /// Whether another material than the terms' will do; the answer's terms then say which.
+    #[serde(default)]
+    pub any_material: bool,
     /// As in [`ClientHello`].
     #[serde(default)]
     pub sampling: Option<Sampling>,

@@ -24,6 +24,8 @@ pub enum TrainError {
     NotFinite { what: &'static str, step: usize, last_checkpoint: Option<PathBuf> },
     #[error("cannot write the checkpoint `{}`: {reason}{}", path.display(), kept_hint(.last_checkpoint))]
     Checkpoint { path: PathBuf, reason: String, last_checkpoint: Option<PathBuf> },
+    #[error("{error}\n\nhint: make space, then `--resume` goes on from `{}`", checkpoint.display())]
+    Output { error: Box<TrainError>, checkpoint: PathBuf },
     #[error("stopped after step {step}\n\nhint: `--resume` goes on from `{}`", checkpoint.display())]
     Interrupted { step: usize, checkpoint: PathBuf },
     #[error("`{}` cannot be resumed: {reason}", path.display())]

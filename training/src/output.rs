@@ -30,15 +30,24 @@ pub struct DataNotes {
     pub shortened_answers: usize,
     /// Nothing to learn in them; left out.
     pub without_answer: usize,
+    /// Their prompts stand in a file of `dataset.exclude`; left out.
+    pub excluded: usize,
 }
 
 impl std::fmt::Display for DataNotes {
     /// One line a finding; empty when there is nothing to say.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let findings = [
-            (self.shortened_prompts, "are longer than `data.max_seq_len`: their prompts lost the beginning"),
-            (self.shortened_answers, "have answers longer than `data.max_seq_len`: they lost the end"),
+            (
+                self.shortened_prompts,
+                "are longer than `data.max_seq_len` or the model's context: their prompts lost the beginning",
+            ),
+            (
+                self.shortened_answers,
+                "have answers longer than `data.max_seq_len` or the model's context: they lost the end",
+            ),
             (self.without_answer, "have nothing to learn in them and were left out"),
+            (self.excluded, "ask what a file of `dataset.exclude` asks and were left out"),
         ];
         for (count, what) in findings.iter().filter(|(count, _)| *count > 0) {
             writeln!(f, "note: {count} of {} rows {what}", self.rows)?;
@@ -73,12 +82,18 @@ pub struct TrainReport {
     pub peak_memory_bytes: Option<usize>,
 }
 
-/// `metrics.jsonl`.
+/// `metrics.jsonl`, whole or not at all.
 pub(crate) fn write_metrics(path: &Path, history: &[Progress]) -> Result<(), TrainError> {
     let lines = history.iter().map(|p| serde_json::to_string(p).expect("plain figures serialise") + "\n");
     let partial = path.with_extension("jsonl.partial");
-    std::fs::write(&partial, lines.collect::<String>()).map_err(TrainError::io(path))?;
-    std::fs::rename(&partial, path).map_err(TrainError::io(path))
+    let write = || {
+        std::fs::write(&partial, lines.collect::<String>())?;
+        std::fs::rename(&partial, path)
+    };
+    write().map_err(|source| {
+        let _ = std::fs::remove_file(&partial);
+        TrainError::io(path)(source)
+    })
 }
 
 /// Mean loss of the last tenth of the steps.

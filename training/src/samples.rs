@@ -55,6 +55,8 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
     let (mut train, mut validation, mut notes) = (Vec::new(), Vec::new(), DataNotes::default());
     for (nth, dataset) in recipe.dataset.iter().enumerate() {
         let rows = Rows::read(dataset, dir)?;
+        notes.rows += rows.excluded;
+        notes.excluded += rows.excluded;
         let mut rng = Rng::new(recipe.train.seed, &format!("dataset {nth}"));
         let examples = draw(rows.examples, dataset, &mut rng);
         let mut samples = if dataset.format == Format::Text {

@@ -100,20 +100,35 @@ pub(crate) fn newest(root: &Path) -> Option<PathBuf> {
     list(root).pop()
 }
 
+/// The newest checkpoint of a step before this one.
+pub(crate) fn newest_before(root: &Path, step: usize) -> Option<PathBuf> {
+    let name = format!("step-{step:06}");
+    list(root).into_iter().rfind(|path| path.file_name().is_some_and(|found| *found.to_string_lossy() < *name))
+}
+
 /// Puts the newest checkpoint's values and moments into `params`; `None` when there is none.
 pub(crate) fn load(root: &Path, params: &mut Params, recipe_sha256: &str) -> Result<Option<Resumed>, TrainError> {
     let Some(path) = newest(root) else { return Ok(None) };
     let fail = |reason: String| TrainError::Resume { path: path.clone(), reason };
-    let json = std::fs::read_to_string(path.join(STATE)).map_err(|e| fail(e.to_string()))?;
-    let state: RunState = serde_json::from_str(&json).map_err(|e| fail(e.to_string()))?;
+    let damaged = |reason: String| {
+        let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok();
+        let hint = match step(&path).and_then(|step| newest_before(root, step)) {
+            Some(older) => format!("remove it, and `--resume` goes on from `{}`", older.display()),
+            None => "train without `--resume`".into(),
+        };
+        fail(format!("{reason}\n\nhint: it is damaged; {hint}"))
+    };
+    let json = std::fs::read_to_string(path.join(STATE)).map_err(|e| damaged(e.to_string()))?;
+    let state: RunState = serde_json::from_str(&json).map_err(|e| damaged(e.to_string()))?;
     if state.recipe_sha256 != recipe_sha256 {
         let reason =
             "it belongs to another recipe or data set\n\nhint: train without `--resume`, or into another folder";
         return Err(fail(reason.into()));
     }
-    let tensors = candle_core::safetensors::load(path.join(TENSORS), &Device::Cpu).map_err(|e| fail(e.to_string()))?;
+    let tensors =
+        candle_core::safetensors::load(path.join(TENSORS), &Device::Cpu).map_err(|e| damaged(e.to_string()))?;
     for param in &mut params.all {
-        let get = |name: &str| tensors.get(name).ok_or_else(|| fail(format!("`{name}` is missing")));
+        let get = |name: &str| tensors.get(name).ok_or_else(|| damaged(format!("`{name}` is missing")));
         param.var.set(get(&param.name)?)?;
         param.moments.first = get(&format!("first.{}", param.name))?.to_vec1()?;
         param.moments.second = get(&format!("second.{}", param.name))?.to_vec1()?;

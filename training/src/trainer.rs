@@ -211,9 +211,7 @@ impl<'a> Run<'a> {
             let loss = self.step(step)?;
             let norm = self.params.grad_norm();
             if !loss.is_finite() || !norm.is_finite() {
-                let what = if loss.is_finite() { "gradient" } else { "loss" };
-                let last_checkpoint = state::newest(&self.dir.join("checkpoints"));
-                return Err(TrainError::NotFinite { what, step, last_checkpoint });
+                return Err(self.not_finite(if loss.is_finite() { "gradient" } else { "loss" }, step, step - 1));
             }
             let rate = learning_rate(&self.recipe.optimizer, step, total);
             let clip = (self.recipe.train.max_grad_norm / norm.max(1e-12)).min(1.0);
@@ -221,6 +219,9 @@ impl<'a> Run<'a> {
 
             let due = self.recipe.eval.as_ref().and_then(|e| e.every_steps).unwrap_or(total);
             let val_loss = if step % due == 0 || step == total { self.validation_loss()? } else { None };
+            if val_loss.is_some_and(|loss| !loss.is_finite()) {
+                return Err(self.not_finite("validation loss", step, step));
+            }
             let tokens = self.history.last().map_or(0, |p| p.tokens) + self.steps[step - 1].tokens;
             let seconds = self.earlier_seconds + started.elapsed().as_secs_f64();
             let tokens_per_second = tokens as f64 / seconds.max(1e-9);
@@ -239,13 +240,20 @@ impl<'a> Run<'a> {
             if stop || step % self.recipe.train.checkpoint_steps == 0 || step == total {
                 let root = self.dir.join("checkpoints");
                 let path = state::save(&root, &self.params, &self.history, seconds, &self.digest)?;
-                output::write_metrics(&self.dir.join("metrics.jsonl"), &self.history)?;
+                output::write_metrics(&self.dir.join("metrics.jsonl"), &self.history)
+                    .map_err(|error| TrainError::Output { error: error.into(), checkpoint: path.clone() })?;
                 if stop && step < total {
                     return Err(TrainError::Interrupted { step, checkpoint: path });
                 }
             }
         }
         Ok(())
+    }
+
+    /// What came out of the parameters that step `left_by` left: a checkpoint of that step is no good one.
+    fn not_finite(&self, what: &'static str, step: usize, left_by: usize) -> TrainError {
+        let last_checkpoint = state::newest_before(&self.dir.join("checkpoints"), left_by);
+        TrainError::NotFinite { what, step, last_checkpoint }
     }
 
     /// Sums the gradients of a step's micro-batches and returns the mean loss.
@@ -318,6 +326,14 @@ impl<'a> Run<'a> {
     }
 
     fn finish(self, started: Instant) -> Result<TrainReport, TrainError> {
+        let checkpoint = state::newest(&self.dir.join("checkpoints"));
+        self.write_results(started).map_err(|error| match checkpoint {
+            Some(checkpoint) => TrainError::Output { error: error.into(), checkpoint },
+            None => error,
+        })
+    }
+
+    fn write_results(self, started: Instant) -> Result<TrainReport, TrainError> {
         let seconds = self.earlier_seconds + started.elapsed().as_secs_f64();
         self.transforms.save(&self.dir.join("transforms.json"))?;
         let tensors = self.params.tensors()?;
@@ -334,6 +350,11 @@ impl<'a> Run<'a> {
             // Half the size; the base model of later runs is what is written here, not what was in memory.
             let dtype = if self.recipe.model.init == Init::Random { TensorDtype::F16 } else { TensorDtype::F32 };
             trained.save(&path, dtype)?;
+            // What an earlier run into this folder left would pass for a part of this one.
+            let stale = self.dir.join("adapter.safetensors");
+            if stale.exists() {
+                std::fs::remove_file(&stale).map_err(TrainError::io(&stale))?;
+            }
             model = Some(path);
         }
         output::write_metrics(&self.dir.join("metrics.jsonl"), &self.history)?;

@@ -228,11 +228,19 @@ fn full_fine_tuning_writes_a_checkpoint_and_leaves_the_frozen_layers_alone() {
 #[test]
 fn a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint() {
     let place = Place::new(true);
-    let settings = ["optimizer.learning_rate=1e30", "train.checkpoint_steps=1", "train.max_grad_norm=1e30"];
+    // Decay that overshoots: the factors grow a hundredfold a step until squares overflow.
+    let growing = ["optimizer.learning_rate=10.0", "optimizer.weight_decay=10.0", "optimizer.lr_scheduler=constant"];
+    let settings = [&growing[..], &["train.checkpoint_steps=1", "train.max_grad_norm=1e30"]].concat();
     let error = place.run(TUNE, &settings).unwrap_err();
     let TrainError::NotFinite { step, last_checkpoint, .. } = &error else { panic!("{error}") };
-    assert!(*step >= 2 && last_checkpoint.as_ref().is_some_and(|p| p.exists()), "{error}");
-    assert!(error.to_string().contains("hint: the last good checkpoint"), "{error}");
+    // The newest checkpoint holds what the failing step computed with.
+    let good = place.path(&format!("tuned/checkpoints/step-{:06}", step - 2));
+    assert_eq!(last_checkpoint.as_deref(), Some(good.as_path()), "{error}");
+    assert!(good.exists() && error.to_string().contains("hint: the last good checkpoint"), "{error}");
+
+    let settings = ["optimizer.learning_rate=1e30", "train.max_grad_norm=1e30", "train.max_steps=1"];
+    let error = place.run(TUNE, &settings).unwrap_err().to_string();
+    assert!(error.contains("the validation loss is not a finite number") && error.contains("no checkpoint"), "{error}");
 }
 
 #[test]
@@ -360,6 +368,11 @@ fn rows_that_are_empty_or_too_long_are_counted_and_broken_ones_named() {
     let notes = report.data;
     assert_eq!((notes.rows, notes.shortened_prompts, notes.shortened_answers, notes.without_answer), (4, 2, 1, 1));
     assert_eq!(notes.to_string().lines().count(), 3, "{notes}");
+
+    std::fs::write(place.path("asked.jsonl"), "{\"instruction\": \"Say YES\"}\n").unwrap();
+    let without = place.run(&text, &[settings[0], settings[1], "dataset.0.exclude=[\"asked.jsonl\"]"]).unwrap();
+    assert_eq!((without.data.rows, without.data.excluded), (4, 1));
+    assert!(without.data.to_string().contains("1 of 4 rows ask what"), "{}", without.data);
 
     for (broken, said) in [("{\"instruction\": \"a\", \"out", "row 5"), ("{\"instruction\": \"a\"}", "row 5")] {
         std::fs::write(place.path("rows.jsonl"), lines.join("\n") + "\n" + broken).unwrap();

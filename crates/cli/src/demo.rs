@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use marill_evals::{Report, Scope, Task};
+use marill_numeric::Rounding;
 use marill_recipe::Recipe;
 use marill_report::{Table, bytes, count};
 use marill_training::TrainOptions;
@@ -14,7 +15,7 @@ use serde::Serialize;
 
 use crate::eval::{EngineKind, Engines};
 use crate::failure::INPUT_FAILED;
-use crate::model_dir::Model;
+use crate::model_dir::{Model, numbers_of};
 use crate::progress::Progress;
 use crate::recipes::RECIPES;
 use crate::train::train_and_export;
@@ -139,6 +140,10 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
     let say = |step: &str| eprintln!("{step}");
     let base = base_path(args, work)?;
     let recipe = unpack(work, &base, &args.set)?;
+    anyhow::ensure!(
+        numbers_of(&recipe)?.rounding == Rounding::Exact,
+        "the demo checks equality with the twin, which a program that rounds by coins does not promise\nhint: leave out `export.rounding`"
+    );
 
     say("1/4 fine-tuning the embedded base: frozen layers, low-rank additions, merged heads");
     let options = TrainOptions { recipe_dir: work.to_path_buf(), ..Default::default() };

@@ -8,9 +8,9 @@ use anyhow::Context;
 use clap::ValueEnum;
 use marill_evals::engine::{Engine, FloatEngine, SecureEngine, TwinEngine};
 use marill_evals::sandbox::{Limits, Sandbox};
-use marill_evals::{EvalError, Kind, Report, Scope, Speaker, Task, compare, harness, table};
+use marill_evals::{Checks, EvalError, Kind, Report, Scope, Speaker, Task, compare, harness, table};
 use marill_model::Transforms;
-use marill_recipe::Recipe;
+use marill_recipe::{Example, Recipe};
 
 use crate::base_model::Search;
 use crate::failure::{BadInput, INPUT_FAILED};
@@ -24,7 +24,7 @@ pub enum EngineKind {
     Float,
     /// The integers that the secure engine computes, in clear
     Twin,
-    /// The secure protocol with all parties in this process, compared with the twin
+    /// The secure protocol with all parties in this process, compared with the twin that rounds exactly
     Secure,
 }
 
@@ -39,9 +39,12 @@ pub struct Args {
     /// What answers; with several, separated by commas, the second table says how well they agree
     #[arg(long, value_enum, value_delimiter = ',', default_value = "float")]
     engine: Vec<EngineKind>,
-    /// The first N examples only
+    /// The first N examples only; with `--compare` the first N rows of the task
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Leave out examples whose prompt also stands in this file of the task's format, such as training rows
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    exclude: Option<PathBuf>,
     /// Rows of the task's format, in place of its own
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
@@ -89,7 +92,7 @@ pub struct Args {
 /// [`BadInput`] for model, task and data.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(runs) = &args.compare {
-        return compare_runs(&runs[0], &runs[1], args.json);
+        return compare_runs([&runs[0], &runs[1]], args.limit, args.json);
     }
     let path = args.search.named(&args.model.clone().unwrap_or_default(), args.no_progress)?;
     let model = Model::open(&path)?;
@@ -100,10 +103,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     for &kind in &args.engine {
         let mut engines = Engines::new(&model, kind).map_err(bad)?;
         for task in &tasks {
-            let examples = task.examples(args.data.as_deref(), args.reference.as_deref()).map_err(bad)?;
-            let checks = task.checks(args.data.as_deref()).map_err(bad)?;
-            let (few_shot, sandbox) = (args.shots, sandbox.as_ref());
-            let scope = Scope { limit: args.limit, few_shot, seed: args.seed, checks: &checks, sandbox };
+            let Questions { examples, doc_ids, checks } = Questions::new(task, &args).map_err(bad)?;
+            let (limit, few_shot, seed, sandbox) = (args.limit, args.shots, args.seed, sandbox.as_ref());
+            let scope = Scope { limit, few_shot, seed, doc_ids: &doc_ids, checks: &checks, sandbox };
             let mut progress = Progress::new(&task.name, args.no_progress);
             let report = engines.run(&model, task, &examples, scope, &mut |done, all| progress.set(done, all, ""));
             progress.finish();
@@ -124,7 +126,40 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             println!("\n{cost}");
         }
     }
-    Ok(verdict(&reports, args.min))
+    Ok(verdict(&reports, model.rounds_by_coins(), args.min))
+}
+
+/// What a model is asked, and where that stands in the task's rows.
+struct Questions {
+    examples: Vec<Example>,
+    doc_ids: Vec<usize>,
+    checks: Vec<Checks>,
+}
+
+impl Questions {
+    fn new(task: &Task, args: &Args) -> Result<Self, EvalError> {
+        let examples = task.examples(args.data.as_deref(), args.reference.as_deref())?;
+        let checks = task.checks(args.data.as_deref())?;
+        let Some(file) = &args.exclude else { return Ok(Self { examples, doc_ids: Vec::new(), checks }) };
+        let asked = task.asked_in(&examples, file)?;
+        let left_out = asked.iter().filter(|asked| **asked).count();
+        if left_out == examples.len() {
+            let reason = format!("every row of it is also in `{}`", file.display());
+            return Err(EvalError::Task { task: task.name.clone(), reason });
+        }
+        eprintln!(
+            "`{}`: {left_out} of {} rows are also in `{}` and left out",
+            task.name,
+            examples.len(),
+            file.display()
+        );
+        let doc_ids = (0..examples.len()).filter(|&n| !asked[n]).collect();
+        Ok(Self { examples: without(examples, &asked), doc_ids, checks: without(checks, &asked) })
+    }
+}
+
+fn without<T>(rows: Vec<T>, asked: &[bool]) -> Vec<T> {
+    rows.into_iter().zip(asked).filter(|(_, asked)| !**asked).map(|(row, _)| row).collect()
 }
 
 fn tasks_of(args: &Args, model: &Path) -> anyhow::Result<Vec<Task>> {
@@ -172,8 +207,14 @@ fn as_json(model: &Path, reports: &[Report]) -> anyhow::Result<serde_json::Value
     Ok(json)
 }
 
-fn compare_runs(a: &Path, b: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let differences = compare::read(a).and_then(|a| compare::compare(&a, &compare::read(b)?)).map_err(bad)?;
+fn compare_runs([a, b]: [&Path; 2], limit: Option<usize>, json: bool) -> anyhow::Result<ExitCode> {
+    let read = |path: &Path| {
+        let mut scored = compare::read(path)?;
+        compare::first_rows(&mut scored, limit.unwrap_or(usize::MAX));
+        Ok(scored)
+    };
+    let differences = read(a).and_then(|a| compare::compare(&a, &read(b)?)).map_err(bad)?;
+    eprint!("{}", table::left_out(&differences));
     if json {
         let json = serde_json::json!({ "a": a.display().to_string(), "b": b.display().to_string(), "differences": differences });
         println!("{json:#}");
@@ -194,11 +235,12 @@ fn bad(error: EvalError) -> anyhow::Error {
     BadInput(error.into()).into()
 }
 
-/// Exit code 1 for a score under the threshold or an answer that is not the twin's.
-fn verdict(reports: &[Report], min: Option<f64>) -> ExitCode {
+/// Exit code 1 for a score under the threshold or an answer that is not the twin's; where the program rounds `by_coins`,
+/// answers may differ.
+fn verdict(reports: &[Report], by_coins: bool, min: Option<f64>) -> ExitCode {
     let mut failed = false;
     for report in reports {
-        if report.twin_equal.is_some_and(|equal| equal != report.n) {
+        if !by_coins && report.twin_equal.is_some_and(|equal| equal != report.n) {
             eprintln!("error: `{}`: not every secure answer equals the twin's", report.task);
             failed = true;
         }
@@ -236,7 +278,7 @@ impl Engines {
             (EngineKind::Secure, Model::Partition(partition)) => {
                 let secure = SecureEngine::new(partition)?;
                 let (public, private) = secure.weights();
-                let twin = TwinEngine::with_weights(partition.prefix()?, public, private);
+                let twin = TwinEngine::exact(partition.prefix()?, public, private);
                 Ok(Self::Secure(Box::new(secure), Box::new(twin)))
             }
             (_, Model::Checkpoint(_)) => Err(EvalError::NeedsPartition),

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use marill_numeric::Rounding;
 use marill_recipe::Recipe;
 use marill_report::bytes;
 
 use crate::base_model::Search;
 use crate::failure::BadInput;
-use crate::model_dir::{EXPORT_FOLDER, export_checkpoint, export_run};
+use crate::model_dir::{EXPORT_FOLDER, ExportAs, export_checkpoint, export_run};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,11 +27,19 @@ pub struct Args {
     /// `peft-lossy` also writes `adapter_config.json` where PEFT cannot express the merged heads
     #[arg(long, value_parser = ["peft-lossy"])]
     format: Option<String>,
+    /// How the secure program rounds: `exact` (the twin's integers, bit for bit) or `stochastic` (by coins: fewer rounds and
+    /// bytes, near the twin) [default: the recipe's `export.rounding`, else `exact`]
+    #[arg(long, value_name = "NAME", value_parser = parse_rounding)]
+    rounding: Option<Rounding>,
     #[command(flatten)]
     search: Search,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
+}
+
+fn parse_rounding(text: &str) -> Result<Rounding, String> {
+    Rounding::parse(text).ok_or_else(|| "the roundings are `exact` and `stochastic`".into())
 }
 
 /// # Errors
@@ -39,9 +48,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let recipe_path = args.run_dir.join("recipe.toml");
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(EXPORT_FOLDER));
     let name = args.name.clone().unwrap_or_else(|| name_of(&args.run_dir));
+    let told = ExportAs { name: &name, peft_lossy: args.format.is_some(), rounding: args.rounding };
     let is_checkpoint = !recipe_path.is_file() && args.run_dir.join("config.json").is_file();
     let report = match (is_checkpoint, &args.base) {
-        (true, Some(base)) => export_checkpoint(&args.run_dir, base, &out, &name)?,
+        (true, Some(base)) => export_checkpoint(&args.run_dir, base, &out, &told)?,
         (true, None) => {
             let problem = anyhow::anyhow!(
                 "`{}` is a checkpoint, and what is private of it is what differs from its base\nhint: --base PATH",
@@ -55,7 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Some(base) => base.clone(),
                 None => args.search.base(&recipe, &args.run_dir)?,
             };
-            export_run(&args.run_dir, &recipe, &base, &out, &name, args.format.is_some())?
+            export_run(&args.run_dir, &recipe, &base, &out, &told)?
         }
     };
     if args.json {

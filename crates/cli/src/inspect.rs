@@ -45,6 +45,12 @@ struct Learned {
     learns: &'static str,
 }
 
+#[derive(Serialize)]
+struct Choice {
+    what: &'static str,
+    choices: &'static str,
+}
+
 /// Everything `inspect` says, as one object.
 #[derive(Serialize)]
 struct Findings<'a> {
@@ -60,7 +66,9 @@ struct Findings<'a> {
     softmaxes_a_layer: Vec<usize>,
     published: Vec<String>,
     parties: Vec<Learned>,
-    limits: &'static [&'static str],
+    /// What is decided when the partition is served.
+    choices: Vec<Choice>,
+    limits: Vec<&'static str>,
     /// With `--range` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     range: Option<String>,
@@ -127,7 +135,8 @@ fn gather(partition: &Partition) -> Findings<'_> {
             .iter()
             .map(|&(party, holds, learns)| Learned { party, holds, learns })
             .collect(),
-        limits: marill_partition::limits(),
+        choices: marill_partition::choices().iter().map(|&(what, choices)| Choice { what, choices }).collect(),
+        limits: marill_partition::limits(manifest),
         range: None,
     }
 }
@@ -145,9 +154,10 @@ fn render(findings: &Findings<'_>) -> String {
         bytes(findings.masked_bytes as u64)
     );
     text += &format!(
-        "numbers    {} fractional bits, {} in the residual stream, rounding exact, law {} ({})\nreveals    the token, to the client alone\n\n",
+        "numbers    {} fractional bits, {} in the residual stream, rounding {}, law {} ({})\nreveals    the token, to the client alone\n\n",
         numeric.frac_bits,
         numeric.residual_frac_bits,
+        numeric.rounding,
         numeric.law,
         &numeric.digest()[..12]
     );
@@ -181,11 +191,16 @@ fn render(findings: &Findings<'_>) -> String {
     for line in &findings.published {
         text += &format!("- {line}\n");
     }
+    let mut choices = Table::new(["its server decides", "choices"]);
+    for choice in &findings.choices {
+        choices.row([choice.what, choice.choices]);
+    }
+    text += &format!("\n{}\n", choices.markdown());
     if let Some(range) = &findings.range {
         text += &format!("\nrange: {range}\n");
     }
     text += "\nlimits:\n";
-    for limit in findings.limits {
+    for limit in &findings.limits {
         text += &format!("- {limit}\n");
     }
     text

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use marill_model::{Adapter, Checkpoint, Transforms};
+use marill_numeric::{NumericSpec, Rounding};
 use marill_partition::{ExportOptions, ExportReport, MANIFEST_FILE, Partition, export, export_full, shared_layers};
 use marill_recipe::Recipe;
 
@@ -37,6 +38,12 @@ impl Model {
         Ok(Self::Checkpoint(Box::new(Checkpoint::open(&checkpoint).map_err(|e| bad(e.into()))?)))
     }
 
+    /// Whether a secure answer may differ from the exact twin's.
+    pub fn rounds_by_coins(&self) -> bool {
+        let partition = if let Self::Partition(partition) = self { Some(partition) } else { None };
+        partition.is_some_and(|partition| partition.decoder_spec().numeric.rounding == Rounding::Stochastic)
+    }
+
     pub fn checkpoint(&self) -> &Checkpoint {
         match self {
             Self::Partition(partition) => partition.base(),
@@ -51,6 +58,16 @@ pub fn recipe_beside(path: &Path) -> Option<PathBuf> {
     candidates.into_iter().find(|candidate| candidate.is_file())
 }
 
+/// What a new partition is told besides the model.
+#[derive(Default)]
+pub struct ExportAs<'a> {
+    /// A name for people.
+    pub name: &'a str,
+    pub peft_lossy: bool,
+    /// In place of the recipe's; `exact` where neither says.
+    pub rounding: Option<Rounding>,
+}
+
 /// Exports a training run into `out`: its low-rank factors, or the private layers of a full fine-tune.
 ///
 /// # Errors
@@ -60,15 +77,16 @@ pub fn export_run(
     recipe: &Recipe,
     base: &Path,
     out: &Path,
-    name: &str,
-    peft_lossy: bool,
+    told: &ExportAs<'_>,
 ) -> anyhow::Result<ExportReport> {
     let work = || -> anyhow::Result<ExportReport> {
-        check_numbers(recipe)?;
+        let asked = numbers_of(recipe)?;
+        let numeric = told.rounding.map_or(asked, NumericSpec::with_rounding);
         let transforms = Transforms::load(&run_dir.join("transforms.json"))?;
         let (adapter_path, model_path) = (run_dir.join("adapter.safetensors"), run_dir.join("model"));
         let base = Checkpoint::open(base)?;
-        let opts = ExportOptions { name: name.into(), base_name: hub_name(recipe), peft_lossy, ..Default::default() };
+        let (name, base_name, peft_lossy) = (told.name.into(), hub_name(recipe), told.peft_lossy);
+        let opts = ExportOptions { name, base_name, peft_lossy, numeric, model: None };
         let report = if adapter_path.is_file() {
             export(&base, &transforms, &Adapter::load(&adapter_path)?, out, &opts)?
         } else if model_path.join("config.json").is_file() {
@@ -87,7 +105,7 @@ pub fn export_run(
 ///
 /// # Errors
 /// [`BadInput`] when nothing or too much differs, or the export refuses it.
-pub fn export_checkpoint(model: &Path, base: &Path, out: &Path, name: &str) -> anyhow::Result<ExportReport> {
+pub fn export_checkpoint(model: &Path, base: &Path, out: &Path, told: &ExportAs<'_>) -> anyhow::Result<ExportReport> {
     let work = || -> anyhow::Result<ExportReport> {
         let (model, base) = (Checkpoint::open(model)?, Checkpoint::open(base)?);
         let frozen_layers = shared_layers(&base, &model)?;
@@ -96,7 +114,8 @@ pub fn export_checkpoint(model: &Path, base: &Path, out: &Path, name: &str) -> a
             "no layer differs from the base: there is nothing to keep private"
         );
         let transforms = Transforms { frozen_layers, ..Default::default() };
-        let opts = ExportOptions { name: name.into(), ..Default::default() };
+        let numeric = NumericSpec::with_rounding(told.rounding.unwrap_or(Rounding::Exact));
+        let opts = ExportOptions { name: told.name.into(), numeric, ..Default::default() };
         let report = export_full(&base, &transforms, &model, out, &opts)?;
         warn_of_range(&report);
         Ok(report)
@@ -115,20 +134,24 @@ fn warn_of_range(report: &ExportReport) {
     }
 }
 
-/// The recipe may only ask for the numeric format that the secure program has.
-fn check_numbers(recipe: &Recipe) -> anyhow::Result<()> {
+/// The numeric format that a recipe asks for: its rounding is its own, the rest is what the secure program has.
+///
+/// # Errors
+/// What the recipe asks for and this version has not.
+pub fn numbers_of(recipe: &Recipe) -> anyhow::Result<NumericSpec> {
     let numeric = ExportOptions::default().numeric;
     let export = &recipe.export;
     let refuse = |key: &str, wanted: String, has: String| {
         anyhow::bail!("`export.{key}` = {wanted} is not offered\nhint: this version has {has}")
     };
-    match (export.frac_bits, export.wire_bits, export.rounding.as_deref(), export.reveal.as_deref()) {
+    let wanted = export.rounding.as_deref().unwrap_or("exact");
+    match (export.frac_bits, export.wire_bits, Rounding::parse(wanted), export.reveal.as_deref()) {
         (Some(bits), ..) if bits != numeric.frac_bits => {
             refuse("frac_bits", bits.to_string(), numeric.frac_bits.to_string())
         }
         (_, Some(bits), ..) => refuse("wire_bits", bits.to_string(), "a width for each wire, fixed by its law".into()),
-        (_, _, Some(rounding), _) if rounding != "exact" => refuse("rounding", rounding.into(), "`exact`".into()),
+        (_, _, None, _) => refuse("rounding", wanted.into(), "`exact` and `stochastic`".into()),
         (_, _, _, Some(reveal)) if reveal != "token" => refuse("reveal", reveal.into(), "`token`".into()),
-        _ => Ok(()),
+        (_, _, Some(rounding), _) => Ok(NumericSpec::with_rounding(rounding)),
     }
 }

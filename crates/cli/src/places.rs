@@ -125,8 +125,9 @@ pub struct Services {
     /// those that the dealer streams meanwhile (`live`)
     #[arg(long, value_name = "KIND", value_enum, default_value_t, env = "MARILL_CORRELATIONS")]
     correlations: CorrelationsArg,
-    /// What comparisons are made of: `digits` (few bytes), `points` (few rounds; the dealer sends correction words to this
-    /// client too), or what waits less on the network that `--network` names
+    /// What comparisons are made of: `digits` (few bytes), `points` (few rounds; the dealer sends correction words to the
+    /// first evaluator too), or what waits less on the network that `--network` names. Behind an evaluator of its own,
+    /// `auto` leaves it to that one, whose `auto` follows what a client insists on
     #[arg(long, value_name = "KIND", value_enum, default_value_t, env = "MARILL_MATERIAL")]
     material: MaterialArg,
     /// The network to the server and to the dealer, for `--material auto`: lan (0.2 ms, 10 Gbps), wan (40 ms, 200 Mbps),
@@ -153,7 +154,8 @@ impl Services {
         Ok(match (self.material, link(&self.network)?) {
             (MaterialArg::Points, _) => MaterialChoice::Points,
             (MaterialArg::Auto, Some(link)) => MaterialChoice::Quickest(network(&link)),
-            (MaterialArg::Auto | MaterialArg::Digits, _) => MaterialChoice::Digits,
+            (MaterialArg::Auto, None) => MaterialChoice::Open,
+            (MaterialArg::Digits, _) => MaterialChoice::Digits,
         })
     }
 

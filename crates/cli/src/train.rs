@@ -16,7 +16,7 @@ use marill_training::{TrainError, TrainOptions, TrainReport, train};
 use crate::base_model::Search;
 use crate::export::name_of;
 use crate::failure::BadInput;
-use crate::model_dir::{EXPORT_FOLDER, export_run};
+use crate::model_dir::{EXPORT_FOLDER, ExportAs, export_run};
 use crate::progress::Progress;
 
 /// Ended by Ctrl-C, after a checkpoint.
@@ -59,7 +59,8 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut overrides = args.set.clone();
     if let Some(dir) = &args.output_dir {
-        overrides.push(format!("output.dir={}", dir.display()));
+        // Quoted: `2026` and `nan` are folders here, not numbers.
+        overrides.push(format!("output.dir={}", serde_json::Value::from(dir.display().to_string())));
     }
     if let Some(seed) = args.seed {
         overrides.push(format!("train.seed={seed}"));
@@ -71,6 +72,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut options = TrainOptions { recipe_dir, base, teacher, cache_dir, resume: args.resume, stop: None };
     if args.dry_run {
         return dry_run::run(&recipe, &options, args.json);
+    }
+    let checkpoints = Path::new(&recipe.output.dir).join("checkpoints");
+    if args.resume && checkpoints.read_dir().map_or(true, |mut found| found.next().is_none()) {
+        eprintln!("note: `{}` holds no checkpoint; the run starts from the beginning", checkpoints.display());
     }
     options.stop = Some(stop_on_ctrl_c()?);
     let (report, exported) = match train_and_export(&recipe, &options, args.no_progress) {
@@ -133,6 +138,11 @@ pub fn train_and_export(
             count(report.trained_parameters as u64)
         );
     }
+    let out = report.output_dir.join(EXPORT_FOLDER);
+    // An earlier partition of this very run; anything else in its place is left for the user to look at.
+    if out.join(MANIFEST_FILE).is_file() {
+        std::fs::remove_dir_all(&out).with_context(|| format!("cannot replace `{}`", out.display()))?;
+    }
     if report.adapter.is_none() {
         return Ok((report, None));
     }
@@ -140,13 +150,12 @@ pub fn train_and_export(
         Some(path) => path.clone(),
         None => Search::default().base(recipe, &options.recipe_dir)?,
     };
-    let out = report.output_dir.join(EXPORT_FOLDER);
-    // An earlier partition of this very run; anything else in its place is left for the user to look at.
-    if out.join(MANIFEST_FILE).is_file() {
-        std::fs::remove_dir_all(&out).with_context(|| format!("cannot replace `{}`", out.display()))?;
-    }
     let name = name_of(&report.output_dir);
-    let exported = export_run(&report.output_dir, recipe, &base, &out, &name, false)?;
+    let told = ExportAs { name: &name, ..Default::default() };
+    let exported = export_run(&report.output_dir, recipe, &base, &out, &told).with_context(|| {
+        let run = report.output_dir.display();
+        format!("the run is done, but not exported\nhint: `marill export {run}` tries that again without training")
+    })?;
     if !quiet {
         eprintln!(
             "partition {}: a client downloads {}, the private part is {}",

@@ -163,6 +163,19 @@ fn train_exports_and_export_repeats_it() {
     let again = marill(path, &["export", "run", "--out", "again", "--name", "run", "--base", "base", "--json"]);
     assert!(again.status.success(), "{}", stderr(&again));
     assert_eq!(json(&again)["partition_id"], id, "the same run exports the same partition");
+    let coins = ["export", "run", "--out", "coins", "--base", "base", "--rounding", "stochastic", "--json"];
+    let coins = marill(path, &coins);
+    assert!(coins.status.success(), "{}", stderr(&coins));
+    assert_ne!(json(&coins)["partition_id"], id, "how a program rounds is part of it");
+    let text = String::from_utf8(marill(path, &["inspect", "coins"]).stdout).unwrap();
+    assert!(text.contains("rounding stochastic") && text.contains("rounded by coins"), "{text}");
+    let card = std::fs::read_to_string(path.join("coins/README.md")).unwrap();
+    assert!(card.contains("rounding stochastic") && card.contains("--greedy-only"), "{card}");
+    // Agreement is told and not asked for.
+    let eval = ["eval", "coins", "--tasks", "agnews", "--data", "rows.tsv", "--engine", "secure", "--no-progress"];
+    let eval = marill(path, &[&eval[..], &["--limit", "1"]].concat());
+    assert!(eval.status.success(), "{}", stderr(&eval));
+    assert!(String::from_utf8_lossy(&eval.stdout).contains("agreement with twin"));
     let output = marill(path, &["export", "run", "--base", "base"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("exists and is not empty"), "{}", stderr(&output));

@@ -10,6 +10,7 @@ use std::net::TcpStream;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use marill_numeric::Rounding;
 use proxy::Proxy;
 use serde_json::{Value, json};
 use services::{Service, World, marill};
@@ -338,13 +339,39 @@ fn three_parties_answer_as_the_twin_does_and_say_so() {
     assert!(!output.status.success() && said.contains("while a session runs"), "{said}");
 }
 
+#[test]
+fn a_partition_that_rounds_by_coins_is_served_and_said_to_be_one() {
+    let world = World::rounding(Rounding::Stochastic);
+    let (dealer, server) = world.parties();
+    let gateway = world.gateway(&server.url, &dealer.url);
+    assert_eq!(server.get("/v1/models")["data"][0]["rounding"], "stochastic");
+    assert_eq!(gateway.get("/health")["rounding"], "stochastic");
+    let (status, answer) =
+        gateway.post("/v1/completions", &json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true }));
+    assert_eq!((status, answer["usage"]["completion_tokens"].as_u64()), (200, Some(4)), "{answer}");
+
+    let answer = parse(&generate(&world, &server.url, &dealer.url, PROMPT));
+    assert_eq!((answer["rounding"].as_str(), &answer["twin_equal"]), (Some("stochastic"), &Value::Null));
+    let near = &answer["exact_twin"];
+    assert_eq!(near["tokens"], answer["completion_tokens"]);
+    // Logits of this model are far apart: a token picked by chance lies below the best by ones.
+    assert!(near["largest_shortfall"].as_f64().unwrap() < 0.1, "{near}");
+
+    let shared = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
+    let evaluator = world.evaluator(&shared.url, &dealer.url, &[]);
+    let flags = ["--evaluator", &evaluator.url, "--material", "points", "--check-twin"];
+    let flags = [&flags[..], &[world.partition.to_str().unwrap()]].concat();
+    let answer = parse(&generate_with(&world, &shared.url, &dealer.url, &flags));
+    assert_eq!((&answer["material"], &answer["exact_twin"]["tokens"]), (&json!("points"), &json!(2)), "{answer}");
+}
+
 /// Five processes: dealer, server, evaluator, gateway and a client.
 #[test]
 fn with_an_evaluator_of_its_own_the_client_sends_shares_and_the_answer_is_the_twins() {
     let world = World::new();
     let (dealer, other) = world.parties();
     let server = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
-    let evaluator = world.evaluator(&server.url, &dealer.url);
+    let evaluator = world.evaluator(&server.url, &dealer.url, &[]);
     let (to_server, server_url) = Proxy::start(&server.url.parse().unwrap());
     let (to_evaluator, evaluator_url) = Proxy::start(&evaluator.url.parse().unwrap());
     let (server_url, evaluator_url) = (server_url.to_string(), evaluator_url.to_string());
@@ -386,6 +413,31 @@ fn with_an_evaluator_of_its_own_the_client_sends_shares_and_the_answer_is_the_tw
     drop(evaluator);
     let (status, lost) = gateway.post("/v1/completions", &body);
     assert!(status == 502 && lost["error"]["message"].as_str().unwrap().contains("evaluator"), "{lost}");
+}
+
+/// Whose word counts about the material: who insists, or else the evaluator, whose rounds wait.
+#[test]
+fn an_evaluator_of_its_own_computes_on_points_too() {
+    let world = World::new();
+    let (dealer, _) = world.parties();
+    let server = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
+    let ask = |evaluator: &Service, material: &str| {
+        let flags = ["--evaluator", &evaluator.url, "--material", material];
+        let mut command = marill();
+        command.args(["generate", &server.url, "-p", PROMPT, "--max-tokens", "3", "--json"]).args(flags);
+        world.client_folders(command.arg("--check-twin").arg(&world.partition)).output().unwrap()
+    };
+    // So far away that rounds are all that counts.
+    let far = world.evaluator(&server.url, &dealer.url, &["--network", "2000/100000"]);
+    for (asked, expected) in [("auto", "points"), ("points", "points"), ("digits", "digits")] {
+        let answer = parse(&ask(&far, asked));
+        assert_eq!((&answer["twin_equal"], answer["material"].as_str()), (&json!(true), Some(expected)), "{asked}");
+    }
+    let firm = world.evaluator(&server.url, &dealer.url, &["--material", "digits"]);
+    assert_eq!(parse(&ask(&firm, "auto"))["material"], "digits");
+    let output = ask(&firm, "points");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("disagree on `material`"), "{said}");
 }
 
 fn generate_with(world: &World, server: &str, dealer: &str, flags: &[&str]) -> Output {

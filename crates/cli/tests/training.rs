@@ -160,7 +160,17 @@ fn a_full_disk_is_named_and_the_last_good_checkpoint_stays() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("cannot write `tuned/adapter.safetensors`"), "{}", stderr(&output));
     assert!(!place.path("tuned/adapter.safetensors").exists(), "half an adapter is none");
+    assert!(stderr(&output).contains("`--resume` goes on from `tuned/checkpoints/"), "{}", stderr(&output));
     assert_eq!(std::fs::read(good.join("state.safetensors")).unwrap(), state);
+
+    // A run whose own files are small enough, and whose partition is not.
+    let small = "--set train.max_steps=2 --set lora.rank=1 --set 'lora.target_modules=[\"q_proj\"]'";
+    let output = limited(&format!("{small} --output-dir 7"));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("not exported") && said.contains("7/export.partial-"), "{said}");
+    assert!(said.contains("public/model.safetensors") && said.contains("hint: `marill export 7`"), "{said}");
+    assert!(place.path("7/adapter.safetensors").exists() && !place.path("7/export").exists());
 
     let output = limited("--output-dir fresh");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
@@ -170,10 +180,20 @@ fn a_full_disk_is_named_and_the_last_good_checkpoint_stays() {
         stderr(&output)
     );
     assert!(stderr(&output).contains("hint: make space"), "{}", stderr(&output));
-    let output = place.tune("2", "again", &["--set", "train.max_steps=4"]).env("MARILL_CACHE", "/dev/null/no").output();
+    let output = place
+        .tune("2", "again", &["--resume", "--set", "train.max_steps=4"])
+        .env("MARILL_CACHE", "/dev/null/no")
+        .output();
     let output = output.unwrap();
     assert!(output.status.success() && stderr(&output).contains("not kept for later runs"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("`again/checkpoints` holds no checkpoint"), "{}", stderr(&output));
     assert_eq!(newest_step(&place.path("fresh")), 0);
+
+    std::fs::write(place.path("again/checkpoints/step-000004/state.safetensors"), [0; 9]).unwrap();
+    let output = place.tune("2", "again", &["--resume", "--set", "train.max_steps=4"]).output().unwrap();
+    let said = stderr(&output);
+    assert!(said.contains("step-000004` cannot be resumed") && said.contains("it is damaged; remove it"), "{said}");
+    assert!(said.contains("goes on from `again/checkpoints/step-000003`"), "{said}");
 }
 
 /// Wide enough that the graph is most of what a run needs.
@@ -241,16 +261,46 @@ fn a_dry_run_foresees_the_bytes_of_the_exported_folder_within_a_third() {
         bytes.sum()
     }
     let place = Place::new();
-    for rank in ["lora.rank=4", "lora.rank=64"] {
-        let args = ["train", "tune.toml", "--set", rank, "--set", "train.max_steps=1", "--no-progress"];
+    let full = TUNE.replace("[lora]\nrank = 4\ndropout = 0.2\n", "");
+    place.write("full.toml", &full);
+    for (recipe, set) in [("tune.toml", "lora.rank=4"), ("tune.toml", "lora.rank=64"), ("full.toml", "train.seed=0")] {
+        let args = ["train", recipe, "--set", set, "--set", "train.max_steps=1", "--no-progress"];
         let output = place.marill(&[&args[..], &["--dry-run", "--json"]].concat()).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
-        let said = json(&output)["export_bytes"].as_f64().unwrap();
+        let said = json(&output);
         let output = place.marill(&args).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
-        let was = folder_bytes(&place.path("tuned/export")) as f64;
-        assert!((0.77..1.3).contains(&(said / was)), "{rank}: {said} foreseen, {was} measured");
+        if recipe == "full.toml" {
+            assert!(!place.path("tuned/export").exists(), "what an earlier run exported is not this run's");
+            let output = place.marill(&["export", "tuned", "--base", "base/model"]).output().unwrap();
+            assert!(output.status.success(), "{}", stderr(&output));
+        }
+        let form = if recipe == "full.toml" { "full" } else { "lora" };
+        assert_eq!(said["private"], form);
+        assert_eq!(said["lora_rank"].is_null(), form == "full", "{said}");
+        let (said, was) = (said["export_bytes"].as_f64().unwrap(), folder_bytes(&place.path("tuned/export")) as f64);
+        assert!((0.77..1.3).contains(&(said / was)), "{set}: {said} foreseen, {was} measured");
     }
+}
+
+#[test]
+fn a_dry_run_of_a_recipe_without_low_rank_factors_plans_whole_matrices_or_says_that_none_can_be_private() {
+    let place = Place::new();
+    let full = TUNE.replace("[lora]\nrank = 4\ndropout = 0.2\n", "");
+    place.write("full.toml", &full);
+    let plan = place.marill(&["train", "full.toml", "--dry-run"]).output().unwrap();
+    let said = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(said.contains("private            whole matrices") && said.contains("`marill export`"), "{said}");
+    let all = ["train", "full.toml", "--dry-run", "--set", "freeze.layers=0"];
+    let plan = place.marill(&all).output().unwrap();
+    let said = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(plan.status.success() && said.contains("no partition: embedding, norm and head"), "{said}");
+    assert!(stderr(&plan).contains("hint: `freeze.layers`"), "{}", stderr(&plan));
+    let plan = place.marill(&[&all[..], &["--json"]].concat()).output().unwrap();
+    assert!(json(&plan)["private"].is_null(), "{}", json(&plan));
+    let layers_alone = [&all[..], &["--set", "freeze.embedding=true", "--json"]].concat();
+    let plan = place.marill(&layers_alone).output().unwrap();
+    assert_eq!(json(&plan)["private"], "full");
 }
 
 #[test]

@@ -49,10 +49,33 @@ impl Default for NumericSpec {
 
 impl std::fmt::Display for Rounding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Rounding {
+    pub const ALL: [Self; 2] = [Self::Exact, Self::Stochastic];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Exact => "exact",
             Self::Stochastic => "stochastic",
-        })
+        }
+    }
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rounding| rounding.as_str() == text)
+    }
+
+    /// The largest error of a truncation, in units of its result.
+    #[must_use]
+    pub fn error(self) -> f64 {
+        match self {
+            Self::Exact => 0.5,
+            Self::Stochastic => 1.0,
+        }
     }
 }
 

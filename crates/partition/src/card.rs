@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use marill_numeric::Rounding;
+
 use crate::manifest::{BaseFormat, Manifest};
 
 /// Who learns what in the setting `dealer`; also shown by `marill inspect`.
@@ -16,15 +18,39 @@ pub(crate) const PARTIES: [(&str, &str, &str); 3] = [
 ];
 
 /// The limits that stand in every card and on the first screen of every description.
-pub(crate) const LIMITS: [&str; 5] = [
+const LIMITS: [&str; 4] = [
     "Semi-honest: every party is assumed to follow the protocol. A cheating client may read the private weights, \
      because it computes one share itself.",
     "Dealer and server (or dealer and client) together can open everything: they must be run by different people. One \
      operator running all roles is a demonstration, not privacy.",
     "The answers themselves teach something about the weights; whoever may ask without limit may imitate the model.",
     "128 bits of computational security (AES); research software, not audited.",
-    "Equality with the cleartext twin is given the client's boundary integers and values inside the stated range; \
-     outside it nothing is promised.",
+];
+
+/// [`LIMITS`], and what the rounding leaves to be said about equality.
+pub(crate) fn limits(rounding: Rounding) -> Vec<&'static str> {
+    let equality = match rounding {
+        Rounding::Exact => {
+            "Equality with the cleartext twin is given the client's boundary integers and values inside the stated \
+             range; outside it nothing is promised."
+        }
+        Rounding::Stochastic => {
+            "Values are rounded by coins: answers to one prompt may differ from time to time where two tokens are nearly \
+             equally likely, and from the twin's. Outside the stated range nothing is promised."
+        }
+    };
+    LIMITS.into_iter().chain([equality]).collect()
+}
+
+/// What the partition leaves to whoever serves it; `GET /v1/models` of a server says what it chose.
+pub(crate) const CHOICES: [(&str, &str); 4] = [
+    ("setting", "`dealer`, or `3pc`: a helper that takes part in every session"),
+    ("first evaluator", "the client, or an operator of its own (`--e0 operator`)"),
+    (
+        "tokens",
+        "the most likely ones; drawn with a temperature and top-k where a client asks, unless the server is `--greedy-only`",
+    ),
+    ("comparisons", "digits, or points where a client asks, unless the server is `--digits-only`"),
 ];
 
 /// The card as Markdown.
@@ -60,8 +86,8 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
     let numeric = &manifest.decoder.numeric;
     let _ = writeln!(
         text,
-        "- numbers: {} fractional bits ({} in the residual stream), rounding exact, law version {}",
-        numeric.frac_bits, numeric.residual_frac_bits, numeric.law
+        "- numbers: {} fractional bits ({} in the residual stream), rounding {}, law version {}",
+        numeric.frac_bits, numeric.residual_frac_bits, numeric.rounding, numeric.law
     );
     let bytes = manifest.public_bytes();
     let format = match manifest.base.format {
@@ -78,8 +104,12 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
     for line in published(manifest) {
         let _ = writeln!(text, "- {line}");
     }
+    text.push_str("\n## What its server decides\n\n| what | choices |\n|---|---|\n");
+    for (what, choices) in CHOICES {
+        let _ = writeln!(text, "| {what} | {choices} |");
+    }
     text.push_str("\n## Limits\n\n");
-    for limit in LIMITS {
+    for limit in limits(numeric.rounding) {
         let _ = writeln!(text, "- {limit}");
     }
     text.push_str(if has_peft_config && transforms.heads.is_some() {

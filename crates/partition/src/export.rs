@@ -221,7 +221,10 @@ fn write_all(
 fn write_base(base: &Checkpoint, dir: &Path) -> Result<(BaseFormat, Vec<String>), PartitionError> {
     let has_ending = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
     let copy = |from: &Path, to: &str| {
-        std::fs::copy(from, dir.join(to)).map(|_| to.to_string()).map_err(PartitionError::io(from))
+        let place = dir.join(to);
+        // A failed copy does not say which side failed.
+        let failed = if std::fs::File::open(from).is_ok() { &place } else { from };
+        std::fs::copy(from, &place).map(|_| to.to_string()).map_err(PartitionError::io(failed))
     };
     if let Some(gguf) = base.files.iter().find(|path| has_ending(path, "gguf")) {
         return Ok((BaseFormat::Gguf, vec![copy(gguf, "public/base.gguf")?]));

@@ -36,8 +36,14 @@ pub fn parties() -> &'static [(&'static str, &'static str, &'static str)] {
 }
 
 /// What this kind of privacy does not give, one sentence each.
-pub fn limits() -> &'static [&'static str] {
-    &card::LIMITS
+#[must_use]
+pub fn limits(manifest: &Manifest) -> Vec<&'static str> {
+    card::limits(manifest.decoder.numeric.rounding)
+}
+
+/// What a partition leaves to whoever serves it: `(what, choices)`.
+pub fn choices() -> &'static [(&'static str, &'static str)] {
+    &card::CHOICES
 }
 
 /// What a manifest gives away to everybody, one line each.

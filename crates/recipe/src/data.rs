@@ -1,6 +1,7 @@
 use crate::{Dataset, Format, RecipeError, Record, Style, locate, read_records, read_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// One turn of a conversation; `role` is `system`, `user` or `assistant`.
@@ -35,17 +36,31 @@ pub struct Rows {
     pub examples: Vec<Example>,
     pub format: Format,
     pub labels: Vec<String>,
+    /// Rows that `dataset.exclude` left out.
+    pub excluded: usize,
 }
 
 impl Rows {
-    /// Reads the files of a `[[dataset]]`; paths are searched as [`locate()`] does.
+    /// Reads the files of a `[[dataset]]`, without the rows that it excludes; paths are searched as [`locate()`] does.
     ///
     /// # Errors
     /// [`RecipeError`] naming the file and row; an empty data set is an error.
     pub fn read(dataset: &Dataset, recipe_dir: &Path) -> Result<Self, RecipeError> {
         let path = locate(&dataset.path, recipe_dir)?;
         let target = dataset.target_path.as_ref().map(|p| locate(p, recipe_dir)).transpose()?;
-        Self::read_files(dataset, &path, target.as_deref())
+        let mut rows = Self::read_files(dataset, &path, target.as_deref())?;
+        let mut asked = BTreeSet::new();
+        for file in &dataset.exclude {
+            asked.extend(questions(dataset, &locate(file, recipe_dir)?)?);
+        }
+        let all = rows.examples.len();
+        rows.examples.retain(|example| !asked.contains(&example.prompt.question()));
+        rows.excluded = all - rows.examples.len();
+        if rows.examples.is_empty() {
+            let reason = "every row is also in a file of `dataset.exclude`".into();
+            return Err(RecipeError::Data { path, reason });
+        }
+        Ok(rows)
     }
 
     /// The same with other files of the same format in place of the data set's own.
@@ -71,8 +86,43 @@ impl Rows {
         if examples.iter().all(|e| e.completion.trim().is_empty()) {
             return Err(RecipeError::Data { path: path.into(), reason: "the data set is empty".into() });
         }
-        Ok(Self { examples, format: dataset.format, labels: dataset.labels.clone() })
+        Ok(Self { examples, format: dataset.format, labels: dataset.labels.clone(), excluded: 0 })
     }
+}
+
+impl Prompt {
+    /// What makes two prompts the same question: all of the text, whatever its capitals and white space.
+    pub fn question(&self) -> String {
+        let words = |text: &str| text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+        match self {
+            Self::Plain(text) => words(text),
+            Self::Chat(turns) => {
+                let turns = turns.iter().map(|turn| format!("{}: {}", turn.role, words(&turn.content)));
+                turns.collect::<Vec<_>>().join("\n")
+            }
+        }
+    }
+}
+
+/// The questions ([`Prompt::question`]) of a file, put as `dataset` puts its own; answers are not needed.
+///
+/// # Errors
+/// [`RecipeError`] naming the file and row; running text has no questions.
+pub fn questions(dataset: &Dataset, path: &Path) -> Result<BTreeSet<String>, RecipeError> {
+    if dataset.format == Format::Text {
+        let reason = "rows of running text have no prompt by which they could be found again".into();
+        return Err(RecipeError::Data { path: path.into(), reason });
+    }
+    let mut records = read_records(path)?;
+    if dataset.format == Format::Translate {
+        records.iter_mut().for_each(name_source);
+    }
+    let question = |(n, record): (usize, &Record)| {
+        let prompt = prompt_of(dataset, record);
+        let prompt = prompt.map_err(|reason| RecipeError::Row { path: path.into(), row: n + 1, reason })?;
+        Ok(prompt.question())
+    };
+    records.iter().enumerate().map(question).collect()
 }
 
 fn is_plain_text(path: &Path) -> bool {
@@ -89,61 +139,66 @@ fn align(records: &mut [Record], path: &Path, target: &Path) -> Result<(), Recip
         return Err(RecipeError::Data { path: path.into(), reason });
     }
     for (record, mut other) in records.iter_mut().zip(others) {
-        if let Some(text) = record.remove("text") {
-            record.insert("source".into(), text);
-        }
+        name_source(record);
         record.insert("target".into(), other.remove("text").unwrap_or_default());
     }
     Ok(())
 }
 
-fn render(dataset: &Dataset, record: &Record) -> Result<Example, String> {
-    let own = dataset.template.as_deref();
-    let answer = dataset.completion.as_deref();
-    match dataset.format {
-        Format::Chat => return render_chat(record),
-        Format::Text => {
-            let text = fill(own.unwrap_or("{text}"), record)?;
-            return Ok(Example { prompt: Prompt::Plain(String::new()), completion: text, label: None });
-        }
-        _ => {}
+/// A line of a file in one language alone.
+fn name_source(record: &mut Record) {
+    if let Some(text) = record.remove("text") {
+        record.insert("source".into(), text);
     }
-    let (prompt, completion, label) = match dataset.format {
+}
+
+fn render(dataset: &Dataset, record: &Record) -> Result<Example, String> {
+    if dataset.format == Format::Text {
+        let text = fill(dataset.template.as_deref().unwrap_or("{text}"), record)?;
+        return Ok(Example { prompt: Prompt::Plain(String::new()), completion: text, label: None });
+    }
+    let prompt = prompt_of(dataset, record)?;
+    let answer = dataset.completion.as_deref();
+    let (completion, label) = match dataset.format {
+        Format::Chat => (turns(record)?.1, None),
         Format::Classify => {
             let column = dataset.label.as_deref().unwrap_or("label");
             let label = label_number(&cell(record, column)?, dataset)?;
-            (fill(own.unwrap_or("{text}"), record)?, dataset.labels[label].clone(), Some(label))
+            (dataset.labels[label].clone(), Some(label))
         }
-        Format::Translate => {
-            (fill(own.unwrap_or("{source}"), record)?, fill(answer.unwrap_or("{target}"), record)?, None)
-        }
-        _ => {
-            let default = if record.get("input").is_some_and(|v| v.as_str().is_some_and(|s| !s.trim().is_empty())) {
-                "{instruction}\n\n{input}"
-            } else {
-                "{instruction}"
-            };
-            (fill(own.unwrap_or(default), record)?, fill(answer.unwrap_or("{output}"), record)?, None)
+        Format::Translate => (fill(answer.unwrap_or("{target}"), record)?, None),
+        Format::Instruct | Format::Text => (fill(answer.unwrap_or("{output}"), record)?, None),
+    };
+    Ok(Example { prompt, completion, label })
+}
+
+/// What stands before the answer of a row.
+fn prompt_of(dataset: &Dataset, record: &Record) -> Result<Prompt, String> {
+    let default = match dataset.format {
+        Format::Chat => return Ok(Prompt::Chat(turns(record)?.0)),
+        Format::Classify | Format::Text => "{text}",
+        Format::Translate => "{source}",
+        Format::Instruct => {
+            let has_input = record.get("input").and_then(Value::as_str).is_some_and(|text| !text.trim().is_empty());
+            if has_input { "{instruction}\n\n{input}" } else { "{instruction}" }
         }
     };
-    let prompt = match dataset.style {
+    let prompt = fill(dataset.template.as_deref().unwrap_or(default), record)?;
+    Ok(match dataset.style {
         Style::Plain => Prompt::Plain(prompt),
         Style::Chat => {
             let system = dataset.system.iter().map(|s| Turn { role: "system".into(), content: s.clone() });
             Prompt::Chat(system.chain([Turn { role: "user".into(), content: prompt }]).collect())
         }
-    };
-    Ok(Example { prompt, completion, label })
+    })
 }
 
-/// The last turn, which must be the assistant's, is the answer to the ones before.
-fn render_chat(record: &Record) -> Result<Example, String> {
+/// The turns of a chat, and the last one's words: it must be the assistant's, and answers the ones before.
+fn turns(record: &Record) -> Result<(Vec<Turn>, String), String> {
     let turns = record.get("messages").ok_or("the row has no `messages`")?;
     let mut turns: Vec<Turn> = serde_json::from_value(turns.clone()).map_err(|e| format!("`messages`: {e}"))?;
     match turns.pop() {
-        Some(last) if last.role == "assistant" => {
-            Ok(Example { prompt: Prompt::Chat(turns), completion: last.content, label: None })
-        }
+        Some(last) if last.role == "assistant" => Ok((turns, last.content)),
         _ => Err("`messages` must end with the assistant's turn".into()),
     }
 }
@@ -170,7 +225,8 @@ fn cell(record: &Record, column: &str) -> Result<String, String> {
             let lines: Vec<&str> = lines.iter().filter_map(Value::as_str).collect();
             Ok(lines.join("\n").replace("\r\n", "\n"))
         }
-        Some(Value::Null) | None => {
+        Some(Value::Null) => Err(format!("column `{column}` is null")),
+        None => {
             let names: Vec<&str> = record.keys().map(String::as_str).collect();
             Err(format!("no column `{column}`; the row has {}", names.join(", ")))
         }

@@ -10,7 +10,7 @@ mod read;
 mod recipe;
 mod schema;
 
-pub use data::{Example, Prompt, Rows, Turn};
+pub use data::{Example, Prompt, Rows, Turn, questions};
 pub use error::{Problem, RecipeError};
 pub use locate::locate;
 pub use read::{Record, read_records, read_text};

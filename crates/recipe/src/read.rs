@@ -35,12 +35,23 @@ pub fn read_records(path: &Path) -> Result<Vec<Record>, RecipeError> {
     let row = |row: usize, reason: String| RecipeError::Row { path: path.into(), row: row + 1, reason };
     let lines = || text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     match name.rsplit('.').next().unwrap_or_default() {
-        "jsonl" | "json" => {
-            lines().map(|(n, line)| serde_json::from_str(line).map_err(|e| row(n, e.to_string()))).collect()
-        }
+        "jsonl" | "json" => lines().map(|(n, line)| json_row(line).map_err(|reason| row(n, reason))).collect(),
         "tsv" => Ok(lines().map(|(_, line)| numbered(line.split('\t'))).collect()),
         "csv" => csv(&text, row),
         _ => Ok(lines().map(|(_, line)| [("text".to_owned(), Value::from(line))].into_iter().collect()).collect()),
+    }
+}
+
+fn json_row(line: &str) -> Result<Record, String> {
+    match serde_json::from_str(line) {
+        Ok(Value::Object(record)) => Ok(record),
+        Err(error) if line.trim() != "[" => {
+            // The parser sees one line, whatever its number in the file.
+            let text = error.to_string();
+            let what = text.split(" at line ").next().unwrap_or_default();
+            Err(format!("no JSON: {what} at column {}", error.column()))
+        }
+        _ => Err("not a JSON object\n\nhint: each line is one object: `jq -c '.[]'` takes a list apart".into()),
     }
 }
 

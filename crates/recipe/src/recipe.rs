@@ -135,6 +135,10 @@ pub struct Dataset {
     /// How the file writes the labels, in the same order, where it is neither name nor number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub label_codes: Vec<String>,
+    /// Files of the same format, searched like `path`: rows whose prompt stands in one of them are left out, so that
+    /// no question of a test is learnt. Capitals and white space do not count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
     /// Takes this many rows, drawn with the training seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,

@@ -59,6 +59,7 @@ const DATASET: &[(&str, Kind)] = &[
     ("label", Text),
     ("labels", Texts),
     ("label_codes", Texts),
+    ("exclude", Texts),
     ("limit", Whole(1)),
     ("weight", Positive),
 ];
@@ -134,7 +135,7 @@ const ROOT: &[(&str, Kind)] = &[
         Kind::Table(&[
             ("frac_bits", Whole(8)),
             ("wire_bits", Whole(24)),
-            ("rounding", OneOf(&["exact"])),
+            ("rounding", OneOf(&["exact", "stochastic"])),
             ("reveal", OneOf(&["token", "logits"])),
         ]),
     ),
@@ -274,6 +275,9 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
     for dataset in &recipe.dataset {
         if dataset.format == crate::Format::Classify && dataset.labels.len() < 2 {
             add("a `classify` data set needs at least two `labels`", "labels = [\"negative\", \"positive\"]");
+        }
+        if dataset.format == crate::Format::Text && !dataset.exclude.is_empty() {
+            add("`dataset.exclude` compares prompts, and a `text` data set has none", "drop `exclude`");
         }
     }
     if let Some(distill) = &recipe.distill {

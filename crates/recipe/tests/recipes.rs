@@ -163,9 +163,58 @@ fn aligned_files_are_one_data_set() {
 }
 
 #[test]
+fn rows_that_another_file_asks_too_are_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| std::fs::write(dir.path().join(name), content).unwrap();
+    write("train.tsv", "Who ?\tHUM\nHow  far ?\tNUM\nWhy ?\tNUM\n");
+    // Other capitals, other white space, another answer.
+    write("test.tsv", "how far ?\tHUM\nWhere ?\t?\n");
+    write("more.tsv", "Why ?\n");
+    let mut set = dataset(Format::Classify);
+    (set.path, set.label, set.template) = ("train.tsv".into(), Some("1".into()), Some("Question: {0}".into()));
+    set.labels = vec!["HUM".into(), "NUM".into()];
+    let read = |set: &Dataset| Rows::read(set, dir.path());
+    assert_eq!((read(&set).unwrap().examples.len(), read(&set).unwrap().excluded), (3, 0));
+    set.exclude = vec!["test.tsv".into(), "more.tsv".into()];
+    let rows = read(&set).unwrap();
+    assert_eq!((rows.examples.len(), rows.excluded), (1, 2));
+    assert!(matches!(&rows.examples[0].prompt, Prompt::Chat(turns) if turns[0].content == "Question: Who ?"));
+
+    set.exclude = vec!["train.tsv".into()];
+    let error = read(&set).unwrap_err().to_string();
+    assert!(error.contains("train.tsv") && error.contains("`dataset.exclude`"), "{error}");
+    set.exclude = vec!["gone.tsv".into()];
+    assert!(read(&set).unwrap_err().to_string().contains("`gone.tsv` was not found"));
+    write("one.jsonl", "{\"text\": \"Who ?\"}\n");
+    set.exclude = vec!["one.jsonl".into()];
+    let error = read(&set).unwrap_err().to_string();
+    assert!(error.contains("one.jsonl`, row 1: no column `0`"), "{error}");
+
+    write("train.de", "Ein Hund\nEine Katze\n");
+    write("train.en", "A dog\nA cat\n");
+    write("test.de", "Eine Katze\n");
+    let mut set = dataset(Format::Translate);
+    (set.path, set.target_path, set.exclude) = ("train.de".into(), Some("train.en".into()), vec!["test.de".into()]);
+    let answers: Vec<String> = read(&set).unwrap().examples.into_iter().map(|e| e.completion).collect();
+    assert_eq!(answers, ["A dog"]);
+
+    let text = GOOD.replace("format = \"classify\"", "format = \"text\"\nexclude = [\"test.txt\"]");
+    assert!(problems(&text, &[])[0].contains("a `text` data set has none"));
+}
+
+#[test]
 fn bad_rows_name_file_and_row() {
     let set = dataset(Format::Instruct);
-    assert!(rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": \"y\"}\n{oops\n").contains("row 2"));
+    assert!(
+        rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": \"y\"}\n{oops\n")
+            .contains("row 2: no JSON: ")
+    );
+    for list in ["[\n{\"instruction\": \"x\", \"output\": \"y\"}\n]\n", "[{\"instruction\": \"x\"}]", "3"] {
+        let error = rows_error(&set, "a.json", list);
+        assert!(error.contains("row 1: not a JSON object") && error.contains("hint: each line"), "{error}");
+    }
+    let error = rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": null}\n");
+    assert!(error.contains("row 1: column `output` is null"), "{error}");
     assert!(rows_error(&set, "a.jsonl", "{\"output\": \"y\"}\n").contains("no column `instruction`"));
     assert!(rows_error(&set, "a.jsonl", "").contains("empty"));
 }

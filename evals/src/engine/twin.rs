@@ -28,6 +28,12 @@ impl TwinEngine {
         Self { prefix, twin: Twin::new(Arc::clone(&public), private), public }
     }
 
+    /// As [`Self::with_weights`], rounding half up whatever the partition says: the same answers every time, for secure ones
+    /// to be compared with.
+    pub fn exact(prefix: Prefix, public: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
+        Self { prefix, twin: Twin::exact(Arc::clone(&public), private), public }
+    }
+
     /// Starts over with a prompt and returns the first token of the answer.
     fn prefill(&mut self, prompt: &[u32]) -> Result<u32, EvalError> {
         self.prefix.truncate(0);

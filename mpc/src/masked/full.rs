@@ -1,19 +1,19 @@
-//! Products of opened values with whole private matrices.
+//! Products of shared values with whole private matrices.
 //!
 //! # Functionality
-//! E1 holds `W`; E0 and E1 hold the wire `x̂ = x + r`. They get additive shares of `x · Wᵀ`.
+//! E1 holds `W`; E0 and E1 share `x`. They get additive shares of `x · Wᵀ`.
 //!
 //! # Protocol
-//! E0 holds `Ŵ = W + R_W` with masks that E1 and the source expand (see `weights/full.rs`). With
-//! `[x]_0 = -[r]_0` and `[x]_1 = x̂ - [r]_1`:
-//! `W·x = W·(x̂ - [r]_1) - Ŵ·[r]_0 + R_W·[r]_0`.
-//! E1 computes the first term, E0 the second, before the opening if it likes, since both factors are its own. The
+//! E0 holds `Ŵ = W + R_W` with masks that E1 and the source expand (see `weights/full.rs`). It hands `x` over
+//! ([`super::opening`]), so that E1 holds `x + [r]_0`:
+//! `W·x = W·(x + [r]_0) - Ŵ·[r]_0 + R_W·[r]_0`.
+//! E1 computes the first term, E0 the second, before that if it likes, since both factors are its own. The
 //! third is a function of masks that the source knows and defers into the mask of the truncation behind the product
-//! (see [`Share::deferred`]). No round, no byte between the evaluators beyond the opening of `x`, and no correction.
+//! (see [`Share::deferred`]). No round, no byte between the evaluators beyond the handing over, and no correction.
 //!
 //! # Who learns what
 //! E0 sees `Ŵ`, uniform by `R_W`, of which no other message depends but through masks fresh from streams that E0 does
-//! not hold. One `R_W` belongs to one `W`, however many sessions use it. E1 sees the opening of `x` and nothing more. The
+//! not hold. One `R_W` belongs to one `W`, however many sessions use it. E1 sees `x + [r]_0` and nothing more. The
 //! source sees shapes. So a simulator samples both views. E0 and the source together open `W`, as they open an adapter;
 //! E1 and the source open the prompt.
 //!
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use marill_numeric::ring;
 use rayon::prelude::*;
 
-use super::{Masked, ProtocolError, Role, Share, Wire};
+use super::{Masked, ProtocolError, Role, Share};
 use crate::spec::Module;
 use crate::weights::{FullLayer, RingLayer};
 
@@ -67,38 +67,34 @@ fn product(x: &[u64], matrix: &[u64], cols: usize) -> Vec<u64> {
 }
 
 impl Masked {
-    /// Opens `x`, then shares of its products with the private matrices of `modules`.
-    pub(super) fn open_and_multiply_private(
+    /// Hands `x` over, then shares of its products with the private matrices of `modules`.
+    pub(super) fn hand_over_and_multiply_private(
         &mut self,
         x: &Share,
         bits: u32,
         layer: usize,
         modules: &[Module],
         place: &'static str,
-    ) -> Result<(Wire, Vec<Option<Share>>), ProtocolError> {
-        let wire = self.exchange(&[(x, bits)], &[], place)?.0.remove(0);
-        let products = modules.iter().map(|&module| Some(self.full_product(&wire, layer, module))).collect();
-        Ok((wire, products))
+    ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
+        let x = &*self.settled(x)?;
+        let masks = self.hand_over_masks(x, bits);
+        let (share, _) = self.hand_over_under(&masks, x, bits, (0, &[]), place)?;
+        let products = modules.iter().map(|&module| Some(self.full_product(&share, &masks, layer, module))).collect();
+        Ok((share, products))
     }
 
-    fn full_product(&self, wire: &Wire, layer: usize, module: Module) -> Share {
-        debug_assert!(wire.bits <= self.spec.private_bits(module), "a mask of fewer bits than the wire hides less");
+    fn full_product(&self, x: &Share, masks: &[u64], layer: usize, module: Module) -> Share {
+        debug_assert!(x.bits <= self.spec.private_bits(module), "a mask of fewer bits than the wire hides less");
         let (cols, out) = self.spec.shape(module);
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Source(source) => product(&wire.mask0, &source.matrix_masks.0[layer][module as usize], cols),
+            Role::Source(source) => product(masks, &source.matrix_masks.0[layer][module as usize], cols),
             Role::Evaluator(e) => match &e.matrices {
-                Matrices::Masked(layers) => product(&wire.mask, &layers[layer][module as usize], cols)
-                    .into_iter()
-                    .map(u64::wrapping_neg)
-                    .collect(),
-                Matrices::Own(layers) => {
-                    let x: Vec<u64> = wire.open.iter().zip(&wire.mask).map(|(x, r)| x.wrapping_sub(*r)).collect();
-                    layers[layer].matrices[module as usize].par_apply(&x)
-                }
+                Matrices::Masked(layers) => product(&x.data, &layers[layer][module as usize], cols),
+                Matrices::Own(layers) => layers[layer].matrices[module as usize].par_apply(&x.data),
             },
         };
-        Share { deferred: true, ..Share::new(wire.rows, out, wire.bits, data) }
+        Share { deferred: true, ..Share::new(x.rows, out, x.bits, data) }
     }
 
     /// A row that E1 holds in clear is a share of itself: nothing is sent.

@@ -7,8 +7,9 @@
 //!
 //! `y·u = ŷ·[u] - r_y·P + r_y·h - c·r_y·w + r_y·b`,
 //!
-//! where the source shares `r_y·w` (two bytes: it is a multiple of `2^(k - shift)`) and `r_y` times each mask of `b`, and
-//! `r_y·h` goes into the mask of the truncation that follows.
+//! where the source shares `r_y`, `r_y·w` (two bytes: it is a multiple of `2^(k - shift)`) and `r_y` times each mask of
+//! `b`, and `r_y·h` goes into the mask of the truncation that follows. The gate and its function need no more than narrow
+//! shares, since `y` is opened narrow.
 //!
 //! # Narrow openings
 //! A value below `2^30` in magnitude whose share is wider is opened modulo `2^32`. With `ẑ = x̂ + 2^30`, as an integer
@@ -21,6 +22,8 @@
 use marill_numeric::fixed::low_mask;
 use marill_numeric::tables::LinearTable;
 
+use super::linear::select_columns;
+use super::opening::Part;
 use super::truncate::Affine;
 use super::{Masked, ProtocolError, Role, Share};
 
@@ -59,15 +62,6 @@ pub(super) struct Widths {
     pub(super) out_bits: u32,
 }
 
-impl CutForm {
-    fn columns(&self, cols: usize, first: usize, count: usize) -> Self {
-        let select = |data: &[u64]| super::linear::select_columns(data, cols, first, count);
-        let share = Share::new(self.share.rows, count, self.share.bits, select(&self.share.data));
-        let borrow = self.borrow.as_ref().map(|borrow| borrow.select(self.share.rows * count, select));
-        Self { share, public: select(&self.public), stays: select(&self.stays), mask: select(&self.mask), borrow }
-    }
-}
-
 impl Masked {
     /// `table(cut(x[.., ..cols/2])) · cut(x[.., cols/2..])`; see [`crate::engine::Engine::gated_product`].
     pub(super) fn gated(
@@ -80,20 +74,14 @@ impl Masked {
         if self.points(x.len() / 2) {
             return self.gated_by_points(x, table, widths, places);
         }
-        let half = x.cols / 2;
         self.at(places[0]);
-        let both = self.cut_form(x, widths, places[0])?;
-        self.record(places[0], &both.share);
-        self.record(places[0], &both.share);
-        let gate = both.columns(x.cols, 0, half).share;
-        let up = both.columns(x.cols, half, half);
+        let (gate, up) = self.cut_halves(x, widths, places[0])?;
+        let both = self.side_by_side(&[&gate, &up.share]);
+        self.record(places[0], &both);
+        self.record(places[0], &both);
         let gate = self.gate_of_share(&gate, table, places)?;
         self.record(places[1], &gate);
-        if self.many(gate.len()) {
-            self.times_cut(&gate, &up, widths, places[1])
-        } else {
-            self.narrow_times_cut(&gate, &up, widths, places[1])
-        }
+        self.times_cut(&gate, &up, widths, places[1])
     }
 
     /// A tabulated function of a share whose value is below `2^30`: opened narrow where the gate is made of digits.
@@ -132,34 +120,56 @@ impl Masked {
         Ok(self.multiply(&wires.remove(0), &up))
     }
 
-    /// A truncation that keeps its form.
-    fn cut_form(&mut self, x: &Share, widths: Widths, place: &'static str) -> Result<CutForm, ProtocolError> {
-        let Widths { shift, in_bits: k, out_bits } = widths;
+    /// Cuts both halves of the columns: the first into a narrow share, the second into the form that its opening leaves.
+    ///
+    /// A narrow result does not see whether the mask wrapped, so E1 is told the compared bits of the first half at most.
+    fn cut_halves(
+        &mut self,
+        x: &Share,
+        Widths { shift, in_bits: k, out_bits }: Widths,
+        place: &'static str,
+    ) -> Result<(Share, CutForm), ProtocolError> {
+        debug_assert!(k - shift >= NARROW_BITS, "a wrap of the cut is out of a narrow value's reach");
+        let (half, offset) = (x.cols / 2, 1 << (k - 2 - shift));
         let shifted = self.add_public(x, self.half(shift).wrapping_add(1 << (k - 2)));
-        let (mut wires, _) = self.exchange_masked(&[(&shifted, k)], &[], place)?;
-        let wire = wires.remove(0);
-        let borrow = if self.rounds_by_coin(&wire, shift) {
-            None
-        } else {
-            let pending = self.borrow(&wire, shift, place)?;
-            Some(self.finish(&pending, &[], place)?.1)
-        };
-        let mut share = self.high_part(&wire, shift, out_bits, 1 << (k - 2 - shift))?;
+        let (gate, up) = (self.share_columns(&shifted, 0, half), self.share_columns(&shifted, half, half));
+        let parts = [Part::whole(&up, k), Part::low(&gate, k, if self.rounds_exactly() { shift } else { 0 })];
+        let mut wires = self.exchange_parts(&parts, &[], &mut [], place)?.0;
+        let (gate, up) = (wires.remove(1), wires.remove(0));
+        let both = self.wires_side_by_side(&gate, &up);
+        let mut borrows = None;
+        if !self.rounds_by_coin(&both, shift) {
+            let pending = self.borrow(&both, shift, place)?;
+            let borrow = self.finish(&pending, None, place)?;
+            let part = |first| borrow.select(gate.len(), |data| select_columns(data, x.cols, first, half));
+            borrows = Some((part(0), part(half)));
+        }
+        let (of_gate, of_up) = borrows.unzip();
+        let gate = self.high_part(&gate, shift, NARROW_BITS, offset)?;
+        let gate = self.less_borrow(gate, of_gate.as_ref())?;
+        let share = self.high_part(&up, shift, out_bits, offset)?;
+        let share = self.less_borrow(share, of_up.as_ref())?;
         let (mut public, mut stays) = (Vec::new(), Vec::new());
         if self.is_evaluator() {
-            public = wire.open.iter().map(|z| (z >> shift).wrapping_sub(1 << (k - 2 - shift))).collect();
-            stays = wire.open.iter().map(|z| 1 - (z >> (k - 1))).collect();
+            public = up.open.iter().map(|z| (z >> shift).wrapping_sub(offset)).collect();
+            stays = up.open.iter().map(|z| 1 - (z >> (k - 1))).collect();
         }
-        if let Some(borrow) = &borrow {
-            let (bits, _) = borrow.share(self, out_bits)?;
-            share.data.iter_mut().zip(&bits).for_each(|(s, b)| *s = s.wrapping_sub(*b));
+        if let Some(borrow) = &of_up {
             public.iter_mut().zip(borrow.constant()).for_each(|(p, b)| *p = p.wrapping_sub(*b));
         }
-        let mask = if matches!(self.role, Role::Source(_)) { wire.mask } else { Vec::new() };
-        Ok(CutForm { share, public, stays, mask, borrow })
+        let mask = if matches!(self.role, Role::Source(_)) { up.mask } else { Vec::new() };
+        Ok((gate, CutForm { share, public, stays, mask, borrow: of_up }))
     }
 
-    /// `y·u`, with `y` opened at its width.
+    fn less_borrow(&mut self, mut x: Share, borrow: Option<&Affine>) -> Result<Share, ProtocolError> {
+        if let Some(borrow) = borrow {
+            let (bits, _) = borrow.share(self, x.bits)?;
+            x.data.iter_mut().zip(&bits).for_each(|(x, b)| *x = x.wrapping_sub(*b));
+        }
+        Ok(x)
+    }
+
+    /// `y·u`, with `y` opened narrow.
     fn times_cut(
         &mut self,
         y: &Share,
@@ -168,36 +178,8 @@ impl Masked {
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let Widths { shift, in_bits: k, out_bits } = widths;
-        let (mut wires, _) = self.exchange(&[(y, out_bits)], &[], place)?;
-        let y = wires.remove(0);
-        let n = y.len();
-        let wraps = self.correct(n, out_bits - (k - shift), |i| y.mask[i].wrapping_mul(u.mask[i] >> (k - 1)))?;
-        let borrows = self.borrow_times(u, out_bits, |i| y.mask[i])?;
-        let data = match &self.role {
-            Role::Tally(_) => Vec::new(),
-            Role::Source(_) => (0..n).map(|i| y.mask[i].wrapping_mul(u.mask[i] >> shift)).collect(),
-            Role::Evaluator(_) => (0..n)
-                .map(|i| {
-                    let masked = y.mask[i].wrapping_mul(u.public[i]).wrapping_sub(borrows[i]);
-                    let wrap = u.stays[i].wrapping_mul(wraps[i] << (k - shift));
-                    y.open[i].wrapping_mul(u.share.data[i]).wrapping_sub(masked).wrapping_sub(wrap)
-                })
-                .collect(),
-        };
-        Ok(Share { deferred: true, ..Share::new(y.rows, y.cols, out_bits, data) })
-    }
-
-    /// `y·u`, with `y` opened narrow: two bytes less online, for corrections.
-    fn narrow_times_cut(
-        &mut self,
-        y: &Share,
-        u: &CutForm,
-        widths: Widths,
-        place: &'static str,
-    ) -> Result<Share, ProtocolError> {
-        let Widths { shift, in_bits: k, out_bits } = widths;
         let (mut wires, _) = self.exchange(&[(y, NARROW_BITS)], &[], place)?;
-        let (share, y) = (y, wires.remove(0));
+        let y = wires.remove(0);
         let (n, rest) = (y.len(), out_bits - NARROW_BITS);
         let m = |i: usize| narrow_wrap(y.mask[i]);
         let masks = self.correct(n, out_bits, |i| y.mask[i])?;
@@ -223,7 +205,7 @@ impl Masked {
                 })
                 .collect(),
         };
-        Ok(Share { deferred: true, ..Share::new(share.rows, share.cols, out_bits, data) })
+        Ok(Share { deferred: true, ..Share::new(y.rows, y.cols, out_bits, data) })
     }
 
     /// Shares of `factor · b` without the borrow's constant, modulo `2^bits`; zeros without a borrow.

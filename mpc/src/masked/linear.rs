@@ -1,18 +1,19 @@
 //! Linear maps, products of wires, and the private additions.
 //!
 //! # The private additions
-//! E1 holds `A`, `B`; E0 holds `Â = A + R_A`, `B̂ = B + R_B` with masks that E1 and the source can expand. With
-//! `[x]_0 = -[r]_0` and `[x]_1 = x̂ - [r]_1`:
-//! - E0 sends `v = p + p' - Â·[r]_0` with the opening of `x` (both `p`, `p'` from its own streams). The source sends
+//! E1 holds `A`, `B`; E0 holds `Â = A + R_A`, `B̂ = B + R_B` with masks that E1 and the source can expand. E0 hands `x`
+//! over ([`super::opening`]): `[x]_0 = -[r]_0` and `[x]_1 = x + [r]_0`.
+//! - E0 sends `v = p + p' - Â·[r]_0` with it (both `p`, `p'` from its own streams). The source sends
 //!   `c = R_A·[r]_0 - p'`. E1 forms `u_1 = A·[x]_1 + v + c = A·x + p`, so `[u]_0 = -p` is known to the source.
 //! - `B·u = B·u_1 - B̂·p + R_B·p`, the last term known to the source, which puts it into the next mask.
 //!
-//! E1's view is `v` (uniform by `p'` given `c`) and `c` (uniform by `p'`); jointly they are uniform by `p` and `p'`.
+//! E1's view is `x + [r]_0`, `v` (uniform by `p'` given `c`) and `c` (uniform by `p'`); jointly they are uniform by `[r]_0`,
+//! `p` and `p'`.
 //! E0 sees `Â`, `B̂`, one-time pads used for one adapter only. Nothing is truncated between `A` and `B`.
 
 use marill_numeric::{PublicMatrix, ring};
 
-use super::{Masked, ProtocolError, Role, Share, Wire, add_packed, byte_width, pack, payload_bytes};
+use super::{Masked, ProtocolError, Role, Share, Wire, byte_width, pack};
 use crate::engine::Attention;
 use crate::spec::Module;
 use crate::twin::{attention_mix, attention_scores, head_scalar_index, ragged, rotate_rows, with_key_bias};
@@ -145,6 +146,16 @@ impl Masked {
 
     pub(super) fn columns_of_wire(&self, x: &Wire, first: usize, count: usize) -> Wire {
         x.select(x.rows, count, |data| select_columns(data, x.cols, first, count))
+    }
+
+    pub(super) fn wires_side_by_side(&self, left: &Wire, right: &Wire) -> Wire {
+        let join = |a: &[u64], b: &[u64]| -> Vec<u64> {
+            let rows = a.chunks_exact(left.cols).zip(b.chunks_exact(right.cols));
+            rows.flat_map(|(a, b)| a.iter().chain(b).copied()).collect()
+        };
+        let [open, mask, mask0] = [(&left.open, &right.open), (&left.mask, &right.mask), (&left.mask0, &right.mask0)]
+            .map(|(a, b)| join(a, b));
+        Wire { rows: left.rows, cols: left.cols + right.cols, bits: left.bits, open, mask, mask0 }
     }
 
     pub(super) fn last_share_row(&self, x: &Share) -> Share {
@@ -324,7 +335,7 @@ impl Masked {
             }
             Role::Evaluator(e) if e.first => {
                 let values = values.filter(|v| v.len() == n).ok_or(ProtocolError::MissingInput)?;
-                wire.mask = e.wire_masks(values, bits);
+                wire.mask = e.wire_masks(values, bits, (bits, false));
                 let modulus = marill_numeric::fixed::low_mask(bits);
                 wire.open = values.iter().zip(&wire.mask).map(|(x, r)| x.wrapping_add(*r) & modulus).collect();
             }
@@ -343,77 +354,59 @@ impl Masked {
         Ok(wire)
     }
 
-    /// Opens `x` and adds the private products of `modules` with it; see the module documentation.
-    pub(super) fn open_and_add_private(
+    /// Hands `x` over and makes the private additions of `modules`; see the module documentation. Without any, `x` stays
+    /// as it is.
+    pub(super) fn hand_over_and_add_private(
         &mut self,
         x: &Share,
         bits: u32,
         layer: usize,
         modules: &[Module],
         place: &'static str,
-    ) -> Result<(Wire, Vec<Option<Share>>), ProtocolError> {
+    ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
         if self.rank == 0 {
-            let (mut wires, _) = self.exchange(&[(x, bits)], &[], place)?;
-            return Ok((wires.remove(0), vec![None; modules.len()]));
+            return Ok((x.clone(), vec![None; modules.len()]));
         }
         let x = &*self.settled(x)?;
-        let (rank, rows, cols) = (self.rank, x.rows, x.cols);
-        let inner = rows * rank;
-        let mut wire = self.mask_wires(&[(x, bits)]).remove(0);
+        let (cols, inner) = (x.cols, x.rows * self.rank);
+        let masks = self.hand_over_masks(x, bits);
         // `p` of every module at E0 and at the source; `c` or its E0 half.
-        let (mut ps, mut cs, mut payload) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ps, mut cs, mut note) = (Vec::new(), Vec::new(), Vec::new());
         for &module in modules {
-            let product = match &self.role {
-                Role::Source(source) => {
-                    ring::matmul_transposed(&wire.mask0, &source.adapter_masks[layer][module as usize].a, cols)
-                }
-                Role::Evaluator(e) if e.first => {
-                    ring::matmul_transposed(&wire.mask, &e.adapter[layer][module as usize].a, cols)
-                }
-                _ => Vec::new(),
+            let a = match &self.role {
+                Role::Source(source) => Some(&source.adapter_masks[layer][module as usize].a),
+                Role::Evaluator(e) if e.first => Some(&e.adapter[layer][module as usize].a),
+                _ => None,
             };
-            let c = self.correct(inner, 64, |i| product[i])?;
+            let product = a.map(|a| ring::matmul_transposed(&masks, a, cols)).unwrap_or_default();
+            let c = self.correct(inner, bits, |i| product[i])?;
             let mut p = Vec::new();
             match &mut self.role {
-                Role::Source(source) => p = source.client_masks(inner, 64),
+                Role::Source(source) => p = source.client_masks(inner, bits),
                 Role::Evaluator(e) if e.first => {
                     let hidden: Vec<u64> = product.iter().zip(&c).map(|(y, c)| c.wrapping_sub(*y)).collect();
-                    p = e.wire_masks(&hidden, 64);
-                    let v: Vec<u64> = hidden.iter().zip(&p).map(|(h, p)| h.wrapping_add(*p)).collect();
-                    pack(&mut payload, &v, 8);
+                    p = e.wire_masks(&hidden, bits, (bits, false));
+                    note.extend(hidden.iter().zip(&p).map(|(h, p)| h.wrapping_add(*p)));
                 }
                 _ => {}
             }
             ps.push(p);
             cs.push(c);
         }
-        let open_bytes = payload_bytes([(x.len(), bits)].into_iter());
-        let extra_bytes = modules.len() * inner * 8;
-        let mut message = Vec::new();
-        if self.is_evaluator() {
-            message.reserve(open_bytes + payload.len() + 8);
-            pack(&mut message, &wire.open, byte_width(bits));
-            message.extend_from_slice(&payload);
-        }
-        let reply = self.swap(message, [open_bytes + extra_bytes, open_bytes], place)?;
-        let mut vs = Vec::new();
-        if let Some(reply) = reply {
-            let at = add_packed(&mut wire.open, &reply, byte_width(bits), bits);
-            vs = super::unpack(&reply[at..], 8);
-        }
+        let notes = (modules.len() * inner, note.as_slice());
+        let (share, vs) = self.hand_over_under(&masks, x, bits, notes, place)?;
         let mut additions = Vec::new();
         for (m, &module) in modules.iter().enumerate() {
             let v = vs.get(m * inner..(m + 1) * inner).unwrap_or(&[]);
-            additions.push(Some(self.private_product(&wire, layer, module, &ps[m], &cs[m], v)));
+            additions.push(Some(self.private_product(&share, layer, module, &ps[m], &cs[m], v)));
         }
-        Ok((wire, additions))
+        Ok((share, additions))
     }
 
     /// What `B` makes of `A·x + p` and `-p`. `R_B·p`, which the source knows, is deferred.
-    fn private_product(&self, wire: &Wire, layer: usize, module: Module, p: &[u64], c: &[u64], v: &[u64]) -> Share {
+    fn private_product(&self, x: &Share, layer: usize, module: Module, p: &[u64], c: &[u64], v: &[u64]) -> Share {
         let rank = self.rank;
         let (_, out) = self.spec.shape(module);
-        let bits = wire.bits;
         let mut product = Vec::new();
         match &self.role {
             Role::Tally(_) => {}
@@ -425,15 +418,13 @@ impl Masked {
                 let u = if e.first {
                     p.iter().map(|p| p.wrapping_neg()).collect()
                 } else {
-                    // E1 takes the public value to its side: [x]_1 = x̂ - [r]_1.
-                    let x: Vec<u64> = wire.open.iter().zip(&wire.mask).map(|(x, r)| x.wrapping_sub(*r)).collect();
-                    let mut u = ring::matmul_transposed(&x, &lora.a, wire.cols);
+                    let mut u = ring::matmul_transposed(&x.data, &lora.a, x.cols);
                     u.iter_mut().zip(v.iter().zip(c)).for_each(|(u, (v, c))| *u = u.wrapping_add(*v).wrapping_add(*c));
                     u
                 };
                 product = ring::matmul_transposed(&u, &lora.b, rank);
             }
         }
-        Share { deferred: true, ..Share::new(wire.rows, out, bits, product) }
+        Share { deferred: true, ..Share::new(x.rows, out, x.bits, product) }
     }
 }

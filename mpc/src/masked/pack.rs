@@ -1,14 +1,10 @@
-//! Ring elements and bit planes as bytes: whole bytes an element, eight bits a byte.
+//! Ring elements and bit planes as bytes: whole bytes an element, eight bits a byte; or elements bit behind bit.
 
 use marill_numeric::fixed::low_mask;
 
 /// Whole bytes that carry `bits` bits.
 pub(super) const fn byte_width(bits: u32) -> usize {
     bits.div_ceil(8) as usize
-}
-
-pub(super) fn payload_bytes(parts: impl Iterator<Item = (usize, u32)>) -> usize {
-    parts.map(|(n, bits)| n * byte_width(bits)).sum()
 }
 
 /// Runs a body with the byte width as a constant, so that copies of a few bytes become plain moves.
@@ -87,6 +83,55 @@ pub(super) fn add_packed(values: &mut [u64], data: &[u8], bytes: usize, bits: u3
     values.len() * bytes
 }
 
+/// Bytes of `n` elements bit behind bit.
+pub(super) const fn tight_bytes(n: usize, bits: u32) -> usize {
+    (n * bits as usize).div_ceil(8)
+}
+
+/// Appends the low `bits` bits of each value, bit behind bit.
+pub(super) fn pack_tight(out: &mut Vec<u8>, values: &[u64], bits: u32) {
+    let (start, modulus) = (out.len(), low_mask(bits));
+    if bits.is_multiple_of(8) {
+        return pack_iter(out, values.iter().map(|v| v & modulus), byte_width(bits));
+    }
+    out.reserve(tight_bytes(values.len(), bits) + 8);
+    let (mut pending, mut held) = (0u128, 0);
+    for value in values {
+        pending |= u128::from(value & modulus) << held;
+        held += bits;
+        if held >= 64 {
+            out.extend_from_slice(&(pending as u64).to_le_bytes());
+            pending >>= 64;
+            held -= 64;
+        }
+    }
+    out.extend_from_slice(&(pending as u64).to_le_bytes());
+    out.truncate(start + tight_bytes(values.len(), bits));
+}
+
+/// Elements that [`pack_tight`] wrote.
+pub(super) fn unpack_tight(data: &[u8], n: usize, bits: u32) -> Vec<u64> {
+    if bits.is_multiple_of(8) {
+        return unpack(&data[..tight_bytes(n, bits)], byte_width(bits));
+    }
+    let modulus = low_mask(bits);
+    let (mut chunks, mut pending, mut held) = (data[..tight_bytes(n, bits)].chunks(8), 0u128, 0);
+    let mut next = || {
+        if held < bits {
+            let mut word = [0; 8];
+            let chunk = chunks.next().unwrap_or(&[]);
+            word[..chunk.len()].copy_from_slice(chunk);
+            pending |= u128::from(u64::from_le_bytes(word)) << held;
+            held += 64;
+        }
+        let value = pending as u64 & modulus;
+        pending >>= bits;
+        held -= bits;
+        value
+    };
+    (0..n).map(|_| next()).collect()
+}
+
 pub(super) fn pack_plane(out: &mut Vec<u8>, words: &[u64], n: usize) {
     let start = out.len();
     words.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
@@ -101,4 +146,24 @@ pub(super) fn xor_packed_plane(words: &mut [u64], data: &[u8], n: usize) -> usiz
         *word ^= u64::from_le_bytes(other);
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_bit_behind_bit_come_back() {
+        for bits in [1, 7, 14, 17, 24, 36, 39, 40, 63] {
+            for n in [0, 1, 2, 9, 64, 65, 200] {
+                let values: Vec<u64> = (0..n as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+                let mut data = vec![1, 2, 3];
+                pack_tight(&mut data, &values, bits);
+                assert_eq!(data.len(), 3 + tight_bytes(n, bits));
+                data.push(0xff);
+                let expected: Vec<u64> = values.iter().map(|v| v & low_mask(bits)).collect();
+                assert_eq!(unpack_tight(&data[3..], n, bits), expected, "{n} of {bits} bits");
+            }
+        }
+    }
 }

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::stream::Stream;
-use super::{Channel, Masked, ProtocolError, Role, Share, Wire, byte_width};
+use super::{Channel, Masked, ProtocolError, Role, Wire, byte_width};
 use crate::point::{CHUNK, Keys, Shape, generate, root};
 
 /// The stream from which an evaluator's roots come.
@@ -170,14 +170,6 @@ impl Masked {
                 Ok(evaluate(&shape, first, &roots, e.read_words(total)?, first_tree, &points, c.per_row))
             }
         }
-    }
-
-    /// [`Masked::cut`] on point functions: the borrow is a share as soon as the wire is open.
-    pub(super) fn cut_by_points(&mut self, wire: &Wire, shift: u32, out_bits: u32) -> Result<Share, ProtocolError> {
-        let mut out = self.high_part(wire, shift, out_bits, 1u64 << (wire.bits - 2 - shift))?;
-        let borrow = self.borrow_by_points(wire, shift, out_bits)?;
-        out.data.iter_mut().zip(borrow).for_each(|(o, b)| *o = o.wrapping_sub(b));
-        Ok(out)
     }
 
     /// `[x̂ mod 2^f < r mod 2^f]` as an additive share modulo `2^out_bits`.

@@ -42,20 +42,20 @@ impl Engine for Masked {
         Ok(self.exchange_masked(&shares, &[], place)?.0)
     }
 
-    fn open_private(
+    fn hand_over(
         &mut self,
         share: &Share,
         bits: u32,
         layer: usize,
         modules: &[Module],
         place: &'static str,
-    ) -> Step<(Wire, Vec<Option<Share>>)> {
+    ) -> Step<(Share, Vec<Option<Share>>)> {
         self.at(place);
         self.record(place, share);
         if self.spec.is_full() {
-            return self.open_and_multiply_private(share, bits, layer, modules, place);
+            return self.hand_over_and_multiply_private(share, bits, layer, modules, place);
         }
-        self.open_and_add_private(share, bits, layer, modules, place)
+        self.hand_over_and_add_private(share, bits, layer, modules, place)
     }
 
     fn share(&mut self, wire: &Wire) -> Share {

@@ -15,7 +15,7 @@ impl Tape {
         Self { bytes, at: 0 }
     }
 
-    fn take(&mut self, n: usize) -> &[u8] {
+    pub(super) fn take(&mut self, n: usize) -> &[u8] {
         self.at += n;
         &self.bytes[self.at - n..self.at]
     }
@@ -24,18 +24,35 @@ impl Tape {
 /// E0's side: sent messages are replayed by solving for the mask.
 pub(super) struct ClientScript {
     pub(super) sent: Tape,
+    /// Top bits that E0 told, in order.
+    pub(super) tops: std::vec::IntoIter<Vec<u64>>,
     pub(super) masks_to_source: Sender<Vec<u64>>,
     pub(super) halves_from_source: Receiver<Vec<u64>>,
 }
 
 impl ClientScript {
-    pub(super) fn wire_masks(&mut self, share: &[u64], bits: u32) -> Vec<u64> {
-        let bytes = super::byte_width(bits);
-        let recorded = super::unpack(self.sent.take(share.len() * bytes), bytes);
-        let modulus = marill_numeric::fixed::low_mask(bits);
+    /// Masks under which the lowest `told` bits are the recorded ones. Where the top bit is told later they are complete, and
+    /// known to the source, with it ([`Self::choose_top`]).
+    pub(super) fn wire_masks(&mut self, share: &[u64], (told, top_later): (u32, bool)) -> Vec<u64> {
+        let recorded = self.sent.take(super::pack::tight_bytes(share.len(), told));
+        let recorded = super::pack::unpack_tight(recorded, share.len(), told);
+        let modulus = marill_numeric::fixed::low_mask(told);
         let masks: Vec<u64> = recorded.iter().zip(share).map(|(m, s)| m.wrapping_sub(*s) & modulus).collect();
-        self.masks_to_source.send(masks.clone()).expect("the source runs");
+        if !top_later {
+            self.masks_to_source.send(masks.clone()).expect("the source runs");
+        }
         masks
+    }
+
+    /// Shifts masks of a half opening so that its top bits are those which E0 will tell.
+    pub(super) fn choose_top(&mut self, wire: &mut super::Wire) {
+        let (tops, top) = (self.tops.next().expect("as many half openings as recorded"), wire.bits - 1);
+        for (i, (open, mask)) in wire.open.iter_mut().zip(&mut wire.mask).enumerate() {
+            let other = ((*open >> top) ^ super::bits::bit(&tops, i)) << top;
+            *open ^= other;
+            *mask ^= other;
+        }
+        self.masks_to_source.send(wire.mask.clone()).expect("the source runs");
     }
 
     pub(super) fn plane_masks(&mut self, plane: &[u64], n: usize) -> Vec<u64> {

@@ -342,12 +342,13 @@ impl Masked {
         let gate_form = self.single(gate);
         let (gate_share, _) = gate_form.share(self, out_bits)?;
         let high = |i: usize| wire.mask[i] >> shift;
-        let wrap = |i: usize| (wire.mask[i] >> (k - 1)) << (k - shift);
+        let wrap = |i: usize| wire.mask[i] >> (k - 1);
         let hidden = |i: usize| bit(&gate.rho, i);
         let highs = self.correct(n, out_bits, high)?;
         let gated_highs = self.correct(n, out_bits, |i| hidden(i) * high(i))?;
-        let wraps = self.correct(n, out_bits, wrap)?;
-        let gated_wraps = self.correct(n, out_bits, |i| hidden(i) * wrap(i))?;
+        // The result sees the lowest bits of a wrap only.
+        let wraps = self.correct(n, out_bits - (k - shift), wrap)?;
+        let gated_wraps = self.correct(n, out_bits - (k - shift), |i| hidden(i) * wrap(i))?;
 
         let borrow = if self.rounds_by_coin(wire, shift) {
             Vec::new()
@@ -362,7 +363,7 @@ impl Masked {
             public
                 .wrapping_mul(gate_share[i])
                 .wrapping_sub(masked(highs[i], gated_highs[i]))
-                .wrapping_add(stays.wrapping_mul(masked(wraps[i], gated_wraps[i])))
+                .wrapping_add(stays.wrapping_mul(masked(wraps[i], gated_wraps[i])) << (k - shift))
                 .wrapping_sub(borrow.get(i).copied().unwrap_or(0))
         });
         let data = data.collect();

@@ -97,6 +97,7 @@ struct Recording {
     /// Correction words to the client.
     words: Vec<Vec<u8>>,
     coins: Vec<u64>,
+    tops: Vec<Vec<u64>>,
     noise: Vec<u64>,
     client_trace: Vec<(&'static str, u32, Vec<u64>)>,
     server_trace: Vec<(&'static str, u32, Vec<u64>)>,
@@ -223,6 +224,7 @@ impl Scene {
                 corrections: take(&logs[2]),
                 words: take(&logs[3]),
                 coins: engine.coins,
+                tops: engine.tops,
                 noise,
                 client_trace: engine.trace,
                 server_trace,
@@ -368,7 +370,8 @@ fn view_fits_another_input(scene: &Scene) {
     let mut client = scene.with_words(client, Replay::new(Vec::new(), &logs[2]));
     if let Role::Evaluator(e) = &mut client.role {
         let sent = Tape::new(run.client_frames.concat());
-        e.script = Some(ClientScript { sent, masks_to_source, halves_from_source });
+        let tops = run.tops.clone().into_iter();
+        e.script = Some(ClientScript { sent, tops, masks_to_source, halves_from_source });
     }
     let source = scene.source(Replay::new(Vec::new(), &logs[1]));
     let mut source = scene.with_words(source, Replay::new(Vec::new(), &logs[2]));

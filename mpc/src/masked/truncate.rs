@@ -9,6 +9,9 @@
 //!
 //! The result is exact; nothing can fail while `|z| < 2^(k-2)`.
 //!
+//! E1 needs the low `f` bits of `ẑ` for the comparison and `msb(ẑ)` for its share, so on digits the opening is a half one
+//! ([`super::opening`]): `f + 1` bits from E0 instead of `k`, the last of them with the comparison's last gate.
+//!
 //! # Stochastic rounding
 //! Without the half added and without the borrow `b` taken off, the opening alone yields
 //! `floor((z + r mod 2^f) / 2^f) = floor((z + 2^f - 1 - t) / 2^f)` with `t = ẑ mod 2^f`: uniform, independent of `z`, and
@@ -21,6 +24,7 @@ use marill_numeric::fixed::low_mask;
 
 use super::bits::{Bits, OneHot, OpenBits, Pending, Planes, monomials, split};
 use super::gated::{narrow_public, narrow_wrap};
+use super::opening::Part;
 use super::{Masked, ProtocolError, Role, Share, Wire};
 
 /// `1 - 2·bit` as a ring element.
@@ -199,13 +203,14 @@ impl Masked {
         Affine::of(self, std::slice::from_ref(plane), &[(1, 1)])
     }
 
-    /// Runs the last gate of a comparison: the bit as an affine form, ready for products. One round.
+    /// Runs the last gate of a comparison: the bit as an affine form, ready for products. One round, in which E0 tells the
+    /// top bits of a half opening.
     pub(super) fn finish(
         &mut self,
         pending: &Pending,
-        shares: &[(&Share, u32)],
+        half: Option<&mut Wire>,
         place: &'static str,
-    ) -> Result<(Vec<Wire>, Affine), ProtocolError> {
+    ) -> Result<Affine, ProtocolError> {
         let mut planes: Vec<&Bits> = Vec::new();
         let mut terms: Vec<(u64, Planes)> = Vec::new();
         let mut above: Planes = 0;
@@ -219,8 +224,9 @@ impl Masked {
             }
         }
         debug_assert!(last < 3, "three digits at most");
-        let (wires, planes) = self.exchange(shares, &planes, place)?;
-        Ok((wires, Affine::of(self, &planes, &terms)))
+        let mut halves: Vec<&mut Wire> = half.into_iter().collect();
+        let (_, planes) = self.exchange_parts(&[], &planes, &mut halves, place)?;
+        Ok(Affine::of(self, &planes, &terms))
     }
 
     /// As [`Self::finish`] for a sign, whose top pair may be set together: `below ? base ⊕ flips : base`.
@@ -230,7 +236,11 @@ impl Masked {
         shares: &[(&Share, u32)],
         place: &'static str,
     ) -> Result<(Vec<Wire>, Affine), ProtocolError> {
-        let [(below, _), (base, flips)] = pending.digits.as_slice() else { return self.finish(pending, shares, place) };
+        let [(below, _), (base, flips)] = pending.digits.as_slice() else {
+            let [(sign, _)] = pending.digits.as_slice() else { unreachable!("a sign is down to two planes") };
+            let (wires, planes) = self.exchange(shares, &[sign], place)?;
+            return Ok((wires, self.single(&planes[0])));
+        };
         let other = base.xor(flips);
         let (wires, planes) = self.exchange(shares, &[base, &other, below], place)?;
         let terms = [(1, 0b001), (u64::MAX, 0b101), (1, 0b110)];
@@ -279,8 +289,28 @@ impl Masked {
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let shifted = self.add_public(x, self.half(shift).wrapping_add(1 << (in_bits - 2)));
-        let (mut wires, _) = self.exchange_masked(&[(&shifted, in_bits)], &[], place)?;
-        self.cut(&wires.remove(0), shift, out_bits, place)
+        let digits = self.rounds_exactly() && !self.points(x.len());
+        let part = if digits { Part::half(&shifted, in_bits, shift) } else { Part::whole(&shifted, in_bits) };
+        let mut wire = self.exchange_parts(&[part], &[], &mut [], place)?.0.remove(0);
+        let offset = 1u64 << (in_bits - 2 - shift);
+        if self.rounds_by_coin(&wire, shift) {
+            return self.high_part(&wire, shift, out_bits, offset);
+        }
+        let borrow = if self.points(x.len()) {
+            self.borrow_by_points(&wire, shift, out_bits)?
+        } else {
+            let pending = self.borrow(&wire, shift, place)?;
+            let borrow = self.finish(&pending, Some(&mut wire), place)?;
+            borrow.share(self, out_bits)?.0
+        };
+        let mut out = self.high_part(&wire, shift, out_bits, offset)?;
+        out.data.iter_mut().zip(borrow).for_each(|(o, b)| *o = o.wrapping_sub(b));
+        Ok(out)
+    }
+
+    /// Whether truncations round half up.
+    pub(super) fn rounds_exactly(&self) -> bool {
+        self.spec.numeric.rounding == Rounding::Exact
     }
 
     /// What a truncation adds before it cuts: a half, unless a coin rounds.
@@ -302,28 +332,6 @@ impl Masked {
         stochastic
     }
 
-    /// What follows the opening of a truncation.
-    pub(super) fn cut(
-        &mut self,
-        wire: &Wire,
-        shift: u32,
-        out_bits: u32,
-        place: &'static str,
-    ) -> Result<Share, ProtocolError> {
-        if self.rounds_by_coin(wire, shift) {
-            return self.high_part(wire, shift, out_bits, 1u64 << (wire.bits - 2 - shift));
-        }
-        if self.points(wire.len()) {
-            return self.cut_by_points(wire, shift, out_bits);
-        }
-        let pending = self.borrow(wire, shift, place)?;
-        let mut out = self.high_part(wire, shift, out_bits, 1u64 << (wire.bits - 2 - shift))?;
-        let (_, borrow) = self.finish(&pending, &[], place)?;
-        let (borrow, _) = borrow.share(self, out_bits)?;
-        out.data.iter_mut().zip(borrow).for_each(|(o, b)| *o = o.wrapping_sub(b));
-        Ok(out)
-    }
-
     /// `(ẑ >> f) - (r >> f) + 2^(k-f)·msb(r)·(1 - msb ẑ) - offset`: the truncation up to its borrow.
     pub(super) fn high_part(
         &mut self,
@@ -334,9 +342,9 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         let (n, k) = (wire.len(), wire.bits);
         let mut data = self.correct(n, out_bits, |i| wire.mask[i] >> shift)?;
-        // A result of at most k - f bits does not see the wrap.
+        // A result of at most k - f bits does not see the wrap, a wider one its lowest bits.
         let wraps = if out_bits > k - shift {
-            self.correct(n, out_bits, |i| (wire.mask[i] >> (k - 1)) << (k - shift))?
+            self.correct(n, out_bits - (k - shift), |i| wire.mask[i] >> (k - 1))?
         } else {
             Vec::new()
         };
@@ -344,7 +352,7 @@ impl Masked {
         for (i, value) in data.iter_mut().enumerate() {
             let public = if first { (wire.open[i] >> shift).wrapping_sub(offset) } else { 0 };
             let wrap = wraps.get(i).map_or(0, |wrap| wrap.wrapping_mul(1 - (wire.open[i] >> (k - 1))));
-            *value = public.wrapping_sub(*value).wrapping_add(wrap);
+            *value = public.wrapping_sub(*value).wrapping_add(wrap << (k - shift));
         }
         Ok(Share::new(wire.rows, wire.cols, out_bits, data))
     }
@@ -382,12 +390,12 @@ impl Masked {
             return Ok(self.share_of(wire));
         }
         let mut data = self.correct(n, 64, |i| wire.mask[i])?;
-        let wraps = self.correct(n, 64, |i| (wire.mask[i] >> (k - 1)) << k)?;
+        let wraps = self.correct(n, 64 - k, |i| wire.mask[i] >> (k - 1))?;
         let first = self.is_first();
         for (i, value) in data.iter_mut().enumerate() {
             let public = if first { wire.open[i] } else { 0 };
             let wrap = wraps[i].wrapping_mul(1 - (wire.open[i] >> (k - 1)));
-            *value = public.wrapping_sub(*value).wrapping_add(wrap);
+            *value = public.wrapping_sub(*value).wrapping_add(wrap << k);
         }
         Ok(Share::new(wire.rows, wire.cols, 64, data))
     }

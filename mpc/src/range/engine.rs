@@ -23,7 +23,8 @@ pub(super) const RECIP_ERROR: f64 = 1e-3;
 pub(super) const RECIP_ERROR_FAR: f64 = 1.3e-2;
 const RSQRT_BITS: f64 = 58.0;
 const RECIP_BITS: f64 = 40.0;
-/// How far a table passes its function's own bounds, in output units; a test sweeps the domains.
+/// How far a table passes its function's own bounds, in output units and rounded half up; a test sweeps the
+/// domains.
 pub(super) const GATE_ERROR: f64 = 8.0;
 
 impl Range {
@@ -91,7 +92,7 @@ impl Engine for Range {
         Ok(wires)
     }
 
-    fn open_private(
+    fn hand_over(
         &mut self,
         x: &Span,
         bits: u32,
@@ -339,9 +340,10 @@ impl Engine for Range {
             Origin::Sums(id, factor) => Origin::Sums(id, factor / unit),
             _ => Origin::Plain,
         };
-        let column = x.column.iter().map(|b| b / unit + 0.5).collect();
-        let norm = x.norm / unit + 0.5 * (x.column.len() as f64).sqrt();
-        let cut = Span { cols: x.cols, low: x.low / unit - 0.5, origin, ..Span::of_columns(x.rows, column, norm) };
+        let error = self.rounding_error;
+        let column = x.column.iter().map(|b| b / unit + error).collect();
+        let norm = x.norm / unit + error * (x.column.len() as f64).sqrt();
+        let cut = Span { cols: x.cols, low: x.low / unit - error, origin, ..Span::of_columns(x.rows, column, norm) };
         self.record(place, &cut);
         Ok(self.named(cut))
     }
@@ -354,13 +356,14 @@ impl Engine for Range {
 
     fn gate(&mut self, x: &Span, gate: Gate<'_>, place: &'static str) -> Step<Span> {
         let x = &self.fits(x, 32, place);
+        let error = GATE_ERROR + self.rounding_error - 0.5;
         let of = |b: f64| match gate.0.tail {
-            Tail::Relu => b + GATE_ERROR,
-            Tail::Step { low, high } => low.abs().max(high.abs()) as f64 + GATE_ERROR,
-            Tail::Zero => f64::from(ARG_FRAC_BITS).exp2() + GATE_ERROR,
+            Tail::Relu => b + error,
+            Tail::Step { low, high } => low.abs().max(high.abs()) as f64 + error,
+            Tail::Zero => f64::from(ARG_FRAC_BITS).exp2() + error,
         };
         let norm = match gate.0.tail {
-            Tail::Relu => x.norm + GATE_ERROR * (x.column.len() as f64).sqrt(),
+            Tail::Relu => x.norm + error * (x.column.len() as f64).sqrt(),
             _ => f64::INFINITY,
         };
         let column = x.column.iter().map(|b| of(*b)).collect();

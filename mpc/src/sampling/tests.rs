@@ -116,14 +116,16 @@ fn sampling_costs_what_the_documentation_says() {
     let cost = |selection| tally_step(&spec, selection, 127, 1).unwrap();
     let greedy = cost(Selection::Greedy);
     let more = |selection, f: fn(&Cost) -> u64| f(&cost(selection)) as i64 - f(&greedy) as i64;
-    for (selection, rounds, sent, corrections) in
-        [(Selection::Temperature, 12, 245_346, -169_865), (Selection::TopK, 12 + 67, 4_792_131, 13_642_936)]
-    {
+    for (selection, rounds, client, server, corrections) in [
+        (Selection::Temperature, 12, 90_018, 245_346, -319_076),
+        (Selection::TopK, 12 + 67, 4_391_043, 4_546_371, 13_493_725),
+    ] {
         let all = [
             more(selection, |c| c.rounds),
             more(selection, |c| c.e0_to_e1_bytes),
+            more(selection, |c| c.e1_to_e0_bytes),
             more(selection, |c| c.source_to_e1_bytes),
         ];
-        assert_eq!(all, [rounds, sent, corrections], "{selection:?}");
+        assert_eq!(all, [rounds, client, server, corrections], "{selection:?}");
     }
 }

@@ -13,7 +13,7 @@ use crate::ServingError;
 use crate::dealer::masks::Masks;
 use crate::dealer::{MASKS_FILE, SERVER_KEY_FILE, check_offer};
 use crate::secret_files::{random, read_or_create_key, replace_file};
-use crate::wire::{Terms, hex, spec_sha256, unhex};
+use crate::wire::{Terms, hex, unhex};
 
 /// Below the dealer's folder: one file a session that is not handed out yet.
 pub(crate) const SEEDS_FOLDER: &str = "ahead";
@@ -107,8 +107,9 @@ fn read_order(path: &Path) -> Result<Order, ServingError> {
     if order.terms.is_shared() {
         return Err(bad("correlations for an evaluator of its own are made while a session runs".into()));
     }
-    if spec_sha256(&order.spec) != order.terms.spec_sha256 || unhex::<32>(&order.private_sha256).is_none() {
-        return Err(bad("its program has another digest than its terms say".into()));
+    order.terms.check_program(&order.spec).map_err(bad)?;
+    if unhex::<32>(&order.private_sha256).is_none() {
+        return Err(bad("`private_sha256` needs 64 hexadecimal digits".into()));
     }
     order.spec.validate()?;
     Ok(order)

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use marill_mpc::material::{Network, estimates};
-use marill_mpc::spec::BUCKET;
 use marill_mpc::{
     ClientSession, DecoderSpec, MaskedAdapter, Material, OperatorSession, PublicWeights, Sampling, Seed, Selection,
 };
@@ -126,39 +124,6 @@ pub enum Source {
     Ahead,
 }
 
-/// What a client wants comparisons to be made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum MaterialChoice {
-    #[default]
-    Digits,
-    /// Or no session.
-    Points,
-    /// What the server offers and waits least for this network.
-    Quickest(Network),
-}
-
-/// Keys before the decoded token by which materials are compared.
-const TYPICAL_KEYS: usize = 128;
-
-impl MaterialChoice {
-    /// The material of sessions with a server that offers points or does not.
-    ///
-    /// # Errors
-    /// [`ServingError::NoPoints`].
-    fn decide(self, spec: &DecoderSpec, points_offered: bool) -> Result<Material, ServingError> {
-        match self {
-            Self::Digits => Ok(Material::Digits),
-            Self::Points if points_offered => Ok(Material::Points),
-            Self::Points => Err(ServingError::NoPoints { reason: "the server takes digits only" }),
-            Self::Quickest(_) if !points_offered => Ok(Material::Digits),
-            Self::Quickest(network) => {
-                let cached = spec.bucket(TYPICAL_KEYS).min(spec.max_positions.saturating_sub(1) / BUCKET * BUCKET);
-                Ok(estimates(spec, &network, cached, 1)?[0].material)
-            }
-        }
-    }
-}
-
 fn refused(by: &'static str, answer: &Response) -> ServingError {
     let text = String::from_utf8_lossy(&answer.body);
     let (code, message) =
@@ -176,6 +141,8 @@ pub struct SessionOpener {
     pub state: ClientState,
     /// E0, where it is not the client itself.
     pub evaluator: Option<HttpClient>,
+    /// Whether the terms' material is the only one that will do, where an evaluator of its own could choose another.
+    pub insists_on_material: bool,
 }
 
 pub(super) type Peer = SharedChannel<Metered<WebSocketChannel>>;
@@ -196,6 +163,7 @@ impl SessionOpener {
             server: HttpClient::new(options.server.clone(), options.api_key.clone()),
             dealer: HttpClient::new(options.dealer.clone(), None),
             evaluator: options.evaluator.clone().map(|endpoint| HttpClient::new(endpoint, None)),
+            insists_on_material: options.material.insists(),
             state: ClientState::open(&options.state, &options.cache)?,
             terms,
             spec,
@@ -219,11 +187,12 @@ impl SessionOpener {
     pub fn open_live(&self, sampling: Option<Sampling>) -> Result<SecureSession, ServingError> {
         if self.terms.is_shared() {
             let evaluator = self.evaluator.as_ref().ok_or(ServingError::NoEvaluator)?;
-            let lines = SharedLines::open(evaluator, &self.server, &self.terms, sampling)?;
-            let inner = Inner::Shared(lines);
-            return Ok(SecureSession { inner, spec: self.spec.clone(), correlations: Correlations::Live });
+            let any_material = !self.insists_on_material;
+            let (lines, material) = SharedLines::open(evaluator, &self.server, &self.terms, any_material, sampling)?;
+            let (inner, spec) = (Inner::Shared(lines), self.spec.clone());
+            return Ok(SecureSession { inner, spec, correlations: Correlations::Live, material });
         }
-        self.greet(self.grant(Vec::new())?, Correlations::Live, sampling)
+        self.greet(self.grant(&self.terms, Vec::new())?, Correlations::Live, sampling)
     }
 
     /// As [`Self::open_live`], for a prompt of `bucket` and at most `tokens` of answer: with correlations written ahead where
@@ -250,7 +219,7 @@ impl SessionOpener {
         let selection = Selection::of(sampling);
         let candidates = self.offers(bucket, tokens, selection)?;
         if !candidates.is_empty() {
-            match self.grant(candidates) {
+            match self.grant(&self.terms, candidates) {
                 Err(ServingError::Refused { code, .. }) if code == "session_used" => {}
                 granted => return self.greet(granted?, Correlations::Ahead, sampling),
             }
@@ -281,8 +250,8 @@ impl SessionOpener {
         correlations: Correlations,
         sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
-        let words = self.words(&session, &seed0)?;
-        let (peer, meter, adapter) = self.meet(&session, correlations, sampling)?;
+        let words = self.words(&self.terms, &session, &seed0)?;
+        let (peer, meter, adapter) = self.meet(&self.terms, &session, correlations, sampling)?;
         let session = ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
         let session = session.with_sampling(sampling);
         let session = match words {
@@ -290,20 +259,30 @@ impl SessionOpener {
             None => session,
         };
         let inner = Inner::Own { session: Box::new(session), peer, meter };
-        Ok(SecureSession { inner, spec: self.spec.clone(), correlations })
+        Ok(SecureSession { inner, spec: self.spec.clone(), correlations, material: self.terms.material })
     }
 
-    /// As E0 for somebody else: the session's name, and the evaluator's side of it.
-    pub(crate) fn open_shared(&self, sampling: Option<Sampling>) -> Result<(String, OperatorSession), ServingError> {
-        let (session, seed0) = self.grant(Vec::new())?;
-        let (peer, _, adapter) = self.meet(&session, Correlations::Live, sampling)?;
+    /// As E0 for somebody else, under terms that were agreed: the session's name, and the evaluator's side of it.
+    pub(crate) fn open_shared(
+        &self,
+        terms: &Terms,
+        sampling: Option<Sampling>,
+    ) -> Result<(String, OperatorSession), ServingError> {
+        let (session, seed0) = self.grant(terms, Vec::new())?;
+        let words = self.words(terms, &session, &seed0)?;
+        let (peer, _, adapter) = self.meet(terms, &session, Correlations::Live, sampling)?;
         let opened = OperatorSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
-        Ok((session, opened.with_sampling(sampling)))
+        let opened = opened.with_sampling(sampling);
+        let opened = match words {
+            Some(words) => opened.with_points(words),
+            None => opened,
+        };
+        Ok((session, opened))
     }
 
     /// On points: the dealer's line for E0's correction words, open before the server asks for its own.
-    fn words(&self, session: &str, seed0: &Seed) -> Result<Option<Box<dyn Channel>>, ServingError> {
-        if self.terms.material != Material::Points {
+    fn words(&self, terms: &Terms, session: &str, seed0: &Seed) -> Result<Option<Box<dyn Channel>>, ServingError> {
+        if terms.material != Material::Points {
             return Ok(None);
         }
         let mut line = self.dealer.websocket("/v1/words", STEP_TIMEOUT).map_err(ServingError::net(DEALER))?;
@@ -316,22 +295,23 @@ impl SessionOpener {
     /// Greets the server in a session that was granted; fetches the masked adapter where it is not here.
     fn meet(
         &self,
+        terms: &Terms,
         session: &str,
         correlations: Correlations,
         sampling: Option<Sampling>,
     ) -> Result<(Peer, Arc<Meter>, Arc<MaskedAdapter>), ServingError> {
         self.state.claim(session)?;
-        let kept = self.state.kept(&self.terms, &self.spec, correlations);
+        let kept = self.state.kept(terms, &self.spec, correlations);
         let channel = self.server.websocket("/v1/session", STEP_TIMEOUT).map_err(ServingError::net(SERVER))?;
         let meter = Arc::<Meter>::default();
         let mut peer = SharedChannel::new(Metered::new(channel, meter.clone()));
 
         let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
-        let terms = self.terms.clone();
-        let hello = ClientHello { terms, session: session.into(), correlations, adapter_sha256, sampling };
+        let session = session.into();
+        let hello = ClientHello { terms: terms.clone(), session, correlations, adapter_sha256, sampling };
         send_json(&mut peer, &hello).map_err(ServingError::net(SERVER))?;
         let welcome: ServerWelcome = recv_reply(&mut peer, SERVER)?;
-        self.terms.check(&welcome.terms)?;
+        terms.check(&welcome.terms)?;
         let adapter = match kept.filter(|(digest, _)| *digest == welcome.adapter_sha256) {
             Some((_, adapter)) if welcome.adapter_bytes == 0 => adapter,
             _ => self.receive_adapter(&mut peer, &welcome, correlations)?,
@@ -340,8 +320,8 @@ impl SessionOpener {
     }
 
     /// A session's name and E0's seed.
-    fn grant(&self, candidates: Vec<String>) -> Result<(String, Seed), ServingError> {
-        let request = NewSession { terms: self.terms.clone(), client_id: self.state.client_id.clone(), candidates };
+    fn grant(&self, terms: &Terms, candidates: Vec<String>) -> Result<(String, Seed), ServingError> {
+        let request = NewSession { terms: terms.clone(), client_id: self.state.client_id.clone(), candidates };
         let bad = |reason: String| ServingError::BadMessage { peer: DEALER, reason };
         let json = serde_json::to_vec(&request).map_err(|error| bad(error.to_string()))?;
         let answer =
@@ -397,6 +377,8 @@ pub struct SecureSession {
     inner: Inner,
     spec: DecoderSpec,
     pub correlations: Correlations,
+    /// What its comparisons are made of.
+    pub material: Material,
 }
 
 enum Inner {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use marill_mpc::{DecoderSpec, InputShare, Sampling, join_token};
+use marill_mpc::{DecoderSpec, InputShare, Material, Sampling, join_token};
 use marill_net::http::HttpClient;
 use marill_net::{Channel, Meter, Metered, SharedChannel};
 
@@ -23,29 +23,33 @@ pub(super) struct SharedLines {
 }
 
 impl SharedLines {
-    /// Greets the evaluator, who greets dealer and server, then joins its session at the server.
+    /// Greets the evaluator, who greets dealer and server, then joins its session at the server; also the material, which
+    /// the evaluator chooses where `any_material` will do.
     pub(super) fn open(
         evaluator: &HttpClient,
         server: &HttpClient,
         terms: &Terms,
+        any_material: bool,
         sampling: Option<Sampling>,
-    ) -> Result<Self, ServingError> {
+    ) -> Result<(Self, Material), ServingError> {
         let meter = Arc::<Meter>::default();
         let connect = |service: &HttpClient, path: &str, peer| {
             let channel = service.websocket(path, STEP_TIMEOUT).map_err(ServingError::net(peer))?;
             Ok::<Peer, ServingError>(SharedChannel::new(Metered::new(channel, meter.clone())))
         };
         let mut first = connect(evaluator, "/v1/evaluate", PEERS[0])?;
-        let hello = EvaluateHello { terms: terms.clone(), sampling };
+        let hello = EvaluateHello { terms: terms.clone(), any_material, sampling };
         send_json(&mut first, &hello).map_err(ServingError::net(PEERS[0]))?;
         let welcome: EvaluateWelcome = recv_reply(&mut first, PEERS[0])?;
+        let material = if any_material { welcome.terms.material } else { terms.material };
+        let terms = terms.clone().with_material(material);
         terms.check(&welcome.terms)?;
 
         let mut second = connect(server, "/v1/input", PEERS[1])?;
-        let hello = InputHello { terms: terms.clone(), session: welcome.session, sampling };
+        let hello = InputHello { terms, session: welcome.session, sampling };
         send_json(&mut second, &hello).map_err(ServingError::net(PEERS[1]))?;
         recv_reply::<()>(&mut second, PEERS[1])?;
-        Ok(Self { lines: [first, second], meter, steps: 0 })
+        Ok((Self { lines: [first, second], meter, steps: 0 }, material))
     }
 
     pub(super) fn prefill(&mut self, spec: &DecoderSpec, boundary: &[u64]) -> Result<u32, ServingError> {

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::Dealer;
 use crate::ServingError;
 use crate::metrics::Metrics;
-use crate::wire::{Reply, SourceHello, Step, recv_json, send_json, spec_sha256, unhex};
+use crate::wire::{Reply, SourceHello, Step, recv_json, send_json, unhex};
 
 const SERVER: &str = "server";
 /// Under this name stand masks that all clients share; no client has it, since theirs are hexadecimal.
@@ -38,9 +38,7 @@ fn open(dealer: &Dealer, channel: &mut SharedChannel<WebSocketChannel>) -> Resul
     }
     let grant = dealer.redeem(&hello.session).ok_or(ServingError::SessionUsed { session: hello.session.clone() })?;
     grant.terms.check(&hello.terms)?;
-    if spec_sha256(&hello.spec) != grant.terms.spec_sha256 {
-        return Err(bad("its program has another digest than its terms say"));
-    }
+    grant.terms.check_program(&hello.spec).map_err(|reason| ServingError::BadMessage { peer: SERVER, reason })?;
     hello.spec.validate()?;
     let words = dealer.lines.take(&hello.session);
     if words.is_some() != (grant.terms.material == Material::Points) {

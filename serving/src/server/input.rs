@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use marill_mpc::Sampling;
+use marill_mpc::{Material, Sampling};
 use marill_net::{SharedChannel, WebSocketChannel};
 
 use super::{IDLE_TIMEOUT, Server};
@@ -29,14 +29,20 @@ pub(super) type Input = (SharedChannel<WebSocketChannel>, Option<Holder>);
 #[derive(Default)]
 pub(super) struct Inputs(Mutex<HashMap<String, Expected>>);
 
-/// How a session's tokens are drawn, as its evaluator said, and where its client's line goes.
-type Expected = (Option<Sampling>, Sender<Input>);
+/// What a session's comparisons are made of and how its tokens are drawn, as its evaluator said, and where its client's
+/// line goes.
+struct Expected {
+    material: Material,
+    sampling: Option<Sampling>,
+    line: Sender<Input>,
+}
 
 impl Inputs {
     /// Announces a session; its client may come from now on.
-    pub(super) fn expect(&self, session: &str, sampling: Option<Sampling>) -> Receiver<Input> {
-        let (sender, receiver) = mpsc::channel();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_string(), (sampling, sender));
+    pub(super) fn expect(&self, session: &str, material: Material, sampling: Option<Sampling>) -> Receiver<Input> {
+        let (line, receiver) = mpsc::channel();
+        let expected = Expected { material, sampling, line };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_string(), expected);
         receiver
     }
 
@@ -82,12 +88,14 @@ fn join(
     holder: Option<Holder>,
 ) -> Result<(), ServingError> {
     let hello: InputHello = recv_json(line, CLIENT)?;
-    server.model.terms.check(&hello.terms)?;
     let unknown = || ServingError::NoSession { session: hello.session.clone() };
-    let (sampling, session) = server.inputs.take(&hello.session).ok_or_else(unknown)?;
-    if sampling != hello.sampling {
+    // All but the material, which the session has, is known before a session is looked for.
+    server.model.terms.clone().with_material(hello.terms.material).check(&hello.terms)?;
+    let expected = server.inputs.take(&hello.session).ok_or_else(unknown)?;
+    server.model.terms.clone().with_material(expected.material).check(&hello.terms)?;
+    if expected.sampling != hello.sampling {
         return Err(ServingError::SamplingDiffers);
     }
     send_json(line, &Reply::Welcome(())).map_err(ServingError::net(CLIENT))?;
-    session.send((line.clone(), holder)).map_err(|_| unknown())
+    expected.line.send((line.clone(), holder)).map_err(|_| unknown())
 }

@@ -151,7 +151,7 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
 
     let (adapter_sha256, bytes) = model.masked(&adapter_seed, hello.adapter_sha256.as_deref());
     // Before the evaluator can tell the client.
-    let waiting = model.terms.is_shared().then(|| (name.clone(), server.inputs.expect(&name, sampling)));
+    let waiting = model.terms.is_shared().then(|| (name.clone(), server.inputs.expect(&name, material, sampling)));
     let welcome = ServerWelcome { terms, adapter_sha256, adapter_bytes: bytes.len() as u64 };
     send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
     for piece in bytes.chunks(PIECE_BYTES) {

@@ -24,6 +24,7 @@ pub struct World {
     pub spec: DecoderSpec,
     pub public: Arc<PublicWeights>,
     pub private: Arc<PrivateWeights>,
+    pub terms: Terms,
     pub parties: Parties,
     pub folder: tempfile::TempDir,
 }
@@ -44,12 +45,23 @@ impl World {
 
     /// In a folder that may hold records already; `ahead`: with correlations from its folder `files`.
     pub fn start(folder: tempfile::TempDir, tls: bool, ahead: bool, route: impl FnOnce(Endpoint) -> Endpoint) -> Self {
-        let spec = tiny_spec();
-        let (public, private) = random_weights(&spec, 7);
+        Self::of(tiny_model(), folder, tls, ahead, route)
+    }
+
+    /// As [`Self::start`], around a model.
+    pub fn of(
+        model: SecureModel,
+        folder: tempfile::TempDir,
+        tls: bool,
+        ahead: bool,
+        route: impl FnOnce(Endpoint) -> Endpoint,
+    ) -> Self {
+        let (spec, terms) = (model.spec.clone(), model.terms.clone());
+        let (public, private) = (model.public.clone(), model.private.clone());
         let files = folder.path().join("files");
         let ahead = ahead.then_some(files.as_path());
-        let parties = Parties::start_with(tiny_model(), folder.path(), 4, tls, ahead, route).unwrap();
-        Self { spec, public, private, parties, folder }
+        let parties = Parties::start_with(model, folder.path(), 4, tls, ahead, route).unwrap();
+        Self { spec, public, private, terms, parties, folder }
     }
 
     pub fn opener(&self) -> SessionOpener {
@@ -61,10 +73,11 @@ impl World {
         SessionOpener {
             server: HttpClient::new(server.clone(), None),
             dealer: HttpClient::new(self.parties.dealer.clone(), None),
-            terms: Terms::new(PARTITION, &self.spec, &self.public, Setting::Dealer),
+            terms: self.terms.clone(),
             spec: self.spec.clone(),
             public: self.public.clone(),
             evaluator: None,
+            insists_on_material: true,
             state: ClientState::open(place, place).unwrap(),
         }
     }
@@ -103,12 +116,16 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// The model of every world.
+/// The model of every world that does not bring another.
 pub fn tiny_model() -> SecureModel {
-    let spec = tiny_spec();
+    model_of(tiny_spec(), Setting::Dealer)
+}
+
+/// The same weights as another program.
+pub fn model_of(spec: DecoderSpec, setting: Setting) -> SecureModel {
     let owned = random_weights(&spec, 7);
     let (Ok(public), Ok(private)) = (Arc::try_unwrap(owned.0), Arc::try_unwrap(owned.1)) else {
         panic!("the weights are shared already");
     };
-    SecureModel::new(PARTITION, spec, public, private, Setting::Dealer)
+    SecureModel::new(PARTITION, spec, public, private, setting)
 }

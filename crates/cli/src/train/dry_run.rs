@@ -4,15 +4,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use marill_model::Checkpoint;
-use marill_mpc::{tally_decode, tally_prefill};
+use marill_mpc::{MaskedAdapter, PrivateForm, tally_decode, tally_prefill};
 use marill_partition::decoder_spec;
-use marill_recipe::Recipe;
+use marill_recipe::{Init, Recipe};
 use marill_report::{bytes, count};
 use marill_training::{Rehearsal, TrainOptions, rehearse, transforms_for};
 use serde_json::{Value, json};
 
 use crate::base_model::Search;
 use crate::failure::BadInput;
+use crate::model_dir::numbers_of;
 
 /// Model card, identifiers and the heads of files in an exported folder.
 const CARD_BYTES: u64 = 4 << 10;
@@ -26,12 +27,15 @@ const KEYS: usize = 128;
 /// [`BadInput`] for recipe, data and model.
 pub fn run(recipe: &Recipe, options: &TrainOptions, json: bool) -> anyhow::Result<ExitCode> {
     let rehearsal = rehearse(recipe, options).map_err(|error| BadInput(error.into()))?;
-    let secure = match recipe.lora {
-        Some(_) => {
-            let adapter_bytes = rehearsal.estimate.adapter_bytes as u64;
-            Some(secure_cost(recipe, options, adapter_bytes).map_err(BadInput)?)
-        }
-        None => None,
+    // Embedding and head would be published with a partition; a run that trains them cannot have one.
+    let leaves_embedding = recipe.lora.is_some() || recipe.freeze.layers > 0 || recipe.freeze.embedding;
+    let can_be_private = leaves_embedding && recipe.model.init == Init::Pretrained;
+    let secure = if can_be_private {
+        // Both forms keep exactly what is trained.
+        let private_bytes = rehearsal.estimate.trained_parameters as u64 * 4;
+        Some(secure_cost(recipe, options, private_bytes).map_err(BadInput)?)
+    } else {
+        None
     };
     if json {
         let mut found = json!({ "output_dir": recipe.output.dir, "train": rehearsal });
@@ -42,14 +46,20 @@ pub fn run(recipe: &Recipe, options: &TrainOptions, json: bool) -> anyhow::Resul
         println!("{found:#}");
         return Ok(ExitCode::SUCCESS);
     }
-    print_training(&rehearsal);
-    if let Some(secure) = &secure {
-        print_secure(secure);
+    print_training(&rehearsal, recipe.lora.is_some());
+    match &secure {
+        Some(secure) => print_secure(secure),
+        None => {
+            println!("no partition: embedding, norm and head are trained too, and a partition would publish them");
+            eprintln!(
+                "\nhint: `freeze.layers` or `freeze.embedding = true` leaves them as they are, `[lora]` does as well"
+            );
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_training(rehearsal: &Rehearsal) {
+fn print_training(rehearsal: &Rehearsal, low_rank: bool) {
     let estimate = &rehearsal.estimate;
     let size = |value: usize| bytes(value as u64);
     eprint!("{}", rehearsal.data);
@@ -71,21 +81,25 @@ fn print_training(rehearsal: &Rehearsal) {
         size(estimate.other_bytes)
     );
     println!(
-        "disk               {} a checkpoint (two are kept), {} trained tensors",
+        "disk               {} a checkpoint (two are kept), {} {}",
         size(estimate.checkpoint_bytes),
-        size(estimate.adapter_bytes)
+        size(estimate.adapter_bytes),
+        if low_rank { "trained tensors" } else { "the whole model" }
     );
 }
 
 /// The split, the folder that will be exported, and what a token and a prompt will cost under the protocol.
-fn secure_cost(recipe: &Recipe, options: &TrainOptions, adapter_bytes: u64) -> anyhow::Result<Value> {
+fn secure_cost(recipe: &Recipe, options: &TrainOptions, private_bytes: u64) -> anyhow::Result<Value> {
     let path = match &options.base {
         Some(path) => path.clone(),
         None => Search::default().base(recipe, &options.recipe_dir)?,
     };
     let base = Checkpoint::open(&path)?;
     let transforms = transforms_for(recipe, &base.config)?;
-    let spec = decoder_spec(&base.config, &transforms, Default::default())?;
+    let mut spec = decoder_spec(&base.config, &transforms, numbers_of(recipe)?)?;
+    if recipe.lora.is_none() {
+        spec.private = PrivateForm::Full;
+    }
     let decode = tally_decode(&spec, KEYS.min(spec.max_positions - 1))?;
     let prefill = tally_prefill(&spec, spec.bucket(64.min(spec.max_positions)))?;
     // A manifest is what describes the split, mostly.
@@ -95,9 +109,11 @@ fn secure_cost(recipe: &Recipe, options: &TrainOptions, adapter_bytes: u64) -> a
         "frozen_layers": transforms.frozen_layers,
         "private_layers": spec.num_layers,
         "softmaxes_a_layer": spec.head_groups.first().map(Vec::len),
-        "lora_rank": spec.lora_rank,
+        "private": if spec.is_full() { "full" } else { "lora" },
+        "lora_rank": recipe.lora.as_ref().map(|lora| lora.rank),
         "public_bytes": public_bytes,
-        "export_bytes": public_bytes + adapter_bytes + manifest as u64 + CARD_BYTES,
+        "masked_bytes": MaskedAdapter::bytes_of(&spec),
+        "export_bytes": public_bytes + private_bytes + manifest as u64 + CARD_BYTES,
         "decode": {
             "keys": KEYS, "rounds": decode.rounds,
             "client_bytes_sent": decode.e0_to_e1_bytes, "client_bytes_received": decode.e1_to_e0_bytes,
@@ -119,8 +135,15 @@ fn print_secure(secure: &Value) {
     let size = |value: &Value| bytes(value.as_u64().unwrap_or_default());
     println!("client, in clear   embedding and {} layers", secure["frozen_layers"]);
     println!("under MPC          {} layers, {} softmaxes each", secure["private_layers"], secure["softmaxes_a_layer"]);
-    println!("private            rank {}; a client downloads {}", secure["lora_rank"], size(&secure["public_bytes"]));
-    println!("exported folder    {}", size(&secure["export_bytes"]));
+    let form = secure["lora_rank"].as_u64().map(|rank| format!("rank {rank}"));
+    println!(
+        "private            {}; a client downloads {}, and {} masked",
+        form.as_deref().unwrap_or("whole matrices"),
+        size(&secure["public_bytes"]),
+        size(&secure["masked_bytes"])
+    );
+    let by = if form.is_some() { "" } else { ", written by `marill export`" };
+    println!("exported folder    {}{by}", size(&secure["export_bytes"]));
     for (step, what) in [("decode", "a token at 128 keys"), ("prefill", "a prompt of 64 tokens")] {
         println!(
             "{what}: {} rounds, client sends {} and receives {}, dealer to server {}",

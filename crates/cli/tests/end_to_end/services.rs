@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use marill_numeric::{NumericSpec, Rounding};
 use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
 use marill_partition::{ExportOptions, export};
 use serde_json::Value;
@@ -27,12 +28,19 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
+        Self::rounding(Rounding::Exact)
+    }
+
+    /// Around a partition of this rounding.
+    pub fn rounding(rounding: Rounding) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let base = tiny_base(&folder.path().join("base"), 1).unwrap();
         let transforms = tiny_transforms(&base.config, true);
         let adapter = tiny_adapter(&base.config, &transforms, 2).unwrap();
         let partition = folder.path().join("partition");
-        export(&base, &transforms, &adapter, &partition, &ExportOptions::default()).unwrap();
+        let numeric = NumericSpec::with_rounding(rounding);
+        let options = ExportOptions { numeric, ..Default::default() };
+        export(&base, &transforms, &adapter, &partition, &options).unwrap();
         Self { partition, folder }
     }
 
@@ -72,9 +80,9 @@ impl World {
     }
 
     #[allow(dead_code)]
-    pub fn evaluator(&self, server: &str, dealer: &str) -> Service {
+    pub fn evaluator(&self, server: &str, dealer: &str, flags: &[&str]) -> Service {
         let mut evaluator = marill();
-        evaluator.args(["evaluate", "--port", "0", "--server", server, "--dealer", dealer]);
+        evaluator.args(["evaluate", "--port", "0", "--server", server, "--dealer", dealer]).args(flags);
         evaluator.arg("--cache").arg(self.folder.path().join("evaluator/cache"));
         Service::start(evaluator.arg("--state").arg(self.folder.path().join("evaluator")))
     }

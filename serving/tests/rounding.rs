@@ -1,0 +1,133 @@
+//! Rounding by coins through dealer, server and client: near the exact twin, at the tally's cost, and refused by name
+//! where one party rounds in another way.
+
+#[path = "sessions/world.rs"]
+mod world;
+
+use marill_mpc::masked::Cost;
+use marill_mpc::material::tally_on;
+use marill_mpc::testing::tiny_spec;
+use marill_mpc::{DecoderSpec, Material, Sampling, Selection, Twin, tally_step};
+use marill_net::http::HttpClient;
+use marill_numeric::{NumericSpec, Rounding};
+use marill_serving::ServingError;
+use marill_serving::ahead::{AheadOptions, Correlations, SealingKey, produce};
+use marill_serving::client::{SessionOpener, Source};
+use marill_serving::server::{AHEAD_KEY_FILE, SecureModel};
+use marill_serving::wire::{NewSession, Setting};
+use world::{World, model_of};
+
+const BUCKET: usize = 16;
+/// A token's logit may be so far below the exact twin's best. The logits of this model spread by 0.7, so one token of a
+/// hundred picked by chance passes; four in a row do not.
+const NEAR: f32 = 0.02;
+
+fn rounding(rounding: Rounding) -> DecoderSpec {
+    DecoderSpec { numeric: NumericSpec::with_rounding(rounding), ..tiny_spec() }
+}
+
+fn by_coins(setting: Setting) -> SecureModel {
+    model_of(rounding(Rounding::Stochastic), setting)
+}
+
+fn world_of(model: SecureModel, ahead: bool) -> World {
+    World::of(model, tempfile::tempdir().unwrap(), false, ahead, |dealer| dealer)
+}
+
+/// Every token is one that the exact twin finds nearly as good as its own.
+fn check_near(world: &World, tokens: &[u32], seed: u64, n: usize) {
+    let mut twin = Twin::exact(world.public.clone(), world.private.clone());
+    for (step, &token) in tokens.iter().enumerate() {
+        let best = match step {
+            0 => twin.prefill(&world.rows(seed, n)).unwrap(),
+            _ => twin.decode(&world.rows(seed + 999 + step as u64, 1)).unwrap(),
+        };
+        let logits = twin.last_logits();
+        let shortfall = logits[best as usize] - logits[token as usize];
+        assert!((0.0..NEAR).contains(&shortfall), "token {step} is {shortfall} below the best");
+    }
+}
+
+fn on(material: Material, opener: SessionOpener) -> SessionOpener {
+    SessionOpener { terms: opener.terms.clone().with_material(material), ..opener }
+}
+
+#[test]
+fn sessions_that_round_by_coins_are_near_the_exact_twin_and_cost_what_the_tally_says() {
+    for setting in Setting::ALL {
+        let world = world_of(by_coins(setting), false);
+        for material in [Material::Digits, Material::Points] {
+            let opener = on(material, world.opener());
+            assert_eq!(opener.terms.rounding, "stochastic");
+            let (tokens, costs) = world.secure(&mut opener.open().unwrap(), 1, 11, 3);
+            check_near(&world, &tokens, 1, 11);
+            let places = tally_on(&world.spec, material, BUCKET, 1).unwrap();
+            let declared = places.into_iter().fold(Cost::default(), |sum, (_, cost)| sum + cost);
+            let exact = tally_on(&rounding(Rounding::Exact), material, BUCKET, 1).unwrap();
+            let exact = exact.into_iter().fold(Cost::default(), |sum, (_, cost)| sum + cost);
+            // The step's own announcement is five bytes.
+            let got = (costs[1].rounds, costs[1].bytes_sent, costs[1].bytes_received);
+            assert_eq!(got, (declared.rounds, declared.e0_to_e1_bytes + 5, declared.e1_to_e0_bytes));
+            assert!(declared.source_to_e1_bytes < exact.source_to_e1_bytes, "fewer corrections");
+        }
+        let cold = Sampling::new(1e-5, Some(5)).unwrap();
+        let (tokens, _) = world.secure(&mut world.opener().open_live(cold).unwrap(), 2, 5, 2);
+        check_near(&world, &tokens, 2, 5);
+    }
+}
+
+#[test]
+fn correlations_written_ahead_serve_a_session_that_rounds_by_coins() {
+    let folder = tempfile::tempdir().unwrap();
+    let (order, key) = (folder.path().join("order.json"), folder.path().join("server").join(AHEAD_KEY_FILE));
+    let key = SealingKey::read_or_create(&key).unwrap();
+    std::fs::write(&order, serde_json::to_vec(&by_coins(Setting::Dealer).order(&key)).unwrap()).unwrap();
+    let options = AheadOptions {
+        state: folder.path().join("dealer"),
+        folder: folder.path().join("files"),
+        order,
+        bucket: BUCKET,
+        tokens: 3,
+        selection: Selection::Greedy,
+        sessions: 1,
+        dry_run: false,
+    };
+    let mut said = Vec::new();
+    produce(&options, &mut |line| said.push(line.to_string())).unwrap();
+    let world = World::of(by_coins(Setting::Dealer), folder, false, true, |dealer| dealer);
+    let mut session = world.opener().open_for(BUCKET, 3, Source::Ahead, None).unwrap();
+    assert_eq!(session.correlations, Correlations::Ahead);
+    let (tokens, costs) = world.secure(&mut session, 3, 8, 2);
+    check_near(&world, &tokens, 3, 8);
+    assert_eq!(costs[0].rounds, tally_step(&world.spec, Selection::Greedy, 0, BUCKET).unwrap().rounds);
+}
+
+#[test]
+fn parties_that_round_in_different_ways_refuse_each_other() {
+    let (coins, exact) = (world_of(by_coins(Setting::Dealer), false), World::new());
+    for (mine, theirs) in [(&coins, &exact), (&exact, &coins)] {
+        let opener = SessionOpener {
+            dealer: HttpClient::new(theirs.parties.dealer.clone(), None),
+            ..mine.opener_at(&theirs.parties.server, "stranger")
+        };
+        let error = opener.open().map(|_| ()).unwrap_err();
+        assert!(matches!(error, ServingError::Refused { by: "server", .. }), "{error}");
+        assert!(error.to_string().contains("disagree on `rounding`"), "{error}");
+    }
+    let opener = exact.opener();
+    let mut terms = opener.terms.clone();
+    terms.rounding = "down".into();
+    let request = NewSession { terms, client_id: "ab".repeat(32), candidates: Vec::new() };
+    let answer = opener.dealer.post_json("/v1/sessions", &serde_json::to_vec(&request).unwrap(), 1 << 16).unwrap();
+    assert!(answer.status == 400 && String::from_utf8_lossy(&answer.body).contains("not `down`"));
+}
+
+/// Terms that say one thing and a program that is another come from a server that errs or cheats.
+#[test]
+fn terms_must_be_of_their_program() {
+    let mut model = by_coins(Setting::Dealer);
+    model.terms.rounding = "exact".into();
+    let world = world_of(model, false);
+    let error = world.opener().open().map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("its program has rounding `stochastic`"), "{error}");
+}
