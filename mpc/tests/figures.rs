@@ -2,7 +2,7 @@
 //! that a change of cost is a decision.
 
 use marill_mpc::testing::with_private_matrices;
-use marill_mpc::{DecoderSpec, MaskedAdapter, tally_decode, tally_prefill};
+use marill_mpc::{DecoderSpec, MaskedAdapter, tally_by_place, tally_decode, tally_prefill};
 use marill_numeric::{NumericSpec, Rounding};
 
 fn smollm2(layers: usize) -> DecoderSpec {
@@ -116,4 +116,36 @@ fn a_full_fine_tune_of_all_layers_costs_about_twice_the_merged_half() {
     let block = 552_960 * 8 + 2_985_984 * 7;
     assert_eq!(MaskedAdapter::bytes_of(&full), 30 * block, "25.3 MB a block");
     assert_eq!(MaskedAdapter::bytes_of(&with_private_matrices(half)), 15 * block);
+}
+
+/// One block of GPT-2, a prompt of 128 tokens.
+#[test]
+fn a_gpt2_block_keeps_to_its_budget() {
+    let block = |layers, rounding| DecoderSpec {
+        hidden_size: 768,
+        intermediate_size: 3072,
+        num_attention_heads: 12,
+        num_key_value_heads: 12,
+        vocab_size: 2,
+        architecture: marill_mpc::Architecture::Gpt2,
+        numeric: NumericSpec::with_rounding(rounding),
+        ..with_groups(layers, (0..12).map(|h| vec![h]).collect())
+    };
+    for (rounding, sent, corrections) in
+        [(Rounding::Exact, 28_000_000, 134_000_000), (Rounding::Stochastic, 28_000_000, 110_000_000)]
+    {
+        let three = tally_by_place(&block(3, rounding), 0, 128).unwrap();
+        let two = tally_by_place(&block(2, rounding), 0, 128).unwrap();
+        let mut sum = marill_mpc::masked::Cost::default();
+        for ((place, a), (_, b)) in three.iter().zip(&two) {
+            let c = *a - *b;
+            sum = sum + c;
+            println!(
+                "{place:20} {:3} {:9} {:9} {:9}",
+                c.rounds, c.e0_to_e1_bytes, c.e1_to_e0_bytes, c.source_to_e1_bytes
+            );
+        }
+        println!("{rounding} {sum:?}");
+        assert!(sum.e0_to_e1_bytes.max(sum.e1_to_e0_bytes) <= sent && sum.source_to_e1_bytes <= corrections, "{sum:?}");
+    }
 }

@@ -115,11 +115,7 @@ impl SecureModel {
 
     /// What comparisons may be made of.
     fn materials(&self) -> &'static [Material] {
-        if self.allow_points {
-            &[Material::Digits, Material::Points]
-        } else {
-            &[Material::Digits]
-        }
+        if self.allow_points { &[Material::Digits, Material::Points] } else { &[Material::Digits] }
     }
 
     /// An order for correlations that are sealed to `key`.

@@ -208,22 +208,26 @@ impl Scene {
             let server = scope.spawn(|| {
                 let mut engine = self.server(Tap::new(server_end, &logs[1], None), Box::new(stream));
                 self.steps(&mut engine, None, bucket);
-                (engine.trace, engine.noise)
+                (engine.trace, engine.noise, engine.coins)
             });
             let source = self.source(Tap::new(sink, &logs[2], flip));
             let mut source = self.with_words(source, Tap::new(words, &logs[3], None));
-            scope.spawn(move || self.steps(&mut source, None, bucket));
+            let source = scope.spawn(move || {
+                self.steps(&mut source, None, bucket);
+                source.coins
+            });
             let mut engine = self.client(Tap::new(client_end, &logs[0], None));
             engine = self.with_words(engine, Box::new(own_words));
             let tokens = self.steps(&mut engine, Some(input), bucket);
-            let (server_trace, noise) = server.join().unwrap();
+            let (server_trace, noise, server_coins) = server.join().unwrap();
+            let coins = engine.coins.iter().zip(server_coins).zip(source.join().unwrap());
             Recording {
                 tokens,
                 client_frames: take(&logs[0]),
                 server_frames: take(&logs[1]),
                 corrections: take(&logs[2]),
                 words: take(&logs[3]),
-                coins: engine.coins,
+                coins: coins.map(|((a, b), c)| a.wrapping_add(b).wrapping_add(c)).collect(),
                 tops: engine.tops,
                 noise,
                 client_trace: engine.trace,
