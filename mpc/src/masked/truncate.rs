@@ -30,9 +30,9 @@
 use marill_numeric::Rounding;
 use marill_numeric::fixed::low_mask;
 
-use super::bits::{Bits, OneHot, OpenBits, Pending, Planes, monomials, split};
+use super::bits::{Bits, OneHot, OpenBits, Pending, Planes, bit, monomials, split};
 use super::gated::{narrow_public, narrow_wrap};
-use super::opening::Part;
+use super::opening::{Handed, Late, Part};
 use super::{Masked, ProtocolError, Role, Share, Wire};
 
 /// Bits of the coin of a stochastic rounding.
@@ -208,6 +208,13 @@ fn patterns(planes: &[OpenBits], words: impl Fn(&OpenBits) -> &[u64]) -> Vec<u8>
     patterns
 }
 
+/// Takes off E1's half what it added for a `msb ẑ` of one; `tops` are those bits.
+pub(super) fn take_wraps(share: &mut Share, wraps: &[u64], tops: &[u64], from: u32) {
+    for (i, (value, wrap)) in share.data.iter_mut().zip(wraps).enumerate() {
+        *value = value.wrapping_sub(bit(tops, i).wrapping_mul(*wrap) << from);
+    }
+}
+
 impl Masked {
     /// One opened bit.
     pub(super) fn single(&self, plane: &OpenBits) -> Affine {
@@ -325,6 +332,24 @@ impl Masked {
         self.spec.numeric.rounding == Rounding::Exact
     }
 
+    /// A truncation by coin of what is about to be handed over: E0 tells E1 the top bits with it, and nothing now.
+    pub(super) fn cut_by_coin(
+        &mut self,
+        x: &Share,
+        shift: u32,
+        in_bits: u32,
+        out_bits: u32,
+        places: [&'static str; 2],
+    ) -> Result<Handed, ProtocolError> {
+        let (shifted, shift) = self.before_cut(x, shift, in_bits);
+        let part = Part::half(&shifted, shifted.bits, 0);
+        let wire = self.exchange_parts(&[part], &[], &mut [], places[0])?.0.remove(0);
+        self.rounds_by_coin(&wire, shift);
+        let from = wire.bits - shift;
+        let (x, wraps) = self.high_part_and_wraps(&wire, shift, out_bits, 1 << (from - 2))?;
+        Ok(Handed { x, late: Some(Late { wire, wraps, from, places }) })
+    }
+
     /// What a truncation by `shift` opens, a share of so many bits as it has, and how far that is still to be cut: an exact
     /// one adds its half, one by coin drops bits first. Both add what makes the value non-negative.
     pub(super) fn before_cut(&mut self, x: &Share, shift: u32, in_bits: u32) -> (Share, u32) {
@@ -389,6 +414,18 @@ impl Masked {
         out_bits: u32,
         offset: u64,
     ) -> Result<Share, ProtocolError> {
+        Ok(self.high_part_and_wraps(wire, shift, out_bits, offset)?.0)
+    }
+
+    /// As [`Self::high_part`], and the shares of `msb(r)`, for [`take_wraps`] once E1 knows `msb ẑ`: until then its half
+    /// takes that for zero.
+    pub(super) fn high_part_and_wraps(
+        &mut self,
+        wire: &Wire,
+        shift: u32,
+        out_bits: u32,
+        offset: u64,
+    ) -> Result<(Share, Vec<u64>), ProtocolError> {
         let (n, k) = (wire.len(), wire.bits);
         let mut data = self.correct(n, out_bits, |i| wire.mask[i] >> shift)?;
         // A result of at most k - f bits does not see the wrap, a wider one its lowest bits.
@@ -403,7 +440,7 @@ impl Masked {
             let wrap = wraps.get(i).map_or(0, |wrap| wrap.wrapping_mul(1 - (wire.open[i] >> (k - 1))));
             *value = public.wrapping_sub(*value).wrapping_add(wrap << (k - shift));
         }
-        Ok(Share::new(wire.rows, wire.cols, out_bits, data))
+        Ok((Share::new(wire.rows, wire.cols, out_bits, data), wraps))
     }
 
     /// Equality to zero of the bits from `start` up, given the borrow into them: the two candidates' planes.
