@@ -33,6 +33,8 @@ import sys
 out, rates = sys.argv[1], sys.argv[2:]
 loss = {rate: json.load(open(f"{out}/train-{rate}.json"))["train"]["val_loss"] for rate in rates}
 print("validation loss:", loss, file=sys.stderr)
+if None in loss.values():
+    sys.exit("error: no training row was kept aside, so no rate can be chosen")
 print(min(rates, key=loss.get))
 PYTHON
 )
