@@ -52,6 +52,9 @@ impl Attention<'_> {
 #[derive(Clone, Copy)]
 pub struct Gate<'a>(pub &'a LinearTable);
 
+/// Width of softmax weights, values and their products, which are below 2^46 until they are divided.
+pub const MIX_BITS: u32 = 48;
+
 /// Result of an operation that talks to a peer.
 pub type Step<T> = Result<T, ProtocolError>;
 
@@ -216,7 +219,8 @@ pub trait Engine {
         let sums = self.ragged_sum(&share, lens);
         self.piecewise(&sums, table, place)
     }
-    /// Multiplies each head's columns of `x` by a piecewise linear function of its ragged row of `weights`, summed.
+    /// Multiplies each head's columns of `x`, which is valid modulo `2^MIX_BITS`, by a piecewise linear function of its
+    /// ragged row of `weights`, summed: modulo 2^64.
     fn scale_heads_piecewise(
         &mut self,
         x: &Self::Share,
@@ -226,7 +230,7 @@ pub trait Engine {
         places: [&'static str; 2],
     ) -> Step<Self::Share> {
         let factors = self.piecewise_sums(weights, &attention.lens(), table, places[0])?;
-        let wires = self.open(&[(x, 64), (&factors, 64)], places[1])?;
+        let wires = self.open(&[(x, MIX_BITS), (&factors, 64)], places[1])?;
         self.scale_heads(&wires[0], &wires[1], attention)
     }
     /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded, drawn for this call.

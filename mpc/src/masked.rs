@@ -24,6 +24,7 @@ mod bits;
 mod compare;
 mod full;
 mod gated;
+mod lift;
 mod linear;
 mod lookup;
 mod opening;

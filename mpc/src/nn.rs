@@ -5,7 +5,7 @@
 
 use marill_numeric::tables::tables;
 
-use crate::engine::{Attention, Engine, Step};
+use crate::engine::{Attention, Engine, MIX_BITS, Step};
 
 /// The scales between which a normalisation works.
 #[derive(Clone, Copy)]
@@ -110,14 +110,14 @@ pub fn softmax_parts<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize
 fn exponentials<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step<E::Wire> {
     let largest = engine.ragged_max(scores, lens, "attention.max")?;
     let below = engine.ragged_rsub(scores, &largest, lens);
-    let weights = engine.exp_neg(&below, 64, "attention.exp")?;
-    Ok(engine.open(&[(&weights, 64)], "attention.weights")?.remove(0))
+    let weights = engine.exp_neg(&below, MIX_BITS, "attention.exp")?;
+    Ok(engine.open(&[(&weights, MIX_BITS)], "attention.weights")?.remove(0))
 }
 
 /// `softmax(scores) · V` for grouped heads, 14 fractional bits once it is cut by [`DIVIDE_SHIFT`] from 64 bits: `[rows,
 /// heads · head_dim]`.
 ///
-/// Values are below 2^8; the division comes after the value product.
+/// Values are below 2^7 (2^46 over the largest sum of weights); the division comes after the value product.
 ///
 /// # Errors
 /// As [`rms_norm`].

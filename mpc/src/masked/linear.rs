@@ -17,7 +17,7 @@ use super::opening::Handed;
 use super::{Masked, ProtocolError, Role, Share, Wire, byte_width, pack};
 use crate::engine::Attention;
 use crate::spec::Module;
-use crate::twin::{attention_mix, attention_scores, head_scalar_index, ragged, rotate_rows, with_key_bias};
+use crate::twin::{attention_mix, attention_scores, ragged, rotate_rows, with_key_bias};
 use crate::weights::Rope;
 
 impl Share {
@@ -262,10 +262,6 @@ impl Masked {
         };
         let shape = (a.rows, a.num_attention_heads * a.head_dim);
         self.bilinear(shape, w.bits.min(v.bits), || attention_mix(&w.mask, &v.mask, a), own)
-    }
-
-    pub(super) fn scale_by_head(&self, x: &Wire, scale: &Wire, a: &Attention<'_>) -> Share {
-        self.multiply_by(x, scale, head_scalar_index(a))
     }
 
     pub(super) fn key_bias(&self, scores: &Share, bias: &Wire, a: &Attention<'_>) -> Share {

@@ -7,7 +7,7 @@ use super::gated::Widths;
 use super::opening::Handed;
 use super::piecewise::Factor;
 use super::{Masked, Share, Wire};
-use crate::engine::{Attention, Engine, Gate, Step};
+use crate::engine::{Attention, Engine, Gate, MIX_BITS, Step};
 use crate::spec::Module;
 use crate::twin::head_scalar_index;
 use crate::weights::Rope;
@@ -211,7 +211,8 @@ impl Engine for Masked {
 
     fn scale_heads(&mut self, x: &Wire, scale: &Wire, attention: &Attention<'_>) -> Step<Share> {
         self.at("attention.divide");
-        Ok(self.scale_by_head(x, scale, attention))
+        let x = self.lift(x)?;
+        self.multiply_lifted(&x, scale, head_scalar_index(attention))
     }
 
     fn ragged_max(&mut self, x: &Share, lens: &[usize], place: &'static str) -> Step<Share> {
@@ -326,7 +327,7 @@ impl Engine for Masked {
     ) -> Step<Share> {
         if self.many(x.len()) {
             let factors = self.piecewise_sums(weights, &attention.lens(), table, places[0])?;
-            let wires = self.open(&[(x, 64), (&factors, 64)], places[1])?;
+            let wires = self.open(&[(x, MIX_BITS), (&factors, 64)], places[1])?;
             return self.scale_heads(&wires[0], &wires[1], attention);
         }
         self.at(places[0]);
