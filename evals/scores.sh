@@ -15,13 +15,12 @@ shift 3
 out=runs/scores/$task
 base=models/SmolLM2-135M-Instruct.Q4_1.gguf
 mkdir -p "$out"
-arguments="TRAIN='${TRAIN:-}' EVAL='${EVAL:-}' $task $shots $limit"
-if [ -e "$out/arguments" ] && [ "$(cat "$out/arguments")" != "$arguments" ]; then
-    echo "error: \`$out\` holds results for other arguments: $(cat "$out/arguments")" >&2
-    echo "hint: move it away" >&2
+if [ -e "$out/arguments" ] && [ "$(cat "$out/arguments")" != "TRAIN='${TRAIN:-}'" ]; then
+    echo "error: the runs in \`$out\` were trained with $(cat "$out/arguments")" >&2
+    echo "hint: move them away" >&2
     exit 2
 fi
-echo "$arguments" >"$out/arguments"
+echo "TRAIN='${TRAIN:-}'" >"$out/arguments"
 for rate in "$@"; do
     [ -s "$out/train-$rate.json" ] || marill train "recipes/$task-smollm2.toml" --set data.val_fraction=0.05 \
         --set "optimizer.learning_rate=$rate" ${TRAIN:-} --output-dir "$out/run-$rate" --json >"$out/train-$rate.json.part"
@@ -34,6 +33,8 @@ import sys
 out, rates = sys.argv[1], sys.argv[2:]
 loss = {rate: json.load(open(f"{out}/train-{rate}.json"))["train"]["val_loss"] for rate in rates}
 print("validation loss:", loss, file=sys.stderr)
+if None in loss.values():
+    sys.exit("error: no training row was kept aside, so no rate can be chosen")
 print(min(rates, key=loss.get))
 PYTHON
 )

@@ -47,7 +47,7 @@ pub fn read(path: &Path) -> Result<Scored, EvalError> {
         Ok(report) if report["results"].is_object() => from_report(&report),
         _ => from_log(&text),
     };
-    let scored = scored.map_err(|error| fail(error.to_string()))?;
+    let scored = scored.map_err(|error| fail(format!("it holds no scores of `--json` or `--log-samples`: {error}")))?;
     if scored.values().all(Vec::is_empty) {
         return Err(fail("it holds no examples".into()));
     }
@@ -108,11 +108,27 @@ pub fn compare(a: &Scored, b: &Scored) -> Result<Vec<Difference>, EvalError> {
         }
     }
     if differences.is_empty() {
-        let names = |scored: &Scored| scored.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        let reason = format!("the runs share no task: {} against {}", names(a), names(b));
-        return Err(EvalError::Compare { reason });
+        return Err(EvalError::Compare { reason: nothing_shared(a, b) });
     }
     Ok(differences)
+}
+
+fn nothing_shared(a: &Scored, b: &Scored) -> String {
+    fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
+        names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    }
+    let metrics = |examples: &[ExampleFigures]| list(examples.iter().take(1).flat_map(|first| first.figures.keys()));
+    match a.iter().find_map(|(task, ours)| Some((task, ours, b.get(task)?))) {
+        Some((task, ours, theirs)) => {
+            let hint = "the secure engine classifies by its greedy answer; compare it with its twin by `--engine`";
+            format!(
+                "the runs of `{task}` share no metric: {} against {}\n\nhint: {hint}",
+                metrics(ours),
+                metrics(theirs)
+            )
+        }
+        None => format!("the runs share no task: {} against {}", list(a.keys()), list(b.keys())),
+    }
 }
 
 /// Examples of both runs side by side; the ones that only one of them has are left out.
@@ -236,5 +252,11 @@ mod tests {
         let elsewhere = Scored::from([("weather".to_owned(), Vec::new())]);
         let error = compare(&run(|_| true), &elsewhere).unwrap_err().to_string();
         assert!(error.contains("`news` against `weather`"), "{error}");
+        let mut greedy = run(|_| true);
+        for example in greedy.get_mut("news").unwrap() {
+            example.figures = BTreeMap::from([("exact_match".to_owned(), vec![1.0, 1.0])]);
+        }
+        let error = compare(&run(|_| true), &greedy).unwrap_err().to_string();
+        assert!(error.contains("`news` share no metric: `acc` against `exact_match`"), "{error}");
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 mod affine;
 mod full;
@@ -263,15 +264,16 @@ fn behind_norm(of_norms: &[Vec<f32>; 2], module: Module) -> Option<&[f32]> {
 }
 
 /// A low-rank addition in floats: `delta W = scale · B · A`, `A` `[rank, in]`, `B` `[out, rank]`, both row-major.
-#[derive(Clone)]
+/// Erased when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct LoraFloats {
     pub a: Vec<f32>,
     pub b: Vec<f32>,
     pub scale: f32,
 }
 
-/// A low-rank addition as ring elements.
-#[derive(Clone)]
+/// A low-rank addition as ring elements, masked or not. Erased when dropped: a session's own copy ends with it.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Lora {
     /// `[rank, in]`
     pub(crate) a: Vec<u64>,

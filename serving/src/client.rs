@@ -22,8 +22,8 @@ use crate::ServingError;
 use crate::ahead::Correlations;
 use crate::wire::{E0, Setting, Terms};
 pub use cache::Offered;
-use prefixes::Prefixes;
 pub use material::MaterialChoice;
+use prefixes::Prefixes;
 pub use session::{ClientState, Cost, SecureSession, SessionOpener, Source};
 use text::TextStream;
 

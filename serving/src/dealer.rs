@@ -130,7 +130,8 @@ impl Dealer {
         }
         let internal = |error: ServingError| {
             tracing::error!("no session could be issued: {error}");
-            HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "dealer", "no session could be issued")
+            let message = format!("no session could be issued: {}", error.for_peer());
+            HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "dealer", message)
         };
         if !request.candidates.is_empty() {
             return self.issue_ahead(&request).map_err(internal)?.ok_or_else(|| {

@@ -105,6 +105,15 @@ impl ServingError {
         }
     }
 
+    /// What the other end of a line is told: the files of this machine are its own business.
+    pub fn for_peer(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("its records or files cannot be used: {source}"),
+            Self::LedgerInUse { .. } => "its records are in use by another process".into(),
+            error => error.to_string(),
+        }
+    }
+
     /// The peer is at fault or gone, not this process or its input.
     pub fn is_peer(&self) -> bool {
         matches!(self, Self::Net { .. } | Self::Protocol(_) | Self::Refused { .. } | Self::BadMessage { .. })

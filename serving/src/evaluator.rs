@@ -79,12 +79,12 @@ impl Evaluator {
             Ok(mut session) => self.serve(&mut client, &mut session),
             Err(error) => {
                 Metrics::add(&self.metrics.sessions_refused, 1);
-                let refusal = Reply::<()>::Refused { code: "session".into(), message: error.to_string() };
+                let refusal = Reply::<()>::Refused { code: "session".into(), message: error.for_peer() };
                 let _ = send_json(&mut client, &refusal);
                 Err(error)
             }
         };
-        let reason = result.as_ref().err().map_or(String::new(), |error| format!("evaluator: {error}"));
+        let reason = result.as_ref().err().map_or(String::new(), |error| format!("evaluator: {}", error.for_peer()));
         client.lock().close(&reason);
         result
     }

@@ -21,6 +21,7 @@ use marill_net::Endpoint;
 use marill_net::http::HttpClient;
 use marill_partition::{Manifest, Partition};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use crate::ServingError;
 use crate::ahead::{self, Offer, Order, SealingKey, Shelf};
@@ -85,7 +86,7 @@ impl SecureModel {
         private: PrivateWeights,
         setting: Setting,
     ) -> Self {
-        let private_sha256 = hex(&Sha256::digest(private.to_bytes()));
+        let private_sha256 = hex(&Sha256::digest(Zeroizing::new(private.to_bytes())));
         let terms = Terms::new(partition_id, &spec, &public, setting);
         Self {
             terms,
@@ -115,11 +116,7 @@ impl SecureModel {
 
     /// What comparisons may be made of.
     fn materials(&self) -> &'static [Material] {
-        if self.allow_points {
-            &[Material::Digits, Material::Points]
-        } else {
-            &[Material::Digits]
-        }
+        if self.allow_points { &[Material::Digits, Material::Points] } else { &[Material::Digits] }
     }
 
     /// An order for correlations that are sealed to `key`.

@@ -9,6 +9,7 @@ mod charges;
 mod files;
 mod keys;
 mod ledger;
+mod record;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,7 @@ use crate::ServingError;
 pub use files::FileState;
 pub use keys::{KEYS_FILE, Key, Keys, Limits};
 pub(crate) use ledger::{Ledger, WhenInUse};
+pub(crate) use record::Record;
 
 /// SHA-256 of an API key: what is stored instead of the key.
 pub type KeyDigest = [u8; 32];

@@ -32,6 +32,8 @@ pub struct DataNotes {
     pub without_answer: usize,
     /// Their prompts stand in a file of `dataset.exclude`; left out.
     pub excluded: usize,
+    /// A validation loss was asked for, and no row is kept aside to measure it on.
+    pub no_validation: bool,
 }
 
 impl std::fmt::Display for DataNotes {
@@ -51,6 +53,12 @@ impl std::fmt::Display for DataNotes {
         ];
         for (count, what) in findings.iter().filter(|(count, _)| *count > 0) {
             writeln!(f, "note: {count} of {} rows {what}", self.rows)?;
+        }
+        if self.no_validation {
+            writeln!(
+                f,
+                "note: no row is kept aside, so no validation loss is measured; `data.val_fraction` sets how many"
+            )?;
         }
         Ok(())
     }

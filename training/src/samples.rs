@@ -78,6 +78,8 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
     if train.is_empty() {
         return Err(TrainError::NoData { max_seq_len: limit });
     }
+    let asked_for = recipe.data.val_fraction > 0.0 || recipe.eval.as_ref().is_some_and(|e| e.every_steps.is_some());
+    notes.no_validation = asked_for && validation.is_empty();
     Ok(Samples { train, validation, notes })
 }
 

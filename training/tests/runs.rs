@@ -373,6 +373,10 @@ fn rows_that_are_empty_or_too_long_are_counted_and_broken_ones_named() {
     let without = place.run(&text, &[settings[0], settings[1], "dataset.0.exclude=[\"asked.jsonl\"]"]).unwrap();
     assert_eq!((without.data.rows, without.data.excluded), (4, 1));
     assert!(without.data.to_string().contains("1 of 4 rows ask what"), "{}", without.data);
+    // A tenth of three rows is none.
+    let none_aside = place.run(&text, &[settings[0], "data.val_fraction=0.1"]).unwrap();
+    assert!(none_aside.data.to_string().contains("note: no row is kept aside"), "{}", none_aside.data);
+    assert_eq!(none_aside.val_loss, None);
 
     for (broken, said) in [("{\"instruction\": \"a\", \"out", "row 5"), ("{\"instruction\": \"a\"}", "row 5")] {
         std::fs::write(place.path("rows.jsonl"), lines.join("\n") + "\n" + broken).unwrap();

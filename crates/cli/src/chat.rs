@@ -41,8 +41,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let connected = args.target.connect(&args.services)?;
     let client = &connected.client;
     eprintln!(
-        "private session with `{}`: two parties and a dealer, semi-honest\n`/reset` starts over, `/quit` or the end of input leaves",
-        client.model_name
+        "private session with `{}`: two parties and a dealer, semi-honest, rounding {}\n`/reset` starts over, `/quit` or the end of input leaves",
+        client.model_name, client.terms.rounding
     );
     let opening = || -> Vec<Message> {
         args.system.iter().map(|text| Message { role: "system".into(), content: text.clone() }).collect()

@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "float")]
     engine: Vec<EngineKind>,
     /// The first N examples only; with `--compare` the first N rows of the task
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     limit: Option<usize>,
     /// Leave out examples whose prompt also stands in this file of the task's format, such as training rows
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]

@@ -84,7 +84,8 @@ impl Rows {
             }
         };
         if examples.iter().all(|e| e.completion.trim().is_empty()) {
-            return Err(RecipeError::Data { path: path.into(), reason: "the data set is empty".into() });
+            let reason = if examples.is_empty() { "the data set is empty" } else { "every answer is empty" };
+            return Err(RecipeError::Data { path: path.into(), reason: reason.into() });
         }
         Ok(Self { examples, format: dataset.format, labels: dataset.labels.clone(), excluded: 0 })
     }

@@ -216,7 +216,9 @@ fn bad_rows_name_file_and_row() {
     let error = rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": null}\n");
     assert!(error.contains("row 1: column `output` is null"), "{error}");
     assert!(rows_error(&set, "a.jsonl", "{\"output\": \"y\"}\n").contains("no column `instruction`"));
-    assert!(rows_error(&set, "a.jsonl", "").contains("empty"));
+    assert!(rows_error(&set, "a.jsonl", "\n").contains("the data set is empty"));
+    let blank = "{\"instruction\": \"x\", \"output\": \" \"}\n";
+    assert!(rows_error(&set, "a.jsonl", blank).contains("every answer is empty"));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use marill_numeric::{NumericSpec, Rounding};
+
 use super::{Envelope, Prover, prove};
 use crate::seed::Prg;
 use crate::testing::{AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices};
@@ -24,6 +26,10 @@ fn models(seed: u64) -> Vec<Model> {
     let mut models =
         vec![random_weights(&tiny_spec(), seed), random_weights(&with_private_matrices(tiny_spec()), seed)];
     models.extend(affine.iter().map(|spec| AffineModel::random(spec, seed).quantise()));
+    let numeric = || NumericSpec::with_rounding(Rounding::Stochastic);
+    models.push(random_weights(&DecoderSpec { numeric: numeric(), ..tiny_spec() }, seed));
+    let gpt2 = DecoderSpec { numeric: numeric(), ..tiny_affine_spec(Architecture::Gpt2) };
+    models.push(AffineModel::random(&gpt2, seed).quantise());
     models
 }
 

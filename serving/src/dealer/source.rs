@@ -20,13 +20,13 @@ pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), Serv
         Ok(session) => session,
         Err(error) => {
             Metrics::add(&dealer.metrics.sessions_refused, 1);
-            let refusal = Reply::<()>::Refused { code: "session".into(), message: error.to_string() };
+            let refusal = Reply::<()>::Refused { code: "session".into(), message: error.for_peer() };
             let _ = send_json(&mut channel, &refusal);
             return Err(error);
         }
     };
     let result = stream(dealer, &mut channel, &mut session);
-    channel.lock().close(&result.as_ref().err().map_or(String::new(), |error| format!("dealer: {error}")));
+    channel.lock().close(&result.as_ref().err().map_or(String::new(), |error| format!("dealer: {}", error.for_peer())));
     result
 }
 

@@ -57,7 +57,7 @@ pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), Serv
     let (session, words) = match open(dealer, &mut channel) {
         Ok(opened) => opened,
         Err(error) => {
-            let refusal = Reply::<()>::Refused { code: "session".into(), message: error.to_string() };
+            let refusal = Reply::<()>::Refused { code: "session".into(), message: error.for_peer() };
             let _ = send_json(&mut channel, &refusal);
             return Err(error);
         }
@@ -80,7 +80,7 @@ pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), Serv
     };
     // A session that never began leaves its line here.
     drop(dealer.lines.take(&session));
-    channel.lock().close(&result.as_ref().err().map_or(String::new(), |error| format!("dealer: {error}")));
+    channel.lock().close(&result.as_ref().err().map_or(String::new(), |error| format!("dealer: {}", error.for_peer())));
     result
 }
 

@@ -74,7 +74,7 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
         Ok((holder, seat)) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, _| {
             let mut line = SharedChannel::new(channel);
             if let Err(error) = join(&server, &mut line, holder) {
-                let refusal = Reply::<()>::Refused { code: "session".into(), message: error.to_string() };
+                let refusal = Reply::<()>::Refused { code: "session".into(), message: error.for_peer() };
                 let _ = send_json(&mut line, &refusal);
                 tracing::warn!("a client's line was refused: {error}");
             }

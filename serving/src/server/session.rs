@@ -42,7 +42,7 @@ pub(super) fn run(server: &Server, channel: WebSocketChannel, holder: Option<Hol
         source.end();
         result
     });
-    let reason = result.as_ref().err().map_or(String::new(), |error| format!("server: {error}"));
+    let reason = result.as_ref().err().map_or(String::new(), |error| format!("server: {}", error.for_peer()));
     let code = if matches!(result, Err(ServingError::Quota(_))) { CLOSE_BUDGET } else { CLOSE_NORMAL };
     for line in input.iter().chain([&client]) {
         line.lock().close_with(code, &reason);
@@ -113,7 +113,7 @@ fn open(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waitin
         Err(error) => {
             Metrics::add(&server.metrics.sessions_refused, 1);
             let code = if error.is_peer() { "dealer" } else { "session" };
-            let refusal = Reply::<()>::Refused { code: code.into(), message: error.to_string() };
+            let refusal = Reply::<()>::Refused { code: code.into(), message: error.for_peer() };
             let _ = send_json(client, &refusal);
             Err(error)
         }

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use super::{KeyDigest, WINDOW};
+use super::{KeyDigest, Record, WINDOW};
 use crate::ServingError;
 use crate::secret_files::replace_file;
 use crate::wire::{hex, unhex};
@@ -63,28 +63,19 @@ impl Used {
 
 /// Lines of `unix-seconds key-digest tokens sessions`.
 pub(super) struct Charges {
-    path: PathBuf,
-    file: File,
+    record: Record,
     pub(super) used: HashMap<KeyDigest, Used>,
 }
 
 impl Charges {
     pub(super) fn open(path: &Path) -> Result<Self, ServingError> {
-        let (used, lines, complete_bytes) = read(path)?;
+        let (used, lines) = read(path)?;
         if lines > FOLD_ABOVE_LINES {
             fold(path, &used)?;
         }
         let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
-        let mut file = file.map_err(ServingError::io(path))?;
-        // A line that a crash cut off was not acknowledged; the next one must not be glued to it.
-        if lines <= FOLD_ABOVE_LINES {
-            let cut = file.seek(SeekFrom::End(0)).and_then(|end| match end > complete_bytes {
-                true => file.set_len(complete_bytes),
-                false => Ok(()),
-            });
-            cut.map_err(ServingError::io(path))?;
-        }
-        Ok(Self { path: path.into(), file, used })
+        let record = Record::of(path, file.map_err(ServingError::io(path))?, |_| {})?;
+        Ok(Self { record, used })
     }
 
     /// On return the charge is on disk.
@@ -96,8 +87,7 @@ impl Charges {
         sessions: u64,
     ) -> Result<(), ServingError> {
         let line = format!("{seconds} {} {tokens} {sessions}\n", hex(key));
-        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
-        written.map_err(ServingError::io(&self.path))?;
+        self.record.append(&line)?;
         let used = self.used.entry(*key).or_default();
         used.add(seconds, tokens, sessions);
         used.forget_before(seconds);
@@ -105,22 +95,22 @@ impl Charges {
     }
 }
 
-/// What each key has used, the number of lines, and how many bytes the complete ones are.
-pub(super) fn read(path: &Path) -> Result<(HashMap<KeyDigest, Used>, usize, u64), ServingError> {
+/// What each key has used, and the number of complete lines.
+pub(super) fn read(path: &Path) -> Result<(HashMap<KeyDigest, Used>, usize), ServingError> {
     let mut used: HashMap<KeyDigest, Used> = HashMap::new();
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((used, 0, 0)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((used, 0)),
         Err(source) => return Err(ServingError::Io { path: path.into(), source }),
     };
-    let (mut reader, mut text, mut lines, mut bytes) = (BufReader::new(file), String::new(), 0, 0);
+    let (mut reader, mut text, mut lines) = (BufReader::new(file), String::new(), 0);
     loop {
         text.clear();
-        let read = reader.read_line(&mut text).map_err(ServingError::io(path))?;
+        reader.read_line(&mut text).map_err(ServingError::io(path))?;
         if !text.ends_with('\n') {
-            return Ok((used, lines, bytes));
+            return Ok((used, lines));
         }
-        (lines, bytes) = (lines + 1, bytes + read as u64);
+        lines += 1;
         let bad = || std::io::Error::other(format!("line {lines} is no charge"));
         let words: Vec<&str> = text.split_whitespace().collect();
         let parsed = match words[..] {
@@ -149,6 +139,8 @@ fn fold(path: &Path, used: &HashMap<KeyDigest, Used>) -> Result<(), ServingError
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -165,7 +157,7 @@ mod tests {
         let mut charges = Charges::open(&path).unwrap();
         assert_eq!((charges.used[&[1; 32]].tokens, charges.used[&[2; 32]].tokens), (17, 5));
         charges.add(&[2; 32], 103, 1, 0).unwrap();
-        let (used, lines, _) = read(&path).unwrap();
+        let (used, lines) = read(&path).unwrap();
         assert_eq!((lines, used[&[2; 32]].tokens), (4, 6), "the torn line is gone and none is glued to it");
         fold(&path, &used).unwrap();
         let (folded, ..) = read(&path).unwrap();

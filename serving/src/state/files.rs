@@ -43,7 +43,7 @@ impl FileState {
     /// # Errors
     /// [`ServingError::Io`].
     pub fn used(folder: &Path, digest: &KeyDigest) -> Result<(u64, u64), ServingError> {
-        let (used, ..) = charges::read(&folder.join(CHARGES_FILE))?;
+        let (used, _) = charges::read(&folder.join(CHARGES_FILE))?;
         Ok(used.get(digest).map_or((0, 0), |used| (used.tokens, used.sessions)))
     }
 

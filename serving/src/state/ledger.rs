@@ -1,22 +1,21 @@
 //! The durable record of sessions, written before a session's seed is used.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::fs::{OpenOptions, TryLockError};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::Record;
 use crate::ServingError;
 
 /// One line per session and role: `role session unix-seconds`. Locked while open: two processes never share one.
 pub struct Ledger {
-    path: PathBuf,
     state: Mutex<State>,
 }
 
 struct State {
-    file: File,
+    record: Record,
     used: HashSet<String>,
 }
 
@@ -46,31 +45,31 @@ impl Ledger {
             })?,
         }
         let mut used = HashSet::new();
-        for line in BufReader::new(&file).lines() {
-            let line = line.map_err(ServingError::io(path))?;
+        let record = Record::of(path, file, |line| {
             let mut words = line.split(' ');
             if let (Some(role), Some(session)) = (words.next(), words.next()) {
                 used.insert(key(role, session));
             }
-        }
-        Ok(Self { path: path.into(), state: Mutex::new(State { file, used }) })
+        })?;
+        Ok(Self { state: Mutex::new(State { record, used }) })
     }
 
     /// Records that `role` now uses `session`; on return the record is on disk.
     ///
     /// # Errors
-    /// [`ServingError::SessionUsed`] when it was recorded before, by any run; [`ServingError::Io`].
+    /// [`ServingError::SessionUsed`] when it was recorded before, by any run; [`ServingError::Io`] where the record cannot
+    /// be written: the session is then not claimed, and the caller uses nothing of it.
     pub fn claim(&self, role: &str, session: &str) -> Result<(), ServingError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.used.insert(key(role, session)) {
             return Err(ServingError::SessionUsed { session: session.into() });
         }
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-        let write = |file: &mut File| {
-            file.write_all(format!("{role} {session} {seconds}\n").as_bytes())?;
-            file.sync_data()
-        };
-        write(&mut state.file).map_err(ServingError::io(&self.path))
+        let written = state.record.append(&format!("{role} {session} {seconds}\n"));
+        if written.is_err() {
+            state.used.remove(&key(role, session));
+        }
+        written
     }
 
     pub(crate) fn is_claimed(&self, role: &str, session: &str) -> bool {

@@ -30,7 +30,8 @@ async function connect() {
     const setting = settings[health.setting] || health.setting;
     $("state").className = "";
     const evaluator = health.e0 === "operator" ? ", with an evaluator of its own" : "";
-    $("state").textContent = `private session with ${health.server}, ${setting}${evaluator}, semi-honest; model ${health.model}`;
+    const coins = health.rounding === "stochastic" ? ", rounding by coins" : "";
+    $("state").textContent = `private session with ${health.server}, ${setting}${evaluator}, semi-honest${coins}; model ${health.model}`;
     $("here").textContent = `text and tokens, the embedding and the first ${health.public_layers} layers; its half of the rest`;
     $("there").textContent = `its half of the other ${health.private_layers} layers, with its private adapter`;
   } catch {
