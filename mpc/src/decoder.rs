@@ -171,11 +171,11 @@ fn normalise<E: Engine>(
             Some(wire) => wire,
             None => engine.open(&[(hidden, width::FULL)], place)?.remove(0),
         };
-        nn::rms_norm(engine, &wire, spec.hidden_size, scale, bits)?
+        nn::rms_scaled(engine, &wire, spec.hidden_size, scale)?
     } else {
-        nn::layer_norm(engine, hidden, spec.hidden_size, scale, bits)?
+        nn::layer_scaled(engine, hidden, spec.hidden_size, scale)?
     };
-    engine.hand_over(&x, bits, layer, modules, "norm.x")
+    engine.cut_and_hand_over(&x, [scale.shift(), width::FULL, bits], layer, modules, ["norm.x"; 2])
 }
 
 /// What the maps of a half layer take: a share, and the private additions already made of it.
@@ -270,11 +270,13 @@ pub(crate) fn attention<E: Engine>(
     };
     let bias = cache.bias.as_ref();
     let mixed = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
-    let (mixed, additions) = engine.hand_over(&mixed, width::PRODUCT, layer, &[Module::O], "attention.mixed")?;
+    let widths = [nn::DIVIDE_SHIFT, width::FULL, width::PRODUCT];
+    let places = ["attention.divided", "attention.mixed"];
+    let (mixed, additions) = engine.cut_and_hand_over(&mixed, widths, layer, &[Module::O], places)?;
     Ok(project(engine, weights, layer, Module::O, &mixed, &additions[0]))
 }
 
-/// `softmax(scale · Σ_group Q Kᵀ) V`, 14 fractional bits, as a share.
+/// `softmax(scale · Σ_group Q Kᵀ) V` as a share, still to be cut.
 fn attend<E: Engine>(
     engine: &mut E,
     spec: &DecoderSpec,
@@ -291,7 +293,7 @@ fn attend<E: Engine>(
     if let Some(bias) = bias {
         scores = engine.add_key_bias(&scores, bias, shape);
     }
-    nn::softmax_mix(engine, &scores, values, shape, width::PRODUCT)
+    nn::softmax_mix(engine, &scores, values, shape)
 }
 
 /// LLaMA's MLP, norm included: `down(silu(gate(x)) · up(x))`, with the scale of a product of weights.
@@ -305,9 +307,9 @@ fn gated_mlp<E: Engine>(engine: &mut E, weights: &PublicWeights, layer: usize, h
     let bits = spec.numeric.weight_frac_bits;
     let widths = [bits, width::PRODUCT, width::ACTIVATION];
     let product = engine.gated_product(&both, Gate(&tables().silu), widths, ["mlp.gate_up", "mlp.silu"])?;
-    let product =
-        engine.truncate(&product, spec.numeric.frac_bits, width::ACTIVATION, width::PRODUCT, "mlp.product")?;
-    let (product, additions) = engine.hand_over(&product, width::PRODUCT, layer, &[Module::Down], "mlp.product")?;
+    let widths = [spec.numeric.frac_bits, width::ACTIVATION, width::PRODUCT];
+    let (product, additions) =
+        engine.cut_and_hand_over(&product, widths, layer, &[Module::Down], ["mlp.product"; 2])?;
     Ok(project(engine, weights, layer, Module::Down, &product, &additions[0]))
 }
 

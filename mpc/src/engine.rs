@@ -143,6 +143,18 @@ pub trait Engine {
         out_bits: u32,
         place: &'static str,
     ) -> Step<Self::Share>;
+    /// [`Self::truncate`] by `[shift, in_bits, out_bits]`, then [`Self::hand_over`] of the result; the places are theirs.
+    fn cut_and_hand_over(
+        &mut self,
+        x: &Self::Share,
+        [shift, in_bits, out_bits]: [u32; 3],
+        layer: usize,
+        modules: &[Module],
+        places: [&'static str; 2],
+    ) -> Step<(Self::Share, Vec<Option<Self::Share>>)> {
+        let x = self.truncate(x, shift, in_bits, out_bits, places[0])?;
+        self.hand_over(&x, out_bits, layer, modules, places[1])
+    }
     /// [`marill_numeric::functions::exp_neg`] of a value in `[0, 2^31)`, as a share modulo `2^out_bits`.
     fn exp_neg(&mut self, y: &Self::Share, out_bits: u32, place: &'static str) -> Step<Self::Share>;
     /// A gate function of a wire below `2^31` in magnitude; the result has the wire's width.

@@ -296,6 +296,9 @@ pub struct Masked {
     /// Coins of stochastic roundings in order, for the twin.
     #[cfg(test)]
     coins: Vec<u64>,
+    /// What dropping bits contributes to the coins of the opening that follows.
+    #[cfg(test)]
+    dropped: Option<(u32, Vec<u64>)>,
     /// Top bits that E0 told, in order.
     #[cfg(test)]
     tops: Vec<Vec<u64>>,
@@ -426,6 +429,8 @@ impl Masked {
             steps: 0,
             #[cfg(test)]
             coins: Vec::new(),
+            #[cfg(test)]
+            dropped: None,
             #[cfg(test)]
             tops: Vec::new(),
             #[cfg(test)]

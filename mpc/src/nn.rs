@@ -18,6 +18,14 @@ pub struct NormScale {
     pub epsilon: f64,
 }
 
+impl NormScale {
+    /// Bits to be cut from a scaled row.
+    #[must_use]
+    pub fn shift(&self) -> u32 {
+        RSQRT_BITS - self.output_frac_bits - self.norm_bits
+    }
+}
+
 /// Bits in which [`marill_numeric::functions::rsqrt`] scales its result.
 const RSQRT_BITS: u32 = 58;
 
@@ -36,11 +44,19 @@ pub fn rms_norm<E: Engine>(
     scale: NormScale,
     out_bits: u32,
 ) -> Step<E::Share> {
+    let scaled = rms_scaled(engine, x, cols, scale)?;
+    engine.truncate(&scaled, scale.shift(), 64, out_bits, "norm.x")
+}
+
+/// As [`rms_norm`], still to be cut by [`NormScale::shift`] from 64 bits.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn rms_scaled<E: Engine>(engine: &mut E, x: &E::Wire, cols: usize, scale: NormScale) -> Step<E::Share> {
     let unit = f64::from(2 * scale.input_frac_bits).exp2();
     let squares = engine.square_sum(x)?;
     let squares = engine.add_constant(&squares, (scale.epsilon * cols as f64 * unit).round() as u64);
-    let scaled = engine.scale_rows_piecewise(x, &squares, &tables().rsqrt, ["norm.rsqrt", "norm.scale"])?;
-    engine.truncate(&scaled, RSQRT_BITS - scale.output_frac_bits - scale.norm_bits, 64, out_bits, "norm.x")
+    engine.scale_rows_piecewise(x, &squares, &tables().rsqrt, ["norm.rsqrt", "norm.scale"])
 }
 
 /// Layer normalisation without gain and bias: the mean is taken off, then [`rms_norm`].
@@ -56,6 +72,15 @@ pub fn layer_norm<E: Engine>(
     scale: NormScale,
     out_bits: u32,
 ) -> Step<E::Share> {
+    let scaled = layer_scaled(engine, x, cols, scale)?;
+    engine.truncate(&scaled, scale.shift(), 64, out_bits, "norm.x")
+}
+
+/// As [`layer_norm`], still to be cut by [`NormScale::shift`] from 64 bits.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn layer_scaled<E: Engine>(engine: &mut E, x: &E::Share, cols: usize, scale: NormScale) -> Step<E::Share> {
     let lens = vec![cols; engine.rows(x)];
     let sums = engine.ragged_sum(x, &lens);
     let factor = ((1u64 << 24) as f64 / cols as f64).round() as u64;
@@ -65,7 +90,7 @@ pub fn layer_norm<E: Engine>(
     let centred = engine.reshape(&centred, cols);
     let negated = engine.scale_constant(&centred, u64::MAX);
     let wire = engine.open(&[(&negated, 64)], "norm.centred")?.remove(0);
-    rms_norm(engine, &wire, cols, scale, out_bits)
+    rms_scaled(engine, &wire, cols, scale)
 }
 
 /// Softmax weights over ragged rows of scores (14 fractional bits, 32-bit shares), not yet divided, and their
@@ -89,7 +114,8 @@ fn exponentials<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) ->
     Ok(engine.open(&[(&weights, 64)], "attention.weights")?.remove(0))
 }
 
-/// `softmax(scores) · V` for grouped heads, 14 fractional bits: `[rows, heads · head_dim]`.
+/// `softmax(scores) · V` for grouped heads, 14 fractional bits once it is cut by [`DIVIDE_SHIFT`] from 64 bits: `[rows,
+/// heads · head_dim]`.
 ///
 /// Values are below 2^8; the division comes after the value product.
 ///
@@ -100,11 +126,12 @@ pub fn softmax_mix<E: Engine>(
     scores: &E::Share,
     values: &E::Wire,
     shape: &Attention<'_>,
-    out_bits: u32,
 ) -> Step<E::Share> {
     let weights = exponentials(engine, scores, &shape.lens())?;
     let mixed = engine.mix(&weights, values, shape)?;
     let places = ["attention.recip", "attention.divide"];
-    let divided = engine.scale_heads_piecewise(&mixed, &weights, &tables().recip, shape, places)?;
-    engine.truncate(&divided, 40, 64, out_bits, "attention.divided")
+    engine.scale_heads_piecewise(&mixed, &weights, &tables().recip, shape, places)
 }
+
+/// Bits to be cut from what [`softmax_mix`] returns.
+pub const DIVIDE_SHIFT: u32 = 40;

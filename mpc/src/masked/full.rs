@@ -24,6 +24,7 @@ use std::sync::Arc;
 use marill_numeric::ring;
 use rayon::prelude::*;
 
+use super::opening::Handed;
 use super::{Masked, ProtocolError, Role, Share};
 use crate::spec::Module;
 use crate::weights::{FullLayer, RingLayer};
@@ -67,18 +68,17 @@ pub(super) fn product(x: &[u64], matrix: &[u64], cols: usize) -> Vec<u64> {
 }
 
 impl Masked {
-    /// Hands `x` over, then shares of its products with the private matrices of `modules`.
+    /// Hands a settled share over, then shares of its products with the private matrices of `modules`.
     pub(super) fn hand_over_and_multiply_private(
         &mut self,
-        x: &Share,
+        handed: Handed,
         bits: u32,
         layer: usize,
         modules: &[Module],
         place: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
-        let x = &*self.settled(x)?;
-        let masks = self.hand_over_masks(x, bits, layer, modules);
-        let (share, _) = self.hand_over_under(&masks, x, bits, (0, &[]), place)?;
+        let masks = self.hand_over_masks(&handed.x, bits, layer, modules);
+        let (share, _) = self.hand_over_under(&masks, handed, bits, (0, &[]), place)?;
         let products = modules.iter().map(|&module| Some(self.full_product(&share, &masks, layer, module))).collect();
         Ok((share, products))
     }

@@ -52,6 +52,9 @@ struct CutForm {
     /// `r`, at the source.
     mask: Vec<u64>,
     borrow: Option<Affine>,
+    /// Of the opening: its bits, and those below the cut.
+    bits: u32,
+    shift: u32,
 }
 
 /// How the two halves are cut: `bits` of the opening, of the result and below the cut.
@@ -81,7 +84,7 @@ impl Masked {
         self.record(places[0], &both);
         let gate = self.gate_of_share(&gate, table, places)?;
         self.record(places[1], &gate);
-        self.times_cut(&gate, &up, widths, places[1])
+        self.times_cut(&gate, &up, places[1])
     }
 
     /// A tabulated function of a share whose value is below `2^30`: opened narrow where the gate is made of digits.
@@ -131,7 +134,8 @@ impl Masked {
     ) -> Result<(Share, CutForm), ProtocolError> {
         debug_assert!(k - shift >= NARROW_BITS, "a wrap of the cut is out of a narrow value's reach");
         let (half, offset) = (x.cols / 2, 1 << (k - 2 - shift));
-        let shifted = self.add_public(x, self.half(shift).wrapping_add(1 << (k - 2)));
+        let (shifted, shift) = self.before_cut(x, shift, k);
+        let k = shifted.bits;
         let (gate, up) = (self.share_columns(&shifted, 0, half), self.share_columns(&shifted, half, half));
         let parts = [Part::whole(&up, k), Part::low(&gate, k, if self.rounds_exactly() { shift } else { 0 })];
         let mut wires = self.exchange_parts(&parts, &[], &mut [], place)?.0;
@@ -158,7 +162,7 @@ impl Masked {
             public.iter_mut().zip(borrow.constant()).for_each(|(p, b)| *p = p.wrapping_sub(*b));
         }
         let mask = if matches!(self.role, Role::Source(_)) { up.mask } else { Vec::new() };
-        Ok((gate, CutForm { share, public, stays, mask, borrow: of_up }))
+        Ok((gate, CutForm { share, public, stays, mask, borrow: of_up, bits: k, shift }))
     }
 
     fn less_borrow(&mut self, mut x: Share, borrow: Option<&Affine>) -> Result<Share, ProtocolError> {
@@ -170,14 +174,8 @@ impl Masked {
     }
 
     /// `y·u`, with `y` opened narrow.
-    fn times_cut(
-        &mut self,
-        y: &Share,
-        u: &CutForm,
-        widths: Widths,
-        place: &'static str,
-    ) -> Result<Share, ProtocolError> {
-        let Widths { shift, in_bits: k, out_bits } = widths;
+    fn times_cut(&mut self, y: &Share, u: &CutForm, place: &'static str) -> Result<Share, ProtocolError> {
+        let (shift, k, out_bits) = (u.shift, u.bits, u.share.bits);
         let (mut wires, _) = self.exchange(&[(y, NARROW_BITS)], &[], place)?;
         let y = wires.remove(0);
         let (n, rest) = (y.len(), out_bits - NARROW_BITS);

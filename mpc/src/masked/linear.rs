@@ -13,6 +13,7 @@
 
 use marill_numeric::{PublicMatrix, ring};
 
+use super::opening::Handed;
 use super::{Masked, ProtocolError, Role, Share, Wire, byte_width, pack};
 use crate::engine::Attention;
 use crate::spec::Module;
@@ -359,22 +360,17 @@ impl Masked {
         Ok(wire)
     }
 
-    /// Hands `x` over and makes the private additions of `modules`; see the module documentation. Without any, `x` stays
-    /// as it is.
+    /// Hands a settled share over and makes the private additions of `modules`; see the module documentation.
     pub(super) fn hand_over_and_add_private(
         &mut self,
-        x: &Share,
+        handed: Handed,
         bits: u32,
         layer: usize,
         modules: &[Module],
         place: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
-        if self.rank == 0 {
-            return Ok((x.clone(), vec![None; modules.len()]));
-        }
-        let x = &*self.settled(x)?;
-        let (cols, inner) = (x.cols, x.rows * self.rank);
-        let masks = self.hand_over_masks(x, bits, layer, modules);
+        let (cols, inner) = (handed.x.cols, handed.x.rows * self.rank);
+        let masks = self.hand_over_masks(&handed.x, bits, layer, modules);
         // `p` of every module at E0 and at the source; `c` or its E0 half.
         let (mut ps, mut cs, mut note) = (Vec::new(), Vec::new(), Vec::new());
         for &module in modules {
@@ -404,7 +400,7 @@ impl Masked {
             cs.push(c);
         }
         let notes = (modules.len() * inner, note.as_slice());
-        let (share, vs) = self.hand_over_under(&masks, x, bits, notes, place)?;
+        let (share, vs) = self.hand_over_under(&masks, handed, bits, notes, place)?;
         let mut additions = Vec::new();
         for (m, &module) in modules.iter().enumerate() {
             let v = vs.get(m * inner..(m + 1) * inner).unwrap_or(&[]);

@@ -18,6 +18,7 @@ use super::bits::{Bits, OpenBits};
 use super::pack::{
     add_packed, byte_width, pack_iter, pack_plane, pack_tight, tight_bytes, unpack, unpack_tight, xor_packed_plane,
 };
+use super::truncate::take_wraps;
 use super::{Cost, Masked, ProtocolError, Role, Share, Wire};
 use crate::spec::Module;
 
@@ -47,9 +48,26 @@ impl<'a> Part<'a> {
     }
 }
 
+/// What is handed over.
+pub(super) struct Handed {
+    pub(super) x: Share,
+    /// The top bits that E1's half still lacks ([`Masked::high_part_and_wraps`]).
+    pub(super) late: Option<Late>,
+}
+
+/// A half opening behind a share, whose top bits E0 tells with what it sends next.
+pub(super) struct Late {
+    pub(super) wire: Wire,
+    /// Shares of the wraps, at bit `from`.
+    pub(super) wraps: Vec<u64>,
+    pub(super) from: u32,
+    /// Where the complete share is recorded.
+    pub(super) places: [&'static str; 2],
+}
+
 /// Adds packed elements of so many bits, modulo those; returns the bytes read.
 fn add_tight(values: &mut [u64], data: &[u8], bits: u32) -> usize {
-    if bits.is_multiple_of(8) {
+    if bits > 0 && bits.is_multiple_of(8) {
         return add_packed(values, data, byte_width(bits), bits);
     }
     let modulus = low_mask(bits);
@@ -217,25 +235,42 @@ impl Masked {
     pub(super) fn hand_over_under(
         &mut self,
         masks: &[u64],
-        x: &Share,
+        Handed { mut x, late }: Handed,
         bits: u32,
         (notes, note): (usize, &[u64]),
         place: &'static str,
     ) -> Result<(Share, Vec<u64>), ProtocolError> {
         debug_assert!(!x.deferred && x.bits >= bits, "a settled share of enough bits");
         let (n, modulus, bytes) = (x.len(), low_mask(bits), byte_width(bits));
-        let payload = || {
-            let mut payload = Vec::with_capacity((n + notes) * bytes + 8);
+        let numbers = (n + notes) * bytes;
+        let mut payload = Vec::new();
+        if self.is_first() {
+            payload.reserve(numbers + n.div_ceil(8) + 8);
             let masked = x.data.iter().zip(masks).map(|(x, r)| x.wrapping_add(*r) & modulus);
             pack_iter(&mut payload, masked, bytes);
             pack_iter(&mut payload, note.iter().map(|v| v & modulus), bytes);
-            payload
-        };
+            if let Some(late) = &late {
+                let tops = late.wire.tops();
+                pack_plane(&mut payload, &tops, n);
+                #[cfg(test)]
+                self.told(tops, n);
+            }
+        }
+        let size = numbers + if late.is_some() { n.div_ceil(8) } else { 0 };
+        let received = self.one_way(true, size, place, || payload)?;
+        if let (Some(received), Some(late)) = (&received, &late) {
+            let mut tops = vec![0; n.div_ceil(64)];
+            xor_packed_plane(&mut tops, &received[numbers..], n);
+            take_wraps(&mut x, &late.wraps, &tops, late.from);
+        }
+        if let Some(late) = &late {
+            late.places.iter().for_each(|place| self.record(place, &x));
+        }
         let (mut data, mut heard) = (Vec::new(), Vec::new());
-        if let Some(received) = self.one_way(true, (n + notes) * bytes, place, payload)? {
-            data.clone_from(&x.data);
+        if let Some(received) = received {
+            data = x.data;
             add_packed(&mut data, &received, bytes, bits);
-            heard = unpack(&received[n * bytes..], bytes);
+            heard = unpack(&received[n * bytes..numbers], bytes);
         } else if self.is_evaluator() {
             data.extend(masks.iter().map(|r| r.wrapping_neg()));
         }

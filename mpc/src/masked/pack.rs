@@ -91,7 +91,7 @@ pub(super) const fn tight_bytes(n: usize, bits: u32) -> usize {
 /// Appends the low `bits` bits of each value, bit behind bit.
 pub(super) fn pack_tight(out: &mut Vec<u8>, values: &[u64], bits: u32) {
     let (start, modulus) = (out.len(), low_mask(bits));
-    if bits.is_multiple_of(8) {
+    if bits > 0 && bits.is_multiple_of(8) {
         return pack_iter(out, values.iter().map(|v| v & modulus), byte_width(bits));
     }
     out.reserve(tight_bytes(values.len(), bits) + 8);
@@ -111,7 +111,7 @@ pub(super) fn pack_tight(out: &mut Vec<u8>, values: &[u64], bits: u32) {
 
 /// Elements that [`pack_tight`] wrote.
 pub(super) fn unpack_tight(data: &[u8], n: usize, bits: u32) -> Vec<u64> {
-    if bits.is_multiple_of(8) {
+    if bits > 0 && bits.is_multiple_of(8) {
         return unpack(&data[..tight_bytes(n, bits)], byte_width(bits));
     }
     let modulus = low_mask(bits);
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn elements_bit_behind_bit_come_back() {
-        for bits in [1, 7, 14, 17, 24, 36, 39, 40, 63] {
+        for bits in [0, 1, 7, 14, 17, 24, 36, 39, 40, 63] {
             for n in [0, 1, 2, 9, 64, 65, 200] {
                 let values: Vec<u64> = (0..n as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
                 let mut data = vec![1, 2, 3];

@@ -4,6 +4,7 @@ use marill_numeric::PublicMatrix;
 use marill_numeric::tables::Piecewise;
 
 use super::gated::Widths;
+use super::opening::Handed;
 use super::piecewise::Factor;
 use super::{Masked, Share, Wire};
 use crate::engine::{Attention, Engine, Gate, Step};
@@ -18,6 +19,27 @@ impl Masked {
         #[cfg(test)]
         self.trace.push((place, share.bits, share.data.clone()));
         let _ = (place, share);
+    }
+}
+
+impl Masked {
+    /// Whether anything is private that a share could be handed over to.
+    fn has_private(&self) -> bool {
+        self.spec.is_full() || self.rank > 0
+    }
+
+    fn give(
+        &mut self,
+        handed: Handed,
+        bits: u32,
+        layer: usize,
+        modules: &[Module],
+        place: &'static str,
+    ) -> Step<(Share, Vec<Option<Share>>)> {
+        if self.spec.is_full() {
+            return self.hand_over_and_multiply_private(handed, bits, layer, modules, place);
+        }
+        self.hand_over_and_add_private(handed, bits, layer, modules, place)
     }
 }
 
@@ -58,10 +80,29 @@ impl Engine for Masked {
     ) -> Step<(Share, Vec<Option<Share>>)> {
         self.at(place);
         self.record(place, share);
-        if self.spec.is_full() {
-            return self.hand_over_and_multiply_private(share, bits, layer, modules, place);
+        if !self.has_private() {
+            return Ok((share.clone(), vec![None; modules.len()]));
         }
-        self.hand_over_and_add_private(share, bits, layer, modules, place)
+        let x = self.settled(share)?.into_owned();
+        self.give(Handed { x, late: None }, bits, layer, modules, place)
+    }
+
+    fn cut_and_hand_over(
+        &mut self,
+        x: &Share,
+        [shift, in_bits, out_bits]: [u32; 3],
+        layer: usize,
+        modules: &[Module],
+        places: [&'static str; 2],
+    ) -> Step<(Share, Vec<Option<Share>>)> {
+        if self.rounds_exactly() || !self.has_private() {
+            let x = self.truncate(x, shift, in_bits, out_bits, places[0])?;
+            return self.hand_over(&x, out_bits, layer, modules, places[1]);
+        }
+        self.at(places[0]);
+        let handed = self.cut_by_coin(x, shift, in_bits, out_bits, places)?;
+        self.at(places[1]);
+        self.give(handed, out_bits, layer, modules, places[1])
     }
 
     fn share(&mut self, wire: &Wire) -> Share {

@@ -97,10 +97,17 @@ struct Recording {
     /// Correction words to the client.
     words: Vec<Vec<u8>>,
     coins: Vec<u64>,
+    server_coins: Vec<u64>,
     tops: Vec<Vec<u64>>,
     noise: Vec<u64>,
     client_trace: Vec<(&'static str, u32, Vec<u64>)>,
     server_trace: Vec<(&'static str, u32, Vec<u64>)>,
+}
+
+/// Coins are sums of what each party contributes.
+fn sums(coins: [&[u64]; 3]) -> Vec<u64> {
+    assert!(coins.iter().all(|c| c.len() == coins[0].len()));
+    (0..coins[0].len()).map(|i| coins.iter().fold(0, |sum: u64, c| sum.wrapping_add(c[i]))).collect()
 }
 
 fn take(log: &Log) -> Vec<Vec<u8>> {
@@ -110,6 +117,12 @@ fn take(log: &Log) -> Vec<Vec<u8>> {
 impl Scene {
     fn new(seed: u64) -> Self {
         Self::with(random_weights(&tiny_spec(), seed), seed)
+    }
+
+    /// Rounding by coins.
+    fn stochastic(seed: u64) -> Self {
+        let spec = DecoderSpec { numeric: NumericSpec::with_rounding(Rounding::Stochastic), ..tiny_spec() };
+        Self::with(random_weights(&spec, seed), seed)
     }
 
     /// GPT-2's blocks, whose norms have biases that the adapter sees.
@@ -208,22 +221,27 @@ impl Scene {
             let server = scope.spawn(|| {
                 let mut engine = self.server(Tap::new(server_end, &logs[1], None), Box::new(stream));
                 self.steps(&mut engine, None, bucket);
-                (engine.trace, engine.noise)
+                (engine.trace, engine.noise, engine.coins)
             });
             let source = self.source(Tap::new(sink, &logs[2], flip));
             let mut source = self.with_words(source, Tap::new(words, &logs[3], None));
-            scope.spawn(move || self.steps(&mut source, None, bucket));
+            let source = scope.spawn(move || {
+                self.steps(&mut source, None, bucket);
+                source.coins
+            });
             let mut engine = self.client(Tap::new(client_end, &logs[0], None));
             engine = self.with_words(engine, Box::new(own_words));
             let tokens = self.steps(&mut engine, Some(input), bucket);
-            let (server_trace, noise) = server.join().unwrap();
+            let (server_trace, noise, server_coins) = server.join().unwrap();
+            let coins = sums([&engine.coins, &server_coins, &source.join().unwrap()]);
             Recording {
                 tokens,
                 client_frames: take(&logs[0]),
                 server_frames: take(&logs[1]),
                 corrections: take(&logs[2]),
                 words: take(&logs[3]),
-                coins: engine.coins,
+                coins,
+                server_coins,
                 tops: engine.tops,
                 noise,
                 client_trace: engine.trace,
@@ -276,8 +294,7 @@ fn every_intermediate_value_equals_the_twins() {
 /// The twin that rounds by the coins of the session computes the session's integers; without them it draws its own.
 #[test]
 fn stochastic_values_are_the_twins_given_the_coins() {
-    let spec = DecoderSpec { numeric: NumericSpec::with_rounding(Rounding::Stochastic), ..tiny_spec() };
-    let scene = Scene::with(random_weights(&spec, 7), 7);
+    let scene = Scene::stochastic(7);
     every_value_is_the_twins(&scene, 1, |scene, input, run| {
         scene.twin_with(input, Some(run.coins.clone()), Vec::new())
     });
@@ -299,8 +316,7 @@ fn sampled_values_are_the_twins_given_the_noise() {
         let tokens: Vec<_> = (0..many).map(|_| scene.record(&input, None).tokens).collect();
         assert!(tokens.iter().any(|t| *t != tokens[0]), "noise is drawn afresh: {tokens:?}");
     }
-    let spec = DecoderSpec { numeric: NumericSpec::with_rounding(Rounding::Stochastic), ..tiny_spec() };
-    let scene = Scene::with(random_weights(&spec, 7), 7).sampling(1.0, Some(3));
+    let scene = Scene::stochastic(7).sampling(1.0, Some(3));
     every_value_is_the_twins(&scene, 1, |scene, input, run| {
         scene.twin_with(input, Some(run.coins.clone()), run.noise.clone())
     });
@@ -352,6 +368,7 @@ fn the_servers_view_fits_any_other_input_byte_for_byte() {
     view_fits_another_input(&Scene::full(2));
     view_fits_another_input(&Scene::full_gpt2(2));
     view_fits_another_input(&Scene::new(2).sampling(1.0, Some(5)));
+    view_fits_another_input(&Scene::stochastic(2));
     // Here with comparison functions that are ideal: E0's share is what completes the one that E1 computes from the
     // recorded words. That these say nothing of a threshold is what `point.rs` argues and tests.
     view_fits_another_input(&Scene::new(2).on_points());
@@ -360,7 +377,6 @@ fn the_servers_view_fits_any_other_input_byte_for_byte() {
 fn view_fits_another_input(scene: &Scene) {
     let run = scene.record(&scene.input(7, 9), None);
     let other = scene.input(8, 14);
-    let (expected, _) = scene.twin_with(&other, None, run.noise.clone());
     assert_ne!(scene.input(7, 9), other);
 
     let (masks_to_source, masks_from_client) = mpsc::channel();
@@ -383,7 +399,9 @@ fn view_fits_another_input(scene: &Scene) {
         scope.spawn(|| scene.steps(&mut source, None, 16));
         scene.steps(&mut client, Some(&other), 16)
     });
-    assert_eq!(tokens, expected);
+    let stochastic = scene.spec().numeric.rounding == Rounding::Stochastic;
+    let coins = stochastic.then(|| sums([&client.coins, &run.server_coins, &source.coins]));
+    assert_eq!(tokens, scene.twin_with(&other, coins, run.noise.clone()).0);
     assert!(take(&logs[0]) == run.client_frames, "the messages to the server differ");
     assert!(take(&logs[1]).concat() == run.corrections.concat(), "the corrections differ");
 }
@@ -394,6 +412,7 @@ fn view_fits_another_input(scene: &Scene) {
 fn each_evaluator_runs_against_a_simulator_that_knows_shapes_only() {
     runs_against_a_simulator(&Scene::new(3));
     runs_against_a_simulator(&Scene::full(3));
+    runs_against_a_simulator(&Scene::stochastic(3));
     runs_against_a_simulator(&Scene::new(3).sampling(1.0, None));
     runs_against_a_simulator(&Scene::new(3).sampling(1.0, Some(5)));
     runs_against_a_simulator(&Scene::new(3).on_points());
@@ -425,6 +444,7 @@ fn runs_against_a_simulator(scene: &Scene) {
 fn messages_and_corrections_look_uniform() {
     look_uniform(Scene::new(4));
     look_uniform(Scene::full(4));
+    look_uniform(Scene::stochastic(4));
 }
 
 fn look_uniform(scene: Scene) {

@@ -15,17 +15,28 @@
 //! # Stochastic rounding
 //! Without the half added and without the borrow `b` taken off, the opening alone yields
 //! `floor((z + r mod 2^f) / 2^f) = floor((z + 2^f - 1 - t) / 2^f)` with `t = ẑ mod 2^f`: uniform, independent of `z`, and
-//! public. The functionality is therefore: draw `t` uniformly, give it to both evaluators, round by it. A proof that
-//! kept `t` secret would be wrong (Li et al., USENIX Security '23, on ABY3's truncation); here the simulator is given
-//! `t` and sets `ẑ` to a uniform value with these low bits. One round, no comparison, never a large error.
+//! known to whoever sees the opening. The functionality is therefore: draw `t` uniformly, give it to the evaluators, round
+//! by it. A proof that kept `t` secret would be wrong (Li et al., USENIX Security '23, on ABY3's truncation); here the
+//! simulator is given `t` and sets `ẑ` to a uniform value with these low bits. One round, no comparison, never a large
+//! error.
+//!
+//! Of a coin, [`COIN_BITS`] bits are enough. What lies below them each party drops from its own half before the opening,
+//! which is then as much narrower: `Σ floor(z_i / 2^d) = (z - A) / 2^d mod 2^(k-d)`, where `A = Σ z_i mod 2^d` over the two
+//! halves and, where a term is deferred, the source's. Since the modulus shrinks with the shift, nothing wraps. A
+//! constant makes up for the mean of `A`. The whole rounds by `t = 2^d·t' + 2^d - 1 - constant + A`, a sum of the opening's coin
+//! `t'` and of what each party knows of its own half, which is as uniform as that half (the program cuts products and
+//! maps of masked values, whose halves are): still unbiased, and off by less than `1 + 2^(2 - COIN_BITS)` units. The simulator of an evaluator is given its own part of `A` with `t'`.
 
 use marill_numeric::Rounding;
 use marill_numeric::fixed::low_mask;
 
-use super::bits::{Bits, OneHot, OpenBits, Pending, Planes, monomials, split};
+use super::bits::{Bits, OneHot, OpenBits, Pending, Planes, bit, monomials, split};
 use super::gated::{narrow_public, narrow_wrap};
-use super::opening::Part;
+use super::opening::{Handed, Late, Part};
 use super::{Masked, ProtocolError, Role, Share, Wire};
+
+/// Bits of the coin of a stochastic rounding.
+const COIN_BITS: u32 = 8;
 
 /// `1 - 2·bit` as a ring element.
 #[inline]
@@ -197,6 +208,13 @@ fn patterns(planes: &[OpenBits], words: impl Fn(&OpenBits) -> &[u64]) -> Vec<u8>
     patterns
 }
 
+/// Takes off E1's half what it added for a `msb ẑ` of one; `tops` are those bits.
+pub(super) fn take_wraps(share: &mut Share, wraps: &[u64], tops: &[u64], from: u32) {
+    for (i, (value, wrap)) in share.data.iter_mut().zip(wraps).enumerate() {
+        *value = value.wrapping_sub(bit(tops, i).wrapping_mul(*wrap) << from);
+    }
+}
+
 impl Masked {
     /// One opened bit.
     pub(super) fn single(&self, plane: &OpenBits) -> Affine {
@@ -288,7 +306,8 @@ impl Masked {
         out_bits: u32,
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
-        let shifted = self.add_public(x, self.half(shift).wrapping_add(1 << (in_bits - 2)));
+        let (shifted, shift) = self.before_cut(x, shift, in_bits);
+        let in_bits = shifted.bits;
         let digits = self.rounds_exactly() && !self.points(x.len());
         let part = if digits { Part::half(&shifted, in_bits, shift) } else { Part::whole(&shifted, in_bits) };
         let mut wire = self.exchange_parts(&[part], &[], &mut [], place)?.0.remove(0);
@@ -313,6 +332,55 @@ impl Masked {
         self.spec.numeric.rounding == Rounding::Exact
     }
 
+    /// A truncation by coin of what is about to be handed over: E0 tells E1 the top bits with it, and nothing now.
+    pub(super) fn cut_by_coin(
+        &mut self,
+        x: &Share,
+        shift: u32,
+        in_bits: u32,
+        out_bits: u32,
+        places: [&'static str; 2],
+    ) -> Result<Handed, ProtocolError> {
+        let (shifted, shift) = self.before_cut(x, shift, in_bits);
+        let part = Part::half(&shifted, shifted.bits, 0);
+        let wire = self.exchange_parts(&[part], &[], &mut [], places[0])?.0.remove(0);
+        self.rounds_by_coin(&wire, shift);
+        let from = wire.bits - shift;
+        let (x, wraps) = self.high_part_and_wraps(&wire, shift, out_bits, 1 << (from - 2))?;
+        Ok(Handed { x, late: Some(Late { wire, wraps, from, places }) })
+    }
+
+    /// What a truncation by `shift` opens, a share of so many bits as it has, and how far that is still to be cut: an exact
+    /// one adds its half, one by coin drops bits first. Both add what makes the value non-negative.
+    pub(super) fn before_cut(&mut self, x: &Share, shift: u32, in_bits: u32) -> (Share, u32) {
+        let dropped = if self.rounds_exactly() { 0 } else { shift.saturating_sub(COIN_BITS) };
+        if dropped == 0 {
+            let share = self.add_public(x, self.half(shift).wrapping_add(1 << (in_bits - 2)));
+            return (Share { bits: in_bits, ..share }, shift);
+        }
+        let parts = 2 + u64::from(x.deferred);
+        let modulus = low_mask(in_bits);
+        // What the parts drop, in the mean.
+        let constant = parts * low_mask(dropped) / 2;
+        let raised = self.add_public(x, constant);
+        #[cfg(test)]
+        self.drop_coins(&raised, dropped, constant);
+        let bits = in_bits - dropped;
+        let data = raised.data.iter().map(|v| (v & modulus) >> dropped).collect();
+        let share = Share { deferred: x.deferred, ..Share::new(x.rows, x.cols, bits, data) };
+        (self.add_public(&share, 1 << (bits - 2)), shift - dropped)
+    }
+
+    /// What this party's part in dropping bits contributes to the coins of the opening that follows.
+    #[cfg(test)]
+    fn drop_coins(&mut self, raised: &Share, dropped: u32, constant: u64) {
+        let low = low_mask(dropped);
+        let constant = if self.is_first() { low.wrapping_sub(constant) } else { 0 };
+        let mut coins: Vec<u64> = raised.data.iter().map(|v| (v & low).wrapping_add(constant)).collect();
+        coins.resize(raised.len(), 0);
+        self.dropped = Some((dropped, coins));
+    }
+
     /// What a truncation adds before it cuts: a half, unless a coin rounds.
     pub(super) fn half(&self, shift: u32) -> u64 {
         match self.spec.numeric.rounding {
@@ -321,12 +389,18 @@ impl Masked {
         }
     }
 
-    /// Whether truncations round by coin. The coins of an opening are kept for a test that hands them to the twin.
+    /// Whether truncations round by coin. Each party's contributions to the coins of an opening are kept for a test that
+    /// hands their sums to the twin.
     pub(super) fn rounds_by_coin(&mut self, wire: &Wire, shift: u32) -> bool {
-        let stochastic = self.spec.numeric.rounding == Rounding::Stochastic;
+        let stochastic = !self.rounds_exactly();
         #[cfg(test)]
         if stochastic {
-            self.coins.extend(wire.open.iter().map(|v| v & low_mask(shift)));
+            let (dropped, mut coins) = self.dropped.take().unwrap_or_else(|| (0, vec![0; wire.len()]));
+            if self.is_first() {
+                let opened = wire.open.iter().map(|v| (v & low_mask(shift)) << dropped);
+                coins.iter_mut().zip(opened).for_each(|(coin, t)| *coin = coin.wrapping_add(t));
+            }
+            self.coins.extend(coins);
         }
         let _ = (wire, shift);
         stochastic
@@ -340,6 +414,18 @@ impl Masked {
         out_bits: u32,
         offset: u64,
     ) -> Result<Share, ProtocolError> {
+        Ok(self.high_part_and_wraps(wire, shift, out_bits, offset)?.0)
+    }
+
+    /// As [`Self::high_part`], and the shares of `msb(r)`, for [`take_wraps`] once E1 knows `msb ẑ`: until then its half
+    /// takes that for zero.
+    pub(super) fn high_part_and_wraps(
+        &mut self,
+        wire: &Wire,
+        shift: u32,
+        out_bits: u32,
+        offset: u64,
+    ) -> Result<(Share, Vec<u64>), ProtocolError> {
         let (n, k) = (wire.len(), wire.bits);
         let mut data = self.correct(n, out_bits, |i| wire.mask[i] >> shift)?;
         // A result of at most k - f bits does not see the wrap, a wider one its lowest bits.
@@ -354,7 +440,7 @@ impl Masked {
             let wrap = wraps.get(i).map_or(0, |wrap| wrap.wrapping_mul(1 - (wire.open[i] >> (k - 1))));
             *value = public.wrapping_sub(*value).wrapping_add(wrap << (k - shift));
         }
-        Ok(Share::new(wire.rows, wire.cols, out_bits, data))
+        Ok((Share::new(wire.rows, wire.cols, out_bits, data), wraps))
     }
 
     /// Equality to zero of the bits from `start` up, given the borrow into them: the two candidates' planes.
