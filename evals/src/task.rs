@@ -236,11 +236,12 @@ impl Task {
         Ok(examples.examples)
     }
 
-    /// `count` worked examples, drawn with `seed`; of a classification the classes take turns.
+    /// `count` worked examples, drawn with `seed`; of a classification the classes take turns. None of them asks what one
+    /// of `scored` asks: the files of some tasks overlap.
     ///
     /// # Errors
     /// [`EvalError::Task`] when the task has none, [`EvalError::Data`] naming the file.
-    pub fn worked_examples(&self, count: usize, seed: u64) -> Result<Vec<Example>, EvalError> {
+    pub fn worked_examples(&self, count: usize, seed: u64, scored: &[Example]) -> Result<Vec<Example>, EvalError> {
         if count == 0 {
             return Ok(Vec::new());
         }
@@ -254,7 +255,9 @@ impl Task {
         if own {
             examples.truncate(self.first_held_out(examples.len()));
         }
+        let asked: std::collections::BTreeSet<String> = scored.iter().map(|row| row.prompt.question()).collect();
         shuffle(&mut examples, seed);
+        examples.retain(|example| !asked.contains(&example.prompt.question()));
         Ok(take_turns(examples, self.dataset.labels.len().max(1), count))
     }
 }
@@ -318,9 +321,9 @@ mod tests {
         let task = Task::find("dolly4").unwrap();
         let rows = task.examples(None, None).unwrap();
         assert_eq!(rows.len(), 480);
-        let shots = task.worked_examples(4, 0).unwrap();
-        assert_ne!(shots, task.worked_examples(4, 1).unwrap(), "the seed draws");
-        assert_eq!(shots, task.worked_examples(4, 0).unwrap());
+        let shots = task.worked_examples(4, 0, &rows).unwrap();
+        assert_ne!(shots, task.worked_examples(4, 1, &rows).unwrap(), "the seed draws");
+        assert_eq!(shots, task.worked_examples(4, 0, &rows).unwrap());
         let classes: std::collections::BTreeSet<_> = shots.iter().map(|s| s.label).collect();
         assert_eq!(classes.len(), 4);
         assert!(
@@ -367,9 +370,13 @@ mod tests {
         task.shots = Some(Shots { path: task.dataset.path.clone(), target_path: None });
         let answers = |rows: &[Example]| rows.iter().map(|e| e.completion.clone()).collect::<Vec<_>>();
         assert_eq!(answers(&task.examples(None, None).unwrap()), ["o7", "o8", "o9"]);
-        let shots = answers(&task.worked_examples(7, 3).unwrap());
+        let shots = answers(&task.worked_examples(7, 3, &[]).unwrap());
         assert_eq!(shots.len(), 7);
         assert!(!shots.iter().any(|shot| ["o7", "o8", "o9"].contains(&shot.as_str())));
+        // A question that is scored is no worked example, wherever it stands.
+        let first = &task.all_rows(None, None).unwrap()[..2];
+        let shots = answers(&task.worked_examples(7, 3, first).unwrap());
+        assert!(shots.len() == 5 && !shots.contains(&"o0".into()) && !shots.contains(&"o1".into()), "{shots:?}");
         assert_eq!(task.examples(Some(&path), None).unwrap().len(), 10, "other data is scored whole");
     }
 

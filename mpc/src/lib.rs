@@ -33,7 +33,7 @@ pub mod testing;
 pub mod twin;
 pub mod weights;
 
-pub use masked::{Material, ProtocolError, Traffic};
+pub use masked::{Material, PreparedStep, Preparer, ProtocolError, Traffic};
 pub use operator::{InputShare, OperatorSession, join_token};
 pub use real::RealTwin;
 pub use sampling::{Sampling, Selection};

@@ -20,6 +20,7 @@
 //!
 //! Masks are never used twice: streams only move forward, and a session's seeds die with it.
 
+mod ahead;
 mod bits;
 mod compare;
 mod full;
@@ -52,7 +53,10 @@ use marill_numeric::NumericError;
 use crate::seed::{Prg, Seed};
 use crate::spec::DecoderSpec;
 use crate::weights::{Lora, MaskedAdapter, MatrixMasks, PrivateWeights, adapter_masks};
+pub use ahead::{PreparedStep, Preparer};
 pub(crate) use compare::INDEX_BITS;
+
+use ahead::{Ahead, HandOver, HandOverMasks};
 use full::Matrices;
 use pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane};
 pub use points::{Material, POINTS_BELOW};
@@ -204,7 +208,7 @@ struct Evaluator {
     first: bool,
     masks: Prg,
     /// Masks of what E0 hands over.
-    handed: Prg,
+    handed: HandOverMasks,
     corrections: Corrections,
     /// Roots of the own keys of point functions.
     roots: Prg,
@@ -214,8 +218,10 @@ struct Evaluator {
     traffic: Traffic,
     /// Direction of the last message, when it was a one-way one: whether E0 sent it.
     one_way: Option<bool>,
+    /// Products of E0's that were made before their step.
+    ahead: Ahead,
     /// Â and B̂ at E0, A and B at E1.
-    adapter: Vec<[Lora; 7]>,
+    adapter: Arc<Vec<[Lora; 7]>>,
     /// The same for whole matrices.
     matrices: Matrices,
     #[cfg(test)]
@@ -224,7 +230,7 @@ struct Evaluator {
 
 struct Source {
     masks: [Prg; 2],
-    handed: Prg,
+    handed: HandOverMasks,
     corrections: Prg,
     roots: [Prg; 2],
     adapter_masks: Vec<[Lora; 7]>,
@@ -250,6 +256,8 @@ struct Tally {
     one_way: Option<bool>,
     place: &'static str,
     places: Vec<(&'static str, Cost)>,
+    /// What E0 hands over, in order.
+    handed: Vec<HandOver>,
 }
 
 impl Tally {
@@ -284,6 +292,8 @@ pub struct Masked {
     points_below: usize,
     /// Point functions used so far: no two share a tweak.
     trees: u64,
+    /// Steps begun.
+    steps: u64,
     /// Coins of stochastic roundings in order, for the twin.
     #[cfg(test)]
     coins: Vec<u64>,
@@ -303,9 +313,6 @@ pub struct Masked {
 
 /// See [`Masked`]: a decoded token stays below, a prompt of 16 tokens of the smallest models is above.
 pub const MANY: usize = 1 << 13;
-
-/// The stream of masks under which E0 hands values over.
-const HANDED: &str = "handed over";
 
 /// Corrections leave the dealer in frames of about this size.
 const FRAME_BYTES: usize = 1 << 19;
@@ -358,14 +365,15 @@ impl Masked {
         let evaluator = Evaluator {
             first,
             masks,
-            handed: Prg::new(seed, HANDED),
+            handed: HandOverMasks::new(seed),
+            ahead: Ahead::default(),
             corrections,
             roots: Prg::new(seed, points::ROOTS),
             words: None,
             peer,
             traffic: Traffic::default(),
             one_way: None,
-            adapter,
+            adapter: Arc::new(adapter),
             matrices,
             #[cfg(test)]
             script: None,
@@ -390,7 +398,7 @@ impl Masked {
     ) -> Self {
         let source = Source {
             masks: [Prg::new(seed0, "wire masks"), Prg::new(seed1, "wire masks")],
-            handed: Prg::new(seed0, HANDED),
+            handed: HandOverMasks::new(seed0),
             corrections: Prg::new(seed0, "corrections"),
             roots: [seed0, seed1].map(|seed| Prg::new(seed, points::ROOTS)),
             adapter_masks: adapter_masks(spec, adapter_seed),
@@ -419,6 +427,7 @@ impl Masked {
             many: MANY,
             points_below: 0,
             trees: 0,
+            steps: 0,
             #[cfg(test)]
             coins: Vec::new(),
             #[cfg(test)]
@@ -549,12 +558,18 @@ impl Evaluator {
     }
 
     /// E0's masks of what it hands over.
-    fn hand_over_masks(&mut self, share: &[u64], bits: u32) -> Vec<u64> {
+    fn hand_over_masks(&mut self, share: &[u64], of: &HandOver) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
-            return script.wire_masks(share, (bits, false));
+            return script.wire_masks(share, (of.bits, false));
         }
-        self.handed.reduced(share.len(), bits)
+        match self.ahead.hand_over(of) {
+            Some(masks) => {
+                self.handed.skip(masks.len());
+                masks
+            }
+            None => self.handed.reduced(share.len(), of.bits),
+        }
     }
 
     /// Fresh masks for a plane of `n` bits.

@@ -66,10 +66,15 @@ impl Prg {
         self.reduced(n, 64)
     }
 
+    /// Passes over what [`Self::words`] would give.
+    pub(crate) fn skip(&mut self, n: usize) {
+        self.counter += n.div_ceil(2) as u64;
+    }
+
     /// As [`Self::words`], reduced to `bits` bits.
     pub fn reduced(&mut self, n: usize, bits: u32) -> Vec<u64> {
         let words = self.cipher.stream(self.counter, n, low_mask(bits));
-        self.counter += n.div_ceil(2) as u64;
+        self.skip(n);
         words
     }
 }

@@ -6,7 +6,7 @@ use marill_net::Channel;
 
 use crate::decoder::{self, Cache};
 use crate::encoder;
-use crate::masked::{Cost, Masked, Material, ProtocolError, Traffic};
+use crate::masked::{Cost, Masked, Material, PreparedStep, Preparer, ProtocolError, Traffic};
 use crate::operator::{InputShare, shared_step};
 use crate::sampling::{Sampling, Selection};
 use crate::seed::Seed;
@@ -80,6 +80,24 @@ impl ClientSession {
     fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Result<u32, ProtocolError> {
         let token = decoder::step(&mut self.engine, &self.weights, &mut self.cache, Some(boundary), bias, rows)?;
         token.ok_or(ProtocolError::MissingInput)
+    }
+
+    /// Who makes products of this session's masks on another thread, or while there is nothing else to do; none where
+    /// there are no private maps to hand values over to.
+    #[must_use]
+    pub fn preparer(&self) -> Option<Preparer> {
+        self.engine.preparer(&self.weights)
+    }
+
+    /// Keeps a step's products until it comes; those of a step that has begun are dropped, and more than a few.
+    pub fn accept(&mut self, step: PreparedStep) {
+        self.engine.accept(step);
+    }
+
+    /// Values handed over whose products had been accepted.
+    #[must_use]
+    pub fn prepared(&self) -> u64 {
+        self.engine.prepared_hand_overs()
     }
 
     #[must_use]

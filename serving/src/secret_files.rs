@@ -75,6 +75,9 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
         file.write_all(bytes)?;
         file.sync_all()
     };
-    write().map_err(ServingError::io(&part))?;
-    std::fs::rename(&part, path).map_err(ServingError::io(path))
+    write().and_then(|()| std::fs::rename(&part, path)).map_err(|error| {
+        // What is left of it helps nobody; the failure itself is what is reported.
+        let _ = std::fs::remove_file(&part);
+        ServingError::io(path)(error)
+    })
 }

@@ -1,5 +1,7 @@
 //! What a person can do about a failed service: a hint where there is one, and whose fault it is.
 
+use std::io::ErrorKind;
+
 use marill_net::NetError;
 use marill_serving::ServingError;
 
@@ -21,6 +23,9 @@ pub fn advise(error: ServingError) -> anyhow::Error {
         ServingError::Mismatch { .. } => "client, server and dealer need the same version of `marill`",
         ServingError::NoPoints { .. } => "leave it to `--material auto`, or ask for `--material digits`",
         ServingError::PromptTooLong { .. } => "shorten the prompt",
+        ServingError::Io { source, .. } if source.kind() == ErrorKind::StorageFull => {
+            "make room on that disk; what was written there before is whole"
+        }
         _ => "",
     };
     let is_input = matches!(

@@ -308,7 +308,7 @@ impl Engines {
         let checkpoint = model.checkpoint();
         let speaker = Speaker { tokenizer: &checkpoint.tokenizer, chat_template: checkpoint.chat_template.as_deref() };
         let few_shot = if task.kind == Kind::Perplexity { 0 } else { scope.few_shot };
-        let shots = task.worked_examples(few_shot, scope.seed)?;
+        let shots = task.worked_examples(few_shot, scope.seed, examples)?;
         match self {
             Self::Float(engine) => {
                 harness::run(task, engine.as_mut(), None, &speaker, examples, &shots, scope, progress)

@@ -104,7 +104,8 @@ fn wrong_words_end_with_a_message_a_hint_and_a_code() {
     std::fs::write(path.join("bad.toml"), "[model]\nbase_model = \"x\"\n[lora]\nrank = 0\nlora_r = 3\n").unwrap();
     std::fs::write(path.join("empty.tsv"), "").unwrap();
     std::fs::write(path.join("cut.gguf"), b"GGUF\x03\0\0\0").unwrap();
-    let cases: [(&[&str], i32, &str); 8] = [
+    let cases: [(&[&str], i32, &str); 9] = [
+        (&["demo", "--set", "export.rounding=stochastic"], 2, "leave out `export.rounding`"),
         (&["eval", "out", "--tasks", "agnew"], 1, "hint: the tasks are `agnews`"),
         (&["eval", "out", "--tasks", "agnews", "--data", "empty.tsv"], 1, "empty"),
         (&["eval", "base", "--tasks", "agnews", "--engine", "twin"], 1, "hint: `marill export` writes one"),

@@ -14,6 +14,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let best = best_seconds(|| drop(black_box(matrix.apply(black_box(&x)))));
         println!("public 16-bit weights, {n:>2} rows: {:.1} GMAC/s", (n * rows * cols) as f64 / best / 1e9);
     }
+    let (rows, cols) = (49_152, 576);
+    let head = PublicMatrix::quantise(&vec![0.01; rows * cols], rows, cols, None, 1.0, 24, "bench")?;
+    let x: Vec<u64> = (0..cols).map(|k| (k as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+    let best = best_seconds(|| drop(black_box(head.apply(black_box(&x)))));
+    println!("public 16-bit weights, a head of 49,152 tokens: {:.1} GMAC/s", (rows * cols) as f64 / best / 1e9);
     let k = 576;
     let a: Vec<u64> = (0..64 * k).map(|v| (v as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
     let best = best_seconds(|| drop(black_box(ring::matmul_transposed(black_box(&a), black_box(&a), k))));

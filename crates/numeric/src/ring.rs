@@ -101,8 +101,12 @@ impl PublicMatrix {
     #[must_use]
     pub fn apply(&self, x: &[u64]) -> Vec<u64> {
         assert_eq!(x.len() % self.cols, 0, "the input is not a whole number of rows");
-        let n = x.len() / self.cols;
-        let mut out = vec![0u64; n * self.rows];
+        let mut out = vec![0u64; x.len() / self.cols * self.rows];
+        self.apply_to(x, &mut out);
+        out
+    }
+
+    fn apply_to(&self, x: &[u64], out: &mut [u64]) {
         // Blocks of weight rows stay in cache while every input row passes over them.
         const BLOCK: usize = 16;
         for first in (0..self.rows).step_by(BLOCK) {
@@ -111,23 +115,33 @@ impl PublicMatrix {
                 out[r * self.rows + first + i] = sum << self.shift[first + i];
             });
         }
-        out
     }
 
-    /// As [`Self::apply`], spread over rayon's threads by blocks of weight rows. The same integers.
+    /// As [`Self::apply`], spread over rayon's threads where that is worth waking them: by blocks of weight rows for one
+    /// input row, by input rows for more. The same integers.
     #[must_use]
     pub fn par_apply(&self, x: &[u64]) -> Vec<u64> {
+        /// Multiplications that take longer than waking a thread, about a tenth of a millisecond.
+        const WORTH_A_THREAD: usize = 1 << 20;
+        /// Weight rows, or input rows, of one piece of work.
+        const WEIGHT_ROWS: usize = 256;
+        const INPUT_ROWS: usize = 16;
         let n = x.len() / self.cols;
-        if n != 1 || rayon::current_num_threads() == 1 {
+        if n * self.rows * self.cols < 2 * WORTH_A_THREAD || rayon::current_num_threads() == 1 {
             return self.apply(x);
         }
-        let mut out = vec![0u64; self.rows];
-        out.par_chunks_mut(256).enumerate().for_each(|(c, chunk)| {
-            for (k, value) in chunk.iter_mut().enumerate() {
-                let i = c * 256 + k;
-                *value = kernels::dot_i16(&self.data[i * self.cols..][..self.cols], x) << self.shift[i];
-            }
-        });
+        assert_eq!(x.len() % self.cols, 0, "the input is not a whole number of rows");
+        let mut out = vec![0u64; n * self.rows];
+        if n == 1 {
+            out.par_chunks_mut(WEIGHT_ROWS).enumerate().for_each(|(c, chunk)| {
+                let first = c * WEIGHT_ROWS;
+                let weights = &self.data[first * self.cols..(first + chunk.len()) * self.cols];
+                kernels::product(weights, x, self.cols, |i, _, sum| chunk[i] = sum << self.shift[first + i]);
+            });
+        } else {
+            let pieces = out.par_chunks_mut(INPUT_ROWS * self.rows).zip(x.par_chunks(INPUT_ROWS * self.cols));
+            pieces.for_each(|(out, x)| self.apply_to(x, out));
+        }
         out
     }
 
@@ -224,22 +238,28 @@ mod kernels {
     /// Every dot product of a row of `a` (rows of `k`) with a row of `x`: `put(row of a, row of x, sum)`.
     pub fn product<T: Operand>(a: &[T], x: &[u64], k: usize, mut put: impl FnMut(usize, usize, u64)) {
         let (m, n) = (a.len() / k, x.len() / k);
-        let mut done = (0, 0);
+        let mut done = 0;
         #[cfg(target_arch = "x86_64")]
-        if n > 1 && has_tiles() {
-            done = (m / 4 * 4, n / 4 * 4);
-            for i in (0..done.0).step_by(4) {
-                for r in (0..done.1).step_by(4) {
+        if has_tiles() {
+            done = m / 4 * 4;
+            for i in (0..done).step_by(4) {
+                let rows = a[i * k..(i + 4) * k].as_ptr();
+                for r in (0..n / 4 * 4).step_by(4) {
                     // SAFETY: the features were detected, and four whole rows of each operand lie at these places.
-                    let sums = unsafe { tile(a[i * k..].as_ptr(), x[r * k..].as_ptr(), k) };
+                    let sums = unsafe { tile::<T, 4>(rows, x[r * k..(r + 4) * k].as_ptr(), k) };
                     for (di, row) in sums.iter().enumerate() {
                         row.iter().enumerate().for_each(|(dr, &sum)| put(i + di, r + dr, sum));
                     }
                 }
+                for r in n / 4 * 4..n {
+                    // SAFETY: as above, with one row of `x`.
+                    let sums = unsafe { tile::<T, 1>(rows, x[r * k..(r + 1) * k].as_ptr(), k) };
+                    sums.iter().enumerate().for_each(|(di, &[sum])| put(i + di, r, sum));
+                }
             }
         }
-        for i in 0..m {
-            for r in if i < done.0 { done.1 } else { 0 }..n {
+        for i in done..m {
+            for r in 0..n {
                 put(i, r, T::dot(&a[i * k..][..k], &x[r * k..][..k]));
             }
         }
@@ -252,20 +272,27 @@ mod kernels {
             && std::is_x86_feature_detected!("avx512vl")
     }
 
-    /// Sixteen dot products of length `k` at once, four rows by four.
+    /// Dot products of length `k` of four rows of `a` with `R` rows of `x` at once.
     ///
     /// # Safety
-    /// Needs AVX-512 DQ, BW and VL, and `4 * k` readable elements at both places.
+    /// Needs AVX-512 DQ, BW and VL, `4 * k` readable elements at `a` and `R * k` at `x`.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-    unsafe fn tile<T: Operand>(a: *const T, x: *const u64, k: usize) -> [[u64; 4]; 4] {
-        use std::arch::x86_64::{_mm512_add_epi64, _mm512_mullo_epi64, _mm512_reduce_add_epi64, _mm512_setzero_si512};
-        let mut sums = [[_mm512_setzero_si512(); 4]; 4];
+    unsafe fn tile<T: Operand, const R: usize>(a: *const T, x: *const u64, k: usize) -> [[u64; R]; 4] {
+        use std::arch::x86_64::{
+            _MM_HINT_T0, _mm_prefetch, _mm512_add_epi64, _mm512_mullo_epi64, _mm512_reduce_add_epi64,
+            _mm512_setzero_si512,
+        };
+        let mut sums = [[_mm512_setzero_si512(); R]; 4];
         for start in (0..k).step_by(8) {
             let mask = if k - start >= 8 { 0xff } else { (1u8 << (k - start)) - 1 };
             // SAFETY: the mask keeps every load inside its row of `k` elements.
-            let right: [_; 4] = std::array::from_fn(|r| unsafe { u64::load(x.add(r * k + start), mask) });
+            let right: [_; R] = std::array::from_fn(|r| unsafe { u64::load(x.add(r * k + start), mask) });
             for (i, row) in sums.iter_mut().enumerate() {
+                if R == 1 && start % 32 == 0 {
+                    // A model's weights come from memory, and one row of `x` is through before they are there unasked.
+                    _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add((i + 8) * k + start).cast());
+                }
                 // SAFETY: as above.
                 let left = unsafe { T::load(a.add(i * k + start), mask) };
                 for (sum, right) in row.iter_mut().zip(right) {

@@ -35,8 +35,8 @@ pub(crate) fn limits(rounding: Rounding) -> Vec<&'static str> {
              range; outside it nothing is promised."
         }
         Rounding::Stochastic => {
-            "Values are rounded by coins: answers to one prompt may differ from time to time where two tokens are nearly \
-             equally likely, and from the twin's. Outside the stated range nothing is promised."
+            "Values are rounded by coins that both evaluators see: answers to one prompt may differ from time to time where \
+             two tokens are nearly equally likely, and from the twin's. Outside the stated range nothing is promised."
         }
     };
     LIMITS.into_iter().chain([equality]).collect()

@@ -222,6 +222,9 @@ const NOT_NEEDED: &[(&str, &str)] = &[
     ("fp16", "training runs in 32-bit floats"),
 ];
 
+/// Syntax errors of a file that are told.
+const SYNTAX_ERRORS: usize = 5;
+
 struct Checker<'a> {
     file: &'a str,
     text: &'a str,
@@ -298,8 +301,12 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
 fn check(text: &str, name: &str, partial: bool) -> Vec<Problem> {
     let mut checker = Checker { file: name, text, partial, problems: Vec::new() };
     let (root, errors) = DeTable::parse_recoverable(text);
-    for error in errors {
-        checker.add(error.message().to_owned(), None, error.span().unwrap_or(0..0));
+    // What is no TOML at all is wrong in every line.
+    let more = errors.len().saturating_sub(SYNTAX_ERRORS);
+    for (nth, error) in errors.iter().take(SYNTAX_ERRORS).enumerate() {
+        let hint =
+            (more > 0 && nth + 1 == SYNTAX_ERRORS).then(|| format!("{more} more such errors; is it a TOML file?"));
+        checker.add(error.message().to_owned(), hint, error.span().unwrap_or(0..0));
     }
     checker.table("", root.get_ref(), ROOT, 0..0);
     // As they stand in the file; what is missing altogether comes last.

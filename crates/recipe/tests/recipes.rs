@@ -69,6 +69,8 @@ fn broken_toml_and_missing_tables_are_reported_together() {
     assert!(all.iter().any(|p| p.contains("r.toml:2:")), "{all:#?}");
     assert!(all.iter().any(|p| p.contains("`lora.rank` is missing")), "{all:#?}");
     assert!(all.iter().any(|p| p.contains("`[[dataset]]` is missing")), "{all:#?}");
+    let all = problems(&"{\"text\": \"no recipe\"}\n".repeat(100), &[]);
+    assert!(all.len() < 10 && all.iter().any(|p| p.contains("95 more such errors")), "{all:#?}");
 }
 
 #[test]

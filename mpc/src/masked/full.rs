@@ -48,7 +48,7 @@ impl Matrices {
 }
 
 /// `x · Mᵀ` of ring elements, spread over threads by rows of `M`.
-fn product(x: &[u64], matrix: &[u64], cols: usize) -> Vec<u64> {
+pub(super) fn product(x: &[u64], matrix: &[u64], cols: usize) -> Vec<u64> {
     /// Rows of one piece of work: enough for the tiled kernel, few enough for a cache.
     const BLOCK: usize = 64;
     let (n, rows) = (x.len() / cols, matrix.len() / cols);
@@ -77,7 +77,7 @@ impl Masked {
         modules: &[Module],
         place: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
-        let masks = self.hand_over_masks(&handed.x, bits);
+        let masks = self.hand_over_masks(&handed.x, bits, layer, modules);
         let (share, _) = self.hand_over_under(&masks, handed, bits, (0, &[]), place)?;
         let products = modules.iter().map(|&module| Some(self.full_product(&share, &masks, layer, module))).collect();
         Ok((share, products))
@@ -90,7 +90,10 @@ impl Masked {
             Role::Tally(_) => Vec::new(),
             Role::Source(source) => product(masks, &source.matrix_masks.0[layer][module as usize], cols),
             Role::Evaluator(e) => match &e.matrices {
-                Matrices::Masked(layers) => product(&x.data, &layers[layer][module as usize], cols),
+                Matrices::Masked(layers) => e
+                    .ahead
+                    .private(layer, module)
+                    .unwrap_or_else(|| product(&x.data, &layers[layer][module as usize], cols)),
                 Matrices::Own(layers) => layers[layer].matrices[module as usize].par_apply(&x.data),
             },
         };

@@ -120,7 +120,12 @@ impl Masked {
     }
 
     pub(super) fn public_product(&self, matrix: &PublicMatrix, x: &Share) -> Share {
-        let data = if x.data.is_empty() { Vec::new() } else { matrix.par_apply(&x.data) };
+        let ready = self.ahead().and_then(|ahead| ahead.public(matrix, &x.data));
+        let data = match ready {
+            Some(product) => product,
+            None if x.data.is_empty() => Vec::new(),
+            None => matrix.par_apply(&x.data),
+        };
         x.like(matrix.rows(), data)
     }
 
@@ -361,7 +366,7 @@ impl Masked {
         place: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
         let (cols, inner) = (handed.x.cols, handed.x.rows * self.rank);
-        let masks = self.hand_over_masks(&handed.x, bits);
+        let masks = self.hand_over_masks(&handed.x, bits, layer, modules);
         // `p` of every module at E0 and at the source; `c` or its E0 half.
         let (mut ps, mut cs, mut note) = (Vec::new(), Vec::new(), Vec::new());
         for &module in modules {
@@ -370,7 +375,12 @@ impl Masked {
                 Role::Evaluator(e) if e.first => Some(&e.adapter[layer][module as usize].a),
                 _ => None,
             };
-            let product = a.map(|a| ring::matmul_transposed(&masks, a, cols)).unwrap_or_default();
+            let product = match (self.ahead(), a) {
+                (_, None) => Vec::new(),
+                (ahead, Some(a)) => ahead
+                    .and_then(|ahead| ahead.private(layer, module))
+                    .unwrap_or_else(|| ring::matmul_transposed(&masks, a, cols)),
+            };
             let c = self.correct(inner, bits, |i| product[i])?;
             let mut p = Vec::new();
             match &mut self.role {

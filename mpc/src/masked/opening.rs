@@ -13,12 +13,14 @@
 
 use marill_numeric::fixed::low_mask;
 
+use super::ahead::HandOver;
 use super::bits::{Bits, OpenBits};
 use super::pack::{
     add_packed, byte_width, pack_iter, pack_plane, pack_tight, tight_bytes, unpack, unpack_tight, xor_packed_plane,
 };
 use super::truncate::take_wraps;
 use super::{Cost, Masked, ProtocolError, Role, Share, Wire};
+use crate::spec::Module;
 
 /// A share to be opened: `bits` of it to E0, the lowest `told` of them to E1, which hears of the top bit later or never.
 #[derive(Clone, Copy)]
@@ -215,11 +217,16 @@ impl Masked {
     }
 
     /// E0's masks of a share that it is about to hand over, at E0 and the source.
-    pub(super) fn hand_over_masks(&mut self, x: &Share, bits: u32) -> Vec<u64> {
+    pub(super) fn hand_over_masks(&mut self, x: &Share, bits: u32, layer: usize, modules: &[Module]) -> Vec<u64> {
+        let of = || HandOver { layer, modules: modules.to_vec(), rows: x.rows, cols: x.cols, bits };
         match &mut self.role {
+            Role::Tally(tally) => {
+                tally.handed.push(of());
+                Vec::new()
+            }
             Role::Source(source) => source.hand_over_masks(x.len(), bits),
-            Role::Evaluator(e) if e.first => e.hand_over_masks(&x.data, bits),
-            _ => Vec::new(),
+            Role::Evaluator(e) if e.first => e.hand_over_masks(&x.data, &of()),
+            Role::Evaluator(_) => Vec::new(),
         }
     }
 

@@ -52,6 +52,12 @@ impl Engine for Masked {
         self.client_input(values, (rows, cols), bits)
     }
 
+    fn enter_layer(&mut self, layer: Option<usize>) {
+        if layer == Some(0) {
+            self.begin_step();
+        }
+    }
+
     fn open(&mut self, shares: &[(&Share, u32)], place: &'static str) -> Step<Vec<Wire>> {
         self.at(place);
         let mut settled = Vec::with_capacity(shares.len());

@@ -1,0 +1,267 @@
+//! E0's products of its own masks, before the step that needs them.
+//!
+//! # What
+//! Once a value is handed over ([`super::opening`]), E0's half of it is `-[r]_0`, so its products with public maps, with
+//! `Â` and with `Ŵ` depend on no input. The masks come from a stream that a step has to itself, so that the masks of a
+//! later step are there whatever came before. A [`Preparer`] makes these products on any thread at any time; a session
+//! that is [given](super::Masked::accept) them takes them instead of making them, and makes what it was not given. The
+//! integers, and so the messages, are the same.
+//!
+//! # Who learns what
+//! Nobody anything: what is prepared is a function of E0's own seed and of what E0 holds. A mask is still used for one
+//! value. Prepared numbers are erased when dropped, used or not.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use marill_numeric::{PublicMatrix, ring};
+use zeroize::Zeroizing;
+
+use super::full::{Matrices, product};
+use super::{Masked, ProtocolError, Role};
+use crate::decoder::{self, Cache};
+use crate::seed::{Prg, Seed};
+use crate::spec::{Architecture, DecoderSpec, Module};
+use crate::weights::{Lora, PublicWeights};
+
+/// Prepared steps that a session keeps at most: a token of a model of 7 billion weights takes about 20 MB.
+const STEPS_KEPT: usize = 4;
+
+/// The masks under which E0 hands values over: a stream for every step.
+pub(super) struct HandOverMasks {
+    seed: Seed,
+    prg: Prg,
+}
+
+impl HandOverMasks {
+    pub(super) fn new(seed0: &Seed) -> Self {
+        let seed = seed0.derive("handed over");
+        Self { prg: stream(&seed, 0), seed }
+    }
+
+    pub(super) fn begin(&mut self, step: u64) {
+        self.prg = stream(&self.seed, step);
+    }
+
+    pub(super) fn reduced(&mut self, n: usize, bits: u32) -> Vec<u64> {
+        self.prg.reduced(n, bits)
+    }
+
+    /// Passes over `n` masks that a preparer has drawn.
+    pub(super) fn skip(&mut self, n: usize) {
+        self.prg.skip(n);
+    }
+}
+
+fn stream(seed: &Seed, step: u64) -> Prg {
+    Prg::new(seed, &format!("step {step}"))
+}
+
+/// A value that a step hands over, and the private maps that take it.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct HandOver {
+    pub(super) layer: usize,
+    pub(super) modules: Vec<Module>,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) bits: u32,
+}
+
+/// E0's side of one hand-over.
+struct Products {
+    of: HandOver,
+    masks: Zeroizing<Vec<u64>>,
+    /// `Â·[r]_0` of every module, or `-Ŵ·[r]_0`.
+    private: Vec<Zeroizing<Vec<u64>>>,
+    /// `-W·[r]_0` of every module whose map is public, by where the matrix lies.
+    public: Vec<(usize, Zeroizing<Vec<u64>>)>,
+}
+
+/// Tells the matrices of a session apart.
+fn place_of(matrix: &PublicMatrix) -> usize {
+    std::ptr::from_ref(matrix).addr()
+}
+
+/// E0's products of a whole step.
+pub struct PreparedStep {
+    step: u64,
+    products: VecDeque<Products>,
+}
+
+/// What an evaluator was given, and the hand-over at which it is.
+#[derive(Default)]
+pub(super) struct Ahead {
+    /// Steps begun, for preparers on other threads.
+    begun: Arc<AtomicU64>,
+    steps: VecDeque<PreparedStep>,
+    /// What is left of the running step.
+    left: VecDeque<Products>,
+    current: Option<Products>,
+    taken: u64,
+}
+
+impl Ahead {
+    fn begin(&mut self, step: u64) {
+        self.begun.store(step, Ordering::Relaxed);
+        self.current = None;
+        self.steps.retain(|prepared| prepared.step >= step);
+        let ready = self.steps.front().is_some_and(|prepared| prepared.step == step);
+        self.left = if ready { self.steps.pop_front() } else { None }.map(|step| step.products).unwrap_or_default();
+    }
+
+    /// The masks of a hand-over, if its products are there; from here on they are the current ones.
+    pub(super) fn hand_over(&mut self, of: &HandOver) -> Option<Vec<u64>> {
+        self.current = self.left.pop_front().filter(|next| next.of == *of);
+        if self.current.is_none() {
+            // A step of another shape than was foreseen: nothing of it fits.
+            self.left.clear();
+        }
+        self.taken += u64::from(self.current.is_some());
+        self.current.as_ref().map(|products| products.masks.to_vec())
+    }
+
+    /// The product of the current hand-over with a private map.
+    pub(super) fn private(&self, layer: usize, module: Module) -> Option<Vec<u64>> {
+        let current = self.current.as_ref().filter(|current| current.of.layer == layer)?;
+        let m = current.of.modules.iter().position(|&m| m == module)?;
+        Some(current.private[m].to_vec())
+    }
+
+    /// The product of E0's half of the current hand-over with a public map.
+    pub(super) fn public(&self, matrix: &PublicMatrix, half: &[u64]) -> Option<Vec<u64>> {
+        let current = self.current.as_ref()?;
+        let (_, product) = current.public.iter().find(|(place, _)| *place == place_of(matrix))?;
+        debug_assert!(half.iter().zip(current.masks.iter()).all(|(x, r)| *x == r.wrapping_neg()), "another value");
+        Some(product.to_vec())
+    }
+}
+
+impl Masked {
+    /// Counts steps: each has its own masks of what is handed over.
+    pub(super) fn begin_step(&mut self) {
+        self.steps += 1;
+        match &mut self.role {
+            Role::Evaluator(e) if e.first => {
+                e.handed.begin(self.steps);
+                e.ahead.begin(self.steps);
+            }
+            Role::Source(source) => source.handed.begin(self.steps),
+            _ => {}
+        }
+    }
+
+    pub(super) fn ahead(&self) -> Option<&Ahead> {
+        if let Role::Evaluator(e) = &self.role { Some(&e.ahead) } else { None }
+    }
+
+    /// Keeps prepared products for their step. Those of a step that has begun are dropped, and so is everything beyond a
+    /// few steps.
+    pub(crate) fn accept(&mut self, step: PreparedStep) {
+        if let Role::Evaluator(e) = &mut self.role
+            && step.step > self.steps
+            && e.ahead.steps.len() < STEPS_KEPT
+            && e.ahead.steps.back().is_none_or(|last| last.step < step.step)
+        {
+            e.ahead.steps.push_back(step);
+        }
+    }
+
+    /// Hand-overs whose products were there.
+    pub(crate) fn prepared_hand_overs(&self) -> u64 {
+        if let Role::Evaluator(e) = &self.role { e.ahead.taken } else { 0 }
+    }
+
+    /// Who prepares for this evaluator, if it is E0 of a decoder whose layers have private maps.
+    pub(crate) fn preparer(&self, weights: &Arc<PublicWeights>) -> Option<Preparer> {
+        let Role::Evaluator(e) = &self.role else { return None };
+        let Matrices::Masked(matrices) = &e.matrices else { return None };
+        if !e.first
+            || matches!(self.spec.architecture, Architecture::Bert { .. })
+            || !(self.spec.is_full() || self.rank > 0)
+        {
+            return None;
+        }
+        Some(Preparer {
+            seed: e.handed.seed.clone(),
+            weights: Arc::clone(weights),
+            spec: Arc::clone(&self.spec),
+            adapter: Arc::clone(&e.adapter),
+            matrices: Matrices::Masked(Arc::clone(matrices)),
+            begun: Arc::clone(&e.ahead.begun),
+            next: 0,
+            plan: (0, Vec::new()),
+        })
+    }
+}
+
+/// Makes a session's products of masks, on any thread.
+pub struct Preparer {
+    seed: Seed,
+    weights: Arc<PublicWeights>,
+    spec: Arc<DecoderSpec>,
+    adapter: Arc<Vec<[Lora; 7]>>,
+    matrices: Matrices,
+    /// Steps that the session has begun.
+    begun: Arc<AtomicU64>,
+    /// Step that [`Self::next_decode`] is to make, unless the session is past it.
+    next: u64,
+    /// Hand-overs of a step of so many rows.
+    plan: (usize, Vec<HandOver>),
+}
+
+impl Preparer {
+    /// The next decoded token that the session has not come to. The prompt is the first step.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn next_decode(&mut self) -> Result<PreparedStep, ProtocolError> {
+        let step = self.next.max(self.begun.load(Ordering::Relaxed)).max(1);
+        self.next = step + 1;
+        self.prepare(step, 1)
+    }
+
+    /// Step number `step` of the session, 0 for the prompt, of so many rows (a prompt's whole bucket).
+    ///
+    /// # Errors
+    /// [`ProtocolError::TooLong`] past the context.
+    pub fn prepare(&mut self, step: u64, rows: usize) -> Result<PreparedStep, ProtocolError> {
+        if self.plan.0 != rows {
+            self.plan = (rows, self.hand_overs(rows)?);
+        }
+        // A session counts the steps that it has begun.
+        let step = step + 1;
+        let mut prg = stream(&self.seed, step);
+        let products = self.plan.1.iter().map(|of| self.products(of, &mut prg)).collect();
+        Ok(PreparedStep { step, products })
+    }
+
+    /// What the program hands over in a step; how many keys it sees does not matter.
+    fn hand_overs(&self, rows: usize) -> Result<Vec<HandOver>, ProtocolError> {
+        let shapes = PublicWeights::shapes_only(&self.spec);
+        let mut tally = Masked::tally(&self.spec);
+        decoder::step(&mut tally, &shapes, &mut Cache::new(&self.spec), None, None, rows)?;
+        let Role::Tally(tally) = tally.role else { unreachable!("a tally was made") };
+        Ok(tally.handed)
+    }
+
+    fn products(&self, of: &HandOver, prg: &mut Prg) -> Products {
+        let masks = Zeroizing::new(prg.reduced(of.rows * of.cols, of.bits));
+        let half = Zeroizing::new(masks.iter().map(|r| r.wrapping_neg()).collect::<Vec<u64>>());
+        let private = |module: &Module| match &self.matrices {
+            Matrices::Masked(layers) if self.spec.is_full() => {
+                product(&half, &layers[of.layer][*module as usize], of.cols)
+            }
+            _ => ring::matmul_transposed(&masks, &self.adapter[of.layer][*module as usize].a, of.cols),
+        };
+        let private = of.modules.iter().map(|module| Zeroizing::new(private(module))).collect();
+        let mut public = Vec::new();
+        if !self.spec.is_full() {
+            for &module in &of.modules {
+                let matrix = self.weights.layers[of.layer].matrix(module);
+                public.push((place_of(matrix), Zeroizing::new(matrix.par_apply(&half))));
+            }
+        }
+        Products { of: of.clone(), masks, private, public }
+    }
+}
