@@ -169,7 +169,7 @@ fn normalise<E: Engine>(
     let x = if llama {
         let wire = match wire {
             Some(wire) => wire,
-            None => engine.open(&[(hidden, width::FULL)], place)?.remove(0),
+            None => engine.open_bounded(hidden, nn::NORM_INPUT_BITS, place)?,
         };
         nn::rms_scaled(engine, &wire, spec.hidden_size, scale)?
     } else {

@@ -70,6 +70,10 @@ pub trait Engine {
     fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Self::Wire>;
     /// Makes wires of shares, all in one round.
     fn open(&mut self, shares: &[(&Self::Share, u32)], place: &'static str) -> Step<Vec<Self::Wire>>;
+    /// Makes a wire of a share that is below `2^(bits - 2)` in magnitude, opening all of it or these bits alone.
+    fn open_bounded(&mut self, share: &Self::Share, bits: u32, place: &'static str) -> Step<Self::Wire> {
+        Ok(self.open(&[(share, bits)], place)?.remove(0))
+    }
     /// Gives a share modulo `2^bits` to the server's side, masked, and multiplies it by the server's private additions of
     /// some modules, or by its whole matrices where the spec keeps them private, in one round: the share, and the
     /// products. There are none with rank 0.

@@ -26,6 +26,9 @@ impl NormScale {
     }
 }
 
+/// Width of what is normalised: below 2^31 in magnitude, as its norm is.
+pub const NORM_INPUT_BITS: u32 = 33;
+
 /// Bits in which [`marill_numeric::functions::rsqrt`] scales its result.
 const RSQRT_BITS: u32 = 58;
 
@@ -89,7 +92,7 @@ pub fn layer_scaled<E: Engine>(engine: &mut E, x: &E::Share, cols: usize, scale:
     let centred = engine.ragged_rsub(x, &means, &lens);
     let centred = engine.reshape(&centred, cols);
     let negated = engine.scale_constant(&centred, u64::MAX);
-    let wire = engine.open(&[(&negated, 64)], "norm.centred")?.remove(0);
+    let wire = engine.open_bounded(&negated, NORM_INPUT_BITS, "norm.centred")?;
     rms_scaled(engine, &wire, cols, scale)
 }
 

@@ -6,6 +6,8 @@
 //! for shares of `w`, `m` and `m` times the other factor's mask, `64 - k` bits each, and the opening is `k` bits instead
 //! of 64. Evaluators see nothing that an opening and corrections do not show ([`super`]).
 
+use std::sync::Arc;
+
 use marill_numeric::fixed::low_mask;
 
 use super::{Masked, ProtocolError, Role, Share, Wire};
@@ -33,8 +35,16 @@ impl Lifted {
 }
 
 impl Masked {
-    /// See the module documentation; a wire of 64 bits costs nothing.
-    pub(super) fn lift(&mut self, wire: &Wire) -> Result<Lifted, ProtocolError> {
+    /// See the module documentation; a wire of 64 bits costs nothing, and the same wire nothing again.
+    pub(super) fn lift(&mut self, wire: &Wire) -> Result<Arc<Lifted>, ProtocolError> {
+        if let Some(lifted) = wire.lifted.get() {
+            return Ok(Arc::clone(lifted));
+        }
+        let lifted = Arc::new(self.lift_anew(wire)?);
+        Ok(Arc::clone(wire.lifted.get_or_init(|| lifted)))
+    }
+
+    fn lift_anew(&mut self, wire: &Wire) -> Result<Lifted, ProtocolError> {
         let (rows, cols, bits, n) = (wire.rows, wire.cols, wire.bits, wire.len());
         let (public, mask) = (wire.open.clone(), wire.mask.clone());
         let mut lifted = Lifted { rows, cols, bits, public, mask, stays: Vec::new(), wraps: Vec::new() };
@@ -57,6 +67,34 @@ impl Masked {
             }
         }
         Ok(lifted)
+    }
+
+    /// Sums of squares of the rows, modulo 2^64: with `ρ = r - 2^k·c·m`, `x² = X² - 2X·ρ + r² - 2^(k+1)·c·m·r`.
+    pub(super) fn lifted_square_sums(&mut self, x: &Lifted) -> Result<Share, ProtocolError> {
+        debug_assert!(x.bits >= 32, "the square of a wrap is out of reach");
+        let (n, cols, first) = (x.rows * x.cols, x.cols, self.is_first());
+        let wrapped = match x.missing() {
+            0 => Vec::new(),
+            missing => self.correct(n, missing - 1, |i| x.wraps[i].wrapping_mul(x.mask[i]))?,
+        };
+        let sums = |value: &dyn Fn(usize) -> u64| -> Vec<u64> {
+            (0..x.rows)
+                .map(|row| (row * cols..(row + 1) * cols).fold(0u64, |sum, i| sum.wrapping_add(value(i))))
+                .collect()
+        };
+        let data = match &self.role {
+            Role::Tally(_) => Vec::new(),
+            Role::Source(_) => sums(&|i| x.mask[i].wrapping_mul(x.mask[i])),
+            Role::Evaluator(_) => sums(&|i| {
+                let public = x.public[i];
+                let square = if first { public.wrapping_mul(public) } else { 0 };
+                let inner = square.wrapping_sub(2u64.wrapping_mul(public.wrapping_mul(x.mask[i])));
+                let Some(wrapped) = wrapped.get(i) else { return inner };
+                let wrap = x.stays[i].wrapping_mul(public.wrapping_mul(x.wraps[i]).wrapping_sub(*wrapped));
+                inner.wrapping_add(wrap << (x.bits + 1))
+            }),
+        };
+        Ok(Share { deferred: true, ..Share::new(x.rows, 1, 64, data) })
     }
 
     /// Element-wise product modulo 2^64 where `scalar(i)` names the element of `y` for element `i` of `x`.

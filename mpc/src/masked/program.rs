@@ -70,6 +70,11 @@ impl Engine for Masked {
         Ok(self.exchange_masked(&shares, &[], place)?.0)
     }
 
+    fn open_bounded(&mut self, share: &Share, bits: u32, place: &'static str) -> Step<Wire> {
+        let bits = if self.many(share.len()) { bits } else { share.bits };
+        Ok(self.open(&[(share, bits)], place)?.remove(0))
+    }
+
     fn hand_over(
         &mut self,
         share: &Share,
@@ -187,7 +192,8 @@ impl Engine for Masked {
 
     fn square_sum(&mut self, x: &Wire) -> Step<Share> {
         self.at("norm.squares");
-        Ok(self.row_square_sums(x))
+        let x = self.lift(x)?;
+        self.lifted_square_sums(&x)
     }
 
     fn mul(&mut self, x: &Wire, y: &Wire) -> Step<Share> {
@@ -198,7 +204,8 @@ impl Engine for Masked {
     fn scale_rows(&mut self, x: &Wire, scale: &Wire) -> Step<Share> {
         let cols = x.cols;
         self.at("products");
-        Ok(self.multiply_by(x, scale, |i| i / cols))
+        let x = self.lift(x)?;
+        self.multiply_lifted(&x, scale, |i| i / cols)
     }
 
     fn scores(&mut self, queries: &Wire, keys: &Wire, attention: &Attention<'_>) -> Step<Share> {
