@@ -156,24 +156,32 @@ fn train_exports_and_export_repeats_it() {
     let output = marill(path, &["train", "recipe.toml", "--dry-run", "--json"]);
     let plan = json(&output);
     assert_eq!((&plan["private_layers"], &plan["softmaxes_a_layer"]), (&2.into(), &2.into()));
-    assert!(plan["decode"]["rounds"].as_u64().unwrap() > 0 && !path.join("run").exists());
+    let rounds = |plan: &serde_json::Value| plan["decode"]["rounds"].as_u64().unwrap();
+    assert!(rounds(&plan) > 0 && !path.join("run").exists());
+    let coins = ["--set", "export.rounding=stochastic"];
+    let output = marill(path, &[&["train", "recipe.toml", "--dry-run", "--json"][..], &coins].concat());
+    assert!(rounds(&json(&output)) < rounds(&plan), "rounding by coins takes fewer rounds");
 
-    let output = marill(path, &["train", "recipe.toml", "--json", "--no-progress"]);
+    let output = marill(path, &[&["train", "recipe.toml", "--json", "--no-progress"][..], &coins].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let id = json(&output)["partition_id"].clone();
     let again = marill(path, &["export", "run", "--out", "again", "--name", "run", "--base", "base", "--json"]);
     assert!(again.status.success(), "{}", stderr(&again));
     assert_eq!(json(&again)["partition_id"], id, "the same run exports the same partition");
-    let coins = ["export", "run", "--out", "coins", "--base", "base", "--rounding", "stochastic", "--json"];
-    let coins = marill(path, &coins);
-    assert!(coins.status.success(), "{}", stderr(&coins));
-    assert_ne!(json(&coins)["partition_id"], id, "how a program rounds is part of it");
-    let text = String::from_utf8(marill(path, &["inspect", "coins"]).stdout).unwrap();
-    assert!(text.contains("rounding stochastic") && text.contains("rounded by coins"), "{text}");
-    let card = std::fs::read_to_string(path.join("coins/README.md")).unwrap();
-    assert!(card.contains("rounding stochastic") && card.contains("--greedy-only"), "{card}");
+    let exact = ["export", "run", "--out", "exact", "--base", "base", "--rounding", "exact", "--json"];
+    let exact = marill(path, &exact);
+    assert!(exact.status.success(), "{}", stderr(&exact));
+    assert_ne!(json(&exact)["partition_id"], id, "how a program rounds is part of it");
+    for (folder, rounding, by_coins) in [("run/export", "stochastic", true), ("exact", "exact", false)] {
+        let text = String::from_utf8(marill(path, &["inspect", folder]).stdout).unwrap();
+        let card = std::fs::read_to_string(path.join(folder).join("README.md")).unwrap();
+        for said in [text, card] {
+            assert!(said.contains(&format!("rounding {rounding}")) && said.contains("--greedy-only"), "{said}");
+            assert_eq!(said.contains("rounded by coins"), by_coins, "{said}");
+        }
+    }
     // Agreement is told and not asked for.
-    let eval = ["eval", "coins", "--tasks", "agnews", "--data", "rows.tsv", "--engine", "secure", "--no-progress"];
+    let eval = ["eval", "run/export", "--tasks", "agnews", "--data", "rows.tsv", "--engine", "secure", "--no-progress"];
     let eval = marill(path, &[&eval[..], &["--limit", "1"]].concat());
     assert!(eval.status.success(), "{}", stderr(&eval));
     assert!(String::from_utf8_lossy(&eval.stdout).contains("agreement with twin"));
