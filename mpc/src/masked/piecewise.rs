@@ -3,7 +3,7 @@
 use marill_numeric::fixed::low_mask;
 use marill_numeric::tables::Piecewise;
 
-use super::bits::Pending;
+use super::bits::{Bits, Pending, bit, plane};
 use super::{Masked, ProtocolError, Role, Share, Wire};
 
 /// So many readings of a key count as an element where it is decided what a gate compares with.
@@ -163,12 +163,18 @@ impl Masked {
         let thresholds = table.threshold.len() - 1;
         let per_row = thresholds + shifts.len();
         // One key a row is read at every threshold, which is what takes its time: a prompt's rows keep to digits.
-        let negative = if self.points(rows * thresholds / READS_PER_ELEMENT) {
-            self.thresholds_by_points(wire, table, &shifts)?
+        let (borrows, mut lines) = if self.points(rows * thresholds / READS_PER_ELEMENT) {
+            let negative = self.thresholds_by_points(wire, table, &shifts)?;
+            self.summed_lines(table, &shifts, &negative, rows, per_row)
         } else {
             let pending = self.compare_thresholds(wire, table, &shifts, per_row, place)?;
-            let (_, bits) = self.finish_sign(&pending, &[], place)?;
-            bits.share(self, 64)?.0
+            if let [(below, _)] = pending.digits.as_slice() {
+                self.looked_up_lines(table, &shifts, below, rows, place)?
+            } else {
+                let (_, bits) = self.finish_sign(&pending, &[], place)?;
+                let negative = bits.share(self, 64)?.0;
+                self.summed_lines(table, &shifts, &negative, rows, per_row)
+            }
         };
 
         let mut shifted = Vec::new();
@@ -180,13 +186,14 @@ impl Masked {
             };
             if shift > 0 && self.is_evaluator() {
                 for (row, value) in part.data.iter_mut().enumerate() {
-                    *value = value.wrapping_sub(negative[row * per_row + thresholds + c]);
+                    *value = value.wrapping_sub(borrows[row * shifts.len() + c]);
                 }
             }
             shifted.push(part);
         }
-        let (intercepts, slopes) = self.selected_lines(table, &shifts, &negative, rows, per_row);
-        Ok(Line { value: Share::new(wire.rows, wire.cols, 64, intercepts), slopes, shifted })
+        let column = |share: Share| Share { rows: wire.rows, cols: wire.cols, ..share };
+        let value = column(lines.remove(0));
+        Ok(Line { value, slopes: lines, shifted })
     }
 
     /// Signs of `s - threshold`, then borrows out of the low `shift` bits, over one set of one-hot vectors a row.
@@ -228,8 +235,9 @@ impl Masked {
         self.reduce(digits, if self.many(n) { 1 } else { 2 }, place)
     }
 
-    /// Intercept, and slope within each shift class, of the interval that holds `s`: sums over its threshold bits.
-    fn selected_lines(
+    /// Shares of the borrows, and the line (intercept, and slope within each shift class) of the interval that holds `s`, as
+    /// sums over its threshold bits.
+    fn summed_lines(
         &self,
         table: &Piecewise,
         shifts: &[u32],
@@ -237,27 +245,76 @@ impl Masked {
         rows: usize,
         per_row: usize,
     ) -> (Vec<u64>, Vec<Share>) {
-        let slope_in = |c: u32, j: usize| if table.shift[j] == c { table.slope[j] } else { 0 };
-        let mut intercepts = Vec::new();
-        let mut slopes: Vec<Vec<u64>> = vec![Vec::new(); shifts.len()];
+        let columns = line_columns(table, shifts);
+        let (mut data, mut borrows) = (vec![Vec::new(); columns.len()], Vec::new());
         if self.is_evaluator() {
             let first = self.is_first();
-            for row in 0..rows {
+            for row in negative.chunks_exact(per_row) {
                 // [s >= threshold] = 1 - negative.
-                let reached = |j: usize| (u64::from(first)).wrapping_sub(negative[row * per_row + j - 1]);
-                let sum = |value: &dyn Fn(usize) -> u64| {
-                    let start = if first { value(0) } else { 0 };
-                    (1..table.threshold.len()).fold(start, |sum, j| {
-                        sum.wrapping_add(value(j).wrapping_sub(value(j - 1)).wrapping_mul(reached(j)))
-                    })
-                };
-                intercepts.push(sum(&|j| table.intercept[j]));
-                for (column, &c) in slopes.iter_mut().zip(shifts) {
-                    column.push(sum(&|j| slope_in(c, j)));
+                let reached = |j: usize| (u64::from(first)).wrapping_sub(row[j - 1]);
+                for (sums, column) in data.iter_mut().zip(&columns) {
+                    let start = if first { column[0] } else { 0 };
+                    sums.push((1..column.len()).fold(start, |sum, j| {
+                        sum.wrapping_add(column[j].wrapping_sub(column[j - 1]).wrapping_mul(reached(j)))
+                    }));
                 }
+                borrows.extend_from_slice(&row[per_row - shifts.len()..]);
             }
         }
-        let share = |data| Share::new(1, rows, 64, data);
-        (intercepts, slopes.into_iter().map(share).collect())
+        (borrows, data.into_iter().map(|data| Share::new(1, rows, 64, data)).collect())
     }
+
+    /// The same from XOR-shared threshold bits, which need not become numbers one by one: neighbours differ at the interval
+    /// alone, so their sums are a shared one-hot vector, and a table read by it is right up to a sign ([`super::lookup`]).
+    /// That sign, which is the vector's own sum, is opened under a mask with what it multiplies. One round.
+    fn looked_up_lines(
+        &mut self,
+        table: &Piecewise,
+        shifts: &[u32],
+        below: &Bits,
+        rows: usize,
+        place: &'static str,
+    ) -> Result<(Vec<u64>, Vec<Share>), ProtocolError> {
+        let thresholds = table.threshold.len() - 1;
+        let per_row = thresholds + shifts.len();
+        let mut columns = line_columns(table, shifts);
+        columns.push(vec![1; thresholds + 1]);
+        let mut data = vec![vec![0u64; if self.is_evaluator() { rows } else { 0 }]; columns.len()];
+        let (mut borrows, first) = (Bits { n: rows * shifts.len(), words: Vec::new() }, u64::from(self.is_first()));
+        if self.is_evaluator() {
+            for row in 0..rows {
+                // Below no threshold at first, below the one behind the last at the end.
+                let mut before = 0;
+                for j in 0..=thresholds {
+                    let now = if j < thresholds { bit(&below.words, row * per_row + j) } else { first };
+                    let hot = (before ^ now).wrapping_neg();
+                    for (sums, column) in data.iter_mut().zip(&columns) {
+                        sums[row] = sums[row].wrapping_add(column[j] & hot);
+                    }
+                    before = now;
+                }
+            }
+            if first == 1 {
+                data.iter_mut().flatten().for_each(|sum| *sum = sum.wrapping_neg());
+            }
+            borrows.words =
+                plane(borrows.n, |i| bit(&below.words, i / shifts.len() * per_row + thresholds + i % shifts.len()));
+        }
+        let shares: Vec<Share> = data.into_iter().map(|data| Share::new(1, rows, 64, data)).collect();
+        let parts: Vec<(&Share, u32)> = shares.iter().map(|share| (share, 64)).collect();
+        let (mut wires, opened) = self.exchange(&parts, &[&borrows], place)?;
+        let Some(sign) = wires.pop() else { unreachable!("the sign is the last column") };
+        let lines = wires.iter().map(|wire| self.multiply(&sign, wire)).collect();
+        let borrows = self.single(&opened[0]).share(self, 64)?.0;
+        Ok((borrows, lines))
+    }
+}
+
+/// By interval: the intercept, then the slope within each shift class.
+fn line_columns(table: &Piecewise, shifts: &[u32]) -> Vec<Vec<u64>> {
+    let slopes = shifts.iter().map(|&c| {
+        let slope = table.slope.iter().zip(&table.shift);
+        slope.map(|(slope, shift)| if *shift == c { *slope } else { 0 }).collect()
+    });
+    std::iter::once(table.intercept.clone()).chain(slopes).collect()
 }
