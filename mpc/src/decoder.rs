@@ -169,7 +169,7 @@ fn normalise<E: Engine>(
     let x = if llama {
         let wire = match wire {
             Some(wire) => wire,
-            None => engine.open(&[(hidden, width::FULL)], place)?.remove(0),
+            None => engine.open_bounded(hidden, nn::NORM_INPUT_BITS, place)?,
         };
         nn::rms_scaled(engine, &wire, spec.hidden_size, scale)?
     } else {
@@ -239,18 +239,17 @@ pub(crate) fn attention<E: Engine>(
     let (q_cols, kv_cols) = (spec.num_attention_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim);
     let (q, k, v) = if last && rows > 1 {
         let q = engine.last_row(&q);
-        let q = engine.truncate(&q, shift, wide, width::FULL, "attention.q")?;
+        let q = engine.truncate(&q, shift, wide, width::ACTIVATION, "attention.q")?;
         let kv = engine.concat(&[&k, &v]);
-        let kv = engine.truncate(&kv, shift, wide, width::FULL, "attention.kv")?;
+        let kv = engine.truncate(&kv, shift, wide, width::ACTIVATION, "attention.kv")?;
         (q, engine.columns(&kv, 0, kv_cols), engine.columns(&kv, kv_cols, kv_cols))
     } else {
         let qkv = engine.concat(&[&q, &k, &v]);
-        let qkv = engine.truncate(&qkv, shift, wide, width::FULL, "attention.qkv")?;
+        let qkv = engine.truncate(&qkv, shift, wide, width::ACTIVATION, "attention.qkv")?;
         let mut part = |first, count| engine.columns(&qkv, first, count);
         (part(0, q_cols), part(q_cols, kv_cols), part(q_cols + kv_cols, kv_cols))
     };
-    // Scores are products of 48 bits; the values' products are divided later and need the whole ring.
-    let parts = [(&q, width::ACTIVATION), (&k, width::ACTIVATION), (&v, width::FULL)];
+    let parts = [&q, &k, &v].map(|part| (part, width::ACTIVATION));
     let mut wires = engine.open(&parts, "attention.qkv")?;
     let (v, k, q) = (wires.remove(2), wires.remove(1), wires.remove(0));
     let (keys, values) = &mut cache.layers[layer];

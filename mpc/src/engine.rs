@@ -52,6 +52,9 @@ impl Attention<'_> {
 #[derive(Clone, Copy)]
 pub struct Gate<'a>(pub &'a LinearTable);
 
+/// Width of softmax weights, values and their products, which are below 2^46 until they are divided.
+pub const MIX_BITS: u32 = 48;
+
 /// Result of an operation that talks to a peer.
 pub type Step<T> = Result<T, ProtocolError>;
 
@@ -67,6 +70,10 @@ pub trait Engine {
     fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Self::Wire>;
     /// Makes wires of shares, all in one round.
     fn open(&mut self, shares: &[(&Self::Share, u32)], place: &'static str) -> Step<Vec<Self::Wire>>;
+    /// Makes a wire of a share that is below `2^(bits - 2)` in magnitude, opening all of it or these bits alone.
+    fn open_bounded(&mut self, share: &Self::Share, bits: u32, place: &'static str) -> Step<Self::Wire> {
+        Ok(self.open(&[(share, bits)], place)?.remove(0))
+    }
     /// Gives a share modulo `2^bits` to the server's side, masked, and multiplies it by the server's private additions of
     /// some modules, or by its whole matrices where the spec keeps them private, in one round: the share, and the
     /// products. There are none with rank 0.
@@ -216,7 +223,8 @@ pub trait Engine {
         let sums = self.ragged_sum(&share, lens);
         self.piecewise(&sums, table, place)
     }
-    /// Multiplies each head's columns of `x` by a piecewise linear function of its ragged row of `weights`, summed.
+    /// Multiplies each head's columns of `x`, which is valid modulo `2^MIX_BITS`, by a piecewise linear function of its
+    /// ragged row of `weights`, summed: modulo 2^64.
     fn scale_heads_piecewise(
         &mut self,
         x: &Self::Share,
@@ -226,7 +234,7 @@ pub trait Engine {
         places: [&'static str; 2],
     ) -> Step<Self::Share> {
         let factors = self.piecewise_sums(weights, &attention.lens(), table, places[0])?;
-        let wires = self.open(&[(x, 64), (&factors, 64)], places[1])?;
+        let wires = self.open(&[(x, MIX_BITS), (&factors, 64)], places[1])?;
         self.scale_heads(&wires[0], &wires[1], attention)
     }
     /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded, drawn for this call.

@@ -25,6 +25,7 @@ mod bits;
 mod compare;
 mod full;
 mod gated;
+mod lift;
 mod linear;
 mod lookup;
 mod opening;
@@ -44,7 +45,7 @@ mod tests;
 mod truncate;
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use marill_net::{Channel, NetError};
 use marill_numeric::NumericError;
@@ -57,6 +58,7 @@ pub(crate) use compare::INDEX_BITS;
 
 use ahead::{Ahead, HandOver, HandOverMasks};
 use full::Matrices;
+use lift::Lifted;
 use pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane};
 pub use points::{Material, POINTS_BELOW};
 use stream::Stream;
@@ -159,6 +161,8 @@ pub struct Wire {
     pub(crate) mask: Vec<u64>,
     /// `[r]_0` at the dealer.
     pub(crate) mask0: Vec<u64>,
+    /// What products wider than the wire need, once one has asked for it.
+    lifted: OnceLock<Arc<Lifted>>,
 }
 
 impl Share {
@@ -184,6 +188,10 @@ impl Share {
 }
 
 impl Wire {
+    fn new((rows, cols): (usize, usize), bits: u32, [open, mask, mask0]: [Vec<u64>; 3]) -> Self {
+        Self { rows, cols, bits, open, mask, mask0, lifted: OnceLock::new() }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.rows * self.cols
     }

@@ -5,7 +5,7 @@
 
 use marill_numeric::tables::tables;
 
-use crate::engine::{Attention, Engine, Step};
+use crate::engine::{Attention, Engine, MIX_BITS, Step};
 
 /// The scales between which a normalisation works.
 #[derive(Clone, Copy)]
@@ -25,6 +25,9 @@ impl NormScale {
         RSQRT_BITS - self.output_frac_bits - self.norm_bits
     }
 }
+
+/// Width of what is normalised: below 2^31 in magnitude, as its norm is.
+pub const NORM_INPUT_BITS: u32 = 33;
 
 /// Bits in which [`marill_numeric::functions::rsqrt`] scales its result.
 const RSQRT_BITS: u32 = 58;
@@ -89,7 +92,7 @@ pub fn layer_scaled<E: Engine>(engine: &mut E, x: &E::Share, cols: usize, scale:
     let centred = engine.ragged_rsub(x, &means, &lens);
     let centred = engine.reshape(&centred, cols);
     let negated = engine.scale_constant(&centred, u64::MAX);
-    let wire = engine.open(&[(&negated, 64)], "norm.centred")?.remove(0);
+    let wire = engine.open_bounded(&negated, NORM_INPUT_BITS, "norm.centred")?;
     rms_scaled(engine, &wire, cols, scale)
 }
 
@@ -110,14 +113,14 @@ pub fn softmax_parts<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize
 fn exponentials<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step<E::Wire> {
     let largest = engine.ragged_max(scores, lens, "attention.max")?;
     let below = engine.ragged_rsub(scores, &largest, lens);
-    let weights = engine.exp_neg(&below, 64, "attention.exp")?;
-    Ok(engine.open(&[(&weights, 64)], "attention.weights")?.remove(0))
+    let weights = engine.exp_neg(&below, MIX_BITS, "attention.exp")?;
+    Ok(engine.open(&[(&weights, MIX_BITS)], "attention.weights")?.remove(0))
 }
 
 /// `softmax(scores) · V` for grouped heads, 14 fractional bits once it is cut by [`DIVIDE_SHIFT`] from 64 bits: `[rows,
 /// heads · head_dim]`.
 ///
-/// Values are below 2^8; the division comes after the value product.
+/// Values are below 2^7 (2^46 over the largest sum of weights); the division comes after the value product.
 ///
 /// # Errors
 /// As [`rms_norm`].

@@ -55,8 +55,8 @@ fn an_unmerged_block_keeps_to_its_budget() {
     assert_eq!(decode.rounds, 73, "52 without the maximum");
     assert!(decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 175_000, "{decode:?}");
     let prefill = tally_prefill(&block(3), 128).unwrap() - tally_prefill(&block(2), 128).unwrap();
-    assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 20_700_000, "{prefill:?}");
-    assert!(prefill.source_to_e1_bytes <= 86_600_000, "{prefill:?}");
+    assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 19_800_000, "{prefill:?}");
+    assert!(prefill.source_to_e1_bytes <= 87_600_000, "{prefill:?}");
 }
 
 /// Rounding by coin needs no comparison behind a truncation.
@@ -71,8 +71,8 @@ fn stochastic_rounding_saves_rounds_and_bytes() {
     assert_eq!(decode.rounds, 57, "36 without the maximum");
     assert!(decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 145_000, "{decode:?}");
     assert!(decode.source_to_e1_bytes <= 980_000, "{decode:?}");
-    assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 16_100_000, "{prefill:?}");
-    assert!(prefill.source_to_e1_bytes <= 57_300_000, "{prefill:?}");
+    assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 15_000_000, "{prefill:?}");
+    assert!(prefill.source_to_e1_bytes <= 58_700_000, "{prefill:?}");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_gpt2_block_keeps_to_its_budget() {
         ..with_groups(layers, (0..12).map(|h| vec![h]).collect())
     };
     for (rounding, sent, corrections) in
-        [(Rounding::Exact, 28_000_000, 134_000_000), (Rounding::Stochastic, 25_800_000, 98_400_000)]
+        [(Rounding::Exact, 26_600_000, 135_000_000), (Rounding::Stochastic, 20_800_000, 99_800_000)]
     {
         let cost = tally_prefill(&block(3, rounding), 128).unwrap() - tally_prefill(&block(2, rounding), 128).unwrap();
         assert!(cost.e0_to_e1_bytes.max(cost.e1_to_e0_bytes) <= sent, "{rounding}: {cost:?}");

@@ -17,7 +17,7 @@ use super::opening::Handed;
 use super::{Masked, ProtocolError, Role, Share, Wire, byte_width, pack};
 use crate::engine::Attention;
 use crate::spec::Module;
-use crate::twin::{attention_mix, attention_scores, head_scalar_index, ragged, rotate_rows, with_key_bias};
+use crate::twin::{attention_mix, attention_scores, ragged, rotate_rows, with_key_bias};
 use crate::weights::Rope;
 
 impl Share {
@@ -54,7 +54,7 @@ fn tail(data: &[u64], cols: usize) -> Vec<u64> {
 
 impl Wire {
     fn select(&self, rows: usize, cols: usize, f: impl Fn(&[u64]) -> Vec<u64>) -> Self {
-        Self { rows, cols, bits: self.bits, open: f(&self.open), mask: f(&self.mask), mask0: f(&self.mask0) }
+        Self::new((rows, cols), self.bits, [&self.open, &self.mask, &self.mask0].map(|data| f(data)))
     }
 }
 
@@ -159,9 +159,9 @@ impl Masked {
             let rows = a.chunks_exact(left.cols).zip(b.chunks_exact(right.cols));
             rows.flat_map(|(a, b)| a.iter().chain(b).copied()).collect()
         };
-        let [open, mask, mask0] = [(&left.open, &right.open), (&left.mask, &right.mask), (&left.mask0, &right.mask0)]
+        let parts = [(&left.open, &right.open), (&left.mask, &right.mask), (&left.mask0, &right.mask0)]
             .map(|(a, b)| join(a, b));
-        Wire { rows: left.rows, cols: left.cols + right.cols, bits: left.bits, open, mask, mask0 }
+        Wire::new((left.rows, left.cols + right.cols), left.bits, parts)
     }
 
     pub(super) fn last_share_row(&self, x: &Share) -> Share {
@@ -180,6 +180,7 @@ impl Masked {
                 cache.open.extend_from_slice(&rows.open);
                 cache.mask.extend_from_slice(&rows.mask);
                 cache.mask0.extend_from_slice(&rows.mask0);
+                cache.lifted = Default::default();
             }
         }
     }
@@ -226,29 +227,6 @@ impl Masked {
         self.bilinear((x.rows, x.cols), x.bits.min(y.bits), || zip(&x.mask, &y.mask), own)
     }
 
-    /// Element-wise product where `scalar(i)` names the element of `y` for element `i` of `x`.
-    pub(super) fn multiply_by(&self, x: &Wire, y: &Wire, scalar: impl Fn(usize) -> usize) -> Share {
-        let zip = |a: &[u64], b: &[u64]| -> Vec<u64> {
-            a.iter().enumerate().map(|(i, a)| a.wrapping_mul(b[scalar(i)])).collect()
-        };
-        let own = |this: &Self| {
-            let (left, right) = (zip(&x.open, &this.share_of(y).data), zip(&x.mask, &y.open));
-            left.iter().zip(right).map(|(l, r)| l.wrapping_sub(r)).collect()
-        };
-        self.bilinear((x.rows, x.cols), x.bits.min(y.bits), || zip(&x.mask, &y.mask), own)
-    }
-
-    pub(super) fn row_square_sums(&self, x: &Wire) -> Share {
-        let sums = |a: &[u64], b: &[u64]| -> Vec<u64> {
-            a.chunks_exact(x.cols).zip(b.chunks_exact(x.cols)).map(|(a, b)| ring::dot(a, b)).collect()
-        };
-        let own = |this: &Self| {
-            let (left, right) = (sums(&x.open, &this.share_of(x).data), sums(&x.open, &x.mask));
-            left.iter().zip(right).map(|(l, r)| l.wrapping_sub(r)).collect()
-        };
-        self.bilinear((x.rows, 1), x.bits, || sums(&x.mask, &x.mask), own)
-    }
-
     pub(super) fn score_product(&self, q: &Wire, k: &Wire, a: &Attention<'_>) -> Share {
         let own = |this: &Self| {
             let left = attention_scores(&q.open, &this.share_of(k).data, a);
@@ -267,10 +245,6 @@ impl Masked {
         };
         let shape = (a.rows, a.num_attention_heads * a.head_dim);
         self.bilinear(shape, w.bits.min(v.bits), || attention_mix(&w.mask, &v.mask, a), own)
-    }
-
-    pub(super) fn scale_by_head(&self, x: &Wire, scale: &Wire, a: &Attention<'_>) -> Share {
-        self.multiply_by(x, scale, head_scalar_index(a))
     }
 
     pub(super) fn key_bias(&self, scores: &Share, bias: &Wire, a: &Attention<'_>) -> Share {
@@ -311,8 +285,7 @@ impl Masked {
             let sum = |row: &[u64]| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)) & modulus;
             if data.is_empty() { Vec::new() } else { ragged(data, lens).map(sum).collect() }
         };
-        let [open, mask, mask0] = [&x.open, &x.mask, &x.mask0].map(|data| sums(data));
-        Wire { rows: 1, cols: lens.len(), bits, open, mask, mask0 }
+        Wire::new((1, lens.len()), bits, [&x.open, &x.mask, &x.mask0].map(|data| sums(data)))
     }
 
     /// The client's values as a wire whose mask E0 alone holds; with shared ends, its shares opened under masks of both.
@@ -332,7 +305,7 @@ impl Masked {
             let (mut wires, _) = self.exchange(&[(&Share::new(rows, cols, bits, data), bits)], &[], "input")?;
             return Ok(wires.remove(0));
         }
-        let mut wire = Wire { rows, cols, bits, open: Vec::new(), mask: Vec::new(), mask0: Vec::new() };
+        let mut wire = Wire::new((rows, cols), bits, Default::default());
         match &mut self.role {
             Role::Tally(_) => {}
             Role::Source(source) => {

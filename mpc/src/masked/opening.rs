@@ -48,6 +48,17 @@ impl<'a> Part<'a> {
     }
 }
 
+impl Wire {
+    /// Puts the told top bits above E1's low ones; returns the bytes read.
+    fn add_tops(&mut self, data: &[u8]) -> usize {
+        let (n, top) = (self.len(), self.bits - 1);
+        let mut tops = vec![0; n.div_ceil(64)];
+        let read = xor_packed_plane(&mut tops, data, n);
+        self.open.iter_mut().enumerate().for_each(|(i, v)| *v |= super::bits::bit(&tops, i) << top);
+        read
+    }
+}
+
 /// What is handed over.
 pub(super) struct Handed {
     pub(super) x: Share,
@@ -157,10 +168,7 @@ impl Masked {
             at += xor_packed_plane(&mut plane.hat, &reply[at..], plane.n);
         }
         for wire in halves.iter_mut().filter(|_| !first) {
-            let mut tops = vec![0; wire.len().div_ceil(64)];
-            at += xor_packed_plane(&mut tops, &reply[at..], wire.len());
-            let top = wire.bits - 1;
-            wire.open.iter_mut().enumerate().for_each(|(i, v)| *v |= super::bits::bit(&tops, i) << top);
+            at += wire.add_tops(&reply[at..]);
         }
         Ok((wires, opened))
     }
@@ -190,7 +198,7 @@ impl Masked {
                     open = share.data.iter().zip(&mask).map(|(x, r)| x.wrapping_add(*r) & modulus).collect();
                 }
             }
-            wires.push(Wire { rows: share.rows, cols: share.cols, bits, open, mask, mask0 });
+            wires.push(Wire::new((share.rows, share.cols), bits, [open, mask, mask0]));
         }
         wires
     }
@@ -275,6 +283,22 @@ impl Masked {
             data.extend(masks.iter().map(|r| r.wrapping_neg()));
         }
         Ok((Share::new(x.rows, x.cols, bits, data), heard))
+    }
+
+    /// E0 tells the top bits of a half opening, in a message of their own.
+    pub(super) fn tell_tops(&mut self, wire: &mut Wire, place: &'static str) -> Result<(), ProtocolError> {
+        let n = wire.len();
+        let mut payload = Vec::new();
+        if self.is_first() {
+            let tops = wire.tops();
+            pack_plane(&mut payload, &tops, n);
+            #[cfg(test)]
+            self.told(tops, n);
+        }
+        if let Some(received) = self.one_way(true, n.div_ceil(8), place, || payload)? {
+            wire.add_tops(&received);
+        }
+        Ok(())
     }
 
     /// Keeps top bits that E0 tells; a replayed E0 says what was recorded.

@@ -253,10 +253,11 @@ struct Norm(NormScale, bool);
 
 impl Program for Norm {
     fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+        let share = engine.share(&input);
         if self.1 {
-            let share = engine.share(&input);
             nn::layer_norm(engine, &share, 64, self.0, 64)
         } else {
+            let input = engine.open_bounded(&share, nn::NORM_INPUT_BITS, "test")?;
             nn::rms_norm(engine, &input, 64, self.0, 64)
         }
     }

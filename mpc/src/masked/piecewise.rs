@@ -71,8 +71,8 @@ impl Masked {
             Factor::Open(_) => None,
             Factor::Share(x) => Some(x),
         };
-        let parts = std::iter::once(&value).chain(&slopes).chain(&shifted).chain(to_open);
-        let parts: Vec<(&Share, u32)> = parts.map(|s| (s, 64)).collect();
+        let parts = std::iter::once(&value).chain(&slopes).chain(&shifted).map(|s| (s, 64));
+        let parts: Vec<(&Share, u32)> = parts.chain(to_open.map(|x| (x, x.bits))).collect();
         let (mut wires, _) = self.exchange(&parts, &[], place)?;
         let opened = if to_open.is_some() { wires.pop() } else { None };
         let x = match (&opened, x) {
@@ -84,11 +84,13 @@ impl Masked {
             let product = self.multiply(slope, argument);
             value = self.add_shares(&value, &Share { rows: wire.rows, cols: wire.cols, ..product });
         }
+        let x = self.lift(x)?;
         // It is about to be multiplied by something public, which the source does not know.
         let value = self.settled(&value)?.into_owned();
         // `f` in masks: constant + Σ coefficient · monomial, each monomial times the mask of `x` shared by the source.
-        let n = x.len();
+        let (n, missing) = (x.rows * x.cols, x.missing());
         let hidden = |i: usize, r: u64| r.wrapping_mul(x.mask[i]);
+        let wrapped = |i: usize, r: u64| r.wrapping_mul(x.wraps[i]);
         let dots = |i: usize| {
             let row = row_of(i);
             slopes
@@ -96,12 +98,24 @@ impl Masked {
                 .zip(arguments)
                 .fold(0u64, |sum, (a, b)| sum.wrapping_add(a.mask[row].wrapping_mul(b.mask[row])))
         };
+        let constant = |i: usize| wires[0].mask[row_of(i)].wrapping_sub(dots(i));
+        // The same for what the mask of `x` wraps, `m`, whose constant has a public factor too.
         let mut crossed = vec![0u64; if self.is_evaluator() { n } else { 0 }];
+        let mut of_wraps = match missing {
+            0 => Vec::new(),
+            _ => self.correct(n, missing, |i| wrapped(i, constant(i)).wrapping_neg())?,
+        };
         for (slope, argument) in slopes.iter().zip(arguments) {
             for (known, secret) in [(slope, argument), (argument, slope)] {
                 let share = self.correct(n, 64, |i| hidden(i, secret.mask[row_of(i)]))?;
                 for (i, (sum, share)) in crossed.iter_mut().zip(share).enumerate() {
                     *sum = sum.wrapping_sub(known.open[row_of(i)].wrapping_mul(share));
+                }
+                if missing > 0 {
+                    let share = self.correct(n, missing, |i| wrapped(i, secret.mask[row_of(i)]))?;
+                    for (i, (sum, share)) in of_wraps.iter_mut().zip(share).enumerate() {
+                        *sum = sum.wrapping_sub(known.open[row_of(i)].wrapping_mul(share));
+                    }
                 }
             }
         }
@@ -116,12 +130,15 @@ impl Masked {
         // x̂·[f] - (public·[r] + crossed), and what has no public factor deferred.
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Source(_) => (0..n).map(|i| hidden(i, wires[0].mask[row_of(i)].wrapping_sub(dots(i)))).collect(),
+            Role::Source(_) => (0..n).map(|i| hidden(i, constant(i))).collect(),
             Role::Evaluator(_) => (0..n)
                 .map(|i| {
                     let row = row_of(i);
-                    let open = x.open[i].wrapping_mul(value.data[row]);
-                    open.wrapping_sub(public[row].wrapping_mul(x.mask[i])).wrapping_sub(crossed[i])
+                    let open = x.public[i].wrapping_mul(value.data[row]);
+                    let inner = open.wrapping_sub(public[row].wrapping_mul(x.mask[i])).wrapping_sub(crossed[i]);
+                    let Some(of_wraps) = of_wraps.get(i) else { return inner };
+                    let wrap = public[row].wrapping_mul(x.wraps[i]).wrapping_add(*of_wraps);
+                    inner.wrapping_add(x.stays[i].wrapping_mul(wrap) << x.bits)
                 })
                 .collect(),
         };

@@ -7,7 +7,7 @@ use super::gated::Widths;
 use super::opening::Handed;
 use super::piecewise::Factor;
 use super::{Masked, Share, Wire};
-use crate::engine::{Attention, Engine, Gate, Step};
+use crate::engine::{Attention, Engine, Gate, MIX_BITS, Step};
 use crate::spec::Module;
 use crate::twin::head_scalar_index;
 use crate::weights::Rope;
@@ -68,6 +68,11 @@ impl Engine for Masked {
         }
         let shares: Vec<(&Share, u32)> = settled.iter().map(|(share, bits)| (share.as_ref(), *bits)).collect();
         Ok(self.exchange_masked(&shares, &[], place)?.0)
+    }
+
+    fn open_bounded(&mut self, share: &Share, bits: u32, place: &'static str) -> Step<Wire> {
+        let bits = if self.many(share.len()) { bits } else { share.bits };
+        Ok(self.open(&[(share, bits)], place)?.remove(0))
     }
 
     fn hand_over(
@@ -187,7 +192,8 @@ impl Engine for Masked {
 
     fn square_sum(&mut self, x: &Wire) -> Step<Share> {
         self.at("norm.squares");
-        Ok(self.row_square_sums(x))
+        let x = self.lift(x)?;
+        self.lifted_square_sums(&x)
     }
 
     fn mul(&mut self, x: &Wire, y: &Wire) -> Step<Share> {
@@ -198,7 +204,8 @@ impl Engine for Masked {
     fn scale_rows(&mut self, x: &Wire, scale: &Wire) -> Step<Share> {
         let cols = x.cols;
         self.at("products");
-        Ok(self.multiply_by(x, scale, |i| i / cols))
+        let x = self.lift(x)?;
+        self.multiply_lifted(&x, scale, |i| i / cols)
     }
 
     fn scores(&mut self, queries: &Wire, keys: &Wire, attention: &Attention<'_>) -> Step<Share> {
@@ -217,7 +224,8 @@ impl Engine for Masked {
 
     fn scale_heads(&mut self, x: &Wire, scale: &Wire, attention: &Attention<'_>) -> Step<Share> {
         self.at("attention.divide");
-        Ok(self.scale_by_head(x, scale, attention))
+        let x = self.lift(x)?;
+        self.multiply_lifted(&x, scale, head_scalar_index(attention))
     }
 
     fn ragged_max(&mut self, x: &Share, lens: &[usize], place: &'static str) -> Step<Share> {
@@ -332,7 +340,7 @@ impl Engine for Masked {
     ) -> Step<Share> {
         if self.many(x.len()) {
             let factors = self.piecewise_sums(weights, &attention.lens(), table, places[0])?;
-            let wires = self.open(&[(x, 64), (&factors, 64)], places[1])?;
+            let wires = self.open(&[(x, MIX_BITS), (&factors, 64)], places[1])?;
             return self.scale_heads(&wires[0], &wires[1], attention);
         }
         self.at(places[0]);

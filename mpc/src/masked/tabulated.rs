@@ -124,7 +124,7 @@ impl Masked {
         let narrow =
             |data: &[u64], less: u64| data.iter().map(|v| v.wrapping_sub(less) & modulus).collect::<Vec<u64>>();
         let (open, mask) = (narrow(&x.open, table.start as u64), narrow(&x.mask, 0));
-        let wire = Wire { rows: x.rows, cols: x.cols, bits: ARG_BITS, open, mask, mask0: Vec::new() };
+        let wire = Wire::new((x.rows, x.cols), ARG_BITS, [open, mask, Vec::new()]);
         if self.points(wire.len()) {
             return self.tabulated_by_points(x, &wire, table, out_bits, place);
         }

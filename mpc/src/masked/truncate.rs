@@ -308,11 +308,20 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         let (shifted, shift) = self.before_cut(x, shift, in_bits);
         let in_bits = shifted.bits;
-        let digits = self.rounds_exactly() && !self.points(x.len());
-        let part = if digits { Part::half(&shifted, in_bits, shift) } else { Part::whole(&shifted, in_bits) };
+        let (n, exact, wraps) = (x.len(), self.rounds_exactly(), out_bits > in_bits - shift);
+        let part = match () {
+            _ if exact && !self.points(n) => Part::half(&shifted, in_bits, shift),
+            // A round more, in which the top bits are told.
+            _ if !exact && self.many(n) && wraps => Part::half(&shifted, in_bits, 0),
+            _ if !exact && self.many(n) => Part::low(&shifted, in_bits, 0),
+            _ => Part::whole(&shifted, in_bits),
+        };
         let mut wire = self.exchange_parts(&[part], &[], &mut [], place)?.0.remove(0);
         let offset = 1u64 << (in_bits - 2 - shift);
         if self.rounds_by_coin(&wire, shift) {
+            if self.many(n) && wraps {
+                self.tell_tops(&mut wire, place)?;
+            }
             return self.high_part(&wire, shift, out_bits, offset);
         }
         let borrow = if self.points(x.len()) {

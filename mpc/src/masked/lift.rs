@@ -1,0 +1,130 @@
+//! Wires that are narrower than what their products need.
+//!
+//! A wire modulo `2^k` whose value is below `2^(k-2)` in magnitude is, as an integer, `x = X - r + 2^k·c·m` for
+//! `ẑ = x̂ + 2^(k-2)`, `X = ẑ - 2^(k-2)`, `c = 1 - msb(ẑ)` and `m = msb(r)`, since `x + 2^(k-2)` is below half the ring.
+//! The halves of `r` sum to `r + 2^k·w` with a carry `w` that the source knows. So a product modulo 2^64 asks the source
+//! for shares of `w`, `m` and `m` times the other factor's mask, `64 - k` bits each, and the opening is `k` bits instead
+//! of 64. Evaluators see nothing that an opening and corrections do not show ([`super`]).
+
+use std::sync::Arc;
+
+use marill_numeric::fixed::low_mask;
+
+use super::{Masked, ProtocolError, Role, Share, Wire};
+
+/// A wire ready for products modulo 2^64.
+pub(super) struct Lifted {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    /// `k`
+    pub(super) bits: u32,
+    /// `X`, at the evaluators.
+    pub(super) public: Vec<u64>,
+    /// Shares of `r` modulo 2^64; `r` at the source.
+    pub(super) mask: Vec<u64>,
+    /// `c` at the evaluators and shares of `m` (`m` at the source); empty for a wire of 64 bits.
+    pub(super) stays: Vec<u64>,
+    pub(super) wraps: Vec<u64>,
+}
+
+impl Lifted {
+    /// Missing bits: how wide what belongs to `m` is.
+    pub(super) fn missing(&self) -> u32 {
+        64 - self.bits
+    }
+}
+
+impl Masked {
+    /// See the module documentation; a wire of 64 bits costs nothing, and the same wire nothing again.
+    pub(super) fn lift(&mut self, wire: &Wire) -> Result<Arc<Lifted>, ProtocolError> {
+        if let Some(lifted) = wire.lifted.get() {
+            return Ok(Arc::clone(lifted));
+        }
+        let lifted = Arc::new(self.lift_anew(wire)?);
+        Ok(Arc::clone(wire.lifted.get_or_init(|| lifted)))
+    }
+
+    fn lift_anew(&mut self, wire: &Wire) -> Result<Lifted, ProtocolError> {
+        let (rows, cols, bits, n) = (wire.rows, wire.cols, wire.bits, wire.len());
+        let (public, mask) = (wire.open.clone(), wire.mask.clone());
+        let mut lifted = Lifted { rows, cols, bits, public, mask, stays: Vec::new(), wraps: Vec::new() };
+        if bits == 64 {
+            return Ok(lifted);
+        }
+        let (offset, top) = (1u64 << (bits - 2), bits - 1);
+        let carries = self.correct(n, 64 - bits, |i| u64::from(wire.mask[i] < wire.mask0[i]))?;
+        lifted.wraps = self.correct(n, 64 - bits, |i| wire.mask[i] >> top)?;
+        match &self.role {
+            Role::Tally(_) => {}
+            Role::Source(_) => lifted.wraps = wire.mask.iter().map(|r| r >> top).collect(),
+            Role::Evaluator(_) => {
+                for (i, value) in lifted.public.iter_mut().enumerate() {
+                    let shifted = value.wrapping_add(offset) & low_mask(bits);
+                    lifted.stays.push(1 - (shifted >> top));
+                    *value = shifted.wrapping_sub(offset);
+                    lifted.mask[i] = lifted.mask[i].wrapping_sub(carries[i] << bits);
+                }
+            }
+        }
+        Ok(lifted)
+    }
+
+    /// Sums of squares of the rows, modulo 2^64: with `ρ = r - 2^k·c·m`, `x² = X² - 2X·ρ + r² - 2^(k+1)·c·m·r`.
+    pub(super) fn lifted_square_sums(&mut self, x: &Lifted) -> Result<Share, ProtocolError> {
+        debug_assert!(x.bits >= 32, "the square of a wrap is out of reach");
+        let (n, cols, first) = (x.rows * x.cols, x.cols, self.is_first());
+        let wrapped = match x.missing() {
+            0 => Vec::new(),
+            missing => self.correct(n, missing - 1, |i| x.wraps[i].wrapping_mul(x.mask[i]))?,
+        };
+        let sums = |value: &dyn Fn(usize) -> u64| -> Vec<u64> {
+            (0..x.rows)
+                .map(|row| (row * cols..(row + 1) * cols).fold(0u64, |sum, i| sum.wrapping_add(value(i))))
+                .collect()
+        };
+        let data = match &self.role {
+            Role::Tally(_) => Vec::new(),
+            Role::Source(_) => sums(&|i| x.mask[i].wrapping_mul(x.mask[i])),
+            Role::Evaluator(_) => sums(&|i| {
+                let public = x.public[i];
+                let square = if first { public.wrapping_mul(public) } else { 0 };
+                let inner = square.wrapping_sub(2u64.wrapping_mul(public.wrapping_mul(x.mask[i])));
+                let Some(wrapped) = wrapped.get(i) else { return inner };
+                let wrap = x.stays[i].wrapping_mul(public.wrapping_mul(x.wraps[i]).wrapping_sub(*wrapped));
+                inner.wrapping_add(wrap << (x.bits + 1))
+            }),
+        };
+        Ok(Share { deferred: true, ..Share::new(x.rows, 1, 64, data) })
+    }
+
+    /// Element-wise product modulo 2^64 where `scalar(i)` names the element of `y` for element `i` of `x`.
+    pub(super) fn multiply_lifted(
+        &mut self,
+        x: &Lifted,
+        y: &Wire,
+        scalar: impl Fn(usize) -> usize,
+    ) -> Result<Share, ProtocolError> {
+        debug_assert_eq!(y.bits, 64, "the other factor sets the width");
+        let n = x.rows * x.cols;
+        let wrapped = match x.missing() {
+            0 => Vec::new(),
+            missing => self.correct(n, missing, |i| x.wraps[i].wrapping_mul(y.mask[scalar(i)]))?,
+        };
+        let data = match &self.role {
+            Role::Tally(_) => Vec::new(),
+            Role::Source(_) => (0..n).map(|i| x.mask[i].wrapping_mul(y.mask[scalar(i)])).collect(),
+            Role::Evaluator(_) => {
+                let own = self.share_of(y).data;
+                let value = |i: usize| {
+                    let open = y.open[scalar(i)];
+                    let inner = x.public[i].wrapping_mul(own[scalar(i)]).wrapping_sub(open.wrapping_mul(x.mask[i]));
+                    let Some(wrapped) = wrapped.get(i) else { return inner };
+                    let wrap = x.stays[i].wrapping_mul(open.wrapping_mul(x.wraps[i]).wrapping_sub(*wrapped));
+                    inner.wrapping_add(wrap << x.bits)
+                };
+                (0..n).map(value).collect()
+            }
+        };
+        Ok(Share { deferred: true, ..Share::new(x.rows, x.cols, 64, data) })
+    }
+}
