@@ -3,6 +3,7 @@
 mod cache;
 mod material;
 mod prefixes;
+mod prepare;
 mod session;
 mod shared;
 mod text;

@@ -38,7 +38,7 @@ pub struct EvaluatorOptions {
     pub services: ClientOptions,
 }
 
-struct Evaluator {
+pub(crate) struct Evaluator {
     opener: SessionOpener,
     sessions: Arc<Sessions>,
     metrics: Metrics,
@@ -56,13 +56,20 @@ pub fn run(options: &EvaluatorOptions, progress: &mut dyn FnMut(&str)) -> Result
         return Err(ServingError::Mismatch { field: "e0", ours, theirs });
     }
     let opener = SessionOpener::new(&Partition::open_public(&folder)?, &options.services, offer)?;
-    let sessions = Sessions::new(options.services.max_sessions);
-    let evaluator = Evaluator { opener, sessions: sessions.clone(), metrics: Metrics::default() };
-    web::run(bound, Arc::new(evaluator).app(), &sessions)
+    let evaluator = Evaluator::new(opener, options.services.max_sessions);
+    web::run(bound, evaluator.app(), &evaluator.sessions)
 }
 
 impl Evaluator {
-    fn app(self: &Arc<Self>) -> Router {
+    pub(crate) fn new(opener: SessionOpener, max_sessions: usize) -> Arc<Self> {
+        Arc::new(Self { opener, sessions: Sessions::new(max_sessions), metrics: Metrics::default() })
+    }
+
+    pub(crate) fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    pub(crate) fn app(self: &Arc<Self>) -> Router {
         Router::new()
             .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
             .route("/ready", get(ready))

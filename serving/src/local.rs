@@ -1,5 +1,5 @@
-//! Dealer and server inside one process, on loopback sockets: for trying a partition out and for tests. Whoever runs
-//! all parties sees everything, so this is a demonstration and no privacy.
+//! Dealer, server and, where there is one, an evaluator of its own inside one process, on loopback sockets: for trying a
+//! partition out and for tests. Whoever runs all parties sees everything, so this is a demonstration and no privacy.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -9,7 +9,9 @@ use marill_net::Endpoint;
 use marill_net::http::HttpClient;
 
 use crate::ServingError;
+use crate::client::SessionOpener;
 use crate::dealer::{Dealer, SERVER_KEY_FILE};
+use crate::evaluator::Evaluator;
 use crate::secret_files::read_line;
 use crate::server::{SecureModel, Server};
 use crate::tls::Identity;
@@ -71,5 +73,30 @@ impl Parties {
     /// Stops listening; sessions that run go on until their peers end them.
     pub fn stop_dealer(&mut self) {
         self.running[0] = None;
+    }
+}
+
+/// An evaluator of its own that runs until this is dropped.
+pub struct LocalEvaluator {
+    pub endpoint: Endpoint,
+    sessions: Arc<Sessions>,
+    _running: Running,
+}
+
+impl LocalEvaluator {
+    /// Starts one that opens its sessions in this way.
+    ///
+    /// # Errors
+    /// No free port.
+    pub fn start(opener: SessionOpener, max_sessions: usize) -> Result<Self, ServingError> {
+        let evaluator = Evaluator::new(opener, max_sessions);
+        let running = web::start(web::bind(LOOPBACK, None)?, evaluator.app())?;
+        Ok(Self { endpoint: running.endpoint.clone(), sessions: evaluator.sessions().clone(), _running: running })
+    }
+
+    /// Sessions that run now.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.sessions.active()
     }
 }

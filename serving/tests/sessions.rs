@@ -42,6 +42,23 @@ fn a_session_gives_the_twins_tokens_and_costs_what_the_tally_says() {
 }
 
 #[test]
+fn products_of_masks_are_made_while_a_session_goes_on() {
+    let world = World::new();
+    let mut session = world.opener().open().unwrap();
+    let mut tokens = vec![session.prefill(&world.rows(2, 11), 11).unwrap().0];
+    for step in 0..40 {
+        thread::sleep(Duration::from_millis(20));
+        tokens.push(session.decode(&world.rows(1002 + step, 1)).unwrap().0);
+        if session.prepared() > 0 {
+            break;
+        }
+    }
+    assert!(session.prepared() > 0, "a second passed and nothing was prepared");
+    assert_eq!(tokens, world.twin(2, 11, tokens.len() as u64 - 1));
+    session.end();
+}
+
+#[test]
 fn two_sessions_at_once_both_equal_the_twin_and_interleave() {
     let world = World::new();
     let openers = [world.opener_at(&world.parties.server, "a"), world.opener_at(&world.parties.server, "b")];

@@ -144,6 +144,19 @@ impl WebSocketChannel {
         }
     }
 
+    /// Looks whether the peer is still there, as far as what has arrived tells, and whether a frame of it waits for the next
+    /// receive; no second one is read before.
+    ///
+    /// # Errors
+    /// How the peer ended the connection, or a frame that is none.
+    pub fn check_open(&mut self) -> Result<bool, NetError> {
+        if self.inbox.is_empty() {
+            let early = self.try_read()?;
+            self.inbox.extend(early);
+        }
+        Ok(!self.inbox.is_empty())
+    }
+
     /// `Ok(None)`: nothing has arrived yet.
     fn try_read(&mut self) -> Result<Option<Vec<u8>>, NetError> {
         if self.broken {

@@ -36,6 +36,29 @@ fn pair(timeout: Duration) -> Pair {
     }
 }
 
+#[test]
+fn a_look_at_the_line_finds_a_waiting_frame_and_a_peer_that_is_gone() {
+    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    assert!(!server.check_open().unwrap(), "nothing has been sent");
+    client.send(vec![1]).unwrap();
+    client.send(vec![2]).unwrap();
+    let started = Instant::now();
+    while !server.check_open().unwrap() {
+        assert!(started.elapsed() < TIMEOUT);
+    }
+    assert_eq!((server.recv().unwrap(), server.recv().unwrap()), (vec![1], vec![2]));
+    let other = thread::spawn(move || client.close("enough"));
+    let ended = loop {
+        match server.check_open() {
+            Ok(_) => assert!(started.elapsed() < TIMEOUT),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&ended, NetError::Ended { reason, .. } if reason == "enough"), "{ended}");
+    drop(server);
+    other.join().unwrap();
+}
+
 /// Each party sends 32 MiB before it reads: the kernel's buffers hold a fraction of that.
 #[test]
 fn both_parties_may_send_large_frames_first() {

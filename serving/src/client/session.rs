@@ -15,6 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::ClientOptions;
 use super::cache::Offered;
+use super::prepare::PreparedSteps;
 use super::shared::SharedLines;
 use crate::ServingError;
 use crate::ahead::{Correlations, Offer};
@@ -258,7 +259,8 @@ impl SessionOpener {
             Some(words) => session.with_points(words),
             None => session,
         };
-        let inner = Inner::Own { session: Box::new(session), peer, meter };
+        let prepared = session.preparer().and_then(PreparedSteps::start);
+        let inner = Inner::Own { session: Box::new(session), peer, meter, prepared };
         Ok(SecureSession { inner, spec: self.spec.clone(), correlations, material: self.terms.material })
     }
 
@@ -383,7 +385,7 @@ pub struct SecureSession {
 
 enum Inner {
     /// This client is E0.
-    Own { session: Box<ClientSession>, peer: Peer, meter: Arc<Meter> },
+    Own { session: Box<ClientSession>, peer: Peer, meter: Arc<Meter>, prepared: Option<PreparedSteps> },
     /// It sends shares and gets shares.
     Shared(SharedLines),
 }
@@ -413,13 +415,22 @@ impl SecureSession {
     pub fn decode(&mut self, boundary: &[u64]) -> Result<(u32, Cost), ServingError> {
         let before = self.cost();
         let token = match &mut self.inner {
-            Inner::Own { session, peer, .. } => {
+            Inner::Own { session, peer, prepared, .. } => {
                 peer.send(Step::Decode.encode()).map_err(ServingError::net(SERVER))?;
+                prepared.iter().flat_map(PreparedSteps::ready).for_each(|step| session.accept(step));
                 session.decode(boundary)?
             }
             Inner::Shared(lines) => lines.decode(boundary)?,
         };
         Ok((token, self.since(before)))
+    }
+
+    /// Values handed over so far whose products were made before they were needed.
+    pub fn prepared(&self) -> u64 {
+        match &self.inner {
+            Inner::Own { session, .. } => session.prepared(),
+            Inner::Shared(_) => 0,
+        }
     }
 
     fn since(&self, before: Cost) -> Cost {

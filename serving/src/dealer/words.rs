@@ -70,9 +70,9 @@ pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), Serv
             words.recv().map_err(|_| RecvTimeoutError::Disconnected)
         };
         match frame {
-            Ok(frame) => match channel.send(frame) {
+            Ok(frame) => match pass_on(&mut channel, frame) {
                 Ok(()) => first = false,
-                Err(error) => break Err(ServingError::net(CLIENT)(error)),
+                Err(error) => break Err(error),
             },
             Err(RecvTimeoutError::Timeout) => break Err(ServingError::NoSession { session: session.clone() }),
             Err(RecvTimeoutError::Disconnected) => break Ok(()),
@@ -82,6 +82,14 @@ pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), Serv
     drop(dealer.lines.take(&session));
     channel.lock().close(&result.as_ref().err().map_or(String::new(), |error| format!("dealer: {}", error.for_peer())));
     result
+}
+
+/// Sends words to E0, which has nothing more to say here.
+fn pass_on(channel: &mut SharedChannel<WebSocketChannel>, frame: Vec<u8>) -> Result<(), ServingError> {
+    if channel.lock().check_open().map_err(ServingError::net(CLIENT))? {
+        return Err(ServingError::BadMessage { peer: CLIENT, reason: "correction words go one way".into() });
+    }
+    channel.send(frame).map_err(ServingError::net(CLIENT))
 }
 
 fn open(

@@ -2,9 +2,9 @@
 //! session by the session's name.
 
 use std::collections::HashMap;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -21,6 +21,9 @@ use crate::wire::{InputHello, Reply, recv_json, send_json};
 const CLIENT: &str = "client";
 /// How long a session waits for its client, who hears of it from the evaluator.
 const CLIENT_WAIT: Duration = Duration::from_secs(30);
+
+/// How often a session that waits for its client looks whether its evaluator is still there.
+const LOOK_AROUND: Duration = Duration::from_millis(200);
 
 /// A client's line and whose budget it uses.
 pub(super) type Input = (SharedChannel<WebSocketChannel>, Option<Holder>);
@@ -46,11 +49,28 @@ impl Inputs {
         receiver
     }
 
-    /// Waits for the client of an announced session.
-    pub(super) fn wait(&self, session: &str, receiver: &Receiver<Input>) -> Result<Input, ServingError> {
-        let came = receiver.recv_timeout(CLIENT_WAIT);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
-        came.map_err(|_| ServingError::NoClient { seconds: CLIENT_WAIT.as_secs() })
+    /// Waits for the client of an announced session, as long as its evaluator is there.
+    pub(super) fn wait(
+        &self,
+        session: &str,
+        receiver: &Receiver<Input>,
+        evaluator: &SharedChannel<WebSocketChannel>,
+    ) -> Result<Input, ServingError> {
+        let deadline = Instant::now() + CLIENT_WAIT;
+        let came = loop {
+            let late = ServingError::NoClient { seconds: CLIENT_WAIT.as_secs() };
+            match receiver.recv_timeout(LOOK_AROUND) {
+                Ok(input) => break Ok(input),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {
+                    if let Err(error) = evaluator.lock().check_open() {
+                        break Err(ServingError::net("evaluator")(error));
+                    }
+                }
+                Err(_) => break Err(late),
+            }
+        };
+        self.take(session);
+        came
     }
 
     fn take(&self, session: &str) -> Option<Expected> {

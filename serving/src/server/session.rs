@@ -34,7 +34,7 @@ pub(super) fn run(server: &Server, channel: WebSocketChannel, holder: Option<Hol
     let result = open(server, &mut client).and_then(|(mut source, mut session, waiting)| {
         let result = match waiting {
             None => serve(server, &mut client, &mut source, &mut session, holder.as_ref()),
-            Some((name, receiver)) => server.inputs.wait(&name, &receiver).and_then(|(line, holder)| {
+            Some((name, receiver)) => server.inputs.wait(&name, &receiver, &client).and_then(|(line, holder)| {
                 let line = input.insert(line);
                 serve(server, line, &mut source, &mut session, holder.as_ref())
             }),

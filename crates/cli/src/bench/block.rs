@@ -110,6 +110,11 @@ impl Plan {
         if self.tokens == 0 { (0, self.prompt) } else { (self.prompt + self.warm, 1) }
     }
 
+    /// Rows of step `k`.
+    fn rows(&self, k: usize) -> usize {
+        if k == 0 { self.prompt } else { 1 }
+    }
+
     /// Runs every step of a party; what the measured ones take.
     fn clock(&self, mut step: impl FnMut(usize) -> Result<(), ProtocolError>) -> anyhow::Result<Spent> {
         let mut spent = Spent::default();
@@ -140,6 +145,8 @@ fn ends(link: Option<Link>) -> [Box<dyn Channel>; 2] {
 struct Outcome {
     tokens: Vec<u32>,
     e0: Spent,
+    /// E0's products of its masks, made before each measured step and not part of it.
+    e0_ahead: Spent,
     e1: Spent,
     source: Spent,
     cost: Cost,
@@ -184,29 +191,43 @@ fn run_parties(model: &Model, inputs: &[Vec<u64>], plan: &Plan, wiring: &Wiring)
         if material == Material::Points {
             session = session.with_points(own_words);
         }
-        let (tokens, e0, mut cost) = alone(|| {
-            let (mut tokens, mut cost) = (Vec::new(), Cost::default());
-            let spent = plan.clock(|k| {
-                let before = session.traffic();
-                tokens.push(if k == 0 { session.prefill(&inputs[0])? } else { session.decode(&inputs[k])? });
-                if plan.measured(k) {
-                    let after = session.traffic();
-                    cost.rounds += after.rounds - before.rounds;
-                    cost.e0_to_e1_bytes += after.bytes_sent - before.bytes_sent;
-                    cost.e1_to_e0_bytes += after.bytes_received - before.bytes_received;
-                    cost.source_to_e0_bytes += after.source_bytes - before.source_bytes;
-                }
-                Ok(())
-            })?;
-            anyhow::Ok((tokens, spent, cost))
-        })??;
+        let (tokens, e0, e0_ahead, mut cost) = alone(|| client(&mut session, inputs, plan))??;
         fn joined<T>(party: thread::Result<anyhow::Result<T>>) -> anyhow::Result<T> {
             party.unwrap_or_else(|_| Err(anyhow!("a party panicked")))
         }
         let ((e1, received), source) = (joined(server.join())?, joined(source.join())?);
         cost.source_to_e1_bytes = received;
-        Ok(Outcome { tokens, e0, e1, source, cost })
+        Ok(Outcome { tokens, e0, e0_ahead, e1, source, cost })
     })
+}
+
+/// E0's steps: tokens, what the measured steps take, what was prepared for them, and their cost.
+fn client(
+    session: &mut ClientSession,
+    inputs: &[Vec<u64>],
+    plan: &Plan,
+) -> anyhow::Result<(Vec<u32>, Spent, Spent, Cost)> {
+    let (mut tokens, mut spent, mut ahead, mut cost) =
+        (Vec::new(), Spent::default(), Spent::default(), Cost::default());
+    let mut preparer = session.preparer();
+    for (k, input) in inputs.iter().enumerate() {
+        let step = |session: &mut ClientSession| if k == 0 { session.prefill(input) } else { session.decode(input) };
+        if !plan.measured(k) {
+            tokens.push(step(session)?);
+            continue;
+        }
+        if let Some(preparer) = &mut preparer {
+            session.accept(ahead.measure(|| preparer.prepare(k as u64, plan.rows(k)))?);
+        }
+        let before = session.traffic();
+        tokens.push(spent.measure(|| step(session))?);
+        let after = session.traffic();
+        cost.rounds += after.rounds - before.rounds;
+        cost.e0_to_e1_bytes += after.bytes_sent - before.bytes_sent;
+        cost.e1_to_e0_bytes += after.bytes_received - before.bytes_received;
+        cost.source_to_e0_bytes += after.source_bytes - before.source_bytes;
+    }
+    Ok((tokens, spent, ahead, cost))
 }
 
 /// What the tally says of the measured steps.
@@ -315,7 +336,8 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
             "e0_to_e1_bytes": one.e0_to_e1_bytes, "e1_to_e0_bytes": one.e1_to_e0_bytes,
         },
         "cpu_seconds": {
-            "e0": seconds(outcome.e0), "e1": seconds(outcome.e1), "source": seconds(outcome.source), "e0_ahead": 0.0,
+            "e0": seconds(outcome.e0), "e1": seconds(outcome.e1), "source": seconds(outcome.source),
+            "e0_ahead": seconds(outcome.e0_ahead),
         },
         "seconds": outcome.e0.wall / per as f64,
         "max_abs_error": max_abs_error, "twin_equal": twin_equal, "tally_equal": tally_equal,
