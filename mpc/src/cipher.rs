@@ -188,8 +188,13 @@ mod wide {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn broadcast(keys: &[u128; 11]) -> [__m512i; 11] {
-        keys.map(|key| _mm512_broadcast_i32x4(bytemuck::cast(key)))
+    fn broadcast<const N: usize>(blocks: &[u128; N]) -> [__m512i; N] {
+        // A closure would be compiled without the feature, and called.
+        let mut vectors = [_mm512_set1_epi64(0); N];
+        for (vector, block) in vectors.iter_mut().zip(blocks) {
+            *vector = _mm512_broadcast_i32x4(bytemuck::cast(*block));
+        }
+        vectors
     }
 
     #[inline]
@@ -258,7 +263,7 @@ mod wide {
     ) {
         const VECTORS: usize = AT_ONCE / 2;
         let keys = broadcast(keys);
-        let uses = uses.map(|used| _mm512_broadcast_i32x4(bytemuck::cast(used)));
+        let uses = broadcast(&uses);
         let whole = nodes.len() / (BLOCKS * VECTORS) * (BLOCKS * VECTORS);
         for at in (0..whole).step_by(BLOCKS * VECTORS) {
             hash_some::<N, VECTORS>(&keys, at..at + BLOCKS * VECTORS, nodes, tweaks, uses, out);

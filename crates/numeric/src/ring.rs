@@ -286,8 +286,11 @@ mod kernels {
         let mut sums = [[_mm512_setzero_si512(); R]; 4];
         for start in (0..k).step_by(8) {
             let mask = if k - start >= 8 { 0xff } else { (1u8 << (k - start)) - 1 };
-            // SAFETY: the mask keeps every load inside its row of `k` elements.
-            let right: [_; R] = std::array::from_fn(|r| unsafe { u64::load(x.add(r * k + start), mask) });
+            let mut right = [_mm512_setzero_si512(); R];
+            for (r, right) in right.iter_mut().enumerate() {
+                // SAFETY: the mask keeps every load inside its row of `k` elements.
+                *right = unsafe { u64::load(x.add(r * k + start), mask) };
+            }
             for (i, row) in sums.iter_mut().enumerate() {
                 if R == 1 && start % 32 == 0 {
                     // A model's weights come from memory, and one row of `x` is through before they are there unasked.
@@ -300,7 +303,14 @@ mod kernels {
                 }
             }
         }
-        sums.map(|row| row.map(|sum| _mm512_reduce_add_epi64(sum) as u64))
+        // A closure would be compiled without the features, and called.
+        let mut out = [[0; R]; 4];
+        for (out, row) in out.iter_mut().zip(sums) {
+            for (out, sum) in out.iter_mut().zip(row) {
+                *out = _mm512_reduce_add_epi64(sum) as u64;
+            }
+        }
+        out
     }
 
     /// Defines a kernel whose generic body is compiled for three instruction sets and chosen at run time.
