@@ -9,9 +9,10 @@
 //!
 //! # Security
 //! Semi-honest, one corruption, 128-bit computational. What an evaluator sees is
-//! - opened values `y + r'`, with `r'` uniform over the opened width and used once (a fresh stretch of a stream);
+//! - opened values `y + r'`, with `r'` uniform over the opened width and used once (a fresh stretch of a stream), or of
+//!   them a part ([`opening`]);
 //! - E1 further sees corrections `c - [c]_0` with `[c]_0` fresh from a stream that E1 does not hold;
-//! - E1 sees `p + p' - Â·[r]_0` (see [`linear`]), uniform by `p'`.
+//! - E1 sees `x + [r]_0` of what is handed over, and `p + p' - Â·[r]_0` (see [`linear`]), uniform by `p'`.
 //!
 //! All of them are uniform and independent of every secret, so a simulator that knows the shapes and its own seed
 //! produces them by sampling; E0's output share of the token is determined by the token. The source sees shapes only.
