@@ -74,7 +74,23 @@ enum Command {
     Completions { shell: clap_complete::Shell },
 }
 
+/// Exit code of a program that a closed pipe ended: 128 and the signal's number.
+const CLOSED_PIPE: i32 = 141;
+
+/// A reader that has seen enough (`| head`) is no bug: the program ends without a message, as others do.
+fn end_quietly_when_nobody_reads() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload().downcast_ref::<String>();
+        if said.is_some_and(|said| said.starts_with("failed printing to stdout") && said.contains("Broken pipe")) {
+            std::process::exit(CLOSED_PIPE);
+        }
+        usual(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_quietly_when_nobody_reads();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Train(args) => train::run(args),

@@ -1,7 +1,7 @@
 //! The binary as a user meets it: commands, exit codes, messages.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
 use marill_partition::{ExportOptions, export};
@@ -188,6 +188,19 @@ fn train_exports_and_export_repeats_it() {
     let output = marill(path, &["export", "run", "--base", "base"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("exists and is not empty"), "{}", stderr(&output));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_has_seen_enough_is_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut list = Command::new(env!("CARGO_BIN_EXE_marill"));
+    list.args(["recipes", "ls"]).current_dir(dir.path()).stdout(writer).stderr(Stdio::piped());
+    let output = list.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(141), "{}", stderr(&output));
+    assert!(output.stderr.is_empty(), "{}", stderr(&output));
 }
 
 #[cfg(unix)]
