@@ -10,7 +10,7 @@ use crate::ServingError;
 use crate::ahead::Correlations;
 
 /// Raised with every change to the frames or to the program's order of operations.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// The WebSocket is closed with this code when the key's budget does not cover the next step.
 pub const CLOSE_BUDGET: u16 = 4429;

@@ -69,12 +69,13 @@ impl Rounding {
         Self::ALL.into_iter().find(|rounding| rounding.as_str() == text)
     }
 
-    /// The largest error of a truncation, in units of its result.
+    /// The largest error of a truncation, in units of its result; a coin of eight bits and what is dropped below them add a
+    /// 64th.
     #[must_use]
     pub fn error(self) -> f64 {
         match self {
             Self::Exact => 0.5,
-            Self::Stochastic => 1.0,
+            Self::Stochastic => 1.0 + 1.0 / 64.0,
         }
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn limits(rounding: Rounding) -> Vec<&'static str> {
              range; outside it nothing is promised."
         }
         Rounding::Stochastic => {
-            "Values are rounded by coins that both evaluators see: answers to one prompt may differ from time to time where \
+            "Values are rounded by coins that the evaluators learn: answers to one prompt may differ from time to time where \
              two tokens are nearly equally likely, and from the twin's. Outside the stated range nothing is promised."
         }
     };

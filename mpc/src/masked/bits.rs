@@ -5,6 +5,8 @@
 //! of a public subset of shared bits, so they cost nothing online. Source: CrypTFlow2 (CCS '20), section 3, for the
 //! tree; the one-hot form is Pika's and SIGMA's.
 
+use marill_numeric::fixed::low_mask;
+
 use super::{Masked, ProtocolError, Role, Share, Wire, pack_plane};
 
 /// One XOR-shared bit of each of `n` elements. Empty at the dealer and in a tally.
@@ -74,21 +76,15 @@ impl Bits {
     }
 }
 
-/// Parity of the bits below position `end`.
+/// Parity of the bits below position `end`. Masks instead of a branch on how many words these fill, which would be
+/// guessed wrong half the time.
 #[inline(always)]
 fn prefix_parity(words: &[u64], end: usize) -> u64 {
-    if let [word] = words {
-        return u64::from((word & marill_numeric::fixed::low_mask(end as u32)).count_ones() & 1);
+    let mut kept = 0;
+    for (w, word) in words.iter().enumerate() {
+        kept ^= word & low_mask(end.saturating_sub(64 * w).min(64) as u32);
     }
-    let mut sum = 0u32;
-    let whole = end / 64;
-    for word in &words[..whole] {
-        sum ^= word.count_ones();
-    }
-    if !end.is_multiple_of(64) {
-        sum ^= (words[whole] & ((1u64 << (end % 64)) - 1)).count_ones();
-    }
-    u64::from(sum & 1)
+    u64::from(kept.count_ones() & 1)
 }
 
 impl OneHot {
@@ -102,7 +98,6 @@ impl OneHot {
         if !held {
             return (Bits { n, words: Vec::new() }, Bits { n, words: Vec::new() });
         }
-        let size = 1usize << self.width;
         let less = if self.stride == 1 {
             // Bits above the digit, as one mask: no prefix of a prefix.
             plane(n, |i| {
@@ -114,7 +109,8 @@ impl OneHot {
             plane(n, |i| {
                 let (row, digit) = at(i);
                 let vector = self.vector(row);
-                prefix_parity(vector, size) ^ prefix_parity(vector, digit + 1)
+                let all = vector.iter().fold(0, |all, word| all ^ word);
+                u64::from(all.count_ones() & 1) ^ prefix_parity(vector, digit + 1)
             })
         };
         (Bits { n, words: less }, self.equal(n, held, at))
@@ -296,8 +292,9 @@ impl Masked {
                 if share.is_none() && !first {
                     continue;
                 }
+                let others: Vec<&[u64]> = members(term & !set).map(|i| opened[i].hat.as_slice()).collect();
                 for (w, word) in words.iter_mut().enumerate() {
-                    let public = members(term & !set).fold(u64::MAX, |all, i| all & opened[i].hat[w]);
+                    let public = others.iter().fold(u64::MAX, |all, hat| all & hat[w]);
                     *word ^= public & share.map_or(u64::MAX, |share| share[w]);
                 }
             }
