@@ -203,7 +203,7 @@ impl Engine for Masked {
 
     fn scale_rows(&mut self, x: &Wire, scale: &Wire) -> Step<Share> {
         let cols = x.cols;
-        self.at("products");
+        self.at("norm.scale");
         let x = self.lift(x)?;
         self.multiply_lifted(&x, scale, |i| i / cols)
     }
