@@ -85,6 +85,20 @@ fn eval_runs_the_three_engines_on_the_users_own_rows() {
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("| Tasks  | Version |"));
 }
 
+/// Every operation alone: the twin's values, the tally's traffic.
+#[test]
+fn bench_of_single_operations_finds_the_twins_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = marill(dir.path(), &["bench", "ops", "--n", "16", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.len() >= 14);
+    for line in lines {
+        assert_eq!((&line["twin_equal"], &line["tally_equal"]), (&true.into(), &true.into()), "{line}");
+    }
+}
+
 #[test]
 fn bench_finds_the_twins_tokens_and_the_tallys_traffic() {
     let dir = with_partition();

@@ -177,7 +177,7 @@ impl Masked {
     fn mask_wires(&mut self, parts: &[Part<'_>]) -> Vec<Wire> {
         let mut wires = Vec::with_capacity(parts.len());
         for &Part { share, bits, told, top_later } in parts {
-            debug_assert!(share.bits >= bits, "a share of {} bits cannot open {bits}", share.bits);
+            assert!(share.bits >= bits, "a share of {} bits cannot open {bits}", share.bits);
             let n = share.len();
             let (mut open, mut mask, mut mask0) = (Vec::new(), Vec::new(), Vec::new());
             match &mut self.role {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, anyhow};
-use marill_mpc::engine::{Engine, Gate, Step};
+use marill_mpc::engine::{Engine, Gate, MIX_BITS, Step};
 use marill_mpc::masked::{Cost, Masked};
 use marill_mpc::nn::{self, NormScale};
 use marill_mpc::real::Real;
@@ -135,7 +135,7 @@ fn softmax<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step
     let inverse = engine.open(&[(&inverse, 64)], "softmax.inverse")?.remove(0);
     let weights = engine.share(&weights);
     let weights = engine.reshape(&weights, lens[0]);
-    let weights = engine.open(&[(&weights, 64)], "softmax.weights")?.remove(0);
+    let weights = engine.open(&[(&weights, MIX_BITS)], "softmax.weights")?.remove(0);
     let divided = engine.scale_rows(&weights, &inverse)?;
     engine.truncate(&divided, 26, 64, 64, "softmax.divided")
 }
