@@ -35,6 +35,7 @@ pub mod weights;
 
 pub use masked::{Material, PreparedStep, Preparer, ProtocolError, Traffic};
 pub use operator::{InputShare, OperatorSession, join_token};
+pub use point::HashKey;
 pub use real::RealTwin;
 pub use sampling::{Sampling, Selection};
 pub use seed::Seed;

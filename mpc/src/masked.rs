@@ -51,6 +51,7 @@ use std::sync::{Arc, OnceLock};
 use marill_net::{Channel, NetError};
 use marill_numeric::NumericError;
 
+use crate::cipher::Cipher;
 use crate::seed::{Prg, Seed};
 use crate::spec::DecoderSpec;
 use crate::weights::{Lora, MaskedAdapter, MatrixMasks, PrivateWeights, adapter_masks};
@@ -300,6 +301,8 @@ pub struct Masked {
     points_below: usize,
     /// Point functions used so far: no two share a tweak.
     trees: u64,
+    /// What they are hashed with, under this session's own public key.
+    hash: Cipher,
     /// Steps begun.
     steps: u64,
     /// Coins of stochastic roundings in order, for the twin.
@@ -435,6 +438,7 @@ impl Masked {
             many: MANY,
             points_below: 0,
             trees: 0,
+            hash: Cipher::new(&crate::point::UNNAMED),
             steps: 0,
             #[cfg(test)]
             coins: Vec::new(),

@@ -13,6 +13,7 @@ use marill_numeric::fixed::low_mask;
 
 use crate::decoder::{self, Cache};
 use crate::masked::{INDEX_BITS, Masked, ProtocolError, Traffic};
+use crate::point::HashKey;
 use crate::sampling::Sampling;
 use crate::seed::{Prg, Seed};
 use crate::spec::{Architecture, DecoderSpec};
@@ -100,6 +101,13 @@ impl OperatorSession {
     #[must_use]
     pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
         self.engine = self.engine.with_points(words);
+        self
+    }
+
+    /// As it is, with point functions hashed under the key of this session, which all parties take. Before the first step.
+    #[must_use]
+    pub fn with_hash_key(mut self, key: &HashKey) -> Self {
+        self.engine = self.engine.with_hash_key(key);
         self
     }
 

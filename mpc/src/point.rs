@@ -19,14 +19,13 @@
 //! `m` is what makes a key shortest: 2 for payloads of 6 to 15 bytes, 3 from 3 bytes on, 4 below, 1 for 16.
 //!
 //! # Security
-//! `H(s, tweak) = π(π(s) ⊕ tweak) ⊕ π(s)` with AES under a fixed public key as `π`: tweakable circular correlation robust
+//! `H(s, tweak) = π(π(s) ⊕ tweak) ⊕ π(s)` with AES under the session's public key as `π`: tweakable circular correlation robust
 //! in the random-permutation model (Guo, Katz, Wang, Yu: S&P '20, their `TMMO`). A tweak names the tree, the level and the
-//! use, and never repeats in a session. Evaluator `p` knows `s_p` along the path; each correction word is the hash at
+//! use, and never repeats in a session. Tweaks start anew in the next one, so each session has a public key of its own for
+//! `π` ([`HashKey`]): a guess at a node is a guess at one session's only, not at all of a server's sessions at once. Evaluator `p` knows `s_p` along the path; each correction word is the hash at
 //! `s_p ⊕ Δ` under its own tweak, plus what `p` could add itself, plus at most `Δ`: exactly an answer of the oracle in
 //! that definition. So the correction words are indistinguishable from uniform bytes, whatever `α` and `β`, to either
 //! evaluator alone; a simulator samples them. One key may be evaluated at any number of public points.
-
-use std::sync::OnceLock;
 
 use marill_numeric::fixed::low_mask;
 use zeroize::Zeroizing;
@@ -106,11 +105,11 @@ impl Shape {
     }
 }
 
-/// AES under a public key, pi's first digits: nothing is hidden by it.
-fn cipher() -> &'static Cipher {
-    static CIPHER: OnceLock<Cipher> = OnceLock::new();
-    CIPHER.get_or_init(|| Cipher::new(&0x2437_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes()))
-}
+/// The public key of a session's hash: nothing is hidden by it, and no two sessions have the same.
+pub type HashKey = [u8; 16];
+
+/// For sessions that have no name, in benchmarks and tests: pi's first digits.
+pub(crate) const UNNAMED: HashKey = 0x2437_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes();
 
 /// The part of a tweak that names a tree, by its number in its session, and the part that names a use within it.
 fn tree_tweak(tree: u64) -> u128 {
@@ -193,13 +192,14 @@ impl Pair {
 /// Appends the correction words of up to [`CHUNK`] keys.
 ///
 /// `roots` are both evaluators', `alpha` and `payload(key, element)` what the source compares with and hands out,
-/// `first_tree` the number of the first key in the session.
+/// `first_tree` the number of the first key in the session, `cipher` is under the session's [`HashKey`].
 pub(crate) fn generate(
     shape: &Shape,
     roots: [&[u128]; 2],
     alpha: &[u64],
     payload: impl Fn(usize, usize) -> u64,
     first_tree: u64,
+    cipher: &Cipher,
     out: &mut Vec<u8>,
 ) {
     let n = alpha.len();
@@ -214,7 +214,7 @@ pub(crate) fn generate(
     for level in 0..shape.levels() {
         let uses = [use_tweak(level, CHILD), use_tweak(level, VALUE)];
         for p in 0..2 {
-            cipher().hash(&pair.nodes[p], &pair.tweaks, uses, [&mut pair.child[p], &mut pair.value[p]]);
+            cipher.hash(&pair.nodes[p], &pair.tweaks, uses, [&mut pair.child[p], &mut pair.value[p]]);
         }
         let at = shape.bits - 1 - level;
         note(&mut corrects, &pair.nodes[0]);
@@ -225,7 +225,7 @@ pub(crate) fn generate(
     let low = low_mask(shape.leaf_bits());
     for v in 0..shape.leaf_values() as u32 {
         for p in 0..2 {
-            cipher().hash(&pair.nodes[p], &pair.tweaks, [use_tweak(shape.levels(), VALUE + v)], [&mut pair.value[p]]);
+            cipher.hash(&pair.nodes[p], &pair.tweaks, [use_tweak(shape.levels(), VALUE + v)], [&mut pair.value[p]]);
         }
         pair.values(shape, &payload, |i| u64::from(u64::from(v) < alpha[i] & low), &corrects, out);
     }
@@ -249,6 +249,8 @@ pub(crate) struct Keys<'a> {
     /// As [`generate`] wrote them.
     pub(crate) words: &'a [u8],
     pub(crate) first_tree: u64,
+    /// Under the session's [`HashKey`].
+    pub(crate) cipher: &'a Cipher,
 }
 
 /// Points walked side by side: where they stand, and what a level makes of that.
@@ -307,7 +309,7 @@ impl Keys<'_> {
         for level in 0..shape.levels() {
             let w = &mut *walkers;
             let uses = [use_tweak(level, CHILD), use_tweak(level, VALUE)];
-            cipher().hash(&w.nodes[..n], &w.tweaks[..n], uses, [&mut w.child[..n], &mut w.value[..n]]);
+            self.cipher.hash(&w.nodes[..n], &w.tweaks[..n], uses, [&mut w.child[..n], &mut w.value[..n]]);
             let words = &self.words[level as usize * level_bytes..];
             let at = shape.bits - 1 - level;
             for (j, point) in points.iter().enumerate() {
@@ -323,7 +325,7 @@ impl Keys<'_> {
         let leaf = |j: usize| (points[j] & low_mask(shape.leaf_bits())) as usize;
         let w = &mut *walkers;
         (0..n).for_each(|j| w.tweaks[j] ^= use_tweak(shape.levels(), VALUE + leaf(j) as u32));
-        cipher().hash(&w.nodes[..n], &w.tweaks[..n], [0], [&mut w.value[..n]]);
+        self.cipher.hash(&w.nodes[..n], &w.tweaks[..n], [0], [&mut w.value[..n]]);
         let words = &self.words[shape.levels() as usize * level_bytes..];
         for j in 0..n {
             // The largest point of a leaf is below nothing and has no word: it takes the first, and does not count.
@@ -351,13 +353,17 @@ mod tests {
     fn joined(shape: &Shape, alpha: &[u64], payload: &[Vec<u64>], points: &[u64], per_key: usize) -> Vec<Vec<u64>> {
         let roots = roots(alpha.len(), 3);
         let mut words = Vec::new();
-        generate(shape, [&roots[0], &roots[1]], alpha, |i, c| payload[c][i], 7, &mut words);
+        generate(shape, [&roots[0], &roots[1]], alpha, |i, c| payload[c][i], 7, &Cipher::new(&UNNAMED), &mut words);
         assert_eq!(words.len(), alpha.len() * shape.key_bytes());
         let halves = [true, false].map(|first| {
             let mut sums = vec![vec![0u64; points.len()]; shape.columns()];
             let mut columns: Vec<&mut [u64]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
             let roots = &roots[usize::from(!first)];
-            Keys { shape, first, roots, words: &words, first_tree: 7 }.evaluate(points, per_key, &mut columns);
+            Keys { shape, first, roots, words: &words, first_tree: 7, cipher: &Cipher::new(&UNNAMED) }.evaluate(
+                points,
+                per_key,
+                &mut columns,
+            );
             sums
         });
         let add = |(a, b): (&Vec<u64>, &Vec<u64>)| a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect();
@@ -422,13 +428,28 @@ mod tests {
         }
     }
 
+    /// The same trees in two sessions share no hash: what is tried against one says nothing of the other.
+    #[test]
+    fn the_words_of_equal_trees_differ_from_session_to_session() {
+        let (shape, roots) = (Shape::new(24, &[8]), roots(CHUNK, 5));
+        let words = |key: HashKey| {
+            let mut words = Vec::new();
+            generate(&shape, [&roots[0], &roots[1]], &[7; CHUNK], |_, _| 1, 0, &Cipher::new(&key), &mut words);
+            words
+        };
+        let (a, b) = (words([1; 16]), words([2; 16]));
+        let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+        assert!(equal < a.len() / 100, "{equal} of {} bytes are equal", a.len());
+        assert_eq!(a, words([1; 16]), "all parties of one session make the same");
+    }
+
     /// What travels says nothing of the threshold or the payload: the bytes of constant keys look uniform.
     #[test]
     fn correction_words_look_uniform() {
         let (shape, roots) = (Shape::new(40, &[8]), roots(CHUNK, 5));
         for alpha in [0, 1, u64::MAX >> 24] {
             let mut words = Vec::new();
-            generate(&shape, [&roots[0], &roots[1]], &[alpha; CHUNK], |_, _| 0, 0, &mut words);
+            generate(&shape, [&roots[0], &roots[1]], &[alpha; CHUNK], |_, _| 0, 0, &Cipher::new(&UNNAMED), &mut words);
             let mut counts = [0f64; 256];
             words.iter().for_each(|&b| counts[usize::from(b)] += 1.0);
             let mean = words.len() as f64 / 256.0;

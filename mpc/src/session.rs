@@ -8,6 +8,7 @@ use crate::decoder::{self, Cache};
 use crate::encoder;
 use crate::masked::{Cost, Masked, Material, PreparedStep, Preparer, ProtocolError, Traffic};
 use crate::operator::{InputShare, shared_step};
+use crate::point::HashKey;
 use crate::sampling::{Sampling, Selection};
 use crate::seed::Seed;
 use crate::spec::DecoderSpec;
@@ -39,6 +40,13 @@ impl ClientSession {
     #[must_use]
     pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
         self.engine = self.engine.with_points(words);
+        self
+    }
+
+    /// As it is, with point functions hashed under the key of this session, which all parties take. Before the first step.
+    #[must_use]
+    pub fn with_hash_key(mut self, key: &HashKey) -> Self {
+        self.engine = self.engine.with_hash_key(key);
         self
     }
 
@@ -132,6 +140,13 @@ impl ServerSession {
     #[must_use]
     pub fn with_material(mut self, material: Material) -> Self {
         self.engine = self.engine.with_material(material);
+        self
+    }
+
+    /// As it is, with point functions hashed under the key of this session, which all parties take. Before the first step.
+    #[must_use]
+    pub fn with_hash_key(mut self, key: &HashKey) -> Self {
+        self.engine = self.engine.with_hash_key(key);
         self
     }
 
@@ -234,6 +249,13 @@ impl DealerSession {
     #[must_use]
     pub fn with_operator(mut self) -> Self {
         self.engine = self.engine.with_shared_ends();
+        self
+    }
+
+    /// As it is, with point functions hashed under the key of this session, which all parties take. Before the first step.
+    #[must_use]
+    pub fn with_hash_key(mut self, key: &HashKey) -> Self {
+        self.engine = self.engine.with_hash_key(key);
         self
     }
 

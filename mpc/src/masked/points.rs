@@ -33,7 +33,8 @@ use zeroize::Zeroizing;
 
 use super::stream::Stream;
 use super::{Channel, Masked, ProtocolError, Role, Wire, byte_width};
-use crate::point::{CHUNK, Keys, Shape, generate, root};
+use crate::cipher::Cipher;
+use crate::point::{CHUNK, HashKey, Keys, Shape, generate, root};
 
 /// The stream from which an evaluator's roots come.
 pub(super) const ROOTS: &str = "point roots";
@@ -93,6 +94,14 @@ impl Masked {
         self.with_material(Material::Points)
     }
 
+    /// As it is, with the hash of point functions under this session's public key: the same at all parties, and another in
+    /// every session. Before the first step.
+    #[must_use]
+    pub fn with_hash_key(mut self, key: &HashKey) -> Self {
+        self.hash = Cipher::new(key);
+        self
+    }
+
     /// Whether a gate over `n` elements compares with point functions.
     pub(super) fn points(&self, n: usize) -> bool {
         n < self.points_below
@@ -113,6 +122,7 @@ impl Masked {
         let total = c.rows * shape.key_bytes();
         let first_tree = self.trees;
         self.trees += c.rows as u64;
+        let hash = &self.hash;
         match &mut self.role {
             Role::Tally(tally) => {
                 tally.source(total);
@@ -125,7 +135,7 @@ impl Masked {
                 if let Some(script) = &mut source.script {
                     let (words, points) = script.words_and_points(total);
                     let own: Vec<u128> = roots[1].chunks_exact(2).map(|w| root(w[0], w[1], false)).collect();
-                    let others = evaluate(&shape, false, &own, &words, first_tree, &points, c.per_row).concat();
+                    let others = evaluate(&shape, false, &own, &words, first_tree, &points, c.per_row, hash).concat();
                     let value = |column: usize, p: usize| {
                         let below = points[p] < threshold(p / c.per_row) & low_mask(c.bits);
                         if below { payload(p / c.per_row, column) } else { 0 }
@@ -148,7 +158,7 @@ impl Masked {
                         Zeroizing::new(rows.clone().map(|i| threshold(i) & low_mask(c.bits)).collect::<Vec<u64>>());
                     let payload = |i: usize, column: usize| payload(start + i, column);
                     let words = &mut source.buffer;
-                    generate(&shape, [&roots[0], &roots[1]], &alpha, payload, first_tree + start as u64, words);
+                    generate(&shape, [&roots[0], &roots[1]], &alpha, payload, first_tree + start as u64, hash, words);
                 }
                 if let Some((_, buffer)) = &mut source.words {
                     buffer.extend_from_slice(&source.buffer[before..]);
@@ -167,7 +177,7 @@ impl Masked {
                     let halves = script.compared(&points);
                     return Ok(halves.chunks_exact(points.len()).map(<[u64]>::to_vec).collect());
                 }
-                Ok(evaluate(&shape, first, &roots, e.read_words(total)?, first_tree, &points, c.per_row))
+                Ok(evaluate(&shape, first, &roots, e.read_words(total)?, first_tree, &points, c.per_row, hash))
             }
         }
     }
@@ -189,13 +199,14 @@ fn evaluate(
     first_tree: u64,
     points: &[u64],
     per_row: usize,
+    cipher: &Cipher,
 ) -> Vec<Vec<u64>> {
     let mut sums = vec![vec![0u64; points.len()]; shape.columns()];
     let key_bytes = shape.key_bytes();
     let chunk = |(c, mut columns): (usize, Vec<&mut [u64]>)| {
         let rows = c * CHUNK..(c * CHUNK + CHUNK).min(roots.len());
         let (roots, words) = (&roots[rows.clone()], &words[rows.start * key_bytes..rows.end * key_bytes]);
-        let keys = Keys { shape, first, roots, words, first_tree: first_tree + rows.start as u64 };
+        let keys = Keys { shape, first, roots, words, first_tree: first_tree + rows.start as u64, cipher };
         keys.evaluate(&points[rows.start * per_row..rows.end * per_row], per_row, &mut columns);
     };
     let mut parts: Vec<Vec<&mut [u64]>> = (0..roots.len().div_ceil(CHUNK)).map(|_| Vec::new()).collect();
