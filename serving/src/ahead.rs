@@ -5,25 +5,30 @@
 //! of the server's X25519 key and of the dealer's `server.key` can derive, so that nobody else can read one or make one.
 //! E0 still gets its seed from the dealer, over its own connection, when the session starts.
 //!
-//! One use, at each of three holders, recorded before use: the dealer hands a session's seed out once and forgets it, the
-//! server claims the session before it opens the file, the client refuses a session that it has had. So a server, or a
-//! server and a dealer, that is set back to yesterday's state cannot make a client use a mask twice.
+//! One use, whatever is restored. The dealer keeps a key for each session in a [vault] outside its state folder, and both
+//! halves need it: E0's seed lies encrypted in the dealer's folder, and the file does not open without what the dealer
+//! releases. The key is erased before either is given out, at the server's word that the session's client is there, proved
+//! to be it and charged. So a server, a dealer and files that are set back to yesterday's state, each alone or all
+//! together, open no used session, neither for another client nor for the one that kept its seed. Client and server also
+//! record each session of their own before they use it.
 
 mod produce;
 mod seal;
 mod shelf;
+mod vault;
 
 use marill_mpc::{DecoderSpec, Selection};
 use serde::{Deserialize, Serialize};
 
 use crate::wire::Terms;
 pub use produce::{AheadOptions, produce};
-pub(crate) use produce::{SEEDS_FOLDER, StoredSeed};
+pub(crate) use produce::{SEEDS_FOLDER, StoredSession};
 pub use seal::{SealedSource, SealingKey};
-pub use shelf::{Offer, Shelf};
+pub use shelf::{Found, Offer, Shelf};
+pub(crate) use vault::Vault;
 
 /// Version of files and orders.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// Which correlations a session uses; named in the greeting, so that neither side chooses alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

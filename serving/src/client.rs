@@ -257,8 +257,13 @@ impl Client {
         self.check_sampling(request.sampling)?;
         let limit = self.room(request.prompt.len())?.min(request.max_tokens.unwrap_or(usize::MAX));
         let mut prefix = self.prefixes.take();
-        let started = Instant::now();
         let _ = on_event(Event::Phase("session"));
+        // Before anybody hears of this session: a prefix takes longer for a longer prompt, and the server could else read
+        // the length inside its bucket off the pause before the first frame.
+        let prefix_started = Instant::now();
+        let mut prompt = Some(self.spec.encode(&prefix.forward(&request.prompt)?)?);
+        let prefix_seconds = prefix_started.elapsed().as_secs_f64();
+        let started = Instant::now();
         let bucket = self.spec.bucket(request.prompt.len());
         // A helper that takes part in every session has nothing written ahead, nor has an evaluator of its own.
         let ahead = self.terms.setting == Setting::Dealer.as_str() && !self.terms.is_shared();
@@ -288,11 +293,15 @@ impl Client {
                 break;
             }
             let step_started = Instant::now();
-            let boundary = self.spec.encode(&prefix.forward(&input)?)?;
+            let boundary = match prompt.take() {
+                Some(boundary) => boundary,
+                None => self.spec.encode(&prefix.forward(&input)?)?,
+            };
             let (token, mut cost) =
                 if is_prefill { session.prefill(&boundary, input.len())? } else { session.decode(&boundary)? };
             cost.seconds = step_started.elapsed().as_secs_f64();
             if is_prefill {
+                cost.seconds += prefix_seconds;
                 answer.prefill = cost;
             } else {
                 answer.decode += cost;

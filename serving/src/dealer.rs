@@ -1,49 +1,53 @@
 //! The dealer: hands each party of a session its seed, and streams corrections to the server; in sessions on point
 //! functions also the correction words to E0.
 //!
-//! It learns shapes, lengths and counts. Seeds live in memory only, so a restart burns every open session.
+//! It learns shapes, lengths and counts. Seeds of live sessions are in memory only, so a restart burns every open one; E0's
+//! until its server takes the session up, since E0's half of every mask is the source's business too. It opens sessions for
+//! whoever shows a [ticket](crate::ticket) of one of its [owners](Owners), and for nobody else.
 
+mod ahead;
+mod grants;
 pub(crate) mod masks;
+mod owners;
 mod source;
 mod words;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use marill_mpc::{Material, Seed};
+use marill_mpc::Seed;
 use marill_numeric::Rounding;
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::ServingError;
-use crate::ahead::{SEEDS_FOLDER, StoredSeed};
+use crate::ahead::{SEEDS_FOLDER, StoredSession, Vault};
 use crate::metrics::Metrics;
-use crate::secret_files::{random, read_or_create_key};
+use crate::secret_files::random;
 use crate::state::{Ledger, WhenInUse};
+use crate::ticket::Ticket;
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
-use crate::wire::{E0, NewSession, PROTOCOL_VERSION, SessionGrant, Setting, Terms, hex, unhex};
+use crate::wire::{E0, NewSession, PROTOCOL_VERSION, SessionGrant, Setting, Terms, check_version, hex, unhex};
+use grants::{Grant, Grants, Seeds};
 use masks::Masks;
+pub(crate) use owners::owner_key;
+pub use owners::{DEFAULT_OWNER, add_owner};
+use owners::{Owner, Owners};
 use words::Lines;
 
-/// Seeds of adapter masks, in the dealer's folder.
-pub(crate) const MASKS_FILE: &str = "masks";
 /// The file in the dealer's folder that a server must show; copy it to the server's machine.
 pub const SERVER_KEY_FILE: &str = "server.key";
 
-/// A session that no server takes up in this time is burnt.
-const GRANT_LIFETIME: Duration = Duration::from_secs(60);
-const MAX_OPEN_GRANTS: usize = 1024;
-const MAX_CANDIDATES: usize = 64;
+/// A partition's name is a digest; a little room for others.
+const MAX_ID_BYTES: usize = 128;
 /// The longest pause of a server between two steps.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -52,8 +56,10 @@ pub struct DealerOptions {
     pub listen: SocketAddr,
     /// Needed beyond this machine.
     pub tls: Tls,
-    /// Holds the server's key, the ledger and one adapter mask per client.
+    /// Holds the owners' keys, the ledger and the key of adapter masks.
     pub state: PathBuf,
+    /// Holds the keys of sessions written ahead; outside `state`, and restored from no backup.
+    pub vault: PathBuf,
     pub max_sessions: usize,
 }
 
@@ -65,27 +71,19 @@ pub fn run(options: &DealerOptions) -> Result<(), ServingError> {
     let tls = options.tls.identity(&options.state)?;
     let bound = web::bind(options.listen, tls)?;
     let sessions = Sessions::new(options.max_sessions);
-    let dealer = Dealer::open(&options.state, sessions.clone())?;
+    let dealer = Dealer::open(&options.state, &options.vault, sessions.clone())?;
     eprintln!("servers show the key in `{}`", options.state.join(SERVER_KEY_FILE).display());
     web::run(bound, dealer.app(), &sessions)
 }
 
-/// E0's half of the seeds is gone by the time a grant is stored here: the client has it.
-struct Grant {
-    terms: Terms,
-    client_id: String,
-    seed0: Seed,
-    seed1: Seed,
-    issued_at: Instant,
-}
-
 pub(crate) struct Dealer {
-    grants: Mutex<HashMap<String, Grant>>,
+    grants: Grants,
     ledger: Ledger,
     masks: Masks,
-    /// E0's seeds of sessions that were written ahead.
+    /// Sessions that were written ahead, and what opens them.
     ahead: PathBuf,
-    server_key_sha256: [u8; 32],
+    vault: Vault,
+    owners: Owners,
     lines: Lines,
     line_seats: Arc<Sessions>,
     sessions: Arc<Sessions>,
@@ -93,17 +91,24 @@ pub(crate) struct Dealer {
 }
 
 impl Dealer {
-    pub(crate) fn open(state: &Path, sessions: Arc<Sessions>) -> Result<Arc<Self>, ServingError> {
+    pub(crate) fn open(state: &Path, vault: &Path, sessions: Arc<Sessions>) -> Result<Arc<Self>, ServingError> {
         let ledger = Ledger::open(&state.join("ledger"), WhenInUse::Fail)?;
-        let key = read_or_create_key(&state.join(SERVER_KEY_FILE))?;
+        let (ahead, vault) = (state.join(SEEDS_FOLDER), Vault::open(vault, state)?);
+        let lost = StoredSession::names(&ahead).filter(|session| !vault.has(session)).count();
+        if lost > 0 {
+            tracing::warn!(
+                "{lost} sessions written ahead have no key any more and are burnt: used, or a reboot, or another vault"
+            );
+        }
         Ok(Arc::new(Self {
-            grants: Mutex::default(),
+            grants: Grants::default(),
             ledger,
-            masks: Masks::open(&state.join(MASKS_FILE))?,
-            ahead: state.join(SEEDS_FOLDER),
-            server_key_sha256: Sha256::digest(key.as_bytes()).into(),
+            masks: Masks::open(state)?,
+            ahead,
+            vault,
+            owners: Owners::open(state)?,
             lines: Lines::default(),
-            line_seats: Sessions::new(MAX_OPEN_GRANTS),
+            line_seats: Sessions::new(grants::MAX_OPEN),
             sessions,
             metrics: Metrics::default(),
         }))
@@ -115,6 +120,8 @@ impl Dealer {
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/v1/sessions", post(new_session))
+            .route("/v1/release", post(ahead::release))
+            .route("/v1/seeds", post(ahead::collect))
             .route("/v1/source", get(source_upgrade))
             .route("/v1/words", get(words_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
@@ -122,80 +129,88 @@ impl Dealer {
             .with_state(self.clone())
     }
 
-    /// Draws the seeds of a session and records it before E0's seed leaves.
+    /// Draws the seeds of a session, or reserves one that was written ahead. The place is taken first, then the ticket is
+    /// spent on disk, then a secret leaves.
     fn issue(&self, request: NewSession) -> Result<SessionGrant, HttpError> {
         check_offer(&request.terms)?;
-        if unhex::<32>(&request.client_id).is_none() {
-            return Err(bad_request("`client_id` needs 64 hexadecimal digits"));
+        let digests = [
+            ("client_id", &request.client_id),
+            ("spec_sha256", &request.terms.spec_sha256),
+            ("public_sha256", &request.terms.public_sha256),
+        ];
+        if let Some((name, _)) = digests.into_iter().find(|(_, text)| unhex::<32>(text).is_none()) {
+            return Err(bad_request(format!("`{name}` needs 64 hexadecimal digits")));
         }
-        let internal = |error: ServingError| {
-            tracing::error!("no session could be issued: {error}");
-            let message = format!("no session could be issued: {}", error.for_peer());
-            HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "dealer", message)
-        };
+        if request.terms.partition_id.len() > MAX_ID_BYTES {
+            return Err(bad_request(format!("`partition_id` is longer than {MAX_ID_BYTES} bytes")));
+        }
+        let owner = self.owners.of_ticket(&request.ticket).map_err(internal)?.ok_or_else(|| {
+            let message = "this dealer serves no owner who signed this ticket";
+            HttpError::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_ticket", message)
+        })?;
+        if self.ledger.is_claimed("ticket", &request.ticket.nonce) {
+            return Err(ticket_used());
+        }
+        let new_token = || random::<32>().map(|bytes| Zeroizing::new(hex(bytes.as_slice())));
         if !request.candidates.is_empty() {
-            return self.issue_ahead(&request).map_err(internal)?.ok_or_else(|| {
+            let granted = self.reserve(&request, &owner, new_token)?.ok_or_else(|| {
                 let message = "none of these sessions is to be had: they were used before, or another dealer made them";
                 HttpError::new(StatusCode::CONFLICT, "invalid_request_error", "session_used", message)
-            });
+            })?;
+            return self.spend(&request.ticket, granted);
         }
         let session = hex(random::<16>().map_err(internal)?.as_slice());
         let seed = || random::<32>().map(|bytes| Seed::from_bytes(*bytes)).map_err(internal);
-        let (seed0, seed1) = (seed()?, seed()?);
-        self.ledger.claim("issued", &session).map_err(internal)?;
-        let grant = SessionGrant { session: session.clone(), seed: hex(&seed0.to_bytes()) };
-
-        let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
-        grants.retain(|_, grant| grant.issued_at.elapsed() < GRANT_LIFETIME);
-        if grants.len() >= MAX_OPEN_GRANTS {
-            let message = "too many sessions wait for their server";
-            return Err(HttpError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "too_many_grants", message));
-        }
-        let NewSession { terms, client_id, .. } = request;
-        grants.insert(session, Grant { terms, client_id, seed0, seed1, issued_at: Instant::now() });
+        let (seed0, seed1, token) = (seed()?, seed()?, new_token().map_err(internal)?);
+        let text = Zeroizing::new(hex(&*Zeroizing::new(seed0.to_bytes())));
+        let NewSession { terms, client_id, ticket, .. } = request;
+        let seeds = Seeds::Live { seed0, seed1 };
+        let grant = Grant::new(&owner.name, (terms, client_id), &ticket, token.clone(), seeds);
+        self.grants.insert(&session, grant)?;
+        let granted = self.spend(&ticket, SessionGrant { session, token, seed: Some(text) })?;
         Metrics::add(&self.metrics.sessions_started, 1);
-        Ok(grant)
+        Ok(granted)
     }
 
-    /// E0's seed of the first candidate that was written ahead under these terms and is not handed out yet.
-    fn issue_ahead(&self, request: &NewSession) -> Result<Option<SessionGrant>, ServingError> {
-        for session in request.candidates.iter().take(MAX_CANDIDATES).filter(|name| unhex::<16>(name).is_some()) {
-            let path = self.ahead.join(session);
-            let Ok(json) = std::fs::read(&path).map(Zeroizing::new) else { continue };
-            let stored: Result<StoredSeed, _> = serde_json::from_slice(&json);
-            let stored = stored.map_err(|error| ServingError::io(&path)(std::io::Error::other(error)))?;
-            if stored.terms != request.terms {
-                continue;
-            }
-            match self.ledger.claim("issued", session) {
-                Err(ServingError::SessionUsed { .. }) => continue,
-                claimed => claimed?,
-            }
-            std::fs::remove_file(&path).map_err(ServingError::io(&path))?;
-            Metrics::add(&self.metrics.sessions_started, 1);
-            return Ok(Some(SessionGrant { session: session.clone(), seed: stored.seed0 }));
+    /// A ticket buys one session; the record is on disk before the grant leaves, and without it the place is given back.
+    fn spend(&self, ticket: &Ticket, granted: SessionGrant) -> Result<SessionGrant, HttpError> {
+        let spent = self.ledger.claim("ticket", &ticket.nonce).map_err(|error| match error {
+            ServingError::SessionUsed { .. } => ticket_used(),
+            error => internal(error),
+        });
+        if spent.is_err() {
+            self.grants.remove(&granted.session);
         }
-        Ok(None)
+        spent.map(|()| granted)
     }
 
-    /// Takes a grant out: no other server gets this session.
-    fn redeem(&self, session: &str) -> Option<Grant> {
-        let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
-        grants.remove(session).filter(|grant| grant.issued_at.elapsed() < GRANT_LIFETIME)
-    }
-
-    /// Material and E0's seed of a session that waits for its server.
-    fn granted(&self, session: &str) -> Option<(Material, Seed)> {
-        let grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
-        grants.get(session).map(|grant| (grant.terms.material, grant.seed0.clone()))
-    }
-
-    fn is_server(&self, request: &Request) -> bool {
-        let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    /// The owner whose server this request is from.
+    fn owner_of(&self, headers: &HeaderMap) -> Result<Arc<Owner>, HttpError> {
+        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let key = value.and_then(|value| value.strip_prefix("Bearer "));
-        // Digests are compared, so the time taken says nothing about the key.
-        key.is_some_and(|key| <[u8; 32]>::from(Sha256::digest(key.as_bytes())) == self.server_key_sha256)
+        let owner = key.map(|key| self.owners.of_key(key)).transpose().map_err(internal)?.flatten();
+        owner.ok_or_else(|| {
+            let message = "the key of this server is not the one in the dealer's `server.key`, nor another owner's";
+            HttpError::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_key", message)
+        })
     }
+}
+
+fn ticket_used() -> HttpError {
+    let message = "this ticket was used before";
+    HttpError::new(StatusCode::CONFLICT, "invalid_request_error", "ticket_used", message)
+}
+
+fn internal(error: ServingError) -> HttpError {
+    tracing::error!("no session could be issued: {error}");
+    let message = format!("no session could be issued: {}", error.for_peer());
+    HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "dealer", message)
+}
+
+/// A message with terms; one of another version is refused by its version, whatever else differs.
+fn body<T: serde::de::DeserializeOwned>(request: serde_json::Value) -> Result<T, HttpError> {
+    check_version(&request).map_err(|error| bad_request(error.to_string()))?;
+    serde_json::from_value(request).map_err(|error| bad_request(format!("the request is not understood: {error}")))
 }
 
 /// What this dealer can serve, whatever the model.
@@ -236,8 +251,9 @@ async fn metrics(State(dealer): State<Arc<Dealer>>) -> String {
 
 async fn new_session(
     State(dealer): State<Arc<Dealer>>,
-    Json(request): Json<NewSession>,
+    Json(request): Json<serde_json::Value>,
 ) -> Result<Json<SessionGrant>, HttpError> {
+    let request: NewSession = body(request)?;
     if dealer.sessions.is_draining() {
         let message = "the dealer is shutting down";
         return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "shutting_down", message));
@@ -248,16 +264,17 @@ async fn new_session(
 }
 
 async fn source_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> Response {
-    if !dealer.is_server(&request) {
-        Metrics::add(&dealer.metrics.sessions_refused, 1);
-        let message = "the key of this server is not the one in the dealer's `server.key`";
-        return HttpError::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_key", message)
-            .into_response();
-    }
+    let owner = match dealer.owner_of(request.headers()) {
+        Ok(owner) => owner,
+        Err(refused) => {
+            Metrics::add(&dealer.metrics.sessions_refused, 1);
+            return refused.into_response();
+        }
+    };
     match dealer.sessions.admit() {
         Err(refused) => refused.into_response(),
         Ok(seat) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {
-            let result = source::run(&dealer, channel);
+            let result = source::run(&dealer, &owner, channel);
             Metrics::add(&dealer.metrics.bytes_sent, count.sent_bytes());
             Metrics::add(&dealer.metrics.bytes_received, count.received_bytes());
             if let Err(error) = result {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use marill_model::ModelError;
 use marill_mpc::{ProtocolError, SpecError};
 use marill_net::NetError;
+use marill_net::http::Response;
 
 /// Every variant names the peer or the place; none carries text, token ids or shares.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,22 @@ pub enum ServingError {
     SessionUsed { session: String },
     #[error("`{}` is in use by another process", path.display())]
     LedgerInUse { path: PathBuf },
+    #[error(
+        "`{}` holds {digits} characters where a key of 64 hexadecimal digits belongs\nhint: it is damaged; put the right one back, or delete it and a new one is made",
+        path.display()
+    )]
+    BadSecret { path: PathBuf, digits: usize },
+    #[error("session `{session}` was granted to somebody else")]
+    WrongProof { session: String },
+    #[error(
+        "a server without API keys answers anybody, who can then read the adapter out of the protocol; on `{address}` that is the whole network\nhint: `marill keys add NAME` makes a key, and `--allow-anonymous` serves everybody all the same"
+    )]
+    Anonymous { address: String },
+    #[error(
+        "this server had API keys, and `{}` is gone\nhint: put it back; to serve everybody from now on, remove `{}` too",
+        keys.display(), record.display()
+    )]
+    KeysGone { keys: PathBuf, record: PathBuf },
     #[error("`{}`: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{0}")]
@@ -110,6 +127,7 @@ impl ServingError {
         match self {
             Self::Io { source, .. } => format!("its records or files cannot be used: {source}"),
             Self::LedgerInUse { .. } => "its records are in use by another process".into(),
+            Self::BadSecret { .. } => "one of its keys is damaged".into(),
             error => error.to_string(),
         }
     }
@@ -118,6 +136,14 @@ impl ServingError {
     pub fn is_peer(&self) -> bool {
         matches!(self, Self::Net { .. } | Self::Protocol(_) | Self::Refused { .. } | Self::BadMessage { .. })
     }
+}
+
+/// For an answer of HTTP that is no success: what the service says of it.
+pub(crate) fn refused(by: &'static str, answer: &Response) -> ServingError {
+    let text = String::from_utf8_lossy(&answer.body);
+    let (code, message) =
+        message_of(&text).unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
+    ServingError::Refused { by, code, message, retry_after_seconds: answer.retry_after_seconds }
 }
 
 /// `code` and `message` of an error object as the services write it.

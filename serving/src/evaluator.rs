@@ -4,6 +4,9 @@
 //! share from the client, and the server gets the other; of each token it returns its share. It learns the prompt's
 //! bucket, the number of tokens and timing. If it and the server, or it and the dealer, work together, what this
 //! deployment protects is open to them.
+//!
+//! It serves whoever brings a ticket of the server's, which the dealer checks before anything else happens: without the
+//! server's consent a greeting costs one request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
 use crate::wire::{
-    E0, EvaluateHello, EvaluateWelcome, Reply, Step, Terms, recv_input_share, recv_json, send_json, send_token_share,
+    E0, EvaluateHello, EvaluateWelcome, Reply, Step, Terms, recv_hello, recv_input_share, send_json, send_token_share,
 };
 
 const CLIENT: &str = "client";
@@ -97,9 +100,9 @@ impl Evaluator {
     }
 
     fn open(&self, client: &mut SharedChannel<WebSocketChannel>) -> Result<OperatorSession, ServingError> {
-        let hello: EvaluateHello = recv_json(client, CLIENT)?;
+        let hello: EvaluateHello = recv_hello(client, CLIENT)?;
         let terms = self.agree(&hello)?;
-        let (session, opened) = self.opener.open_shared(&terms, hello.sampling)?;
+        let (session, opened) = self.opener.open_shared(&terms, hello.ticket, hello.sampling)?;
         let welcome = EvaluateWelcome { terms, session };
         send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
         Ok(opened)

@@ -14,6 +14,7 @@ mod metrics;
 mod secret_files;
 pub mod server;
 pub mod state;
+pub mod ticket;
 pub mod tls;
 pub mod web;
 pub mod wire;

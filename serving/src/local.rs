@@ -12,7 +12,7 @@ use crate::ServingError;
 use crate::client::SessionOpener;
 use crate::dealer::{Dealer, SERVER_KEY_FILE};
 use crate::evaluator::Evaluator;
-use crate::secret_files::read_line;
+use crate::secret_files::read_key;
 use crate::server::{SecureModel, Server};
 use crate::tls::Identity;
 use crate::web::{self, Running, Sessions};
@@ -50,11 +50,11 @@ impl Parties {
     ) -> Result<Self, ServingError> {
         let identity = |name: &str| tls.then(|| Identity::read_or_create(&state.join(name))).transpose();
         let dealer_sessions = Sessions::new(max_sessions);
-        let dealer = Dealer::open(&state.join("dealer"), dealer_sessions.clone())?;
+        let dealer = Dealer::open(&state.join("dealer"), &state.join("vault"), dealer_sessions.clone())?;
         let dealer_running = web::start(web::bind(LOOPBACK, identity("dealer")?)?, dealer.app())?;
         let dealer_endpoint = dealer_running.endpoint.clone();
-        let key = read_line(&state.join("dealer").join(SERVER_KEY_FILE))?;
-        let to_dealer = HttpClient::new(route(dealer_endpoint.clone()), Some(key));
+        let key = read_key(&state.join("dealer").join(SERVER_KEY_FILE))?;
+        let to_dealer = HttpClient::new(route(dealer_endpoint.clone()), Some(key.to_string()));
         let server = Server::bare(model, to_dealer, &state.join("server"), max_sessions, ahead)?;
         let server_running = web::start(web::bind(LOOPBACK, identity("server")?)?, server.app())?;
         Ok(Self {

@@ -1,14 +1,14 @@
 //! Small secret files of a service, readable by their owner only.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use crate::ServingError;
-use crate::wire::hex;
+use crate::wire::{hex, unhex};
 
 /// `N` bytes from the operating system's generator.
 ///
@@ -20,45 +20,73 @@ pub fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, ServingError> {
     Ok(bytes)
 }
 
-/// Reads a file of one line.
+/// Reads a key or a random name: 64 hexadecimal digits. A disk that was full once leaves files that are empty or cut, and
+/// a key of no length would open everything.
+///
+/// # Errors
+/// [`ServingError::BadSecret`] for anything else; [`ServingError::Io`].
+pub fn read_key(path: &Path) -> Result<Zeroizing<String>, ServingError> {
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(ServingError::io(path))?);
+    let key = Zeroizing::new(text.trim().to_string());
+    match unhex::<32>(&key).map(Zeroizing::new) {
+        Some(_) => Ok(key),
+        None => Err(ServingError::BadSecret { path: path.into(), digits: key.len() }),
+    }
+}
+
+/// Reads the random name or key in `path`, and makes one on first use (64 hexadecimal digits). It has its name only when
+/// it is whole and on disk.
+///
+/// # Errors
+/// As [`read_key`]; [`ServingError::Random`].
+pub fn read_or_create_key(path: &Path) -> Result<Zeroizing<String>, ServingError> {
+    if path.symlink_metadata().is_err() {
+        let text = Zeroizing::new(format!("{}\n", *Zeroizing::new(hex(random::<32>()?.as_slice()))));
+        match write_secret(path, text.as_bytes()) {
+            // Another process was faster: its key counts.
+            Err(ServingError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
+            written => written?,
+        }
+    }
+    read_key(path)
+}
+
+/// Makes new names in a folder durable.
 ///
 /// # Errors
 /// [`ServingError::Io`].
-pub fn read_line(path: &Path) -> Result<String, ServingError> {
-    Ok(std::fs::read_to_string(path).map_err(ServingError::io(path))?.trim().to_string())
+pub fn sync_folder(folder: &Path) -> Result<(), ServingError> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(ServingError::io(folder))
 }
 
-/// Reads the random name or key in `path`, and makes one on first use (64 hexadecimal digits).
-///
-/// # Errors
-/// [`ServingError::Io`]; [`ServingError::Random`].
-pub fn read_or_create_key(path: &Path) -> Result<String, ServingError> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
-    }
-    let key = Zeroizing::new(hex(random::<32>()?.as_slice()));
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => {
-            let write = file.write_all(format!("{}\n", *key).as_bytes()).and_then(|()| file.sync_all());
-            write.map_err(ServingError::io(path))?;
-            Ok(key.to_string())
-        }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => read_line(path),
-        Err(source) => Err(ServingError::Io { path: path.into(), source }),
-    }
-}
-
-/// Writes a new file that only its owner can read.
+/// Writes a new file that only its owner can read; it is there whole, and durable, or not at all.
 ///
 /// # Errors
 /// [`ServingError::Io`], also where it exists.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
-    if let Some(folder) = path.parent() {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    if !folder.as_os_str().is_empty() {
         std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
     }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let written = file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.map_err(ServingError::io(path))
+    let part = part_of(path)?;
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        // Unlike a rename this fails where the name is taken.
+        std::fs::hard_link(&part, path)
+    };
+    let written = write();
+    let _ = std::fs::remove_file(&part);
+    written.map_err(ServingError::io(path))?;
+    sync_folder(folder)
+}
+
+/// A name beside `path` that nobody else uses, in this process or another.
+fn part_of(path: &Path) -> Result<PathBuf, ServingError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(path.with_file_name(format!(".{name}.{}.part", hex(random::<8>()?.as_slice()))))
 }
 
 /// Replaces a file in one step, so that a reader never sees half of it; only its owner can read it.
@@ -69,15 +97,18 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
     }
-    let part = path.with_extension(format!("{}.part", std::process::id()));
+    let part = part_of(path)?;
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
-    write().and_then(|()| std::fs::rename(&part, path)).map_err(|error| {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let renamed = write().and_then(|()| std::fs::rename(&part, path));
+    if renamed.is_err() {
         // What is left of it helps nobody; the failure itself is what is reported.
         let _ = std::fs::remove_file(&part);
-        ServingError::io(path)(error)
-    })
+    }
+    renamed.map_err(ServingError::io(path))?;
+    sync_folder(folder)
 }

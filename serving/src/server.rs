@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Path as UrlPath, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Path as UrlPath, Request, State};
+use axum::http::{Extensions, HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
-use marill_mpc::{DecoderSpec, Material, PrivateWeights, PublicWeights, Seed, Selection};
+use marill_mpc::{DecoderSpec, Material, PrivateWeights, PublicWeights, Seed};
 use marill_net::Endpoint;
 use marill_net::http::HttpClient;
 use marill_partition::{Manifest, Partition};
@@ -24,13 +24,14 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::ServingError;
-use crate::ahead::{self, Offer, Order, SealingKey, Shelf};
+use crate::ahead::{self, Order, SealingKey, Shelf};
 use crate::metrics::Metrics;
-use crate::secret_files::{read_line, replace_file};
+use crate::secret_files::{read_key, replace_file};
 use crate::state::{FileState, Holder, KEYS_FILE, State as Durable};
+use crate::ticket::{For, Signer};
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
-use crate::wire::{E0, Setting, Terms, hex};
+use crate::wire::{E0, GrantedTicket, NewTicket, Setting, Terms, hex, unhex};
 use input::Inputs;
 
 /// The server's key for correlations written ahead, in its folder.
@@ -51,8 +52,11 @@ pub struct ServerOptions {
     pub state: PathBuf,
     pub max_sessions: usize,
     /// The file of keys, [`crate::state::Keys`]; `None`: `keys` in the state folder. Where there is no such file
-    /// everybody who can connect is served.
+    /// everybody who can connect is served, on this machine alone unless `allow_anonymous`.
     pub keys: Option<PathBuf>,
+    /// Serve everybody beyond this machine too, where there are no keys: whoever is a client can cheat the adapter out of
+    /// the protocol, and so can the dealer's operator by being one.
+    pub allow_anonymous: bool,
     /// Where correlations lie that were written ahead.
     pub ahead: Option<PathBuf>,
     pub setting: Setting,
@@ -142,6 +146,8 @@ pub(crate) struct Server {
     model: SecureModel,
     published: Option<Published>,
     dealer: HttpClient,
+    /// Signs tickets for this server's clients.
+    signer: Signer,
     state: Arc<dyn Durable>,
     shelf: Option<Shelf>,
     inputs: Inputs,
@@ -168,7 +174,10 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         return Err(ServingError::BadOrder { reason });
     }
     let state = Arc::new(FileState::open(&options.state, &keys)?);
-    let dealer_key = read_line(&options.dealer_key)?;
+    if !keys.is_file() && !options.allow_anonymous && !options.listen.ip().is_loopback() {
+        return Err(ServingError::Anonymous { address: options.listen.to_string() });
+    }
+    let dealer_key = read_key(&options.dealer_key)?;
     let shelf = options.ahead.as_deref().map(|folder| open_shelf(&options.state, folder, &dealer_key)).transpose()?;
     let partition = Partition::open(&options.partition)?;
     let spec = partition.decoder_spec().clone();
@@ -182,7 +191,8 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
     drop(partition);
     let sessions = Sessions::new(options.max_sessions);
     let server = Server {
-        dealer: HttpClient::new(options.dealer.clone(), Some(dealer_key)),
+        signer: Signer::new(&dealer_key),
+        dealer: HttpClient::new(options.dealer.clone(), Some(dealer_key.to_string())),
         state,
         shelf,
         inputs: Inputs::default(),
@@ -228,6 +238,7 @@ impl Server {
         Ok(Arc::new(Self {
             model,
             published: None,
+            signer: Signer::new(&dealer_key),
             dealer,
             state: Arc::new(FileState::open(state, &state.join(KEYS_FILE))?),
             shelf,
@@ -246,7 +257,7 @@ impl Server {
             .route("/v1/models", get(models))
             .route("/v1/models/{id}/manifest", get(manifest))
             .route("/v1/models/{id}/files/{*path}", get(file))
-            .route("/v1/ahead", get(offers))
+            .route("/v1/tickets", post(tickets))
             .route("/v1/session", get(session_upgrade))
             .route("/v1/input", get(input::upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
@@ -344,23 +355,28 @@ async fn file(
     files::send(published.folder.join(&entry.path), entry.bytes).await
 }
 
-/// The wish of a client for correlations written ahead.
-#[derive(serde::Deserialize)]
-struct Wish {
-    bucket: usize,
-    #[serde(default)]
-    selection: Selection,
-}
-
-async fn offers(
+/// A ticket for the dealer, and the sessions written ahead that fit. Signing costs nothing and is not remembered: what a
+/// holder may open at once, the dealer counts.
+async fn tickets(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    Query(wish): Query<Wish>,
-) -> Result<Json<Vec<Offer>>, HttpError> {
-    let _ = server.check_key(&headers)?;
+    extensions: Extensions,
+    Json(wish): Json<NewTicket>,
+) -> Result<Json<GrantedTicket>, HttpError> {
+    let holder = server.check_key(&headers)?;
+    if unhex::<32>(&wish.client_id).is_none() {
+        let message = "`client_id` needs 64 hexadecimal digits";
+        return Err(HttpError::new(StatusCode::BAD_REQUEST, "invalid_request_error", "client_id", message));
+    }
+    let whose = match &holder {
+        Some(holder) => For::Key(&holder.digest),
+        None => For::Address(web::address_of(&extensions)),
+    };
+    let ticket = server.signer.issue(&whose, &wish.client_id).map_err(state_failed)?;
     let used = |session: &str| server.state.is_claimed("e1", session);
-    let offers = server.shelf.as_ref().map(|shelf| shelf.offers(wish.bucket, 1, wish.selection, used)).transpose();
-    Ok(Json(offers.map_err(state_failed)?.unwrap_or_default()))
+    let offers = |bucket| server.shelf.as_ref().map(|shelf| shelf.offers(bucket, 1, wish.selection, used)).transpose();
+    let ahead = wish.bucket.map(offers).transpose().map_err(state_failed)?;
+    Ok(Json(GrantedTicket { ticket, ahead: ahead.flatten().unwrap_or_default() }))
 }
 
 async fn session_upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {

@@ -112,6 +112,12 @@ pub async fn finish(request: Request, next: Next) -> Response {
     response
 }
 
+/// Where a request comes from, as far as limits care.
+pub fn address_of(extensions: &axum::http::Extensions) -> std::net::IpAddr {
+    let peer = extensions.get::<axum::extract::ConnectInfo<SocketAddr>>();
+    peer.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0.ip())
+}
+
 /// 503 with a reason, for `/ready`.
 pub fn not_ready(message: &str) -> HttpError {
     HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "not_ready", message)

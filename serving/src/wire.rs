@@ -1,16 +1,18 @@
 //! What the services say to each other around the protocol: terms, greetings, steps.
 
-use marill_mpc::{DecoderSpec, InputShare, Material, PublicWeights, Sampling, Seed, Selection};
+use marill_mpc::{DecoderSpec, HashKey, InputShare, Material, PublicWeights, Sampling, Seed, Selection};
 use marill_net::{Channel, NetError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use crate::ServingError;
-use crate::ahead::Correlations;
+use crate::ahead::{Correlations, Offer};
+use crate::ticket::Ticket;
 
 /// Raised with every change to the frames or to the program's order of operations.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// The WebSocket is closed with this code when the key's budget does not cover the next step.
 pub const CLOSE_BUDGET: u16 = 4429;
@@ -173,23 +175,92 @@ pub fn spec_sha256(spec: &DecoderSpec) -> String {
     hex(&Sha256::digest(serde_json::to_vec(spec).expect("a spec has string keys only")))
 }
 
+/// Client to server, `POST /v1/tickets`: a ticket, and what lies written ahead for a prompt of this size.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTicket {
+    /// The client's random name, 64 hexadecimal digits.
+    pub client_id: String,
+    /// Padded length of the prompt; none: nothing written ahead is wanted.
+    #[serde(default)]
+    pub bucket: Option<usize>,
+    #[serde(default)]
+    pub selection: Selection,
+}
+
+/// Server to client.
+#[derive(Serialize, Deserialize)]
+pub struct GrantedTicket {
+    pub ticket: Ticket,
+    #[serde(default)]
+    pub ahead: Vec<Offer>,
+}
+
 /// Client to dealer, `POST /v1/sessions`.
 #[derive(Serialize, Deserialize)]
 pub struct NewSession {
     pub terms: Terms,
     /// A random name of this client, by which the dealer keeps one adapter mask per client.
     pub client_id: String,
-    /// Sessions that the server has correlations for; the dealer gives the first one that is not handed out. Empty: a new
+    /// The server's word that this client may open a session.
+    pub ticket: Ticket,
+    /// Sessions that the server has correlations for; the dealer reserves the first one that nobody uses. Empty: a new
     /// session, whose correlations the dealer streams.
     #[serde(default)]
     pub candidates: Vec<String>,
 }
 
-/// Dealer to client: the seed is E0's and leaves the dealer once.
+/// Dealer to client.
 #[derive(Serialize, Deserialize)]
 pub struct SessionGrant {
     pub session: String,
-    pub seed: String,
+    /// What shows that a session is this client's: 64 hexadecimal digits. Only [`proof_of`] it goes to the server.
+    pub token: Zeroizing<String>,
+    /// E0's seed, which leaves the dealer once; none where the session was written ahead: that seed comes when the server
+    /// has taken the session up ([`CollectSeed`]).
+    #[serde(default)]
+    pub seed: Option<Zeroizing<String>>,
+}
+
+/// Client to dealer, `POST /v1/seeds`: E0's seed of a session written ahead, once the server has taken it up.
+#[derive(Serialize, Deserialize)]
+pub struct CollectSeed {
+    pub session: String,
+    pub token: Zeroizing<String>,
+}
+
+/// Dealer to client, hexadecimal.
+#[derive(Serialize, Deserialize)]
+pub struct CollectedSeed {
+    pub seed: Zeroizing<String>,
+}
+
+/// Server to dealer, `POST /v1/release`: asks for what opens the file of a session written ahead. The dealer gives it once.
+#[derive(Serialize, Deserialize)]
+pub struct NewRelease {
+    pub session: String,
+    pub terms: Terms,
+    /// As in [`ClientHello`].
+    pub proof: String,
+}
+
+/// Dealer to server, hexadecimal.
+#[derive(Serialize, Deserialize)]
+pub struct Release {
+    pub key: Zeroizing<String>,
+}
+
+/// What a client shows to the server, and the server to the dealer, of the token that it was granted.
+#[must_use]
+pub fn proof_of(token: &str) -> String {
+    hex(&Sha256::new().chain_update("proof of a grant\n").chain_update(token).finalize())
+}
+
+/// The public key of a session's hash: no two sessions have the same.
+#[must_use]
+pub fn hash_key(session: &str) -> HashKey {
+    let digest = Sha256::new().chain_update("hash of comparison functions\n").chain_update(session).finalize();
+    *digest.first_chunk().expect("a digest has 32 bytes")
 }
 
 /// E0 to dealer, first frame at `/v1/words`: where the correction words of a session on points go.
@@ -202,7 +273,7 @@ pub struct WordsHello {
 
 /// What shows the dealer that a line is E0's.
 pub fn words_key(seed0: &Seed) -> String {
-    hex(&seed0.derive("line of correction words").to_bytes())
+    hex(&*Zeroizing::new(seed0.derive("line of correction words").to_bytes()))
 }
 
 /// Server to dealer, first frame at `/v1/source`.
@@ -213,6 +284,8 @@ pub struct SourceHello {
     pub spec: DecoderSpec,
     /// Digest of the private weights: a mask never covers two adapters.
     pub private_sha256: String,
+    /// What the client showed of its grant.
+    pub proof: String,
     /// How tokens are chosen, as far as a source has to know.
     #[serde(default)]
     pub selection: Selection,
@@ -224,6 +297,8 @@ pub struct ClientHello {
     pub terms: Terms,
     pub session: String,
     pub correlations: Correlations,
+    /// [`proof_of`] the token of the grant: nobody else can use up this session.
+    pub proof: String,
     /// The masked adapter that the client has kept.
     pub adapter_sha256: Option<String>,
     /// How this session's tokens are drawn; none: the most likely ones.
@@ -244,6 +319,8 @@ pub struct ServerWelcome {
 #[derive(Serialize, Deserialize)]
 pub struct EvaluateHello {
     pub terms: Terms,
+    /// The server's word that this client may open a session.
+    pub ticket: Ticket,
     /// Whether another material than the terms' will do; the answer's terms then say which.
     #[serde(default)]
     pub any_material: bool,
@@ -327,6 +404,32 @@ pub fn recv_json<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static 
         return Err(ServingError::BadMessage { peer, reason: format!("{} bytes of greeting", frame.len()) });
     }
     serde_json::from_slice(&frame).map_err(|error| ServingError::BadMessage { peer, reason: error.to_string() })
+}
+
+/// That a message with terms is of this version, before anything else of it is read.
+///
+/// # Errors
+/// [`ServingError::Mismatch`] on `protocol`.
+pub(crate) fn check_version(message: &serde_json::Value) -> Result<(), ServingError> {
+    let theirs = message.get("terms").and_then(|terms| terms.get("protocol"));
+    match theirs {
+        Some(theirs) if *theirs != PROTOCOL_VERSION => Err(ServingError::Mismatch {
+            field: "protocol",
+            ours: PROTOCOL_VERSION.to_string(),
+            theirs: theirs.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// As [`recv_json`], for a greeting with terms: one of another version is refused by its version.
+///
+/// # Errors
+/// As [`recv_json`]; [`ServingError::Mismatch`].
+pub fn recv_hello<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static str) -> Result<T, ServingError> {
+    let message: serde_json::Value = recv_json(channel, peer)?;
+    check_version(&message)?;
+    serde_json::from_value(message).map_err(|error| ServingError::BadMessage { peer, reason: error.to_string() })
 }
 
 /// Sends one evaluator's share of a step's input: its rows, then the padding's bias where there is one.

@@ -12,11 +12,12 @@ use marill_net::http::HttpClient;
 use marill_serving::ServingError;
 use marill_serving::ahead::{AheadOptions, Correlations, SealingKey, produce};
 use marill_serving::client::Source;
-use marill_serving::dealer::SERVER_KEY_FILE;
+use marill_serving::dealer::{DEFAULT_OWNER, SERVER_KEY_FILE};
 use marill_serving::server::AHEAD_KEY_FILE;
-use marill_serving::wire::{ClientHello, ServerWelcome, Setting, Terms, recv_reply, send_json};
+use marill_serving::state::{FileState, Keys, Limits, key_digest};
+use marill_serving::wire::{ClientHello, CollectSeed, CollectedSeed, ServerWelcome, proof_of, recv_reply, send_json};
 use tempfile::TempDir;
-use world::{PARTITION, World, tiny_model, wait_until};
+use world::{World, tiny_model, wait_until};
 
 const BUCKET: usize = 16;
 const TOKENS: usize = 4;
@@ -28,6 +29,8 @@ fn write_files(folder: &Path, sessions: usize) -> Vec<PathBuf> {
     fs::write(&order, serde_json::to_vec(&tiny_model().order(&key)).unwrap()).unwrap();
     let options = AheadOptions {
         state: folder.join("dealer"),
+        vault: folder.join("vault"),
+        owner: DEFAULT_OWNER.into(),
         folder: folder.join("files"),
         order,
         bucket: BUCKET,
@@ -124,61 +127,138 @@ fn a_longer_answer_or_another_bucket_finds_no_file() {
     assert!(error.contains("used up"), "{error}");
 }
 
-/// The three holders keep separate records: a party that is set back is stopped by the others.
+const PARTIES: [&str; 3] = ["server", "dealer", "files"];
+
+/// Whatever is set back to yesterday, and whoever asks: no used session happens twice, and an unused one still happens.
 #[test]
-fn no_session_from_a_file_happens_twice_at_any_holder() {
+fn no_used_session_opens_again_whatever_is_restored() {
+    let every = [&["server"][..], &["dealer"], &["files"], &["server", "files"], &["dealer", "files"], &PARTIES];
+    for restored in every {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions: Vec<String> = write_files(folder.path(), 2).iter().map(|file| session_of(file)).collect();
+        let path = folder.path().to_path_buf();
+        for party in PARTIES {
+            copy(&path.join(party), &path.join(format!("{party}.yesterday")));
+        }
+
+        // A client that kept all that it was given.
+        let world = started(folder);
+        let granted = world.grant(&"ab".repeat(32), &sessions[..1]);
+        assert!(granted.seed.is_none(), "no seed leaves before the server has taken the session up");
+        let (session, proof) = (granted.session, proof_of(&granted.token));
+        assert_eq!(session, sessions[0]);
+        assert!(collect(&world, &session, &granted.token).is_none(), "not yet");
+        world.greet(&session, &proof, Correlations::Ahead).unwrap();
+        assert!(collect(&world, &session, &granted.token).is_some());
+        assert!(collect(&world, &session, &granted.token).is_none(), "once");
+        wait_until("the end of the session", || world.parties.active() == [0, 0]);
+        let World { parties, folder, .. } = world;
+        drop(parties);
+        wait_until_unlocked(&path);
+        for party in restored {
+            restore(&path.join(format!("{party}.yesterday")), &path.join(party));
+        }
+
+        let world = started(folder);
+        let again = world.greet(&session, &proof, Correlations::Ahead).unwrap_err().to_string();
+        assert!(again.contains("used before") || again.contains("no correlations"), "{restored:?}: {again}");
+        for id in ["ab", "cd"].map(|digits| digits.repeat(32)) {
+            let answer = world.ask_with(&id, world.ticket(&id), std::slice::from_ref(&session));
+            assert_eq!(answer.status, 409, "{restored:?}: {}", String::from_utf8_lossy(&answer.body));
+        }
+        // Another client, honest, gets the other session and the right tokens, and then no more.
+        let another = world.opener_at(&world.parties.server, "another");
+        let mut second = another.open_for(BUCKET, TOKENS, Source::Ahead, None).unwrap();
+        assert_eq!(world.secure(&mut second, 5, 4, 3).0, world.twin(5, 4, 3));
+        let used = fs::read_to_string(path.join("another/ledger")).unwrap();
+        assert!(used.contains(&sessions[1]) && !used.contains(&session), "{restored:?}: {used}");
+        let error = another.open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err();
+        assert!(matches!(error, ServingError::NothingAhead { .. }), "{restored:?}: {error}");
+    }
+}
+
+/// E0's seed of a session that the server has taken up.
+fn collect(world: &World, session: &str, token: &str) -> Option<String> {
+    let dealer = HttpClient::new(world.parties.dealer.clone(), None);
+    let request = CollectSeed { session: session.into(), token: token.to_string().into() };
+    let answer = dealer.post_json("/v1/seeds", &serde_json::to_vec(&request).unwrap(), 1 << 16).unwrap();
+    let seed = |body: &[u8]| serde_json::from_slice::<CollectedSeed>(body).unwrap().seed.to_string();
+    (answer.status == 200).then(|| seed(&answer.body))
+}
+
+#[test]
+fn what_lies_in_a_backup_opens_nothing_without_the_vault() {
     let folder = tempfile::tempdir().unwrap();
     let file = write_files(folder.path(), 1).remove(0);
     let session = session_of(&file);
-    let path = folder.path().to_path_buf();
-    for party in ["server", "dealer", "files"] {
-        copy(&path.join(party), &path.join(format!("{party}.yesterday")));
-    }
-    let yesterday = |party: &str| restore(&path.join(format!("{party}.yesterday")), &path.join(party));
-
+    fs::rename(folder.path().join("vault"), folder.path().join("elsewhere")).unwrap();
     let world = started(folder);
-    let mut used = world.opener().open_for(BUCKET, TOKENS, Source::Ahead, None).unwrap();
-    used.prefill(&world.rows(5, 4), 4).unwrap();
-    drop(used);
-    wait_until("the end of the session", || world.parties.active() == [0, 0]);
+    let answer = world.ask_with(&"ab".repeat(32), world.ticket(&"ab".repeat(32)), &[session]);
+    assert_eq!(answer.status, 409);
+    // The same dealer finds its vault again.
+    fs::rename(world.folder.path().join("elsewhere"), world.folder.path().join("vault")).unwrap();
+    let mut session = world.opener().open_for(BUCKET, TOKENS, Source::Ahead, None).unwrap();
+    assert_eq!(world.secure(&mut session, 5, 4, 3).0, world.twin(5, 4, 3));
+}
 
-    // The server's own record: the file is put back, and a client greets with the session's name.
-    yesterday("files");
-    let greet = |world: &World| {
-        let server = HttpClient::new(world.parties.server.clone(), None);
+/// Who holds no grant, shows a wrong proof, wants it live, or cannot pay, leaves the file where it is.
+#[test]
+fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write_files(folder.path(), 1).remove(0);
+    let session = session_of(&file);
+    let world = started(folder);
+    let id = "ab".repeat(32);
+    let ahead = |proof: &str| world.greet(&session, proof, Correlations::Ahead).unwrap_err().to_string();
+    assert!(ahead(&proof_of("guess")).contains("used before"), "nothing was granted");
+    // Granted and never taken up: asked for, and given up.
+    let granted = world.grant(&id, std::slice::from_ref(&session));
+    let other = "cd".repeat(32);
+    let answer = world.ask_with(&other, world.ticket(&other), std::slice::from_ref(&session));
+    assert_eq!(answer.status, 409, "it is reserved for a moment");
+    assert!(ahead(&proof_of("guess")).contains("somebody else"));
+    let live = world.greet(&session, &proof_of(&granted.token), Correlations::Live).unwrap_err().to_string();
+    assert!(live.contains("used before"), "{live}");
+    assert!(file.is_file(), "nobody has used it up");
+
+    // With keys, and too small a budget.
+    let keys = world.folder.path().join("server/keys");
+    let limits = Limits { tokens: Some(BUCKET as u64 - 1), ..Limits::default() };
+    let key = Keys::add(&keys, "poor", limits).unwrap();
+    let server = HttpClient::new(world.parties.server.clone(), Some(key.clone()));
+    let greet = |proof: String| {
         let mut channel = server.websocket("/v1/session", Duration::from_secs(5)).unwrap();
-        let terms = Terms::new(PARTITION, &world.spec, &world.public, Setting::Dealer);
+        let (terms, session) = (world.terms.clone(), session.clone());
         let correlations = Correlations::Ahead;
-        send_json(
-            &mut channel,
-            &ClientHello { terms, session: session.clone(), correlations, adapter_sha256: None, sampling: None },
-        )
-        .unwrap();
+        let hello = ClientHello { terms, session, correlations, proof, adapter_sha256: None, sampling: None };
+        send_json(&mut channel, &hello).unwrap();
         recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
     };
-    let error = greet(&world).unwrap_err().to_string();
-    assert!(error.contains("was used before"), "{error}");
-    assert!(world.opener().open_for(BUCKET, TOKENS, Source::Ahead, None).is_err(), "a used session is not offered");
-    let World { parties, folder, .. } = world;
-    drop(parties);
+    let error = greet(proof_of(&granted.token)).unwrap_err();
+    assert!(matches!(&error, ServingError::Refused { code, .. } if code == "budget_spent"), "{error}");
+    assert!(file.is_file());
 
-    // The dealer's record: yesterday's server, with its file, offers the session again.
-    wait_until_unlocked(&path);
-    yesterday("server");
-    yesterday("files");
-    let world = started(folder);
-    let stranger = world.opener_at(&world.parties.server, "another");
-    let error = stranger.open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err();
-    assert!(matches!(error, ServingError::NothingAhead { .. }), "the dealer hands it out once: {error}");
-    let World { parties, folder, .. } = world;
-    drop(parties);
-
-    // The client's record: server and dealer are both of yesterday.
-    wait_until_unlocked(&path);
-    ["server", "dealer", "files"].into_iter().for_each(yesterday);
-    let world = started(folder);
-    let error = world.opener().open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err();
-    assert!(matches!(error, ServingError::SessionUsed { .. }), "{error}");
+    // With enough, its prompt is charged when it is opened, and not again.
+    Keys::revoke(&keys, "poor").unwrap();
+    let key = Keys::add(&keys, "rich", Limits { tokens: Some(100), ..Limits::default() }).unwrap();
+    let digest = key_digest(&key);
+    let used = || FileState::used(&world.folder.path().join("server"), &digest).unwrap().0;
+    let server = HttpClient::new(world.parties.server.clone(), Some(key.clone()));
+    let mut channel = server.websocket("/v1/session", Duration::from_secs(5)).unwrap();
+    let (terms, proof, correlations) = (world.terms.clone(), proof_of(&granted.token), Correlations::Ahead);
+    let hello = ClientHello { terms, session, correlations, proof, adapter_sha256: None, sampling: None };
+    send_json(&mut channel, &hello).unwrap();
+    recv_reply::<ServerWelcome>(&mut channel, "server").unwrap();
+    assert_eq!(used(), BUCKET as u64);
+    assert!(!file.is_file());
+    drop(channel);
+    write_files(world.folder.path(), 1);
+    let mut opener = world.opener();
+    opener.server.bearer = Some(key);
+    let mut session = opener.open_for(BUCKET, TOKENS, Source::Ahead, None).unwrap();
+    session.prefill(&world.rows(5, 4), 4).unwrap();
+    session.decode(&world.rows(6, 1)).unwrap();
+    assert_eq!(used(), 2 * BUCKET as u64 + 1);
 }
 
 /// The services of a dropped world end in the background.
@@ -244,9 +324,17 @@ fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
         write_files(other.path(), 1);
         copy(&other.path().join("files"), &world.folder.path().join("files"));
         copy(&other.path().join("dealer/ahead"), &world.folder.path().join("dealer/ahead"));
+        copy_keys(&other.path().join("vault"), &world.folder.path().join("vault"));
         let error = world.opener().open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("not sealed to this server"), "another {foreign}: {error}");
     }
+}
+
+/// Puts the keys of one dealer's vault into another's, which the name of its folder keeps apart.
+fn copy_keys(from: &Path, to: &Path) {
+    let folder_of =
+        |vault: &Path| fs::read_dir(vault).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_dir()).unwrap();
+    copy(&folder_of(from), &folder_of(to));
 }
 
 fn flip_in_head(bytes: &mut [u8], before: &[u8]) {
@@ -275,6 +363,8 @@ fn an_order_that_does_not_fit_is_refused_before_anything_is_written() {
         let (state, files) = (folder.path().join("dealer"), folder.path().join("files"));
         let options = AheadOptions {
             state,
+            vault: folder.path().join("vault"),
+            owner: DEFAULT_OWNER.into(),
             folder: files,
             order: path.clone(),
             bucket,

@@ -8,9 +8,10 @@ use marill_mpc::masked::Cost;
 use marill_mpc::material::tally_on;
 use marill_net::http::HttpClient;
 use marill_serving::ServingError;
+use marill_serving::ahead::Correlations;
 use marill_serving::client::{SessionOpener, Source};
 use marill_serving::local::Parties;
-use marill_serving::wire::{NewSession, Reply, SessionGrant, WordsHello, recv_json, recv_reply, send_json};
+use marill_serving::wire::{WordsHello, proof_of, recv_reply, send_json};
 use world::{World, tiny_model, wait_until};
 
 fn on_points(opener: SessionOpener) -> SessionOpener {
@@ -71,33 +72,19 @@ fn points_are_refused_where_they_are_not_to_be_had() {
 fn only_the_holder_of_the_seed_gets_a_line_and_no_session_begins_without_one() {
     let world = World::new();
     let opener = on_points(world.opener());
-    let grant = |candidate: &SessionOpener| -> SessionGrant {
-        let (terms, client_id) = (candidate.terms.clone(), "ab".repeat(32));
-        let request = serde_json::to_vec(&NewSession { terms, client_id, candidates: Vec::new() }).unwrap();
-        let answer = candidate.dealer.post_json("/v1/sessions", &request, 1 << 16).unwrap();
-        serde_json::from_slice(&answer.body).unwrap()
-    };
+    let mut world = world;
+    world.terms = opener.terms.clone();
     let refusal = |session: String, key: String| {
         let mut line = opener.dealer.websocket("/v1/words", std::time::Duration::from_secs(5)).unwrap();
         send_json(&mut line, &WordsHello { session, key }).unwrap();
         recv_reply::<()>(&mut line, "dealer").unwrap_err().to_string()
     };
-    let granted = grant(&opener);
+    let granted = world.grant(&"ab".repeat(32), &[]);
     let wrong = refusal(granted.session.clone(), "00".repeat(32));
     assert!(wrong.contains("no session"), "{wrong}");
     assert!(refusal("cd".repeat(16), "00".repeat(32)).contains("no session"), "an unknown session");
 
     // A server that asks for corrections before the client has a line is refused.
-    let mut server = opener.server.websocket("/v1/session", std::time::Duration::from_secs(5)).unwrap();
-    let hello = marill_serving::wire::ClientHello {
-        terms: opener.terms.clone(),
-        session: granted.session,
-        correlations: marill_serving::ahead::Correlations::Live,
-        adapter_sha256: None,
-        sampling: None,
-    };
-    send_json(&mut server, &hello).unwrap();
-    let reply: Reply<serde_json::Value> = recv_json(&mut server, "server").unwrap();
-    let Reply::Refused { message, .. } = reply else { panic!("a session without words began") };
+    let message = world.greet(&granted.session, &proof_of(&granted.token), Correlations::Live).unwrap_err().to_string();
     assert!(message.contains("correction words"), "{message}");
 }

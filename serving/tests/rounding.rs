@@ -14,7 +14,7 @@ use marill_serving::ServingError;
 use marill_serving::ahead::{AheadOptions, Correlations, SealingKey, produce};
 use marill_serving::client::{SessionOpener, Source};
 use marill_serving::server::{AHEAD_KEY_FILE, SecureModel};
-use marill_serving::wire::{NewSession, Setting};
+use marill_serving::wire::Setting;
 use world::{World, model_of};
 
 const BUCKET: usize = 16;
@@ -84,6 +84,8 @@ fn correlations_written_ahead_serve_a_session_that_rounds_by_coins() {
     std::fs::write(&order, serde_json::to_vec(&by_coins(Setting::Dealer).order(&key)).unwrap()).unwrap();
     let options = AheadOptions {
         state: folder.path().join("dealer"),
+        vault: folder.path().join("vault"),
+        owner: marill_serving::dealer::DEFAULT_OWNER.into(),
         folder: folder.path().join("files"),
         order,
         bucket: BUCKET,
@@ -114,11 +116,9 @@ fn parties_that_round_in_different_ways_refuse_each_other() {
         assert!(matches!(error, ServingError::Refused { by: "server", .. }), "{error}");
         assert!(error.to_string().contains("disagree on `rounding`"), "{error}");
     }
-    let opener = exact.opener();
-    let mut terms = opener.terms.clone();
-    terms.rounding = "down".into();
-    let request = NewSession { terms, client_id: "ab".repeat(32), candidates: Vec::new() };
-    let answer = opener.dealer.post_json("/v1/sessions", &serde_json::to_vec(&request).unwrap(), 1 << 16).unwrap();
+    let (mut exact, id) = (exact, "ab".repeat(32));
+    exact.terms.rounding = "down".into();
+    let answer = exact.ask_with(&id, exact.ticket(&id), &[]);
     assert!(answer.status == 400 && String::from_utf8_lossy(&answer.body).contains("not `down`"));
 }
 

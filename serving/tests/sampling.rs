@@ -10,6 +10,7 @@ use marill_mpc::{Sampling, Selection, tally_step};
 use marill_serving::ServingError;
 use marill_serving::ahead::{AheadOptions, Correlations, SealingKey, produce};
 use marill_serving::client::Source;
+use marill_serving::dealer::DEFAULT_OWNER;
 use marill_serving::local::Parties;
 use marill_serving::server::AHEAD_KEY_FILE;
 use world::{World, tiny_model};
@@ -51,8 +52,20 @@ fn write_files(folder: &Path, selection: Selection, sessions: usize) {
     let order = folder.join("order.json");
     let key = SealingKey::read_or_create(&folder.join("server").join(AHEAD_KEY_FILE)).unwrap();
     std::fs::write(&order, serde_json::to_vec(&tiny_model().order(&key)).unwrap()).unwrap();
+    let (vault, owner) = (folder.join("vault"), DEFAULT_OWNER.into());
     let (state, folder) = (folder.join("dealer"), folder.join("files"));
-    let options = AheadOptions { state, folder, order, bucket: BUCKET, tokens: 3, selection, sessions, dry_run: false };
+    let options = AheadOptions {
+        state,
+        vault,
+        owner,
+        folder,
+        order,
+        bucket: BUCKET,
+        tokens: 3,
+        selection,
+        sessions,
+        dry_run: false,
+    };
     produce(&options, &mut |_| {}).unwrap();
 }
 

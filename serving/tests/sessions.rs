@@ -15,12 +15,9 @@ use marill_serving::ServingError;
 use marill_serving::ahead::Correlations;
 use marill_serving::client::SessionOpener;
 use marill_serving::state::{FileState, Keys, Limits, key_digest};
-use marill_serving::wire::{
-    CLOSE_BUDGET, ClientHello, NewSession, ServerWelcome, SessionGrant, Setting, SourceHello, Terms, recv_reply,
-    send_json,
-};
+use marill_serving::wire::{CLOSE_BUDGET, SessionGrant, SourceHello, proof_of, recv_reply, send_json};
 use proxy::{Proxy, unmask};
-use world::{PARTITION, World, wait_until};
+use world::{World, wait_until};
 
 #[test]
 fn a_session_gives_the_twins_tokens_and_costs_what_the_tally_says() {
@@ -234,28 +231,13 @@ fn a_client_that_breaks_the_protocol_ends_its_own_session_only() {
 #[test]
 fn no_session_is_ever_claimed_twice() {
     let world = World::new();
-    let terms = Terms::new(PARTITION, &world.spec, &world.public, Setting::Dealer);
-    let dealer = HttpClient::new(world.parties.dealer.clone(), None);
-    let request = NewSession { terms: terms.clone(), client_id: "ab".repeat(32), candidates: Vec::new() };
-    let answer = dealer.post_json("/v1/sessions", &serde_json::to_vec(&request).unwrap(), 1 << 16).unwrap();
-    let SessionGrant { session, seed } = serde_json::from_slice(&answer.body).unwrap();
-    assert_eq!(seed.len(), 64);
-
-    let server = HttpClient::new(world.parties.server.clone(), None);
-    let greet = || {
-        let mut channel = server.websocket("/v1/session", Duration::from_secs(5)).unwrap();
-        let hello = ClientHello {
-            terms: terms.clone(),
-            session: session.clone(),
-            correlations: Correlations::Live,
-            adapter_sha256: None,
-            sampling: None,
-        };
-        send_json(&mut channel, &hello).unwrap();
-        recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
-    };
-    greet().unwrap();
-    let error = greet().unwrap_err();
+    let SessionGrant { session, token, seed } = world.grant(&"ab".repeat(32), &[]);
+    assert_eq!(seed.unwrap().len(), 64);
+    let proof = proof_of(&token);
+    let error = world.greet(&session, &proof_of("a guess"), Correlations::Live).unwrap_err();
+    assert!(error.to_string().contains("granted to somebody else"), "{error}");
+    world.greet(&session, &proof, Correlations::Live).unwrap();
+    let error = world.greet(&session, &proof, Correlations::Live).unwrap_err();
     assert!(error.to_string().contains("was used before"), "{error}");
 
     // The dealer refuses on its own, whatever the server's ledger says.
@@ -264,7 +246,8 @@ fn no_session_is_ever_claimed_twice() {
     let mut channel = to_dealer.websocket("/v1/source", Duration::from_secs(5)).unwrap();
     let private_sha256 = "cd".repeat(32);
     let selection = Selection::Greedy;
-    let hello = SourceHello { terms, session, spec: world.spec.clone(), private_sha256, selection };
+    let (terms, spec) = (world.terms.clone(), world.spec.clone());
+    let hello = SourceHello { terms, session, spec, private_sha256, proof, selection };
     send_json(&mut channel, &hello).unwrap();
     let error = recv_reply::<()>(&mut channel, "dealer").unwrap_err();
     assert!(error.to_string().contains("was used before"), "{error}");

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use marill_mpc::Selection;
 use marill_serving::ahead::{AheadOptions, produce};
-use marill_serving::dealer::{DealerOptions, run as run_dealer};
+use marill_serving::dealer::{DEFAULT_OWNER, DealerOptions, add_owner, run as run_dealer};
 
 use crate::advice::advise;
-use crate::places::{Folders, Listen, TlsArgs};
+use crate::places::{Folders, Listen, TlsArgs, default_cache};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -22,6 +22,14 @@ pub struct Args {
     /// Sessions that may run at once
     #[arg(long, value_name = "N", default_value_t = 8)]
     max_sessions: usize,
+    /// Make the key of a further owner of models, say where it is, and end: copy it to that owner's server and to nobody
+    /// else. Owners at one dealer share no masks. A running dealer knows it at once; deleting the file ends it
+    #[arg(long, value_name = "NAME", conflicts_with = "ahead")]
+    add_owner: Option<String>,
+    /// Where keys of sessions written ahead lie. Never restore it from a backup: what makes them safe is that a used key is
+    /// gone whatever else is restored [default: `vault` below ~/.cache/marill]
+    #[arg(long, value_name = "DIR", env = "MARILL_VAULT")]
+    vault: Option<PathBuf>,
     #[command(flatten)]
     ahead: AheadArgs,
     #[command(flatten)]
@@ -50,6 +58,9 @@ struct AheadArgs {
     /// How many sessions; each is used once
     #[arg(long, value_name = "N", requires = "ahead", default_value_t = 1)]
     sessions: usize,
+    /// Whose server they are for, where this dealer has several owners
+    #[arg(long, value_name = "NAME", requires = "ahead", default_value = DEFAULT_OWNER)]
+    owner: String,
     /// Only say how large the files would be
     #[arg(long, requires = "ahead")]
     dry_run: bool,
@@ -60,18 +71,28 @@ fn parse_selection(text: &str) -> Result<Selection, String> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if let AheadArgs { ahead: Some(folder), order: Some(order), bucket, tokens, selection, sessions, dry_run } =
+    let state = args.folders.state()?.join("dealer");
+    if let Some(name) = args.add_owner {
+        let path = add_owner(&state, &name).map_err(advise)?;
+        eprintln!("the key of `{name}` is `{}`: copy it to that owner's server", path.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let vault = match args.vault {
+        Some(vault) => vault,
+        None => default_cache()?.join("vault"),
+    };
+    if let AheadArgs { ahead: Some(folder), order: Some(order), bucket, tokens, selection, sessions, owner, dry_run } =
         args.ahead
     {
-        let state = args.folders.state()?.join("dealer");
-        let options = AheadOptions { state, folder, order, bucket, tokens, selection, sessions, dry_run };
+        let options = AheadOptions { state, vault, owner, folder, order, bucket, tokens, selection, sessions, dry_run };
         produce(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
         return Ok(ExitCode::SUCCESS);
     }
     let options = DealerOptions {
         listen: args.listen.at(args.port),
         tls: args.tls.tls(),
-        state: args.folders.state()?.join("dealer"),
+        state,
+        vault,
         max_sessions: args.max_sessions,
     };
     run_dealer(&options).map_err(advise)?;

@@ -188,6 +188,14 @@ impl Services {
     }
 }
 
+/// Where downloads and keys of one use go unless a flag says otherwise.
+///
+/// # Errors
+/// There is no home folder.
+pub fn default_cache() -> anyhow::Result<PathBuf> {
+    below(&None, "XDG_CACHE_HOME", ".cache", "--vault")
+}
+
 fn below(given: &Option<PathBuf>, variable: &str, in_home: &str, flag: &str) -> anyhow::Result<PathBuf> {
     if let Some(given) = given {
         return Ok(given.clone());

@@ -42,6 +42,10 @@ pub struct Args {
     /// writes them [default: `server/keys` below the state folder, where it is]
     #[arg(long, value_name = "FILE", env = "MARILL_API_KEYS", alias = "api-keys")]
     keys: Option<PathBuf>,
+    /// Serve everybody beyond this machine too where there is no file of keys. Whoever is a client can cheat the adapter out
+    /// of the protocol, and the dealer's operator has it by being a client once
+    #[arg(long)]
+    allow_anonymous: bool,
     /// Who makes correlations: a `dealer`, also ahead of time, or (`3pc`) a helper that takes part in every session and
     /// makes them while it runs, one token ahead at most; `marill dealer` serves as either. Three parties, one of them
     /// may be curious, none may deviate from the protocol
@@ -103,6 +107,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         state: state.join("server"),
         max_sessions: args.max_sessions,
         keys: args.keys,
+        allow_anonymous: args.allow_anonymous,
         ahead: args.ahead,
         setting: args.setting,
         e0: args.e0,

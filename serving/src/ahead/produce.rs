@@ -8,19 +8,15 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::seal::Sealer;
-use super::{FORMAT, Header, Order, shelf};
+use super::{FORMAT, Header, Order, Vault, shelf};
 use crate::ServingError;
-use crate::dealer::masks::Masks;
-use crate::dealer::{MASKS_FILE, SERVER_KEY_FILE, check_offer};
-use crate::secret_files::{random, read_or_create_key, replace_file};
-use crate::wire::{Terms, hex, unhex};
+use crate::dealer::masks::{Holder, Masks};
+use crate::dealer::{check_offer, owner_key};
+use crate::secret_files::{random, replace_file, sync_folder};
+use crate::wire::{Terms, hash_key, hex, unhex};
 
 /// Below the dealer's folder: one file a session that is not handed out yet.
 pub(crate) const SEEDS_FOLDER: &str = "ahead";
-/// Sessions written ahead share one masked adapter, under this name in the dealer's list of masks: which client will use
-/// a file is not known yet. All clients then hold the same masked matrix, which is uniform and tells them nothing, also
-/// together.
-const ANY_CLIENT: &str = "ahead";
 /// Room that is left free on the disk.
 const SPARE_BYTES: u64 = 64 << 20;
 
@@ -28,6 +24,10 @@ const SPARE_BYTES: u64 = 64 << 20;
 pub struct AheadOptions {
     /// The dealer's folder.
     pub state: PathBuf,
+    /// As [`crate::dealer::DealerOptions::vault`].
+    pub vault: PathBuf,
+    /// Whose server the files are for: a name that [`crate::dealer::add_owner`] knows, or the first owner's.
+    pub owner: String,
     /// Where the files go; they are then carried to the server.
     pub folder: PathBuf,
     pub order: PathBuf,
@@ -42,11 +42,62 @@ pub struct AheadOptions {
     pub dry_run: bool,
 }
 
-/// What the dealer keeps of a session until a client asks for it: E0's seed.
+/// What the dealer keeps of a session until its day: E0's seed, under a key in the vault.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct StoredSeed {
+#[serde(deny_unknown_fields)]
+struct Stored {
+    format: u32,
+    owner: String,
+    terms: Terms,
+    /// Hexadecimal.
+    sealed_seed0: String,
+}
+
+/// [`Stored`], checked.
+pub(crate) struct StoredSession {
+    session: String,
+    pub(crate) owner: String,
     pub(crate) terms: Terms,
-    pub(crate) seed0: String,
+    pub(crate) seed0: [u8; 48],
+}
+
+impl StoredSession {
+    /// The session in the dealer's folder of sessions; `None` where it is not there.
+    ///
+    /// # Errors
+    /// [`ServingError::Io`], also for a file that is damaged or of another version.
+    pub(crate) fn read(folder: &Path, session: &str) -> Result<Option<Self>, ServingError> {
+        let path = folder.join(session);
+        let json = match std::fs::read(&path) {
+            Ok(json) => json,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(ServingError::Io { path, source }),
+        };
+        let bad = |reason: String| ServingError::io(&path)(std::io::Error::other(reason));
+        let value: serde_json::Value = serde_json::from_slice(&json).map_err(|error| bad(error.to_string()))?;
+        if value.get("format").and_then(serde_json::Value::as_u64) != Some(u64::from(FORMAT)) {
+            return Err(bad(format!(
+                "it is of another version than {FORMAT}: write the session anew, and delete this"
+            )));
+        }
+        let stored: Stored = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
+        let seed0 = unhex::<48>(&stored.sealed_seed0).ok_or_else(|| bad("its seed is cut".into()))?;
+        Ok(Some(Self { session: session.into(), owner: stored.owner, terms: stored.terms, seed0 }))
+    }
+
+    /// Names of all that are there.
+    pub(crate) fn names(folder: &Path) -> impl Iterator<Item = String> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| unhex::<16>(name).is_some())
+    }
+
+    /// Removes it; what stays is of no use without its key.
+    pub(crate) fn remove(&self, folder: &Path) {
+        let path = folder.join(&self.session);
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!("a used session stays where it is, `{}`: {error}", path.display());
+        }
+    }
 }
 
 /// Writes the files; `say` hears of sizes first and then of each file.
@@ -81,10 +132,11 @@ pub fn produce(options: &AheadOptions, say: &mut dyn FnMut(&str)) -> Result<(), 
             free_bytes,
         });
     }
-    let dealer_key = read_or_create_key(&options.state.join(SERVER_KEY_FILE))?;
-    let adapter_seed = Masks::open(&options.state.join(MASKS_FILE))?.seed(ANY_CLIENT, &order.private_sha256)?;
+    let dealer_key = owner_key(&options.state, &options.owner)?;
+    let adapter_seed = Masks::open(&options.state)?.seed(&options.owner, &Holder::Ahead, &order.private_sha256);
+    let vault = Vault::open(&options.vault, &options.state)?;
     for nth in 0..options.sessions {
-        let path = write_session(options, &order, &dealer_key, &adapter_seed, corrections)?;
+        let path = write_session(options, &order, &dealer_key, &adapter_seed, &vault, corrections)?;
         say(&format!("{} of {}: `{}`", nth + 1, options.sessions, path.display()));
     }
     Ok(())
@@ -142,6 +194,7 @@ fn write_session(
     order: &Order,
     dealer_key: &str,
     adapter_seed: &Seed,
+    vault: &Vault,
     corrections_bytes: u64,
 ) -> Result<PathBuf, ServingError> {
     let session = hex(random::<16>()?.as_slice());
@@ -157,19 +210,24 @@ fn write_session(
         corrections_bytes,
         ephemeral_key: String::new(),
     };
+    let key = vault.make(&session)?;
     let path = options.folder.join(shelf::file_name(options.bucket, options.tokens, options.selection, &session));
     let part = path.with_extension("part");
     let written = (|| {
-        let mut sealer = SharedChannel::new(Sealer::create(&part, header, &order.server_key, dealer_key)?);
-        let mut seeds = seed1.to_bytes().to_vec();
-        seeds.extend_from_slice(&adapter_seed.to_bytes());
-        sealer.send(seeds).map_err(ServingError::Plain)?;
+        let mut sealer = SharedChannel::new(Sealer::create(
+            &part,
+            header,
+            &order.server_key,
+            [dealer_key.as_bytes(), key.release().as_slice()],
+        )?);
+        let seeds = [&seed1, adapter_seed].map(|seed| Zeroizing::new(seed.to_bytes()));
+        sealer.send(seeds.iter().flat_map(|seed| **seed).collect()).map_err(ServingError::Plain)?;
         let before = sealer.lock().sealed_bytes;
         let sink = Box::new(sealer.clone());
-        let session = DealerSession::new(order.spec.clone(), adapter_seed.clone(), seed0.clone(), seed1, sink);
-        let mut session = session.with_selection(options.selection);
-        session.prefill(options.bucket)?;
-        (1..options.tokens).try_for_each(|_| session.decode())?;
+        let source = DealerSession::new(order.spec.clone(), adapter_seed.clone(), seed0.clone(), seed1, sink);
+        let mut source = source.with_selection(options.selection).with_hash_key(&hash_key(&session));
+        source.prefill(options.bucket)?;
+        (1..options.tokens).try_for_each(|_| source.decode())?;
         let got = sealer.lock().sealed_bytes - before;
         if got != corrections_bytes {
             return Err(ServingError::Tally { declared_bytes: corrections_bytes, got_bytes: got });
@@ -178,11 +236,15 @@ fn write_session(
     })();
     if let Err(error) = written {
         let _ = std::fs::remove_file(&part);
+        let _ = vault.take(&session);
         return Err(error);
     }
-    let kept = StoredSeed { terms: order.terms.clone(), seed0: hex(&seed0.to_bytes()) };
-    let json = Zeroizing::new(serde_json::to_vec(&kept).expect("a seed has string keys only"));
+    let sealed_seed0 = key.wrap(&session, &Zeroizing::new(seed0.to_bytes()));
+    let (owner, terms) = (options.owner.clone(), order.terms.clone());
+    let stored = Stored { format: FORMAT, owner, terms, sealed_seed0 };
+    let json = serde_json::to_vec(&stored).expect("a session has string keys only");
     replace_file(&options.state.join(SEEDS_FOLDER).join(&session), &json)?;
     std::fs::rename(&part, &path).map_err(ServingError::io(&path))?;
+    sync_folder(&options.folder)?;
     Ok(path)
 }

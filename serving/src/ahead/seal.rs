@@ -36,7 +36,7 @@ impl SealingKey {
     /// # Errors
     /// [`ServingError::Io`].
     pub fn read_or_create(path: &Path) -> Result<Self, ServingError> {
-        let text = Zeroizing::new(read_or_create_key(path)?);
+        let text = read_or_create_key(path)?;
         let bytes = unhex::<32>(&text).ok_or_else(|| std::io::Error::other("it is not a key of 64 hexadecimal digits"));
         Ok(Self(StaticSecret::from(*Zeroizing::new(bytes.map_err(ServingError::io(path))?))))
     }
@@ -48,11 +48,15 @@ impl SealingKey {
     }
 }
 
-/// The key of one file, from the exchanged secret and the word that server and dealer share.
-fn file_key(shared: &[u8; 32], dealer_key: &str, ephemeral: &PublicKey, server: &PublicKey) -> LessSafeKey {
+/// What server and dealer share beside the exchanged secret: the owner's key, and what the dealer releases on the day.
+type Words<'a> = [&'a [u8]; 2];
+
+/// The key of one file, from the exchanged secret and those words.
+fn file_key(shared: &[u8; 32], words: Words<'_>, ephemeral: &PublicKey, server: &PublicKey) -> LessSafeKey {
     let mut secret = Zeroizing::new(shared.to_vec());
-    secret.extend_from_slice(dealer_key.as_bytes());
-    let derived = Salt::new(HKDF_SHA256, b"marill correlations ahead 1").extract(&secret);
+    // Both have fixed lengths.
+    words.iter().for_each(|word| secret.extend_from_slice(word));
+    let derived = Salt::new(HKDF_SHA256, b"marill correlations ahead 2").extract(&secret);
     let info = [&ephemeral.as_bytes()[..], &server.as_bytes()[..]];
     let key = derived.expand(&info, &CHACHA20_POLY1305).expect("one key's length is always possible");
     LessSafeKey::new(UnboundKey::from(key))
@@ -82,7 +86,7 @@ impl Sealer {
         path: &Path,
         mut header: Header,
         server_key: &str,
-        dealer_key: &str,
+        words: Words<'_>,
     ) -> Result<Self, ServingError> {
         let server = unhex::<32>(server_key)
             .map(PublicKey::from)
@@ -98,7 +102,7 @@ impl Sealer {
         let file = File::options().write(true).create_new(true).open(path).map_err(ServingError::io(path))?;
         let mut file = BufWriter::new(file);
         file.write_all(&head).map_err(ServingError::io(path))?;
-        let key = file_key(shared.as_bytes(), dealer_key, &ephemeral, &server);
+        let key = file_key(shared.as_bytes(), words, &ephemeral, &server);
         Ok(Self { path: path.into(), file, key, binding: Sha256::digest(&head).into(), index: 0, sealed_bytes: 0 })
     }
 
@@ -162,23 +166,22 @@ pub(super) fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// A file as a source of correlations: each receive opens the next piece.
-pub struct SealedSource {
+/// The readable head of a file, and the file behind it.
+pub(super) struct Head {
+    pub(super) path: PathBuf,
     file: BufReader<File>,
-    key: LessSafeKey,
     binding: [u8; 32],
-    index: u64,
-    /// Bytes of the file after the piece that was read last.
+    /// Bytes behind the head.
     left: u64,
-    pub header: Header,
+    pub(super) header: Header,
 }
 
-impl SealedSource {
-    /// Reads the head and derives the key.
+impl Head {
+    /// Reads it, and sees that the pieces add up to what it says; what is in them is not known to be right.
     ///
     /// # Errors
     /// [`ServingError::BadAhead`] for a file of another kind or version; [`ServingError::Io`].
-    pub fn open(path: &Path, own: &SealingKey, dealer_key: &str) -> Result<Self, ServingError> {
+    pub(super) fn read(path: &Path) -> Result<Self, ServingError> {
         let bad = |reason: String| ServingError::BadAhead { file: name_of(path), reason };
         let file = File::open(path).map_err(ServingError::io(path))?;
         let total = file.metadata().map_err(ServingError::io(path))?.len();
@@ -196,14 +199,15 @@ impl SealedSource {
         }
         let mut json = vec![0; length as usize];
         file.read_exact(&mut json).map_err(short)?;
-        let header: Header = serde_json::from_slice(&json).map_err(|error| bad(format!("its header: {error}")))?;
-        if header.format != FORMAT {
-            return Err(bad(format!("it has format {}, this version reads {FORMAT}", header.format)));
+        // The version first: another one may have other fields.
+        let value: serde_json::Value =
+            serde_json::from_slice(&json).map_err(|error| bad(format!("its header: {error}")))?;
+        match value.get("format").and_then(serde_json::Value::as_u64) {
+            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) => return Err(bad(format!("it has format {format}, this version reads {FORMAT}"))),
+            None => return Err(bad("its header has no format".into())),
         }
-        let ephemeral = unhex::<32>(&header.ephemeral_key).map(PublicKey::from);
-        let ephemeral = ephemeral.ok_or_else(|| bad("its key is not hexadecimal".into()))?;
-        let shared = own.0.diffie_hellman(&ephemeral);
-        let key = file_key(shared.as_bytes(), dealer_key, &ephemeral, &PublicKey::from(&own.0));
+        let header: Header = serde_json::from_value(value).map_err(|error| bad(format!("its header: {error}")))?;
         let binding =
             Sha256::new().chain_update(MAGIC).chain_update(length.to_le_bytes()).chain_update(&json).finalize();
         let start = (MAGIC.len() + 4 + json.len()) as u64;
@@ -213,7 +217,34 @@ impl SealedSource {
             return Err(bad("it is altered or cut off: its pieces do not add up to what its header says".into()));
         }
         file.seek(SeekFrom::Start(start)).map_err(ServingError::io(path))?;
-        Ok(Self { file, key, binding: binding.into(), index: 0, left, header })
+        Ok(Self { path: path.into(), file, binding: binding.into(), left, header })
+    }
+}
+
+/// A file as a source of correlations: each receive opens the next piece.
+pub struct SealedSource {
+    file: BufReader<File>,
+    key: LessSafeKey,
+    binding: [u8; 32],
+    index: u64,
+    /// Bytes of the file after the piece that was read last.
+    left: u64,
+    pub header: Header,
+}
+
+impl SealedSource {
+    /// Derives the key of a file whose head was read.
+    ///
+    /// # Errors
+    /// [`ServingError::BadAhead`].
+    pub(super) fn open(head: Head, own: &SealingKey, words: Words<'_>) -> Result<Self, ServingError> {
+        let Head { path, file, binding, left, header } = head;
+        let ephemeral = unhex::<32>(&header.ephemeral_key).map(PublicKey::from);
+        let bad = || ServingError::BadAhead { file: name_of(&path), reason: "its key is not hexadecimal".into() };
+        let ephemeral = ephemeral.ok_or_else(bad)?;
+        let shared = own.0.diffie_hellman(&ephemeral);
+        let key = file_key(shared.as_bytes(), words, &ephemeral, &PublicKey::from(&own.0));
+        Ok(Self { file, key, binding, index: 0, left, header })
     }
 
     fn next(&mut self) -> Result<Vec<u8>, String> {

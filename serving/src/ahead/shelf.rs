@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use marill_mpc::Selection;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
-use super::seal::{SealedSource, SealingKey, name_of};
+use super::seal::{Head, SealedSource, SealingKey, name_of};
 use crate::ServingError;
 use crate::wire::{Terms, unhex};
 
@@ -39,13 +40,13 @@ fn parse_name(path: &Path) -> Option<Offer> {
 pub struct Shelf {
     folder: PathBuf,
     key: SealingKey,
-    dealer_key: String,
+    dealer_key: Zeroizing<String>,
 }
 
 impl Shelf {
     #[must_use]
     pub fn new(folder: &Path, key: SealingKey, dealer_key: &str) -> Self {
-        Self { folder: folder.into(), key, dealer_key: dealer_key.into() }
+        Self { folder: folder.into(), key, dealer_key: Zeroizing::new(dealer_key.into()) }
     }
 
     fn files(&self) -> Result<Vec<(Offer, PathBuf)>, ServingError> {
@@ -74,23 +75,23 @@ impl Shelf {
         Ok(offers)
     }
 
-    /// Opens the file of a session that the caller has claimed, and removes it: a copy of it is of no use any more.
+    /// The file of a session, for this program and adapter; nothing is used up yet.
     ///
     /// # Errors
     /// [`ServingError::NotAhead`] where there is none; [`ServingError::BadAhead`] for a file that is not what its name
     /// and these terms say.
-    pub fn take(
+    pub fn find(
         &self,
         session: &str,
         terms: &Terms,
         private_sha256: &str,
         selection: Selection,
-    ) -> Result<SealedSource, ServingError> {
+    ) -> Result<Found, ServingError> {
         let found = self.files()?.into_iter().find(|(offer, _)| offer.session == session);
         let (offer, path) = found.ok_or_else(|| ServingError::NotAhead { session: session.into() })?;
-        let source = SealedSource::open(&path, &self.key, &self.dealer_key)?;
+        let head = Head::read(&path)?;
         let bad = |reason: String| ServingError::BadAhead { file: name_of(&path), reason };
-        let header = &source.header;
+        let header = &head.header;
         let named = (offer.bucket, offer.tokens, offer.selection);
         if header.session != session || (header.bucket, header.tokens, header.selection) != named {
             return Err(bad("its header says something else than its name".into()));
@@ -102,10 +103,31 @@ impl Shelf {
         if header.private_sha256 != private_sha256 {
             return Err(bad("it was made for another adapter".into()));
         }
+        Ok(Found(head))
+    }
+
+    /// Opens the file of a session that the caller has claimed, with what the dealer released, and removes it.
+    ///
+    /// # Errors
+    /// [`ServingError::BadAhead`].
+    pub fn take(&self, found: Found, release: &[u8; 32]) -> Result<SealedSource, ServingError> {
+        let path = found.0.path.clone();
+        let source = SealedSource::open(found.0, &self.key, [self.dealer_key.as_bytes(), release])?;
         if let Err(error) = std::fs::remove_file(&path) {
             tracing::warn!("a used file stays where it is, `{}`: {error}", path.display());
         }
         Ok(source)
+    }
+}
+
+/// A file that was found and fits.
+pub struct Found(Head);
+
+impl Found {
+    /// Padded length of the prompt that it is for.
+    #[must_use]
+    pub fn bucket(&self) -> usize {
+        self.0.header.bucket
     }
 }
 

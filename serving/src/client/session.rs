@@ -8,10 +8,12 @@ use std::time::Duration;
 use marill_mpc::{
     ClientSession, DecoderSpec, MaskedAdapter, Material, OperatorSession, PublicWeights, Sampling, Seed, Selection,
 };
-use marill_net::http::{HttpClient, Response};
+use marill_net::http::HttpClient;
 use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel};
 use marill_partition::Partition;
-use zeroize::{Zeroize, Zeroizing};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use super::ClientOptions;
 use super::cache::Offered;
@@ -19,19 +21,20 @@ use super::prepare::PreparedSteps;
 use super::shared::SharedLines;
 use crate::ServingError;
 use crate::ahead::{Correlations, Offer};
-use crate::error::message_of;
+use crate::error::refused;
 use crate::secret_files::{read_or_create_key, replace_file};
 use crate::state::{Ledger, WhenInUse};
+use crate::ticket::Ticket;
 use crate::wire::{
-    ClientHello, E0, NewSession, ServerWelcome, SessionGrant, Step, Terms, WordsHello, recv_reply, send_json, unhex,
-    words_key,
+    ClientHello, CollectSeed, CollectedSeed, E0, EvaluateHello, GrantedTicket, NewSession, NewTicket, PROTOCOL_VERSION,
+    ServerWelcome, SessionGrant, Step, Terms, WordsHello, hash_key, proof_of, recv_reply, send_json, unhex, words_key,
 };
 
 const SERVER: &str = "server";
 const DEALER: &str = "dealer";
 /// The longest silence of the server within a step.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(120);
-const MAX_OFFERS_BYTES: u64 = 64 << 10;
+const MAX_TICKET_BYTES: u64 = 64 << 10;
 const MAX_GRANT_BYTES: u64 = 64 << 10;
 const MAX_ADAPTER_BYTES: u64 = 4 << 30;
 
@@ -67,7 +70,7 @@ impl ClientState {
     /// [`ServingError::Io`].
     pub fn open(state: &Path, cache: &Path) -> Result<Self, ServingError> {
         Ok(Self {
-            client_id: read_or_create_key(&state.join("id"))?,
+            client_id: read_or_create_key(&state.join("id"))?.to_string(),
             ledger: state.join("ledger"),
             adapters: cache.join("adapters"),
             kept: Mutex::default(),
@@ -123,13 +126,6 @@ pub enum Source {
     Any,
     Live,
     Ahead,
-}
-
-fn refused(by: &'static str, answer: &Response) -> ServingError {
-    let text = String::from_utf8_lossy(&answer.body);
-    let (code, message) =
-        message_of(&text).unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
-    ServingError::Refused { by, code, message, retry_after_seconds: answer.retry_after_seconds }
 }
 
 /// Opens sessions of one model.
@@ -189,11 +185,14 @@ impl SessionOpener {
         if self.terms.is_shared() {
             let evaluator = self.evaluator.as_ref().ok_or(ServingError::NoEvaluator)?;
             let any_material = !self.insists_on_material;
-            let (lines, material) = SharedLines::open(evaluator, &self.server, &self.terms, any_material, sampling)?;
+            let ticket = self.ticket(None, Selection::default())?.ticket;
+            let hello = EvaluateHello { terms: self.terms.clone(), ticket, any_material, sampling };
+            let (lines, material) = SharedLines::open(evaluator, &self.server, hello)?;
             let (inner, spec) = (Inner::Shared(lines), self.spec.clone());
             return Ok(SecureSession { inner, spec, correlations: Correlations::Live, material });
         }
-        self.greet(self.grant(&self.terms, Vec::new())?, Correlations::Live, sampling)
+        let ticket = self.ticket(None, Selection::default())?.ticket;
+        self.greet(self.grant(&self.terms, ticket, Vec::new())?, Correlations::Live, sampling)
     }
 
     /// As [`Self::open_live`], for a prompt of `bucket` and at most `tokens` of answer: with correlations written ahead where
@@ -218,43 +217,52 @@ impl SessionOpener {
             Source::Any | Source::Ahead => {}
         }
         let selection = Selection::of(sampling);
-        let candidates = self.offers(bucket, tokens, selection)?;
+        let GrantedTicket { ticket, ahead } = self.ticket(Some(bucket), selection)?;
+        let fits = |offer: &Offer| (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens;
+        let candidates: Vec<String> = ahead.into_iter().filter(fits).map(|offer| offer.session).collect();
         if !candidates.is_empty() {
-            match self.grant(&self.terms, candidates) {
+            match self.grant(&self.terms, ticket.clone(), candidates) {
                 Err(ServingError::Refused { code, .. }) if code == "session_used" => {}
                 granted => return self.greet(granted?, Correlations::Ahead, sampling),
             }
         }
         match source {
             Source::Ahead => Err(ServingError::NothingAhead { bucket, tokens, selection: selection.as_str() }),
-            _ => self.open_live(sampling),
+            _ => self.greet(self.grant(&self.terms, ticket, Vec::new())?, Correlations::Live, sampling),
         }
     }
 
-    /// Sessions whose correlations the server says it has.
-    fn offers(&self, bucket: usize, tokens: usize, selection: Selection) -> Result<Vec<String>, ServingError> {
-        let path = format!("/v1/ahead?bucket={bucket}&selection={}", selection.as_str());
-        let answer = self.server.get(&path, MAX_OFFERS_BYTES).map_err(ServingError::net(SERVER))?;
-        if answer.status != 200 {
-            return Err(refused(SERVER, &answer));
+    /// The server's word for the dealer that this client may open a session, and what lies written ahead for a prompt of
+    /// this bucket.
+    fn ticket(&self, bucket: Option<usize>, selection: Selection) -> Result<GrantedTicket, ServingError> {
+        let bad = |reason: String| ServingError::BadMessage { peer: SERVER, reason };
+        let wish = NewTicket { client_id: self.state.client_id.clone(), bucket, selection };
+        let json = serde_json::to_vec(&wish).map_err(|error| bad(error.to_string()))?;
+        let answer =
+            self.server.post_json("/v1/tickets", &json, MAX_TICKET_BYTES).map_err(ServingError::net(SERVER))?;
+        match answer.status {
+            200 => serde_json::from_slice(&answer.body).map_err(|error| bad(format!("its ticket: {error}"))),
+            // The address came with this version of the protocol.
+            404 => {
+                let (ours, theirs) = (PROTOCOL_VERSION.to_string(), "5 or older".into());
+                Err(ServingError::Mismatch { field: "protocol", ours, theirs })
+            }
+            _ => Err(refused(SERVER, &answer)),
         }
-        let offers: Result<Vec<Offer>, _> = serde_json::from_slice(&answer.body);
-        let offers = offers
-            .map_err(|error| ServingError::BadMessage { peer: SERVER, reason: format!("its offers: {error}") })?;
-        let fits = |offer: &Offer| (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens;
-        Ok(offers.into_iter().filter(fits).map(|offer| offer.session).collect())
     }
 
     fn greet(
         &self,
-        (session, seed0): (String, Seed),
+        granted: Granted,
         correlations: Correlations,
         sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
-        let words = self.words(&self.terms, &session, &seed0)?;
-        let (peer, meter, adapter) = self.meet(&self.terms, &session, correlations, sampling)?;
+        let words = self.words(&self.terms, &granted)?;
+        let (peer, meter, adapter) = self.meet(&self.terms, &granted, correlations, sampling)?;
+        let hash_key = hash_key(&granted.session);
+        let seed0 = self.seed(granted)?;
         let session = ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
-        let session = session.with_sampling(sampling);
+        let session = session.with_sampling(sampling).with_hash_key(&hash_key);
         let session = match words {
             Some(words) => session.with_points(words),
             None => session,
@@ -268,13 +276,16 @@ impl SessionOpener {
     pub(crate) fn open_shared(
         &self,
         terms: &Terms,
+        ticket: Ticket,
         sampling: Option<Sampling>,
     ) -> Result<(String, OperatorSession), ServingError> {
-        let (session, seed0) = self.grant(terms, Vec::new())?;
-        let words = self.words(terms, &session, &seed0)?;
-        let (peer, _, adapter) = self.meet(terms, &session, Correlations::Live, sampling)?;
+        let granted = self.grant(terms, ticket, Vec::new())?;
+        let session = granted.session.clone();
+        let words = self.words(terms, &granted)?;
+        let (peer, _, adapter) = self.meet(terms, &granted, Correlations::Live, sampling)?;
+        let seed0 = self.seed(granted)?;
         let opened = OperatorSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
-        let opened = opened.with_sampling(sampling);
+        let opened = opened.with_sampling(sampling).with_hash_key(&hash_key(&session));
         let opened = match words {
             Some(words) => opened.with_points(words),
             None => opened,
@@ -283,12 +294,10 @@ impl SessionOpener {
     }
 
     /// On points: the dealer's line for E0's correction words, open before the server asks for its own.
-    fn words(&self, terms: &Terms, session: &str, seed0: &Seed) -> Result<Option<Box<dyn Channel>>, ServingError> {
-        if terms.material != Material::Points {
-            return Ok(None);
-        }
+    fn words(&self, terms: &Terms, granted: &Granted) -> Result<Option<Box<dyn Channel>>, ServingError> {
+        let (Material::Points, Some(seed0)) = (terms.material, &granted.seed0) else { return Ok(None) };
         let mut line = self.dealer.websocket("/v1/words", STEP_TIMEOUT).map_err(ServingError::net(DEALER))?;
-        let hello = WordsHello { session: session.into(), key: words_key(seed0) };
+        let hello = WordsHello { session: granted.session.clone(), key: words_key(seed0) };
         send_json(&mut line, &hello).map_err(ServingError::net(DEALER))?;
         recv_reply::<()>(&mut line, DEALER)?;
         Ok(Some(Box::new(line)))
@@ -298,19 +307,19 @@ impl SessionOpener {
     fn meet(
         &self,
         terms: &Terms,
-        session: &str,
+        granted: &Granted,
         correlations: Correlations,
         sampling: Option<Sampling>,
     ) -> Result<(Peer, Arc<Meter>, Arc<MaskedAdapter>), ServingError> {
-        self.state.claim(session)?;
+        self.state.claim(&granted.session)?;
         let kept = self.state.kept(terms, &self.spec, correlations);
         let channel = self.server.websocket("/v1/session", STEP_TIMEOUT).map_err(ServingError::net(SERVER))?;
         let meter = Arc::<Meter>::default();
         let mut peer = SharedChannel::new(Metered::new(channel, meter.clone()));
 
         let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
-        let session = session.into();
-        let hello = ClientHello { terms: terms.clone(), session, correlations, adapter_sha256, sampling };
+        let (session, proof) = (granted.session.clone(), proof_of(&granted.token));
+        let hello = ClientHello { terms: terms.clone(), session, correlations, proof, adapter_sha256, sampling };
         send_json(&mut peer, &hello).map_err(ServingError::net(SERVER))?;
         let welcome: ServerWelcome = recv_reply(&mut peer, SERVER)?;
         terms.check(&welcome.terms)?;
@@ -321,26 +330,43 @@ impl SessionOpener {
         Ok((peer, meter, adapter))
     }
 
-    /// A session's name and E0's seed.
-    fn grant(&self, terms: &Terms, candidates: Vec<String>) -> Result<(String, Seed), ServingError> {
-        let request = NewSession { terms: terms.clone(), client_id: self.state.client_id.clone(), candidates };
-        let bad = |reason: String| ServingError::BadMessage { peer: DEALER, reason };
-        let json = serde_json::to_vec(&request).map_err(|error| bad(error.to_string()))?;
-        let answer =
-            self.dealer.post_json("/v1/sessions", &json, MAX_GRANT_BYTES).map_err(ServingError::net(DEALER))?;
+    /// A session of this client's.
+    fn grant(&self, terms: &Terms, ticket: Ticket, candidates: Vec<String>) -> Result<Granted, ServingError> {
+        let ahead = !candidates.is_empty();
+        let client_id = self.state.client_id.clone();
+        let request = NewSession { terms: terms.clone(), client_id, ticket, candidates };
+        let SessionGrant { session, token, seed } = self.ask_dealer("/v1/sessions", &request)?;
+        let bad = |reason: &str| ServingError::BadMessage { peer: DEALER, reason: reason.into() };
+        if unhex::<16>(&session).is_none() || ahead && !request.candidates.contains(&session) {
+            return Err(bad("it grants a session that was not asked for"));
+        }
+        let seed0 = seed.map(|seed| parse_seed(&seed)).transpose()?;
+        if ahead == seed0.is_some() {
+            return Err(bad("a seed comes with a session that is streamed, and with no other"));
+        }
+        Ok(Granted { session, token, seed0 })
+    }
+
+    /// E0's seed: granted with the session, or collected from the dealer now that the server has taken it up.
+    fn seed(&self, granted: Granted) -> Result<Seed, ServingError> {
+        let Granted { session, token, seed0 } = granted;
+        match seed0 {
+            Some(seed0) => Ok(seed0),
+            None => {
+                let CollectedSeed { seed } = self.ask_dealer("/v1/seeds", &CollectSeed { session, token })?;
+                parse_seed(&seed)
+            }
+        }
+    }
+
+    fn ask_dealer<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T, ServingError> {
+        let bad = |error: serde_json::Error| ServingError::BadMessage { peer: DEALER, reason: error.to_string() };
+        let json = Zeroizing::new(serde_json::to_vec(request).map_err(bad)?);
+        let answer = self.dealer.post_json(path, &json, MAX_GRANT_BYTES).map_err(ServingError::net(DEALER))?;
         if answer.status != 200 {
             return Err(refused(DEALER, &answer));
         }
-        let body = Zeroizing::new(answer.body);
-        let SessionGrant { session, seed } = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
-        if !request.candidates.is_empty() && !request.candidates.contains(&session) {
-            return Err(bad("it grants a session that was not asked for".into()));
-        }
-        let seed = Zeroizing::new(seed);
-        let mut bytes = unhex::<32>(&seed).ok_or_else(|| bad("the seed is not 32 bytes".into()))?;
-        let seed0 = Seed::from_bytes(bytes);
-        bytes.zeroize();
-        Ok((session, seed0))
+        serde_json::from_slice(&Zeroizing::new(answer.body)).map_err(bad)
     }
 
     fn receive_adapter(
@@ -371,6 +397,20 @@ impl SessionOpener {
         self.state.keep(&self.terms, correlations, got, &bytes, masked.clone())?;
         Ok(masked)
     }
+}
+
+/// What the dealer granted.
+struct Granted {
+    session: String,
+    token: Zeroizing<String>,
+    /// None where the session was written ahead.
+    seed0: Option<Seed>,
+}
+
+fn parse_seed(text: &str) -> Result<Seed, ServingError> {
+    let bytes = unhex::<32>(text).map(Zeroizing::new);
+    let reason = || ServingError::BadMessage { peer: DEALER, reason: "the seed is not 32 bytes".into() };
+    bytes.map(|bytes| Seed::from_bytes(*bytes)).ok_or_else(reason)
 }
 
 /// A session that is ready for steps: one prefill, then decodes. A second prompt needs a second session, because a

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use marill_mpc::{DecoderSpec, InputShare, Material, Sampling, join_token};
+use marill_mpc::{DecoderSpec, InputShare, Material, join_token};
 use marill_net::http::HttpClient;
 use marill_net::{Channel, Meter, Metered, SharedChannel};
 
 use super::session::{Cost, Peer, STEP_TIMEOUT};
 use crate::ServingError;
 use crate::wire::{
-    EvaluateHello, EvaluateWelcome, InputHello, Step, Terms, recv_reply, recv_token_share, send_input_share, send_json,
+    EvaluateHello, EvaluateWelcome, InputHello, Step, recv_reply, recv_token_share, send_input_share, send_json,
 };
 
 /// The evaluators, E0 first.
@@ -24,13 +24,11 @@ pub(super) struct SharedLines {
 
 impl SharedLines {
     /// Greets the evaluator, who greets dealer and server, then joins its session at the server; also the material, which
-    /// the evaluator chooses where `any_material` will do.
+    /// the evaluator chooses where any will do.
     pub(super) fn open(
         evaluator: &HttpClient,
         server: &HttpClient,
-        terms: &Terms,
-        any_material: bool,
-        sampling: Option<Sampling>,
+        hello: EvaluateHello,
     ) -> Result<(Self, Material), ServingError> {
         let meter = Arc::<Meter>::default();
         let connect = |service: &HttpClient, path: &str, peer| {
@@ -38,11 +36,11 @@ impl SharedLines {
             Ok::<Peer, ServingError>(SharedChannel::new(Metered::new(channel, meter.clone())))
         };
         let mut first = connect(evaluator, "/v1/evaluate", PEERS[0])?;
-        let hello = EvaluateHello { terms: terms.clone(), any_material, sampling };
         send_json(&mut first, &hello).map_err(ServingError::net(PEERS[0]))?;
         let welcome: EvaluateWelcome = recv_reply(&mut first, PEERS[0])?;
+        let EvaluateHello { terms, any_material, sampling, .. } = hello;
         let material = if any_material { welcome.terms.material } else { terms.material };
-        let terms = terms.clone().with_material(material);
+        let terms = terms.with_material(material);
         terms.check(&welcome.terms)?;
 
         let mut second = connect(server, "/v1/input", PEERS[1])?;

@@ -1,52 +1,66 @@
-//! One adapter mask per client and adapter, kept so that a client downloads its masked adapter once.
+//! One adapter mask for each owner, client and adapter, the same at every session, so that a client downloads its masked
+//! adapter once.
+//!
+//! A mask's seed is a pseudorandom function of (owner, client, digest of the private weights) under one key of the dealer's,
+//! which nobody else knows: there is no record that grows, that a crash tears or that two processes write. Two owners never
+//! share a mask, whatever digests and client names they use. Whoever gets the key and a client's masked adapter has the
+//! adapter, as with any record of masks.
 
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use marill_mpc::{DecoderSpec, MatrixMasks, Seed};
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use crate::ServingError;
-use crate::secret_files::random;
-use crate::wire::{hex, unhex};
+use crate::secret_files::read_or_create_key;
+use crate::wire::unhex;
 
-/// Lines of `client private-digest seed`, readable by the dealer's user only. Whoever writes correlations ahead may append
-/// meanwhile, so nothing is ever cut off here: what a failed write left of a line is ended before the next one.
+/// The key of all masks, in the dealer's folder.
+const KEY_FILE: &str = "masks.key";
+/// What kept masks before; it is read no more.
+const FORMER_FILE: &str = "masks";
+
+/// Under these names stand masks that several clients share; no client has them, since theirs are hexadecimal.
+pub(crate) enum Holder<'a> {
+    /// One client.
+    Client(&'a str),
+    /// All clients of a partition with whole private matrices: their views together are then the view of one.
+    Everybody,
+    /// Whoever will use a session written ahead. All clients then hold the same masked matrix, which is uniform and tells
+    /// them nothing, also together.
+    Ahead,
+}
+
+impl Holder<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Client(id) => id,
+            Self::Everybody => "everybody",
+            Self::Ahead => "ahead",
+        }
+    }
+}
+
 pub(crate) struct Masks {
-    path: PathBuf,
-    state: Mutex<State>,
+    key: Seed,
     /// Masks of whole matrices by the name of their seed: one set, hundreds of megabytes.
     expanded: Mutex<Option<([u8; 32], MatrixMasks)>>,
 }
 
-struct State {
-    file: File,
-    /// Whether the last line may be without its end.
-    torn: bool,
-    seeds: HashMap<(String, String), [u8; 32]>,
-}
-
 impl Masks {
-    pub(crate) fn open(path: &Path) -> Result<Self, ServingError> {
-        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
-        let file = file.map_err(ServingError::io(path))?;
-        let mut seeds = HashMap::new();
-        let (mut reader, mut line, mut torn) = (BufReader::new(&file), String::new(), false);
-        while reader.read_line(&mut line).map_err(ServingError::io(path))? > 0 {
-            torn = !line.ends_with('\n');
-            let words: Vec<&str> = line.trim_end().split(' ').collect();
-            if let [client, private, seed] = words[..]
-                && let Some(seed) = unhex::<32>(seed)
-            {
-                seeds.insert((client.to_string(), private.to_string()), seed);
-            }
-            line.clear();
+    pub(crate) fn open(state: &Path) -> Result<Self, ServingError> {
+        let path = state.join(KEY_FILE);
+        let text = read_or_create_key(&path)?;
+        let damaged = || ServingError::io(&path)(std::io::Error::other("it is not a key of 64 hexadecimal digits"));
+        let mut bytes = unhex::<32>(&text).ok_or_else(damaged)?;
+        let key = Seed::from_bytes(bytes);
+        bytes.zeroize();
+        let former = state.join(FORMER_FILE);
+        if former.exists() {
+            tracing::warn!("`{}` is of an earlier version and is not read any more: delete it", former.display());
         }
-        Ok(Self { path: path.into(), state: Mutex::new(State { file, torn, seeds }), expanded: Mutex::default() })
+        Ok(Self { key, expanded: Mutex::default() })
     }
 
     /// What a seed expands to, shared by the sessions of one partition.
@@ -66,21 +80,11 @@ impl Masks {
         masks
     }
 
-    /// The seed for this client and adapter; a new one is on disk before it is returned.
-    pub(crate) fn seed(&self, client: &str, private_sha256: &str) -> Result<Seed, ServingError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (client.to_string(), private_sha256.to_string());
-        if let Some(seed) = state.seeds.get(&key) {
-            return Ok(Seed::from_bytes(*seed));
-        }
-        let seed = *random::<32>()?;
-        let end = if state.torn { "\n" } else { "" };
-        let line = Zeroizing::new(format!("{end}{client} {private_sha256} {}\n", hex(&seed)));
-        let written = state.file.write_all(line.as_bytes()).and_then(|()| state.file.sync_data());
-        state.torn = written.is_err();
-        written.map_err(ServingError::io(&self.path))?;
-        state.seeds.insert(key, seed);
-        Ok(Seed::from_bytes(seed))
+    /// The seed for this owner, holder and adapter. No part may hold a line feed: names of owners, hexadecimal ids and
+    /// digests do not.
+    pub(crate) fn seed(&self, owner: &str, holder: &Holder<'_>, private_sha256: &str) -> Seed {
+        debug_assert!(![owner, holder.name(), private_sha256].concat().contains('\n'));
+        self.key.derive(&format!("adapter mask\n{owner}\n{}\n{private_sha256}", holder.name()))
     }
 }
 
@@ -89,23 +93,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_keeps_its_mask_over_restarts_and_torn_lines() {
+    fn a_mask_is_kept_over_restarts_and_belongs_to_one_owner_client_and_adapter() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("masks");
         let (alice, private) = ("a1".repeat(32), "0f".repeat(32));
-        let masks = Masks::open(&path).unwrap();
-        let first = masks.seed(&alice, &private).unwrap().to_bytes();
-        assert_ne!(masks.seed("b", &private).unwrap().to_bytes(), first);
-        drop(masks);
-        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(b"c 0f0f 12").unwrap();
-        let masks = Masks::open(&path).unwrap();
-        assert_eq!(masks.seed(&alice, &private).unwrap().to_bytes(), first);
-        let dora = masks.seed("d", &private).unwrap().to_bytes();
-        assert_eq!(
-            Masks::open(&path).unwrap().seed("d", &private).unwrap().to_bytes(),
-            dora,
-            "not glued to the torn one"
-        );
+        let of = |owner: &str, holder: Holder<'_>, private: &str| {
+            Masks::open(folder.path()).unwrap().seed(owner, &holder, private).to_bytes()
+        };
+        let first = of("default", Holder::Client(&alice), &private);
+        assert_eq!(of("default", Holder::Client(&alice), &private), first);
+        let others = [
+            of("another", Holder::Client(&alice), &private),
+            of("default", Holder::Client(&"b2".repeat(32)), &private),
+            of("default", Holder::Client(&alice), &"1f".repeat(32)),
+            of("default", Holder::Everybody, &private),
+            of("another", Holder::Everybody, &private),
+            of("default", Holder::Ahead, &private),
+        ];
+        for (i, other) in others.iter().enumerate() {
+            assert!(*other != first && !others[..i].contains(other), "{i}");
+        }
     }
 }

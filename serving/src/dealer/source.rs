@@ -1,22 +1,22 @@
 //! One session of a server at the dealer.
 
-use marill_mpc::{DealerSession, Material, ProtocolError};
+use marill_mpc::{DealerSession, Material, ProtocolError, Seed};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::Zeroizing;
 
 use super::Dealer;
+use super::grants::Seeds;
+use super::masks::Holder;
+use super::owners::Owner;
 use crate::ServingError;
 use crate::metrics::Metrics;
-use crate::wire::{Reply, SourceHello, Step, recv_json, send_json, unhex};
+use crate::wire::{Reply, SourceHello, Step, hash_key, recv_hello, send_json, unhex};
 
 const SERVER: &str = "server";
-/// Under this name stand masks that all clients share; no client has it, since theirs are hexadecimal.
-const EVERYBODY: &str = "everybody";
-
 /// Greets the server, then produces the corrections of each step and, ahead of need, those of the next.
-pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), ServingError> {
+pub(super) fn run(dealer: &Dealer, owner: &Owner, channel: WebSocketChannel) -> Result<(), ServingError> {
     let mut channel = SharedChannel::new(channel);
-    let mut session = match open(dealer, &mut channel) {
+    let mut session = match open(dealer, owner, &mut channel) {
         Ok(session) => session,
         Err(error) => {
             Metrics::add(&dealer.metrics.sessions_refused, 1);
@@ -30,13 +30,20 @@ pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), Serv
     result
 }
 
-fn open(dealer: &Dealer, channel: &mut SharedChannel<WebSocketChannel>) -> Result<DealerSession, ServingError> {
-    let hello: SourceHello = recv_json(channel, SERVER)?;
+fn open(
+    dealer: &Dealer,
+    owner: &Owner,
+    channel: &mut SharedChannel<WebSocketChannel>,
+) -> Result<DealerSession, ServingError> {
+    let hello: SourceHello = recv_hello(channel, SERVER)?;
     let bad = |reason: &str| ServingError::BadMessage { peer: SERVER, reason: reason.into() };
     if unhex::<16>(&hello.session).is_none() || unhex::<32>(&hello.private_sha256).is_none() {
         return Err(bad("a session or a digest is not hexadecimal"));
     }
-    let grant = dealer.redeem(&hello.session).ok_or(ServingError::SessionUsed { session: hello.session.clone() })?;
+    let grant = dealer.grants.redeem(&hello.session, &owner.name, &hello.proof)?;
+    let Seeds::Live { seed0, seed1 } = grant.seeds else {
+        return Err(ServingError::SessionUsed { session: hello.session });
+    };
     grant.terms.check(&hello.terms)?;
     grant.terms.check_program(&hello.spec).map_err(|reason| ServingError::BadMessage { peer: SERVER, reason })?;
     hello.spec.validate()?;
@@ -46,17 +53,15 @@ fn open(dealer: &Dealer, channel: &mut SharedChannel<WebSocketChannel>) -> Resul
     }
     dealer.ledger.claim("e1", &hello.session)?;
     // One mask hides whole matrices from all clients alike, whose views together are then the view of one.
-    let holder = if hello.spec.is_full() { EVERYBODY } else { &grant.client_id };
-    let adapter_seed = dealer.masks.seed(holder, &hello.private_sha256)?;
+    let holder = if hello.spec.is_full() { Holder::Everybody } else { Holder::Client(&grant.client_id) };
+    let adapter_seed = dealer.masks.seed(&owner.name, &holder, &hello.private_sha256);
 
     send_json(channel, &Reply::Welcome(())).map_err(ServingError::net(SERVER))?;
-    let mut seeds = Zeroizing::new(grant.seed1.to_bytes().to_vec());
-    seeds.extend_from_slice(&adapter_seed.to_bytes());
-    channel.send(seeds.to_vec()).map_err(ServingError::net(SERVER))?;
+    channel.send(both(&seed1, &adapter_seed)).map_err(ServingError::net(SERVER))?;
     let sink = Box::new(channel.clone());
     let matrices = dealer.masks.expanded(&hello.spec, &adapter_seed);
-    let session = DealerSession::with_masks(hello.spec, &adapter_seed, matrices, [grant.seed0, grant.seed1], sink);
-    let session = session.with_selection(hello.selection);
+    let session = DealerSession::with_masks(hello.spec, &adapter_seed, matrices, [seed0, seed1], sink);
+    let session = session.with_selection(hello.selection).with_hash_key(&hash_key(&hello.session));
     let session = match words {
         Some(words) => session.with_points(words),
         None => session,
@@ -85,4 +90,9 @@ fn stream(
         Metrics::add(&dealer.metrics.steps, 1);
         ahead = Some(session.decode());
     }
+}
+
+/// The frame of seeds for E1, which the channel takes over as it is.
+fn both(seed1: &Seed, adapter: &Seed) -> Vec<u8> {
+    [seed1, adapter].iter().flat_map(|seed| *Zeroizing::new(seed.to_bytes())).collect()
 }

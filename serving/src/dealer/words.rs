@@ -12,7 +12,8 @@ use marill_mpc::Material;
 use marill_net::{Channel, NetError, SharedChannel, WebSocketChannel};
 use sha2::{Digest, Sha256};
 
-use super::{Dealer, GRANT_LIFETIME};
+use super::Dealer;
+use super::grants::GRANT_LIFETIME;
 use crate::ServingError;
 use crate::wire::{Reply, WordsHello, recv_json, send_json, words_key};
 
@@ -98,7 +99,7 @@ fn open(
 ) -> Result<(String, Receiver<Vec<u8>>), ServingError> {
     let hello: WordsHello = recv_json(channel, CLIENT)?;
     let unknown = || ServingError::NoSession { session: hello.session.clone() };
-    let (material, key) = dealer.granted(&hello.session).ok_or_else(unknown)?;
+    let (material, key) = dealer.grants.granted(&hello.session).ok_or_else(unknown)?;
     // Digests are compared, so the time taken says nothing about the key.
     if Sha256::digest(hello.key.as_bytes()) != Sha256::digest(words_key(&key).as_bytes()) {
         return Err(unknown());

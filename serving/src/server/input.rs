@@ -16,7 +16,7 @@ use crate::ServingError;
 use crate::metrics::Metrics;
 use crate::state::Holder;
 use crate::web;
-use crate::wire::{InputHello, Reply, recv_json, send_json};
+use crate::wire::{InputHello, Reply, recv_hello, send_json};
 
 const CLIENT: &str = "client";
 /// How long a session waits for its client, who hears of it from the evaluator.
@@ -107,7 +107,7 @@ fn join(
     line: &mut SharedChannel<WebSocketChannel>,
     holder: Option<Holder>,
 ) -> Result<(), ServingError> {
-    let hello: InputHello = recv_json(line, CLIENT)?;
+    let hello: InputHello = recv_hello(line, CLIENT)?;
     let unknown = || ServingError::NoSession { session: hello.session.clone() };
     // All but the material, which the session has, is known before a session is looked for.
     server.model.terms.clone().with_material(hello.terms.material).check(&hello.terms)?;

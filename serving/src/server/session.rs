@@ -11,11 +11,12 @@ use super::Server;
 use super::input::Input;
 use crate::ServingError;
 use crate::ahead::Correlations;
+use crate::error::refused;
 use crate::metrics::Metrics;
 use crate::state::Holder;
 use crate::wire::{
-    CLOSE_BUDGET, ClientHello, Reply, ServerWelcome, SourceHello, Step, Terms, recv_input_share, recv_json, recv_reply,
-    send_json, send_token_share, unhex,
+    CLOSE_BUDGET, ClientHello, NewRelease, Release, Reply, ServerWelcome, SourceHello, Step, Terms, hash_key,
+    recv_hello, recv_input_share, recv_reply, send_json, send_token_share, unhex,
 };
 
 const CLIENT: &str = "client";
@@ -31,7 +32,7 @@ const DEALER_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) fn run(server: &Server, channel: WebSocketChannel, holder: Option<Holder>) -> Result<(), ServingError> {
     let mut client = SharedChannel::new(channel);
     let mut input = None;
-    let result = open(server, &mut client).and_then(|(mut source, mut session, waiting)| {
+    let result = open(server, &mut client, holder.as_ref()).and_then(|(mut source, mut session, waiting)| {
         let result = match waiting {
             None => serve(server, &mut client, &mut source, &mut session, holder.as_ref()),
             Some((name, receiver)) => server.inputs.wait(&name, &receiver, &client).and_then(|(line, holder)| {
@@ -79,8 +80,8 @@ impl Evaluator {
 enum Source {
     /// The dealer, who hears of each step.
     Live(Line),
-    /// A file for a prompt of this bucket and so many further tokens.
-    Ahead { bucket: usize, tokens_left: usize },
+    /// A file for a prompt of this bucket and so many tokens; the prompt was charged when the file was opened.
+    Ahead { bucket: usize, tokens_left: usize, prompt_paid: bool },
 }
 
 impl Source {
@@ -100,6 +101,17 @@ impl Source {
         }
     }
 
+    /// What a step that needs so many tokens has still to pay.
+    fn owed(&mut self, tokens: u64) -> u64 {
+        match self {
+            Self::Ahead { prompt_paid: paid @ true, .. } => {
+                *paid = false;
+                0
+            }
+            _ => tokens,
+        }
+    }
+
     fn end(&mut self) {
         if let Self::Live(dealer) = self {
             let _ = dealer.send(Step::End.encode());
@@ -107,12 +119,20 @@ impl Source {
     }
 }
 
-fn open(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiting), ServingError> {
-    match greet(server, client) {
+fn open(
+    server: &Server,
+    client: &mut Line,
+    holder: Option<&Holder>,
+) -> Result<(Source, Evaluator, Waiting), ServingError> {
+    match greet(server, client, holder) {
         Ok(opened) => Ok(opened),
         Err(error) => {
             Metrics::add(&server.metrics.sessions_refused, 1);
-            let code = if error.is_peer() { "dealer" } else { "session" };
+            let code = match &error {
+                ServingError::Quota(refusal) => refusal.code(),
+                error if error.is_peer() => "dealer",
+                _ => "session",
+            };
             let refusal = Reply::<()>::Refused { code: code.into(), message: error.for_peer() };
             let _ = send_json(client, &refusal);
             Err(error)
@@ -120,8 +140,12 @@ fn open(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waitin
     }
 }
 
-fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiting), ServingError> {
-    let hello: ClientHello = recv_json(client, CLIENT)?;
+fn greet(
+    server: &Server,
+    client: &mut Line,
+    holder: Option<&Holder>,
+) -> Result<(Source, Evaluator, Waiting), ServingError> {
+    let hello: ClientHello = recv_hello(client, CLIENT)?;
     let model = &server.model;
     let material = hello.terms.material;
     let reason = match (material, hello.correlations) {
@@ -140,13 +164,13 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
     if hello.sampling.is_some() && !model.allow_sampling {
         return Err(ServingError::GreedyOnly);
     }
-    server.state.claim("e1", &hello.session)?;
 
+    // Both ask the dealer, who knows this client by its proof, before anything is used up or written down here.
     let (sampling, selection) = (hello.sampling, Selection::of(hello.sampling));
     let name = hello.session.clone();
     let (source, corrections, [adapter_seed, seed1]) = match hello.correlations {
-        Correlations::Live => live(server, &terms, hello.session, selection)?,
-        Correlations::Ahead => ahead(server, &hello.session, selection)?,
+        Correlations::Live => live(server, &terms, &hello, selection)?,
+        Correlations::Ahead => ahead(server, &terms, &hello, selection, holder)?,
     };
 
     let (adapter_sha256, bytes) = model.masked(&adapter_seed, hello.adapter_sha256.as_deref());
@@ -159,7 +183,7 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
     }
     let peer = Box::new(client.clone());
     let session = ServerSession::new(model.public.clone(), &model.private, seed1, peer, corrections)?;
-    let session = session.with_sampling(sampling).with_material(material);
+    let session = session.with_sampling(sampling).with_material(material).with_hash_key(&hash_key(&name));
     let session = match model.terms.is_shared() {
         false => Evaluator::Own(Box::new(session)),
         true => Evaluator::Shared(Box::new(session.with_operator())),
@@ -169,19 +193,52 @@ fn greet(server: &Server, client: &mut Line) -> Result<(Source, Evaluator, Waiti
 
 type Dealt = (Source, Box<dyn Channel>, [Seed; 2]);
 
-fn live(server: &Server, terms: &Terms, session: String, selection: Selection) -> Result<Dealt, ServingError> {
+fn live(server: &Server, terms: &Terms, hello: &ClientHello, selection: Selection) -> Result<Dealt, ServingError> {
     let line = server.dealer.websocket("/v1/source", DEALER_TIMEOUT).map_err(ServingError::net(DEALER))?;
     let mut line = SharedChannel::new(line);
-    let seeds = claim(server, &mut line, terms, session, selection)?;
+    let seeds = claim(server, &mut line, terms, hello, selection)?;
     Ok((Source::Live(line.clone()), Box::new(line), seeds))
 }
 
-fn ahead(server: &Server, session: &str, selection: Selection) -> Result<Dealt, ServingError> {
-    let shelf = server.shelf.as_ref().ok_or_else(|| ServingError::NotAhead { session: session.into() })?;
-    let mut file = shelf.take(session, &server.model.terms, &server.model.private_sha256, selection)?;
-    let source = Source::Ahead { bucket: file.header.bucket, tokens_left: file.header.tokens };
+/// The file is found, the prompt is paid for, the dealer gives its word and what opens the file, the session is recorded:
+/// in this order, so that a client who has not proved to be the session's, or cannot pay, uses no file up.
+fn ahead(
+    server: &Server,
+    terms: &Terms,
+    hello: &ClientHello,
+    selection: Selection,
+    holder: Option<&Holder>,
+) -> Result<Dealt, ServingError> {
+    let session = &hello.session;
+    let shelf = server.shelf.as_ref().ok_or_else(|| ServingError::NotAhead { session: session.clone() })?;
+    if server.state.is_claimed("e1", session) {
+        return Err(ServingError::SessionUsed { session: session.clone() });
+    }
+    let found = shelf.find(session, &server.model.terms, &server.model.private_sha256, selection)?;
+    let bucket = found.bucket();
+    if let Some(holder) = holder {
+        server.state.charge(holder, bucket as u64, SystemTime::now())?.map_err(ServingError::Quota)?;
+    }
+    let release = release(server, terms, hello)?;
+    server.state.claim("e1", session)?;
+    let mut file = shelf.take(found, &release)?;
+    let source = Source::Ahead { bucket, tokens_left: file.header.tokens, prompt_paid: true };
     let seeds = parse_seeds(Zeroizing::new(file.recv().map_err(ServingError::net("file"))?))?;
     Ok((source, Box::new(file), seeds))
+}
+
+/// The dealer's word that this session is unused and this client's.
+fn release(server: &Server, terms: &Terms, hello: &ClientHello) -> Result<Zeroizing<[u8; 32]>, ServingError> {
+    let bad = |reason: String| ServingError::BadMessage { peer: DEALER, reason };
+    let request = NewRelease { session: hello.session.clone(), terms: terms.clone(), proof: hello.proof.clone() };
+    let json = serde_json::to_vec(&request).map_err(|error| bad(error.to_string()))?;
+    let answer = server.dealer.post_json("/v1/release", &json, 1 << 16).map_err(ServingError::net(DEALER))?;
+    if answer.status != 200 {
+        return Err(refused(DEALER, &answer));
+    }
+    let body = Zeroizing::new(answer.body);
+    let Release { key } = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+    unhex::<32>(&key).map(Zeroizing::new).ok_or_else(|| bad("what it releases is not 32 bytes".into()))
 }
 
 /// Takes this session's seeds from the dealer: the adapter mask's, then E1's.
@@ -189,19 +246,21 @@ fn claim(
     server: &Server,
     source: &mut Line,
     terms: &Terms,
-    session: String,
+    hello: &ClientHello,
     selection: Selection,
 ) -> Result<[Seed; 2], ServingError> {
     let model = &server.model;
-    let hello = SourceHello {
+    let request = SourceHello {
         terms: terms.clone(),
-        session,
+        session: hello.session.clone(),
         spec: model.spec.clone(),
         private_sha256: model.private_sha256.clone(),
+        proof: hello.proof.clone(),
         selection,
     };
-    send_json(source, &hello).map_err(ServingError::net(DEALER))?;
+    send_json(source, &request).map_err(ServingError::net(DEALER))?;
     recv_reply::<()>(source, DEALER)?;
+    server.state.claim("e1", &hello.session)?;
     parse_seeds(Zeroizing::new(source.recv().map_err(ServingError::net(DEALER))?))
 }
 
@@ -245,7 +304,7 @@ fn serve(
         }
         // Before the step runs: a client that goes away in the middle has used it all the same.
         if let Some(holder) = holder {
-            let tokens = if let Step::Prefill { bucket } = step { bucket as u64 } else { 1 };
+            let tokens = source.owed(if let Step::Prefill { bucket } = step { bucket as u64 } else { 1 });
             server.state.charge(holder, tokens, SystemTime::now())?.map_err(ServingError::Quota)?;
         }
         source.announce(step)?;

@@ -7,8 +7,11 @@ use std::time::SystemTime;
 use super::charges::{self, Charges};
 use super::{Holder, Key, KeyDigest, Keys, Ledger, Limits, Refusal, State, WhenInUse, key_digest, unix_seconds};
 use crate::ServingError;
+use crate::secret_files::replace_file;
 
 const CHARGES_FILE: &str = "charges";
+/// Says that there were keys once: a lost file of keys must not open the server to everybody.
+const KEYS_SEEN_FILE: &str = "keys.seen";
 
 /// Kept by one process at a time; the folder's ledger is locked.
 pub struct FileState {
@@ -29,13 +32,24 @@ impl FileState {
     /// Opens or creates the records in `folder`; `keys` names the file of keys.
     ///
     /// # Errors
-    /// [`ServingError::LedgerInUse`] while another process runs on the folder; [`ServingError::Io`].
+    /// [`ServingError::LedgerInUse`] while another process runs on the folder; [`ServingError::KeysGone`] where there were
+    /// keys and are none; [`ServingError::Io`].
     pub fn open(folder: &Path, keys: &Path) -> Result<Self, ServingError> {
         let ledger = Ledger::open(&folder.join("ledger"), WhenInUse::Fail)?;
         let charges = Mutex::new(Charges::open(&folder.join(CHARGES_FILE))?);
         let state = Self { ledger, keys_path: keys.into(), keys: Mutex::default(), charges };
-        drop(state.loaded()?);
-        Ok(state)
+        let (has_keys, seen) = (state.loaded()?.keys.is_some(), folder.join(KEYS_SEEN_FILE));
+        if has_keys && !seen.exists() {
+            replace_file(&seen, b"this server has had API keys: without them it does not start\n")?;
+        }
+        // Only keys are charged, so a record of charges says the same of an older folder.
+        let charges = folder.join(CHARGES_FILE);
+        let was_charged = std::fs::metadata(&charges).is_ok_and(|metadata| metadata.len() > 0);
+        let record = if was_charged { Some(charges) } else { seen.exists().then_some(seen) };
+        match record {
+            Some(record) if !has_keys => Err(ServingError::KeysGone { keys: keys.into(), record }),
+            _ => Ok(state),
+        }
     }
 
     /// Tokens and sessions that each key has used, without opening the folder for writing.
@@ -191,5 +205,13 @@ mod tests {
         assert_eq!(state.charge(&carol, 1, at(1)).unwrap(), Err(Refusal::Unknown), "also within a session");
         std::fs::remove_file(&path).unwrap();
         assert!(state.holder(Some(&key)).is_err() && state.holder(None).is_err());
+        drop(state);
+        let open = || FileState::open(folder.path(), &path).map(|_| ());
+        let error = open().unwrap_err().to_string();
+        assert!(error.contains("keys` is gone") && error.contains("keys.seen"), "{error}");
+        std::fs::remove_file(folder.path().join(KEYS_SEEN_FILE)).unwrap();
+        open().unwrap();
+        std::fs::write(folder.path().join(CHARGES_FILE), format!("1 {} 1 1\n", "ab".repeat(32))).unwrap();
+        assert!(open().is_err(), "an older folder has charges and no other record");
     }
 }

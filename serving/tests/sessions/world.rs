@@ -10,12 +10,16 @@ use std::time::{Duration, Instant};
 
 use marill_mpc::testing::{gaussian, random_weights, tiny_spec};
 use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights, Twin};
-use marill_net::http::HttpClient;
-use marill_serving::Endpoint;
+use marill_net::http::{HttpClient, Response};
+use marill_serving::ahead::Correlations;
 use marill_serving::client::{ClientState, Cost, SecureSession, SessionOpener};
 use marill_serving::local::Parties;
 use marill_serving::server::SecureModel;
-use marill_serving::wire::{Setting, Terms};
+use marill_serving::ticket::{For, Signer, Ticket};
+use marill_serving::wire::{
+    ClientHello, NewSession, ServerWelcome, SessionGrant, Setting, Terms, recv_reply, send_json,
+};
+use marill_serving::{Endpoint, ServingError};
 
 pub const PARTITION: &str = "tiny";
 
@@ -80,6 +84,37 @@ impl World {
             insists_on_material: true,
             state: ClientState::open(place, place).unwrap(),
         }
+    }
+
+    /// A ticket as the server would sign it for this client at this address.
+    pub fn ticket(&self, client_id: &str) -> Ticket {
+        let key = std::fs::read_to_string(self.folder.path().join("dealer/server.key")).unwrap();
+        Signer::new(key.trim()).issue(&For::Address([127, 0, 0, 1].into()), client_id).unwrap()
+    }
+
+    /// Asks the dealer as a client would, with this ticket.
+    pub fn ask_with(&self, client_id: &str, ticket: Ticket, candidates: &[String]) -> Response {
+        let (terms, client_id) = (self.terms.clone(), client_id.to_string());
+        let request = NewSession { terms, client_id, ticket, candidates: candidates.to_vec() };
+        let dealer = HttpClient::new(self.parties.dealer.clone(), None);
+        dealer.post_json("/v1/sessions", &serde_json::to_vec(&request).unwrap(), 1 << 16).unwrap()
+    }
+
+    /// A session that is granted to this client.
+    pub fn grant(&self, client_id: &str, candidates: &[String]) -> SessionGrant {
+        let answer = self.ask_with(client_id, self.ticket(client_id), candidates);
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    /// Greets the server under a session's name.
+    pub fn greet(&self, session: &str, proof: &str, correlations: Correlations) -> Result<(), ServingError> {
+        let server = HttpClient::new(self.parties.server.clone(), None);
+        let mut channel = server.websocket("/v1/session", Duration::from_secs(5)).unwrap();
+        let (terms, session, proof) = (self.terms.clone(), session.to_string(), proof.to_string());
+        let hello = ClientHello { terms, session, correlations, proof, adapter_sha256: None, sampling: None };
+        send_json(&mut channel, &hello).unwrap();
+        recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
     }
 
     /// `n` rows of boundary integers.

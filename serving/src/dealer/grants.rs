@@ -1,0 +1,189 @@
+//! Sessions that were granted to a client and wait for their server.
+//!
+//! Each takes a place for a minute at most. Places are limited in all, for each owner, for each holder of a key (or address)
+//! and for each client, so that nobody can take those of others. Who is refused takes no place, no memory and no line of a
+//! record.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use marill_mpc::{Material, Seed};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::ServingError;
+use crate::ticket::Ticket;
+use crate::web::HttpError;
+use crate::wire::{Terms, proof_of};
+
+/// A session that no server takes up in this time is burnt, or, where it was written ahead, free again.
+pub(super) const GRANT_LIFETIME: Duration = Duration::from_secs(60);
+pub(super) const MAX_OPEN: usize = 1024;
+const MAX_OF_OWNER: usize = 512;
+const MAX_OF_HOLDER: usize = 128;
+const MAX_OF_CLIENT: usize = 64;
+
+/// What is known of a granted session.
+pub(super) struct Grant {
+    pub(super) owner: String,
+    pub(super) terms: Terms,
+    /// The name under which E0's masked adapter is kept.
+    pub(super) client_id: String,
+    token: Zeroizing<String>,
+    holder: String,
+    client: String,
+    pub(super) seeds: Seeds,
+    since: Instant,
+}
+
+/// Where the seeds of a session are.
+pub(super) enum Seeds {
+    /// E0 has its own already.
+    Live { seed0: Seed, seed1: Seed },
+    /// Written ahead, and still as it was.
+    Reserved,
+    /// Its server has taken it up: E0's seed waits for the client.
+    Released { seed0: Seed },
+}
+
+impl Grant {
+    pub(super) fn new(
+        owner: &str,
+        (terms, client_id): (Terms, String),
+        ticket: &Ticket,
+        token: Zeroizing<String>,
+        seeds: Seeds,
+    ) -> Self {
+        let (holder, client) = (ticket.holder.clone(), ticket.client.clone());
+        Self { owner: owner.into(), terms, client_id, token, holder, client, seeds, since: Instant::now() }
+    }
+
+    fn is_open(&self) -> bool {
+        self.since.elapsed() < GRANT_LIFETIME
+    }
+}
+
+/// All of a dealer's.
+#[derive(Default)]
+pub(super) struct Grants(Mutex<HashMap<String, Grant>>);
+
+/// Digests are compared, so the time taken says nothing about the secret.
+fn same(a: &str, b: &str) -> bool {
+    Sha256::digest(a.as_bytes()) == Sha256::digest(b.as_bytes())
+}
+
+impl Grants {
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Grant>> {
+        let mut grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        grants.retain(|_, grant| grant.is_open());
+        grants
+    }
+
+    /// Takes a place for a session. `Ok(false)`: the session has one already.
+    pub(super) fn insert(&self, session: &str, grant: Grant) -> Result<bool, HttpError> {
+        let mut grants = self.open();
+        if grants.contains_key(session) {
+            return Ok(false);
+        }
+        let full = |among: &dyn Fn(&Grant) -> bool, limit: usize| {
+            let taken: Vec<&Grant> = grants.values().filter(|other| among(other)).collect();
+            let oldest = taken.iter().map(|grant| grant.since.elapsed()).max().unwrap_or_default();
+            (taken.len() >= limit).then(|| GRANT_LIFETIME.saturating_sub(oldest))
+        };
+        let of_owner = |other: &Grant| other.owner == grant.owner;
+        let of_holder = |other: &Grant| of_owner(other) && other.holder == grant.holder;
+        let of_client = |other: &Grant| of_owner(other) && other.client == grant.client;
+        let limits: [(&str, &dyn Fn(&Grant) -> bool, usize); 4] = [
+            ("of this client", &of_client, MAX_OF_CLIENT),
+            ("of this key or address", &of_holder, MAX_OF_HOLDER),
+            ("of this model's owner", &of_owner, MAX_OF_OWNER),
+            ("", &|_| true, MAX_OPEN),
+        ];
+        for (whose, among, limit) in limits {
+            if let Some(wait) = full(among, limit) {
+                let message = format!("{limit} sessions {whose} wait for their server, which is the limit");
+                let message = message.replace("  ", " ");
+                let mut error =
+                    HttpError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "too_many_grants", message);
+                error.retry_after_seconds = Some(wait.as_secs() + 1);
+                return Err(error);
+            }
+        }
+        grants.insert(session.into(), grant);
+        Ok(true)
+    }
+
+    /// Gives a place back.
+    pub(super) fn remove(&self, session: &str) {
+        self.open().remove(session);
+    }
+
+    /// Takes a live session out: no other server gets it, and whoever does not know the client's proof none.
+    pub(super) fn redeem(&self, session: &str, owner: &str, proof: &str) -> Result<Grant, ServingError> {
+        let mut grants = self.open();
+        let grant = Self::find(&grants, session, owner, proof)?;
+        if !matches!(grant.seeds, Seeds::Live { .. }) {
+            return Err(ServingError::SessionUsed { session: session.into() });
+        }
+        Ok(grants.remove(session).expect("it was just found"))
+    }
+
+    /// The terms of a session written ahead that is reserved for the client with this proof.
+    pub(super) fn reserved(&self, session: &str, owner: &str, proof: &str) -> Result<Terms, ServingError> {
+        let grants = self.open();
+        let grant = Self::find(&grants, session, owner, proof)?;
+        match grant.seeds {
+            Seeds::Reserved => Ok(grant.terms.clone()),
+            _ => Err(ServingError::SessionUsed { session: session.into() }),
+        }
+    }
+
+    fn find<'a>(
+        grants: &'a HashMap<String, Grant>,
+        session: &str,
+        owner: &str,
+        proof: &str,
+    ) -> Result<&'a Grant, ServingError> {
+        let of_owner = |grant: &&Grant| grant.owner == owner;
+        let grant = grants.get(session).filter(of_owner);
+        let grant = grant.ok_or_else(|| ServingError::SessionUsed { session: session.into() })?;
+        if !same(&proof_of(&grant.token), proof) {
+            return Err(ServingError::WrongProof { session: session.into() });
+        }
+        Ok(grant)
+    }
+
+    /// Keeps E0's seed of a session written ahead until its client comes. `false`: the client waited too long.
+    pub(super) fn release(&self, session: &str, seed0: Seed) -> bool {
+        let mut grants = self.open();
+        let Some(grant) = grants.get_mut(session).filter(|grant| matches!(grant.seeds, Seeds::Reserved)) else {
+            return false;
+        };
+        grant.seeds = Seeds::Released { seed0 };
+        grant.since = Instant::now();
+        true
+    }
+
+    /// E0's seed of a session that its server has taken up, for the client with this token; once.
+    pub(super) fn collect(&self, session: &str, token: &str) -> Option<Seed> {
+        let mut grants = self.open();
+        let grant = grants.get(session)?;
+        if !same(&grant.token, token) || !matches!(grant.seeds, Seeds::Released { .. }) {
+            return None;
+        }
+        match grants.remove(session)?.seeds {
+            Seeds::Released { seed0 } => Some(seed0),
+            _ => None,
+        }
+    }
+
+    /// Material and E0's seed of a live session that waits for its server.
+    pub(super) fn granted(&self, session: &str) -> Option<(Material, Seed)> {
+        match self.open().get(session) {
+            Some(Grant { terms, seeds: Seeds::Live { seed0, .. }, .. }) => Some((terms.material, seed0.clone())),
+            _ => None,
+        }
+    }
+}
