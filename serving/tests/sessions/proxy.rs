@@ -85,7 +85,7 @@ impl Proxy {
 
 /// Payloads of the WebSocket frames that a client sent, after its HTTP requests.
 pub fn unmask(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let upgrade = b"GET /v1/session ";
+    let upgrade = b"upgrade: websocket\r\n";
     let bytes = &bytes[bytes.windows(upgrade.len()).position(|window| window == upgrade).unwrap()..];
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
     let (mut rest, mut frames) = (&bytes[end..], Vec::new());
