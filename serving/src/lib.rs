@@ -17,6 +17,7 @@ pub mod state;
 pub mod ticket;
 pub mod tls;
 pub mod web;
+pub mod wipe;
 pub mod wire;
 
 pub use error::ServingError;

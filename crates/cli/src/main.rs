@@ -29,6 +29,11 @@ mod train;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use marill_serving::wipe::{WipingAllocator, hold_secrets};
+
+/// Wipes what is freed in commands that hold secrets, and does nothing in the others.
+#[global_allocator]
+static ALLOCATOR: WipingAllocator = WipingAllocator::system();
 
 #[derive(Parser)]
 #[command(name = "marill", version, about, max_term_width = 100, propagate_version = true)]
@@ -74,6 +79,19 @@ enum Command {
     Completions { shell: clap_complete::Shell },
 }
 
+impl Command {
+    /// Whether the process will hold seeds, shares, prompts or a private part while others depend on it.
+    fn holds_secrets(&self) -> bool {
+        match self {
+            Self::Serve(_) | Self::Dealer(_) | Self::Evaluate(_) | Self::Gateway(_) | Self::Chat(_) => true,
+            // Timed as they are served.
+            Self::Generate(_) | Self::Bench(_) => true,
+            Self::Train(_) | Self::Export(_) | Self::Inspect(_) | Self::Keys(_) | Self::Eval(_) => false,
+            Self::Demo(_) | Self::Recipes(_) | Self::Doctor(_) | Self::Completions { .. } => false,
+        }
+    }
+}
+
 /// Exit code of a program that a closed pipe ended: 128 and the signal's number.
 const CLOSED_PIPE: i32 = 141;
 
@@ -92,6 +110,9 @@ fn end_quietly_when_nobody_reads() {
 fn main() -> ExitCode {
     end_quietly_when_nobody_reads();
     let cli = Cli::parse();
+    if cli.command.holds_secrets() {
+        hold_secrets();
+    }
     let result = match cli.command {
         Command::Train(args) => train::run(args),
         Command::Export(args) => export::run(args),

@@ -96,13 +96,14 @@ impl Prefix {
         Ok(x)
     }
 
-    /// Keeps the first `len` tokens only.
+    /// Keeps the first `len` tokens only; what was known of the others is overwritten.
     pub fn truncate(&mut self, len: usize) {
         let width = self.config.num_key_value_heads * self.config.head_dim;
         self.len = self.len.min(len);
-        for layer in &mut self.layers {
-            layer.keys.truncate(self.len * width);
-            layer.values.truncate(self.len * width);
+        for rows in self.layers.iter_mut().flat_map(|layer| [&mut layer.keys, &mut layer.values]) {
+            let kept = rows.len().min(self.len * width);
+            rows[kept..].fill(0.0);
+            rows.truncate(kept);
         }
     }
 
