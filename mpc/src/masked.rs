@@ -235,6 +235,8 @@ struct Evaluator {
     matrices: Matrices,
     #[cfg(test)]
     script: Option<script::ClientScript>,
+    #[cfg(test)]
+    mirror: Option<script::ServerScript>,
 }
 
 struct Source {
@@ -250,6 +252,9 @@ struct Source {
     words: Option<(Box<dyn Channel>, Vec<u8>)>,
     #[cfg(test)]
     script: Option<script::SourceScript>,
+    /// E1's masks, where E1 chooses them.
+    #[cfg(test)]
+    mirror: Option<std::sync::mpsc::Receiver<Vec<u64>>>,
 }
 
 enum Role {
@@ -388,6 +393,8 @@ impl Masked {
             matrices,
             #[cfg(test)]
             script: None,
+            #[cfg(test)]
+            mirror: None,
         };
         Ok(Self::new(Role::Evaluator(Box::new(evaluator)), spec))
     }
@@ -419,6 +426,8 @@ impl Masked {
             words: None,
             #[cfg(test)]
             script: None,
+            #[cfg(test)]
+            mirror: None,
         };
         Self::new(Role::Source(Box::new(source)), spec)
     }
@@ -565,6 +574,10 @@ impl Evaluator {
         if let Some(script) = &mut self.script {
             return script.wire_masks(share, told);
         }
+        #[cfg(test)]
+        if let Some(mirror) = &mut self.mirror {
+            return mirror.wire_masks(share, bits);
+        }
         let _ = told;
         self.masks.reduced(share.len(), bits)
     }
@@ -589,6 +602,10 @@ impl Evaluator {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
             return script.plane_masks(plane, n);
+        }
+        #[cfg(test)]
+        if let Some(mirror) = &mut self.mirror {
+            return mirror.plane_masks(plane, n);
         }
         let _ = n;
         self.masks.words(plane.len())
@@ -638,6 +655,18 @@ impl Evaluator {
 }
 
 impl Source {
+    /// E1's masks, whole words.
+    fn server_masks(&mut self, n: usize) -> Vec<u64> {
+        #[cfg(test)]
+        if self.mirror.is_some() {
+            // What was computed so far may be what E1 waits for.
+            self.flush().expect("the server runs");
+            let mirror = self.mirror.as_ref().expect("it was just there");
+            return mirror.recv().expect("the server runs");
+        }
+        self.masks[1].words(n)
+    }
+
     /// E0's masks of a width.
     fn client_masks(&mut self, n: usize, bits: u32) -> Vec<u64> {
         #[cfg(test)]

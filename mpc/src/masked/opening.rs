@@ -185,7 +185,7 @@ impl Masked {
                 Role::Source(source) => {
                     mask0 = source.client_masks(n, bits);
                     let modulus = low_mask(bits);
-                    let other = source.masks[1].words(n);
+                    let other = source.server_masks(n);
                     mask = mask0.iter().zip(other).map(|(a, b)| a.wrapping_add(b) & modulus).collect();
                     if share.deferred {
                         mask.iter_mut().zip(&share.data).for_each(|(r, o)| *r = r.wrapping_sub(*o) & modulus);
@@ -211,7 +211,7 @@ impl Masked {
             match &mut self.role {
                 Role::Tally(_) => {}
                 Role::Source(source) => {
-                    let other = source.masks[1].words(words);
+                    let other = source.server_masks(words);
                     rho = source.client_masks(words, 64).iter().zip(other).map(|(a, b)| a ^ b).collect();
                 }
                 Role::Evaluator(e) => {
@@ -367,6 +367,10 @@ impl Masked {
             Role::Evaluator(e) => {
                 e.traffic.rounds += u64::from(e.one_way.replace(from_first) != Some(from_first));
                 if e.first == from_first {
+                    #[cfg(test)]
+                    if let Some(mirror) = &mut e.mirror {
+                        mirror.sent.take(size);
+                    }
                     e.send(payload(), place)?;
                     return Ok(None);
                 }

@@ -1,6 +1,7 @@
 //! Scripted streams for the mask-shift test: E0 and the source choose E0's masks so that every message and every
 //! correction equals a recorded one, whatever the input. That this is possible for any two inputs, and that E0 still
-//! gets the right token, is what makes E1's view independent of the input.
+//! gets the right token, is what makes E1's view independent of the input. The mirror: E1 and the source choose E1's masks
+//! so that every message to E0 equals a recorded one, whatever the adapter.
 
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -113,5 +114,29 @@ impl SourceScript {
         let halves: Vec<u64> = plain.iter().zip(recorded).map(|(p, r)| p ^ r).collect();
         self.halves_to_client.send(halves.clone()).expect("the client runs");
         halves
+    }
+}
+
+/// E1's side of the mirror: sent messages are replayed by solving for E1's mask, which the source is told.
+pub(super) struct ServerScript {
+    pub(super) sent: Tape,
+    pub(super) masks_to_source: Sender<Vec<u64>>,
+}
+
+impl ServerScript {
+    pub(super) fn wire_masks(&mut self, share: &[u64], bits: u32) -> Vec<u64> {
+        let recorded = self.sent.take(super::pack::tight_bytes(share.len(), bits));
+        let recorded = super::pack::unpack_tight(recorded, share.len(), bits);
+        let modulus = marill_numeric::fixed::low_mask(bits);
+        let masks: Vec<u64> = recorded.iter().zip(share).map(|(m, s)| m.wrapping_sub(*s) & modulus).collect();
+        self.masks_to_source.send(masks.clone()).expect("the source runs");
+        masks
+    }
+
+    pub(super) fn plane_masks(&mut self, plane: &[u64], n: usize) -> Vec<u64> {
+        let mut masks = plane.to_vec();
+        super::xor_packed_plane(&mut masks, self.sent.take(n.div_ceil(8)), n);
+        self.masks_to_source.send(masks.clone()).expect("the source runs");
+        masks
     }
 }

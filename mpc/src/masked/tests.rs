@@ -5,16 +5,18 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use marill_net::{Channel, MemoryChannel, NetError, memory_pair};
+use marill_numeric::fixed::low_mask;
 use marill_numeric::{NumericSpec, Rounding};
+use sha2::{Digest, Sha256};
 
-use super::script::{ClientScript, SourceScript, Tape};
-use super::{Masked, Material, Role};
+use super::script::{ClientScript, ServerScript, SourceScript, Tape};
+use super::{INDEX_BITS, Masked, Material, Role};
 use crate::decoder::{self, Cache};
 use crate::sampling::Sampling;
 use crate::seed::{Prg, Seed};
 use crate::testing::{gaussian, random_weights, tiny_spec, with_private_matrices};
 use crate::twin::pad_prompt;
-use crate::weights::{PrivateWeights, PublicWeights};
+use crate::weights::{MatrixMasks, PrivateWeights, PublicWeights};
 use crate::{DecoderSpec, Twin};
 
 type Log = Arc<Mutex<Vec<Vec<u8>>>>;
@@ -404,6 +406,146 @@ fn view_fits_another_input(scene: &Scene) {
     assert_eq!(tokens, scene.twin_with(&other, coins, run.noise.clone()).0);
     assert!(take(&logs[0]) == run.client_frames, "the messages to the server differ");
     assert!(take(&logs[1]).concat() == run.corrections.concat(), "the corrections differ");
+}
+
+/// Answers with bytes that depend on all that it was sent, of the sizes that belong there: a server that does as it likes.
+struct Adversary {
+    sizes: std::vec::IntoIter<usize>,
+    sent: Log,
+}
+
+impl Channel for Adversary {
+    fn send(&mut self, frame: Vec<u8>) -> Result<(), NetError> {
+        self.sent.lock().unwrap().push(frame);
+        Ok(())
+    }
+
+    fn recv(&mut self) -> Result<Vec<u8>, NetError> {
+        let size = self.sizes.next().ok_or(NetError::Closed)?;
+        let seen = Sha256::digest(self.sent.lock().unwrap().concat());
+        Ok(Prg::new(&Seed::from_bytes(seen.into()), "answer").words(size).into_iter().map(|word| word as u8).collect())
+    }
+}
+
+/// Whatever a server sends, and however it chooses that by what it was sent, for any other input there are masks of E0
+/// under which E0's frames are the same byte for byte, and the corrections too: while the dealer is honest, even a
+/// malicious server learns nothing of a prompt from frames.
+#[test]
+fn a_server_that_sends_anything_learns_nothing_from_frames() {
+    for scene in [Scene::new(2), Scene::gpt2(2), Scene::full(2), Scene::stochastic(2), Scene::new(2).on_points()] {
+        let (input, other) = (scene.input(7, 9), scene.input(8, 14));
+        let honest = scene.record(&input, None);
+        let adversary = |sent: &Log| {
+            let sizes: Vec<usize> = honest.server_frames.iter().map(Vec::len).collect();
+            Box::new(Adversary { sizes: sizes.into_iter(), sent: Arc::clone(sent) })
+        };
+        let logs: [Log; 4] = Default::default();
+        let mut client =
+            scene.with_words(scene.client(adversary(&logs[0])), Replay::new(honest.words.clone(), &logs[1]));
+        scene.steps(&mut client, Some(&input), 16);
+        let frames = take(&logs[0]);
+        assert!(frames[1..] != honest.client_frames[1..], "the answers had an effect");
+
+        let (masks_to_source, masks_from_client) = mpsc::channel();
+        let (halves_to_client, halves_from_source) = mpsc::channel();
+        let mut second = scene.with_words(scene.client(adversary(&logs[0])), Replay::new(Vec::new(), &logs[1]));
+        if let Role::Evaluator(e) = &mut second.role {
+            let (sent, tops) = (Tape::new(frames.concat()), client.tops.into_iter());
+            e.script = Some(ClientScript { sent, tops, masks_to_source, halves_from_source });
+        }
+        let mut source =
+            scene.with_words(scene.source(Replay::new(Vec::new(), &logs[2])), Replay::new(Vec::new(), &logs[3]));
+        if let Role::Source(s) = &mut source.role {
+            let written = Tape::new(honest.corrections.concat());
+            s.script = Some(SourceScript { written, masks_from_client, halves_to_client });
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| scene.steps(&mut source, None, 16));
+            scene.steps(&mut second, Some(&other), 16);
+        });
+        assert!(take(&logs[0]) == frames, "the messages to the server differ");
+        assert!(take(&logs[2]).concat() == honest.corrections.concat(), "the corrections differ");
+    }
+}
+
+/// The mirror. For any other adapter there are masks of E1, and of the adapter, under which E0 holds the same masked
+/// adapter and receives the same bytes up to the share of each token, and that share gives the other adapter's token: what
+/// E0 sees beside its tokens is independent of the adapter.
+#[test]
+fn the_clients_view_fits_any_other_adapter_up_to_the_share_of_a_token() {
+    let pairs: [fn(u64) -> Scene; 4] = [Scene::new, Scene::gpt2, Scene::full, Scene::stochastic];
+    for make in pairs {
+        // A seed whose adapter gives other tokens, so that the last share has something to say.
+        let (scene, input) = (make(2), make(2).input(7, 9));
+        let run = scene.record(&input, None);
+        let other = (3..40)
+            .map(|seed| Scene { private: make(seed).private, ..make(2) })
+            .find(|other| other.twin(&input).0 != scene.twin(&input).0);
+        view_fits_another_adapter(&scene, &other.expect("some adapter gives other tokens"), &input, &run);
+    }
+}
+
+fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &Recording) {
+    let spec = scene.spec();
+    let [masked, theirs] = [scene, other].map(|scene| scene.private.mask(spec, &scene.adapter_seed));
+    // The masks under which the other adapter looks like this one: its own ones, and what the two differ by.
+    let shift = |mask: &mut Vec<u64>, x: &[u64], y: &[u64]| {
+        mask.iter_mut().zip(x.iter().zip(y)).for_each(|(r, (x, y))| *r = r.wrapping_add(x.wrapping_sub(*y)));
+    };
+    let (masks_to_source, masks_from_server) = mpsc::channel();
+    let (sink, stream) = memory_pair();
+    let logs: [Log; 2] = Default::default();
+    let mut server = other.server(Replay::new(run.client_frames.clone(), &logs[0]), Box::new(stream));
+    if let Role::Evaluator(e) = &mut server.role {
+        e.mirror = Some(ServerScript { sent: Tape::new(run.server_frames.concat()), masks_to_source });
+    }
+    let mut source = scene.source(Box::new(sink));
+    if let Role::Source(s) = &mut source.role {
+        s.mirror = Some(masks_from_server);
+        for (l, masks) in s.adapter_masks.iter_mut().enumerate() {
+            for (m, mask) in masks.iter_mut().enumerate() {
+                let (hidden, theirs) = (&masked.layers[l][m], &theirs.layers[l][m]);
+                shift(&mut mask.a, &hidden.a, &theirs.a);
+                shift(&mut mask.b, &hidden.b, &theirs.b);
+            }
+        }
+        let mut full = s.matrix_masks.0.to_vec();
+        for (l, masks) in full.iter_mut().enumerate() {
+            masks.iter_mut().enumerate().for_each(|(m, mask)| shift(mask, &masked.full[l][m], &theirs.full[l][m]));
+        }
+        s.matrix_masks = MatrixMasks(Arc::new(full));
+    }
+    let coins = thread::scope(|scope| {
+        let dealt = scope.spawn(move || {
+            scene.steps(&mut source, None, 16);
+            source.coins
+        });
+        scene.steps(&mut server, None, 16);
+        dealt.join().unwrap()
+    });
+    // E0 is the recorded one: the same seed, and the same frames but for the last of each step.
+    let mut client = scene.client(Replay::new(run.server_frames.clone(), &logs[1]));
+    assert_eq!(scene.steps(&mut client, Some(input), 16), run.tokens);
+    assert!(take(&logs[1]) == run.client_frames);
+    let stochastic = spec.numeric.rounding == Rounding::Stochastic;
+    let coins = stochastic.then(|| sums([&client.coins, &server.coins, &coins]));
+    let expected = other.twin_with(input, coins, Vec::new()).0;
+
+    let frames = take(&logs[0]);
+    assert_eq!(frames.len(), run.server_frames.len());
+    let share = |frame: &[u8]| super::unpack(frame, INDEX_BITS as usize / 8)[0];
+    // The share of the second token is the last frame. That of the first is the only other one that may differ.
+    let last = frames.len() - 1;
+    let differ: Vec<usize> = (0..last).filter(|&i| frames[i] != run.server_frames[i]).collect();
+    assert!(differ.len() <= 1, "messages to the client differ: {differ:?}");
+    let token = |step: usize, at: usize| {
+        let own = u64::from(run.tokens[step].unwrap()).wrapping_sub(share(&run.server_frames[at]));
+        Some((own.wrapping_add(share(&frames[at])) & low_mask(INDEX_BITS)) as u32)
+    };
+    let first = differ.first().map_or(run.tokens[0], |&at| token(0, at));
+    let tokens = vec![first, token(1, last)];
+    assert_eq!(tokens, expected);
+    assert_ne!(tokens, run.tokens);
 }
 
 /// Each evaluator runs to its end against random bytes of the right sizes: nothing in its code depends on what the
