@@ -112,3 +112,51 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
     renamed.map_err(ServingError::io(path))?;
     sync_folder(folder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_threads_replace_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache/a.masked");
+        std::thread::scope(|scope| {
+            for thread in 0..8u8 {
+                let path = &path;
+                scope.spawn(move || (0..25).for_each(|_| replace_file(path, &[thread; 4096]).unwrap()));
+            }
+        });
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes.len() == 4096 && bytes.iter().all(|byte| *byte == bytes[0]), "one content, whole");
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn all_who_make_a_key_at_once_have_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/id");
+        let make = || read_or_create_key(&path).unwrap();
+        let keys: Vec<String> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0] && key.len() == 64));
+        assert!(write_secret(&path, b"x").is_err(), "it is never replaced");
+        assert_eq!(read_or_create_key(&path).unwrap(), keys[0]);
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_key_that_is_empty_short_or_no_number_is_refused_by_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.key");
+        for wrong in ["", "\n", &"ab".repeat(27), &"ab".repeat(33), &"zz".repeat(32)] {
+            std::fs::write(&path, wrong).unwrap();
+            for error in [read_key(&path), read_or_create_key(&path)].map(|key| key.unwrap_err().to_string()) {
+                assert!(error.contains("server.key"), "{error}");
+            }
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), wrong, "it is left as it is");
+        }
+    }
+}

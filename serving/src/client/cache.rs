@@ -1,7 +1,7 @@
 //! The public part on this machine: downloaded once, named by the partition's id, checked at each start.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use marill_net::http::HttpClient;
@@ -46,24 +46,40 @@ pub(super) fn fetch(
     let text = String::from_utf8(text).map_err(|error| bad(error.to_string()))?;
     let manifest = Manifest::parse(&text, Path::new(MANIFEST_FILE))?;
 
-    let folder = cache.join("partitions").join(&manifest.partition_id);
+    let partitions = cache.join("partitions");
+    let folder = partitions.join(&manifest.partition_id);
     if folder.is_dir() {
         return Ok((folder, offered));
     }
-    let part = cache.join("partitions").join(format!(".{}.{}", manifest.partition_id, std::process::id()));
-    let done = download(server, &manifest, &text, &part, progress);
-    match done.and_then(|()| std::fs::rename(&part, &folder).map_err(ServingError::io(&folder))) {
-        Ok(()) => Ok((folder, offered)),
-        // Another process may have been faster.
-        Err(_) if folder.is_dir() => {
-            let _ = std::fs::remove_dir_all(&part);
-            Ok((folder, offered))
-        }
-        Err(error) => {
-            let _ = std::fs::remove_dir_all(&part);
-            Err(error)
-        }
+    // One download for all who want it, in this process and in others.
+    let _turn = lock(&partitions, &manifest.partition_id, progress)?;
+    if folder.is_dir() {
+        return Ok((folder, offered));
     }
+    let part = partitions.join(format!(".{}.part", manifest.partition_id));
+    let begin = || match std::fs::remove_dir_all(&part) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(ServingError::io(&part)(error)),
+        _ => Ok(()),
+    };
+    let done = begin()
+        .and_then(|()| download(server, &manifest, &text, &part, progress))
+        .and_then(|()| std::fs::rename(&part, &folder).map_err(ServingError::io(&folder)));
+    if done.is_err() {
+        let _ = std::fs::remove_dir_all(&part);
+    }
+    done.map(|()| (folder, offered))
+}
+
+/// Held by whoever downloads the partition; the others wait here.
+fn lock(partitions: &Path, id: &str, progress: &mut dyn FnMut(&str)) -> Result<File, ServingError> {
+    std::fs::create_dir_all(partitions).map_err(ServingError::io(partitions))?;
+    let path = partitions.join(format!(".{id}.lock"));
+    let file = OpenOptions::new().create(true).append(true).open(&path).map_err(ServingError::io(&path))?;
+    if file.try_lock().is_err() {
+        progress("waiting for another download of the same partition");
+        file.lock().map_err(ServingError::io(&path))?;
+    }
+    Ok(file)
 }
 
 fn download(

@@ -2,7 +2,7 @@
 
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use marill_mpc::{
@@ -63,6 +63,8 @@ pub struct ClientState {
     adapters: PathBuf,
     /// Sessions written ahead have a mask of their own.
     kept: Mutex<[Option<(String, Arc<MaskedAdapter>)>; 2]>,
+    /// Held by the one session that fetches the adapter of its kind.
+    fetching: [Mutex<()>; 2],
 }
 
 impl ClientState {
@@ -74,7 +76,19 @@ impl ClientState {
             ledger: state.join("ledger"),
             adapters: cache.join("adapters"),
             kept: Mutex::default(),
+            fetching: Default::default(),
         })
+    }
+
+    /// Before a session is asked for: where the adapter is not here yet, one session fetches it and the others wait for
+    /// that one. The guard is kept until the session stands.
+    fn fetch_turn(&self, terms: &Terms, spec: &DecoderSpec, correlations: Correlations) -> Option<MutexGuard<'_, ()>> {
+        if self.kept(terms, spec, correlations).is_some() {
+            return None;
+        }
+        let turn = self.fetching[correlations as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever had the turn before may have brought it.
+        self.kept(terms, spec, correlations).is_none().then_some(turn)
     }
 
     fn adapter_path(&self, terms: &Terms, correlations: Correlations) -> PathBuf {
@@ -191,6 +205,7 @@ impl SessionOpener {
             let (inner, spec) = (Inner::Shared(lines), self.spec.clone());
             return Ok(SecureSession { inner, spec, correlations: Correlations::Live, material });
         }
+        let _turn = self.state.fetch_turn(&self.terms, &self.spec, Correlations::Live);
         let ticket = self.ticket(None, Selection::default())?.ticket;
         self.greet(self.grant(&self.terms, ticket, Vec::new())?, Correlations::Live, sampling)
     }
@@ -217,10 +232,14 @@ impl SessionOpener {
             Source::Any | Source::Ahead => {}
         }
         let selection = Selection::of(sampling);
+        // Before the ticket, which does not last as long as a download may.
+        let turn = self.state.fetch_turn(&self.terms, &self.spec, Correlations::Live);
         let GrantedTicket { ticket, ahead } = self.ticket(Some(bucket), selection)?;
         let fits = |offer: &Offer| (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens;
         let candidates: Vec<String> = ahead.into_iter().filter(fits).map(|offer| offer.session).collect();
         if !candidates.is_empty() {
+            drop(turn);
+            let _turn = self.state.fetch_turn(&self.terms, &self.spec, Correlations::Ahead);
             match self.grant(&self.terms, ticket.clone(), candidates) {
                 Err(ServingError::Refused { code, .. }) if code == "session_used" => {}
                 granted => return self.greet(granted?, Correlations::Ahead, sampling),
@@ -279,6 +298,7 @@ impl SessionOpener {
         ticket: Ticket,
         sampling: Option<Sampling>,
     ) -> Result<(String, OperatorSession), ServingError> {
+        let _turn = self.state.fetch_turn(terms, &self.spec, Correlations::Live);
         let granted = self.grant(terms, ticket, Vec::new())?;
         let session = granted.session.clone();
         let words = self.words(terms, &granted)?;
