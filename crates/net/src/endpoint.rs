@@ -6,9 +6,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::NetError;
+use rustls::CertificateError;
+
 use crate::socket::{CountedTcp, Socket, WireCount};
 use crate::tls::{Authorities, Pin, TlsSocket, Trust};
+use crate::{NetError, peer_text};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,8 +47,9 @@ impl Endpoint {
     /// Connects, counting bytes into `count`; the socket is non-blocking.
     ///
     /// # Errors
-    /// [`NetError::NotLoopback`] before a byte is sent to another machine in plain text; [`NetError::Unreachable`], also
-    /// for a certificate that is not the pinned one, or that no authority vouches for.
+    /// [`NetError::NotLoopback`] before a byte is sent to another machine in plain text; [`NetError::Unreachable`];
+    /// [`NetError::Untrusted`] for a certificate that is not the pinned one, or that no authority vouches for;
+    /// [`NetError::Handshake`] where what answers speaks no TLS 1.3.
     pub fn connect(&self, count: &Arc<WireCount>) -> Result<Box<dyn Socket>, NetError> {
         let unreachable = |source| NetError::Unreachable { endpoint: self.to_string(), source };
         let addresses: Vec<SocketAddr> =
@@ -58,7 +61,7 @@ impl Endpoint {
         let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
             match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                Ok(stream) => return self.secure(stream, count.clone()).map_err(unreachable),
+                Ok(stream) => return self.secure(stream, count.clone()).map_err(|source| self.insecure(source)),
                 Err(error) => last = error,
             }
         }
@@ -67,6 +70,26 @@ impl Endpoint {
 }
 
 impl Endpoint {
+    /// Why something that answers is not spoken to.
+    fn insecure(&self, source: std::io::Error) -> NetError {
+        let endpoint = self.to_string();
+        match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(reason)) => {
+                let reason = match reason {
+                    CertificateError::UnknownIssuer => "no authority that is trusted here vouches for its certificate\nhint: use the whole address that the service prints, with what follows `#`, or name its authority with `--tls-ca`".into(),
+                    reason => peer_text(&rustls::Error::InvalidCertificate(reason.clone()).to_string()),
+                };
+                NetError::Untrusted { endpoint, reason }
+            }
+            Some(rustls::Error::General(reason)) => NetError::Untrusted { endpoint, reason: peer_text(reason) },
+            Some(rustls::Error::InvalidMessage(_)) => {
+                let reason = "it speaks no TLS\nhint: plain HTTP is `http://`, on this machine only".to_string();
+                NetError::Handshake { endpoint, source: std::io::Error::other(reason) }
+            }
+            _ => NetError::Handshake { endpoint, source },
+        }
+    }
+
     fn secure(&self, stream: TcpStream, count: Arc<WireCount>) -> std::io::Result<Box<dyn Socket>> {
         let tcp = CountedTcp::new(stream, count)?;
         match &self.trust {

@@ -15,6 +15,12 @@ use crate::{Endpoint, NetError};
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 64;
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// A request and its answer, in all, but for the time that a long body takes at the slowest rate.
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(75);
+/// A body that comes more slowly than this is given up.
+const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
+/// A TLS record of the kind `alert`: what a TLS service says to plain HTTP.
+const TLS_ALERT: [u8; 2] = [21, 3];
 
 /// A complete answer.
 pub struct Response {
@@ -57,7 +63,7 @@ impl HttpClient {
     /// but their body, so that the caller can read the error there.
     ///
     /// # Errors
-    /// As [`Self::get`], and what `sink` reports.
+    /// As [`Self::get`]; [`NetError::Local`] for what `sink` reports.
     pub fn download(&self, path: &str, sink: &mut dyn Write, max_bytes: u64) -> Result<u16, NetError> {
         Ok(self.request("GET", path, &[], sink, max_bytes)?.status)
     }
@@ -70,6 +76,7 @@ impl HttpClient {
         sink: &mut dyn Write,
         max_bytes: u64,
     ) -> Result<Head, NetError> {
+        let mut deadline = Instant::now() + TOTAL_TIMEOUT;
         let mut socket = self.endpoint.connect(&self.count)?;
         let mut head = self.head(method, path);
         head.push_str("connection: close\r\n");
@@ -80,16 +87,21 @@ impl HttpClient {
         write_all(socket.as_mut(), head.as_bytes())?;
         write_all(socket.as_mut(), json)?;
 
-        let (head, rest) = read_head(socket.as_mut())?;
+        let (head, rest) = self.read_head(socket.as_mut(), deadline)?;
         let length = head.content_length.unwrap_or(u64::MAX);
         if head.content_length.is_some_and(|length| length > max_bytes) {
             return Err(NetError::Protocol(format!("`{path}` is {length} bytes, more than the limit of {max_bytes}")));
         }
-        sink.write_all(&rest)?;
+        deadline += Duration::from_secs(max_bytes.min(length) / SLOWEST_BYTES_PER_SECOND);
+        let local = |source| NetError::Local { source };
+        if rest.len() as u64 > max_bytes.min(length) {
+            return Err(NetError::Protocol(format!("the answer to `{path}` is longer than announced")));
+        }
+        sink.write_all(&rest).map_err(local)?;
         let mut done = rest.len() as u64;
         let mut chunk = vec![0; 256 << 10];
         while done < length {
-            let n = read_some(socket.as_mut(), &mut chunk)?;
+            let n = read_some(socket.as_mut(), &mut chunk, deadline)?;
             if n == 0 && head.content_length.is_none() {
                 break;
             }
@@ -100,7 +112,7 @@ impl HttpClient {
             if done > max_bytes.min(length) {
                 return Err(NetError::Protocol(format!("the answer to `{path}` is longer than announced")));
             }
-            sink.write_all(&chunk[..n])?;
+            sink.write_all(&chunk[..n]).map_err(local)?;
         }
         Ok(head)
     }
@@ -110,6 +122,7 @@ impl HttpClient {
     /// # Errors
     /// [`NetError::Refused`] with the service's answer when it does not upgrade.
     pub fn websocket(&self, path: &str, timeout: Duration) -> Result<WebSocketChannel, NetError> {
+        let deadline = Instant::now() + TOTAL_TIMEOUT;
         let mut socket = self.endpoint.connect(&self.count)?;
         let key = generate_key();
         let mut head = self.head("GET", path);
@@ -117,11 +130,11 @@ impl HttpClient {
         head.push_str(&format!("sec-websocket-key: {key}\r\n\r\n"));
         write_all(socket.as_mut(), head.as_bytes())?;
 
-        let (head, mut rest) = read_head(socket.as_mut())?;
+        let (head, mut rest) = self.read_head(socket.as_mut(), deadline)?;
         if head.status != 101 {
             let mut chunk = [0; 4096];
             while (rest.len() as u64) < head.content_length.unwrap_or(0).min(MAX_HEAD_BYTES as u64) {
-                match read_some(socket.as_mut(), &mut chunk)? {
+                match read_some(socket.as_mut(), &mut chunk, deadline)? {
                     0 => break,
                     n => rest.extend_from_slice(&chunk[..n]),
                 }
@@ -154,37 +167,47 @@ struct Head {
     retry_after_seconds: Option<u64>,
 }
 
-/// Reads the status line and headers; also returns the bytes that came after them.
-fn read_head(socket: &mut dyn Socket) -> Result<(Head, Vec<u8>), NetError> {
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        let n = read_some(socket, &mut chunk)?;
-        if n == 0 {
-            return Err(NetError::Closed);
-        }
-        bytes.extend_from_slice(&chunk[..n]);
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut parsed = httparse::Response::new(&mut headers);
-        let status =
-            parsed.parse(&bytes).map_err(|error| NetError::Protocol(format!("the answer is not HTTP: {error}")))?;
-        if let httparse::Status::Complete(end) = status {
-            let find = |name: &str| {
-                let header = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-                std::str::from_utf8(header.value).ok().map(str::to_string)
-            };
-            let head = Head {
-                status: parsed.code.unwrap_or(0),
-                content_length: find("content-length").and_then(|text| text.parse().ok()),
-                accept_key: find("sec-websocket-accept"),
-                retry_after_seconds: find("retry-after").and_then(|text| text.parse().ok()),
-            };
-            return Ok((head, bytes.split_off(end)));
-        }
-        if bytes.len() > MAX_HEAD_BYTES {
-            return Err(NetError::Protocol("the answer's headers are too long".into()));
+impl HttpClient {
+    /// Reads the status line and headers; also returns the bytes that came after them.
+    fn read_head(&self, socket: &mut dyn Socket, deadline: Instant) -> Result<(Head, Vec<u8>), NetError> {
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 4096];
+        loop {
+            let n = read_some(socket, &mut chunk, deadline)?;
+            if n == 0 {
+                return Err(NetError::Closed);
+            }
+            bytes.extend_from_slice(&chunk[..n]);
+            if bytes.starts_with(&TLS_ALERT) {
+                return Err(NetError::SpeaksTls { endpoint: self.endpoint.to_string() });
+            }
+            if let Some((head, end)) = parse_head(&bytes)? {
+                return Ok((head, bytes.split_off(end)));
+            }
+            if bytes.len() > MAX_HEAD_BYTES {
+                return Err(NetError::Protocol("the answer's headers are too long".into()));
+            }
         }
     }
+}
+
+/// The head and its length, once all of it is there.
+fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, NetError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut headers);
+    let status = parsed.parse(bytes).map_err(|error| NetError::Protocol(format!("the answer is not HTTP: {error}")))?;
+    let httparse::Status::Complete(end) = status else { return Ok(None) };
+    let find = |name: &str| {
+        let header = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(header.value).ok().map(str::to_string)
+    };
+    let head = Head {
+        status: parsed.code.unwrap_or(0),
+        content_length: find("content-length").and_then(|text| text.parse().ok()),
+        accept_key: find("sec-websocket-accept"),
+        retry_after_seconds: find("retry-after").and_then(|text| text.parse().ok()),
+    };
+    Ok(Some((head, end)))
 }
 
 /// Requests are short, so the kernel takes them at once or the connection is stuck.
@@ -204,8 +227,14 @@ fn write_all(socket: &mut dyn Socket, mut bytes: &[u8]) -> Result<(), NetError> 
     Ok(())
 }
 
-fn read_some(socket: &mut dyn Socket, chunk: &mut [u8]) -> Result<usize, NetError> {
-    let deadline = Instant::now() + READ_TIMEOUT;
+/// What has arrived, after at most the time for a read, and never after the deadline.
+fn read_some(socket: &mut dyn Socket, chunk: &mut [u8], deadline: Instant) -> Result<usize, NetError> {
+    let late = if Instant::now() + READ_TIMEOUT < deadline { READ_TIMEOUT } else { TOTAL_TIMEOUT };
+    let late = NetError::TimedOut { seconds: late.as_secs() };
+    let deadline = deadline.min(Instant::now() + READ_TIMEOUT);
+    if Instant::now() >= deadline {
+        return Err(late);
+    }
     loop {
         match socket.read(chunk) {
             Ok(n) => return Ok(n),
@@ -214,7 +243,7 @@ fn read_some(socket: &mut dyn Socket, chunk: &mut [u8]) -> Result<usize, NetErro
             Err(error) => return Err(error.into()),
         }
         if !wait(socket, Interest::Readable, deadline)? {
-            return Err(NetError::TimedOut { seconds: READ_TIMEOUT.as_secs() });
+            return Err(late);
         }
     }
 }

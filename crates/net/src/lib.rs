@@ -11,6 +11,7 @@ pub mod meter;
 pub mod shape;
 pub mod shared;
 pub mod socket;
+mod text;
 pub mod tls;
 pub mod websocket;
 
@@ -19,6 +20,7 @@ pub use meter::{Meter, Metered};
 pub use shape::{Link, Shaped};
 pub use shared::SharedChannel;
 pub use socket::{Socket, WireCount};
+pub use text::peer_text;
 pub use websocket::WebSocketChannel;
 
 /// Frames above this many bytes are refused on both sides.
@@ -49,7 +51,17 @@ pub enum NetError {
     NotLoopback { address: String },
     #[error("nothing answers at `{endpoint}`: {source}")]
     Unreachable { endpoint: String, source: std::io::Error },
-    #[error("the service refused the session (HTTP {status}): {body}")]
+    /// It answers and is not the service that was named.
+    #[error("the service at `{endpoint}` is not believed: {reason}")]
+    Untrusted { endpoint: String, reason: String },
+    #[error("the handshake with `{endpoint}` failed: {source}")]
+    Handshake { endpoint: String, source: std::io::Error },
+    #[error("the service at `{endpoint}` speaks TLS\nhint: use the `https://` address that it prints")]
+    SpeaksTls { endpoint: String },
+    /// Neither the peer nor the line failed.
+    #[error("what arrived cannot be kept: {source}")]
+    Local { source: std::io::Error },
+    #[error("the service refused the session (HTTP {status}): {}", peer_text(body))]
     Refused { status: u16, body: String, retry_after_seconds: Option<u64> },
 }
 

@@ -52,16 +52,6 @@ impl CountedTcp {
     }
 }
 
-impl CountedTcp {
-    /// How long a blocking read may take.
-    ///
-    /// # Errors
-    /// The socket refuses the option.
-    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.stream.set_read_timeout(timeout)
-    }
-}
-
 impl Read for CountedTcp {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.stream.read(buf)?;
@@ -92,6 +82,7 @@ impl AsFd for CountedTcp {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
     Readable,
+    Writable,
     ReadableOrWritable,
 }
 
@@ -102,6 +93,7 @@ pub enum Interest {
 pub fn wait(socket: &dyn Socket, interest: Interest, deadline: Instant) -> io::Result<bool> {
     let flags = match interest {
         Interest::Readable => PollFlags::IN,
+        Interest::Writable => PollFlags::OUT,
         Interest::ReadableOrWritable => PollFlags::IN | PollFlags::OUT,
     };
     loop {

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
@@ -17,7 +17,7 @@ use rustls::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::socket::CountedTcp;
+use crate::socket::{CountedTcp, Interest, wait};
 
 /// SHA-256 of a certificate in DER.
 pub type Pin = [u8; 32];
@@ -134,14 +134,31 @@ impl TlsSocket {
         let config = config.with_no_client_auth();
         let name = ServerName::try_from(host.to_string()).map_err(io::Error::other)?;
         let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
-        tcp.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
-        while connection.is_handshaking() {
-            connection.complete_io(&mut tcp)?;
-        }
-        tcp.set_read_timeout(None)?;
         tcp.set_nonblocking(true)?;
+        shake_hands(&mut connection, &mut tcp, Instant::now() + HANDSHAKE_TIMEOUT)?;
         Ok(Self::Client(StreamOwned::new(connection, tcp)))
     }
+}
+
+/// Ends at the deadline, however often the service sends a byte.
+fn shake_hands(connection: &mut ClientConnection, tcp: &mut CountedTcp, deadline: Instant) -> io::Result<()> {
+    while connection.is_handshaking() {
+        match connection.complete_io(tcp) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let interest = if connection.wants_write() { Interest::Writable } else { Interest::Readable };
+                if !wait(tcp, interest, deadline)? {
+                    let seconds = HANDSHAKE_TIMEOUT.as_secs();
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it took more than {seconds} s")));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        if Instant::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
 }
 
 impl Read for TlsSocket {
@@ -196,7 +213,10 @@ impl ServerCertVerifier for PinVerifier {
     ) -> Result<ServerCertVerified, Error> {
         match pin_of(end_entity) == self.pin {
             true => Ok(ServerCertVerified::assertion()),
-            false => Err(Error::General("the service shows another certificate than the pinned one".into())),
+            false => {
+                let reason = "it shows another certificate than the one that its address names behind `#`\nhint: ask its operator for the address that it prints now";
+                Err(Error::General(reason.into()))
+            }
         }
     }
 

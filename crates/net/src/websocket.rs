@@ -12,11 +12,18 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Message, Role, WebSocket, WebSocketConfig};
 
 use crate::socket::{Interest, Socket, wait};
-use crate::{Channel, MAX_FRAME_BYTES, NetError};
+use crate::{Channel, MAX_FRAME_BYTES, NetError, peer_text};
 
 /// RFC 6455 leaves this much room in a close frame.
 const MAX_REASON_BYTES: usize = 123;
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Frames that are taken in while a send waits for the peer to read: the next one of a round, and an announcement.
+const MAX_INBOX: usize = 2;
+/// A greeting is a small message. Nothing larger is taken from a peer that has not greeted yet.
+const MAX_GREETING_BYTES: usize = 1 << 20;
+/// Pings in a row after which they are answered no faster than the pause allows.
+const PINGS_AT_ONCE: usize = 16;
+const PING_PAUSE: Duration = Duration::from_millis(5);
 /// Number and length of a frame, four bytes each, follow its payload. A peer or a relay with a fault, that loses, repeats,
 /// reorders or cuts frames, is noticed at once. Against an attacker in the line there is TLS.
 const TRAILER_BYTES: usize = 8;
@@ -71,6 +78,10 @@ pub struct WebSocketChannel {
     socket: WebSocket<Buffered>,
     inbox: VecDeque<Vec<u8>>,
     timeout: Duration,
+    /// The timeout once the peer has greeted.
+    patience: Duration,
+    /// No wait goes on after this moment, whatever the timeout.
+    deadline: Option<Instant>,
     sent: u32,
     received: u32,
     /// The codec has met an error.
@@ -80,16 +91,53 @@ pub struct WebSocketChannel {
 impl WebSocketChannel {
     /// Wraps a non-blocking socket whose HTTP upgrade is done; `already_read` holds bytes that followed the upgrade.
     pub fn new(socket: Box<dyn Socket>, already_read: Vec<u8>, role: Role, timeout: Duration) -> Self {
-        let limit = Some(MAX_FRAME_BYTES + TRAILER_BYTES);
-        let config = WebSocketConfig::default().max_frame_size(limit).max_message_size(limit);
-        let config = config.read_buffer_size(PIECE_BYTES);
+        let config = WebSocketConfig::default().read_buffer_size(PIECE_BYTES);
         let socket = WebSocket::from_partially_read(Buffered::new(socket), already_read, role, Some(config));
-        Self { socket, inbox: VecDeque::new(), timeout, sent: 0, received: 0, broken: false }
+        let (inbox, deadline) = (VecDeque::new(), None);
+        let patience = timeout;
+        let mut channel = Self { socket, inbox, timeout, patience, deadline, sent: 0, received: 0, broken: false };
+        channel.limit_frames(MAX_FRAME_BYTES);
+        channel
+    }
+
+    /// As [`Self::new`], for a peer that has `limit` to greet with one small message; [`Self::greeted`] ends that.
+    pub fn awaiting_greeting(
+        socket: Box<dyn Socket>,
+        already_read: Vec<u8>,
+        role: Role,
+        timeout: Duration,
+        limit: Duration,
+    ) -> Self {
+        let mut channel = Self::new(socket, already_read, role, timeout);
+        channel.limit_frames(MAX_GREETING_BYTES);
+        channel.timeout = timeout.min(limit);
+        channel.deadline = Some(Instant::now() + limit);
+        channel
+    }
+
+    /// The peer has said who it is: frames may have their full size, and each wait its full time.
+    pub fn greeted(&mut self) {
+        self.limit_frames(MAX_FRAME_BYTES);
+        (self.timeout, self.deadline) = (self.patience, None);
+    }
+
+    fn limit_frames(&mut self, bytes: usize) {
+        let limit = Some(bytes + TRAILER_BYTES);
+        self.socket.set_config(|config| {
+            config.max_frame_size = limit;
+            config.max_message_size = limit;
+        });
     }
 
     /// How long a receive, or a send that the peer does not drain, may take.
     pub fn set_timeout(&mut self, timeout: Duration) {
-        self.timeout = timeout;
+        (self.timeout, self.patience) = (timeout, timeout);
+    }
+
+    /// The moment at which every wait of this end is over, a running one included, or none. A peer that sends a frame
+    /// just before each timeout is bounded by this.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
     }
 
     /// Sends the close frame with a reason (its first 123 bytes), as far as the peer still takes it; the peer's
@@ -103,7 +151,7 @@ impl WebSocketChannel {
         let end = (0..=reason.len().min(MAX_REASON_BYTES)).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or(0);
         let frame = CloseFrame { code: code.into(), reason: reason[..end].into() };
         if self.socket.close(Some(frame)).is_ok() {
-            self.timeout = CLOSE_TIMEOUT;
+            (self.timeout, self.deadline) = (CLOSE_TIMEOUT, None);
             let _ = self.drain_writes();
             self.linger();
         }
@@ -113,9 +161,12 @@ impl WebSocketChannel {
     /// could cost the peer the reason.
     fn linger(&mut self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
-        while let Ok(more) = if self.broken { self.discard() } else { self.try_read().map(|frame| frame.is_some()) } {
-            if !more && self.wait(Interest::Readable, deadline).is_err() {
-                return;
+        while Instant::now() < deadline {
+            let read = if self.broken { self.discard() } else { self.try_read(deadline).map(|frame| frame.is_some()) };
+            match read {
+                Ok(true) => {}
+                Ok(false) if self.wait(Interest::Readable, deadline).is_ok() => {}
+                Ok(false) | Err(_) => return,
             }
         }
     }
@@ -135,13 +186,15 @@ impl WebSocketChannel {
         if !matches!(error, NetError::Closed) {
             return error;
         }
-        loop {
-            match self.try_read() {
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        while Instant::now() < deadline {
+            match self.try_read(deadline) {
                 Ok(Some(_)) => {}
                 Err(ended @ NetError::Ended { .. }) => return ended,
-                Ok(None) | Err(_) => return error,
+                Ok(None) | Err(_) => break,
             }
         }
+        error
     }
 
     /// Looks whether the peer is still there, as far as what has arrived tells, and whether a frame of it waits for the next
@@ -151,23 +204,33 @@ impl WebSocketChannel {
     /// How the peer ended the connection, or a frame that is none.
     pub fn check_open(&mut self) -> Result<bool, NetError> {
         if self.inbox.is_empty() {
-            let early = self.try_read()?;
+            // Nothing is waited for; pings alone do not keep this going.
+            let early = self.try_read(Instant::now() + PING_PAUSE).or_else(|error| match error {
+                NetError::TimedOut { .. } => Ok(None),
+                error => Err(error),
+            })?;
             self.inbox.extend(early);
         }
         Ok(!self.inbox.is_empty())
     }
 
-    /// `Ok(None)`: nothing has arrived yet.
-    fn try_read(&mut self) -> Result<Option<Vec<u8>>, NetError> {
+    /// `Ok(None)`: nothing has arrived yet. Pings and pongs are silence: they are read past until the deadline.
+    fn try_read(&mut self, deadline: Instant) -> Result<Option<Vec<u8>>, NetError> {
         if self.broken {
             return Err(NetError::Closed);
         }
-        loop {
+        for pings in 0.. {
+            if pings > 0 && Instant::now() >= deadline {
+                return Err(self.timed_out());
+            }
+            if pings > PINGS_AT_ONCE {
+                std::thread::sleep(PING_PAUSE);
+            }
             match self.socket.read() {
                 Ok(Message::Binary(payload)) => return self.check(payload.into()).map(Some),
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
                 Ok(Message::Close(Some(frame))) if !frame.reason.is_empty() => {
-                    let reason = frame.reason.as_str().to_string();
+                    let reason = peer_text(frame.reason.as_str());
                     return Err(NetError::Ended { code: frame.code.into(), reason });
                 }
                 Ok(Message::Close(_)) => return Err(NetError::Closed),
@@ -183,6 +246,7 @@ impl WebSocketChannel {
                 }
             }
         }
+        unreachable!("the count has no end")
     }
 
     /// Takes the trailer off.
@@ -201,17 +265,30 @@ impl WebSocketChannel {
         Ok(frame)
     }
 
-    /// Writes out everything queued, reading meanwhile so that the peer can do the same.
+    /// When a wait that begins now is over.
+    fn until(&self) -> Instant {
+        let timeout = Instant::now() + self.timeout;
+        self.deadline.map_or(timeout, |deadline| deadline.min(timeout))
+    }
+
+    fn timed_out(&self) -> NetError {
+        NetError::TimedOut { seconds: self.timeout.as_secs() }
+    }
+
+    /// Writes out everything queued, reading meanwhile so that the peer can do the same; as far as the inbox has room.
     fn drain_writes(&mut self) -> Result<(), NetError> {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = self.until();
         loop {
             match self.socket.flush() {
                 Ok(()) => return Ok(()),
                 Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(self.reason_or(net_error(error))),
             }
-            self.wait(Interest::ReadableOrWritable, deadline)?;
-            while let Some(frame) = self.try_read()? {
+            let has_room = self.inbox.len() < MAX_INBOX;
+            self.wait(if has_room { Interest::ReadableOrWritable } else { Interest::Writable }, deadline)?;
+            while self.inbox.len() < MAX_INBOX
+                && let Some(frame) = self.try_read(deadline)?
+            {
                 self.inbox.push_back(frame);
             }
         }
@@ -220,7 +297,7 @@ impl WebSocketChannel {
     fn wait(&self, interest: Interest, deadline: Instant) -> Result<(), NetError> {
         match wait(&*self.socket.get_ref().socket, interest, deadline)? {
             true => Ok(()),
-            false => Err(NetError::TimedOut { seconds: self.timeout.as_secs() }),
+            false => Err(self.timed_out()),
         }
     }
 }
@@ -246,9 +323,9 @@ impl Channel for WebSocketChannel {
         if let Some(frame) = self.inbox.pop_front() {
             return Ok(frame);
         }
-        let deadline = Instant::now() + self.timeout;
+        let deadline = self.until();
         loop {
-            if let Some(frame) = self.try_read()? {
+            if let Some(frame) = self.try_read(deadline)? {
                 return Ok(frame);
             }
             self.wait(Interest::Readable, deadline)?;

@@ -122,6 +122,126 @@ fn an_oversized_frame_is_refused_by_both_ends() {
     assert!(matches!(server.recv(), Err(NetError::Protocol(_))));
 }
 
+/// A channel, and the bare line at its other end.
+fn half_pair(make: impl FnOnce(Box<CountedTcp>) -> WebSocketChannel) -> (WebSocketChannel, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let raw = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let socket = CountedTcp::new(listener.accept().unwrap().0, Arc::default()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    (make(Box::new(socket)), raw)
+}
+
+/// A masked frame of a client, with the trailer that numbers it.
+fn client_frame(number: u32, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u64 + 8).to_be_bytes();
+    let mut bytes = vec![0x82, 0xff];
+    bytes.extend([&length[..], &[0; 4], body, &number.to_le_bytes(), &(body.len() as u32).to_le_bytes()].concat());
+    bytes
+}
+
+#[test]
+fn pings_are_silence() {
+    let limit = Duration::from_millis(400);
+    for pause in [Duration::ZERO, Duration::from_millis(20)] {
+        let (mut server, mut raw) =
+            half_pair(|socket| WebSocketChannel::new(socket, Vec::new(), Role::Server, limit));
+        let pinging = thread::spawn(move || {
+            while std::io::Write::write_all(&mut raw, &[0x89, 0x80, 0, 0, 0, 0]).is_ok() {
+                thread::sleep(pause);
+            }
+        });
+        let started = Instant::now();
+        assert!(matches!(server.recv(), Err(NetError::TimedOut { .. })));
+        assert!(started.elapsed() >= limit && started.elapsed() < limit * 5, "{:?}", started.elapsed());
+        assert!(matches!(server.check_open(), Ok(false)), "a look ends too");
+        drop(server);
+        pinging.join().unwrap();
+    }
+}
+
+#[test]
+fn a_peer_that_sends_and_never_reads_fills_two_places_and_no_more() {
+    let limit = Duration::from_millis(700);
+    let (mut server, mut raw) = half_pair(|socket| WebSocketChannel::new(socket, Vec::new(), Role::Server, limit));
+    let line = raw.try_clone().unwrap();
+    let sending = thread::spawn(move || {
+        let frames = (0u32..).map(|number| client_frame(number, &vec![7; 4 << 20]));
+        let taken = frames.take_while(|frame| std::io::Write::write_all(&mut raw, frame).is_ok()).take(200).count();
+        taken
+    });
+    let started = Instant::now();
+    assert!(matches!(server.send(vec![1; 60 << 20]), Err(NetError::TimedOut { .. })));
+    assert!(started.elapsed() < limit * 4, "{:?}", started.elapsed());
+    line.shutdown(std::net::Shutdown::Both).unwrap();
+    // Two in the inbox, and what the kernel holds.
+    let taken = sending.join().unwrap();
+    assert!((2..8).contains(&taken), "{taken} frames were taken");
+}
+
+#[test]
+fn a_greeting_is_small_and_comes_soon() {
+    let limit = Duration::from_millis(300);
+    let greeting = |socket: Box<CountedTcp>| {
+        WebSocketChannel::awaiting_greeting(socket, Vec::new(), Role::Server, TIMEOUT, limit)
+    };
+    let started = Instant::now();
+    let (mut server, raw) = half_pair(greeting);
+    assert!(matches!(server.recv(), Err(NetError::TimedOut { .. })));
+    assert!(started.elapsed() < TIMEOUT / 2);
+    drop(raw);
+
+    let (mut server, mut raw) = half_pair(greeting);
+    // The head alone: the frame is refused before there is anything of it.
+    std::io::Write::write_all(&mut raw, &client_frame(0, &vec![0; (1 << 20) + 1])[..14]).unwrap();
+    assert!(matches!(server.recv(), Err(NetError::Protocol(_))));
+
+    let (mut server, mut raw) = half_pair(greeting);
+    std::io::Write::write_all(&mut raw, &client_frame(0, b"hello")).unwrap();
+    assert_eq!(server.recv().unwrap(), b"hello");
+    server.greeted();
+    let large = client_frame(1, &vec![3; 2 << 20]);
+    let sending = thread::spawn(move || {
+        thread::sleep(limit);
+        std::io::Write::write_all(&mut raw, &large).unwrap();
+        raw
+    });
+    assert_eq!(server.recv().unwrap().len(), 2 << 20, "later frames may be large and late");
+    drop(sending.join().unwrap());
+}
+
+#[test]
+fn a_deadline_ends_what_no_timeout_does() {
+    let Pair { mut client, mut server, .. } = pair(Duration::from_millis(400));
+    let other = thread::spawn(move || {
+        let mut sent = 0;
+        while client.send(vec![0]).is_ok() && sent < 100 {
+            sent += 1;
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let started = Instant::now();
+    server.set_deadline(Some(started + Duration::from_millis(900)));
+    let error = loop {
+        if let Err(error) = server.recv() {
+            break error;
+        }
+    };
+    assert!(matches!(error, NetError::TimedOut { .. }), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(3));
+    drop(server);
+    other.join().unwrap();
+}
+
+#[test]
+fn the_reason_of_a_peer_is_one_line_of_text() {
+    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    server.close("\u{1b}[2Jgone\nhint: send money");
+    match client.recv() {
+        Err(NetError::Ended { reason, .. }) => assert_eq!(reason, " [2Jgone hint: send money"),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// `cargo test -p marill-net --test websocket -- --ignored --nocapture round_trip_time`
 #[test]
 #[ignore = "a measurement: its figure depends on the machine"]
