@@ -29,7 +29,8 @@ use zeroize::Zeroizing;
 
 use crate::ServingError;
 use crate::ahead::{SEEDS_FOLDER, StoredSession, Vault};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
+use crate::seats::{MAX_WAITING, SEAT_WAIT};
 use crate::secret_files::random;
 use crate::state::{Ledger, WhenInUse};
 use crate::ticket::Ticket;
@@ -61,6 +62,8 @@ pub struct DealerOptions {
     /// Holds the keys of sessions written ahead; outside `state`, and restored from no backup.
     pub vault: PathBuf,
     pub max_sessions: usize,
+    /// Where its metrics are told, if anywhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Runs a dealer until a signal.
@@ -70,10 +73,11 @@ pub struct DealerOptions {
 pub fn run(options: &DealerOptions) -> Result<(), ServingError> {
     let tls = options.tls.identity(&options.state)?;
     let bound = web::bind(options.listen, tls)?;
-    let sessions = Sessions::new(options.max_sessions);
+    let sessions = Sessions::with_queue(options.max_sessions, MAX_WAITING);
     let dealer = Dealer::open(&options.state, &options.vault, sessions.clone())?;
+    let metrics = metrics::listen(options.metrics, &dealer.metrics, &sessions)?;
     eprintln!("servers show the key in `{}`", options.state.join(SERVER_KEY_FILE).display());
-    web::run(bound, dealer.app(), &sessions)
+    web::run(bound, dealer.app(), &sessions, metrics)
 }
 
 pub(crate) struct Dealer {
@@ -87,7 +91,7 @@ pub(crate) struct Dealer {
     lines: Lines,
     line_seats: Arc<Sessions>,
     sessions: Arc<Sessions>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 impl Dealer {
@@ -110,7 +114,7 @@ impl Dealer {
             lines: Lines::default(),
             line_seats: Sessions::new(grants::MAX_OPEN),
             sessions,
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
         }))
     }
 
@@ -118,7 +122,6 @@ impl Dealer {
         Router::new()
             .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
             .route("/ready", get(ready))
-            .route("/metrics", get(metrics))
             .route("/v1/sessions", post(new_session))
             .route("/v1/release", post(ahead::release))
             .route("/v1/seeds", post(ahead::collect))
@@ -245,10 +248,6 @@ async fn ready(State(dealer): State<Arc<Dealer>>) -> Result<&'static str, HttpEr
     }
 }
 
-async fn metrics(State(dealer): State<Arc<Dealer>>) -> String {
-    dealer.metrics.render(dealer.sessions.active())
-}
-
 async fn new_session(
     State(dealer): State<Arc<Dealer>>,
     Json(request): Json<serde_json::Value>,
@@ -267,12 +266,15 @@ async fn source_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> 
     let owner = match dealer.owner_of(request.headers()) {
         Ok(owner) => owner,
         Err(refused) => {
-            Metrics::add(&dealer.metrics.sessions_refused, 1);
+            dealer.metrics.refuse(refused.code.unwrap_or("other"));
             return refused.into_response();
         }
     };
-    match dealer.sessions.admit() {
-        Err(refused) => refused.into_response(),
+    match dealer.sessions.admit_in_turn(SEAT_WAIT).await {
+        Err(refused) => {
+            dealer.metrics.refuse(refused.code.unwrap_or("other"));
+            refused.into_response()
+        }
         Ok(seat) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {
             let result = source::run(&dealer, &owner, channel);
             Metrics::add(&dealer.metrics.bytes_sent, count.sent_bytes());

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use marill_model::ModelError;
 use marill_mpc::{ProtocolError, SpecError};
-use marill_net::NetError;
 use marill_net::http::Response;
+use marill_net::{NetError, peer_text};
+
+use crate::wire::{CLOSE_BUDGET, CLOSE_SLOW};
 
 /// Every variant names the peer or the place; none carries text, token ids or shares.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +98,21 @@ pub enum ServingError {
     Partition(#[from] marill_partition::PartitionError),
 }
 
+/// Refusals that end by themselves: they keep their kind on the way to the user.
+const BUSY: [&str; 7] = [
+    "too_many_sessions",
+    "too_many_grants",
+    "shutting_down",
+    "not_ready",
+    "rate_limited",
+    "partition_changed",
+    "peer_slow",
+];
+/// A further party refuses or is gone.
+const DEALER_REFUSAL: &str = "dealer";
+/// The WebSocket's code for an end without a fault of the protocol.
+const CLOSE_NORMAL: u16 = 1000;
+
 impl ServingError {
     /// For `map_err`: a failed connection to the named peer.
     pub fn net(peer: &'static str) -> impl Fn(NetError) -> Self {
@@ -132,6 +149,41 @@ impl ServingError {
         }
     }
 
+    /// The kind of a refused greeting, for the party that greeted: its own fault, or that of the further party that
+    /// refused, where anybody can act on it, or what is wrong.
+    pub(crate) fn refusal_code(&self, greeter: &str) -> &'static str {
+        match self {
+            Self::Refused { code, .. } => BUSY.iter().find(|busy| *busy == code).copied().unwrap_or(DEALER_REFUSAL),
+            Self::Mismatch { field: "partition_id" | "spec_sha256" | "public_sha256", .. } => "partition_changed",
+            Self::Mismatch { .. } => "terms",
+            Self::Quota(refusal) => refusal.code(),
+            Self::SessionUsed { .. } => "session_used",
+            Self::BadMessage { peer, .. } | Self::Net { peer, .. } if *peer == greeter => "bad_greeting",
+            error if matches!(error.net_source(), Some(NetError::TimedOut { .. })) => "peer_slow",
+            error if error.is_peer() => DEALER_REFUSAL,
+            _ => "session",
+        }
+    }
+
+    /// What a further party said about when to come back.
+    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::Refused { retry_after_seconds, .. } => *retry_after_seconds,
+            Self::Quota(refusal) => Some(refusal.retry_after_seconds()),
+            _ => None,
+        }
+    }
+
+    /// The WebSocket's code for an end with this error: what a further party ended with, where it is one of the services'.
+    pub(crate) fn close_code(&self) -> u16 {
+        match (self, self.net_source()) {
+            (Self::Quota(_), _) => CLOSE_BUDGET,
+            (_, Some(NetError::Ended { code: code @ (CLOSE_BUDGET | CLOSE_SLOW), .. })) => *code,
+            (_, Some(NetError::TimedOut { .. })) => CLOSE_SLOW,
+            _ => CLOSE_NORMAL,
+        }
+    }
+
     /// The peer is at fault or gone, not this process or its input.
     pub fn is_peer(&self) -> bool {
         matches!(self, Self::Net { .. } | Self::Protocol(_) | Self::Refused { .. } | Self::BadMessage { .. })
@@ -151,5 +203,5 @@ pub(crate) fn message_of(body: &str) -> Option<(String, String)> {
     let value: serde_json::Value = serde_json::from_str(body).ok()?;
     let error = value.get("error")?;
     let text = |key| error.get(key).and_then(|value| value.as_str()).map(str::to_string);
-    Some((text("code").unwrap_or_default(), text("message")?))
+    Some((peer_text(&text("code").unwrap_or_default()), peer_text(&text("message")?)))
 }

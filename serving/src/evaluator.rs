@@ -10,7 +10,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -22,7 +22,9 @@ use marill_partition::Partition;
 
 use crate::ServingError;
 use crate::client::{ClientOptions, SessionOpener, fetch};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
+use crate::pace::Pace;
+use crate::seats::{MAX_WAITING, SEAT_WAIT};
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
 use crate::wire::{
@@ -30,6 +32,8 @@ use crate::wire::{
 };
 
 const CLIENT: &str = "client";
+/// The WebSocket's code for an end without a fault of the protocol.
+const CLOSE_NORMAL: u16 = 1000;
 /// The longest pause of a client between two steps.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -39,12 +43,14 @@ pub struct EvaluatorOptions {
     pub tls: Tls,
     /// Its server, its dealer and its folders, as a client has them.
     pub services: ClientOptions,
+    /// Where its metrics are told, if anywhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 pub(crate) struct Evaluator {
     opener: SessionOpener,
     sessions: Arc<Sessions>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 /// Fetches the public part, then serves until a signal.
@@ -60,12 +66,13 @@ pub fn run(options: &EvaluatorOptions, progress: &mut dyn FnMut(&str)) -> Result
     }
     let opener = SessionOpener::new(&Partition::open_public(&folder)?, &options.services, offer)?;
     let evaluator = Evaluator::new(opener, options.services.max_sessions);
-    web::run(bound, evaluator.app(), &evaluator.sessions)
+    let metrics = metrics::listen(options.metrics, &evaluator.metrics, &evaluator.sessions)?;
+    web::run(bound, evaluator.app(), &evaluator.sessions, metrics)
 }
 
 impl Evaluator {
     pub(crate) fn new(opener: SessionOpener, max_sessions: usize) -> Arc<Self> {
-        Arc::new(Self { opener, sessions: Sessions::new(max_sessions), metrics: Metrics::default() })
+        Arc::new(Self { opener, sessions: Sessions::with_queue(max_sessions, MAX_WAITING), metrics: Arc::default() })
     }
 
     pub(crate) fn sessions(&self) -> &Arc<Sessions> {
@@ -76,7 +83,6 @@ impl Evaluator {
         Router::new()
             .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
             .route("/ready", get(ready))
-            .route("/metrics", get(metrics))
             .route("/v1/evaluate", get(evaluate_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(middleware::from_fn(web::finish))
@@ -85,22 +91,26 @@ impl Evaluator {
 
     fn session(&self, channel: WebSocketChannel) -> Result<(), ServingError> {
         let mut client = SharedChannel::new(channel);
+        let began = Instant::now();
         let result = match self.open(&mut client) {
-            Ok(mut session) => self.serve(&mut client, &mut session),
+            Ok(mut session) => {
+                self.metrics.opened(began.elapsed());
+                self.serve(&mut client, &mut session)
+            }
             Err(error) => {
-                Metrics::add(&self.metrics.sessions_refused, 1);
-                let refusal = Reply::<()>::Refused { code: "session".into(), message: error.for_peer() };
-                let _ = send_json(&mut client, &refusal);
+                self.metrics.refuse(error.refusal_code(CLIENT));
+                let _ = send_json(&mut client, &Reply::<()>::refused(&error, CLIENT));
                 Err(error)
             }
         };
         let reason = result.as_ref().err().map_or(String::new(), |error| format!("evaluator: {}", error.for_peer()));
-        client.lock().close(&reason);
+        client.lock().close_with(result.as_ref().err().map_or(CLOSE_NORMAL, ServingError::close_code), &reason);
         result
     }
 
     fn open(&self, client: &mut SharedChannel<WebSocketChannel>) -> Result<OperatorSession, ServingError> {
         let hello: EvaluateHello = recv_hello(client, CLIENT)?;
+        client.lock().greeted();
         let terms = self.agree(&hello)?;
         let (session, opened) = self.opener.open_shared(&terms, hello.ticket, hello.sampling)?;
         let welcome = EvaluateWelcome { terms, session };
@@ -126,9 +136,12 @@ impl Evaluator {
     ) -> Result<(), ServingError> {
         let width = self.opener.spec.hidden_size;
         let bad = |reason: String| ServingError::BadMessage { peer: CLIENT, reason };
+        let mut pace = Pace::start(client);
         loop {
             let frame = client.recv().map_err(ServingError::net(CLIENT))?;
             let step = Step::parse(&frame).map_err(bad)?;
+            pace.step(if let Step::Prefill { bucket } = step { bucket } else { 1 });
+            let began = Instant::now();
             let token = match step {
                 Step::End => return Ok(()),
                 Step::Prefill { bucket } if bucket > self.opener.spec.max_positions => {
@@ -138,7 +151,8 @@ impl Evaluator {
                 Step::Decode => session.decode(&recv_input_share(client, CLIENT, step, width)?)?,
             };
             send_token_share(client, CLIENT, token)?;
-            Metrics::add(&self.metrics.steps, 1);
+            pace.pause();
+            self.metrics.stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
         }
     }
 }
@@ -154,14 +168,10 @@ async fn ready(State(evaluator): State<Arc<Evaluator>>) -> Result<&'static str, 
     }
 }
 
-async fn metrics(State(evaluator): State<Arc<Evaluator>>) -> String {
-    evaluator.metrics.render(evaluator.sessions.active())
-}
-
 async fn evaluate_upgrade(State(evaluator): State<Arc<Evaluator>>, request: Request) -> Response {
-    match evaluator.sessions.admit() {
+    match evaluator.sessions.admit_in_turn(SEAT_WAIT).await {
         Err(refused) => {
-            Metrics::add(&evaluator.metrics.sessions_refused, 1);
+            evaluator.metrics.refuse(refused.code.unwrap_or("other"));
             refused.into_response()
         }
         Ok(seat) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {

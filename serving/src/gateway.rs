@@ -20,7 +20,7 @@ use marill_net::NetError;
 
 use crate::ServingError;
 use crate::client::{Client, ClientOptions};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::web::{self, HttpError, Sessions};
 use answer::{Shape, respond};
 
@@ -33,12 +33,14 @@ const MAX_BODY_BYTES: usize = 4 << 20;
 pub struct GatewayOptions {
     pub listen: SocketAddr,
     pub client: ClientOptions,
+    /// Where its metrics are told, if anywhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 pub(crate) struct Gateway {
     client: Client,
     sessions: Arc<Sessions>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     created: u64,
 }
 
@@ -48,10 +50,11 @@ pub(crate) struct Gateway {
 /// A port in use, and what [`Client::connect`] and [`web::run`] report.
 pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
     let bound = web::bind(options.listen, None)?;
-    let sessions = Sessions::new(options.client.max_sessions + MAX_WAITING);
+    let sessions = Sessions::with_queue(options.client.max_sessions, MAX_WAITING);
     let gateway = Gateway::new(connect(&options.client, progress)?, sessions.clone());
     eprintln!("model `{}`: the prompt stays on this machine", gateway.client.model_name);
-    web::run(bound, gateway.app(), &sessions)
+    let metrics = metrics::listen(options.metrics, &gateway.metrics, &sessions)?;
+    web::run(bound, gateway.app(), &sessions, metrics)
 }
 
 /// Gives a server that was started in the same moment some time to listen.
@@ -70,7 +73,7 @@ fn connect(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<Cl
 impl Gateway {
     fn new(client: Client, sessions: Arc<Sessions>) -> Arc<Self> {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-        Arc::new(Self { client, sessions, metrics: Metrics::default(), created })
+        Arc::new(Self { client, sessions, metrics: Arc::default(), created })
     }
 
     fn app(self: &Arc<Self>) -> Router {
@@ -80,7 +83,6 @@ impl Gateway {
             .route("/page.js", get(page::script))
             .route("/health", get(health))
             .route("/ready", get(ready))
-            .route("/metrics", get(metrics))
             .route("/v1/models", get(models))
             .route("/v1/models/{id}", get(model))
             .route("/v1/chat/completions", post(chat))
@@ -148,10 +150,6 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<&'static str, Http
         Ok(Ok(answer)) if answer.status == 200 => Ok("ready"),
         _ => Err(web::not_ready("the server is not ready")),
     }
-}
-
-async fn metrics(State(gateway): State<Arc<Gateway>>) -> String {
-    gateway.metrics.render(gateway.sessions.active())
 }
 
 async fn models(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {

@@ -5,12 +5,15 @@
 
 pub mod ahead;
 pub mod client;
+mod connections;
 pub mod dealer;
 mod error;
 pub mod evaluator;
 pub mod gateway;
 pub mod local;
 mod metrics;
+mod pace;
+mod seats;
 mod secret_files;
 pub mod server;
 pub mod state;

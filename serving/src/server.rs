@@ -25,7 +25,8 @@ use zeroize::Zeroizing;
 
 use crate::ServingError;
 use crate::ahead::{self, Order, SealingKey, Shelf};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
+use crate::seats::{MAX_WAITING, SEAT_WAIT};
 use crate::secret_files::{read_key, replace_file};
 use crate::state::{FileState, Holder, KEYS_FILE, State as Durable};
 use crate::ticket::{For, Signer};
@@ -65,6 +66,8 @@ pub struct ServerOptions {
     pub allow_sampling: bool,
     /// Whether comparisons are on point functions where a client asks for it; else on digits only.
     pub allow_points: bool,
+    /// Where its metrics are told, if anywhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// What E1 computes with.
@@ -153,7 +156,7 @@ pub(crate) struct Server {
     inputs: Inputs,
     input_seats: Arc<Sessions>,
     sessions: Arc<Sessions>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 /// Runs a server until a signal.
@@ -189,20 +192,21 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
     let published =
         Published { folder: options.partition.clone(), manifest: partition.manifest.clone(), created: unix_seconds() };
     drop(partition);
-    let sessions = Sessions::new(options.max_sessions);
-    let server = Server {
+    let sessions = Sessions::with_queue(options.max_sessions, MAX_WAITING);
+    let server = Arc::new(Server {
         signer: Signer::new(&dealer_key),
         dealer: HttpClient::new(options.dealer.clone(), Some(dealer_key.to_string())),
         state,
         shelf,
         inputs: Inputs::default(),
-        input_seats: Sessions::new(options.max_sessions),
+        input_seats: Sessions::with_queue(options.max_sessions, MAX_WAITING),
         published: Some(published),
         sessions: sessions.clone(),
-        metrics: Metrics::default(),
+        metrics: Arc::default(),
         model,
-    };
-    web::run(bound, Arc::new(server).app(), &sessions)
+    });
+    let metrics = metrics::listen(options.metrics, &server.metrics, &sessions)?;
+    web::run(bound, server.app(), &sessions, metrics)
 }
 
 /// Writes what a dealer needs to know to write correlations ahead for this server.
@@ -243,9 +247,9 @@ impl Server {
             state: Arc::new(FileState::open(state, &state.join(KEYS_FILE))?),
             shelf,
             inputs: Inputs::default(),
-            input_seats: Sessions::new(limit),
-            sessions: Sessions::new(limit),
-            metrics: Metrics::default(),
+            input_seats: Sessions::with_queue(limit, MAX_WAITING),
+            sessions: Sessions::with_queue(limit, MAX_WAITING),
+            metrics: Arc::default(),
         }))
     }
 
@@ -253,7 +257,6 @@ impl Server {
         Router::new()
             .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
             .route("/ready", get(ready))
-            .route("/metrics", get(metrics))
             .route("/v1/models", get(models))
             .route("/v1/models/{id}/manifest", get(manifest))
             .route("/v1/models/{id}/files/{*path}", get(file))
@@ -310,10 +313,6 @@ async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, HttpEr
         Ok(Ok(answer)) if answer.status == 200 => Ok("ready"),
         _ => Err(web::not_ready("the dealer is not ready")),
     }
-}
-
-async fn metrics(State(server): State<Arc<Server>>) -> String {
-    server.metrics.render(server.sessions.active())
 }
 
 async fn models(State(server): State<Arc<Server>>, headers: HeaderMap) -> Result<Json<serde_json::Value>, HttpError> {
@@ -382,13 +381,13 @@ async fn tickets(
 async fn session_upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
     let holder = server.check_key(request.headers());
     let admitted = async {
-        let (holder, seat) = (holder?, server.sessions.admit()?);
+        let (holder, seat) = (holder?, server.sessions.admit_in_turn(SEAT_WAIT).await?);
         server.start_session(&holder).await?;
         Ok((holder, seat))
     };
     match admitted.await {
         Err::<_, HttpError>(refused) => {
-            Metrics::add(&server.metrics.sessions_refused, 1);
+            server.metrics.refuse(refused.code.unwrap_or("other"));
             refused.into_response()
         }
         Ok((holder, seat)) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {

@@ -1,27 +1,16 @@
-//! A service's certificate, and a listener that shakes hands before HTTP begins.
+//! A service's certificate and its key.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::serve::Listener;
 use marill_net::tls::{pin_of, read_certificates, read_key, server_config};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::ServingError;
 use crate::secret_files::write_secret;
 use crate::wire::hex;
-
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Finished handshakes that wait for the service.
-const BACKLOG: usize = 64;
 
 /// Whether and as whom a service speaks TLS.
 #[derive(Clone, Debug, Default)]
@@ -106,53 +95,5 @@ impl Identity {
 
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
-    }
-}
-
-/// Hands out connections whose handshake is done; a slow one keeps nobody else waiting.
-pub(crate) struct TlsListener {
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    address: SocketAddr,
-}
-
-impl TlsListener {
-    /// Must be called inside a runtime.
-    pub(crate) fn start(mut listener: TcpListener, address: SocketAddr, config: Arc<ServerConfig>) -> Self {
-        let acceptor = TlsAcceptor::from(config);
-        let (sender, ready) = mpsc::channel(BACKLOG);
-        tokio::spawn(async move {
-            loop {
-                let accepted = tokio::select! {
-                    () = sender.closed() => return,
-                    accepted = Listener::accept(&mut listener) => accepted,
-                };
-                let (stream, peer) = accepted;
-                let (acceptor, sender) = (acceptor.clone(), sender.clone());
-                tokio::spawn(async move {
-                    let _ = stream.set_nodelay(true);
-                    if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                        let _ = sender.send((stream, peer)).await;
-                    }
-                });
-            }
-        });
-        Self { ready, address }
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.ready.recv().await {
-            Some(accepted) => accepted,
-            // The accepting task ends with the runtime only.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        Ok(self.address)
     }
 }

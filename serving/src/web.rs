@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -11,7 +10,6 @@ use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt;
 use hyper_util::rt::TokioIo;
 use marill_net::endpoint::check_listen;
 use marill_net::socket::{CountedTcp, Socket};
@@ -19,18 +17,20 @@ use marill_net::tls::TlsSocket;
 use marill_net::{Endpoint, WebSocketChannel, WireCount};
 use rustls::StreamOwned;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::server::TlsStream;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 
 use crate::ServingError;
+use crate::connections::{self, Line, Place, Slot, Stream};
+use crate::metrics::MetricsListener;
+pub use crate::seats::{Seat, Sessions};
 use crate::secret_files::random;
 use crate::state::Refusal;
-use crate::tls::{Identity, TlsListener};
+use crate::tls::Identity;
 use crate::wire::hex;
 
-/// How long running sessions may take to end after the first signal.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+/// How long a peer may take to greet, apart from how long it may pause between steps.
+const GREETING_LIMIT: Duration = Duration::from_secs(10);
 
 /// The error object of the OpenAI interface, used by every service.
 #[derive(Debug)]
@@ -123,65 +123,9 @@ pub fn not_ready(message: &str) -> HttpError {
     HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "not_ready", message)
 }
 
-/// Sessions that run now, each on a thread of its own.
-pub struct Sessions {
-    active: AtomicUsize,
-    limit: usize,
-    draining: AtomicBool,
-}
-
-impl Sessions {
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { active: AtomicUsize::new(0), limit, draining: AtomicBool::new(false) })
-    }
-
-    pub fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
-    }
-
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    /// # Errors
-    /// 503 while shutting down, 429 when as many sessions run as are allowed.
-    pub fn admit(self: &Arc<Self>) -> Result<Seat, HttpError> {
-        if self.is_draining() {
-            let message = "the service is shutting down";
-            return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "shutting_down", message));
-        }
-        let taken = self
-            .active
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |active| (active < self.limit).then_some(active + 1));
-        match taken {
-            Ok(_) => Ok(Seat(self.clone())),
-            Err(active) => {
-                let message = format!("{active} sessions run already, which is the limit");
-                Err(HttpError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "too_many_sessions", message))
-            }
-        }
-    }
-
-    async fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-        let deadline = Instant::now() + SHUTDOWN_GRACE;
-        while self.active() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-/// One admitted session; given back when dropped.
-pub struct Seat(Arc<Sessions>);
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Answers a WebSocket upgrade and hands the raw socket to `run` on a new thread: a protocol round then costs no
-/// task switch inside the runtime.
+/// task switch inside the runtime. The peer has to greet soon and briefly; `run` ends that by
+/// [`WebSocketChannel::greeted`], and `timeout` then bounds each wait.
 pub fn upgrade(
     mut request: Request,
     seat: Seat,
@@ -196,14 +140,17 @@ pub fn upgrade(
         return HttpError::new(StatusCode::UPGRADE_REQUIRED, "invalid_request_error", "upgrade_required", message)
             .into_response();
     };
+    if let Some(slot) = request.extensions().get::<Arc<Slot>>() {
+        slot.take();
+    }
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
         match hijack(upgraded, timeout) {
-            Ok((channel, count)) => {
+            Ok((channel, count, place)) => {
                 let spawned = std::thread::Builder::new().name("session".into()).spawn(move || {
                     run(channel, count);
-                    drop(seat);
+                    drop((seat, place));
                 });
                 if let Err(error) = spawned {
                     tracing::error!("no thread for a session: {error}");
@@ -224,24 +171,25 @@ pub fn upgrade(
 fn hijack(
     upgraded: hyper::upgrade::Upgraded,
     timeout: Duration,
-) -> std::io::Result<(WebSocketChannel, Arc<WireCount>)> {
-    use hyper_util::server::conn::auto::upgrade::downcast;
+) -> std::io::Result<(WebSocketChannel, Arc<WireCount>, Option<Place>)> {
     let count = Arc::<WireCount>::default();
+    let parts = upgraded.downcast::<TokioIo<Line>>();
+    let parts = parts.map_err(|_| std::io::Error::other("it is no connection of this service"))?;
+    let (stream, place) = parts.io.into_inner().into_parts();
     // Leaves the runtime's poller; the descriptor stays non-blocking, which the channel wants.
     let raw = |stream: TcpStream| {
         let socket = CountedTcp::new(stream.into_std()?, count.clone())?;
         socket.set_nonblocking(true).map(|()| socket)
     };
-    let (socket, read): (Box<dyn Socket>, _) = match downcast::<TokioIo<TcpStream>>(upgraded) {
-        Ok(parts) => (Box::new(raw(parts.io.into_inner())?), parts.read_buf),
-        Err(upgraded) => {
-            let parts = downcast::<TokioIo<TlsStream<TcpStream>>>(upgraded)
-                .map_err(|_| std::io::Error::other("it is neither TCP nor TLS"))?;
-            let (tcp, connection) = parts.io.into_inner().into_inner();
-            (Box::new(TlsSocket::Server(StreamOwned::new(connection, raw(tcp)?))), parts.read_buf)
+    let socket: Box<dyn Socket> = match stream {
+        Stream::Plain(stream) => Box::new(raw(stream)?),
+        Stream::Tls(stream) => {
+            let (tcp, connection) = stream.into_inner();
+            Box::new(TlsSocket::Server(StreamOwned::new(connection, raw(tcp)?)))
         }
     };
-    Ok((WebSocketChannel::new(socket, read.to_vec(), Role::Server, timeout), count))
+    let read = parts.read_buf.to_vec();
+    Ok((WebSocketChannel::awaiting_greeting(socket, read, Role::Server, timeout, GREETING_LIMIT), count, place))
 }
 
 /// A bound listener and where it listens.
@@ -274,10 +222,26 @@ pub fn bind(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, Serving
     if tls.is_none() {
         check_listen(&address).map_err(ServingError::Plain)?;
     }
-    let listen = |source| ServingError::Listen { address: address.to_string(), source };
-    let listener = std::net::TcpListener::bind(address).map_err(listen)?;
-    listener.set_nonblocking(true).map_err(listen)?;
-    let address = listener.local_addr().map_err(listen)?;
+    listen(address, tls)
+}
+
+/// Binds in plain text what is for the service's operator: whoever names an address beyond this machine wants that.
+///
+/// # Errors
+/// [`ServingError::Listen`].
+pub(crate) fn bind_for_operators(address: SocketAddr) -> Result<Bound, ServingError> {
+    let bound = listen(address, None)?;
+    if !address.ip().is_loopback() {
+        eprintln!("warning: whoever reaches `{}` sees lengths and times of all sessions", bound.address);
+    }
+    Ok(bound)
+}
+
+fn listen(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, ServingError> {
+    let failed = |source| ServingError::Listen { address: address.to_string(), source };
+    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
     Ok(Bound { listener, address, tls })
 }
 
@@ -285,7 +249,7 @@ pub fn bind(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, Serving
 ///
 /// # Errors
 /// [`ServingError::Listen`].
-pub fn run(bound: Bound, app: Router, sessions: &Sessions) -> Result<(), ServingError> {
+pub fn run(bound: Bound, app: Router, sessions: &Sessions, metrics: MetricsListener) -> Result<(), ServingError> {
     // Fails when the caller has set up its own log already, which then serves.
     let _ = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -300,6 +264,11 @@ pub fn run(bound: Bound, app: Router, sessions: &Sessions) -> Result<(), Serving
     let result = runtime.block_on(async {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let server = spawn(bound, app, async { drop(stopped.await) }).map_err(listen)?;
+        if let Some((bound, app)) = metrics.0 {
+            eprintln!("metrics at http://{}/metrics", bound.address);
+            // Told until the end.
+            spawn(bound, app, std::future::pending()).map_err(listen)?;
+        }
         eprintln!("listening on {endpoint}");
         signal().await;
         eprintln!("shutting down: {} sessions still run", sessions.active());
@@ -323,16 +292,8 @@ fn spawn(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<tokio::task::JoinHandle<std::io::Result<()>>> {
     let listener = TcpListener::from_std(bound.listener)?;
-    Ok(match bound.tls {
-        None => {
-            let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-            tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stop).into_future())
-        }
-        Some(identity) => {
-            let listener = TlsListener::start(listener, bound.address, identity.config());
-            tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stop).into_future())
-        }
-    })
+    let tls = bound.tls.map(|identity| identity.config());
+    Ok(tokio::spawn(connections::serve(listener, tls, app, stop)))
 }
 
 /// A service on a runtime of its own, ended when dropped.

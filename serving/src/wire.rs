@@ -1,7 +1,7 @@
 //! What the services say to each other around the protocol: terms, greetings, steps.
 
 use marill_mpc::{DecoderSpec, HashKey, InputShare, Material, PublicWeights, Sampling, Seed, Selection};
-use marill_net::{Channel, NetError};
+use marill_net::{Channel, NetError, peer_text};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -16,6 +16,9 @@ pub const PROTOCOL_VERSION: u32 = 6;
 
 /// The WebSocket is closed with this code when the key's budget does not cover the next step.
 pub const CLOSE_BUDGET: u16 = 4429;
+
+/// The WebSocket is closed with this code when a further party did not answer in time.
+pub const CLOSE_SLOW: u16 = 4504;
 
 /// Control messages above this many bytes end the session.
 const MAX_CONTROL_BYTES: usize = 1 << 20;
@@ -164,7 +167,7 @@ impl Terms {
         match fields.into_iter().find(|(_, ours, theirs)| ours != theirs) {
             None => Ok(()),
             Some((field, ours, theirs)) => {
-                Err(ServingError::Mismatch { field, ours: ours.clone(), theirs: theirs.clone() })
+                Err(ServingError::Mismatch { field, ours: ours.clone(), theirs: peer_text(theirs) })
             }
         }
     }
@@ -351,7 +354,21 @@ pub struct InputHello {
 #[serde(rename_all = "snake_case")]
 pub enum Reply<T> {
     Welcome(T),
-    Refused { code: String, message: String },
+    Refused {
+        code: String,
+        message: String,
+        /// After how many seconds it makes sense to ask again, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_seconds: Option<u64>,
+    },
+}
+
+impl<T> Reply<T> {
+    /// The refusal of the greeter's words, with the kind that a further party gave.
+    pub(crate) fn refused(error: &ServingError, greeter: &str) -> Self {
+        let (code, message) = (error.refusal_code(greeter).into(), error.for_peer());
+        Self::Refused { code, message, retry_after_seconds: error.retry_after_seconds() }
+    }
 }
 
 /// The next step of a session, announced by the client and relayed to the dealer.
@@ -403,7 +420,8 @@ pub fn recv_json<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static 
     if frame.len() > MAX_CONTROL_BYTES {
         return Err(ServingError::BadMessage { peer, reason: format!("{} bytes of greeting", frame.len()) });
     }
-    serde_json::from_slice(&frame).map_err(|error| ServingError::BadMessage { peer, reason: error.to_string() })
+    let bad = |error: serde_json::Error| ServingError::BadMessage { peer, reason: peer_text(&error.to_string()) };
+    serde_json::from_slice(&frame).map_err(bad)
 }
 
 /// That a message with terms is of this version, before anything else of it is read.
@@ -416,7 +434,7 @@ pub(crate) fn check_version(message: &serde_json::Value) -> Result<(), ServingEr
         Some(theirs) if *theirs != PROTOCOL_VERSION => Err(ServingError::Mismatch {
             field: "protocol",
             ours: PROTOCOL_VERSION.to_string(),
-            theirs: theirs.to_string(),
+            theirs: peer_text(&theirs.to_string()),
         }),
         _ => Ok(()),
     }
@@ -429,7 +447,8 @@ pub(crate) fn check_version(message: &serde_json::Value) -> Result<(), ServingEr
 pub fn recv_hello<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static str) -> Result<T, ServingError> {
     let message: serde_json::Value = recv_json(channel, peer)?;
     check_version(&message)?;
-    serde_json::from_value(message).map_err(|error| ServingError::BadMessage { peer, reason: error.to_string() })
+    let bad = |error: serde_json::Error| ServingError::BadMessage { peer, reason: peer_text(&error.to_string()) };
+    serde_json::from_value(message).map_err(bad)
 }
 
 /// Sends one evaluator's share of a step's input: its rows, then the padding's bias where there is one.
@@ -491,8 +510,9 @@ pub fn recv_token_share(channel: &mut dyn Channel, peer: &'static str) -> Result
 pub fn recv_reply<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static str) -> Result<T, ServingError> {
     match recv_json(channel, peer)? {
         Reply::Welcome(welcome) => Ok(welcome),
-        Reply::Refused { code, message } => {
-            Err(ServingError::Refused { by: peer, code, message, retry_after_seconds: None })
+        Reply::Refused { code, message, retry_after_seconds } => {
+            let (code, message) = (peer_text(&code), peer_text(&message));
+            Err(ServingError::Refused { by: peer, code, message, retry_after_seconds })
         }
     }
 }

@@ -8,19 +8,21 @@ use marill_serving::ahead::{AheadOptions, produce};
 use marill_serving::dealer::{DEFAULT_OWNER, DealerOptions, add_owner, run as run_dealer};
 
 use crate::advice::advise;
-use crate::places::{Folders, Listen, TlsArgs, default_cache};
+use crate::places::{Folders, Listen, MetricsArgs, TlsArgs, default_cache, parse_sessions};
 
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     listen: Listen,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "MARILL_DEALER_PORT", default_value_t = 8200)]
     port: u16,
     #[command(flatten)]
     tls: TlsArgs,
     /// Sessions that may run at once
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = parse_sessions)]
     max_sessions: usize,
     /// Make the key of a further owner of models, say where it is, and end: copy it to that owner's server and to nobody
     /// else. Owners at one dealer share no masks. A running dealer knows it at once; deleting the file ends it
@@ -94,6 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         state,
         vault,
         max_sessions: args.max_sessions,
+        metrics: args.metrics.metrics_listen,
     };
     run_dealer(&options).map_err(advise)?;
     Ok(ExitCode::SUCCESS)

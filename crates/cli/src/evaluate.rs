@@ -6,7 +6,7 @@ use marill_serving::Endpoint;
 use marill_serving::evaluator::{EvaluatorOptions, run as run_evaluator};
 
 use crate::advice::advise;
-use crate::places::{DEFAULT_SERVER, Listen, Services, TlsArgs};
+use crate::places::{DEFAULT_SERVER, Listen, MetricsArgs, Services, TlsArgs, parse_sessions};
 
 /// For a server that runs with `--e0 operator`. Clients name this service with `--evaluator`.
 #[derive(clap::Args)]
@@ -18,20 +18,23 @@ pub struct Args {
     services: Services,
     #[command(flatten)]
     listen: Listen,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "MARILL_EVALUATOR_PORT", default_value_t = 8300)]
     port: u16,
     #[command(flatten)]
     tls: TlsArgs,
     /// Sessions that may run at once
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_sessions)]
     max_sessions: usize,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut services = args.services.client(args.server, args.max_sessions)?;
     services.state.set_file_name("evaluator");
-    let options = EvaluatorOptions { listen: args.listen.at(args.port), tls: args.tls.tls(), services };
+    let (listen, metrics) = (args.listen.at(args.port), args.metrics.metrics_listen);
+    let options = EvaluatorOptions { listen, tls: args.tls.tls(), services, metrics };
     run_evaluator(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! Where the services listen and keep their files unless told otherwise.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -13,6 +13,8 @@ use crate::network::{link, network};
 
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:8100";
 pub const DEFAULT_DEALER: &str = "http://127.0.0.1:8200";
+/// Each session is a thread.
+const MAX_SESSIONS: usize = 10_000;
 
 /// Where a service listens.
 #[derive(clap::Args)]
@@ -25,6 +27,30 @@ pub struct Listen {
 impl Listen {
     pub fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.host, port)
+    }
+}
+
+/// Where a service tells its metrics.
+#[derive(clap::Args)]
+pub struct MetricsArgs {
+    /// Tell metrics to Prometheus at `/metrics` of this address, in plain text: a port of this machine, or ADDRESS:PORT.
+    /// Whoever reads them sees the lengths and times of all sessions [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "MARILL_METRICS_LISTEN", value_parser = parse_metrics_address)]
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+fn parse_metrics_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
+        Err(_) => text.parse().map_err(|_| "it is neither a port nor ADDRESS:PORT".to_string()),
+    }
+}
+
+/// How many sessions a service may run at once.
+pub fn parse_sessions(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(sessions @ 1..=MAX_SESSIONS) => Ok(sessions),
+        _ => Err(format!("it is no number from 1 to {MAX_SESSIONS}")),
     }
 }
 

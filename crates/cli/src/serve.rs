@@ -10,7 +10,7 @@ use marill_serving::server::{ServerOptions, run as run_server, write_order};
 use marill_serving::wire::{E0, Setting};
 
 use crate::advice::advise;
-use crate::places::{AuthoritiesArgs, DEFAULT_DEALER, Folders, Listen, TlsArgs};
+use crate::places::{AuthoritiesArgs, DEFAULT_DEALER, Folders, Listen, MetricsArgs, TlsArgs, parse_sessions};
 
 const KEY_WAIT: Duration = Duration::from_secs(2);
 
@@ -27,6 +27,8 @@ pub struct Args {
     dealer_key: Option<PathBuf>,
     #[command(flatten)]
     listen: Listen,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "MARILL_SERVER_PORT", default_value_t = 8100)]
     port: u16,
@@ -35,7 +37,7 @@ pub struct Args {
     #[command(flatten)]
     authorities: AuthoritiesArgs,
     /// Sessions that may run at once
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_sessions)]
     max_sessions: usize,
     /// Serve the holders of these keys only: lines of
     /// `sha256-of-the-key name [tokens=N] [tokens-per-minute=N] [sessions-per-minute=N] [revoked]`, as `marill keys`
@@ -113,6 +115,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         e0: args.e0,
         allow_sampling: !args.greedy_only,
         allow_points: !args.digits_only,
+        metrics: args.metrics.metrics_listen,
     };
     run_server(&options).map_err(advise)?;
     Ok(ExitCode::SUCCESS)

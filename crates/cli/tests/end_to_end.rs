@@ -289,7 +289,8 @@ fn every_service_tells_its_state_and_errs_in_one_form() {
         assert!(get(service, "/health").0.starts_with("HTTP/1.1 200"));
         let (head, body) = get(service, "/ready");
         assert!(head.starts_with("HTTP/1.1 200") && head.contains("x-request-id: req-"), "{head} {body}");
-        assert!(get(service, "/metrics").1.contains("marill_sessions_active 0"));
+        assert!(get(service, "/metrics").0.starts_with("HTTP/1.1 404"), "whoever is served does not see the others");
+        assert!(service.metrics().contains("\nmarill_sessions_active 0\n"), "{}", service.metrics());
         let (head, body) = get(service, "/nowhere");
         let error: Value = serde_json::from_str(&body).unwrap();
         assert!(head.starts_with("HTTP/1.1 404") && error["error"]["code"] == "not_found", "{body}");

@@ -64,7 +64,10 @@ fn a_full_disk_of_ones_own_is_told_apart() {
     }
     let endpoint = answering("http", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab");
     let error = HttpClient::new(endpoint, None).download("/x", &mut Full, 100).unwrap_err();
-    assert!(matches!(&error, NetError::Local { source } if source.kind() == std::io::ErrorKind::StorageFull), "{error}");
+    assert!(
+        matches!(&error, NetError::Local { source } if source.kind() == std::io::ErrorKind::StorageFull),
+        "{error}"
+    );
 }
 
 #[test]

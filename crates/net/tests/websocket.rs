@@ -143,8 +143,7 @@ fn client_frame(number: u32, body: &[u8]) -> Vec<u8> {
 fn pings_are_silence() {
     let limit = Duration::from_millis(400);
     for pause in [Duration::ZERO, Duration::from_millis(20)] {
-        let (mut server, mut raw) =
-            half_pair(|socket| WebSocketChannel::new(socket, Vec::new(), Role::Server, limit));
+        let (mut server, mut raw) = half_pair(|socket| WebSocketChannel::new(socket, Vec::new(), Role::Server, limit));
         let pinging = thread::spawn(move || {
             while std::io::Write::write_all(&mut raw, &[0x89, 0x80, 0, 0, 0, 0]).is_ok() {
                 thread::sleep(pause);
@@ -181,9 +180,8 @@ fn a_peer_that_sends_and_never_reads_fills_two_places_and_no_more() {
 #[test]
 fn a_greeting_is_small_and_comes_soon() {
     let limit = Duration::from_millis(300);
-    let greeting = |socket: Box<CountedTcp>| {
-        WebSocketChannel::awaiting_greeting(socket, Vec::new(), Role::Server, TIMEOUT, limit)
-    };
+    let greeting =
+        |socket: Box<CountedTcp>| WebSocketChannel::awaiting_greeting(socket, Vec::new(), Role::Server, TIMEOUT, limit);
     let started = Instant::now();
     let (mut server, raw) = half_pair(greeting);
     assert!(matches!(server.recv(), Err(NetError::TimedOut { .. })));

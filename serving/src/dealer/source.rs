@@ -1,5 +1,7 @@
 //! One session of a server at the dealer.
 
+use std::time::Instant;
+
 use marill_mpc::{DealerSession, Material, ProtocolError, Seed};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::Zeroizing;
@@ -9,7 +11,7 @@ use super::grants::Seeds;
 use super::masks::Holder;
 use super::owners::Owner;
 use crate::ServingError;
-use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::wire::{Reply, SourceHello, Step, hash_key, recv_hello, send_json, unhex};
 
 const SERVER: &str = "server";
@@ -19,9 +21,8 @@ pub(super) fn run(dealer: &Dealer, owner: &Owner, channel: WebSocketChannel) -> 
     let mut session = match open(dealer, owner, &mut channel) {
         Ok(session) => session,
         Err(error) => {
-            Metrics::add(&dealer.metrics.sessions_refused, 1);
-            let refusal = Reply::<()>::Refused { code: "session".into(), message: error.for_peer() };
-            let _ = send_json(&mut channel, &refusal);
+            dealer.metrics.refuse(error.refusal_code(SERVER));
+            let _ = send_json(&mut channel, &Reply::<()>::refused(&error, SERVER));
             return Err(error);
         }
     };
@@ -36,6 +37,7 @@ fn open(
     channel: &mut SharedChannel<WebSocketChannel>,
 ) -> Result<DealerSession, ServingError> {
     let hello: SourceHello = recv_hello(channel, SERVER)?;
+    channel.lock().greeted();
     let bad = |reason: &str| ServingError::BadMessage { peer: SERVER, reason: reason.into() };
     if unhex::<16>(&hello.session).is_none() || unhex::<32>(&hello.private_sha256).is_none() {
         return Err(bad("a session or a digest is not hexadecimal"));
@@ -77,18 +79,24 @@ fn stream(
     session: &mut DealerSession,
 ) -> Result<(), ServingError> {
     let mut ahead: Option<Result<(), ProtocolError>> = None;
+    let mut pace = Pace::start(channel);
     loop {
         let frame = channel.recv().map_err(ServingError::net(SERVER))?;
         let bad = |reason| ServingError::BadMessage { peer: SERVER, reason };
-        match (Step::parse(&frame).map_err(bad)?, ahead.take()) {
+        let step = Step::parse(&frame).map_err(bad)?;
+        // The corrections of the next step are written before that one is announced.
+        pace.step(if let Step::Prefill { bucket } = step { bucket + 1 } else { 1 });
+        let began = Instant::now();
+        match (step, ahead.take()) {
             (Step::End, _) => return Ok(()),
             (Step::Prefill { bucket }, None) => session.prefill(bucket)?,
             (Step::Prefill { .. }, Some(_)) => return Err(bad("a second prefill".into())),
             (Step::Decode, Some(done)) => done?,
             (Step::Decode, None) => return Err(bad("a decode before the prefill".into())),
         }
-        Metrics::add(&dealer.metrics.steps, 1);
+        dealer.metrics.stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
         ahead = Some(session.decode());
+        pace.pause();
     }
 }
 

@@ -58,8 +58,8 @@ pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), Serv
     let (session, words) = match open(dealer, &mut channel) {
         Ok(opened) => opened,
         Err(error) => {
-            let refusal = Reply::<()>::Refused { code: "session".into(), message: error.for_peer() };
-            let _ = send_json(&mut channel, &refusal);
+            dealer.metrics.refuse(error.refusal_code(CLIENT));
+            let _ = send_json(&mut channel, &Reply::<()>::refused(&error, CLIENT));
             return Err(error);
         }
     };
@@ -98,6 +98,7 @@ fn open(
     channel: &mut SharedChannel<WebSocketChannel>,
 ) -> Result<(String, Receiver<Vec<u8>>), ServingError> {
     let hello: WordsHello = recv_json(channel, CLIENT)?;
+    channel.lock().greeted();
     let unknown = || ServingError::NoSession { session: hello.session.clone() };
     let (material, key) = dealer.grants.granted(&hello.session).ok_or_else(unknown)?;
     // Digests are compared, so the time taken says nothing about the key.
@@ -108,6 +109,9 @@ fn open(
         return Err(ServingError::BadMessage { peer: CLIENT, reason: "a session on digits has no words".into() });
     }
     let words = dealer.lines.add(&hello.session);
-    send_json(channel, &Reply::Welcome(())).map_err(ServingError::net(CLIENT))?;
+    if let Err(error) = send_json(channel, &Reply::Welcome(())) {
+        drop(dealer.lines.take(&hello.session));
+        return Err(ServingError::net(CLIENT)(error));
+    }
     Ok((hello.session, words))
 }

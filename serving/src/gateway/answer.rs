@@ -19,8 +19,8 @@ use crate::ServingError;
 use crate::client::{Answer, Event, Finish};
 use crate::metrics::Metrics;
 use crate::secret_files::random;
-use crate::web::HttpError;
-use crate::wire::{CLOSE_BUDGET, hex};
+use crate::web::{HttpError, Seat};
+use crate::wire::{CLOSE_BUDGET, CLOSE_SLOW, hex};
 
 /// Which of the two interfaces was asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,13 +39,18 @@ enum Update {
 }
 
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long an answer waits for its turn; programs give up after some minutes.
+const QUEUE_WAIT: Duration = Duration::from_secs(300);
 /// A budget grows by hand only.
 const BUDGET_RETRY_SECONDS: u64 = 3600;
 
 pub(super) async fn respond(gateway: Arc<Gateway>, parsed: Parsed, shape: Shape) -> Result<Response, HttpError> {
     let frame = Frame::new(&gateway, shape, parsed.return_token_ids.then(|| parsed.request.prompt.clone()))?;
     let (stream, include_usage) = (parsed.stream, parsed.include_usage);
-    let mut updates = start(gateway, parsed)?;
+    // First come, first served; who hangs up has left the queue.
+    let seat = gateway.sessions.admit_in_turn(QUEUE_WAIT).await;
+    let seat = seat.inspect_err(|full| gateway.metrics.refuse(full.code.unwrap_or("other")))?;
+    let mut updates = start(gateway, parsed, seat)?;
     // Until the session stands, a failure has an HTTP status of its own.
     match updates.recv().await {
         Some(Update::Opened) => {}
@@ -66,8 +71,7 @@ pub(super) async fn respond(gateway: Arc<Gateway>, parsed: Parsed, shape: Shape)
 }
 
 /// Runs the answer on a thread; dropping the receiver breaks it off after the current step.
-fn start(gateway: Arc<Gateway>, parsed: Parsed) -> Result<mpsc::UnboundedReceiver<Update>, HttpError> {
-    let seat = gateway.sessions.admit()?;
+fn start(gateway: Arc<Gateway>, parsed: Parsed, seat: Seat) -> Result<mpsc::UnboundedReceiver<Update>, HttpError> {
     // A token is a few bytes and the context bounds their number.
     let (sender, receiver) = mpsc::unbounded_channel();
     let spawned = std::thread::Builder::new().name("answer".into()).spawn(move || {
@@ -84,7 +88,7 @@ fn start(gateway: Arc<Gateway>, parsed: Parsed) -> Result<mpsc::UnboundedReceive
         });
         let update = match result {
             Ok(answer) => {
-                Metrics::add(&gateway.metrics.steps, answer.tokens.len() as u64);
+                gateway.metrics.answered(&answer);
                 Metrics::add(&gateway.metrics.bytes_sent, answer.prefill.bytes_sent + answer.decode.bytes_sent);
                 let received = answer.prefill.bytes_received + answer.decode.bytes_received;
                 Metrics::add(&gateway.metrics.bytes_received, received);
@@ -259,7 +263,12 @@ fn http_error(error: &ServingError) -> HttpError {
             spent.retry_after_seconds = Some(BUDGET_RETRY_SECONDS);
             return spent;
         }
-        error if matches!(error.net_source(), Some(NetError::TimedOut { .. })) => {
+        error
+            if matches!(
+                error.net_source(),
+                Some(NetError::TimedOut { .. } | NetError::Ended { code: CLOSE_SLOW, .. })
+            ) =>
+        {
             (StatusCode::GATEWAY_TIMEOUT, "peer_slow")
         }
         ServingError::PromptEmpty | ServingError::PromptTooLong { .. } => {
@@ -299,6 +308,8 @@ fn refusal_status(code: &str) -> Option<(StatusCode, &'static str, &'static str)
         "too_many_grants" => (StatusCode::TOO_MANY_REQUESTS, limit, "too_many_grants"),
         "shutting_down" => (gone, "server_error", "shutting_down"),
         "not_ready" => (gone, "server_error", "not_ready"),
+        "partition_changed" => (gone, "server_error", "partition_changed"),
+        "peer_slow" => (StatusCode::GATEWAY_TIMEOUT, "server_error", "peer_slow"),
         _ => return None,
     })
 }

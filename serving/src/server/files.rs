@@ -1,4 +1,4 @@
-//! Files of the public part, streamed in pieces.
+//! Files in pieces: those of the public part, and what lies on this machine for one client.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,35 +10,29 @@ use axum::response::Response;
 
 use crate::web::HttpError;
 
-const PIECE_BYTES: usize = 1 << 20;
-/// Pieces read ahead of a slow client.
-const PIECES_AHEAD: usize = 4;
+/// A download holds one piece and what the connection's buffer takes: peers that read nothing cost little.
+const PIECE_BYTES: usize = 128 << 10;
 
-/// Answers with the file; a reader thread of the runtime's pool feeds it.
+/// Answers with the file. A piece is read when the peer has taken the one before, so that no thread waits for a peer.
 pub(super) async fn send(path: PathBuf, bytes: u64) -> Result<Response, HttpError> {
     let gone = |error: std::io::Error| {
         tracing::error!("a published file cannot be read: {error}");
         HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "file", "the file cannot be read")
     };
-    let mut file = File::open(path).map_err(gone)?;
-    let (sender, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Bytes>>(PIECES_AHEAD);
-    tokio::task::spawn_blocking(move || {
-        loop {
+    let opened = tokio::task::spawn_blocking(move || File::open(path)).await;
+    let file = opened.map_err(std::io::Error::other).flatten().map_err(gone)?;
+    let pieces = futures_util::stream::unfold(Some(file), |file| async move {
+        let mut file = file?;
+        let read = tokio::task::spawn_blocking(move || {
             let mut piece = Vec::with_capacity(PIECE_BYTES);
             let read = (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut piece);
-            let item = match read {
-                Ok(0) => return,
-                Ok(_) => Ok(Bytes::from(piece)),
-                Err(error) => Err(error),
-            };
-            let failed = item.is_err();
-            if sender.blocking_send(item).is_err() || failed {
-                return;
-            }
+            read.map(|_| (piece, file))
+        });
+        match read.await.map_err(std::io::Error::other).flatten() {
+            Ok((piece, _)) if piece.is_empty() => None,
+            Ok((piece, file)) => Some((Ok(Bytes::from(piece)), Some(file))),
+            Err(error) => Some((Err(error), None)),
         }
-    });
-    let pieces = futures_util::stream::unfold(receiver, |mut receiver| async {
-        receiver.recv().await.map(|piece| (piece, receiver))
     });
     let response = Response::builder()
         .header(header::CONTENT_TYPE, "application/octet-stream")

@@ -13,7 +13,7 @@ use marill_net::{SharedChannel, WebSocketChannel};
 
 use super::{IDLE_TIMEOUT, Server};
 use crate::ServingError;
-use crate::metrics::Metrics;
+use crate::seats::SEAT_WAIT;
 use crate::state::Holder;
 use crate::web;
 use crate::wire::{InputHello, Reply, recv_hello, send_json};
@@ -41,36 +41,12 @@ struct Expected {
 }
 
 impl Inputs {
-    /// Announces a session; its client may come from now on.
-    pub(super) fn expect(&self, session: &str, material: Material, sampling: Option<Sampling>) -> Receiver<Input> {
+    /// Announces a session; its client may come from now on, as long as what is returned is kept.
+    pub(super) fn expect(&self, session: &str, material: Material, sampling: Option<Sampling>) -> Announced<'_> {
         let (line, receiver) = mpsc::channel();
         let expected = Expected { material, sampling, line };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_string(), expected);
-        receiver
-    }
-
-    /// Waits for the client of an announced session, as long as its evaluator is there.
-    pub(super) fn wait(
-        &self,
-        session: &str,
-        receiver: &Receiver<Input>,
-        evaluator: &SharedChannel<WebSocketChannel>,
-    ) -> Result<Input, ServingError> {
-        let deadline = Instant::now() + CLIENT_WAIT;
-        let came = loop {
-            let late = ServingError::NoClient { seconds: CLIENT_WAIT.as_secs() };
-            match receiver.recv_timeout(LOOK_AROUND) {
-                Ok(input) => break Ok(input),
-                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {
-                    if let Err(error) = evaluator.lock().check_open() {
-                        break Err(ServingError::net("evaluator")(error));
-                    }
-                }
-                Err(_) => break Err(late),
-            }
-        };
-        self.take(session);
-        came
+        Announced { inputs: self, session: session.to_string(), receiver }
     }
 
     fn take(&self, session: &str) -> Option<Expected> {
@@ -78,24 +54,52 @@ impl Inputs {
     }
 }
 
+/// A session that waits for its client; dropped, it waits no longer.
+pub(super) struct Announced<'a> {
+    inputs: &'a Inputs,
+    session: String,
+    receiver: Receiver<Input>,
+}
+
+impl Announced<'_> {
+    /// Waits for the client, as long as the session's evaluator is there.
+    pub(super) fn wait(self, evaluator: &SharedChannel<WebSocketChannel>) -> Result<Input, ServingError> {
+        let deadline = Instant::now() + CLIENT_WAIT;
+        loop {
+            match self.receiver.recv_timeout(LOOK_AROUND) {
+                Ok(input) => return Ok(input),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {
+                    evaluator.lock().check_open().map_err(ServingError::net("evaluator"))?;
+                }
+                Err(_) => return Err(ServingError::NoClient { seconds: CLIENT_WAIT.as_secs() }),
+            }
+        }
+    }
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        self.inputs.take(&self.session);
+    }
+}
+
 /// The client's line: a key like any session, counted against its rate and charged for its steps.
 pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
     let holder = server.check_key(request.headers());
     let admitted = async {
-        let (holder, seat) = (holder?, server.input_seats.admit()?);
+        let (holder, seat) = (holder?, server.input_seats.admit_in_turn(SEAT_WAIT).await?);
         server.start_session(&holder).await?;
         Ok::<_, web::HttpError>((holder, seat))
     };
     match admitted.await {
         Err(refused) => {
-            Metrics::add(&server.metrics.sessions_refused, 1);
+            server.metrics.refuse(refused.code.unwrap_or("other"));
             refused.into_response()
         }
         Ok((holder, seat)) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, _| {
             let mut line = SharedChannel::new(channel);
             if let Err(error) = join(&server, &mut line, holder) {
-                let refusal = Reply::<()>::Refused { code: "session".into(), message: error.for_peer() };
-                let _ = send_json(&mut line, &refusal);
+                let _ = send_json(&mut line, &Reply::<()>::refused(&error, CLIENT));
                 tracing::warn!("a client's line was refused: {error}");
             }
         }),
@@ -108,6 +112,7 @@ fn join(
     holder: Option<Holder>,
 ) -> Result<(), ServingError> {
     let hello: InputHello = recv_hello(line, CLIENT)?;
+    line.lock().greeted();
     let unknown = || ServingError::NoSession { session: hello.session.clone() };
     // All but the material, which the session has, is known before a session is looked for.
     server.model.terms.clone().with_material(hello.terms.material).check(&hello.terms)?;

@@ -1,21 +1,20 @@
 //! One session of a client: E1 on a thread of its own.
 
-use std::sync::mpsc::Receiver;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use marill_mpc::{Material, Seed, Selection, ServerSession};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::Server;
-use super::input::Input;
+use super::input::Announced;
 use crate::ServingError;
 use crate::ahead::Correlations;
 use crate::error::refused;
-use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::state::Holder;
 use crate::wire::{
-    CLOSE_BUDGET, ClientHello, NewRelease, Release, Reply, ServerWelcome, SourceHello, Step, Terms, hash_key,
+    ClientHello, NewRelease, Release, Reply, ServerWelcome, SourceHello, Step, Terms, hash_key,
     recv_hello, recv_input_share, recv_reply, send_json, send_token_share, unhex,
 };
 
@@ -32,19 +31,23 @@ const DEALER_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) fn run(server: &Server, channel: WebSocketChannel, holder: Option<Holder>) -> Result<(), ServingError> {
     let mut client = SharedChannel::new(channel);
     let mut input = None;
+    let began = Instant::now();
     let result = open(server, &mut client, holder.as_ref()).and_then(|(mut source, mut session, waiting)| {
+        server.metrics.opened(began.elapsed());
+        let mut pace = Pace::start(&client);
         let result = match waiting {
-            None => serve(server, &mut client, &mut source, &mut session, holder.as_ref()),
-            Some((name, receiver)) => server.inputs.wait(&name, &receiver, &client).and_then(|(line, holder)| {
+            None => serve(server, &mut client, &mut source, &mut session, &mut pace, holder.as_ref()),
+            Some(announced) => announced.wait(&client).and_then(|(line, holder)| {
                 let line = input.insert(line);
-                serve(server, line, &mut source, &mut session, holder.as_ref())
+                pace.with(line);
+                serve(server, line, &mut source, &mut session, &mut pace, holder.as_ref())
             }),
         };
         source.end();
         result
     });
     let reason = result.as_ref().err().map_or(String::new(), |error| format!("server: {}", error.for_peer()));
-    let code = if matches!(result, Err(ServingError::Quota(_))) { CLOSE_BUDGET } else { CLOSE_NORMAL };
+    let code = result.as_ref().err().map_or(CLOSE_NORMAL, ServingError::close_code);
     for line in input.iter().chain([&client]) {
         line.lock().close_with(code, &reason);
     }
@@ -52,8 +55,8 @@ pub(super) fn run(server: &Server, channel: WebSocketChannel, holder: Option<Hol
 }
 
 type Line = SharedChannel<WebSocketChannel>;
-/// A session's name and where its client's line arrives, where the client is not E0.
-type Waiting = Option<(String, Receiver<Input>)>;
+/// Where the client is not E0, its line is waited for.
+type Waiting<'a> = Option<Announced<'a>>;
 
 /// E1, with E0 as the client or with inputs and outputs in shares.
 enum Evaluator {
@@ -119,33 +122,30 @@ impl Source {
     }
 }
 
-fn open(
-    server: &Server,
+fn open<'a>(
+    server: &'a Server,
     client: &mut Line,
     holder: Option<&Holder>,
-) -> Result<(Source, Evaluator, Waiting), ServingError> {
+) -> Result<(Source, Evaluator, Waiting<'a>), ServingError> {
     match greet(server, client, holder) {
         Ok(opened) => Ok(opened),
         Err(error) => {
-            Metrics::add(&server.metrics.sessions_refused, 1);
-            let code = match &error {
-                ServingError::Quota(refusal) => refusal.code(),
-                error if error.is_peer() => "dealer",
-                _ => "session",
-            };
-            let refusal = Reply::<()>::Refused { code: code.into(), message: error.for_peer() };
-            let _ = send_json(client, &refusal);
+            server.metrics.refuse(error.refusal_code(CLIENT));
+            let _ = send_json(client, &Reply::<()>::refused(&error, CLIENT));
             Err(error)
         }
     }
 }
 
-fn greet(
-    server: &Server,
+fn greet<'a>(
+    server: &'a Server,
     client: &mut Line,
     holder: Option<&Holder>,
-) -> Result<(Source, Evaluator, Waiting), ServingError> {
+) -> Result<(Source, Evaluator, Waiting<'a>), ServingError> {
     let hello: ClientHello = recv_hello(client, CLIENT)?;
+    client.lock().greeted();
+    // The adapter may have to be made and sent.
+    let _pace = Pace::start(client);
     let model = &server.model;
     let material = hello.terms.material;
     let reason = match (material, hello.correlations) {
@@ -175,7 +175,7 @@ fn greet(
 
     let (adapter_sha256, bytes) = model.masked(&adapter_seed, hello.adapter_sha256.as_deref());
     // Before the evaluator can tell the client.
-    let waiting = model.terms.is_shared().then(|| (name.clone(), server.inputs.expect(&name, material, sampling)));
+    let waiting = model.terms.is_shared().then(|| server.inputs.expect(&name, material, sampling));
     let welcome = ServerWelcome { terms, adapter_sha256, adapter_bytes: bytes.len() as u64 };
     send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
     for piece in bytes.chunks(PIECE_BYTES) {
@@ -284,6 +284,7 @@ fn serve(
     client: &mut Line,
     source: &mut Source,
     session: &mut Evaluator,
+    pace: &mut Pace,
     holder: Option<&Holder>,
 ) -> Result<(), ServingError> {
     let spec = &server.model.spec;
@@ -307,8 +308,11 @@ fn serve(
             let tokens = source.owed(if let Step::Prefill { bucket } = step { bucket as u64 } else { 1 });
             server.state.charge(holder, tokens, SystemTime::now())?.map_err(ServingError::Quota)?;
         }
+        pace.step(if let Step::Prefill { bucket } = step { bucket } else { 1 });
+        let began = Instant::now();
         source.announce(step)?;
         session.step(step, client, spec.hidden_size)?;
-        Metrics::add(&server.metrics.steps, 1);
+        pace.pause();
+        server.metrics.stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
     }
 }

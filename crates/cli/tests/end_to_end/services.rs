@@ -115,16 +115,29 @@ fn post(path: &str, body: &Value) -> String {
     )
 }
 
+/// The head and the body of an answer.
+fn exchange(authority: &str, request: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(authority).unwrap();
+    // A service may refuse a large body before it has read all of it.
+    let sent = stream.write_all(request.as_bytes());
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    let parts = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {sent:?}, {read:?}"));
+    (parts.0.to_string(), parts.1.to_string())
+}
+
 /// A running service, killed when dropped.
 pub struct Service {
     child: Child,
     pub url: String,
+    /// Where its metrics are.
+    metrics: Option<String>,
 }
 
 impl Service {
     fn start(command: &mut Command) -> Self {
-        let child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut service = Self { child, url: String::new() };
+        let child = command.args(["--metrics-listen", "0"]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut service = Self { child, url: String::new(), metrics: None };
         let stderr = service.child.stderr.take().unwrap();
         let (lines, heard) = mpsc::channel();
         // Reads to the end, so that the service never waits for room in the pipe.
@@ -139,6 +152,9 @@ impl Service {
             if let Some(url) = line.strip_prefix("listening on ") {
                 service.url = url.to_string();
                 return service;
+            }
+            if let Some(url) = line.strip_prefix("metrics at http://") {
+                service.metrics = url.strip_suffix("/metrics").map(str::to_string);
             }
             said.push(line);
         }
@@ -156,13 +172,7 @@ impl Service {
 
     /// As [`Self::raw`], with the whole head.
     pub fn whole(&self, request: &str) -> (String, String) {
-        let mut stream = TcpStream::connect(self.authority()).unwrap();
-        // A service may refuse a large body before it has read all of it.
-        let sent = stream.write_all(request.as_bytes());
-        let mut answer = String::new();
-        let read = stream.read_to_string(&mut answer);
-        let parts = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {sent:?}, {read:?}"));
-        (parts.0.to_string(), parts.1.to_string())
+        exchange(self.authority(), request)
     }
 
     /// The head and body of the answer to a posted object.
@@ -178,7 +188,8 @@ impl Service {
     }
 
     pub fn metrics(&self) -> String {
-        self.raw("GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").1
+        let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        exchange(self.metrics.as_ref().unwrap(), request).1
     }
 
     pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {

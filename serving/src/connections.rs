@@ -1,0 +1,430 @@
+//! Open connections of a service: each has a time in which to say something, none may stand still, and there are fewer of
+//! them than the process may have descriptors.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use axum::response::Response;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tower_service::Service;
+
+/// From the connection to the end of the request's head, and from one request to the next.
+const HEADER_LIMIT: Duration = Duration::from_secs(15);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// The longest pause within a request's body, and the time for all of it.
+const BODY_PAUSE: Duration = Duration::from_secs(10);
+const BODY_LIMIT: Duration = Duration::from_secs(60);
+/// A peer that takes nothing of an answer for so long is given up.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// What a connection may hold of requests that are not read and of answers that are not sent.
+const BUFFER_BYTES: usize = 128 << 10;
+/// Descriptors for the log, the records, the runtime and what else is no connection.
+const OWN_DESCRIPTORS: u64 = 24;
+const MAX_CONNECTIONS: u64 = 16_384;
+/// After the system refuses a connection, on a shortage of descriptors for example.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The connections that are open, and how many may be.
+pub(crate) struct Connections {
+    limit: usize,
+    open: Mutex<Open>,
+    closed: Notify,
+}
+
+#[derive(Default)]
+struct Open {
+    count: u64,
+    slots: HashMap<u64, Arc<Slot>>,
+}
+
+/// One connection, as the others see it.
+pub(crate) struct Slot {
+    number: u64,
+    state: Mutex<Use>,
+    give_way: Notify,
+}
+
+#[derive(Clone, Copy)]
+enum Use {
+    /// Since then nothing was asked here.
+    Idle(Instant),
+    /// Answers so many requests.
+    Busy(usize),
+    /// A session's.
+    Taken,
+}
+
+impl Slot {
+    fn state(&self) -> MutexGuard<'_, Use> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection becomes a session's and stays until that ends.
+    pub(crate) fn take(&self) {
+        *self.state() = Use::Taken;
+    }
+
+    fn begin(self: &Arc<Self>) -> Busy {
+        let mut state = self.state();
+        *state = match *state {
+            Use::Idle(_) => Use::Busy(1),
+            Use::Busy(requests) => Use::Busy(requests + 1),
+            Use::Taken => Use::Taken,
+        };
+        Busy(self.clone())
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        match *self.state() {
+            Use::Idle(since) => Some(since),
+            _ => None,
+        }
+    }
+}
+
+/// A request that is being answered.
+struct Busy(Arc<Slot>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        *state = match *state {
+            Use::Taken => Use::Taken,
+            Use::Busy(requests @ 2..) => Use::Busy(requests - 1),
+            _ => Use::Idle(Instant::now()),
+        };
+    }
+}
+
+/// A place among the open connections; given back when dropped.
+pub(crate) struct Place {
+    all: Arc<Connections>,
+    slot: Arc<Slot>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.all.open().slots.remove(&self.slot.number);
+        self.all.closed.notify_one();
+    }
+}
+
+impl Connections {
+    /// As many as the process has descriptors for, where each may need a second one: a file, or a line to another service.
+    pub(crate) fn for_this_process() -> Arc<Self> {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        Self::new((limit.saturating_sub(OWN_DESCRIPTORS) / 2).clamp(8, MAX_CONNECTIONS) as usize)
+    }
+
+    fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, open: Mutex::default(), closed: Notify::new() })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_enter(self: &Arc<Self>) -> Option<Place> {
+        let mut open = self.open();
+        if open.slots.len() >= self.limit {
+            return None;
+        }
+        open.count += 1;
+        let (state, number) = (Mutex::new(Use::Idle(Instant::now())), open.count);
+        let slot = Arc::new(Slot { number, state, give_way: Notify::new() });
+        open.slots.insert(number, slot.clone());
+        Some(Place { all: self.clone(), slot })
+    }
+
+    /// A place for a new connection. Where all are taken, the one that has asked for nothing for longest gives way; where
+    /// all are at work, the new one waits.
+    async fn enter(self: &Arc<Self>) -> Place {
+        loop {
+            let closed = self.closed.notified();
+            if let Some(place) = self.try_enter() {
+                return place;
+            }
+            let idle = self
+                .open()
+                .slots
+                .values()
+                .filter_map(|slot| Some((slot.idle_since()?, slot.clone())))
+                .min_by_key(|idle| idle.0);
+            if let Some((_, slot)) = idle {
+                slot.give_way.notify_one();
+            }
+            let _ = timeout(ACCEPT_PAUSE, closed).await;
+        }
+    }
+}
+
+/// Serves until `stop` is done; then running requests end.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    app: Router,
+    stop: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let (connections, acceptor) = (Connections::for_this_process(), tls.map(TlsAcceptor::from));
+    let (ending, ended) = watch::channel(());
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, peer)) = accepted else {
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let place = tokio::select! {
+            () = &mut stop => break,
+            place = connections.enter() => place,
+        };
+        let _ = stream.set_nodelay(true);
+        tokio::spawn(connection(stream, peer, acceptor.clone(), app.clone(), place, ended.clone()));
+    }
+    drop((listener, ended));
+    // Every connection holds a receiver.
+    let _ = ending.send(());
+    ending.closed().await;
+    Ok(())
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    app: Router,
+    place: Place,
+    mut ended: watch::Receiver<()>,
+) {
+    let slot = place.slot.clone();
+    let shaken = async {
+        match acceptor {
+            None => Some(Stream::Plain(stream)),
+            Some(acceptor) => {
+                let shaken = timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await;
+                shaken.ok()?.ok().map(|stream| Stream::Tls(Box::new(stream)))
+            }
+        }
+    };
+    let stream = tokio::select! {
+        stream = shaken => stream,
+        () = slot.give_way.notified() => None,
+    };
+    let Some(stream) = stream else { return };
+    let line = TokioIo::new(Line { stream, stall: None, place: Some(place) });
+    let answering = slot.clone();
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let (mut app, busy) = (app.clone(), answering.begin());
+        let mut request: Request = request.map(|body| Body::new(Unhurried::new(body)));
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(answering.clone());
+        async move {
+            app.call(request)
+                .await
+                .map(|response: Response| response.map(|body| Body::new(Answering { body, _busy: busy })))
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_LIMIT)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(line, service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    loop {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = slot.give_way.notified() => if slot.idle_since().is_some() { return },
+            _ = ended.changed() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+                return;
+            }
+        }
+    }
+}
+
+/// What is below HTTP.
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection that fails when its peer takes nothing for too long.
+pub(crate) struct Line {
+    stream: Stream,
+    stall: Option<Pin<Box<Sleep>>>,
+    place: Option<Place>,
+}
+
+impl Line {
+    /// What is left to a session: the stream, and its place among the open ones.
+    pub(crate) fn into_parts(self) -> (Stream, Option<Place>) {
+        (self.stream, self.place)
+    }
+
+    fn progress<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.stall = None;
+            return poll;
+        }
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(STALL_LIMIT)));
+        match stall.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        self.progress(cx, poll)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        self.progress(cx, poll)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        };
+        self.progress(cx, poll)
+    }
+}
+
+/// A request's body that has to come in time.
+struct Unhurried {
+    body: Incoming,
+    end: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Unhurried {
+    fn new(body: Incoming) -> Self {
+        let now = Instant::now();
+        Self { body, end: now + BODY_LIMIT, timer: Box::pin(sleep_until(now + BODY_PAUSE)) }
+    }
+}
+
+impl HttpBody for Unhurried {
+    type Data = <Incoming as HttpBody>::Data;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            let next = (Instant::now() + BODY_PAUSE).min(self.end);
+            self.timer.as_mut().reset(next);
+            return Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)));
+        }
+        let late = || axum::Error::new(io::Error::new(io::ErrorKind::TimedOut, "the body does not come"));
+        self.timer.as_mut().poll(cx).map(|()| Some(Err(late())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer's body; while it lasts, its connection is at work.
+struct Answering {
+    body: Body,
+    _busy: Busy,
+}
+
+impl HttpBody for Answering {
+    type Data = <Body as HttpBody>::Data;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_longest_idle_connection_gives_way_and_those_at_work_do_not() {
+        let all = Connections::new(3);
+        let places = [all.enter().await, all.enter().await, all.enter().await];
+        let [working, taken, idle] = &places;
+        let busy = working.slot.begin();
+        taken.slot.take();
+        // Nobody leaves by itself: the idle one hears of it, and the new one waits until it has gone.
+        let told = idle.slot.clone();
+        let entering = tokio::spawn({
+            let all = all.clone();
+            async move { all.enter().await }
+        });
+        told.give_way.notified().await;
+        assert!(!entering.is_finished());
+        let [working, taken, idle] = places;
+        drop(idle);
+        let newest = entering.await.unwrap();
+        assert!(newest.slot.idle_since().is_some());
+        assert!(working.slot.idle_since().is_none() && taken.slot.idle_since().is_none());
+        drop(busy);
+        assert!(working.slot.idle_since().is_some(), "an answer that has ended leaves an idle connection");
+        assert!(all.try_enter().is_none(), "three are open");
+    }
+}

@@ -1,0 +1,53 @@
+//! How long a session may take: each step has its time, and all of it together what its steps have earned, so that no
+//! frame sent just before each timeout keeps a seat for hours.
+
+use std::time::{Duration, Instant};
+
+use marill_net::{SharedChannel, WebSocketChannel};
+
+/// From the greeting to the first step: the masked adapter may be hundreds of megabytes.
+const OPENING: Duration = Duration::from_secs(300);
+/// What a step may take, and how much more for each position of a prompt.
+const STEP: Duration = Duration::from_secs(150);
+const POSITION: Duration = Duration::from_secs(4);
+/// What a step adds to the session's time, the pause before the next one included, beside its positions.
+const EARNED: Duration = Duration::from_secs(60);
+
+type Line = SharedChannel<WebSocketChannel>;
+
+/// The time of one session, kept on its lines.
+pub(crate) struct Pace {
+    lines: Vec<Line>,
+    end: Instant,
+}
+
+impl Pace {
+    /// A session begins whose peer has greeted.
+    pub(crate) fn start(line: &Line) -> Self {
+        let pace = Self { lines: vec![line.clone()], end: Instant::now() + OPENING };
+        pace.set(pace.end);
+        pace
+    }
+
+    /// A further line belongs to the session.
+    pub(crate) fn with(&mut self, line: &Line) {
+        line.lock().set_deadline(Some(self.end));
+        self.lines.push(line.clone());
+    }
+
+    /// A step of so many positions begins.
+    pub(crate) fn step(&mut self, positions: usize) {
+        let positions = POSITION * u32::try_from(positions).unwrap_or(u32::MAX);
+        self.end += EARNED + positions;
+        self.set(self.end.min(Instant::now() + STEP + positions));
+    }
+
+    /// A step has ended; the next one is waited for.
+    pub(crate) fn pause(&self) {
+        self.set(self.end);
+    }
+
+    fn set(&self, deadline: Instant) {
+        self.lines.iter().for_each(|line| line.lock().set_deadline(Some(deadline)));
+    }
+}
