@@ -121,6 +121,16 @@ pub struct Answer {
     pub boundary: Vec<Vec<u64>>,
 }
 
+/// A rendered conversation up to the end of its last turn's text, as transformers' `continue_final_message` has it: what a
+/// template puts behind that is left out, and the text as well where the template trims it. `None`: it is not found.
+fn open_end(mut rendered: String, messages: &[Message]) -> Option<String> {
+    let last = messages.last()?.content.as_str();
+    let kept = if rendered.contains(last) { last } else { last.trim() };
+    let end = rendered.rfind(kept)? + kept.len();
+    rendered.truncate(end);
+    Some(rendered)
+}
+
 /// A model that is evaluated together with a server.
 pub struct Client {
     pub model_name: String,
@@ -210,6 +220,32 @@ impl Client {
             }
         };
         self.plain_prompt(&text)
+    }
+
+    /// Token ids of a conversation whose last turn is the beginning of the answer: what follows continues it.
+    ///
+    /// # Errors
+    /// As [`Self::chat_prompt`].
+    pub fn continued_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, ServingError> {
+        // Nothing of it is there yet.
+        if let [before @ .., last] = messages
+            && last.content.trim().is_empty()
+        {
+            return self.chat_prompt(before);
+        }
+        let text = match &self.chat_template {
+            Some(template) => open_end(render_chat(template, messages, false)?, messages),
+            None => {
+                let lines: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+                Some(lines.join("\n"))
+            }
+        };
+        self.plain_prompt(&text.ok_or(ServingError::NoContinuation)?)
+    }
+
+    /// Token ids are below this number.
+    pub fn vocabulary(&self) -> usize {
+        self.spec.vocab_size
     }
 
     /// Token ids of a text as it stands.
@@ -334,5 +370,24 @@ impl Client {
         }
         answer.text = text.into_text();
         Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_goes_on_ends_with_its_own_words() {
+        let turns = |last: &str| {
+            let turn = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+            [turn("user", "One"), turn("assistant", last)]
+        };
+        let rendered = |last: &str| format!("<u>One</u><a>{last}</a>\n");
+        let of = |rendered: String, last: &str| open_end(rendered, &turns(last));
+        assert_eq!(of(rendered("The answer is "), "The answer is ").unwrap(), "<u>One</u><a>The answer is ");
+        assert_eq!(of(rendered("The answer is"), " The answer is ").unwrap(), "<u>One</u><a>The answer is");
+        assert_eq!(of(rendered("One"), "One").unwrap(), "<u>One</u><a>One", "the last place, not the first");
+        assert_eq!(of(rendered("x"), "other"), None);
     }
 }

@@ -82,6 +82,8 @@ pub enum ServingError {
     Listen { address: String, source: std::io::Error },
     #[error("the prompt is {tokens} tokens, and {limit} fit with at least one token of answer")]
     PromptTooLong { tokens: usize, limit: usize },
+    #[error("the model's template leaves out the turn that is to be continued")]
+    NoContinuation,
     #[error("the prompt is empty")]
     PromptEmpty,
     #[error("`{what}` has the digest {got}, the server announced {expected}")]

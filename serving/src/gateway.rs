@@ -1,6 +1,7 @@
 //! The OpenAI interface on the user's own machine, in front of private sessions.
 
 mod answer;
+mod fields;
 mod page;
 mod request;
 

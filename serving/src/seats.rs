@@ -189,9 +189,9 @@ mod tests {
         let (sender, mut served) = tokio::sync::mpsc::unbounded_channel();
         let mut waiting = Vec::new();
         for name in 0..3 {
-            let (sessions, sender) = (sessions.clone(), sender.clone());
+            let (queue, sender) = (sessions.clone(), sender.clone());
             waiting.push(tokio::spawn(async move {
-                let seat = sessions.admit_in_turn(Duration::from_secs(20)).await.unwrap();
+                let seat = queue.admit_in_turn(Duration::from_secs(20)).await.unwrap();
                 sender.send(name).unwrap();
                 drop(seat);
             }));

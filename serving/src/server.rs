@@ -1,6 +1,7 @@
 //! The model owner's service: evaluator E1 of every session, and downloads of the public part.
 
 mod files;
+mod guard;
 mod input;
 mod session;
 
@@ -28,11 +29,12 @@ use crate::ahead::{self, Order, SealingKey, Shelf};
 use crate::metrics::{self, Metrics};
 use crate::seats::{MAX_WAITING, SEAT_WAIT};
 use crate::secret_files::{read_key, replace_file};
-use crate::state::{FileState, Holder, KEYS_FILE, State as Durable};
+use crate::state::{FileState, Holder, KEYS_FILE, Refusal, State as Durable};
 use crate::ticket::{For, Signer};
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
 use crate::wire::{E0, GrantedTicket, NewTicket, Setting, Terms, hex, unhex};
+use guard::WrongKeys;
 use input::Inputs;
 
 /// The server's key for correlations written ahead, in its folder.
@@ -157,6 +159,7 @@ pub(crate) struct Server {
     input_seats: Arc<Sessions>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
+    wrong_keys: WrongKeys,
 }
 
 /// Runs a server until a signal.
@@ -203,6 +206,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         published: Some(published),
         sessions: sessions.clone(),
         metrics: Arc::default(),
+        wrong_keys: WrongKeys::default(),
         model,
     });
     let metrics = metrics::listen(options.metrics, &server.metrics, &sessions)?;
@@ -250,6 +254,7 @@ impl Server {
             input_seats: Sessions::with_queue(limit, MAX_WAITING),
             sessions: Sessions::with_queue(limit, MAX_WAITING),
             metrics: Arc::default(),
+            wrong_keys: WrongKeys::default(),
         }))
     }
 
@@ -273,10 +278,18 @@ impl Server {
     }
 
     /// Whose request this is; `None` where no keys are asked for.
-    fn check_key(&self, headers: &HeaderMap) -> Result<Option<Holder>, HttpError> {
+    async fn check_key(self: &Arc<Self>, headers: &HeaderMap) -> Result<Option<Holder>, HttpError> {
         let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let key = value.and_then(|value| value.strip_prefix("Bearer "));
-        Ok(self.state.holder(key).map_err(state_failed)??)
+        let key = value.and_then(|value| value.strip_prefix("Bearer ")).map(|key| Zeroizing::new(key.to_string()));
+        // The file of keys may have changed, and may be long.
+        let state = self.state.clone();
+        let held = tokio::task::spawn_blocking(move || state.holder(key.as_ref().map(|key| key.as_str()))).await;
+        let held = held.map_err(|error| state_failed(error.into()))?.map_err(state_failed)?;
+        if held == Err(Refusal::Unknown) {
+            self.metrics.refuse("invalid_api_key");
+            self.wrong_keys.failed().await;
+        }
+        Ok(held?)
     }
 
     /// Counts a session against the key's rate, on disk.
@@ -285,6 +298,13 @@ impl Server {
         let state = self.state.clone();
         let started = tokio::task::spawn_blocking(move || state.start_session(&holder, SystemTime::now())).await;
         Ok(started.map_err(|error| state_failed(error.into()))?.map_err(state_failed)??)
+    }
+
+    /// Counts a refusal, but for those that the check of the key has counted.
+    fn refuse(&self, refused: &HttpError) {
+        if refused.status != StatusCode::UNAUTHORIZED {
+            self.metrics.refuse(refused.code.unwrap_or("other"));
+        }
     }
 
     fn published(&self, id: &str) -> Result<&Published, HttpError> {
@@ -316,7 +336,7 @@ async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, HttpEr
 }
 
 async fn models(State(server): State<Arc<Server>>, headers: HeaderMap) -> Result<Json<serde_json::Value>, HttpError> {
-    let _ = server.check_key(&headers)?;
+    let _ = server.check_key(&headers).await?;
     let data: Vec<_> = server
         .published
         .iter()
@@ -338,7 +358,7 @@ async fn manifest(
     UrlPath(id): UrlPath<String>,
     headers: HeaderMap,
 ) -> Result<Json<Manifest>, HttpError> {
-    let _ = server.check_key(&headers)?;
+    let _ = server.check_key(&headers).await?;
     Ok(Json(server.published(&id)?.manifest.clone()))
 }
 
@@ -347,7 +367,7 @@ async fn file(
     UrlPath((id, path)): UrlPath<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
-    let _ = server.check_key(&headers)?;
+    let _ = server.check_key(&headers).await?;
     let published = server.published(&id)?;
     let listed = published.manifest.public_files.iter().find(|entry| entry.path == path);
     let entry = listed.ok_or_else(|| HttpError::not_found("such file in the public part"))?;
@@ -362,7 +382,7 @@ async fn tickets(
     extensions: Extensions,
     Json(wish): Json<NewTicket>,
 ) -> Result<Json<GrantedTicket>, HttpError> {
-    let holder = server.check_key(&headers)?;
+    let holder = server.check_key(&headers).await?;
     if unhex::<32>(&wish.client_id).is_none() {
         let message = "`client_id` needs 64 hexadecimal digits";
         return Err(HttpError::new(StatusCode::BAD_REQUEST, "invalid_request_error", "client_id", message));
@@ -379,7 +399,7 @@ async fn tickets(
 }
 
 async fn session_upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
-    let holder = server.check_key(request.headers());
+    let holder = server.check_key(request.headers()).await;
     let admitted = async {
         let (holder, seat) = (holder?, server.sessions.admit_in_turn(SEAT_WAIT).await?);
         server.start_session(&holder).await?;
@@ -387,7 +407,7 @@ async fn session_upgrade(State(server): State<Arc<Server>>, request: Request) ->
     };
     match admitted.await {
         Err::<_, HttpError>(refused) => {
-            server.metrics.refuse(refused.code.unwrap_or("other"));
+            server.refuse(&refused);
             refused.into_response()
         }
         Ok((holder, seat)) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {

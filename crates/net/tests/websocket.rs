@@ -165,8 +165,7 @@ fn a_peer_that_sends_and_never_reads_fills_two_places_and_no_more() {
     let line = raw.try_clone().unwrap();
     let sending = thread::spawn(move || {
         let frames = (0u32..).map(|number| client_frame(number, &vec![7; 4 << 20]));
-        let taken = frames.take_while(|frame| std::io::Write::write_all(&mut raw, frame).is_ok()).take(200).count();
-        taken
+        frames.take_while(|frame| std::io::Write::write_all(&mut raw, frame).is_ok()).take(200).count()
     });
     let started = Instant::now();
     assert!(matches!(server.send(vec![1; 60 << 20]), Err(NetError::TimedOut { .. })));

@@ -1,10 +1,11 @@
-//! Requests as the OpenAI interface has them: unknown fields are ignored, unsupported ones refused by name.
+//! Requests as the OpenAI interface has them. What is not done is refused by name.
 
 use axum::http::StatusCode;
 use marill_model::Message;
 use marill_mpc::Sampling;
 use serde_json::{Map, Value};
 
+use super::fields;
 use crate::ServingError;
 use crate::client::{Client, Request};
 use crate::web::HttpError;
@@ -23,21 +24,41 @@ const MAX_STOPS: usize = 4;
 pub(super) fn chat(body: &[u8], client: &Client) -> Result<Parsed, HttpError> {
     let fields = object(body)?;
     check_model(&fields, &client.model_name)?;
-    refuse_unsupported(&fields)?;
+    fields::check(&fields)?;
+    if present(&fields, "prompt").is_some() {
+        return Err(unsupported("prompt", "`prompt` belongs to `/v1/completions`; a conversation is in `messages`"));
+    }
     let messages = messages(&fields)?;
-    let prompt = client.chat_prompt(&messages).map_err(|error| invalid("messages", error.to_string()))?;
+    let prompt = match goes_on(&fields, &messages)? {
+        false => client.chat_prompt(&messages),
+        true => client.continued_prompt(&messages),
+    };
+    let prompt = prompt.map_err(|error| invalid("messages", error.to_string()))?;
     finish(&fields, prompt, client, "messages")
 }
 
 pub(super) fn completion(body: &[u8], client: &Client) -> Result<Parsed, HttpError> {
     let fields = object(body)?;
     check_model(&fields, &client.model_name)?;
-    refuse_unsupported(&fields)?;
+    fields::check(&fields)?;
+    for name in ["messages", "add_generation_prompt", "continue_final_message"] {
+        if present(&fields, name).is_some() {
+            return Err(unsupported(name, format!("`{name}` belongs to `/v1/chat/completions`")));
+        }
+    }
     let prompt = match present(&fields, "prompt") {
         Some(Value::String(text)) => plain(client, text)?,
         Some(Value::Array(parts)) => match parts.as_slice() {
+            [] => return Err(invalid("prompt", "`prompt` is empty")),
             [Value::String(text)] => plain(client, text)?,
-            [Value::Number(_), ..] => tokens(parts)?,
+            [Value::Array(ids)] => tokens(ids, client.vocabulary())?,
+            [Value::Number(_), ..] => tokens(parts, client.vocabulary())?,
+            [Value::String(_) | Value::Array(_), rest @ ..] if rest.iter().any(|part| part.is_number()) => {
+                return Err(invalid("prompt", "`prompt` mixes texts, lists and token ids"));
+            }
+            [part, ..] if !part.is_string() && !part.is_array() => {
+                return Err(invalid("prompt", "`prompt` holds something that is neither a text nor a token id"));
+            }
             _ => return Err(unsupported("prompt", "more than one prompt in a request is not supported")),
         },
         _ => return Err(invalid("prompt", "`prompt` needs to be a text or a list of token ids")),
@@ -49,10 +70,46 @@ fn plain(client: &Client, text: &str) -> Result<Vec<u32>, HttpError> {
     client.plain_prompt(text).map_err(|error| invalid("prompt", error.to_string()))
 }
 
-fn tokens(parts: &[Value]) -> Result<Vec<u32>, HttpError> {
-    let id = |part: &Value| part.as_u64().and_then(|id| u32::try_from(id).ok());
-    let ids: Option<Vec<u32>> = parts.iter().map(id).collect();
-    ids.ok_or_else(|| invalid("prompt", "`prompt` holds something that is no token id"))
+/// Token ids as they stand, each inside the vocabulary.
+fn tokens(parts: &[Value], vocabulary: usize) -> Result<Vec<u32>, HttpError> {
+    let id = |(index, part): (usize, &Value)| match part.as_u64() {
+        Some(id) if id < vocabulary as u64 => Ok(id as u32),
+        _ if part.is_number() => {
+            let message =
+                format!("`prompt[{index}]` is {part}, and token ids go from 0 to {}", vocabulary.saturating_sub(1));
+            Err(invalid("prompt", message))
+        }
+        _ => Err(invalid("prompt", format!("`prompt[{index}]` is no token id"))),
+    };
+    parts.iter().enumerate().map(id).collect()
+}
+
+/// Whether the last turn is the assistant's own beginning of the answer. An assistant's turn that is last could mean two
+/// things, so the request has to say which.
+fn goes_on(fields: &Map<String, Value>, messages: &[Message]) -> Result<bool, HttpError> {
+    let (continued, name) = (boolean(fields, "continue_final_message")?, "continue_final_message");
+    let opened = match present(fields, "add_generation_prompt") {
+        None => None,
+        Some(_) => Some(boolean(fields, "add_generation_prompt")?),
+    };
+    let is_last = messages.last().is_some_and(|message| message.role == "assistant");
+    match (is_last, continued, opened) {
+        (_, true, Some(true)) => {
+            Err(invalid(name, "`continue_final_message` and `add_generation_prompt` exclude each other"))
+        }
+        (false, true, _) => Err(invalid(name, "`continue_final_message`: the last message is not the assistant's")),
+        (true, true, _) => Ok(true),
+        (_, false, Some(false)) => Err(unsupported(
+            "add_generation_prompt",
+            "`add_generation_prompt`: without it there is nothing to answer; `continue_final_message` continues a turn",
+        )),
+        (true, false, None) => {
+            let param = format!("messages[{}]", messages.len() - 1);
+            let message = "the last message is the assistant's: `continue_final_message` (true) continues it, `add_generation_prompt` (true) begins a new turn after it";
+            Err(unsupported(&param, message))
+        }
+        (_, false, _) => Ok(false),
+    }
 }
 
 fn finish(fields: &Map<String, Value>, prompt: Vec<u32>, client: &Client, param: &str) -> Result<Parsed, HttpError> {
@@ -67,7 +124,8 @@ fn finish(fields: &Map<String, Value>, prompt: Vec<u32>, client: &Client, param:
         Some(limit) => Some(limit),
         None => positive(fields, "max_tokens")?,
     };
-    let options = present(fields, "stream_options").and_then(|options| options.get("include_usage"));
+    let options = present(fields, "stream_options").and_then(Value::as_object);
+    let include_usage = options.map_or(Ok(false), |options| boolean(options, "include_usage"))?;
     Ok(Parsed {
         request: Request {
             prompt,
@@ -80,7 +138,7 @@ fn finish(fields: &Map<String, Value>, prompt: Vec<u32>, client: &Client, param:
         },
         stream: boolean(fields, "stream")?,
         return_token_ids: boolean(fields, "return_token_ids")?,
-        include_usage: options.and_then(Value::as_bool).unwrap_or(false),
+        include_usage,
     })
 }
 
@@ -103,11 +161,18 @@ fn drawn(fields: &Map<String, Value>) -> Result<Option<Sampling>, HttpError> {
         Some((Some(k @ 1..), _)) => Some(u32::try_from(k).unwrap_or(u32::MAX)),
         Some(_) => return Err(invalid("top_k", "`top_k` needs to be a whole number of at least 1, or -1 for all")),
     };
+    if !fields.contains_key("temperature") && matches!(top_k, Some(2..)) {
+        let message = "`top_k` shapes a draw, and without `temperature` the most likely token is taken";
+        return Err(unsupported("top_k", message));
+    }
     let sampling = Sampling::new(temperature, top_k).map_err(|error| invalid("temperature", error.to_string()))?;
     for (name, neutral) in [("top_p", 1.0), ("min_p", 0.0)] {
-        let value = present(fields, name).map(|value| value.as_f64());
-        if sampling.is_some() && value.is_some_and(|value| value != Some(neutral)) {
-            let reason = "only `temperature` and `top_k` shape the draw";
+        let Some(value) = present(fields, name) else { continue };
+        let value = value.as_f64().ok_or_else(|| invalid(name, format!("`{name}` needs to be a number")))?;
+        // A temperature of 0 is the most likely token whatever else is said; no temperature says nothing of the kind.
+        let is_greedy = sampling.is_none() && present(fields, "temperature").is_some();
+        if value != neutral && !is_greedy {
+            let reason = "only `temperature` and `top_k` shape a draw, and without `temperature` nothing is drawn";
             return Err(unsupported(name, format!("`{name}`: {reason}")));
         }
     }
@@ -136,7 +201,7 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, HttpError> {
 }
 
 /// A field that is there and not null.
-fn present<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+pub(super) fn present<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     fields.get(name).filter(|value| !value.is_null())
 }
 
@@ -154,45 +219,6 @@ pub(super) fn unknown_model(name: &str, served: &str) -> HttpError {
     with_param(StatusCode::NOT_FOUND, "model", "model_not_found", message)
 }
 
-/// Fields whose value asks for something that is not offered; neutral values pass.
-fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), HttpError> {
-    let empty = |value: &Value| match value {
-        Value::Array(items) => items.is_empty(),
-        Value::Object(items) => items.is_empty(),
-        Value::Bool(wish) => !wish,
-        Value::Number(number) => number.as_f64() == Some(0.0),
-        _ => false,
-    };
-    let is = |value: &Value, number: u64| value.as_u64() == Some(number);
-    let one = "only one answer per request is supported";
-    type Neutral<'a> = &'a dyn Fn(&Value) -> bool;
-    let rules: [(&str, Neutral<'_>, &str); 17] = [
-        ("n", &|value| is(value, 1), one),
-        ("best_of", &|value| is(value, 1), one),
-        ("tools", &empty, "tools are not supported"),
-        ("functions", &empty, "functions are not supported"),
-        ("tool_choice", &|value| value == "none", "tools are not supported"),
-        ("function_call", &|value| value == "none", "functions are not supported"),
-        ("logprobs", &|value| value == &Value::Bool(false), "only tokens are revealed, never their probabilities"),
-        ("top_logprobs", &empty, "only tokens are revealed, never their probabilities"),
-        ("presence_penalty", &empty, "penalties are not supported"),
-        ("frequency_penalty", &empty, "penalties are not supported"),
-        ("logit_bias", &empty, "a bias on logits is not supported"),
-        ("response_format", &|value| value["type"] == "text", "only plain text is supported"),
-        ("modalities", &|value| value == &serde_json::json!(["text"]), "only text is supported"),
-        ("audio", &empty, "only text is supported"),
-        ("echo", &empty, "echoing the prompt is not supported"),
-        ("suffix", &|value| value == "", "a suffix is not supported"),
-        ("prediction", &empty, "predicted outputs are not supported"),
-    ];
-    for (name, neutral, reason) in rules {
-        if present(fields, name).is_some_and(|value| !neutral(value)) {
-            return Err(unsupported(name, format!("`{name}`: {reason}")));
-        }
-    }
-    Ok(())
-}
-
 fn messages(fields: &Map<String, Value>) -> Result<Vec<Message>, HttpError> {
     let Some(Value::Array(items)) = present(fields, "messages") else {
         return Err(invalid("messages", "`messages` needs to be a list"));
@@ -203,8 +229,18 @@ fn messages(fields: &Map<String, Value>) -> Result<Vec<Message>, HttpError> {
     items.iter().enumerate().map(|(index, item)| message(index, item)).collect()
 }
 
+/// Beside role and content; those of answers of the interface are given back with the next question.
+const MESSAGE_FIELDS: [&str; 3] = ["role", "content", "name"];
+
 fn message(index: usize, item: &Value) -> Result<Message, HttpError> {
     let param = format!("messages[{index}]");
+    let Value::Object(fields) = item else {
+        return Err(invalid(&param, format!("`{param}` needs to be an object")));
+    };
+    let asks = |(name, value): &(&String, &Value)| !MESSAGE_FIELDS.contains(&name.as_str()) && !fields::idle(value);
+    if let Some((name, _)) = fields.iter().find(asks) {
+        return Err(unsupported(&param, format!("`{param}.{name}` is not supported")));
+    }
     let role = match item["role"].as_str() {
         Some("developer") => "system",
         Some(role @ ("system" | "user" | "assistant")) => role,
@@ -221,6 +257,8 @@ fn message(index: usize, item: &Value) -> Result<Message, HttpError> {
             })
             .collect::<Result<Vec<_>, _>>()?
             .concat(),
+        // An answer that was a call of a tool, or that was broken off before its first token.
+        Value::Null if role == "assistant" => String::new(),
         _ => return Err(invalid(&param, format!("`{param}.content` needs to be a text"))),
     };
     Ok(Message { role: role.to_string(), content })
@@ -269,7 +307,7 @@ fn invalid(param: &str, message: impl Into<String>) -> HttpError {
     with_param(StatusCode::BAD_REQUEST, param, "invalid_value", message)
 }
 
-fn unsupported(param: &str, message: impl Into<String>) -> HttpError {
+pub(super) fn unsupported(param: &str, message: impl Into<String>) -> HttpError {
     with_param(StatusCode::BAD_REQUEST, param, "unsupported_parameter", message)
 }
 
@@ -288,21 +326,76 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_fields_are_refused_by_name_and_neutral_ones_pass() {
-        for (name, value) in [
-            ("n", serde_json::json!(2)),
-            ("tools", serde_json::json!([{}])),
-            ("logprobs", serde_json::json!(true)),
-            ("response_format", serde_json::json!({ "type": "json_object" })),
+    fn ids_are_inside_the_vocabulary() {
+        let of = |ids: Value| tokens(ids.as_array().unwrap(), 100).map_err(|error| error.param.unwrap());
+        assert_eq!(of(serde_json::json!([0, 99, 5])), Ok(vec![0, 99, 5]));
+        assert_eq!(of(serde_json::json!([])), Ok(vec![]));
+        for wrong in [
+            serde_json::json!([1, 100]),
+            serde_json::json!([-1]),
+            serde_json::json!([1.5]),
+            serde_json::json!([1e30]),
+            serde_json::json!([4294967296u64]),
+            serde_json::json!([1, "2"]),
+            serde_json::json!([null]),
         ] {
-            let error = refuse_unsupported(&fields(serde_json::json!({ name: value }))).unwrap_err();
-            assert_eq!((error.param.as_deref(), error.status), (Some(name), StatusCode::BAD_REQUEST));
+            assert_eq!(of(wrong), Err("prompt".to_string()));
         }
-        let neutral = serde_json::json!({
-            "n": 1, "tools": [], "logprobs": false, "temperature": 0.0, "top_p": 0.9, "seed": 5, "made_up": true,
-            "logit_bias": null, "presence_penalty": 0,
+    }
+
+    #[test]
+    fn an_assistants_turn_that_is_last_is_continued_only_when_that_is_said() {
+        let turn = |role: &str| Message { role: role.into(), content: "x".into() };
+        let [asked, begun] = [vec![turn("user")], vec![turn("user"), turn("assistant")]];
+        let of = |json, messages: &[Message]| goes_on(&fields(json), messages).map_err(|error| error.param.unwrap());
+        assert_eq!(of(serde_json::json!({}), &asked), Ok(false));
+        assert_eq!(of(serde_json::json!({ "add_generation_prompt": true }), &asked), Ok(false));
+        assert_eq!(of(serde_json::json!({ "continue_final_message": true }), &begun), Ok(true));
+        assert_eq!(
+            of(serde_json::json!({ "continue_final_message": true, "add_generation_prompt": false }), &begun),
+            Ok(true)
+        );
+        assert_eq!(of(serde_json::json!({ "add_generation_prompt": true }), &begun), Ok(false));
+        for (json, messages, param) in [
+            (serde_json::json!({}), &begun, "messages[1]"),
+            (serde_json::json!({ "continue_final_message": false }), &begun, "messages[1]"),
+            (serde_json::json!({ "continue_final_message": true }), &asked, "continue_final_message"),
+            (serde_json::json!({ "continue_final_message": "yes" }), &begun, "continue_final_message"),
+            (serde_json::json!({ "add_generation_prompt": false }), &asked, "add_generation_prompt"),
+            (
+                serde_json::json!({ "continue_final_message": true, "add_generation_prompt": true }),
+                &begun,
+                "continue_final_message",
+            ),
+        ] {
+            assert_eq!(of(json, messages), Err(param.to_string()));
+        }
+    }
+
+    #[test]
+    fn an_assistant_may_have_said_nothing_and_nobody_else() {
+        for silent in
+            [serde_json::json!({ "role": "assistant", "content": null }), serde_json::json!({ "role": "assistant" })]
+        {
+            assert_eq!(message(1, &silent).unwrap().content, "");
+        }
+        let answered = serde_json::json!({
+            "role": "assistant", "content": "a", "refusal": null, "annotations": [], "audio": null, "tool_calls": [], "name": "m",
         });
-        refuse_unsupported(&fields(neutral)).unwrap();
+        assert_eq!(message(1, &answered).unwrap().content, "a");
+        for (wrong, said) in [
+            (serde_json::json!({ "role": "user", "content": null }), "content"),
+            (serde_json::json!({ "role": "system" }), "content"),
+            (serde_json::json!({ "role": "user", "content": 5 }), "content"),
+            (serde_json::json!({ "role": "assistant", "content": null, "tool_calls": [{ "id": "1" }] }), "tool_calls"),
+            (serde_json::json!({ "role": "assistant", "content": "a", "reasoning": "b" }), "reasoning"),
+            (serde_json::json!({ "role": "user", "content": ["a"] }), "content"),
+            (serde_json::json!({ "role": "user", "content": [{ "type": "text" }] }), "content"),
+            (serde_json::json!("hello"), "object"),
+        ] {
+            let error = message(1, &wrong).unwrap_err();
+            assert!(error.param.as_deref() == Some("messages[1]") && error.message.contains(said), "{}", error.message);
+        }
     }
 
     #[test]
@@ -321,6 +414,10 @@ mod tests {
             (serde_json::json!({ "temperature": 1, "top_k": -2 }), "top_k"),
             (serde_json::json!({ "temperature": 1, "top_p": 0.9 }), "top_p"),
             (serde_json::json!({ "temperature": 1, "min_p": 0.1 }), "min_p"),
+            (serde_json::json!({ "temperature": 1, "top_p": "0.9" }), "top_p"),
+            (serde_json::json!({ "top_p": 0.9 }), "top_p"),
+            (serde_json::json!({ "min_p": 0.05 }), "min_p"),
+            (serde_json::json!({ "top_k": 40 }), "top_k"),
         ] {
             assert_eq!(of(json), Err(param.to_string()));
         }

@@ -85,7 +85,7 @@ impl Drop for Announced<'_> {
 
 /// The client's line: a key like any session, counted against its rate and charged for its steps.
 pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
-    let holder = server.check_key(request.headers());
+    let holder = server.check_key(request.headers()).await;
     let admitted = async {
         let (holder, seat) = (holder?, server.input_seats.admit_in_turn(SEAT_WAIT).await?);
         server.start_session(&holder).await?;
@@ -93,7 +93,7 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
     };
     match admitted.await {
         Err(refused) => {
-            server.metrics.refuse(refused.code.unwrap_or("other"));
+            server.refuse(&refused);
             refused.into_response()
         }
         Ok((holder, seat)) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, _| {

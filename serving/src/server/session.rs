@@ -14,8 +14,8 @@ use crate::error::refused;
 use crate::pace::Pace;
 use crate::state::Holder;
 use crate::wire::{
-    ClientHello, NewRelease, Release, Reply, ServerWelcome, SourceHello, Step, Terms, hash_key,
-    recv_hello, recv_input_share, recv_reply, send_json, send_token_share, unhex,
+    ClientHello, NewRelease, Release, Reply, ServerWelcome, SourceHello, Step, Terms, hash_key, recv_hello,
+    recv_input_share, recv_reply, send_json, send_token_share, unhex,
 };
 
 const CLIENT: &str = "client";

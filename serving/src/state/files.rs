@@ -1,11 +1,12 @@
 //! [`State`] in the files of one folder: `ledger`, `charges`, and the keys beside them or elsewhere.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::charges::{self, Charges};
-use super::{Holder, Key, KeyDigest, Keys, Ledger, Limits, Refusal, State, WhenInUse, key_digest, unix_seconds};
+use super::keys::KeyFile;
+use super::{Holder, Key, KeyDigest, Ledger, Limits, Refusal, State, WhenInUse, key_digest, unix_seconds};
 use crate::ServingError;
 use crate::secret_files::replace_file;
 
@@ -16,16 +17,8 @@ const KEYS_SEEN_FILE: &str = "keys.seen";
 /// Kept by one process at a time; the folder's ledger is locked.
 pub struct FileState {
     ledger: Ledger,
-    keys_path: PathBuf,
-    keys: Mutex<Loaded>,
+    keys: KeyFile,
     charges: Mutex<Charges>,
-}
-
-/// The keys as they were when the file had this stamp.
-#[derive(Default)]
-struct Loaded {
-    stamp: Option<(SystemTime, u64)>,
-    keys: Option<Keys>,
 }
 
 impl FileState {
@@ -37,8 +30,8 @@ impl FileState {
     pub fn open(folder: &Path, keys: &Path) -> Result<Self, ServingError> {
         let ledger = Ledger::open(&folder.join("ledger"), WhenInUse::Fail)?;
         let charges = Mutex::new(Charges::open(&folder.join(CHARGES_FILE))?);
-        let state = Self { ledger, keys_path: keys.into(), keys: Mutex::default(), charges };
-        let (has_keys, seen) = (state.loaded()?.keys.is_some(), folder.join(KEYS_SEEN_FILE));
+        let state = Self { ledger, keys: KeyFile::open(keys)?, charges };
+        let (has_keys, seen) = (state.keys.current()?.is_some(), folder.join(KEYS_SEEN_FILE));
         if has_keys && !seen.exists() {
             replace_file(&seen, b"this server has had API keys: without them it does not start\n")?;
         }
@@ -61,25 +54,9 @@ impl FileState {
         Ok(used.get(digest).map_or((0, 0), |used| (used.tokens, used.sessions)))
     }
 
-    /// The keys, read again when the file has changed. Once there were keys, a missing file is an error: a slip of the
-    /// hand must not open the server to everybody.
-    fn loaded(&self) -> Result<MutexGuard<'_, Loaded>, ServingError> {
-        let mut loaded = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = match std::fs::metadata(&self.keys_path) {
-            Ok(metadata) => Some((metadata.modified().map_err(ServingError::io(&self.keys_path))?, metadata.len())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && loaded.keys.is_none() => None,
-            Err(source) => return Err(ServingError::Io { path: self.keys_path.clone(), source }),
-        };
-        if stamp.is_some() && stamp != loaded.stamp {
-            loaded.keys = Keys::read(&self.keys_path)?;
-            loaded.stamp = stamp;
-        }
-        Ok(loaded)
-    }
-
     fn limits(&self, holder: &Holder) -> Result<Result<Limits, Refusal>, ServingError> {
-        let loaded = self.loaded()?;
-        let key = loaded.keys.as_ref().and_then(|keys| keys.find(&holder.digest));
+        let keys = self.keys.current()?;
+        let key = keys.as_ref().and_then(|keys| keys.find(&holder.digest));
         Ok(key.map(|key| key.limits).ok_or(Refusal::Unknown))
     }
 
@@ -98,8 +75,7 @@ impl State for FileState {
     }
 
     fn holder(&self, key: Option<&str>) -> Result<Result<Option<Holder>, Refusal>, ServingError> {
-        let loaded = self.loaded()?;
-        let Some(keys) = &loaded.keys else { return Ok(Ok(None)) };
+        let Some(keys) = self.keys.current()? else { return Ok(Ok(None)) };
         let found = key.and_then(|key| keys.find(&key_digest(key)));
         let holder = |key: &Key| Holder { digest: key.digest, name: key.name.clone() };
         Ok(found.map(|key| Some(holder(key))).ok_or(Refusal::Unknown))
@@ -147,6 +123,7 @@ impl State for FileState {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
+    use super::super::Keys;
     use super::*;
 
     fn at(seconds: u64) -> SystemTime {

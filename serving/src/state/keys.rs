@@ -1,7 +1,11 @@
 //! API keys and their limits, in a text file that holds digests: reading it does not let anybody in.
 
+use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::SystemTime;
 
 use super::{KeyDigest, key_digest};
 use crate::ServingError;
@@ -79,6 +83,80 @@ impl Key {
 pub struct Keys {
     path: PathBuf,
     keys: Vec<Key>,
+    /// Where each digest's key stands.
+    places: HashMap<KeyDigest, usize>,
+}
+
+/// The keys as a running server sees them: read again when the file has changed, beside those who are being served.
+pub(super) struct KeyFile {
+    path: PathBuf,
+    loaded: Mutex<Loaded>,
+    /// Held by the one who reads; the others go on with the keys as they were.
+    reading: Mutex<()>,
+}
+
+/// The keys as they were when the file had this stamp.
+#[derive(Clone, Default)]
+struct Loaded {
+    stamp: Option<Stamp>,
+    keys: Option<Arc<Keys>>,
+}
+
+type Stamp = (SystemTime, u64, u64);
+
+impl KeyFile {
+    /// # Errors
+    /// As [`Keys::read`].
+    pub(super) fn open(path: &Path) -> Result<Self, ServingError> {
+        let file = Self { path: path.into(), loaded: Mutex::default(), reading: Mutex::default() };
+        file.current()?;
+        Ok(file)
+    }
+
+    /// The keys; `None` where none are asked for. Once there were keys, a missing file is an error: a slip of the hand must
+    /// not open the server to everybody.
+    ///
+    /// # Errors
+    /// As [`Keys::read`].
+    pub(super) fn current(&self) -> Result<Option<Arc<Keys>>, ServingError> {
+        let loaded = self.loaded().clone();
+        if self.stamp(&loaded)? == loaded.stamp {
+            return Ok(loaded.keys);
+        }
+        let reading = match self.reading.try_lock() {
+            Ok(reading) => reading,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if loaded.stamp.is_some() => return Ok(loaded.keys),
+            Err(TryLockError::WouldBlock) => self.reading.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        let loaded = self.loaded().clone();
+        let stamp = self.stamp(&loaded)?;
+        if stamp == loaded.stamp {
+            return Ok(loaded.keys);
+        }
+        let keys = Keys::read(&self.path)?.map(Arc::new);
+        // A file that vanished meanwhile is met with the next look.
+        if keys.is_some() {
+            *self.loaded() = Loaded { stamp, keys: keys.clone() };
+        }
+        drop(reading);
+        Ok(keys)
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stamp(&self, loaded: &Loaded) -> Result<Option<Stamp>, ServingError> {
+        match std::fs::metadata(&self.path) {
+            Ok(file) => {
+                let modified = file.modified().map_err(ServingError::io(&self.path))?;
+                Ok(Some((modified, file.len(), file.ino())))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && loaded.keys.is_none() => Ok(None),
+            Err(source) => Err(ServingError::Io { path: self.path.clone(), source }),
+        }
+    }
 }
 
 impl Keys {
@@ -92,7 +170,7 @@ impl Keys {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(ServingError::Io { path: path.into(), source }),
         };
-        let mut keys: Vec<Key> = Vec::new();
+        let mut keys = Self { path: path.into(), keys: Vec::new(), places: HashMap::new() };
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -100,12 +178,17 @@ impl Keys {
             }
             let bad = |reason: String| std::io::Error::other(format!("line {}: {reason}", index + 1));
             let key = Key::parse(line).map_err(bad).map_err(ServingError::io(path))?;
-            if keys.iter().any(|other| other.digest == key.digest) {
+            if keys.places.insert(key.digest, keys.keys.len()).is_some() {
                 return Err(ServingError::io(path)(bad("the same key stands above".into())));
             }
-            keys.push(key);
+            keys.keys.push(key);
         }
-        Ok(Some(Self { path: path.into(), keys }))
+        Ok(Some(keys))
+    }
+
+    /// For a first key.
+    fn none_yet(path: &Path) -> Self {
+        Self { path: path.into(), keys: Vec::new(), places: HashMap::new() }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
@@ -113,7 +196,7 @@ impl Keys {
     }
 
     pub(super) fn find(&self, digest: &KeyDigest) -> Option<&Key> {
-        self.keys.iter().find(|key| key.digest == *digest && !key.revoked)
+        self.places.get(digest).map(|&place| &self.keys[place]).filter(|key| !key.revoked)
     }
 
     /// Draws a key for a new holder and writes its digest; the key itself is returned and kept nowhere.
@@ -126,7 +209,7 @@ impl Keys {
             return Err(refuse("is not one word"));
         }
         let _lock = lock(path)?;
-        let mut keys = Self::read(path)?.unwrap_or(Self { path: path.into(), keys: Vec::new() });
+        let mut keys = Self::read(path)?.unwrap_or_else(|| Self::none_yet(path));
         if keys.keys.iter().any(|key| key.name == name && !key.revoked) {
             return Err(refuse("has a key already"));
         }
@@ -142,7 +225,7 @@ impl Keys {
     /// [`ServingError::KeyName`] where nobody of this name has a key; [`ServingError::Io`].
     pub fn revoke(path: &Path, name: &str) -> Result<(), ServingError> {
         let _lock = lock(path)?;
-        let mut keys = Self::read(path)?.unwrap_or(Self { path: path.into(), keys: Vec::new() });
+        let mut keys = Self::read(path)?.unwrap_or_else(|| Self::none_yet(path));
         let key = keys.keys.iter_mut().find(|key| key.name == name && !key.revoked);
         key.ok_or(ServingError::KeyName { name: name.into(), reason: "has no key" })?.revoked = true;
         keys.write()
@@ -184,6 +267,40 @@ mod tests {
         assert!(Keys::revoke(&path, "alice").is_err());
         assert!(Keys::read(&path).unwrap().unwrap().find(&key_digest(&key)).is_none());
         assert_ne!(Keys::add(&path, "alice", limits).unwrap(), key, "a name can be given a new key");
+    }
+
+    #[test]
+    fn a_hundred_thousand_keys_are_read_and_found_in_no_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        let line = |i: usize| format!("{i:064x} user{i} tokens={i}\n");
+        std::fs::write(&path, (0..100_000).map(line).collect::<String>()).unwrap();
+        let started = std::time::Instant::now();
+        let keys = Keys::read(&path).unwrap().unwrap();
+        for i in (0..100_000).step_by(7) {
+            let digest = unhex::<32>(&format!("{i:064x}")).unwrap();
+            assert_eq!(keys.find(&digest).unwrap().limits.tokens, Some(i));
+        }
+        // Comparing each with each takes ten seconds and more.
+        assert!(started.elapsed().as_secs_f64() < 2.0, "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn while_one_reads_the_others_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        let key = Keys::add(&path, "alice", Limits::default()).unwrap();
+        let file = KeyFile::open(&path).unwrap();
+        let has = |key: &str| file.current().unwrap().unwrap().find(&key_digest(key)).is_some();
+        let reading = file.reading.lock().unwrap();
+        let other = Keys::add(&path, "bob", Limits::default()).unwrap();
+        assert!(has(&key) && !has(&other), "a reader is at work: the keys are as they were");
+        drop(reading);
+        assert!(has(&key) && has(&other));
+        Keys::revoke(&path, "alice").unwrap();
+        assert!(!has(&key) && has(&other));
+        std::fs::remove_file(&path).unwrap();
+        assert!(file.current().is_err(), "a file that vanished opens nothing");
     }
 
     #[test]
