@@ -136,14 +136,14 @@ mod tests {
     fn all_who_make_a_key_at_once_have_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state/id");
-        let make = || read_or_create_key(&path).unwrap();
+        let make = || read_or_create_key(&path).unwrap().to_string();
         let keys: Vec<String> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(keys.iter().all(|key| *key == keys[0] && key.len() == 64));
         assert!(write_secret(&path, b"x").is_err(), "it is never replaced");
-        assert_eq!(read_or_create_key(&path).unwrap(), keys[0]);
+        assert_eq!(make(), keys[0]);
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 
