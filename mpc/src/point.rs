@@ -1,4 +1,4 @@
-//! Distributed comparison functions on fixed-key AES.
+//! Distributed comparison functions on AES under a public key.
 //!
 //! # Functionality
 //! The source picks `α` (a mask that it knows) and a payload `β`, a few ring elements. It hands each evaluator a key; at

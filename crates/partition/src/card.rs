@@ -6,23 +6,33 @@ use marill_numeric::Rounding;
 
 use crate::manifest::{BaseFormat, Manifest};
 
-/// Who learns what in the setting `dealer`; also shown by `marill inspect`.
+/// Who learns what in the setting `dealer`; also shown by `marill inspect`. `docs/leakage.md` has every row.
 pub(crate) const PARTIES: [(&str, &str, &str); 3] = [
     ("client", "prompt, public part, output of the frozen layers, a seed", "the tokens of its own answer"),
     (
         "server",
         "private part, a seed, the dealer's corrections",
-        "lengths of prompt and answer (prompt in buckets), timing",
+        "lengths of prompt and answer (prompt in buckets), timing, which sessions are one client's",
     ),
-    ("dealer", "both seeds", "shapes, number of steps, timing; neither prompt, answer nor weights"),
+    (
+        "dealer",
+        "both seeds",
+        "shapes, number of steps, timing, a lasting name of each client; neither prompt nor answer, and no weights unless its \
+         operator is a client too",
+    ),
 ];
 
 /// The limits that stand in every card and on the first screen of every description.
-const LIMITS: [&str; 4] = [
+const LIMITS: [&str; 6] = [
     "Semi-honest: every party is assumed to follow the protocol. A cheating client may read the private weights, \
-     because it computes one share itself.",
-    "Dealer and server (or dealer and client) together can open everything: they must be run by different people. One \
+     because it computes one share itself: at most 24 bits a step. Budgets of API keys bound that.",
+    "A server that cheats learns nothing of a prompt from frames, whatever it sends, while the dealer is honest: each frame that \
+     it gets is a fresh pad. It can spoil answers.",
+    "Dealer and server together open prompts; dealer and client together open the private weights. They must be run by \
+     different people, and the dealer's operator must not be able to be a client: ask for API keys, and give it none. One \
      operator running all roles is a demonstration, not privacy.",
+    "Owners who cannot rely on that should serve with an evaluator of its own (`--e0 operator`): clients then compute nothing \
+     and hold no masked weights.",
     "The answers themselves teach something about the weights; whoever may ask without limit may imitate the model.",
     "128 bits of computational security (AES); research software, not audited.",
 ];
