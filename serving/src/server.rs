@@ -167,9 +167,12 @@ pub(crate) struct Server {
 /// # Errors
 /// A partition that cannot be served, a port or state in use, no dealer key, and what [`web::run`] reports.
 pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
+    let keys = options.keys.clone().unwrap_or_else(|| options.state.join(KEYS_FILE));
+    if options.keys.is_none() && !keys.exists() && !options.allow_anonymous && !options.listen.ip().is_loopback() {
+        return Err(ServingError::Anonymous { address: options.listen.to_string() });
+    }
     let tls = options.tls.identity(&options.state)?;
     let bound = web::bind(options.listen, tls)?;
-    let keys = options.keys.clone().unwrap_or_else(|| options.state.join(KEYS_FILE));
     if options.keys.is_some() && !keys.is_file() {
         return Err(ServingError::io(&keys)(std::io::ErrorKind::NotFound.into()));
     }
@@ -180,9 +183,6 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         return Err(ServingError::BadOrder { reason });
     }
     let state = Arc::new(FileState::open(&options.state, &keys)?);
-    if !keys.is_file() && !options.allow_anonymous && !options.listen.ip().is_loopback() {
-        return Err(ServingError::Anonymous { address: options.listen.to_string() });
-    }
     let dealer_key = read_key(&options.dealer_key)?;
     let shelf = options.ahead.as_deref().map(|folder| open_shelf(&options.state, folder, &dealer_key)).transpose()?;
     let partition = Partition::open(&options.partition)?;

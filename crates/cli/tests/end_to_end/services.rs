@@ -79,6 +79,20 @@ impl World {
         Service::start(server.arg("--state").arg(self.folder.path().join(name)))
     }
 
+    /// The folder of dealer and server.
+    #[allow(dead_code)]
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// A server of another owner, with records of its own.
+    #[allow(dead_code)]
+    pub fn server_with_key(&self, name: &str, dealer: &str, key: &std::path::Path) -> Service {
+        let mut server = marill();
+        server.args(["serve", "--port", "0", "--dealer", dealer]).arg(&self.partition).arg("--dealer-key").arg(key);
+        Service::start(server.arg("--state").arg(self.folder.path().join(name)))
+    }
+
     #[allow(dead_code)]
     pub fn evaluator(&self, server: &str, dealer: &str, flags: &[&str]) -> Service {
         let mut evaluator = marill();
@@ -158,6 +172,11 @@ impl Service {
             }
             said.push(line);
         }
+    }
+
+    #[allow(dead_code)]
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn authority(&self) -> &str {
