@@ -1,4 +1,5 @@
-use crate::{Dataset, Format, RecipeError, Record, Style, locate, read_records, read_text};
+use crate::read::{Layout, one, read_lines};
+use crate::{Dataset, Format, Numbered, RecipeError, Record, Style, chat, locate, read_records, read_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -38,6 +39,8 @@ pub struct Rows {
     pub labels: Vec<String>,
     /// Rows that `dataset.exclude` left out.
     pub excluded: usize,
+    /// Pairs of lines of which just one side is empty, left out.
+    pub unpaired: usize,
 }
 
 impl Rows {
@@ -68,26 +71,33 @@ impl Rows {
     /// # Errors
     /// As [`Rows::read`].
     pub fn read_files(dataset: &Dataset, path: &Path, target: Option<&Path>) -> Result<Self, RecipeError> {
-        let examples = match (dataset.format, target) {
-            (Format::Text, _) if dataset.template.is_none() && is_plain_text(path) => {
-                vec![Example { prompt: Prompt::Plain(String::new()), completion: read_text(path)?, label: None }]
+        let mut unpaired = 0;
+        let records = match target {
+            None if is_running_text(dataset, path) => {
+                let completion = read_text(path)?;
+                let whole = Example { prompt: Prompt::Plain(String::new()), completion, label: None };
+                return Self::new(dataset, path, vec![whole], 0);
             }
-            (_, target) => {
-                let mut records = read_records(path)?;
-                if let Some(target) = target {
-                    align(&mut records, path, target)?;
-                }
-                let render = |(n, record): (usize, &Record)| {
-                    render(dataset, record).map_err(|reason| RecipeError::Row { path: path.into(), row: n + 1, reason })
-                };
-                records.iter().enumerate().map(render).collect::<Result<Vec<_>, _>>()?
+            None => read_records(path)?,
+            Some(target) => {
+                let (pairs, left_out) = aligned(path, target)?;
+                unpaired = left_out;
+                pairs
             }
         };
+        let render = |Numbered { line, record }: &Numbered| {
+            render(dataset, record).map_err(|reason| RecipeError::Row { path: path.into(), row: *line, reason })
+        };
+        let examples = records.iter().map(render).collect::<Result<Vec<_>, _>>()?;
+        Self::new(dataset, path, examples, unpaired)
+    }
+
+    fn new(dataset: &Dataset, path: &Path, examples: Vec<Example>, unpaired: usize) -> Result<Self, RecipeError> {
         if examples.iter().all(|e| e.completion.trim().is_empty()) {
             let reason = if examples.is_empty() { "the data set is empty" } else { "every answer is empty" };
             return Err(RecipeError::Data { path: path.into(), reason: reason.into() });
         }
-        Ok(Self { examples, format: dataset.format, labels: dataset.labels.clone(), excluded: 0 })
+        Ok(Self { examples, format: dataset.format, labels: dataset.labels.clone(), excluded: 0, unpaired })
     }
 }
 
@@ -116,34 +126,51 @@ pub fn questions(dataset: &Dataset, path: &Path) -> Result<BTreeSet<String>, Rec
     }
     let mut records = read_records(path)?;
     if dataset.format == Format::Translate {
-        records.iter_mut().for_each(name_source);
+        records.iter_mut().for_each(|row| name_source(&mut row.record));
     }
-    let question = |(n, record): (usize, &Record)| {
+    let question = |Numbered { line, record }: &Numbered| {
         let prompt = prompt_of(dataset, record);
-        let prompt = prompt.map_err(|reason| RecipeError::Row { path: path.into(), row: n + 1, reason })?;
+        let prompt = prompt.map_err(|reason| RecipeError::Row { path: path.into(), row: *line, reason })?;
         Ok(prompt.question())
     };
-    records.iter().enumerate().map(question).collect()
+    records.iter().map(question).collect()
 }
 
-fn is_plain_text(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_suffix(".gz").unwrap_or(&name);
-    ![".jsonl", ".json", ".csv", ".tsv"].iter().any(|end| name.ends_with(end))
+/// A file that is one text, blank lines and all.
+fn is_running_text(dataset: &Dataset, path: &Path) -> bool {
+    dataset.format == Format::Text && dataset.template.is_none() && Layout::of(path) == Layout::Lines
 }
 
-/// Adds the lines of the other language as `target` to rows whose own line is `source`.
-fn align(records: &mut [Record], path: &Path, target: &Path) -> Result<(), RecipeError> {
-    let others = read_records(target)?;
-    if others.len() != records.len() {
-        let reason = format!("has {} lines, `{}` has {}", records.len(), target.display(), others.len());
+/// Line n of both files as rows with `source` and `target`, and the number of pairs that lack a side.
+fn aligned(path: &Path, target: &Path) -> Result<(Vec<Numbered>, usize), RecipeError> {
+    for file in [path, target] {
+        if Layout::of(file) != Layout::Lines {
+            let reason = "is no text file, and two files are read line by line\n\nhint: without `target_path` \
+                          (`--reference`) the columns of one file are source and target"
+                .into();
+            return Err(RecipeError::Data { path: file.into(), reason });
+        }
+    }
+    let (mut ours, mut theirs) = (read_lines(path)?, read_lines(target)?);
+    let (mine, other) = (ours.len(), theirs.len());
+    // Only blank lines may stand behind the end of the other file.
+    let behind = ours.iter().skip(other).chain(theirs.iter().skip(mine));
+    if behind.into_iter().any(|line| !line.trim().is_empty()) {
+        let reason = format!("has {mine} lines, `{}` has {other}", target.display());
         return Err(RecipeError::Data { path: path.into(), reason });
     }
-    for (record, mut other) in records.iter_mut().zip(others) {
-        name_source(record);
-        record.insert("target".into(), other.remove("text").unwrap_or_default());
+    ours.resize(mine.max(other), String::new());
+    theirs.resize(mine.max(other), String::new());
+    let mut pairs = Vec::with_capacity(ours.len());
+    for (line, (source, text)) in (1..).zip(ours.iter().zip(&theirs)) {
+        if !source.trim().is_empty() && !text.trim().is_empty() {
+            let mut record = one("source", source);
+            record.insert("target".into(), Value::from(text.as_str()));
+            pairs.push(Numbered { line, record });
+        }
     }
-    Ok(())
+    let unpaired = ours.iter().zip(&theirs).filter(|(a, b)| a.trim().is_empty() != b.trim().is_empty()).count();
+    Ok((pairs, unpaired))
 }
 
 /// A line of a file in one language alone.
@@ -161,7 +188,7 @@ fn render(dataset: &Dataset, record: &Record) -> Result<Example, String> {
     let prompt = prompt_of(dataset, record)?;
     let answer = dataset.completion.as_deref();
     let (completion, label) = match dataset.format {
-        Format::Chat => (turns(record)?.1, None),
+        Format::Chat => (chat::turns(record)?.1, None),
         Format::Classify => {
             let column = dataset.label.as_deref().unwrap_or("label");
             let label = label_number(&cell(record, column)?, dataset)?;
@@ -176,7 +203,7 @@ fn render(dataset: &Dataset, record: &Record) -> Result<Example, String> {
 /// What stands before the answer of a row.
 fn prompt_of(dataset: &Dataset, record: &Record) -> Result<Prompt, String> {
     let default = match dataset.format {
-        Format::Chat => return Ok(Prompt::Chat(turns(record)?.0)),
+        Format::Chat => return Ok(Prompt::Chat(chat::turns(record)?.0)),
         Format::Classify | Format::Text => "{text}",
         Format::Translate => "{source}",
         Format::Instruct => {
@@ -194,26 +221,18 @@ fn prompt_of(dataset: &Dataset, record: &Record) -> Result<Prompt, String> {
     })
 }
 
-/// The turns of a chat, and the last one's words: it must be the assistant's, and answers the ones before.
-fn turns(record: &Record) -> Result<(Vec<Turn>, String), String> {
-    let turns = record.get("messages").ok_or("the row has no `messages`")?;
-    let mut turns: Vec<Turn> = serde_json::from_value(turns.clone()).map_err(|e| format!("`messages`: {e}"))?;
-    match turns.pop() {
-        Some(last) if last.role == "assistant" => Ok((turns, last.content)),
-        _ => Err("`messages` must end with the assistant's turn".into()),
-    }
-}
-
-/// A label may be written as its name, its code or its number in the list, with a finer class behind a colon.
+/// A label may be written as its name, its code or its number in the list, with a finer class behind a colon. Codes that
+/// are numbers take the place of the numbers in the list.
 fn label_number(value: &str, dataset: &Dataset) -> Result<usize, String> {
     let (value, labels) = (value.trim(), &dataset.labels);
     let listed = |names: &[String], name: &str| names.iter().position(|n| n.trim().eq_ignore_ascii_case(name));
     let coarse = value.split(':').next().unwrap_or(value);
+    let numbered = dataset.label_codes.iter().any(|code| code.trim().parse::<usize>().is_ok());
     listed(labels, value)
         .or_else(|| listed(&dataset.label_codes, value))
         .or_else(|| listed(labels, coarse))
         .or_else(|| listed(&dataset.label_codes, coarse))
-        .or_else(|| value.parse().ok())
+        .or_else(|| value.parse().ok().filter(|_| !numbered))
         .filter(|&number| number < labels.len())
         .ok_or_else(|| format!("`{value}` is none of the labels {}", labels.join(", ")))
 }

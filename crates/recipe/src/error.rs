@@ -33,33 +33,94 @@ fn searched(looked_in: &[PathBuf]) -> String {
 pub struct Problem {
     pub message: String,
     pub hint: Option<String>,
-    /// File, line, column (both from 1), the line itself and the width of the caret.
-    pub place: Option<(String, usize, usize, String, usize)>,
+    pub place: Option<Box<Place>>,
+}
+
+/// A place in a recipe file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub file: String,
+    /// From 1, as the column.
+    pub line: usize,
+    pub column: usize,
+    /// The line, or a part of one that is long.
+    text: String,
+    /// Characters of `text` before the caret, and the caret's width.
+    indent: usize,
+    width: usize,
+}
+
+/// Bytes of a long line that are shown on either side of a place.
+const AROUND: usize = 80;
+/// Bytes from one count of characters to the next.
+const STRIDE: usize = 1024;
+
+/// A text with its lines: a place is found without a walk through the text.
+pub(crate) struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+    /// Characters before every [`STRIDE`]th byte.
+    counts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    pub fn of(text: &'a str) -> Self {
+        let behind = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        let starts = std::iter::once(0).chain(behind).collect();
+        let mut counts = vec![0];
+        for part in text.as_bytes().chunks(STRIDE) {
+            counts.push(counts[counts.len() - 1] + characters(part));
+        }
+        Self { text, starts, counts }
+    }
+
+    fn characters_before(&self, byte: usize) -> usize {
+        let mark = byte / STRIDE;
+        self.counts[mark] + characters(&self.text.as_bytes()[mark * STRIDE..byte])
+    }
+
+    fn place(&self, file: &str, span: Range<usize>) -> Place {
+        let text = self.text;
+        let start = text.floor_char_boundary(span.start.min(text.len()));
+        let line = self.starts.partition_point(|&begin| begin <= start);
+        let line_start = self.starts[line - 1];
+        let line_end = self.starts.get(line).map_or(text.len(), |next| next - 1).max(start);
+        let end = text.floor_char_boundary(span.end.clamp(start, line_end));
+        let (from, to) = (line_start.max(start.saturating_sub(AROUND)), line_end.min(start + 2 * AROUND));
+        let (from, to) = (text.ceil_char_boundary(from), text.floor_char_boundary(to));
+        let column = self.characters_before(start) - self.characters_before(line_start) + 1;
+        Place {
+            file: file.to_owned(),
+            line,
+            column,
+            text: text[from..to].to_owned(),
+            indent: text[from..start].chars().count(),
+            width: text[start..end.min(to)].chars().count().max(1),
+        }
+    }
+}
+
+/// Characters that begin in a part of a text.
+fn characters(part: &[u8]) -> usize {
+    part.iter().filter(|&&byte| byte & 0xC0 != 0x80).count()
 }
 
 impl Problem {
-    /// A problem at a byte range of `text`, the content of `file`.
-    pub(crate) fn at(message: String, hint: Option<String>, file: &str, text: &str, span: Range<usize>) -> Self {
-        let start = span.start.min(text.len());
-        let line_start = text[..start].rfind('\n').map_or(0, |i| i + 1);
-        let line_end = text[start..].find('\n').map_or(text.len(), |i| start + i);
-        let line = text[..start].matches('\n').count() + 1;
-        let column = text[line_start..start].chars().count() + 1;
-        let end = span.end.clamp(start, line_end);
-        let width = text[start..end].chars().count().max(1);
-        let place = Some((file.to_owned(), line, column, text[line_start..line_end].to_owned(), width));
-        Self { message, hint, place }
+    /// A problem at a byte range of a text, the content of `file`.
+    pub(crate) fn at(message: String, hint: Option<String>, file: &str, lines: &Lines<'_>, span: Range<usize>) -> Self {
+        Self { message, hint, place: Some(Box::new(lines.place(file, span))) }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        if let Some((file, line, column, text, width)) = &self.place {
+        if let Some(place) = &self.place {
+            let Place { file, line, column, text, indent, width } = &**place;
             write!(
                 f,
                 "\n --> {file}:{line}:{column}\n   | {text}\n   | {}{}",
-                " ".repeat(column - 1),
+                " ".repeat(*indent),
                 "^".repeat(*width)
             )?;
         }

@@ -3,6 +3,7 @@
 //! [`Recipe::read`] reports every problem of a file at once, with line and caret. [`Rows::read`] turns a `[[dataset]]`
 //! table into [`Example`]s; training and evaluation share that rendering.
 
+mod chat;
 mod data;
 mod error;
 mod locate;
@@ -11,10 +12,10 @@ mod recipe;
 mod schema;
 
 pub use data::{Example, Prompt, Rows, Turn, questions};
-pub use error::{Problem, RecipeError};
+pub use error::{Place, Problem, RecipeError};
 pub use locate::locate;
-pub use read::{Record, read_records, read_text};
+pub use read::{Numbered, Record, read_records, read_text};
 pub use recipe::{
     Architecture, Checkpointing, Data, Dataset, Distill, Eval, Export, Format, Freeze, Grouping, Heads, Init, Lora,
-    Model, Optimizer, Output, Recipe, Schedule, Stage, Style, TokenizerSpec, Train,
+    Model, Optimizer, Output, Recipe, Schedule, Stage, Style, TokenizerSpec, Train, TrainOn,
 };

@@ -1,5 +1,5 @@
 use crate::RecipeError;
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value};
 use std::io::Read;
 use std::path::Path;
@@ -7,64 +7,174 @@ use std::path::Path;
 /// One row of a data file: columns by name, or by number where the file has no header.
 pub type Record = Map<String, Value>;
 
-/// The text of a file, unpacked when its name ends in `.gz`.
+/// A row and the line on which it begins, as an editor counts them (from 1).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Numbered {
+    pub line: usize,
+    pub record: Record,
+}
+
+/// The text of a file without a byte order mark, unpacked when its name ends in `.gz` (all members, one after another).
 ///
 /// # Errors
-/// [`RecipeError::Io`], naming the file.
+/// [`RecipeError::Io`] or [`RecipeError::Data`], naming the file.
 pub fn read_text(path: &Path) -> Result<String, RecipeError> {
     let io = |source| RecipeError::Io { path: path.into(), source };
-    let bytes = std::fs::read(path).map_err(io)?;
-    let mut text = String::new();
-    if path.extension().is_some_and(|e| e == "gz") {
-        GzDecoder::new(&bytes[..]).read_to_string(&mut text).map_err(io)?;
-        return Ok(text);
+    let mut bytes = std::fs::read(path).map_err(io)?;
+    if ends_in(path, "gz") {
+        let mut unpacked = Vec::new();
+        MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked).map_err(io)?;
+        bytes = unpacked;
     }
-    String::from_utf8(bytes).map_err(|_| RecipeError::Data { path: path.into(), reason: "is not UTF-8".into() })
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let hint = match error.as_bytes() {
+            [0x1f, 0x8b, ..] => "\n\nhint: it is packed; its name must end in `.gz`",
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "\n\nhint: it is UTF-16; save it as UTF-8",
+            _ => "",
+        };
+        RecipeError::Data { path: path.into(), reason: format!("is not UTF-8{hint}") }
+    })?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
 }
 
-/// Rows of a `.jsonl`, `.csv`, `.tsv` or `.txt` file (also `.gz`); lines of a text file are rows with a column `text`.
+fn ends_in(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending))
+}
+
+/// How the rows of a file are written; its name says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// An object a line, or one list of objects.
+    Json,
+    Tsv,
+    Csv,
+    /// Lines of text.
+    Lines,
+}
+
+impl Layout {
+    pub(crate) fn of(path: &Path) -> Self {
+        let unpacked = if ends_in(path, "gz") { path.with_extension("") } else { path.into() };
+        match unpacked.extension().map(|ending| ending.to_string_lossy().to_lowercase()).as_deref() {
+            Some("jsonl" | "ndjson" | "json") => Self::Json,
+            Some("tsv") => Self::Tsv,
+            Some("csv") => Self::Csv,
+            _ => Self::Lines,
+        }
+    }
+}
+
+/// Rows of a `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or text file (also `.gz`); lines of a text file are rows with a
+/// column `text`. A JSON file has an object a line, or is one list of objects.
 ///
-/// A `.csv` file has a header. A `.tsv` file has none: its columns are `0`, `1`, ...
+/// A `.csv` file has a header. A `.tsv` file has none: its columns are `0`, `1`, ... Blank lines are no rows.
 ///
 /// # Errors
-/// [`RecipeError::Row`] with the number of the row (from 1), [`RecipeError::Data`] for an unknown kind of file.
-pub fn read_records(path: &Path) -> Result<Vec<Record>, RecipeError> {
+/// [`RecipeError::Row`] with the number of the line (from 1).
+pub fn read_records(path: &Path) -> Result<Vec<Numbered>, RecipeError> {
     let text = read_text(path)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_suffix(".gz").unwrap_or(&name);
-    let row = |row: usize, reason: String| RecipeError::Row { path: path.into(), row: row + 1, reason };
-    let lines = || text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    match name.rsplit('.').next().unwrap_or_default() {
-        "jsonl" | "json" => lines().map(|(n, line)| json_row(line).map_err(|reason| row(n, reason))).collect(),
-        "tsv" => Ok(lines().map(|(_, line)| numbered(line.split('\t'))).collect()),
-        "csv" => csv(&text, row),
-        _ => Ok(lines().map(|(_, line)| [("text".to_owned(), Value::from(line))].into_iter().collect()).collect()),
+    let fail = |line: usize, reason: String| RecipeError::Row { path: path.into(), row: line, reason };
+    let lines = || (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    match Layout::of(path) {
+        Layout::Json if text.trim_start().starts_with('[') => list(&text).map_err(|(line, reason)| fail(line, reason)),
+        Layout::Json => lines()
+            .map(|(line, row)| Ok(Numbered { line, record: object(row).map_err(|reason| fail(line, reason))? }))
+            .collect(),
+        Layout::Tsv => Ok(lines().map(|(line, row)| Numbered { line, record: columns(row.split('\t')) }).collect()),
+        Layout::Csv => csv(&text).map_err(|(line, reason)| fail(line, reason)),
+        Layout::Lines => Ok(lines().map(|(line, row)| Numbered { line, record: one("text", row) }).collect()),
     }
 }
 
-fn json_row(line: &str) -> Result<Record, String> {
+/// Lines of a text file, empty ones too: line n belongs to line n of another file.
+pub(crate) fn read_lines(path: &Path) -> Result<Vec<String>, RecipeError> {
+    Ok(read_text(path)?.lines().map(str::to_owned).collect())
+}
+
+fn object(line: &str) -> Result<Record, String> {
     match serde_json::from_str(line) {
         Ok(Value::Object(record)) => Ok(record),
-        Err(error) if line.trim() != "[" => {
+        Err(error) => {
             // The parser sees one line, whatever its number in the file.
-            let text = error.to_string();
-            let what = text.split(" at line ").next().unwrap_or_default();
-            Err(format!("no JSON: {what} at column {}", error.column()))
+            Err(format!("no JSON: {} at column {}", told(&error), error.column()))
         }
-        _ => Err("not a JSON object\n\nhint: each line is one object: `jq -c '.[]'` takes a list apart".into()),
+        _ => Err(NO_OBJECT.into()),
     }
 }
 
-fn numbered<'a>(cells: impl Iterator<Item = &'a str>) -> Record {
+const NO_OBJECT: &str = "not a JSON object\n\nhint: a file has an object on each line, or one list of objects";
+
+/// What a parser says, without its place.
+fn told(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or_default().to_owned()
+}
+
+/// A line and what is wrong with it.
+type Wrong = (usize, String);
+
+/// The objects of one JSON list, with the lines on which they begin.
+fn list(text: &str) -> Result<Vec<Numbered>, Wrong> {
+    let (mut rows, mut line, mut rest) = (Vec::new(), 1, text);
+    // Moves on to the next character that is no white space.
+    let mut skip = |rest: &mut &str, bytes: usize| -> (usize, Option<char>) {
+        let (read, behind) = rest.split_at(bytes);
+        let trimmed = behind.trim_start_matches([' ', '\t', '\r', '\n']);
+        line += newlines(read) + newlines(&behind[..behind.len() - trimmed.len()]);
+        *rest = trimmed;
+        (line, trimmed.chars().next())
+    };
+    skip(&mut rest, 0);
+    let (mut line, mut next) = skip(&mut rest, 1);
+    let mut comma = false;
+    while comma || next != Some(']') {
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        match values.next() {
+            Some(Ok(Value::Object(record))) => rows.push(Numbered { line, record }),
+            Some(Ok(_)) => return Err((line, NO_OBJECT.into())),
+            Some(Err(error)) => {
+                return Err((line + error.line().max(1) - 1, format!("no JSON: {}", told(&error))));
+            }
+            None => return Err((line, "no JSON: the list is never closed".into())),
+        }
+        let read = values.byte_offset();
+        (line, next) = skip(&mut rest, read);
+        comma = next == Some(',');
+        if comma {
+            (line, next) = skip(&mut rest, 1);
+        } else if next != Some(']') {
+            return Err((line, "no JSON: a list goes on with a comma or ends with `]`".into()));
+        }
+    }
+    match skip(&mut rest, 1) {
+        (_, None) => Ok(rows),
+        (line, Some(_)) => Err((line, "no JSON: something stands behind the list".into())),
+    }
+}
+
+fn newlines(text: &str) -> usize {
+    text.bytes().filter(|&byte| byte == b'\n').count()
+}
+
+fn columns<'a>(cells: impl Iterator<Item = &'a str>) -> Record {
     cells.enumerate().map(|(n, cell)| (n.to_string(), Value::from(cell))).collect()
 }
 
+pub(crate) fn one(column: &str, text: &str) -> Record {
+    [(column.to_owned(), Value::from(text))].into_iter().collect()
+}
+
 /// RFC 4180: quoted cells may hold commas, quotes (doubled) and line breaks.
-fn csv(text: &str, fail: impl Fn(usize, String) -> RecipeError) -> Result<Vec<Record>, RecipeError> {
-    let mut rows: Vec<Vec<String>> = Vec::new();
+fn csv(text: &str) -> Result<Vec<Numbered>, Wrong> {
+    let mut rows: Vec<(usize, Vec<String>)> = Vec::new();
     let (mut row, mut cell, mut quoted) = (Vec::new(), String::new(), false);
+    let (mut line, mut first) = (1, 1);
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
+        line += usize::from(c == '\n');
         match (c, quoted) {
             ('"', true) if chars.peek() == Some(&'"') => cell.extend(chars.next()),
             ('"', true) => quoted = false,
@@ -73,26 +183,30 @@ fn csv(text: &str, fail: impl Fn(usize, String) -> RecipeError) -> Result<Vec<Re
             ('\r', false) if chars.peek() == Some(&'\n') => {}
             ('\n', false) => {
                 row.push(std::mem::take(&mut cell));
-                rows.push(std::mem::take(&mut row));
+                rows.push((std::mem::replace(&mut first, line), std::mem::take(&mut row)));
             }
             (c, _) => cell.push(c),
         }
     }
     if quoted {
-        return Err(fail(rows.len(), "a quote is never closed".into()));
+        return Err((first, "a quote is never closed".into()));
     }
     if !cell.is_empty() || !row.is_empty() {
         row.push(cell);
-        rows.push(row);
+        rows.push((first, row));
     }
-    rows.retain(|r| r.len() > 1 || r.first().is_some_and(|c| !c.trim().is_empty()));
+    rows.retain(|(_, r)| r.len() > 1 || r.first().is_some_and(|c| !c.trim().is_empty()));
     let mut rows = rows.into_iter();
-    let Some(header) = rows.next() else { return Ok(Vec::new()) };
-    let record = |(n, row): (usize, Vec<String>)| {
+    let Some((line, header)) = rows.next() else { return Ok(Vec::new()) };
+    if let Some(twice) = header.iter().enumerate().find(|(n, name)| header[..*n].contains(name)).map(|(_, name)| name) {
+        return Err((line, format!("the header has the column `{twice}` twice")));
+    }
+    let record = |(line, row): (usize, Vec<String>)| {
         if row.len() != header.len() {
-            return Err(fail(n + 1, format!("{} cells under a header of {}", row.len(), header.len())));
+            return Err((line, format!("{} cells under a header of {}", row.len(), header.len())));
         }
-        Ok(header.iter().cloned().zip(row.into_iter().map(Value::from)).collect())
+        let record = header.iter().cloned().zip(row.into_iter().map(Value::from)).collect();
+        Ok(Numbered { line, record })
     };
-    rows.enumerate().map(record).collect()
+    rows.map(record).collect()
 }

@@ -89,7 +89,7 @@ pub enum Format {
     Classify,
     /// `instruction`, `input`, `output`.
     Instruct,
-    /// `messages`, each with `role` and `content`.
+    /// `messages`, each with `role` and `content`, or `conversations`, each with `from` and `value`.
     Chat,
     /// `source` and `target`, or two aligned files.
     Translate,
@@ -110,9 +110,9 @@ pub enum Style {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dataset {
-    /// `.jsonl`, `.csv`, `.tsv` or `.txt`, also with `.gz`.
+    /// `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.txt`, also with `.gz`.
     pub path: String,
-    /// The other side of a translation, line by line.
+    /// The other side of a translation, line by line: line n belongs to line n.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_path: Option<String>,
     pub format: Format,
@@ -161,11 +161,31 @@ pub struct Data {
     pub val_fraction: f64,
     /// Also learn to write the prompt.
     pub train_on_input: bool,
+    /// Which turns of the assistant are learnt in a conversation (`chat`).
+    #[serde(skip_serializing_if = "TrainOn::is_all")]
+    pub train_on: TrainOn,
 }
 
 impl Default for Data {
     fn default() -> Self {
-        Self { max_seq_len: 256, val_fraction: 0.0, train_on_input: false }
+        Self { max_seq_len: 256, val_fraction: 0.0, train_on_input: false, train_on: TrainOn::All }
+    }
+}
+
+/// Turns of the assistant that are learnt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainOn {
+    /// Every one.
+    #[default]
+    All,
+    /// The last one of each conversation.
+    Last,
+}
+
+impl TrainOn {
+    fn is_all(&self) -> bool {
+        *self == Self::All
     }
 }
 

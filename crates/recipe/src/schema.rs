@@ -1,5 +1,6 @@
 //! Checks a recipe against a table of its keys, so that every mistake is reported at once and with its place.
 
+use crate::error::Lines;
 use crate::{Problem, Recipe, RecipeError};
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
@@ -12,25 +13,37 @@ pub const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_pr
 #[derive(Clone, Copy)]
 enum Kind {
     Text,
+    /// The name of a file or folder.
+    Path,
     OneOf(&'static [&'static str]),
     /// A whole number of at least so much.
     Whole(i64),
+    /// A whole number in a closed interval.
+    Within(i64, i64),
     /// A number in a closed interval.
     Number(f64, f64),
     /// A number above zero.
     Positive,
+    /// A number above zero, and at most so much.
+    UpTo(f64),
     Flag,
     Texts,
+    Paths,
     /// A list out of these.
     Some(&'static [&'static str]),
     Table(&'static [(&'static str, Kind)]),
     Tables(&'static [(&'static str, Kind)]),
 }
 
-use Kind::{Flag, Number, OneOf, Positive, Text, Texts, Whole};
+use Kind::{Flag, Number, OneOf, Path, Paths, Positive, Text, Texts, UpTo, Whole, Within};
+
+/// What nobody needs and no memory holds: rows of a step, tokens of a row, ranks of a matrix.
+const MANY: i64 = 1_000_000;
+/// Steps that no run comes to.
+const STEPS: i64 = 1_000_000_000;
 
 const MODEL: &[(&str, Kind)] = &[
-    ("base_model", Text),
+    ("base_model", Path),
     ("revision", Text),
     ("init", OneOf(&["pretrained", "random"])),
     (
@@ -49,8 +62,8 @@ const MODEL: &[(&str, Kind)] = &[
 ];
 
 const DATASET: &[(&str, Kind)] = &[
-    ("path", Text),
-    ("target_path", Text),
+    ("path", Path),
+    ("target_path", Path),
     ("format", OneOf(&["classify", "instruct", "chat", "translate", "text"])),
     ("style", OneOf(&["chat", "plain"])),
     ("system", Text),
@@ -59,22 +72,22 @@ const DATASET: &[(&str, Kind)] = &[
     ("label", Text),
     ("labels", Texts),
     ("label_codes", Texts),
-    ("exclude", Texts),
+    ("exclude", Paths),
     ("limit", Whole(1)),
-    ("weight", Positive),
+    ("weight", UpTo(1e4)),
 ];
 
 const TRAIN: &[(&str, Kind)] = &[
-    ("epochs", Positive),
-    ("max_steps", Whole(1)),
+    ("epochs", UpTo(1e6)),
+    ("max_steps", Within(1, STEPS)),
     ("max_tokens", Whole(1)),
-    ("micro_batch_size", Whole(1)),
-    ("gradient_accumulation_steps", Whole(1)),
+    ("micro_batch_size", Within(1, MANY)),
+    ("gradient_accumulation_steps", Within(1, MANY)),
     ("max_grad_norm", Positive),
     ("seed", Whole(0)),
-    ("checkpoint_steps", Whole(1)),
+    ("checkpoint_steps", Within(1, STEPS)),
     ("gradient_checkpointing", OneOf(&["auto", "always", "never"])),
-    ("quantise_last_steps", Whole(0)),
+    ("quantise_last_steps", Within(0, STEPS)),
 ];
 
 const STAGE: &[(&str, Kind)] = &[
@@ -86,7 +99,7 @@ const STAGE: &[(&str, Kind)] = &[
 
 const OPTIMIZER: &[(&str, Kind)] = &[
     ("kind", OneOf(&["adamw"])),
-    ("learning_rate", Positive),
+    ("learning_rate", Number(1e-12, 1e3)),
     ("weight_decay", Number(0.0, 10.0)),
     ("beta1", Number(0.0, 0.999_999)),
     ("beta2", Number(0.0, 0.999_999)),
@@ -96,15 +109,23 @@ const OPTIMIZER: &[(&str, Kind)] = &[
 
 const ROOT: &[(&str, Kind)] = &[
     ("model", Kind::Table(MODEL)),
-    ("tokenizer", Kind::Table(&[("vocab_size", Whole(300))])),
+    ("tokenizer", Kind::Table(&[("vocab_size", Within(300, MANY))])),
     ("dataset", Kind::Tables(DATASET)),
-    ("data", Kind::Table(&[("max_seq_len", Whole(2)), ("val_fraction", Number(0.0, 0.9)), ("train_on_input", Flag)])),
-    ("freeze", Kind::Table(&[("layers", Whole(0)), ("embedding", Flag)])),
+    (
+        "data",
+        Kind::Table(&[
+            ("max_seq_len", Within(2, MANY)),
+            ("val_fraction", Number(0.0, 0.9)),
+            ("train_on_input", Flag),
+            ("train_on", OneOf(&["all", "last"])),
+        ]),
+    ),
+    ("freeze", Kind::Table(&[("layers", Within(0, MANY)), ("embedding", Flag)])),
     (
         "lora",
         Kind::Table(&[
-            ("rank", Whole(1)),
-            ("alpha", Positive),
+            ("rank", Within(1, MANY)),
+            ("alpha", UpTo(1e9)),
             ("dropout", Number(0.0, 0.95)),
             ("target_modules", Kind::Some(&MODULES)),
         ]),
@@ -112,7 +133,7 @@ const ROOT: &[(&str, Kind)] = &[
     (
         "heads",
         Kind::Table(&[
-            ("merge", Whole(1)),
+            ("merge", Within(1, MANY)),
             ("grouping", OneOf(&["strided", "adjacent"])),
             ("scale", Positive),
             ("allow_kv_collapse", Flag),
@@ -121,9 +142,9 @@ const ROOT: &[(&str, Kind)] = &[
     (
         "distill",
         Kind::Table(&[
-            ("teacher", Text),
+            ("teacher", Path),
             ("revision", Text),
-            ("temperature", Positive),
+            ("temperature", Number(1e-3, 1e3)),
             ("weight", Number(0.0, 1.0)),
             ("stages", Kind::Tables(STAGE)),
         ]),
@@ -143,13 +164,13 @@ const ROOT: &[(&str, Kind)] = &[
         "eval",
         Kind::Table(&[
             ("tasks", Texts),
-            ("path", Text),
-            ("target_path", Text),
-            ("every_steps", Whole(1)),
+            ("path", Path),
+            ("target_path", Path),
+            ("every_steps", Within(1, STEPS)),
             ("min", Number(0.0, 1000.0)),
         ]),
     ),
-    ("output", Kind::Table(&[("dir", Text)])),
+    ("output", Kind::Table(&[("dir", Path)])),
 ];
 
 /// Keys that a recipe cannot do without.
@@ -227,7 +248,7 @@ const SYNTAX_ERRORS: usize = 5;
 
 struct Checker<'a> {
     file: &'a str,
-    text: &'a str,
+    lines: Lines<'a>,
     /// Overrides need not be whole tables.
     partial: bool,
     problems: Vec<Problem>,
@@ -279,9 +300,24 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
         if dataset.format == crate::Format::Classify && dataset.labels.len() < 2 {
             add("a `classify` data set needs at least two `labels`", "labels = [\"negative\", \"positive\"]");
         }
+        for (key, names) in [("labels", &dataset.labels), ("label_codes", &dataset.label_codes)] {
+            if let Some(reason) = confusing(names) {
+                add(&format!("`dataset.{key}` {reason}"), "an answer or a row must tell the labels apart");
+            }
+        }
+        if !dataset.label_codes.is_empty() && dataset.label_codes.len() != dataset.labels.len() {
+            let (codes, labels) = (dataset.label_codes.len(), dataset.labels.len());
+            add(
+                &format!("`dataset.label_codes` has {codes} codes for {labels} labels"),
+                "one code for each label, in the same order",
+            );
+        }
         if dataset.format == crate::Format::Text && !dataset.exclude.is_empty() {
             add("`dataset.exclude` compares prompts, and a `text` data set has none", "drop `exclude`");
         }
+    }
+    if recipe.eval.as_ref().is_some_and(|eval| eval.target_path.is_some() && eval.path.is_none()) {
+        add("`eval.target_path` is the other side of `eval.path`, which is missing", "name both files");
     }
     if let Some(distill) = &recipe.distill {
         let share: f64 = distill.stages().iter().map(|stage| stage.share).sum();
@@ -298,8 +334,25 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
     if problems.is_empty() { Ok(()) } else { Err(RecipeError::Problems(problems)) }
 }
 
+/// Why labels or their codes cannot be told apart; capitals and white space around them do not count in rows.
+fn confusing(names: &[String]) -> Option<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if name.trim().is_empty() {
+            return Some("has an empty name".into());
+        }
+        if name.trim().contains(['\n', '\r']) {
+            return Some(format!("has a line break in `{}`, and an answer is one line", name.trim().escape_debug()));
+        }
+        if !seen.insert(name.trim().to_ascii_lowercase()) {
+            return Some(format!("has `{}` twice", name.trim()));
+        }
+    }
+    None
+}
+
 fn check(text: &str, name: &str, partial: bool) -> Vec<Problem> {
-    let mut checker = Checker { file: name, text, partial, problems: Vec::new() };
+    let mut checker = Checker { file: name, lines: Lines::of(text), partial, problems: Vec::new() };
     let (root, errors) = DeTable::parse_recoverable(text);
     // What is no TOML at all is wrong in every line.
     let more = errors.len().saturating_sub(SYNTAX_ERRORS);
@@ -310,7 +363,7 @@ fn check(text: &str, name: &str, partial: bool) -> Vec<Problem> {
     }
     checker.table("", root.get_ref(), ROOT, 0..0);
     // As they stand in the file; what is missing altogether comes last.
-    let place = |p: &Problem| p.place.as_ref().map_or((usize::MAX, 0), |p| (p.1, p.2));
+    let place = |p: &Problem| p.place.as_ref().map_or((usize::MAX, 0), |p| (p.line, p.column));
     checker.problems.sort_by_key(place);
     checker.problems
 }
@@ -331,6 +384,8 @@ fn edit(given: &str) -> Result<(Vec<String>, String), Problem> {
     // A word that is no TOML value is a text: people write `--set output.dir=runs/a`.
     let value = match toml::from_str::<Table>(&format!("x = {value}")) {
         Ok(_) => value.to_owned(),
+        // A number that is too large is still no text.
+        Err(_) if value.parse::<f64>().is_ok() => value.to_owned(),
         Err(_) => Value::from(value).to_string(),
     };
     let (last, tables) = path.split_last().expect("at least two parts");
@@ -369,7 +424,7 @@ fn apply(table: &mut Table, path: &[String], mut document: Table) -> Result<(), 
 
 impl Checker<'_> {
     fn add(&mut self, message: String, hint: Option<String>, span: Range<usize>) {
-        self.problems.push(Problem::at(message, hint, self.file, self.text, span));
+        self.problems.push(Problem::at(message, hint, self.file, &self.lines, span));
     }
 
     fn table(&mut self, path: &str, table: &DeTable<'_>, keys: &'static [(&'static str, Kind)], span: Range<usize>) {
@@ -421,15 +476,25 @@ impl Checker<'_> {
                 }
                 None => self.wrong(path, &format!("a list of tables: `[[{path}]]`"), inner, span),
             },
-            Kind::Texts | Kind::Some(_) => match inner.as_array() {
+            Kind::Texts | Kind::Paths | Kind::Some(_) => match inner.as_array() {
                 Some(rows) => {
+                    let each = match kind {
+                        Kind::Some(words) => OneOf(words),
+                        Kind::Paths => Path,
+                        _ => Text,
+                    };
                     for row in rows {
-                        self.value(path, row, if let Kind::Some(words) = kind { OneOf(words) } else { Text });
+                        self.value(path, row, each);
                     }
                 }
                 None => self.wrong(path, "a list of texts", inner, span),
             },
-            Kind::Text if inner.as_str().is_none() => self.wrong(path, "a text", inner, span),
+            Kind::Text | Kind::Path if inner.as_str().is_none() => self.wrong(path, "a text", inner, span),
+            Kind::Path => {
+                if let Some(reason) = inner.as_str().and_then(|name| no_path(path, name)) {
+                    self.add(format!("`{path}` {reason}"), None, span);
+                }
+            }
             Kind::Flag if inner.as_bool().is_none() => self.wrong(path, "true or false", inner, span),
             Kind::Text | Kind::Flag => {}
             Kind::OneOf(words) => match inner.as_str() {
@@ -440,7 +505,9 @@ impl Checker<'_> {
                 }
                 None => self.wrong(path, "a text", inner, span),
             },
-            Kind::Whole(_) | Kind::Number(..) | Kind::Positive => self.number(path, inner, kind, span),
+            Kind::Whole(_) | Kind::Within(..) | Kind::Number(..) | Kind::Positive | Kind::UpTo(_) => {
+                self.number(path, inner, kind, span)
+            }
         }
     }
 
@@ -449,19 +516,29 @@ impl Checker<'_> {
         let whole = value.as_integer().and_then(|i| i64::from_str_radix(&digits(i.as_str()), i.radix()).ok());
         let number = whole.map(|i| i as f64).or_else(|| value.as_float().and_then(|f| digits(f.as_str()).parse().ok()));
         match (kind, whole, number) {
-            (Whole(least), Some(value), _) if value < least => {
+            (Whole(least) | Within(least, _), Some(value), _) if value < least => {
                 let hint = (path == "lora.rank")
                     .then(|| "drop the `[lora]` table to train the private layers as a whole".to_owned());
                 self.add(format!("`{path}` must be at least {least}"), hint, span);
             }
-            (Whole(_), None, _) => self.wrong(path, "a whole number", value, span),
+            (Within(_, most), Some(value), _) if value > most => {
+                self.add(format!("`{path}` must be at most {most}"), None, span);
+            }
+            // Digits that no 64 bits hold.
+            (Whole(_) | Within(..), None, _) if value.as_integer().is_some() => {
+                self.add(format!("`{path}` is too large or too small a number"), None, span);
+            }
+            (Whole(_) | Within(..), None, _) => self.wrong(path, "a whole number", value, span),
+            (UpTo(most), _, Some(value)) if !(value > 0.0 && value <= most) => {
+                self.add(format!("`{path}` must be above 0, and at most {most}"), None, span);
+            }
             (Number(low, high), _, Some(value)) if !(low..=high).contains(&value) => {
                 self.add(format!("`{path}` must be between {low} and {high}"), None, span);
             }
             (Positive, _, Some(value)) if !(value > 0.0 && value.is_finite()) => {
                 self.add(format!("`{path}` must be above 0"), None, span);
             }
-            (Number(..) | Positive, _, None) => self.wrong(path, "a number", value, span),
+            (Number(..) | Positive | UpTo(_), _, None) => self.wrong(path, "a number", value, span),
             _ => {}
         }
     }
@@ -469,6 +546,26 @@ impl Checker<'_> {
     fn wrong(&mut self, path: &str, expected: &str, found: &DeValue<'_>, span: Range<usize>) {
         self.add(format!("`{path}` takes {expected}, not {}", with_article(found.type_str())), None, span);
     }
+}
+
+/// What is wrong with the name of a file or folder.
+fn no_path(key: &str, name: &str) -> Option<&'static str> {
+    use std::path::Component;
+    if name.trim().is_empty() {
+        return Some("is empty");
+    }
+    if name.contains('\0') {
+        return Some("has a NUL in it, which no file name can have");
+    }
+    // `/`, `//` and `/tmp/..` alike.
+    let depth = std::path::Path::new(name).components().try_fold(0usize, |depth, part| match part {
+        Component::RootDir | Component::Prefix(_) => Some(0),
+        Component::CurDir => Some(depth),
+        Component::ParentDir => Some(depth.saturating_sub(1)),
+        Component::Normal(_) => Some(depth + 1),
+    });
+    let is_root = std::path::Path::new(name).has_root() && depth == Some(0);
+    (key == "output.dir" && is_root).then_some("is the root folder; name a folder of its own")
 }
 
 fn with_article(kind: &str) -> String {

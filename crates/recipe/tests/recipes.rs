@@ -211,10 +211,8 @@ fn bad_rows_name_file_and_row() {
         rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": \"y\"}\n{oops\n")
             .contains("row 2: no JSON: ")
     );
-    for list in ["[\n{\"instruction\": \"x\", \"output\": \"y\"}\n]\n", "[{\"instruction\": \"x\"}]", "3"] {
-        let error = rows_error(&set, "a.json", list);
-        assert!(error.contains("row 1: not a JSON object") && error.contains("hint: each line"), "{error}");
-    }
+    let error = rows_error(&set, "a.json", "3");
+    assert!(error.contains("row 1: not a JSON object") && error.contains("an object on each line"), "{error}");
     let error = rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": null}\n");
     assert!(error.contains("row 1: column `output` is null"), "{error}");
     assert!(rows_error(&set, "a.jsonl", "{\"output\": \"y\"}\n").contains("no column `instruction`"));
@@ -229,8 +227,9 @@ fn csv_cells_may_be_quoted() {
     let path = dir.path().join("a.csv");
     std::fs::write(&path, "text,label\n\"a, \"\"b\"\"\nc\",1\r\nplain,0\n").unwrap();
     let records = read_records(&path).unwrap();
-    assert_eq!(records[0]["text"], "a, \"b\"\nc");
-    assert_eq!((&records[0]["label"], &records[1]["text"]), (&"1".into(), &"plain".into()));
+    assert_eq!(records[0].record["text"], "a, \"b\"\nc");
+    assert_eq!((&records[0].record["label"], &records[1].record["text"]), (&"1".into(), &"plain".into()));
+    assert_eq!((records[0].line, records[1].line), (2, 4));
     std::fs::write(&path, "text,label\nplain\n").unwrap();
     assert!(read_records(&path).unwrap_err().to_string().contains("1 cells under a header of 2"));
 }
@@ -259,4 +258,85 @@ fn dropout_stages_and_revisions_are_checked() {
         let all = problems(&wrong, &[]);
         assert!(all.iter().any(|p| p.contains(said)), "{said}: {all:#?}");
     }
+}
+
+#[test]
+fn numbers_that_no_run_can_use_are_refused_by_their_key() {
+    let good = format!("{GOOD}[train]\nepochs = 1\n");
+    for (set, said) in [
+        ("lora.rank=9223372036854775807", "`lora.rank` must be at most 1000000"),
+        ("lora.rank=99999999999999999999", "`lora.rank` is too large"),
+        ("lora.alpha=1e300", "`lora.alpha` must be above 0, and at most"),
+        ("train.epochs=1e18", "`train.epochs` must be above 0, and at most 1000000"),
+        ("train.epochs=nan", "`train.epochs` must be above 0"),
+        ("train.max_steps=4611686018427387904", "`train.max_steps` must be at most"),
+        ("train.micro_batch_size=4611686018427387904", "`train.micro_batch_size` must be at most"),
+        ("train.gradient_accumulation_steps=4611686018427387904", "`train.gradient_accumulation_steps` must be"),
+        ("train.checkpoint_steps=4611686018427387904", "`train.checkpoint_steps` must be at most"),
+        ("train.quantise_last_steps=4611686018427387904", "`train.quantise_last_steps` must be at most"),
+        ("data.max_seq_len=4611686018427387904", "`data.max_seq_len` must be at most"),
+        ("dataset.0.weight=1e6", "`dataset.weight` must be above 0, and at most 10000"),
+        ("freeze.layers=4611686018427387904", "`freeze.layers` must be at most"),
+        ("heads.merge=4611686018427387904", "`heads.merge` must be at most"),
+        ("tokenizer.vocab_size=4611686018427387904", "`tokenizer.vocab_size` must be at most"),
+        ("eval.every_steps=4611686018427387904", "`eval.every_steps` must be at most"),
+        ("optimizer.learning_rate=1e-60", "`optimizer.learning_rate` must be between"),
+    ] {
+        let all = problems(&good, &[set]);
+        assert!(all[0].contains(said) && all[0].contains(&format!("--set {set}")), "{set}: {all:#?}");
+    }
+    // The plan is bounded by its steps, not by its epochs.
+    let list = ["train.epochs=1e6", "train.max_steps=40"].map(String::from);
+    assert!(Recipe::parse(&good, "r.toml", &list).is_ok());
+}
+
+#[test]
+fn values_without_sense_are_refused() {
+    for (from, to, said) in [
+        ("dir = \"out\"", "dir = \"\"", "`output.dir` is empty"),
+        ("dir = \"out\"", "dir = \"  \"", "`output.dir` is empty"),
+        ("dir = \"out\"", "dir = \"/\"", "`output.dir` is the root folder"),
+        ("dir = \"out\"", "dir = \"//.\"", "`output.dir` is the root folder"),
+        ("dir = \"out\"", "dir = \"/tmp/..\"", "`output.dir` is the root folder"),
+        ("dir = \"out\"", "dir = \"a\\u0000b\"", "`output.dir` has a NUL"),
+        ("\"rows.jsonl\"", "\"\"", "`dataset.path` is empty"),
+        ("\"base\"", "\"\"", "`model.base_model` is empty"),
+        ("\"rows.jsonl\"", "\"rows.jsonl\"\nexclude = [\"a\", \"\"]", "`dataset.exclude` is empty"),
+        ("[\"no\", \"yes\"]", "[\"no\", \"no\"]", "`dataset.labels` has `no` twice"),
+        ("[\"no\", \"yes\"]", "[\"no\", \" No\"]", "`dataset.labels` has `No` twice"),
+        ("[\"no\", \"yes\"]", "[\"no\", \" \"]", "`dataset.labels` has an empty name"),
+        ("[\"no\", \"yes\"]", "[\"no\", \"y\\ns\"]", "`dataset.labels` has a line break"),
+        ("\"yes\"]", "\"yes\"]\nlabel_codes = [\"1\", \"1\"]", "`dataset.label_codes` has `1` twice"),
+        ("\"yes\"]", "\"yes\"]\nlabel_codes = [\"1\"]", "`dataset.label_codes` has 1 codes for 2 labels"),
+        ("[freeze]", "[eval]\ntarget_path = \"x\"\n[freeze]", "`eval.target_path` is the other side of `eval.path`"),
+        ("[freeze]", "[data]\ntrain_on = \"first\"\n[freeze]", "`data.train_on` is one of `all`, `last`"),
+    ] {
+        let all = problems(&GOOD.replace(from, to), &[]);
+        assert!(all.iter().any(|p| p.contains(said)), "{said}: {all:#?}");
+    }
+    for dir in ["/tmp/a", "runs/..", ".", "2026"] {
+        let text = GOOD.replace("\"out\"", &format!("\"{dir}\""));
+        assert!(Recipe::parse(&text, "r.toml", &[]).is_ok(), "{dir}");
+    }
+}
+
+#[test]
+fn mistakes_without_number_are_reported_in_linear_time() {
+    let lines: String = (0..100_000).map(|n| format!("k{n} = {n}\n")).collect();
+    let one_line = format!(
+        "[model]\narchitecture = {{ {} }}\n",
+        (0..20_000).map(|n| format!("k{n} = {n}")).collect::<Vec<_>>().join(", ")
+    );
+    for (text, count) in [(format!("{lines}{GOOD}"), 100_000), (format!("{GOOD}\n[train]\n{lines}"), 100_000)] {
+        let start = std::time::Instant::now();
+        assert_eq!(problems(&text, &[]).len(), count);
+        // Ten times what it takes on a busy machine; the square of it took minutes.
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+    }
+    let start = std::time::Instant::now();
+    let all = problems(&GOOD.replace("[model]\n", &one_line), &[]);
+    assert!(all.len() > 20_000 && start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+    let long = format!("{GOOD}\n[train]\nx = \"{}\" # {}\n", "ü".repeat(50_000), "y".repeat(50_000));
+    let all = problems(&long, &[]);
+    assert!(all[0].len() < 1000 && all[0].contains("   | x = \"ü"), "{}", all[0]);
 }
