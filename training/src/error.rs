@@ -28,6 +28,8 @@ pub enum TrainError {
     Output { error: Box<TrainError>, checkpoint: PathBuf },
     #[error("stopped after step {step}\n\nhint: `--resume` goes on from `{}`", checkpoint.display())]
     Interrupted { step: usize, checkpoint: PathBuf },
+    #[error("another run writes into `{}`\n\nhint: wait for it, or name another folder with `--output-dir`", path.display())]
+    InUse { path: PathBuf },
     #[error("`{}` cannot be resumed: {reason}", path.display())]
     Resume { path: PathBuf, reason: String },
     #[error("tokenizer: {0}")]

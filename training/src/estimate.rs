@@ -1,6 +1,7 @@
 //! What a run will need, from shapes and rows alone.
 
-use crate::batches::Step;
+use crate::TrainError;
+use crate::batches::Plan;
 use crate::samples::Samples;
 use candle_core::Tensor;
 use marill_model::{Checkpoint, Config, MODULES, Transforms};
@@ -11,6 +12,8 @@ use std::collections::BTreeSet;
 const F32: usize = 4;
 /// Program, tokenizer, thread stacks and the packing buffers of matrix products.
 const PROGRAM: usize = 60 << 20;
+/// Rows of the run that the largest micro-batch is looked for in; the order of more of them is no other.
+const ROWS_LOOKED_AT: usize = 1 << 20;
 /// Rows of logits that exist at a time, with their gradient's and a teacher's copies.
 const LOGIT_ROWS: usize = 128;
 
@@ -49,21 +52,29 @@ impl Estimate {
         transforms: &Transforms,
         recipe: &Recipe,
         samples: &Samples,
-        steps: &[Step],
+        plan: &Plan,
     ) -> Self {
         let config = &base.config;
         let weights: usize = base.tensors.values().map(Tensor::elem_count).sum();
         let trained = trained_parameters(base, transforms, &recipe.freeze);
         let private = transforms.private_layers(config);
         let length = |i: &usize| samples.train[*i].tokens.len();
-        let batches = || steps.iter().flat_map(|step| &step.micro_batches);
-        let rows = batches().map(|batch| batch.iter().map(length).sum::<usize>()).max().unwrap_or(0);
-        let squares = |batch: &Vec<usize>| batch.iter().map(|i| length(i) * length(i)).max().unwrap_or(0);
-        let longest = batches().map(squares).max().unwrap_or(0);
-        let distinct: BTreeSet<usize> = batches().flatten().copied().collect();
+        let (mut rows, mut longest, mut seen) = (0, 0, 0);
+        for step in 1..=plan.len() {
+            for batch in plan.step(&samples.train, step).micro_batches {
+                rows = rows.max(batch.iter().map(length).sum::<usize>());
+                longest = longest.max(batch.iter().map(|i| length(i) * length(i)).max().unwrap_or(0));
+                seen += batch.len();
+            }
+            if seen >= ROWS_LOOKED_AT {
+                break;
+            }
+        }
+        let distinct: BTreeSet<usize> = plan.samples_from(0).take(plan.rows().min(samples.train.len())).collect();
         let distinct_tokens = distinct.iter().map(length).sum::<usize>();
         let kept_aside = samples.validation.iter().map(|s| s.tokens.len()).sum::<usize>();
-        let every = recipe.eval.as_ref().and_then(|e| e.every_steps).unwrap_or(steps.len()).max(1);
+        let steps = plan.len();
+        let every = recipe.eval.as_ref().and_then(|e| e.every_steps).unwrap_or(steps).max(1);
         let layer = rows * floats_a_row(config);
         // Backward adds the gradients of the widest place, and two rows of scores a thread.
         let passing = rows * 4 * config.intermediate_size.max(config.hidden_size) + 4 * longest;
@@ -71,10 +82,10 @@ impl Estimate {
         let full = transforms.lora.is_none();
         Self {
             trained_parameters: trained,
-            steps: steps.len(),
-            tokens: steps.iter().map(|step| step.tokens).sum(),
+            steps,
+            tokens: plan.tokens(&samples.train, plan.rows()),
             distinct_tokens,
-            validation_tokens: kept_aside * steps.len().div_ceil(every),
+            validation_tokens: kept_aside.saturating_mul(steps.div_ceil(every)),
             weight_bytes: weights * F32,
             optimizer_bytes: 4 * trained * F32,
             cache_bytes: if transforms.frozen_layers == 0 {
@@ -96,6 +107,28 @@ impl Estimate {
     pub fn memory_bytes(&self, in_blocks: bool) -> usize {
         let graph = if in_blocks { self.graph_bytes_in_blocks } else { self.graph_bytes };
         self.weight_bytes + self.optimizer_bytes + self.cache_bytes + graph + self.other_bytes
+    }
+
+    /// Refuses a run whose graphs are far beyond what this machine has, before they are built.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for `train.micro_batch_size`.
+    pub(crate) fn fits(&self, in_blocks: bool) -> Result<(), TrainError> {
+        let graph = if in_blocks { self.graph_bytes_in_blocks } else { self.graph_bytes };
+        let Some(memory) = proc_bytes("/proc/meminfo", "MemTotal") else { return Ok(()) };
+        let memory = memory + proc_bytes("/proc/meminfo", "SwapTotal").unwrap_or(0);
+        // Estimates hold within a third.
+        if graph / 3 * 2 <= memory {
+            return Ok(());
+        }
+        let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+        let reason = format!(
+            "its graph takes about {:.0} GiB, and this machine has {:.0} GiB\n\nhint: fewer rows, and more \
+             `train.gradient_accumulation_steps` instead",
+            gib(graph),
+            gib(memory)
+        );
+        Err(TrainError::Setting { key: "train.micro_batch_size", reason })
     }
 
     /// Whether the graphs of all layers would take more than nine tenths of the memory that is free.

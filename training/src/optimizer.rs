@@ -49,14 +49,15 @@ pub(crate) fn adamw(
         });
 }
 
-/// The learning rate of a step (from 1): linear warm-up, then the schedule down to a tenth or to nothing.
+/// The learning rate of a step (from 1): linear warm-up, then the schedule, which would come to nothing in the step behind
+/// the last one. No step of a run has a rate of 0.
 pub(crate) fn learning_rate(knobs: &Optimizer, step: usize, steps: usize) -> f64 {
     let warmup = (steps as f64 * knobs.warmup_ratio).ceil();
     let at = step as f64;
     if at <= warmup {
         return knobs.learning_rate * at / warmup;
     }
-    let progress = (at - warmup) / (steps as f64 - warmup).max(1.0);
+    let progress = (at - 1.0 - warmup) / (steps as f64 - warmup).max(1.0);
     knobs.learning_rate
         * match knobs.lr_scheduler {
             Schedule::Constant => 1.0,
@@ -84,7 +85,26 @@ mod tests {
     fn the_schedule_warms_up_and_comes_down() {
         let knobs = Optimizer { learning_rate: 1.0, warmup_ratio: 0.1, ..Optimizer::default() };
         let rates: Vec<f64> = (1..=100).map(|s| learning_rate(&knobs, s, 100)).collect();
-        assert!((rates[4] - 0.5).abs() < 1e-9 && (rates[9] - 1.0).abs() < 1e-9);
-        assert!(rates[10..].windows(2).all(|w| w[1] < w[0]) && rates[99] < 1e-9);
+        assert!((rates[4] - 0.5).abs() < 1e-9 && (rates[9] - 1.0).abs() < 1e-9 && (rates[10] - 1.0).abs() < 1e-9);
+        assert!(rates[10..].windows(2).all(|w| w[1] < w[0]) && rates[99] < 1e-3);
+    }
+
+    #[test]
+    fn no_step_has_a_rate_of_nothing() {
+        for lr_scheduler in [Schedule::Constant, Schedule::Linear, Schedule::Cosine] {
+            for warmup_ratio in [0.0, 0.03, 0.5, 0.999, 1.0] {
+                for steps in [1, 2, 3, 7, 100, 10_000] {
+                    let knobs = Optimizer { learning_rate: 1.0, warmup_ratio, lr_scheduler, ..Optimizer::default() };
+                    let rates = (1..=steps).map(|step| learning_rate(&knobs, step, steps));
+                    let least = rates.fold(f64::INFINITY, f64::min);
+                    assert!(least > 1e-9 && least <= 1.0, "{lr_scheduler:?} {warmup_ratio} {steps}: {least}");
+                }
+            }
+        }
+        // The only step is a whole one.
+        let knobs = Optimizer { learning_rate: 1.0, warmup_ratio: 0.0, ..Optimizer::default() };
+        assert_eq!(learning_rate(&knobs, 1, 1), 1.0);
+        let linear = Optimizer { lr_scheduler: Schedule::Linear, ..knobs };
+        assert_eq!([1, 2, 3, 4].map(|step| learning_rate(&linear, step, 4)), [1.0, 0.75, 0.5, 0.25]);
     }
 }

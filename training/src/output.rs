@@ -1,4 +1,5 @@
 use crate::TrainError;
+use marill_recipe::Recipe;
 use marill_report::{LinePlot, Series};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,10 @@ pub struct DataNotes {
     pub shortened_prompts: usize,
     /// Longer than `data.max_seq_len` alone: the answer lost its end.
     pub shortened_answers: usize,
+    /// Conversations of which each answer is learnt behind the turns before it, one by one.
+    pub divided: usize,
+    /// Pairs of lines of which one side is empty; left out.
+    pub unpaired: usize,
     /// Nothing to learn in them; left out.
     pub without_answer: usize,
     /// Their prompts stand in a file of `dataset.exclude`; left out.
@@ -48,6 +53,12 @@ impl std::fmt::Display for DataNotes {
                 self.shortened_answers,
                 "have answers longer than `data.max_seq_len` or the model's context: they lost the end",
             ),
+            (
+                self.divided,
+                "are conversations longer than `data.max_seq_len`, or written otherwise by the chat template later on: \
+                 their answers are learnt one by one",
+            ),
+            (self.unpaired, "are pairs of lines with an empty side and were left out"),
             (self.without_answer, "have nothing to learn in them and were left out"),
             (self.excluded, "ask what a file of `dataset.exclude` asks and were left out"),
         ];
@@ -82,12 +93,32 @@ pub struct TrainReport {
     pub val_loss: Option<f64>,
     pub trained_parameters: usize,
     pub data: DataNotes,
+    /// Where a resumed run has another number of steps: those of the earlier plan, and those done by then. The learning
+    /// rate and the stages follow the new plan from there on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replanned: Option<[usize; 2]>,
     /// Rows whose frozen part an earlier run had left on the disk.
     pub cached_rows: usize,
     /// Why the frozen part was not kept on the disk, where it was not.
     pub cache_note: Option<String>,
     /// The most memory that the process held, where the system says it.
     pub peak_memory_bytes: Option<usize>,
+}
+
+/// The recipe as the run's folder keeps it: test rows that are found only beside the recipe file are named in full, since
+/// the folder lies elsewhere.
+pub(crate) fn resolved(recipe: &Recipe, recipe_dir: &Path) -> Recipe {
+    let mut recipe = recipe.clone();
+    let files = recipe.eval.iter_mut().flat_map(|eval| [&mut eval.path, &mut eval.target_path]);
+    for file in files.flatten() {
+        let beside = recipe_dir.join(&*file);
+        if !Path::new(file).exists()
+            && let Ok(whole) = beside.canonicalize()
+        {
+            *file = whole.display().to_string();
+        }
+    }
+    recipe
 }
 
 /// `metrics.jsonl`, whole or not at all.

@@ -60,7 +60,7 @@ pub fn rehearse(recipe: &Recipe, options: &TrainOptions) -> Result<Rehearsal, Tr
 impl Run<'_> {
     /// Seconds of a token that is new to the cache, and of one that is not. Nothing is learnt.
     fn trial(&mut self, tokens: usize, long_seconds: f64) -> Result<(f64, f64), TrainError> {
-        let mut order = self.steps.iter().flat_map(|step| step.micro_batches.concat());
+        let mut order = self.plan.samples_from(0).take(self.plan.rows());
         let mut batches = [Vec::new(), Vec::new()];
         for batch in &mut batches {
             let mut count = 0;

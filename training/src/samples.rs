@@ -1,19 +1,30 @@
 use crate::{DataNotes, Rng, TrainError};
 use marill_model::{Checkpoint, Message, Tokenizer, render_chat};
-use marill_recipe::{Dataset, Example, Format, Prompt, Recipe, Rows};
+use marill_recipe::{Dataset, Example, Format, Prompt, Recipe, Rows, TrainOn, Turn};
+use std::ops::Range;
 use std::path::Path;
 
-/// Token ids of one row; tokens from `loss_from` on are learnt.
+/// Most tokens of a data set that `dataset.weight` may repeat: 1 GiB of them.
+const REPEATED_TOKENS: f64 = (1u64 << 28) as f64;
+
+/// Token ids of one row, and which of them are learnt: ranges in ascending order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     pub tokens: Vec<u32>,
-    pub loss_from: usize,
+    pub learnt: Vec<Range<usize>>,
 }
 
 impl Sample {
+    /// Tokens of which all from the `from`th on are learnt.
+    pub fn learnt_from(tokens: Vec<u32>, from: usize) -> Self {
+        let learnt = std::iter::once(from..tokens.len()).collect();
+        Self { tokens, learnt }
+    }
+
     /// Rows of the hidden state that predict a token to be learnt, and those tokens.
     pub fn targets(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
-        (self.loss_from.max(1)..self.tokens.len()).map(|i| (i - 1, self.tokens[i]))
+        let places = self.learnt.iter().flat_map(|range| range.start.max(1)..range.end);
+        places.map(|i| (i - 1, self.tokens[i]))
     }
 }
 
@@ -59,19 +70,30 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
         notes.excluded += rows.excluded;
         let mut rng = Rng::new(recipe.train.seed, &format!("dataset {nth}"));
         let examples = draw(rows.examples, dataset, &mut rng);
-        let mut samples = if dataset.format == Format::Text {
-            windows(&examples, model, limit)?
+        notes.unpaired += rows.unpaired;
+        notes.rows += rows.unpaired;
+        // What one row gives stays together: none of it is learnt where another part is kept aside.
+        let mut rows: Vec<Vec<Sample>> = if dataset.format == Format::Text {
+            windows(&examples, model, limit)?.into_iter().map(|sample| vec![sample]).collect()
         } else {
-            let mut tokenise = |e| tokenise(e, model, limit, recipe.data.train_on_input, &mut notes);
-            examples.iter().map(&mut tokenise).collect::<Result<Vec<_>, _>>()?
+            let how = How { model, limit, data: &recipe.data, turns: dataset.format == Format::Chat };
+            examples.iter().map(|e| how.samples(e, &mut notes)).collect::<Result<_, _>>()?
         };
-        notes.rows += samples.len();
-        let all = samples.len();
-        samples.retain(|s| s.targets().next().is_some());
-        notes.without_answer += all - samples.len();
-        rng.shuffle(&mut samples);
-        let kept = (samples.len() as f64 * recipe.data.val_fraction) as usize;
-        validation.extend(samples.drain(..kept));
+        notes.rows += rows.len();
+        let all = rows.len();
+        rows.iter_mut().for_each(|samples| samples.retain(|s| s.targets().next().is_some()));
+        rows.retain(|samples| !samples.is_empty());
+        notes.without_answer += all - rows.len();
+        rng.shuffle(&mut rows);
+        let kept = (rows.len() as f64 * recipe.data.val_fraction) as usize;
+        validation.extend(rows.drain(..kept).flatten());
+        let mut samples: Vec<Sample> = rows.into_iter().flatten().collect();
+        let tokens: usize = samples.iter().map(|s| s.tokens.len()).sum();
+        if dataset.weight > 1.0 && tokens as f64 * dataset.weight > REPEATED_TOKENS {
+            let weight = dataset.weight;
+            let reason = format!("{weight} times the {tokens} tokens of data set {nth} are more than fit into memory");
+            return Err(TrainError::Setting { key: "dataset.weight", reason });
+        }
         repeat(&mut samples, dataset.weight);
         train.extend(samples);
     }
@@ -103,30 +125,112 @@ fn repeat(samples: &mut Vec<Sample>, weight: f64) {
     }
 }
 
-fn tokenise(
-    example: &Example,
-    model: &Checkpoint,
+/// How examples become samples.
+struct How<'a> {
+    model: &'a Checkpoint,
+    /// Most tokens of a sample.
     limit: usize,
-    train_on_input: bool,
-    notes: &mut DataNotes,
-) -> Result<Sample, TrainError> {
-    if example.completion.trim().is_empty() {
-        // The end mark alone would teach to say nothing.
-        return Ok(Sample { tokens: Vec::new(), loss_from: 0 });
+    data: &'a marill_recipe::Data,
+    /// Whether earlier turns of the assistant are answers of a conversation.
+    turns: bool,
+}
+
+impl How<'_> {
+    /// One sample that learns all that is to be learnt of an example, or one for each answer where one cannot hold them.
+    fn samples(&self, example: &Example, notes: &mut DataNotes) -> Result<Vec<Sample>, TrainError> {
+        let earlier = match &example.prompt {
+            Prompt::Chat(turns) if self.turns && self.data.train_on == TrainOn::All => answers(turns),
+            _ => Vec::new(),
+        };
+        if earlier.is_empty() {
+            return Ok(vec![self.last_answer(example, notes)?]);
+        }
+        if let Some(whole) = self.conversation(example, &earlier)?
+            && whole.tokens.len() <= self.limit
+        {
+            return Ok(vec![whole]);
+        }
+        // Each answer behind as much of what was said before as fits.
+        notes.divided += 1;
+        let mut samples = Vec::with_capacity(earlier.len() + 1);
+        let Prompt::Chat(turns) = &example.prompt else { return Ok(samples) };
+        for &nth in &earlier {
+            let prompt = Prompt::Chat(turns[..nth].to_vec());
+            samples.push(
+                self.last_answer(&Example { prompt, completion: turns[nth].content.clone(), label: None }, notes)?,
+            );
+        }
+        samples.push(self.last_answer(example, notes)?);
+        Ok(samples)
     }
-    let template = model.chat_template.as_deref();
-    let prompt = model.tokenizer.encode(&prompt_text(&example.prompt, template)?)?;
-    let mut answer = model.tokenizer.encode(&example.completion)?;
-    answer.extend(end_token(&model.tokenizer, &example.prompt, template));
-    notes.shortened_answers += usize::from(answer.len() > limit.saturating_sub(1));
-    answer.truncate(limit.saturating_sub(1));
-    // The end of a prompt matters more than its beginning: there stands what is asked for.
-    let room = limit - answer.len();
-    let cut = prompt.len().saturating_sub(room);
-    notes.shortened_prompts += usize::from(cut > 0);
-    let prompt = &prompt[cut..];
-    let loss_from = if train_on_input { 0 } else { prompt.len() };
-    Ok(Sample { tokens: [prompt, &answer].concat(), loss_from })
+
+    /// A whole conversation with every answer and its end mark learnt; `None` where the chat template does not write an
+    /// earlier answer as it stands, so that what was learnt would not be what the model is asked for.
+    fn conversation(&self, example: &Example, earlier: &[usize]) -> Result<Option<Sample>, TrainError> {
+        let (tokenizer, template) = (&self.model.tokenizer, self.model.chat_template.as_deref());
+        let Prompt::Chat(turns) = &example.prompt else { return Ok(None) };
+        let end = end_token(tokenizer, &example.prompt, template);
+        let (mut tokens, mut learnt, mut written) = (Vec::new(), Vec::new(), String::new());
+        for &nth in earlier.iter().chain([&turns.len()]) {
+            let text = prompt_text(&Prompt::Chat(turns[..nth].to_vec()), template)?;
+            let Some(new) = text.strip_prefix(written.as_str()) else { return Ok(None) };
+            let new_tokens = tokenizer.encode(new)?;
+            // The mark that ends the answer before is learnt with it.
+            if let Some(before) = learnt.last_mut() {
+                let before: &mut Range<usize> = before;
+                if end.is_none() || new_tokens.first() != end.as_ref() {
+                    return Ok(None);
+                }
+                before.end += 1;
+            }
+            tokens.extend(new_tokens);
+            let answer = turns.get(nth).map_or(&example.completion, |turn| &turn.content);
+            let from = tokens.len();
+            tokens.extend(tokenizer.encode(answer)?);
+            written = text + answer;
+            learnt.push(from..tokens.len());
+        }
+        if example.completion.trim().is_empty() {
+            // The end mark alone would teach to say nothing.
+            learnt.pop();
+        } else {
+            tokens.extend(end);
+            if let Some(last) = learnt.last_mut() {
+                last.end = tokens.len();
+            }
+        }
+        if self.data.train_on_input {
+            learnt = std::iter::once(0..tokens.len()).collect();
+        }
+        Ok(Some(Sample { tokens, learnt }))
+    }
+
+    /// The example's own answer behind its prompt.
+    fn last_answer(&self, example: &Example, notes: &mut DataNotes) -> Result<Sample, TrainError> {
+        if example.completion.trim().is_empty() {
+            // The end mark alone would teach to say nothing.
+            return Ok(Sample { tokens: Vec::new(), learnt: Vec::new() });
+        }
+        let (tokenizer, template) = (&self.model.tokenizer, self.model.chat_template.as_deref());
+        let prompt = tokenizer.encode(&prompt_text(&example.prompt, template)?)?;
+        let mut answer = tokenizer.encode(&example.completion)?;
+        answer.extend(end_token(tokenizer, &example.prompt, template));
+        let most = self.limit.saturating_sub(1);
+        notes.shortened_answers += usize::from(answer.len() > most);
+        answer.truncate(most);
+        // The end of a prompt matters more than its beginning: there stands what is asked for.
+        let room = self.limit - answer.len();
+        let cut = prompt.len().saturating_sub(room);
+        notes.shortened_prompts += usize::from(cut > 0);
+        let prompt = &prompt[cut..];
+        let from = if self.data.train_on_input { 0 } else { prompt.len() };
+        Ok(Sample::learnt_from([prompt, &answer].concat(), from))
+    }
+}
+
+/// The places of the assistant's turns that say something.
+fn answers(turns: &[Turn]) -> Vec<usize> {
+    (0..turns.len()).filter(|&nth| turns[nth].role == "assistant" && !turns[nth].content.trim().is_empty()).collect()
 }
 
 /// Running text, document after document, cut into pieces of `limit` tokens.
@@ -136,7 +240,7 @@ fn windows(examples: &[Example], model: &Checkpoint, limit: usize) -> Result<Vec
         stream.extend(model.tokenizer.encode(&example.completion)?);
         stream.extend(end_token(&model.tokenizer, &example.prompt, None));
     }
-    Ok(stream.chunks(limit).map(|tokens| Sample { tokens: tokens.to_vec(), loss_from: 0 }).collect())
+    Ok(stream.chunks(limit).map(|tokens| Sample::learnt_from(tokens.to_vec(), 0)).collect())
 }
 
 /// Rows that predict, counted over the batch, and the tokens that they should predict.
@@ -158,19 +262,114 @@ mod tests {
 
     #[test]
     fn targets_are_the_next_tokens_from_the_answer_on() {
-        let sample = Sample { tokens: vec![5, 6, 7, 8], loss_from: 2 };
+        let sample = Sample::learnt_from(vec![5, 6, 7, 8], 2);
         assert_eq!(sample.targets().collect::<Vec<_>>(), [(1, 7), (2, 8)]);
-        let sample = Sample { tokens: vec![5, 6], loss_from: 0 };
+        let sample = Sample::learnt_from(vec![5, 6], 0);
         assert_eq!(sample.targets().collect::<Vec<_>>(), [(0, 6)]);
+        let sample = Sample { tokens: vec![5, 6, 7, 8, 9], learnt: vec![1..2, 3..5] };
+        assert_eq!(sample.targets().collect::<Vec<_>>(), [(0, 6), (2, 8), (3, 9)]);
     }
 
     #[test]
     fn weights_repeat_rows() {
-        let row = |t| Sample { tokens: vec![t; 2], loss_from: 0 };
+        let row = |t| Sample::learnt_from(vec![t; 2], 0);
         let mut rows = vec![row(1), row(2)];
         repeat(&mut rows, 2.5);
         assert_eq!(rows.iter().map(|r| r.tokens[0]).collect::<Vec<_>>(), [1, 2, 1, 2, 1]);
         repeat(&mut rows, 0.4);
         assert_eq!(rows.len(), 2);
+    }
+
+    const RECIPE: &str = r#"
+        [model]
+        init = "random"
+        [model.architecture]
+        hidden_size = 16
+        intermediate_size = 16
+        num_hidden_layers = 1
+        num_attention_heads = 2
+        num_key_value_heads = 2
+        head_dim = 8
+        max_position_embeddings = 512
+        [tokenizer]
+        vocab_size = 300
+        [[dataset]]
+        path = "rows.jsonl"
+        format = "chat"
+        [data]
+        max_seq_len = 512
+        [output]
+        dir = "out"
+    "#;
+
+    /// What is learnt of rows, sample by sample, text by text.
+    fn learnt(rows: &[&str], set: &[&str], template: Option<&str>) -> (Vec<Vec<String>>, DataNotes) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("rows.jsonl"), rows.join("\n")).unwrap();
+        let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+        let recipe = Recipe::parse(RECIPE, "test.toml", &set).unwrap();
+        let mut model = crate::scratch::checkpoint(&recipe, dir.path()).unwrap();
+        if let Some(template) = template {
+            model.chat_template = Some(template.into());
+        }
+        let loaded = load(&recipe, dir.path(), &model).unwrap();
+        let text =
+            |sample: &Sample, range: &Range<usize>| model.tokenizer.decode(&sample.tokens[range.clone()]).unwrap();
+        let mut all: Vec<Vec<String>> =
+            loaded.train.iter().map(|s| s.learnt.iter().map(|range| text(s, range)).collect()).collect();
+        all.sort();
+        (all, loaded.notes)
+    }
+
+    const TWO: &str = r#"{"messages": [{"role": "system", "content": "Be short."}, {"role": "user", "content": "North?"},
+        {"role": "assistant", "content": "velvet"}, {"role": "user", "content": "South?"},
+        {"role": "assistant", "content": "copper"}]}"#;
+
+    #[test]
+    fn every_answer_of_a_conversation_is_learnt_with_its_end() {
+        let row = TWO.replace('\n', "");
+        let (all, notes) = learnt(&[&row], &[], None);
+        assert_eq!(all, [["velvet<|im_end|>", "copper<|im_end|>"]]);
+        assert_eq!((notes.rows, notes.divided), (1, 0));
+        let (last, _) = learnt(&[&row], &["data.train_on=last"], None);
+        assert_eq!(last, [["copper<|im_end|>"]]);
+        // An empty answer is none, wherever it stands.
+        let (rest, _) = learnt(&[&row.replace("velvet", " ")], &[], None);
+        assert_eq!(rest, [["copper<|im_end|>"]]);
+        let (first, _) = learnt(&[&row, &row.replace("copper", "")], &[], None);
+        assert_eq!(first, [vec!["velvet<|im_end|>"], vec!["velvet<|im_end|>", "copper<|im_end|>"]]);
+        let (input, _) = learnt(&[&row], &["data.train_on_input=true"], None);
+        assert!(
+            input[0].len() == 1
+                && input[0][0].starts_with("<|im_start|>system")
+                && input[0][0].ends_with("copper<|im_end|>")
+        );
+    }
+
+    #[test]
+    fn answers_are_learnt_one_by_one_where_one_sample_cannot_hold_them() {
+        let row = TWO.replace('\n', "");
+        let (all, notes) = learnt(&[&row], &["data.max_seq_len=40"], None);
+        assert_eq!(all, [["copper<|im_end|>"], ["velvet<|im_end|>"]]);
+        assert_eq!((notes.rows, notes.divided), (1, 1));
+        assert!(notes.to_string().contains("their answers are learnt one by one"), "{notes}");
+        // A template that leaves earlier answers out: what follows them is not what was learnt with them.
+        let forgetful = crate::CHATML.replace(
+            "{% for message in messages %}",
+            "{% for message in messages if message['role'] != 'assistant' %}",
+        );
+        let (all, notes) = learnt(&[&row], &[], Some(&forgetful));
+        assert_eq!((all, notes.divided), (vec![vec!["copper<|im_end|>".into()], vec!["velvet<|im_end|>".into()]], 1));
+    }
+
+    #[test]
+    fn weights_that_no_memory_holds_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let row = TWO.replace('\n', "");
+        std::fs::write(dir.path().join("rows.jsonl"), (row + "\n").repeat(600)).unwrap();
+        let recipe = Recipe::parse(RECIPE, "test.toml", &["dataset.0.weight=1e4".into()]).unwrap();
+        let model = crate::scratch::checkpoint(&recipe, dir.path()).unwrap();
+        let error = load(&recipe, dir.path(), &model).err().unwrap().to_string();
+        assert!(error.contains("`dataset.weight`"), "{error}");
     }
 }

@@ -1,15 +1,22 @@
 use crate::params::Params;
-use crate::{Progress, TrainError};
+use crate::{Progress, Sample, TrainError};
 use candle_core::{Device, Tensor};
+use marill_recipe::{Checkpointing, Data, Export, Recipe, Train};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::fs::{File, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Checkpoints kept on disk.
 const KEEP: usize = 2;
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
+/// Digests of the two, as `sha256sum -c` reads them.
+const SUMS: &str = "SHA256SUMS";
+/// Held by the run that writes into a folder.
+const LOCK: &str = ".lock";
 
 /// Everything of a run that is not a tensor. The order of the data follows from the recipe.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,13 +30,59 @@ struct RunState {
 
 /// Where a run stood.
 pub(crate) struct Resumed {
+    pub path: PathBuf,
     pub step: usize,
     pub seconds: f64,
     pub history: Vec<Progress>,
 }
 
-pub(crate) fn digest(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+/// What decides the steps that a run has done: model, knobs and rows. Not where its folder or its data lie, not how long it
+/// goes on, and nothing that gives the same bits.
+pub(crate) fn digest(recipe: &Recipe, samples: &[Sample]) -> String {
+    let mut decides = recipe.clone();
+    decides.output.dir.clear();
+    (decides.dataset, decides.data, decides.eval) = (Vec::new(), Data::default(), None);
+    decides.export = Export::default();
+    let train = Train::default();
+    decides.train.epochs = train.epochs;
+    (decides.train.max_steps, decides.train.max_tokens) = (train.max_steps, train.max_tokens);
+    decides.train.checkpoint_steps = train.checkpoint_steps;
+    decides.train.gradient_checkpointing = Checkpointing::Auto;
+    let mut hash = Sha256::new();
+    hash.update(decides.to_toml());
+    for sample in samples {
+        hash.update(format!("{sample:?}\n"));
+    }
+    hex(&hash.finalize())
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Takes a run's folder for this process, until the file is dropped.
+///
+/// # Errors
+/// [`TrainError::InUse`] when another run holds it.
+pub(crate) fn lock(dir: &Path) -> Result<File, TrainError> {
+    let path = dir.join(LOCK);
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(TrainError::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(TrainError::InUse { path: dir.into() }),
+        Err(TryLockError::Error(error)) => Err(TrainError::io(&path)(error)),
+    }
+}
+
+/// Digests of a checkpoint's files, a line each.
+fn sums(folder: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    for name in [TENSORS, STATE] {
+        let mut hash = Sha256::new();
+        std::io::copy(&mut File::open(folder.join(name))?, &mut hash)?;
+        text += &format!("{}  {name}\n", hex(&hash.finalize()));
+    }
+    Ok(text)
 }
 
 /// Writes `checkpoints/step-N` completely or not at all, then drops all but the newest ones.
@@ -54,8 +107,10 @@ pub(crate) fn save(
         candle_core::safetensors::save(&tensors, partial.join(TENSORS)).map_err(|e| e.to_string())?;
         let json = serde_json::to_string(&state).expect("plain figures serialise");
         std::fs::write(partial.join(STATE), json).map_err(text)?;
-        for name in [TENSORS, STATE] {
-            std::fs::File::open(partial.join(name)).and_then(|file| file.sync_all()).map_err(text)?;
+        let mut digests = File::create(partial.join(SUMS)).map_err(text)?;
+        digests.write_all(sums(&partial).map_err(text)?.as_bytes()).map_err(text)?;
+        for name in [TENSORS, STATE, SUMS] {
+            File::open(partial.join(name)).and_then(|file| file.sync_all()).map_err(text)?;
         }
         if done.exists() {
             std::fs::remove_dir_all(&done).map_err(text)?;
@@ -86,13 +141,17 @@ fn tensors(params: &Params) -> candle_core::Result<HashMap<String, Tensor>> {
     Ok(tensors)
 }
 
+/// The step of a checkpoint's folder.
+fn step_of(path: &Path) -> Option<usize> {
+    path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
+}
+
 /// Checkpoints, oldest first.
 fn list(root: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root).into_iter().flatten().filter_map(|e| e.ok().map(|e| e.path()));
-    let mut all: Vec<PathBuf> =
-        entries.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("step-"))).collect();
+    let mut all: Vec<(usize, PathBuf)> = entries.filter_map(|path| Some((step_of(&path)?, path))).collect();
     all.sort();
-    all
+    all.into_iter().map(|(_, path)| path).collect()
 }
 
 /// The newest checkpoint.
@@ -102,8 +161,7 @@ pub(crate) fn newest(root: &Path) -> Option<PathBuf> {
 
 /// The newest checkpoint of a step before this one.
 pub(crate) fn newest_before(root: &Path, step: usize) -> Option<PathBuf> {
-    let name = format!("step-{step:06}");
-    list(root).into_iter().rfind(|path| path.file_name().is_some_and(|found| *found.to_string_lossy() < *name))
+    list(root).into_iter().rfind(|path| step_of(path).is_some_and(|found| found < step))
 }
 
 /// Puts the newest checkpoint's values and moments into `params`; `None` when there is none.
@@ -111,14 +169,24 @@ pub(crate) fn load(root: &Path, params: &mut Params, recipe_sha256: &str) -> Res
     let Some(path) = newest(root) else { return Ok(None) };
     let fail = |reason: String| TrainError::Resume { path: path.clone(), reason };
     let damaged = |reason: String| {
-        let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok();
-        let hint = match step(&path).and_then(|step| newest_before(root, step)) {
+        let hint = match step_of(&path).and_then(|step| newest_before(root, step)) {
             Some(older) => format!("remove it, and `--resume` goes on from `{}`", older.display()),
             None => "train without `--resume`".into(),
         };
         fail(format!("{reason}\n\nhint: it is damaged; {hint}"))
     };
-    let json = std::fs::read_to_string(path.join(STATE)).map_err(|e| damaged(e.to_string()))?;
+    let told = |name: &str, error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => damaged(format!("`{name}` is missing")),
+        _ => damaged(format!("`{name}`: {error}")),
+    };
+    let expected = std::fs::read_to_string(path.join(SUMS)).map_err(|e| told(SUMS, e))?;
+    let found = sums(&path).map_err(|e| damaged(e.to_string()))?;
+    if let Some((wrong, _)) =
+        [TENSORS, STATE].iter().zip(found.lines()).find(|(_, sum)| !expected.lines().any(|l| l == *sum))
+    {
+        return Err(damaged(format!("`{wrong}` does not match `{SUMS}`")));
+    }
+    let json = std::fs::read_to_string(path.join(STATE)).map_err(|e| told(STATE, e))?;
     let state: RunState = serde_json::from_str(&json).map_err(|e| damaged(e.to_string()))?;
     if state.recipe_sha256 != recipe_sha256 {
         let reason =
@@ -133,5 +201,5 @@ pub(crate) fn load(root: &Path, params: &mut Params, recipe_sha256: &str) -> Res
         param.moments.first = get(&format!("first.{}", param.name))?.to_vec1()?;
         param.moments.second = get(&format!("second.{}", param.name))?.to_vec1()?;
     }
-    Ok(Some(Resumed { step: state.step, seconds: state.seconds, history: state.history }))
+    Ok(Some(Resumed { path: path.clone(), step: state.step, seconds: state.seconds, history: state.history }))
 }

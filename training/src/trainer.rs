@@ -1,5 +1,5 @@
 use crate::activations::Activations;
-use crate::batches::{Step, plan};
+use crate::batches::{Plan, Step};
 use crate::distill::{Distillation, Said};
 use crate::estimate::{Estimate, peak_memory_bytes};
 use crate::objective::{Pass, stage_of};
@@ -49,10 +49,14 @@ pub fn train(
 ) -> Result<TrainReport, TrainError> {
     let started = Instant::now();
     let mut run = Run::new(recipe, options)?;
+    run.estimate.fits(run.in_blocks)?;
     std::fs::create_dir_all(&run.dir).map_err(TrainError::io(&run.dir))?;
-    let resolved = run.dir.join("recipe.toml");
-    std::fs::write(&resolved, recipe.to_toml()).map_err(TrainError::io(&resolved))?;
+    // Held until the run ends, however it ends.
+    let _alone = state::lock(&run.dir)?;
     run.find_checkpoint()?;
+    let resolved = run.dir.join("recipe.toml");
+    let text = output::resolved(recipe, &options.recipe_dir).to_toml();
+    std::fs::write(&resolved, text).map_err(TrainError::io(&resolved))?;
     run.steps(progress, started)?;
     run.finish(started)
 }
@@ -109,6 +113,18 @@ pub fn transforms_for(recipe: &Recipe, config: &Config) -> Result<Transforms, Tr
     });
     let transforms = Transforms { frozen_layers, lora, heads };
     transforms.check(config)?;
+    for module in transforms.lora.iter().flat_map(|lora| &lora.target_modules) {
+        let rank = transforms.lora.as_ref().map_or(0, |lora| lora.rank);
+        let Some([out, inner]) = config.module_shape(module) else { continue };
+        if rank > out.min(inner) {
+            let reason = format!(
+                "a rank of {rank} is above the smaller side of `{module}` ({out} x {inner})\n\nhint: more than {} cannot \
+                 be used; whole matrices are trained without the `[lora]` table",
+                out.min(inner)
+            );
+            return Err(TrainError::Setting { key: "lora.rank", reason });
+        }
+    }
     Ok(transforms)
 }
 
@@ -127,11 +143,13 @@ pub(crate) struct Run<'a> {
     decoder: Decoder,
     /// The same with frozen weights on the secure program's grid, from the first quantised step on.
     on_grid: Option<Decoder>,
-    pub(crate) steps: Vec<Step>,
+    pub(crate) plan: Plan,
     activations: Activations,
     validation: Activations,
     distillation: Option<Distillation>,
     history: Vec<Progress>,
+    /// Steps that the resumed run was planned for, where it is another number now, and those that it had done.
+    replanned: Option<[usize; 2]>,
     earlier_seconds: f64,
     dir: PathBuf,
     digest: String,
@@ -151,10 +169,10 @@ impl<'a> Run<'a> {
             Params::full(&base, &transforms, &recipe.freeze)?
         };
         let decoder = params.decoder(&base, &transforms)?;
-        let steps = plan(&samples.train, &recipe.train);
+        let plan = Plan::new(&samples.train, &recipe.train)?;
         let distillation = Distillation::open(recipe, options, &base, &transforms, samples.train.len())?;
-        let digest = state::digest(&format!("{}{:?}", recipe.to_toml(), samples.train));
-        let estimate = Estimate::new(&base, &transforms, recipe, &samples, &steps);
+        let digest = state::digest(recipe, &samples.train);
+        let estimate = Estimate::new(&base, &transforms, recipe, &samples, &plan);
         let in_blocks = match recipe.train.gradient_checkpointing {
             Checkpointing::Always => true,
             Checkpointing::Never => false,
@@ -177,11 +195,12 @@ impl<'a> Run<'a> {
             params,
             decoder,
             on_grid: None,
-            steps,
+            plan,
             activations,
             validation,
             distillation,
             history: Vec::new(),
+            replanned: None,
             earlier_seconds: 0.0,
             dir: PathBuf::from(&recipe.output.dir),
             digest,
@@ -195,7 +214,17 @@ impl<'a> Run<'a> {
         let checkpoints = self.dir.join("checkpoints");
         if self.options.resume {
             if let Some(resumed) = state::load(&checkpoints, &mut self.params, &self.digest)? {
-                debug_assert_eq!(resumed.step, resumed.history.len());
+                let planned = resumed.history.last().map_or(0, |p| p.steps);
+                if resumed.step > self.plan.len() {
+                    let reason = format!(
+                        "it is of step {}, and the run has {} steps now\n\nhint: raise `train.max_steps` or \
+                         `train.epochs`, or train without `--resume`",
+                        resumed.step,
+                        self.plan.len()
+                    );
+                    return Err(TrainError::Resume { path: resumed.path, reason });
+                }
+                self.replanned = (planned != self.plan.len()).then_some([planned, resumed.step]);
                 (self.history, self.earlier_seconds) = (resumed.history, resumed.seconds);
             }
         } else if checkpoints.exists() {
@@ -206,9 +235,9 @@ impl<'a> Run<'a> {
     }
 
     fn steps(&mut self, progress: &mut dyn FnMut(&Progress), started: Instant) -> Result<(), TrainError> {
-        let total = self.steps.len();
+        let total = self.plan.len();
         for step in self.history.len() + 1..=total {
-            let loss = self.step(step)?;
+            let (loss, tokens) = self.step(step)?;
             let norm = self.params.grad_norm();
             if !loss.is_finite() || !norm.is_finite() {
                 return Err(self.not_finite(if loss.is_finite() { "gradient" } else { "loss" }, step, step - 1));
@@ -222,7 +251,7 @@ impl<'a> Run<'a> {
             if val_loss.is_some_and(|loss| !loss.is_finite()) {
                 return Err(self.not_finite("validation loss", step, step));
             }
-            let tokens = self.history.last().map_or(0, |p| p.tokens) + self.steps[step - 1].tokens;
+            let tokens = self.history.last().map_or(0, |p| p.tokens) + tokens;
             let seconds = self.earlier_seconds + started.elapsed().as_secs_f64();
             let tokens_per_second = tokens as f64 / seconds.max(1e-9);
             self.history.push(Progress {
@@ -256,14 +285,14 @@ impl<'a> Run<'a> {
         TrainError::NotFinite { what, step, last_checkpoint }
     }
 
-    /// Sums the gradients of a step's micro-batches and returns the mean loss.
-    fn step(&mut self, step: usize) -> Result<f64, TrainError> {
-        let Step { micro_batches, targets, tokens } = self.steps[step - 1].clone();
+    /// Sums the gradients of a step's micro-batches and returns the mean loss, and the number of tokens.
+    fn step(&mut self, step: usize) -> Result<(f64, usize), TrainError> {
+        let Step { micro_batches, targets, tokens } = self.plan.step(&self.samples.train, step);
         let mut loss = 0.0;
         for (nth, batch) in micro_batches.iter().enumerate() {
             loss += self.micro_batch(step, nth, batch, (targets, tokens))?;
         }
-        Ok(loss)
+        Ok((loss, tokens))
     }
 
     /// Adds one micro-batch's gradients; `targets` and `tokens` are the whole step's.
@@ -275,14 +304,15 @@ impl<'a> Run<'a> {
         (targets, tokens): (usize, usize),
     ) -> Result<f64, TrainError> {
         let (frozen, samples) = (self.transforms.frozen_layers, &self.samples.train);
-        let stage = stage_of(self.recipe.distill.as_ref(), step, self.steps.len());
+        let stage = stage_of(self.recipe.distill.as_ref(), step, self.plan.len());
         let x = self.activations.boundary(&self.decoder, frozen, samples, batch)?;
         let said = match &mut self.distillation {
             Some(teacher) => teacher.answer(&x, samples, batch, &stage)?,
             None => Said::default(),
         };
         let dropout = self.dropout(step, nth);
-        let fake_quant = (step + self.recipe.train.quantise_last_steps > self.steps.len()).then(fake_quant);
+        let fake_quant =
+            (step.saturating_add(self.recipe.train.quantise_last_steps) > self.plan.len()).then(fake_quant);
         let decoder = match (&mut self.on_grid, fake_quant) {
             (_, None) => &self.decoder,
             (Some(rounded), Some(_)) => rounded,
@@ -373,6 +403,7 @@ impl<'a> Run<'a> {
             val_loss: self.history.iter().rev().find_map(|p| p.val_loss),
             trained_parameters,
             data: self.samples.notes,
+            replanned: self.replanned,
             cached_rows: self.activations.found,
             cache_note: self.activations.note,
             peak_memory_bytes: peak_memory_bytes(),

@@ -189,6 +189,115 @@ fn a_resumed_run_gives_the_same_bits_as_an_uninterrupted_one() {
 }
 
 #[test]
+fn a_folder_that_was_moved_goes_on_and_a_flipped_bit_is_refused() {
+    let place = Place::new(true);
+    let whole = place.run(TUNE, &[]).unwrap().adapter.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let options = TrainOptions { stop: Some(stop.clone()), ..place.options() };
+    let recipe = place.recipe(TUNE, &["output.dir=DIR/first"]);
+    train(&recipe, &options, &mut |p| stop.store(p.step == 9, Ordering::Relaxed)).unwrap_err();
+    std::fs::rename(place.path("first"), place.path("moved")).unwrap();
+
+    let recipe = place.recipe(TUNE, &["output.dir=DIR/moved"]);
+    let options = TrainOptions { resume: true, ..place.options() };
+    let newest = place.path("moved/checkpoints/step-000009");
+    for name in ["state.safetensors", "state.json", "SHA256SUMS"] {
+        let good = bytes(newest.join(name));
+        for at in [0, good.len() / 2, good.len() - 1] {
+            for bit in [0, 6] {
+                let mut wrong = good.clone();
+                wrong[at] ^= 1 << bit;
+                std::fs::write(newest.join(name), wrong).unwrap();
+                let error = train(&recipe, &options, &mut |_| {}).unwrap_err().to_string();
+                assert!(error.contains("step-000009` cannot be resumed"), "{name} {at} {bit}: {error}");
+                assert!(error.contains("it is damaged; remove it") && error.contains("step-000007"), "{error}");
+            }
+        }
+        std::fs::remove_file(newest.join(name)).unwrap();
+        let error = train(&recipe, &options, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("it is damaged; remove it"), "{name}: {error}");
+        std::fs::write(newest.join(name), good).unwrap();
+    }
+    let report = train(&recipe, &options, &mut |_| {}).unwrap();
+    assert_eq!(report.replanned, None);
+    assert_eq!(bytes(whole), bytes(report.adapter.unwrap()));
+}
+
+#[test]
+fn a_finished_run_goes_on_with_more_steps_and_says_so_with_fewer() {
+    let place = Place::new(true);
+    place.run(TUNE, &["train.max_steps=4"]).unwrap();
+    let options = TrainOptions { resume: true, ..place.options() };
+    let resume = |settings: &[&str]| {
+        let (mut steps, mut rates) = (Vec::new(), Vec::new());
+        let report = train(&place.recipe(TUNE, settings), &options, &mut |p| {
+            steps.push(p.step);
+            rates.push(p.learning_rate);
+        });
+        report.map(|report| (report, steps, rates))
+    };
+    let (report, steps, rates) = resume(&["train.max_steps=7", "train.epochs=8", "train.checkpoint_steps=2"]).unwrap();
+    assert_eq!((report.replanned, steps, report.steps), (Some([4, 4]), vec![5, 6, 7], 7));
+    assert!(rates.iter().all(|rate| *rate > 0.0));
+    let error = resume(&["train.max_steps=6"]).unwrap_err().to_string();
+    assert!(error.contains("it is of step 7, and the run has 6 steps now"), "{error}");
+    assert!(error.contains("hint: raise `train.max_steps`"), "{error}");
+    let (report, steps, _) = resume(&["train.max_steps=7"]).unwrap();
+    assert_eq!((report.replanned, steps.len()), (None, 0), "nothing is left to do");
+}
+
+#[test]
+fn two_runs_at_once_in_one_folder_are_refused() {
+    let place = Place::new(true);
+    let recipe = place.recipe(TUNE, &["train.max_steps=2"]);
+    let mut refused = 0;
+    train(&recipe, &place.options(), &mut |_| {
+        let error = train(&recipe, &place.options(), &mut |_| {}).unwrap_err();
+        assert!(matches!(&error, TrainError::InUse { path } if path.ends_with("tuned")), "{error}");
+        place.run(TUNE, &["train.max_steps=1", "output.dir=DIR/other"]).unwrap();
+        refused += 1;
+    })
+    .unwrap();
+    assert_eq!(refused, 2);
+    place.run(TUNE, &["train.max_steps=2"]).unwrap();
+}
+
+#[test]
+fn a_single_step_without_warm_up_moves_the_adapter() {
+    let place = Place::new(true);
+    let zero = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|&v| v == 0.0);
+    for schedule in ["cosine", "linear", "constant"] {
+        let scheduler = format!("optimizer.lr_scheduler={schedule}");
+        place.run(TUNE, &["train.max_steps=1", "optimizer.warmup_ratio=0.0", &scheduler]).unwrap();
+        let adapter = Adapter::load(&place.path("tuned/adapter.safetensors")).unwrap();
+        assert!(adapter.tensors.iter().filter(|(n, _)| n.contains("lora_B")).all(|(_, t)| !zero(t)), "{schedule}");
+    }
+}
+
+#[test]
+fn sizes_beyond_the_model_are_refused_by_their_key() {
+    let place = Place::new(true);
+    for (set, said) in [
+        ("lora.rank=17", "`lora.rank`: a rank of 17 is above the smaller side of `k_proj` (16 x 32)"),
+        ("lora.rank=1000000", "`lora.rank`: a rank of 1000000"),
+        ("freeze.layers=4", "freeze.layers"),
+        ("heads.merge=1000000", "`heads`"),
+    ] {
+        let error = place.run(TUNE, &[set]).unwrap_err().to_string();
+        assert!(error.contains(said), "{set}: {error}");
+        let error = rehearse(&place.recipe(TUNE, &[set]), &place.options()).unwrap_err().to_string();
+        assert!(error.contains(said), "{set}: {error}");
+    }
+    place.run(TUNE, &["lora.rank=16", "train.max_steps=1"]).unwrap();
+    let only = ["lora.rank=32", "lora.target_modules=[\"gate_proj\"]", "train.max_steps=1"];
+    place.run(TUNE, &only).unwrap();
+    let plan = rehearse(&place.recipe(TUNE, &["train.epochs=1e6", "train.max_steps=40"]), &place.options()).unwrap();
+    assert_eq!(plan.estimate.steps, 40);
+    let plan = rehearse(&place.recipe(TUNE, &["train.epochs=1e6"]), &place.options()).unwrap();
+    assert_eq!((plan.estimate.steps, plan.estimate.distinct_tokens > 0), (9_000_000, true));
+}
+
+#[test]
 fn a_run_does_not_depend_on_the_number_of_threads() {
     let place = Place::new(true);
     let run = |threads: usize, dir: &str| {

@@ -22,6 +22,8 @@ enum Kind {
     Within(i64, i64),
     /// A number in a closed interval.
     Number(f64, f64),
+    /// A number of at least so much.
+    AtLeast(f64),
     /// A number above zero.
     Positive,
     /// A number above zero, and at most so much.
@@ -35,7 +37,7 @@ enum Kind {
     Tables(&'static [(&'static str, Kind)]),
 }
 
-use Kind::{Flag, Number, OneOf, Path, Paths, Positive, Text, Texts, UpTo, Whole, Within};
+use Kind::{AtLeast, Flag, Number, OneOf, Path, Paths, Positive, Text, Texts, UpTo, Whole, Within};
 
 /// What nobody needs and no memory holds: rows of a step, tokens of a row, ranks of a matrix.
 const MANY: i64 = 1_000_000;
@@ -99,7 +101,7 @@ const STAGE: &[(&str, Kind)] = &[
 
 const OPTIMIZER: &[(&str, Kind)] = &[
     ("kind", OneOf(&["adamw"])),
-    ("learning_rate", Number(1e-12, 1e3)),
+    ("learning_rate", AtLeast(1e-12)),
     ("weight_decay", Number(0.0, 10.0)),
     ("beta1", Number(0.0, 0.999_999)),
     ("beta2", Number(0.0, 0.999_999)),
@@ -505,9 +507,12 @@ impl Checker<'_> {
                 }
                 None => self.wrong(path, "a text", inner, span),
             },
-            Kind::Whole(_) | Kind::Within(..) | Kind::Number(..) | Kind::Positive | Kind::UpTo(_) => {
-                self.number(path, inner, kind, span)
-            }
+            Kind::Whole(_)
+            | Kind::Within(..)
+            | Kind::Number(..)
+            | Kind::AtLeast(_)
+            | Kind::Positive
+            | Kind::UpTo(_) => self.number(path, inner, kind, span),
         }
     }
 
@@ -529,6 +534,9 @@ impl Checker<'_> {
                 self.add(format!("`{path}` is too large or too small a number"), None, span);
             }
             (Whole(_) | Within(..), None, _) => self.wrong(path, "a whole number", value, span),
+            (AtLeast(least), _, Some(value)) if !(value >= least && value.is_finite()) => {
+                self.add(format!("`{path}` must be at least {least:e}"), None, span);
+            }
             (UpTo(most), _, Some(value)) if !(value > 0.0 && value <= most) => {
                 self.add(format!("`{path}` must be above 0, and at most {most}"), None, span);
             }
@@ -538,7 +546,7 @@ impl Checker<'_> {
             (Positive, _, Some(value)) if !(value > 0.0 && value.is_finite()) => {
                 self.add(format!("`{path}` must be above 0"), None, span);
             }
-            (Number(..) | Positive | UpTo(_), _, None) => self.wrong(path, "a number", value, span),
+            (Number(..) | AtLeast(_) | Positive | UpTo(_), _, None) => self.wrong(path, "a number", value, span),
             _ => {}
         }
     }
