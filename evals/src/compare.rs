@@ -56,7 +56,12 @@ pub fn read(path: &Path) -> Result<Scored, EvalError> {
 
 fn from_report(report: &serde_json::Value) -> serde_json::Result<Scored> {
     let results = report["results"].as_object().into_iter().flatten();
-    results.map(|(task, result)| Ok((task.clone(), serde_json::from_value(result["examples"].clone())?))).collect()
+    let read = |(task, result): (&String, &serde_json::Value)| {
+        let mut examples: Vec<ExampleFigures> = serde_json::from_value(result["examples"].clone())?;
+        examples.iter_mut().for_each(|example| example.version = result["version"].as_u64());
+        Ok((task.clone(), examples))
+    };
+    results.map(read).collect()
 }
 
 fn from_log(text: &str) -> serde_json::Result<Scored> {
@@ -68,12 +73,14 @@ fn from_log(text: &str) -> serde_json::Result<Scored> {
         answer: String,
         #[serde(default)]
         label: Option<usize>,
+        #[serde(default)]
+        version: Option<u64>,
         figures: BTreeMap<String, Vec<f64>>,
     }
     let mut scored = Scored::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let Line { task, doc_id, target, answer, label, figures } = serde_json::from_str(line)?;
-        let example = ExampleFigures::new(doc_id, label, &target, &answer, figures);
+        let Line { task, doc_id, target, answer, label, version, figures } = serde_json::from_str(line)?;
+        let example = ExampleFigures { version, ..ExampleFigures::new(doc_id, label, &target, &answer, figures) };
         scored.entry(task).or_default().push(example);
     }
     Ok(scored)
@@ -120,7 +127,8 @@ fn nothing_shared(a: &Scored, b: &Scored) -> String {
     let metrics = |examples: &[ExampleFigures]| list(examples.iter().take(1).flat_map(|first| first.figures.keys()));
     match a.iter().find_map(|(task, ours)| Some((task, ours, b.get(task)?))) {
         Some((task, ours, theirs)) => {
-            let hint = "the secure engine classifies by its greedy answer; compare it with its twin by `--engine`";
+            let hint =
+                "score both with the same version of the task; every engine has `exact_match` of a classification";
             format!(
                 "the runs of `{task}` share no metric: {} against {}\n\nhint: {hint}",
                 metrics(ours),
@@ -137,6 +145,13 @@ fn pair<'a>(
     a: &'a [ExampleFigures],
     b: &'a [ExampleFigures],
 ) -> Result<Vec<(&'a ExampleFigures, &'a ExampleFigures)>, EvalError> {
+    let version = |examples: &[ExampleFigures]| examples.first().and_then(|example| example.version);
+    if let (Some(ours), Some(theirs)) = (version(a), version(b))
+        && ours != theirs
+    {
+        let reason = format!("`{task}` was scored in version {ours} and in version {theirs}, which mean other scores");
+        return Err(EvalError::Compare { reason });
+    }
     let by_id: BTreeMap<usize, &ExampleFigures> = b.iter().map(|example| (example.doc_id, example)).collect();
     let pairs: Vec<_> = a.iter().filter_map(|ours| Some((ours, *by_id.get(&ours.doc_id)?))).collect();
     match pairs.iter().find(|(ours, theirs)| ours.target_sha256 != theirs.target_sha256) {
@@ -189,7 +204,13 @@ impl ExampleFigures {
     ) -> Self {
         // A label may be worded differently in two recipes.
         let target = label.map_or_else(|| target.to_owned(), |label| format!("label {label}"));
-        Self { doc_id, target_sha256: short_digest(&target), answer_sha256: short_digest(answer.trim()), figures }
+        Self {
+            doc_id,
+            target_sha256: short_digest(&target),
+            answer_sha256: short_digest(answer.trim()),
+            figures,
+            version: None,
+        }
     }
 }
 
@@ -252,6 +273,12 @@ mod tests {
         let elsewhere = Scored::from([("weather".to_owned(), Vec::new())]);
         let error = compare(&run(|_| true), &elsewhere).unwrap_err().to_string();
         assert!(error.contains("`news` against `weather`"), "{error}");
+        let (mut old, mut new) = (run(|_| true), run(|_| true));
+        old.get_mut("news").unwrap().iter_mut().for_each(|example| example.version = Some(1));
+        assert!(compare(&old, &new).is_ok(), "a log of an earlier program names no version");
+        new.get_mut("news").unwrap().iter_mut().for_each(|example| example.version = Some(2));
+        let error = compare(&old, &new).unwrap_err().to_string();
+        assert!(error.contains("`news` was scored in version 1 and in version 2"), "{error}");
         let mut greedy = run(|_| true);
         for example in greedy.get_mut("news").unwrap() {
             example.figures = BTreeMap::from([("exact_match".to_owned(), vec![1.0, 1.0])]);

@@ -21,17 +21,22 @@ pub trait Engine {
     /// Most tokens (prompt and answer together) that fit.
     fn context(&self) -> usize;
 
+    /// Whether it can be asked for likelihoods.
+    fn gives_likelihoods(&self) -> bool {
+        true
+    }
+
     /// Natural logarithm of the probability of each continuation behind `prompt`, summed over its tokens.
     ///
     /// # Errors
-    /// [`EvalError::NeedsLogits`] from the secure engine.
+    /// [`EvalError::NeedsLogits`] from the secure engine, [`EvalError::NotANumber`] for logits that are none.
     fn score(&mut self, prompt: &[u32], continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError>;
 
     /// Natural logarithm of the probability of each token of `tokens` behind those before it; one value less than
     /// there are tokens.
     ///
     /// # Errors
-    /// [`EvalError::NeedsLogits`] from the secure engine.
+    /// As [`Engine::score`].
     fn token_scores(&mut self, tokens: &[u32]) -> Result<Vec<f64>, EvalError>;
 
     /// Greedy answer of at most `max_new_tokens`; `stop` is asked about each token given the answer so
@@ -43,21 +48,31 @@ pub trait Engine {
 }
 
 /// `ln softmax(logits)[token]`, in double precision.
-pub(crate) fn log_softmax_at(logits: &[f32], token: u32) -> f64 {
+///
+/// # Errors
+/// [`EvalError::NotANumber`] when it is no finite number.
+pub(crate) fn log_softmax_at(logits: &[f32], token: u32) -> Result<f64, EvalError> {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&l| f64::from(l - top).exp()).sum();
-    f64::from(logits[token as usize] - top) - sum.ln()
+    let score = f64::from(logits[token as usize] - top) - sum.ln();
+    if score.is_finite() { Ok(score) } else { Err(EvalError::NotANumber { what: "a likelihood" }) }
 }
 
 /// The most likely token; the lowest index wins a tie, as in the secure engine.
-pub(crate) fn arg_max(logits: &[f32]) -> u32 {
+///
+/// # Errors
+/// [`EvalError::NotANumber`] when a logit is none: any token would do as well.
+pub(crate) fn arg_max(logits: &[f32]) -> Result<u32, EvalError> {
     let mut best = 0;
     for (i, &logit) in logits.iter().enumerate() {
+        if !logit.is_finite() {
+            return Err(EvalError::NotANumber { what: "a logit" });
+        }
         if logit > logits[best] {
             best = i;
         }
     }
-    best as u32
+    Ok(best as u32)
 }
 
 #[cfg(test)]
@@ -66,12 +81,24 @@ mod tests {
 
     #[test]
     fn log_softmax_of_equal_logits_is_minus_ln_n() {
-        assert!((log_softmax_at(&[5.0; 4], 2) + 4f64.ln()).abs() < 1e-12);
-        assert!((log_softmax_at(&[0.0, 1000.0], 1)).abs() < 1e-12);
+        assert!((log_softmax_at(&[5.0; 4], 2).unwrap() + 4f64.ln()).abs() < 1e-12);
+        assert!((log_softmax_at(&[0.0, 1000.0], 1).unwrap()).abs() < 1e-12);
     }
 
     #[test]
     fn the_lowest_index_wins_a_tie() {
-        assert_eq!(arg_max(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!(arg_max(&[1.0, 3.0, 3.0]).unwrap(), 1);
+    }
+
+    #[test]
+    fn what_is_no_number_has_no_score_and_no_best_token() {
+        for wrong in [f32::NAN, f32::INFINITY] {
+            for place in 0..3 {
+                let mut logits = [1.0, 2.0, 3.0];
+                logits[place] = wrong;
+                assert!(log_softmax_at(&logits, 1).is_err() && arg_max(&logits).is_err(), "{logits:?}");
+            }
+        }
+        assert!(log_softmax_at(&[f32::NEG_INFINITY, 0.0], 0).is_err());
     }
 }

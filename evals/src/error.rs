@@ -8,6 +8,9 @@ use marill_training::TrainError;
 
 use crate::sandbox::SandboxError;
 
+/// What to look at when a score is not a number.
+const NUMBERS: &str = "a weight is NaN or infinite, or values grow beyond 32-bit floats";
+
 /// What can go wrong in an evaluation. Every variant names the place.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -16,6 +19,12 @@ pub enum EvalError {
     UnknownTask { name: String, known: String },
     #[error("task `{task}`: {reason}")]
     Task { task: String, reason: String },
+    #[error("task `{task}`: `{metric}` has no value{}: {source}\nhint: {NUMBERS}", place(.example))]
+    NoScore { task: String, metric: &'static str, example: Option<usize>, source: Box<EvalError> },
+    #[error("{what} of the model is no finite number")]
+    NotANumber { what: &'static str },
+    #[error("`--exclude` needs rows of the format of task `{task}`: {source}")]
+    Exclude { task: String, source: RecipeError },
     #[error("cannot write `{}`", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error("task `{task}` needs its data: {source}\nhint: give a file of the task's format with `--data`")]
@@ -48,4 +57,8 @@ pub enum EvalError {
     Train(#[from] TrainError),
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+fn place(example: &Option<usize>) -> String {
+    example.map_or_else(String::new, |nth| format!(" at example {nth}"))
 }

@@ -51,7 +51,11 @@ pub struct Sample {
     pub doc_id: usize,
     pub prompt: String,
     pub target: String,
+    /// The greedy answer.
     pub answer: String,
+    /// The likeliest label, where the engine gives likelihoods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choice: Option<String>,
     /// The number of the right label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<usize>,
@@ -72,7 +76,9 @@ pub struct Report {
     pub engine: &'static str,
     pub few_shot: usize,
     pub n: usize,
-    /// The first metric's value and standard error.
+    /// The name of the first metric, and its value and standard error. Engines that give likelihoods classify by `acc`,
+    /// the secure one by `exact_match`: compare the same metric in [`Report::metrics`].
+    pub metric: &'static str,
     pub score: f64,
     pub stderr: f64,
     pub metrics: Vec<Metric>,
@@ -85,6 +91,8 @@ pub struct Report {
     pub answers_sha256: String,
     /// Prompts that lost their beginning because they did not fit the context.
     pub truncated: usize,
+    /// Right answers of which only the beginning was scored, because they did not fit the context.
+    pub shortened: usize,
     pub seconds: f64,
     /// Answers that equal the twin's, of those compared; secure engine only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,6 +113,16 @@ pub struct ExampleFigures {
     pub target_sha256: String,
     pub answer_sha256: String,
     pub figures: BTreeMap<String, Vec<f64>>,
+    /// The version of the task, where it is read back from what a run wrote.
+    #[serde(skip)]
+    pub version: Option<u64>,
+}
+
+impl Report {
+    /// Whether the examples have greedy answers.
+    pub(crate) fn writes(&self) -> bool {
+        self.metrics.iter().any(|metric| !matches!(metric.name, "nats_per_token" | "token_perplexity"))
+    }
 }
 
 impl Sample {
@@ -117,11 +135,12 @@ impl Sample {
 
 /// Runs `task` on `engine`. `progress` hears the number done and the number in all.
 ///
-/// An engine that gives no likelihoods (the secure one) classifies by its greedy answer, metric `exact_match`. With
-/// `twin`, every greedy answer is compared with the twin's, token by token.
+/// A classification has the metric `exact_match` of its greedy answers on every engine, and `acc` of whole labels with their
+/// end on those that give likelihoods. With `twin`, every greedy answer is compared with the twin's, token by token.
 ///
 /// # Errors
-/// [`EvalError::NeedsLogits`] for perplexity on the secure engine, and what the engine itself may meet.
+/// [`EvalError::NeedsLogits`] for perplexity on the secure engine, [`EvalError::NoScore`] where a score is not a number,
+/// [`EvalError::Task`] where nothing can be scored, and what the engine itself may meet.
 pub fn run(
     task: &Task,
     engine: &mut dyn Engine,
@@ -133,7 +152,13 @@ pub fn run(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, EvalError> {
     let start = Instant::now();
-    let mut run = Run { task, engine, twin, speaker, truncated: 0, twin_equal: 0, progress };
+    let writes = matches!(task.kind, Kind::Generate | Kind::Code);
+    if writes && task.max_new_tokens >= engine.context() {
+        let (tokens, context) = (task.max_new_tokens, engine.context());
+        let reason = format!("answers of {tokens} tokens leave no room for a question in a context of {context}");
+        return Err(EvalError::Task { task: task.name.clone(), reason });
+    }
+    let mut run = Run { task, engine, twin, speaker, truncated: 0, shortened: 0, twin_equal: 0, progress };
     let some = limited(examples, scope.limit);
     let (mut samples, measures) = match task.kind {
         Kind::Classify => run.classify(some, shots)?,
@@ -145,8 +170,12 @@ pub fn run(
     for (sample, id) in samples.iter_mut().zip(scope.doc_ids) {
         sample.doc_id = *id;
     }
-    let metrics: Vec<Metric> = measures.into_iter().map(|measure| metric(measure, &samples)).collect();
-    let (truncated, compared) = (run.truncated, run.twin.is_some());
+    if samples.is_empty() {
+        return Err(EvalError::Task { task: task.name.clone(), reason: "its data holds nothing to score".into() });
+    }
+    let metrics = measures.into_iter().map(|measure| metric(task, measure, &samples));
+    let metrics = metrics.collect::<Result<Vec<Metric>, _>>()?;
+    let (truncated, shortened, compared) = (run.truncated, run.shortened, run.twin.is_some());
     let twin_equal = compared.then_some(run.twin_equal);
     let engine = run.engine.name();
     Ok(Report {
@@ -155,6 +184,7 @@ pub fn run(
         engine,
         few_shot: shots.len(),
         n: samples.len(),
+        metric: metrics.first().map_or("none", |m| m.name),
         score: metrics.first().map_or(0.0, |m| m.value),
         stderr: metrics.first().map_or(0.0, |m| m.stderr),
         majority: (task.kind == Kind::Classify).then(|| majority(&samples)),
@@ -162,6 +192,7 @@ pub fn run(
         answers_sha256: digest(samples.iter().map(|s| (&s.answer, ""))),
         metrics,
         truncated,
+        shortened,
         seconds: start.elapsed().as_secs_f64(),
         twin_equal,
         cost: None,
@@ -170,11 +201,15 @@ pub fn run(
     })
 }
 
-fn metric(measure: Measure, samples: &[Sample]) -> Metric {
+fn metric(task: &Task, measure: Measure, samples: &[Sample]) -> Result<Metric, EvalError> {
     let name = measure.name();
     let figures: Vec<&[f64]> = samples.iter().filter_map(|s| s.figures.get(name)).map(Vec::as_slice).collect();
     let (value, stderr) = measure.value_and_stderr(&figures);
-    Metric { name, value, stderr, higher_is_better: measure.higher_is_better() }
+    if !value.is_finite() || !stderr.is_finite() {
+        let source = Box::new(EvalError::NotANumber { what: "the score" });
+        return Err(EvalError::NoScore { task: task.name.clone(), metric: name, example: None, source });
+    }
+    Ok(Metric { name, value, stderr, higher_is_better: measure.higher_is_better() })
 }
 
 fn limited(examples: &[Example], limit: Option<usize>) -> &[Example] {
@@ -187,6 +222,7 @@ struct Run<'a, 'b> {
     twin: Option<&'a mut (dyn Engine + 'b)>,
     speaker: &'a Speaker<'a>,
     truncated: usize,
+    shortened: usize,
     twin_equal: usize,
     progress: &'a mut dyn FnMut(usize, usize),
 }
@@ -232,16 +268,26 @@ impl Run<'_, '_> {
     }
 
     /// Nats of the right answer behind the question, and its tokens.
-    fn nats(&mut self, question: &Question, completion: &str) -> Result<[f64; 2], EvalError> {
+    fn nats(&mut self, question: &Question, completion: &str, doc_id: usize) -> Result<[f64; 2], EvalError> {
         let mut tokens = self.speaker.tokenizer.encode(completion)?;
-        tokens.truncate(self.engine.context().saturating_sub(question.tokens.len()));
+        let room = self.engine.context().saturating_sub(question.tokens.len());
+        self.shortened += usize::from(tokens.len() > room);
+        tokens.truncate(room);
         let count = tokens.len();
-        let scores = self.engine.score(&question.tokens, &[tokens])?;
+        let scores = self.engine.score(&question.tokens, &[tokens]);
+        let scores = scores.map_err(|error| self.no_score(Measure::NatsPerToken, doc_id, error))?;
         Ok([-scores.iter().sum::<f64>(), count as f64])
     }
 
+    /// Names the metric that a number which is none would have gone into; other errors stay as they are.
+    fn no_score(&self, measure: Measure, doc_id: usize, error: EvalError) -> EvalError {
+        let EvalError::NotANumber { .. } = error else { return error };
+        let (task, metric) = (self.task.name.clone(), measure.name());
+        EvalError::NoScore { task, metric, example: Some(doc_id), source: Box::new(error) }
+    }
+
     fn needs_logits(&self) -> Result<(), EvalError> {
-        if self.engine.name() == "secure" {
+        if !self.engine.gives_likelihoods() {
             return Err(EvalError::NeedsLogits { task: self.task.name.clone() });
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use marill_model::Tokenizer;
 use marill_recipe::{Example, Prompt, Turn};
-use marill_training::prompt_text;
+use marill_training::{end_token, prompt_text};
 
 use crate::EvalError;
 
@@ -28,6 +28,16 @@ impl Speaker<'_> {
         let text = prompt_text(&with_shots(shots, example), self.chat_template)?;
         let tokens = self.tokenizer.encode(&text)?;
         Ok(Question { text, tokens })
+    }
+
+    /// The tokens of a whole answer to `prompt` with the token that ends it, as training learns it.
+    ///
+    /// # Errors
+    /// [`EvalError::Model`] when the tokenizer refuses the text.
+    pub fn answer(&self, prompt: &Prompt, text: &str) -> Result<Vec<u32>, EvalError> {
+        let mut tokens = self.tokenizer.encode(text)?;
+        tokens.extend(end_token(self.tokenizer, prompt, self.chat_template));
+        Ok(tokens)
     }
 }
 

@@ -64,15 +64,16 @@ pub fn left_out(differences: &[Difference]) -> String {
     lines.concat()
 }
 
-/// `|Engine|Setting|Network|agreement with twin|s/token|MiB/token|rounds/token|`; empty where one engine without a
+/// `|Engine|Setting|Network|agreement with twin|Metric|value - twin's|s/token|MiB/token|rounds/token|`; the agreement is of
+/// greedy answers, and the difference of a metric that both engines have. Empty where one engine without a
 /// protocol answered.
 pub fn fidelity_and_cost(reports: &[Report]) -> String {
     if reports.iter().all(|report| report.cost.is_none() && report.engine == reports[0].engine) {
         return String::new();
     }
-    let columns = ["Task", "Engine", "Setting", "Network", "agreement with twin", "score - twin's"];
+    let columns = ["Task", "Engine", "Setting", "Network", "agreement with twin", "Metric", "value - twin's"];
     let costs = ["s/example", "prefill s", "prefill sent", "s/token", "MiB/token", "rounds/token"];
-    let mut table = Table::new(columns.into_iter().chain(costs)).right(&[4, 5, 6, 7, 8, 9, 10, 11]);
+    let mut table = Table::new(columns.into_iter().chain(costs)).right(&[4, 6, 7, 8, 9, 10, 11, 12]);
     for report in reports {
         let dash = || "-".to_string();
         let twin = reports.iter().find(|r| r.engine == "twin" && r.task == report.task && report.engine != "twin");
@@ -82,19 +83,23 @@ pub fn fidelity_and_cost(reports: &[Report]) -> String {
         };
         let agreement = match (report.twin_equal, twin) {
             (Some(equal), _) => format!("{equal}/{}", report.n),
-            (None, Some(twin)) if report.samples.iter().any(|s| !s.answer.is_empty()) => same(twin),
+            (None, Some(twin)) if report.writes() => same(twin),
             _ => dash(),
         };
-        // The secure engine classifies by its greedy answer, which is another score.
-        let comparable =
-            twin.filter(|twin| twin.metrics.first().map(|m| m.name) == report.metrics.first().map(|m| m.name));
-        let difference = comparable.map_or_else(dash, |twin| format!("{:+.4}", report.score - twin.score));
+        // Every engine has `exact_match`, so a classification is compared by that one, and never by two in one column.
+        let named = |name: &str, report: &'_ Report| report.metrics.iter().find(|m| m.name == name).cloned();
+        let shared = twin.and_then(|twin| {
+            let names = ["exact_match"].into_iter().chain(report.metrics.iter().map(|m| m.name));
+            names.into_iter().find_map(|name| Some((named(name, report)?, named(name, twin)?)))
+        });
+        let metric = shared.as_ref().map_or_else(dash, |(mine, _)| mine.name.into());
+        let difference = shared.map_or_else(dash, |(mine, twin)| format!("{:+.4}", mine.value - twin.value));
         let mut row = vec![report.task.clone(), report.engine.to_string()];
         match &report.cost {
             Some(_) => row.extend(["dealer".into(), "in-process".into()]),
             None => row.extend([dash(), dash()]),
         }
-        row.extend([agreement, difference, format!("{:.3}", report.seconds / report.n.max(1) as f64)]);
+        row.extend([agreement, metric, difference, format!("{:.3}", report.seconds / report.n.max(1) as f64)]);
         row.extend(report.cost.as_ref().map_or_else(|| vec![dash(); 5], cost_cells));
         table.row(row);
     }

@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
-use marill_recipe::{Dataset, Example, RecipeError, Record, Rows, locate, questions, read_records};
+use marill_recipe::{
+    Dataset, Example, Format, Numbered, Recipe, RecipeError, Record, Rows, locate, questions, read_records,
+};
 use serde::Deserialize;
 
 use crate::EvalError;
@@ -13,7 +15,7 @@ use crate::metrics::split_mix;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// The most likely of a fixed set of labels; metric `acc`.
+    /// One of a fixed set of labels; metrics `acc` (the likeliest, with its end) and `exact_match` (the greedy answer).
     Classify,
     /// Greedy text against a reference; metrics `bleu` and `chrf`.
     Generate,
@@ -79,6 +81,11 @@ fn window() -> usize {
     512
 }
 
+/// How a recipe's own test rows are called.
+const OWN_NAME: &str = "recipe";
+/// Longest answer to one of them, in tokens.
+const OWN_NEW_TOKENS: usize = 64;
+
 const TASKS: [&str; 9] = [
     include_str!("../tasks/agnews.toml"),
     include_str!("../tasks/sst2.toml"),
@@ -129,23 +136,61 @@ impl Task {
         Ok(task)
     }
 
-    /// Renders rows as `recipe` does, when it has a data set of this task's format: a model is asked in the words that
-    /// it was trained on. The task keeps its own rows and labels.
-    pub fn ask_as(&mut self, recipe: &[Dataset]) -> bool {
-        let Some(trained) = recipe.iter().find(|dataset| dataset.format == self.dataset.format) else {
-            return false;
+    /// The test rows that a recipe's `[eval] path` names, in the format of its first data set, where it names some.
+    pub fn of_recipe(recipe: &Recipe) -> Option<Self> {
+        let (eval, trained) = (recipe.eval.as_ref()?, recipe.dataset.first()?);
+        let dataset = Dataset { path: eval.path.clone()?, target_path: eval.target_path.clone(), ..trained.clone() };
+        let kind = match dataset.format {
+            Format::Classify => Kind::Classify,
+            Format::Translate => Kind::Generate,
+            Format::Instruct | Format::Chat => Kind::Likelihood,
+            Format::Text => Kind::Perplexity,
         };
-        if self.kind == Kind::Classify && trained.labels.len() != self.dataset.labels.len() {
-            return false;
-        }
+        let shots = Some(Shots { path: trained.path.clone(), target_path: trained.target_path.clone() });
+        let (max_new_tokens, window) = (OWN_NEW_TOKENS, window());
+        Some(Self { name: OWN_NAME.into(), version: 1, kind, max_new_tokens, window, dataset, shots, held_out: None })
+    }
+
+    /// Whether it is [`Task::of_recipe`].
+    pub fn is_of_recipe(&self) -> bool {
+        self.name == OWN_NAME
+    }
+
+    /// Whether the first metric is better when it is higher.
+    pub fn higher_is_better(&self) -> bool {
+        matches!(self.kind, Kind::Classify | Kind::Generate)
+    }
+
+    /// Renders rows as `recipe` does, when it has a data set of this task's format: a model is asked in the words that
+    /// it was trained on. The task keeps its own rows; what is written in them as a label means what the recipe says.
+    pub fn ask_as(&mut self, recipe: &[Dataset]) -> bool {
+        let fits = |dataset: &&Dataset| {
+            let (ours, theirs) = (self.dataset.labels.len(), dataset.labels.len());
+            dataset.format == self.dataset.format && (self.kind != Kind::Classify || ours == theirs)
+        };
+        let Some(trained) = recipe.iter().find(fits) else { return false };
         self.dataset.style = trained.style;
         self.dataset.system.clone_from(&trained.system);
         self.dataset.template.clone_from(&trained.template);
         self.dataset.completion.clone_from(&trained.completion);
         if !trained.labels.is_empty() {
+            self.dataset.label_codes = self.codes_for(trained);
             self.dataset.labels.clone_from(&trained.labels);
         }
         true
+    }
+
+    /// How rows write the labels of `trained`, in their order: its own codes, or else the task's by the labels' names.
+    fn codes_for(&self, trained: &Dataset) -> Vec<String> {
+        if !trained.label_codes.is_empty() || self.dataset.label_codes.is_empty() {
+            return trained.label_codes.clone();
+        }
+        let name = |label: &String| label.trim().to_lowercase();
+        let place = |label: &String| self.dataset.labels.iter().position(|ours| name(ours) == name(label));
+        let by_name: Option<Vec<String>> =
+            trained.labels.iter().map(|label| self.dataset.label_codes.get(place(label)?).cloned()).collect();
+        // Labels of other names stand for the task's in its own order.
+        by_name.unwrap_or_else(|| self.dataset.label_codes.clone())
     }
 
     /// The examples to score: the task's own, or those of `data` (with `reference` for aligned files).
@@ -153,9 +198,17 @@ impl Task {
     /// # Errors
     /// [`EvalError::Data`] naming file and row.
     pub fn examples(&self, data: Option<&Path>, reference: Option<&Path>) -> Result<Vec<Example>, EvalError> {
+        Ok(self.rows(data, reference)?.examples)
+    }
+
+    /// The same with what was left out.
+    ///
+    /// # Errors
+    /// As [`Task::examples`].
+    pub fn rows(&self, data: Option<&Path>, reference: Option<&Path>) -> Result<Rows, EvalError> {
         let mut rows = self.all_rows(data, reference)?;
         if data.is_none() {
-            rows.drain(..self.first_held_out(rows.len()));
+            rows.examples.drain(..self.first_held_out(rows.examples.len()));
         }
         Ok(rows)
     }
@@ -171,14 +224,14 @@ impl Task {
         let fail = |source| EvalError::Data { task: self.name.clone(), source };
         let path =
             data.map_or_else(|| locate(&self.dataset.path, Path::new(".")), |path| Ok(path.into())).map_err(fail)?;
-        let row = |(nth, record): (usize, &Record)| {
+        let row = |Numbered { line, record }: &Numbered| {
             checks_of(record).ok_or_else(|| {
                 let reason = "a program needs `test_list`, an array of Python statements".into();
-                fail(RecipeError::Row { path: path.clone(), row: nth + 1, reason })
+                fail(RecipeError::Row { path: path.clone(), row: *line, reason })
             })
         };
         let records = read_records(&path).map_err(fail)?;
-        let mut checks = records.iter().enumerate().map(row).collect::<Result<Vec<_>, _>>()?;
+        let mut checks = records.iter().map(row).collect::<Result<Vec<_>, _>>()?;
         if data.is_none() {
             checks.drain(..self.first_held_out(checks.len()));
         }
@@ -188,14 +241,14 @@ impl Task {
     /// Which of `examples` ask what a row of `file` asks too, whatever its answer there.
     ///
     /// # Errors
-    /// [`EvalError::Data`] naming file and row, [`EvalError::Task`] for running text, which has no questions.
+    /// [`EvalError::Exclude`] naming file and row, [`EvalError::Task`] for running text, which has no questions.
     pub fn asked_in(&self, examples: &[Example], file: &Path) -> Result<Vec<bool>, EvalError> {
         if self.kind == Kind::Perplexity {
             let reason = "its rows are running text and have no question to leave out".into();
             return Err(EvalError::Task { task: self.name.clone(), reason });
         }
         let asked =
-            questions(&self.dataset, file).map_err(|source| EvalError::Data { task: self.name.clone(), source })?;
+            questions(&self.dataset, file).map_err(|source| EvalError::Exclude { task: self.name.clone(), source })?;
         Ok(examples.iter().map(|example| asked.contains(&example.prompt.question())).collect())
     }
 
@@ -203,44 +256,39 @@ impl Task {
         self.held_out.map_or(0, |count| rows.saturating_sub(count))
     }
 
-    fn all_rows(&self, data: Option<&Path>, reference: Option<&Path>) -> Result<Vec<Example>, EvalError> {
+    fn all_rows(&self, data: Option<&Path>, reference: Option<&Path>) -> Result<Rows, EvalError> {
         let fail = |source| EvalError::Data { task: self.name.clone(), source };
         let embedded = ROWS.iter().find(|(path, _)| *path == self.dataset.path);
         let rows = match (data, embedded) {
-            (Some(path), _) => self.read(path, reference),
+            (Some(path), _) => Rows::read_files(&self.dataset, path, reference),
             (None, Some((path, rows))) => self.read_text(Path::new(path), rows),
             (None, None) => locate(&self.dataset.path, Path::new(".")).and_then(|path| {
                 let target = self.dataset.target_path.as_ref();
                 let target = target.map(|target| locate(target, Path::new("."))).transpose()?;
-                self.read(&path, target.as_deref())
+                Rows::read_files(&self.dataset, &path, target.as_deref())
             }),
         };
         rows.map_err(fail)
     }
 
-    fn read(&self, path: &Path, reference: Option<&Path>) -> Result<Vec<Example>, RecipeError> {
-        Ok(Rows::read_files(&self.dataset, path, reference)?.examples)
-    }
-
     /// Rows that are no file as they stand; `path` is named in errors, and its ending says what they are.
-    fn read_text(&self, path: &Path, rows: &str) -> Result<Vec<Example>, RecipeError> {
+    fn read_text(&self, path: &Path, rows: &str) -> Result<Rows, RecipeError> {
         let io = |source| RecipeError::Io { path: path.into(), source };
         // The rows go through the reader that training uses, and that one reads files.
         let ending = if path.extension().is_some_and(|ending| ending == "jsonl") { ".jsonl" } else { ".tsv" };
         let mut file = tempfile::Builder::new().suffix(ending).tempfile().map_err(io)?;
         file.write_all(rows.as_bytes()).map_err(io)?;
-        let examples = Rows::read_files(&self.dataset, file.path(), None).map_err(|error| match error {
+        Rows::read_files(&self.dataset, file.path(), None).map_err(|error| match error {
             RecipeError::Row { row, reason, .. } => RecipeError::Row { path: path.into(), row, reason },
             other => other,
-        })?;
-        Ok(examples.examples)
+        })
     }
 
     /// `count` worked examples, drawn with `seed`; of a classification the classes take turns. None of them asks what one
     /// of `scored` asks: the files of some tasks overlap.
     ///
     /// # Errors
-    /// [`EvalError::Task`] when the task has none, [`EvalError::Data`] naming the file.
+    /// [`EvalError::Task`] when the task has none or fewer, [`EvalError::Data`] naming the file.
     pub fn worked_examples(&self, count: usize, seed: u64, scored: &[Example]) -> Result<Vec<Example>, EvalError> {
         if count == 0 {
             return Ok(Vec::new());
@@ -251,13 +299,17 @@ impl Task {
         let own = shots.path == self.dataset.path;
         let dataset =
             Dataset { path: shots.path.clone(), target_path: shots.target_path.clone(), ..self.dataset.clone() };
-        let mut examples = Self { dataset, ..self.clone() }.all_rows(None, None)?;
+        let mut examples = Self { dataset, ..self.clone() }.all_rows(None, None)?.examples;
         if own {
             examples.truncate(self.first_held_out(examples.len()));
         }
         let asked: std::collections::BTreeSet<String> = scored.iter().map(|row| row.prompt.question()).collect();
         shuffle(&mut examples, seed);
         examples.retain(|example| !asked.contains(&example.prompt.question()));
+        if count > examples.len() {
+            let reason = format!("`--shots` {count} are more than its {} worked examples", examples.len());
+            return Err(EvalError::Task { task: self.name.clone(), reason });
+        }
         Ok(take_turns(examples, self.dataset.labels.len().max(1), count))
     }
 }
@@ -374,8 +426,11 @@ mod tests {
         assert_eq!(shots.len(), 7);
         assert!(!shots.iter().any(|shot| ["o7", "o8", "o9"].contains(&shot.as_str())));
         // A question that is scored is no worked example, wherever it stands.
-        let first = &task.all_rows(None, None).unwrap()[..2];
-        let shots = answers(&task.worked_examples(7, 3, first).unwrap());
+        let first = &task.all_rows(None, None).unwrap().examples[..2];
+        let shots = answers(&task.worked_examples(5, 3, first).unwrap());
+        let error = task.worked_examples(6, 3, first).unwrap_err().to_string();
+        assert!(error.contains("`--shots` 6 are more than its 5 worked examples"), "{error}");
+        assert!(task.worked_examples(usize::MAX, 3, first).unwrap_err().to_string().contains("`--shots`"));
         assert!(shots.len() == 5 && !shots.contains(&"o0".into()) && !shots.contains(&"o1".into()), "{shots:?}");
         assert_eq!(task.examples(Some(&path), None).unwrap().len(), 10, "other data is scored whole");
     }
@@ -413,6 +468,82 @@ mod tests {
         assert!(error.contains("none.tsv"), "{error}");
         let error = Task::find("wikitext-2").unwrap().asked_in(&rows, &mine).unwrap_err().to_string();
         assert!(error.contains("running text"), "{error}");
+    }
+
+    const TRAINED: &str = r#"
+        [model]
+        base_model = "base"
+        [[dataset]]
+        path = "rows.tsv"
+        format = "classify"
+        label = "1"
+        template = "Kind of: {0}"
+        labels = ["a", "b", "c"]
+        [[dataset]]
+        path = "rows.tsv"
+        format = "classify"
+        label = "1"
+        template = "Kind of: {0}"
+        labels = ["positive", "negative"]
+        label_codes = ["1", "0"]
+        [eval]
+        path = "test.tsv"
+        min = 0.9
+        [output]
+        dir = "out"
+    "#;
+
+    #[test]
+    fn the_recipes_codes_say_which_label_is_which() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mine.tsv");
+        std::fs::write(&path, "fine film\t1\ndull\t0\n").unwrap();
+        let trained = |change: &dyn Fn(String) -> String| {
+            let recipe = Recipe::parse(&change(TRAINED.into()), "r.toml", &[]).unwrap();
+            let mut task = Task::find("sst2").unwrap();
+            assert!(task.ask_as(&recipe.dataset));
+            let rows = task.examples(Some(&path), None).unwrap();
+            rows.iter().map(|row| (row.completion.clone(), row.label)).collect::<Vec<_>>()
+        };
+        let row = |name: &str, label| (name.to_owned(), Some(label));
+        assert_eq!(trained(&|text| text), [row("positive", 0), row("negative", 1)]);
+        let other = |text: String| text.replace("[\"1\", \"0\"]", "[\"0\", \"1\"]");
+        assert_eq!(trained(&other), [row("negative", 1), row("positive", 0)]);
+        // Without codes a number is the place in the recipe's own list, as in training.
+        let none = |text: String| text.replace("label_codes", "#");
+        assert_eq!(trained(&none), [row("negative", 1), row("positive", 0)]);
+    }
+
+    #[test]
+    fn the_tasks_codes_follow_the_names_of_the_recipes_labels() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trec.tsv");
+        std::fs::write(&path, "How far is it ?\tNUM:dist\nWho was he ?\tHUM:desc\n").unwrap();
+        for labels in [
+            "[\"number\", \"place\", \"person\", \"description\", \"thing\", \"abbreviation\"]",
+            "[\" Abbreviation\", \" thing\", \" description\", \" person\", \" place\", \" number\"]",
+        ] {
+            let text = TRAINED.replace("[\"a\", \"b\", \"c\"]", labels).replace("min", "#");
+            let mut task = Task::find("trec").unwrap();
+            assert!(task.ask_as(&Recipe::parse(&text, "r.toml", &[]).unwrap().dataset));
+            let rows = task.examples(Some(&path), None).unwrap();
+            let said: Vec<_> = rows.iter().map(|row| row.completion.trim()).collect();
+            assert_eq!(said, ["number", "person"], "{labels}");
+        }
+    }
+
+    #[test]
+    fn a_recipes_test_rows_are_a_task_of_its_format() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.tsv");
+        std::fs::write(&path, "x\tb\n\ny\tc\n").unwrap();
+        let text = TRAINED.replace("\"test.tsv\"", &format!("{:?}", path.display().to_string()));
+        let recipe = Recipe::parse(&text, "r.toml", &[]).unwrap();
+        let task = Task::of_recipe(&recipe).unwrap();
+        assert_eq!((task.kind, task.name.as_str(), task.higher_is_better()), (Kind::Classify, "recipe", true));
+        let rows = task.examples(None, None).unwrap();
+        assert_eq!(rows.iter().map(|row| row.label).collect::<Vec<_>>(), [Some(1), Some(2)]);
+        assert!(Task::of_recipe(&Recipe::parse(&text.replace("path = \"/", "#\"/"), "r.toml", &[]).unwrap()).is_none());
     }
 
     #[test]

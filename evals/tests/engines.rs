@@ -60,7 +60,9 @@ fn the_twin_scores_labels_nearly_as_the_floats_do() {
     let (task, examples) = news(&fixture);
     let float = fixture.run(&task, &mut fixture.float(), &examples).unwrap();
     let twin = fixture.run(&task, &mut fixture.twin(), &examples).unwrap();
-    assert_eq!((float.n, float.metrics[0].name), (3, "acc"));
+    let names = |report: &Report| report.metrics.iter().map(|m| m.name).collect::<Vec<_>>();
+    assert_eq!((float.n, names(&float), float.metric), (3, vec!["acc", "exact_match"], "acc"));
+    assert_eq!((float.version, names(&twin)), (2, vec!["acc", "exact_match"]));
     assert_eq!(float.samples_sha256, twin.samples_sha256, "both engines were asked the same");
     for (float, twin) in float.samples.iter().zip(&twin.samples) {
         assert_eq!(float.label_scores.len(), 4);
@@ -94,7 +96,13 @@ fn every_secure_answer_is_the_twins_and_its_cost_is_counted() {
     let (task, examples) = news(&fixture);
     let mut secure = SecureEngine::new(&fixture.partition).unwrap();
     let report = fixture.run(&task, &mut secure, &examples).unwrap();
-    assert_eq!((report.metrics[0].name, report.twin_equal), ("exact_match", Some(3)));
+    assert_eq!((report.metrics.len(), report.metric, report.twin_equal), (1, "exact_match", Some(3)));
+    // What the engines agree on is the greedy answer, in the same words.
+    let twin = fixture.run(&task, &mut fixture.twin(), &examples).unwrap();
+    assert_eq!(report.answers_sha256, twin.answers_sha256);
+    let both = table::fidelity_and_cost(&[twin.clone(), report.clone()]);
+    assert!(both.contains("3/3") && both.contains("| exact_match |") && both.contains("+0.0000"), "{both}");
+    assert_eq!(twin.metrics[1].value, report.score);
     let cost = secure.cost();
     assert_eq!(cost.prompts, 3);
     assert!(cost.prefill_rounds > 0 && cost.prefill_bytes_sent > 0 && cost.decode_steps > 0);
@@ -182,6 +190,7 @@ fn two_runs_are_compared_from_their_json_and_from_their_logs() {
         let line = |sample| {
             let mut line = serde_json::to_value(sample).unwrap();
             line["task"] = "agnews".into();
+            line["version"] = report.version.into();
             format!("{line}\n")
         };
         report.samples.iter().map(line).collect()
@@ -190,8 +199,9 @@ fn two_runs_are_compared_from_their_json_and_from_their_logs() {
     let from_json = read("float.json", json(&float));
     assert_eq!(from_json, read("float.jsonl", log(&float)), "both hold the same figures");
     let differences = compare::compare(&from_json, &read("twin.jsonl", log(&twin))).unwrap();
-    let [only] = &differences[..] else { panic!("{differences:?}") };
+    let [only, greedy] = &differences[..] else { panic!("{differences:?}") };
     assert_eq!((only.metric, only.n, only.a, only.b), ("acc", 3, float.score, twin.score));
+    assert_eq!(greedy.metric, "exact_match");
     assert!(table::differences(&differences).contains("| agnews | acc"), "{}", table::differences(&differences));
 
     let error = compare::read(&fixture.file("empty.json", "{\"results\": {}}")).unwrap_err().to_string();
@@ -224,4 +234,88 @@ fn programs_are_scored_by_likelihood_and_shape_without_being_run() {
     assert_eq!((report.metrics.len(), report.score), (1, scores[0]), "the solution's likelihood alone");
     let mut secure = SecureEngine::new(&fixture.partition).unwrap();
     assert!(matches!(fixture.run(&task, &mut secure, &examples), Err(EvalError::NeedsLogits { .. })));
+}
+
+#[test]
+fn a_label_that_begins_another_is_told_from_it_by_its_end() {
+    /// Says `answer` and then the end, and finds every other token a hundredth as likely.
+    struct Sure(Vec<u32>, usize);
+    impl Engine for Sure {
+        fn name(&self) -> &'static str {
+            "float"
+        }
+        fn context(&self) -> usize {
+            1000
+        }
+        fn score(&mut self, _: &[u32], labels: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
+            let likely = |label: &Vec<u32>| {
+                let same = label.iter().zip(&self.0).take_while(|(a, b)| a == b).count();
+                -0.1 * same as f64 - 5.0 * (label.len() - same) as f64
+            };
+            self.1 += labels.len();
+            Ok(labels.iter().map(likely).collect())
+        }
+        fn token_scores(&mut self, _: &[u32]) -> Result<Vec<f64>, EvalError> {
+            unreachable!("a classification asks for labels")
+        }
+        fn generate(
+            &mut self,
+            _: &[u32],
+            most: usize,
+            stop: &marill_evals::engine::Stop<'_>,
+        ) -> Result<Vec<u32>, EvalError> {
+            let mut answer: Vec<u32> = Vec::new();
+            for &token in self.0.iter().take(most) {
+                if stop(&answer, token) {
+                    break;
+                }
+                answer.push(token);
+            }
+            Ok(answer)
+        }
+    }
+    let fixture = Fixture::new();
+    let (mut task, _) = news(&fixture);
+    let tokenizer = fixture.partition.tokenizer();
+    task.dataset.labels = ["thing", "thing that moves", "thing that moves fast", "no"].map(String::from).to_vec();
+    let path = fixture.file("kinds.tsv", "rock\tthing\ncar\tthing that moves\nrocket\tthing that moves fast\n");
+    for (nth, example) in task.examples(Some(&path), None).unwrap().into_iter().enumerate() {
+        let speaker = Speaker { tokenizer, chat_template: fixture.partition.chat_template() };
+        let answer = speaker.answer(&example.prompt, &example.completion).unwrap();
+        assert!(tokenizer.is_eos(answer[answer.len() - 1]), "{answer:?}");
+        let mut sure = Sure(answer, 0);
+        let report = fixture.run(&task, &mut sure, &[example]).unwrap();
+        assert_eq!(report.metrics.iter().map(|m| m.value).collect::<Vec<_>>(), [1.0, 1.0], "label {nth}");
+        assert_eq!(report.samples[0].choice.as_deref(), Some(report.samples[0].answer.as_str()));
+        assert_eq!(sure.1, 4);
+    }
+}
+
+#[test]
+fn scores_that_are_no_numbers_print_no_metric() {
+    let fixture = Fixture::new();
+    let base = fixture.partition.base();
+    let mut broken = base.clone();
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let nan = (&base.tensors[name] * f64::NAN).unwrap();
+    broken.tensors.insert(name.into(), nan);
+    let engine = || FloatEngine::new(&broken, &Default::default(), None).unwrap();
+    let (task, examples) = news(&fixture);
+    let error = fixture.run(&task, &mut engine(), &examples).unwrap_err().to_string();
+    assert!(error.contains("task `agnews`: `acc` has no value at example 0"), "{error}");
+    let text = fixture.file("text.txt", "The tower was built in 1889 and stands by the river.\n");
+    for (name, file, metric) in [("wikitext-2", &text, "token_perplexity"), ("multi30k-de-en", &text, "bleu")] {
+        let mut task = Task::find(name).unwrap();
+        task.max_new_tokens = 4;
+        let examples = task.examples(Some(file), (name != "wikitext-2").then_some(file.as_path())).unwrap();
+        let error = fixture.run(&task, &mut engine(), &examples).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{metric}` has no value")) && error.contains("NaN"), "{error}");
+    }
+    let mut task = Task::find("multi30k-de-en").unwrap();
+    task.max_new_tokens = 1_000_000;
+    let examples = task.examples(Some(&text), Some(&text)).unwrap();
+    let error = fixture.run(&task, &mut fixture.float(), &examples).unwrap_err().to_string();
+    assert!(error.contains("answers of 1000000 tokens leave no room"), "{error}");
+    let error = fixture.run(&task, &mut fixture.float(), &[]).unwrap_err().to_string();
+    assert!(error.contains("`multi30k-de-en`"), "{error}");
 }

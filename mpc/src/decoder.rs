@@ -40,10 +40,10 @@ pub(crate) mod width {
 
 /// What a session keeps between steps: cached keys and values of every layer, and the padding's bias.
 pub struct Cache<E: Engine> {
-    layers: Vec<(Option<E::Wire>, Option<E::Wire>)>,
+    pub(crate) layers: Vec<(Option<E::Wire>, Option<E::Wire>)>,
     pub(crate) bias: Option<E::Wire>,
     sampling: Option<Sampling>,
-    len: usize,
+    pub(crate) len: usize,
 }
 
 impl<E: Engine> Cache<E> {

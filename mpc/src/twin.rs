@@ -500,6 +500,17 @@ pub(crate) fn head_scalar_index(a: &Attention<'_>) -> impl Fn(usize) -> usize {
     move |i| group_of[i % cols / d] * rows + i / cols
 }
 
+impl Cache<Clear> {
+    fn rewind(&mut self, positions: usize) {
+        let keep = positions.min(self.len);
+        for tensor in self.layers.iter_mut().flat_map(|(keys, values)| [keys, values]).flatten() {
+            tensor.rows = keep;
+            tensor.data.truncate(keep * tensor.cols);
+        }
+        self.len = keep;
+    }
+}
+
 /// A whole session on plain integers: what a secure session must answer.
 pub struct Twin {
     weights: Arc<PublicWeights>,
@@ -564,6 +575,17 @@ impl Twin {
     fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Step<u32> {
         let token = decoder::step(&mut self.engine, &self.weights, &mut self.cache, Some(boundary), bias, rows)?;
         token.ok_or(ProtocolError::MissingInput)
+    }
+
+    /// Cached positions, padding included.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Goes back to an earlier position behind a prompt: later steps find what they would have found then.
+    pub fn rewind(&mut self, positions: usize) {
+        self.cache.rewind(positions);
     }
 
     /// Forgets the session.

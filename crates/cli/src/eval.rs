@@ -1,5 +1,7 @@
 //! `marill eval`: scores on tasks, and what they cost when computed securely.
 
+pub mod chosen;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,11 +12,12 @@ use marill_evals::engine::{Engine, FloatEngine, SecureEngine, TwinEngine};
 use marill_evals::sandbox::{Limits, Sandbox};
 use marill_evals::{Checks, EvalError, Kind, Report, Scope, Speaker, Task, compare, harness, table};
 use marill_model::Transforms;
-use marill_recipe::{Example, Recipe};
+use marill_recipe::Example;
 
+use self::chosen::Chosen;
 use crate::base_model::Search;
 use crate::failure::{BadInput, INPUT_FAILED};
-use crate::model_dir::{Model, recipe_beside};
+use crate::model_dir::Model;
 use crate::progress::Progress;
 
 /// What answers.
@@ -33,8 +36,8 @@ pub struct Args {
     /// A partition, a training run's folder, a checkpoint (folder or GGUF file), or a model's name on the hub
     #[arg(required_unless_present = "compare")]
     model: Option<PathBuf>,
-    /// Tasks, separated by commas
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "compare")]
+    /// Tasks, separated by commas [default: what `[eval]` of the recipe beside the model says]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     tasks: Vec<String>,
     /// What answers; with several, separated by commas, the second table says how well they agree
     #[arg(long, value_enum, value_delimiter = ',', default_value = "float")]
@@ -72,7 +75,7 @@ pub struct Args {
     /// Run the programs that the model writes (in a sandbox; needs `python3`) and score `pass@1`
     #[arg(long)]
     allow_code_execution: bool,
-    /// Exit with 1 when the first task's score is below
+    /// Exit with 1 when the first task's score is below [default: `eval.min` of the recipe, for its first task]
     #[arg(long, value_name = "SCORE")]
     min: Option<f64>,
     /// Compare two runs on the same questions (what `--json` printed or `--log-samples` wrote) instead of running one
@@ -96,14 +99,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let path = args.search.named(&args.model.clone().unwrap_or_default(), args.no_progress)?;
     let model = Model::open(&path)?;
-    let tasks = tasks_of(&args, &path)?;
+    let chosen = Chosen::new(&args, &path)?;
     // Refused before anything is computed.
     let sandbox = args.allow_code_execution.then(|| Sandbox::open(Limits::default())).transpose()?;
     let mut reports = Vec::new();
     for &kind in &args.engine {
         let mut engines = Engines::new(&model, kind).map_err(bad)?;
-        for task in &tasks {
-            let Questions { examples, doc_ids, checks } = Questions::new(task, &args).map_err(bad)?;
+        for task in &chosen.tasks {
+            let Questions { examples, doc_ids, checks } = Questions::new(task, &chosen, &args).map_err(bad)?;
             let (limit, few_shot, seed, sandbox) = (args.limit, args.shots, args.seed, sandbox.as_ref());
             let scope = Scope { limit, few_shot, seed, doc_ids: &doc_ids, checks: &checks, sandbox };
             let mut progress = Progress::new(&task.name, args.no_progress);
@@ -111,6 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             progress.finish();
             let report = report.map_err(bad)?;
             show(&report, args.show);
+            remark(&report, args.shots);
             reports.push(report);
         }
     }
@@ -126,7 +130,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             println!("\n{cost}");
         }
     }
-    Ok(verdict(&reports, model.rounds_by_coins(), args.min))
+    Ok(verdict(&reports, model.rounds_by_coins(), chosen.min))
 }
 
 /// What a model is asked, and where that stands in the task's rows.
@@ -137,9 +141,13 @@ struct Questions {
 }
 
 impl Questions {
-    fn new(task: &Task, args: &Args) -> Result<Self, EvalError> {
-        let examples = task.examples(args.data.as_deref(), args.reference.as_deref())?;
-        let checks = task.checks(args.data.as_deref())?;
+    fn new(task: &Task, chosen: &Chosen, args: &Args) -> Result<Self, EvalError> {
+        let rows = task.rows(chosen.data.as_deref(), chosen.reference.as_deref())?;
+        let checks = task.checks(chosen.data.as_deref())?;
+        if rows.unpaired > 0 {
+            eprintln!("`{}`: {} pairs of lines with an empty side are left out", task.name, rows.unpaired);
+        }
+        let examples = rows.examples;
         let Some(file) = &args.exclude else { return Ok(Self { examples, doc_ids: Vec::new(), checks }) };
         let asked = task.asked_in(&examples, file)?;
         let left_out = asked.iter().filter(|asked| **asked).count();
@@ -162,23 +170,6 @@ fn without<T>(rows: Vec<T>, asked: &[bool]) -> Vec<T> {
     rows.into_iter().zip(asked).filter(|(_, asked)| !**asked).map(|(row, _)| row).collect()
 }
 
-fn tasks_of(args: &Args, model: &Path) -> anyhow::Result<Vec<Task>> {
-    let mut tasks = args.tasks.iter().map(|name| Task::find(name)).collect::<Result<Vec<_>, _>>().map_err(bad)?;
-    if let Some(tokens) = args.max_new_tokens {
-        tasks.iter_mut().for_each(|task| task.max_new_tokens = tokens);
-    }
-    let recipe = args.recipe.clone().or_else(|| recipe_beside(model));
-    if let Some(path) = &recipe {
-        let recipe = Recipe::read(path, &[]).map_err(|e| BadInput(e.into()))?;
-        for task in &mut tasks {
-            if task.ask_as(&recipe.dataset) {
-                eprintln!("`{}` is asked in the words of `{}`", task.name, path.display());
-            }
-        }
-    }
-    Ok(tasks)
-}
-
 fn as_json(model: &Path, reports: &[Report]) -> anyhow::Result<serde_json::Value> {
     let of = |engine: &str| -> anyhow::Result<serde_json::Map<String, serde_json::Value>> {
         let mine = reports.iter().filter(|report| report.engine == engine);
@@ -197,6 +188,7 @@ fn as_json(model: &Path, reports: &[Report]) -> anyhow::Result<serde_json::Value
         // The usual case reads without knowing the task's name.
         for (key, value) in [
             ("n", only.n.into()),
+            ("metric", only.metric.into()),
             ("score", only.score.into()),
             ("stderr", only.stderr.into()),
             ("samples_sha256", only.samples_sha256.clone().into()),
@@ -231,13 +223,27 @@ fn show(report: &Report, count: usize) {
     }
 }
 
+/// What a score leaves out or cuts is said.
+fn remark(report: &Report, shots: usize) {
+    let Report { task, n, truncated, shortened, few_shot, .. } = report;
+    if *truncated > 0 {
+        eprintln!("note: `{task}`: {truncated} of {n} prompts do not fit the context and lost their beginning");
+    }
+    if *shortened > 0 {
+        eprintln!("note: `{task}`: of {shortened} of {n} right answers only the beginning fits the context");
+    }
+    if *few_shot < shots {
+        eprintln!("note: `{task}` is running text and has no worked examples; `--shots` changes nothing");
+    }
+}
+
 fn bad(error: EvalError) -> anyhow::Error {
     BadInput(error.into()).into()
 }
 
 /// Exit code 1 for a score under the threshold or an answer that is not the twin's; where the program rounds `by_coins`,
 /// answers may differ.
-fn verdict(reports: &[Report], by_coins: bool, min: Option<f64>) -> ExitCode {
+fn verdict(reports: &[Report], by_coins: bool, min: Option<(f64, &'static str)>) -> ExitCode {
     let mut failed = false;
     for report in reports {
         if !by_coins && report.twin_equal.is_some_and(|equal| equal != report.n) {
@@ -245,10 +251,10 @@ fn verdict(reports: &[Report], by_coins: bool, min: Option<f64>) -> ExitCode {
             failed = true;
         }
     }
-    if let (Some(min), Some(first)) = (min, reports.first())
+    if let (Some((min, key)), Some(first)) = (min, reports.first())
         && first.score < min
     {
-        eprintln!("error: `{}` scored {:.4}, below {min}", first.task, first.score);
+        eprintln!("error: `{}` scored {:.4} ({}), below `{key}` = {min}", first.task, first.score, first.metric);
         failed = true;
     }
     if failed { ExitCode::from(INPUT_FAILED) } else { ExitCode::SUCCESS }
@@ -335,6 +341,7 @@ fn log_samples(path: &Path, reports: &[Report]) -> anyhow::Result<()> {
                 let mut line = serde_json::to_value(sample)?;
                 line["task"] = report.task.clone().into();
                 line["engine"] = report.engine.into();
+                line["version"] = report.version.into();
                 writeln!(file, "{line}")?;
             }
         }

@@ -200,6 +200,9 @@ impl Services {
         server: Endpoint,
         max_sessions: usize,
     ) -> anyhow::Result<marill_serving::client::ClientOptions> {
+        for endpoint in [Some(&server), Some(&self.dealer), self.evaluator.as_ref()].into_iter().flatten() {
+            endpoint.check()?;
+        }
         Ok(marill_serving::client::ClientOptions {
             server: self.authorities.apply(server)?,
             dealer: self.authorities.apply(self.dealer.clone())?,

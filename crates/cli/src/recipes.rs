@@ -73,7 +73,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Cp { name, to } => copy(&name, to)?,
         Command::Validate { file, set } => {
-            Recipe::read(&file, &set).map_err(|e| BadInput(e.into()))?;
+            let recipe = Recipe::read(&file, &set).map_err(|e| BadInput(e.into()))?;
+            crate::train::check_tasks(&recipe)?;
             eprintln!("`{}` is a valid recipe", file.display());
         }
     }

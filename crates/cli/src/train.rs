@@ -19,7 +19,7 @@ use crate::failure::BadInput;
 use crate::model_dir::{EXPORT_FOLDER, ExportAs, export_run};
 use crate::progress::Progress;
 
-/// Ended by Ctrl-C, after a checkpoint.
+/// Ended by Ctrl-C or SIGTERM, after a checkpoint.
 const INTERRUPTED: u8 = 130;
 
 #[derive(clap::Args)]
@@ -66,6 +66,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         overrides.push(format!("train.seed={seed}"));
     }
     let mut recipe = Recipe::read(&args.recipe, &overrides).map_err(|e| BadInput(e.into()))?;
+    check_tasks(&recipe)?;
     let recipe_dir = args.recipe.parent().map(Path::to_path_buf).unwrap_or_default();
     let (base, teacher) = args.search.pin(&mut recipe, &recipe_dir, args.no_progress)?;
     let cache_dir = args.cache.clone().or_else(default_cache).map(|dir| dir.join("activations"));
@@ -77,7 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.resume && checkpoints.read_dir().map_or(true, |mut found| found.next().is_none()) {
         eprintln!("note: `{}` holds no checkpoint; the run starts from the beginning", checkpoints.display());
     }
-    options.stop = Some(stop_on_ctrl_c()?);
+    options.stop = Some(stop_on_signal()?);
     let (report, exported) = match train_and_export(&recipe, &options, args.no_progress) {
         Err(error) if matches!(error.downcast_ref(), Some(TrainError::Interrupted { .. })) => {
             crate::failure::report(&error);
@@ -123,6 +124,13 @@ pub fn train_and_export(
         Err(error) => return Err(BadInput(error.into()).into()),
     };
     eprint!("{}", report.data);
+    if let Some([planned, done]) = report.replanned {
+        eprintln!(
+            "note: {done} steps of a run of {planned} were gone on with to {}: from there on learning rate and stages follow \
+             the new plan, so the result is not that of an uninterrupted run",
+            report.steps
+        );
+    }
     if let Some(note) = &report.cache_note {
         eprintln!("note: the outputs of the frozen layers are not kept for later runs: {note}");
     }
@@ -172,21 +180,70 @@ fn default_cache() -> Option<PathBuf> {
     Some(set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?.join("marill"))
 }
 
-/// The first Ctrl-C asks for a checkpoint, the second ends the program.
-fn stop_on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
+/// Tasks of `[eval]` that do not exist are refused before a run, not behind it.
+///
+/// # Errors
+/// [`BadInput`] with the names that exist.
+pub fn check_tasks(recipe: &Recipe) -> anyhow::Result<()> {
+    let tasks = recipe.eval.as_ref().map_or(&[][..], |eval| &eval.tasks);
+    crate::eval::chosen::named(tasks).context("`eval.tasks`").map_err(BadInput)?;
+    Ok(())
+}
+
+/// The first Ctrl-C or SIGTERM asks for a checkpoint, the second ends the program.
+fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot watch for Ctrl-C")?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot watch for signals")?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::new().context("cannot watch for signals")?
+    };
     std::thread::spawn(move || {
         runtime.block_on(async {
-            while tokio::signal::ctrl_c().await.is_ok() {
+            while signals.next().await {
                 if flag.swap(true, Ordering::SeqCst) {
                     std::process::exit(i32::from(INTERRUPTED));
                 }
-                eprintln!("stopping after this step; Ctrl-C again ends at once");
+                eprintln!("stopping after this step; a second signal ends at once");
             }
         });
     });
     Ok(stop)
+}
+
+/// What asks a run to end. The handlers are there from the beginning, not from the first wait on.
+struct Signals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next one; false when none can come any more.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            told = self.interrupt.recv() => told.is_some(),
+            told = self.terminate.recv() => told.is_some(),
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    async fn next(&mut self) -> bool {
+        tokio::signal::ctrl_c().await.is_ok()
+    }
 }

@@ -141,6 +141,79 @@ fn a_run_that_is_killed_five_times_leaves_what_an_uninterrupted_one_leaves() {
 
 #[test]
 #[cfg(unix)]
+fn a_run_that_is_told_to_end_leaves_a_checkpoint_and_goes_on_from_it() {
+    let place = Place::new();
+    let output = place.tune("2", "whole", &[]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    for (signal, dir) in [("TERM", "terminated"), ("INT", "interrupted")] {
+        let child = place.tune("2", dir, &[]).spawn().unwrap();
+        let patience = Instant::now() + Duration::from_secs(120);
+        while newest_step(&place.path(dir)) < 3 {
+            assert!(Instant::now() < patience, "no checkpoint of step 3");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let told = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap();
+        assert!(told.success());
+        let output = child.wait_with_output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(130), "{signal}: {said}");
+        assert!(said.contains("stopping after this step") && said.contains("hint: `--resume` goes on from"), "{said}");
+        assert!(!place.path(dir).join("adapter.safetensors").exists());
+        // A second run in the folder of one that runs is refused; one that ended holds nothing.
+        let output = place.tune("2", dir, &["--resume"]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(place.adapter(dir), place.adapter("whole"), "{signal}");
+    }
+}
+
+#[test]
+fn an_evaluation_does_what_the_recipe_says() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("sub")).unwrap();
+    let row = |n: u32| format!("{{\"text\": \"number {n}\", \"label\": {}}}\n", n % 2);
+    std::fs::write(place.path("sub/asked.jsonl"), (300..312).map(row).collect::<String>()).unwrap();
+    let recipe = format!("{TUNE}[eval]\npath = \"asked.jsonl\"\nmin = 0.0\n");
+    std::fs::write(place.path("sub/tune.toml"), &recipe).unwrap();
+    let train = |more: &[&str]| {
+        let args = [&["train", "sub/tune.toml", "--no-progress", "--set", "train.max_steps=2"], more].concat();
+        place.marill(&args).output().unwrap()
+    };
+    let output = train(&[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let eval = |more: &[&str]| place.marill(&[&["eval", "tuned", "--no-progress"], more].concat()).output().unwrap();
+    // The rows lie beside the recipe file, and are found from the run's folder.
+    let output = eval(&["--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let found = json(&output);
+    assert_eq!((&found["n"], &found["metric"]), (&12.into(), &"acc".into()), "{found}");
+    assert!(found["results"]["recipe"]["score"].is_number(), "{found}");
+    let output = eval(&["--min", "1.5"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("below `--min` = 1.5"), "{}", stderr(&output));
+
+    assert!(train(&["--set", "eval.min=1.5"]).status.success());
+    let output = eval(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("`recipe` scored") && stderr(&output).contains("below `eval.min` = 1.5"));
+    // Its threshold is about its own rows.
+    place.write("text.txt", "numbers of many kinds\n");
+    let output = eval(&["--tasks", "wikitext-2", "--data", "text.txt"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+
+    let output = train(&["--set", "eval.tasks=[\"treck\"]"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("`eval.tasks`") && stderr(&output).contains("`treck`"), "{}", stderr(&output));
+    let rows = place.path("sub/asked.jsonl").display().to_string();
+    let named = ["--set", "eval.tasks=[\"sst2\"]", "--set", &format!("eval.path={rows}")];
+    let output = train(&named);
+    assert!(output.status.success(), "{}", stderr(&output));
+    // The task's own columns are asked of the recipe's file.
+    let output = eval(&[]);
+    assert!(stderr(&output).contains("task `sst2` needs its data") && stderr(&output).contains("row 1"));
+}
+
+#[test]
+#[cfg(unix)]
 fn a_full_disk_is_named_and_the_last_good_checkpoint_stays() {
     let place = Place::new();
     let output = place.tune("2", "tuned", &["--set", "train.max_steps=4"]).output().unwrap();
@@ -263,7 +336,7 @@ fn a_dry_run_foresees_the_bytes_of_the_exported_folder_within_a_third() {
     let place = Place::new();
     let full = TUNE.replace("[lora]\nrank = 4\ndropout = 0.2\n", "");
     place.write("full.toml", &full);
-    for (recipe, set) in [("tune.toml", "lora.rank=4"), ("tune.toml", "lora.rank=64"), ("full.toml", "train.seed=0")] {
+    for (recipe, set) in [("tune.toml", "lora.rank=4"), ("tune.toml", "lora.rank=16"), ("full.toml", "train.seed=0")] {
         let args = ["train", recipe, "--set", set, "--set", "train.max_steps=1", "--no-progress"];
         let output = place.marill(&[&args[..], &["--dry-run", "--json"]].concat()).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));

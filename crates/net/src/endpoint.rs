@@ -44,6 +44,22 @@ impl Endpoint {
         self
     }
 
+    /// Refuses plain text to another machine before anything is begun. A name without an address passes: it may have one
+    /// later, and [`Endpoint::connect`] looks again.
+    ///
+    /// # Errors
+    /// [`NetError::NotLoopback`].
+    pub fn check(&self) -> Result<(), NetError> {
+        if self.trust.is_some() {
+            return Ok(());
+        }
+        let found = (self.host.as_str(), self.port).to_socket_addrs();
+        match found.into_iter().flatten().find(|address| !address.ip().is_loopback()) {
+            Some(outside) => Err(NetError::NotLoopback { address: outside.to_string() }),
+            None => Ok(()),
+        }
+    }
+
     /// Connects, counting bytes into `count`; the socket is non-blocking.
     ///
     /// # Errors

@@ -22,11 +22,11 @@ impl Partition {
     /// # Errors
     /// [`PartitionError`] naming the file that is missing, unlisted, of another partition or altered.
     pub fn open(dir: &Path) -> Result<Self, PartitionError> {
-        let mut partition = Self::open_public(dir)?;
+        let mut partition = Self::open_base(dir, true)?;
         if !dir.join("private").is_dir() {
             return Err(PartitionError::NoPrivatePart { path: dir.into() });
         }
-        check_folder(dir, "private", &partition.manifest, &partition.manifest.private_files)?;
+        check_folder(dir, "private", &partition.manifest, &partition.manifest.private_files, true)?;
         let private = PrivatePart::load(dir, partition.manifest.decoder.is_full())?;
         private.check(&partition.base, &partition.manifest.transforms)?;
         partition.private = Some(private);
@@ -38,12 +38,17 @@ impl Partition {
     /// # Errors
     /// As [`Partition::open`].
     pub fn open_public(dir: &Path) -> Result<Self, PartitionError> {
+        // A client's copy holds the files of the manifest alone.
+        Self::open_base(dir, false)
+    }
+
+    fn open_base(dir: &Path, has_id_file: bool) -> Result<Self, PartitionError> {
         let manifest = Manifest::load(dir)?;
         if manifest.decoder.is_full() && manifest.transforms.lora.is_some() {
             let reason = "it has low-rank factors and whole private matrices".into();
             return Err(PartitionError::Manifest { path: dir.join(MANIFEST_FILE), reason });
         }
-        check_folder(dir, "public", &manifest, &manifest.public_files)?;
+        check_folder(dir, "public", &manifest, &manifest.public_files, has_id_file)?;
         let base = Checkpoint::open(&manifest.base_path(dir))?;
         Ok(Self { manifest, dir: dir.into(), base, private: None })
     }
@@ -139,10 +144,21 @@ impl Partition {
     }
 }
 
-/// The folder holds the listed files with their digests, its id file names this partition, and nothing else is there.
-fn check_folder(dir: &Path, folder: &str, manifest: &Manifest, files: &[FileEntry]) -> Result<(), PartitionError> {
+/// The folder holds the listed files with their digests, its id file, where it must have one, names this partition, and
+/// nothing else is there.
+fn check_folder(
+    dir: &Path,
+    folder: &str,
+    manifest: &Manifest,
+    files: &[FileEntry],
+    has_id_file: bool,
+) -> Result<(), PartitionError> {
     let root = dir.join(folder);
     let id_path = root.join(ID_FILE);
+    if has_id_file && !id_path.is_file() {
+        let reason = "is missing; it says which partition the folder belongs to".into();
+        return Err(PartitionError::Manifest { path: id_path, reason });
+    }
     if id_path.is_file() {
         let found = std::fs::read_to_string(&id_path).map_err(PartitionError::io(&id_path))?.trim().to_string();
         if found != manifest.partition_id {

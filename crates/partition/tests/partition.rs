@@ -168,6 +168,25 @@ fn a_missing_or_unlisted_file_is_named() {
 }
 
 #[test]
+fn a_folder_without_the_file_that_names_its_partition_is_refused() {
+    let fixture = Fixture::new(true);
+    let dir = fixture.export("out").unwrap();
+    for folder in ["public", "private"] {
+        let file = dir.join(folder).join("partition_id");
+        let id = fs::read(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        let said = refusal(&dir);
+        assert!(said.contains(&format!("{folder}/partition_id")) && said.contains("is missing"), "{said}");
+        fs::write(&file, id).unwrap();
+    }
+    Partition::open(&dir).unwrap();
+    // A client's copy holds what the manifest lists alone.
+    fs::remove_dir_all(dir.join("private")).unwrap();
+    fs::remove_file(dir.join("public/partition_id")).unwrap();
+    Partition::open_public(&dir).unwrap();
+}
+
+#[test]
 fn parts_of_two_partitions_do_not_mix() {
     let mut fixture = Fixture::new(true);
     let first = fixture.export("first").unwrap();

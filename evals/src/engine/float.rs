@@ -52,13 +52,14 @@ impl Engine for FloatEngine {
         let next = self.read(prompt)?;
         let mut scores = Vec::with_capacity(continuations.len());
         for continuation in continuations {
-            let mut score = continuation.first().map_or(0.0, |&first| log_softmax_at(&next, first));
+            let mut score = continuation.first().map_or(Ok(0.0), |&first| log_softmax_at(&next, first))?;
             if let [given @ .., _] = &continuation[..]
                 && !given.is_empty()
             {
                 let rows = self.model.all_logits(given)?.to_vec2::<f32>()?;
-                score +=
-                    rows.iter().zip(&continuation[1..]).map(|(row, &token)| log_softmax_at(row, token)).sum::<f64>();
+                for (row, &token) in rows.iter().zip(&continuation[1..]) {
+                    score += log_softmax_at(row, token)?;
+                }
                 self.keep(prompt.len())?;
             }
             scores.push(score);
@@ -72,14 +73,14 @@ impl Engine for FloatEngine {
         }
         self.keep(0)?;
         let rows = self.model.all_logits(&tokens[..tokens.len() - 1])?.to_vec2::<f32>()?;
-        Ok(rows.iter().zip(&tokens[1..]).map(|(row, &token)| log_softmax_at(row, token)).collect())
+        rows.iter().zip(&tokens[1..]).map(|(row, &token)| log_softmax_at(row, token)).collect()
     }
 
     fn generate(&mut self, prompt: &[u32], max_new_tokens: usize, stop: &Stop<'_>) -> Result<Vec<u32>, EvalError> {
         let mut answer = Vec::new();
         let mut logits = self.read(prompt)?;
         while answer.len() < max_new_tokens {
-            let token = arg_max(&logits);
+            let token = arg_max(&logits)?;
             if stop(&answer, token) {
                 break;
             }

@@ -192,6 +192,10 @@ impl Engine for SecureEngine {
         "secure"
     }
 
+    fn gives_likelihoods(&self) -> bool {
+        false
+    }
+
     fn context(&self) -> usize {
         self.public.spec.max_positions + 1 - self.public.spec.bucket(1)
     }

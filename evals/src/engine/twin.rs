@@ -12,6 +12,17 @@ pub struct TwinEngine {
     prefix: Prefix,
     public: Arc<PublicWeights>,
     twin: Twin,
+    /// The prompt that was read last: labels and the greedy answer behind one question read it once.
+    read: Option<Read>,
+}
+
+/// A prompt that was read, and what came out behind it.
+struct Read {
+    prompt: Vec<u32>,
+    /// Where it ends in the twin's cache.
+    positions: usize,
+    token: u32,
+    logits: Vec<f32>,
 }
 
 impl TwinEngine {
@@ -25,20 +36,29 @@ impl TwinEngine {
 
     /// The same from weights that are already at hand.
     pub fn with_weights(prefix: Prefix, public: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
-        Self { prefix, twin: Twin::new(Arc::clone(&public), private), public }
+        Self { prefix, twin: Twin::new(Arc::clone(&public), private), public, read: None }
     }
 
     /// As [`Self::with_weights`], rounding half up whatever the partition says: the same answers every time, for secure ones
     /// to be compared with.
     pub fn exact(prefix: Prefix, public: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
-        Self { prefix, twin: Twin::exact(Arc::clone(&public), private), public }
+        Self { prefix, twin: Twin::exact(Arc::clone(&public), private), public, read: None }
     }
 
-    /// Starts over with a prompt and returns the first token of the answer.
+    /// Starts over with a prompt and returns the first token of the answer. One that was just read is gone back to.
     fn prefill(&mut self, prompt: &[u32]) -> Result<u32, EvalError> {
+        if let Some(read) = self.read.as_ref().filter(|read| read.prompt == prompt) {
+            self.prefix.truncate(prompt.len());
+            self.twin.rewind(read.positions);
+            return Ok(read.token);
+        }
+        self.read = None;
         self.prefix.truncate(0);
         let boundary = self.public.spec.encode(&self.prefix.forward(prompt)?)?;
-        Ok(self.twin.prefill(&boundary)?)
+        let token = self.twin.prefill(&boundary)?;
+        let (positions, logits) = (self.twin.positions(), self.twin.last_logits());
+        self.read = Some(Read { prompt: prompt.to_vec(), positions, token, logits });
+        Ok(token)
     }
 
     fn decode(&mut self, token: u32) -> Result<u32, EvalError> {
@@ -59,18 +79,14 @@ impl Engine for TwinEngine {
     }
 
     fn score(&mut self, prompt: &[u32], continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
-        self.prefill(prompt)?;
-        let next = self.twin.last_logits();
-        let mut at_prompt = true;
         let mut scores = Vec::with_capacity(continuations.len());
         for continuation in continuations {
-            let mut score = continuation.first().map_or(0.0, |&first| log_softmax_at(&next, first));
-            if continuation.len() > 1 && !std::mem::replace(&mut at_prompt, false) {
-                self.prefill(prompt)?;
-            }
+            self.prefill(prompt)?;
+            let next = self.read.as_ref().map_or(&[][..], |read| &read.logits);
+            let mut score = continuation.first().map_or(Ok(0.0), |&first| log_softmax_at(next, first))?;
             for pair in continuation.windows(2) {
                 self.decode(pair[0])?;
-                score += log_softmax_at(&self.twin.last_logits(), pair[1]);
+                score += log_softmax_at(&self.twin.last_logits(), pair[1])?;
             }
             scores.push(score);
         }
@@ -85,7 +101,7 @@ impl Engine for TwinEngine {
             } else {
                 self.decode(pair[0])?;
             }
-            scores.push(log_softmax_at(&self.twin.last_logits(), pair[1]));
+            scores.push(log_softmax_at(&self.twin.last_logits(), pair[1])?);
         }
         Ok(scores)
     }

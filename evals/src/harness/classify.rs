@@ -6,36 +6,48 @@ use super::{Outcome, Run, Sample, best};
 use crate::measure::Measure;
 
 impl Run<'_, '_> {
-    /// The likeliest label, or the greedy answer where the engine gives no likelihoods.
+    /// The greedy answer of every engine, and the likeliest whole answer where the engine gives likelihoods.
     pub(super) fn classify(&mut self, examples: &[Example], shots: &[Example]) -> Outcome {
         let labels = &self.task.dataset.labels;
-        let tokens = labels.iter().map(|l| self.speaker.tokenizer.encode(l)).collect::<Result<Vec<_>, _>>()?;
-        let greedy = self.engine.name() == "secure";
-        let measure = if greedy { Measure::ExactMatch } else { Measure::Acc };
-        // One more than the longest label: an answer that goes on is no label.
-        let longest = tokens.iter().map(Vec::len).max().unwrap_or(1) + 1;
+        let measures = match self.engine.gives_likelihoods() {
+            true => vec![Measure::Acc, Measure::ExactMatch],
+            false => vec![Measure::ExactMatch],
+        };
         let mut samples = Vec::with_capacity(examples.len());
         for (doc_id, example) in examples.iter().enumerate() {
+            // With its end, an answer that begins another one can be told from it.
+            let whole = labels.iter().map(|label| self.speaker.answer(&example.prompt, label));
+            let whole = whole.collect::<Result<Vec<_>, _>>()?;
+            // One more than the longest: an answer that goes on is no label.
+            let longest = whole.iter().map(Vec::len).max().unwrap_or(1) + 1;
             let question = self.ask(shots, example, longest)?;
-            let (answer, label_scores) = if greedy {
-                (self.greedy_line(&question, longest)?, Vec::new())
-            } else {
-                let scores = self.engine.score(&question.tokens, &tokens)?;
-                (labels[best(&scores)].clone(), scores)
-            };
-            let score = f64::from(answer.trim() == example.completion.trim());
+            let mut figures = BTreeMap::new();
+            let (mut choice, mut label_scores) = (None, Vec::new());
+            if self.engine.gives_likelihoods() {
+                let scores = self.engine.score(&question.tokens, &whole);
+                label_scores = scores.map_err(|error| self.no_score(Measure::Acc, doc_id, error))?;
+                let likeliest = best(&label_scores);
+                let right = f64::from(labels[likeliest].trim() == example.completion.trim());
+                figures.insert(Measure::Acc.name(), vec![right, 1.0]);
+                choice = Some(labels[likeliest].clone());
+            }
+            let answer = self.greedy_line(&question, longest);
+            let answer = answer.map_err(|error| self.no_score(Measure::ExactMatch, doc_id, error))?;
+            let right = f64::from(answer == example.completion.trim());
+            figures.insert(Measure::ExactMatch.name(), vec![right, 1.0]);
             samples.push(Sample {
                 doc_id,
                 prompt: question.text,
                 target: example.completion.clone(),
                 answer,
+                choice,
                 label: example.label,
-                score,
+                score: figures[measures[0].name()][0],
                 label_scores,
-                figures: BTreeMap::from([(measure.name(), vec![score, 1.0])]),
+                figures,
             });
             (self.progress)(doc_id + 1, examples.len());
         }
-        Ok((samples, vec![measure]))
+        Ok((samples, measures))
     }
 }

@@ -24,8 +24,9 @@ impl Run<'_, '_> {
         for (doc_id, example) in examples.iter().enumerate() {
             let solution = self.speaker.tokenizer.encode(&example.completion)?.len();
             let question = self.ask(shots, example, self.task.max_new_tokens.max(solution))?;
-            let nats = self.nats(&question, &example.completion)?;
-            let answer = self.greedy_text(&question, self.task.max_new_tokens)?;
+            let nats = self.nats(&question, &example.completion, doc_id)?;
+            let answer = self.greedy_text(&question, self.task.max_new_tokens);
+            let answer = answer.map_err(|error| self.no_score(Measure::DefinesFunction, doc_id, error))?;
             let program = program_of(&answer);
             let defines = f64::from(defines_function(&program));
             let mut figures = BTreeMap::from([(Measure::NatsPerToken.name(), nats.to_vec())]);

@@ -12,7 +12,8 @@ impl Run<'_, '_> {
         let mut samples = Vec::with_capacity(examples.len());
         for (doc_id, example) in examples.iter().enumerate() {
             let question = self.ask(shots, example, self.task.max_new_tokens)?;
-            let answer = self.greedy_line(&question, self.task.max_new_tokens)?;
+            let answer = self.greedy_line(&question, self.task.max_new_tokens);
+            let answer = answer.map_err(|error| self.no_score(Measure::Bleu, doc_id, error))?;
             let bleu = BleuStats::of(&answer, &example.completion);
             let chrf = ChrfStats::of(&answer, &example.completion);
             samples.push(Sample {

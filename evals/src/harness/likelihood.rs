@@ -13,7 +13,7 @@ impl Run<'_, '_> {
         for (doc_id, example) in examples.iter().enumerate() {
             let answer_len = self.speaker.tokenizer.encode(&example.completion)?.len();
             let question = self.ask(shots, example, answer_len)?;
-            let nats = self.nats(&question, &example.completion)?;
+            let nats = self.nats(&question, &example.completion, doc_id)?;
             samples.push(Sample {
                 doc_id,
                 prompt: question.text,
@@ -37,7 +37,8 @@ impl Run<'_, '_> {
         windows.truncate(limit.unwrap_or(usize::MAX));
         let mut samples = Vec::new();
         for (doc_id, window) in windows.iter().enumerate() {
-            let scores = self.engine.token_scores(window)?;
+            let scores = self.engine.token_scores(window);
+            let scores = scores.map_err(|error| self.no_score(Measure::TokenPerplexity, doc_id, error))?;
             let score: f64 = scores.iter().sum();
             samples.push(Sample {
                 doc_id,

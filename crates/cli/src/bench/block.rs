@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, value_parser = ["prefill", "decode"], default_value = "decode")]
     phase: String,
     /// Tokens of the prompt (prefill), or tokens over which a decoded one is averaged
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub tokens: Option<u32>,
     /// Keys that the first decoded token attends to, itself included
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(17..))]
@@ -58,10 +58,10 @@ pub struct Args {
     #[arg(long, value_name = "R", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
     rank: u32,
     /// Query heads that share a softmax
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     merge: u32,
     /// Private layers; fewer than the model has leave its output head away [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     layers: Option<u32>,
     /// How truncations round: half up, or by a public coin (whose results the twin cannot foretell)
     #[arg(long, value_parser = ["exact", "stochastic"], default_value = "exact")]
@@ -85,11 +85,11 @@ impl Plan {
     fn of(args: &Args) -> Self {
         if args.phase == "prefill" {
             let tokens = args.tokens.unwrap_or(128) as usize;
-            return Self { prompt: tokens.next_multiple_of(16).max(16), warm: 0, tokens: 0 };
+            return Self { prompt: tokens.next_multiple_of(16), warm: 0, tokens: 0 };
         }
         let before = args.context as usize - 1;
         let prompt = before / 16 * 16;
-        Self { prompt, warm: before - prompt, tokens: args.tokens.unwrap_or(4).max(1) as usize }
+        Self { prompt, warm: before - prompt, tokens: args.tokens.unwrap_or(4) as usize }
     }
 
     fn positions(&self) -> usize {
