@@ -89,6 +89,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("wrote `{}`: carry it to the dealer's machine", order.display());
         return Ok(ExitCode::SUCCESS);
     }
+    // Not at the first session: a service that starts is expected to work.
+    args.dealer.check()?;
     let dealer_key = args.dealer_key.unwrap_or_else(|| state.join("dealer").join(SERVER_KEY_FILE));
     // A dealer that was started in the same moment writes it now.
     let deadline = Instant::now() + KEY_WAIT;

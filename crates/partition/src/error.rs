@@ -17,6 +17,8 @@ pub enum PartitionError {
     Manifest { path: PathBuf, reason: String },
     #[error("`{}` is listed in the manifest and missing", path.display())]
     MissingFile { path: PathBuf },
+    #[error("`{}` is missing; it says which partition the folder belongs to", path.display())]
+    MissingId { path: PathBuf },
     #[error("`{}` is not listed in the manifest\nhint: a partition holds what its manifest lists and nothing else", path.display())]
     UnlistedFile { path: PathBuf },
     #[error("`{}` has SHA-256 {found}, the manifest says {expected}", path.display())]

@@ -156,8 +156,7 @@ fn check_folder(
     let root = dir.join(folder);
     let id_path = root.join(ID_FILE);
     if has_id_file && !id_path.is_file() {
-        let reason = "is missing; it says which partition the folder belongs to".into();
-        return Err(PartitionError::Manifest { path: id_path, reason });
+        return Err(PartitionError::MissingId { path: id_path });
     }
     if id_path.is_file() {
         let found = std::fs::read_to_string(&id_path).map_err(PartitionError::io(&id_path))?.trim().to_string();
