@@ -76,7 +76,7 @@ pub struct Args {
     #[arg(long)]
     allow_code_execution: bool,
     /// Exit with 1 when the first task's score is below [default: `eval.min` of the recipe, for its first task]
-    #[arg(long, value_name = "SCORE")]
+    #[arg(long, value_name = "SCORE", value_parser = parse_score)]
     min: Option<f64>,
     /// Compare two runs on the same questions (what `--json` printed or `--log-samples` wrote) instead of running one
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "tasks"])]
@@ -89,6 +89,11 @@ pub struct Args {
     /// Show no progress
     #[arg(long, env = "MARILL_NO_PROGRESS", value_parser = clap::builder::FalseyValueParser::new())]
     no_progress: bool,
+}
+
+/// Every score is above or below a number; nothing is below what is none.
+fn parse_score(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|score: &f64| score.is_finite()).ok_or_else(|| "a score is a finite number".into())
 }
 
 /// # Errors
@@ -114,7 +119,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             progress.finish();
             let report = report.map_err(bad)?;
             show(&report, args.show);
-            remark(&report, args.shots);
+            remark(&report, &args, task);
             reports.push(report);
         }
     }
@@ -224,7 +229,7 @@ fn show(report: &Report, count: usize) {
 }
 
 /// What a score leaves out or cuts is said.
-fn remark(report: &Report, shots: usize) {
+fn remark(report: &Report, args: &Args, kind: &Task) {
     let Report { task, n, truncated, shortened, few_shot, .. } = report;
     if *truncated > 0 {
         eprintln!("note: `{task}`: {truncated} of {n} prompts do not fit the context and lost their beginning");
@@ -232,7 +237,10 @@ fn remark(report: &Report, shots: usize) {
     if *shortened > 0 {
         eprintln!("note: `{task}`: of {shortened} of {n} right answers only the beginning fits the context");
     }
-    if *few_shot < shots {
+    if args.max_new_tokens.is_some() && !matches!(kind.kind, Kind::Generate | Kind::Code) {
+        eprintln!("note: `{task}` writes no text; `--max-new-tokens` changes nothing");
+    }
+    if *few_shot < args.shots {
         eprintln!("note: `{task}` is running text and has no worked examples; `--shots` changes nothing");
     }
 }

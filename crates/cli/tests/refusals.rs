@@ -31,6 +31,16 @@ fn numbers_and_texts_without_sense() {
     refused(&["bench", "DIR", "--tokens", "0"], 2, &["--tokens", "0 is not in"]);
     refused(&["bench", "--arch", "gpt2", "--layers", "0"], 2, &["--layers"]);
     refused(&["bench", "--arch", "gpt2", "--merge", "0"], 2, &["--merge"]);
+    let wide = ["bench", "--arch", "gpt2", "--layers", "1"];
+    for (flag, phase) in [("--tokens", "decode"), ("--context", "decode"), ("--tokens", "prefill")] {
+        refused(&[&wide[..], &[flag, "4294967295", "--phase", phase]].concat(), 1, &[flag, "2032"]);
+    }
+    refused(
+        &["bench", "--arch", "gpt2", "--layers", "4294967295"],
+        1,
+        &["`--layers` 4294967295: `gpt2` has 12 layers"],
+    );
+    refused(&["eval", "DIR", "--tasks", "dolly4", "--min", "nan"], 2, &["--min", "a finite number"]);
     refused(&["eval", "DIR", "--tasks", "dolly4", "--limit", "0"], 2, &["--limit"]);
 }
 

@@ -137,7 +137,7 @@ const ROOT: &[(&str, Kind)] = &[
         Kind::Table(&[
             ("merge", Within(1, MANY)),
             ("grouping", OneOf(&["strided", "adjacent"])),
-            ("scale", Positive),
+            ("scale", Number(1e-6, 1e3)),
             ("allow_kv_collapse", Flag),
         ]),
     ),

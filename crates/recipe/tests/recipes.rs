@@ -280,6 +280,7 @@ fn numbers_that_no_run_can_use_are_refused_by_their_key() {
         ("heads.merge=4611686018427387904", "`heads.merge` must be at most"),
         ("tokenizer.vocab_size=4611686018427387904", "`tokenizer.vocab_size` must be at most"),
         ("eval.every_steps=4611686018427387904", "`eval.every_steps` must be at most"),
+        ("heads.scale=1e-300", "`heads.scale` must be between 0.000001 and 1000"),
         ("optimizer.learning_rate=1e-60", "`optimizer.learning_rate` must be at least 1e-12"),
     ] {
         let all = problems(&good, &[set]);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use marill_mpc::masked::{Cost, POINTS_BELOW};
 use marill_mpc::material::{Estimate, Network, estimates, tally_on};
+use marill_mpc::spec::MAX_POSITIONS;
 use marill_mpc::testing::gaussian;
 use marill_mpc::{
     ClientSession, DealerSession, MaskedAdapter, Material, ProtocolError, RealTwin, Seed, ServerSession, Twin,
@@ -282,6 +283,14 @@ fn references(model: &Model, inputs: &[Vec<u64>], plan: &Plan) -> anyhow::Result
 /// [`BadInput`] for unknown shapes and networks, and whatever a session reports.
 pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let plan = Plan::of(args);
+    // Before weights of any size are drawn.
+    if plan.positions() > MAX_POSITIONS {
+        let problem = anyhow!(
+            "`--context` and `--tokens` come to {} positions, and a session holds at most {MAX_POSITIONS}",
+            plan.positions()
+        );
+        return Err(BadInput(problem).into());
+    }
     let name = args.arch.as_deref().context("an architecture is given")?;
     let rank = if args.private == "lora" { args.rank as usize } else { 0 };
     let positions = plan.positions().next_multiple_of(16) + 16;

@@ -59,6 +59,9 @@ fn spec(name: &str, form: Form) -> anyhow::Result<DecoderSpec> {
         );
     };
     let layers = layers.unwrap_or(all);
+    if layers > all {
+        return Err(BadInput(anyhow::anyhow!("`--layers` {layers}: `{name}` has {all} layers")).into());
+    }
     if layers == 0 || merge == 0 || heads % merge != 0 {
         let problem = anyhow::anyhow!("{layers} layers with {heads} heads merged by {merge} is no model");
         return Err(BadInput(problem).into());
