@@ -9,15 +9,15 @@ mod shared;
 mod text;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use marill_model::{Message, Tokenizer, render_chat};
 use marill_mpc::{DecoderSpec, Material, Sampling};
 use marill_net::http::HttpClient;
-use marill_net::{Endpoint, WireCount};
-use marill_partition::Partition;
+use marill_net::{Endpoint, WireCount, peer_text};
+use marill_partition::{Partition, PartitionError};
 
 use crate::ServingError;
 use crate::ahead::Correlations;
@@ -29,6 +29,7 @@ pub use session::{ClientState, Cost, SecureSession, SessionOpener, Source};
 use text::TextStream;
 
 /// Which services to use and where to keep what is downloaded.
+#[derive(Clone)]
 pub struct ClientOptions {
     pub server: Endpoint,
     pub dealer: Endpoint,
@@ -52,6 +53,17 @@ pub struct ClientOptions {
 pub fn fetch(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<(PathBuf, Offered), ServingError> {
     let server = HttpClient::new(options.server.clone(), options.api_key.clone());
     cache::fetch(&server, &options.cache, progress)
+}
+
+/// Opens a partition's public part that was downloaded; what is damaged is named with its folder.
+///
+/// # Errors
+/// [`ServingError::BadCache`].
+pub(crate) fn open_cached(folder: &Path) -> Result<Partition, ServingError> {
+    Partition::open_public(folder).map_err(|source| match source {
+        PartitionError::Schema { .. } | PartitionError::Spec(_) => ServingError::Partition(source),
+        source => ServingError::BadCache { folder: folder.into(), source: Box::new(source) },
+    })
 }
 
 /// An answer to ask for.
@@ -152,7 +164,7 @@ impl Client {
     /// An unreachable server, a wrong digest, a partition that this build cannot run.
     pub fn connect(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<Self, ServingError> {
         let (folder, offered) = fetch(options, progress)?;
-        Self::open(&Partition::open_public(&folder)?, options, offered)
+        Self::open(&open_cached(&folder)?, options, offered)
     }
 
     /// Uses a partition that is on this machine already; its private part is not read.
@@ -170,7 +182,7 @@ impl Client {
         let mut prefixes: Vec<_> = (1..options.max_sessions).map(|_| prefix.fork()).collect();
         prefixes.push(prefix);
         Ok(Self {
-            model_name: partition.manifest.name.clone(),
+            model_name: peer_text(&partition.manifest.name),
             tokenizer: partition.tokenizer().clone(),
             chat_template: partition.chat_template().map(str::to_string),
             public_layers: partition.manifest.transforms.frozen_layers,
@@ -190,6 +202,12 @@ impl Client {
 
     pub fn server(&self) -> &HttpClient {
         &self.sessions.server
+    }
+
+    /// Server and dealer, or the evaluator in the dealer's place, are all on this machine: whoever runs it sees everything.
+    pub fn is_demonstration(&self) -> bool {
+        let third = self.sessions.evaluator.as_ref().unwrap_or(&self.sessions.dealer);
+        self.sessions.server.endpoint.is_here() && third.endpoint.is_here()
     }
 
     /// Layers that run here in clear.

@@ -30,6 +30,7 @@ use zeroize::Zeroizing;
 use crate::ServingError;
 use crate::ahead::{SEEDS_FOLDER, StoredSession, Vault};
 use crate::metrics::{self, Metrics};
+use crate::ready::{Readiness, has_room};
 use crate::seats::{MAX_WAITING, SEAT_WAIT};
 use crate::secret_files::random;
 use crate::state::{Ledger, WhenInUse};
@@ -92,6 +93,9 @@ pub(crate) struct Dealer {
     line_seats: Arc<Sessions>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
+    /// Holds its records.
+    folder: PathBuf,
+    readiness: Readiness,
 }
 
 impl Dealer {
@@ -115,6 +119,8 @@ impl Dealer {
             line_seats: Sessions::new(grants::MAX_OPEN),
             sessions,
             metrics: Arc::default(),
+            folder: state.into(),
+            readiness: Readiness::default(),
         }))
     }
 
@@ -242,10 +248,11 @@ fn bad_request(message: impl Into<String>) -> HttpError {
 }
 
 async fn ready(State(dealer): State<Arc<Dealer>>) -> Result<&'static str, HttpError> {
-    match dealer.sessions.is_draining() {
-        true => Err(web::not_ready("the dealer is shutting down")),
-        false => Ok("ready"),
+    if dealer.sessions.is_draining() {
+        return Err(web::not_ready("the dealer is shutting down"));
     }
+    let folder = dealer.folder.clone();
+    dealer.readiness.check(move || has_room(&folder)).await.map(|()| "ready")
 }
 
 async fn new_session(

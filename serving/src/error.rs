@@ -76,6 +76,14 @@ pub enum ServingError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{0}")]
     Plain(NetError),
+    #[error("the operating system gives no thread: {0}")]
+    Thread(std::io::Error),
+    #[error(
+        "what was downloaded is damaged: {source}\nhint: delete `{}`, and it is fetched again", folder.display()
+    )]
+    BadCache { folder: PathBuf, source: Box<marill_partition::PartitionError> },
+    #[error("`{}` cannot be used: {reason}\nhint: {hint}", path.display())]
+    BadIdentity { path: PathBuf, reason: String, hint: String },
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
     #[error("cannot listen on `{address}`: {source}")]
@@ -156,8 +164,9 @@ impl ServingError {
     pub(crate) fn refusal_code(&self, greeter: &str) -> &'static str {
         match self {
             Self::Refused { code, .. } => BUSY.iter().find(|busy| *busy == code).copied().unwrap_or(DEALER_REFUSAL),
-            Self::Mismatch { field: "partition_id" | "spec_sha256" | "public_sha256", .. } => "partition_changed",
-            Self::Mismatch { .. } => "terms",
+            Self::Mismatch { field: "protocol" | "reveal" | "material", .. } => "terms",
+            // All the others are the partition's, or how a server was started with it.
+            Self::Mismatch { .. } => "partition_changed",
             Self::Quota(refusal) => refusal.code(),
             Self::SessionUsed { .. } => "session_used",
             Self::BadMessage { peer, .. } | Self::Net { peer, .. } if *peer == greeter => "bad_greeting",

@@ -18,12 +18,12 @@ use axum::routing::get;
 use axum::{Json, Router, middleware};
 use marill_mpc::OperatorSession;
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
-use marill_partition::Partition;
 
 use crate::ServingError;
-use crate::client::{ClientOptions, SessionOpener, fetch};
+use crate::client::{ClientOptions, SessionOpener, fetch, open_cached};
 use crate::metrics::{self, Metrics};
 use crate::pace::Pace;
+use crate::ready::{Found, Renewed, partition_changed};
 use crate::seats::{MAX_WAITING, SEAT_WAIT};
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
@@ -48,7 +48,7 @@ pub struct EvaluatorOptions {
 }
 
 pub(crate) struct Evaluator {
-    opener: SessionOpener,
+    opener: Arc<Renewed<SessionOpener>>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
 }
@@ -59,19 +59,28 @@ pub(crate) struct Evaluator {
 /// [`ServingError::Mismatch`] where the server computes with its clients, a port in use, and what [`web::run`] reports.
 pub fn run(options: &EvaluatorOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
     let bound = web::bind(options.listen, options.tls.identity(&options.services.state)?)?;
-    let (folder, offer) = fetch(&options.services, progress)?;
-    if offer.e0 != E0::Operator {
-        let (ours, theirs) = (E0::Operator.as_str().into(), offer.e0.as_str().into());
-        return Err(ServingError::Mismatch { field: "e0", ours, theirs });
-    }
-    let opener = SessionOpener::new(&Partition::open_public(&folder)?, &options.services, offer)?;
-    let evaluator = Evaluator::new(opener, options.services.max_sessions);
+    let evaluator = Evaluator::new(opener(&options.services, progress)?, options.services.max_sessions);
+    let services = options.services.clone();
+    let make = move || opener(&services, &mut |line| tracing::info!("{line}"));
+    let server_of = |opener: &SessionOpener| (opener.server.clone(), opener.terms.clone());
+    evaluator.opener.watch(server_of, make)?;
     let metrics = metrics::listen(options.metrics, &evaluator.metrics, &evaluator.sessions)?;
     web::run(bound, evaluator.app(), &evaluator.sessions, metrics)
 }
 
+/// Fetches what is missing of the partition that the server serves.
+fn opener(services: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<SessionOpener, ServingError> {
+    let (folder, offer) = fetch(services, progress)?;
+    if offer.e0 != E0::Operator {
+        let (ours, theirs) = (E0::Operator.as_str().into(), offer.e0.as_str().into());
+        return Err(ServingError::Mismatch { field: "e0", ours, theirs });
+    }
+    SessionOpener::new(&open_cached(&folder)?, services, offer)
+}
+
 impl Evaluator {
     pub(crate) fn new(opener: SessionOpener, max_sessions: usize) -> Arc<Self> {
+        let opener = Arc::new(Renewed::new(opener));
         Arc::new(Self { opener, sessions: Sessions::with_queue(max_sessions, MAX_WAITING), metrics: Arc::default() })
     }
 
@@ -111,22 +120,12 @@ impl Evaluator {
     fn open(&self, client: &mut SharedChannel<WebSocketChannel>) -> Result<OperatorSession, ServingError> {
         let hello: EvaluateHello = recv_hello(client, CLIENT)?;
         client.lock().greeted();
-        let terms = self.agree(&hello)?;
-        let (session, opened) = self.opener.open_shared(&terms, hello.ticket, hello.sampling)?;
+        let opener = self.opener.current();
+        let terms = agree(&opener, &hello)?;
+        let (session, opened) = opener.open_shared(&terms, hello.ticket, hello.sampling)?;
         let welcome = EvaluateWelcome { terms, session };
         send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
         Ok(opened)
-    }
-
-    /// The terms with the material that one of the two insists on, or else this evaluator's: it is at the end of the
-    /// line on which rounds wait.
-    fn agree(&self, hello: &EvaluateHello) -> Result<Terms, ServingError> {
-        let (asked, ours) = (hello.terms.material, self.opener.terms.material);
-        let material = if hello.any_material || self.opener.insists_on_material { ours } else { asked };
-        let terms = self.opener.terms.clone().with_material(material);
-        let theirs = if hello.any_material { material } else { asked };
-        terms.check(&hello.terms.clone().with_material(theirs))?;
-        Ok(terms)
     }
 
     fn serve(
@@ -134,7 +133,8 @@ impl Evaluator {
         client: &mut SharedChannel<WebSocketChannel>,
         session: &mut OperatorSession,
     ) -> Result<(), ServingError> {
-        let width = self.opener.spec.hidden_size;
+        let opener = self.opener.current();
+        let width = opener.spec.hidden_size;
         let bad = |reason: String| ServingError::BadMessage { peer: CLIENT, reason };
         let mut pace = Pace::start(client);
         loop {
@@ -144,7 +144,7 @@ impl Evaluator {
             let began = Instant::now();
             let token = match step {
                 Step::End => return Ok(()),
-                Step::Prefill { bucket } if bucket > self.opener.spec.max_positions => {
+                Step::Prefill { bucket } if bucket > opener.spec.max_positions => {
                     return Err(bad(format!("a prefill of {bucket} is not possible")));
                 }
                 Step::Prefill { bucket } => session.prefill(&recv_input_share(client, CLIENT, step, width)?, bucket)?,
@@ -157,13 +157,28 @@ impl Evaluator {
     }
 }
 
+/// The terms with the material that one of the two insists on, or else this evaluator's: it is at the end of the
+/// line on which rounds wait.
+fn agree(opener: &SessionOpener, hello: &EvaluateHello) -> Result<Terms, ServingError> {
+    let (asked, ours) = (hello.terms.material, opener.terms.material);
+    let material = if hello.any_material || opener.insists_on_material { ours } else { asked };
+    let terms = opener.terms.clone().with_material(material);
+    let theirs = if hello.any_material { material } else { asked };
+    terms.check(&hello.terms.clone().with_material(theirs))?;
+    Ok(terms)
+}
+
 async fn ready(State(evaluator): State<Arc<Evaluator>>) -> Result<&'static str, HttpError> {
     if evaluator.sessions.is_draining() {
         return Err(web::not_ready("the evaluator is shutting down"));
     }
-    let server = evaluator.opener.server.clone();
-    match tokio::task::spawn_blocking(move || server.get("/ready", 1 << 16)).await {
-        Ok(Ok(answer)) if answer.status == 200 => Ok("ready"),
+    let look = move || {
+        let opener = evaluator.opener.current();
+        evaluator.opener.look(&opener.server, &opener.terms)
+    };
+    match tokio::task::spawn_blocking(look).await {
+        Ok(Found::Ready) => Ok("ready"),
+        Ok(Found::Changed) => Err(partition_changed()),
         _ => Err(web::not_ready("the server is not ready")),
     }
 }

@@ -6,6 +6,7 @@ mod page;
 mod request;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,11 +18,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use marill_net::NetError;
+use marill_net::{NetError, peer_text};
 
 use crate::ServingError;
 use crate::client::{Client, ClientOptions};
 use crate::metrics::{self, Metrics};
+use crate::ready::{Found, Readiness, Renewed, has_room, partition_changed};
 use crate::web::{self, HttpError, Sessions};
 use answer::{Shape, respond};
 
@@ -39,10 +41,13 @@ pub struct GatewayOptions {
 }
 
 pub(crate) struct Gateway {
-    client: Client,
+    client: Arc<Renewed<Client>>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     created: u64,
+    /// Holds its records.
+    folder: PathBuf,
+    readiness: Readiness,
 }
 
 /// Fetches the public part, then serves until a signal.
@@ -52,8 +57,13 @@ pub(crate) struct Gateway {
 pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
     let bound = web::bind(options.listen, None)?;
     let sessions = Sessions::with_queue(options.client.max_sessions, MAX_WAITING);
-    let gateway = Gateway::new(connect(&options.client, progress)?, sessions.clone());
-    eprintln!("model `{}`: the prompt stays on this machine", gateway.client.model_name);
+    let client = connect(&options.client, progress)?;
+    let gateway = Gateway::new(client, sessions.clone(), options.client.state.clone());
+    eprintln!("model `{}`: the prompt stays on this machine", peer_text(&gateway.client().model_name));
+    let services = options.client.clone();
+    let make = move || Client::connect(&services, &mut |line| tracing::info!("{line}"));
+    let server_of = |client: &Client| (client.server().clone(), client.terms.clone());
+    gateway.client.watch(server_of, make)?;
     let metrics = metrics::listen(options.metrics, &gateway.metrics, &sessions)?;
     web::run(bound, gateway.app(), &sessions, metrics)
 }
@@ -72,9 +82,15 @@ fn connect(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<Cl
 }
 
 impl Gateway {
-    fn new(client: Client, sessions: Arc<Sessions>) -> Arc<Self> {
+    fn new(client: Client, sessions: Arc<Sessions>, folder: PathBuf) -> Arc<Self> {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-        Arc::new(Self { client, sessions, metrics: Arc::default(), created })
+        let client = Arc::new(Renewed::new(client));
+        Arc::new(Self { client, sessions, metrics: Arc::default(), created, folder, readiness: Readiness::default() })
+    }
+
+    /// What is computed with now; a request keeps it to its end.
+    fn client(&self) -> Arc<Client> {
+        self.client.current()
     }
 
     fn app(self: &Arc<Self>) -> Router {
@@ -97,7 +113,7 @@ impl Gateway {
 
     fn model_object(&self) -> serde_json::Value {
         serde_json::json!({
-            "id": self.client.model_name, "object": "model", "created": self.created, "owned_by": "marill",
+            "id": self.client().model_name, "object": "model", "created": self.created, "owned_by": "marill",
         })
     }
 }
@@ -133,11 +149,13 @@ fn is_local(authority: &str) -> bool {
 }
 
 async fn health(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {
-    let terms = &gateway.client.terms;
+    let client = gateway.client();
+    let terms = &client.terms;
     Json(serde_json::json!({
-        "status": "ok", "model": gateway.client.model_name, "partition_id": terms.partition_id,
-        "server": gateway.client.server().endpoint.to_string(), "setting": terms.setting, "e0": terms.e0, "rounding": terms.rounding,
-        "public_layers": gateway.client.public_layers(), "private_layers": gateway.client.private_layers(),
+        "status": "ok", "model": client.model_name, "partition_id": terms.partition_id,
+        "server": client.server().endpoint.to_string(), "setting": terms.setting, "e0": terms.e0, "rounding": terms.rounding,
+        "demonstration": client.is_demonstration(),
+        "public_layers": client.public_layers(), "private_layers": client.private_layers(),
     }))
 }
 
@@ -146,9 +164,15 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<&'static str, Http
     if gateway.sessions.is_draining() {
         return Err(web::not_ready("the gateway is shutting down"));
     }
-    let server = gateway.client.server().clone();
-    match tokio::task::spawn_blocking(move || server.get("/ready", 1 << 16)).await {
-        Ok(Ok(answer)) if answer.status == 200 => Ok("ready"),
+    let folder = gateway.folder.clone();
+    gateway.readiness.check(move || has_room(&folder)).await?;
+    let look = move || {
+        let client = gateway.client();
+        gateway.client.look(client.server(), &client.terms)
+    };
+    match tokio::task::spawn_blocking(look).await {
+        Ok(Found::Ready) => Ok("ready"),
+        Ok(Found::Changed) => Err(partition_changed()),
         _ => Err(web::not_ready("the server is not ready")),
     }
 }
@@ -161,20 +185,22 @@ async fn model(
     State(gateway): State<Arc<Gateway>>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<serde_json::Value>, HttpError> {
-    match id == gateway.client.model_name {
-        true => Ok(Json(gateway.model_object())),
-        false => Err(request::unknown_model(&id, &gateway.client.model_name)),
+    match &gateway.client().model_name {
+        served if id == *served => Ok(Json(gateway.model_object())),
+        served => Err(request::unknown_model(&id, served)),
     }
 }
 
 async fn chat(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Result<Response, HttpError> {
-    let parsed = request::chat(&body, &gateway.client)?;
-    respond(gateway, parsed, Shape::Chat).await
+    let client = gateway.client();
+    let parsed = request::chat(&body, &client)?;
+    respond(gateway, client, parsed, Shape::Chat).await
 }
 
 async fn complete(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Result<Response, HttpError> {
-    let parsed = request::completion(&body, &gateway.client)?;
-    respond(gateway, parsed, Shape::Completion).await
+    let client = gateway.client();
+    let parsed = request::completion(&body, &client)?;
+    respond(gateway, client, parsed, Shape::Completion).await
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod local;
 mod metrics;
 mod pace;
+mod ready;
 mod seats;
 mod secret_files;
 pub mod server;

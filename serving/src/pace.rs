@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 
 use marill_net::{SharedChannel, WebSocketChannel};
 
-/// From the greeting to the first step: the masked adapter may be hundreds of megabytes.
+/// From the greeting to the first step, without what it takes to send the masked adapter.
 const OPENING: Duration = Duration::from_secs(300);
 /// What a step may take, and how much more for each position of a prompt.
 const STEP: Duration = Duration::from_secs(150);
 const POSITION: Duration = Duration::from_secs(4);
 /// What a step adds to the session's time, the pause before the next one included, beside its positions.
 const EARNED: Duration = Duration::from_secs(60);
+
+/// A peer that takes the adapter more slowly than this is given up.
+const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
 
 type Line = SharedChannel<WebSocketChannel>;
 
@@ -33,6 +36,12 @@ impl Pace {
     pub(crate) fn with(&mut self, line: &Line) {
         line.lock().set_deadline(Some(self.end));
         self.lines.push(line.clone());
+    }
+
+    /// So many bytes have to be sent before the first step.
+    pub(crate) fn earn(&mut self, bytes: u64) {
+        self.end += Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
+        self.set(self.end);
     }
 
     /// A step of so many positions begins.

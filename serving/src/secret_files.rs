@@ -113,6 +113,25 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
     sync_folder(folder)
 }
 
+/// What is written for a trial: more than the end of a block that a file may have left.
+const TRIAL_BYTES: usize = 16 << 10;
+
+/// That the folder takes a new file, which is gone again on return.
+///
+/// # Errors
+/// [`ServingError::Io`], on a full disk for example.
+pub fn check_room(folder: &Path) -> Result<(), ServingError> {
+    let trial = part_of(&folder.join("trial"))?;
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&trial)?;
+        file.write_all(&[0; TRIAL_BYTES])?;
+        file.sync_data()
+    };
+    let written = write();
+    let _ = std::fs::remove_file(&trial);
+    written.map_err(ServingError::io(folder))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

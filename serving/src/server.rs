@@ -3,12 +3,12 @@
 mod files;
 mod guard;
 mod input;
+mod masked;
 mod session;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Path as UrlPath, Request, State};
@@ -17,7 +17,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use marill_mpc::{DecoderSpec, Material, PrivateWeights, PublicWeights, Seed};
+use marill_mpc::{DecoderSpec, Material, PrivateWeights, PublicWeights};
 use marill_net::Endpoint;
 use marill_net::http::HttpClient;
 use marill_partition::{Manifest, Partition};
@@ -27,6 +27,7 @@ use zeroize::Zeroizing;
 use crate::ServingError;
 use crate::ahead::{self, Order, SealingKey, Shelf};
 use crate::metrics::{self, Metrics};
+use crate::ready::{Readiness, has_room, says_ready};
 use crate::seats::{MAX_WAITING, SEAT_WAIT};
 use crate::secret_files::{read_key, replace_file};
 use crate::state::{FileState, Holder, KEYS_FILE, Refusal, State as Durable};
@@ -36,6 +37,7 @@ use crate::web::{self, HttpError, Sessions};
 use crate::wire::{E0, GrantedTicket, NewTicket, Setting, Terms, hex, unhex};
 use guard::WrongKeys;
 use input::Inputs;
+use masked::MaskedParts;
 
 /// The server's key for correlations written ahead, in its folder.
 pub const AHEAD_KEY_FILE: &str = "ahead.key";
@@ -83,8 +85,6 @@ pub struct SecureModel {
     /// As in [`ServerOptions`].
     pub allow_points: bool,
     private_sha256: String,
-    /// Digests of the private part under the masks that were asked for, by the mask.
-    masked: Mutex<HashMap<[u8; 32], String>>,
 }
 
 impl SecureModel {
@@ -105,22 +105,7 @@ impl SecureModel {
             allow_sampling: true,
             allow_points: true,
             private_sha256,
-            masked: Mutex::default(),
         }
-    }
-
-    /// The digest of the private part under a mask, and its bytes unless the client `has` them by this digest: of whole
-    /// matrices they are hundreds of megabytes, made for a client's first session only.
-    fn masked(&self, adapter_seed: &Seed, has: Option<&str>) -> (String, Vec<u8>) {
-        let name = adapter_seed.derive("name").to_bytes();
-        let known = || self.masked.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(digest) = known().get(&name).filter(|digest| Some(digest.as_str()) == has) {
-            return (digest.clone(), Vec::new());
-        }
-        let bytes = self.private.mask(&self.spec, adapter_seed).to_bytes();
-        let digest = hex(&Sha256::digest(&bytes));
-        known().insert(name, digest.clone());
-        if has == Some(digest.as_str()) { (digest, Vec::new()) } else { (digest, bytes) }
     }
 
     /// What comparisons may be made of.
@@ -160,6 +145,10 @@ pub(crate) struct Server {
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     wrong_keys: WrongKeys,
+    /// Holds its records.
+    folder: PathBuf,
+    readiness: Readiness,
+    masked: MaskedParts,
 }
 
 /// Runs a server until a signal.
@@ -207,6 +196,9 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         sessions: sessions.clone(),
         metrics: Arc::default(),
         wrong_keys: WrongKeys::default(),
+        folder: options.state.clone(),
+        readiness: Readiness::default(),
+        masked: MaskedParts::open(options.state.join("masked"))?,
         model,
     });
     let metrics = metrics::listen(options.metrics, &server.metrics, &sessions)?;
@@ -255,6 +247,9 @@ impl Server {
             sessions: Sessions::with_queue(limit, MAX_WAITING),
             metrics: Arc::default(),
             wrong_keys: WrongKeys::default(),
+            folder: state.into(),
+            readiness: Readiness::default(),
+            masked: MaskedParts::open(state.join("masked"))?,
         }))
     }
 
@@ -328,11 +323,12 @@ async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, HttpEr
     if server.sessions.is_draining() {
         return Err(web::not_ready("the server is shutting down"));
     }
-    let dealer = server.dealer.clone();
-    match tokio::task::spawn_blocking(move || dealer.get("/ready", 1 << 16)).await {
-        Ok(Ok(answer)) if answer.status == 200 => Ok("ready"),
-        _ => Err(web::not_ready("the dealer is not ready")),
-    }
+    let (dealer, folder) = (server.dealer.clone(), server.folder.clone());
+    let find = move || {
+        has_room(&folder)?;
+        says_ready(&dealer).then_some(()).ok_or("the dealer is not ready")
+    };
+    server.readiness.check(find).await.map(|()| "ready")
 }
 
 async fn models(State(server): State<Arc<Server>>, headers: HeaderMap) -> Result<Json<serde_json::Value>, HttpError> {

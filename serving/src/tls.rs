@@ -3,10 +3,12 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use marill_net::tls::{pin_of, read_certificates, read_key, server_config};
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
 
 use crate::ServingError;
 use crate::secret_files::write_secret;
@@ -33,6 +35,20 @@ impl Tls {
             Self::SelfSigned => Identity::read_or_create(state).map(Some),
             Self::Files { certificate, key } => Identity::from_files(certificate, key).map(Some),
         }
+    }
+}
+
+/// That a certificate is one, and is valid now; who signed it is its clients' business.
+fn check_dates(certificate: &CertificateDer<'_>) -> Result<(), String> {
+    let parsed = EndEntityCert::try_from(certificate).map_err(|error| format!("it is no certificate ({error})"))?;
+    let day = |time: UnixTime| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(time.as_secs()));
+    match parsed.verify_for_usage(&[], &[], &[], UnixTime::now(), KeyUsage::server_auth(), None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => Err(format!("it has expired ({})", day(not_after))),
+        Err(webpki::Error::CertNotValidYet { not_before, .. }) => {
+            Err(format!("it is not valid yet ({}); is this machine's clock right?", day(not_before)))
+        }
+        // Nothing is trusted here, so that it ends with an unknown issuer in any other case.
+        _ => Ok(()),
     }
 }
 
@@ -66,9 +82,20 @@ impl Identity {
         };
         let key = std::fs::read(&key_path).map_err(ServingError::io(&key_path))?;
         let certificate = CertificateDer::from(certificate);
+        let made_anew = |reason: &dyn std::fmt::Display| ServingError::BadIdentity {
+            path: certificate_path.clone(),
+            reason: reason.to_string(),
+            hint: format!(
+                "delete `{}` and `{}`, and new ones are made; clients then need the address that is printed",
+                certificate_path.display(),
+                key_path.display()
+            ),
+        };
+        check_dates(&certificate).map_err(|reason| made_anew(&reason))?;
         let pin = hex(&pin_of(&certificate));
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
-        Ok(Self { config: server_config(vec![certificate], key).map_err(|error| tls(&error))?, pin, vouched: false })
+        let config = server_config(vec![certificate], key).map_err(|error| made_anew(&error))?;
+        Ok(Self { config, pin, vouched: false })
     }
 
     /// Reads a certificate with its chain and its key, as authorities hand them out.
@@ -77,9 +104,18 @@ impl Identity {
     /// [`ServingError::Io`]; [`ServingError::Tls`] where the two do not belong together.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, ServingError> {
         let chain = read_certificates(certificate).map_err(ServingError::io(certificate))?;
-        let key = read_key(key).map_err(ServingError::io(key))?;
+        let (key_path, key) = (key, read_key(key).map_err(ServingError::io(key))?);
+        let bad = |reason: String, hint: &str| {
+            let (path, hint) = (certificate.to_path_buf(), hint.to_string());
+            ServingError::BadIdentity { path, reason, hint }
+        };
+        for link in &chain {
+            let hint = "have the certificate renewed, and start the service again";
+            check_dates(link).map_err(|reason| bad(reason, hint))?;
+        }
         let pin = hex(&pin_of(&chain[0]));
-        let config = server_config(chain, key).map_err(|error| ServingError::Tls(error.to_string()))?;
+        let hint = format!("`{}` has to be the key of its first certificate", key_path.display());
+        let config = server_config(chain, key).map_err(|error| bad(error.to_string(), &hint))?;
         Ok(Self { config, pin, vouched: true })
     }
 
@@ -95,5 +131,67 @@ impl Identity {
 
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    /// A certificate for these years and its key, in two files.
+    fn files(folder: &Path, from: i32, to: i32) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_string()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        let paths = (folder.join("certificate.pem"), folder.join("key.pem"));
+        std::fs::write(&paths.0, params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(&paths.1, key.serialize_pem()).unwrap();
+        paths
+    }
+
+    #[test]
+    fn a_certificate_is_shown_only_while_it_is_valid() {
+        let folder = tempfile::tempdir().unwrap();
+        for (from, to, said) in
+            [(1990, 2001, Some("expired (Mon, 01 Jan 2001")), (2990, 3001, Some("not valid yet")), (2001, 3001, None)]
+        {
+            let (certificate, key) = files(folder.path(), from, to);
+            let identity = Identity::from_files(&certificate, &key);
+            let error = identity.map(|_| ()).map_err(|error| error.to_string());
+            match said {
+                None => error.unwrap(),
+                Some(said) => {
+                    let error = error.unwrap_err();
+                    assert!(
+                        error.contains(said) && error.contains("certificate.pem") && error.contains("hint: "),
+                        "{error}"
+                    );
+                }
+            }
+        }
+        let (certificate, _) = files(folder.path(), 2001, 3001);
+        std::fs::write(folder.path().join("other.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        let error = Identity::from_files(&certificate, &folder.path().join("other.pem")).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("other.pem"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_certificate_of_our_own_is_named_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let pin = Identity::read_or_create(folder.path()).unwrap().pin().to_string();
+        assert_eq!(Identity::read_or_create(folder.path()).unwrap().pin(), pin);
+        let path = folder.path().join("certificate.der");
+        let whole = std::fs::read(&path).unwrap();
+        for damaged in [&[][..], &whole[..whole.len() / 2], b"certificate"] {
+            std::fs::write(&path, damaged).unwrap();
+            let error = Identity::read_or_create(folder.path()).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains("certificate.der` cannot be used") && error.contains("hint: delete"), "{error}");
+        }
+        std::fs::write(&path, &whole).unwrap();
+        std::fs::write(folder.path().join("key.der"), b"key").unwrap();
+        let error = Identity::read_or_create(folder.path()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("key.der"), "{error}");
     }
 }

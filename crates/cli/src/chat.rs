@@ -1,6 +1,6 @@
 //! `marill chat`: a conversation in the terminal, each answer a private session of its own.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
@@ -12,6 +12,7 @@ use crate::advice::advise;
 use crate::generate::{Drawn, summary};
 use crate::places::{DEFAULT_SERVER, Services};
 use crate::target::Target;
+use crate::terminal::show;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -70,8 +71,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         };
         let result = client.generate(&request, &mut |event| {
             if let Event::Text(piece) = event {
-                print!("{piece}");
-                let _ = std::io::stdout().flush();
+                show(&piece);
             }
             ControlFlow::Continue(())
         });

@@ -2,7 +2,7 @@
 
 mod twin_check;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,6 +16,7 @@ use crate::advice::advise;
 use crate::failure::INPUT_FAILED;
 use crate::places::{DEFAULT_SERVER, Services};
 use crate::target::Target;
+use crate::terminal::show;
 use twin_check::TwinCheck;
 
 #[derive(clap::Args)]
@@ -104,8 +105,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if let Event::Text(piece) = event
             && !quiet
         {
-            print!("{piece}");
-            let _ = std::io::stdout().flush();
+            show(&piece);
         }
         ControlFlow::Continue(())
     });

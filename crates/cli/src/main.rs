@@ -24,6 +24,7 @@ mod progress;
 mod recipes;
 mod serve;
 mod target;
+mod terminal;
 mod train;
 
 use std::process::ExitCode;

@@ -35,6 +35,12 @@ impl Endpoint {
         }
     }
 
+    /// Whether it is named as a place on this machine; a name that only resolves to one is not.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.host == "localhost" || self.host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    }
+
     /// Believes these authorities, instead of the public ones, where no certificate is pinned.
     #[must_use]
     pub fn trusting(mut self, authorities: &Authorities) -> Self {
@@ -206,6 +212,20 @@ mod tests {
             ["127.0.0.1:80", "https://a/b", "http://a:99999", "http://:1", "http://a/b", "ftp://a", "http://u@a"]
         {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_known_by_its_names() {
+        for (text, here) in [
+            ("http://127.0.0.1:1", true),
+            ("http://localhost:1", true),
+            ("https://[::1]:1", true),
+            ("https://example.org", false),
+            ("https://192.0.2.1:1", false),
+            ("https://localhost.example.org", false),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().is_here(), here, "{text}");
         }
     }
 

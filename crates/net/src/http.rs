@@ -36,11 +36,20 @@ pub struct HttpClient {
     /// Sent as `Authorization: Bearer ...` where present.
     pub bearer: Option<String>,
     pub count: Arc<WireCount>,
+    /// For a request and its answer, but for a long body.
+    limit: Duration,
 }
 
 impl HttpClient {
     pub fn new(endpoint: Endpoint, bearer: Option<String>) -> Self {
-        Self { endpoint, bearer, count: Arc::default() }
+        Self { endpoint, bearer, count: Arc::default(), limit: TOTAL_TIMEOUT }
+    }
+
+    /// The same with less time for a request and its answer.
+    #[must_use]
+    pub fn with_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit.min(TOTAL_TIMEOUT);
+        self
     }
 
     /// # Errors
@@ -76,7 +85,7 @@ impl HttpClient {
         sink: &mut dyn Write,
         max_bytes: u64,
     ) -> Result<Head, NetError> {
-        let mut deadline = Instant::now() + TOTAL_TIMEOUT;
+        let mut deadline = Instant::now() + self.limit;
         let mut socket = self.endpoint.connect(&self.count)?;
         let mut head = self.head(method, path);
         head.push_str("connection: close\r\n");
@@ -122,7 +131,7 @@ impl HttpClient {
     /// # Errors
     /// [`NetError::Refused`] with the service's answer when it does not upgrade.
     pub fn websocket(&self, path: &str, timeout: Duration) -> Result<WebSocketChannel, NetError> {
-        let deadline = Instant::now() + TOTAL_TIMEOUT;
+        let deadline = Instant::now() + self.limit;
         let mut socket = self.endpoint.connect(&self.count)?;
         let key = generate_key();
         let mut head = self.head("GET", path);

@@ -5,6 +5,7 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use marill_net::http::HttpClient;
+use marill_net::{NetError, peer_text};
 use marill_partition::{MANIFEST_FILE, Manifest};
 
 use crate::ServingError;
@@ -34,7 +35,7 @@ pub(super) fn fetch(
     let models: serde_json::Value = parse(&get(server, "/v1/models")?)?;
     let id = models["data"][0]["partition_id"].as_str().filter(|id| id.bytes().all(|c| c.is_ascii_hexdigit()));
     let id = id.ok_or_else(|| bad("its list of models has no partition".into()))?;
-    let word = |name: &str| models["data"][0][name].as_str().unwrap_or_default().to_string();
+    let word = |name: &str| peer_text(models["data"][0][name].as_str().unwrap_or_default());
     let unknown = |name: &str| bad(format!("it offers the {name} `{}`, which is not known here", word(name)));
     let offered = Offered {
         setting: Setting::parse(&word("setting")).ok_or_else(|| unknown("setting"))?,
@@ -98,7 +99,10 @@ fn download(
         }
         let mut file = BufWriter::new(File::create(&path).map_err(ServingError::io(&path))?);
         let address = format!("/v1/models/{}/files/{}", manifest.partition_id, entry.path);
-        let status = server.download(&address, &mut file, entry.bytes.max(4096)).map_err(ServingError::net(SERVER))?;
+        let status = server.download(&address, &mut file, entry.bytes.max(4096)).map_err(|error| match error {
+            NetError::Local { source } => ServingError::io(&path)(source),
+            error => ServingError::net(SERVER)(error),
+        })?;
         file.flush().map_err(ServingError::io(&path))?;
         if status != 200 {
             return Err(bad(format!("HTTP status {status} for `{}`", entry.path)));
@@ -121,7 +125,7 @@ fn get(server: &HttpClient, path: &str) -> Result<Vec<u8>, ServingError> {
 }
 
 fn parse(body: &[u8]) -> Result<serde_json::Value, ServingError> {
-    serde_json::from_slice(body).map_err(|error| bad(error.to_string()))
+    serde_json::from_slice(body).map_err(|error| bad(peer_text(&error.to_string())))
 }
 
 fn bad(reason: String) -> ServingError {

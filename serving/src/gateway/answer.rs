@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 use super::Gateway;
 use super::request::Parsed;
 use crate::ServingError;
-use crate::client::{Answer, Event, Finish};
+use crate::client::{Answer, Client, Event, Finish};
 use crate::metrics::Metrics;
+use crate::ready::partition_changed;
 use crate::secret_files::random;
 use crate::web::{HttpError, Seat};
 use crate::wire::{CLOSE_BUDGET, CLOSE_SLOW, hex};
@@ -41,16 +42,29 @@ enum Update {
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long an answer waits for its turn; programs give up after some minutes.
 const QUEUE_WAIT: Duration = Duration::from_secs(300);
+/// How long an answer that has its turn here waits for a seat at the server, and between two tries.
+const SEAT_PATIENCE: Duration = Duration::from_secs(120);
+const MIN_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// A budget grows by hand only.
 const BUDGET_RETRY_SECONDS: u64 = 3600;
 
-pub(super) async fn respond(gateway: Arc<Gateway>, parsed: Parsed, shape: Shape) -> Result<Response, HttpError> {
-    let frame = Frame::new(&gateway, shape, parsed.return_token_ids.then(|| parsed.request.prompt.clone()))?;
+pub(super) async fn respond(
+    gateway: Arc<Gateway>,
+    client: Arc<Client>,
+    parsed: Parsed,
+    shape: Shape,
+) -> Result<Response, HttpError> {
+    if gateway.client.is_changed() {
+        gateway.metrics.refuse("partition_changed");
+        return Err(partition_changed());
+    }
+    let frame = Frame::new(&client, shape, parsed.return_token_ids.then(|| parsed.request.prompt.clone()))?;
     let (stream, include_usage) = (parsed.stream, parsed.include_usage);
     // First come, first served; who hangs up has left the queue.
     let seat = gateway.sessions.admit_in_turn(QUEUE_WAIT).await;
     let seat = seat.inspect_err(|full| gateway.metrics.refuse(full.code.unwrap_or("other")))?;
-    let mut updates = start(gateway, parsed, seat)?;
+    let mut updates = start(gateway, client, parsed, seat)?;
     // Until the session stands, a failure has an HTTP status of its own.
     match updates.recv().await {
         Some(Update::Opened) => {}
@@ -71,13 +85,18 @@ pub(super) async fn respond(gateway: Arc<Gateway>, parsed: Parsed, shape: Shape)
 }
 
 /// Runs the answer on a thread; dropping the receiver breaks it off after the current step.
-fn start(gateway: Arc<Gateway>, parsed: Parsed, seat: Seat) -> Result<mpsc::UnboundedReceiver<Update>, HttpError> {
+fn start(
+    gateway: Arc<Gateway>,
+    client: Arc<Client>,
+    parsed: Parsed,
+    seat: Seat,
+) -> Result<mpsc::UnboundedReceiver<Update>, HttpError> {
     // A token is a few bytes and the context bounds their number.
     let (sender, receiver) = mpsc::unbounded_channel();
     let spawned = std::thread::Builder::new().name("answer".into()).spawn(move || {
         let _seat = seat;
         Metrics::add(&gateway.metrics.sessions_started, 1);
-        let result = gateway.client.generate(&parsed.request, &mut |event| {
+        let mut on_event = |event| {
             let sent = match event {
                 Event::Phase("prefill") => sender.send(Update::Opened),
                 Event::Phase(_) if sender.is_closed() => return ControlFlow::Break(()),
@@ -85,7 +104,8 @@ fn start(gateway: Arc<Gateway>, parsed: Parsed, seat: Seat) -> Result<mpsc::Unbo
                 Event::Text(text) => sender.send(Update::Text(text)),
             };
             if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
+        };
+        let result = in_turn(&sender, || client.generate(&parsed.request, &mut on_event));
         let update = match result {
             Ok(answer) => {
                 gateway.metrics.answered(&answer);
@@ -97,12 +117,42 @@ fn start(gateway: Arc<Gateway>, parsed: Parsed, seat: Seat) -> Result<mpsc::Unbo
             Err(error) => {
                 Metrics::add(&gateway.metrics.sessions_failed, 1);
                 tracing::warn!("an answer failed: {error}");
+                if matches!(&error, ServingError::Refused { code, .. } if code == "partition_changed") {
+                    gateway.client.hint();
+                }
                 Update::Failed(error)
             }
         };
         let _ = sender.send(update);
     });
     spawned.map(|_| receiver).map_err(|_| stopped())
+}
+
+/// Where the server has no seat, or the dealer no place, the answer waits for one, as those before it at this gateway did.
+fn in_turn(
+    updates: &mpsc::UnboundedSender<Update>,
+    mut generate: impl FnMut() -> Result<Answer, ServingError>,
+) -> Result<Answer, ServingError> {
+    let deadline = Instant::now() + SEAT_PATIENCE;
+    loop {
+        let full = match generate() {
+            Err(full @ ServingError::Refused { .. }) if is_full(&full) => full,
+            done => return done,
+        };
+        let pause = full.retry_after_seconds().map_or(MIN_PAUSE, Duration::from_secs).clamp(MIN_PAUSE, MAX_PAUSE);
+        let again = Instant::now() + pause;
+        while Instant::now() < again {
+            // Who has hung up does not wait.
+            if updates.is_closed() || again > deadline {
+                return Err(full);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn is_full(error: &ServingError) -> bool {
+    matches!(error, ServingError::Refused { code, .. } if code == "too_many_sessions" || code == "too_many_grants")
 }
 
 fn sse(updates: mpsc::UnboundedReceiver<Update>, frame: Frame, include_usage: bool) -> Response {
@@ -151,14 +201,14 @@ struct Frame {
 }
 
 impl Frame {
-    fn new(gateway: &Gateway, shape: Shape, prompt_token_ids: Option<Vec<u32>>) -> Result<Self, HttpError> {
+    fn new(client: &Client, shape: Shape, prompt_token_ids: Option<Vec<u32>>) -> Result<Self, HttpError> {
         let prefix = if shape == Shape::Chat { "chatcmpl" } else { "cmpl" };
         let bytes = random::<12>().map_err(|error| http_error(&error))?;
         Ok(Self {
             shape,
             id: format!("{prefix}-{}", hex(bytes.as_slice())),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
-            model: gateway.client.model_name.clone(),
+            model: client.model_name.clone(),
             prompt_token_ids,
         })
     }

@@ -20,8 +20,6 @@ use crate::wire::{
 
 const CLIENT: &str = "client";
 const DEALER: &str = "dealer";
-/// The masked adapter travels in frames of this size.
-const PIECE_BYTES: usize = 1 << 20;
 /// The WebSocket's code for an end without a fault of the protocol.
 const CLOSE_NORMAL: u16 = 1000;
 /// The longest silence of the dealer within a step.
@@ -145,7 +143,7 @@ fn greet<'a>(
     let hello: ClientHello = recv_hello(client, CLIENT)?;
     client.lock().greeted();
     // The adapter may have to be made and sent.
-    let _pace = Pace::start(client);
+    let mut pace = Pace::start(client);
     let model = &server.model;
     let material = hello.terms.material;
     let reason = match (material, hello.correlations) {
@@ -173,13 +171,16 @@ fn greet<'a>(
         Correlations::Ahead => ahead(server, &terms, &hello, selection, holder)?,
     };
 
-    let (adapter_sha256, bytes) = model.masked(&adapter_seed, hello.adapter_sha256.as_deref());
+    let has = hello.adapter_sha256.as_deref();
+    let (adapter_sha256, sending) = server.masked.of(model, &adapter_seed, has, holder)?;
+    let adapter_bytes = sending.as_ref().map_or(0, |sending| sending.bytes);
     // Before the evaluator can tell the client.
     let waiting = model.terms.is_shared().then(|| server.inputs.expect(&name, material, sampling));
-    let welcome = ServerWelcome { terms, adapter_sha256, adapter_bytes: bytes.len() as u64 };
+    let welcome = ServerWelcome { terms, adapter_sha256, adapter_bytes };
     send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
-    for piece in bytes.chunks(PIECE_BYTES) {
-        client.send(piece.to_vec()).map_err(ServingError::net(CLIENT))?;
+    if let Some(sending) = sending {
+        pace.earn(sending.bytes);
+        sending.send(client)?;
     }
     let peer = Box::new(client.clone());
     let session = ServerSession::new(model.public.clone(), &model.private, seed1, peer, corrections)?;

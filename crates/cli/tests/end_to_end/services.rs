@@ -64,6 +64,21 @@ impl World {
         (dealer, server)
     }
 
+    /// With further flags for the server.
+    #[allow(dead_code)]
+    pub fn parties_with_server(&self, flags: &[&str]) -> (Service, Service) {
+        let mut dealer = marill();
+        let dealer = Service::start(self.server_folders(dealer.args(["dealer", "--port", "0"])));
+        let server = self.server(&dealer.url, flags);
+        (dealer, server)
+    }
+
+    /// A folder of this world.
+    #[allow(dead_code)]
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     pub fn server(&self, dealer: &str, flags: &[&str]) -> Service {
         let mut server = marill();
         server.args(["serve", "--port", "0", "--dealer", dealer]).arg(&self.partition).args(flags);
@@ -149,7 +164,7 @@ pub struct Service {
 }
 
 impl Service {
-    fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         let child = command.args(["--metrics-listen", "0"]).stderr(Stdio::piped()).spawn().unwrap();
         let mut service = Self { child, url: String::new(), metrics: None };
         let stderr = service.child.stderr.take().unwrap();
@@ -217,6 +232,7 @@ impl Service {
     }
 
     /// The data of each server-sent event.
+    #[allow(dead_code)]
     pub fn stream(&self, path: &str, body: &Value) -> Vec<String> {
         let (status, body) = self.send(path, body);
         assert_eq!(status, 200, "{body}");

@@ -1,7 +1,10 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const messages = [];
+// What is sent with the next question. "Start over" puts another one in its place: an answer that still comes belongs to the
+// old one, and changes nothing here any more.
+let conversation = { messages: [] };
+// The answer that is being made, of whichever conversation.
 let running = null;
 
 function say(role, text) {
@@ -18,24 +21,29 @@ function note(article, text) {
   article.append(small);
 }
 
-function fail(text) {
-  $("state").textContent = text;
-  $("state").className = "bad";
+// Only what is new, since a screen reader says it aloud.
+function tell(text, isBad) {
+  if ($("state").textContent !== text) $("state").textContent = text;
+  $("state").className = isBad ? "bad" : "";
 }
 
+// What is said about the services is looked at again and again: they may go, and come back.
 async function connect() {
   try {
     const health = await (await fetch("/health")).json();
+    const ready = await fetch("/ready");
+    if (!ready.ok) return tell(`no private session now: ${(await ready.json()).error.message}`, true);
     const settings = { "dealer": "two parties and a dealer", "3pc": "two parties and a helper" };
     const setting = settings[health.setting] || health.setting;
-    $("state").className = "";
     const evaluator = health.e0 === "operator" ? ", with an evaluator of its own" : "";
     const coins = health.rounding === "stochastic" ? ", rounding by coins" : "";
-    $("state").textContent = `private session with ${health.server}, ${setting}${evaluator}, semi-honest${coins}; model ${health.model}`;
+    const session = `session with ${health.server}, ${setting}${evaluator}, semi-honest${coins}; model ${health.model}`;
+    const here = "a demonstration: server and dealer are on this machine, and whoever runs them all can read everything";
+    tell(health.demonstration ? `${here}; ${session}` : `private ${session}`, health.demonstration);
     $("here").textContent = `text and tokens, the embedding and the first ${health.public_layers} layers; its half of the rest`;
     $("there").textContent = `its half of the other ${health.private_layers} layers, with its private adapter`;
   } catch {
-    fail("the gateway does not answer");
+    tell("the gateway does not answer", true);
   }
 }
 
@@ -63,39 +71,58 @@ async function* events(response) {
   }
 }
 
-async function ask() {
-  running = new AbortController();
+// The question has no answer, so it is not sent again: it goes back to where it was written, unless something stands there.
+function takeBack(talk, question, article) {
+  talk.messages.pop();
+  article.classList.add("dropped");
+  if (talk === conversation && !$("prompt").value) $("prompt").value = question;
+}
+
+async function ask(question) {
+  const talk = conversation;
+  const asked = say("user", question);
+  talk.messages.push({ role: "user", content: question });
+  const control = new AbortController();
+  running = control;
   $("send").disabled = true;
   $("stop").disabled = false;
   $("phase").textContent = "correlations";
   const article = say("assistant", "");
   const body = document.createTextNode("");
   article.append(body);
+  const here = () => talk === conversation && running === control;
+  const phase = (text) => here() && ($("phase").textContent = text);
   let tokens = 0;
   try {
     const response = await fetch("/v1/chat/completions", {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ messages, stream: true }),
-      signal: running.signal,
+      body: JSON.stringify({ messages: talk.messages, stream: true }),
+      signal: control.signal,
     });
     if (!response.ok) throw new Error((await response.json()).error.message);
-    $("phase").textContent = "prefill";
+    phase("prefill");
     for await (const event of events(response)) {
+      if (control.signal.aborted) throw new DOMException("", "AbortError");
       if (event.error) throw new Error(event.error.message);
       const delta = event.choices[0]?.delta?.content;
       if (delta) {
         tokens += 1;
         body.data += delta;
-        $("phase").textContent = `token ${tokens}`;
+        phase(`token ${tokens}`);
       }
       if (event.marill) note(article, cost(event.marill, event.marill.decode_steps + 1));
     }
   } catch (error) {
     note(article, error.name === "AbortError" ? "stopped" : error.message);
-    if (error.name !== "AbortError" && !body.data) messages.pop();
   }
-  if (body.data) messages.push({ role: "assistant", content: body.data });
+  if (body.data) talk.messages.push({ role: "assistant", content: body.data });
+  else takeBack(talk, question, asked);
+  if (!here()) return;
+  idle();
+}
+
+function idle() {
   running = null;
   $("phase").textContent = "";
   $("send").disabled = false;
@@ -108,9 +135,7 @@ $("composer").addEventListener("submit", (event) => {
   const text = $("prompt").value.trim();
   if (!text || running) return;
   $("prompt").value = "";
-  messages.push({ role: "user", content: text });
-  say("user", text);
-  ask();
+  ask(text);
 });
 $("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -121,8 +146,9 @@ $("prompt").addEventListener("keydown", (event) => {
 $("stop").addEventListener("click", () => running?.abort());
 $("clear").addEventListener("click", () => {
   running?.abort();
-  messages.length = 0;
+  conversation = { messages: [] };
   $("conversation").replaceChildren();
-  $("prompt").focus();
+  idle();
 });
 connect();
+setInterval(connect, 10000);
