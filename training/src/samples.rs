@@ -94,7 +94,12 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
             let reason = format!("{weight} times the {tokens} tokens of data set {nth} are more than fit into memory");
             return Err(TrainError::Setting { key: "dataset.weight", reason });
         }
+        let whole = samples.len();
         repeat(&mut samples, dataset.weight);
+        if samples.is_empty() && whole > 0 {
+            let reason = format!("{} of {whole} rows is none", dataset.weight);
+            return Err(TrainError::Setting { key: "dataset.weight", reason });
+        }
         train.extend(samples);
     }
     if train.is_empty() {
@@ -371,5 +376,8 @@ mod tests {
         let model = crate::scratch::checkpoint(&recipe, dir.path()).unwrap();
         let error = load(&recipe, dir.path(), &model).err().unwrap().to_string();
         assert!(error.contains("`dataset.weight`"), "{error}");
+        let recipe = Recipe::parse(RECIPE, "test.toml", &["dataset.0.weight=1e-6".into()]).unwrap();
+        let error = load(&recipe, dir.path(), &model).err().unwrap().to_string();
+        assert!(error.contains("`dataset.weight`: 0.000001 of 600 rows is none"), "{error}");
     }
 }

@@ -74,7 +74,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Cp { name, to } => copy(&name, to)?,
         Command::Validate { file, set } => {
             let recipe = Recipe::read(&file, &set).map_err(|e| BadInput(e.into()))?;
-            crate::train::check_tasks(&recipe)?;
+            crate::eval::chosen::check(&recipe)?;
             eprintln!("`{}` is a valid recipe", file.display());
         }
     }

@@ -66,7 +66,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         overrides.push(format!("train.seed={seed}"));
     }
     let mut recipe = Recipe::read(&args.recipe, &overrides).map_err(|e| BadInput(e.into()))?;
-    check_tasks(&recipe)?;
+    // Not behind the run.
+    crate::eval::chosen::check(&recipe)?;
     let recipe_dir = args.recipe.parent().map(Path::to_path_buf).unwrap_or_default();
     let (base, teacher) = args.search.pin(&mut recipe, &recipe_dir, args.no_progress)?;
     let cache_dir = args.cache.clone().or_else(default_cache).map(|dir| dir.join("activations"));
@@ -178,16 +179,6 @@ pub fn train_and_export(
 fn default_cache() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     Some(set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?.join("marill"))
-}
-
-/// Tasks of `[eval]` that do not exist are refused before a run, not behind it.
-///
-/// # Errors
-/// [`BadInput`] with the names that exist.
-pub fn check_tasks(recipe: &Recipe) -> anyhow::Result<()> {
-    let tasks = recipe.eval.as_ref().map_or(&[][..], |eval| &eval.tasks);
-    crate::eval::chosen::named(tasks).context("`eval.tasks`").map_err(BadInput)?;
-    Ok(())
 }
 
 /// The first Ctrl-C or SIGTERM asks for a checkpoint, the second ends the program.

@@ -203,6 +203,9 @@ fn an_evaluation_does_what_the_recipe_says() {
     let output = train(&["--set", "eval.tasks=[\"treck\"]"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("`eval.tasks`") && stderr(&output).contains("`treck`"), "{}", stderr(&output));
+    let output = train(&["--set", "eval.tasks=[\"wikitext-2\"]"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("task `wikitext-2`: `eval.min` is a least score"), "{}", stderr(&output));
     let rows = place.path("sub/asked.jsonl").display().to_string();
     let named = ["--set", "eval.tasks=[\"sst2\"]", "--set", &format!("eval.path={rows}")];
     let output = train(&named);

@@ -8,8 +8,19 @@ const ROLES: [&str; 3] = ["system", "user", "assistant"];
 /// ShareGPT's names for them.
 const SHARED: [(&str, &str); 3] = [("human", "user"), ("gpt", "assistant"), ("system", "system")];
 /// Parts of a row or a turn that would change what is said or learnt, and are not offered.
-const NOT_OFFERED: [&str; 9] =
-    ["tools", "tool_calls", "functions", "function_call", "weight", "images", "audio", "reasoning_content", "refusal"];
+const NOT_OFFERED: [&str; 11] = [
+    "system",
+    "system_prompt",
+    "tools",
+    "tool_calls",
+    "functions",
+    "function_call",
+    "weight",
+    "images",
+    "audio",
+    "reasoning_content",
+    "refusal",
+];
 
 /// The turns of a chat, and the last one's words: it must be the assistant's, and answers the ones before.
 pub(crate) fn turns(record: &Record) -> Result<(Vec<Turn>, String), String> {
@@ -59,17 +70,19 @@ fn unknown(key: &str, found: &str, known: &[&str]) -> String {
     format!("`{key}` is `{found}`, and a chat knows {known} only")
 }
 
-/// Refuses what would be left out in silence; nothing, an empty list and a weight of 1 say nothing.
+/// Refuses what would be left out in silence; nothing, empty lists and texts and a weight of 1 say nothing.
 fn offered(part: &Map<String, Value>) -> Result<(), String> {
     for key in NOT_OFFERED {
         let says_nothing = match part.get(key) {
             None | Some(Value::Null) => true,
             Some(Value::Array(list)) => list.is_empty(),
+            Some(Value::String(text)) => text.is_empty(),
             Some(Value::Number(weight)) => key == "weight" && weight.as_f64() == Some(1.0),
             Some(_) => false,
         };
         if !says_nothing {
-            return Err(format!("`{key}` is not offered\n\nhint: leave it out of the rows"));
+            let hint = if key.starts_with("system") { "make it the first turn" } else { "leave it out of the rows" };
+            return Err(format!("`{key}` is not offered\n\nhint: {hint}"));
         }
     }
     Ok(())

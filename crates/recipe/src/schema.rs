@@ -1,7 +1,7 @@
 //! Checks a recipe against a table of its keys, so that every mistake is reported at once and with its place.
 
 use crate::error::Lines;
-use crate::{Problem, Recipe, RecipeError};
+use crate::{Dataset, Format, Problem, Recipe, RecipeError, Style};
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
@@ -298,8 +298,27 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
     if random && (recipe.lora.is_some() || recipe.freeze.layers > 0) {
         add("`init = \"random\"` leaves nothing to freeze", "drop `[lora]` and `[freeze]`, or name a base model");
     }
+    if random && (recipe.model.base_model.is_some() || recipe.model.revision.is_some()) {
+        add("`init = \"random\"` starts from no model", "drop `model.base_model` and `model.revision`");
+    }
+    if !random && (recipe.model.architecture.is_some() || recipe.tokenizer.is_some()) {
+        add(
+            "`[model.architecture]` and `[tokenizer]` belong to `init = \"random\"`",
+            "a base model has its own; drop the tables",
+        );
+    }
+    if recipe.lora.as_ref().is_some_and(|lora| lora.target_modules.is_empty()) {
+        add("`lora.target_modules` is empty, so nothing would be trained", "leave it out for all linear maps");
+    }
+    if let Some(twice) = recipe.lora.iter().find_map(|lora| repeated(&lora.target_modules)) {
+        add(&format!("`lora.target_modules` has `{twice}` twice"), "name each once");
+    }
     for dataset in &recipe.dataset {
-        if dataset.format == crate::Format::Classify && dataset.labels.len() < 2 {
+        for key in without_use(dataset) {
+            let format = format!("{:?}", dataset.format).to_lowercase();
+            add(&format!("`dataset.{key}` does nothing in a data set of format `{format}`"), "leave it out");
+        }
+        if dataset.format == Format::Classify && dataset.labels.len() < 2 {
             add("a `classify` data set needs at least two `labels`", "labels = [\"negative\", \"positive\"]");
         }
         for (key, names) in [("labels", &dataset.labels), ("label_codes", &dataset.label_codes)] {
@@ -314,7 +333,7 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
                 "one code for each label, in the same order",
             );
         }
-        if dataset.format == crate::Format::Text && !dataset.exclude.is_empty() {
+        if dataset.format == Format::Text && !dataset.exclude.is_empty() {
             add("`dataset.exclude` compares prompts, and a `text` data set has none", "drop `exclude`");
         }
     }
@@ -334,6 +353,28 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(RecipeError::Problems(problems)) }
+}
+
+/// Keys of a data set that its format has no use for.
+fn without_use(dataset: &Dataset) -> Vec<&'static str> {
+    let (classify, chat) = (dataset.format == Format::Classify, dataset.format == Format::Chat);
+    let text = dataset.format == Format::Text;
+    let plain = dataset.style == Style::Plain;
+    let written = [
+        ("target_path", dataset.target_path.is_some(), classify || chat || text),
+        ("style", plain, chat),
+        ("system", dataset.system.is_some(), chat || text || plain),
+        ("template", dataset.template.is_some(), chat),
+        ("completion", dataset.completion.is_some(), classify || chat || text),
+        ("label", dataset.label.is_some(), !classify),
+        ("labels", !dataset.labels.is_empty(), !classify),
+        ("label_codes", !dataset.label_codes.is_empty(), !classify),
+    ];
+    written.into_iter().filter(|(_, written, useless)| *written && *useless).map(|(key, ..)| key).collect()
+}
+
+fn repeated(names: &[String]) -> Option<&String> {
+    names.iter().enumerate().find(|(nth, name)| names[..*nth].contains(name)).map(|(_, name)| name)
 }
 
 /// Why labels or their codes cannot be told apart; capitals and white space around them do not count in rows.

@@ -182,6 +182,7 @@ fn conversations_of_sharegpt_are_chats() {
         (row.replace("\"value\": \"Blue.\"", "\"content\": \"Blue.\""), "turn 3: it has no `value`"),
         (row.replace("\"value\": \"Blue.\"", "\"value\": 3"), "turn 3: `value` is no text"),
         (row.replace("\"weight\": null", "\"weight\": 0"), "turn 3: `weight` is not offered"),
+        (row.replace("{\"conversations\"", "{\"system\": \"Be kind.\", \"conversations\""), "`system` is not offered"),
         (row.replace("gpt", "human"), "must end with the assistant's turn"),
         (row.replace("{\"conversations\"", "{\"messages\": [], \"conversations\""), "both `messages`"),
         ("{\"text\": \"hi\"}".into(), "neither `messages` nor `conversations`"),

@@ -201,7 +201,7 @@ fn rows_that_another_file_asks_too_are_left_out() {
     assert_eq!(answers, ["A dog"]);
 
     let text = GOOD.replace("format = \"classify\"", "format = \"text\"\nexclude = [\"test.txt\"]");
-    assert!(problems(&text, &[])[0].contains("a `text` data set has none"));
+    assert!(problems(&text, &[]).iter().any(|p| p.contains("a `text` data set has none")));
 }
 
 #[test]
@@ -309,6 +309,20 @@ fn values_without_sense_are_refused() {
         ("[\"no\", \"yes\"]", "[\"no\", \"y\\ns\"]", "`dataset.labels` has a line break"),
         ("\"yes\"]", "\"yes\"]\nlabel_codes = [\"1\", \"1\"]", "`dataset.label_codes` has `1` twice"),
         ("\"yes\"]", "\"yes\"]\nlabel_codes = [\"1\"]", "`dataset.label_codes` has 1 codes for 2 labels"),
+        (
+            "labels =",
+            "completion = \"x\"\nlabels =",
+            "`dataset.completion` does nothing in a data set of format `classify`",
+        ),
+        ("labels =", "target_path = \"x\"\nlabels =", "`dataset.target_path` does nothing"),
+        ("labels =", "style = \"plain\"\nsystem = \"x\"\nlabels =", "`dataset.system` does nothing"),
+        ("\"classify\"", "\"chat\"\nsystem = \"x\"", "`dataset.system` does nothing in a data set of format `chat`"),
+        ("\"classify\"", "\"chat\"\ntemplate = \"x\"", "`dataset.template` does nothing"),
+        ("\"classify\"", "\"chat\"\nstyle = \"plain\"", "`dataset.style` does nothing"),
+        ("\"classify\"", "\"instruct\"", "`dataset.labels` does nothing in a data set of format `instruct`"),
+        ("[freeze]", "[tokenizer]\nvocab_size = 300\n[freeze]", "`[tokenizer]` belong to `init = \"random\"`"),
+        ("rank = 4", "rank = 4\ntarget_modules = []", "`lora.target_modules` is empty"),
+        ("rank = 4", "rank = 4\ntarget_modules = [\"q_proj\", \"q_proj\"]", "`lora.target_modules` has `q_proj` twice"),
         ("[freeze]", "[eval]\ntarget_path = \"x\"\n[freeze]", "`eval.target_path` is the other side of `eval.path`"),
         ("[freeze]", "[data]\ntrain_on = \"first\"\n[freeze]", "`data.train_on` is one of `all`, `last`"),
     ] {

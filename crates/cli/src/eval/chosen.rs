@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use marill_evals::{EvalError, Task};
 use marill_recipe::{Eval, Recipe, locate};
 
@@ -47,12 +48,8 @@ impl Chosen {
         }
         let of_recipe = eval.filter(|eval| chosen.is_first_of(eval)).and_then(|eval| eval.min);
         chosen.min = args.min.map(|min| (min, "--min")).or(of_recipe.map(|min| (min, "eval.min")));
-        if let (Some((_, key)), Some(first)) = (chosen.min, chosen.tasks.first())
-            && !first.higher_is_better()
-        {
-            let task = first.name.clone();
-            let reason = format!("`{key}` is a least score, and its score is the better the lower it is");
-            return Err(bad(EvalError::Task { task, reason }));
+        if let (Some((_, key)), Some(first)) = (chosen.min, chosen.tasks.first()) {
+            has_least(first, key)?;
         }
         Ok(chosen)
     }
@@ -97,4 +94,27 @@ impl Chosen {
 /// [`BadInput`] for an unknown one.
 pub fn named(names: &[String]) -> anyhow::Result<Vec<Task>> {
     names.iter().map(|name| Task::find(name)).collect::<Result<_, _>>().map_err(bad)
+}
+
+/// Refuses an `[eval]` that could not be run behind the training: a task that does not exist, a least score of one that is
+/// the better the lower it is.
+///
+/// # Errors
+/// [`BadInput`] naming the key.
+pub fn check(recipe: &Recipe) -> anyhow::Result<()> {
+    let Some(eval) = &recipe.eval else { return Ok(()) };
+    let tasks = named(&eval.tasks).context("`eval.tasks`").map_err(BadInput)?;
+    let own = Task::of_recipe(recipe);
+    match tasks.first().or(own.as_ref()) {
+        Some(first) if eval.min.is_some() => has_least(first, "eval.min"),
+        _ => Ok(()),
+    }
+}
+
+fn has_least(task: &Task, key: &str) -> anyhow::Result<()> {
+    if task.higher_is_better() {
+        return Ok(());
+    }
+    let reason = format!("`{key}` is a least score, and its score is the better the lower it is");
+    Err(bad(EvalError::Task { task: task.name.clone(), reason }))
 }
