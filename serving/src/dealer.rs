@@ -33,7 +33,7 @@ use crate::metrics::{self, Metrics};
 use crate::ready::{Readiness, has_room};
 use crate::seats::{MAX_WAITING, SEAT_WAIT};
 use crate::secret_files::random;
-use crate::state::{Ledger, WhenInUse};
+use crate::state::{Store, WhenInUse};
 use crate::ticket::Ticket;
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
@@ -58,7 +58,7 @@ pub struct DealerOptions {
     pub listen: SocketAddr,
     /// Needed beyond this machine.
     pub tls: Tls,
-    /// Holds the owners' keys, the ledger and the key of adapter masks.
+    /// Holds the owners' keys, the records and the key of adapter masks.
     pub state: PathBuf,
     /// Holds the keys of sessions written ahead; outside `state`, and restored from no backup.
     pub vault: PathBuf,
@@ -83,7 +83,7 @@ pub fn run(options: &DealerOptions) -> Result<(), ServingError> {
 
 pub(crate) struct Dealer {
     grants: Grants,
-    ledger: Ledger,
+    records: Store,
     masks: Masks,
     /// Sessions that were written ahead, and what opens them.
     ahead: PathBuf,
@@ -100,7 +100,7 @@ pub(crate) struct Dealer {
 
 impl Dealer {
     pub(crate) fn open(state: &Path, vault: &Path, sessions: Arc<Sessions>) -> Result<Arc<Self>, ServingError> {
-        let ledger = Ledger::open(&state.join("ledger"), WhenInUse::Fail)?;
+        let records = Store::open(state, WhenInUse::Fail)?;
         let (ahead, vault) = (state.join(SEEDS_FOLDER), Vault::open(vault, state)?);
         let lost = StoredSession::names(&ahead).filter(|session| !vault.has(session)).count();
         if lost > 0 {
@@ -110,7 +110,7 @@ impl Dealer {
         }
         Ok(Arc::new(Self {
             grants: Grants::default(),
-            ledger,
+            records,
             masks: Masks::open(state)?,
             ahead,
             vault,
@@ -157,7 +157,7 @@ impl Dealer {
             let message = "this dealer serves no owner who signed this ticket";
             HttpError::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_ticket", message)
         })?;
-        if self.ledger.is_claimed("ticket", &request.ticket.nonce) {
+        if self.records.is_claimed("ticket", &request.ticket.nonce).map_err(internal)? {
             return Err(ticket_used());
         }
         let new_token = || random::<32>().map(|bytes| Zeroizing::new(hex(bytes.as_slice())));
@@ -183,7 +183,7 @@ impl Dealer {
 
     /// A ticket buys one session; the record is on disk before the grant leaves, and without it the place is given back.
     fn spend(&self, ticket: &Ticket, granted: SessionGrant) -> Result<SessionGrant, HttpError> {
-        let spent = self.ledger.claim("ticket", &ticket.nonce).map_err(|error| match error {
+        let spent = self.records.claim("ticket", &ticket.nonce).map_err(|error| match error {
             ServingError::SessionUsed { .. } => ticket_used(),
             error => internal(error),
         });

@@ -1,5 +1,6 @@
 //! The model owner's service: evaluator E1 of every session, and downloads of the public part.
 
+mod charging;
 mod files;
 mod guard;
 mod input;

@@ -1,15 +1,14 @@
 //! What a service remembers over restarts and crashes: who may use it, what they have used, which sessions are burnt.
 //!
-//! Everything that a server decides by goes through the trait [`State`]; [`FileState`] keeps it in fsynced files, one
-//! process to a folder. SQLite would do the same with less code of ours, but its C source takes 43 CPU-seconds to
-//! compile at the optimisation level of the dependencies here, and three append-only records need no query language.
-//! A fleet of servers needs an implementation over a database that they share, and nothing else.
+//! Everything that a server decides by goes through the trait [`State`]; [`FileState`] keeps it in one folder, one process
+//! to a folder: keys in a text file that people edit, records in an embedded database ([`store`]). SQLite would do the
+//! same, but its C source takes 43 CPU-seconds to compile at the optimisation level of the dependencies here. A fleet of
+//! servers needs an implementation over a database that they share, and nothing else.
 
-mod charges;
 mod files;
 mod keys;
-mod ledger;
-mod record;
+mod store;
+mod takeover;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,8 +17,8 @@ use sha2::{Digest, Sha256};
 use crate::ServingError;
 pub use files::FileState;
 pub use keys::{KEYS_FILE, Key, Keys, Limits};
-pub(crate) use ledger::{Ledger, WhenInUse};
-pub(crate) use record::Record;
+pub use store::{RECORDS_FILE, export};
+pub(crate) use store::{Store, WhenInUse};
 
 /// SHA-256 of an API key: what is stored instead of the key.
 pub type KeyDigest = [u8; 32];
@@ -83,7 +82,10 @@ pub trait State: Send + Sync {
     fn claim(&self, role: &str, session: &str) -> Result<(), ServingError>;
 
     /// Whether [`Self::claim`] was called for this role and session.
-    fn is_claimed(&self, role: &str, session: &str) -> bool;
+    ///
+    /// # Errors
+    /// [`ServingError::Io`].
+    fn is_claimed(&self, role: &str, session: &str) -> Result<bool, ServingError>;
 
     /// The holder of `key`; `Ok(Ok(None))` where no keys are asked for.
     ///
@@ -102,6 +104,18 @@ pub trait State: Send + Sync {
     /// # Errors
     /// [`ServingError::Io`].
     fn charge(&self, holder: &Holder, tokens: u64, now: SystemTime) -> Result<Result<(), Refusal>, ServingError>;
+
+    /// Whether the holder's key is still one, without a charge.
+    ///
+    /// # Errors
+    /// [`ServingError::Io`].
+    fn check(&self, holder: &Holder) -> Result<Result<(), Refusal>, ServingError>;
+
+    /// Gives back tokens that were charged and never used.
+    ///
+    /// # Errors
+    /// [`ServingError::Io`].
+    fn refund(&self, holder: &Holder, tokens: u64) -> Result<(), ServingError>;
 }
 
 fn unix_seconds(time: SystemTime) -> u64 {

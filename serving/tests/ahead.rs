@@ -14,7 +14,7 @@ use marill_serving::ahead::{AheadOptions, Correlations, SealingKey, produce};
 use marill_serving::client::Source;
 use marill_serving::dealer::{DEFAULT_OWNER, SERVER_KEY_FILE};
 use marill_serving::server::AHEAD_KEY_FILE;
-use marill_serving::state::{FileState, Keys, Limits, key_digest};
+use marill_serving::state::{FileState, Keys, Limits, export, key_digest};
 use marill_serving::wire::{ClientHello, CollectSeed, CollectedSeed, ServerWelcome, proof_of, recv_reply, send_json};
 use tempfile::TempDir;
 use world::{World, tiny_model, wait_until};
@@ -170,7 +170,9 @@ fn no_used_session_opens_again_whatever_is_restored() {
         let another = world.opener_at(&world.parties.server, "another");
         let mut second = another.open_for(BUCKET, TOKENS, Source::Ahead, None).unwrap();
         assert_eq!(world.secure(&mut second, 5, 4, 3).0, world.twin(5, 4, 3));
-        let used = fs::read_to_string(path.join("another/ledger")).unwrap();
+        let mut used = Vec::new();
+        export(&path.join("another"), &mut used).unwrap();
+        let used = String::from_utf8(used).unwrap();
         assert!(used.contains(&sessions[1]) && !used.contains(&session), "{restored:?}: {used}");
         let error = another.open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err();
         assert!(matches!(error, ServingError::NothingAhead { .. }), "{restored:?}: {error}");
@@ -264,8 +266,8 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
 /// The services of a dropped world end in the background.
 fn wait_until_unlocked(folder: &Path) {
     for party in ["dealer", "server"] {
-        let ledger = folder.join(party).join("ledger");
-        wait_until("the ledger being free", || fs::File::open(&ledger).unwrap().try_lock().is_ok());
+        let party = folder.join(party);
+        wait_until("the records being free", || FileState::open(&party, &party.join("keys")).is_ok());
     }
 }
 

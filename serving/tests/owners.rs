@@ -18,7 +18,9 @@ use marill_serving::wire::{
 use world::World;
 
 fn lines(world: &World, party: &str) -> usize {
-    std::fs::read_to_string(world.folder.path().join(party).join("ledger")).unwrap().lines().count()
+    let mut out = Vec::new();
+    marill_serving::state::export(&world.folder.path().join(party), &mut out).unwrap();
+    String::from_utf8(out).unwrap().lines().count()
 }
 
 fn code(body: &[u8]) -> String {

@@ -23,6 +23,7 @@ mod places;
 mod progress;
 mod recipes;
 mod serve;
+mod state;
 mod target;
 mod terminal;
 mod train;
@@ -56,6 +57,8 @@ enum Command {
     Serve(serve::Args),
     /// Say who may use a server, and how much: add, list, revoke API keys
     Keys(keys::Args),
+    /// Look into what services have recorded
+    State(state::Args),
     /// Deal correlations to clients and servers: the third operator
     Dealer(dealer::Args),
     /// Compute in clients' place as an evaluator of its own: a third operator beside server and dealer
@@ -87,7 +90,9 @@ impl Command {
             Self::Serve(_) | Self::Dealer(_) | Self::Evaluate(_) | Self::Gateway(_) | Self::Chat(_) => true,
             // Timed as they are served.
             Self::Generate(_) | Self::Bench(_) => true,
-            Self::Train(_) | Self::Export(_) | Self::Inspect(_) | Self::Keys(_) | Self::Eval(_) => false,
+            Self::Train(_) | Self::Export(_) | Self::Inspect(_) | Self::Keys(_) | Self::State(_) | Self::Eval(_) => {
+                false
+            }
             Self::Demo(_) | Self::Recipes(_) | Self::Doctor(_) | Self::Completions { .. } => false,
         }
     }
@@ -120,6 +125,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Keys(args) => keys::run(args),
+        Command::State(args) => state::run(args),
         Command::Dealer(args) => dealer::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Gateway(args) => gateway::run(args),

@@ -105,3 +105,42 @@ fn an_owner_is_added_to_a_running_dealer_and_served_with_its_own_key() {
         assert!(!refused.status.success(), "{name}");
     }
 }
+
+#[test]
+fn records_are_printed_beside_running_services_and_keys_are_one_servers() {
+    let world = World::new();
+    let (dealer, server) = world.parties();
+    let mut generate = marill();
+    generate.args(["generate", &server.url, "--dealer", &dealer.url, "-p", "fox", "--max-tokens", "2"]);
+    let answer = world.client_folders(&mut generate).output().unwrap();
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+    let export = |folder: &std::path::Path, more: &[&str]| {
+        let output = marill().args(["state", "export", "--state"]).arg(folder).args(more).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = export(&world.state(), &[]);
+    let session = text.lines().find_map(|line| line.strip_prefix("server session e1 ")).unwrap();
+    let session = session.split(' ').next().unwrap();
+    assert!(
+        text.contains(&format!("dealer session e1 {session} ")) && text.contains("dealer session ticket "),
+        "{text}"
+    );
+    assert!(!export(&world.state(), &["--service", "server"]).contains("dealer"));
+    assert!(export(&world.user_state(), &[]).contains(&format!("client session e0 {session} ")));
+    let nothing = marill().args(["state", "export", "--state"]).arg(world.partition.clone()).output().unwrap();
+    assert!(said(&nothing).contains("no service has records"));
+
+    let second = |state: &str, keys: &std::path::Path| {
+        let mut serve = marill();
+        serve.args(["serve", "--port", "0", "--dealer", &dealer.url, "--dealer-key"]);
+        serve.arg(world.state().join("dealer/server.key")).arg(&world.partition).arg("--keys").arg(keys);
+        said(&serve.arg("--state").arg(world.state().join(state)).output().unwrap())
+    };
+    let keys = world.state().join("server/keys");
+    fs::write(&keys, "").unwrap();
+    let refused = second("another", &keys);
+    assert!(refused.contains("keys` is in use"), "{refused}");
+    let refused = second(".", &keys);
+    assert!(refused.contains("records.redb` is in use"), "{refused}");
+}

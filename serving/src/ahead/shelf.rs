@@ -65,11 +65,15 @@ impl Shelf {
         bucket: usize,
         tokens: usize,
         selection: Selection,
-        is_used: impl Fn(&str) -> bool,
+        is_used: impl Fn(&str) -> Result<bool, ServingError>,
     ) -> Result<Vec<Offer>, ServingError> {
-        let mut offers: Vec<Offer> = self.files()?.into_iter().map(|(offer, _)| offer).collect();
         let fits = |offer: &Offer| (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens;
-        offers.retain(|offer| fits(offer) && !is_used(&offer.session));
+        let mut offers = Vec::new();
+        for (offer, _) in self.files()?.into_iter().filter(|(offer, _)| fits(offer)) {
+            if !is_used(&offer.session)? {
+                offers.push(offer);
+            }
+        }
         offers.sort_unstable_by(|a, b| (a.tokens, &a.session).cmp(&(b.tokens, &b.session)));
         offers.truncate(MAX_OFFERS);
         Ok(offers)

@@ -23,7 +23,7 @@ use crate::ServingError;
 use crate::ahead::{Correlations, Offer};
 use crate::error::refused;
 use crate::secret_files::{read_or_create_key, replace_file};
-use crate::state::{Ledger, WhenInUse};
+use crate::state::{Store, WhenInUse};
 use crate::ticket::Ticket;
 use crate::wire::{
     ClientHello, CollectSeed, CollectedSeed, E0, EvaluateHello, GrantedTicket, NewSession, NewTicket, PROTOCOL_VERSION,
@@ -59,7 +59,7 @@ impl AddAssign for Cost {
 /// What a client keeps: its random name, the sessions it has used, the masked adapter.
 pub struct ClientState {
     client_id: String,
-    ledger: PathBuf,
+    records: PathBuf,
     adapters: PathBuf,
     /// Sessions written ahead have a mask of their own.
     kept: Mutex<[Option<(String, Arc<MaskedAdapter>)>; 2]>,
@@ -73,7 +73,7 @@ impl ClientState {
     pub fn open(state: &Path, cache: &Path) -> Result<Self, ServingError> {
         Ok(Self {
             client_id: read_or_create_key(&state.join("id"))?.to_string(),
-            ledger: state.join("ledger"),
+            records: state.into(),
             adapters: cache.join("adapters"),
             kept: Mutex::default(),
             fetching: Default::default(),
@@ -128,7 +128,7 @@ impl ClientState {
 
     /// Written before the seed is used; another process of this client may wait for a moment.
     fn claim(&self, session: &str) -> Result<(), ServingError> {
-        Ledger::open(&self.ledger, WhenInUse::Wait)?.claim("e0", session)
+        Store::open(&self.records, WhenInUse::Wait)?.claim("e0", session)
     }
 }
 

@@ -68,7 +68,7 @@ impl Dealer {
         }
         self.grants.reserved(session, &owner.name, &request.proof)?.check(&request.terms)?;
         let stored = StoredSession::read(&self.ahead, session)?.ok_or_else(used)?;
-        self.ledger.claim("e1", session)?;
+        self.records.claim("e1", session)?;
         let key = self.vault.take(session)?.ok_or_else(used)?;
         stored.remove(&self.ahead);
         let damaged = || ServingError::io(self.ahead.join(session))(std::io::Error::other("its seed does not open"));

@@ -53,7 +53,7 @@ fn open(
     if words.is_some() != (grant.terms.material == Material::Points) {
         return Err(bad("nobody takes this session's correction words"));
     }
-    dealer.ledger.claim("e1", &hello.session)?;
+    dealer.records.claim("e1", &hello.session)?;
     // One mask hides whole matrices from all clients alike, whose views together are then the view of one.
     let holder = if hello.spec.is_full() { Holder::Everybody } else { Holder::Client(&grant.client_id) };
     let adapter_seed = dealer.masks.seed(&owner.name, &holder, &hello.private_sha256);

@@ -7,6 +7,7 @@ use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::Server;
+use super::charging::Charging;
 use super::input::Announced;
 use crate::ServingError;
 use crate::ahead::Correlations;
@@ -212,7 +213,7 @@ fn ahead(
 ) -> Result<Dealt, ServingError> {
     let session = &hello.session;
     let shelf = server.shelf.as_ref().ok_or_else(|| ServingError::NotAhead { session: session.clone() })?;
-    if server.state.is_claimed("e1", session) {
+    if server.state.is_claimed("e1", session)? {
         return Err(ServingError::SessionUsed { session: session.clone() });
     }
     let found = shelf.find(session, &server.model.terms, &server.model.private_sha256, selection)?;
@@ -291,6 +292,7 @@ fn serve(
     let spec = &server.model.spec;
     let bad = |reason: String| ServingError::BadMessage { peer: CLIENT, reason };
     let mut positions = 0;
+    let mut charging = Charging::new(&server.state, holder.cloned());
     loop {
         let frame = client.recv().map_err(ServingError::net(CLIENT))?;
         let step = Step::parse(&frame).map_err(bad)?;
@@ -305,10 +307,7 @@ fn serve(
             return Err(bad(format!("more than {} positions", spec.max_positions)));
         }
         // Before the step runs: a client that goes away in the middle has used it all the same.
-        if let Some(holder) = holder {
-            let tokens = source.owed(if let Step::Prefill { bucket } = step { bucket as u64 } else { 1 });
-            server.state.charge(holder, tokens, SystemTime::now())?.map_err(ServingError::Quota)?;
-        }
+        charging.pay(source.owed(if let Step::Prefill { bucket } = step { bucket as u64 } else { 1 }))?;
         pace.step(if let Step::Prefill { bucket } = step { bucket } else { 1 });
         let began = Instant::now();
         source.announce(step)?;

@@ -1,57 +1,68 @@
-//! [`State`] in the files of one folder: `ledger`, `charges`, and the keys beside them or elsewhere.
+//! [`State`] in one folder: the records ([`super::store`]), and the keys beside them or elsewhere.
 
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
-use super::charges::{self, Charges};
 use super::keys::KeyFile;
-use super::{Holder, Key, KeyDigest, Ledger, Limits, Refusal, State, WhenInUse, key_digest, unix_seconds};
+use super::store::{self, Recent, Store};
+use super::takeover::KEYS_SEEN_FILE;
+use super::{Holder, Key, KeyDigest, Limits, Refusal, State, WINDOW, WhenInUse, key_digest, unix_seconds};
 use crate::ServingError;
 use crate::secret_files::replace_file;
 
-const CHARGES_FILE: &str = "charges";
-/// Says that there were keys once: a lost file of keys must not open the server to everybody.
-const KEYS_SEEN_FILE: &str = "keys.seen";
+/// What the file says to whoever looks into it.
+pub(super) const KEYS_SEEN: &[u8] = b"this server has had API keys: without them it does not start\n";
 
-/// Kept by one process at a time; the folder's ledger is locked.
+/// Kept by one process at a time, records and keys alike.
 pub struct FileState {
-    ledger: Ledger,
+    store: Store,
     keys: KeyFile,
-    charges: Mutex<Charges>,
+    /// Where it is noted that there were keys, and whether it is.
+    seen: (PathBuf, AtomicBool),
+    /// Held as long as this server runs.
+    _serving: Option<File>,
 }
 
 impl FileState {
     /// Opens or creates the records in `folder`; `keys` names the file of keys.
     ///
     /// # Errors
-    /// [`ServingError::LedgerInUse`] while another process runs on the folder; [`ServingError::KeysGone`] where there were
-    /// keys and are none; [`ServingError::Io`].
+    /// [`ServingError::LedgerInUse`] while another server runs on the folder or on the keys; [`ServingError::KeysGone`]
+    /// where there were keys and are none; [`ServingError::Io`].
     pub fn open(folder: &Path, keys: &Path) -> Result<Self, ServingError> {
-        let ledger = Ledger::open(&folder.join("ledger"), WhenInUse::Fail)?;
-        let charges = Mutex::new(Charges::open(&folder.join(CHARGES_FILE))?);
-        let state = Self { ledger, keys: KeyFile::open(keys)?, charges };
-        let (has_keys, seen) = (state.keys.current()?.is_some(), folder.join(KEYS_SEEN_FILE));
-        if has_keys && !seen.exists() {
-            replace_file(&seen, b"this server has had API keys: without them it does not start\n")?;
+        let store = Store::open(folder, WhenInUse::Fail)?;
+        let seen = folder.join(KEYS_SEEN_FILE);
+        let is_noted = AtomicBool::new(seen.exists());
+        let serving = serve_alone(keys)?;
+        let state = Self { store, keys: KeyFile::open(keys)?, seen: (seen, is_noted), _serving: serving };
+        if state.keys.current()?.is_some() {
+            state.note_keys()?;
+        } else if state.seen.1.load(Ordering::Relaxed) {
+            return Err(ServingError::KeysGone { keys: keys.into(), record: state.seen.0 });
         }
-        // Only keys are charged, so a record of charges says the same of an older folder.
-        let charges = folder.join(CHARGES_FILE);
-        let was_charged = std::fs::metadata(&charges).is_ok_and(|metadata| metadata.len() > 0);
-        let record = if was_charged { Some(charges) } else { seen.exists().then_some(seen) };
-        match record {
-            Some(record) if !has_keys => Err(ServingError::KeysGone { keys: keys.into(), record }),
-            _ => Ok(state),
-        }
+        Ok(state)
     }
 
-    /// Tokens and sessions that each key has used, without opening the folder for writing.
+    /// Tokens and sessions that each key has used, also beside a running server.
     ///
     /// # Errors
     /// [`ServingError::Io`].
     pub fn used(folder: &Path, digest: &KeyDigest) -> Result<(u64, u64), ServingError> {
-        let (used, _) = charges::read(&folder.join(CHARGES_FILE))?;
-        Ok(used.get(digest).map_or((0, 0), |used| (used.tokens, used.sessions)))
+        let used = store::used(folder, digest)?;
+        Ok((used.tokens, used.sessions))
+    }
+
+    /// Notes, once, that this server has keys.
+    fn note_keys(&self) -> Result<(), ServingError> {
+        let (path, is_noted) = &self.seen;
+        if !is_noted.load(Ordering::Relaxed) {
+            replace_file(path, KEYS_SEEN)?;
+            is_noted.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn limits(&self, holder: &Holder) -> Result<Result<Limits, Refusal>, ServingError> {
@@ -59,26 +70,68 @@ impl FileState {
         let key = keys.as_ref().and_then(|keys| keys.find(&holder.digest));
         Ok(key.map(|key| key.limits).ok_or(Refusal::Unknown))
     }
+}
 
-    fn charges(&self) -> MutexGuard<'_, Charges> {
-        self.charges.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks a file beside the keys: budgets are counted by one server only.
+fn serve_alone(keys: &Path) -> Result<Option<File>, ServingError> {
+    let path = keys.with_extension("serving");
+    let file = match File::options().create(true).append(true).open(&path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            tracing::warn!(
+                "`{}` cannot be locked, so nobody sees whether another server has these keys: {error}",
+                path.display()
+            );
+            return Ok(None);
+        }
+        Err(source) => return Err(ServingError::Io { path, source }),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(ServingError::LedgerInUse { path: keys.into() }),
+        Err(TryLockError::Error(source)) => Err(ServingError::Io { path, source }),
     }
+}
+
+/// How long until less than `limit` of `amount` lies within the window; `None`: it does now.
+fn wait(recent: &Recent, now: u64, limit: u64, amount: fn(&(u64, u64, u64)) -> u64) -> Option<Duration> {
+    let limit = u128::from(limit);
+    let mut within: u128 = recent.iter().map(|entry| u128::from(amount(entry))).sum();
+    if within < limit {
+        return None;
+    }
+    for entry in recent {
+        within -= u128::from(amount(entry));
+        if within < limit {
+            return Some(Duration::from_secs((entry.0 + WINDOW.as_secs()).saturating_sub(now).max(1)));
+        }
+    }
+    Some(WINDOW)
 }
 
 impl State for FileState {
     fn claim(&self, role: &str, session: &str) -> Result<(), ServingError> {
-        self.ledger.claim(role, session)
+        self.store.claim(role, session)
     }
 
-    fn is_claimed(&self, role: &str, session: &str) -> bool {
-        self.ledger.is_claimed(role, session)
+    fn is_claimed(&self, role: &str, session: &str) -> Result<bool, ServingError> {
+        self.store.is_claimed(role, session)
     }
 
     fn holder(&self, key: Option<&str>) -> Result<Result<Option<Holder>, Refusal>, ServingError> {
         let Some(keys) = self.keys.current()? else { return Ok(Ok(None)) };
+        self.note_keys()?;
         let found = key.and_then(|key| keys.find(&key_digest(key)));
         let holder = |key: &Key| Holder { digest: key.digest, name: key.name.clone() };
         Ok(found.map(|key| Some(holder(key))).ok_or(Refusal::Unknown))
+    }
+
+    fn check(&self, holder: &Holder) -> Result<Result<(), Refusal>, ServingError> {
+        Ok(self.limits(holder)?.map(|_| ()))
+    }
+
+    fn refund(&self, holder: &Holder, tokens: u64) -> Result<(), ServingError> {
+        self.store.refund(&holder.digest, tokens)
     }
 
     fn start_session(&self, holder: &Holder, now: SystemTime) -> Result<Result<(), Refusal>, ServingError> {
@@ -86,23 +139,24 @@ impl State for FileState {
             Ok(limits) => limits,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let (mut charges, seconds) = (self.charges(), unix_seconds(now));
-        let used = charges.used.entry(holder.digest).or_default();
-        if let Some(limit) = limits.tokens.filter(|limit| used.tokens >= *limit) {
-            return Ok(Err(Refusal::BudgetSpent { limit }));
-        }
-        type Amount = fn(&(u64, u64, u64)) -> u64;
-        let rates: [(&str, Option<u64>, Amount); 2] = [
-            ("tokens", limits.tokens_per_minute, |entry| entry.1),
-            ("sessions", limits.sessions_per_minute, |entry| entry.2),
-        ];
-        for (what, limit, amount) in rates {
-            let wait = limit.and_then(|limit| Some((limit, used.wait(seconds, limit, amount)?)));
-            if let Some((limit, retry_after)) = wait {
-                return Ok(Err(Refusal::TooFast { what, limit, retry_after }));
+        let seconds = unix_seconds(now);
+        self.store.charge(&holder.digest, seconds, (0, 1), |used, recent| {
+            if let Some(limit) = limits.tokens.filter(|limit| used.tokens >= *limit) {
+                return Err(Refusal::BudgetSpent { limit });
             }
-        }
-        charges.add(&holder.digest, seconds, 0, 1).map(Ok)
+            type Amount = fn(&(u64, u64, u64)) -> u64;
+            let rates: [(&str, Option<u64>, Amount); 2] = [
+                ("tokens", limits.tokens_per_minute, |entry| entry.1),
+                ("sessions", limits.sessions_per_minute, |entry| entry.2),
+            ];
+            for (what, limit, amount) in rates {
+                let wait = limit.and_then(|limit| Some((limit, wait(recent, seconds, limit, amount)?)));
+                if let Some((limit, retry_after)) = wait {
+                    return Err(Refusal::TooFast { what, limit, retry_after });
+                }
+            }
+            Ok(())
+        })
     }
 
     fn charge(&self, holder: &Holder, tokens: u64, now: SystemTime) -> Result<Result<(), Refusal>, ServingError> {
@@ -110,12 +164,12 @@ impl State for FileState {
             Ok(limits) => limits,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let mut charges = self.charges();
-        let used = charges.used.entry(holder.digest).or_default().tokens;
-        if let Some(limit) = limits.tokens.filter(|limit| used.saturating_add(tokens) > *limit) {
-            return Ok(Err(Refusal::BudgetSpent { limit }));
-        }
-        charges.add(&holder.digest, unix_seconds(now), tokens, 0).map(Ok)
+        self.store.charge(&holder.digest, unix_seconds(now), (tokens, 0), |used, _| {
+            match limits.tokens.filter(|limit| used.tokens.saturating_add(tokens) > *limit) {
+                Some(limit) => Err(Refusal::BudgetSpent { limit }),
+                None => Ok(()),
+            }
+        })
     }
 }
 
@@ -155,6 +209,33 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_frees_up_as_the_window_moves_on() {
+        let recent = vec![(100, 10, 1), (130, 10, 1)];
+        assert_eq!(wait(&recent, 131, 21, |entry| entry.1), None);
+        assert_eq!(wait(&recent, 131, 20, |entry| entry.1), Some(Duration::from_secs(29)));
+        assert_eq!(wait(&recent, 131, 1, |entry| entry.2), Some(Duration::from_secs(59)));
+        let largest = vec![(100, u64::MAX, 1), (130, 10, 1)];
+        assert_eq!(wait(&largest, 131, 5, |entry| entry.1), Some(Duration::from_secs(59)));
+    }
+
+    #[test]
+    fn one_server_counts_the_budgets_of_a_file_of_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = folder.path().join("keys");
+        let key = Keys::add(&keys, "alice", Limits::default()).unwrap();
+        let first = FileState::open(&folder.path().join("a"), &keys).unwrap();
+        let error = FileState::open(&folder.path().join("b"), &keys).map(|_| ()).unwrap_err();
+        assert!(matches!(&error, ServingError::LedgerInUse { path } if *path == keys), "{error}");
+        // `marill keys` works beside it.
+        let alice = first.holder(Some(&key)).unwrap().unwrap().unwrap();
+        assert_eq!(first.charge(&alice, 5, at(1)).unwrap(), Ok(()));
+        assert_eq!(FileState::used(&folder.path().join("a"), &alice.digest).unwrap(), (5, 0));
+        Keys::add(&keys, "bob", Limits::default()).unwrap();
+        drop(first);
+        FileState::open(&folder.path().join("b"), &keys).unwrap();
+    }
+
+    #[test]
     fn too_many_sessions_in_a_minute_are_told_when_to_come_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
@@ -188,7 +269,7 @@ mod tests {
         assert!(error.contains("keys` is gone") && error.contains("keys.seen"), "{error}");
         std::fs::remove_file(folder.path().join(KEYS_SEEN_FILE)).unwrap();
         open().unwrap();
-        std::fs::write(folder.path().join(CHARGES_FILE), format!("1 {} 1 1\n", "ab".repeat(32))).unwrap();
+        std::fs::write(folder.path().join("charges"), format!("1 {} 1 1\n", "ab".repeat(32))).unwrap();
         assert!(open().is_err(), "an older folder has charges and no other record");
     }
 }

@@ -100,6 +100,12 @@ impl World {
         self.folder.path().join("state")
     }
 
+    /// The folder of a user's client.
+    #[allow(dead_code)]
+    pub fn user_state(&self) -> PathBuf {
+        self.folder.path().join("user")
+    }
+
     /// A server of another owner, with records of its own.
     #[allow(dead_code)]
     pub fn server_with_key(&self, name: &str, dealer: &str, key: &std::path::Path) -> Service {
