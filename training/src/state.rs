@@ -36,11 +36,13 @@ pub(crate) struct Resumed {
     pub history: Vec<Progress>,
 }
 
-/// What decides the steps that a run has done: model, knobs and rows. Not where its folder or its data lie, not how long it
-/// goes on, and nothing that gives the same bits.
-pub(crate) fn digest(recipe: &Recipe, samples: &[Sample]) -> String {
+/// What decides the steps that a run has done: the weights it began with, knobs and rows. Not where its folder or its data lie,
+/// not how long it goes on, and nothing that gives the same bits.
+pub(crate) fn digest(recipe: &Recipe, samples: &[Sample], base_sha256: &str) -> String {
     let mut decides = recipe.clone();
     decides.output.dir.clear();
+    // Its weights are known, wherever they lie.
+    (decides.model.base_model, decides.model.revision) = (None, None);
     (decides.dataset, decides.data, decides.eval) = (Vec::new(), Data::default(), None);
     decides.export = Export::default();
     let train = Train::default();
@@ -50,6 +52,7 @@ pub(crate) fn digest(recipe: &Recipe, samples: &[Sample]) -> String {
     decides.train.gradient_checkpointing = Checkpointing::Auto;
     let mut hash = Sha256::new();
     hash.update(decides.to_toml());
+    hash.update(base_sha256);
     for sample in samples {
         hash.update(format!("{sample:?}\n"));
     }
@@ -189,8 +192,7 @@ pub(crate) fn load(root: &Path, params: &mut Params, recipe_sha256: &str) -> Res
     let json = std::fs::read_to_string(path.join(STATE)).map_err(|e| told(STATE, e))?;
     let state: RunState = serde_json::from_str(&json).map_err(|e| damaged(e.to_string()))?;
     if state.recipe_sha256 != recipe_sha256 {
-        let reason =
-            "it belongs to another recipe or data set\n\nhint: train without `--resume`, or into another folder";
+        let reason = "it belongs to another recipe, data set or base model\n\nhint: train without `--resume`, or into another folder";
         return Err(fail(reason.into()));
     }
     let tensors =

@@ -152,6 +152,9 @@ pub(crate) struct Run<'a> {
     replanned: Option<[usize; 2]>,
     earlier_seconds: f64,
     dir: PathBuf,
+    /// Of the base model, where it was needed.
+    base_sha256: Option<String>,
+    /// What decides the run; known once it is to be run.
     digest: String,
     /// One layer's graph at a time.
     pub(crate) in_blocks: bool,
@@ -171,17 +174,18 @@ impl<'a> Run<'a> {
         let decoder = params.decoder(&base, &transforms)?;
         let plan = Plan::new(&samples.train, &recipe.train)?;
         let distillation = Distillation::open(recipe, options, &base, &transforms, samples.train.len())?;
-        let digest = state::digest(recipe, &samples.train);
         let estimate = Estimate::new(&base, &transforms, recipe, &samples, &plan);
         let in_blocks = match recipe.train.gradient_checkpointing {
             Checkpointing::Always => true,
             Checkpointing::Never => false,
             Checkpointing::Auto => estimate.needs_blocks(),
         };
+        let mut base_sha256 = None;
         let activations = match &options.cache_dir {
             Some(dir) if transforms.frozen_layers > 0 => {
                 let (frozen, hidden) = (transforms.frozen_layers, base.config.hidden_size);
-                Activations::on_disk(&samples.train, dir, &base.digest(), frozen, hidden)
+                let digest = base_sha256.insert(base.digest());
+                Activations::on_disk(&samples.train, dir, digest, frozen, hidden)
             }
             _ => Activations::new(samples.train.len()),
         };
@@ -203,7 +207,8 @@ impl<'a> Run<'a> {
             replanned: None,
             earlier_seconds: 0.0,
             dir: PathBuf::from(&recipe.output.dir),
-            digest,
+            base_sha256,
+            digest: String::new(),
             in_blocks,
             estimate,
         })
@@ -211,6 +216,8 @@ impl<'a> Run<'a> {
 
     /// Goes on from the newest checkpoint where that is asked for, and clears the place otherwise.
     fn find_checkpoint(&mut self) -> Result<(), TrainError> {
+        let base = self.base_sha256.take().unwrap_or_else(|| self.base.digest());
+        self.digest = state::digest(self.recipe, &self.samples.train, &base);
         let checkpoints = self.dir.join("checkpoints");
         if self.options.resume {
             if let Some(resumed) = state::load(&checkpoints, &mut self.params, &self.digest)? {

@@ -221,6 +221,13 @@ fn a_folder_that_was_moved_goes_on_and_a_flipped_bit_is_refused() {
     let report = train(&recipe, &options, &mut |_| {}).unwrap();
     assert_eq!(report.replanned, None);
     assert_eq!(bytes(whole), bytes(report.adapter.unwrap()));
+    std::fs::rename(place.path("base"), place.path("elsewhere")).unwrap();
+    let there = place.recipe(TUNE, &["output.dir=DIR/moved", "model.base_model=DIR/elsewhere/model"]);
+    train(&there, &options, &mut |_| {}).unwrap();
+    // The same name, and other weights behind it.
+    place.run(SCRATCH, &["train.max_steps=21"]).unwrap();
+    let error = train(&recipe, &options, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("another recipe, data set or base model"), "{error}");
 }
 
 #[test]
