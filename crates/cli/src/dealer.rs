@@ -4,11 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use marill_mpc::Selection;
+use marill_mpc::spec::MAX_POSITIONS;
 use marill_serving::ahead::{AheadOptions, produce};
 use marill_serving::dealer::{DEFAULT_OWNER, DealerOptions, add_owner, run as run_dealer};
 
 use crate::advice::advise;
 use crate::places::{Folders, Listen, MetricsArgs, TlsArgs, default_cache, parse_sessions};
+
+type Numbers = clap::builder::RangedU64ValueParser<usize>;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -49,16 +52,16 @@ struct AheadArgs {
     #[arg(long, value_name = "FILE", requires = "ahead")]
     order: Option<PathBuf>,
     /// Padded length of the prompts, a multiple of 16
-    #[arg(long, value_name = "N", requires = "ahead", default_value_t = 64)]
+    #[arg(long, value_name = "N", requires = "ahead", default_value_t = 64, value_parser = Numbers::new().range(16..=MAX_POSITIONS as u64))]
     bucket: usize,
     /// Most tokens of an answer
-    #[arg(long, value_name = "N", requires = "ahead", default_value_t = 64)]
+    #[arg(long, value_name = "N", requires = "ahead", default_value_t = 64, value_parser = Numbers::new().range(1..=MAX_POSITIONS as u64))]
     tokens: usize,
     /// How the answers' tokens are chosen: `greedy`, `temperature` (by chance) or `top_k` (by chance among the likeliest)
     #[arg(long, value_name = "NAME", requires = "ahead", default_value = "greedy", value_parser = parse_selection)]
     selection: Selection,
     /// How many sessions; each is used once
-    #[arg(long, value_name = "N", requires = "ahead", default_value_t = 1)]
+    #[arg(long, value_name = "N", requires = "ahead", default_value_t = 1, value_parser = Numbers::new().range(1..=1_000_000))]
     sessions: usize,
     /// Whose server they are for, where this dealer has several owners
     #[arg(long, value_name = "NAME", requires = "ahead", default_value = DEFAULT_OWNER)]

@@ -102,6 +102,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(runs) = &args.compare {
         return compare_runs([&runs[0], &runs[1]], args.limit, args.json);
     }
+    if args.engine.iter().enumerate().any(|(nth, engine)| args.engine[..nth].contains(engine)) {
+        return Err(BadInput(anyhow::anyhow!("`--engine` names one twice")).into());
+    }
     let path = args.search.named(&args.model.clone().unwrap_or_default(), args.no_progress)?;
     let model = Model::open(&path)?;
     let chosen = Chosen::new(&args, &path)?;

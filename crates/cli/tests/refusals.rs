@@ -40,6 +40,11 @@ fn numbers_and_texts_without_sense() {
         1,
         &["`--layers` 4294967295: `gpt2` has 12 layers"],
     );
+    let ahead = ["dealer", "--ahead", "DIR", "--order", "FILE"];
+    for flag in ["--bucket", "--tokens", "--sessions"] {
+        refused(&[&ahead[..], &[flag, "18446744073709551615"]].concat(), 2, &[flag]);
+        refused(&[&ahead[..], &[flag, "0"]].concat(), 2, &[flag]);
+    }
     refused(&["eval", "DIR", "--tasks", "dolly4", "--min", "nan"], 2, &["--min", "a finite number"]);
     refused(&["eval", "DIR", "--tasks", "dolly4", "--limit", "0"], 2, &["--limit"]);
 }
@@ -83,6 +88,8 @@ fn what_an_evaluation_cannot_use() {
     assert!(!text.contains("--data"), "{text}");
     let text = eval(&[&first[..], &["--data", "/nonexistent"]].concat(), &["`--data`", "/nonexistent"]);
     assert!(!text.contains("--exclude"), "{text}");
+    eval(&["--tasks", "dolly4,dolly4"], &["the task `dolly4` is named twice"]);
+    eval(&["--tasks", "dolly4", "--engine", "float,float"], &["`--engine` names one twice"]);
     eval(&["--tasks", "wikitext-2", "--min", "3"], &["`--min` is a least score"]);
     eval(&[], &["no task is named", "hint: `--tasks NAMES`"]);
 }

@@ -91,8 +91,11 @@ impl Chosen {
 /// The tasks of these names.
 ///
 /// # Errors
-/// [`BadInput`] for an unknown one.
-pub fn named(names: &[String]) -> anyhow::Result<Vec<Task>> {
+/// [`BadInput`] for an unknown one, or one that is named twice: its results would stand under one name.
+fn named(names: &[String]) -> anyhow::Result<Vec<Task>> {
+    if let Some((_, twice)) = names.iter().enumerate().find(|(nth, name)| names[..*nth].contains(name)) {
+        return Err(BadInput(anyhow::anyhow!("the task `{twice}` is named twice")).into());
+    }
     names.iter().map(|name| Task::find(name)).collect::<Result<_, _>>().map_err(bad)
 }
 
