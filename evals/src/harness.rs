@@ -269,7 +269,7 @@ impl Run<'_, '_> {
 
     /// Nats of the right answer behind the question, and its tokens.
     fn nats(&mut self, question: &Question, completion: &str, doc_id: usize) -> Result<[f64; 2], EvalError> {
-        let mut tokens = self.speaker.tokenizer.encode(completion)?;
+        let mut tokens = self.speaker.tokenizer.encode_continuing(completion)?;
         let room = self.engine.context().saturating_sub(question.tokens.len());
         self.shortened += usize::from(tokens.len() > room);
         tokens.truncate(room);

@@ -1,15 +1,15 @@
 //! From rendered rows to what an engine is asked, in the words that training used.
 
-use marill_model::Tokenizer;
+use marill_model::{ChatTemplate, Tokenizer};
 use marill_recipe::{Example, Prompt, Turn};
-use marill_training::{end_token, prompt_text};
+use marill_training::{end_token, prompt_text, prompt_tokens};
 
 use crate::EvalError;
 
 /// How a checkpoint is spoken to.
 pub struct Speaker<'a> {
     pub tokenizer: &'a Tokenizer,
-    pub chat_template: Option<&'a str>,
+    pub chat_template: Option<&'a ChatTemplate>,
 }
 
 /// One prompt, as text and as tokens.
@@ -25,8 +25,9 @@ impl Speaker<'_> {
     /// # Errors
     /// [`EvalError::Train`] or [`EvalError::Model`] when the chat template or the tokenizer refuses the text.
     pub fn question(&self, shots: &[Example], example: &Example) -> Result<Question, EvalError> {
-        let text = prompt_text(&with_shots(shots, example), self.chat_template)?;
-        let tokens = self.tokenizer.encode(&text)?;
+        let prompt = with_shots(shots, example);
+        let text = prompt_text(&prompt, self.chat_template)?;
+        let tokens = prompt_tokens(self.tokenizer, &prompt, self.chat_template, &text)?;
         Ok(Question { text, tokens })
     }
 
@@ -35,7 +36,7 @@ impl Speaker<'_> {
     /// # Errors
     /// [`EvalError::Model`] when the tokenizer refuses the text.
     pub fn answer(&self, prompt: &Prompt, text: &str) -> Result<Vec<u32>, EvalError> {
-        let mut tokens = self.tokenizer.encode(text)?;
+        let mut tokens = self.tokenizer.encode_continuing(text)?;
         tokens.extend(end_token(self.tokenizer, prompt, self.chat_template));
         Ok(tokens)
     }

@@ -39,7 +39,7 @@ fn greedy_text_equals_that_of_transformers() {
     assert_eq!(digest, reference.gguf_sha256, "other weights");
     let mut model = FloatModel::new(&base, &Transforms::default(), None).unwrap();
     for case in &reference.cases {
-        let text = render_chat(base.chat_template.as_deref().unwrap(), &case.messages, true).unwrap();
+        let text = render_chat(base.chat_template.as_ref().unwrap(), &case.messages, true).unwrap();
         assert_eq!(text, case.text, "the chat template");
         let prompt = base.tokenizer.encode(&text).unwrap();
         assert_eq!(prompt, case.prompt, "the tokenizer, on {text:?}");

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use marill_model::{Message, Tokenizer, render_chat};
+use marill_model::{ChatTemplate, Message, Tokenizer, plain_chat, render_chat};
 use marill_mpc::{DecoderSpec, Material, Sampling};
 use marill_net::http::HttpClient;
 use marill_net::{Endpoint, WireCount, peer_text};
@@ -149,7 +149,7 @@ pub struct Client {
     pub terms: Terms,
     spec: DecoderSpec,
     tokenizer: Tokenizer,
-    chat_template: Option<String>,
+    chat_template: Option<ChatTemplate>,
     public_layers: usize,
     prefixes: Prefixes,
     sessions: SessionOpener,
@@ -184,7 +184,7 @@ impl Client {
         Ok(Self {
             model_name: peer_text(&partition.manifest.name),
             tokenizer: partition.tokenizer().clone(),
-            chat_template: partition.chat_template().map(str::to_string),
+            chat_template: partition.chat_template().cloned(),
             public_layers: partition.manifest.transforms.frozen_layers,
             prefixes: Prefixes::new(prefixes),
             spec: sessions.spec.clone(),
@@ -230,14 +230,11 @@ impl Client {
     /// # Errors
     /// [`ServingError::Model`] from the template or the tokenizer.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, ServingError> {
-        let text = match &self.chat_template {
-            Some(template) => render_chat(template, messages, true)?,
-            None => {
-                let lines: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
-                lines.join("\n")
-            }
-        };
-        self.plain_prompt(&text)
+        match &self.chat_template {
+            // A template writes the token that begins a text itself.
+            Some(template) => Ok(self.tokenizer.encode(&render_chat(template, messages, true)?)?),
+            None => self.plain_prompt(&plain_chat(messages.iter().map(|message| message.content.as_str()))),
+        }
     }
 
     /// Token ids of a conversation whose last turn is the beginning of the answer: what follows continues it.
@@ -251,14 +248,16 @@ impl Client {
         {
             return self.chat_prompt(before);
         }
-        let text = match &self.chat_template {
-            Some(template) => open_end(render_chat(template, messages, false)?, messages),
-            None => {
-                let lines: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
-                Some(lines.join("\n"))
+        match &self.chat_template {
+            Some(template) => {
+                let text = open_end(render_chat(template, messages, false)?, messages);
+                Ok(self.tokenizer.encode(&text.ok_or(ServingError::NoContinuation)?)?)
             }
-        };
-        self.plain_prompt(&text.ok_or(ServingError::NoContinuation)?)
+            None => {
+                let text = plain_chat(messages.iter().map(|message| message.content.as_str()));
+                self.plain_prompt(text.trim_end_matches('\n'))
+            }
+        }
     }
 
     /// Token ids are below this number.
@@ -266,12 +265,17 @@ impl Client {
         self.spec.vocab_size
     }
 
-    /// Token ids of a text as it stands.
+    /// Whether the model has a chat template; without one, a conversation is its contents, line by line.
+    pub fn has_chat_template(&self) -> bool {
+        self.chat_template.is_some()
+    }
+
+    /// Token ids of a text as it stands, behind the token that begins a text where the model has one.
     ///
     /// # Errors
     /// [`ServingError::Model`] from the tokenizer.
     pub fn plain_prompt(&self, text: &str) -> Result<Vec<u32>, ServingError> {
-        Ok(self.tokenizer.encode(text)?)
+        Ok(self.tokenizer.encode_plain(text)?)
     }
 
     /// Checks that a prompt leaves room for an answer; returns the most tokens that the answer can have.

@@ -40,8 +40,8 @@ impl Distillation {
         let own = knobs.teacher == "base";
         let checkpoint = match &options.teacher {
             _ if own => base.clone(),
-            Some(path) => Checkpoint::open(path)?,
-            None => Checkpoint::open(&locate(&knobs.teacher, &options.recipe_dir)?)?,
+            Some(path) => Checkpoint::open_ignoring(path, &recipe.model.ignore)?,
+            None => Checkpoint::open_ignoring(&locate(&knobs.teacher, &options.recipe_dir)?, &recipe.model.ignore)?,
         };
         let (theirs, ours) = (&checkpoint.config, &base.config);
         if theirs.vocab_size != ours.vocab_size {

@@ -1,5 +1,5 @@
 use crate::{DataNotes, Rng, TrainError};
-use marill_model::{Checkpoint, Message, Tokenizer, render_chat};
+use marill_model::{ChatTemplate, Checkpoint, Message, Tokenizer, plain_chat, render_chat};
 use marill_recipe::{Dataset, Example, Format, Prompt, Recipe, Rows, TrainOn, Turn};
 use std::ops::Range;
 use std::path::Path;
@@ -32,25 +32,39 @@ impl Sample {
 ///
 /// # Errors
 /// [`TrainError::Model`] when the template refuses the turns.
-pub fn prompt_text(prompt: &Prompt, template: Option<&str>) -> Result<String, TrainError> {
+pub fn prompt_text(prompt: &Prompt, template: Option<&ChatTemplate>) -> Result<String, TrainError> {
     match (prompt, template) {
         (Prompt::Plain(text), _) => Ok(text.clone()),
         (Prompt::Chat(turns), Some(template)) => {
             let message = |t: &marill_recipe::Turn| Message { role: t.role.clone(), content: t.content.clone() };
             Ok(render_chat(template, &turns.iter().map(message).collect::<Vec<_>>(), true)?)
         }
-        (Prompt::Chat(turns), None) => {
-            let text: Vec<&str> = turns.iter().map(|t| t.content.as_str()).collect();
-            Ok(text.join("\n") + "\n")
-        }
+        (Prompt::Chat(turns), None) => Ok(plain_chat(turns.iter().map(|t| t.content.as_str()))),
     }
 }
 
-/// The token that ends an answer: the turn's end for a chat prompt, the text's end otherwise.
-pub fn end_token(tokenizer: &Tokenizer, prompt: &Prompt, template: Option<&str>) -> Option<u32> {
-    let turn = matches!(prompt, Prompt::Chat(_)) && template.is_some();
-    let order = if turn { ["<|im_end|>", "<|eot_id|>"] } else { ["<|endoftext|>", "</s>"] };
-    order.iter().find_map(|t| tokenizer.token_id(t)).or_else(|| tokenizer.eos_ids().next())
+/// Token ids of what [`prompt_text`] gave for a prompt: a template writes the token that begins a text itself.
+///
+/// # Errors
+/// [`TrainError::Model`] from the tokenizer.
+pub fn prompt_tokens(
+    tokenizer: &Tokenizer,
+    prompt: &Prompt,
+    template: Option<&ChatTemplate>,
+    text: &str,
+) -> Result<Vec<u32>, TrainError> {
+    let rendered = matches!(prompt, Prompt::Chat(_)) && template.is_some();
+    Ok(if rendered { tokenizer.encode(text)? } else { tokenizer.encode_plain(text)? })
+}
+
+/// The token that ends an answer: what the template writes behind an earlier one for a chat prompt, the text's end
+/// otherwise.
+pub fn end_token(tokenizer: &Tokenizer, prompt: &Prompt, template: Option<&ChatTemplate>) -> Option<u32> {
+    let turn = template.filter(|_| matches!(prompt, Prompt::Chat(_)));
+    let order = if turn.is_some() { ["<|im_end|>", "<|eot_id|>"] } else { ["<|endoftext|>", "</s>"] };
+    let named = || order.iter().find_map(|t| tokenizer.token_id(t));
+    let end = turn.and_then(ChatTemplate::turn_end).or_else(named);
+    end.or_else(|| tokenizer.eos_token()).or_else(|| tokenizer.eos_ids().next())
 }
 
 /// All training rows and the ones kept aside.
@@ -172,14 +186,17 @@ impl How<'_> {
     /// A whole conversation with every answer and its end mark learnt; `None` where the chat template does not write an
     /// earlier answer as it stands, so that what was learnt would not be what the model is asked for.
     fn conversation(&self, example: &Example, earlier: &[usize]) -> Result<Option<Sample>, TrainError> {
-        let (tokenizer, template) = (&self.model.tokenizer, self.model.chat_template.as_deref());
+        let (tokenizer, template) = (&self.model.tokenizer, self.model.chat_template.as_ref());
         let Prompt::Chat(turns) = &example.prompt else { return Ok(None) };
         let end = end_token(tokenizer, &example.prompt, template);
         let (mut tokens, mut learnt, mut written) = (Vec::new(), Vec::new(), String::new());
         for &nth in earlier.iter().chain([&turns.len()]) {
             let text = prompt_text(&Prompt::Chat(turns[..nth].to_vec()), template)?;
             let Some(new) = text.strip_prefix(written.as_str()) else { return Ok(None) };
-            let new_tokens = tokenizer.encode(new)?;
+            let new_tokens = match nth == earlier[0] {
+                true => prompt_tokens(tokenizer, &example.prompt, template, new)?,
+                false => tokenizer.encode_continuing(new)?,
+            };
             // The mark that ends the answer before is learnt with it.
             if let Some(before) = learnt.last_mut() {
                 let before: &mut Range<usize> = before;
@@ -191,7 +208,7 @@ impl How<'_> {
             tokens.extend(new_tokens);
             let answer = turns.get(nth).map_or(&example.completion, |turn| &turn.content);
             let from = tokens.len();
-            tokens.extend(tokenizer.encode(answer)?);
+            tokens.extend(tokenizer.encode_continuing(answer)?);
             written = text + answer;
             learnt.push(from..tokens.len());
         }
@@ -216,9 +233,11 @@ impl How<'_> {
             // The end mark alone would teach to say nothing.
             return Ok(Sample { tokens: Vec::new(), learnt: Vec::new() });
         }
-        let (tokenizer, template) = (&self.model.tokenizer, self.model.chat_template.as_deref());
-        let prompt = tokenizer.encode(&prompt_text(&example.prompt, template)?)?;
-        let mut answer = tokenizer.encode(&example.completion)?;
+        let (tokenizer, template) = (&self.model.tokenizer, self.model.chat_template.as_ref());
+        notes.no_template |= template.is_none() && matches!(example.prompt, Prompt::Chat(_));
+        let text = prompt_text(&example.prompt, template)?;
+        let prompt = prompt_tokens(tokenizer, &example.prompt, template, &text)?;
+        let mut answer = tokenizer.encode_continuing(&example.completion)?;
         answer.extend(end_token(tokenizer, &example.prompt, template));
         let most = self.limit.saturating_sub(1);
         notes.shortened_answers += usize::from(answer.len() > most);
@@ -242,7 +261,7 @@ fn answers(turns: &[Turn]) -> Vec<usize> {
 fn windows(examples: &[Example], model: &Checkpoint, limit: usize) -> Result<Vec<Sample>, TrainError> {
     let mut stream = Vec::new();
     for example in examples {
-        stream.extend(model.tokenizer.encode(&example.completion)?);
+        stream.extend(model.tokenizer.encode_plain(&example.completion)?);
         stream.extend(end_token(&model.tokenizer, &example.prompt, None));
     }
     Ok(stream.chunks(limit).map(|tokens| Sample::learnt_from(tokens.to_vec(), 0)).collect())

@@ -2,7 +2,7 @@
 
 use crate::{Rng, TrainError};
 use candle_core::{Device, Tensor};
-use marill_model::{Checkpoint, Config, MODULES, TokenIds, Tokenizer, module_path};
+use marill_model::{ChatTemplate, Checkpoint, Config, MODULES, TokenIds, Tokenizer, module_path};
 use marill_recipe::{Prompt, Recipe, Rows};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -80,13 +80,12 @@ pub(crate) fn checkpoint(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, Trai
         bos_token_id: Some(1),
         eos_token_id: Some(TokenIds::One(2)),
         pad_token_id: Some(0),
-        rope_scaling: None,
-        attention_bias: false,
-        mlp_bias: false,
+        quantization_config: None,
     };
     let config = config.normalise().map_err(|reason| TrainError::Setting { key: "model.architecture", reason })?;
     let tensors = weights(&config, recipe.train.seed)?;
-    Ok(Checkpoint { config, tensors, tokenizer, chat_template: Some(CHATML.into()), files: Vec::new() })
+    let chat_template = Some(ChatTemplate::new(CHATML.into(), &tokenizer));
+    Ok(Checkpoint { config, tensors, tokenizer, chat_template, files: Vec::new(), ignored: Vec::new() })
 }
 
 /// Normal weights of deviation `0.55 / sqrt(in)` (0.02 at 768 inputs); what writes to the residual stream is smaller.

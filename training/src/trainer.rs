@@ -68,14 +68,14 @@ fn base_model(recipe: &Recipe, options: &TrainOptions) -> Result<Checkpoint, Tra
         return scratch::checkpoint(recipe, dir);
     }
     if let Some(path) = &options.base {
-        return Ok(Checkpoint::open(path)?);
+        return Ok(Checkpoint::open_ignoring(path, &recipe.model.ignore)?);
     }
     let name = recipe.model.base_model.as_deref().unwrap_or_default();
     let path = locate(name, dir).map_err(|e| match e {
         RecipeError::NotFound { path, looked_in } => TrainError::NoModel { name: path, looked_in },
         other => other.into(),
     })?;
-    Ok(Checkpoint::open(&path)?)
+    Ok(Checkpoint::open_ignoring(&path, &recipe.model.ignore)?)
 }
 
 /// What a recipe changes about an architecture.

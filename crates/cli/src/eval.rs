@@ -81,6 +81,9 @@ pub struct Args {
     /// Compare two runs on the same questions (what `--json` printed or `--log-samples` wrote) instead of running one
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "tasks"])]
     compare: Option<Vec<PathBuf>>,
+    /// Go on although this key, tensor or token of the checkpoint is not used (again for each; `*` for one part of a name)
+    #[arg(long, value_name = "KEY")]
+    ignore: Vec<String>,
     #[command(flatten)]
     search: Search,
     /// One JSON object on standard output
@@ -106,7 +109,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Err(BadInput(anyhow::anyhow!("`--engine` names one twice")).into());
     }
     let path = args.search.named(&args.model.clone().unwrap_or_default(), args.no_progress)?;
-    let model = Model::open(&path)?;
+    let model = Model::open_ignoring(&path, &args.ignore)?;
     let chosen = Chosen::new(&args, &path)?;
     // Refused before anything is computed.
     let sandbox = args.allow_code_execution.then(|| Sandbox::open(Limits::default())).transpose()?;
@@ -323,7 +326,7 @@ impl Engines {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Report, EvalError> {
         let checkpoint = model.checkpoint();
-        let speaker = Speaker { tokenizer: &checkpoint.tokenizer, chat_template: checkpoint.chat_template.as_deref() };
+        let speaker = Speaker { tokenizer: &checkpoint.tokenizer, chat_template: checkpoint.chat_template.as_ref() };
         let few_shot = if task.kind == Kind::Perplexity { 0 } else { scope.few_shot };
         let shots = task.worked_examples(few_shot, scope.seed, examples)?;
         match self {

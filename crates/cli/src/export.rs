@@ -31,6 +31,9 @@ pub struct Args {
     /// bytes, near the twin) [default: the recipe's `export.rounding`, else `exact`]
     #[arg(long, value_name = "NAME", value_parser = parse_rounding)]
     rounding: Option<Rounding>,
+    /// Go on although this key, tensor or token of the checkpoint is not used (again for each; `*` for one part of a name)
+    #[arg(long, value_name = "KEY")]
+    ignore: Vec<String>,
     #[command(flatten)]
     search: Search,
     /// One JSON object on standard output
@@ -48,7 +51,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let recipe_path = args.run_dir.join("recipe.toml");
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(EXPORT_FOLDER));
     let name = args.name.clone().unwrap_or_else(|| name_of(&args.run_dir));
-    let told = ExportAs { name: &name, peft_lossy: args.format.is_some(), rounding: args.rounding };
+    let (peft_lossy, rounding) = (args.format.is_some(), args.rounding);
+    let told = ExportAs { name: &name, peft_lossy, rounding, ignore: &args.ignore };
     let is_checkpoint = !recipe_path.is_file() && args.run_dir.join("config.json").is_file();
     let report = match (is_checkpoint, &args.base) {
         (true, Some(base)) => export_checkpoint(&args.run_dir, base, &out, &told)?,

@@ -25,6 +25,14 @@ impl Model {
     /// # Errors
     /// [`BadInput`] when it is none of them or damaged.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
+        Self::open_ignoring(path, &[])
+    }
+
+    /// As [`Self::open`], a checkpoint without the keys and tensors of `ignore`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_ignoring(path: &Path, ignore: &[String]) -> anyhow::Result<Self> {
         let bad = |error: anyhow::Error| anyhow::Error::new(BadInput(error));
         for dir in [path.to_path_buf(), path.join(EXPORT_FOLDER)] {
             if dir.join(MANIFEST_FILE).is_file() {
@@ -35,7 +43,7 @@ impl Model {
         }
         let whole = path.join("model");
         let checkpoint = if whole.join("config.json").is_file() { whole } else { path.to_path_buf() };
-        Ok(Self::Checkpoint(Box::new(Checkpoint::open(&checkpoint).map_err(|e| bad(e.into()))?)))
+        Ok(Self::Checkpoint(Box::new(Checkpoint::open_ignoring(&checkpoint, ignore).map_err(|e| bad(e.into()))?)))
     }
 
     /// Whether a secure answer may differ from the exact twin's.
@@ -66,6 +74,8 @@ pub struct ExportAs<'a> {
     pub peft_lossy: bool,
     /// In place of the recipe's; `exact` where neither says.
     pub rounding: Option<Rounding>,
+    /// Keys, tensors and tokens of the checkpoints that may be left out, besides the recipe's.
+    pub ignore: &'a [String],
 }
 
 /// Exports a training run into `out`: its low-rank factors, or the private layers of a full fine-tune.
@@ -84,13 +94,14 @@ pub fn export_run(
         let numeric = told.rounding.map_or(asked, NumericSpec::with_rounding);
         let transforms = Transforms::load(&run_dir.join("transforms.json"))?;
         let (adapter_path, model_path) = (run_dir.join("adapter.safetensors"), run_dir.join("model"));
-        let base = Checkpoint::open(base)?;
+        let ignore = [recipe.model.ignore.as_slice(), told.ignore].concat();
+        let base = Checkpoint::open_ignoring(base, &ignore)?;
         let (name, base_name, peft_lossy) = (told.name.into(), hub_name(recipe), told.peft_lossy);
         let opts = ExportOptions { name, base_name, peft_lossy, numeric, model: None };
         let report = if adapter_path.is_file() {
             export(&base, &transforms, &Adapter::load(&adapter_path)?, out, &opts)?
         } else if model_path.join("config.json").is_file() {
-            export_full(&base, &transforms, &Checkpoint::open(&model_path)?, out, &opts)?
+            export_full(&base, &transforms, &Checkpoint::open_ignoring(&model_path, &ignore)?, out, &opts)?
         } else {
             let run = run_dir.display();
             anyhow::bail!("`{run}` has neither `adapter.safetensors` nor `model/`\nhint: let `marill train` finish it");
@@ -107,7 +118,8 @@ pub fn export_run(
 /// [`BadInput`] when nothing or too much differs, or the export refuses it.
 pub fn export_checkpoint(model: &Path, base: &Path, out: &Path, told: &ExportAs<'_>) -> anyhow::Result<ExportReport> {
     let work = || -> anyhow::Result<ExportReport> {
-        let (model, base) = (Checkpoint::open(model)?, Checkpoint::open(base)?);
+        let open = |path: &Path| Checkpoint::open_ignoring(path, told.ignore);
+        let (model, base) = (open(model)?, open(base)?);
         let frozen_layers = shared_layers(&base, &model)?;
         anyhow::ensure!(
             frozen_layers < base.config.num_hidden_layers,

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Files that a checkpoint folder may do without.
-pub(crate) const OPTIONAL: [&str; 2] = ["tokenizer_config.json", "chat_template.jinja"];
+pub(crate) const OPTIONAL: [&str; 4] =
+    ["tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json"];
 /// Files that it may not do without, besides weights.
 pub(crate) const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 pub(crate) const WEIGHTS: &str = "model.safetensors";

@@ -1,5 +1,6 @@
-use crate::{Config, ModelError, Tokenizer, gguf};
-use candle_core::{DType, Device, Tensor};
+use crate::account::Ignored;
+use crate::{ChatTemplate, Config, ModelError, Tokenizer, folder, gguf, ops};
+use candle_core::{DType, Tensor};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -12,9 +13,40 @@ pub struct Checkpoint {
     pub config: Config,
     pub tensors: BTreeMap<String, Tensor>,
     pub tokenizer: Tokenizer,
-    pub chat_template: Option<String>,
+    pub chat_template: Option<ChatTemplate>,
     /// Files that were read.
     pub files: Vec<PathBuf>,
+    /// Keys, tensors and tokens that its owner said may be left out, see [`Checkpoint::open_ignoring`].
+    pub ignored: Vec<String>,
+}
+
+/// A tensor as a file holds it.
+pub(crate) struct Stored {
+    pub tensor: Tensor,
+    pub file: PathBuf,
+}
+
+pub(crate) type Tensors = BTreeMap<String, Stored>;
+
+/// Adds a tensor of a file, unless it is ignored.
+///
+/// # Errors
+/// [`ModelError::Corrupt`] where another file has one of the same name.
+pub(crate) fn add_tensor(
+    tensors: &mut Tensors,
+    file: &Path,
+    name: String,
+    tensor: Tensor,
+    ignored: Ignored<'_>,
+) -> Result<(), ModelError> {
+    if ignored.has(&name) {
+        return Ok(());
+    }
+    if let Some(other) = tensors.get(&name) {
+        return Err(ModelError::corrupt(file, format!("tensor `{name}` is in `{}` too", other.file.display())));
+    }
+    tensors.insert(name, Stored { tensor, file: file.into() });
+    Ok(())
 }
 
 /// How [`Checkpoint::save`] stores weights.
@@ -29,18 +61,46 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ModelError`] naming the file and, for a file cut short, the first tensor that is missing bytes.
+    /// [`ModelError::Unaccounted`] for a key or tensor that the answers may depend on and that is not used.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        Self::open_ignoring(path, &[])
+    }
+
+    /// As [`Checkpoint::open`], as if the files did not have the keys, tensors and tokens named in `ignore`. Keys of
+    /// tables are written `table.key`; `*` stands for one part of a name between dots, a last `.*` for all that follows.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_ignoring(path: &Path, ignore: &[String]) -> Result<Self, ModelError> {
         crate::threads::keep_candle_from_spinning();
-        let checkpoint = if path.is_dir() {
-            open_folder(path)?
-        } else {
-            std::fs::metadata(path).map_err(ModelError::io(path))?;
-            if path.extension().is_none_or(|e| e != "gguf") {
-                return Err(ModelError::NotACheckpoint { path: path.into() });
-            }
-            gguf::open(path)?
-        };
-        checkpoint.check()?;
+        if path.is_dir() {
+            return folder::open(path, Ignored(ignore));
+        }
+        std::fs::metadata(path).map_err(ModelError::io(path))?;
+        if path.extension().is_none_or(|e| e != "gguf") {
+            return Err(ModelError::NotACheckpoint { path: path.into() });
+        }
+        gguf::open(path, Ignored(ignore))
+    }
+
+    /// A checkpoint of parts that fit together; a head that repeats the embedding is left out.
+    pub(crate) fn checked(
+        config: Config,
+        tensors: BTreeMap<String, Tensor>,
+        tokenizer: Tokenizer,
+        chat_template: Option<ChatTemplate>,
+        files: Vec<PathBuf>,
+        ignored: Ignored<'_>,
+    ) -> Result<Self, ModelError> {
+        let place = files.first().cloned().unwrap_or_default();
+        let ignored = ignored.0.to_vec();
+        let mut checkpoint = Self { config, tensors, tokenizer, chat_template, files, ignored };
+        checkpoint.untie_nothing(&place)?;
+        checkpoint.check().map_err(|error| match error {
+            ModelError::Shape { .. } | ModelError::MissingTensor { .. } => ModelError::corrupt(&place, error),
+            other => other,
+        })?;
+        checkpoint.account_for_tensors(&place)?;
         Ok(checkpoint)
     }
 
@@ -92,10 +152,60 @@ impl Checkpoint {
         let tensors = self.tensors.iter().map(|(name, t)| Ok((name.clone(), t.to_dtype(dtype)?)));
         let tensors: HashMap<String, Tensor> = tensors.collect::<Result<_, ModelError>>()?;
         write_tensors(tensors, &dir.join("model.safetensors"))?;
-        write_json(&dir.join("config.json"), &self.config)?;
+        // Scales are in the weights by now.
+        write_json(&dir.join("config.json"), &Config { quantization_config: None, ..self.config.clone() })?;
         self.tokenizer.save(&dir.join("tokenizer.json"))?;
-        let settings = serde_json::json!({ "chat_template": self.chat_template, "add_bos_token": false });
-        write_json(&dir.join("tokenizer_config.json"), &settings)
+        write_json(&dir.join("tokenizer_config.json"), &self.tokenizer_config())
+    }
+
+    /// What `tokenizer_config.json` says of this model: its template, its special tokens, and whether plain text begins
+    /// with one.
+    pub fn tokenizer_config(&self) -> serde_json::Value {
+        let mut settings = serde_json::Map::new();
+        settings.insert("chat_template".into(), self.chat_template.as_ref().map(|t| t.source.as_str()).into());
+        settings.insert("add_bos_token".into(), self.tokenizer.begins_plain_text().into());
+        for (name, text) in &self.tokenizer.specials().texts {
+            settings.insert(name.clone(), text.as_str().into());
+        }
+        settings.into()
+    }
+
+    /// Every tensor is one of the architecture, every weight is a number and every token has a row.
+    fn account_for_tensors(&self, place: &Path) -> Result<(), ModelError> {
+        for (name, tensor) in &self.tensors {
+            // Tables that older versions of transformers stored, and compute themselves since.
+            if !self.config.has_tensor(name) && !name.ends_with("rotary_emb.inv_freq") {
+                let why = "is not used: this architecture has none";
+                return Err(ModelError::unaccounted(place, &format!("tensor `{name}`"), name, why));
+            }
+            let odd = ops::with_floats(tensor, "check", |values| values.iter().position(|v| !v.is_finite()))?;
+            if let Some(index) = odd {
+                let reason = format!("tensor `{name}`: value {index} is not a finite number");
+                return Err(ModelError::corrupt(place, reason));
+            }
+        }
+        let rows = self.config.vocab_size;
+        let beyond = self.tokenizer.beyond(rows);
+        if let Some((id, token)) = beyond.iter().find(|(_, token)| !Ignored(&self.ignored).has(token)) {
+            let why = format!("has id {id}, and the embedding has {rows} rows");
+            return Err(ModelError::unaccounted(place, &format!("token `{token}`"), token, &why));
+        }
+        Ok(())
+    }
+
+    /// A head of its own beside `tie_word_embeddings` must be the embedding, which then stands for it.
+    fn untie_nothing(&mut self, place: &Path) -> Result<(), ModelError> {
+        if !self.config.tie_word_embeddings {
+            return Ok(());
+        }
+        let (head, embedding) = (self.tensors.remove("lm_head.weight"), self.tensors.get("model.embed_tokens.weight"));
+        let (Some(head), Some(embedding)) = (head, embedding) else { return Ok(()) };
+        let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
+        if head.dims() == embedding.dims() && values(&head)? == values(embedding)? {
+            return Ok(());
+        }
+        let why = "is not `model.embed_tokens.weight`, and `tie_word_embeddings` says that it is";
+        Err(ModelError::unaccounted(place, "tensor `lm_head.weight`", "lm_head.weight", why))
     }
 
     /// Every tensor of the architecture is present with its shape.
@@ -146,76 +256,4 @@ pub(crate) fn write_tensors(tensors: HashMap<String, Tensor>, path: &Path) -> Re
         let _ = std::fs::remove_file(&partial);
     }
     written
-}
-
-fn open_folder(dir: &Path) -> Result<Checkpoint, ModelError> {
-    let config_path = dir.join("config.json");
-    if !config_path.is_file() {
-        return Err(ModelError::NotACheckpoint { path: dir.into() });
-    }
-    let text = std::fs::read_to_string(&config_path).map_err(ModelError::io(&config_path))?;
-    let config: Config = serde_json::from_str(&text).map_err(|e| ModelError::corrupt(&config_path, e))?;
-    if config.model_type != "llama" {
-        let (path, value) = (config_path, config.model_type);
-        return Err(ModelError::Unsupported { path, key: "model_type".into(), value, why: "only `llama` is" });
-    }
-    let config = config.normalise().map_err(|e| ModelError::corrupt(&config_path, e))?;
-
-    let mut files = weight_files(dir)?;
-    let mut tensors = BTreeMap::new();
-    for file in &files {
-        let loaded = candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| ModelError::corrupt(file, e))?;
-        for (name, tensor) in loaded {
-            tensors.insert(name, tensor.to_dtype(DType::F32)?);
-        }
-    }
-    if config.tie_word_embeddings {
-        tensors.remove("lm_head.weight");
-    }
-
-    let tokenizer_path = dir.join("tokenizer.json");
-    let eos = config.eos_token_id.as_ref().map_or(&[][..], |ids| ids.ids());
-    let tokenizer = Tokenizer::load(&tokenizer_path, eos)?;
-    let chat_template = folder_template(dir)?;
-    files.push(config_path);
-    files.push(tokenizer_path);
-    Ok(Checkpoint { config, tensors, tokenizer, chat_template, files })
-}
-
-/// What the index names, or `model.safetensors`, or every safetensors file: a folder may hold the same weights twice.
-fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let (index, whole) = (dir.join("model.safetensors.index.json"), dir.join("model.safetensors"));
-    if index.is_file() {
-        let text = std::fs::read_to_string(&index).map_err(ModelError::io(&index))?;
-        let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| ModelError::corrupt(&index, e))?;
-        let map = json["weight_map"].as_object().ok_or_else(|| ModelError::corrupt(&index, "has no `weight_map`"))?;
-        let names: std::collections::BTreeSet<&str> = map.values().filter_map(|name| name.as_str()).collect();
-        if let Some(name) = names.iter().find(|name| name.contains(['/', '\\']) || !dir.join(name).is_file()) {
-            return Err(ModelError::corrupt(&index, format!("names `{name}`, which is not beside it")));
-        }
-        return Ok(names.into_iter().map(|name| dir.join(name)).collect());
-    }
-    if whole.is_file() {
-        return Ok(vec![whole]);
-    }
-    let entries = std::fs::read_dir(dir).map_err(ModelError::io(dir))?;
-    let mut files: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
-    files.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
-    files.sort();
-    if files.is_empty() { Err(ModelError::NotACheckpoint { path: dir.into() }) } else { Ok(files) }
-}
-
-/// `chat_template.jinja`, or the entry of `tokenizer_config.json`, where present.
-fn folder_template(dir: &Path) -> Result<Option<String>, ModelError> {
-    let jinja = dir.join("chat_template.jinja");
-    if jinja.is_file() {
-        return std::fs::read_to_string(&jinja).map(Some).map_err(ModelError::io(jinja));
-    }
-    let settings = dir.join("tokenizer_config.json");
-    if !settings.is_file() {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(&settings).map_err(ModelError::io(&settings))?;
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| ModelError::corrupt(&settings, e))?;
-    Ok(json["chat_template"].as_str().map(str::to_owned))
 }

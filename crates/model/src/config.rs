@@ -1,3 +1,4 @@
+use crate::{MODULES, module_path};
 use serde::{Deserialize, Serialize};
 
 /// Token ids that Hugging Face writes as one number or as a list.
@@ -48,13 +49,9 @@ pub struct Config {
     pub eos_token_id: Option<TokenIds>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad_token_id: Option<u32>,
-    /// Kept only to refuse what the model does not compute (for example `llama3` frequency scaling).
+    /// How stored weights are scaled, where they are; see [`crate::Checkpoint::open`]. Weights in memory are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rope_scaling: Option<serde_json::Value>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub attention_bias: bool,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub mlp_bias: bool,
+    pub quantization_config: Option<serde_json::Value>,
 }
 
 fn llama() -> String {
@@ -69,38 +66,50 @@ impl Config {
     /// Fills in what Hugging Face files may leave out and says what cannot be right.
     ///
     /// # Errors
-    /// A sentence about the first field that no LLaMA-family model of this crate can have.
+    /// A sentence about the first field that no LLaMA-family model of this crate can have, or that this machine's
+    /// memory cannot hold. Nothing is allocated before.
     pub fn normalise(mut self) -> Result<Self, String> {
-        if self.num_attention_heads == 0 || self.num_hidden_layers == 0 {
-            return Err("`num_attention_heads` and `num_hidden_layers` must be at least 1".into());
-        }
         if self.num_key_value_heads == 0 {
             self.num_key_value_heads = self.num_attention_heads;
         }
-        if self.head_dim == 0 {
+        if self.head_dim == 0 && self.num_attention_heads > 0 {
             self.head_dim = self.hidden_size / self.num_attention_heads;
         }
         if self.architectures.is_empty() {
             self.architectures.push("LlamaForCausalLM".into());
         }
+        self.check_sizes()?;
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err("`num_attention_heads` must be a multiple of `num_key_value_heads`".into());
         }
         if !self.head_dim.is_multiple_of(2) {
             return Err("`head_dim` must be even".into());
         }
-        if self.rope_scaling.as_ref().is_some_and(|v| !v.is_null()) {
-            return Err("`rope_scaling` is not supported".into());
+        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
+            return Err(format!("`rms_norm_eps` = {} is no small number", self.rms_norm_eps));
         }
-        if self.attention_bias || self.mlp_bias {
-            return Err("biases are not supported".into());
+        if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
+            return Err(format!("`rope_theta` = {} is no base", self.rope_theta));
         }
+        self.check_memory()?;
         Ok(self)
     }
 
     /// The key-value head that a query head reads.
     pub fn kv_head(&self, query_head: usize) -> usize {
         query_head / (self.num_attention_heads / self.num_key_value_heads)
+    }
+
+    /// Whether the architecture has a tensor of this Hugging Face name.
+    pub(crate) fn has_tensor(&self, name: &str) -> bool {
+        let Some((layer, rest)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
+            return ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"].contains(&name);
+        };
+        let part = |rest: &str| rest.strip_suffix(".weight").map(str::to_owned);
+        let Some((layer, part)) = layer.parse::<usize>().ok().zip(part(rest)) else { return false };
+        let norm = ["input_layernorm", "post_attention_layernorm"].contains(&part.as_str());
+        let module = MODULES.iter().any(|module| module_path(layer, module) == format!("model.layers.{layer}.{part}"));
+        layer < self.num_hidden_layers && (norm || module)
     }
 
     /// `[out, in]` of a projection by its Hugging Face name (`q_proj`, ..., `down_proj`).

@@ -18,6 +18,12 @@ pub enum ModelError {
     Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("`{}`: {key} = {value} is not supported: {why}", path.display())]
     Unsupported { path: PathBuf, key: String, value: String, why: &'static str },
+    /// A key, tensor or token that the answers may depend on and that is not used.
+    #[error("`{}`: {what} {why}\n\nhint: if the model is the same without it, say so: `model.ignore = [\"{key}\"]` in the recipe, `--ignore {key}` on the command line", path.display())]
+    Unaccounted { path: PathBuf, what: String, key: String, why: String },
+    /// A size that no machine, or not this one, could hold; nothing was allocated.
+    #[error("`{}`: {reason}", path.display())]
+    TooLarge { path: PathBuf, reason: String },
     #[error("tokenizer: {0}")]
     Tokenizer(String),
     #[error("chat template: {0}")]
@@ -41,6 +47,10 @@ impl ModelError {
     pub(crate) fn write<E: std::fmt::Display>(path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self {
         let path = path.into();
         move |error| Self::Write { path, reason: error.to_string() }
+    }
+
+    pub(crate) fn unaccounted(path: impl Into<PathBuf>, what: &str, key: &str, why: &str) -> Self {
+        Self::Unaccounted { path: path.into(), what: what.into(), key: key.into(), why: why.into() }
     }
 
     pub(crate) fn corrupt(path: impl Into<PathBuf>, reason: impl std::fmt::Display) -> Self {

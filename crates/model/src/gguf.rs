@@ -1,41 +1,64 @@
-use crate::{Checkpoint, Config, ModelError, TokenIds, Tokenizer};
+mod header;
+
+use crate::account::{Account, GGUF, Ignored};
+use crate::folder::add_ends;
+use crate::{ChatTemplate, Checkpoint, Config, ModelError, SpecialTokens, Tokenizer};
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
-use std::collections::BTreeMap;
+use serde_json::{Map, Value as Json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Seek};
 use std::path::Path;
 use tokenizers::AddedToken;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::{byte_level::ByteLevel, digits::Digits, sequence::Sequence};
 
 /// Opens a GGUF file of the `llama` architecture with a GPT-2 style tokenizer; every tensor is dequantised to f32.
-pub(crate) fn open(path: &Path) -> Result<Checkpoint, ModelError> {
+pub(crate) fn open(path: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, ModelError> {
     let file = File::open(path).map_err(ModelError::io(path))?;
     let file_bytes = file.metadata().map_err(ModelError::io(path))?.len();
     let mut reader = BufReader::new(file);
+    header::check(&mut reader, file_bytes).map_err(|e| ModelError::corrupt(path, e))?;
+    reader.rewind().map_err(ModelError::io(path))?;
     let content = Content::read(&mut reader).map_err(|e| ModelError::corrupt(path, reason(&e)))?;
-    let metadata = Metadata { path, content: &content };
+    let metadata = Metadata::new(path, &content, ignored);
     let config = metadata.config()?;
     let tokenizer = metadata.tokenizer(&config)?;
-    let chat_template = metadata.text("tokenizer.chat_template").ok().map(str::to_owned);
+    let template = metadata.account.text("tokenizer.chat_template")?;
+    let chat_template = template.map(|source| ChatTemplate::new(source.into(), &tokenizer));
 
     let mut names: Vec<(&String, u64)> = content.tensor_infos.iter().map(|(n, t)| (n, t.offset)).collect();
+    names.retain(|(name, _)| !ignored.has(name));
     names.sort_by_key(|&(_, offset)| offset);
     let mut tensors = BTreeMap::new();
     for (name, _) in names {
         check_length(path, &content, name, file_bytes)?;
-        let tensor = content
-            .tensor(&mut reader, name, &Device::Cpu)
-            .and_then(|t| t.dequantize(&Device::Cpu))
-            .map_err(|e| ModelError::corrupt(path, format!("tensor `{name}`: {}", reason(&e))))?;
-        if let Some((name, tensor)) = rename(&config, name, tensor)? {
-            tensors.insert(name, tensor);
+        let of_tensor = |e: candle_core::Error| ModelError::corrupt(path, format!("tensor `{name}`: {}", reason(&e)));
+        let tensor = content.tensor(&mut reader, name, &Device::Cpu).and_then(|t| t.dequantize(&Device::Cpu));
+        let tensor = tensor.map_err(of_tensor)?;
+        if name == "rope_freqs.weight" {
+            check_frequencies(path, &tensor)?;
+            continue;
         }
+        match rename(&config, name, tensor).map_err(of_tensor)? {
+            Some((name, tensor)) => tensors.insert(name, tensor),
+            None => {
+                let why = "is not used: this architecture has none";
+                return Err(ModelError::unaccounted(path, &format!("tensor `{name}`"), name, why));
+            }
+        };
     }
-    let mut config = config;
-    config.tie_word_embeddings = !tensors.contains_key("lm_head.weight");
-    Ok(Checkpoint { config, tensors, tokenizer, chat_template, files: vec![path.into()] })
+    Checkpoint::checked(config, tensors, tokenizer, chat_template, vec![path.into()], ignored)
+}
+
+/// Divisors of the rotation's frequencies, one for each pair: what llama.cpp's converter makes of `llama3` scaling.
+fn check_frequencies(path: &Path, divisors: &Tensor) -> Result<(), ModelError> {
+    if divisors.flatten_all()?.to_vec1::<f32>()?.iter().all(|&divisor| divisor == 1.0) {
+        return Ok(());
+    }
+    let name = "rope_freqs.weight";
+    Err(ModelError::unaccounted(path, &format!("tensor `{name}`"), name, "scales the rotation, which is not computed"))
 }
 
 /// candle's errors carry a backtrace behind the first line.
@@ -49,8 +72,9 @@ fn reason(error: &candle_core::Error) -> String {
 fn check_length(path: &Path, content: &Content, name: &str, file_bytes: u64) -> Result<(), ModelError> {
     let info = &content.tensor_infos[name];
     let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
-    let end = content.tensor_data_offset + info.offset + (blocks * info.ggml_dtype.type_size()) as u64;
-    if end <= file_bytes {
+    let bytes = blocks as u128 * info.ggml_dtype.type_size() as u128;
+    let end = u128::from(content.tensor_data_offset) + u128::from(info.offset) + bytes;
+    if end <= u128::from(file_bytes) {
         return Ok(());
     }
     let reason = format!("the file is cut short: tensor `{name}` ends at byte {end}, the file has {file_bytes}");
@@ -58,7 +82,7 @@ fn check_length(path: &Path, content: &Content, name: &str, file_bytes: u64) -> 
 }
 
 /// llama.cpp's tensor names to Hugging Face's; q and k rows back to rotate-half order.
-fn rename(config: &Config, name: &str, tensor: Tensor) -> Result<Option<(String, Tensor)>, ModelError> {
+fn rename(config: &Config, name: &str, tensor: Tensor) -> candle_core::Result<Option<(String, Tensor)>> {
     let whole = match name {
         "token_embd.weight" => Some("model.embed_tokens.weight"),
         "output_norm.weight" => Some("model.norm.weight"),
@@ -86,39 +110,58 @@ fn rename(config: &Config, name: &str, tensor: Tensor) -> Result<Option<(String,
 }
 
 /// Row `2 i + half` of a head (llama.cpp) becomes row `half * head_dim / 2 + i` (Hugging Face).
-fn rotate_half_rows(tensor: &Tensor, heads: usize) -> Result<Tensor, ModelError> {
+fn rotate_half_rows(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let (rows, columns) = tensor.dims2()?;
     let half = rows / heads / 2;
-    Ok(tensor.reshape((heads, half, 2, columns))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))?)
+    if half * heads * 2 != rows {
+        candle_core::bail!("its {rows} rows are no {heads} heads");
+    }
+    tensor.reshape((heads, half, 2, columns))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))
 }
 
 struct Metadata<'a> {
     path: &'a Path,
     content: &'a Content,
+    /// Everything but long lists, which stand as their length.
+    account: Account<'a>,
 }
 
-impl Metadata<'_> {
+/// A value as JSON.
+fn json(value: &Value) -> Json {
+    const SHORT: usize = 16;
+    match value {
+        Value::U8(v) => (*v).into(),
+        Value::I8(v) => (*v).into(),
+        Value::U16(v) => (*v).into(),
+        Value::I16(v) => (*v).into(),
+        Value::U32(v) => (*v).into(),
+        Value::I32(v) => (*v).into(),
+        Value::U64(v) => (*v).into(),
+        Value::I64(v) => (*v).into(),
+        Value::Bool(v) => (*v).into(),
+        Value::String(v) => v.as_str().into(),
+        // No number of JSON, and refused as none.
+        Value::F32(v) if !v.is_finite() => v.to_string().into(),
+        Value::F64(v) if !v.is_finite() => v.to_string().into(),
+        Value::F32(v) => short_float(f64::from(*v)).into(),
+        Value::F64(v) => (*v).into(),
+        Value::Array(list) if list.len() > SHORT => format!("{} values", list.len()).into(),
+        Value::Array(list) => list.iter().map(json).collect(),
+    }
+}
+
+impl<'a> Metadata<'a> {
+    fn new(path: &'a Path, content: &'a Content, ignored: Ignored<'a>) -> Self {
+        let keys: Map<String, Json> = content.metadata.iter().map(|(key, value)| (key.clone(), json(value))).collect();
+        Self { path, content, account: Account::new(path, keys, ignored) }
+    }
+
     fn value(&self, key: &str) -> Result<&Value, ModelError> {
-        let missing = || ModelError::corrupt(self.path, format!("metadata key `{key}` is missing"));
-        self.content.metadata.get(key).ok_or_else(missing)
-    }
-
-    fn number(&self, key: &str) -> Result<usize, ModelError> {
-        let value = self.value(key)?;
-        let number = value.to_u64().or_else(|_| value.to_u32().map(u64::from));
-        let number = number.or_else(|_| value.to_i32().map(|v| v as u64));
-        number.map(|n| n as usize).map_err(|e| ModelError::corrupt(self.path, format!("`{key}`: {}", reason(&e))))
-    }
-
-    fn float(&self, key: &str) -> Result<f64, ModelError> {
-        let value = self.value(key)?;
-        let number = value.to_f32().map(f64::from).or_else(|_| value.to_f64());
-        number.map_err(|e| ModelError::corrupt(self.path, format!("`{key}`: {}", reason(&e))))
+        self.content.metadata.get(key).ok_or_else(|| self.account.missing(key))
     }
 
     fn text(&self, key: &str) -> Result<&str, ModelError> {
-        let value = self.value(key)?.to_string();
-        value.map(String::as_str).map_err(|e| ModelError::corrupt(self.path, format!("`{key}`: {}", reason(&e))))
+        self.account.text(key)?.ok_or_else(|| self.account.missing(key))
     }
 
     fn texts(&self, key: &str) -> Result<Vec<String>, ModelError> {
@@ -132,46 +175,82 @@ impl Metadata<'_> {
     }
 
     fn config(&self) -> Result<Config, ModelError> {
+        let account = &self.account;
         let architecture = self.text("general.architecture")?;
         if architecture != "llama" {
             return Err(self.unsupported("general.architecture", architecture, "only `llama` is"));
         }
-        if self.content.metadata.contains_key("llama.rope.scaling.type") {
-            let kind = self.text("llama.rope.scaling.type")?;
-            if kind != "none" {
-                return Err(self.unsupported("llama.rope.scaling.type", kind, "only plain RoPE is"));
+        if let Some(kind) = account.text("general.type")?.filter(|kind| *kind != "model") {
+            return Err(self.unsupported("general.type", kind, "only `model` is"));
+        }
+        account.check(&GGUF)?;
+        let needed = |key: &str| account.size(key)?.ok_or_else(|| account.missing(key));
+        let hidden_size = needed("llama.embedding_length")?;
+        let num_attention_heads = needed("llama.attention.head_count")?;
+        let head_dim = match account.size("llama.attention.key_length")? {
+            Some(length) => length,
+            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
+            None => {
+                let reason = "`llama.attention.head_count` does not divide `llama.embedding_length`";
+                return Err(ModelError::corrupt(self.path, reason));
+            }
+        };
+        for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
+            if let Some(length) = account.size(key)?.filter(|length| *length != head_dim) {
+                return Err(account.refuse(key, &length.into(), &format!("is not computed, only {head_dim}")));
             }
         }
-        let hidden_size = self.number("llama.embedding_length")?;
-        let num_attention_heads = self.number("llama.attention.head_count")?.max(1);
-        let head_dim = self.number("llama.attention.key_length").unwrap_or(hidden_size / num_attention_heads);
-        let vocab_size = match self.number("llama.vocab_size") {
-            Ok(size) => size,
-            Err(_) => self.texts("tokenizer.ggml.tokens")?.len(),
-        };
-        Config {
+        let tokens = self.value("tokenizer.ggml.tokens")?.to_vec().map_or(0, Vec::len);
+        let mut config = Config {
             model_type: "llama".into(),
             architectures: Vec::new(),
             hidden_size,
-            intermediate_size: self.number("llama.feed_forward_length")?,
-            num_hidden_layers: self.number("llama.block_count")?,
+            intermediate_size: needed("llama.feed_forward_length")?,
+            num_hidden_layers: needed("llama.block_count")?,
             num_attention_heads,
-            num_key_value_heads: self.number("llama.attention.head_count_kv").unwrap_or(num_attention_heads),
+            num_key_value_heads: account.size("llama.attention.head_count_kv")?.unwrap_or(num_attention_heads),
             head_dim,
-            vocab_size,
-            rms_norm_eps: short_float(self.float("llama.attention.layer_norm_rms_epsilon")?),
-            rope_theta: self.float("llama.rope.freq_base").unwrap_or(10_000.0),
-            max_position_embeddings: self.number("llama.context_length")?,
-            tie_word_embeddings: false,
-            bos_token_id: self.number("tokenizer.ggml.bos_token_id").ok().map(|id| id as u32),
-            eos_token_id: self.number("tokenizer.ggml.eos_token_id").ok().map(|id| TokenIds::One(id as u32)),
-            pad_token_id: self.number("tokenizer.ggml.padding_token_id").ok().map(|id| id as u32),
-            rope_scaling: None,
-            attention_bias: false,
-            mlp_bias: false,
+            vocab_size: account.size("llama.vocab_size")?.unwrap_or(tokens),
+            rms_norm_eps: account
+                .number("llama.attention.layer_norm_rms_epsilon")?
+                .ok_or_else(|| account.missing("llama.attention.layer_norm_rms_epsilon"))?,
+            rope_theta: account.number("llama.rope.freq_base")?.unwrap_or(10_000.0),
+            max_position_embeddings: needed("llama.context_length")?,
+            tie_word_embeddings: !self.content.tensor_infos.contains_key("output.weight"),
+            bos_token_id: self.token("tokenizer.ggml.bos_token_id")?,
+            eos_token_id: None,
+            pad_token_id: self.token("tokenizer.ggml.padding_token_id")?,
+            quantization_config: None,
         }
         .normalise()
-        .map_err(|e| ModelError::corrupt(self.path, e))
+        .map_err(|reason| ModelError::TooLarge { path: self.path.into(), reason: in_gguf_words(reason) })?;
+        for end in ["eos", "eot", "eom"] {
+            let id = self.token(&format!("tokenizer.ggml.{end}_token_id"))?;
+            add_ends(&mut config, id.into_iter().collect());
+        }
+        Ok(config)
+    }
+
+    /// A token's id; -1 stands for none, also where it is stored without a sign.
+    fn token(&self, key: &str) -> Result<Option<u32>, ModelError> {
+        Ok(self.account.id(key)?.filter(|id| *id != u32::MAX))
+    }
+
+    /// The texts of the tokens that metadata names, and whether plain text begins with one.
+    fn specials(&self, tokens: &[String]) -> Result<SpecialTokens, ModelError> {
+        let mut specials =
+            SpecialTokens { add_bos: self.account.flag("tokenizer.ggml.add_bos_token")?, ..Default::default() };
+        for (name, key) in
+            [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]
+        {
+            let key = format!("tokenizer.ggml.{key}_token_id");
+            let Some(id) = self.token(&key)? else { continue };
+            let text = tokens.get(id as usize);
+            let beyond =
+                || ModelError::corrupt(self.path, format!("`{key}` = {id}, and there are {} tokens", tokens.len()));
+            specials.texts.insert(name.into(), text.ok_or_else(beyond)?.clone());
+        }
+        Ok(specials)
     }
 
     fn tokenizer(&self, config: &Config) -> Result<Tokenizer, ModelError> {
@@ -187,10 +266,14 @@ impl Metadata<'_> {
             pair.ok_or_else(|| ModelError::corrupt(self.path, format!("merge `{m}` is not a pair")))
         });
         let merges = merges.collect::<Result<Vec<_>, _>>()?;
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = tokens.iter().find(|token| !seen.insert(token.as_str())) {
+            return Err(ModelError::corrupt(self.path, format!("token `{twice}` stands twice")));
+        }
         let vocab = tokens.iter().enumerate().map(|(i, t)| (t.clone(), i as u32)).collect::<Vocab>();
         let bpe = BPE::builder().vocab_and_merges(vocab, merges).build().map_err(fail)?;
         let mut inner = tokenizers::Tokenizer::new(bpe);
-        match self.text("tokenizer.ggml.pre").unwrap_or("gpt-2") {
+        match self.account.text("tokenizer.ggml.pre")?.unwrap_or("gpt-2") {
             "smollm" => {
                 let split = Digits::new(true);
                 let bytes = ByteLevel::new(false, true, true);
@@ -203,17 +286,37 @@ impl Metadata<'_> {
         let specials = self.special_tokens(&tokens)?;
         inner.add_special_tokens(specials).map_err(fail)?;
         let eos = config.eos_token_id.as_ref().map_or(&[][..], |ids| ids.ids());
-        Ok(Tokenizer::new(inner, eos))
+        let tokenizer = Tokenizer::new(inner, eos).with_specials(self.specials(&tokens)?);
+        tokenizer.map_err(|e| ModelError::corrupt(self.path, e))
     }
 
     /// Control tokens (type 3) and the ones a user defined (type 4) are never split.
     fn special_tokens(&self, tokens: &[String]) -> Result<Vec<AddedToken>, ModelError> {
         let Ok(types) = self.value("tokenizer.ggml.token_type") else { return Ok(Vec::new()) };
         let types = types.to_vec().map_err(|e| ModelError::corrupt(self.path, reason(&e)))?;
+        if types.len() != tokens.len() {
+            let reason = format!("{} tokens and {} values of `tokenizer.ggml.token_type`", tokens.len(), types.len());
+            return Err(ModelError::corrupt(self.path, reason));
+        }
         let control = |v: &Value| matches!(v.to_i32().or_else(|_| v.to_u32().map(|t| t as i32)), Ok(3 | 4));
         let named = tokens.iter().zip(types).filter(|(_, v)| control(v));
         Ok(named.map(|(t, _)| AddedToken::from(t.clone(), true)).collect())
     }
+}
+
+/// Hugging Face's names of sizes as this kind of file calls them.
+fn in_gguf_words(reason: String) -> String {
+    const NAMES: [(&str, &str); 8] = [
+        ("hidden_size", "llama.embedding_length"),
+        ("intermediate_size", "llama.feed_forward_length"),
+        ("num_hidden_layers", "llama.block_count"),
+        ("num_attention_heads", "llama.attention.head_count"),
+        ("num_key_value_heads", "llama.attention.head_count_kv"),
+        ("max_position_embeddings", "llama.context_length"),
+        ("head_dim", "llama.attention.key_length"),
+        ("rms_norm_eps", "llama.attention.layer_norm_rms_epsilon"),
+    ];
+    NAMES.iter().fold(reason, |text, (theirs, ours)| text.replace(&format!("`{theirs}`"), &format!("`{ours}`")))
 }
 
 /// The decimal number that a file meant when it stored an f32: 1e-5, not 0.00000999999974.

@@ -7,6 +7,7 @@
 //! - [`Prefix`] is what a client runs in clear: plain kernels with a fixed summation order, so that a prompt fed at
 //!   once and token by token gives the same bits.
 
+mod account;
 mod adapter;
 mod affine;
 mod bert;
@@ -16,10 +17,13 @@ mod config;
 mod decoder;
 mod error;
 mod float_model;
+mod folder;
 mod gguf;
 mod gpt2;
 pub mod ops;
 mod prefix;
+mod scaled;
+mod size;
 mod threads;
 mod tokenizer;
 mod transforms;
@@ -27,7 +31,7 @@ mod transforms;
 pub use adapter::Adapter;
 pub use affine::{Affine, AffineBlock, LayerNorm};
 pub use bert::{Bert, BertConfig};
-pub use chat::{Message, render_chat};
+pub use chat::{ChatTemplate, Message, plain_chat, render_chat};
 pub use checkpoint::{Checkpoint, TensorDtype};
 pub use config::{Config, TokenIds};
 pub use decoder::{Block, Cache, Decoder, Linear, MODULES, Rows, module_path};
@@ -35,5 +39,5 @@ pub use error::ModelError;
 pub use float_model::FloatModel;
 pub use gpt2::{Gpt2, Gpt2Cache, Gpt2Config};
 pub use prefix::Prefix;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{SpecialTokens, Tokenizer};
 pub use transforms::{HeadMerge, LoraConfig, Transforms, adjacent_groups, strided_groups};

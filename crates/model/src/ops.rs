@@ -41,7 +41,7 @@ fn floats<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a 
 }
 
 /// Runs `f` on the values of a tensor without copying them where they are contiguous.
-fn with_floats<T>(tensor: &Tensor, op: &str, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
+pub(crate) fn with_floats<T>(tensor: &Tensor, op: &str, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { bail!("`{op}` runs on the CPU") };

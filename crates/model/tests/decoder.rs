@@ -48,7 +48,14 @@ fn checkpoint() -> Checkpoint {
         }
     }
     let tokenizer = tokenizers::Tokenizer::new(tokenizers::models::bpe::BPE::default());
-    Checkpoint { config, tensors, tokenizer: Tokenizer::new(tokenizer, &[0]), chat_template: None, files: vec![] }
+    Checkpoint {
+        config,
+        tensors,
+        tokenizer: Tokenizer::new(tokenizer, &[0]),
+        chat_template: None,
+        files: vec![],
+        ignored: vec![],
+    }
 }
 
 fn transforms(config: &Config) -> Transforms {

@@ -191,7 +191,7 @@ fn write_all(
         partition_id: String::new(),
         name: if opts.name.is_empty() { base_name.clone() } else { opts.name.clone() },
         marill_version: env!("CARGO_PKG_VERSION").into(),
-        base: Base { name: base_name, format, tensor_digest: base.digest() },
+        base: Base { name: base_name, format, tensor_digest: base.digest(), ignored: base.ignored.clone() },
         config: base.config.clone(),
         transforms: transforms.clone(),
         decoder,
@@ -238,8 +238,7 @@ fn write_base(base: &Checkpoint, dir: &Path) -> Result<(BaseFormat, Vec<String>)
         return Err(ModelError::NotACheckpoint { path: base.files.first().cloned().unwrap_or_default() }.into());
     }
     write_json(&dir.join("public/config.json"), &base.config)?;
-    let settings = serde_json::json!({ "chat_template": base.chat_template, "add_bos_token": false });
-    write_json(&dir.join("public/tokenizer_config.json"), &settings)?;
+    write_json(&dir.join("public/tokenizer_config.json"), &base.tokenizer_config())?;
     base.tokenizer.save(&dir.join("public/tokenizer.json"))?;
     listed.extend(["config.json", "tokenizer.json", "tokenizer_config.json"].map(|name| format!("public/{name}")));
     Ok((BaseFormat::Safetensors, listed))

@@ -26,6 +26,9 @@ pub struct Base {
     pub format: BaseFormat,
     /// [`marill_model::Checkpoint::digest`]: SHA-256 over names, shapes and f32 values of all tensors.
     pub tensor_digest: String,
+    /// What of the base's files the owner left out, see [`marill_model::Checkpoint::open_ignoring`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<String>,
 }
 
 /// How the base weights are stored in `public/`: as the base itself stores them.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use marill_model::{Adapter, Checkpoint, Prefix, Tokenizer};
+use marill_model::{Adapter, ChatTemplate, Checkpoint, Prefix, Tokenizer};
 use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights};
 
 use crate::manifest::{FileEntry, ID_FILE, Manifest};
@@ -49,7 +49,7 @@ impl Partition {
             return Err(PartitionError::Manifest { path: dir.join(MANIFEST_FILE), reason });
         }
         check_folder(dir, "public", &manifest, &manifest.public_files, has_id_file)?;
-        let base = Checkpoint::open(&manifest.base_path(dir))?;
+        let base = Checkpoint::open_ignoring(&manifest.base_path(dir), &manifest.base.ignored)?;
         Ok(Self { manifest, dir: dir.into(), base, private: None })
     }
 
@@ -107,8 +107,8 @@ impl Partition {
         &self.base.tokenizer
     }
 
-    pub fn chat_template(&self) -> Option<&str> {
-        self.base.chat_template.as_deref()
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.base.chat_template.as_ref()
     }
 
     /// Head and final norm as integers, and the base weights of the private layers unless these are private as a whole.

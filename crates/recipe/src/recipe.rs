@@ -41,6 +41,9 @@ pub struct Model {
     /// Commit, branch or tag on the hub; in a resolved recipe the commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// Keys of the checkpoint's files, names of tensors and tokens that may be left out though they are not used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<String>,
     #[serde(default)]
     pub init: Init,
     /// Needed by `init = "random"`.

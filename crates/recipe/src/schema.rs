@@ -47,6 +47,7 @@ const STEPS: i64 = 1_000_000_000;
 const MODEL: &[(&str, Kind)] = &[
     ("base_model", Path),
     ("revision", Text),
+    ("ignore", Texts),
     ("init", OneOf(&["pretrained", "random"])),
     (
         "architecture",

@@ -22,7 +22,7 @@ impl Run<'_, '_> {
         }
         let mut samples = Vec::with_capacity(examples.len());
         for (doc_id, example) in examples.iter().enumerate() {
-            let solution = self.speaker.tokenizer.encode(&example.completion)?.len();
+            let solution = self.speaker.tokenizer.encode_continuing(&example.completion)?.len();
             let question = self.ask(shots, example, self.task.max_new_tokens.max(solution))?;
             let nats = self.nats(&question, &example.completion, doc_id)?;
             let answer = self.greedy_text(&question, self.task.max_new_tokens);

@@ -11,7 +11,7 @@ impl Run<'_, '_> {
         self.needs_logits()?;
         let mut samples = Vec::with_capacity(examples.len());
         for (doc_id, example) in examples.iter().enumerate() {
-            let answer_len = self.speaker.tokenizer.encode(&example.completion)?.len();
+            let answer_len = self.speaker.tokenizer.encode_continuing(&example.completion)?.len();
             let question = self.ask(shots, example, answer_len)?;
             let nats = self.nats(&question, &example.completion, doc_id)?;
             samples.push(Sample {
@@ -31,7 +31,7 @@ impl Run<'_, '_> {
     pub(super) fn perplexity(&mut self, examples: &[Example], limit: Option<usize>) -> Outcome {
         self.needs_logits()?;
         let text: String = examples.iter().map(|e| e.completion.as_str()).collect::<Vec<_>>().join("\n");
-        let tokens = self.speaker.tokenizer.encode(&text)?;
+        let tokens = self.speaker.tokenizer.encode_plain(&text)?;
         let window = self.task.window.min(self.engine.context());
         let mut windows: Vec<&[u32]> = tokens.chunks(window).filter(|w| w.len() > 1).collect();
         windows.truncate(limit.unwrap_or(usize::MAX));

@@ -94,7 +94,7 @@ fn secure_cost(recipe: &Recipe, options: &TrainOptions, private_bytes: u64) -> a
         Some(path) => path.clone(),
         None => Search::default().base(recipe, &options.recipe_dir)?,
     };
-    let base = Checkpoint::open(&path)?;
+    let base = Checkpoint::open_ignoring(&path, &recipe.model.ignore)?;
     let transforms = transforms_for(recipe, &base.config)?;
     let mut spec = decoder_spec(&base.config, &transforms, numbers_of(recipe)?)?;
     if recipe.lora.is_none() {
