@@ -35,7 +35,15 @@ fn alphabet() -> Vec<String> {
     letters.collect()
 }
 
+type Keys = Vec<(&'static str, Value)>;
+type Tensors = Vec<(&'static str, QTensor)>;
+
 fn write(path: &Path, dtype: GgmlDType) {
+    write_with(path, dtype, |_, _| {});
+}
+
+/// As [`write`], with changes of the metadata and the tensors.
+fn write_with(path: &Path, dtype: GgmlDType, change: impl FnOnce(&mut Keys, &mut Tensors)) {
     let tokens: Vec<String> =
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(String::from).into_iter().chain(alphabet()).collect();
     let tokens: Vec<String> = tokens.into_iter().chain(["hi".to_owned()]).collect();
@@ -43,7 +51,7 @@ fn write(path: &Path, dtype: GgmlDType) {
     let types = (0..VOCAB).map(|i| Value::I32(if i < 3 { 3 } else { 1 })).collect();
     let number = |n: usize| Value::U32(n as u32);
     let text = |s: &str| Value::String(s.into());
-    let metadata: Vec<(&str, Value)> = vec![
+    let mut metadata: Keys = vec![
         ("general.architecture", text("llama")),
         ("llama.block_count", number(1)),
         ("llama.context_length", number(32)),
@@ -73,12 +81,12 @@ fn write(path: &Path, dtype: GgmlDType) {
         ("blk.0.ffn_up.weight", tensor(7, HIDDEN)),
         ("blk.0.ffn_down.weight", tensor(8, HIDDEN)),
     ];
-    let mut tensors: Vec<(&str, QTensor)> =
-        matrices.iter().map(|(name, t)| (*name, QTensor::quantize(t, dtype).unwrap())).collect();
+    let mut tensors: Tensors = matrices.iter().map(|(name, t)| (*name, QTensor::quantize(t, dtype).unwrap())).collect();
     let ones = Tensor::ones(HIDDEN, candle_core::DType::F32, &Device::Cpu).unwrap();
     for name in ["output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"] {
         tensors.push((name, QTensor::quantize(&ones, GgmlDType::F32).unwrap()));
     }
+    change(&mut metadata, &mut tensors);
     let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
     let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (*k, v)).collect();
     let mut file = std::fs::File::create(path).unwrap();
@@ -149,4 +157,177 @@ fn a_cut_file_and_a_foreign_architecture_are_refused() {
     std::fs::write(&path, &bytes).unwrap();
     let error = Checkpoint::open(&path).err().unwrap();
     assert!(matches!(error, ModelError::Unsupported { .. }), "{error}");
+}
+
+/// The error of a file with one key set.
+fn error_with(key: &'static str, value: Value) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    write_with(&path, GgmlDType::F32, |keys, _| {
+        keys.retain(|(name, _)| *name != key);
+        keys.push((key, value));
+    });
+    let error = Checkpoint::open(&path).err().unwrap_or_else(|| panic!("{key} is refused")).to_string();
+    assert!(error.contains("m.gguf") && error.contains(&format!("`{key}`")), "{key}: {error}");
+    error
+}
+
+#[test]
+fn metadata_that_changes_the_answers_is_refused_by_name_and_may_be_ignored() {
+    let text = |s: &str| Value::String(s.into());
+    for (key, value) in [
+        ("llama.rope.scale_linear", Value::F32(4.0)),
+        ("llama.rope.scaling.type", text("linear")),
+        ("llama.rope.scaling.factor", Value::F32(2.0)),
+        ("llama.rope.scaling.attn_factor", Value::F32(0.7)),
+        ("llama.rope.dimension_count", Value::U32(32)),
+        ("llama.attention.value_length", Value::U32(32)),
+        ("llama.attention.sliding_window", Value::U32(4)),
+        ("llama.attention.causal", Value::Bool(false)),
+        ("llama.attention.scale", Value::F32(0.5)),
+        ("llama.expert_count", Value::U32(8)),
+        ("llama.logit_scale", Value::F32(0.1)),
+        ("llama.a_key_of_next_year", Value::Array(vec![Value::U32(1); 40])),
+        ("tokenizer.ggml.add_eos_token", Value::Bool(true)),
+        ("tokenizer.ggml.precompiled_charsmap", Value::Array(vec![Value::U8(1)])),
+        ("split.count", Value::U16(3)),
+    ] {
+        let error = error_with(key, value.clone());
+        assert!(error.contains("model.ignore"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.gguf");
+        write_with(&path, GgmlDType::F32, |keys, _| keys.push((key, value)));
+        Checkpoint::open_ignoring(&path, &[key.into()]).unwrap_or_else(|e| panic!("{key}: {e}"));
+    }
+    error_with("llama.attention.head_count", Value::Array(vec![Value::U32(4)]));
+}
+
+#[test]
+fn metadata_of_the_converter_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    write_with(&path, GgmlDType::F32, |keys, _| {
+        keys.extend([
+            ("general.name", Value::String("x".into())),
+            ("general.type", Value::String("model".into())),
+            ("general.alignment", Value::U32(32)),
+            ("general.quantization_version", Value::U32(2)),
+            ("general.tags", Value::Array(vec![Value::String("chat".into()); 20])),
+            ("llama.rope.dimension_count", Value::U32((HIDDEN / HEADS) as u32)),
+            ("llama.rope.scaling.type", Value::String("none".into())),
+            ("llama.rope.scale_linear", Value::F32(1.0)),
+            ("llama.attention.key_length", Value::U32(64)),
+            ("llama.expert_count", Value::U32(0)),
+            ("tokenizer.ggml.scores", Value::Array(vec![Value::F32(0.0); VOCAB])),
+            ("tokenizer.ggml.padding_token_id", Value::U32(u32::MAX)),
+            ("tokenizer.ggml.add_bos_token", Value::Bool(true)),
+            ("tokenizer.ggml.bos_token_id", Value::U32(1)),
+            ("tokenizer.ggml.eot_token_id", Value::I32(-1)),
+            ("tokenizer.ggml.eom_token_id", Value::U32(7)),
+            ("tokenizer.ggml.add_space_prefix", Value::Bool(false)),
+            ("tokenizer.chat_template.tool_use", Value::String("t".into())),
+            ("quantize.imatrix.file", Value::String("f".into())),
+        ]);
+    });
+    let model = Checkpoint::open(&path).unwrap();
+    assert_eq!(model.config.pad_token_id, None);
+    assert_eq!(model.config.eos_token_id.as_ref().unwrap().ids(), [2, 7]);
+    assert!(model.tokenizer.is_eos(2) && model.tokenizer.is_eos(7));
+    assert_eq!(model.tokenizer.encode_plain("hi").unwrap(), [1, 259]);
+    assert_eq!(model.tokenizer.specials().bos(), Some("<|im_start|>"));
+}
+
+#[test]
+fn a_tensor_that_is_not_used_or_scales_the_rotation_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let row = |value: f32, n: usize| {
+        let tensor = Tensor::full(value, n, &Device::Cpu).unwrap();
+        QTensor::quantize(&tensor, GgmlDType::F32).unwrap()
+    };
+    for name in
+        ["blk.0.attn_q.bias", "blk.0.attn_q_norm.weight", "rope_factors_long.weight", "blk.0.ffn_gate_inp.weight"]
+    {
+        write_with(&path, GgmlDType::F32, |_, tensors| tensors.push((name, row(1.0, HIDDEN))));
+        let error = Checkpoint::open(&path).err().unwrap().to_string();
+        assert!(error.contains("m.gguf") && error.contains(&format!("tensor `{name}`")), "{error}");
+        Checkpoint::open_ignoring(&path, &[name.into()]).unwrap();
+    }
+    write_with(&path, GgmlDType::F32, |_, tensors| tensors.push(("rope_freqs.weight", row(8.0, 32))));
+    let error = Checkpoint::open(&path).err().unwrap().to_string();
+    assert!(error.contains("`rope_freqs.weight`"), "{error}");
+    write_with(&path, GgmlDType::F32, |_, tensors| tensors.push(("rope_freqs.weight", row(1.0, 32))));
+    Checkpoint::open(&path).unwrap();
+    // A misshapen tensor is refused with the file's name.
+    write_with(&path, GgmlDType::F32, |_, tensors| {
+        tensors.retain(|(name, _)| *name != "output_norm.weight");
+        tensors.push(("output_norm.weight", row(1.0, 128)));
+    });
+    let error = Checkpoint::open(&path).err().unwrap().to_string();
+    assert!(error.contains("m.gguf") && error.contains("model.norm.weight"), "{error}");
+    write_with(&path, GgmlDType::F32, |_, tensors| {
+        tensors.retain(|(name, _)| *name != "blk.0.attn_q.weight");
+        tensors.push(("blk.0.attn_q.weight", row(1.0, 130)));
+    });
+    let error = Checkpoint::open(&path).err().unwrap().to_string();
+    assert!(error.contains("m.gguf") && error.contains("blk.0.attn_q.weight"), "{error}");
+}
+
+#[test]
+fn sizes_without_sense_are_refused_by_key_and_file() {
+    for key in [
+        "llama.context_length",
+        "llama.embedding_length",
+        "llama.block_count",
+        "llama.feed_forward_length",
+        "llama.attention.head_count",
+        "llama.attention.head_count_kv",
+        "llama.attention.key_length",
+    ] {
+        for value in [0, 1 << 31, 1 << 60, u64::MAX] {
+            error_with(key, Value::U64(value));
+        }
+        error_with(key, Value::I32(-8));
+        error_with(key, Value::F32(f32::NAN));
+    }
+    for alignment in [0, 3, u32::MAX] {
+        error_with("general.alignment", Value::U32(alignment));
+    }
+    error_with("general.alignment", Value::U64(32));
+    error_with("llama.rope.freq_base", Value::F32(f32::NAN));
+    error_with("tokenizer.ggml.eos_token_id", Value::I32(-7));
+}
+
+#[test]
+fn damaged_headers_are_refused_without_a_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    write(&path, GgmlDType::F32);
+    let bytes = std::fs::read(&path).unwrap();
+    let header = 7_000;
+    let mut seed = 1u64;
+    for nth in 0..400 {
+        let mut broken = bytes.clone();
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let at = 4 + (seed >> 33) as usize % header;
+        match nth % 3 {
+            0 => broken[at] ^= 1 << (seed >> 20 & 7),
+            1 => broken[at..at + 8].fill(0xff),
+            _ => broken.truncate(at),
+        }
+        std::fs::write(&path, &broken).unwrap();
+        // Many flips are texts and change nothing that could be noticed; none may panic or allocate without end.
+        if let Err(error) = Checkpoint::open(&path) {
+            assert!(error.to_string().contains("m.gguf"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_stands_twice_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    write_with(&path, GgmlDType::F32, |keys, _| keys.push(("llama.block_count", Value::U32(1))));
+    let error = Checkpoint::open(&path).err().unwrap().to_string();
+    assert!(error.contains("`llama.block_count` stands twice"), "{error}");
 }

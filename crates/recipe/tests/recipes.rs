@@ -235,6 +235,15 @@ fn csv_cells_may_be_quoted() {
 }
 
 #[test]
+fn keys_that_may_be_left_out_are_a_list_of_names() {
+    let good = GOOD.replace("\"base\"", "\"base\"\nignore = [\"hidden_act\", \"model.layers.*.bias\"]");
+    let recipe = Recipe::parse(&good, "r.toml", &[]).unwrap();
+    assert_eq!(recipe.model.ignore, ["hidden_act", "model.layers.*.bias"]);
+    assert_eq!(Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(), recipe);
+    assert!(Recipe::parse(&good.replace("[\"hidden_act\", ", "[7, "), "r.toml", &[]).is_err());
+}
+
+#[test]
 fn dropout_stages_and_revisions_are_checked() {
     let good = GOOD
         .replace("rank = 4", "rank = 4\ndropout = 0.1")
