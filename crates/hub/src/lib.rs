@@ -93,8 +93,9 @@ pub fn resolve(
         None
     };
     if let Some(commit) = known {
-        // Offline, what optional files the repository has cannot be asked.
-        if let Some(path) = cache.complete(repo, &commit, !options.offline)? {
+        // Offline, and in a build without the hub, what optional files the repository has cannot be asked.
+        let can_ask = cfg!(feature = "hub") && !options.offline;
+        if let Some(path) = cache.complete(repo, &commit, can_ask)? {
             return Ok(Snapshot { path, commit });
         }
     }

@@ -14,7 +14,9 @@ fn a_cached_model_is_found_without_the_network() {
     let cache = tempfile::tempdir().unwrap();
     let root = cache.path().join("models--org--name");
     let commit = "ab".repeat(20);
-    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"] {
+    let optional =
+        ["tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json"];
+    for name in ["config.json", "tokenizer.json", "model.safetensors"].into_iter().chain(optional) {
         write(&root.join("snapshots").join(&commit).join(name), "{}");
     }
     write(&root.join("refs/main"), &commit);

@@ -55,6 +55,10 @@ impl ChatTemplate {
     }
 }
 
+/// What is said of a model without a chat template; [`plain_chat`] does it.
+pub const NO_TEMPLATE: &str =
+    "the model has no chat template: a conversation is its contents, one a line, and nothing says who speaks";
+
 /// What stands in for a chat template in front of an answer where a model has none: the contents, line by line.
 pub fn plain_chat<'a>(contents: impl IntoIterator<Item = &'a str>) -> String {
     contents.into_iter().fold(String::new(), |text, content| text + content + "\n")
@@ -135,18 +139,20 @@ fn to_json(value: Value, kwargs: Kwargs) -> Result<String, Error> {
 }
 
 fn dump(value: &Value, indent: Option<usize>, depth: usize, out: &mut String) -> Result<(), Error> {
-    let brackets = match value.kind() {
-        ValueKind::Map => ("{", "}"),
-        ValueKind::Seq | ValueKind::Iterable => ("[", "]"),
-        ValueKind::None => return Ok(*out += "null"),
+    let plain = match value.kind() {
+        ValueKind::Map | ValueKind::Seq | ValueKind::Iterable => None,
+        ValueKind::None => Some("null".to_owned()),
         // In a template they are Python's `True` and `False`.
-        ValueKind::Bool => return Ok(*out += if value.is_true() { "true" } else { "false" }),
-        ValueKind::Number => return Ok(*out += &value.to_string()),
-        ValueKind::String => {
-            return Ok(*out += &serde_json::Value::from(value.as_str().unwrap_or_default()).to_string());
-        }
+        ValueKind::Bool => Some(value.is_true().to_string()),
+        ValueKind::Number => Some(value.to_string()),
+        ValueKind::String => Some(serde_json::Value::from(value.as_str().unwrap_or_default()).to_string()),
         _ => return Err(Error::new(ErrorKind::InvalidOperation, "`tojson` of what is no JSON")),
     };
+    if let Some(plain) = plain {
+        *out += &plain;
+        return Ok(());
+    }
+    let brackets = if value.kind() == ValueKind::Map { ("{", "}") } else { ("[", "]") };
     let line = |out: &mut String, depth: usize| {
         if let Some(width) = indent {
             *out += "\n";

@@ -31,7 +31,7 @@ mod transforms;
 pub use adapter::Adapter;
 pub use affine::{Affine, AffineBlock, LayerNorm};
 pub use bert::{Bert, BertConfig};
-pub use chat::{ChatTemplate, Message, plain_chat, render_chat};
+pub use chat::{ChatTemplate, Message, NO_TEMPLATE, plain_chat, render_chat};
 pub use checkpoint::{Checkpoint, TensorDtype};
 pub use config::{Config, TokenIds};
 pub use decoder::{Block, Cache, Decoder, Linear, MODULES, Rows, module_path};

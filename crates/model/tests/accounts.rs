@@ -1,8 +1,9 @@
 //! What a checkpoint's files say is used, changes nothing, or is refused by name.
 
-mod common;
+#[path = "golden/folder.rs"]
+mod folder;
 
-use common::{Folder, VOCAB, f8, golden};
+use folder::{Folder, VOCAB, f8, golden};
 use marill_model::{Checkpoint, FloatModel, TensorDtype, TokenIds, Transforms};
 use serde_json::{Value, json};
 

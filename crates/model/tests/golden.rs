@@ -1,8 +1,9 @@
 //! Texts and token ids of chats and plain texts against transformers' own, also after a checkpoint was saved.
 
-mod common;
+#[path = "golden/folder.rs"]
+mod folder;
 
-use common::{Folder, golden};
+use folder::{Folder, golden};
 use marill_model::{Checkpoint, Message, TensorDtype, render_chat};
 use serde_json::Value;
 

@@ -90,7 +90,7 @@ impl Folder {
 
 /// What `golden/make.py` wrote.
 pub fn golden() -> Value {
-    serde_json::from_str(include_str!("../golden/templates.json")).unwrap()
+    serde_json::from_str(include_str!("templates.json")).unwrap()
 }
 
 pub fn f8(t: &Tensor) -> Tensor {
