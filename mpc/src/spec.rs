@@ -131,6 +131,9 @@ impl Module {
 /// domain of the reciprocal, 2^25 with 14 fractional bits, and a session ends on a whole bucket.
 pub const MAX_POSITIONS: usize = 2032;
 
+/// A score's truncation ends inside its wire.
+const LEAST_SCALE: f64 = 1.0 / (1 << 20) as f64;
+
 /// Prompts are padded to a multiple of this many tokens.
 pub const BUCKET: usize = 16;
 
@@ -151,10 +154,7 @@ impl DecoderSpec {
         if self.is_full() && self.lora_rank != 0 {
             return invalid("lora_rank", "must be 0 where whole matrices are private");
         }
-        let classes = if self.reveals_embedding() { 0 } else { 2 };
-        if self.hidden_size == 0 || self.vocab_size < classes || self.num_layers == 0 || self.max_positions == 0 {
-            return invalid("hidden_size", "and vocab_size, num_layers, max_positions must be positive");
-        }
+        self.check_sizes()?;
         if !self.head_dim.is_multiple_of(2) {
             return invalid("head_dim", "must be even");
         }
@@ -165,14 +165,60 @@ impl DecoderSpec {
             return invalid("head_groups", "needs one entry a private layer, and so does attn_scale");
         }
         for groups in &self.head_groups {
+            if groups.iter().any(Vec::is_empty) {
+                return invalid("head_groups", "has a group without heads");
+            }
             let mut heads: Vec<usize> = groups.iter().flatten().copied().collect();
             heads.sort_unstable();
             if heads != (0..self.num_attention_heads).collect::<Vec<_>>() {
                 return invalid("head_groups", "must hold every head exactly once");
             }
         }
-        if self.attn_scale.iter().any(|s| !(*s > 0.0 && *s <= 1.0)) {
-            return invalid("attn_scale", "must lie in (0, 1]");
+        if self.attn_scale.iter().any(|s| !(*s >= LEAST_SCALE && *s <= 1.0)) {
+            return invalid("attn_scale", "must lie between 2^-20 and 1");
+        }
+        if !(self.rms_norm_eps >= 0.0 && self.rms_norm_eps <= 1.0) {
+            return invalid("rms_norm_eps", "must lie between 0 and 1");
+        }
+        if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
+            return invalid("rope_theta", "must be a positive number");
+        }
+        Ok(())
+    }
+
+    /// Every size alone and what they make together: a spec may come from a peer, and what follows allocates by it.
+    fn check_sizes(&self) -> Result<(), SpecError> {
+        let (least_classes, rank) = (if self.reveals_embedding() { 0 } else { 2 }, self.lora_rank);
+        let sizes = [
+            ("hidden_size", self.hidden_size, 1, 1 << 18),
+            ("intermediate_size", self.intermediate_size, 1, 1 << 20),
+            ("num_attention_heads", self.num_attention_heads, 1, 1 << 12),
+            ("num_key_value_heads", self.num_key_value_heads, 1, 1 << 12),
+            ("head_dim", self.head_dim, 1, 1 << 13),
+            ("vocab_size", self.vocab_size, least_classes, 1 << 22),
+            ("num_layers", self.num_layers, 1, 1 << 12),
+            ("max_positions", self.max_positions, 1, MAX_POSITIONS),
+        ];
+        let fail = |field, problem| Err(SpecError::Invalid { field, problem });
+        for (field, value, least, most) in sizes {
+            if !(least..=most).contains(&value) {
+                return fail(field, format!("is {value}, and must lie between {least} and {most}"));
+            }
+        }
+        let wide = self.num_attention_heads * self.head_dim;
+        if wide > 1 << 18 {
+            return fail("num_attention_heads", format!("times head_dim is {wide}, more than 2^18"));
+        }
+        // No factor is larger than the matrix that it is added to.
+        let side = self.hidden_size.max(self.intermediate_size).max(wide);
+        if rank > side {
+            return fail("lora_rank", format!("is {rank}, more than any matrix has rows"));
+        }
+        if self.num_attention_heads * self.max_positions * self.max_positions > 1 << 32 {
+            return fail(
+                "num_attention_heads",
+                format!("has more scores than 2^32 at {} positions", self.max_positions),
+            );
         }
         Ok(())
     }
@@ -268,5 +314,83 @@ impl DecoderSpec {
     pub fn score_scale(&self, layer: usize) -> (f64, u32) {
         let bits = (-self.attn_scale[layer].log2()).floor() as u32;
         (self.attn_scale[layer] * f64::from(1u32 << bits), bits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tiny_spec;
+
+    #[test]
+    fn every_field_has_bounds_and_is_named() {
+        tiny_spec().validate().unwrap();
+        let set: [(&str, fn(&mut DecoderSpec, usize)); 9] = [
+            ("hidden_size", |s, n| s.hidden_size = n),
+            ("intermediate_size", |s, n| s.intermediate_size = n),
+            ("num_attention_heads", |s, n| s.num_attention_heads = n),
+            ("num_key_value_heads", |s, n| s.num_key_value_heads = n),
+            ("head_dim", |s, n| s.head_dim = n),
+            ("vocab_size", |s, n| s.vocab_size = n),
+            ("num_layers", |s, n| s.num_layers = n),
+            ("max_positions", |s, n| s.max_positions = n),
+            ("lora_rank", |s, n| s.lora_rank = n),
+        ];
+        for (field, set) in set {
+            for value in [1 << 23, 1 << 40, 1 << 62, usize::MAX] {
+                let mut spec = tiny_spec();
+                set(&mut spec, value);
+                let error = spec.validate().expect_err(field).to_string();
+                assert!(error.contains(&format!("`{field}`")), "{field} = {value}: {error}");
+            }
+        }
+        for positions in [0, MAX_POSITIONS + 1, 1 << 40] {
+            let spec = DecoderSpec { max_positions: positions, ..tiny_spec() };
+            assert!(spec.validate().unwrap_err().to_string().contains("`max_positions`"));
+        }
+        let floats: [(&str, fn(&mut DecoderSpec, f64)); 3] = [
+            ("attn_scale", |s, x| s.attn_scale[0] = x),
+            ("rms_norm_eps", |s, x| s.rms_norm_eps = x),
+            ("rope_theta", |s, x| s.rope_theta = x),
+        ];
+        for (field, set) in floats {
+            for value in [f64::NAN, f64::NEG_INFINITY, f64::INFINITY, -1.0] {
+                let mut spec = tiny_spec();
+                set(&mut spec, value);
+                assert!(spec.validate().unwrap_err().to_string().contains(field), "{field} = {value}");
+            }
+        }
+        for scale in [0.0, 1e-300, 1e-7, 1.5] {
+            let mut spec = tiny_spec();
+            spec.attn_scale[0] = scale;
+            assert!(spec.validate().unwrap_err().to_string().contains("attn_scale"), "{scale}");
+        }
+        let mut spec = tiny_spec();
+        spec.attn_scale.fill(LEAST_SCALE);
+        spec.validate().unwrap();
+        assert_eq!(spec.score_scale(0), (1.0, 20));
+        let mut spec = tiny_spec();
+        spec.head_groups[0].push(Vec::new());
+        assert!(spec.validate().unwrap_err().to_string().contains("head_groups"));
+    }
+
+    #[test]
+    fn no_session_passes_the_reciprocals_domain_whatever_its_spec_says() {
+        let spec = DecoderSpec { max_positions: 4096, ..tiny_spec() };
+        assert!(crate::tally_decode(&spec, MAX_POSITIONS - 1).is_ok());
+        for failed in [crate::tally_decode(&spec, MAX_POSITIONS), crate::tally_prefill(&spec, 2048)] {
+            let error = failed.unwrap_err();
+            assert!(matches!(error, crate::ProtocolError::TooLong { limit: MAX_POSITIONS }), "{error}");
+        }
+        assert!(crate::twin::check_room(&spec, usize::MAX, 1).is_err());
+    }
+
+    #[test]
+    fn sizes_that_pass_one_by_one_are_refused_together() {
+        let spec = DecoderSpec { num_attention_heads: 4096, head_dim: 8192, ..tiny_spec() };
+        assert!(spec.validate().unwrap_err().to_string().contains("head_dim"));
+        let (heads, positions) = (4096, MAX_POSITIONS);
+        let spec = DecoderSpec { num_attention_heads: heads, max_positions: positions, head_dim: 2, ..tiny_spec() };
+        assert!(spec.validate().unwrap_err().to_string().contains("scores"));
     }
 }

@@ -12,7 +12,7 @@ use crate::engine::{Attention, Engine, Gate, Step};
 use crate::masked::ProtocolError;
 use crate::sampling::{self, RANGE_BITS, Sampling, gumbel, search};
 use crate::seed::{Prg, Seed};
-use crate::spec::{Architecture, Module};
+use crate::spec::{Architecture, MAX_POSITIONS, Module};
 use crate::weights::{PrivateWeights, PublicWeights, Rope};
 
 /// A matrix of ring elements.
@@ -666,5 +666,10 @@ pub(crate) fn pad_prompt(spec: &crate::DecoderSpec, boundary: &[u64]) -> Step<(V
 
 /// Refuses a step that would leave the context.
 pub(crate) fn check_room(spec: &crate::DecoderSpec, used: usize, more: usize) -> Step<()> {
-    if used + more <= spec.max_positions { Ok(()) } else { Err(ProtocolError::TooLong { limit: spec.max_positions }) }
+    // Whatever a spec says: past these the softmax's reciprocal is out of its domain, and tokens would be wrong.
+    let limit = spec.max_positions.min(MAX_POSITIONS);
+    match used.checked_add(more) {
+        Some(needed) if needed <= limit => Ok(()),
+        _ => Err(ProtocolError::TooLong { limit }),
+    }
 }

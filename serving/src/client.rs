@@ -255,7 +255,7 @@ impl Client {
             }
             None => {
                 let text = plain_chat(messages.iter().map(|message| message.content.as_str()));
-                self.plain_prompt(text.trim_end_matches('\n'))
+                self.plain_prompt(text.strip_suffix('\n').unwrap_or(&text))
             }
         }
     }

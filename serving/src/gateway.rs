@@ -60,6 +60,9 @@ pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(
     let client = connect(&options.client, progress)?;
     let gateway = Gateway::new(client, sessions.clone(), options.client.state.clone());
     eprintln!("model `{}`: the prompt stays on this machine", peer_text(&gateway.client().model_name));
+    if !gateway.client().has_chat_template() {
+        eprintln!("warning: {}", marill_model::NO_TEMPLATE);
+    }
     let services = options.client.clone();
     let make = move || Client::connect(&services, &mut |line| tracing::info!("{line}"));
     let server_of = |client: &Client| (client.server().clone(), client.terms.clone());

@@ -39,6 +39,8 @@ pub struct DataNotes {
     pub excluded: usize,
     /// A validation loss was asked for, and no row is kept aside to measure it on.
     pub no_validation: bool,
+    /// Conversations for a model without a chat template; see [`marill_model::NO_TEMPLATE`].
+    pub no_template: bool,
 }
 
 impl std::fmt::Display for DataNotes {
@@ -70,6 +72,9 @@ impl std::fmt::Display for DataNotes {
                 f,
                 "note: no row is kept aside, so no validation loss is measured; `data.val_fraction` sets how many"
             )?;
+        }
+        if self.no_template {
+            writeln!(f, "warning: {}", marill_model::NO_TEMPLATE)?;
         }
         Ok(())
     }

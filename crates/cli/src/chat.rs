@@ -4,7 +4,7 @@ use std::io::BufRead;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
-use marill_model::Message;
+use marill_model::{Message, NO_TEMPLATE};
 use marill_serving::ServingError;
 use marill_serving::client::{Event, Request};
 
@@ -45,6 +45,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         "private session with `{}`: two parties and a dealer, semi-honest, rounding {}\n`/reset` starts over, `/quit` or the end of input leaves",
         client.model_name, client.terms.rounding
     );
+    if !client.has_chat_template() {
+        eprintln!("warning: {NO_TEMPLATE}");
+    }
     let opening = || -> Vec<Message> {
         args.system.iter().map(|text| Message { role: "system".into(), content: text.clone() }).collect()
     };

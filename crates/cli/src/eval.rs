@@ -118,6 +118,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let mut engines = Engines::new(&model, kind).map_err(bad)?;
         for task in &chosen.tasks {
             let Questions { examples, doc_ids, checks } = Questions::new(task, &chosen, &args).map_err(bad)?;
+            let chats = examples.iter().any(|example| matches!(example.prompt, marill_recipe::Prompt::Chat(_)));
+            if chats && model.checkpoint().chat_template.is_none() && reports.is_empty() {
+                eprintln!("warning: {}", marill_model::NO_TEMPLATE);
+            }
             let (limit, few_shot, seed, sandbox) = (args.limit, args.shots, args.seed, sandbox.as_ref());
             let scope = Scope { limit, few_shot, seed, doc_ids: &doc_ids, checks: &checks, sandbox };
             let mut progress = Progress::new(&task.name, args.no_progress);

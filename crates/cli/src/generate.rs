@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use marill_model::Message;
+use marill_model::{Message, NO_TEMPLATE};
 use marill_mpc::Sampling;
 use marill_serving::client::{Answer, Client, Event, Request};
 
@@ -126,6 +126,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn tokens(client: &Client, args: &Args, text: String) -> anyhow::Result<Vec<u32>> {
     if args.raw {
         return client.plain_prompt(&text).map_err(advise);
+    }
+    if !client.has_chat_template() {
+        eprintln!("warning: {NO_TEMPLATE}\nhint: `--raw` asks for the continuation of a text");
     }
     let message = |role: &str, content: String| Message { role: role.into(), content };
     let mut messages: Vec<Message> = args.system.iter().map(|text| message("system", text.clone())).collect();

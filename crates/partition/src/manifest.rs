@@ -117,6 +117,9 @@ impl Manifest {
         if computed != manifest.partition_id {
             return Err(fail(format!("`partition_id` is {}, the content gives {computed}", manifest.partition_id)));
         }
+        // Both may come from a server, and what follows allocates by them.
+        manifest.config.check_sizes().map_err(fail)?;
+        manifest.decoder.validate().map_err(|e| fail(format!("`decoder`: {e}")))?;
         manifest.transforms.check(&manifest.config)?;
         Ok(manifest)
     }

@@ -181,7 +181,7 @@ fn the_largest_envelope_lies_between_one_that_holds_and_one_that_does_not() {
 
 #[test]
 fn more_keys_than_the_reciprocal_covers_are_not_proved() {
-    let spec = DecoderSpec { max_positions: 4096, ..tiny_spec() };
+    let spec = DecoderSpec { max_positions: crate::range::LARGEST_POSITIONS, ..tiny_spec() };
     let (public, private) = random_weights(&spec, 1);
     let at = |positions| prove(&public, &private, Envelope { row_norm: 10.0, positions });
     assert!(at(2032).is_ok());
