@@ -12,6 +12,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Without the space that some tokenizers put in front of every text; none where `inner` does not.
     continuing: Option<Box<tokenizers::Tokenizer>>,
+    /// Tokens that are found before a text is split.
+    added: BTreeSet<u32>,
     eos: BTreeSet<u32>,
     specials: SpecialTokens,
     /// What stands in front of plain text.
@@ -47,7 +49,8 @@ impl Tokenizer {
         let ends = END_TOKENS.iter().filter_map(|t| inner.token_to_id(t));
         let eos = ends.chain(eos.iter().copied()).collect();
         let continuing = without_prefix(&inner).map(Box::new);
-        Self { inner, continuing, eos, specials: SpecialTokens::default(), prefix: Vec::new() }
+        let added = inner.get_added_tokens_decoder().into_keys().collect();
+        Self { inner, continuing, added, eos, specials: SpecialTokens::default(), prefix: Vec::new() }
     }
 
     /// Reads `tokenizer.json`.
@@ -144,7 +147,13 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`].
     pub fn encode_continuing(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        encode(self.continuing.as_deref().unwrap_or(&self.inner), text)
+        let Some(bare) = &self.continuing else { return self.encode(text) };
+        let encoding = bare.encode(text, false).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        let (ids, places) = (encoding.get_ids(), encoding.get_offsets());
+        // Behind a special token, the whole text would have been given its space again.
+        let special = ids.iter().zip(places).position(|(id, _)| self.added.contains(id));
+        let Some(at) = special else { return Ok(ids.to_vec()) };
+        Ok([&ids[..at], &self.encode(&text[places[at].0..])?].concat())
     }
 
     /// The text of token ids, special tokens included. An incomplete UTF-8 character shows as U+FFFD.

@@ -94,5 +94,13 @@ fn what_goes_on_behind_a_text_gets_no_space_of_its_own() {
         assert_eq!(parts, whole, "{kind}");
         let parts = [tokenizer.encode("the fer").unwrap(), tokenizer.encode_continuing("ry: yes").unwrap()].concat();
         assert_eq!(parts, whole, "{kind}");
+        // What stands behind a special token is as in the whole text, wherever that is parted.
+        let chat = "<s>[INST] A [/INST] B </s><s>[INST] the C [/INST]";
+        let whole = tokenizer.encode(chat).unwrap();
+        for before in ["<s>[INST] A [/INST]", "<s>[INST] A [/INST] B", "<s>[INST] A [/INST] B </s>"] {
+            let behind = chat.strip_prefix(before).unwrap();
+            let parts = [tokenizer.encode(before).unwrap(), tokenizer.encode_continuing(behind).unwrap()].concat();
+            assert_eq!(parts, whole, "{kind}: {before}");
+        }
     }
 }
