@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -61,6 +62,7 @@ pub(crate) struct Slot {
     number: u64,
     state: Mutex<Use>,
     give_way: Notify,
+    given_up: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -81,6 +83,11 @@ impl Slot {
     /// The connection becomes a session's and stays until that ends.
     pub(crate) fn take(&self) {
         *self.state() = Use::Taken;
+    }
+
+    /// The peer was too slow: the line is reset, so that the system keeps nothing for it.
+    fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 
     fn begin(self: &Arc<Self>) -> Busy {
@@ -150,7 +157,8 @@ impl Connections {
         }
         open.count += 1;
         let (state, number) = (Mutex::new(Use::Idle(Instant::now())), open.count);
-        let slot = Arc::new(Slot { number, state, give_way: Notify::new() });
+        let (give_way, given_up) = (Notify::new(), AtomicBool::new(false));
+        let slot = Arc::new(Slot { number, state, give_way, given_up });
         open.slots.insert(number, slot.clone());
         Some(Place { all: self.clone(), slot })
     }
@@ -233,11 +241,11 @@ async fn connection(
         () = slot.give_way.notified() => None,
     };
     let Some(stream) = stream else { return };
-    let line = TokioIo::new(Line { stream, stall: None, place: Some(place) });
+    let line = TokioIo::new(Line { stream: Some(stream), stall: None, place: Some(place) });
     let answering = slot.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (mut app, busy) = (app.clone(), answering.begin());
-        let mut request: Request = request.map(|body| Body::new(Unhurried::new(body)));
+        let mut request: Request = request.map(|body| Body::new(Unhurried::new(body, answering.clone())));
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(answering.clone());
         async move {
@@ -255,8 +263,16 @@ async fn connection(
     let mut connection = std::pin::pin!(connection);
     loop {
         tokio::select! {
-            _ = connection.as_mut() => return,
-            () = slot.give_way.notified() => if slot.idle_since().is_some() { return },
+            ended = connection.as_mut() => {
+                if ended.is_err_and(|error| error.is_timeout()) {
+                    slot.give_up();
+                }
+                return;
+            }
+            () = slot.give_way.notified() => if slot.idle_since().is_some() {
+                slot.give_up();
+                return;
+            },
             _ = ended.changed() => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
@@ -274,15 +290,24 @@ pub(crate) enum Stream {
 
 /// A connection that fails when its peer takes nothing for too long.
 pub(crate) struct Line {
-    stream: Stream,
+    /// Until a session takes it over.
+    stream: Option<Stream>,
     stall: Option<Pin<Box<Sleep>>>,
     place: Option<Place>,
 }
 
 impl Line {
     /// What is left to a session: the stream, and its place among the open ones.
-    pub(crate) fn into_parts(self) -> (Stream, Option<Place>) {
-        (self.stream, self.place)
+    pub(crate) fn into_parts(mut self) -> Option<(Stream, Place)> {
+        self.stream.take().zip(self.place.take())
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.slot.given_up.load(Ordering::Relaxed))
+    }
+
+    fn stream(&mut self) -> io::Result<&mut Stream> {
+        self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn progress<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -292,15 +317,31 @@ impl Line {
         }
         let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(STALL_LIMIT)));
         match stall.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Ready(()) => {
+                self.place.iter().for_each(|place| place.slot.give_up());
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
             Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let given_up = self.is_given_up();
+        if let Some(stream) = self.stream.as_ref().filter(|_| given_up) {
+            let tcp = match stream {
+                Stream::Plain(tcp) => tcp,
+                Stream::Tls(stream) => stream.get_ref().0,
+            };
+            let _ = tcp.set_zero_linger();
         }
     }
 }
 
 impl AsyncRead for Line {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        match self.stream()? {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
@@ -309,7 +350,7 @@ impl AsyncRead for Line {
 
 impl AsyncWrite for Line {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = match &mut self.stream {
+        let poll = match self.stream()? {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
@@ -317,7 +358,7 @@ impl AsyncWrite for Line {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let poll = match &mut self.stream {
+        let poll = match self.stream()? {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
@@ -325,7 +366,11 @@ impl AsyncWrite for Line {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let poll = match &mut self.stream {
+        // It is reset when it is dropped, which an orderly end would come before.
+        if self.is_given_up() {
+            return Poll::Ready(Ok(()));
+        }
+        let poll = match self.stream()? {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         };
@@ -338,12 +383,13 @@ struct Unhurried {
     body: Incoming,
     end: Instant,
     timer: Pin<Box<Sleep>>,
+    slot: Arc<Slot>,
 }
 
 impl Unhurried {
-    fn new(body: Incoming) -> Self {
+    fn new(body: Incoming, slot: Arc<Slot>) -> Self {
         let now = Instant::now();
-        Self { body, end: now + BODY_LIMIT, timer: Box::pin(sleep_until(now + BODY_PAUSE)) }
+        Self { body, end: now + BODY_LIMIT, timer: Box::pin(sleep_until(now + BODY_PAUSE)), slot }
     }
 }
 
@@ -360,8 +406,10 @@ impl HttpBody for Unhurried {
             self.timer.as_mut().reset(next);
             return Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)));
         }
-        let late = || axum::Error::new(io::Error::new(io::ErrorKind::TimedOut, "the body does not come"));
-        self.timer.as_mut().poll(cx).map(|()| Some(Err(late())))
+        self.timer.as_mut().poll(cx).map(|()| {
+            self.slot.give_up();
+            Some(Err(axum::Error::new(io::Error::new(io::ErrorKind::TimedOut, "the body does not come"))))
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -144,7 +144,8 @@ impl ServingError {
     /// What went wrong on the connection to the peer, where that is what failed.
     pub fn net_source(&self) -> Option<&NetError> {
         match self {
-            Self::Net { source, .. } | Self::Protocol(ProtocolError::Peer { source, .. }) => Some(source),
+            Self::Net { source, .. }
+            | Self::Protocol(ProtocolError::Peer { source, .. } | ProtocolError::Source(source)) => Some(source),
             _ => None,
         }
     }
@@ -215,4 +216,57 @@ pub(crate) fn message_of(body: &str) -> Option<(String, String)> {
     let error = value.get("error")?;
     let text = |key| error.get(key).and_then(|value| value.as_str()).map(str::to_string);
     Some((peer_text(&text("code").unwrap_or_default()), peer_text(&text("message")?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Reply;
+
+    fn refused(code: &str, retry_after_seconds: Option<u64>) -> ServingError {
+        ServingError::Refused { by: "dealer", code: code.into(), message: "no".into(), retry_after_seconds }
+    }
+
+    #[test]
+    fn a_refusal_that_ends_by_itself_keeps_its_kind_and_others_do_not() {
+        for busy in ["too_many_sessions", "too_many_grants", "shutting_down", "not_ready", "peer_slow"] {
+            let reply = Reply::<()>::refused(&refused(busy, Some(7)), "client");
+            let Reply::Refused { code, retry_after_seconds, .. } = reply else { panic!("a welcome") };
+            assert_eq!((&*code, retry_after_seconds), (busy, Some(7)));
+        }
+        // The server's own key at the dealer is nothing that a client could change.
+        assert_eq!(refused("invalid_key", None).refusal_code("client"), "dealer");
+        let late = |peer| ServingError::Net { peer, source: NetError::TimedOut { seconds: 60 } };
+        assert_eq!(late("dealer").refusal_code("client"), "peer_slow");
+        assert_eq!(late("client").refusal_code("client"), "bad_greeting", "whoever greets badly is not the dealer");
+        let bad = |peer| ServingError::BadMessage { peer, reason: "x".into() };
+        assert_eq!(
+            (bad("client").refusal_code("client"), bad("dealer").refusal_code("client")),
+            ("bad_greeting", "dealer")
+        );
+        let differs = |field| ServingError::Mismatch { field, ours: "a".into(), theirs: "b".into() };
+        assert_eq!(differs("partition_id").refusal_code("client"), "partition_changed");
+        assert_eq!(differs("protocol").refusal_code("client"), "terms");
+    }
+
+    #[test]
+    fn a_slow_party_is_told_apart_from_a_lost_one() {
+        let source = |source| ServingError::Protocol(ProtocolError::Source(source));
+        assert_eq!(source(NetError::TimedOut { seconds: 60 }).close_code(), CLOSE_SLOW);
+        assert_eq!(source(NetError::Closed).close_code(), CLOSE_NORMAL);
+        for code in [CLOSE_SLOW, CLOSE_BUDGET] {
+            let ended = NetError::Ended { code, reason: String::new() };
+            assert_eq!(ServingError::Net { peer: "server", source: ended }.close_code(), code, "it is passed on");
+        }
+        let other = NetError::Ended { code: 4999, reason: String::new() };
+        assert_eq!(ServingError::Net { peer: "server", source: other }.close_code(), CLOSE_NORMAL);
+    }
+
+    #[test]
+    fn the_text_of_a_service_is_one_line() {
+        let body = "{\"error\":{\"code\":\"x\\u001b[2J\",\"message\":\"a\\nhint: b\\u001b]0;t\"}}";
+        assert_eq!(message_of(body), Some(("x [2J".into(), "a hint: b ]0;t".into())));
+        let long = format!("{{\"error\":{{\"message\":\"{}\"}}}}", "x".repeat(100_000));
+        assert!(message_of(&long).unwrap().1.len() < 400);
+    }
 }

@@ -171,11 +171,12 @@ pub fn upgrade(
 fn hijack(
     upgraded: hyper::upgrade::Upgraded,
     timeout: Duration,
-) -> std::io::Result<(WebSocketChannel, Arc<WireCount>, Option<Place>)> {
+) -> std::io::Result<(WebSocketChannel, Arc<WireCount>, Place)> {
     let count = Arc::<WireCount>::default();
     let parts = upgraded.downcast::<TokioIo<Line>>();
     let parts = parts.map_err(|_| std::io::Error::other("it is no connection of this service"))?;
-    let (stream, place) = parts.io.into_inner().into_parts();
+    let gone = || std::io::Error::other("the connection is another session's");
+    let (stream, place) = parts.io.into_inner().into_parts().ok_or_else(gone)?;
     // Leaves the runtime's poller; the descriptor stays non-blocking, which the channel wants.
     let raw = |stream: TcpStream| {
         let socket = CountedTcp::new(stream.into_std()?, count.clone())?;

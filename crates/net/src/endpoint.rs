@@ -103,7 +103,8 @@ impl Endpoint {
                 };
                 NetError::Untrusted { endpoint, reason }
             }
-            Some(rustls::Error::General(reason)) => NetError::Untrusted { endpoint, reason: peer_text(reason) },
+            // The words of the check of the pin.
+            Some(rustls::Error::General(reason)) => NetError::Untrusted { endpoint, reason: reason.clone() },
             Some(rustls::Error::InvalidMessage(_)) => {
                 let reason = "it speaks no TLS\nhint: plain HTTP is `http://`, on this machine only".to_string();
                 NetError::Handshake { endpoint, source: std::io::Error::other(reason) }

@@ -367,3 +367,58 @@ fn refusal_status(code: &str) -> Option<(StatusCode, &'static str, &'static str)
 fn stopped() -> HttpError {
     HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal", "the answer was broken off")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_say_who_has_to_do_what() {
+        let refused = |code: &str, retry_after_seconds| ServingError::Refused {
+            by: "evaluator",
+            code: code.into(),
+            message: "no".into(),
+            retry_after_seconds,
+        };
+        let ended = |code| ServingError::Net { peer: "server", source: NetError::Ended { code, reason: "x".into() } };
+        for (error, status, code, retry) in [
+            (refused("too_many_sessions", Some(9)), 429, "too_many_sessions", Some(9)),
+            (refused("too_many_grants", None), 429, "too_many_grants", Some(2)),
+            (refused("shutting_down", Some(3)), 503, "shutting_down", Some(3)),
+            (refused("partition_changed", None), 503, "partition_changed", Some(2)),
+            (refused("peer_slow", None), 504, "peer_slow", None),
+            (refused("bad_greeting", None), 502, "peer_lost", None),
+            (ended(CLOSE_SLOW), 504, "peer_slow", None),
+            (ended(CLOSE_BUDGET), 429, "budget_spent", Some(BUDGET_RETRY_SECONDS)),
+            (ended(1000), 502, "peer_lost", None),
+        ] {
+            let found = http_error(&error);
+            let found = (found.status.as_u16(), found.code.unwrap(), found.retry_after_seconds);
+            assert_eq!(found, (status, code, retry), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_full_server_is_waited_for_as_long_as_somebody_listens() {
+        let full = || ServingError::Refused {
+            by: "server",
+            code: "too_many_sessions".into(),
+            message: "full".into(),
+            retry_after_seconds: Some(1),
+        };
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut tries = 0;
+        let other = in_turn(&sender, || {
+            tries += 1;
+            Err(if tries < 2 { full() } else { ServingError::PromptEmpty })
+        });
+        assert!(tries == 2 && matches!(other, Err(ServingError::PromptEmpty)));
+        drop(receiver);
+        let mut tries = 0;
+        let left = in_turn(&sender, || {
+            tries += 1;
+            Err(full())
+        });
+        assert!(tries == 1 && matches!(left, Err(ServingError::Refused { .. })), "who has hung up holds nobody up");
+    }
+}
