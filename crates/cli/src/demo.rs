@@ -27,12 +27,13 @@ const MAX_TOKENS: usize = 8;
 const DEFAULT_PROMPT: &str = "Write a short poem about a lighthouse keeper";
 
 /// The embedded base and the rows to learn from, as files below the recipe's folder.
-const FILES: [(&str, &[u8]); 5] = [
+const FILES: [(&str, &[u8]); 6] = [
     ("base/config.json", include_bytes!("../../../recipes/base/config.json")),
     ("base/model.safetensors", include_bytes!("../../../recipes/base/model.safetensors")),
     ("base/tokenizer.json", include_bytes!("../../../recipes/base/tokenizer.json")),
     ("base/tokenizer_config.json", include_bytes!("../../../recipes/base/tokenizer_config.json")),
     ("demo/train.jsonl", include_bytes!("../../../recipes/demo/train.jsonl")),
+    ("demo/test.jsonl", include_bytes!("../../../recipes/demo/test.jsonl")),
 ];
 
 #[derive(clap::Args)]

@@ -327,6 +327,21 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
                 add(&format!("`dataset.{key}` {reason}"), "an answer or a row must tell the labels apart");
             }
         }
+        let same = |a: &String, b: &String| a.trim().eq_ignore_ascii_case(b.trim());
+        let named = |(nth, code): (usize, &String)| {
+            dataset
+                .labels
+                .iter()
+                .enumerate()
+                .any(|(other, label)| other != nth && same(label, code))
+                .then(|| code.clone())
+        };
+        if let Some(code) = dataset.label_codes.iter().enumerate().find_map(named) {
+            add(
+                &format!("`dataset.label_codes` has `{code}`, which is the name of another label"),
+                "a row that says it could mean either",
+            );
+        }
         if !dataset.label_codes.is_empty() && dataset.label_codes.len() != dataset.labels.len() {
             let (codes, labels) = (dataset.label_codes.len(), dataset.labels.len());
             add(

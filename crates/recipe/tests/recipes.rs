@@ -317,6 +317,7 @@ fn values_without_sense_are_refused() {
         ("[\"no\", \"yes\"]", "[\"no\", \" \"]", "`dataset.labels` has an empty name"),
         ("[\"no\", \"yes\"]", "[\"no\", \"y\\ns\"]", "`dataset.labels` has a line break"),
         ("\"yes\"]", "\"yes\"]\nlabel_codes = [\"1\", \"1\"]", "`dataset.label_codes` has `1` twice"),
+        ("\"yes\"]", "\"yes\"]\nlabel_codes = [\"Yes\", \"n\"]", "`dataset.label_codes` has `Yes`, which is the name"),
         ("\"yes\"]", "\"yes\"]\nlabel_codes = [\"1\"]", "`dataset.label_codes` has 1 codes for 2 labels"),
         (
             "labels =",
