@@ -61,9 +61,12 @@ pub struct Sample {
     pub label: Option<usize>,
     /// 1 or 0 for a classification or a program, sentence BLEU for a translation, the log-likelihood of a text.
     pub score: f64,
-    /// Log-likelihood of each label, in the task's order.
+    /// Log-likelihood of each label's own tokens, in the task's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub label_scores: Vec<f64>,
+    /// The same with the token that ends an answer: `acc` takes the likeliest of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub answer_scores: Vec<f64>,
     /// What each metric's score is computed from, by the metric's name; adds up over samples.
     pub figures: BTreeMap<&'static str, Vec<f64>>,
 }

@@ -31,12 +31,20 @@ impl Speaker<'_> {
         Ok(Question { text, tokens })
     }
 
-    /// The tokens of a whole answer to `prompt` with the token that ends it, as training learns it.
+    /// The tokens of an answer.
     ///
     /// # Errors
     /// [`EvalError::Model`] when the tokenizer refuses the text.
+    pub fn words(&self, text: &str) -> Result<Vec<u32>, EvalError> {
+        Ok(self.tokenizer.encode_continuing(text)?)
+    }
+
+    /// The tokens of a whole answer to `prompt` with the token that ends it, as training learns it.
+    ///
+    /// # Errors
+    /// As [`Speaker::words`].
     pub fn answer(&self, prompt: &Prompt, text: &str) -> Result<Vec<u32>, EvalError> {
-        let mut tokens = self.tokenizer.encode_continuing(text)?;
+        let mut tokens = self.words(text)?;
         tokens.extend(end_token(self.tokenizer, prompt, self.chat_template));
         Ok(tokens)
     }

@@ -65,7 +65,8 @@ fn the_twin_scores_labels_nearly_as_the_floats_do() {
     assert_eq!((float.version, names(&twin)), (2, vec!["acc", "exact_match"]));
     assert_eq!(float.samples_sha256, twin.samples_sha256, "both engines were asked the same");
     for (float, twin) in float.samples.iter().zip(&twin.samples) {
-        assert_eq!(float.label_scores.len(), 4);
+        assert_eq!((float.label_scores.len(), float.answer_scores.len()), (4, 4));
+        assert!(float.label_scores.iter().zip(&float.answer_scores).all(|(label, whole)| whole < label));
         for (a, b) in float.label_scores.iter().zip(&twin.label_scores) {
             // Labels of five to ten tokens, about 5.5 nats each.
             assert!((a - b).abs() < 0.5 && *a < -10.0, "{a} in floats, {b} in integers");
@@ -287,7 +288,7 @@ fn a_label_that_begins_another_is_told_from_it_by_its_end() {
         let report = fixture.run(&task, &mut sure, &[example]).unwrap();
         assert_eq!(report.metrics.iter().map(|m| m.value).collect::<Vec<_>>(), [1.0, 1.0], "label {nth}");
         assert_eq!(report.samples[0].choice.as_deref(), Some(report.samples[0].answer.as_str()));
-        assert_eq!(sure.1, 4);
+        assert_eq!(sure.1, 8, "each label with and without its end");
     }
 }
 

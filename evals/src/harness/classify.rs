@@ -13,6 +13,7 @@ impl Run<'_, '_> {
             true => vec![Measure::Acc, Measure::ExactMatch],
             false => vec![Measure::ExactMatch],
         };
+        let words = labels.iter().map(|label| self.speaker.words(label)).collect::<Result<Vec<_>, _>>()?;
         let mut samples = Vec::with_capacity(examples.len());
         for (doc_id, example) in examples.iter().enumerate() {
             // With its end, an answer that begins another one can be told from it.
@@ -22,11 +23,13 @@ impl Run<'_, '_> {
             let longest = whole.iter().map(Vec::len).max().unwrap_or(1) + 1;
             let question = self.ask(shots, example, longest)?;
             let mut figures = BTreeMap::new();
-            let (mut choice, mut label_scores) = (None, Vec::new());
+            let (mut choice, mut label_scores, mut answer_scores) = (None, Vec::new(), Vec::new());
             if self.engine.gives_likelihoods() {
-                let scores = self.engine.score(&question.tokens, &whole);
+                let both: Vec<Vec<u32>> = words.iter().chain(&whole).cloned().collect();
+                let scores = self.engine.score(&question.tokens, &both);
                 label_scores = scores.map_err(|error| self.no_score(Measure::Acc, doc_id, error))?;
-                let likeliest = best(&label_scores);
+                answer_scores = label_scores.split_off(labels.len());
+                let likeliest = best(&answer_scores);
                 let right = f64::from(labels[likeliest].trim() == example.completion.trim());
                 figures.insert(Measure::Acc.name(), vec![right, 1.0]);
                 choice = Some(labels[likeliest].clone());
@@ -44,6 +47,7 @@ impl Run<'_, '_> {
                 label: example.label,
                 score: figures[measures[0].name()][0],
                 label_scores,
+                answer_scores,
                 figures,
             });
             (self.progress)(doc_id + 1, examples.len());
