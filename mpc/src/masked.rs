@@ -333,6 +333,11 @@ pub const MANY: usize = 1 << 13;
 /// Corrections leave the dealer in frames of about this size.
 const FRAME_BYTES: usize = 1 << 19;
 
+/// A buffer that takes a frame without growing: one that moves has to be copied, and wiped where it was.
+fn room() -> Vec<u8> {
+    Vec::with_capacity(FRAME_BYTES + FRAME_BYTES / 4)
+}
+
 impl Masked {
     /// E0: the client.
     ///
@@ -422,7 +427,7 @@ impl Masked {
             adapter_masks: adapter_masks(spec, adapter_seed),
             matrix_masks,
             sink,
-            buffer: Vec::new(),
+            buffer: room(),
             words: None,
             #[cfg(test)]
             script: None,
@@ -714,19 +719,19 @@ impl Source {
         if self.buffer.len() < FRAME_BYTES {
             return Ok(());
         }
-        let buffer = std::mem::take(&mut self.buffer);
+        let buffer = std::mem::replace(&mut self.buffer, room());
         let mut frames = buffer.chunks_exact(FRAME_BYTES);
         for frame in frames.by_ref() {
             self.sink.send(frame.to_vec()).map_err(ProtocolError::Source)?;
         }
-        self.buffer = frames.remainder().to_vec();
+        self.buffer.extend_from_slice(frames.remainder());
         Ok(())
     }
 
     fn flush(&mut self) -> Result<(), ProtocolError> {
         let words = self.words.as_mut().map(|(sink, buffer)| (sink.as_mut(), buffer));
         for (sink, buffer) in words.into_iter().chain([(self.sink.as_mut(), &mut self.buffer)]) {
-            for frame in std::mem::take(buffer).chunks(FRAME_BYTES) {
+            for frame in std::mem::replace(buffer, room()).chunks(FRAME_BYTES) {
                 sink.send(frame.to_vec()).map_err(ProtocolError::Source)?;
             }
         }

@@ -3,6 +3,8 @@
 //! What a call returned `Ok` for is on disk. A process that is killed at any point leaves the last complete transaction;
 //! nothing is ever read whole to answer a question about one session or one key. One process writes; others read beside it.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,6 +17,7 @@ use redb::{
 use super::takeover::take_over;
 use super::{KeyDigest, WINDOW, unix_seconds};
 use crate::ServingError;
+use crate::secret_files::sync_folder;
 use crate::wire::hex;
 
 /// Name of the file in a service's folder.
@@ -72,6 +75,12 @@ impl Store {
     pub(crate) fn open(folder: &Path, when_in_use: WhenInUse) -> Result<Self, ServingError> {
         std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
         let path = folder.join(RECORDS_FILE);
+        // Readable by its owner only; an empty file is a new database.
+        match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(_) => sync_folder(folder)?,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(ServingError::Io { path, source }),
+        }
         let opener: Opener = Box::new({
             let path = path.clone();
             move || {
