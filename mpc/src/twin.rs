@@ -10,6 +10,7 @@ use crate::decoder::{self, Cache, PAD_BIAS};
 use crate::encoder;
 use crate::engine::{Attention, Engine, Gate, Step};
 use crate::masked::ProtocolError;
+use crate::range::Room;
 use crate::sampling::{self, RANGE_BITS, Sampling, gumbel, search};
 use crate::seed::{Prg, Seed};
 use crate::spec::{Architecture, MAX_POSITIONS, Module};
@@ -70,6 +71,9 @@ pub struct Clear {
     noise: Noise,
     /// Opened values by place, when a test asks for them.
     pub trace: Option<Vec<(&'static str, Vec<u64>)>>,
+    layer: Option<usize>,
+    /// The tightest place so far, when it is asked for.
+    least_room: Option<Option<Room>>,
     /// The logits of the last step, as integers.
     logits: Vec<u64>,
     /// Whether they are those of a sampled step, before its noise.
@@ -88,6 +92,8 @@ impl Clear {
             rounding: Coins::Exact,
             noise: Noise::Drawn,
             trace: None,
+            layer: None,
+            least_room: None,
             logits: Vec::new(),
             sampled: false,
             last_hidden: Vec::new(),
@@ -133,6 +139,22 @@ impl Clear {
         self
     }
 
+    fn in_range(&mut self, tensor: &Tensor, bits: u32, place: &'static str) -> Step<()> {
+        let bits = bits.min(64);
+        self.measure(&tensor.data, f64::from(bits - 2), place);
+        check_range(&tensor.data, bits, place).map_err(ProtocolError::Range)
+    }
+
+    /// Keeps the place whose values come nearest to what fits there, `2^limit_bits`, where this is asked for.
+    fn measure(&mut self, data: &[u64], limit_bits: f64, place: &'static str) {
+        let Some(least) = &mut self.least_room else { return };
+        let largest = data.iter().map(|&v| (v as i64).unsigned_abs()).max().unwrap_or(0);
+        let room = Room { layer: self.layer, place, reaches_bits: (largest.max(1) as f64).log2(), limit_bits };
+        if least.is_none_or(|least| room.bits() < least.bits()) {
+            *least = Some(room);
+        }
+    }
+
     fn record(&mut self, place: &'static str, data: &[u64]) {
         if let Some(trace) = &mut self.trace {
             trace.push((place, data.to_vec()));
@@ -140,24 +162,24 @@ impl Clear {
     }
 }
 
-fn in_range(tensor: &Tensor, bits: u32, place: &'static str) -> Step<()> {
-    check_range(&tensor.data, bits.min(64), place).map_err(ProtocolError::Range)
-}
-
 impl Engine for Clear {
     type Share = Tensor;
     type Wire = Tensor;
 
+    fn enter_layer(&mut self, layer: Option<usize>) {
+        self.layer = layer;
+    }
+
     fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Tensor> {
         let data = values.ok_or(ProtocolError::MissingInput)?.to_vec();
         let tensor = Tensor { rows, cols, data };
-        in_range(&tensor, bits, "input")?;
+        self.in_range(&tensor, bits, "input")?;
         Ok(tensor)
     }
 
     fn open(&mut self, shares: &[(&Tensor, u32)], place: &'static str) -> Step<Vec<Tensor>> {
         for (tensor, bits) in shares {
-            in_range(tensor, *bits, place)?;
+            self.in_range(tensor, *bits, place)?;
             self.record(place, &tensor.data);
         }
         Ok(shares.iter().map(|(t, _)| (*t).clone()).collect())
@@ -333,7 +355,7 @@ impl Engine for Clear {
     }
 
     fn ragged_max(&mut self, x: &Tensor, lens: &[usize], place: &'static str) -> Step<Tensor> {
-        in_range(x, 32, place)?;
+        self.in_range(x, 32, place)?;
         let data =
             ragged(&x.data, lens).map(|row| row.iter().copied().max_by_key(|&v| v as i64).unwrap_or(0)).collect();
         Ok(Tensor { rows: 1, cols: lens.len(), data })
@@ -351,19 +373,19 @@ impl Engine for Clear {
     }
 
     fn truncate(&mut self, x: &Tensor, shift: u32, in_bits: u32, _out: u32, place: &'static str) -> Step<Tensor> {
-        in_range(x, in_bits, place)?;
+        self.in_range(x, in_bits, place)?;
         let out = self.rounded(x, |v, round| round(v, shift));
         self.record(place, &out.data);
         Ok(out)
     }
 
     fn exp_neg(&mut self, y: &Tensor, _out_bits: u32, place: &'static str) -> Step<Tensor> {
-        check_range(&y.data, 33, place).map_err(ProtocolError::Range)?;
+        self.in_range(y, 33, place)?;
         Ok(self.rounded(y, |v, round| functions::linear_by(&tables().exp, v, round)))
     }
 
     fn gate(&mut self, x: &Tensor, gate: Gate<'_>, place: &'static str) -> Step<Tensor> {
-        in_range(x, 32, place)?;
+        self.in_range(x, 32, place)?;
         Ok(self.rounded(x, |v, round| functions::linear_by(gate.0, v, round)))
     }
 
@@ -372,6 +394,7 @@ impl Engine for Clear {
             let (value, bits) = (s.data[index] as i64, table.ring_bits);
             return Err(ProtocolError::Range(NumericError::Overflow { place, index, value, bits }));
         }
+        self.measure(&s.data, (table.end as f64).log2(), place);
         let out = s.map(|v| functions::piecewise(table, v));
         self.record(place, &out.data);
         Ok(out)
@@ -391,7 +414,7 @@ impl Engine for Clear {
     }
 
     fn below_largest(&mut self, x: &Tensor, keep: usize, place: &'static str) -> Step<Tensor> {
-        check_range(&x.data, RANGE_BITS + 2, place).map_err(ProtocolError::Range)?;
+        self.in_range(x, RANGE_BITS + 2, place)?;
         let mut sorted: Vec<i64> = x.data.iter().map(|&v| v as i64).collect();
         sorted.sort_unstable_by_key(|&v| std::cmp::Reverse(v));
         let threshold = sorted[keep.clamp(1, sorted.len()) - 1] >> search::GRID_BITS << search::GRID_BITS;
@@ -401,7 +424,7 @@ impl Engine for Clear {
     }
 
     fn argmax_to_client(&mut self, x: &Tensor, place: &'static str) -> Step<Option<u32>> {
-        in_range(x, 48, place)?;
+        self.in_range(x, 48, place)?;
         if !self.sampled {
             self.logits.clone_from(&x.data);
         }
@@ -410,7 +433,7 @@ impl Engine for Clear {
     }
 
     fn reveal_to_client(&mut self, x: &Tensor, bits: u32, place: &'static str) -> Step<Option<Vec<u64>>> {
-        in_range(x, bits, place)?;
+        self.in_range(x, bits, place)?;
         self.record(place, &x.data);
         Ok(Some(x.data.clone()))
     }
@@ -596,6 +619,17 @@ impl Twin {
     /// Keeps every value that later steps open, for comparison with another engine.
     pub fn start_trace(&mut self) {
         self.engine.trace = Some(Vec::new());
+    }
+
+    /// From here on, looks how near every value comes to the edge of its wire.
+    pub fn start_measuring(&mut self) {
+        self.engine.least_room = Some(None);
+    }
+
+    /// The place that came nearest since [`Self::start_measuring`].
+    #[must_use]
+    pub fn least_room(&self) -> Option<Room> {
+        self.engine.least_room.flatten()
     }
 
     /// As it is, for a session that draws its tokens: by noise of its own, so that it samples what a session samples and

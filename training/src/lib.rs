@@ -27,6 +27,6 @@ pub use estimate::{Estimate, peak_memory_bytes};
 pub use output::{DataNotes, Progress, TrainReport};
 pub use rehearsal::{Rehearsal, rehearse};
 pub use rng::Rng;
-pub use samples::{Sample, end_token, prompt_text, prompt_tokens};
+pub use samples::{Sample, end_token, prompt_text, prompt_tokens, some_rows};
 pub use scratch::{CHATML, SPECIAL_TOKENS, train_tokenizer};
 pub use trainer::{TrainOptions, train, transforms_for};

@@ -124,6 +124,32 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
     Ok(Samples { train, validation, notes })
 }
 
+/// Token ids of up to `count` of the rows that a recipe trains on, out of all its data sets.
+///
+/// # Errors
+/// As for training: a file that is missing or damaged, a template that refuses a row.
+pub fn some_rows(recipe: &Recipe, dir: &Path, model: &Checkpoint, count: usize) -> Result<Vec<Vec<u32>>, TrainError> {
+    let limit = recipe.data.max_seq_len.min(model.config.max_position_embeddings);
+    let each = count.div_ceil(recipe.dataset.len().max(1));
+    let (mut rows, mut notes) = (Vec::new(), DataNotes::default());
+    for (nth, dataset) in recipe.dataset.iter().enumerate() {
+        let mut rng = Rng::new(recipe.train.seed, &format!("dataset {nth}"));
+        let examples = draw(Rows::read(dataset, dir)?.examples, dataset, &mut rng);
+        // Files are often sorted.
+        let step = (examples.len() / each).max(1);
+        let some: Vec<Example> = examples.into_iter().step_by(step).take(each).collect();
+        let samples = if dataset.format == Format::Text {
+            windows(&some, model, limit)?
+        } else {
+            let how = How { model, limit, data: &recipe.data, turns: dataset.format == Format::Chat };
+            let samples = some.iter().map(|example| how.samples(example, &mut notes));
+            samples.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect()
+        };
+        rows.extend(samples.into_iter().map(|sample| sample.tokens).filter(|tokens| !tokens.is_empty()).take(each));
+    }
+    Ok(rows)
+}
+
 fn draw(mut examples: Vec<Example>, dataset: &Dataset, rng: &mut Rng) -> Vec<Example> {
     if let Some(limit) = dataset.limit {
         rng.shuffle(&mut examples);

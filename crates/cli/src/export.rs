@@ -52,7 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(EXPORT_FOLDER));
     let name = args.name.clone().unwrap_or_else(|| name_of(&args.run_dir));
     let (peft_lossy, rounding) = (args.format.is_some(), args.rounding);
-    let told = ExportAs { name: &name, peft_lossy, rounding, ignore: &args.ignore };
+    let told = ExportAs { name: &name, peft_lossy, rounding, ignore: &args.ignore, data_dir: None };
     let is_checkpoint = !recipe_path.is_file() && args.run_dir.join("config.json").is_file();
     let report = match (is_checkpoint, &args.base) {
         (true, Some(base)) => export_checkpoint(&args.run_dir, base, &out, &told)?,
@@ -73,10 +73,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     if args.json {
+        let measured = report.measured.as_ref().map(|m| {
+            serde_json::json!({
+                "rows": m.rows, "tokens": m.tokens, "fits": m.overflow.is_none(), "overflow": m.overflow,
+                "bits_left": m.least.map(|room| room.bits()), "layer": m.least.and_then(|room| room.layer),
+                "place": m.least.map(|room| room.place),
+            })
+        });
         let json = serde_json::json!({
             "dir": report.dir, "partition_id": report.partition_id, "public_bytes": report.public_bytes,
             "private_bytes": report.private_bytes, "adapter_config": report.wrote_peft_config,
-            "range": { "proved": report.range.is_ok(), "finding": marill_partition::describe_range(&report.range) },
+            "range": { "proved": report.range.is_ok(), "finding": marill_partition::describe_range(&report.range),
+                "measured": measured },
         });
         println!("{json:#}");
     } else {

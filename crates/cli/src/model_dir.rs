@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use marill_model::{Adapter, Checkpoint, Transforms};
 use marill_numeric::{NumericSpec, Rounding};
-use marill_partition::{ExportOptions, ExportReport, MANIFEST_FILE, Partition, export, export_full, shared_layers};
+use marill_partition::{
+    ExportOptions, ExportReport, MANIFEST_FILE, Measured, Partition, export, export_full, measure_range, shared_layers,
+};
 use marill_recipe::Recipe;
+use marill_training::some_rows;
 
 use crate::base_model::hub_name;
 use crate::failure::BadInput;
@@ -76,6 +79,8 @@ pub struct ExportAs<'a> {
     pub rounding: Option<Rounding>,
     /// Keys, tensors and tokens of the checkpoints that may be left out, besides the recipe's.
     pub ignore: &'a [String],
+    /// Where the recipe's data sets are looked for first; the run's own folder where nothing is said.
+    pub data_dir: Option<&'a Path>,
 }
 
 /// Exports a training run into `out`: its low-rank factors, or the private layers of a full fine-tune.
@@ -98,7 +103,7 @@ pub fn export_run(
         let base = Checkpoint::open_ignoring(base, &ignore)?;
         let (name, base_name, peft_lossy) = (told.name.into(), hub_name(recipe), told.peft_lossy);
         let opts = ExportOptions { name, base_name, peft_lossy, numeric, model: None };
-        let report = if adapter_path.is_file() {
+        let mut report = if adapter_path.is_file() {
             export(&base, &transforms, &Adapter::load(&adapter_path)?, out, &opts)?
         } else if model_path.join("config.json").is_file() {
             export_full(&base, &transforms, &Checkpoint::open_ignoring(&model_path, &ignore)?, out, &opts)?
@@ -106,7 +111,13 @@ pub fn export_run(
             let run = run_dir.display();
             anyhow::bail!("`{run}` has neither `adapter.safetensors` nor `model/`\nhint: let `marill train` finish it");
         };
-        warn_of_range(&report);
+        if report.range.is_err() {
+            match measure(recipe, told.data_dir.unwrap_or(run_dir), &base, &report.dir) {
+                Ok(measured) => report.measured = Some(measured),
+                Err(error) => eprintln!("note: range: no row of the run could be measured: {error:#}"),
+            }
+        }
+        say_range(&report);
         Ok(report)
     };
     work().map_err(|error| BadInput(error).into())
@@ -129,20 +140,33 @@ pub fn export_checkpoint(model: &Path, base: &Path, out: &Path, told: &ExportAs<
         let numeric = NumericSpec::with_rounding(told.rounding.unwrap_or(Rounding::Exact));
         let opts = ExportOptions { name: told.name.into(), numeric, ..Default::default() };
         let report = export_full(&base, &transforms, &model, out, &opts)?;
-        warn_of_range(&report);
+        say_range(&report);
         Ok(report)
     };
     work().map_err(|error| BadInput(error).into())
 }
 
-fn warn_of_range(report: &ExportReport) {
-    if report.range.is_err() {
-        let finding = marill_partition::describe_range(&report.range);
-        eprintln!("warning: range: {finding}");
-        eprintln!(
-            "\nhint: bounds are worst cases; `marill eval {} --engine twin` checks every value on your own data",
-            report.dir.display()
-        );
+/// How near values come to the edges of their wires on some rows of a run: enough to notice a model that is too large for
+/// them, few enough to take seconds.
+fn measure(recipe: &Recipe, data_dir: &Path, base: &Checkpoint, partition: &Path) -> anyhow::Result<Measured> {
+    const ROWS: usize = 8;
+    const TOKENS: usize = 128;
+    let mut rows = some_rows(recipe, data_dir, base, ROWS)?;
+    rows.iter_mut().for_each(|row| row.truncate(TOKENS));
+    Ok(measure_range(&Partition::open(partition)?, &rows)?)
+}
+
+/// One line where no value is proved to fit: a warning, unless the run's own rows leave room.
+fn say_range(report: &ExportReport) {
+    if report.range.is_ok() {
+        return;
+    }
+    let finding = marill_partition::describe_range(&report.range);
+    let own = format!("`marill eval {} --engine twin` checks every value on data of your own", report.dir.display());
+    match &report.measured {
+        Some(measured) if measured.is_easy() => eprintln!("range: {measured}; {finding}; {own}"),
+        Some(measured) => eprintln!("warning: range: {measured}; {finding}\n\nhint: {own}"),
+        None => eprintln!("warning: range: {finding}\n\nhint: bounds are worst cases; {own}"),
     }
 }
 

@@ -160,7 +160,7 @@ pub fn train_and_export(
         None => Search::default().base(recipe, &options.recipe_dir)?,
     };
     let name = name_of(&report.output_dir);
-    let told = ExportAs { name: &name, ..Default::default() };
+    let told = ExportAs { name: &name, data_dir: Some(&options.recipe_dir), ..Default::default() };
     let exported = export_run(&report.output_dir, recipe, &base, &out, &told).with_context(|| {
         let run = report.output_dir.display();
         format!("the run is done, but not exported\nhint: `marill export {run}` tries that again without training")

@@ -39,6 +39,8 @@ pub struct ExportReport {
     /// Over which inputs no value overflows, or what keeps that from being proved. It depends on the private part a
     /// little, so it is told to the owner and not written into the partition.
     pub range: Result<Proof, Unproved>,
+    /// What [`crate::measure_range`] found where `range` is no proof and rows are at hand; the export itself has none.
+    pub measured: Option<crate::Measured>,
 }
 
 /// Writes the partition of `base` with `transforms` and `adapter` into the new folder `out_dir`.
@@ -214,6 +216,7 @@ fn write_all(
         private_bytes: manifest.private_files.iter().map(|file| file.bytes).sum(),
         wrote_peft_config,
         range,
+        measured: None,
     })
 }
 

@@ -27,7 +27,7 @@ pub use export::{ExportOptions, ExportReport, export, export_full, shared_layers
 pub use manifest::{Base, BaseFormat, FileEntry, ID_FILE, MANIFEST_FILE, Manifest, Reveal, SCHEMA};
 pub use partition::Partition;
 pub use private::{ADAPTER_FILE, LAYERS_FILE, PrivatePart};
-pub use range::{describe_range, range_of};
+pub use range::{Measured, describe_range, measure_range, range_of};
 pub use weights::{decoder_spec, full_weights, private_weights, public_weights};
 
 /// What each party of the setting `dealer` holds and learns: `(party, holds, learns)`.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use marill_mpc::range::{LARGEST_POSITIONS, Proof, Prover, Unproved};
-use marill_mpc::{PrivateWeights, PublicWeights};
+use marill_mpc::range::{LARGEST_POSITIONS, Proof, Prover, Room, Unproved};
+use marill_mpc::{PrivateWeights, ProtocolError, PublicWeights, SpecError, Twin};
 
 use crate::{Partition, PartitionError};
 
@@ -21,6 +21,89 @@ pub fn range_of(partition: &Partition) -> Result<Result<Proof, Unproved>, Partit
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
     Ok(analyse(&public, private))
+}
+
+/// What the twin met on rows of text: a measurement of these rows, no proof.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    pub rows: usize,
+    pub tokens: usize,
+    /// The place whose values came nearest to the edge of their wire.
+    pub least: Option<Room>,
+    /// The first value that did not fit: the row, counted from 1, and the place.
+    pub overflow: Option<String>,
+}
+
+impl Measured {
+    /// A row that is a little longer or stranger may still fit.
+    const EASY_BITS: f64 = 1.0;
+
+    /// Whether every value fitted with a bit to spare.
+    #[must_use]
+    pub fn is_easy(&self) -> bool {
+        self.overflow.is_none() && self.least.is_some_and(|room| room.bits() >= Self::EASY_BITS)
+    }
+}
+
+impl std::fmt::Display for Measured {
+    /// One sentence, without a final period.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rows, tokens, .. } = self;
+        if let Some(overflow) = &self.overflow {
+            return write!(f, "a value of the run's own rows does not fit: {overflow}");
+        }
+        let Some(room) = self.least else { return write!(f, "no row was measured") };
+        let place = match room.layer {
+            Some(layer) => format!("private layer {layer}, `{}`", room.place),
+            None => format!("behind the last layer, `{}`", room.place),
+        };
+        let (bits, reaches, limit) = (room.bits(), room.reaches_bits, room.limit_bits);
+        write!(
+            f,
+            "every value of {rows} of the run's own rows ({tokens} tokens) fits, {bits:.1} bits left at the nearest place \
+             ({place}: 2^{reaches:.1} of 2^{limit:.0})"
+        )
+    }
+}
+
+/// Runs rows of token ids through the twin and says how near values come to the edges of their wires; needs the private
+/// part. Rows longer than a session lose their end, empty ones are left out.
+///
+/// # Errors
+/// [`PartitionError::NoPrivatePart`] for a client's view, and errors of the weights.
+pub fn measure_range(partition: &Partition, rows: &[Vec<u32>]) -> Result<Measured, PartitionError> {
+    let public = Arc::new(partition.public_weights()?);
+    let private = Arc::new(partition.private_weights(&public)?);
+    let spec = public.spec.clone();
+    let mut prefix = partition.prefix()?;
+    let mut twin = Twin::exact(public, private);
+    twin.start_measuring();
+    let mut measured = Measured { rows: 0, tokens: 0, least: None, overflow: None };
+    let longest = (1..=spec.max_positions).rev().find(|&n| spec.bucket(n) <= spec.max_positions).unwrap_or(0);
+    for (nth, row) in rows.iter().enumerate() {
+        let row = &row[..row.len().min(longest)];
+        if row.is_empty() {
+            continue;
+        }
+        prefix.truncate(0);
+        let overflow = match spec.encode(&prefix.forward(row)?) {
+            Err(SpecError::Numeric(error)) => Some(error.to_string()),
+            Err(other) => return Err(other.into()),
+            Ok(boundary) => match twin.prefill(&boundary) {
+                Ok(_) => None,
+                Err(error @ ProtocolError::Range(_)) => Some(error.to_string()),
+                Err(other) => unreachable!("the twin meets no peer, and the row fits: {other}"),
+            },
+        };
+        measured.rows += 1;
+        measured.tokens += row.len();
+        if let Some(error) = overflow {
+            measured.overflow = Some(format!("row {}: {error}", nth + 1));
+            break;
+        }
+    }
+    measured.least = twin.least_room();
+    Ok(measured)
 }
 
 /// One sentence about an analysis, without a final period.
