@@ -22,7 +22,7 @@ fn rows_that_fit_say_how_much_is_left() {
     let partition = partition(dir.path(), &base, 1.0);
     let rows = [vec![5, 6, 7, 8], Vec::new(), vec![9; 40]];
     let measured = measure_range(&partition, &rows).unwrap();
-    assert_eq!((measured.rows, measured.tokens, &measured.overflow), (2, 44, &None));
+    assert_eq!((measured.rows, measured.tokens, &measured.overflow), (2, 36, &None));
     let least = measured.least.unwrap();
     assert!(measured.is_easy() && least.bits() > 1.0 && least.reaches_bits > 0.0, "{measured}");
     assert!(measured.to_string().contains(&format!("{:.1} bits left", least.bits())), "{measured}");
