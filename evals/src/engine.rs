@@ -47,6 +47,26 @@ pub trait Engine {
     fn generate(&mut self, prompt: &[u32], max_new_tokens: usize, stop: &Stop<'_>) -> Result<Vec<u32>, EvalError>;
 }
 
+/// Sums over the tokens of each continuation; `each` gives the parts of one. What begins another one is not asked for.
+pub(crate) fn summed(
+    continuations: &[Vec<u32>],
+    mut each: impl FnMut(&[u32]) -> Result<Vec<f64>, EvalError>,
+) -> Result<Vec<f64>, EvalError> {
+    let mut order: Vec<usize> = (0..continuations.len()).collect();
+    order.sort_by_key(|&nth| std::cmp::Reverse(continuations[nth].len()));
+    let mut known: Vec<(&[u32], Vec<f64>)> = Vec::new();
+    let mut sums = vec![0.0; continuations.len()];
+    for nth in order {
+        let tokens = continuations[nth].as_slice();
+        if !known.iter().any(|(longer, _)| longer.starts_with(tokens)) {
+            known.push((tokens, each(tokens)?));
+        }
+        let found = known.iter().find(|(longer, _)| longer.starts_with(tokens));
+        sums[nth] = found.map_or(0.0, |(_, parts)| parts[..tokens.len()].iter().sum());
+    }
+    Ok(sums)
+}
+
 /// `ln softmax(logits)[token]`, in double precision.
 ///
 /// # Errors
@@ -83,6 +103,18 @@ mod tests {
     fn log_softmax_of_equal_logits_is_minus_ln_n() {
         assert!((log_softmax_at(&[5.0; 4], 2).unwrap() + 4f64.ln()).abs() < 1e-12);
         assert!((log_softmax_at(&[0.0, 1000.0], 1).unwrap()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_begins_another_continuation_is_asked_for_once() {
+        let continuations = [vec![1], vec![1, 2, 3], vec![4, 5], vec![1, 2], vec![], vec![4, 5]];
+        let mut asked = Vec::new();
+        let sums = summed(&continuations, |tokens| {
+            asked.push(tokens.to_vec());
+            Ok(tokens.iter().map(|&token| -f64::from(token)).collect())
+        });
+        assert_eq!(sums.unwrap(), [-1.0, -6.0, -9.0, -3.0, 0.0, -9.0]);
+        assert_eq!(asked, [vec![1, 2, 3], vec![4, 5]]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use marill_model::{Adapter, Checkpoint, FloatModel, Transforms};
 
-use super::{Engine, Stop, arg_max, log_softmax_at};
+use super::{Engine, Stop, arg_max, log_softmax_at, summed};
 use crate::EvalError;
 
 /// The float model: base, transforms and adapter.
@@ -8,6 +8,8 @@ pub struct FloatEngine {
     model: FloatModel,
     /// The tokens in the model's cache: prompts with the same worked examples read them once.
     cached: Vec<u32>,
+    /// The prompt that was read last and the logits behind it: its labels and its greedy answer read it once.
+    read: Option<(Vec<u32>, Vec<f32>)>,
     context: usize,
 }
 
@@ -16,7 +18,7 @@ impl FloatEngine {
     /// [`EvalError::Model`] when the adapter or the transforms do not fit the base.
     pub fn new(base: &Checkpoint, transforms: &Transforms, adapter: Option<&Adapter>) -> Result<Self, EvalError> {
         let model = FloatModel::new(base, transforms, adapter)?;
-        Ok(Self { model, cached: Vec::new(), context: base.config.max_position_embeddings })
+        Ok(Self { model, cached: Vec::new(), read: None, context: base.config.max_position_embeddings })
     }
 
     /// Keeps the first `len` tokens of the cache.
@@ -27,9 +29,19 @@ impl FloatEngine {
 
     /// Makes the cache hold `prompt` and returns the logits behind it.
     fn read(&mut self, prompt: &[u32]) -> Result<Vec<f32>, EvalError> {
+        if let Some((read, logits)) = &self.read
+            && read == prompt
+            && self.cached.starts_with(prompt)
+        {
+            let logits = logits.clone();
+            self.keep(prompt.len())?;
+            return Ok(logits);
+        }
         let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         self.keep(common.min(prompt.len().saturating_sub(1)))?;
-        self.append(&prompt[self.cached.len()..])
+        let logits = self.append(&prompt[self.cached.len()..])?;
+        self.read = Some((prompt.to_vec(), logits.clone()));
+        Ok(logits)
     }
 
     fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EvalError> {
@@ -50,21 +62,18 @@ impl Engine for FloatEngine {
 
     fn score(&mut self, prompt: &[u32], continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
         let next = self.read(prompt)?;
-        let mut scores = Vec::with_capacity(continuations.len());
-        for continuation in continuations {
-            let mut score = continuation.first().map_or(Ok(0.0), |&first| log_softmax_at(&next, first))?;
-            if let [given @ .., _] = &continuation[..]
-                && !given.is_empty()
-            {
-                let rows = self.model.all_logits(given)?.to_vec2::<f32>()?;
-                for (row, &token) in rows.iter().zip(&continuation[1..]) {
-                    score += log_softmax_at(row, token)?;
+        summed(continuations, |continuation| {
+            let [first, rest @ ..] = continuation else { return Ok(Vec::new()) };
+            let mut parts = vec![log_softmax_at(&next, *first)?];
+            if !rest.is_empty() {
+                let rows = self.model.all_logits(&continuation[..rest.len()])?.to_vec2::<f32>()?;
+                for (row, &token) in rows.iter().zip(rest) {
+                    parts.push(log_softmax_at(row, token)?);
                 }
                 self.keep(prompt.len())?;
             }
-            scores.push(score);
-        }
-        Ok(scores)
+            Ok(parts)
+        })
     }
 
     fn token_scores(&mut self, tokens: &[u32]) -> Result<Vec<f64>, EvalError> {

@@ -4,7 +4,7 @@ use marill_model::Prefix;
 use marill_mpc::{PrivateWeights, PublicWeights, Twin};
 use marill_partition::Partition;
 
-use super::{Engine, Stop, log_softmax_at};
+use super::{Engine, Stop, log_softmax_at, summed};
 use crate::EvalError;
 
 /// The integers in clear: the client's float prefix, then the private layers as the secure engine computes them.
@@ -79,18 +79,17 @@ impl Engine for TwinEngine {
     }
 
     fn score(&mut self, prompt: &[u32], continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
-        let mut scores = Vec::with_capacity(continuations.len());
-        for continuation in continuations {
+        summed(continuations, |continuation| {
             self.prefill(prompt)?;
+            let [first, rest @ ..] = continuation else { return Ok(Vec::new()) };
             let next = self.read.as_ref().map_or(&[][..], |read| &read.logits);
-            let mut score = continuation.first().map_or(Ok(0.0), |&first| log_softmax_at(next, first))?;
-            for pair in continuation.windows(2) {
-                self.decode(pair[0])?;
-                score += log_softmax_at(&self.twin.last_logits(), pair[1])?;
+            let mut parts = vec![log_softmax_at(next, *first)?];
+            for (&given, &token) in continuation.iter().zip(rest) {
+                self.decode(given)?;
+                parts.push(log_softmax_at(&self.twin.last_logits(), token)?);
             }
-            scores.push(score);
-        }
-        Ok(scores)
+            Ok(parts)
+        })
     }
 
     fn token_scores(&mut self, tokens: &[u32]) -> Result<Vec<f64>, EvalError> {
