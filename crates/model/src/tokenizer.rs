@@ -88,7 +88,9 @@ impl Tokenizer {
         if !behind.is_empty() {
             let behind = self.decode(&behind)?;
             return Err(ModelError::Tokenizer(format!(
-                "its post-processor puts `{behind}` behind every text, and an answer cannot follow it"
+                "its post-processor puts `{behind}` behind every text, and an answer cannot follow it\n\n\
+                 hint: leave it out with `model.ignore = [\"post_processor\"]` in the recipe, `--ignore post_processor` \
+                 on the command line"
             )));
         }
         self.prefix = match (specials.add_bos, bos) {
@@ -103,6 +105,12 @@ impl Tokenizer {
         self.eos.extend(eos);
         self.specials = specials;
         Ok(self)
+    }
+
+    /// The same tokenizer as if its file had no post-processor.
+    pub(crate) fn without_post_processor(mut self) -> Self {
+        self.inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        self
     }
 
     /// What the post-processor puts in front of a text and behind it.

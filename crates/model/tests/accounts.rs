@@ -311,6 +311,15 @@ fn settings_of_a_tokenizer_that_change_its_tokens_are_refused() {
     });
     let tokenizer = folder.open().unwrap().tokenizer;
     assert_eq!(tokenizer.encode("one two three").unwrap().len(), 12, "it is neither cut nor filled");
+    let part = |name: &str| json!({ "Sequence": { "id": name, "type_id": 0 } });
+    let end = json!({ "SpecialToken": { "id": "</s>", "type_id": 0 } });
+    folder.tokenizer["post_processor"] = json!({
+        "type": "TemplateProcessing", "single": [part("A"), end], "pair": [part("A"), part("B")],
+        "special_tokens": { "</s>": { "id": "</s>", "ids": [2], "tokens": ["</s>"] } }
+    });
+    assert!(folder.error().contains("puts `</s>` behind every text"));
+    assert_eq!(folder.open_ignoring(&["post_processor"]).unwrap().tokenizer.encode_plain("a").unwrap().len(), 1);
+    folder.tokenizer["post_processor"] = json!(null);
     folder.tokenizer["model"]["dropout"] = json!(0.1);
     assert!(folder.error().contains("dropout"));
 }

@@ -40,8 +40,10 @@ impl<'a> TextStream<'a> {
         Ok(Piece { text: self.emit(certain), stopped: self.stopped })
     }
 
-    /// What was held back.
+    /// What was held back. A character whose last bytes never came is no text.
     pub(super) fn finish(&mut self) -> String {
+        let whole = self.text.trim_end_matches('\u{fffd}').len();
+        self.text.truncate(whole.max(self.emitted));
         self.emit(self.text.len())
     }
 
@@ -82,5 +84,27 @@ mod tests {
         assert_eq!(certain_end("ENabc", &stops), 5);
         assert_eq!(first_stop("abcENDx", &stops), Some(3));
         assert_eq!(first_stop("abc", &["".to_string()]), None);
+    }
+
+    #[test]
+    fn half_a_character_is_never_text() {
+        let dir = tempfile::tempdir().unwrap();
+        // Every byte is a token of its own number.
+        let tokenizer = marill_partition::testing::tiny_base(dir.path(), 1).unwrap().tokenizer;
+        let said = |bytes: &[u8]| {
+            let mut stream = TextStream::new(&tokenizer, &[]);
+            let mut pieces: Vec<String> =
+                bytes.iter().map(|&byte| stream.push(u32::from(byte), true).unwrap().text).collect();
+            pieces.push(stream.finish());
+            assert_eq!(pieces.concat(), stream.into_text());
+            pieces
+        };
+        let bytes = "aé你\u{1F600}".as_bytes();
+        assert_eq!(said(bytes).concat(), "aé你\u{1F600}");
+        for len in 0..bytes.len() {
+            assert!(!said(&bytes[..len]).concat().contains('\u{fffd}'), "after {len} bytes");
+        }
+        assert_eq!(said(&bytes[..2]), ["a", "", ""]);
+        assert_eq!(said(b"a\xc3b"), ["a", "", "\u{fffd}b", ""], "bytes that are no character stay visible");
     }
 }
