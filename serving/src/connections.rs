@@ -36,6 +36,8 @@ const BODY_PAUSE: Duration = Duration::from_secs(10);
 const BODY_LIMIT: Duration = Duration::from_secs(60);
 /// A peer that takes nothing of an answer for so long is given up.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// After so long without progress it gives way where connections are short.
+const STALL_SUFFERED: Duration = Duration::from_secs(2);
 /// What a connection may hold of requests that are not read and of answers that are not sent.
 const BUFFER_BYTES: usize = 128 << 10;
 /// Descriptors for the log, the records, the runtime and what else is no connection.
@@ -63,6 +65,8 @@ pub(crate) struct Slot {
     state: Mutex<Use>,
     give_way: Notify,
     given_up: AtomicBool,
+    /// Since when its peer has taken nothing.
+    stalled: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Copy)]
@@ -98,6 +102,16 @@ impl Slot {
             Use::Taken => Use::Taken,
         };
         Busy(self.clone())
+    }
+
+    /// Where its peer takes nothing of an answer, and has not for a while.
+    fn stalled_since(&self) -> Option<Instant> {
+        let stalled = *self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        stalled.filter(|since| since.elapsed() >= STALL_SUFFERED && !matches!(*self.state(), Use::Taken))
+    }
+
+    fn set_stalled(&self, since: Option<Instant>) {
+        *self.stalled.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     fn idle_since(&self) -> Option<Instant> {
@@ -158,26 +172,31 @@ impl Connections {
         open.count += 1;
         let (state, number) = (Mutex::new(Use::Idle(Instant::now())), open.count);
         let (give_way, given_up) = (Notify::new(), AtomicBool::new(false));
-        let slot = Arc::new(Slot { number, state, give_way, given_up });
+        let slot = Arc::new(Slot { number, state, give_way, given_up, stalled: Mutex::default() });
         open.slots.insert(number, slot.clone());
         Some(Place { all: self.clone(), slot })
     }
 
-    /// A place for a new connection. Where all are taken, the one that has asked for nothing for longest gives way; where
-    /// all are at work, the new one waits.
+    /// The connection that gives way to a new one: that has asked for nothing for longest, or else whose peer has taken
+    /// nothing of its answer for longest.
+    fn least_useful(&self) -> Option<Arc<Slot>> {
+        let open = self.open();
+        let idle = open.slots.values().filter_map(|slot| Some((slot.idle_since()?, slot)));
+        let stalled = || open.slots.values().filter_map(|slot| Some((slot.stalled_since()?, slot)));
+        idle.min_by_key(|idle| idle.0)
+            .or_else(|| stalled().min_by_key(|stalled| stalled.0))
+            .map(|(_, slot)| slot.clone())
+    }
+
+    /// A place for a new connection. Where all are taken, the least useful one gives way; where all are at work, the new
+    /// one waits.
     async fn enter(self: &Arc<Self>) -> Place {
         loop {
             let closed = self.closed.notified();
             if let Some(place) = self.try_enter() {
                 return place;
             }
-            let idle = self
-                .open()
-                .slots
-                .values()
-                .filter_map(|slot| Some((slot.idle_since()?, slot.clone())))
-                .min_by_key(|idle| idle.0);
-            if let Some((_, slot)) = idle {
+            if let Some(slot) = self.least_useful() {
                 slot.give_way.notify_one();
             }
             let _ = timeout(ACCEPT_PAUSE, closed).await;
@@ -269,7 +288,7 @@ async fn connection(
                 }
                 return;
             }
-            () = slot.give_way.notified() => if slot.idle_since().is_some() {
+            () = slot.give_way.notified() => if slot.idle_since().or_else(|| slot.stalled_since()).is_some() {
                 slot.give_up();
                 return;
             },
@@ -312,8 +331,13 @@ impl Line {
 
     fn progress<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
-            self.stall = None;
+            if self.stall.take().is_some() {
+                self.place.iter().for_each(|place| place.slot.set_stalled(None));
+            }
             return poll;
+        }
+        if self.stall.is_none() {
+            self.place.iter().for_each(|place| place.slot.set_stalled(Some(Instant::now())));
         }
         let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(STALL_LIMIT)));
         match stall.as_mut().poll(cx) {
@@ -471,6 +495,13 @@ mod tests {
         let newest = entering.await.unwrap();
         assert!(newest.slot.idle_since().is_some());
         assert!(working.slot.idle_since().is_none() && taken.slot.idle_since().is_none());
+        working.slot.set_stalled(Instant::now().checked_sub(STALL_SUFFERED));
+        taken.slot.set_stalled(Instant::now().checked_sub(STALL_SUFFERED * 2));
+        assert_eq!(all.least_useful().unwrap().number, newest.slot.number, "idle ones first");
+        newest.slot.take();
+        assert_eq!(all.least_useful().unwrap().number, working.slot.number, "then one that is not read");
+        working.slot.set_stalled(Some(Instant::now()));
+        assert!(all.least_useful().is_none(), "a pause is no stall, and a session stays");
         drop(busy);
         assert!(working.slot.idle_since().is_some(), "an answer that has ended leaves an idle connection");
         assert!(all.try_enter().is_none(), "three are open");

@@ -30,7 +30,7 @@ use crate::tls::Identity;
 use crate::wire::hex;
 
 /// How long a peer may take to greet, apart from how long it may pause between steps.
-const GREETING_LIMIT: Duration = Duration::from_secs(10);
+const GREETING_LIMIT: Duration = Duration::from_secs(5);
 
 /// The error object of the OpenAI interface, used by every service.
 #[derive(Debug)]
