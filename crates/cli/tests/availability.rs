@@ -146,15 +146,27 @@ fn lines_that_never_greet_leave_their_seats_soon() {
 
 #[test]
 fn a_changed_partition_is_noticed_and_fetched() {
+    changed_partition(false);
+}
+
+#[test]
+fn an_evaluator_goes_on_with_a_changed_partition_too() {
+    changed_partition(true);
+}
+
+fn changed_partition(with_evaluator: bool) {
     let (world, other) = (World::new(), World::rounding(Rounding::Stochastic));
-    let (dealer, mut server) = world.parties();
-    let gateway = world.gateway(&server.url, &dealer.url);
+    let flags: &[&str] = if with_evaluator { &["--e0", "operator"] } else { &[] };
+    let (dealer, mut server) = world.parties_with_server(flags);
+    let evaluator = with_evaluator.then(|| world.evaluator(&server.url, &dealer.url, &[]));
+    let named = evaluator.as_ref().map_or(Vec::new(), |evaluator| vec!["--evaluator", &evaluator.url]);
+    let gateway = world.gateway_with(&server.url, &dealer.url, &named);
     assert!(is_ok(&gateway.exchange("/v1/chat/completions", &chat(1))));
     let former = gateway.get("/health")["partition_id"].clone();
     server.terminate();
     let port = server.url.rsplit(':').next().unwrap().to_string();
     let mut again = marill();
-    again.args(["serve", "--port", &port, "--dealer", &dealer.url]).arg(&other.partition);
+    again.args(["serve", "--port", &port, "--dealer", &dealer.url]).arg(&other.partition).args(flags);
     let server = Service::start(world.server_folders(&mut again));
 
     let began = Instant::now();

@@ -40,3 +40,36 @@ pub(super) async fn send(path: PathBuf, bytes: u64) -> Result<Response, HttpErro
         .body(Body::from_stream(pieces));
     response.map_err(|error| gone(std::io::Error::other(error)))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_comes_whole_in_small_pieces_and_is_read_as_it_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        let content: Vec<u8> = (0..1_000_003u32).map(|i| (i * 7) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let response = send(path.clone(), content.len() as u64).await.unwrap();
+        assert_eq!(response.headers()[header::CONTENT_LENGTH], "1000003");
+        let mut pieces = response.into_body().into_data_stream();
+        let mut got = pieces.next().await.unwrap().unwrap().to_vec();
+        assert_eq!(got.len(), PIECE_BYTES);
+        // What was not asked for has not been read: it is there as it is now.
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(PIECE_BYTES as u64).unwrap();
+        assert!(pieces.next().await.is_none());
+        std::fs::write(&path, &content).unwrap();
+        let mut pieces = send(path.clone(), content.len() as u64).await.unwrap().into_body().into_data_stream();
+        got.clear();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.unwrap();
+            assert!(piece.len() <= PIECE_BYTES);
+            got.extend(piece);
+        }
+        assert!(got == content);
+        assert!(send(folder.path().join("gone"), 1).await.is_err());
+    }
+}
