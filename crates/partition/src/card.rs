@@ -151,6 +151,10 @@ pub(crate) fn published(manifest: &Manifest) -> Vec<String> {
     if let Some(heads) = &manifest.transforms.heads {
         lines.push(format!("the head groups of each private layer (`{}`) and the attention scale", heads.grouping));
     }
+    if !manifest.base.ignored.is_empty() {
+        let names = manifest.base.ignored.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        lines.push(format!("what of the base's files was left out: {names}"));
+    }
     lines.push("the numeric format".into());
     lines
 }

@@ -226,3 +226,27 @@ fn an_occupied_folder_is_left_alone() {
     assert!(matches!(fixture.export("out"), Err(PartitionError::OutputExists { .. })));
     assert!(fixture.out("out").join("mine").exists());
 }
+
+#[test]
+fn what_was_left_out_of_the_base_is_remembered_and_said() {
+    let fixture = Fixture::new(false);
+    let base = fixture.out("base");
+    let path = base.join("config.json");
+    let config = fs::read_to_string(&path).unwrap();
+    fs::write(&path, config.replacen('{', "{\"odd\": 1,", 1)).unwrap();
+    // A tensor stands in the file that is published.
+    let mut tensors =
+        candle_core::safetensors::load(base.join("model.safetensors"), &candle_core::Device::Cpu).unwrap();
+    tensors
+        .insert("score.weight".into(), Tensor::zeros(4, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap());
+    candle_core::safetensors::save(&tensors, base.join("model.safetensors")).unwrap();
+    assert!(Checkpoint::open(&base).is_err());
+    let ignore = ["odd".to_string(), "score.weight".to_string()];
+    let opened = Checkpoint::open_ignoring(&base, &ignore).unwrap();
+    let out = fixture.out("out");
+    export(&opened, &fixture.transforms, &fixture.adapter, &out, &ExportOptions::default()).unwrap();
+    let client = Partition::open_public(&out).unwrap();
+    assert_eq!(client.manifest.base.ignored, ignore);
+    assert_eq!(client.base().digest(), fixture.base.digest());
+    assert!(fs::read_to_string(out.join("README.md")).unwrap().contains("`score.weight`"));
+}

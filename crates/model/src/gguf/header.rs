@@ -108,7 +108,7 @@ impl<F: Read + Seek> Header<'_, F> {
         let left = self.bytes.saturating_sub(self.file.stream_position()?);
         match length.checked_mul(width) {
             Some(needed) if needed <= left => Ok(length),
-            _ => Err(Problem::Says(format!("a length of {length} leaves the file"))),
+            _ => Err(Problem::Says(format!("the file is cut short or damaged: a length of {length} leaves it"))),
         }
     }
 
