@@ -1,15 +1,15 @@
 //! A first look at a GGUF file, before the reader takes its word for anything.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek};
 
 /// Walks the metadata and says what the reader would not survive, or pass over: an alignment of 0, a key that stands
 /// twice, lengths that the file does not have.
 ///
 /// # Errors
 /// A sentence without the file's name.
-pub(super) fn check(file: &mut (impl Read + Seek), bytes: u64) -> Result<(), String> {
-    let mut header = Header { file, bytes };
+pub(super) fn check(file: &mut BufReader<impl Read + Seek>, bytes: u64) -> Result<(), String> {
+    let mut header = Header { file, bytes, at: 0 };
     header.walk().map_err(|problem| match problem {
         Problem::Says(text) => text,
         Problem::File(e) if e.kind() == io::ErrorKind::UnexpectedEof => "the file is cut short".into(),
@@ -18,8 +18,10 @@ pub(super) fn check(file: &mut (impl Read + Seek), bytes: u64) -> Result<(), Str
 }
 
 struct Header<'a, F> {
-    file: &'a mut F,
+    file: &'a mut BufReader<F>,
     bytes: u64,
+    /// Where it stands: asking the file each time would empty the buffer.
+    at: u64,
 }
 
 enum Problem {
@@ -95,6 +97,7 @@ impl<F: Read + Seek> Header<'_, F> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
         let mut bytes = [0; N];
         self.file.read_exact(&mut bytes)?;
+        self.at += N as u64;
         Ok(bytes)
     }
 
@@ -105,7 +108,7 @@ impl<F: Read + Seek> Header<'_, F> {
     /// A length that the rest of the file has room for.
     fn length(&mut self, width: u64) -> Result<u64, Problem> {
         let length = self.number()?;
-        let left = self.bytes.saturating_sub(self.file.stream_position()?);
+        let left = self.bytes.saturating_sub(self.at);
         match length.checked_mul(width) {
             Some(needed) if needed <= left => Ok(length),
             _ => Err(Problem::Says(format!("the file is cut short or damaged: a length of {length} leaves it"))),
@@ -120,11 +123,13 @@ impl<F: Read + Seek> Header<'_, F> {
         }
         let mut bytes = vec![0; length as usize];
         self.file.read_exact(&mut bytes)?;
+        self.at += length;
         String::from_utf8(bytes).map_err(|_| Problem::Says("a name is no UTF-8 text".into()))
     }
 
     fn skip(&mut self, bytes: u64) -> Result<(), Problem> {
-        self.file.seek(SeekFrom::Current(bytes as i64))?;
+        self.file.seek_relative(bytes as i64)?;
+        self.at += bytes;
         Ok(())
     }
 
