@@ -95,7 +95,7 @@ impl Checkpoint {
         let place = files.first().cloned().unwrap_or_default();
         let ignored = ignored.0.to_vec();
         let mut checkpoint = Self { config, tensors, tokenizer, chat_template, files, ignored };
-        checkpoint.untie_nothing(&place)?;
+        checkpoint.drop_tied_head(&place)?;
         checkpoint.check().map_err(|error| match error {
             ModelError::Shape { .. } | ModelError::MissingTensor { .. } => ModelError::corrupt(&place, error),
             other => other,
@@ -194,7 +194,7 @@ impl Checkpoint {
     }
 
     /// A head of its own beside `tie_word_embeddings` must be the embedding, which then stands for it.
-    fn untie_nothing(&mut self, place: &Path) -> Result<(), ModelError> {
+    fn drop_tied_head(&mut self, place: &Path) -> Result<(), ModelError> {
         if !self.config.tie_word_embeddings {
             return Ok(());
         }
