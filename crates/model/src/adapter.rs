@@ -27,6 +27,7 @@ impl Adapter {
     /// [`ModelError::Io`] or [`ModelError::Corrupt`], naming the file.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         std::fs::metadata(path).map_err(ModelError::io(path))?;
+        crate::named_once::check(path)?;
         let tensors = candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| ModelError::corrupt(path, e))?;
         let to_f32 = |t: Tensor| t.to_dtype(candle_core::DType::F32);
         let tensors = tensors.into_iter().map(|(k, v)| Ok((k, to_f32(v)?))).collect::<Result<_, ModelError>>()?;

@@ -2,7 +2,7 @@
 
 use crate::account::{Account, CONFIG, GENERATION, Ignored, ROPE, TOKENIZER, shortened};
 use crate::checkpoint::{Tensors, add_tensor};
-use crate::{ChatTemplate, Checkpoint, Config, ModelError, SpecialTokens, TokenIds, Tokenizer, scaled};
+use crate::{ChatTemplate, Checkpoint, Config, ModelError, SpecialTokens, TokenIds, Tokenizer, named_once, scaled};
 use candle_core::Device;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -30,6 +30,7 @@ pub(crate) fn open(dir: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Model
     let mut files = weight_files(dir)?;
     let mut tensors = Tensors::new();
     for file in &files {
+        named_once::check(file)?;
         let loaded = candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| ModelError::corrupt(file, e))?;
         for (name, tensor) in loaded {
             add_tensor(&mut tensors, file, name, tensor, ignored)?;

@@ -20,6 +20,7 @@ mod float_model;
 mod folder;
 mod gguf;
 mod gpt2;
+mod named_once;
 pub mod ops;
 mod prefix;
 mod scaled;

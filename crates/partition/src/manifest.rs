@@ -107,7 +107,12 @@ impl Manifest {
         if found != SCHEMA {
             return Err(PartitionError::Schema { path: origin.into(), found, supported: SCHEMA });
         }
-        let manifest: Self = serde_json::from_value(value).map_err(|e| fail(e.to_string()))?;
+        let manifest: Self = serde_json::from_value(value.clone()).map_err(|e| fail(e.to_string()))?;
+        // Nested tables may have keys that nobody reads, and a key with a default that is misspelt would then say nothing.
+        let read = serde_json::to_value(&manifest).map_err(|e| fail(e.to_string()))?;
+        if let Some(key) = unread(&value, &read) {
+            return Err(fail(format!("the key `{}` is not understood", &key[1..])));
+        }
         for (files, folder) in [(&manifest.public_files, "public"), (&manifest.private_files, "private")] {
             if let Some(entry) = files.iter().find(|entry| !stays_in(&entry.path, folder)) {
                 return Err(fail(format!("`{}` does not stay in `{folder}/`", entry.path)));
@@ -151,6 +156,26 @@ impl Manifest {
 }
 
 /// `folder/name` with plain names only: a manifest may come from a server that is not trusted with this disk.
+/// The first key, as a path, that stands in `written` and not in what was read of it.
+fn unread(written: &serde_json::Value, read: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+    let below = |key: String, written, read| unread(written, read).map(|rest| format!("{key}{rest}"));
+    match (written, read) {
+        (Value::Object(written), Value::Object(read)) => {
+            written.iter().find_map(|(key, value)| match read.get(key) {
+                // A key that is left out and one that is `null` say the same.
+                None if value.is_null() => None,
+                None => Some(format!(".{key}")),
+                Some(read) => below(format!(".{key}"), value, read),
+            })
+        }
+        (Value::Array(written), Value::Array(read)) => {
+            (0..written.len().min(read.len())).find_map(|i| below(format!("[{i}]"), &written[i], &read[i]))
+        }
+        _ => None,
+    }
+}
+
 fn stays_in(path: &str, folder: &str) -> bool {
     let mut parts = Path::new(path).components();
     parts.next() == Some(Component::Normal(folder.as_ref()))
@@ -206,6 +231,20 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_nobody_reads_is_named() {
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let read = value(r#"{"a": {"b": 1, "c": [{"d": 2}]}}"#);
+        assert_eq!(unread(&value(r#"{"a": {"b": 1, "c": [{"d": 2}], "e": null}}"#), &read), None);
+        for (written, path) in [
+            (r#"{"a": {"b": 1, "x": 1}}"#, ".a.x"),
+            (r#"{"a": {"c": [{"d": 2, "e": 1}]}}"#, ".a.c[0].e"),
+            (r#"{"x": 1}"#, ".x"),
+        ] {
+            assert_eq!(unread(&value(written), &read).as_deref(), Some(path));
+        }
+    }
 
     #[test]
     fn a_listed_path_stays_in_its_folder() {
