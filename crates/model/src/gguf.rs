@@ -290,7 +290,7 @@ impl<'a> Metadata<'a> {
         tokenizer.map_err(|e| ModelError::corrupt(self.path, e))
     }
 
-    /// Control tokens (type 3) and the ones a user defined (type 4) are never split.
+    /// Control tokens (type 3) and the ones a user defined (type 4) are never split; the latter are text of an answer.
     fn special_tokens(&self, tokens: &[String]) -> Result<Vec<AddedToken>, ModelError> {
         let Ok(types) = self.value("tokenizer.ggml.token_type") else { return Ok(Vec::new()) };
         let types = types.to_vec().map_err(|e| ModelError::corrupt(self.path, reason(&e)))?;
@@ -298,9 +298,13 @@ impl<'a> Metadata<'a> {
             let reason = format!("{} tokens and {} values of `tokenizer.ggml.token_type`", tokens.len(), types.len());
             return Err(ModelError::corrupt(self.path, reason));
         }
-        let control = |v: &Value| matches!(v.to_i32().or_else(|_| v.to_u32().map(|t| t as i32)), Ok(3 | 4));
-        let named = tokens.iter().zip(types).filter(|(_, v)| control(v));
-        Ok(named.map(|(t, _)| AddedToken::from(t.clone(), true)).collect())
+        let kind = |v: &Value| v.to_i32().or_else(|_| v.to_u32().map(|t| t as i32)).ok();
+        let named = tokens.iter().zip(types).filter_map(|(token, v)| match kind(v) {
+            Some(3) => Some(AddedToken::from(token.clone(), true)),
+            Some(4) => Some(AddedToken::from(token.clone(), false).normalized(false)),
+            _ => None,
+        });
+        Ok(named.collect())
     }
 }
 

@@ -172,6 +172,14 @@ impl Tokenizer {
         self.inner.decode(ids, false).map_err(|e| ModelError::Tokenizer(e.to_string()))
     }
 
+    /// As [`Self::decode`], without special tokens: what an answer says, as transformers' `skip_special_tokens`.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`].
+    pub fn decode_said(&self, ids: &[u32]) -> Result<String, ModelError> {
+        self.inner.decode(ids, true).map_err(|e| ModelError::Tokenizer(e.to_string()))
+    }
+
     /// The id of one token, written as in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

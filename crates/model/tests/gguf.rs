@@ -137,6 +137,7 @@ fn the_tokenizer_of_the_metadata_splits_digits_and_keeps_special_tokens() {
     // Bytes are tokens here but for the one merge.
     assert_eq!((ids[0], ids[1], ids.len()), (1, 259, 7));
     assert_eq!(model.tokenizer.decode(&ids[1..]).unwrap(), "hi 12é");
+    assert_eq!(model.tokenizer.decode_said(&ids).unwrap(), "hi 12é");
     assert!(model.tokenizer.is_eos(2));
 }
 
