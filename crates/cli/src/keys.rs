@@ -29,13 +29,13 @@ enum Action {
         name: String,
         /// Positions the server computes for this key in all: prompts count in whole buckets of 16, each further token
         /// counts one; what was started is counted, also if it was broken off
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         tokens: Option<u64>,
         /// No new session after this many positions in a minute
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         tokens_per_minute: Option<u64>,
         /// Sessions started in a minute
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         sessions_per_minute: Option<u64>,
     },
     /// List the holders, their limits and what they have used

@@ -29,6 +29,7 @@ fn numbers_and_texts_without_sense() {
     }
     refused(&["generate", "DIR", "-p", "x", "--stop", ""], 2, &["--stop"]);
     refused(&["bench", "DIR", "--tokens", "0"], 2, &["--tokens", "0 is not in"]);
+    refused(&["keys", "add", "alice", "--tokens", "0"], 2, &["--tokens", "0 is not in"]);
     refused(&["bench", "--arch", "gpt2", "--layers", "0"], 2, &["--layers"]);
     refused(&["bench", "--arch", "gpt2", "--merge", "0"], 2, &["--merge"]);
     let wide = ["bench", "--arch", "gpt2", "--layers", "1"];

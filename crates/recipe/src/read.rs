@@ -1,8 +1,12 @@
 use crate::RecipeError;
 use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value};
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::Path;
+
+/// Longest data file, unpacked: its text is held in memory.
+const MAX_DATA_BYTES: u64 = 4 << 30;
 
 /// One row of a data file: columns by name, or by number where the file has no header.
 pub type Record = Map<String, Value>;
@@ -19,13 +23,11 @@ pub struct Numbered {
 /// # Errors
 /// [`RecipeError::Io`] or [`RecipeError::Data`], naming the file.
 pub fn read_text(path: &Path) -> Result<String, RecipeError> {
-    let io = |source| RecipeError::Io { path: path.into(), source };
-    let mut bytes = std::fs::read(path).map_err(io)?;
-    if ends_in(path, "gz") {
-        let mut unpacked = Vec::new();
-        MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked).map_err(io)?;
-        bytes = unpacked;
-    }
+    let file = File::open(path).map_err(|source| RecipeError::Io { path: path.into(), source })?;
+    let bytes = match ends_in(path, "gz") {
+        true => read_bounded(path, MultiGzDecoder::new(BufReader::new(file)), MAX_DATA_BYTES)?,
+        false => read_bounded(path, file, MAX_DATA_BYTES)?,
+    };
     let mut text = String::from_utf8(bytes).map_err(|error| {
         let hint = match error.as_bytes() {
             [0x1f, 0x8b, ..] => "\n\nhint: it is packed; its name must end in `.gz`",
@@ -38,6 +40,19 @@ pub fn read_text(path: &Path) -> Result<String, RecipeError> {
         text.drain(..'\u{feff}'.len_utf8());
     }
     Ok(text)
+}
+
+/// All of a file or of what is packed in it, up to a limit: a device or a packed file may have no end.
+pub(crate) fn read_bounded(path: &Path, from: impl Read, limit: u64) -> Result<Vec<u8>, RecipeError> {
+    let mut bytes = Vec::new();
+    let read = from.take(limit + 1).read_to_end(&mut bytes);
+    read.map_err(|source| RecipeError::Io { path: path.into(), source })?;
+    match bytes.len() as u64 > limit {
+        true => {
+            Err(RecipeError::Data { path: path.into(), reason: format!("is longer than the limit of {limit} bytes") })
+        }
+        false => Ok(bytes),
+    }
 }
 
 fn ends_in(path: &Path, ending: &str) -> bool {
@@ -209,4 +224,16 @@ fn csv(text: &str) -> Result<Vec<Numbered>, Wrong> {
         Ok(Numbered { line, record })
     };
     rows.map(record).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_an_end_is_refused_at_the_limit() {
+        let error = read_bounded(Path::new("data.jsonl"), std::io::repeat(b'x'), 1000).unwrap_err().to_string();
+        assert!(error.contains("data.jsonl") && error.contains("limit of 1000 bytes"), "{error}");
+        assert_eq!(read_bounded(Path::new("x"), &b"abc"[..], 3).unwrap(), b"abc");
+    }
 }

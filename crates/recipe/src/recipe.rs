@@ -1,3 +1,4 @@
+use crate::read::read_bounded;
 use crate::{RecipeError, schema};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -426,13 +427,18 @@ pub struct Output {
     pub dir: String,
 }
 
+/// Longest recipe.
+const MAX_RECIPE_BYTES: u64 = 64 << 20;
+
 impl Recipe {
     /// Reads a recipe file with `key=value` overrides (`train.max_steps=40`, `dataset.0.limit=100`).
     ///
     /// # Errors
     /// [`RecipeError::Problems`] with every mistake of the file and of the overrides, or [`RecipeError::Io`].
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
-        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Io { path: path.into(), source })?;
+        let io = |source| RecipeError::Io { path: path.into(), source };
+        let bytes = read_bounded(path, std::fs::File::open(path).map_err(io)?, MAX_RECIPE_BYTES)?;
+        let text = String::from_utf8(bytes).map_err(|error| io(std::io::Error::other(error.utf8_error())))?;
         Self::parse(&text, &path.display().to_string(), overrides)
     }
 
