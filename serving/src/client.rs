@@ -143,6 +143,10 @@ fn open_end(mut rendered: String, messages: &[Message]) -> Option<String> {
     Some(rendered)
 }
 
+/// Calls what opens a session, as often as it likes.
+pub type Opening<'a> =
+    &'a mut dyn FnMut(&mut dyn FnMut() -> Result<SecureSession, ServingError>) -> Result<SecureSession, ServingError>;
+
 /// A model that is evaluated together with a server.
 pub struct Client {
     pub model_name: String,
@@ -312,6 +316,20 @@ impl Client {
         request: &Request,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, ServingError> {
+        self.generate_once_open(request, &mut |open| open(), on_event)
+    }
+
+    /// As [`Self::generate`]; `opening` is given what opens the session and may try it again. The public layers of the
+    /// prompt run once, before the first try: a pause between two tries says nothing of the prompt.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn generate_once_open(
+        &self,
+        request: &Request,
+        opening: Opening<'_>,
+        on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<Answer, ServingError> {
         self.check_sampling(request.sampling)?;
         let limit = self.room(request.prompt.len())?.min(request.max_tokens.unwrap_or(usize::MAX));
         let mut prefix = self.prefixes.take();
@@ -326,7 +344,7 @@ impl Client {
         // A helper that takes part in every session has nothing written ahead, nor has an evaluator of its own.
         let ahead = self.terms.setting == Setting::Dealer.as_str() && !self.terms.is_shared();
         let source = if ahead { self.source } else { Source::Live };
-        let mut session = self.sessions.open_for(bucket, limit, source, request.sampling)?;
+        let mut session = opening(&mut || self.sessions.open_for(bucket, limit, source, request.sampling))?;
         let open_seconds = started.elapsed().as_secs_f64();
 
         let mut text = TextStream::new(&self.tokenizer, &request.stop);

@@ -31,6 +31,7 @@ use crate::ServingError;
 use crate::ahead::{SEEDS_FOLDER, StoredSession, Vault};
 use crate::metrics::{self, Metrics};
 use crate::ready::{Readiness, has_room};
+use crate::seats::Lobby;
 use crate::seats::{MAX_WAITING, SEAT_WAIT};
 use crate::secret_files::random;
 use crate::state::{Store, WhenInUse};
@@ -90,6 +91,8 @@ pub(crate) struct Dealer {
     vault: Vault,
     owners: Owners,
     lines: Lines,
+    /// Lines for correction words whose E0 has not shown its key.
+    lobby: Arc<Lobby>,
     line_seats: Arc<Sessions>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
@@ -102,6 +105,7 @@ impl Dealer {
     pub(crate) fn open(state: &Path, vault: &Path, sessions: Arc<Sessions>) -> Result<Arc<Self>, ServingError> {
         let records = Store::open(state, WhenInUse::Fail)?;
         let (ahead, vault) = (state.join(SEEDS_FOLDER), Vault::open(vault, state)?);
+        vault.sweep()?;
         let lost = StoredSession::names(&ahead).filter(|session| !vault.has(session)).count();
         if lost > 0 {
             tracing::warn!(
@@ -116,6 +120,7 @@ impl Dealer {
             vault,
             owners: Owners::open(state)?,
             lines: Lines::default(),
+            lobby: Arc::default(),
             line_seats: Sessions::new(grants::MAX_OPEN),
             sessions,
             metrics: Arc::default(),
@@ -157,6 +162,10 @@ impl Dealer {
             let message = "this dealer serves no owner who signed this ticket";
             HttpError::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_ticket", message)
         })?;
+        // An evaluator brings its client's ticket, and has a masked adapter of its own.
+        if !request.terms.is_shared() && !owner.signed_for(&request.ticket, &request.client_id) {
+            return Err(bad_request("this ticket is another client's"));
+        }
         if self.records.is_claimed("ticket", &request.ticket.nonce).map_err(internal)? {
             return Err(ticket_used());
         }
@@ -282,7 +291,8 @@ async fn source_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> 
             dealer.metrics.refuse(refused.code.unwrap_or("other"));
             refused.into_response()
         }
-        Ok(seat) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {
+        Ok(seat) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
+            let _seat = seat;
             let result = source::run(&dealer, &owner, channel);
             Metrics::add(&dealer.metrics.bytes_sent, count.sent_bytes());
             Metrics::add(&dealer.metrics.bytes_received, count.received_bytes());
@@ -302,10 +312,10 @@ async fn source_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> 
 
 /// E0's line for correction words, which shows a key made from E0's seed.
 async fn words_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> Response {
-    match dealer.line_seats.admit() {
+    match dealer.lobby.enter(web::address_of(request.extensions())) {
         Err(refused) => refused.into_response(),
-        Ok(seat) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {
-            if let Err(error) = words::run(&dealer, channel) {
+        Ok(guest) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
+            if let Err(error) = words::run(&dealer, channel, guest) {
                 tracing::warn!("a line for correction words ended: {error}");
             }
             Metrics::add(&dealer.metrics.bytes_sent, count.sent_bytes());

@@ -52,7 +52,7 @@ pub enum ServingError {
     KeyName { name: String, reason: &'static str },
     #[error("the {peer} sent a message that is not understood: {reason}")]
     BadMessage { peer: &'static str, reason: String },
-    #[error("session `{session}` was used before; its seeds are burnt")]
+    #[error("session `{session}` was used before, or nobody was granted it")]
     SessionUsed { session: String },
     #[error("`{}` is in use by another process", path.display())]
     LedgerInUse { path: PathBuf },
@@ -132,6 +132,16 @@ impl ServingError {
                 Self::Refused { by: peer, code, message, retry_after_seconds }
             }
             source => Self::Net { peer, source },
+        }
+    }
+
+    /// For `map_err`: what this service would answer over HTTP, for the other end of a line.
+    pub(crate) fn refused_by(service: &'static str) -> impl FnOnce(crate::web::HttpError) -> Self {
+        move |refused| Self::Refused {
+            by: service,
+            code: refused.code.unwrap_or_default().into(),
+            message: refused.message,
+            retry_after_seconds: refused.retry_after_seconds,
         }
     }
 

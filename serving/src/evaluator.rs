@@ -16,15 +16,16 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
-use marill_mpc::OperatorSession;
+use marill_mpc::{DecoderSpec, OperatorSession};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 
 use crate::ServingError;
 use crate::client::{ClientOptions, SessionOpener, fetch, open_cached};
 use crate::metrics::{self, Metrics};
 use crate::pace::Pace;
+use crate::ready::has_room;
 use crate::ready::{Found, Renewed, partition_changed};
-use crate::seats::{MAX_WAITING, SEAT_WAIT};
+use crate::seats::{Lobby, MAX_WAITING, Seat, Turn};
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
 use crate::wire::{
@@ -50,6 +51,7 @@ pub struct EvaluatorOptions {
 pub(crate) struct Evaluator {
     opener: Arc<Renewed<SessionOpener>>,
     sessions: Arc<Sessions>,
+    lobby: Arc<Lobby>,
     metrics: Arc<Metrics>,
 }
 
@@ -81,7 +83,8 @@ fn opener(services: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<Se
 impl Evaluator {
     pub(crate) fn new(opener: SessionOpener, max_sessions: usize) -> Arc<Self> {
         let opener = Arc::new(Renewed::new(opener));
-        Arc::new(Self { opener, sessions: Sessions::with_queue(max_sessions, MAX_WAITING), metrics: Arc::default() })
+        let sessions = Sessions::with_queue(max_sessions, MAX_WAITING);
+        Arc::new(Self { opener, sessions, lobby: Arc::default(), metrics: Arc::default() })
     }
 
     pub(crate) fn sessions(&self) -> &Arc<Sessions> {
@@ -98,13 +101,13 @@ impl Evaluator {
             .with_state(self.clone())
     }
 
-    fn session(&self, channel: WebSocketChannel) -> Result<(), ServingError> {
+    fn session(&self, channel: WebSocketChannel, turn: Turn) -> Result<(), ServingError> {
         let mut client = SharedChannel::new(channel);
         let began = Instant::now();
-        let result = match self.open(&mut client) {
-            Ok(mut session) => {
+        let result = match self.open(&mut client, turn) {
+            Ok((_seat, opener, mut session)) => {
                 self.metrics.opened(began.elapsed());
-                self.serve(&mut client, &mut session)
+                self.serve(&mut client, &opener.spec, &mut session)
             }
             Err(error) => {
                 self.metrics.refuse(error.refusal_code(CLIENT));
@@ -117,24 +120,31 @@ impl Evaluator {
         result
     }
 
-    fn open(&self, client: &mut SharedChannel<WebSocketChannel>) -> Result<OperatorSession, ServingError> {
+    /// A seat for a client that has greeted, and its session with what it was opened by: a later partition is another's.
+    fn open(
+        &self,
+        client: &mut SharedChannel<WebSocketChannel>,
+        turn: Turn,
+    ) -> Result<(Seat, Arc<SessionOpener>, OperatorSession), ServingError> {
         let hello: EvaluateHello = recv_hello(client, CLIENT)?;
         client.lock().greeted();
+        let seat = turn.take("evaluator")?;
+        Metrics::add(&self.metrics.sessions_started, 1);
         let opener = self.opener.current();
         let terms = agree(&opener, &hello)?;
         let (session, opened) = opener.open_shared(&terms, hello.ticket, hello.sampling)?;
         let welcome = EvaluateWelcome { terms, session };
         send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
-        Ok(opened)
+        Ok((seat, opener, opened))
     }
 
     fn serve(
         &self,
         client: &mut SharedChannel<WebSocketChannel>,
+        spec: &DecoderSpec,
         session: &mut OperatorSession,
     ) -> Result<(), ServingError> {
-        let opener = self.opener.current();
-        let width = opener.spec.hidden_size;
+        let width = spec.hidden_size;
         let bad = |reason: String| ServingError::BadMessage { peer: CLIENT, reason };
         let mut pace = Pace::start(client);
         loop {
@@ -144,7 +154,7 @@ impl Evaluator {
             let began = Instant::now();
             let token = match step {
                 Step::End => return Ok(()),
-                Step::Prefill { bucket } if bucket > opener.spec.max_positions => {
+                Step::Prefill { bucket } if bucket > spec.max_positions => {
                     return Err(bad(format!("a prefill of {bucket} is not possible")));
                 }
                 Step::Prefill { bucket } => session.prefill(&recv_input_share(client, CLIENT, step, width)?, bucket)?,
@@ -174,30 +184,34 @@ async fn ready(State(evaluator): State<Arc<Evaluator>>) -> Result<&'static str, 
     }
     let look = move || {
         let opener = evaluator.opener.current();
-        evaluator.opener.look(&opener.server, &opener.terms)
+        has_room(opener.state.folder())?;
+        Ok::<_, &'static str>(evaluator.opener.look(&opener.server, &opener.terms))
     };
-    match tokio::task::spawn_blocking(look).await {
-        Ok(Found::Ready) => Ok("ready"),
-        Ok(Found::Changed) => Err(partition_changed()),
+    match tokio::task::spawn_blocking(look).await.map(|found| found.map_err(web::not_ready)) {
+        Ok(Err(no_room)) => Err(no_room),
+        Ok(Ok(Found::Ready)) => Ok("ready"),
+        Ok(Ok(Found::Changed)) => Err(partition_changed()),
         _ => Err(web::not_ready("the server is not ready")),
     }
 }
 
 async fn evaluate_upgrade(State(evaluator): State<Arc<Evaluator>>, request: Request) -> Response {
-    match evaluator.sessions.admit_in_turn(SEAT_WAIT).await {
+    match evaluator.lobby.enter(web::address_of(request.extensions())) {
         Err(refused) => {
             evaluator.metrics.refuse(refused.code.unwrap_or("other"));
             refused.into_response()
         }
-        Ok(seat) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {
-            Metrics::add(&evaluator.metrics.sessions_started, 1);
-            let result = evaluator.session(channel);
-            Metrics::add(&evaluator.metrics.bytes_sent, count.sent_bytes());
-            Metrics::add(&evaluator.metrics.bytes_received, count.received_bytes());
-            if let Err(error) = result {
-                Metrics::add(&evaluator.metrics.sessions_failed, 1);
-                tracing::warn!("a session failed: {error}");
-            }
-        }),
+        Ok(guest) => {
+            let turn = Turn::new(guest, &evaluator.sessions);
+            web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
+                let result = evaluator.session(channel, turn);
+                Metrics::add(&evaluator.metrics.bytes_sent, count.sent_bytes());
+                Metrics::add(&evaluator.metrics.bytes_received, count.received_bytes());
+                if let Err(error) = result {
+                    Metrics::add(&evaluator.metrics.sessions_failed, 1);
+                    tracing::warn!("a session failed: {error}");
+                }
+            })
+        }
     }
 }

@@ -1,14 +1,17 @@
 //! Places for sessions: so many run at once, further ones wait in the order in which they came, and who finds no place to
 //! wait is told when one may be free.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::ServingError;
 use crate::web::HttpError;
 
 /// How long running sessions may take to end after the first signal.
@@ -145,6 +148,71 @@ fn shutting_down() -> HttpError {
     HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "shutting_down", message)
 }
 
+/// Lines that have not greeted yet. They hold no seat: who says nothing keeps nobody from one.
+#[derive(Default)]
+pub struct Lobby(Mutex<HashMap<IpAddr, usize>>);
+
+/// Lines in a lobby, in all and of one address.
+const MAX_GUESTS: usize = 512;
+const MAX_OF_ADDRESS: usize = 64;
+
+impl Lobby {
+    /// # Errors
+    /// 429 for a line too many, in all or of this address.
+    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Guest, HttpError> {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, own) = (lines.values().sum::<usize>(), lines.get(&address).copied().unwrap_or(0));
+        if all >= MAX_GUESTS || own >= MAX_OF_ADDRESS {
+            let message = format!("{own} lines of this address have not greeted yet, and {all} in all");
+            return Err(HttpError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "too_many_lines", message));
+        }
+        lines.insert(address, own + 1);
+        Ok(Guest { lobby: self.clone(), address })
+    }
+}
+
+/// One line in a lobby, until it is dropped.
+pub struct Guest {
+    lobby: Arc<Lobby>,
+    address: IpAddr,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut lines = self.lobby.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = lines.get_mut(&self.address) {
+            *own -= 1;
+            if *own == 0 {
+                lines.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// The way of one line from the lobby to a seat, on a thread of its own.
+pub(crate) struct Turn {
+    guest: Guest,
+    sessions: Arc<Sessions>,
+    runtime: Handle,
+}
+
+impl Turn {
+    /// For a handler of the service's runtime.
+    pub(crate) fn new(guest: Guest, sessions: &Arc<Sessions>) -> Self {
+        Self { guest, sessions: sessions.clone(), runtime: Handle::current() }
+    }
+
+    /// Once the line has greeted: leaves the lobby and waits for a seat, in turn.
+    ///
+    /// # Errors
+    /// [`ServingError::Refused`] by `service`, as [`Sessions::admit_in_turn`] says.
+    pub(crate) fn take(self, service: &'static str) -> Result<Seat, ServingError> {
+        drop(self.guest);
+        let seat = self.runtime.block_on(self.sessions.admit_in_turn(SEAT_WAIT));
+        seat.map_err(ServingError::refused_by(service))
+    }
+}
+
 /// One who waits.
 struct Waiting<'a>(&'a Sessions);
 
@@ -181,6 +249,18 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_address_fills_its_own_part_of_a_lobby() {
+        let lobby = Arc::<Lobby>::default();
+        let (greedy, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let guests: Vec<Guest> = (0..MAX_OF_ADDRESS).map(|_| lobby.enter(greedy).unwrap()).collect();
+        assert_eq!(lobby.enter(greedy).map(|_| ()).unwrap_err().code, Some("too_many_lines"));
+        drop(lobby.enter(other).unwrap());
+        drop(guests);
+        lobby.enter(greedy).unwrap();
+        assert!(lobby.0.lock().unwrap().is_empty());
+    }
 
     #[tokio::test]
     async fn who_comes_first_is_served_first_and_who_leaves_holds_nobody_up() {

@@ -29,13 +29,13 @@ use crate::ServingError;
 use crate::ahead::{self, Order, SealingKey, Shelf};
 use crate::metrics::{self, Metrics};
 use crate::ready::{Readiness, has_room, says_ready};
-use crate::seats::{MAX_WAITING, SEAT_WAIT};
+use crate::seats::{Lobby, MAX_WAITING, Turn};
 use crate::secret_files::{read_key, replace_file};
 use crate::state::{FileState, Holder, KEYS_FILE, Refusal, State as Durable};
 use crate::ticket::{For, Signer};
 use crate::tls::Tls;
 use crate::web::{self, HttpError, Sessions};
-use crate::wire::{E0, GrantedTicket, NewTicket, Setting, Terms, hex, unhex};
+use crate::wire::{E0, GrantedTicket, NewTicket, PROTOCOL_VERSION, Setting, Terms, hex, unhex};
 use guard::WrongKeys;
 use input::Inputs;
 use masked::MaskedParts;
@@ -143,6 +143,7 @@ pub(crate) struct Server {
     shelf: Option<Shelf>,
     inputs: Inputs,
     input_seats: Arc<Sessions>,
+    lobby: Arc<Lobby>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     wrong_keys: WrongKeys,
@@ -193,6 +194,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         shelf,
         inputs: Inputs::default(),
         input_seats: Sessions::with_queue(options.max_sessions, MAX_WAITING),
+        lobby: Arc::default(),
         published: Some(published),
         sessions: sessions.clone(),
         metrics: Arc::default(),
@@ -245,6 +247,7 @@ impl Server {
             shelf,
             inputs: Inputs::default(),
             input_seats: Sessions::with_queue(limit, MAX_WAITING),
+            lobby: Arc::default(),
             sessions: Sessions::with_queue(limit, MAX_WAITING),
             metrics: Arc::default(),
             wrong_keys: WrongKeys::default(),
@@ -262,6 +265,7 @@ impl Server {
             .route("/v1/models/{id}/manifest", get(manifest))
             .route("/v1/models/{id}/files/{*path}", get(file))
             .route("/v1/tickets", post(tickets))
+            .route("/v1/ahead", get(former_offers))
             .route("/v1/session", get(session_upgrade))
             .route("/v1/input", get(input::upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
@@ -288,12 +292,16 @@ impl Server {
         Ok(held?)
     }
 
+    /// A line's place in the lobby, from which it gets a seat when it has greeted.
+    fn turn(&self, request: &Request, seats: &Arc<Sessions>) -> Result<Turn, HttpError> {
+        let guest = self.lobby.enter(web::address_of(request.extensions()))?;
+        Ok(Turn::new(guest, seats))
+    }
+
     /// Counts a session against the key's rate, on disk.
-    async fn start_session(self: &Arc<Self>, holder: &Option<Holder>) -> Result<(), HttpError> {
-        let Some(holder) = holder.clone() else { return Ok(()) };
-        let state = self.state.clone();
-        let started = tokio::task::spawn_blocking(move || state.start_session(&holder, SystemTime::now())).await;
-        Ok(started.map_err(|error| state_failed(error.into()))?.map_err(state_failed)??)
+    fn start_session(&self, holder: Option<&Holder>) -> Result<(), ServingError> {
+        let Some(holder) = holder else { return Ok(()) };
+        self.state.start_session(holder, SystemTime::now())?.map_err(ServingError::Quota)
     }
 
     /// Counts a refusal, but for those that the check of the key has counted.
@@ -389,27 +397,35 @@ async fn tickets(
         None => For::Address(web::address_of(&extensions)),
     };
     let ticket = server.signer.issue(&whose, &wish.client_id).map_err(state_failed)?;
-    let used = |session: &str| server.state.is_claimed("e1", session);
-    let offers = |bucket| server.shelf.as_ref().map(|shelf| shelf.offers(bucket, 1, wish.selection, used)).transpose();
-    let ahead = wish.bucket.map(offers).transpose().map_err(state_failed)?;
-    Ok(Json(GrantedTicket { ticket, ahead: ahead.flatten().unwrap_or_default() }))
+    let Some(bucket) = wish.bucket.filter(|_| server.shelf.is_some()) else {
+        return Ok(Json(GrantedTicket { ticket, ahead: Vec::new() }));
+    };
+    // The folder and the records are read, which may take a while.
+    let look = move || {
+        let used = |session: &str| server.state.is_claimed("e1", session);
+        let offers = server.shelf.as_ref().map(|shelf| shelf.offers(bucket, 1, wish.selection, used));
+        offers.transpose().map(Option::unwrap_or_default)
+    };
+    let ahead = tokio::task::spawn_blocking(look).await.map_err(|error| state_failed(error.into()))?;
+    Ok(Json(GrantedTicket { ticket, ahead: ahead.map_err(state_failed)? }))
+}
+
+/// What clients of version 5 ask first.
+async fn former_offers() -> HttpError {
+    let message = format!("this server speaks protocol {PROTOCOL_VERSION}, and this client an older one: update it");
+    HttpError::new(StatusCode::BAD_REQUEST, "invalid_request_error", "terms", message)
 }
 
 async fn session_upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
     let holder = server.check_key(request.headers()).await;
-    let admitted = async {
-        let (holder, seat) = (holder?, server.sessions.admit_in_turn(SEAT_WAIT).await?);
-        server.start_session(&holder).await?;
-        Ok((holder, seat))
-    };
-    match admitted.await {
-        Err::<_, HttpError>(refused) => {
+    let admitted = holder.and_then(|holder| Ok((holder, server.turn(&request, &server.sessions)?)));
+    match admitted {
+        Err(refused) => {
             server.refuse(&refused);
             refused.into_response()
         }
-        Ok((holder, seat)) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, count| {
-            Metrics::add(&server.metrics.sessions_started, 1);
-            let result = session::run(&server, channel, holder);
+        Ok((holder, turn)) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
+            let result = session::run(&server, channel, holder, turn);
             Metrics::add(&server.metrics.bytes_sent, count.sent_bytes());
             Metrics::add(&server.metrics.bytes_received, count.received_bytes());
             if let Err(error) = result {

@@ -92,6 +92,12 @@ impl Signer {
         Ok(ticket)
     }
 
+    /// Whether a ticket names this client.
+    #[must_use]
+    pub fn is_for(&self, ticket: &Ticket, client_id: &str) -> bool {
+        ticket.client == self.pseudonym("client", client_id.as_bytes())
+    }
+
     /// Whether this owner's server signed it.
     #[must_use]
     pub fn signed(&self, ticket: &Ticket) -> bool {

@@ -128,7 +128,6 @@ pub fn not_ready(message: &str) -> HttpError {
 /// [`WebSocketChannel::greeted`], and `timeout` then bounds each wait.
 pub fn upgrade(
     mut request: Request,
-    seat: Seat,
     timeout: Duration,
     run: impl FnOnce(WebSocketChannel, Arc<WireCount>) + Send + 'static,
 ) -> Response {
@@ -150,7 +149,7 @@ pub fn upgrade(
             Ok((channel, count, place)) => {
                 let spawned = std::thread::Builder::new().name("session".into()).spawn(move || {
                     run(channel, count);
-                    drop((seat, place));
+                    drop(place);
                 });
                 if let Err(error) = spawned {
                     tracing::error!("no thread for a session: {error}");

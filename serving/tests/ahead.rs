@@ -240,6 +240,19 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     assert!(matches!(&error, ServingError::Refused { code, .. } if code == "budget_spent"), "{error}");
     assert!(file.is_file());
 
+    // A session that is not to be had costs nothing.
+    let key = Keys::add(&keys, "honest", Limits { tokens: Some(100), ..Limits::default() }).unwrap();
+    let digest = key_digest(&key);
+    let stranger = HttpClient::new(world.parties.server.clone(), Some(key));
+    let mut channel = stranger.websocket("/v1/session", Duration::from_secs(5)).unwrap();
+    let (terms, proof, correlations) = (world.terms.clone(), proof_of("guess"), Correlations::Ahead);
+    let hello =
+        ClientHello { terms, session: session.clone(), correlations, proof, adapter_sha256: None, sampling: None };
+    send_json(&mut channel, &hello).unwrap();
+    assert!(recv_reply::<ServerWelcome>(&mut channel, "server").is_err());
+    assert_eq!(FileState::used(&world.folder.path().join("server"), &digest).unwrap().0, 0);
+    Keys::revoke(&keys, "honest").unwrap();
+
     // With enough, its prompt is charged when it is opened, and not again.
     Keys::revoke(&keys, "poor").unwrap();
     let key = Keys::add(&keys, "rich", Limits { tokens: Some(100), ..Limits::default() }).unwrap();

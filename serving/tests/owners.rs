@@ -186,3 +186,25 @@ fn a_server_records_no_session_that_the_dealer_does_not_know() {
     }
     assert_eq!(lines(&world, "server"), 0);
 }
+
+/// Lines that say nothing, from one address: no seat and no place in a queue is theirs.
+#[test]
+fn who_does_not_greet_holds_no_seat() {
+    let world = World::new();
+    let server = HttpClient::new(world.parties.server.clone(), None);
+    let lines: Vec<_> = (0..60).map(|_| server.websocket("/v1/session", Duration::from_secs(30)).unwrap()).collect();
+    assert_eq!(world.parties.active()[1], 0);
+    let started = std::time::Instant::now();
+    let mut session = world.opener().open().unwrap();
+    assert_eq!(world.secure(&mut session, 3, 5, 1).0, world.twin(3, 5, 1));
+    assert!(started.elapsed() < Duration::from_secs(4), "nobody waited for the silent ones: {:?}", started.elapsed());
+    drop(lines);
+}
+
+#[test]
+fn a_ticket_is_its_clients() {
+    let world = World::new();
+    let (alice, bob) = ("ab".repeat(32), "cd".repeat(32));
+    let answer = world.ask_with(&bob, world.ticket(&alice), &[]);
+    assert!(answer.status == 400 && String::from_utf8_lossy(&answer.body).contains("another client's"));
+}

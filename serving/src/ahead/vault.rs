@@ -47,6 +47,22 @@ impl Vault {
         Ok(Self { folder: base.join(&name[..32]) })
     }
 
+    /// Erases what a kill between two steps left of keys that were being taken or made. For the dealer that runs, at its
+    /// start.
+    pub(crate) fn sweep(&self) -> Result<(), ServingError> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(ServingError::Io { path: self.folder.clone(), source }),
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.extension().is_some_and(|extension| extension == "taken" || extension == "part") {
+                std::fs::remove_file(&path).map_err(ServingError::io(&path))?;
+            }
+        }
+        sync_folder(&self.folder)
+    }
+
     /// Makes the key of a new session; it is on disk when this returns.
     pub(crate) fn make(&self, session: &str) -> Result<SessionKey, ServingError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
@@ -169,6 +185,9 @@ mod tests {
         let left: Vec<_> = std::fs::read_dir(&vault.folder).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
         assert!(base.join(TAG_FILE).is_file());
+        std::fs::write(vault.folder.join("x.taken"), "left").unwrap();
+        vault.sweep().unwrap();
+        assert_eq!(std::fs::read_dir(&vault.folder).unwrap().count(), 0);
 
         // Another dealer beside it.
         let second = Vault::open(&base, &folder.path().join("another")).unwrap();

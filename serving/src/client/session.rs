@@ -126,6 +126,11 @@ impl ClientState {
         Ok(())
     }
 
+    /// Where the records are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.records
+    }
+
     /// Written before the seed is used; another process of this client may wait for a moment.
     fn claim(&self, session: &str) -> Result<(), ServingError> {
         Store::open(&self.records, WhenInUse::Wait)?.claim("e0", session)

@@ -28,6 +28,11 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
+    /// Whether a ticket of this owner's was signed for the client of this name.
+    pub(crate) fn signed_for(&self, ticket: &Ticket, client_id: &str) -> bool {
+        self.signer.signed(ticket) && self.signer.is_for(ticket, client_id)
+    }
+
     fn new(name: &str, key: &str) -> Arc<Self> {
         let key_sha256 = Sha256::digest(key.as_bytes()).into();
         Arc::new(Self { name: name.into(), key_sha256, signer: Signer::new(key) })
@@ -42,7 +47,7 @@ pub(crate) struct Owners {
 
 #[derive(Default)]
 struct Known {
-    stamp: [Option<SystemTime>; 2],
+    stamp: Vec<(PathBuf, SystemTime)>,
     owners: Vec<Arc<Owner>>,
 }
 
@@ -100,33 +105,45 @@ impl Owners {
 
     fn known(&self) -> Result<std::sync::MutexGuard<'_, Known>, ServingError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let folder = self.state.join(FOLDER);
-        let stamp_of = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-        let stamp = [stamp_of(&self.state.join(SERVER_KEY_FILE)), stamp_of(&folder)];
+        let paths = self.paths()?;
+        let stamp_of = |path: &PathBuf| Some((path.clone(), std::fs::metadata(path).ok()?.modified().ok()?));
+        let stamp: Vec<_> = paths.iter().filter_map(|(_, path)| stamp_of(path)).collect();
         if known.owners.is_empty() || known.stamp != stamp {
-            known.owners = self.read(&folder)?;
+            // At the start a damaged key is refused; later it concerns its owner alone.
+            let is_start = known.owners.is_empty();
+            let mut owners = Vec::new();
+            for (name, path) in &paths {
+                match read_key(path) {
+                    Ok(key) => owners.push(Owner::new(name, &key)),
+                    Err(error) if is_start => return Err(error),
+                    Err(error) => tracing::error!("the owner `{name}` is not served: {error}"),
+                }
+            }
+            known.owners = owners;
             known.stamp = stamp;
         }
         Ok(known)
     }
 
-    fn read(&self, folder: &Path) -> Result<Vec<Arc<Owner>>, ServingError> {
-        let default = path_of(&self.state, DEFAULT_OWNER);
-        let mut owners = vec![Owner::new(DEFAULT_OWNER, &read_key(&default)?)];
-        let entries = match std::fs::read_dir(folder) {
+    /// Names of all owners and where their keys are.
+    fn paths(&self) -> Result<Vec<(String, PathBuf)>, ServingError> {
+        let folder = self.state.join(FOLDER);
+        let mut paths = vec![(DEFAULT_OWNER.to_string(), path_of(&self.state, DEFAULT_OWNER))];
+        let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(owners),
-            Err(source) => return Err(ServingError::Io { path: folder.into(), source }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(paths),
+            Err(source) => return Err(ServingError::Io { path: folder, source }),
         };
         for entry in entries {
-            let path = entry.map_err(ServingError::io(folder))?.path();
-            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let path = entry.map_err(ServingError::io(&folder))?.path();
+            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_string();
             let is_key = path.extension().is_some_and(|extension| extension == EXTENSION);
-            if is_key && is_name(name) && name != DEFAULT_OWNER {
-                owners.push(Owner::new(name, &read_key(&path)?));
+            if is_key && is_name(&name) && name != DEFAULT_OWNER {
+                paths.push((name, path));
             }
         }
-        Ok(owners)
+        paths.sort_unstable();
+        Ok(paths)
     }
 
     /// The owner whose server shows this key.
@@ -164,6 +181,16 @@ mod tests {
         for name in ["", "a/b", "..", "a b"] {
             assert!(add_owner(folder.path(), name).is_err(), "{name}");
         }
+        // A damaged key is its owner's trouble alone, while the dealer runs; one that was replaced is the new one.
+        let (path, other) = (add_owner(folder.path(), "alice").unwrap(), add_owner(folder.path(), "bob").unwrap());
+        let bob = read_key(&other).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(owners.of_key(&bob).unwrap().unwrap().name, "bob");
+        assert!(owners.of_key(&default).unwrap().is_some());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let new = "cd".repeat(32);
+        std::fs::write(&other, &new).unwrap();
+        assert!(owners.of_key(&bob).unwrap().is_none() && owners.of_key(&new).unwrap().is_some());
         std::fs::write(folder.path().join(SERVER_KEY_FILE), "").unwrap();
         let error = Owners::open(folder.path()).err().unwrap().to_string();
         assert!(error.contains("server.key"), "{error}");

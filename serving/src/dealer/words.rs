@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::Dealer;
 use super::grants::GRANT_LIFETIME;
 use crate::ServingError;
+use crate::seats::{Guest, Seat};
 use crate::wire::{Reply, WordsHello, recv_json, send_json, words_key};
 
 const CLIENT: &str = "client";
@@ -53,9 +54,9 @@ impl Channel for Words {
 }
 
 /// Checks whose line it is, then passes words on until the session ends.
-pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel) -> Result<(), ServingError> {
+pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel, guest: Guest) -> Result<(), ServingError> {
     let mut channel = SharedChannel::new(channel);
-    let (session, words) = match open(dealer, &mut channel) {
+    let (session, words, _seat) = match open(dealer, &mut channel, guest) {
         Ok(opened) => opened,
         Err(error) => {
             dealer.metrics.refuse(error.refusal_code(CLIENT));
@@ -96,7 +97,8 @@ fn pass_on(channel: &mut SharedChannel<WebSocketChannel>, frame: Vec<u8>) -> Res
 fn open(
     dealer: &Dealer,
     channel: &mut SharedChannel<WebSocketChannel>,
-) -> Result<(String, Receiver<Vec<u8>>), ServingError> {
+    guest: Guest,
+) -> Result<(String, Receiver<Vec<u8>>, Seat), ServingError> {
     let hello: WordsHello = recv_json(channel, CLIENT)?;
     channel.lock().greeted();
     let unknown = || ServingError::NoSession { session: hello.session.clone() };
@@ -108,10 +110,13 @@ fn open(
     if material != Material::Points {
         return Err(ServingError::BadMessage { peer: CLIENT, reason: "a session on digits has no words".into() });
     }
+    let full = ServingError::refused_by("dealer");
+    let seat = dealer.line_seats.admit().map_err(full)?;
+    drop(guest);
     let words = dealer.lines.add(&hello.session);
     if let Err(error) = send_json(channel, &Reply::Welcome(())) {
         drop(dealer.lines.take(&hello.session));
         return Err(ServingError::net(CLIENT)(error));
     }
-    Ok((hello.session, words))
+    Ok((hello.session, words, seat))
 }

@@ -105,7 +105,8 @@ fn start(
             };
             if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let result = in_turn(&sender, || client.generate(&parsed.request, &mut on_event));
+        let mut opening = |open: &mut dyn FnMut() -> Result<_, _>| in_turn(&sender, open);
+        let result = client.generate_once_open(&parsed.request, &mut opening, &mut on_event);
         let update = match result {
             Ok(answer) => {
                 gateway.metrics.answered(&answer);
@@ -129,13 +130,13 @@ fn start(
 }
 
 /// Where the server has no seat, or the dealer no place, the answer waits for one, as those before it at this gateway did.
-fn in_turn(
+fn in_turn<T>(
     updates: &mpsc::UnboundedSender<Update>,
-    mut generate: impl FnMut() -> Result<Answer, ServingError>,
-) -> Result<Answer, ServingError> {
+    mut open: impl FnMut() -> Result<T, ServingError>,
+) -> Result<T, ServingError> {
     let deadline = Instant::now() + SEAT_PATIENCE;
     loop {
-        let full = match generate() {
+        let full = match open() {
             Err(full @ ServingError::Refused { .. }) if is_full(&full) => full,
             done => return done,
         };
@@ -408,14 +409,14 @@ mod tests {
         };
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut tries = 0;
-        let other = in_turn(&sender, || {
+        let other = in_turn::<()>(&sender, || {
             tries += 1;
             Err(if tries < 2 { full() } else { ServingError::PromptEmpty })
         });
         assert!(tries == 2 && matches!(other, Err(ServingError::PromptEmpty)));
         drop(receiver);
         let mut tries = 0;
-        let left = in_turn(&sender, || {
+        let left = in_turn::<()>(&sender, || {
             tries += 1;
             Err(full())
         });

@@ -13,7 +13,7 @@ use marill_net::{SharedChannel, WebSocketChannel};
 
 use super::{IDLE_TIMEOUT, Server};
 use crate::ServingError;
-use crate::seats::SEAT_WAIT;
+use crate::seats::Turn;
 use crate::state::Holder;
 use crate::web;
 use crate::wire::{InputHello, Reply, recv_hello, send_json};
@@ -86,19 +86,15 @@ impl Drop for Announced<'_> {
 /// The client's line: a key like any session, counted against its rate and charged for its steps.
 pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
     let holder = server.check_key(request.headers()).await;
-    let admitted = async {
-        let (holder, seat) = (holder?, server.input_seats.admit_in_turn(SEAT_WAIT).await?);
-        server.start_session(&holder).await?;
-        Ok::<_, web::HttpError>((holder, seat))
-    };
-    match admitted.await {
+    let admitted = holder.and_then(|holder| Ok((holder, server.turn(&request, &server.input_seats)?)));
+    match admitted {
         Err(refused) => {
             server.refuse(&refused);
             refused.into_response()
         }
-        Ok((holder, seat)) => web::upgrade(request, seat, IDLE_TIMEOUT, move |channel, _| {
+        Ok((holder, turn)) => web::upgrade(request, IDLE_TIMEOUT, move |channel, _| {
             let mut line = SharedChannel::new(channel);
-            if let Err(error) = join(&server, &mut line, holder) {
+            if let Err(error) = join(&server, &mut line, holder, turn) {
                 let _ = send_json(&mut line, &Reply::<()>::refused(&error, CLIENT));
                 tracing::warn!("a client's line was refused: {error}");
             }
@@ -110,9 +106,12 @@ fn join(
     server: &Server,
     line: &mut SharedChannel<WebSocketChannel>,
     holder: Option<Holder>,
+    turn: Turn,
 ) -> Result<(), ServingError> {
     let hello: InputHello = recv_hello(line, CLIENT)?;
     line.lock().greeted();
+    let _seat = turn.take("server")?;
+    server.start_session(holder.as_ref())?;
     let unknown = || ServingError::NoSession { session: hello.session.clone() };
     // All but the material, which the session has, is known before a session is looked for.
     server.model.terms.clone().with_material(hello.terms.material).check(&hello.terms)?;

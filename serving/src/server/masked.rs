@@ -93,19 +93,25 @@ impl MaskedParts {
             (Some(_), _) => File::open(&path).ok(),
             (None, _) => None,
         };
-        if file.is_none() {
-            let making = lock(&self.making);
-            let bytes = model.private.mask(&model.spec, adapter_seed).to_bytes();
-            let digest = hex(&Sha256::digest(&bytes));
-            part.digest = Some(digest.clone());
-            if has == Some(digest.as_str()) {
-                return Ok((digest, None));
-            }
-            replace_file(&path, &bytes)?;
-            drop(making);
-        }
+        // Before anything is made: a refusal costs neither time nor disk.
         self.count(holder)?;
-        let file = file.map_or_else(|| File::open(&path), Ok).map_err(ServingError::io(&path))?;
+        let file = match file {
+            Some(file) => file,
+            None => {
+                let _making = lock(&self.making);
+                let bytes = model.private.mask(&model.spec, adapter_seed).to_bytes();
+                let digest = hex(&Sha256::digest(&bytes));
+                part.digest = Some(digest.clone());
+                if has == Some(digest.as_str()) {
+                    self.uncount(holder);
+                    return Ok((digest, None));
+                }
+                // From here on the file counts among those that make room.
+                part.used = Some(Instant::now());
+                replace_file(&path, &bytes)?;
+                File::open(&path).map_err(ServingError::io(&path))?
+            }
+        };
         let bytes = file.metadata().map_err(ServingError::io(&path))?.len();
         part.used = Some(Instant::now());
         let digest = part.digest.clone().unwrap_or_default();
@@ -144,6 +150,14 @@ impl MaskedParts {
         }
         times.push(Instant::now());
         Ok(())
+    }
+
+    /// Takes the last count back: the part was not sent.
+    fn uncount(&self, holder: Option<&Holder>) {
+        let mut sent = lock(&self.sent);
+        if let Some(times) = holder.and_then(|holder| sent.get_mut(&holder.digest)) {
+            times.pop();
+        }
     }
 
     /// Removes what was not asked for for longest.

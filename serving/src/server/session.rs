@@ -12,7 +12,9 @@ use super::input::Announced;
 use crate::ServingError;
 use crate::ahead::Correlations;
 use crate::error::refused;
+use crate::metrics::Metrics;
 use crate::pace::Pace;
+use crate::seats::{Seat, Turn};
 use crate::state::Holder;
 use crate::wire::{
     ClientHello, NewRelease, Release, Reply, ServerWelcome, SourceHello, Step, Terms, hash_key, recv_hello,
@@ -27,11 +29,19 @@ const CLOSE_NORMAL: u16 = 1000;
 const DEALER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Greets the client, fetches the session from the dealer, then serves steps until the client ends it or is lost.
-pub(super) fn run(server: &Server, channel: WebSocketChannel, holder: Option<Holder>) -> Result<(), ServingError> {
+pub(super) fn run(
+    server: &Server,
+    channel: WebSocketChannel,
+    holder: Option<Holder>,
+    turn: Turn,
+) -> Result<(), ServingError> {
     let mut client = SharedChannel::new(channel);
     let mut input = None;
     let began = Instant::now();
-    let result = open(server, &mut client, holder.as_ref()).and_then(|(mut source, mut session, waiting)| {
+    // Held to the end.
+    let mut seat = None;
+    let opened = open(server, &mut client, holder.as_ref(), (turn, &mut seat));
+    let result = opened.and_then(|(mut source, mut session, waiting)| {
         server.metrics.opened(began.elapsed());
         let mut pace = Pace::start(&client);
         let result = match waiting {
@@ -125,8 +135,9 @@ fn open<'a>(
     server: &'a Server,
     client: &mut Line,
     holder: Option<&Holder>,
+    seat: (Turn, &mut Option<Seat>),
 ) -> Result<(Source, Evaluator, Waiting<'a>), ServingError> {
-    match greet(server, client, holder) {
+    match greet(server, client, holder, seat) {
         Ok(opened) => Ok(opened),
         Err(error) => {
             server.metrics.refuse(error.refusal_code(CLIENT));
@@ -140,9 +151,13 @@ fn greet<'a>(
     server: &'a Server,
     client: &mut Line,
     holder: Option<&Holder>,
+    (turn, seat): (Turn, &mut Option<Seat>),
 ) -> Result<(Source, Evaluator, Waiting<'a>), ServingError> {
     let hello: ClientHello = recv_hello(client, CLIENT)?;
     client.lock().greeted();
+    *seat = Some(turn.take("server")?);
+    Metrics::add(&server.metrics.sessions_started, 1);
+    server.start_session(holder)?;
     // The adapter may have to be made and sent.
     let mut pace = Pace::start(client);
     let model = &server.model;
@@ -221,7 +236,16 @@ fn ahead(
     if let Some(holder) = holder {
         server.state.charge(holder, bucket as u64, SystemTime::now())?.map_err(ServingError::Quota)?;
     }
-    let release = release(server, terms, hello)?;
+    let release = match release(server, terms, hello) {
+        Ok(release) => release,
+        Err(error) => {
+            // Nothing was used up, so nothing is owed.
+            if let Some(holder) = holder {
+                server.state.refund(holder, bucket as u64)?;
+            }
+            return Err(error);
+        }
+    };
     server.state.claim("e1", session)?;
     let mut file = shelf.take(found, &release)?;
     let source = Source::Ahead { bucket, tokens_left: file.header.tokens, prompt_paid: true };

@@ -74,7 +74,11 @@ impl FileState {
 
 /// Locks a file beside the keys: budgets are counted by one server only.
 fn serve_alone(keys: &Path) -> Result<Option<File>, ServingError> {
-    let path = keys.with_extension("serving");
+    // The same file has one lock, by whatever path it is named.
+    let whole = keys.canonicalize().unwrap_or_else(|_| keys.into());
+    let mut path = whole.into_os_string();
+    path.push(".serving");
+    let path = PathBuf::from(path);
     let file = match File::options().create(true).append(true).open(&path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use redb::backends::FileBackend;
 use redb::{
     Builder, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable, StorageError,
     TableDefinition, TableError, WriteTransaction,
@@ -17,7 +18,7 @@ use redb::{
 use super::takeover::take_over;
 use super::{KeyDigest, WINDOW, unix_seconds};
 use crate::ServingError;
-use crate::secret_files::sync_folder;
+use crate::secret_files::{random, sync_folder};
 use crate::wire::hex;
 
 /// Name of the file in a service's folder.
@@ -75,11 +76,8 @@ impl Store {
     pub(crate) fn open(folder: &Path, when_in_use: WhenInUse) -> Result<Self, ServingError> {
         std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
         let path = folder.join(RECORDS_FILE);
-        // Readable by its owner only; an empty file is a new database.
-        match File::options().write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(_) => sync_folder(folder)?,
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(ServingError::Io { path, source }),
+        if !path.exists() {
+            create(folder, &path)?;
         }
         let opener: Opener = Box::new({
             let path = path.clone();
@@ -89,7 +87,8 @@ impl Store {
                 // A service reads all of its records once, at its start, and trusts none that were altered. A client
                 // opens them for every session.
                 builder.set_check_integrity_on_open(when_in_use == WhenInUse::Fail);
-                builder.create(&path)
+                // `create` would take an empty file for a new database; `open` takes none for one.
+                builder.open(&path)
             }
         });
         let store = Self { path, opener, database: Mutex::default() };
@@ -256,6 +255,24 @@ impl From<(u64, u64)> for Used {
     fn from((tokens, sessions): (u64, u64)) -> Self {
         Self { tokens, sessions }
     }
+}
+
+/// Makes a new database under another name and gives it its own when it is whole: a file that a full disk or a crash left
+/// empty is never taken for a new one.
+fn create(folder: &Path, path: &Path) -> Result<(), ServingError> {
+    let part = folder.join(format!(".{RECORDS_FILE}.{}", hex(random::<8>()?.as_slice())));
+    let made = || -> Result<(), redb::Error> {
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&part)?;
+        drop(Builder::new().create_with_backend(FileBackend::new(file)?)?);
+        match std::fs::hard_link(&part, path) {
+            // Another process was faster.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            linked => Ok(linked?),
+        }
+    };
+    let made = made().map_err(|error| failed(path, error));
+    let _ = std::fs::remove_file(&part);
+    made.and_then(|()| sync_folder(folder))
 }
 
 fn key(role: &str, session: &str) -> String {

@@ -124,6 +124,7 @@ fn damaged_records_are_refused_by_their_path() {
         let error = Store::open(folder.path(), WhenInUse::Fail).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(RECORDS_FILE), "{what}: {error}");
     };
+    refused(b"", "empty");
     refused(&good[..good.len() / 2], "cut");
     refused(b"no database at all", "another kind");
     refused(&vec![0; good.len()], "zeros");
