@@ -40,8 +40,11 @@ impl Distillation {
         let own = knobs.teacher == "base";
         let checkpoint = match &options.teacher {
             _ if own => base.clone(),
-            Some(path) => Checkpoint::open_ignoring(path, &recipe.model.ignore)?,
-            None => Checkpoint::open_ignoring(&locate(&knobs.teacher, &options.recipe_dir)?, &recipe.model.ignore)?,
+            Some(path) => Checkpoint::open_ignoring_any(path, &recipe.model.ignore)?.0,
+            None => {
+                let path = locate(&knobs.teacher, &options.recipe_dir)?;
+                Checkpoint::open_ignoring_any(&path, &recipe.model.ignore)?.0
+            }
         };
         let (theirs, ours) = (&checkpoint.config, &base.config);
         if theirs.vocab_size != ours.vocab_size {

@@ -39,6 +39,10 @@ impl Model {
         let bad = |error: anyhow::Error| anyhow::Error::new(BadInput(error));
         for dir in [path.to_path_buf(), path.join(EXPORT_FOLDER)] {
             if dir.join(MANIFEST_FILE).is_file() {
+                if let Some(entry) = ignore.first() {
+                    let error = anyhow::anyhow!("`--ignore {entry}`: a partition says itself what is left out");
+                    return Err(bad(error));
+                }
                 let has_private = dir.join("private").is_dir();
                 let opened = if has_private { Partition::open(&dir) } else { Partition::open_public(&dir) };
                 return Ok(Self::Partition(Box::new(opened.map_err(|e| bad(e.into()))?)));
@@ -106,7 +110,7 @@ pub fn export_run(
         let mut report = if adapter_path.is_file() {
             export(&base, &transforms, &Adapter::load(&adapter_path)?, out, &opts)?
         } else if model_path.join("config.json").is_file() {
-            export_full(&base, &transforms, &Checkpoint::open_ignoring(&model_path, &ignore)?, out, &opts)?
+            export_full(&base, &transforms, &Checkpoint::open_ignoring_any(&model_path, &ignore)?.0, out, &opts)?
         } else {
             let run = run_dir.display();
             anyhow::bail!("`{run}` has neither `adapter.safetensors` nor `model/`\nhint: let `marill train` finish it");
@@ -129,8 +133,11 @@ pub fn export_run(
 /// [`BadInput`] when nothing or too much differs, or the export refuses it.
 pub fn export_checkpoint(model: &Path, base: &Path, out: &Path, told: &ExportAs<'_>) -> anyhow::Result<ExportReport> {
     let work = || -> anyhow::Result<ExportReport> {
-        let open = |path: &Path| Checkpoint::open_ignoring(path, told.ignore);
-        let (model, base) = (open(model)?, open(base)?);
+        let open = |path: &Path| Checkpoint::open_ignoring_any(path, told.ignore);
+        let ((model, unmet), (base, unmet_in_base)) = (open(model)?, open(base)?);
+        if let Some(entry) = unmet.iter().find(|entry| unmet_in_base.contains(entry)) {
+            anyhow::bail!("`--ignore {entry}` is no key, tensor or token of either checkpoint");
+        }
         let frozen_layers = shared_layers(&base, &model)?;
         anyhow::ensure!(
             frozen_layers < base.config.num_hidden_layers,

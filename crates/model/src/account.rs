@@ -5,6 +5,8 @@ mod known;
 
 use crate::ModelError;
 use serde_json::{Map, Value};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub(crate) use known::{CONFIG, GENERATION, GGUF, ROPE, TOKENIZER};
@@ -33,11 +35,27 @@ impl Known {
 /// What a user says may be left out: keys of files, names of tensors, tokens. A `*` stands for any text without a dot,
 /// so that one entry speaks for all layers; at the end it stands for anything.
 #[derive(Clone, Copy)]
-pub(crate) struct Ignored<'a>(pub &'a [String]);
+pub(crate) struct Ignored<'a> {
+    pub entries: &'a [String],
+    /// Entries that stood for something so far.
+    met: &'a RefCell<BTreeSet<String>>,
+}
 
-impl Ignored<'_> {
+impl<'a> Ignored<'a> {
+    pub fn new(entries: &'a [String], met: &'a RefCell<BTreeSet<String>>) -> Self {
+        Self { entries, met }
+    }
+
+    /// Of a name that the files have.
     pub fn has(self, name: &str) -> bool {
-        self.0.iter().any(|pattern| matches(pattern, name))
+        let found: Vec<&String> = self.entries.iter().filter(|entry| matches(entry, name)).collect();
+        self.met.borrow_mut().extend(found.iter().copied().cloned());
+        !found.is_empty()
+    }
+
+    /// Entries that stood for nothing.
+    pub fn in_vain(self) -> Vec<String> {
+        self.entries.iter().filter(|entry| !self.met.borrow().contains(*entry)).cloned().collect()
     }
 }
 
@@ -71,7 +89,7 @@ impl<'a> Account<'a> {
         let Value::Object(mut keys) = value else {
             return Err(ModelError::corrupt(path, "is no JSON object"));
         };
-        keys.retain(|key, value| !value.is_null() && !ignored.has(key));
+        keys.retain(|key, value| !ignored.has(key) && !value.is_null());
         Ok(Self { path: path.into(), keys, ignored })
     }
 
@@ -95,7 +113,7 @@ impl<'a> Account<'a> {
             None => Ok(None),
             Some(Value::Object(inner)) => {
                 let mut inner = inner.clone();
-                inner.retain(|name, value| !value.is_null() && !self.ignored.has(&format!("{key}.{name}")));
+                inner.retain(|name, value| !self.ignored.has(&format!("{key}.{name}")) && !value.is_null());
                 Ok(Some(inner))
             }
             Some(other) => Err(self.refuse(key, other, "is no table")),

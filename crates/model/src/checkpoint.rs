@@ -2,6 +2,7 @@ use crate::account::Ignored;
 use crate::{ChatTemplate, Config, ModelError, Tokenizer, folder, gguf, ops};
 use candle_core::{DType, Tensor};
 use sha2::{Digest, Sha256};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -71,16 +72,38 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
+    /// [`ModelError::NothingToIgnore`] for an entry that stands for nothing in the files.
     pub fn open_ignoring(path: &Path, ignore: &[String]) -> Result<Self, ModelError> {
+        let (checkpoint, in_vain) = Self::open_ignoring_any(path, ignore)?;
+        match in_vain.into_iter().next() {
+            None => Ok(checkpoint),
+            Some(entry) => Err(ModelError::NothingToIgnore { path: path.into(), entry }),
+        }
+    }
+
+    /// As [`Checkpoint::open_ignoring`] for entries that may be another checkpoint's, with those that stand for nothing
+    /// in this one.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_ignoring_any(path: &Path, ignore: &[String]) -> Result<(Self, Vec<String>), ModelError> {
+        let met = RefCell::default();
+        let ignored = Ignored::new(ignore, &met);
+        let checkpoint = Self::open_accounted(path, ignored)?;
+        let in_vain = ignored.in_vain();
+        Ok((checkpoint, in_vain))
+    }
+
+    fn open_accounted(path: &Path, ignored: Ignored<'_>) -> Result<Self, ModelError> {
         crate::threads::keep_candle_from_spinning();
         if path.is_dir() {
-            return folder::open(path, Ignored(ignore));
+            return folder::open(path, ignored);
         }
         std::fs::metadata(path).map_err(ModelError::io(path))?;
         if path.extension().is_none_or(|e| e != "gguf") {
             return Err(ModelError::NotACheckpoint { path: path.into() });
         }
-        gguf::open(path, Ignored(ignore))
+        gguf::open(path, ignored)
     }
 
     /// A checkpoint of parts that fit together; a head that repeats the embedding is left out.
@@ -93,14 +116,14 @@ impl Checkpoint {
         ignored: Ignored<'_>,
     ) -> Result<Self, ModelError> {
         let place = files.first().cloned().unwrap_or_default();
-        let ignored = ignored.0.to_vec();
-        let mut checkpoint = Self { config, tensors, tokenizer, chat_template, files, ignored };
+        let entries = ignored.entries.to_vec();
+        let mut checkpoint = Self { config, tensors, tokenizer, chat_template, files, ignored: entries };
         checkpoint.drop_tied_head(&place)?;
         checkpoint.check().map_err(|error| match error {
             ModelError::Shape { .. } | ModelError::MissingTensor { .. } => ModelError::corrupt(&place, error),
             other => other,
         })?;
-        checkpoint.account_for_tensors(&place)?;
+        checkpoint.account_for_tensors(&place, ignored)?;
         Ok(checkpoint)
     }
 
@@ -171,7 +194,7 @@ impl Checkpoint {
     }
 
     /// Every tensor is one of the architecture, every weight is a number and every token has a row.
-    fn account_for_tensors(&self, place: &Path) -> Result<(), ModelError> {
+    fn account_for_tensors(&self, place: &Path, ignored: Ignored<'_>) -> Result<(), ModelError> {
         for (name, tensor) in &self.tensors {
             // Tables that older versions of transformers stored, and compute themselves since.
             if !self.config.has_tensor(name) && !name.ends_with("rotary_emb.inv_freq") {
@@ -186,7 +209,7 @@ impl Checkpoint {
         }
         let rows = self.config.vocab_size;
         let beyond = self.tokenizer.beyond(rows);
-        if let Some((id, token)) = beyond.iter().find(|(_, token)| !Ignored(&self.ignored).has(token)) {
+        if let Some((id, token)) = beyond.iter().find(|(_, token)| !ignored.has(token)) {
             let why = format!("has id {id}, and the embedding has {rows} rows");
             return Err(ModelError::unaccounted(place, &format!("token `{token}`"), token, &why));
         }

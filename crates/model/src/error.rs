@@ -21,6 +21,9 @@ pub enum ModelError {
     /// A key, tensor or token that the answers may depend on and that is not used.
     #[error("`{}`: {what} {why}\n\nhint: if the model is the same without it, say so: `model.ignore = [\"{key}\"]` in the recipe, `--ignore {key}` on the command line", path.display())]
     Unaccounted { path: PathBuf, what: String, key: String, why: String },
+    /// An entry of `model.ignore` or `--ignore` that stands for nothing: a slip, or another checkpoint's.
+    #[error("`{}`: `{entry}` of `model.ignore` or `--ignore` is no key, tensor or token that could be left out\n\nhint: look for a slip of the pen, or take the entry away", path.display())]
+    NothingToIgnore { path: PathBuf, entry: String },
     /// A size that no machine, or not this one, could hold; nothing was allocated.
     #[error("`{}`: {reason}", path.display())]
     TooLarge { path: PathBuf, reason: String },

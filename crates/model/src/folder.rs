@@ -137,7 +137,8 @@ fn rope_theta(account: &Account<'_>) -> Result<f64, ModelError> {
 
 fn tokenizer(path: &Path, settings: &Account<'_>, ends: Option<&TokenIds>) -> Result<Tokenizer, ModelError> {
     let bare = Tokenizer::load(path, ends.map_or(&[][..], |ids| ids.ids()))?;
-    let bare = if settings.ignored().has("post_processor") { bare.without_post_processor() } else { bare };
+    let framed = bare.has_post_processor() && settings.ignored().has("post_processor");
+    let bare = if framed { bare.without_post_processor() } else { bare };
     check_tokens(&bare, settings)?;
     let mut texts = BTreeMap::new();
     // Where the settings leave a token out, older versions of transformers wrote it here.

@@ -107,6 +107,10 @@ impl Tokenizer {
         Ok(self)
     }
 
+    pub(crate) fn has_post_processor(&self) -> bool {
+        self.inner.get_post_processor().is_some()
+    }
+
     /// The same tokenizer as if its file had no post-processor.
     pub(crate) fn without_post_processor(mut self) -> Self {
         self.inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);

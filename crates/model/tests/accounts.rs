@@ -132,6 +132,22 @@ fn a_tensor_that_is_not_used_is_refused_by_name() {
 }
 
 #[test]
+fn an_entry_that_leaves_nothing_out_is_refused_by_name() {
+    let mut folder = with_config("odd", json!(1));
+    for entry in ["hidden_akt", "model.layers.*.q_proj.bias", "<nowhere>", "quantization_config.odd"] {
+        let error = folder.open_ignoring(&["odd", entry]).err().unwrap().to_string();
+        assert!(error.contains(&format!("`{entry}` of `model.ignore`")), "{error}");
+        let ignore = ["odd".to_owned(), entry.to_owned()];
+        folder.write();
+        assert_eq!(Checkpoint::open_ignoring_any(folder.path(), &ignore).unwrap().1, [entry]);
+    }
+    folder.config["sliding_window"] = json!(null);
+    folder.open_ignoring(&["odd", "sliding_*", "sliding_window"]).err().expect("a star is a whole part");
+    folder.open_ignoring(&["odd", "sliding_window"]).expect("it is there, if empty");
+    folder.open_ignoring(&["*"]).err().expect("nothing is left to read");
+}
+
+#[test]
 fn a_head_beside_tied_embeddings_is_the_embedding_or_refused() {
     let mut folder = Folder::new();
     let embedding = folder.tensors["model.embed_tokens.weight"].clone();

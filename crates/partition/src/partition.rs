@@ -49,7 +49,7 @@ impl Partition {
             return Err(PartitionError::Manifest { path: dir.join(MANIFEST_FILE), reason });
         }
         check_folder(dir, "public", &manifest, &manifest.public_files, has_id_file)?;
-        let base = Checkpoint::open_ignoring(&manifest.base_path(dir), &manifest.base.ignored)?;
+        let base = Checkpoint::open_ignoring_any(&manifest.base_path(dir), &manifest.base.ignored)?.0;
         Ok(Self { manifest, dir: dir.into(), base, private: None })
     }
 
