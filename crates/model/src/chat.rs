@@ -74,15 +74,7 @@ pub fn render_chat(
     messages: &[Message],
     add_generation_prompt: bool,
 ) -> Result<String, ModelError> {
-    let mut env = Environment::new();
-    // As Hugging Face sets them.
-    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("plain Jinja"));
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.add_function("raise_exception", |message: String| -> Result<String, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message))
-    });
-    env.add_function("strftime_now", strftime_now);
-    env.add_filter("tojson", to_json);
+    let mut env = environment();
     let fail = |e: Error| ModelError::Template(e.to_string());
     let source = without_generation_tags(&template.source);
     env.add_template("chat", &source).map_err(fail)?;
@@ -92,6 +84,24 @@ pub fn render_chat(
     let asked = context! { messages, add_generation_prompt, tools => none.clone(), documents => none };
     let tokens = Value::from_pairs(template.tokens.iter().map(|(name, text)| (name.as_str(), text.as_str())));
     env.get_template("chat").and_then(|t| t.render(context! { ..asked, ..tokens })).map_err(fail)
+}
+
+/// Whether a template can be read at all; whether it renders depends on the turns.
+pub(crate) fn check_template(source: &str) -> Result<(), Error> {
+    environment().add_template("chat", &without_generation_tags(source))
+}
+
+fn environment<'a>() -> Environment<'a> {
+    let mut env = Environment::new();
+    // As Hugging Face sets them.
+    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("plain Jinja"));
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.add_function("raise_exception", |message: String| -> Result<String, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    env.add_function("strftime_now", strftime_now);
+    env.add_filter("tojson", to_json);
+    env
 }
 
 /// The local time, in C's format.

@@ -85,7 +85,7 @@ impl Config {
         if !self.head_dim.is_multiple_of(2) {
             return Err("`head_dim` must be even".into());
         }
-        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
+        if !(0.0..=1.0).contains(&self.rms_norm_eps) {
             return Err(format!("`rms_norm_eps` = {} is no small number", self.rms_norm_eps));
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {

@@ -1,6 +1,7 @@
 //! A Hugging Face folder: `config.json`, `generation_config.json`, the tokenizer's files and `*.safetensors`.
 
 use crate::account::{Account, CONFIG, GENERATION, Ignored, ROPE, TOKENIZER, shortened};
+use crate::chat::check_template;
 use crate::checkpoint::{Tensors, add_tensor};
 use crate::{ChatTemplate, Checkpoint, Config, ModelError, SpecialTokens, TokenIds, Tokenizer, named_once, scaled};
 use candle_core::Device;
@@ -17,7 +18,8 @@ pub(crate) fn open(dir: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Model
     let mut config = config(&account)?;
     let generation = Account::read_if_there(&dir.join("generation_config.json"), ignored)?;
     generation.check(&GENERATION)?;
-    add_ends(&mut config, generation.ids("eos_token_id")?);
+    let ends = ends(&generation, config.vocab_size)?;
+    add_ends(&mut config, ends);
 
     let settings = Account::read_if_there(&dir.join("tokenizer_config.json"), ignored)?;
     settings.check(&TOKENIZER)?;
@@ -88,8 +90,21 @@ fn config(account: &Account<'_>) -> Result<Config, ModelError> {
         quantization_config: account.table("quantization_config")?.map(Value::Object),
     };
     let mut config = config.normalise().map_err(|reason| ModelError::TooLarge { path: path.clone(), reason })?;
-    add_ends(&mut config, account.ids("eos_token_id")?);
+    let ends = ends(account, config.vocab_size)?;
+    add_ends(&mut config, ends);
     Ok(config)
+}
+
+/// Tokens that end a text, by a file.
+fn ends(account: &Account<'_>, vocab_size: usize) -> Result<Vec<u32>, ModelError> {
+    let ids = account.ids("eos_token_id")?;
+    match ids.iter().find(|id| **id as usize >= vocab_size) {
+        None => Ok(ids),
+        Some(beyond) => {
+            let why = format!("names {beyond}, and there are {vocab_size} tokens");
+            Err(account.refuse("eos_token_id", &account.keys["eos_token_id"], &why))
+        }
+    }
 }
 
 /// Adds tokens that end a text, each once and in the order of the files.
@@ -198,7 +213,10 @@ fn check_tokens(tokenizer: &Tokenizer, settings: &Account<'_>) -> Result<(), Mod
 fn template(dir: &Path, settings: &Account<'_>) -> Result<Option<String>, ModelError> {
     let jinja = dir.join("chat_template.jinja");
     if jinja.is_file() && !settings.ignored().has("chat_template.jinja") {
-        return std::fs::read_to_string(&jinja).map(Some).map_err(ModelError::io(jinja));
+        let source = std::fs::read_to_string(&jinja).map_err(ModelError::io(&jinja))?;
+        let wrong = |why: &str| ModelError::unaccounted(&jinja, "the template", "chat_template.jinja", why);
+        check_template(&source).map_err(|e| wrong(&format!("cannot be read: {e}")))?;
+        return Ok(Some(source));
     }
     let Some(value) = settings.keys.get("chat_template") else { return Ok(None) };
     let default = match value {
@@ -211,7 +229,10 @@ fn template(dir: &Path, settings: &Account<'_>) -> Result<Option<String>, ModelE
         _ => return Err(settings.refuse("chat_template", value, "is no template")),
     };
     match default {
-        Some(text) => Ok(Some(text.to_owned())),
+        Some(text) => match check_template(text) {
+            Ok(()) => Ok(Some(text.to_owned())),
+            Err(error) => Err(settings.refuse("chat_template", value, &format!("cannot be read: {error}"))),
+        },
         None => Err(settings.refuse("chat_template", value, "has no template named `default`")),
     }
 }

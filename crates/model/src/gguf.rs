@@ -1,6 +1,7 @@
 mod header;
 
 use crate::account::{Account, GGUF, Ignored};
+use crate::chat::check_template;
 use crate::folder::add_ends;
 use crate::{ChatTemplate, Checkpoint, Config, ModelError, SpecialTokens, Tokenizer};
 use candle_core::quantized::gguf_file::{Content, Value};
@@ -26,6 +27,10 @@ pub(crate) fn open(path: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Mode
     let config = metadata.config()?;
     let tokenizer = metadata.tokenizer(&config)?;
     let template = metadata.account.text("tokenizer.chat_template")?;
+    if let Some(Err(error)) = template.map(check_template) {
+        let (key, value) = ("tokenizer.chat_template", &metadata.account.keys["tokenizer.chat_template"]);
+        return Err(metadata.account.refuse(key, value, &format!("cannot be read: {error}")));
+    }
     let chat_template = template.map(|source| ChatTemplate::new(source.into(), &tokenizer));
 
     let mut names: Vec<(&String, u64)> = content.tensor_infos.iter().map(|(n, t)| (n, t.offset)).collect();

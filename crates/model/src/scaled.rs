@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// `quantization_config` of the formats whose scales stand beside the weights. How activations would be rounded by
-/// hardware that multiplies in 8 bits does not enter: the weights are the model.
+/// hardware that multiplies in 8 bits does not enter, so a fixed scale for that is refused where a file has one.
 const QUANTIZATION: Known = Known {
     used: &["config_groups", "format", "quant_method", "weight_block_size"],
     harmless: &[
@@ -44,16 +44,24 @@ pub(crate) fn to_floats(mut stored: Tensors, account: &Account<'_>) -> Result<BT
         stored.iter().filter(|(_, t)| t.tensor.dtype() == DType::F8E4M3).map(|(n, _)| n.clone()).collect();
     for name in names {
         let Some(module) = name.strip_suffix(".weight") else { continue };
-        // Of activations, see above.
         for unused in ["input_scale", "activation_scale"] {
-            stored.remove(&format!("{module}.{unused}"));
+            let name = format!("{module}.{unused}");
+            if let Some(scale) = stored.get(&name) {
+                let why = "is a fixed scale of activations, and they are not rounded to 8 bits here";
+                return Err(ModelError::unaccounted(&scale.file, &format!("tensor `{name}`"), &name, why));
+            }
         }
         let scales = ["weight_scale", "weight_scale_inv"].map(|kind| format!("{module}.{kind}"));
         let Some((name_of_scale, scale)) = scales.iter().find_map(|name| stored.remove_entry(name)) else {
             if config.is_some() {
                 return Err(ModelError::MissingTensor { name: scales[0].clone() });
             }
-            continue;
+            let reason = format!(
+                "tensor `{name}` is of 8-bit floats, with neither `{}` nor a `quantization_config`\n\n\
+                 hint: store it as 16-bit floats if it is meant as it stands",
+                scales[0]
+            );
+            return Err(ModelError::corrupt(&stored[&name].file, reason));
         };
         let weight = stored.get_mut(&name).expect("its name is from there");
         weight.tensor = multiplied(&weight.tensor, &scale.tensor, block, &name_of_scale)?;

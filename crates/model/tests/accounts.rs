@@ -215,7 +215,12 @@ fn scales_beside_8_bit_weights_are_applied() {
             stored.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         folder.tensors.insert(format!("{name}.weight"), stored);
         folder.tensors.insert(format!("{name}.{kind}"), scales);
-        folder.tensors.insert(format!("{name}.input_scale"), scale(vec![1.0], &[1]));
+        let of_inputs = format!("{name}.input_scale");
+        folder.tensors.insert(of_inputs.clone(), scale(vec![1.0], &[1]));
+        let error = folder.error();
+        assert!(error.contains(&format!("tensor `{of_inputs}` is a fixed scale")), "{error}");
+        folder.open_ignoring(&["model.layers.*.mlp.down_proj.input_scale"]).unwrap();
+        folder.tensors.remove(&of_inputs);
         let model = folder.open().unwrap_or_else(|e| panic!("{config}: {e}"));
         let meant = model.floats(&format!("{name}.weight")).unwrap();
         assert_eq!(meant[5 * 16 + 11], bare[5 * 16 + 11] * at, "{config}");
@@ -231,6 +236,11 @@ fn scales_beside_8_bit_weights_are_applied() {
     assert!(folder.error().contains("down_proj.weight_scale"), "a scale that is missing is missed");
     folder.tensors.insert(format!("{name}.weight_scale"), scale(vec![1.0; 5], &[5]));
     assert!(folder.error().contains("down_proj.weight_scale"), "a scale that does not fit is refused");
+    let mut folder = Folder::new();
+    let stored = f8(&folder.tensors[&format!("{name}.weight")]);
+    folder.tensors.insert(format!("{name}.weight"), stored);
+    let error = folder.error();
+    assert!(error.contains(&format!("tensor `{name}.weight` is of 8-bit floats")), "{error}");
     for config in [
         json!({ "quant_method": "compressed-tensors", "format": "int-quantized" }),
         json!({ "quant_method": "awq" }),
@@ -262,7 +272,12 @@ fn all_ends_of_all_files_end_an_answer() {
         assert!(error.contains("generation_config.json") && error.contains(key), "{error}");
         assert!(folder.open_ignoring(&[key]).is_ok());
     }
-    for wrong in [json!("two"), json!(1.5), json!(-2), json!([[2]]), json!(1u64 << 40)] {
+    folder.more = vec![("generation_config.json", json!({ "eos_token_id": [2, VOCAB] }))];
+    let error = folder.error();
+    assert!(error.contains("generation_config.json") && error.contains("`eos_token_id`"), "{error}");
+    with_config("eos_token_id", json!(VOCAB - 1)).open().unwrap();
+    for wrong in [json!(VOCAB), json!([2, VOCAB]), json!("two"), json!(1.5), json!(-2), json!([[2]]), json!(1u64 << 40)]
+    {
         assert!(with_config("eos_token_id", wrong.clone()).error().contains("`eos_token_id`"), "{wrong}");
     }
 }
@@ -355,6 +370,20 @@ fn templates_are_found_wherever_they_stand() {
 }
 
 #[test]
+fn a_template_that_is_no_jinja_is_refused_by_its_file() {
+    let mut folder = Folder::new();
+    folder.tokenizer_config = json!({ "chat_template": "{% for m in messages %}{{ m.content }}" });
+    let error = folder.error();
+    assert!(error.contains("tokenizer_config.json") && error.contains("chat_template"), "{error}");
+    folder.open_ignoring(&["chat_template"]).unwrap();
+    folder.tokenizer_config = json!({ "chat_template": "{{ messages }}" });
+    folder.open().unwrap();
+    std::fs::write(folder.path().join("chat_template.jinja"), "{{ messages ").unwrap();
+    let error = folder.error();
+    assert!(error.contains("chat_template.jinja"), "{error}");
+}
+
+#[test]
 fn sizes_without_sense_are_refused_by_key_and_file() {
     for key in [
         "hidden_size",
@@ -372,9 +401,13 @@ fn sizes_without_sense_are_refused_by_key_and_file() {
         }
     }
     assert!(with_config("num_hidden_layers", json!(1_000_000)).error().contains("`num_hidden_layers`"));
-    for (key, value) in
-        [("rope_theta", json!(0)), ("rope_theta", json!(-5)), ("rms_norm_eps", json!(-1)), ("rms_norm_eps", json!("x"))]
-    {
+    for (key, value) in [
+        ("rope_theta", json!(0)),
+        ("rope_theta", json!(-5)),
+        ("rms_norm_eps", json!(-1)),
+        ("rms_norm_eps", json!(1.5)),
+        ("rms_norm_eps", json!("x")),
+    ] {
         assert!(with_config(key, value.clone()).error().contains(key), "{key} = {value}");
     }
     let mut folder = Folder::new();
