@@ -1,12 +1,11 @@
-//! How large the values on each kind of wire are, on a real checkpoint and real prompts:
-//! `cargo run --release -p marill-evals --example ranges -- CHECKPOINT [frozen layers] [tokens] [plot.svg]`.
+//! How large the values on each kind of wire are, on a real checkpoint and real prompts: `cargo run
+//! --release -p marill-evals --example ranges -- CHECKPOINT [frozen layers] [tokens] [plot.svg]`.
 //!
-//! Runs the integer twin, prompt and greedy tokens, and counts every value that the secure program opens under a mask by
-//! the power of two below its magnitude. Prints one row a wire; writes an SVG, and the counts as CSV beside it.
+//! Runs the integer twin, prompt and greedy tokens, and counts every value that the secure program
+//! opens under a mask by the power of two below its magnitude. Prints one row a wire; writes an
+//! SVG, and the counts as CSV beside it.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use marill_model::{Checkpoint, Message, Prefix, Transforms, render_chat};
 use marill_mpc::{DecoderSpec, PrivateWeights, Twin};
@@ -26,7 +25,8 @@ const WIRES: [(&str, &str, u32); 8] = [
 ];
 
 const PROMPTS: [&str; 6] = [
-    "Classify the news into World, Sports, Business or Technology: The central bank raised its rates again.",
+    "Classify the news into World, Sports, Business or Technology: The central bank raised its \
+     rates again.",
     "Translate from German to English:\nZwei Hunde laufen über die nasse Straße.",
     "Write a Python function that returns the largest of three numbers.",
     "Who was the first person to walk on the moon, and when?",
@@ -48,7 +48,10 @@ impl Seen {
             self.zeros += 1;
             return;
         }
-        *self.by_magnitude.entry(value.abs().log2().floor() as i32).or_default() += 1;
+        *self
+            .by_magnitude
+            .entry(value.abs().log2().floor() as i32)
+            .or_default() += 1;
         self.largest = self.largest.max(value.abs());
     }
 
@@ -71,21 +74,40 @@ impl Seen {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let path = arguments.first().ok_or("usage: ranges CHECKPOINT [frozen layers] [tokens] [plot.svg]")?;
+    let path = arguments
+        .first()
+        .ok_or("usage: ranges CHECKPOINT [frozen layers] [tokens] [plot.svg]")?;
     let frozen_layers = arguments.get(1).map_or(Ok(15), |a| a.parse())?;
     let tokens: usize = arguments.get(2).map_or(Ok(16), |a| a.parse())?;
     let base = Checkpoint::open(Path::new(path))?;
-    let transforms = Transforms { frozen_layers, lora: None, heads: None };
-    let spec = marill_partition::decoder_spec(&base.config, &transforms, ExportOptions::default().numeric)?;
-    let public = Arc::new(marill_partition::public_weights(&spec, &base, frozen_layers)?);
+    let transforms = Transforms {
+        frozen_layers,
+        lora: None,
+        heads: None,
+    };
+    let spec = marill_partition::decoder_spec(
+        &base.config,
+        &transforms,
+        ExportOptions::default().numeric,
+    )?;
+    let public = Arc::new(marill_partition::public_weights(
+        &spec,
+        &base,
+        frozen_layers,
+    )?);
     let private = Arc::new(PrivateWeights::from_floats(&public, Vec::new())?);
     let mut seen: BTreeMap<&str, Seen> = BTreeMap::new();
     let mut asked = 0;
     for question in PROMPTS {
         let text = match &base.chat_template {
-            Some(template) => {
-                render_chat(template, &[Message { role: "user".into(), content: question.into() }], true)?
-            }
+            Some(template) => render_chat(
+                template,
+                &[Message {
+                    role: "user".into(),
+                    content: question.into(),
+                }],
+                true,
+            )?,
             None => question.to_owned(),
         };
         let prompt = base.tokenizer.encode(&text)?;
@@ -98,10 +120,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             token = twin.decode(&spec.encode(&prefix.forward(&[token])?)?)?;
         }
         for (place, values) in twin.take_trace() {
-            let Some((name, ..)) = WIRES.iter().find(|(name, ..)| *name == place) else { continue };
+            let Some((name, ..)) = WIRES.iter().find(|(name, ..)| *name == place) else {
+                continue;
+            };
             let scale = f64::from(frac_bits(&spec, place)).exp2();
             let wire = seen.entry(name).or_default();
-            values.iter().for_each(|&value| wire.add(value as i64 as f64 / scale));
+            values
+                .iter()
+                .for_each(|&value| wire.add(value as i64 as f64 / scale));
         }
     }
     report(&seen, &spec, asked, tokens);
@@ -112,15 +138,33 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn frac_bits(spec: &DecoderSpec, place: &str) -> u32 {
-    if place.ends_with(".hidden") { spec.numeric.residual_frac_bits } else { spec.numeric.frac_bits }
+    if place.ends_with(".hidden") {
+        spec.numeric.residual_frac_bits
+    } else {
+        spec.numeric.frac_bits
+    }
 }
 
 fn report(seen: &BTreeMap<&str, Seen>, spec: &DecoderSpec, asked: usize, tokens: usize) {
-    println!("{} prompts, {asked} prompt tokens, {tokens} greedy tokens each\n", PROMPTS.len());
-    let columns = ["wire", "values", "zero", "1 of 1,000 above", "largest", "bits used", "wire bits", "room"];
+    println!(
+        "{} prompts, {asked} prompt tokens, {tokens} greedy tokens each\n",
+        PROMPTS.len()
+    );
+    let columns = [
+        "wire",
+        "values",
+        "zero",
+        "1 of 1,000 above",
+        "largest",
+        "bits used",
+        "wire bits",
+        "room",
+    ];
     let mut table = Table::new(columns).right(&[1, 2, 3, 4, 5, 6, 7]);
     for (place, about, wire_bits) in WIRES {
-        let Some(wire) = seen.get(place) else { continue };
+        let Some(wire) = seen.get(place) else {
+            continue;
+        };
         // Sign and magnitude.
         let used = frac_bits(spec, place) as i32 + wire.largest.log2().floor() as i32 + 2;
         table.row([
@@ -139,19 +183,38 @@ fn report(seen: &BTreeMap<&str, Seen>, spec: &DecoderSpec, asked: usize, tokens:
 
 fn plot_of(seen: &BTreeMap<&str, Seen>, arguments: &[String]) -> LinePlot {
     // As many lines as can be told apart; the two left out lie on their neighbours.
-    let drawn = WIRES.iter().filter(|(place, ..)| !["mlp.hidden", "mlp.silu"].contains(place));
+    let drawn = WIRES
+        .iter()
+        .filter(|(place, ..)| !["mlp.hidden", "mlp.silu"].contains(place));
     let series = drawn.filter_map(|(place, about, _)| {
         let wire = seen.get(place)?;
         let share = |count: &u64| (*count as f64 / wire.count() as f64).log10();
-        let points = wire.by_magnitude.iter().map(|(&magnitude, count)| (f64::from(magnitude), share(count)));
-        Some(Series { name: (*about).into(), points: points.collect() })
+        let points = wire
+            .by_magnitude
+            .iter()
+            .map(|(&magnitude, count)| (f64::from(magnitude), share(count)));
+        Some(Series {
+            name: (*about).into(),
+            points: points.collect(),
+        })
     });
     let largest = |ending: &str| {
-        seen.iter().filter(|(place, _)| place.ends_with(ending)).map(|(_, wire)| wire.largest).fold(0.0, f64::max)
+        seen.iter()
+            .filter(|(place, _)| place.ends_with(ending))
+            .map(|(_, wire)| wire.largest)
+            .fold(0.0, f64::max)
     };
-    let file = Path::new(&arguments[0]).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let file = Path::new(&arguments[0])
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     LinePlot {
-        title: format!("The residual stream reaches {:.0}, gate and up {:.0}", largest("hidden"), largest("gate_up")),
+        title: format!(
+            "The residual stream reaches {:.0}, gate and up {:.0}",
+            largest("hidden"),
+            largest("gate_up")
+        ),
         caption: format!("cargo run --release -p marill-evals --example ranges -- {file}"),
         x_label: "log2 of the magnitude".into(),
         y_label: "log10 of the share of values".into(),

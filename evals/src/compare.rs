@@ -1,14 +1,11 @@
 //! Two runs on the same questions: the difference of their scores, and how far it may be chance.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::measure::Measure;
-use crate::metrics::split_mix;
-use crate::{EvalError, ExampleFigures};
+use crate::{EvalError, ExampleFigures, measure::Measure, metrics::split_mix};
 
 const RESAMPLES: usize = 10_000;
 
@@ -41,13 +38,20 @@ pub struct Difference {
 /// # Errors
 /// [`EvalError::Scores`] naming the file and what is wrong with it.
 pub fn read(path: &Path) -> Result<Scored, EvalError> {
-    let fail = |reason: String| EvalError::Scores { path: path.into(), reason };
+    let fail = |reason: String| EvalError::Scores {
+        path: path.into(),
+        reason,
+    };
     let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
     let scored = match serde_json::from_str::<serde_json::Value>(&text) {
         Ok(report) if report["results"].is_object() => from_report(&report),
         _ => from_log(&text),
     };
-    let scored = scored.map_err(|error| fail(format!("it holds no scores of `--json` or `--log-samples`: {error}")))?;
+    let scored = scored.map_err(|error| {
+        fail(format!(
+            "it holds no scores of `--json` or `--log-samples`: {error}"
+        ))
+    })?;
     if scored.values().all(Vec::is_empty) {
         return Err(fail("it holds no examples".into()));
     }
@@ -58,7 +62,9 @@ fn from_report(report: &serde_json::Value) -> serde_json::Result<Scored> {
     let results = report["results"].as_object().into_iter().flatten();
     let read = |(task, result): (&String, &serde_json::Value)| {
         let mut examples: Vec<ExampleFigures> = serde_json::from_value(result["examples"].clone())?;
-        examples.iter_mut().for_each(|example| example.version = result["version"].as_u64());
+        examples
+            .iter_mut()
+            .for_each(|example| example.version = result["version"].as_u64());
         Ok((task.clone(), examples))
     };
     results.map(read).collect()
@@ -79,8 +85,19 @@ fn from_log(text: &str) -> serde_json::Result<Scored> {
     }
     let mut scored = Scored::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let Line { task, doc_id, target, answer, label, version, figures } = serde_json::from_str(line)?;
-        let example = ExampleFigures { version, ..ExampleFigures::new(doc_id, label, &target, &answer, figures) };
+        let Line {
+            task,
+            doc_id,
+            target,
+            answer,
+            label,
+            version,
+            figures,
+        } = serde_json::from_str(line)?;
+        let example = ExampleFigures {
+            version,
+            ..ExampleFigures::new(doc_id, label, &target, &answer, figures)
+        };
         scored.entry(task).or_default().push(example);
     }
     Ok(scored)
@@ -88,11 +105,14 @@ fn from_log(text: &str) -> serde_json::Result<Scored> {
 
 /// Keeps the first `limit` rows of every task, by their numbers in its file.
 pub fn first_rows(scored: &mut Scored, limit: usize) {
-    scored.values_mut().for_each(|examples| examples.retain(|example| example.doc_id < limit));
+    scored
+        .values_mut()
+        .for_each(|examples| examples.retain(|example| example.doc_id < limit));
 }
 
-/// Compares every metric of every task that both runs have, over the examples that both have. Source of the interval: Koehn, "Statistical Significance
-/// Tests for Machine Translation Evaluation", EMNLP 2004 (paired bootstrap).
+/// Compares every metric of every task that both runs have, over the examples that both have.
+/// Source of the interval: Koehn, "Statistical Significance Tests for Machine Translation
+/// Evaluation", EMNLP 2004 (paired bootstrap).
 ///
 /// # Errors
 /// [`EvalError::Compare`] when the runs share no task, or the questions of a shared one differ.
@@ -101,41 +121,78 @@ pub fn compare(a: &Scored, b: &Scored) -> Result<Vec<Difference>, EvalError> {
     for (task, ours) in a {
         let Some(theirs) = b.get(task) else { continue };
         let pairs = pair(task, ours, theirs)?;
-        let same_answers = pairs.iter().filter(|(ours, theirs)| ours.answer_sha256 == theirs.answer_sha256).count();
-        let Some((first, other)) = pairs.first() else { continue };
+        let same_answers = pairs
+            .iter()
+            .filter(|(ours, theirs)| ours.answer_sha256 == theirs.answer_sha256)
+            .count();
+        let Some((first, other)) = pairs.first() else {
+            continue;
+        };
         let alone = [ours.len() - pairs.len(), theirs.len() - pairs.len()];
-        for name in first.figures.keys().filter(|name| other.figures.contains_key(*name)) {
+        for name in first
+            .figures
+            .keys()
+            .filter(|name| other.figures.contains_key(*name))
+        {
             let measure = Measure::find(name).ok_or_else(|| EvalError::Compare {
                 reason: format!("`{task}` has a metric `{name}` that this version does not know"),
             })?;
-            let figures = |example: &ExampleFigures| example.figures.get(name).cloned().unwrap_or_default();
-            let (ours, theirs) = pairs.iter().map(|(ours, theirs)| (figures(ours), figures(theirs))).unzip();
+            let figures =
+                |example: &ExampleFigures| example.figures.get(name).cloned().unwrap_or_default();
+            let (ours, theirs) = pairs
+                .iter()
+                .map(|(ours, theirs)| (figures(ours), figures(theirs)))
+                .unzip();
             let difference = paired(measure, ours, theirs);
-            differences.push(Difference { task: task.clone(), same_answers, alone, ..difference });
+            differences.push(Difference {
+                task: task.clone(),
+                same_answers,
+                alone,
+                ..difference
+            });
         }
     }
     if differences.is_empty() {
-        return Err(EvalError::Compare { reason: nothing_shared(a, b) });
+        return Err(EvalError::Compare {
+            reason: nothing_shared(a, b),
+        });
     }
     Ok(differences)
 }
 
 fn nothing_shared(a: &Scored, b: &Scored) -> String {
     fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
-        names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+        names
+            .map(|name| format!("`{name}`"))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
-    let metrics = |examples: &[ExampleFigures]| list(examples.iter().take(1).flat_map(|first| first.figures.keys()));
-    match a.iter().find_map(|(task, ours)| Some((task, ours, b.get(task)?))) {
+    let metrics = |examples: &[ExampleFigures]| {
+        list(
+            examples
+                .iter()
+                .take(1)
+                .flat_map(|first| first.figures.keys()),
+        )
+    };
+    match a
+        .iter()
+        .find_map(|(task, ours)| Some((task, ours, b.get(task)?)))
+    {
         Some((task, ours, theirs)) => {
-            let hint =
-                "score both with the same version of the task; every engine has `exact_match` of a classification";
+            let hint = "score both with the same version of the task; every engine has \
+                `exact_match` of a classification";
             format!(
                 "the runs of `{task}` share no metric: {} against {}\n\nhint: {hint}",
                 metrics(ours),
                 metrics(theirs)
             )
         }
-        None => format!("the runs share no task: {} against {}", list(a.keys()), list(b.keys())),
+        None => format!(
+            "the runs share no task: {} against {}",
+            list(a.keys()),
+            list(b.keys())
+        ),
     }
 }
 
@@ -145,35 +202,55 @@ fn pair<'a>(
     a: &'a [ExampleFigures],
     b: &'a [ExampleFigures],
 ) -> Result<Vec<(&'a ExampleFigures, &'a ExampleFigures)>, EvalError> {
-    let version = |examples: &[ExampleFigures]| examples.first().and_then(|example| example.version);
+    let version =
+        |examples: &[ExampleFigures]| examples.first().and_then(|example| example.version);
     if let (Some(ours), Some(theirs)) = (version(a), version(b))
         && ours != theirs
     {
-        let reason = format!("`{task}` was scored in version {ours} and in version {theirs}, which mean other scores");
+        let reason = format!(
+            "`{task}` was scored in version {ours} and in version {theirs}, which mean other scores"
+        );
         return Err(EvalError::Compare { reason });
     }
-    let by_id: BTreeMap<usize, &ExampleFigures> = b.iter().map(|example| (example.doc_id, example)).collect();
-    let pairs: Vec<_> = a.iter().filter_map(|ours| Some((ours, *by_id.get(&ours.doc_id)?))).collect();
-    match pairs.iter().find(|(ours, theirs)| ours.target_sha256 != theirs.target_sha256) {
+    let by_id: BTreeMap<usize, &ExampleFigures> =
+        b.iter().map(|example| (example.doc_id, example)).collect();
+    let pairs: Vec<_> = a
+        .iter()
+        .filter_map(|ours| Some((ours, *by_id.get(&ours.doc_id)?)))
+        .collect();
+    match pairs
+        .iter()
+        .find(|(ours, theirs)| ours.target_sha256 != theirs.target_sha256)
+    {
         Some((ours, _)) => {
-            let reason = format!("example {} of `{task}` has another right answer in each run", ours.doc_id);
+            let reason = format!(
+                "example {} of `{task}` has another right answer in each run",
+                ours.doc_id
+            );
             Err(EvalError::Compare { reason })
         }
-        None if pairs.is_empty() => Err(EvalError::Compare { reason: format!("`{task}` has no example in common") }),
+        None if pairs.is_empty() => Err(EvalError::Compare {
+            reason: format!("`{task}` has no example in common"),
+        }),
         None => Ok(pairs),
     }
 }
 
 fn paired(measure: Measure, a: Vec<Vec<f64>>, b: Vec<Vec<f64>>) -> Difference {
-    let (a, b): (Vec<&[f64]>, Vec<&[f64]>) =
-        (a.iter().map(Vec::as_slice).collect(), b.iter().map(Vec::as_slice).collect());
+    let (a, b): (Vec<&[f64]>, Vec<&[f64]>) = (
+        a.iter().map(Vec::as_slice).collect(),
+        b.iter().map(Vec::as_slice).collect(),
+    );
     let n = a.len();
     let (of_a, of_b) = (measure.score_of(&a, 0..n), measure.score_of(&b, 0..n));
     let mut state = 0x6D61_7269_6C6Cu64;
     let mut resampled: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let drawn: Vec<usize> = (0..n).map(|_| (split_mix(&mut state) % n as u64) as usize).collect();
-            measure.score_of(&b, drawn.iter().copied()) - measure.score_of(&a, drawn.iter().copied())
+            let drawn: Vec<usize> = (0..n)
+                .map(|_| (split_mix(&mut state) % n as u64) as usize)
+                .collect();
+            measure.score_of(&b, drawn.iter().copied())
+                - measure.score_of(&a, drawn.iter().copied())
         })
         .collect();
     resampled.sort_unstable_by(f64::total_cmp);
@@ -216,7 +293,10 @@ impl ExampleFigures {
 
 /// The first half of SHA-256, in hex.
 fn short_digest(text: &str) -> String {
-    Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(text)[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -226,7 +306,13 @@ mod tests {
     fn run(right: impl Fn(usize) -> bool) -> Scored {
         let example = |doc_id: usize| {
             let figures = BTreeMap::from([("acc".to_owned(), vec![f64::from(right(doc_id)), 1.0])]);
-            ExampleFigures::new(doc_id, Some(1), "x", if right(doc_id) { "x" } else { "y" }, figures)
+            ExampleFigures::new(
+                doc_id,
+                Some(1),
+                "x",
+                if right(doc_id) { "x" } else { "y" },
+                figures,
+            )
         };
         Scored::from([("news".to_owned(), (0..200).map(example).collect())])
     }
@@ -234,20 +320,34 @@ mod tests {
     #[test]
     fn pairing_finds_a_small_but_steady_gain() {
         // B is right wherever A is, and on one question in ten besides.
-        let differences = compare(&run(|n| n % 2 == 0), &run(|n| n % 2 == 0 || n % 10 == 1)).unwrap();
-        let [only] = &differences[..] else { panic!("{differences:?}") };
+        let differences =
+            compare(&run(|n| n % 2 == 0), &run(|n| n % 2 == 0 || n % 10 == 1)).unwrap();
+        let [only] = &differences[..] else {
+            panic!("{differences:?}")
+        };
         assert_eq!((only.metric, only.n, only.a), ("acc", 200, 0.5));
         assert!((only.b - 0.6).abs() < 1e-12 && (only.difference - 0.1).abs() < 1e-12);
         // The exact standard error of a mean of 200 draws of one in ten.
-        assert!((only.stderr - (0.1f64 * 0.9 / 200.0).sqrt()).abs() < 1e-3, "{}", only.stderr);
-        assert!(only.interval[0] > 0.05 && only.interval[1] < 0.15, "{:?}", only.interval);
+        assert!(
+            (only.stderr - (0.1f64 * 0.9 / 200.0).sqrt()).abs() < 1e-3,
+            "{}",
+            only.stderr
+        );
+        assert!(
+            only.interval[0] > 0.05 && only.interval[1] < 0.15,
+            "{:?}",
+            only.interval
+        );
         assert_eq!(only.same_answers, 180);
     }
 
     #[test]
     fn no_difference_is_none() {
         let differences = compare(&run(|n| n % 3 == 0), &run(|n| n % 3 == 0)).unwrap();
-        assert_eq!((differences[0].difference, differences[0].interval), (0.0, [0.0, 0.0]));
+        assert_eq!(
+            (differences[0].difference, differences[0].interval),
+            (0.0, [0.0, 0.0])
+        );
         assert_eq!(differences[0].same_answers, 200);
     }
 
@@ -274,16 +374,31 @@ mod tests {
         let error = compare(&run(|_| true), &elsewhere).unwrap_err().to_string();
         assert!(error.contains("`news` against `weather`"), "{error}");
         let (mut old, mut new) = (run(|_| true), run(|_| true));
-        old.get_mut("news").unwrap().iter_mut().for_each(|example| example.version = Some(1));
-        assert!(compare(&old, &new).is_ok(), "a log of an earlier program names no version");
-        new.get_mut("news").unwrap().iter_mut().for_each(|example| example.version = Some(2));
+        old.get_mut("news")
+            .unwrap()
+            .iter_mut()
+            .for_each(|example| example.version = Some(1));
+        assert!(
+            compare(&old, &new).is_ok(),
+            "a log of an earlier program names no version"
+        );
+        new.get_mut("news")
+            .unwrap()
+            .iter_mut()
+            .for_each(|example| example.version = Some(2));
         let error = compare(&old, &new).unwrap_err().to_string();
-        assert!(error.contains("`news` was scored in version 1 and in version 2"), "{error}");
+        assert!(
+            error.contains("`news` was scored in version 1 and in version 2"),
+            "{error}"
+        );
         let mut greedy = run(|_| true);
         for example in greedy.get_mut("news").unwrap() {
             example.figures = BTreeMap::from([("exact_match".to_owned(), vec![1.0, 1.0])]);
         }
         let error = compare(&run(|_| true), &greedy).unwrap_err().to_string();
-        assert!(error.contains("`news` share no metric: `acc` against `exact_match`"), "{error}");
+        assert!(
+            error.contains("`news` share no metric: `acc` against `exact_match`"),
+            "{error}"
+        );
     }
 }

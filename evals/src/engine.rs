@@ -26,28 +26,36 @@ pub trait Engine {
         true
     }
 
-    /// Natural logarithm of the probability of each continuation behind `prompt`, summed over its tokens.
+    /// Natural logarithm of the probability of each continuation behind `prompt`, summed over its
+    /// tokens.
     ///
     /// # Errors
-    /// [`EvalError::NeedsLogits`] from the secure engine, [`EvalError::NotANumber`] for logits that are none.
+    /// [`EvalError::NeedsLogits`] from the secure engine, [`EvalError::NotANumber`] for logits that
+    /// are none.
     fn score(&mut self, prompt: &[u32], continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError>;
 
-    /// Natural logarithm of the probability of each token of `tokens` behind those before it; one value less than
-    /// there are tokens.
+    /// Natural logarithm of the probability of each token of `tokens` behind those before it; one
+    /// value less than there are tokens.
     ///
     /// # Errors
     /// As [`Engine::score`].
     fn token_scores(&mut self, tokens: &[u32]) -> Result<Vec<f64>, EvalError>;
 
-    /// Greedy answer of at most `max_new_tokens`; `stop` is asked about each token given the answer so
-    /// far; the token it holds for is not part of the answer.
+    /// Greedy answer of at most `max_new_tokens`; `stop` is asked about each token given the answer
+    /// so far; the token it holds for is not part of the answer.
     ///
     /// # Errors
     /// What the engine itself may meet.
-    fn generate(&mut self, prompt: &[u32], max_new_tokens: usize, stop: &Stop<'_>) -> Result<Vec<u32>, EvalError>;
+    fn generate(
+        &mut self,
+        prompt: &[u32],
+        max_new_tokens: usize,
+        stop: &Stop<'_>,
+    ) -> Result<Vec<u32>, EvalError>;
 }
 
-/// Sums over the tokens of each continuation; `each` gives the parts of one. What begins another one is not asked for.
+/// Sums over the tokens of each continuation; `each` gives the parts of one. What begins another
+/// one is not asked for.
 pub(crate) fn summed(
     continuations: &[Vec<u32>],
     mut each: impl FnMut(&[u32]) -> Result<Vec<f64>, EvalError>,
@@ -75,7 +83,13 @@ pub(crate) fn log_softmax_at(logits: &[f32], token: u32) -> Result<f64, EvalErro
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&l| f64::from(l - top).exp()).sum();
     let score = f64::from(logits[token as usize] - top) - sum.ln();
-    if score.is_finite() { Ok(score) } else { Err(EvalError::NotANumber { what: "a likelihood" }) }
+    if score.is_finite() {
+        Ok(score)
+    } else {
+        Err(EvalError::NotANumber {
+            what: "a likelihood",
+        })
+    }
 }
 
 /// The most likely token; the lowest index wins a tie, as in the secure engine.
@@ -107,7 +121,14 @@ mod tests {
 
     #[test]
     fn what_begins_another_continuation_is_asked_for_once() {
-        let continuations = [vec![1], vec![1, 2, 3], vec![4, 5], vec![1, 2], vec![], vec![4, 5]];
+        let continuations = [
+            vec![1],
+            vec![1, 2, 3],
+            vec![4, 5],
+            vec![1, 2],
+            vec![],
+            vec![4, 5],
+        ];
         let mut asked = Vec::new();
         let sums = summed(&continuations, |tokens| {
             asked.push(tokens.to_vec());
@@ -128,7 +149,10 @@ mod tests {
             for place in 0..3 {
                 let mut logits = [1.0, 2.0, 3.0];
                 logits[place] = wrong;
-                assert!(log_softmax_at(&logits, 1).is_err() && arg_max(&logits).is_err(), "{logits:?}");
+                assert!(
+                    log_softmax_at(&logits, 1).is_err() && arg_max(&logits).is_err(),
+                    "{logits:?}"
+                );
             }
         }
         assert!(log_softmax_at(&[f32::NEG_INFINITY, 0.0], 0).is_err());

@@ -20,21 +20,34 @@ pub enum EvalError {
     #[error("task `{task}`: {reason}")]
     Task { task: String, reason: String },
     #[error("task `{task}`: `{metric}` has no value{}: {source}\nhint: {NUMBERS}", place(.example))]
-    NoScore { task: String, metric: &'static str, example: Option<usize>, source: Box<EvalError> },
+    NoScore {
+        task: String,
+        metric: &'static str,
+        example: Option<usize>,
+        source: Box<EvalError>,
+    },
     #[error("{what} of the model is no finite number")]
     NotANumber { what: &'static str },
     #[error("`--exclude` needs rows of the format of task `{task}`: {source}")]
     Exclude { task: String, source: RecipeError },
     #[error("cannot write `{}`", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("task `{task}` needs its data: {source}\nhint: give a file of the task's format with `--data`")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "task `{task}` needs its data: {source}\n\
+         hint: give a file of the task's format with `--data`"
+    )]
     Data { task: String, source: RecipeError },
     #[error(
-        "the secure engine reveals tokens only, so `{task}` cannot be scored with it\nhint: use `--engine twin`, whose integers are the same"
+        "the secure engine reveals tokens only, so `{task}` cannot be scored with it\n\
+         hint: use `--engine twin`, whose integers are the same"
     )]
     NeedsLogits { task: String },
     #[error(
-        "the twin and the secure engine need a partition\nhint: `marill export` writes one; a checkpoint runs with `--engine float`"
+        "the twin and the secure engine need a partition\n\
+         hint: `marill export` writes one; a checkpoint runs with `--engine float`"
     )]
     NeedsPartition,
     #[error("{party} ended unexpectedly")]

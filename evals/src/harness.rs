@@ -5,19 +5,20 @@ mod code;
 mod generate;
 mod likelihood;
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use marill_recipe::Example;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::EvalError;
-use crate::engine::{Engine, SecureCost, Stop};
-use crate::measure::Measure;
-use crate::prompt::{Question, Speaker};
-use crate::sandbox::Sandbox;
-use crate::task::{Checks, Kind, Task};
+use crate::{
+    EvalError,
+    engine::{Engine, SecureCost, Stop},
+    measure::Measure,
+    prompt::{Question, Speaker},
+    sandbox::Sandbox,
+    task::{Checks, Kind, Task},
+};
 
 /// How much of a task is run, and what it needs besides rows.
 #[derive(Clone, Copy, Default)]
@@ -28,7 +29,8 @@ pub struct Scope<'a> {
     pub few_shot: usize,
     /// Draws the worked examples.
     pub seed: u64,
-    /// Numbers of the examples in the task's rows, where some were left out; they count from 0 when this is empty.
+    /// Numbers of the examples in the task's rows, where some were left out; they count from 0 when
+    /// this is empty.
     pub doc_ids: &'a [usize],
     /// The tests of each example, where the task is to write programs.
     pub checks: &'a [Checks],
@@ -59,7 +61,8 @@ pub struct Sample {
     /// The number of the right label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<usize>,
-    /// 1 or 0 for a classification or a program, sentence BLEU for a translation, the log-likelihood of a text.
+    /// 1 or 0 for a classification or a program, sentence BLEU for a translation, the
+    /// log-likelihood of a text.
     pub score: f64,
     /// Log-likelihood of each label's own tokens, in the task's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -79,8 +82,9 @@ pub struct Report {
     pub engine: &'static str,
     pub few_shot: usize,
     pub n: usize,
-    /// The name of the first metric, and its value and standard error. Engines that give likelihoods classify by `acc`,
-    /// the secure one by `exact_match`: compare the same metric in [`Report::metrics`].
+    /// The name of the first metric, and its value and standard error. Engines that give
+    /// likelihoods classify by `acc`, the secure one by `exact_match`: compare the same metric in
+    /// [`Report::metrics`].
     pub metric: &'static str,
     pub score: f64,
     pub stderr: f64,
@@ -124,26 +128,34 @@ pub struct ExampleFigures {
 impl Report {
     /// Whether the examples have greedy answers.
     pub(crate) fn writes(&self) -> bool {
-        self.metrics.iter().any(|metric| !matches!(metric.name, "nats_per_token" | "token_perplexity"))
+        self.metrics
+            .iter()
+            .any(|metric| !matches!(metric.name, "nats_per_token" | "token_perplexity"))
     }
 }
 
 impl Sample {
     /// The sample without its text.
     pub fn figures(&self) -> ExampleFigures {
-        let figures = self.figures.iter().map(|(name, figures)| (name.to_string(), figures.clone())).collect();
+        let figures = self
+            .figures
+            .iter()
+            .map(|(name, figures)| (name.to_string(), figures.clone()))
+            .collect();
         ExampleFigures::new(self.doc_id, self.label, &self.target, &self.answer, figures)
     }
 }
 
 /// Runs `task` on `engine`. `progress` hears the number done and the number in all.
 ///
-/// A classification has the metric `exact_match` of its greedy answers on every engine, and `acc` of whole labels with their
-/// end on those that give likelihoods. With `twin`, every greedy answer is compared with the twin's, token by token.
+/// A classification has the metric `exact_match` of its greedy answers on every engine, and `acc`
+/// of whole labels with their end on those that give likelihoods. With `twin`, every greedy answer
+/// is compared with the twin's, token by token.
 ///
 /// # Errors
-/// [`EvalError::NeedsLogits`] for perplexity on the secure engine, [`EvalError::NoScore`] where a score is not a number,
-/// [`EvalError::Task`] where nothing can be scored, and what the engine itself may meet.
+/// [`EvalError::NeedsLogits`] for perplexity on the secure engine, [`EvalError::NoScore`] where a
+/// score is not a number, [`EvalError::Task`] where nothing can be scored, and what the engine
+/// itself may meet.
 pub fn run(
     task: &Task,
     engine: &mut dyn Engine,
@@ -158,10 +170,24 @@ pub fn run(
     let writes = matches!(task.kind, Kind::Generate | Kind::Code);
     if writes && task.max_new_tokens >= engine.context() {
         let (tokens, context) = (task.max_new_tokens, engine.context());
-        let reason = format!("answers of {tokens} tokens leave no room for a question in a context of {context}");
-        return Err(EvalError::Task { task: task.name.clone(), reason });
+        let reason = format!(
+            "answers of {tokens} tokens leave no room for a question in a context of {context}"
+        );
+        return Err(EvalError::Task {
+            task: task.name.clone(),
+            reason,
+        });
     }
-    let mut run = Run { task, engine, twin, speaker, truncated: 0, shortened: 0, twin_equal: 0, progress };
+    let mut run = Run {
+        task,
+        engine,
+        twin,
+        speaker,
+        truncated: 0,
+        shortened: 0,
+        twin_equal: 0,
+        progress,
+    };
     let some = limited(examples, scope.limit);
     let (mut samples, measures) = match task.kind {
         Kind::Classify => run.classify(some, shots)?,
@@ -174,9 +200,14 @@ pub fn run(
         sample.doc_id = *id;
     }
     if samples.is_empty() {
-        return Err(EvalError::Task { task: task.name.clone(), reason: "its data holds nothing to score".into() });
+        return Err(EvalError::Task {
+            task: task.name.clone(),
+            reason: "its data holds nothing to score".into(),
+        });
     }
-    let metrics = measures.into_iter().map(|measure| metric(task, measure, &samples));
+    let metrics = measures
+        .into_iter()
+        .map(|measure| metric(task, measure, &samples));
     let metrics = metrics.collect::<Result<Vec<Metric>, _>>()?;
     let (truncated, shortened, compared) = (run.truncated, run.shortened, run.twin.is_some());
     let twin_equal = compared.then_some(run.twin_equal);
@@ -206,13 +237,27 @@ pub fn run(
 
 fn metric(task: &Task, measure: Measure, samples: &[Sample]) -> Result<Metric, EvalError> {
     let name = measure.name();
-    let figures: Vec<&[f64]> = samples.iter().filter_map(|s| s.figures.get(name)).map(Vec::as_slice).collect();
+    let figures: Vec<&[f64]> = samples
+        .iter()
+        .filter_map(|s| s.figures.get(name))
+        .map(Vec::as_slice)
+        .collect();
     let (value, stderr) = measure.value_and_stderr(&figures);
     if !value.is_finite() || !stderr.is_finite() {
         let source = Box::new(EvalError::NotANumber { what: "the score" });
-        return Err(EvalError::NoScore { task: task.name.clone(), metric: name, example: None, source });
+        return Err(EvalError::NoScore {
+            task: task.name.clone(),
+            metric: name,
+            example: None,
+            source,
+        });
     }
-    Ok(Metric { name, value, stderr, higher_is_better: measure.higher_is_better() })
+    Ok(Metric {
+        name,
+        value,
+        stderr,
+        higher_is_better: measure.higher_is_better(),
+    })
 }
 
 fn limited(examples: &[Example], limit: Option<usize>) -> &[Example] {
@@ -234,8 +279,14 @@ struct Run<'a, 'b> {
 type Outcome = Result<(Vec<Sample>, Vec<Measure>), EvalError>;
 
 impl Run<'_, '_> {
-    /// A question that leaves room for an answer; like in training, a prompt too long loses its beginning.
-    fn ask(&mut self, shots: &[Example], example: &Example, answer_len: usize) -> Result<Question, EvalError> {
+    /// A question that leaves room for an answer; like in training, a prompt too long loses its
+    /// beginning.
+    fn ask(
+        &mut self,
+        shots: &[Example],
+        example: &Example,
+        answer_len: usize,
+    ) -> Result<Question, EvalError> {
         let mut question = self.speaker.question(shots, example)?;
         let room = self.engine.context().saturating_sub(answer_len).max(1);
         if question.tokens.len() > room {
@@ -246,32 +297,65 @@ impl Run<'_, '_> {
     }
 
     /// The first line of the greedy answer, without white space around it.
-    fn greedy_line(&mut self, question: &Question, max_new_tokens: usize) -> Result<String, EvalError> {
+    fn greedy_line(
+        &mut self,
+        question: &Question,
+        max_new_tokens: usize,
+    ) -> Result<String, EvalError> {
         let tokenizer = self.speaker.tokenizer;
         let stop = |answer: &[u32], token: u32| {
-            let line_ends = || tokenizer.decode(&[token]).is_ok_and(|text| text.contains('\n'));
+            let line_ends = || {
+                tokenizer
+                    .decode(&[token])
+                    .is_ok_and(|text| text.contains('\n'))
+            };
             tokenizer.is_eos(token) || (!answer.is_empty() && line_ends())
         };
         let text = self.greedy(question, max_new_tokens, &stop)?;
-        Ok(text.trim().lines().next().unwrap_or_default().trim().to_string())
+        Ok(text
+            .trim()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_string())
     }
 
     /// The greedy answer up to the end of the turn.
-    fn greedy_text(&mut self, question: &Question, max_new_tokens: usize) -> Result<String, EvalError> {
+    fn greedy_text(
+        &mut self,
+        question: &Question,
+        max_new_tokens: usize,
+    ) -> Result<String, EvalError> {
         let tokenizer = self.speaker.tokenizer;
-        self.greedy(question, max_new_tokens, &|_: &[u32], token| tokenizer.is_eos(token))
+        self.greedy(question, max_new_tokens, &|_: &[u32], token| {
+            tokenizer.is_eos(token)
+        })
     }
 
-    fn greedy(&mut self, question: &Question, max_new_tokens: usize, stop: &Stop<'_>) -> Result<String, EvalError> {
-        let answer = self.engine.generate(&question.tokens, max_new_tokens, stop)?;
+    fn greedy(
+        &mut self,
+        question: &Question,
+        max_new_tokens: usize,
+        stop: &Stop<'_>,
+    ) -> Result<String, EvalError> {
+        let answer = self
+            .engine
+            .generate(&question.tokens, max_new_tokens, stop)?;
         if let Some(twin) = &mut self.twin {
-            self.twin_equal += usize::from(twin.generate(&question.tokens, max_new_tokens, stop)? == answer);
+            self.twin_equal +=
+                usize::from(twin.generate(&question.tokens, max_new_tokens, stop)? == answer);
         }
         Ok(self.speaker.tokenizer.decode(&answer)?)
     }
 
     /// Nats of the right answer behind the question, and its tokens.
-    fn nats(&mut self, question: &Question, completion: &str, doc_id: usize) -> Result<[f64; 2], EvalError> {
+    fn nats(
+        &mut self,
+        question: &Question,
+        completion: &str,
+        doc_id: usize,
+    ) -> Result<[f64; 2], EvalError> {
         let mut tokens = self.speaker.tokenizer.encode_continuing(completion)?;
         let room = self.engine.context().saturating_sub(question.tokens.len());
         self.shortened += usize::from(tokens.len() > room);
@@ -282,16 +366,26 @@ impl Run<'_, '_> {
         Ok([-scores.iter().sum::<f64>(), count as f64])
     }
 
-    /// Names the metric that a number which is none would have gone into; other errors stay as they are.
+    /// Names the metric that a number which is none would have gone into; other errors stay as they
+    /// are.
     fn no_score(&self, measure: Measure, doc_id: usize, error: EvalError) -> EvalError {
-        let EvalError::NotANumber { .. } = error else { return error };
+        let EvalError::NotANumber { .. } = error else {
+            return error;
+        };
         let (task, metric) = (self.task.name.clone(), measure.name());
-        EvalError::NoScore { task, metric, example: Some(doc_id), source: Box::new(error) }
+        EvalError::NoScore {
+            task,
+            metric,
+            example: Some(doc_id),
+            source: Box::new(error),
+        }
     }
 
     fn needs_logits(&self) -> Result<(), EvalError> {
         if !self.engine.gives_likelihoods() {
-            return Err(EvalError::NeedsLogits { task: self.task.name.clone() });
+            return Err(EvalError::NeedsLogits {
+                task: self.task.name.clone(),
+            });
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! Evaluation: tasks, engines and scores; what is evaluated here is what is served.
 //!
-//! - [`Task`]: a versioned TOML file, embedded; its rows are rendered by the code that training uses
+//! - [`Task`]: a versioned TOML file, embedded; its rows are rendered by the code that training
+//!   uses
 //! - [`engine`]: the float model, the integer twin, the secure protocol in process
 //! - [`harness::run`]: task and engine to a [`Report`]
-//! - [`metrics`]: BLEU, chrF, standard errors; [`measure`]: scores as functions of figures that add up
+//! - [`metrics`]: BLEU, chrF, standard errors; [`measure`]: scores as functions of figures that add
+//!   up
 //! - [`compare`]: the difference of two runs on the same questions, with its interval
 //! - [`sandbox`]: where generated programs run
 //! - [`table`]: the tables that people know

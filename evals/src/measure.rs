@@ -1,4 +1,5 @@
-//! Scores as functions of figures that add up over examples, so that a part of the examples can be scored again.
+//! Scores as functions of figures that add up over examples, so that a part of the examples can be
+//! scored again.
 
 use crate::metrics::{BleuStats, ChrfStats, bootstrap_stderr, mean_and_stderr};
 
@@ -73,18 +74,28 @@ impl Measure {
     pub fn score_of(self, figures: &[&[f64]], drawn: impl Iterator<Item = usize>) -> f64 {
         let mut sum = vec![0.0; figures.first().map_or(0, |first| first.len())];
         for nth in drawn {
-            sum.iter_mut().zip(figures[nth]).for_each(|(total, figure)| *total += figure);
+            sum.iter_mut()
+                .zip(figures[nth])
+                .for_each(|(total, figure)| *total += figure);
         }
         self.score(&sum)
     }
 
     /// Score and standard error: the sample formula for a mean, the bootstrap for the rest.
     pub fn value_and_stderr(self, figures: &[&[f64]]) -> (f64, f64) {
-        if matches!(self, Self::Acc | Self::ExactMatch | Self::DefinesFunction | Self::PassAt1) {
+        if matches!(
+            self,
+            Self::Acc | Self::ExactMatch | Self::DefinesFunction | Self::PassAt1
+        ) {
             return mean_and_stderr(&figures.iter().map(|figure| figure[0]).collect::<Vec<_>>());
         }
         let value = self.score_of(figures, 0..figures.len());
-        (value, bootstrap_stderr(figures.len(), RESAMPLES, |drawn| self.score_of(figures, drawn.iter().copied())))
+        (
+            value,
+            bootstrap_stderr(figures.len(), RESAMPLES, |drawn| {
+                self.score_of(figures, drawn.iter().copied())
+            }),
+        )
     }
 }
 
@@ -113,17 +124,35 @@ mod tests {
         let (value, stderr) = Measure::NatsPerToken.value_and_stderr(&figures);
         assert_eq!(value, 7.0 / 4.0);
         assert!(stderr > 0.1 && stderr < 0.5, "{stderr}");
-        assert_eq!(Measure::TokenPerplexity.score_of(&figures, 0..2), (7.0f64 / 4.0).exp());
+        assert_eq!(
+            Measure::TokenPerplexity.score_of(&figures, 0..2),
+            (7.0f64 / 4.0).exp()
+        );
     }
 
     #[test]
     fn figures_give_the_corpus_score_back() {
-        let pairs = [("the cat sat on the mat", "the cat sat on a mat"), ("a dog runs home", "the dog runs home now")];
-        let bleu: Vec<Vec<f64>> = pairs.iter().map(|(h, r)| BleuStats::of(h, r).figures()).collect();
-        let chrf: Vec<Vec<f64>> = pairs.iter().map(|(h, r)| ChrfStats::of(h, r).figures()).collect();
+        let pairs = [
+            ("the cat sat on the mat", "the cat sat on a mat"),
+            ("a dog runs home", "the dog runs home now"),
+        ];
+        let bleu: Vec<Vec<f64>> = pairs
+            .iter()
+            .map(|(h, r)| BleuStats::of(h, r).figures())
+            .collect();
+        let chrf: Vec<Vec<f64>> = pairs
+            .iter()
+            .map(|(h, r)| ChrfStats::of(h, r).figures())
+            .collect();
         let bleu: Vec<&[f64]> = bleu.iter().map(Vec::as_slice).collect();
         let chrf: Vec<&[f64]> = chrf.iter().map(Vec::as_slice).collect();
-        assert_eq!(Measure::Bleu.score_of(&bleu, 0..2), crate::metrics::bleu(pairs));
-        assert_eq!(Measure::Chrf.score_of(&chrf, 0..2), crate::metrics::chrf(pairs));
+        assert_eq!(
+            Measure::Bleu.score_of(&bleu, 0..2),
+            crate::metrics::bleu(pairs)
+        );
+        assert_eq!(
+            Measure::Chrf.score_of(&chrf, 0..2),
+            crate::metrics::chrf(pairs)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Scores of generated text and of counts, computed as their reference implementations compute them.
+//! Scores of generated text and of counts, computed as their reference implementations compute
+//! them.
 
 mod bleu;
 mod chrf;
@@ -6,7 +7,8 @@ mod chrf;
 pub use bleu::{BleuStats, bleu};
 pub use chrf::{ChrfStats, chrf};
 
-/// Mean of a sample and the standard error of that mean (with `n - 1`); the error of one value is 0.
+/// Mean of a sample and the standard error of that mean (with `n - 1`); the error of one value
+/// is 0.
 pub fn mean_and_stderr(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     if values.is_empty() {
@@ -22,7 +24,8 @@ pub fn mean_and_stderr(values: &[f64]) -> (f64, f64) {
 
 /// Standard error of a corpus score from bootstrap resamples of its segments.
 ///
-/// `score` maps segment indices (with repetition) to the corpus score. Deterministic: resampling uses a fixed seed.
+/// `score` maps segment indices (with repetition) to the corpus score. Deterministic: resampling
+/// uses a fixed seed.
 pub fn bootstrap_stderr(segments: usize, resamples: usize, score: impl Fn(&[usize]) -> f64) -> f64 {
     if segments < 2 || resamples < 2 {
         return 0.0;
@@ -30,7 +33,9 @@ pub fn bootstrap_stderr(segments: usize, resamples: usize, score: impl Fn(&[usiz
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     let scores: Vec<f64> = (0..resamples)
         .map(|_| {
-            let drawn: Vec<usize> = (0..segments).map(|_| (split_mix(&mut state) % segments as u64) as usize).collect();
+            let drawn: Vec<usize> = (0..segments)
+                .map(|_| (split_mix(&mut state) % segments as u64) as usize)
+                .collect();
             score(&drawn)
         })
         .collect();
@@ -47,7 +52,8 @@ pub(crate) fn split_mix(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Python's `str.isspace` for one character, which is wider than Rust's by the four separators of ASCII.
+/// Python's `str.isspace` for one character, which is wider than Rust's by the four separators of
+/// ASCII.
 fn is_python_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
@@ -71,6 +77,9 @@ mod tests {
         let drawn = bootstrap_stderr(values.len(), 1000, |picked| {
             picked.iter().map(|&i| values[i]).sum::<f64>() / picked.len() as f64
         });
-        assert!((drawn / formula - 1.0).abs() < 0.1, "{drawn} against {formula}");
+        assert!(
+            (drawn / formula - 1.0).abs() < 0.1,
+            "{drawn} against {formula}"
+        );
     }
 }

@@ -23,7 +23,8 @@ impl Speaker<'_> {
     /// The prompt of an example behind `shots` worked examples.
     ///
     /// # Errors
-    /// [`EvalError::Train`] or [`EvalError::Model`] when the chat template or the tokenizer refuses the text.
+    /// [`EvalError::Train`] or [`EvalError::Model`] when the chat template or the tokenizer refuses
+    /// the text.
     pub fn question(&self, shots: &[Example], example: &Example) -> Result<Question, EvalError> {
         let prompt = with_shots(shots, example);
         let text = prompt_text(&prompt, self.chat_template)?;
@@ -63,12 +64,16 @@ fn with_shots(shots: &[Example], example: &Example) -> Prompt {
             Prompt::Plain(text + prompt)
         }
         Prompt::Chat(turns) => {
-            let (system, asked): (Vec<Turn>, Vec<Turn>) = turns.iter().cloned().partition(|t| t.role == "system");
+            let (system, asked): (Vec<Turn>, Vec<Turn>) =
+                turns.iter().cloned().partition(|t| t.role == "system");
             let mut all = system;
             for shot in shots {
                 if let Prompt::Chat(worked) = &shot.prompt {
                     all.extend(worked.iter().filter(|t| t.role != "system").cloned());
-                    all.push(Turn { role: "assistant".into(), content: shot.completion.clone() });
+                    all.push(Turn {
+                        role: "assistant".into(),
+                        content: shot.completion.clone(),
+                    });
                 }
             }
             all.extend(asked);
@@ -82,16 +87,36 @@ mod tests {
     use super::*;
 
     fn chat(text: &str, completion: &str) -> Example {
-        let turn = |role: &str, content: &str| Turn { role: role.into(), content: content.into() };
+        let turn = |role: &str, content: &str| Turn {
+            role: role.into(),
+            content: content.into(),
+        };
         let prompt = Prompt::Chat(vec![turn("system", "Be brief."), turn("user", text)]);
-        Example { prompt, completion: completion.into(), label: None }
+        Example {
+            prompt,
+            completion: completion.into(),
+            label: None,
+        }
     }
 
     #[test]
     fn worked_examples_stand_between_the_system_turn_and_the_question() {
-        let Prompt::Chat(turns) = with_shots(&[chat("1+1", "2")], &chat("2+2", "4")) else { panic!() };
-        let said: Vec<_> = turns.iter().map(|t| format!("{}: {}", t.role, t.content)).collect();
-        assert_eq!(said, ["system: Be brief.", "user: 1+1", "assistant: 2", "user: 2+2"]);
+        let Prompt::Chat(turns) = with_shots(&[chat("1+1", "2")], &chat("2+2", "4")) else {
+            panic!()
+        };
+        let said: Vec<_> = turns
+            .iter()
+            .map(|t| format!("{}: {}", t.role, t.content))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "system: Be brief.",
+                "user: 1+1",
+                "assistant: 2",
+                "user: 2+2"
+            ]
+        );
     }
 
     #[test]

@@ -1,19 +1,23 @@
-//! Where generated programs run: a Python child without network, that may neither write, nor multiply, nor last.
+//! Where generated programs run: a Python child without network, that may neither write, nor
+//! multiply, nor last.
 //!
-//! A program gets its own user, process, network, mount and IPC namespaces, read-only mounts, an empty `/tmp` of its
-//! own, limits on processor time, memory, processes and files, and a filter that refuses sockets. Whoever runs as root
-//! gives that up first. [`Sandbox::open`] tries all of it on this machine and refuses when one of them does not hold.
+//! A program gets its own user, process, network, mount and IPC namespaces, read-only mounts, an
+//! empty `/tmp` of its own, limits on processor time, memory, processes and files, and a filter
+//! that refuses sockets. Whoever runs as root gives that up first. [`Sandbox::open`] tries all of
+//! it on this machine and refuses when one of them does not hold.
 //!
-//! It bounds accidents and simple malice of a small model's programs. It does not hide files that the user may read, and
-//! a hole in the kernel is a hole here.
+//! It bounds accidents and simple malice of a small model's programs. It does not hide files that
+//! the user may read, and a hole in the kernel is a hole here.
 
 #[cfg(target_os = "linux")]
 mod confine;
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// What one program may use.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +36,13 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let wall = Duration::from_secs(10);
-        Self { wall, cpu_seconds: 5, memory_bytes: 512 << 20, processes: 8, file_bytes: 1 << 20 }
+        Self {
+            wall,
+            cpu_seconds: 5,
+            memory_bytes: 512 << 20,
+            processes: 8,
+            file_bytes: 1 << 20,
+        }
     }
 }
 
@@ -52,12 +62,19 @@ pub enum Ending {
 #[non_exhaustive]
 pub enum SandboxError {
     #[error(
-        "programs are not run: this system cannot confine them ({reason})\nhint: it takes Linux 5.14 or newer on x86-64 or AArch64 with unprivileged user namespaces"
+        "programs are not run: this system cannot confine them ({reason})\n\
+         hint: it takes Linux 5.14 or newer on x86-64 or AArch64 with unprivileged user namespaces"
     )]
     CannotConfine { reason: String },
-    #[error("programs are not run: within the sandbox {held_not}\nhint: score without `--allow-code-execution`")]
+    #[error(
+        "programs are not run: within the sandbox {held_not}\n\
+         hint: score without `--allow-code-execution`"
+    )]
     NotHeld { held_not: String },
-    #[error("there is no `python3` that the sandbox can start; tried {tried}\nhint: install it under `/usr/bin`")]
+    #[error(
+        "there is no `python3` that the sandbox can start; tried {tried}\n\
+         hint: install it under `/usr/bin`"
+    )]
     NoPython { tried: String },
     #[error("cannot start a program")]
     Start { source: std::io::Error },
@@ -129,15 +146,17 @@ impl Sandbox {
                 _ => tried.push(format!("`{}`", sandbox.python.display())),
             }
         }
-        Err(SandboxError::NoPython { tried: tried.join(", ") })
+        Err(SandboxError::NoPython {
+            tried: tried.join(", "),
+        })
     }
 
     fn hold(self) -> Result<Self, SandboxError> {
         match self.capture(PROBE)? {
             (Ending::Finished, _) => Ok(self),
-            (ending, said) if said.is_empty() => {
-                Err(SandboxError::NotHeld { held_not: format!("the trial ended otherwise than expected ({ending:?})") })
-            }
+            (ending, said) if said.is_empty() => Err(SandboxError::NotHeld {
+                held_not: format!("the trial ended otherwise than expected ({ending:?})"),
+            }),
             (_, said) => Err(SandboxError::NotHeld { held_not: said }),
         }
     }
@@ -166,7 +185,9 @@ impl Sandbox {
         #[cfg(target_os = "linux")]
         return confine::run(&self.python, &self.limits, &program, &word);
         #[cfg(not(target_os = "linux"))]
-        Err(SandboxError::CannotConfine { reason: format!("no Linux, {} bytes, {word}", program.len()) })
+        Err(SandboxError::CannotConfine {
+            reason: format!("no Linux, {} bytes, {word}", program.len()),
+        })
     }
 }
 
@@ -178,7 +199,8 @@ fn random() -> u64 {
 /// Where Python may be, in the order of `$PATH`, then the usual places.
 fn pythons() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/bin", "/usr/local/bin"].map(PathBuf::from));
+    let folders =
+        std::env::split_paths(&path).chain(["/usr/bin", "/usr/local/bin"].map(PathBuf::from));
     let mut found: Vec<PathBuf> = Vec::new();
     for folder in folders {
         let python = folder.join("python3");

@@ -1,21 +1,21 @@
 //! Tasks: versioned TOML files, embedded in the program.
 
-use std::io::Write;
-use std::path::Path;
+use std::{io::Write, path::Path};
 
 use marill_recipe::{
-    Dataset, Example, Format, Numbered, Recipe, RecipeError, Record, Rows, locate, questions, read_records,
+    Dataset, Example, Format, Numbered, Recipe, RecipeError, Record, Rows, locate, questions,
+    read_records,
 };
 use serde::Deserialize;
 
-use crate::EvalError;
-use crate::metrics::split_mix;
+use crate::{EvalError, metrics::split_mix};
 
 /// How an answer is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// One of a fixed set of labels; metrics `acc` (the likeliest, with its end) and `exact_match` (the greedy answer).
+    /// One of a fixed set of labels; metrics `acc` (the likeliest, with its end) and `exact_match`
+    /// (the greedy answer).
     Classify,
     /// Greedy text against a reference; metrics `bleu` and `chrf`.
     Generate,
@@ -23,8 +23,8 @@ pub enum Kind {
     Perplexity,
     /// Likelihood of the right answers; metric `nats_per_token`.
     Likelihood,
-    /// Python programs with tests: metrics `nats_per_token` of the right ones, `defines_function` and `pass@1` of the
-    /// model's own.
+    /// Python programs with tests: metrics `nats_per_token` of the right ones, `defines_function`
+    /// and `pass@1` of the model's own.
     Code,
 }
 
@@ -42,7 +42,8 @@ pub struct Shots {
 #[serde(deny_unknown_fields)]
 pub struct Task {
     pub name: String,
-    /// Changes whenever a prompt or the scoring does, so that old figures are not compared with new ones.
+    /// Changes whenever a prompt or the scoring does, so that old figures are not compared with new
+    /// ones.
     pub version: u32,
     pub kind: Kind,
     /// Longest answer, in tokens.
@@ -54,7 +55,8 @@ pub struct Task {
     pub dataset: Dataset,
     #[serde(default)]
     pub shots: Option<Shots>,
-    /// Scores the last rows of the file only; worked examples, if from the same file, come from the rows before.
+    /// Scores the last rows of the file only; worked examples, if from the same file, come from the
+    /// rows before.
     #[serde(default)]
     held_out: Option<usize>,
 }
@@ -100,8 +102,14 @@ const TASKS: [&str; 9] = [
 
 /// Rows inside the program, by the path that a task gives: CC BY-SA 3.0, see `recipes/base/NOTICE`.
 const ROWS: [(&str, &str); 2] = [
-    ("recipes/demo/test.jsonl", include_str!("../../recipes/demo/test.jsonl")),
-    ("recipes/demo/train.jsonl", include_str!("../../recipes/demo/train.jsonl")),
+    (
+        "recipes/demo/test.jsonl",
+        include_str!("../../recipes/demo/test.jsonl"),
+    ),
+    (
+        "recipes/demo/train.jsonl",
+        include_str!("../../recipes/demo/train.jsonl"),
+    ),
 ];
 
 impl Task {
@@ -119,36 +127,65 @@ impl Task {
     /// [`EvalError::UnknownTask`] with the names that exist.
     pub fn find(name: &str) -> Result<Self, EvalError> {
         let tasks = Self::all()?;
-        let known = tasks.iter().map(|task| format!("`{}`", task.name)).collect::<Vec<_>>().join(", ");
+        let known = tasks
+            .iter()
+            .map(|task| format!("`{}`", task.name))
+            .collect::<Vec<_>>()
+            .join(", ");
         tasks
             .into_iter()
             .find(|task| task.name == name)
-            .ok_or_else(|| EvalError::UnknownTask { name: name.into(), known })
+            .ok_or_else(|| EvalError::UnknownTask {
+                name: name.into(),
+                known,
+            })
     }
 
     fn parse(text: &str) -> Result<Self, EvalError> {
-        let task: Self =
-            toml::from_str(text).map_err(|e| EvalError::Task { task: "embedded".into(), reason: e.to_string() })?;
+        let task: Self = toml::from_str(text).map_err(|e| EvalError::Task {
+            task: "embedded".into(),
+            reason: e.to_string(),
+        })?;
         if task.kind == Kind::Classify && task.dataset.labels.len() < 2 {
             let reason = "a classification needs at least two labels".into();
-            return Err(EvalError::Task { task: task.name, reason });
+            return Err(EvalError::Task {
+                task: task.name,
+                reason,
+            });
         }
         Ok(task)
     }
 
-    /// The test rows that a recipe's `[eval] path` names, in the format of its first data set, where it names some.
+    /// The test rows that a recipe's `[eval] path` names, in the format of its first data set,
+    /// where it names some.
     pub fn of_recipe(recipe: &Recipe) -> Option<Self> {
         let (eval, trained) = (recipe.eval.as_ref()?, recipe.dataset.first()?);
-        let dataset = Dataset { path: eval.path.clone()?, target_path: eval.target_path.clone(), ..trained.clone() };
+        let dataset = Dataset {
+            path: eval.path.clone()?,
+            target_path: eval.target_path.clone(),
+            ..trained.clone()
+        };
         let kind = match dataset.format {
             Format::Classify => Kind::Classify,
             Format::Translate => Kind::Generate,
             Format::Instruct | Format::Chat => Kind::Likelihood,
             Format::Text => Kind::Perplexity,
         };
-        let shots = Some(Shots { path: trained.path.clone(), target_path: trained.target_path.clone() });
+        let shots = Some(Shots {
+            path: trained.path.clone(),
+            target_path: trained.target_path.clone(),
+        });
         let (max_new_tokens, window) = (OWN_NEW_TOKENS, window());
-        Some(Self { name: OWN_NAME.into(), version: 1, kind, max_new_tokens, window, dataset, shots, held_out: None })
+        Some(Self {
+            name: OWN_NAME.into(),
+            version: 1,
+            kind,
+            max_new_tokens,
+            window,
+            dataset,
+            shots,
+            held_out: None,
+        })
     }
 
     /// Whether it is [`Task::of_recipe`].
@@ -161,14 +198,17 @@ impl Task {
         matches!(self.kind, Kind::Classify | Kind::Generate)
     }
 
-    /// Renders rows as `recipe` does, when it has a data set of this task's format: a model is asked in the words that
-    /// it was trained on. The task keeps its own rows; what is written in them as a label means what the recipe says.
+    /// Renders rows as `recipe` does, when it has a data set of this task's format: a model is
+    /// asked in the words that it was trained on. The task keeps its own rows; what is written in
+    /// them as a label means what the recipe says.
     pub fn ask_as(&mut self, recipe: &[Dataset]) -> bool {
         let fits = |dataset: &&Dataset| {
             let (ours, theirs) = (self.dataset.labels.len(), dataset.labels.len());
             dataset.format == self.dataset.format && (self.kind != Kind::Classify || ours == theirs)
         };
-        let Some(trained) = recipe.iter().find(fits) else { return false };
+        let Some(trained) = recipe.iter().find(fits) else {
+            return false;
+        };
         self.dataset.style = trained.style;
         self.dataset.system.clone_from(&trained.system);
         self.dataset.template.clone_from(&trained.template);
@@ -180,24 +220,38 @@ impl Task {
         true
     }
 
-    /// How rows write the labels of `trained`, in their order: its own codes, or else the task's by the labels' names.
+    /// How rows write the labels of `trained`, in their order: its own codes, or else the task's by
+    /// the labels' names.
     fn codes_for(&self, trained: &Dataset) -> Vec<String> {
         if !trained.label_codes.is_empty() || self.dataset.label_codes.is_empty() {
             return trained.label_codes.clone();
         }
         let name = |label: &String| label.trim().to_lowercase();
-        let place = |label: &String| self.dataset.labels.iter().position(|ours| name(ours) == name(label));
-        let by_name: Option<Vec<String>> =
-            trained.labels.iter().map(|label| self.dataset.label_codes.get(place(label)?).cloned()).collect();
+        let place = |label: &String| {
+            self.dataset
+                .labels
+                .iter()
+                .position(|ours| name(ours) == name(label))
+        };
+        let by_name: Option<Vec<String>> = trained
+            .labels
+            .iter()
+            .map(|label| self.dataset.label_codes.get(place(label)?).cloned())
+            .collect();
         // Labels of other names stand for the task's in its own order.
         by_name.unwrap_or_else(|| self.dataset.label_codes.clone())
     }
 
-    /// The examples to score: the task's own, or those of `data` (with `reference` for aligned files).
+    /// The examples to score: the task's own, or those of `data` (with `reference` for aligned
+    /// files).
     ///
     /// # Errors
     /// [`EvalError::Data`] naming file and row.
-    pub fn examples(&self, data: Option<&Path>, reference: Option<&Path>) -> Result<Vec<Example>, EvalError> {
+    pub fn examples(
+        &self,
+        data: Option<&Path>,
+        reference: Option<&Path>,
+    ) -> Result<Vec<Example>, EvalError> {
         Ok(self.rows(data, reference)?.examples)
     }
 
@@ -208,12 +262,14 @@ impl Task {
     pub fn rows(&self, data: Option<&Path>, reference: Option<&Path>) -> Result<Rows, EvalError> {
         let mut rows = self.all_rows(data, reference)?;
         if data.is_none() {
-            rows.examples.drain(..self.first_held_out(rows.examples.len()));
+            rows.examples
+                .drain(..self.first_held_out(rows.examples.len()));
         }
         Ok(rows)
     }
 
-    /// The tests of the same examples, for a task of programs: `test_list` and `test_setup_code` of each row.
+    /// The tests of the same examples, for a task of programs: `test_list` and `test_setup_code` of
+    /// each row.
     ///
     /// # Errors
     /// [`EvalError::Data`] naming file and row.
@@ -221,13 +277,24 @@ impl Task {
         if self.kind != Kind::Code {
             return Ok(Vec::new());
         }
-        let fail = |source| EvalError::Data { task: self.name.clone(), source };
-        let path =
-            data.map_or_else(|| locate(&self.dataset.path, Path::new(".")), |path| Ok(path.into())).map_err(fail)?;
+        let fail = |source| EvalError::Data {
+            task: self.name.clone(),
+            source,
+        };
+        let path = data
+            .map_or_else(
+                || locate(&self.dataset.path, Path::new(".")),
+                |path| Ok(path.into()),
+            )
+            .map_err(fail)?;
         let row = |Numbered { line, record }: &Numbered| {
             checks_of(record).ok_or_else(|| {
                 let reason = "a program needs `test_list`, an array of Python statements".into();
-                fail(RecipeError::Row { path: path.clone(), row: *line, reason })
+                fail(RecipeError::Row {
+                    path: path.clone(),
+                    row: *line,
+                    reason,
+                })
             })
         };
         let records = read_records(&path).map_err(fail)?;
@@ -241,15 +308,24 @@ impl Task {
     /// Which of `examples` ask what a row of `file` asks too, whatever its answer there.
     ///
     /// # Errors
-    /// [`EvalError::Exclude`] naming file and row, [`EvalError::Task`] for running text, which has no questions.
+    /// [`EvalError::Exclude`] naming file and row, [`EvalError::Task`] for running text, which has
+    /// no questions.
     pub fn asked_in(&self, examples: &[Example], file: &Path) -> Result<Vec<bool>, EvalError> {
         if self.kind == Kind::Perplexity {
             let reason = "its rows are running text and have no question to leave out".into();
-            return Err(EvalError::Task { task: self.name.clone(), reason });
+            return Err(EvalError::Task {
+                task: self.name.clone(),
+                reason,
+            });
         }
-        let asked =
-            questions(&self.dataset, file).map_err(|source| EvalError::Exclude { task: self.name.clone(), source })?;
-        Ok(examples.iter().map(|example| asked.contains(&example.prompt.question())).collect())
+        let asked = questions(&self.dataset, file).map_err(|source| EvalError::Exclude {
+            task: self.name.clone(),
+            source,
+        })?;
+        Ok(examples
+            .iter()
+            .map(|example| asked.contains(&example.prompt.question()))
+            .collect())
     }
 
     fn first_held_out(&self, rows: usize) -> usize {
@@ -257,60 +333,107 @@ impl Task {
     }
 
     fn all_rows(&self, data: Option<&Path>, reference: Option<&Path>) -> Result<Rows, EvalError> {
-        let fail = |source| EvalError::Data { task: self.name.clone(), source };
+        let fail = |source| EvalError::Data {
+            task: self.name.clone(),
+            source,
+        };
         let embedded = ROWS.iter().find(|(path, _)| *path == self.dataset.path);
         let rows = match (data, embedded) {
             (Some(path), _) => Rows::read_files(&self.dataset, path, reference),
             (None, Some((path, rows))) => self.read_text(Path::new(path), rows),
             (None, None) => locate(&self.dataset.path, Path::new(".")).and_then(|path| {
                 let target = self.dataset.target_path.as_ref();
-                let target = target.map(|target| locate(target, Path::new("."))).transpose()?;
+                let target = target
+                    .map(|target| locate(target, Path::new(".")))
+                    .transpose()?;
                 Rows::read_files(&self.dataset, &path, target.as_deref())
             }),
         };
         rows.map_err(fail)
     }
 
-    /// Rows that are no file as they stand; `path` is named in errors, and its ending says what they are.
+    /// Rows that are no file as they stand; `path` is named in errors, and its ending says what
+    /// they are.
     fn read_text(&self, path: &Path, rows: &str) -> Result<Rows, RecipeError> {
-        let io = |source| RecipeError::Io { path: path.into(), source };
+        let io = |source| RecipeError::Io {
+            path: path.into(),
+            source,
+        };
         // The rows go through the reader that training uses, and that one reads files.
-        let ending = if path.extension().is_some_and(|ending| ending == "jsonl") { ".jsonl" } else { ".tsv" };
-        let mut file = tempfile::Builder::new().suffix(ending).tempfile().map_err(io)?;
+        let ending = if path.extension().is_some_and(|ending| ending == "jsonl") {
+            ".jsonl"
+        } else {
+            ".tsv"
+        };
+        let mut file = tempfile::Builder::new()
+            .suffix(ending)
+            .tempfile()
+            .map_err(io)?;
         file.write_all(rows.as_bytes()).map_err(io)?;
         Rows::read_files(&self.dataset, file.path(), None).map_err(|error| match error {
-            RecipeError::Row { row, reason, .. } => RecipeError::Row { path: path.into(), row, reason },
+            RecipeError::Row { row, reason, .. } => RecipeError::Row {
+                path: path.into(),
+                row,
+                reason,
+            },
             other => other,
         })
     }
 
-    /// `count` worked examples, drawn with `seed`; of a classification the classes take turns. None of them asks what one
-    /// of `scored` asks: the files of some tasks overlap.
+    /// `count` worked examples, drawn with `seed`; of a classification the classes take turns. None
+    /// of them asks what one of `scored` asks: the files of some tasks overlap.
     ///
     /// # Errors
     /// [`EvalError::Task`] when the task has none or fewer, [`EvalError::Data`] naming the file.
-    pub fn worked_examples(&self, count: usize, seed: u64, scored: &[Example]) -> Result<Vec<Example>, EvalError> {
+    pub fn worked_examples(
+        &self,
+        count: usize,
+        seed: u64,
+        scored: &[Example],
+    ) -> Result<Vec<Example>, EvalError> {
         if count == 0 {
             return Ok(Vec::new());
         }
         let Some(shots) = &self.shots else {
-            return Err(EvalError::Task { task: self.name.clone(), reason: "it has no worked examples".into() });
+            return Err(EvalError::Task {
+                task: self.name.clone(),
+                reason: "it has no worked examples".into(),
+            });
         };
         let own = shots.path == self.dataset.path;
-        let dataset =
-            Dataset { path: shots.path.clone(), target_path: shots.target_path.clone(), ..self.dataset.clone() };
-        let mut examples = Self { dataset, ..self.clone() }.all_rows(None, None)?.examples;
+        let dataset = Dataset {
+            path: shots.path.clone(),
+            target_path: shots.target_path.clone(),
+            ..self.dataset.clone()
+        };
+        let mut examples = Self {
+            dataset,
+            ..self.clone()
+        }
+        .all_rows(None, None)?
+        .examples;
         if own {
             examples.truncate(self.first_held_out(examples.len()));
         }
-        let asked: std::collections::BTreeSet<String> = scored.iter().map(|row| row.prompt.question()).collect();
+        let asked: std::collections::BTreeSet<String> =
+            scored.iter().map(|row| row.prompt.question()).collect();
         shuffle(&mut examples, seed);
         examples.retain(|example| !asked.contains(&example.prompt.question()));
         if count > examples.len() {
-            let reason = format!("`--shots` {count} are more than its {} worked examples", examples.len());
-            return Err(EvalError::Task { task: self.name.clone(), reason });
+            let reason = format!(
+                "`--shots` {count} are more than its {} worked examples",
+                examples.len()
+            );
+            return Err(EvalError::Task {
+                task: self.name.clone(),
+                reason,
+            });
         }
-        Ok(take_turns(examples, self.dataset.labels.len().max(1), count))
+        Ok(take_turns(
+            examples,
+            self.dataset.labels.len().max(1),
+            count,
+        ))
     }
 }
 
@@ -323,9 +446,19 @@ fn shuffle(examples: &mut [Example], seed: u64) {
 }
 
 fn checks_of(record: &Record) -> Option<Checks> {
-    let texts = record.get("test_list")?.as_array()?.iter().map(|test| test.as_str().map(unix_lines));
-    let setup = record.get("test_setup_code").and_then(|setup| setup.as_str()).map(unix_lines);
-    Some(Checks { setup: setup.unwrap_or_default(), tests: texts.collect::<Option<_>>()? })
+    let texts = record
+        .get("test_list")?
+        .as_array()?
+        .iter()
+        .map(|test| test.as_str().map(unix_lines));
+    let setup = record
+        .get("test_setup_code")
+        .and_then(|setup| setup.as_str())
+        .map(unix_lines);
+    Some(Checks {
+        setup: setup.unwrap_or_default(),
+        tests: texts.collect::<Option<_>>()?,
+    })
 }
 
 fn unix_lines(text: &str) -> String {
@@ -334,7 +467,9 @@ fn unix_lines(text: &str) -> String {
 
 /// The first examples, one class after the other.
 fn take_turns(examples: Vec<Example>, classes: usize, count: usize) -> Vec<Example> {
-    let mut by_class: Vec<_> = (0..classes).map(|_| std::collections::VecDeque::new()).collect();
+    let mut by_class: Vec<_> = (0..classes)
+        .map(|_| std::collections::VecDeque::new())
+        .collect();
     for example in examples {
         by_class[example.label.unwrap_or(0)].push_back(example);
     }
@@ -374,12 +509,18 @@ mod tests {
         let rows = task.examples(None, None).unwrap();
         assert_eq!(rows.len(), 480);
         let shots = task.worked_examples(4, 0, &rows).unwrap();
-        assert_ne!(shots, task.worked_examples(4, 1, &rows).unwrap(), "the seed draws");
+        assert_ne!(
+            shots,
+            task.worked_examples(4, 1, &rows).unwrap(),
+            "the seed draws"
+        );
         assert_eq!(shots, task.worked_examples(4, 0, &rows).unwrap());
         let classes: std::collections::BTreeSet<_> = shots.iter().map(|s| s.label).collect();
         assert_eq!(classes.len(), 4);
         assert!(
-            shots.iter().all(|shot| rows.iter().all(|row| row.prompt != shot.prompt)),
+            shots
+                .iter()
+                .all(|shot| rows.iter().all(|row| row.prompt != shot.prompt)),
             "train and test are disjoint"
         );
     }
@@ -391,7 +532,10 @@ mod tests {
         std::fs::write(&path, "How far is it ?\tNUM:dist\nWho was he ?\tHUM:desc\n").unwrap();
         let task = Task::find("trec").unwrap();
         let rows = task.examples(Some(&path), None).unwrap();
-        assert_eq!(rows.iter().map(|r| r.completion.trim()).collect::<Vec<_>>(), ["number", "person"]);
+        assert_eq!(
+            rows.iter().map(|r| r.completion.trim()).collect::<Vec<_>>(),
+            ["number", "person"]
+        );
         std::fs::write(&path, "How far is it ?\tNUM:dist\nWho was he ?\tXYZ:desc\n").unwrap();
         let error = task.examples(Some(&path), None).unwrap_err().to_string();
         assert!(error.contains("trec.tsv`, row 2: `XYZ:desc`"), "{error}");
@@ -404,7 +548,13 @@ mod tests {
             completion: String::new(),
             label: Some(label),
         };
-        let rows = vec![example(0, 0), example(1, 0), example(2, 0), example(3, 1), example(4, 2)];
+        let rows = vec![
+            example(0, 0),
+            example(1, 0),
+            example(2, 0),
+            example(3, 1),
+            example(4, 2),
+        ];
         let taken = take_turns(rows, 3, 4);
         let order: Vec<_> = taken.iter().map(|e| e.prompt.clone()).collect();
         assert_eq!(order, ["0", "3", "4", "1"].map(|n| Prompt::Plain(n.into())));
@@ -414,59 +564,123 @@ mod tests {
     fn held_out_rows_are_scored_and_the_others_are_worked_examples() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.jsonl");
-        let row = |n| format!("{{\"instruction\": \"{n}\", \"input\": \"\", \"output\": \"o{n}\"}}\n");
+        let row =
+            |n| format!("{{\"instruction\": \"{n}\", \"input\": \"\", \"output\": \"o{n}\"}}\n");
         std::fs::write(&path, (0..10).map(row).collect::<String>()).unwrap();
         let mut task = Task::find("dolly").unwrap();
         task.held_out = Some(3);
         task.dataset.path = path.display().to_string();
-        task.shots = Some(Shots { path: task.dataset.path.clone(), target_path: None });
-        let answers = |rows: &[Example]| rows.iter().map(|e| e.completion.clone()).collect::<Vec<_>>();
-        assert_eq!(answers(&task.examples(None, None).unwrap()), ["o7", "o8", "o9"]);
+        task.shots = Some(Shots {
+            path: task.dataset.path.clone(),
+            target_path: None,
+        });
+        let answers = |rows: &[Example]| {
+            rows.iter()
+                .map(|e| e.completion.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            answers(&task.examples(None, None).unwrap()),
+            ["o7", "o8", "o9"]
+        );
         let shots = answers(&task.worked_examples(7, 3, &[]).unwrap());
         assert_eq!(shots.len(), 7);
-        assert!(!shots.iter().any(|shot| ["o7", "o8", "o9"].contains(&shot.as_str())));
+        assert!(
+            !shots
+                .iter()
+                .any(|shot| ["o7", "o8", "o9"].contains(&shot.as_str()))
+        );
         // A question that is scored is no worked example, wherever it stands.
         let first = &task.all_rows(None, None).unwrap().examples[..2];
         let shots = answers(&task.worked_examples(5, 3, first).unwrap());
         let error = task.worked_examples(6, 3, first).unwrap_err().to_string();
-        assert!(error.contains("`--shots` 6 are more than its 5 worked examples"), "{error}");
-        assert!(task.worked_examples(usize::MAX, 3, first).unwrap_err().to_string().contains("`--shots`"));
-        assert!(shots.len() == 5 && !shots.contains(&"o0".into()) && !shots.contains(&"o1".into()), "{shots:?}");
-        assert_eq!(task.examples(Some(&path), None).unwrap().len(), 10, "other data is scored whole");
+        assert!(
+            error.contains("`--shots` 6 are more than its 5 worked examples"),
+            "{error}"
+        );
+        assert!(
+            task.worked_examples(usize::MAX, 3, first)
+                .unwrap_err()
+                .to_string()
+                .contains("`--shots`")
+        );
+        assert!(
+            shots.len() == 5 && !shots.contains(&"o0".into()) && !shots.contains(&"o1".into()),
+            "{shots:?}"
+        );
+        assert_eq!(
+            task.examples(Some(&path), None).unwrap().len(),
+            10,
+            "other data is scored whole"
+        );
     }
 
     #[test]
     fn programs_come_with_their_tests() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.jsonl");
-        let row = r#"{"text": "Add.", "code": "def add(a, b):\r\n  return a + b", "test_setup_code": "import os", "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]}"#;
+        let row = concat!(
+            r#"{"text": "Add.", "code": "def add(a, b):\r\n  return a + b", "#,
+            r#""test_setup_code": "import os", "#,
+            r#""test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]}"#
+        );
         std::fs::write(&path, row).unwrap();
         let task = Task::find("mbpp").unwrap();
         let example = &task.examples(Some(&path), None).unwrap()[0];
         assert_eq!(example.completion, "def add(a, b):\n  return a + b");
-        let Prompt::Chat(turns) = &example.prompt else { panic!() };
-        assert!(turns[0].content.ends_with("assert add(1, 2) == 3\nassert add(0, 0) == 0"), "{turns:?}");
+        let Prompt::Chat(turns) = &example.prompt else {
+            panic!()
+        };
+        assert!(
+            turns[0]
+                .content
+                .ends_with("assert add(1, 2) == 3\nassert add(0, 0) == 0"),
+            "{turns:?}"
+        );
         let checks = task.checks(Some(&path)).unwrap();
         let whole = checks[0].behind("def add(a, b): return a + b");
         assert!(whole.starts_with("def add"), "{whole}");
-        assert!(whole.contains("import os\nassert add(1, 2) == 3\nassert add(0, 0) == 0"), "{whole}");
-        std::fs::write(&path, "{\"text\": \"Add.\", \"code\": \"x\", \"test_list\": 3}").unwrap();
-        assert!(task.checks(Some(&path)).unwrap_err().to_string().contains("row 1"));
+        assert!(
+            whole.contains("import os\nassert add(1, 2) == 3\nassert add(0, 0) == 0"),
+            "{whole}"
+        );
+        std::fs::write(
+            &path,
+            "{\"text\": \"Add.\", \"code\": \"x\", \"test_list\": 3}",
+        )
+        .unwrap();
+        assert!(
+            task.checks(Some(&path))
+                .unwrap_err()
+                .to_string()
+                .contains("row 1")
+        );
     }
 
     #[test]
     fn questions_that_another_file_asks_are_found_whatever_their_answer_and_capitals() {
         let dir = tempfile::tempdir().unwrap();
         let (mine, other) = (dir.path().join("mine.tsv"), dir.path().join("other.tsv"));
-        std::fs::write(&mine, "How far is it ?\tNUM:dist\nWho was he ?\tHUM:desc\nWhy ?\tDESC:reason\n").unwrap();
+        std::fs::write(
+            &mine,
+            "How far is it ?\tNUM:dist\nWho was he ?\tHUM:desc\nWhy ?\tDESC:reason\n",
+        )
+        .unwrap();
         std::fs::write(&other, "who  was He ?\tno label at all\n").unwrap();
         let task = Task::find("trec").unwrap();
         let rows = task.examples(Some(&mine), None).unwrap();
         assert_eq!(task.asked_in(&rows, &other).unwrap(), [false, true, false]);
         assert_eq!(task.asked_in(&rows, &mine).unwrap(), [true; 3]);
-        let error = task.asked_in(&rows, &dir.path().join("none.tsv")).unwrap_err().to_string();
+        let error = task
+            .asked_in(&rows, &dir.path().join("none.tsv"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("none.tsv"), "{error}");
-        let error = Task::find("wikitext-2").unwrap().asked_in(&rows, &mine).unwrap_err().to_string();
+        let error = Task::find("wikitext-2")
+            .unwrap()
+            .asked_in(&rows, &mine)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("running text"), "{error}");
     }
 
@@ -503,10 +717,15 @@ mod tests {
             let mut task = Task::find("sst2").unwrap();
             assert!(task.ask_as(&recipe.dataset));
             let rows = task.examples(Some(&path), None).unwrap();
-            rows.iter().map(|row| (row.completion.clone(), row.label)).collect::<Vec<_>>()
+            rows.iter()
+                .map(|row| (row.completion.clone(), row.label))
+                .collect::<Vec<_>>()
         };
         let row = |name: &str, label| (name.to_owned(), Some(label));
-        assert_eq!(trained(&|text| text), [row("positive", 0), row("negative", 1)]);
+        assert_eq!(
+            trained(&|text| text),
+            [row("positive", 0), row("negative", 1)]
+        );
         let other = |text: String| text.replace("[\"1\", \"0\"]", "[\"0\", \"1\"]");
         assert_eq!(trained(&other), [row("negative", 1), row("positive", 0)]);
         // Without codes a number is the place in the recipe's own list, as in training.
@@ -521,9 +740,12 @@ mod tests {
         std::fs::write(&path, "How far is it ?\tNUM:dist\nWho was he ?\tHUM:desc\n").unwrap();
         for labels in [
             "[\"number\", \"place\", \"person\", \"description\", \"thing\", \"abbreviation\"]",
-            "[\" Abbreviation\", \" thing\", \" description\", \" person\", \" place\", \" number\"]",
+            "[\" Abbreviation\", \" thing\", \" description\", \" person\", \" place\", \" \
+             number\"]",
         ] {
-            let text = TRAINED.replace("[\"a\", \"b\", \"c\"]", labels).replace("min", "#");
+            let text = TRAINED
+                .replace("[\"a\", \"b\", \"c\"]", labels)
+                .replace("min", "#");
             let mut task = Task::find("trec").unwrap();
             assert!(task.ask_as(&Recipe::parse(&text, "r.toml", &[]).unwrap().dataset));
             let rows = task.examples(Some(&path), None).unwrap();
@@ -540,10 +762,21 @@ mod tests {
         let text = TRAINED.replace("\"test.tsv\"", &format!("{:?}", path.display().to_string()));
         let recipe = Recipe::parse(&text, "r.toml", &[]).unwrap();
         let task = Task::of_recipe(&recipe).unwrap();
-        assert_eq!((task.kind, task.name.as_str(), task.higher_is_better()), (Kind::Classify, "recipe", true));
+        assert_eq!(
+            (task.kind, task.name.as_str(), task.higher_is_better()),
+            (Kind::Classify, "recipe", true)
+        );
         let rows = task.examples(None, None).unwrap();
-        assert_eq!(rows.iter().map(|row| row.label).collect::<Vec<_>>(), [Some(1), Some(2)]);
-        assert!(Task::of_recipe(&Recipe::parse(&text.replace("path = \"/", "#\"/"), "r.toml", &[]).unwrap()).is_none());
+        assert_eq!(
+            rows.iter().map(|row| row.label).collect::<Vec<_>>(),
+            [Some(1), Some(2)]
+        );
+        assert!(
+            Task::of_recipe(
+                &Recipe::parse(&text.replace("path = \"/", "#\"/"), "r.toml", &[]).unwrap()
+            )
+            .is_none()
+        );
     }
 
     #[test]
@@ -551,10 +784,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mine.tsv");
         std::fs::write(&path, "fine film\t1\ndull\t0\n").unwrap();
-        let rows = Task::find("sst2").unwrap().examples(Some(&path), None).unwrap();
-        assert_eq!((rows.len(), rows[0].completion.as_str(), rows[1].label), (2, " positive", Some(0)));
+        let rows = Task::find("sst2")
+            .unwrap()
+            .examples(Some(&path), None)
+            .unwrap();
+        assert_eq!(
+            (rows.len(), rows[0].completion.as_str(), rows[1].label),
+            (2, " positive", Some(0))
+        );
         std::fs::write(&path, "fine film\t7\n").unwrap();
-        let error = Task::find("sst2").unwrap().examples(Some(&path), None).unwrap_err().to_string();
+        let error = Task::find("sst2")
+            .unwrap()
+            .examples(Some(&path), None)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("row 1"), "{error}");
     }
 }

@@ -1,11 +1,17 @@
-//! One task on all engines: the secure protocol answers as the twin does, the twin nearly as the floats do.
+//! One task on all engines: the secure protocol answers as the twin does, the twin nearly as the
+//! floats do.
 
 use std::path::PathBuf;
 
-use marill_evals::engine::{Engine, FloatEngine, SecureEngine, TwinEngine};
-use marill_evals::{EvalError, Report, Scope, Speaker, Task, compare, harness, table};
-use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
-use marill_partition::{ExportOptions, Partition, export};
+use marill_evals::{
+    EvalError, Report, Scope, Speaker, Task, compare,
+    engine::{Engine, FloatEngine, SecureEngine, TwinEngine},
+    harness, table,
+};
+use marill_partition::{
+    ExportOptions, Partition, export,
+    testing::{tiny_adapter, tiny_base, tiny_transforms},
+};
 use marill_recipe::Example;
 
 struct Fixture {
@@ -20,8 +26,18 @@ impl Fixture {
         let transforms = tiny_transforms(&base.config, true);
         let adapter = tiny_adapter(&base.config, &transforms, 6).unwrap();
         let out = dir.path().join("out");
-        export(&base, &transforms, &adapter, &out, &ExportOptions::default()).unwrap();
-        Self { partition: Partition::open(&out).unwrap(), dir }
+        export(
+            &base,
+            &transforms,
+            &adapter,
+            &out,
+            &ExportOptions::default(),
+        )
+        .unwrap();
+        Self {
+            partition: Partition::open(&out).unwrap(),
+            dir,
+        }
     }
 
     fn file(&self, name: &str, text: &str) -> PathBuf {
@@ -32,25 +48,54 @@ impl Fixture {
 
     fn float(&self) -> FloatEngine {
         let partition = &self.partition;
-        FloatEngine::new(partition.base(), &partition.manifest.transforms, partition.adapter()).unwrap()
+        FloatEngine::new(
+            partition.base(),
+            &partition.manifest.transforms,
+            partition.adapter(),
+        )
+        .unwrap()
     }
 
     fn twin(&self) -> TwinEngine {
         TwinEngine::new(&self.partition).unwrap()
     }
 
-    fn run(&self, task: &Task, engine: &mut dyn Engine, examples: &[Example]) -> Result<Report, EvalError> {
-        let speaker = Speaker { tokenizer: self.partition.tokenizer(), chat_template: self.partition.chat_template() };
+    fn run(
+        &self,
+        task: &Task,
+        engine: &mut dyn Engine,
+        examples: &[Example],
+    ) -> Result<Report, EvalError> {
+        let speaker = Speaker {
+            tokenizer: self.partition.tokenizer(),
+            chat_template: self.partition.chat_template(),
+        };
         let mut twin = self.twin();
-        let twin: Option<&mut dyn Engine> = if engine.name() == "secure" { Some(&mut twin) } else { None };
-        harness::run(task, engine, twin, &speaker, examples, &[], Scope::default(), &mut |_, _| {})
+        let twin: Option<&mut dyn Engine> = if engine.name() == "secure" {
+            Some(&mut twin)
+        } else {
+            None
+        };
+        harness::run(
+            task,
+            engine,
+            twin,
+            &speaker,
+            examples,
+            &[],
+            Scope::default(),
+            &mut |_, _| {},
+        )
     }
 }
 
 fn news(fixture: &Fixture) -> (Task, Vec<Example>) {
-    let rows = "Markets fell on Monday\t2\nThe striker scored twice\t1\nA new probe left for Mars\t3\n";
+    let rows =
+        "Markets fell on Monday\t2\nThe striker scored twice\t1\nA new probe left for Mars\t3\n";
     let task = Task::find("agnews").unwrap();
-    let examples = task.examples(Some(&fixture.file("rows.tsv", rows)), None).unwrap();
+    let examples = task
+        .examples(Some(&fixture.file("rows.tsv", rows)), None)
+        .unwrap();
     (task, examples)
 }
 
@@ -61,15 +106,36 @@ fn the_twin_scores_labels_nearly_as_the_floats_do() {
     let float = fixture.run(&task, &mut fixture.float(), &examples).unwrap();
     let twin = fixture.run(&task, &mut fixture.twin(), &examples).unwrap();
     let names = |report: &Report| report.metrics.iter().map(|m| m.name).collect::<Vec<_>>();
-    assert_eq!((float.n, names(&float), float.metric), (3, vec!["acc", "exact_match"], "acc"));
-    assert_eq!((float.version, names(&twin)), (2, vec!["acc", "exact_match"]));
-    assert_eq!(float.samples_sha256, twin.samples_sha256, "both engines were asked the same");
+    assert_eq!(
+        (float.n, names(&float), float.metric),
+        (3, vec!["acc", "exact_match"], "acc")
+    );
+    assert_eq!(
+        (float.version, names(&twin)),
+        (2, vec!["acc", "exact_match"])
+    );
+    assert_eq!(
+        float.samples_sha256, twin.samples_sha256,
+        "both engines were asked the same"
+    );
     for (float, twin) in float.samples.iter().zip(&twin.samples) {
-        assert_eq!((float.label_scores.len(), float.answer_scores.len()), (4, 4));
-        assert!(float.label_scores.iter().zip(&float.answer_scores).all(|(label, whole)| whole < label));
+        assert_eq!(
+            (float.label_scores.len(), float.answer_scores.len()),
+            (4, 4)
+        );
+        assert!(
+            float
+                .label_scores
+                .iter()
+                .zip(&float.answer_scores)
+                .all(|(label, whole)| whole < label)
+        );
         for (a, b) in float.label_scores.iter().zip(&twin.label_scores) {
             // Labels of five to ten tokens, about 5.5 nats each.
-            assert!((a - b).abs() < 0.5 && *a < -10.0, "{a} in floats, {b} in integers");
+            assert!(
+                (a - b).abs() < 0.5 && *a < -10.0,
+                "{a} in floats, {b} in integers"
+            );
         }
     }
 }
@@ -78,7 +144,10 @@ fn the_twin_scores_labels_nearly_as_the_floats_do() {
 fn label_scores_are_sums_of_token_scores() {
     let fixture = Fixture::new();
     let tokens = |text: &str| fixture.partition.tokenizer().encode(text).unwrap();
-    let (prompt, labels) = (tokens("What is it? "), [tokens("news"), tokens("sports"), tokens("x")]);
+    let (prompt, labels) = (
+        tokens("What is it? "),
+        [tokens("news"), tokens("sports"), tokens("x")],
+    );
     for engine in [&mut fixture.float() as &mut dyn Engine, &mut fixture.twin()] {
         let scores = engine.score(&prompt, &labels).unwrap();
         for (label, score) in labels.iter().zip(scores) {
@@ -86,7 +155,11 @@ fn label_scores_are_sums_of_token_scores() {
             let each = engine.token_scores(&whole).unwrap();
             let sum: f64 = each[prompt.len() - 1..].iter().sum();
             // The twin's prompt is padded in one way and fed token by token in the other.
-            assert!((sum - score).abs() < 0.05, "{}: {sum} against {score}", engine.name());
+            assert!(
+                (sum - score).abs() < 0.05,
+                "{}: {sum} against {score}",
+                engine.name()
+            );
         }
     }
 }
@@ -97,17 +170,26 @@ fn every_secure_answer_is_the_twins_and_its_cost_is_counted() {
     let (task, examples) = news(&fixture);
     let mut secure = SecureEngine::new(&fixture.partition).unwrap();
     let report = fixture.run(&task, &mut secure, &examples).unwrap();
-    assert_eq!((report.metrics.len(), report.metric, report.twin_equal), (1, "exact_match", Some(3)));
+    assert_eq!(
+        (report.metrics.len(), report.metric, report.twin_equal),
+        (1, "exact_match", Some(3))
+    );
     // What the engines agree on is the greedy answer, in the same words.
     let twin = fixture.run(&task, &mut fixture.twin(), &examples).unwrap();
     assert_eq!(report.answers_sha256, twin.answers_sha256);
     let both = table::fidelity_and_cost(&[twin.clone(), report.clone()]);
-    assert!(both.contains("3/3") && both.contains("| exact_match |") && both.contains("+0.0000"), "{both}");
+    assert!(
+        both.contains("3/3") && both.contains("| exact_match |") && both.contains("+0.0000"),
+        "{both}"
+    );
     assert_eq!(twin.metrics[1].value, report.score);
     let cost = secure.cost();
     assert_eq!(cost.prompts, 3);
     assert!(cost.prefill_rounds > 0 && cost.prefill_bytes_sent > 0 && cost.decode_steps > 0);
-    let report = Report { cost: Some(cost), ..report };
+    let report = Report {
+        cost: Some(cost),
+        ..report
+    };
     let text = table::fidelity_and_cost(std::slice::from_ref(&report));
     assert!(text.contains("3/3"), "{text}");
     let json = serde_json::to_value(&report).unwrap();
@@ -146,7 +228,9 @@ fn an_engine_that_differs_from_the_twin_is_noticed() {
     }
     let fixture = Fixture::new();
     let (task, examples) = news(&fixture);
-    let report = fixture.run(&task, &mut Wrong(fixture.twin()), &examples).unwrap();
+    let report = fixture
+        .run(&task, &mut Wrong(fixture.twin()), &examples)
+        .unwrap();
     assert_eq!(report.twin_equal, Some(0));
 }
 
@@ -155,15 +239,26 @@ fn perplexity_of_the_twin_is_that_of_the_floats() {
     let fixture = Fixture::new();
     let mut task = Task::find("wikitext-2").unwrap();
     task.window = 40;
-    let text = "The tower was built in 1889 and stands by the river.\nIt is taller than the church.\n";
-    let examples = task.examples(Some(&fixture.file("text.txt", text)), None).unwrap();
+    let text =
+        "The tower was built in 1889 and stands by the river.\nIt is taller than the church.\n";
+    let examples = task
+        .examples(Some(&fixture.file("text.txt", text)), None)
+        .unwrap();
     let float = fixture.run(&task, &mut fixture.float(), &examples).unwrap();
     let twin = fixture.run(&task, &mut fixture.twin(), &examples).unwrap();
     assert_eq!((float.n, float.metrics[0].name), (3, "token_perplexity"));
     // An untrained model over 259 tokens.
-    assert!(float.score > 100.0 && (twin.score / float.score - 1.0).abs() < 0.05, "{} {}", float.score, twin.score);
+    assert!(
+        float.score > 100.0 && (twin.score / float.score - 1.0).abs() < 0.05,
+        "{} {}",
+        float.score,
+        twin.score
+    );
     let mut secure = SecureEngine::new(&fixture.partition).unwrap();
-    assert!(matches!(fixture.run(&task, &mut secure, &examples), Err(EvalError::NeedsLogits { .. })));
+    assert!(matches!(
+        fixture.run(&task, &mut secure, &examples),
+        Err(EvalError::NeedsLogits { .. })
+    ));
 }
 
 #[test]
@@ -171,11 +266,16 @@ fn a_translation_is_scored_by_bleu_and_chrf() {
     let fixture = Fixture::new();
     let mut task = Task::find("multi30k-de-en").unwrap();
     task.max_new_tokens = 6;
-    let (source, target) =
-        (fixture.file("rows.de", "Ein Hund.\nZwei Kinder.\n"), fixture.file("rows.en", "A dog.\nTwo children.\n"));
+    let (source, target) = (
+        fixture.file("rows.de", "Ein Hund.\nZwei Kinder.\n"),
+        fixture.file("rows.en", "A dog.\nTwo children.\n"),
+    );
     let examples = task.examples(Some(&source), Some(&target)).unwrap();
     let report = fixture.run(&task, &mut fixture.float(), &examples).unwrap();
-    assert_eq!(report.metrics.iter().map(|m| m.name).collect::<Vec<_>>(), ["bleu", "chrf"]);
+    assert_eq!(
+        report.metrics.iter().map(|m| m.name).collect::<Vec<_>>(),
+        ["bleu", "chrf"]
+    );
     assert_eq!(report.samples[0].target, "A dog.");
     assert!(report.samples[0].prompt.contains("Ein Hund."));
 }
@@ -198,23 +298,43 @@ fn two_runs_are_compared_from_their_json_and_from_their_logs() {
     };
     let read = |name: &str, text: String| compare::read(&fixture.file(name, &text)).unwrap();
     let from_json = read("float.json", json(&float));
-    assert_eq!(from_json, read("float.jsonl", log(&float)), "both hold the same figures");
+    assert_eq!(
+        from_json,
+        read("float.jsonl", log(&float)),
+        "both hold the same figures"
+    );
     let differences = compare::compare(&from_json, &read("twin.jsonl", log(&twin))).unwrap();
-    let [only, greedy] = &differences[..] else { panic!("{differences:?}") };
-    assert_eq!((only.metric, only.n, only.a, only.b), ("acc", 3, float.score, twin.score));
+    let [only, greedy] = &differences[..] else {
+        panic!("{differences:?}")
+    };
+    assert_eq!(
+        (only.metric, only.n, only.a, only.b),
+        ("acc", 3, float.score, twin.score)
+    );
     assert_eq!(greedy.metric, "exact_match");
-    assert!(table::differences(&differences).contains("| agnews | acc"), "{}", table::differences(&differences));
+    assert!(
+        table::differences(&differences).contains("| agnews | acc"),
+        "{}",
+        table::differences(&differences)
+    );
 
-    let error = compare::read(&fixture.file("empty.json", "{\"results\": {}}")).unwrap_err().to_string();
+    let error = compare::read(&fixture.file("empty.json", "{\"results\": {}}"))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("holds no examples"), "{error}");
-    let error = compare::read(&fixture.file("other.json", "what?")).unwrap_err().to_string();
+    let error = compare::read(&fixture.file("other.json", "what?"))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("other.json"), "{error}");
 }
 
 #[test]
 fn programs_are_scored_by_likelihood_and_shape_without_being_run() {
     let fixture = Fixture::new();
-    let row = r#"{"text": "Add.", "code": "def add(a, b):\n  return a + b", "test_list": ["assert add(1, 2) == 3"]}"#;
+    let row = concat!(
+        r#"{"text": "Add.", "code": "def add(a, b):\n  return a + b", "#,
+        r#""test_list": ["assert add(1, 2) == 3"]}"#
+    );
     let path = fixture.file("rows.jsonl", row);
     let mut task = Task::find("mbpp").unwrap();
     task.max_new_tokens = 8;
@@ -223,18 +343,40 @@ fn programs_are_scored_by_likelihood_and_shape_without_being_run() {
     for engine in [&mut fixture.float() as &mut dyn Engine, &mut fixture.twin()] {
         let report = fixture.run(&task, engine, &examples).unwrap();
         let names: Vec<_> = report.metrics.iter().map(|m| m.name).collect();
-        assert_eq!(names, ["nats_per_token", "defines_function"], "a program runs only where that is allowed");
-        let tokens = fixture.partition.tokenizer().encode(&examples[0].completion).unwrap().len();
-        assert_eq!(report.examples[0].figures["nats_per_token"][1], tokens as f64);
+        assert_eq!(
+            names,
+            ["nats_per_token", "defines_function"],
+            "a program runs only where that is allowed"
+        );
+        let tokens = fixture
+            .partition
+            .tokenizer()
+            .encode(&examples[0].completion)
+            .unwrap()
+            .len();
+        assert_eq!(
+            report.examples[0].figures["nats_per_token"][1],
+            tokens as f64
+        );
         scores.push(report.score);
     }
     // Nats of a model with random weights: large, and nearly the same in integers.
-    assert!(scores[0] > 3.0 && (scores[0] - scores[1]).abs() < 0.1, "{scores:?}");
+    assert!(
+        scores[0] > 3.0 && (scores[0] - scores[1]).abs() < 0.1,
+        "{scores:?}"
+    );
     task.max_new_tokens = 0;
     let report = fixture.run(&task, &mut fixture.float(), &examples).unwrap();
-    assert_eq!((report.metrics.len(), report.score), (1, scores[0]), "the solution's likelihood alone");
+    assert_eq!(
+        (report.metrics.len(), report.score),
+        (1, scores[0]),
+        "the solution's likelihood alone"
+    );
     let mut secure = SecureEngine::new(&fixture.partition).unwrap();
-    assert!(matches!(fixture.run(&task, &mut secure, &examples), Err(EvalError::NeedsLogits { .. })));
+    assert!(matches!(
+        fixture.run(&task, &mut secure, &examples),
+        Err(EvalError::NeedsLogits { .. })
+    ));
 }
 
 #[test]
@@ -250,7 +392,11 @@ fn a_label_that_begins_another_is_told_from_it_by_its_end() {
         }
         fn score(&mut self, _: &[u32], labels: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
             let likely = |label: &Vec<u32>| {
-                let same = label.iter().zip(&self.0).take_while(|(a, b)| a == b).count();
+                let same = label
+                    .iter()
+                    .zip(&self.0)
+                    .take_while(|(a, b)| a == b)
+                    .count();
                 -0.1 * same as f64 - 5.0 * (label.len() - same) as f64
             };
             self.1 += labels.len();
@@ -278,16 +424,38 @@ fn a_label_that_begins_another_is_told_from_it_by_its_end() {
     let fixture = Fixture::new();
     let (mut task, _) = news(&fixture);
     let tokenizer = fixture.partition.tokenizer();
-    task.dataset.labels = ["thing", "thing that moves", "thing that moves fast", "no"].map(String::from).to_vec();
-    let path = fixture.file("kinds.tsv", "rock\tthing\ncar\tthing that moves\nrocket\tthing that moves fast\n");
-    for (nth, example) in task.examples(Some(&path), None).unwrap().into_iter().enumerate() {
-        let speaker = Speaker { tokenizer, chat_template: fixture.partition.chat_template() };
-        let answer = speaker.answer(&example.prompt, &example.completion).unwrap();
+    task.dataset.labels = ["thing", "thing that moves", "thing that moves fast", "no"]
+        .map(String::from)
+        .to_vec();
+    let path = fixture.file(
+        "kinds.tsv",
+        "rock\tthing\ncar\tthing that moves\nrocket\tthing that moves fast\n",
+    );
+    for (nth, example) in task
+        .examples(Some(&path), None)
+        .unwrap()
+        .into_iter()
+        .enumerate()
+    {
+        let speaker = Speaker {
+            tokenizer,
+            chat_template: fixture.partition.chat_template(),
+        };
+        let answer = speaker
+            .answer(&example.prompt, &example.completion)
+            .unwrap();
         assert!(tokenizer.is_eos(answer[answer.len() - 1]), "{answer:?}");
         let mut sure = Sure(answer, 0);
         let report = fixture.run(&task, &mut sure, &[example]).unwrap();
-        assert_eq!(report.metrics.iter().map(|m| m.value).collect::<Vec<_>>(), [1.0, 1.0], "label {nth}");
-        assert_eq!(report.samples[0].choice.as_deref(), Some(report.samples[0].answer.as_str()));
+        assert_eq!(
+            report.metrics.iter().map(|m| m.value).collect::<Vec<_>>(),
+            [1.0, 1.0],
+            "label {nth}"
+        );
+        assert_eq!(
+            report.samples[0].choice.as_deref(),
+            Some(report.samples[0].answer.as_str())
+        );
         assert_eq!(sure.1, 8, "each label with and without its end");
     }
 }
@@ -302,21 +470,50 @@ fn scores_that_are_no_numbers_print_no_metric() {
     broken.tensors.insert(name.into(), nan);
     let engine = || FloatEngine::new(&broken, &Default::default(), None).unwrap();
     let (task, examples) = news(&fixture);
-    let error = fixture.run(&task, &mut engine(), &examples).unwrap_err().to_string();
-    assert!(error.contains("task `agnews`: `acc` has no value at example 0"), "{error}");
-    let text = fixture.file("text.txt", "The tower was built in 1889 and stands by the river.\n");
-    for (name, file, metric) in [("wikitext-2", &text, "token_perplexity"), ("multi30k-de-en", &text, "bleu")] {
+    let error = fixture
+        .run(&task, &mut engine(), &examples)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("task `agnews`: `acc` has no value at example 0"),
+        "{error}"
+    );
+    let text = fixture.file(
+        "text.txt",
+        "The tower was built in 1889 and stands by the river.\n",
+    );
+    for (name, file, metric) in [
+        ("wikitext-2", &text, "token_perplexity"),
+        ("multi30k-de-en", &text, "bleu"),
+    ] {
         let mut task = Task::find(name).unwrap();
         task.max_new_tokens = 4;
-        let examples = task.examples(Some(file), (name != "wikitext-2").then_some(file.as_path())).unwrap();
-        let error = fixture.run(&task, &mut engine(), &examples).unwrap_err().to_string();
-        assert!(error.contains(&format!("`{metric}` has no value")) && error.contains("NaN"), "{error}");
+        let examples = task
+            .examples(Some(file), (name != "wikitext-2").then_some(file.as_path()))
+            .unwrap();
+        let error = fixture
+            .run(&task, &mut engine(), &examples)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&format!("`{metric}` has no value")) && error.contains("NaN"),
+            "{error}"
+        );
     }
     let mut task = Task::find("multi30k-de-en").unwrap();
     task.max_new_tokens = 1_000_000;
     let examples = task.examples(Some(&text), Some(&text)).unwrap();
-    let error = fixture.run(&task, &mut fixture.float(), &examples).unwrap_err().to_string();
-    assert!(error.contains("answers of 1000000 tokens leave no room"), "{error}");
-    let error = fixture.run(&task, &mut fixture.float(), &[]).unwrap_err().to_string();
+    let error = fixture
+        .run(&task, &mut fixture.float(), &examples)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("answers of 1000000 tokens leave no room"),
+        "{error}"
+    );
+    let error = fixture
+        .run(&task, &mut fixture.float(), &[])
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("`multi30k-de-en`"), "{error}");
 }

@@ -20,9 +20,25 @@ fn scores_equal_sacrebleu() {
     let fixture: Fixture = serde_json::from_str(include_str!("fixtures/sacrebleu.json")).unwrap();
     assert!(fixture.corpora.len() >= 9);
     for corpus in &fixture.corpora {
-        let pairs = || corpus.hypotheses.iter().map(String::as_str).zip(corpus.references.iter().map(String::as_str));
+        let pairs = || {
+            corpus
+                .hypotheses
+                .iter()
+                .map(String::as_str)
+                .zip(corpus.references.iter().map(String::as_str))
+        };
         let (bleu, chrf) = (bleu(pairs()), chrf(pairs()));
-        assert!((bleu - corpus.bleu).abs() < 1e-9, "{:?}: BLEU {bleu}, sacrebleu {}", corpus.hypotheses, corpus.bleu);
-        assert!((chrf - corpus.chrf).abs() < 1e-9, "{:?}: chrF {chrf}, sacrebleu {}", corpus.hypotheses, corpus.chrf);
+        assert!(
+            (bleu - corpus.bleu).abs() < 1e-9,
+            "{:?}: BLEU {bleu}, sacrebleu {}",
+            corpus.hypotheses,
+            corpus.bleu
+        );
+        assert!(
+            (chrf - corpus.chrf).abs() < 1e-9,
+            "{:?}: chrF {chrf}, sacrebleu {}",
+            corpus.hypotheses,
+            corpus.chrf
+        );
     }
 }

@@ -1,15 +1,19 @@
-//! AES-128 over many blocks at once: a counter stream written where it is wanted, and a permutation in place.
+//! AES-128 over many blocks at once: a counter stream written where it is wanted, and a permutation
+//! in place.
 //!
-//! The `aes` crate is what every machine falls back to and what the tests compare with. Where x86 offers AES on vectors
-//! of 512 bits the same bytes are made here: the crate encrypts blocks that lie in memory, so that a stream would write
-//! its counters, read and overwrite them, and pass a third time to cut them to a width. Here counters are made in
-//! registers, and each block leaves them once, cut.
+//! The `aes` crate is what every machine falls back to and what the tests compare with. Where x86
+//! offers AES on vectors of 512 bits the same bytes are made here: the crate encrypts blocks that
+//! lie in memory, so that a stream would write its counters, read and overwrite them, and pass a
+//! third time to cut them to a width. Here counters are made in registers, and each block leaves
+//! them once, cut.
 //!
-//! Instructions of fixed latency only, no tables: timing says nothing of keys or blocks. Round keys are erased when
-//! dropped; copies of them in vector registers are not.
+//! Instructions of fixed latency only, no tables: timing says nothing of keys or blocks. Round keys
+//! are erased when dropped; copies of them in vector registers are not.
 
-use aes::Aes128;
-use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use aes::{
+    Aes128,
+    cipher::{BlockCipherEncrypt, KeyInit},
+};
 use zeroize::Zeroizing;
 
 /// AES-128 under one key.
@@ -34,8 +38,8 @@ impl Cipher {
         Self(Backend::Blocks(Box::new(Aes128::new(&(*key).into()))))
     }
 
-    /// The first `n` words of the encrypted counters `first`, `first + 1` and so on, each `& mask`: two words a block, the
-    /// lower one first, blocks as little-endian numbers.
+    /// The first `n` words of the encrypted counters `first`, `first + 1` and so on, each `& mask`:
+    /// two words a block, the lower one first, blocks as little-endian numbers.
     pub(crate) fn stream(&self, first: u64, n: usize, mask: u64) -> Vec<u64> {
         match &self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -45,16 +49,20 @@ impl Cipher {
                 for (k, block) in out.chunks_exact_mut(2).enumerate() {
                     block[0] = first.wrapping_add(k as u64).to_le();
                 }
-                cipher.encrypt_blocks(aes::Block::cast_slice_from_core_mut(bytemuck::cast_slice_mut(&mut out)));
+                cipher.encrypt_blocks(aes::Block::cast_slice_from_core_mut(
+                    bytemuck::cast_slice_mut(&mut out),
+                ));
                 out.truncate(n);
-                out.iter_mut().for_each(|word| *word = u64::from_le(*word) & mask);
+                out.iter_mut()
+                    .for_each(|word| *word = u64::from_le(*word) & mask);
                 out
             }
         }
     }
 
-    /// `π(π(s) ⊕ t) ⊕ π(s)` of each of the `nodes`, into each of the `out`s: the tweak of node `i` there is
-    /// `tweaks[i] ^ uses[k]`. Blocks are little-endian numbers; all slices are of one length.
+    /// `π(π(s) ⊕ t) ⊕ π(s)` of each of the `nodes`, into each of the `out`s: the tweak of node `i`
+    /// there is `tweaks[i] ^ uses[k]`. Blocks are little-endian numbers; all slices are of one
+    /// length.
     pub(crate) fn hash<const N: usize>(
         &self,
         nodes: &[u128],
@@ -63,7 +71,10 @@ impl Cipher {
         mut out: [&mut [u128]; N],
     ) {
         let n = nodes.len();
-        assert!(tweaks.len() == n && out.iter().all(|out| out.len() == n), "one tweak and one result a node");
+        assert!(
+            tweaks.len() == n && out.iter().all(|out| out.len() == n),
+            "one tweak and one result a node"
+        );
         #[cfg(target_arch = "x86_64")]
         if let Backend::Wide(keys) = &self.0 {
             return keys.hash(nodes, tweaks, uses, &mut out);
@@ -95,7 +106,9 @@ impl Cipher {
                 blocks.iter_mut().for_each(|block| *block = block.to_le());
                 let bytes: &mut [[u8; 16]] = bytemuck::cast_slice_mut(blocks);
                 cipher.encrypt_blocks(aes::Block::cast_slice_from_core_mut(bytes));
-                blocks.iter_mut().for_each(|block| *block = u128::from_le(*block));
+                blocks
+                    .iter_mut()
+                    .for_each(|block| *block = u128::from_le(*block));
             }
         }
     }
@@ -103,13 +116,16 @@ impl Cipher {
 
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use std::arch::x86_64::{
-        __m128i, __m512i, _mm_aeskeygenassist_si128, _mm_shuffle_epi32, _mm_slli_si128, _mm_xor_si128,
-        _mm512_add_epi64, _mm512_aesenc_epi128, _mm512_aesenclast_epi128, _mm512_and_si512, _mm512_broadcast_i32x4,
-        _mm512_mask_storeu_epi64, _mm512_maskz_loadu_epi64, _mm512_set_epi64, _mm512_set1_epi64, _mm512_storeu_si512,
-        _mm512_xor_si512,
+    use std::{
+        arch::x86_64::{
+            __m128i, __m512i, _mm_aeskeygenassist_si128, _mm_shuffle_epi32, _mm_slli_si128,
+            _mm_xor_si128, _mm512_add_epi64, _mm512_aesenc_epi128, _mm512_aesenclast_epi128,
+            _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_mask_storeu_epi64,
+            _mm512_maskz_loadu_epi64, _mm512_set_epi64, _mm512_set1_epi64, _mm512_storeu_si512,
+            _mm512_xor_si512,
+        },
+        mem::MaybeUninit,
     };
-    use std::mem::MaybeUninit;
 
     use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -200,13 +216,17 @@ mod wide {
     #[inline]
     #[target_feature(enable = "avx512f,vaes")]
     fn encrypt<const N: usize>(keys: &[__m512i; 11], mut blocks: [__m512i; N]) -> [__m512i; N] {
-        blocks.iter_mut().for_each(|b| *b = _mm512_xor_si512(*b, keys[0]));
+        blocks
+            .iter_mut()
+            .for_each(|b| *b = _mm512_xor_si512(*b, keys[0]));
         for key in &keys[1..10] {
             for b in &mut blocks {
                 *b = _mm512_aesenc_epi128(*b, *key);
             }
         }
-        blocks.iter_mut().for_each(|b| *b = _mm512_aesenclast_epi128(*b, keys[10]));
+        blocks
+            .iter_mut()
+            .for_each(|b| *b = _mm512_aesenclast_epi128(*b, keys[10]));
         blocks
     }
 
@@ -214,7 +234,10 @@ mod wide {
     #[target_feature(enable = "avx512f,vaes")]
     fn stream(keys: &[u128; 11], first: u64, mask: u64, out: &mut [MaybeUninit<u64>]) {
         let keys = broadcast(keys);
-        let (mask, step) = (_mm512_set1_epi64(mask as i64), _mm512_set_epi64(0, 4, 0, 4, 0, 4, 0, 4));
+        let (mask, step) = (
+            _mm512_set1_epi64(mask as i64),
+            _mm512_set_epi64(0, 4, 0, 4, 0, 4, 0, 4),
+        );
         let at = |k: u64| first.wrapping_add(k) as i64;
         let mut counter = _mm512_set_epi64(0, at(3), 0, at(2), 0, at(1), 0, at(0));
         let mut chunks = out.chunks_exact_mut(WORDS * AT_ONCE);
@@ -226,7 +249,9 @@ mod wide {
             }
             for (words, b) in chunk.chunks_exact_mut(WORDS).zip(encrypt(&keys, blocks)) {
                 // SAFETY: `words` are `WORDS` words.
-                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_and_si512(b, mask)) };
+                unsafe {
+                    _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_and_si512(b, mask))
+                };
             }
         }
         for words in chunks.into_remainder().chunks_mut(WORDS) {
@@ -234,7 +259,11 @@ mod wide {
             counter = _mm512_add_epi64(counter, step);
             // SAFETY: the mask names as many words as there are.
             unsafe {
-                _mm512_mask_storeu_epi64(words.as_mut_ptr().cast(), named(words.len()), _mm512_and_si512(b, mask))
+                _mm512_mask_storeu_epi64(
+                    words.as_mut_ptr().cast(),
+                    named(words.len()),
+                    _mm512_and_si512(b, mask),
+                )
             };
         }
     }
@@ -269,7 +298,14 @@ mod wide {
             hash_some::<N, VECTORS>(&keys, at..at + BLOCKS * VECTORS, nodes, tweaks, uses, out);
         }
         for at in (whole..nodes.len()).step_by(BLOCKS) {
-            hash_some::<N, 1>(&keys, at..(at + BLOCKS).min(nodes.len()), nodes, tweaks, uses, out);
+            hash_some::<N, 1>(
+                &keys,
+                at..(at + BLOCKS).min(nodes.len()),
+                nodes,
+                tweaks,
+                uses,
+                out,
+            );
         }
     }
 
@@ -285,12 +321,20 @@ mod wide {
     ) {
         let once = encrypt(keys, load::<V>(&nodes[range.clone()]));
         let mut tweaked = load::<V>(&tweaks[range.clone()]);
-        tweaked.iter_mut().zip(once).for_each(|(t, h)| *t = _mm512_xor_si512(*t, h));
+        tweaked
+            .iter_mut()
+            .zip(once)
+            .for_each(|(t, h)| *t = _mm512_xor_si512(*t, h));
         for (out, used) in out.iter_mut().zip(uses) {
             let mut hashed = tweaked;
-            hashed.iter_mut().for_each(|t| *t = _mm512_xor_si512(*t, used));
+            hashed
+                .iter_mut()
+                .for_each(|t| *t = _mm512_xor_si512(*t, used));
             hashed = encrypt(keys, hashed);
-            hashed.iter_mut().zip(once).for_each(|(t, h)| *t = _mm512_xor_si512(*t, h));
+            hashed
+                .iter_mut()
+                .zip(once)
+                .for_each(|(t, h)| *t = _mm512_xor_si512(*t, h));
             store(&mut out[range.clone()], hashed);
         }
     }
@@ -302,7 +346,9 @@ mod wide {
         let mut vectors = [_mm512_set1_epi64(0); V];
         for (vector, blocks) in vectors.iter_mut().zip(blocks.chunks(BLOCKS)) {
             // SAFETY: the mask names as many words as there are.
-            *vector = unsafe { _mm512_maskz_loadu_epi64(named(2 * blocks.len()), blocks.as_ptr().cast()) };
+            *vector = unsafe {
+                _mm512_maskz_loadu_epi64(named(2 * blocks.len()), blocks.as_ptr().cast())
+            };
         }
         vectors
     }
@@ -313,7 +359,13 @@ mod wide {
     fn store<const V: usize>(blocks: &mut [u128], vectors: [__m512i; V]) {
         for (vector, blocks) in vectors.into_iter().zip(blocks.chunks_mut(BLOCKS)) {
             // SAFETY: the mask names as many words as there are.
-            unsafe { _mm512_mask_storeu_epi64(blocks.as_mut_ptr().cast(), named(2 * blocks.len()), vector) };
+            unsafe {
+                _mm512_mask_storeu_epi64(
+                    blocks.as_mut_ptr().cast(),
+                    named(2 * blocks.len()),
+                    vector,
+                )
+            };
         }
     }
 
@@ -327,7 +379,9 @@ mod wide {
 mod tests {
     use super::*;
 
-    const KEY: [u8; 16] = [0x2b, 0x7e, 0x15, 0x16, 0x28, 0xae, 0xd2, 0xa6, 0xab, 0xf7, 0x15, 0x88, 9, 0xcf, 0x4f, 0x3c];
+    const KEY: [u8; 16] = [
+        0x2b, 0x7e, 0x15, 0x16, 0x28, 0xae, 0xd2, 0xa6, 0xab, 0xf7, 0x15, 0x88, 9, 0xcf, 0x4f, 0x3c,
+    ];
 
     fn both() -> [Cipher; 2] {
         [Cipher::new(&KEY), Cipher::portable(&KEY)]
@@ -336,7 +390,10 @@ mod tests {
     /// NIST SP 800-38A, F.1.1.
     #[test]
     fn blocks_are_those_of_the_standard() {
-        let (plain, cipher) = (0x2a17_9373_117e_3de9_969f_402e_e2be_c16b, 0x97ef_6624_f3ca_9ea8_6036_7a0d_b47b_d73a);
+        let (plain, cipher) = (
+            0x2a17_9373_117e_3de9_969f_402e_e2be_c16b,
+            0x97ef_6624_f3ca_9ea8_6036_7a0d_b47b_d73a,
+        );
         for aes in both() {
             let mut blocks = [plain; 70];
             aes.permute(&mut blocks);
@@ -350,7 +407,11 @@ mod tests {
         for n in (0..150).chain([1 << 12, 4097]) {
             for first in [0, 5, u64::from(u32::MAX) - 3, u64::MAX - 2] {
                 for mask in [u64::MAX, 0xffff_ffff_ffff, 1] {
-                    assert_eq!(wide.stream(first, n, mask), portable.stream(first, n, mask), "{n} words from {first}");
+                    assert_eq!(
+                        wide.stream(first, n, mask),
+                        portable.stream(first, n, mask),
+                        "{n} words from {first}"
+                    );
                 }
             }
             let blocks: Vec<u128> = (0..n as u128).map(|k| (k << 77) | (3 * k)).collect();
@@ -380,7 +441,10 @@ mod tests {
         let (node, tweak, used) = (0x1234_5678_u128 << 70 | 99, 5 << 64, 3 << 32);
         let mut hash = [0];
         aes.hash(&[node], &[tweak], [used], [&mut hash]);
-        assert_eq!(hash[0], permuted(permuted(node) ^ tweak ^ used) ^ permuted(node));
+        assert_eq!(
+            hash[0],
+            permuted(permuted(node) ^ tweak ^ used) ^ permuted(node)
+        );
     }
 
     /// Elsewhere the comparisons above compare the portable form with itself.

@@ -1,30 +1,39 @@
-//! The private layers of a decoder as one secure program: the LLaMA family, and GPT-2 (see [`Architecture`]). The
-//! encoder ([`crate::encoder`]) is made of the same attention and the same plain MLP.
+//! The private layers of a decoder as one secure program: the LLaMA family, and GPT-2 (see
+//! [`Architecture`]). The encoder ([`crate::encoder`]) is made of the same attention and the same
+//! plain MLP.
 //!
-//! Axes: `T` rows of new tokens, `D` hidden, `H` query heads, `KV` key-value heads, `d` head width, `F` MLP width,
-//! `C` cached keys. Fixed point: residual stream 15 fractional bits, everything else 14, products of weights 24.
+//! Axes: `T` rows of new tokens, `D` hidden, `H` query heads, `KV` key-value heads, `d` head width,
+//! `F` MLP width, `C` cached keys. Fixed point: residual stream 15 fractional bits, everything else
+//! 14, products of weights 24.
 //!
 //! Where the law places things, and why:
-//! - The norm's scalar is applied before the linear map: `x = h · 2^58/|h|`, cut to 14 bits. The 576 normalised values
-//!   are then a bounded wire that public product and private addition share, instead of 4,032 unbounded ones.
-//! - `W·x` and `B·(A·x)` meet at one scale, so the private addition costs no truncation and no round. Where whole
-//!   matrices are private, their products take the place of both, in the same rings.
+//! - The norm's scalar is applied before the linear map: `x = h · 2^58/|h|`, cut to 14 bits. The
+//!   576 normalised values are then a bounded wire that public product and private addition share,
+//!   instead of 4,032 unbounded ones.
+//! - `W·x` and `B·(A·x)` meet at one scale, so the private addition costs no truncation and no
+//!   round. Where whole matrices are private, their products take the place of both, in the same
+//!   rings.
 //! - Queries and keys are rotated before the one truncation that follows their projection.
-//! - The softmax divides after the value product; its weights are `exp(s - max)`, so their sum is at least one.
-//! - LLaMA's final norm is a positive scalar, which cannot change an arg-max, and is not computed. GPT-2's has a bias,
-//!   which can: it is computed, for the one row that asks. A sampled token needs both (see [`crate::sampling`]).
-//! - A layer norm's gain is folded into the columns of the maps behind it and its bias into their biases; what the
-//!   private addition makes of that bias is a row that the server adds to its own share.
+//! - The softmax divides after the value product; its weights are `exp(s - max)`, so their sum is
+//!   at least one.
+//! - LLaMA's final norm is a positive scalar, which cannot change an arg-max, and is not computed.
+//!   GPT-2's has a bias, which can: it is computed, for the one row that asks. A sampled token
+//!   needs both (see [`crate::sampling`]).
+//! - A layer norm's gain is folded into the columns of the maps behind it and its bias into their
+//!   biases; what the private addition makes of that bias is a row that the server adds to its own
+//!   share.
 
 use marill_numeric::tables::tables;
 
-use crate::encoder;
-use crate::engine::{Attention, Engine, Gate, Step};
-use crate::masked::ProtocolError;
-use crate::nn::{self, NormScale};
-use crate::sampling::{self, Sampling};
-use crate::spec::{Architecture, DecoderSpec, Module};
-use crate::weights::PublicWeights;
+use crate::{
+    encoder,
+    engine::{Attention, Engine, Gate, Step},
+    masked::ProtocolError,
+    nn::{self, NormScale},
+    sampling::{self, Sampling},
+    spec::{Architecture, DecoderSpec, Module},
+    weights::PublicWeights,
+};
 
 /// Widths of wires, in bits.
 pub(crate) mod width {
@@ -38,7 +47,8 @@ pub(crate) mod width {
     pub const SCORE: u32 = 32;
 }
 
-/// What a session keeps between steps: cached keys and values of every layer, and the padding's bias.
+/// What a session keeps between steps: cached keys and values of every layer, and the padding's
+/// bias.
 pub struct Cache<E: Engine> {
     pub(crate) layers: Vec<(Option<E::Wire>, Option<E::Wire>)>,
     pub(crate) bias: Option<E::Wire>,
@@ -49,7 +59,12 @@ pub struct Cache<E: Engine> {
 impl<E: Engine> Cache<E> {
     #[must_use]
     pub fn new(spec: &DecoderSpec) -> Self {
-        Self { layers: (0..spec.num_layers).map(|_| (None, None)).collect(), bias: None, sampling: None, len: 0 }
+        Self {
+            layers: (0..spec.num_layers).map(|_| (None, None)).collect(),
+            bias: None,
+            sampling: None,
+            len: 0,
+        }
     }
 
     /// As it is, for a session that draws its tokens; none: the most likely ones.
@@ -76,8 +91,8 @@ pub const PAD_BIAS: u64 = (1u64 << 27).wrapping_neg();
 
 /// Runs one step: `rows` new rows of boundary activations in, one token out (at the client).
 ///
-/// In the first step the rows are a padded prompt, padding first, and `bias` holds [`PAD_BIAS`] for every padded
-/// position and zero for the others; neither reaches the server in clear.
+/// In the first step the rows are a padded prompt, padding first, and `bias` holds [`PAD_BIAS`] for
+/// every padded position and zero for the others; neither reaches the server in clear.
 ///
 /// # Errors
 /// Whatever the engine reports: a lost peer, or a value out of range in the twin.
@@ -92,7 +107,9 @@ pub fn step<E: Engine>(
     let spec = &weights.spec;
     if let Architecture::Bert { .. } = spec.architecture {
         if cache.sampling.is_some() {
-            return Err(ProtocolError::Reveal { revealed: "the largest class" });
+            return Err(ProtocolError::Reveal {
+                revealed: "the largest class",
+            });
         }
         return encoder::classify(engine, weights, boundary, bias, rows);
     }
@@ -116,7 +133,15 @@ pub fn step<E: Engine>(
         let out = if spec.architecture.is_llama() {
             gated_mlp(engine, weights, layer, &hidden)?
         } else {
-            let (x, additions) = normalise(engine, spec, layer, &hidden, None, "mlp.hidden", &[Module::Up])?;
+            let (x, additions) = normalise(
+                engine,
+                spec,
+                layer,
+                &hidden,
+                None,
+                "mlp.hidden",
+                &[Module::Up],
+            )?;
             plain_mlp(engine, weights, layer, &x, &additions)?
         };
         hidden = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
@@ -124,7 +149,13 @@ pub fn step<E: Engine>(
     cache.len += rows;
     engine.enter_layer(None);
     if spec.architecture == Architecture::Gpt2 {
-        hidden = nn::layer_norm(engine, &hidden, spec.hidden_size, norm_scale(spec), width::FULL)?;
+        hidden = nn::layer_norm(
+            engine,
+            &hidden,
+            spec.hidden_size,
+            norm_scale(spec),
+            width::FULL,
+        )?;
     }
     if let Some(sampling) = cache.sampling {
         return sampling::sample(engine, weights, &hidden, sampling);
@@ -151,8 +182,8 @@ pub(crate) fn norm_scale(spec: &DecoderSpec) -> NormScale {
     }
 }
 
-/// `x = norm(h)`, handed over, with the private additions of `modules` applied to it. An RMS norm takes the stream as a
-/// wire, which the caller may have already.
+/// `x = norm(h)`, handed over, with the private additions of `modules` applied to it. An RMS norm
+/// takes the stream as a wire, which the caller may have already.
 fn normalise<E: Engine>(
     engine: &mut E,
     spec: &DecoderSpec,
@@ -165,7 +196,11 @@ fn normalise<E: Engine>(
     let scale = norm_scale(spec);
     let llama = spec.architecture.is_llama();
     // Queries and keys gain the rotation's bits before their truncation; other maps do not.
-    let bits = if llama && modules.contains(&Module::Q) { width::FULL } else { width::PRODUCT };
+    let bits = if llama && modules.contains(&Module::Q) {
+        width::FULL
+    } else {
+        width::PRODUCT
+    };
     let x = if llama {
         let wire = match wire {
             Some(wire) => wire,
@@ -175,7 +210,13 @@ fn normalise<E: Engine>(
     } else {
         nn::layer_scaled(engine, hidden, spec.hidden_size, scale)?
     };
-    engine.cut_and_hand_over(&x, [scale.shift(), width::FULL, bits], layer, modules, ["norm.x"; 2])
+    engine.cut_and_hand_over(
+        &x,
+        [scale.shift(), width::FULL, bits],
+        layer,
+        modules,
+        ["norm.x"; 2],
+    )
 }
 
 /// What the maps of a half layer take: a share, and the private additions already made of it.
@@ -200,7 +241,8 @@ fn project<E: Engine>(
         }
         None => engine.linear(maps.matrix(module), x),
     };
-    let private_row = spec.architecture == Architecture::Gpt2 || (spec.is_full() && !spec.architecture.is_llama());
+    let private_row = spec.architecture == Architecture::Gpt2
+        || (spec.is_full() && !spec.architecture.is_llama());
     if addition.is_some() && private_row {
         out = engine.add_private_row(&out, layer, module);
     }
@@ -226,7 +268,8 @@ pub(crate) fn attention<E: Engine>(
     let mut q = project(engine, weights, layer, Module::Q, x, &additions[0]);
     let mut k = project(engine, weights, layer, Module::K, x, &additions[1]);
     let mut v = project(engine, weights, layer, Module::V, x, &additions[2]);
-    let mut shift = spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
+    let mut shift =
+        spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
     if spec.architecture.is_llama() {
         q = engine.rotate(&q, &weights.rope, first);
         k = engine.rotate(&k, &weights.rope, first);
@@ -234,20 +277,35 @@ pub(crate) fn attention<E: Engine>(
         shift += spec.numeric.rope_frac_bits;
     }
 
-    let wide = if spec.architecture.is_llama() { width::FULL } else { width::PRODUCT };
+    let wide = if spec.architecture.is_llama() {
+        width::FULL
+    } else {
+        width::PRODUCT
+    };
     // One truncation for all three; in the last layer only the last row asks.
-    let (q_cols, kv_cols) = (spec.num_attention_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim);
+    let (q_cols, kv_cols) = (
+        spec.num_attention_heads * spec.head_dim,
+        spec.num_key_value_heads * spec.head_dim,
+    );
     let (q, k, v) = if last && rows > 1 {
         let q = engine.last_row(&q);
         let q = engine.truncate(&q, shift, wide, width::ACTIVATION, "attention.q")?;
         let kv = engine.concat(&[&k, &v]);
         let kv = engine.truncate(&kv, shift, wide, width::ACTIVATION, "attention.kv")?;
-        (q, engine.columns(&kv, 0, kv_cols), engine.columns(&kv, kv_cols, kv_cols))
+        (
+            q,
+            engine.columns(&kv, 0, kv_cols),
+            engine.columns(&kv, kv_cols, kv_cols),
+        )
     } else {
         let qkv = engine.concat(&[&q, &k, &v]);
         let qkv = engine.truncate(&qkv, shift, wide, width::ACTIVATION, "attention.qkv")?;
         let mut part = |first, count| engine.columns(&qkv, first, count);
-        (part(0, q_cols), part(q_cols, kv_cols), part(q_cols + kv_cols, kv_cols))
+        (
+            part(0, q_cols),
+            part(q_cols, kv_cols),
+            part(q_cols + kv_cols, kv_cols),
+        )
     };
     let parts = [&q, &k, &v].map(|part| (part, width::ACTIVATION));
     let mut wires = engine.open(&parts, "attention.qkv")?;
@@ -255,7 +313,9 @@ pub(crate) fn attention<E: Engine>(
     let (keys, values) = &mut cache.layers[layer];
     engine.append(keys, &k);
     engine.append(values, &v);
-    let (Some(keys), Some(values)) = (keys.as_ref(), values.as_ref()) else { unreachable!("rows were just appended") };
+    let (Some(keys), Some(values)) = (keys.as_ref(), values.as_ref()) else {
+        unreachable!("rows were just appended")
+    };
 
     let asking = if last { 1 } else { rows };
     let shape = Attention {
@@ -271,8 +331,16 @@ pub(crate) fn attention<E: Engine>(
     let mixed = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
     let widths = [nn::DIVIDE_SHIFT, width::FULL, width::PRODUCT];
     let places = ["attention.divided", "attention.mixed"];
-    let (mixed, additions) = engine.cut_and_hand_over(&mixed, widths, layer, &[Module::O], places)?;
-    Ok(project(engine, weights, layer, Module::O, &mixed, &additions[0]))
+    let (mixed, additions) =
+        engine.cut_and_hand_over(&mixed, widths, layer, &[Module::O], places)?;
+    Ok(project(
+        engine,
+        weights,
+        layer,
+        Module::O,
+        &mixed,
+        &additions[0],
+    ))
 }
 
 /// `softmax(scale · Σ_group Q Kᵀ) V` as a share, still to be cut.
@@ -288,15 +356,27 @@ fn attend<E: Engine>(
 ) -> Step<E::Share> {
     let scores = engine.scores(q, keys, shape)?;
     let shift = spec.numeric.frac_bits + spec.score_scale(layer).1;
-    let mut scores = engine.truncate(&scores, shift, width::ACTIVATION, width::SCORE, "attention.scores")?;
+    let mut scores = engine.truncate(
+        &scores,
+        shift,
+        width::ACTIVATION,
+        width::SCORE,
+        "attention.scores",
+    )?;
     if let Some(bias) = bias {
         scores = engine.add_key_bias(&scores, bias, shape);
     }
     nn::softmax_mix(engine, &scores, values, shape)
 }
 
-/// LLaMA's MLP, norm included: `down(silu(gate(x)) · up(x))`, with the scale of a product of weights.
-fn gated_mlp<E: Engine>(engine: &mut E, weights: &PublicWeights, layer: usize, hidden: &E::Share) -> Step<E::Share> {
+/// LLaMA's MLP, norm included: `down(silu(gate(x)) · up(x))`, with the scale of a product of
+/// weights.
+fn gated_mlp<E: Engine>(
+    engine: &mut E,
+    weights: &PublicWeights,
+    layer: usize,
+    hidden: &E::Share,
+) -> Step<E::Share> {
     let spec = &weights.spec;
     let modules = [Module::Gate, Module::Up];
     let (x, additions) = normalise(engine, spec, layer, hidden, None, "mlp.hidden", &modules)?;
@@ -305,11 +385,23 @@ fn gated_mlp<E: Engine>(engine: &mut E, weights: &PublicWeights, layer: usize, h
     let both = engine.concat(&[&gate, &up]);
     let bits = spec.numeric.weight_frac_bits;
     let widths = [bits, width::PRODUCT, width::ACTIVATION];
-    let product = engine.gated_product(&both, Gate(&tables().silu), widths, ["mlp.gate_up", "mlp.silu"])?;
+    let product = engine.gated_product(
+        &both,
+        Gate(&tables().silu),
+        widths,
+        ["mlp.gate_up", "mlp.silu"],
+    )?;
     let widths = [spec.numeric.frac_bits, width::ACTIVATION, width::PRODUCT];
     let (product, additions) =
         engine.cut_and_hand_over(&product, widths, layer, &[Module::Down], ["mlp.product"; 2])?;
-    Ok(project(engine, weights, layer, Module::Down, &product, &additions[0]))
+    Ok(project(
+        engine,
+        weights,
+        layer,
+        Module::Down,
+        &product,
+        &additions[0],
+    ))
 }
 
 /// The MLP of GPT-2 and BERT: `down(gelu(up(x)))`, with the scale of a product of weights.
@@ -325,8 +417,16 @@ pub(crate) fn plain_mlp<E: Engine>(
     let shift = spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
     let widths = [shift, width::PRODUCT, width::PRODUCT];
     let inner = engine.cut_gate(&up, Gate(&tables().gelu), widths, ["mlp.up", "mlp.gelu"])?;
-    let (inner, additions) = engine.hand_over(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
-    Ok(project(engine, weights, layer, Module::Down, &inner, &additions[0]))
+    let (inner, additions) =
+        engine.hand_over(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
+    Ok(project(
+        engine,
+        weights,
+        layer,
+        Module::Down,
+        &inner,
+        &additions[0],
+    ))
 }
 
 pub(crate) fn add_residual<E: Engine>(
@@ -336,7 +436,8 @@ pub(crate) fn add_residual<E: Engine>(
     out: &E::Share,
     place: &'static str,
 ) -> Step<E::Share> {
-    let shift = spec.numeric.frac_bits + spec.numeric.weight_frac_bits - spec.numeric.residual_frac_bits;
+    let shift =
+        spec.numeric.frac_bits + spec.numeric.weight_frac_bits - spec.numeric.residual_frac_bits;
     let out = engine.truncate(out, shift, width::PRODUCT, width::FULL, place)?;
     Ok(engine.add(hidden, &out))
 }

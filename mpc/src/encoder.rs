@@ -1,22 +1,25 @@
-//! A BERT encoder as a secure program: every row sees every row, and each residual sum is normalised.
+//! A BERT encoder as a secure program: every row sees every row, and each residual sum is
+//! normalised.
 //!
-//! The client runs token, type and position embeddings, their layer norm and the frozen layers in floats, as it does
-//! for a decoder. Gain and bias of the norms inside cannot be folded away, because the normalised rows are themselves
-//! the residual stream: they are a product with a public row, a sum and one more truncation.
+//! The client runs token, type and position embeddings, their layer norm and the frozen layers in
+//! floats, as it does for a decoder. Gain and bias of the norms inside cannot be folded away,
+//! because the normalised rows are themselves the residual stream: they are a product with a public
+//! row, a sum and one more truncation.
 //!
-//! The client alone knows which rows are padding, so pooling is a product with weights of its own: zero for padding,
-//! `1/n` for the rows of a mean, one for the first row of the text. A client that deviates may weigh rows otherwise; it
-//! is a computing party and can choose its rows anyway.
+//! The client alone knows which rows are padding, so pooling is a product with weights of its own:
+//! zero for padding, `1/n` for the rows of a mean, one for the first row of the text. A client that
+//! deviates may weigh rows otherwise; it is a computing party and can choose its rows anyway.
 
-use marill_numeric::PublicMatrix;
-use marill_numeric::tables::tables;
+use marill_numeric::{PublicMatrix, tables::tables};
 
-use crate::decoder::{self, Cache, add_residual, attention, norm_scale, plain_mlp, width};
-use crate::engine::{Attention, Engine, Gate, Step};
-use crate::masked::ProtocolError;
-use crate::nn;
-use crate::spec::{Architecture, Module, Pooling};
-use crate::weights::{PostNorm, PublicWeights};
+use crate::{
+    decoder::{self, Cache, add_residual, attention, norm_scale, plain_mlp, width},
+    engine::{Attention, Engine, Gate, Step},
+    masked::ProtocolError,
+    nn,
+    spec::{Architecture, Module, Pooling},
+    weights::{PostNorm, PublicWeights},
+};
 
 /// Fractional bits of the pooling weights.
 pub(crate) const POOL_FRAC_BITS: u32 = 24;
@@ -25,10 +28,12 @@ pub(crate) const GAIN_FRAC_BITS: u32 = 16;
 /// Width in which a pooled row is revealed.
 const REVEAL_BITS: u32 = 32;
 
-/// Runs `rows` padded rows of boundary activations; the client learns the index of the largest class.
+/// Runs `rows` padded rows of boundary activations; the client learns the index of the largest
+/// class.
 ///
 /// # Errors
-/// [`ProtocolError::Reveal`] when the partition reveals embeddings, and whatever the engine reports.
+/// [`ProtocolError::Reveal`] when the partition reveals embeddings, and whatever the engine
+/// reports.
 pub(crate) fn classify<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
@@ -37,17 +42,21 @@ pub(crate) fn classify<E: Engine>(
     rows: usize,
 ) -> Step<Option<u32>> {
     if weights.spec.reveals_embedding() {
-        return Err(ProtocolError::Reveal { revealed: "an embedding" });
+        return Err(ProtocolError::Reveal {
+            revealed: "an embedding",
+        });
     }
     let pooled = pooled(engine, weights, boundary, bias, rows)?;
     let logits = decoder::head(engine, weights, &pooled);
     engine.argmax_to_client(&logits, "argmax")
 }
 
-/// As [`classify`], but the client learns the pooled row, `hidden_size` values of the residual scale.
+/// As [`classify`], but the client learns the pooled row, `hidden_size` values of the residual
+/// scale.
 ///
 /// # Errors
-/// [`ProtocolError::Reveal`] when the partition does not reveal it, and whatever the engine reports.
+/// [`ProtocolError::Reveal`] when the partition does not reveal it, and whatever the engine
+/// reports.
 pub fn embed<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
@@ -56,7 +65,9 @@ pub fn embed<E: Engine>(
     rows: usize,
 ) -> Step<Option<Vec<u64>>> {
     if !weights.spec.reveals_embedding() {
-        return Err(ProtocolError::Reveal { revealed: "an index" });
+        return Err(ProtocolError::Reveal {
+            revealed: "an index",
+        });
     }
     let pooled = pooled(engine, weights, boundary, bias, rows)?;
     engine.reveal_to_client(&pooled, REVEAL_BITS, "pool.reveal")
@@ -72,7 +83,9 @@ fn pooled<E: Engine>(
 ) -> Step<E::Share> {
     let spec = &weights.spec;
     let Architecture::Bert { pooling, .. } = spec.architecture else {
-        return Err(ProtocolError::Reveal { revealed: "a token" });
+        return Err(ProtocolError::Reveal {
+            revealed: "a token",
+        });
     };
     let mut cache = Cache::new(spec);
     cache.bias = Some(engine.input(bias, 1, rows, width::SCORE)?);
@@ -83,17 +96,21 @@ fn pooled<E: Engine>(
     for (layer, maps) in weights.layers.iter().enumerate() {
         engine.enter_layer(Some(layer));
         let modules = [Module::Q, Module::K, Module::V];
-        let (x, additions) = engine.hand_over(&hidden, width::PRODUCT, layer, &modules, "attention.hidden")?;
+        let (x, additions) =
+            engine.hand_over(&hidden, width::PRODUCT, layer, &modules, "attention.hidden")?;
         let out = attention(engine, weights, &mut cache, layer, &x, &additions, false)?;
         let sum = add_residual(engine, spec, &hidden, &out, "attention.out")?;
         hidden = post_norm(engine, weights, &maps.post_norms[0], &sum)?;
-        let (x, additions) = engine.hand_over(&hidden, width::PRODUCT, layer, &[Module::Up], "mlp.hidden")?;
+        let (x, additions) =
+            engine.hand_over(&hidden, width::PRODUCT, layer, &[Module::Up], "mlp.hidden")?;
         let out = plain_mlp(engine, weights, layer, &x, &additions)?;
         let sum = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
         hidden = post_norm(engine, weights, &maps.post_norms[1], &sum)?;
     }
     engine.enter_layer(None);
-    let hidden = engine.open(&[(&hidden, width::FULL)], "pool.hidden")?.remove(0);
+    let hidden = engine
+        .open(&[(&hidden, width::FULL)], "pool.hidden")?
+        .remove(0);
     let whole_row = Attention {
         groups: &[vec![0]],
         num_attention_heads: 1,
@@ -104,7 +121,13 @@ fn pooled<E: Engine>(
         causal: false,
     };
     let pooled = engine.mix(&pool, &hidden, &whole_row)?;
-    let pooled = engine.truncate(&pooled, POOL_FRAC_BITS, width::FULL, width::FULL, "pool.mean")?;
+    let pooled = engine.truncate(
+        &pooled,
+        POOL_FRAC_BITS,
+        width::FULL,
+        width::FULL,
+        "pool.mean",
+    )?;
     match &weights.pooler {
         None => Ok(pooled),
         Some((matrix, bias)) => pooler(engine, weights, matrix, bias, &pooled),
@@ -124,13 +147,20 @@ fn pooler<E: Engine>(
     let x = engine.add_row(&x, bias);
     let shift = numeric.weight_frac_bits + numeric.residual_frac_bits - numeric.frac_bits;
     let x = engine.truncate(&x, shift, width::PRODUCT, width::ACTIVATION, "pool.dense")?;
-    let x = engine.open(&[(&x, width::ACTIVATION)], "pool.dense")?.remove(0);
+    let x = engine
+        .open(&[(&x, width::ACTIVATION)], "pool.dense")?
+        .remove(0);
     let x = engine.gate(&x, Gate(&tables().tanh), "pool.tanh")?;
     Ok(engine.shift_left(&x, numeric.residual_frac_bits - numeric.frac_bits))
 }
 
 /// `norm(x) · gain + bias`, residual scale.
-fn post_norm<E: Engine>(engine: &mut E, weights: &PublicWeights, norm: &PostNorm, x: &E::Share) -> Step<E::Share> {
+fn post_norm<E: Engine>(
+    engine: &mut E,
+    weights: &PublicWeights,
+    norm: &PostNorm,
+    x: &E::Share,
+) -> Step<E::Share> {
     let spec = &weights.spec;
     let x = nn::layer_norm(engine, x, spec.hidden_size, norm_scale(spec), 64)?;
     let x = engine.scale_columns(&x, &norm.gain);

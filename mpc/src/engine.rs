@@ -1,17 +1,18 @@
 //! The operations of which a secure program is made.
 //!
-//! A *share* is a value that only linear operations may touch; a *wire* is a value ready for products. Both carry a
-//! shape `[rows, cols]`. Widths (`bits`) are public: arithmetic is modulo 2^bits of the narrowest operand, and opening
-//! a share of `bits` bits costs `bits` bits each way.
+//! A *share* is a value that only linear operations may touch; a *wire* is a value ready for
+//! products. Both carry a shape `[rows, cols]`. Widths (`bits`) are public: arithmetic is modulo
+//! 2^bits of the narrowest operand, and opening a share of `bits` bits costs `bits` bits each way.
 //!
-//! Every interpreter returns the same integers from the same inputs, and control flow depends on shapes alone.
+//! Every interpreter returns the same integers from the same inputs, and control flow depends on
+//! shapes alone.
 
-use marill_numeric::PublicMatrix;
-use marill_numeric::tables::{LinearTable, Piecewise};
+use marill_numeric::{
+    PublicMatrix,
+    tables::{LinearTable, Piecewise},
+};
 
-use crate::masked::ProtocolError;
-use crate::spec::Module;
-use crate::weights::Rope;
+use crate::{masked::ProtocolError, spec::Module, weights::Rope};
 
 /// Which heads attend together, and to how many keys.
 #[derive(Clone, Copy)]
@@ -32,7 +33,9 @@ pub struct Attention<'a> {
 impl Attention<'_> {
     /// Keys of each ragged row, group-major.
     pub fn lens(&self) -> Vec<usize> {
-        (0..self.groups.len()).flat_map(|_| (0..self.rows).map(|i| self.keys(i))).collect()
+        (0..self.groups.len())
+            .flat_map(|_| (0..self.rows).map(|i| self.keys(i)))
+            .collect()
     }
 
     /// How many keys a query row sees.
@@ -52,7 +55,8 @@ impl Attention<'_> {
 #[derive(Clone, Copy)]
 pub struct Gate<'a>(pub &'a LinearTable);
 
-/// Width of softmax weights, values and their products, which are below 2^46 until they are divided.
+/// Width of softmax weights, values and their products, which are below 2^46 until they are
+/// divided.
 pub const MIX_BITS: u32 = 48;
 
 /// Result of an operation that talks to a peer.
@@ -67,16 +71,32 @@ pub trait Engine {
     fn enter_layer(&mut self, _layer: Option<usize>) {}
 
     /// The client's values; the other parties pass none.
-    fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Self::Wire>;
+    fn input(
+        &mut self,
+        values: Option<&[u64]>,
+        rows: usize,
+        cols: usize,
+        bits: u32,
+    ) -> Step<Self::Wire>;
     /// Makes wires of shares, all in one round.
-    fn open(&mut self, shares: &[(&Self::Share, u32)], place: &'static str) -> Step<Vec<Self::Wire>>;
-    /// Makes a wire of a share that is below `2^(bits - 2)` in magnitude, opening all of it or these bits alone.
-    fn open_bounded(&mut self, share: &Self::Share, bits: u32, place: &'static str) -> Step<Self::Wire> {
+    fn open(
+        &mut self,
+        shares: &[(&Self::Share, u32)],
+        place: &'static str,
+    ) -> Step<Vec<Self::Wire>>;
+    /// Makes a wire of a share that is below `2^(bits - 2)` in magnitude, opening all of it or
+    /// these bits alone.
+    fn open_bounded(
+        &mut self,
+        share: &Self::Share,
+        bits: u32,
+        place: &'static str,
+    ) -> Step<Self::Wire> {
         Ok(self.open(&[(share, bits)], place)?.remove(0))
     }
-    /// Gives a share modulo `2^bits` to the server's side, masked, and multiplies it by the server's private additions of
-    /// some modules, or by its whole matrices where the spec keeps them private, in one round: the share, and the
-    /// products. There are none with rank 0.
+    /// Gives a share modulo `2^bits` to the server's side, masked, and multiplies it by the
+    /// server's private additions of some modules, or by its whole matrices where the spec keeps
+    /// them private, in one round: the share, and the products. There are none with rank 0.
     fn hand_over(
         &mut self,
         share: &Self::Share,
@@ -97,8 +117,8 @@ pub trait Engine {
     fn add_row(&mut self, x: &Self::Share, row: &[u64]) -> Self::Share;
     /// Multiplies every column by its public factor.
     fn scale_columns(&mut self, x: &Self::Share, factors: &[u64]) -> Self::Share;
-    /// Adds the server's own row for a module to every row: what its addition makes of a norm's bias, or the private
-    /// bias of a private map.
+    /// Adds the server's own row for a module to every row: what its addition makes of a norm's
+    /// bias, or the private bias of a private map.
     fn add_private_row(&mut self, x: &Self::Share, layer: usize, module: Module) -> Self::Share;
     /// Multiplies by a public constant.
     fn scale_constant(&mut self, x: &Self::Share, constant: u64) -> Self::Share;
@@ -118,7 +138,8 @@ pub trait Engine {
     fn wire_last_row(&mut self, x: &Self::Wire) -> Self::Wire;
     /// Appends rows to a cache.
     fn append(&mut self, cache: &mut Option<Self::Wire>, rows: &Self::Wire);
-    /// Rotates pairs `(i, i + head_dim/2)` of every head by the angle of its row's position, gaining the table's bits.
+    /// Rotates pairs `(i, i + head_dim/2)` of every head by the angle of its row's position,
+    /// gaining the table's bits.
     fn rotate(&mut self, x: &Self::Share, rope: &Rope, first_position: usize) -> Self::Share;
     /// Sum of squares of each row: `[rows, 1]`.
     fn square_sum(&mut self, x: &Self::Wire) -> Step<Self::Share>;
@@ -128,20 +149,48 @@ pub trait Engine {
     fn scale_rows(&mut self, x: &Self::Wire, scale: &Self::Wire) -> Step<Self::Share>;
 
     /// Summed scores of every group, ragged `[1, Σ lens]`.
-    fn scores(&mut self, queries: &Self::Wire, keys: &Self::Wire, attention: &Attention<'_>) -> Step<Self::Share>;
+    fn scores(
+        &mut self,
+        queries: &Self::Wire,
+        keys: &Self::Wire,
+        attention: &Attention<'_>,
+    ) -> Step<Self::Share>;
     /// Adds `bias[key]` to every score whose key has one.
-    fn add_key_bias(&mut self, scores: &Self::Share, bias: &Self::Wire, attention: &Attention<'_>) -> Self::Share;
+    fn add_key_bias(
+        &mut self,
+        scores: &Self::Share,
+        bias: &Self::Wire,
+        attention: &Attention<'_>,
+    ) -> Self::Share;
     /// `Σ_key weight · value`, heads side by side: `[rows, heads · head_dim]`.
-    fn mix(&mut self, weights: &Self::Wire, values: &Self::Wire, attention: &Attention<'_>) -> Step<Self::Share>;
-    /// Multiplies each head's columns by its group's and row's scalar (`[1, groups · rows]`, group-major).
-    fn scale_heads(&mut self, x: &Self::Wire, scale: &Self::Wire, attention: &Attention<'_>) -> Step<Self::Share>;
+    fn mix(
+        &mut self,
+        weights: &Self::Wire,
+        values: &Self::Wire,
+        attention: &Attention<'_>,
+    ) -> Step<Self::Share>;
+    /// Multiplies each head's columns by its group's and row's scalar (`[1, groups · rows]`,
+    /// group-major).
+    fn scale_heads(
+        &mut self,
+        x: &Self::Wire,
+        scale: &Self::Wire,
+        attention: &Attention<'_>,
+    ) -> Step<Self::Share>;
     /// Maximum of each ragged row.
-    fn ragged_max(&mut self, x: &Self::Share, lens: &[usize], place: &'static str) -> Step<Self::Share>;
+    fn ragged_max(
+        &mut self,
+        x: &Self::Share,
+        lens: &[usize],
+        place: &'static str,
+    ) -> Step<Self::Share>;
     /// `scalar[row] - x` over ragged rows.
-    fn ragged_rsub(&mut self, x: &Self::Share, scalar: &Self::Share, lens: &[usize]) -> Self::Share;
+    fn ragged_rsub(&mut self, x: &Self::Share, scalar: &Self::Share, lens: &[usize])
+    -> Self::Share;
     fn ragged_sum(&mut self, x: &Self::Share, lens: &[usize]) -> Self::Share;
 
-    /// Exact `floor((x + 2^(shift-1)) / 2^shift)` of a value below `2^(in_bits - 2)`, as a share modulo `2^out_bits`.
+    /// Exact `floor((x + 2^(shift-1)) / 2^shift)` of a value below `2^(in_bits - 2)`, as a share
+    /// modulo `2^out_bits`.
     fn truncate(
         &mut self,
         x: &Self::Share,
@@ -150,7 +199,8 @@ pub trait Engine {
         out_bits: u32,
         place: &'static str,
     ) -> Step<Self::Share>;
-    /// [`Self::truncate`] by `[shift, in_bits, out_bits]`, then [`Self::hand_over`] of the result; the places are theirs.
+    /// [`Self::truncate`] by `[shift, in_bits, out_bits]`, then [`Self::hand_over`] of the result;
+    /// the places are theirs.
     fn cut_and_hand_over(
         &mut self,
         x: &Self::Share,
@@ -162,12 +212,14 @@ pub trait Engine {
         let x = self.truncate(x, shift, in_bits, out_bits, places[0])?;
         self.hand_over(&x, out_bits, layer, modules, places[1])
     }
-    /// [`marill_numeric::functions::exp_neg`] of a value in `[0, 2^31)`, as a share modulo `2^out_bits`.
-    fn exp_neg(&mut self, y: &Self::Share, out_bits: u32, place: &'static str) -> Step<Self::Share>;
+    /// [`marill_numeric::functions::exp_neg`] of a value in `[0, 2^31)`, as a share modulo
+    /// `2^out_bits`.
+    fn exp_neg(&mut self, y: &Self::Share, out_bits: u32, place: &'static str)
+    -> Step<Self::Share>;
     /// A gate function of a wire below `2^31` in magnitude; the result has the wire's width.
     fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, place: &'static str) -> Step<Self::Share>;
-    /// `gate(cut(x))`, where `cut` is [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut values are below `2^30`:
-    /// modulo `2^out_bits`.
+    /// `gate(cut(x))`, where `cut` is [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut
+    /// values are below `2^30`: modulo `2^out_bits`.
     fn cut_gate(
         &mut self,
         x: &Self::Share,
@@ -179,8 +231,9 @@ pub trait Engine {
         let x = self.open(&[(&x, out_bits)], places[0])?.remove(0);
         self.gate(&x, gate, places[1])
     }
-    /// `gate(cut(g)) · cut(u)` for `x = g | u` side by side and a gate with a tail of `relu`, where `cut` is
-    /// [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut values are below `2^30`: modulo `2^out_bits`.
+    /// `gate(cut(g)) · cut(u)` for `x = g | u` side by side and a gate with a tail of `relu`, where
+    /// `cut` is [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut values are below `2^30`:
+    /// modulo `2^out_bits`.
     fn gated_product(
         &mut self,
         x: &Self::Share,
@@ -191,15 +244,23 @@ pub trait Engine {
         let both = self.truncate(x, shift, in_bits, out_bits, places[0])?;
         let both = self.open(&[(&both, out_bits)], places[0])?.remove(0);
         let half = self.cols(x) / 2;
-        let (g, u) = (self.wire_columns(&both, 0, half), self.wire_columns(&both, half, half));
+        let (g, u) = (
+            self.wire_columns(&both, 0, half),
+            self.wire_columns(&both, half, half),
+        );
         let g = self.gate(&g, gate, places[1])?;
         let g = self.open(&[(&g, out_bits)], places[1])?.remove(0);
         self.mul(&g, &u)
     }
     /// A piecewise linear function of a positive value.
-    fn piecewise(&mut self, s: &Self::Share, table: &Piecewise, place: &'static str) -> Step<Self::Share>;
-    /// Multiplies row `i` of a wire by a piecewise linear function of `s[i]`; `places` are those of the function and of
-    /// its opening, which an engine may do without.
+    fn piecewise(
+        &mut self,
+        s: &Self::Share,
+        table: &Piecewise,
+        place: &'static str,
+    ) -> Step<Self::Share>;
+    /// Multiplies row `i` of a wire by a piecewise linear function of `s[i]`; `places` are those of
+    /// the function and of its opening, which an engine may do without.
     fn scale_rows_piecewise(
         &mut self,
         x: &Self::Wire,
@@ -211,7 +272,8 @@ pub trait Engine {
         let factors = self.open(&[(&factors, 64)], places[1])?.remove(0);
         self.scale_rows(x, &factors)
     }
-    /// As [`Self::piecewise`], of the sums of a wire's ragged rows: what is open need not be opened again.
+    /// As [`Self::piecewise`], of the sums of a wire's ragged rows: what is open need not be opened
+    /// again.
     fn piecewise_sums(
         &mut self,
         x: &Self::Wire,
@@ -223,8 +285,8 @@ pub trait Engine {
         let sums = self.ragged_sum(&share, lens);
         self.piecewise(&sums, table, place)
     }
-    /// Multiplies each head's columns of `x`, which is valid modulo `2^MIX_BITS`, by a piecewise linear function of its
-    /// ragged row of `weights`, summed: modulo 2^64.
+    /// Multiplies each head's columns of `x`, which is valid modulo `2^MIX_BITS`, by a piecewise
+    /// linear function of its ragged row of `weights`, summed: modulo 2^64.
     fn scale_heads_piecewise(
         &mut self,
         x: &Self::Share,
@@ -237,14 +299,26 @@ pub trait Engine {
         let wires = self.open(&[(x, MIX_BITS), (&factors, 64)], places[1])?;
         self.scale_heads(&wires[0], &wires[1], attention)
     }
-    /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded, drawn for this call.
+    /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded,
+    /// drawn for this call.
     fn add_noise(&mut self, x: &Self::Share, scale: f64) -> Self::Share;
-    /// For each element of a `[1, n]` row of sampled logits ([`crate::sampling`]) one where it is below the `keep`-th
-    /// largest, on the search's grid, and zero elsewhere; as a share modulo `2^32`.
-    fn below_largest(&mut self, x: &Self::Share, keep: usize, place: &'static str) -> Step<Self::Share>;
-    /// Index of the largest element of a `[1, n]` row, the lowest of equals, told to the client alone. Differences must
-    /// fit the share's width, or 48 bits where that is less.
+    /// For each element of a `[1, n]` row of sampled logits ([`crate::sampling`]) one where it is
+    /// below the `keep`-th largest, on the search's grid, and zero elsewhere; as a share modulo
+    /// `2^32`.
+    fn below_largest(
+        &mut self,
+        x: &Self::Share,
+        keep: usize,
+        place: &'static str,
+    ) -> Step<Self::Share>;
+    /// Index of the largest element of a `[1, n]` row, the lowest of equals, told to the client
+    /// alone. Differences must fit the share's width, or 48 bits where that is less.
     fn argmax_to_client(&mut self, x: &Self::Share, place: &'static str) -> Step<Option<u32>>;
     /// The values themselves modulo `2^bits`, a whole number of bytes, told to the client alone.
-    fn reveal_to_client(&mut self, x: &Self::Share, bits: u32, place: &'static str) -> Step<Option<Vec<u64>>>;
+    fn reveal_to_client(
+        &mut self,
+        x: &Self::Share,
+        bits: u32,
+        place: &'static str,
+    ) -> Step<Option<Vec<u64>>>;
 }

@@ -1,6 +1,7 @@
 //! Secure evaluation of the private layers of a decoder.
 //!
-//! One program ([`decoder`]), written against the [`engine::Engine`] trait, and several interpreters of it:
+//! One program ([`decoder`]), written against the [`engine::Engine`] trait, and several
+//! interpreters of it:
 //!
 //! | interpreter | what a tensor is | file |
 //! |---|---|---|
@@ -11,8 +12,8 @@
 //! | range | bounds; proves that nothing overflows | `range.rs` |
 //! | tally | shapes; counts rounds and bytes | `masked.rs` |
 //!
-//! The crate is synchronous and free of files, sockets and floats at run time: sessions ([`session`]) talk through
-//! [`marill_net::Channel`].
+//! The crate is synchronous and free of files, sockets and floats at run time: sessions
+//! ([`session`]) talk through [`marill_net::Channel`].
 
 mod cipher;
 pub mod decoder;
@@ -40,11 +41,12 @@ pub use real::RealTwin;
 pub use sampling::{Sampling, Selection};
 pub use seed::Seed;
 pub use session::{
-    ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill, tally_step,
+    ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill,
+    tally_step,
 };
 pub use spec::{Architecture, DecoderSpec, Pooling, PrivateForm, Reveal, SpecError};
 pub use twin::Twin;
 pub use weights::{
-    AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter, MatrixMasks, NormFloats,
-    PrivateWeights, PublicWeights,
+    AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter, MatrixMasks,
+    NormFloats, PrivateWeights, PublicWeights,
 };

@@ -1,23 +1,29 @@
-//! The masked-wire engine: two evaluators and a source of correlations (a dealer ahead of time, or a third party).
+//! The masked-wire engine: two evaluators and a source of correlations (a dealer ahead of time, or
+//! a third party).
 //!
 //! # Functionality
-//! A *share* is additive between E0 (the client) and E1 (the server). A *wire* is `x̂ = x + r mod 2^k`, known to both,
-//! with a mask `r = [r]_0 + [r]_1` that the source knows because both halves expand from seeds it handed out. What a
-//! product of wires lacks is a function of masks, which the source puts into the mask of the truncation that follows
-//! (`exchange_masked`), or else shares by a correction to E1 alone: E0 downloads a seed, nothing else. Every gate is one function below, with the roles side by side, so that evaluators, dealer and tally cannot
-//! drift apart: they run the same program over different data.
+//! A *share* is additive between E0 (the client) and E1 (the server). A *wire* is
+//! `x̂ = x + r mod 2^k`, known to both, with a mask `r = [r]_0 + [r]_1` that the source knows
+//! because both halves expand from seeds it handed out. What a product of wires lacks is a function
+//! of masks, which the source puts into the mask of the truncation that follows
+//! (`exchange_masked`), or else shares by a correction to E1 alone: E0 downloads a seed, nothing
+//! else. Every gate is one function below, with the roles side by side, so that evaluators, dealer
+//! and tally cannot drift apart: they run the same program over different data.
 //!
 //! # Security
 //! Semi-honest, one corruption, 128-bit computational. What an evaluator sees is
-//! - opened values `y + r'`, with `r'` uniform over the opened width and used once (a fresh stretch of a stream), or of
-//!   them a part ([`opening`]);
-//! - E1 further sees corrections `c - [c]_0` with `[c]_0` fresh from a stream that E1 does not hold;
-//! - E1 sees `x + [r]_0` of what is handed over, and `p + p' - Â·[r]_0` (see [`linear`]), uniform by `p'`.
+//! - opened values `y + r'`, with `r'` uniform over the opened width and used once (a fresh stretch
+//!   of a stream), or of them a part ([`opening`]);
+//! - E1 further sees corrections `c - [c]_0` with `[c]_0` fresh from a stream that E1 does not
+//!   hold;
+//! - E1 sees `x + [r]_0` of what is handed over, and `p + p' - Â·[r]_0` (see [`linear`]), uniform
+//!   by `p'`.
 //!
-//! All of them are uniform and independent of every secret, so a simulator that knows the shapes and its own seed
-//! produces them by sampling; E0's output share of the token is determined by the token. The source sees shapes only.
-//! Sources: Beaver (CRYPTO '91) for products, Boyle et al. (TCC '19) for masked wires, Rathee et al. (CrypTFlow2,
-//! CCS '20) for the comparison tree; the exact truncation is derived in [`truncate`].
+//! All of them are uniform and independent of every secret, so a simulator that knows the shapes
+//! and its own seed produces them by sampling; E0's output share of the token is determined by the
+//! token. The source sees shapes only. Sources: Beaver (CRYPTO '91) for products, Boyle et al. (TCC
+//! '19) for masked wires, Rathee et al. (CrypTFlow2, CCS '20) for the comparison tree; the exact
+//! truncation is derived in [`truncate`].
 //!
 //! Masks are never used twice: streams only move forward, and a session's seeds die with it.
 
@@ -45,36 +51,46 @@ mod tabulated;
 mod tests;
 mod truncate;
 
-use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
-
-use marill_net::{Channel, NetError};
-use marill_numeric::NumericError;
-
-use crate::cipher::Cipher;
-use crate::seed::{Prg, Seed};
-use crate::spec::DecoderSpec;
-use crate::weights::{Lora, MaskedAdapter, MatrixMasks, PrivateWeights, adapter_masks};
-pub use ahead::{PreparedStep, Preparer};
-pub(crate) use compare::INDEX_BITS;
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use ahead::{Ahead, HandOver, HandOverMasks};
+pub use ahead::{PreparedStep, Preparer};
+pub(crate) use compare::INDEX_BITS;
 use full::Matrices;
 use lift::Lifted;
+use marill_net::{Channel, NetError};
+use marill_numeric::NumericError;
 use pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane};
 pub use points::{Material, POINTS_BELOW};
 use stream::Stream;
+
+use crate::{
+    cipher::Cipher,
+    seed::{Prg, Seed},
+    spec::DecoderSpec,
+    weights::{Lora, MaskedAdapter, MatrixMasks, PrivateWeights, adapter_masks},
+};
 
 /// What can go wrong while a program runs. Every variant says where; none says what a share was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
     #[error("lost the peer in step `{place}`: {source}")]
-    Peer { place: &'static str, source: NetError },
+    Peer {
+        place: &'static str,
+        source: NetError,
+    },
     #[error("lost the source of correlations: {0}")]
     Source(NetError),
     #[error("the peer sent {got} bytes in step `{place}` where {expected} belong")]
-    Frame { place: &'static str, expected: usize, got: usize },
+    Frame {
+        place: &'static str,
+        expected: usize,
+        got: usize,
+    },
     #[error("the client gave no input")]
     MissingInput,
     #[error("the session would pass the {limit} positions that this model serves")]
@@ -83,7 +99,9 @@ pub enum ProtocolError {
     Range(NumericError),
     #[error("this partition reveals {revealed} and nothing else")]
     Reveal { revealed: &'static str },
-    #[error("the session uses point functions, and no way from the source of correlations to E0 is open")]
+    #[error(
+        "the session uses point functions, and no way from the source of correlations to E0 is open"
+    )]
     NoWords,
     #[error("the masked adapter does not belong to this model")]
     AdapterMismatch,
@@ -139,15 +157,17 @@ impl std::ops::Sub for Cost {
     }
 }
 
-/// An additive share, valid modulo `2^bits`. Empty at the dealer and in a tally, but see `deferred`.
+/// An additive share, valid modulo `2^bits`. Empty at the dealer and in a tally, but see
+/// `deferred`.
 #[derive(Clone)]
 pub struct Share {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) bits: u32,
     pub(crate) data: Vec<u64>,
-    /// Whether the evaluators' halves lack a term that the source knows and keeps in its own `data`. A truncation takes
-    /// it into the mask of its opening, for nothing; any other use has it shared first ([`Masked::settled`]).
+    /// Whether the evaluators' halves lack a term that the source knows and keeps in its own
+    /// `data`. A truncation takes it into the mask of its opening, for nothing; any other use has
+    /// it shared first ([`Masked::settled`]).
     pub(crate) deferred: bool,
 }
 
@@ -170,7 +190,13 @@ pub struct Wire {
 impl Share {
     /// A share with nothing deferred.
     pub(crate) fn new(rows: usize, cols: usize, bits: u32, data: Vec<u64>) -> Self {
-        Self { rows, cols, bits, data, deferred: false }
+        Self {
+            rows,
+            cols,
+            bits,
+            data,
+            deferred: false,
+        }
     }
 
     /// The own half, modulo `2^bits`; none at the dealer and in a tally.
@@ -191,7 +217,15 @@ impl Share {
 
 impl Wire {
     fn new((rows, cols): (usize, usize), bits: u32, [open, mask, mask0]: [Vec<u64>; 3]) -> Self {
-        Self { rows, cols, bits, open, mask, mask0, lifted: OnceLock::new() }
+        Self {
+            rows,
+            cols,
+            bits,
+            open,
+            mask,
+            mask0,
+            lifted: OnceLock::new(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -277,18 +311,28 @@ struct Tally {
 impl Tally {
     fn add(&mut self, cost: Cost) {
         self.cost = self.cost + cost;
-        match self.places.iter_mut().find(|(place, _)| *place == self.place) {
+        match self
+            .places
+            .iter_mut()
+            .find(|(place, _)| *place == self.place)
+        {
             Some((_, sum)) => *sum = *sum + cost,
             None => self.places.push((self.place, cost)),
         }
     }
 
     fn source(&mut self, bytes: usize) {
-        self.add(Cost { source_to_e1_bytes: bytes as u64, ..Cost::default() });
+        self.add(Cost {
+            source_to_e1_bytes: bytes as u64,
+            ..Cost::default()
+        });
     }
 
     fn words(&mut self, bytes: usize) {
-        self.add(Cost { source_to_e0_bytes: bytes as u64, ..Cost::default() });
+        self.add(Cost {
+            source_to_e0_bytes: bytes as u64,
+            ..Cost::default()
+        });
     }
 }
 
@@ -297,10 +341,11 @@ pub struct Masked {
     role: Role,
     rank: usize,
     spec: Arc<DecoderSpec>,
-    /// Whether inputs enter and tokens leave as additive shares of E0 and E1, because E0 is not the client.
+    /// Whether inputs enter and tokens leave as additive shares of E0 and E1, because E0 is not the
+    /// client.
     shared_ends: bool,
-    /// From this many elements on, gates spend rounds to save corrections and traffic; below, the reverse. A shape is
-    /// public, so every party decides alike.
+    /// From this many elements on, gates spend rounds to save corrections and traffic; below, the
+    /// reverse. A shape is public, so every party decides alike.
     many: usize,
     /// Below this many elements, gates compare with point functions.
     points_below: usize,
@@ -327,13 +372,15 @@ pub struct Masked {
     trace: Vec<(&'static str, u32, Vec<u64>)>,
 }
 
-/// See [`Masked`]: a decoded token stays below, a prompt of 16 tokens of the smallest models is above.
+/// See [`Masked`]: a decoded token stays below, a prompt of 16 tokens of the smallest models is
+/// above.
 pub const MANY: usize = 1 << 13;
 
 /// Corrections leave the dealer in frames of about this size.
 const FRAME_BYTES: usize = 1 << 19;
 
-/// A buffer that takes a frame without growing: one that moves has to be copied, and wiped where it was.
+/// A buffer that takes a frame without growing: one that moves has to be copied, and wiped where it
+/// was.
 fn room() -> Vec<u8> {
     Vec::with_capacity(FRAME_BYTES + FRAME_BYTES / 4)
 }
@@ -350,7 +397,10 @@ impl Masked {
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
         let corrections = Corrections::Seed(Box::new(Prg::new(seed, "corrections")));
-        let held = (adapter.layers.clone(), Matrices::Masked(Arc::clone(&adapter.full)));
+        let held = (
+            adapter.layers.clone(),
+            Matrices::Masked(Arc::clone(&adapter.full)),
+        );
         Self::evaluator(spec, true, held, seed, corrections, peer)
     }
 
@@ -366,7 +416,10 @@ impl Masked {
         source: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
         let corrections = Corrections::Stream(Stream::new(source));
-        let held = (adapter.layers.clone(), Matrices::Own(Arc::clone(&adapter.full)));
+        let held = (
+            adapter.layers.clone(),
+            Matrices::Own(Arc::clone(&adapter.full)),
+        );
         Self::evaluator(spec, false, held, seed, corrections, peer)
     }
 
@@ -406,7 +459,13 @@ impl Masked {
 
     /// The source of correlations. `sink` leads to E1.
     #[must_use]
-    pub fn source(spec: &DecoderSpec, adapter_seed: &Seed, seed0: &Seed, seed1: &Seed, sink: Box<dyn Channel>) -> Self {
+    pub fn source(
+        spec: &DecoderSpec,
+        adapter_seed: &Seed,
+        seed0: &Seed,
+        seed1: &Seed,
+        sink: Box<dyn Channel>,
+    ) -> Self {
         let matrix_masks = MatrixMasks::expand(spec, adapter_seed);
         Self::source_with(spec, adapter_seed, matrix_masks, [seed0, seed1], sink)
     }
@@ -513,7 +572,11 @@ impl Masked {
     /// # Errors
     /// [`ProtocolError::Source`] when E1 is gone.
     pub fn flush(&mut self) -> Result<(), ProtocolError> {
-        if let Role::Source(source) = &mut self.role { source.flush() } else { Ok(()) }
+        if let Role::Source(source) = &mut self.role {
+            source.flush()
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether a gate over `n` elements saves bytes rather than rounds.
@@ -532,7 +595,12 @@ impl Masked {
     }
 
     /// Additive shares, modulo `2^bits`, of values that the source computes.
-    fn correct(&mut self, n: usize, bits: u32, value: impl Fn(usize) -> u64) -> Result<Vec<u64>, ProtocolError> {
+    fn correct(
+        &mut self,
+        n: usize,
+        bits: u32,
+        value: impl Fn(usize) -> u64,
+    ) -> Result<Vec<u64>, ProtocolError> {
         let bytes = byte_width(bits);
         match &mut self.role {
             Role::Tally(tally) => {
@@ -541,7 +609,10 @@ impl Masked {
             }
             Role::Source(source) => {
                 let halves = source.half_words(n, bytes, &value);
-                let words = halves.into_iter().enumerate().map(|(i, half)| value(i).wrapping_sub(half));
+                let words = halves
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, half)| value(i).wrapping_sub(half));
                 pack_iter(&mut source.buffer, words, bytes);
                 source.emit()?;
                 Ok(Vec::new())
@@ -566,14 +637,19 @@ impl Masked {
         }
         let mut data = self.correct(share.len(), share.bits, |i| share.data[i])?;
         if self.is_evaluator() {
-            data.iter_mut().zip(&share.data).for_each(|(d, half)| *d = d.wrapping_add(*half));
+            data.iter_mut()
+                .zip(&share.data)
+                .for_each(|(d, half)| *d = d.wrapping_add(*half));
         }
-        Ok(Cow::Owned(Share::new(share.rows, share.cols, share.bits, data)))
+        Ok(Cow::Owned(Share::new(
+            share.rows, share.cols, share.bits, data,
+        )))
     }
 }
 
 impl Evaluator {
-    /// Fresh masks for shares of a width; `told` is how many low bits the peer hears now, and whether of the top one later.
+    /// Fresh masks for shares of a width; `told` is how many low bits the peer hears now, and
+    /// whether of the top one later.
     fn wire_masks(&mut self, share: &[u64], bits: u32, told: (u32, bool)) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
@@ -630,20 +706,31 @@ impl Evaluator {
 
     fn send(&mut self, payload: Vec<u8>, place: &'static str) -> Result<(), ProtocolError> {
         self.traffic.bytes_sent += payload.len() as u64;
-        self.peer.send(payload).map_err(|source| ProtocolError::Peer { place, source })
+        self.peer
+            .send(payload)
+            .map_err(|source| ProtocolError::Peer { place, source })
     }
 
     fn receive(&mut self, expected: usize, place: &'static str) -> Result<Vec<u8>, ProtocolError> {
-        let reply = self.peer.recv().map_err(|source| ProtocolError::Peer { place, source })?;
+        let reply = self
+            .peer
+            .recv()
+            .map_err(|source| ProtocolError::Peer { place, source })?;
         if reply.len() != expected {
-            return Err(ProtocolError::Frame { place, expected, got: reply.len() });
+            return Err(ProtocolError::Frame {
+                place,
+                expected,
+                got: reply.len(),
+            });
         }
         self.traffic.bytes_received += reply.len() as u64;
         Ok(reply)
     }
 
     fn read_corrections(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
-        let Corrections::Stream(stream) = &mut self.corrections else { unreachable!("only E1 reads corrections") };
+        let Corrections::Stream(stream) = &mut self.corrections else {
+            unreachable!("only E1 reads corrections")
+        };
         self.traffic.source_bytes += bytes as u64;
         stream.read(bytes)
     }
@@ -700,8 +787,8 @@ impl Source {
         self.corrections.words(n)
     }
 
-    /// E0's half of corrections that are bit vectors: `plain` are the words to be shared, `bytes` of each sent and
-    /// `total` of all.
+    /// E0's half of corrections that are bit vectors: `plain` are the words to be shared, `bytes`
+    /// of each sent and `total` of all.
     fn half_bits(&mut self, plain: &[u64], bytes: usize, total: usize) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
@@ -713,8 +800,13 @@ impl Source {
 
     fn emit(&mut self) -> Result<(), ProtocolError> {
         if let Some((_, words)) = &self.words {
-            // Nothing of an earlier gate stays here while a send waits for one evaluator: the other could need it.
-            return if words.len().max(self.buffer.len()) < FRAME_BYTES { Ok(()) } else { self.flush() };
+            // Nothing of an earlier gate stays here while a send waits for one evaluator: the other
+            // could need it.
+            return if words.len().max(self.buffer.len()) < FRAME_BYTES {
+                Ok(())
+            } else {
+                self.flush()
+            };
         }
         if self.buffer.len() < FRAME_BYTES {
             return Ok(());
@@ -722,15 +814,23 @@ impl Source {
         let buffer = std::mem::replace(&mut self.buffer, room());
         let mut frames = buffer.chunks_exact(FRAME_BYTES);
         for frame in frames.by_ref() {
-            self.sink.send(frame.to_vec()).map_err(ProtocolError::Source)?;
+            self.sink
+                .send(frame.to_vec())
+                .map_err(ProtocolError::Source)?;
         }
         self.buffer.extend_from_slice(frames.remainder());
         Ok(())
     }
 
     fn flush(&mut self) -> Result<(), ProtocolError> {
-        let words = self.words.as_mut().map(|(sink, buffer)| (sink.as_mut(), buffer));
-        for (sink, buffer) in words.into_iter().chain([(self.sink.as_mut(), &mut self.buffer)]) {
+        let words = self
+            .words
+            .as_mut()
+            .map(|(sink, buffer)| (sink.as_mut(), buffer));
+        for (sink, buffer) in words
+            .into_iter()
+            .chain([(self.sink.as_mut(), &mut self.buffer)])
+        {
             for frame in std::mem::replace(buffer, room()).chunks(FRAME_BYTES) {
                 sink.send(frame.to_vec()).map_err(ProtocolError::Source)?;
             }

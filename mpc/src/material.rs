@@ -1,18 +1,22 @@
-//! Which material a network calls for: counted rounds and bytes of both, and the time that they take.
+//! Which material a network calls for: counted rounds and bytes of both, and the time that they
+//! take.
 //!
-//! The model is rounds × one-way delay, plus what the busier evaluator receives, from its peer and from the source, over
-//! the bandwidth: nothing overlaps, and the source reaches an evaluator as fast as its peer does. Local compute is left
-//! out. So the estimate is an upper bound of the waiting on a link that is as described, and the choice depends on
-//! public shapes and the named network alone.
+//! The model is rounds × one-way delay, plus what the busier evaluator receives, from its peer and
+//! from the source, over the bandwidth: nothing overlaps, and the source reaches an evaluator as
+//! fast as its peer does. Local compute is left out. So the estimate is an upper bound of the
+//! waiting on a link that is as described, and the choice depends on public shapes and the named
+//! network alone.
 
 use std::time::Duration;
 
-use crate::decoder::Cache;
-use crate::masked::{Cost, Masked, Material, ProtocolError};
-use crate::session::run_blind;
-use crate::spec::DecoderSpec;
-use crate::twin::check_room;
-use crate::weights::PublicWeights;
+use crate::{
+    decoder::Cache,
+    masked::{Cost, Masked, Material, ProtocolError},
+    session::run_blind,
+    spec::DecoderSpec,
+    twin::check_room,
+    weights::PublicWeights,
+};
 
 /// A network between the parties.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,9 +29,10 @@ impl Network {
     /// What a step of a cost waits for it, in seconds.
     #[must_use]
     pub fn seconds(&self, cost: &Cost) -> f64 {
-        let received =
-            (cost.e1_to_e0_bytes + cost.source_to_e0_bytes).max(cost.e0_to_e1_bytes + cost.source_to_e1_bytes);
-        cost.rounds as f64 * self.one_way_delay.as_secs_f64() + received as f64 * 8.0 / self.bits_per_second
+        let received = (cost.e1_to_e0_bytes + cost.source_to_e0_bytes)
+            .max(cost.e0_to_e1_bytes + cost.source_to_e1_bytes);
+        cost.rounds as f64 * self.one_way_delay.as_secs_f64()
+            + received as f64 * 8.0 / self.bits_per_second
     }
 }
 
@@ -39,7 +44,8 @@ pub struct Estimate {
     pub seconds: f64,
 }
 
-/// Estimates of digits and of points for `rows` rows behind `cached` keys, the quicker one first; digits among equals.
+/// Estimates of digits and of points for `rows` rows behind `cached` keys, the quicker one first;
+/// digits among equals.
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
@@ -51,11 +57,21 @@ pub fn estimates(
 ) -> Result<[Estimate; 2], ProtocolError> {
     let estimate = |material| -> Result<Estimate, ProtocolError> {
         let by_place = tally_on(spec, material, cached, rows)?;
-        let cost = by_place.iter().fold(Cost::default(), |sum, (_, cost)| sum + *cost);
-        Ok(Estimate { material, cost, seconds: network.seconds(&cost) })
+        let cost = by_place
+            .iter()
+            .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
+        Ok(Estimate {
+            material,
+            cost,
+            seconds: network.seconds(&cost),
+        })
     };
     let (digits, points) = (estimate(Material::Digits)?, estimate(Material::Points)?);
-    Ok(if points.seconds < digits.seconds { [points, digits] } else { [digits, points] })
+    Ok(if points.seconds < digits.seconds {
+        [points, digits]
+    } else {
+        [digits, points]
+    })
 }
 
 /// What `rows` rows behind `cached` keys cost with a material, by place, the token chosen greedily.
@@ -68,7 +84,10 @@ pub fn tally_on(
     cached: usize,
     rows: usize,
 ) -> Result<Vec<(&'static str, Cost)>, ProtocolError> {
-    let (mut engine, mut cache) = (Masked::tally(spec).with_material(material), Cache::new(spec));
+    let (mut engine, mut cache) = (
+        Masked::tally(spec).with_material(material),
+        Cache::new(spec),
+    );
     let shapes = PublicWeights::shapes_only(spec);
     check_room(spec, cached, rows)?;
     if cached > 0 {
@@ -76,6 +95,15 @@ pub fn tally_on(
     }
     let before = engine.cost_by_place();
     run_blind(&mut engine, &shapes, &mut cache, rows)?;
-    let earlier = |place| before.iter().find(|(p, _)| *p == place).map_or(Cost::default(), |(_, cost)| *cost);
-    Ok(engine.cost_by_place().into_iter().map(|(place, cost)| (place, cost - earlier(place))).collect())
+    let earlier = |place| {
+        before
+            .iter()
+            .find(|(p, _)| *p == place)
+            .map_or(Cost::default(), |(_, cost)| *cost)
+    };
+    Ok(engine
+        .cost_by_place()
+        .into_iter()
+        .map(|(place, cost)| (place, cost - earlier(place)))
+        .collect())
 }

@@ -1,7 +1,8 @@
-//! Secure layers as programs over [`Engine`]: what the decoder is made of, and what other architectures need.
+//! Secure layers as programs over [`Engine`]: what the decoder is made of, and what other
+//! architectures need.
 //!
-//! Each function states its domain and error against real arithmetic; a test checks both in the twin, and that the
-//! secure engines return the twin's integers.
+//! Each function states its domain and error against real arithmetic; a test checks both in the
+//! twin, and that the secure engines return the twin's integers.
 
 use marill_numeric::tables::tables;
 
@@ -13,7 +14,8 @@ pub struct NormScale {
     /// Fractional bits of the input and of the result.
     pub input_frac_bits: u32,
     pub output_frac_bits: u32,
-    /// The result is `x / |x| · 2^norm_bits`; what is missing to `sqrt(columns)` belongs into the gain behind it.
+    /// The result is `x / |x| · 2^norm_bits`; what is missing to `sqrt(columns)` belongs into the
+    /// gain behind it.
     pub norm_bits: u32,
     pub epsilon: f64,
 }
@@ -32,11 +34,12 @@ pub const NORM_INPUT_BITS: u32 = 33;
 /// Bits in which [`marill_numeric::functions::rsqrt`] scales its result.
 const RSQRT_BITS: u32 = 58;
 
-/// Root-mean-square normalisation of every row, without its gain: `[rows, cols]`, `scale.output_frac_bits`, modulo
-/// `2^out_bits`.
+/// Root-mean-square normalisation of every row, without its gain: `[rows, cols]`,
+/// `scale.output_frac_bits`, modulo `2^out_bits`.
 ///
-/// Domain: the row's norm below `2^(31 - input_frac_bits)`. Relative error at most 2.5e-4, plus half an output unit.
-/// Cost: 5 rounds for the scaling with few rows, 6 with many, then the truncation; 2 and 1 on point functions.
+/// Domain: the row's norm below `2^(31 - input_frac_bits)`. Relative error at most 2.5e-4, plus
+/// half an output unit. Cost: 5 rounds for the scaling with few rows, 6 with many, then the
+/// truncation; 2 and 1 on point functions.
 ///
 /// # Errors
 /// A lost peer, or an overflow in the twin.
@@ -55,10 +58,18 @@ pub fn rms_norm<E: Engine>(
 ///
 /// # Errors
 /// As [`rms_norm`].
-pub fn rms_scaled<E: Engine>(engine: &mut E, x: &E::Wire, cols: usize, scale: NormScale) -> Step<E::Share> {
+pub fn rms_scaled<E: Engine>(
+    engine: &mut E,
+    x: &E::Wire,
+    cols: usize,
+    scale: NormScale,
+) -> Step<E::Share> {
     let unit = f64::from(2 * scale.input_frac_bits).exp2();
     let squares = engine.square_sum(x)?;
-    let squares = engine.add_constant(&squares, (scale.epsilon * cols as f64 * unit).round() as u64);
+    let squares = engine.add_constant(
+        &squares,
+        (scale.epsilon * cols as f64 * unit).round() as u64,
+    );
     engine.scale_rows_piecewise(x, &squares, &tables().rsqrt, ["norm.rsqrt", "norm.scale"])
 }
 
@@ -83,7 +94,12 @@ pub fn layer_norm<E: Engine>(
 ///
 /// # Errors
 /// As [`rms_norm`].
-pub fn layer_scaled<E: Engine>(engine: &mut E, x: &E::Share, cols: usize, scale: NormScale) -> Step<E::Share> {
+pub fn layer_scaled<E: Engine>(
+    engine: &mut E,
+    x: &E::Share,
+    cols: usize,
+    scale: NormScale,
+) -> Step<E::Share> {
     let lens = vec![cols; engine.rows(x)];
     let sums = engine.ragged_sum(x, &lens);
     let factor = ((1u64 << 24) as f64 / cols as f64).round() as u64;
@@ -96,14 +112,19 @@ pub fn layer_scaled<E: Engine>(engine: &mut E, x: &E::Share, cols: usize, scale:
     rms_scaled(engine, &wire, cols, scale)
 }
 
-/// Softmax weights over ragged rows of scores (14 fractional bits, 32-bit shares), not yet divided, and their
-/// reciprocal sums: `(exp(s - max), 2^40 / Σ)`.
+/// Softmax weights over ragged rows of scores (14 fractional bits, 32-bit shares), not yet divided,
+/// and their reciprocal sums: `(exp(s - max), 2^40 / Σ)`.
 ///
-/// Error of a weight: at most 1.9e-4 of the largest; of the reciprocal: at most 6e-4 up to 64 equal keys.
+/// Error of a weight: at most 1.9e-4 of the largest; of the reciprocal: at most 6e-4 up to 64 equal
+/// keys.
 ///
 /// # Errors
 /// As [`rms_norm`].
-pub fn softmax_parts<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step<(E::Wire, E::Share)> {
+pub fn softmax_parts<E: Engine>(
+    engine: &mut E,
+    scores: &E::Share,
+    lens: &[usize],
+) -> Step<(E::Wire, E::Share)> {
     let weights = exponentials(engine, scores, lens)?;
     let inverse = engine.piecewise_sums(&weights, lens, &tables().recip, "attention.recip")?;
     Ok((weights, inverse))
@@ -114,13 +135,16 @@ fn exponentials<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) ->
     let largest = engine.ragged_max(scores, lens, "attention.max")?;
     let below = engine.ragged_rsub(scores, &largest, lens);
     let weights = engine.exp_neg(&below, MIX_BITS, "attention.exp")?;
-    Ok(engine.open(&[(&weights, MIX_BITS)], "attention.weights")?.remove(0))
+    Ok(engine
+        .open(&[(&weights, MIX_BITS)], "attention.weights")?
+        .remove(0))
 }
 
-/// `softmax(scores) · V` for grouped heads, 14 fractional bits once it is cut by [`DIVIDE_SHIFT`] from 64 bits: `[rows,
-/// heads · head_dim]`.
+/// `softmax(scores) · V` for grouped heads, 14 fractional bits once it is cut by [`DIVIDE_SHIFT`]
+/// from 64 bits: `[rows, heads · head_dim]`.
 ///
-/// Values are below 2^7 (2^46 over the largest sum of weights); the division comes after the value product.
+/// Values are below 2^7 (2^46 over the largest sum of weights); the division comes after the value
+/// product.
 ///
 /// # Errors
 /// As [`rms_norm`].

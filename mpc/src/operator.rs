@@ -1,24 +1,27 @@
 //! Sessions in which E0 is an independent operator: the client is no computing party.
 //!
-//! The client splits its boundary activations, and the padding's bias, into one additive share for each evaluator, and
-//! adds the two shares of the token that come back. Each share alone is uniform, so neither evaluator learns anything
-//! from it (additive sharing over Z_2^64, perfectly private against one of the two). Entering costs one exchange more
-//! than a client of its own; the token costs none. What a cheating client could read out of a two-party protocol it
-//! cannot here; that it chooses its input freely stays true in every deployment.
+//! The client splits its boundary activations, and the padding's bias, into one additive share for
+//! each evaluator, and adds the two shares of the token that come back. Each share alone is
+//! uniform, so neither evaluator learns anything from it (additive sharing over Z_2^64, perfectly
+//! private against one of the two). Entering costs one exchange more than a client of its own; the
+//! token costs none. What a cheating client could read out of a two-party protocol it cannot here;
+//! that it chooses its input freely stays true in every deployment.
 
 use std::sync::Arc;
 
 use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
 
-use crate::decoder::{self, Cache};
-use crate::masked::{INDEX_BITS, Masked, ProtocolError, Traffic};
-use crate::point::HashKey;
-use crate::sampling::Sampling;
-use crate::seed::{Prg, Seed};
-use crate::spec::{Architecture, DecoderSpec};
-use crate::twin::{check_room, pad_prompt};
-use crate::weights::{MaskedAdapter, PublicWeights};
+use crate::{
+    decoder::{self, Cache},
+    masked::{INDEX_BITS, Masked, ProtocolError, Traffic},
+    point::HashKey,
+    sampling::Sampling,
+    seed::{Prg, Seed},
+    spec::{Architecture, DecoderSpec},
+    twin::{check_room, pad_prompt},
+    weights::{MaskedAdapter, PublicWeights},
+};
 
 /// What one evaluator gets of a step's input.
 #[derive(Clone, PartialEq, Eq)]
@@ -36,12 +39,16 @@ impl std::fmt::Debug for InputShare {
 }
 
 impl InputShare {
-    /// Splits a prompt of `n · hidden_size` encoded boundary activations, padded to its bucket: shares for E0 and E1,
-    /// and the bucket.
+    /// Splits a prompt of `n · hidden_size` encoded boundary activations, padded to its bucket:
+    /// shares for E0 and E1, and the bucket.
     ///
     /// # Errors
-    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::MissingInput`] for an empty prompt.
-    pub fn of_prompt(spec: &DecoderSpec, boundary: &[u64]) -> Result<([Self; 2], usize), ProtocolError> {
+    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::MissingInput`] for an empty
+    /// prompt.
+    pub fn of_prompt(
+        spec: &DecoderSpec,
+        boundary: &[u64],
+    ) -> Result<([Self; 2], usize), ProtocolError> {
         let (padded, bias, bucket) = pad_prompt(spec, boundary)?;
         Ok((Self::split(&padded, Some(&bias)), bucket))
     }
@@ -57,12 +64,25 @@ impl InputShare {
         let mut prg = Prg::new(&Seed::random(), "input share");
         let mut halves = |values: &[u64]| {
             let first = prg.words(values.len());
-            let second = values.iter().zip(&first).map(|(v, f)| v.wrapping_sub(*f)).collect::<Vec<u64>>();
+            let second = values
+                .iter()
+                .zip(&first)
+                .map(|(v, f)| v.wrapping_sub(*f))
+                .collect::<Vec<u64>>();
             (first, second)
         };
         let (first, second) = halves(boundary);
         let (first_bias, second_bias) = bias.map(&mut halves).unzip();
-        [Self { boundary: first, bias: first_bias }, Self { boundary: second, bias: second_bias }]
+        [
+            Self {
+                boundary: first,
+                bias: first_bias,
+            },
+            Self {
+                boundary: second,
+                bias: second_bias,
+            },
+        ]
     }
 }
 
@@ -81,8 +101,8 @@ pub struct OperatorSession {
 
 impl OperatorSession {
     /// # Errors
-    /// [`ProtocolError::AdapterMismatch`] when the masked adapter is of another model, [`ProtocolError::Reveal`] for an
-    /// encoder, whose pooling weights are not shared yet.
+    /// [`ProtocolError::AdapterMismatch`] when the masked adapter is of another model,
+    /// [`ProtocolError::Reveal`] for an encoder, whose pooling weights are not shared yet.
     pub fn new(
         weights: Arc<PublicWeights>,
         adapter: &MaskedAdapter,
@@ -90,21 +110,29 @@ impl OperatorSession {
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
         if matches!(weights.spec.architecture, Architecture::Bert { .. }) {
-            return Err(ProtocolError::Reveal { revealed: "a token" });
+            return Err(ProtocolError::Reveal {
+                revealed: "a token",
+            });
         }
         let engine = Masked::client(&weights.spec, adapter, &seed, peer)?.with_shared_ends();
         let cache = Cache::new(&weights.spec);
-        Ok(Self { weights, engine, cache })
+        Ok(Self {
+            weights,
+            engine,
+            cache,
+        })
     }
 
-    /// As it is, on point functions ([`crate::Material::Points`]); `words` leads from the source. Before the first step.
+    /// As it is, on point functions ([`crate::Material::Points`]); `words` leads from the source.
+    /// Before the first step.
     #[must_use]
     pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
         self.engine = self.engine.with_points(words);
         self
     }
 
-    /// As it is, with point functions hashed under the key of this session, which all parties take. Before the first step.
+    /// As it is, with point functions hashed under the key of this session, which all parties take.
+    /// Before the first step.
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
         self.engine = self.engine.with_hash_key(key);
@@ -121,8 +149,8 @@ impl OperatorSession {
     /// Runs E0's share of a padded prompt; returns E0's share of the token.
     ///
     /// # Errors
-    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::MissingInput`] for a share of another shape,
-    /// [`ProtocolError::Peer`] on a lost server.
+    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::MissingInput`] for a share of
+    /// another shape, [`ProtocolError::Peer`] on a lost server.
     pub fn prefill(&mut self, input: &InputShare, bucket: usize) -> Result<u32, ProtocolError> {
         self.step(input, bucket)
     }
@@ -136,7 +164,13 @@ impl OperatorSession {
     }
 
     fn step(&mut self, input: &InputShare, rows: usize) -> Result<u32, ProtocolError> {
-        shared_step(&mut self.engine, &self.weights, &mut self.cache, input, rows)
+        shared_step(
+            &mut self.engine,
+            &self.weights,
+            &mut self.cache,
+            input,
+            rows,
+        )
     }
 
     #[must_use]
@@ -154,7 +188,14 @@ pub(crate) fn shared_step(
     rows: usize,
 ) -> Result<u32, ProtocolError> {
     check_room(&weights.spec, cache.len(), rows)?;
-    let token = decoder::step(engine, weights, cache, Some(&input.boundary), input.bias.as_deref(), rows)?;
+    let token = decoder::step(
+        engine,
+        weights,
+        cache,
+        Some(&input.boundary),
+        input.bias.as_deref(),
+        rows,
+    )?;
     token.ok_or(ProtocolError::MissingInput)
 }
 
@@ -165,8 +206,10 @@ mod tests {
     use marill_net::memory_pair;
 
     use super::*;
-    use crate::testing::{gaussian, random_weights, tiny_spec};
-    use crate::{DealerSession, Material, ServerSession, Twin};
+    use crate::{
+        DealerSession, Material, ServerSession, Twin,
+        testing::{gaussian, random_weights, tiny_spec},
+    };
 
     #[test]
     fn a_session_of_an_operator_returns_the_twins_tokens_on_either_material() {
@@ -178,45 +221,81 @@ mod tests {
     fn a_session_returns_the_twins_tokens(material: Material) {
         let (public, private) = random_weights(&tiny_spec(), 3);
         let spec = public.spec.clone();
-        let row = |seed, n: usize| spec.encode(&gaussian(seed, "row", n * spec.hidden_size, 1.5)).unwrap();
+        let row = |seed, n: usize| {
+            spec.encode(&gaussian(seed, "row", n * spec.hidden_size, 1.5))
+                .unwrap()
+        };
         let (prompt, rows) = (row(1, 5), [row(2, 1), row(3, 1)]);
         let mut twin = Twin::new(Arc::clone(&public), Arc::clone(&private));
         let mut expected = vec![twin.prefill(&prompt).unwrap()];
         expected.extend(rows.iter().map(|r| twin.decode(r).unwrap()));
 
         let (shares, bucket) = InputShare::of_prompt(&spec, &prompt).unwrap();
-        let steps: Vec<[InputShare; 2]> =
-            std::iter::once(shares).chain(rows.iter().map(|r| InputShare::of_row(r))).collect();
+        let steps: Vec<[InputShare; 2]> = std::iter::once(shares)
+            .chain(rows.iter().map(|r| InputShare::of_row(r)))
+            .collect();
         let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
-        let ((e0, e1), (sink, stream), (words_sink, words)) = (memory_pair(), memory_pair(), memory_pair());
+        let ((e0, e1), (sink, stream), (words_sink, words)) =
+            (memory_pair(), memory_pair(), memory_pair());
         let on_points = material == Material::Points;
         let adapter = private.mask(&spec, &adapter_seed);
         let tokens = thread::scope(|scope| {
             let (spec, seed0_source, seed1_source) = (spec.clone(), seed0.clone(), seed1.clone());
             scope.spawn(move || {
-                let dealer =
-                    DealerSession::new(spec, adapter_seed, seed0_source, seed1_source, Box::new(sink)).with_operator();
-                let mut dealer = if on_points { dealer.with_points(Box::new(words_sink)) } else { dealer };
+                let dealer = DealerSession::new(
+                    spec,
+                    adapter_seed,
+                    seed0_source,
+                    seed1_source,
+                    Box::new(sink),
+                )
+                .with_operator();
+                let mut dealer = if on_points {
+                    dealer.with_points(Box::new(words_sink))
+                } else {
+                    dealer
+                };
                 dealer.prefill(bucket).unwrap();
                 dealer.decode().unwrap();
                 dealer.decode().unwrap();
             });
             let server = scope.spawn(|| {
-                let mut server = ServerSession::new(public.clone(), &private, seed1, Box::new(e1), Box::new(stream))
-                    .unwrap()
-                    .with_material(material)
-                    .with_operator();
+                let mut server = ServerSession::new(
+                    public.clone(),
+                    &private,
+                    seed1,
+                    Box::new(e1),
+                    Box::new(stream),
+                )
+                .unwrap()
+                .with_material(material)
+                .with_operator();
                 let mut tokens = vec![server.prefill_shared(&steps[0][1], bucket).unwrap()];
-                tokens.extend(steps[1..].iter().map(|s| server.decode_shared(&s[1]).unwrap()));
+                tokens.extend(
+                    steps[1..]
+                        .iter()
+                        .map(|s| server.decode_shared(&s[1]).unwrap()),
+                );
                 tokens
             });
-            let operator = OperatorSession::new(public.clone(), &adapter, seed0, Box::new(e0)).unwrap();
-            let mut operator = if on_points { operator.with_points(Box::new(words)) } else { operator };
+            let operator =
+                OperatorSession::new(public.clone(), &adapter, seed0, Box::new(e0)).unwrap();
+            let mut operator = if on_points {
+                operator.with_points(Box::new(words))
+            } else {
+                operator
+            };
             let mut own = vec![operator.prefill(&steps[0][0], bucket).unwrap()];
             own.extend(steps[1..].iter().map(|s| operator.decode(&s[0]).unwrap()));
             let theirs = server.join().unwrap();
-            assert!(!on_points || operator.traffic().source_bytes > 0, "E0 reads words of its own");
-            own.iter().zip(theirs).map(|(a, b)| join_token(*a, b)).collect::<Vec<u32>>()
+            assert!(
+                !on_points || operator.traffic().source_bytes > 0,
+                "E0 reads words of its own"
+            );
+            own.iter()
+                .zip(theirs)
+                .map(|(a, b)| join_token(*a, b))
+                .collect::<Vec<u32>>()
         });
         assert_eq!(tokens, expected);
     }
@@ -225,7 +304,12 @@ mod tests {
     fn one_share_of_an_input_is_random_and_both_add_up() {
         let values = vec![7u64; 4096];
         let [a, b] = InputShare::of_row(&values);
-        assert!(a.boundary.iter().zip(&b.boundary).all(|(a, b)| a.wrapping_add(*b) == 7));
+        assert!(
+            a.boundary
+                .iter()
+                .zip(&b.boundary)
+                .all(|(a, b)| a.wrapping_add(*b) == 7)
+        );
         let ones: u32 = a.boundary.iter().map(|v| v.count_ones()).sum();
         assert!((ones as f64 / (64.0 * 4096.0) - 0.5).abs() < 0.01);
         assert_ne!(InputShare::of_row(&values)[0], a, "every split is fresh");

@@ -1,31 +1,38 @@
 //! Distributed comparison functions on AES under a public key.
 //!
 //! # Functionality
-//! The source picks `α` (a mask that it knows) and a payload `β`, a few ring elements. It hands each evaluator a key; at
-//! any public `x` the evaluators' results add up to `β` if `x < α` (as unsigned numbers of `bits` bits), else to zero.
-//! A key is a root of 127 bits, expanded from the evaluator's own stream, and correction words that are the same for
-//! both: 16 bytes and the payload's width a level. Evaluation talks to nobody.
+//! The source picks `α` (a mask that it knows) and a payload `β`, a few ring elements. It hands
+//! each evaluator a key; at any public `x` the evaluators' results add up to `β` if `x < α` (as
+//! unsigned numbers of `bits` bits), else to zero. A key is a root of 127 bits, expanded from the
+//! evaluator's own stream, and correction words that are the same for both: 16 bytes and the
+//! payload's width a level. Evaluation talks to nobody.
 //!
 //! # Construction
-//! A tree over the bits of `x` from the top, in which the two evaluators' nodes differ by a secret `Δ` along the path
-//! of `α` and are equal elsewhere; the lowest bit of a node tells who corrects (`Δ` is odd). Nodes and corrections are
-//! those of the half-tree's point function (Guo, Yang, Wang, Zhang, Xie, Liu, Zhao: EUROCRYPT '23):
-//! `left = H(s) ⊕ t·C`, `right = H(s) ⊕ s ⊕ t·C`, `C = H(s_0) ⊕ H(s_1) ⊕ (1 - α_i)·Δ`. The comparison is read off the tree
-//! as in Boyle et al. (EUROCRYPT '21, figure 1), in the form that takes it from the parent: where bit `i` of `x` is 0
-//! each evaluator adds `±(H'(s) + t·W)`, with `W = ±(α_i·β - H'(s_0) + H'(s_1))`. That is `α_i·β` on the path of `α` and
-//! zero elsewhere, and of all levels with `x_i = 0` on the path only the one at which `x` leaves it has `α_i = 1`.
+//! A tree over the bits of `x` from the top, in which the two evaluators' nodes differ by a secret
+//! `Δ` along the path of `α` and are equal elsewhere; the lowest bit of a node tells who corrects
+//! (`Δ` is odd). Nodes and corrections are those of the half-tree's point function (Guo, Yang,
+//! Wang, Zhang, Xie, Liu, Zhao: EUROCRYPT '23): `left = H(s) ⊕ t·C`, `right = H(s) ⊕ s ⊕ t·C`,
+//! `C = H(s_0) ⊕ H(s_1) ⊕ (1 - α_i)·Δ`. The comparison is read off the tree as in Boyle et al.
+//! (EUROCRYPT '21, figure 1), in the form that takes it from the parent: where bit `i` of `x` is 0
+//! each evaluator adds `±(H'(s) + t·W)`, with `W = ±(α_i·β - H'(s_0) + H'(s_1))`. That is `α_i·β`
+//! on the path of `α` and zero elsewhere, and of all levels with `x_i = 0` on the path only the one
+//! at which `x` leaves it has `α_i = 1`.
 //!
-//! The last levels are one leaf, whose `2^m - 1` values (the largest point is below nothing) are corrected one by one:
-//! `m` is what makes a key shortest: 2 for payloads of 6 to 15 bytes, 3 from 3 bytes on, 4 below, 1 for 16.
+//! The last levels are one leaf, whose `2^m - 1` values (the largest point is below nothing) are
+//! corrected one by one: `m` is what makes a key shortest: 2 for payloads of 6 to 15 bytes, 3 from
+//! 3 bytes on, 4 below, 1 for 16.
 //!
 //! # Security
-//! `H(s, tweak) = π(π(s) ⊕ tweak) ⊕ π(s)` with AES under the session's public key as `π`: tweakable circular correlation robust
-//! in the random-permutation model (Guo, Katz, Wang, Yu: S&P '20, their `TMMO`). A tweak names the tree, the level and the
-//! use, and never repeats in a session. Tweaks start anew in the next one, so each session has a public key of its own for
-//! `π` ([`HashKey`]): a guess at a node is a guess at one session's only, not at all of a server's sessions at once. Evaluator `p` knows `s_p` along the path; each correction word is the hash at
-//! `s_p ⊕ Δ` under its own tweak, plus what `p` could add itself, plus at most `Δ`: exactly an answer of the oracle in
-//! that definition. So the correction words are indistinguishable from uniform bytes, whatever `α` and `β`, to either
-//! evaluator alone; a simulator samples them. One key may be evaluated at any number of public points.
+//! `H(s, tweak) = π(π(s) ⊕ tweak) ⊕ π(s)` with AES under the session's public key as `π`: tweakable
+//! circular correlation robust in the random-permutation model (Guo, Katz, Wang, Yu: S&P '20, their
+//! `TMMO`). A tweak names the tree, the level and the use, and never repeats in a session. Tweaks
+//! start anew in the next one, so each session has a public key of its own for `π` ([`HashKey`]): a
+//! guess at a node is a guess at one session's only, not at all of a server's sessions at once.
+//! Evaluator `p` knows `s_p` along the path; each correction word is the hash at `s_p ⊕ Δ` under
+//! its own tweak, plus what `p` could add itself, plus at most `Δ`: exactly an answer of the oracle
+//! in that definition. So the correction words are indistinguishable from uniform bytes, whatever
+//! `α` and `β`, to either evaluator alone; a simulator samples them. One key may be evaluated at
+//! any number of public points.
 
 use marill_numeric::fixed::low_mask;
 use zeroize::Zeroizing;
@@ -42,7 +49,8 @@ const NODE_BYTES: usize = 16;
 /// Most bytes of a payload: one block hides it.
 const PAYLOAD_BYTES: usize = 16;
 
-/// What a tweak's low half says beside the level: the hash for children, for the level's value, for a leaf's values.
+/// What a tweak's low half says beside the level: the hash for children, for the level's value, for
+/// a leaf's values.
 const CHILD: u32 = 0;
 const VALUE: u32 = 1;
 
@@ -57,8 +65,13 @@ pub(crate) struct Shape {
 impl Shape {
     /// `x` of `bits` bits, a payload of elements of these many bytes, 16 in all at most.
     pub(crate) fn new(bits: u32, widths: &[usize]) -> Self {
-        let shape = Self { bits, widths: widths.to_vec() };
-        debug_assert!((1..=64).contains(&bits) && (1..=PAYLOAD_BYTES).contains(&shape.payload_bytes()));
+        let shape = Self {
+            bits,
+            widths: widths.to_vec(),
+        };
+        debug_assert!(
+            (1..=64).contains(&bits) && (1..=PAYLOAD_BYTES).contains(&shape.payload_bytes())
+        );
         shape
     }
 
@@ -111,7 +124,8 @@ pub type HashKey = [u8; 16];
 /// For sessions that have no name, in benchmarks and tests: pi's first digits.
 pub(crate) const UNNAMED: HashKey = 0x2437_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes();
 
-/// The part of a tweak that names a tree, by its number in its session, and the part that names a use within it.
+/// The part of a tweak that names a tree, by its number in its session, and the part that names a
+/// use within it.
 fn tree_tweak(tree: u64) -> u128 {
     u128::from(tree) << 64
 }
@@ -141,8 +155,15 @@ struct Pair {
 impl Pair {
     fn new(roots: [&[u128]; 2], first_tree: u64) -> Self {
         let zeros = || [0, 1].map(|_| Zeroizing::new(vec![0; roots[0].len()]));
-        let tweaks = (0..roots[0].len()).map(|i| tree_tweak(first_tree + i as u64)).collect();
-        Self { nodes: roots.map(|r| Zeroizing::new(r.to_vec())), child: zeros(), value: zeros(), tweaks }
+        let tweaks = (0..roots[0].len())
+            .map(|i| tree_tweak(first_tree + i as u64))
+            .collect();
+        Self {
+            nodes: roots.map(|r| Zeroizing::new(r.to_vec())),
+            child: zeros(),
+            value: zeros(),
+            tweaks,
+        }
     }
 
     /// Appends the words of one level's nodes and goes down to the nodes of the next.
@@ -158,8 +179,9 @@ impl Pair {
         }
     }
 
-    /// Appends `±(β - H'(s_0) + H'(s_1))`, element by element, where `bit` of a key is set, and the same with zero for `β`
-    /// elsewhere. The sign is plus where E0 corrects, whose nodes' lowest bits are `corrects`.
+    /// Appends `±(β - H'(s_0) + H'(s_1))`, element by element, where `bit` of a key is set, and the
+    /// same with zero for `β` elsewhere. The sign is plus where E0 corrects, whose nodes' lowest
+    /// bits are `corrects`.
     fn values(
         &self,
         shape: &Shape,
@@ -174,7 +196,9 @@ impl Pair {
             let modulus = low_mask(8 * width as u32);
             for (i, block) in blocks.iter_mut().enumerate() {
                 let [a, b] = [0, 1].map(|p| (self.value[p][i] >> offset) as u64);
-                let value = (bit(i).wrapping_neg() & payload[i]).wrapping_sub(a).wrapping_add(b);
+                let value = (bit(i).wrapping_neg() & payload[i])
+                    .wrapping_sub(a)
+                    .wrapping_add(b);
                 let minus = corrects[i].wrapping_sub(1);
                 *block |= u128::from((value ^ minus).wrapping_sub(minus) & modulus) << offset;
             }
@@ -191,8 +215,9 @@ impl Pair {
 
 /// Appends the correction words of up to [`CHUNK`] keys.
 ///
-/// `roots` are both evaluators', `alpha` and `payload(key, element)` what the source compares with and hands out,
-/// `first_tree` the number of the first key in the session, `cipher` is under the session's [`HashKey`].
+/// `roots` are both evaluators', `alpha` and `payload(key, element)` what the source compares with
+/// and hands out, `first_tree` the number of the first key in the session, `cipher` is under the
+/// session's [`HashKey`].
 pub(crate) fn generate(
     shape: &Shape,
     roots: [&[u128]; 2],
@@ -204,17 +229,28 @@ pub(crate) fn generate(
 ) {
     let n = alpha.len();
     let mut pair = Pair::new(roots, first_tree);
-    let payload: Zeroizing<Vec<Vec<u64>>> =
-        Zeroizing::new((0..shape.columns()).map(|c| (0..n).map(|i| payload(i, c)).collect()).collect());
+    let payload: Zeroizing<Vec<Vec<u64>>> = Zeroizing::new(
+        (0..shape.columns())
+            .map(|c| (0..n).map(|i| payload(i, c)).collect())
+            .collect(),
+    );
     let mut corrects = Zeroizing::new(vec![0u64; n]);
     let note = |corrects: &mut [u64], nodes: &[u128]| {
-        corrects.iter_mut().zip(nodes).for_each(|(corrects, node)| *corrects = *node as u64 & 1);
+        corrects
+            .iter_mut()
+            .zip(nodes)
+            .for_each(|(corrects, node)| *corrects = *node as u64 & 1);
     };
     out.reserve(n * shape.key_bytes() + PAYLOAD_BYTES);
     for level in 0..shape.levels() {
         let uses = [use_tweak(level, CHILD), use_tweak(level, VALUE)];
         for p in 0..2 {
-            cipher.hash(&pair.nodes[p], &pair.tweaks, uses, [&mut pair.child[p], &mut pair.value[p]]);
+            cipher.hash(
+                &pair.nodes[p],
+                &pair.tweaks,
+                uses,
+                [&mut pair.child[p], &mut pair.value[p]],
+            );
         }
         let at = shape.bits - 1 - level;
         note(&mut corrects, &pair.nodes[0]);
@@ -225,9 +261,20 @@ pub(crate) fn generate(
     let low = low_mask(shape.leaf_bits());
     for v in 0..shape.leaf_values() as u32 {
         for p in 0..2 {
-            cipher.hash(&pair.nodes[p], &pair.tweaks, [use_tweak(shape.levels(), VALUE + v)], [&mut pair.value[p]]);
+            cipher.hash(
+                &pair.nodes[p],
+                &pair.tweaks,
+                [use_tweak(shape.levels(), VALUE + v)],
+                [&mut pair.value[p]],
+            );
         }
-        pair.values(shape, &payload, |i| u64::from(u64::from(v) < alpha[i] & low), &corrects, out);
+        pair.values(
+            shape,
+            &payload,
+            |i| u64::from(u64::from(v) < alpha[i] & low),
+            &corrects,
+            out,
+        );
     }
 }
 
@@ -269,14 +316,24 @@ impl Walkers {
     fn new() -> Self {
         let zeros = || Zeroizing::new(vec![0; LANES]);
         let (key, tweaks) = (vec![0; LANES], vec![0; LANES]);
-        Self { key, tweaks, nodes: zeros(), child: zeros(), value: zeros(), correction: zeros() }
+        Self {
+            key,
+            tweaks,
+            nodes: zeros(),
+            child: zeros(),
+            value: zeros(),
+            correction: zeros(),
+        }
     }
 
     /// Adds what a level, or a leaf, is worth to each point of which `counts` is all ones.
     fn add(&self, offsets: &[u32], counts: impl Fn(usize) -> u64, sums: &mut [&mut [u64]]) {
         for (sums, &offset) in sums.iter_mut().zip(offsets) {
             for (j, sum) in sums.iter_mut().enumerate() {
-                let (own, correction) = ((self.value[j] >> offset) as u64, (self.correction[j] >> offset) as u64);
+                let (own, correction) = (
+                    (self.value[j] >> offset) as u64,
+                    (self.correction[j] >> offset) as u64,
+                );
                 *sum = sum.wrapping_add(own.wrapping_add(correction) & counts(j));
             }
         }
@@ -284,8 +341,8 @@ impl Walkers {
 }
 
 impl Keys<'_> {
-    /// This evaluator's results in `sums[element][point]`, which are zeros at first; point `j` is read under key
-    /// `j / per_key`. What stands above an element's width is noise.
+    /// This evaluator's results in `sums[element][point]`, which are zeros at first; point `j` is
+    /// read under key `j / per_key`. What stands above an element's width is noise.
     pub(crate) fn evaluate(&self, points: &[u64], per_key: usize, sums: &mut [&mut [u64]]) {
         let mut walkers = Walkers::new();
         for start in (0..points.len()).step_by(LANES) {
@@ -293,7 +350,10 @@ impl Keys<'_> {
             for (j, key) in walkers.key[..end - start].iter_mut().enumerate() {
                 *key = (start + j) / per_key;
             }
-            let mut lanes: Vec<&mut [u64]> = sums.iter_mut().map(|column| &mut column[start..end]).collect();
+            let mut lanes: Vec<&mut [u64]> = sums
+                .iter_mut()
+                .map(|column| &mut column[start..end])
+                .collect();
             self.walk(&points[start..end], &mut walkers, &mut lanes);
         }
     }
@@ -309,7 +369,12 @@ impl Keys<'_> {
         for level in 0..shape.levels() {
             let w = &mut *walkers;
             let uses = [use_tweak(level, CHILD), use_tweak(level, VALUE)];
-            self.cipher.hash(&w.nodes[..n], &w.tweaks[..n], uses, [&mut w.child[..n], &mut w.value[..n]]);
+            self.cipher.hash(
+                &w.nodes[..n],
+                &w.tweaks[..n],
+                uses,
+                [&mut w.child[..n], &mut w.value[..n]],
+            );
             let words = &self.words[level as usize * level_bytes..];
             let at = shape.bits - 1 - level;
             for (j, point) in points.iter().enumerate() {
@@ -325,16 +390,28 @@ impl Keys<'_> {
         let leaf = |j: usize| (points[j] & low_mask(shape.leaf_bits())) as usize;
         let w = &mut *walkers;
         (0..n).for_each(|j| w.tweaks[j] ^= use_tweak(shape.levels(), VALUE + leaf(j) as u32));
-        self.cipher.hash(&w.nodes[..n], &w.tweaks[..n], [0], [&mut w.value[..n]]);
+        self.cipher
+            .hash(&w.nodes[..n], &w.tweaks[..n], [0], [&mut w.value[..n]]);
         let words = &self.words[shape.levels() as usize * level_bytes..];
         for j in 0..n {
-            // The largest point of a leaf is below nothing and has no word: it takes the first, and does not count.
-            let at = if leaf(j) < shape.leaf_values() { leaf(j) * keys * payload } else { 0 };
+            // The largest point of a leaf is below nothing and has no word: it takes the first, and
+            // does not count.
+            let at = if leaf(j) < shape.leaf_values() {
+                leaf(j) * keys * payload
+            } else {
+                0
+            };
             w.correction[j] = spread(w.nodes[j]) & block(words, at + w.key[j] * payload);
         }
-        walkers.add(&offsets, |j| u64::from(leaf(j) < shape.leaf_values()).wrapping_neg(), sums);
+        walkers.add(
+            &offsets,
+            |j| u64::from(leaf(j) < shape.leaf_values()).wrapping_neg(),
+            sums,
+        );
         if !self.first {
-            sums.iter_mut().flat_map(|column| column.iter_mut()).for_each(|sum| *sum = sum.wrapping_neg());
+            sums.iter_mut()
+                .flat_map(|column| column.iter_mut())
+                .for_each(|sum| *sum = sum.wrapping_neg());
         }
     }
 }
@@ -346,27 +423,52 @@ mod tests {
 
     fn roots(n: usize, seed: u8) -> [Vec<u128>; 2] {
         let mut prg = Prg::new(&Seed::from_bytes([seed; 32]), "point roots");
-        [true, false].map(|first| prg.words(2 * n).chunks(2).map(|w| root(w[0], w[1], first)).collect())
+        [true, false].map(|first| {
+            prg.words(2 * n)
+                .chunks(2)
+                .map(|w| root(w[0], w[1], first))
+                .collect()
+        })
     }
 
     /// Both evaluators' results of every point, added up: `[element][point]`.
-    fn joined(shape: &Shape, alpha: &[u64], payload: &[Vec<u64>], points: &[u64], per_key: usize) -> Vec<Vec<u64>> {
+    fn joined(
+        shape: &Shape,
+        alpha: &[u64],
+        payload: &[Vec<u64>],
+        points: &[u64],
+        per_key: usize,
+    ) -> Vec<Vec<u64>> {
         let roots = roots(alpha.len(), 3);
         let mut words = Vec::new();
-        generate(shape, [&roots[0], &roots[1]], alpha, |i, c| payload[c][i], 7, &Cipher::new(&UNNAMED), &mut words);
+        generate(
+            shape,
+            [&roots[0], &roots[1]],
+            alpha,
+            |i, c| payload[c][i],
+            7,
+            &Cipher::new(&UNNAMED),
+            &mut words,
+        );
         assert_eq!(words.len(), alpha.len() * shape.key_bytes());
         let halves = [true, false].map(|first| {
             let mut sums = vec![vec![0u64; points.len()]; shape.columns()];
             let mut columns: Vec<&mut [u64]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
             let roots = &roots[usize::from(!first)];
-            Keys { shape, first, roots, words: &words, first_tree: 7, cipher: &Cipher::new(&UNNAMED) }.evaluate(
-                points,
-                per_key,
-                &mut columns,
-            );
+            Keys {
+                shape,
+                first,
+                roots,
+                words: &words,
+                first_tree: 7,
+                cipher: &Cipher::new(&UNNAMED),
+            }
+            .evaluate(points, per_key, &mut columns);
             sums
         });
-        let add = |(a, b): (&Vec<u64>, &Vec<u64>)| a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect();
+        let add = |(a, b): (&Vec<u64>, &Vec<u64>)| {
+            a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect()
+        };
         halves[0].iter().zip(&halves[1]).map(add).collect()
     }
 
@@ -380,16 +482,26 @@ mod tests {
                 let key = j / per_key;
                 let expected = if x < alpha[key] { payload[c][key] } else { 0 };
                 let modulus = low_mask(8 * width as u32);
-                assert_eq!(sums[c][j] & modulus, expected & modulus, "{bits} bits, {x} against {}", alpha[key]);
+                assert_eq!(
+                    sums[c][j] & modulus,
+                    expected & modulus,
+                    "{bits} bits, {x} against {}",
+                    alpha[key]
+                );
             }
         }
     }
 
     #[test]
     fn every_point_of_a_small_domain_is_compared_with_every_threshold() {
-        for (bits, widths) in
-            [(1, vec![8]), (2, vec![3]), (3, vec![4, 4]), (5, vec![1]), (6, vec![6, 6, 3]), (7, vec![8])]
-        {
+        for (bits, widths) in [
+            (1, vec![8]),
+            (2, vec![3]),
+            (3, vec![4, 4]),
+            (5, vec![1]),
+            (6, vec![6, 6, 3]),
+            (7, vec![8]),
+        ] {
             let size = 1u64 << bits;
             let alpha: Vec<u64> = (0..size).collect();
             let points: Vec<u64> = (0..size).flat_map(|_| 0..size).collect();
@@ -405,8 +517,13 @@ mod tests {
             let mut points = Vec::new();
             for &a in &alpha {
                 let far = prg.reduced(2, bits);
-                let near =
-                    [a, a.wrapping_sub(1), a.wrapping_add(1), a ^ 1 << (bits - 1), a ^ 1 << (far[0] % u64::from(bits))];
+                let near = [
+                    a,
+                    a.wrapping_sub(1),
+                    a.wrapping_add(1),
+                    a ^ 1 << (bits - 1),
+                    a ^ 1 << (far[0] % u64::from(bits)),
+                ];
                 points.extend(near.map(|x| x & low_mask(bits)));
                 points.extend(far);
             }
@@ -421,40 +538,73 @@ mod tests {
             (bits - leaf) as usize * (NODE_BYTES + payload) + ((1 << leaf) - 1) * payload
         };
         for payload in 1..=PAYLOAD_BYTES {
-            let widths = if payload > 8 { vec![8, payload - 8] } else { vec![payload] };
+            let widths = if payload > 8 {
+                vec![8, payload - 8]
+            } else {
+                vec![payload]
+            };
             let shape = Shape::new(40, &widths);
             let shortest = (1..=4).map(|leaf| length(leaf, payload, 40)).min().unwrap();
             assert_eq!(shape.key_bytes(), shortest, "{payload} bytes");
         }
     }
 
-    /// The same trees in two sessions share no hash: what is tried against one says nothing of the other.
+    /// The same trees in two sessions share no hash: what is tried against one says nothing of the
+    /// other.
     #[test]
     fn the_words_of_equal_trees_differ_from_session_to_session() {
         let (shape, roots) = (Shape::new(24, &[8]), roots(CHUNK, 5));
         let words = |key: HashKey| {
             let mut words = Vec::new();
-            generate(&shape, [&roots[0], &roots[1]], &[7; CHUNK], |_, _| 1, 0, &Cipher::new(&key), &mut words);
+            generate(
+                &shape,
+                [&roots[0], &roots[1]],
+                &[7; CHUNK],
+                |_, _| 1,
+                0,
+                &Cipher::new(&key),
+                &mut words,
+            );
             words
         };
         let (a, b) = (words([1; 16]), words([2; 16]));
         let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
-        assert!(equal < a.len() / 100, "{equal} of {} bytes are equal", a.len());
-        assert_eq!(a, words([1; 16]), "all parties of one session make the same");
+        assert!(
+            equal < a.len() / 100,
+            "{equal} of {} bytes are equal",
+            a.len()
+        );
+        assert_eq!(
+            a,
+            words([1; 16]),
+            "all parties of one session make the same"
+        );
     }
 
-    /// What travels says nothing of the threshold or the payload: the bytes of constant keys look uniform.
+    /// What travels says nothing of the threshold or the payload: the bytes of constant keys look
+    /// uniform.
     #[test]
     fn correction_words_look_uniform() {
         let (shape, roots) = (Shape::new(40, &[8]), roots(CHUNK, 5));
         for alpha in [0, 1, u64::MAX >> 24] {
             let mut words = Vec::new();
-            generate(&shape, [&roots[0], &roots[1]], &[alpha; CHUNK], |_, _| 0, 0, &Cipher::new(&UNNAMED), &mut words);
+            generate(
+                &shape,
+                [&roots[0], &roots[1]],
+                &[alpha; CHUNK],
+                |_, _| 0,
+                0,
+                &Cipher::new(&UNNAMED),
+                &mut words,
+            );
             let mut counts = [0f64; 256];
             words.iter().for_each(|&b| counts[usize::from(b)] += 1.0);
             let mean = words.len() as f64 / 256.0;
             let chi_square: f64 = counts.iter().map(|c| (c - mean).powi(2) / mean).sum();
-            assert!(words.len() > 100_000 && chi_square < 380.0, "{chi_square} for {alpha}");
+            assert!(
+                words.len() > 100_000 && chi_square < 380.0,
+                "{chi_square} for {alpha}"
+            );
         }
     }
 }

@@ -1,27 +1,36 @@
-//! Range analysis: a proof that no value of a program leaves its wire, for every input of a stated envelope.
+//! Range analysis: a proof that no value of a program leaves its wire, for every input of a stated
+//! envelope.
 //!
-//! Overflow cannot be seen inside MPC: a wrapped value gives a wrong token and no error. [`prove`] runs the program on
-//! bounds instead of numbers: a tensor is the largest magnitude of each column and the largest L2 norm of a row, over
-//! all rows of all inputs whose boundary rows have norm at most [`Envelope::row_norm`].
+//! Overflow cannot be seen inside MPC: a wrapped value gives a wrong token and no error. [`prove`]
+//! runs the program on bounds instead of numbers: a tensor is the largest magnitude of each column
+//! and the largest L2 norm of a row, over all rows of all inputs whose boundary rows have norm at
+//! most [`Envelope::row_norm`].
 //!
-//! What keeps the bounds from growing without end are five facts that the interpreter recognises by provenance:
-//! - a row times its reciprocal norm has norm at most `2^58 · (1 + 5e-4)`, whatever the row (norms);
+//! What keeps the bounds from growing without end are five facts that the interpreter recognises by
+//! provenance:
+//! - a row times its reciprocal norm has norm at most `2^58 · (1 + 5e-4)`, whatever the row
+//!   (norms);
 //! - taking off the mean does not lengthen a row (layer norms);
-//! - the maximum of a row taken off leaves nothing negative and one zero, so its exponentials sum to at least one;
+//! - the maximum of a row taken off leaves nothing negative and one zero, so its exponentials sum
+//!   to at least one;
 //! - exponentials over their sum are a convex combination of the values (softmax);
-//! - a map lengthens a row by at most its operator norm, bounded by `|(W Wᵀ)²|_F^(1/4)` of the actual integers.
+//! - a map lengthens a row by at most its operator norm, bounded by `|(W Wᵀ)²|_F^(1/4)` of the
+//!   actual integers.
 //!
-//! One prompt step with all positions covers every session: later rows obey the same bounds, and see no more keys.
+//! One prompt step with all positions covers every session: later rows obey the same bounds, and
+//! see no more keys.
 //!
 //! # What is proved, and what is not
-//! Proved: every argument of a truncation, opening, table, comparison and arg-max keeps inside the width at which the
-//! program runs it, so the secure result is the integer the twin defines. The bounds are worst cases over all boundary
-//! rows of the envelope, not only those that a text can produce, and every weight is at hand, the private ones too; a
-//! client that lacks them has the owner's word. Not proved: that the integers are close to the float model (tests
-//! compare them), that a cheating client stays in the envelope, or anything about the boundary rows of a given text:
-//! the client refuses to encode a row outside the law's limit, not outside this envelope. It is arithmetic in `f64`
-//! with margins of 1e-6, not a certificate that somebody else could check. A model that is not proved may well be fine
-//! on all real inputs; for those there is the twin, which checks every value of the inputs it is given.
+//! Proved: every argument of a truncation, opening, table, comparison and arg-max keeps inside the
+//! width at which the program runs it, so the secure result is the integer the twin defines. The
+//! bounds are worst cases over all boundary rows of the envelope, not only those that a text can
+//! produce, and every weight is at hand, the private ones too; a client that lacks them has the
+//! owner's word. Not proved: that the integers are close to the float model (tests compare them),
+//! that a cheating client stays in the envelope, or anything about the boundary rows of a given
+//! text: the client refuses to encode a row outside the law's limit, not outside this envelope. It
+//! is arithmetic in `f64` with margins of 1e-6, not a certificate that somebody else could check. A
+//! model that is not proved may well be fine on all real inputs; for those there is the twin, which
+//! checks every value of the inputs it is given.
 
 mod engine;
 mod norms;
@@ -29,19 +38,24 @@ mod span;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
-use std::fmt;
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::Arc,
+};
 
-use crate::decoder::{self, Cache, PAD_BIAS};
-use crate::encoder::{self, POOL_FRAC_BITS};
-use crate::spec::Architecture;
-use crate::weights::{PrivateWeights, PublicWeights};
 use norms::MatrixNorms;
 use span::{Origin, Span};
 
-/// More positions than these cannot be proved: the reciprocal of a softmax's sum covers fewer than 2,048 equal keys.
+use crate::{
+    decoder::{self, Cache, PAD_BIAS},
+    encoder::{self, POOL_FRAC_BITS},
+    spec::Architecture,
+    weights::{PrivateWeights, PublicWeights},
+};
+
+/// More positions than these cannot be proved: the reciprocal of a softmax's sum covers fewer than
+/// 2,048 equal keys.
 pub const LARGEST_POSITIONS: usize = 2032;
 
 /// The inputs over which a proof speaks.
@@ -75,13 +89,25 @@ impl Room {
 
 impl fmt::Display for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { layer, place, reaches_bits, limit_bits } = self;
+        let Self {
+            layer,
+            place,
+            reaches_bits,
+            limit_bits,
+        } = self;
         match layer {
             Some(layer) => write!(f, "private layer {layer}, `{place}`: ")?,
             None => write!(f, "behind the last layer, `{place}`: ")?,
         }
-        let (bits, which) = (self.bits().abs(), if self.bits() > 0.0 { "left" } else { "missing" });
-        write!(f, "a value may reach 2^{reaches_bits:.1} where 2^{limit_bits:.0} is the limit, {bits:.1} bits {which}")
+        let (bits, which) = (
+            self.bits().abs(),
+            if self.bits() > 0.0 { "left" } else { "missing" },
+        );
+        write!(
+            f,
+            "a value may reach 2^{reaches_bits:.1} where 2^{limit_bits:.0} is the limit, {bits:.1} \
+             bits {which}"
+        )
     }
 }
 
@@ -89,8 +115,9 @@ impl fmt::Display for Room {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unproved {
     pub envelope: Envelope,
-    /// The places with bits missing, in the program's order and never empty. What a place with bits missing hands on is
-    /// supposed to fit, so the later ones are not mere consequences; the residual stream itself is not cut.
+    /// The places with bits missing, in the program's order and never empty. What a place with bits
+    /// missing hands on is supposed to fit, so the later ones are not mere consequences; the
+    /// residual stream itself is not cut.
     pub violations: Vec<Room>,
 }
 
@@ -98,7 +125,11 @@ impl Unproved {
     /// The violation with most bits missing.
     #[must_use]
     pub fn worst(&self) -> Room {
-        let worst = self.violations.iter().copied().min_by(|a, b| a.bits().total_cmp(&b.bits()));
+        let worst = self
+            .violations
+            .iter()
+            .copied()
+            .min_by(|a, b| a.bits().total_cmp(&b.bits()));
         worst.expect("never empty")
     }
 }
@@ -109,7 +140,11 @@ impl fmt::Display for Unproved {
         match self.violations.len() - 1 {
             0 => Ok(()),
             more => {
-                write!(f, "; {more} more places behind it, the worst with {:.1} bits missing", -self.worst().bits())
+                write!(
+                    f,
+                    "; {more} more places behind it, the worst with {:.1} bits missing",
+                    -self.worst().bits()
+                )
             }
         }
     }
@@ -129,7 +164,10 @@ impl Proof {
     /// The check with the least room.
     #[must_use]
     pub fn tightest(&self) -> Option<Room> {
-        self.rooms.iter().copied().min_by(|a, b| a.bits().total_cmp(&b.bits()))
+        self.rooms
+            .iter()
+            .copied()
+            .min_by(|a, b| a.bits().total_cmp(&b.bits()))
     }
 }
 
@@ -147,7 +185,12 @@ pub struct Prover<'a> {
 impl<'a> Prover<'a> {
     #[must_use]
     pub fn new(public: &'a PublicWeights, private: Arc<PrivateWeights>) -> Self {
-        Self { public, private, norms: HashMap::new(), additions: HashMap::new() }
+        Self {
+            public,
+            private,
+            norms: HashMap::new(),
+            additions: HashMap::new(),
+        }
     }
 
     /// Proves that nothing overflows for inputs of `envelope`.
@@ -158,8 +201,12 @@ impl<'a> Prover<'a> {
         self.trace(envelope).0
     }
 
-    /// As [`Self::prove`], with the bound of everything that the twin's trace records, in its order.
-    pub(crate) fn trace(&mut self, envelope: Envelope) -> (Result<Proof, Unproved>, Vec<(&'static str, f64)>) {
+    /// As [`Self::prove`], with the bound of everything that the twin's trace records, in its
+    /// order.
+    pub(crate) fn trace(
+        &mut self,
+        envelope: Envelope,
+    ) -> (Result<Proof, Unproved>, Vec<(&'static str, f64)>) {
         let spec = &self.public.spec;
         let mut range = Range {
             private: Arc::clone(&self.private),
@@ -174,18 +221,37 @@ impl<'a> Prover<'a> {
         let outcome = if spec.reveals_embedding() {
             encoder::embed(&mut range, self.public, None, None, rows).map(|_| ())
         } else {
-            decoder::step(&mut range, self.public, &mut Cache::new(spec), None, None, rows).map(|_| ())
+            decoder::step(
+                &mut range,
+                self.public,
+                &mut Cache::new(spec),
+                None,
+                None,
+                rows,
+            )
+            .map(|_| ())
         };
         self.norms = range.norms;
         self.additions = range.additions;
         if let Err(error) = outcome {
             unreachable!("bounds meet no peer: {error}");
         }
-        let violations: Vec<Room> = range.rooms.iter().copied().filter(|room| room.bits() <= 0.0).collect();
+        let violations: Vec<Room> = range
+            .rooms
+            .iter()
+            .copied()
+            .filter(|room| room.bits() <= 0.0)
+            .collect();
         let proof = if violations.is_empty() {
-            Ok(Proof { envelope, rooms: range.rooms })
+            Ok(Proof {
+                envelope,
+                rooms: range.rooms,
+            })
         } else {
-            Err(Unproved { envelope, violations })
+            Err(Unproved {
+                envelope,
+                violations,
+            })
         };
         (proof, range.trace)
     }
@@ -193,11 +259,15 @@ impl<'a> Prover<'a> {
     /// The largest envelope of a number of positions that can be proved, to a tenth of a bit.
     ///
     /// # Errors
-    /// [`Unproved`], with what is missing at a norm of 1: the program itself leaves no room, whatever its input.
+    /// [`Unproved`], with what is missing at a norm of 1: the program itself leaves no room,
+    /// whatever its input.
     pub fn largest(&mut self, positions: usize) -> Result<Proof, Unproved> {
         let spec = &self.public.spec;
         let top = f64::from(31 - spec.numeric.residual_frac_bits);
-        let envelope = |bits: f64| Envelope { row_norm: bits.exp2(), positions };
+        let envelope = |bits: f64| Envelope {
+            row_norm: bits.exp2(),
+            positions,
+        };
         let mut best = self.prove(envelope(0.0))?;
         let (mut low, mut high) = (0.0, top);
         while high - low > 0.1 {
@@ -215,7 +285,11 @@ impl<'a> Prover<'a> {
 ///
 /// # Errors
 /// [`Unproved`], naming every place with bits missing.
-pub fn prove(public: &PublicWeights, private: &Arc<PrivateWeights>, envelope: Envelope) -> Result<Proof, Unproved> {
+pub fn prove(
+    public: &PublicWeights,
+    private: &Arc<PrivateWeights>,
+    envelope: Envelope,
+) -> Result<Proof, Unproved> {
     Prover::new(public, Arc::clone(private)).prove(envelope)
 }
 
@@ -228,7 +302,9 @@ fn inputs(public: &PublicWeights, envelope: Envelope) -> VecDeque<Span> {
         let one = f64::from(POOL_FRAC_BITS).exp2();
         let mut pool = Span::uniform(1, rows, one);
         // Each weight is rounded.
-        pool.origin = Origin::Weights { total: one + rows as f64 };
+        pool.origin = Origin::Weights {
+            total: one + rows as f64,
+        };
         inputs.push_back(pool);
     }
     let norm = envelope.row_norm * f64::from(spec.numeric.residual_frac_bits).exp2();

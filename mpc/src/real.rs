@@ -1,21 +1,25 @@
 //! The program over real numbers: what the integers approximate.
 //!
-//! Every value is an `f64` in the units of its fixed-point scale; nothing is rounded and every function is exact. The
-//! distance between this and the twin is the error of the arithmetic, apart from the quantisation of weights and input,
-//! which both share.
+//! Every value is an `f64` in the units of its fixed-point scale; nothing is rounded and every
+//! function is exact. The distance between this and the twin is the error of the arithmetic, apart
+//! from the quantisation of weights and input, which both share.
 
 use std::sync::Arc;
 
-use marill_numeric::PublicMatrix;
-use marill_numeric::tables::{LinearTable, Piecewise, Tail, tables};
+use marill_numeric::{
+    PublicMatrix,
+    tables::{LinearTable, Piecewise, Tail, tables},
+};
 use rayon::prelude::*;
 
-use crate::decoder::{self, Cache};
-use crate::engine::{Attention, Engine, Gate, Step};
-use crate::masked::ProtocolError;
-use crate::spec::Module;
-use crate::twin::{check_room, head_scalar_index, pad_prompt};
-use crate::weights::{PrivateWeights, PublicWeights, Rope};
+use crate::{
+    decoder::{self, Cache},
+    engine::{Attention, Engine, Gate, Step},
+    masked::ProtocolError,
+    spec::Module,
+    twin::{check_room, head_scalar_index, pad_prompt},
+    weights::{PrivateWeights, PublicWeights, Rope},
+};
 
 /// A matrix of reals.
 #[derive(Clone, Debug)]
@@ -27,15 +31,31 @@ pub struct Reals {
 
 impl Reals {
     fn map(&self, f: impl Fn(f64) -> f64) -> Self {
-        Self { data: self.data.iter().map(|&v| f(v)).collect(), ..*self }
+        Self {
+            data: self.data.iter().map(|&v| f(v)).collect(),
+            ..*self
+        }
     }
 
     fn zip(&self, other: &Self, f: impl Fn(f64, f64) -> f64) -> Self {
-        Self { data: self.data.iter().zip(&other.data).map(|(&a, &b)| f(a, b)).collect(), ..*self }
+        Self {
+            data: self
+                .data
+                .iter()
+                .zip(&other.data)
+                .map(|(&a, &b)| f(a, b))
+                .collect(),
+            ..*self
+        }
     }
 
     fn by_column(&self, row: &[u64], f: impl Fn(f64, f64) -> f64) -> Self {
-        let data = self.data.iter().enumerate().map(|(i, &v)| f(v, row[i % self.cols] as i64 as f64)).collect();
+        let data = self
+            .data
+            .iter()
+            .enumerate()
+            .map(|(i, &v)| f(v, row[i % self.cols] as i64 as f64))
+            .collect();
         Self { data, ..*self }
     }
 
@@ -55,7 +75,11 @@ impl Real {
     /// An interpreter with an adapter; `rank` is 0 when there is none.
     #[must_use]
     pub fn new(private: Arc<PrivateWeights>, rank: usize) -> Self {
-        Self { private, rank, last_input: Vec::new() }
+        Self {
+            private,
+            rank,
+            last_input: Vec::new(),
+        }
     }
 }
 
@@ -72,8 +96,14 @@ fn product(x: &Reals, rows: usize, row: impl Fn(usize) -> Vec<f64> + Sync) -> Re
             (0..x.rows).map(|i| dot(x.row(i), &weights)).collect()
         })
         .collect();
-    let data = (0..x.rows).flat_map(|i| columns.iter().map(move |column| column[i])).collect();
-    Reals { rows: x.rows, cols: rows, data }
+    let data = (0..x.rows)
+        .flat_map(|i| columns.iter().map(move |column| column[i]))
+        .collect();
+    Reals {
+        rows: x.rows,
+        cols: rows,
+        data,
+    }
 }
 
 /// `x · Wᵀ` with the integers of a matrix.
@@ -81,7 +111,9 @@ fn apply(matrix: &PublicMatrix, x: &Reals) -> Reals {
     // Any scale beyond a row's own will do: only the quotient is a float.
     const SCALE: u32 = 40;
     product(x, matrix.rows(), |r| {
-        (0..matrix.cols()).map(|c| matrix.weight(r, c, SCALE) * f64::from(SCALE).exp2()).collect()
+        (0..matrix.cols())
+            .map(|c| matrix.weight(r, c, SCALE) * f64::from(SCALE).exp2())
+            .collect()
     })
 }
 
@@ -115,7 +147,13 @@ fn exact(table: &LinearTable, x: f64) -> f64 {
 fn upper_tail(x: f64) -> f64 {
     let z = x.abs() / std::f64::consts::SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
-    let series = [1.061_405_429, -1.453_152_027, 1.421_413_741, -0.284_496_736, 0.254_829_592];
+    let series = [
+        1.061_405_429,
+        -1.453_152_027,
+        1.421_413_741,
+        -0.284_496_736,
+        0.254_829_592,
+    ];
     let tail = 0.5 * series.iter().fold(0.0, |sum, c| (sum + c) * t) * (-z * z).exp();
     if x < 0.0 { 1.0 - tail } else { tail }
 }
@@ -124,9 +162,19 @@ impl Engine for Real {
     type Share = Reals;
     type Wire = Reals;
 
-    fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, _bits: u32) -> Step<Reals> {
+    fn input(
+        &mut self,
+        values: Option<&[u64]>,
+        rows: usize,
+        cols: usize,
+        _bits: u32,
+    ) -> Step<Reals> {
         let values = values.ok_or(ProtocolError::MissingInput)?;
-        Ok(Reals { rows, cols, data: values.iter().map(|&v| v as i64 as f64).collect() })
+        Ok(Reals {
+            rows,
+            cols,
+            data: values.iter().map(|&v| v as i64 as f64).collect(),
+        })
     }
 
     fn open(&mut self, shares: &[(&Reals, u32)], _place: &'static str) -> Step<Vec<Reals>> {
@@ -142,7 +190,9 @@ impl Engine for Real {
         _place: &'static str,
     ) -> Step<(Reals, Vec<Option<Reals>>)> {
         if let Some(layer) = self.private.full.get(layer) {
-            let products = modules.iter().map(|&module| Some(apply(&layer.matrices[module as usize], x)));
+            let products = modules
+                .iter()
+                .map(|&module| Some(apply(&layer.matrices[module as usize], x)));
             return Ok((x.clone(), products.collect()));
         }
         let real = |v: &[u64]| v.iter().map(|&v| v as i64 as f64).collect::<Vec<f64>>();
@@ -150,7 +200,9 @@ impl Engine for Real {
             (self.rank > 0).then(|| {
                 let lora = &self.private.layers[layer][module as usize];
                 let inner = product(x, self.rank, |r| real(&lora.a[r * x.cols..][..x.cols]));
-                product(&inner, lora.b.len() / self.rank, |r| real(&lora.b[r * self.rank..][..self.rank]))
+                product(&inner, lora.b.len() / self.rank, |r| {
+                    real(&lora.b[r * self.rank..][..self.rank])
+                })
             })
         });
         Ok((x.clone(), additions.collect()))
@@ -200,7 +252,11 @@ impl Engine for Real {
     }
 
     fn reshape(&mut self, x: &Reals, cols: usize) -> Reals {
-        Reals { rows: x.data.len() / cols, cols, data: x.data.clone() }
+        Reals {
+            rows: x.data.len() / cols,
+            cols,
+            data: x.data.clone(),
+        }
     }
 
     fn shift_left(&mut self, x: &Reals, bits: u32) -> Reals {
@@ -214,13 +270,25 @@ impl Engine for Real {
 
     fn concat(&mut self, parts: &[&Reals]) -> Reals {
         let rows = parts[0].rows;
-        let data = (0..rows).flat_map(|i| parts.iter().flat_map(move |p| p.row(i).iter().copied())).collect();
-        Reals { rows, cols: parts.iter().map(|p| p.cols).sum(), data }
+        let data = (0..rows)
+            .flat_map(|i| parts.iter().flat_map(move |p| p.row(i).iter().copied()))
+            .collect();
+        Reals {
+            rows,
+            cols: parts.iter().map(|p| p.cols).sum(),
+            data,
+        }
     }
 
     fn columns(&mut self, x: &Reals, first: usize, count: usize) -> Reals {
-        let data = (0..x.rows).flat_map(|i| x.row(i)[first..first + count].iter().copied()).collect();
-        Reals { rows: x.rows, cols: count, data }
+        let data = (0..x.rows)
+            .flat_map(|i| x.row(i)[first..first + count].iter().copied())
+            .collect();
+        Reals {
+            rows: x.rows,
+            cols: count,
+            data,
+        }
     }
 
     fn wire_columns(&mut self, x: &Reals, first: usize, count: usize) -> Reals {
@@ -228,7 +296,11 @@ impl Engine for Real {
     }
 
     fn last_row(&mut self, x: &Reals) -> Reals {
-        Reals { rows: 1, cols: x.cols, data: x.row(x.rows - 1).to_vec() }
+        Reals {
+            rows: 1,
+            cols: x.cols,
+            data: x.row(x.rows - 1).to_vec(),
+        }
     }
 
     fn wire_last_row(&mut self, x: &Reals) -> Reals {
@@ -253,8 +325,10 @@ impl Engine for Real {
             for head in row.chunks_exact_mut(2 * half) {
                 for j in 0..half {
                     let (cos, sin) = (rope.cos[at + j] as f64, rope.sin[at + j] as f64);
-                    (head[j], head[j + half]) =
-                        (head[j] * cos - head[j + half] * sin, head[j + half] * cos + head[j] * sin);
+                    (head[j], head[j + half]) = (
+                        head[j] * cos - head[j + half] * sin,
+                        head[j + half] * cos + head[j] * sin,
+                    );
                 }
             }
         }
@@ -262,7 +336,11 @@ impl Engine for Real {
     }
 
     fn square_sum(&mut self, x: &Reals) -> Step<Reals> {
-        Ok(Reals { rows: x.rows, cols: 1, data: (0..x.rows).map(|i| dot(x.row(i), x.row(i))).collect() })
+        Ok(Reals {
+            rows: x.rows,
+            cols: 1,
+            data: (0..x.rows).map(|i| dot(x.row(i), x.row(i))).collect(),
+        })
     }
 
     fn mul(&mut self, x: &Reals, y: &Reals) -> Step<Reals> {
@@ -270,7 +348,12 @@ impl Engine for Real {
     }
 
     fn scale_rows(&mut self, x: &Reals, scale: &Reals) -> Step<Reals> {
-        let data = x.data.iter().enumerate().map(|(i, v)| v * scale.data[i / x.cols]).collect();
+        let data = x
+            .data
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v * scale.data[i / x.cols])
+            .collect();
         Ok(Reals { data, ..*x })
     }
 
@@ -280,20 +363,35 @@ impl Engine for Real {
         for group in a.groups {
             for i in 0..a.rows {
                 data.extend((0..a.keys(i)).map(|j| {
-                    let head = |&h: &usize| dot(&queries.row(i)[h * d..][..d], &keys.row(j)[a.kv_head(h) * d..][..d]);
+                    let head = |&h: &usize| {
+                        dot(
+                            &queries.row(i)[h * d..][..d],
+                            &keys.row(j)[a.kv_head(h) * d..][..d],
+                        )
+                    };
                     group.iter().map(head).sum::<f64>()
                 }));
             }
         }
-        Ok(Reals { rows: 1, cols: data.len(), data })
+        Ok(Reals {
+            rows: 1,
+            cols: data.len(),
+            data,
+        })
     }
 
     fn add_key_bias(&mut self, scores: &Reals, bias: &Reals, a: &Attention<'_>) -> Reals {
         let lens = a.lens();
         let biased = |row: &[f64]| -> Vec<f64> {
-            row.iter().enumerate().map(|(j, s)| s + bias.data.get(j).copied().unwrap_or(0.0)).collect()
+            row.iter()
+                .enumerate()
+                .map(|(j, s)| s + bias.data.get(j).copied().unwrap_or(0.0))
+                .collect()
         };
-        Reals { data: ragged(&scores.data, &lens).flat_map(biased).collect(), ..*scores }
+        Reals {
+            data: ragged(&scores.data, &lens).flat_map(biased).collect(),
+            ..*scores
+        }
     }
 
     fn mix(&mut self, weights: &Reals, values: &Reals, a: &Attention<'_>) -> Step<Reals> {
@@ -307,34 +405,70 @@ impl Engine for Real {
                     let out = &mut data[i * cols + head * d..][..d];
                     for (j, weight) in row.iter().enumerate() {
                         let value = &values.row(j)[a.kv_head(head) * d..][..d];
-                        out.iter_mut().zip(value).for_each(|(o, v)| *o += weight * v);
+                        out.iter_mut()
+                            .zip(value)
+                            .for_each(|(o, v)| *o += weight * v);
                     }
                 }
             }
         }
-        Ok(Reals { rows: a.rows, cols, data })
+        Ok(Reals {
+            rows: a.rows,
+            cols,
+            data,
+        })
     }
 
     fn scale_heads(&mut self, x: &Reals, scale: &Reals, a: &Attention<'_>) -> Step<Reals> {
         let scalar = head_scalar_index(a);
-        Ok(Reals { data: x.data.iter().enumerate().map(|(i, v)| v * scale.data[scalar(i)]).collect(), ..*x })
+        Ok(Reals {
+            data: x
+                .data
+                .iter()
+                .enumerate()
+                .map(|(i, v)| v * scale.data[scalar(i)])
+                .collect(),
+            ..*x
+        })
     }
 
     fn ragged_max(&mut self, x: &Reals, lens: &[usize], _place: &'static str) -> Step<Reals> {
-        let data = ragged(&x.data, lens).map(|row| row.iter().copied().fold(f64::MIN, f64::max)).collect();
-        Ok(Reals { rows: 1, cols: lens.len(), data })
+        let data = ragged(&x.data, lens)
+            .map(|row| row.iter().copied().fold(f64::MIN, f64::max))
+            .collect();
+        Ok(Reals {
+            rows: 1,
+            cols: lens.len(),
+            data,
+        })
     }
 
     fn ragged_rsub(&mut self, x: &Reals, scalar: &Reals, lens: &[usize]) -> Reals {
         let rows = ragged(&x.data, lens).zip(&scalar.data);
-        Reals { data: rows.flat_map(|(row, s)| row.iter().map(move |v| s - v)).collect(), ..*x }
+        Reals {
+            data: rows
+                .flat_map(|(row, s)| row.iter().map(move |v| s - v))
+                .collect(),
+            ..*x
+        }
     }
 
     fn ragged_sum(&mut self, x: &Reals, lens: &[usize]) -> Reals {
-        Reals { rows: 1, cols: lens.len(), data: ragged(&x.data, lens).map(|row| row.iter().sum()).collect() }
+        Reals {
+            rows: 1,
+            cols: lens.len(),
+            data: ragged(&x.data, lens).map(|row| row.iter().sum()).collect(),
+        }
     }
 
-    fn truncate(&mut self, x: &Reals, shift: u32, _in: u32, _out: u32, _place: &'static str) -> Step<Reals> {
+    fn truncate(
+        &mut self,
+        x: &Reals,
+        shift: u32,
+        _in: u32,
+        _out: u32,
+        _place: &'static str,
+    ) -> Step<Reals> {
         Ok(x.map(|v| v / f64::from(shift).exp2()))
     }
 
@@ -348,7 +482,13 @@ impl Engine for Real {
 
     fn piecewise(&mut self, s: &Reals, table: &Piecewise, _place: &'static str) -> Step<Reals> {
         let root = std::ptr::eq(table, &tables().rsqrt);
-        Ok(s.map(|v| if root { 58f64.exp2() / v.sqrt() } else { 40f64.exp2() / v }))
+        Ok(s.map(|v| {
+            if root {
+                58f64.exp2() / v.sqrt()
+            } else {
+                40f64.exp2() / v
+            }
+        }))
     }
 
     /// None: this shows what the integers approximate, and noise is none of it.
@@ -365,13 +505,23 @@ impl Engine for Real {
 
     fn argmax_to_client(&mut self, x: &Reals, _place: &'static str) -> Step<Option<u32>> {
         let best =
-            x.data.iter().enumerate().fold((0, f64::MIN), |best, (i, &v)| if v > best.1 { (i, v) } else { best });
+            x.data.iter().enumerate().fold(
+                (0, f64::MIN),
+                |best, (i, &v)| if v > best.1 { (i, v) } else { best },
+            );
         Ok(Some(best.0 as u32))
     }
 
-    fn reveal_to_client(&mut self, x: &Reals, _bits: u32, _place: &'static str) -> Step<Option<Vec<u64>>> {
+    fn reveal_to_client(
+        &mut self,
+        x: &Reals,
+        _bits: u32,
+        _place: &'static str,
+    ) -> Step<Option<Vec<u64>>> {
         self.last_input.clone_from(&x.data);
-        Ok(Some(x.data.iter().map(|&v| v.round() as i64 as u64).collect()))
+        Ok(Some(
+            x.data.iter().map(|&v| v.round() as i64 as u64).collect(),
+        ))
     }
 }
 
@@ -387,7 +537,11 @@ impl RealTwin {
     pub fn new(weights: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
         let engine = Real::new(private, weights.spec.lora_rank);
         let cache = Cache::new(&weights.spec);
-        Self { weights, engine, cache }
+        Self {
+            weights,
+            engine,
+            cache,
+        }
     }
 
     /// Runs a prompt; returns what enters the output head, in units of activations.
@@ -409,7 +563,14 @@ impl RealTwin {
 
     fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Step<Vec<f64>> {
         check_room(&self.weights.spec, self.cache.len(), rows)?;
-        decoder::step(&mut self.engine, &self.weights, &mut self.cache, Some(boundary), bias, rows)?;
+        decoder::step(
+            &mut self.engine,
+            &self.weights,
+            &mut self.cache,
+            Some(boundary),
+            bias,
+            rows,
+        )?;
         let unit = f64::from(self.weights.spec.numeric.residual_frac_bits).exp2();
         Ok(self.engine.last_input.iter().map(|v| v / unit).collect())
     }
@@ -418,14 +579,19 @@ impl RealTwin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Twin;
-    use crate::testing::{gaussian, random_weights, tiny_spec};
+    use crate::{
+        Twin,
+        testing::{gaussian, random_weights, tiny_spec},
+    };
 
     #[test]
     fn the_twin_is_close_to_the_reals_and_not_equal() {
         let (public, private) = random_weights(&tiny_spec(), 9);
         let spec = public.spec.clone();
-        let row = |seed, n: usize| spec.encode(&gaussian(seed, "row", n * spec.hidden_size, 1.0)).unwrap();
+        let row = |seed, n: usize| {
+            spec.encode(&gaussian(seed, "row", n * spec.hidden_size, 1.0))
+                .unwrap()
+        };
         let (prompt, next) = (row(1, 9), row(2, 1));
         let mut twin = Twin::new(public.clone(), private.clone());
         let mut real = RealTwin::new(public, private);

@@ -1,43 +1,51 @@
 //! Sampled tokens: temperature and top-k inside the secure program.
 //!
 //! # Functionality
-//! With logits `l` (the final norm applied, temperature 1), a public temperature `T` and independent standard Gumbel
-//! noise `g`, `argmax_i(l_i + T·g_i)` is a sample of `softmax(l / T)` (Gumbel-max; Maddison, Tarlow, Minka, "A* Sampling",
-//! NIPS '14, section 2). With top-k, elements below the k-th largest logit drop out first. The client learns the index,
-//! the server nothing; temperature and k are public, as they belong to the request.
+//! With logits `l` (the final norm applied, temperature 1), a public temperature `T` and
+//! independent standard Gumbel noise `g`, `argmax_i(l_i + T·g_i)` is a sample of `softmax(l / T)`
+//! (Gumbel-max; Maddison, Tarlow, Minka, "A* Sampling", NIPS '14, section 2). With top-k, elements
+//! below the k-th largest logit drop out first. The client learns the index, the server nothing;
+//! temperature and k are public, as they belong to the request.
 //!
 //! # The noise is the server's own input
-//! E1 draws it from its operating system's generator, afresh for every token, and adds it to its own share of the
-//! logits: no round, no byte, no correction. Consequences, stated because each is a choice:
-//! - Views are those of the greedy program over other values, so its simulators carry over: an input of E1's own is an
-//!   input. The client cannot know the noise, hence cannot turn answers into inequalities between chosen logits (with
-//!   noise of its own choice it could read logits off bit by bit: Carlini et al., "Stealing Part of a Production
-//!   Language Model", ICML '24, section 5).
-//! - An honest but curious server learns nothing: its noise is independent of everything it receives.
-//! - A server that deviates can choose the noise, and so the token, as it could by answering with another adapter; nobody
-//!   notices. Whether the client then stops tells such a server one bit a token about a comparison of its choice. That is
-//!   outside the semi-honest model, like every other deviation.
-//! - Who asks the same prompt `n` times learns the distribution up to `1/sqrt(n)`: more of the model than the arg-max
-//!   tells, at the price of `n` answers. A server may refuse sampling.
+//! E1 draws it from its operating system's generator, afresh for every token, and adds it to its
+//! own share of the logits: no round, no byte, no correction. Consequences, stated because each is
+//! a choice:
+//! - Views are those of the greedy program over other values, so its simulators carry over: an
+//!   input of E1's own is an input. The client cannot know the noise, hence cannot turn answers
+//!   into inequalities between chosen logits (with noise of its own choice it could read logits off
+//!   bit by bit: Carlini et al., "Stealing Part of a Production Language Model", ICML '24, section
+//!   5).
+//! - An honest but curious server learns nothing: its noise is independent of everything it
+//!   receives.
+//! - A server that deviates can choose the noise, and so the token, as it could by answering with
+//!   another adapter; nobody notices. Whether the client then stops tells such a server one bit a
+//!   token about a comparison of its choice. That is outside the semi-honest model, like every
+//!   other deviation.
+//! - Who asks the same prompt `n` times learns the distribution up to `1/sqrt(n)`: more of the
+//!   model than the arg-max tells, at the price of `n` answers. A server may refuse sampling.
 //! - No seed of a client's can repeat an answer.
 //!
 //! # Error
-//! Logits and noise have [`FRAC_BITS`] fractional bits, each rounded once, so that the gap of two sums is off by at most
-//! `ε = 2^-15/T` in units of the temperature. A gap below `ε` between the best two has a probability of at most
-//! `ε·e^ε` (the gap to the best of the others is logistic; summed over winners, `Σ p(1-p) <= 1`), so the total variation
-//! distance to `softmax` of the program's own logits is at most `3.1e-5/T`. The noise is `-ln(-ln(1 - u))` with `u` of 63
-//! bits: no value is above 44 or below -3.7, and the chance that a vocabulary of 50,000 meets a value whose grid is coarser
-//! than half a unit is below 1e-9.
+//! Logits and noise have [`FRAC_BITS`] fractional bits, each rounded once, so that the gap of two
+//! sums is off by at most `ε = 2^-15/T` in units of the temperature. A gap below `ε` between the
+//! best two has a probability of at most `ε·e^ε` (the gap to the best of the others is logistic;
+//! summed over winners, `Σ p(1-p) <= 1`), so the total variation distance to `softmax` of the
+//! program's own logits is at most `3.1e-5/T`. The noise is `-ln(-ln(1 - u))` with `u` of 63 bits:
+//! no value is above 44 or below -3.7, and the chance that a vocabulary of 50,000 meets a value
+//! whose grid is coarser than half a unit is below 1e-9.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::decoder::{head, norm_scale, width};
-use crate::engine::{Engine, Step};
-use crate::nn;
-use crate::seed::Prg;
-use crate::spec::{Architecture, DecoderSpec, SpecError};
-use crate::weights::PublicWeights;
+use crate::{
+    decoder::{head, norm_scale, width},
+    engine::{Engine, Step},
+    nn,
+    seed::Prg,
+    spec::{Architecture, DecoderSpec, SpecError},
+    weights::PublicWeights,
+};
 
 /// Fractional bits of sampled logits and of their noise.
 pub const FRAC_BITS: u32 = 16;
@@ -47,7 +55,8 @@ pub const RAW_FRAC_BITS: u32 = 38;
 pub(crate) const WIDTH: u32 = 32;
 /// Sampled logits must stay below `2^RANGE_BITS` units: 256.
 pub(crate) const RANGE_BITS: u32 = 24;
-/// Subtracted from a logit that drops out: above the range of logits and noise together, below a quarter of the wire.
+/// Subtracted from a logit that drops out: above the range of logits and noise together, below a
+/// quarter of the wire.
 const PENALTY: u64 = 1 << 29;
 /// The highest temperature, as in OpenAI's interface.
 pub const MAX_TEMPERATURE: f64 = 2.0;
@@ -76,10 +85,16 @@ impl Sampling {
     pub fn new(temperature: f64, top_k: Option<u32>) -> Result<Option<Self>, SpecError> {
         if !(0.0..=MAX_TEMPERATURE).contains(&temperature) {
             let problem = format!("must lie between 0 and {MAX_TEMPERATURE}");
-            return Err(SpecError::Invalid { field: "temperature", problem });
+            return Err(SpecError::Invalid {
+                field: "temperature",
+                problem,
+            });
         }
         if top_k == Some(0) {
-            return Err(SpecError::Invalid { field: "top_k", problem: "must be at least 1".into() });
+            return Err(SpecError::Invalid {
+                field: "top_k",
+                problem: "must be at least 1".into(),
+            });
         }
         Ok((temperature > 0.0 && top_k != Some(1)).then_some(Self { temperature, top_k }))
     }
@@ -105,18 +120,24 @@ impl TryFrom<Unchecked> for Sampling {
 
     fn try_from(raw: Unchecked) -> Result<Self, SpecError> {
         let problem = "chooses no token by chance".to_owned();
-        Self::new(raw.temperature, raw.top_k)?.ok_or(SpecError::Invalid { field: "sampling", problem })
+        Self::new(raw.temperature, raw.top_k)?.ok_or(SpecError::Invalid {
+            field: "sampling",
+            problem,
+        })
     }
 }
 
 impl From<Sampling> for Unchecked {
     fn from(sampling: Sampling) -> Self {
-        Self { temperature: sampling.temperature, top_k: sampling.top_k }
+        Self {
+            temperature: sampling.temperature,
+            top_k: sampling.top_k,
+        }
     }
 }
 
-/// The program that chooses a token, as far as a source of correlations has to know it: neither the temperature nor k
-/// changes a shape.
+/// The program that chooses a token, as far as a source of correlations has to know it: neither the
+/// temperature nor k changes a shape.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Selection {
@@ -152,20 +173,29 @@ impl Selection {
 
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|selection| selection.as_str() == text)
+        Self::ALL
+            .into_iter()
+            .find(|selection| selection.as_str() == text)
     }
 
     /// Some parameters of this program, for those who need its shape only.
     pub(crate) fn shape(self) -> Option<Sampling> {
         match self {
             Self::Greedy => None,
-            Self::Temperature => Some(Sampling { temperature: 1.0, top_k: None }),
-            Self::TopK => Some(Sampling { temperature: 1.0, top_k: Some(2) }),
+            Self::Temperature => Some(Sampling {
+                temperature: 1.0,
+                top_k: None,
+            }),
+            Self::TopK => Some(Sampling {
+                temperature: 1.0,
+                top_k: Some(2),
+            }),
         }
     }
 }
 
-/// Chooses a token by chance, from the residual stream's last row (LLaMA) or the normalised one (GPT-2).
+/// Chooses a token by chance, from the residual stream's last row (LLaMA) or the normalised one
+/// (GPT-2).
 pub(crate) fn sample<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
@@ -174,28 +204,45 @@ pub(crate) fn sample<E: Engine>(
 ) -> Step<Option<u32>> {
     let spec = &weights.spec;
     let x = if spec.architecture.is_llama() {
-        let wire = engine.open(&[(hidden, width::FULL)], "sample.hidden")?.remove(0);
-        &nn::rms_norm(engine, &wire, spec.hidden_size, norm_scale(spec), width::FULL)?
+        let wire = engine
+            .open(&[(hidden, width::FULL)], "sample.hidden")?
+            .remove(0);
+        &nn::rms_norm(
+            engine,
+            &wire,
+            spec.hidden_size,
+            norm_scale(spec),
+            width::FULL,
+        )?
     } else {
         hidden
     };
     let logits = head(engine, weights, x);
     let frac_bits = spec.numeric.frac_bits + weights.lm_head_frac_bits;
-    choose(engine, &logits, frac_bits, sampling, sampling.noise_scale(spec))
+    choose(
+        engine,
+        &logits,
+        frac_bits,
+        sampling,
+        sampling.noise_scale(spec),
+    )
 }
 
-/// What a logit of one is in the program. A norm leaves out by how much the root of the width is more or less than a power
-/// of two: an arg-max does not see a common factor, so the noise makes up for it.
+/// What a logit of one is in the program. A norm leaves out by how much the root of the width is
+/// more or less than a power of two: an arg-max does not see a common factor, so the noise makes up
+/// for it.
 pub(crate) fn unit(spec: &DecoderSpec) -> f64 {
     let missing = match spec.architecture {
-        Architecture::Llama => f64::from(spec.norm_bits()).exp2() / (spec.hidden_size as f64).sqrt(),
+        Architecture::Llama => {
+            f64::from(spec.norm_bits()).exp2() / (spec.hidden_size as f64).sqrt()
+        }
         Architecture::Gpt2 | Architecture::Bert { .. } => 1.0,
     };
     missing * f64::from(FRAC_BITS).exp2()
 }
 
-/// Chooses an index from a row of logits with `frac_bits` fractional bits, at most [`RAW_FRAC_BITS`]. `scale` is the noise's, in units of
-/// [`FRAC_BITS`].
+/// Chooses an index from a row of logits with `frac_bits` fractional bits, at most
+/// [`RAW_FRAC_BITS`]. `scale` is the noise's, in units of [`FRAC_BITS`].
 pub fn choose<E: Engine>(
     engine: &mut E,
     logits: &E::Share,
@@ -204,11 +251,20 @@ pub fn choose<E: Engine>(
     scale: f64,
 ) -> Step<Option<u32>> {
     let place = "sample.logits";
-    // How many bits a head's weights have is the model's own affair: the source must cut alike for all.
+    // How many bits a head's weights have is the model's own affair: the source must cut alike for
+    // all.
     let logits = engine.shift_left(logits, RAW_FRAC_BITS - frac_bits);
-    let logits = engine.truncate(&logits, RAW_FRAC_BITS - FRAC_BITS, width::ACTIVATION, WIDTH, place)?;
+    let logits = engine.truncate(
+        &logits,
+        RAW_FRAC_BITS - FRAC_BITS,
+        width::ACTIVATION,
+        WIDTH,
+        place,
+    )?;
     let noisy = engine.add_noise(&logits, scale);
-    let Some(keep) = sampling.top_k else { return engine.argmax_to_client(&noisy, "argmax") };
+    let Some(keep) = sampling.top_k else {
+        return engine.argmax_to_client(&noisy, "argmax");
+    };
     let below = engine.below_largest(&logits, keep as usize, "sample.top_k")?;
     let penalty = engine.scale_constant(&below, PENALTY);
     let noisy = engine.sub(&noisy, &penalty);
@@ -233,9 +289,10 @@ pub(crate) fn gumbel(prg: &mut Prg, n: usize, scale: f64) -> Zeroizing<Vec<u64>>
 
 /// The search for the k-th largest logit.
 ///
-/// `PASSES` digits of `DIGIT_BITS` bits from the top: each pass counts how many logits lie below each of
-/// `2^DIGIT_BITS - 1` candidates and compares the counts with k, all under sharing. What is found is the greatest
-/// candidate that at least k logits reach, on a grid of 2^-9 over `[-256, 256)`: logits within 1/512 of the k-th stay too.
+/// `PASSES` digits of `DIGIT_BITS` bits from the top: each pass counts how many logits lie below
+/// each of `2^DIGIT_BITS - 1` candidates and compares the counts with k, all under sharing. What is
+/// found is the greatest candidate that at least k logits reach, on a grid of 2^-9 over
+/// `[-256, 256)`: logits within 1/512 of the k-th stay too.
 pub(crate) mod search {
     /// Bits of the threshold that a pass finds.
     pub const DIGIT_BITS: u32 = 2;

@@ -42,12 +42,19 @@ impl Seed {
     /// A seed of a named purpose derived from this one.
     #[must_use]
     pub fn derive(&self, purpose: &str) -> Self {
-        Self(Sha256::new().chain_update(self.0).chain_update(purpose.as_bytes()).finalize().into())
+        Self(
+            Sha256::new()
+                .chain_update(self.0)
+                .chain_update(purpose.as_bytes())
+                .finalize()
+                .into(),
+        )
     }
 }
 
-/// A pseudorandom stream: AES-128 in counter mode under a key derived from a seed and a domain, so that streams of
-/// different domains are independent and no position is used twice. The key schedule is erased when dropped.
+/// A pseudorandom stream: AES-128 in counter mode under a key derived from a seed and a domain, so
+/// that streams of different domains are independent and no position is used twice. The key
+/// schedule is erased when dropped.
 pub struct Prg {
     cipher: Cipher,
     counter: u64,
@@ -58,10 +65,14 @@ impl Prg {
     pub fn new(seed: &Seed, domain: &str) -> Self {
         let key = seed.derive(domain);
         let key: &[u8; 16] = key.0.first_chunk().expect("a seed has 32 bytes");
-        Self { cipher: Cipher::new(key), counter: 0 }
+        Self {
+            cipher: Cipher::new(key),
+            counter: 0,
+        }
     }
 
-    /// The next `n` words. Whole blocks are consumed, the same number for the same `n` in every party.
+    /// The next `n` words. Whole blocks are consumed, the same number for the same `n` in every
+    /// party.
     pub fn words(&mut self, n: usize) -> Vec<u64> {
         self.reduced(n, 64)
     }

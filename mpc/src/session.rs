@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use marill_net::Channel;
 
-use crate::decoder::{self, Cache};
-use crate::encoder;
-use crate::masked::{Cost, Masked, Material, PreparedStep, Preparer, ProtocolError, Traffic};
-use crate::operator::{InputShare, shared_step};
-use crate::point::HashKey;
-use crate::sampling::{Sampling, Selection};
-use crate::seed::Seed;
-use crate::spec::DecoderSpec;
-use crate::twin::{check_room, pad_prompt};
-use crate::weights::{MaskedAdapter, MatrixMasks, PrivateWeights, PublicWeights};
+use crate::{
+    decoder::{self, Cache},
+    encoder,
+    masked::{Cost, Masked, Material, PreparedStep, Preparer, ProtocolError, Traffic},
+    operator::{InputShare, shared_step},
+    point::HashKey,
+    sampling::{Sampling, Selection},
+    seed::Seed,
+    spec::DecoderSpec,
+    twin::{check_room, pad_prompt},
+    weights::{MaskedAdapter, MatrixMasks, PrivateWeights, PublicWeights},
+};
 
 /// E0: the client. Holds the boundary activations, learns the tokens.
 pub struct ClientSession {
@@ -33,31 +35,39 @@ impl ClientSession {
     ) -> Result<Self, ProtocolError> {
         let engine = Masked::client(&weights.spec, adapter, &seed, peer)?;
         let cache = Cache::new(&weights.spec);
-        Ok(Self { weights, engine, cache })
+        Ok(Self {
+            weights,
+            engine,
+            cache,
+        })
     }
 
-    /// As it is, on point functions ([`Material::Points`]); `words` leads from the source. Before the first step.
+    /// As it is, on point functions ([`Material::Points`]); `words` leads from the source. Before
+    /// the first step.
     #[must_use]
     pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
         self.engine = self.engine.with_points(words);
         self
     }
 
-    /// As it is, with point functions hashed under the key of this session, which all parties take. Before the first step.
+    /// As it is, with point functions hashed under the key of this session, which all parties take.
+    /// Before the first step.
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
         self.engine = self.engine.with_hash_key(key);
         self
     }
 
-    /// As it is, for tokens that are drawn; all parties of a session must agree. Before the first step.
+    /// As it is, for tokens that are drawn; all parties of a session must agree. Before the first
+    /// step.
     #[must_use]
     pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
         self.cache = self.cache.with_sampling(sampling);
         self
     }
 
-    /// Runs a prompt of `n · hidden_size` encoded boundary activations, padded to its bucket; returns the first token.
+    /// Runs a prompt of `n · hidden_size` encoded boundary activations, padded to its bucket;
+    /// returns the first token.
     ///
     /// # Errors
     /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Peer`] on a lost server.
@@ -66,13 +76,20 @@ impl ClientSession {
         self.step(&padded, Some(&bias), bucket)
     }
 
-    /// Runs a text through an encoder that reveals its pooled row: `hidden_size` values of the residual scale.
+    /// Runs a text through an encoder that reveals its pooled row: `hidden_size` values of the
+    /// residual scale.
     ///
     /// # Errors
     /// [`ProtocolError::Reveal`] when the partition reveals something else; as [`Self::prefill`].
     pub fn embed(&mut self, boundary: &[u64]) -> Result<Vec<u64>, ProtocolError> {
         let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
-        let row = encoder::embed(&mut self.engine, &self.weights, Some(&padded), Some(&bias), bucket)?;
+        let row = encoder::embed(
+            &mut self.engine,
+            &self.weights,
+            Some(&padded),
+            Some(&bias),
+            bucket,
+        )?;
         row.ok_or(ProtocolError::MissingInput)
     }
 
@@ -85,19 +102,32 @@ impl ClientSession {
         self.step(boundary, None, 1)
     }
 
-    fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Result<u32, ProtocolError> {
-        let token = decoder::step(&mut self.engine, &self.weights, &mut self.cache, Some(boundary), bias, rows)?;
+    fn step(
+        &mut self,
+        boundary: &[u64],
+        bias: Option<&[u64]>,
+        rows: usize,
+    ) -> Result<u32, ProtocolError> {
+        let token = decoder::step(
+            &mut self.engine,
+            &self.weights,
+            &mut self.cache,
+            Some(boundary),
+            bias,
+            rows,
+        )?;
         token.ok_or(ProtocolError::MissingInput)
     }
 
-    /// Who makes products of this session's masks on another thread, or while there is nothing else to do; none where
-    /// there are no private maps to hand values over to.
+    /// Who makes products of this session's masks on another thread, or while there is nothing else
+    /// to do; none where there are no private maps to hand values over to.
     #[must_use]
     pub fn preparer(&self) -> Option<Preparer> {
         self.engine.preparer(&self.weights)
     }
 
-    /// Keeps a step's products until it comes; those of a step that has begun are dropped, and more than a few.
+    /// Keeps a step's products until it comes; those of a step that has begun are dropped, and more
+    /// than a few.
     pub fn accept(&mut self, step: PreparedStep) {
         self.engine.accept(step);
     }
@@ -133,17 +163,23 @@ impl ServerSession {
     ) -> Result<Self, ProtocolError> {
         let engine = Masked::server(&weights.spec, private, &seed, peer, source)?;
         let cache = Cache::new(&weights.spec);
-        Ok(Self { weights, engine, cache })
+        Ok(Self {
+            weights,
+            engine,
+            cache,
+        })
     }
 
-    /// As it is, with gates on a material; all parties of a session must agree. Before the first step.
+    /// As it is, with gates on a material; all parties of a session must agree. Before the first
+    /// step.
     #[must_use]
     pub fn with_material(mut self, material: Material) -> Self {
         self.engine = self.engine.with_material(material);
         self
     }
 
-    /// As it is, with point functions hashed under the key of this session, which all parties take. Before the first step.
+    /// As it is, with point functions hashed under the key of this session, which all parties take.
+    /// Before the first step.
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
         self.engine = self.engine.with_hash_key(key);
@@ -168,8 +204,18 @@ impl ServerSession {
     ///
     /// # Errors
     /// As [`Self::prefill`], and [`ProtocolError::MissingInput`] for a share of another shape.
-    pub fn prefill_shared(&mut self, input: &InputShare, bucket: usize) -> Result<u32, ProtocolError> {
-        shared_step(&mut self.engine, &self.weights, &mut self.cache, input, bucket)
+    pub fn prefill_shared(
+        &mut self,
+        input: &InputShare,
+        bucket: usize,
+    ) -> Result<u32, ProtocolError> {
+        shared_step(
+            &mut self.engine,
+            &self.weights,
+            &mut self.cache,
+            input,
+            bucket,
+        )
     }
 
     /// Serves E1's share of one more row.
@@ -183,7 +229,8 @@ impl ServerSession {
     /// Serves the prompt step of a padded length.
     ///
     /// # Errors
-    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Peer`], [`ProtocolError::Source`] on a lost party.
+    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Peer`],
+    /// [`ProtocolError::Source`] on a lost party.
     pub fn prefill(&mut self, bucket: usize) -> Result<(), ProtocolError> {
         check_room(&self.weights.spec, self.cache.len(), bucket)?;
         self.step(bucket)
@@ -219,7 +266,13 @@ pub struct DealerSession {
 impl DealerSession {
     /// `sink` leads to the server.
     #[must_use]
-    pub fn new(spec: DecoderSpec, adapter_seed: Seed, seed0: Seed, seed1: Seed, sink: Box<dyn Channel>) -> Self {
+    pub fn new(
+        spec: DecoderSpec,
+        adapter_seed: Seed,
+        seed0: Seed,
+        seed1: Seed,
+        sink: Box<dyn Channel>,
+    ) -> Self {
         let masks = MatrixMasks::expand(&spec, &adapter_seed);
         Self::with_masks(spec, &adapter_seed, masks, [seed0, seed1], sink)
     }
@@ -235,10 +288,15 @@ impl DealerSession {
     ) -> Self {
         let engine = Masked::source_with(&spec, adapter_seed, masks, [&seed0, &seed1], sink);
         let cache = Cache::new(&spec);
-        Self { shapes: Arc::new(PublicWeights::shapes_only(&spec)), engine, cache }
+        Self {
+            shapes: Arc::new(PublicWeights::shapes_only(&spec)),
+            engine,
+            cache,
+        }
     }
 
-    /// As it is, on point functions ([`Material::Points`]); `words` leads to E0. Before the first step.
+    /// As it is, on point functions ([`Material::Points`]); `words` leads to E0. Before the first
+    /// step.
     #[must_use]
     pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
         self.engine = self.engine.with_points(words);
@@ -252,7 +310,8 @@ impl DealerSession {
         self
     }
 
-    /// As it is, with point functions hashed under the key of this session, which all parties take. Before the first step.
+    /// As it is, with point functions hashed under the key of this session, which all parties take.
+    /// Before the first step.
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
         self.engine = self.engine.with_hash_key(key);
@@ -269,7 +328,8 @@ impl DealerSession {
     /// Writes the corrections of a prompt step.
     ///
     /// # Errors
-    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Source`] when the server is gone.
+    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Source`] when the server is
+    /// gone.
     pub fn prefill(&mut self, bucket: usize) -> Result<(), ProtocolError> {
         check_room(&self.shapes.spec, self.cache.len(), bucket)?;
         self.step(bucket)
@@ -290,7 +350,8 @@ impl DealerSession {
     }
 }
 
-/// Runs what the spec says at a party without input: the next step of a decoder, or a whole encoder.
+/// Runs what the spec says at a party without input: the next step of a decoder, or a whole
+/// encoder.
 pub(crate) fn run_blind(
     engine: &mut Masked,
     weights: &PublicWeights,
@@ -311,7 +372,8 @@ pub fn tally_prefill(spec: &DecoderSpec, bucket: usize) -> Result<Cost, Protocol
     tally_step(spec, Selection::Greedy, 0, bucket)
 }
 
-/// What one decoded token costs with `cached` keys before it (a whole number of prompt positions), chosen greedily.
+/// What one decoded token costs with `cached` keys before it (a whole number of prompt positions),
+/// chosen greedily.
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
@@ -322,8 +384,14 @@ pub fn tally_decode(spec: &DecoderSpec, cached: usize) -> Result<Cost, ProtocolE
 /// What a step of `rows` rows costs behind `cached` keys, its token chosen by this program.
 ///
 /// # Errors
-/// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Reveal`] for an encoder that is to sample.
-pub fn tally_step(spec: &DecoderSpec, selection: Selection, cached: usize, rows: usize) -> Result<Cost, ProtocolError> {
+/// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Reveal`] for an encoder that is to
+/// sample.
+pub fn tally_step(
+    spec: &DecoderSpec,
+    selection: Selection,
+    cached: usize,
+    rows: usize,
+) -> Result<Cost, ProtocolError> {
     let (mut engine, cache, shapes) = tally(spec);
     let mut cache = cache.with_sampling(selection.shape());
     check_room(spec, cached, rows)?;
@@ -335,7 +403,8 @@ pub fn tally_step(spec: &DecoderSpec, selection: Selection, cached: usize, rows:
     Ok(engine.cost() - before)
 }
 
-/// As [`tally_prefill`] (`rows` of a prompt) or, with cached keys, [`tally_decode`] (`rows = 1`), by place.
+/// As [`tally_prefill`] (`rows` of a prompt) or, with cached keys, [`tally_decode`] (`rows = 1`),
+/// by place.
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
@@ -351,10 +420,23 @@ pub fn tally_by_place(
     }
     let before = engine.cost_by_place();
     decoder::step(&mut engine, &shapes, &mut cache, None, None, rows)?;
-    let earlier = |place| before.iter().find(|(p, _)| *p == place).map_or(Cost::default(), |(_, cost)| *cost);
-    Ok(engine.cost_by_place().into_iter().map(|(place, cost)| (place, cost - earlier(place))).collect())
+    let earlier = |place| {
+        before
+            .iter()
+            .find(|(p, _)| *p == place)
+            .map_or(Cost::default(), |(_, cost)| *cost)
+    };
+    Ok(engine
+        .cost_by_place()
+        .into_iter()
+        .map(|(place, cost)| (place, cost - earlier(place)))
+        .collect())
 }
 
 fn tally(spec: &DecoderSpec) -> (Masked, Cache<Masked>, PublicWeights) {
-    (Masked::tally(spec), Cache::new(spec), PublicWeights::shapes_only(spec))
+    (
+        Masked::tally(spec),
+        Cache::new(spec),
+        PublicWeights::shapes_only(spec),
+    )
 }

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::decoder::width;
 
-/// The public description of the private layers of a decoder. Two parties with different specs refuse each other.
+/// The public description of the private layers of a decoder. Two parties with different specs
+/// refuse each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecoderSpec {
@@ -43,8 +44,9 @@ pub enum PrivateForm {
     /// Public matrices with private low-rank additions, or none with rank 0.
     #[default]
     Lora,
-    /// Every linear map as a whole, with what is folded into it: the gain of the norm before it, its bias. What an
-    /// ordinary full fine-tune needs. An encoder's own norms, its pooler and every output head stay public.
+    /// Every linear map as a whole, with what is folded into it: the gain of the norm before it,
+    /// its bias. What an ordinary full fine-tune needs. An encoder's own norms, its pooler and
+    /// every output head stay public.
     Full,
 }
 
@@ -64,7 +66,8 @@ pub enum Architecture {
     Llama,
     /// Layer norm before each part, positions in the client's prefix, GeLU, biases.
     Gpt2,
-    /// An encoder: every row sees every row, layer norm after each residual sum, GeLU, biases. One step, no cache.
+    /// An encoder: every row sees every row, layer norm after each residual sum, GeLU, biases. One
+    /// step, no cache.
     Bert { pooling: Pooling, reveal: Reveal },
 }
 
@@ -75,7 +78,8 @@ impl Architecture {
     }
 }
 
-/// What an encoder makes of its rows. The client alone knows which rows are padding, so it enters the weights.
+/// What an encoder makes of its rows. The client alone knows which rows are padding, so it enters
+/// the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pooling {
@@ -93,7 +97,8 @@ pub enum Pooling {
 pub enum Reveal {
     /// The index of the largest of `vocab_size` classes.
     Class,
-    /// The pooled row itself: `hidden_size` numbers a request, which is far more of the model than a class.
+    /// The pooled row itself: `hidden_size` numbers a request, which is far more of the model than
+    /// a class.
     Embedding,
 }
 
@@ -102,9 +107,16 @@ pub enum Reveal {
 #[non_exhaustive]
 pub enum SpecError {
     #[error("`{field}`: {problem}")]
-    Invalid { field: &'static str, problem: String },
+    Invalid {
+        field: &'static str,
+        problem: String,
+    },
     #[error("`{name}` has {got} values where {expected} were expected")]
-    Length { name: String, expected: usize, got: usize },
+    Length {
+        name: String,
+        expected: usize,
+        got: usize,
+    },
     #[error(transparent)]
     Numeric(#[from] NumericError),
     #[error("the private weights cannot be read: {0}")]
@@ -124,11 +136,20 @@ pub enum Module {
 }
 
 impl Module {
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+    pub const ALL: [Self; 7] = [
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::O,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+    ];
 }
 
-/// Most positions of a session, whatever the model's context: a softmax whose keys all weigh the same must stay in the
-/// domain of the reciprocal, 2^25 with 14 fractional bits, and a session ends on a whole bucket.
+/// Most positions of a session, whatever the model's context: a softmax whose keys all weigh the
+/// same must stay in the domain of the reciprocal, 2^25 with 14 fractional bits, and a session ends
+/// on a whole bucket.
 pub const MAX_POSITIONS: usize = 2032;
 
 /// A score's truncation ends inside its wire.
@@ -143,11 +164,17 @@ impl DecoderSpec {
     /// # Errors
     /// [`SpecError::Invalid`] naming the field.
     pub fn validate(&self) -> Result<(), SpecError> {
-        let invalid = |field, problem: &str| Err(SpecError::Invalid { field, problem: problem.to_owned() });
+        let invalid = |field, problem: &str| {
+            Err(SpecError::Invalid {
+                field,
+                problem: problem.to_owned(),
+            })
+        };
         if self.numeric != NumericSpec::with_rounding(self.numeric.rounding) {
             let (theirs, ours) = (self.numeric.law, NumericSpec::default().law);
             let problem = format!(
-                "is of law {theirs} or other scales; this version computes law {ours}\nhint: export the run again"
+                "is of law {theirs} or other scales; this version computes law {ours}\n\
+                 hint: export the run again"
             );
             return invalid("numeric", &problem);
         }
@@ -158,11 +185,18 @@ impl DecoderSpec {
         if !self.head_dim.is_multiple_of(2) {
             return invalid("head_dim", "must be even");
         }
-        if self.num_key_value_heads == 0 || !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+        if self.num_key_value_heads == 0
+            || !self
+                .num_attention_heads
+                .is_multiple_of(self.num_key_value_heads)
+        {
             return invalid("num_key_value_heads", "must divide num_attention_heads");
         }
         if self.head_groups.len() != self.num_layers || self.attn_scale.len() != self.num_layers {
-            return invalid("head_groups", "needs one entry a private layer, and so does attn_scale");
+            return invalid(
+                "head_groups",
+                "needs one entry a private layer, and so does attn_scale",
+            );
         }
         for groups in &self.head_groups {
             if groups.iter().any(Vec::is_empty) {
@@ -174,7 +208,11 @@ impl DecoderSpec {
                 return invalid("head_groups", "must hold every head exactly once");
             }
         }
-        if self.attn_scale.iter().any(|s| !(*s >= LEAST_SCALE && *s <= 1.0)) {
+        if self
+            .attn_scale
+            .iter()
+            .any(|s| !(*s >= LEAST_SCALE && *s <= 1.0))
+        {
             return invalid("attn_scale", "must lie between 2^-20 and 1");
         }
         if !(self.rms_norm_eps >= 0.0 && self.rms_norm_eps <= 1.0) {
@@ -186,7 +224,8 @@ impl DecoderSpec {
         Ok(())
     }
 
-    /// Every size alone and what they make together: a spec may come from a peer, and what follows allocates by it.
+    /// Every size alone and what they make together: a spec may come from a peer, and what follows
+    /// allocates by it.
     fn check_sizes(&self) -> Result<(), SpecError> {
         let (least_classes, rank) = (if self.reveals_embedding() { 0 } else { 2 }, self.lora_rank);
         let sizes = [
@@ -202,22 +241,34 @@ impl DecoderSpec {
         let fail = |field, problem| Err(SpecError::Invalid { field, problem });
         for (field, value, least, most) in sizes {
             if !(least..=most).contains(&value) {
-                return fail(field, format!("is {value}, and must lie between {least} and {most}"));
+                return fail(
+                    field,
+                    format!("is {value}, and must lie between {least} and {most}"),
+                );
             }
         }
         let wide = self.num_attention_heads * self.head_dim;
         if wide > 1 << 18 {
-            return fail("num_attention_heads", format!("times head_dim is {wide}, more than 2^18"));
+            return fail(
+                "num_attention_heads",
+                format!("times head_dim is {wide}, more than 2^18"),
+            );
         }
         // No factor is larger than the matrix that it is added to.
         let side = self.hidden_size.max(self.intermediate_size).max(wide);
         if rank > side {
-            return fail("lora_rank", format!("is {rank}, more than any matrix has rows"));
+            return fail(
+                "lora_rank",
+                format!("is {rank}, more than any matrix has rows"),
+            );
         }
         if self.num_attention_heads * self.max_positions * self.max_positions > 1 << 32 {
             return fail(
                 "num_attention_heads",
-                format!("has more scores than 2^32 at {} positions", self.max_positions),
+                format!(
+                    "has more scores than 2^32 at {} positions",
+                    self.max_positions
+                ),
             );
         }
         Ok(())
@@ -229,8 +280,9 @@ impl DecoderSpec {
         self.private == PrivateForm::Full
     }
 
-    /// Width of the ring in which a private matrix of a module multiplies, and therefore of its mask: that of the
-    /// wire behind it, since a narrower mask would not hide what the ring keeps of the product.
+    /// Width of the ring in which a private matrix of a module multiplies, and therefore of its
+    /// mask: that of the wire behind it, since a narrower mask would not hide what the ring keeps
+    /// of the product.
     #[must_use]
     pub fn private_bits(&self, module: Module) -> u32 {
         match module {
@@ -242,16 +294,29 @@ impl DecoderSpec {
     /// Whether the pooled row goes through a dense map and tanh.
     #[must_use]
     pub fn has_pooler(&self) -> bool {
-        matches!(self.architecture, Architecture::Bert { pooling: Pooling::Pooler, .. })
+        matches!(
+            self.architecture,
+            Architecture::Bert {
+                pooling: Pooling::Pooler,
+                ..
+            }
+        )
     }
 
     /// Whether the client learns a pooled row instead of an index.
     #[must_use]
     pub fn reveals_embedding(&self) -> bool {
-        matches!(self.architecture, Architecture::Bert { reveal: Reveal::Embedding, .. })
+        matches!(
+            self.architecture,
+            Architecture::Bert {
+                reveal: Reveal::Embedding,
+                ..
+            }
+        )
     }
 
-    /// Fractional bits of what the maps of a layer's two halves take: normalised rows, or an encoder's residual stream.
+    /// Fractional bits of what the maps of a layer's two halves take: normalised rows, or an
+    /// encoder's residual stream.
     #[must_use]
     pub fn map_input_frac_bits(&self) -> u32 {
         match self.architecture {
@@ -263,7 +328,10 @@ impl DecoderSpec {
     /// Columns in and rows out of a linear map; (0, 0) for one that the architecture does not have.
     #[must_use]
     pub fn shape(&self, module: Module) -> (usize, usize) {
-        let (heads, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
+        let (heads, kv) = (
+            self.num_attention_heads * self.head_dim,
+            self.num_key_value_heads * self.head_dim,
+        );
         match module {
             Module::Q => (self.hidden_size, heads),
             Module::K | Module::V => (self.hidden_size, kv),
@@ -283,27 +351,41 @@ impl DecoderSpec {
     /// Boundary activations as integers of the residual scale.
     ///
     /// # Errors
-    /// [`NumericError::OutOfRange`] when a value is not finite or would leave the range of the sums of squares.
+    /// [`NumericError::OutOfRange`] when a value is not finite or would leave the range of the sums
+    /// of squares.
     pub fn encode(&self, values: &[f32]) -> Result<Vec<u64>, SpecError> {
         let limit = f64::from(1 << 15);
         let frac_bits = self.numeric.residual_frac_bits;
-        let encoded = values.iter().enumerate().map(|(i, &v)| encode(f64::from(v), frac_bits, limit, "boundary", i));
+        let encoded = values
+            .iter()
+            .enumerate()
+            .map(|(i, &v)| encode(f64::from(v), frac_bits, limit, "boundary", i));
         let encoded = encoded.collect::<Result<Vec<u64>, _>>()?;
         // The first norm sums the squares of a row in the ring.
         let norm_limit = f64::from(31 - frac_bits).exp2();
         for (row, values) in values.chunks(self.hidden_size).enumerate() {
-            let norm = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            let norm = values
+                .iter()
+                .map(|v| f64::from(*v).powi(2))
+                .sum::<f64>()
+                .sqrt();
             if norm >= norm_limit {
                 let place = format!("norm of boundary row {row}");
                 let index = row * self.hidden_size;
-                return Err(NumericError::OutOfRange { place, index, value: norm, limit: norm_limit }.into());
+                return Err(NumericError::OutOfRange {
+                    place,
+                    index,
+                    value: norm,
+                    limit: norm_limit,
+                }
+                .into());
             }
         }
         Ok(encoded)
     }
 
-    /// `round(log2(sqrt(hidden_size)))`: the power of two that stands for `sqrt(hidden_size)` in the norm; the rest is
-    /// folded into the norm's gain.
+    /// `round(log2(sqrt(hidden_size)))`: the power of two that stands for `sqrt(hidden_size)` in
+    /// the norm; the rest is folded into the norm's gain.
     #[must_use]
     pub fn norm_bits(&self) -> u32 {
         ((self.hidden_size as f64).sqrt().log2()).round() as u32
@@ -341,12 +423,23 @@ mod tests {
                 let mut spec = tiny_spec();
                 set(&mut spec, value);
                 let error = spec.validate().expect_err(field).to_string();
-                assert!(error.contains(&format!("`{field}`")), "{field} = {value}: {error}");
+                assert!(
+                    error.contains(&format!("`{field}`")),
+                    "{field} = {value}: {error}"
+                );
             }
         }
         for positions in [0, MAX_POSITIONS + 1, 1 << 40] {
-            let spec = DecoderSpec { max_positions: positions, ..tiny_spec() };
-            assert!(spec.validate().unwrap_err().to_string().contains("`max_positions`"));
+            let spec = DecoderSpec {
+                max_positions: positions,
+                ..tiny_spec()
+            };
+            assert!(
+                spec.validate()
+                    .unwrap_err()
+                    .to_string()
+                    .contains("`max_positions`")
+            );
         }
         let floats: [(&str, fn(&mut DecoderSpec, f64)); 3] = [
             ("attn_scale", |s, x| s.attn_scale[0] = x),
@@ -357,13 +450,22 @@ mod tests {
             for value in [f64::NAN, f64::NEG_INFINITY, f64::INFINITY, -1.0] {
                 let mut spec = tiny_spec();
                 set(&mut spec, value);
-                assert!(spec.validate().unwrap_err().to_string().contains(field), "{field} = {value}");
+                assert!(
+                    spec.validate().unwrap_err().to_string().contains(field),
+                    "{field} = {value}"
+                );
             }
         }
         for scale in [0.0, 1e-300, 1e-7, 1.5] {
             let mut spec = tiny_spec();
             spec.attn_scale[0] = scale;
-            assert!(spec.validate().unwrap_err().to_string().contains("attn_scale"), "{scale}");
+            assert!(
+                spec.validate()
+                    .unwrap_err()
+                    .to_string()
+                    .contains("attn_scale"),
+                "{scale}"
+            );
         }
         let mut spec = tiny_spec();
         spec.attn_scale.fill(LEAST_SCALE);
@@ -371,26 +473,59 @@ mod tests {
         assert_eq!(spec.score_scale(0), (1.0, 20));
         let mut spec = tiny_spec();
         spec.head_groups[0].push(Vec::new());
-        assert!(spec.validate().unwrap_err().to_string().contains("head_groups"));
+        assert!(
+            spec.validate()
+                .unwrap_err()
+                .to_string()
+                .contains("head_groups")
+        );
     }
 
     #[test]
     fn no_session_passes_the_reciprocals_domain_whatever_its_spec_says() {
-        let spec = DecoderSpec { max_positions: 4096, ..tiny_spec() };
+        let spec = DecoderSpec {
+            max_positions: 4096,
+            ..tiny_spec()
+        };
         assert!(crate::tally_decode(&spec, MAX_POSITIONS - 1).is_ok());
-        for failed in [crate::tally_decode(&spec, MAX_POSITIONS), crate::tally_prefill(&spec, 2048)] {
+        for failed in [
+            crate::tally_decode(&spec, MAX_POSITIONS),
+            crate::tally_prefill(&spec, 2048),
+        ] {
             let error = failed.unwrap_err();
-            assert!(matches!(error, crate::ProtocolError::TooLong { limit: MAX_POSITIONS }), "{error}");
+            assert!(
+                matches!(
+                    error,
+                    crate::ProtocolError::TooLong {
+                        limit: MAX_POSITIONS
+                    }
+                ),
+                "{error}"
+            );
         }
         assert!(crate::twin::check_room(&spec, usize::MAX, 1).is_err());
     }
 
     #[test]
     fn sizes_that_pass_one_by_one_are_refused_together() {
-        let spec = DecoderSpec { num_attention_heads: 4096, head_dim: 8192, ..tiny_spec() };
-        assert!(spec.validate().unwrap_err().to_string().contains("head_dim"));
+        let spec = DecoderSpec {
+            num_attention_heads: 4096,
+            head_dim: 8192,
+            ..tiny_spec()
+        };
+        assert!(
+            spec.validate()
+                .unwrap_err()
+                .to_string()
+                .contains("head_dim")
+        );
         let (heads, positions) = (4096, MAX_POSITIONS);
-        let spec = DecoderSpec { num_attention_heads: heads, max_positions: positions, head_dim: 2, ..tiny_spec() };
+        let spec = DecoderSpec {
+            num_attention_heads: heads,
+            max_positions: positions,
+            head_dim: 2,
+            ..tiny_spec()
+        };
         assert!(spec.validate().unwrap_err().to_string().contains("scores"));
     }
 }

@@ -1,20 +1,21 @@
-//! Small random models and an in-process world of three parties, for tests of this and other crates.
+//! Small random models and an in-process world of three parties, for tests of this and other
+//! crates.
 
 mod affine;
 
-use std::sync::Arc;
-use std::thread;
+use std::{sync::Arc, thread};
 
+pub use affine::{AffineModel, LORA_SCALE, MAPS, run_embedding, tiny_affine_spec};
 use marill_net::memory_pair;
 use marill_numeric::NumericSpec;
 
-use crate::masked::{ProtocolError, Traffic};
-use crate::seed::{Prg, Seed};
-use crate::spec::{DecoderSpec, PrivateForm};
-use crate::weights::{LayerFloats, LoraFloats, PrivateWeights, PublicWeights};
-use crate::{ClientSession, DealerSession, ServerSession};
-
-pub use affine::{AffineModel, LORA_SCALE, MAPS, run_embedding, tiny_affine_spec};
+use crate::{
+    ClientSession, DealerSession, ServerSession,
+    masked::{ProtocolError, Traffic},
+    seed::{Prg, Seed},
+    spec::{DecoderSpec, PrivateForm},
+    weights::{LayerFloats, LoraFloats, PrivateWeights, PublicWeights},
+};
 
 /// A tiny decoder: 2 layers, 6 query and 2 key-value heads of 8, merged `strided` in threes.
 #[must_use]
@@ -42,7 +43,11 @@ pub fn tiny_spec() -> DecoderSpec {
 /// The same shapes with whole matrices private.
 #[must_use]
 pub fn with_private_matrices(spec: DecoderSpec) -> DecoderSpec {
-    DecoderSpec { lora_rank: 0, private: PrivateForm::Full, ..spec }
+    DecoderSpec {
+        lora_rank: 0,
+        private: PrivateForm::Full,
+        ..spec
+    }
 }
 
 /// Numbers that look normal, from a seed that tests print.
@@ -71,10 +76,18 @@ pub fn random_weights(spec: &DecoderSpec, seed: u64) -> (Arc<PublicWeights>, Arc
         .map(|l| {
             let matrix = |m: Module| {
                 let (cols, rows) = spec.shape(m);
-                normal(format!("{l}.{m:?}"), rows * cols, 1.0 / (cols as f32).sqrt())
+                normal(
+                    format!("{l}.{m:?}"),
+                    rows * cols,
+                    1.0 / (cols as f32).sqrt(),
+                )
             };
-            let gain =
-                |name: &str| normal(format!("{l}.{name}"), spec.hidden_size, 0.2).iter().map(|g| 1.0 + g).collect();
+            let gain = |name: &str| {
+                normal(format!("{l}.{name}"), spec.hidden_size, 0.2)
+                    .iter()
+                    .map(|g| 1.0 + g)
+                    .collect()
+            };
             let [q, k, v, o, gate, up, down] = Module::ALL.map(matrix);
             [gain("input"), q, k, v, o, gain("post"), gate, up, down]
         })
@@ -96,9 +109,11 @@ pub fn random_weights(spec: &DecoderSpec, seed: u64) -> (Arc<PublicWeights>, Arc
     let norm = vec![1.0; spec.hidden_size];
     let head = normal("head".into(), spec.vocab_size * spec.hidden_size, 0.1);
     let maps: &[LayerFloats<'_>] = if spec.is_full() { &[] } else { &floats };
-    let public = PublicWeights::from_floats(spec, maps, &norm, &head).expect("a random model is valid");
+    let public =
+        PublicWeights::from_floats(spec, maps, &norm, &head).expect("a random model is valid");
     if spec.is_full() {
-        let private = PrivateWeights::full_from_floats(spec, &floats).expect("a random model is valid");
+        let private =
+            PrivateWeights::full_from_floats(spec, &floats).expect("a random model is valid");
         return (Arc::new(public), Arc::new(private));
     }
     let adapter = (0..spec.num_layers)
@@ -106,7 +121,11 @@ pub fn random_weights(spec: &DecoderSpec, seed: u64) -> (Arc<PublicWeights>, Arc
             Module::ALL.map(|m| {
                 let (cols, rows) = spec.shape(m);
                 (spec.lora_rank > 0).then(|| LoraFloats {
-                    a: normal(format!("{l}.{m:?}.a"), spec.lora_rank * cols, 1.0 / (cols as f32).sqrt()),
+                    a: normal(
+                        format!("{l}.{m:?}.a"),
+                        spec.lora_rank * cols,
+                        1.0 / (cols as f32).sqrt(),
+                    ),
                     b: normal(format!("{l}.{m:?}.b"), rows * spec.lora_rank, 0.1),
                     scale: 2.0,
                 })
@@ -125,7 +144,8 @@ pub struct Outcome {
     pub server: Traffic,
 }
 
-/// Runs client, server and dealer on three threads over memory channels: the prompt, then `rows[1..]` token by token.
+/// Runs client, server and dealer on three threads over memory channels: the prompt, then
+/// `rows[1..]` token by token.
 ///
 /// # Errors
 /// The client's error, or else the server's or the dealer's.
@@ -148,7 +168,8 @@ pub fn run_world(
     let dealer = {
         let (spec, seed0, seed1) = (spec.clone(), seed0.clone(), seed1.clone());
         thread::spawn(move || {
-            let mut session = DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(dealer_end));
+            let mut session =
+                DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(dealer_end));
             session.prefill(bucket)?;
             (0..steps).try_for_each(|_| session.decode())
         })
@@ -156,13 +177,20 @@ pub fn run_world(
     let server = {
         let (public, private) = (Arc::clone(public), Arc::clone(private));
         thread::spawn(move || {
-            let mut session = ServerSession::new(public, &private, seed1, Box::new(server_end), Box::new(source_end))?;
+            let mut session = ServerSession::new(
+                public,
+                &private,
+                seed1,
+                Box::new(server_end),
+                Box::new(source_end),
+            )?;
             session.prefill(bucket)?;
             (0..steps).try_for_each(|_| session.decode())?;
             Ok(session.traffic())
         })
     };
-    let mut session = ClientSession::new(Arc::clone(public), &adapter, seed0, Box::new(client_end))?;
+    let mut session =
+        ClientSession::new(Arc::clone(public), &adapter, seed0, Box::new(client_end))?;
     let mut run = || {
         let mut tokens = vec![session.prefill(prompt)?];
         for row in continuation {
@@ -177,5 +205,9 @@ pub fn run_world(
     let dealer: Result<(), ProtocolError> = dealer.join().expect("the dealer panicked");
     let tokens = tokens?;
     dealer?;
-    Ok(Outcome { tokens, client, server: server? })
+    Ok(Outcome {
+        tokens,
+        client,
+        server: server?,
+    })
 }

@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 
-use marill_numeric::fixed::{check_range, truncate, truncate_by_coin};
-use marill_numeric::tables::{Piecewise, tables};
-use marill_numeric::{NumericError, PublicMatrix, Rounding, functions, ring};
+use marill_numeric::{
+    NumericError, PublicMatrix, Rounding,
+    fixed::{check_range, truncate, truncate_by_coin},
+    functions, ring,
+    tables::{Piecewise, tables},
+};
 
-use crate::decoder::{self, Cache, PAD_BIAS};
-use crate::encoder;
-use crate::engine::{Attention, Engine, Gate, Step};
-use crate::masked::ProtocolError;
-use crate::range::Room;
-use crate::sampling::{self, RANGE_BITS, Sampling, gumbel, search};
-use crate::seed::{Prg, Seed};
-use crate::spec::{Architecture, MAX_POSITIONS, Module};
-use crate::weights::{PrivateWeights, PublicWeights, Rope};
+use crate::{
+    decoder::{self, Cache, PAD_BIAS},
+    encoder,
+    engine::{Attention, Engine, Gate, Step},
+    masked::ProtocolError,
+    range::Room,
+    sampling::{self, RANGE_BITS, Sampling, gumbel, search},
+    seed::{Prg, Seed},
+    spec::{Architecture, MAX_POSITIONS, Module},
+    weights::{PrivateWeights, PublicWeights, Rope},
+};
 
 /// A matrix of ring elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,13 +31,26 @@ pub struct Tensor {
 
 impl Tensor {
     fn map(&self, f: impl Fn(u64) -> u64) -> Self {
-        Self { rows: self.rows, cols: self.cols, data: self.data.iter().map(|&v| f(v)).collect() }
+        Self {
+            rows: self.rows,
+            cols: self.cols,
+            data: self.data.iter().map(|&v| f(v)).collect(),
+        }
     }
 
     fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
         debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
-        let data = self.data.iter().zip(&other.data).map(|(&a, &b)| f(a, b)).collect();
-        Self { rows: self.rows, cols: self.cols, data }
+        let data = self
+            .data
+            .iter()
+            .zip(&other.data)
+            .map(|(&a, &b)| f(a, b))
+            .collect();
+        Self {
+            rows: self.rows,
+            cols: self.cols,
+            data,
+        }
     }
 
     fn row(&self, i: usize) -> &[u64] {
@@ -78,7 +96,8 @@ pub struct Clear {
     logits: Vec<u64>,
     /// Whether they are those of a sampled step, before its noise.
     sampled: bool,
-    /// The row that the logits were computed from is not visible here; its sum of squares is kept by the session.
+    /// The row that the logits were computed from is not visible here; its sum of squares is kept
+    /// by the session.
     last_hidden: Vec<u64>,
 }
 
@@ -125,11 +144,19 @@ impl Clear {
                     })
                 };
                 let data = x.data.iter().zip(coins).map(by_coin).collect();
-                return Tensor { rows: x.rows, cols: x.cols, data };
+                return Tensor {
+                    rows: x.rows,
+                    cols: x.cols,
+                    data,
+                };
             }
         };
         let by_coin = |(&v, coin): (&u64, u64)| f(v, &|z, shift| truncate_by_coin(z, shift, coin));
-        Tensor { rows: x.rows, cols: x.cols, data: x.data.iter().zip(coins).map(by_coin).collect() }
+        Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data: x.data.iter().zip(coins).map(by_coin).collect(),
+        }
     }
 
     /// As it is, with noise of a fixed stream.
@@ -145,11 +172,23 @@ impl Clear {
         check_range(&tensor.data, bits, place).map_err(ProtocolError::Range)
     }
 
-    /// Keeps the place whose values come nearest to what fits there, `2^limit_bits`, where this is asked for.
+    /// Keeps the place whose values come nearest to what fits there, `2^limit_bits`, where this is
+    /// asked for.
     fn measure(&mut self, data: &[u64], limit_bits: f64, place: &'static str) {
-        let Some(least) = &mut self.least_room else { return };
-        let largest = data.iter().map(|&v| (v as i64).unsigned_abs()).max().unwrap_or(0);
-        let room = Room { layer: self.layer, place, reaches_bits: (largest.max(1) as f64).log2(), limit_bits };
+        let Some(least) = &mut self.least_room else {
+            return;
+        };
+        let largest = data
+            .iter()
+            .map(|&v| (v as i64).unsigned_abs())
+            .max()
+            .unwrap_or(0);
+        let room = Room {
+            layer: self.layer,
+            place,
+            reaches_bits: (largest.max(1) as f64).log2(),
+            limit_bits,
+        };
         if least.is_none_or(|least| room.bits() < least.bits()) {
             *least = Some(room);
         }
@@ -170,10 +209,17 @@ impl Engine for Clear {
         self.layer = layer;
     }
 
-    fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Tensor> {
+    fn input(
+        &mut self,
+        values: Option<&[u64]>,
+        rows: usize,
+        cols: usize,
+        bits: u32,
+    ) -> Step<Tensor> {
         let data = values.ok_or(ProtocolError::MissingInput)?.to_vec();
         let tensor = Tensor { rows, cols, data };
-        // Not measured: the padding's bias is what it is, and rows are checked when they are encoded.
+        // Not measured: the padding's bias is what it is, and rows are checked when they are
+        // encoded.
         check_range(&tensor.data, bits.min(64), "input").map_err(ProtocolError::Range)?;
         Ok(tensor)
     }
@@ -198,7 +244,11 @@ impl Engine for Clear {
         if let Some(layer) = self.private.full.get(layer) {
             let product = |&module: &Module| {
                 let matrix = &layer.matrices[module as usize];
-                Some(Tensor { rows: x.rows, cols: matrix.rows(), data: matrix.par_apply(&x.data) })
+                Some(Tensor {
+                    rows: x.rows,
+                    cols: matrix.rows(),
+                    data: matrix.par_apply(&x.data),
+                })
             };
             return Ok((wire, modules.iter().map(product).collect()));
         }
@@ -207,7 +257,11 @@ impl Engine for Clear {
                 let lora = &self.private.layers[layer][module as usize];
                 let inner = ring::matmul_transposed(&x.data, &lora.a, x.cols);
                 let data = ring::matmul_transposed(&inner, &lora.b, self.rank);
-                Tensor { rows: x.rows, cols: lora.b.len() / self.rank, data }
+                Tensor {
+                    rows: x.rows,
+                    cols: lora.b.len() / self.rank,
+                    data,
+                }
             })
         });
         let additions = additions.collect();
@@ -239,13 +293,31 @@ impl Engine for Clear {
     }
 
     fn add_row(&mut self, x: &Tensor, row: &[u64]) -> Tensor {
-        let data = x.data.iter().enumerate().map(|(i, v)| v.wrapping_add(row[i % x.cols])).collect();
-        Tensor { rows: x.rows, cols: x.cols, data }
+        let data = x
+            .data
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v.wrapping_add(row[i % x.cols]))
+            .collect();
+        Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data,
+        }
     }
 
     fn scale_columns(&mut self, x: &Tensor, factors: &[u64]) -> Tensor {
-        let data = x.data.iter().enumerate().map(|(i, v)| v.wrapping_mul(factors[i % x.cols])).collect();
-        Tensor { rows: x.rows, cols: x.cols, data }
+        let data = x
+            .data
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v.wrapping_mul(factors[i % x.cols]))
+            .collect();
+        Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data,
+        }
     }
 
     fn add_private_row(&mut self, x: &Tensor, layer: usize, module: Module) -> Tensor {
@@ -261,7 +333,11 @@ impl Engine for Clear {
     }
 
     fn reshape(&mut self, x: &Tensor, cols: usize) -> Tensor {
-        Tensor { rows: x.data.len() / cols, cols, data: x.data.clone() }
+        Tensor {
+            rows: x.data.len() / cols,
+            cols,
+            data: x.data.clone(),
+        }
     }
 
     fn shift_left(&mut self, x: &Tensor, bits: u32) -> Tensor {
@@ -270,7 +346,11 @@ impl Engine for Clear {
 
     fn linear(&mut self, matrix: &PublicMatrix, x: &Tensor) -> Tensor {
         self.last_hidden.clone_from(&x.data);
-        Tensor { rows: x.rows, cols: matrix.rows(), data: matrix.par_apply(&x.data) }
+        Tensor {
+            rows: x.rows,
+            cols: matrix.rows(),
+            data: matrix.par_apply(&x.data),
+        }
     }
 
     fn concat(&mut self, parts: &[&Tensor]) -> Tensor {
@@ -279,12 +359,22 @@ impl Engine for Clear {
         for i in 0..rows {
             parts.iter().for_each(|p| data.extend_from_slice(p.row(i)));
         }
-        Tensor { rows, cols: parts.iter().map(|p| p.cols).sum(), data }
+        Tensor {
+            rows,
+            cols: parts.iter().map(|p| p.cols).sum(),
+            data,
+        }
     }
 
     fn columns(&mut self, x: &Tensor, first: usize, count: usize) -> Tensor {
-        let data = (0..x.rows).flat_map(|i| x.row(i)[first..first + count].iter().copied()).collect();
-        Tensor { rows: x.rows, cols: count, data }
+        let data = (0..x.rows)
+            .flat_map(|i| x.row(i)[first..first + count].iter().copied())
+            .collect();
+        Tensor {
+            rows: x.rows,
+            cols: count,
+            data,
+        }
     }
 
     fn wire_columns(&mut self, x: &Tensor, first: usize, count: usize) -> Tensor {
@@ -292,7 +382,11 @@ impl Engine for Clear {
     }
 
     fn last_row(&mut self, x: &Tensor) -> Tensor {
-        Tensor { rows: 1, cols: x.cols, data: x.row(x.rows - 1).to_vec() }
+        Tensor {
+            rows: 1,
+            cols: x.cols,
+            data: x.row(x.rows - 1).to_vec(),
+        }
     }
 
     fn wire_last_row(&mut self, x: &Tensor) -> Tensor {
@@ -310,20 +404,37 @@ impl Engine for Clear {
     }
 
     fn rotate(&mut self, x: &Tensor, rope: &Rope, first_position: usize) -> Tensor {
-        Tensor { rows: x.rows, cols: x.cols, data: rotate_rows(&x.data, x.cols, rope, first_position) }
+        Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data: rotate_rows(&x.data, x.cols, rope, first_position),
+        }
     }
 
     fn square_sum(&mut self, x: &Tensor) -> Step<Tensor> {
         // The ring would wrap silently; the sum must stay below 2^62.
         for index in 0..x.rows {
-            let sum: f64 = x.row(index).iter().map(|&v| (v as i64 as f64).powi(2)).sum();
+            let sum: f64 = x
+                .row(index)
+                .iter()
+                .map(|&v| (v as i64 as f64).powi(2))
+                .sum();
             if sum >= 62f64.exp2() {
-                let error = NumericError::Overflow { place: "norm.squares", index, value: i64::MAX, bits: 64 };
+                let error = NumericError::Overflow {
+                    place: "norm.squares",
+                    index,
+                    value: i64::MAX,
+                    bits: 64,
+                };
                 return Err(ProtocolError::Range(error));
             }
         }
         let data = (0..x.rows).map(|i| ring::dot(x.row(i), x.row(i))).collect();
-        Ok(Tensor { rows: x.rows, cols: 1, data })
+        Ok(Tensor {
+            rows: x.rows,
+            cols: 1,
+            data,
+        })
     }
 
     fn mul(&mut self, x: &Tensor, y: &Tensor) -> Step<Tensor> {
@@ -331,49 +442,120 @@ impl Engine for Clear {
     }
 
     fn scale_rows(&mut self, x: &Tensor, scale: &Tensor) -> Step<Tensor> {
-        let data = (0..x.rows).flat_map(|i| x.row(i).iter().map(move |v| v.wrapping_mul(scale.data[i]))).collect();
-        Ok(Tensor { rows: x.rows, cols: x.cols, data })
+        let data = (0..x.rows)
+            .flat_map(|i| x.row(i).iter().map(move |v| v.wrapping_mul(scale.data[i])))
+            .collect();
+        Ok(Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data,
+        })
     }
 
-    fn scores(&mut self, queries: &Tensor, keys: &Tensor, attention: &Attention<'_>) -> Step<Tensor> {
+    fn scores(
+        &mut self,
+        queries: &Tensor,
+        keys: &Tensor,
+        attention: &Attention<'_>,
+    ) -> Step<Tensor> {
         let data = attention_scores(&queries.data, &keys.data, attention);
-        Ok(Tensor { rows: 1, cols: data.len(), data })
+        Ok(Tensor {
+            rows: 1,
+            cols: data.len(),
+            data,
+        })
     }
 
-    fn add_key_bias(&mut self, scores: &Tensor, bias: &Tensor, attention: &Attention<'_>) -> Tensor {
-        Tensor { rows: 1, cols: scores.cols, data: with_key_bias(&scores.data, &bias.data, &attention.lens()) }
+    fn add_key_bias(
+        &mut self,
+        scores: &Tensor,
+        bias: &Tensor,
+        attention: &Attention<'_>,
+    ) -> Tensor {
+        Tensor {
+            rows: 1,
+            cols: scores.cols,
+            data: with_key_bias(&scores.data, &bias.data, &attention.lens()),
+        }
     }
 
-    fn mix(&mut self, weights: &Tensor, values: &Tensor, attention: &Attention<'_>) -> Step<Tensor> {
+    fn mix(
+        &mut self,
+        weights: &Tensor,
+        values: &Tensor,
+        attention: &Attention<'_>,
+    ) -> Step<Tensor> {
         let data = attention_mix(&weights.data, &values.data, attention);
-        Ok(Tensor { rows: attention.rows, cols: attention.num_attention_heads * attention.head_dim, data })
+        Ok(Tensor {
+            rows: attention.rows,
+            cols: attention.num_attention_heads * attention.head_dim,
+            data,
+        })
     }
 
-    fn scale_heads(&mut self, x: &Tensor, scale: &Tensor, attention: &Attention<'_>) -> Step<Tensor> {
+    fn scale_heads(
+        &mut self,
+        x: &Tensor,
+        scale: &Tensor,
+        attention: &Attention<'_>,
+    ) -> Step<Tensor> {
         let scalar = head_scalar_index(attention);
-        let data = x.data.iter().enumerate().map(|(i, v)| v.wrapping_mul(scale.data[scalar(i)])).collect();
-        Ok(Tensor { rows: x.rows, cols: x.cols, data })
+        let data = x
+            .data
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v.wrapping_mul(scale.data[scalar(i)]))
+            .collect();
+        Ok(Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data,
+        })
     }
 
     fn ragged_max(&mut self, x: &Tensor, lens: &[usize], place: &'static str) -> Step<Tensor> {
         self.in_range(x, 32, place)?;
-        let data =
-            ragged(&x.data, lens).map(|row| row.iter().copied().max_by_key(|&v| v as i64).unwrap_or(0)).collect();
-        Ok(Tensor { rows: 1, cols: lens.len(), data })
+        let data = ragged(&x.data, lens)
+            .map(|row| row.iter().copied().max_by_key(|&v| v as i64).unwrap_or(0))
+            .collect();
+        Ok(Tensor {
+            rows: 1,
+            cols: lens.len(),
+            data,
+        })
     }
 
     fn ragged_rsub(&mut self, x: &Tensor, scalar: &Tensor, lens: &[usize]) -> Tensor {
         let rows = ragged(&x.data, lens).zip(&scalar.data);
-        let data = rows.flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v))).collect();
-        Tensor { rows: 1, cols: x.data.len(), data }
+        let data = rows
+            .flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v)))
+            .collect();
+        Tensor {
+            rows: 1,
+            cols: x.data.len(),
+            data,
+        }
     }
 
     fn ragged_sum(&mut self, x: &Tensor, lens: &[usize]) -> Tensor {
-        let data = ragged(&x.data, lens).map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b))).collect();
-        Tensor { rows: 1, cols: lens.len(), data }
+        let data = ragged(&x.data, lens)
+            .map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)))
+            .collect();
+        Tensor {
+            rows: 1,
+            cols: lens.len(),
+            data,
+        }
     }
 
-    fn truncate(&mut self, x: &Tensor, shift: u32, in_bits: u32, _out: u32, place: &'static str) -> Step<Tensor> {
+    fn truncate(
+        &mut self,
+        x: &Tensor,
+        shift: u32,
+        in_bits: u32,
+        _out: u32,
+        place: &'static str,
+    ) -> Step<Tensor> {
         self.in_range(x, in_bits, place)?;
         let out = self.rounded(x, |v, round| round(v, shift));
         self.record(place, &out.data);
@@ -393,7 +575,12 @@ impl Engine for Clear {
     fn piecewise(&mut self, s: &Tensor, table: &Piecewise, place: &'static str) -> Step<Tensor> {
         if let Some(index) = s.data.iter().position(|&v| v >= table.end) {
             let (value, bits) = (s.data[index] as i64, table.ring_bits);
-            return Err(ProtocolError::Range(NumericError::Overflow { place, index, value, bits }));
+            return Err(ProtocolError::Range(NumericError::Overflow {
+                place,
+                index,
+                value,
+                bits,
+            }));
         }
         self.measure(&s.data, (table.end as f64).log2(), place);
         let out = s.map(|v| functions::piecewise(table, v));
@@ -411,14 +598,23 @@ impl Engine for Clear {
             #[cfg(test)]
             Noise::Stream(prg) => gumbel(prg, x.data.len(), scale),
         };
-        Tensor { data: x.data.iter().zip(noise.iter()).map(|(v, g)| v.wrapping_add(*g)).collect(), ..*x }
+        Tensor {
+            data: x
+                .data
+                .iter()
+                .zip(noise.iter())
+                .map(|(v, g)| v.wrapping_add(*g))
+                .collect(),
+            ..*x
+        }
     }
 
     fn below_largest(&mut self, x: &Tensor, keep: usize, place: &'static str) -> Step<Tensor> {
         self.in_range(x, RANGE_BITS + 2, place)?;
         let mut sorted: Vec<i64> = x.data.iter().map(|&v| v as i64).collect();
         sorted.sort_unstable_by_key(|&v| std::cmp::Reverse(v));
-        let threshold = sorted[keep.clamp(1, sorted.len()) - 1] >> search::GRID_BITS << search::GRID_BITS;
+        let threshold =
+            sorted[keep.clamp(1, sorted.len()) - 1] >> search::GRID_BITS << search::GRID_BITS;
         let out = x.map(|v| u64::from((v as i64) < threshold));
         self.record(place, &out.data);
         Ok(out)
@@ -429,11 +625,20 @@ impl Engine for Clear {
         if !self.sampled {
             self.logits.clone_from(&x.data);
         }
-        let best = x.data.iter().enumerate().max_by_key(|&(i, &v)| (v as i64, std::cmp::Reverse(i)));
+        let best = x
+            .data
+            .iter()
+            .enumerate()
+            .max_by_key(|&(i, &v)| (v as i64, std::cmp::Reverse(i)));
         Ok(best.map(|(i, _)| i as u32))
     }
 
-    fn reveal_to_client(&mut self, x: &Tensor, bits: u32, place: &'static str) -> Step<Option<Vec<u64>>> {
+    fn reveal_to_client(
+        &mut self,
+        x: &Tensor,
+        bits: u32,
+        place: &'static str,
+    ) -> Step<Option<Vec<u64>>> {
         self.in_range(x, bits, place)?;
         self.record(place, &x.data);
         Ok(Some(x.data.clone()))
@@ -441,12 +646,24 @@ impl Engine for Clear {
 }
 
 /// Rotates every head of every row; shared by all engines, since it is linear.
-pub(crate) fn rotate_rows(data: &[u64], cols: usize, rope: &Rope, first_position: usize) -> Vec<u64> {
+pub(crate) fn rotate_rows(
+    data: &[u64],
+    cols: usize,
+    rope: &Rope,
+    first_position: usize,
+) -> Vec<u64> {
     let half = rope.half;
     let mut out = vec![0u64; data.len()];
-    for (i, (row, out)) in data.chunks_exact(cols).zip(out.chunks_exact_mut(cols)).enumerate() {
+    for (i, (row, out)) in data
+        .chunks_exact(cols)
+        .zip(out.chunks_exact_mut(cols))
+        .enumerate()
+    {
         let at = (first_position + i) * half;
-        for (head, out) in row.chunks_exact(2 * half).zip(out.chunks_exact_mut(2 * half)) {
+        for (head, out) in row
+            .chunks_exact(2 * half)
+            .zip(out.chunks_exact_mut(2 * half))
+        {
             for j in 0..half {
                 let (cos, sin) = (rope.cos[at + j] as u64, rope.sin[at + j] as u64);
                 let (a, b) = (head[j], head[j + half]);
@@ -468,16 +685,24 @@ pub(crate) fn ragged<'a>(data: &'a [u64], lens: &'a [usize]) -> impl Iterator<It
     })
 }
 
-/// `Σ_{heads of the group} q · k` for every group, row and key; linear in both, so any bilinear pair works.
+/// `Σ_{heads of the group} q · k` for every group, row and key; linear in both, so any bilinear
+/// pair works.
 pub(crate) fn attention_scores(queries: &[u64], keys: &[u64], a: &Attention<'_>) -> Vec<u64> {
-    let (q_cols, k_cols, d) = (a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim, a.head_dim);
+    let (q_cols, k_cols, d) = (
+        a.num_attention_heads * a.head_dim,
+        a.num_key_value_heads * a.head_dim,
+        a.head_dim,
+    );
     let mut out = Vec::with_capacity(a.lens().iter().sum());
     for group in a.groups {
         for i in 0..a.rows {
             let row = &queries[i * q_cols..][..q_cols];
             for key in keys.chunks_exact(k_cols).take(a.keys(i)) {
                 let sum = group.iter().fold(0u64, |sum, &head| {
-                    sum.wrapping_add(ring::dot(&row[head * d..][..d], &key[a.kv_head(head) * d..][..d]))
+                    sum.wrapping_add(ring::dot(
+                        &row[head * d..][..d],
+                        &key[a.kv_head(head) * d..][..d],
+                    ))
                 });
                 out.push(sum);
             }
@@ -488,18 +713,26 @@ pub(crate) fn attention_scores(queries: &[u64], keys: &[u64], a: &Attention<'_>)
 
 /// `Σ_key weight · value`, every head with its group's weights.
 pub(crate) fn attention_mix(weights: &[u64], values: &[u64], a: &Attention<'_>) -> Vec<u64> {
-    let (q_cols, v_cols, d) = (a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim, a.head_dim);
+    let (q_cols, v_cols, d) = (
+        a.num_attention_heads * a.head_dim,
+        a.num_key_value_heads * a.head_dim,
+        a.head_dim,
+    );
     let mut out = vec![0u64; a.rows * q_cols];
     let lens = a.lens();
     let mut rows = ragged(weights, &lens);
     for group in a.groups {
         for i in 0..a.rows {
-            let Some(weights) = rows.next() else { return out };
+            let Some(weights) = rows.next() else {
+                return out;
+            };
             for &head in group {
                 let out = &mut out[i * q_cols + head * d..][..d];
                 for (weight, value) in weights.iter().zip(values.chunks_exact(v_cols)) {
                     let value = &value[a.kv_head(head) * d..][..d];
-                    out.iter_mut().zip(value).for_each(|(o, v)| *o = o.wrapping_add(weight.wrapping_mul(*v)));
+                    out.iter_mut()
+                        .zip(value)
+                        .for_each(|(o, v)| *o = o.wrapping_add(weight.wrapping_mul(*v)));
                 }
             }
         }
@@ -510,8 +743,12 @@ pub(crate) fn attention_mix(weights: &[u64], values: &[u64], a: &Attention<'_>) 
 /// Adds `bias[key]` to the scores of the first keys.
 pub(crate) fn with_key_bias(scores: &[u64], bias: &[u64], lens: &[usize]) -> Vec<u64> {
     let rows = ragged(scores, lens);
-    rows.flat_map(|row| row.iter().enumerate().map(|(j, s)| s.wrapping_add(bias.get(j).copied().unwrap_or(0))))
-        .collect()
+    rows.flat_map(|row| {
+        row.iter()
+            .enumerate()
+            .map(|(j, s)| s.wrapping_add(bias.get(j).copied().unwrap_or(0)))
+    })
+    .collect()
 }
 
 /// Maps an element of `[rows, heads · d]` to its scalar in `[groups · rows]`.
@@ -527,7 +764,12 @@ pub(crate) fn head_scalar_index(a: &Attention<'_>) -> impl Fn(usize) -> usize {
 impl Cache<Clear> {
     fn rewind(&mut self, positions: usize) {
         let keep = positions.min(self.len);
-        for tensor in self.layers.iter_mut().flat_map(|(keys, values)| [keys, values]).flatten() {
+        for tensor in self
+            .layers
+            .iter_mut()
+            .flat_map(|(keys, values)| [keys, values])
+            .flatten()
+        {
             tensor.rows = keep;
             tensor.data.truncate(keep * tensor.cols);
         }
@@ -549,21 +791,31 @@ impl Twin {
         let rank = weights.spec.lora_rank;
         let engine = Clear::new(private, rank).with_rounding(weights.spec.numeric.rounding);
         let cache = Cache::new(&weights.spec);
-        Self { weights, engine, cache, sampling: None }
+        Self {
+            weights,
+            engine,
+            cache,
+            sampling: None,
+        }
     }
 
-    /// As [`Self::new`], rounding half up whatever the spec says: what a session that rounds by coins is near to, and the
-    /// same every time.
+    /// As [`Self::new`], rounding half up whatever the spec says: what a session that rounds by
+    /// coins is near to, and the same every time.
     #[must_use]
     pub fn exact(weights: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
         let twin = Self::new(weights, private);
-        Self { engine: twin.engine.with_rounding(Rounding::Exact), ..twin }
+        Self {
+            engine: twin.engine.with_rounding(Rounding::Exact),
+            ..twin
+        }
     }
 
-    /// Runs a prompt (`n · hidden_size` encoded boundary activations) and returns the first token of the answer.
+    /// Runs a prompt (`n · hidden_size` encoded boundary activations) and returns the first token
+    /// of the answer.
     ///
     /// # Errors
-    /// [`ProtocolError::Range`] when a value leaves its wire's range, [`ProtocolError::TooLong`] past the context.
+    /// [`ProtocolError::Range`] when a value leaves its wire's range, [`ProtocolError::TooLong`]
+    /// past the context.
     pub fn prefill(&mut self, boundary: &[u64]) -> Step<u32> {
         self.reset();
         let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
@@ -574,7 +826,11 @@ impl Twin {
     #[must_use]
     pub fn last_hidden(&self) -> Vec<f64> {
         let unit = f64::from(self.weights.spec.numeric.residual_frac_bits).exp2();
-        self.engine.last_hidden.iter().map(|&v| v as i64 as f64 / unit).collect()
+        self.engine
+            .last_hidden
+            .iter()
+            .map(|&v| v as i64 as f64 / unit)
+            .collect()
     }
 
     /// Runs one more token.
@@ -586,18 +842,32 @@ impl Twin {
         self.step(boundary, None, 1)
     }
 
-    /// Runs a text through an encoder that reveals its pooled row: `hidden_size` values of the residual scale.
+    /// Runs a text through an encoder that reveals its pooled row: `hidden_size` values of the
+    /// residual scale.
     ///
     /// # Errors
     /// As [`Self::prefill`].
     pub fn embed(&mut self, boundary: &[u64]) -> Step<Vec<u64>> {
         let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
-        let row = encoder::embed(&mut self.engine, &self.weights, Some(&padded), Some(&bias), bucket)?;
+        let row = encoder::embed(
+            &mut self.engine,
+            &self.weights,
+            Some(&padded),
+            Some(&bias),
+            bucket,
+        )?;
         row.ok_or(ProtocolError::MissingInput)
     }
 
     fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Step<u32> {
-        let token = decoder::step(&mut self.engine, &self.weights, &mut self.cache, Some(boundary), bias, rows)?;
+        let token = decoder::step(
+            &mut self.engine,
+            &self.weights,
+            &mut self.cache,
+            Some(boundary),
+            bias,
+            rows,
+        )?;
         token.ok_or(ProtocolError::MissingInput)
     }
 
@@ -607,7 +877,8 @@ impl Twin {
         self.cache.len()
     }
 
-    /// Goes back to an earlier position behind a prompt: later steps find what they would have found then.
+    /// Goes back to an earlier position behind a prompt: later steps find what they would have
+    /// found then.
     pub fn rewind(&mut self, positions: usize) {
         self.cache.rewind(positions);
     }
@@ -633,8 +904,8 @@ impl Twin {
         self.engine.least_room.flatten()
     }
 
-    /// As it is, for a session that draws its tokens: by noise of its own, so that it samples what a session samples and
-    /// equals none.
+    /// As it is, for a session that draws its tokens: by noise of its own, so that it samples what
+    /// a session samples and equals none.
     #[must_use]
     pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
         self.sampling = sampling;
@@ -659,13 +930,19 @@ impl Twin {
         self.engine.trace.take().unwrap_or_default()
     }
 
-    /// The logits of the last step in floating point, with the final norm applied: for scoring only.
+    /// The logits of the last step in floating point, with the final norm applied: for scoring
+    /// only.
     #[must_use]
     pub fn last_logits(&self) -> Vec<f32> {
         let spec = &self.weights.spec;
         if self.engine.sampled {
             let unit = sampling::unit(spec);
-            return self.engine.logits.iter().map(|&v| (v as i64 as f64 / unit) as f32).collect();
+            return self
+                .engine
+                .logits
+                .iter()
+                .map(|&v| (v as i64 as f64 / unit) as f32)
+                .collect();
         }
         let head = f64::from(self.weights.lm_head_frac_bits).exp2();
         if !spec.architecture.is_llama() {
@@ -675,18 +952,36 @@ impl Twin {
                 spec.numeric.residual_frac_bits
             };
             let unit = f64::from(input).exp2() * head;
-            return self.engine.logits.iter().map(|&v| (v as i64 as f64 / unit) as f32).collect();
+            return self
+                .engine
+                .logits
+                .iter()
+                .map(|&v| (v as i64 as f64 / unit) as f32)
+                .collect();
         }
         let residual = f64::from(spec.numeric.residual_frac_bits).exp2();
-        let squares: f64 = self.engine.last_hidden.iter().map(|&v| (v as i64 as f64 / residual).powi(2)).sum();
+        let squares: f64 = self
+            .engine
+            .last_hidden
+            .iter()
+            .map(|&v| (v as i64 as f64 / residual).powi(2))
+            .sum();
         let rms = (squares / spec.hidden_size as f64 + spec.rms_norm_eps).sqrt();
         let unit = residual * head * rms;
-        self.engine.logits.iter().map(|&v| (v as i64 as f64 / unit) as f32).collect()
+        self.engine
+            .logits
+            .iter()
+            .map(|&v| (v as i64 as f64 / unit) as f32)
+            .collect()
     }
 }
 
-/// Pads a prompt in front to its bucket; the padding's rows are zero and its keys are excluded by their bias.
-pub(crate) fn pad_prompt(spec: &crate::DecoderSpec, boundary: &[u64]) -> Step<(Vec<u64>, Vec<u64>, usize)> {
+/// Pads a prompt in front to its bucket; the padding's rows are zero and its keys are excluded by
+/// their bias.
+pub(crate) fn pad_prompt(
+    spec: &crate::DecoderSpec,
+    boundary: &[u64],
+) -> Step<(Vec<u64>, Vec<u64>, usize)> {
     let n = boundary.len() / spec.hidden_size;
     if n == 0 || !boundary.len().is_multiple_of(spec.hidden_size) {
         return Err(ProtocolError::MissingInput);
@@ -695,13 +990,16 @@ pub(crate) fn pad_prompt(spec: &crate::DecoderSpec, boundary: &[u64]) -> Step<(V
     check_room(spec, 0, bucket)?;
     let mut padded = vec![0; (bucket - n) * spec.hidden_size];
     padded.extend_from_slice(boundary);
-    let bias = (0..bucket).map(|i| if i < bucket - n { PAD_BIAS } else { 0 }).collect();
+    let bias = (0..bucket)
+        .map(|i| if i < bucket - n { PAD_BIAS } else { 0 })
+        .collect();
     Ok((padded, bias, bucket))
 }
 
 /// Refuses a step that would leave the context.
 pub(crate) fn check_room(spec: &crate::DecoderSpec, used: usize, more: usize) -> Step<()> {
-    // Whatever a spec says: past these the softmax's reciprocal is out of its domain, and tokens would be wrong.
+    // Whatever a spec says: past these the softmax's reciprocal is out of its domain, and tokens
+    // would be wrong.
     let limit = spec.max_positions.min(MAX_POSITIONS);
     match used.checked_add(more) {
         Some(needed) if needed <= limit => Ok(()),

@@ -1,4 +1,5 @@
-//! The weights of a secure program as integers: public matrices, the private adapter, and the adapter under its mask.
+//! The weights of a secure program as integers: public matrices, the private adapter, and the
+//! adapter under its mask.
 
 use std::sync::Arc;
 
@@ -11,12 +12,13 @@ mod affine;
 mod full;
 
 pub use affine::{AffineLayerFloats, HeadFloats, MapFloats, NormFloats};
-
 pub use full::MatrixMasks;
 pub(crate) use full::{FullLayer, RingLayer};
 
-use crate::seed::{Prg, Seed};
-use crate::spec::{DecoderSpec, Module, SpecError};
+use crate::{
+    seed::{Prg, Seed},
+    spec::{DecoderSpec, Module, SpecError},
+};
 
 /// The float weights of one layer, row-major `[out, in]`, named as in the checkpoint.
 #[derive(Clone, Copy)]
@@ -32,8 +34,8 @@ pub struct LayerFloats<'a> {
     pub down_proj: &'a [f32],
 }
 
-/// One private layer's public matrices. Norm gains are folded into the columns of the maps that follow them, the
-/// softmax scale into the rows of the query map.
+/// One private layer's public matrices. Norm gains are folded into the columns of the maps that
+/// follow them, the softmax scale into the rows of the query map.
 pub struct PublicLayer {
     matrices: [PublicMatrix; 7],
     /// Biases at the scale of the maps' products; empty where there are none.
@@ -63,13 +65,22 @@ impl PublicLayer {
             biases: Default::default(),
             norm_scale: Default::default(),
             norm_bias: Default::default(),
-            post_norms: (0..2).map(|_| PostNorm { gain: Vec::new(), bias: Vec::new() }).collect(),
+            post_norms: (0..2)
+                .map(|_| PostNorm {
+                    gain: Vec::new(),
+                    bias: Vec::new(),
+                })
+                .collect(),
         }
     }
 
     /// What is public of a layer whose maps are private.
     fn without_maps(spec: &DecoderSpec, post_norms: Vec<PostNorm>) -> Self {
-        Self { matrices: [(); 7].map(|()| PublicMatrix::shape_only(0, 0)), post_norms, ..Self::shapes_only(spec) }
+        Self {
+            matrices: [(); 7].map(|()| PublicMatrix::shape_only(0, 0)),
+            post_norms,
+            ..Self::shapes_only(spec)
+        }
     }
 
     #[must_use]
@@ -85,7 +96,10 @@ impl PublicLayer {
 
     /// Everything but the matrices, for the digest.
     fn rows(&self) -> impl Iterator<Item = u64> + '_ {
-        let norms = self.post_norms.iter().flat_map(|n| n.gain.iter().chain(&n.bias));
+        let norms = self
+            .post_norms
+            .iter()
+            .flat_map(|n| n.gain.iter().chain(&n.bias));
         self.biases.iter().flatten().chain(norms).copied()
     }
 }
@@ -117,7 +131,11 @@ pub struct Rope {
 impl Rope {
     /// For architectures without rotation.
     fn none(spec: &DecoderSpec) -> Self {
-        Self { half: spec.head_dim / 2, cos: Vec::new(), sin: Vec::new() }
+        Self {
+            half: spec.head_dim / 2,
+            cos: Vec::new(),
+            sin: Vec::new(),
+        }
     }
 
     /// The same integers on every platform: every party builds its own.
@@ -127,7 +145,8 @@ impl Rope {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in 0..spec.max_positions {
             for i in 0..half {
-                let angle = position as f64 / libm::pow(spec.rope_theta, 2.0 * i as f64 / spec.head_dim as f64);
+                let angle = position as f64
+                    / libm::pow(spec.rope_theta, 2.0 * i as f64 / spec.head_dim as f64);
                 cos.push((libm::cos(angle) * one).round() as i64);
                 sin.push((libm::sin(angle) * one).round() as i64);
             }
@@ -137,11 +156,12 @@ impl Rope {
 }
 
 impl PublicWeights {
-    /// Quantises the public weights of the private layers and the output head. Where whole matrices are private,
-    /// `layers` is empty.
+    /// Quantises the public weights of the private layers and the output head. Where whole matrices
+    /// are private, `layers` is empty.
     ///
     /// # Errors
-    /// [`SpecError::Length`] for a tensor of the wrong size, [`SpecError::Numeric`] for a weight that does not fit.
+    /// [`SpecError::Length`] for a tensor of the wrong size, [`SpecError::Numeric`] for a weight
+    /// that does not fit.
     pub fn from_floats(
         spec: &DecoderSpec,
         layers: &[LayerFloats<'_>],
@@ -149,7 +169,11 @@ impl PublicWeights {
         lm_head: &[f32],
     ) -> Result<Self, SpecError> {
         spec.validate()?;
-        expect_len("public layers", if spec.is_full() { 0 } else { spec.num_layers }, layers.len())?;
+        expect_len(
+            "public layers",
+            if spec.is_full() { 0 } else { spec.num_layers },
+            layers.len(),
+        )?;
         expect_len("model.norm", spec.hidden_size, final_norm.len())?;
         expect_len("lm_head", spec.vocab_size * spec.hidden_size, lm_head.len())?;
         let mut quantised = layers
@@ -157,11 +181,20 @@ impl PublicWeights {
             .enumerate()
             .map(|(l, floats)| quantise_layer(spec, l, floats))
             .collect::<Result<Vec<_>, _>>()?;
-        quantised.resize_with(spec.num_layers, || PublicLayer::without_maps(spec, Vec::new()));
+        quantised.resize_with(spec.num_layers, || {
+            PublicLayer::without_maps(spec, Vec::new())
+        });
         let bits = spec.numeric.weight_frac_bits;
-        let (lm_head, lm_head_frac_bits) =
-            PublicMatrix::quantise(lm_head, spec.vocab_size, spec.hidden_size, Some(final_norm), 1.0, bits, "lm_head")?
-                .with_common_scale(bits);
+        let (lm_head, lm_head_frac_bits) = PublicMatrix::quantise(
+            lm_head,
+            spec.vocab_size,
+            spec.hidden_size,
+            Some(final_norm),
+            1.0,
+            bits,
+            "lm_head",
+        )?
+        .with_common_scale(bits);
         let mut weights = Self {
             spec: spec.clone(),
             layers: quantised,
@@ -176,19 +209,29 @@ impl PublicWeights {
         Ok(weights)
     }
 
-    /// The shapes of a program without its weights, for the dealer and the tally, which multiply nothing.
+    /// The shapes of a program without its weights, for the dealer and the tally, which multiply
+    /// nothing.
     pub(crate) fn shapes_only(spec: &DecoderSpec) -> Self {
         Self {
             spec: spec.clone(),
-            layers: (0..spec.num_layers).map(|_| PublicLayer::shapes_only(spec)).collect(),
+            layers: (0..spec.num_layers)
+                .map(|_| PublicLayer::shapes_only(spec))
+                .collect(),
             lm_head: PublicMatrix::shape_only(spec.vocab_size, spec.hidden_size),
             lm_head_frac_bits: 0,
             lm_head_bias: Vec::new(),
-            pooler: spec
-                .has_pooler()
-                .then(|| (PublicMatrix::shape_only(spec.hidden_size, spec.hidden_size), Vec::new())),
+            pooler: spec.has_pooler().then(|| {
+                (
+                    PublicMatrix::shape_only(spec.hidden_size, spec.hidden_size),
+                    Vec::new(),
+                )
+            }),
             // The source rotates what a product has deferred.
-            rope: if spec.architecture.is_llama() { Rope::new(spec) } else { Rope::none(spec) },
+            rope: if spec.architecture.is_llama() {
+                Rope::new(spec)
+            } else {
+                Rope::none(spec)
+            },
             digest: String::new(),
         }
     }
@@ -202,12 +245,20 @@ impl PublicWeights {
     fn compute_digest(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(serde_json::to_vec(&self.spec).expect("a plain struct serialises"));
-        for matrix in
-            self.layers.iter().flat_map(|l| &l.matrices).chain([&self.lm_head]).chain(self.pooler.iter().map(|p| &p.0))
+        for matrix in self
+            .layers
+            .iter()
+            .flat_map(|l| &l.matrices)
+            .chain([&self.lm_head])
+            .chain(self.pooler.iter().map(|p| &p.0))
         {
             matrix.hash_into(&mut |bytes| hash.update(bytes));
         }
-        let rows = self.layers.iter().flat_map(PublicLayer::rows).chain(self.lm_head_bias.iter().copied());
+        let rows = self
+            .layers
+            .iter()
+            .flat_map(PublicLayer::rows)
+            .chain(self.lm_head_bias.iter().copied());
         let rows = rows.chain(self.pooler.iter().flat_map(|p| p.1.iter().copied()));
         hash.update(rows.flat_map(u64::to_le_bytes).collect::<Vec<u8>>());
         let rope = self.rope.cos.iter().chain(&self.rope.sin);
@@ -217,24 +268,57 @@ impl PublicWeights {
 }
 
 fn expect_len(name: &str, expected: usize, got: usize) -> Result<(), SpecError> {
-    if expected == got { Ok(()) } else { Err(SpecError::Length { name: name.to_owned(), expected, got }) }
+    if expected == got {
+        Ok(())
+    } else {
+        Err(SpecError::Length {
+            name: name.to_owned(),
+            expected,
+            got,
+        })
+    }
 }
 
-fn quantise_layer(spec: &DecoderSpec, layer: usize, floats: &LayerFloats<'_>) -> Result<PublicLayer, SpecError> {
+fn quantise_layer(
+    spec: &DecoderSpec,
+    layer: usize,
+    floats: &LayerFloats<'_>,
+) -> Result<PublicLayer, SpecError> {
     // x = h / |h| · 2^norm_bits; what is missing to sqrt(hidden_size) goes into the gain.
     let rest = (spec.hidden_size as f64).sqrt() / f64::from(1u32 << spec.norm_bits());
-    let fold = |gain: &[f32]| gain.iter().map(|g| (f64::from(*g) * rest) as f32).collect::<Vec<f32>>();
-    expect_len("input_layernorm", spec.hidden_size, floats.input_layernorm.len())?;
-    expect_len("post_attention_layernorm", spec.hidden_size, floats.post_attention_layernorm.len())?;
-    let norm_scale = [fold(floats.input_layernorm), fold(floats.post_attention_layernorm)];
+    let fold = |gain: &[f32]| {
+        gain.iter()
+            .map(|g| (f64::from(*g) * rest) as f32)
+            .collect::<Vec<f32>>()
+    };
+    expect_len(
+        "input_layernorm",
+        spec.hidden_size,
+        floats.input_layernorm.len(),
+    )?;
+    expect_len(
+        "post_attention_layernorm",
+        spec.hidden_size,
+        floats.post_attention_layernorm.len(),
+    )?;
+    let norm_scale = [
+        fold(floats.input_layernorm),
+        fold(floats.post_attention_layernorm),
+    ];
     let quantise = |module: Module, name: &str, weights: &[f32]| {
         let (cols, rows) = spec.shape(module);
         let place = format!("layers.{layer}.{name}");
         expect_len(&place, rows * cols, weights.len())?;
         let columns = behind_norm(&norm_scale, module);
-        let factor = if module == Module::Q { spec.score_scale(layer).0 } else { 1.0 };
+        let factor = if module == Module::Q {
+            spec.score_scale(layer).0
+        } else {
+            1.0
+        };
         let bits = spec.numeric.weight_frac_bits;
-        Ok::<_, SpecError>(PublicMatrix::quantise(weights, rows, cols, columns, factor, bits, &place)?)
+        Ok::<_, SpecError>(PublicMatrix::quantise(
+            weights, rows, cols, columns, factor, bits, &place,
+        )?)
     };
     Ok(PublicLayer {
         matrices: [
@@ -263,8 +347,8 @@ fn behind_norm(of_norms: &[Vec<f32>; 2], module: Module) -> Option<&[f32]> {
     (!row.is_empty()).then_some(row)
 }
 
-/// A low-rank addition in floats: `delta W = scale · B · A`, `A` `[rank, in]`, `B` `[out, rank]`, both row-major.
-/// Erased when dropped.
+/// A low-rank addition in floats: `delta W = scale · B · A`, `A` `[rank, in]`, `B` `[out, rank]`,
+/// both row-major. Erased when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct LoraFloats {
     pub a: Vec<f32>,
@@ -272,14 +356,16 @@ pub struct LoraFloats {
     pub scale: f32,
 }
 
-/// A low-rank addition as ring elements, masked or not. Erased when dropped: a session's own copy ends with it.
+/// A low-rank addition as ring elements, masked or not. Erased when dropped: a session's own copy
+/// ends with it.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Lora {
     /// `[rank, in]`
     pub(crate) a: Vec<u64>,
     /// `[out, rank]`
     pub(crate) b: Vec<u64>,
-    /// `B·A` times the bias of the norm before the map, `[out]`; empty where there is none, and in every masked form.
+    /// `B·A` times the bias of the norm before the map, `[out]`; empty where there is none, and in
+    /// every masked form.
     pub(crate) row: Vec<u64>,
 }
 
@@ -292,7 +378,8 @@ pub struct PrivateWeights {
     pub(crate) full: Arc<Vec<FullLayer>>,
 }
 
-/// The private weights plus a mask that only the server and the dealer can expand; sent to the client once.
+/// The private weights plus a mask that only the server and the dealer can expand; sent to the
+/// client once.
 pub struct MaskedAdapter {
     pub(crate) layers: Vec<[Lora; 7]>,
     pub(crate) full: Arc<Vec<RingLayer>>,
@@ -301,15 +388,23 @@ pub struct MaskedAdapter {
 }
 
 impl PrivateWeights {
-    /// Quantises an adapter. A missing module is a zero addition, so that shapes tell nothing about it.
+    /// Quantises an adapter. A missing module is a zero addition, so that shapes tell nothing about
+    /// it.
     ///
     /// # Errors
-    /// [`SpecError::Length`] for a factor of the wrong size, [`SpecError::Invalid`] for a value that does not fit.
-    pub fn from_floats(public: &PublicWeights, layers: Vec<[Option<LoraFloats>; 7]>) -> Result<Self, SpecError> {
+    /// [`SpecError::Length`] for a factor of the wrong size, [`SpecError::Invalid`] for a value
+    /// that does not fit.
+    pub fn from_floats(
+        public: &PublicWeights,
+        layers: Vec<[Option<LoraFloats>; 7]>,
+    ) -> Result<Self, SpecError> {
         let spec = &public.spec;
         if spec.is_full() {
             let problem = "keeps whole matrices, not low-rank additions".to_owned();
-            return Err(SpecError::Invalid { field: "private", problem });
+            return Err(SpecError::Invalid {
+                field: "private",
+                problem,
+            });
         }
         if spec.lora_rank == 0 {
             return Ok(Self::default());
@@ -321,9 +416,15 @@ impl PrivateWeights {
             for (module, floats) in Module::ALL.into_iter().zip(modules) {
                 lora.push(quantise_lora(public, l, module, floats)?);
             }
-            quantised.push(lora.try_into().unwrap_or_else(|_| unreachable!("seven modules in, seven out")));
+            quantised.push(
+                lora.try_into()
+                    .unwrap_or_else(|_| unreachable!("seven modules in, seven out")),
+            );
         }
-        Ok(Self { layers: quantised, full: Arc::default() })
+        Ok(Self {
+            layers: quantised,
+            full: Arc::default(),
+        })
     }
 
     /// What is added to a module's product in clear; empty when there is nothing.
@@ -335,20 +436,36 @@ impl PrivateWeights {
         }
     }
 
-    /// Everything in it as bytes, by which a server names its private part: little-endian 32-bit integers, `A` then `B`
-    /// of each module, then the rows of 64 bits where there are any; whole matrices with their scales and rows.
+    /// Everything in it as bytes, by which a server names its private part: little-endian 32-bit
+    /// integers, `A` then `B` of each module, then the rows of 64 bits where there are any; whole
+    /// matrices with their scales and rows.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let values = self.layers.iter().flatten().flat_map(|l| l.a.iter().chain(&l.b));
-        let rows = self.layers.iter().flatten().flat_map(|l| l.row.iter().flat_map(|v| v.to_le_bytes()));
-        let mut bytes: Vec<u8> = values.flat_map(|v| (*v as i64 as i32).to_le_bytes()).chain(rows).collect();
-        self.full.iter().for_each(|layer| layer.append_bytes(&mut bytes));
+        let values = self
+            .layers
+            .iter()
+            .flatten()
+            .flat_map(|l| l.a.iter().chain(&l.b));
+        let rows = self
+            .layers
+            .iter()
+            .flatten()
+            .flat_map(|l| l.row.iter().flat_map(|v| v.to_le_bytes()));
+        let mut bytes: Vec<u8> = values
+            .flat_map(|v| (*v as i64 as i32).to_le_bytes())
+            .chain(rows)
+            .collect();
+        self.full
+            .iter()
+            .for_each(|layer| layer.append_bytes(&mut bytes));
         bytes
     }
 
-    /// The private weights under the mask of one client, and the only form in which it leaves the server.
+    /// The private weights under the mask of one client, and the only form in which it leaves the
+    /// server.
     ///
-    /// The mask is a one-time pad: one `adapter_seed` belongs to one (client, partition), never to two adapters.
+    /// The mask is a one-time pad: one `adapter_seed` belongs to one (client, partition), never to
+    /// two adapters.
     #[must_use]
     pub fn mask(&self, spec: &DecoderSpec, adapter_seed: &Seed) -> MaskedAdapter {
         let masks = adapter_masks(spec, adapter_seed);
@@ -361,7 +478,11 @@ impl PrivateWeights {
             })
         });
         let full = Arc::new(full::mask(&self.full, spec, adapter_seed));
-        MaskedAdapter { layers: layers.collect(), full, full_bits: Module::ALL.map(|m| spec.private_bits(m)) }
+        MaskedAdapter {
+            layers: layers.collect(),
+            full,
+            full_bits: Module::ALL.map(|m| spec.private_bits(m)),
+        }
     }
 }
 
@@ -371,15 +492,21 @@ impl MaskedAdapter {
         if !self.full.is_empty() {
             return full::to_bytes(&self.full_bits, &self.full);
         }
-        let values = self.layers.iter().flatten().flat_map(|l| l.a.iter().chain(&l.b));
+        let values = self
+            .layers
+            .iter()
+            .flatten()
+            .flat_map(|l| l.a.iter().chain(&l.b));
         values.flat_map(|v| v.to_le_bytes()).collect()
     }
 
     /// Length of [`Self::to_bytes`] for a spec.
     #[must_use]
     pub fn bytes_of(spec: &DecoderSpec) -> usize {
-        let factors = |module: Module| spec.lora_rank * (spec.shape(module).0 + spec.shape(module).1) * 8;
-        spec.num_layers * Module::ALL.into_iter().map(factors).sum::<usize>() + full::masked_bytes(spec)
+        let factors =
+            |module: Module| spec.lora_rank * (spec.shape(module).0 + spec.shape(module).1) * 8;
+        spec.num_layers * Module::ALL.into_iter().map(factors).sum::<usize>()
+            + full::masked_bytes(spec)
     }
 
     /// # Errors
@@ -387,17 +514,30 @@ impl MaskedAdapter {
     pub fn from_bytes(spec: &DecoderSpec, bytes: &[u8]) -> Result<Self, SpecError> {
         let full_bits = Module::ALL.map(|m| spec.private_bits(m));
         if spec.is_full() {
-            return Ok(Self { layers: Vec::new(), full: Arc::new(full::from_bytes(spec, bytes)?), full_bits });
+            return Ok(Self {
+                layers: Vec::new(),
+                full: Arc::new(full::from_bytes(spec, bytes)?),
+                full_bits,
+            });
         }
-        let values = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
+        let values = bytes
+            .chunks_exact(8)
+            .map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
         let layers = unflatten(spec, values.collect(), bytes.len() / 8 * 8 == bytes.len())?;
-        Ok(Self { layers, full: Arc::default(), full_bits })
+        Ok(Self {
+            layers,
+            full: Arc::default(),
+            full_bits,
+        })
     }
 
     /// SHA-256 in hex, for caching.
     #[must_use]
     pub fn digest(&self) -> String {
-        Sha256::digest(self.to_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+        Sha256::digest(self.to_bytes())
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect()
     }
 }
 
@@ -411,25 +551,49 @@ pub(crate) fn adapter_masks(spec: &DecoderSpec, adapter_seed: &Seed) -> Vec<[Lor
         .map(|_| {
             Module::ALL.map(|module| {
                 let (cols, rows) = spec.shape(module);
-                Lora { a: prg.words(spec.lora_rank * cols), b: prg.words(rows * spec.lora_rank), row: Vec::new() }
+                Lora {
+                    a: prg.words(spec.lora_rank * cols),
+                    b: prg.words(rows * spec.lora_rank),
+                    row: Vec::new(),
+                }
             })
         })
         .collect()
 }
 
-fn unflatten(spec: &DecoderSpec, values: Vec<u64>, whole: bool) -> Result<Vec<[Lora; 7]>, SpecError> {
+fn unflatten(
+    spec: &DecoderSpec,
+    values: Vec<u64>,
+    whole: bool,
+) -> Result<Vec<[Lora; 7]>, SpecError> {
     let sizes = Module::ALL.map(|m| {
         let (cols, rows) = spec.shape(m);
         (spec.lora_rank * cols, rows * spec.lora_rank)
     });
     let per_layer: usize = sizes.iter().map(|(a, b)| a + b).sum();
-    let layers = if spec.lora_rank == 0 { 0 } else { spec.num_layers };
+    let layers = if spec.lora_rank == 0 {
+        0
+    } else {
+        spec.num_layers
+    };
     if !whole || values.len() != per_layer * layers {
-        return Err(SpecError::Corrupt(format!("{} values where {} belong", values.len(), per_layer * layers)));
+        return Err(SpecError::Corrupt(format!(
+            "{} values where {} belong",
+            values.len(),
+            per_layer * layers
+        )));
     }
     let mut values = values.into_iter();
     let mut take = |n: usize| values.by_ref().take(n).collect::<Vec<u64>>();
-    Ok((0..layers).map(|_| sizes.map(|(a, b)| Lora { a: take(a), b: take(b), row: Vec::new() })).collect())
+    Ok((0..layers)
+        .map(|_| {
+            sizes.map(|(a, b)| Lora {
+                a: take(a),
+                b: take(b),
+                row: Vec::new(),
+            })
+        })
+        .collect())
 }
 
 fn quantise_lora(
@@ -442,20 +606,46 @@ fn quantise_lora(
     let (cols, rows) = spec.shape(module);
     let rank = spec.lora_rank;
     let Some(floats) = floats else {
-        return Ok(Lora { a: vec![0; rank * cols], b: vec![0; rows * rank], row: Vec::new() });
+        return Ok(Lora {
+            a: vec![0; rank * cols],
+            b: vec![0; rows * rank],
+            row: Vec::new(),
+        });
     };
-    expect_len(&format!("layers.{layer}.{module:?}.lora_A"), rank * cols, floats.a.len())?;
-    expect_len(&format!("layers.{layer}.{module:?}.lora_B"), rows * rank, floats.b.len())?;
+    expect_len(
+        &format!("layers.{layer}.{module:?}.lora_A"),
+        rank * cols,
+        floats.a.len(),
+    )?;
+    expect_len(
+        &format!("layers.{layer}.{module:?}.lora_B"),
+        rows * rank,
+        floats.b.len(),
+    )?;
     let columns = behind_norm(&public.layers[layer].norm_scale, module);
-    let factor = if module == Module::Q { spec.score_scale(layer).0 } else { 1.0 };
+    let factor = if module == Module::Q {
+        spec.score_scale(layer).0
+    } else {
+        1.0
+    };
     let row = affine::private_row(public, layer, module, &floats, factor)?;
-    let a: Vec<f64> =
-        (0..floats.a.len()).map(|i| f64::from(floats.a[i]) * columns.map_or(1.0, |c| f64::from(c[i % cols]))).collect();
-    let b: Vec<f64> = floats.b.iter().map(|&v| f64::from(v) * f64::from(floats.scale) * factor).collect();
+    let a: Vec<f64> = (0..floats.a.len())
+        .map(|i| f64::from(floats.a[i]) * columns.map_or(1.0, |c| f64::from(c[i % cols])))
+        .collect();
+    let b: Vec<f64> = floats
+        .b
+        .iter()
+        .map(|&v| f64::from(v) * f64::from(floats.scale) * factor)
+        .collect();
     let largest = |v: &[f64]| v.iter().fold(0f64, |m, x| m.max(x.abs()));
     let (max_a, max_b) = (largest(&a), largest(&b));
-    // Both factors share the fractional bits of the product; an even split of their magnitudes rounds best.
-    let tilt = if max_a > 0.0 && max_b > 0.0 { ((max_b / max_a).log2() / 2.0).round() as i32 } else { 0 };
+    // Both factors share the fractional bits of the product; an even split of their magnitudes
+    // rounds best.
+    let tilt = if max_a > 0.0 && max_b > 0.0 {
+        ((max_b / max_a).log2() / 2.0).round() as i32
+    } else {
+        0
+    };
     let half = (spec.numeric.weight_frac_bits / 2) as i32;
     let quantise = |values: Vec<f64>, bits: i32| {
         values
@@ -465,11 +655,19 @@ fn quantise_lora(
                 if scaled.abs() < f64::from(1 << 30) {
                     Ok(scaled as i64 as u64)
                 } else {
-                    let problem = format!("layer {layer}, {module:?}: {v} does not fit in fixed point");
-                    Err(SpecError::Invalid { field: "adapter", problem })
+                    let problem =
+                        format!("layer {layer}, {module:?}: {v} does not fit in fixed point");
+                    Err(SpecError::Invalid {
+                        field: "adapter",
+                        problem,
+                    })
                 }
             })
             .collect::<Result<Vec<u64>, _>>()
     };
-    Ok(Lora { a: quantise(a, half + tilt)?, b: quantise(b, half - tilt)?, row })
+    Ok(Lora {
+        a: quantise(a, half + tilt)?,
+        b: quantise(b, half - tilt)?,
+        row,
+    })
 }

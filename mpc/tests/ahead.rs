@@ -1,10 +1,14 @@
 //! Sessions whose E0 has its products of masks ahead send what other sessions send.
 
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+};
 
-use marill_mpc::testing::{gaussian, random_weights, tiny_spec, with_private_matrices};
-use marill_mpc::{ClientSession, DealerSession, DecoderSpec, Preparer, Seed, ServerSession};
+use marill_mpc::{
+    ClientSession, DealerSession, DecoderSpec, Preparer, Seed, ServerSession,
+    testing::{gaussian, random_weights, tiny_spec, with_private_matrices},
+};
 use marill_net::{Channel, NetError, memory_pair};
 
 /// Keeps what is sent.
@@ -32,8 +36,8 @@ struct Run {
     sent: [Vec<Vec<u8>>; 2],
 }
 
-/// A session of a prompt and some tokens; `before(k, ..)` is called before step `k`. Also how many hand-overs were
-/// prepared.
+/// A session of a prompt and some tokens; `before(k, ..)` is called before step `k`. Also how many
+/// hand-overs were prepared.
 fn run(spec: &DecoderSpec, before: impl Fn(u64, &mut Preparer, &mut ClientSession)) -> (Run, u64) {
     let (public, private) = random_weights(spec, 3);
     let [adapter_seed, seed0, seed1] = [1, 2, 3].map(|k| Seed::from_bytes([k; 32]));
@@ -45,25 +49,47 @@ fn run(spec: &DecoderSpec, before: impl Fn(u64, &mut Preparer, &mut ClientSessio
     let (tokens, prepared) = thread::scope(|scope| {
         let seeds = (seed0.clone(), seed1.clone());
         scope.spawn(move || {
-            let mut session = DealerSession::new(spec.clone(), adapter_seed, seeds.0, seeds.1, Box::new(sink));
+            let mut session =
+                DealerSession::new(spec.clone(), adapter_seed, seeds.0, seeds.1, Box::new(sink));
             session.prefill(spec.bucket(PROMPT)).unwrap();
             (0..STEPS).for_each(|_| session.decode().unwrap());
         });
         let (weights, private) = (Arc::clone(&public), &private);
         scope.spawn(move || {
-            let mut session =
-                ServerSession::new(weights, private, seed1, Box::new(server_end), Box::new(stream)).unwrap();
+            let mut session = ServerSession::new(
+                weights,
+                private,
+                seed1,
+                Box::new(server_end),
+                Box::new(stream),
+            )
+            .unwrap();
             session.prefill(spec.bucket(PROMPT)).unwrap();
             (0..STEPS).for_each(|_| session.decode().unwrap());
         });
-        let mut session = ClientSession::new(Arc::clone(&public), &adapter, seed0, Box::new(client_end)).unwrap();
+        let mut session =
+            ClientSession::new(Arc::clone(&public), &adapter, seed0, Box::new(client_end)).unwrap();
         let mut preparer = session.preparer().unwrap();
         let mut tokens = Vec::new();
         for k in 0..=STEPS {
             let rows = if k == 0 { PROMPT } else { 1 };
-            let row = spec.encode(&gaussian(k as u64, "boundary", rows * spec.hidden_size, 1.0)).unwrap();
+            let row = spec
+                .encode(&gaussian(
+                    k as u64,
+                    "boundary",
+                    rows * spec.hidden_size,
+                    1.0,
+                ))
+                .unwrap();
             before(k as u64, &mut preparer, &mut session);
-            tokens.push(if k == 0 { session.prefill(&row) } else { session.decode(&row) }.unwrap());
+            tokens.push(
+                if k == 0 {
+                    session.prefill(&row)
+                } else {
+                    session.decode(&row)
+                }
+                .unwrap(),
+            );
         }
         (tokens, session.prepared())
     });
@@ -88,7 +114,11 @@ fn prepared_steps_send_the_same_bytes() {
             1 | 2 => {}
             _ => session.accept(preparer.next_decode().unwrap()),
         });
-        assert_eq!(taken, hand_overs * (1 + STEPS as u64), "every product was there");
+        assert_eq!(
+            taken,
+            hand_overs * (1 + STEPS as u64),
+            "every product was there"
+        );
         assert!(prepared == plain, "messages or tokens differ");
     }
 }

@@ -1,15 +1,28 @@
-//! GPT-2 and BERT: the twin against real arithmetic layer by layer, three parties against the twin, and the declared
-//! cost against the measured one.
+//! GPT-2 and BERT: the twin against real arithmetic layer by layer, three parties against the twin,
+//! and the declared cost against the measured one.
 
-use marill_mpc::spec::Module;
-use marill_mpc::testing::{
-    AffineModel, LORA_SCALE, MAPS, gaussian, run_embedding, run_world, tiny_affine_spec, with_private_matrices,
+use marill_mpc::{
+    Architecture, DecoderSpec, Pooling, Reveal, Twin,
+    spec::Module,
+    tally_decode, tally_prefill,
+    testing::{
+        AffineModel, LORA_SCALE, MAPS, gaussian, run_embedding, run_world, tiny_affine_spec,
+        with_private_matrices,
+    },
 };
-use marill_mpc::{Architecture, DecoderSpec, Pooling, Reveal, Twin, tally_decode, tally_prefill};
 
-const CLASSIFIER: Architecture = Architecture::Bert { pooling: Pooling::Cls, reveal: Reveal::Class };
-const POOLED: Architecture = Architecture::Bert { pooling: Pooling::Pooler, reveal: Reveal::Class };
-const EMBEDDER: Architecture = Architecture::Bert { pooling: Pooling::Mean, reveal: Reveal::Embedding };
+const CLASSIFIER: Architecture = Architecture::Bert {
+    pooling: Pooling::Cls,
+    reveal: Reveal::Class,
+};
+const POOLED: Architecture = Architecture::Bert {
+    pooling: Pooling::Pooler,
+    reveal: Reveal::Class,
+};
+const EMBEDDER: Architecture = Architecture::Bert {
+    pooling: Pooling::Mean,
+    reveal: Reveal::Embedding,
+};
 
 type Rows = Vec<Vec<f64>>;
 
@@ -21,13 +34,19 @@ impl Real<'_> {
         let at = MAPS.iter().position(|m| *m == module).unwrap();
         let layer = &self.0.layers[layer];
         let product = |w: &[f32], x: &[f64]| -> Vec<f64> {
-            w.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()).collect()
+            w.chunks_exact(x.len())
+                .map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum())
+                .collect()
         };
         let mut out = product(&layer.maps[at].0, x);
-        out.iter_mut().zip(&layer.maps[at].1).for_each(|(o, b)| *o += f64::from(*b));
+        out.iter_mut()
+            .zip(&layer.maps[at].1)
+            .for_each(|(o, b)| *o += f64::from(*b));
         if self.0.spec.lora_rank > 0 {
             let addition = product(&layer.lora[at].1, &product(&layer.lora[at].0, x));
-            out.iter_mut().zip(addition).for_each(|(o, a)| *o += f64::from(LORA_SCALE) * a);
+            out.iter_mut()
+                .zip(addition)
+                .for_each(|(o, a)| *o += f64::from(LORA_SCALE) * a);
         }
         out
     }
@@ -51,8 +70,13 @@ impl Real<'_> {
             for head in 0..heads {
                 let part = head * d..(head + 1) * d;
                 let keys = if causal { i + 1 } else { x.len() };
-                let score =
-                    |j: usize| -> f64 { q[i][part.clone()].iter().zip(&k[j][part.clone()]).map(|(a, b)| a * b).sum() };
+                let score = |j: usize| -> f64 {
+                    q[i][part.clone()]
+                        .iter()
+                        .zip(&k[j][part.clone()])
+                        .map(|(a, b)| a * b)
+                        .sum()
+                };
                 let scores: Vec<f64> = (0..keys).map(|j| score(j) / (d as f64).sqrt()).collect();
                 let largest = scores.iter().copied().fold(f64::MIN, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
@@ -62,35 +86,69 @@ impl Real<'_> {
                 }
             }
         }
-        out.iter().map(|row| self.map(layer, Module::O, row)).collect()
+        out.iter()
+            .map(|row| self.map(layer, Module::O, row))
+            .collect()
     }
 
     fn mlp(&self, layer: usize, x: &Rows) -> Rows {
         let gelu = |v: f64| v * 0.5 * (1.0 + erf(v / std::f64::consts::SQRT_2));
-        let inner = |row: &Vec<f64>| self.map(layer, Module::Up, row).into_iter().map(gelu).collect::<Vec<f64>>();
-        x.iter().map(|row| self.map(layer, Module::Down, &inner(row))).collect()
+        let inner = |row: &Vec<f64>| {
+            self.map(layer, Module::Up, row)
+                .into_iter()
+                .map(gelu)
+                .collect::<Vec<f64>>()
+        };
+        x.iter()
+            .map(|row| self.map(layer, Module::Down, &inner(row)))
+            .collect()
     }
 
-    /// The residual sums in front of every norm, then what the final norm or the last post-norm gives.
+    /// The residual sums in front of every norm, then what the final norm or the last post-norm
+    /// gives.
     fn run(&self, boundary: &Rows) -> (Vec<Rows>, Rows) {
-        let (gpt2, mut h, mut sums) = (self.0.spec.architecture == Architecture::Gpt2, boundary.clone(), Vec::new());
-        let normed =
-            |norm: &(Vec<f32>, Vec<f32>), x: &Rows| -> Rows { x.iter().map(|row| self.norm(norm, row)).collect() };
+        let (gpt2, mut h, mut sums) = (
+            self.0.spec.architecture == Architecture::Gpt2,
+            boundary.clone(),
+            Vec::new(),
+        );
+        let normed = |norm: &(Vec<f32>, Vec<f32>), x: &Rows| -> Rows {
+            x.iter().map(|row| self.norm(norm, row)).collect()
+        };
         for (l, layer) in self.0.layers.iter().enumerate() {
             for half in 0..2 {
                 if gpt2 {
                     sums.push(h.clone());
                 }
-                let x = if gpt2 { normed(&layer.norms[half], &h) } else { h.clone() };
-                let out = if half == 0 { self.attention(l, &x, gpt2) } else { self.mlp(l, &x) };
-                h = h.iter().zip(&out).map(|(h, o)| h.iter().zip(o).map(|(a, b)| a + b).collect()).collect();
+                let x = if gpt2 {
+                    normed(&layer.norms[half], &h)
+                } else {
+                    h.clone()
+                };
+                let out = if half == 0 {
+                    self.attention(l, &x, gpt2)
+                } else {
+                    self.mlp(l, &x)
+                };
+                h = h
+                    .iter()
+                    .zip(&out)
+                    .map(|(h, o)| h.iter().zip(o).map(|(a, b)| a + b).collect())
+                    .collect();
                 if !gpt2 {
                     sums.push(h.clone());
                     h = normed(&layer.norms[half], &h);
                 }
             }
         }
-        (sums, if gpt2 { normed(&self.0.final_norm, &h) } else { h })
+        (
+            sums,
+            if gpt2 {
+                normed(&self.0.final_norm, &h)
+            } else {
+                h
+            },
+        )
     }
 
     /// What the classifier takes of the text's first row.
@@ -99,15 +157,31 @@ impl Real<'_> {
             return row.to_vec();
         }
         let (weight, bias) = &self.0.pooler;
-        let dot = |w: &[f32]| w.iter().zip(row).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
-        weight.chunks_exact(row.len()).zip(bias).map(|(w, b)| (dot(w) + f64::from(*b)).tanh()).collect()
+        let dot = |w: &[f32]| {
+            w.iter()
+                .zip(row)
+                .map(|(w, x)| f64::from(*w) * x)
+                .sum::<f64>()
+        };
+        weight
+            .chunks_exact(row.len())
+            .zip(bias)
+            .map(|(w, b)| (dot(w) + f64::from(*b)).tanh())
+            .collect()
     }
 
     fn logits(&self, row: &[f64]) -> Vec<f64> {
         let (weight, bias) = &self.0.head;
-        let product =
-            weight.chunks_exact(row.len()).map(|w| w.iter().zip(row).map(|(w, x)| f64::from(*w) * x).sum::<f64>());
-        product.enumerate().map(|(i, v)| v + bias.get(i).map_or(0.0, |b| f64::from(*b))).collect()
+        let product = weight.chunks_exact(row.len()).map(|w| {
+            w.iter()
+                .zip(row)
+                .map(|(w, x)| f64::from(*w) * x)
+                .sum::<f64>()
+        });
+        product
+            .enumerate()
+            .map(|(i, v)| v + bias.get(i).map_or(0.0, |b| f64::from(*b)))
+            .collect()
     }
 }
 
@@ -126,28 +200,42 @@ fn erf(x: f64) -> f64 {
 
 fn boundary(spec: &DecoderSpec, seed: u64, label: &str, rows: usize) -> (Rows, Vec<u64>) {
     let floats = gaussian(seed, label, rows * spec.hidden_size, 1.5);
-    let rows = floats.chunks_exact(spec.hidden_size).map(|row| row.iter().map(|v| f64::from(*v)).collect()).collect();
+    let rows = floats
+        .chunks_exact(spec.hidden_size)
+        .map(|row| row.iter().map(|v| f64::from(*v)).collect())
+        .collect();
     (rows, spec.encode(&floats).unwrap())
 }
 
-/// Largest difference between the trace's centred rows and the sums without their mean, of the last `n` rows.
+/// Largest difference between the trace's centred rows and the sums without their mean, of the last
+/// `n` rows.
 fn worst_layer(spec: &DecoderSpec, trace: &[(&'static str, Vec<u64>)], sums: &[Rows]) -> f64 {
     let unit = f64::from(1u32 << spec.numeric.residual_frac_bits);
     let centred = trace.iter().filter(|(place, _)| *place == "norm.centred");
     let final_norm = usize::from(spec.architecture == Architecture::Gpt2);
-    assert_eq!(centred.clone().count(), sums.len() + final_norm, "a norm in front of or behind each half layer");
+    assert_eq!(
+        centred.clone().count(),
+        sums.len() + final_norm,
+        "a norm in front of or behind each half layer"
+    );
     let mut worst = 0f64;
     for ((_, got), expected) in centred.zip(sums) {
         let rows: Vec<&[u64]> = got.chunks_exact(spec.hidden_size).collect();
         let n = rows.len().min(expected.len());
-        for (got, expected) in rows[rows.len() - n..].iter().zip(&expected[expected.len() - n..]) {
+        for (got, expected) in rows[rows.len() - n..]
+            .iter()
+            .zip(&expected[expected.len() - n..])
+        {
             let mean = expected.iter().sum::<f64>() / expected.len() as f64;
             for (got, expected) in got.iter().zip(expected) {
                 worst = worst.max((*got as i64 as f64 / unit - (expected - mean)).abs());
             }
         }
     }
-    println!("{:?}: largest difference of a residual sum {worst:.1e}", spec.architecture);
+    println!(
+        "{:?}: largest difference of a residual sum {worst:.1e}",
+        spec.architecture
+    );
     worst
 }
 
@@ -177,8 +265,15 @@ fn gpt2_is_the_real_one_layer_by_layer_and_token_by_token() {
             let (_, last) = Real(&model).run(&rows);
             let expected = Real(&model).logits(last.last().unwrap());
             let got = twin.last_logits();
-            let worst = expected.iter().zip(&got).map(|(e, g)| (e - f64::from(*g)).abs()).fold(0.0, f64::max);
-            assert!(worst < 5e-3, "seed {seed}, step {step}: logits differ by {worst}");
+            let worst = expected
+                .iter()
+                .zip(&got)
+                .map(|(e, g)| (e - f64::from(*g)).abs())
+                .fold(0.0, f64::max);
+            assert!(
+                worst < 5e-3,
+                "seed {seed}, step {step}: logits differ by {worst}"
+            );
             let (next, encoded) = boundary(&spec, seed, &format!("next {step}"), 1);
             rows.extend(next);
             twin.decode(&encoded).unwrap();
@@ -188,10 +283,19 @@ fn gpt2_is_the_real_one_layer_by_layer_and_token_by_token() {
 
 #[test]
 fn bert_is_the_real_one_layer_by_layer_and_pooled() {
-    for (seed, tokens, full) in [(0u64, 5, false), (1, 16, false), (2, 21, false), (3, 9, true)] {
+    for (seed, tokens, full) in [
+        (0u64, 5, false),
+        (1, 16, false),
+        (2, 21, false),
+        (3, 9, true),
+    ] {
         for architecture in [CLASSIFIER, POOLED, EMBEDDER] {
             let spec = tiny_affine_spec(architecture);
-            let spec = if full { with_private_matrices(spec) } else { spec };
+            let spec = if full {
+                with_private_matrices(spec)
+            } else {
+                spec
+            };
             let model = AffineModel::random(&spec, seed);
             let (public, private) = model.quantise();
             let mut twin = Twin::new(public, private);
@@ -200,18 +304,32 @@ fn bert_is_the_real_one_layer_by_layer_and_pooled() {
             twin.start_trace();
             let worst = if architecture == EMBEDDER {
                 let got = twin.embed(&encoded).unwrap();
-                let mean = |c: usize| last.iter().map(|row| row[c]).sum::<f64>() / last.len() as f64;
+                let mean =
+                    |c: usize| last.iter().map(|row| row[c]).sum::<f64>() / last.len() as f64;
                 let unit = f64::from(1u32 << spec.numeric.residual_frac_bits);
-                got.iter().enumerate().map(|(c, v)| (*v as i64 as f64 / unit - mean(c)).abs()).fold(0.0, f64::max)
+                got.iter()
+                    .enumerate()
+                    .map(|(c, v)| (*v as i64 as f64 / unit - mean(c)).abs())
+                    .fold(0.0, f64::max)
             } else {
                 twin.prefill(&encoded).unwrap();
                 let expected = Real(&model).logits(&Real(&model).pooler(&last[0]));
                 let got = twin.last_logits();
-                expected.iter().zip(&got).map(|(e, g)| (e - f64::from(*g)).abs()).fold(0.0, f64::max)
+                expected
+                    .iter()
+                    .zip(&got)
+                    .map(|(e, g)| (e - f64::from(*g)).abs())
+                    .fold(0.0, f64::max)
             };
-            assert!(worst < 5e-3, "seed {seed}, {architecture:?}: the answer is off by {worst}");
+            assert!(
+                worst < 5e-3,
+                "seed {seed}, {architecture:?}: the answer is off by {worst}"
+            );
             let worst = worst_layer(&spec, &twin.take_trace(), &sums);
-            assert!(worst < 5e-3, "seed {seed}, {architecture:?}: a layer is off by {worst}");
+            assert!(
+                worst < 5e-3,
+                "seed {seed}, {architecture:?}: a layer is off by {worst}"
+            );
         }
     }
 }
@@ -231,10 +349,22 @@ fn three_parties_run_gpt2_as_the_twin_and_at_the_declared_cost() {
         assert_eq!(run.tokens, expected);
         let mut cost = vec![tally_prefill(&spec, 32).unwrap()];
         cost.extend((0..3).map(|k| tally_decode(&spec, 32 + k).unwrap()));
-        assert_eq!(run.client.rounds, cost.iter().map(|c| c.rounds).sum::<u64>());
-        assert_eq!(run.client.bytes_sent, cost.iter().map(|c| c.e0_to_e1_bytes).sum::<u64>());
-        assert_eq!(run.client.bytes_received, cost.iter().map(|c| c.e1_to_e0_bytes).sum::<u64>());
-        assert_eq!(run.server.source_bytes, cost.iter().map(|c| c.source_to_e1_bytes).sum::<u64>());
+        assert_eq!(
+            run.client.rounds,
+            cost.iter().map(|c| c.rounds).sum::<u64>()
+        );
+        assert_eq!(
+            run.client.bytes_sent,
+            cost.iter().map(|c| c.e0_to_e1_bytes).sum::<u64>()
+        );
+        assert_eq!(
+            run.client.bytes_received,
+            cost.iter().map(|c| c.e1_to_e0_bytes).sum::<u64>()
+        );
+        assert_eq!(
+            run.server.source_bytes,
+            cost.iter().map(|c| c.source_to_e1_bytes).sum::<u64>()
+        );
     }
 }
 
@@ -253,8 +383,16 @@ fn three_parties_run_bert_as_the_twin_and_reveal_only_what_the_partition_says() 
         let run = run_world(&public, &private, &text, &[]).unwrap();
         assert_eq!(run.tokens, [expected]);
         let cost = tally_prefill(&spec, spec.bucket(tokens)).unwrap();
-        assert_eq!((run.client.rounds, run.client.bytes_sent), (cost.rounds, cost.e0_to_e1_bytes));
-        assert!(twin.embed(&text).unwrap_err().to_string().contains("reveals an index"));
+        assert_eq!(
+            (run.client.rounds, run.client.bytes_sent),
+            (cost.rounds, cost.e0_to_e1_bytes)
+        );
+        assert!(
+            twin.embed(&text)
+                .unwrap_err()
+                .to_string()
+                .contains("reveals an index")
+        );
 
         let spec = tiny_affine_spec(EMBEDDER);
         let (public, private) = AffineModel::random(&spec, 6).quantise();
@@ -262,8 +400,16 @@ fn three_parties_run_bert_as_the_twin_and_reveal_only_what_the_partition_says() 
         let (row, traffic) = run_embedding(&public, &private, &text).unwrap();
         assert_eq!(row, twin.embed(&text).unwrap());
         let cost = tally_prefill(&spec, spec.bucket(tokens)).unwrap();
-        assert_eq!((traffic.rounds, traffic.bytes_received), (cost.rounds, cost.e1_to_e0_bytes));
-        assert!(twin.prefill(&text).unwrap_err().to_string().contains("reveals an embedding"));
+        assert_eq!(
+            (traffic.rounds, traffic.bytes_received),
+            (cost.rounds, cost.e1_to_e0_bytes)
+        );
+        assert!(
+            twin.prefill(&text)
+                .unwrap_err()
+                .to_string()
+                .contains("reveals an embedding")
+        );
     }
 }
 
@@ -300,7 +446,12 @@ fn block_cost(
             lora_rank: 8,
             ..tiny_affine_spec(architecture)
         };
-        if rows == 1 { tally_decode(&spec, keys) } else { tally_prefill(&spec, rows) }.unwrap()
+        if rows == 1 {
+            tally_decode(&spec, keys)
+        } else {
+            tally_prefill(&spec, rows)
+        }
+        .unwrap()
     };
     // The last layer of a decoder asks for one row; the middle one of three is whole.
     of(3) - of(2)
@@ -310,15 +461,43 @@ fn block_cost(
 fn blocks_of_gpt2_and_bert_keep_to_their_budgets() {
     let show = |name: &str, cost: marill_mpc::masked::Cost| {
         let mb = |bytes: u64| bytes as f64 / 1e6;
-        let (up, down, source) = (mb(cost.e0_to_e1_bytes), mb(cost.e1_to_e0_bytes), mb(cost.source_to_e1_bytes));
-        println!("{name}: {} rounds, {up:.2} MB up, {down:.2} MB down, {source:.1} MB of corrections", cost.rounds);
+        let (up, down, source) = (
+            mb(cost.e0_to_e1_bytes),
+            mb(cost.e1_to_e0_bytes),
+            mb(cost.source_to_e1_bytes),
+        );
+        println!(
+            "{name}: {} rounds, {up:.2} MB up, {down:.2} MB down, {source:.1} MB of corrections",
+            cost.rounds
+        );
         (cost.rounds, up)
     };
-    let (rounds, megabytes) = show("GPT-2 124M, prompt of 128", block_cost(Architecture::Gpt2, 768, 12, 128, 0));
-    assert!(rounds <= 100 && megabytes <= 32.7, "{rounds} rounds, {megabytes} MB");
-    let (rounds, megabytes) = show("GPT-2 124M, a token at 128 keys", block_cost(Architecture::Gpt2, 768, 12, 1, 128));
-    assert!(rounds <= 84 && megabytes <= 0.31, "{rounds} rounds, {megabytes} MB");
-    let (rounds, megabytes) = show("BERT base, text of 128", block_cost(CLASSIFIER, 768, 12, 128, 0));
-    assert!(rounds <= 108 && megabytes <= 42.0, "{rounds} rounds, {megabytes} MB");
-    show("MiniLM, text of 128", block_cost(CLASSIFIER, 384, 12, 128, 0));
+    let (rounds, megabytes) = show(
+        "GPT-2 124M, prompt of 128",
+        block_cost(Architecture::Gpt2, 768, 12, 128, 0),
+    );
+    assert!(
+        rounds <= 100 && megabytes <= 32.7,
+        "{rounds} rounds, {megabytes} MB"
+    );
+    let (rounds, megabytes) = show(
+        "GPT-2 124M, a token at 128 keys",
+        block_cost(Architecture::Gpt2, 768, 12, 1, 128),
+    );
+    assert!(
+        rounds <= 84 && megabytes <= 0.31,
+        "{rounds} rounds, {megabytes} MB"
+    );
+    let (rounds, megabytes) = show(
+        "BERT base, text of 128",
+        block_cost(CLASSIFIER, 768, 12, 128, 0),
+    );
+    assert!(
+        rounds <= 108 && megabytes <= 42.0,
+        "{rounds} rounds, {megabytes} MB"
+    );
+    show(
+        "MiniLM, text of 128",
+        block_cost(CLASSIFIER, 384, 12, 128, 0),
+    );
 }

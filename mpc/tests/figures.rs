@@ -1,8 +1,9 @@
-//! What a step costs for the shapes of SmolLM2-135M with 15 private layers, merged heads and rank 8: exact numbers, so
-//! that a change of cost is a decision.
+//! What a step costs for the shapes of SmolLM2-135M with 15 private layers, merged heads and rank
+//! 8: exact numbers, so that a change of cost is a decision.
 
-use marill_mpc::testing::with_private_matrices;
-use marill_mpc::{DecoderSpec, MaskedAdapter, tally_decode, tally_prefill};
+use marill_mpc::{
+    DecoderSpec, MaskedAdapter, tally_decode, tally_prefill, testing::with_private_matrices,
+};
 use marill_numeric::{NumericSpec, Rounding};
 
 fn smollm2(layers: usize) -> DecoderSpec {
@@ -32,11 +33,24 @@ fn with_groups(layers: usize, groups: Vec<Vec<usize>>) -> DecoderSpec {
 
 #[test]
 fn a_decoded_token_at_128_keys_keeps_to_its_budget() {
-    let (all, fewer) = (tally_decode(&smollm2(15), 127).unwrap(), tally_decode(&smollm2(14), 127).unwrap());
+    let (all, fewer) = (
+        tally_decode(&smollm2(15), 127).unwrap(),
+        tally_decode(&smollm2(14), 127).unwrap(),
+    );
     let layer = all - fewer;
-    assert_eq!(layer.rounds, 73, "rounds a layer, 21 of them for the maximum");
-    assert_eq!(all.rounds, 15 * 73 + 2 * 4 + 14 * 3 + 1, "layers, a tournament of 16 levels, the token");
-    assert!(all.e0_to_e1_bytes <= 4_000_000 && all.e1_to_e0_bytes <= 4_000_000, "{all:?}");
+    assert_eq!(
+        layer.rounds, 73,
+        "rounds a layer, 21 of them for the maximum"
+    );
+    assert_eq!(
+        all.rounds,
+        15 * 73 + 2 * 4 + 14 * 3 + 1,
+        "layers, a tournament of 16 levels, the token"
+    );
+    assert!(
+        all.e0_to_e1_bytes <= 4_000_000 && all.e1_to_e0_bytes <= 4_000_000,
+        "{all:?}"
+    );
     assert!(layer.source_to_e1_bytes <= 1_550_000, "{layer:?}");
 }
 
@@ -44,7 +58,10 @@ fn a_decoded_token_at_128_keys_keeps_to_its_budget() {
 fn a_prompt_of_64_tokens_keeps_to_its_budget() {
     let cost = tally_prefill(&smollm2(15), 64).unwrap();
     assert!(cost.rounds <= 1_500, "{cost:?}");
-    assert!(cost.e0_to_e1_bytes <= 167_000_000 && cost.source_to_e1_bytes <= 625_000_000, "{cost:?}");
+    assert!(
+        cost.e0_to_e1_bytes <= 167_000_000 && cost.source_to_e1_bytes <= 625_000_000,
+        "{cost:?}"
+    );
 }
 
 /// One block with a softmax a head, for comparison with systems that merge nothing.
@@ -53,9 +70,15 @@ fn an_unmerged_block_keeps_to_its_budget() {
     let block = |layers| with_groups(layers, (0..9).map(|h| vec![h]).collect());
     let decode = tally_decode(&block(3), 127).unwrap() - tally_decode(&block(2), 127).unwrap();
     assert_eq!(decode.rounds, 73, "52 without the maximum");
-    assert!(decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 172_000, "{decode:?}");
+    assert!(
+        decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 172_000,
+        "{decode:?}"
+    );
     let prefill = tally_prefill(&block(3), 128).unwrap() - tally_prefill(&block(2), 128).unwrap();
-    assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 19_700_000, "{prefill:?}");
+    assert!(
+        prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 19_700_000,
+        "{prefill:?}"
+    );
     assert!(prefill.source_to_e1_bytes <= 83_000_000, "{prefill:?}");
 }
 
@@ -69,30 +92,48 @@ fn stochastic_rounding_saves_rounds_and_bytes() {
     let decode = tally_decode(&block(3), 127).unwrap() - tally_decode(&block(2), 127).unwrap();
     let prefill = tally_prefill(&block(3), 128).unwrap() - tally_prefill(&block(2), 128).unwrap();
     assert_eq!(decode.rounds, 57, "36 without the maximum");
-    assert!(decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 145_000, "{decode:?}");
+    assert!(
+        decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 145_000,
+        "{decode:?}"
+    );
     assert!(decode.source_to_e1_bytes <= 980_000, "{decode:?}");
-    assert!(prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 15_000_000, "{prefill:?}");
+    assert!(
+        prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 15_000_000,
+        "{prefill:?}"
+    );
     assert!(prefill.source_to_e1_bytes <= 58_700_000, "{prefill:?}");
 }
 
 #[test]
 fn an_argmax_over_49152_logits_keeps_to_its_budget() {
-    let vocab = |size| DecoderSpec { vocab_size: size, ..smollm2(1) };
+    let vocab = |size| DecoderSpec {
+        vocab_size: size,
+        ..smollm2(1)
+    };
     let cost = tally_decode(&vocab(49_152), 127).unwrap() - tally_decode(&vocab(2), 127).unwrap();
     // One match remains for two logits.
     assert_eq!(cost.rounds + 3, 50);
-    assert!(cost.e0_to_e1_bytes <= 1_500_000 && cost.e1_to_e0_bytes <= 1_500_000, "{cost:?}");
+    assert!(
+        cost.e0_to_e1_bytes <= 1_500_000 && cost.e1_to_e0_bytes <= 1_500_000,
+        "{cost:?}"
+    );
 }
 
-/// What public and shared parts of a model save against an ordinary full fine-tune of it, in this protocol: half of the
-/// layers and two thirds of the softmaxes. That the rest of the weights is public or private costs nothing online.
+/// What public and shared parts of a model save against an ordinary full fine-tune of it, in this
+/// protocol: half of the layers and two thirds of the softmaxes. That the rest of the weights is
+/// public or private costs nothing online.
 #[test]
 fn a_full_fine_tune_of_all_layers_costs_about_twice_the_merged_half() {
     let heads = || (0..9).map(|h| vec![h]).collect();
     let full = with_private_matrices(with_groups(30, heads()));
     let adapted = with_groups(30, heads());
     let half = smollm2(15);
-    let steps = |spec: &DecoderSpec| (tally_decode(spec, 127).unwrap(), tally_prefill(spec, 128).unwrap());
+    let steps = |spec: &DecoderSpec| {
+        (
+            tally_decode(spec, 127).unwrap(),
+            tally_prefill(spec, 128).unwrap(),
+        )
+    };
     let ((full_token, full_prompt), (token, prompt)) = (steps(&full), steps(&half));
     for (name, cost) in [
         ("full, a token", full_token),
@@ -104,18 +145,32 @@ fn a_full_fine_tune_of_all_layers_costs_about_twice_the_merged_half() {
     }
     let (adapted_token, adapted_prompt) = steps(&adapted);
     println!(
-        "all layers with rank 8, a token: {adapted_token:?}\nall layers with rank 8, a prompt: {adapted_prompt:?}"
+        "all layers with rank 8, a token: {adapted_token:?}\nall layers with rank 8, a prompt: \
+         {adapted_prompt:?}"
     );
     assert_eq!(full_token.rounds, adapted_token.rounds);
     assert!(full_token.e0_to_e1_bytes < adapted_token.e0_to_e1_bytes);
     let ratio = |a: u64, b: u64| a as f64 / b as f64;
-    assert!((1.9..2.1).contains(&ratio(full_token.rounds, token.rounds)), "{full_token:?} {token:?}");
-    assert!((1.9..2.7).contains(&ratio(full_token.e0_to_e1_bytes, token.e0_to_e1_bytes)), "{full_token:?} {token:?}");
+    assert!(
+        (1.9..2.1).contains(&ratio(full_token.rounds, token.rounds)),
+        "{full_token:?} {token:?}"
+    );
+    assert!(
+        (1.9..2.7).contains(&ratio(full_token.e0_to_e1_bytes, token.e0_to_e1_bytes)),
+        "{full_token:?} {token:?}"
+    );
     assert!((2.0..4.0).contains(&ratio(full_prompt.e0_to_e1_bytes, prompt.e0_to_e1_bytes)));
 
     let block = 552_960 * 8 + 2_985_984 * 7;
-    assert_eq!(MaskedAdapter::bytes_of(&full), 30 * block, "25.3 MB a block");
-    assert_eq!(MaskedAdapter::bytes_of(&with_private_matrices(half)), 15 * block);
+    assert_eq!(
+        MaskedAdapter::bytes_of(&full),
+        30 * block,
+        "25.3 MB a block"
+    );
+    assert_eq!(
+        MaskedAdapter::bytes_of(&with_private_matrices(half)),
+        15 * block
+    );
 }
 
 /// One block of GPT-2, a prompt of 128 tokens.
@@ -131,11 +186,19 @@ fn a_gpt2_block_keeps_to_its_budget() {
         numeric: NumericSpec::with_rounding(rounding),
         ..with_groups(layers, (0..12).map(|h| vec![h]).collect())
     };
-    for (rounding, sent, corrections) in
-        [(Rounding::Exact, 26_600_000, 135_000_000), (Rounding::Stochastic, 20_800_000, 99_800_000)]
-    {
-        let cost = tally_prefill(&block(3, rounding), 128).unwrap() - tally_prefill(&block(2, rounding), 128).unwrap();
-        assert!(cost.e0_to_e1_bytes.max(cost.e1_to_e0_bytes) <= sent, "{rounding}: {cost:?}");
-        assert!(cost.source_to_e1_bytes <= corrections, "{rounding}: {cost:?}");
+    for (rounding, sent, corrections) in [
+        (Rounding::Exact, 26_600_000, 135_000_000),
+        (Rounding::Stochastic, 20_800_000, 99_800_000),
+    ] {
+        let cost = tally_prefill(&block(3, rounding), 128).unwrap()
+            - tally_prefill(&block(2, rounding), 128).unwrap();
+        assert!(
+            cost.e0_to_e1_bytes.max(cost.e1_to_e0_bytes) <= sent,
+            "{rounding}: {cost:?}"
+        );
+        assert!(
+            cost.source_to_e1_bytes <= corrections,
+            "{rounding}: {cost:?}"
+        );
     }
 }

@@ -5,15 +5,19 @@
 //! each of the four links with their lengths, and of what comes out. A test that fails writes the
 //! table it found, which replaces the file when the change was meant.
 
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+};
 
-use marill_mpc::masked::MANY;
-use marill_mpc::seed::Prg;
-use marill_mpc::testing::{AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices};
 use marill_mpc::{
-    Architecture, ClientSession, DealerSession, DecoderSpec, HashKey, InputShare, Material, OperatorSession, Pooling,
-    PrivateWeights, PublicWeights, Reveal, Seed, ServerSession,
+    Architecture, ClientSession, DealerSession, DecoderSpec, HashKey, InputShare, Material,
+    OperatorSession, Pooling, PrivateWeights, PublicWeights, Reveal, Seed, ServerSession,
+    masked::MANY,
+    seed::Prg,
+    testing::{
+        AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices,
+    },
 };
 use marill_net::{Channel, MemoryChannel, NetError, memory_pair};
 use marill_numeric::{NumericSpec, Rounding};
@@ -49,7 +53,13 @@ struct Link(Arc<Mutex<Sha256>>);
 impl Link {
     fn of(inner: MemoryChannel) -> (Box<Recording>, Self) {
         let digest = Arc::new(Mutex::new(Sha256::new()));
-        (Box::new(Recording { inner, digest: Arc::clone(&digest) }), Self(digest))
+        (
+            Box::new(Recording {
+                inner,
+                digest: Arc::clone(&digest),
+            }),
+            Self(digest),
+        )
     }
 
     fn hex(self) -> String {
@@ -91,7 +101,11 @@ impl Run<'_> {
     }
 
     fn decoded(&self) -> usize {
-        if matches!(self.spec().architecture, Architecture::Bert { .. }) { 0 } else { DECODED }
+        if matches!(self.spec().architecture, Architecture::Bert { .. }) {
+            0
+        } else {
+            DECODED
+        }
     }
 
     fn row(&self, seed: u64, rows: usize) -> Vec<u64> {
@@ -112,9 +126,14 @@ impl Run<'_> {
         let on_dcf = self.comparison == Material::Points;
         let bucket = self.spec().bucket(PROMPT);
 
-        let mut dealer =
-            DealerSession::new(self.spec().clone(), adapter_seed.clone(), seed0.clone(), seed1.clone(), dealer_to_e1)
-                .with_hash_key(&HASH_KEY);
+        let mut dealer = DealerSession::new(
+            self.spec().clone(),
+            adapter_seed.clone(),
+            seed0.clone(),
+            seed1.clone(),
+            dealer_to_e1,
+        )
+        .with_hash_key(&HASH_KEY);
         if on_dcf {
             dealer = dealer.with_points(dealer_to_e0);
         }
@@ -131,26 +150,40 @@ impl Run<'_> {
                 Dealer::Beside => drop(scope.spawn(deal)),
             }
             let stream = Box::new(e1_stream);
-            let server = ServerSession::new(self.public.clone(), self.private, seed1, e1_end, stream)
-                .unwrap()
-                .with_hash_key(&HASH_KEY)
-                .with_material(self.comparison);
+            let server =
+                ServerSession::new(self.public.clone(), self.private, seed1, e1_end, stream)
+                    .unwrap()
+                    .with_hash_key(&HASH_KEY)
+                    .with_material(self.comparison);
             let adapter = self.private.mask(self.spec(), &adapter_seed);
             let dcf_keys = on_dcf.then(|| Box::new(e0_stream) as Box<dyn Channel>);
             match self.input {
                 Input::Client => {
-                    let client = ClientSession::new(self.public.clone(), &adapter, seed0, e0_end).unwrap();
+                    let client =
+                        ClientSession::new(self.public.clone(), &adapter, seed0, e0_end).unwrap();
                     self.client(scope, server, client, dcf_keys)
                 }
                 Input::Shares => {
-                    let party = OperatorSession::new(self.public.clone(), &adapter, seed0, e0_end).unwrap();
+                    let party =
+                        OperatorSession::new(self.public.clone(), &adapter, seed0, e0_end).unwrap();
                     self.shares(scope, server.with_operator(), party, dcf_keys)
                 }
             }
         });
-        let output = output.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let output = output
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect::<Vec<u8>>();
         let output = hex(&Sha256::digest(output));
-        [e0_sent.hex(), e1_sent.hex(), to_e1.hex(), to_e0.hex(), output].map(|d| d[..16].to_owned()).join(" ")
+        [
+            e0_sent.hex(),
+            e1_sent.hex(),
+            to_e1.hex(),
+            to_e0.hex(),
+            output,
+        ]
+        .map(|d| d[..16].to_owned())
+        .join(" ")
     }
 
     fn client<'scope>(
@@ -190,7 +223,11 @@ impl Run<'_> {
         let (mine, theirs): (Vec<_>, Vec<_>) = steps.into_iter().map(|[a, b]| (a, b)).unzip();
         let server = scope.spawn(move || {
             let mut tokens = vec![server.prefill_shared(&theirs[0], bucket).unwrap()];
-            tokens.extend(theirs[1..].iter().map(|share| server.decode_shared(share).unwrap()));
+            tokens.extend(
+                theirs[1..]
+                    .iter()
+                    .map(|share| server.decode_shared(share).unwrap()),
+            );
             tokens
         });
         let mut party = party.with_hash_key(&HASH_KEY);
@@ -210,13 +247,25 @@ impl Run<'_> {
             let mut split = |a: Vec<u64>, b: Vec<u64>| {
                 let first = prg.words(a.len());
                 let sum = a.iter().zip(&b).map(|(a, b)| a.wrapping_add(*b));
-                let second = sum.zip(&first).map(|(sum, f)| sum.wrapping_sub(*f)).collect();
+                let second = sum
+                    .zip(&first)
+                    .map(|(sum, f)| sum.wrapping_sub(*f))
+                    .collect();
                 (first, second)
             };
             let boundary = split(a.boundary, b.boundary);
             let bias = a.bias.zip(b.bias).map(|(a, b)| split(a, b)).unzip();
-            let e0 = InputShare { boundary: boundary.0, bias: bias.0 };
-            [e0, InputShare { boundary: boundary.1, bias: bias.1 }]
+            let e0 = InputShare {
+                boundary: boundary.0,
+                bias: bias.0,
+            };
+            [
+                e0,
+                InputShare {
+                    boundary: boundary.1,
+                    bias: bias.1,
+                },
+            ]
         };
         let (prompt, _) = InputShare::of_prompt(self.spec(), &self.row(1, PROMPT)).unwrap();
         let mut steps = vec![fix(prompt)];
@@ -225,12 +274,21 @@ impl Run<'_> {
     }
 }
 
-const CLASSIFIER: Architecture = Architecture::Bert { pooling: Pooling::Pooler, reveal: Reveal::Class };
-const EMBEDDER: Architecture = Architecture::Bert { pooling: Pooling::Mean, reveal: Reveal::Embedding };
+const CLASSIFIER: Architecture = Architecture::Bert {
+    pooling: Pooling::Pooler,
+    reveal: Reveal::Class,
+};
+const EMBEDDER: Architecture = Architecture::Bert {
+    pooling: Pooling::Mean,
+    reveal: Reveal::Embedding,
+};
 
 /// The wide ones have more elements in a gate than [`MANY`], where gates are built for few bytes.
 fn specs() -> [(&'static str, DecoderSpec); 6] {
-    let wide = |spec: DecoderSpec| DecoderSpec { intermediate_size: MANY / 16, ..spec };
+    let wide = |spec: DecoderSpec| DecoderSpec {
+        intermediate_size: MANY / 16,
+        ..spec
+    };
     [
         ("llama", tiny_spec()),
         ("gpt2", tiny_affine_spec(Architecture::Gpt2)),
@@ -242,18 +300,30 @@ fn specs() -> [(&'static str, DecoderSpec); 6] {
 }
 
 fn weights(spec: &DecoderSpec) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
-    if spec.architecture.is_llama() { random_weights(spec, 5) } else { AffineModel::random(spec, 5).quantise() }
+    if spec.architecture.is_llama() {
+        random_weights(spec, 5)
+    } else {
+        AffineModel::random(spec, 5).quantise()
+    }
 }
 
 /// One line of the table for each program.
 fn table() -> String {
     let mut lines = Vec::new();
     for (name, spec) in specs() {
-        for (form, spec) in [("lora", spec.clone()), ("whole", with_private_matrices(spec))] {
+        for (form, spec) in [
+            ("lora", spec.clone()),
+            ("whole", with_private_matrices(spec)),
+        ] {
             for rounding in [Rounding::Exact, Rounding::Stochastic] {
                 let numeric = NumericSpec::with_rounding(rounding);
-                let (public, private) = weights(&DecoderSpec { numeric, ..spec.clone() });
-                for (backend, comparison) in [("one-hot", Material::Digits), ("dcf", Material::Points)] {
+                let (public, private) = weights(&DecoderSpec {
+                    numeric,
+                    ..spec.clone()
+                });
+                for (backend, comparison) in
+                    [("one-hot", Material::Digits), ("dcf", Material::Points)]
+                {
                     let inputs: &[_] = if name.starts_with("bert") {
                         &[(Input::Client, "client")]
                     } else {
@@ -261,11 +331,24 @@ fn table() -> String {
                     };
                     for (input, input_name) in inputs {
                         let run = |dealer| {
-                            Run { public: &public, private: &private, comparison, input: *input, dealer }.digests()
+                            Run {
+                                public: &public,
+                                private: &private,
+                                comparison,
+                                input: *input,
+                                dealer,
+                            }
+                            .digests()
                         };
                         let digests = run(Dealer::Beside);
-                        assert_eq!(digests, run(Dealer::Before), "a dealer's bytes depend on nobody");
-                        lines.push(format!("{name} {form} {rounding} {backend} {input_name}: {digests}\n"));
+                        assert_eq!(
+                            digests,
+                            run(Dealer::Before),
+                            "a dealer's bytes depend on nobody"
+                        );
+                        lines.push(format!(
+                            "{name} {form} {rounding} {backend} {input_name}: {digests}\n"
+                        ));
                     }
                 }
             }
@@ -280,8 +363,17 @@ fn every_party_sends_the_bytes_it_always_sent() {
     if found != EXPECTED {
         let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("transcripts.txt");
         std::fs::write(&path, &found).unwrap();
-        let changed = found.lines().zip(EXPECTED.lines()).filter(|(a, b)| a != b).count();
-        let first = found.lines().find(|line| !EXPECTED.lines().any(|known| known == *line));
-        panic!("{changed} programs send other bytes; the first: {first:?}; all: {}", path.display());
+        let changed = found
+            .lines()
+            .zip(EXPECTED.lines())
+            .filter(|(a, b)| a != b)
+            .count();
+        let first = found
+            .lines()
+            .find(|line| !EXPECTED.lines().any(|known| known == *line));
+        panic!(
+            "{changed} programs send other bytes; the first: {first:?}; all: {}",
+            path.display()
+        );
     }
 }

@@ -1,11 +1,15 @@
 //! Three parties against the twin, and against the declared cost.
 
-use marill_mpc::spec::Module;
-use marill_mpc::testing::{gaussian, random_weights, run_world, tiny_spec, with_private_matrices};
-use marill_mpc::{DecoderSpec, Twin, tally_decode, tally_prefill};
+use marill_mpc::{
+    DecoderSpec, Twin,
+    spec::Module,
+    tally_decode, tally_prefill,
+    testing::{gaussian, random_weights, run_world, tiny_spec, with_private_matrices},
+};
 
 fn boundary(spec: &DecoderSpec, seed: u64, tokens: usize) -> Vec<u64> {
-    spec.encode(&gaussian(seed, "boundary", tokens * spec.hidden_size, 1.5)).unwrap()
+    spec.encode(&gaussian(seed, "boundary", tokens * spec.hidden_size, 1.5))
+        .unwrap()
 }
 
 #[test]
@@ -13,12 +17,22 @@ fn an_input_that_would_overflow_is_refused_by_name() {
     let spec = tiny_spec();
     let mut values = vec![0.5f32; 2 * spec.hidden_size];
     values[60] = f32::NAN;
-    assert!(spec.encode(&values).unwrap_err().to_string().contains("index 60"));
+    assert!(
+        spec.encode(&values)
+            .unwrap_err()
+            .to_string()
+            .contains("index 60")
+    );
     values[60] = 30_000.0;
     values[70] = 30_000.0;
     assert!(spec.encode(&values).is_ok());
     values[71..76].fill(30_000.0);
-    assert!(spec.encode(&values).unwrap_err().to_string().contains("boundary row 1"));
+    assert!(
+        spec.encode(&values)
+            .unwrap_err()
+            .to_string()
+            .contains("boundary row 1")
+    );
 }
 
 #[test]
@@ -33,7 +47,9 @@ fn every_token_equals_the_twins_and_costs_what_the_tally_declares() {
         }
         let (public, private) = random_weights(&spec, seed);
         let prompt = boundary(&spec, seed, 5 + seed as usize % 4 * 9);
-        let rows: Vec<Vec<u64>> = (0..3).map(|k| boundary(&spec, 100 + seed * 10 + k, 1)).collect();
+        let rows: Vec<Vec<u64>> = (0..3)
+            .map(|k| boundary(&spec, 100 + seed * 10 + k, 1))
+            .collect();
 
         let mut twin = Twin::new(public.clone(), private.clone());
         let mut expected = vec![twin.prefill(&prompt).unwrap()];
@@ -57,14 +73,21 @@ fn every_token_equals_the_twins_and_costs_what_the_tally_declares() {
 /// Whether a map is public or private changes who holds it, not what is computed.
 #[test]
 fn private_matrices_give_the_integers_of_the_same_public_ones() {
-    let open = DecoderSpec { lora_rank: 0, ..tiny_spec() };
+    let open = DecoderSpec {
+        lora_rank: 0,
+        ..tiny_spec()
+    };
     let closed = with_private_matrices(open.clone());
     let run = |spec: &DecoderSpec| {
         let (public, private) = random_weights(spec, 8);
         let mut twin = Twin::new(public, private);
         twin.start_trace();
         let first = twin.prefill(&boundary(spec, 8, 11)).unwrap();
-        (first, twin.decode(&boundary(spec, 9, 1)).unwrap(), twin.take_trace())
+        (
+            first,
+            twin.decode(&boundary(spec, 9, 1)).unwrap(),
+            twin.take_trace(),
+        )
     };
     assert_eq!(run(&open), run(&closed));
     let more = tally_decode(&closed, 20).unwrap() - tally_decode(&open, 20).unwrap();
@@ -72,7 +95,11 @@ fn private_matrices_give_the_integers_of_the_same_public_ones() {
         .map(|module| open.shape(module).0 * usize::from(open.private_bits(module) as u8) / 8)
         .iter()
         .sum();
-    assert_eq!(more.rounds, 4 * open.num_layers as u64, "what private matrices multiply is handed over");
+    assert_eq!(
+        more.rounds,
+        4 * open.num_layers as u64,
+        "what private matrices multiply is handed over"
+    );
     assert_eq!(more.e0_to_e1_bytes, (handed_over * open.num_layers) as u64);
     assert_eq!((more.e1_to_e0_bytes, more.source_to_e1_bytes), (0, 0));
 }

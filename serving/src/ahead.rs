@@ -1,16 +1,19 @@
-//! Correlations written ahead of time: what a dealer would stream to a server during a session, in files.
+//! Correlations written ahead of time: what a dealer would stream to a server during a session, in
+//! files.
 //!
-//! A file holds E1's material of one session and nothing of E0's: seed1, the adapter's mask and the corrections of one
-//! prompt bucket and a number of tokens. It is sealed to the server: ChaCha20-Poly1305 under a key that only the holders
-//! of the server's X25519 key and of the dealer's `server.key` can derive, so that nobody else can read one or make one.
-//! E0 still gets its seed from the dealer, over its own connection, when the session starts.
+//! A file holds E1's material of one session and nothing of E0's: seed1, the adapter's mask and the
+//! corrections of one prompt bucket and a number of tokens. It is sealed to the server:
+//! ChaCha20-Poly1305 under a key that only the holders of the server's X25519 key and of the
+//! dealer's `server.key` can derive, so that nobody else can read one or make one. E0 still gets
+//! its seed from the dealer, over its own connection, when the session starts.
 //!
-//! One use, whatever is restored. The dealer keeps a key for each session in a [vault] outside its state folder, and both
-//! halves need it: E0's seed lies encrypted in the dealer's folder, and the file does not open without what the dealer
-//! releases. The key is erased before either is given out, at the server's word that the session's client is there, proved
-//! to be it and charged. So a server, a dealer and files that are set back to yesterday's state, each alone or all
-//! together, open no used session, neither for another client nor for the one that kept its seed. Client and server also
-//! record each session of their own before they use it.
+//! One use, whatever is restored. The dealer keeps a key for each session in a [vault] outside its
+//! state folder, and both halves need it: E0's seed lies encrypted in the dealer's folder, and the
+//! file does not open without what the dealer releases. The key is erased before either is given
+//! out, at the server's word that the session's client is there, proved to be it and charged. So a
+//! server, a dealer and files that are set back to yesterday's state, each alone or all together,
+//! open no used session, neither for another client nor for the one that kept its seed. Client and
+//! server also record each session of their own before they use it.
 
 mod produce;
 mod seal;
@@ -18,14 +21,14 @@ mod shelf;
 mod vault;
 
 use marill_mpc::{DecoderSpec, Selection};
-use serde::{Deserialize, Serialize};
-
-use crate::wire::Terms;
 pub use produce::{AheadOptions, produce};
 pub(crate) use produce::{SEEDS_FOLDER, StoredSession};
 pub use seal::{SealedSource, SealingKey};
+use serde::{Deserialize, Serialize};
 pub use shelf::{Found, Offer, Shelf};
 pub(crate) use vault::Vault;
+
+use crate::wire::Terms;
 
 /// Version of files and orders.
 pub(crate) const FORMAT: u32 = 3;
@@ -51,7 +54,8 @@ impl Correlations {
     }
 }
 
-/// What a dealer needs to know to write files for a server; `marill serve DIR --order FILE` writes it.
+/// What a dealer needs to know to write files for a server; `marill serve DIR --order FILE` writes
+/// it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Order {

@@ -8,25 +8,28 @@ mod session;
 mod shared;
 mod text;
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
+pub use cache::Offered;
 use marill_model::{ChatTemplate, Message, Tokenizer, plain_chat, render_chat};
 use marill_mpc::{DecoderSpec, Material, Sampling};
-use marill_net::http::HttpClient;
-use marill_net::{Endpoint, WireCount, peer_text};
+use marill_net::{Endpoint, WireCount, http::HttpClient, peer_text};
 use marill_partition::{Partition, PartitionError};
-
-use crate::ServingError;
-use crate::ahead::Correlations;
-use crate::wire::{E0, Setting, Terms};
-pub use cache::Offered;
 pub use material::MaterialChoice;
 use prefixes::Prefixes;
 pub use session::{ClientState, Cost, SecureSession, SessionOpener, Source};
 use text::TextStream;
+
+use crate::{
+    ServingError,
+    ahead::Correlations,
+    wire::{E0, Setting, Terms},
+};
 
 /// Which services to use and where to keep what is downloaded.
 #[derive(Clone)]
@@ -50,7 +53,10 @@ pub struct ClientOptions {
 ///
 /// # Errors
 /// As [`Client::connect`].
-pub fn fetch(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<(PathBuf, Offered), ServingError> {
+pub fn fetch(
+    options: &ClientOptions,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(PathBuf, Offered), ServingError> {
     let server = HttpClient::new(options.server.clone(), options.api_key.clone());
     cache::fetch(&server, &options.cache, progress)
 }
@@ -62,7 +68,10 @@ pub fn fetch(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<
 pub(crate) fn open_cached(folder: &Path) -> Result<Partition, ServingError> {
     Partition::open_public(folder).map_err(|source| match source {
         PartitionError::Schema { .. } | PartitionError::Spec(_) => ServingError::Partition(source),
-        source => ServingError::BadCache { folder: folder.into(), source: Box::new(source) },
+        source => ServingError::BadCache {
+            folder: folder.into(),
+            source: Box::new(source),
+        },
     })
 }
 
@@ -74,8 +83,8 @@ pub struct Request {
     pub max_tokens: Option<usize>,
     /// Go on after an end token, up to `max_tokens`.
     pub ignore_eos: bool,
-    /// Before this many tokens neither an end token nor a stop text ends the answer. An end token that is chosen still
-    /// appears: one token is revealed, no runner-up.
+    /// Before this many tokens neither an end token nor a stop text ends the answer. An end token
+    /// that is chosen still appears: one token is revealed, no runner-up.
     pub min_tokens: usize,
     /// Texts that end the answer and are not part of it.
     pub stop: Vec<String>,
@@ -133,19 +142,25 @@ pub struct Answer {
     pub boundary: Vec<Vec<u64>>,
 }
 
-/// A rendered conversation up to the end of its last turn's text, as transformers' `continue_final_message` has it: what a
-/// template puts behind that is left out, and the text as well where the template trims it. `None`: it is not found.
+/// A rendered conversation up to the end of its last turn's text, as transformers'
+/// `continue_final_message` has it: what a template puts behind that is left out, and the text as
+/// well where the template trims it. `None`: it is not found.
 fn open_end(mut rendered: String, messages: &[Message]) -> Option<String> {
     let last = messages.last()?.content.as_str();
-    let kept = if rendered.contains(last) { last } else { last.trim() };
+    let kept = if rendered.contains(last) {
+        last
+    } else {
+        last.trim()
+    };
     let end = rendered.rfind(kept)? + kept.len();
     rendered.truncate(end);
     Some(rendered)
 }
 
 /// Calls what opens a session, as often as it likes.
-pub type Opening<'a> =
-    &'a mut dyn FnMut(&mut dyn FnMut() -> Result<SecureSession, ServingError>) -> Result<SecureSession, ServingError>;
+pub type Opening<'a> = &'a mut dyn FnMut(
+    &mut dyn FnMut() -> Result<SecureSession, ServingError>,
+) -> Result<SecureSession, ServingError>;
 
 /// A model that is evaluated together with a server.
 pub struct Client {
@@ -162,11 +177,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Fetches what is missing of the public part and checks every digest; `progress` hears of downloads.
+    /// Fetches what is missing of the public part and checks every digest; `progress` hears of
+    /// downloads.
     ///
     /// # Errors
     /// An unreachable server, a wrong digest, a partition that this build cannot run.
-    pub fn connect(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<Self, ServingError> {
+    pub fn connect(
+        options: &ClientOptions,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Self, ServingError> {
         let (folder, offered) = fetch(options, progress)?;
         Self::open(&open_cached(&folder)?, options, offered)
     }
@@ -175,12 +194,24 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::connect`], without the downloads.
-    pub fn with_partition(partition: &Partition, options: &ClientOptions) -> Result<Self, ServingError> {
-        let offered = Offered { setting: Setting::Dealer, e0: E0::Client, sampling: true, points: true };
+    pub fn with_partition(
+        partition: &Partition,
+        options: &ClientOptions,
+    ) -> Result<Self, ServingError> {
+        let offered = Offered {
+            setting: Setting::Dealer,
+            e0: E0::Client,
+            sampling: true,
+            points: true,
+        };
         Self::open(partition, options, offered)
     }
 
-    fn open(partition: &Partition, options: &ClientOptions, offered: Offered) -> Result<Self, ServingError> {
+    fn open(
+        partition: &Partition,
+        options: &ClientOptions,
+        offered: Offered,
+    ) -> Result<Self, ServingError> {
         let sessions = SessionOpener::new(partition, options, offered)?;
         let prefix = partition.prefix()?;
         let mut prefixes: Vec<_> = (1..options.max_sessions).map(|_| prefix.fork()).collect();
@@ -208,9 +239,14 @@ impl Client {
         &self.sessions.server
     }
 
-    /// Server and dealer, or the evaluator in the dealer's place, are all on this machine: whoever runs it sees everything.
+    /// Server and dealer, or the evaluator in the dealer's place, are all on this machine: whoever
+    /// runs it sees everything.
     pub fn is_demonstration(&self) -> bool {
-        let third = self.sessions.evaluator.as_ref().unwrap_or(&self.sessions.dealer);
+        let third = self
+            .sessions
+            .evaluator
+            .as_ref()
+            .unwrap_or(&self.sessions.dealer);
         self.sessions.server.endpoint.is_here() && third.endpoint.is_here()
     }
 
@@ -229,19 +265,25 @@ impl Client {
         self.spec.max_positions
     }
 
-    /// Token ids of a conversation, ready to be answered; a model without a template gets the contents line by line.
+    /// Token ids of a conversation, ready to be answered; a model without a template gets the
+    /// contents line by line.
     ///
     /// # Errors
     /// [`ServingError::Model`] from the template or the tokenizer.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, ServingError> {
         match &self.chat_template {
             // A template writes the token that begins a text itself.
-            Some(template) => Ok(self.tokenizer.encode(&render_chat(template, messages, true)?)?),
-            None => self.plain_prompt(&plain_chat(messages.iter().map(|message| message.content.as_str()))),
+            Some(template) => Ok(self
+                .tokenizer
+                .encode(&render_chat(template, messages, true)?)?),
+            None => self.plain_prompt(&plain_chat(
+                messages.iter().map(|message| message.content.as_str()),
+            )),
         }
     }
 
-    /// Token ids of a conversation whose last turn is the beginning of the answer: what follows continues it.
+    /// Token ids of a conversation whose last turn is the beginning of the answer: what follows
+    /// continues it.
     ///
     /// # Errors
     /// As [`Self::chat_prompt`].
@@ -255,7 +297,9 @@ impl Client {
         match &self.chat_template {
             Some(template) => {
                 let text = open_end(render_chat(template, messages, false)?, messages);
-                Ok(self.tokenizer.encode(&text.ok_or(ServingError::NoContinuation)?)?)
+                Ok(self
+                    .tokenizer
+                    .encode(&text.ok_or(ServingError::NoContinuation)?)?)
             }
             None => {
                 let text = plain_chat(messages.iter().map(|message| message.content.as_str()));
@@ -269,12 +313,14 @@ impl Client {
         self.spec.vocab_size
     }
 
-    /// Whether the model has a chat template; without one, a conversation is its contents, line by line.
+    /// Whether the model has a chat template; without one, a conversation is its contents, line by
+    /// line.
     pub fn has_chat_template(&self) -> bool {
         self.chat_template.is_some()
     }
 
-    /// Token ids of a text as it stands, behind the token that begins a text where the model has one.
+    /// Token ids of a text as it stands, behind the token that begins a text where the model has
+    /// one.
     ///
     /// # Errors
     /// [`ServingError::Model`] from the tokenizer.
@@ -282,7 +328,8 @@ impl Client {
         Ok(self.tokenizer.encode_plain(text)?)
     }
 
-    /// Checks that a prompt leaves room for an answer; returns the most tokens that the answer can have.
+    /// Checks that a prompt leaves room for an answer; returns the most tokens that the answer can
+    /// have.
     ///
     /// # Errors
     /// [`ServingError::PromptEmpty`], [`ServingError::PromptTooLong`].
@@ -292,8 +339,13 @@ impl Client {
         }
         let bucket = self.spec.bucket(prompt_tokens);
         if bucket > self.spec.max_positions {
-            let limit = (1..=self.spec.max_positions).rev().find(|&n| self.spec.bucket(n) <= self.spec.max_positions);
-            return Err(ServingError::PromptTooLong { tokens: prompt_tokens, limit: limit.unwrap_or(0) });
+            let limit = (1..=self.spec.max_positions)
+                .rev()
+                .find(|&n| self.spec.bucket(n) <= self.spec.max_positions);
+            return Err(ServingError::PromptTooLong {
+                tokens: prompt_tokens,
+                limit: limit.unwrap_or(0),
+            });
         }
         // The prefill itself yields one token without a position of its own.
         Ok(self.spec.max_positions - bucket + 1)
@@ -304,13 +356,18 @@ impl Client {
     /// # Errors
     /// [`ServingError::GreedyOnly`].
     pub fn check_sampling(&self, sampling: Option<Sampling>) -> Result<(), ServingError> {
-        if sampling.is_some() && !self.sampling { Err(ServingError::GreedyOnly) } else { Ok(()) }
+        if sampling.is_some() && !self.sampling {
+            Err(ServingError::GreedyOnly)
+        } else {
+            Ok(())
+        }
     }
 
     /// Generates in one session of its own; `on_event` may break off after any token.
     ///
     /// # Errors
-    /// [`ServingError::GreedyOnly`], a prompt that does not fit, a lost or refusing peer, a failed step.
+    /// [`ServingError::GreedyOnly`], a prompt that does not fit, a lost or refusing peer, a failed
+    /// step.
     pub fn generate(
         &self,
         request: &Request,
@@ -319,8 +376,9 @@ impl Client {
         self.generate_once_open(request, &mut |open| open(), on_event)
     }
 
-    /// As [`Self::generate`]; `opening` is given what opens the session and may try it again. The public layers of the
-    /// prompt run once, before the first try: a pause between two tries says nothing of the prompt.
+    /// As [`Self::generate`]; `opening` is given what opens the session and may try it again. The
+    /// public layers of the prompt run once, before the first try: a pause between two tries says
+    /// nothing of the prompt.
     ///
     /// # Errors
     /// As [`Self::generate`].
@@ -331,20 +389,26 @@ impl Client {
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, ServingError> {
         self.check_sampling(request.sampling)?;
-        let limit = self.room(request.prompt.len())?.min(request.max_tokens.unwrap_or(usize::MAX));
+        let limit = self
+            .room(request.prompt.len())?
+            .min(request.max_tokens.unwrap_or(usize::MAX));
         let mut prefix = self.prefixes.take();
         let _ = on_event(Event::Phase("session"));
-        // Before anybody hears of this session: a prefix takes longer for a longer prompt, and the server could else read
-        // the length inside its bucket off the pause before the first frame.
+        // Before anybody hears of this session: a prefix takes longer for a longer prompt, and the
+        // server could else read the length inside its bucket off the pause before the first frame.
         let prefix_started = Instant::now();
         let mut prompt = Some(self.spec.encode(&prefix.forward(&request.prompt)?)?);
         let prefix_seconds = prefix_started.elapsed().as_secs_f64();
         let started = Instant::now();
         let bucket = self.spec.bucket(request.prompt.len());
-        // A helper that takes part in every session has nothing written ahead, nor has an evaluator of its own.
+        // A helper that takes part in every session has nothing written ahead, nor has an evaluator
+        // of its own.
         let ahead = self.terms.setting == Setting::Dealer.as_str() && !self.terms.is_shared();
         let source = if ahead { self.source } else { Source::Live };
-        let mut session = opening(&mut || self.sessions.open_for(bucket, limit, source, request.sampling))?;
+        let mut session = opening(&mut || {
+            self.sessions
+                .open_for(bucket, limit, source, request.sampling)
+        })?;
         let open_seconds = started.elapsed().as_secs_f64();
 
         let mut text = TextStream::new(&self.tokenizer, &request.stop);
@@ -373,8 +437,11 @@ impl Client {
                 Some(boundary) => boundary,
                 None => self.spec.encode(&prefix.forward(&input)?)?,
             };
-            let (token, mut cost) =
-                if is_prefill { session.prefill(&boundary, input.len())? } else { session.decode(&boundary)? };
+            let (token, mut cost) = if is_prefill {
+                session.prefill(&boundary, input.len())?
+            } else {
+                session.decode(&boundary)?
+            };
             cost.seconds = step_started.elapsed().as_secs_f64();
             if is_prefill {
                 cost.seconds += prefix_seconds;
@@ -420,14 +487,27 @@ mod tests {
     #[test]
     fn a_turn_that_goes_on_ends_with_its_own_words() {
         let turns = |last: &str| {
-            let turn = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+            let turn = |role: &str, content: &str| Message {
+                role: role.into(),
+                content: content.into(),
+            };
             [turn("user", "One"), turn("assistant", last)]
         };
         let rendered = |last: &str| format!("<u>One</u><a>{last}</a>\n");
         let of = |rendered: String, last: &str| open_end(rendered, &turns(last));
-        assert_eq!(of(rendered("The answer is "), "The answer is ").unwrap(), "<u>One</u><a>The answer is ");
-        assert_eq!(of(rendered("The answer is"), " The answer is ").unwrap(), "<u>One</u><a>The answer is");
-        assert_eq!(of(rendered("One"), "One").unwrap(), "<u>One</u><a>One", "the last place, not the first");
+        assert_eq!(
+            of(rendered("The answer is "), "The answer is ").unwrap(),
+            "<u>One</u><a>The answer is "
+        );
+        assert_eq!(
+            of(rendered("The answer is"), " The answer is ").unwrap(),
+            "<u>One</u><a>The answer is"
+        );
+        assert_eq!(
+            of(rendered("One"), "One").unwrap(),
+            "<u>One</u><a>One",
+            "the last place, not the first"
+        );
         assert_eq!(of(rendered("x"), "other"), None);
     }
 }

@@ -1,31 +1,36 @@
-//! Open connections of a service: each has a time in which to say something, none may stand still, and there are fewer of
-//! them than the process may have descriptors.
+//! Open connections of a service: each has a time in which to say something, none may stand still,
+//! and there are fewer of them than the process may have descriptors.
 
-use std::collections::HashMap;
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::{ConnectInfo, Request};
-use axum::response::Response;
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Request},
+    response::Response,
+};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, watch},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tower_service::Service;
 
 /// From the connection to the end of the request's head, and from one request to the next.
@@ -107,7 +112,9 @@ impl Slot {
     /// Where its peer takes nothing of an answer, and has not for a while.
     fn stalled_since(&self) -> Option<Instant> {
         let stalled = *self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
-        stalled.filter(|since| since.elapsed() >= STALL_SUFFERED && !matches!(*self.state(), Use::Taken))
+        stalled.filter(|since| {
+            since.elapsed() >= STALL_SUFFERED && !matches!(*self.state(), Use::Taken)
+        })
     }
 
     fn set_stalled(&self, since: Option<Instant>) {
@@ -150,14 +157,21 @@ impl Drop for Place {
 }
 
 impl Connections {
-    /// As many as the process has descriptors for, where each may need a second one: a file, or a line to another service.
+    /// As many as the process has descriptors for, where each may need a second one: a file, or a
+    /// line to another service.
     pub(crate) fn for_this_process() -> Arc<Self> {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+            .current
+            .unwrap_or(u64::MAX);
         Self::new((limit.saturating_sub(OWN_DESCRIPTORS) / 2).clamp(8, MAX_CONNECTIONS) as usize)
     }
 
     fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, open: Mutex::default(), closed: Notify::new() })
+        Arc::new(Self {
+            limit,
+            open: Mutex::default(),
+            closed: Notify::new(),
+        })
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -172,24 +186,40 @@ impl Connections {
         open.count += 1;
         let (state, number) = (Mutex::new(Use::Idle(Instant::now())), open.count);
         let (give_way, given_up) = (Notify::new(), AtomicBool::new(false));
-        let slot = Arc::new(Slot { number, state, give_way, given_up, stalled: Mutex::default() });
+        let slot = Arc::new(Slot {
+            number,
+            state,
+            give_way,
+            given_up,
+            stalled: Mutex::default(),
+        });
         open.slots.insert(number, slot.clone());
-        Some(Place { all: self.clone(), slot })
+        Some(Place {
+            all: self.clone(),
+            slot,
+        })
     }
 
-    /// The connection that gives way to a new one: that has asked for nothing for longest, or else whose peer has taken
-    /// nothing of its answer for longest.
+    /// The connection that gives way to a new one: that has asked for nothing for longest, or else
+    /// whose peer has taken nothing of its answer for longest.
     fn least_useful(&self) -> Option<Arc<Slot>> {
         let open = self.open();
-        let idle = open.slots.values().filter_map(|slot| Some((slot.idle_since()?, slot)));
-        let stalled = || open.slots.values().filter_map(|slot| Some((slot.stalled_since()?, slot)));
+        let idle = open
+            .slots
+            .values()
+            .filter_map(|slot| Some((slot.idle_since()?, slot)));
+        let stalled = || {
+            open.slots
+                .values()
+                .filter_map(|slot| Some((slot.stalled_since()?, slot)))
+        };
         idle.min_by_key(|idle| idle.0)
             .or_else(|| stalled().min_by_key(|stalled| stalled.0))
             .map(|(_, slot)| slot.clone())
     }
 
-    /// A place for a new connection. Where all are taken, the least useful one gives way; where all are at work, the new
-    /// one waits.
+    /// A place for a new connection. Where all are taken, the least useful one gives way; where all
+    /// are at work, the new one waits.
     async fn enter(self: &Arc<Self>) -> Place {
         loop {
             let closed = self.closed.notified();
@@ -228,7 +258,14 @@ pub(crate) async fn serve(
             place = connections.enter() => place,
         };
         let _ = stream.set_nodelay(true);
-        tokio::spawn(connection(stream, peer, acceptor.clone(), app.clone(), place, ended.clone()));
+        tokio::spawn(connection(
+            stream,
+            peer,
+            acceptor.clone(),
+            app.clone(),
+            place,
+            ended.clone(),
+        ));
     }
     drop((listener, ended));
     // Every connection holds a receiver.
@@ -251,7 +288,10 @@ async fn connection(
             None => Some(Stream::Plain(stream)),
             Some(acceptor) => {
                 let shaken = timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await;
-                shaken.ok()?.ok().map(|stream| Stream::Tls(Box::new(stream)))
+                shaken
+                    .ok()?
+                    .ok()
+                    .map(|stream| Stream::Tls(Box::new(stream)))
             }
         }
     };
@@ -260,17 +300,22 @@ async fn connection(
         () = slot.give_way.notified() => None,
     };
     let Some(stream) = stream else { return };
-    let line = TokioIo::new(Line { stream: Some(stream), stall: None, place: Some(place) });
+    let line = TokioIo::new(Line {
+        stream: Some(stream),
+        stall: None,
+        place: Some(place),
+    });
     let answering = slot.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (mut app, busy) = (app.clone(), answering.begin());
-        let mut request: Request = request.map(|body| Body::new(Unhurried::new(body, answering.clone())));
+        let mut request: Request =
+            request.map(|body| Body::new(Unhurried::new(body, answering.clone())));
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(answering.clone());
         async move {
-            app.call(request)
-                .await
-                .map(|response: Response| response.map(|body| Body::new(Answering { body, _busy: busy })))
+            app.call(request).await.map(|response: Response| {
+                response.map(|body| Body::new(Answering { body, _busy: busy }))
+            })
         }
     });
     let connection = http1::Builder::new()
@@ -288,10 +333,12 @@ async fn connection(
                 }
                 return;
             }
-            () = slot.give_way.notified() => if slot.idle_since().or_else(|| slot.stalled_since()).is_some() {
-                slot.give_up();
-                return;
-            },
+            () = slot.give_way.notified() => {
+                if slot.idle_since().or_else(|| slot.stalled_since()).is_some() {
+                    slot.give_up();
+                    return;
+                }
+            }
             _ = ended.changed() => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
@@ -322,24 +369,38 @@ impl Line {
     }
 
     fn is_given_up(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| place.slot.given_up.load(Ordering::Relaxed))
+        self.place
+            .as_ref()
+            .is_some_and(|place| place.slot.given_up.load(Ordering::Relaxed))
     }
 
     fn stream(&mut self) -> io::Result<&mut Stream> {
-        self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.stream
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    fn progress<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn progress<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             if self.stall.take().is_some() {
-                self.place.iter().for_each(|place| place.slot.set_stalled(None));
+                self.place
+                    .iter()
+                    .for_each(|place| place.slot.set_stalled(None));
             }
             return poll;
         }
         if self.stall.is_none() {
-            self.place.iter().for_each(|place| place.slot.set_stalled(Some(Instant::now())));
+            self.place
+                .iter()
+                .for_each(|place| place.slot.set_stalled(Some(Instant::now())));
         }
-        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(STALL_LIMIT)));
+        let stall = self
+            .stall
+            .get_or_insert_with(|| Box::pin(sleep(STALL_LIMIT)));
         match stall.as_mut().poll(cx) {
             Poll::Ready(()) => {
                 self.place.iter().for_each(|place| place.slot.give_up());
@@ -364,7 +425,11 @@ impl Drop for Line {
 }
 
 impl AsyncRead for Line {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.stream()? {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -373,7 +438,11 @@ impl AsyncRead for Line {
 }
 
 impl AsyncWrite for Line {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let poll = match self.stream()? {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -413,7 +482,12 @@ struct Unhurried {
 impl Unhurried {
     fn new(body: Incoming, slot: Arc<Slot>) -> Self {
         let now = Instant::now();
-        Self { body, end: now + BODY_LIMIT, timer: Box::pin(sleep_until(now + BODY_PAUSE)), slot }
+        Self {
+            body,
+            end: now + BODY_LIMIT,
+            timer: Box::pin(sleep_until(now + BODY_PAUSE)),
+            slot,
+        }
     }
 }
 
@@ -432,7 +506,10 @@ impl HttpBody for Unhurried {
         }
         self.timer.as_mut().poll(cx).map(|()| {
             self.slot.give_up();
-            Some(Err(axum::Error::new(io::Error::new(io::ErrorKind::TimedOut, "the body does not come"))))
+            Some(Err(axum::Error::new(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the body does not come",
+            ))))
         })
     }
 
@@ -482,7 +559,8 @@ mod tests {
         let [working, taken, idle] = &places;
         let busy = working.slot.begin();
         taken.slot.take();
-        // Nobody leaves by itself: the idle one hears of it, and the new one waits until it has gone.
+        // Nobody leaves by itself: the idle one hears of it, and the new one waits until it has
+        // gone.
         let told = idle.slot.clone();
         let entering = tokio::spawn({
             let all = all.clone();
@@ -495,15 +573,33 @@ mod tests {
         let newest = entering.await.unwrap();
         assert!(newest.slot.idle_since().is_some());
         assert!(working.slot.idle_since().is_none() && taken.slot.idle_since().is_none());
-        working.slot.set_stalled(Instant::now().checked_sub(STALL_SUFFERED));
-        taken.slot.set_stalled(Instant::now().checked_sub(STALL_SUFFERED * 2));
-        assert_eq!(all.least_useful().unwrap().number, newest.slot.number, "idle ones first");
+        working
+            .slot
+            .set_stalled(Instant::now().checked_sub(STALL_SUFFERED));
+        taken
+            .slot
+            .set_stalled(Instant::now().checked_sub(STALL_SUFFERED * 2));
+        assert_eq!(
+            all.least_useful().unwrap().number,
+            newest.slot.number,
+            "idle ones first"
+        );
         newest.slot.take();
-        assert_eq!(all.least_useful().unwrap().number, working.slot.number, "then one that is not read");
+        assert_eq!(
+            all.least_useful().unwrap().number,
+            working.slot.number,
+            "then one that is not read"
+        );
         working.slot.set_stalled(Some(Instant::now()));
-        assert!(all.least_useful().is_none(), "a pause is no stall, and a session stays");
+        assert!(
+            all.least_useful().is_none(),
+            "a pause is no stall, and a session stays"
+        );
         drop(busy);
-        assert!(working.slot.idle_since().is_some(), "an answer that has ended leaves an idle connection");
+        assert!(
+            working.slot.idle_since().is_some(),
+            "an answer that has ended leaves an idle connection"
+        );
         assert!(all.try_enter().is_none(), "three are open");
     }
 }

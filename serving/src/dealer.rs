@@ -1,9 +1,10 @@
-//! The dealer: hands each party of a session its seed, and streams corrections to the server; in sessions on point
-//! functions also the correction words to E0.
+//! The dealer: hands each party of a session its seed, and streams corrections to the server; in
+//! sessions on point functions also the correction words to E0.
 //!
-//! It learns shapes, lengths and counts. Seeds of live sessions are in memory only, so a restart burns every open one; E0's
-//! until its server takes the session up, since E0's half of every mask is the source's business too. It opens sessions for
-//! whoever shows a [ticket](crate::ticket) of one of its [owners](Owners), and for nobody else.
+//! It learns shapes, lengths and counts. Seeds of live sessions are in memory only, so a restart
+//! burns every open one; E0's until its server takes the session up, since E0's half of every mask
+//! is the source's business too. It opens sessions for whoever shows a [ticket](crate::ticket) of
+//! one of its [owners](Owners), and for nobody else.
 
 mod ahead;
 mod grants;
@@ -12,39 +13,46 @@ mod owners;
 mod source;
 mod words;
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use grants::{Grant, Grants, Seeds};
 use marill_mpc::Seed;
 use marill_numeric::Rounding;
-use zeroize::Zeroizing;
-
-use crate::ServingError;
-use crate::ahead::{SEEDS_FOLDER, StoredSession, Vault};
-use crate::metrics::{self, Metrics};
-use crate::ready::{Readiness, has_room};
-use crate::seats::Lobby;
-use crate::seats::{MAX_WAITING, SEAT_WAIT};
-use crate::secret_files::random;
-use crate::state::{Store, WhenInUse};
-use crate::ticket::Ticket;
-use crate::tls::Tls;
-use crate::web::{self, HttpError, Sessions};
-use crate::wire::{E0, NewSession, PROTOCOL_VERSION, SessionGrant, Setting, Terms, check_version, hex, unhex};
-use grants::{Grant, Grants, Seeds};
 use masks::Masks;
 pub(crate) use owners::owner_key;
 pub use owners::{DEFAULT_OWNER, add_owner};
 use owners::{Owner, Owners};
 use words::Lines;
+use zeroize::Zeroizing;
+
+use crate::{
+    ServingError,
+    ahead::{SEEDS_FOLDER, StoredSession, Vault},
+    metrics::{self, Metrics},
+    ready::{Readiness, has_room},
+    seats::{Lobby, MAX_WAITING, SEAT_WAIT},
+    secret_files::random,
+    state::{Store, WhenInUse},
+    ticket::Ticket,
+    tls::Tls,
+    web::{self, HttpError, Sessions},
+    wire::{
+        E0, NewSession, PROTOCOL_VERSION, SessionGrant, Setting, Terms, check_version, hex, unhex,
+    },
+};
 
 /// The file in the dealer's folder that a server must show; copy it to the server's machine.
 pub const SERVER_KEY_FILE: &str = "server.key";
@@ -78,7 +86,10 @@ pub fn run(options: &DealerOptions) -> Result<(), ServingError> {
     let sessions = Sessions::with_queue(options.max_sessions, MAX_WAITING);
     let dealer = Dealer::open(&options.state, &options.vault, sessions.clone())?;
     let metrics = metrics::listen(options.metrics, &dealer.metrics, &sessions)?;
-    eprintln!("servers show the key in `{}`", options.state.join(SERVER_KEY_FILE).display());
+    eprintln!(
+        "servers show the key in `{}`",
+        options.state.join(SERVER_KEY_FILE).display()
+    );
     web::run(bound, dealer.app(), &sessions, metrics)
 }
 
@@ -102,14 +113,21 @@ pub(crate) struct Dealer {
 }
 
 impl Dealer {
-    pub(crate) fn open(state: &Path, vault: &Path, sessions: Arc<Sessions>) -> Result<Arc<Self>, ServingError> {
+    pub(crate) fn open(
+        state: &Path,
+        vault: &Path,
+        sessions: Arc<Sessions>,
+    ) -> Result<Arc<Self>, ServingError> {
         let records = Store::open(state, WhenInUse::Fail)?;
         let (ahead, vault) = (state.join(SEEDS_FOLDER), Vault::open(vault, state)?);
         vault.sweep()?;
-        let lost = StoredSession::names(&ahead).filter(|session| !vault.has(session)).count();
+        let lost = StoredSession::names(&ahead)
+            .filter(|session| !vault.has(session))
+            .count();
         if lost > 0 {
             tracing::warn!(
-                "{lost} sessions written ahead have no key any more and are burnt: used, or a reboot, or another vault"
+                "{lost} sessions written ahead have no key any more and are burnt: used, or a \
+                 reboot, or another vault"
             );
         }
         Ok(Arc::new(Self {
@@ -131,7 +149,10 @@ impl Dealer {
 
     pub(crate) fn app(self: &Arc<Self>) -> Router {
         Router::new()
-            .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
+            .route(
+                "/health",
+                get(|| async { Json(serde_json::json!({ "status": "ok" })) }),
+            )
             .route("/ready", get(ready))
             .route("/v1/sessions", post(new_session))
             .route("/v1/release", post(ahead::release))
@@ -143,8 +164,8 @@ impl Dealer {
             .with_state(self.clone())
     }
 
-    /// Draws the seeds of a session, or reserves one that was written ahead. The place is taken first, then the ticket is
-    /// spent on disk, then a secret leaves.
+    /// Draws the seeds of a session, or reserves one that was written ahead. The place is taken
+    /// first, then the ticket is spent on disk, then a secret leaves.
     fn issue(&self, request: NewSession) -> Result<SessionGrant, HttpError> {
         check_offer(&request.terms)?;
         let digests = [
@@ -152,50 +173,100 @@ impl Dealer {
             ("spec_sha256", &request.terms.spec_sha256),
             ("public_sha256", &request.terms.public_sha256),
         ];
-        if let Some((name, _)) = digests.into_iter().find(|(_, text)| unhex::<32>(text).is_none()) {
+        if let Some((name, _)) = digests
+            .into_iter()
+            .find(|(_, text)| unhex::<32>(text).is_none())
+        {
             return Err(bad_request(format!("`{name}` needs 64 hexadecimal digits")));
         }
         if request.terms.partition_id.len() > MAX_ID_BYTES {
-            return Err(bad_request(format!("`partition_id` is longer than {MAX_ID_BYTES} bytes")));
+            return Err(bad_request(format!(
+                "`partition_id` is longer than {MAX_ID_BYTES} bytes"
+            )));
         }
-        let owner = self.owners.of_ticket(&request.ticket).map_err(internal)?.ok_or_else(|| {
-            let message = "this dealer serves no owner who signed this ticket";
-            HttpError::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_ticket", message)
-        })?;
+        let owner = self
+            .owners
+            .of_ticket(&request.ticket)
+            .map_err(internal)?
+            .ok_or_else(|| {
+                let message = "this dealer serves no owner who signed this ticket";
+                HttpError::new(
+                    StatusCode::UNAUTHORIZED,
+                    "authentication_error",
+                    "invalid_ticket",
+                    message,
+                )
+            })?;
         // An evaluator brings its client's ticket, and has a masked adapter of its own.
         if !request.terms.is_shared() && !owner.signed_for(&request.ticket, &request.client_id) {
             return Err(bad_request("this ticket is another client's"));
         }
-        if self.records.is_claimed("ticket", &request.ticket.nonce).map_err(internal)? {
+        if self
+            .records
+            .is_claimed("ticket", &request.ticket.nonce)
+            .map_err(internal)?
+        {
             return Err(ticket_used());
         }
         let new_token = || random::<32>().map(|bytes| Zeroizing::new(hex(bytes.as_slice())));
         if !request.candidates.is_empty() {
             let granted = self.reserve(&request, &owner, new_token)?.ok_or_else(|| {
-                let message = "none of these sessions is to be had: they were used before, or another dealer made them";
-                HttpError::new(StatusCode::CONFLICT, "invalid_request_error", "session_used", message)
+                let message = "none of these sessions is to be had: they were used before, or \
+                    another dealer made them";
+                HttpError::new(
+                    StatusCode::CONFLICT,
+                    "invalid_request_error",
+                    "session_used",
+                    message,
+                )
             })?;
             return self.spend(&request.ticket, granted);
         }
         let session = hex(random::<16>().map_err(internal)?.as_slice());
-        let seed = || random::<32>().map(|bytes| Seed::from_bytes(*bytes)).map_err(internal);
+        let seed = || {
+            random::<32>()
+                .map(|bytes| Seed::from_bytes(*bytes))
+                .map_err(internal)
+        };
         let (seed0, seed1, token) = (seed()?, seed()?, new_token().map_err(internal)?);
         let text = Zeroizing::new(hex(&*Zeroizing::new(seed0.to_bytes())));
-        let NewSession { terms, client_id, ticket, .. } = request;
+        let NewSession {
+            terms,
+            client_id,
+            ticket,
+            ..
+        } = request;
         let seeds = Seeds::Live { seed0, seed1 };
-        let grant = Grant::new(&owner.name, (terms, client_id), &ticket, token.clone(), seeds);
+        let grant = Grant::new(
+            &owner.name,
+            (terms, client_id),
+            &ticket,
+            token.clone(),
+            seeds,
+        );
         self.grants.insert(&session, grant)?;
-        let granted = self.spend(&ticket, SessionGrant { session, token, seed: Some(text) })?;
+        let granted = self.spend(
+            &ticket,
+            SessionGrant {
+                session,
+                token,
+                seed: Some(text),
+            },
+        )?;
         Metrics::add(&self.metrics.sessions_started, 1);
         Ok(granted)
     }
 
-    /// A ticket buys one session; the record is on disk before the grant leaves, and without it the place is given back.
+    /// A ticket buys one session; the record is on disk before the grant leaves, and without it the
+    /// place is given back.
     fn spend(&self, ticket: &Ticket, granted: SessionGrant) -> Result<SessionGrant, HttpError> {
-        let spent = self.records.claim("ticket", &ticket.nonce).map_err(|error| match error {
-            ServingError::SessionUsed { .. } => ticket_used(),
-            error => internal(error),
-        });
+        let spent = self
+            .records
+            .claim("ticket", &ticket.nonce)
+            .map_err(|error| match error {
+                ServingError::SessionUsed { .. } => ticket_used(),
+                error => internal(error),
+            });
         if spent.is_err() {
             self.grants.remove(&granted.session);
         }
@@ -204,56 +275,92 @@ impl Dealer {
 
     /// The owner whose server this request is from.
     fn owner_of(&self, headers: &HeaderMap) -> Result<Arc<Owner>, HttpError> {
-        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let value = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
         let key = value.and_then(|value| value.strip_prefix("Bearer "));
-        let owner = key.map(|key| self.owners.of_key(key)).transpose().map_err(internal)?.flatten();
+        let owner = key
+            .map(|key| self.owners.of_key(key))
+            .transpose()
+            .map_err(internal)?
+            .flatten();
         owner.ok_or_else(|| {
-            let message = "the key of this server is not the one in the dealer's `server.key`, nor another owner's";
-            HttpError::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_key", message)
+            let message = "the key of this server is not the one in the dealer's `server.key`, nor \
+                another owner's";
+            HttpError::new(
+                StatusCode::UNAUTHORIZED,
+                "authentication_error",
+                "invalid_key",
+                message,
+            )
         })
     }
 }
 
 fn ticket_used() -> HttpError {
     let message = "this ticket was used before";
-    HttpError::new(StatusCode::CONFLICT, "invalid_request_error", "ticket_used", message)
+    HttpError::new(
+        StatusCode::CONFLICT,
+        "invalid_request_error",
+        "ticket_used",
+        message,
+    )
 }
 
 fn internal(error: ServingError) -> HttpError {
     tracing::error!("no session could be issued: {error}");
     let message = format!("no session could be issued: {}", error.for_peer());
-    HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "dealer", message)
+    HttpError::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "server_error",
+        "dealer",
+        message,
+    )
 }
 
 /// A message with terms; one of another version is refused by its version, whatever else differs.
 fn body<T: serde::de::DeserializeOwned>(request: serde_json::Value) -> Result<T, HttpError> {
     check_version(&request).map_err(|error| bad_request(error.to_string()))?;
-    serde_json::from_value(request).map_err(|error| bad_request(format!("the request is not understood: {error}")))
+    serde_json::from_value(request)
+        .map_err(|error| bad_request(format!("the request is not understood: {error}")))
 }
 
 /// What this dealer can serve, whatever the model.
 pub(crate) fn check_offer(terms: &Terms) -> Result<(), HttpError> {
     let version = PROTOCOL_VERSION.to_string();
-    let fields =
-        [("protocol", terms.protocol.to_string(), version.as_str()), ("reveal", terms.reveal.clone(), "token")];
-    match fields.into_iter().find(|(_, asked, offered)| asked != offered) {
-        None if Setting::parse(&terms.setting).is_none() => {
-            Err(bad_request(format!("this dealer offers the settings `dealer` and `3pc`, not `{}`", terms.setting)))
-        }
+    let fields = [
+        ("protocol", terms.protocol.to_string(), version.as_str()),
+        ("reveal", terms.reveal.clone(), "token"),
+    ];
+    match fields
+        .into_iter()
+        .find(|(_, asked, offered)| asked != offered)
+    {
+        None if Setting::parse(&terms.setting).is_none() => Err(bad_request(format!(
+            "this dealer offers the settings `dealer` and `3pc`, not `{}`",
+            terms.setting
+        ))),
         None if Rounding::parse(&terms.rounding).is_none() => {
             let message = "this dealer offers the roundings `exact` and `stochastic`, not";
             Err(bad_request(format!("{message} `{}`", terms.rounding)))
         }
-        None if E0::parse(&terms.e0).is_none() => Err(bad_request(format!("`{}` is no known `e0`", terms.e0))),
-        None => Ok(()),
-        Some((field, asked, offered)) => {
-            Err(bad_request(format!("this dealer offers `{field}` `{offered}`, not `{asked}`")))
+        None if E0::parse(&terms.e0).is_none() => {
+            Err(bad_request(format!("`{}` is no known `e0`", terms.e0)))
         }
+        None => Ok(()),
+        Some((field, asked, offered)) => Err(bad_request(format!(
+            "this dealer offers `{field}` `{offered}`, not `{asked}`"
+        ))),
     }
 }
 
 fn bad_request(message: impl Into<String>) -> HttpError {
-    HttpError::new(StatusCode::BAD_REQUEST, "invalid_request_error", "terms", message)
+    HttpError::new(
+        StatusCode::BAD_REQUEST,
+        "invalid_request_error",
+        "terms",
+        message,
+    )
 }
 
 async fn ready(State(dealer): State<Arc<Dealer>>) -> Result<&'static str, HttpError> {
@@ -261,7 +368,11 @@ async fn ready(State(dealer): State<Arc<Dealer>>) -> Result<&'static str, HttpEr
         return Err(web::not_ready("the dealer is shutting down"));
     }
     let folder = dealer.folder.clone();
-    dealer.readiness.check(move || has_room(&folder)).await.map(|()| "ready")
+    dealer
+        .readiness
+        .check(move || has_room(&folder))
+        .await
+        .map(|()| "ready")
 }
 
 async fn new_session(
@@ -271,11 +382,18 @@ async fn new_session(
     let request: NewSession = body(request)?;
     if dealer.sessions.is_draining() {
         let message = "the dealer is shutting down";
-        return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "shutting_down", message));
+        return Err(HttpError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "server_error",
+            "shutting_down",
+            message,
+        ));
     }
     // The record is synced to disk, which may take milliseconds.
     let issued = tokio::task::spawn_blocking(move || dealer.issue(request)).await;
-    issued.map(|grant| grant.map(Json)).unwrap_or_else(|_| Err(bad_request("the dealer failed")))
+    issued
+        .map(|grant| grant.map(Json))
+        .unwrap_or_else(|_| Err(bad_request("the dealer failed")))
 }
 
 async fn source_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> Response {

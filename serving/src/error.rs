@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use marill_model::ModelError;
 use marill_mpc::{ProtocolError, SpecError};
-use marill_net::http::Response;
-use marill_net::{NetError, peer_text};
+use marill_net::{NetError, http::Response, peer_text};
 
 use crate::wire::{CLOSE_BUDGET, CLOSE_SLOW};
 
@@ -14,13 +13,25 @@ use crate::wire::{CLOSE_BUDGET, CLOSE_SLOW};
 #[non_exhaustive]
 pub enum ServingError {
     #[error("the connection to the {peer} failed: {source}")]
-    Net { peer: &'static str, source: NetError },
+    Net {
+        peer: &'static str,
+        source: NetError,
+    },
     #[error("the secure step failed: {0}")]
     Protocol(#[from] ProtocolError),
     #[error("client and server disagree on `{field}`: here `{ours}`, there `{theirs}`")]
-    Mismatch { field: &'static str, ours: String, theirs: String },
+    Mismatch {
+        field: &'static str,
+        ours: String,
+        theirs: String,
+    },
     #[error("the {by} refused: {message}")]
-    Refused { by: &'static str, code: String, message: String, retry_after_seconds: Option<u64> },
+    Refused {
+        by: &'static str,
+        code: String,
+        message: String,
+        retry_after_seconds: Option<u64>,
+    },
     #[error("{0}")]
     Quota(crate::state::Refusal),
     #[error("the order for correlations does not fit: {reason}")]
@@ -30,8 +41,15 @@ pub enum ServingError {
     BadAhead { file: String, reason: String },
     #[error("there are no correlations written ahead for session `{session}`")]
     NotAhead { session: String },
-    #[error("no correlations are written ahead for a prompt of {bucket} and {tokens} tokens, selection `{selection}`")]
-    NothingAhead { bucket: usize, tokens: usize, selection: &'static str },
+    #[error(
+        "no correlations are written ahead for a prompt of {bucket} and {tokens} tokens, selection \
+         `{selection}`"
+    )]
+    NothingAhead {
+        bucket: usize,
+        tokens: usize,
+        selection: &'static str,
+    },
     #[error("comparisons on points are not to be had here: {reason}")]
     NoPoints { reason: &'static str },
     #[error("this server gives the most likely token only: no temperature above 0")]
@@ -39,8 +57,14 @@ pub enum ServingError {
     #[error("client and evaluator asked for tokens that are drawn in different ways")]
     SamplingDiffers,
     #[error("`{}` has room for {free_bytes} bytes, and {needed_bytes} are needed", path.display())]
-    NoRoom { path: PathBuf, needed_bytes: u64, free_bytes: u64 },
-    #[error("the tally declares {declared_bytes} bytes of corrections, the program made {got_bytes}")]
+    NoRoom {
+        path: PathBuf,
+        needed_bytes: u64,
+        free_bytes: u64,
+    },
+    #[error(
+        "the tally declares {declared_bytes} bytes of corrections, the program made {got_bytes}"
+    )]
     Tally { declared_bytes: u64, got_bytes: u64 },
     #[error("the session's client did not come within {seconds} s")]
     NoClient { seconds: u64 },
@@ -57,37 +81,56 @@ pub enum ServingError {
     #[error("`{}` is in use by another process", path.display())]
     LedgerInUse { path: PathBuf },
     #[error(
-        "`{}` holds {digits} characters where a key of 64 hexadecimal digits belongs\nhint: it is damaged; put the right one back, or delete it and a new one is made",
+        "`{}` holds {digits} characters where a key of 64 hexadecimal digits belongs\n\
+         hint: it is damaged; put the right one back, or delete it and a new one is made",
         path.display()
     )]
     BadSecret { path: PathBuf, digits: usize },
     #[error("session `{session}` was granted to somebody else")]
     WrongProof { session: String },
     #[error(
-        "a server without API keys answers anybody, who can then read the adapter out of the protocol; on `{address}` that is the whole network\nhint: `marill keys add NAME` makes a key, and `--allow-anonymous` serves everybody all the same"
+        "a server without API keys answers anybody, who can then read the adapter out of the \
+         protocol; on `{address}` that is the whole network\n\
+         hint: `marill keys add NAME` makes a key, and `--allow-anonymous` serves everybody all \
+         the same"
     )]
     Anonymous { address: String },
     #[error(
-        "this server had API keys, and `{}` is gone\nhint: put it back; to serve everybody from now on, remove `{}` too",
+        "this server had API keys, and `{}` is gone\n\
+         hint: put it back; to serve everybody from now on, remove `{}` too",
         keys.display(), record.display()
     )]
     KeysGone { keys: PathBuf, record: PathBuf },
     #[error("`{}`: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{0}")]
     Plain(NetError),
     #[error("the operating system gives no thread: {0}")]
     Thread(std::io::Error),
     #[error(
-        "what was downloaded is damaged: {source}\nhint: delete `{}`, and it is fetched again", folder.display()
+        "what was downloaded is damaged: {source}\n\
+         hint: delete `{}`, and it is fetched again", folder.display()
     )]
-    BadCache { folder: PathBuf, source: Box<marill_partition::PartitionError> },
+    BadCache {
+        folder: PathBuf,
+        source: Box<marill_partition::PartitionError>,
+    },
     #[error("`{}` cannot be used: {reason}\nhint: {hint}", path.display())]
-    BadIdentity { path: PathBuf, reason: String, hint: String },
+    BadIdentity {
+        path: PathBuf,
+        reason: String,
+        hint: String,
+    },
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
     #[error("cannot listen on `{address}`: {source}")]
-    Listen { address: String, source: std::io::Error },
+    Listen {
+        address: String,
+        source: std::io::Error,
+    },
     #[error("the prompt is {tokens} tokens, and {limit} fit with at least one token of answer")]
     PromptTooLong { tokens: usize, limit: usize },
     #[error("the model's template leaves out the turn that is to be continued")]
@@ -95,7 +138,11 @@ pub enum ServingError {
     #[error("the prompt is empty")]
     PromptEmpty,
     #[error("`{what}` has the digest {got}, the server announced {expected}")]
-    Digest { what: String, expected: String, got: String },
+    Digest {
+        what: String,
+        expected: String,
+        got: String,
+    },
     #[error("a task of the service failed: {0}")]
     Task(#[from] tokio::task::JoinError),
     #[error("the operating system gives no random numbers: {0}")]
@@ -127,9 +174,18 @@ impl ServingError {
     /// For `map_err`: a failed connection to the named peer.
     pub fn net(peer: &'static str) -> impl Fn(NetError) -> Self {
         move |source| match source {
-            NetError::Refused { body, retry_after_seconds, .. } if message_of(&body).is_some() => {
+            NetError::Refused {
+                body,
+                retry_after_seconds,
+                ..
+            } if message_of(&body).is_some() => {
                 let (code, message) = message_of(&body).unwrap_or_default();
-                Self::Refused { by: peer, code, message, retry_after_seconds }
+                Self::Refused {
+                    by: peer,
+                    code,
+                    message,
+                    retry_after_seconds,
+                }
             }
             source => Self::Net { peer, source },
         }
@@ -155,7 +211,8 @@ impl ServingError {
     pub fn net_source(&self) -> Option<&NetError> {
         match self {
             Self::Net { source, .. }
-            | Self::Protocol(ProtocolError::Peer { source, .. } | ProtocolError::Source(source)) => Some(source),
+            | Self::Protocol(ProtocolError::Peer { source, .. })
+            | Self::Protocol(ProtocolError::Source(source)) => Some(source),
             _ => None,
         }
     }
@@ -170,17 +227,26 @@ impl ServingError {
         }
     }
 
-    /// The kind of a refused greeting, for the party that greeted: its own fault, or that of the further party that
-    /// refused, where anybody can act on it, or what is wrong.
+    /// The kind of a refused greeting, for the party that greeted: its own fault, or that of the
+    /// further party that refused, where anybody can act on it, or what is wrong.
     pub(crate) fn refusal_code(&self, greeter: &str) -> &'static str {
         match self {
-            Self::Refused { code, .. } => BUSY.iter().find(|busy| *busy == code).copied().unwrap_or(DEALER_REFUSAL),
-            Self::Mismatch { field: "protocol" | "reveal" | "material", .. } => "terms",
+            Self::Refused { code, .. } => BUSY
+                .iter()
+                .find(|busy| *busy == code)
+                .copied()
+                .unwrap_or(DEALER_REFUSAL),
+            Self::Mismatch {
+                field: "protocol" | "reveal" | "material",
+                ..
+            } => "terms",
             // All the others are the partition's, or how a server was started with it.
             Self::Mismatch { .. } => "partition_changed",
             Self::Quota(refusal) => refusal.code(),
             Self::SessionUsed { .. } => "session_used",
-            Self::BadMessage { peer, .. } | Self::Net { peer, .. } if *peer == greeter => "bad_greeting",
+            Self::BadMessage { peer, .. } | Self::Net { peer, .. } if *peer == greeter => {
+                "bad_greeting"
+            }
             error if matches!(error.net_source(), Some(NetError::TimedOut { .. })) => "peer_slow",
             error if error.is_peer() => DEALER_REFUSAL,
             _ => "session",
@@ -190,17 +256,27 @@ impl ServingError {
     /// What a further party said about when to come back.
     pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
         match self {
-            Self::Refused { retry_after_seconds, .. } => *retry_after_seconds,
+            Self::Refused {
+                retry_after_seconds,
+                ..
+            } => *retry_after_seconds,
             Self::Quota(refusal) => Some(refusal.retry_after_seconds()),
             _ => None,
         }
     }
 
-    /// The WebSocket's code for an end with this error: what a further party ended with, where it is one of the services'.
+    /// The WebSocket's code for an end with this error: what a further party ended with, where it
+    /// is one of the services'.
     pub(crate) fn close_code(&self) -> u16 {
         match (self, self.net_source()) {
             (Self::Quota(_), _) => CLOSE_BUDGET,
-            (_, Some(NetError::Ended { code: code @ (CLOSE_BUDGET | CLOSE_SLOW), .. })) => *code,
+            (
+                _,
+                Some(NetError::Ended {
+                    code: code @ (CLOSE_BUDGET | CLOSE_SLOW),
+                    ..
+                }),
+            ) => *code,
             (_, Some(NetError::TimedOut { .. })) => CLOSE_SLOW,
             _ => CLOSE_NORMAL,
         }
@@ -208,24 +284,40 @@ impl ServingError {
 
     /// The peer is at fault or gone, not this process or its input.
     pub fn is_peer(&self) -> bool {
-        matches!(self, Self::Net { .. } | Self::Protocol(_) | Self::Refused { .. } | Self::BadMessage { .. })
+        matches!(
+            self,
+            Self::Net { .. } | Self::Protocol(_) | Self::Refused { .. } | Self::BadMessage { .. }
+        )
     }
 }
 
 /// For an answer of HTTP that is no success: what the service says of it.
 pub(crate) fn refused(by: &'static str, answer: &Response) -> ServingError {
     let text = String::from_utf8_lossy(&answer.body);
-    let (code, message) =
-        message_of(&text).unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
-    ServingError::Refused { by, code, message, retry_after_seconds: answer.retry_after_seconds }
+    let (code, message) = message_of(&text)
+        .unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
+    ServingError::Refused {
+        by,
+        code,
+        message,
+        retry_after_seconds: answer.retry_after_seconds,
+    }
 }
 
 /// `code` and `message` of an error object as the services write it.
 pub(crate) fn message_of(body: &str) -> Option<(String, String)> {
     let value: serde_json::Value = serde_json::from_str(body).ok()?;
     let error = value.get("error")?;
-    let text = |key| error.get(key).and_then(|value| value.as_str()).map(str::to_string);
-    Some((peer_text(&text("code").unwrap_or_default()), peer_text(&text("message")?)))
+    let text = |key| {
+        error
+            .get(key)
+            .and_then(|value| value.as_str())
+            .map(str::to_string)
+    };
+    Some((
+        peer_text(&text("code").unwrap_or_default()),
+        peer_text(&text("message")?),
+    ))
 }
 
 #[cfg(test)]
@@ -234,48 +326,116 @@ mod tests {
     use crate::wire::Reply;
 
     fn refused(code: &str, retry_after_seconds: Option<u64>) -> ServingError {
-        ServingError::Refused { by: "dealer", code: code.into(), message: "no".into(), retry_after_seconds }
+        ServingError::Refused {
+            by: "dealer",
+            code: code.into(),
+            message: "no".into(),
+            retry_after_seconds,
+        }
     }
 
     #[test]
     fn a_refusal_that_ends_by_itself_keeps_its_kind_and_others_do_not() {
-        for busy in ["too_many_sessions", "too_many_grants", "shutting_down", "not_ready", "peer_slow"] {
+        for busy in [
+            "too_many_sessions",
+            "too_many_grants",
+            "shutting_down",
+            "not_ready",
+            "peer_slow",
+        ] {
             let reply = Reply::<()>::refused(&refused(busy, Some(7)), "client");
-            let Reply::Refused { code, retry_after_seconds, .. } = reply else { panic!("a welcome") };
+            let Reply::Refused {
+                code,
+                retry_after_seconds,
+                ..
+            } = reply
+            else {
+                panic!("a welcome")
+            };
             assert_eq!((&*code, retry_after_seconds), (busy, Some(7)));
         }
         // The server's own key at the dealer is nothing that a client could change.
-        assert_eq!(refused("invalid_key", None).refusal_code("client"), "dealer");
-        let late = |peer| ServingError::Net { peer, source: NetError::TimedOut { seconds: 60 } };
-        assert_eq!(late("dealer").refusal_code("client"), "peer_slow");
-        assert_eq!(late("client").refusal_code("client"), "bad_greeting", "whoever greets badly is not the dealer");
-        let bad = |peer| ServingError::BadMessage { peer, reason: "x".into() };
         assert_eq!(
-            (bad("client").refusal_code("client"), bad("dealer").refusal_code("client")),
+            refused("invalid_key", None).refusal_code("client"),
+            "dealer"
+        );
+        let late = |peer| ServingError::Net {
+            peer,
+            source: NetError::TimedOut { seconds: 60 },
+        };
+        assert_eq!(late("dealer").refusal_code("client"), "peer_slow");
+        assert_eq!(
+            late("client").refusal_code("client"),
+            "bad_greeting",
+            "whoever greets badly is not the dealer"
+        );
+        let bad = |peer| ServingError::BadMessage {
+            peer,
+            reason: "x".into(),
+        };
+        assert_eq!(
+            (
+                bad("client").refusal_code("client"),
+                bad("dealer").refusal_code("client")
+            ),
             ("bad_greeting", "dealer")
         );
-        let differs = |field| ServingError::Mismatch { field, ours: "a".into(), theirs: "b".into() };
-        assert_eq!(differs("partition_id").refusal_code("client"), "partition_changed");
+        let differs = |field| ServingError::Mismatch {
+            field,
+            ours: "a".into(),
+            theirs: "b".into(),
+        };
+        assert_eq!(
+            differs("partition_id").refusal_code("client"),
+            "partition_changed"
+        );
         assert_eq!(differs("protocol").refusal_code("client"), "terms");
     }
 
     #[test]
     fn a_slow_party_is_told_apart_from_a_lost_one() {
         let source = |source| ServingError::Protocol(ProtocolError::Source(source));
-        assert_eq!(source(NetError::TimedOut { seconds: 60 }).close_code(), CLOSE_SLOW);
+        assert_eq!(
+            source(NetError::TimedOut { seconds: 60 }).close_code(),
+            CLOSE_SLOW
+        );
         assert_eq!(source(NetError::Closed).close_code(), CLOSE_NORMAL);
         for code in [CLOSE_SLOW, CLOSE_BUDGET] {
-            let ended = NetError::Ended { code, reason: String::new() };
-            assert_eq!(ServingError::Net { peer: "server", source: ended }.close_code(), code, "it is passed on");
+            let ended = NetError::Ended {
+                code,
+                reason: String::new(),
+            };
+            assert_eq!(
+                ServingError::Net {
+                    peer: "server",
+                    source: ended
+                }
+                .close_code(),
+                code,
+                "it is passed on"
+            );
         }
-        let other = NetError::Ended { code: 4999, reason: String::new() };
-        assert_eq!(ServingError::Net { peer: "server", source: other }.close_code(), CLOSE_NORMAL);
+        let other = NetError::Ended {
+            code: 4999,
+            reason: String::new(),
+        };
+        assert_eq!(
+            ServingError::Net {
+                peer: "server",
+                source: other
+            }
+            .close_code(),
+            CLOSE_NORMAL
+        );
     }
 
     #[test]
     fn the_text_of_a_service_is_one_line() {
         let body = "{\"error\":{\"code\":\"x\\u001b[2J\",\"message\":\"a\\nhint: b\\u001b]0;t\"}}";
-        assert_eq!(message_of(body), Some(("x [2J".into(), "a hint: b ]0;t".into())));
+        assert_eq!(
+            message_of(body),
+            Some(("x [2J".into(), "a hint: b ]0;t".into()))
+        );
         let long = format!("{{\"error\":{{\"message\":\"{}\"}}}}", "x".repeat(100_000));
         assert!(message_of(&long).unwrap().1.len() < 400);
     }

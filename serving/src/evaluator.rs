@@ -1,35 +1,42 @@
 //! An evaluator of its own: E0 where the client takes no part in the computation.
 //!
-//! It fetches the public part and the masked adapter, as a client would, and computes on shares: of each row it gets one
-//! share from the client, and the server gets the other; of each token it returns its share. It learns the prompt's
-//! bucket, the number of tokens and timing. If it and the server, or it and the dealer, work together, what this
-//! deployment protects is open to them.
+//! It fetches the public part and the masked adapter, as a client would, and computes on shares: of
+//! each row it gets one share from the client, and the server gets the other; of each token it
+//! returns its share. It learns the prompt's bucket, the number of tokens and timing. If it and the
+//! server, or it and the dealer, work together, what this deployment protects is open to them.
 //!
-//! It serves whoever brings a ticket of the server's, which the dealer checks before anything else happens: without the
-//! server's consent a greeting costs one request.
+//! It serves whoever brings a ticket of the server's, which the dealer checks before anything else
+//! happens: without the server's consent a greeting costs one request.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router, middleware};
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use marill_mpc::{DecoderSpec, OperatorSession};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 
-use crate::ServingError;
-use crate::client::{ClientOptions, SessionOpener, fetch, open_cached};
-use crate::metrics::{self, Metrics};
-use crate::pace::Pace;
-use crate::ready::has_room;
-use crate::ready::{Found, Renewed, partition_changed};
-use crate::seats::{Lobby, MAX_WAITING, Seat, Turn};
-use crate::tls::Tls;
-use crate::web::{self, HttpError, Sessions};
-use crate::wire::{
-    E0, EvaluateHello, EvaluateWelcome, Reply, Step, Terms, recv_hello, recv_input_share, send_json, send_token_share,
+use crate::{
+    ServingError,
+    client::{ClientOptions, SessionOpener, fetch, open_cached},
+    metrics::{self, Metrics},
+    pace::Pace,
+    ready::{Found, Renewed, has_room, partition_changed},
+    seats::{Lobby, MAX_WAITING, Seat, Turn},
+    tls::Tls,
+    web::{self, HttpError, Sessions},
+    wire::{
+        E0, EvaluateHello, EvaluateWelcome, Reply, Step, Terms, recv_hello, recv_input_share,
+        send_json, send_token_share,
+    },
 };
 
 const CLIENT: &str = "client";
@@ -58,10 +65,17 @@ pub(crate) struct Evaluator {
 /// Fetches the public part, then serves until a signal.
 ///
 /// # Errors
-/// [`ServingError::Mismatch`] where the server computes with its clients, a port in use, and what [`web::run`] reports.
+/// [`ServingError::Mismatch`] where the server computes with its clients, a port in use, and what
+/// [`web::run`] reports.
 pub fn run(options: &EvaluatorOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
-    let bound = web::bind(options.listen, options.tls.identity(&options.services.state)?)?;
-    let evaluator = Evaluator::new(opener(&options.services, progress)?, options.services.max_sessions);
+    let bound = web::bind(
+        options.listen,
+        options.tls.identity(&options.services.state)?,
+    )?;
+    let evaluator = Evaluator::new(
+        opener(&options.services, progress)?,
+        options.services.max_sessions,
+    );
     let services = options.services.clone();
     let make = move || opener(&services, &mut |line| tracing::info!("{line}"));
     let server_of = |opener: &SessionOpener| (opener.server.clone(), opener.terms.clone());
@@ -71,11 +85,18 @@ pub fn run(options: &EvaluatorOptions, progress: &mut dyn FnMut(&str)) -> Result
 }
 
 /// Fetches what is missing of the partition that the server serves.
-fn opener(services: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<SessionOpener, ServingError> {
+fn opener(
+    services: &ClientOptions,
+    progress: &mut dyn FnMut(&str),
+) -> Result<SessionOpener, ServingError> {
     let (folder, offer) = fetch(services, progress)?;
     if offer.e0 != E0::Operator {
         let (ours, theirs) = (E0::Operator.as_str().into(), offer.e0.as_str().into());
-        return Err(ServingError::Mismatch { field: "e0", ours, theirs });
+        return Err(ServingError::Mismatch {
+            field: "e0",
+            ours,
+            theirs,
+        });
     }
     SessionOpener::new(&open_cached(&folder)?, services, offer)
 }
@@ -84,7 +105,12 @@ impl Evaluator {
     pub(crate) fn new(opener: SessionOpener, max_sessions: usize) -> Arc<Self> {
         let opener = Arc::new(Renewed::new(opener));
         let sessions = Sessions::with_queue(max_sessions, MAX_WAITING);
-        Arc::new(Self { opener, sessions, lobby: Arc::default(), metrics: Arc::default() })
+        Arc::new(Self {
+            opener,
+            sessions,
+            lobby: Arc::default(),
+            metrics: Arc::default(),
+        })
     }
 
     pub(crate) fn sessions(&self) -> &Arc<Sessions> {
@@ -93,7 +119,10 @@ impl Evaluator {
 
     pub(crate) fn app(self: &Arc<Self>) -> Router {
         Router::new()
-            .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
+            .route(
+                "/health",
+                get(|| async { Json(serde_json::json!({ "status": "ok" })) }),
+            )
             .route("/ready", get(ready))
             .route("/v1/evaluate", get(evaluate_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
@@ -115,12 +144,21 @@ impl Evaluator {
                 Err(error)
             }
         };
-        let reason = result.as_ref().err().map_or(String::new(), |error| format!("evaluator: {}", error.for_peer()));
-        client.lock().close_with(result.as_ref().err().map_or(CLOSE_NORMAL, ServingError::close_code), &reason);
+        let reason = result.as_ref().err().map_or(String::new(), |error| {
+            format!("evaluator: {}", error.for_peer())
+        });
+        client.lock().close_with(
+            result
+                .as_ref()
+                .err()
+                .map_or(CLOSE_NORMAL, ServingError::close_code),
+            &reason,
+        );
         result
     }
 
-    /// A seat for a client that has greeted, and its session with what it was opened by: a later partition is another's.
+    /// A seat for a client that has greeted, and its session with what it was opened by: a later
+    /// partition is another's.
     fn open(
         &self,
         client: &mut SharedChannel<WebSocketChannel>,
@@ -145,33 +183,47 @@ impl Evaluator {
         session: &mut OperatorSession,
     ) -> Result<(), ServingError> {
         let width = spec.hidden_size;
-        let bad = |reason: String| ServingError::BadMessage { peer: CLIENT, reason };
+        let bad = |reason: String| ServingError::BadMessage {
+            peer: CLIENT,
+            reason,
+        };
         let mut pace = Pace::start(client);
         loop {
             let frame = client.recv().map_err(ServingError::net(CLIENT))?;
             let step = Step::parse(&frame).map_err(bad)?;
-            pace.step(if let Step::Prefill { bucket } = step { bucket } else { 1 });
+            pace.step(if let Step::Prefill { bucket } = step {
+                bucket
+            } else {
+                1
+            });
             let began = Instant::now();
             let token = match step {
                 Step::End => return Ok(()),
                 Step::Prefill { bucket } if bucket > spec.max_positions => {
                     return Err(bad(format!("a prefill of {bucket} is not possible")));
                 }
-                Step::Prefill { bucket } => session.prefill(&recv_input_share(client, CLIENT, step, width)?, bucket)?,
+                Step::Prefill { bucket } => {
+                    session.prefill(&recv_input_share(client, CLIENT, step, width)?, bucket)?
+                }
                 Step::Decode => session.decode(&recv_input_share(client, CLIENT, step, width)?)?,
             };
             send_token_share(client, CLIENT, token)?;
             pace.pause();
-            self.metrics.stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
+            self.metrics
+                .stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
         }
     }
 }
 
-/// The terms with the material that one of the two insists on, or else this evaluator's: it is at the end of the
-/// line on which rounds wait.
+/// The terms with the material that one of the two insists on, or else this evaluator's: it is at
+/// the end of the line on which rounds wait.
 fn agree(opener: &SessionOpener, hello: &EvaluateHello) -> Result<Terms, ServingError> {
     let (asked, ours) = (hello.terms.material, opener.terms.material);
-    let material = if hello.any_material || opener.insists_on_material { ours } else { asked };
+    let material = if hello.any_material || opener.insists_on_material {
+        ours
+    } else {
+        asked
+    };
     let terms = opener.terms.clone().with_material(material);
     let theirs = if hello.any_material { material } else { asked };
     terms.check(&hello.terms.clone().with_material(theirs))?;
@@ -187,7 +239,10 @@ async fn ready(State(evaluator): State<Arc<Evaluator>>) -> Result<&'static str, 
         has_room(opener.state.folder())?;
         Ok::<_, &'static str>(evaluator.opener.look(&opener.server, &opener.terms))
     };
-    match tokio::task::spawn_blocking(look).await.map(|found| found.map_err(web::not_ready)) {
+    match tokio::task::spawn_blocking(look)
+        .await
+        .map(|found| found.map_err(web::not_ready))
+    {
         Ok(Err(no_room)) => Err(no_room),
         Ok(Ok(Found::Ready)) => Ok("ready"),
         Ok(Ok(Found::Changed)) => Err(partition_changed()),

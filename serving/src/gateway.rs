@@ -5,27 +5,32 @@ mod fields;
 mod page;
 mod request;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
-use axum::body::Bytes;
-use axum::extract::{Path as UrlPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-
+use answer::{Shape, respond};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path as UrlPath, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
 use marill_net::{NetError, peer_text};
 
-use crate::ServingError;
-use crate::client::{Client, ClientOptions};
-use crate::metrics::{self, Metrics};
-use crate::ready::{Found, Readiness, Renewed, has_room, partition_changed};
-use crate::web::{self, HttpError, Sessions};
-use answer::{Shape, respond};
+use crate::{
+    ServingError,
+    client::{Client, ClientOptions},
+    metrics::{self, Metrics},
+    ready::{Found, Readiness, Renewed, has_room, partition_changed},
+    web::{self, HttpError, Sessions},
+};
 
 /// Answers that may wait for a free session before further ones are told to come back later.
 const MAX_WAITING: usize = 32;
@@ -59,7 +64,10 @@ pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(
     let sessions = Sessions::with_queue(options.client.max_sessions, MAX_WAITING);
     let client = connect(&options.client, progress)?;
     let gateway = Gateway::new(client, sessions.clone(), options.client.state.clone());
-    eprintln!("model `{}`: the prompt stays on this machine", peer_text(&gateway.client().model_name));
+    eprintln!(
+        "model `{}`: the prompt stays on this machine",
+        peer_text(&gateway.client().model_name)
+    );
     if !gateway.client().has_chat_template() {
         eprintln!("warning: {}", marill_model::NO_TEMPLATE);
     }
@@ -72,11 +80,17 @@ pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(
 }
 
 /// Gives a server that was started in the same moment some time to listen.
-fn connect(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<Client, ServingError> {
+fn connect(
+    options: &ClientOptions,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Client, ServingError> {
     let deadline = Instant::now() + START_WAIT;
     loop {
         match Client::connect(options, progress) {
-            Err(ServingError::Net { source: NetError::Unreachable { .. }, .. }) if Instant::now() < deadline => {
+            Err(ServingError::Net {
+                source: NetError::Unreachable { .. },
+                ..
+            }) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(200));
             }
             done => return done,
@@ -86,9 +100,18 @@ fn connect(options: &ClientOptions, progress: &mut dyn FnMut(&str)) -> Result<Cl
 
 impl Gateway {
     fn new(client: Client, sessions: Arc<Sessions>, folder: PathBuf) -> Arc<Self> {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        let created = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |elapsed| elapsed.as_secs());
         let client = Arc::new(Renewed::new(client));
-        Arc::new(Self { client, sessions, metrics: Arc::default(), created, folder, readiness: Readiness::default() })
+        Arc::new(Self {
+            client,
+            sessions,
+            metrics: Arc::default(),
+            created,
+            folder,
+            readiness: Readiness::default(),
+        })
     }
 
     /// What is computed with now; a request keeps it to its end.
@@ -116,7 +139,8 @@ impl Gateway {
 
     fn model_object(&self) -> serde_json::Value {
         serde_json::json!({
-            "id": self.client().model_name, "object": "model", "created": self.created, "owned_by": "marill",
+            "id": self.client().model_name, "object": "model", "created": self.created,
+            "owned_by": "marill",
         })
     }
 }
@@ -125,15 +149,26 @@ impl Gateway {
 async fn guard(request: Request, next: Next) -> Response {
     match foreign(request.headers()) {
         Some(what) => {
-            let message = format!("`{what}` is not this machine: the gateway answers local programs only");
-            HttpError::new(StatusCode::FORBIDDEN, "invalid_request_error", "forbidden_host", message).into_response()
+            let message =
+                format!("`{what}` is not this machine: the gateway answers local programs only");
+            HttpError::new(
+                StatusCode::FORBIDDEN,
+                "invalid_request_error",
+                "forbidden_host",
+                message,
+            )
+            .into_response()
         }
         None => next.run(request).await,
     }
 }
 
 fn foreign(headers: &HeaderMap) -> Option<String> {
-    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?").to_string());
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|value: &HeaderValue| value.to_str().unwrap_or("?").to_string())
+    };
     let host = text(header::HOST).unwrap_or_default();
     if !is_local(&host) {
         return Some(host);
@@ -156,7 +191,8 @@ async fn health(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> 
     let terms = &client.terms;
     Json(serde_json::json!({
         "status": "ok", "model": client.model_name, "partition_id": terms.partition_id,
-        "server": client.server().endpoint.to_string(), "setting": terms.setting, "e0": terms.e0, "rounding": terms.rounding,
+        "server": client.server().endpoint.to_string(), "setting": terms.setting, "e0": terms.e0,
+        "rounding": terms.rounding,
         "demonstration": client.is_demonstration(),
         "public_layers": client.public_layers(), "private_layers": client.private_layers(),
     }))
@@ -215,12 +251,21 @@ mod tests {
         for host in ["127.0.0.1", "127.0.0.1:8080", "localhost:1", "[::1]:80"] {
             assert!(is_local(host), "{host}");
         }
-        for host in ["", "example.org", "127.0.0.1.example.org:80", "localhost.evil:80", "10.0.0.1:80"] {
+        for host in [
+            "",
+            "example.org",
+            "127.0.0.1.example.org:80",
+            "localhost.evil:80",
+            "10.0.0.1:80",
+        ] {
             assert!(!is_local(host), "{host}");
         }
         let headers = HeaderMap::from_iter([
             (header::HOST, HeaderValue::from_static("localhost:1")),
-            (header::ORIGIN, HeaderValue::from_static("https://example.org")),
+            (
+                header::ORIGIN,
+                HeaderValue::from_static("https://example.org"),
+            ),
         ]);
         assert_eq!(foreign(&headers).as_deref(), Some("https://example.org"));
     }

@@ -1,7 +1,8 @@
-//! The services around the protocol: dealer, server, the client's library, and the gateway on the user's machine.
+//! The services around the protocol: dealer, server, the client's library, and the gateway on the
+//! user's machine.
 //!
-//! Only HTTP is asynchronous here. A session leaves the runtime with its upgraded connection and runs on a thread of
-//! its own, because a protocol is a long chain of small rounds.
+//! Only HTTP is asynchronous here. A session leaves the runtime with its upgraded connection and
+//! runs on a thread of its own, because a protocol is a long chain of small rounds.
 
 pub mod ahead;
 pub mod client;

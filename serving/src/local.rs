@@ -1,21 +1,25 @@
-//! Dealer, server and, where there is one, an evaluator of its own inside one process, on loopback sockets: for trying a
-//! partition out and for tests. Whoever runs all parties sees everything, so this is a demonstration and no privacy.
+//! Dealer, server and, where there is one, an evaluator of its own inside one process, on loopback
+//! sockets: for trying a partition out and for tests. Whoever runs all parties sees everything, so
+//! this is a demonstration and no privacy.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::sync::Arc;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
 
-use marill_net::Endpoint;
-use marill_net::http::HttpClient;
+use marill_net::{Endpoint, http::HttpClient};
 
-use crate::ServingError;
-use crate::client::SessionOpener;
-use crate::dealer::{Dealer, SERVER_KEY_FILE};
-use crate::evaluator::Evaluator;
-use crate::secret_files::read_key;
-use crate::server::{SecureModel, Server};
-use crate::tls::Identity;
-use crate::web::{self, Running, Sessions};
+use crate::{
+    ServingError,
+    client::SessionOpener,
+    dealer::{Dealer, SERVER_KEY_FILE},
+    evaluator::Evaluator,
+    secret_files::read_key,
+    server::{SecureModel, Server},
+    tls::Identity,
+    web::{self, Running, Sessions},
+};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -32,11 +36,16 @@ impl Parties {
     ///
     /// # Errors
     /// No free port, or a state folder in use.
-    pub fn start(model: SecureModel, state: &Path, max_sessions: usize) -> Result<Self, ServingError> {
+    pub fn start(
+        model: SecureModel,
+        state: &Path,
+        max_sessions: usize,
+    ) -> Result<Self, ServingError> {
         Self::start_with(model, state, max_sessions, false, None, |dealer| dealer)
     }
 
-    /// As [`Self::start`], under TLS where wanted, with correlations written ahead in a folder where there is one; the server reaches the dealer by the address that `route` gives.
+    /// As [`Self::start`], under TLS where wanted, with correlations written ahead in a folder
+    /// where there is one; the server reaches the dealer by the address that `route` gives.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -48,9 +57,16 @@ impl Parties {
         ahead: Option<&Path>,
         route: impl FnOnce(Endpoint) -> Endpoint,
     ) -> Result<Self, ServingError> {
-        let identity = |name: &str| tls.then(|| Identity::read_or_create(&state.join(name))).transpose();
+        let identity = |name: &str| {
+            tls.then(|| Identity::read_or_create(&state.join(name)))
+                .transpose()
+        };
         let dealer_sessions = Sessions::new(max_sessions);
-        let dealer = Dealer::open(&state.join("dealer"), &state.join("vault"), dealer_sessions.clone())?;
+        let dealer = Dealer::open(
+            &state.join("dealer"),
+            &state.join("vault"),
+            dealer_sessions.clone(),
+        )?;
         let dealer_running = web::start(web::bind(LOOPBACK, identity("dealer")?)?, dealer.app())?;
         let dealer_endpoint = dealer_running.endpoint.clone();
         let key = read_key(&state.join("dealer").join(SERVER_KEY_FILE))?;
@@ -91,7 +107,11 @@ impl LocalEvaluator {
     pub fn start(opener: SessionOpener, max_sessions: usize) -> Result<Self, ServingError> {
         let evaluator = Evaluator::new(opener, max_sessions);
         let running = web::start(web::bind(LOOPBACK, None)?, evaluator.app())?;
-        Ok(Self { endpoint: running.endpoint.clone(), sessions: evaluator.sessions().clone(), _running: running })
+        Ok(Self {
+            endpoint: running.endpoint.clone(),
+            sessions: evaluator.sessions().clone(),
+            _running: running,
+        })
     }
 
     /// Sessions that run now.

@@ -1,28 +1,28 @@
-//! What a service counts and measures, in the text format that Prometheus reads. No label carries text, ids of tokens or
-//! of clients. It is told at an address of its own only (`--metrics-listen`): counts of steps and bytes over time say how long
-//! other people's prompts and answers are.
+//! What a service counts and measures, in the text format that Prometheus reads. No label carries
+//! text, ids of tokens or of clients. It is told at an address of its own only
+//! (`--metrics-listen`): counts of steps and bytes over time say how long other people's prompts
+//! and answers are.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::header;
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
-use crate::ServingError;
-use crate::client::Answer;
-use crate::seats::Sessions;
-use crate::web::{self, Bound};
+use crate::{
+    ServingError,
+    client::Answer,
+    seats::Sessions,
+    web::{self, Bound},
+};
 
 const METADATA: Metadata<'static> = Metadata::new("marill", Level::INFO, None);
 const REFUSED: &str = "marill_sessions_refused_total";
-/// Upper bounds of the histograms, in seconds: from a token on one machine to a long prompt over a slow network.
-const BUCKETS: [f64; 13] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0];
+/// Upper bounds of the histograms, in seconds: from a token on one machine to a long prompt over a
+/// slow network.
+const BUCKETS: [f64; 13] = [
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0,
+];
 
 /// Counters and times of one service since it started.
 pub struct Metrics {
@@ -42,48 +42,86 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut builder = PrometheusBuilder::new();
-        for name in ["marill_open_seconds", "marill_prompt_seconds", "marill_token_seconds"] {
+        for name in [
+            "marill_open_seconds",
+            "marill_prompt_seconds",
+            "marill_token_seconds",
+        ] {
             let buckets = builder.set_buckets_for_metric(Matcher::Full(name.into()), &BUCKETS);
             builder = buckets.expect("there are buckets");
         }
         let recorder = builder.build_recorder();
         let counter = |name: &'static str, help: &'static str| {
-            recorder.describe_counter(KeyName::from_const_str(name), Some(Unit::Count), help.into());
+            recorder.describe_counter(
+                KeyName::from_const_str(name),
+                Some(Unit::Count),
+                help.into(),
+            );
             recorder.register_counter(&Key::from_static_name(name), &METADATA)
         };
         let gauge = |name: &'static str, help: &'static str| {
-            recorder.describe_gauge(KeyName::from_const_str(name), Some(Unit::Count), help.into());
+            recorder.describe_gauge(
+                KeyName::from_const_str(name),
+                Some(Unit::Count),
+                help.into(),
+            );
             recorder.register_gauge(&Key::from_static_name(name), &METADATA)
         };
         let histogram = |name: &'static str, help: &'static str| {
-            recorder.describe_histogram(KeyName::from_const_str(name), Some(Unit::Seconds), help.into());
+            recorder.describe_histogram(
+                KeyName::from_const_str(name),
+                Some(Unit::Seconds),
+                help.into(),
+            );
             recorder.register_histogram(&Key::from_static_name(name), &METADATA)
         };
-        let refused = "Sessions and requests that were refused, by the code that the caller was given.";
-        recorder.describe_counter(KeyName::from_const_str(REFUSED), Some(Unit::Count), refused.into());
+        let refused =
+            "Sessions and requests that were refused, by the code that the caller was given.";
+        recorder.describe_counter(
+            KeyName::from_const_str(REFUSED),
+            Some(Unit::Count),
+            refused.into(),
+        );
         let metrics = Self {
             sessions_started: counter("marill_sessions_started_total", "Sessions that began."),
-            sessions_failed: counter("marill_sessions_failed_total", "Sessions that ended with an error."),
+            sessions_failed: counter(
+                "marill_sessions_failed_total",
+                "Sessions that ended with an error.",
+            ),
             steps: counter(
                 "marill_steps_total",
                 "Steps that were computed: a prompt is one, each further token is one.",
             ),
-            bytes_sent: counter("marill_session_sent_bytes_total", "Bytes sent in sessions, headers included."),
+            bytes_sent: counter(
+                "marill_session_sent_bytes_total",
+                "Bytes sent in sessions, headers included.",
+            ),
             bytes_received: counter(
                 "marill_session_received_bytes_total",
                 "Bytes received in sessions, headers included.",
             ),
-            open_seconds: histogram("marill_open_seconds", "Seconds from a session's connection to its first step."),
+            open_seconds: histogram(
+                "marill_open_seconds",
+                "Seconds from a session's connection to its first step.",
+            ),
             prompt_seconds: histogram("marill_prompt_seconds", "Seconds that a prompt took."),
-            token_seconds: histogram("marill_token_seconds", "Seconds that a token after the first one took."),
+            token_seconds: histogram(
+                "marill_token_seconds",
+                "Seconds that a token after the first one took.",
+            ),
             active: gauge("marill_sessions_active", "Sessions that run now."),
             waiting: gauge("marill_sessions_waiting", "Sessions that wait for a place."),
             recorder,
         };
         // A series that appears with its first refusal cannot be told from one that is broken.
-        for reason in
-            ["invalid_api_key", "too_many_sessions", "budget_spent", "rate_limited", "shutting_down", "session"]
-        {
+        for reason in [
+            "invalid_api_key",
+            "too_many_sessions",
+            "budget_spent",
+            "rate_limited",
+            "shutting_down",
+            "session",
+        ] {
             metrics.refusals(reason).increment(0);
         }
         metrics
@@ -102,7 +140,8 @@ impl Metrics {
 
     fn refusals(&self, code: &'static str) -> Counter {
         let label = vec![Label::from_static_parts("reason", code)];
-        self.recorder.register_counter(&Key::from_parts(REFUSED, label), &METADATA)
+        self.recorder
+            .register_counter(&Key::from_parts(REFUSED, label), &METADATA)
     }
 
     /// A session stands.
@@ -112,7 +151,11 @@ impl Metrics {
 
     /// A step was computed: the prompt or a further token.
     pub fn stepped(&self, is_prompt: bool, took: Duration) {
-        let seconds = if is_prompt { &self.prompt_seconds } else { &self.token_seconds };
+        let seconds = if is_prompt {
+            &self.prompt_seconds
+        } else {
+            &self.token_seconds
+        };
         seconds.record(took.as_secs_f64());
         Self::add(&self.steps, 1);
     }
@@ -149,14 +192,26 @@ pub fn listen(
     metrics: &Arc<Metrics>,
     sessions: &Arc<Sessions>,
 ) -> Result<MetricsListener, ServingError> {
-    let Some(address) = address else { return Ok(MetricsListener(None)) };
+    let Some(address) = address else {
+        return Ok(MetricsListener(None));
+    };
     let bound = web::bind_for_operators(address)?;
-    let app = Router::new().route("/metrics", get(tell)).with_state((metrics.clone(), sessions.clone()));
+    let app = Router::new()
+        .route("/metrics", get(tell))
+        .with_state((metrics.clone(), sessions.clone()));
     Ok(MetricsListener(Some((bound, app))))
 }
 
-async fn tell(State((metrics, sessions)): State<(Arc<Metrics>, Arc<Sessions>)>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render(&sessions))
+async fn tell(
+    State((metrics, sessions)): State<(Arc<Metrics>, Arc<Sessions>)>,
+) -> impl IntoResponse {
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        metrics.render(&sessions),
+    )
 }
 
 #[cfg(test)]
@@ -165,33 +220,65 @@ mod tests {
 
     use super::*;
 
-    /// The rules of the text format, and those of `promtool check metrics`: every series has a help and a type before it, a
-    /// counter's name ends in `_total`, a unit stands in the name, buckets grow and end in `+Inf`.
+    /// The rules of the text format, and those of `promtool check metrics`: every series has a help
+    /// and a type before it, a counter's name ends in `_total`, a unit stands in the name, buckets
+    /// grow and end in `+Inf`.
     fn check(text: &str) -> BTreeMap<String, f64> {
-        let (mut types, mut helps, mut values) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::<String, f64>::new());
+        let (mut types, mut helps, mut values) = (
+            BTreeMap::new(),
+            BTreeMap::new(),
+            BTreeMap::<String, f64>::new(),
+        );
         for line in text.lines().filter(|line| !line.is_empty()) {
             if let Some(help) = line.strip_prefix("# HELP ") {
                 let (name, help) = help.split_once(' ').unwrap();
-                assert!(help.len() > 10 && helps.insert(name.to_string(), help).is_none(), "{line}");
+                assert!(
+                    help.len() > 10 && helps.insert(name.to_string(), help).is_none(),
+                    "{line}"
+                );
             } else if let Some(kind) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = kind.split_once(' ').unwrap();
                 assert!(helps.contains_key(name), "no help before {line}");
                 assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
                 assert_eq!(kind == "histogram", name.ends_with("_seconds"), "{line}");
-                assert!(types.insert(name.to_string(), kind.to_string()).is_none(), "{line}");
+                assert!(
+                    types.insert(name.to_string(), kind.to_string()).is_none(),
+                    "{line}"
+                );
             } else {
                 let (series, value) = line.rsplit_once(' ').unwrap();
                 let name = series.split('{').next().unwrap();
-                let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
-                let kind = types.get(base).or_else(|| types.get(name)).unwrap_or_else(|| panic!("no type: {line}"));
-                assert!(name.starts_with("marill_") && (base == name) == (kind != "histogram"), "{line}");
-                assert!(values.insert(series.to_string(), value.parse().unwrap()).is_none(), "twice: {line}");
+                let base = ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .find_map(|end| name.strip_suffix(end))
+                    .unwrap_or(name);
+                let kind = types
+                    .get(base)
+                    .or_else(|| types.get(name))
+                    .unwrap_or_else(|| panic!("no type: {line}"));
+                assert!(
+                    name.starts_with("marill_") && (base == name) == (kind != "histogram"),
+                    "{line}"
+                );
+                assert!(
+                    values
+                        .insert(series.to_string(), value.parse().unwrap())
+                        .is_none(),
+                    "twice: {line}"
+                );
             }
         }
-        for name in types.iter().filter(|(_, kind)| *kind == "histogram").map(|(name, _)| name) {
+        for name in types
+            .iter()
+            .filter(|(_, kind)| *kind == "histogram")
+            .map(|(name, _)| name)
+        {
             let of = |bound: &str| values[&format!("{name}_bucket{{le=\"{bound}\"}}")];
             let counts: Vec<f64> = BUCKETS.iter().map(|bound| of(&bound.to_string())).collect();
-            assert!(counts.is_sorted() && *counts.last().unwrap() <= of("+Inf"), "{name}");
+            assert!(
+                counts.is_sorted() && *counts.last().unwrap() <= of("+Inf"),
+                "{name}"
+            );
             assert_eq!(of("+Inf"), values[&format!("{name}_count")], "{name}");
         }
         values
@@ -210,8 +297,14 @@ mod tests {
         metrics.stepped(false, Duration::from_secs(1000));
         let values = check(&metrics.render(&sessions));
         for (series, value) in [
-            ("marill_sessions_refused_total{reason=\"budget_spent\"}", 2.0),
-            ("marill_sessions_refused_total{reason=\"invalid_api_key\"}", 0.0),
+            (
+                "marill_sessions_refused_total{reason=\"budget_spent\"}",
+                2.0,
+            ),
+            (
+                "marill_sessions_refused_total{reason=\"invalid_api_key\"}",
+                0.0,
+            ),
             ("marill_steps_total", 7.0),
             ("marill_sessions_active", 1.0),
             ("marill_prompt_seconds_bucket{le=\"2\"}", 0.0),
@@ -222,7 +315,12 @@ mod tests {
             ("marill_token_seconds_count", 6.0),
             ("marill_open_seconds_sum", 0.3),
         ] {
-            assert_eq!(values.get(series), Some(&value), "{series}\n{}", metrics.render(&sessions));
+            assert_eq!(
+                values.get(series),
+                Some(&value),
+                "{series}\n{}",
+                metrics.render(&sessions)
+            );
         }
     }
 
@@ -233,7 +331,10 @@ mod tests {
         one.refuse("session");
         Metrics::add(&one.sessions_started, 3);
         let values = check(&other.render(&sessions));
-        assert_eq!(values["marill_sessions_refused_total{reason=\"session\"}"], 0.0);
+        assert_eq!(
+            values["marill_sessions_refused_total{reason=\"session\"}"],
+            0.0
+        );
         assert_eq!(values["marill_sessions_started_total"], 0.0);
     }
 }

@@ -1,5 +1,5 @@
-//! How long a session may take: each step has its time, and all of it together what its steps have earned, so that no
-//! frame sent just before each timeout keeps a seat for hours.
+//! How long a session may take: each step has its time, and all of it together what its steps have
+//! earned, so that no frame sent just before each timeout keeps a seat for hours.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,8 @@ const OPENING: Duration = Duration::from_secs(300);
 /// What a step may take, and how much more for each position of a prompt.
 const STEP: Duration = Duration::from_secs(150);
 const POSITION: Duration = Duration::from_secs(4);
-/// What a step adds to the session's time, the pause before the next one included, beside its positions.
+/// What a step adds to the session's time, the pause before the next one included, beside its
+/// positions.
 const EARNED: Duration = Duration::from_secs(60);
 
 /// A peer that takes the adapter more slowly than this is given up.
@@ -27,7 +28,10 @@ pub(crate) struct Pace {
 impl Pace {
     /// A session begins whose peer has greeted.
     pub(crate) fn start(line: &Line) -> Self {
-        let pace = Self { lines: vec![line.clone()], end: Instant::now() + OPENING };
+        let pace = Self {
+            lines: vec![line.clone()],
+            end: Instant::now() + OPENING,
+        };
         pace.set(pace.end);
         pace
     }
@@ -57,6 +61,8 @@ impl Pace {
     }
 
     fn set(&self, deadline: Instant) {
-        self.lines.iter().for_each(|line| line.lock().set_deadline(Some(deadline)));
+        self.lines
+            .iter()
+            .for_each(|line| line.lock().set_deadline(Some(deadline)));
     }
 }

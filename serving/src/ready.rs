@@ -1,15 +1,20 @@
-//! Whether a service is ready: asked of the peers behind it at most once a second, however often it is asked itself.
+//! Whether a service is ready: asked of the peers behind it at most once a second, however often it
+//! is asked itself.
 
-use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
 
 use marill_net::http::HttpClient;
 
-use crate::ServingError;
-use crate::secret_files::check_room;
-use crate::web::{self, HttpError};
-use crate::wire::Terms;
+use crate::{
+    ServingError,
+    secret_files::check_room,
+    web::{self, HttpError},
+    wire::Terms,
+};
 
 /// What was found holds for so long.
 const HOLDS: Duration = Duration::from_secs(1);
@@ -26,7 +31,8 @@ const MAX_ANSWER_BYTES: u64 = 1 << 20;
 pub(crate) struct Readiness(tokio::sync::Mutex<Option<(Instant, Result<(), &'static str>)>>);
 
 impl Readiness {
-    /// What `find` says, or said a moment ago; those who ask meanwhile wait for the one that is looking.
+    /// What `find` says, or said a moment ago; those who ask meanwhile wait for the one that is
+    /// looking.
     pub(crate) async fn check(
         &self,
         find: impl FnOnce() -> Result<(), &'static str> + Send + 'static,
@@ -35,7 +41,9 @@ impl Readiness {
         let found = match *last {
             Some((at, found)) if at.elapsed() < HOLDS => found,
             _ => {
-                let found = tokio::task::spawn_blocking(find).await.unwrap_or(Err("the service failed"));
+                let found = tokio::task::spawn_blocking(find)
+                    .await
+                    .unwrap_or(Err("the service failed"));
                 *last = Some((Instant::now(), found));
                 found
             }
@@ -54,7 +62,10 @@ pub(crate) fn has_room(folder: &Path) -> Result<(), &'static str> {
 
 /// That a peer says it is ready.
 pub(crate) fn says_ready(peer: &HttpClient) -> bool {
-    let answer = peer.clone().with_limit(PATIENCE).get("/ready", MAX_ANSWER_BYTES);
+    let answer = peer
+        .clone()
+        .with_limit(PATIENCE)
+        .get("/ready", MAX_ANSWER_BYTES);
     answer.is_ok_and(|answer| answer.status == 200)
 }
 
@@ -78,11 +89,19 @@ pub(crate) struct Renewed<T> {
 impl<T> Renewed<T> {
     pub(crate) fn new(current: T) -> Self {
         let (last, hinted, hint) = Default::default();
-        Self { current: RwLock::new(Arc::new(current)), last, hinted, hint }
+        Self {
+            current: RwLock::new(Arc::new(current)),
+            last,
+            hinted,
+            hint,
+        }
     }
 
     pub(crate) fn current(&self) -> Arc<T> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Looks at the server, unless that was done a moment ago.
@@ -111,15 +130,17 @@ impl<T> Renewed<T> {
 
     fn wait(&self, time: Duration) {
         let hinted = lock(&self.hinted);
-        let (mut hinted, _) =
-            self.hint.wait_timeout_while(hinted, time, |hinted| !*hinted).unwrap_or_else(PoisonError::into_inner);
+        let (mut hinted, _) = self
+            .hint
+            .wait_timeout_while(hinted, time, |hinted| !*hinted)
+            .unwrap_or_else(PoisonError::into_inner);
         if std::mem::take(&mut *hinted) {
             *lock(&self.last) = None;
         }
     }
 
-    /// Looks again and again; where the partition has changed, `make` fetches what belongs to the new one. Sessions that run
-    /// keep what they began with.
+    /// Looks again and again; where the partition has changed, `make` fetches what belongs to the
+    /// new one. Sessions that run keep what they began with.
     pub(crate) fn watch(
         self: &Arc<Self>,
         of: impl Fn(&T) -> (HttpClient, Terms) + Send + 'static,
@@ -141,7 +162,10 @@ impl<T> Renewed<T> {
                 tracing::info!("the server serves another partition: it is fetched");
                 match make() {
                     Ok(new) => {
-                        *renewed.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+                        *renewed
+                            .current
+                            .write()
+                            .unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
                         *lock(&renewed.last) = None;
                         tracing::info!("the new partition is in use");
                     }
@@ -163,10 +187,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Whether the server is ready for sessions under these terms, as far as its list of models tells.
 fn find(server: &HttpClient, terms: &Terms) -> Found {
-    let models = server.clone().with_limit(PATIENCE).get("/v1/models", MAX_ANSWER_BYTES);
+    let models = server
+        .clone()
+        .with_limit(PATIENCE)
+        .get("/v1/models", MAX_ANSWER_BYTES);
     let models = models.ok().filter(|answer| answer.status == 200);
-    let served = models.and_then(|answer| serde_json::from_slice::<serde_json::Value>(&answer.body).ok());
-    let Some(offer) = served.as_ref().map(|models| &models["data"][0]).filter(|offer| offer.is_object()) else {
+    let served =
+        models.and_then(|answer| serde_json::from_slice::<serde_json::Value>(&answer.body).ok());
+    let Some(offer) = served
+        .as_ref()
+        .map(|models| &models["data"][0])
+        .filter(|offer| offer.is_object())
+    else {
         return Found::NotReady;
     };
     let ours = [
@@ -175,7 +207,10 @@ fn find(server: &HttpClient, terms: &Terms) -> Found {
         ("rounding", &terms.rounding),
         ("e0", &terms.e0),
     ];
-    match ours.iter().all(|(name, ours)| offer[*name] == ours.as_str()) {
+    match ours
+        .iter()
+        .all(|(name, ours)| offer[*name] == ours.as_str())
+    {
         false => Found::Changed,
         true if says_ready(server) => Found::Ready,
         true => Found::NotReady,
@@ -197,7 +232,10 @@ mod tests {
 
     #[tokio::test]
     async fn many_who_ask_at_once_cost_one_look() {
-        let (readiness, looks) = (Arc::new(Readiness::default()), Arc::new(AtomicUsize::new(0)));
+        let (readiness, looks) = (
+            Arc::new(Readiness::default()),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let ask = || {
             let (readiness, looks) = (readiness.clone(), looks.clone());
             async move {
@@ -222,8 +260,16 @@ mod tests {
     fn a_folder_that_cannot_be_written_is_not_ready() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(has_room(folder.path()), Ok(()));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left of the trial");
-        assert!(has_room(&folder.path().join("gone")).unwrap_err().contains("disk"));
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            0,
+            "nothing is left of the trial"
+        );
+        assert!(
+            has_room(&folder.path().join("gone"))
+                .unwrap_err()
+                .contains("disk")
+        );
         if Path::new("/dev/full").exists() {
             // A folder on a full disk cannot be made here; a file stands for it.
             assert!(has_room(Path::new("/dev/full")).is_err());

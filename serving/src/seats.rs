@@ -1,18 +1,23 @@
-//! Places for sessions: so many run at once, further ones wait in the order in which they came, and who finds no place to
-//! wait is told when one may be free.
+//! Places for sessions: so many run at once, further ones wait in the order in which they came, and
+//! who finds no place to wait is told when one may be free.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use axum::http::StatusCode;
-use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
-use crate::ServingError;
-use crate::web::HttpError;
+use crate::{ServingError, web::HttpError};
 
 /// How long running sessions may take to end after the first signal.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
@@ -81,11 +86,15 @@ impl Sessions {
             return Err(shutting_down());
         }
         // Whoever waits gets a seat that becomes free before it can be seen here.
-        self.seats.clone().try_acquire_owned().map(|permit| self.seat(permit)).map_err(|_| self.full())
+        self.seats
+            .clone()
+            .try_acquire_owned()
+            .map(|permit| self.seat(permit))
+            .map_err(|_| self.full())
     }
 
-    /// As [`Self::admit`]; first come, first served among those who wait, each at most for `patience`. Whoever drops the
-    /// future has left the queue.
+    /// As [`Self::admit`]; first come, first served among those who wait, each at most for
+    /// `patience`. Whoever drops the future has left the queue.
     ///
     /// # Errors
     /// As [`Self::admit`], where there is no place to wait or the patience is over.
@@ -105,7 +114,11 @@ impl Sessions {
     fn seat(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Seat {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.times().running.insert(number, Instant::now());
-        Seat { sessions: self.clone(), number, _permit: permit }
+        Seat {
+            sessions: self.clone(),
+            number,
+            _permit: permit,
+        }
     }
 
     fn times(&self) -> MutexGuard<'_, Times> {
@@ -116,19 +129,35 @@ impl Sessions {
         let (active, waiting) = (self.active(), self.waiting());
         let message = match waiting {
             0 => format!("{active} sessions run already, which is the limit"),
-            waiting => format!("{active} sessions run already and {waiting} wait, which is the limit"),
+            waiting => {
+                format!("{active} sessions run already and {waiting} wait, which is the limit")
+            }
         };
-        let mut full = HttpError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "too_many_sessions", message);
+        let mut full = HttpError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            "too_many_sessions",
+            message,
+        );
         full.retry_after_seconds = Some(self.retry_after_seconds());
         full
     }
 
-    /// When those who wait now will have had their turn, if sessions go on taking the time that they took lately.
+    /// When those who wait now will have had their turn, if sessions go on taking the time that
+    /// they took lately.
     pub fn retry_after_seconds(&self) -> u64 {
         let times = self.times();
-        // Before the first one has ended it is known only that they take longer than they have taken so far.
-        let so_far = times.running.values().map(|began| began.elapsed().as_secs_f64()).fold(0.0, f64::max);
-        let each = times.mean.unwrap_or(0.0).max(if times.mean.is_none() { so_far } else { 0.0 });
+        // Before the first one has ended it is known only that they take longer than they have
+        // taken so far.
+        let so_far = times
+            .running
+            .values()
+            .map(|began| began.elapsed().as_secs_f64())
+            .fold(0.0, f64::max);
+        let each = times
+            .mean
+            .unwrap_or(0.0)
+            .max(if times.mean.is_none() { so_far } else { 0.0 });
         let turns = (self.waiting() + 1) as f64 / self.limit.max(1) as f64;
         (each * turns).ceil().clamp(1.0, MAX_RETRY_SECONDS) as u64
     }
@@ -145,7 +174,12 @@ impl Sessions {
 
 fn shutting_down() -> HttpError {
     let message = "the service is shutting down";
-    HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "shutting_down", message)
+    HttpError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "server_error",
+        "shutting_down",
+        message,
+    )
 }
 
 /// Lines that have not greeted yet. They hold no seat: who says nothing keeps nobody from one.
@@ -161,13 +195,25 @@ impl Lobby {
     /// 429 for a line too many, in all or of this address.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Guest, HttpError> {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, own) = (lines.values().sum::<usize>(), lines.get(&address).copied().unwrap_or(0));
+        let (all, own) = (
+            lines.values().sum::<usize>(),
+            lines.get(&address).copied().unwrap_or(0),
+        );
         if all >= MAX_GUESTS || own >= MAX_OF_ADDRESS {
-            let message = format!("{own} lines of this address have not greeted yet, and {all} in all");
-            return Err(HttpError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "too_many_lines", message));
+            let message =
+                format!("{own} lines of this address have not greeted yet, and {all} in all");
+            return Err(HttpError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                "too_many_lines",
+                message,
+            ));
         }
         lines.insert(address, own + 1);
-        Ok(Guest { lobby: self.clone(), address })
+        Ok(Guest {
+            lobby: self.clone(),
+            address,
+        })
     }
 }
 
@@ -199,7 +245,11 @@ pub(crate) struct Turn {
 impl Turn {
     /// For a handler of the service's runtime.
     pub(crate) fn new(guest: Guest, sessions: &Arc<Sessions>) -> Self {
-        Self { guest, sessions: sessions.clone(), runtime: Handle::current() }
+        Self {
+            guest,
+            sessions: sessions.clone(),
+            runtime: Handle::current(),
+        }
     }
 
     /// Once the line has greeted: leaves the lobby and waits for a seat, in turn.
@@ -208,7 +258,9 @@ impl Turn {
     /// [`ServingError::Refused`] by `service`, as [`Sessions::admit_in_turn`] says.
     pub(crate) fn take(self, service: &'static str) -> Result<Seat, ServingError> {
         drop(self.guest);
-        let seat = self.runtime.block_on(self.sessions.admit_in_turn(SEAT_WAIT));
+        let seat = self
+            .runtime
+            .block_on(self.sessions.admit_in_turn(SEAT_WAIT));
         seat.map_err(ServingError::refused_by(service))
     }
 }
@@ -219,7 +271,11 @@ struct Waiting<'a>(&'a Sessions);
 impl<'a> Waiting<'a> {
     fn enter(sessions: &'a Sessions) -> Option<Self> {
         let more = |waiting| (waiting < sessions.max_waiting).then_some(waiting + 1);
-        sessions.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self(sessions))
+        sessions
+            .waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()
+            .map(|_| Self(sessions))
     }
 }
 
@@ -241,7 +297,11 @@ impl Drop for Seat {
         let mut times = self.sessions.times();
         if let Some(began) = times.running.remove(&self.number) {
             let seconds = began.elapsed().as_secs_f64();
-            times.mean = Some(times.mean.map_or(seconds, |mean| mean + NEWEST * (seconds - mean)));
+            times.mean = Some(
+                times
+                    .mean
+                    .map_or(seconds, |mean| mean + NEWEST * (seconds - mean)),
+            );
         }
     }
 }
@@ -254,8 +314,13 @@ mod tests {
     fn one_address_fills_its_own_part_of_a_lobby() {
         let lobby = Arc::<Lobby>::default();
         let (greedy, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
-        let guests: Vec<Guest> = (0..MAX_OF_ADDRESS).map(|_| lobby.enter(greedy).unwrap()).collect();
-        assert_eq!(lobby.enter(greedy).map(|_| ()).unwrap_err().code, Some("too_many_lines"));
+        let guests: Vec<Guest> = (0..MAX_OF_ADDRESS)
+            .map(|_| lobby.enter(greedy).unwrap())
+            .collect();
+        assert_eq!(
+            lobby.enter(greedy).map(|_| ()).unwrap_err().code,
+            Some("too_many_lines")
+        );
         drop(lobby.enter(other).unwrap());
         drop(guests);
         lobby.enter(greedy).unwrap();
@@ -279,12 +344,25 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         }
-        let refused = sessions.admit_in_turn(Duration::from_secs(20)).await.map(|_| ()).unwrap_err();
-        assert!(refused.message.contains("1 sessions run already and 3 wait"), "{}", refused.message);
+        let refused = sessions
+            .admit_in_turn(Duration::from_secs(20))
+            .await
+            .map(|_| ())
+            .unwrap_err();
+        assert!(
+            refused
+                .message
+                .contains("1 sessions run already and 3 wait"),
+            "{}",
+            refused.message
+        );
         assert!(sessions.admit().is_err(), "nobody overtakes");
         waiting.remove(1).abort();
         drop(first);
-        assert_eq!((served.recv().await, served.recv().await), (Some(0), Some(2)));
+        assert_eq!(
+            (served.recv().await, served.recv().await),
+            (Some(0), Some(2))
+        );
         for task in waiting {
             task.await.unwrap();
         }
@@ -295,11 +373,24 @@ mod tests {
     async fn a_wait_ends_with_the_patience_or_with_the_service() {
         let sessions = Sessions::with_queue(1, 2);
         let seat = sessions.admit().unwrap();
-        let late = sessions.admit_in_turn(Duration::from_millis(20)).await.map(|_| ()).unwrap_err();
-        assert_eq!((late.status, late.code), (StatusCode::TOO_MANY_REQUESTS, Some("too_many_sessions")));
+        let late = sessions
+            .admit_in_turn(Duration::from_millis(20))
+            .await
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(
+            (late.status, late.code),
+            (StatusCode::TOO_MANY_REQUESTS, Some("too_many_sessions"))
+        );
         let waiting = tokio::spawn({
             let sessions = sessions.clone();
-            async move { sessions.admit_in_turn(Duration::from_secs(20)).await.map(|_| ()).unwrap_err() }
+            async move {
+                sessions
+                    .admit_in_turn(Duration::from_secs(20))
+                    .await
+                    .map(|_| ())
+                    .unwrap_err()
+            }
         });
         while sessions.waiting() == 0 {
             tokio::task::yield_now().await;
@@ -311,7 +402,10 @@ mod tests {
         assert_eq!(waiting.await.unwrap().code, Some("shutting_down"));
         drop(seat);
         draining.await.unwrap();
-        assert_eq!(sessions.admit().map(|_| ()).unwrap_err().status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            sessions.admit().map(|_| ()).unwrap_err().status,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
     }
 
     #[test]
@@ -320,12 +414,19 @@ mod tests {
         assert_eq!(sessions.retry_after_seconds(), 1);
         sessions.times().mean = Some(8.0);
         sessions.waiting.store(9, Ordering::Relaxed);
-        assert_eq!(sessions.retry_after_seconds(), 40, "ten turns of 8 s, two at once");
+        assert_eq!(
+            sessions.retry_after_seconds(),
+            40,
+            "ten turns of 8 s, two at once"
+        );
         sessions.waiting.store(0, Ordering::Relaxed);
         assert_eq!(sessions.retry_after_seconds(), 4);
         sessions.times().mean = None;
         let began = Instant::now().checked_sub(Duration::from_secs(30)).unwrap();
         sessions.times().running.insert(0, began);
-        assert!((15..=17).contains(&sessions.retry_after_seconds()), "one that runs for 30 s tells as much");
+        assert!(
+            (15..=17).contains(&sessions.retry_after_seconds()),
+            "one that runs for 30 s tells as much"
+        );
     }
 }

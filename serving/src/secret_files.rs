@@ -1,14 +1,18 @@
 //! Small secret files of a service, readable by their owner only.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{File, OpenOptions},
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
 use zeroize::Zeroizing;
 
-use crate::ServingError;
-use crate::wire::{hex, unhex};
+use crate::{
+    ServingError,
+    wire::{hex, unhex},
+};
 
 /// `N` bytes from the operating system's generator.
 ///
@@ -16,12 +20,13 @@ use crate::wire::{hex, unhex};
 /// [`ServingError::Random`].
 pub fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, ServingError> {
     let mut bytes = Zeroizing::new([0; N]);
-    getrandom::fill(bytes.as_mut_slice()).map_err(|error| ServingError::Random(error.to_string()))?;
+    getrandom::fill(bytes.as_mut_slice())
+        .map_err(|error| ServingError::Random(error.to_string()))?;
     Ok(bytes)
 }
 
-/// Reads a key or a random name: 64 hexadecimal digits. A disk that was full once leaves files that are empty or cut, and
-/// a key of no length would open everything.
+/// Reads a key or a random name: 64 hexadecimal digits. A disk that was full once leaves files that
+/// are empty or cut, and a key of no length would open everything.
 ///
 /// # Errors
 /// [`ServingError::BadSecret`] for anything else; [`ServingError::Io`].
@@ -30,18 +35,24 @@ pub fn read_key(path: &Path) -> Result<Zeroizing<String>, ServingError> {
     let key = Zeroizing::new(text.trim().to_string());
     match unhex::<32>(&key).map(Zeroizing::new) {
         Some(_) => Ok(key),
-        None => Err(ServingError::BadSecret { path: path.into(), digits: key.len() }),
+        None => Err(ServingError::BadSecret {
+            path: path.into(),
+            digits: key.len(),
+        }),
     }
 }
 
-/// Reads the random name or key in `path`, and makes one on first use (64 hexadecimal digits). It has its name only when
-/// it is whole and on disk.
+/// Reads the random name or key in `path`, and makes one on first use (64 hexadecimal digits). It
+/// has its name only when it is whole and on disk.
 ///
 /// # Errors
 /// As [`read_key`]; [`ServingError::Random`].
 pub fn read_or_create_key(path: &Path) -> Result<Zeroizing<String>, ServingError> {
     if path.symlink_metadata().is_err() {
-        let text = Zeroizing::new(format!("{}\n", *Zeroizing::new(hex(random::<32>()?.as_slice()))));
+        let text = Zeroizing::new(format!(
+            "{}\n",
+            *Zeroizing::new(hex(random::<32>()?.as_slice()))
+        ));
         match write_secret(path, text.as_bytes()) {
             // Another process was faster: its key counts.
             Err(ServingError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
@@ -56,8 +67,14 @@ pub fn read_or_create_key(path: &Path) -> Result<Zeroizing<String>, ServingError
 /// # Errors
 /// [`ServingError::Io`].
 pub fn sync_folder(folder: &Path) -> Result<(), ServingError> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(ServingError::io(folder))
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(ServingError::io(folder))
 }
 
 /// Writes a new file that only its owner can read; it is there whole, and durable, or not at all.
@@ -71,7 +88,11 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
     }
     let part = part_of(path)?;
     let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&part)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         // Unlike a rename this fails where the name is taken.
@@ -99,7 +120,11 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
     }
     let part = part_of(path)?;
     let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&part)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
@@ -123,7 +148,11 @@ const TRIAL_BYTES: usize = 16 << 10;
 pub fn check_room(folder: &Path) -> Result<(), ServingError> {
     let trial = part_of(&folder.join("trial"))?;
     let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&trial)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&trial)?;
         file.write_all(&[0; TRIAL_BYTES])?;
         file.sync_data()
     };
@@ -143,12 +172,21 @@ mod tests {
         std::thread::scope(|scope| {
             for thread in 0..8u8 {
                 let path = &path;
-                scope.spawn(move || (0..25).for_each(|_| replace_file(path, &[thread; 4096]).unwrap()));
+                scope.spawn(move || {
+                    (0..25).for_each(|_| replace_file(path, &[thread; 4096]).unwrap())
+                });
             }
         });
         let bytes = std::fs::read(&path).unwrap();
-        assert!(bytes.len() == 4096 && bytes.iter().all(|byte| *byte == bytes[0]), "one content, whole");
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+        assert!(
+            bytes.len() == 4096 && bytes.iter().all(|byte| *byte == bytes[0]),
+            "one content, whole"
+        );
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
     }
 
     #[test]
@@ -158,24 +196,42 @@ mod tests {
         let make = || read_or_create_key(&path).unwrap().to_string();
         let keys: Vec<String> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
         });
         assert!(keys.iter().all(|key| *key == keys[0] && key.len() == 64));
         assert!(write_secret(&path, b"x").is_err(), "it is never replaced");
         assert_eq!(make(), keys[0]);
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1
+        );
     }
 
     #[test]
     fn a_key_that_is_empty_short_or_no_number_is_refused_by_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("server.key");
-        for wrong in ["", "\n", &"ab".repeat(27), &"ab".repeat(33), &"zz".repeat(32)] {
+        for wrong in [
+            "",
+            "\n",
+            &"ab".repeat(27),
+            &"ab".repeat(33),
+            &"zz".repeat(32),
+        ] {
             std::fs::write(&path, wrong).unwrap();
-            for error in [read_key(&path), read_or_create_key(&path)].map(|key| key.unwrap_err().to_string()) {
+            for error in
+                [read_key(&path), read_or_create_key(&path)].map(|key| key.unwrap_err().to_string())
+            {
                 assert!(error.contains("server.key"), "{error}");
             }
-            assert_eq!(std::fs::read_to_string(&path).unwrap(), wrong, "it is left as it is");
+            assert_eq!(
+                std::fs::read_to_string(&path).unwrap(),
+                wrong,
+                "it is left as it is"
+            );
         }
     }
 }

@@ -7,38 +7,43 @@ mod input;
 mod masked;
 mod session;
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use axum::extract::{Path as UrlPath, Request, State};
-use axum::http::{Extensions, HeaderMap, StatusCode, header};
-use axum::middleware;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{
+    Json, Router,
+    extract::{Path as UrlPath, Request, State},
+    http::{Extensions, HeaderMap, StatusCode, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use guard::WrongKeys;
+use input::Inputs;
 use marill_mpc::{DecoderSpec, Material, PrivateWeights, PublicWeights};
-use marill_net::Endpoint;
-use marill_net::http::HttpClient;
+use marill_net::{Endpoint, http::HttpClient};
 use marill_partition::{Manifest, Partition};
+use masked::MaskedParts;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::ServingError;
-use crate::ahead::{self, Order, SealingKey, Shelf};
-use crate::metrics::{self, Metrics};
-use crate::ready::{Readiness, has_room, says_ready};
-use crate::seats::{Lobby, MAX_WAITING, Turn};
-use crate::secret_files::{read_key, replace_file};
-use crate::state::{FileState, Holder, KEYS_FILE, Refusal, State as Durable};
-use crate::ticket::{For, Signer};
-use crate::tls::Tls;
-use crate::web::{self, HttpError, Sessions};
-use crate::wire::{E0, GrantedTicket, NewTicket, PROTOCOL_VERSION, Setting, Terms, hex, unhex};
-use guard::WrongKeys;
-use input::Inputs;
-use masked::MaskedParts;
+use crate::{
+    ServingError,
+    ahead::{self, Order, SealingKey, Shelf},
+    metrics::{self, Metrics},
+    ready::{Readiness, has_room, says_ready},
+    seats::{Lobby, MAX_WAITING, Turn},
+    secret_files::{read_key, replace_file},
+    state::{FileState, Holder, KEYS_FILE, Refusal, State as Durable},
+    ticket::{For, Signer},
+    tls::Tls,
+    web::{self, HttpError, Sessions},
+    wire::{E0, GrantedTicket, NewTicket, PROTOCOL_VERSION, Setting, Terms, hex, unhex},
+};
 
 /// The server's key for correlations written ahead, in its folder.
 pub const AHEAD_KEY_FILE: &str = "ahead.key";
@@ -57,17 +62,19 @@ pub struct ServerOptions {
     pub dealer_key: PathBuf,
     pub state: PathBuf,
     pub max_sessions: usize,
-    /// The file of keys, [`crate::state::Keys`]; `None`: `keys` in the state folder. Where there is no such file
-    /// everybody who can connect is served, on this machine alone unless `allow_anonymous`.
+    /// The file of keys, [`crate::state::Keys`]; `None`: `keys` in the state folder. Where there is
+    /// no such file everybody who can connect is served, on this machine alone unless
+    /// `allow_anonymous`.
     pub keys: Option<PathBuf>,
-    /// Serve everybody beyond this machine too, where there are no keys: whoever is a client can cheat the adapter out of
-    /// the protocol, and so can the dealer's operator by being one.
+    /// Serve everybody beyond this machine too, where there are no keys: whoever is a client can
+    /// cheat the adapter out of the protocol, and so can the dealer's operator by being one.
     pub allow_anonymous: bool,
     /// Where correlations lie that were written ahead.
     pub ahead: Option<PathBuf>,
     pub setting: Setting,
     pub e0: E0,
-    /// Whether tokens are drawn where a client asks for it; else they are the most likely ones only.
+    /// Whether tokens are drawn where a client asks for it; else they are the most likely ones
+    /// only.
     pub allow_sampling: bool,
     /// Whether comparisons are on point functions where a client asks for it; else on digits only.
     pub allow_points: bool,
@@ -111,7 +118,11 @@ impl SecureModel {
 
     /// What comparisons may be made of.
     fn materials(&self) -> &'static [Material] {
-        if self.allow_points { &[Material::Digits, Material::Points] } else { &[Material::Digits] }
+        if self.allow_points {
+            &[Material::Digits, Material::Points]
+        } else {
+            &[Material::Digits]
+        }
     }
 
     /// An order for correlations that are sealed to `key`.
@@ -156,11 +167,21 @@ pub(crate) struct Server {
 /// Runs a server until a signal.
 ///
 /// # Errors
-/// A partition that cannot be served, a port or state in use, no dealer key, and what [`web::run`] reports.
+/// A partition that cannot be served, a port or state in use, no dealer key, and what [`web::run`]
+/// reports.
 pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
-    let keys = options.keys.clone().unwrap_or_else(|| options.state.join(KEYS_FILE));
-    if options.keys.is_none() && !keys.exists() && !options.allow_anonymous && !options.listen.ip().is_loopback() {
-        return Err(ServingError::Anonymous { address: options.listen.to_string() });
+    let keys = options
+        .keys
+        .clone()
+        .unwrap_or_else(|| options.state.join(KEYS_FILE));
+    if options.keys.is_none()
+        && !keys.exists()
+        && !options.allow_anonymous
+        && !options.listen.ip().is_loopback()
+    {
+        return Err(ServingError::Anonymous {
+            address: options.listen.to_string(),
+        });
     }
     let tls = options.tls.identity(&options.state)?;
     let bound = web::bind(options.listen, tls)?;
@@ -168,23 +189,36 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         return Err(ServingError::io(&keys)(std::io::ErrorKind::NotFound.into()));
     }
     if options.ahead.is_some() && (options.setting != Setting::Dealer || options.e0 != E0::Client) {
-        let reason =
-            "in the setting `3pc` and with an evaluator of its own, correlations are made while a session runs";
+        let reason = "in the setting `3pc` and with an evaluator of its own, correlations are made \
+            while a session runs";
         let reason = reason.into();
         return Err(ServingError::BadOrder { reason });
     }
     let state = Arc::new(FileState::open(&options.state, &keys)?);
     let dealer_key = read_key(&options.dealer_key)?;
-    let shelf = options.ahead.as_deref().map(|folder| open_shelf(&options.state, folder, &dealer_key)).transpose()?;
+    let shelf = options
+        .ahead
+        .as_deref()
+        .map(|folder| open_shelf(&options.state, folder, &dealer_key))
+        .transpose()?;
     let partition = Partition::open(&options.partition)?;
     let spec = partition.decoder_spec().clone();
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
-    let mut model = SecureModel::new(partition.partition_id(), spec, public, private, options.setting);
+    let mut model = SecureModel::new(
+        partition.partition_id(),
+        spec,
+        public,
+        private,
+        options.setting,
+    );
     model.terms = model.terms.with_e0(options.e0);
     (model.allow_sampling, model.allow_points) = (options.allow_sampling, options.allow_points);
-    let published =
-        Published { folder: options.partition.clone(), manifest: partition.manifest.clone(), created: unix_seconds() };
+    let published = Published {
+        folder: options.partition.clone(),
+        manifest: partition.manifest.clone(),
+        created: unix_seconds(),
+    };
     drop(partition);
     let sessions = Sessions::with_queue(options.max_sessions, MAX_WAITING);
     let server = Arc::new(Server {
@@ -219,12 +253,19 @@ pub fn write_order(partition: &Path, state: &Path, to: &Path) -> Result<(), Serv
     let (id, spec) = (partition.partition_id(), partition.decoder_spec().clone());
     let model = SecureModel::new(id, spec, public, private, Setting::Dealer);
     let order = model.order(&SealingKey::read_or_create(&state.join(AHEAD_KEY_FILE))?);
-    replace_file(to, &serde_json::to_vec_pretty(&order).map_err(|error| ServingError::io(to)(error.into()))?)
+    replace_file(
+        to,
+        &serde_json::to_vec_pretty(&order).map_err(|error| ServingError::io(to)(error.into()))?,
+    )
 }
 
 fn open_shelf(state: &Path, folder: &Path, dealer_key: &str) -> Result<Shelf, ServingError> {
     std::fs::read_dir(folder).map_err(ServingError::io(folder))?;
-    Ok(Shelf::new(folder, SealingKey::read_or_create(&state.join(AHEAD_KEY_FILE))?, dealer_key))
+    Ok(Shelf::new(
+        folder,
+        SealingKey::read_or_create(&state.join(AHEAD_KEY_FILE))?,
+        dealer_key,
+    ))
 }
 
 impl Server {
@@ -237,7 +278,9 @@ impl Server {
         ahead: Option<&Path>,
     ) -> Result<Arc<Self>, ServingError> {
         let dealer_key = dealer.bearer.clone().unwrap_or_default();
-        let shelf = ahead.map(|folder| open_shelf(state, folder, &dealer_key)).transpose()?;
+        let shelf = ahead
+            .map(|folder| open_shelf(state, folder, &dealer_key))
+            .transpose()?;
         Ok(Arc::new(Self {
             model,
             published: None,
@@ -259,7 +302,10 @@ impl Server {
 
     pub(crate) fn app(self: &Arc<Self>) -> Router {
         Router::new()
-            .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
+            .route(
+                "/health",
+                get(|| async { Json(serde_json::json!({ "status": "ok" })) }),
+            )
             .route("/ready", get(ready))
             .route("/v1/models", get(models))
             .route("/v1/models/{id}/manifest", get(manifest))
@@ -279,12 +325,20 @@ impl Server {
 
     /// Whose request this is; `None` where no keys are asked for.
     async fn check_key(self: &Arc<Self>, headers: &HeaderMap) -> Result<Option<Holder>, HttpError> {
-        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let key = value.and_then(|value| value.strip_prefix("Bearer ")).map(|key| Zeroizing::new(key.to_string()));
+        let value = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        let key = value
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .map(|key| Zeroizing::new(key.to_string()));
         // The file of keys may have changed, and may be long.
         let state = self.state.clone();
-        let held = tokio::task::spawn_blocking(move || state.holder(key.as_ref().map(|key| key.as_str()))).await;
-        let held = held.map_err(|error| state_failed(error.into()))?.map_err(state_failed)?;
+        let held =
+            tokio::task::spawn_blocking(move || state.holder(key.as_ref().map(|key| key.as_str())))
+                .await;
+        let held = held
+            .map_err(|error| state_failed(error.into()))?
+            .map_err(state_failed)?;
         if held == Err(Refusal::Unknown) {
             self.metrics.refuse("invalid_api_key");
             self.wrong_keys.failed().await;
@@ -301,7 +355,9 @@ impl Server {
     /// Counts a session against the key's rate, on disk.
     fn start_session(&self, holder: Option<&Holder>) -> Result<(), ServingError> {
         let Some(holder) = holder else { return Ok(()) };
-        self.state.start_session(holder, SystemTime::now())?.map_err(ServingError::Quota)
+        self.state
+            .start_session(holder, SystemTime::now())?
+            .map_err(ServingError::Quota)
     }
 
     /// Counts a refusal, but for those that the check of the key has counted.
@@ -312,19 +368,31 @@ impl Server {
     }
 
     fn published(&self, id: &str) -> Result<&Published, HttpError> {
-        let named = |published: &&Published| id == published.manifest.name || id == published.manifest.partition_id;
-        self.published.as_ref().filter(named).ok_or_else(|| HttpError::not_found("such model"))
+        let named = |published: &&Published| {
+            id == published.manifest.name || id == published.manifest.partition_id
+        };
+        self.published
+            .as_ref()
+            .filter(named)
+            .ok_or_else(|| HttpError::not_found("such model"))
     }
 }
 
 /// Who cannot be checked is not served.
 fn state_failed(error: ServingError) -> HttpError {
     tracing::error!("the server's records cannot be used: {error}");
-    HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "state", "the server's records cannot be used")
+    HttpError::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "server_error",
+        "state",
+        "the server's records cannot be used",
+    )
 }
 
 fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
 }
 
 /// Ready means that a session would start now: the dealer answers and nothing is being shut down.
@@ -335,12 +403,17 @@ async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, HttpEr
     let (dealer, folder) = (server.dealer.clone(), server.folder.clone());
     let find = move || {
         has_room(&folder)?;
-        says_ready(&dealer).then_some(()).ok_or("the dealer is not ready")
+        says_ready(&dealer)
+            .then_some(())
+            .ok_or("the dealer is not ready")
     };
     server.readiness.check(find).await.map(|()| "ready")
 }
 
-async fn models(State(server): State<Arc<Server>>, headers: HeaderMap) -> Result<Json<serde_json::Value>, HttpError> {
+async fn models(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+) -> Result<Json<serde_json::Value>, HttpError> {
     let _ = server.check_key(&headers).await?;
     let data: Vec<_> = server
         .published
@@ -374,13 +447,17 @@ async fn file(
 ) -> Result<Response, HttpError> {
     let _ = server.check_key(&headers).await?;
     let published = server.published(&id)?;
-    let listed = published.manifest.public_files.iter().find(|entry| entry.path == path);
+    let listed = published
+        .manifest
+        .public_files
+        .iter()
+        .find(|entry| entry.path == path);
     let entry = listed.ok_or_else(|| HttpError::not_found("such file in the public part"))?;
     files::send(published.folder.join(&entry.path), entry.bytes).await
 }
 
-/// A ticket for the dealer, and the sessions written ahead that fit. Signing costs nothing and is not remembered: what a
-/// holder may open at once, the dealer counts.
+/// A ticket for the dealer, and the sessions written ahead that fit. Signing costs nothing and is
+/// not remembered: what a holder may open at once, the dealer counts.
 async fn tickets(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
@@ -390,30 +467,56 @@ async fn tickets(
     let holder = server.check_key(&headers).await?;
     if unhex::<32>(&wish.client_id).is_none() {
         let message = "`client_id` needs 64 hexadecimal digits";
-        return Err(HttpError::new(StatusCode::BAD_REQUEST, "invalid_request_error", "client_id", message));
+        return Err(HttpError::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            "client_id",
+            message,
+        ));
     }
     let whose = match &holder {
         Some(holder) => For::Key(&holder.digest),
         None => For::Address(web::address_of(&extensions)),
     };
-    let ticket = server.signer.issue(&whose, &wish.client_id).map_err(state_failed)?;
+    let ticket = server
+        .signer
+        .issue(&whose, &wish.client_id)
+        .map_err(state_failed)?;
     let Some(bucket) = wish.bucket.filter(|_| server.shelf.is_some()) else {
-        return Ok(Json(GrantedTicket { ticket, ahead: Vec::new() }));
+        return Ok(Json(GrantedTicket {
+            ticket,
+            ahead: Vec::new(),
+        }));
     };
     // The folder and the records are read, which may take a while.
     let look = move || {
         let used = |session: &str| server.state.is_claimed("e1", session);
-        let offers = server.shelf.as_ref().map(|shelf| shelf.offers(bucket, 1, wish.selection, used));
+        let offers = server
+            .shelf
+            .as_ref()
+            .map(|shelf| shelf.offers(bucket, 1, wish.selection, used));
         offers.transpose().map(Option::unwrap_or_default)
     };
-    let ahead = tokio::task::spawn_blocking(look).await.map_err(|error| state_failed(error.into()))?;
-    Ok(Json(GrantedTicket { ticket, ahead: ahead.map_err(state_failed)? }))
+    let ahead = tokio::task::spawn_blocking(look)
+        .await
+        .map_err(|error| state_failed(error.into()))?;
+    Ok(Json(GrantedTicket {
+        ticket,
+        ahead: ahead.map_err(state_failed)?,
+    }))
 }
 
 /// What clients of version 5 ask first.
 async fn former_offers() -> HttpError {
-    let message = format!("this server speaks protocol {PROTOCOL_VERSION}, and this client an older one: update it");
-    HttpError::new(StatusCode::BAD_REQUEST, "invalid_request_error", "terms", message)
+    let message = format!(
+        "this server speaks protocol {PROTOCOL_VERSION}, and this client an older one: update it"
+    );
+    HttpError::new(
+        StatusCode::BAD_REQUEST,
+        "invalid_request_error",
+        "terms",
+        message,
+    )
 }
 
 async fn session_upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {

@@ -1,9 +1,11 @@
-//! What a service remembers over restarts and crashes: who may use it, what they have used, which sessions are burnt.
+//! What a service remembers over restarts and crashes: who may use it, what they have used, which
+//! sessions are burnt.
 //!
-//! Everything that a server decides by goes through the trait [`State`]; [`FileState`] keeps it in one folder, one process
-//! to a folder: keys in a text file that people edit, records in an embedded database ([`store`]). SQLite would do the
-//! same, but its C source takes 43 CPU-seconds to compile at the optimisation level of the dependencies here. A fleet of
-//! servers needs an implementation over a database that they share, and nothing else.
+//! Everything that a server decides by goes through the trait [`State`]; [`FileState`] keeps it in
+//! one folder, one process to a folder: keys in a text file that people edit, records in an
+//! embedded database ([`store`]). SQLite would do the same, but its C source takes 43 CPU-seconds
+//! to compile at the optimisation level of the dependencies here. A fleet of servers needs an
+//! implementation over a database that they share, and nothing else.
 
 mod files;
 mod keys;
@@ -12,13 +14,13 @@ mod takeover;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sha2::{Digest, Sha256};
-
-use crate::ServingError;
 pub use files::FileState;
 pub use keys::{KEYS_FILE, Key, Keys, Limits};
+use sha2::{Digest, Sha256};
 pub use store::{RECORDS_FILE, export};
 pub(crate) use store::{Store, WhenInUse};
+
+use crate::ServingError;
 
 /// SHA-256 of an API key: what is stored instead of the key.
 pub type KeyDigest = [u8; 32];
@@ -48,8 +50,15 @@ pub enum Refusal {
     /// The budget is spent; it grows only when the owner raises it.
     #[error("this key's budget of {limit} tokens leaves no room for the next step")]
     BudgetSpent { limit: u64 },
-    #[error("this key is allowed {limit} {what} a minute; come back in {} s", retry_after.as_secs())]
-    TooFast { what: &'static str, limit: u64, retry_after: Duration },
+    #[error(
+        "this key is allowed {limit} {what} a minute; come back in {} s",
+        retry_after.as_secs(),
+    )]
+    TooFast {
+        what: &'static str,
+        limit: u64,
+        retry_after: Duration,
+    },
 }
 
 impl Refusal {
@@ -73,7 +82,8 @@ impl Refusal {
     }
 }
 
-/// The durable state of a server. Every method is safe to call from any thread; what it returned `Ok` for is on disk.
+/// The durable state of a server. Every method is safe to call from any thread; what it returned
+/// `Ok` for is on disk.
 pub trait State: Send + Sync {
     /// Records that `role` now uses `session`, once and for all.
     ///
@@ -97,13 +107,22 @@ pub trait State: Send + Sync {
     ///
     /// # Errors
     /// [`ServingError::Io`].
-    fn start_session(&self, holder: &Holder, now: SystemTime) -> Result<Result<(), Refusal>, ServingError>;
+    fn start_session(
+        &self,
+        holder: &Holder,
+        now: SystemTime,
+    ) -> Result<Result<(), Refusal>, ServingError>;
 
     /// Charges `tokens` positions before they are computed. An aborted step stays charged.
     ///
     /// # Errors
     /// [`ServingError::Io`].
-    fn charge(&self, holder: &Holder, tokens: u64, now: SystemTime) -> Result<Result<(), Refusal>, ServingError>;
+    fn charge(
+        &self,
+        holder: &Holder,
+        tokens: u64,
+        now: SystemTime,
+    ) -> Result<Result<(), Refusal>, ServingError>;
 
     /// Whether the holder's key is still one, without a charge.
     ///
@@ -119,5 +138,6 @@ pub trait State: Send + Sync {
 }
 
 fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
 }

@@ -1,17 +1,20 @@
 //! Tickets: a server's word to its dealer that a client may open one session.
 //!
-//! A dealer serves owners of models, not the world: it hands out seeds only to whoever shows a ticket that an owner's
-//! server has signed (HMAC-SHA256 under a key derived from the owner's `server.key`). The server signs for holders of its
-//! API keys, or for everybody where it asks for none. A ticket names its holder and its client by pseudonyms that only the
-//! server can resolve, so that the dealer can limit each of them. It buys one session; the dealer records its nonce.
+//! A dealer serves owners of models, not the world: it hands out seeds only to whoever shows a
+//! ticket that an owner's server has signed (HMAC-SHA256 under a key derived from the owner's
+//! `server.key`). The server signs for holders of its API keys, or for everybody where it asks for
+//! none. A ticket names its holder and its client by pseudonyms that only the server can resolve,
+//! so that the dealer can limit each of them. It buys one session; the dealer records its nonce.
 
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::ServingError;
-use crate::secret_files::random;
-use crate::wire::{hex, unhex};
+use crate::{
+    ServingError,
+    secret_files::random,
+    wire::{hex, unhex},
+};
 
 /// Hexadecimal throughout.
 #[derive(Clone, Serialize, Deserialize)]
@@ -31,12 +34,17 @@ pub struct Ticket {
 
 impl Ticket {
     fn text(&self) -> String {
-        format!("ticket 1\n{}\n{}\n{}\n{}", self.owner, self.nonce, self.holder, self.client)
+        format!(
+            "ticket 1\n{}\n{}\n{}\n{}",
+            self.owner, self.nonce, self.holder, self.client
+        )
     }
 
     fn is_proper(&self) -> bool {
         unhex::<8>(&self.owner).is_some()
-            && [&self.nonce, &self.holder, &self.client].into_iter().all(|text| unhex::<16>(text).is_some())
+            && [&self.nonce, &self.holder, &self.client]
+                .into_iter()
+                .all(|text| unhex::<16>(text).is_some())
     }
 }
 
@@ -58,9 +66,17 @@ impl Signer {
     /// From the text of an owner's `server.key`.
     #[must_use]
     pub fn new(owner_key: &str) -> Self {
-        let derive = |purpose: &str| Sha256::new().chain_update(purpose).chain_update(owner_key).finalize();
+        let derive = |purpose: &str| {
+            Sha256::new()
+                .chain_update(purpose)
+                .chain_update(owner_key)
+                .finalize()
+        };
         let owner = hex(&derive("marill owner\n")[..8]);
-        Self { owner, key: hmac::Key::new(hmac::HMAC_SHA256, &derive("marill tickets\n")) }
+        Self {
+            owner,
+            key: hmac::Key::new(hmac::HMAC_SHA256, &derive("marill tickets\n")),
+        }
     }
 
     /// The owner's public name.
@@ -101,7 +117,8 @@ impl Signer {
     /// Whether this owner's server signed it.
     #[must_use]
     pub fn signed(&self, ticket: &Ticket) -> bool {
-        let mac = unhex::<32>(&ticket.mac).filter(|_| ticket.is_proper() && ticket.owner == self.owner);
+        let mac =
+            unhex::<32>(&ticket.mac).filter(|_| ticket.is_proper() && ticket.owner == self.owner);
         mac.is_some_and(|mac| hmac::verify(&self.key, ticket.text().as_bytes(), &mac).is_ok())
     }
 }
@@ -115,8 +132,13 @@ mod tests {
         let (ours, theirs) = (Signer::new("key a"), Signer::new("key b"));
         let ticket = ours.issue(&For::Key(&[1; 32]), "client").unwrap();
         assert!(ours.signed(&ticket) && !theirs.signed(&ticket));
-        let fields: [fn(&mut Ticket) -> &mut String; 5] =
-            [|t| &mut t.owner, |t| &mut t.nonce, |t| &mut t.holder, |t| &mut t.client, |t| &mut t.mac];
+        let fields: [fn(&mut Ticket) -> &mut String; 5] = [
+            |t| &mut t.owner,
+            |t| &mut t.nonce,
+            |t| &mut t.holder,
+            |t| &mut t.client,
+            |t| &mut t.mac,
+        ];
         for field in fields {
             let mut changed = ticket.clone();
             let text = field(&mut changed);
@@ -127,9 +149,19 @@ mod tests {
             assert!(!ours.signed(&changed));
         }
         let again = ours.issue(&For::Key(&[1; 32]), "client").unwrap();
-        assert_eq!((&again.holder, &again.client), (&ticket.holder, &ticket.client), "limits can be counted");
+        assert_eq!(
+            (&again.holder, &again.client),
+            (&ticket.holder, &ticket.client),
+            "limits can be counted"
+        );
         assert_ne!(again.nonce, ticket.nonce);
-        assert_ne!(ours.issue(&For::Key(&[2; 32]), "client").unwrap().holder, ticket.holder);
-        assert_ne!(theirs.issue(&For::Key(&[1; 32]), "client").unwrap().holder, ticket.holder);
+        assert_ne!(
+            ours.issue(&For::Key(&[2; 32]), "client").unwrap().holder,
+            ticket.holder
+        );
+        assert_ne!(
+            theirs.issue(&For::Key(&[1; 32]), "client").unwrap().holder,
+            ticket.holder
+        );
     }
 }

@@ -1,18 +1,20 @@
 //! A service's certificate and its key.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use marill_net::tls::{pin_of, read_certificates, read_key, server_config};
-use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
+};
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::ServingError;
-use crate::secret_files::write_secret;
-use crate::wire::hex;
+use crate::{ServingError, secret_files::write_secret, wire::hex};
 
 /// Whether and as whom a service speaks TLS.
 #[derive(Clone, Debug, Default)]
@@ -40,13 +42,26 @@ impl Tls {
 
 /// That a certificate is one, and is valid now; who signed it is its clients' business.
 fn check_dates(certificate: &CertificateDer<'_>) -> Result<(), String> {
-    let parsed = EndEntityCert::try_from(certificate).map_err(|error| format!("it is no certificate ({error})"))?;
-    let day = |time: UnixTime| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(time.as_secs()));
-    match parsed.verify_for_usage(&[], &[], &[], UnixTime::now(), KeyUsage::server_auth(), None, None) {
-        Err(webpki::Error::CertExpired { not_after, .. }) => Err(format!("it has expired ({})", day(not_after))),
-        Err(webpki::Error::CertNotValidYet { not_before, .. }) => {
-            Err(format!("it is not valid yet ({}); is this machine's clock right?", day(not_before)))
+    let parsed = EndEntityCert::try_from(certificate)
+        .map_err(|error| format!("it is no certificate ({error})"))?;
+    let day =
+        |time: UnixTime| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(time.as_secs()));
+    match parsed.verify_for_usage(
+        &[],
+        &[],
+        &[],
+        UnixTime::now(),
+        KeyUsage::server_auth(),
+        None,
+        None,
+    ) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => {
+            Err(format!("it has expired ({})", day(not_after)))
         }
+        Err(webpki::Error::CertNotValidYet { not_before, .. }) => Err(format!(
+            "it is not valid yet ({}); is this machine's clock right?",
+            day(not_before)
+        )),
         // Nothing is trusted here, so that it ends with an unknown issuer in any other case.
         _ => Ok(()),
     }
@@ -72,13 +87,19 @@ impl Identity {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let made = rcgen::generate_simple_self_signed(vec!["marill".to_string()]);
                 let made = made.map_err(|error| tls(&error))?;
-                // The certificate comes last: where it is, the key is complete. A key alone is left by a crash.
+                // The certificate comes last: where it is, the key is complete. A key alone is left
+                // by a crash.
                 let _ = std::fs::remove_file(&key_path);
                 write_secret(&key_path, made.signing_key.serialized_der())?;
                 write_secret(&certificate_path, made.cert.der())?;
                 made.cert.der().to_vec()
             }
-            Err(source) => return Err(ServingError::Io { path: certificate_path, source }),
+            Err(source) => {
+                return Err(ServingError::Io {
+                    path: certificate_path,
+                    source,
+                });
+            }
         };
         let key = std::fs::read(&key_path).map_err(ServingError::io(&key_path))?;
         let certificate = CertificateDer::from(certificate);
@@ -86,7 +107,8 @@ impl Identity {
             path: certificate_path.clone(),
             reason: reason.to_string(),
             hint: format!(
-                "delete `{}` and `{}`, and new ones are made; clients then need the address that is printed",
+                "delete `{}` and `{}`, and new ones are made; clients then need the address that \
+                 is printed",
                 certificate_path.display(),
                 key_path.display()
             ),
@@ -95,7 +117,11 @@ impl Identity {
         let pin = hex(&pin_of(&certificate));
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
         let config = server_config(vec![certificate], key).map_err(|error| made_anew(&error))?;
-        Ok(Self { config, pin, vouched: false })
+        Ok(Self {
+            config,
+            pin,
+            vouched: false,
+        })
     }
 
     /// Reads a certificate with its chain and its key, as authorities hand them out.
@@ -114,9 +140,16 @@ impl Identity {
             check_dates(link).map_err(|reason| bad(reason, hint))?;
         }
         let pin = hex(&pin_of(&chain[0]));
-        let hint = format!("`{}` has to be the key of its first certificate", key_path.display());
+        let hint = format!(
+            "`{}` has to be the key of its first certificate",
+            key_path.display()
+        );
         let config = server_config(chain, key).map_err(|error| bad(error.to_string(), &hint))?;
-        Ok(Self { config, pin, vouched: true })
+        Ok(Self {
+            config,
+            pin,
+            vouched: true,
+        })
     }
 
     /// An authority vouches for it, so clients need no digest.
@@ -144,7 +177,8 @@ mod tests {
     fn files(folder: &Path, from: i32, to: i32) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".to_string()]).unwrap();
-        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        (params.not_before, params.not_after) =
+            (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
         let paths = (folder.join("certificate.pem"), folder.join("key.pem"));
         std::fs::write(&paths.0, params.self_signed(&key).unwrap().pem()).unwrap();
         std::fs::write(&paths.1, key.serialize_pem()).unwrap();
@@ -154,9 +188,11 @@ mod tests {
     #[test]
     fn a_certificate_is_shown_only_while_it_is_valid() {
         let folder = tempfile::tempdir().unwrap();
-        for (from, to, said) in
-            [(1990, 2001, Some("expired (Mon, 01 Jan 2001")), (2990, 3001, Some("not valid yet")), (2001, 3001, None)]
-        {
+        for (from, to, said) in [
+            (1990, 2001, Some("expired (Mon, 01 Jan 2001")),
+            (2990, 3001, Some("not valid yet")),
+            (2001, 3001, None),
+        ] {
             let (certificate, key) = files(folder.path(), from, to);
             let identity = Identity::from_files(&certificate, &key);
             let error = identity.map(|_| ()).map_err(|error| error.to_string());
@@ -165,33 +201,53 @@ mod tests {
                 Some(said) => {
                     let error = error.unwrap_err();
                     assert!(
-                        error.contains(said) && error.contains("certificate.pem") && error.contains("hint: "),
+                        error.contains(said)
+                            && error.contains("certificate.pem")
+                            && error.contains("hint: "),
                         "{error}"
                     );
                 }
             }
         }
         let (certificate, _) = files(folder.path(), 2001, 3001);
-        std::fs::write(folder.path().join("other.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
-        let error = Identity::from_files(&certificate, &folder.path().join("other.pem")).map(|_| ()).unwrap_err();
+        std::fs::write(
+            folder.path().join("other.pem"),
+            KeyPair::generate().unwrap().serialize_pem(),
+        )
+        .unwrap();
+        let error = Identity::from_files(&certificate, &folder.path().join("other.pem"))
+            .map(|_| ())
+            .unwrap_err();
         assert!(error.to_string().contains("other.pem"), "{error}");
     }
 
     #[test]
     fn a_damaged_certificate_of_our_own_is_named_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        let pin = Identity::read_or_create(folder.path()).unwrap().pin().to_string();
+        let pin = Identity::read_or_create(folder.path())
+            .unwrap()
+            .pin()
+            .to_string();
         assert_eq!(Identity::read_or_create(folder.path()).unwrap().pin(), pin);
         let path = folder.path().join("certificate.der");
         let whole = std::fs::read(&path).unwrap();
         for damaged in [&[][..], &whole[..whole.len() / 2], b"certificate"] {
             std::fs::write(&path, damaged).unwrap();
-            let error = Identity::read_or_create(folder.path()).map(|_| ()).unwrap_err().to_string();
-            assert!(error.contains("certificate.der` cannot be used") && error.contains("hint: delete"), "{error}");
+            let error = Identity::read_or_create(folder.path())
+                .map(|_| ())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("certificate.der` cannot be used") && error.contains("hint: delete"),
+                "{error}"
+            );
         }
         std::fs::write(&path, &whole).unwrap();
         std::fs::write(folder.path().join("key.der"), b"key").unwrap();
-        let error = Identity::read_or_create(folder.path()).map(|_| ()).unwrap_err().to_string();
+        let error = Identity::read_or_create(folder.path())
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("key.der"), "{error}");
     }
 }

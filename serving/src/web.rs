@@ -1,33 +1,37 @@
-//! What every HTTP service here shares: listening, errors, upgrades that leave the async world, an orderly end.
+//! What every HTTP service here shares: listening, errors, upgrades that leave the async world, an
+//! orderly end.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
 use hyper_util::rt::TokioIo;
-use marill_net::endpoint::check_listen;
-use marill_net::socket::{CountedTcp, Socket};
-use marill_net::tls::TlsSocket;
-use marill_net::{Endpoint, WebSocketChannel, WireCount};
+use marill_net::{
+    Endpoint, WebSocketChannel, WireCount,
+    endpoint::check_listen,
+    socket::{CountedTcp, Socket},
+    tls::TlsSocket,
+};
 use rustls::StreamOwned;
 use tokio::net::{TcpListener, TcpStream};
-use tungstenite::handshake::derive_accept_key;
-use tungstenite::protocol::Role;
+use tungstenite::{handshake::derive_accept_key, protocol::Role};
 
-use crate::ServingError;
-use crate::connections::{self, Line, Place, Slot, Stream};
-use crate::metrics::MetricsListener;
 pub use crate::seats::{Seat, Sessions};
-use crate::secret_files::random;
-use crate::state::Refusal;
-use crate::tls::Identity;
-use crate::wire::hex;
+use crate::{
+    ServingError,
+    connections::{self, Line, Place, Slot, Stream},
+    metrics::MetricsListener,
+    secret_files::random,
+    state::Refusal,
+    tls::Identity,
+    wire::hex,
+};
 
 /// How long a peer may take to greet, apart from how long it may pause between steps.
 const GREETING_LIMIT: Duration = Duration::from_secs(5);
@@ -45,16 +49,33 @@ pub struct HttpError {
 }
 
 impl HttpError {
-    pub fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(
+        status: StatusCode,
+        kind: &'static str,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         let retry_after_seconds = match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(2),
             _ => None,
         };
-        Self { status, message: message.into(), kind, param: None, code: Some(code), retry_after_seconds }
+        Self {
+            status,
+            message: message.into(),
+            kind,
+            param: None,
+            code: Some(code),
+            retry_after_seconds,
+        }
     }
 
     pub fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", format!("there is no {what} here"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "invalid_request_error",
+            "not_found",
+            format!("there is no {what} here"),
+        )
     }
 
     /// The body alone.
@@ -69,7 +90,9 @@ impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.object())).into_response();
         if let Some(seconds) = self.retry_after_seconds {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -82,32 +105,50 @@ impl From<Refusal> for HttpError {
             _ => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
         };
         let mut error = Self::new(status, kind, refusal.code(), refusal.to_string());
-        error.retry_after_seconds = (status == StatusCode::TOO_MANY_REQUESTS).then(|| refusal.retry_after_seconds());
+        error.retry_after_seconds =
+            (status == StatusCode::TOO_MANY_REQUESTS).then(|| refusal.retry_after_seconds());
         error
     }
 }
 
-/// Names each request by `x-request-id`, and turns refusals of the framework (a body that is too large, a method that is
-/// not there) into error objects.
+/// Names each request by `x-request-id`, and turns refusals of the framework (a body that is too
+/// large, a method that is not there) into error objects.
 pub async fn finish(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let is_json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/json");
     let status = response.status();
     if (status.is_client_error() || status.is_server_error()) && !is_json {
         let (code, message) = match status {
-            StatusCode::PAYLOAD_TOO_LARGE => ("request_too_large", "the body of the request is too large"),
-            StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "this address does not take that method"),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported_media_type", "the body needs to be `application/json`"),
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                ("request_too_large", "the body of the request is too large")
+            }
+            StatusCode::METHOD_NOT_ALLOWED => (
+                "method_not_allowed",
+                "this address does not take that method",
+            ),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => (
+                "unsupported_media_type",
+                "the body needs to be `application/json`",
+            ),
             status if status.is_client_error() => ("bad_request", "the request is not understood"),
             _ => ("internal", "the service failed"),
         };
-        let kind = if status.is_client_error() { "invalid_request_error" } else { "server_error" };
+        let kind = if status.is_client_error() {
+            "invalid_request_error"
+        } else {
+            "server_error"
+        };
         response = HttpError::new(status, kind, code, message).into_response();
     }
     if let Ok(bytes) = random::<12>()
         && let Ok(id) = HeaderValue::from_str(&format!("req-{}", hex(bytes.as_slice())))
     {
-        response.headers_mut().insert(HeaderName::from_static("x-request-id"), id);
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static("x-request-id"), id);
     }
     response
 }
@@ -120,24 +161,42 @@ pub fn address_of(extensions: &axum::http::Extensions) -> std::net::IpAddr {
 
 /// 503 with a reason, for `/ready`.
 pub fn not_ready(message: &str) -> HttpError {
-    HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "not_ready", message)
+    HttpError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "server_error",
+        "not_ready",
+        message,
+    )
 }
 
-/// Answers a WebSocket upgrade and hands the raw socket to `run` on a new thread: a protocol round then costs no
-/// task switch inside the runtime. The peer has to greet soon and briefly; `run` ends that by
-/// [`WebSocketChannel::greeted`], and `timeout` then bounds each wait.
+/// Answers a WebSocket upgrade and hands the raw socket to `run` on a new thread: a protocol round
+/// then costs no task switch inside the runtime. The peer has to greet soon and briefly; `run` ends
+/// that by [`WebSocketChannel::greeted`], and `timeout` then bounds each wait.
 pub fn upgrade(
     mut request: Request,
     timeout: Duration,
     run: impl FnOnce(WebSocketChannel, Arc<WireCount>) + Send + 'static,
 ) -> Response {
-    let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let asks_for_it = header(header::UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
-    let key = header(header::SEC_WEBSOCKET_KEY).filter(|_| asks_for_it).map(|key| derive_accept_key(key.as_bytes()));
+    let header = |name| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let asks_for_it =
+        header(header::UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
+    let key = header(header::SEC_WEBSOCKET_KEY)
+        .filter(|_| asks_for_it)
+        .map(|key| derive_accept_key(key.as_bytes()));
     let Some(key) = key else {
         let message = "this address speaks WebSocket only";
-        return HttpError::new(StatusCode::UPGRADE_REQUIRED, "invalid_request_error", "upgrade_required", message)
-            .into_response();
+        return HttpError::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "invalid_request_error",
+            "upgrade_required",
+            message,
+        )
+        .into_response();
     };
     if let Some(slot) = request.extensions().get::<Arc<Slot>>() {
         slot.take();
@@ -147,10 +206,12 @@ pub fn upgrade(
         let Ok(upgraded) = upgraded.await else { return };
         match hijack(upgraded, timeout) {
             Ok((channel, count, place)) => {
-                let spawned = std::thread::Builder::new().name("session".into()).spawn(move || {
-                    run(channel, count);
-                    drop(place);
-                });
+                let spawned = std::thread::Builder::new()
+                    .name("session".into())
+                    .spawn(move || {
+                        run(channel, count);
+                        drop(place);
+                    });
                 if let Err(error) = spawned {
                     tracing::error!("no thread for a session: {error}");
                 }
@@ -189,7 +250,11 @@ fn hijack(
         }
     };
     let read = parts.read_buf.to_vec();
-    Ok((WebSocketChannel::awaiting_greeting(socket, read, Role::Server, timeout, GREETING_LIMIT), count, place))
+    Ok((
+        WebSocketChannel::awaiting_greeting(socket, read, Role::Server, timeout, GREETING_LIMIT),
+        count,
+        place,
+    ))
 }
 
 /// A bound listener and where it listens.
@@ -225,31 +290,48 @@ pub fn bind(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, Serving
     listen(address, tls)
 }
 
-/// Binds in plain text what is for the service's operator: whoever names an address beyond this machine wants that.
+/// Binds in plain text what is for the service's operator: whoever names an address beyond this
+/// machine wants that.
 ///
 /// # Errors
 /// [`ServingError::Listen`].
 pub(crate) fn bind_for_operators(address: SocketAddr) -> Result<Bound, ServingError> {
     let bound = listen(address, None)?;
     if !address.ip().is_loopback() {
-        eprintln!("warning: whoever reaches `{}` sees lengths and times of all sessions", bound.address);
+        eprintln!(
+            "warning: whoever reaches `{}` sees lengths and times of all sessions",
+            bound.address
+        );
     }
     Ok(bound)
 }
 
 fn listen(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, ServingError> {
-    let failed = |source| ServingError::Listen { address: address.to_string(), source };
+    let failed = |source| ServingError::Listen {
+        address: address.to_string(),
+        source,
+    };
     let listener = std::net::TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    Ok(Bound { listener, address, tls })
+    Ok(Bound {
+        listener,
+        address,
+        tls,
+    })
 }
 
-/// Serves until SIGINT or SIGTERM, then lets running sessions end; a second signal ends the process at once.
+/// Serves until SIGINT or SIGTERM, then lets running sessions end; a second signal ends the process
+/// at once.
 ///
 /// # Errors
 /// [`ServingError::Listen`].
-pub fn run(bound: Bound, app: Router, sessions: &Sessions, metrics: MetricsListener) -> Result<(), ServingError> {
+pub fn run(
+    bound: Bound,
+    app: Router,
+    sessions: &Sessions,
+    metrics: MetricsListener,
+) -> Result<(), ServingError> {
     // Fails when the caller has set up its own log already, which then serves.
     let _ = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -259,8 +341,15 @@ pub fn run(bound: Bound, app: Router, sessions: &Sessions, metrics: MetricsListe
         .without_time()
         .try_init();
     let (address, endpoint) = (bound.address, bound.endpoint()?);
-    let listen = |source| ServingError::Listen { address: address.to_string(), source };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(listen)?;
+    let listen = |source| ServingError::Listen {
+        address: address.to_string(),
+        source,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(listen)?;
     let result = runtime.block_on(async {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let server = spawn(bound, app, async { drop(stopped.await) }).map_err(listen)?;
@@ -308,13 +397,23 @@ pub struct Running {
 /// [`ServingError::Listen`].
 pub fn start(bound: Bound, app: Router) -> Result<Running, ServingError> {
     let (address, endpoint) = (bound.address, bound.endpoint()?);
-    let listen = |source| ServingError::Listen { address: address.to_string(), source };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(listen)?;
+    let listen = |source| ServingError::Listen {
+        address: address.to_string(),
+        source,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(listen)?;
     {
         let _inside = runtime.enter();
         drop(spawn(bound, app, std::future::pending()).map_err(listen)?);
     }
-    Ok(Running { endpoint, runtime: Some(runtime) })
+    Ok(Running {
+        endpoint,
+        runtime: Some(runtime),
+    })
 }
 
 impl Drop for Running {

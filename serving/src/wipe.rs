@@ -1,26 +1,35 @@
 //! Memory of processes that hold secrets: wiped when it is given back, and never dumped.
 //!
-//! Seeds, masks, shares, boundary rows and prompts pass through many buffers: of the HTTP and TLS libraries, of WebSocket
-//! frames, of vectors that grow and move. Erasing each by hand would miss some. A binary that installs
-//! [`WipingAllocator`] and calls [`hold_secrets`] overwrites every block of the heap before it goes back, whoever held it.
-//! What stays are copies in registers and on stacks; seeds and keys erase theirs where they are dropped.
+//! Seeds, masks, shares, boundary rows and prompts pass through many buffers: of the HTTP and TLS
+//! libraries, of WebSocket frames, of vectors that grow and move. Erasing each by hand would miss
+//! some. A binary that installs [`WipingAllocator`] and calls [`hold_secrets`] overwrites every
+//! block of the heap before it goes back, whoever held it. What stays are copies in registers and
+//! on stacks; seeds and keys erase theirs where they are dropped.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 static WIPES: AtomicBool = AtomicBool::new(false);
 
-/// From now on memory that is given back is wiped, where the binary's allocator is a [`WipingAllocator`], and the process
-/// writes no core dump and cannot be traced by others of its user. For roles that hold seeds, shares or prompts.
+/// From now on memory that is given back is wiped, where the binary's allocator is a
+/// [`WipingAllocator`], and the process writes no core dump and cannot be traced by others of its
+/// user. For roles that hold seeds, shares or prompts.
 pub fn hold_secrets() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     WIPES.store(true, Ordering::Relaxed);
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
     if let Err(error) = setrlimit(Resource::Core, none) {
         tracing::warn!("a crash of this process may write its memory to disk: {error}");
     }
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+    if let Err(error) =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
         tracing::warn!("a crash of this process may write its memory to disk: {error}");
     }
 }
@@ -31,7 +40,8 @@ pub fn wipes() -> bool {
     WIPES.load(Ordering::Relaxed)
 }
 
-/// The allocator `A`, with blocks overwritten before they go back to it once [`hold_secrets`] was called.
+/// The allocator `A`, with blocks overwritten before they go back to it once [`hold_secrets`] was
+/// called.
 pub struct WipingAllocator<A = System>(A);
 
 impl WipingAllocator {
@@ -42,7 +52,8 @@ impl WipingAllocator {
     }
 }
 
-/// Overwrites a block so that the compiler, which knows that nobody reads it again, does not leave that out.
+/// Overwrites a block so that the compiler, which knows that nobody reads it again, does not leave
+/// that out.
 ///
 /// # Safety
 /// The block is valid for writes and nobody refers to it.
@@ -55,8 +66,8 @@ unsafe fn wipe(block: *mut u8, bytes: usize) {
     unsafe { std::arch::asm!("/* {0} */", in(reg) block, options(nostack, preserves_flags)) };
 }
 
-// SAFETY: every call goes to `A` with the layout that it was made with; wiping touches the block's own bytes, before it
-// is given back.
+// SAFETY: every call goes to `A` with the layout that it was made with; wiping touches the block's
+// own bytes, before it is given back.
 #[allow(unsafe_code)]
 unsafe impl<A: GlobalAlloc> GlobalAlloc for WipingAllocator<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -89,7 +100,8 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for WipingAllocator<A> {
         // SAFETY: `new_size` is not zero, by the caller's promise.
         let new = unsafe { self.0.alloc(new_layout) };
         if !new.is_null() {
-            // SAFETY: two blocks of at least this length that do not overlap; the old one is given up.
+            // SAFETY: two blocks of at least this length that do not overlap; the old one is given
+            // up.
             unsafe {
                 new.copy_from_nonoverlapping(block, layout.size().min(new_size));
                 self.dealloc(block, layout);
@@ -134,7 +146,11 @@ mod tests {
         let came_back = || allocator.0.0.lock().unwrap().pop().unwrap();
         let other = filled();
         unsafe { allocator.dealloc(other, layout) };
-        assert_eq!(came_back(), [7; 100], "before there are secrets nothing is done");
+        assert_eq!(
+            came_back(),
+            [7; 100],
+            "before there are secrets nothing is done"
+        );
 
         hold_secrets();
         let block = filled();

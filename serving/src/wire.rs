@@ -1,15 +1,18 @@
 //! What the services say to each other around the protocol: terms, greetings, steps.
 
-use marill_mpc::{DecoderSpec, HashKey, InputShare, Material, PublicWeights, Sampling, Seed, Selection};
+use marill_mpc::{
+    DecoderSpec, HashKey, InputShare, Material, PublicWeights, Sampling, Seed, Selection,
+};
 use marill_net::{Channel, NetError, peer_text};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::ServingError;
-use crate::ahead::{Correlations, Offer};
-use crate::ticket::Ticket;
+use crate::{
+    ServingError,
+    ahead::{Correlations, Offer},
+    ticket::Ticket,
+};
 
 /// Raised with every change to the frames or to the program's order of operations.
 pub const PROTOCOL_VERSION: u32 = 6;
@@ -29,8 +32,8 @@ pub enum Setting {
     /// A dealer, ahead of time or meanwhile.
     #[default]
     Dealer,
-    /// Three parties with an honest majority: a helper that takes part in every session and produces correlations while
-    /// it runs, a bounded window ahead. Files are refused.
+    /// Three parties with an honest majority: a helper that takes part in every session and
+    /// produces correlations while it runs, a bounded window ahead. Files are refused.
     ThreeParties,
 }
 
@@ -47,7 +50,9 @@ impl Setting {
 
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|setting| setting.as_str() == text)
+        Self::ALL
+            .into_iter()
+            .find(|setting| setting.as_str() == text)
     }
 }
 
@@ -98,7 +103,12 @@ pub struct Terms {
 
 impl Terms {
     /// The terms this build offers for a partition.
-    pub fn new(partition_id: &str, spec: &DecoderSpec, public: &PublicWeights, setting: Setting) -> Self {
+    pub fn new(
+        partition_id: &str,
+        spec: &DecoderSpec,
+        public: &PublicWeights,
+        setting: Setting,
+    ) -> Self {
         Self {
             protocol: PROTOCOL_VERSION,
             partition_id: partition_id.to_string(),
@@ -139,7 +149,10 @@ impl Terms {
     pub fn check_program(&self, spec: &DecoderSpec) -> Result<(), String> {
         let rounding = spec.numeric.rounding.as_str();
         if self.rounding != rounding {
-            return Err(format!("its program has rounding `{rounding}`, its terms say `{}`", self.rounding));
+            return Err(format!(
+                "its program has rounding `{rounding}`, its terms say `{}`",
+                self.rounding
+            ));
         }
         if spec_sha256(spec) != self.spec_sha256 {
             return Err("its program has another digest than its terms say".into());
@@ -151,7 +164,8 @@ impl Terms {
     /// [`ServingError::Mismatch`] naming the first field that differs.
     pub fn check(&self, theirs: &Self) -> Result<(), ServingError> {
         let (our_version, their_version) = (self.protocol.to_string(), theirs.protocol.to_string());
-        let (our_material, their_material) = (self.material.to_string(), theirs.material.to_string());
+        let (our_material, their_material) =
+            (self.material.to_string(), theirs.material.to_string());
         let fields = [
             ("protocol", &our_version, &their_version),
             // Before the digests that cover it, which would say less.
@@ -166,19 +180,24 @@ impl Terms {
         ];
         match fields.into_iter().find(|(_, ours, theirs)| ours != theirs) {
             None => Ok(()),
-            Some((field, ours, theirs)) => {
-                Err(ServingError::Mismatch { field, ours: ours.clone(), theirs: peer_text(theirs) })
-            }
+            Some((field, ours, theirs)) => Err(ServingError::Mismatch {
+                field,
+                ours: ours.clone(),
+                theirs: peer_text(theirs),
+            }),
         }
     }
 }
 
 /// Digest of a program: of its JSON, whose floats survive a round trip unchanged.
 pub fn spec_sha256(spec: &DecoderSpec) -> String {
-    hex(&Sha256::digest(serde_json::to_vec(spec).expect("a spec has string keys only")))
+    hex(&Sha256::digest(
+        serde_json::to_vec(spec).expect("a spec has string keys only"),
+    ))
 }
 
-/// Client to server, `POST /v1/tickets`: a ticket, and what lies written ahead for a prompt of this size.
+/// Client to server, `POST /v1/tickets`: a ticket, and what lies written ahead for a prompt of this
+/// size.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewTicket {
@@ -207,8 +226,8 @@ pub struct NewSession {
     pub client_id: String,
     /// The server's word that this client may open a session.
     pub ticket: Ticket,
-    /// Sessions that the server has correlations for; the dealer reserves the first one that nobody uses. Empty: a new
-    /// session, whose correlations the dealer streams.
+    /// Sessions that the server has correlations for; the dealer reserves the first one that nobody
+    /// uses. Empty: a new session, whose correlations the dealer streams.
     #[serde(default)]
     pub candidates: Vec<String>,
 }
@@ -217,15 +236,17 @@ pub struct NewSession {
 #[derive(Serialize, Deserialize)]
 pub struct SessionGrant {
     pub session: String,
-    /// What shows that a session is this client's: 64 hexadecimal digits. Only [`proof_of`] it goes to the server.
+    /// What shows that a session is this client's: 64 hexadecimal digits. Only [`proof_of`] it goes
+    /// to the server.
     pub token: Zeroizing<String>,
-    /// E0's seed, which leaves the dealer once; none where the session was written ahead: that seed comes when the server
-    /// has taken the session up ([`CollectSeed`]).
+    /// E0's seed, which leaves the dealer once; none where the session was written ahead: that seed
+    /// comes when the server has taken the session up ([`CollectSeed`]).
     #[serde(default)]
     pub seed: Option<Zeroizing<String>>,
 }
 
-/// Client to dealer, `POST /v1/seeds`: E0's seed of a session written ahead, once the server has taken it up.
+/// Client to dealer, `POST /v1/seeds`: E0's seed of a session written ahead, once the server has
+/// taken it up.
 #[derive(Serialize, Deserialize)]
 pub struct CollectSeed {
     pub session: String,
@@ -238,7 +259,8 @@ pub struct CollectedSeed {
     pub seed: Zeroizing<String>,
 }
 
-/// Server to dealer, `POST /v1/release`: asks for what opens the file of a session written ahead. The dealer gives it once.
+/// Server to dealer, `POST /v1/release`: asks for what opens the file of a session written ahead.
+/// The dealer gives it once.
 #[derive(Serialize, Deserialize)]
 pub struct NewRelease {
     pub session: String,
@@ -253,16 +275,23 @@ pub struct Release {
     pub key: Zeroizing<String>,
 }
 
-/// What a client shows to the server, and the server to the dealer, of the token that it was granted.
+/// What a client shows to the server, and the server to the dealer, of the token that it was
+/// granted.
 #[must_use]
 pub fn proof_of(token: &str) -> String {
-    hex(&Sha256::new().chain_update("proof of a grant\n").chain_update(token).finalize())
+    hex(&Sha256::new()
+        .chain_update("proof of a grant\n")
+        .chain_update(token)
+        .finalize())
 }
 
 /// The public key of a session's hash: no two sessions have the same.
 #[must_use]
 pub fn hash_key(session: &str) -> HashKey {
-    let digest = Sha256::new().chain_update("hash of comparison functions\n").chain_update(session).finalize();
+    let digest = Sha256::new()
+        .chain_update("hash of comparison functions\n")
+        .chain_update(session)
+        .finalize();
     *digest.first_chunk().expect("a digest has 32 bytes")
 }
 
@@ -276,7 +305,9 @@ pub struct WordsHello {
 
 /// What shows the dealer that a line is E0's.
 pub fn words_key(seed0: &Seed) -> String {
-    hex(&*Zeroizing::new(seed0.derive("line of correction words").to_bytes()))
+    hex(&*Zeroizing::new(
+        seed0.derive("line of correction words").to_bytes(),
+    ))
 }
 
 /// Server to dealer, first frame at `/v1/source`.
@@ -367,7 +398,11 @@ impl<T> Reply<T> {
     /// The refusal of the greeter's words, with the kind that a further party gave.
     pub(crate) fn refused(error: &ServingError, greeter: &str) -> Self {
         let (code, message) = (error.refusal_code(greeter).into(), error.for_peer());
-        Self::Refused { code, message, retry_after_seconds: error.retry_after_seconds() }
+        Self::Refused {
+            code,
+            message,
+            retry_after_seconds: error.retry_after_seconds(),
+        }
     }
 }
 
@@ -410,17 +445,27 @@ impl Step {
 /// # Errors
 /// A lost peer.
 pub fn send_json<T: Serialize>(channel: &mut dyn Channel, message: &T) -> Result<(), NetError> {
-    channel.send(serde_json::to_vec(message).map_err(|error| NetError::Protocol(error.to_string()))?)
+    channel
+        .send(serde_json::to_vec(message).map_err(|error| NetError::Protocol(error.to_string()))?)
 }
 
 /// # Errors
 /// A lost peer, or a frame that is not this message.
-pub fn recv_json<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static str) -> Result<T, ServingError> {
+pub fn recv_json<T: DeserializeOwned>(
+    channel: &mut dyn Channel,
+    peer: &'static str,
+) -> Result<T, ServingError> {
     let frame = channel.recv().map_err(ServingError::net(peer))?;
     if frame.len() > MAX_CONTROL_BYTES {
-        return Err(ServingError::BadMessage { peer, reason: format!("{} bytes of greeting", frame.len()) });
+        return Err(ServingError::BadMessage {
+            peer,
+            reason: format!("{} bytes of greeting", frame.len()),
+        });
     }
-    let bad = |error: serde_json::Error| ServingError::BadMessage { peer, reason: peer_text(&error.to_string()) };
+    let bad = |error: serde_json::Error| ServingError::BadMessage {
+        peer,
+        reason: peer_text(&error.to_string()),
+    };
     serde_json::from_slice(&frame).map_err(bad)
 }
 
@@ -444,19 +489,27 @@ pub(crate) fn check_version(message: &serde_json::Value) -> Result<(), ServingEr
 ///
 /// # Errors
 /// As [`recv_json`]; [`ServingError::Mismatch`].
-pub fn recv_hello<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static str) -> Result<T, ServingError> {
+pub fn recv_hello<T: DeserializeOwned>(
+    channel: &mut dyn Channel,
+    peer: &'static str,
+) -> Result<T, ServingError> {
     let message: serde_json::Value = recv_json(channel, peer)?;
     check_version(&message)?;
-    let bad = |error: serde_json::Error| ServingError::BadMessage { peer, reason: peer_text(&error.to_string()) };
+    let bad = |error: serde_json::Error| ServingError::BadMessage {
+        peer,
+        reason: peer_text(&error.to_string()),
+    };
     serde_json::from_value(message).map_err(bad)
 }
 
-/// Sends one evaluator's share of a step's input: its rows, then the padding's bias where there is one.
+/// Sends one evaluator's share of a step's input: its rows, then the padding's bias where there is
+/// one.
 ///
 /// # Errors
 /// A lost peer.
 pub fn send_input_share(channel: &mut dyn Channel, share: &InputShare) -> Result<(), NetError> {
-    let mut send = |words: &[u64]| channel.send(words.iter().flat_map(|word| word.to_le_bytes()).collect());
+    let mut send =
+        |words: &[u64]| channel.send(words.iter().flat_map(|word| word.to_le_bytes()).collect());
     send(&share.boundary)?;
     share.bias.as_deref().map_or(Ok(()), send)
 }
@@ -476,43 +529,81 @@ pub fn recv_input_share(
             boundary: recv_words(channel, peer, bucket * width)?,
             bias: Some(recv_words(channel, peer, bucket)?),
         }),
-        _ => Ok(InputShare { boundary: recv_words(channel, peer, width)?, bias: None }),
+        _ => Ok(InputShare {
+            boundary: recv_words(channel, peer, width)?,
+            bias: None,
+        }),
     }
 }
 
-fn recv_words(channel: &mut dyn Channel, peer: &'static str, count: usize) -> Result<Vec<u64>, ServingError> {
+fn recv_words(
+    channel: &mut dyn Channel,
+    peer: &'static str,
+    count: usize,
+) -> Result<Vec<u64>, ServingError> {
     let frame = channel.recv().map_err(ServingError::net(peer))?;
     if frame.len() != 8 * count {
-        let reason = format!("a share has {} bytes where {} belong", frame.len(), 8 * count);
+        let reason = format!(
+            "a share has {} bytes where {} belong",
+            frame.len(),
+            8 * count
+        );
         return Err(ServingError::BadMessage { peer, reason });
     }
-    Ok(frame.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect())
+    Ok(frame
+        .chunks_exact(8)
+        .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")))
+        .collect())
 }
 
 /// # Errors
 /// A lost peer.
-pub fn send_token_share(channel: &mut dyn Channel, peer: &'static str, share: u32) -> Result<(), ServingError> {
-    channel.send(share.to_le_bytes().to_vec()).map_err(ServingError::net(peer))
+pub fn send_token_share(
+    channel: &mut dyn Channel,
+    peer: &'static str,
+    share: u32,
+) -> Result<(), ServingError> {
+    channel
+        .send(share.to_le_bytes().to_vec())
+        .map_err(ServingError::net(peer))
 }
 
 /// # Errors
 /// A lost peer, or a frame that is no share of a token.
-pub fn recv_token_share(channel: &mut dyn Channel, peer: &'static str) -> Result<u32, ServingError> {
+pub fn recv_token_share(
+    channel: &mut dyn Channel,
+    peer: &'static str,
+) -> Result<u32, ServingError> {
     let frame = channel.recv().map_err(ServingError::net(peer))?;
     let share = frame.try_into().map(u32::from_le_bytes);
-    share.map_err(|_| ServingError::BadMessage { peer, reason: "a token's share has 4 bytes".into() })
+    share.map_err(|_| ServingError::BadMessage {
+        peer,
+        reason: "a token's share has 4 bytes".into(),
+    })
 }
 
 /// Receives a greeting or turns the refusal into an error.
 ///
 /// # Errors
 /// [`ServingError::Refused`], and as [`recv_json`].
-pub fn recv_reply<T: DeserializeOwned>(channel: &mut dyn Channel, peer: &'static str) -> Result<T, ServingError> {
+pub fn recv_reply<T: DeserializeOwned>(
+    channel: &mut dyn Channel,
+    peer: &'static str,
+) -> Result<T, ServingError> {
     match recv_json(channel, peer)? {
         Reply::Welcome(welcome) => Ok(welcome),
-        Reply::Refused { code, message, retry_after_seconds } => {
+        Reply::Refused {
+            code,
+            message,
+            retry_after_seconds,
+        } => {
             let (code, message) = (peer_text(&code), peer_text(&message));
-            Err(ServingError::Refused { by: peer, code, message, retry_after_seconds })
+            Err(ServingError::Refused {
+                by: peer,
+                code,
+                message,
+                retry_after_seconds,
+            })
         }
     }
 }
@@ -544,7 +635,13 @@ mod tests {
         for step in [Step::Prefill { bucket: 64 }, Step::Decode, Step::End] {
             assert_eq!(Step::parse(&step.encode()), Ok(step));
         }
-        for frame in [&[][..], &[1, 0, 0, 0, 0], &[2, 1, 0, 0, 0], &[9, 0, 0, 0, 0], &[2, 0, 0, 0, 0, 0]] {
+        for frame in [
+            &[][..],
+            &[1, 0, 0, 0, 0],
+            &[2, 1, 0, 0, 0],
+            &[9, 0, 0, 0, 0],
+            &[2, 0, 0, 0, 0, 0],
+        ] {
             assert!(Step::parse(frame).is_err(), "{frame:?}");
         }
     }

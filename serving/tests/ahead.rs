@@ -3,19 +3,25 @@
 #[path = "sessions/world.rs"]
 mod world;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use marill_mpc::{Selection, tally_decode, tally_prefill};
 use marill_net::http::HttpClient;
-use marill_serving::ServingError;
-use marill_serving::ahead::{AheadOptions, Correlations, SealingKey, produce};
-use marill_serving::client::Source;
-use marill_serving::dealer::{DEFAULT_OWNER, SERVER_KEY_FILE};
-use marill_serving::server::AHEAD_KEY_FILE;
-use marill_serving::state::{FileState, Keys, Limits, export, key_digest};
-use marill_serving::wire::{ClientHello, CollectSeed, CollectedSeed, ServerWelcome, proof_of, recv_reply, send_json};
+use marill_serving::{
+    ServingError,
+    ahead::{AheadOptions, Correlations, SealingKey, produce},
+    client::Source,
+    dealer::{DEFAULT_OWNER, SERVER_KEY_FILE},
+    server::AHEAD_KEY_FILE,
+    state::{FileState, Keys, Limits, export, key_digest},
+    wire::{
+        ClientHello, CollectSeed, CollectedSeed, ServerWelcome, proof_of, recv_reply, send_json,
+    },
+};
 use tempfile::TempDir;
 use world::{World, tiny_model, wait_until};
 
@@ -26,7 +32,11 @@ const TOKENS: usize = 4;
 fn write_files(folder: &Path, sessions: usize) -> Vec<PathBuf> {
     let order = folder.join("order.json");
     let key = SealingKey::read_or_create(&folder.join("server").join(AHEAD_KEY_FILE)).unwrap();
-    fs::write(&order, serde_json::to_vec(&tiny_model().order(&key)).unwrap()).unwrap();
+    fs::write(
+        &order,
+        serde_json::to_vec(&tiny_model().order(&key)).unwrap(),
+    )
+    .unwrap();
     let options = AheadOptions {
         state: folder.join("dealer"),
         vault: folder.join("vault"),
@@ -46,14 +56,23 @@ fn write_files(folder: &Path, sessions: usize) -> Vec<PathBuf> {
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(folder.join("files")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = fs::read_dir(folder.join("files"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
     files
 }
 
 fn session_of(file: &Path) -> String {
-    file.file_stem().unwrap().to_str().unwrap().rsplit('-').next().unwrap().to_string()
+    file.file_stem()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .rsplit('-')
+        .next()
+        .unwrap()
+        .to_string()
 }
 
 fn started(folder: TempDir) -> World {
@@ -84,9 +103,18 @@ fn a_session_from_a_file_gives_the_twins_tokens_and_the_dealer_streams_nothing()
     let written = write_files(folder.path(), 2);
     let spec = tiny_model().spec;
     let mut declared = tally_prefill(&spec, BUCKET).unwrap().source_to_e1_bytes;
-    declared += (1..TOKENS).map(|step| tally_decode(&spec, BUCKET + step - 1).unwrap().source_to_e1_bytes).sum::<u64>();
+    declared += (1..TOKENS)
+        .map(|step| {
+            tally_decode(&spec, BUCKET + step - 1)
+                .unwrap()
+                .source_to_e1_bytes
+        })
+        .sum::<u64>();
     let bytes = fs::metadata(&written[0]).unwrap().len();
-    assert!(bytes > declared && bytes < declared + declared / 100 + 8192, "{bytes} for {declared}");
+    assert!(
+        bytes > declared && bytes < declared + declared / 100 + 8192,
+        "{bytes} for {declared}"
+    );
 
     let world = started(folder);
     let opener = world.opener();
@@ -95,14 +123,31 @@ fn a_session_from_a_file_gives_the_twins_tokens_and_the_dealer_streams_nothing()
         assert_eq!(session.correlations, Correlations::Ahead);
         let (tokens, _) = world.secure(&mut session, seed, 11, TOKENS as u64 - 1);
         assert_eq!(tokens, world.twin(seed, 11, TOKENS as u64 - 1));
-        assert_eq!(world.parties.active()[0], 0, "no session runs at the dealer");
+        assert_eq!(
+            world.parties.active()[0],
+            0,
+            "no session runs at the dealer"
+        );
     }
-    assert!(files(world.folder.path()).is_empty(), "a used file is removed");
-    assert!(opener.dealer.count.received_bytes() < 8 << 10, "the client downloads its seeds");
+    assert!(
+        files(world.folder.path()).is_empty(),
+        "a used file is removed"
+    );
+    assert!(
+        opener.dealer.count.received_bytes() < 8 << 10,
+        "the client downloads its seeds"
+    );
 
-    // All are used: a session whose correlations are streamed follows, unless the client wants none.
-    let error = opener.open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err();
-    assert!(matches!(error, ServingError::NothingAhead { .. }), "{error}");
+    // All are used: a session whose correlations are streamed follows, unless the client wants
+    // none.
+    let error = opener
+        .open_for(BUCKET, TOKENS, Source::Ahead, None)
+        .map(|_| ())
+        .unwrap_err();
+    assert!(
+        matches!(error, ServingError::NothingAhead { .. }),
+        "{error}"
+    );
     let mut session = opener.open_for(BUCKET, TOKENS, Source::Any, None).unwrap();
     assert_eq!(session.correlations, Correlations::Live);
     assert_eq!(world.secure(&mut session, 3, 5, 1).0, world.twin(3, 5, 1));
@@ -115,10 +160,16 @@ fn a_longer_answer_or_another_bucket_finds_no_file() {
     let world = started(folder);
     let opener = world.opener();
     for (bucket, tokens) in [(BUCKET, TOKENS + 1), (2 * BUCKET, TOKENS)] {
-        assert!(opener.open_for(bucket, tokens, Source::Ahead, None).is_err());
+        assert!(
+            opener
+                .open_for(bucket, tokens, Source::Ahead, None)
+                .is_err()
+        );
     }
     // Who asks for more steps than a file has is refused, and the file is burnt.
-    let mut session = opener.open_for(BUCKET, TOKENS, Source::Ahead, None).unwrap();
+    let mut session = opener
+        .open_for(BUCKET, TOKENS, Source::Ahead, None)
+        .unwrap();
     session.prefill(&world.rows(5, 4), 4).unwrap();
     for _ in 1..TOKENS {
         session.decode(&world.rows(6, 1)).unwrap();
@@ -129,13 +180,24 @@ fn a_longer_answer_or_another_bucket_finds_no_file() {
 
 const PARTIES: [&str; 3] = ["server", "dealer", "files"];
 
-/// Whatever is set back to yesterday, and whoever asks: no used session happens twice, and an unused one still happens.
+/// Whatever is set back to yesterday, and whoever asks: no used session happens twice, and an
+/// unused one still happens.
 #[test]
 fn no_used_session_opens_again_whatever_is_restored() {
-    let every = [&["server"][..], &["dealer"], &["files"], &["server", "files"], &["dealer", "files"], &PARTIES];
+    let every = [
+        &["server"][..],
+        &["dealer"],
+        &["files"],
+        &["server", "files"],
+        &["dealer", "files"],
+        &PARTIES,
+    ];
     for restored in every {
         let folder = tempfile::tempdir().unwrap();
-        let sessions: Vec<String> = write_files(folder.path(), 2).iter().map(|file| session_of(file)).collect();
+        let sessions: Vec<String> = write_files(folder.path(), 2)
+            .iter()
+            .map(|file| session_of(file))
+            .collect();
         let path = folder.path().to_path_buf();
         for party in PARTIES {
             copy(&path.join(party), &path.join(format!("{party}.yesterday")));
@@ -144,15 +206,25 @@ fn no_used_session_opens_again_whatever_is_restored() {
         // A client that kept all that it was given.
         let world = started(folder);
         let granted = world.grant(&"ab".repeat(32), &sessions[..1]);
-        assert!(granted.seed.is_none(), "no seed leaves before the server has taken the session up");
+        assert!(
+            granted.seed.is_none(),
+            "no seed leaves before the server has taken the session up"
+        );
         let (session, proof) = (granted.session, proof_of(&granted.token));
         assert_eq!(session, sessions[0]);
-        assert!(collect(&world, &session, &granted.token).is_none(), "not yet");
+        assert!(
+            collect(&world, &session, &granted.token).is_none(),
+            "not yet"
+        );
         world.greet(&session, &proof, Correlations::Ahead).unwrap();
         assert!(collect(&world, &session, &granted.token).is_some());
         assert!(collect(&world, &session, &granted.token).is_none(), "once");
-        wait_until("the end of the session", || world.parties.active() == [0, 0]);
-        let World { parties, folder, .. } = world;
+        wait_until("the end of the session", || {
+            world.parties.active() == [0, 0]
+        });
+        let World {
+            parties, folder, ..
+        } = world;
         drop(parties);
         wait_until_unlocked(&path);
         for party in restored {
@@ -160,31 +232,63 @@ fn no_used_session_opens_again_whatever_is_restored() {
         }
 
         let world = started(folder);
-        let again = world.greet(&session, &proof, Correlations::Ahead).unwrap_err().to_string();
-        assert!(again.contains("used before") || again.contains("no correlations"), "{restored:?}: {again}");
+        let again = world
+            .greet(&session, &proof, Correlations::Ahead)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            again.contains("used before") || again.contains("no correlations"),
+            "{restored:?}: {again}"
+        );
         for id in ["ab", "cd"].map(|digits| digits.repeat(32)) {
             let answer = world.ask_with(&id, world.ticket(&id), std::slice::from_ref(&session));
-            assert_eq!(answer.status, 409, "{restored:?}: {}", String::from_utf8_lossy(&answer.body));
+            assert_eq!(
+                answer.status,
+                409,
+                "{restored:?}: {}",
+                String::from_utf8_lossy(&answer.body)
+            );
         }
         // Another client, honest, gets the other session and the right tokens, and then no more.
         let another = world.opener_at(&world.parties.server, "another");
-        let mut second = another.open_for(BUCKET, TOKENS, Source::Ahead, None).unwrap();
+        let mut second = another
+            .open_for(BUCKET, TOKENS, Source::Ahead, None)
+            .unwrap();
         assert_eq!(world.secure(&mut second, 5, 4, 3).0, world.twin(5, 4, 3));
         let mut used = Vec::new();
         export(&path.join("another"), &mut used).unwrap();
         let used = String::from_utf8(used).unwrap();
-        assert!(used.contains(&sessions[1]) && !used.contains(&session), "{restored:?}: {used}");
-        let error = another.open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err();
-        assert!(matches!(error, ServingError::NothingAhead { .. }), "{restored:?}: {error}");
+        assert!(
+            used.contains(&sessions[1]) && !used.contains(&session),
+            "{restored:?}: {used}"
+        );
+        let error = another
+            .open_for(BUCKET, TOKENS, Source::Ahead, None)
+            .map(|_| ())
+            .unwrap_err();
+        assert!(
+            matches!(error, ServingError::NothingAhead { .. }),
+            "{restored:?}: {error}"
+        );
     }
 }
 
 /// E0's seed of a session that the server has taken up.
 fn collect(world: &World, session: &str, token: &str) -> Option<String> {
     let dealer = HttpClient::new(world.parties.dealer.clone(), None);
-    let request = CollectSeed { session: session.into(), token: token.to_string().into() };
-    let answer = dealer.post_json("/v1/seeds", &serde_json::to_vec(&request).unwrap(), 1 << 16).unwrap();
-    let seed = |body: &[u8]| serde_json::from_slice::<CollectedSeed>(body).unwrap().seed.to_string();
+    let request = CollectSeed {
+        session: session.into(),
+        token: token.to_string().into(),
+    };
+    let answer = dealer
+        .post_json("/v1/seeds", &serde_json::to_vec(&request).unwrap(), 1 << 16)
+        .unwrap();
+    let seed = |body: &[u8]| {
+        serde_json::from_slice::<CollectedSeed>(body)
+            .unwrap()
+            .seed
+            .to_string()
+    };
     (answer.status == 200).then(|| seed(&answer.body))
 }
 
@@ -198,12 +302,20 @@ fn what_lies_in_a_backup_opens_nothing_without_the_vault() {
     let answer = world.ask_with(&"ab".repeat(32), world.ticket(&"ab".repeat(32)), &[session]);
     assert_eq!(answer.status, 409);
     // The same dealer finds its vault again.
-    fs::rename(world.folder.path().join("elsewhere"), world.folder.path().join("vault")).unwrap();
-    let mut session = world.opener().open_for(BUCKET, TOKENS, Source::Ahead, None).unwrap();
+    fs::rename(
+        world.folder.path().join("elsewhere"),
+        world.folder.path().join("vault"),
+    )
+    .unwrap();
+    let mut session = world
+        .opener()
+        .open_for(BUCKET, TOKENS, Source::Ahead, None)
+        .unwrap();
     assert_eq!(world.secure(&mut session, 5, 4, 3).0, world.twin(5, 4, 3));
 }
 
-/// Who holds no grant, shows a wrong proof, wants it live, or cannot pay, leaves the file where it is.
+/// Who holds no grant, shows a wrong proof, wants it live, or cannot pay, leaves the file where it
+/// is.
 #[test]
 fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let folder = tempfile::tempdir().unwrap();
@@ -211,80 +323,161 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let session = session_of(&file);
     let world = started(folder);
     let id = "ab".repeat(32);
-    let ahead = |proof: &str| world.greet(&session, proof, Correlations::Ahead).unwrap_err().to_string();
-    assert!(ahead(&proof_of("guess")).contains("used before"), "nothing was granted");
+    let ahead = |proof: &str| {
+        world
+            .greet(&session, proof, Correlations::Ahead)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(
+        ahead(&proof_of("guess")).contains("used before"),
+        "nothing was granted"
+    );
     // Granted and never taken up: asked for, and given up.
     let granted = world.grant(&id, std::slice::from_ref(&session));
     let other = "cd".repeat(32);
     let answer = world.ask_with(&other, world.ticket(&other), std::slice::from_ref(&session));
     assert_eq!(answer.status, 409, "it is reserved for a moment");
     assert!(ahead(&proof_of("guess")).contains("somebody else"));
-    let live = world.greet(&session, &proof_of(&granted.token), Correlations::Live).unwrap_err().to_string();
+    let live = world
+        .greet(&session, &proof_of(&granted.token), Correlations::Live)
+        .unwrap_err()
+        .to_string();
     assert!(live.contains("used before"), "{live}");
     assert!(file.is_file(), "nobody has used it up");
 
     // With keys, and too small a budget.
     let keys = world.folder.path().join("server/keys");
-    let limits = Limits { tokens: Some(BUCKET as u64 - 1), ..Limits::default() };
+    let limits = Limits {
+        tokens: Some(BUCKET as u64 - 1),
+        ..Limits::default()
+    };
     let key = Keys::add(&keys, "poor", limits).unwrap();
     let server = HttpClient::new(world.parties.server.clone(), Some(key.clone()));
     let greet = |proof: String| {
-        let mut channel = server.websocket("/v1/session", Duration::from_secs(5)).unwrap();
+        let mut channel = server
+            .websocket("/v1/session", Duration::from_secs(5))
+            .unwrap();
         let (terms, session) = (world.terms.clone(), session.clone());
         let correlations = Correlations::Ahead;
-        let hello = ClientHello { terms, session, correlations, proof, adapter_sha256: None, sampling: None };
+        let hello = ClientHello {
+            terms,
+            session,
+            correlations,
+            proof,
+            adapter_sha256: None,
+            sampling: None,
+        };
         send_json(&mut channel, &hello).unwrap();
         recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
     };
     let error = greet(proof_of(&granted.token)).unwrap_err();
-    assert!(matches!(&error, ServingError::Refused { code, .. } if code == "budget_spent"), "{error}");
+    assert!(
+        matches!(&error, ServingError::Refused { code, .. } if code == "budget_spent"),
+        "{error}"
+    );
     assert!(file.is_file());
 
     // A session that is not to be had costs nothing.
-    let key = Keys::add(&keys, "honest", Limits { tokens: Some(100), ..Limits::default() }).unwrap();
+    let key = Keys::add(
+        &keys,
+        "honest",
+        Limits {
+            tokens: Some(100),
+            ..Limits::default()
+        },
+    )
+    .unwrap();
     let digest = key_digest(&key);
     let stranger = HttpClient::new(world.parties.server.clone(), Some(key));
-    let mut channel = stranger.websocket("/v1/session", Duration::from_secs(5)).unwrap();
-    let (terms, proof, correlations) = (world.terms.clone(), proof_of("guess"), Correlations::Ahead);
-    let hello =
-        ClientHello { terms, session: session.clone(), correlations, proof, adapter_sha256: None, sampling: None };
+    let mut channel = stranger
+        .websocket("/v1/session", Duration::from_secs(5))
+        .unwrap();
+    let (terms, proof, correlations) =
+        (world.terms.clone(), proof_of("guess"), Correlations::Ahead);
+    let hello = ClientHello {
+        terms,
+        session: session.clone(),
+        correlations,
+        proof,
+        adapter_sha256: None,
+        sampling: None,
+    };
     send_json(&mut channel, &hello).unwrap();
     assert!(recv_reply::<ServerWelcome>(&mut channel, "server").is_err());
-    assert_eq!(FileState::used(&world.folder.path().join("server"), &digest).unwrap().0, 0);
+    assert_eq!(
+        FileState::used(&world.folder.path().join("server"), &digest)
+            .unwrap()
+            .0,
+        0
+    );
     Keys::revoke(&keys, "honest").unwrap();
 
     // With enough, its prompt is charged when it is opened, and not again.
     Keys::revoke(&keys, "poor").unwrap();
-    let key = Keys::add(&keys, "rich", Limits { tokens: Some(100), ..Limits::default() }).unwrap();
+    let key = Keys::add(
+        &keys,
+        "rich",
+        Limits {
+            tokens: Some(100),
+            ..Limits::default()
+        },
+    )
+    .unwrap();
     let digest = key_digest(&key);
-    let used = || FileState::used(&world.folder.path().join("server"), &digest).unwrap().0;
+    let used = || {
+        FileState::used(&world.folder.path().join("server"), &digest)
+            .unwrap()
+            .0
+    };
     let server = HttpClient::new(world.parties.server.clone(), Some(key.clone()));
-    let mut channel = server.websocket("/v1/session", Duration::from_secs(5)).unwrap();
-    let (terms, proof, correlations) = (world.terms.clone(), proof_of(&granted.token), Correlations::Ahead);
-    let hello = ClientHello { terms, session, correlations, proof, adapter_sha256: None, sampling: None };
+    let mut channel = server
+        .websocket("/v1/session", Duration::from_secs(5))
+        .unwrap();
+    let (terms, proof, correlations) = (
+        world.terms.clone(),
+        proof_of(&granted.token),
+        Correlations::Ahead,
+    );
+    let hello = ClientHello {
+        terms,
+        session,
+        correlations,
+        proof,
+        adapter_sha256: None,
+        sampling: None,
+    };
     send_json(&mut channel, &hello).unwrap();
     recv_reply::<ServerWelcome>(&mut channel, "server").unwrap();
     assert_eq!(used(), BUCKET as u64);
     assert!(!file.is_file());
     drop(channel);
-    wait_until("the end of the session", || world.parties.active() == [0, 0]);
+    wait_until("the end of the session", || {
+        world.parties.active() == [0, 0]
+    });
     write_files(world.folder.path(), 1);
     let mut opener = world.opener();
     opener.server.bearer = Some(key);
-    let mut session = opener.open_for(BUCKET, TOKENS, Source::Ahead, None).unwrap();
+    let mut session = opener
+        .open_for(BUCKET, TOKENS, Source::Ahead, None)
+        .unwrap();
     session.prefill(&world.rows(5, 4), 4).unwrap();
     session.decode(&world.rows(6, 1)).unwrap();
     session.end();
     drop(session);
     // What was charged ahead of need is given back.
-    wait_until("the charges of the session", || used() == 2 * BUCKET as u64 + 1);
+    wait_until("the charges of the session", || {
+        used() == 2 * BUCKET as u64 + 1
+    });
 }
 
 /// The services of a dropped world end in the background.
 fn wait_until_unlocked(folder: &Path) {
     for party in ["dealer", "server"] {
         let party = folder.join(party);
-        wait_until("the records being free", || FileState::open(&party, &party.join("keys")).is_ok());
+        wait_until("the records being free", || {
+            FileState::open(&party, &party.join("keys")).is_ok()
+        });
     }
 }
 
@@ -292,18 +485,46 @@ fn wait_until_unlocked(folder: &Path) {
 fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
     type Damage = fn(&mut Vec<u8>);
     let cases: [(&str, Damage, &str); 8] = [
-        ("cut within the head", |bytes| bytes.truncate(10), "ends within its header"),
-        ("another kind", |bytes| bytes[0] ^= 1, "holds no correlations"),
-        ("a flipped bit in the head's session", |bytes| flip_in_head(bytes, b"\"session\":\""), "says something else"),
+        (
+            "cut within the head",
+            |bytes| bytes.truncate(10),
+            "ends within its header",
+        ),
+        (
+            "another kind",
+            |bytes| bytes[0] ^= 1,
+            "holds no correlations",
+        ),
+        (
+            "a flipped bit in the head's session",
+            |bytes| flip_in_head(bytes, b"\"session\":\""),
+            "says something else",
+        ),
         (
             "a flipped bit in the head's key",
             |bytes| flip_in_head(bytes, b"\"ephemeral_key\":\""),
             "not sealed to this server",
         ),
-        ("a flipped bit in the first piece", |bytes| flip_piece(bytes, 0), "not sealed to this server"),
-        ("a flipped bit later", |bytes| flip_piece(bytes, 2), "altered or cut off"),
-        ("cut at the end", |bytes| bytes.truncate(bytes.len() - 3), "altered or cut off"),
-        ("without its last piece", |bytes| bytes.truncate(bytes.len() - 20), "altered or cut off"),
+        (
+            "a flipped bit in the first piece",
+            |bytes| flip_piece(bytes, 0),
+            "not sealed to this server",
+        ),
+        (
+            "a flipped bit later",
+            |bytes| flip_piece(bytes, 2),
+            "altered or cut off",
+        ),
+        (
+            "cut at the end",
+            |bytes| bytes.truncate(bytes.len() - 3),
+            "altered or cut off",
+        ),
+        (
+            "without its last piece",
+            |bytes| bytes.truncate(bytes.len() - 20),
+            "altered or cut off",
+        ),
     ];
     let folder = tempfile::tempdir().unwrap();
     write_files(folder.path(), cases.len());
@@ -323,7 +544,9 @@ fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
         });
         let error = ended.unwrap_err().to_string();
         assert!(error.contains(expected), "{what}: {error}");
-        wait_until("the end of the session", || world.parties.active() == [0, 0]);
+        wait_until("the end of the session", || {
+            world.parties.active() == [0, 0]
+        });
         for file in files(world.folder.path()) {
             fs::remove_file(file).unwrap();
         }
@@ -336,28 +559,62 @@ fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
             fs::remove_file(file).unwrap();
         }
         let other = tempfile::tempdir().unwrap();
-        let kept = if foreign == "server" { "dealer/server.key" } else { "server/ahead.key" };
+        let kept = if foreign == "server" {
+            "dealer/server.key"
+        } else {
+            "server/ahead.key"
+        };
         fs::create_dir_all(other.path().join(kept).parent().unwrap()).unwrap();
         fs::copy(world.folder.path().join(kept), other.path().join(kept)).unwrap();
-        assert!(kept.ends_with(if foreign == "server" { SERVER_KEY_FILE } else { AHEAD_KEY_FILE }));
+        assert!(kept.ends_with(if foreign == "server" {
+            SERVER_KEY_FILE
+        } else {
+            AHEAD_KEY_FILE
+        }));
         write_files(other.path(), 1);
-        copy(&other.path().join("files"), &world.folder.path().join("files"));
-        copy(&other.path().join("dealer/ahead"), &world.folder.path().join("dealer/ahead"));
-        copy_keys(&other.path().join("vault"), &world.folder.path().join("vault"));
-        let error = world.opener().open_for(BUCKET, TOKENS, Source::Ahead, None).map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("not sealed to this server"), "another {foreign}: {error}");
+        copy(
+            &other.path().join("files"),
+            &world.folder.path().join("files"),
+        );
+        copy(
+            &other.path().join("dealer/ahead"),
+            &world.folder.path().join("dealer/ahead"),
+        );
+        copy_keys(
+            &other.path().join("vault"),
+            &world.folder.path().join("vault"),
+        );
+        let error = world
+            .opener()
+            .open_for(BUCKET, TOKENS, Source::Ahead, None)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("not sealed to this server"),
+            "another {foreign}: {error}"
+        );
     }
 }
 
 /// Puts the keys of one dealer's vault into another's, which the name of its folder keeps apart.
 fn copy_keys(from: &Path, to: &Path) {
-    let folder_of =
-        |vault: &Path| fs::read_dir(vault).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_dir()).unwrap();
+    let folder_of = |vault: &Path| {
+        fs::read_dir(vault)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .find(|p| p.is_dir())
+            .unwrap()
+    };
     copy(&folder_of(from), &folder_of(to));
 }
 
 fn flip_in_head(bytes: &mut [u8], before: &[u8]) {
-    let at = bytes.windows(before.len()).position(|window| window == before).unwrap() + before.len();
+    let at = bytes
+        .windows(before.len())
+        .position(|window| window == before)
+        .unwrap()
+        + before.len();
     bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
 }
 
@@ -401,8 +658,16 @@ fn an_order_that_does_not_fit_is_refused_before_anything_is_written() {
     for (pointer, value, expected) in [
         ("/format", serde_json::json!(9), "format 9"),
         ("/server_key", serde_json::json!("00"), "server_key"),
-        ("/server_key", serde_json::json!("00".repeat(32)), "no proper key"),
-        ("/terms/rounding", serde_json::json!("stochastic"), "rounding"),
+        (
+            "/server_key",
+            serde_json::json!("00".repeat(32)),
+            "no proper key",
+        ),
+        (
+            "/terms/rounding",
+            serde_json::json!("stochastic"),
+            "rounding",
+        ),
         ("/terms/spec_sha256", serde_json::json!("00"), "digest"),
     ] {
         let mut order = good.clone();

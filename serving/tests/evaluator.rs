@@ -1,5 +1,5 @@
-//! An evaluator of its own between client, server and dealer: the twin's tokens on either material, who chooses the material,
-//! and spoilt frames on each of its lines.
+//! An evaluator of its own between client, server and dealer: the twin's tokens on either material,
+//! who chooses the material, and spoilt frames on each of its lines.
 
 // It can spoil frames in more ways.
 #[allow(dead_code)]
@@ -8,16 +8,19 @@ mod meddler;
 #[path = "sessions/world.rs"]
 mod world;
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
-use marill_mpc::testing::tiny_spec;
-use marill_mpc::{Material, Sampling};
+use marill_mpc::{Material, Sampling, testing::tiny_spec};
 use marill_net::http::HttpClient;
-use marill_serving::client::SessionOpener;
-use marill_serving::local::LocalEvaluator;
-use marill_serving::wire::{E0, Setting};
-use marill_serving::{Endpoint, ServingError};
+use marill_serving::{
+    Endpoint, ServingError,
+    client::SessionOpener,
+    local::LocalEvaluator,
+    wire::{E0, Setting},
+};
 use meddler::{From, Meddler, Spoil};
 use world::{World, model_of, wait_until};
 
@@ -26,7 +29,13 @@ const NO_HANG: Duration = Duration::from_secs(30);
 fn shared_world() -> World {
     let mut model = model_of(tiny_spec(), Setting::Dealer);
     model.terms = model.terms.with_e0(E0::Operator);
-    World::of(model, tempfile::tempdir().unwrap(), false, false, |dealer| dealer)
+    World::of(
+        model,
+        tempfile::tempdir().unwrap(),
+        false,
+        false,
+        |dealer| dealer,
+    )
 }
 
 /// What an evaluator opens its sessions with; `firm`: it takes no other material.
@@ -46,7 +55,10 @@ fn client(world: &World, evaluator: &Endpoint, asked: Option<Material>) -> Sessi
     SessionOpener {
         dealer: HttpClient::new("http://127.0.0.1:1".parse().unwrap(), None),
         evaluator: Some(HttpClient::new(evaluator.clone(), None)),
-        terms: opener.terms.clone().with_material(asked.unwrap_or_default()),
+        terms: opener
+            .terms
+            .clone()
+            .with_material(asked.unwrap_or_default()),
         insists_on_material: asked.is_some(),
         ..opener
     }
@@ -68,32 +80,66 @@ fn tokens_are_the_twins_and_the_material_is_whose_word_counts() {
         let evaluator = LocalEvaluator::start(operator(&world, dealer, own, firm), 2).unwrap();
         let mut session = client(&world, &evaluator.endpoint, asked).open().unwrap();
         assert_eq!(session.material, expected);
-        assert_eq!(world.secure(&mut session, seed, 11, 3).0, world.twin(seed, 11, 3), "{asked:?} {own} {firm}");
+        assert_eq!(
+            world.secure(&mut session, seed, 11, 3).0,
+            world.twin(seed, 11, 3),
+            "{asked:?} {own} {firm}"
+        );
     }
     let evaluator = LocalEvaluator::start(operator(&world, dealer, Digits, true), 2).unwrap();
-    let error = client(&world, &evaluator.endpoint, Some(Points)).open().map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("disagree on `material`"), "{error}");
+    let error = client(&world, &evaluator.endpoint, Some(Points))
+        .open()
+        .map(|_| ())
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("disagree on `material`"),
+        "{error}"
+    );
 
     // Drawn with next to no noise, on points.
     let evaluator = LocalEvaluator::start(operator(&world, dealer, Points, false), 2).unwrap();
     let cold = Sampling::new(1e-5, Some(5)).unwrap();
-    let mut session = client(&world, &evaluator.endpoint, None).open_live(cold).unwrap();
+    let mut session = client(&world, &evaluator.endpoint, None)
+        .open_live(cold)
+        .unwrap();
     assert_eq!(world.secure(&mut session, 9, 8, 2).0, world.twin(9, 8, 2));
 }
 
 /// Which line, who sends, the number of the frame, what it is.
 const KINDS: [(Line, From, usize, &str); 8] = [
     (Line::Client, From::Opener, 0, "the client's greeting"),
-    (Line::Client, From::Opener, 1, "the announcement of the prompt"),
+    (
+        Line::Client,
+        From::Opener,
+        1,
+        "the announcement of the prompt",
+    ),
     (Line::Client, From::Opener, 2, "the client's share"),
     (Line::Client, From::Service, 0, "the evaluator's greeting"),
-    (Line::Client, From::Service, 1, "the evaluator's share of a token"),
-    (Line::Words, From::Opener, 0, "the evaluator's greeting of the dealer"),
+    (
+        Line::Client,
+        From::Service,
+        1,
+        "the evaluator's share of a token",
+    ),
+    (
+        Line::Words,
+        From::Opener,
+        0,
+        "the evaluator's greeting of the dealer",
+    ),
     (Line::Words, From::Service, 0, "the dealer's greeting"),
     (Line::Words, From::Service, 1, "correction words"),
 ];
 
-const SPOILS: [Spoil; 6] = [Spoil::Shorten, Spoil::Lengthen, Spoil::Repeat, Spoil::Cut, Spoil::Text, Spoil::Huge];
+const SPOILS: [Spoil; 6] = [
+    Spoil::Shorten,
+    Spoil::Lengthen,
+    Spoil::Repeat,
+    Spoil::Cut,
+    Spoil::Text,
+    Spoil::Huge,
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
@@ -103,16 +149,22 @@ enum Line {
     Words,
 }
 
-/// Each kind on parties of its own, side by side: most of the time is spent waiting for lines to close.
+/// Each kind on parties of its own, side by side: most of the time is spent waiting for lines to
+/// close.
 #[test]
 fn a_spoilt_frame_on_a_line_of_the_evaluator_ends_its_session_with_an_error() {
-    thread::scope(|scope| KINDS.iter().for_each(|kind| drop(scope.spawn(|| spoil_one_frame_at_a_time(*kind)))));
+    thread::scope(|scope| {
+        KINDS
+            .iter()
+            .for_each(|kind| drop(scope.spawn(|| spoil_one_frame_at_a_time(*kind))))
+    });
 }
 
 fn spoil_one_frame_at_a_time((which, from, number, what): (Line, From, usize, &str)) {
     let world = shared_world();
     let (words, dealer) = Meddler::start(&world.parties.dealer);
-    let evaluator = LocalEvaluator::start(operator(&world, &dealer, Material::Points, true), 2).unwrap();
+    let evaluator =
+        LocalEvaluator::start(operator(&world, &dealer, Material::Points, true), 2).unwrap();
     let (line, endpoint) = Meddler::start(&evaluator.endpoint);
     let client = client(&world, &endpoint, None);
     let session = || -> Result<Vec<u32>, ServingError> {
@@ -130,9 +182,19 @@ fn spoil_one_frame_at_a_time((which, from, number, what): (Line, From, usize, &s
         let started = Instant::now();
         let result = session();
         assert!(meddler.is_done(), "{what}: the frame did not come by");
-        assert!(started.elapsed() < NO_HANG, "{what}, {spoil:?}: {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < NO_HANG,
+            "{what}, {spoil:?}: {:?}",
+            started.elapsed()
+        );
         assert!(result.is_err(), "{what}, {spoil:?}: nobody noticed");
-        wait_until("all giving the session up", || world.parties.active() == [0, 0] && evaluator.active() == 0);
+        wait_until("all giving the session up", || {
+            world.parties.active() == [0, 0] && evaluator.active() == 0
+        });
     }
-    assert_eq!(session().unwrap(), world.twin(5, 4, 3), "the services are unharmed");
+    assert_eq!(
+        session().unwrap(),
+        world.twin(5, 4, 3),
+        "the services are unharmed"
+    );
 }

@@ -1,19 +1,21 @@
-//! Who may open sessions at a dealer, and how many: tickets, owners, limits, peers of another version.
+//! Who may open sessions at a dealer, and how many: tickets, owners, limits, peers of another
+//! version.
 
 #[path = "sessions/world.rs"]
 mod world;
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use marill_mpc::Selection;
-use marill_net::Channel;
-use marill_net::http::HttpClient;
-use marill_serving::ServingError;
-use marill_serving::dealer::add_owner;
-use marill_serving::ticket::{For, Signer, Ticket};
-use marill_serving::wire::{
-    NewTicket, PROTOCOL_VERSION, Reply, SessionGrant, SourceHello, proof_of, recv_json, recv_reply, send_json,
+use marill_net::{Channel, http::HttpClient};
+use marill_serving::{
+    ServingError,
+    dealer::add_owner,
+    ticket::{For, Signer, Ticket},
+    wire::{
+        NewTicket, PROTOCOL_VERSION, Reply, SessionGrant, SourceHello, proof_of, recv_json,
+        recv_reply, send_json,
+    },
 };
 use world::World;
 
@@ -41,25 +43,45 @@ fn one_client_fills_its_own_places_and_who_is_refused_leaves_no_trace() {
             429 => {
                 assert_eq!(code(&answer.body), "too_many_grants");
                 let wait = answer.retry_after_seconds.unwrap();
-                assert!((1..=61).contains(&wait), "{wait}: the oldest place is free after a minute");
+                assert!(
+                    (1..=61).contains(&wait),
+                    "{wait}: the oldest place is free after a minute"
+                );
             }
             other => panic!("{other}: {}", String::from_utf8_lossy(&answer.body)),
         }
     }
     assert!((1..=64).contains(&granted), "{granted}");
-    assert_eq!(lines(&world, "dealer") - before, granted, "a line a grant, none a refusal");
+    assert_eq!(
+        lines(&world, "dealer") - before,
+        granted,
+        "a line a grant, none a refusal"
+    );
     // Others, from the same address.
     for seed in [1, 2] {
         let name = format!("other {seed}");
-        let mut session = world.opener_at(&world.parties.server, &name).open().unwrap();
-        assert_eq!(world.secure(&mut session, seed, 5, 1).0, world.twin(seed, 5, 1));
+        let mut session = world
+            .opener_at(&world.parties.server, &name)
+            .open()
+            .unwrap();
+        assert_eq!(
+            world.secure(&mut session, seed, 5, 1).0,
+            world.twin(seed, 5, 1)
+        );
     }
     // Many names at one address have a limit too, and an address elsewhere is not concerned.
     let key = std::fs::read_to_string(world.folder.path().join("dealer/server.key")).unwrap();
     let signer = Signer::new(key.trim());
-    let from =
-        |address: [u8; 4], id: &str| world.ask_with(id, signer.issue(&For::Address(address.into()), id).unwrap(), &[]);
-    let statuses: BTreeSet<u16> = (0..200).map(|i| from([127, 0, 0, 1], &format!("{i:064x}")).status).collect();
+    let from = |address: [u8; 4], id: &str| {
+        world.ask_with(
+            id,
+            signer.issue(&For::Address(address.into()), id).unwrap(),
+            &[],
+        )
+    };
+    let statuses: BTreeSet<u16> = (0..200)
+        .map(|i| from([127, 0, 0, 1], &format!("{i:064x}")).status)
+        .collect();
     assert_eq!(statuses, [200, 429].into());
     assert_eq!(from([192, 0, 2, 7], &"cd".repeat(32)).status, 200);
 }
@@ -72,15 +94,25 @@ fn a_ticket_is_needed_and_buys_one_session() {
     assert_eq!(world.ask_with(&id, ticket.clone(), &[]).status, 200);
     let again = world.ask_with(&id, ticket.clone(), &[]);
     assert_eq!((again.status, &*code(&again.body)), (409, "ticket_used"));
-    let forged = Ticket { nonce: "00".repeat(16), ..ticket };
+    let forged = Ticket {
+        nonce: "00".repeat(16),
+        ..ticket
+    };
     let refused = world.ask_with(&id, forged, &[]);
-    assert_eq!((refused.status, &*code(&refused.body)), (401, "invalid_ticket"));
-    let stranger = Signer::new(&"77".repeat(32)).issue(&For::Key(&[0; 32]), &id).unwrap();
+    assert_eq!(
+        (refused.status, &*code(&refused.body)),
+        (401, "invalid_ticket")
+    );
+    let stranger = Signer::new(&"77".repeat(32))
+        .issue(&For::Key(&[0; 32]), &id)
+        .unwrap();
     assert_eq!(world.ask_with(&id, stranger, &[]).status, 401);
 
     let dealer = HttpClient::new(world.parties.dealer.clone(), None);
     let body = serde_json::json!({ "terms": world.terms, "client_id": id });
-    let bare = dealer.post_json("/v1/sessions", body.to_string().as_bytes(), 1 << 16).unwrap();
+    let bare = dealer
+        .post_json("/v1/sessions", body.to_string().as_bytes(), 1 << 16)
+        .unwrap();
     assert!(bare.status == 400 && String::from_utf8_lossy(&bare.body).contains("ticket"));
 }
 
@@ -90,8 +122,11 @@ fn what_a_grant_keeps_has_a_length() {
     let mut world = World::new();
     let id = "ab".repeat(32);
     let (terms, long) = (world.terms.clone(), "a".repeat(100_000));
-    let fields: [fn(&mut marill_serving::wire::Terms) -> &mut String; 3] =
-        [|t| &mut t.partition_id, |t| &mut t.spec_sha256, |t| &mut t.public_sha256];
+    let fields: [fn(&mut marill_serving::wire::Terms) -> &mut String; 3] = [
+        |t| &mut t.partition_id,
+        |t| &mut t.spec_sha256,
+        |t| &mut t.public_sha256,
+    ];
     for field in fields {
         world.terms = terms.clone();
         *field(&mut world.terms) = long.clone();
@@ -100,8 +135,14 @@ fn what_a_grant_keeps_has_a_length() {
     world.terms = terms;
     assert_eq!(world.ask_with(&long, world.ticket(&id), &[]).status, 400);
     let server = HttpClient::new(world.parties.server.clone(), None);
-    let wish = NewTicket { client_id: long, bucket: None, selection: Selection::Greedy };
-    let answer = server.post_json("/v1/tickets", &serde_json::to_vec(&wish).unwrap(), 1 << 16).unwrap();
+    let wish = NewTicket {
+        client_id: long,
+        bucket: None,
+        selection: Selection::Greedy,
+    };
+    let answer = server
+        .post_json("/v1/tickets", &serde_json::to_vec(&wish).unwrap(), 1 << 16)
+        .unwrap();
     assert_eq!(answer.status, 400);
 }
 
@@ -123,7 +164,9 @@ fn an_owner_gets_neither_the_sessions_nor_the_masks_of_another() {
         selection: Selection::Greedy,
     };
     let mask = |key: &str, granted: &SessionGrant| -> Result<Vec<u8>, ServingError> {
-        let mut line = source(key).websocket("/v1/source", Duration::from_secs(5)).unwrap();
+        let mut line = source(key)
+            .websocket("/v1/source", Duration::from_secs(5))
+            .unwrap();
         send_json(&mut line, &hello(granted)).unwrap();
         recv_reply::<()>(&mut line, "dealer")?;
         let frame = line.recv().unwrap();
@@ -139,7 +182,11 @@ fn an_owner_gets_neither_the_sessions_nor_the_masks_of_another() {
     let stolen = mask(&key, &world.grant(&id, &[])).unwrap_err().to_string();
     assert!(stolen.contains("used before"), "{stolen}");
     let ours = mask(first_key.trim(), &world.grant(&id, &[])).unwrap();
-    assert_eq!(ours, mask(first_key.trim(), &world.grant(&id, &[])).unwrap(), "one mask a client and adapter");
+    assert_eq!(
+        ours,
+        mask(first_key.trim(), &world.grant(&id, &[])).unwrap(),
+        "one mask a client and adapter"
+    );
     let theirs = mask(&key, &of_second()).unwrap();
     assert_ne!(ours, theirs, "the mask of another owner's adapter");
     assert!(mask(first_key.trim(), &of_second()).is_err());
@@ -151,17 +198,23 @@ fn a_peer_of_another_version_is_refused_by_its_version() {
     // As version 5 greeted: without a proof, a ticket or a token.
     let mut terms = serde_json::to_value(&world.terms).unwrap();
     terms["protocol"] = 5.into();
-    let old =
-        serde_json::json!({ "terms": terms, "session": "ab".repeat(16), "correlations": "live", "client_id": "ab" });
+    let old = serde_json::json!({
+        "terms": terms, "session": "ab".repeat(16), "correlations": "live", "client_id": "ab"
+    });
     let says = |text: &str| {
-        let named =
-            text.contains("`protocol`") && text.contains(&format!("`{PROTOCOL_VERSION}`")) && text.contains("`5`");
+        let named = text.contains("`protocol`")
+            && text.contains(&format!("`{PROTOCOL_VERSION}`"))
+            && text.contains("`5`");
         assert!(named, "{text}");
     };
     let server = HttpClient::new(world.parties.server.clone(), None);
     let key = std::fs::read_to_string(world.folder.path().join("dealer/server.key")).unwrap();
     let dealer = HttpClient::new(world.parties.dealer.clone(), Some(key.trim().into()));
-    for (service, path) in [(&server, "/v1/session"), (&server, "/v1/input"), (&dealer, "/v1/source")] {
+    for (service, path) in [
+        (&server, "/v1/session"),
+        (&server, "/v1/input"),
+        (&dealer, "/v1/source"),
+    ] {
         let mut line = service.websocket(path, Duration::from_secs(5)).unwrap();
         send_json(&mut line, &old).unwrap();
         match recv_json::<Reply<()>>(&mut line, "service").unwrap() {
@@ -170,7 +223,9 @@ fn a_peer_of_another_version_is_refused_by_its_version() {
         }
     }
     for path in ["/v1/sessions", "/v1/release"] {
-        let answer = dealer.post_json(path, old.to_string().as_bytes(), 1 << 16).unwrap();
+        let answer = dealer
+            .post_json(path, old.to_string().as_bytes(), 1 << 16)
+            .unwrap();
         assert_eq!(answer.status, 400, "{path}");
         says(&String::from_utf8_lossy(&answer.body));
     }
@@ -182,7 +237,13 @@ fn a_server_records_no_session_that_the_dealer_does_not_know() {
     let world = World::new();
     for i in 0..20 {
         let session = format!("{i:032x}");
-        world.greet(&session, &proof_of("x"), marill_serving::ahead::Correlations::Live).unwrap_err();
+        world
+            .greet(
+                &session,
+                &proof_of("x"),
+                marill_serving::ahead::Correlations::Live,
+            )
+            .unwrap_err();
     }
     assert_eq!(lines(&world, "server"), 0);
 }
@@ -192,12 +253,22 @@ fn a_server_records_no_session_that_the_dealer_does_not_know() {
 fn who_does_not_greet_holds_no_seat() {
     let world = World::new();
     let server = HttpClient::new(world.parties.server.clone(), None);
-    let lines: Vec<_> = (0..60).map(|_| server.websocket("/v1/session", Duration::from_secs(30)).unwrap()).collect();
+    let lines: Vec<_> = (0..60)
+        .map(|_| {
+            server
+                .websocket("/v1/session", Duration::from_secs(30))
+                .unwrap()
+        })
+        .collect();
     assert_eq!(world.parties.active()[1], 0);
     let started = std::time::Instant::now();
     let mut session = world.opener().open().unwrap();
     assert_eq!(world.secure(&mut session, 3, 5, 1).0, world.twin(3, 5, 1));
-    assert!(started.elapsed() < Duration::from_secs(4), "nobody waited for the silent ones: {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "nobody waited for the silent ones: {:?}",
+        started.elapsed()
+    );
     drop(lines);
 }
 
@@ -206,5 +277,7 @@ fn a_ticket_is_its_clients() {
     let world = World::new();
     let (alice, bob) = ("ab".repeat(32), "cd".repeat(32));
     let answer = world.ask_with(&bob, world.ticket(&alice), &[]);
-    assert!(answer.status == 400 && String::from_utf8_lossy(&answer.body).contains("another client's"));
+    assert!(
+        answer.status == 400 && String::from_utf8_lossy(&answer.body).contains("another client's")
+    );
 }

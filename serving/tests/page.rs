@@ -1,18 +1,23 @@
 //! The gateway's page, run by Node.js where that is installed.
 
-use std::io::ErrorKind;
-use std::path::Path;
-use std::process::Command;
+use std::{io::ErrorKind, path::Path, process::Command};
 
 #[test]
 fn the_page_never_sends_what_its_user_threw_away() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut node = Command::new("node");
-    node.arg(root.join("tests/page/page.mjs")).arg(root.join("src/gateway/page/page.js"));
+    node.arg(root.join("tests/page/page.mjs"))
+        .arg(root.join("src/gateway/page/page.js"));
     match node.output() {
-        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Ok(output) => assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        ),
         // A machine that builds Marill needs no Node.js.
-        Err(error) if error.kind() == ErrorKind::NotFound => eprintln!("not run: there is no `node`"),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            eprintln!("not run: there is no `node`")
+        }
         Err(error) => panic!("{error}"),
     }
 }

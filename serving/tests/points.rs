@@ -1,21 +1,25 @@
-//! Sessions on point functions over real sockets: the dealer streams correction words to the client too.
+//! Sessions on point functions over real sockets: the dealer streams correction words to the client
+//! too.
 
 #[path = "sessions/world.rs"]
 mod world;
 
-use marill_mpc::Material;
-use marill_mpc::masked::Cost;
-use marill_mpc::material::tally_on;
+use marill_mpc::{Material, masked::Cost, material::tally_on};
 use marill_net::http::HttpClient;
-use marill_serving::ServingError;
-use marill_serving::ahead::Correlations;
-use marill_serving::client::{SessionOpener, Source};
-use marill_serving::local::Parties;
-use marill_serving::wire::{WordsHello, proof_of, recv_reply, send_json};
+use marill_serving::{
+    ServingError,
+    ahead::Correlations,
+    client::{SessionOpener, Source},
+    local::Parties,
+    wire::{WordsHello, proof_of, recv_reply, send_json},
+};
 use world::{World, tiny_model, wait_until};
 
 fn on_points(opener: SessionOpener) -> SessionOpener {
-    SessionOpener { terms: opener.terms.clone().with_material(Material::Points), ..opener }
+    SessionOpener {
+        terms: opener.terms.clone().with_material(Material::Points),
+        ..opener
+    }
 }
 
 #[test]
@@ -28,22 +32,39 @@ fn a_session_on_points_gives_the_twins_tokens_and_costs_what_the_tally_says() {
     assert_eq!(tokens, world.twin(1, 11, 3));
     let cost = |cached, rows| {
         let places = tally_on(&world.spec, Material::Points, cached, rows).unwrap();
-        places.into_iter().fold(Cost::default(), |sum, (_, cost)| sum + cost)
+        places
+            .into_iter()
+            .fold(Cost::default(), |sum, (_, cost)| sum + cost)
     };
     let bucket = world.spec.bucket(11);
-    let steps = [cost(0, bucket), cost(bucket, 1), cost(bucket + 1, 1), cost(bucket + 2, 1)];
+    let steps = [
+        cost(0, bucket),
+        cost(bucket, 1),
+        cost(bucket + 1, 1),
+        cost(bucket + 2, 1),
+    ];
     for (got, tallied) in costs.iter().zip(&steps) {
         // The announcement of a step is a frame of five bytes besides the protocol's.
-        let expected = (tallied.rounds, tallied.e0_to_e1_bytes + 5, tallied.e1_to_e0_bytes);
+        let expected = (
+            tallied.rounds,
+            tallied.e0_to_e1_bytes + 5,
+            tallied.e1_to_e0_bytes,
+        );
         assert_eq!((got.rounds, got.bytes_sent, got.bytes_received), expected);
     }
-    // The dealer is one decode ahead, of which the client has read what came; frames add a few bytes each.
+    // The dealer is one decode ahead, of which the client has read what came; frames add a few
+    // bytes each.
     let words: u64 = steps.iter().map(|step| step.source_to_e0_bytes).sum();
     let received = opener.dealer.count.received_bytes() - before;
     let ahead = cost(bucket + 3, 1).source_to_e0_bytes;
-    assert!((words..words + ahead + 65_536).contains(&received), "{received} of {words} and {ahead} ahead");
+    assert!(
+        (words..words + ahead + 65_536).contains(&received),
+        "{received} of {words} and {ahead} ahead"
+    );
     drop(session);
-    wait_until("the end of the session", || world.parties.active() == [0, 0]);
+    wait_until("the end of the session", || {
+        world.parties.active() == [0, 0]
+    });
     // The same parties serve digits as before.
     let mut session = world.opener().open().unwrap();
     assert_eq!(world.secure(&mut session, 2, 5, 1).0, world.twin(2, 5, 1));
@@ -75,16 +96,31 @@ fn only_the_holder_of_the_seed_gets_a_line_and_no_session_begins_without_one() {
     let mut world = world;
     world.terms = opener.terms.clone();
     let refusal = |session: String, key: String| {
-        let mut line = opener.dealer.websocket("/v1/words", std::time::Duration::from_secs(5)).unwrap();
+        let mut line = opener
+            .dealer
+            .websocket("/v1/words", std::time::Duration::from_secs(5))
+            .unwrap();
         send_json(&mut line, &WordsHello { session, key }).unwrap();
-        recv_reply::<()>(&mut line, "dealer").unwrap_err().to_string()
+        recv_reply::<()>(&mut line, "dealer")
+            .unwrap_err()
+            .to_string()
     };
     let granted = world.grant(&"ab".repeat(32), &[]);
     let wrong = refusal(granted.session.clone(), "00".repeat(32));
     assert!(wrong.contains("no session"), "{wrong}");
-    assert!(refusal("cd".repeat(16), "00".repeat(32)).contains("no session"), "an unknown session");
+    assert!(
+        refusal("cd".repeat(16), "00".repeat(32)).contains("no session"),
+        "an unknown session"
+    );
 
     // A server that asks for corrections before the client has a line is refused.
-    let message = world.greet(&granted.session, &proof_of(&granted.token), Correlations::Live).unwrap_err().to_string();
+    let message = world
+        .greet(
+            &granted.session,
+            &proof_of(&granted.token),
+            Correlations::Live,
+        )
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("correction words"), "{message}");
 }

@@ -1,13 +1,17 @@
-//! The public layers: copies share their weights and nothing else, and a prompt's run before anybody hears of its session.
+//! The public layers: copies share their weights and nothing else, and a prompt's run before
+//! anybody hears of its session.
 
-use std::net::TcpListener;
-use std::ops::ControlFlow;
+use std::{net::TcpListener, ops::ControlFlow};
 
 use marill_model::Prefix;
-use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
-use marill_partition::{ExportOptions, Partition, export};
-use marill_serving::ServingError;
-use marill_serving::client::{Client, ClientOptions, MaterialChoice, Request, Source};
+use marill_partition::{
+    ExportOptions, Partition, export,
+    testing::{tiny_adapter, tiny_base, tiny_transforms},
+};
+use marill_serving::{
+    ServingError,
+    client::{Client, ClientOptions, MaterialChoice, Request, Source},
+};
 
 #[test]
 fn a_fork_in_the_middle_of_a_prompt_starts_empty_and_gives_the_same_bits() {
@@ -21,11 +25,16 @@ fn a_fork_in_the_middle_of_a_prompt_starts_empty_and_gives_the_same_bits() {
     assert!(second.is_empty());
     let further = first.forward(&[9, 2]).unwrap();
     assert_eq!(second.forward(&tokens).unwrap(), expected);
-    assert_eq!(second.forward(&[9, 2]).unwrap(), further, "each has a cache of its own");
+    assert_eq!(
+        second.forward(&[9, 2]).unwrap(),
+        further,
+        "each has a cache of its own"
+    );
     assert_eq!((first.len(), second.len()), (7, 7));
 }
 
-/// The pause between a session's greeting and its first frame would tell the server how long the prompt is.
+/// The pause between a session's greeting and its first frame would tell the server how long the
+/// prompt is.
 #[test]
 fn the_public_layers_of_a_prompt_run_before_the_server_hears_of_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -33,12 +42,23 @@ fn the_public_layers_of_a_prompt_run_before_the_server_hears_of_it() {
     let transforms = tiny_transforms(&base.config, true);
     let adapter = tiny_adapter(&base.config, &transforms, 2).unwrap();
     let out = folder.path().join("partition");
-    export(&base, &transforms, &adapter, &out, &ExportOptions::default()).unwrap();
+    export(
+        &base,
+        &transforms,
+        &adapter,
+        &out,
+        &ExportOptions::default(),
+    )
+    .unwrap();
 
     // Somebody listens, and would see a connection.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
-    let service = || format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let service = || {
+        format!("http://{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap()
+    };
     let options = ClientOptions {
         server: service(),
         dealer: service(),
@@ -52,8 +72,17 @@ fn the_public_layers_of_a_prompt_run_before_the_server_hears_of_it() {
     };
     let client = Client::with_partition(&Partition::open(&out).unwrap(), &options).unwrap();
     // The prefix knows no such token: what fails there has opened nothing.
-    let request = Request { prompt: vec![1, 2, u32::MAX], ..Request::default() };
-    let error = client.generate(&request, &mut |_| ControlFlow::Continue(())).map(|_| ()).unwrap_err();
+    let request = Request {
+        prompt: vec![1, 2, u32::MAX],
+        ..Request::default()
+    };
+    let error = client
+        .generate(&request, &mut |_| ControlFlow::Continue(()))
+        .map(|_| ())
+        .unwrap_err();
     assert!(matches!(error, ServingError::Model(_)), "{error}");
-    assert!(listener.accept().is_err(), "somebody was asked before the public layers had run");
+    assert!(
+        listener.accept().is_err(),
+        "somebody was asked before the public layers had run"
+    );
 }

@@ -1,29 +1,34 @@
-//! Rounding by coins through dealer, server and client: near the exact twin, at the tally's cost, and refused by name
-//! where one party rounds in another way.
+//! Rounding by coins through dealer, server and client: near the exact twin, at the tally's cost,
+//! and refused by name where one party rounds in another way.
 
 #[path = "sessions/world.rs"]
 mod world;
 
-use marill_mpc::masked::Cost;
-use marill_mpc::material::tally_on;
-use marill_mpc::testing::tiny_spec;
-use marill_mpc::{DecoderSpec, Material, Sampling, Selection, Twin, tally_step};
+use marill_mpc::{
+    DecoderSpec, Material, Sampling, Selection, Twin, masked::Cost, material::tally_on, tally_step,
+    testing::tiny_spec,
+};
 use marill_net::http::HttpClient;
 use marill_numeric::{NumericSpec, Rounding};
-use marill_serving::ServingError;
-use marill_serving::ahead::{AheadOptions, Correlations, SealingKey, produce};
-use marill_serving::client::{SessionOpener, Source};
-use marill_serving::server::{AHEAD_KEY_FILE, SecureModel};
-use marill_serving::wire::Setting;
+use marill_serving::{
+    ServingError,
+    ahead::{AheadOptions, Correlations, SealingKey, produce},
+    client::{SessionOpener, Source},
+    server::{AHEAD_KEY_FILE, SecureModel},
+    wire::Setting,
+};
 use world::{World, model_of};
 
 const BUCKET: usize = 16;
-/// A token's logit may be so far below the exact twin's best. The logits of this model spread by 0.7, so one token of a
-/// hundred picked by chance passes; four in a row do not.
+/// A token's logit may be so far below the exact twin's best. The logits of this model spread by
+/// 0.7, so one token of a hundred picked by chance passes; four in a row do not.
 const NEAR: f32 = 0.02;
 
 fn rounding(rounding: Rounding) -> DecoderSpec {
-    DecoderSpec { numeric: NumericSpec::with_rounding(rounding), ..tiny_spec() }
+    DecoderSpec {
+        numeric: NumericSpec::with_rounding(rounding),
+        ..tiny_spec()
+    }
 }
 
 fn by_coins(setting: Setting) -> SecureModel {
@@ -31,7 +36,13 @@ fn by_coins(setting: Setting) -> SecureModel {
 }
 
 fn world_of(model: SecureModel, ahead: bool) -> World {
-    World::of(model, tempfile::tempdir().unwrap(), false, ahead, |dealer| dealer)
+    World::of(
+        model,
+        tempfile::tempdir().unwrap(),
+        false,
+        ahead,
+        |dealer| dealer,
+    )
 }
 
 /// Every token is one that the exact twin finds nearly as good as its own.
@@ -40,16 +51,24 @@ fn check_near(world: &World, tokens: &[u32], seed: u64, n: usize) {
     for (step, &token) in tokens.iter().enumerate() {
         let best = match step {
             0 => twin.prefill(&world.rows(seed, n)).unwrap(),
-            _ => twin.decode(&world.rows(seed + 999 + step as u64, 1)).unwrap(),
+            _ => twin
+                .decode(&world.rows(seed + 999 + step as u64, 1))
+                .unwrap(),
         };
         let logits = twin.last_logits();
         let shortfall = logits[best as usize] - logits[token as usize];
-        assert!((0.0..NEAR).contains(&shortfall), "token {step} is {shortfall} below the best");
+        assert!(
+            (0.0..NEAR).contains(&shortfall),
+            "token {step} is {shortfall} below the best"
+        );
     }
 }
 
 fn on(material: Material, opener: SessionOpener) -> SessionOpener {
-    SessionOpener { terms: opener.terms.clone().with_material(material), ..opener }
+    SessionOpener {
+        terms: opener.terms.clone().with_material(material),
+        ..opener
+    }
 }
 
 #[test]
@@ -62,13 +81,31 @@ fn sessions_that_round_by_coins_are_near_the_exact_twin_and_cost_what_the_tally_
             let (tokens, costs) = world.secure(&mut opener.open().unwrap(), 1, 11, 3);
             check_near(&world, &tokens, 1, 11);
             let places = tally_on(&world.spec, material, BUCKET, 1).unwrap();
-            let declared = places.into_iter().fold(Cost::default(), |sum, (_, cost)| sum + cost);
+            let declared = places
+                .into_iter()
+                .fold(Cost::default(), |sum, (_, cost)| sum + cost);
             let exact = tally_on(&rounding(Rounding::Exact), material, BUCKET, 1).unwrap();
-            let exact = exact.into_iter().fold(Cost::default(), |sum, (_, cost)| sum + cost);
+            let exact = exact
+                .into_iter()
+                .fold(Cost::default(), |sum, (_, cost)| sum + cost);
             // The step's own announcement is five bytes.
-            let got = (costs[1].rounds, costs[1].bytes_sent, costs[1].bytes_received);
-            assert_eq!(got, (declared.rounds, declared.e0_to_e1_bytes + 5, declared.e1_to_e0_bytes));
-            assert!(declared.source_to_e1_bytes < exact.source_to_e1_bytes, "fewer corrections");
+            let got = (
+                costs[1].rounds,
+                costs[1].bytes_sent,
+                costs[1].bytes_received,
+            );
+            assert_eq!(
+                got,
+                (
+                    declared.rounds,
+                    declared.e0_to_e1_bytes + 5,
+                    declared.e1_to_e0_bytes
+                )
+            );
+            assert!(
+                declared.source_to_e1_bytes < exact.source_to_e1_bytes,
+                "fewer corrections"
+            );
         }
         let cold = Sampling::new(1e-5, Some(5)).unwrap();
         let (tokens, _) = world.secure(&mut world.opener().open_live(cold).unwrap(), 2, 5, 2);
@@ -79,9 +116,16 @@ fn sessions_that_round_by_coins_are_near_the_exact_twin_and_cost_what_the_tally_
 #[test]
 fn correlations_written_ahead_serve_a_session_that_rounds_by_coins() {
     let folder = tempfile::tempdir().unwrap();
-    let (order, key) = (folder.path().join("order.json"), folder.path().join("server").join(AHEAD_KEY_FILE));
+    let (order, key) = (
+        folder.path().join("order.json"),
+        folder.path().join("server").join(AHEAD_KEY_FILE),
+    );
     let key = SealingKey::read_or_create(&key).unwrap();
-    std::fs::write(&order, serde_json::to_vec(&by_coins(Setting::Dealer).order(&key)).unwrap()).unwrap();
+    std::fs::write(
+        &order,
+        serde_json::to_vec(&by_coins(Setting::Dealer).order(&key)).unwrap(),
+    )
+    .unwrap();
     let options = AheadOptions {
         state: folder.path().join("dealer"),
         vault: folder.path().join("vault"),
@@ -96,12 +140,22 @@ fn correlations_written_ahead_serve_a_session_that_rounds_by_coins() {
     };
     let mut said = Vec::new();
     produce(&options, &mut |line| said.push(line.to_string())).unwrap();
-    let world = World::of(by_coins(Setting::Dealer), folder, false, true, |dealer| dealer);
-    let mut session = world.opener().open_for(BUCKET, 3, Source::Ahead, None).unwrap();
+    let world = World::of(by_coins(Setting::Dealer), folder, false, true, |dealer| {
+        dealer
+    });
+    let mut session = world
+        .opener()
+        .open_for(BUCKET, 3, Source::Ahead, None)
+        .unwrap();
     assert_eq!(session.correlations, Correlations::Ahead);
     let (tokens, costs) = world.secure(&mut session, 3, 8, 2);
     check_near(&world, &tokens, 3, 8);
-    assert_eq!(costs[0].rounds, tally_step(&world.spec, Selection::Greedy, 0, BUCKET).unwrap().rounds);
+    assert_eq!(
+        costs[0].rounds,
+        tally_step(&world.spec, Selection::Greedy, 0, BUCKET)
+            .unwrap()
+            .rounds
+    );
 }
 
 #[test]
@@ -113,8 +167,14 @@ fn parties_that_round_in_different_ways_refuse_each_other() {
             ..mine.opener_at(&theirs.parties.server, "stranger")
         };
         let error = opener.open().map(|_| ()).unwrap_err();
-        assert!(matches!(error, ServingError::Refused { by: "server", .. }), "{error}");
-        assert!(error.to_string().contains("disagree on `rounding`"), "{error}");
+        assert!(
+            matches!(error, ServingError::Refused { by: "server", .. }),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("disagree on `rounding`"),
+            "{error}"
+        );
     }
     let (mut exact, id) = (exact, "ab".repeat(32));
     exact.terms.rounding = "down".into();
@@ -129,5 +189,10 @@ fn terms_must_be_of_their_program() {
     model.terms.rounding = "exact".into();
     let world = world_of(model, false);
     let error = world.opener().open().map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("its program has rounding `stochastic`"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("its program has rounding `stochastic`"),
+        "{error}"
+    );
 }

@@ -1,5 +1,6 @@
-//! Drawn tokens through dealer, server and client: a temperature next to nothing gives the likeliest ones, a high one
-//! gives others, correlations written ahead are for one way of choosing, and a server may refuse.
+//! Drawn tokens through dealer, server and client: a temperature next to nothing gives the
+//! likeliest ones, a high one gives others, correlations written ahead are for one way of choosing,
+//! and a server may refuse.
 
 #[path = "sessions/world.rs"]
 mod world;
@@ -7,12 +8,14 @@ mod world;
 use std::path::Path;
 
 use marill_mpc::{Sampling, Selection, tally_step};
-use marill_serving::ServingError;
-use marill_serving::ahead::{AheadOptions, Correlations, SealingKey, produce};
-use marill_serving::client::Source;
-use marill_serving::dealer::DEFAULT_OWNER;
-use marill_serving::local::Parties;
-use marill_serving::server::AHEAD_KEY_FILE;
+use marill_serving::{
+    ServingError,
+    ahead::{AheadOptions, Correlations, SealingKey, produce},
+    client::Source,
+    dealer::DEFAULT_OWNER,
+    local::Parties,
+    server::AHEAD_KEY_FILE,
+};
 use world::{World, tiny_model};
 
 const BUCKET: usize = 16;
@@ -33,8 +36,15 @@ fn a_cold_draw_is_the_twins_token_and_costs_what_the_tally_declares() {
         let declared = tally_step(&world.spec, Selection::of(sampling), BUCKET, 1).unwrap();
         assert_eq!(costs[1].rounds, declared.rounds, "{sampling:?}");
         // The step's own announcement is five bytes.
-        assert_eq!(costs[1].bytes_sent, declared.e0_to_e1_bytes + 5, "{sampling:?}");
-        assert_eq!(costs[1].bytes_received, declared.e1_to_e0_bytes, "{sampling:?}");
+        assert_eq!(
+            costs[1].bytes_sent,
+            declared.e0_to_e1_bytes + 5,
+            "{sampling:?}"
+        );
+        assert_eq!(
+            costs[1].bytes_received, declared.e1_to_e0_bytes,
+            "{sampling:?}"
+        );
     }
 }
 
@@ -43,15 +53,27 @@ fn a_warm_draw_differs_from_session_to_session() {
     let world = World::new();
     let opener = world.opener();
     let warm = Sampling::new(2.0, None).unwrap();
-    let answers: Vec<Vec<u32>> =
-        (0..6).map(|_| world.secure(&mut opener.open_live(warm).unwrap(), 7, 11, 2).0).collect();
-    assert!(answers.iter().any(|answer| *answer != answers[0]), "{answers:?}");
+    let answers: Vec<Vec<u32>> = (0..6)
+        .map(|_| {
+            world
+                .secure(&mut opener.open_live(warm).unwrap(), 7, 11, 2)
+                .0
+        })
+        .collect();
+    assert!(
+        answers.iter().any(|answer| *answer != answers[0]),
+        "{answers:?}"
+    );
 }
 
 fn write_files(folder: &Path, selection: Selection, sessions: usize) {
     let order = folder.join("order.json");
     let key = SealingKey::read_or_create(&folder.join("server").join(AHEAD_KEY_FILE)).unwrap();
-    std::fs::write(&order, serde_json::to_vec(&tiny_model().order(&key)).unwrap()).unwrap();
+    std::fs::write(
+        &order,
+        serde_json::to_vec(&tiny_model().order(&key)).unwrap(),
+    )
+    .unwrap();
     let (vault, owner) = (folder.join("vault"), DEFAULT_OWNER.into());
     let (state, folder) = (folder.join("dealer"), folder.join("files"));
     let options = AheadOptions {
@@ -76,10 +98,18 @@ fn correlations_written_ahead_serve_one_way_of_choosing() {
     let world = World::start(folder, false, true, |dealer| dealer);
     let opener = world.opener();
     for other in [None, cold(None)] {
-        let error = opener.open_for(BUCKET, 3, Source::Ahead, other).map(|_| ()).unwrap_err();
-        assert!(matches!(error, ServingError::NothingAhead { .. }), "{error}");
+        let error = opener
+            .open_for(BUCKET, 3, Source::Ahead, other)
+            .map(|_| ())
+            .unwrap_err();
+        assert!(
+            matches!(error, ServingError::NothingAhead { .. }),
+            "{error}"
+        );
     }
-    let mut session = opener.open_for(BUCKET, 3, Source::Ahead, cold(Some(9))).unwrap();
+    let mut session = opener
+        .open_for(BUCKET, 3, Source::Ahead, cold(Some(9)))
+        .unwrap();
     assert_eq!(session.correlations, Correlations::Ahead);
     assert_eq!(world.secure(&mut session, 3, 8, 2).0, world.twin(3, 8, 2));
 }
@@ -93,6 +123,12 @@ fn a_server_may_give_the_likeliest_tokens_only() {
     world.parties = Parties::start(model, &world.folder.path().join("other"), 2).unwrap();
     let opener = world.opener();
     let error = opener.open_live(cold(None)).map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("most likely token only"), "{error}");
-    assert_eq!(world.secure(&mut opener.open().unwrap(), 3, 8, 1).0, world.twin(3, 8, 1));
+    assert!(
+        error.to_string().contains("most likely token only"),
+        "{error}"
+    );
+    assert_eq!(
+        world.secure(&mut opener.open().unwrap(), 3, 8, 1).0,
+        world.twin(3, 8, 1)
+    );
 }

@@ -5,17 +5,17 @@ mod proxy;
 #[path = "sessions/world.rs"]
 mod world;
 
-use std::thread;
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use marill_mpc::{Selection, tally_decode, tally_prefill};
-use marill_net::NetError;
-use marill_net::http::HttpClient;
-use marill_serving::ServingError;
-use marill_serving::ahead::Correlations;
-use marill_serving::client::SessionOpener;
-use marill_serving::state::{FileState, Keys, Limits, key_digest};
-use marill_serving::wire::{CLOSE_BUDGET, SessionGrant, SourceHello, proof_of, recv_reply, send_json};
+use marill_net::{NetError, http::HttpClient};
+use marill_serving::{
+    ServingError,
+    ahead::Correlations,
+    client::SessionOpener,
+    state::{FileState, Keys, Limits, key_digest},
+    wire::{CLOSE_BUDGET, SessionGrant, SourceHello, proof_of, recv_reply, send_json},
+};
 use proxy::{Proxy, unmask};
 use world::{World, wait_until};
 
@@ -34,8 +34,14 @@ fn a_session_gives_the_twins_tokens_and_costs_what_the_tally_says() {
     assert_eq!(costs[0].bytes_sent, prefill.e0_to_e1_bytes + 5);
     assert_eq!(costs[0].bytes_received, prefill.e1_to_e0_bytes);
     let decode = tally_decode(&world.spec, bucket).unwrap();
-    assert_eq!((costs[1].rounds, costs[1].bytes_sent), (decode.rounds, decode.e0_to_e1_bytes + 5));
-    assert!(opener.dealer.count.received_bytes() < 64 << 10, "the client downloads little from the dealer");
+    assert_eq!(
+        (costs[1].rounds, costs[1].bytes_sent),
+        (decode.rounds, decode.e0_to_e1_bytes + 5)
+    );
+    assert!(
+        opener.dealer.count.received_bytes() < 64 << 10,
+        "the client downloads little from the dealer"
+    );
 }
 
 #[test]
@@ -50,7 +56,10 @@ fn products_of_masks_are_made_while_a_session_goes_on() {
             break;
         }
     }
-    assert!(session.prepared() > 0, "a second passed and nothing was prepared");
+    assert!(
+        session.prepared() > 0,
+        "a second passed and nothing was prepared"
+    );
     assert_eq!(tokens, world.twin(2, 11, tokens.len() as u64 - 1));
     session.end();
 }
@@ -58,19 +67,26 @@ fn products_of_masks_are_made_while_a_session_goes_on() {
 #[test]
 fn two_sessions_at_once_both_equal_the_twin_and_interleave() {
     let world = World::new();
-    let openers = [world.opener_at(&world.parties.server, "a"), world.opener_at(&world.parties.server, "b")];
+    let openers = [
+        world.opener_at(&world.parties.server, "a"),
+        world.opener_at(&world.parties.server, "b"),
+    ];
     thread::scope(|scope| {
         for (seed, opener) in (10..).zip(&openers) {
             let world = &world;
             scope.spawn(move || {
                 let mut session = opener.open().unwrap();
-                wait_until("both sessions being open", || world.parties.active()[1] == 2);
+                wait_until("both sessions being open", || {
+                    world.parties.active()[1] == 2
+                });
                 let (tokens, _) = world.secure(&mut session, seed, 5, 4);
                 assert_eq!(tokens, world.twin(seed, 5, 4));
             });
         }
     });
-    wait_until("the end of all sessions", || world.parties.active() == [0, 0]);
+    wait_until("the end of all sessions", || {
+        world.parties.active() == [0, 0]
+    });
 }
 
 #[test]
@@ -83,10 +99,21 @@ fn the_masked_adapter_travels_once_and_survives_a_restart_of_the_client() {
     };
     let first = world.opener();
     let (with, without) = (received(&first), received(&first));
-    let adapter_bytes = std::fs::metadata(world.folder.path().join("client/adapters/tiny.masked")).unwrap().len();
-    assert!(with >= adapter_bytes && without < adapter_bytes.min(4096), "{with}, then {without}");
-    assert!(received(&world.opener()) < 4096, "a new process finds it on disk");
-    assert!(received(&world.opener_at(&world.parties.server, "other")) >= adapter_bytes, "each client has its own");
+    let adapter_bytes = std::fs::metadata(world.folder.path().join("client/adapters/tiny.masked"))
+        .unwrap()
+        .len();
+    assert!(
+        with >= adapter_bytes && without < adapter_bytes.min(4096),
+        "{with}, then {without}"
+    );
+    assert!(
+        received(&world.opener()) < 4096,
+        "a new process finds it on disk"
+    );
+    assert!(
+        received(&world.opener_at(&world.parties.server, "other")) >= adapter_bytes,
+        "each client has its own"
+    );
 }
 
 #[test]
@@ -99,7 +126,9 @@ fn what_leaves_the_client_is_masked_and_its_sizes_depend_on_the_bucket_alone() {
         let mut session = opener.open().unwrap();
         world.secure(&mut session, seed, n, 2);
         drop(session);
-        wait_until("the end of the session", || world.parties.active() == [0, 0]);
+        wait_until("the end of the session", || {
+            world.parties.active() == [0, 0]
+        });
         proxy.sent()[from..].to_vec()
     };
     record(1, 3); // Fetches the adapter, after which the greeting has one length.
@@ -109,12 +138,22 @@ fn what_leaves_the_client_is_masked_and_its_sizes_depend_on_the_bucket_alone() {
 
     let frames = unmask(&long);
     let payload: Vec<u8> = frames.concat();
-    let boundary: Vec<u8> = world.rows(3, 14).iter().flat_map(|value| value.to_le_bytes()).collect();
+    let boundary: Vec<u8> = world
+        .rows(3, 14)
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     // Two neighbouring values in clear, as 64-bit or as the 48 bits of a packed wire.
-    let narrow: Vec<u8> = boundary.chunks(8).flat_map(|value| value[..6].to_vec()).collect();
+    let narrow: Vec<u8> = boundary
+        .chunks(8)
+        .flat_map(|value| value[..6].to_vec())
+        .collect();
     for (values, width) in [(&boundary, 8), (&narrow, 6)] {
         for pair in values.chunks_exact(2 * width) {
-            assert!(!payload.windows(2 * width).any(|window| window == pair), "activations leave in clear");
+            assert!(
+                !payload.windows(2 * width).any(|window| window == pair),
+                "activations leave in clear"
+            );
         }
     }
     // Masked words look random: no byte value is much more common than another.
@@ -122,7 +161,11 @@ fn what_leaves_the_client_is_masked_and_its_sizes_depend_on_the_bucket_alone() {
     assert!(largest.len() > 2000);
     let count = |byte: u8| largest.iter().filter(|&&other| other == byte).count();
     let most = (0..=255).map(count).max().unwrap();
-    assert!(most < largest.len() / 256 * 3 + 30, "{most} of {} bytes are equal", largest.len());
+    assert!(
+        most < largest.len() / 256 * 3 + 30,
+        "{most} of {} bytes are equal",
+        largest.len()
+    );
 }
 
 #[test]
@@ -133,10 +176,16 @@ fn an_outside_proxy_counts_the_bytes_that_the_client_reports() {
     let mut session = opener.open().unwrap();
     world.secure(&mut session, 4, 9, 2);
     drop(session);
-    wait_until("the end of the session", || world.parties.active() == [0, 0]);
+    wait_until("the end of the session", || {
+        world.parties.active() == [0, 0]
+    });
     let count = &opener.server.count;
-    wait_until("the same count of sent bytes", || count.sent_bytes() == proxy.sent().len() as u64);
-    wait_until("the same count of received bytes", || count.received_bytes() == proxy.received_len());
+    wait_until("the same count of sent bytes", || {
+        count.sent_bytes() == proxy.sent().len() as u64
+    });
+    wait_until("the same count of received bytes", || {
+        count.received_bytes() == proxy.received_len()
+    });
     assert!(count.sent_bytes() > 10_000 && count.received_bytes() > 10_000);
 }
 
@@ -146,11 +195,17 @@ fn differing_terms_are_refused_by_name_on_both_sides() {
     let mut opener = world.opener();
     opener.terms.partition_id = "another".into();
     let error = opener.open().map(|_| ()).unwrap_err();
-    assert!(matches!(error, ServingError::Refused { by: "server", .. }), "{error}");
+    assert!(
+        matches!(error, ServingError::Refused { by: "server", .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("partition_id"), "{error}");
     opener.terms.protocol = 99;
     let error = opener.open().map(|_| ()).unwrap_err();
-    assert!(matches!(error, ServingError::Refused { by: "dealer", .. }), "{error}");
+    assert!(
+        matches!(error, ServingError::Refused { by: "dealer", .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("99"), "{error}");
 }
 
@@ -164,7 +219,10 @@ fn under_tls_a_session_runs_and_another_certificate_is_refused() {
     let (tokens, _) = world.secure(&mut session, 3, 6, 2);
     assert_eq!(tokens, world.twin(3, 6, 2));
 
-    let wrong: String = pin.chars().map(|c| if c == '0' { '1' } else { '0' }).collect();
+    let wrong: String = pin
+        .chars()
+        .map(|c| if c == '0' { '1' } else { '0' })
+        .collect();
     let opener = world.opener_at(&format!("{before}#{wrong}").parse().unwrap(), "client");
     let error = opener.open().map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
@@ -192,10 +250,19 @@ fn a_dealer_that_vanishes_within_a_session_is_named_to_the_client() {
     let mut session = world.opener().open().unwrap();
     session.prefill(&world.rows(5, 4), 4).unwrap();
     proxy.unwrap().cut();
-    let failed = (0..8).map(|step| session.decode(&world.rows(step, 1))).find_map(Result::err);
-    let error = failed.expect("what the dealer has not sent is missing").to_string();
-    assert!(error.contains("dealer") || error.contains("source of correlations"), "{error}");
-    wait_until("all giving the session up", || world.parties.active() == [0, 0]);
+    let failed = (0..8)
+        .map(|step| session.decode(&world.rows(step, 1)))
+        .find_map(Result::err);
+    let error = failed
+        .expect("what the dealer has not sent is missing")
+        .to_string();
+    assert!(
+        error.contains("dealer") || error.contains("source of correlations"),
+        "{error}"
+    );
+    wait_until("all giving the session up", || {
+        world.parties.active() == [0, 0]
+    });
 }
 
 #[test]
@@ -208,7 +275,9 @@ fn a_server_that_vanishes_ends_the_clients_step_with_an_error() {
     proxy.cut();
     let error = session.decode(&world.rows(6, 1)).unwrap_err();
     assert!(error.is_peer(), "{error}");
-    wait_until("the server giving the session up", || world.parties.active() == [0, 0]);
+    wait_until("the server giving the session up", || {
+        world.parties.active() == [0, 0]
+    });
     // Others are served as before.
     let (tokens, _) = world.secure(&mut world.opener().open().unwrap(), 7, 4, 1);
     assert_eq!(tokens, world.twin(7, 4, 1));
@@ -219,10 +288,18 @@ fn a_client_that_breaks_the_protocol_ends_its_own_session_only() {
     let world = World::new();
     let opener = world.opener();
     let mut good = opener.open().unwrap();
-    let mut bad = world.opener_at(&world.parties.server, "bad").open().unwrap();
+    let mut bad = world
+        .opener_at(&world.parties.server, "bad")
+        .open()
+        .unwrap();
     bad.prefill(&world.rows(8, 2), 2).unwrap();
     let error = bad.prefill(&world.rows(8, 2), 2).unwrap_err();
-    assert!(error.to_string().contains("a prefill of 16 is not possible now"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("a prefill of 16 is not possible now"),
+        "{error}"
+    );
     let (tokens, _) = world.secure(&mut good, 9, 4, 1);
     assert_eq!(tokens, world.twin(9, 4, 1));
 }
@@ -231,23 +308,43 @@ fn a_client_that_breaks_the_protocol_ends_its_own_session_only() {
 #[test]
 fn no_session_is_ever_claimed_twice() {
     let world = World::new();
-    let SessionGrant { session, token, seed } = world.grant(&"ab".repeat(32), &[]);
+    let SessionGrant {
+        session,
+        token,
+        seed,
+    } = world.grant(&"ab".repeat(32), &[]);
     assert_eq!(seed.unwrap().len(), 64);
     let proof = proof_of(&token);
-    let error = world.greet(&session, &proof_of("a guess"), Correlations::Live).unwrap_err();
-    assert!(error.to_string().contains("granted to somebody else"), "{error}");
+    let error = world
+        .greet(&session, &proof_of("a guess"), Correlations::Live)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("granted to somebody else"),
+        "{error}"
+    );
     world.greet(&session, &proof, Correlations::Live).unwrap();
-    let error = world.greet(&session, &proof, Correlations::Live).unwrap_err();
+    let error = world
+        .greet(&session, &proof, Correlations::Live)
+        .unwrap_err();
     assert!(error.to_string().contains("was used before"), "{error}");
 
     // The dealer refuses on its own, whatever the server's ledger says.
     let key = std::fs::read_to_string(world.folder.path().join("dealer/server.key")).unwrap();
     let to_dealer = HttpClient::new(world.parties.dealer.clone(), Some(key.trim().into()));
-    let mut channel = to_dealer.websocket("/v1/source", Duration::from_secs(5)).unwrap();
+    let mut channel = to_dealer
+        .websocket("/v1/source", Duration::from_secs(5))
+        .unwrap();
     let private_sha256 = "cd".repeat(32);
     let selection = Selection::Greedy;
     let (terms, spec) = (world.terms.clone(), world.spec.clone());
-    let hello = SourceHello { terms, session, spec, private_sha256, proof, selection };
+    let hello = SourceHello {
+        terms,
+        session,
+        spec,
+        private_sha256,
+        proof,
+        selection,
+    };
     send_json(&mut channel, &hello).unwrap();
     let error = recv_reply::<()>(&mut channel, "dealer").unwrap_err();
     assert!(error.to_string().contains("was used before"), "{error}");
@@ -257,7 +354,10 @@ fn no_session_is_ever_claimed_twice() {
 fn the_dealer_knows_servers_by_their_key() {
     let world = World::new();
     let stranger = HttpClient::new(world.parties.dealer.clone(), Some("guess".into()));
-    let error = stranger.websocket("/v1/source", Duration::from_secs(5)).map(|_| ()).unwrap_err();
+    let error = stranger
+        .websocket("/v1/source", Duration::from_secs(5))
+        .map(|_| ())
+        .unwrap_err();
     assert!(error.to_string().contains("401"), "{error}");
 }
 
@@ -265,7 +365,10 @@ fn the_dealer_knows_servers_by_their_key() {
 fn steps_are_charged_before_they_run_and_the_budget_ends_a_session() {
     let world = World::new();
     let keys = world.folder.path().join("server/keys");
-    let limits = Limits { tokens: Some(35), ..Limits::default() };
+    let limits = Limits {
+        tokens: Some(35),
+        ..Limits::default()
+    };
     let mut opener = world.opener();
     opener.server.bearer = Some(Keys::add(&keys, "alice", limits).unwrap());
     let digest = key_digest(opener.server.bearer.as_ref().unwrap());
@@ -275,7 +378,9 @@ fn steps_are_charged_before_they_run_and_the_budget_ends_a_session() {
     session.prefill(&world.rows(5, 4), 4).unwrap();
     session.decode(&world.rows(6, 1)).unwrap();
     drop(session); // Broken off without a word.
-    wait_until("the end of the session", || world.parties.active() == [0, 0]);
+    wait_until("the end of the session", || {
+        world.parties.active() == [0, 0]
+    });
     assert_eq!(used(), (17, 1), "a bucket of 16 and one token");
 
     let mut session = opener.open().unwrap();
@@ -283,17 +388,37 @@ fn steps_are_charged_before_they_run_and_the_budget_ends_a_session() {
     session.decode(&world.rows(6, 1)).unwrap();
     session.decode(&world.rows(7, 1)).unwrap();
     let error = session.decode(&world.rows(8, 1)).unwrap_err();
-    assert!(matches!(error.net_source(), Some(NetError::Ended { code: CLOSE_BUDGET, .. })), "{error}");
+    assert!(
+        matches!(
+            error.net_source(),
+            Some(NetError::Ended {
+                code: CLOSE_BUDGET,
+                ..
+            })
+        ),
+        "{error}"
+    );
     assert!(error.to_string().contains("budget of 35 tokens"), "{error}");
     assert_eq!(used(), (35, 2));
     match opener.open().map(|_| ()).unwrap_err() {
-        ServingError::Refused { code, retry_after_seconds, .. } => {
+        ServingError::Refused {
+            code,
+            retry_after_seconds,
+            ..
+        } => {
             assert_eq!((&*code, retry_after_seconds), ("budget_spent", Some(3600)));
         }
         other => panic!("{other}"),
     }
     opener.server.bearer = None;
-    assert!(opener.open().map(|_| ()).unwrap_err().to_string().contains("API key"));
+    assert!(
+        opener
+            .open()
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+            .contains("API key")
+    );
 }
 
 /// Payload lengths of the WebSocket frames that a client sent, after its HTTP request.

@@ -1,12 +1,15 @@
-//! A man in the middle spoils one frame of each kind: every session ends with an error, none hangs, no service is hurt.
+//! A man in the middle spoils one frame of each kind: every session ends with an error, none hangs,
+//! no service is hurt.
 
 #[path = "sessions/meddler.rs"]
 mod meddler;
 #[path = "sessions/world.rs"]
 mod world;
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use meddler::{From, Meddler, Spoil};
 use world::{World, wait_until};
@@ -17,20 +20,52 @@ const NO_HANG: Duration = Duration::from_secs(30);
 /// Which line, who sends, the number of the frame, what it is.
 const KINDS: [(Line, From, usize, &str); 12] = [
     (Line::Client, From::Opener, 0, "the client's greeting"),
-    (Line::Client, From::Opener, 1, "the announcement of the prompt"),
+    (
+        Line::Client,
+        From::Opener,
+        1,
+        "the announcement of the prompt",
+    ),
     (Line::Client, From::Opener, 2, "the client's input"),
-    (Line::Client, From::Opener, 9, "the client's message in a round"),
+    (
+        Line::Client,
+        From::Opener,
+        9,
+        "the client's message in a round",
+    ),
     (Line::Client, From::Service, 0, "the server's greeting"),
     (Line::Client, From::Service, 1, "the masked adapter"),
-    (Line::Client, From::Service, 5, "the server's message in a round"),
-    (Line::Dealer, From::Opener, 0, "the server's greeting of the dealer"),
-    (Line::Dealer, From::Opener, 1, "the announcement to the dealer"),
+    (
+        Line::Client,
+        From::Service,
+        5,
+        "the server's message in a round",
+    ),
+    (
+        Line::Dealer,
+        From::Opener,
+        0,
+        "the server's greeting of the dealer",
+    ),
+    (
+        Line::Dealer,
+        From::Opener,
+        1,
+        "the announcement to the dealer",
+    ),
     (Line::Dealer, From::Service, 0, "the dealer's greeting"),
     (Line::Dealer, From::Service, 1, "the seeds"),
     (Line::Dealer, From::Service, 2, "corrections"),
 ];
 
-const SPOILS: [Spoil; 6] = [Spoil::Shorten, Spoil::Lengthen, Spoil::Repeat, Spoil::Cut, Spoil::Text, Spoil::Huge];
+const SPOILS: [Spoil; 6] = [
+    Spoil::Shorten,
+    Spoil::Lengthen,
+    Spoil::Repeat,
+    Spoil::Cut,
+    Spoil::Text,
+    Spoil::Huge,
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
@@ -56,13 +91,20 @@ impl Field {
             endpoint
         });
         let client = Meddler::start(&world.parties.server);
-        Self { world, client, dealer: dealer.unwrap(), clients: 0 }
+        Self {
+            world,
+            client,
+            dealer: dealer.unwrap(),
+            clients: 0,
+        }
     }
 
     /// A client without the adapter, so that it travels too; four steps.
     fn session(&mut self) -> Result<Vec<u32>, marill_serving::ServingError> {
         self.clients += 1;
-        let opener = self.world.opener_at(&self.client.1, &format!("client{}", self.clients));
+        let opener = self
+            .world
+            .opener_at(&self.client.1, &format!("client{}", self.clients));
         let mut session = opener.open()?;
         let mut tokens = vec![session.prefill(&self.world.rows(5, 4), 4)?.0];
         for step in 0..3 {
@@ -73,15 +115,25 @@ impl Field {
     }
 
     fn case(&mut self, (line, from, number, what): (Line, From, usize, &str), spoil: Spoil) {
-        let meddler = if line == Line::Client { self.client.0.clone() } else { self.dealer.clone() };
+        let meddler = if line == Line::Client {
+            self.client.0.clone()
+        } else {
+            self.dealer.clone()
+        };
         meddler.plan(Some((from, number, spoil)));
         let started = Instant::now();
         let result = self.session();
         assert!(meddler.is_done(), "{what}: the frame did not come by");
-        assert!(started.elapsed() < NO_HANG, "{what}, {spoil:?}: {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < NO_HANG,
+            "{what}, {spoil:?}: {:?}",
+            started.elapsed()
+        );
         assert!(result.is_err(), "{what}, {spoil:?}: nobody noticed");
         let world = &self.world;
-        wait_until("all giving the session up", || world.parties.active() == [0, 0]);
+        wait_until("all giving the session up", || {
+            world.parties.active() == [0, 0]
+        });
     }
 }
 
@@ -95,7 +147,11 @@ fn run_table(table: &[((Line, From, usize, &str), Spoil)]) {
                 for (kind, spoil) in table.iter().skip(part).step_by(FIELDS) {
                     field.case(*kind, *spoil);
                 }
-                assert_eq!(field.session().unwrap(), field.world.twin(5, 4, 3), "the services are unharmed");
+                assert_eq!(
+                    field.session().unwrap(),
+                    field.world.twin(5, 4, 3),
+                    "the services are unharmed"
+                );
             });
         }
     });
@@ -103,17 +159,36 @@ fn run_table(table: &[((Line, From, usize, &str), Spoil)]) {
 
 #[test]
 fn a_spoilt_frame_of_any_kind_ends_its_session_with_an_error() {
-    let table: Vec<_> = KINDS.iter().flat_map(|kind| SPOILS.map(|spoil| (*kind, spoil))).collect();
+    let table: Vec<_> = KINDS
+        .iter()
+        .flat_map(|kind| SPOILS.map(|spoil| (*kind, spoil)))
+        .collect();
     run_table(&table);
 }
 
-/// Where a direction has two frames in a row; elsewhere the follower waits for an answer to the frame itself.
+/// Where a direction has two frames in a row; elsewhere the follower waits for an answer to the
+/// frame itself.
 #[test]
 fn a_frame_that_overtakes_or_is_lost_ends_its_session_with_an_error() {
     let table: Vec<_> = [
-        (Line::Client, From::Opener, 1, "the announcement of the prompt"),
-        (Line::Client, From::Service, 0, "the server's greeting before the adapter"),
-        (Line::Dealer, From::Service, 0, "the dealer's greeting before the seeds"),
+        (
+            Line::Client,
+            From::Opener,
+            1,
+            "the announcement of the prompt",
+        ),
+        (
+            Line::Client,
+            From::Service,
+            0,
+            "the server's greeting before the adapter",
+        ),
+        (
+            Line::Dealer,
+            From::Service,
+            0,
+            "the dealer's greeting before the seeds",
+        ),
         (Line::Dealer, From::Service, 2, "corrections"),
     ]
     .iter()

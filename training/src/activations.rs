@@ -1,9 +1,13 @@
-use crate::prefix_cache::{self, Key, PrefixCache};
-use crate::{Sample, TrainError};
+use std::path::Path;
+
 use candle_core::{DType, Tensor};
 use half::f16;
 use marill_model::{Decoder, Rows};
-use std::path::Path;
+
+use crate::{
+    Sample, TrainError,
+    prefix_cache::{self, Key, PrefixCache},
+};
 
 /// Rows kept in memory at most, in bytes of f16.
 const LIMIT_BYTES: usize = 4 << 30;
@@ -26,17 +30,34 @@ struct Disk {
 
 impl Activations {
     pub fn new(samples: usize) -> Self {
-        Self { rows: vec![None; samples], bytes: 0, disk: None, note: None, found: 0 }
+        Self {
+            rows: vec![None; samples],
+            bytes: 0,
+            disk: None,
+            note: None,
+            found: 0,
+        }
     }
 
     /// With what earlier runs on the same model and rows left in `dir`.
-    pub fn on_disk(samples: &[Sample], dir: &Path, model: &str, frozen: usize, hidden: usize) -> Self {
+    pub fn on_disk(
+        samples: &[Sample],
+        dir: &Path,
+        model: &str,
+        frozen: usize,
+        hidden: usize,
+    ) -> Self {
         let mut all = Self::new(samples.len());
-        let keys: Vec<Key> = samples.iter().map(|sample| prefix_cache::key(&sample.tokens)).collect();
+        let keys: Vec<Key> = samples
+            .iter()
+            .map(|sample| prefix_cache::key(&sample.tokens))
+            .collect();
         match PrefixCache::open(dir, model, frozen, hidden, LIMIT_BYTES as u64, &keys) {
             Ok(Some((cache, found))) => {
                 for (row, key) in all.rows.iter_mut().zip(&keys) {
-                    let Some(values) = found.get(key) else { continue };
+                    let Some(values) = found.get(key) else {
+                        continue;
+                    };
                     all.bytes += values.len() * 2;
                     all.found += 1;
                     *row = Some(values.clone());
@@ -64,7 +85,8 @@ impl Activations {
         }
     }
 
-    /// `[N, hidden]` behind the first `frozen` layers for a batch of samples, laid one after another.
+    /// `[N, hidden]` behind the first `frozen` layers for a batch of samples, laid one after
+    /// another.
     pub fn boundary(
         &mut self,
         decoder: &Decoder,
@@ -72,12 +94,21 @@ impl Activations {
         samples: &[Sample],
         batch: &[usize],
     ) -> Result<Tensor, TrainError> {
-        let tokens = |batch: &[usize]| batch.iter().flat_map(|&i| samples[i].tokens.clone()).collect::<Vec<u32>>();
+        let tokens = |batch: &[usize]| {
+            batch
+                .iter()
+                .flat_map(|&i| samples[i].tokens.clone())
+                .collect::<Vec<u32>>()
+        };
         if frozen == 0 {
             return Ok(decoder.embed(&tokens(batch))?);
         }
         let hidden = decoder.config.hidden_size;
-        let missing: Vec<usize> = batch.iter().copied().filter(|&i| self.rows[i].is_none()).collect();
+        let missing: Vec<usize> = batch
+            .iter()
+            .copied()
+            .filter(|&i| self.rows[i].is_none())
+            .collect();
         let mut fresh: Vec<(usize, Vec<f16>)> = Vec::new();
         if !missing.is_empty() {
             let lengths: Vec<usize> = missing.iter().map(|&i| samples[i].tokens.len()).collect();
@@ -94,13 +125,22 @@ impl Activations {
         let mut out = Vec::new();
         for &sample in batch {
             let stored = self.rows[sample].as_deref();
-            let row = stored.or_else(|| fresh.iter().find(|(i, _)| *i == sample).map(|(_, row)| &row[..]));
+            let row = stored.or_else(|| {
+                fresh
+                    .iter()
+                    .find(|(i, _)| *i == sample)
+                    .map(|(_, row)| &row[..])
+            });
             out.extend(row.expect("cached or just made").iter().map(|v| v.to_f32()));
         }
         for (sample, row) in fresh {
             self.keep(sample, row);
         }
         let count = out.len() / hidden;
-        Ok(Tensor::from_vec(out, (count, hidden), decoder.embed_tokens.device())?)
+        Ok(Tensor::from_vec(
+            out,
+            (count, hidden),
+            decoder.embed_tokens.device(),
+        )?)
     }
 }

@@ -1,10 +1,9 @@
-use crate::samples::targets;
-use crate::{Sample, TrainError, TrainOptions};
 use candle_core::{DType, Tensor};
 use half::f16;
-use marill_model::ops::Teacher;
-use marill_model::{Checkpoint, Decoder, Rows, Transforms};
+use marill_model::{Checkpoint, Decoder, Rows, Transforms, ops::Teacher};
 use marill_recipe::{Recipe, Stage, locate};
+
+use crate::{Sample, TrainError, TrainOptions, samples::targets};
 
 /// The teacher of a distillation and what it said so far.
 pub(crate) struct Distillation {
@@ -36,7 +35,9 @@ impl Distillation {
         transforms: &Transforms,
         samples: usize,
     ) -> Result<Option<Distillation>, TrainError> {
-        let Some(knobs) = &recipe.distill else { return Ok(None) };
+        let Some(knobs) = &recipe.distill else {
+            return Ok(None);
+        };
         let own = knobs.teacher == "base";
         let checkpoint = match &options.teacher {
             _ if own => base.clone(),
@@ -48,26 +49,50 @@ impl Distillation {
         };
         let (theirs, ours) = (&checkpoint.config, &base.config);
         if theirs.vocab_size != ours.vocab_size {
-            let reason = format!("the teacher has {} tokens, the base model {}", theirs.vocab_size, ours.vocab_size);
-            return Err(TrainError::Setting { key: "distill.teacher", reason });
+            let reason = format!(
+                "the teacher has {} tokens, the base model {}",
+                theirs.vocab_size, ours.vocab_size
+            );
+            return Err(TrainError::Setting {
+                key: "distill.teacher",
+                reason,
+            });
         }
         let hidden = knobs.stages().iter().any(|stage| stage.hidden > 0.0);
         let shape = |c: &marill_model::Config| (c.num_hidden_layers, c.hidden_size);
         if hidden && shape(theirs) != shape(ours) {
             let reason = format!(
                 "hidden states of {} layers of {} cannot be matched with {} of {}",
-                theirs.num_hidden_layers, theirs.hidden_size, ours.num_hidden_layers, ours.hidden_size
+                theirs.num_hidden_layers,
+                theirs.hidden_size,
+                ours.num_hidden_layers,
+                ours.hidden_size
             );
-            return Err(TrainError::Setting { key: "distill.teacher", reason });
+            return Err(TrainError::Setting {
+                key: "distill.teacher",
+                reason,
+            });
         }
         let headless = |stage: &Stage| stage.logits + stage.labels == 0.0;
-        if transforms.lora.is_none() && transforms.frozen_layers == 0 && knobs.stages().iter().any(headless) {
-            let reason = "a stage of hidden states alone leaves the final norm and the head untrained\n\nhint: give \
-                          the stage some `labels`, or train low-rank factors with `[lora]`";
-            return Err(TrainError::Setting { key: "distill.stages", reason: reason.into() });
+        if transforms.lora.is_none()
+            && transforms.frozen_layers == 0
+            && knobs.stages().iter().any(headless)
+        {
+            let reason = "a stage of hidden states alone leaves the final norm and the head \
+                untrained\n\n\
+                hint: give the stage some `labels`, or train low-rank factors with `[lora]`";
+            return Err(TrainError::Setting {
+                key: "distill.stages",
+                reason: reason.into(),
+            });
         }
         let weight = |name: &str| checkpoint.tensor(name).cloned();
-        let decoder = Decoder::assemble(&checkpoint.config, &Transforms::default(), weight, |_, _| None)?;
+        let decoder = Decoder::assemble(
+            &checkpoint.config,
+            &Transforms::default(),
+            weight,
+            |_, _| None,
+        )?;
         Ok(Some(Distillation {
             decoder,
             shared_layers: if own { transforms.frozen_layers } else { 0 },
@@ -96,7 +121,8 @@ impl Distillation {
         Ok(said)
     }
 
-    /// Runs the teacher: keeps its final rows where logits are asked for, returns its layers where they are.
+    /// Runs the teacher: keeps its final rows where logits are asked for, returns its layers where
+    /// they are.
     fn listen(
         &mut self,
         boundary: &Tensor,
@@ -109,7 +135,10 @@ impl Distillation {
         let mut x = if self.shared_layers > 0 {
             boundary.detach()
         } else {
-            let tokens: Vec<u32> = batch.iter().flat_map(|&i| samples[i].tokens.clone()).collect();
+            let tokens: Vec<u32> = batch
+                .iter()
+                .flat_map(|&i| samples[i].tokens.clone())
+                .collect();
             self.decoder.embed(&tokens)?
         };
         let mut layers = Vec::new();
@@ -126,7 +155,8 @@ impl Distillation {
             let flat: Vec<f16> = rows.to_dtype(DType::F16)?.flatten_all()?.to_vec1()?;
             let mut rest = &flat[..];
             for &i in batch {
-                let (own, tail) = rest.split_at(samples[i].targets().count() * self.decoder.config.hidden_size);
+                let (own, tail) =
+                    rest.split_at(samples[i].targets().count() * self.decoder.config.hidden_size);
                 self.rows[i] = Some(own.to_vec());
                 rest = tail;
             }
@@ -134,9 +164,16 @@ impl Distillation {
         Ok(layers)
     }
 
-    fn teacher(&self, boundary: &Tensor, batch: &[usize], stage: &Stage) -> Result<Teacher, TrainError> {
+    fn teacher(
+        &self,
+        boundary: &Tensor,
+        batch: &[usize],
+        stage: &Stage,
+    ) -> Result<Teacher, TrainError> {
         let hidden_size = self.decoder.config.hidden_size;
-        let stored = batch.iter().flat_map(|&i| self.rows[i].as_deref().unwrap_or_default());
+        let stored = batch
+            .iter()
+            .flat_map(|&i| self.rows[i].as_deref().unwrap_or_default());
         let hidden: Vec<f32> = stored.map(|v| v.to_f32()).collect();
         let rows = hidden.len() / hidden_size;
         Ok(Teacher {

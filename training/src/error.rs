@@ -1,6 +1,7 @@
+use std::path::PathBuf;
+
 use marill_model::ModelError;
 use marill_recipe::RecipeError;
-use std::path::PathBuf;
 
 /// What can go wrong in a training run.
 #[derive(Debug, thiserror::Error)]
@@ -13,22 +14,48 @@ pub enum TrainError {
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
     #[error("the base model `{name}` was not found\n\nhint: {}", model_hint(.name, .looked_in))]
-    NoModel { name: String, looked_in: Vec<PathBuf> },
+    NoModel {
+        name: String,
+        looked_in: Vec<PathBuf>,
+    },
     #[error("cannot write `{}`: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("`{key}`: {reason}")]
     Setting { key: &'static str, reason: String },
     #[error("the data sets hold no row that fits into `data.max_seq_len` = {max_seq_len}")]
     NoData { max_seq_len: usize },
-    #[error("the {what} is not a finite number at step {step}{}", checkpoint_hint(.last_checkpoint))]
-    NotFinite { what: &'static str, step: usize, last_checkpoint: Option<PathBuf> },
-    #[error("cannot write the checkpoint `{}`: {reason}{}", path.display(), kept_hint(.last_checkpoint))]
-    Checkpoint { path: PathBuf, reason: String, last_checkpoint: Option<PathBuf> },
+    #[error(
+        "the {what} is not a finite number at step {step}{}",
+        checkpoint_hint(.last_checkpoint),
+    )]
+    NotFinite {
+        what: &'static str,
+        step: usize,
+        last_checkpoint: Option<PathBuf>,
+    },
+    #[error(
+        "cannot write the checkpoint `{}`: {reason}{}",
+        path.display(),
+        kept_hint(.last_checkpoint),
+    )]
+    Checkpoint {
+        path: PathBuf,
+        reason: String,
+        last_checkpoint: Option<PathBuf>,
+    },
     #[error("{error}\n\nhint: make space, then `--resume` goes on from `{}`", checkpoint.display())]
-    Output { error: Box<TrainError>, checkpoint: PathBuf },
-    #[error("stopped after step {step}\n\nhint: `--resume` goes on from `{}`", checkpoint.display())]
+    Output {
+        error: Box<TrainError>,
+        checkpoint: PathBuf,
+    },
+    #[error("stopped after step {step}\n\n\
+        hint: `--resume` goes on from `{}`", checkpoint.display())]
     Interrupted { step: usize, checkpoint: PathBuf },
-    #[error("another run writes into `{}`\n\nhint: wait for it, or name another folder with `--output-dir`", path.display())]
+    #[error("another run writes into `{}`\n\n\
+        hint: wait for it, or name another folder with `--output-dir`", path.display())]
     InUse { path: PathBuf },
     #[error("`{}` cannot be resumed: {reason}", path.display())]
     Resume { path: PathBuf, reason: String },
@@ -38,14 +65,20 @@ pub enum TrainError {
 
 fn checkpoint_hint(path: &Option<PathBuf>) -> String {
     match path {
-        Some(path) => format!("\n\nhint: the last good checkpoint is `{}`; try a lower learning rate", path.display()),
+        Some(path) => format!(
+            "\n\nhint: the last good checkpoint is `{}`; try a lower learning rate",
+            path.display()
+        ),
         None => "\n\nhint: no checkpoint was written yet; try a lower learning rate".into(),
     }
 }
 
 fn kept_hint(path: &Option<PathBuf>) -> String {
     match path {
-        Some(path) => format!("\n\nhint: make space, then `--resume` goes on from `{}`", path.display()),
+        Some(path) => format!(
+            "\n\nhint: make space, then `--resume` goes on from `{}`",
+            path.display()
+        ),
         None => "\n\nhint: make space and start again; no checkpoint was written yet".into(),
     }
 }
@@ -54,8 +87,14 @@ fn model_hint(name: &str, looked_in: &[PathBuf]) -> String {
     if name.contains("SmolLM2-135M-Instruct") {
         return "`recipes/fetch-smollm2.sh` fetches it into `models/`".into();
     }
-    let places: Vec<String> = looked_in.iter().map(|p| format!("`{}`", p.display())).collect();
-    format!("name a checkpoint folder or a `.gguf` file; looked for {}", places.join(", "))
+    let places: Vec<String> = looked_in
+        .iter()
+        .map(|p| format!("`{}`", p.display()))
+        .collect();
+    format!(
+        "name a checkpoint folder or a `.gguf` file; looked for {}",
+        places.join(", ")
+    )
 }
 
 impl TrainError {

@@ -1,18 +1,19 @@
 //! What a run will need, from shapes and rows alone.
 
-use crate::TrainError;
-use crate::batches::Plan;
-use crate::samples::Samples;
+use std::collections::BTreeSet;
+
 use candle_core::Tensor;
 use marill_model::{Checkpoint, Config, MODULES, Transforms};
 use marill_recipe::{Freeze, Recipe};
 use serde::Serialize;
-use std::collections::BTreeSet;
+
+use crate::{TrainError, batches::Plan, samples::Samples};
 
 const F32: usize = 4;
 /// Program, tokenizer, thread stacks and the packing buffers of matrix products.
 const PROGRAM: usize = 60 << 20;
-/// Rows of the run that the largest micro-batch is looked for in; the order of more of them is no other.
+/// Rows of the run that the largest micro-batch is looked for in; the order of more of them is no
+/// other.
 const ROWS_LOOKED_AT: usize = 1 << 20;
 /// Rows of logits that exist at a time, with their gradient's and a teacher's copies.
 const LOGIT_ROWS: usize = 128;
@@ -63,18 +64,36 @@ impl Estimate {
         for step in 1..=plan.len() {
             for batch in plan.step(&samples.train, step).micro_batches {
                 rows = rows.max(batch.iter().map(length).sum::<usize>());
-                longest = longest.max(batch.iter().map(|i| length(i) * length(i)).max().unwrap_or(0));
+                longest = longest.max(
+                    batch
+                        .iter()
+                        .map(|i| length(i) * length(i))
+                        .max()
+                        .unwrap_or(0),
+                );
                 seen += batch.len();
             }
             if seen >= ROWS_LOOKED_AT {
                 break;
             }
         }
-        let distinct: BTreeSet<usize> = plan.samples_from(0).take(plan.rows().min(samples.train.len())).collect();
+        let distinct: BTreeSet<usize> = plan
+            .samples_from(0)
+            .take(plan.rows().min(samples.train.len()))
+            .collect();
         let distinct_tokens = distinct.iter().map(length).sum::<usize>();
-        let kept_aside = samples.validation.iter().map(|s| s.tokens.len()).sum::<usize>();
+        let kept_aside = samples
+            .validation
+            .iter()
+            .map(|s| s.tokens.len())
+            .sum::<usize>();
         let steps = plan.len();
-        let every = recipe.eval.as_ref().and_then(|e| e.every_steps).unwrap_or(steps).max(1);
+        let every = recipe
+            .eval
+            .as_ref()
+            .and_then(|e| e.every_steps)
+            .unwrap_or(steps)
+            .max(1);
         let layer = rows * floats_a_row(config);
         // Backward adds the gradients of the widest place, and two rows of scores a thread.
         let passing = rows * 4 * config.intermediate_size.max(config.hidden_size) + 4 * longest;
@@ -97,7 +116,11 @@ impl Estimate {
             graph_bytes_in_blocks: (private * rows * config.hidden_size + layer + passing) * F32,
             other_bytes: PROGRAM
                 + LOGIT_ROWS * config.vocab_size * F32 * teacher
-                + if recipe.train.quantise_last_steps > 0 { rounded_copies(config, private) } else { 0 },
+                + if recipe.train.quantise_last_steps > 0 {
+                    rounded_copies(config, private)
+                } else {
+                    0
+                },
             checkpoint_bytes: 3 * trained * F32,
             adapter_bytes: if full { weights * F32 } else { trained * F32 },
         }
@@ -105,7 +128,11 @@ impl Estimate {
 
     /// The peak of a run that keeps all layers' graphs, or one at a time.
     pub fn memory_bytes(&self, in_blocks: bool) -> usize {
-        let graph = if in_blocks { self.graph_bytes_in_blocks } else { self.graph_bytes };
+        let graph = if in_blocks {
+            self.graph_bytes_in_blocks
+        } else {
+            self.graph_bytes
+        };
         self.weight_bytes + self.optimizer_bytes + self.cache_bytes + graph + self.other_bytes
     }
 
@@ -114,8 +141,14 @@ impl Estimate {
     /// # Errors
     /// [`TrainError::Setting`] for `train.micro_batch_size`.
     pub(crate) fn fits(&self, in_blocks: bool) -> Result<(), TrainError> {
-        let graph = if in_blocks { self.graph_bytes_in_blocks } else { self.graph_bytes };
-        let Some(memory) = proc_bytes("/proc/meminfo", "MemTotal") else { return Ok(()) };
+        let graph = if in_blocks {
+            self.graph_bytes_in_blocks
+        } else {
+            self.graph_bytes
+        };
+        let Some(memory) = proc_bytes("/proc/meminfo", "MemTotal") else {
+            return Ok(());
+        };
         let memory = memory + proc_bytes("/proc/meminfo", "SwapTotal").unwrap_or(0);
         // Estimates hold within a third.
         if graph / 3 * 2 <= memory {
@@ -123,47 +156,73 @@ impl Estimate {
         }
         let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
         let reason = format!(
-            "its graph takes about {:.0} GiB, and this machine has {:.0} GiB\n\nhint: fewer rows, and more \
-             `train.gradient_accumulation_steps` instead",
+            "its graph takes about {:.0} GiB, and this machine has {:.0} GiB\n\n\
+             hint: fewer rows, and more `train.gradient_accumulation_steps` instead",
             gib(graph),
             gib(memory)
         );
-        Err(TrainError::Setting { key: "train.micro_batch_size", reason })
+        Err(TrainError::Setting {
+            key: "train.micro_batch_size",
+            reason,
+        })
     }
 
-    /// Whether the graphs of all layers would take more than nine tenths of the memory that is free.
+    /// Whether the graphs of all layers would take more than nine tenths of the memory that is
+    /// free.
     pub(crate) fn needs_blocks(&self) -> bool {
-        available_bytes().is_some_and(|free| self.memory_bytes(false) - self.weight_bytes > free / 10 * 9)
+        available_bytes()
+            .is_some_and(|free| self.memory_bytes(false) - self.weight_bytes > free / 10 * 9)
     }
 }
 
-/// What each row leaves in a layer's graph: norms, projections, rotations, attention, the two sums, gate, up and their
-/// product.
+/// What each row leaves in a layer's graph: norms, projections, rotations, attention, the two sums,
+/// gate, up and their product.
 fn floats_a_row(config: &Config) -> usize {
-    let (q, kv) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+    let (q, kv) = (
+        config.num_attention_heads * config.head_dim,
+        config.num_key_value_heads * config.head_dim,
+    );
     6 * config.hidden_size + 3 * q + 3 * kv + 3 * config.intermediate_size
 }
 
-/// The frozen matrices of the private layers on the secure program's grid, beside the ones they were made of.
+/// The frozen matrices of the private layers on the secure program's grid, beside the ones they
+/// were made of.
 fn rounded_copies(config: &Config, private: usize) -> usize {
-    let shapes = MODULES.iter().filter_map(|module| config.module_shape(module));
+    let shapes = MODULES
+        .iter()
+        .filter_map(|module| config.module_shape(module));
     private * shapes.map(|[out, inner]| out * inner).sum::<usize>() * F32
 }
 
 fn trained_parameters(base: &Checkpoint, transforms: &Transforms, freeze: &Freeze) -> usize {
     let config = &base.config;
     if let Some(lora) = &transforms.lora {
-        let shapes = lora.target_modules.iter().filter_map(|module| config.module_shape(module));
-        return transforms.private_layers(config) * shapes.map(|[out, inner]| lora.rank * (out + inner)).sum::<usize>();
+        let shapes = lora
+            .target_modules
+            .iter()
+            .filter_map(|module| config.module_shape(module));
+        return transforms.private_layers(config)
+            * shapes
+                .map(|[out, inner]| lora.rank * (out + inner))
+                .sum::<usize>();
     }
-    crate::params::full_names(base, transforms, freeze).map(|name| base.tensors[name].elem_count()).sum()
+    crate::params::full_names(base, transforms, freeze)
+        .map(|name| base.tensors[name].elem_count())
+        .sum()
 }
 
 /// A line of a file under `/proc` that gives kibibytes; `None` on systems without it.
 fn proc_bytes(file: &str, key: &str) -> Option<usize> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    Some(line.trim_start_matches(':').split_whitespace().next()?.parse::<usize>().ok()? * 1024)
+    Some(
+        line.trim_start_matches(':')
+            .split_whitespace()
+            .next()?
+            .parse::<usize>()
+            .ok()?
+            * 1024,
+    )
 }
 
 fn available_bytes() -> Option<usize> {

@@ -1,9 +1,10 @@
 //! Fine-tuning for secure inference: frozen prefix, low-rank additions, merged heads, distillation.
 //!
-//! [`train`] runs a recipe and writes its output folder: `adapter.safetensors` and `transforms.json` (or a whole
-//! checkpoint under `model/` when all weights were trained), `recipe.toml` as resolved, `metrics.jsonl`, `loss.svg`
-//! and `checkpoints/`. The caller exports the partition. A run and its resumed twin give the same bits: every random
-//! number is a function of seed, stream and counter, and every sum has a fixed order.
+//! [`train`] runs a recipe and writes its output folder: `adapter.safetensors` and
+//! `transforms.json` (or a whole checkpoint under `model/` when all weights were trained),
+//! `recipe.toml` as resolved, `metrics.jsonl`, `loss.svg` and `checkpoints/`. The caller exports
+//! the partition. A run and its resumed twin give the same bits: every random number is a function
+//! of seed, stream and counter, and every sum has a fixed order.
 
 mod activations;
 mod batches;

@@ -1,11 +1,11 @@
-use crate::distill::Said;
-use crate::params::Params;
-use crate::samples::targets;
-use crate::{Sample, TrainError};
 use candle_core::{Tensor, Var};
-use marill_model::ops::{Dropout, FakeQuant, HeadLoss, head_loss, row_distance};
-use marill_model::{Decoder, Rows};
+use marill_model::{
+    Decoder, Rows,
+    ops::{Dropout, FakeQuant, HeadLoss, head_loss, row_distance},
+};
 use marill_recipe::{Distill, Stage};
+
+use crate::{Sample, TrainError, distill::Said, params::Params, samples::targets};
 
 /// One micro-batch on its way through the private layers.
 pub(crate) struct Pass<'a> {
@@ -26,7 +26,14 @@ pub(crate) struct Pass<'a> {
 
 /// The stage of a step (from 1); plain cross-entropy without distillation.
 pub(crate) fn stage_of(distill: Option<&Distill>, step: usize, steps: usize) -> Stage {
-    let Some(distill) = distill else { return Stage { share: 1.0, hidden: 0.0, logits: 0.0, labels: 1.0 } };
+    let Some(distill) = distill else {
+        return Stage {
+            share: 1.0,
+            hidden: 0.0,
+            logits: 0.0,
+            labels: 1.0,
+        };
+    };
     let stages = distill.stages();
     let mut share = 0.0;
     for stage in &stages {
@@ -35,13 +42,23 @@ pub(crate) fn stage_of(distill: Option<&Distill>, step: usize, steps: usize) -> 
             return *stage;
         }
     }
-    *stages.last().expect("a distillation has at least one stage")
+    *stages
+        .last()
+        .expect("a distillation has at least one stage")
 }
 
 impl Pass<'_> {
     fn rows(&self) -> Rows {
-        let lengths: Vec<usize> = self.batch.iter().map(|&i| self.samples[i].tokens.len()).collect();
-        Rows { dropout: self.dropout, fake_quant: self.fake_quant, ..Rows::packed(&lengths) }
+        let lengths: Vec<usize> = self
+            .batch
+            .iter()
+            .map(|&i| self.samples[i].tokens.len())
+            .collect();
+        Rows {
+            dropout: self.dropout,
+            fake_quant: self.fake_quant,
+            ..Rows::packed(&lengths)
+        }
     }
 
     /// The loss as one graph over all private layers; `x [N, hidden]` is what enters them.
@@ -55,8 +72,9 @@ impl Pass<'_> {
         total.ok_or_else(|| self.nothing_to_learn())
     }
 
-    /// The same with one layer's graph at a time: more work, and memory for one layer instead of all of them. The
-    /// gradients go into `params`, bit for bit those of [`Pass::loss`]; the loss is returned.
+    /// The same with one layer's graph at a time: more work, and memory for one layer instead of
+    /// all of them. The gradients go into `params`, bit for bit those of [`Pass::loss`]; the loss
+    /// is returned.
     pub fn backward_in_blocks(&self, x: Tensor, params: &mut Params) -> Result<f32, TrainError> {
         let (rows, layers) = (self.rows(), self.frozen..self.decoder.layers.len());
         let (mut inputs, mut x) = (Vec::with_capacity(layers.len()), x.detach());
@@ -74,7 +92,9 @@ impl Pass<'_> {
         }
         for (layer, input) in layers.zip(inputs).rev() {
             // The first layer's input is constant, as it is in the whole graph.
-            let leaf = (layer > self.frozen).then(|| Var::from_tensor(&input)).transpose()?;
+            let leaf = (layer > self.frozen)
+                .then(|| Var::from_tensor(&input))
+                .transpose()?;
             let x = leaf.as_ref().map_or(input, |leaf| leaf.as_tensor().clone());
             let y = self.decoder.run(x, layer..layer + 1, &rows, None)?;
             let hidden = self.hidden_loss(&y, layer)?;
@@ -82,7 +102,9 @@ impl Pass<'_> {
                 total += hidden.to_scalar::<f32>()?;
             }
             let carried = upstream.map(|g: Tensor| (&y * g)?.sum_all()).transpose()?;
-            let Some(loss) = sum(carried, hidden)? else { return Err(self.nothing_to_learn()) };
+            let Some(loss) = sum(carried, hidden)? else {
+                return Err(self.nothing_to_learn());
+            };
             let grads = loss.backward()?;
             params.accumulate(&grads)?;
             upstream = leaf.and_then(|leaf| grads.get(leaf.as_tensor()).cloned());
@@ -91,7 +113,9 @@ impl Pass<'_> {
     }
 
     fn hidden_loss(&self, x: &Tensor, layer: usize) -> Result<Option<Tensor>, TrainError> {
-        let Some(target) = self.said.layers.get(layer - self.frozen) else { return Ok(None) };
+        let Some(target) = self.said.layers.get(layer - self.frozen) else {
+            return Ok(None);
+        };
         let private = self.decoder.layers.len() - self.frozen;
         let scale = self.stage.hidden / (private * self.tokens) as f64;
         Ok(Some(row_distance(x, target, scale as f32)?))
@@ -106,12 +130,19 @@ impl Pass<'_> {
         let rows = Tensor::new(rows, x.device())?;
         let hidden = self.decoder.finish(&x.index_select(&rows, 0)?)?;
         let scale = (weight / self.targets as f64) as f32;
-        let loss = HeadLoss { labels, scale, teacher: self.said.teacher.clone() };
+        let loss = HeadLoss {
+            labels,
+            scale,
+            teacher: self.said.teacher.clone(),
+        };
         Ok(Some(head_loss(&hidden, &self.decoder.lm_head, loss)?))
     }
 
     fn nothing_to_learn(&self) -> TrainError {
-        TrainError::Setting { key: "distill.stages", reason: "a stage without any weight learns nothing".into() }
+        TrainError::Setting {
+            key: "distill.stages",
+            reason: "a stage without any weight learns nothing".into(),
+        }
     }
 }
 
@@ -128,7 +159,12 @@ mod tests {
 
     #[test]
     fn stages_follow_each_other_by_their_shares() {
-        let stage = |share, hidden, logits, labels| Stage { share, hidden, logits, labels };
+        let stage = |share, hidden, logits, labels| Stage {
+            share,
+            hidden,
+            logits,
+            labels,
+        };
         let mut distill = Distill {
             teacher: "base".into(),
             revision: None,
@@ -136,8 +172,11 @@ mod tests {
             weight: None,
             stages: vec![stage(0.25, 1.0, 0.0, 0.0), stage(0.75, 0.0, 0.5, 0.5)],
         };
-        let hidden =
-            |distill: &Distill| -> Vec<f64> { (1..=8).map(|step| stage_of(Some(distill), step, 8).hidden).collect() };
+        let hidden = |distill: &Distill| -> Vec<f64> {
+            (1..=8)
+                .map(|step| stage_of(Some(distill), step, 8).hidden)
+                .collect()
+        };
         assert_eq!(hidden(&distill), [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         distill.stages.clear();
         distill.weight = Some(0.75);

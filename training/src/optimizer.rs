@@ -13,12 +13,15 @@ pub(crate) struct Moments {
 
 impl Moments {
     pub fn zeros(count: usize) -> Self {
-        Self { first: vec![0.0; count], second: vec![0.0; count] }
+        Self {
+            first: vec![0.0; count],
+            second: vec![0.0; count],
+        }
     }
 }
 
-/// One fused AdamW update of `values` for step `step` (from 1). Source: Loshchilov, Hutter, "Decoupled Weight Decay
-/// Regularization", ICLR 2019.
+/// One fused AdamW update of `values` for step `step` (from 1). Source: Loshchilov, Hutter,
+/// "Decoupled Weight Decay Regularization", ICLR 2019.
 pub(crate) fn adamw(
     values: &mut [f32],
     grad: &[f32],
@@ -34,23 +37,33 @@ pub(crate) fn adamw(
     let correction1 = 1.0 - knobs.beta1.powi(step as i32);
     let correction2 = (1.0 - knobs.beta2.powi(step as i32)) as f32;
     let rate = (learning_rate / correction1) as f32;
-    let keep = if decay { (1.0 - learning_rate * knobs.weight_decay) as f32 } else { 1.0 };
+    let keep = if decay {
+        (1.0 - learning_rate * knobs.weight_decay) as f32
+    } else {
+        1.0
+    };
     values
         .par_chunks_mut(CHUNK)
         .zip(grad.par_chunks(CHUNK))
-        .zip(moments.first.par_chunks_mut(CHUNK).zip(moments.second.par_chunks_mut(CHUNK)))
+        .zip(
+            moments
+                .first
+                .par_chunks_mut(CHUNK)
+                .zip(moments.second.par_chunks_mut(CHUNK)),
+        )
         .for_each(|((values, grad), (first, second))| {
             for i in 0..values.len() {
                 let g = grad[i] * grad_scale;
                 first[i] = beta1 * first[i] + (1.0 - beta1) * g;
                 second[i] = beta2 * second[i] + (1.0 - beta2) * g * g;
-                values[i] = values[i] * keep - rate * first[i] / ((second[i] / correction2).sqrt() + EPS);
+                values[i] =
+                    values[i] * keep - rate * first[i] / ((second[i] / correction2).sqrt() + EPS);
             }
         });
 }
 
-/// The learning rate of a step (from 1): linear warm-up, then the schedule, which would come to nothing in the step behind
-/// the last one. No step of a run has a rate of 0.
+/// The learning rate of a step (from 1): linear warm-up, then the schedule, which would come to
+/// nothing in the step behind the last one. No step of a run has a rate of 0.
 pub(crate) fn learning_rate(knobs: &Optimizer, step: usize, steps: usize) -> f64 {
     let warmup = (steps as f64 * knobs.warmup_ratio).ceil();
     let at = step as f64;
@@ -72,20 +85,52 @@ mod tests {
 
     #[test]
     fn the_first_step_moves_by_the_learning_rate_against_the_gradient() {
-        let knobs = Optimizer { weight_decay: 0.1, ..Optimizer::default() };
+        let knobs = Optimizer {
+            weight_decay: 0.1,
+            ..Optimizer::default()
+        };
         let (mut values, mut moments) = (vec![1.0, -1.0, 2.0], Moments::zeros(3));
-        adamw(&mut values, &[0.5, -3.0, 0.0], &mut moments, &knobs, 0.01, false, 1.0, 1);
+        adamw(
+            &mut values,
+            &[0.5, -3.0, 0.0],
+            &mut moments,
+            &knobs,
+            0.01,
+            false,
+            1.0,
+            1,
+        );
         let expected = [0.99, -0.99, 2.0];
-        values.iter().zip(expected).for_each(|(v, e)| assert!((v - e).abs() < 1e-6, "{v} {e}"));
-        adamw(&mut values, &[0.0; 3], &mut Moments::zeros(3), &knobs, 0.01, true, 1.0, 1);
+        values
+            .iter()
+            .zip(expected)
+            .for_each(|(v, e)| assert!((v - e).abs() < 1e-6, "{v} {e}"));
+        adamw(
+            &mut values,
+            &[0.0; 3],
+            &mut Moments::zeros(3),
+            &knobs,
+            0.01,
+            true,
+            1.0,
+            1,
+        );
         assert!((values[2] - 2.0 * 0.999).abs() < 1e-6);
     }
 
     #[test]
     fn the_schedule_warms_up_and_comes_down() {
-        let knobs = Optimizer { learning_rate: 1.0, warmup_ratio: 0.1, ..Optimizer::default() };
+        let knobs = Optimizer {
+            learning_rate: 1.0,
+            warmup_ratio: 0.1,
+            ..Optimizer::default()
+        };
         let rates: Vec<f64> = (1..=100).map(|s| learning_rate(&knobs, s, 100)).collect();
-        assert!((rates[4] - 0.5).abs() < 1e-9 && (rates[9] - 1.0).abs() < 1e-9 && (rates[10] - 1.0).abs() < 1e-9);
+        assert!(
+            (rates[4] - 0.5).abs() < 1e-9
+                && (rates[9] - 1.0).abs() < 1e-9
+                && (rates[10] - 1.0).abs() < 1e-9
+        );
         assert!(rates[10..].windows(2).all(|w| w[1] < w[0]) && rates[99] < 1e-3);
     }
 
@@ -94,17 +139,35 @@ mod tests {
         for lr_scheduler in [Schedule::Constant, Schedule::Linear, Schedule::Cosine] {
             for warmup_ratio in [0.0, 0.03, 0.5, 0.999, 1.0] {
                 for steps in [1, 2, 3, 7, 100, 10_000] {
-                    let knobs = Optimizer { learning_rate: 1.0, warmup_ratio, lr_scheduler, ..Optimizer::default() };
+                    let knobs = Optimizer {
+                        learning_rate: 1.0,
+                        warmup_ratio,
+                        lr_scheduler,
+                        ..Optimizer::default()
+                    };
                     let rates = (1..=steps).map(|step| learning_rate(&knobs, step, steps));
                     let least = rates.fold(f64::INFINITY, f64::min);
-                    assert!(least > 1e-9 && least <= 1.0, "{lr_scheduler:?} {warmup_ratio} {steps}: {least}");
+                    assert!(
+                        least > 1e-9 && least <= 1.0,
+                        "{lr_scheduler:?} {warmup_ratio} {steps}: {least}"
+                    );
                 }
             }
         }
         // The only step is a whole one.
-        let knobs = Optimizer { learning_rate: 1.0, warmup_ratio: 0.0, ..Optimizer::default() };
+        let knobs = Optimizer {
+            learning_rate: 1.0,
+            warmup_ratio: 0.0,
+            ..Optimizer::default()
+        };
         assert_eq!(learning_rate(&knobs, 1, 1), 1.0);
-        let linear = Optimizer { lr_scheduler: Schedule::Linear, ..knobs };
-        assert_eq!([1, 2, 3, 4].map(|step| learning_rate(&linear, step, 4)), [1.0, 0.75, 0.5, 0.25]);
+        let linear = Optimizer {
+            lr_scheduler: Schedule::Linear,
+            ..knobs
+        };
+        assert_eq!(
+            [1, 2, 3, 4].map(|step| learning_rate(&linear, step, 4)),
+            [1.0, 0.75, 0.5, 0.25]
+        );
     }
 }

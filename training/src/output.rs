@@ -1,8 +1,10 @@
-use crate::TrainError;
+use std::path::{Path, PathBuf};
+
 use marill_recipe::Recipe;
 use marill_report::{LinePlot, Series};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+
+use crate::TrainError;
 
 /// One line of `metrics.jsonl`, also given to the caller after every step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,20 +51,31 @@ impl std::fmt::Display for DataNotes {
         let findings = [
             (
                 self.shortened_prompts,
-                "are longer than `data.max_seq_len` or the model's context: their prompts lost the beginning",
+                "are longer than `data.max_seq_len` or the model's context: their prompts lost the \
+                 beginning",
             ),
             (
                 self.shortened_answers,
-                "have answers longer than `data.max_seq_len` or the model's context: they lost the end",
+                "have answers longer than `data.max_seq_len` or the model's context: they lost the \
+                 end",
             ),
             (
                 self.divided,
-                "are conversations longer than `data.max_seq_len`, or written otherwise by the chat template later on: \
-                 their answers are learnt one by one",
+                "are conversations longer than `data.max_seq_len`, or written otherwise by the \
+                 chat template later on: their answers are learnt one by one",
             ),
-            (self.unpaired, "are pairs of lines with an empty side and were left out"),
-            (self.without_answer, "have nothing to learn in them and were left out"),
-            (self.excluded, "ask what a file of `dataset.exclude` asks and were left out"),
+            (
+                self.unpaired,
+                "are pairs of lines with an empty side and were left out",
+            ),
+            (
+                self.without_answer,
+                "have nothing to learn in them and were left out",
+            ),
+            (
+                self.excluded,
+                "ask what a file of `dataset.exclude` asks and were left out",
+            ),
         ];
         for (count, what) in findings.iter().filter(|(count, _)| *count > 0) {
             writeln!(f, "note: {count} of {} rows {what}", self.rows)?;
@@ -70,7 +83,8 @@ impl std::fmt::Display for DataNotes {
         if self.no_validation {
             writeln!(
                 f,
-                "note: no row is kept aside, so no validation loss is measured; `data.val_fraction` sets how many"
+                "note: no row is kept aside, so no validation loss is measured; \
+                 `data.val_fraction` sets how many"
             )?;
         }
         if self.no_template {
@@ -98,8 +112,8 @@ pub struct TrainReport {
     pub val_loss: Option<f64>,
     pub trained_parameters: usize,
     pub data: DataNotes,
-    /// Where a resumed run has another number of steps: those of the earlier plan, and those done by then. The learning
-    /// rate and the stages follow the new plan from there on.
+    /// Where a resumed run has another number of steps: those of the earlier plan, and those done
+    /// by then. The learning rate and the stages follow the new plan from there on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replanned: Option<[usize; 2]>,
     /// Rows whose frozen part an earlier run had left on the disk.
@@ -110,11 +124,14 @@ pub struct TrainReport {
     pub peak_memory_bytes: Option<usize>,
 }
 
-/// The recipe as the run's folder keeps it: test rows that are found only beside the recipe file are named in full, since
-/// the folder lies elsewhere.
+/// The recipe as the run's folder keeps it: test rows that are found only beside the recipe file
+/// are named in full, since the folder lies elsewhere.
 pub(crate) fn resolved(recipe: &Recipe, recipe_dir: &Path) -> Recipe {
     let mut recipe = recipe.clone();
-    let files = recipe.eval.iter_mut().flat_map(|eval| [&mut eval.path, &mut eval.target_path]);
+    let files = recipe
+        .eval
+        .iter_mut()
+        .flat_map(|eval| [&mut eval.path, &mut eval.target_path]);
     for file in files.flatten() {
         let beside = recipe_dir.join(&*file);
         if !Path::new(file).exists()
@@ -128,7 +145,9 @@ pub(crate) fn resolved(recipe: &Recipe, recipe_dir: &Path) -> Recipe {
 
 /// `metrics.jsonl`, whole or not at all.
 pub(crate) fn write_metrics(path: &Path, history: &[Progress]) -> Result<(), TrainError> {
-    let lines = history.iter().map(|p| serde_json::to_string(p).expect("plain figures serialise") + "\n");
+    let lines = history
+        .iter()
+        .map(|p| serde_json::to_string(p).expect("plain figures serialise") + "\n");
     let partial = path.with_extension("jsonl.partial");
     let write = || {
         std::fs::write(&partial, lines.collect::<String>())?;
@@ -150,19 +169,32 @@ pub(crate) fn final_loss(history: &[Progress]) -> f64 {
 /// `loss.svg` and the figures beside it.
 pub(crate) fn plot(dir: &Path, history: &[Progress]) -> Result<(), TrainError> {
     let first = history.first().map_or(f64::NAN, |p| p.loss);
-    let mut series =
-        vec![Series { name: "training".into(), points: history.iter().map(|p| (p.step as f64, p.loss)).collect() }];
-    let measured: Vec<(f64, f64)> = history.iter().filter_map(|p| Some((p.step as f64, p.val_loss?))).collect();
+    let mut series = vec![Series {
+        name: "training".into(),
+        points: history.iter().map(|p| (p.step as f64, p.loss)).collect(),
+    }];
+    let measured: Vec<(f64, f64)> = history
+        .iter()
+        .filter_map(|p| Some((p.step as f64, p.val_loss?)))
+        .collect();
     if !measured.is_empty() {
-        series.push(Series { name: "validation".into(), points: measured });
+        series.push(Series {
+            name: "validation".into(),
+            points: measured,
+        });
     }
     let plot = LinePlot {
-        title: format!("Loss fell from {first:.2} to {:.2} in {} steps", final_loss(history), history.len()),
+        title: format!(
+            "Loss fell from {first:.2} to {:.2} in {} steps",
+            final_loss(history),
+            history.len()
+        ),
         caption: "marill train; recipe.toml beside this file".into(),
         x_label: "step".into(),
         y_label: "loss (nats per token)".into(),
         series,
     };
     let path = dir.join("loss.svg");
-    plot.write(&path).map_err(|e| TrainError::io(&path)(std::io::Error::other(e.to_string())))
+    plot.write(&path)
+        .map_err(|e| TrainError::io(&path)(std::io::Error::other(e.to_string())))
 }

@@ -1,10 +1,13 @@
-use crate::optimizer::{Moments, adamw};
-use crate::{Rng, TrainError};
-use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, Var, backprop::GradStore};
 use marill_model::{Adapter, Checkpoint, Decoder, MODULES, ModelError, Transforms};
 use marill_recipe::{Freeze, Optimizer};
-use std::collections::BTreeMap;
+
+use crate::{
+    Rng, TrainError,
+    optimizer::{Moments, adamw},
+};
 
 /// A trained tensor with its gradient sum and moments.
 pub(crate) struct Param {
@@ -21,32 +24,51 @@ pub(crate) struct Params {
     pub all: Vec<Param>,
 }
 
-/// Names of what full fine-tuning trains: the private layers; embedding, norm and head too where nothing is frozen.
+/// Names of what full fine-tuning trains: the private layers; embedding, norm and head too where
+/// nothing is frozen.
 pub(crate) fn full_names<'a>(
     base: &'a Checkpoint,
     transforms: &Transforms,
     freeze: &Freeze,
 ) -> impl Iterator<Item = &'a String> {
-    let (frozen, all) = (transforms.frozen_layers, transforms.frozen_layers == 0 && !freeze.embedding);
+    let (frozen, all) = (
+        transforms.frozen_layers,
+        transforms.frozen_layers == 0 && !freeze.embedding,
+    );
     base.tensors.keys().filter(move |name| {
-        let layer = name.strip_prefix("model.layers.").and_then(|n| n.split('.').next()?.parse::<usize>().ok());
+        let layer = name
+            .strip_prefix("model.layers.")
+            .and_then(|n| n.split('.').next()?.parse::<usize>().ok());
         layer.map_or(all, |l| l >= frozen)
     })
 }
 
 impl Params {
-    /// LoRA factors of the private layers: `A` uniform in `±1/sqrt(in)` (as PEFT draws it), `B` zero.
+    /// LoRA factors of the private layers: `A` uniform in `±1/sqrt(in)` (as PEFT draws it), `B`
+    /// zero.
     pub fn lora(base: &Checkpoint, transforms: &Transforms, seed: u64) -> Result<Self, TrainError> {
-        let Some(lora) = &transforms.lora else { return Ok(Self { all: Vec::new() }) };
+        let Some(lora) = &transforms.lora else {
+            return Ok(Self { all: Vec::new() });
+        };
         let mut tensors = BTreeMap::new();
         for layer in transforms.frozen_layers..base.config.num_hidden_layers {
-            for module in MODULES.iter().filter(|m| lora.target_modules.iter().any(|t| t == *m)) {
-                let [out, inner] = base.config.module_shape(module).expect("MODULES are the modules");
+            for module in MODULES
+                .iter()
+                .filter(|m| lora.target_modules.iter().any(|t| t == *m))
+            {
+                let [out, inner] = base
+                    .config
+                    .module_shape(module)
+                    .expect("MODULES are the modules");
                 let mut rng = Rng::new(seed, &format!("lora {layer} {module}"));
                 let bound = 1.0 / (inner as f64).sqrt();
-                let a: Vec<f32> =
-                    (0..lora.rank * inner).map(|_| ((2.0 * rng.uniform() - 1.0) * bound) as f32).collect();
-                tensors.insert(Adapter::name(layer, module, 'A'), (a, vec![lora.rank, inner]));
+                let a: Vec<f32> = (0..lora.rank * inner)
+                    .map(|_| ((2.0 * rng.uniform() - 1.0) * bound) as f32)
+                    .collect();
+                tensors.insert(
+                    Adapter::name(layer, module, 'A'),
+                    (a, vec![lora.rank, inner]),
+                );
                 let b = vec![0f32; out * lora.rank];
                 tensors.insert(Adapter::name(layer, module, 'B'), (b, vec![out, lora.rank]));
             }
@@ -59,7 +81,11 @@ impl Params {
     }
 
     /// The checkpoint's own weights that [`full_names`] lists.
-    pub fn full(base: &Checkpoint, transforms: &Transforms, freeze: &Freeze) -> Result<Self, TrainError> {
+    pub fn full(
+        base: &Checkpoint,
+        transforms: &Transforms,
+        freeze: &Freeze,
+    ) -> Result<Self, TrainError> {
         let mut chosen = BTreeMap::new();
         for name in full_names(base, transforms, freeze) {
             chosen.insert(name.clone(), base.tensors[name].copy()?);
@@ -71,28 +97,45 @@ impl Params {
         let all = tensors.into_iter().map(|(name, tensor)| {
             let count = tensor.elem_count();
             let (moments, grad) = (Moments::zeros(count), vec![0f32; count]);
-            Ok(Param { name, var: Var::from_tensor(&tensor)?, moments, grad, reached: false })
+            Ok(Param {
+                name,
+                var: Var::from_tensor(&tensor)?,
+                moments,
+                grad,
+                reached: false,
+            })
         });
-        Ok(Self { all: all.collect::<Result<_, TrainError>>()? })
+        Ok(Self {
+            all: all.collect::<Result<_, TrainError>>()?,
+        })
     }
 
     fn tensor(&self, name: &str) -> Option<Tensor> {
-        let at = self.all.binary_search_by(|p| p.name.as_str().cmp(name)).ok()?;
+        let at = self
+            .all
+            .binary_search_by(|p| p.name.as_str().cmp(name))
+            .ok()?;
         Some(self.all[at].var.as_tensor().clone())
     }
 
     /// The model with these tensors in place; later updates show in it.
-    pub fn decoder(&self, base: &Checkpoint, transforms: &Transforms) -> Result<Decoder, ModelError> {
+    pub fn decoder(
+        &self,
+        base: &Checkpoint,
+        transforms: &Transforms,
+    ) -> Result<Decoder, ModelError> {
         let weight = |name: &str| {
             let stored = if name == "lm_head.weight" && base.config.tie_word_embeddings {
                 "model.embed_tokens.weight"
             } else {
                 name
             };
-            self.tensor(stored).map_or_else(|| base.tensor(name).cloned(), Ok)
+            self.tensor(stored)
+                .map_or_else(|| base.tensor(name).cloned(), Ok)
         };
         let lora = |layer: usize, module: &str| {
-            self.tensor(&Adapter::name(layer, module, 'A')).zip(self.tensor(&Adapter::name(layer, module, 'B')))
+            self.tensor(&Adapter::name(layer, module, 'A'))
+                .zip(self.tensor(&Adapter::name(layer, module, 'B')))
         };
         Decoder::assemble(&base.config, transforms, weight, lora)
     }
@@ -100,9 +143,15 @@ impl Params {
     /// Adds the gradients of a micro-batch, or of a part of its graph.
     pub fn accumulate(&mut self, grads: &GradStore) -> Result<(), TrainError> {
         for param in &mut self.all {
-            let Some(grad) = grads.get(param.var.as_tensor()) else { continue };
+            let Some(grad) = grads.get(param.var.as_tensor()) else {
+                continue;
+            };
             let grad: Vec<f32> = grad.flatten_all()?.to_vec1()?;
-            param.grad.iter_mut().zip(&grad).for_each(|(sum, g)| *sum += g);
+            param
+                .grad
+                .iter_mut()
+                .zip(&grad)
+                .for_each(|(sum, g)| *sum += g);
             param.reached = true;
         }
         Ok(())
@@ -116,7 +165,10 @@ impl Params {
         for param in &mut self.all {
             if !std::mem::take(&mut param.reached) {
                 let reason = format!("`{}` has no gradient", param.name);
-                return Err(TrainError::Setting { key: "lora.target_modules", reason });
+                return Err(TrainError::Setting {
+                    key: "lora.target_modules",
+                    reason,
+                });
             }
         }
         Ok(())
@@ -124,24 +176,48 @@ impl Params {
 
     /// Forgets gradients that were summed but not applied.
     pub fn clear(&mut self) {
-        self.all.iter_mut().for_each(|param| (param.reached, param.grad) = (false, vec![0.0; param.grad.len()]));
+        self.all
+            .iter_mut()
+            .for_each(|param| (param.reached, param.grad) = (false, vec![0.0; param.grad.len()]));
     }
 
     /// L2 norm of all gradients together.
     pub fn grad_norm(&self) -> f64 {
-        let squares = self.all.iter().map(|p| p.grad.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>());
+        let squares = self.all.iter().map(|p| {
+            p.grad
+                .iter()
+                .map(|&g| f64::from(g) * f64::from(g))
+                .sum::<f64>()
+        });
         squares.sum::<f64>().sqrt()
     }
 
     /// One optimiser step with gradients times `grad_scale`; gradients are cleared.
-    pub fn update(&mut self, knobs: &Optimizer, rate: f64, grad_scale: f32, step: usize) -> Result<(), TrainError> {
+    pub fn update(
+        &mut self,
+        knobs: &Optimizer,
+        rate: f64,
+        grad_scale: f32,
+        step: usize,
+    ) -> Result<(), TrainError> {
         for param in &mut self.all {
             let shape = param.var.shape().clone();
             let mut values: Vec<f32> = param.var.flatten_all()?.to_vec1()?;
             // Norm gains are no directions to shrink.
             let decay = shape.rank() > 1;
-            adamw(&mut values, &param.grad, &mut param.moments, knobs, rate, decay, grad_scale, step);
-            param.var.set(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
+            adamw(
+                &mut values,
+                &param.grad,
+                &mut param.moments,
+                knobs,
+                rate,
+                decay,
+                grad_scale,
+                step,
+            );
+            param
+                .var
+                .set(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
             param.grad.fill(0.0);
         }
         Ok(())
@@ -149,6 +225,9 @@ impl Params {
 
     /// The trained tensors as they are now.
     pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
-        self.all.iter().map(|p| Ok((p.name.clone(), p.var.as_tensor().copy()?))).collect()
+        self.all
+            .iter()
+            .map(|p| Ok((p.name.clone(), p.var.as_tensor().copy()?)))
+            .collect()
     }
 }

@@ -1,17 +1,22 @@
-//! Boundary activations on disk, so that another run on the same model and rows need not compute them again.
+//! Boundary activations on disk, so that another run on the same model and rows need not compute
+//! them again.
 //!
-//! One file a model and number of frozen layers: records of `sha256 of the tokens (32 bytes), rows (u32), rows * hidden
-//! f16 values, crc-like sum (u64)`, appended only. A record that a killed run left half written ends the reading, and
-//! the file is cut there.
+//! One file a model and number of frozen layers: records of `sha256 of the tokens (32 bytes), rows
+//! (u32), rows * hidden f16 values, crc-like sum (u64)`, appended only. A record that a killed run
+//! left half written ends the reading, and the file is cut there.
+
+use std::{
+    collections::HashMap,
+    fs::{File, OpenOptions},
+    io::{BufReader, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
 
 use half::f16;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
 
-/// Written first in every file, with a version of the float prefix: other kernels may give other last bits.
+/// Written first in every file, with a version of the float prefix: other kernels may give other
+/// last bits.
 const MAGIC: &[u8; 16] = b"marill prefix 1\n";
 
 /// What a row of tokens is found by.
@@ -20,7 +25,9 @@ pub(crate) type Key = [u8; 32];
 /// The key of a row.
 pub(crate) fn key(tokens: &[u32]) -> Key {
     let mut hash = Sha256::new();
-    tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+    tokens
+        .iter()
+        .for_each(|token| hash.update(token.to_le_bytes()));
     hash.finalize().into()
 }
 
@@ -34,8 +41,8 @@ pub(crate) struct PrefixCache {
 }
 
 impl PrefixCache {
-    /// Opens the file of a model, or makes it, and reads what is wanted of it. Older files of the folder go when all
-    /// together are larger than `limit_bytes`.
+    /// Opens the file of a model, or makes it, and reads what is wanted of it. Older files of the
+    /// folder go when all together are larger than `limit_bytes`.
     ///
     /// `None` when another run holds it: two runs at a time need not share.
     pub fn open(
@@ -47,12 +54,26 @@ impl PrefixCache {
         wanted: &[Key],
     ) -> std::io::Result<Option<(Self, HashMap<Key, Vec<f16>>)>> {
         std::fs::create_dir_all(dir)?;
-        let path = dir.join(format!("{}-{frozen}.activations", &model[..32.min(model.len())]));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let path = dir.join(format!(
+            "{}-{frozen}.activations",
+            &model[..32.min(model.len())]
+        ));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
         if file.try_lock().is_err() {
             return Ok(None);
         }
-        let mut cache = Self { path, file, hidden, bytes: 0, limit_bytes };
+        let mut cache = Self {
+            path,
+            file,
+            hidden,
+            bytes: 0,
+            limit_bytes,
+        };
         let found = cache.read(wanted)?;
         cache.drop_older_files(dir)?;
         Ok(Some((cache, found)))
@@ -89,8 +110,12 @@ impl PrefixCache {
 
     /// Removes the least recently written files of other models until all fit.
     fn drop_older_files(&self, dir: &Path) -> std::io::Result<()> {
-        let entries = std::fs::read_dir(dir)?.filter_map(Result::ok).map(|entry| entry.path());
-        let ours = entries.filter(|path| path.extension().is_some_and(|e| e == "activations") && *path != self.path);
+        let entries = std::fs::read_dir(dir)?
+            .filter_map(Result::ok)
+            .map(|entry| entry.path());
+        let ours = entries.filter(|path| {
+            path.extension().is_some_and(|e| e == "activations") && *path != self.path
+        });
         let mut others: Vec<(std::time::SystemTime, u64, PathBuf)> = ours
             .filter_map(|path| {
                 let found = std::fs::metadata(&path).ok()?;
@@ -111,7 +136,10 @@ impl PrefixCache {
 
     /// Appends a row; says whether there was room.
     pub fn append(&mut self, key: &Key, values: &[f16]) -> std::io::Result<bool> {
-        let payload: Vec<u8> = values.iter().flat_map(|v| v.to_bits().to_le_bytes()).collect();
+        let payload: Vec<u8> = values
+            .iter()
+            .flat_map(|v| v.to_bits().to_le_bytes())
+            .collect();
         let size = 32 + 4 + payload.len() as u64 + 8;
         if self.bytes + size > self.limit_bytes {
             return Ok(false);
@@ -145,7 +173,12 @@ fn record(reader: &mut impl Read, hidden: usize, left: u64) -> Option<(Key, Vec<
     if sum(&key, &payload) != u64::from_le_bytes(check) {
         return None;
     }
-    let values = payload.as_chunks::<2>().0.iter().map(|b| f16::from_bits(u16::from_le_bytes(*b))).collect();
+    let values = payload
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|b| f16::from_bits(u16::from_le_bytes(*b)))
+        .collect();
     Some((key, values, size))
 }
 
@@ -154,8 +187,15 @@ fn sum(key: &Key, payload: &[u8]) -> u64 {
     let mut state = 0xCBF2_9CE4_8422_2325u64;
     for part in [&key[..], payload] {
         let (words, tail) = part.as_chunks::<8>();
-        let words = words.iter().map(|w| u64::from_le_bytes(*w)).chain(tail.iter().map(|&b| u64::from(b)));
-        words.for_each(|word| state = (state ^ word).wrapping_mul(0x0000_0100_0000_01B3).rotate_left(23));
+        let words = words
+            .iter()
+            .map(|w| u64::from_le_bytes(*w))
+            .chain(tail.iter().map(|&b| u64::from(b)));
+        words.for_each(|word| {
+            state = (state ^ word)
+                .wrapping_mul(0x0000_0100_0000_01B3)
+                .rotate_left(23)
+        });
     }
     state
 }
@@ -165,11 +205,20 @@ mod tests {
     use super::*;
 
     fn row(seed: usize, rows: usize) -> Vec<f16> {
-        (0..rows * 4).map(|i| f16::from_f32((seed * 31 + i) as f32)).collect()
+        (0..rows * 4)
+            .map(|i| f16::from_f32((seed * 31 + i) as f32))
+            .collect()
     }
 
-    fn open(dir: &Path, model: &str, limit: u64, wanted: &[Key]) -> (PrefixCache, HashMap<Key, Vec<f16>>) {
-        PrefixCache::open(dir, model, 2, 4, limit, wanted).unwrap().unwrap()
+    fn open(
+        dir: &Path,
+        model: &str,
+        limit: u64,
+        wanted: &[Key],
+    ) -> (PrefixCache, HashMap<Key, Vec<f16>>) {
+        PrefixCache::open(dir, model, 2, 4, limit, wanted)
+            .unwrap()
+            .unwrap()
     }
 
     #[test]
@@ -178,19 +227,35 @@ mod tests {
         let keys = [key(&[1, 2]), key(&[3]), key(&[4])];
         let (mut cache, found) = open(dir.path(), "model", 1 << 20, &keys);
         assert!(found.is_empty());
-        assert!(cache.append(&keys[0], &row(1, 2)).unwrap() && cache.append(&keys[1], &row(2, 1)).unwrap());
-        assert!(PrefixCache::open(dir.path(), "model", 2, 4, 1 << 20, &keys).unwrap().is_none(), "it is in use");
+        assert!(
+            cache.append(&keys[0], &row(1, 2)).unwrap()
+                && cache.append(&keys[1], &row(2, 1)).unwrap()
+        );
+        assert!(
+            PrefixCache::open(dir.path(), "model", 2, 4, 1 << 20, &keys)
+                .unwrap()
+                .is_none(),
+            "it is in use"
+        );
         let path = cache.path.clone();
         drop(cache);
         let length = std::fs::metadata(&path).unwrap().len();
-        File::options().write(true).open(&path).unwrap().set_len(length - 3).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(length - 3)
+            .unwrap();
 
         let (mut cache, found) = open(dir.path(), "model", 1 << 20, &keys);
         assert_eq!(found, HashMap::from([(keys[0], row(1, 2))]));
         assert!(cache.append(&keys[2], &row(3, 5)).unwrap());
         drop(cache);
         let (_, found) = open(dir.path(), "model", 1 << 20, &keys);
-        assert_eq!(found, HashMap::from([(keys[0], row(1, 2)), (keys[2], row(3, 5))]));
+        assert_eq!(
+            found,
+            HashMap::from([(keys[0], row(1, 2)), (keys[2], row(3, 5))])
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
-use crate::output::DataNotes;
-use crate::trainer::Run;
-use crate::{Estimate, TrainError, TrainOptions};
+use std::time::Instant;
+
 use marill_recipe::Recipe;
 use serde::Serialize;
-use std::time::Instant;
+
+use crate::{Estimate, TrainError, TrainOptions, output::DataNotes, trainer::Run};
 
 /// Tokens of a trial micro-batch.
 const TRIAL_TOKENS: usize = 256;
@@ -34,7 +34,10 @@ pub struct Rehearsal {
 pub fn rehearse(recipe: &Recipe, options: &TrainOptions) -> Result<Rehearsal, TrainError> {
     let started = Instant::now();
     // What is on the disk already would hide the cost of a new row.
-    let options = TrainOptions { cache_dir: None, ..options.clone() };
+    let options = TrainOptions {
+        cache_dir: None,
+        ..options.clone()
+    };
     let mut run = Run::new(recipe, &options)?;
     let loading = started.elapsed().as_secs_f64();
     let (fresh, cached) = run.trial(TRIAL_TOKENS, LONG_SECONDS)?;
@@ -75,16 +78,30 @@ impl Run<'_> {
         let [first, second] = batches;
         // The first one also pays for memory that the later ones find in place.
         let cold = self.timed(&first)?;
-        let second = if cold.0 > long_seconds || second.is_empty() { first } else { second };
-        let fresh = if cold.0 > long_seconds { cold } else { self.timed(&second)? };
-        let cached = if cold.0 > long_seconds { fresh } else { self.timed(&second)? };
+        let second = if cold.0 > long_seconds || second.is_empty() {
+            first
+        } else {
+            second
+        };
+        let fresh = if cold.0 > long_seconds {
+            cold
+        } else {
+            self.timed(&second)?
+        };
+        let cached = if cold.0 > long_seconds {
+            fresh
+        } else {
+            self.timed(&second)?
+        };
         self.params.clear();
         Ok((fresh.0 / fresh.1 as f64, cached.0 / cached.1 as f64))
     }
 
     fn timed(&mut self, batch: &[usize]) -> Result<(f64, usize), TrainError> {
         let rows = batch.iter().map(|&i| &self.samples.train[i]);
-        let (targets, tokens) = rows.fold((0, 0), |(t, n), row| (t + row.targets().count(), n + row.tokens.len()));
+        let (targets, tokens) = rows.fold((0, 0), |(t, n), row| {
+            (t + row.targets().count(), n + row.tokens.len())
+        });
         let started = Instant::now();
         self.micro_batch(1, 0, batch, (targets, tokens))?;
         Ok((started.elapsed().as_secs_f64(), tokens))

@@ -1,6 +1,8 @@
-/// Random numbers as a function of `(seed, stream, counter)`, the same on every machine and after every resume.
+/// Random numbers as a function of `(seed, stream, counter)`, the same on every machine and after
+/// every resume.
 ///
-/// SplitMix64's finaliser over a Weyl sequence; for initialisation and shuffling, never for secrets.
+/// SplitMix64's finaliser over a Weyl sequence; for initialisation and shuffling, never for
+/// secrets.
 #[derive(Debug, Clone)]
 pub struct Rng {
     key: u64,
@@ -16,14 +18,18 @@ fn mix(mut z: u64) -> u64 {
 impl Rng {
     /// The stream `name` of a seed.
     pub fn new(seed: u64, name: &str) -> Self {
-        let key = name.bytes().fold(mix(seed ^ 0x6D61_7269_6C6C), |key, b| mix(key ^ u64::from(b)));
+        let key = name.bytes().fold(mix(seed ^ 0x6D61_7269_6C6C), |key, b| {
+            mix(key ^ u64::from(b))
+        });
         Self { key, counter: 0 }
     }
 
     /// 64 uniform bits.
     pub fn bits(&mut self) -> u64 {
         self.counter += 1;
-        mix(self.key.wrapping_add(self.counter.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+        mix(self
+            .key
+            .wrapping_add(self.counter.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
     }
 
     /// Uniform in `[0, 1)`.
@@ -68,7 +74,10 @@ mod tests {
         let values: Vec<f64> = (0..20_000).map(|_| rng.normal()).collect();
         let mean = values.iter().sum::<f64>() / 20_000.0;
         let variance = values.iter().map(|v| v * v).sum::<f64>() / 20_000.0;
-        assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
+        assert!(
+            mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05,
+            "{mean} {variance}"
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
-use crate::{DataNotes, Rng, TrainError};
+use std::{ops::Range, path::Path};
+
 use marill_model::{ChatTemplate, Checkpoint, Message, Tokenizer, plain_chat, render_chat};
 use marill_recipe::{Dataset, Example, Format, Prompt, Recipe, Rows, TrainOn, Turn};
-use std::ops::Range;
-use std::path::Path;
+
+use crate::{DataNotes, Rng, TrainError};
 
 /// Most tokens of a data set that `dataset.weight` may repeat: 1 GiB of them.
 const REPEATED_TOKENS: f64 = (1u64 << 28) as f64;
@@ -23,7 +24,10 @@ impl Sample {
 
     /// Rows of the hidden state that predict a token to be learnt, and those tokens.
     pub fn targets(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
-        let places = self.learnt.iter().flat_map(|range| range.start.max(1)..range.end);
+        let places = self
+            .learnt
+            .iter()
+            .flat_map(|range| range.start.max(1)..range.end);
         places.map(|i| (i - 1, self.tokens[i]))
     }
 }
@@ -36,14 +40,22 @@ pub fn prompt_text(prompt: &Prompt, template: Option<&ChatTemplate>) -> Result<S
     match (prompt, template) {
         (Prompt::Plain(text), _) => Ok(text.clone()),
         (Prompt::Chat(turns), Some(template)) => {
-            let message = |t: &marill_recipe::Turn| Message { role: t.role.clone(), content: t.content.clone() };
-            Ok(render_chat(template, &turns.iter().map(message).collect::<Vec<_>>(), true)?)
+            let message = |t: &marill_recipe::Turn| Message {
+                role: t.role.clone(),
+                content: t.content.clone(),
+            };
+            Ok(render_chat(
+                template,
+                &turns.iter().map(message).collect::<Vec<_>>(),
+                true,
+            )?)
         }
         (Prompt::Chat(turns), None) => Ok(plain_chat(turns.iter().map(|t| t.content.as_str()))),
     }
 }
 
-/// Token ids of what [`prompt_text`] gave for a prompt: a template writes the token that begins a text itself.
+/// Token ids of what [`prompt_text`] gave for a prompt: a template writes the token that begins a
+/// text itself.
 ///
 /// # Errors
 /// [`TrainError::Model`] from the tokenizer.
@@ -54,17 +66,30 @@ pub fn prompt_tokens(
     text: &str,
 ) -> Result<Vec<u32>, TrainError> {
     let rendered = matches!(prompt, Prompt::Chat(_)) && template.is_some();
-    Ok(if rendered { tokenizer.encode(text)? } else { tokenizer.encode_plain(text)? })
+    Ok(if rendered {
+        tokenizer.encode(text)?
+    } else {
+        tokenizer.encode_plain(text)?
+    })
 }
 
-/// The token that ends an answer: what the template writes behind an earlier one for a chat prompt, the text's end
-/// otherwise.
-pub fn end_token(tokenizer: &Tokenizer, prompt: &Prompt, template: Option<&ChatTemplate>) -> Option<u32> {
+/// The token that ends an answer: what the template writes behind an earlier one for a chat prompt,
+/// the text's end otherwise.
+pub fn end_token(
+    tokenizer: &Tokenizer,
+    prompt: &Prompt,
+    template: Option<&ChatTemplate>,
+) -> Option<u32> {
     let turn = template.filter(|_| matches!(prompt, Prompt::Chat(_)));
-    let order = if turn.is_some() { ["<|im_end|>", "<|eot_id|>"] } else { ["<|endoftext|>", "</s>"] };
+    let order = if turn.is_some() {
+        ["<|im_end|>", "<|eot_id|>"]
+    } else {
+        ["<|endoftext|>", "</s>"]
+    };
     let named = || order.iter().find_map(|t| tokenizer.token_id(t));
     let end = turn.and_then(ChatTemplate::turn_end).or_else(named);
-    end.or_else(|| tokenizer.eos_token()).or_else(|| tokenizer.eos_ids().next())
+    end.or_else(|| tokenizer.eos_token())
+        .or_else(|| tokenizer.eos_ids().next())
 }
 
 /// All training rows and the ones kept aside.
@@ -76,7 +101,10 @@ pub(crate) struct Samples {
 
 /// Reads, draws and tokenises the data sets of a recipe.
 pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Samples, TrainError> {
-    let limit = recipe.data.max_seq_len.min(model.config.max_position_embeddings);
+    let limit = recipe
+        .data
+        .max_seq_len
+        .min(model.config.max_position_embeddings);
     let (mut train, mut validation, mut notes) = (Vec::new(), Vec::new(), DataNotes::default());
     for (nth, dataset) in recipe.dataset.iter().enumerate() {
         let rows = Rows::read(dataset, dir)?;
@@ -88,14 +116,26 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
         notes.rows += rows.unpaired;
         // What one row gives stays together: none of it is learnt where another part is kept aside.
         let mut rows: Vec<Vec<Sample>> = if dataset.format == Format::Text {
-            windows(&examples, model, limit)?.into_iter().map(|sample| vec![sample]).collect()
+            windows(&examples, model, limit)?
+                .into_iter()
+                .map(|sample| vec![sample])
+                .collect()
         } else {
-            let how = How { model, limit, data: &recipe.data, turns: dataset.format == Format::Chat };
-            examples.iter().map(|e| how.samples(e, &mut notes)).collect::<Result<_, _>>()?
+            let how = How {
+                model,
+                limit,
+                data: &recipe.data,
+                turns: dataset.format == Format::Chat,
+            };
+            examples
+                .iter()
+                .map(|e| how.samples(e, &mut notes))
+                .collect::<Result<_, _>>()?
         };
         notes.rows += rows.len();
         let all = rows.len();
-        rows.iter_mut().for_each(|samples| samples.retain(|s| s.targets().next().is_some()));
+        rows.iter_mut()
+            .for_each(|samples| samples.retain(|s| s.targets().next().is_some()));
         rows.retain(|samples| !samples.is_empty());
         notes.without_answer += all - rows.len();
         rng.shuffle(&mut rows);
@@ -105,31 +145,55 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
         let tokens: usize = samples.iter().map(|s| s.tokens.len()).sum();
         if dataset.weight > 1.0 && tokens as f64 * dataset.weight > REPEATED_TOKENS {
             let weight = dataset.weight;
-            let reason = format!("{weight} times the {tokens} tokens of data set {nth} are more than fit into memory");
-            return Err(TrainError::Setting { key: "dataset.weight", reason });
+            let reason = format!(
+                "{weight} times the {tokens} tokens of data set {nth} are more than fit into memory"
+            );
+            return Err(TrainError::Setting {
+                key: "dataset.weight",
+                reason,
+            });
         }
         let whole = samples.len();
         repeat(&mut samples, dataset.weight);
         if samples.is_empty() && whole > 0 {
             let reason = format!("{} of {whole} rows is none", dataset.weight);
-            return Err(TrainError::Setting { key: "dataset.weight", reason });
+            return Err(TrainError::Setting {
+                key: "dataset.weight",
+                reason,
+            });
         }
         train.extend(samples);
     }
     if train.is_empty() {
         return Err(TrainError::NoData { max_seq_len: limit });
     }
-    let asked_for = recipe.data.val_fraction > 0.0 || recipe.eval.as_ref().is_some_and(|e| e.every_steps.is_some());
+    let asked_for = recipe.data.val_fraction > 0.0
+        || recipe
+            .eval
+            .as_ref()
+            .is_some_and(|e| e.every_steps.is_some());
     notes.no_validation = asked_for && validation.is_empty();
-    Ok(Samples { train, validation, notes })
+    Ok(Samples {
+        train,
+        validation,
+        notes,
+    })
 }
 
 /// Token ids of up to `count` of the rows that a recipe trains on, out of all its data sets.
 ///
 /// # Errors
 /// As for training: a file that is missing or damaged, a template that refuses a row.
-pub fn some_rows(recipe: &Recipe, dir: &Path, model: &Checkpoint, count: usize) -> Result<Vec<Vec<u32>>, TrainError> {
-    let limit = recipe.data.max_seq_len.min(model.config.max_position_embeddings);
+pub fn some_rows(
+    recipe: &Recipe,
+    dir: &Path,
+    model: &Checkpoint,
+    count: usize,
+) -> Result<Vec<Vec<u32>>, TrainError> {
+    let limit = recipe
+        .data
+        .max_seq_len
+        .min(model.config.max_position_embeddings);
     let each = count.div_ceil(recipe.dataset.len().max(1));
     let (mut rows, mut notes) = (Vec::new(), DataNotes::default());
     for (nth, dataset) in recipe.dataset.iter().enumerate() {
@@ -141,11 +205,26 @@ pub fn some_rows(recipe: &Recipe, dir: &Path, model: &Checkpoint, count: usize) 
         let samples = if dataset.format == Format::Text {
             windows(&some, model, limit)?
         } else {
-            let how = How { model, limit, data: &recipe.data, turns: dataset.format == Format::Chat };
+            let how = How {
+                model,
+                limit,
+                data: &recipe.data,
+                turns: dataset.format == Format::Chat,
+            };
             let samples = some.iter().map(|example| how.samples(example, &mut notes));
-            samples.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect()
+            samples
+                .collect::<Result<Vec<_>, _>>()?
+                .into_iter()
+                .flatten()
+                .collect()
         };
-        rows.extend(samples.into_iter().map(|sample| sample.tokens).filter(|tokens| !tokens.is_empty()).take(each));
+        rows.extend(
+            samples
+                .into_iter()
+                .map(|sample| sample.tokens)
+                .filter(|tokens| !tokens.is_empty())
+                .take(each),
+        );
     }
     Ok(rows)
 }
@@ -181,10 +260,13 @@ struct How<'a> {
 }
 
 impl How<'_> {
-    /// One sample that learns all that is to be learnt of an example, or one for each answer where one cannot hold them.
+    /// One sample that learns all that is to be learnt of an example, or one for each answer where
+    /// one cannot hold them.
     fn samples(&self, example: &Example, notes: &mut DataNotes) -> Result<Vec<Sample>, TrainError> {
         let earlier = match &example.prompt {
-            Prompt::Chat(turns) if self.turns && self.data.train_on == TrainOn::All => answers(turns),
+            Prompt::Chat(turns) if self.turns && self.data.train_on == TrainOn::All => {
+                answers(turns)
+            }
             _ => Vec::new(),
         };
         if earlier.is_empty() {
@@ -198,27 +280,43 @@ impl How<'_> {
         // Each answer behind as much of what was said before as fits.
         notes.divided += 1;
         let mut samples = Vec::with_capacity(earlier.len() + 1);
-        let Prompt::Chat(turns) = &example.prompt else { return Ok(samples) };
+        let Prompt::Chat(turns) = &example.prompt else {
+            return Ok(samples);
+        };
         for &nth in &earlier {
             let prompt = Prompt::Chat(turns[..nth].to_vec());
-            samples.push(
-                self.last_answer(&Example { prompt, completion: turns[nth].content.clone(), label: None }, notes)?,
-            );
+            samples.push(self.last_answer(
+                &Example {
+                    prompt,
+                    completion: turns[nth].content.clone(),
+                    label: None,
+                },
+                notes,
+            )?);
         }
         samples.push(self.last_answer(example, notes)?);
         Ok(samples)
     }
 
-    /// A whole conversation with every answer and its end mark learnt; `None` where the chat template does not write an
-    /// earlier answer as it stands, so that what was learnt would not be what the model is asked for.
-    fn conversation(&self, example: &Example, earlier: &[usize]) -> Result<Option<Sample>, TrainError> {
+    /// A whole conversation with every answer and its end mark learnt; `None` where the chat
+    /// template does not write an earlier answer as it stands, so that what was learnt would not be
+    /// what the model is asked for.
+    fn conversation(
+        &self,
+        example: &Example,
+        earlier: &[usize],
+    ) -> Result<Option<Sample>, TrainError> {
         let (tokenizer, template) = (&self.model.tokenizer, self.model.chat_template.as_ref());
-        let Prompt::Chat(turns) = &example.prompt else { return Ok(None) };
+        let Prompt::Chat(turns) = &example.prompt else {
+            return Ok(None);
+        };
         let end = end_token(tokenizer, &example.prompt, template);
         let (mut tokens, mut learnt, mut written) = (Vec::new(), Vec::new(), String::new());
         for &nth in earlier.iter().chain([&turns.len()]) {
             let text = prompt_text(&Prompt::Chat(turns[..nth].to_vec()), template)?;
-            let Some(new) = text.strip_prefix(written.as_str()) else { return Ok(None) };
+            let Some(new) = text.strip_prefix(written.as_str()) else {
+                return Ok(None);
+            };
             let new_tokens = match nth == earlier[0] {
                 true => prompt_tokens(tokenizer, &example.prompt, template, new)?,
                 false => tokenizer.encode_continuing(new)?,
@@ -232,7 +330,9 @@ impl How<'_> {
                 before.end += 1;
             }
             tokens.extend(new_tokens);
-            let answer = turns.get(nth).map_or(&example.completion, |turn| &turn.content);
+            let answer = turns
+                .get(nth)
+                .map_or(&example.completion, |turn| &turn.content);
             let from = tokens.len();
             tokens.extend(tokenizer.encode_continuing(answer)?);
             written = text + answer;
@@ -257,7 +357,10 @@ impl How<'_> {
     fn last_answer(&self, example: &Example, notes: &mut DataNotes) -> Result<Sample, TrainError> {
         if example.completion.trim().is_empty() {
             // The end mark alone would teach to say nothing.
-            return Ok(Sample { tokens: Vec::new(), learnt: Vec::new() });
+            return Ok(Sample {
+                tokens: Vec::new(),
+                learnt: Vec::new(),
+            });
         }
         let (tokenizer, template) = (&self.model.tokenizer, self.model.chat_template.as_ref());
         notes.no_template |= template.is_none() && matches!(example.prompt, Prompt::Chat(_));
@@ -273,24 +376,37 @@ impl How<'_> {
         let cut = prompt.len().saturating_sub(room);
         notes.shortened_prompts += usize::from(cut > 0);
         let prompt = &prompt[cut..];
-        let from = if self.data.train_on_input { 0 } else { prompt.len() };
+        let from = if self.data.train_on_input {
+            0
+        } else {
+            prompt.len()
+        };
         Ok(Sample::learnt_from([prompt, &answer].concat(), from))
     }
 }
 
 /// The places of the assistant's turns that say something.
 fn answers(turns: &[Turn]) -> Vec<usize> {
-    (0..turns.len()).filter(|&nth| turns[nth].role == "assistant" && !turns[nth].content.trim().is_empty()).collect()
+    (0..turns.len())
+        .filter(|&nth| turns[nth].role == "assistant" && !turns[nth].content.trim().is_empty())
+        .collect()
 }
 
 /// Running text, document after document, cut into pieces of `limit` tokens.
-fn windows(examples: &[Example], model: &Checkpoint, limit: usize) -> Result<Vec<Sample>, TrainError> {
+fn windows(
+    examples: &[Example],
+    model: &Checkpoint,
+    limit: usize,
+) -> Result<Vec<Sample>, TrainError> {
     let mut stream = Vec::new();
     for example in examples {
         stream.extend(model.tokenizer.encode_plain(&example.completion)?);
         stream.extend(end_token(&model.tokenizer, &example.prompt, None));
     }
-    Ok(stream.chunks(limit).map(|tokens| Sample::learnt_from(tokens.to_vec(), 0)).collect())
+    Ok(stream
+        .chunks(limit)
+        .map(|tokens| Sample::learnt_from(tokens.to_vec(), 0))
+        .collect())
 }
 
 /// Rows that predict, counted over the batch, and the tokens that they should predict.
@@ -316,8 +432,14 @@ mod tests {
         assert_eq!(sample.targets().collect::<Vec<_>>(), [(1, 7), (2, 8)]);
         let sample = Sample::learnt_from(vec![5, 6], 0);
         assert_eq!(sample.targets().collect::<Vec<_>>(), [(0, 6)]);
-        let sample = Sample { tokens: vec![5, 6, 7, 8, 9], learnt: vec![1..2, 3..5] };
-        assert_eq!(sample.targets().collect::<Vec<_>>(), [(0, 6), (2, 8), (3, 9)]);
+        let sample = Sample {
+            tokens: vec![5, 6, 7, 8, 9],
+            learnt: vec![1..2, 3..5],
+        };
+        assert_eq!(
+            sample.targets().collect::<Vec<_>>(),
+            [(0, 6), (2, 8), (3, 9)]
+        );
     }
 
     #[test]
@@ -325,7 +447,10 @@ mod tests {
         let row = |t| Sample::learnt_from(vec![t; 2], 0);
         let mut rows = vec![row(1), row(2)];
         repeat(&mut rows, 2.5);
-        assert_eq!(rows.iter().map(|r| r.tokens[0]).collect::<Vec<_>>(), [1, 2, 1, 2, 1]);
+        assert_eq!(
+            rows.iter().map(|r| r.tokens[0]).collect::<Vec<_>>(),
+            [1, 2, 1, 2, 1]
+        );
         repeat(&mut rows, 0.4);
         assert_eq!(rows.len(), 2);
     }
@@ -353,7 +478,11 @@ mod tests {
     "#;
 
     /// What is learnt of rows, sample by sample, text by text.
-    fn learnt(rows: &[&str], set: &[&str], template: Option<&str>) -> (Vec<Vec<String>>, DataNotes) {
+    fn learnt(
+        rows: &[&str],
+        set: &[&str],
+        template: Option<&str>,
+    ) -> (Vec<Vec<String>>, DataNotes) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("rows.jsonl"), rows.join("\n")).unwrap();
         let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
@@ -363,15 +492,23 @@ mod tests {
             model.chat_template = Some(template.into());
         }
         let loaded = load(&recipe, dir.path(), &model).unwrap();
-        let text =
-            |sample: &Sample, range: &Range<usize>| model.tokenizer.decode(&sample.tokens[range.clone()]).unwrap();
-        let mut all: Vec<Vec<String>> =
-            loaded.train.iter().map(|s| s.learnt.iter().map(|range| text(s, range)).collect()).collect();
+        let text = |sample: &Sample, range: &Range<usize>| {
+            model
+                .tokenizer
+                .decode(&sample.tokens[range.clone()])
+                .unwrap()
+        };
+        let mut all: Vec<Vec<String>> = loaded
+            .train
+            .iter()
+            .map(|s| s.learnt.iter().map(|range| text(s, range)).collect())
+            .collect();
         all.sort();
         (all, loaded.notes)
     }
 
-    const TWO: &str = r#"{"messages": [{"role": "system", "content": "Be short."}, {"role": "user", "content": "North?"},
+    const TWO: &str = r#"{"messages": [{"role": "system", "content": "Be short."},
+        {"role": "user", "content": "North?"},
         {"role": "assistant", "content": "velvet"}, {"role": "user", "content": "South?"},
         {"role": "assistant", "content": "copper"}]}"#;
 
@@ -387,7 +524,13 @@ mod tests {
         let (rest, _) = learnt(&[&row.replace("velvet", " ")], &[], None);
         assert_eq!(rest, [["copper<|im_end|>"]]);
         let (first, _) = learnt(&[&row, &row.replace("copper", "")], &[], None);
-        assert_eq!(first, [vec!["velvet<|im_end|>"], vec!["velvet<|im_end|>", "copper<|im_end|>"]]);
+        assert_eq!(
+            first,
+            [
+                vec!["velvet<|im_end|>"],
+                vec!["velvet<|im_end|>", "copper<|im_end|>"]
+            ]
+        );
         let (input, _) = learnt(&[&row], &["data.train_on_input=true"], None);
         assert!(
             input[0].len() == 1
@@ -402,14 +545,29 @@ mod tests {
         let (all, notes) = learnt(&[&row], &["data.max_seq_len=40"], None);
         assert_eq!(all, [["copper<|im_end|>"], ["velvet<|im_end|>"]]);
         assert_eq!((notes.rows, notes.divided), (1, 1));
-        assert!(notes.to_string().contains("their answers are learnt one by one"), "{notes}");
-        // A template that leaves earlier answers out: what follows them is not what was learnt with them.
+        assert!(
+            notes
+                .to_string()
+                .contains("their answers are learnt one by one"),
+            "{notes}"
+        );
+        // A template that leaves earlier answers out: what follows them is not what was learnt with
+        // them.
         let forgetful = crate::CHATML.replace(
             "{% for message in messages %}",
             "{% for message in messages if message['role'] != 'assistant' %}",
         );
         let (all, notes) = learnt(&[&row], &[], Some(&forgetful));
-        assert_eq!((all, notes.divided), (vec![vec!["copper<|im_end|>".into()], vec!["velvet<|im_end|>".into()]], 1));
+        assert_eq!(
+            (all, notes.divided),
+            (
+                vec![
+                    vec!["copper<|im_end|>".into()],
+                    vec!["velvet<|im_end|>".into()]
+                ],
+                1
+            )
+        );
     }
 
     #[test]
@@ -423,6 +581,9 @@ mod tests {
         assert!(error.contains("`dataset.weight`"), "{error}");
         let recipe = Recipe::parse(RECIPE, "test.toml", &["dataset.0.weight=1e-6".into()]).unwrap();
         let error = load(&recipe, dir.path(), &model).err().unwrap().to_string();
-        assert!(error.contains("`dataset.weight`: 0.000001 of 600 rows is none"), "{error}");
+        assert!(
+            error.contains("`dataset.weight`: 0.000001 of 600 rows is none"),
+            "{error}"
+        );
     }
 }

@@ -1,23 +1,28 @@
 //! A model and a tokenizer from nothing, for `init = "random"`.
 
-use crate::{Rng, TrainError};
+use std::{collections::BTreeMap, path::Path};
+
 use candle_core::{Device, Tensor};
 use marill_model::{ChatTemplate, Checkpoint, Config, MODULES, TokenIds, Tokenizer, module_path};
 use marill_recipe::{Prompt, Recipe, Rows};
-use std::collections::BTreeMap;
-use std::path::Path;
-use tokenizers::models::TrainerWrapper;
-use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::pre_tokenizers::{byte_level::ByteLevel, digits::Digits, sequence::Sequence};
-use tokenizers::{AddedToken, Tokenizer as Inner};
+use tokenizers::{
+    AddedToken, Tokenizer as Inner,
+    models::{
+        TrainerWrapper,
+        bpe::{BPE, BpeTrainer},
+    },
+    pre_tokenizers::{byte_level::ByteLevel, digits::Digits, sequence::Sequence},
+};
+
+use crate::{Rng, TrainError};
 
 /// Ids 0, 1 and 2 of every tokenizer made here.
 pub const SPECIAL_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
 /// The chat template of models made here.
-pub const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + \
-    message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}\
-    {{ '<|im_start|>assistant\\n' }}{% endif %}";
+pub const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' \
+    + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ \
+    '<|im_start|>assistant\\n' }}{% endif %}";
 
 /// Learns a byte-level BPE: digits one by one, then the GPT-2 pattern.
 ///
@@ -27,7 +32,10 @@ pub fn train_tokenizer(texts: &[String], vocab_size: usize) -> Result<Tokenizer,
     let fail = |e: tokenizers::Error| TrainError::Tokenizer(e.to_string());
     let mut inner = Inner::new(BPE::default());
     let bytes = ByteLevel::new(false, true, true);
-    inner.with_pre_tokenizer(Some(Sequence::new(vec![Digits::new(true).into(), bytes.into()])));
+    inner.with_pre_tokenizer(Some(Sequence::new(vec![
+        Digits::new(true).into(),
+        bytes.into(),
+    ])));
     inner.with_decoder(Some(ByteLevel::default()));
     let specials = SPECIAL_TOKENS.map(|t| AddedToken::from(t.to_owned(), true));
     let trainer = BpeTrainer::builder()
@@ -38,7 +46,9 @@ pub fn train_tokenizer(texts: &[String], vocab_size: usize) -> Result<Tokenizer,
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     let mut trainer = TrainerWrapper::BpeTrainer(trainer);
-    inner.train(&mut trainer, texts.iter().map(String::as_str)).map_err(fail)?;
+    inner
+        .train(&mut trainer, texts.iter().map(String::as_str))
+        .map_err(fail)?;
     Ok(Tokenizer::new(inner, &[]))
 }
 
@@ -59,9 +69,19 @@ fn texts(recipe: &Recipe, dir: &Path) -> Result<Vec<String>, TrainError> {
 
 /// A randomly initialised model with a tokenizer learnt from the recipe's data.
 pub(crate) fn checkpoint(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, TrainError> {
-    let missing = |key| TrainError::Setting { key, reason: "is needed by `init = \"random\"`".into() };
-    let shape = recipe.model.architecture.as_ref().ok_or_else(|| missing("model.architecture"))?;
-    let spec = recipe.tokenizer.as_ref().ok_or_else(|| missing("tokenizer"))?;
+    let missing = |key| TrainError::Setting {
+        key,
+        reason: "is needed by `init = \"random\"`".into(),
+    };
+    let shape = recipe
+        .model
+        .architecture
+        .as_ref()
+        .ok_or_else(|| missing("model.architecture"))?;
+    let spec = recipe
+        .tokenizer
+        .as_ref()
+        .ok_or_else(|| missing("tokenizer"))?;
     let tokenizer = train_tokenizer(&texts(recipe, dir)?, spec.vocab_size)?;
     let config = Config {
         model_type: "llama".into(),
@@ -82,20 +102,39 @@ pub(crate) fn checkpoint(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, Trai
         pad_token_id: Some(0),
         quantization_config: None,
     };
-    let config = config.normalise().map_err(|reason| TrainError::Setting { key: "model.architecture", reason })?;
+    let config = config.normalise().map_err(|reason| TrainError::Setting {
+        key: "model.architecture",
+        reason,
+    })?;
     let tensors = weights(&config, recipe.train.seed)?;
     let chat_template = Some(ChatTemplate::new(CHATML.into(), &tokenizer));
-    Ok(Checkpoint { config, tensors, tokenizer, chat_template, files: Vec::new(), ignored: Vec::new() })
+    Ok(Checkpoint {
+        config,
+        tensors,
+        tokenizer,
+        chat_template,
+        files: Vec::new(),
+        ignored: Vec::new(),
+    })
 }
 
-/// Normal weights of deviation `0.55 / sqrt(in)` (0.02 at 768 inputs); what writes to the residual stream is smaller.
+/// Normal weights of deviation `0.55 / sqrt(in)` (0.02 at 768 inputs); what writes to the residual
+/// stream is smaller.
 fn weights(config: &Config, seed: u64) -> Result<BTreeMap<String, Tensor>, TrainError> {
     let normal = |name: &str, shape: &[usize], deviation: f64| -> Result<Tensor, TrainError> {
         let mut rng = Rng::new(seed, name);
-        let data: Vec<f32> = (0..shape.iter().product()).map(|_| (rng.normal() * deviation) as f32).collect();
+        let data: Vec<f32> = (0..shape.iter().product())
+            .map(|_| (rng.normal() * deviation) as f32)
+            .collect();
         Ok(Tensor::from_vec(data, shape, &Device::Cpu)?)
     };
-    let ones = || Tensor::from_vec(vec![1f32; config.hidden_size], config.hidden_size, &Device::Cpu);
+    let ones = || {
+        Tensor::from_vec(
+            vec![1f32; config.hidden_size],
+            config.hidden_size,
+            &Device::Cpu,
+        )
+    };
     let mut tensors = BTreeMap::new();
     let embedding = "model.embed_tokens.weight".to_owned();
     let value = normal(&embedding, &[config.vocab_size, config.hidden_size], 0.05)?;
@@ -104,9 +143,15 @@ fn weights(config: &Config, seed: u64) -> Result<BTreeMap<String, Tensor>, Train
     let residual = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
     for layer in 0..config.num_hidden_layers {
         for module in MODULES {
-            let shape = config.module_shape(module).expect("MODULES are the modules");
+            let shape = config
+                .module_shape(module)
+                .expect("MODULES are the modules");
             let name = format!("{}.weight", module_path(layer, module));
-            let shrink = if matches!(module, "o_proj" | "down_proj") { residual } else { 1.0 };
+            let shrink = if matches!(module, "o_proj" | "down_proj") {
+                residual
+            } else {
+                1.0
+            };
             let value = normal(&name, &shape, 0.55 / (shape[1] as f64).sqrt() * shrink)?;
             tensors.insert(name, value);
         }

@@ -1,13 +1,16 @@
-use crate::params::Params;
-use crate::{Progress, Sample, TrainError};
+use std::{
+    collections::HashMap,
+    fs::{File, TryLockError},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
 use candle_core::{Device, Tensor};
 use marill_recipe::{Checkpointing, Data, Export, Recipe, Train};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
-use std::fs::{File, TryLockError};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+
+use crate::{Progress, Sample, TrainError, params::Params};
 
 /// Checkpoints kept on disk.
 const KEEP: usize = 2;
@@ -36,8 +39,8 @@ pub(crate) struct Resumed {
     pub history: Vec<Progress>,
 }
 
-/// What decides the steps that a run has done: the weights it began with, knobs and rows. Not where its folder or its data lie,
-/// not how long it goes on, and nothing that gives the same bits.
+/// What decides the steps that a run has done: the weights it began with, knobs and rows. Not where
+/// its folder or its data lie, not how long it goes on, and nothing that gives the same bits.
 pub(crate) fn digest(recipe: &Recipe, samples: &[Sample], base_sha256: &str) -> String {
     let mut decides = recipe.clone();
     decides.output.dir.clear();
@@ -69,7 +72,12 @@ fn hex(digest: &[u8]) -> String {
 /// [`TrainError::InUse`] when another run holds it.
 pub(crate) fn lock(dir: &Path) -> Result<File, TrainError> {
     let path = dir.join(LOCK);
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(TrainError::io(&path))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(TrainError::io(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(TrainError::InUse { path: dir.into() }),
@@ -101,19 +109,29 @@ pub(crate) fn save(
 ) -> Result<PathBuf, TrainError> {
     let step = history.last().map_or(0, |p| p.step);
     let (partial, done) = (root.join(".partial"), root.join(format!("step-{step:06}")));
-    let state = RunState { step, recipe_sha256: recipe_sha256.into(), seconds, history: history.to_vec() };
+    let state = RunState {
+        step,
+        recipe_sha256: recipe_sha256.into(),
+        seconds,
+        history: history.to_vec(),
+    };
     let write = || -> Result<(), String> {
         let text = |e: std::io::Error| e.to_string();
         let _ = std::fs::remove_dir_all(&partial);
         std::fs::create_dir_all(&partial).map_err(text)?;
         let tensors = tensors(params).map_err(|e| e.to_string())?;
-        candle_core::safetensors::save(&tensors, partial.join(TENSORS)).map_err(|e| e.to_string())?;
+        candle_core::safetensors::save(&tensors, partial.join(TENSORS))
+            .map_err(|e| e.to_string())?;
         let json = serde_json::to_string(&state).expect("plain figures serialise");
         std::fs::write(partial.join(STATE), json).map_err(text)?;
         let mut digests = File::create(partial.join(SUMS)).map_err(text)?;
-        digests.write_all(sums(&partial).map_err(text)?.as_bytes()).map_err(text)?;
+        digests
+            .write_all(sums(&partial).map_err(text)?.as_bytes())
+            .map_err(text)?;
         for name in [TENSORS, STATE, SUMS] {
-            File::open(partial.join(name)).and_then(|file| file.sync_all()).map_err(text)?;
+            File::open(partial.join(name))
+                .and_then(|file| file.sync_all())
+                .map_err(text)?;
         }
         if done.exists() {
             std::fs::remove_dir_all(&done).map_err(text)?;
@@ -123,7 +141,11 @@ pub(crate) fn save(
     if let Err(reason) = write() {
         // What is left of it must not take the space that the next attempt needs.
         let _ = std::fs::remove_dir_all(&partial);
-        return Err(TrainError::Checkpoint { path: done, reason, last_checkpoint: newest(root) });
+        return Err(TrainError::Checkpoint {
+            path: done,
+            reason,
+            last_checkpoint: newest(root),
+        });
     }
     let mut all = list(root);
     all.truncate(all.len().saturating_sub(KEEP));
@@ -138,21 +160,36 @@ fn tensors(params: &Params) -> candle_core::Result<HashMap<String, Tensor>> {
     for param in &params.all {
         let vector = |v: &[f32]| Tensor::from_slice(v, v.len(), &Device::Cpu);
         tensors.insert(param.name.clone(), param.var.as_tensor().clone());
-        tensors.insert(format!("first.{}", param.name), vector(&param.moments.first)?);
-        tensors.insert(format!("second.{}", param.name), vector(&param.moments.second)?);
+        tensors.insert(
+            format!("first.{}", param.name),
+            vector(&param.moments.first)?,
+        );
+        tensors.insert(
+            format!("second.{}", param.name),
+            vector(&param.moments.second)?,
+        );
     }
     Ok(tensors)
 }
 
 /// The step of a checkpoint's folder.
 fn step_of(path: &Path) -> Option<usize> {
-    path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
+    path.file_name()?
+        .to_str()?
+        .strip_prefix("step-")?
+        .parse()
+        .ok()
 }
 
 /// Checkpoints, oldest first.
 fn list(root: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(root).into_iter().flatten().filter_map(|e| e.ok().map(|e| e.path()));
-    let mut all: Vec<(usize, PathBuf)> = entries.filter_map(|path| Some((step_of(&path)?, path))).collect();
+    let entries = std::fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .filter_map(|e| e.ok().map(|e| e.path()));
+    let mut all: Vec<(usize, PathBuf)> = entries
+        .filter_map(|path| Some((step_of(&path)?, path)))
+        .collect();
     all.sort();
     all.into_iter().map(|(_, path)| path).collect()
 }
@@ -164,16 +201,30 @@ pub(crate) fn newest(root: &Path) -> Option<PathBuf> {
 
 /// The newest checkpoint of a step before this one.
 pub(crate) fn newest_before(root: &Path, step: usize) -> Option<PathBuf> {
-    list(root).into_iter().rfind(|path| step_of(path).is_some_and(|found| found < step))
+    list(root)
+        .into_iter()
+        .rfind(|path| step_of(path).is_some_and(|found| found < step))
 }
 
 /// Puts the newest checkpoint's values and moments into `params`; `None` when there is none.
-pub(crate) fn load(root: &Path, params: &mut Params, recipe_sha256: &str) -> Result<Option<Resumed>, TrainError> {
-    let Some(path) = newest(root) else { return Ok(None) };
-    let fail = |reason: String| TrainError::Resume { path: path.clone(), reason };
+pub(crate) fn load(
+    root: &Path,
+    params: &mut Params,
+    recipe_sha256: &str,
+) -> Result<Option<Resumed>, TrainError> {
+    let Some(path) = newest(root) else {
+        return Ok(None);
+    };
+    let fail = |reason: String| TrainError::Resume {
+        path: path.clone(),
+        reason,
+    };
     let damaged = |reason: String| {
         let hint = match step_of(&path).and_then(|step| newest_before(root, step)) {
-            Some(older) => format!("remove it, and `--resume` goes on from `{}`", older.display()),
+            Some(older) => format!(
+                "remove it, and `--resume` goes on from `{}`",
+                older.display()
+            ),
             None => "train without `--resume`".into(),
         };
         fail(format!("{reason}\n\nhint: it is damaged; {hint}"))
@@ -184,24 +235,36 @@ pub(crate) fn load(root: &Path, params: &mut Params, recipe_sha256: &str) -> Res
     };
     let expected = std::fs::read_to_string(path.join(SUMS)).map_err(|e| told(SUMS, e))?;
     let found = sums(&path).map_err(|e| damaged(e.to_string()))?;
-    if let Some((wrong, _)) =
-        [TENSORS, STATE].iter().zip(found.lines()).find(|(_, sum)| !expected.lines().any(|l| l == *sum))
+    if let Some((wrong, _)) = [TENSORS, STATE]
+        .iter()
+        .zip(found.lines())
+        .find(|(_, sum)| !expected.lines().any(|l| l == *sum))
     {
         return Err(damaged(format!("`{wrong}` does not match `{SUMS}`")));
     }
     let json = std::fs::read_to_string(path.join(STATE)).map_err(|e| told(STATE, e))?;
     let state: RunState = serde_json::from_str(&json).map_err(|e| damaged(e.to_string()))?;
     if state.recipe_sha256 != recipe_sha256 {
-        let reason = "it belongs to another recipe, data set or base model\n\nhint: train without `--resume`, or into another folder";
+        let reason = "it belongs to another recipe, data set or base model\n\n\
+            hint: train without `--resume`, or into another folder";
         return Err(fail(reason.into()));
     }
-    let tensors =
-        candle_core::safetensors::load(path.join(TENSORS), &Device::Cpu).map_err(|e| damaged(e.to_string()))?;
+    let tensors = candle_core::safetensors::load(path.join(TENSORS), &Device::Cpu)
+        .map_err(|e| damaged(e.to_string()))?;
     for param in &mut params.all {
-        let get = |name: &str| tensors.get(name).ok_or_else(|| damaged(format!("`{name}` is missing")));
+        let get = |name: &str| {
+            tensors
+                .get(name)
+                .ok_or_else(|| damaged(format!("`{name}` is missing")))
+        };
         param.var.set(get(&param.name)?)?;
         param.moments.first = get(&format!("first.{}", param.name))?.to_vec1()?;
         param.moments.second = get(&format!("second.{}", param.name))?.to_vec1()?;
     }
-    Ok(Some(Resumed { path: path.clone(), step: state.step, seconds: state.seconds, history: state.history }))
+    Ok(Some(Resumed {
+        path: path.clone(),
+        step: state.step,
+        seconds: state.seconds,
+        history: state.history,
+    }))
 }

@@ -1,25 +1,35 @@
-use crate::activations::Activations;
-use crate::batches::{Plan, Step};
-use crate::distill::{Distillation, Said};
-use crate::estimate::{Estimate, peak_memory_bytes};
-use crate::objective::{Pass, stage_of};
-use crate::optimizer::learning_rate;
-use crate::output::{self, Progress, TrainReport};
-use crate::params::Params;
-use crate::samples::{self, Samples};
-use crate::{Rng, TrainError, scratch, state};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
 use candle_core::Tensor;
-use marill_model::ops::{Dropout, FakeQuant};
 use marill_model::{
-    Adapter, Checkpoint, Config, Decoder, HeadMerge, LoraConfig, TensorDtype, Transforms, adjacent_groups,
+    Adapter, Checkpoint, Config, Decoder, HeadMerge, LoraConfig, TensorDtype, Transforms,
+    adjacent_groups,
+    ops::{Dropout, FakeQuant},
     strided_groups,
 };
 use marill_numeric::NumericSpec;
 use marill_recipe::{Checkpointing, Grouping, Init, Recipe, RecipeError, locate};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+
+use crate::{
+    Rng, TrainError,
+    activations::Activations,
+    batches::{Plan, Step},
+    distill::{Distillation, Said},
+    estimate::{Estimate, peak_memory_bytes},
+    objective::{Pass, stage_of},
+    optimizer::learning_rate,
+    output::{self, Progress, TrainReport},
+    params::Params,
+    samples::{self, Samples},
+    scratch, state,
+};
 
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
@@ -34,14 +44,16 @@ pub struct TrainOptions {
     pub cache_dir: Option<PathBuf>,
     /// Go on from the newest checkpoint of the output folder, where there is one.
     pub resume: bool,
-    /// Set from a signal handler: the run writes a checkpoint and ends with [`TrainError::Interrupted`].
+    /// Set from a signal handler: the run writes a checkpoint and ends with
+    /// [`TrainError::Interrupted`].
     pub stop: Option<Arc<AtomicBool>>,
 }
 
 /// Trains as the recipe says and writes its output folder. `progress` hears of every step.
 ///
 /// # Errors
-/// [`TrainError`]; a loss that is no finite number stops the run and names the last good checkpoint.
+/// [`TrainError`]; a loss that is no finite number stops the run and names the last good
+/// checkpoint.
 pub fn train(
     recipe: &Recipe,
     options: &TrainOptions,
@@ -72,7 +84,10 @@ fn base_model(recipe: &Recipe, options: &TrainOptions) -> Result<Checkpoint, Tra
     }
     let name = recipe.model.base_model.as_deref().unwrap_or_default();
     let path = locate(name, dir).map_err(|e| match e {
-        RecipeError::NotFound { path, looked_in } => TrainError::NoModel { name: path, looked_in },
+        RecipeError::NotFound { path, looked_in } => TrainError::NoModel {
+            name: path,
+            looked_in,
+        },
         other => other.into(),
     })?;
     Ok(Checkpoint::open_ignoring(&path, &recipe.model.ignore)?)
@@ -92,16 +107,28 @@ pub fn transforms_for(recipe: &Recipe, config: &Config) -> Result<Transforms, Tr
             };
             let hint = match heads.grouping {
                 Grouping::Adjacent => {
-                    "\n\nhint: use `grouping = \"strided\"`, or accept the loss of rank with `allow_kv_collapse = true`"
+                    "\n\n\
+                     hint: use `grouping = \"strided\"`, or accept the loss of rank with \
+                     `allow_kv_collapse = true`"
                 }
                 Grouping::Strided => "",
             };
-            let groups = groups.map_err(|e| TrainError::Setting { key: "heads", reason: e + hint })?;
+            let groups = groups.map_err(|e| TrainError::Setting {
+                key: "heads",
+                reason: e + hint,
+            })?;
             Some(HeadMerge {
                 merge: heads.merge,
-                grouping: if heads.grouping == Grouping::Strided { "strided" } else { "adjacent" }.into(),
+                grouping: if heads.grouping == Grouping::Strided {
+                    "strided"
+                } else {
+                    "adjacent"
+                }
+                .into(),
                 groups: vec![groups; config.num_hidden_layers.saturating_sub(frozen_layers)],
-                scale: heads.scale.unwrap_or(1.0 / ((heads.merge * config.head_dim) as f64).sqrt()),
+                scale: heads
+                    .scale
+                    .unwrap_or(1.0 / ((heads.merge * config.head_dim) as f64).sqrt()),
             })
         }
         _ => None,
@@ -111,18 +138,28 @@ pub fn transforms_for(recipe: &Recipe, config: &Config) -> Result<Transforms, Tr
         alpha: l.alpha,
         target_modules: l.target_modules.clone(),
     });
-    let transforms = Transforms { frozen_layers, lora, heads };
+    let transforms = Transforms {
+        frozen_layers,
+        lora,
+        heads,
+    };
     transforms.check(config)?;
     for module in transforms.lora.iter().flat_map(|lora| &lora.target_modules) {
         let rank = transforms.lora.as_ref().map_or(0, |lora| lora.rank);
-        let Some([out, inner]) = config.module_shape(module) else { continue };
+        let Some([out, inner]) = config.module_shape(module) else {
+            continue;
+        };
         if rank > out.min(inner) {
             let reason = format!(
-                "a rank of {rank} is above the smaller side of `{module}` ({out} x {inner})\n\nhint: more than {} cannot \
-                 be used; whole matrices are trained without the `[lora]` table",
+                "a rank of {rank} is above the smaller side of `{module}` ({out} x {inner})\n\n\
+                 hint: more than {} cannot be used; whole matrices are trained without the \
+                 `[lora]` table",
                 out.min(inner)
             );
-            return Err(TrainError::Setting { key: "lora.rank", reason });
+            return Err(TrainError::Setting {
+                key: "lora.rank",
+                reason,
+            });
         }
     }
     Ok(transforms)
@@ -148,7 +185,8 @@ pub(crate) struct Run<'a> {
     validation: Activations,
     distillation: Option<Distillation>,
     history: Vec<Progress>,
-    /// Steps that the resumed run was planned for, where it is another number now, and those that it had done.
+    /// Steps that the resumed run was planned for, where it is another number now, and those that
+    /// it had done.
     replanned: Option<[usize; 2]>,
     earlier_seconds: f64,
     dir: PathBuf,
@@ -173,7 +211,8 @@ impl<'a> Run<'a> {
         };
         let decoder = params.decoder(&base, &transforms)?;
         let plan = Plan::new(&samples.train, &recipe.train)?;
-        let distillation = Distillation::open(recipe, options, &base, &transforms, samples.train.len())?;
+        let distillation =
+            Distillation::open(recipe, options, &base, &transforms, samples.train.len())?;
         let estimate = Estimate::new(&base, &transforms, recipe, &samples, &plan);
         let in_blocks = match recipe.train.gradient_checkpointing {
             Checkpointing::Always => true,
@@ -216,7 +255,10 @@ impl<'a> Run<'a> {
 
     /// Goes on from the newest checkpoint where that is asked for, and clears the place otherwise.
     fn find_checkpoint(&mut self) -> Result<(), TrainError> {
-        let base = self.base_sha256.take().unwrap_or_else(|| self.base.digest());
+        let base = self
+            .base_sha256
+            .take()
+            .unwrap_or_else(|| self.base.digest());
         self.digest = state::digest(self.recipe, &self.samples.train, &base);
         let checkpoints = self.dir.join("checkpoints");
         if self.options.resume {
@@ -224,12 +266,16 @@ impl<'a> Run<'a> {
                 let planned = resumed.history.last().map_or(0, |p| p.steps);
                 if resumed.step > self.plan.len() {
                     let reason = format!(
-                        "it is of step {}, and the run has {} steps now\n\nhint: raise `train.max_steps` or \
-                         `train.epochs`, or train without `--resume`",
+                        "it is of step {}, and the run has {} steps now\n\n\
+                         hint: raise `train.max_steps` or `train.epochs`, or train without \
+                         `--resume`",
                         resumed.step,
                         self.plan.len()
                     );
-                    return Err(TrainError::Resume { path: resumed.path, reason });
+                    return Err(TrainError::Resume {
+                        path: resumed.path,
+                        reason,
+                    });
                 }
                 self.replanned = (planned != self.plan.len()).then_some([planned, resumed.step]);
                 (self.history, self.earlier_seconds) = (resumed.history, resumed.seconds);
@@ -241,20 +287,38 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn steps(&mut self, progress: &mut dyn FnMut(&Progress), started: Instant) -> Result<(), TrainError> {
+    fn steps(
+        &mut self,
+        progress: &mut dyn FnMut(&Progress),
+        started: Instant,
+    ) -> Result<(), TrainError> {
         let total = self.plan.len();
         for step in self.history.len() + 1..=total {
             let (loss, tokens) = self.step(step)?;
             let norm = self.params.grad_norm();
             if !loss.is_finite() || !norm.is_finite() {
-                return Err(self.not_finite(if loss.is_finite() { "gradient" } else { "loss" }, step, step - 1));
+                return Err(self.not_finite(
+                    if loss.is_finite() { "gradient" } else { "loss" },
+                    step,
+                    step - 1,
+                ));
             }
             let rate = learning_rate(&self.recipe.optimizer, step, total);
             let clip = (self.recipe.train.max_grad_norm / norm.max(1e-12)).min(1.0);
-            self.params.update(&self.recipe.optimizer, rate, clip as f32, step)?;
+            self.params
+                .update(&self.recipe.optimizer, rate, clip as f32, step)?;
 
-            let due = self.recipe.eval.as_ref().and_then(|e| e.every_steps).unwrap_or(total);
-            let val_loss = if step % due == 0 || step == total { self.validation_loss()? } else { None };
+            let due = self
+                .recipe
+                .eval
+                .as_ref()
+                .and_then(|e| e.every_steps)
+                .unwrap_or(total);
+            let val_loss = if step % due == 0 || step == total {
+                self.validation_loss()?
+            } else {
+                None
+            };
             if val_loss.is_some_and(|loss| !loss.is_finite()) {
                 return Err(self.not_finite("validation loss", step, step));
             }
@@ -272,29 +336,50 @@ impl<'a> Run<'a> {
                 tokens_per_second,
             });
             progress(&self.history[step - 1]);
-            let stop = self.options.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed));
+            let stop = self
+                .options
+                .stop
+                .as_ref()
+                .is_some_and(|s| s.load(Ordering::Relaxed));
             if stop || step % self.recipe.train.checkpoint_steps == 0 || step == total {
                 let root = self.dir.join("checkpoints");
                 let path = state::save(&root, &self.params, &self.history, seconds, &self.digest)?;
-                output::write_metrics(&self.dir.join("metrics.jsonl"), &self.history)
-                    .map_err(|error| TrainError::Output { error: error.into(), checkpoint: path.clone() })?;
+                output::write_metrics(&self.dir.join("metrics.jsonl"), &self.history).map_err(
+                    |error| TrainError::Output {
+                        error: error.into(),
+                        checkpoint: path.clone(),
+                    },
+                )?;
                 if stop && step < total {
-                    return Err(TrainError::Interrupted { step, checkpoint: path });
+                    return Err(TrainError::Interrupted {
+                        step,
+                        checkpoint: path,
+                    });
                 }
             }
         }
         Ok(())
     }
 
-    /// What came out of the parameters that step `left_by` left: a checkpoint of that step is no good one.
+    /// What came out of the parameters that step `left_by` left: a checkpoint of that step is no
+    /// good one.
     fn not_finite(&self, what: &'static str, step: usize, left_by: usize) -> TrainError {
         let last_checkpoint = state::newest_before(&self.dir.join("checkpoints"), left_by);
-        TrainError::NotFinite { what, step, last_checkpoint }
+        TrainError::NotFinite {
+            what,
+            step,
+            last_checkpoint,
+        }
     }
 
-    /// Sums the gradients of a step's micro-batches and returns the mean loss, and the number of tokens.
+    /// Sums the gradients of a step's micro-batches and returns the mean loss, and the number of
+    /// tokens.
     fn step(&mut self, step: usize) -> Result<(f64, usize), TrainError> {
-        let Step { micro_batches, targets, tokens } = self.plan.step(&self.samples.train, step);
+        let Step {
+            micro_batches,
+            targets,
+            tokens,
+        } = self.plan.step(&self.samples.train, step);
         let mut loss = 0.0;
         for (nth, batch) in micro_batches.iter().enumerate() {
             loss += self.micro_batch(step, nth, batch, (targets, tokens))?;
@@ -312,20 +397,34 @@ impl<'a> Run<'a> {
     ) -> Result<f64, TrainError> {
         let (frozen, samples) = (self.transforms.frozen_layers, &self.samples.train);
         let stage = stage_of(self.recipe.distill.as_ref(), step, self.plan.len());
-        let x = self.activations.boundary(&self.decoder, frozen, samples, batch)?;
+        let x = self
+            .activations
+            .boundary(&self.decoder, frozen, samples, batch)?;
         let said = match &mut self.distillation {
             Some(teacher) => teacher.answer(&x, samples, batch, &stage)?,
             None => Said::default(),
         };
         let dropout = self.dropout(step, nth);
-        let fake_quant =
-            (step.saturating_add(self.recipe.train.quantise_last_steps) > self.plan.len()).then(fake_quant);
+        let fake_quant = (step.saturating_add(self.recipe.train.quantise_last_steps)
+            > self.plan.len())
+        .then(fake_quant);
         let decoder = match (&mut self.on_grid, fake_quant) {
             (_, None) => &self.decoder,
             (Some(rounded), Some(_)) => rounded,
             (empty, Some(law)) => empty.insert(self.decoder.on_grid(frozen, law)?),
         };
-        let pass = Pass { decoder, frozen, samples, batch, dropout, fake_quant, stage, said, targets, tokens };
+        let pass = Pass {
+            decoder,
+            frozen,
+            samples,
+            batch,
+            dropout,
+            fake_quant,
+            stage,
+            said,
+            targets,
+            tokens,
+        };
         let loss = if self.in_blocks {
             pass.backward_in_blocks(x, &mut self.params)?
         } else {
@@ -339,7 +438,13 @@ impl<'a> Run<'a> {
 
     fn dropout(&self, step: usize, micro_batch: usize) -> Option<Dropout> {
         let rate = self.recipe.lora.as_ref().map_or(0.0, |lora| lora.dropout) as f32;
-        let key = || Rng::new(self.recipe.train.seed, &format!("dropout {step} {micro_batch}")).bits();
+        let key = || {
+            Rng::new(
+                self.recipe.train.seed,
+                &format!("dropout {step} {micro_batch}"),
+            )
+            .bits()
+        };
         (rate > 0.0).then(|| Dropout { rate, key: key() })
     }
 
@@ -353,10 +458,23 @@ impl<'a> Run<'a> {
         let mut loss = 0.0;
         for batch in order.chunks(self.recipe.train.micro_batch_size) {
             let frozen = self.transforms.frozen_layers;
-            let x = self.validation.boundary(&self.decoder, frozen, samples, batch)?;
+            let x = self
+                .validation
+                .boundary(&self.decoder, frozen, samples, batch)?;
             let (decoder, stage, said) = (&self.decoder, stage_of(None, 1, 1), Said::default());
             let (dropout, fake_quant, targets, tokens) = (None, None, count, 1);
-            let pass = Pass { decoder, frozen, samples, batch, dropout, fake_quant, stage, said, targets, tokens };
+            let pass = Pass {
+                decoder,
+                frozen,
+                samples,
+                batch,
+                dropout,
+                fake_quant,
+                stage,
+                said,
+                targets,
+                tokens,
+            };
             loss += f64::from(pass.loss(x)?.to_scalar::<f32>()?);
         }
         Ok(Some(loss))
@@ -364,10 +482,14 @@ impl<'a> Run<'a> {
 
     fn finish(self, started: Instant) -> Result<TrainReport, TrainError> {
         let checkpoint = state::newest(&self.dir.join("checkpoints"));
-        self.write_results(started).map_err(|error| match checkpoint {
-            Some(checkpoint) => TrainError::Output { error: error.into(), checkpoint },
-            None => error,
-        })
+        self.write_results(started)
+            .map_err(|error| match checkpoint {
+                Some(checkpoint) => TrainError::Output {
+                    error: error.into(),
+                    checkpoint,
+                },
+                None => error,
+            })
     }
 
     fn write_results(self, started: Instant) -> Result<TrainReport, TrainError> {
@@ -384,8 +506,13 @@ impl<'a> Run<'a> {
             let path = self.dir.join("model");
             let mut trained = self.base;
             trained.tensors.extend(tensors);
-            // Half the size; the base model of later runs is what is written here, not what was in memory.
-            let dtype = if self.recipe.model.init == Init::Random { TensorDtype::F16 } else { TensorDtype::F32 };
+            // Half the size; the base model of later runs is what is written here, not what was in
+            // memory.
+            let dtype = if self.recipe.model.init == Init::Random {
+                TensorDtype::F16
+            } else {
+                TensorDtype::F32
+            };
             trained.save(&path, dtype)?;
             // What an earlier run into this folder left would pass for a part of this one.
             let stale = self.dir.join("adapter.safetensors");

@@ -10,18 +10,28 @@ use crate::failure::BadInput;
 /// Adds the hint; errors about what the user handed in become [`BadInput`].
 pub fn advise(error: ServingError) -> anyhow::Error {
     let hint = match &error {
-        ServingError::Net { peer: "server", source: NetError::Unreachable { .. } } => {
-            "start it with `marill serve DIR`, or name another one"
-        }
-        ServingError::Net { peer: "dealer", source: NetError::Unreachable { .. } } => {
-            "start it with `marill dealer`, or name another one with `--dealer`"
-        }
+        ServingError::Net {
+            peer: "server",
+            source: NetError::Unreachable { .. },
+        } => "start it with `marill serve DIR`, or name another one",
+        ServingError::Net {
+            peer: "dealer",
+            source: NetError::Unreachable { .. },
+        } => "start it with `marill dealer`, or name another one with `--dealer`",
         ServingError::Listen { .. } => "choose another port with `--port`, or 0 for a free one",
         ServingError::LedgerInUse { .. } => "give each process a folder of its own with `--state`",
-        ServingError::NoEvaluator => "ask the model's owner who runs `marill evaluate`, and name it with `--evaluator`",
-        ServingError::Mismatch { field: "e0", .. } => "`--evaluator` and `marill serve --e0 operator` belong together",
-        ServingError::Mismatch { .. } => "client, server and dealer need the same version of `marill`",
-        ServingError::NoPoints { .. } => "leave it to `--material auto`, or ask for `--material digits`",
+        ServingError::NoEvaluator => {
+            "ask the model's owner who runs `marill evaluate`, and name it with `--evaluator`"
+        }
+        ServingError::Mismatch { field: "e0", .. } => {
+            "`--evaluator` and `marill serve --e0 operator` belong together"
+        }
+        ServingError::Mismatch { .. } => {
+            "client, server and dealer need the same version of `marill`"
+        }
+        ServingError::NoPoints { .. } => {
+            "leave it to `--material auto`, or ask for `--material digits`"
+        }
         ServingError::PromptTooLong { .. } => "shorten the prompt",
         ServingError::Io { source, .. } if source.kind() == ErrorKind::StorageFull => {
             "make room on that disk; what was written there before is whole"
@@ -40,5 +50,9 @@ pub fn advise(error: ServingError) -> anyhow::Error {
         "" => anyhow::Error::new(error),
         hint => anyhow::anyhow!("{error}\nhint: {hint}"),
     };
-    if is_input { BadInput(error).into() } else { error }
+    if is_input {
+        BadInput(error).into()
+    } else {
+        error
+    }
 }

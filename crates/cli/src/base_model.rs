@@ -1,14 +1,15 @@
 //! Where the models are that a recipe names: paths first, then the hub.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
 
 use anyhow::Context;
 use marill_hub::{Fetching, HubError, Options, RepoName, resolve};
 use marill_recipe::{Recipe, locate};
 
-use crate::failure::BadInput;
-use crate::progress::Progress;
+use crate::{failure::BadInput, progress::Progress};
 
 /// How to look for models.
 #[derive(clap::Args, Clone, Copy, Default)]
@@ -29,20 +30,38 @@ impl Search {
     ///
     /// # Errors
     /// [`BadInput`] when the hub cannot give it, or a revision is asked of a path.
-    fn find(self, name: &str, revision: Option<&str>, dir: &Path, quiet: bool) -> anyhow::Result<Option<Found>> {
+    fn find(
+        self,
+        name: &str,
+        revision: Option<&str>,
+        dir: &Path,
+        quiet: bool,
+    ) -> anyhow::Result<Option<Found>> {
         if let Ok(path) = locate(name, dir) {
             if let Some(revision) = revision {
                 let path = path.display();
                 let error = anyhow::anyhow!(
-                    "`model.revision` = `{revision}` belongs to a model of the hub, `{path}` is on this machine\nhint: drop `revision`"
+                    "`model.revision` = `{revision}` belongs to a model of the hub, `{path}` is on \
+                     this machine\n\
+                     hint: drop `revision`"
                 );
                 return Err(BadInput(error).into());
             }
             return Ok(Some(Found { path, commit: None }));
         }
-        let Some(repo) = RepoName::parse(name) else { return Ok(None) };
-        match resolve(&repo, revision, &Options::from_env(self.offline), bars(quiet)) {
-            Ok(snapshot) => Ok(Some(Found { path: snapshot.path, commit: Some(snapshot.commit) })),
+        let Some(repo) = RepoName::parse(name) else {
+            return Ok(None);
+        };
+        match resolve(
+            &repo,
+            revision,
+            &Options::from_env(self.offline),
+            bars(quiet),
+        ) {
+            Ok(snapshot) => Ok(Some(Found {
+                path: snapshot.path,
+                commit: Some(snapshot.commit),
+            })),
             Err(error) => Err(refusal(error, name)),
         }
     }
@@ -66,7 +85,11 @@ impl Search {
             base = found.map(|found| found.path);
         }
         let mut teacher = None;
-        if let Some(distill) = recipe.distill.as_mut().filter(|distill| distill.teacher != "base") {
+        if let Some(distill) = recipe
+            .distill
+            .as_mut()
+            .filter(|distill| distill.teacher != "base")
+        {
             let found = self.find(&distill.teacher, distill.revision.as_deref(), dir, quiet)?;
             if let Some(commit) = found.as_ref().and_then(|found| found.commit.clone()) {
                 distill.revision = Some(commit);
@@ -82,7 +105,10 @@ impl Search {
     /// [`BadInput`] when the hub cannot give it.
     pub fn named(self, name: &Path, quiet: bool) -> anyhow::Result<PathBuf> {
         let text = name.to_str().filter(|_| !name.exists());
-        let found = text.map(|text| self.find(text, None, Path::new(""), quiet)).transpose()?.flatten();
+        let found = text
+            .map(|text| self.find(text, None, Path::new(""), quiet))
+            .transpose()?
+            .flatten();
         Ok(found.map_or_else(|| name.to_path_buf(), |found| found.path))
     }
 
@@ -91,7 +117,11 @@ impl Search {
     /// # Errors
     /// [`BadInput`] when the recipe names none or it is nowhere to be found.
     pub fn base(self, recipe: &Recipe, dir: &Path) -> anyhow::Result<PathBuf> {
-        let name = recipe.model.base_model.as_deref().context("the recipe names no `model.base_model`");
+        let name = recipe
+            .model
+            .base_model
+            .as_deref()
+            .context("the recipe names no `model.base_model`");
         let name = name.map_err(BadInput)?;
         match self.find(name, recipe.model.revision.as_deref(), dir, true)? {
             Some(found) => Ok(found.path),
@@ -119,7 +149,8 @@ fn bars(quiet: bool) -> Fetching {
     })
 }
 
-/// What a manifest calls the base: `org/name@commit` for a model of the hub, otherwise nothing of its own.
+/// What a manifest calls the base: `org/name@commit` for a model of the hub, otherwise nothing of
+/// its own.
 pub fn hub_name(recipe: &Recipe) -> String {
     match (&recipe.model.base_model, &recipe.model.revision) {
         (Some(name), Some(revision)) => format!("{name}@{revision}"),
@@ -128,6 +159,8 @@ pub fn hub_name(recipe: &Recipe) -> String {
 }
 
 fn refusal(error: HubError, name: &str) -> anyhow::Error {
-    let error = anyhow::Error::new(error).context(format!("`{name}` is no path on this machine, so the hub was meant"));
+    let error = anyhow::Error::new(error).context(format!(
+        "`{name}` is no path on this machine, so the hub was meant"
+    ));
     BadInput(error).into()
 }

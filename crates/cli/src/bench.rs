@@ -6,8 +6,7 @@ mod clock;
 mod ops;
 mod shapes;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -18,7 +17,12 @@ pub struct Args {
     #[arg(required_unless_present_any = ["arch"], conflicts_with = "arch")]
     dir: Option<PathBuf>,
     /// Tokens of the prompt, with DIR
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
     prompt_tokens: u32,
     #[command(flatten)]
     block: block::Args,
@@ -36,11 +40,17 @@ enum Operations {
 /// Runs the benchmark that the arguments ask for.
 ///
 /// # Errors
-/// [`crate::failure::BadInput`] for a damaged partition, an unknown shape, or sizes that do not fit.
+/// [`crate::failure::BadInput`] for a damaged partition, an unknown shape, or sizes that do not
+/// fit.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match (args.operations, args.dir) {
         (Some(Operations::Ops(ops)), _) => ops::run(&ops),
-        (None, Some(dir)) => answer::run(&dir, args.prompt_tokens, args.block.tokens.unwrap_or(8), args.json),
+        (None, Some(dir)) => answer::run(
+            &dir,
+            args.prompt_tokens,
+            args.block.tokens.unwrap_or(8),
+            args.json,
+        ),
         (None, None) => block::run(&args.block, args.json),
     }
 }

@@ -1,18 +1,20 @@
 //! `marill chat`: a conversation in the terminal, each answer a private session of its own.
 
-use std::io::BufRead;
-use std::ops::ControlFlow;
-use std::process::ExitCode;
+use std::{io::BufRead, ops::ControlFlow, process::ExitCode};
 
 use marill_model::{Message, NO_TEMPLATE};
-use marill_serving::ServingError;
-use marill_serving::client::{Event, Request};
+use marill_serving::{
+    ServingError,
+    client::{Event, Request},
+};
 
-use crate::advice::advise;
-use crate::generate::{Drawn, summary};
-use crate::places::{DEFAULT_SERVER, Services};
-use crate::target::Target;
-use crate::terminal::show;
+use crate::{
+    advice::advise,
+    generate::{Drawn, summary},
+    places::{DEFAULT_SERVER, Services},
+    target::Target,
+    terminal::show,
+};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -23,7 +25,12 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Most tokens of an answer
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
     max_tokens: u32,
     /// Go on after an end token, up to `--max-tokens`
     #[arg(long)]
@@ -42,14 +49,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let connected = args.target.connect(&args.services)?;
     let client = &connected.client;
     eprintln!(
-        "private session with `{}`: two parties and a dealer, semi-honest, rounding {}\n`/reset` starts over, `/quit` or the end of input leaves",
+        "private session with `{}`: two parties and a dealer, semi-honest, rounding {}\n`/reset` \
+         starts over, `/quit` or the end of input leaves",
         client.model_name, client.terms.rounding
     );
     if !client.has_chat_template() {
         eprintln!("warning: {NO_TEMPLATE}");
     }
     let opening = || -> Vec<Message> {
-        args.system.iter().map(|text| Message { role: "system".into(), content: text.clone() }).collect()
+        args.system
+            .iter()
+            .map(|text| Message {
+                role: "system".into(),
+                content: text.clone(),
+            })
+            .collect()
     };
     let mut messages = opening();
     let mut lines = std::io::stdin().lock().lines();
@@ -63,7 +77,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 messages = opening();
                 continue;
             }
-            text => messages.push(Message { role: "user".into(), content: text.into() }),
+            text => messages.push(Message {
+                role: "user".into(),
+                content: text.into(),
+            }),
         }
         let request = Request {
             prompt: client.chat_prompt(&messages).map_err(advise)?,
@@ -84,7 +101,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 if !args.quiet {
                     eprintln!("({})", summary(&answer));
                 }
-                messages.push(Message { role: "assistant".into(), content: answer.text });
+                messages.push(Message {
+                    role: "assistant".into(),
+                    content: answer.text,
+                });
             }
             // The conversation has outgrown the context; the next question can start over.
             Err(error @ ServingError::PromptTooLong { .. }) => {

@@ -1,15 +1,17 @@
 //! `marill dealer`: seeds and corrections for sessions between clients and servers.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use marill_mpc::Selection;
-use marill_mpc::spec::MAX_POSITIONS;
-use marill_serving::ahead::{AheadOptions, produce};
-use marill_serving::dealer::{DEFAULT_OWNER, DealerOptions, add_owner, run as run_dealer};
+use marill_mpc::{Selection, spec::MAX_POSITIONS};
+use marill_serving::{
+    ahead::{AheadOptions, produce},
+    dealer::{DEFAULT_OWNER, DealerOptions, add_owner, run as run_dealer},
+};
 
-use crate::advice::advise;
-use crate::places::{Folders, Listen, MetricsArgs, TlsArgs, default_cache, parse_sessions};
+use crate::{
+    advice::advise,
+    places::{Folders, Listen, MetricsArgs, TlsArgs, default_cache, parse_sessions},
+};
 
 type Numbers = clap::builder::RangedU64ValueParser<usize>;
 
@@ -27,12 +29,14 @@ pub struct Args {
     /// Sessions that may run at once
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = parse_sessions)]
     max_sessions: usize,
-    /// Make the key of a further owner of models, say where it is, and end: copy it to that owner's server and to nobody
-    /// else. Owners at one dealer share no masks. A running dealer knows it at once; deleting the file ends it
+    /// Make the key of a further owner of models, say where it is, and end: copy it to that owner's
+    /// server and to nobody else. Owners at one dealer share no masks. A running dealer knows it at
+    /// once; deleting the file ends it
     #[arg(long, value_name = "NAME", conflicts_with = "ahead")]
     add_owner: Option<String>,
-    /// Where keys of sessions written ahead lie. Never restore it from a backup: what makes them safe is that a used key is
-    /// gone whatever else is restored [default: `vault` below ~/.cache/marill]
+    /// Where keys of sessions written ahead lie. Never restore it from a backup: what makes them
+    /// safe is that a used key is gone whatever else is restored [default: `vault` below
+    /// ~/.cache/marill]
     #[arg(long, value_name = "DIR", env = "MARILL_VAULT")]
     vault: Option<PathBuf>,
     #[command(flatten)]
@@ -41,27 +45,53 @@ pub struct Args {
     folders: Folders,
 }
 
-// Correlations written ahead of time: E1's material of whole sessions in files that only the server can read.
+// Correlations written ahead of time: E1's material of whole sessions in files that only the server
+// can read.
 #[derive(clap::Args)]
 struct AheadArgs {
-    /// Write correlations ahead into this folder, and end; carry the files to the folder that the server's `--ahead`
-    /// names. The dealer keeps the clients' seeds and hands each out once
+    /// Write correlations ahead into this folder, and end; carry the files to the folder that the
+    /// server's `--ahead` names. The dealer keeps the clients' seeds and hands each out once
     #[arg(long, value_name = "DIR", requires = "order")]
     ahead: Option<PathBuf>,
     /// What `marill serve DIR --order FILE` wrote
     #[arg(long, value_name = "FILE", requires = "ahead")]
     order: Option<PathBuf>,
     /// Padded length of the prompts, a multiple of 16
-    #[arg(long, value_name = "N", requires = "ahead", default_value_t = 64, value_parser = Numbers::new().range(16..=MAX_POSITIONS as u64))]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "ahead",
+        default_value_t = 64,
+        value_parser = Numbers::new().range(16..=MAX_POSITIONS as u64),
+    )]
     bucket: usize,
     /// Most tokens of an answer
-    #[arg(long, value_name = "N", requires = "ahead", default_value_t = 64, value_parser = Numbers::new().range(1..=MAX_POSITIONS as u64))]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "ahead",
+        default_value_t = 64,
+        value_parser = Numbers::new().range(1..=MAX_POSITIONS as u64),
+    )]
     tokens: usize,
-    /// How the answers' tokens are chosen: `greedy`, `temperature` (by chance) or `top_k` (by chance among the likeliest)
-    #[arg(long, value_name = "NAME", requires = "ahead", default_value = "greedy", value_parser = parse_selection)]
+    /// How the answers' tokens are chosen: `greedy`, `temperature` (by chance) or `top_k` (by
+    /// chance among the likeliest)
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "ahead",
+        default_value = "greedy",
+        value_parser = parse_selection,
+    )]
     selection: Selection,
     /// How many sessions; each is used once
-    #[arg(long, value_name = "N", requires = "ahead", default_value_t = 1, value_parser = Numbers::new().range(1..=1_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "ahead",
+        default_value_t = 1,
+        value_parser = Numbers::new().range(1..=1_000_000),
+    )]
     sessions: usize,
     /// Whose server they are for, where this dealer has several owners
     #[arg(long, value_name = "NAME", requires = "ahead", default_value = DEFAULT_OWNER)]
@@ -72,24 +102,47 @@ struct AheadArgs {
 }
 
 fn parse_selection(text: &str) -> Result<Selection, String> {
-    Selection::parse(text).ok_or_else(|| "the selections are `greedy`, `temperature` and `top_k`".into())
+    Selection::parse(text)
+        .ok_or_else(|| "the selections are `greedy`, `temperature` and `top_k`".into())
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let state = args.folders.state()?.join("dealer");
     if let Some(name) = args.add_owner {
         let path = add_owner(&state, &name).map_err(advise)?;
-        eprintln!("the key of `{name}` is `{}`: copy it to that owner's server", path.display());
+        eprintln!(
+            "the key of `{name}` is `{}`: copy it to that owner's server",
+            path.display()
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let vault = match args.vault {
         Some(vault) => vault,
         None => default_cache()?.join("vault"),
     };
-    if let AheadArgs { ahead: Some(folder), order: Some(order), bucket, tokens, selection, sessions, owner, dry_run } =
-        args.ahead
+    if let AheadArgs {
+        ahead: Some(folder),
+        order: Some(order),
+        bucket,
+        tokens,
+        selection,
+        sessions,
+        owner,
+        dry_run,
+    } = args.ahead
     {
-        let options = AheadOptions { state, vault, owner, folder, order, bucket, tokens, selection, sessions, dry_run };
+        let options = AheadOptions {
+            state,
+            vault,
+            owner,
+            folder,
+            order,
+            bucket,
+            tokens,
+            selection,
+            sessions,
+            dry_run,
+        };
         produce(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -2,8 +2,10 @@
 
 mod processes;
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use marill_evals::{Report, Scope, Task};
@@ -13,12 +15,14 @@ use marill_report::{Table, bytes, count};
 use marill_training::TrainOptions;
 use serde::Serialize;
 
-use crate::eval::{EngineKind, Engines};
-use crate::failure::INPUT_FAILED;
-use crate::model_dir::{Model, numbers_of};
-use crate::progress::Progress;
-use crate::recipes::RECIPES;
-use crate::train::train_and_export;
+use crate::{
+    eval::{EngineKind, Engines},
+    failure::INPUT_FAILED,
+    model_dir::{Model, numbers_of},
+    progress::Progress,
+    recipes::RECIPES,
+    train::train_and_export,
+};
 
 /// How much better than base and majority the tuned model must be.
 const MARGIN: f64 = 0.10;
@@ -28,12 +32,30 @@ const DEFAULT_PROMPT: &str = "Write a short poem about a lighthouse keeper";
 
 /// The embedded base and the rows to learn from, as files below the recipe's folder.
 const FILES: [(&str, &[u8]); 6] = [
-    ("base/config.json", include_bytes!("../../../recipes/base/config.json")),
-    ("base/model.safetensors", include_bytes!("../../../recipes/base/model.safetensors")),
-    ("base/tokenizer.json", include_bytes!("../../../recipes/base/tokenizer.json")),
-    ("base/tokenizer_config.json", include_bytes!("../../../recipes/base/tokenizer_config.json")),
-    ("demo/train.jsonl", include_bytes!("../../../recipes/demo/train.jsonl")),
-    ("demo/test.jsonl", include_bytes!("../../../recipes/demo/test.jsonl")),
+    (
+        "base/config.json",
+        include_bytes!("../../../recipes/base/config.json"),
+    ),
+    (
+        "base/model.safetensors",
+        include_bytes!("../../../recipes/base/model.safetensors"),
+    ),
+    (
+        "base/tokenizer.json",
+        include_bytes!("../../../recipes/base/tokenizer.json"),
+    ),
+    (
+        "base/tokenizer_config.json",
+        include_bytes!("../../../recipes/base/tokenizer_config.json"),
+    ),
+    (
+        "demo/train.jsonl",
+        include_bytes!("../../../recipes/demo/train.jsonl"),
+    ),
+    (
+        "demo/test.jsonl",
+        include_bytes!("../../../recipes/demo/test.jsonl"),
+    ),
 ];
 
 #[derive(clap::Args)]
@@ -103,7 +125,10 @@ impl Findings {
         }
         let needed = self.score_base.max(self.score_majority) + MARGIN;
         if self.score_tuned < needed {
-            failures.push(format!("the tuned model scores {:.3}, {needed:.3} is needed", self.score_tuned));
+            failures.push(format!(
+                "the tuned model scores {:.3}, {needed:.3} is needed",
+                self.score_tuned
+            ));
         }
         failures
     }
@@ -115,8 +140,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let temporary;
     let work = match &args.keep {
         Some(dir) => {
-            anyhow::ensure!(!dir.exists(), "`{}` exists\nhint: name a new folder", dir.display());
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
+            anyhow::ensure!(
+                !dir.exists(),
+                "`{}` exists\nhint: name a new folder",
+                dir.display()
+            );
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("cannot create `{}`", dir.display()))?;
             std::path::absolute(dir)?
         }
         None => {
@@ -134,7 +164,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     for failure in &failures {
         eprintln!("error: {failure}");
     }
-    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(INPUT_FAILED) })
+    Ok(if failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(INPUT_FAILED)
+    })
 }
 
 fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
@@ -143,17 +177,32 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
     let recipe = unpack(work, &base, &args.set)?;
     anyhow::ensure!(
         numbers_of(&recipe)?.rounding == Rounding::Exact,
-        "the demo checks equality with the twin, which a program that rounds by coins does not promise\nhint: leave out `export.rounding`"
+        "the demo checks equality with the twin, which a program that rounds by coins does not \
+         promise\n\
+         hint: leave out `export.rounding`"
     );
 
     say("1/4 fine-tuning the embedded base: frozen layers, low-rank additions, merged heads");
-    let options = TrainOptions { recipe_dir: work.to_path_buf(), ..Default::default() };
+    let options = TrainOptions {
+        recipe_dir: work.to_path_buf(),
+        ..Default::default()
+    };
     let (trained, exported) = train_and_export(&recipe, &options, args.no_progress)?;
     let exported = exported.context("the demo's recipe has no `[lora]` table")?;
 
     say("2/4 scoring base and tuned model on rows that neither has seen");
-    let base = score(&Model::open(&base)?, EngineKind::Float, &recipe, args.no_progress)?;
-    let tuned = score(&Model::open(&exported.dir)?, EngineKind::Twin, &recipe, args.no_progress)?;
+    let base = score(
+        &Model::open(&base)?,
+        EngineKind::Float,
+        &recipe,
+        args.no_progress,
+    )?;
+    let tuned = score(
+        &Model::open(&exported.dir)?,
+        EngineKind::Twin,
+        &recipe,
+        args.no_progress,
+    )?;
 
     say("3/4 starting dealer and server as processes of their own");
     let (dealer, server) = processes::start(work, &exported.dir)?;
@@ -164,10 +213,18 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
     let number = |key: &str| answer[key].as_f64();
     Ok(Findings {
         twin_equal: answer["twin_equal"] == true,
-        answer: answer["text"].as_str().unwrap_or_default().trim().to_string(),
+        answer: answer["text"]
+            .as_str()
+            .unwrap_or_default()
+            .trim()
+            .to_string(),
         setting: answer["setting"].as_str().unwrap_or_default().to_string(),
         rounding: answer["rounding"].as_str().unwrap_or_default().to_string(),
-        pids: Pids { client: answer["pid"].as_u64().unwrap_or_default(), server: server.pid(), dealer: dealer.pid() },
+        pids: Pids {
+            client: answer["pid"].as_u64().unwrap_or_default(),
+            server: server.pid(),
+            dealer: dealer.pid(),
+        },
         rounds_per_token: number("rounds_per_token"),
         client_bytes_sent_per_token: number("client_bytes_sent_per_token"),
         client_bytes_received_per_token: number("client_bytes_received_per_token"),
@@ -189,7 +246,9 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
 /// The base to tune: the user's own, or the embedded one as it is unpacked.
 fn base_path(args: &Args, work: &Path) -> anyhow::Result<PathBuf> {
     match &args.base {
-        Some(base) => std::path::absolute(base).with_context(|| format!("cannot find `{}`", base.display())),
+        Some(base) => {
+            std::path::absolute(base).with_context(|| format!("cannot find `{}`", base.display()))
+        }
         None => Ok(work.join("base")),
     }
 }
@@ -198,40 +257,58 @@ fn base_path(args: &Args, work: &Path) -> anyhow::Result<PathBuf> {
 fn unpack(work: &Path, base: &Path, set: &[String]) -> anyhow::Result<Recipe> {
     for (name, content) in FILES {
         let path = work.join(name);
-        let folder = path.parent().context("every embedded file lies in a folder")?;
+        let folder = path
+            .parent()
+            .context("every embedded file lies in a folder")?;
         std::fs::create_dir_all(folder)
             .and_then(|()| std::fs::write(&path, content))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
     }
-    let text = RECIPES.iter().find(|(name, ..)| *name == "demo").map_or("", |(_, _, text)| text);
-    let mut overrides =
-        vec![format!("output.dir={}", work.join("run").display()), format!("model.base_model={}", base.display())];
+    let text = RECIPES
+        .iter()
+        .find(|(name, ..)| *name == "demo")
+        .map_or("", |(_, _, text)| text);
+    let mut overrides = vec![
+        format!("output.dir={}", work.join("run").display()),
+        format!("model.base_model={}", base.display()),
+    ];
     overrides.extend_from_slice(set);
     Ok(Recipe::parse(text, "demo.toml", &overrides)?)
 }
 
 /// Scores a model on the demo's test rows, asked in the recipe's words.
-fn score(model: &Model, engine: EngineKind, recipe: &Recipe, quiet: bool) -> anyhow::Result<Report> {
+fn score(
+    model: &Model,
+    engine: EngineKind,
+    recipe: &Recipe,
+    quiet: bool,
+) -> anyhow::Result<Report> {
     let mut task = Task::find(TASK)?;
     task.ask_as(&recipe.dataset);
     let examples = task.examples(None, None)?;
     let mut engines = Engines::new(model, engine)?;
     let mut progress = Progress::new(engines.name(), quiet);
     let scope = Scope::default();
-    let report = engines.run(model, &task, &examples, scope, &mut |done, all| progress.set(done, all, "questions"));
+    let report = engines.run(model, &task, &examples, scope, &mut |done, all| {
+        progress.set(done, all, "questions")
+    });
     progress.finish();
     Ok(report?)
 }
 
 /// The user's request in the words of the recipe.
 fn recipe_prompt(recipe: &Recipe, request: &str) -> anyhow::Result<String> {
-    let dataset = recipe.dataset.first().context("the demo's recipe has no data set")?;
+    let dataset = recipe
+        .dataset
+        .first()
+        .context("the demo's recipe has no data set")?;
     let template = dataset.template.as_deref().unwrap_or("{text}");
     Ok(template.replace("{text}", request))
 }
 
 fn render(findings: &Findings, prompt: &str) -> String {
-    let per_token = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or_else(|| "-".into(), show);
+    let per_token =
+        |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or_else(|| "-".into(), show);
     let mut text = format!("\nprompt   {prompt}\nanswer   {}\n\n", findings.answer);
     let mut parties = Table::new(["party", "process", "saw", "did not see"]);
     parties.row([
@@ -255,13 +332,30 @@ fn render(findings: &Findings, prompt: &str) -> String {
     text += &format!("{}\n\n", parties.markdown());
 
     let mut facts = Table::new(["figure", "value"]);
-    facts.row(["equal to the cleartext twin, token by token", if findings.twin_equal { "yes" } else { "NO" }]);
-    facts.row(["setting, rounding", &format!("{}, {}", findings.setting, findings.rounding)]);
-    facts.row(["rounds a token", &per_token(findings.rounds_per_token, &|v| format!("{v:.0}"))]);
+    facts.row([
+        "equal to the cleartext twin, token by token",
+        if findings.twin_equal { "yes" } else { "NO" },
+    ]);
+    facts.row([
+        "setting, rounding",
+        &format!("{}, {}", findings.setting, findings.rounding),
+    ]);
+    facts.row([
+        "rounds a token",
+        &per_token(findings.rounds_per_token, &|v| format!("{v:.0}")),
+    ]);
     let sent = per_token(findings.client_bytes_sent_per_token, &|v| bytes(v as u64));
-    let received = per_token(findings.client_bytes_received_per_token, &|v| bytes(v as u64));
-    facts.row(["client sends, receives a token", &format!("{sent}, {received}")]);
-    facts.row(["seconds a token", &per_token(findings.seconds_per_token, &|v| format!("{v:.3}"))]);
+    let received = per_token(findings.client_bytes_received_per_token, &|v| {
+        bytes(v as u64)
+    });
+    facts.row([
+        "client sends, receives a token",
+        &format!("{sent}, {received}"),
+    ]);
+    facts.row([
+        "seconds a token",
+        &per_token(findings.seconds_per_token, &|v| format!("{v:.3}")),
+    ]);
     let prefill = format!(
         "{:.2} s, {} rounds, {} tokens",
         findings.prefill_seconds, findings.prefill_rounds, findings.prompt_tokens
@@ -272,11 +366,21 @@ fn render(findings: &Findings, prompt: &str) -> String {
         findings.score_base, findings.score_majority, findings.score_tuned, findings.n
     );
     facts.row(["accuracy", &scores]);
-    facts
-        .row(["public, private part", &format!("{}, {}", bytes(findings.public_bytes), bytes(findings.private_bytes))]);
-    facts.row(["fine-tuning", &format!("{} s", count(findings.train_seconds.round() as u64))]);
+    facts.row([
+        "public, private part",
+        &format!(
+            "{}, {}",
+            bytes(findings.public_bytes),
+            bytes(findings.private_bytes)
+        ),
+    ]);
+    facts.row([
+        "fine-tuning",
+        &format!("{} s", count(findings.train_seconds.round() as u64)),
+    ]);
     text += &format!("{}\n\n", facts.markdown());
-    text + "One operator ran all three roles here, on one machine: this is a demonstration, not privacy.\n"
+    text + "One operator ran all three roles here, on one machine: this is a demonstration, not \
+        privacy.\n"
 }
 
 #[cfg(test)]
@@ -289,7 +393,11 @@ mod tests {
             answer: "create".into(),
             setting: "dealer".into(),
             rounding: "exact".into(),
-            pids: Pids { client: 1, server: 2, dealer: 3 },
+            pids: Pids {
+                client: 1,
+                server: 2,
+                dealer: 3,
+            },
             rounds_per_token: Some(200.0),
             client_bytes_sent_per_token: Some(1024.0),
             client_bytes_received_per_token: Some(1024.0),
@@ -318,6 +426,9 @@ mod tests {
     #[test]
     fn the_table_says_that_it_is_a_demonstration() {
         let text = render(&findings(true, 0.7), "Write a poem");
-        assert!(text.contains("a demonstration, not privacy") && text.contains("1.00 KiB"), "{text}");
+        assert!(
+            text.contains("a demonstration, not privacy") && text.contains("1.00 KiB"),
+            "{text}"
+        );
     }
 }

@@ -1,7 +1,6 @@
 //! `marill doctor`: what this machine offers.
 
-use std::net::TcpListener;
-use std::process::ExitCode;
+use std::{net::TcpListener, process::ExitCode};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -35,15 +34,36 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         loopback: TcpListener::bind("127.0.0.1:0").is_ok(),
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&findings).context("cannot write JSON")?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&findings).context("cannot write JSON")?
+        );
     } else {
         println!("marill {}", findings.version);
         println!("cores         {}", findings.cores);
         println!("ring kernels  {}", findings.ring_kernels);
-        println!("hardware AES  {}", if findings.hardware_aes { "yes" } else { "no (slow, but correct)" });
-        println!("loopback      {}", if findings.loopback { "yes" } else { "no: `marill demo` cannot run here" });
+        println!(
+            "hardware AES  {}",
+            if findings.hardware_aes {
+                "yes"
+            } else {
+                "no (slow, but correct)"
+            }
+        );
+        println!(
+            "loopback      {}",
+            if findings.loopback {
+                "yes"
+            } else {
+                "no: `marill demo` cannot run here"
+            }
+        );
     }
-    Ok(if findings.loopback { ExitCode::SUCCESS } else { ExitCode::from(crate::failure::ENVIRONMENT_FAILED) })
+    Ok(if findings.loopback {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(crate::failure::ENVIRONMENT_FAILED)
+    })
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -2,23 +2,31 @@
 
 pub mod chosen;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::ValueEnum;
-use marill_evals::engine::{Engine, FloatEngine, SecureEngine, TwinEngine};
-use marill_evals::sandbox::{Limits, Sandbox};
-use marill_evals::{Checks, EvalError, Kind, Report, Scope, Speaker, Task, compare, harness, table};
+use marill_evals::{
+    Checks, EvalError, Kind, Report, Scope, Speaker, Task, compare,
+    engine::{Engine, FloatEngine, SecureEngine, TwinEngine},
+    harness,
+    sandbox::{Limits, Sandbox},
+    table,
+};
 use marill_model::Transforms;
 use marill_recipe::Example;
 
 use self::chosen::Chosen;
-use crate::base_model::Search;
-use crate::failure::{BadInput, INPUT_FAILED};
-use crate::model_dir::Model;
-use crate::progress::Progress;
+use crate::{
+    base_model::Search,
+    failure::{BadInput, INPUT_FAILED},
+    model_dir::Model,
+    progress::Progress,
+};
 
 /// What answers.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -27,13 +35,15 @@ pub enum EngineKind {
     Float,
     /// The integers that the secure engine computes, in clear
     Twin,
-    /// The secure protocol with all parties in this process, compared with the twin that rounds exactly
+    /// The secure protocol with all parties in this process, compared with the twin that rounds
+    /// exactly
     Secure,
 }
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// A partition, a training run's folder, a checkpoint (folder or GGUF file), or a model's name on the hub
+    /// A partition, a training run's folder, a checkpoint (folder or GGUF file), or a model's name
+    /// on the hub
     #[arg(required_unless_present = "compare")]
     model: Option<PathBuf>,
     /// Tasks, separated by commas [default: what `[eval]` of the recipe beside the model says]
@@ -43,9 +53,14 @@ pub struct Args {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "float")]
     engine: Vec<EngineKind>,
     /// The first N examples only; with `--compare` the first N rows of the task
-    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..),
+    )]
     limit: Option<usize>,
-    /// Leave out examples whose prompt also stands in this file of the task's format, such as training rows
+    /// Leave out examples whose prompt also stands in this file of the task's format, such as
+    /// training rows
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     exclude: Option<PathBuf>,
     /// Rows of the task's format, in place of its own
@@ -55,9 +70,15 @@ pub struct Args {
     #[arg(long, value_name = "FILE", requires = "data")]
     reference: Option<PathBuf>,
     /// Worked examples before each question
-    #[arg(long, value_name = "K", default_value_t = 0, visible_alias = "few-shot")]
+    #[arg(
+        long,
+        value_name = "K",
+        default_value_t = 0,
+        visible_alias = "few-shot"
+    )]
     shots: usize,
-    /// Tokens of a written answer, in place of the task's own number; 0 scores code by the likelihood of its solutions alone
+    /// Tokens of a written answer, in place of the task's own number; 0 scores code by the
+    /// likelihood of its solutions alone
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
     /// Draws the worked examples
@@ -75,13 +96,16 @@ pub struct Args {
     /// Run the programs that the model writes (in a sandbox; needs `python3`) and score `pass@1`
     #[arg(long)]
     allow_code_execution: bool,
-    /// Exit with 1 when the first task's score is below [default: `eval.min` of the recipe, for its first task]
+    /// Exit with 1 when the first task's score is below [default: `eval.min` of the recipe, for its
+    /// first task]
     #[arg(long, value_name = "SCORE", value_parser = parse_score)]
     min: Option<f64>,
-    /// Compare two runs on the same questions (what `--json` printed or `--log-samples` wrote) instead of running one
+    /// Compare two runs on the same questions (what `--json` printed or `--log-samples` wrote)
+    /// instead of running one
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "tasks"])]
     compare: Option<Vec<PathBuf>>,
-    /// Go on although this key, tensor or token of the checkpoint is not used (again for each; `*` for one part of a name)
+    /// Go on although this key, tensor or token of the checkpoint is not used (again for each; `*`
+    /// for one part of a name)
     #[arg(long, value_name = "KEY")]
     ignore: Vec<String>,
     #[command(flatten)]
@@ -96,7 +120,10 @@ pub struct Args {
 
 /// Every score is above or below a number; nothing is below what is none.
 fn parse_score(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|score: &f64| score.is_finite()).ok_or_else(|| "a score is a finite number".into())
+    text.parse()
+        .ok()
+        .filter(|score: &f64| score.is_finite())
+        .ok_or_else(|| "a score is a finite number".into())
 }
 
 /// # Errors
@@ -105,27 +132,53 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(runs) = &args.compare {
         return compare_runs([&runs[0], &runs[1]], args.limit, args.json);
     }
-    if args.engine.iter().enumerate().any(|(nth, engine)| args.engine[..nth].contains(engine)) {
+    if args
+        .engine
+        .iter()
+        .enumerate()
+        .any(|(nth, engine)| args.engine[..nth].contains(engine))
+    {
         return Err(BadInput(anyhow::anyhow!("`--engine` names one twice")).into());
     }
-    let path = args.search.named(&args.model.clone().unwrap_or_default(), args.no_progress)?;
+    let path = args
+        .search
+        .named(&args.model.clone().unwrap_or_default(), args.no_progress)?;
     let model = Model::open_ignoring(&path, &args.ignore)?;
     let chosen = Chosen::new(&args, &path)?;
     // Refused before anything is computed.
-    let sandbox = args.allow_code_execution.then(|| Sandbox::open(Limits::default())).transpose()?;
+    let sandbox = args
+        .allow_code_execution
+        .then(|| Sandbox::open(Limits::default()))
+        .transpose()?;
     let mut reports = Vec::new();
     for &kind in &args.engine {
         let mut engines = Engines::new(&model, kind).map_err(bad)?;
         for task in &chosen.tasks {
-            let Questions { examples, doc_ids, checks } = Questions::new(task, &chosen, &args).map_err(bad)?;
-            let chats = examples.iter().any(|example| matches!(example.prompt, marill_recipe::Prompt::Chat(_)));
+            let Questions {
+                examples,
+                doc_ids,
+                checks,
+            } = Questions::new(task, &chosen, &args).map_err(bad)?;
+            let chats = examples
+                .iter()
+                .any(|example| matches!(example.prompt, marill_recipe::Prompt::Chat(_)));
             if chats && model.checkpoint().chat_template.is_none() && reports.is_empty() {
                 eprintln!("warning: {}", marill_model::NO_TEMPLATE);
             }
-            let (limit, few_shot, seed, sandbox) = (args.limit, args.shots, args.seed, sandbox.as_ref());
-            let scope = Scope { limit, few_shot, seed, doc_ids: &doc_ids, checks: &checks, sandbox };
+            let (limit, few_shot, seed, sandbox) =
+                (args.limit, args.shots, args.seed, sandbox.as_ref());
+            let scope = Scope {
+                limit,
+                few_shot,
+                seed,
+                doc_ids: &doc_ids,
+                checks: &checks,
+                sandbox,
+            };
             let mut progress = Progress::new(&task.name, args.no_progress);
-            let report = engines.run(&model, task, &examples, scope, &mut |done, all| progress.set(done, all, ""));
+            let report = engines.run(&model, task, &examples, scope, &mut |done, all| {
+                progress.set(done, all, "")
+            });
             progress.finish();
             let report = report.map_err(bad)?;
             show(&report, args.show);
@@ -160,15 +213,27 @@ impl Questions {
         let rows = task.rows(chosen.data.as_deref(), chosen.reference.as_deref())?;
         let checks = task.checks(chosen.data.as_deref())?;
         if rows.unpaired > 0 {
-            eprintln!("`{}`: {} pairs of lines with an empty side are left out", task.name, rows.unpaired);
+            eprintln!(
+                "`{}`: {} pairs of lines with an empty side are left out",
+                task.name, rows.unpaired
+            );
         }
         let examples = rows.examples;
-        let Some(file) = &args.exclude else { return Ok(Self { examples, doc_ids: Vec::new(), checks }) };
+        let Some(file) = &args.exclude else {
+            return Ok(Self {
+                examples,
+                doc_ids: Vec::new(),
+                checks,
+            });
+        };
         let asked = task.asked_in(&examples, file)?;
         let left_out = asked.iter().filter(|asked| **asked).count();
         if left_out == examples.len() {
             let reason = format!("every row of it is also in `{}`", file.display());
-            return Err(EvalError::Task { task: task.name.clone(), reason });
+            return Err(EvalError::Task {
+                task: task.name.clone(),
+                reason,
+            });
         }
         eprintln!(
             "`{}`: {left_out} of {} rows are also in `{}` and left out",
@@ -177,18 +242,27 @@ impl Questions {
             file.display()
         );
         let doc_ids = (0..examples.len()).filter(|&n| !asked[n]).collect();
-        Ok(Self { examples: without(examples, &asked), doc_ids, checks: without(checks, &asked) })
+        Ok(Self {
+            examples: without(examples, &asked),
+            doc_ids,
+            checks: without(checks, &asked),
+        })
     }
 }
 
 fn without<T>(rows: Vec<T>, asked: &[bool]) -> Vec<T> {
-    rows.into_iter().zip(asked).filter(|(_, asked)| !**asked).map(|(row, _)| row).collect()
+    rows.into_iter()
+        .zip(asked)
+        .filter(|(_, asked)| !**asked)
+        .map(|(row, _)| row)
+        .collect()
 }
 
 fn as_json(model: &Path, reports: &[Report]) -> anyhow::Result<serde_json::Value> {
     let of = |engine: &str| -> anyhow::Result<serde_json::Map<String, serde_json::Value>> {
         let mine = reports.iter().filter(|report| report.engine == engine);
-        mine.map(|r| Ok((r.task.clone(), serde_json::to_value(r)?))).collect()
+        mine.map(|r| Ok((r.task.clone(), serde_json::to_value(r)?)))
+            .collect()
     };
     let mut engines: Vec<&str> = reports.iter().map(|report| report.engine).collect();
     engines.dedup();
@@ -196,7 +270,9 @@ fn as_json(model: &Path, reports: &[Report]) -> anyhow::Result<serde_json::Value
     let model = model.display().to_string();
     let mut json = serde_json::json!({ "model": model, "engine": first, "results": of(first)? });
     if engines.len() > 1 {
-        let all = engines.iter().map(|engine| Ok((engine.to_string(), of(engine)?.into())));
+        let all = engines
+            .iter()
+            .map(|engine| Ok((engine.to_string(), of(engine)?.into())));
         json["engines"] = serde_json::Value::Object(all.collect::<anyhow::Result<_>>()?);
     }
     if let [only] = reports {
@@ -220,10 +296,14 @@ fn compare_runs([a, b]: [&Path; 2], limit: Option<usize>, json: bool) -> anyhow:
         compare::first_rows(&mut scored, limit.unwrap_or(usize::MAX));
         Ok(scored)
     };
-    let differences = read(a).and_then(|a| compare::compare(&a, &read(b)?)).map_err(bad)?;
+    let differences = read(a)
+        .and_then(|a| compare::compare(&a, &read(b)?))
+        .map_err(bad)?;
     eprint!("{}", table::left_out(&differences));
     if json {
-        let json = serde_json::json!({ "a": a.display().to_string(), "b": b.display().to_string(), "differences": differences });
+        let json = serde_json::json!({
+            "a": a.display().to_string(), "b": b.display().to_string(), "differences": differences
+        });
         println!("{json:#}");
     } else {
         println!("{}", table::differences(&differences));
@@ -233,25 +313,46 @@ fn compare_runs([a, b]: [&Path; 2], limit: Option<usize>, json: bool) -> anyhow:
 
 fn show(report: &Report, count: usize) {
     for sample in report.samples.iter().take(count) {
-        eprintln!("--- {} {}, {}, score {:.3}", report.task, sample.doc_id, report.engine, sample.score);
-        eprintln!("{}\n>>> {}\n=== {}", sample.prompt, sample.answer, sample.target);
+        eprintln!(
+            "--- {} {}, {}, score {:.3}",
+            report.task, sample.doc_id, report.engine, sample.score
+        );
+        eprintln!(
+            "{}\n>>> {}\n=== {}",
+            sample.prompt, sample.answer, sample.target
+        );
     }
 }
 
 /// What a score leaves out or cuts is said.
 fn remark(report: &Report, args: &Args, kind: &Task) {
-    let Report { task, n, truncated, shortened, few_shot, .. } = report;
+    let Report {
+        task,
+        n,
+        truncated,
+        shortened,
+        few_shot,
+        ..
+    } = report;
     if *truncated > 0 {
-        eprintln!("note: `{task}`: {truncated} of {n} prompts do not fit the context and lost their beginning");
+        eprintln!(
+            "note: `{task}`: {truncated} of {n} prompts do not fit the context and lost their \
+             beginning"
+        );
     }
     if *shortened > 0 {
-        eprintln!("note: `{task}`: of {shortened} of {n} right answers only the beginning fits the context");
+        eprintln!(
+            "note: `{task}`: of {shortened} of {n} right answers only the beginning fits the \
+             context"
+        );
     }
     if args.max_new_tokens.is_some() && !matches!(kind.kind, Kind::Generate | Kind::Code) {
         eprintln!("note: `{task}` writes no text; `--max-new-tokens` changes nothing");
     }
     if *few_shot < args.shots {
-        eprintln!("note: `{task}` is running text and has no worked examples; `--shots` changes nothing");
+        eprintln!(
+            "note: `{task}` is running text and has no worked examples; `--shots` changes nothing"
+        );
     }
 }
 
@@ -259,23 +360,33 @@ fn bad(error: EvalError) -> anyhow::Error {
     BadInput(error.into()).into()
 }
 
-/// Exit code 1 for a score under the threshold or an answer that is not the twin's; where the program rounds `by_coins`,
-/// answers may differ.
+/// Exit code 1 for a score under the threshold or an answer that is not the twin's; where the
+/// program rounds `by_coins`, answers may differ.
 fn verdict(reports: &[Report], by_coins: bool, min: Option<(f64, &'static str)>) -> ExitCode {
     let mut failed = false;
     for report in reports {
         if !by_coins && report.twin_equal.is_some_and(|equal| equal != report.n) {
-            eprintln!("error: `{}`: not every secure answer equals the twin's", report.task);
+            eprintln!(
+                "error: `{}`: not every secure answer equals the twin's",
+                report.task
+            );
             failed = true;
         }
     }
     if let (Some((min, key)), Some(first)) = (min, reports.first())
         && first.score < min
     {
-        eprintln!("error: `{}` scored {:.4} ({}), below `{key}` = {min}", first.task, first.score, first.metric);
+        eprintln!(
+            "error: `{}` scored {:.4} ({}), below `{key}` = {min}",
+            first.task, first.score, first.metric
+        );
         failed = true;
     }
-    if failed { ExitCode::from(INPUT_FAILED) } else { ExitCode::SUCCESS }
+    if failed {
+        ExitCode::from(INPUT_FAILED)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// The engine asked for, and the twin beside the secure one.
@@ -292,13 +403,16 @@ impl Engines {
         match (kind, model) {
             (EngineKind::Float, Model::Partition(partition)) => {
                 let adapter = partition.adapter();
-                let engine = FloatEngine::new(&partition.model()?, &partition.manifest.transforms, adapter)?;
+                let engine =
+                    FloatEngine::new(&partition.model()?, &partition.manifest.transforms, adapter)?;
                 Ok(Self::Float(Box::new(engine)))
             }
-            (EngineKind::Float, Model::Checkpoint(checkpoint)) => {
-                Ok(Self::Float(Box::new(FloatEngine::new(checkpoint, &Transforms::default(), None)?)))
+            (EngineKind::Float, Model::Checkpoint(checkpoint)) => Ok(Self::Float(Box::new(
+                FloatEngine::new(checkpoint, &Transforms::default(), None)?,
+            ))),
+            (EngineKind::Twin, Model::Partition(partition)) => {
+                Ok(Self::Twin(Box::new(TwinEngine::new(partition)?)))
             }
-            (EngineKind::Twin, Model::Partition(partition)) => Ok(Self::Twin(Box::new(TwinEngine::new(partition)?))),
             (EngineKind::Secure, Model::Partition(partition)) => {
                 let secure = SecureEngine::new(partition)?;
                 let (public, private) = secure.weights();
@@ -330,22 +444,54 @@ impl Engines {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Report, EvalError> {
         let checkpoint = model.checkpoint();
-        let speaker = Speaker { tokenizer: &checkpoint.tokenizer, chat_template: checkpoint.chat_template.as_ref() };
-        let few_shot = if task.kind == Kind::Perplexity { 0 } else { scope.few_shot };
+        let speaker = Speaker {
+            tokenizer: &checkpoint.tokenizer,
+            chat_template: checkpoint.chat_template.as_ref(),
+        };
+        let few_shot = if task.kind == Kind::Perplexity {
+            0
+        } else {
+            scope.few_shot
+        };
         let shots = task.worked_examples(few_shot, scope.seed, examples)?;
         match self {
-            Self::Float(engine) => {
-                harness::run(task, engine.as_mut(), None, &speaker, examples, &shots, scope, progress)
-            }
-            Self::Twin(engine) => {
-                harness::run(task, engine.as_mut(), None, &speaker, examples, &shots, scope, progress)
-            }
+            Self::Float(engine) => harness::run(
+                task,
+                engine.as_mut(),
+                None,
+                &speaker,
+                examples,
+                &shots,
+                scope,
+                progress,
+            ),
+            Self::Twin(engine) => harness::run(
+                task,
+                engine.as_mut(),
+                None,
+                &speaker,
+                examples,
+                &shots,
+                scope,
+                progress,
+            ),
             Self::Secure(engine, twin) => {
                 let before = engine.cost();
                 let twin: &mut dyn Engine = twin.as_mut();
-                let report =
-                    harness::run(task, engine.as_mut(), Some(twin), &speaker, examples, &shots, scope, progress)?;
-                Ok(Report { cost: Some(engine.cost().since(&before)), ..report })
+                let report = harness::run(
+                    task,
+                    engine.as_mut(),
+                    Some(twin),
+                    &speaker,
+                    examples,
+                    &shots,
+                    scope,
+                    progress,
+                )?;
+                Ok(Report {
+                    cost: Some(engine.cost().since(&before)),
+                    ..report
+                })
             }
         }
     }

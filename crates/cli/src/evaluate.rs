@@ -2,11 +2,15 @@
 
 use std::process::ExitCode;
 
-use marill_serving::Endpoint;
-use marill_serving::evaluator::{EvaluatorOptions, run as run_evaluator};
+use marill_serving::{
+    Endpoint,
+    evaluator::{EvaluatorOptions, run as run_evaluator},
+};
 
-use crate::advice::advise;
-use crate::places::{DEFAULT_SERVER, Listen, MetricsArgs, Services, TlsArgs, parse_sessions};
+use crate::{
+    advice::advise,
+    places::{DEFAULT_SERVER, Listen, MetricsArgs, Services, TlsArgs, parse_sessions},
+};
 
 /// For a server that runs with `--e0 operator`. Clients name this service with `--evaluator`.
 #[derive(clap::Args)]
@@ -34,7 +38,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut services = args.services.client(args.server, args.max_sessions)?;
     services.state.set_file_name("evaluator");
     let (listen, metrics) = (args.listen.at(args.port), args.metrics.metrics_listen);
-    let options = EvaluatorOptions { listen, tls: args.tls.tls(), services, metrics };
+    let options = EvaluatorOptions {
+        listen,
+        tls: args.tls.tls(),
+        services,
+        metrics,
+    };
     run_evaluator(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
     Ok(ExitCode::SUCCESS)
 }

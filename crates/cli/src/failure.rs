@@ -20,7 +20,12 @@ fn render(error: &anyhow::Error) -> String {
     for cause in error.chain() {
         let text = cause.to_string();
         let (head, found) = split_hints(&text);
-        hints.extend(found.into_iter().filter(|hint| !hints.contains(hint)).collect::<Vec<_>>());
+        hints.extend(
+            found
+                .into_iter()
+                .filter(|hint| !hints.contains(hint))
+                .collect::<Vec<_>>(),
+        );
         if head.is_empty() || message.contains(&head) {
             continue;
         }
@@ -29,7 +34,11 @@ fn render(error: &anyhow::Error) -> String {
         }
         message.push_str(&head);
     }
-    let prefix = if message.starts_with("error") { "" } else { "error: " };
+    let prefix = if message.starts_with("error") {
+        ""
+    } else {
+        "error: "
+    };
     let mut text = format!("{prefix}{message}\n");
     for hint in hints {
         text.push_str(&format!("\nhint: {hint}\n"));
@@ -45,7 +54,11 @@ fn split_hints(text: &str) -> (String, Vec<String>) {
 
 /// Errors about what the user handed in end with 1, all others with 2.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.downcast_ref::<BadInput>().is_some() { INPUT_FAILED } else { ENVIRONMENT_FAILED }
+    if error.downcast_ref::<BadInput>().is_some() {
+        INPUT_FAILED
+    } else {
+        ENVIRONMENT_FAILED
+    }
 }
 
 /// Marks an error as being about the user's input rather than about usage or the environment.
@@ -72,12 +85,15 @@ mod tests {
 
     #[test]
     fn causes_are_joined_and_hints_come_last() {
-        let error = Err::<(), _>(anyhow::anyhow!("port 8000 is taken\nhint: choose another with `--port`"))
-            .context("cannot start the server")
-            .unwrap_err();
+        let error = Err::<(), _>(anyhow::anyhow!(
+            "port 8000 is taken\nhint: choose another with `--port`"
+        ))
+        .context("cannot start the server")
+        .unwrap_err();
         assert_eq!(
             render(&error),
-            "error: cannot start the server: port 8000 is taken\n\nhint: choose another with `--port`\n"
+            "error: cannot start the server: port 8000 is taken\n\n\
+             hint: choose another with `--port`\n"
         );
         assert_eq!(exit_code(&error), ENVIRONMENT_FAILED);
     }

@@ -2,11 +2,15 @@
 
 use std::process::ExitCode;
 
-use marill_serving::Endpoint;
-use marill_serving::gateway::{GatewayOptions, run as run_gateway};
+use marill_serving::{
+    Endpoint,
+    gateway::{GatewayOptions, run as run_gateway},
+};
 
-use crate::advice::advise;
-use crate::places::{DEFAULT_SERVER, Listen, MetricsArgs, Services, parse_sessions};
+use crate::{
+    advice::advise,
+    places::{DEFAULT_SERVER, Listen, MetricsArgs, Services, parse_sessions},
+};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -22,7 +26,8 @@ pub struct Args {
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "MARILL_GATEWAY_PORT", default_value_t = 8000)]
     port: u16,
-    /// Private sessions that may run at once; further ones wait. The public layers are in memory once
+    /// Private sessions that may run at once; further ones wait. The public layers are in memory
+    /// once
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = parse_sessions)]
     max_sessions: usize,
 }
@@ -30,7 +35,11 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = args.services.client(args.server, args.max_sessions)?;
     let metrics = args.metrics.metrics_listen;
-    let options = GatewayOptions { listen: args.listen.at(args.port), client, metrics };
+    let options = GatewayOptions {
+        listen: args.listen.at(args.port),
+        client,
+        metrics,
+    };
     run_gateway(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
     Ok(ExitCode::SUCCESS)
 }

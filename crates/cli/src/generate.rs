@@ -2,22 +2,21 @@
 
 mod twin_check;
 
-use std::io::Read;
-use std::ops::ControlFlow;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::{io::Read, ops::ControlFlow, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use marill_model::{Message, NO_TEMPLATE};
 use marill_mpc::Sampling;
 use marill_serving::client::{Answer, Client, Event, Request};
-
-use crate::advice::advise;
-use crate::failure::INPUT_FAILED;
-use crate::places::{DEFAULT_SERVER, Services};
-use crate::target::Target;
-use crate::terminal::show;
 use twin_check::TwinCheck;
+
+use crate::{
+    advice::advise,
+    failure::INPUT_FAILED,
+    places::{DEFAULT_SERVER, Services},
+    target::Target,
+    terminal::show,
+};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -34,7 +33,12 @@ pub struct Args {
     #[arg(long)]
     raw: bool,
     /// Most tokens of the answer
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
     max_tokens: u32,
     /// Go on after an end token, up to `--max-tokens`
     #[arg(long)]
@@ -43,12 +47,18 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_tokens: u32,
     /// End the answer before this text (repeatable)
-    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        value_parser = clap::builder::NonEmptyStringValueParser::new(),
+    )]
     stop: Vec<String>,
     #[command(flatten)]
     drawn: Drawn,
-    /// Compare with the plaintext twin of this partition (needs its private part); differing ends with exit code 1, unless
-    /// the partition rounds by coins: then a token may be one that the exactly rounding twin finds nearly as good. Not for tokens that are drawn: the noise is the server's alone
+    /// Compare with the plaintext twin of this partition (needs its private part); differing ends
+    /// with exit code 1, unless the partition rounds by coins: then a token may be one that the
+    /// exactly rounding twin finds nearly as good. Not for tokens that are drawn: the noise is the
+    /// server's alone
     #[arg(long, value_name = "DIR")]
     check_twin: Option<PathBuf>,
     /// Print one JSON object instead of text
@@ -79,13 +89,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let sampling = args.drawn.sampling()?;
     anyhow::ensure!(
         sampling.is_none() || args.check_twin.is_none(),
-        "`--check-twin` compares token by token, and drawn tokens depend on the server's own noise\nhint: leave out `--temperature`"
+        "`--check-twin` compares token by token, and drawn tokens depend on the server's own \
+         noise\n\
+         hint: leave out `--temperature`"
     );
     let text = match &args.prompt {
         Some(prompt) => prompt.clone(),
         None => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?;
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .context("cannot read the prompt from standard input")?;
             text
         }
     };
@@ -110,7 +124,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ControlFlow::Continue(())
     });
     let answer = answer.map_err(advise)?;
-    let check = args.check_twin.as_deref().map(|folder| TwinCheck::run(folder, &answer)).transpose()?;
+    let check = args
+        .check_twin
+        .as_deref()
+        .map(|folder| TwinCheck::run(folder, &answer))
+        .transpose()?;
     if args.json {
         println!("{}", json(client, &answer, sampling, check));
     } else {
@@ -120,7 +138,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             eprintln!("{}", check.describe());
         }
     }
-    Ok(if check.is_none_or(|check| check.passes()) { ExitCode::SUCCESS } else { ExitCode::from(INPUT_FAILED) })
+    Ok(if check.is_none_or(|check| check.passes()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(INPUT_FAILED)
+    })
 }
 
 fn tokens(client: &Client, args: &Args, text: String) -> anyhow::Result<Vec<u32>> {
@@ -130,8 +152,15 @@ fn tokens(client: &Client, args: &Args, text: String) -> anyhow::Result<Vec<u32>
     if !client.has_chat_template() {
         eprintln!("warning: {NO_TEMPLATE}\nhint: `--raw` asks for the continuation of a text");
     }
-    let message = |role: &str, content: String| Message { role: role.into(), content };
-    let mut messages: Vec<Message> = args.system.iter().map(|text| message("system", text.clone())).collect();
+    let message = |role: &str, content: String| Message {
+        role: role.into(),
+        content,
+    };
+    let mut messages: Vec<Message> = args
+        .system
+        .iter()
+        .map(|text| message("system", text.clone()))
+        .collect();
     messages.push(message("user", text));
     client.chat_prompt(&messages).map_err(advise)
 }
@@ -141,8 +170,8 @@ pub fn summary(answer: &Answer) -> String {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let steps = answer.decode_steps.max(1) as f64;
     format!(
-        "{} tokens; session {:.2} s, prefill {:.2} s ({:.1} MiB sent, {:.1} MiB received, {} rounds); \
-         then {:.3} s, {:.2} MiB sent, {:.2} MiB received, {:.0} rounds a token",
+        "{} tokens; session {:.2} s, prefill {:.2} s ({:.1} MiB sent, {:.1} MiB received, {} \
+         rounds); then {:.3} s, {:.2} MiB sent, {:.2} MiB received, {:.0} rounds a token",
         answer.tokens.len(),
         answer.open_seconds,
         answer.prefill.seconds,
@@ -156,13 +185,20 @@ pub fn summary(answer: &Answer) -> String {
     )
 }
 
-fn json(client: &Client, answer: &Answer, sampling: Option<Sampling>, check: Option<TwinCheck>) -> serde_json::Value {
+fn json(
+    client: &Client,
+    answer: &Answer,
+    sampling: Option<Sampling>,
+    check: Option<TwinCheck>,
+) -> serde_json::Value {
     let (server, dealer) = client.wire_counts();
     // An answer of one token has no decode step; null says so.
-    let per_token = |total: f64| (answer.decode_steps > 0).then(|| total / answer.decode_steps as f64);
+    let per_token =
+        |total: f64| (answer.decode_steps > 0).then(|| total / answer.decode_steps as f64);
     let step = |cost: &marill_serving::client::Cost| {
         serde_json::json!({
-            "rounds": cost.rounds, "bytes_sent": cost.bytes_sent, "bytes_received": cost.bytes_received,
+            "rounds": cost.rounds, "bytes_sent": cost.bytes_sent,
+            "bytes_received": cost.bytes_received,
             "seconds": cost.seconds,
         })
     };

@@ -1,7 +1,6 @@
 //! `marill inspect`: what is in a partition, what is published, what each party learns.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use marill_mpc::MaskedAdapter;
@@ -15,7 +14,8 @@ use crate::failure::BadInput;
 pub struct Args {
     /// Folder of a partition: `manifest.json` and `public/`, on a server also `private/`
     dir: PathBuf,
-    /// Also prove for which inputs no value overflows; needs the private part, and seconds to minutes
+    /// Also prove for which inputs no value overflows; needs the private part, and seconds to
+    /// minutes
     #[arg(long)]
     range: bool,
     /// One JSON object on standard output
@@ -80,15 +80,23 @@ struct Findings<'a> {
 /// [`BadInput`] when the partition is incomplete, altered or of another schema.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let has_private = args.dir.join("private").is_dir();
-    let opened = if has_private { Partition::open(&args.dir) } else { Partition::open_public(&args.dir) };
+    let opened = if has_private {
+        Partition::open(&args.dir)
+    } else {
+        Partition::open_public(&args.dir)
+    };
     let partition = opened.map_err(|error| BadInput(error.into()))?;
     let mut findings = gather(&partition);
     if args.range {
-        let outcome = marill_partition::range_of(&partition).map_err(|error| BadInput(error.into()))?;
+        let outcome =
+            marill_partition::range_of(&partition).map_err(|error| BadInput(error.into()))?;
         findings.range = Some(marill_partition::describe_range(&outcome));
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&findings).context("cannot write JSON")?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&findings).context("cannot write JSON")?
+        );
     } else {
         print!("{}", render(&findings));
     }
@@ -97,28 +105,56 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn gather(partition: &Partition) -> Findings<'_> {
     let manifest = &partition.manifest;
-    let (layers, frozen) = (manifest.config.num_hidden_layers, manifest.transforms.frozen_layers);
-    let range = |from: usize, to: usize| if from + 1 == to { format!("{from}") } else { format!("{from}-{}", to - 1) };
+    let (layers, frozen) = (
+        manifest.config.num_hidden_layers,
+        manifest.transforms.frozen_layers,
+    );
+    let range = |from: usize, to: usize| {
+        if from + 1 == to {
+            format!("{from}")
+        } else {
+            format!("{from}-{}", to - 1)
+        }
+    };
     let mut rows = Vec::new();
-    let prefix = if frozen == 0 { "embedding".into() } else { format!("embedding, {}", range(0, frozen)) };
-    rows.push(LayerRow { layers: prefix, runs: "client, in clear", weights: "base, bit for bit".into() });
+    let prefix = if frozen == 0 {
+        "embedding".into()
+    } else {
+        format!("embedding, {}", range(0, frozen))
+    };
+    rows.push(LayerRow {
+        layers: prefix,
+        runs: "client, in clear",
+        weights: "base, bit for bit".into(),
+    });
     let private = match &manifest.transforms.lora {
         _ if manifest.decoder.is_full() => "every linear map and norm (private)".into(),
-        Some(lora) => format!("base (public) + rank {} on {} modules (private)", lora.rank, lora.target_modules.len()),
+        Some(lora) => format!(
+            "base (public) + rank {} on {} modules (private)",
+            lora.rank,
+            lora.target_modules.len()
+        ),
         None => "base (public)".into(),
     };
-    rows.push(LayerRow { layers: range(frozen, layers), runs: "client and server, under MPC", weights: private });
+    rows.push(LayerRow {
+        layers: range(frozen, layers),
+        runs: "client and server, under MPC",
+        weights: private,
+    });
     rows.push(LayerRow {
         layers: "final norm, head, arg-max".into(),
         runs: "client and server, under MPC",
         weights: "base (public)".into(),
     });
     let private_tensors = partition.private().map_or_else(Vec::new, |private| {
-        let described = private.tensors().iter().map(|(name, tensor)| PrivateTensor {
-            name: name.clone(),
-            shape: tensor.dims().to_vec(),
-            bytes: 4 * tensor.elem_count() as u64,
-        });
+        let described = private
+            .tensors()
+            .iter()
+            .map(|(name, tensor)| PrivateTensor {
+                name: name.clone(),
+                shape: tensor.dims().to_vec(),
+                bytes: 4 * tensor.elem_count() as u64,
+            });
         described.collect()
     });
     Findings {
@@ -133,9 +169,16 @@ fn gather(partition: &Partition) -> Findings<'_> {
         published: marill_partition::published(manifest),
         parties: marill_partition::parties()
             .iter()
-            .map(|&(party, holds, learns)| Learned { party, holds, learns })
+            .map(|&(party, holds, learns)| Learned {
+                party,
+                holds,
+                learns,
+            })
             .collect(),
-        choices: marill_partition::choices().iter().map(|&(what, choices)| Choice { what, choices }).collect(),
+        choices: marill_partition::choices()
+            .iter()
+            .map(|&(what, choices)| Choice { what, choices })
+            .collect(),
         limits: marill_partition::limits(manifest),
         range: None,
     }
@@ -145,7 +188,8 @@ fn render(findings: &Findings<'_>) -> String {
     let manifest = findings.manifest;
     let numeric = &manifest.decoder.numeric;
     let mut text = format!(
-        "{}\n\npartition  {}\nbase       {} ({})\npublic     {} to download once, and {} of the private part under its mask\n",
+        "{}\n\npartition  {}\nbase       {} ({})\npublic     {} to download once, and {} of the \
+         private part under its mask\n",
         manifest.name,
         manifest.partition_id,
         manifest.base.name,
@@ -154,7 +198,8 @@ fn render(findings: &Findings<'_>) -> String {
         bytes(findings.masked_bytes as u64)
     );
     text += &format!(
-        "numbers    {} fractional bits, {} in the residual stream, rounding {}, law {} ({})\nreveals    the token, to the client alone\n\n",
+        "numbers    {} fractional bits, {} in the residual stream, rounding {}, law {} ({})\n\
+         reveals    the token, to the client alone\n\n",
         numeric.frac_bits,
         numeric.residual_frac_bits,
         numeric.rounding,
@@ -169,7 +214,11 @@ fn render(findings: &Findings<'_>) -> String {
     text += "\n\n";
     text += &render_heads(findings);
     if findings.has_private_part {
-        let total: u64 = findings.private_tensors.iter().map(|tensor| tensor.bytes).sum();
+        let total: u64 = findings
+            .private_tensors
+            .iter()
+            .map(|tensor| tensor.bytes)
+            .sum();
         let mut private = Table::new(["private tensor", "shape", "bytes each"]).right(&[2]);
         for (name, tensor) in fold_layers(&findings.private_tensors) {
             private.row([name, format!("{:?}", tensor.shape), count(tensor.bytes)]);
@@ -221,7 +270,9 @@ fn fold_layers(tensors: &[PrivateTensor]) -> Vec<(String, &PrivateTensor)> {
         };
         let same = rows.iter_mut().find(|(key, first)| {
             first.shape == tensor.shape
-                && key.as_ref().is_some_and(|(h, _, last, t)| *h == head && *t == tail && *last + 1 == layer)
+                && key
+                    .as_ref()
+                    .is_some_and(|(h, _, last, t)| *h == head && *t == tail && *last + 1 == layer)
         });
         match same {
             Some((Some((_, _, last, _)), _)) => *last = layer,
@@ -229,19 +280,33 @@ fn fold_layers(tensors: &[PrivateTensor]) -> Vec<(String, &PrivateTensor)> {
         }
     }
     let name = |key: Option<(String, usize, usize, String)>, tensor: &PrivateTensor| match key {
-        Some((head, first, last, tail)) if first < last => format!("{head}.layers.{first}-{last}.{tail}"),
+        Some((head, first, last, tail)) if first < last => {
+            format!("{head}.layers.{first}-{last}.{tail}")
+        }
         _ => tensor.name.clone(),
     };
-    rows.into_iter().map(|(key, tensor)| (name(key, tensor), tensor)).collect()
+    rows.into_iter()
+        .map(|(key, tensor)| (name(key, tensor), tensor))
+        .collect()
 }
 
 fn render_heads(findings: &Findings<'_>) -> String {
     let heads = findings.manifest.decoder.num_attention_heads;
-    let Some(groups) = findings.head_groups.first() else { return String::new() };
+    let Some(groups) = findings.head_groups.first() else {
+        return String::new();
+    };
     let show = |groups: &[Vec<usize>]| {
         let parts: Vec<String> = groups
             .iter()
-            .map(|g| format!("{{{}}}", g.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")))
+            .map(|g| {
+                format!(
+                    "{{{}}}",
+                    g.iter()
+                        .map(ToString::to_string)
+                        .collect::<Vec<_>>()
+                        .join(",")
+                )
+            })
             .collect();
         parts.join(" ")
     };
@@ -253,7 +318,10 @@ fn render_heads(findings: &Findings<'_>) -> String {
         );
     }
     let first = findings.manifest.transforms.frozen_layers;
-    let lines =
-        findings.head_groups.iter().zip(first..).map(|(groups, layer)| format!("  layer {layer}: {}\n", show(groups)));
+    let lines = findings
+        .head_groups
+        .iter()
+        .zip(first..)
+        .map(|(groups, layer)| format!("  layer {layer}: {}\n", show(groups)));
     format!("head groups\n{}\n", lines.collect::<String>())
 }

@@ -1,6 +1,7 @@
 //! `marill`: fine-tune a language model so that it can be served privately, and serve it.
 //!
-//! One module per command: each has `Args` for clap and `run`. Standard output is data, standard error the rest.
+//! One module per command: each has `Args` for clap and `run`. Standard output is data, standard
+//! error the rest.
 
 mod advice;
 mod base_model;
@@ -38,7 +39,13 @@ use marill_serving::wipe::{WipingAllocator, hold_secrets};
 static ALLOCATOR: WipingAllocator = WipingAllocator::system();
 
 #[derive(Parser)]
-#[command(name = "marill", version, about, max_term_width = 100, propagate_version = true)]
+#[command(
+    name = "marill",
+    version,
+    about,
+    max_term_width = 100,
+    propagate_version = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -61,7 +68,8 @@ enum Command {
     State(state::Args),
     /// Deal correlations to clients and servers: the third operator
     Dealer(dealer::Args),
-    /// Compute in clients' place as an evaluator of its own: a third operator beside server and dealer
+    /// Compute in clients' place as an evaluator of its own: a third operator beside server and
+    /// dealer
     Evaluate(evaluate::Args),
     /// Serve OpenAI's HTTP interface on this machine, answering privately
     Gateway(gateway::Args),
@@ -71,7 +79,8 @@ enum Command {
     Generate(generate::Args),
     /// Score a model on tasks: in floats, as the integer twin, or under the secure protocol
     Eval(eval::Args),
-    /// Time a private answer of a partition, and compare tokens with the twin and traffic with the tally
+    /// Time a private answer of a partition, and compare tokens with the twin and traffic with the
+    /// tally
     Bench(bench::Args),
     /// Train, export, serve and ask a small model on this machine, offline, and check everything
     Demo(demo::Args),
@@ -84,15 +93,23 @@ enum Command {
 }
 
 impl Command {
-    /// Whether the process will hold seeds, shares, prompts or a private part while others depend on it.
+    /// Whether the process will hold seeds, shares, prompts or a private part while others depend
+    /// on it.
     fn holds_secrets(&self) -> bool {
         match self {
-            Self::Serve(_) | Self::Dealer(_) | Self::Evaluate(_) | Self::Gateway(_) | Self::Chat(_) => true,
+            Self::Serve(_)
+            | Self::Dealer(_)
+            | Self::Evaluate(_)
+            | Self::Gateway(_)
+            | Self::Chat(_) => true,
             // Timed as they are served.
             Self::Generate(_) | Self::Bench(_) => true,
-            Self::Train(_) | Self::Export(_) | Self::Inspect(_) | Self::Keys(_) | Self::State(_) | Self::Eval(_) => {
-                false
-            }
+            Self::Train(_)
+            | Self::Export(_)
+            | Self::Inspect(_)
+            | Self::Keys(_)
+            | Self::State(_)
+            | Self::Eval(_) => false,
             Self::Demo(_) | Self::Recipes(_) | Self::Doctor(_) | Self::Completions { .. } => false,
         }
     }
@@ -101,12 +118,15 @@ impl Command {
 /// Exit code of a program that a closed pipe ended: 128 and the signal's number.
 const CLOSED_PIPE: i32 = 141;
 
-/// A reader that has seen enough (`| head`) is no bug: the program ends without a message, as others do.
+/// A reader that has seen enough (`| head`) is no bug: the program ends without a message, as
+/// others do.
 fn end_quietly_when_nobody_reads() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let said = panic.payload().downcast_ref::<String>();
-        if said.is_some_and(|said| said.starts_with("failed printing to stdout") && said.contains("Broken pipe")) {
+        if said.is_some_and(|said| {
+            said.starts_with("failed printing to stdout") && said.contains("Broken pipe")
+        }) {
             std::process::exit(CLOSED_PIPE);
         }
         usual(panic);

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use marill_model::{Adapter, Checkpoint, Transforms};
 use marill_numeric::{NumericSpec, Rounding};
 use marill_partition::{
-    ExportOptions, ExportReport, MANIFEST_FILE, Measured, Partition, export, export_full, measure_range, shared_layers,
+    ExportOptions, ExportReport, MANIFEST_FILE, Measured, Partition, export, export_full,
+    measure_range, shared_layers,
 };
 use marill_recipe::Recipe;
 use marill_training::some_rows;
 
-use crate::base_model::hub_name;
-use crate::failure::BadInput;
+use crate::{base_model::hub_name, failure::BadInput};
 
 /// Name of the partition inside a training run's folder.
 pub const EXPORT_FOLDER: &str = "export";
@@ -40,23 +40,43 @@ impl Model {
         for dir in [path.to_path_buf(), path.join(EXPORT_FOLDER)] {
             if dir.join(MANIFEST_FILE).is_file() {
                 if let Some(entry) = ignore.first() {
-                    let error = anyhow::anyhow!("`--ignore {entry}`: a partition says itself what is left out");
+                    let error = anyhow::anyhow!(
+                        "`--ignore {entry}`: a partition says itself what is left out"
+                    );
                     return Err(bad(error));
                 }
                 let has_private = dir.join("private").is_dir();
-                let opened = if has_private { Partition::open(&dir) } else { Partition::open_public(&dir) };
-                return Ok(Self::Partition(Box::new(opened.map_err(|e| bad(e.into()))?)));
+                let opened = if has_private {
+                    Partition::open(&dir)
+                } else {
+                    Partition::open_public(&dir)
+                };
+                return Ok(Self::Partition(Box::new(
+                    opened.map_err(|e| bad(e.into()))?,
+                )));
             }
         }
         let whole = path.join("model");
-        let checkpoint = if whole.join("config.json").is_file() { whole } else { path.to_path_buf() };
-        Ok(Self::Checkpoint(Box::new(Checkpoint::open_ignoring(&checkpoint, ignore).map_err(|e| bad(e.into()))?)))
+        let checkpoint = if whole.join("config.json").is_file() {
+            whole
+        } else {
+            path.to_path_buf()
+        };
+        Ok(Self::Checkpoint(Box::new(
+            Checkpoint::open_ignoring(&checkpoint, ignore).map_err(|e| bad(e.into()))?,
+        )))
     }
 
     /// Whether a secure answer may differ from the exact twin's.
     pub fn rounds_by_coins(&self) -> bool {
-        let partition = if let Self::Partition(partition) = self { Some(partition) } else { None };
-        partition.is_some_and(|partition| partition.decoder_spec().numeric.rounding == Rounding::Stochastic)
+        let partition = if let Self::Partition(partition) = self {
+            Some(partition)
+        } else {
+            None
+        };
+        partition.is_some_and(|partition| {
+            partition.decoder_spec().numeric.rounding == Rounding::Stochastic
+        })
     }
 
     pub fn checkpoint(&self) -> &Checkpoint {
@@ -83,11 +103,13 @@ pub struct ExportAs<'a> {
     pub rounding: Option<Rounding>,
     /// Keys, tensors and tokens of the checkpoints that may be left out, besides the recipe's.
     pub ignore: &'a [String],
-    /// Where the recipe's data sets are looked for first; the run's own folder where nothing is said.
+    /// Where the recipe's data sets are looked for first; the run's own folder where nothing is
+    /// said.
     pub data_dir: Option<&'a Path>,
 }
 
-/// Exports a training run into `out`: its low-rank factors, or the private layers of a full fine-tune.
+/// Exports a training run into `out`: its low-rank factors, or the private layers of a full
+/// fine-tune.
 ///
 /// # Errors
 /// [`BadInput`] when the run is incomplete or the export refuses it.
@@ -102,23 +124,47 @@ pub fn export_run(
         let asked = numbers_of(recipe)?;
         let numeric = told.rounding.map_or(asked, NumericSpec::with_rounding);
         let transforms = Transforms::load(&run_dir.join("transforms.json"))?;
-        let (adapter_path, model_path) = (run_dir.join("adapter.safetensors"), run_dir.join("model"));
+        let (adapter_path, model_path) =
+            (run_dir.join("adapter.safetensors"), run_dir.join("model"));
         let ignore = [recipe.model.ignore.as_slice(), told.ignore].concat();
         let base = Checkpoint::open_ignoring(base, &ignore)?;
         let (name, base_name, peft_lossy) = (told.name.into(), hub_name(recipe), told.peft_lossy);
-        let opts = ExportOptions { name, base_name, peft_lossy, numeric, model: None };
+        let opts = ExportOptions {
+            name,
+            base_name,
+            peft_lossy,
+            numeric,
+            model: None,
+        };
         let mut report = if adapter_path.is_file() {
-            export(&base, &transforms, &Adapter::load(&adapter_path)?, out, &opts)?
+            export(
+                &base,
+                &transforms,
+                &Adapter::load(&adapter_path)?,
+                out,
+                &opts,
+            )?
         } else if model_path.join("config.json").is_file() {
-            export_full(&base, &transforms, &Checkpoint::open_ignoring_any(&model_path, &ignore)?.0, out, &opts)?
+            export_full(
+                &base,
+                &transforms,
+                &Checkpoint::open_ignoring_any(&model_path, &ignore)?.0,
+                out,
+                &opts,
+            )?
         } else {
             let run = run_dir.display();
-            anyhow::bail!("`{run}` has neither `adapter.safetensors` nor `model/`\nhint: let `marill train` finish it");
+            anyhow::bail!(
+                "`{run}` has neither `adapter.safetensors` nor `model/`\n\
+                 hint: let `marill train` finish it"
+            );
         };
         if report.range.is_err() {
             match measure(recipe, told.data_dir.unwrap_or(run_dir), &base, &report.dir) {
                 Ok(measured) => report.measured = Some(measured),
-                Err(error) => eprintln!("note: range: no row of the run could be measured: {error:#}"),
+                Err(error) => {
+                    eprintln!("note: range: no row of the run could be measured: {error:#}")
+                }
             }
         }
         say_range(&report);
@@ -127,11 +173,17 @@ pub fn export_run(
     work().map_err(|error| BadInput(error).into())
 }
 
-/// Exports a full fine-tune of somebody else's making: a checkpoint that differs from `base` in its last layers only.
+/// Exports a full fine-tune of somebody else's making: a checkpoint that differs from `base` in its
+/// last layers only.
 ///
 /// # Errors
 /// [`BadInput`] when nothing or too much differs, or the export refuses it.
-pub fn export_checkpoint(model: &Path, base: &Path, out: &Path, told: &ExportAs<'_>) -> anyhow::Result<ExportReport> {
+pub fn export_checkpoint(
+    model: &Path,
+    base: &Path,
+    out: &Path,
+    told: &ExportAs<'_>,
+) -> anyhow::Result<ExportReport> {
     let work = || -> anyhow::Result<ExportReport> {
         let open = |path: &Path| Checkpoint::open_ignoring_any(path, told.ignore);
         let ((model, unmet), (base, unmet_in_base)) = (open(model)?, open(base)?);
@@ -143,9 +195,16 @@ pub fn export_checkpoint(model: &Path, base: &Path, out: &Path, told: &ExportAs<
             frozen_layers < base.config.num_hidden_layers,
             "no layer differs from the base: there is nothing to keep private"
         );
-        let transforms = Transforms { frozen_layers, ..Default::default() };
+        let transforms = Transforms {
+            frozen_layers,
+            ..Default::default()
+        };
         let numeric = NumericSpec::with_rounding(told.rounding.unwrap_or(Rounding::Exact));
-        let opts = ExportOptions { name: told.name.into(), numeric, ..Default::default() };
+        let opts = ExportOptions {
+            name: told.name.into(),
+            numeric,
+            ..Default::default()
+        };
         let report = export_full(&base, &transforms, &model, out, &opts)?;
         say_range(&report);
         Ok(report)
@@ -153,9 +212,14 @@ pub fn export_checkpoint(model: &Path, base: &Path, out: &Path, told: &ExportAs<
     work().map_err(|error| BadInput(error).into())
 }
 
-/// How near values come to the edges of their wires on some rows of a run: enough to notice a model that is too large for
-/// them, few enough to take seconds.
-fn measure(recipe: &Recipe, data_dir: &Path, base: &Checkpoint, partition: &Path) -> anyhow::Result<Measured> {
+/// How near values come to the edges of their wires on some rows of a run: enough to notice a model
+/// that is too large for them, few enough to take seconds.
+fn measure(
+    recipe: &Recipe,
+    data_dir: &Path,
+    base: &Checkpoint,
+    partition: &Path,
+) -> anyhow::Result<Measured> {
     const ROWS: usize = 8;
     const TOKENS: usize = 128;
     let mut rows = some_rows(recipe, data_dir, base, ROWS)?;
@@ -169,7 +233,10 @@ fn say_range(report: &ExportReport) {
         return;
     }
     let finding = marill_partition::describe_range(&report.range);
-    let own = format!("`marill eval {} --engine twin` checks every value on data of your own", report.dir.display());
+    let own = format!(
+        "`marill eval {} --engine twin` checks every value on data of your own",
+        report.dir.display()
+    );
     match &report.measured {
         Some(measured) if measured.is_easy() => eprintln!("range: {measured}; {finding}; {own}"),
         Some(measured) => eprintln!("warning: range: {measured}; {finding}\n\nhint: {own}"),
@@ -177,7 +244,8 @@ fn say_range(report: &ExportReport) {
     }
 }
 
-/// The numeric format that a recipe asks for: its rounding is its own, the rest is what the secure program has.
+/// The numeric format that a recipe asks for: its rounding is its own, the rest is what the secure
+/// program has.
 ///
 /// # Errors
 /// What the recipe asks for and this version has not.
@@ -188,13 +256,24 @@ pub fn numbers_of(recipe: &Recipe) -> anyhow::Result<NumericSpec> {
         anyhow::bail!("`export.{key}` = {wanted} is not offered\nhint: this version has {has}")
     };
     let wanted = export.rounding.as_deref().unwrap_or("exact");
-    match (export.frac_bits, export.wire_bits, Rounding::parse(wanted), export.reveal.as_deref()) {
+    match (
+        export.frac_bits,
+        export.wire_bits,
+        Rounding::parse(wanted),
+        export.reveal.as_deref(),
+    ) {
         (Some(bits), ..) if bits != numeric.frac_bits => {
             refuse("frac_bits", bits.to_string(), numeric.frac_bits.to_string())
         }
-        (_, Some(bits), ..) => refuse("wire_bits", bits.to_string(), "a width for each wire, fixed by its law".into()),
+        (_, Some(bits), ..) => refuse(
+            "wire_bits",
+            bits.to_string(),
+            "a width for each wire, fixed by its law".into(),
+        ),
         (_, _, None, _) => refuse("rounding", wanted.into(), "`exact` and `stochastic`".into()),
-        (_, _, _, Some(reveal)) if reveal != "token" => refuse("reveal", reveal.into(), "`token`".into()),
+        (_, _, _, Some(reveal)) if reveal != "token" => {
+            refuse("reveal", reveal.into(), "`token`".into())
+        }
         (_, _, Some(rounding), _) => Ok(NumericSpec::with_rounding(rounding)),
     }
 }

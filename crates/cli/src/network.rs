@@ -23,16 +23,24 @@ pub fn link(text: &str) -> anyhow::Result<Option<Link>> {
         "wan" => return Ok(Some(shaped(40.0, 200.0))),
         _ => {}
     }
-    let parts = text.split_once('/').and_then(|(rtt, mbps)| Some((rtt.parse().ok()?, mbps.parse().ok()?)));
+    let parts = text
+        .split_once('/')
+        .and_then(|(rtt, mbps)| Some((rtt.parse().ok()?, mbps.parse().ok()?)));
     match parts {
-        Some((rtt, mbps)) if (0.0..=1e5).contains(&rtt) && (1e-3..=1e6).contains(&mbps) => Ok(Some(shaped(rtt, mbps))),
-        _ => {
-            Err(BadInput(anyhow!("`{text}` is no network\nhint: none, lan, wan, or RTTms/Mbps such as 10/500")).into())
+        Some((rtt, mbps)) if (0.0..=1e5).contains(&rtt) && (1e-3..=1e6).contains(&mbps) => {
+            Ok(Some(shaped(rtt, mbps)))
         }
+        _ => Err(BadInput(anyhow!(
+            "`{text}` is no network\nhint: none, lan, wan, or RTTms/Mbps such as 10/500"
+        ))
+        .into()),
     }
 }
 
 /// The link as the choice of material sees it.
 pub fn network(link: &Link) -> Network {
-    Network { one_way_delay: link.one_way_delay, bits_per_second: link.bits_per_second as f64 }
+    Network {
+        one_way_delay: link.one_way_delay,
+        bits_per_second: link.bits_per_second as f64,
+    }
 }

@@ -1,13 +1,17 @@
 //! Where the services listen and keep their files unless told otherwise.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use anyhow::Context;
 use marill_net::tls::Authorities;
-use marill_serving::Endpoint;
-use marill_serving::client::{MaterialChoice, Source};
-use marill_serving::tls::Tls;
+use marill_serving::{
+    Endpoint,
+    client::{MaterialChoice, Source},
+    tls::Tls,
+};
 
 use crate::network::{link, network};
 
@@ -33,16 +37,24 @@ impl Listen {
 /// Where a service tells its metrics.
 #[derive(clap::Args)]
 pub struct MetricsArgs {
-    /// Tell metrics to Prometheus at `/metrics` of this address, in plain text: a port of this machine, or ADDRESS:PORT.
-    /// Whoever reads them sees the lengths and times of all sessions [default: nowhere]
-    #[arg(long, value_name = "ADDR", env = "MARILL_METRICS_LISTEN", value_parser = parse_metrics_address)]
+    /// Tell metrics to Prometheus at `/metrics` of this address, in plain text: a port of this
+    /// machine, or ADDRESS:PORT. Whoever reads them sees the lengths and times of all sessions
+    /// [default: nowhere]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "MARILL_METRICS_LISTEN",
+        value_parser = parse_metrics_address,
+    )]
     pub metrics_listen: Option<SocketAddr>,
 }
 
 fn parse_metrics_address(text: &str) -> Result<SocketAddr, String> {
     match text.parse::<u16>() {
         Ok(port) => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
-        Err(_) => text.parse().map_err(|_| "it is neither a port nor ADDRESS:PORT".to_string()),
+        Err(_) => text
+            .parse()
+            .map_err(|_| "it is neither a port nor ADDRESS:PORT".to_string()),
     }
 }
 
@@ -57,10 +69,12 @@ pub fn parse_sessions(text: &str) -> Result<usize, String> {
 /// Whether and as whom a service speaks TLS.
 #[derive(clap::Args)]
 pub struct TlsArgs {
-    /// Speak TLS, which other machines need; the printed address names the certificate that clients then insist on
+    /// Speak TLS, which other machines need; the printed address names the certificate that clients
+    /// then insist on
     #[arg(long)]
     tls: bool,
-    /// Speak TLS with this certificate and its chain (PEM), which an authority signed for this host's name
+    /// Speak TLS with this certificate and its chain (PEM), which an authority signed for this
+    /// host's name
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The certificate's key (PEM)
@@ -81,8 +95,8 @@ impl TlsArgs {
 /// Whose word is taken for services at `https://host:port` without a pinned certificate.
 #[derive(clap::Args)]
 pub struct AuthoritiesArgs {
-    /// Believe the certificate authorities in this PEM file, instead of the public ones, for `https://` addresses that
-    /// pin no certificate
+    /// Believe the certificate authorities in this PEM file, instead of the public ones, for
+    /// `https://` addresses that pin no certificate
     #[arg(long, value_name = "FILE", env = "MARILL_TLS_CA")]
     tls_ca: Option<PathBuf>,
 }
@@ -91,8 +105,11 @@ impl AuthoritiesArgs {
     /// # Errors
     /// The file holds no certificate.
     pub fn apply(&self, endpoint: Endpoint) -> anyhow::Result<Endpoint> {
-        let Some(path) = &self.tls_ca else { return Ok(endpoint) };
-        let authorities = Authorities::from_pem(path).with_context(|| format!("`{}`", path.display()))?;
+        let Some(path) = &self.tls_ca else {
+            return Ok(endpoint);
+        };
+        let authorities =
+            Authorities::from_pem(path).with_context(|| format!("`{}`", path.display()))?;
         Ok(endpoint.trusting(&authorities))
     }
 }
@@ -138,27 +155,51 @@ pub struct Services {
     /// The dealer
     #[arg(long, value_name = "URL", env = "MARILL_DEALER", default_value = DEFAULT_DEALER)]
     pub dealer: Endpoint,
-    /// The evaluator that computes in this client's place, where the server asks for one (`marill serve --e0 operator`)
+    /// The evaluator that computes in this client's place, where the server asks for one
+    /// (`marill serve --e0 operator`)
     #[arg(long, value_name = "URL", env = "MARILL_EVALUATOR")]
     evaluator: Option<Endpoint>,
     /// Key for the server, where it asks for one
-    #[arg(long, value_name = "KEY", env = "MARILL_API_KEY", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "MARILL_API_KEY",
+        hide_env_values = true
+    )]
     pub api_key: Option<String>,
     /// Downloads [default: ~/.cache/marill]
     #[arg(long, value_name = "DIR", env = "MARILL_CACHE")]
     cache: Option<PathBuf>,
-    /// Correlations: those written ahead where the server has some that fit (`any`), or only these (`ahead`), or only
-    /// those that the dealer streams meanwhile (`live`)
-    #[arg(long, value_name = "KIND", value_enum, default_value_t, env = "MARILL_CORRELATIONS")]
+    /// Correlations: those written ahead where the server has some that fit (`any`), or only these
+    /// (`ahead`), or only those that the dealer streams meanwhile (`live`)
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_enum,
+        default_value_t,
+        env = "MARILL_CORRELATIONS"
+    )]
     correlations: CorrelationsArg,
-    /// What comparisons are made of: `digits` (few bytes), `points` (few rounds; the dealer sends correction words to the
-    /// first evaluator too), or what waits less on the network that `--network` names. Behind an evaluator of its own,
-    /// `auto` leaves it to that one, whose `auto` follows what a client insists on
-    #[arg(long, value_name = "KIND", value_enum, default_value_t, env = "MARILL_MATERIAL")]
+    /// What comparisons are made of: `digits` (few bytes), `points` (few rounds; the dealer sends
+    /// correction words to the first evaluator too), or what waits less on the network that
+    /// `--network` names. Behind an evaluator of its own, `auto` leaves it to that one, whose
+    /// `auto` follows what a client insists on
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_enum,
+        default_value_t,
+        env = "MARILL_MATERIAL"
+    )]
     material: MaterialArg,
-    /// The network to the server and to the dealer, for `--material auto`: lan (0.2 ms, 10 Gbps), wan (40 ms, 200 Mbps),
-    /// RTTms/Mbps such as 10/500, or none
-    #[arg(long, value_name = "LINK", default_value = "none", env = "MARILL_NETWORK")]
+    /// The network to the server and to the dealer, for `--material auto`: lan (0.2 ms, 10 Gbps),
+    /// wan (40 ms, 200 Mbps), RTTms/Mbps such as 10/500, or none
+    #[arg(
+        long,
+        value_name = "LINK",
+        default_value = "none",
+        env = "MARILL_NETWORK"
+    )]
     network: String,
     #[command(flatten)]
     authorities: AuthoritiesArgs,
@@ -200,7 +241,10 @@ impl Services {
         server: Endpoint,
         max_sessions: usize,
     ) -> anyhow::Result<marill_serving::client::ClientOptions> {
-        for endpoint in [Some(&server), Some(&self.dealer), self.evaluator.as_ref()].into_iter().flatten() {
+        for endpoint in [Some(&server), Some(&self.dealer), self.evaluator.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             endpoint.check()?;
         }
         Ok(marill_serving::client::ClientOptions {
@@ -212,7 +256,11 @@ impl Services {
             max_sessions,
             source: self.correlations.into(),
             material: self.material()?,
-            evaluator: self.evaluator.clone().map(|endpoint| self.authorities.apply(endpoint)).transpose()?,
+            evaluator: self
+                .evaluator
+                .clone()
+                .map(|endpoint| self.authorities.apply(endpoint))
+                .transpose()?,
         })
     }
 }
@@ -225,13 +273,19 @@ pub fn default_cache() -> anyhow::Result<PathBuf> {
     below(&None, "XDG_CACHE_HOME", ".cache", "--vault")
 }
 
-fn below(given: &Option<PathBuf>, variable: &str, in_home: &str, flag: &str) -> anyhow::Result<PathBuf> {
+fn below(
+    given: &Option<PathBuf>,
+    variable: &str,
+    in_home: &str,
+    flag: &str,
+) -> anyhow::Result<PathBuf> {
     if let Some(given) = given {
         return Ok(given.clone());
     }
     if let Some(base) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
         return Ok(PathBuf::from(base).join("marill"));
     }
-    let home = std::env::home_dir().with_context(|| format!("there is no home folder\nhint: give `{flag}`"))?;
+    let home = std::env::home_dir()
+        .with_context(|| format!("there is no home folder\nhint: give `{flag}`"))?;
     Ok(home.join(in_home).join("marill"))
 }

@@ -1,7 +1,9 @@
 //! One bar on a terminal, one plain line now and then anywhere else. Always on standard error.
 
-use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -21,11 +23,19 @@ impl Progress {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             let template = "{prefix} {bar:28} {pos}/{len} {msg} eta {eta}";
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(
+                ProgressStyle::with_template(template)
+                    .unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
             bar.set_prefix(label.to_string());
             bar
         });
-        Self { bar, label: label.into(), quiet, last_line: Instant::now() }
+        Self {
+            bar,
+            label: label.into(),
+            quiet,
+            last_line: Instant::now(),
+        }
     }
 
     /// `done` of `all` are done; `message` holds the current figures.

@@ -1,7 +1,6 @@
 //! `marill recipes`: the recipes inside the program.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use marill_recipe::Recipe;
@@ -31,8 +30,16 @@ pub const RECIPES: [(&str, &str, &str); 6] = [
         "SmolLM2-135M-Instruct writes short Python functions, half of it frozen, heads unmerged",
         include_str!("../../../recipes/mbpp-smollm2.toml"),
     ),
-    ("demo", "the embedded base tells four kinds of request apart", include_str!("../../../recipes/demo.toml")),
-    ("base", "the embedded base itself, trained from nothing", include_str!("../../../recipes/base.toml")),
+    (
+        "demo",
+        "the embedded base tells four kinds of request apart",
+        include_str!("../../../recipes/demo.toml"),
+    ),
+    (
+        "base",
+        "the embedded base itself, trained from nothing",
+        include_str!("../../../recipes/base.toml"),
+    ),
 ];
 
 #[derive(clap::Args)]
@@ -83,8 +90,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn copy(name: &str, to: Option<PathBuf>) -> anyhow::Result<()> {
     let Some((_, _, text)) = RECIPES.iter().find(|(known, ..)| *known == name) else {
-        let names: Vec<String> = RECIPES.iter().map(|(name, ..)| format!("`{name}`")).collect();
-        let error = anyhow::anyhow!("there is no recipe `{name}`\nhint: the recipes are {}", names.join(", "));
+        let names: Vec<String> = RECIPES
+            .iter()
+            .map(|(name, ..)| format!("`{name}`"))
+            .collect();
+        let error = anyhow::anyhow!(
+            "there is no recipe `{name}`\nhint: the recipes are {}",
+            names.join(", ")
+        );
         return Err(BadInput(error).into());
     };
     let to = to.unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
@@ -114,6 +127,11 @@ mod tests {
         let to = dir.path().join("recipe.toml");
         copy("demo", Some(to.clone())).unwrap();
         assert!(copy("demo", Some(to)).is_err());
-        assert!(copy("demos", None).unwrap_err().to_string().contains("`demo`"));
+        assert!(
+            copy("demos", None)
+                .unwrap_err()
+                .to_string()
+                .contains("`demo`")
+        );
     }
 }

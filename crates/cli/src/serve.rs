@@ -1,16 +1,24 @@
 //! `marill serve`: offers a partition to clients, together with a dealer.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
-use marill_serving::Endpoint;
-use marill_serving::dealer::SERVER_KEY_FILE;
-use marill_serving::server::{ServerOptions, run as run_server, write_order};
-use marill_serving::wire::{E0, Setting};
+use marill_serving::{
+    Endpoint,
+    dealer::SERVER_KEY_FILE,
+    server::{ServerOptions, run as run_server, write_order},
+    wire::{E0, Setting},
+};
 
-use crate::advice::advise;
-use crate::places::{AuthoritiesArgs, DEFAULT_DEALER, Folders, Listen, MetricsArgs, TlsArgs, parse_sessions};
+use crate::{
+    advice::advise,
+    places::{
+        AuthoritiesArgs, DEFAULT_DEALER, Folders, Listen, MetricsArgs, TlsArgs, parse_sessions,
+    },
+};
 
 const KEY_WAIT: Duration = Duration::from_secs(2);
 
@@ -22,7 +30,8 @@ pub struct Args {
     /// The dealer
     #[arg(long, value_name = "URL", env = "MARILL_DEALER", default_value = DEFAULT_DEALER)]
     dealer: Endpoint,
-    /// The key that the dealer knows this server by [default: the dealer's own file below the state folder]
+    /// The key that the dealer knows this server by [default: the dealer's own file below the state
+    /// folder]
     #[arg(long, value_name = "FILE", env = "MARILL_DEALER_KEY")]
     dealer_key: Option<PathBuf>,
     #[command(flatten)]
@@ -39,29 +48,34 @@ pub struct Args {
     /// Sessions that may run at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_sessions)]
     max_sessions: usize,
-    /// Serve the holders of these keys only: lines of
-    /// `sha256-of-the-key name [tokens=N] [tokens-per-minute=N] [sessions-per-minute=N] [revoked]`, as `marill keys`
-    /// writes them [default: `server/keys` below the state folder, where it is]
+    /// Serve the holders of these keys only: lines of `sha256-of-the-key name [tokens=N]
+    /// [tokens-per-minute=N] [sessions-per-minute=N] [revoked]`, as `marill
+    /// keys` writes them [default: `server/keys` below the state folder, where it is]
     #[arg(long, value_name = "FILE", env = "MARILL_API_KEYS", alias = "api-keys")]
     keys: Option<PathBuf>,
-    /// Serve everybody beyond this machine too where there is no file of keys. Whoever is a client can cheat the adapter out
-    /// of the protocol, and the dealer's operator has it by being a client once
+    /// Serve everybody beyond this machine too where there is no file of keys. Whoever is a client
+    /// can cheat the adapter out of the protocol, and the dealer's operator has it by being a
+    /// client once
     #[arg(long)]
     allow_anonymous: bool,
-    /// Who makes correlations: a `dealer`, also ahead of time, or (`3pc`) a helper that takes part in every session and
-    /// makes them while it runs, one token ahead at most; `marill dealer` serves as either. Three parties, one of them
-    /// may be curious, none may deviate from the protocol
+    /// Who makes correlations: a `dealer`, also ahead of time, or (`3pc`) a helper that takes part
+    /// in every session and makes them while it runs, one token ahead at most; `marill dealer`
+    /// serves as either. Three parties, one of them may be curious, none may deviate from the
+    /// protocol
     #[arg(long, value_name = "NAME", default_value = "dealer", value_parser = parse_setting)]
     setting: Setting,
-    /// Who computes as E0: the `client`, or an `operator` who runs `marill evaluate`. With an operator a client sends one
-    /// share of its input to each evaluator and computes nothing, so a cheating client cannot read the adapter out of the
-    /// protocol; that operator, this server and the dealer must then be three who do not work together
+    /// Who computes as E0: the `client`, or an `operator` who runs `marill evaluate`. With an
+    /// operator a client sends one share of its input to each evaluator and computes nothing, so a
+    /// cheating client cannot read the adapter out of the protocol; that operator, this server and
+    /// the dealer must then be three who do not work together
     #[arg(long, value_name = "NAME", default_value = "client", value_parser = parse_e0)]
     e0: E0,
-    /// Refuse to draw tokens by chance. Drawn ones tell a client who asks often more of the model than the most likely ones
+    /// Refuse to draw tokens by chance. Drawn ones tell a client who asks often more of the model
+    /// than the most likely ones
     #[arg(long)]
     greedy_only: bool,
-    /// Refuse comparisons on points, which take fewer rounds and several times the bytes from the dealer
+    /// Refuse comparisons on points, which take fewer rounds and several times the bytes from the
+    /// dealer
     #[arg(long)]
     digits_only: bool,
     /// Use correlations that `marill dealer --ahead` wrote into this folder
@@ -86,12 +100,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let state = args.folders.state()?;
     if let Some(order) = &args.order {
         write_order(&args.partition, &state.join("server"), order).map_err(advise)?;
-        eprintln!("wrote `{}`: carry it to the dealer's machine", order.display());
+        eprintln!(
+            "wrote `{}`: carry it to the dealer's machine",
+            order.display()
+        );
         return Ok(ExitCode::SUCCESS);
     }
     // Not at the first session: a service that starts is expected to work.
     args.dealer.check()?;
-    let dealer_key = args.dealer_key.unwrap_or_else(|| state.join("dealer").join(SERVER_KEY_FILE));
+    let dealer_key = args
+        .dealer_key
+        .unwrap_or_else(|| state.join("dealer").join(SERVER_KEY_FILE));
     // A dealer that was started in the same moment writes it now.
     let deadline = Instant::now() + KEY_WAIT;
     while !dealer_key.is_file() && Instant::now() < deadline {
@@ -99,7 +118,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     anyhow::ensure!(
         dealer_key.is_file(),
-        "there is no dealer key at `{}`\nhint: start `marill dealer` first, or copy its `{SERVER_KEY_FILE}` here and name it with `--dealer-key`",
+        "there is no dealer key at `{}`\n\
+         hint: start `marill dealer` first, or copy its `{SERVER_KEY_FILE}` here and name it with \
+         `--dealer-key`",
         dealer_key.display()
     );
     let options = ServerOptions {

@@ -1,12 +1,13 @@
 //! `marill state`: what the services have recorded.
 
-use std::io::{BufWriter, Write};
-use std::process::ExitCode;
+use std::{
+    io::{BufWriter, Write},
+    process::ExitCode,
+};
 
 use marill_serving::state::{RECORDS_FILE, export};
 
-use crate::advice::advise;
-use crate::places::Folders;
+use crate::{advice::advise, places::Folders};
 
 /// Services keep their records in an embedded database, `records.redb` in each one's folder.
 #[derive(clap::Args)]
@@ -20,8 +21,8 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum Action {
     /// Print records as lines of text, each behind its service's name, also while the service runs:
-    /// `session ROLE NAME UNIX-SECONDS`, `charges SHA256-OF-KEY TOKENS SESSIONS` and, of the last minute,
-    /// `recent SHA256-OF-KEY UNIX-SECONDS TOKENS SESSIONS`
+    /// `session ROLE NAME UNIX-SECONDS`, `charges SHA256-OF-KEY TOKENS SESSIONS` and, of the last
+    /// minute, `recent SHA256-OF-KEY UNIX-SECONDS TOKENS SESSIONS`
     Export {
         /// One service only [default: all that have records]
         #[arg(long, value_name = "NAME", value_parser = SERVICES)]
@@ -54,10 +55,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Action::Export { service } = args.action;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut found = false;
-    for name in SERVICES.into_iter().filter(|name| service.as_deref().is_none_or(|asked| asked == *name)) {
+    for name in SERVICES
+        .into_iter()
+        .filter(|name| service.as_deref().is_none_or(|asked| asked == *name))
+    {
         let folder = state.join(name);
         found |= folder.join(RECORDS_FILE).is_file();
-        export(&folder, &mut Named { out: &mut out, name }).map_err(advise)?;
+        export(
+            &folder,
+            &mut Named {
+                out: &mut out,
+                name,
+            },
+        )
+        .map_err(advise)?;
     }
     out.flush()?;
     anyhow::ensure!(found, "no service has records below `{}`", state.display());

@@ -1,18 +1,13 @@
 //! The model that a client command names: a server's address, or a partition on this machine.
 
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::{path::PathBuf, str::FromStr};
 
 use marill_partition::Partition;
-use marill_serving::Endpoint;
-use marill_serving::client::Client;
-use marill_serving::local::Parties;
-use marill_serving::server::SecureModel;
-use marill_serving::wire::Setting;
+use marill_serving::{
+    Endpoint, client::Client, local::Parties, server::SecureModel, wire::Setting,
+};
 
-use crate::advice::advise;
-use crate::failure::BadInput;
-use crate::places::Services;
+use crate::{advice::advise, failure::BadInput, places::Services};
 
 /// `http://host:port` or a folder.
 #[derive(Clone)]
@@ -26,7 +21,10 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.contains("://") {
-            true => text.parse().map(Self::Server).map_err(|error| format!("{error}")),
+            true => text
+                .parse()
+                .map(Self::Server)
+                .map_err(|error| format!("{error}")),
             false => Ok(Self::Folder(text.into())),
         }
     }
@@ -45,8 +43,12 @@ impl Target {
         match self {
             Self::Server(server) => {
                 let options = services.client(server.clone(), 1)?;
-                let client = Client::connect(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
-                Ok(Connected { client, _parties: None })
+                let client =
+                    Client::connect(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
+                Ok(Connected {
+                    client,
+                    _parties: None,
+                })
             }
             Self::Folder(folder) => {
                 eprintln!("note: all parties run in this process: a demonstration, not privacy");
@@ -55,7 +57,13 @@ impl Target {
                 let public = partition.public_weights()?;
                 let private = partition.private_weights(&public)?;
                 let model = SecureModel::new(id, spec, public, private, Setting::Dealer);
-                let scratch = Scratch(services.folders.state()?.join("local").join(std::process::id().to_string()));
+                let scratch = Scratch(
+                    services
+                        .folders
+                        .state()?
+                        .join("local")
+                        .join(std::process::id().to_string()),
+                );
                 let state = &scratch.0;
                 let parties = Parties::start(model, state, 4).map_err(advise)?;
                 let mut options = services.client(parties.server.clone(), 1)?;
@@ -63,7 +71,10 @@ impl Target {
                 options.cache = state.join("cache");
                 options.state = state.join("client");
                 let client = Client::with_partition(&partition, &options).map_err(advise)?;
-                Ok(Connected { client, _parties: Some((parties, scratch)) })
+                Ok(Connected {
+                    client,
+                    _parties: Some((parties, scratch)),
+                })
             }
         }
     }

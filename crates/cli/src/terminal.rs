@@ -1,14 +1,20 @@
-//! Words of a model on a terminal: whoever runs the server chooses them, so nothing among them moves the cursor, changes
-//! colours or sends keys.
+//! Words of a model on a terminal: whoever runs the server chooses them, so nothing among them
+//! moves the cursor, changes colours or sends keys.
 
-use std::borrow::Cow;
-use std::io::{IsTerminal, Write};
+use std::{
+    borrow::Cow,
+    io::{IsTerminal, Write},
+};
 
-/// Writes a piece of an answer to standard output at once: as it is into a file or a pipe, without control characters to a
-/// terminal.
+/// Writes a piece of an answer to standard output at once: as it is into a file or a pipe, without
+/// control characters to a terminal.
 pub fn show(piece: &str) {
     let mut out = std::io::stdout();
-    let piece = if out.is_terminal() { plain(piece) } else { Cow::Borrowed(piece) };
+    let piece = if out.is_terminal() {
+        plain(piece)
+    } else {
+        Cow::Borrowed(piece)
+    };
     // A reader that has seen enough ends the command elsewhere.
     let _ = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
 }
@@ -29,6 +35,9 @@ mod tests {
     #[test]
     fn escape_codes_of_a_model_do_not_reach_a_terminal() {
         assert_eq!(plain("a\tb\nc \u{e4}"), "a\tb\nc \u{e4}");
-        assert_eq!(plain("\u{1b}]0;title\u{7}\r\u{9b}2J"), "\u{fffd}]0;title\u{fffd}\u{fffd}\u{fffd}2J");
+        assert_eq!(
+            plain("\u{1b}]0;title\u{7}\r\u{9b}2J"),
+            "\u{fffd}]0;title\u{fffd}\u{fffd}\u{fffd}2J"
+        );
     }
 }

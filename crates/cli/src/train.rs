@@ -2,10 +2,14 @@
 
 mod dry_run;
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use anyhow::Context;
 use marill_partition::{ExportReport, MANIFEST_FILE};
@@ -13,11 +17,13 @@ use marill_recipe::Recipe;
 use marill_report::{bytes, count};
 use marill_training::{TrainError, TrainOptions, TrainReport, train};
 
-use crate::base_model::Search;
-use crate::export::name_of;
-use crate::failure::BadInput;
-use crate::model_dir::{EXPORT_FOLDER, ExportAs, export_run};
-use crate::progress::Progress;
+use crate::{
+    base_model::Search,
+    export::name_of,
+    failure::BadInput,
+    model_dir::{EXPORT_FOLDER, ExportAs, export_run},
+    progress::Progress,
+};
 
 /// Ended by Ctrl-C or SIGTERM, after a checkpoint.
 const INTERRUPTED: u8 = 130;
@@ -38,12 +44,14 @@ pub struct Args {
     /// Go on from the newest checkpoint; the result is that of an uninterrupted run
     #[arg(long)]
     resume: bool,
-    /// Check everything, try a few rows, and state memory, bytes, time and the cost of a token; write nothing
+    /// Check everything, try a few rows, and state memory, bytes, time and the cost of a token;
+    /// write nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     search: Search,
-    /// Where outputs of frozen layers are kept for later runs, 4 GiB at most [default: ~/.cache/marill]
+    /// Where outputs of frozen layers are kept for later runs, 4 GiB at most [default:
+    /// ~/.cache/marill]
     #[arg(long, value_name = "DIR", env = "MARILL_CACHE")]
     cache: Option<PathBuf>,
     /// Show no progress
@@ -60,7 +68,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut overrides = args.set.clone();
     if let Some(dir) = &args.output_dir {
         // Quoted: `2026` and `nan` are folders here, not numbers.
-        overrides.push(format!("output.dir={}", serde_json::Value::from(dir.display().to_string())));
+        overrides.push(format!(
+            "output.dir={}",
+            serde_json::Value::from(dir.display().to_string())
+        ));
     }
     if let Some(seed) = args.seed {
         overrides.push(format!("train.seed={seed}"));
@@ -68,16 +79,40 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut recipe = Recipe::read(&args.recipe, &overrides).map_err(|e| BadInput(e.into()))?;
     // Not behind the run.
     crate::eval::chosen::check(&recipe)?;
-    let recipe_dir = args.recipe.parent().map(Path::to_path_buf).unwrap_or_default();
-    let (base, teacher) = args.search.pin(&mut recipe, &recipe_dir, args.no_progress)?;
-    let cache_dir = args.cache.clone().or_else(default_cache).map(|dir| dir.join("activations"));
-    let mut options = TrainOptions { recipe_dir, base, teacher, cache_dir, resume: args.resume, stop: None };
+    let recipe_dir = args
+        .recipe
+        .parent()
+        .map(Path::to_path_buf)
+        .unwrap_or_default();
+    let (base, teacher) = args
+        .search
+        .pin(&mut recipe, &recipe_dir, args.no_progress)?;
+    let cache_dir = args
+        .cache
+        .clone()
+        .or_else(default_cache)
+        .map(|dir| dir.join("activations"));
+    let mut options = TrainOptions {
+        recipe_dir,
+        base,
+        teacher,
+        cache_dir,
+        resume: args.resume,
+        stop: None,
+    };
     if args.dry_run {
         return dry_run::run(&recipe, &options, args.json);
     }
     let checkpoints = Path::new(&recipe.output.dir).join("checkpoints");
-    if args.resume && checkpoints.read_dir().map_or(true, |mut found| found.next().is_none()) {
-        eprintln!("note: `{}` holds no checkpoint; the run starts from the beginning", checkpoints.display());
+    if args.resume
+        && checkpoints
+            .read_dir()
+            .map_or(true, |mut found| found.next().is_none())
+    {
+        eprintln!(
+            "note: `{}` holds no checkpoint; the run starts from the beginning",
+            checkpoints.display()
+        );
     }
     options.stop = Some(stop_on_signal()?);
     let (report, exported) = match train_and_export(&recipe, &options, args.no_progress) {
@@ -95,14 +130,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         });
         println!("{json:#}");
     } else {
-        let dir = exported.as_ref().map_or(&report.output_dir, |exported| &exported.dir);
+        let dir = exported
+            .as_ref()
+            .map_or(&report.output_dir, |exported| &exported.dir);
         println!("{}", dir.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Trains, shows progress, and exports where low-rank factors were trained; a full fine-tune may be a base or a teacher
-/// as well, and waits for `marill export`.
+/// Trains, shows progress, and exports where low-rank factors were trained; a full fine-tune may be
+/// a base or a teacher as well, and waits for `marill export`.
 ///
 /// # Errors
 /// [`TrainError::Interrupted`] as it is, every other failure of the run as [`BadInput`].
@@ -113,9 +150,13 @@ pub fn train_and_export(
 ) -> anyhow::Result<(TrainReport, Option<ExportReport>)> {
     let mut progress = Progress::new("training", quiet);
     let result = train(recipe, options, &mut |at| {
-        let validation = at.val_loss.map_or_else(String::new, |loss| format!(" val {loss:.3}"));
-        let figures =
-            format!("loss {:.3}{validation} lr {:.1e} {:.0} tokens/s", at.loss, at.learning_rate, at.tokens_per_second);
+        let validation = at
+            .val_loss
+            .map_or_else(String::new, |loss| format!(" val {loss:.3}"));
+        let figures = format!(
+            "loss {:.3}{validation} lr {:.1e} {:.0} tokens/s",
+            at.loss, at.learning_rate, at.tokens_per_second
+        );
         progress.set(at.step, at.steps, &figures);
     });
     progress.finish();
@@ -127,8 +168,9 @@ pub fn train_and_export(
     eprint!("{}", report.data);
     if let Some([planned, done]) = report.replanned {
         eprintln!(
-            "note: {done} steps of a run of {planned} were gone on with to {}: from there on learning rate and stages follow \
-             the new plan, so the result is not that of an uninterrupted run",
+            "note: {done} steps of a run of {planned} were gone on with to {}: from there on \
+             learning rate and stages follow the new plan, so the result is not that of an \
+             uninterrupted run",
             report.steps
         );
     }
@@ -137,7 +179,8 @@ pub fn train_and_export(
     }
     if !quiet {
         eprintln!(
-            "{} steps, {} tokens in {:.0} s ({:.0} tokens/s); loss {:.3} to {:.3}; {} trained parameters",
+            "{} steps, {} tokens in {:.0} s ({:.0} tokens/s); loss {:.3} to {:.3}; {} trained \
+             parameters",
             report.steps,
             count(report.tokens as u64),
             report.seconds,
@@ -148,9 +191,11 @@ pub fn train_and_export(
         );
     }
     let out = report.output_dir.join(EXPORT_FOLDER);
-    // An earlier partition of this very run; anything else in its place is left for the user to look at.
+    // An earlier partition of this very run; anything else in its place is left for the user to
+    // look at.
     if out.join(MANIFEST_FILE).is_file() {
-        std::fs::remove_dir_all(&out).with_context(|| format!("cannot replace `{}`", out.display()))?;
+        std::fs::remove_dir_all(&out)
+            .with_context(|| format!("cannot replace `{}`", out.display()))?;
     }
     if report.adapter.is_none() {
         return Ok((report, None));
@@ -160,11 +205,19 @@ pub fn train_and_export(
         None => Search::default().base(recipe, &options.recipe_dir)?,
     };
     let name = name_of(&report.output_dir);
-    let told = ExportAs { name: &name, data_dir: Some(&options.recipe_dir), ..Default::default() };
-    let exported = export_run(&report.output_dir, recipe, &base, &out, &told).with_context(|| {
-        let run = report.output_dir.display();
-        format!("the run is done, but not exported\nhint: `marill export {run}` tries that again without training")
-    })?;
+    let told = ExportAs {
+        name: &name,
+        data_dir: Some(&options.recipe_dir),
+        ..Default::default()
+    };
+    let exported =
+        export_run(&report.output_dir, recipe, &base, &out, &told).with_context(|| {
+            let run = report.output_dir.display();
+            format!(
+                "the run is done, but not exported\n\
+                 hint: `marill export {run}` tries that again without training"
+            )
+        })?;
     if !quiet {
         eprintln!(
             "partition {}: a client downloads {}, the private part is {}",
@@ -177,16 +230,26 @@ pub fn train_and_export(
 }
 
 fn default_cache() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    Some(set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?.join("marill"))
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    Some(
+        set("XDG_CACHE_HOME")
+            .or_else(|| Some(set("HOME")?.join(".cache")))?
+            .join("marill"),
+    )
 }
 
 /// The first Ctrl-C or SIGTERM asks for a checkpoint, the second ends the program.
 fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot watch for signals")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot watch for signals")?;
     let mut signals = {
         let _inside = runtime.enter();
         Signals::new().context("cannot watch for signals")?
@@ -216,7 +279,10 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     /// Waits for the next one; false when none can come any more.

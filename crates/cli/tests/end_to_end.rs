@@ -1,14 +1,17 @@
-//! Dealer, server, gateway and client as separate processes of the real binary, with a tiny random model.
+//! Dealer, server, gateway and client as separate processes of the real binary, with a tiny random
+//! model.
 
 #[path = "../../../serving/tests/sessions/proxy.rs"]
 mod proxy;
 #[path = "end_to_end/services.rs"]
 mod services;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
 
 use marill_numeric::Rounding;
 use proxy::Proxy;
@@ -19,7 +22,17 @@ const PROMPT: &str = "The quick brown fox jumps over the lazy dog";
 
 fn generate(world: &World, server: &str, dealer: &str, prompt: &str) -> Output {
     let mut command = marill();
-    command.args(["generate", server, "--dealer", dealer, "--prompt", prompt, "--max-tokens", "6", "--json"]);
+    command.args([
+        "generate",
+        server,
+        "--dealer",
+        dealer,
+        "--prompt",
+        prompt,
+        "--max-tokens",
+        "6",
+        "--json",
+    ]);
     command.arg("--check-twin").arg(&world.partition);
     world.client_folders(&mut command).output().unwrap()
 }
@@ -40,23 +53,40 @@ fn an_answer_over_three_processes_equals_the_twin_and_no_word_of_it_leaves_in_cl
 
     let answer = parse(&generate(&world, &server_url, &dealer_url, PROMPT));
     assert_eq!(answer["twin_equal"], true);
-    assert_eq!((answer["setting"].as_str(), answer["rounding"].as_str()), (Some("dealer"), Some("exact")));
+    assert_eq!(
+        (answer["setting"].as_str(), answer["rounding"].as_str()),
+        (Some("dealer"), Some("exact"))
+    );
     assert!(answer["prefill"]["rounds"].as_u64().unwrap() > 0);
     let sockets = &answer["socket_bytes"];
-    assert_eq!(sockets["dealer_sent"].as_u64().unwrap(), to_dealer.sent().len() as u64);
+    assert_eq!(
+        sockets["dealer_sent"].as_u64().unwrap(),
+        to_dealer.sent().len() as u64
+    );
     assert!(sockets["dealer_received"].as_u64().unwrap() < 64 << 10);
 
     let mut left = to_server.readable();
     left.extend(to_dealer.readable());
-    assert!(left.len() > 10_000 && contains(&left, "partition_id"), "greetings are readable, so text would be too");
-    for word in telling(PROMPT).chain([answer["text"].as_str().unwrap()]).filter(|word| word.len() > 4) {
+    assert!(
+        left.len() > 10_000 && contains(&left, "partition_id"),
+        "greetings are readable, so text would be too"
+    );
+    for word in telling(PROMPT)
+        .chain([answer["text"].as_str().unwrap()])
+        .filter(|word| word.len() > 4)
+    {
         assert!(!contains(&left, word), "`{word}` left the client in clear");
     }
-    // Once more with all downloads done: what the server can count depends on the bucket, not on the prompt.
+    // Once more with all downloads done: what the server can count depends on the bucket, not on
+    // the prompt.
     let sizes = |prompt: &str| {
         let from = to_server.sent().len();
         let answer = parse(&generate(&world, &server_url, &dealer_url, prompt));
-        (to_server.sent().len() - from, answer["completion_tokens"].clone(), answer["prefill"].clone())
+        (
+            to_server.sent().len() - from,
+            answer["completion_tokens"].clone(),
+            answer["prefill"].clone(),
+        )
     };
     let (short, long) = (sizes("cat"), sizes("cats"));
     assert_eq!(short.2["bytes_sent"], long.2["bytes_sent"]);
@@ -71,7 +101,9 @@ fn telling(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn contains(bytes: &[u8], word: &str) -> bool {
-    bytes.windows(word.len()).any(|window| window == word.as_bytes())
+    bytes
+        .windows(word.len())
+        .any(|window| window == word.as_bytes())
 }
 
 #[test]
@@ -83,60 +115,134 @@ fn the_gateway_answers_the_openai_interface() {
     let model = models["data"][0]["id"].as_str().unwrap().to_string();
     assert_eq!(gateway.get("/health")["status"], "ok");
 
-    let (status, page) = gateway.raw("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    assert!(status == 200 && page.contains("What leaves this machine"), "{page}");
+    let (status, page) =
+        gateway.raw("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    assert!(
+        status == 200 && page.contains("What leaves this machine"),
+        "{page}"
+    );
 
     let question = json!([{ "role": "user", "content": "hello" }]);
-    let (status, answer) =
-        gateway.post("/v1/chat/completions", &json!({ "model": model, "messages": question, "max_tokens": 5 }));
+    let (status, answer) = gateway.post(
+        "/v1/chat/completions",
+        &json!({ "model": model, "messages": question, "max_tokens": 5 }),
+    );
     assert_eq!(status, 200, "{answer}");
     assert_eq!(answer["object"], "chat.completion");
-    let text = answer["choices"][0]["message"]["content"].as_str().unwrap().to_string();
+    let text = answer["choices"][0]["message"]["content"]
+        .as_str()
+        .unwrap()
+        .to_string();
     assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() <= 5);
 
     let body = json!({
-        "model": model, "messages": question, "max_tokens": 5, "stream": true, "stream_options": { "include_usage": true },
+        "model": model, "messages": question, "max_tokens": 5, "stream": true,
+        "stream_options": { "include_usage": true },
     });
     let events = gateway.stream("/v1/chat/completions", &body);
     assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
-    let chunks: Vec<Value> =
-        events[..events.len() - 1].iter().map(|event| serde_json::from_str(event).unwrap()).collect();
-    let joined: String = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
+    let chunks: Vec<Value> = events[..events.len() - 1]
+        .iter()
+        .map(|event| serde_json::from_str(event).unwrap())
+        .collect();
+    let joined: String = chunks
+        .iter()
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str())
+        .collect();
     assert_eq!(joined, text, "the pieces of a stream make up the whole");
     assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
-    assert!(chunks.iter().any(|chunk| chunk["choices"][0]["finish_reason"].is_string()));
+    assert!(
+        chunks
+            .iter()
+            .any(|chunk| chunk["choices"][0]["finish_reason"].is_string())
+    );
     assert_eq!(chunks.last().unwrap()["usage"], answer["usage"]);
 
-    // An answer that may not end early has exactly as many tokens as were asked for, and their ids say which.
-    let exact = json!({ "prompt": "hello", "max_tokens": 9, "ignore_eos": true, "return_token_ids": true });
+    // An answer that may not end early has exactly as many tokens as were asked for, and their ids
+    // say which.
+    let exact =
+        json!({ "prompt": "hello", "max_tokens": 9, "ignore_eos": true, "return_token_ids": true });
     let (status, answer) = gateway.post("/v1/completions", &exact);
-    assert_eq!((status, answer["usage"]["completion_tokens"].as_u64()), (200, Some(9)), "{answer}");
-    assert_eq!(answer["choices"][0]["token_ids"].as_array().unwrap().len(), 9);
+    assert_eq!(
+        (status, answer["usage"]["completion_tokens"].as_u64()),
+        (200, Some(9)),
+        "{answer}"
+    );
+    assert_eq!(
+        answer["choices"][0]["token_ids"].as_array().unwrap().len(),
+        9
+    );
     assert_eq!(answer["choices"][0]["finish_reason"], "length");
-    let (status, refused) =
-        gateway.post("/v1/completions", &json!({ "prompt": "a", "min_tokens": 3, "max_tokens": 2 }));
-    assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("min_tokens")));
+    let (status, refused) = gateway.post(
+        "/v1/completions",
+        &json!({ "prompt": "a", "min_tokens": 3, "max_tokens": 2 }),
+    );
+    assert_eq!(
+        (status, refused["error"]["param"].as_str()),
+        (400, Some("min_tokens"))
+    );
 
     // Six drawn answers of eight tokens are not all the same.
-    let drawn = json!({ "prompt": "hello", "max_tokens": 8, "ignore_eos": true, "temperature": 2, "top_k": 50 });
-    let texts: Vec<Value> = (0..6).map(|_| gateway.post("/v1/completions", &drawn).1["choices"][0].clone()).collect();
-    assert!(texts[0]["text"].is_string() && texts.iter().any(|text| *text != texts[0]), "{texts:?}");
-    let (status, refused) = gateway.post("/v1/completions", &json!({ "prompt": "a", "temperature": 1, "top_p": 0.5 }));
-    assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("top_p")));
-    let (status, refused) =
-        gateway.post("/v1/chat/completions", &json!({ "model": model, "messages": question, "n": 2 }));
-    assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("n")));
-    let (status, refused) = gateway.post("/v1/chat/completions", &json!({ "model": "x", "messages": question }));
-    assert_eq!((status, refused["error"]["code"].as_str()), (404, Some("model_not_found")));
+    let drawn = json!({
+        "prompt": "hello", "max_tokens": 8, "ignore_eos": true, "temperature": 2, "top_k": 50
+    });
+    let texts: Vec<Value> = (0..6)
+        .map(|_| gateway.post("/v1/completions", &drawn).1["choices"][0].clone())
+        .collect();
+    assert!(
+        texts[0]["text"].is_string() && texts.iter().any(|text| *text != texts[0]),
+        "{texts:?}"
+    );
+    let (status, refused) = gateway.post(
+        "/v1/completions",
+        &json!({ "prompt": "a", "temperature": 1, "top_p": 0.5 }),
+    );
+    assert_eq!(
+        (status, refused["error"]["param"].as_str()),
+        (400, Some("top_p"))
+    );
+    let (status, refused) = gateway.post(
+        "/v1/chat/completions",
+        &json!({ "model": model, "messages": question, "n": 2 }),
+    );
+    assert_eq!(
+        (status, refused["error"]["param"].as_str()),
+        (400, Some("n"))
+    );
+    let (status, refused) = gateway.post(
+        "/v1/chat/completions",
+        &json!({ "model": "x", "messages": question }),
+    );
+    assert_eq!(
+        (status, refused["error"]["code"].as_str()),
+        (404, Some("model_not_found"))
+    );
     let long = json!({ "model": model, "prompt": "word ".repeat(2000) });
     let (status, refused) = gateway.post("/v1/completions", &long);
-    assert_eq!((status, refused["error"]["code"].as_str()), (400, Some("context_length_exceeded")));
-    assert_eq!(gateway.raw("GET /health HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n").0, 403);
+    assert_eq!(
+        (status, refused["error"]["code"].as_str()),
+        (400, Some("context_length_exceeded"))
+    );
+    assert_eq!(
+        gateway
+            .raw("GET /health HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n")
+            .0,
+        403
+    );
 
     drop(server);
-    let (status, lost) = gateway.post("/v1/chat/completions", &json!({ "model": model, "messages": question }));
+    let (status, lost) = gateway.post(
+        "/v1/chat/completions",
+        &json!({ "model": model, "messages": question }),
+    );
     assert_eq!(status, 502, "{lost}");
-    assert!(lost["error"]["message"].as_str().unwrap().contains("server"), "{lost}");
+    assert!(
+        lost["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("server"),
+        "{lost}"
+    );
 }
 
 #[test]
@@ -146,13 +252,21 @@ fn a_client_that_hangs_up_stops_its_session() {
     let gateway = world.gateway(&server.url, &dealer.url);
     let body = json!({ "prompt": "hello", "stream": true }).to_string();
     let mut stream = TcpStream::connect(gateway.authority()).unwrap();
-    write!(stream, "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-        .unwrap();
+    write!(
+        stream,
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
     stream.read_exact(&mut [0; 16]).unwrap();
     drop(stream);
     let deadline = Instant::now() + Duration::from_secs(60);
     while !server.metrics().contains("marill_sessions_active 0") {
-        assert!(Instant::now() < deadline, "the session goes on:\n{}", server.metrics());
+        assert!(
+            Instant::now() < deadline,
+            "the session goes on:\n{}",
+            server.metrics()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -163,7 +277,9 @@ fn services_end_in_order_on_a_signal_and_say_what_is_wrong() {
     let (mut dealer, mut server) = world.parties();
     let port = server.url.rsplit(':').next().unwrap();
     let mut second = marill();
-    second.args(["serve", "--port", port, "--dealer", &dealer.url]).arg(&world.partition);
+    second
+        .args(["serve", "--port", port, "--dealer", &dealer.url])
+        .arg(&world.partition);
     let output = world.server_folders(&mut second).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
@@ -173,7 +289,10 @@ fn services_end_in_order_on_a_signal_and_say_what_is_wrong() {
     outside.args(["dealer", "--host", "0.0.0.0", "--port", "0"]);
     let output = world.server_folders(&mut outside).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("plain text") && said.contains("--tls"), "{said}");
+    assert!(
+        said.contains("plain text") && said.contains("--tls"),
+        "{said}"
+    );
 
     assert_eq!(dealer.terminate(), Some(0));
     let output = generate(&world, &server.url, &dealer.url, PROMPT);
@@ -190,9 +309,17 @@ fn under_tls_the_printed_addresses_are_all_that_a_client_needs() {
     assert!(server.url.starts_with("https://") && dealer.url.starts_with("https://"));
     let answer = parse(&generate(&world, &server.url, &dealer.url, PROMPT));
     assert_eq!(answer["twin_equal"], true);
-    let output = generate(&world, &server.url, &server.url.replace(server.authority(), dealer.authority()), PROMPT);
+    let output = generate(
+        &world,
+        &server.url,
+        &server.url.replace(server.authority(), dealer.authority()),
+        PROMPT,
+    );
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("certificate"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("certificate"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -200,16 +327,39 @@ fn a_conversation_in_the_terminal_is_answered_line_by_line() {
     let world = World::new();
     let (dealer, server) = world.parties();
     let mut command = marill();
-    command.args(["chat", &server.url, "--dealer", &dealer.url, "--max-tokens", "3"]);
+    command.args([
+        "chat",
+        &server.url,
+        "--dealer",
+        &dealer.url,
+        "--max-tokens",
+        "3",
+    ]);
     world.client_folders(&mut command);
-    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"hello\n/reset\nhello\n/quit\n").unwrap();
+    command
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped());
+    let mut child = command
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"hello\n/reset\nhello\n/quit\n")
+        .unwrap();
     let output = child.wait_with_output().unwrap();
-    let (said, text) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    let (said, text) = (
+        String::from_utf8_lossy(&output.stderr),
+        String::from_utf8_lossy(&output.stdout),
+    );
     assert!(output.status.success(), "{said}");
     let half = text.len() / 2;
-    assert!(half > 0 && text[..half] == text[half..], "the same question, the same answer: {text:?}");
+    assert!(
+        half > 0 && text[..half] == text[half..],
+        "the same question, the same answer: {text:?}"
+    );
     assert_eq!(said.matches("tokens; session").count(), 2, "{said}");
 }
 
@@ -218,23 +368,52 @@ fn a_server_with_keys_serves_their_holders_only() {
     let world = World::new();
     let keys = world.partition.with_file_name("keys");
     // The digest of `secret`.
-    std::fs::write(&keys, "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b alice\n").unwrap();
+    std::fs::write(
+        &keys,
+        "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b alice\n",
+    )
+    .unwrap();
     let (dealer, _) = world.parties();
     let server = world.server(&dealer.url, &["--api-keys", keys.to_str().unwrap()]);
     let output = generate(&world, &server.url, &dealer.url, PROMPT);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(2) && said.contains("API key"), "{said}");
+    assert!(
+        output.status.code() == Some(2) && said.contains("API key"),
+        "{said}"
+    );
     let mut command = marill();
-    command.args(["generate", &server.url, "--dealer", &dealer.url, "-p", PROMPT, "--max-tokens", "1", "--json"]);
-    parse(&world.client_folders(command.args(["--api-key", "secret"])).output().unwrap());
+    command.args([
+        "generate",
+        &server.url,
+        "--dealer",
+        &dealer.url,
+        "-p",
+        PROMPT,
+        "--max-tokens",
+        "1",
+        "--json",
+    ]);
+    parse(
+        &world
+            .client_folders(command.args(["--api-key", "secret"]))
+            .output()
+            .unwrap(),
+    );
 }
 
 #[test]
 fn budgets_of_keys_survive_the_servers_sudden_death() {
     let world = World::new();
     let keys = |args: &[&str]| {
-        let output = world.server_folders(marill().arg("keys").args(args)).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = world
+            .server_folders(marill().arg("keys").args(args))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap().trim().to_string()
     };
     let key = keys(&["add", "alice", "--tokens", "20"]);
@@ -253,28 +432,47 @@ fn budgets_of_keys_survive_the_servers_sudden_death() {
             "--raw",
             "--ignore-eos",
         ]);
-        world.client_folders(command.args(["--json", "--api-key", &key])).output().unwrap()
+        world
+            .client_folders(command.args(["--json", "--api-key", &key]))
+            .output()
+            .unwrap()
     };
     parse(&ask(&server.url));
-    assert!(keys(&["ls"]).contains("tokens 18 of 20, sessions 1"), "{}", keys(&["ls"]));
+    assert!(
+        keys(&["ls"]).contains("tokens 18 of 20, sessions 1"),
+        "{}",
+        keys(&["ls"])
+    );
 
     drop(server); // Killed: no handler of its own runs.
     let server = world.server(&dealer.url, &[]);
     let output = ask(&server.url);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(2) && said.contains("budget of 20 tokens"), "{said}");
-    assert!(keys(&["ls", "--json"]).contains("\"tokens_used\":18"), "a refused step is not charged");
+    assert!(
+        output.status.code() == Some(2) && said.contains("budget of 20 tokens"),
+        "{said}"
+    );
+    assert!(
+        keys(&["ls", "--json"]).contains("\"tokens_used\":18"),
+        "a refused step is not charged"
+    );
 
     // Behind a gateway it is a 429 that says when to come back.
     let gateway = world.gateway_with(&server.url, &dealer.url, &["--api-key", &key]);
     let (head, body) = gateway.exchange("/v1/completions", &json!({ "prompt": "hello" }));
-    assert!(head.starts_with("HTTP/1.1 429") && head.contains("retry-after: 3600"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 429") && head.contains("retry-after: 3600"),
+        "{head}"
+    );
     assert!(body.contains("budget_spent"), "{body}");
 
     keys(&["revoke", "alice"]);
     let output = ask(&server.url);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("API key"), "a revoked key is refused by a server that runs: {said}");
+    assert!(
+        said.contains("API key"),
+        "a revoked key is refused by a server that runs: {said}"
+    );
 }
 
 #[test]
@@ -283,27 +481,50 @@ fn every_service_tells_its_state_and_errs_in_one_form() {
     let (dealer, server) = world.parties();
     let gateway = world.gateway(&server.url, &dealer.url);
     let get = |service: &Service, path: &str| {
-        service.whole(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+        service.whole(&format!(
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        ))
     };
     for service in [&dealer, &server, &gateway] {
         assert!(get(service, "/health").0.starts_with("HTTP/1.1 200"));
         let (head, body) = get(service, "/ready");
-        assert!(head.starts_with("HTTP/1.1 200") && head.contains("x-request-id: req-"), "{head} {body}");
-        assert!(get(service, "/metrics").0.starts_with("HTTP/1.1 404"), "whoever is served does not see the others");
-        assert!(service.metrics().contains("\nmarill_sessions_active 0\n"), "{}", service.metrics());
+        assert!(
+            head.starts_with("HTTP/1.1 200") && head.contains("x-request-id: req-"),
+            "{head} {body}"
+        );
+        assert!(
+            get(service, "/metrics").0.starts_with("HTTP/1.1 404"),
+            "whoever is served does not see the others"
+        );
+        assert!(
+            service.metrics().contains("\nmarill_sessions_active 0\n"),
+            "{}",
+            service.metrics()
+        );
         let (head, body) = get(service, "/nowhere");
         let error: Value = serde_json::from_str(&body).unwrap();
-        assert!(head.starts_with("HTTP/1.1 404") && error["error"]["code"] == "not_found", "{body}");
+        assert!(
+            head.starts_with("HTTP/1.1 404") && error["error"]["code"] == "not_found",
+            "{body}"
+        );
     }
     let models: Value = serde_json::from_str(&get(&server, "/v1/models").1).unwrap();
     let id = models["data"][0]["id"].as_str().unwrap();
-    let manifest: Value = serde_json::from_str(&get(&server, &format!("/v1/models/{id}/manifest")).1).unwrap();
+    let manifest: Value =
+        serde_json::from_str(&get(&server, &format!("/v1/models/{id}/manifest")).1).unwrap();
     assert_eq!(manifest["partition_id"], models["data"][0]["partition_id"]);
 
-    let (head, body) = gateway.exchange("/v1/completions", &json!({ "prompt": "x".repeat(5 << 20) }));
-    assert!(head.starts_with("HTTP/1.1 413") && body.contains("request_too_large"), "{head} {body}");
+    let (head, body) =
+        gateway.exchange("/v1/completions", &json!({ "prompt": "x".repeat(5 << 20) }));
+    assert!(
+        head.starts_with("HTTP/1.1 413") && body.contains("request_too_large"),
+        "{head} {body}"
+    );
     let (head, body) = get(&gateway, "/v1/completions");
-    assert!(head.starts_with("HTTP/1.1 405") && body.contains("method_not_allowed"), "{head} {body}");
+    assert!(
+        head.starts_with("HTTP/1.1 405") && body.contains("method_not_allowed"),
+        "{head} {body}"
+    );
 
     drop(dealer);
     // What was found before holds for a moment.
@@ -318,7 +539,10 @@ fn every_service_tells_its_state_and_errs_in_one_form() {
         "{head} {body}"
     );
     assert!(get(&gateway, "/ready").0.starts_with("HTTP/1.1 503"));
-    assert!(get(&server, "/health").0.starts_with("HTTP/1.1 200"), "alive, but not ready");
+    assert!(
+        get(&server, "/health").0.starts_with("HTTP/1.1 200"),
+        "alive, but not ready"
+    );
 }
 
 #[test]
@@ -327,23 +551,42 @@ fn three_parties_answer_as_the_twin_does_and_say_so() {
     let (dealer, _) = world.parties();
     let server = world.server_in("helped", &dealer.url, &["--setting", "3pc"]);
     let answer = parse(&generate(&world, &server.url, &dealer.url, PROMPT));
-    assert_eq!((answer["setting"].as_str(), answer["twin_equal"].as_bool()), (Some("3pc"), Some(true)));
+    assert_eq!(
+        (answer["setting"].as_str(), answer["twin_equal"].as_bool()),
+        (Some("3pc"), Some(true))
+    );
     assert_eq!(answer["correlations"], "live");
     assert_eq!(server.get("/v1/models")["data"][0]["setting"], "3pc");
-    let drawn = parse(&generate_with(&world, &server.url, &dealer.url, &["--temperature", "1", "--top-k", "4"]));
+    let drawn = parse(&generate_with(
+        &world,
+        &server.url,
+        &dealer.url,
+        &["--temperature", "1", "--top-k", "4"],
+    ));
     assert_eq!(drawn["sampling"], json!({ "temperature": 1.0, "top_k": 4 }));
 
     let plain = world.server_in("plain", &dealer.url, &["--greedy-only"]);
     let output = generate_with(&world, &plain.url, &dealer.url, &["--temperature", "1"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("most likely token only"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("most likely token only"),
+        "{said}"
+    );
     assert_eq!(plain.get("/v1/models")["data"][0]["sampling"], false);
 
     let mut refused = marill();
-    refused.args(["serve", "--port", "0", "--setting", "3pc", "--ahead", "."]).arg(&world.partition);
-    let output = world.server_folders(refused.args(["--dealer", &dealer.url])).output().unwrap();
+    refused
+        .args(["serve", "--port", "0", "--setting", "3pc", "--ahead", "."])
+        .arg(&world.partition);
+    let output = world
+        .server_folders(refused.args(["--dealer", &dealer.url]))
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("while a session runs"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("while a session runs"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -351,14 +594,26 @@ fn a_partition_that_rounds_by_coins_is_served_and_said_to_be_one() {
     let world = World::rounding(Rounding::Stochastic);
     let (dealer, server) = world.parties();
     let gateway = world.gateway(&server.url, &dealer.url);
-    assert_eq!(server.get("/v1/models")["data"][0]["rounding"], "stochastic");
+    assert_eq!(
+        server.get("/v1/models")["data"][0]["rounding"],
+        "stochastic"
+    );
     assert_eq!(gateway.get("/health")["rounding"], "stochastic");
-    let (status, answer) =
-        gateway.post("/v1/completions", &json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true }));
-    assert_eq!((status, answer["usage"]["completion_tokens"].as_u64()), (200, Some(4)), "{answer}");
+    let (status, answer) = gateway.post(
+        "/v1/completions",
+        &json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true }),
+    );
+    assert_eq!(
+        (status, answer["usage"]["completion_tokens"].as_u64()),
+        (200, Some(4)),
+        "{answer}"
+    );
 
     let answer = parse(&generate(&world, &server.url, &dealer.url, PROMPT));
-    assert_eq!((answer["rounding"].as_str(), &answer["twin_equal"]), (Some("stochastic"), &Value::Null));
+    assert_eq!(
+        (answer["rounding"].as_str(), &answer["twin_equal"]),
+        (Some("stochastic"), &Value::Null)
+    );
     let near = &answer["exact_twin"];
     assert_eq!(near["tokens"], answer["completion_tokens"]);
     // Logits of this model are far apart: a token picked by chance lies below the best by ones.
@@ -366,10 +621,20 @@ fn a_partition_that_rounds_by_coins_is_served_and_said_to_be_one() {
 
     let shared = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
     let evaluator = world.evaluator(&shared.url, &dealer.url, &[]);
-    let flags = ["--evaluator", &evaluator.url, "--material", "points", "--check-twin"];
+    let flags = [
+        "--evaluator",
+        &evaluator.url,
+        "--material",
+        "points",
+        "--check-twin",
+    ];
     let flags = [&flags[..], &[world.partition.to_str().unwrap()]].concat();
     let answer = parse(&generate_with(&world, &shared.url, &dealer.url, &flags));
-    assert_eq!((&answer["material"], &answer["exact_twin"]["tokens"]), (&json!("points"), &json!(2)), "{answer}");
+    assert_eq!(
+        (&answer["material"], &answer["exact_twin"]["tokens"]),
+        (&json!("points"), &json!(2)),
+        "{answer}"
+    );
 }
 
 /// Five processes: dealer, server, evaluator, gateway and a client.
@@ -384,42 +649,88 @@ fn with_an_evaluator_of_its_own_the_client_sends_shares_and_the_answer_is_the_tw
     let (server_url, evaluator_url) = (server_url.to_string(), evaluator_url.to_string());
     let ask = |flags: &[&str]| {
         let mut command = marill();
-        command.args(["generate", &server_url, "-p", PROMPT, "--max-tokens", "6", "--json"]).args(flags);
-        world.client_folders(command.arg("--check-twin").arg(&world.partition)).output().unwrap()
+        command
+            .args([
+                "generate",
+                &server_url,
+                "-p",
+                PROMPT,
+                "--max-tokens",
+                "6",
+                "--json",
+            ])
+            .args(flags);
+        world
+            .client_folders(command.arg("--check-twin").arg(&world.partition))
+            .output()
+            .unwrap()
     };
     // The client needs no dealer: the address it has for one does not answer.
-    let answer = parse(&ask(&["--evaluator", &evaluator_url, "--dealer", "http://127.0.0.1:1"]));
+    let answer = parse(&ask(&[
+        "--evaluator",
+        &evaluator_url,
+        "--dealer",
+        "http://127.0.0.1:1",
+    ]));
     assert_eq!(answer["twin_equal"], true);
     let steps = answer["decode_steps"].as_u64().unwrap();
-    assert_eq!(answer["decode"]["rounds"].as_u64().unwrap(), steps, "one round a token for the client");
+    assert_eq!(
+        answer["decode"]["rounds"].as_u64().unwrap(),
+        steps,
+        "one round a token for the client"
+    );
     for left in [to_server.readable(), to_evaluator.readable()] {
         assert!(left.len() > 10_000 && contains(&left, "partition_id"));
-        telling(PROMPT).for_each(|word| assert!(!contains(&left, word), "`{word}` left the client in clear"));
+        telling(PROMPT)
+            .for_each(|word| assert!(!contains(&left, word), "`{word}` left the client in clear"));
     }
     let gateway = world.gateway_with(&server.url, &dealer.url, &["--evaluator", &evaluator.url]);
-    let body = json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true, "return_token_ids": true });
+    let body =
+        json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true, "return_token_ids": true });
     let (status, answer) = gateway.post("/v1/completions", &body);
-    assert_eq!((status, answer["usage"]["completion_tokens"].as_u64()), (200, Some(4)), "{answer}");
+    assert_eq!(
+        (status, answer["usage"]["completion_tokens"].as_u64()),
+        (200, Some(4)),
+        "{answer}"
+    );
     let mut cold = body.clone();
     (cold["temperature"], cold["top_k"]) = (json!(1e-5), json!(8));
     let (status, drawn) = gateway.post("/v1/completions", &cold);
     assert_eq!(status, 200, "{drawn}");
-    assert_eq!(drawn["choices"][0]["token_ids"], answer["choices"][0]["token_ids"], "a draw with next to no noise");
+    assert_eq!(
+        drawn["choices"][0]["token_ids"], answer["choices"][0]["token_ids"],
+        "a draw with next to no noise"
+    );
     assert_eq!(gateway.get("/health")["e0"], "operator");
 
     let refusals: [(Vec<&str>, &str); 1] = [(vec![], "none is named")];
     for (flags, expected) in refusals {
         let output = ask(&flags);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && said.contains(expected) && said.contains("--evaluator"), "{said}");
+        assert!(
+            !output.status.success() && said.contains(expected) && said.contains("--evaluator"),
+            "{said}"
+        );
     }
-    let output = generate_with(&world, &other.url, &dealer.url, &["--evaluator", &evaluator.url]);
+    let output = generate_with(
+        &world,
+        &other.url,
+        &dealer.url,
+        &["--evaluator", &evaluator.url],
+    );
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("`e0`"), "{said}");
 
     drop(evaluator);
     let (status, lost) = gateway.post("/v1/completions", &body);
-    assert!(status == 502 && lost["error"]["message"].as_str().unwrap().contains("evaluator"), "{lost}");
+    assert!(
+        status == 502
+            && lost["error"]["message"]
+                .as_str()
+                .unwrap()
+                .contains("evaluator"),
+        "{lost}"
+    );
 }
 
 /// Whose word counts about the material: who insists, or else the evaluator, whose rounds wait.
@@ -431,25 +742,61 @@ fn an_evaluator_of_its_own_computes_on_points_too() {
     let ask = |evaluator: &Service, material: &str| {
         let flags = ["--evaluator", &evaluator.url, "--material", material];
         let mut command = marill();
-        command.args(["generate", &server.url, "-p", PROMPT, "--max-tokens", "3", "--json"]).args(flags);
-        world.client_folders(command.arg("--check-twin").arg(&world.partition)).output().unwrap()
+        command
+            .args([
+                "generate",
+                &server.url,
+                "-p",
+                PROMPT,
+                "--max-tokens",
+                "3",
+                "--json",
+            ])
+            .args(flags);
+        world
+            .client_folders(command.arg("--check-twin").arg(&world.partition))
+            .output()
+            .unwrap()
     };
     // So far away that rounds are all that counts.
     let far = world.evaluator(&server.url, &dealer.url, &["--network", "2000/100000"]);
-    for (asked, expected) in [("auto", "points"), ("points", "points"), ("digits", "digits")] {
+    for (asked, expected) in [
+        ("auto", "points"),
+        ("points", "points"),
+        ("digits", "digits"),
+    ] {
         let answer = parse(&ask(&far, asked));
-        assert_eq!((&answer["twin_equal"], answer["material"].as_str()), (&json!(true), Some(expected)), "{asked}");
+        assert_eq!(
+            (&answer["twin_equal"], answer["material"].as_str()),
+            (&json!(true), Some(expected)),
+            "{asked}"
+        );
     }
     let firm = world.evaluator(&server.url, &dealer.url, &["--material", "digits"]);
     assert_eq!(parse(&ask(&firm, "auto"))["material"], "digits");
     let output = ask(&firm, "points");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("disagree on `material`"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("disagree on `material`"),
+        "{said}"
+    );
 }
 
 fn generate_with(world: &World, server: &str, dealer: &str, flags: &[&str]) -> Output {
     let mut command = marill();
-    command.args(["generate", server, "--dealer", dealer, "-p", PROMPT, "--max-tokens", "2", "--json"]).args(flags);
+    command
+        .args([
+            "generate",
+            server,
+            "--dealer",
+            dealer,
+            "-p",
+            PROMPT,
+            "--max-tokens",
+            "2",
+            "--json",
+        ])
+        .args(flags);
     world.client_folders(&mut command).output().unwrap()
 }
 
@@ -472,9 +819,19 @@ fn the_official_openai_client_works_unmodified() {
     let world = World::new();
     let (dealer, server) = world.parties();
     let gateway: Service = world.gateway(&server.url, &dealer.url);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/end_to_end/openai_client.py");
-    let output = Command::new(python).arg(script).arg(format!("{}/v1", gateway.url)).output().unwrap();
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/end_to_end/openai_client.py"
+    );
+    let output = Command::new(python)
+        .arg(script)
+        .arg(format!("{}/v1", gateway.url))
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("all passed"), "{said}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("all passed"),
+        "{said}"
+    );
 }

@@ -5,8 +5,10 @@
 #[path = "end_to_end/services.rs"]
 mod services;
 
-use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+};
 
 use serde_json::{Value, json};
 use services::{World, marill};
@@ -34,7 +36,11 @@ impl Place {
     fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         let line = |n: u32| format!("{{\"text\": \"number {n}\", \"label\": {}}}\n", n % 2);
-        std::fs::write(place.path("rows.jsonl"), (100..160).map(line).collect::<String>()).unwrap();
+        std::fs::write(
+            place.path("rows.jsonl"),
+            (100..160).map(line).collect::<String>(),
+        )
+        .unwrap();
         std::fs::write(place.path("base.toml"), BASE).unwrap();
         std::fs::write(place.path("tune.toml"), TUNE).unwrap();
         place.done(&["train", "base.toml", "--no-progress"]);
@@ -47,7 +53,10 @@ impl Place {
 
     fn run(&self, args: &[&str]) -> Output {
         let mut command = marill();
-        command.args(args).current_dir(self.0.path()).env("MARILL_CACHE", self.path("cache"));
+        command
+            .args(args)
+            .current_dir(self.0.path())
+            .env("MARILL_CACHE", self.path("cache"));
         command.output().unwrap()
     }
 
@@ -79,11 +88,21 @@ fn answer(partition: &Path) -> Value {
     let (status, told) = gateway.post("/v1/completions", &asked);
     assert_eq!(status, 200, "{told}");
     let mut command = marill();
-    command.args(["generate", &server.url, "--dealer", &dealer.url, "--prompt", "number 123", "--json"]);
-    command.args(["--max-tokens", "4", "--ignore-eos", "--check-twin"]).arg(partition);
+    command.args([
+        "generate",
+        &server.url,
+        "--dealer",
+        &dealer.url,
+        "--prompt",
+        "number 123",
+        "--json",
+    ]);
+    command
+        .args(["--max-tokens", "4", "--ignore-eos", "--check-twin"])
+        .arg(partition);
     let output = world.client_folders(&mut command).output().unwrap();
-    let answer: Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
+    let answer: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
     assert_eq!(answer["text"], told["choices"][0]["text"]);
     answer
 }
@@ -92,7 +111,8 @@ fn answer(partition: &Path) -> Value {
 fn a_full_fine_tune_is_served_privately_and_its_answer_is_the_twins() {
     let place = Place::new();
     let partition = place.partition(&["freeze.layers=1"]);
-    let found: Value = serde_json::from_str(&place.done(&["inspect", "tuned/export", "--json"])).unwrap();
+    let found: Value =
+        serde_json::from_str(&place.done(&["inspect", "tuned/export", "--json"])).unwrap();
     assert_eq!(found["manifest"]["decoder"]["private"], "full");
     assert_eq!(found["private_tensors"].as_array().unwrap().len(), 2 * 9);
     // Of 32 by 64 queries, keys and values at 8 bytes, of the other maps at 7.
@@ -101,11 +121,23 @@ fn a_full_fine_tune_is_served_privately_and_its_answer_is_the_twins() {
     let answer = answer(&partition);
     assert_eq!(answer["twin_equal"], true, "{answer}");
     assert_eq!(answer["completion_tokens"], 4);
-    let report = place.done(&["export", "tuned/model", "--base", "base/model", "--out", "again", "--json"]);
+    let report = place.done(&[
+        "export",
+        "tuned/model",
+        "--base",
+        "base/model",
+        "--out",
+        "again",
+        "--json",
+    ]);
     let report: Value = serde_json::from_str(&report).unwrap();
     assert_eq!(
         report["private_bytes"].as_u64(),
-        Some(std::fs::metadata(partition.join("private/layers.safetensors")).unwrap().len())
+        Some(
+            std::fs::metadata(partition.join("private/layers.safetensors"))
+                .unwrap()
+                .len()
+        )
     );
 }
 
@@ -115,8 +147,16 @@ fn all_layers_are_private_where_the_embedding_stays_the_bases() {
     place.done(&["train", "tune.toml", "--no-progress"]);
     let refused = place.run(&["export", "tuned"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("`model.embed_tokens.weight` would be published"), "{}", said(&refused));
-    assert!(said(&refused).contains("freeze.embedding = true"), "{}", said(&refused));
+    assert!(
+        said(&refused).contains("`model.embed_tokens.weight` would be published"),
+        "{}",
+        said(&refused)
+    );
+    assert!(
+        said(&refused).contains("freeze.embedding = true"),
+        "{}",
+        said(&refused)
+    );
     let partition = place.partition(&["freeze.embedding=true"]);
     assert_eq!(answer(&partition)["twin_equal"], true);
 }

@@ -1,23 +1,28 @@
 //! Long private answers of a real model through dealer, server and gateway as separate processes.
 //!
-//! `MARILL_PARTITION=DIR cargo test -p marill --test long_answers -- --ignored --nocapture --test-threads 1`, where `DIR`
-//! is an export of a fine-tuned model.
+//! `MARILL_PARTITION=DIR cargo test -p marill --test long_answers -- --ignored --nocapture
+//! --test-threads 1`, where `DIR` is an export of a fine-tuned model.
 
 #[path = "end_to_end/services.rs"]
 #[allow(dead_code)]
 mod services;
 
-use std::path::PathBuf;
-use std::sync::{Arc, Barrier};
-use std::thread;
-use std::time::Instant;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Barrier},
+    thread,
+    time::Instant,
+};
 
 use marill_mpc::Twin;
 use marill_partition::Partition;
 use serde_json::{Value, json};
 use services::{Service, World};
 
-const PROMPTS: [&str; 2] = ["Stocks fell on Monday after", "The committee met in Geneva and"];
+const PROMPTS: [&str; 2] = [
+    "Stocks fell on Monday after",
+    "The committee met in Geneva and",
+];
 const ANSWER_TOKENS: usize = 48;
 
 fn partition() -> PathBuf {
@@ -39,8 +44,16 @@ fn twin(partition: &Partition, prompt: &str) -> Vec<u32> {
     let mut input = partition.tokenizer().encode(prompt).unwrap();
     let mut tokens = Vec::new();
     while tokens.len() < ANSWER_TOKENS {
-        let boundary = partition.decoder_spec().encode(&prefix.forward(&input).unwrap()).unwrap();
-        let token = if tokens.is_empty() { twin.prefill(&boundary) } else { twin.decode(&boundary) }.unwrap();
+        let boundary = partition
+            .decoder_spec()
+            .encode(&prefix.forward(&input).unwrap())
+            .unwrap();
+        let token = if tokens.is_empty() {
+            twin.prefill(&boundary)
+        } else {
+            twin.decode(&boundary)
+        }
+        .unwrap();
         tokens.push(token);
         input = vec![token];
     }
@@ -51,10 +64,23 @@ fn twin(partition: &Partition, prompt: &str) -> Vec<u32> {
 fn ask(gateway: &Service, prompt: &str) -> (Vec<u32>, Vec<Instant>, Value) {
     let events = gateway.timed_stream("/v1/completions", &body(prompt));
     let moments = events.iter().map(|(moment, _)| *moment).collect();
-    let chunks: Vec<Value> = events.iter().filter_map(|(_, event)| serde_json::from_str(event).ok()).collect();
-    let last = chunks.iter().find(|chunk| chunk["choices"][0]["token_ids"].is_array()).expect("the last chunk has ids");
-    let ids = last["choices"][0]["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32);
-    assert_eq!(chunks.last().unwrap()["usage"]["completion_tokens"], ANSWER_TOKENS);
+    let chunks: Vec<Value> = events
+        .iter()
+        .filter_map(|(_, event)| serde_json::from_str(event).ok())
+        .collect();
+    let last = chunks
+        .iter()
+        .find(|chunk| chunk["choices"][0]["token_ids"].is_array())
+        .expect("the last chunk has ids");
+    let ids = last["choices"][0]["token_ids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_u64().unwrap() as u32);
+    assert_eq!(
+        chunks.last().unwrap()["usage"]["completion_tokens"],
+        ANSWER_TOKENS
+    );
     (ids.collect(), moments, last["marill"].clone())
 }
 
@@ -73,7 +99,9 @@ fn a_long_answer_equals_the_twins_and_two_at_once_take_little_more_than_twice_as
     let (ids, _, cost) = ask(&gateway, PROMPTS[0]);
     let first = started.elapsed().as_secs_f64();
     assert_eq!(ids, expected[0], "the first answer differs from the twin's");
-    println!("{ANSWER_TOKENS} tokens, first answer with the adapter's download: {first:.1} s; {cost}");
+    println!(
+        "{ANSWER_TOKENS} tokens, first answer with the adapter's download: {first:.1} s; {cost}"
+    );
 
     let started = Instant::now();
     assert_eq!(ask(&gateway, PROMPTS[0]).0, expected[0]);
@@ -90,20 +118,42 @@ fn a_long_answer_equals_the_twins_and_two_at_once_take_little_more_than_twice_as
                 scope.spawn(move || {
                     barrier.wait();
                     let (ids, moments, _) = ask(gateway, prompt);
-                    assert_eq!(&ids, expected, "an answer beside another differs from the twin's");
+                    assert_eq!(
+                        &ids, expected,
+                        "an answer beside another differs from the twin's"
+                    );
                     moments
                 })
             })
             .collect();
-        tasks.into_iter().map(|task| task.join().unwrap()).collect::<Vec<_>>()
+        tasks
+            .into_iter()
+            .map(|task| task.join().unwrap())
+            .collect::<Vec<_>>()
     });
     let two = started.elapsed().as_secs_f64();
 
-    let mut order: Vec<(Instant, usize)> =
-        moments.iter().enumerate().flat_map(|(session, moments)| moments.iter().map(move |m| (*m, session))).collect();
+    let mut order: Vec<(Instant, usize)> = moments
+        .iter()
+        .enumerate()
+        .flat_map(|(session, moments)| moments.iter().map(move |m| (*m, session)))
+        .collect();
     order.sort_unstable();
-    let turns = order.windows(2).filter(|pair| pair[0].1 != pair[1].1).count();
-    println!("one: {one:.1} s, two at once: {two:.1} s, ratio {:.2}, {turns} turns", two / one);
-    assert!(turns >= ANSWER_TOKENS / 2, "the steps do not interleave: {turns} turns");
-    assert!(two <= 2.2 * one, "two at once take {:.2} times as long as one", two / one);
+    let turns = order
+        .windows(2)
+        .filter(|pair| pair[0].1 != pair[1].1)
+        .count();
+    println!(
+        "one: {one:.1} s, two at once: {two:.1} s, ratio {:.2}, {turns} turns",
+        two / one
+    );
+    assert!(
+        turns >= ANSWER_TOKENS / 2,
+        "the steps do not interleave: {turns} turns"
+    );
+    assert!(
+        two <= 2.2 * one,
+        "two at once take {:.2} times as long as one",
+        two / one
+    );
 }

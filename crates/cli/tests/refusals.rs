@@ -1,13 +1,21 @@
 //! Values without sense are refused where they are given, by their name, before anything is begun.
 
-use std::path::Path;
-use std::process::{Command, Output};
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
 
 fn marill(args: &[&str]) -> Output {
     let scratch = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_marill"));
-    command.args(args).current_dir(scratch.path()).env("MARILL_STATE", scratch.path().join("state"));
-    command.env("MARILL_CACHE", scratch.path().join("cache")).output().unwrap()
+    command
+        .args(args)
+        .current_dir(scratch.path())
+        .env("MARILL_STATE", scratch.path().join("state"));
+    command
+        .env("MARILL_CACHE", scratch.path().join("cache"))
+        .output()
+        .unwrap()
 }
 
 /// Runs a command that must fail, and checks its exit code and what it says.
@@ -23,18 +31,59 @@ fn refused(args: &[&str], code: i32, said: &[&str]) {
 
 #[test]
 fn numbers_and_texts_without_sense() {
-    for service in [&["serve", "DIR"][..], &["dealer"], &["gateway"], &["evaluate"]] {
-        refused(&[service, &["--max-sessions", "0"]].concat(), 2, &["--max-sessions", "'0'"]);
-        refused(&[service, &["--max-sessions", "99999999999999"]].concat(), 2, &["--max-sessions"]);
+    for service in [
+        &["serve", "DIR"][..],
+        &["dealer"],
+        &["gateway"],
+        &["evaluate"],
+    ] {
+        refused(
+            &[service, &["--max-sessions", "0"]].concat(),
+            2,
+            &["--max-sessions", "'0'"],
+        );
+        refused(
+            &[service, &["--max-sessions", "99999999999999"]].concat(),
+            2,
+            &["--max-sessions"],
+        );
     }
-    refused(&["generate", "DIR", "-p", "x", "--stop", ""], 2, &["--stop"]);
-    refused(&["bench", "DIR", "--tokens", "0"], 2, &["--tokens", "0 is not in"]);
-    refused(&["keys", "add", "alice", "--tokens", "0"], 2, &["--tokens", "0 is not in"]);
-    refused(&["bench", "--arch", "gpt2", "--layers", "0"], 2, &["--layers"]);
-    refused(&["bench", "--arch", "gpt2", "--merge", "0"], 2, &["--merge"]);
+    refused(
+        &["generate", "DIR", "-p", "x", "--stop", ""],
+        2,
+        &["--stop"],
+    );
+    refused(
+        &["bench", "DIR", "--tokens", "0"],
+        2,
+        &["--tokens", "0 is not in"],
+    );
+    refused(
+        &["keys", "add", "alice", "--tokens", "0"],
+        2,
+        &["--tokens", "0 is not in"],
+    );
+    refused(
+        &["bench", "--arch", "gpt2", "--layers", "0"],
+        2,
+        &["--layers"],
+    );
+    refused(
+        &["bench", "--arch", "gpt2", "--merge", "0"],
+        2,
+        &["--merge"],
+    );
     let wide = ["bench", "--arch", "gpt2", "--layers", "1"];
-    for (flag, phase) in [("--tokens", "decode"), ("--context", "decode"), ("--tokens", "prefill")] {
-        refused(&[&wide[..], &[flag, "4294967295", "--phase", phase]].concat(), 1, &[flag, "2032"]);
+    for (flag, phase) in [
+        ("--tokens", "decode"),
+        ("--context", "decode"),
+        ("--tokens", "prefill"),
+    ] {
+        refused(
+            &[&wide[..], &[flag, "4294967295", "--phase", phase]].concat(),
+            1,
+            &[flag, "2032"],
+        );
     }
     refused(
         &["bench", "--arch", "gpt2", "--layers", "4294967295"],
@@ -43,11 +92,23 @@ fn numbers_and_texts_without_sense() {
     );
     let ahead = ["dealer", "--ahead", "DIR", "--order", "FILE"];
     for flag in ["--bucket", "--tokens", "--sessions"] {
-        refused(&[&ahead[..], &[flag, "18446744073709551615"]].concat(), 2, &[flag]);
+        refused(
+            &[&ahead[..], &[flag, "18446744073709551615"]].concat(),
+            2,
+            &[flag],
+        );
         refused(&[&ahead[..], &[flag, "0"]].concat(), 2, &[flag]);
     }
-    refused(&["eval", "DIR", "--tasks", "dolly4", "--min", "nan"], 2, &["--min", "a finite number"]);
-    refused(&["eval", "DIR", "--tasks", "dolly4", "--limit", "0"], 2, &["--limit"]);
+    refused(
+        &["eval", "DIR", "--tasks", "dolly4", "--min", "nan"],
+        2,
+        &["--min", "a finite number"],
+    );
+    refused(
+        &["eval", "DIR", "--tasks", "dolly4", "--limit", "0"],
+        2,
+        &["--limit"],
+    );
 }
 
 #[test]
@@ -74,23 +135,45 @@ fn plain_text_to_another_machine_is_refused_at_the_start() {
 
 #[test]
 fn what_an_evaluation_cannot_use() {
-    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/base").display().to_string();
+    let base = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../recipes/base")
+        .display()
+        .to_string();
     let eval = |more: &[&'static str], said: &[&str]| {
         let args = [&["eval", base.as_str(), "--no-progress"], more].concat();
         let output = marill(&args);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{more:?}: {text}");
-        said.iter().for_each(|part| assert!(text.contains(part), "{more:?} does not say {part}: {text}"));
+        said.iter()
+            .for_each(|part| assert!(text.contains(part), "{more:?} does not say {part}: {text}"));
         text
     };
     let first = ["--tasks", "dolly4", "--limit", "1"];
-    eval(&[&first[..], &["--shots", "99999999999"]].concat(), &["`--shots` 99999999999 are more than"]);
-    let text = eval(&[&first[..], &["--exclude", "/nonexistent"]].concat(), &["`--exclude`", "/nonexistent"]);
+    eval(
+        &[&first[..], &["--shots", "99999999999"]].concat(),
+        &["`--shots` 99999999999 are more than"],
+    );
+    let text = eval(
+        &[&first[..], &["--exclude", "/nonexistent"]].concat(),
+        &["`--exclude`", "/nonexistent"],
+    );
     assert!(!text.contains("--data"), "{text}");
-    let text = eval(&[&first[..], &["--data", "/nonexistent"]].concat(), &["`--data`", "/nonexistent"]);
+    let text = eval(
+        &[&first[..], &["--data", "/nonexistent"]].concat(),
+        &["`--data`", "/nonexistent"],
+    );
     assert!(!text.contains("--exclude"), "{text}");
-    eval(&["--tasks", "dolly4,dolly4"], &["the task `dolly4` is named twice"]);
-    eval(&["--tasks", "dolly4", "--engine", "float,float"], &["`--engine` names one twice"]);
-    eval(&["--tasks", "wikitext-2", "--min", "3"], &["`--min` is a least score"]);
+    eval(
+        &["--tasks", "dolly4,dolly4"],
+        &["the task `dolly4` is named twice"],
+    );
+    eval(
+        &["--tasks", "dolly4", "--engine", "float,float"],
+        &["`--engine` names one twice"],
+    );
+    eval(
+        &["--tasks", "wikitext-2", "--min", "3"],
+        &["`--min` is a least score"],
+    );
     eval(&[], &["no task is named", "hint: `--tasks NAMES`"]);
 }

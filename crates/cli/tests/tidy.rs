@@ -1,12 +1,15 @@
 //! The shape of the workspace: which crate may see which, and how large a file may grow.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::Value;
 
-/// Direct dependencies on our own crates that are allowed, tests aside. An arrow that is not here does not exist.
+/// Direct dependencies on our own crates that are allowed, tests aside. An arrow that is not here
+/// does not exist.
 const ARROWS: &[(&str, &[&str])] = &[
     ("marill-numeric", &[]),
     ("marill-net", &["marill-numeric"]),
@@ -15,9 +18,30 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("marill-hub", &[]),
     ("marill-model", &["marill-numeric"]),
     ("marill-mpc", &["marill-numeric", "marill-net"]),
-    ("marill-partition", &["marill-numeric", "marill-model", "marill-mpc"]),
-    ("marill-training", &["marill-numeric", "marill-model", "marill-recipe", "marill-report", "marill-partition"]),
-    ("marill-serving", &["marill-numeric", "marill-net", "marill-mpc", "marill-model", "marill-partition"]),
+    (
+        "marill-partition",
+        &["marill-numeric", "marill-model", "marill-mpc"],
+    ),
+    (
+        "marill-training",
+        &[
+            "marill-numeric",
+            "marill-model",
+            "marill-recipe",
+            "marill-report",
+            "marill-partition",
+        ],
+    ),
+    (
+        "marill-serving",
+        &[
+            "marill-numeric",
+            "marill-net",
+            "marill-mpc",
+            "marill-model",
+            "marill-partition",
+        ],
+    ),
 ];
 
 /// These see everything.
@@ -29,7 +53,16 @@ const WALLS: &[(&str, &[&str])] = &[
     ("marill-net", &["candle-core", "tokio"]),
     ("marill-recipe", &["candle-core", "tokio"]),
     ("marill-report", &["candle-core", "tokio"]),
-    ("marill-mpc", &["candle-core", "tokio", "axum", "marill-model", "marill-partition"]),
+    (
+        "marill-mpc",
+        &[
+            "candle-core",
+            "tokio",
+            "axum",
+            "marill-model",
+            "marill-partition",
+        ],
+    ),
     ("marill-hub", &["candle-core", "tokio"]),
     ("marill-model", &["tokio", "axum", "marill-mpc"]),
     ("marill-training", &["tokio", "axum", "marill-serving"]),
@@ -39,23 +72,41 @@ const WALLS: &[(&str, &[&str])] = &[
 const MAX_FILE_LINES: usize = 1_020;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
 }
 
 /// Packages of other platforms need not be on this machine.
 fn host() -> String {
     let output = Command::new("rustc").arg("-vV").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_string()
+    text.lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .unwrap()
+        .to_string()
 }
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline", "--locked", "--filter-platform", &host()])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--offline",
+            "--locked",
+            "--filter-platform",
+            &host(),
+        ])
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -71,12 +122,22 @@ fn dependencies(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
     let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for node in nodes {
-        let used =
-            node["deps"].as_array().unwrap().iter().filter(|dependency| {
-                dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"] != "dev")
+        let used = node["deps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|dependency| {
+                dependency["dep_kinds"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|kind| kind["kind"] != "dev")
             });
         let used = used.map(|dependency| names[dependency["pkg"].as_str().unwrap()].clone());
-        found.entry(names[node["id"].as_str().unwrap()].clone()).or_default().extend(used);
+        found
+            .entry(names[node["id"].as_str().unwrap()].clone())
+            .or_default()
+            .extend(used);
     }
     found
 }
@@ -104,14 +165,21 @@ fn arrows_between_crates_point_one_way() {
             continue;
         }
         let allowed = ARROWS.iter().find(|(from, _)| from == name);
-        let (_, allowed) = allowed.unwrap_or_else(|| panic!("`{name}` is missing in the list of arrows"));
+        let (_, allowed) =
+            allowed.unwrap_or_else(|| panic!("`{name}` is missing in the list of arrows"));
         for used in dependencies[name].iter().filter(|used| is_ours(used)) {
-            assert!(allowed.contains(&used.as_str()), "`{name}` must not depend on `{used}`");
+            assert!(
+                allowed.contains(&used.as_str()),
+                "`{name}` must not depend on `{used}`"
+            );
         }
     }
     for (name, kept_out) in WALLS {
         let reached = reached(name, &dependencies);
-        assert!(!reached.is_empty() || *name == "marill-numeric", "`{name}` is no crate any more");
+        assert!(
+            !reached.is_empty() || *name == "marill-numeric",
+            "`{name}` is no crate any more"
+        );
         for wall in *kept_out {
             assert!(!reached.contains(*wall), "`{name}` reaches `{wall}`");
         }
@@ -143,10 +211,26 @@ fn files_stay_readable_and_modules_have_names() {
     assert!(files.len() > 20, "the sources were not found");
     for path in files {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        for shapeless in ["mod.rs", "utils.rs", "util.rs", "common.rs", "helpers.rs", "misc.rs"] {
-            assert_ne!(name, shapeless, "{}: name the module by what it is about", path.display());
+        for shapeless in [
+            "mod.rs",
+            "utils.rs",
+            "util.rs",
+            "common.rs",
+            "helpers.rs",
+            "misc.rs",
+        ] {
+            assert_ne!(
+                name,
+                shapeless,
+                "{}: name the module by what it is about",
+                path.display()
+            );
         }
         let lines = std::fs::read_to_string(&path).unwrap().lines().count();
-        assert!(lines <= MAX_FILE_LINES, "{} has {lines} lines, {MAX_FILE_LINES} are the limit", path.display());
+        assert!(
+            lines <= MAX_FILE_LINES,
+            "{} has {lines} lines, {MAX_FILE_LINES} are the limit",
+            path.display()
+        );
     }
 }

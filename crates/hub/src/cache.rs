@@ -1,12 +1,19 @@
 //! The layout of the hub's cache: `models--org--name/{blobs, refs, snapshots, .no_exist}`.
 
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
 use crate::{HubError, RepoName};
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
 /// Files that a checkpoint folder may do without.
-pub(crate) const OPTIONAL: [&str; 4] =
-    ["tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json"];
+pub(crate) const OPTIONAL: [&str; 4] = [
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "special_tokens_map.json",
+];
 /// Files that it may not do without, besides weights.
 pub(crate) const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 pub(crate) const WEIGHTS: &str = "model.safetensors";
@@ -20,7 +27,9 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub fn new(cache_dir: &Path, repo: &RepoName) -> Self {
-        Self { root: cache_dir.join(format!("models--{}--{}", repo.owner, repo.name)) }
+        Self {
+            root: cache_dir.join(format!("models--{}--{}", repo.owner, repo.name)),
+        }
     }
 
     pub fn snapshot(&self, commit: &str) -> PathBuf {
@@ -33,19 +42,36 @@ impl Cache {
         Some(text.trim().to_owned()).filter(|commit| crate::name::is_commit(commit))
     }
 
-    /// The model's place when everything it needs is here; `strict` also wants to know that missing optional files
-    /// are missing in the repository.
-    pub fn complete(&self, repo: &RepoName, commit: &str, strict: bool) -> Result<Option<PathBuf>, HubError> {
+    /// The model's place when everything it needs is here; `strict` also wants to know that missing
+    /// optional files are missing in the repository.
+    pub fn complete(
+        &self,
+        repo: &RepoName,
+        commit: &str,
+        strict: bool,
+    ) -> Result<Option<PathBuf>, HubError> {
         let folder = self.snapshot(commit);
         let has = |name: &str| folder.join(name).is_file();
         if let Some(file) = &repo.file {
             return Ok(has(file).then(|| folder.join(file)));
         }
-        let settled = |name: &&str| has(name) || self.root.join(".no_exist").join(commit).join(name).is_file();
+        let settled = |name: &&str| {
+            has(name)
+                || self
+                    .root
+                    .join(".no_exist")
+                    .join(commit)
+                    .join(name)
+                    .is_file()
+        };
         if !REQUIRED.iter().all(|name| has(name)) || strict && !OPTIONAL.iter().all(settled) {
             return Ok(None);
         }
-        let weights = if has(INDEX) { parts(&folder.join(INDEX))? } else { BTreeSet::from([WEIGHTS.to_owned()]) };
+        let weights = if has(INDEX) {
+            parts(&folder.join(INDEX))?
+        } else {
+            BTreeSet::from([WEIGHTS.to_owned()])
+        };
         Ok(weights.iter().all(|name| has(name)).then_some(folder))
     }
 }
@@ -73,8 +99,12 @@ impl Cache {
 
 #[cfg(feature = "hub")]
 fn write(path: &Path, text: &str) -> Result<(), HubError> {
-    let fail = |e: std::io::Error| HubError::Cache { path: path.into(), reason: e.to_string() };
-    std::fs::create_dir_all(path.parent().expect("a file of the cache has a folder")).map_err(fail)?;
+    let fail = |e: std::io::Error| HubError::Cache {
+        path: path.into(),
+        reason: e.to_string(),
+    };
+    std::fs::create_dir_all(path.parent().expect("a file of the cache has a folder"))
+        .map_err(fail)?;
     std::fs::write(path, text).map_err(fail)
 }
 
@@ -83,13 +113,30 @@ fn write(path: &Path, text: &str) -> Result<(), HubError> {
 /// # Errors
 /// [`HubError::Cache`] when it is no index, or names a file outside its folder.
 pub(crate) fn parts(index: &Path) -> Result<BTreeSet<String>, HubError> {
-    let fail = |reason: String| HubError::Cache { path: index.into(), reason };
+    let fail = |reason: String| HubError::Cache {
+        path: index.into(),
+        reason,
+    };
     let text = std::fs::read_to_string(index).map_err(|e| fail(e.to_string()))?;
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
-    let map = json["weight_map"].as_object().ok_or_else(|| fail("has no `weight_map`".into()))?;
-    let names: BTreeSet<String> = map.values().filter_map(|name| name.as_str().map(str::to_owned)).collect();
-    if let Some(name) = names.iter().find(|name| name.contains(['/', '\\']) || !name.ends_with(".safetensors")) {
-        return Err(fail(format!("names `{name}`, which is no safetensors file beside it")));
+    let map = json["weight_map"]
+        .as_object()
+        .ok_or_else(|| fail("has no `weight_map`".into()))?;
+    let names: BTreeSet<String> = map
+        .values()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect();
+    if let Some(name) = names
+        .iter()
+        .find(|name| name.contains(['/', '\\']) || !name.ends_with(".safetensors"))
+    {
+        return Err(fail(format!(
+            "names `{name}`, which is no safetensors file beside it"
+        )));
     }
-    if names.is_empty() { Err(fail("names no file".into())) } else { Ok(names) }
+    if names.is_empty() {
+        Err(fail("names no file".into()))
+    } else {
+        Ok(names)
+    }
 }

@@ -1,13 +1,18 @@
 //! Asking the hub. The only place that knows its client library.
 
-use crate::cache::{Cache, INDEX, OPTIONAL, REQUIRED, WEIGHTS, parts};
-use crate::{Fetching, HubError, Options, RepoName, Snapshot};
-use hf_hub::progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler};
-use hf_hub::{HFClient, HFClientSync, HFError};
+use std::{io::Read, path::Path};
+
+use hf_hub::{
+    HFClient, HFClientSync, HFError,
+    progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler},
+};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
-use std::io::Read;
-use std::path::Path;
+
+use crate::{
+    Fetching, HubError, Options, RepoName, Snapshot,
+    cache::{Cache, INDEX, OPTIONAL, REQUIRED, WEIGHTS, parts},
+};
 
 struct Remote<'a> {
     repo: &'a RepoName,
@@ -30,13 +35,28 @@ pub(crate) fn fetch(
     let model = client.model(&repo.owner, &repo.name);
     let info = model.info().revision(revision).send();
     let info = info.map_err(|e| failure(e, repo, revision, "its description"))?;
-    let commit = info.sha.filter(|sha| crate::name::is_commit(sha)).ok_or_else(|| HubError::Transfer {
-        repo: repo.to_string(),
-        file: "its description".into(),
-        reason: "the hub names no commit".into(),
-    })?;
-    let files = info.siblings.unwrap_or_default().into_iter().map(|file| file.rfilename).collect();
-    let remote = Remote { repo, commit, files, cache, client, fetching };
+    let commit = info
+        .sha
+        .filter(|sha| crate::name::is_commit(sha))
+        .ok_or_else(|| HubError::Transfer {
+            repo: repo.to_string(),
+            file: "its description".into(),
+            reason: "the hub names no commit".into(),
+        })?;
+    let files = info
+        .siblings
+        .unwrap_or_default()
+        .into_iter()
+        .map(|file| file.rfilename)
+        .collect();
+    let remote = Remote {
+        repo,
+        commit,
+        files,
+        cache,
+        client,
+        fetching,
+    };
     let path = match cache.complete(repo, &remote.commit, true)? {
         Some(path) => path,
         None => remote.download(revision)?,
@@ -44,11 +64,16 @@ pub(crate) fn fetch(
     if revision != remote.commit {
         cache.write_ref(revision, &remote.commit)?;
     }
-    Ok(Snapshot { path, commit: remote.commit })
+    Ok(Snapshot {
+        path,
+        commit: remote.commit,
+    })
 }
 
 fn client(options: &Options) -> Result<HFClientSync, HFError> {
-    let mut builder = HFClient::builder().cache_dir(&options.cache_dir).retry_max_attempts(options.retries);
+    let mut builder = HFClient::builder()
+        .cache_dir(&options.cache_dir)
+        .retry_max_attempts(options.retries);
     if let Some(endpoint) = &options.endpoint {
         builder = builder.endpoint(endpoint);
     }
@@ -79,7 +104,11 @@ impl Remote<'_> {
             }
         }
         let weights = if self.has(INDEX) { INDEX } else { WEIGHTS };
-        if let Some(missing) = [weights].iter().chain(&REQUIRED).find(|name| !self.has(name)) {
+        if let Some(missing) = [weights]
+            .iter()
+            .chain(&REQUIRED)
+            .find(|name| !self.has(name))
+        {
             return Err(self.no_file(missing));
         }
         for name in REQUIRED {
@@ -95,8 +124,17 @@ impl Remote<'_> {
     }
 
     fn no_file(&self, name: &str) -> HubError {
-        let listed = self.files.iter().filter(|file| file.ends_with(".gguf")).cloned().collect();
-        HubError::NoFile { repo: self.repo.to_string(), file: name.into(), listed }
+        let listed = self
+            .files
+            .iter()
+            .filter(|file| file.ends_with(".gguf"))
+            .cloned()
+            .collect();
+        HubError::NoFile {
+            repo: self.repo.to_string(),
+            file: name.into(),
+            listed,
+        }
     }
 
     /// One file, checked against the digest that names its blob.
@@ -106,12 +144,24 @@ impl Remote<'_> {
             return Ok(path);
         }
         let model = self.client.model(&self.repo.owner, &self.repo.name);
-        let progress = Progress::new(Report { name: name.to_owned(), fetching: self.fetching.clone() });
-        let sent = model.download_file().filename(name).revision(&self.commit).progress(progress).send();
+        let progress = Progress::new(Report {
+            name: name.to_owned(),
+            fetching: self.fetching.clone(),
+        });
+        let sent = model
+            .download_file()
+            .filename(name)
+            .revision(&self.commit)
+            .progress(progress)
+            .send();
         let path = sent.map_err(|e| failure(e, self.repo, revision, name))?;
         if let Err(reason) = verify(&path) {
             self.cache.forget(&path);
-            return Err(HubError::Damaged { repo: self.repo.to_string(), file: name.into(), reason });
+            return Err(HubError::Damaged {
+                repo: self.repo.to_string(),
+                file: name.into(),
+                reason,
+            });
         }
         Ok(path)
     }
@@ -126,9 +176,15 @@ impl ProgressHandler for Report {
     fn on_progress(&self, event: &ProgressEvent) {
         match event {
             ProgressEvent::Download(DownloadEvent::Progress { files }) => {
-                files.iter().for_each(|file| (self.fetching)(&self.name, file.bytes_completed, file.total_bytes));
+                files.iter().for_each(|file| {
+                    (self.fetching)(&self.name, file.bytes_completed, file.total_bytes)
+                });
             }
-            ProgressEvent::Download(DownloadEvent::AggregateProgress { bytes_completed, total_bytes, .. }) => {
+            ProgressEvent::Download(DownloadEvent::AggregateProgress {
+                bytes_completed,
+                total_bytes,
+                ..
+            }) => {
                 (self.fetching)(&self.name, *bytes_completed, *total_bytes);
             }
             _ => {}
@@ -140,7 +196,11 @@ impl ProgressHandler for Report {
 fn verify(path: &Path) -> Result<(), String> {
     let text = |e: std::io::Error| e.to_string();
     let blob = path.canonicalize().map_err(text)?;
-    let tag = blob.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let tag = blob
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_ascii_lowercase();
     if !tag.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(());
     }
@@ -153,7 +213,11 @@ fn verify(path: &Path) -> Result<(), String> {
         }
         _ => return Ok(()),
     };
-    if found == tag { Ok(()) } else { Err(format!("its digest is {found}, the hub names {tag}")) }
+    if found == tag {
+        Ok(())
+    } else {
+        Err(format!("its digest is {found}, the hub names {tag}"))
+    }
 }
 
 fn digest<D: Digest>(mut hash: D, file: &mut impl Read) -> std::io::Result<String> {
@@ -173,31 +237,54 @@ fn failure(error: HFError, repo: &RepoName, revision: &str, file: &str) -> HubEr
     match &error {
         // To visitors without a token, the hub answers 401 for what does not exist.
         _ if code == "RepoNotFound" => HubError::NoRepository { repo },
-        _ if code == "GatedRepo" => HubError::Refused { repo, reason: said.unwrap_or_else(|| "it is gated".into()) },
+        _ if code == "GatedRepo" => HubError::Refused {
+            repo,
+            reason: said.unwrap_or_else(|| "it is gated".into()),
+        },
         HFError::RepoNotFound { .. } => HubError::NoRepository { repo },
-        HFError::RevisionNotFound { .. } => HubError::NoRevision { repo, revision: revision.into() },
-        HFError::EntryNotFound { .. } => HubError::NoFile { repo, file: file.into(), listed: Vec::new() },
-        HFError::AuthRequired { .. } => {
-            HubError::Refused { repo, reason: said.unwrap_or_else(|| "the hub asks for a token".into()) }
-        }
-        HFError::Forbidden { .. } => {
-            HubError::Refused { repo, reason: said.unwrap_or_else(|| "this token is not enough".into()) }
-        }
-        other => HubError::Transfer { repo, file: file.into(), reason: chain(other) },
+        HFError::RevisionNotFound { .. } => HubError::NoRevision {
+            repo,
+            revision: revision.into(),
+        },
+        HFError::EntryNotFound { .. } => HubError::NoFile {
+            repo,
+            file: file.into(),
+            listed: Vec::new(),
+        },
+        HFError::AuthRequired { .. } => HubError::Refused {
+            repo,
+            reason: said.unwrap_or_else(|| "the hub asks for a token".into()),
+        },
+        HFError::Forbidden { .. } => HubError::Refused {
+            repo,
+            reason: said.unwrap_or_else(|| "this token is not enough".into()),
+        },
+        other => HubError::Transfer {
+            repo,
+            file: file.into(),
+            reason: chain(other),
+        },
     }
 }
 
 /// The hub's own code and words for a refusal.
 fn answer(error: &HFError) -> (String, Option<String>) {
     let context = match error {
-        HFError::Http { context } | HFError::AuthRequired { context } | HFError::Forbidden { context } => Some(context),
+        HFError::Http { context }
+        | HFError::AuthRequired { context }
+        | HFError::Forbidden { context } => Some(context),
         HFError::RepoNotFound { context, .. }
         | HFError::RevisionNotFound { context, .. }
         | HFError::EntryNotFound { context, .. } => context.as_ref(),
         _ => None,
     };
-    let code = context.and_then(|context| context.error_code.clone()).unwrap_or_default();
-    (code, context.and_then(|context| context.server_message.clone()))
+    let code = context
+        .and_then(|context| context.error_code.clone())
+        .unwrap_or_default();
+    (
+        code,
+        context.and_then(|context| context.server_message.clone()),
+    )
 }
 
 /// An error with its causes.

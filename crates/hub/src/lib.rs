@@ -1,11 +1,12 @@
 //! Models by the name they have on the Hugging Face hub: `org/name`, or `org/name/file.gguf`.
 //!
-//! [`resolve`] answers with a folder of the standard cache (`HF_HOME`, `HF_HUB_CACHE`), shared with Python's tools, and
-//! with the commit that the revision stands for. Only what a model needs is fetched: configuration, tokenizer, chat
-//! template and safetensors (or the one GGUF file), and every fetched file is checked against the digest the hub names.
+//! [`resolve`] answers with a folder of the standard cache (`HF_HOME`, `HF_HUB_CACHE`), shared with
+//! Python's tools, and with the commit that the revision stands for. Only what a model needs is
+//! fetched: configuration, tokenizer, chat template and safetensors (or the one GGUF file), and
+//! every fetched file is checked against the digest the hub names.
 //!
-//! Downloads need the cargo feature `hub`. Without it, and offline, the cache alone answers: a pinned commit, or what a
-//! branch stood for when it was last fetched.
+//! Downloads need the cargo feature `hub`. Without it, and offline, the cache alone answers: a
+//! pinned commit, or what a branch stood for when it was last fetched.
 
 mod cache;
 #[cfg(feature = "hub")]
@@ -13,10 +14,10 @@ mod client;
 mod error;
 mod name;
 
+use std::path::PathBuf;
+
 pub use error::HubError;
 pub use name::RepoName;
-
-use std::path::PathBuf;
 
 /// The revision where none is named.
 pub const DEFAULT_REVISION: &str = "main";
@@ -37,19 +38,28 @@ pub struct Options {
 }
 
 impl Options {
-    /// Cache, address and token as `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT` and `HF_TOKEN` say; offline when asked for
-    /// or when `HF_HUB_OFFLINE` is set to anything but `0`, `false`, `no` or `off`.
+    /// Cache, address and token as `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT` and `HF_TOKEN` say;
+    /// offline when asked for or when `HF_HUB_OFFLINE` is set to anything but `0`, `false`, `no` or
+    /// `off`.
     pub fn from_env(offline: bool) -> Self {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home = || {
             set("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
                 let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
-                let below_home = || PathBuf::from(set("HOME").unwrap_or_else(|| ".".into())).join(".cache");
+                let below_home =
+                    || PathBuf::from(set("HOME").unwrap_or_else(|| ".".into())).join(".cache");
                 cache.unwrap_or_else(below_home).join("huggingface")
             })
         };
-        let cache = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")).map(PathBuf::from);
-        let no = |value: &str| matches!(value.to_ascii_lowercase().as_str(), "0" | "false" | "no" | "off");
+        let cache = set("HF_HUB_CACHE")
+            .or_else(|| set("HUGGINGFACE_HUB_CACHE"))
+            .map(PathBuf::from);
+        let no = |value: &str| {
+            matches!(
+                value.to_ascii_lowercase().as_str(),
+                "0" | "false" | "no" | "off"
+            )
+        };
         Self {
             cache_dir: cache.unwrap_or_else(|| home().join("hub")),
             endpoint: set("HF_ENDPOINT"),
@@ -69,9 +79,11 @@ pub struct Snapshot {
     pub commit: String,
 }
 
-/// Finds a model in the cache or fetches it. `fetching` hears of a file, the bytes so far and all its bytes.
+/// Finds a model in the cache or fetches it. `fetching` hears of a file, the bytes so far and all
+/// its bytes.
 ///
-/// A commit hash that the cache holds completely costs no request; a branch costs one, to ask what it stands for.
+/// A commit hash that the cache holds completely costs no request; a branch costs one, to ask what
+/// it stands for.
 ///
 /// # Errors
 /// [`HubError`], naming repository and revision.
@@ -93,7 +105,8 @@ pub fn resolve(
         None
     };
     if let Some(commit) = known {
-        // Offline, and in a build without the hub, what optional files the repository has cannot be asked.
+        // Offline, and in a build without the hub, what optional files the repository has cannot be
+        // asked.
         let can_ask = cfg!(feature = "hub") && !options.offline;
         if let Some(path) = cache.complete(repo, &commit, can_ask)? {
             return Ok(Snapshot { path, commit });
@@ -101,7 +114,11 @@ pub fn resolve(
     }
     if options.offline {
         let (repo, cache_dir) = (repo.to_string(), options.cache_dir.clone());
-        return Err(HubError::NotCached { repo, revision: revision.into(), cache_dir });
+        return Err(HubError::NotCached {
+            repo,
+            revision: revision.into(),
+            cache_dir,
+        });
     }
     fetch(repo, revision, options, &cache, fetching)
 }
@@ -113,6 +130,15 @@ pub type Fetching = std::sync::Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 use client::fetch;
 
 #[cfg(not(feature = "hub"))]
-fn fetch(repo: &RepoName, revision: &str, _: &Options, _: &cache::Cache, _: Fetching) -> Result<Snapshot, HubError> {
-    Err(HubError::NotBuilt { repo: repo.to_string(), revision: revision.into() })
+fn fetch(
+    repo: &RepoName,
+    revision: &str,
+    _: &Options,
+    _: &cache::Cache,
+    _: Fetching,
+) -> Result<Snapshot, HubError> {
+    Err(HubError::NotBuilt {
+        repo: repo.to_string(),
+        revision: revision.into(),
+    })
 }

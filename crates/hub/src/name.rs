@@ -1,5 +1,6 @@
-use crate::HubError;
 use std::fmt;
+
+use crate::HubError;
 
 /// `org/name`, with the path of one GGUF file behind it where that is what is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,10 +14,13 @@ pub struct RepoName {
 impl RepoName {
     /// Reads a name as people write it; `None` for what can only be a path.
     ///
-    /// Two parts are a repository, unless the second looks like a file; more parts are a repository and a `.gguf` file.
+    /// Two parts are a repository, unless the second looks like a file; more parts are a repository
+    /// and a `.gguf` file.
     pub fn parse(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split('/').collect();
-        let [owner, name, file @ ..] = &parts[..] else { return None };
+        let [owner, name, file @ ..] = &parts[..] else {
+            return None;
+        };
         let is_file = |part: &str| part.ends_with(".gguf") || part.ends_with(".safetensors");
         if !parts.iter().all(|part| plain(part)) || is_file(name) {
             return None;
@@ -26,7 +30,11 @@ impl RepoName {
             Some(last) if last.ends_with(".gguf") => Some(file.join("/")),
             Some(_) => return None,
         };
-        Some(Self { owner: (*owner).into(), name: (*name).into(), file })
+        Some(Self {
+            owner: (*owner).into(),
+            name: (*name).into(),
+            file,
+        })
     }
 }
 
@@ -51,7 +59,9 @@ pub(crate) fn check_revision(revision: &str) -> Result<(), HubError> {
     if revision.split('/').all(plain) {
         return Ok(());
     }
-    Err(HubError::BadRevision { revision: revision.into() })
+    Err(HubError::BadRevision {
+        revision: revision.into(),
+    })
 }
 
 #[cfg(test)]
@@ -63,10 +73,20 @@ mod tests {
         let parse = |text: &str| RepoName::parse(text).map(|r| (r.to_string(), r.file));
         let repo = "HuggingFaceTB/SmolLM2-135M-Instruct";
         assert_eq!(parse(repo), Some((repo.into(), None)));
-        assert_eq!(parse("org/name/q/model.gguf"), Some(("org/name".into(), Some("q/model.gguf".into()))));
-        for path in
-            ["models", "models/a.gguf", "./org/name", "../org/name", "/org/name", "org/name/", "a/b/c", "a/../b"]
-        {
+        assert_eq!(
+            parse("org/name/q/model.gguf"),
+            Some(("org/name".into(), Some("q/model.gguf".into())))
+        );
+        for path in [
+            "models",
+            "models/a.gguf",
+            "./org/name",
+            "../org/name",
+            "/org/name",
+            "org/name/",
+            "a/b/c",
+            "a/../b",
+        ] {
             assert_eq!(parse(path), None, "{path}");
         }
     }
@@ -74,7 +94,9 @@ mod tests {
     #[test]
     fn revisions_stay_inside_the_cache() {
         assert!(
-            check_revision("main").is_ok() && check_revision("refs/pr/1").is_ok() && check_revision("v1.0").is_ok()
+            check_revision("main").is_ok()
+                && check_revision("refs/pr/1").is_ok()
+                && check_revision("v1.0").is_ok()
         );
         for bad in ["", "../x", "/etc", "a b", "a/../../b"] {
             assert!(check_revision(bad).is_err(), "{bad}");

@@ -1,15 +1,18 @@
-//! Every key of a checkpoint's files is used, known to change nothing, or refused by name: a key that is overlooked is a
-//! model that computes something else and says nothing.
+//! Every key of a checkpoint's files is used, known to change nothing, or refused by name: a key
+//! that is overlooked is a model that computes something else and says nothing.
 
 mod known;
 
-use crate::ModelError;
-use serde_json::{Map, Value};
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 pub(crate) use known::{CONFIG, GENERATION, GGUF, ROPE, TOKENIZER};
+use serde_json::{Map, Value};
+
+use crate::ModelError;
 
 /// The keys of one kind of file.
 pub(crate) struct Known {
@@ -23,17 +26,23 @@ pub(crate) struct Known {
 
 impl Known {
     fn neutral(&self, key: &str) -> Option<&'static [&'static str]> {
-        self.neutral.iter().find(|(name, _)| *name == key).map(|(_, values)| *values)
+        self.neutral
+            .iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, values)| *values)
     }
 
     fn changes_nothing(&self, key: &str) -> bool {
-        let is = |name: &&str| name.strip_suffix('*').map_or(*name == key, |prefix| key.starts_with(prefix));
+        let is = |name: &&str| {
+            name.strip_suffix('*')
+                .map_or(*name == key, |prefix| key.starts_with(prefix))
+        };
         self.harmless.iter().any(is)
     }
 }
 
-/// What a user says may be left out: keys of files, names of tensors, tokens. A `*` stands for any text without a dot,
-/// so that one entry speaks for all layers; at the end it stands for anything.
+/// What a user says may be left out: keys of files, names of tensors, tokens. A `*` stands for any
+/// text without a dot, so that one entry speaks for all layers; at the end it stands for anything.
 #[derive(Clone, Copy)]
 pub(crate) struct Ignored<'a> {
     pub entries: &'a [String],
@@ -48,14 +57,22 @@ impl<'a> Ignored<'a> {
 
     /// Of a name that the files have.
     pub fn has(self, name: &str) -> bool {
-        let found: Vec<&String> = self.entries.iter().filter(|entry| matches(entry, name)).collect();
+        let found: Vec<&String> = self
+            .entries
+            .iter()
+            .filter(|entry| matches(entry, name))
+            .collect();
         self.met.borrow_mut().extend(found.iter().copied().cloned());
         !found.is_empty()
     }
 
     /// Entries that stood for nothing.
     pub fn in_vain(self) -> Vec<String> {
-        self.entries.iter().filter(|entry| !self.met.borrow().contains(*entry)).cloned().collect()
+        self.entries
+            .iter()
+            .filter(|entry| !self.met.borrow().contains(*entry))
+            .cloned()
+            .collect()
     }
 }
 
@@ -63,10 +80,16 @@ fn matches(pattern: &str, name: &str) -> bool {
     if pattern == name {
         return true;
     }
-    if let Some(prefix) = pattern.strip_suffix(".*").filter(|prefix| !prefix.contains('*')) {
-        return name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
+    if let Some(prefix) = pattern
+        .strip_suffix(".*")
+        .filter(|prefix| !prefix.contains('*'))
+    {
+        return name
+            .strip_prefix(prefix)
+            .is_some_and(|rest| rest.starts_with('.'));
     }
-    let (pattern, name): (Vec<&str>, Vec<&str>) = (pattern.split('.').collect(), name.split('.').collect());
+    let (pattern, name): (Vec<&str>, Vec<&str>) =
+        (pattern.split('.').collect(), name.split('.').collect());
     pattern.len() == name.len() && pattern.iter().zip(&name).all(|(p, n)| *p == "*" || p == n)
 }
 
@@ -84,19 +107,27 @@ impl<'a> Account<'a> {
     /// [`ModelError::Io`], [`ModelError::Corrupt`].
     pub fn read(path: &Path, ignored: Ignored<'a>) -> Result<Self, ModelError> {
         let text = std::fs::read_to_string(path).map_err(ModelError::io(path))?;
-        let value: Value =
-            serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|e| ModelError::corrupt(path, e))?;
+        let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+            .map_err(|e| ModelError::corrupt(path, e))?;
         let Value::Object(mut keys) = value else {
             return Err(ModelError::corrupt(path, "is no JSON object"));
         };
         keys.retain(|key, value| !ignored.has(key) && !value.is_null());
-        Ok(Self { path: path.into(), keys, ignored })
+        Ok(Self {
+            path: path.into(),
+            keys,
+            ignored,
+        })
     }
 
     /// Keys that are no JSON file's.
     pub fn new(path: &Path, mut keys: Map<String, Value>, ignored: Ignored<'a>) -> Self {
         keys.retain(|key, _| !ignored.has(key));
-        Self { path: path.into(), keys, ignored }
+        Self {
+            path: path.into(),
+            keys,
+            ignored,
+        }
     }
 
     /// As [`Self::read`], for a file that may be missing.
@@ -104,7 +135,11 @@ impl<'a> Account<'a> {
         if path.is_file() {
             return Self::read(path, ignored);
         }
-        Ok(Self { path: path.into(), keys: Map::new(), ignored })
+        Ok(Self {
+            path: path.into(),
+            keys: Map::new(),
+            ignored,
+        })
     }
 
     /// A table inside this file, without what is `null` or ignored as `key.inner`.
@@ -113,7 +148,9 @@ impl<'a> Account<'a> {
             None => Ok(None),
             Some(Value::Object(inner)) => {
                 let mut inner = inner.clone();
-                inner.retain(|name, value| !self.ignored.has(&format!("{key}.{name}")) && !value.is_null());
+                inner.retain(|name, value| {
+                    !self.ignored.has(&format!("{key}.{name}")) && !value.is_null()
+                });
                 Ok(Some(inner))
             }
             Some(other) => Err(self.refuse(key, other, "is no table")),
@@ -121,13 +158,19 @@ impl<'a> Account<'a> {
     }
 
     /// # Errors
-    /// [`ModelError::Unaccounted`], naming the first key that is not known, or known at other values only.
+    /// [`ModelError::Unaccounted`], naming the first key that is not known, or known at other
+    /// values only.
     pub fn check(&self, known: &Known) -> Result<(), ModelError> {
         self.check_table("", &self.keys, known)
     }
 
     /// As [`Self::check`] for a table of [`Self::table`].
-    pub fn check_table(&self, prefix: &str, keys: &Map<String, Value>, known: &Known) -> Result<(), ModelError> {
+    pub fn check_table(
+        &self,
+        prefix: &str,
+        keys: &Map<String, Value>,
+        known: &Known,
+    ) -> Result<(), ModelError> {
         for (key, value) in keys {
             let place = format!("{prefix}{key}");
             match known.neutral(key) {
@@ -140,7 +183,13 @@ impl<'a> Account<'a> {
                     return Err(self.refuse(&place, value, &why));
                 }
                 None if known.used.contains(&key.as_str()) || known.changes_nothing(key) => {}
-                None => return Err(self.refuse(&place, value, "is not known to this version, so it is not computed")),
+                None => {
+                    return Err(self.refuse(
+                        &place,
+                        value,
+                        "is not known to this version, so it is not computed",
+                    ));
+                }
             }
         }
         Ok(())
@@ -148,7 +197,12 @@ impl<'a> Account<'a> {
 
     /// The error for a key whose value has no place here.
     pub fn refuse(&self, key: &str, value: &Value, why: &str) -> ModelError {
-        ModelError::unaccounted(&self.path, &format!("`{key}` = {}", shortened(&value.to_string())), key, why)
+        ModelError::unaccounted(
+            &self.path,
+            &format!("`{key}` = {}", shortened(&value.to_string())),
+            key,
+            why,
+        )
     }
 
     pub fn ignored(&self) -> Ignored<'a> {
@@ -160,7 +214,9 @@ impl<'a> Account<'a> {
     /// # Errors
     /// [`ModelError::Unaccounted`] for anything else.
     pub fn ids(&self, key: &str) -> Result<Vec<u32>, ModelError> {
-        let Some(value) = self.keys.get(key) else { return Ok(Vec::new()) };
+        let Some(value) = self.keys.get(key) else {
+            return Ok(Vec::new());
+        };
         let wrong = || self.refuse(key, value, "is no token id");
         let one = |value: &Value| match value.as_i64() {
             Some(-1) => Ok(None),
@@ -168,7 +224,10 @@ impl<'a> Account<'a> {
             None => Err(wrong()),
         };
         match value {
-            Value::Array(list) => list.iter().filter_map(|value| one(value).transpose()).collect(),
+            Value::Array(list) => list
+                .iter()
+                .filter_map(|value| one(value).transpose())
+                .collect(),
             value => Ok(one(value)?.into_iter().collect()),
         }
     }
@@ -185,7 +244,9 @@ impl<'a> Account<'a> {
     /// # Errors
     /// [`ModelError::Corrupt`] where it is no whole number from 1 on.
     pub fn size(&self, key: &str) -> Result<Option<usize>, ModelError> {
-        let Some(value) = self.keys.get(key) else { return Ok(None) };
+        let Some(value) = self.keys.get(key) else {
+            return Ok(None);
+        };
         match value.as_u64().and_then(|value| usize::try_from(value).ok()) {
             Some(value) if value > 0 => Ok(Some(value)),
             _ => Err(self.wrong(key, value, "is no size, which is a whole number from 1 on")),
@@ -195,15 +256,25 @@ impl<'a> Account<'a> {
     /// # Errors
     /// [`ModelError::Corrupt`] where it is no number.
     pub fn number(&self, key: &str) -> Result<Option<f64>, ModelError> {
-        let Some(value) = self.keys.get(key) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| self.wrong(key, value, "is no number"))
+        let Some(value) = self.keys.get(key) else {
+            return Ok(None);
+        };
+        value
+            .as_f64()
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, value, "is no number"))
     }
 
     /// # Errors
     /// [`ModelError::Corrupt`] where it is no text.
     pub fn text(&self, key: &str) -> Result<Option<&str>, ModelError> {
-        let Some(value) = self.keys.get(key) else { return Ok(None) };
-        value.as_str().map(Some).ok_or_else(|| self.wrong(key, value, "is no text"))
+        let Some(value) = self.keys.get(key) else {
+            return Ok(None);
+        };
+        value
+            .as_str()
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, value, "is no text"))
     }
 
     pub fn missing(&self, key: &str) -> ModelError {
@@ -211,7 +282,10 @@ impl<'a> Account<'a> {
     }
 
     fn wrong(&self, key: &str, value: &Value, why: &str) -> ModelError {
-        ModelError::corrupt(&self.path, format!("`{key}` = {} {why}", shortened(&value.to_string())))
+        ModelError::corrupt(
+            &self.path,
+            format!("`{key}` = {} {why}", shortened(&value.to_string())),
+        )
     }
 
     /// # Errors
@@ -249,9 +323,18 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_one_part_of_a_name_or_for_its_end() {
-        assert!(matches("model.layers.*.self_attn.q_proj.bias", "model.layers.12.self_attn.q_proj.bias"));
-        assert!(!matches("model.layers.*.bias", "model.layers.12.self_attn.q_proj.bias"));
-        assert!(matches("quantize.imatrix.*", "quantize.imatrix.chunks_count"));
+        assert!(matches(
+            "model.layers.*.self_attn.q_proj.bias",
+            "model.layers.12.self_attn.q_proj.bias"
+        ));
+        assert!(!matches(
+            "model.layers.*.bias",
+            "model.layers.12.self_attn.q_proj.bias"
+        ));
+        assert!(matches(
+            "quantize.imatrix.*",
+            "quantize.imatrix.chunks_count"
+        ));
         assert!(!matches("quantize.*", "quantized"));
         assert!(!matches("*", "a.b") && matches("*", "a"));
     }
@@ -260,9 +343,14 @@ mod tests {
     fn every_neutral_value_is_json() {
         for known in [&CONFIG, &GENERATION, &TOKENIZER, &ROPE, &GGUF] {
             for (key, values) in known.neutral {
-                let wrong = values.iter().find(|v| serde_json::from_str::<Value>(v).is_err());
+                let wrong = values
+                    .iter()
+                    .find(|v| serde_json::from_str::<Value>(v).is_err());
                 assert!(wrong.is_none(), "{key}: {wrong:?}");
-                assert!(!known.used.contains(key) && !known.changes_nothing(key), "{key} stands twice");
+                assert!(
+                    !known.used.contains(key) && !known.changes_nothing(key),
+                    "{key} stands twice"
+                );
             }
         }
         assert!(same("1.0", &serde_json::json!(1)) && !same("false", &serde_json::json!(0)));

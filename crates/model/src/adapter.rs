@@ -1,24 +1,34 @@
-use crate::{Config, LoraConfig, ModelError};
-use candle_core::{Device, Tensor};
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-/// PEFT-named low-rank factors: `A [rank, in]` and `B [out, rank]` for private layers; `delta W = (alpha / rank) B A`.
+use candle_core::{Device, Tensor};
+
+use crate::{Config, LoraConfig, ModelError};
+
+/// PEFT-named low-rank factors: `A [rank, in]` and `B [out, rank]` for private layers;
+/// `delta W = (alpha / rank) B A`.
 #[derive(Debug, Clone, Default)]
 pub struct Adapter {
-    /// `base_model.model.model.layers.{l}.self_attn.q_proj.lora_A.weight` and so on, f32 on the CPU.
+    /// `base_model.model.model.layers.{l}.self_attn.q_proj.lora_A.weight` and so on, f32 on the
+    /// CPU.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
 impl Adapter {
-    /// The name of a factor: `l` counts over the whole model, `module` as in [`crate::MODULES`], `factor` `A` or `B`.
+    /// The name of a factor: `l` counts over the whole model, `module` as in [`crate::MODULES`],
+    /// `factor` `A` or `B`.
     pub fn name(layer: usize, module: &str, factor: char) -> String {
-        format!("base_model.model.{}.lora_{factor}.weight", crate::module_path(layer, module))
+        format!(
+            "base_model.model.{}.lora_{factor}.weight",
+            crate::module_path(layer, module)
+        )
     }
 
     /// `(A, B)` of a module, when it has a private part.
     pub fn factors(&self, layer: usize, module: &str) -> Option<(&Tensor, &Tensor)> {
-        Some((self.tensors.get(&Self::name(layer, module, 'A'))?, self.tensors.get(&Self::name(layer, module, 'B'))?))
+        Some((
+            self.tensors.get(&Self::name(layer, module, 'A'))?,
+            self.tensors.get(&Self::name(layer, module, 'B'))?,
+        ))
     }
 
     /// Reads `adapter.safetensors`.
@@ -28,9 +38,13 @@ impl Adapter {
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         std::fs::metadata(path).map_err(ModelError::io(path))?;
         crate::named_once::check(path)?;
-        let tensors = candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| ModelError::corrupt(path, e))?;
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu)
+            .map_err(|e| ModelError::corrupt(path, e))?;
         let to_f32 = |t: Tensor| t.to_dtype(candle_core::DType::F32);
-        let tensors = tensors.into_iter().map(|(k, v)| Ok((k, to_f32(v)?))).collect::<Result<_, ModelError>>()?;
+        let tensors = tensors
+            .into_iter()
+            .map(|(k, v)| Ok((k, to_f32(v)?)))
+            .collect::<Result<_, ModelError>>()?;
         Ok(Self { tensors })
     }
 
@@ -42,21 +56,35 @@ impl Adapter {
         crate::checkpoint::write_tensors(self.tensors.clone().into_iter().collect(), path)
     }
 
-    /// Checks that every factor fits the architecture and that every module of `lora` has both factors.
+    /// Checks that every factor fits the architecture and that every module of `lora` has both
+    /// factors.
     ///
     /// # Errors
     /// [`ModelError::MissingTensor`] or [`ModelError::Shape`].
-    pub fn check(&self, config: &Config, lora: &LoraConfig, frozen_layers: usize) -> Result<(), ModelError> {
+    pub fn check(
+        &self,
+        config: &Config,
+        lora: &LoraConfig,
+        frozen_layers: usize,
+    ) -> Result<(), ModelError> {
         for layer in frozen_layers..config.num_hidden_layers {
             for module in &lora.target_modules {
-                let Some([out, inner]) = config.module_shape(module) else { continue };
+                let Some([out, inner]) = config.module_shape(module) else {
+                    continue;
+                };
                 for (factor, expected) in [('A', [lora.rank, inner]), ('B', [out, lora.rank])] {
                     let name = Self::name(layer, module, factor);
-                    let tensor =
-                        self.tensors.get(&name).ok_or_else(|| ModelError::MissingTensor { name: name.clone() })?;
+                    let tensor = self
+                        .tensors
+                        .get(&name)
+                        .ok_or_else(|| ModelError::MissingTensor { name: name.clone() })?;
                     if tensor.dims() != expected {
                         let (found, expected) = (tensor.dims().to_vec(), expected.to_vec());
-                        return Err(ModelError::Shape { name, found, expected });
+                        return Err(ModelError::Shape {
+                            name,
+                            found,
+                            expected,
+                        });
                     }
                 }
             }

@@ -2,10 +2,11 @@
 //!
 //! Axes: `N` rows, `M` keys, `H` heads, `D` head size.
 
-use crate::ModelError;
+use std::{collections::BTreeMap, path::Path};
+
 use candle_core::{D, DType, Device, Tensor};
-use std::collections::BTreeMap;
-use std::path::Path;
+
+use crate::ModelError;
 
 /// `x · Wᵀ + b`, `weight [out, in]`.
 #[derive(Clone)]
@@ -53,21 +54,39 @@ pub struct AffineBlock {
     pub down: Affine,
 }
 
-/// `softmax(Q Kᵀ / sqrt(D)) V` for every head: `q [N, H·D]`, `k` and `v` `[M, H·D]`. Causal: the queries are the last
-/// `N` of `M` positions.
-pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> candle_core::Result<Tensor> {
+/// `softmax(Q Kᵀ / sqrt(D)) V` for every head: `q [N, H·D]`, `k` and `v` `[M, H·D]`. Causal: the
+/// queries are the last `N` of `M` positions.
+pub(crate) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    causal: bool,
+) -> candle_core::Result<Tensor> {
     let (n, width) = q.dims2()?;
     let (m, d) = (k.dim(0)?, width / heads);
     let split = |t: &Tensor, rows| t.reshape((rows, heads, d))?.transpose(0, 1)?.contiguous();
     let (q, k, v) = (split(q, n)?, split(k, m)?, split(v, m)?);
     let mut scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? / (d as f64).sqrt())?;
     if causal {
-        let hidden = |i: usize, j: usize| if j > m - n + i { f32::NEG_INFINITY } else { 0.0 };
-        let mask: Vec<f32> = (0..n).flat_map(|i| (0..m).map(move |j| hidden(i, j))).collect();
+        let hidden = |i: usize, j: usize| {
+            if j > m - n + i {
+                f32::NEG_INFINITY
+            } else {
+                0.0
+            }
+        };
+        let mask: Vec<f32> = (0..n)
+            .flat_map(|i| (0..m).map(move |j| hidden(i, j)))
+            .collect();
         scores = scores.broadcast_add(&Tensor::from_vec(mask, (n, m), q.device())?)?;
     }
-    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let mixed = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.matmul(&v)?;
+    let weights = scores
+        .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
+        .exp()?;
+    let mixed = weights
+        .broadcast_div(&weights.sum_keepdim(D::Minus1)?)?
+        .matmul(&v)?;
     mixed.transpose(0, 1)?.contiguous()?.reshape((n, width))
 }
 
@@ -107,32 +126,60 @@ impl Weights {
     }
 
     fn find(&self, name: &str) -> Option<&Tensor> {
-        self.tensors.get(name).or_else(|| self.tensors.get(&format!("{}.{name}", self.prefix)))
+        self.tensors
+            .get(name)
+            .or_else(|| self.tensors.get(&format!("{}.{name}", self.prefix)))
     }
 
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        let tensor = self.find(name).ok_or_else(|| ModelError::MissingTensor { name: name.into() })?;
+        let tensor = self
+            .find(name)
+            .ok_or_else(|| ModelError::MissingTensor { name: name.into() })?;
         if tensor.dims() != shape {
             let (found, expected) = (tensor.dims().to_vec(), shape.to_vec());
-            return Err(ModelError::Shape { name: name.into(), found, expected });
+            return Err(ModelError::Shape {
+                name: name.into(),
+                found,
+                expected,
+            });
         }
         Ok(tensor.clone())
     }
 
     /// A matrix of `cols` columns and whatever rows the file has.
     pub(crate) fn any_rows(&self, name: &str, cols: usize) -> Result<Tensor, ModelError> {
-        let rows = self.find(name).and_then(|t| t.dims().first().copied()).unwrap_or(0);
+        let rows = self
+            .find(name)
+            .and_then(|t| t.dims().first().copied())
+            .unwrap_or(0);
         self.tensor(name, &[rows, cols])
     }
 
-    pub(crate) fn affine(&self, name: &str, out: usize, inner: usize) -> Result<Affine, ModelError> {
+    pub(crate) fn affine(
+        &self,
+        name: &str,
+        out: usize,
+        inner: usize,
+    ) -> Result<Affine, ModelError> {
         let weight = self.tensor(&format!("{name}.weight"), &[out, inner])?;
-        Ok(Affine { weight, bias: self.tensor(&format!("{name}.bias"), &[out])? })
+        Ok(Affine {
+            weight,
+            bias: self.tensor(&format!("{name}.bias"), &[out])?,
+        })
     }
 
-    pub(crate) fn norm(&self, name: &str, width: usize, epsilon: f64) -> Result<LayerNorm, ModelError> {
+    pub(crate) fn norm(
+        &self,
+        name: &str,
+        width: usize,
+        epsilon: f64,
+    ) -> Result<LayerNorm, ModelError> {
         let gain = self.tensor(&format!("{name}.weight"), &[width])?;
-        Ok(LayerNorm { gain, bias: self.tensor(&format!("{name}.bias"), &[width])?, epsilon })
+        Ok(LayerNorm {
+            gain,
+            bias: self.tensor(&format!("{name}.bias"), &[width])?,
+            epsilon,
+        })
     }
 }
 
@@ -147,10 +194,16 @@ pub(crate) fn read_config<T: serde::de::DeserializeOwned>(
         return Err(ModelError::NotACheckpoint { path: dir.into() });
     }
     let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| ModelError::corrupt(&path, e))?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| ModelError::corrupt(&path, e))?;
     let found = json["model_type"].as_str().unwrap_or_default();
     if found != model_type {
-        return Err(ModelError::Unsupported { path, key: "model_type".into(), value: found.into(), why });
+        return Err(ModelError::Unsupported {
+            path,
+            key: "model_type".into(),
+            value: found.into(),
+            why,
+        });
     }
     serde_json::from_value(json).map_err(|e| ModelError::corrupt(&path, e))
 }

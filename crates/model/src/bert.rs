@@ -1,12 +1,15 @@
-//! A BERT encoder in floats, with mean or first-token pooling and, where the checkpoint has one, a linear classifier.
+//! A BERT encoder in floats, with mean or first-token pooling and, where the checkpoint has one, a
+//! linear classifier.
 
-use crate::ModelError;
-use crate::affine::{Affine, AffineBlock, LayerNorm, Weights, attention, embed, read_config};
+use std::{collections::BTreeMap, ops::Range, path::Path};
+
 use candle_core::{IndexOp, Tensor};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::path::Path;
+
+use crate::{
+    ModelError,
+    affine::{Affine, AffineBlock, LayerNorm, Weights, attention, embed, read_config},
+};
 
 /// Hugging Face's `config.json` of a BERT model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,11 +40,16 @@ impl BertConfig {
     fn check(&self) -> Result<(), String> {
         let heads = self.num_attention_heads;
         if heads == 0 || self.num_hidden_layers == 0 || !self.hidden_size.is_multiple_of(heads) {
-            return Err("`num_attention_heads` must divide `hidden_size`, and there be at least one layer".into());
+            return Err(
+                "`num_attention_heads` must divide `hidden_size`, and there be at least one layer"
+                    .into(),
+            );
         }
         if self.hidden_act != "gelu" || self.position_embedding_type != "absolute" {
             let (act, positions) = (&self.hidden_act, &self.position_embedding_type);
-            return Err(format!("`hidden_act` = `{act}` with `{positions}` positions is not supported"));
+            return Err(format!(
+                "`hidden_act` = `{act}` with `{positions}` positions is not supported"
+            ));
         }
         Ok(())
     }
@@ -69,22 +77,35 @@ impl Bert {
     /// [`ModelError`] naming the file, key or tensor.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let config: BertConfig = read_config(dir, "bert", "only `bert` is, here")?;
-        config.check().map_err(|e| ModelError::corrupt(dir.join("config.json"), e))?;
+        config
+            .check()
+            .map_err(|e| ModelError::corrupt(dir.join("config.json"), e))?;
         Self::assemble(config, &Weights::read(dir, "bert")?)
     }
 
-    /// Builds the model from tensors under Hugging Face's names, with or without `bert.` before them.
+    /// Builds the model from tensors under Hugging Face's names, with or without `bert.` before
+    /// them.
     ///
     /// # Errors
-    /// [`ModelError::MissingTensor`], [`ModelError::Shape`], or [`ModelError::Transforms`] for a configuration that is
-    /// not supported.
-    pub fn from_tensors(config: BertConfig, tensors: BTreeMap<String, Tensor>) -> Result<Self, ModelError> {
-        config.check().map_err(|reason| ModelError::Transforms { what: "config", reason })?;
+    /// [`ModelError::MissingTensor`], [`ModelError::Shape`], or [`ModelError::Transforms`] for a
+    /// configuration that is not supported.
+    pub fn from_tensors(
+        config: BertConfig,
+        tensors: BTreeMap<String, Tensor>,
+    ) -> Result<Self, ModelError> {
+        config.check().map_err(|reason| ModelError::Transforms {
+            what: "config",
+            reason,
+        })?;
         Self::assemble(config, &Weights::new(tensors, "bert"))
     }
 
     fn assemble(config: BertConfig, weights: &Weights) -> Result<Self, ModelError> {
-        let (d, inner, epsilon) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let (d, inner, epsilon) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.layer_norm_eps,
+        );
         let block = |l: usize| -> Result<AffineBlock, ModelError> {
             let at = |name: &str| format!("encoder.layer.{l}.{name}");
             Ok(AffineBlock {
@@ -108,21 +129,32 @@ impl Bert {
             None
         };
         Ok(Self {
-            word_embeddings: weights.tensor("embeddings.word_embeddings.weight", &[config.vocab_size, d])?,
-            position_embeddings: weights
-                .tensor("embeddings.position_embeddings.weight", &[config.max_position_embeddings, d])?,
-            token_type_embeddings: weights
-                .tensor("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, d])?,
+            word_embeddings: weights
+                .tensor("embeddings.word_embeddings.weight", &[config.vocab_size, d])?,
+            position_embeddings: weights.tensor(
+                "embeddings.position_embeddings.weight",
+                &[config.max_position_embeddings, d],
+            )?,
+            token_type_embeddings: weights.tensor(
+                "embeddings.token_type_embeddings.weight",
+                &[config.type_vocab_size, d],
+            )?,
             embedding_norm: weights.norm("embeddings.LayerNorm", d, epsilon)?,
-            blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_, _>>()?,
-            pooler: if weights.has("pooler.dense.weight") { Some(weights.affine("pooler.dense", d, d)?) } else { None },
+            blocks: (0..config.num_hidden_layers)
+                .map(block)
+                .collect::<Result<_, _>>()?,
+            pooler: if weights.has("pooler.dense.weight") {
+                Some(weights.affine("pooler.dense", d, d)?)
+            } else {
+                None
+            },
             classifier,
             config,
         })
     }
 
-    /// Token, position and type embeddings behind their norm, `[N, hidden]`: what a client computes in clear. `tokens`
-    /// hold `[CLS]` and `[SEP]` already; all are of type 0.
+    /// Token, position and type embeddings behind their norm, `[N, hidden]`: what a client computes
+    /// in clear. `tokens` hold `[CLS]` and `[SEP]` already; all are of type 0.
     ///
     /// # Errors
     /// [`ModelError::TokenOutOfRange`], [`ModelError::ContextFull`].
@@ -131,11 +163,15 @@ impl Bert {
         if needed > limit {
             return Err(ModelError::ContextFull { limit, needed });
         }
-        let words = (embed(&self.word_embeddings, tokens)? + self.position_embeddings.narrow(0, 0, needed)?)?;
-        Ok(self.embedding_norm.forward(&words.broadcast_add(&self.token_type_embeddings.i(0)?)?)?)
+        let words = (embed(&self.word_embeddings, tokens)?
+            + self.position_embeddings.narrow(0, 0, needed)?)?;
+        Ok(self
+            .embedding_norm
+            .forward(&words.broadcast_add(&self.token_type_embeddings.i(0)?)?)?)
     }
 
-    /// A bound of the norm of every row that [`Self::embed`] can give, whatever the text: `sqrt(hidden) · max|gain| +
+    /// A bound of the norm of every row that [`Self::embed`] can give, whatever the text:
+    /// `sqrt(hidden) · max|gain| +
     /// |bias|` of the embedding norm.
     ///
     /// # Errors
@@ -144,7 +180,11 @@ impl Bert {
         let gain: Vec<f32> = self.embedding_norm.gain.to_vec1()?;
         let bias: Vec<f32> = self.embedding_norm.bias.to_vec1()?;
         let largest = gain.iter().fold(0f32, |m, g| m.max(g.abs()));
-        let length = bias.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>().sqrt();
+        let length = bias
+            .iter()
+            .map(|b| f64::from(*b).powi(2))
+            .sum::<f64>()
+            .sqrt();
         Ok((self.config.hidden_size as f64).sqrt() * f64::from(largest) + length)
     }
 
@@ -164,7 +204,8 @@ impl Bert {
         Ok(x)
     }
 
-    /// `tanh` of the dense map of the first row, `[1, hidden]`; the first row itself without a pooler.
+    /// `tanh` of the dense map of the first row, `[1, hidden]`; the first row itself without a
+    /// pooler.
     ///
     /// # Errors
     /// From candle.

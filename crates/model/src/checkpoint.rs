@@ -1,12 +1,16 @@
-use crate::account::Ignored;
-use crate::{ChatTemplate, Config, ModelError, Tokenizer, folder, gguf, ops};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+};
+
 use candle_core::{DType, Tensor};
 use sha2::{Digest, Sha256};
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
 
-/// An open model: configuration, f32 tensors on the CPU under Hugging Face's names, tokenizer and chat template.
+use crate::{ChatTemplate, Config, ModelError, Tokenizer, account::Ignored, folder, gguf, ops};
+
+/// An open model: configuration, f32 tensors on the CPU under Hugging Face's names, tokenizer and
+/// chat template.
 ///
 /// Rows of `q_proj` and `k_proj` are in Hugging Face's rotate-half order whatever the file had.
 #[derive(Clone)]
@@ -17,7 +21,8 @@ pub struct Checkpoint {
     pub chat_template: Option<ChatTemplate>,
     /// Files that were read.
     pub files: Vec<PathBuf>,
-    /// Keys, tensors and tokens that its owner said may be left out, see [`Checkpoint::open_ignoring`].
+    /// Keys, tensors and tokens that its owner said may be left out, see
+    /// [`Checkpoint::open_ignoring`].
     pub ignored: Vec<String>,
 }
 
@@ -44,9 +49,18 @@ pub(crate) fn add_tensor(
         return Ok(());
     }
     if let Some(other) = tensors.get(&name) {
-        return Err(ModelError::corrupt(file, format!("tensor `{name}` is in `{}` too", other.file.display())));
+        return Err(ModelError::corrupt(
+            file,
+            format!("tensor `{name}` is in `{}` too", other.file.display()),
+        ));
     }
-    tensors.insert(name, Stored { tensor, file: file.into() });
+    tensors.insert(
+        name,
+        Stored {
+            tensor,
+            file: file.into(),
+        },
+    );
     Ok(())
 }
 
@@ -58,17 +72,20 @@ pub enum TensorDtype {
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face folder (`config.json`, `tokenizer.json`, `*.safetensors`) or a `.gguf` file.
+    /// Opens a Hugging Face folder (`config.json`, `tokenizer.json`, `*.safetensors`) or a `.gguf`
+    /// file.
     ///
     /// # Errors
-    /// [`ModelError`] naming the file and, for a file cut short, the first tensor that is missing bytes.
-    /// [`ModelError::Unaccounted`] for a key or tensor that the answers may depend on and that is not used.
+    /// [`ModelError`] naming the file and, for a file cut short, the first tensor that is missing
+    /// bytes. [`ModelError::Unaccounted`] for a key or tensor that the answers may depend on and
+    /// that is not used.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         Self::open_ignoring(path, &[])
     }
 
-    /// As [`Checkpoint::open`], as if the files did not have the keys, tensors and tokens named in `ignore`. Keys of
-    /// tables are written `table.key`; `*` stands for one part of a name between dots, a last `.*` for all that follows.
+    /// As [`Checkpoint::open`], as if the files did not have the keys, tensors and tokens named in
+    /// `ignore`. Keys of tables are written `table.key`; `*` stands for one part of a name between
+    /// dots, a last `.*` for all that follows.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
@@ -77,16 +94,22 @@ impl Checkpoint {
         let (checkpoint, in_vain) = Self::open_ignoring_any(path, ignore)?;
         match in_vain.into_iter().next() {
             None => Ok(checkpoint),
-            Some(entry) => Err(ModelError::NothingToIgnore { path: path.into(), entry }),
+            Some(entry) => Err(ModelError::NothingToIgnore {
+                path: path.into(),
+                entry,
+            }),
         }
     }
 
-    /// As [`Checkpoint::open_ignoring`] for entries that may be another checkpoint's, with those that stand for nothing
-    /// in this one.
+    /// As [`Checkpoint::open_ignoring`] for entries that may be another checkpoint's, with those
+    /// that stand for nothing in this one.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
-    pub fn open_ignoring_any(path: &Path, ignore: &[String]) -> Result<(Self, Vec<String>), ModelError> {
+    pub fn open_ignoring_any(
+        path: &Path,
+        ignore: &[String],
+    ) -> Result<(Self, Vec<String>), ModelError> {
         let met = RefCell::default();
         let ignored = Ignored::new(ignore, &met);
         let checkpoint = Self::open_accounted(path, ignored)?;
@@ -117,25 +140,41 @@ impl Checkpoint {
     ) -> Result<Self, ModelError> {
         let place = files.first().cloned().unwrap_or_default();
         let entries = ignored.entries.to_vec();
-        let mut checkpoint = Self { config, tensors, tokenizer, chat_template, files, ignored: entries };
+        let mut checkpoint = Self {
+            config,
+            tensors,
+            tokenizer,
+            chat_template,
+            files,
+            ignored: entries,
+        };
         checkpoint.drop_tied_head(&place)?;
         checkpoint.check().map_err(|error| match error {
-            ModelError::Shape { .. } | ModelError::MissingTensor { .. } => ModelError::corrupt(&place, error),
+            ModelError::Shape { .. } | ModelError::MissingTensor { .. } => {
+                ModelError::corrupt(&place, error)
+            }
             other => other,
         })?;
         checkpoint.account_for_tensors(&place, ignored)?;
         Ok(checkpoint)
     }
 
-    /// sha256 (hex) over every tensor's name, shape and f32 bytes (little endian), in order of the names.
+    /// sha256 (hex) over every tensor's name, shape and f32 bytes (little endian), in order of the
+    /// names.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         for (name, tensor) in &self.tensors {
             hash.update((name.len() as u64).to_le_bytes());
             hash.update(name.as_bytes());
             hash.update((tensor.rank() as u64).to_le_bytes());
-            tensor.dims().iter().for_each(|&d| hash.update((d as u64).to_le_bytes()));
-            let values = tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).unwrap_or_default();
+            tensor
+                .dims()
+                .iter()
+                .for_each(|&d| hash.update((d as u64).to_le_bytes()));
+            let values = tensor
+                .flatten_all()
+                .and_then(|t| t.to_vec1::<f32>())
+                .unwrap_or_default();
             for chunk in values.chunks(4096) {
                 let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
                 hash.update(&bytes);
@@ -154,7 +193,9 @@ impl Checkpoint {
         } else {
             name
         };
-        self.tensors.get(stored).ok_or_else(|| ModelError::MissingTensor { name: name.into() })
+        self.tensors
+            .get(stored)
+            .ok_or_else(|| ModelError::MissingTensor { name: name.into() })
     }
 
     /// The values of a tensor, row-major.
@@ -165,28 +206,51 @@ impl Checkpoint {
         Ok(self.tensor(name)?.flatten_all()?.to_vec1()?)
     }
 
-    /// Writes a Hugging Face folder: `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`.
+    /// Writes a Hugging Face folder: `config.json`, `model.safetensors`, `tokenizer.json`,
+    /// `tokenizer_config.json`.
     ///
     /// # Errors
     /// [`ModelError::Write`] or [`ModelError::Corrupt`], naming the file.
     pub fn save(&self, dir: &Path, dtype: TensorDtype) -> Result<(), ModelError> {
         std::fs::create_dir_all(dir).map_err(ModelError::write(dir))?;
-        let dtype = if dtype == TensorDtype::F16 { DType::F16 } else { DType::F32 };
-        let tensors = self.tensors.iter().map(|(name, t)| Ok((name.clone(), t.to_dtype(dtype)?)));
+        let dtype = if dtype == TensorDtype::F16 {
+            DType::F16
+        } else {
+            DType::F32
+        };
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|(name, t)| Ok((name.clone(), t.to_dtype(dtype)?)));
         let tensors: HashMap<String, Tensor> = tensors.collect::<Result<_, ModelError>>()?;
         write_tensors(tensors, &dir.join("model.safetensors"))?;
         // Scales are in the weights by now.
-        write_json(&dir.join("config.json"), &Config { quantization_config: None, ..self.config.clone() })?;
+        write_json(
+            &dir.join("config.json"),
+            &Config {
+                quantization_config: None,
+                ..self.config.clone()
+            },
+        )?;
         self.tokenizer.save(&dir.join("tokenizer.json"))?;
         write_json(&dir.join("tokenizer_config.json"), &self.tokenizer_config())
     }
 
-    /// What `tokenizer_config.json` says of this model: its template, its special tokens, and whether plain text begins
-    /// with one.
+    /// What `tokenizer_config.json` says of this model: its template, its special tokens, and
+    /// whether plain text begins with one.
     pub fn tokenizer_config(&self) -> serde_json::Value {
         let mut settings = serde_json::Map::new();
-        settings.insert("chat_template".into(), self.chat_template.as_ref().map(|t| t.source.as_str()).into());
-        settings.insert("add_bos_token".into(), self.tokenizer.begins_plain_text().into());
+        settings.insert(
+            "chat_template".into(),
+            self.chat_template
+                .as_ref()
+                .map(|t| t.source.as_str())
+                .into(),
+        );
+        settings.insert(
+            "add_bos_token".into(),
+            self.tokenizer.begins_plain_text().into(),
+        );
         for (name, text) in &self.tokenizer.specials().texts {
             settings.insert(name.clone(), text.as_str().into());
         }
@@ -199,9 +263,16 @@ impl Checkpoint {
             // Tables that older versions of transformers stored, and compute themselves since.
             if !self.config.has_tensor(name) && !name.ends_with("rotary_emb.inv_freq") {
                 let why = "is not used: this architecture has none";
-                return Err(ModelError::unaccounted(place, &format!("tensor `{name}`"), name, why));
+                return Err(ModelError::unaccounted(
+                    place,
+                    &format!("tensor `{name}`"),
+                    name,
+                    why,
+                ));
             }
-            let odd = ops::with_floats(tensor, "check", |values| values.iter().position(|v| !v.is_finite()))?;
+            let odd = ops::with_floats(tensor, "check", |values| {
+                values.iter().position(|v| !v.is_finite())
+            })?;
             if let Some(index) = odd {
                 let reason = format!("tensor `{name}`: value {index} is not a finite number");
                 return Err(ModelError::corrupt(place, reason));
@@ -211,24 +282,40 @@ impl Checkpoint {
         let beyond = self.tokenizer.beyond(rows);
         if let Some((id, token)) = beyond.iter().find(|(_, token)| !ignored.has(token)) {
             let why = format!("has id {id}, and the embedding has {rows} rows");
-            return Err(ModelError::unaccounted(place, &format!("token `{token}`"), token, &why));
+            return Err(ModelError::unaccounted(
+                place,
+                &format!("token `{token}`"),
+                token,
+                &why,
+            ));
         }
         Ok(())
     }
 
-    /// A head of its own beside `tie_word_embeddings` must be the embedding, which then stands for it.
+    /// A head of its own beside `tie_word_embeddings` must be the embedding, which then stands for
+    /// it.
     fn drop_tied_head(&mut self, place: &Path) -> Result<(), ModelError> {
         if !self.config.tie_word_embeddings {
             return Ok(());
         }
-        let (head, embedding) = (self.tensors.remove("lm_head.weight"), self.tensors.get("model.embed_tokens.weight"));
-        let (Some(head), Some(embedding)) = (head, embedding) else { return Ok(()) };
+        let (head, embedding) = (
+            self.tensors.remove("lm_head.weight"),
+            self.tensors.get("model.embed_tokens.weight"),
+        );
+        let (Some(head), Some(embedding)) = (head, embedding) else {
+            return Ok(());
+        };
         let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
         if head.dims() == embedding.dims() && values(&head)? == values(embedding)? {
             return Ok(());
         }
         let why = "is not `model.embed_tokens.weight`, and `tie_word_embeddings` says that it is";
-        Err(ModelError::unaccounted(place, "tensor `lm_head.weight`", "lm_head.weight", why))
+        Err(ModelError::unaccounted(
+            place,
+            "tensor `lm_head.weight`",
+            "lm_head.weight",
+            why,
+        ))
     }
 
     /// Every tensor of the architecture is present with its shape.
@@ -239,18 +326,31 @@ impl Checkpoint {
             if tensor.dims() == shape {
                 return Ok(());
             }
-            Err(ModelError::Shape { name, found: tensor.dims().to_vec(), expected: shape.to_vec() })
+            Err(ModelError::Shape {
+                name,
+                found: tensor.dims().to_vec(),
+                expected: shape.to_vec(),
+            })
         };
-        expect("model.embed_tokens.weight".into(), &[c.vocab_size, c.hidden_size])?;
+        expect(
+            "model.embed_tokens.weight".into(),
+            &[c.vocab_size, c.hidden_size],
+        )?;
         expect("lm_head.weight".into(), &[c.vocab_size, c.hidden_size])?;
         expect("model.norm.weight".into(), &[c.hidden_size])?;
         for layer in 0..c.num_hidden_layers {
             for module in crate::MODULES {
                 let shape = c.module_shape(module).expect("MODULES are the modules");
-                expect(format!("{}.weight", crate::module_path(layer, module)), &shape)?;
+                expect(
+                    format!("{}.weight", crate::module_path(layer, module)),
+                    &shape,
+                )?;
             }
             for norm in ["input_layernorm", "post_attention_layernorm"] {
-                expect(format!("model.layers.{layer}.{norm}.weight"), &[c.hidden_size])?;
+                expect(
+                    format!("model.layers.{layer}.{norm}.weight"),
+                    &[c.hidden_size],
+                )?;
             }
         }
         Ok(())
@@ -263,7 +363,10 @@ fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), ModelErr
 }
 
 /// Writes a safetensors file beside its place and moves it there when all of it is on the disk.
-pub(crate) fn write_tensors(tensors: HashMap<String, Tensor>, path: &Path) -> Result<(), ModelError> {
+pub(crate) fn write_tensors(
+    tensors: HashMap<String, Tensor>,
+    path: &Path,
+) -> Result<(), ModelError> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);

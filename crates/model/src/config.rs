@@ -1,5 +1,6 @@
-use crate::{MODULES, module_path};
 use serde::{Deserialize, Serialize};
+
+use crate::{MODULES, module_path};
 
 /// Token ids that Hugging Face writes as one number or as a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +50,8 @@ pub struct Config {
     pub eos_token_id: Option<TokenIds>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad_token_id: Option<u32>,
-    /// How stored weights are scaled, where they are; see [`crate::Checkpoint::open`]. Weights in memory are not.
+    /// How stored weights are scaled, where they are; see [`crate::Checkpoint::open`]. Weights in
+    /// memory are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization_config: Option<serde_json::Value>,
 }
@@ -66,8 +68,8 @@ impl Config {
     /// Fills in what Hugging Face files may leave out and says what cannot be right.
     ///
     /// # Errors
-    /// A sentence about the first field that no LLaMA-family model of this crate can have, or that this machine's
-    /// memory cannot hold. Nothing is allocated before.
+    /// A sentence about the first field that no LLaMA-family model of this crate can have, or that
+    /// this machine's memory cannot hold. Nothing is allocated before.
     pub fn normalise(mut self) -> Result<Self, String> {
         if self.num_key_value_heads == 0 {
             self.num_key_value_heads = self.num_attention_heads;
@@ -79,14 +81,20 @@ impl Config {
             self.architectures.push("LlamaForCausalLM".into());
         }
         self.check_sizes()?;
-        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+        if !self
+            .num_attention_heads
+            .is_multiple_of(self.num_key_value_heads)
+        {
             return Err("`num_attention_heads` must be a multiple of `num_key_value_heads`".into());
         }
         if !self.head_dim.is_multiple_of(2) {
             return Err("`head_dim` must be even".into());
         }
         if !(0.0..=1.0).contains(&self.rms_norm_eps) {
-            return Err(format!("`rms_norm_eps` = {} is no small number", self.rms_norm_eps));
+            return Err(format!(
+                "`rms_norm_eps` = {} is no small number",
+                self.rms_norm_eps
+            ));
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
             return Err(format!("`rope_theta` = {} is no base", self.rope_theta));
@@ -102,19 +110,34 @@ impl Config {
 
     /// Whether the architecture has a tensor of this Hugging Face name.
     pub(crate) fn has_tensor(&self, name: &str) -> bool {
-        let Some((layer, rest)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
-            return ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"].contains(&name);
+        let Some((layer, rest)) = name
+            .strip_prefix("model.layers.")
+            .and_then(|rest| rest.split_once('.'))
+        else {
+            return [
+                "model.embed_tokens.weight",
+                "model.norm.weight",
+                "lm_head.weight",
+            ]
+            .contains(&name);
         };
         let part = |rest: &str| rest.strip_suffix(".weight").map(str::to_owned);
-        let Some((layer, part)) = layer.parse::<usize>().ok().zip(part(rest)) else { return false };
+        let Some((layer, part)) = layer.parse::<usize>().ok().zip(part(rest)) else {
+            return false;
+        };
         let norm = ["input_layernorm", "post_attention_layernorm"].contains(&part.as_str());
-        let module = MODULES.iter().any(|module| module_path(layer, module) == format!("model.layers.{layer}.{part}"));
+        let module = MODULES
+            .iter()
+            .any(|module| module_path(layer, module) == format!("model.layers.{layer}.{part}"));
         layer < self.num_hidden_layers && (norm || module)
     }
 
     /// `[out, in]` of a projection by its Hugging Face name (`q_proj`, ..., `down_proj`).
     pub fn module_shape(&self, module: &str) -> Option<[usize; 2]> {
-        let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
+        let (q, kv) = (
+            self.num_attention_heads * self.head_dim,
+            self.num_key_value_heads * self.head_dim,
+        );
         Some(match module {
             "q_proj" => [q, self.hidden_size],
             "k_proj" | "v_proj" => [kv, self.hidden_size],

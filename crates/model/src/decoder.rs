@@ -1,17 +1,33 @@
-//! The LLaMA-family decoder. Axes: `N` rows (tokens of all sequences, without padding), hidden size, `H * D`.
+//! The LLaMA-family decoder. Axes: `N` rows (tokens of all sequences, without padding), hidden
+//! size, `H * D`.
 
-use crate::ops::{self, Dropout, FakeQuant, RopeTable, Segment};
-use crate::{Config, ModelError, Transforms};
+use std::{ops::Range, sync::Arc};
+
 use candle_core::Tensor;
-use std::ops::Range;
-use std::sync::Arc;
+
+use crate::{
+    Config, ModelError, Transforms,
+    ops::{self, Dropout, FakeQuant, RopeTable, Segment},
+};
 
 /// The linear layers of a block, in the order of the checkpoint.
-pub const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+pub const MODULES: [&str; 7] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
 
 /// Hugging Face's path of a module: `model.layers.3.self_attn.q_proj`.
 pub fn module_path(layer: usize, module: &str) -> String {
-    let part = if matches!(module, "gate_proj" | "up_proj" | "down_proj") { "mlp" } else { "self_attn" };
+    let part = if matches!(module, "gate_proj" | "up_proj" | "down_proj") {
+        "mlp"
+    } else {
+        "self_attn"
+    };
     format!("model.layers.{layer}.{part}.{module}")
 }
 
@@ -31,20 +47,40 @@ impl Rows {
     pub fn packed(lengths: &[usize]) -> Self {
         let mut start = 0;
         let segments = lengths.iter().map(|&len| {
-            let segment = Segment { q_start: start, q_len: len, k_start: start, k_len: len };
+            let segment = Segment {
+                q_start: start,
+                q_len: len,
+                k_start: start,
+                k_len: len,
+            };
             start += len;
             segment
         });
         let segments = Arc::new(segments.collect());
         let positions = Arc::new(lengths.iter().flat_map(|&len| 0..len).collect());
-        Self { positions, segments, dropout: None, fake_quant: None }
+        Self {
+            positions,
+            segments,
+            dropout: None,
+            fake_quant: None,
+        }
     }
 
     /// `new` rows behind `past` cached ones.
     pub fn appended(past: usize, new: usize) -> Self {
-        let segment = Segment { q_start: 0, q_len: new, k_start: 0, k_len: past + new };
+        let segment = Segment {
+            q_start: 0,
+            q_len: new,
+            k_start: 0,
+            k_len: past + new,
+        };
         let positions = Arc::new((past..past + new).collect());
-        Self { positions, segments: Arc::new(vec![segment]), dropout: None, fake_quant: None }
+        Self {
+            positions,
+            segments: Arc::new(vec![segment]),
+            dropout: None,
+            fake_quant: None,
+        }
     }
 }
 
@@ -73,13 +109,16 @@ impl Linear {
         dropout: Option<Dropout>,
         law: Option<(FakeQuant, Folded<'_>)>,
     ) -> candle_core::Result<Tensor> {
-        let Some((a, b, scale)) = &self.lora else { return ops::linear(x, &self.weight) };
+        let Some((a, b, scale)) = &self.lora else {
+            return ops::linear(x, &self.weight);
+        };
         let (a, b) = match law {
             None => (a.clone(), b.clone()),
             Some((law, fold)) => ops::round_factors((a, b), fold.gain, scale * fold.factor, law)?,
         };
         if self.weight.is_variable() {
-            return ops::linear(x, &self.weight)? + ops::low_rank(x, None, (&a, &b), *scale, dropout)?;
+            return ops::linear(x, &self.weight)?
+                + ops::low_rank(x, None, (&a, &b), *scale, dropout)?;
         }
         ops::low_rank(x, Some(&self.weight), (&a, &b), *scale, dropout)
     }
@@ -90,7 +129,10 @@ impl Linear {
             true => self.weight.clone(),
             false => ops::round_weight(&self.weight, fold.gain, fold.factor, law)?,
         };
-        Ok(Self { weight, lora: self.lora.clone() })
+        Ok(Self {
+            weight,
+            lora: self.lora.clone(),
+        })
     }
 }
 
@@ -119,7 +161,10 @@ impl Cache {
     pub(crate) fn truncate(&mut self, len: usize) -> candle_core::Result<()> {
         if let Some((k, v)) = self.kv.take().filter(|_| len > 0) {
             let len = len.min(k.dim(0)?);
-            self.kv = Some((k.narrow(0, 0, len)?.contiguous()?, v.narrow(0, 0, len)?.contiguous()?));
+            self.kv = Some((
+                k.narrow(0, 0, len)?.contiguous()?,
+                v.narrow(0, 0, len)?.contiguous()?,
+            ));
         }
         Ok(())
     }
@@ -155,7 +200,14 @@ impl Block {
             4 | 5 => Some(&self.post_attention_layernorm),
             _ => None,
         };
-        Folded { gain, factor: if module == 0 { self.query_factor() } else { 1.0 } }
+        Folded {
+            gain,
+            factor: if module == 0 {
+                self.query_factor()
+            } else {
+                1.0
+            },
+        }
     }
 }
 
@@ -173,10 +225,12 @@ pub struct Decoder {
 impl Decoder {
     /// Builds the model from named tensors; a tensor that is a variable is trained.
     ///
-    /// `weight` answers to Hugging Face names, `lora` gives `(A, B)` for a layer and module that have a private part.
+    /// `weight` answers to Hugging Face names, `lora` gives `(A, B)` for a layer and module that
+    /// have a private part.
     ///
     /// # Errors
-    /// What `weight` says, and [`ModelError::Transforms`] when the transforms do not fit the architecture.
+    /// What `weight` says, and [`ModelError::Transforms`] when the transforms do not fit the
+    /// architecture.
     pub fn assemble(
         config: &Config,
         transforms: &Transforms,
@@ -189,8 +243,15 @@ impl Decoder {
             let linear = |module: &str| -> Result<Linear, ModelError> {
                 let weight = weight(&format!("{}.weight", module_path(layer, module)))?;
                 let scale = transforms.lora.as_ref().map(|l| l.scale());
-                let factors = if layer < transforms.frozen_layers { None } else { lora(layer, module) };
-                Ok(Linear { weight, lora: factors.zip(scale).map(|((a, b), scale)| (a, b, scale)) })
+                let factors = if layer < transforms.frozen_layers {
+                    None
+                } else {
+                    lora(layer, module)
+                };
+                Ok(Linear {
+                    weight,
+                    lora: factors.zip(scale).map(|((a, b), scale)| (a, b, scale)),
+                })
             };
             let (groups, attn_scale) = transforms.attention(config, layer);
             Ok(Block {
@@ -199,7 +260,9 @@ impl Decoder {
                 k_proj: linear("k_proj")?,
                 v_proj: linear("v_proj")?,
                 o_proj: linear("o_proj")?,
-                post_attention_layernorm: weight(&format!("model.layers.{layer}.post_attention_layernorm.weight"))?,
+                post_attention_layernorm: weight(&format!(
+                    "model.layers.{layer}.post_attention_layernorm.weight"
+                ))?,
                 gate_proj: linear("gate_proj")?,
                 up_proj: linear("up_proj")?,
                 down_proj: linear("down_proj")?,
@@ -208,7 +271,11 @@ impl Decoder {
             })
         });
         let layers = layers.collect::<Result<Vec<_>, ModelError>>()?;
-        let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_position_embeddings);
+        let rope = RopeTable::new(
+            config.head_dim,
+            config.rope_theta,
+            config.max_position_embeddings,
+        );
         Ok(Self {
             config: config.clone(),
             embed_tokens: weight("model.embed_tokens.weight")?,
@@ -232,7 +299,8 @@ impl Decoder {
         Ok(self.embed_tokens.index_select(&ids, 0)?)
     }
 
-    /// Runs the layers of `range` on `x [N, hidden]`. `caches`, where given, has one entry for each layer of the range.
+    /// Runs the layers of `range` on `x [N, hidden]`. `caches`, where given, has one entry for each
+    /// layer of the range.
     ///
     /// # Errors
     /// [`ModelError::ContextFull`] for a position that the model does not have.
@@ -243,7 +311,10 @@ impl Decoder {
         rows: &Rows,
         mut caches: Option<&mut [Cache]>,
     ) -> Result<Tensor, ModelError> {
-        let (needed, limit) = (rows.positions.iter().max().map_or(0, |p| p + 1), self.rope.positions());
+        let (needed, limit) = (
+            rows.positions.iter().max().map_or(0, |p| p + 1),
+            self.rope.positions(),
+        );
         if needed > limit {
             return Err(ModelError::ContextFull { limit, needed });
         }
@@ -254,10 +325,22 @@ impl Decoder {
         Ok(x)
     }
 
-    fn block(&self, layer: usize, x: Tensor, rows: &Rows, cache: Option<&mut Cache>) -> candle_core::Result<Tensor> {
-        let (b, eps, law) = (&self.layers[layer], self.config.rms_norm_eps, rows.fake_quant);
+    fn block(
+        &self,
+        layer: usize,
+        x: Tensor,
+        rows: &Rows,
+        cache: Option<&mut Cache>,
+    ) -> candle_core::Result<Tensor> {
+        let (b, eps, law) = (
+            &self.layers[layer],
+            self.config.rms_norm_eps,
+            rows.fake_quant,
+        );
         let forward = |linear: &Linear, module: usize, x: &Tensor| {
-            let dropout = rows.dropout.map(|d| d.at((layer * MODULES.len() + module) as u64));
+            let dropout = rows
+                .dropout
+                .map(|d| d.at((layer * MODULES.len() + module) as u64));
             linear.forward(x, dropout, law.map(|law| (law, b.folded(module))))
         };
         let cut = |x: Tensor| law.map_or(Ok(x.clone()), |law| law.activation(&x));
@@ -267,33 +350,58 @@ impl Decoder {
         if let Some(law) = law {
             q = ops::round_to(&q, f64::from(law.frac_bits).exp2() * b.query_factor())?;
         }
-        let k = cut(ops::rope(&forward(&b.k_proj, 1, &h)?, &self.rope, &rows.positions)?)?;
+        let k = cut(ops::rope(
+            &forward(&b.k_proj, 1, &h)?,
+            &self.rope,
+            &rows.positions,
+        )?)?;
         let v = cut(forward(&b.v_proj, 2, &h)?)?;
         let (k, v) = match cache {
             None => (k, v),
             Some(cache) => cache.append(k, v)?,
         };
-        let mixed = ops::attention(&q, &k, &v, &rows.segments, &b.groups, self.config.head_dim, b.attn_scale, law)?;
+        let mixed = ops::attention(
+            &q,
+            &k,
+            &v,
+            &rows.segments,
+            &b.groups,
+            self.config.head_dim,
+            b.attn_scale,
+            law,
+        )?;
         let x = self.add_residual(x, forward(&b.o_proj, 3, &cut(mixed)?)?, law)?;
 
         let h = ops::rms_norm(&x, &b.post_attention_layernorm, eps, law)?;
-        let (gate, up) = (cut(forward(&b.gate_proj, 4, &h)?)?, cut(forward(&b.up_proj, 5, &h)?)?);
+        let (gate, up) = (
+            cut(forward(&b.gate_proj, 4, &h)?)?,
+            cut(forward(&b.up_proj, 5, &h)?)?,
+        );
         let inner = ops::swiglu(&gate, &up, law)?;
         self.add_residual(x, forward(&b.down_proj, 6, &inner)?, law)
     }
 
-    fn add_residual(&self, x: Tensor, out: Tensor, law: Option<FakeQuant>) -> candle_core::Result<Tensor> {
+    fn add_residual(
+        &self,
+        x: Tensor,
+        out: Tensor,
+        law: Option<FakeQuant>,
+    ) -> candle_core::Result<Tensor> {
         x + law.map_or(Ok(out.clone()), |law| law.residual(&out))?
     }
 
-    /// The model with rotary tables, and frozen weights of the layers from `first` on, as the secure program holds them;
-    /// what is trained is shared with this one. [`Rows::fake_quant`] does the rest.
+    /// The model with rotary tables, and frozen weights of the layers from `first` on, as the
+    /// secure program holds them; what is trained is shared with this one. [`Rows::fake_quant`]
+    /// does the rest.
     ///
     /// # Errors
     /// From candle.
     pub fn on_grid(&self, first: usize, law: FakeQuant) -> Result<Self, ModelError> {
         let rope = Arc::new(self.rope.rounded(law.rope_frac_bits));
-        let mut rounded = Self { rope, ..self.clone() };
+        let mut rounded = Self {
+            rope,
+            ..self.clone()
+        };
         for b in &mut rounded.layers[first..] {
             let fold = |module: usize| b.folded(module);
             let [q_proj, k_proj, v_proj, o_proj] = [
@@ -307,7 +415,16 @@ impl Decoder {
                 b.up_proj.on_grid(fold(5), law)?,
                 b.down_proj.on_grid(fold(6), law)?,
             ];
-            *b = Block { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, ..b.clone() };
+            *b = Block {
+                q_proj,
+                k_proj,
+                v_proj,
+                o_proj,
+                gate_proj,
+                up_proj,
+                down_proj,
+                ..b.clone()
+            };
         }
         Ok(rounded)
     }
@@ -317,7 +434,12 @@ impl Decoder {
     /// # Errors
     /// From candle.
     pub fn finish(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(ops::rms_norm(x, &self.norm, self.config.rms_norm_eps, None)?)
+        Ok(ops::rms_norm(
+            x,
+            &self.norm,
+            self.config.rms_norm_eps,
+            None,
+        )?)
     }
 
     /// Logits `[N, vocab]` of rows that went through [`Decoder::finish`].

@@ -1,28 +1,56 @@
 use std::path::PathBuf;
 
-/// What can go wrong with checkpoints, tokenizers and the float model. Every variant names the place.
+/// What can go wrong with checkpoints, tokenizers and the float model. Every variant names the
+/// place.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
     #[error("cannot read `{}`: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("cannot write `{}`: {reason}\n\nhint: what stood there before is still there; look for space and permissions", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "cannot write `{}`: {reason}\n\n\
+         hint: what stood there before is still there; look for space and permissions",
+        path.display(),
+    )]
     Write { path: PathBuf, reason: String },
-    #[error("`{}` is neither a checkpoint folder nor a `.gguf` file\n\nhint: a folder needs `config.json`, `tokenizer.json` and `*.safetensors`", path.display())]
+    #[error("`{}` is neither a checkpoint folder nor a `.gguf` file\n\n\
+        hint: a folder needs `config.json`, `tokenizer.json` and `*.safetensors`", path.display())]
     NotACheckpoint { path: PathBuf },
     #[error("`{}`: {reason}", path.display())]
     Corrupt { path: PathBuf, reason: String },
     #[error("the checkpoint has no tensor `{name}`")]
     MissingTensor { name: String },
     #[error("tensor `{name}` has shape {found:?}, expected {expected:?}")]
-    Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
+    Shape {
+        name: String,
+        found: Vec<usize>,
+        expected: Vec<usize>,
+    },
     #[error("`{}`: {key} = {value} is not supported: {why}", path.display())]
-    Unsupported { path: PathBuf, key: String, value: String, why: &'static str },
+    Unsupported {
+        path: PathBuf,
+        key: String,
+        value: String,
+        why: &'static str,
+    },
     /// A key, tensor or token that the answers may depend on and that is not used.
-    #[error("`{}`: {what} {why}\n\nhint: if the model is the same without it, say so: `model.ignore = [\"{key}\"]` in the recipe, `--ignore {key}` on the command line", path.display())]
-    Unaccounted { path: PathBuf, what: String, key: String, why: String },
-    /// An entry of `model.ignore` or `--ignore` that stands for nothing: a slip, or another checkpoint's.
-    #[error("`{}`: `{entry}` of `model.ignore` or `--ignore` is no key, tensor or token that could be left out\n\nhint: look for a slip of the pen, or take the entry away", path.display())]
+    #[error("`{}`: {what} {why}\n\n\
+        hint: if the model is the same without it, say so: `model.ignore = [\"{key}\"]` in the \
+        recipe, `--ignore {key}` on the command line", path.display())]
+    Unaccounted {
+        path: PathBuf,
+        what: String,
+        key: String,
+        why: String,
+    },
+    /// An entry of `model.ignore` or `--ignore` that stands for nothing: a slip, or another
+    /// checkpoint's.
+    #[error("`{}`: `{entry}` of `model.ignore` or `--ignore` is no key, tensor or token that could \
+        be left out\n\n\
+        hint: look for a slip of the pen, or take the entry away", path.display())]
     NothingToIgnore { path: PathBuf, entry: String },
     /// A size that no machine, or not this one, could hold; nothing was allocated.
     #[error("`{}`: {reason}", path.display())]
@@ -49,14 +77,25 @@ impl ModelError {
 
     pub(crate) fn write<E: std::fmt::Display>(path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self {
         let path = path.into();
-        move |error| Self::Write { path, reason: error.to_string() }
+        move |error| Self::Write {
+            path,
+            reason: error.to_string(),
+        }
     }
 
     pub(crate) fn unaccounted(path: impl Into<PathBuf>, what: &str, key: &str, why: &str) -> Self {
-        Self::Unaccounted { path: path.into(), what: what.into(), key: key.into(), why: why.into() }
+        Self::Unaccounted {
+            path: path.into(),
+            what: what.into(),
+            key: key.into(),
+            why: why.into(),
+        }
     }
 
     pub(crate) fn corrupt(path: impl Into<PathBuf>, reason: impl std::fmt::Display) -> Self {
-        Self::Corrupt { path: path.into(), reason: reason.to_string() }
+        Self::Corrupt {
+            path: path.into(),
+            reason: reason.to_string(),
+        }
     }
 }

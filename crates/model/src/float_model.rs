@@ -1,5 +1,6 @@
-use crate::{Adapter, Cache, Checkpoint, Decoder, ModelError, Rows, Transforms};
 use candle_core::{IndexOp, Tensor};
+
+use crate::{Adapter, Cache, Checkpoint, Decoder, ModelError, Rows, Transforms};
 
 /// The whole model in floats with a key-value cache, for evaluation and generation.
 pub struct FloatModel {
@@ -13,21 +14,36 @@ impl FloatModel {
     ///
     /// # Errors
     /// [`ModelError`] when the adapter or the transforms do not fit the base.
-    pub fn new(base: &Checkpoint, transforms: &Transforms, adapter: Option<&Adapter>) -> Result<Self, ModelError> {
+    pub fn new(
+        base: &Checkpoint,
+        transforms: &Transforms,
+        adapter: Option<&Adapter>,
+    ) -> Result<Self, ModelError> {
         if let (Some(adapter), Some(lora)) = (adapter, &transforms.lora) {
             adapter.check(&base.config, lora, transforms.frozen_layers)?;
         }
         let lora = |layer: usize, module: &str| {
-            adapter.and_then(|a| a.factors(layer, module)).map(|(a, b)| (a.clone(), b.clone()))
+            adapter
+                .and_then(|a| a.factors(layer, module))
+                .map(|(a, b)| (a.clone(), b.clone()))
         };
-        let decoder = Decoder::assemble(&base.config, transforms, |name| base.tensor(name).cloned(), lora)?;
+        let decoder = Decoder::assemble(
+            &base.config,
+            transforms,
+            |name| base.tensor(name).cloned(),
+            lora,
+        )?;
         Ok(Self::from_decoder(decoder))
     }
 
     /// Wraps a decoder that is already built.
     pub fn from_decoder(decoder: Decoder) -> Self {
         let caches = vec![Cache::default(); decoder.layers.len()];
-        Self { decoder, caches, len: 0 }
+        Self {
+            decoder,
+            caches,
+            len: 0,
+        }
     }
 
     /// Appends tokens to the cache and returns the logits behind the last one, `[vocab]`.
@@ -36,7 +52,9 @@ impl FloatModel {
     /// [`ModelError::ContextFull`], [`ModelError::TokenOutOfRange`].
     pub fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
         let x = self.append(tokens)?;
-        let last = self.decoder.finish(&x.i(tokens.len() - 1..)?.contiguous()?)?;
+        let last = self
+            .decoder
+            .finish(&x.i(tokens.len() - 1..)?.contiguous()?)?;
         Ok(self.decoder.logits(&last)?.flatten_all()?.to_vec1()?)
     }
 
@@ -49,8 +67,8 @@ impl FloatModel {
         self.decoder.logits(&self.decoder.finish(&x)?)
     }
 
-    /// The residual stream after each layer for a sequence of its own: `[layers + 1]` of `n * hidden`, the embedding
-    /// first. The cache is neither read nor changed.
+    /// The residual stream after each layer for a sequence of its own: `[layers + 1]` of
+    /// `n * hidden`, the embedding first. The cache is neither read nor changed.
     ///
     /// # Errors
     /// [`ModelError::ContextFull`], [`ModelError::TokenOutOfRange`].
@@ -69,7 +87,9 @@ impl FloatModel {
         let x = self.decoder.embed(tokens)?;
         let rows = Rows::appended(self.len, tokens.len());
         let layers = self.decoder.layers.len();
-        let x = self.decoder.run(x, 0..layers, &rows, Some(&mut self.caches))?;
+        let x = self
+            .decoder
+            .run(x, 0..layers, &rows, Some(&mut self.caches))?;
         self.len += tokens.len();
         Ok(x)
     }
@@ -80,12 +100,15 @@ impl FloatModel {
         self.len = 0;
     }
 
-    /// Forgets the cached tokens behind the first `len`: prompts with a common beginning need not repeat it.
+    /// Forgets the cached tokens behind the first `len`: prompts with a common beginning need not
+    /// repeat it.
     ///
     /// # Errors
     /// [`ModelError::Tensor`] from candle.
     pub fn truncate(&mut self, len: usize) -> Result<(), ModelError> {
-        self.caches.iter_mut().try_for_each(|cache| cache.truncate(len))?;
+        self.caches
+            .iter_mut()
+            .try_for_each(|cache| cache.truncate(len))?;
         self.len = self.len.min(len);
         Ok(())
     }

@@ -1,21 +1,32 @@
 mod header;
 
-use crate::account::{Account, GGUF, Ignored};
-use crate::chat::check_template;
-use crate::folder::add_ends;
-use crate::{ChatTemplate, Checkpoint, Config, ModelError, SpecialTokens, Tokenizer};
-use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::{Device, Tensor};
-use serde_json::{Map, Value as Json};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufReader, Seek};
-use std::path::Path;
-use tokenizers::AddedToken;
-use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::pre_tokenizers::{byte_level::ByteLevel, digits::Digits, sequence::Sequence};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{BufReader, Seek},
+    path::Path,
+};
 
-/// Opens a GGUF file of the `llama` architecture with a GPT-2 style tokenizer; every tensor is dequantised to f32.
+use candle_core::{
+    Device, Tensor,
+    quantized::gguf_file::{Content, Value},
+};
+use serde_json::{Map, Value as Json};
+use tokenizers::{
+    AddedToken,
+    models::bpe::{BPE, Vocab},
+    pre_tokenizers::{byte_level::ByteLevel, digits::Digits, sequence::Sequence},
+};
+
+use crate::{
+    ChatTemplate, Checkpoint, Config, ModelError, SpecialTokens, Tokenizer,
+    account::{Account, GGUF, Ignored},
+    chat::check_template,
+    folder::add_ends,
+};
+
+/// Opens a GGUF file of the `llama` architecture with a GPT-2 style tokenizer; every tensor is
+/// dequantised to f32.
 pub(crate) fn open(path: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, ModelError> {
     let file = File::open(path).map_err(ModelError::io(path))?;
     let file_bytes = file.metadata().map_err(ModelError::io(path))?.len();
@@ -28,19 +39,32 @@ pub(crate) fn open(path: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Mode
     let tokenizer = metadata.tokenizer(&config)?;
     let template = metadata.account.text("tokenizer.chat_template")?;
     if let Some(Err(error)) = template.map(check_template) {
-        let (key, value) = ("tokenizer.chat_template", &metadata.account.keys["tokenizer.chat_template"]);
-        return Err(metadata.account.refuse(key, value, &format!("cannot be read: {error}")));
+        let (key, value) = (
+            "tokenizer.chat_template",
+            &metadata.account.keys["tokenizer.chat_template"],
+        );
+        return Err(metadata
+            .account
+            .refuse(key, value, &format!("cannot be read: {error}")));
     }
     let chat_template = template.map(|source| ChatTemplate::new(source.into(), &tokenizer));
 
-    let mut names: Vec<(&String, u64)> = content.tensor_infos.iter().map(|(n, t)| (n, t.offset)).collect();
+    let mut names: Vec<(&String, u64)> = content
+        .tensor_infos
+        .iter()
+        .map(|(n, t)| (n, t.offset))
+        .collect();
     names.retain(|(name, _)| !ignored.has(name));
     names.sort_by_key(|&(_, offset)| offset);
     let mut tensors = BTreeMap::new();
     for (name, _) in names {
         check_length(path, &content, name, file_bytes)?;
-        let of_tensor = |e: candle_core::Error| ModelError::corrupt(path, format!("tensor `{name}`: {}", reason(&e)));
-        let tensor = content.tensor(&mut reader, name, &Device::Cpu).and_then(|t| t.dequantize(&Device::Cpu));
+        let of_tensor = |e: candle_core::Error| {
+            ModelError::corrupt(path, format!("tensor `{name}`: {}", reason(&e)))
+        };
+        let tensor = content
+            .tensor(&mut reader, name, &Device::Cpu)
+            .and_then(|t| t.dequantize(&Device::Cpu));
         let tensor = tensor.map_err(of_tensor)?;
         if name == "rope_freqs.weight" {
             check_frequencies(path, &tensor)?;
@@ -50,20 +74,43 @@ pub(crate) fn open(path: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Mode
             Some((name, tensor)) => tensors.insert(name, tensor),
             None => {
                 let why = "is not used: this architecture has none";
-                return Err(ModelError::unaccounted(path, &format!("tensor `{name}`"), name, why));
+                return Err(ModelError::unaccounted(
+                    path,
+                    &format!("tensor `{name}`"),
+                    name,
+                    why,
+                ));
             }
         };
     }
-    Checkpoint::checked(config, tensors, tokenizer, chat_template, vec![path.into()], ignored)
+    Checkpoint::checked(
+        config,
+        tensors,
+        tokenizer,
+        chat_template,
+        vec![path.into()],
+        ignored,
+    )
 }
 
-/// Divisors of the rotation's frequencies, one for each pair: what llama.cpp's converter makes of `llama3` scaling.
+/// Divisors of the rotation's frequencies, one for each pair: what llama.cpp's converter makes of
+/// `llama3` scaling.
 fn check_frequencies(path: &Path, divisors: &Tensor) -> Result<(), ModelError> {
-    if divisors.flatten_all()?.to_vec1::<f32>()?.iter().all(|&divisor| divisor == 1.0) {
+    if divisors
+        .flatten_all()?
+        .to_vec1::<f32>()?
+        .iter()
+        .all(|&divisor| divisor == 1.0)
+    {
         return Ok(());
     }
     let name = "rope_freqs.weight";
-    Err(ModelError::unaccounted(path, &format!("tensor `{name}`"), name, "scales the rotation, which is not computed"))
+    Err(ModelError::unaccounted(
+        path,
+        &format!("tensor `{name}`"),
+        name,
+        "scales the rotation, which is not computed",
+    ))
 }
 
 /// candle's errors carry a backtrace behind the first line.
@@ -71,10 +118,19 @@ fn reason(error: &candle_core::Error) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
     let short = first.contains("fill whole buffer") || first.contains("remaining");
-    if short { format!("the file is cut short ({first})") } else { first.into() }
+    if short {
+        format!("the file is cut short ({first})")
+    } else {
+        first.into()
+    }
 }
 
-fn check_length(path: &Path, content: &Content, name: &str, file_bytes: u64) -> Result<(), ModelError> {
+fn check_length(
+    path: &Path,
+    content: &Content,
+    name: &str,
+    file_bytes: u64,
+) -> Result<(), ModelError> {
     let info = &content.tensor_infos[name];
     let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
     let bytes = blocks as u128 * info.ggml_dtype.type_size() as u128;
@@ -82,12 +138,18 @@ fn check_length(path: &Path, content: &Content, name: &str, file_bytes: u64) -> 
     if end <= u128::from(file_bytes) {
         return Ok(());
     }
-    let reason = format!("the file is cut short: tensor `{name}` ends at byte {end}, the file has {file_bytes}");
+    let reason = format!(
+        "the file is cut short: tensor `{name}` ends at byte {end}, the file has {file_bytes}"
+    );
     Err(ModelError::corrupt(path, reason))
 }
 
 /// llama.cpp's tensor names to Hugging Face's; q and k rows back to rotate-half order.
-fn rename(config: &Config, name: &str, tensor: Tensor) -> candle_core::Result<Option<(String, Tensor)>> {
+fn rename(
+    config: &Config,
+    name: &str,
+    tensor: Tensor,
+) -> candle_core::Result<Option<(String, Tensor)>> {
     let whole = match name {
         "token_embd.weight" => Some("model.embed_tokens.weight"),
         "output_norm.weight" => Some("model.norm.weight"),
@@ -97,7 +159,9 @@ fn rename(config: &Config, name: &str, tensor: Tensor) -> candle_core::Result<Op
     if let Some(whole) = whole {
         return Ok(Some((whole.into(), tensor)));
     }
-    let Some((layer, rest)) = name.strip_prefix("blk.").and_then(|n| n.split_once('.')) else { return Ok(None) };
+    let Some((layer, rest)) = name.strip_prefix("blk.").and_then(|n| n.split_once('.')) else {
+        return Ok(None);
+    };
     let (part, heads) = match rest {
         "attn_q.weight" => ("self_attn.q_proj", config.num_attention_heads),
         "attn_k.weight" => ("self_attn.k_proj", config.num_key_value_heads),
@@ -110,8 +174,15 @@ fn rename(config: &Config, name: &str, tensor: Tensor) -> candle_core::Result<Op
         "ffn_norm.weight" => ("post_attention_layernorm", 0),
         _ => return Ok(None),
     };
-    let tensor = if heads > 0 { rotate_half_rows(&tensor, heads)? } else { tensor };
-    Ok(Some((format!("model.layers.{layer}.{part}.weight"), tensor)))
+    let tensor = if heads > 0 {
+        rotate_half_rows(&tensor, heads)?
+    } else {
+        tensor
+    };
+    Ok(Some((
+        format!("model.layers.{layer}.{part}.weight"),
+        tensor,
+    )))
 }
 
 /// Row `2 i + half` of a head (llama.cpp) becomes row `half * head_dim / 2 + i` (Hugging Face).
@@ -121,7 +192,11 @@ fn rotate_half_rows(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor
     if half * heads * 2 != rows {
         candle_core::bail!("its {rows} rows are no {heads} heads");
     }
-    tensor.reshape((heads, half, 2, columns))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))
+    tensor
+        .reshape((heads, half, 2, columns))?
+        .transpose(1, 2)?
+        .contiguous()?
+        .reshape((rows, columns))
 }
 
 struct Metadata<'a> {
@@ -157,26 +232,49 @@ fn json(value: &Value) -> Json {
 
 impl<'a> Metadata<'a> {
     fn new(path: &'a Path, content: &'a Content, ignored: Ignored<'a>) -> Self {
-        let keys: Map<String, Json> = content.metadata.iter().map(|(key, value)| (key.clone(), json(value))).collect();
-        Self { path, content, account: Account::new(path, keys, ignored) }
+        let keys: Map<String, Json> = content
+            .metadata
+            .iter()
+            .map(|(key, value)| (key.clone(), json(value)))
+            .collect();
+        Self {
+            path,
+            content,
+            account: Account::new(path, keys, ignored),
+        }
     }
 
     fn value(&self, key: &str) -> Result<&Value, ModelError> {
-        self.content.metadata.get(key).ok_or_else(|| self.account.missing(key))
+        self.content
+            .metadata
+            .get(key)
+            .ok_or_else(|| self.account.missing(key))
     }
 
     fn text(&self, key: &str) -> Result<&str, ModelError> {
-        self.account.text(key)?.ok_or_else(|| self.account.missing(key))
+        self.account
+            .text(key)?
+            .ok_or_else(|| self.account.missing(key))
     }
 
     fn texts(&self, key: &str) -> Result<Vec<String>, ModelError> {
-        let fail = |e: candle_core::Error| ModelError::corrupt(self.path, format!("`{key}`: {}", reason(&e)));
+        let fail = |e: candle_core::Error| {
+            ModelError::corrupt(self.path, format!("`{key}`: {}", reason(&e)))
+        };
         let values = self.value(key)?.to_vec().map_err(fail)?;
-        values.iter().map(|v| v.to_string().cloned().map_err(fail)).collect()
+        values
+            .iter()
+            .map(|v| v.to_string().cloned().map_err(fail))
+            .collect()
     }
 
     fn unsupported(&self, key: &str, value: impl ToString, why: &'static str) -> ModelError {
-        ModelError::Unsupported { path: self.path.into(), key: key.into(), value: value.to_string(), why }
+        ModelError::Unsupported {
+            path: self.path.into(),
+            key: key.into(),
+            value: value.to_string(),
+            why,
+        }
     }
 
     fn config(&self) -> Result<Config, ModelError> {
@@ -185,7 +283,10 @@ impl<'a> Metadata<'a> {
         if architecture != "llama" {
             return Err(self.unsupported("general.architecture", architecture, "only `llama` is"));
         }
-        if let Some(kind) = account.text("general.type")?.filter(|kind| *kind != "model") {
+        if let Some(kind) = account
+            .text("general.type")?
+            .filter(|kind| *kind != "model")
+        {
             return Err(self.unsupported("general.type", kind, "only `model` is"));
         }
         account.check(&GGUF)?;
@@ -194,18 +295,28 @@ impl<'a> Metadata<'a> {
         let num_attention_heads = needed("llama.attention.head_count")?;
         let head_dim = match account.size("llama.attention.key_length")? {
             Some(length) => length,
-            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
+            None if hidden_size.is_multiple_of(num_attention_heads) => {
+                hidden_size / num_attention_heads
+            }
             None => {
-                let reason = "`llama.attention.head_count` does not divide `llama.embedding_length`";
+                let reason =
+                    "`llama.attention.head_count` does not divide `llama.embedding_length`";
                 return Err(ModelError::corrupt(self.path, reason));
             }
         };
         for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
             if let Some(length) = account.size(key)?.filter(|length| *length != head_dim) {
-                return Err(account.refuse(key, &length.into(), &format!("is not computed, only {head_dim}")));
+                return Err(account.refuse(
+                    key,
+                    &length.into(),
+                    &format!("is not computed, only {head_dim}"),
+                ));
             }
         }
-        let tokens = self.value("tokenizer.ggml.tokens")?.to_vec().map_or(0, Vec::len);
+        let tokens = self
+            .value("tokenizer.ggml.tokens")?
+            .to_vec()
+            .map_or(0, Vec::len);
         let mut config = Config {
             model_type: "llama".into(),
             architectures: Vec::new(),
@@ -213,7 +324,9 @@ impl<'a> Metadata<'a> {
             intermediate_size: needed("llama.feed_forward_length")?,
             num_hidden_layers: needed("llama.block_count")?,
             num_attention_heads,
-            num_key_value_heads: account.size("llama.attention.head_count_kv")?.unwrap_or(num_attention_heads),
+            num_key_value_heads: account
+                .size("llama.attention.head_count_kv")?
+                .unwrap_or(num_attention_heads),
             head_dim,
             vocab_size: account.size("llama.vocab_size")?.unwrap_or(tokens),
             rms_norm_eps: account
@@ -228,7 +341,10 @@ impl<'a> Metadata<'a> {
             quantization_config: None,
         }
         .normalise()
-        .map_err(|reason| ModelError::TooLarge { path: self.path.into(), reason: in_gguf_words(reason) })?;
+        .map_err(|reason| ModelError::TooLarge {
+            path: self.path.into(),
+            reason: in_gguf_words(reason),
+        })?;
         for end in ["eos", "eot", "eom"] {
             let id = self.token(&format!("tokenizer.ggml.{end}_token_id"))?;
             add_ends(&mut config, id.into_iter().collect());
@@ -243,17 +359,30 @@ impl<'a> Metadata<'a> {
 
     /// The texts of the tokens that metadata names, and whether plain text begins with one.
     fn specials(&self, tokens: &[String]) -> Result<SpecialTokens, ModelError> {
-        let mut specials =
-            SpecialTokens { add_bos: self.account.flag("tokenizer.ggml.add_bos_token")?, ..Default::default() };
-        for (name, key) in
-            [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]
-        {
+        let mut specials = SpecialTokens {
+            add_bos: self.account.flag("tokenizer.ggml.add_bos_token")?,
+            ..Default::default()
+        };
+        for (name, key) in [
+            ("bos_token", "bos"),
+            ("eos_token", "eos"),
+            ("unk_token", "unknown"),
+            ("pad_token", "padding"),
+        ] {
             let key = format!("tokenizer.ggml.{key}_token_id");
-            let Some(id) = self.token(&key)? else { continue };
+            let Some(id) = self.token(&key)? else {
+                continue;
+            };
             let text = tokens.get(id as usize);
-            let beyond =
-                || ModelError::corrupt(self.path, format!("`{key}` = {id}, and there are {} tokens", tokens.len()));
-            specials.texts.insert(name.into(), text.ok_or_else(beyond)?.clone());
+            let beyond = || {
+                ModelError::corrupt(
+                    self.path,
+                    format!("`{key}` = {id}, and there are {} tokens", tokens.len()),
+                )
+            };
+            specials
+                .texts
+                .insert(name.into(), text.ok_or_else(beyond)?.clone());
         }
         Ok(specials)
     }
@@ -261,7 +390,11 @@ impl<'a> Metadata<'a> {
     fn tokenizer(&self, config: &Config) -> Result<Tokenizer, ModelError> {
         let model = self.text("tokenizer.ggml.model")?;
         if model != "gpt2" {
-            return Err(self.unsupported("tokenizer.ggml.model", model, "only byte-level BPE (`gpt2`) is"));
+            return Err(self.unsupported(
+                "tokenizer.ggml.model",
+                model,
+                "only byte-level BPE (`gpt2`) is",
+            ));
         }
         let fail = |e: tokenizers::Error| ModelError::Tokenizer(e.to_string());
         let tokens = self.texts("tokenizer.ggml.tokens")?;
@@ -273,10 +406,20 @@ impl<'a> Metadata<'a> {
         let merges = merges.collect::<Result<Vec<_>, _>>()?;
         let mut seen = BTreeSet::new();
         if let Some(twice) = tokens.iter().find(|token| !seen.insert(token.as_str())) {
-            return Err(ModelError::corrupt(self.path, format!("token `{twice}` stands twice")));
+            return Err(ModelError::corrupt(
+                self.path,
+                format!("token `{twice}` stands twice"),
+            ));
         }
-        let vocab = tokens.iter().enumerate().map(|(i, t)| (t.clone(), i as u32)).collect::<Vocab>();
-        let bpe = BPE::builder().vocab_and_merges(vocab, merges).build().map_err(fail)?;
+        let vocab = tokens
+            .iter()
+            .enumerate()
+            .map(|(i, t)| (t.clone(), i as u32))
+            .collect::<Vocab>();
+        let bpe = BPE::builder()
+            .vocab_and_merges(vocab, merges)
+            .build()
+            .map_err(fail)?;
         let mut inner = tokenizers::Tokenizer::new(bpe);
         match self.account.text("tokenizer.ggml.pre")?.unwrap_or("gpt-2") {
             "smollm" => {
@@ -284,31 +427,54 @@ impl<'a> Metadata<'a> {
                 let bytes = ByteLevel::new(false, true, true);
                 inner.with_pre_tokenizer(Some(Sequence::new(vec![split.into(), bytes.into()])))
             }
-            "gpt-2" | "gpt2" | "default" => inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true))),
-            other => return Err(self.unsupported("tokenizer.ggml.pre", other, "only `smollm` and `gpt-2` are")),
+            "gpt-2" | "gpt2" | "default" => {
+                inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
+            }
+            other => {
+                return Err(self.unsupported(
+                    "tokenizer.ggml.pre",
+                    other,
+                    "only `smollm` and `gpt-2` are",
+                ));
+            }
         };
         inner.with_decoder(Some(ByteLevel::default()));
         let specials = self.special_tokens(&tokens)?;
         inner.add_special_tokens(specials).map_err(fail)?;
-        let eos = config.eos_token_id.as_ref().map_or(&[][..], |ids| ids.ids());
+        let eos = config
+            .eos_token_id
+            .as_ref()
+            .map_or(&[][..], |ids| ids.ids());
         let tokenizer = Tokenizer::new(inner, eos).with_specials(self.specials(&tokens)?);
         tokenizer.map_err(|e| ModelError::corrupt(self.path, e))
     }
 
-    /// Control tokens (type 3) and the ones a user defined (type 4) are never split; the latter are text of an answer.
+    /// Control tokens (type 3) and the ones a user defined (type 4) are never split; the latter are
+    /// text of an answer.
     fn special_tokens(&self, tokens: &[String]) -> Result<Vec<AddedToken>, ModelError> {
-        let Ok(types) = self.value("tokenizer.ggml.token_type") else { return Ok(Vec::new()) };
-        let types = types.to_vec().map_err(|e| ModelError::corrupt(self.path, reason(&e)))?;
+        let Ok(types) = self.value("tokenizer.ggml.token_type") else {
+            return Ok(Vec::new());
+        };
+        let types = types
+            .to_vec()
+            .map_err(|e| ModelError::corrupt(self.path, reason(&e)))?;
         if types.len() != tokens.len() {
-            let reason = format!("{} tokens and {} values of `tokenizer.ggml.token_type`", tokens.len(), types.len());
+            let reason = format!(
+                "{} tokens and {} values of `tokenizer.ggml.token_type`",
+                tokens.len(),
+                types.len()
+            );
             return Err(ModelError::corrupt(self.path, reason));
         }
         let kind = |v: &Value| v.to_i32().or_else(|_| v.to_u32().map(|t| t as i32)).ok();
-        let named = tokens.iter().zip(types).filter_map(|(token, v)| match kind(v) {
-            Some(3) => Some(AddedToken::from(token.clone(), true)),
-            Some(4) => Some(AddedToken::from(token.clone(), false).normalized(false)),
-            _ => None,
-        });
+        let named = tokens
+            .iter()
+            .zip(types)
+            .filter_map(|(token, v)| match kind(v) {
+                Some(3) => Some(AddedToken::from(token.clone(), true)),
+                Some(4) => Some(AddedToken::from(token.clone(), false).normalized(false)),
+                _ => None,
+            });
         Ok(named.collect())
     }
 }
@@ -325,7 +491,9 @@ fn in_gguf_words(reason: String) -> String {
         ("head_dim", "llama.attention.key_length"),
         ("rms_norm_eps", "llama.attention.layer_norm_rms_epsilon"),
     ];
-    NAMES.iter().fold(reason, |text, (theirs, ours)| text.replace(&format!("`{theirs}`"), &format!("`{ours}`")))
+    NAMES.iter().fold(reason, |text, (theirs, ours)| {
+        text.replace(&format!("`{theirs}`"), &format!("`{ours}`"))
+    })
 }
 
 /// The decimal number that a file meant when it stored an f32: 1e-5, not 0.00000999999974.

@@ -1,12 +1,14 @@
 //! GPT-2 in floats: learned positions, layer norms before attention and MLP, tied head.
 
-use crate::ModelError;
-use crate::affine::{Affine, AffineBlock, LayerNorm, Weights, attention, embed, read_config};
+use std::{collections::BTreeMap, ops::Range, path::Path};
+
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::path::Path;
+
+use crate::{
+    ModelError,
+    affine::{Affine, AffineBlock, LayerNorm, Weights, attention, embed, read_config},
+};
 
 /// Hugging Face's `config.json` of a GPT-2 model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,7 +45,10 @@ impl Gpt2Config {
             return Err("`n_head` must divide `n_embd`, and `n_layer` be at least 1".into());
         }
         if !["gelu_new", "gelu", "gelu_pytorch_tanh"].contains(&self.activation_function.as_str()) {
-            return Err(format!("`activation_function` = `{}` is not supported", self.activation_function));
+            return Err(format!(
+                "`activation_function` = `{}` is not supported",
+                self.activation_function
+            ));
         }
         Ok(())
     }
@@ -73,30 +78,48 @@ impl Gpt2 {
     /// [`ModelError`] naming the file, key or tensor.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let config: Gpt2Config = read_config(dir, "gpt2", "only `gpt2` is, here")?;
-        config.check().map_err(|e| ModelError::corrupt(dir.join("config.json"), e))?;
+        config
+            .check()
+            .map_err(|e| ModelError::corrupt(dir.join("config.json"), e))?;
         Self::assemble(config, &Weights::read(dir, "transformer")?)
     }
 
-    /// Builds the model from tensors under Hugging Face's names, with or without `transformer.` before them.
+    /// Builds the model from tensors under Hugging Face's names, with or without `transformer.`
+    /// before them.
     ///
     /// # Errors
     /// [`ModelError::MissingTensor`] or [`ModelError::Shape`].
-    pub fn from_tensors(config: Gpt2Config, tensors: BTreeMap<String, Tensor>) -> Result<Self, ModelError> {
-        config.check().map_err(|reason| ModelError::Transforms { what: "config", reason })?;
+    pub fn from_tensors(
+        config: Gpt2Config,
+        tensors: BTreeMap<String, Tensor>,
+    ) -> Result<Self, ModelError> {
+        config.check().map_err(|reason| ModelError::Transforms {
+            what: "config",
+            reason,
+        })?;
         Self::assemble(config, &Weights::new(tensors, "transformer"))
     }
 
     fn assemble(config: Gpt2Config, weights: &Weights) -> Result<Self, ModelError> {
         let (d, inner, epsilon) = (config.n_embd, config.inner(), config.layer_norm_epsilon);
         let conv = |name: String, out: usize, inner: usize| -> Result<Affine, ModelError> {
-            let weight = weights.tensor(&format!("{name}.weight"), &[inner, out])?.t()?.contiguous()?;
-            Ok(Affine { weight, bias: weights.tensor(&format!("{name}.bias"), &[out])? })
+            let weight = weights
+                .tensor(&format!("{name}.weight"), &[inner, out])?
+                .t()?
+                .contiguous()?;
+            Ok(Affine {
+                weight,
+                bias: weights.tensor(&format!("{name}.bias"), &[out])?,
+            })
         };
         let block = |l: usize| -> Result<AffineBlock, ModelError> {
             let qkv = conv(format!("h.{l}.attn.c_attn"), 3 * d, d)?;
             let part = |nth: usize| -> Result<Affine, ModelError> {
                 let weight = qkv.weight.narrow(0, nth * d, d)?.contiguous()?;
-                Ok(Affine { weight, bias: qkv.bias.narrow(0, nth * d, d)?.contiguous()? })
+                Ok(Affine {
+                    weight,
+                    bias: qkv.bias.narrow(0, nth * d, d)?.contiguous()?,
+                })
             };
             Ok(AffineBlock {
                 norms: [
@@ -127,16 +150,25 @@ impl Gpt2 {
     pub fn embed(&self, tokens: &[u32], cache: &Gpt2Cache) -> Result<Tensor, ModelError> {
         let needed = cache.len + tokens.len();
         if needed > self.config.n_positions {
-            return Err(ModelError::ContextFull { limit: self.config.n_positions, needed });
+            return Err(ModelError::ContextFull {
+                limit: self.config.n_positions,
+                needed,
+            });
         }
         Ok((embed(&self.wte, tokens)? + self.wpe.narrow(0, cache.len, tokens.len())?)?)
     }
 
-    /// Runs the layers of `range` on rows that follow `cache`; the caller then adds the rows with [`Gpt2Cache::advance`].
+    /// Runs the layers of `range` on rows that follow `cache`; the caller then adds the rows with
+    /// [`Gpt2Cache::advance`].
     ///
     /// # Errors
     /// From candle.
-    pub fn run(&self, x: Tensor, range: Range<usize>, cache: &mut Gpt2Cache) -> Result<Tensor, ModelError> {
+    pub fn run(
+        &self,
+        x: Tensor,
+        range: Range<usize>,
+        cache: &mut Gpt2Cache,
+    ) -> Result<Tensor, ModelError> {
         cache.layers.resize(self.blocks.len(), None);
         let mut x = x;
         for l in range {
@@ -150,7 +182,11 @@ impl Gpt2 {
             cache.layers[l] = Some((k, v));
             x = (x + b.o.forward(&mixed)?)?;
             let inner = b.up.forward(&b.norms[1].forward(&x)?)?;
-            let inner = if self.config.activation_function == "gelu" { inner.gelu_erf()? } else { inner.gelu()? };
+            let inner = if self.config.activation_function == "gelu" {
+                inner.gelu_erf()?
+            } else {
+                inner.gelu()?
+            };
             x = (x + b.down.forward(&inner)?)?;
         }
         Ok(x)

@@ -1,11 +1,15 @@
-//! The float side of Marill: checkpoints, tokenizer, chat template and the LLaMA-family decoder in candle.
+//! The float side of Marill: checkpoints, tokenizer, chat template and the LLaMA-family decoder in
+//! candle.
 //!
-//! - [`Checkpoint`] opens a Hugging Face folder or a GGUF file and identifies it by a digest of its tensors.
-//! - [`Decoder`] is the one float definition of the architecture; training, evaluation and generation all run it.
-//!   Its operations ([`ops`]) carry analytic gradients, because candle's fused ones silently have none.
-//! - [`Gpt2`] and [`Bert`] are the float definitions of the other architectures that the secure program knows.
-//! - [`Prefix`] is what a client runs in clear: plain kernels with a fixed summation order, so that a prompt fed at
-//!   once and token by token gives the same bits.
+//! - [`Checkpoint`] opens a Hugging Face folder or a GGUF file and identifies it by a digest of its
+//!   tensors.
+//! - [`Decoder`] is the one float definition of the architecture; training, evaluation and
+//!   generation all run it. Its operations ([`ops`]) carry analytic gradients, because candle's
+//!   fused ones silently have none.
+//! - [`Gpt2`] and [`Bert`] are the float definitions of the other architectures that the secure
+//!   program knows.
+//! - [`Prefix`] is what a client runs in clear: plain kernels with a fixed summation order, so that
+//!   a prompt fed at once and token by token gives the same bits.
 
 mod account;
 mod adapter;

@@ -1,10 +1,7 @@
-//! The header of a safetensors file names each tensor once: readers differ in which of two they take.
+//! The header of a safetensors file names each tensor once: readers differ in which of two they
+//! take.
 
-use std::collections::BTreeSet;
-use std::fmt;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::{collections::BTreeSet, fmt, fs::File, io::Read, path::Path};
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
@@ -29,7 +26,9 @@ pub(crate) fn check(path: &Path) -> Result<(), ModelError> {
         return Ok(());
     }
     let mut header = Vec::new();
-    file.take(length).read_to_end(&mut header).map_err(|error| corrupt(error.to_string()))?;
+    file.take(length)
+        .read_to_end(&mut header)
+        .map_err(|error| corrupt(error.to_string()))?;
     match serde_json::Deserializer::from_slice(&header).deserialize_map(Names) {
         Ok(Some(twice)) => Err(corrupt(format!("the tensor `{twice}` stands there twice"))),
         Ok(None) | Err(_) => Ok(()),
@@ -66,12 +65,23 @@ mod tests {
     fn a_tensor_that_stands_there_twice_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let file = |header: &str| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 8]].concat();
+        let file = |header: &str| {
+            [
+                &(header.len() as u64).to_le_bytes()[..],
+                header.as_bytes(),
+                &[0; 8],
+            ]
+            .concat()
+        };
         let tensor = r#"{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
         let other = r#"{"dtype":"F32","shape":[1],"data_offsets":[4,8]}"#;
         std::fs::write(&path, file(&format!(r#"{{"a":{tensor},"b":{other}}}"#))).unwrap();
         check(&path).unwrap();
-        std::fs::write(&path, file(&format!(r#"{{"a":{tensor},"b":{other},"a":{other}}}"#))).unwrap();
+        std::fs::write(
+            &path,
+            file(&format!(r#"{{"a":{tensor},"b":{other},"a":{other}}}"#)),
+        )
+        .unwrap();
         let error = check(&path).unwrap_err().to_string();
         assert!(error.contains("`a` stands there twice"), "{error}");
     }

@@ -1,7 +1,8 @@
 //! Differentiable f32 operations on the CPU, each with its analytic gradient.
 //!
-//! Axes: `N` rows (tokens of all sequences, without padding), `H` heads, `D` head size. Activations are `[N, width]`,
-//! contiguous. Every reduction runs in an order that does not depend on the number of threads.
+//! Axes: `N` rows (tokens of all sequences, without padding), `H` heads, `D` head size. Activations
+//! are `[N, width]`, contiguous. Every reduction runs in an order that does not depend on the
+//! number of threads.
 
 mod attention;
 mod dropout;
@@ -16,6 +17,7 @@ mod rope;
 mod swiglu;
 
 pub use attention::{Segment, attention};
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 pub use dropout::Dropout;
 pub use fake_quant::{FakeQuant, round_factors, round_to, round_weight};
 pub use gemm::{Mat, MatMut, dot, gemm};
@@ -27,13 +29,13 @@ pub use norm::rms_norm;
 pub use rope::{RopeTable, rope};
 pub use swiglu::swiglu;
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
-
 /// Rows that one thread takes at a time in element-wise operations.
 const ROWS_PER_TASK: usize = 16;
 
 fn floats<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
-    let CpuStorage::F32(values) = storage else { bail!("`{op}` takes f32") };
+    let CpuStorage::F32(values) = storage else {
+        bail!("`{op}` takes f32")
+    };
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
         None => bail!("`{op}` takes contiguous tensors"),
@@ -44,6 +46,8 @@ fn floats<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a 
 pub(crate) fn with_floats<T>(tensor: &Tensor, op: &str, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { bail!("`{op}` runs on the CPU") };
+    let Storage::Cpu(storage) = &*storage else {
+        bail!("`{op}` runs on the CPU")
+    };
     Ok(f(floats(storage, layout, op)?))
 }

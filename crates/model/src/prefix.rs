@@ -1,10 +1,15 @@
-//! The part of the model that a client runs in clear. Every output element is one sum in a fixed order over its own
-//! row, so the result depends neither on how many rows are fed at once nor on the number of threads.
+//! The part of the model that a client runs in clear. Every output element is one sum in a fixed
+//! order over its own row, so the result depends neither on how many rows are fed at once nor on
+//! the number of threads.
 
-use crate::ops::{RopeTable, dot};
-use crate::{Checkpoint, Config, ModelError, module_path};
-use rayon::prelude::*;
 use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::{
+    Checkpoint, Config, ModelError, module_path,
+    ops::{RopeTable, dot},
+};
 
 /// Embedding and first layers with a key-value cache, in plain f32.
 pub struct Prefix {
@@ -31,16 +36,24 @@ struct Layer {
 }
 
 impl Prefix {
-    /// Takes the embedding and the first `layers` layers of a checkpoint, which needs to hold no others.
+    /// Takes the embedding and the first `layers` layers of a checkpoint, which needs to hold no
+    /// others.
     ///
     /// # Errors
     /// [`ModelError::MissingTensor`].
     pub fn new(checkpoint: &Checkpoint, layers: usize) -> Result<Self, ModelError> {
         let config = checkpoint.config.clone();
         let layers = (0..layers).map(|layer| {
-            let norm = |name: &str| checkpoint.floats(&format!("model.layers.{layer}.{name}.weight")).map(Arc::new);
-            let linear =
-                |module: &str| checkpoint.floats(&format!("{}.weight", module_path(layer, module))).map(Arc::new);
+            let norm = |name: &str| {
+                checkpoint
+                    .floats(&format!("model.layers.{layer}.{name}.weight"))
+                    .map(Arc::new)
+            };
+            let linear = |module: &str| {
+                checkpoint
+                    .floats(&format!("{}.weight", module_path(layer, module)))
+                    .map(Arc::new)
+            };
             Ok(Layer {
                 input_layernorm: norm("input_layernorm")?,
                 q_proj: linear("q_proj")?,
@@ -56,9 +69,19 @@ impl Prefix {
             })
         });
         let layers = layers.collect::<Result<_, ModelError>>()?;
-        let rope = Arc::new(RopeTable::new(config.head_dim, config.rope_theta, config.max_position_embeddings));
+        let rope = Arc::new(RopeTable::new(
+            config.head_dim,
+            config.rope_theta,
+            config.max_position_embeddings,
+        ));
         let embed_tokens = Arc::new(checkpoint.floats("model.embed_tokens.weight")?);
-        Ok(Self { embed_tokens, config, layers, rope, len: 0 })
+        Ok(Self {
+            embed_tokens,
+            config,
+            layers,
+            rope,
+            len: 0,
+        })
     }
 
     /// An empty cache over the same weights, which stay in memory once.
@@ -87,8 +110,11 @@ impl Prefix {
         if needed > limit {
             return Err(ModelError::ContextFull { limit, needed });
         }
-        let mut x: Vec<f32> =
-            tokens.iter().flat_map(|&t| &self.embed_tokens[t as usize * hidden..][..hidden]).copied().collect();
+        let mut x: Vec<f32> = tokens
+            .iter()
+            .flat_map(|&t| &self.embed_tokens[t as usize * hidden..][..hidden])
+            .copied()
+            .collect();
         for layer in &mut self.layers {
             layer.forward(&self.config, &self.rope, &mut x, self.len);
         }
@@ -100,7 +126,11 @@ impl Prefix {
     pub fn truncate(&mut self, len: usize) {
         let width = self.config.num_key_value_heads * self.config.head_dim;
         self.len = self.len.min(len);
-        for rows in self.layers.iter_mut().flat_map(|layer| [&mut layer.keys, &mut layer.values]) {
+        for rows in self
+            .layers
+            .iter_mut()
+            .flat_map(|layer| [&mut layer.keys, &mut layer.values])
+        {
             let kept = rows.len().min(self.len * width);
             rows[kept..].fill(0.0);
             rows.truncate(kept);
@@ -126,26 +156,43 @@ impl Prefix {
 impl Layer {
     fn forward(&mut self, config: &Config, rope: &RopeTable, x: &mut [f32], past: usize) {
         let hidden = config.hidden_size;
-        let (q_width, kv_width) =
-            (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+        let (q_width, kv_width) = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        );
         let h = rms_norm(x, &self.input_layernorm, config.rms_norm_eps);
         let mut q = linear(&h, &self.q_proj, hidden);
         let mut k = linear(&h, &self.k_proj, hidden);
-        q.chunks_mut(q_width).enumerate().for_each(|(row, q)| rope.rotate(q, past + row, 1.0));
-        k.chunks_mut(kv_width).enumerate().for_each(|(row, k)| rope.rotate(k, past + row, 1.0));
+        q.chunks_mut(q_width)
+            .enumerate()
+            .for_each(|(row, q)| rope.rotate(q, past + row, 1.0));
+        k.chunks_mut(kv_width)
+            .enumerate()
+            .for_each(|(row, k)| rope.rotate(k, past + row, 1.0));
         self.keys.extend_from_slice(&k);
-        self.values.extend_from_slice(&linear(&h, &self.v_proj, hidden));
+        self.values
+            .extend_from_slice(&linear(&h, &self.v_proj, hidden));
         let mut mixed = vec![0f32; q.len()];
-        mixed.par_chunks_mut(q_width).zip(q.par_chunks(q_width)).enumerate().for_each(|(row, (out, q))| {
-            self.attend(config, q, past + row + 1, out);
-        });
+        mixed
+            .par_chunks_mut(q_width)
+            .zip(q.par_chunks(q_width))
+            .enumerate()
+            .for_each(|(row, (out, q))| {
+                self.attend(config, q, past + row + 1, out);
+            });
         add(x, &linear(&mixed, &self.o_proj, q_width));
 
         let h = rms_norm(x, &self.post_attention_layernorm, config.rms_norm_eps);
         let mut inner = linear(&h, &self.gate_proj, hidden);
         let up = linear(&h, &self.up_proj, hidden);
-        inner.iter_mut().zip(&up).for_each(|(g, u)| *g = *g / (1.0 + (-*g).exp()) * u);
-        add(x, &linear(&inner, &self.down_proj, config.intermediate_size));
+        inner
+            .iter_mut()
+            .zip(&up)
+            .for_each(|(g, u)| *g = *g / (1.0 + (-*g).exp()) * u);
+        add(
+            x,
+            &linear(&inner, &self.down_proj, config.intermediate_size),
+        );
     }
 
     /// One row of queries against the first `keys` cached positions.
@@ -213,7 +260,8 @@ fn linear(x: &[f32], weight: &[f32], inner: usize) -> Vec<f32> {
 fn dots(x: &[f32], weights: &[f32], inner: usize, tile: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the feature was detected. The function has the same body: wider registers, the same sums.
+        // SAFETY: the feature was detected. The function has the same body: wider registers, the
+        // same sums.
         return unsafe { dots_avx2(x, weights, inner, tile) };
     }
     dots_plain(x, weights, inner, tile);

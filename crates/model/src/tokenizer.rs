@@ -1,16 +1,22 @@
-use crate::ModelError;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
+
+use crate::ModelError;
 
 /// A byte-pair tokenizer and the ids that begin and end a text.
 ///
-/// What `tokenizer.json` says of cutting and padding does not apply: whoever asks decides how much fits.
+/// What `tokenizer.json` says of cutting and padding does not apply: whoever asks decides how much
+/// fits.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// Without the space that some tokenizers put in front of every text; none where `inner` does not.
+    /// Without the space that some tokenizers put in front of every text; none where `inner` does
+    /// not.
     continuing: Option<Box<tokenizers::Tokenizer>>,
     /// Tokens that are found before a text is split.
     added: BTreeSet<u32>,
@@ -25,7 +31,8 @@ pub struct Tokenizer {
 pub struct SpecialTokens {
     /// `bos_token`, `eos_token`, `pad_token` and so on, as written in the vocabulary.
     pub texts: BTreeMap<String, String>,
-    /// Whether plain text begins with `bos_token`; the tokenizer's post-processor decides where nothing is said.
+    /// Whether plain text begins with `bos_token`; the tokenizer's post-processor decides where
+    /// nothing is said.
     pub add_bos: Option<bool>,
 }
 
@@ -43,14 +50,25 @@ impl SpecialTokens {
 const END_TOKENS: [&str; 4] = ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>"];
 
 impl Tokenizer {
-    /// Wraps a tokenizer; `eos` are further ids that end a text. Nothing stands in front of plain text.
+    /// Wraps a tokenizer; `eos` are further ids that end a text. Nothing stands in front of plain
+    /// text.
     pub fn new(mut inner: tokenizers::Tokenizer, eos: &[u32]) -> Self {
-        inner.with_truncation(None).expect("no limit is no wrong limit").with_padding(None);
+        inner
+            .with_truncation(None)
+            .expect("no limit is no wrong limit")
+            .with_padding(None);
         let ends = END_TOKENS.iter().filter_map(|t| inner.token_to_id(t));
         let eos = ends.chain(eos.iter().copied()).collect();
         let continuing = without_prefix(&inner).map(Box::new);
         let added = inner.get_added_tokens_decoder().into_keys().collect();
-        Self { inner, continuing, added, eos, specials: SpecialTokens::default(), prefix: Vec::new() }
+        Self {
+            inner,
+            continuing,
+            added,
+            eos,
+            specials: SpecialTokens::default(),
+            prefix: Vec::new(),
+        }
     }
 
     /// Reads `tokenizer.json`.
@@ -59,7 +77,8 @@ impl Tokenizer {
     /// [`ModelError::Io`] or [`ModelError::Corrupt`], naming the file.
     pub fn load(path: &Path, eos: &[u32]) -> Result<Self, ModelError> {
         let bytes = std::fs::read(path).map_err(ModelError::io(path))?;
-        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| ModelError::corrupt(path, e))?;
+        let inner =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| ModelError::corrupt(path, e))?;
         if let ModelWrapper::BPE(bpe) = inner.get_model()
             && bpe.dropout.is_some_and(|dropout| dropout > 0.0)
         {
@@ -71,26 +90,35 @@ impl Tokenizer {
         Ok(Self::new(inner, eos))
     }
 
-    /// The same tokenizer with a checkpoint's special tokens; `eos_token` ends a text, and `bos_token` stands in front
-    /// of plain text where the checkpoint or the post-processor says so.
+    /// The same tokenizer with a checkpoint's special tokens; `eos_token` ends a text, and
+    /// `bos_token` stands in front of plain text where the checkpoint or the post-processor says
+    /// so.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] for a `bos_token` or `eos_token` that is no token, and for a post-processor that puts
-    /// anything behind a text.
+    /// [`ModelError::Tokenizer`] for a `bos_token` or `eos_token` that is no token, and for a
+    /// post-processor that puts anything behind a text.
     pub fn with_specials(mut self, specials: SpecialTokens) -> Result<Self, ModelError> {
         let id = |name: &str, text: &str| {
-            let missing = || ModelError::Tokenizer(format!("`{name}` = `{text}` is no token of it"));
+            let missing =
+                || ModelError::Tokenizer(format!("`{name}` = `{text}` is no token of it"));
             self.inner.token_to_id(text).ok_or_else(missing)
         };
-        let bos = specials.bos().map(|text| id("bos_token", text)).transpose()?;
-        let eos = specials.eos().map(|text| id("eos_token", text)).transpose()?;
+        let bos = specials
+            .bos()
+            .map(|text| id("bos_token", text))
+            .transpose()?;
+        let eos = specials
+            .eos()
+            .map(|text| id("eos_token", text))
+            .transpose()?;
         let (before, behind) = self.framing()?;
         if !behind.is_empty() {
             let behind = self.decode(&behind)?;
             return Err(ModelError::Tokenizer(format!(
-                "its post-processor puts `{behind}` behind every text, and an answer cannot follow it\n\n\
-                 hint: leave it out with `model.ignore = [\"post_processor\"]` in the recipe, `--ignore post_processor` \
-                 on the command line"
+                "its post-processor puts `{behind}` behind every text, and an answer cannot follow \
+                 it\n\n\
+                 hint: leave it out with `model.ignore = [\"post_processor\"]` in the recipe, \
+                 `--ignore post_processor` on the command line"
             )));
         }
         self.prefix = match (specials.add_bos, bos) {
@@ -99,7 +127,9 @@ impl Tokenizer {
             (Some(true), _) if !before.is_empty() => before,
             (Some(true), Some(bos)) => vec![bos],
             (Some(true), None) => {
-                return Err(ModelError::Tokenizer("`add_bos_token` is true and there is no `bos_token`".into()));
+                return Err(ModelError::Tokenizer(
+                    "`add_bos_token` is true and there is no `bos_token`".into(),
+                ));
             }
         };
         self.eos.extend(eos);
@@ -113,27 +143,36 @@ impl Tokenizer {
 
     /// The same tokenizer as if its file had no post-processor.
     pub(crate) fn without_post_processor(mut self) -> Self {
-        self.inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        self.inner
+            .with_post_processor(None::<tokenizers::PostProcessorWrapper>);
         self
     }
 
     /// What the post-processor puts in front of a text and behind it.
     fn framing(&self) -> Result<(Vec<u32>, Vec<u32>), ModelError> {
         let ids = |special: bool| {
-            let encoding = self.inner.encode_fast("a", special).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+            let encoding = self
+                .inner
+                .encode_fast("a", special)
+                .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
             Ok::<_, ModelError>(encoding.get_ids().to_vec())
         };
         let (plain, framed) = (ids(false)?, ids(true)?);
         if plain == framed || plain.is_empty() {
             return Ok(Default::default());
         }
-        let at = framed.windows(plain.len()).position(|window| window == plain);
-        let at = at.ok_or_else(|| ModelError::Tokenizer("its post-processor changes the tokens of a text".into()))?;
+        let at = framed
+            .windows(plain.len())
+            .position(|window| window == plain);
+        let at = at.ok_or_else(|| {
+            ModelError::Tokenizer("its post-processor changes the tokens of a text".into())
+        })?;
         Ok((framed[..at].to_vec(), framed[at + plain.len()..].to_vec()))
     }
 
-    /// Token ids of a text that begins a sequence and says everything itself, such as what a chat template wrote. No
-    /// special token is added; special tokens written in the text are recognised.
+    /// Token ids of a text that begins a sequence and says everything itself, such as what a chat
+    /// template wrote. No special token is added; special tokens written in the text are
+    /// recognised.
     ///
     /// # Errors
     /// [`ModelError::Tokenizer`].
@@ -141,7 +180,8 @@ impl Tokenizer {
         encode(&self.inner, text)
     }
 
-    /// Token ids of plain text, behind the token that begins a text where the model has one; never behind two.
+    /// Token ids of plain text, behind the token that begins a text where the model has one; never
+    /// behind two.
     ///
     /// # Errors
     /// [`ModelError::Tokenizer`].
@@ -153,35 +193,50 @@ impl Tokenizer {
         Ok([self.prefix.as_slice(), &ids].concat())
     }
 
-    /// Token ids of a text that goes on behind another, such as an answer: without the space in front that some
-    /// tokenizers give every text.
+    /// Token ids of a text that goes on behind another, such as an answer: without the space in
+    /// front that some tokenizers give every text.
     ///
     /// # Errors
     /// [`ModelError::Tokenizer`].
     pub fn encode_continuing(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let Some(bare) = &self.continuing else { return self.encode(text) };
-        let encoding = bare.encode(text, false).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        let Some(bare) = &self.continuing else {
+            return self.encode(text);
+        };
+        let encoding = bare
+            .encode(text, false)
+            .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         let (ids, places) = (encoding.get_ids(), encoding.get_offsets());
         // Behind a special token, the whole text would have been given its space again.
-        let special = ids.iter().zip(places).position(|(id, _)| self.added.contains(id));
-        let Some(at) = special else { return Ok(ids.to_vec()) };
+        let special = ids
+            .iter()
+            .zip(places)
+            .position(|(id, _)| self.added.contains(id));
+        let Some(at) = special else {
+            return Ok(ids.to_vec());
+        };
         Ok([&ids[..at], &self.encode(&text[places[at].0..])?].concat())
     }
 
-    /// The text of token ids, special tokens included. An incomplete UTF-8 character shows as U+FFFD.
+    /// The text of token ids, special tokens included. An incomplete UTF-8 character shows as
+    /// U+FFFD.
     ///
     /// # Errors
     /// [`ModelError::Tokenizer`].
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.inner.decode(ids, false).map_err(|e| ModelError::Tokenizer(e.to_string()))
+        self.inner
+            .decode(ids, false)
+            .map_err(|e| ModelError::Tokenizer(e.to_string()))
     }
 
-    /// As [`Self::decode`], without special tokens: what an answer says, as transformers' `skip_special_tokens`.
+    /// As [`Self::decode`], without special tokens: what an answer says, as transformers'
+    /// `skip_special_tokens`.
     ///
     /// # Errors
     /// [`ModelError::Tokenizer`].
     pub fn decode_said(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.inner.decode(ids, true).map_err(|e| ModelError::Tokenizer(e.to_string()))
+        self.inner
+            .decode(ids, true)
+            .map_err(|e| ModelError::Tokenizer(e.to_string()))
     }
 
     /// The id of one token, written as in the vocabulary.
@@ -222,7 +277,11 @@ impl Tokenizer {
     /// Tokens whose ids are not below `rows`.
     pub(crate) fn beyond(&self, rows: usize) -> BTreeMap<u32, String> {
         let vocabulary = self.inner.get_vocab(true);
-        vocabulary.into_iter().filter(|(_, id)| *id as usize >= rows).map(|(token, id)| (id, token)).collect()
+        vocabulary
+            .into_iter()
+            .filter(|(_, id)| *id as usize >= rows)
+            .map(|(token, id)| (id, token))
+            .collect()
     }
 
     /// Whether it puts a space in front of every text.
@@ -235,20 +294,29 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Corrupt`], naming the file.
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        self.inner.save(path, false).map_err(|e| ModelError::corrupt(path, e))
+        self.inner
+            .save(path, false)
+            .map_err(|e| ModelError::corrupt(path, e))
     }
 }
 
 fn encode(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>, ModelError> {
-    let encoding = tokenizer.encode_fast(text, false).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+    let encoding = tokenizer
+        .encode_fast(text, false)
+        .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
     Ok(encoding.get_ids().to_vec())
 }
 
 /// The same tokenizer without a space in front of a text; `None` where it has none.
 fn without_prefix(inner: &tokenizers::Tokenizer) -> Option<tokenizers::Tokenizer> {
-    let json = |value: Result<Value, serde_json::Error>| value.expect("parts of a tokenizer are JSON");
-    let normalizer = inner.get_normalizer().map(|n| json(serde_json::to_value(n)));
-    let pre_tokenizer = inner.get_pre_tokenizer().map(|p| json(serde_json::to_value(p)));
+    let json =
+        |value: Result<Value, serde_json::Error>| value.expect("parts of a tokenizer are JSON");
+    let normalizer = inner
+        .get_normalizer()
+        .map(|n| json(serde_json::to_value(n)));
+    let pre_tokenizer = inner
+        .get_pre_tokenizer()
+        .map(|p| json(serde_json::to_value(p)));
     let (mut bare_normalizer, mut bare_pre_tokenizer) = (normalizer.clone(), pre_tokenizer.clone());
     bare_normalizer.iter_mut().for_each(take_off_prefix);
     bare_pre_tokenizer.iter_mut().for_each(take_off_prefix);
@@ -259,15 +327,22 @@ fn without_prefix(inner: &tokenizers::Tokenizer) -> Option<tokenizers::Tokenizer
     // A normalizer that only puts a space in front leaves nothing to do.
     let normalizer = bare_normalizer
         .filter(|n| n["type"] != "Prepend")
-        .map(|value| serde_json::from_value::<NormalizerWrapper>(value).expect("a sequence with fewer parts is one"));
+        .map(|value| {
+            serde_json::from_value::<NormalizerWrapper>(value)
+                .expect("a sequence with fewer parts is one")
+        });
     let pre_tokenizer = bare_pre_tokenizer.map(|value| {
-        serde_json::from_value::<PreTokenizerWrapper>(value).expect("another value of the same switch is one")
+        serde_json::from_value::<PreTokenizerWrapper>(value)
+            .expect("another value of the same switch is one")
     });
-    bare.with_normalizer(normalizer).ok()?.with_pre_tokenizer(pre_tokenizer);
+    bare.with_normalizer(normalizer)
+        .ok()?
+        .with_pre_tokenizer(pre_tokenizer);
     Some(bare)
 }
 
-/// SentencePiece's space in front is a normalizer of its own or a switch of `Metaspace`; `ByteLevel` has one too.
+/// SentencePiece's space in front is a normalizer of its own or a switch of `Metaspace`;
+/// `ByteLevel` has one too.
 fn take_off_prefix(part: &mut Value) {
     match part["type"].as_str() {
         Some("Sequence") => {

@@ -1,11 +1,14 @@
-use crate::{Config, ModelError};
-use serde::{Deserialize, Serialize};
 use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Config, ModelError};
 
 /// What a fine-tune changed about the architecture; `transforms.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Transforms {
-    /// The embedding and this many first layers keep the base weights and run on the client in clear.
+    /// The embedding and this many first layers keep the base weights and run on the client in
+    /// clear.
     pub frozen_layers: usize,
     #[serde(default)]
     pub lora: Option<LoraConfig>,
@@ -13,12 +16,14 @@ pub struct Transforms {
     pub heads: Option<HeadMerge>,
 }
 
-/// Low-rank additions: `W = W0 + (alpha / rank) B A` for every module named, in every private layer.
+/// Low-rank additions: `W = W0 + (alpha / rank) B A` for every module named, in every private
+/// layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoraConfig {
     pub rank: usize,
     pub alpha: f64,
-    /// Hugging Face module names: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`.
+    /// Hugging Face module names: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
+    /// `down_proj`.
     pub target_modules: Vec<String>,
 }
 
@@ -41,10 +46,11 @@ pub struct HeadMerge {
     pub scale: f64,
 }
 
-/// Group `j` takes the `j`-th head of each of `merge` key-value groups, so that no two heads of a group share keys.
+/// Group `j` takes the `j`-th head of each of `merge` key-value groups, so that no two heads of a
+/// group share keys.
 ///
-/// With 9 query and 3 key-value heads and `merge = 3`: `{0,3,6}, {1,4,7}, {2,5,8}`. Without grouped queries the
-/// stride is `num_attention_heads / merge`.
+/// With 9 query and 3 key-value heads and `merge = 3`: `{0,3,6}, {1,4,7}, {2,5,8}`. Without grouped
+/// queries the stride is `num_attention_heads / merge`.
 ///
 /// # Errors
 /// A sentence when `merge` does not fit the heads.
@@ -52,12 +58,18 @@ pub fn strided_groups(config: &Config, merge: usize) -> Result<Vec<Vec<usize>>, 
     let (heads, kv) = (config.num_attention_heads, config.num_key_value_heads);
     let per_kv = heads / kv;
     if !kv.is_multiple_of(merge) {
-        return Err(format!("{merge} heads a group do not divide the {kv} key-value heads"));
+        return Err(format!(
+            "{merge} heads a group do not divide the {kv} key-value heads"
+        ));
     }
     let mut groups = Vec::with_capacity(heads / merge);
     for block in 0..kv / merge {
         for member in 0..per_kv {
-            groups.push((0..merge).map(|step| (block + step * (kv / merge)) * per_kv + member).collect());
+            groups.push(
+                (0..merge)
+                    .map(|step| (block + step * (kv / merge)) * per_kv + member)
+                    .collect(),
+            );
         }
     }
     Ok(groups)
@@ -66,17 +78,32 @@ pub fn strided_groups(config: &Config, merge: usize) -> Result<Vec<Vec<usize>>, 
 /// Neighbouring heads `{0..merge}, {merge..2*merge}, ...`.
 ///
 /// # Errors
-/// When `merge` does not divide the heads, or when a group would hold two heads with the same keys and
-/// `allow_kv_collapse` is false: `Q_1 K^T + Q_2 K^T = (Q_1 + Q_2) K^T` loses rank.
-pub fn adjacent_groups(config: &Config, merge: usize, allow_kv_collapse: bool) -> Result<Vec<Vec<usize>>, String> {
+/// When `merge` does not divide the heads, or when a group would hold two heads with the same keys
+/// and `allow_kv_collapse` is false: `Q_1 K^T + Q_2 K^T = (Q_1 + Q_2) K^T` loses rank.
+pub fn adjacent_groups(
+    config: &Config,
+    merge: usize,
+    allow_kv_collapse: bool,
+) -> Result<Vec<Vec<usize>>, String> {
     let heads = config.num_attention_heads;
     if !heads.is_multiple_of(merge) {
-        return Err(format!("{merge} heads a group do not divide the {heads} query heads"));
+        return Err(format!(
+            "{merge} heads a group do not divide the {heads} query heads"
+        ));
     }
-    let groups: Vec<Vec<usize>> = (0..heads / merge).map(|g| (g * merge..(g + 1) * merge).collect()).collect();
-    let collapses = groups.iter().any(|g| g.windows(2).any(|w| config.kv_head(w[0]) == config.kv_head(w[1])));
+    let groups: Vec<Vec<usize>> = (0..heads / merge)
+        .map(|g| (g * merge..(g + 1) * merge).collect())
+        .collect();
+    let collapses = groups.iter().any(|g| {
+        g.windows(2)
+            .any(|w| config.kv_head(w[0]) == config.kv_head(w[1]))
+    });
     if collapses && !allow_kv_collapse {
-        return Err("adjacent heads of this model share keys: merged, they collapse to one query of lower rank".into());
+        return Err(
+            "adjacent heads of this model share keys: merged, they collapse to one query of lower \
+             rank"
+                .into(),
+        );
     }
     Ok(groups)
 }
@@ -105,11 +132,15 @@ impl Transforms {
         config.num_hidden_layers - self.frozen_layers
     }
 
-    /// Head groups and scale of a layer, counted over the whole model; a frozen layer is never merged.
+    /// Head groups and scale of a layer, counted over the whole model; a frozen layer is never
+    /// merged.
     pub fn attention(&self, config: &Config, layer: usize) -> (Vec<Vec<usize>>, f64) {
         match (&self.heads, layer.checked_sub(self.frozen_layers)) {
             (Some(heads), Some(private)) => (heads.groups[private].clone(), heads.scale),
-            _ => ((0..config.num_attention_heads).map(|h| vec![h]).collect(), 1.0 / (config.head_dim as f64).sqrt()),
+            _ => (
+                (0..config.num_attention_heads).map(|h| vec![h]).collect(),
+                1.0 / (config.head_dim as f64).sqrt(),
+            ),
         }
     }
 
@@ -122,15 +153,25 @@ impl Transforms {
         if self.frozen_layers >= config.num_hidden_layers {
             return fail(
                 "freeze.layers",
-                format!("{} of {} layers leaves none private", self.frozen_layers, config.num_hidden_layers),
+                format!(
+                    "{} of {} layers leaves none private",
+                    self.frozen_layers, config.num_hidden_layers
+                ),
             );
         }
         if let Some(lora) = &self.lora {
             if lora.rank == 0 {
                 return fail("lora.rank", "must be at least 1".into());
             }
-            if let Some(unknown) = lora.target_modules.iter().find(|m| config.module_shape(m).is_none()) {
-                return fail("lora.target_modules", format!("`{unknown}` is no linear layer of this model"));
+            if let Some(unknown) = lora
+                .target_modules
+                .iter()
+                .find(|m| config.module_shape(m).is_none())
+            {
+                return fail(
+                    "lora.target_modules",
+                    format!("`{unknown}` is no linear layer of this model"),
+                );
             }
         }
         if let Some(heads) = &self.heads {
@@ -148,7 +189,10 @@ impl Transforms {
                 let mut seen: Vec<usize> = groups.iter().flatten().copied().collect();
                 seen.sort_unstable();
                 if !seen.iter().copied().eq(0..config.num_attention_heads) {
-                    return fail("heads.groups", "every query head must occur exactly once a layer".into());
+                    return fail(
+                        "heads.groups",
+                        "every query head must occur exactly once a layer".into(),
+                    );
                 }
             }
         }
@@ -162,17 +206,27 @@ mod tests {
 
     fn config(heads: usize, kv: usize) -> Config {
         let json = format!(
-            r#"{{"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": {heads},
+            r#"{{"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4,
+            "num_attention_heads": {heads},
             "num_key_value_heads": {kv}, "head_dim": 64, "vocab_size": 100, "rms_norm_eps": 1e-5,
             "max_position_embeddings": 64}}"#
         );
-        serde_json::from_str::<Config>(&json).unwrap().normalise().unwrap()
+        serde_json::from_str::<Config>(&json)
+            .unwrap()
+            .normalise()
+            .unwrap()
     }
 
     #[test]
     fn strided_takes_one_head_of_each_key_value_group() {
-        assert_eq!(strided_groups(&config(9, 3), 3).unwrap(), [[0, 3, 6], [1, 4, 7], [2, 5, 8]]);
-        assert_eq!(strided_groups(&config(6, 2), 2).unwrap(), [[0, 3], [1, 4], [2, 5]]);
+        assert_eq!(
+            strided_groups(&config(9, 3), 3).unwrap(),
+            [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+        );
+        assert_eq!(
+            strided_groups(&config(6, 2), 2).unwrap(),
+            [[0, 3], [1, 4], [2, 5]]
+        );
         assert_eq!(strided_groups(&config(4, 4), 2).unwrap(), [[0, 2], [1, 3]]);
         assert!(strided_groups(&config(9, 3), 2).is_err());
     }
@@ -180,16 +234,36 @@ mod tests {
     #[test]
     fn adjacent_is_refused_inside_a_key_value_group() {
         assert!(adjacent_groups(&config(9, 3), 3, false).is_err());
-        assert_eq!(adjacent_groups(&config(9, 3), 3, true).unwrap(), [[0, 1, 2], [3, 4, 5], [6, 7, 8]]);
-        assert_eq!(adjacent_groups(&config(4, 4), 2, false).unwrap(), [[0, 1], [2, 3]]);
+        assert_eq!(
+            adjacent_groups(&config(9, 3), 3, true).unwrap(),
+            [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+        );
+        assert_eq!(
+            adjacent_groups(&config(4, 4), 2, false).unwrap(),
+            [[0, 1], [2, 3]]
+        );
     }
 
     #[test]
     fn groups_must_cover_every_head_once() {
         let config = config(4, 4);
-        let heads =
-            HeadMerge { merge: 2, grouping: "own".into(), groups: vec![vec![vec![0, 1], vec![1, 3]]; 2], scale: 0.1 };
-        let transforms = Transforms { frozen_layers: 2, lora: None, heads: Some(heads) };
-        assert!(transforms.check(&config).unwrap_err().to_string().contains("exactly once"));
+        let heads = HeadMerge {
+            merge: 2,
+            grouping: "own".into(),
+            groups: vec![vec![vec![0, 1], vec![1, 3]]; 2],
+            scale: 0.1,
+        };
+        let transforms = Transforms {
+            frozen_layers: 2,
+            lora: None,
+            heads: Some(heads),
+        };
+        assert!(
+            transforms
+                .check(&config)
+                .unwrap_err()
+                .to_string()
+                .contains("exactly once")
+        );
     }
 }

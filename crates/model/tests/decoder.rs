@@ -1,13 +1,16 @@
-//! A small random model: gradients against finite differences, cache against whole sequences, files back and forth.
+//! A small random model: gradients against finite differences, cache against whole sequences, files
+//! back and forth.
+
+use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
-use marill_model::ops::{Dropout, FakeQuant, HeadLoss, Teacher, head_loss, rms_norm, row_distance};
 use marill_model::{
-    Checkpoint, Config, Decoder, FloatModel, HeadMerge, LoraConfig, MODULES, ModelError, Prefix, Rows, TensorDtype,
-    Tokenizer, Transforms, module_path, strided_groups,
+    Checkpoint, Config, Decoder, FloatModel, HeadMerge, LoraConfig, MODULES, ModelError, Prefix,
+    Rows, TensorDtype, Tokenizer, Transforms, module_path,
+    ops::{Dropout, FakeQuant, HeadLoss, Teacher, head_loss, rms_norm, row_distance},
+    strided_groups,
 };
 use marill_numeric::NumericSpec;
-use std::collections::BTreeMap;
 
 /// A fixed sequence in (-0.5, 0.5), the same on every machine.
 fn noise(seed: u64, count: usize, scale: f32) -> Vec<f32> {
@@ -22,27 +25,52 @@ fn noise(seed: u64, count: usize, scale: f32) -> Vec<f32> {
 }
 
 fn config() -> Config {
-    let json = r#"{"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
+    let json = r#"{"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3,
+        "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 30, "rms_norm_eps": 1e-5,
         "max_position_embeddings": 64, "tie_word_embeddings": true}"#;
-    serde_json::from_str::<Config>(json).unwrap().normalise().unwrap()
+    serde_json::from_str::<Config>(json)
+        .unwrap()
+        .normalise()
+        .unwrap()
 }
 
 fn tensor(seed: u64, shape: &[usize], scale: f32) -> Tensor {
-    Tensor::from_vec(noise(seed, shape.iter().product(), scale), shape, &Device::Cpu).unwrap()
+    Tensor::from_vec(
+        noise(seed, shape.iter().product(), scale),
+        shape,
+        &Device::Cpu,
+    )
+    .unwrap()
 }
 
 fn checkpoint() -> Checkpoint {
     let config = config();
     let mut tensors = BTreeMap::new();
-    tensors.insert("model.embed_tokens.weight".to_owned(), tensor(1, &[30, 32], 2.0));
-    tensors.insert("model.norm.weight".to_owned(), (tensor(2, &[32], 0.5) + 1.0).unwrap());
+    tensors.insert(
+        "model.embed_tokens.weight".to_owned(),
+        tensor(1, &[30, 32], 2.0),
+    );
+    tensors.insert(
+        "model.norm.weight".to_owned(),
+        (tensor(2, &[32], 0.5) + 1.0).unwrap(),
+    );
     for layer in 0..3u64 {
         for (nth, module) in MODULES.iter().enumerate() {
             let name = format!("{}.weight", module_path(layer as usize, module));
-            tensors.insert(name, tensor(100 * layer + nth as u64 + 3, &config.module_shape(module).unwrap(), 0.7));
+            tensors.insert(
+                name,
+                tensor(
+                    100 * layer + nth as u64 + 3,
+                    &config.module_shape(module).unwrap(),
+                    0.7,
+                ),
+            );
         }
-        for (nth, norm) in ["input_layernorm", "post_attention_layernorm"].iter().enumerate() {
+        for (nth, norm) in ["input_layernorm", "post_attention_layernorm"]
+            .iter()
+            .enumerate()
+        {
             let weight = (tensor(100 * layer + nth as u64 + 50, &[32], 0.5) + 1.0).unwrap();
             tensors.insert(format!("model.layers.{layer}.{norm}.weight"), weight);
         }
@@ -62,38 +90,70 @@ fn transforms(config: &Config) -> Transforms {
     let groups = vec![strided_groups(config, 2).unwrap(); 2];
     Transforms {
         frozen_layers: 1,
-        lora: Some(LoraConfig { rank: 2, alpha: 4.0, target_modules: MODULES.map(String::from).to_vec() }),
-        heads: Some(HeadMerge { merge: 2, grouping: "strided".into(), groups, scale: 0.2 }),
+        lora: Some(LoraConfig {
+            rank: 2,
+            alpha: 4.0,
+            target_modules: MODULES.map(String::from).to_vec(),
+        }),
+        heads: Some(HeadMerge {
+            merge: 2,
+            grouping: "strided".into(),
+            groups,
+            scale: 0.2,
+        }),
     }
 }
 
 /// Every tensor a variable, LoRA factors too.
 fn trainable(base: &Checkpoint, transforms: &Transforms) -> (Decoder, BTreeMap<String, Var>) {
-    let mut vars: BTreeMap<String, Var> =
-        base.tensors.iter().map(|(name, t)| (name.clone(), Var::from_tensor(t).unwrap())).collect();
+    let mut vars: BTreeMap<String, Var> = base
+        .tensors
+        .iter()
+        .map(|(name, t)| (name.clone(), Var::from_tensor(t).unwrap()))
+        .collect();
     for layer in 1..3 {
         for (nth, module) in MODULES.iter().enumerate() {
             let [out, inner] = base.config.module_shape(module).unwrap();
             let seed = (500 + 10 * layer + nth) as u64;
-            vars.insert(format!("{layer}.{module}.A"), Var::from_tensor(&tensor(seed, &[2, inner], 0.5)).unwrap());
-            vars.insert(format!("{layer}.{module}.B"), Var::from_tensor(&tensor(seed + 7, &[out, 2], 0.5)).unwrap());
+            vars.insert(
+                format!("{layer}.{module}.A"),
+                Var::from_tensor(&tensor(seed, &[2, inner], 0.5)).unwrap(),
+            );
+            vars.insert(
+                format!("{layer}.{module}.B"),
+                Var::from_tensor(&tensor(seed + 7, &[out, 2], 0.5)).unwrap(),
+            );
         }
     }
     let weight = |name: &str| {
-        let name = if name == "lm_head.weight" { "model.embed_tokens.weight" } else { name };
-        vars.get(name).map(|v| v.as_tensor().clone()).ok_or(ModelError::MissingTensor { name: name.into() })
+        let name = if name == "lm_head.weight" {
+            "model.embed_tokens.weight"
+        } else {
+            name
+        };
+        vars.get(name)
+            .map(|v| v.as_tensor().clone())
+            .ok_or(ModelError::MissingTensor { name: name.into() })
     };
     let lora = |layer: usize, module: &str| {
-        let factor = |f| vars.get(&format!("{layer}.{module}.{f}")).map(|v| v.as_tensor().clone());
+        let factor = |f| {
+            vars.get(&format!("{layer}.{module}.{f}"))
+                .map(|v| v.as_tensor().clone())
+        };
         factor("A").zip(factor("B"))
     };
-    (Decoder::assemble(&base.config, transforms, weight, lora).unwrap(), vars)
+    (
+        Decoder::assemble(&base.config, transforms, weight, lora).unwrap(),
+        vars,
+    )
 }
 
 fn loss(decoder: &Decoder, teacher: bool) -> Tensor {
     let rows = Rows::packed(&[5, 3]);
     let x = decoder.embed(&[3, 7, 1, 29, 4, 9, 9, 2]).unwrap();
-    let x = decoder.finish(&decoder.run(x, 0..3, &rows, None).unwrap()).unwrap();
+    let x = decoder
+        .finish(&decoder.run(x, 0..3, &rows, None).unwrap())
+        .unwrap();
     let teacher = teacher.then(|| Teacher {
         hidden: tensor(900, &[8, 32], 1.0),
         head: tensor(901, &[30, 32], 1.0),
@@ -101,13 +161,25 @@ fn loss(decoder: &Decoder, teacher: bool) -> Tensor {
         weight: 0.6,
     });
     let labels = vec![7, 1, 29, 4, 5, 9, 2, 0];
-    head_loss(&x, &decoder.lm_head, HeadLoss { labels, scale: 0.125, teacher }).unwrap()
+    head_loss(
+        &x,
+        &decoder.lm_head,
+        HeadLoss {
+            labels,
+            scale: 0.125,
+            teacher,
+        },
+    )
+    .unwrap()
 }
 
 /// Dropout, and private layers that follow a teacher's.
 fn hidden_loss(decoder: &Decoder) -> Tensor {
     let dropout = Some(Dropout { rate: 0.25, key: 5 });
-    let rows = Rows { dropout, ..Rows::packed(&[5, 3]) };
+    let rows = Rows {
+        dropout,
+        ..Rows::packed(&[5, 3])
+    };
     let mut x = decoder.embed(&[3, 7, 1, 29, 4, 9, 9, 2]).unwrap();
     let mut total = None;
     for layer in 0..3 {
@@ -124,22 +196,36 @@ fn check_gradients(loss: &dyn Fn(&Decoder) -> Tensor, unused: &[&str]) {
     vars.retain(|name, _| !unused.contains(&name.as_str()));
     let grads = loss(&decoder).backward().unwrap();
     for (nth, (name, var)) in vars.iter().enumerate() {
-        let grad = grads.get(var.as_tensor()).unwrap_or_else(|| panic!("`{name}` has no gradient"));
+        let grad = grads
+            .get(var.as_tensor())
+            .unwrap_or_else(|| panic!("`{name}` has no gradient"));
         let grad: Vec<f32> = grad.flatten_all().unwrap().to_vec1().unwrap();
         let start: Vec<f32> = var.flatten_all().unwrap().to_vec1().unwrap();
         let direction = noise(7000 + nth as u64, start.len(), 1.0);
         let at = |step: f32| {
-            let moved: Vec<f32> = start.iter().zip(&direction).map(|(s, d)| s + step * d).collect();
-            var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap()).unwrap();
+            let moved: Vec<f32> = start
+                .iter()
+                .zip(&direction)
+                .map(|(s, d)| s + step * d)
+                .collect();
+            var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap())
+                .unwrap();
             f64::from(loss(&decoder).to_scalar::<f32>().unwrap())
         };
         let step = 4e-3;
         let numeric = (at(step) - at(-step)) / f64::from(2.0 * step);
         at(0.0);
-        let analytic: f64 = grad.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+        let analytic: f64 = grad
+            .iter()
+            .zip(&direction)
+            .map(|(g, d)| f64::from(g * d))
+            .sum();
         let size: f64 = grad.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
         let bound = 0.02 * analytic.abs() + 0.02 * size + 2e-4;
-        assert!(size > 0.0 && (numeric - analytic).abs() < bound, "`{name}`: {numeric} by differences, {analytic}");
+        assert!(
+            size > 0.0 && (numeric - analytic).abs() < bound,
+            "`{name}`: {numeric} by differences, {analytic}"
+        );
     }
 }
 
@@ -165,18 +251,40 @@ fn a_frozen_weight_under_a_low_rank_addition_changes_no_gradient() {
     let (whole, vars) = trainable(&base, &transforms);
     let frozen = |name: &str| base.tensor(name).cloned();
     let factors = |layer: usize, module: &str| {
-        let factor = |f| vars.get(&format!("{layer}.{module}.{f}")).map(|v| v.as_tensor().clone());
+        let factor = |f| {
+            vars.get(&format!("{layer}.{module}.{f}"))
+                .map(|v| v.as_tensor().clone())
+        };
         factor("A").zip(factor("B"))
     };
     let decoder = Decoder::assemble(&base.config, &transforms, frozen, factors).unwrap();
-    let (all, few) = (hidden_loss(&whole).backward().unwrap(), hidden_loss(&decoder).backward().unwrap());
-    for (name, var) in vars.iter().filter(|(name, _)| name.ends_with(".A") || name.ends_with(".B")) {
+    let (all, few) = (
+        hidden_loss(&whole).backward().unwrap(),
+        hidden_loss(&decoder).backward().unwrap(),
+    );
+    for (name, var) in vars
+        .iter()
+        .filter(|(name, _)| name.ends_with(".A") || name.ends_with(".B"))
+    {
         let values = |grads: &candle_core::backprop::GradStore| -> Vec<f32> {
-            grads.get(var.as_tensor()).unwrap_or_else(|| panic!("`{name}`")).flatten_all().unwrap().to_vec1().unwrap()
+            grads
+                .get(var.as_tensor())
+                .unwrap_or_else(|| panic!("`{name}`"))
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap()
         };
         let (all, few) = (values(&all), values(&few));
         let largest = all.iter().fold(0f32, |m, v| m.max(v.abs()));
-        assert!(largest > 0.0 && all.iter().zip(&few).all(|(a, f)| (a - f).abs() <= 1e-4 * largest), "{name}");
+        assert!(
+            largest > 0.0
+                && all
+                    .iter()
+                    .zip(&few)
+                    .all(|(a, f)| (a - f).abs() <= 1e-4 * largest),
+            "{name}"
+        );
     }
 }
 
@@ -186,22 +294,49 @@ fn fake_quantised_gradients_are_nearly_those_of_the_floats_and_pass_every_roundi
     let (decoder, vars) = trainable(&base, &transforms(&base.config));
     let law = FakeQuant::from(&NumericSpec::default());
     let run = |fake_quant: Option<FakeQuant>| {
-        let rows = Rows { fake_quant, ..Rows::packed(&[5, 3]) };
+        let rows = Rows {
+            fake_quant,
+            ..Rows::packed(&[5, 3])
+        };
         let x = decoder.embed(&[3, 7, 1, 29, 4, 9, 9, 2]).unwrap();
-        let x = decoder.finish(&decoder.run(x, 0..3, &rows, None).unwrap()).unwrap();
+        let x = decoder
+            .finish(&decoder.run(x, 0..3, &rows, None).unwrap())
+            .unwrap();
         let labels = vec![7, 1, 29, 4, 5, 9, 2, 0];
-        head_loss(&x, &decoder.lm_head, HeadLoss { labels, scale: 0.125, teacher: None }).unwrap()
+        head_loss(
+            &x,
+            &decoder.lm_head,
+            HeadLoss {
+                labels,
+                scale: 0.125,
+                teacher: None,
+            },
+        )
+        .unwrap()
     };
     let (plain, rounded) = (run(None), run(Some(law)));
-    let (a, b) = (plain.to_scalar::<f32>().unwrap(), rounded.to_scalar::<f32>().unwrap());
-    assert!(a != b && (a - b).abs() < 1e-2 * a, "{a} in floats, {b} fake-quantised");
+    let (a, b) = (
+        plain.to_scalar::<f32>().unwrap(),
+        rounded.to_scalar::<f32>().unwrap(),
+    );
+    assert!(
+        a != b && (a - b).abs() < 1e-2 * a,
+        "{a} in floats, {b} fake-quantised"
+    );
     let (plain, rounded) = (plain.backward().unwrap(), rounded.backward().unwrap());
     for (name, var) in &vars {
         let values = |grads: &candle_core::backprop::GradStore| -> Vec<f32> {
-            grads.get(var.as_tensor()).unwrap_or_else(|| panic!("`{name}`")).flatten_all().unwrap().to_vec1().unwrap()
+            grads
+                .get(var.as_tensor())
+                .unwrap_or_else(|| panic!("`{name}`"))
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap()
         };
         let (a, b) = (values(&plain), values(&rounded));
-        let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(x * y)).sum::<f64>();
+        let dot =
+            |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(x * y)).sum::<f64>();
         let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
         assert!(cosine > 0.999, "`{name}`: {cosine}");
     }
@@ -212,7 +347,9 @@ fn a_row_outside_the_laws_range_is_refused_when_fake_quantised() {
     let law = FakeQuant::from(&NumericSpec::default());
     let (x, gain) = (tensor(1, &[2, 32], 1e6), tensor(2, &[32], 1.0));
     assert!(rms_norm(&x, &gain, 1e-5, None).is_ok());
-    let error = rms_norm(&x, &gain, 1e-5, Some(law)).unwrap_err().to_string();
+    let error = rms_norm(&x, &gain, 1e-5, Some(law))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("not below 65536"), "{error}");
 }
 
@@ -237,17 +374,32 @@ fn frozen_weights_get_no_gradient() {
 fn merged_attention_is_the_formula() {
     let config = config();
     let (n, d) = (5, 8);
-    let (q, k, v) = (tensor(1, &[n, 32], 2.0), tensor(2, &[n, 16], 2.0), tensor(3, &[n, 16], 2.0));
+    let (q, k, v) = (
+        tensor(1, &[n, 32], 2.0),
+        tensor(2, &[n, 16], 2.0),
+        tensor(3, &[n, 16], 2.0),
+    );
     let groups = strided_groups(&config, 2).unwrap();
     let segments = Rows::packed(&[n]).segments;
-    let got = marill_model::ops::attention(&q, &k, &v, &segments, &groups.clone().into(), d, 0.3, None).unwrap();
+    let got =
+        marill_model::ops::attention(&q, &k, &v, &segments, &groups.clone().into(), d, 0.3, None)
+            .unwrap();
     let got = got.to_vec2::<f32>().unwrap();
-    let (q, k, v) = (q.to_vec2::<f32>().unwrap(), k.to_vec2::<f32>().unwrap(), v.to_vec2::<f32>().unwrap());
+    let (q, k, v) = (
+        q.to_vec2::<f32>().unwrap(),
+        k.to_vec2::<f32>().unwrap(),
+        v.to_vec2::<f32>().unwrap(),
+    );
     for group in &groups {
         for row in 0..n {
             let score = |j: usize| -> f64 {
-                let pairs = group.iter().flat_map(|&h| (0..d).map(move |i| (h * d + i, config_kv(h) * d + i)));
-                pairs.map(|(a, b)| f64::from(q[row][a]) * f64::from(k[j][b])).sum::<f64>() * 0.3
+                let pairs = group
+                    .iter()
+                    .flat_map(|&h| (0..d).map(move |i| (h * d + i, config_kv(h) * d + i)));
+                pairs
+                    .map(|(a, b)| f64::from(q[row][a]) * f64::from(k[j][b]))
+                    .sum::<f64>()
+                    * 0.3
             };
             let weights: Vec<f64> = (0..=row).map(|j| score(j).exp()).collect();
             let total: f64 = weights.iter().sum();
@@ -276,21 +428,39 @@ fn the_cache_and_packing_change_nothing() {
     model.reset();
     for (nth, token) in tokens.iter().enumerate() {
         let step = model.logits(&[*token]).unwrap();
-        step.iter().zip(&whole[nth]).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
+        step.iter()
+            .zip(&whole[nth])
+            .for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
     }
     model.truncate(2).unwrap();
     assert_eq!(model.len(), 2);
     let again = model.logits(&tokens[2..]).unwrap();
-    again.iter().zip(&whole[4]).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "after truncation: {a} {b}"));
+    again
+        .iter()
+        .zip(&whole[4])
+        .for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "after truncation: {a} {b}"));
     let decoder = model.decoder();
     let x = decoder.embed(&[9, 9, 3, 7, 1, 29, 4]).unwrap();
     let x = decoder.run(x, 0..3, &Rows::packed(&[2, 5]), None).unwrap();
-    let packed = decoder.logits(&decoder.finish(&x).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+    let packed = decoder
+        .logits(&decoder.finish(&x).unwrap())
+        .unwrap()
+        .to_vec2::<f32>()
+        .unwrap();
     for row in 0..5 {
-        packed[row + 2].iter().zip(&whole[row]).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
+        packed[row + 2]
+            .iter()
+            .zip(&whole[row])
+            .for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
     }
-    assert!(matches!(model.logits(&[30]), Err(ModelError::TokenOutOfRange { .. })));
-    assert!(matches!(model.logits(&[1; 60]), Err(ModelError::ContextFull { .. })));
+    assert!(matches!(
+        model.logits(&[30]),
+        Err(ModelError::TokenOutOfRange { .. })
+    ));
+    assert!(matches!(
+        model.logits(&[1; 60]),
+        Err(ModelError::ContextFull { .. })
+    ));
 }
 
 #[test]
@@ -300,16 +470,24 @@ fn the_prefix_gives_the_same_bits_at_once_and_in_steps_with_any_thread_count() {
     let whole = Prefix::new(&base, 2).unwrap().forward(&tokens).unwrap();
     let float = FloatModel::new(&base, &Transforms::default(), None).unwrap();
     let expected = &float.layer_outputs(&tokens).unwrap()[2];
-    whole.iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-4));
+    whole
+        .iter()
+        .zip(expected)
+        .for_each(|(a, b)| assert!((a - b).abs() < 1e-4));
     let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     for threads in [1, 3] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         let steps = pool.install(|| {
             let mut prefix = Prefix::new(&base, 2).unwrap();
             let mut rows = prefix.forward(&[5, 5, 5]).unwrap();
             prefix.truncate(0);
             rows.clear();
-            tokens.iter().for_each(|&t| rows.extend(prefix.forward(&[t]).unwrap()));
+            tokens
+                .iter()
+                .for_each(|&t| rows.extend(prefix.forward(&[t]).unwrap()));
             rows
         });
         assert_eq!(bits(&steps), bits(&whole), "{threads} threads");
@@ -322,11 +500,16 @@ fn a_saved_folder_opens_with_the_same_digest_and_a_damaged_one_does_not() {
     let dir = tempfile::tempdir().unwrap();
     base.save(dir.path(), TensorDtype::F32).unwrap();
     let again = Checkpoint::open(dir.path()).unwrap();
-    assert_eq!((again.digest(), &again.config), (base.digest(), &base.config));
+    assert_eq!(
+        (again.digest(), &again.config),
+        (base.digest(), &base.config)
+    );
     assert_eq!(base.digest().len(), 64);
 
     let mut other = base.clone();
-    other.tensors.insert("model.norm.weight".into(), tensor(77, &[32], 1.0));
+    other
+        .tensors
+        .insert("model.norm.weight".into(), tensor(77, &[32], 1.0));
     assert_ne!(other.digest(), base.digest());
 
     let weights = dir.path().join("model.safetensors");

@@ -1,10 +1,15 @@
 //! A GGUF file written here, in every number format that the loader promises.
 
-use candle_core::quantized::gguf_file::{self, Value};
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
-use marill_model::{Checkpoint, ModelError};
 use std::path::Path;
+
+use candle_core::{
+    Device, Tensor,
+    quantized::{
+        GgmlDType, QTensor,
+        gguf_file::{self, Value},
+    },
+};
+use marill_model::{Checkpoint, ModelError};
 
 const HIDDEN: usize = 256;
 const HEADS: usize = 4;
@@ -12,20 +17,26 @@ const KV: usize = 2;
 const VOCAB: usize = 260;
 
 fn tensor(seed: u32, rows: usize) -> Tensor {
-    let values = (0..rows * HIDDEN).map(|i| ((i as u32 * 7919 + seed * 104_729) % 2003) as f32 / 1000.0 - 1.0);
+    let values = (0..rows * HIDDEN)
+        .map(|i| ((i as u32 * 7919 + seed * 104_729) % 2003) as f32 / 1000.0 - 1.0);
     Tensor::from_vec(values.collect::<Vec<_>>(), (rows, HIDDEN), &Device::Cpu).unwrap()
 }
 
 /// What llama.cpp's converter does to rows of q and k.
 fn interleave(t: &Tensor, heads: usize) -> Tensor {
     let (rows, columns) = t.dims2().unwrap();
-    let t = t.reshape((heads, 2, rows / heads / 2, columns)).unwrap().transpose(1, 2).unwrap();
+    let t = t
+        .reshape((heads, 2, rows / heads / 2, columns))
+        .unwrap()
+        .transpose(1, 2)
+        .unwrap();
     t.contiguous().unwrap().reshape((rows, columns)).unwrap()
 }
 
 /// The GPT-2 alphabet: printable bytes stand for themselves, the others for characters from 256 on.
 fn alphabet() -> Vec<String> {
-    let plain = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
+    let plain =
+        |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
     let mut next = 256;
     let letters = (0..256u32).map(|b| {
         let code = if plain(b) { b } else { next };
@@ -44,11 +55,16 @@ fn write(path: &Path, dtype: GgmlDType) {
 
 /// As [`write`], with changes of the metadata and the tensors.
 fn write_with(path: &Path, dtype: GgmlDType, change: impl FnOnce(&mut Keys, &mut Tensors)) {
-    let tokens: Vec<String> =
-        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(String::from).into_iter().chain(alphabet()).collect();
+    let tokens: Vec<String> = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+        .map(String::from)
+        .into_iter()
+        .chain(alphabet())
+        .collect();
     let tokens: Vec<String> = tokens.into_iter().chain(["hi".to_owned()]).collect();
     assert_eq!(tokens.len(), VOCAB);
-    let types = (0..VOCAB).map(|i| Value::I32(if i < 3 { 3 } else { 1 })).collect();
+    let types = (0..VOCAB)
+        .map(|i| Value::I32(if i < 3 { 3 } else { 1 }))
+        .collect();
     let number = |n: usize| Value::U32(n as u32);
     let text = |s: &str| Value::String(s.into());
     let mut metadata: Keys = vec![
@@ -64,7 +80,10 @@ fn write_with(path: &Path, dtype: GgmlDType, change: impl FnOnce(&mut Keys, &mut
         ("llama.vocab_size", number(VOCAB)),
         ("tokenizer.ggml.model", text("gpt2")),
         ("tokenizer.ggml.pre", text("smollm")),
-        ("tokenizer.ggml.tokens", Value::Array(tokens.into_iter().map(Value::String).collect())),
+        (
+            "tokenizer.ggml.tokens",
+            Value::Array(tokens.into_iter().map(Value::String).collect()),
+        ),
         ("tokenizer.ggml.token_type", Value::Array(types)),
         ("tokenizer.ggml.merges", Value::Array(vec![text("h i")])),
         ("tokenizer.ggml.eos_token_id", number(2)),
@@ -81,9 +100,16 @@ fn write_with(path: &Path, dtype: GgmlDType, change: impl FnOnce(&mut Keys, &mut
         ("blk.0.ffn_up.weight", tensor(7, HIDDEN)),
         ("blk.0.ffn_down.weight", tensor(8, HIDDEN)),
     ];
-    let mut tensors: Tensors = matrices.iter().map(|(name, t)| (*name, QTensor::quantize(t, dtype).unwrap())).collect();
+    let mut tensors: Tensors = matrices
+        .iter()
+        .map(|(name, t)| (*name, QTensor::quantize(t, dtype).unwrap()))
+        .collect();
     let ones = Tensor::ones(HIDDEN, candle_core::DType::F32, &Device::Cpu).unwrap();
-    for name in ["output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"] {
+    for name in [
+        "output_norm.weight",
+        "blk.0.attn_norm.weight",
+        "blk.0.ffn_norm.weight",
+    ] {
         tensors.push((name, QTensor::quantize(&ones, GgmlDType::F32).unwrap()));
     }
     change(&mut metadata, &mut tensors);
@@ -111,16 +137,31 @@ fn every_promised_format_opens_with_rows_back_in_order() {
         write(&path, dtype);
         let model = Checkpoint::open(&path).unwrap();
         let c = &model.config;
-        assert_eq!((c.head_dim, c.num_key_value_heads, c.rms_norm_eps, c.tie_word_embeddings), (64, KV, 1e-6, true));
+        assert_eq!(
+            (
+                c.head_dim,
+                c.num_key_value_heads,
+                c.rms_norm_eps,
+                c.tie_word_embeddings
+            ),
+            (64, KV, 1e-6, true)
+        );
         for (name, expected) in [
             ("model.embed_tokens.weight", tensor(1, VOCAB)),
             ("model.layers.0.self_attn.q_proj.weight", tensor(2, HIDDEN)),
-            ("model.layers.0.self_attn.k_proj.weight", tensor(3, HIDDEN / 2)),
+            (
+                "model.layers.0.self_attn.k_proj.weight",
+                tensor(3, HIDDEN / 2),
+            ),
             ("model.layers.0.mlp.down_proj.weight", tensor(8, HIDDEN)),
         ] {
             let got = model.floats(name).unwrap();
             let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
-            let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            let worst = got
+                .iter()
+                .zip(&expected)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0f32, f32::max);
             assert!(worst <= bound, "{dtype:?} `{name}`: {worst}");
         }
     }
@@ -132,7 +173,10 @@ fn the_tokenizer_of_the_metadata_splits_digits_and_keeps_special_tokens() {
     let path = dir.path().join("m.gguf");
     write(&path, GgmlDType::F32);
     let model = Checkpoint::open(&path).unwrap();
-    assert_eq!(model.chat_template.as_ref().map(|t| t.source.as_str()), Some("{{ messages[0].content }}"));
+    assert_eq!(
+        model.chat_template.as_ref().map(|t| t.source.as_str()),
+        Some("{{ messages[0].content }}")
+    );
     let ids = model.tokenizer.encode("<|im_start|>hi 12é").unwrap();
     // Bytes are tokens here but for the one merge.
     assert_eq!((ids[0], ids[1], ids.len()), (1, 259, 7));
@@ -151,9 +195,15 @@ fn a_cut_file_and_a_foreign_architecture_are_refused() {
     let error = Checkpoint::open(&path).err().unwrap();
     assert!(error.to_string().contains("ends at byte"), "{error}");
 
-    let other = String::from_utf8_lossy(&bytes).find("general.architecture").unwrap();
+    let other = String::from_utf8_lossy(&bytes)
+        .find("general.architecture")
+        .unwrap();
     let mut bytes = bytes;
-    let at = other + bytes[other..].windows(5).position(|w| w == b"llama").unwrap();
+    let at = other
+        + bytes[other..]
+            .windows(5)
+            .position(|w| w == b"llama")
+            .unwrap();
     bytes[at..at + 5].copy_from_slice(b"bloom");
     std::fs::write(&path, &bytes).unwrap();
     let error = Checkpoint::open(&path).err().unwrap();
@@ -168,8 +218,14 @@ fn error_with(key: &'static str, value: Value) -> String {
         keys.retain(|(name, _)| *name != key);
         keys.push((key, value));
     });
-    let error = Checkpoint::open(&path).err().unwrap_or_else(|| panic!("{key} is refused")).to_string();
-    assert!(error.contains("m.gguf") && error.contains(&format!("`{key}`")), "{key}: {error}");
+    let error = Checkpoint::open(&path)
+        .err()
+        .unwrap_or_else(|| panic!("{key} is refused"))
+        .to_string();
+    assert!(
+        error.contains("m.gguf") && error.contains(&format!("`{key}`")),
+        "{key}: {error}"
+    );
     error
 }
 
@@ -188,9 +244,15 @@ fn metadata_that_changes_the_answers_is_refused_by_name_and_may_be_ignored() {
         ("llama.attention.scale", Value::F32(0.5)),
         ("llama.expert_count", Value::U32(8)),
         ("llama.logit_scale", Value::F32(0.1)),
-        ("llama.a_key_of_next_year", Value::Array(vec![Value::U32(1); 40])),
+        (
+            "llama.a_key_of_next_year",
+            Value::Array(vec![Value::U32(1); 40]),
+        ),
         ("tokenizer.ggml.add_eos_token", Value::Bool(true)),
-        ("tokenizer.ggml.precompiled_charsmap", Value::Array(vec![Value::U8(1)])),
+        (
+            "tokenizer.ggml.precompiled_charsmap",
+            Value::Array(vec![Value::U8(1)]),
+        ),
         ("split.count", Value::U16(3)),
     ] {
         let error = error_with(key, value.clone());
@@ -200,7 +262,10 @@ fn metadata_that_changes_the_answers_is_refused_by_name_and_may_be_ignored() {
         write_with(&path, GgmlDType::F32, |keys, _| keys.push((key, value)));
         Checkpoint::open_ignoring(&path, &[key.into()]).unwrap_or_else(|e| panic!("{key}: {e}"));
     }
-    error_with("llama.attention.head_count", Value::Array(vec![Value::U32(4)]));
+    error_with(
+        "llama.attention.head_count",
+        Value::Array(vec![Value::U32(4)]),
+    );
 }
 
 #[test]
@@ -213,20 +278,32 @@ fn metadata_of_the_converter_changes_nothing() {
             ("general.type", Value::String("model".into())),
             ("general.alignment", Value::U32(32)),
             ("general.quantization_version", Value::U32(2)),
-            ("general.tags", Value::Array(vec![Value::String("chat".into()); 20])),
-            ("llama.rope.dimension_count", Value::U32((HIDDEN / HEADS) as u32)),
+            (
+                "general.tags",
+                Value::Array(vec![Value::String("chat".into()); 20]),
+            ),
+            (
+                "llama.rope.dimension_count",
+                Value::U32((HIDDEN / HEADS) as u32),
+            ),
             ("llama.rope.scaling.type", Value::String("none".into())),
             ("llama.rope.scale_linear", Value::F32(1.0)),
             ("llama.attention.key_length", Value::U32(64)),
             ("llama.expert_count", Value::U32(0)),
-            ("tokenizer.ggml.scores", Value::Array(vec![Value::F32(0.0); VOCAB])),
+            (
+                "tokenizer.ggml.scores",
+                Value::Array(vec![Value::F32(0.0); VOCAB]),
+            ),
             ("tokenizer.ggml.padding_token_id", Value::U32(u32::MAX)),
             ("tokenizer.ggml.add_bos_token", Value::Bool(true)),
             ("tokenizer.ggml.bos_token_id", Value::U32(1)),
             ("tokenizer.ggml.eot_token_id", Value::I32(-1)),
             ("tokenizer.ggml.eom_token_id", Value::U32(7)),
             ("tokenizer.ggml.add_space_prefix", Value::Bool(false)),
-            ("tokenizer.chat_template.tool_use", Value::String("t".into())),
+            (
+                "tokenizer.chat_template.tool_use",
+                Value::String("t".into()),
+            ),
             ("quantize.imatrix.file", Value::String("f".into())),
         ]);
     });
@@ -246,18 +323,30 @@ fn a_tensor_that_is_not_used_or_scales_the_rotation_is_refused() {
         let tensor = Tensor::full(value, n, &Device::Cpu).unwrap();
         QTensor::quantize(&tensor, GgmlDType::F32).unwrap()
     };
-    for name in
-        ["blk.0.attn_q.bias", "blk.0.attn_q_norm.weight", "rope_factors_long.weight", "blk.0.ffn_gate_inp.weight"]
-    {
-        write_with(&path, GgmlDType::F32, |_, tensors| tensors.push((name, row(1.0, HIDDEN))));
+    for name in [
+        "blk.0.attn_q.bias",
+        "blk.0.attn_q_norm.weight",
+        "rope_factors_long.weight",
+        "blk.0.ffn_gate_inp.weight",
+    ] {
+        write_with(&path, GgmlDType::F32, |_, tensors| {
+            tensors.push((name, row(1.0, HIDDEN)))
+        });
         let error = Checkpoint::open(&path).err().unwrap().to_string();
-        assert!(error.contains("m.gguf") && error.contains(&format!("tensor `{name}`")), "{error}");
+        assert!(
+            error.contains("m.gguf") && error.contains(&format!("tensor `{name}`")),
+            "{error}"
+        );
         Checkpoint::open_ignoring(&path, &[name.into()]).unwrap();
     }
-    write_with(&path, GgmlDType::F32, |_, tensors| tensors.push(("rope_freqs.weight", row(8.0, 32))));
+    write_with(&path, GgmlDType::F32, |_, tensors| {
+        tensors.push(("rope_freqs.weight", row(8.0, 32)))
+    });
     let error = Checkpoint::open(&path).err().unwrap().to_string();
     assert!(error.contains("`rope_freqs.weight`"), "{error}");
-    write_with(&path, GgmlDType::F32, |_, tensors| tensors.push(("rope_freqs.weight", row(1.0, 32))));
+    write_with(&path, GgmlDType::F32, |_, tensors| {
+        tensors.push(("rope_freqs.weight", row(1.0, 32)))
+    });
     Checkpoint::open(&path).unwrap();
     // A misshapen tensor is refused with the file's name.
     write_with(&path, GgmlDType::F32, |_, tensors| {
@@ -265,13 +354,19 @@ fn a_tensor_that_is_not_used_or_scales_the_rotation_is_refused() {
         tensors.push(("output_norm.weight", row(1.0, 128)));
     });
     let error = Checkpoint::open(&path).err().unwrap().to_string();
-    assert!(error.contains("m.gguf") && error.contains("model.norm.weight"), "{error}");
+    assert!(
+        error.contains("m.gguf") && error.contains("model.norm.weight"),
+        "{error}"
+    );
     write_with(&path, GgmlDType::F32, |_, tensors| {
         tensors.retain(|(name, _)| *name != "blk.0.attn_q.weight");
         tensors.push(("blk.0.attn_q.weight", row(1.0, 130)));
     });
     let error = Checkpoint::open(&path).err().unwrap().to_string();
-    assert!(error.contains("m.gguf") && error.contains("blk.0.attn_q.weight"), "{error}");
+    assert!(
+        error.contains("m.gguf") && error.contains("blk.0.attn_q.weight"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -309,7 +404,9 @@ fn damaged_headers_are_refused_without_a_panic() {
     let mut seed = 1u64;
     for nth in 0..400 {
         let mut broken = bytes.clone();
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let at = 4 + (seed >> 33) as usize % header;
         match nth % 3 {
             0 => broken[at] ^= 1 << (seed >> 20 & 7),
@@ -317,7 +414,8 @@ fn damaged_headers_are_refused_without_a_panic() {
             _ => broken.truncate(at),
         }
         std::fs::write(&path, &broken).unwrap();
-        // Many flips are texts and change nothing that could be noticed; none may panic or allocate without end.
+        // Many flips are texts and change nothing that could be noticed; none may panic or allocate
+        // without end.
         if let Err(error) = Checkpoint::open(&path) {
             assert!(error.to_string().contains("m.gguf"), "{error}");
         }
@@ -328,7 +426,12 @@ fn damaged_headers_are_refused_without_a_panic() {
 fn a_key_that_stands_twice_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
-    write_with(&path, GgmlDType::F32, |keys, _| keys.push(("llama.block_count", Value::U32(1))));
+    write_with(&path, GgmlDType::F32, |keys, _| {
+        keys.push(("llama.block_count", Value::U32(1)))
+    });
     let error = Checkpoint::open(&path).err().unwrap().to_string();
-    assert!(error.contains("`llama.block_count` stands twice"), "{error}");
+    assert!(
+        error.contains("`llama.block_count` stands twice"),
+        "{error}"
+    );
 }

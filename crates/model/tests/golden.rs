@@ -1,4 +1,5 @@
-//! Texts and token ids of chats and plain texts against transformers' own, also after a checkpoint was saved.
+//! Texts and token ids of chats and plain texts against transformers' own, also after a checkpoint
+//! was saved.
 
 #[path = "golden/folder.rs"]
 mod folder;
@@ -8,7 +9,12 @@ use marill_model::{Checkpoint, Message, TensorDtype, render_chat};
 use serde_json::Value;
 
 fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_u64().unwrap() as u32)
+        .collect()
 }
 
 fn compare(model: &Checkpoint, case: &Value) {
@@ -16,7 +22,11 @@ fn compare(model: &Checkpoint, case: &Value) {
     let template = model.chat_template.as_ref().unwrap();
     for chat in case["chats"].as_array().unwrap() {
         let messages: Vec<Message> = serde_json::from_value(chat["messages"].clone()).unwrap();
-        let rendered = render_chat(template, &messages, chat["add_generation_prompt"].as_bool().unwrap());
+        let rendered = render_chat(
+            template,
+            &messages,
+            chat["add_generation_prompt"].as_bool().unwrap(),
+        );
         match chat["error"].as_str() {
             Some(said) => {
                 let error = rendered.expect_err(name).to_string();
@@ -25,7 +35,11 @@ fn compare(model: &Checkpoint, case: &Value) {
             None => {
                 let text = rendered.expect(name);
                 assert_eq!(text, chat["text"].as_str().unwrap(), "{name}");
-                assert_eq!(model.tokenizer.encode(&text).unwrap(), ids(&chat["ids"]), "{name}: {text}");
+                assert_eq!(
+                    model.tokenizer.encode(&text).unwrap(),
+                    ids(&chat["ids"]),
+                    "{name}: {text}"
+                );
             }
         }
     }
@@ -35,7 +49,11 @@ fn compare(model: &Checkpoint, case: &Value) {
             // A text that begins with the token gets it once here.
             expected.remove(0);
         }
-        assert_eq!(model.tokenizer.encode_plain(text).unwrap(), expected, "{name}: {text}");
+        assert_eq!(
+            model.tokenizer.encode_plain(text).unwrap(),
+            expected,
+            "{name}: {text}"
+        );
     }
 }
 
@@ -72,7 +90,12 @@ fn a_turn_ends_with_what_the_template_writes_behind_it() {
         ("gemma", None),
     ];
     for (name, end) in ends {
-        let case = golden["cases"].as_array().unwrap().iter().find(|case| case["name"] == name).unwrap();
+        let case = golden["cases"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|case| case["name"] == name)
+            .unwrap();
         let mut folder = Folder::new();
         folder.tokenizer = golden["tokenizers"][case["tokenizer"].as_str().unwrap()].clone();
         folder.tokenizer_config = case["tokenizer_config"].clone();
@@ -90,16 +113,32 @@ fn what_goes_on_behind_a_text_gets_no_space_of_its_own() {
         folder.tokenizer = golden["tokenizers"][kind].clone();
         let tokenizer = folder.open().unwrap().tokenizer;
         let whole = tokenizer.encode("the ferry: yes").unwrap();
-        let parts = [tokenizer.encode("the ferry:").unwrap(), tokenizer.encode_continuing(" yes").unwrap()].concat();
+        let parts = [
+            tokenizer.encode("the ferry:").unwrap(),
+            tokenizer.encode_continuing(" yes").unwrap(),
+        ]
+        .concat();
         assert_eq!(parts, whole, "{kind}");
-        let parts = [tokenizer.encode("the fer").unwrap(), tokenizer.encode_continuing("ry: yes").unwrap()].concat();
+        let parts = [
+            tokenizer.encode("the fer").unwrap(),
+            tokenizer.encode_continuing("ry: yes").unwrap(),
+        ]
+        .concat();
         assert_eq!(parts, whole, "{kind}");
         // What stands behind a special token is as in the whole text, wherever that is parted.
         let chat = "<s>[INST] A [/INST] B </s><s>[INST] the C [/INST]";
         let whole = tokenizer.encode(chat).unwrap();
-        for before in ["<s>[INST] A [/INST]", "<s>[INST] A [/INST] B", "<s>[INST] A [/INST] B </s>"] {
+        for before in [
+            "<s>[INST] A [/INST]",
+            "<s>[INST] A [/INST] B",
+            "<s>[INST] A [/INST] B </s>",
+        ] {
             let behind = chat.strip_prefix(before).unwrap();
-            let parts = [tokenizer.encode(before).unwrap(), tokenizer.encode_continuing(behind).unwrap()].concat();
+            let parts = [
+                tokenizer.encode(before).unwrap(),
+                tokenizer.encode_continuing(behind).unwrap(),
+            ]
+            .concat();
             assert_eq!(parts, whole, "{kind}: {before}");
         }
     }

@@ -1,16 +1,20 @@
 //! Where a service listens, and the rule that plain text stays on this machine.
 
-use std::fmt;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::str::FromStr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    fmt,
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::CertificateError;
 
-use crate::socket::{CountedTcp, Socket, WireCount};
-use crate::tls::{Authorities, Pin, TlsSocket, Trust};
-use crate::{NetError, peer_text};
+use crate::{
+    NetError, peer_text,
+    socket::{CountedTcp, Socket, WireCount},
+    tls::{Authorities, Pin, TlsSocket, Trust},
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -38,7 +42,11 @@ impl Endpoint {
     /// Whether it is named as a place on this machine; a name that only resolves to one is not.
     #[must_use]
     pub fn is_here(&self) -> bool {
-        self.host == "localhost" || self.host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+        self.host == "localhost"
+            || self
+                .host
+                .parse()
+                .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
     }
 
     /// Believes these authorities, instead of the public ones, where no certificate is pinned.
@@ -50,8 +58,8 @@ impl Endpoint {
         self
     }
 
-    /// Refuses plain text to another machine before anything is begun. A name without an address passes: it may have one
-    /// later, and [`Endpoint::connect`] looks again.
+    /// Refuses plain text to another machine before anything is begun. A name without an address
+    /// passes: it may have one later, and [`Endpoint::connect`] looks again.
     ///
     /// # Errors
     /// [`NetError::NotLoopback`].
@@ -60,8 +68,14 @@ impl Endpoint {
             return Ok(());
         }
         let found = (self.host.as_str(), self.port).to_socket_addrs();
-        match found.into_iter().flatten().find(|address| !address.ip().is_loopback()) {
-            Some(outside) => Err(NetError::NotLoopback { address: outside.to_string() }),
+        match found
+            .into_iter()
+            .flatten()
+            .find(|address| !address.ip().is_loopback())
+        {
+            Some(outside) => Err(NetError::NotLoopback {
+                address: outside.to_string(),
+            }),
             None => Ok(()),
         }
     }
@@ -69,21 +83,33 @@ impl Endpoint {
     /// Connects, counting bytes into `count`; the socket is non-blocking.
     ///
     /// # Errors
-    /// [`NetError::NotLoopback`] before a byte is sent to another machine in plain text; [`NetError::Unreachable`];
-    /// [`NetError::Untrusted`] for a certificate that is not the pinned one, or that no authority vouches for;
-    /// [`NetError::Handshake`] where what answers speaks no TLS 1.3.
+    /// [`NetError::NotLoopback`] before a byte is sent to another machine in plain text;
+    /// [`NetError::Unreachable`]; [`NetError::Untrusted`] for a certificate that is not the pinned
+    /// one, or that no authority vouches for; [`NetError::Handshake`] where what answers speaks no
+    /// TLS 1.3.
     pub fn connect(&self, count: &Arc<WireCount>) -> Result<Box<dyn Socket>, NetError> {
-        let unreachable = |source| NetError::Unreachable { endpoint: self.to_string(), source };
-        let addresses: Vec<SocketAddr> =
-            (self.host.as_str(), self.port).to_socket_addrs().map_err(unreachable)?.collect();
+        let unreachable = |source| NetError::Unreachable {
+            endpoint: self.to_string(),
+            source,
+        };
+        let addresses: Vec<SocketAddr> = (self.host.as_str(), self.port)
+            .to_socket_addrs()
+            .map_err(unreachable)?
+            .collect();
         let outside = addresses.iter().find(|address| !address.ip().is_loopback());
         if let (Some(outside), None) = (outside, &self.trust) {
-            return Err(NetError::NotLoopback { address: outside.to_string() });
+            return Err(NetError::NotLoopback {
+                address: outside.to_string(),
+            });
         }
         let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
             match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                Ok(stream) => return self.secure(stream, count.clone()).map_err(|source| self.insecure(source)),
+                Ok(stream) => {
+                    return self
+                        .secure(stream, count.clone())
+                        .map_err(|source| self.insecure(source));
+                }
                 Err(error) => last = error,
             }
         }
@@ -95,19 +121,36 @@ impl Endpoint {
     /// Why something that answers is not spoken to.
     fn insecure(&self, source: std::io::Error) -> NetError {
         let endpoint = self.to_string();
-        match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        match source
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
             Some(rustls::Error::InvalidCertificate(reason)) => {
                 let reason = match reason {
-                    CertificateError::UnknownIssuer => "no authority that is trusted here vouches for its certificate\nhint: use the whole address that the service prints, with what follows `#`, or name its authority with `--tls-ca`".into(),
-                    reason => peer_text(&rustls::Error::InvalidCertificate(reason.clone()).to_string()),
+                    CertificateError::UnknownIssuer => "no authority that is trusted here vouches \
+                        for its certificate\n\
+                        hint: use the whole address that the service prints, with what follows \
+                        `#`, or name its authority with `--tls-ca`"
+                        .into(),
+                    reason => {
+                        peer_text(&rustls::Error::InvalidCertificate(reason.clone()).to_string())
+                    }
                 };
                 NetError::Untrusted { endpoint, reason }
             }
             // The words of the check of the pin.
-            Some(rustls::Error::General(reason)) => NetError::Untrusted { endpoint, reason: reason.clone() },
+            Some(rustls::Error::General(reason)) => NetError::Untrusted {
+                endpoint,
+                reason: reason.clone(),
+            },
             Some(rustls::Error::InvalidMessage(_)) => {
-                let reason = "it speaks no TLS\nhint: plain HTTP is `http://`, on this machine only".to_string();
-                NetError::Handshake { endpoint, source: std::io::Error::other(reason) }
+                let reason =
+                    "it speaks no TLS\nhint: plain HTTP is `http://`, on this machine only"
+                        .to_string();
+                NetError::Handshake {
+                    endpoint,
+                    source: std::io::Error::other(reason),
+                }
             }
             _ => NetError::Handshake { endpoint, source },
         }
@@ -132,7 +175,9 @@ impl Endpoint {
 pub fn check_listen(address: &SocketAddr) -> Result<(), NetError> {
     match address.ip().is_loopback() {
         true => Ok(()),
-        false => Err(NetError::NotLoopback { address: address.to_string() }),
+        false => Err(NetError::NotLoopback {
+            address: address.to_string(),
+        }),
     }
 }
 
@@ -153,14 +198,21 @@ impl FromStr for Endpoint {
     type Err = NetError;
 
     fn from_str(text: &str) -> Result<Self, NetError> {
-        let invalid = |reason: &'static str| NetError::BadEndpoint { text: text.to_string(), reason };
+        let invalid = |reason: &'static str| NetError::BadEndpoint {
+            text: text.to_string(),
+            reason,
+        };
         let (rest, trust) = match text.split_once("://") {
             Some(("http", rest)) => (rest, None),
             Some(("https", rest)) => {
-                let bad_pin = "what follows `#` is not a certificate's SHA-256 as the service prints it";
+                let bad_pin =
+                    "what follows `#` is not a certificate's SHA-256 as the service prints it";
                 match rest.split_once('#') {
                     None => (rest, Some(Trust::Authorities(Authorities::public()))),
-                    Some((rest, pin)) => (rest, Some(Trust::Pin(parse_pin(pin).ok_or_else(|| invalid(bad_pin))?))),
+                    Some((rest, pin)) => (
+                        rest,
+                        Some(Trust::Pin(parse_pin(pin).ok_or_else(|| invalid(bad_pin))?)),
+                    ),
                 }
             }
             Some(_) => return Err(invalid("only `http://` and `https://` are known")),
@@ -171,12 +223,17 @@ impl FromStr for Endpoint {
             return Err(invalid("it must not have a path, a query or a user name"));
         }
         let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => {
-                (host, port.parse().map_err(|_| invalid("the port is not a number below 65536"))?)
-            }
+            Some((host, port)) if !port.ends_with(']') => (
+                host,
+                port.parse()
+                    .map_err(|_| invalid("the port is not a number below 65536"))?,
+            ),
             _ => (authority, if trust.is_some() { 443 } else { 80 }),
         };
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_string();
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_string();
         if host.is_empty() {
             return Err(invalid("the host is missing"));
         }
@@ -209,9 +266,15 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().authority(), authority);
         }
-        for text in
-            ["127.0.0.1:80", "https://a/b", "http://a:99999", "http://:1", "http://a/b", "ftp://a", "http://u@a"]
-        {
+        for text in [
+            "127.0.0.1:80",
+            "https://a/b",
+            "http://a:99999",
+            "http://:1",
+            "http://a/b",
+            "ftp://a",
+            "http://u@a",
+        ] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
     }
@@ -237,7 +300,10 @@ mod tests {
         assert_eq!(endpoint.trust, Some(Trust::Pin([10; 32])));
         assert_eq!(endpoint.to_string(), text);
         let vouched: Endpoint = "https://example.org".parse().unwrap();
-        assert_eq!((vouched.to_string().as_str(), vouched.port), ("https://example.org:443", 443));
+        assert_eq!(
+            (vouched.to_string().as_str(), vouched.port),
+            ("https://example.org:443", 443)
+        );
         assert!(matches!(vouched.trust, Some(Trust::Authorities(_))));
         assert!("https://example.org:9#0a".parse::<Endpoint>().is_err());
     }
@@ -245,7 +311,10 @@ mod tests {
     #[test]
     fn plain_text_stays_on_this_machine() {
         let endpoint: Endpoint = "http://192.0.2.1:80".parse().unwrap();
-        assert!(matches!(endpoint.connect(&Arc::default()), Err(NetError::NotLoopback { .. })));
+        assert!(matches!(
+            endpoint.connect(&Arc::default()),
+            Err(NetError::NotLoopback { .. })
+        ));
         assert!(check_listen(&"0.0.0.0:80".parse().unwrap()).is_err());
         assert!(check_listen(&"127.0.0.1:80".parse().unwrap()).is_ok());
     }

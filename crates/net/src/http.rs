@@ -1,16 +1,21 @@
 //! The few HTTP requests a client of a session makes: one at a time, blocking, counted.
 
-use std::io::{ErrorKind, Write};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    io::{ErrorKind, Write},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tungstenite::handshake::client::generate_key;
-use tungstenite::handshake::derive_accept_key;
-use tungstenite::protocol::Role;
+use tungstenite::{
+    handshake::{client::generate_key, derive_accept_key},
+    protocol::Role,
+};
 
-use crate::socket::{Interest, Socket, WireCount, wait};
-use crate::websocket::WebSocketChannel;
-use crate::{Endpoint, NetError};
+use crate::{
+    Endpoint, NetError,
+    socket::{Interest, Socket, WireCount, wait},
+    websocket::WebSocketChannel,
+};
 
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 64;
@@ -42,7 +47,12 @@ pub struct HttpClient {
 
 impl HttpClient {
     pub fn new(endpoint: Endpoint, bearer: Option<String>) -> Self {
-        Self { endpoint, bearer, count: Arc::default(), limit: TOTAL_TIMEOUT }
+        Self {
+            endpoint,
+            bearer,
+            count: Arc::default(),
+            limit: TOTAL_TIMEOUT,
+        }
     }
 
     /// The same with less time for a request and its answer.
@@ -57,7 +67,11 @@ impl HttpClient {
     pub fn get(&self, path: &str, max_bytes: u64) -> Result<Response, NetError> {
         let mut body = Vec::new();
         let head = self.request("GET", path, &[], &mut body, max_bytes)?;
-        Ok(Response { status: head.status, body, retry_after_seconds: head.retry_after_seconds })
+        Ok(Response {
+            status: head.status,
+            body,
+            retry_after_seconds: head.retry_after_seconds,
+        })
     }
 
     /// # Errors
@@ -65,15 +79,24 @@ impl HttpClient {
     pub fn post_json(&self, path: &str, json: &[u8], max_bytes: u64) -> Result<Response, NetError> {
         let mut body = Vec::new();
         let head = self.request("POST", path, json, &mut body, max_bytes)?;
-        Ok(Response { status: head.status, body, retry_after_seconds: head.retry_after_seconds })
+        Ok(Response {
+            status: head.status,
+            body,
+            retry_after_seconds: head.retry_after_seconds,
+        })
     }
 
-    /// Writes the body of a `200` answer to `sink` as it arrives; other statuses are returned with nothing written
-    /// but their body, so that the caller can read the error there.
+    /// Writes the body of a `200` answer to `sink` as it arrives; other statuses are returned with
+    /// nothing written but their body, so that the caller can read the error there.
     ///
     /// # Errors
     /// As [`Self::get`]; [`NetError::Local`] for what `sink` reports.
-    pub fn download(&self, path: &str, sink: &mut dyn Write, max_bytes: u64) -> Result<u16, NetError> {
+    pub fn download(
+        &self,
+        path: &str,
+        sink: &mut dyn Write,
+        max_bytes: u64,
+    ) -> Result<u16, NetError> {
         Ok(self.request("GET", path, &[], sink, max_bytes)?.status)
     }
 
@@ -90,7 +113,10 @@ impl HttpClient {
         let mut head = self.head(method, path);
         head.push_str("connection: close\r\n");
         if method == "POST" {
-            head.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", json.len()));
+            head.push_str(&format!(
+                "content-type: application/json\r\ncontent-length: {}\r\n",
+                json.len()
+            ));
         }
         head.push_str("\r\n");
         write_all(socket.as_mut(), head.as_bytes())?;
@@ -99,12 +125,16 @@ impl HttpClient {
         let (head, rest) = self.read_head(socket.as_mut(), deadline)?;
         let length = head.content_length.unwrap_or(u64::MAX);
         if head.content_length.is_some_and(|length| length > max_bytes) {
-            return Err(NetError::Protocol(format!("`{path}` is {length} bytes, more than the limit of {max_bytes}")));
+            return Err(NetError::Protocol(format!(
+                "`{path}` is {length} bytes, more than the limit of {max_bytes}"
+            )));
         }
         deadline += Duration::from_secs(max_bytes.min(length) / SLOWEST_BYTES_PER_SECOND);
         let local = |source| NetError::Local { source };
         if rest.len() as u64 > max_bytes.min(length) {
-            return Err(NetError::Protocol(format!("the answer to `{path}` is longer than announced")));
+            return Err(NetError::Protocol(format!(
+                "the answer to `{path}` is longer than announced"
+            )));
         }
         sink.write_all(&rest).map_err(local)?;
         let mut done = rest.len() as u64;
@@ -119,7 +149,9 @@ impl HttpClient {
                 return Err(NetError::Closed);
             }
             if done > max_bytes.min(length) {
-                return Err(NetError::Protocol(format!("the answer to `{path}` is longer than announced")));
+                return Err(NetError::Protocol(format!(
+                    "the answer to `{path}` is longer than announced"
+                )));
             }
             sink.write_all(&chunk[..n]).map_err(local)?;
         }
@@ -142,7 +174,8 @@ impl HttpClient {
         let (head, mut rest) = self.read_head(socket.as_mut(), deadline)?;
         if head.status != 101 {
             let mut chunk = [0; 4096];
-            while (rest.len() as u64) < head.content_length.unwrap_or(0).min(MAX_HEAD_BYTES as u64) {
+            while (rest.len() as u64) < head.content_length.unwrap_or(0).min(MAX_HEAD_BYTES as u64)
+            {
                 match read_some(socket.as_mut(), &mut chunk, deadline)? {
                     0 => break,
                     n => rest.extend_from_slice(&chunk[..n]),
@@ -155,13 +188,18 @@ impl HttpClient {
             });
         }
         if head.accept_key.as_deref() != Some(derive_accept_key(key.as_bytes()).as_str()) {
-            return Err(NetError::Protocol("the peer answered the WebSocket upgrade with a wrong key".into()));
+            return Err(NetError::Protocol(
+                "the peer answered the WebSocket upgrade with a wrong key".into(),
+            ));
         }
         Ok(WebSocketChannel::new(socket, rest, Role::Client, timeout))
     }
 
     fn head(&self, method: &str, path: &str) -> String {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.endpoint.authority());
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\n",
+            self.endpoint.authority()
+        );
         if let Some(bearer) = &self.bearer {
             head.push_str(&format!("authorization: Bearer {bearer}\r\n"));
         }
@@ -178,7 +216,11 @@ struct Head {
 
 impl HttpClient {
     /// Reads the status line and headers; also returns the bytes that came after them.
-    fn read_head(&self, socket: &mut dyn Socket, deadline: Instant) -> Result<(Head, Vec<u8>), NetError> {
+    fn read_head(
+        &self,
+        socket: &mut dyn Socket,
+        deadline: Instant,
+    ) -> Result<(Head, Vec<u8>), NetError> {
         let mut bytes = Vec::new();
         let mut chunk = [0; 4096];
         loop {
@@ -188,13 +230,17 @@ impl HttpClient {
             }
             bytes.extend_from_slice(&chunk[..n]);
             if bytes.starts_with(&TLS_ALERT) {
-                return Err(NetError::SpeaksTls { endpoint: self.endpoint.to_string() });
+                return Err(NetError::SpeaksTls {
+                    endpoint: self.endpoint.to_string(),
+                });
             }
             if let Some((head, end)) = parse_head(&bytes)? {
                 return Ok((head, bytes.split_off(end)));
             }
             if bytes.len() > MAX_HEAD_BYTES {
-                return Err(NetError::Protocol("the answer's headers are too long".into()));
+                return Err(NetError::Protocol(
+                    "the answer's headers are too long".into(),
+                ));
             }
         }
     }
@@ -204,10 +250,17 @@ impl HttpClient {
 fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, NetError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut headers);
-    let status = parsed.parse(bytes).map_err(|error| NetError::Protocol(format!("the answer is not HTTP: {error}")))?;
-    let httparse::Status::Complete(end) = status else { return Ok(None) };
+    let status = parsed
+        .parse(bytes)
+        .map_err(|error| NetError::Protocol(format!("the answer is not HTTP: {error}")))?;
+    let httparse::Status::Complete(end) = status else {
+        return Ok(None);
+    };
     let find = |name: &str| {
-        let header = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        let header = parsed
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(header.value).ok().map(str::to_string)
     };
     let head = Head {
@@ -227,7 +280,9 @@ fn write_all(socket: &mut dyn Socket, mut bytes: &[u8]) -> Result<(), NetError> 
             Ok(n) => bytes = &bytes[n..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if !wait(socket, Interest::ReadableOrWritable, deadline)? {
-                    return Err(NetError::TimedOut { seconds: READ_TIMEOUT.as_secs() });
+                    return Err(NetError::TimedOut {
+                        seconds: READ_TIMEOUT.as_secs(),
+                    });
                 }
             }
             Err(error) => return Err(error.into()),
@@ -237,9 +292,19 @@ fn write_all(socket: &mut dyn Socket, mut bytes: &[u8]) -> Result<(), NetError> 
 }
 
 /// What has arrived, after at most the time for a read, and never after the deadline.
-fn read_some(socket: &mut dyn Socket, chunk: &mut [u8], deadline: Instant) -> Result<usize, NetError> {
-    let late = if Instant::now() + READ_TIMEOUT < deadline { READ_TIMEOUT } else { TOTAL_TIMEOUT };
-    let late = NetError::TimedOut { seconds: late.as_secs() };
+fn read_some(
+    socket: &mut dyn Socket,
+    chunk: &mut [u8],
+    deadline: Instant,
+) -> Result<usize, NetError> {
+    let late = if Instant::now() + READ_TIMEOUT < deadline {
+        READ_TIMEOUT
+    } else {
+        TOTAL_TIMEOUT
+    };
+    let late = NetError::TimedOut {
+        seconds: late.as_secs(),
+    };
     let deadline = deadline.min(Instant::now() + READ_TIMEOUT);
     if Instant::now() >= deadline {
         return Err(late);

@@ -1,7 +1,8 @@
 //! Message channels between the parties of a session.
 //!
-//! A channel carries whole frames, in order, between two parties. Protocol code is synchronous: it sends, then
-//! receives. A send therefore never waits for the peer to read (both parties of a round send first).
+//! A channel carries whole frames, in order, between two parties. Protocol code is synchronous: it
+//! sends, then receives. A send therefore never waits for the peer to read (both parties of a round
+//! send first).
 
 use std::sync::mpsc;
 
@@ -46,23 +47,36 @@ pub enum NetError {
     #[error("`{text}` is not the address of a service: {reason}")]
     BadEndpoint { text: String, reason: &'static str },
     #[error(
-        "plain text is only allowed on this machine, not on `{address}`\nhint: give the service `--tls` and use the `https://` address that it prints"
+        "plain text is only allowed on this machine, not on `{address}`\n\
+         hint: give the service `--tls` and use the `https://` address that it prints"
     )]
     NotLoopback { address: String },
     #[error("nothing answers at `{endpoint}`: {source}")]
-    Unreachable { endpoint: String, source: std::io::Error },
+    Unreachable {
+        endpoint: String,
+        source: std::io::Error,
+    },
     /// It answers and is not the service that was named.
     #[error("the service at `{endpoint}` is not believed: {reason}")]
     Untrusted { endpoint: String, reason: String },
     #[error("the handshake with `{endpoint}` failed: {source}")]
-    Handshake { endpoint: String, source: std::io::Error },
-    #[error("the service at `{endpoint}` speaks TLS\nhint: use the `https://` address that it prints")]
+    Handshake {
+        endpoint: String,
+        source: std::io::Error,
+    },
+    #[error(
+        "the service at `{endpoint}` speaks TLS\nhint: use the `https://` address that it prints"
+    )]
     SpeaksTls { endpoint: String },
     /// Neither the peer nor the line failed.
     #[error("what arrived cannot be kept: {source}")]
     Local { source: std::io::Error },
     #[error("the service refused the session (HTTP {status}): {}", peer_text(body))]
-    Refused { status: u16, body: String, retry_after_seconds: Option<u64> },
+    Refused {
+        status: u16,
+        body: String,
+        retry_after_seconds: Option<u64>,
+    },
 }
 
 /// An ordered, reliable, two-way stream of frames.
@@ -76,7 +90,8 @@ pub trait Channel: Send {
     /// Waits for the next frame.
     ///
     /// # Errors
-    /// [`NetError::Closed`] on an orderly end, [`NetError::TimedOut`] when the channel has a limit and it passed.
+    /// [`NetError::Closed`] on an orderly end, [`NetError::TimedOut`] when the channel has a limit
+    /// and it passed.
     fn recv(&mut self) -> Result<Vec<u8>, NetError>;
 }
 
@@ -100,7 +115,16 @@ pub struct MemoryChannel {
 pub fn memory_pair() -> (MemoryChannel, MemoryChannel) {
     let (to_b, from_a) = mpsc::channel();
     let (to_a, from_b) = mpsc::channel();
-    (MemoryChannel { sender: to_b, receiver: from_b }, MemoryChannel { sender: to_a, receiver: from_a })
+    (
+        MemoryChannel {
+            sender: to_b,
+            receiver: from_b,
+        },
+        MemoryChannel {
+            sender: to_a,
+            receiver: from_a,
+        },
+    )
 }
 
 impl Channel for MemoryChannel {

@@ -1,7 +1,9 @@
 //! Counting what a protocol sends, apart from what the layers below add.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use crate::{Channel, NetError};
 
@@ -47,14 +49,18 @@ impl<C: Channel> Metered<C> {
 impl<C: Channel> Channel for Metered<C> {
     fn send(&mut self, frame: Vec<u8>) -> Result<(), NetError> {
         self.meter.frames_sent.fetch_add(1, Ordering::Relaxed);
-        self.meter.bytes_sent.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        self.meter
+            .bytes_sent
+            .fetch_add(frame.len() as u64, Ordering::Relaxed);
         self.inner.send(frame)
     }
 
     fn recv(&mut self) -> Result<Vec<u8>, NetError> {
         let frame = self.inner.recv()?;
         self.meter.frames_received.fetch_add(1, Ordering::Relaxed);
-        self.meter.bytes_received.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        self.meter
+            .bytes_received
+            .fetch_add(frame.len() as u64, Ordering::Relaxed);
         Ok(frame)
     }
 }

@@ -18,12 +18,15 @@ pub struct Link {
 impl Link {
     /// Time the frame occupies the link.
     fn transmission(&self, bytes: usize) -> Duration {
-        Duration::from_nanos((bytes as u128 * 8 * 1_000_000_000 / u128::from(self.bits_per_second.max(1))) as u64)
+        Duration::from_nanos(
+            (bytes as u128 * 8 * 1_000_000_000 / u128::from(self.bits_per_second.max(1))) as u64,
+        )
     }
 }
 
-/// Delays what the other end of the wrapped channel sees. Both ends must be wrapped and on one machine: the frame's
-/// release time is in that machine's monotonic clock. Eight bytes a frame are added and do not count as occupancy.
+/// Delays what the other end of the wrapped channel sees. Both ends must be wrapped and on one
+/// machine: the frame's release time is in that machine's monotonic clock. Eight bytes a frame are
+/// added and do not count as occupancy.
 pub struct Shaped<C> {
     inner: C,
     link: Link,
@@ -32,7 +35,11 @@ pub struct Shaped<C> {
 
 impl<C: Channel> Shaped<C> {
     pub fn new(inner: C, link: Link) -> Self {
-        Self { inner, link, link_free_at: Duration::ZERO }
+        Self {
+            inner,
+            link,
+            link_free_at: Duration::ZERO,
+        }
     }
 }
 
@@ -48,7 +55,9 @@ impl<C: Channel> Channel for Shaped<C> {
     fn recv(&mut self) -> Result<Vec<u8>, NetError> {
         let mut frame = self.inner.recv()?;
         let Some((_, stamp)) = frame.split_last_chunk::<STAMP_BYTES>() else {
-            return Err(NetError::Protocol("the peer's end of a shaped link is not shaped".into()));
+            return Err(NetError::Protocol(
+                "the peer's end of a shaped link is not shaped".into(),
+            ));
         };
         let release_at = Duration::from_nanos(u64::from_le_bytes(*stamp));
         frame.truncate(frame.len() - STAMP_BYTES);
@@ -82,7 +91,10 @@ mod tests {
 
     #[test]
     fn delay_and_bandwidth_are_paid_once_each() {
-        let link = Link { one_way_delay: Duration::from_millis(10), bits_per_second: 8_000_000 };
+        let link = Link {
+            one_way_delay: Duration::from_millis(10),
+            bits_per_second: 8_000_000,
+        };
         let (a, b) = memory_pair();
         let (mut a, mut plain) = (Shaped::new(a, link), b);
         let start = monotonic_now();
@@ -97,18 +109,28 @@ mod tests {
                 Duration::from_nanos(u64::from_le_bytes(*stamp))
             })
             .collect();
-        // 10 ms of occupancy each and one delay; a busy machine may hold the sender up between two frames.
+        // 10 ms of occupancy each and one delay; a busy machine may hold the sender up between two
+        // frames.
         let (occupied, delay) = (Duration::from_millis(10), Duration::from_millis(10));
-        assert!(released[0] >= start + occupied + delay && released[0] <= start + sending + occupied + delay);
+        assert!(
+            released[0] >= start + occupied + delay
+                && released[0] <= start + sending + occupied + delay
+        );
         for pair in released.windows(2) {
             let apart = pair[1] - pair[0];
-            assert!(apart >= occupied && apart <= occupied + sending, "{apart:?}");
+            assert!(
+                apart >= occupied && apart <= occupied + sending,
+                "{apart:?}"
+            );
         }
     }
 
     #[test]
     fn a_frame_is_not_seen_before_its_time() {
-        let link = Link { one_way_delay: Duration::from_millis(10), bits_per_second: 8_000_000 };
+        let link = Link {
+            one_way_delay: Duration::from_millis(10),
+            bits_per_second: 8_000_000,
+        };
         let (a, b) = memory_pair();
         let (mut a, mut b) = (Shaped::new(a, link), Shaped::new(b, link));
         let start = Instant::now();

@@ -1,11 +1,15 @@
 //! A TCP connection that counts what crosses it.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -31,7 +35,8 @@ impl WireCount {
     }
 }
 
-/// A TCP stream without Nagle's delay whose bytes are counted as the kernel accepts or hands them over.
+/// A TCP stream without Nagle's delay whose bytes are counted as the kernel accepts or hands them
+/// over.
 pub struct CountedTcp {
     stream: TcpStream,
     count: Arc<WireCount>,
@@ -101,7 +106,10 @@ pub fn wait(socket: &dyn Socket, interest: Interest, deadline: Instant) -> io::R
         if left.is_zero() {
             return Ok(false);
         }
-        match poll(&mut [PollFd::from_borrowed_fd(socket.as_fd(), flags)], Some(&timespec(left))) {
+        match poll(
+            &mut [PollFd::from_borrowed_fd(socket.as_fd(), flags)],
+            Some(&timespec(left)),
+        ) {
             Ok(0) => return Ok(false),
             Ok(_) => return Ok(true),
             Err(rustix::io::Errno::INTR) => {}
@@ -111,5 +119,8 @@ pub fn wait(socket: &dyn Socket, interest: Interest, deadline: Instant) -> io::R
 }
 
 fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: duration.subsec_nanos() as i64 }
+    Timespec {
+        tv_sec: duration.as_secs() as i64,
+        tv_nsec: duration.subsec_nanos() as i64,
+    }
 }

@@ -1,19 +1,20 @@
-//! TLS 1.3. A service is believed by its one pinned certificate, or because a certificate authority vouches for its
-//! name.
+//! TLS 1.3. A service is believed by its one pinned certificate, or because a certificate authority
+//! vouches for its name.
 
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    io::{self, Read, Write},
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, ServerConfig, ServerConnection,
-    SignatureScheme, StreamOwned,
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
+    ServerConnection, SignatureScheme, StreamOwned,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 use sha2::{Digest, Sha256};
 
@@ -46,7 +47,9 @@ impl Authorities {
     /// Those that browsers believe, as Mozilla lists them.
     #[must_use]
     pub fn public() -> Self {
-        Self(Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }))
+        Self(Arc::new(RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        }))
     }
 
     /// Those whose certificates are in a PEM file, and no others.
@@ -71,7 +74,9 @@ pub fn read_certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match certificates {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(io::Error::other("there is no certificate in PEM form in it")),
+        Ok(_) => Err(io::Error::other(
+            "there is no certificate in PEM form in it",
+        )),
         Err(error) => Err(io::Error::other(error)),
     }
 }
@@ -104,8 +109,11 @@ pub fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ServerConfig>, Error> {
-    let config = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
-    Ok(Arc::new(config.with_no_client_auth().with_single_cert(chain, key)?))
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?;
+    Ok(Arc::new(
+        config.with_no_client_auth().with_single_cert(chain, key)?,
+    ))
 }
 
 /// A connection whose bytes below the encryption are counted.
@@ -115,10 +123,12 @@ pub enum TlsSocket {
 }
 
 impl TlsSocket {
-    /// Shakes hands with a service and checks its certificate; the socket is non-blocking afterwards.
+    /// Shakes hands with a service and checks its certificate; the socket is non-blocking
+    /// afterwards.
     ///
     /// # Errors
-    /// A certificate that is not trusted, a peer that does not speak TLS 1.3, or one that is silent for ten seconds.
+    /// A certificate that is not trusted, a peer that does not speak TLS 1.3, or one that is silent
+    /// for ten seconds.
     pub fn connect(mut tcp: CountedTcp, host: &str, trust: &Trust) -> io::Result<Self> {
         let provider = provider();
         let config = ClientConfig::builder_with_provider(provider.clone())
@@ -126,30 +136,51 @@ impl TlsSocket {
             .map_err(io::Error::other)?;
         let config = match trust {
             Trust::Pin(pin) => {
-                let verifier = Arc::new(PinVerifier { pin: *pin, provider });
-                config.dangerous().with_custom_certificate_verifier(verifier)
+                let verifier = Arc::new(PinVerifier {
+                    pin: *pin,
+                    provider,
+                });
+                config
+                    .dangerous()
+                    .with_custom_certificate_verifier(verifier)
             }
             Trust::Authorities(authorities) => config.with_root_certificates(authorities.0.clone()),
         };
         let config = config.with_no_client_auth();
         let name = ServerName::try_from(host.to_string()).map_err(io::Error::other)?;
-        let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+        let mut connection =
+            ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
         tcp.set_nonblocking(true)?;
-        shake_hands(&mut connection, &mut tcp, Instant::now() + HANDSHAKE_TIMEOUT)?;
+        shake_hands(
+            &mut connection,
+            &mut tcp,
+            Instant::now() + HANDSHAKE_TIMEOUT,
+        )?;
         Ok(Self::Client(StreamOwned::new(connection, tcp)))
     }
 }
 
 /// Ends at the deadline, however often the service sends a byte.
-fn shake_hands(connection: &mut ClientConnection, tcp: &mut CountedTcp, deadline: Instant) -> io::Result<()> {
+fn shake_hands(
+    connection: &mut ClientConnection,
+    tcp: &mut CountedTcp,
+    deadline: Instant,
+) -> io::Result<()> {
     while connection.is_handshaking() {
         match connection.complete_io(tcp) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let interest = if connection.wants_write() { Interest::Writable } else { Interest::Readable };
+                let interest = if connection.wants_write() {
+                    Interest::Writable
+                } else {
+                    Interest::Readable
+                };
                 if !wait(tcp, interest, deadline)? {
                     let seconds = HANDSHAKE_TIMEOUT.as_secs();
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it took more than {seconds} s")));
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("it took more than {seconds} s"),
+                    ));
                 }
             }
             Err(error) => return Err(error),
@@ -195,7 +226,8 @@ impl AsFd for TlsSocket {
     }
 }
 
-/// Accepts the one certificate that was named, whoever signed it; its key must still sign the handshake.
+/// Accepts the one certificate that was named, whoever signed it; its key must still sign the
+/// handshake.
 #[derive(Debug)]
 struct PinVerifier {
     pin: Pin,
@@ -214,7 +246,9 @@ impl ServerCertVerifier for PinVerifier {
         match pin_of(end_entity) == self.pin {
             true => Ok(ServerCertVerified::assertion()),
             false => {
-                let reason = "it shows another certificate than the one that its address names behind `#`\nhint: ask its operator for the address that it prints now";
+                let reason = "it shows another certificate than the one that its address names \
+                    behind `#`\n\
+                    hint: ask its operator for the address that it prints now";
                 Err(Error::General(reason.into()))
             }
         }
@@ -240,6 +274,8 @@ impl ServerCertVerifier for PinVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -1,12 +1,13 @@
 //! Two ends over a real socket.
 
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    net::{TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use marill_net::socket::CountedTcp;
-use marill_net::{Channel, NetError, WebSocketChannel, WireCount};
+use marill_net::{Channel, NetError, WebSocketChannel, WireCount, socket::CountedTcp};
 use tungstenite::protocol::Role;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +39,11 @@ fn pair(timeout: Duration) -> Pair {
 
 #[test]
 fn a_look_at_the_line_finds_a_waiting_frame_and_a_peer_that_is_gone() {
-    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    let Pair {
+        mut client,
+        mut server,
+        ..
+    } = pair(TIMEOUT);
     assert!(!server.check_open().unwrap(), "nothing has been sent");
     client.send(vec![1]).unwrap();
     client.send(vec![2]).unwrap();
@@ -46,7 +51,10 @@ fn a_look_at_the_line_finds_a_waiting_frame_and_a_peer_that_is_gone() {
     while !server.check_open().unwrap() {
         assert!(started.elapsed() < TIMEOUT);
     }
-    assert_eq!((server.recv().unwrap(), server.recv().unwrap()), (vec![1], vec![2]));
+    assert_eq!(
+        (server.recv().unwrap(), server.recv().unwrap()),
+        (vec![1], vec![2])
+    );
     let other = thread::spawn(move || client.close("enough"));
     let ended = loop {
         match server.check_open() {
@@ -54,7 +62,10 @@ fn a_look_at_the_line_finds_a_waiting_frame_and_a_peer_that_is_gone() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(&ended, NetError::Ended { reason, .. } if reason == "enough"), "{ended}");
+    assert!(
+        matches!(&ended, NetError::Ended { reason, .. } if reason == "enough"),
+        "{ended}"
+    );
     drop(server);
     other.join().unwrap();
 }
@@ -62,7 +73,12 @@ fn a_look_at_the_line_finds_a_waiting_frame_and_a_peer_that_is_gone() {
 /// Each party sends 32 MiB before it reads: the kernel's buffers hold a fraction of that.
 #[test]
 fn both_parties_may_send_large_frames_first() {
-    let Pair { mut client, mut server, client_count, server_count } = pair(TIMEOUT);
+    let Pair {
+        mut client,
+        mut server,
+        client_count,
+        server_count,
+    } = pair(TIMEOUT);
     let big = |byte: u8| vec![byte; 32 << 20];
     let other = thread::spawn(move || {
         server.send(big(2)).unwrap();
@@ -82,7 +98,9 @@ fn both_parties_may_send_large_frames_first() {
 
 #[test]
 fn a_silent_peer_is_a_timeout_and_a_gone_peer_is_closed() {
-    let Pair { mut client, server, .. } = pair(Duration::from_millis(50));
+    let Pair {
+        mut client, server, ..
+    } = pair(Duration::from_millis(50));
     assert!(matches!(client.recv(), Err(NetError::TimedOut { .. })));
     drop(server);
     assert!(matches!(client.recv(), Err(NetError::Closed)));
@@ -91,25 +109,41 @@ fn a_silent_peer_is_a_timeout_and_a_gone_peer_is_closed() {
 
 #[test]
 fn the_reason_of_an_end_reaches_the_peer() {
-    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    let Pair {
+        mut client,
+        mut server,
+        ..
+    } = pair(TIMEOUT);
     server.close("the dealer is gone");
     match client.recv() {
-        Err(NetError::Ended { code, reason }) => assert_eq!((code, &*reason), (1000, "the dealer is gone")),
+        Err(NetError::Ended { code, reason }) => {
+            assert_eq!((code, &*reason), (1000, "the dealer is gone"))
+        }
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn a_code_of_the_services_reaches_the_peer() {
-    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    let Pair {
+        mut client,
+        mut server,
+        ..
+    } = pair(TIMEOUT);
     client.close_with(4429, "spent");
-    assert!(matches!(server.recv(), Err(NetError::Ended { code: 4429, .. })));
+    assert!(matches!(
+        server.recv(),
+        Err(NetError::Ended { code: 4429, .. })
+    ));
 }
 
 #[test]
 fn an_oversized_frame_is_refused_by_both_ends() {
     let Pair { mut client, .. } = pair(TIMEOUT);
-    assert!(matches!(client.send(vec![0; (64 << 20) + 1]), Err(NetError::FrameSize { .. })));
+    assert!(matches!(
+        client.send(vec![0; (64 << 20) + 1]),
+        Err(NetError::FrameSize { .. })
+    ));
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut raw = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -123,7 +157,9 @@ fn an_oversized_frame_is_refused_by_both_ends() {
 }
 
 /// A channel, and the bare line at its other end.
-fn half_pair(make: impl FnOnce(Box<CountedTcp>) -> WebSocketChannel) -> (WebSocketChannel, TcpStream) {
+fn half_pair(
+    make: impl FnOnce(Box<CountedTcp>) -> WebSocketChannel,
+) -> (WebSocketChannel, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let raw = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let socket = CountedTcp::new(listener.accept().unwrap().0, Arc::default()).unwrap();
@@ -135,7 +171,16 @@ fn half_pair(make: impl FnOnce(Box<CountedTcp>) -> WebSocketChannel) -> (WebSock
 fn client_frame(number: u32, body: &[u8]) -> Vec<u8> {
     let length = (body.len() as u64 + 8).to_be_bytes();
     let mut bytes = vec![0x82, 0xff];
-    bytes.extend([&length[..], &[0; 4], body, &number.to_le_bytes(), &(body.len() as u32).to_le_bytes()].concat());
+    bytes.extend(
+        [
+            &length[..],
+            &[0; 4],
+            body,
+            &number.to_le_bytes(),
+            &(body.len() as u32).to_le_bytes(),
+        ]
+        .concat(),
+    );
     bytes
 }
 
@@ -143,7 +188,8 @@ fn client_frame(number: u32, body: &[u8]) -> Vec<u8> {
 fn pings_are_silence() {
     let limit = Duration::from_millis(400);
     for pause in [Duration::ZERO, Duration::from_millis(20)] {
-        let (mut server, mut raw) = half_pair(|socket| WebSocketChannel::new(socket, Vec::new(), Role::Server, limit));
+        let (mut server, mut raw) =
+            half_pair(|socket| WebSocketChannel::new(socket, Vec::new(), Role::Server, limit));
         let pinging = thread::spawn(move || {
             while std::io::Write::write_all(&mut raw, &[0x89, 0x80, 0, 0, 0, 0]).is_ok() {
                 thread::sleep(pause);
@@ -151,7 +197,11 @@ fn pings_are_silence() {
         });
         let started = Instant::now();
         assert!(matches!(server.recv(), Err(NetError::TimedOut { .. })));
-        assert!(started.elapsed() >= limit && started.elapsed() < limit * 5, "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() >= limit && started.elapsed() < limit * 5,
+            "{:?}",
+            started.elapsed()
+        );
         assert!(matches!(server.check_open(), Ok(false)), "a look ends too");
         drop(server);
         pinging.join().unwrap();
@@ -161,14 +211,21 @@ fn pings_are_silence() {
 #[test]
 fn a_peer_that_sends_and_never_reads_fills_two_places_and_no_more() {
     let limit = Duration::from_millis(700);
-    let (mut server, mut raw) = half_pair(|socket| WebSocketChannel::new(socket, Vec::new(), Role::Server, limit));
+    let (mut server, mut raw) =
+        half_pair(|socket| WebSocketChannel::new(socket, Vec::new(), Role::Server, limit));
     let line = raw.try_clone().unwrap();
     let sending = thread::spawn(move || {
         let frames = (0u32..).map(|number| client_frame(number, &vec![7; 4 << 20]));
-        frames.take_while(|frame| std::io::Write::write_all(&mut raw, frame).is_ok()).take(200).count()
+        frames
+            .take_while(|frame| std::io::Write::write_all(&mut raw, frame).is_ok())
+            .take(200)
+            .count()
     });
     let started = Instant::now();
-    assert!(matches!(server.send(vec![1; 60 << 20]), Err(NetError::TimedOut { .. })));
+    assert!(matches!(
+        server.send(vec![1; 60 << 20]),
+        Err(NetError::TimedOut { .. })
+    ));
     assert!(started.elapsed() < limit * 4, "{:?}", started.elapsed());
     line.shutdown(std::net::Shutdown::Both).unwrap();
     // Two in the inbox, and what the kernel holds.
@@ -179,8 +236,9 @@ fn a_peer_that_sends_and_never_reads_fills_two_places_and_no_more() {
 #[test]
 fn a_greeting_is_small_and_comes_soon() {
     let limit = Duration::from_millis(300);
-    let greeting =
-        |socket: Box<CountedTcp>| WebSocketChannel::awaiting_greeting(socket, Vec::new(), Role::Server, TIMEOUT, limit);
+    let greeting = |socket: Box<CountedTcp>| {
+        WebSocketChannel::awaiting_greeting(socket, Vec::new(), Role::Server, TIMEOUT, limit)
+    };
     let started = Instant::now();
     let (mut server, raw) = half_pair(greeting);
     assert!(matches!(server.recv(), Err(NetError::TimedOut { .. })));
@@ -202,13 +260,21 @@ fn a_greeting_is_small_and_comes_soon() {
         std::io::Write::write_all(&mut raw, &large).unwrap();
         raw
     });
-    assert_eq!(server.recv().unwrap().len(), 2 << 20, "later frames may be large and late");
+    assert_eq!(
+        server.recv().unwrap().len(),
+        2 << 20,
+        "later frames may be large and late"
+    );
     drop(sending.join().unwrap());
 }
 
 #[test]
 fn a_deadline_ends_what_no_timeout_does() {
-    let Pair { mut client, mut server, .. } = pair(Duration::from_millis(400));
+    let Pair {
+        mut client,
+        mut server,
+        ..
+    } = pair(Duration::from_millis(400));
     let other = thread::spawn(move || {
         let mut sent = 0;
         while client.send(vec![0]).is_ok() && sent < 100 {
@@ -231,7 +297,11 @@ fn a_deadline_ends_what_no_timeout_does() {
 
 #[test]
 fn the_reason_of_a_peer_is_one_line_of_text() {
-    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    let Pair {
+        mut client,
+        mut server,
+        ..
+    } = pair(TIMEOUT);
     server.close("\u{1b}[2Jgone\nhint: send money");
     match client.recv() {
         Err(NetError::Ended { reason, .. }) => assert_eq!(reason, " [2Jgone hint: send money"),
@@ -244,7 +314,11 @@ fn the_reason_of_a_peer_is_one_line_of_text() {
 #[ignore = "a measurement: its figure depends on the machine"]
 fn round_trip_time() {
     const ROUNDS: u32 = 20_000;
-    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    let Pair {
+        mut client,
+        mut server,
+        ..
+    } = pair(TIMEOUT);
     let other = thread::spawn(move || {
         for _ in 0..ROUNDS {
             server.send(vec![2; 2048]).unwrap();
@@ -256,7 +330,10 @@ fn round_trip_time() {
         client.send(vec![1; 2048]).unwrap();
         client.recv().unwrap();
     }
-    println!("{:.1} µs a round", start.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS));
+    println!(
+        "{:.1} µs a round",
+        start.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS)
+    );
     other.join().unwrap();
 }
 
@@ -265,7 +342,11 @@ fn round_trip_time() {
 #[ignore = "a measurement: its figure depends on the machine"]
 fn throughput() {
     const FRAMES: usize = 1024;
-    let Pair { mut client, mut server, .. } = pair(TIMEOUT);
+    let Pair {
+        mut client,
+        mut server,
+        ..
+    } = pair(TIMEOUT);
     let other = thread::spawn(move || {
         for _ in 0..FRAMES {
             server.send(vec![2; 1 << 20]).unwrap();
@@ -276,6 +357,9 @@ fn throughput() {
     for _ in 0..FRAMES {
         assert_eq!(client.recv().unwrap().len(), 1 << 20);
     }
-    println!("{:.2} GiB/s", FRAMES as f64 / 1024.0 / start.elapsed().as_secs_f64());
+    println!(
+        "{:.2} GiB/s",
+        FRAMES as f64 / 1024.0 / start.elapsed().as_secs_f64()
+    );
     drop(other.join().unwrap());
 }

@@ -5,15 +5,29 @@
 #[non_exhaustive]
 pub enum NumericError {
     #[error("`{place}`: {value} at index {index} does not fit in fixed point (limit {limit})")]
-    OutOfRange { place: String, index: usize, value: f64, limit: f64 },
+    OutOfRange {
+        place: String,
+        index: usize,
+        value: f64,
+        limit: f64,
+    },
     #[error("`{place}`: value {value} at index {index} leaves its {bits}-bit range")]
-    Overflow { place: &'static str, index: usize, value: i64, bits: u32 },
+    Overflow {
+        place: &'static str,
+        index: usize,
+        value: i64,
+        bits: u32,
+    },
 }
 
 /// The low `bits` bits set.
 #[inline]
 pub const fn low_mask(bits: u32) -> u64 {
-    if bits >= 64 { u64::MAX } else { (1 << bits) - 1 }
+    if bits >= 64 {
+        u64::MAX
+    } else {
+        (1 << bits) - 1
+    }
 }
 
 /// Reads the low `bits` bits of `value` as a two's-complement integer.
@@ -32,7 +46,8 @@ pub const fn truncate(z: u64, shift: u32) -> u64 {
     ((z as i64).wrapping_add(1 << (shift - 1)) >> shift) as u64
 }
 
-/// Rounds by a coin in `[0, 2^shift)`: `floor((z + 2^shift - 1 - coin) / 2^shift)`, the rounding of `stochastic`.
+/// Rounds by a coin in `[0, 2^shift)`: `floor((z + 2^shift - 1 - coin) / 2^shift)`, the rounding of
+/// `stochastic`.
 ///
 /// Over a uniform coin the mean is exactly `z / 2^shift`.
 #[inline]
@@ -45,12 +60,23 @@ pub const fn truncate_by_coin(z: u64, shift: u32, coin: u64) -> u64 {
 ///
 /// # Errors
 /// [`NumericError::OutOfRange`] when `|value| >= limit` or the value is not finite.
-pub fn encode(value: f64, frac_bits: u32, limit: f64, place: &str, index: usize) -> Result<u64, NumericError> {
+pub fn encode(
+    value: f64,
+    frac_bits: u32,
+    limit: f64,
+    place: &str,
+    index: usize,
+) -> Result<u64, NumericError> {
     // A NaN fails this comparison too.
     if value.abs() < limit {
         Ok((value * (1u64 << frac_bits) as f64).round_ties_even() as i64 as u64)
     } else {
-        Err(NumericError::OutOfRange { place: place.to_owned(), index, value, limit })
+        Err(NumericError::OutOfRange {
+            place: place.to_owned(),
+            index,
+            value,
+            limit,
+        })
     }
 }
 
@@ -60,16 +86,24 @@ pub fn decode(value: u64, frac_bits: u32) -> f64 {
     (value as i64) as f64 / (1u64 << frac_bits) as f64
 }
 
-/// Checks that every value lies strictly inside `(-2^(bits-2), 2^(bits-2))`, the room that an exact truncation of a
-/// `bits`-bit wire needs.
+/// Checks that every value lies strictly inside `(-2^(bits-2), 2^(bits-2))`, the room that an exact
+/// truncation of a `bits`-bit wire needs.
 ///
 /// # Errors
 /// [`NumericError::Overflow`] naming the first offender.
 pub fn check_range(values: &[u64], bits: u32, place: &'static str) -> Result<(), NumericError> {
     let limit = 1i64 << (bits - 2);
-    match values.iter().position(|&v| (v as i64) >= limit || (v as i64) <= -limit) {
+    match values
+        .iter()
+        .position(|&v| (v as i64) >= limit || (v as i64) <= -limit)
+    {
         None => Ok(()),
-        Some(index) => Err(NumericError::Overflow { place, index, value: values[index] as i64, bits }),
+        Some(index) => Err(NumericError::Overflow {
+            place,
+            index,
+            value: values[index] as i64,
+            bits,
+        }),
     }
 }
 
@@ -82,7 +116,11 @@ mod tests {
         for z in i16::MIN..=i16::MAX {
             for shift in [1, 4, 9] {
                 let expected = (f64::from(z) / f64::from(1 << shift) + 0.5).floor() as i64;
-                assert_eq!(truncate(i64::from(z) as u64, shift) as i64, expected, "z = {z}, shift = {shift}");
+                assert_eq!(
+                    truncate(i64::from(z) as u64, shift) as i64,
+                    expected,
+                    "z = {z}, shift = {shift}"
+                );
             }
         }
     }
@@ -90,7 +128,9 @@ mod tests {
     #[test]
     fn encoding_names_the_place_of_a_value_out_of_range() {
         let error = encode(f64::NAN, 16, 4.0, "layers.0.q_proj", 7).unwrap_err();
-        assert!(error.to_string().contains("layers.0.q_proj") && error.to_string().contains("index 7"));
+        assert!(
+            error.to_string().contains("layers.0.q_proj") && error.to_string().contains("index 7")
+        );
         assert_eq!(encode(-1.5, 16, 4.0, "x", 0).unwrap() as i64, -98_304);
     }
 }

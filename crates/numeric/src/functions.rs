@@ -1,7 +1,9 @@
 //! The non-linear functions of the law, on integers.
 
-use crate::fixed::{low_mask, truncate};
-use crate::tables::{INDEX_BITS, LinearTable, Piecewise, Tail, tables};
+use crate::{
+    fixed::{low_mask, truncate},
+    tables::{INDEX_BITS, LinearTable, Piecewise, Tail, tables},
+};
 
 /// `exp(-y)` with 14 fractional bits in and out; 0 from `y = 16 - 1/32` on.
 ///
@@ -43,7 +45,8 @@ pub fn linear(table: &LinearTable, x: u64) -> u64 {
     linear_by(table, x, truncate)
 }
 
-/// As [`linear`], with the rounding of the line's truncation given: from the line and the bits to cut.
+/// As [`linear`], with the rounding of the line's truncation given: from the line and the bits to
+/// cut.
 pub fn linear_by(table: &LinearTable, x: u64, round: impl FnOnce(u64, u32) -> u64) -> u64 {
     let positive = x as i64 >= 0;
     let tail = match table.tail {
@@ -61,13 +64,15 @@ pub fn linear_by(table: &LinearTable, x: u64, round: impl FnOnce(u64, u32) -> u6
     tail.wrapping_add(round(line, table.slope_frac_bits))
 }
 
-/// `2^58 / sqrt(s)`. Domain: `2^19 <= s < 2^62` (below, the first interval applies). Relative error at most 2.5e-4.
+/// `2^58 / sqrt(s)`. Domain: `2^19 <= s < 2^62` (below, the first interval applies). Relative error
+/// at most 2.5e-4.
 #[must_use]
 pub fn rsqrt(s: u64) -> u64 {
     piecewise(&tables().rsqrt, s)
 }
 
-/// `2^40 / s`. Domain: `2^14 <= s < 2^25`. Relative error at most 6e-4 up to `s = 2^20`, 1.2e-2 at the end.
+/// `2^40 / s`. Domain: `2^14 <= s < 2^25`. Relative error at most 6e-4 up to `s = 2^20`, 1.2e-2 at
+/// the end.
 #[must_use]
 pub fn recip(s: u64) -> u64 {
     piecewise(&tables().recip, s)
@@ -76,7 +81,10 @@ pub fn recip(s: u64) -> u64 {
 /// Evaluates a piecewise table; values below the first threshold use the first interval.
 #[must_use]
 pub fn piecewise(table: &Piecewise, s: u64) -> u64 {
-    let j = table.threshold.partition_point(|&t| t <= s).saturating_sub(1);
+    let j = table
+        .threshold
+        .partition_point(|&t| t <= s)
+        .saturating_sub(1);
     table.intercept[j].wrapping_add(table.slope[j].wrapping_mul(s >> table.shift[j]))
 }
 
@@ -90,10 +98,14 @@ mod tests {
 
     #[test]
     fn exp_is_within_its_bound_on_every_input() {
-        let error =
-            worst(0..1 << 18, 1, |y| (exp_neg(y as u64) as f64 / 16384.0 - (-(y as f64) / 16384.0).exp()).abs());
+        let error = worst(0..1 << 18, 1, |y| {
+            (exp_neg(y as u64) as f64 / 16384.0 - (-(y as f64) / 16384.0).exp()).abs()
+        });
         assert!(error <= 1.5e-4, "{error}");
-        assert_eq!((exp_neg(0), exp_neg(1 << 18), exp_neg(1 << 30)), (1 << 14, 0, 0));
+        assert_eq!(
+            (exp_neg(0), exp_neg(1 << 18), exp_neg(1 << 30)),
+            (1 << 14, 0, 0)
+        );
     }
 
     #[test]
@@ -106,9 +118,13 @@ mod tests {
             (real(silu(x as u64)) - r * logistic(r)).abs()
         });
         assert!(silu_error <= 1.7e-4, "{silu_error}");
-        let sigmoid_error = worst(span.clone(), 1, |x| (real(sigmoid(x as u64)) - logistic(x as f64 / 16384.0)).abs());
+        let sigmoid_error = worst(span.clone(), 1, |x| {
+            (real(sigmoid(x as u64)) - logistic(x as f64 / 16384.0)).abs()
+        });
         assert!(sigmoid_error <= 1e-4, "{sigmoid_error}");
-        let tanh_error = worst(span.clone(), 1, |x| (real(tanh(x as u64)) - (x as f64 / 16384.0).tanh()).abs());
+        let tanh_error = worst(span.clone(), 1, |x| {
+            (real(tanh(x as u64)) - (x as f64 / 16384.0).tanh()).abs()
+        });
         assert!(tanh_error <= 1.1e-4, "{tanh_error}");
         // Abramowitz and Stegun 7.1.26 is good to 1.5e-7, enough to check a bound of 9e-5.
         let tail = |x: f64| {
@@ -116,12 +132,17 @@ mod tests {
             let t = 1.0 / (1.0 + 0.327_591_1 * z);
             let poly = t
                 * (0.254_829_592
-                    + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+                    + t * (-0.284_496_736
+                        + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
             0.5 * poly * (-z * z).exp()
         };
         let gelu_error = worst(span, 1, |x| {
             let r = x as f64 / 16384.0;
-            let exact = if r < 0.0 { r * tail(-r) } else { r * (1.0 - tail(r)) };
+            let exact = if r < 0.0 {
+                r * tail(-r)
+            } else {
+                r * (1.0 - tail(r))
+            };
             (real(gelu(x as u64)) - exact).abs()
         });
         assert!(gelu_error <= 9.2e-5, "{gelu_error}");
@@ -135,9 +156,13 @@ mod tests {
             relative(rsqrt(s), 58f64.exp2() / (s as f64).sqrt())
         });
         assert!(error <= 2.5e-4, "{error}");
-        let error = worst(1 << 14..1 << 20, 1, |s| relative(recip(s as u64), 40f64.exp2() / s as f64));
+        let error = worst(1 << 14..1 << 20, 1, |s| {
+            relative(recip(s as u64), 40f64.exp2() / s as f64)
+        });
         assert!(error <= 6e-4, "{error}");
-        let error = worst(1 << 20..1 << 25, 1, |s| relative(recip(s as u64), 40f64.exp2() / s as f64));
+        let error = worst(1 << 20..1 << 25, 1, |s| {
+            relative(recip(s as u64), 40f64.exp2() / s as f64)
+        });
         assert!(error <= 1.2e-2, "{error}");
     }
 }

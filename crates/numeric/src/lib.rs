@@ -1,8 +1,9 @@
 //! The numeric law: what every secure operation means, as integers.
 //!
-//! Values are two's-complement fixed point in Z_{2^64}, held as `u64`. Every engine (cleartext twin, dealer, three
-//! parties) returns exactly the integers that the functions of this crate return. Nothing here reads the platform's
-//! floating-point library at run time except the encoding of weights and boundary activations.
+//! Values are two's-complement fixed point in Z_{2^64}, held as `u64`. Every engine (cleartext
+//! twin, dealer, three parties) returns exactly the integers that the functions of this crate
+//! return. Nothing here reads the platform's floating-point library at run time except the encoding
+//! of weights and boundary activations.
 //!
 //! - [`fixed`]: encoding, rounding, range checks
 //! - [`tables`]: the committed tables (integer-only construction, pinned by a digest)

@@ -1,8 +1,8 @@
 //! Matrix kernels over Z_{2^64}.
 //!
-//! Two products are hot: 16-bit public weights times shares, and shares times shares. Both are exact integer sums
-//! modulo 2^64, so every kernel and every blocking returns the same integers; the widest instruction set that the
-//! machine offers is chosen at run time.
+//! Two products are hot: 16-bit public weights times shares, and shares times shares. Both are
+//! exact integer sums modulo 2^64, so every kernel and every blocking returns the same integers;
+//! the widest instruction set that the machine offers is chosen at run time.
 
 use rayon::prelude::*;
 
@@ -10,8 +10,8 @@ use crate::fixed::NumericError;
 
 /// A public weight matrix `[rows, cols]` in 16-bit fixed point with one scale per row.
 ///
-/// `W[i][j] = data[i·cols + j] / 2^(frac_bits - shift[i])`: the product with a vector is shifted left by `shift[i]`,
-/// so that all outputs carry `frac_bits` more fractional bits than the input.
+/// `W[i][j] = data[i·cols + j] / 2^(frac_bits - shift[i])`: the product with a vector is shifted
+/// left by `shift[i]`, so that all outputs carry `frac_bits` more fractional bits than the input.
 pub struct PublicMatrix {
     rows: usize,
     cols: usize,
@@ -20,8 +20,9 @@ pub struct PublicMatrix {
 }
 
 impl PublicMatrix {
-    /// Quantises `weights` (`[rows, cols]`, row-major), each row with the finest power-of-two scale that fits 16 bits.
-    /// `column_scale` multiplies column `j` first (a folded norm gain), `factor` everything.
+    /// Quantises `weights` (`[rows, cols]`, row-major), each row with the finest power-of-two scale
+    /// that fits 16 bits. `column_scale` multiplies column `j` first (a folded norm gain), `factor`
+    /// everything.
     ///
     /// The rounding error of a weight is at most 2^-16 of its row's largest magnitude.
     ///
@@ -36,10 +37,16 @@ impl PublicMatrix {
         frac_bits: u32,
         place: &str,
     ) -> Result<Self, NumericError> {
-        assert_eq!(weights.len(), rows * cols, "`{place}` has the wrong number of weights");
+        assert_eq!(
+            weights.len(),
+            rows * cols,
+            "`{place}` has the wrong number of weights"
+        );
         let limit = f64::from(1 << 14);
         let value = |i: usize, j: usize| {
-            f64::from(weights[i * cols + j]) * column_scale.map_or(1.0, |s| f64::from(s[j])) * factor
+            f64::from(weights[i * cols + j])
+                * column_scale.map_or(1.0, |s| f64::from(s[j]))
+                * factor
         };
         let mut data = Vec::with_capacity(rows * cols);
         let mut shift = Vec::with_capacity(rows);
@@ -49,7 +56,12 @@ impl PublicMatrix {
                 let v = value(i, j).abs();
                 if v.is_nan() || v >= limit {
                     let index = i * cols + j;
-                    return Err(NumericError::OutOfRange { place: place.to_owned(), index, value: value(i, j), limit });
+                    return Err(NumericError::OutOfRange {
+                        place: place.to_owned(),
+                        index,
+                        value: value(i, j),
+                        limit,
+                    });
                 }
                 largest = largest.max(v);
             }
@@ -61,13 +73,23 @@ impl PublicMatrix {
             let scale = f64::from(1u32 << bits);
             data.extend((0..cols).map(|j| nearest(value(i, j) * scale) as i16));
         }
-        Ok(Self { rows, cols, data, shift })
+        Ok(Self {
+            rows,
+            cols,
+            data,
+            shift,
+        })
     }
 
     /// A matrix of a shape without entries: it has rows and columns and multiplies nothing.
     #[must_use]
     pub fn shape_only(rows: usize, cols: usize) -> Self {
-        Self { rows, cols, data: Vec::new(), shift: Vec::new() }
+        Self {
+            rows,
+            cols,
+            data: Vec::new(),
+            shift: Vec::new(),
+        }
     }
 
     #[must_use]
@@ -80,8 +102,9 @@ impl PublicMatrix {
         self.cols
     }
 
-    /// Raises every row to one common scale, so that products of different rows compare without a shift that would
-    /// cost range: the smallest shift becomes zero and the returned number of fractional bits is what products gain.
+    /// Raises every row to one common scale, so that products of different rows compare without a
+    /// shift that would cost range: the smallest shift becomes zero and the returned number of
+    /// fractional bits is what products gain.
     #[must_use]
     pub fn with_common_scale(mut self, frac_bits: u32) -> (Self, u32) {
         let smallest = self.shift.iter().copied().min().unwrap_or(0);
@@ -92,15 +115,28 @@ impl PublicMatrix {
     /// Keeps only the given rows, in the given order.
     #[must_use]
     pub fn select_rows(&self, rows: &[u32]) -> Self {
-        let data = rows.iter().flat_map(|&r| &self.data[r as usize * self.cols..][..self.cols]).copied().collect();
+        let data = rows
+            .iter()
+            .flat_map(|&r| &self.data[r as usize * self.cols..][..self.cols])
+            .copied()
+            .collect();
         let shift = rows.iter().map(|&r| self.shift[r as usize]).collect();
-        Self { rows: rows.len(), cols: self.cols, data, shift }
+        Self {
+            rows: rows.len(),
+            cols: self.cols,
+            data,
+            shift,
+        }
     }
 
     /// `x · Wᵀ`: `x` is `[n, cols]`, the result `[n, rows]`.
     #[must_use]
     pub fn apply(&self, x: &[u64]) -> Vec<u64> {
-        assert_eq!(x.len() % self.cols, 0, "the input is not a whole number of rows");
+        assert_eq!(
+            x.len() % self.cols,
+            0,
+            "the input is not a whole number of rows"
+        );
         let mut out = vec![0u64; x.len() / self.cols * self.rows];
         self.apply_to(x, &mut out);
         out
@@ -117,8 +153,8 @@ impl PublicMatrix {
         }
     }
 
-    /// As [`Self::apply`], spread over rayon's threads where that is worth waking them: by blocks of weight rows for one
-    /// input row, by input rows for more. The same integers.
+    /// As [`Self::apply`], spread over rayon's threads where that is worth waking them: by blocks
+    /// of weight rows for one input row, by input rows for more. The same integers.
     #[must_use]
     pub fn par_apply(&self, x: &[u64]) -> Vec<u64> {
         /// Multiplications that take longer than waking a thread, about a tenth of a millisecond.
@@ -130,16 +166,26 @@ impl PublicMatrix {
         if n * self.rows * self.cols < 2 * WORTH_A_THREAD || rayon::current_num_threads() == 1 {
             return self.apply(x);
         }
-        assert_eq!(x.len() % self.cols, 0, "the input is not a whole number of rows");
+        assert_eq!(
+            x.len() % self.cols,
+            0,
+            "the input is not a whole number of rows"
+        );
         let mut out = vec![0u64; n * self.rows];
         if n == 1 {
-            out.par_chunks_mut(WEIGHT_ROWS).enumerate().for_each(|(c, chunk)| {
-                let first = c * WEIGHT_ROWS;
-                let weights = &self.data[first * self.cols..(first + chunk.len()) * self.cols];
-                kernels::product(weights, x, self.cols, |i, _, sum| chunk[i] = sum << self.shift[first + i]);
-            });
+            out.par_chunks_mut(WEIGHT_ROWS)
+                .enumerate()
+                .for_each(|(c, chunk)| {
+                    let first = c * WEIGHT_ROWS;
+                    let weights = &self.data[first * self.cols..(first + chunk.len()) * self.cols];
+                    kernels::product(weights, x, self.cols, |i, _, sum| {
+                        chunk[i] = sum << self.shift[first + i]
+                    });
+                });
         } else {
-            let pieces = out.par_chunks_mut(INPUT_ROWS * self.rows).zip(x.par_chunks(INPUT_ROWS * self.cols));
+            let pieces = out
+                .par_chunks_mut(INPUT_ROWS * self.rows)
+                .zip(x.par_chunks(INPUT_ROWS * self.cols));
             pieces.for_each(|(out, x)| self.apply_to(x, out));
         }
         out
@@ -148,7 +194,8 @@ impl PublicMatrix {
     /// The weight in floating point.
     #[must_use]
     pub fn weight(&self, row: usize, col: usize, frac_bits: u32) -> f64 {
-        f64::from(self.data[row * self.cols + col]) / (1u64 << (frac_bits - u32::from(self.shift[row]))) as f64
+        f64::from(self.data[row * self.cols + col])
+            / (1u64 << (frac_bits - u32::from(self.shift[row]))) as f64
     }
 
     /// Bytes of weights and scales in memory.
@@ -160,13 +207,19 @@ impl PublicMatrix {
     /// Feeds weights and scales to a hash.
     pub fn hash_into(&self, update: &mut dyn FnMut(&[u8])) {
         for values in self.data.chunks(4096) {
-            update(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+            update(
+                &values
+                    .iter()
+                    .flat_map(|v| v.to_le_bytes())
+                    .collect::<Vec<u8>>(),
+            );
         }
         update(&self.shift);
     }
 }
 
-/// Rounds to the nearest integer, ties to even, for magnitudes below 2^51: the addition rounds to the last bit kept.
+/// Rounds to the nearest integer, ties to even, for magnitudes below 2^51: the addition rounds to
+/// the last bit kept.
 #[inline]
 fn nearest(value: f64) -> f64 {
     const SHIFT: f64 = 6_755_399_441_055_744.0; // 1.5 · 2^52
@@ -188,7 +241,8 @@ pub fn matmul_transposed(a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
     out
 }
 
-/// `Σ table[i]` over the set bits `i` of a bit vector, modulo 2^32. `bits` has one word per 64 table entries.
+/// `Σ table[i]` over the set bits `i` of a bit vector, modulo 2^32. `bits` has one word per 64
+/// table entries.
 #[must_use]
 pub fn masked_sum(bits: &[u64], table: &[u32]) -> u32 {
     kernels::masked_sum(bits, table)
@@ -235,8 +289,14 @@ mod kernels {
         }
     }
 
-    /// Every dot product of a row of `a` (rows of `k`) with a row of `x`: `put(row of a, row of x, sum)`.
-    pub fn product<T: Operand>(a: &[T], x: &[u64], k: usize, mut put: impl FnMut(usize, usize, u64)) {
+    /// Every dot product of a row of `a` (rows of `k`) with a row of `x`:
+    /// `put(row of a, row of x, sum)`.
+    pub fn product<T: Operand>(
+        a: &[T],
+        x: &[u64],
+        k: usize,
+        mut put: impl FnMut(usize, usize, u64),
+    ) {
         let (m, n) = (a.len() / k, x.len() / k);
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
@@ -245,16 +305,21 @@ mod kernels {
             for i in (0..done).step_by(4) {
                 let rows = a[i * k..(i + 4) * k].as_ptr();
                 for r in (0..n / 4 * 4).step_by(4) {
-                    // SAFETY: the features were detected, and four whole rows of each operand lie at these places.
+                    // SAFETY: the features were detected, and four whole rows of each operand lie
+                    // at these places.
                     let sums = unsafe { tile::<T, 4>(rows, x[r * k..(r + 4) * k].as_ptr(), k) };
                     for (di, row) in sums.iter().enumerate() {
-                        row.iter().enumerate().for_each(|(dr, &sum)| put(i + di, r + dr, sum));
+                        row.iter()
+                            .enumerate()
+                            .for_each(|(dr, &sum)| put(i + di, r + dr, sum));
                     }
                 }
                 for r in n / 4 * 4..n {
                     // SAFETY: as above, with one row of `x`.
                     let sums = unsafe { tile::<T, 1>(rows, x[r * k..(r + 1) * k].as_ptr(), k) };
-                    sums.iter().enumerate().for_each(|(di, &[sum])| put(i + di, r, sum));
+                    sums.iter()
+                        .enumerate()
+                        .for_each(|(di, &[sum])| put(i + di, r, sum));
                 }
             }
         }
@@ -278,14 +343,22 @@ mod kernels {
     /// Needs AVX-512 DQ, BW and VL, `4 * k` readable elements at `a` and `R * k` at `x`.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-    unsafe fn tile<T: Operand, const R: usize>(a: *const T, x: *const u64, k: usize) -> [[u64; R]; 4] {
+    unsafe fn tile<T: Operand, const R: usize>(
+        a: *const T,
+        x: *const u64,
+        k: usize,
+    ) -> [[u64; R]; 4] {
         use std::arch::x86_64::{
-            _MM_HINT_T0, _mm_prefetch, _mm512_add_epi64, _mm512_mullo_epi64, _mm512_reduce_add_epi64,
-            _mm512_setzero_si512,
+            _MM_HINT_T0, _mm_prefetch, _mm512_add_epi64, _mm512_mullo_epi64,
+            _mm512_reduce_add_epi64, _mm512_setzero_si512,
         };
         let mut sums = [[_mm512_setzero_si512(); R]; 4];
         for start in (0..k).step_by(8) {
-            let mask = if k - start >= 8 { 0xff } else { (1u8 << (k - start)) - 1 };
+            let mask = if k - start >= 8 {
+                0xff
+            } else {
+                (1u8 << (k - start)) - 1
+            };
             let mut right = [_mm512_setzero_si512(); R];
             for (r, right) in right.iter_mut().enumerate() {
                 // SAFETY: the mask keeps every load inside its row of `k` elements.
@@ -293,7 +366,8 @@ mod kernels {
             }
             for (i, row) in sums.iter_mut().enumerate() {
                 if R == 1 && start % 32 == 0 {
-                    // A model's weights come from memory, and one row of `x` is through before they are there unasked.
+                    // A model's weights come from memory, and one row of `x` is through before they
+                    // are there unasked.
                     _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add((i + 8) * k + start).cast());
                 }
                 // SAFETY: as above.
@@ -313,7 +387,8 @@ mod kernels {
         out
     }
 
-    /// Defines a kernel whose generic body is compiled for three instruction sets and chosen at run time.
+    /// Defines a kernel whose generic body is compiled for three instruction sets and chosen at run
+    /// time.
     macro_rules! dispatched {
         ($(#[$doc:meta])* $name:ident / $generic:ident ($($arg:ident : $ty:ty),*) -> $ret:ty) => {
             $(#[$doc])*
@@ -325,7 +400,10 @@ mod kernels {
                     unsafe fn wide($($arg: $ty),*) -> $ret { $generic($($arg),*) }
                     #[target_feature(enable = "avx2")]
                     unsafe fn middle($($arg: $ty),*) -> $ret { $generic($($arg),*) }
-                    if std::is_x86_feature_detected!("avx512dq") && std::is_x86_feature_detected!("avx512bw") && std::is_x86_feature_detected!("avx512vl") {
+                    if std::is_x86_feature_detected!("avx512dq")
+                        && std::is_x86_feature_detected!("avx512bw")
+                        && std::is_x86_feature_detected!("avx512vl")
+                    {
                         // SAFETY: the features were just detected.
                         return unsafe { wide($($arg),*) };
                     }
@@ -366,7 +444,8 @@ mod kernels {
     #[target_feature(enable = "avx512f")]
     unsafe fn masked_sum_wide(bits: &[u64], table: &[u32]) -> u32 {
         use std::arch::x86_64::{
-            _mm512_loadu_si512, _mm512_mask_add_epi32, _mm512_reduce_add_epi32, _mm512_setzero_si512,
+            _mm512_loadu_si512, _mm512_mask_add_epi32, _mm512_reduce_add_epi32,
+            _mm512_setzero_si512,
         };
         let mut sums = [_mm512_setzero_si512(); 4];
         for (word, entries) in bits.iter().zip(table.chunks_exact(64)) {
@@ -377,7 +456,9 @@ mod kernels {
                 *sum = _mm512_mask_add_epi32(*sum, select, *sum, values);
             }
         }
-        sums.iter().fold(0u32, |total, sum| total.wrapping_add(_mm512_reduce_add_epi32(*sum) as u32))
+        sums.iter().fold(0u32, |total, sum| {
+            total.wrapping_add(_mm512_reduce_add_epi32(*sum) as u32)
+        })
     }
 
     const LANES: usize = 16;
@@ -412,7 +493,9 @@ mod kernels {
 
     #[inline(always)]
     fn sum_products(w: &[i16], x: &[u64]) -> u64 {
-        w.iter().zip(x).fold(0, |sum, (&w, &x)| sum.wrapping_add((i64::from(w) as u64).wrapping_mul(x)))
+        w.iter().zip(x).fold(0, |sum, (&w, &x)| {
+            sum.wrapping_add((i64::from(w) as u64).wrapping_mul(x))
+        })
     }
 
     #[inline(always)]
@@ -420,8 +503,11 @@ mod kernels {
         const WIDTH: usize = 16;
         let mut lanes = [0u64; WIDTH];
         let (ac, bc) = (a.chunks_exact(WIDTH), b.chunks_exact(WIDTH));
-        let tail =
-            ac.remainder().iter().zip(bc.remainder()).fold(0u64, |s, (&a, &b)| s.wrapping_add(a.wrapping_mul(b)));
+        let tail = ac
+            .remainder()
+            .iter()
+            .zip(bc.remainder())
+            .fold(0u64, |s, (&a, &b)| s.wrapping_add(a.wrapping_mul(b)));
         for (a, b) in ac.zip(bc) {
             for l in 0..WIDTH {
                 lanes[l] = lanes[l].wrapping_add(a[l].wrapping_mul(b[l]));
@@ -438,7 +524,9 @@ mod kernels {
         fn every_kernel_equals_the_plain_sum() {
             let mut state = 1u64;
             let mut next = || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 state ^ (state >> 29)
             };
             for len in [1, 7, 8, 15, 16, 17, 63, 576, 1000] {
@@ -460,9 +548,13 @@ mod kernels {
                 assert_eq!(seen, 2 * 7 * 6);
                 let bits: Vec<u64> = (0..8).map(|_| next()).collect();
                 let table: Vec<u32> = (0..512).map(|_| next() as u32).collect();
-                let expected =
-                    (0..512).filter(|i| bits[i / 64] >> (i % 64) & 1 == 1).fold(0u32, |s, i| s.wrapping_add(table[i]));
-                assert_eq!((masked_sum(&bits, &table), masked_sum_body(&bits, &table)), (expected, expected));
+                let expected = (0..512)
+                    .filter(|i| bits[i / 64] >> (i % 64) & 1 == 1)
+                    .fold(0u32, |s, i| s.wrapping_add(table[i]));
+                assert_eq!(
+                    (masked_sum(&bits, &table), masked_sum_body(&bits, &table)),
+                    (expected, expected)
+                );
                 let wide: Vec<u64> = w.iter().map(|&v| i64::from(v) as u64).collect();
                 assert_eq!(dot_u64(&wide, &x[..len]), plain(&w, &x[..len]));
             }
@@ -477,16 +569,22 @@ mod tests {
     #[test]
     fn quantised_products_are_close_to_the_float_ones_and_independent_of_the_batch() {
         let (rows, cols) = (5, 37);
-        let weights: Vec<f32> = (0..rows * cols).map(|k| ((k * 37 % 101) as f32 - 50.0) / 173.0).collect();
+        let weights: Vec<f32> = (0..rows * cols)
+            .map(|k| ((k * 37 % 101) as f32 - 50.0) / 173.0)
+            .collect();
         let matrix = PublicMatrix::quantise(&weights, rows, cols, None, 1.0, 24, "w").unwrap();
-        let x: Vec<u64> = (0..6 * cols).map(|k| (((k * 71 % 997) as i64 - 500) << 5) as u64).collect();
+        let x: Vec<u64> = (0..6 * cols)
+            .map(|k| (((k * 71 % 997) as i64 - 500) << 5) as u64)
+            .collect();
         let all = matrix.apply(&x);
         for r in 0..6 {
             let row = &x[r * cols..][..cols];
             assert_eq!(all[r * rows..][..rows], matrix.apply(row)[..]);
             assert_eq!(all[r * rows..][..rows], matrix.par_apply(row)[..]);
             for i in 0..rows {
-                let exact: f64 = (0..cols).map(|j| f64::from(weights[i * cols + j]) * row[j] as i64 as f64).sum();
+                let exact: f64 = (0..cols)
+                    .map(|j| f64::from(weights[i * cols + j]) * row[j] as i64 as f64)
+                    .sum();
                 let got = all[r * rows + i] as i64 as f64 / f64::from(1 << 24);
                 assert!((got - exact).abs() < 3.0, "{got} {exact}");
             }
@@ -502,8 +600,17 @@ mod tests {
 
     #[test]
     fn a_weight_that_does_not_fit_is_named() {
-        let error =
-            PublicMatrix::quantise(&[1.0, f32::INFINITY], 1, 2, None, 1.0, 24, "layers.3.q_proj").err().unwrap();
+        let error = PublicMatrix::quantise(
+            &[1.0, f32::INFINITY],
+            1,
+            2,
+            None,
+            1.0,
+            24,
+            "layers.3.q_proj",
+        )
+        .err()
+        .unwrap();
         assert!(error.to_string().contains("layers.3.q_proj"));
     }
 }

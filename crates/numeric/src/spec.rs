@@ -66,11 +66,13 @@ impl Rounding {
 
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|rounding| rounding.as_str() == text)
+        Self::ALL
+            .into_iter()
+            .find(|rounding| rounding.as_str() == text)
     }
 
-    /// The largest error of a truncation, in units of its result; a coin of eight bits and what is dropped below them add a
-    /// 64th.
+    /// The largest error of a truncation, in units of its result; a coin of eight bits and what is
+    /// dropped below them add a 64th.
     #[must_use]
     pub fn error(self) -> f64 {
         match self {
@@ -84,7 +86,10 @@ impl NumericSpec {
     /// The numbers of this version with a rounding.
     #[must_use]
     pub fn with_rounding(rounding: Rounding) -> Self {
-        Self { rounding, ..Self::default() }
+        Self {
+            rounding,
+            ..Self::default()
+        }
     }
 
     /// SHA-256 over the canonical JSON of the format, in hex.

@@ -1,7 +1,8 @@
-//! The committed tables, built with integer arithmetic only, so that every platform holds the same integers.
+//! The committed tables, built with integer arithmetic only, so that every platform holds the same
+//! integers.
 //!
-//! Each table is pinned by one SHA-256 ([`digest`], checked against [`PINNED`] in a test): a change of any entry is a
-//! change of the law and must raise [`crate::NumericSpec::law`].
+//! Each table is pinned by one SHA-256 ([`digest`], checked against [`PINNED`] in a test): a change
+//! of any entry is a change of the law and must raise [`crate::NumericSpec::law`].
 
 use std::sync::OnceLock;
 
@@ -20,7 +21,8 @@ const ONE: i128 = 1 << ONE_BITS;
 pub const INDEX_BITS: u32 = 9;
 /// Fractional bits of the argument and the result of the functions in [`LinearTable`]s.
 pub const ARG_FRAC_BITS: u32 = 14;
-/// A line before its truncation, with its bias, is below `2^(LINE_BITS - 1)`, so that it fits a wire of this width.
+/// A line before its truncation, with its bias, is below `2^(LINE_BITS - 1)`, so that it fits a
+/// wire of this width.
 pub const LINE_BITS: u32 = 24;
 
 /// All tables of the law.
@@ -41,7 +43,8 @@ pub struct Tables {
     pub recip: Piecewise,
 }
 
-/// What a [`LinearTable`]'s function does outside its domain, and what is added to the table inside.
+/// What a [`LinearTable`]'s function does outside its domain, and what is added to the table
+/// inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
     /// Zero.
@@ -52,12 +55,14 @@ pub enum Tail {
     Step { low: i64, high: i64 },
 }
 
-/// A function of a number with 14 fractional bits: a tail plus, on its domain, one of 512 lines of equal width,
-/// `value[i] + slope[i]·d` for the distance `d` to the interval's start, cut to 14 fractional bits.
+/// A function of a number with 14 fractional bits: a tail plus, on its domain, one of 512 lines of
+/// equal width, `value[i] + slope[i]·d` for the distance `d` to the interval's start, cut to 14
+/// fractional bits.
 ///
-/// Where the function has no jump, neither has the table: each line ends where the next one starts, and the last where
-/// the first does. A line continued to the left of its interval is then the right value plus a change of slope, which
-/// spares a secure lookup one of its two candidates' values.
+/// Where the function has no jump, neither has the table: each line ends where the next one starts,
+/// and the last where the first does. A line continued to the left of its interval is then the
+/// right value plus a change of slope, which spares a secure lookup one of its two candidates'
+/// values.
 pub struct LinearTable {
     /// Bits below the index: an interval is `2^low_bits` units wide.
     pub low_bits: u32,
@@ -66,7 +71,8 @@ pub struct LinearTable {
     pub tail: Tail,
     /// Fractional bits of a slope; a value has [`ARG_FRAC_BITS`] more.
     pub slope_frac_bits: u32,
-    /// What is added to a line so that it lies in `[0, 2^(LINE_BITS - 1))`; a multiple of `2^slope_frac_bits`.
+    /// What is added to a line so that it lies in `[0, 2^(LINE_BITS - 1))`; a multiple of
+    /// `2^slope_frac_bits`.
     pub bias: i64,
     pub value: Vec<i64>,
     pub slope: Vec<i64>,
@@ -74,8 +80,9 @@ pub struct LinearTable {
     pub left: Vec<i64>,
 }
 
-/// A function of a positive integer over many octaves, linear on intervals: on `[threshold[j], threshold[j+1])` it is
-/// `intercept[j] + slope[j]·(s >> shift[j])`. Below `threshold[0]` the first interval applies.
+/// A function of a positive integer over many octaves, linear on intervals: on
+/// `[threshold[j], threshold[j+1])` it is `intercept[j] + slope[j]·(s >> shift[j])`. Below
+/// `threshold[0]` the first interval applies.
 pub struct Piecewise {
     /// Bits of the ring in which the argument is opened.
     pub ring_bits: u32,
@@ -96,15 +103,41 @@ pub fn tables() -> &'static Tables {
     static TABLES: OnceLock<Tables> = OnceLock::new();
     TABLES.get_or_init(|| Tables {
         exp: exp_table(),
-        silu: continuous_table((10, -(1 << 18), 0), Tail::Relu, 10, NEGATIVE, |x| mul(x.abs(), -logistic(-x.abs()))),
-        gelu: continuous_table((9, -(1 << 17), 0), Tail::Relu, 10, NEGATIVE, |x| mul(x.abs(), -normal_tail(x.abs()))),
-        sigmoid: jumping_table(10, -(1 << 18), Tail::Step { low: 0, high: 1 << 14 }, 8, |x| {
-            if x < 0 { logistic(x) } else { -logistic(-x) }
+        silu: continuous_table((10, -(1 << 18), 0), Tail::Relu, 10, NEGATIVE, |x| {
+            mul(x.abs(), -logistic(-x.abs()))
         }),
-        tanh: jumping_table(9, -(1 << 17), Tail::Step { low: -(1 << 14), high: 1 << 14 }, 7, |x| {
-            // tanh(x) = 1 - 2/(1 + exp(2x)); the distance to its sign.
-            if x < 0 { 2 * logistic(2 * x) } else { -2 * logistic(-2 * x) }
+        gelu: continuous_table((9, -(1 << 17), 0), Tail::Relu, 10, NEGATIVE, |x| {
+            mul(x.abs(), -normal_tail(x.abs()))
         }),
+        sigmoid: jumping_table(
+            10,
+            -(1 << 18),
+            Tail::Step {
+                low: 0,
+                high: 1 << 14,
+            },
+            8,
+            |x| {
+                if x < 0 { logistic(x) } else { -logistic(-x) }
+            },
+        ),
+        tanh: jumping_table(
+            9,
+            -(1 << 17),
+            Tail::Step {
+                low: -(1 << 14),
+                high: 1 << 14,
+            },
+            7,
+            |x| {
+                // tanh(x) = 1 - 2/(1 + exp(2x)); the distance to its sign.
+                if x < 0 {
+                    2 * logistic(2 * x)
+                } else {
+                    -2 * logistic(-2 * x)
+                }
+            },
+        ),
         rsqrt: rsqrt_table(),
         recip: recip_table(),
     })
@@ -118,14 +151,26 @@ pub fn digest() -> String {
         .get_or_init(|| {
             let t = tables();
             let mut hash = Sha256::new();
-            let mut add = |values: &mut dyn Iterator<Item = u64>| values.for_each(|v| hash.update(v.to_le_bytes()));
+            let mut add = |values: &mut dyn Iterator<Item = u64>| {
+                values.for_each(|v| hash.update(v.to_le_bytes()))
+            };
             for table in [&t.exp, &t.silu, &t.gelu, &t.sigmoid, &t.tanh] {
                 add(&mut [u64::from(table.low_bits), u64::from(table.slope_frac_bits)].into_iter());
                 add(&mut [table.start as u64, table.bias as u64].into_iter());
-                add(&mut table.value.iter().chain(&table.slope).chain(&table.left).map(|&v| v as u64));
+                add(&mut table
+                    .value
+                    .iter()
+                    .chain(&table.slope)
+                    .chain(&table.left)
+                    .map(|&v| v as u64));
             }
             for table in [&t.rsqrt, &t.recip] {
-                add(&mut table.threshold.iter().chain(&table.slope).chain(&table.intercept).copied());
+                add(&mut table
+                    .threshold
+                    .iter()
+                    .chain(&table.slope)
+                    .chain(&table.intercept)
+                    .copied());
                 add(&mut table.shift.iter().map(|&v| u64::from(v)));
             }
             hex(&hash.finalize())
@@ -137,7 +182,8 @@ fn mul(a: i128, b: i128) -> i128 {
     (a * b) >> ONE_BITS
 }
 
-/// `exp(-x)` for `x >= 0`, 52 fractional bits: halve the argument until it is small, sum the series, square back.
+/// `exp(-x)` for `x >= 0`, 52 fractional bits: halve the argument until it is small, sum the
+/// series, square back.
 fn exp_neg(x: i128) -> i128 {
     if x >= 42 * ONE {
         return 0;
@@ -155,11 +201,16 @@ fn exp_neg(x: i128) -> i128 {
 /// `1 / (1 + exp(-x))`.
 fn logistic(x: i128) -> i128 {
     let e = exp_neg(x.abs());
-    if x >= 0 { (ONE << ONE_BITS) / (ONE + e) } else { (e << ONE_BITS) / (ONE + e) }
+    if x >= 0 {
+        (ONE << ONE_BITS) / (ONE + e)
+    } else {
+        (e << ONE_BITS) / (ONE + e)
+    }
 }
 
-/// The upper tail of the normal distribution, `Φ(-x)` for `x >= 0`: the Taylor series of the error function up to 4,
-/// its continued fraction beyond (both in 52-bit fixed point; the error is far below the tables' last bit).
+/// The upper tail of the normal distribution, `Φ(-x)` for `x >= 0`: the Taylor series of the error
+/// function up to 4, its continued fraction beyond (both in 52-bit fixed point; the error is far
+/// below the tables' last bit).
 fn normal_tail(x: i128) -> i128 {
     // 1/sqrt(2π), 52 fractional bits.
     const INV_SQRT_TAU: i128 = 1_796_676_305_358_228;
@@ -202,13 +253,26 @@ impl<F: Fn(i128) -> i128> Samples<F> {
     fn interval(&self, i: usize) -> Vec<(i128, i128)> {
         let last = (1i128 << self.low_bits) - 1;
         let distances = (0..=32).map(|k| last * k / 32);
-        distances.map(|d| (d, self.at(((i as i128) << self.low_bits) + d))).collect()
+        distances
+            .map(|d| (d, self.at(((i as i128) << self.low_bits) + d)))
+            .collect()
     }
 }
 
 /// Fits a function with jumps: the chord's slope, then the value that halves the largest residual.
-fn jumping_table(low_bits: u32, start: i64, tail: Tail, slope_frac_bits: u32, f: impl Fn(i128) -> i128) -> LinearTable {
-    let samples = Samples { f, low_bits, start, frac_bits: ARG_FRAC_BITS + slope_frac_bits };
+fn jumping_table(
+    low_bits: u32,
+    start: i64,
+    tail: Tail,
+    slope_frac_bits: u32,
+    f: impl Fn(i128) -> i128,
+) -> LinearTable {
+    let samples = Samples {
+        f,
+        low_bits,
+        start,
+        frac_bits: ARG_FRAC_BITS + slope_frac_bits,
+    };
     let (mut value, mut slope) = (Vec::new(), Vec::new());
     for i in 0..1usize << INDEX_BITS {
         let points = samples.interval(i);
@@ -220,14 +284,28 @@ fn jumping_table(low_bits: u32, start: i64, tail: Tail, slope_frac_bits: u32, f:
         slope.push(chord as i64);
     }
     let end = |i: usize| value[i] + (slope[i] << low_bits);
-    let left = (0..value.len()).map(|i| end((i + value.len() - 1) % value.len())).collect();
+    let left = (0..value.len())
+        .map(|i| end((i + value.len() - 1) % value.len()))
+        .collect();
     let bias = 1 << (LINE_BITS - 2);
-    LinearTable { low_bits, start, tail, slope_frac_bits, bias, value, slope, left }.checked()
+    LinearTable {
+        low_bits,
+        start,
+        tail,
+        slope_frac_bits,
+        bias,
+        value,
+        slope,
+        left,
+    }
+    .checked()
 }
 
-/// Fits a function without jumps by lines that meet: the values at the ends of the intervals are multiples of
-/// `2^low_bits` with the smallest sum of squared errors over all samples (a largest error alone would leave the flat parts
-/// biased, which sums of many small values show), found by dynamic programming over the five multiples around each. Interval `first` starts at `f`'s own value and ends are equal, so that the table is a circle.
+/// Fits a function without jumps by lines that meet: the values at the ends of the intervals are
+/// multiples of `2^low_bits` with the smallest sum of squared errors over all samples (a largest
+/// error alone would leave the flat parts biased, which sums of many small values show), found by
+/// dynamic programming over the five multiples around each. Interval `first` starts at `f`'s own
+/// value and ends are equal, so that the table is a circle.
 fn continuous_table(
     (low_bits, start, first): (u32, i64, usize),
     tail: Tail,
@@ -236,7 +314,12 @@ fn continuous_table(
     f: impl Fn(i128) -> i128,
 ) -> LinearTable {
     const AROUND: i128 = 2;
-    let samples = Samples { f, low_bits, start, frac_bits: ARG_FRAC_BITS + slope_frac_bits };
+    let samples = Samples {
+        f,
+        low_bits,
+        start,
+        frac_bits: ARG_FRAC_BITS + slope_frac_bits,
+    };
     let count = 1usize << INDEX_BITS;
     let nearest = |i: usize| round_div(samples.at((i as i128) << low_bits), 1 << low_bits);
     // By interval and candidate of its end: the sum so far and the candidate of its start.
@@ -247,17 +330,24 @@ fn continuous_table(
         let ends: Vec<i128> = match i + 1 == count {
             // The circle closes at the value of its last end.
             true => vec![nearest(count)],
-            false => (-AROUND..=AROUND).map(|around| nearest(i + 1) + around).collect(),
+            false => (-AROUND..=AROUND)
+                .map(|around| nearest(i + 1) + around)
+                .collect(),
         };
         let best = |&end: &i128| {
             let error = |&(sofar, start): &(i128, i128)| {
-                let off = |&(d, y): &(i128, i128)| ((start << low_bits) + (end - start) * d - y).pow(2);
+                let off =
+                    |&(d, y): &(i128, i128)| ((start << low_bits) + (end - start) * d - y).pow(2);
                 (sofar + points.iter().map(off).sum::<i128>(), start)
             };
             starts.iter().map(error).min().unwrap_or((0, 0))
         };
         let step: Vec<(i128, i128)> = ends.iter().map(best).collect();
-        starts = step.iter().zip(&ends).map(|((sum, _), end)| (*sum, *end)).collect();
+        starts = step
+            .iter()
+            .zip(&ends)
+            .map(|((sum, _), end)| (*sum, *end))
+            .collect();
         steps.push(step);
     }
     let (mut value, mut slope) = (vec![0; count], vec![0; count]);
@@ -265,7 +355,11 @@ fn continuous_table(
     value[0] = (end << low_bits) as i64;
     for (k, step) in steps.iter().enumerate().rev() {
         let i = first + k;
-        let candidate = if i + 1 == count { 0 } else { end - nearest(i + 1) + AROUND };
+        let candidate = if i + 1 == count {
+            0
+        } else {
+            end - nearest(i + 1) + AROUND
+        };
         let (_, begin) = step[candidate as usize];
         if i > 0 {
             value[i] = (begin << low_bits) as i64;
@@ -273,8 +367,21 @@ fn continuous_table(
         slope[i] = (end - begin) as i64;
         end = begin;
     }
-    assert!(first > 0 || value[0] == (end << low_bits) as i64, "the first line starts where the last one ends");
-    LinearTable { low_bits, start, tail, slope_frac_bits, bias, value, slope, left: Vec::new() }.checked()
+    assert!(
+        first > 0 || value[0] == (end << low_bits) as i64,
+        "the first line starts where the last one ends"
+    );
+    LinearTable {
+        low_bits,
+        start,
+        tail,
+        slope_frac_bits,
+        bias,
+        value,
+        slope,
+        left: Vec::new(),
+    }
+    .checked()
 }
 
 impl LinearTable {
@@ -284,16 +391,24 @@ impl LinearTable {
             for d in [0, (1 << self.low_bits) - 1] {
                 let line = value + slope * d + self.bias;
                 let half = 1 << (self.slope_frac_bits - 1);
-                assert!(line >= 0 && line + half < 1 << (LINE_BITS - 1), "a line leaves its wire");
+                assert!(
+                    line >= 0 && line + half < 1 << (LINE_BITS - 1),
+                    "a line leaves its wire"
+                );
             }
         }
-        assert_eq!(self.bias % (1 << self.slope_frac_bits), 0, "the bias is cut off exactly");
+        assert_eq!(
+            self.bias % (1 << self.slope_frac_bits),
+            0,
+            "the bias is cut off exactly"
+        );
         self
     }
 }
 
-/// `exp(-y)` for `y >= 0`, with `exp(0) = 1` exactly: a softmax of one key is that key, and a sum of weights is at least
-/// one. The first interval lies below zero, where no argument is: it keeps the one at zero from meeting the end.
+/// `exp(-y)` for `y >= 0`, with `exp(0) = 1` exactly: a softmax of one key is that key, and a sum
+/// of weights is at least one. The first interval lies below zero, where no argument is: it keeps
+/// the one at zero from meeting the end.
 fn exp_table() -> LinearTable {
     continuous_table((9, -(1 << 9), 1), Tail::Zero, 8, 0, exp_neg)
 }
@@ -306,7 +421,12 @@ fn round_div(a: i128, b: i128) -> i128 {
 fn geometric_thresholds(first: u32, last: u32, steps: u32) -> Vec<u64> {
     // 2^(k/steps) with 52 fractional bits, by a bisection on the integer power.
     let root: Vec<u128> = (0..steps).map(|k| two_to_fraction(k, steps)).collect();
-    (first..last).flat_map(|octave| root.iter().map(move |&r| ((r << octave) >> ONE_BITS) as u64)).collect()
+    (first..last)
+        .flat_map(|octave| {
+            root.iter()
+                .map(move |&r| ((r << octave) >> ONE_BITS) as u64)
+        })
+        .collect()
 }
 
 /// `2^(k/steps)`, 52 fractional bits, for `steps` a power of two: repeated square roots.
@@ -327,20 +447,37 @@ fn two_to_fraction(k: u32, steps: u32) -> u128 {
 /// `2^58 / sqrt(s)` for `s` in `[2^19, 2^62)`, 16 intervals an octave.
 fn rsqrt_table() -> Piecewise {
     let f = |s: u128| -> i128 {
-        // 2^58/sqrt(s) with 8 more bits: sqrt(2^132/s) by one integer square root of a 128-bit quotient.
+        // 2^58/sqrt(s) with 8 more bits: sqrt(2^132/s) by one integer square root of a 128-bit
+        // quotient.
         let quotient = (u128::MAX / s) + 1; // 2^128/s rounded
         ((quotient << 4).isqrt()) as i128
     };
-    piecewise(64, 8, geometric_thresholds(19, 62, 16), 1 << 62, 8, f, |s| {
-        // Shifts are whole digits and leave 11 to 19 significant bits.
-        ((63 - s.leading_zeros()).saturating_sub(11) / 8) * 8
-    })
+    piecewise(
+        64,
+        8,
+        geometric_thresholds(19, 62, 16),
+        1 << 62,
+        8,
+        f,
+        |s| {
+            // Shifts are whole digits and leave 11 to 19 significant bits.
+            ((63 - s.leading_zeros()).saturating_sub(11) / 8) * 8
+        },
+    )
 }
 
 /// `2^40 / s` for `s` in `[2^14, 2^25)`, 32 intervals an octave.
 fn recip_table() -> Piecewise {
     let f = |s: u128| -> i128 { ((1u128 << 48) / s) as i128 };
-    piecewise(28, 7, geometric_thresholds(14, 25, 32), 1 << 25, 8, f, |s| if s < 1 << 17 { 0 } else { 7 })
+    piecewise(
+        28,
+        7,
+        geometric_thresholds(14, 25, 32),
+        1 << 25,
+        8,
+        f,
+        |s| if s < 1 << 17 { 0 } else { 7 },
+    )
 }
 
 /// Builds a piecewise table of `f`, which returns its value with `extra` more fractional bits.
@@ -369,7 +506,15 @@ fn piecewise(
         slope.push(chord as i64 as u64);
         intercept.push(round_div((low + high) >> 1, 1 << extra) as i64 as u64);
     }
-    Piecewise { ring_bits, digit_bits, threshold, shift, slope, intercept, end }
+    Piecewise {
+        ring_bits,
+        digit_bits,
+        threshold,
+        shift,
+        slope,
+        intercept,
+        end,
+    }
 }
 
 #[cfg(test)]
@@ -383,7 +528,9 @@ mod tests {
 
     #[test]
     fn normal_tail_and_exponential_agree_with_known_values() {
-        let close = |value: i128, expected: f64| assert!((value as f64 / ONE as f64 - expected).abs() < 1e-12);
+        let close = |value: i128, expected: f64| {
+            assert!((value as f64 / ONE as f64 - expected).abs() < 1e-12)
+        };
         close(exp_neg(ONE), 0.367_879_441_171_442_33);
         close(logistic(-2 * ONE), 0.119_202_922_022_117_56);
         close(normal_tail(ONE), 0.158_655_253_931_457_05);

@@ -1,12 +1,11 @@
-//! Which boundary rows a base model's private layers are proved for, or the value that keeps them from a proof:
-//! `cargo run -p marill-partition --example range -- CHECKPOINT FROZEN_LAYERS [POSITIONS]`.
+//! Which boundary rows a base model's private layers are proved for, or the value that keeps them
+//! from a proof: `cargo run -p marill-partition --example range -- CHECKPOINT FROZEN_LAYERS
+//! [POSITIONS]`.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use marill_model::{Checkpoint, Transforms};
-use marill_mpc::PrivateWeights;
-use marill_mpc::range::Prover;
+use marill_mpc::{PrivateWeights, range::Prover};
 use marill_numeric::NumericSpec;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -15,7 +14,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: range CHECKPOINT FROZEN_LAYERS [POSITIONS]".into());
     };
     let base = Checkpoint::open(Path::new(checkpoint))?;
-    let transforms = Transforms { frozen_layers: frozen.parse()?, lora: None, heads: None };
+    let transforms = Transforms {
+        frozen_layers: frozen.parse()?,
+        lora: None,
+        heads: None,
+    };
     let spec = marill_partition::decoder_spec(&base.config, &transforms, NumericSpec::default())?;
     let public = marill_partition::public_weights(&spec, &base, transforms.frozen_layers)?;
     let private = Arc::new(PrivateWeights::from_floats(&public, Vec::new())?);
@@ -27,12 +30,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = std::time::Instant::now();
     match prover.largest(positions) {
         Ok(proof) => {
-            println!("proved for boundary rows of norm up to {:.0}, {positions} positions", proof.envelope.row_norm);
+            println!(
+                "proved for boundary rows of norm up to {:.0}, {positions} positions",
+                proof.envelope.row_norm
+            );
             println!("least room: {:?}", proof.tightest());
         }
         Err(unproved) => {
             println!("not proved, even for rows of norm 1 at the boundary:");
-            unproved.violations.iter().for_each(|room| println!("  {room}"));
+            unproved
+                .violations
+                .iter()
+                .for_each(|room| println!("  {room}"));
         }
     }
     println!("{:.1} s", start.elapsed().as_secs_f64());

@@ -3,32 +3,60 @@
 use candle_core::Tensor;
 use marill_model::{Affine, AffineBlock, Bert, Gpt2, LayerNorm, ModelError};
 use marill_mpc::{
-    AffineLayerFloats, Architecture, DecoderSpec, HeadFloats, MapFloats, NormFloats, Pooling, PublicWeights, Reveal,
-    SpecError,
+    AffineLayerFloats, Architecture, DecoderSpec, HeadFloats, MapFloats, NormFloats, Pooling,
+    PublicWeights, Reveal, SpecError,
 };
 use marill_numeric::NumericSpec;
 
 use crate::PartitionError;
 
-/// A GPT-2 whose first `frozen_layers` run at the client, as a secure program with additions of rank `lora_rank`.
+/// A GPT-2 whose first `frozen_layers` run at the client, as a secure program with additions of
+/// rank `lora_rank`.
 ///
 /// # Errors
 /// [`PartitionError::Spec`] when no layer is left or a weight does not fit.
-pub fn gpt2_weights(model: &Gpt2, frozen_layers: usize, lora_rank: usize) -> Result<PublicWeights, PartitionError> {
+pub fn gpt2_weights(
+    model: &Gpt2,
+    frozen_layers: usize,
+    lora_rank: usize,
+) -> Result<PublicWeights, PartitionError> {
     let c = &model.config;
-    let shape = Shape { hidden: c.n_embd, inner: c.inner(), heads: c.n_head, positions: c.n_positions };
+    let shape = Shape {
+        hidden: c.n_embd,
+        inner: c.inner(),
+        heads: c.n_head,
+        positions: c.n_positions,
+    };
     let layers = c.n_layer.saturating_sub(frozen_layers);
-    let spec = shape.spec(Architecture::Gpt2, c.vocab_size, layers, c.layer_norm_epsilon, lora_rank);
+    let spec = shape.spec(
+        Architecture::Gpt2,
+        c.vocab_size,
+        layers,
+        c.layer_norm_epsilon,
+        lora_rank,
+    );
     let (wte, norm) = (values(&model.wte)?, OwnedNorm::of(&model.ln_f)?);
-    let head = HeadFloats { norm: Some(norm.floats()), pooler: None, map: MapFloats { weight: &wte, bias: &[] } };
-    quantise(&spec, model.blocks.get(frozen_layers..).unwrap_or(&[]), &head)
+    let head = HeadFloats {
+        norm: Some(norm.floats()),
+        pooler: None,
+        map: MapFloats {
+            weight: &wte,
+            bias: &[],
+        },
+    };
+    quantise(
+        &spec,
+        model.blocks.get(frozen_layers..).unwrap_or(&[]),
+        &head,
+    )
 }
 
-/// A BERT encoder whose embeddings and first `frozen_layers` run at the client, as a secure program.
+/// A BERT encoder whose embeddings and first `frozen_layers` run at the client, as a secure
+/// program.
 ///
 /// # Errors
-/// [`PartitionError::Spec`] when no layer is left, a weight does not fit, or the model has no classifier or pooler where
-/// one is asked for.
+/// [`PartitionError::Spec`] when no layer is left, a weight does not fit, or the model has no
+/// classifier or pooler where one is asked for.
 pub fn bert_weights(
     model: &Bert,
     frozen_layers: usize,
@@ -39,10 +67,16 @@ pub fn bert_weights(
     let c = &model.config;
     let (weight, bias) = match (&model.classifier, reveal) {
         (_, Reveal::Embedding) => (Vec::new(), Vec::new()),
-        (Some(classifier), Reveal::Class) => (values(&classifier.weight)?, values(&classifier.bias)?),
+        (Some(classifier), Reveal::Class) => {
+            (values(&classifier.weight)?, values(&classifier.bias)?)
+        }
         (None, Reveal::Class) => {
             let problem = "is `class`, and the checkpoint has no `classifier.weight`".to_owned();
-            return Err(SpecError::Invalid { field: "reveal", problem }.into());
+            return Err(SpecError::Invalid {
+                field: "reveal",
+                problem,
+            }
+            .into());
         }
     };
     let shape = Shape {
@@ -53,18 +87,41 @@ pub fn bert_weights(
     };
     let layers = c.num_hidden_layers.saturating_sub(frozen_layers);
     let architecture = Architecture::Bert { pooling, reveal };
-    let spec = shape.spec(architecture, bias.len(), layers, c.layer_norm_eps, lora_rank);
+    let spec = shape.spec(
+        architecture,
+        bias.len(),
+        layers,
+        c.layer_norm_eps,
+        lora_rank,
+    );
     let pooler = match (&model.pooler, pooling) {
         (Some(pooler), Pooling::Pooler) => Some((values(&pooler.weight)?, values(&pooler.bias)?)),
         (None, Pooling::Pooler) => {
             let problem = "is `pooler`, and the checkpoint has no `pooler.dense.weight`".to_owned();
-            return Err(SpecError::Invalid { field: "pooling", problem }.into());
+            return Err(SpecError::Invalid {
+                field: "pooling",
+                problem,
+            }
+            .into());
         }
         _ => None,
     };
-    let pooler = pooler.as_ref().map(|(weight, bias)| MapFloats { weight, bias });
-    let head = HeadFloats { norm: None, pooler, map: MapFloats { weight: &weight, bias: &bias } };
-    quantise(&spec, model.blocks.get(frozen_layers..).unwrap_or(&[]), &head)
+    let pooler = pooler
+        .as_ref()
+        .map(|(weight, bias)| MapFloats { weight, bias });
+    let head = HeadFloats {
+        norm: None,
+        pooler,
+        map: MapFloats {
+            weight: &weight,
+            bias: &bias,
+        },
+    };
+    quantise(
+        &spec,
+        model.blocks.get(frozen_layers..).unwrap_or(&[]),
+        &head,
+    )
 }
 
 struct Shape {
@@ -113,7 +170,10 @@ impl OwnedNorm {
     }
 
     fn floats(&self) -> NormFloats<'_> {
-        NormFloats { gain: &self.0, bias: &self.1 }
+        NormFloats {
+            gain: &self.0,
+            bias: &self.1,
+        }
     }
 }
 
@@ -126,14 +186,35 @@ impl OwnedLayer {
     fn of(block: &AffineBlock) -> Result<Self, PartitionError> {
         let map = |m: &Affine| Ok::<_, PartitionError>((values(&m.weight)?, values(&m.bias)?));
         Ok(Self {
-            norms: [OwnedNorm::of(&block.norms[0])?, OwnedNorm::of(&block.norms[1])?],
-            maps: [map(&block.q)?, map(&block.k)?, map(&block.v)?, map(&block.o)?, map(&block.up)?, map(&block.down)?],
+            norms: [
+                OwnedNorm::of(&block.norms[0])?,
+                OwnedNorm::of(&block.norms[1])?,
+            ],
+            maps: [
+                map(&block.q)?,
+                map(&block.k)?,
+                map(&block.v)?,
+                map(&block.o)?,
+                map(&block.up)?,
+                map(&block.down)?,
+            ],
         })
     }
 
     fn floats(&self) -> AffineLayerFloats<'_> {
-        let [q, k, v, o, up, down] = self.maps.each_ref().map(|(weight, bias)| MapFloats { weight, bias });
-        AffineLayerFloats { norms: self.norms.each_ref().map(OwnedNorm::floats), q, k, v, o, up, down }
+        let [q, k, v, o, up, down] = self
+            .maps
+            .each_ref()
+            .map(|(weight, bias)| MapFloats { weight, bias });
+        AffineLayerFloats {
+            norms: self.norms.each_ref().map(OwnedNorm::floats),
+            q,
+            k,
+            v,
+            o,
+            up,
+            down,
+        }
     }
 }
 
@@ -142,11 +223,17 @@ fn quantise(
     blocks: &[AffineBlock],
     head: &HeadFloats<'_>,
 ) -> Result<PublicWeights, PartitionError> {
-    let owned = blocks.iter().map(OwnedLayer::of).collect::<Result<Vec<_>, _>>()?;
+    let owned = blocks
+        .iter()
+        .map(OwnedLayer::of)
+        .collect::<Result<Vec<_>, _>>()?;
     let layers: Vec<AffineLayerFloats<'_>> = owned.iter().map(OwnedLayer::floats).collect();
     Ok(PublicWeights::from_affine_floats(spec, &layers, head)?)
 }
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>, PartitionError> {
-    Ok(tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(ModelError::from)?)
+    Ok(tensor
+        .flatten_all()
+        .and_then(|flat| flat.to_vec1())
+        .map_err(ModelError::from)?)
 }

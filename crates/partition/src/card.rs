@@ -6,9 +6,14 @@ use marill_numeric::Rounding;
 
 use crate::manifest::{BaseFormat, Manifest};
 
-/// Who learns what in the setting `dealer`; also shown by `marill inspect`. `docs/leakage.md` has every row.
+/// Who learns what in the setting `dealer`; also shown by `marill inspect`. `docs/leakage.md` has
+/// every row.
 pub(crate) const PARTIES: [(&str, &str, &str); 3] = [
-    ("client", "prompt, public part, output of the frozen layers, a seed", "the tokens of its own answer"),
+    (
+        "client",
+        "prompt, public part, output of the frozen layers, a seed",
+        "the tokens of its own answer",
+    ),
     (
         "server",
         "private part, a seed, the dealer's corrections",
@@ -17,23 +22,26 @@ pub(crate) const PARTIES: [(&str, &str, &str); 3] = [
     (
         "dealer",
         "both seeds",
-        "shapes, number of steps, timing, a lasting name of each client; neither prompt nor answer, and no weights unless its \
-         operator is a client too",
+        "shapes, number of steps, timing, a lasting name of each client; neither prompt nor \
+         answer, and no weights unless its operator is a client too",
     ),
 ];
 
 /// The limits that stand in every card and on the first screen of every description.
 const LIMITS: [&str; 6] = [
-    "Semi-honest: every party is assumed to follow the protocol. A cheating client may read the private weights, \
-     because it computes one share itself: at most 24 bits a step. Budgets of API keys bound that.",
-    "A server that cheats learns nothing of a prompt from frames, whatever it sends, while the dealer is honest: each frame that \
-     it gets is a fresh pad. It can spoil answers.",
-    "Dealer and server together open prompts; dealer and client together open the private weights. They must be run by \
-     different people, and the dealer's operator must not be able to be a client: ask for API keys, and give it none. One \
-     operator running all roles is a demonstration, not privacy.",
-    "Owners who cannot rely on that should serve with an evaluator of its own (`--e0 operator`): clients then compute nothing \
-     and hold no masked weights.",
-    "The answers themselves teach something about the weights; whoever may ask without limit may imitate the model.",
+    "Semi-honest: every party is assumed to follow the protocol. A cheating client may read the \
+     private weights, because it computes one share itself: at most 24 bits a step. Budgets of API \
+     keys bound that.",
+    "A server that cheats learns nothing of a prompt from frames, whatever it sends, while the \
+     dealer is honest: each frame that it gets is a fresh pad. It can spoil answers.",
+    "Dealer and server together open prompts; dealer and client together open the private weights. \
+     They must be run by different people, and the dealer's operator must not be able to be a \
+     client: ask for API keys, and give it none. One operator running all roles is a \
+     demonstration, not privacy.",
+    "Owners who cannot rely on that should serve with an evaluator of its own (`--e0 operator`): \
+     clients then compute nothing and hold no masked weights.",
+    "The answers themselves teach something about the weights; whoever may ask without limit may \
+     imitate the model.",
     "128 bits of computational security (AES); research software, not audited.",
 ];
 
@@ -41,12 +49,13 @@ const LIMITS: [&str; 6] = [
 pub(crate) fn limits(rounding: Rounding) -> Vec<&'static str> {
     let equality = match rounding {
         Rounding::Exact => {
-            "Equality with the cleartext twin is given the client's boundary integers and values inside the stated \
-             range; outside it nothing is promised."
+            "Equality with the cleartext twin is given the client's boundary integers and values \
+             inside the stated range; outside it nothing is promised."
         }
         Rounding::Stochastic => {
-            "Values are rounded by coins that the evaluators learn: answers to one prompt may differ from time to time where \
-             two tokens are nearly equally likely, and from the twin's. Outside the stated range nothing is promised."
+            "Values are rounded by coins that the evaluators learn: answers to one prompt may \
+             differ from time to time where two tokens are nearly equally likely, and from the \
+             twin's. Outside the stated range nothing is promised."
         }
     };
     LIMITS.into_iter().chain([equality]).collect()
@@ -54,35 +63,62 @@ pub(crate) fn limits(rounding: Rounding) -> Vec<&'static str> {
 
 /// What the partition leaves to whoever serves it; `GET /v1/models` of a server says what it chose.
 pub(crate) const CHOICES: [(&str, &str); 4] = [
-    ("setting", "`dealer`, or `3pc`: a helper that takes part in every session"),
-    ("first evaluator", "the client, or an operator of its own (`--e0 operator`)"),
+    (
+        "setting",
+        "`dealer`, or `3pc`: a helper that takes part in every session",
+    ),
+    (
+        "first evaluator",
+        "the client, or an operator of its own (`--e0 operator`)",
+    ),
     (
         "tokens",
-        "the most likely ones; drawn with a temperature and top-k where a client asks, unless the server is `--greedy-only`",
+        "the most likely ones; drawn with a temperature and top-k where a client asks, unless the \
+         server is `--greedy-only`",
     ),
-    ("comparisons", "digits, or points where a client asks, unless the server is `--digits-only`"),
+    (
+        "comparisons",
+        "digits, or points where a client asks, unless the server is `--digits-only`",
+    ),
 ];
 
 /// The card as Markdown.
 pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
     let transforms = &manifest.transforms;
     let (layers, frozen) = (manifest.config.num_hidden_layers, transforms.frozen_layers);
-    let mut text =
-        format!("# {}\n\nA partitioned language model for private inference with Marill.\n\n", manifest.name);
+    let mut text = format!(
+        "# {}\n\nA partitioned language model for private inference with Marill.\n\n",
+        manifest.name
+    );
     let _ = writeln!(text, "- partition `{}`", manifest.partition_id);
-    let _ = writeln!(text, "- base `{}`, tensors SHA-256 `{}`", manifest.base.name, manifest.base.tensor_digest);
-    let _ =
-        writeln!(text, "- layers 0 to {} of {layers} are public and run on the client's machine", frozen.max(1) - 1);
-    let _ = writeln!(text, "- layers {frozen} to {} run under secure computation", layers - 1);
+    let _ = writeln!(
+        text,
+        "- base `{}`, tensors SHA-256 `{}`",
+        manifest.base.name, manifest.base.tensor_digest
+    );
+    let _ = writeln!(
+        text,
+        "- layers 0 to {} of {layers} are public and run on the client's machine",
+        frozen.max(1) - 1
+    );
+    let _ = writeln!(
+        text,
+        "- layers {frozen} to {} run under secure computation",
+        layers - 1
+    );
     if let Some(lora) = &transforms.lora {
         let modules = lora.target_modules.join("`, `");
-        let _ = writeln!(text, "- private: low-rank factors of rank {} on `{modules}`", lora.rank);
+        let _ = writeln!(
+            text,
+            "- private: low-rank factors of rank {} on `{modules}`",
+            lora.rank
+        );
     }
     if manifest.decoder.is_full() {
         let _ = writeln!(
             text,
-            "- private: every linear map and norm of these layers (a full fine-tune); a client downloads {} bytes of \
-             masked matrices once, besides the public part",
+            "- private: every linear map and norm of these layers (a full fine-tune); a client \
+             downloads {} bytes of masked matrices once, besides the public part",
             marill_mpc::MaskedAdapter::bytes_of(&manifest.decoder)
         );
     }
@@ -105,7 +141,10 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
         BaseFormat::Safetensors => "the base's own safetensors files",
     };
     let _ = writeln!(text, "- the public part is {bytes} bytes: {format}");
-    text.push_str("\n## What each party holds and learns\n\nSetting `dealer`: the client and the server compute, a third operator deals.\n\n");
+    text.push_str(
+        "\n## What each party holds and learns\n\nSetting `dealer`: the client and the server \
+         compute, a third operator deals.\n\n",
+    );
     text.push_str("| party | holds | learns |\n|---|---|---|\n");
     for (party, holds, learns) in PARTIES {
         let _ = writeln!(text, "| {party} | {holds} | {learns} |");
@@ -123,13 +162,14 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
         let _ = writeln!(text, "- {limit}");
     }
     text.push_str(if has_peft_config && transforms.heads.is_some() {
-        "\n## PEFT\n\n`private/adapter_config.json` was asked for. PEFT does not know merged heads: there the adapter runs with \
-         the base's own attention, and the answers differ from those of this model.\n"
+        "\n## PEFT\n\n`private/adapter_config.json` was asked for. PEFT does not know merged \
+         heads: there the adapter runs with the base's own attention, and the answers differ from \
+         those of this model.\n"
     } else if has_peft_config {
         "\n## PEFT\n\nThe folder `private/` loads in PEFT as it is, on the same base.\n"
     } else if transforms.heads.is_some() {
-        "\n## PEFT\n\nThere is no `adapter_config.json`: PEFT cannot express merged heads, and the adapter on unmerged heads is \
-         another, worse model.\n"
+        "\n## PEFT\n\nThere is no `adapter_config.json`: PEFT cannot express merged heads, and the \
+         adapter on unmerged heads is another, worse model.\n"
     } else {
         ""
     });
@@ -141,18 +181,30 @@ pub(crate) fn published(manifest: &Manifest) -> Vec<String> {
     let mut lines = vec![
         "which base model was tuned, and how many layers are private".to_string(),
         match manifest.decoder.is_full() {
-            true => "a SHA-256 of the private part, and that it is every linear map and norm of these layers".into(),
+            true => "a SHA-256 of the private part, and that it is every linear map and norm of \
+                these layers"
+                .into(),
             false => {
-                "a SHA-256 of the private part, its size, and with it the rank and the modules of the low-rank factors"
+                "a SHA-256 of the private part, its size, and with it the rank and the modules of \
+                 the low-rank factors"
                     .into()
             }
         },
     ];
     if let Some(heads) = &manifest.transforms.heads {
-        lines.push(format!("the head groups of each private layer (`{}`) and the attention scale", heads.grouping));
+        lines.push(format!(
+            "the head groups of each private layer (`{}`) and the attention scale",
+            heads.grouping
+        ));
     }
     if !manifest.base.ignored.is_empty() {
-        let names = manifest.base.ignored.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let names = manifest
+            .base
+            .ignored
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
         lines.push(format!("what of the base's files was left out: {names}"));
     }
     lines.push("the numeric format".into());

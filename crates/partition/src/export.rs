@@ -4,13 +4,18 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, ModelError, Transforms};
-use marill_mpc::range::{Proof, Unproved};
-use marill_mpc::{DecoderSpec, PrivateForm};
+use marill_mpc::{
+    DecoderSpec, PrivateForm,
+    range::{Proof, Unproved},
+};
 use marill_numeric::NumericSpec;
 
-use crate::manifest::{Base, BaseFormat, FileEntry, ID_FILE, Manifest, Reveal, SCHEMA};
-use crate::private::is_private;
-use crate::{Partition, PartitionError, PrivatePart, card, weights};
+use crate::{
+    Partition, PartitionError, PrivatePart, card,
+    manifest::{Base, BaseFormat, FileEntry, ID_FILE, Manifest, Reveal, SCHEMA},
+    private::is_private,
+    weights,
+};
 
 /// What [`export`] may be told besides the model itself.
 #[derive(Default)]
@@ -20,8 +25,8 @@ pub struct ExportOptions<'a> {
     /// What the manifest calls the base; its file's or folder's name when empty.
     pub base_name: String,
     pub numeric: NumericSpec,
-    /// A full checkpoint of the fine-tuned model, when training kept one: everything in it would be published, so it
-    /// must equal the base bit for bit.
+    /// A full checkpoint of the fine-tuned model, when training kept one: everything in it would be
+    /// published, so it must equal the base bit for bit.
     pub model: Option<&'a Checkpoint>,
     /// Write `adapter_config.json` even where PEFT cannot express the merged heads.
     pub peft_lossy: bool,
@@ -36,22 +41,24 @@ pub struct ExportReport {
     pub public_bytes: u64,
     pub private_bytes: u64,
     pub wrote_peft_config: bool,
-    /// Over which inputs no value overflows, or what keeps that from being proved. It depends on the private part a
-    /// little, so it is told to the owner and not written into the partition.
+    /// Over which inputs no value overflows, or what keeps that from being proved. It depends on
+    /// the private part a little, so it is told to the owner and not written into the partition.
     pub range: Result<Proof, Unproved>,
-    /// What [`crate::measure_range`] found where `range` is no proof and rows are at hand; the export itself has none.
+    /// What [`crate::measure_range`] found where `range` is no proof and rows are at hand; the
+    /// export itself has none.
     pub measured: Option<crate::Measured>,
 }
 
 /// Writes the partition of `base` with `transforms` and `adapter` into the new folder `out_dir`.
 ///
-/// The folder appears complete or not at all. The written base is opened again and compared with `base` value by
-/// value; the private part holds the low-rank factors that `transforms` lists and nothing else. A full fine-tune is for
-/// [`export_full`].
+/// The folder appears complete or not at all. The written base is opened again and compared with
+/// `base` value by value; the private part holds the low-rank factors that `transforms` lists and
+/// nothing else. A full fine-tune is for [`export_full`].
 ///
 /// # Errors
 /// [`PartitionError::PublicPartDiffers`] naming the tensor when `opts.model` is not the base,
-/// [`PartitionError::PrivateTensor`] when the adapter holds anything else, and errors of files and shapes.
+/// [`PartitionError::PrivateTensor`] when the adapter holds anything else, and errors of files and
+/// shapes.
 pub fn export(
     base: &Checkpoint,
     transforms: &Transforms,
@@ -74,11 +81,13 @@ pub fn export(
     write(base, transforms, &private, out_dir, decoder, range, opts)
 }
 
-/// As [`export()`] for an ordinary full fine-tune: every linear map and norm of the private layers of `model` is private.
+/// As [`export()`] for an ordinary full fine-tune: every linear map and norm of the private layers
+/// of `model` is private.
 ///
 /// # Errors
-/// [`PartitionError::PublicPartDiffers`] naming a tensor outside the private layers in which `model` is not the base:
-/// embedding, final norm and head would be published, and so would frozen layers. As [`export()`].
+/// [`PartitionError::PublicPartDiffers`] naming a tensor outside the private layers in which
+/// `model` is not the base: embedding, final norm and head would be published, and so would frozen
+/// layers. As [`export()`].
 pub fn export_full(
     base: &Checkpoint,
     transforms: &Transforms,
@@ -88,14 +97,20 @@ pub fn export_full(
 ) -> Result<ExportReport, PartitionError> {
     transforms.check(&base.config)?;
     if transforms.lora.is_some() {
-        let (tensor, reason) = (String::from("lora"), "a full fine-tune has no low-rank factors".into());
+        let (tensor, reason) = (
+            String::from("lora"),
+            "a full fine-tune has no low-rank factors".into(),
+        );
         return Err(PartitionError::PrivateTensor { tensor, reason });
     }
     same_tensors(base, model, Some(transforms.frozen_layers))?;
     let private = PrivatePart::layers_of(model, transforms.frozen_layers)?;
     private.check(base, transforms)?;
     let decoder = weights::decoder_spec(&base.config, transforms, opts.numeric.clone())?;
-    let decoder = DecoderSpec { private: PrivateForm::Full, ..decoder };
+    let decoder = DecoderSpec {
+        private: PrivateForm::Full,
+        ..decoder
+    };
     let public = weights::public_weights(&decoder, base, transforms.frozen_layers)?;
     let integers = weights::full_weights(&decoder, private.tensors(), transforms.frozen_layers)?;
     let range = crate::range::analyse(&public, integers);
@@ -103,7 +118,8 @@ pub fn export_full(
     write(base, transforms, &private, out_dir, decoder, range, opts)
 }
 
-/// How many first layers of `model` are the base's, bit for bit: what may stay public of a full fine-tune.
+/// How many first layers of `model` are the base's, bit for bit: what may stay public of a full
+/// fine-tune.
 ///
 /// # Errors
 /// [`PartitionError::PublicPartMissing`] when the two do not have the same tensors.
@@ -113,7 +129,9 @@ pub fn shared_layers(base: &Checkpoint, model: &Checkpoint) -> Result<usize, Par
         let prefix = format!("model.layers.{layer}.");
         for name in base.tensors.keys().filter(|name| name.starts_with(&prefix)) {
             let theirs = model.tensors.get(name);
-            let theirs = theirs.ok_or_else(|| PartitionError::PublicPartMissing { tensor: name.clone() })?;
+            let theirs = theirs.ok_or_else(|| PartitionError::PublicPartMissing {
+                tensor: name.clone(),
+            })?;
             if bits(&base.tensors[name])? != bits(theirs)? {
                 return Ok(layer);
             }
@@ -132,9 +150,13 @@ fn write(
     range: Result<Proof, Unproved>,
     opts: &ExportOptions<'_>,
 ) -> Result<ExportReport, PartitionError> {
-    let occupied = out_dir.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    let occupied = out_dir
+        .read_dir()
+        .is_ok_and(|mut entries| entries.next().is_some());
     if occupied || out_dir.is_file() {
-        return Err(PartitionError::OutputExists { path: out_dir.into() });
+        return Err(PartitionError::OutputExists {
+            path: out_dir.into(),
+        });
     }
     let staging = staging_folder(out_dir)?;
     let result = write_all(base, transforms, private, &staging, decoder, range, opts)
@@ -145,7 +167,10 @@ fn write(
                 std::fs::remove_dir(out_dir).map_err(PartitionError::io(out_dir))?;
             }
             std::fs::rename(&staging, out_dir).map_err(PartitionError::io(out_dir))?;
-            Ok(ExportReport { dir: out_dir.into(), ..report })
+            Ok(ExportReport {
+                dir: out_dir.into(),
+                ..report
+            })
         }
         Err(error) => {
             // The first error is the one to report.
@@ -181,19 +206,38 @@ fn write_all(
     let (format, public) = write_base(base, dir)?;
     private.save(dir)?;
     let mut private = vec![private.file().to_string()];
-    let wrote_peft_config = transforms.lora.is_some() && (transforms.heads.is_none() || opts.peft_lossy);
+    let wrote_peft_config =
+        transforms.lora.is_some() && (transforms.heads.is_none() || opts.peft_lossy);
     if wrote_peft_config {
         private.push("private/adapter_config.json".into());
         write_peft_config(base, transforms, &dir.join("private/adapter_config.json"))?;
     }
-    let entries = |paths: Vec<String>| paths.iter().map(|path| FileEntry::of(dir, path)).collect::<Result<Vec<_>, _>>();
-    let base_name = if opts.base_name.is_empty() { base_name(base) } else { opts.base_name.clone() };
+    let entries = |paths: Vec<String>| {
+        paths
+            .iter()
+            .map(|path| FileEntry::of(dir, path))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let base_name = if opts.base_name.is_empty() {
+        base_name(base)
+    } else {
+        opts.base_name.clone()
+    };
     let mut manifest = Manifest {
         schema: SCHEMA,
         partition_id: String::new(),
-        name: if opts.name.is_empty() { base_name.clone() } else { opts.name.clone() },
+        name: if opts.name.is_empty() {
+            base_name.clone()
+        } else {
+            opts.name.clone()
+        },
         marill_version: env!("CARGO_PKG_VERSION").into(),
-        base: Base { name: base_name, format, tensor_digest: base.digest(), ignored: base.ignored.clone() },
+        base: Base {
+            name: base_name,
+            format,
+            tensor_digest: base.digest(),
+            ignored: base.ignored.clone(),
+        },
         config: base.config.clone(),
         transforms: transforms.clone(),
         decoder,
@@ -204,11 +248,13 @@ fn write_all(
     manifest.partition_id = manifest.compute_id();
     for folder in ["public", "private"] {
         let path = dir.join(folder).join(ID_FILE);
-        std::fs::write(&path, format!("{}\n", manifest.partition_id)).map_err(PartitionError::io(path))?;
+        std::fs::write(&path, format!("{}\n", manifest.partition_id))
+            .map_err(PartitionError::io(path))?;
     }
     manifest.save(dir)?;
     let card_path = dir.join("README.md");
-    std::fs::write(&card_path, card::render(&manifest, wrote_peft_config)).map_err(PartitionError::io(card_path))?;
+    std::fs::write(&card_path, card::render(&manifest, wrote_peft_config))
+        .map_err(PartitionError::io(card_path))?;
     Ok(ExportReport {
         partition_id: manifest.partition_id.clone(),
         dir: dir.into(),
@@ -226,24 +272,43 @@ fn write_base(base: &Checkpoint, dir: &Path) -> Result<(BaseFormat, Vec<String>)
     let copy = |from: &Path, to: &str| {
         let place = dir.join(to);
         // A failed copy does not say which side failed.
-        let failed = if std::fs::File::open(from).is_ok() { &place } else { from };
-        std::fs::copy(from, &place).map(|_| to.to_string()).map_err(PartitionError::io(failed))
+        let failed = if std::fs::File::open(from).is_ok() {
+            &place
+        } else {
+            from
+        };
+        std::fs::copy(from, &place)
+            .map(|_| to.to_string())
+            .map_err(PartitionError::io(failed))
     };
     if let Some(gguf) = base.files.iter().find(|path| has_ending(path, "gguf")) {
         return Ok((BaseFormat::Gguf, vec![copy(gguf, "public/base.gguf")?]));
     }
     let mut listed = Vec::new();
-    for file in base.files.iter().filter(|path| has_ending(path, "safetensors")) {
+    for file in base
+        .files
+        .iter()
+        .filter(|path| has_ending(path, "safetensors"))
+    {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         listed.push(copy(file, &format!("public/{name}"))?);
     }
     if listed.is_empty() {
-        return Err(ModelError::NotACheckpoint { path: base.files.first().cloned().unwrap_or_default() }.into());
+        return Err(ModelError::NotACheckpoint {
+            path: base.files.first().cloned().unwrap_or_default(),
+        }
+        .into());
     }
     write_json(&dir.join("public/config.json"), &base.config)?;
-    write_json(&dir.join("public/tokenizer_config.json"), &base.tokenizer_config())?;
+    write_json(
+        &dir.join("public/tokenizer_config.json"),
+        &base.tokenizer_config(),
+    )?;
     base.tokenizer.save(&dir.join("public/tokenizer.json"))?;
-    listed.extend(["config.json", "tokenizer.json", "tokenizer_config.json"].map(|name| format!("public/{name}")));
+    listed.extend(
+        ["config.json", "tokenizer.json", "tokenizer_config.json"]
+            .map(|name| format!("public/{name}")),
+    );
     Ok((BaseFormat::Safetensors, listed))
 }
 
@@ -253,8 +318,14 @@ fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Partitio
 }
 
 /// PEFT's description of the same factors; its field names.
-fn write_peft_config(base: &Checkpoint, transforms: &Transforms, path: &Path) -> Result<(), PartitionError> {
-    let Some(lora) = &transforms.lora else { return Ok(()) };
+fn write_peft_config(
+    base: &Checkpoint,
+    transforms: &Transforms,
+    path: &Path,
+) -> Result<(), PartitionError> {
+    let Some(lora) = &transforms.lora else {
+        return Ok(());
+    };
     let layers: Vec<usize> = (transforms.frozen_layers..base.config.num_hidden_layers).collect();
     let config = serde_json::json!({
         "peft_type": "LORA",
@@ -290,10 +361,21 @@ fn verify_written(base: &Checkpoint, dir: &Path) -> Result<(), PartitionError> {
 }
 
 /// Equality of all tensors, as bits, or of those before and outside the private layers.
-fn same_tensors(base: &Checkpoint, model: &Checkpoint, private_from: Option<usize>) -> Result<(), PartitionError> {
+fn same_tensors(
+    base: &Checkpoint,
+    model: &Checkpoint,
+    private_from: Option<usize>,
+) -> Result<(), PartitionError> {
     let odd = |name: &String| !base.tensors.contains_key(name) || !model.tensors.contains_key(name);
-    if let Some(tensor) = base.tensors.keys().chain(model.tensors.keys()).find(|name| odd(name)) {
-        return Err(PartitionError::PublicPartMissing { tensor: tensor.clone() });
+    if let Some(tensor) = base
+        .tensors
+        .keys()
+        .chain(model.tensors.keys())
+        .find(|name| odd(name))
+    {
+        return Err(PartitionError::PublicPartMissing {
+            tensor: tensor.clone(),
+        });
     }
     for (name, ours) in &base.tensors {
         if private_from.is_some_and(|first| is_private(name, first)) {
@@ -303,13 +385,19 @@ fn same_tensors(base: &Checkpoint, model: &Checkpoint, private_from: Option<usiz
         let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
         let shorter = (ours.len() != theirs.len()).then(|| ours.len().min(theirs.len()));
         if let Some(element) = differs.or(shorter) {
-            return Err(PartitionError::PublicPartDiffers { tensor: name.clone(), element });
+            return Err(PartitionError::PublicPartDiffers {
+                tensor: name.clone(),
+                element,
+            });
         }
     }
     Ok(())
 }
 
 fn bits(tensor: &Tensor) -> Result<Vec<u32>, PartitionError> {
-    let values: Vec<f32> = tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(ModelError::from)?;
+    let values: Vec<f32> = tensor
+        .flatten_all()
+        .and_then(|flat| flat.to_vec1())
+        .map_err(ModelError::from)?;
     Ok(values.into_iter().map(f32::to_bits).collect())
 }

@@ -3,12 +3,14 @@
 //! ```text
 //! DIR/manifest.json   everything public: base, architecture, transforms, numeric format, digests
 //! DIR/public/         the base weights in the base's own compact storage, tokenizer, chat template
-//! DIR/private/        the low-rank factors, or the private layers of a full fine-tune; never leaves the server
+//! DIR/private/        the low-rank factors, or the private layers of a full fine-tune;
+//!                     never leaves the server
 //! DIR/README.md       model card: what each party learns
 //! ```
 //!
-//! [`export()`] and [`export_full`] write a partition and check themselves, [`Partition::open`] is the server's view, and
-//! [`Partition::open_public`] the client's. Nothing here is decided by file names: digests decide.
+//! [`export()`] and [`export_full`] write a partition and check themselves, [`Partition::open`] is
+//! the server's view, and [`Partition::open_public`] the client's. Nothing here is decided by file
+//! names: digests decide.
 
 mod affine;
 mod card;

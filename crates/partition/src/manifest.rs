@@ -1,7 +1,9 @@
 //! `manifest.json`: everything about a partition that all parties may know.
 
-use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::{
+    io::Read,
+    path::{Component, Path, PathBuf},
+};
 
 use marill_model::{Config, Transforms};
 use marill_mpc::DecoderSpec;
@@ -24,9 +26,11 @@ pub struct Base {
     /// A name for people, for example the file's or folder's.
     pub name: String,
     pub format: BaseFormat,
-    /// [`marill_model::Checkpoint::digest`]: SHA-256 over names, shapes and f32 values of all tensors.
+    /// [`marill_model::Checkpoint::digest`]: SHA-256 over names, shapes and f32 values of all
+    /// tensors.
     pub tensor_digest: String,
-    /// What of the base's files the owner left out, see [`marill_model::Checkpoint::open_ignoring`].
+    /// What of the base's files the owner left out, see
+    /// [`marill_model::Checkpoint::open_ignoring`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<String>,
 }
@@ -85,7 +89,8 @@ impl Manifest {
     /// Reads and checks `manifest.json` of a partition.
     ///
     /// # Errors
-    /// [`PartitionError::NotAPartition`], [`PartitionError::Schema`] or [`PartitionError::Manifest`].
+    /// [`PartitionError::NotAPartition`], [`PartitionError::Schema`] or
+    /// [`PartitionError::Manifest`].
     pub fn load(dir: &Path) -> Result<Self, PartitionError> {
         let path = dir.join(MANIFEST_FILE);
         if !path.is_file() {
@@ -100,39 +105,68 @@ impl Manifest {
     /// # Errors
     /// As [`Manifest::load`].
     pub fn parse(text: &str, origin: &Path) -> Result<Self, PartitionError> {
-        let fail = |reason: String| PartitionError::Manifest { path: origin.into(), reason };
+        let fail = |reason: String| PartitionError::Manifest {
+            path: origin.into(),
+            reason,
+        };
         // The version first: an unknown schema may well have other fields.
-        let value: serde_json::Value = serde_json::from_str(text).map_err(|e| fail(e.to_string()))?;
-        let found = value["schema"].as_u64().ok_or_else(|| fail("`schema` is missing".into()))?;
+        let value: serde_json::Value =
+            serde_json::from_str(text).map_err(|e| fail(e.to_string()))?;
+        let found = value["schema"]
+            .as_u64()
+            .ok_or_else(|| fail("`schema` is missing".into()))?;
         if found != SCHEMA {
-            return Err(PartitionError::Schema { path: origin.into(), found, supported: SCHEMA });
+            return Err(PartitionError::Schema {
+                path: origin.into(),
+                found,
+                supported: SCHEMA,
+            });
         }
-        let manifest: Self = serde_json::from_value(value.clone()).map_err(|e| fail(e.to_string()))?;
-        // Nested tables may have keys that nobody reads, and a key with a default that is misspelt would then say nothing.
+        let manifest: Self =
+            serde_json::from_value(value.clone()).map_err(|e| fail(e.to_string()))?;
+        // Nested tables may have keys that nobody reads, and a key with a default that is misspelt
+        // would then say nothing.
         let read = serde_json::to_value(&manifest).map_err(|e| fail(e.to_string()))?;
         if let Some(key) = unread(&value, &read) {
             return Err(fail(format!("the key `{}` is not understood", &key[1..])));
         }
-        for (files, folder) in [(&manifest.public_files, "public"), (&manifest.private_files, "private")] {
+        for (files, folder) in [
+            (&manifest.public_files, "public"),
+            (&manifest.private_files, "private"),
+        ] {
             if let Some(entry) = files.iter().find(|entry| !stays_in(&entry.path, folder)) {
-                return Err(fail(format!("`{}` does not stay in `{folder}/`", entry.path)));
+                return Err(fail(format!(
+                    "`{}` does not stay in `{folder}/`",
+                    entry.path
+                )));
             }
         }
         let computed = manifest.compute_id();
         if computed != manifest.partition_id {
-            return Err(fail(format!("`partition_id` is {}, the content gives {computed}", manifest.partition_id)));
+            return Err(fail(format!(
+                "`partition_id` is {}, the content gives {computed}",
+                manifest.partition_id
+            )));
         }
         // Both may come from a server, and what follows allocates by them.
         manifest.config.check_sizes().map_err(fail)?;
-        manifest.decoder.validate().map_err(|e| fail(format!("`decoder`: {e}")))?;
+        manifest
+            .decoder
+            .validate()
+            .map_err(|e| fail(format!("`decoder`: {e}")))?;
         manifest.transforms.check(&manifest.config)?;
         Ok(manifest)
     }
 
     /// The id that this content has, whatever `partition_id` says.
     pub fn compute_id(&self) -> String {
-        let unnamed = Self { partition_id: String::new(), ..self.clone() };
-        hex(&Sha256::digest(serde_json::to_vec(&unnamed).expect("a plain struct serialises")))
+        let unnamed = Self {
+            partition_id: String::new(),
+            ..self.clone()
+        };
+        hex(&Sha256::digest(
+            serde_json::to_vec(&unnamed).expect("a plain struct serialises"),
+        ))
     }
 
     pub(crate) fn save(&self, dir: &Path) -> Result<(), PartitionError> {
@@ -155,11 +189,12 @@ impl Manifest {
     }
 }
 
-/// `folder/name` with plain names only: a manifest may come from a server that is not trusted with this disk.
-/// The first key, as a path, that stands in `written` and not in what was read of it.
+/// `folder/name` with plain names only: a manifest may come from a server that is not trusted with
+/// this disk. The first key, as a path, that stands in `written` and not in what was read of it.
 fn unread(written: &serde_json::Value, read: &serde_json::Value) -> Option<String> {
     use serde_json::Value;
-    let below = |key: String, written, read| unread(written, read).map(|rest| format!("{key}{rest}"));
+    let below =
+        |key: String, written, read| unread(written, read).map(|rest| format!("{key}{rest}"));
     match (written, read) {
         (Value::Object(written), Value::Object(read)) => {
             written.iter().find_map(|(key, value)| match read.get(key) {
@@ -169,9 +204,8 @@ fn unread(written: &serde_json::Value, read: &serde_json::Value) -> Option<Strin
                 Some(read) => below(format!(".{key}"), value, read),
             })
         }
-        (Value::Array(written), Value::Array(read)) => {
-            (0..written.len().min(read.len())).find_map(|i| below(format!("[{i}]"), &written[i], &read[i]))
-        }
+        (Value::Array(written), Value::Array(read)) => (0..written.len().min(read.len()))
+            .find_map(|i| below(format!("[{i}]"), &written[i], &read[i])),
         _ => None,
     }
 }
@@ -188,7 +222,11 @@ impl FileEntry {
     /// Measures a file of a partition.
     pub(crate) fn of(dir: &Path, path: &str) -> Result<Self, PartitionError> {
         let (sha256, bytes) = file_digest(&dir.join(path))?;
-        Ok(Self { path: path.into(), bytes, sha256 })
+        Ok(Self {
+            path: path.into(),
+            bytes,
+            sha256,
+        })
     }
 
     /// Compares a file with its entry.
@@ -204,7 +242,11 @@ impl FileEntry {
         if found == self.sha256 {
             return Ok(());
         }
-        Err(PartitionError::Digest { path, expected: self.sha256.clone(), found })
+        Err(PartitionError::Digest {
+            path,
+            expected: self.sha256.clone(),
+            found,
+        })
     }
 }
 
@@ -236,7 +278,13 @@ mod tests {
     fn a_key_that_nobody_reads_is_named() {
         let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         let read = value(r#"{"a": {"b": 1, "c": [{"d": 2}]}}"#);
-        assert_eq!(unread(&value(r#"{"a": {"b": 1, "c": [{"d": 2}], "e": null}}"#), &read), None);
+        assert_eq!(
+            unread(
+                &value(r#"{"a": {"b": 1, "c": [{"d": 2}], "e": null}}"#),
+                &read
+            ),
+            None
+        );
         for (written, path) in [
             (r#"{"a": {"b": 1, "x": 1}}"#, ".a.x"),
             (r#"{"a": {"c": [{"d": 2, "e": 1}]}}"#, ".a.c[0].e"),
@@ -249,9 +297,14 @@ mod tests {
     #[test]
     fn a_listed_path_stays_in_its_folder() {
         assert!(stays_in("public/base.gguf", "public"));
-        for path in
-            ["public/../../etc/passwd", "/etc/passwd", "private/adapter", "public", "public/..\\x", "../public/x"]
-        {
+        for path in [
+            "public/../../etc/passwd",
+            "/etc/passwd",
+            "private/adapter",
+            "public",
+            "public/..\\x",
+            "../public/x",
+        ] {
             assert!(!stays_in(path, "public"), "{path}");
         }
     }

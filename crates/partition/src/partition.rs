@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use marill_model::{Adapter, ChatTemplate, Checkpoint, Prefix, Tokenizer};
 use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights};
 
-use crate::manifest::{FileEntry, ID_FILE, Manifest};
-use crate::{MANIFEST_FILE, PartitionError, PrivatePart, weights};
+use crate::{
+    MANIFEST_FILE, PartitionError, PrivatePart,
+    manifest::{FileEntry, ID_FILE, Manifest},
+    weights,
+};
 
 /// An open partition, checked.
 pub struct Partition {
@@ -20,20 +23,28 @@ impl Partition {
     /// Opens a partition with its private part, as the server does.
     ///
     /// # Errors
-    /// [`PartitionError`] naming the file that is missing, unlisted, of another partition or altered.
+    /// [`PartitionError`] naming the file that is missing, unlisted, of another partition or
+    /// altered.
     pub fn open(dir: &Path) -> Result<Self, PartitionError> {
         let mut partition = Self::open_base(dir, true)?;
         if !dir.join("private").is_dir() {
             return Err(PartitionError::NoPrivatePart { path: dir.into() });
         }
-        check_folder(dir, "private", &partition.manifest, &partition.manifest.private_files, true)?;
+        check_folder(
+            dir,
+            "private",
+            &partition.manifest,
+            &partition.manifest.private_files,
+            true,
+        )?;
         let private = PrivatePart::load(dir, partition.manifest.decoder.is_full())?;
         private.check(&partition.base, &partition.manifest.transforms)?;
         partition.private = Some(private);
         Ok(partition)
     }
 
-    /// Opens `manifest.json` and `public/` only, as the client does; a private part, if any, is not read.
+    /// Opens `manifest.json` and `public/` only, as the client does; a private part, if any, is not
+    /// read.
     ///
     /// # Errors
     /// As [`Partition::open`].
@@ -46,11 +57,26 @@ impl Partition {
         let manifest = Manifest::load(dir)?;
         if manifest.decoder.is_full() && manifest.transforms.lora.is_some() {
             let reason = "it has low-rank factors and whole private matrices".into();
-            return Err(PartitionError::Manifest { path: dir.join(MANIFEST_FILE), reason });
+            return Err(PartitionError::Manifest {
+                path: dir.join(MANIFEST_FILE),
+                reason,
+            });
         }
-        check_folder(dir, "public", &manifest, &manifest.public_files, has_id_file)?;
-        let base = Checkpoint::open_ignoring_any(&manifest.base_path(dir), &manifest.base.ignored)?.0;
-        Ok(Self { manifest, dir: dir.into(), base, private: None })
+        check_folder(
+            dir,
+            "public",
+            &manifest,
+            &manifest.public_files,
+            has_id_file,
+        )?;
+        let base =
+            Checkpoint::open_ignoring_any(&manifest.base_path(dir), &manifest.base.ignored)?.0;
+        Ok(Self {
+            manifest,
+            dir: dir.into(),
+            base,
+            private: None,
+        })
     }
 
     /// The folder this partition was opened from.
@@ -78,7 +104,8 @@ impl Partition {
         self.private.as_ref()
     }
 
-    /// The low-rank factors; none where only the public part was opened, or where whole layers are private.
+    /// The low-rank factors; none where only the public part was opened, or where whole layers are
+    /// private.
     pub fn adapter(&self) -> Option<&Adapter> {
         match &self.private {
             Some(PrivatePart::LowRank(adapter)) => Some(adapter),
@@ -86,17 +113,20 @@ impl Partition {
         }
     }
 
-    /// The base with the private layers of a full fine-tune in their place; the base itself for any other partition.
-    /// Together with [`Self::adapter`] it is the owner's model in floats.
+    /// The base with the private layers of a full fine-tune in their place; the base itself for any
+    /// other partition. Together with [`Self::adapter`] it is the owner's model in floats.
     ///
     /// # Errors
-    /// [`PartitionError::NoPrivatePart`] where the layers are private and only the public part was opened.
+    /// [`PartitionError::NoPrivatePart`] where the layers are private and only the public part was
+    /// opened.
     pub fn model(&self) -> Result<Checkpoint, PartitionError> {
         let mut model = self.base.clone();
         match &self.private {
             Some(PrivatePart::Full(tensors)) => model.tensors.extend(tensors.clone()),
             None if self.manifest.decoder.is_full() => {
-                return Err(PartitionError::NoPrivatePart { path: self.dir.clone() });
+                return Err(PartitionError::NoPrivatePart {
+                    path: self.dir.clone(),
+                });
             }
             _ => {}
         }
@@ -111,24 +141,37 @@ impl Partition {
         self.base.chat_template.as_ref()
     }
 
-    /// Head and final norm as integers, and the base weights of the private layers unless these are private as a whole.
+    /// Head and final norm as integers, and the base weights of the private layers unless these are
+    /// private as a whole.
     ///
     /// # Errors
     /// [`PartitionError::Spec`] on a value out of range.
     pub fn public_weights(&self) -> Result<PublicWeights, PartitionError> {
-        weights::public_weights(&self.manifest.decoder, &self.base, self.manifest.transforms.frozen_layers)
+        weights::public_weights(
+            &self.manifest.decoder,
+            &self.base,
+            self.manifest.transforms.frozen_layers,
+        )
     }
 
-    /// The server's part as integers; `public` are this partition's, whose scales low-rank factors share.
+    /// The server's part as integers; `public` are this partition's, whose scales low-rank factors
+    /// share.
     ///
     /// # Errors
-    /// [`PartitionError::NoPrivatePart`] where only the public part was opened, [`PartitionError::Spec`] on a value
-    /// out of range.
-    pub fn private_weights(&self, public: &PublicWeights) -> Result<PrivateWeights, PartitionError> {
+    /// [`PartitionError::NoPrivatePart`] where only the public part was opened,
+    /// [`PartitionError::Spec`] on a value out of range.
+    pub fn private_weights(
+        &self,
+        public: &PublicWeights,
+    ) -> Result<PrivateWeights, PartitionError> {
         let transforms = &self.manifest.transforms;
         match &self.private {
-            None => Err(PartitionError::NoPrivatePart { path: self.dir.clone() }),
-            Some(PrivatePart::LowRank(a)) => weights::private_weights(public, &self.base.config, transforms, a),
+            None => Err(PartitionError::NoPrivatePart {
+                path: self.dir.clone(),
+            }),
+            Some(PrivatePart::LowRank(a)) => {
+                weights::private_weights(public, &self.base.config, transforms, a)
+            }
             Some(PrivatePart::Full(tensors)) => {
                 weights::full_weights(&self.manifest.decoder, tensors, transforms.frozen_layers)
             }
@@ -140,12 +183,15 @@ impl Partition {
     /// # Errors
     /// [`PartitionError::Model`] on a missing tensor.
     pub fn prefix(&self) -> Result<Prefix, PartitionError> {
-        Ok(Prefix::new(&self.base, self.manifest.transforms.frozen_layers)?)
+        Ok(Prefix::new(
+            &self.base,
+            self.manifest.transforms.frozen_layers,
+        )?)
     }
 }
 
-/// The folder holds the listed files with their digests, its id file, where it must have one, names this partition, and
-/// nothing else is there.
+/// The folder holds the listed files with their digests, its id file, where it must have one, names
+/// this partition, and nothing else is there.
 fn check_folder(
     dir: &Path,
     folder: &str,
@@ -159,17 +205,28 @@ fn check_folder(
         return Err(PartitionError::MissingId { path: id_path });
     }
     if id_path.is_file() {
-        let found = std::fs::read_to_string(&id_path).map_err(PartitionError::io(&id_path))?.trim().to_string();
+        let found = std::fs::read_to_string(&id_path)
+            .map_err(PartitionError::io(&id_path))?
+            .trim()
+            .to_string();
         if found != manifest.partition_id {
             let expected = manifest.partition_id.clone();
-            return Err(PartitionError::MixedPartitions { path: id_path, expected, found });
+            return Err(PartitionError::MixedPartitions {
+                path: id_path,
+                expected,
+                found,
+            });
         }
     }
     for entry in std::fs::read_dir(&root).map_err(PartitionError::io(&root))? {
         let name = entry.map_err(PartitionError::io(&root))?.file_name();
-        let listed = files.iter().any(|file| Path::new(&file.path) == Path::new(folder).join(&name));
+        let listed = files
+            .iter()
+            .any(|file| Path::new(&file.path) == Path::new(folder).join(&name));
         if !listed && name != ID_FILE {
-            return Err(PartitionError::UnlistedFile { path: root.join(name) });
+            return Err(PartitionError::UnlistedFile {
+                path: root.join(name),
+            });
         }
     }
     files.iter().try_for_each(|file| file.verify(dir))

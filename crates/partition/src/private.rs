@@ -1,7 +1,6 @@
 //! The two forms of a private part: low-rank factors, or the private layers of a full fine-tune.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, MODULES, ModelError, Transforms, module_path};
@@ -23,7 +22,10 @@ pub enum PrivatePart {
 
 impl PrivatePart {
     /// The private layers of a fully fine-tuned checkpoint.
-    pub(crate) fn layers_of(model: &Checkpoint, frozen_layers: usize) -> Result<Self, PartitionError> {
+    pub(crate) fn layers_of(
+        model: &Checkpoint,
+        frozen_layers: usize,
+    ) -> Result<Self, PartitionError> {
         let names = layer_names(frozen_layers..model.config.num_hidden_layers);
         let tensors = names.map(|name| Ok((name.clone(), model.tensor(&name)?.clone())));
         Ok(Self::Full(tensors.collect::<Result<_, ModelError>>()?))
@@ -48,7 +50,9 @@ impl PrivatePart {
     pub(crate) fn save(&self, dir: &Path) -> Result<(), PartitionError> {
         let adapter = match self {
             Self::LowRank(adapter) => adapter.clone(),
-            Self::Full(tensors) => Adapter { tensors: tensors.clone() },
+            Self::Full(tensors) => Adapter {
+                tensors: tensors.clone(),
+            },
         };
         Ok(adapter.save(&dir.join(self.file()))?)
     }
@@ -62,34 +66,59 @@ impl PrivatePart {
     }
 
     /// It holds what the transforms list, with their shapes and finite values, and nothing else.
-    pub(crate) fn check(&self, base: &Checkpoint, transforms: &Transforms) -> Result<(), PartitionError> {
+    pub(crate) fn check(
+        &self,
+        base: &Checkpoint,
+        transforms: &Transforms,
+    ) -> Result<(), PartitionError> {
         let layers = transforms.frozen_layers..base.config.num_hidden_layers;
         let mut allowed = std::collections::BTreeSet::new();
         match (self, &transforms.lora) {
             (Self::LowRank(_), None) => {}
             (Self::LowRank(adapter), Some(lora)) => {
                 adapter.check(&base.config, lora, transforms.frozen_layers)?;
-                let modules = layers.flat_map(|layer| lora.target_modules.iter().map(move |module| (layer, module)));
-                allowed.extend(modules.flat_map(|(l, m)| ['A', 'B'].map(|factor| Adapter::name(l, m, factor))));
+                let modules = layers.flat_map(|layer| {
+                    lora.target_modules
+                        .iter()
+                        .map(move |module| (layer, module))
+                });
+                allowed.extend(
+                    modules.flat_map(|(l, m)| ['A', 'B'].map(|factor| Adapter::name(l, m, factor))),
+                );
             }
             (Self::Full(tensors), _) => {
                 for name in layer_names(layers) {
                     let expected = base.tensor(&name)?.dims().to_vec();
-                    let found = tensors.get(&name).ok_or_else(|| ModelError::MissingTensor { name: name.clone() })?;
+                    let found = tensors
+                        .get(&name)
+                        .ok_or_else(|| ModelError::MissingTensor { name: name.clone() })?;
                     if found.dims() != expected {
                         let found = found.dims().to_vec();
-                        return Err(ModelError::Shape { name, found, expected }.into());
+                        return Err(ModelError::Shape {
+                            name,
+                            found,
+                            expected,
+                        }
+                        .into());
                     }
                     allowed.insert(name);
                 }
             }
         }
         for (name, tensor) in self.tensors() {
-            let fail = |reason: &str| PartitionError::PrivateTensor { tensor: name.clone(), reason: reason.into() };
+            let fail = |reason: &str| PartitionError::PrivateTensor {
+                tensor: name.clone(),
+                reason: reason.into(),
+            };
             if !allowed.contains(name) {
-                return Err(fail("the transforms list no such tensor of a private layer"));
+                return Err(fail(
+                    "the transforms list no such tensor of a private layer",
+                ));
             }
-            let values: Vec<f32> = tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(ModelError::from)?;
+            let values: Vec<f32> = tensor
+                .flatten_all()
+                .and_then(|flat| flat.to_vec1())
+                .map_err(ModelError::from)?;
             if values.iter().any(|value| !value.is_finite()) {
                 return Err(fail("it holds a value that is not finite"));
             }
@@ -103,12 +132,15 @@ fn layer_names(layers: std::ops::Range<usize>) -> impl Iterator<Item = String> {
     layers.flat_map(|layer| {
         let maps = MODULES.map(|module| format!("{}.weight", module_path(layer, module)));
         let norms = ["input_layernorm", "post_attention_layernorm"];
-        maps.into_iter().chain(norms.map(|norm| format!("model.layers.{layer}.{norm}.weight")))
+        maps.into_iter()
+            .chain(norms.map(|norm| format!("model.layers.{layer}.{norm}.weight")))
     })
 }
 
 /// Whether a checkpoint's tensor belongs to a layer from `frozen_layers` on.
 pub(crate) fn is_private(name: &str, frozen_layers: usize) -> bool {
-    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    let layer = name
+        .strip_prefix("model.layers.")
+        .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
     layer.is_some_and(|layer| layer >= frozen_layers)
 }

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use marill_mpc::range::{LARGEST_POSITIONS, Proof, Prover, Room, Unproved};
-use marill_mpc::spec::BUCKET;
-use marill_mpc::{PrivateWeights, ProtocolError, PublicWeights, SpecError, Twin};
+use marill_mpc::{
+    PrivateWeights, ProtocolError, PublicWeights, SpecError, Twin,
+    range::{LARGEST_POSITIONS, Proof, Prover, Room, Unproved},
+    spec::BUCKET,
+};
 
 use crate::{Partition, PartitionError};
 
-/// The largest envelope of boundary rows over which no value overflows, or the places that keep it from being proved.
+/// The largest envelope of boundary rows over which no value overflows, or the places that keep it
+/// from being proved.
 pub(crate) fn analyse(public: &PublicWeights, private: PrivateWeights) -> Result<Proof, Unproved> {
     let positions = public.spec.max_positions.min(LARGEST_POSITIONS);
     Prover::new(public, Arc::new(private)).largest(positions)
@@ -42,7 +45,10 @@ impl Measured {
     /// Whether every value fitted with a bit to spare.
     #[must_use]
     pub fn is_easy(&self) -> bool {
-        self.overflow.is_none() && self.least.is_some_and(|room| room.bits() >= Self::EASY_BITS)
+        self.overflow.is_none()
+            && self
+                .least
+                .is_some_and(|room| room.bits() >= Self::EASY_BITS)
     }
 }
 
@@ -53,7 +59,9 @@ impl std::fmt::Display for Measured {
         if let Some(overflow) = &self.overflow {
             return write!(f, "a value of the run's own rows does not fit: {overflow}");
         }
-        let Some(room) = self.least else { return write!(f, "no row was measured") };
+        let Some(room) = self.least else {
+            return write!(f, "no row was measured");
+        };
         let place = match room.layer {
             Some(layer) => format!("private layer {layer}, `{}`", room.place),
             None => format!("behind the last layer, `{}`", room.place),
@@ -61,14 +69,15 @@ impl std::fmt::Display for Measured {
         let (bits, reaches, limit) = (room.bits(), room.reaches_bits, room.limit_bits);
         write!(
             f,
-            "every value of {rows} of the run's own rows ({tokens} tokens) fits, {bits:.1} bits left at the nearest place \
-             ({place}: 2^{reaches:.1} of 2^{limit:.0})"
+            "every value of {rows} of the run's own rows ({tokens} tokens) fits, {bits:.1} bits \
+             left at the nearest place ({place}: 2^{reaches:.1} of 2^{limit:.0})"
         )
     }
 }
 
-/// Runs rows of token ids through the twin and says how near values come to the edges of their wires; needs the private
-/// part. Rows lose what is longer than a session, or than a whole number of buckets; empty ones are left out.
+/// Runs rows of token ids through the twin and says how near values come to the edges of their
+/// wires; needs the private part. Rows lose what is longer than a session, or than a whole number
+/// of buckets; empty ones are left out.
 ///
 /// # Errors
 /// [`PartitionError::NoPrivatePart`] for a client's view, and errors of the weights.
@@ -79,12 +88,24 @@ pub fn measure_range(partition: &Partition, rows: &[Vec<u32>]) -> Result<Measure
     let mut prefix = partition.prefix()?;
     let mut twin = Twin::exact(public, private);
     twin.start_measuring();
-    let mut measured = Measured { rows: 0, tokens: 0, least: None, overflow: None };
-    let longest = (1..=spec.max_positions).rev().find(|&n| spec.bucket(n) <= spec.max_positions).unwrap_or(0);
+    let mut measured = Measured {
+        rows: 0,
+        tokens: 0,
+        least: None,
+        overflow: None,
+    };
+    let longest = (1..=spec.max_positions)
+        .rev()
+        .find(|&n| spec.bucket(n) <= spec.max_positions)
+        .unwrap_or(0);
     for (nth, row) in rows.iter().enumerate() {
         let fits = row.len().min(longest);
         // Whole buckets have no padding, whose bias would pass for a score that comes near.
-        let row = &row[..if fits > BUCKET { fits / BUCKET * BUCKET } else { fits }];
+        let row = &row[..if fits > BUCKET {
+            fits / BUCKET * BUCKET
+        } else {
+            fits
+        }];
         if row.is_empty() {
             continue;
         }
@@ -115,8 +136,13 @@ pub fn describe_range(outcome: &Result<Proof, Unproved>) -> String {
     match outcome {
         Ok(proof) => {
             let (norm, positions) = (proof.envelope.row_norm, proof.envelope.positions);
-            let least = proof.tightest().map_or_else(String::new, |room| format!("; least room: {room}"));
-            format!("no value overflows for boundary rows of norm up to {norm:.0} and {positions} positions{least}")
+            let least = proof
+                .tightest()
+                .map_or_else(String::new, |room| format!("; least room: {room}"));
+            format!(
+                "no value overflows for boundary rows of norm up to {norm:.0} and {positions} \
+                 positions{least}"
+            )
         }
         Err(unproved) => format!("not proved for any input: {unproved}"),
     }

@@ -1,16 +1,16 @@
 //! A tiny random model for tests: every byte a token, a few layers, grouped queries.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use candle_core::{Device, Tensor};
 use marill_model::{
-    Adapter, Checkpoint, Config, HeadMerge, LoraConfig, MODULES, ModelError, Transforms, module_path, strided_groups,
+    Adapter, Checkpoint, Config, HeadMerge, LoraConfig, MODULES, ModelError, Transforms,
+    module_path, strided_groups,
 };
 
 /// Chat template of the tiny model: one line a turn.
-pub const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
-                            {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+pub const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content \
+    }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /// Writes a random base of 4 layers into `dir` and opens it. The same `seed` gives the same bits.
 ///
@@ -19,27 +19,46 @@ pub const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ 
 pub fn tiny_base(dir: &Path, seed: u64) -> Result<Checkpoint, ModelError> {
     let config = serde_json::json!({
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 259, "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0, "max_position_embeddings": 256, "tie_word_embeddings": true, "eos_token_id": 256
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 259,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "max_position_embeddings": 256, "tie_word_embeddings": true,
+        "eos_token_id": 256
     });
     let io = |path: &Path, text: String| {
-        std::fs::write(path, text).map_err(|source| ModelError::Io { path: path.into(), source })
+        std::fs::write(path, text).map_err(|source| ModelError::Io {
+            path: path.into(),
+            source,
+        })
     };
-    std::fs::create_dir_all(dir).map_err(|source| ModelError::Io { path: dir.into(), source })?;
+    std::fs::create_dir_all(dir).map_err(|source| ModelError::Io {
+        path: dir.into(),
+        source,
+    })?;
     io(&dir.join("config.json"), config.to_string())?;
     io(&dir.join("tokenizer.json"), tokenizer_json())?;
-    io(&dir.join("tokenizer_config.json"), serde_json::json!({ "chat_template": TEMPLATE }).to_string())?;
+    io(
+        &dir.join("tokenizer_config.json"),
+        serde_json::json!({ "chat_template": TEMPLATE }).to_string(),
+    )?;
     let config: Config = serde_json::from_value(config).expect("the literal above");
     let mut random = Random(seed);
     let mut tensors = HashMap::new();
-    tensors.insert("model.embed_tokens.weight".to_string(), random.tensor(&[259, 32], 1.0)?);
+    tensors.insert(
+        "model.embed_tokens.weight".to_string(),
+        random.tensor(&[259, 32], 1.0)?,
+    );
     tensors.insert("model.norm.weight".to_string(), random.gain(32)?);
     for layer in 0..config.num_hidden_layers {
         for norm in ["input_layernorm", "post_attention_layernorm"] {
-            tensors.insert(format!("model.layers.{layer}.{norm}.weight"), random.gain(32)?);
+            tensors.insert(
+                format!("model.layers.{layer}.{norm}.weight"),
+                random.gain(32)?,
+            );
         }
         for module in MODULES {
-            let [rows, cols] = config.module_shape(module).expect("MODULES are the modules");
+            let [rows, cols] = config
+                .module_shape(module)
+                .expect("MODULES are the modules");
             let weight = random.tensor(&[rows, cols], 1.5 / (cols as f32).sqrt())?;
             tensors.insert(format!("{}.weight", module_path(layer, module)), weight);
         }
@@ -54,37 +73,67 @@ pub fn tiny_transforms(config: &Config, merged: bool) -> Transforms {
     let heads = merged.then(|| HeadMerge {
         merge: 2,
         grouping: "strided".into(),
-        groups: vec![strided_groups(config, 2).expect("two key-value heads"); config.num_hidden_layers - 2],
+        groups: vec![
+            strided_groups(config, 2).expect("two key-value heads");
+            config.num_hidden_layers - 2
+        ],
         scale: 0.25,
     });
     let target_modules = MODULES.iter().map(ToString::to_string).collect();
-    Transforms { frozen_layers: 2, lora: Some(LoraConfig { rank: 2, alpha: 4.0, target_modules }), heads }
+    Transforms {
+        frozen_layers: 2,
+        lora: Some(LoraConfig {
+            rank: 2,
+            alpha: 4.0,
+            target_modules,
+        }),
+        heads,
+    }
 }
 
 /// Random factors, `B` included, so that the private part matters.
 ///
 /// # Errors
 /// None in practice; candle's constructors return results.
-pub fn tiny_adapter(config: &Config, transforms: &Transforms, seed: u64) -> Result<Adapter, ModelError> {
+pub fn tiny_adapter(
+    config: &Config,
+    transforms: &Transforms,
+    seed: u64,
+) -> Result<Adapter, ModelError> {
     let mut random = Random(seed);
     let mut adapter = Adapter::default();
-    let Some(lora) = &transforms.lora else { return Ok(adapter) };
+    let Some(lora) = &transforms.lora else {
+        return Ok(adapter);
+    };
     for layer in transforms.frozen_layers..config.num_hidden_layers {
         for module in &lora.target_modules {
-            let [out, inner] = config.module_shape(module).expect("checked by Transforms::check");
+            let [out, inner] = config
+                .module_shape(module)
+                .expect("checked by Transforms::check");
             let scale = 1.0 / (inner as f32).sqrt();
-            adapter.tensors.insert(Adapter::name(layer, module, 'A'), random.tensor(&[lora.rank, inner], scale)?);
-            adapter.tensors.insert(Adapter::name(layer, module, 'B'), random.tensor(&[out, lora.rank], 0.3)?);
+            adapter.tensors.insert(
+                Adapter::name(layer, module, 'A'),
+                random.tensor(&[lora.rank, inner], scale)?,
+            );
+            adapter.tensors.insert(
+                Adapter::name(layer, module, 'B'),
+                random.tensor(&[out, lora.rank], 0.3)?,
+            );
         }
     }
     Ok(adapter)
 }
 
-/// The base after an ordinary full fine-tune: every tensor of the layers from `frozen_layers` on is another.
+/// The base after an ordinary full fine-tune: every tensor of the layers from `frozen_layers` on is
+/// another.
 ///
 /// # Errors
 /// None in practice; candle's operations return results.
-pub fn tiny_fine_tune(base: &Checkpoint, frozen_layers: usize, seed: u64) -> Result<Checkpoint, ModelError> {
+pub fn tiny_fine_tune(
+    base: &Checkpoint,
+    frozen_layers: usize,
+    seed: u64,
+) -> Result<Checkpoint, ModelError> {
     let (mut random, mut model) = (Random(seed), base.clone());
     for (name, tensor) in &mut model.tensors {
         if crate::private::is_private(name, frozen_layers) {
@@ -107,7 +156,9 @@ impl Random {
     }
 
     fn tensor(&mut self, shape: &[usize], scale: f32) -> Result<Tensor, ModelError> {
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| self.next() * scale).collect();
+        let values: Vec<f32> = (0..shape.iter().product())
+            .map(|_| self.next() * scale)
+            .collect();
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
     }
 
@@ -137,7 +188,9 @@ fn tokenizer_json() -> String {
     let added: Vec<_> = (256..)
         .zip(special)
         .map(|(id, content)| {
-            serde_json::json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            serde_json::json!({
+                "id": id, "content": content, "single_word": false, "lstrip": false,
+                "rstrip": false,
                 "normalized": false, "special": true })
         })
         .collect();
@@ -145,10 +198,13 @@ fn tokenizer_json() -> String {
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true
     });
     serde_json::json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": null,
         "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
-        "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": [] }
+        "model": { "type": "BPE", "dropout": null, "unk_token": null,
+            "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab,
+            "merges": [] }
     })
     .to_string()
 }

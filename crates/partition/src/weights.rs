@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, Config, MODULES, ModelError, Transforms, module_path};
-use marill_mpc::spec::MAX_POSITIONS;
-use marill_mpc::{DecoderSpec, LayerFloats, LoraFloats, PrivateWeights, PublicWeights};
+use marill_mpc::{
+    DecoderSpec, LayerFloats, LoraFloats, PrivateWeights, PublicWeights, spec::MAX_POSITIONS,
+};
 use marill_numeric::NumericSpec;
 
 use crate::PartitionError;
@@ -20,8 +21,9 @@ pub fn decoder_spec(
     numeric: NumericSpec,
 ) -> Result<DecoderSpec, PartitionError> {
     transforms.check(config)?;
-    let (head_groups, attn_scale) =
-        (transforms.frozen_layers..config.num_hidden_layers).map(|layer| transforms.attention(config, layer)).unzip();
+    let (head_groups, attn_scale) = (transforms.frozen_layers..config.num_hidden_layers)
+        .map(|layer| transforms.attention(config, layer))
+        .unzip();
     Ok(DecoderSpec {
         hidden_size: config.hidden_size,
         intermediate_size: config.intermediate_size,
@@ -42,8 +44,8 @@ pub fn decoder_spec(
     })
 }
 
-/// Final norm and head as integers, and the base weights of the private layers unless these are private as a whole.
-/// Every party may hold them.
+/// Final norm and head as integers, and the base weights of the private layers unless these are
+/// private as a whole. Every party may hold them.
 ///
 /// # Errors
 /// [`PartitionError::Model`] on a missing tensor, [`PartitionError::Spec`] on a value out of range.
@@ -53,9 +55,14 @@ pub fn public_weights(
     frozen_layers: usize,
 ) -> Result<PublicWeights, PartitionError> {
     let layers = if spec.is_full() { 0 } else { spec.num_layers };
-    let owned = layer_floats(frozen_layers..frozen_layers + layers, |name| Ok(base.floats(name)?))?;
+    let owned = layer_floats(frozen_layers..frozen_layers + layers, |name| {
+        Ok(base.floats(name)?)
+    })?;
     let layers: Vec<LayerFloats<'_>> = owned.iter().map(borrowed).collect();
-    let (norm, head) = (base.floats("model.norm.weight")?, base.floats("lm_head.weight")?);
+    let (norm, head) = (
+        base.floats("model.norm.weight")?,
+        base.floats("lm_head.weight")?,
+    );
     Ok(PublicWeights::from_floats(spec, &layers, &norm, &head)?)
 }
 
@@ -69,7 +76,11 @@ pub fn full_weights(
     frozen_layers: usize,
 ) -> Result<PrivateWeights, PartitionError> {
     let owned = layer_floats(frozen_layers..frozen_layers + spec.num_layers, |name| {
-        floats(tensors.get(name).ok_or_else(|| ModelError::MissingTensor { name: name.into() })?)
+        floats(
+            tensors
+                .get(name)
+                .ok_or_else(|| ModelError::MissingTensor { name: name.into() })?,
+        )
     })?;
     let layers: Vec<LayerFloats<'_>> = owned.iter().map(borrowed).collect();
     Ok(PrivateWeights::full_from_floats(spec, &layers)?)
@@ -98,7 +109,9 @@ fn layer_floats(
     layers.map(of).collect()
 }
 
-fn borrowed([input_norm, q, k, v, o, post_norm, gate, up, down]: &[Vec<f32>; 9]) -> LayerFloats<'_> {
+fn borrowed(
+    [input_norm, q, k, v, o, post_norm, gate, up, down]: &[Vec<f32>; 9],
+) -> LayerFloats<'_> {
     LayerFloats {
         input_layernorm: input_norm,
         q_proj: q,
@@ -115,7 +128,8 @@ fn borrowed([input_norm, q, k, v, o, post_norm, gate, up, down]: &[Vec<f32>; 9])
 /// The low-rank factors of the private layers, as integers. Only the server holds them.
 ///
 /// # Errors
-/// [`PartitionError::Model`] on a missing or misshapen factor, [`PartitionError::Spec`] on a value out of range.
+/// [`PartitionError::Model`] on a missing or misshapen factor, [`PartitionError::Spec`] on a value
+/// out of range.
 pub fn private_weights(
     public: &PublicWeights,
     config: &Config,
@@ -133,11 +147,17 @@ pub fn private_weights(
                 if !lora.target_modules.iter().any(|target| target == module) {
                     continue;
                 }
-                let (a, b) = adapter.factors(layer, module).ok_or_else(|| PartitionError::PrivateTensor {
-                    tensor: Adapter::name(layer, module, 'A'),
-                    reason: "it is missing".into(),
+                let (a, b) = adapter.factors(layer, module).ok_or_else(|| {
+                    PartitionError::PrivateTensor {
+                        tensor: Adapter::name(layer, module, 'A'),
+                        reason: "it is missing".into(),
+                    }
                 })?;
-                *slot = Some(LoraFloats { a: floats(a)?, b: floats(b)?, scale: lora.scale() as f32 });
+                *slot = Some(LoraFloats {
+                    a: floats(a)?,
+                    b: floats(b)?,
+                    scale: lora.scale() as f32,
+                });
             }
         }
         layers.push(modules);

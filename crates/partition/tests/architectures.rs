@@ -1,15 +1,16 @@
-//! GPT-2 and BERT: the float model against the integer program. (`mpc/tests/architectures.rs` compares the program with
-//! plain `f64` arithmetic, private additions included, so neither side here is its own judge.)
+//! GPT-2 and BERT: the float model against the integer program. (`mpc/tests/architectures.rs`
+//! compares the program with plain `f64` arithmetic, private additions included, so neither side
+//! here is its own judge.)
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use candle_core::{Device, IndexOp, Tensor};
 use marill_model::{Bert, BertConfig, Gpt2, Gpt2Cache, Gpt2Config, Tokenizer};
-use marill_mpc::range::{Envelope, Prover};
-use marill_mpc::testing::{gaussian, run_embedding};
-use marill_mpc::{Pooling, PrivateWeights, PublicWeights, Reveal, Twin};
+use marill_mpc::{
+    Pooling, PrivateWeights, PublicWeights, Reveal, Twin,
+    range::{Envelope, Prover},
+    testing::{gaussian, run_embedding},
+};
 use marill_partition::{bert_weights, gpt2_weights};
 
 /// Largest difference of a logit or a pooled value, relative to their root mean square.
@@ -20,7 +21,12 @@ struct Random(u64, BTreeMap<String, Tensor>);
 impl Random {
     fn add(&mut self, name: &str, shape: &[usize], centre: f32, deviation: f32) {
         let values = gaussian(self.0, name, shape.iter().product(), deviation);
-        let tensor = Tensor::from_vec(values.iter().map(|v| v + centre).collect(), shape, &Device::Cpu).unwrap();
+        let tensor = Tensor::from_vec(
+            values.iter().map(|v| v + centre).collect(),
+            shape,
+            &Device::Cpu,
+        )
+        .unwrap();
         self.1.insert(name.to_owned(), tensor);
     }
 
@@ -31,7 +37,12 @@ impl Random {
 
     fn map(&mut self, name: &str, shape: [usize; 2], out: usize) {
         let inner = shape[0] * shape[1] / out;
-        self.add(&format!("{name}.weight"), &shape, 0.0, 1.0 / (inner as f32).sqrt());
+        self.add(
+            &format!("{name}.weight"),
+            &shape,
+            0.0,
+            1.0 / (inner as f32).sqrt(),
+        );
         self.add(&format!("{name}.bias"), &[out], 0.0, 0.3);
     }
 }
@@ -84,13 +95,23 @@ fn bert(seed: u64) -> Bert {
     let mut w = Random(seed, BTreeMap::new());
     w.add("embeddings.word_embeddings.weight", &[90, 32], 0.0, 0.8);
     w.add("embeddings.position_embeddings.weight", &[64, 32], 0.0, 0.4);
-    w.add("embeddings.token_type_embeddings.weight", &[2, 32], 0.0, 0.2);
+    w.add(
+        "embeddings.token_type_embeddings.weight",
+        &[2, 32],
+        0.0,
+        0.2,
+    );
     w.norm("embeddings.LayerNorm", 32);
     w.map("classifier", [7, 32], 7);
     w.map("pooler.dense", [32, 32], 32);
     for l in 0..3 {
         let at = |name: &str| format!("encoder.layer.{l}.{name}");
-        for name in ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"] {
+        for name in [
+            "attention.self.query",
+            "attention.self.key",
+            "attention.self.value",
+            "attention.output.dense",
+        ] {
             w.map(&at(name), [32, 32], 32);
         }
         w.map(&at("intermediate.dense"), [80, 32], 80);
@@ -115,11 +136,16 @@ fn floats(x: &Tensor) -> Vec<f32> {
 fn worst(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     let rms = (expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32).sqrt();
-    got.iter().zip(expected).map(|(g, e)| (g - e).abs() / rms).fold(0.0, f32::max)
+    got.iter()
+        .zip(expected)
+        .map(|(g, e)| (g - e).abs() / rms)
+        .fold(0.0, f32::max)
 }
 
 fn decode(row: &[u64]) -> Vec<f32> {
-    row.iter().map(|&v| (v as i64 as f64 / f64::from(1 << 15)) as f32).collect()
+    row.iter()
+        .map(|&v| (v as i64 as f64 / f64::from(1 << 15)) as f32)
+        .collect()
 }
 
 #[test]
@@ -136,7 +162,12 @@ fn gpt2_in_integers_is_gpt2_in_floats_for_a_prompt_and_token_by_token() {
             let boundary = model.run(embedded.clone(), 0..frozen, &mut cache).unwrap();
             cache.advance(tokens.len());
             let encoded = public.spec.encode(&floats(&boundary)).unwrap();
-            let token = if nth == 0 { twin.prefill(&encoded) } else { twin.decode(&encoded) }.unwrap();
+            let token = if nth == 0 {
+                twin.prefill(&encoded)
+            } else {
+                twin.decode(&encoded)
+            }
+            .unwrap();
 
             let out = model.run(embedded, 0..3, &mut whole).unwrap();
             whole.advance(tokens.len());
@@ -144,7 +175,12 @@ fn gpt2_in_integers_is_gpt2_in_floats_for_a_prompt_and_token_by_token() {
             let error = worst(&twin.last_logits(), &logits);
             println!("GPT-2, seed {seed}, step {nth}: {error:.1e}");
             assert!(error < BOUND, "seed {seed}, step {nth}: {error}");
-            let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+            let best = logits
+                .iter()
+                .enumerate()
+                .max_by(|a, b| a.1.total_cmp(b.1))
+                .unwrap()
+                .0;
             assert_eq!(token as usize, best, "seed {seed}, step {nth}");
         }
     }
@@ -154,26 +190,39 @@ fn gpt2_in_integers_is_gpt2_in_floats_for_a_prompt_and_token_by_token() {
 fn bert_in_integers_is_bert_in_floats_after_every_layer() {
     for seed in 1..4 {
         let model = bert(seed);
-        let tokens: Vec<u32> = (0..5 + 7 * seed as u32).map(|k| (k * 29 + seed as u32) % 90).collect();
+        let tokens: Vec<u32> = (0..5 + 7 * seed as u32)
+            .map(|k| (k * 29 + seed as u32) % 90)
+            .collect();
         let embedded = model.embed(&tokens).unwrap();
         for last in 1..=3 {
             // A model that ends after this layer reveals the mean of its rows.
             let mut cut = model.clone();
             cut.config.num_hidden_layers = last;
             cut.blocks.truncate(last);
-            let (public, mut twin) = twin(bert_weights(&cut, 0, 0, Pooling::Mean, Reveal::Embedding).unwrap());
-            let row = twin.embed(&public.spec.encode(&floats(&embedded)).unwrap()).unwrap();
-            let expected = model.mean_pool(&model.run(embedded.clone(), 0..last).unwrap()).unwrap();
+            let (public, mut twin) =
+                twin(bert_weights(&cut, 0, 0, Pooling::Mean, Reveal::Embedding).unwrap());
+            let row = twin
+                .embed(&public.spec.encode(&floats(&embedded)).unwrap())
+                .unwrap();
+            let expected = model
+                .mean_pool(&model.run(embedded.clone(), 0..last).unwrap())
+                .unwrap();
             let error = worst(&decode(&row), &expected);
             println!("BERT, seed {seed}, {last} layers: {error:.1e}");
             assert!(error < BOUND, "seed {seed}, {last} layers: {error}");
         }
         for pooling in [Pooling::Cls, Pooling::Pooler] {
-            let (public, mut twin) = twin(bert_weights(&model, 1, 0, pooling, Reveal::Class).unwrap());
+            let (public, mut twin) =
+                twin(bert_weights(&model, 1, 0, pooling, Reveal::Class).unwrap());
             let boundary = model.run(embedded.clone(), 0..1).unwrap();
-            twin.prefill(&public.spec.encode(&floats(&boundary)).unwrap()).unwrap();
+            twin.prefill(&public.spec.encode(&floats(&boundary)).unwrap())
+                .unwrap();
             let last = model.run(embedded.clone(), 0..3).unwrap();
-            let first = if pooling == Pooling::Cls { last.i(..1).unwrap() } else { model.first_pool(&last).unwrap() };
+            let first = if pooling == Pooling::Cls {
+                last.i(..1).unwrap()
+            } else {
+                model.first_pool(&last).unwrap()
+            };
             let logits = floats(&model.classifier.as_ref().unwrap().forward(&first).unwrap());
             assert!(worst(&twin.last_logits(), &logits) < BOUND);
         }
@@ -182,10 +231,20 @@ fn bert_in_integers_is_bert_in_floats_after_every_layer() {
 
 #[test]
 fn classes_cannot_be_revealed_without_a_classifier_nor_pooled_without_a_pooler() {
-    let model = Bert { classifier: None, pooler: None, ..bert(1) };
-    let error = bert_weights(&model, 0, 0, Pooling::Pooler, Reveal::Embedding).err().unwrap().to_string();
+    let model = Bert {
+        classifier: None,
+        pooler: None,
+        ..bert(1)
+    };
+    let error = bert_weights(&model, 0, 0, Pooling::Pooler, Reveal::Embedding)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("pooler.dense.weight"), "{error}");
-    let error = bert_weights(&model, 0, 0, Pooling::Cls, Reveal::Class).err().unwrap().to_string();
+    let error = bert_weights(&model, 0, 0, Pooling::Cls, Reveal::Class)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("classifier.weight"), "{error}");
 }
 
@@ -201,10 +260,17 @@ fn a_folder_opens_as_the_model_that_was_saved_and_another_model_is_refused() {
     let logits = |model: &Gpt2| {
         let mut cache = Gpt2Cache::default();
         let x = model.embed(&[3, 1, 4, 1, 5], &cache).unwrap();
-        floats(&model.logits(&model.run(x, 0..3, &mut cache).unwrap()).unwrap())
+        floats(
+            &model
+                .logits(&model.run(x, 0..3, &mut cache).unwrap())
+                .unwrap(),
+        )
     };
     let opened = Gpt2::open(folder.path()).unwrap();
-    assert_eq!(logits(&opened), logits(&Gpt2::from_tensors(config, tensors.clone()).unwrap()));
+    assert_eq!(
+        logits(&opened),
+        logits(&Gpt2::from_tensors(config, tensors.clone()).unwrap())
+    );
 
     let error = Bert::open(folder.path()).err().unwrap().to_string();
     assert!(error.contains("model_type = gpt2"), "{error}");
@@ -219,39 +285,70 @@ fn a_folder_opens_as_the_model_that_was_saved_and_another_model_is_refused() {
 #[test]
 #[ignore = "needs the 90 MB of MiniLM in the folder `MARILL_MINILM`"]
 fn minilm_gives_the_float_embeddings_and_knows_what_is_similar() {
-    let dir = std::env::var("MARILL_MINILM").expect("`MARILL_MINILM` names the folder of the checkpoint");
+    let dir =
+        std::env::var("MARILL_MINILM").expect("`MARILL_MINILM` names the folder of the checkpoint");
     let dir = Path::new(&dir);
     let model = Bert::open(dir).unwrap();
     let tokenizer = Tokenizer::load(&dir.join("tokenizer.json"), &[]).unwrap();
-    let (public, mut twin) = twin(bert_weights(&model, 0, 0, Pooling::Mean, Reveal::Embedding).unwrap());
+    let (public, mut twin) =
+        twin(bert_weights(&model, 0, 0, Pooling::Mean, Reveal::Embedding).unwrap());
     let private = Arc::new(PrivateWeights::from_floats(&public, Vec::new()).unwrap());
     let mut embed = |text: &str| -> Vec<f32> {
         let mut tokens = vec![tokenizer.token_id("[CLS]").unwrap()];
-        tokens.extend(tokenizer.encode(text).unwrap().into_iter().filter(|t| *t != 0));
+        tokens.extend(
+            tokenizer
+                .encode(text)
+                .unwrap()
+                .into_iter()
+                .filter(|t| *t != 0),
+        );
         tokens.push(tokenizer.token_id("[SEP]").unwrap());
         let boundary = model.embed(&tokens).unwrap();
-        let expected = model.mean_pool(&model.run(boundary.clone(), 0..6).unwrap()).unwrap();
+        let expected = model
+            .mean_pool(&model.run(boundary.clone(), 0..6).unwrap())
+            .unwrap();
         let encoded = public.spec.encode(&floats(&boundary)).unwrap();
         let row = twin.embed(&encoded).unwrap();
         let start = std::time::Instant::now();
         let (secure, traffic) = run_embedding(&public, &private, &encoded).unwrap();
         assert_eq!(secure, row, "three parties and the twin");
-        println!("three parties in one process: {:.2} s, {traffic:?}", start.elapsed().as_secs_f64());
+        println!(
+            "three parties in one process: {:.2} s, {traffic:?}",
+            start.elapsed().as_secs_f64()
+        );
         let got = decode(&row);
         let error = worst(&got, &expected);
-        println!("{text:?}: {} tokens, largest difference {error:.1e} of the root mean square", tokens.len());
+        println!(
+            "{text:?}: {} tokens, largest difference {error:.1e} of the root mean square",
+            tokens.len()
+        );
         assert!(error < 1e-2, "{text:?}: {error}");
         let norm = got.iter().map(|v| v * v).sum::<f32>().sqrt();
         got.iter().map(|v| v / norm).collect()
     };
     let mut prover = Prover::new(&public, Arc::clone(&private));
-    // No text at all can overflow: the rows that the embedding norm lets through lie inside the envelope.
-    let envelope = Envelope { row_norm: model.embedding_bound().unwrap(), positions: 512 };
+    // No text at all can overflow: the rows that the embedding norm lets through lie inside the
+    // envelope.
+    let envelope = Envelope {
+        row_norm: model.embedding_bound().unwrap(),
+        positions: 512,
+    };
     let proof = prover.prove(envelope).unwrap();
-    println!("proved for every text of 512 tokens, {envelope:?}: {:?}", proof.tightest());
-    let texts = ["A man is eating food.", "A man is eating a piece of bread.", "The stock market fell on Monday."];
+    println!(
+        "proved for every text of 512 tokens, {envelope:?}: {:?}",
+        proof.tightest()
+    );
+    let texts = [
+        "A man is eating food.",
+        "A man is eating a piece of bread.",
+        "The stock market fell on Monday.",
+    ];
     let [food, bread, stocks] = texts.map(&mut embed);
     let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    println!("cosine similarity: {:.3} and {:.3}", cosine(&food, &bread), cosine(&food, &stocks));
+    println!(
+        "cosine similarity: {:.3} and {:.3}",
+        cosine(&food, &bread),
+        cosine(&food, &stocks)
+    );
     assert!(cosine(&food, &bread) > 0.6 && cosine(&food, &stocks) < 0.2);
 }

@@ -1,9 +1,9 @@
-//! What the last steps of a training run may see instead of floats: the values of the integer program.
+//! What the last steps of a training run may see instead of floats: the values of the integer
+//! program.
 
 use std::sync::Arc;
 
-use marill_model::ops::FakeQuant;
-use marill_model::{Decoder, Prefix, Rows};
+use marill_model::{Decoder, Prefix, Rows, ops::FakeQuant};
 use marill_mpc::Twin;
 use marill_numeric::NumericSpec;
 use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
@@ -11,21 +11,31 @@ use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
 #[test]
 fn fake_quantised_layers_are_nearer_to_the_integer_program_than_float_layers() {
     let dir = tempfile::tempdir().unwrap();
-    // Both round: a value at the edge of a rounding may fall on its other side, and one model may be far off. Twenty-four are not.
+    // Both round: a value at the edge of a rounding may fall on its other side, and one model may
+    // be far off. Twenty-four are not.
     let (mut floats, mut fake_quantised) = (0.0, 0.0);
     for seed in 1..=24 {
         let merged = seed % 2 == 1;
         let base = tiny_base(dir.path(), seed).unwrap();
         let transforms = tiny_transforms(&base.config, merged);
         let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
-        let spec = marill_partition::decoder_spec(&base.config, &transforms, NumericSpec::default()).unwrap();
-        let public = Arc::new(marill_partition::public_weights(&spec, &base, transforms.frozen_layers).unwrap());
-        let private = marill_partition::private_weights(&public, &base.config, &transforms, &adapter).unwrap();
+        let spec =
+            marill_partition::decoder_spec(&base.config, &transforms, NumericSpec::default())
+                .unwrap();
+        let public = Arc::new(
+            marill_partition::public_weights(&spec, &base, transforms.frozen_layers).unwrap(),
+        );
+        let private =
+            marill_partition::private_weights(&public, &base.config, &transforms, &adapter)
+                .unwrap();
         // A whole bucket: padding in front would move the rotary table, whose rounding counts.
-        let tokens: Vec<u32> = (0..32u32).map(|k| (k * 37 + seed as u32 * 11) % 256).collect();
+        let tokens: Vec<u32> = (0..32u32)
+            .map(|k| (k * 37 + seed as u32 * 11) % 256)
+            .collect();
         let mut prefix = Prefix::new(&base, transforms.frozen_layers).unwrap();
         let mut twin = Twin::new(Arc::clone(&public), Arc::new(private));
-        twin.prefill(&spec.encode(&prefix.forward(&tokens).unwrap()).unwrap()).unwrap();
+        twin.prefill(&spec.encode(&prefix.forward(&tokens).unwrap()).unwrap())
+            .unwrap();
         let integers = twin.last_logits();
 
         let weight = |name: &str| base.tensor(name).cloned();
@@ -36,16 +46,41 @@ fn fake_quantised_layers_are_nearer_to_the_integer_program_than_float_layers() {
         let distance = |decoder: &Decoder, fake_quant: Option<FakeQuant>| {
             let layers = base.config.num_hidden_layers;
             let rows = Rows::packed(&[tokens.len()]);
-            let x = float.run(float.embed(&tokens).unwrap(), 0..transforms.frozen_layers, &rows, None).unwrap();
-            let x = decoder.run(x, transforms.frozen_layers..layers, &Rows { fake_quant, ..rows }, None).unwrap();
-            let last = x.narrow(0, tokens.len() - 1, 1).unwrap().contiguous().unwrap();
+            let x = float
+                .run(
+                    float.embed(&tokens).unwrap(),
+                    0..transforms.frozen_layers,
+                    &rows,
+                    None,
+                )
+                .unwrap();
+            let x = decoder
+                .run(
+                    x,
+                    transforms.frozen_layers..layers,
+                    &Rows { fake_quant, ..rows },
+                    None,
+                )
+                .unwrap();
+            let last = x
+                .narrow(0, tokens.len() - 1, 1)
+                .unwrap()
+                .contiguous()
+                .unwrap();
             let logits = decoder.logits(&decoder.finish(&last).unwrap()).unwrap();
             let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
-            logits.iter().zip(&integers).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
+            logits
+                .iter()
+                .zip(&integers)
+                .map(|(a, b)| f64::from(a - b).powi(2))
+                .sum::<f64>()
         };
         floats += distance(&float, None);
         fake_quantised += distance(&on_grid, Some(law));
     }
     let ratio = (fake_quantised / floats).sqrt();
-    assert!(ratio < 0.4, "the distance of the fake-quantised layers is {ratio} of the floats'");
+    assert!(
+        ratio < 0.4,
+        "the distance of the fake-quantised layers is {ratio} of the floats'"
+    );
 }

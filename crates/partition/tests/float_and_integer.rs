@@ -17,11 +17,19 @@ fn every_layer_of_the_integer_program_is_the_float_layer_within_the_stated_error
         let base = tiny_base(dir.path(), seed).unwrap();
         let transforms = tiny_transforms(&base.config, merged);
         let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
-        let spec = marill_partition::decoder_spec(&base.config, &transforms, NumericSpec::default()).unwrap();
-        let public = Arc::new(marill_partition::public_weights(&spec, &base, transforms.frozen_layers).unwrap());
-        let private = marill_partition::private_weights(&public, &base.config, &transforms, &adapter).unwrap();
+        let spec =
+            marill_partition::decoder_spec(&base.config, &transforms, NumericSpec::default())
+                .unwrap();
+        let public = Arc::new(
+            marill_partition::public_weights(&spec, &base, transforms.frozen_layers).unwrap(),
+        );
+        let private =
+            marill_partition::private_weights(&public, &base.config, &transforms, &adapter)
+                .unwrap();
 
-        let tokens: Vec<u32> = (0..23u32).map(|k| (k * 37 + seed as u32 * 11) % 256).collect();
+        let tokens: Vec<u32> = (0..23u32)
+            .map(|k| (k * 37 + seed as u32 * 11) % 256)
+            .collect();
         let float = FloatModel::new(&base, &transforms, Some(&adapter)).unwrap();
         let layers = float.layer_outputs(&tokens).unwrap();
         let mut twin = Twin::new(Arc::clone(&public), Arc::new(private));
@@ -36,20 +44,39 @@ fn every_layer_of_the_integer_program_is_the_float_layer_within_the_stated_error
             .into_iter()
             .filter(|(place, _)| *place == "attention.hidden")
             .map(|(_, values)| {
-                values[values.len() - boundary.len()..].iter().map(|&v| (v as i64 as f64 / unit) as f32).collect()
+                values[values.len() - boundary.len()..]
+                    .iter()
+                    .map(|&v| (v as i64 as f64 / unit) as f32)
+                    .collect()
             })
             .collect();
-        assert_eq!(hidden.len(), spec.num_layers - 1, "the last layer's output is never opened");
+        assert_eq!(
+            hidden.len(),
+            spec.num_layers - 1,
+            "the last layer's output is never opened"
+        );
         for (l, got) in hidden.iter().enumerate() {
             let expected = &layers[transforms.frozen_layers + l + 1];
             let rms = (expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32).sqrt();
-            let worst = got.iter().zip(expected).map(|(a, b)| (a - b).abs() / rms).fold(0.0, f32::max);
+            let worst = got
+                .iter()
+                .zip(expected)
+                .map(|(a, b)| (a - b).abs() / rms)
+                .fold(0.0, f32::max);
             assert!(worst < BOUND, "seed {seed}, private layer {l}: {worst}");
         }
         let logits = twin.last_logits();
-        let expected = FloatModel::new(&base, &transforms, Some(&adapter)).unwrap().logits(&tokens).unwrap();
-        let spread = expected.iter().map(|v| v * v).sum::<f32>().sqrt() / (expected.len() as f32).sqrt();
-        let worst = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs() / spread).fold(0.0, f32::max);
+        let expected = FloatModel::new(&base, &transforms, Some(&adapter))
+            .unwrap()
+            .logits(&tokens)
+            .unwrap();
+        let spread =
+            expected.iter().map(|v| v * v).sum::<f32>().sqrt() / (expected.len() as f32).sqrt();
+        let worst = logits
+            .iter()
+            .zip(&expected)
+            .map(|(a, b)| (a - b).abs() / spread)
+            .fold(0.0, f32::max);
         assert!(worst < 2.0 * BOUND, "seed {seed}: logits differ by {worst}");
     }
 }

@@ -1,15 +1,14 @@
-//! Partitions of ordinary full fine-tunes: what is private, what is refused, and that the integers are the floats'.
+//! Partitions of ordinary full fine-tunes: what is private, what is refused, and that the integers
+//! are the floats'.
 
-use std::fs;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::{fs, path::PathBuf, sync::Arc};
 
 use marill_model::{Checkpoint, FloatModel, Transforms};
 use marill_mpc::{MaskedAdapter, Twin};
-use marill_partition::testing::{tiny_base, tiny_fine_tune, tiny_transforms};
 use marill_partition::{
-    ExportOptions, ExportReport, LAYERS_FILE, Partition, PartitionError, PrivatePart, describe_range, export_full,
-    range_of, shared_layers,
+    ExportOptions, ExportReport, LAYERS_FILE, Partition, PartitionError, PrivatePart,
+    describe_range, export_full, range_of, shared_layers,
+    testing::{tiny_base, tiny_fine_tune, tiny_transforms},
 };
 
 const FROZEN: usize = 2;
@@ -26,12 +25,26 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let base = tiny_base(&dir.path().join("base"), 1).unwrap();
         let model = tiny_fine_tune(&base, FROZEN, 2).unwrap();
-        let transforms = Transforms { lora: None, ..tiny_transforms(&base.config, merged) };
-        Self { dir, base, model, transforms }
+        let transforms = Transforms {
+            lora: None,
+            ..tiny_transforms(&base.config, merged)
+        };
+        Self {
+            dir,
+            base,
+            model,
+            transforms,
+        }
     }
 
     fn export(&self, out: &str) -> Result<ExportReport, PartitionError> {
-        export_full(&self.base, &self.transforms, &self.model, &self.out(out), &ExportOptions::default())
+        export_full(
+            &self.base,
+            &self.transforms,
+            &self.model,
+            &self.out(out),
+            &ExportOptions::default(),
+        )
     }
 
     fn out(&self, name: &str) -> PathBuf {
@@ -44,21 +57,43 @@ fn the_private_part_is_every_tensor_of_the_private_layers_and_nothing_of_it_is_p
     let fixture = Fixture::new(true);
     let report = fixture.export("out").unwrap();
     let server = Partition::open(&report.dir).unwrap();
-    assert_eq!(server.base().digest(), fixture.base.digest(), "what is published is the base");
-    assert_eq!(server.model().unwrap().digest(), fixture.model.digest(), "and the owner has the model");
+    assert_eq!(
+        server.base().digest(),
+        fixture.base.digest(),
+        "what is published is the base"
+    );
+    assert_eq!(
+        server.model().unwrap().digest(),
+        fixture.model.digest(),
+        "and the owner has the model"
+    );
     assert!(server.decoder_spec().is_full() && server.adapter().is_none());
     assert!(matches!(server.private(), Some(PrivatePart::Full(tensors)) if tensors.len() == 2 * 9));
-    assert_eq!(range_of(&server).unwrap(), report.range, "{}", describe_range(&report.range));
+    assert_eq!(
+        range_of(&server).unwrap(),
+        report.range,
+        "{}",
+        describe_range(&report.range)
+    );
     let card = fs::read_to_string(report.dir.join("README.md")).unwrap();
     let masked = MaskedAdapter::bytes_of(server.decoder_spec());
-    assert!(card.contains("a full fine-tune") && card.contains(&masked.to_string()), "{card}");
+    assert!(
+        card.contains("a full fine-tune") && card.contains(&masked.to_string()),
+        "{card}"
+    );
 
     fs::remove_dir_all(report.dir.join("private")).unwrap();
     let client = Partition::open_public(&report.dir).unwrap();
-    assert!(matches!(client.model(), Err(PartitionError::NoPrivatePart { .. })));
+    assert!(matches!(
+        client.model(),
+        Err(PartitionError::NoPrivatePart { .. })
+    ));
     let public = client.public_weights().unwrap();
     assert_eq!(public.digest(), server.public_weights().unwrap().digest());
-    assert!(matches!(client.private_weights(&public), Err(PartitionError::NoPrivatePart { .. })));
+    assert!(matches!(
+        client.private_weights(&public),
+        Err(PartitionError::NoPrivatePart { .. })
+    ));
 }
 
 #[test]
@@ -71,37 +106,68 @@ fn the_twin_computes_the_fine_tuned_model() {
         let tokens: Vec<u32> = (0..21u32).map(|k| k * 37 % 256).collect();
         let boundary = partition.prefix().unwrap().forward(&tokens).unwrap();
         let mut twin = Twin::new(Arc::clone(&public), private);
-        twin.prefill(&public.spec.encode(&boundary).unwrap()).unwrap();
+        twin.prefill(&public.spec.encode(&boundary).unwrap())
+            .unwrap();
         let got = twin.last_logits();
-        let logits = |model: &Checkpoint| FloatModel::new(model, &fixture.transforms, None).unwrap().logits(&tokens);
-        let far = |expected: Vec<f32>| {
-            let spread = (expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32).sqrt();
-            got.iter().zip(&expected).map(|(a, b)| (a - b).abs() / spread).fold(0.0, f32::max)
+        let logits = |model: &Checkpoint| {
+            FloatModel::new(model, &fixture.transforms, None)
+                .unwrap()
+                .logits(&tokens)
         };
-        let (tuned, base) = (far(logits(&fixture.model).unwrap()), far(logits(&fixture.base).unwrap()));
-        assert!(tuned < 4e-3 && base > 0.1, "{tuned} from the model, {base} from its base");
+        let far = |expected: Vec<f32>| {
+            let spread =
+                (expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32).sqrt();
+            got.iter()
+                .zip(&expected)
+                .map(|(a, b)| (a - b).abs() / spread)
+                .fold(0.0, f32::max)
+        };
+        let (tuned, base) = (
+            far(logits(&fixture.model).unwrap()),
+            far(logits(&fixture.base).unwrap()),
+        );
+        assert!(
+            tuned < 4e-3 && base > 0.1,
+            "{tuned} from the model, {base} from its base"
+        );
     }
 }
 
 #[test]
 fn what_would_be_published_must_be_the_bases() {
-    for stray in ["model.embed_tokens.weight", "model.norm.weight", "model.layers.1.mlp.up_proj.weight"] {
+    for stray in [
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        "model.layers.1.mlp.up_proj.weight",
+    ] {
         let mut fixture = Fixture::new(true);
         let changed = (&fixture.model.tensors[stray] * 1.5).unwrap();
         fixture.model.tensors.insert(stray.into(), changed);
         let error = fixture.export("out").unwrap_err();
-        assert!(matches!(&error, PartitionError::PublicPartDiffers { tensor, .. } if tensor == stray), "{error}");
+        assert!(
+            matches!(&error, PartitionError::PublicPartDiffers { tensor, .. } if tensor == stray),
+            "{error}"
+        );
         assert!(!fixture.out("out").exists());
     }
     let mut fixture = Fixture::new(true);
     fixture.transforms.lora = tiny_transforms(&fixture.base.config, true).lora;
-    assert!(fixture.export("out").unwrap_err().to_string().contains("no low-rank factors"));
+    assert!(
+        fixture
+            .export("out")
+            .unwrap_err()
+            .to_string()
+            .contains("no low-rank factors")
+    );
 }
 
 #[test]
 fn the_layers_that_are_still_the_bases_are_counted() {
     let fixture = Fixture::new(true);
-    assert_eq!(shared_layers(&fixture.base, &fixture.model).unwrap(), FROZEN);
+    assert_eq!(
+        shared_layers(&fixture.base, &fixture.model).unwrap(),
+        FROZEN
+    );
     assert_eq!(shared_layers(&fixture.base, &fixture.base).unwrap(), 4);
 }
 

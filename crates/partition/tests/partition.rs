@@ -1,12 +1,16 @@
 //! Export, open, and everything that must be refused.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, Transforms};
-use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
-use marill_partition::{ADAPTER_FILE, ExportOptions, Partition, PartitionError, describe_range, export, range_of};
+use marill_partition::{
+    ADAPTER_FILE, ExportOptions, Partition, PartitionError, describe_range, export, range_of,
+    testing::{tiny_adapter, tiny_base, tiny_transforms},
+};
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -21,7 +25,12 @@ impl Fixture {
         let base = tiny_base(&dir.path().join("base"), 1).unwrap();
         let transforms = tiny_transforms(&base.config, merged);
         let adapter = tiny_adapter(&base.config, &transforms, 2).unwrap();
-        Self { dir, base, transforms, adapter }
+        Self {
+            dir,
+            base,
+            transforms,
+            adapter,
+        }
     }
 
     fn out(&self, name: &str) -> PathBuf {
@@ -29,12 +38,22 @@ impl Fixture {
     }
 
     fn export(&self, name: &str) -> Result<PathBuf, PartitionError> {
-        export(&self.base, &self.transforms, &self.adapter, &self.out(name), &ExportOptions::default()).map(|r| r.dir)
+        export(
+            &self.base,
+            &self.transforms,
+            &self.adapter,
+            &self.out(name),
+            &ExportOptions::default(),
+        )
+        .map(|r| r.dir)
     }
 }
 
 fn refusal(dir: &Path) -> String {
-    Partition::open(dir).err().expect("must be refused").to_string()
+    Partition::open(dir)
+        .err()
+        .expect("must be refused")
+        .to_string()
 }
 
 /// Flips one bit of one value.
@@ -58,9 +77,15 @@ fn a_partition_opens_as_what_was_exported() {
     let public = server.public_weights().unwrap();
     server.private_weights(&public).unwrap();
     assert_eq!(server.prefix().unwrap().layers(), 2);
-    assert!(!dir.join("private/adapter_config.json").exists(), "PEFT cannot express merged heads");
+    assert!(
+        !dir.join("private/adapter_config.json").exists(),
+        "PEFT cannot express merged heads"
+    );
     let card = fs::read_to_string(dir.join("README.md")).unwrap();
-    assert!(card.contains("Semi-honest") && card.contains("PEFT cannot express merged heads"), "{card}");
+    assert!(
+        card.contains("Semi-honest") && card.contains("PEFT cannot express merged heads"),
+        "{card}"
+    );
 }
 
 #[test]
@@ -91,12 +116,22 @@ fn export_proves_a_range_and_names_a_factor_that_is_too_large_for_one() {
     let mut fixture = Fixture::new(true);
     let run = |fixture: &Fixture, name: &str| {
         let opts = ExportOptions::default();
-        export(&fixture.base, &fixture.transforms, &fixture.adapter, &fixture.out(name), &opts).unwrap()
+        export(
+            &fixture.base,
+            &fixture.transforms,
+            &fixture.adapter,
+            &fixture.out(name),
+            &opts,
+        )
+        .unwrap()
     };
     let report = run(&fixture, "small");
     let proof = report.range.as_ref().unwrap();
     assert!(proof.envelope.row_norm > 100.0, "{proof:?}");
-    assert!(describe_range(&report.range).starts_with("no value overflows for boundary rows of norm up to"));
+    assert!(
+        describe_range(&report.range)
+            .starts_with("no value overflows for boundary rows of norm up to")
+    );
     let opened = Partition::open(&report.dir).unwrap();
     assert_eq!(range_of(&opened).unwrap(), report.range);
 
@@ -105,7 +140,10 @@ fn export_proves_a_range_and_names_a_factor_that_is_too_large_for_one() {
     fixture.adapter.tensors.insert(name, large);
     let report = run(&fixture, "large");
     let text = describe_range(&report.range);
-    assert!(text.starts_with("not proved for any input: private layer 1, `mlp.out`: a value may reach"), "{text}");
+    assert!(
+        text.starts_with("not proved for any input: private layer 1, `mlp.out`: a value may reach"),
+        "{text}"
+    );
     assert!(text.contains("bits missing"), "{text}");
 }
 
@@ -114,38 +152,81 @@ fn one_changed_bit_of_the_public_part_is_refused_by_name() {
     let fixture = Fixture::new(true);
     let name = "model.layers.1.mlp.up_proj.weight";
     let mut tuned = fixture.base.clone();
-    tuned.tensors.insert(name.into(), flip_bit(&tuned.tensors[name], 77, 0));
-    let opts = ExportOptions { model: Some(&tuned), ..Default::default() };
+    tuned
+        .tensors
+        .insert(name.into(), flip_bit(&tuned.tensors[name], 77, 0));
+    let opts = ExportOptions {
+        model: Some(&tuned),
+        ..Default::default()
+    };
     let out = fixture.out("out");
-    let error = export(&fixture.base, &fixture.transforms, &fixture.adapter, &out, &opts).unwrap_err();
+    let error = export(
+        &fixture.base,
+        &fixture.transforms,
+        &fixture.adapter,
+        &out,
+        &opts,
+    )
+    .unwrap_err();
     match &error {
-        PartitionError::PublicPartDiffers { tensor, element } => assert_eq!((tensor.as_str(), *element), (name, 77)),
+        PartitionError::PublicPartDiffers { tensor, element } => {
+            assert_eq!((tensor.as_str(), *element), (name, 77))
+        }
         other => panic!("{other}"),
     }
     assert!(!out.exists());
 
-    let same = ExportOptions { model: Some(&fixture.base), ..Default::default() };
-    export(&fixture.base, &fixture.transforms, &fixture.adapter, &out, &same).unwrap();
+    let same = ExportOptions {
+        model: Some(&fixture.base),
+        ..Default::default()
+    };
+    export(
+        &fixture.base,
+        &fixture.transforms,
+        &fixture.adapter,
+        &out,
+        &same,
+    )
+    .unwrap();
 }
 
 #[test]
 fn nothing_but_listed_factors_goes_into_the_private_part() {
-    for stray in ["model.layers.3.input_layernorm.weight".to_string(), Adapter::name(1, "q_proj", 'A')] {
+    for stray in [
+        "model.layers.3.input_layernorm.weight".to_string(),
+        Adapter::name(1, "q_proj", 'A'),
+    ] {
         let mut fixture = Fixture::new(true);
         let any = fixture.adapter.tensors.values().next().unwrap().clone();
         fixture.adapter.tensors.insert(stray.clone(), any);
         let error = fixture.export("out").unwrap_err();
-        assert!(matches!(&error, PartitionError::PrivateTensor { tensor, .. } if *tensor == stray), "{error}");
+        assert!(
+            matches!(&error, PartitionError::PrivateTensor { tensor, .. } if *tensor == stray),
+            "{error}"
+        );
     }
     let mut fixture = Fixture::new(true);
-    fixture.adapter.tensors.remove(&Adapter::name(3, "down_proj", 'B'));
-    assert!(fixture.export("out").unwrap_err().to_string().contains("layers.3.mlp.down_proj.lora_B"));
+    fixture
+        .adapter
+        .tensors
+        .remove(&Adapter::name(3, "down_proj", 'B'));
+    assert!(
+        fixture
+            .export("out")
+            .unwrap_err()
+            .to_string()
+            .contains("layers.3.mlp.down_proj.lora_B")
+    );
 }
 
 #[test]
 fn an_altered_file_is_named() {
     let fixture = Fixture::new(true);
-    for file in [ADAPTER_FILE, "public/model.safetensors", "public/tokenizer.json"] {
+    for file in [
+        ADAPTER_FILE,
+        "public/model.safetensors",
+        "public/tokenizer.json",
+    ] {
         let dir = fixture.export(&file.replace('/', "-")).unwrap();
         let path = dir.join(file);
         let mut bytes = fs::read(&path).unwrap();
@@ -176,7 +257,10 @@ fn a_folder_without_the_file_that_names_its_partition_is_refused() {
         let id = fs::read(&file).unwrap();
         fs::remove_file(&file).unwrap();
         let said = refusal(&dir);
-        assert!(said.contains(&format!("{folder}/partition_id")) && said.contains("is missing"), "{said}");
+        assert!(
+            said.contains(&format!("{folder}/partition_id")) && said.contains("is missing"),
+            "{said}"
+        );
         fs::write(&file, id).unwrap();
     }
     Partition::open(&dir).unwrap();
@@ -196,7 +280,11 @@ fn parts_of_two_partitions_do_not_mix() {
         let file = file.unwrap();
         fs::copy(file.path(), first.join("private").join(file.file_name())).unwrap();
     }
-    assert!(refusal(&first).contains("belongs to partition"), "{}", refusal(&first));
+    assert!(
+        refusal(&first).contains("belongs to partition"),
+        "{}",
+        refusal(&first)
+    );
 }
 
 #[test]
@@ -223,7 +311,10 @@ fn an_occupied_folder_is_left_alone() {
     let fixture = Fixture::new(true);
     fs::create_dir(fixture.out("out")).unwrap();
     fs::write(fixture.out("out").join("mine"), b"x").unwrap();
-    assert!(matches!(fixture.export("out"), Err(PartitionError::OutputExists { .. })));
+    assert!(matches!(
+        fixture.export("out"),
+        Err(PartitionError::OutputExists { .. })
+    ));
     assert!(fixture.out("out").join("mine").exists());
 }
 
@@ -236,17 +327,31 @@ fn what_was_left_out_of_the_base_is_remembered_and_said() {
     fs::write(&path, config.replacen('{', "{\"odd\": 1,", 1)).unwrap();
     // A tensor stands in the file that is published.
     let mut tensors =
-        candle_core::safetensors::load(base.join("model.safetensors"), &candle_core::Device::Cpu).unwrap();
-    tensors
-        .insert("score.weight".into(), Tensor::zeros(4, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap());
+        candle_core::safetensors::load(base.join("model.safetensors"), &candle_core::Device::Cpu)
+            .unwrap();
+    tensors.insert(
+        "score.weight".into(),
+        Tensor::zeros(4, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap(),
+    );
     candle_core::safetensors::save(&tensors, base.join("model.safetensors")).unwrap();
     assert!(Checkpoint::open(&base).is_err());
     let ignore = ["odd".to_string(), "score.weight".to_string()];
     let opened = Checkpoint::open_ignoring(&base, &ignore).unwrap();
     let out = fixture.out("out");
-    export(&opened, &fixture.transforms, &fixture.adapter, &out, &ExportOptions::default()).unwrap();
+    export(
+        &opened,
+        &fixture.transforms,
+        &fixture.adapter,
+        &out,
+        &ExportOptions::default(),
+    )
+    .unwrap();
     let client = Partition::open_public(&out).unwrap();
     assert_eq!(client.manifest.base.ignored, ignore);
     assert_eq!(client.base().digest(), fixture.base.digest());
-    assert!(fs::read_to_string(out.join("README.md")).unwrap().contains("`score.weight`"));
+    assert!(
+        fs::read_to_string(out.join("README.md"))
+            .unwrap()
+            .contains("`score.weight`")
+    );
 }

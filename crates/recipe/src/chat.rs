@@ -1,12 +1,18 @@
-//! Conversations: `messages` with `role` and `content`, or ShareGPT's `conversations` with `from` and `value`.
+//! Conversations: `messages` with `role` and `content`, or ShareGPT's `conversations` with `from`
+//! and `value`.
+
+use serde_json::{Map, Value};
 
 use crate::{Record, Turn};
-use serde_json::{Map, Value};
 
 /// The roles that chat templates know.
 const ROLES: [&str; 3] = ["system", "user", "assistant"];
 /// ShareGPT's names for them.
-const SHARED: [(&str, &str); 3] = [("human", "user"), ("gpt", "assistant"), ("system", "system")];
+const SHARED: [(&str, &str); 3] = [
+    ("human", "user"),
+    ("gpt", "assistant"),
+    ("system", "system"),
+];
 /// Parts of a row or a turn that would change what is said or learnt, and are not offered.
 const NOT_OFFERED: [&str; 11] = [
     "system",
@@ -22,7 +28,8 @@ const NOT_OFFERED: [&str; 11] = [
     "refusal",
 ];
 
-/// The turns of a chat, and the last one's words: it must be the assistant's, and answers the ones before.
+/// The turns of a chat, and the last one's words: it must be the assistant's, and answers the ones
+/// before.
 pub(crate) fn turns(record: &Record) -> Result<(Vec<Turn>, String), String> {
     let present = |key: &str| record.get(key).filter(|value| !value.is_null());
     let (column, listed) = match (present("messages"), present("conversations")) {
@@ -32,7 +39,9 @@ pub(crate) fn turns(record: &Record) -> Result<(Vec<Turn>, String), String> {
         (None, None) => return Err("the row has neither `messages` nor `conversations`".into()),
     };
     offered(record)?;
-    let listed = listed.as_array().ok_or_else(|| format!("`{column}` is no list of turns"))?;
+    let listed = listed
+        .as_array()
+        .ok_or_else(|| format!("`{column}` is no list of turns"))?;
     let mut turns = Vec::with_capacity(listed.len());
     for (nth, turn) in (1..).zip(listed) {
         turns.push(read(turn).map_err(|reason| format!("`{column}`, turn {nth}: {reason}"))?);
@@ -56,21 +65,32 @@ fn read(turn: &Value) -> Result<Turn, String> {
         if !ROLES.contains(&role.as_str()) {
             return Err(unknown("role", &role, &ROLES));
         }
-        return Ok(Turn { role, content: text("content")? });
+        return Ok(Turn {
+            role,
+            content: text("content")?,
+        });
     }
     let from = text("from")?;
     let Some((_, role)) = SHARED.iter().find(|(name, _)| *name == from) else {
         return Err(unknown("from", &from, &SHARED.map(|(name, _)| name)));
     };
-    Ok(Turn { role: (*role).into(), content: text("value")? })
+    Ok(Turn {
+        role: (*role).into(),
+        content: text("value")?,
+    })
 }
 
 fn unknown(key: &str, found: &str, known: &[&str]) -> String {
-    let known = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let known = known
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
     format!("`{key}` is `{found}`, and a chat knows {known} only")
 }
 
-/// Refuses what would be left out in silence; nothing, empty lists and texts and a weight of 1 say nothing.
+/// Refuses what would be left out in silence; nothing, empty lists and texts and a weight of 1 say
+/// nothing.
 fn offered(part: &Map<String, Value>) -> Result<(), String> {
     for key in NOT_OFFERED {
         let says_nothing = match part.get(key) {
@@ -81,7 +101,11 @@ fn offered(part: &Map<String, Value>) -> Result<(), String> {
             Some(_) => false,
         };
         if !says_nothing {
-            let hint = if key.starts_with("system") { "make it the first turn" } else { "leave it out of the rows" };
+            let hint = if key.starts_with("system") {
+                "make it the first turn"
+            } else {
+                "leave it out of the rows"
+            };
             return Err(format!("`{key}` is not offered\n\nhint: {hint}"));
         }
     }

@@ -1,9 +1,13 @@
-use crate::read::{Layout, one, read_lines};
-use crate::{Dataset, Format, Numbered, RecipeError, Record, Style, chat, locate, read_records, read_text};
+use std::{collections::BTreeSet, path::Path};
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeSet;
-use std::path::Path;
+
+use crate::{
+    Dataset, Format, Numbered, RecipeError, Record, Style, chat, locate,
+    read::{Layout, one, read_lines},
+    read_records, read_text,
+};
 
 /// One turn of a conversation; `role` is `system`, `user` or `assistant`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,20 +48,26 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Reads the files of a `[[dataset]]`, without the rows that it excludes; paths are searched as [`locate()`] does.
+    /// Reads the files of a `[[dataset]]`, without the rows that it excludes; paths are searched as
+    /// [`locate()`] does.
     ///
     /// # Errors
     /// [`RecipeError`] naming the file and row; an empty data set is an error.
     pub fn read(dataset: &Dataset, recipe_dir: &Path) -> Result<Self, RecipeError> {
         let path = locate(&dataset.path, recipe_dir)?;
-        let target = dataset.target_path.as_ref().map(|p| locate(p, recipe_dir)).transpose()?;
+        let target = dataset
+            .target_path
+            .as_ref()
+            .map(|p| locate(p, recipe_dir))
+            .transpose()?;
         let mut rows = Self::read_files(dataset, &path, target.as_deref())?;
         let mut asked = BTreeSet::new();
         for file in &dataset.exclude {
             asked.extend(questions(dataset, &locate(file, recipe_dir)?)?);
         }
         let all = rows.examples.len();
-        rows.examples.retain(|example| !asked.contains(&example.prompt.question()));
+        rows.examples
+            .retain(|example| !asked.contains(&example.prompt.question()));
         rows.excluded = all - rows.examples.len();
         if rows.examples.is_empty() {
             let reason = "every row is also in a file of `dataset.exclude`".into();
@@ -70,12 +80,20 @@ impl Rows {
     ///
     /// # Errors
     /// As [`Rows::read`].
-    pub fn read_files(dataset: &Dataset, path: &Path, target: Option<&Path>) -> Result<Self, RecipeError> {
+    pub fn read_files(
+        dataset: &Dataset,
+        path: &Path,
+        target: Option<&Path>,
+    ) -> Result<Self, RecipeError> {
         let mut unpaired = 0;
         let records = match target {
             None if is_running_text(dataset, path) => {
                 let completion = read_text(path)?;
-                let whole = Example { prompt: Prompt::Plain(String::new()), completion, label: None };
+                let whole = Example {
+                    prompt: Prompt::Plain(String::new()),
+                    completion,
+                    label: None,
+                };
                 return Self::new(dataset, path, vec![whole], 0);
             }
             None => read_records(path)?,
@@ -86,51 +104,92 @@ impl Rows {
             }
         };
         let render = |Numbered { line, record }: &Numbered| {
-            render(dataset, record).map_err(|reason| RecipeError::Row { path: path.into(), row: *line, reason })
+            render(dataset, record).map_err(|reason| RecipeError::Row {
+                path: path.into(),
+                row: *line,
+                reason,
+            })
         };
         let examples = records.iter().map(render).collect::<Result<Vec<_>, _>>()?;
         Self::new(dataset, path, examples, unpaired)
     }
 
-    fn new(dataset: &Dataset, path: &Path, examples: Vec<Example>, unpaired: usize) -> Result<Self, RecipeError> {
+    fn new(
+        dataset: &Dataset,
+        path: &Path,
+        examples: Vec<Example>,
+        unpaired: usize,
+    ) -> Result<Self, RecipeError> {
         if examples.iter().all(|e| e.completion.trim().is_empty()) {
-            let reason = if examples.is_empty() { "the data set is empty" } else { "every answer is empty" };
-            return Err(RecipeError::Data { path: path.into(), reason: reason.into() });
+            let reason = if examples.is_empty() {
+                "the data set is empty"
+            } else {
+                "every answer is empty"
+            };
+            return Err(RecipeError::Data {
+                path: path.into(),
+                reason: reason.into(),
+            });
         }
-        Ok(Self { examples, format: dataset.format, labels: dataset.labels.clone(), excluded: 0, unpaired })
+        Ok(Self {
+            examples,
+            format: dataset.format,
+            labels: dataset.labels.clone(),
+            excluded: 0,
+            unpaired,
+        })
     }
 }
 
 impl Prompt {
-    /// What makes two prompts the same question: all of the text, whatever its capitals and white space.
+    /// What makes two prompts the same question: all of the text, whatever its capitals and white
+    /// space.
     pub fn question(&self) -> String {
-        let words = |text: &str| text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+        let words = |text: &str| {
+            text.to_lowercase()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
         match self {
             Self::Plain(text) => words(text),
             Self::Chat(turns) => {
-                let turns = turns.iter().map(|turn| format!("{}: {}", turn.role, words(&turn.content)));
+                let turns = turns
+                    .iter()
+                    .map(|turn| format!("{}: {}", turn.role, words(&turn.content)));
                 turns.collect::<Vec<_>>().join("\n")
             }
         }
     }
 }
 
-/// The questions ([`Prompt::question`]) of a file, put as `dataset` puts its own; answers are not needed.
+/// The questions ([`Prompt::question`]) of a file, put as `dataset` puts its own; answers are not
+/// needed.
 ///
 /// # Errors
 /// [`RecipeError`] naming the file and row; running text has no questions.
 pub fn questions(dataset: &Dataset, path: &Path) -> Result<BTreeSet<String>, RecipeError> {
     if dataset.format == Format::Text {
-        let reason = "rows of running text have no prompt by which they could be found again".into();
-        return Err(RecipeError::Data { path: path.into(), reason });
+        let reason =
+            "rows of running text have no prompt by which they could be found again".into();
+        return Err(RecipeError::Data {
+            path: path.into(),
+            reason,
+        });
     }
     let mut records = read_records(path)?;
     if dataset.format == Format::Translate {
-        records.iter_mut().for_each(|row| name_source(&mut row.record));
+        records
+            .iter_mut()
+            .for_each(|row| name_source(&mut row.record));
     }
     let question = |Numbered { line, record }: &Numbered| {
         let prompt = prompt_of(dataset, record);
-        let prompt = prompt.map_err(|reason| RecipeError::Row { path: path.into(), row: *line, reason })?;
+        let prompt = prompt.map_err(|reason| RecipeError::Row {
+            path: path.into(),
+            row: *line,
+            reason,
+        })?;
         Ok(prompt.question())
     };
     records.iter().map(question).collect()
@@ -138,17 +197,24 @@ pub fn questions(dataset: &Dataset, path: &Path) -> Result<BTreeSet<String>, Rec
 
 /// A file that is one text, blank lines and all.
 fn is_running_text(dataset: &Dataset, path: &Path) -> bool {
-    dataset.format == Format::Text && dataset.template.is_none() && Layout::of(path) == Layout::Lines
+    dataset.format == Format::Text
+        && dataset.template.is_none()
+        && Layout::of(path) == Layout::Lines
 }
 
-/// Line n of both files as rows with `source` and `target`, and the number of pairs that lack a side.
+/// Line n of both files as rows with `source` and `target`, and the number of pairs that lack a
+/// side.
 fn aligned(path: &Path, target: &Path) -> Result<(Vec<Numbered>, usize), RecipeError> {
     for file in [path, target] {
         if Layout::of(file) != Layout::Lines {
-            let reason = "is no text file, and two files are read line by line\n\nhint: without `target_path` \
-                          (`--reference`) the columns of one file are source and target"
+            let reason = "is no text file, and two files are read line by line\n\n\
+                hint: without `target_path` (`--reference`) the columns of one file are source and \
+                target"
                 .into();
-            return Err(RecipeError::Data { path: file.into(), reason });
+            return Err(RecipeError::Data {
+                path: file.into(),
+                reason,
+            });
         }
     }
     let (mut ours, mut theirs) = (read_lines(path)?, read_lines(target)?);
@@ -157,7 +223,10 @@ fn aligned(path: &Path, target: &Path) -> Result<(Vec<Numbered>, usize), RecipeE
     let behind = ours.iter().skip(other).chain(theirs.iter().skip(mine));
     if behind.into_iter().any(|line| !line.trim().is_empty()) {
         let reason = format!("has {mine} lines, `{}` has {other}", target.display());
-        return Err(RecipeError::Data { path: path.into(), reason });
+        return Err(RecipeError::Data {
+            path: path.into(),
+            reason,
+        });
     }
     ours.resize(mine.max(other), String::new());
     theirs.resize(mine.max(other), String::new());
@@ -169,7 +238,11 @@ fn aligned(path: &Path, target: &Path) -> Result<(Vec<Numbered>, usize), RecipeE
             pairs.push(Numbered { line, record });
         }
     }
-    let unpaired = ours.iter().zip(&theirs).filter(|(a, b)| a.trim().is_empty() != b.trim().is_empty()).count();
+    let unpaired = ours
+        .iter()
+        .zip(&theirs)
+        .filter(|(a, b)| a.trim().is_empty() != b.trim().is_empty())
+        .count();
     Ok((pairs, unpaired))
 }
 
@@ -183,7 +256,11 @@ fn name_source(record: &mut Record) {
 fn render(dataset: &Dataset, record: &Record) -> Result<Example, String> {
     if dataset.format == Format::Text {
         let text = fill(dataset.template.as_deref().unwrap_or("{text}"), record)?;
-        return Ok(Example { prompt: Prompt::Plain(String::new()), completion: text, label: None });
+        return Ok(Example {
+            prompt: Prompt::Plain(String::new()),
+            completion: text,
+            label: None,
+        });
     }
     let prompt = prompt_of(dataset, record)?;
     let answer = dataset.completion.as_deref();
@@ -197,7 +274,11 @@ fn render(dataset: &Dataset, record: &Record) -> Result<Example, String> {
         Format::Translate => (fill(answer.unwrap_or("{target}"), record)?, None),
         Format::Instruct | Format::Text => (fill(answer.unwrap_or("{output}"), record)?, None),
     };
-    Ok(Example { prompt, completion, label })
+    Ok(Example {
+        prompt,
+        completion,
+        label,
+    })
 }
 
 /// What stands before the answer of a row.
@@ -207,27 +288,51 @@ fn prompt_of(dataset: &Dataset, record: &Record) -> Result<Prompt, String> {
         Format::Classify | Format::Text => "{text}",
         Format::Translate => "{source}",
         Format::Instruct => {
-            let has_input = record.get("input").and_then(Value::as_str).is_some_and(|text| !text.trim().is_empty());
-            if has_input { "{instruction}\n\n{input}" } else { "{instruction}" }
+            let has_input = record
+                .get("input")
+                .and_then(Value::as_str)
+                .is_some_and(|text| !text.trim().is_empty());
+            if has_input {
+                "{instruction}\n\n{input}"
+            } else {
+                "{instruction}"
+            }
         }
     };
     let prompt = fill(dataset.template.as_deref().unwrap_or(default), record)?;
     Ok(match dataset.style {
         Style::Plain => Prompt::Plain(prompt),
         Style::Chat => {
-            let system = dataset.system.iter().map(|s| Turn { role: "system".into(), content: s.clone() });
-            Prompt::Chat(system.chain([Turn { role: "user".into(), content: prompt }]).collect())
+            let system = dataset.system.iter().map(|s| Turn {
+                role: "system".into(),
+                content: s.clone(),
+            });
+            Prompt::Chat(
+                system
+                    .chain([Turn {
+                        role: "user".into(),
+                        content: prompt,
+                    }])
+                    .collect(),
+            )
         }
     })
 }
 
-/// A label may be written as its name, its code or its number in the list, with a finer class behind a colon. Codes that
-/// are numbers take the place of the numbers in the list.
+/// A label may be written as its name, its code or its number in the list, with a finer class
+/// behind a colon. Codes that are numbers take the place of the numbers in the list.
 fn label_number(value: &str, dataset: &Dataset) -> Result<usize, String> {
     let (value, labels) = (value.trim(), &dataset.labels);
-    let listed = |names: &[String], name: &str| names.iter().position(|n| n.trim().eq_ignore_ascii_case(name));
+    let listed = |names: &[String], name: &str| {
+        names
+            .iter()
+            .position(|n| n.trim().eq_ignore_ascii_case(name))
+    };
     let coarse = value.split(':').next().unwrap_or(value);
-    let numbered = dataset.label_codes.iter().any(|code| code.trim().parse::<usize>().is_ok());
+    let numbered = dataset
+        .label_codes
+        .iter()
+        .any(|code| code.trim().parse::<usize>().is_ok());
     listed(labels, value)
         .or_else(|| listed(&dataset.label_codes, value))
         .or_else(|| listed(labels, coarse))
@@ -248,7 +353,10 @@ fn cell(record: &Record, column: &str) -> Result<String, String> {
         Some(Value::Null) => Err(format!("column `{column}` is null")),
         None => {
             let names: Vec<&str> = record.keys().map(String::as_str).collect();
-            Err(format!("no column `{column}`; the row has {}", names.join(", ")))
+            Err(format!(
+                "no column `{column}`; the row has {}",
+                names.join(", ")
+            ))
         }
         Some(other) => Ok(other.to_string()),
     }
@@ -266,7 +374,9 @@ fn fill(template: &str, record: &Record) -> Result<String, String> {
             out.push_str(brace);
             rest = &rest[1..];
         } else if brace == "{" {
-            let (column, tail) = rest.split_once('}').ok_or("a `{` of the template is never closed")?;
+            let (column, tail) = rest
+                .split_once('}')
+                .ok_or("a `{` of the template is never closed")?;
             out.push_str(&cell(record, column)?);
             rest = tail;
         } else {

@@ -1,31 +1,50 @@
-use std::fmt;
-use std::ops::Range;
-use std::path::PathBuf;
+use std::{fmt, ops::Range, path::PathBuf};
 
 /// What can go wrong with recipes and data files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
     #[error("cannot read `{}`: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     /// Every problem of a recipe, each with its place.
     #[error("{}", join(.0))]
     Problems(Vec<Problem>),
     #[error("`{}`, row {row}: {reason}", path.display())]
-    Row { path: PathBuf, row: usize, reason: String },
+    Row {
+        path: PathBuf,
+        row: usize,
+        reason: String,
+    },
     #[error("`{}`: {reason}", path.display())]
     Data { path: PathBuf, reason: String },
     #[error("`{path}` was not found{}", searched(.looked_in))]
-    NotFound { path: String, looked_in: Vec<PathBuf> },
+    NotFound {
+        path: String,
+        looked_in: Vec<PathBuf>,
+    },
 }
 
 fn join(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\nerror: ")
+    problems
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n\nerror: ")
 }
 
 fn searched(looked_in: &[PathBuf]) -> String {
-    let places: Vec<String> = looked_in.iter().map(|p| format!("`{}`", p.display())).collect();
-    if places.is_empty() { String::new() } else { format!("\n\nhint: looked for {}", places.join(", ")) }
+    let places: Vec<String> = looked_in
+        .iter()
+        .map(|p| format!("`{}`", p.display()))
+        .collect();
+    if places.is_empty() {
+        String::new()
+    } else {
+        format!("\n\nhint: looked for {}", places.join(", "))
+    }
 }
 
 /// One mistake of a recipe: what, where, and what to do about it.
@@ -65,13 +84,21 @@ pub(crate) struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     pub fn of(text: &'a str) -> Self {
-        let behind = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        let behind = text
+            .bytes()
+            .enumerate()
+            .filter(|(_, byte)| *byte == b'\n')
+            .map(|(at, _)| at + 1);
         let starts = std::iter::once(0).chain(behind).collect();
         let mut counts = vec![0];
         for part in text.as_bytes().chunks(STRIDE) {
             counts.push(counts[counts.len() - 1] + characters(part));
         }
-        Self { text, starts, counts }
+        Self {
+            text,
+            starts,
+            counts,
+        }
     }
 
     fn characters_before(&self, byte: usize) -> usize {
@@ -84,9 +111,16 @@ impl<'a> Lines<'a> {
         let start = text.floor_char_boundary(span.start.min(text.len()));
         let line = self.starts.partition_point(|&begin| begin <= start);
         let line_start = self.starts[line - 1];
-        let line_end = self.starts.get(line).map_or(text.len(), |next| next - 1).max(start);
+        let line_end = self
+            .starts
+            .get(line)
+            .map_or(text.len(), |next| next - 1)
+            .max(start);
         let end = text.floor_char_boundary(span.end.clamp(start, line_end));
-        let (from, to) = (line_start.max(start.saturating_sub(AROUND)), line_end.min(start + 2 * AROUND));
+        let (from, to) = (
+            line_start.max(start.saturating_sub(AROUND)),
+            line_end.min(start + 2 * AROUND),
+        );
         let (from, to) = (text.ceil_char_boundary(from), text.floor_char_boundary(to));
         let column = self.characters_before(start) - self.characters_before(line_start) + 1;
         Place {
@@ -107,8 +141,18 @@ fn characters(part: &[u8]) -> usize {
 
 impl Problem {
     /// A problem at a byte range of a text, the content of `file`.
-    pub(crate) fn at(message: String, hint: Option<String>, file: &str, lines: &Lines<'_>, span: Range<usize>) -> Self {
-        Self { message, hint, place: Some(Box::new(lines.place(file, span))) }
+    pub(crate) fn at(
+        message: String,
+        hint: Option<String>,
+        file: &str,
+        lines: &Lines<'_>,
+        span: Range<usize>,
+    ) -> Self {
+        Self {
+            message,
+            hint,
+            place: Some(Box::new(lines.place(file, span))),
+        }
     }
 }
 
@@ -116,7 +160,14 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         if let Some(place) = &self.place {
-            let Place { file, line, column, text, indent, width } = &**place;
+            let Place {
+                file,
+                line,
+                column,
+                text,
+                indent,
+                width,
+            } = &**place;
             write!(
                 f,
                 "\n --> {file}:{line}:{column}\n   | {text}\n   | {}{}",

@@ -1,7 +1,8 @@
-//! Recipes: the TOML file that says what to train on what, and how rows of data become prompts and answers.
+//! Recipes: the TOML file that says what to train on what, and how rows of data become prompts and
+//! answers.
 //!
-//! [`Recipe::read`] reports every problem of a file at once, with line and caret. [`Rows::read`] turns a `[[dataset]]`
-//! table into [`Example`]s; training and evaluation share that rendering.
+//! [`Recipe::read`] reports every problem of a file at once, with line and caret. [`Rows::read`]
+//! turns a `[[dataset]]` table into [`Example`]s; training and evaluation share that rendering.
 
 mod chat;
 mod data;
@@ -16,6 +17,7 @@ pub use error::{Place, Problem, RecipeError};
 pub use locate::locate;
 pub use read::{Numbered, Record, read_records, read_text};
 pub use recipe::{
-    Architecture, Checkpointing, Data, Dataset, Distill, Eval, Export, Format, Freeze, Grouping, Heads, Init, Lora,
-    Model, Optimizer, Output, Recipe, Schedule, Stage, Style, TokenizerSpec, Train, TrainOn,
+    Architecture, Checkpointing, Data, Dataset, Distill, Eval, Export, Format, Freeze, Grouping,
+    Heads, Init, Lora, Model, Optimizer, Output, Recipe, Schedule, Stage, Style, TokenizerSpec,
+    Train, TrainOn,
 };

@@ -1,8 +1,9 @@
-use crate::RecipeError;
 use std::path::{Path, PathBuf};
 
-/// Finds a file or folder that a recipe names: as it stands, beside the recipe, under `$MARILL_SHARED`, and under
-/// `../shared` next to the working directory.
+use crate::RecipeError;
+
+/// Finds a file or folder that a recipe names: as it stands, beside the recipe, under
+/// `$MARILL_SHARED`, and under `../shared` next to the working directory.
 ///
 /// # Errors
 /// [`RecipeError::NotFound`] with every place that was tried.
@@ -13,6 +14,9 @@ pub fn locate(path: &str, recipe_dir: &Path) -> Result<PathBuf, RecipeError> {
     candidates.dedup();
     match candidates.iter().find(|p| p.exists()) {
         Some(found) => Ok(found.clone()),
-        None => Err(RecipeError::NotFound { path: path.into(), looked_in: candidates }),
+        None => Err(RecipeError::NotFound {
+            path: path.into(),
+            looked_in: candidates,
+        }),
     }
 }

@@ -1,9 +1,13 @@
-use crate::RecipeError;
+use std::{
+    fs::File,
+    io::{BufReader, Read},
+    path::Path,
+};
+
 use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value};
-use std::fs::File;
-use std::io::{BufReader, Read};
-use std::path::Path;
+
+use crate::RecipeError;
 
 /// Longest data file, unpacked: its text is held in memory.
 const MAX_DATA_BYTES: u64 = 4 << 30;
@@ -18,14 +22,22 @@ pub struct Numbered {
     pub record: Record,
 }
 
-/// The text of a file without a byte order mark, unpacked when its name ends in `.gz` (all members, one after another).
+/// The text of a file without a byte order mark, unpacked when its name ends in `.gz` (all members,
+/// one after another).
 ///
 /// # Errors
 /// [`RecipeError::Io`] or [`RecipeError::Data`], naming the file.
 pub fn read_text(path: &Path) -> Result<String, RecipeError> {
-    let file = File::open(path).map_err(|source| RecipeError::Io { path: path.into(), source })?;
+    let file = File::open(path).map_err(|source| RecipeError::Io {
+        path: path.into(),
+        source,
+    })?;
     let bytes = match ends_in(path, "gz") {
-        true => read_bounded(path, MultiGzDecoder::new(BufReader::new(file)), MAX_DATA_BYTES)?,
+        true => read_bounded(
+            path,
+            MultiGzDecoder::new(BufReader::new(file)),
+            MAX_DATA_BYTES,
+        )?,
         false => read_bounded(path, file, MAX_DATA_BYTES)?,
     };
     let mut text = String::from_utf8(bytes).map_err(|error| {
@@ -34,7 +46,10 @@ pub fn read_text(path: &Path) -> Result<String, RecipeError> {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "\n\nhint: it is UTF-16; save it as UTF-8",
             _ => "",
         };
-        RecipeError::Data { path: path.into(), reason: format!("is not UTF-8{hint}") }
+        RecipeError::Data {
+            path: path.into(),
+            reason: format!("is not UTF-8{hint}"),
+        }
     })?;
     if text.starts_with('\u{feff}') {
         text.drain(..'\u{feff}'.len_utf8());
@@ -42,21 +57,31 @@ pub fn read_text(path: &Path) -> Result<String, RecipeError> {
     Ok(text)
 }
 
-/// All of a file or of what is packed in it, up to a limit: a device or a packed file may have no end.
-pub(crate) fn read_bounded(path: &Path, from: impl Read, limit: u64) -> Result<Vec<u8>, RecipeError> {
+/// All of a file or of what is packed in it, up to a limit: a device or a packed file may have no
+/// end.
+pub(crate) fn read_bounded(
+    path: &Path,
+    from: impl Read,
+    limit: u64,
+) -> Result<Vec<u8>, RecipeError> {
     let mut bytes = Vec::new();
     let read = from.take(limit + 1).read_to_end(&mut bytes);
-    read.map_err(|source| RecipeError::Io { path: path.into(), source })?;
+    read.map_err(|source| RecipeError::Io {
+        path: path.into(),
+        source,
+    })?;
     match bytes.len() as u64 > limit {
-        true => {
-            Err(RecipeError::Data { path: path.into(), reason: format!("is longer than the limit of {limit} bytes") })
-        }
+        true => Err(RecipeError::Data {
+            path: path.into(),
+            reason: format!("is longer than the limit of {limit} bytes"),
+        }),
         false => Ok(bytes),
     }
 }
 
 fn ends_in(path: &Path, ending: &str) -> bool {
-    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending))
+    path.extension()
+        .is_some_and(|found| found.eq_ignore_ascii_case(ending))
 }
 
 /// How the rows of a file are written; its name says so.
@@ -72,8 +97,16 @@ pub(crate) enum Layout {
 
 impl Layout {
     pub(crate) fn of(path: &Path) -> Self {
-        let unpacked = if ends_in(path, "gz") { path.with_extension("") } else { path.into() };
-        match unpacked.extension().map(|ending| ending.to_string_lossy().to_lowercase()).as_deref() {
+        let unpacked = if ends_in(path, "gz") {
+            path.with_extension("")
+        } else {
+            path.into()
+        };
+        match unpacked
+            .extension()
+            .map(|ending| ending.to_string_lossy().to_lowercase())
+            .as_deref()
+        {
             Some("jsonl" | "ndjson" | "json") => Self::Json,
             Some("tsv") => Self::Tsv,
             Some("csv") => Self::Csv,
@@ -82,25 +115,52 @@ impl Layout {
     }
 }
 
-/// Rows of a `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or text file (also `.gz`); lines of a text file are rows with a
-/// column `text`. A JSON file has an object a line, or is one list of objects.
+/// Rows of a `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or text file (also `.gz`); lines of a
+/// text file are rows with a column `text`. A JSON file has an object a line, or is one list of
+/// objects.
 ///
-/// A `.csv` file has a header. A `.tsv` file has none: its columns are `0`, `1`, ... Blank lines are no rows.
+/// A `.csv` file has a header. A `.tsv` file has none: its columns are `0`, `1`, ... Blank lines
+/// are no rows.
 ///
 /// # Errors
 /// [`RecipeError::Row`] with the number of the line (from 1).
 pub fn read_records(path: &Path) -> Result<Vec<Numbered>, RecipeError> {
     let text = read_text(path)?;
-    let fail = |line: usize, reason: String| RecipeError::Row { path: path.into(), row: line, reason };
-    let lines = || (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let fail = |line: usize, reason: String| RecipeError::Row {
+        path: path.into(),
+        row: line,
+        reason,
+    };
+    let lines = || {
+        (1..)
+            .zip(text.lines())
+            .filter(|(_, line)| !line.trim().is_empty())
+    };
     match Layout::of(path) {
-        Layout::Json if text.trim_start().starts_with('[') => list(&text).map_err(|(line, reason)| fail(line, reason)),
+        Layout::Json if text.trim_start().starts_with('[') => {
+            list(&text).map_err(|(line, reason)| fail(line, reason))
+        }
         Layout::Json => lines()
-            .map(|(line, row)| Ok(Numbered { line, record: object(row).map_err(|reason| fail(line, reason))? }))
+            .map(|(line, row)| {
+                Ok(Numbered {
+                    line,
+                    record: object(row).map_err(|reason| fail(line, reason))?,
+                })
+            })
             .collect(),
-        Layout::Tsv => Ok(lines().map(|(line, row)| Numbered { line, record: columns(row.split('\t')) }).collect()),
+        Layout::Tsv => Ok(lines()
+            .map(|(line, row)| Numbered {
+                line,
+                record: columns(row.split('\t')),
+            })
+            .collect()),
         Layout::Csv => csv(&text).map_err(|(line, reason)| fail(line, reason)),
-        Layout::Lines => Ok(lines().map(|(line, row)| Numbered { line, record: one("text", row) }).collect()),
+        Layout::Lines => Ok(lines()
+            .map(|(line, row)| Numbered {
+                line,
+                record: one("text", row),
+            })
+            .collect()),
     }
 }
 
@@ -114,18 +174,26 @@ fn object(line: &str) -> Result<Record, String> {
         Ok(Value::Object(record)) => Ok(record),
         Err(error) => {
             // The parser sees one line, whatever its number in the file.
-            Err(format!("no JSON: {} at column {}", told(&error), error.column()))
+            Err(format!(
+                "no JSON: {} at column {}",
+                told(&error),
+                error.column()
+            ))
         }
         _ => Err(NO_OBJECT.into()),
     }
 }
 
-const NO_OBJECT: &str = "not a JSON object\n\nhint: a file has an object on each line, or one list of objects";
+const NO_OBJECT: &str =
+    "not a JSON object\n\nhint: a file has an object on each line, or one list of objects";
 
 /// What a parser says, without its place.
 fn told(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    text.split(" at line ").next().unwrap_or_default().to_owned()
+    text.split(" at line ")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// A line and what is wrong with it.
@@ -151,7 +219,10 @@ fn list(text: &str) -> Result<Vec<Numbered>, Wrong> {
             Some(Ok(Value::Object(record))) => rows.push(Numbered { line, record }),
             Some(Ok(_)) => return Err((line, NO_OBJECT.into())),
             Some(Err(error)) => {
-                return Err((line + error.line().max(1) - 1, format!("no JSON: {}", told(&error))));
+                return Err((
+                    line + error.line().max(1) - 1,
+                    format!("no JSON: {}", told(&error)),
+                ));
             }
             None => return Err((line, "no JSON: the list is never closed".into())),
         }
@@ -161,7 +232,10 @@ fn list(text: &str) -> Result<Vec<Numbered>, Wrong> {
         if comma {
             (line, next) = skip(&mut rest, 1);
         } else if next != Some(']') {
-            return Err((line, "no JSON: a list goes on with a comma or ends with `]`".into()));
+            return Err((
+                line,
+                "no JSON: a list goes on with a comma or ends with `]`".into(),
+            ));
         }
     }
     match skip(&mut rest, 1) {
@@ -175,11 +249,16 @@ fn newlines(text: &str) -> usize {
 }
 
 fn columns<'a>(cells: impl Iterator<Item = &'a str>) -> Record {
-    cells.enumerate().map(|(n, cell)| (n.to_string(), Value::from(cell))).collect()
+    cells
+        .enumerate()
+        .map(|(n, cell)| (n.to_string(), Value::from(cell)))
+        .collect()
 }
 
 pub(crate) fn one(column: &str, text: &str) -> Record {
-    [(column.to_owned(), Value::from(text))].into_iter().collect()
+    [(column.to_owned(), Value::from(text))]
+        .into_iter()
+        .collect()
 }
 
 /// RFC 4180: quoted cells may hold commas, quotes (doubled) and line breaks.
@@ -198,7 +277,10 @@ fn csv(text: &str) -> Result<Vec<Numbered>, Wrong> {
             ('\r', false) if chars.peek() == Some(&'\n') => {}
             ('\n', false) => {
                 row.push(std::mem::take(&mut cell));
-                rows.push((std::mem::replace(&mut first, line), std::mem::take(&mut row)));
+                rows.push((
+                    std::mem::replace(&mut first, line),
+                    std::mem::take(&mut row),
+                ));
             }
             (c, _) => cell.push(c),
         }
@@ -212,15 +294,29 @@ fn csv(text: &str) -> Result<Vec<Numbered>, Wrong> {
     }
     rows.retain(|(_, r)| r.len() > 1 || r.first().is_some_and(|c| !c.trim().is_empty()));
     let mut rows = rows.into_iter();
-    let Some((line, header)) = rows.next() else { return Ok(Vec::new()) };
-    if let Some(twice) = header.iter().enumerate().find(|(n, name)| header[..*n].contains(name)).map(|(_, name)| name) {
+    let Some((line, header)) = rows.next() else {
+        return Ok(Vec::new());
+    };
+    if let Some(twice) = header
+        .iter()
+        .enumerate()
+        .find(|(n, name)| header[..*n].contains(name))
+        .map(|(_, name)| name)
+    {
         return Err((line, format!("the header has the column `{twice}` twice")));
     }
     let record = |(line, row): (usize, Vec<String>)| {
         if row.len() != header.len() {
-            return Err((line, format!("{} cells under a header of {}", row.len(), header.len())));
+            return Err((
+                line,
+                format!("{} cells under a header of {}", row.len(), header.len()),
+            ));
         }
-        let record = header.iter().cloned().zip(row.into_iter().map(Value::from)).collect();
+        let record = header
+            .iter()
+            .cloned()
+            .zip(row.into_iter().map(Value::from))
+            .collect();
         Ok(Numbered { line, record })
     };
     rows.map(record).collect()
@@ -232,8 +328,16 @@ mod tests {
 
     #[test]
     fn a_file_without_an_end_is_refused_at_the_limit() {
-        let error = read_bounded(Path::new("data.jsonl"), std::io::repeat(b'x'), 1000).unwrap_err().to_string();
-        assert!(error.contains("data.jsonl") && error.contains("limit of 1000 bytes"), "{error}");
-        assert_eq!(read_bounded(Path::new("x"), &b"abc"[..], 3).unwrap(), b"abc");
+        let error = read_bounded(Path::new("data.jsonl"), std::io::repeat(b'x'), 1000)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("data.jsonl") && error.contains("limit of 1000 bytes"),
+            "{error}"
+        );
+        assert_eq!(
+            read_bounded(Path::new("x"), &b"abc"[..], 3).unwrap(),
+            b"abc"
+        );
     }
 }

@@ -1,7 +1,8 @@
-use crate::read::read_bounded;
-use crate::{RecipeError, schema};
-use serde::{Deserialize, Serialize};
 use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{RecipeError, read::read_bounded, schema};
 
 /// A whole recipe; every knob that is not written has the default given here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,7 +43,8 @@ pub struct Model {
     /// Commit, branch or tag on the hub; in a resolved recipe the commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Keys of the checkpoint's files, names of tensors and tokens that may be left out though they are not used.
+    /// Keys of the checkpoint's files, names of tensors and tokens that may be left out though they
+    /// are not used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<String>,
     #[serde(default)]
@@ -93,7 +95,8 @@ pub enum Format {
     Classify,
     /// `instruction`, `input`, `output`.
     Instruct,
-    /// `messages`, each with `role` and `content`, or `conversations`, each with `from` and `value`.
+    /// `messages`, each with `role` and `content`, or `conversations`, each with `from` and
+    /// `value`.
     Chat,
     /// `source` and `target`, or two aligned files.
     Translate,
@@ -124,7 +127,8 @@ pub struct Dataset {
     pub style: Style,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// The prompt, with `{column}` for values of the row. Columns of a file without header are `0`, `1`, ...
+    /// The prompt, with `{column}` for values of the row. Columns of a file without header are `0`,
+    /// `1`, ...
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
     /// The answer, likewise.
@@ -139,8 +143,8 @@ pub struct Dataset {
     /// How the file writes the labels, in the same order, where it is neither name nor number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub label_codes: Vec<String>,
-    /// Files of the same format, searched like `path`: rows whose prompt stands in one of them are left out, so that
-    /// no question of a test is learnt. Capitals and white space do not count.
+    /// Files of the same format, searched like `path`: rows whose prompt stands in one of them are
+    /// left out, so that no question of a test is learnt. Capitals and white space do not count.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
     /// Takes this many rows, drawn with the training seed.
@@ -172,7 +176,12 @@ pub struct Data {
 
 impl Default for Data {
     fn default() -> Self {
-        Self { max_seq_len: 256, val_fraction: 0.0, train_on_input: false, train_on: TrainOn::All }
+        Self {
+            max_seq_len: 256,
+            val_fraction: 0.0,
+            train_on_input: false,
+            train_on: TrainOn::All,
+        }
     }
 }
 
@@ -199,8 +208,9 @@ impl TrainOn {
 pub struct Freeze {
     /// The embedding and this many first layers stay public and run on the client.
     pub layers: usize,
-    /// Without `[lora]` and with no frozen layer: embedding, final norm and head stay as they are all the same. They are
-    /// public in a partition, so that one can be exported from such a run only.
+    /// Without `[lora]` and with no frozen layer: embedding, final norm and head stay as they are
+    /// all the same. They are public in a partition, so that one can be exported from such a run
+    /// only.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub embedding: bool,
 }
@@ -260,8 +270,8 @@ pub struct Distill {
     pub revision: Option<String>,
     #[serde(default = "one")]
     pub temperature: f64,
-    /// Part of the loss that follows the teacher's logits, the rest follows the labels; 0.5 when left out. Says the
-    /// same as one stage with `logits = weight` and `labels = 1 - weight`.
+    /// Part of the loss that follows the teacher's logits, the rest follows the labels; 0.5 when
+    /// left out. Says the same as one stage with `logits = weight` and `labels = 1 - weight`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
     /// Parts of the run with losses of their own, one after another.
@@ -293,7 +303,12 @@ impl Distill {
             return self.stages.clone();
         }
         let logits = self.weight.unwrap_or(0.5);
-        vec![Stage { share: 1.0, hidden: 0.0, logits, labels: 1.0 - logits }]
+        vec![Stage {
+            share: 1.0,
+            hidden: 0.0,
+            logits,
+            labels: 1.0 - logits,
+        }]
     }
 }
 
@@ -313,9 +328,11 @@ pub struct Train {
     pub seed: u64,
     /// Steps from checkpoint to checkpoint.
     pub checkpoint_steps: usize,
-    /// Keep one layer's graph at a time and compute its inside twice: the same result in less memory.
+    /// Keep one layer's graph at a time and compute its inside twice: the same result in less
+    /// memory.
     pub gradient_checkpointing: Checkpointing,
-    /// In this many steps at the end of the run the private layers compute with the secure program's roundings.
+    /// In this many steps at the end of the run the private layers compute with the secure
+    /// program's roundings.
     #[serde(skip_serializing_if = "is_zero")]
     pub quantise_last_steps: usize,
 }
@@ -431,14 +448,24 @@ pub struct Output {
 const MAX_RECIPE_BYTES: u64 = 64 << 20;
 
 impl Recipe {
-    /// Reads a recipe file with `key=value` overrides (`train.max_steps=40`, `dataset.0.limit=100`).
+    /// Reads a recipe file with `key=value` overrides (`train.max_steps=40`,
+    /// `dataset.0.limit=100`).
     ///
     /// # Errors
-    /// [`RecipeError::Problems`] with every mistake of the file and of the overrides, or [`RecipeError::Io`].
+    /// [`RecipeError::Problems`] with every mistake of the file and of the overrides, or
+    /// [`RecipeError::Io`].
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
-        let io = |source| RecipeError::Io { path: path.into(), source };
-        let bytes = read_bounded(path, std::fs::File::open(path).map_err(io)?, MAX_RECIPE_BYTES)?;
-        let text = String::from_utf8(bytes).map_err(|error| io(std::io::Error::other(error.utf8_error())))?;
+        let io = |source| RecipeError::Io {
+            path: path.into(),
+            source,
+        };
+        let bytes = read_bounded(
+            path,
+            std::fs::File::open(path).map_err(io)?,
+            MAX_RECIPE_BYTES,
+        )?;
+        let text = String::from_utf8(bytes)
+            .map_err(|error| io(std::io::Error::other(error.utf8_error())))?;
         Self::parse(&text, &path.display().to_string(), overrides)
     }
 

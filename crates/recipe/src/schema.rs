@@ -1,13 +1,25 @@
-//! Checks a recipe against a table of its keys, so that every mistake is reported at once and with its place.
+//! Checks a recipe against a table of its keys, so that every mistake is reported at once and with
+//! its place.
 
-use crate::error::Lines;
-use crate::{Dataset, Format, Problem, Recipe, RecipeError, Style};
 use std::ops::Range;
-use toml::de::{DeTable, DeValue};
-use toml::{Spanned, Table, Value};
+
+use toml::{
+    Spanned, Table, Value,
+    de::{DeTable, DeValue},
+};
+
+use crate::{Dataset, Format, Problem, Recipe, RecipeError, Style, error::Lines};
 
 /// Linear layers of a decoder.
-pub const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+pub const MODULES: [&str; 7] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
 
 /// What a key takes.
 #[derive(Clone, Copy)]
@@ -67,7 +79,10 @@ const MODEL: &[(&str, Kind)] = &[
 const DATASET: &[(&str, Kind)] = &[
     ("path", Path),
     ("target_path", Path),
-    ("format", OneOf(&["classify", "instruct", "chat", "translate", "text"])),
+    (
+        "format",
+        OneOf(&["classify", "instruct", "chat", "translate", "text"]),
+    ),
     ("style", OneOf(&["chat", "plain"])),
     ("system", Text),
     ("template", Text),
@@ -89,7 +104,10 @@ const TRAIN: &[(&str, Kind)] = &[
     ("max_grad_norm", Positive),
     ("seed", Whole(0)),
     ("checkpoint_steps", Within(1, STEPS)),
-    ("gradient_checkpointing", OneOf(&["auto", "always", "never"])),
+    (
+        "gradient_checkpointing",
+        OneOf(&["auto", "always", "never"]),
+    ),
     ("quantise_last_steps", Within(0, STEPS)),
 ];
 
@@ -112,7 +130,10 @@ const OPTIMIZER: &[(&str, Kind)] = &[
 
 const ROOT: &[(&str, Kind)] = &[
     ("model", Kind::Table(MODEL)),
-    ("tokenizer", Kind::Table(&[("vocab_size", Within(300, MANY))])),
+    (
+        "tokenizer",
+        Kind::Table(&[("vocab_size", Within(300, MANY))]),
+    ),
     ("dataset", Kind::Tables(DATASET)),
     (
         "data",
@@ -123,7 +144,10 @@ const ROOT: &[(&str, Kind)] = &[
             ("train_on", OneOf(&["all", "last"])),
         ]),
     ),
-    ("freeze", Kind::Table(&[("layers", Within(0, MANY)), ("embedding", Flag)])),
+    (
+        "freeze",
+        Kind::Table(&[("layers", Within(0, MANY)), ("embedding", Flag)]),
+    ),
     (
         "lora",
         Kind::Table(&[
@@ -179,8 +203,19 @@ const ROOT: &[(&str, Kind)] = &[
 /// Keys that a recipe cannot do without.
 const NEEDED: &[(&str, &[&str])] = &[
     ("model", &[]),
-    ("model.architecture", &["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]),
-    ("model.architecture", &["num_key_value_heads", "head_dim", "max_position_embeddings"]),
+    (
+        "model.architecture",
+        &[
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+        ],
+    ),
+    (
+        "model.architecture",
+        &["num_key_value_heads", "head_dim", "max_position_embeddings"],
+    ),
     ("tokenizer", &["vocab_size"]),
     ("dataset", &["path", "format"]),
     ("lora", &["rank"]),
@@ -216,7 +251,10 @@ const FOREIGN: &[(&str, &str)] = &[
     ("per_device_train_batch_size", "train.micro_batch_size"),
     ("micro_batch_size", "train.micro_batch_size"),
     ("batch_size", "train.micro_batch_size"),
-    ("gradient_accumulation_steps", "train.gradient_accumulation_steps"),
+    (
+        "gradient_accumulation_steps",
+        "train.gradient_accumulation_steps",
+    ),
     ("gradient_clipping", "train.max_grad_norm"),
     ("max_grad_norm", "train.max_grad_norm"),
     ("save_steps", "train.checkpoint_steps"),
@@ -236,12 +274,27 @@ const FOREIGN: &[(&str, &str)] = &[
 
 /// Keys of other tools that have no counterpart, and why.
 const NOT_NEEDED: &[(&str, &str)] = &[
-    ("sample_packing", "rows are always laid one after another without padding"),
-    ("packing", "rows are always laid one after another without padding"),
-    ("pad_to_sequence_len", "rows are always laid one after another without padding"),
+    (
+        "sample_packing",
+        "rows are always laid one after another without padding",
+    ),
+    (
+        "packing",
+        "rows are always laid one after another without padding",
+    ),
+    (
+        "pad_to_sequence_len",
+        "rows are always laid one after another without padding",
+    ),
     ("adapter", "write a `[lora]` table instead"),
-    ("load_in_4bit", "weights are dequantised when a GGUF file is read"),
-    ("load_in_8bit", "weights are dequantised when a GGUF file is read"),
+    (
+        "load_in_4bit",
+        "weights are dequantised when a GGUF file is read",
+    ),
+    (
+        "load_in_8bit",
+        "weights are dequantised when a GGUF file is read",
+    ),
     ("bf16", "training runs in 32-bit floats"),
     ("fp16", "training runs in 32-bit floats"),
 ];
@@ -272,13 +325,21 @@ pub(crate) fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Reci
     if !problems.is_empty() {
         return Err(RecipeError::Problems(problems));
     }
-    let fail = |message: String| RecipeError::Problems(vec![Problem { message, hint: None, place: None }]);
+    let fail = |message: String| {
+        RecipeError::Problems(vec![Problem {
+            message,
+            hint: None,
+            place: None,
+        }])
+    };
     let mut table: Table = toml::from_str(text).map_err(|e| fail(e.to_string()))?;
     for (path, document) in edits {
         let value: Table = toml::from_str(&document).map_err(|e| fail(e.to_string()))?;
         apply(&mut table, &path, value).map_err(fail)?;
     }
-    let recipe: Recipe = table.try_into().map_err(|e: toml::de::Error| fail(format!("{name}: {}", e.message())))?;
+    let recipe: Recipe = table
+        .try_into()
+        .map_err(|e: toml::de::Error| fail(format!("{name}: {}", e.message())))?;
     cross_check(&recipe, name)?;
     Ok(recipe)
 }
@@ -287,20 +348,36 @@ pub(crate) fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Reci
 fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
     let mut problems = Vec::new();
     let mut add = |message: &str, hint: &str| {
-        problems.push(Problem { message: format!("{name}: {message}"), hint: Some(hint.into()), place: None });
+        problems.push(Problem {
+            message: format!("{name}: {message}"),
+            hint: Some(hint.into()),
+            place: None,
+        });
     };
     let random = recipe.model.init == crate::Init::Random;
     if !random && recipe.model.base_model.is_none() {
-        add("`model.base_model` is missing", "name a checkpoint folder or a `.gguf` file, or set `init = \"random\"`");
+        add(
+            "`model.base_model` is missing",
+            "name a checkpoint folder or a `.gguf` file, or set `init = \"random\"`",
+        );
     }
     if random && (recipe.model.architecture.is_none() || recipe.tokenizer.is_none()) {
-        add("`init = \"random\"` needs `[model.architecture]` and `[tokenizer]`", "see `recipes/base.toml`");
+        add(
+            "`init = \"random\"` needs `[model.architecture]` and `[tokenizer]`",
+            "see `recipes/base.toml`",
+        );
     }
     if random && (recipe.lora.is_some() || recipe.freeze.layers > 0) {
-        add("`init = \"random\"` leaves nothing to freeze", "drop `[lora]` and `[freeze]`, or name a base model");
+        add(
+            "`init = \"random\"` leaves nothing to freeze",
+            "drop `[lora]` and `[freeze]`, or name a base model",
+        );
     }
     if random && (recipe.model.base_model.is_some() || recipe.model.revision.is_some()) {
-        add("`init = \"random\"` starts from no model", "drop `model.base_model` and `model.revision`");
+        add(
+            "`init = \"random\"` starts from no model",
+            "drop `model.base_model` and `model.revision`",
+        );
     }
     if !random && (recipe.model.architecture.is_some() || recipe.tokenizer.is_some()) {
         add(
@@ -308,23 +385,49 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
             "a base model has its own; drop the tables",
         );
     }
-    if recipe.lora.as_ref().is_some_and(|lora| lora.target_modules.is_empty()) {
-        add("`lora.target_modules` is empty, so nothing would be trained", "leave it out for all linear maps");
+    if recipe
+        .lora
+        .as_ref()
+        .is_some_and(|lora| lora.target_modules.is_empty())
+    {
+        add(
+            "`lora.target_modules` is empty, so nothing would be trained",
+            "leave it out for all linear maps",
+        );
     }
-    if let Some(twice) = recipe.lora.iter().find_map(|lora| repeated(&lora.target_modules)) {
-        add(&format!("`lora.target_modules` has `{twice}` twice"), "name each once");
+    if let Some(twice) = recipe
+        .lora
+        .iter()
+        .find_map(|lora| repeated(&lora.target_modules))
+    {
+        add(
+            &format!("`lora.target_modules` has `{twice}` twice"),
+            "name each once",
+        );
     }
     for dataset in &recipe.dataset {
         for key in without_use(dataset) {
             let format = format!("{:?}", dataset.format).to_lowercase();
-            add(&format!("`dataset.{key}` does nothing in a data set of format `{format}`"), "leave it out");
+            add(
+                &format!("`dataset.{key}` does nothing in a data set of format `{format}`"),
+                "leave it out",
+            );
         }
         if dataset.format == Format::Classify && dataset.labels.len() < 2 {
-            add("a `classify` data set needs at least two `labels`", "labels = [\"negative\", \"positive\"]");
+            add(
+                "a `classify` data set needs at least two `labels`",
+                "labels = [\"negative\", \"positive\"]",
+            );
         }
-        for (key, names) in [("labels", &dataset.labels), ("label_codes", &dataset.label_codes)] {
+        for (key, names) in [
+            ("labels", &dataset.labels),
+            ("label_codes", &dataset.label_codes),
+        ] {
             if let Some(reason) = confusing(names) {
-                add(&format!("`dataset.{key}` {reason}"), "an answer or a row must tell the labels apart");
+                add(
+                    &format!("`dataset.{key}` {reason}"),
+                    "an answer or a row must tell the labels apart",
+                );
             }
         }
         let same = |a: &String, b: &String| a.trim().eq_ignore_ascii_case(b.trim());
@@ -350,50 +453,97 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
             );
         }
         if dataset.format == Format::Text && !dataset.exclude.is_empty() {
-            add("`dataset.exclude` compares prompts, and a `text` data set has none", "drop `exclude`");
+            add(
+                "`dataset.exclude` compares prompts, and a `text` data set has none",
+                "drop `exclude`",
+            );
         }
     }
-    if recipe.eval.as_ref().is_some_and(|eval| eval.target_path.is_some() && eval.path.is_none()) {
-        add("`eval.target_path` is the other side of `eval.path`, which is missing", "name both files");
+    if recipe
+        .eval
+        .as_ref()
+        .is_some_and(|eval| eval.target_path.is_some() && eval.path.is_none())
+    {
+        add(
+            "`eval.target_path` is the other side of `eval.path`, which is missing",
+            "name both files",
+        );
     }
     if let Some(distill) = &recipe.distill {
         let share: f64 = distill.stages().iter().map(|stage| stage.share).sum();
         if (share - 1.0).abs() > 1e-6 {
-            add(&format!("the shares of `distill.stages` are {share} together"), "they are parts of 1: 0.3 and 0.7");
+            add(
+                &format!("the shares of `distill.stages` are {share} together"),
+                "they are parts of 1: 0.3 and 0.7",
+            );
         }
-        if distill.stages().iter().any(|s| s.share == 0.0 || s.hidden + s.logits + s.labels == 0.0) {
-            add("a stage of `distill.stages` has no share or no weight", "give it `hidden`, `logits` or `labels`");
+        if distill
+            .stages()
+            .iter()
+            .any(|s| s.share == 0.0 || s.hidden + s.logits + s.labels == 0.0)
+        {
+            add(
+                "a stage of `distill.stages` has no share or no weight",
+                "give it `hidden`, `logits` or `labels`",
+            );
         }
         if distill.weight.is_some() && !distill.stages.is_empty() {
-            add("`distill.weight` and `distill.stages` say the same thing twice", "drop `weight`");
+            add(
+                "`distill.weight` and `distill.stages` say the same thing twice",
+                "drop `weight`",
+            );
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(RecipeError::Problems(problems)) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(RecipeError::Problems(problems))
+    }
 }
 
 /// Keys of a data set that its format has no use for.
 fn without_use(dataset: &Dataset) -> Vec<&'static str> {
-    let (classify, chat) = (dataset.format == Format::Classify, dataset.format == Format::Chat);
+    let (classify, chat) = (
+        dataset.format == Format::Classify,
+        dataset.format == Format::Chat,
+    );
     let text = dataset.format == Format::Text;
     let plain = dataset.style == Style::Plain;
     let written = [
-        ("target_path", dataset.target_path.is_some(), classify || chat || text),
+        (
+            "target_path",
+            dataset.target_path.is_some(),
+            classify || chat || text,
+        ),
         ("style", plain, chat),
         ("system", dataset.system.is_some(), chat || text || plain),
         ("template", dataset.template.is_some(), chat),
-        ("completion", dataset.completion.is_some(), classify || chat || text),
+        (
+            "completion",
+            dataset.completion.is_some(),
+            classify || chat || text,
+        ),
         ("label", dataset.label.is_some(), !classify),
         ("labels", !dataset.labels.is_empty(), !classify),
         ("label_codes", !dataset.label_codes.is_empty(), !classify),
     ];
-    written.into_iter().filter(|(_, written, useless)| *written && *useless).map(|(key, ..)| key).collect()
+    written
+        .into_iter()
+        .filter(|(_, written, useless)| *written && *useless)
+        .map(|(key, ..)| key)
+        .collect()
 }
 
 fn repeated(names: &[String]) -> Option<&String> {
-    names.iter().enumerate().find(|(nth, name)| names[..*nth].contains(name)).map(|(_, name)| name)
+    names
+        .iter()
+        .enumerate()
+        .find(|(nth, name)| names[..*nth].contains(name))
+        .map(|(_, name)| name)
 }
 
-/// Why labels or their codes cannot be told apart; capitals and white space around them do not count in rows.
+/// Why labels or their codes cannot be told apart; capitals and white space around them do not
+/// count in rows.
 fn confusing(names: &[String]) -> Option<String> {
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
@@ -401,7 +551,10 @@ fn confusing(names: &[String]) -> Option<String> {
             return Some("has an empty name".into());
         }
         if name.trim().contains(['\n', '\r']) {
-            return Some(format!("has a line break in `{}`, and an answer is one line", name.trim().escape_debug()));
+            return Some(format!(
+                "has a line break in `{}`, and an answer is one line",
+                name.trim().escape_debug()
+            ));
         }
         if !seen.insert(name.trim().to_ascii_lowercase()) {
             return Some(format!("has `{}` twice", name.trim()));
@@ -411,18 +564,31 @@ fn confusing(names: &[String]) -> Option<String> {
 }
 
 fn check(text: &str, name: &str, partial: bool) -> Vec<Problem> {
-    let mut checker = Checker { file: name, lines: Lines::of(text), partial, problems: Vec::new() };
+    let mut checker = Checker {
+        file: name,
+        lines: Lines::of(text),
+        partial,
+        problems: Vec::new(),
+    };
     let (root, errors) = DeTable::parse_recoverable(text);
     // What is no TOML at all is wrong in every line.
     let more = errors.len().saturating_sub(SYNTAX_ERRORS);
     for (nth, error) in errors.iter().take(SYNTAX_ERRORS).enumerate() {
-        let hint =
-            (more > 0 && nth + 1 == SYNTAX_ERRORS).then(|| format!("{more} more such errors; is it a TOML file?"));
-        checker.add(error.message().to_owned(), hint, error.span().unwrap_or(0..0));
+        let hint = (more > 0 && nth + 1 == SYNTAX_ERRORS)
+            .then(|| format!("{more} more such errors; is it a TOML file?"));
+        checker.add(
+            error.message().to_owned(),
+            hint,
+            error.span().unwrap_or(0..0),
+        );
     }
     checker.table("", root.get_ref(), ROOT, 0..0);
     // As they stand in the file; what is missing altogether comes last.
-    let place = |p: &Problem| p.place.as_ref().map_or((usize::MAX, 0), |p| (p.line, p.column));
+    let place = |p: &Problem| {
+        p.place
+            .as_ref()
+            .map_or((usize::MAX, 0), |p| (p.line, p.column))
+    };
     checker.problems.sort_by_key(place);
     checker.problems
 }
@@ -431,11 +597,25 @@ fn check(text: &str, name: &str, partial: bool) -> Vec<Problem> {
 fn edit(given: &str) -> Result<(Vec<String>, String), Problem> {
     let bad = |hint: &str| {
         let message = format!("`--set {given}` is not `key=value`");
-        Problem { message, hint: Some(hint.into()), place: None }
+        Problem {
+            message,
+            hint: Some(hint.into()),
+            place: None,
+        }
     };
-    let (path, value) = given.split_once('=').ok_or_else(|| bad("write `--set train.max_steps=40`"))?;
-    let path: Vec<String> = path.trim().split('.').map(|p| p.trim().to_owned()).collect();
-    let plain = |p: &String| !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    let (path, value) = given
+        .split_once('=')
+        .ok_or_else(|| bad("write `--set train.max_steps=40`"))?;
+    let path: Vec<String> = path
+        .trim()
+        .split('.')
+        .map(|p| p.trim().to_owned())
+        .collect();
+    let plain = |p: &String| {
+        !p.is_empty()
+            && p.chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+    };
     if path.len() < 2 || !path.iter().all(plain) {
         return Err(bad("a key names its table: `--set train.max_steps=40`"));
     }
@@ -458,42 +638,77 @@ fn edit(given: &str) -> Result<(Vec<String>, String), Problem> {
 
 fn apply(table: &mut Table, path: &[String], mut document: Table) -> Result<(), String> {
     if path[0] == "dataset" {
-        let index: usize =
-            path[1].parse().map_err(|_| format!("`--set {}`: `{}` is no number", path.join("."), path[1]))?;
-        let rows = document.remove("dataset").and_then(|v| v.as_array().cloned()).unwrap_or_default();
-        let value = rows.first().and_then(|r| r.get(&path[2]).cloned()).ok_or("nothing to set")?;
-        let rows = table.get_mut("dataset").and_then(Value::as_array_mut).ok_or("the recipe has no `[[dataset]]`")?;
+        let index: usize = path[1]
+            .parse()
+            .map_err(|_| format!("`--set {}`: `{}` is no number", path.join("."), path[1]))?;
+        let rows = document
+            .remove("dataset")
+            .and_then(|v| v.as_array().cloned())
+            .unwrap_or_default();
+        let value = rows
+            .first()
+            .and_then(|r| r.get(&path[2]).cloned())
+            .ok_or("nothing to set")?;
+        let rows = table
+            .get_mut("dataset")
+            .and_then(Value::as_array_mut)
+            .ok_or("the recipe has no `[[dataset]]`")?;
         let count = rows.len();
         let row = rows.get_mut(index).and_then(Value::as_table_mut);
-        row.ok_or(format!("`--set {}`: there are {count} data sets", path.join(".")))?.insert(path[2].clone(), value);
+        row.ok_or(format!(
+            "`--set {}`: there are {count} data sets",
+            path.join(".")
+        ))?
+        .insert(path[2].clone(), value);
         return Ok(());
     }
     let mut from = Value::Table(document);
     let mut into = table;
     let (last, tables) = path.split_last().expect("at least two parts");
     for part in tables {
-        from = from.as_table_mut().and_then(|t| t.remove(part)).ok_or("nothing to set")?;
-        let entry = into.entry(part.clone()).or_insert_with(|| Value::Table(Table::new()));
-        into = entry.as_table_mut().ok_or_else(|| format!("`{part}` is no table"))?;
+        from = from
+            .as_table_mut()
+            .and_then(|t| t.remove(part))
+            .ok_or("nothing to set")?;
+        let entry = into
+            .entry(part.clone())
+            .or_insert_with(|| Value::Table(Table::new()));
+        into = entry
+            .as_table_mut()
+            .ok_or_else(|| format!("`{part}` is no table"))?;
     }
-    let value = from.as_table_mut().and_then(|t| t.remove(last)).ok_or("nothing to set")?;
+    let value = from
+        .as_table_mut()
+        .and_then(|t| t.remove(last))
+        .ok_or("nothing to set")?;
     into.insert(last.clone(), value);
     Ok(())
 }
 
 impl Checker<'_> {
     fn add(&mut self, message: String, hint: Option<String>, span: Range<usize>) {
-        self.problems.push(Problem::at(message, hint, self.file, &self.lines, span));
+        self.problems
+            .push(Problem::at(message, hint, self.file, &self.lines, span));
     }
 
-    fn table(&mut self, path: &str, table: &DeTable<'_>, keys: &'static [(&'static str, Kind)], span: Range<usize>) {
+    fn table(
+        &mut self,
+        path: &str,
+        table: &DeTable<'_>,
+        keys: &'static [(&'static str, Kind)],
+        span: Range<usize>,
+    ) {
         for (key, value) in table.iter() {
             let name = key.get_ref().as_ref();
             match keys.iter().find(|(k, _)| *k == name) {
                 Some((_, kind)) => self.value(&join(path, name), value, *kind),
                 None => {
                     let hint = hint(path, name, keys);
-                    self.add(format!("unknown key `{}`", join(path, name)), hint, key.span());
+                    self.add(
+                        format!("unknown key `{}`", join(path, name)),
+                        hint,
+                        key.span(),
+                    );
                 }
             }
         }
@@ -504,7 +719,11 @@ impl Checker<'_> {
         if path.is_empty() {
             for needed in ["model", "dataset", "output"] {
                 if !has(needed) {
-                    let shape = if needed == "dataset" { "[[dataset]]" } else { needed };
+                    let shape = if needed == "dataset" {
+                        "[[dataset]]"
+                    } else {
+                        needed
+                    };
                     self.problems.push(Problem {
                         message: format!("{}: the table `{shape}` is missing", self.file),
                         hint: None,
@@ -515,7 +734,11 @@ impl Checker<'_> {
         }
         for (_, needed) in NEEDED.iter().filter(|(p, _)| *p == path) {
             for key in needed.iter().filter(|k| !has(k)) {
-                self.add(format!("`{}` is missing", join(path, key)), None, span.clone());
+                self.add(
+                    format!("`{}` is missing", join(path, key)),
+                    None,
+                    span.clone(),
+                );
             }
         }
     }
@@ -533,7 +756,12 @@ impl Checker<'_> {
                         self.value(path, row, Kind::Table(keys));
                     }
                 }
-                None => self.wrong(path, &format!("a list of tables: `[[{path}]]`"), inner, span),
+                None => self.wrong(
+                    path,
+                    &format!("a list of tables: `[[{path}]]`"),
+                    inner,
+                    span,
+                ),
             },
             Kind::Texts | Kind::Paths | Kind::Some(_) => match inner.as_array() {
                 Some(rows) => {
@@ -548,19 +776,31 @@ impl Checker<'_> {
                 }
                 None => self.wrong(path, "a list of texts", inner, span),
             },
-            Kind::Text | Kind::Path if inner.as_str().is_none() => self.wrong(path, "a text", inner, span),
+            Kind::Text | Kind::Path if inner.as_str().is_none() => {
+                self.wrong(path, "a text", inner, span)
+            }
             Kind::Path => {
                 if let Some(reason) = inner.as_str().and_then(|name| no_path(path, name)) {
                     self.add(format!("`{path}` {reason}"), None, span);
                 }
             }
-            Kind::Flag if inner.as_bool().is_none() => self.wrong(path, "true or false", inner, span),
+            Kind::Flag if inner.as_bool().is_none() => {
+                self.wrong(path, "true or false", inner, span)
+            }
             Kind::Text | Kind::Flag => {}
             Kind::OneOf(words) => match inner.as_str() {
                 Some(word) if words.contains(&word) => {}
                 Some(word) => {
-                    let list = words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
-                    self.add(format!("`{path}` is one of {list}, not `{word}`"), closest(word, words), span);
+                    let list = words
+                        .iter()
+                        .map(|w| format!("`{w}`"))
+                        .collect::<Vec<_>>()
+                        .join(", ");
+                    self.add(
+                        format!("`{path}` is one of {list}, not `{word}`"),
+                        closest(word, words),
+                        span,
+                    );
                 }
                 None => self.wrong(path, "a text", inner, span),
             },
@@ -575,12 +815,19 @@ impl Checker<'_> {
 
     fn number(&mut self, path: &str, value: &DeValue<'_>, kind: Kind, span: Range<usize>) {
         let digits = |text: &str| text.replace('_', "");
-        let whole = value.as_integer().and_then(|i| i64::from_str_radix(&digits(i.as_str()), i.radix()).ok());
-        let number = whole.map(|i| i as f64).or_else(|| value.as_float().and_then(|f| digits(f.as_str()).parse().ok()));
+        let whole = value
+            .as_integer()
+            .and_then(|i| i64::from_str_radix(&digits(i.as_str()), i.radix()).ok());
+        let number = whole.map(|i| i as f64).or_else(|| {
+            value
+                .as_float()
+                .and_then(|f| digits(f.as_str()).parse().ok())
+        });
         match (kind, whole, number) {
             (Whole(least) | Within(least, _), Some(value), _) if value < least => {
-                let hint = (path == "lora.rank")
-                    .then(|| "drop the `[lora]` table to train the private layers as a whole".to_owned());
+                let hint = (path == "lora.rank").then(|| {
+                    "drop the `[lora]` table to train the private layers as a whole".to_owned()
+                });
                 self.add(format!("`{path}` must be at least {least}"), hint, span);
             }
             (Within(_, most), Some(value), _) if value > most => {
@@ -588,28 +835,49 @@ impl Checker<'_> {
             }
             // Digits that no 64 bits hold.
             (Whole(_) | Within(..), None, _) if value.as_integer().is_some() => {
-                self.add(format!("`{path}` is too large or too small a number"), None, span);
+                self.add(
+                    format!("`{path}` is too large or too small a number"),
+                    None,
+                    span,
+                );
             }
             (Whole(_) | Within(..), None, _) => self.wrong(path, "a whole number", value, span),
             (AtLeast(least), _, Some(value)) if !(value >= least && value.is_finite()) => {
                 self.add(format!("`{path}` must be at least {least:e}"), None, span);
             }
             (UpTo(most), _, Some(value)) if !(value > 0.0 && value <= most) => {
-                self.add(format!("`{path}` must be above 0, and at most {most}"), None, span);
+                self.add(
+                    format!("`{path}` must be above 0, and at most {most}"),
+                    None,
+                    span,
+                );
             }
             (Number(low, high), _, Some(value)) if !(low..=high).contains(&value) => {
-                self.add(format!("`{path}` must be between {low} and {high}"), None, span);
+                self.add(
+                    format!("`{path}` must be between {low} and {high}"),
+                    None,
+                    span,
+                );
             }
             (Positive, _, Some(value)) if !(value > 0.0 && value.is_finite()) => {
                 self.add(format!("`{path}` must be above 0"), None, span);
             }
-            (Number(..) | AtLeast(_) | Positive | UpTo(_), _, None) => self.wrong(path, "a number", value, span),
+            (Number(..) | AtLeast(_) | Positive | UpTo(_), _, None) => {
+                self.wrong(path, "a number", value, span)
+            }
             _ => {}
         }
     }
 
     fn wrong(&mut self, path: &str, expected: &str, found: &DeValue<'_>, span: Range<usize>) {
-        self.add(format!("`{path}` takes {expected}, not {}", with_article(found.type_str())), None, span);
+        self.add(
+            format!(
+                "`{path}` takes {expected}, not {}",
+                with_article(found.type_str())
+            ),
+            None,
+            span,
+        );
     }
 }
 
@@ -623,26 +891,43 @@ fn no_path(key: &str, name: &str) -> Option<&'static str> {
         return Some("has a NUL in it, which no file name can have");
     }
     // `/`, `//` and `/tmp/..` alike.
-    let depth = std::path::Path::new(name).components().try_fold(0usize, |depth, part| match part {
-        Component::RootDir | Component::Prefix(_) => Some(0),
-        Component::CurDir => Some(depth),
-        Component::ParentDir => Some(depth.saturating_sub(1)),
-        Component::Normal(_) => Some(depth + 1),
-    });
+    let depth =
+        std::path::Path::new(name)
+            .components()
+            .try_fold(0usize, |depth, part| match part {
+                Component::RootDir | Component::Prefix(_) => Some(0),
+                Component::CurDir => Some(depth),
+                Component::ParentDir => Some(depth.saturating_sub(1)),
+                Component::Normal(_) => Some(depth + 1),
+            });
     let is_root = std::path::Path::new(name).has_root() && depth == Some(0);
     (key == "output.dir" && is_root).then_some("is the root folder; name a folder of its own")
 }
 
 fn with_article(kind: &str) -> String {
-    format!("{} {kind}", if kind.starts_with(['a', 'i']) { "an" } else { "a" })
+    format!(
+        "{} {kind}",
+        if kind.starts_with(['a', 'i']) {
+            "an"
+        } else {
+            "a"
+        }
+    )
 }
 
 fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 fn hint(path: &str, key: &str, keys: &'static [(&'static str, Kind)]) -> Option<String> {
-    if let Some((_, ours)) = FOREIGN.iter().find(|(k, ours)| *k == key && join(path, key) != *ours) {
+    if let Some((_, ours)) = FOREIGN
+        .iter()
+        .find(|(k, ours)| *k == key && join(path, key) != *ours)
+    {
         return Some(format!("here it is `{ours}`"));
     }
     if let Some((_, why)) = NOT_NEEDED.iter().find(|(k, _)| *k == key) {
@@ -666,7 +951,9 @@ fn distance(a: &str, b: &str) -> usize {
         let mut corner = i;
         row[0] = i + 1;
         for (j, y) in b.iter().enumerate() {
-            let next = (corner + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            let next = (corner + usize::from(x != *y))
+                .min(row[j] + 1)
+                .min(row[j + 1] + 1);
             corner = std::mem::replace(&mut row[j + 1], next);
         }
     }

@@ -1,7 +1,10 @@
 //! What a person sees who makes mistakes in a recipe, and what rows of data become.
 
-use marill_recipe::{Dataset, Format, Grouping, Prompt, Recipe, RecipeError, Rows, Style, read_records};
 use std::path::Path;
+
+use marill_recipe::{
+    Dataset, Format, Grouping, Prompt, Recipe, RecipeError, Rows, Style, read_records,
+};
 
 const GOOD: &str = r#"
 [model]
@@ -38,12 +41,17 @@ fn defaults_are_written_out_and_read_back() {
     let recipe = Recipe::parse(GOOD, "r.toml", &[]).unwrap();
     assert_eq!(recipe.lora.as_ref().unwrap().target_modules.len(), 7);
     assert_eq!(recipe.heads.as_ref().unwrap().grouping, Grouping::Strided);
-    assert_eq!(Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(), recipe);
+    assert_eq!(
+        Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(),
+        recipe
+    );
 }
 
 #[test]
 fn every_mistake_is_reported_at_once_with_its_place() {
-    let text = GOOD.replace("rank = 4", "rank = 0\nalhpa = 3\nlora_r = 8").replace("layers = 2", "layers = \"two\"");
+    let text = GOOD
+        .replace("rank = 4", "rank = 0\nalhpa = 3\nlora_r = 8")
+        .replace("layers = 2", "layers = \"two\"");
     let all = problems(&text, &[]);
     assert_eq!(all.len(), 4, "{all:#?}");
     assert_eq!(
@@ -51,15 +59,33 @@ fn every_mistake_is_reported_at_once_with_its_place() {
         "`lora.rank` must be at least 1\n --> r.toml:14:8\n   | rank = 0\n   |        ^\n\n\
          hint: drop the `[lora]` table to train the private layers as a whole"
     );
-    assert!(all[0].contains("`freeze.layers` takes a whole number, not a string"), "{}", all[0]);
-    assert!(all.iter().any(|p| p.contains("did you mean `alpha`?") && p.contains("   | alhpa = 3\n   | ^^^^^")));
-    assert!(all.iter().any(|p| p.ends_with("hint: here it is `lora.rank`")));
+    assert!(
+        all[0].contains("`freeze.layers` takes a whole number, not a string"),
+        "{}",
+        all[0]
+    );
+    assert!(
+        all.iter().any(
+            |p| p.contains("did you mean `alpha`?") && p.contains("   | alhpa = 3\n   | ^^^^^")
+        )
+    );
+    assert!(
+        all.iter()
+            .any(|p| p.ends_with("hint: here it is `lora.rank`"))
+    );
 }
 
 #[test]
 fn keys_of_other_tools_are_answered() {
-    let all = problems(&format!("sequence_len = 512\nsample_packing = true\n{GOOD}"), &[]);
-    assert!(all[0].contains("`sequence_len`") && all[0].ends_with("here it is `data.max_seq_len`"), "{}", all[0]);
+    let all = problems(
+        &format!("sequence_len = 512\nsample_packing = true\n{GOOD}"),
+        &[],
+    );
+    assert!(
+        all[0].contains("`sequence_len`") && all[0].ends_with("here it is `data.max_seq_len`"),
+        "{}",
+        all[0]
+    );
     assert!(all[1].contains("not needed"), "{}", all[1]);
 }
 
@@ -67,10 +93,19 @@ fn keys_of_other_tools_are_answered() {
 fn broken_toml_and_missing_tables_are_reported_together() {
     let all = problems("[model]\nbase_model = \n[lora]\n", &[]);
     assert!(all.iter().any(|p| p.contains("r.toml:2:")), "{all:#?}");
-    assert!(all.iter().any(|p| p.contains("`lora.rank` is missing")), "{all:#?}");
-    assert!(all.iter().any(|p| p.contains("`[[dataset]]` is missing")), "{all:#?}");
+    assert!(
+        all.iter().any(|p| p.contains("`lora.rank` is missing")),
+        "{all:#?}"
+    );
+    assert!(
+        all.iter().any(|p| p.contains("`[[dataset]]` is missing")),
+        "{all:#?}"
+    );
     let all = problems(&"{\"text\": \"no recipe\"}\n".repeat(100), &[]);
-    assert!(all.len() < 10 && all.iter().any(|p| p.contains("95 more such errors")), "{all:#?}");
+    assert!(
+        all.len() < 10 && all.iter().any(|p| p.contains("95 more such errors")),
+        "{all:#?}"
+    );
 }
 
 #[test]
@@ -79,10 +114,21 @@ fn overrides_set_keys_and_are_checked_like_the_file() {
         let list: Vec<String> = list.iter().map(|s| (*s).to_owned()).collect();
         Recipe::parse(GOOD, "r.toml", &list)
     };
-    let recipe = set(&["train.max_steps=40", "output.dir=runs/a", "dataset.0.limit=7", "optimizer.learning_rate=1e-4"]);
+    let recipe = set(&[
+        "train.max_steps=40",
+        "output.dir=runs/a",
+        "dataset.0.limit=7",
+        "optimizer.learning_rate=1e-4",
+    ]);
     let recipe = recipe.unwrap();
-    assert_eq!((recipe.train.max_steps, recipe.output.dir.as_str()), (Some(40), "runs/a"));
-    assert_eq!((recipe.dataset[0].limit, recipe.optimizer.learning_rate), (Some(7), 1e-4));
+    assert_eq!(
+        (recipe.train.max_steps, recipe.output.dir.as_str()),
+        (Some(40), "runs/a")
+    );
+    assert_eq!(
+        (recipe.dataset[0].limit, recipe.optimizer.learning_rate),
+        (Some(7), 1e-4)
+    );
     assert!(problems(GOOD, &["train.max_step=40"])[0].contains("did you mean `max_steps`?"));
     assert!(problems(GOOD, &["max_steps"])[0].contains("is not `key=value`"));
     assert!(problems(GOOD, &["train.max_steps=0"])[0].contains("--set train.max_steps=0"));
@@ -104,7 +150,10 @@ fn the_recipes_of_the_repository_are_valid() {
 }
 
 fn dataset(format: Format) -> Dataset {
-    let text = format!("path = \"x\"\nformat = \"{}\"", format!("{format:?}").to_lowercase());
+    let text = format!(
+        "path = \"x\"\nformat = \"{}\"",
+        format!("{format:?}").to_lowercase()
+    );
     toml::from_str(&text).unwrap()
 }
 
@@ -123,11 +172,21 @@ fn classify_takes_labels_by_name_or_number() {
     set.label = Some("1".into());
     set.style = Style::Plain;
     let rows = rows(&set, "a.tsv", "a match\t1\na war\tworld\n").unwrap();
-    assert_eq!(rows.examples[0].prompt, Prompt::Plain("Topic of {this}: a match?".into()));
-    let got: Vec<_> = rows.examples.iter().map(|e| (e.completion.as_str(), e.label)).collect();
+    assert_eq!(
+        rows.examples[0].prompt,
+        Prompt::Plain("Topic of {this}: a match?".into())
+    );
+    let got: Vec<_> = rows
+        .examples
+        .iter()
+        .map(|e| (e.completion.as_str(), e.label))
+        .collect();
     assert_eq!(got, [("Sports", Some(1)), ("World", Some(0))]);
     let error = rows_error(&set, "a.tsv", "a match\t1\na war\t7\n");
-    assert!(error.contains("row 2: `7` is none of the labels World, Sports"), "{error}");
+    assert!(
+        error.contains("row 2: `7` is none of the labels World, Sports"),
+        "{error}"
+    );
 }
 
 fn rows_error(set: &Dataset, name: &str, content: &str) -> String {
@@ -140,14 +199,28 @@ fn instruct_and_chat_rows_become_turns() {
     set.system = Some("Be brief".into());
     let line = r#"{"instruction": "Add", "input": "1 2", "output": "3"}"#;
     let example = &rows(&set, "a.jsonl", line).unwrap().examples[0];
-    let Prompt::Chat(turns) = &example.prompt else { panic!() };
-    assert_eq!((turns[0].role.as_str(), turns[1].content.as_str()), ("system", "Add\n\n1 2"));
+    let Prompt::Chat(turns) = &example.prompt else {
+        panic!()
+    };
+    assert_eq!(
+        (turns[0].role.as_str(), turns[1].content.as_str()),
+        ("system", "Add\n\n1 2")
+    );
     assert_eq!(example.completion, "3");
 
-    let line = r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}"#;
-    let example = &rows(&dataset(Format::Chat), "a.jsonl", line).unwrap().examples[0];
+    let line = concat!(
+        r#"{"messages": [{"role": "user", "content": "hi"}, "#,
+        r#"{"role": "assistant", "content": "ho"}]}"#
+    );
+    let example = &rows(&dataset(Format::Chat), "a.jsonl", line)
+        .unwrap()
+        .examples[0];
     assert_eq!(example.completion, "ho");
-    let error = rows_error(&dataset(Format::Chat), "a.jsonl", r#"{"messages": [{"role": "user", "content": "hi"}]}"#);
+    let error = rows_error(
+        &dataset(Format::Chat),
+        "a.jsonl",
+        r#"{"messages": [{"role": "user", "content": "hi"}]}"#,
+    );
     assert!(error.contains("assistant's turn"), "{error}");
 }
 
@@ -160,8 +233,13 @@ fn aligned_files_are_one_data_set() {
     let rows = Rows::read_files(&dataset(Format::Translate), &de, Some(&en)).unwrap();
     assert_eq!(rows.examples[1].completion, "A cat");
     std::fs::write(&en, "A dog\n").unwrap();
-    let error = Rows::read_files(&dataset(Format::Translate), &de, Some(&en)).unwrap_err().to_string();
-    assert!(error.contains("has 2 lines") && error.ends_with("has 1"), "{error}");
+    let error = Rows::read_files(&dataset(Format::Translate), &de, Some(&en))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("has 2 lines") && error.ends_with("has 1"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -173,49 +251,102 @@ fn rows_that_another_file_asks_too_are_left_out() {
     write("test.tsv", "how far ?\tHUM\nWhere ?\t?\n");
     write("more.tsv", "Why ?\n");
     let mut set = dataset(Format::Classify);
-    (set.path, set.label, set.template) = ("train.tsv".into(), Some("1".into()), Some("Question: {0}".into()));
+    (set.path, set.label, set.template) = (
+        "train.tsv".into(),
+        Some("1".into()),
+        Some("Question: {0}".into()),
+    );
     set.labels = vec!["HUM".into(), "NUM".into()];
     let read = |set: &Dataset| Rows::read(set, dir.path());
-    assert_eq!((read(&set).unwrap().examples.len(), read(&set).unwrap().excluded), (3, 0));
+    assert_eq!(
+        (
+            read(&set).unwrap().examples.len(),
+            read(&set).unwrap().excluded
+        ),
+        (3, 0)
+    );
     set.exclude = vec!["test.tsv".into(), "more.tsv".into()];
     let rows = read(&set).unwrap();
     assert_eq!((rows.examples.len(), rows.excluded), (1, 2));
-    assert!(matches!(&rows.examples[0].prompt, Prompt::Chat(turns) if turns[0].content == "Question: Who ?"));
+    assert!(matches!(
+        &rows.examples[0].prompt,
+        Prompt::Chat(turns) if turns[0].content == "Question: Who ?"
+    ));
 
     set.exclude = vec!["train.tsv".into()];
     let error = read(&set).unwrap_err().to_string();
-    assert!(error.contains("train.tsv") && error.contains("`dataset.exclude`"), "{error}");
+    assert!(
+        error.contains("train.tsv") && error.contains("`dataset.exclude`"),
+        "{error}"
+    );
     set.exclude = vec!["gone.tsv".into()];
-    assert!(read(&set).unwrap_err().to_string().contains("`gone.tsv` was not found"));
+    assert!(
+        read(&set)
+            .unwrap_err()
+            .to_string()
+            .contains("`gone.tsv` was not found")
+    );
     write("one.jsonl", "{\"text\": \"Who ?\"}\n");
     set.exclude = vec!["one.jsonl".into()];
     let error = read(&set).unwrap_err().to_string();
-    assert!(error.contains("one.jsonl`, row 1: no column `0`"), "{error}");
+    assert!(
+        error.contains("one.jsonl`, row 1: no column `0`"),
+        "{error}"
+    );
 
     write("train.de", "Ein Hund\nEine Katze\n");
     write("train.en", "A dog\nA cat\n");
     write("test.de", "Eine Katze\n");
     let mut set = dataset(Format::Translate);
-    (set.path, set.target_path, set.exclude) = ("train.de".into(), Some("train.en".into()), vec!["test.de".into()]);
-    let answers: Vec<String> = read(&set).unwrap().examples.into_iter().map(|e| e.completion).collect();
+    (set.path, set.target_path, set.exclude) = (
+        "train.de".into(),
+        Some("train.en".into()),
+        vec!["test.de".into()],
+    );
+    let answers: Vec<String> = read(&set)
+        .unwrap()
+        .examples
+        .into_iter()
+        .map(|e| e.completion)
+        .collect();
     assert_eq!(answers, ["A dog"]);
 
-    let text = GOOD.replace("format = \"classify\"", "format = \"text\"\nexclude = [\"test.txt\"]");
-    assert!(problems(&text, &[]).iter().any(|p| p.contains("a `text` data set has none")));
+    let text = GOOD.replace(
+        "format = \"classify\"",
+        "format = \"text\"\nexclude = [\"test.txt\"]",
+    );
+    assert!(
+        problems(&text, &[])
+            .iter()
+            .any(|p| p.contains("a `text` data set has none"))
+    );
 }
 
 #[test]
 fn bad_rows_name_file_and_row() {
     let set = dataset(Format::Instruct);
     assert!(
-        rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": \"y\"}\n{oops\n")
-            .contains("row 2: no JSON: ")
+        rows_error(
+            &set,
+            "a.jsonl",
+            "{\"instruction\": \"x\", \"output\": \"y\"}\n{oops\n"
+        )
+        .contains("row 2: no JSON: ")
     );
     let error = rows_error(&set, "a.json", "3");
-    assert!(error.contains("row 1: not a JSON object") && error.contains("an object on each line"), "{error}");
-    let error = rows_error(&set, "a.jsonl", "{\"instruction\": \"x\", \"output\": null}\n");
+    assert!(
+        error.contains("row 1: not a JSON object") && error.contains("an object on each line"),
+        "{error}"
+    );
+    let error = rows_error(
+        &set,
+        "a.jsonl",
+        "{\"instruction\": \"x\", \"output\": null}\n",
+    );
     assert!(error.contains("row 1: column `output` is null"), "{error}");
-    assert!(rows_error(&set, "a.jsonl", "{\"output\": \"y\"}\n").contains("no column `instruction`"));
+    assert!(
+        rows_error(&set, "a.jsonl", "{\"output\": \"y\"}\n").contains("no column `instruction`")
+    );
     assert!(rows_error(&set, "a.jsonl", "\n").contains("the data set is empty"));
     let blank = "{\"instruction\": \"x\", \"output\": \" \"}\n";
     assert!(rows_error(&set, "a.jsonl", blank).contains("every answer is empty"));
@@ -228,18 +359,32 @@ fn csv_cells_may_be_quoted() {
     std::fs::write(&path, "text,label\n\"a, \"\"b\"\"\nc\",1\r\nplain,0\n").unwrap();
     let records = read_records(&path).unwrap();
     assert_eq!(records[0].record["text"], "a, \"b\"\nc");
-    assert_eq!((&records[0].record["label"], &records[1].record["text"]), (&"1".into(), &"plain".into()));
+    assert_eq!(
+        (&records[0].record["label"], &records[1].record["text"]),
+        (&"1".into(), &"plain".into())
+    );
     assert_eq!((records[0].line, records[1].line), (2, 4));
     std::fs::write(&path, "text,label\nplain\n").unwrap();
-    assert!(read_records(&path).unwrap_err().to_string().contains("1 cells under a header of 2"));
+    assert!(
+        read_records(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("1 cells under a header of 2")
+    );
 }
 
 #[test]
 fn keys_that_may_be_left_out_are_a_list_of_names() {
-    let good = GOOD.replace("\"base\"", "\"base\"\nignore = [\"hidden_act\", \"model.layers.*.bias\"]");
+    let good = GOOD.replace(
+        "\"base\"",
+        "\"base\"\nignore = [\"hidden_act\", \"model.layers.*.bias\"]",
+    );
     let recipe = Recipe::parse(&good, "r.toml", &[]).unwrap();
     assert_eq!(recipe.model.ignore, ["hidden_act", "model.layers.*.bias"]);
-    assert_eq!(Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(), recipe);
+    assert_eq!(
+        Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(),
+        recipe
+    );
     assert!(Recipe::parse(&good.replace("[\"hidden_act\", ", "[7, "), "r.toml", &[]).is_err());
 }
 
@@ -248,21 +393,55 @@ fn dropout_stages_and_revisions_are_checked() {
     let good = GOOD
         .replace("rank = 4", "rank = 4\ndropout = 0.1")
         .replace("\"base\"", "\"org/name\"\nrevision = \"v1\"")
-        + "[distill]\nteacher = \"base\"\nstages = [{ share = 0.25, hidden = 1.0 }, { share = 0.75, logits = 0.5, labels = 0.5 }]\n";
+        + "[distill]\nteacher = \"base\"\nstages = [{ share = 0.25, hidden = 1.0 }, { share = \
+           0.75, logits = 0.5, labels = 0.5 }]\n";
     let recipe = Recipe::parse(&good, "r.toml", &[]).unwrap();
-    assert_eq!((recipe.lora.as_ref().unwrap().dropout, recipe.model.revision.as_deref()), (0.1, Some("v1")));
+    assert_eq!(
+        (
+            recipe.lora.as_ref().unwrap().dropout,
+            recipe.model.revision.as_deref()
+        ),
+        (0.1, Some("v1"))
+    );
     assert_eq!(recipe.distill.as_ref().unwrap().stages()[1].labels, 0.5);
-    assert_eq!(Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(), recipe);
+    assert_eq!(
+        Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(),
+        recipe
+    );
 
     for (wrong, said) in [
-        (good.replace("dropout = 0.1", "dropout = 1.0"), "`lora.dropout` must be between 0 and 0.95"),
-        (good.replace("dropout = 0.1", "lora_dropout = 0.1"), "hint: here it is `lora.dropout`"),
-        (good.replace("0.75, logits", "0.5, logits"), "the shares of `distill.stages` are 0.75 together"),
-        (good.replace("hidden = 1.0", "hidden = 0.0"), "no share or no weight"),
-        (good.replace("hidden = 1.0", "hiden = 1.0"), "did you mean `hidden`?"),
-        (good.replace("share = 0.25, ", ""), "`distill.stages.share` is missing"),
-        (good.replace("stages = ", "weight = 0.5\nstages = "), "say the same thing twice"),
-        (good.replace("stages = [", "stages = 3 #["), "a list of tables: `[[distill.stages]]`"),
+        (
+            good.replace("dropout = 0.1", "dropout = 1.0"),
+            "`lora.dropout` must be between 0 and 0.95",
+        ),
+        (
+            good.replace("dropout = 0.1", "lora_dropout = 0.1"),
+            "hint: here it is `lora.dropout`",
+        ),
+        (
+            good.replace("0.75, logits", "0.5, logits"),
+            "the shares of `distill.stages` are 0.75 together",
+        ),
+        (
+            good.replace("hidden = 1.0", "hidden = 0.0"),
+            "no share or no weight",
+        ),
+        (
+            good.replace("hidden = 1.0", "hiden = 1.0"),
+            "did you mean `hidden`?",
+        ),
+        (
+            good.replace("share = 0.25, ", ""),
+            "`distill.stages.share` is missing",
+        ),
+        (
+            good.replace("stages = ", "weight = 0.5\nstages = "),
+            "say the same thing twice",
+        ),
+        (
+            good.replace("stages = [", "stages = 3 #["),
+            "a list of tables: `[[distill.stages]]`",
+        ),
     ] {
         let all = problems(&wrong, &[]);
         assert!(all.iter().any(|p| p.contains(said)), "{said}: {all:#?}");
@@ -273,27 +452,78 @@ fn dropout_stages_and_revisions_are_checked() {
 fn numbers_that_no_run_can_use_are_refused_by_their_key() {
     let good = format!("{GOOD}[train]\nepochs = 1\n");
     for (set, said) in [
-        ("lora.rank=9223372036854775807", "`lora.rank` must be at most 1000000"),
+        (
+            "lora.rank=9223372036854775807",
+            "`lora.rank` must be at most 1000000",
+        ),
         ("lora.rank=99999999999999999999", "`lora.rank` is too large"),
-        ("lora.alpha=1e300", "`lora.alpha` must be above 0, and at most"),
-        ("train.epochs=1e18", "`train.epochs` must be above 0, and at most 1000000"),
+        (
+            "lora.alpha=1e300",
+            "`lora.alpha` must be above 0, and at most",
+        ),
+        (
+            "train.epochs=1e18",
+            "`train.epochs` must be above 0, and at most 1000000",
+        ),
         ("train.epochs=nan", "`train.epochs` must be above 0"),
-        ("train.max_steps=4611686018427387904", "`train.max_steps` must be at most"),
-        ("train.micro_batch_size=4611686018427387904", "`train.micro_batch_size` must be at most"),
-        ("train.gradient_accumulation_steps=4611686018427387904", "`train.gradient_accumulation_steps` must be"),
-        ("train.checkpoint_steps=4611686018427387904", "`train.checkpoint_steps` must be at most"),
-        ("train.quantise_last_steps=4611686018427387904", "`train.quantise_last_steps` must be at most"),
-        ("data.max_seq_len=4611686018427387904", "`data.max_seq_len` must be at most"),
-        ("dataset.0.weight=1e6", "`dataset.weight` must be above 0, and at most 10000"),
-        ("freeze.layers=4611686018427387904", "`freeze.layers` must be at most"),
-        ("heads.merge=4611686018427387904", "`heads.merge` must be at most"),
-        ("tokenizer.vocab_size=4611686018427387904", "`tokenizer.vocab_size` must be at most"),
-        ("eval.every_steps=4611686018427387904", "`eval.every_steps` must be at most"),
-        ("heads.scale=1e-300", "`heads.scale` must be between 0.000001 and 1000"),
-        ("optimizer.learning_rate=1e-60", "`optimizer.learning_rate` must be at least 1e-12"),
+        (
+            "train.max_steps=4611686018427387904",
+            "`train.max_steps` must be at most",
+        ),
+        (
+            "train.micro_batch_size=4611686018427387904",
+            "`train.micro_batch_size` must be at most",
+        ),
+        (
+            "train.gradient_accumulation_steps=4611686018427387904",
+            "`train.gradient_accumulation_steps` must be",
+        ),
+        (
+            "train.checkpoint_steps=4611686018427387904",
+            "`train.checkpoint_steps` must be at most",
+        ),
+        (
+            "train.quantise_last_steps=4611686018427387904",
+            "`train.quantise_last_steps` must be at most",
+        ),
+        (
+            "data.max_seq_len=4611686018427387904",
+            "`data.max_seq_len` must be at most",
+        ),
+        (
+            "dataset.0.weight=1e6",
+            "`dataset.weight` must be above 0, and at most 10000",
+        ),
+        (
+            "freeze.layers=4611686018427387904",
+            "`freeze.layers` must be at most",
+        ),
+        (
+            "heads.merge=4611686018427387904",
+            "`heads.merge` must be at most",
+        ),
+        (
+            "tokenizer.vocab_size=4611686018427387904",
+            "`tokenizer.vocab_size` must be at most",
+        ),
+        (
+            "eval.every_steps=4611686018427387904",
+            "`eval.every_steps` must be at most",
+        ),
+        (
+            "heads.scale=1e-300",
+            "`heads.scale` must be between 0.000001 and 1000",
+        ),
+        (
+            "optimizer.learning_rate=1e-60",
+            "`optimizer.learning_rate` must be at least 1e-12",
+        ),
     ] {
         let all = problems(&good, &[set]);
-        assert!(all[0].contains(said) && all[0].contains(&format!("--set {set}")), "{set}: {all:#?}");
+        assert!(
+            all[0].contains(said) && all[0].contains(&format!("--set {set}")),
+            "{set}: {all:#?}"
+        );
     }
     // The plan is bounded by its steps, not by its epochs.
     let list = ["train.epochs=1e6", "train.max_steps=40"].map(String::from);
@@ -305,36 +535,128 @@ fn values_without_sense_are_refused() {
     for (from, to, said) in [
         ("dir = \"out\"", "dir = \"\"", "`output.dir` is empty"),
         ("dir = \"out\"", "dir = \"  \"", "`output.dir` is empty"),
-        ("dir = \"out\"", "dir = \"/\"", "`output.dir` is the root folder"),
-        ("dir = \"out\"", "dir = \"//.\"", "`output.dir` is the root folder"),
-        ("dir = \"out\"", "dir = \"/tmp/..\"", "`output.dir` is the root folder"),
-        ("dir = \"out\"", "dir = \"a\\u0000b\"", "`output.dir` has a NUL"),
+        (
+            "dir = \"out\"",
+            "dir = \"/\"",
+            "`output.dir` is the root folder",
+        ),
+        (
+            "dir = \"out\"",
+            "dir = \"//.\"",
+            "`output.dir` is the root folder",
+        ),
+        (
+            "dir = \"out\"",
+            "dir = \"/tmp/..\"",
+            "`output.dir` is the root folder",
+        ),
+        (
+            "dir = \"out\"",
+            "dir = \"a\\u0000b\"",
+            "`output.dir` has a NUL",
+        ),
         ("\"rows.jsonl\"", "\"\"", "`dataset.path` is empty"),
         ("\"base\"", "\"\"", "`model.base_model` is empty"),
-        ("\"rows.jsonl\"", "\"rows.jsonl\"\nexclude = [\"a\", \"\"]", "`dataset.exclude` is empty"),
-        ("[\"no\", \"yes\"]", "[\"no\", \"no\"]", "`dataset.labels` has `no` twice"),
-        ("[\"no\", \"yes\"]", "[\"no\", \" No\"]", "`dataset.labels` has `No` twice"),
-        ("[\"no\", \"yes\"]", "[\"no\", \" \"]", "`dataset.labels` has an empty name"),
-        ("[\"no\", \"yes\"]", "[\"no\", \"y\\ns\"]", "`dataset.labels` has a line break"),
-        ("\"yes\"]", "\"yes\"]\nlabel_codes = [\"1\", \"1\"]", "`dataset.label_codes` has `1` twice"),
-        ("\"yes\"]", "\"yes\"]\nlabel_codes = [\"Yes\", \"n\"]", "`dataset.label_codes` has `Yes`, which is the name"),
-        ("\"yes\"]", "\"yes\"]\nlabel_codes = [\"1\"]", "`dataset.label_codes` has 1 codes for 2 labels"),
+        (
+            "\"rows.jsonl\"",
+            "\"rows.jsonl\"\nexclude = [\"a\", \"\"]",
+            "`dataset.exclude` is empty",
+        ),
+        (
+            "[\"no\", \"yes\"]",
+            "[\"no\", \"no\"]",
+            "`dataset.labels` has `no` twice",
+        ),
+        (
+            "[\"no\", \"yes\"]",
+            "[\"no\", \" No\"]",
+            "`dataset.labels` has `No` twice",
+        ),
+        (
+            "[\"no\", \"yes\"]",
+            "[\"no\", \" \"]",
+            "`dataset.labels` has an empty name",
+        ),
+        (
+            "[\"no\", \"yes\"]",
+            "[\"no\", \"y\\ns\"]",
+            "`dataset.labels` has a line break",
+        ),
+        (
+            "\"yes\"]",
+            "\"yes\"]\nlabel_codes = [\"1\", \"1\"]",
+            "`dataset.label_codes` has `1` twice",
+        ),
+        (
+            "\"yes\"]",
+            "\"yes\"]\nlabel_codes = [\"Yes\", \"n\"]",
+            "`dataset.label_codes` has `Yes`, which is the name",
+        ),
+        (
+            "\"yes\"]",
+            "\"yes\"]\nlabel_codes = [\"1\"]",
+            "`dataset.label_codes` has 1 codes for 2 labels",
+        ),
         (
             "labels =",
             "completion = \"x\"\nlabels =",
             "`dataset.completion` does nothing in a data set of format `classify`",
         ),
-        ("labels =", "target_path = \"x\"\nlabels =", "`dataset.target_path` does nothing"),
-        ("labels =", "style = \"plain\"\nsystem = \"x\"\nlabels =", "`dataset.system` does nothing"),
-        ("\"classify\"", "\"chat\"\nsystem = \"x\"", "`dataset.system` does nothing in a data set of format `chat`"),
-        ("\"classify\"", "\"chat\"\ntemplate = \"x\"", "`dataset.template` does nothing"),
-        ("\"classify\"", "\"chat\"\nstyle = \"plain\"", "`dataset.style` does nothing"),
-        ("\"classify\"", "\"instruct\"", "`dataset.labels` does nothing in a data set of format `instruct`"),
-        ("[freeze]", "[tokenizer]\nvocab_size = 300\n[freeze]", "`[tokenizer]` belong to `init = \"random\"`"),
-        ("rank = 4", "rank = 4\ntarget_modules = []", "`lora.target_modules` is empty"),
-        ("rank = 4", "rank = 4\ntarget_modules = [\"q_proj\", \"q_proj\"]", "`lora.target_modules` has `q_proj` twice"),
-        ("[freeze]", "[eval]\ntarget_path = \"x\"\n[freeze]", "`eval.target_path` is the other side of `eval.path`"),
-        ("[freeze]", "[data]\ntrain_on = \"first\"\n[freeze]", "`data.train_on` is one of `all`, `last`"),
+        (
+            "labels =",
+            "target_path = \"x\"\nlabels =",
+            "`dataset.target_path` does nothing",
+        ),
+        (
+            "labels =",
+            "style = \"plain\"\nsystem = \"x\"\nlabels =",
+            "`dataset.system` does nothing",
+        ),
+        (
+            "\"classify\"",
+            "\"chat\"\nsystem = \"x\"",
+            "`dataset.system` does nothing in a data set of format `chat`",
+        ),
+        (
+            "\"classify\"",
+            "\"chat\"\ntemplate = \"x\"",
+            "`dataset.template` does nothing",
+        ),
+        (
+            "\"classify\"",
+            "\"chat\"\nstyle = \"plain\"",
+            "`dataset.style` does nothing",
+        ),
+        (
+            "\"classify\"",
+            "\"instruct\"",
+            "`dataset.labels` does nothing in a data set of format `instruct`",
+        ),
+        (
+            "[freeze]",
+            "[tokenizer]\nvocab_size = 300\n[freeze]",
+            "`[tokenizer]` belong to `init = \"random\"`",
+        ),
+        (
+            "rank = 4",
+            "rank = 4\ntarget_modules = []",
+            "`lora.target_modules` is empty",
+        ),
+        (
+            "rank = 4",
+            "rank = 4\ntarget_modules = [\"q_proj\", \"q_proj\"]",
+            "`lora.target_modules` has `q_proj` twice",
+        ),
+        (
+            "[freeze]",
+            "[eval]\ntarget_path = \"x\"\n[freeze]",
+            "`eval.target_path` is the other side of `eval.path`",
+        ),
+        (
+            "[freeze]",
+            "[data]\ntrain_on = \"first\"\n[freeze]",
+            "`data.train_on` is one of `all`, `last`",
+        ),
     ] {
         let all = problems(&GOOD.replace(from, to), &[]);
         assert!(all.iter().any(|p| p.contains(said)), "{said}: {all:#?}");
@@ -350,9 +672,15 @@ fn mistakes_without_number_are_reported_in_linear_time() {
     let lines: String = (0..100_000).map(|n| format!("k{n} = {n}\n")).collect();
     let one_line = format!(
         "[model]\narchitecture = {{ {} }}\n",
-        (0..20_000).map(|n| format!("k{n} = {n}")).collect::<Vec<_>>().join(", ")
+        (0..20_000)
+            .map(|n| format!("k{n} = {n}"))
+            .collect::<Vec<_>>()
+            .join(", ")
     );
-    for (text, count) in [(format!("{lines}{GOOD}"), 100_000), (format!("{GOOD}\n[train]\n{lines}"), 100_000)] {
+    for (text, count) in [
+        (format!("{lines}{GOOD}"), 100_000),
+        (format!("{GOOD}\n[train]\n{lines}"), 100_000),
+    ] {
         let start = std::time::Instant::now();
         assert_eq!(problems(&text, &[]).len(), count);
         // Ten times what it takes on a busy machine; the square of it took minutes.
@@ -360,8 +688,20 @@ fn mistakes_without_number_are_reported_in_linear_time() {
     }
     let start = std::time::Instant::now();
     let all = problems(&GOOD.replace("[model]\n", &one_line), &[]);
-    assert!(all.len() > 20_000 && start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
-    let long = format!("{GOOD}\n[train]\nx = \"{}\" # {}\n", "ü".repeat(50_000), "y".repeat(50_000));
+    assert!(
+        all.len() > 20_000 && start.elapsed().as_secs() < 10,
+        "{:?}",
+        start.elapsed()
+    );
+    let long = format!(
+        "{GOOD}\n[train]\nx = \"{}\" # {}\n",
+        "ü".repeat(50_000),
+        "y".repeat(50_000)
+    );
     let all = problems(&long, &[]);
-    assert!(all[0].len() < 1000 && all[0].contains("   | x = \"ü"), "{}", all[0]);
+    assert!(
+        all[0].len() < 1000 && all[0].contains("   | x = \"ü"),
+        "{}",
+        all[0]
+    );
 }

@@ -1,7 +1,7 @@
 //! What a person reads at the end of a run: tables for the terminal and plots for a report.
 //!
-//! Everything here is plain text in, plain text out. Plots are SVG with the same figures as CSV beside them, so that
-//! no plot is the only copy of a number.
+//! Everything here is plain text in, plain text out. Plots are SVG with the same figures as CSV
+//! beside them, so that no plot is the only copy of a number.
 
 mod plot;
 mod table;

@@ -1,7 +1,9 @@
 //! Line plots as SVG, with the same figures as CSV beside them.
 
-use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
@@ -10,7 +12,9 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 48.0;
 const BOTTOM: f64 = 78.0;
 /// Okabe and Ito's palette: told apart by colour-blind readers too.
-const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+const COLOURS: [&str; 6] = [
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
+];
 
 /// What can go wrong when a plot is written.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +23,10 @@ pub enum PlotError {
     #[error("the plot `{title}` has no finite point to draw")]
     Empty { title: String },
     #[error("cannot write `{}`", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// One line of a plot.
@@ -48,7 +55,10 @@ impl LinePlot {
     /// [`PlotError::Empty`] without a finite point, [`PlotError::Io`] naming the file.
     pub fn write(&self, path: &Path) -> Result<(), PlotError> {
         let svg = self.svg()?;
-        for (path, text) in [(path.to_path_buf(), svg), (path.with_extension("csv"), self.csv())] {
+        for (path, text) in [
+            (path.to_path_buf(), svg),
+            (path.with_extension("csv"), self.csv()),
+        ] {
             std::fs::write(&path, text).map_err(|source| PlotError::Io { path, source })?;
         }
         Ok(())
@@ -75,7 +85,9 @@ impl LinePlot {
     /// # Errors
     /// [`PlotError::Empty`] without a finite point.
     pub fn svg(&self) -> Result<String, PlotError> {
-        let (x, y) = self.axes().ok_or_else(|| PlotError::Empty { title: self.title.clone() })?;
+        let (x, y) = self.axes().ok_or_else(|| PlotError::Empty {
+            title: self.title.clone(),
+        })?;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
              font-family=\"sans-serif\" font-size=\"12\" role=\"img\">\n<title>{0}</title>\n\
@@ -93,15 +105,22 @@ impl LinePlot {
     }
 
     fn axes(&self) -> Option<(Axis, Axis)> {
-        let mut points =
-            self.series.iter().flat_map(|s| &s.points).filter(|(x, y)| x.is_finite() && y.is_finite()).peekable();
+        let mut points = self
+            .series
+            .iter()
+            .flat_map(|s| &s.points)
+            .filter(|(x, y)| x.is_finite() && y.is_finite())
+            .peekable();
         points.peek()?;
         let (mut xs, mut ys) = ((f64::MAX, f64::MIN), (f64::MAX, f64::MIN));
         for &(x, y) in points {
             xs = (xs.0.min(x), xs.1.max(x));
             ys = (ys.0.min(y), ys.1.max(y));
         }
-        Some((Axis::over(xs, LEFT, WIDTH - RIGHT), Axis::over(ys, HEIGHT - BOTTOM, TOP)))
+        Some((
+            Axis::over(xs, LEFT, WIDTH - RIGHT),
+            Axis::over(ys, HEIGHT - BOTTOM, TOP),
+        ))
     }
 
     fn draw_grid(&self, svg: &mut String, x: &Axis, y: &Axis) {
@@ -168,10 +187,20 @@ fn draw_series(svg: &mut String, series: &Series, colour: &str, x: &Axis, y: &Ax
             pen_down = false;
             continue;
         }
-        let _ = write!(path, "{}{:.1} {:.1} ", if pen_down { 'L' } else { 'M' }, x.place(px), y.place(py));
+        let _ = write!(
+            path,
+            "{}{:.1} {:.1} ",
+            if pen_down { 'L' } else { 'M' },
+            x.place(px),
+            y.place(py)
+        );
         pen_down = true;
     }
-    let _ = writeln!(svg, "<path d=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\"/>", path.trim_end());
+    let _ = writeln!(
+        svg,
+        "<path d=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\"/>",
+        path.trim_end()
+    );
 }
 
 /// A linear map from values to places on the page, with round tick steps.
@@ -191,8 +220,18 @@ impl Axis {
         }
         let rough = (high - low) / 6.0;
         let power = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= rough).unwrap_or(rough);
-        Self { low, high, step, from, to }
+        let step = [1.0, 2.0, 5.0, 10.0]
+            .map(|m| m * power)
+            .into_iter()
+            .find(|s| *s >= rough)
+            .unwrap_or(rough);
+        Self {
+            low,
+            high,
+            step,
+            from,
+            to,
+        }
     }
 
     fn place(&self, value: f64) -> f64 {
@@ -212,7 +251,9 @@ impl Axis {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -225,7 +266,10 @@ mod tests {
             caption: "marill train".into(),
             x_label: "step".into(),
             y_label: "loss".into(),
-            series: vec![Series { name: "train".into(), points }],
+            series: vec![Series {
+                name: "train".into(),
+                points,
+            }],
         }
     }
 
@@ -238,10 +282,25 @@ mod tests {
 
     #[test]
     fn a_gap_breaks_the_line_and_no_point_is_an_error() {
-        let svg = plot(vec![(0.0, 2.0), (1.0, f64::NAN), (2.0, 1.0), (3.0, 1.5)]).svg().unwrap();
+        let svg = plot(vec![(0.0, 2.0), (1.0, f64::NAN), (2.0, 1.0), (3.0, 1.5)])
+            .svg()
+            .unwrap();
         assert_eq!(svg.matches("d=\"M").count(), 1);
-        assert_eq!(svg.split("d=\"").nth(1).unwrap().split('"').next().unwrap().matches('M').count(), 2);
-        assert!(matches!(plot(vec![(0.0, f64::NAN)]).svg(), Err(PlotError::Empty { .. })));
+        assert_eq!(
+            svg.split("d=\"")
+                .nth(1)
+                .unwrap()
+                .split('"')
+                .next()
+                .unwrap()
+                .matches('M')
+                .count(),
+            2
+        );
+        assert!(matches!(
+            plot(vec![(0.0, f64::NAN)]).svg(),
+            Err(PlotError::Empty { .. })
+        ));
     }
 
     #[test]
@@ -253,6 +312,9 @@ mod tests {
 
     #[test]
     fn the_figures_stand_beside_the_plot() {
-        assert_eq!(plot(vec![(0.0, 2.0), (1.0, 1.5)]).csv(), "series,x,y\ntrain,0,2\ntrain,1,1.5\n");
+        assert_eq!(
+            plot(vec![(0.0, 2.0), (1.0, 1.5)]).csv(),
+            "series,x,y\ntrain,0,2\ntrain,1,1.5\n"
+        );
     }
 }

@@ -22,7 +22,11 @@ impl Table {
     pub fn new<S: Into<String>>(header: impl IntoIterator<Item = S>) -> Self {
         let header: Vec<String> = header.into_iter().map(Into::into).collect();
         let align = vec![Align::Left; header.len()];
-        Self { header, align, rows: Vec::new() }
+        Self {
+            header,
+            align,
+            rows: Vec::new(),
+        }
     }
 
     /// Aligns the named columns (by index) to the right, as numbers are.
@@ -37,13 +41,21 @@ impl Table {
 
     /// Adds a row; missing cells are empty and surplus cells are dropped.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        let mut row: Vec<String> = cells.into_iter().map(Into::into).take(self.header.len()).collect();
+        let mut row: Vec<String> = cells
+            .into_iter()
+            .map(Into::into)
+            .take(self.header.len())
+            .collect();
         row.resize(self.header.len(), String::new());
         self.rows.push(row);
     }
 
     fn widths(&self) -> Vec<usize> {
-        let mut widths: Vec<usize> = self.header.iter().map(|cell| cell.chars().count()).collect();
+        let mut widths: Vec<usize> = self
+            .header
+            .iter()
+            .map(|cell| cell.chars().count())
+            .collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
@@ -64,7 +76,8 @@ impl Table {
         line
     }
 
-    /// The table as Markdown, padded so that it also reads well in a terminal. Ends without a line break.
+    /// The table as Markdown, padded so that it also reads well in a terminal. Ends without a line
+    /// break.
     pub fn markdown(&self) -> String {
         let widths = self.widths();
         let mut text = self.line(&self.header, &widths);
@@ -93,7 +106,8 @@ mod tests {
         let mut table = Table::new(["Task", "Value"]).right(&[1]);
         table.row(["agnews", "0.8"]);
         table.row(["é", "12.25"]);
-        let expected = "| Task   | Value |\n|--------|------:|\n| agnews |   0.8 |\n| é      | 12.25 |";
+        let expected =
+            "| Task   | Value |\n|--------|------:|\n| agnews |   0.8 |\n| é      | 12.25 |";
         assert_eq!(table.markdown(), expected);
     }
 }

@@ -8,7 +8,8 @@ pub struct FloatEngine {
     model: FloatModel,
     /// The tokens in the model's cache: prompts with the same worked examples read them once.
     cached: Vec<u32>,
-    /// The prompt that was read last and the logits behind it: its labels and its greedy answer read it once.
+    /// The prompt that was read last and the logits behind it: its labels and its greedy answer
+    /// read it once.
     read: Option<(Vec<u32>, Vec<f32>)>,
     context: usize,
 }
@@ -16,9 +17,18 @@ pub struct FloatEngine {
 impl FloatEngine {
     /// # Errors
     /// [`EvalError::Model`] when the adapter or the transforms do not fit the base.
-    pub fn new(base: &Checkpoint, transforms: &Transforms, adapter: Option<&Adapter>) -> Result<Self, EvalError> {
+    pub fn new(
+        base: &Checkpoint,
+        transforms: &Transforms,
+        adapter: Option<&Adapter>,
+    ) -> Result<Self, EvalError> {
         let model = FloatModel::new(base, transforms, adapter)?;
-        Ok(Self { model, cached: Vec::new(), read: None, context: base.config.max_position_embeddings })
+        Ok(Self {
+            model,
+            cached: Vec::new(),
+            read: None,
+            context: base.config.max_position_embeddings,
+        })
     }
 
     /// Keeps the first `len` tokens of the cache.
@@ -37,7 +47,12 @@ impl FloatEngine {
             self.keep(prompt.len())?;
             return Ok(logits);
         }
-        let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let common = self
+            .cached
+            .iter()
+            .zip(prompt)
+            .take_while(|(a, b)| a == b)
+            .count();
         self.keep(common.min(prompt.len().saturating_sub(1)))?;
         let logits = self.append(&prompt[self.cached.len()..])?;
         self.read = Some((prompt.to_vec(), logits.clone()));
@@ -63,10 +78,15 @@ impl Engine for FloatEngine {
     fn score(&mut self, prompt: &[u32], continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
         let next = self.read(prompt)?;
         summed(continuations, |continuation| {
-            let [first, rest @ ..] = continuation else { return Ok(Vec::new()) };
+            let [first, rest @ ..] = continuation else {
+                return Ok(Vec::new());
+            };
             let mut parts = vec![log_softmax_at(&next, *first)?];
             if !rest.is_empty() {
-                let rows = self.model.all_logits(&continuation[..rest.len()])?.to_vec2::<f32>()?;
+                let rows = self
+                    .model
+                    .all_logits(&continuation[..rest.len()])?
+                    .to_vec2::<f32>()?;
                 for (row, &token) in rows.iter().zip(rest) {
                     parts.push(log_softmax_at(row, token)?);
                 }
@@ -81,11 +101,22 @@ impl Engine for FloatEngine {
             return Ok(Vec::new());
         }
         self.keep(0)?;
-        let rows = self.model.all_logits(&tokens[..tokens.len() - 1])?.to_vec2::<f32>()?;
-        rows.iter().zip(&tokens[1..]).map(|(row, &token)| log_softmax_at(row, token)).collect()
+        let rows = self
+            .model
+            .all_logits(&tokens[..tokens.len() - 1])?
+            .to_vec2::<f32>()?;
+        rows.iter()
+            .zip(&tokens[1..])
+            .map(|(row, &token)| log_softmax_at(row, token))
+            .collect()
     }
 
-    fn generate(&mut self, prompt: &[u32], max_new_tokens: usize, stop: &Stop<'_>) -> Result<Vec<u32>, EvalError> {
+    fn generate(
+        &mut self,
+        prompt: &[u32],
+        max_new_tokens: usize,
+        stop: &Stop<'_>,
+    ) -> Result<Vec<u32>, EvalError> {
         let mut answer = Vec::new();
         let mut logits = self.read(prompt)?;
         while answer.len() < max_new_tokens {

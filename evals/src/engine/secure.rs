@@ -1,10 +1,13 @@
-use std::sync::{Arc, mpsc};
-use std::thread;
-use std::time::Instant;
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::Instant,
+};
 
 use marill_model::Prefix;
 use marill_mpc::{
-    ClientSession, DealerSession, MaskedAdapter, PrivateWeights, PublicWeights, Seed, ServerSession, Traffic,
+    ClientSession, DealerSession, MaskedAdapter, PrivateWeights, PublicWeights, Seed,
+    ServerSession, Traffic,
 };
 use marill_net::memory_pair;
 use marill_partition::Partition;
@@ -28,7 +31,8 @@ pub struct SecureCost {
     pub decode_bytes_received: u64,
 }
 
-/// The setting `dealer` with all three parties in this process: real shares and real messages, no network.
+/// The setting `dealer` with all three parties in this process: real shares and real messages, no
+/// network.
 pub struct SecureEngine {
     prefix: Prefix,
     public: Arc<PublicWeights>,
@@ -54,7 +58,14 @@ impl SecureEngine {
         let adapter_seed = Seed::random();
         let masked = private.mask(&public.spec, &adapter_seed);
         let prefix = partition.prefix()?;
-        Ok(Self { prefix, public, private, masked, adapter_seed, cost: SecureCost::default() })
+        Ok(Self {
+            prefix,
+            public,
+            private,
+            masked,
+            adapter_seed,
+            cost: SecureCost::default(),
+        })
     }
 
     /// Public and private weights, for a twin of the same integers.
@@ -67,7 +78,12 @@ impl SecureEngine {
         self.cost
     }
 
-    fn run(&mut self, prompt: &[u32], max_new_tokens: usize, stop: &Stop<'_>) -> Result<Vec<u32>, EvalError> {
+    fn run(
+        &mut self,
+        prompt: &[u32],
+        max_new_tokens: usize,
+        stop: &Stop<'_>,
+    ) -> Result<Vec<u32>, EvalError> {
         let (client_end, server_end) = memory_pair();
         let (source_end, sink_end) = memory_pair();
         let (seed0, seed1) = (Seed::random(), Seed::random());
@@ -90,9 +106,14 @@ impl SecureEngine {
             })
         };
         let dealer = {
-            let (spec, adapter_seed, seed0) = (self.public.spec.clone(), self.adapter_seed.clone(), seed0.clone());
+            let (spec, adapter_seed, seed0) = (
+                self.public.spec.clone(),
+                self.adapter_seed.clone(),
+                seed0.clone(),
+            );
             thread::spawn(move || -> Result<(), EvalError> {
-                let mut session = DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(sink_end));
+                let mut session =
+                    DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(sink_end));
                 for step in dealer_steps {
                     match step {
                         Step::Prefill { bucket } => session.prefill(bucket)?,
@@ -107,13 +128,22 @@ impl SecureEngine {
             let _ = to_server.send(step);
             let _ = to_dealer.send(step);
         };
-        let session = ClientSession::new(Arc::clone(&self.public), &self.masked, seed0, Box::new(client_end));
+        let session = ClientSession::new(
+            Arc::clone(&self.public),
+            &self.masked,
+            seed0,
+            Box::new(client_end),
+        );
         let answer = session
             .map_err(EvalError::from)
             .and_then(|session| self.answer(session, announce, prompt, max_new_tokens, stop));
         drop((to_server, to_dealer));
-        let server = server.join().map_err(|_| EvalError::PartyEnded { party: "the server" })?;
-        let dealer = dealer.join().map_err(|_| EvalError::PartyEnded { party: "the dealer" })?;
+        let server = server.join().map_err(|_| EvalError::PartyEnded {
+            party: "the server",
+        })?;
+        let dealer = dealer.join().map_err(|_| EvalError::PartyEnded {
+            party: "the dealer",
+        })?;
         // Where the dealer or the server failed first, the client only saw a closed channel.
         dealer?;
         server?;
@@ -131,10 +161,13 @@ impl SecureEngine {
         self.prefix.truncate(0);
         let boundary = self.public.spec.encode(&self.prefix.forward(prompt)?)?;
         let start = Instant::now();
-        announce(Step::Prefill { bucket: self.public.spec.bucket(prompt.len()) });
+        announce(Step::Prefill {
+            bucket: self.public.spec.bucket(prompt.len()),
+        });
         let mut token = session.prefill(&boundary)?;
         let mut before = session.traffic();
-        self.cost.add_prefill(&before, start.elapsed().as_secs_f64());
+        self.cost
+            .add_prefill(&before, start.elapsed().as_secs_f64());
 
         let mut answer = Vec::new();
         while answer.len() < max_new_tokens && !stop(&answer, token) {
@@ -145,7 +178,8 @@ impl SecureEngine {
                 announce(Step::Decode);
                 token = session.decode(&boundary)?;
                 let now = session.traffic();
-                self.cost.add_decode(&before, &now, start.elapsed().as_secs_f64());
+                self.cost
+                    .add_decode(&before, &now, start.elapsed().as_secs_f64());
                 before = now;
             }
         }
@@ -200,15 +234,28 @@ impl Engine for SecureEngine {
         self.public.spec.max_positions + 1 - self.public.spec.bucket(1)
     }
 
-    fn score(&mut self, _prompt: &[u32], _continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
-        Err(EvalError::NeedsLogits { task: "likelihoods".into() })
+    fn score(
+        &mut self,
+        _prompt: &[u32],
+        _continuations: &[Vec<u32>],
+    ) -> Result<Vec<f64>, EvalError> {
+        Err(EvalError::NeedsLogits {
+            task: "likelihoods".into(),
+        })
     }
 
     fn token_scores(&mut self, _tokens: &[u32]) -> Result<Vec<f64>, EvalError> {
-        Err(EvalError::NeedsLogits { task: "perplexity".into() })
+        Err(EvalError::NeedsLogits {
+            task: "perplexity".into(),
+        })
     }
 
-    fn generate(&mut self, prompt: &[u32], max_new_tokens: usize, stop: &Stop<'_>) -> Result<Vec<u32>, EvalError> {
+    fn generate(
+        &mut self,
+        prompt: &[u32],
+        max_new_tokens: usize,
+        stop: &Stop<'_>,
+    ) -> Result<Vec<u32>, EvalError> {
         self.run(prompt, max_new_tokens, stop)
     }
 }

@@ -7,12 +7,14 @@ use marill_partition::Partition;
 use super::{Engine, Stop, log_softmax_at, summed};
 use crate::EvalError;
 
-/// The integers in clear: the client's float prefix, then the private layers as the secure engine computes them.
+/// The integers in clear: the client's float prefix, then the private layers as the secure engine
+/// computes them.
 pub struct TwinEngine {
     prefix: Prefix,
     public: Arc<PublicWeights>,
     twin: Twin,
-    /// The prompt that was read last: labels and the greedy answer behind one question read it once.
+    /// The prompt that was read last: labels and the greedy answer behind one question read it
+    /// once.
     read: Option<Read>,
 }
 
@@ -35,17 +37,32 @@ impl TwinEngine {
     }
 
     /// The same from weights that are already at hand.
-    pub fn with_weights(prefix: Prefix, public: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
-        Self { prefix, twin: Twin::new(Arc::clone(&public), private), public, read: None }
+    pub fn with_weights(
+        prefix: Prefix,
+        public: Arc<PublicWeights>,
+        private: Arc<PrivateWeights>,
+    ) -> Self {
+        Self {
+            prefix,
+            twin: Twin::new(Arc::clone(&public), private),
+            public,
+            read: None,
+        }
     }
 
-    /// As [`Self::with_weights`], rounding half up whatever the partition says: the same answers every time, for secure ones
-    /// to be compared with.
+    /// As [`Self::with_weights`], rounding half up whatever the partition says: the same answers
+    /// every time, for secure ones to be compared with.
     pub fn exact(prefix: Prefix, public: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
-        Self { prefix, twin: Twin::exact(Arc::clone(&public), private), public, read: None }
+        Self {
+            prefix,
+            twin: Twin::exact(Arc::clone(&public), private),
+            public,
+            read: None,
+        }
     }
 
-    /// Starts over with a prompt and returns the first token of the answer. One that was just read is gone back to.
+    /// Starts over with a prompt and returns the first token of the answer. One that was just read
+    /// is gone back to.
     fn prefill(&mut self, prompt: &[u32]) -> Result<u32, EvalError> {
         if let Some(read) = self.read.as_ref().filter(|read| read.prompt == prompt) {
             self.prefix.truncate(prompt.len());
@@ -57,7 +74,12 @@ impl TwinEngine {
         let boundary = self.public.spec.encode(&self.prefix.forward(prompt)?)?;
         let token = self.twin.prefill(&boundary)?;
         let (positions, logits) = (self.twin.positions(), self.twin.last_logits());
-        self.read = Some(Read { prompt: prompt.to_vec(), positions, token, logits });
+        self.read = Some(Read {
+            prompt: prompt.to_vec(),
+            positions,
+            token,
+            logits,
+        });
         Ok(token)
     }
 
@@ -81,7 +103,9 @@ impl Engine for TwinEngine {
     fn score(&mut self, prompt: &[u32], continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
         summed(continuations, |continuation| {
             self.prefill(prompt)?;
-            let [first, rest @ ..] = continuation else { return Ok(Vec::new()) };
+            let [first, rest @ ..] = continuation else {
+                return Ok(Vec::new());
+            };
             let next = self.read.as_ref().map_or(&[][..], |read| &read.logits);
             let mut parts = vec![log_softmax_at(next, *first)?];
             for (&given, &token) in continuation.iter().zip(rest) {
@@ -105,7 +129,12 @@ impl Engine for TwinEngine {
         Ok(scores)
     }
 
-    fn generate(&mut self, prompt: &[u32], max_new_tokens: usize, stop: &Stop<'_>) -> Result<Vec<u32>, EvalError> {
+    fn generate(
+        &mut self,
+        prompt: &[u32],
+        max_new_tokens: usize,
+        stop: &Stop<'_>,
+    ) -> Result<Vec<u32>, EvalError> {
         let mut answer = Vec::new();
         let mut token = self.prefill(prompt)?;
         while answer.len() < max_new_tokens && !stop(&answer, token) {

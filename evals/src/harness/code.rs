@@ -3,12 +3,19 @@ use std::collections::BTreeMap;
 use marill_recipe::Example;
 
 use super::{Outcome, Run, Sample, Scope};
-use crate::measure::Measure;
-use crate::program::{defines_function, program_of};
+use crate::{
+    measure::Measure,
+    program::{defines_function, program_of},
+};
 
 impl Run<'_, '_> {
     /// How likely the right programs are, and what the written ones are worth.
-    pub(super) fn code(&mut self, examples: &[Example], shots: &[Example], scope: Scope<'_>) -> Outcome {
+    pub(super) fn code(
+        &mut self,
+        examples: &[Example],
+        shots: &[Example],
+        scope: Scope<'_>,
+    ) -> Outcome {
         self.needs_logits()?;
         // Without room for a program, only the reference solution is scored.
         let writes = self.task.max_new_tokens > 0;
@@ -22,11 +29,16 @@ impl Run<'_, '_> {
         }
         let mut samples = Vec::with_capacity(examples.len());
         for (doc_id, example) in examples.iter().enumerate() {
-            let solution = self.speaker.tokenizer.encode_continuing(&example.completion)?.len();
+            let solution = self
+                .speaker
+                .tokenizer
+                .encode_continuing(&example.completion)?
+                .len();
             let question = self.ask(shots, example, self.task.max_new_tokens.max(solution))?;
             let nats = self.nats(&question, &example.completion, doc_id)?;
             let answer = self.greedy_text(&question, self.task.max_new_tokens);
-            let answer = answer.map_err(|error| self.no_score(Measure::DefinesFunction, doc_id, error))?;
+            let answer =
+                answer.map_err(|error| self.no_score(Measure::DefinesFunction, doc_id, error))?;
             let program = program_of(&answer);
             let defines = f64::from(defines_function(&program));
             let mut figures = BTreeMap::from([(Measure::NatsPerToken.name(), nats.to_vec())]);

@@ -3,8 +3,10 @@ use std::collections::BTreeMap;
 use marill_recipe::Example;
 
 use super::{Outcome, Run, Sample};
-use crate::measure::Measure;
-use crate::metrics::{BleuStats, ChrfStats};
+use crate::{
+    measure::Measure,
+    metrics::{BleuStats, ChrfStats},
+};
 
 impl Run<'_, '_> {
     /// One greedy line against its reference.

@@ -18,14 +18,22 @@ pub struct BleuStats {
 /// Corpus BLEU in 0..=100. Source: Papineni et al., ACL 2002, as computed by sacrebleu
 /// (`nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp`). Pairs are `(hypothesis, reference)`.
 pub fn bleu<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> f64 {
-    pairs.into_iter().map(|(hypothesis, reference)| BleuStats::of(hypothesis, reference)).sum::<BleuStats>().score()
+    pairs
+        .into_iter()
+        .map(|(hypothesis, reference)| BleuStats::of(hypothesis, reference))
+        .sum::<BleuStats>()
+        .score()
 }
 
 impl BleuStats {
     /// The counts of one segment.
     pub fn of(hypothesis: &str, reference: &str) -> Self {
         let (hypothesis, reference) = (tokenize_13a(hypothesis), tokenize_13a(reference));
-        let mut stats = Self { hypothesis_len: hypothesis.len(), reference_len: reference.len(), ..Default::default() };
+        let mut stats = Self {
+            hypothesis_len: hypothesis.len(),
+            reference_len: reference.len(),
+            ..Default::default()
+        };
         for order in 1..=MAX_ORDER {
             let wanted = ngrams(&reference, order);
             for (ngram, count) in ngrams(&hypothesis, order) {
@@ -36,15 +44,22 @@ impl BleuStats {
         stats
     }
 
-    /// The counts as numbers that may be added up: matches and n-grams of each order, then the two lengths.
+    /// The counts as numbers that may be added up: matches and n-grams of each order, then the two
+    /// lengths.
     pub fn figures(&self) -> Vec<f64> {
-        let counts = self.correct.iter().chain(&self.total).chain([&self.hypothesis_len, &self.reference_len]);
+        let counts = self
+            .correct
+            .iter()
+            .chain(&self.total)
+            .chain([&self.hypothesis_len, &self.reference_len]);
         counts.map(|&count| count as f64).collect()
     }
 
     /// The reverse of [`BleuStats::figures`]; all zero for a vector of another length.
     pub fn from_figures(figures: &[f64]) -> Self {
-        let Ok(counts) = <[f64; 2 * MAX_ORDER + 2]>::try_from(figures) else { return Self::default() };
+        let Ok(counts) = <[f64; 2 * MAX_ORDER + 2]>::try_from(figures) else {
+            return Self::default();
+        };
         let at = |nth: usize| counts[nth] as usize;
         Self {
             correct: std::array::from_fn(at),
@@ -104,9 +119,16 @@ fn ngrams(tokens: &[String], order: usize) -> HashMap<&[String], usize> {
 /// mteval-v13a's tokenizer as sacrebleu writes it: four substitutions, then a split on white space.
 fn tokenize_13a(line: &str) -> Vec<String> {
     let line = line.trim_end_matches(is_python_space);
-    let mut line = line.replace("<skipped>", "").replace("-\n", "").replace('\n', " ");
+    let mut line = line
+        .replace("<skipped>", "")
+        .replace("-\n", "")
+        .replace('\n', " ");
     if line.contains('&') {
-        line = line.replace("&quot;", "\"").replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">");
+        line = line
+            .replace("&quot;", "\"")
+            .replace("&amp;", "&")
+            .replace("&lt;", "<")
+            .replace("&gt;", ">");
     }
     let text: Vec<char> = format!(" {line} ").chars().collect();
 
@@ -120,15 +142,35 @@ fn tokenize_13a(line: &str) -> Vec<String> {
     }
     let is_stop = |c: char| c == '.' || c == ',';
     let not_digit = |c: char| !c.is_ascii_digit();
-    let text = pairs(&spaced, |a, b| not_digit(a) && is_stop(b), |a, b| vec![a, ' ', b, ' ']);
-    let text = pairs(&text, |a, b| is_stop(a) && not_digit(b), |a, b| vec![' ', a, ' ', b]);
-    let text = pairs(&text, |a, b| a.is_ascii_digit() && b == '-', |a, b| vec![a, ' ', b, ' ']);
+    let text = pairs(
+        &spaced,
+        |a, b| not_digit(a) && is_stop(b),
+        |a, b| vec![a, ' ', b, ' '],
+    );
+    let text = pairs(
+        &text,
+        |a, b| is_stop(a) && not_digit(b),
+        |a, b| vec![' ', a, ' ', b],
+    );
+    let text = pairs(
+        &text,
+        |a, b| a.is_ascii_digit() && b == '-',
+        |a, b| vec![a, ' ', b, ' '],
+    );
     let text: String = text.into_iter().collect();
-    text.split(is_python_space).filter(|token| !token.is_empty()).map(str::to_owned).collect()
+    text.split(is_python_space)
+        .filter(|token| !token.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
-/// Replaces each adjacent pair that matches, left to right and without overlap, as a regular expression would.
-fn pairs(text: &[char], matches: impl Fn(char, char) -> bool, replace: impl Fn(char, char) -> Vec<char>) -> Vec<char> {
+/// Replaces each adjacent pair that matches, left to right and without overlap, as a regular
+/// expression would.
+fn pairs(
+    text: &[char],
+    matches: impl Fn(char, char) -> bool,
+    replace: impl Fn(char, char) -> Vec<char>,
+) -> Vec<char> {
     let mut out = Vec::with_capacity(text.len() + text.len() / 4);
     let mut i = 0;
     while i < text.len() {

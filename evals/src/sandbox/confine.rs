@@ -1,14 +1,17 @@
 //! Linux: namespaces, limits and the system call filter, set up between `fork` and `exec`.
 //!
-//! Only async-signal-safe calls are made there, and nothing is allocated: every text is made before the fork.
+//! Only async-signal-safe calls are made there, and nothing is allocated: every text is made before
+//! the fork.
 
-use std::ffi::CString;
-use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    ffi::CString,
+    io::{self, Read, Write},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{Ending, Limits, SandboxError};
 
@@ -25,20 +28,42 @@ const AUDIT_ARCH: u32 = 0xC000_00B7;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const AUDIT_ARCH: u32 = 0;
 
-pub(super) fn run(python: &Path, limits: &Limits, program: &str, word: &str) -> Result<(Ending, String), SandboxError> {
+pub(super) fn run(
+    python: &Path,
+    limits: &Limits,
+    program: &str,
+    word: &str,
+) -> Result<(Ending, String), SandboxError> {
     if AUDIT_ARCH == 0 {
-        return Err(SandboxError::CannotConfine { reason: "an architecture without a filter".into() });
+        return Err(SandboxError::CannotConfine {
+            reason: "an architecture without a filter".into(),
+        });
     }
     let plan = Plan::new(limits);
     let mut command = Command::new(python);
-    command.args(["-I", "-B", "-"]).env_clear().env("PATH", "/usr/bin:/bin").env("LANG", "C.UTF-8");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).current_dir("/");
-    // SAFETY: `confine` makes system calls only, on data that was prepared here and outlives the fork.
+    command
+        .args(["-I", "-B", "-"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("LANG", "C.UTF-8");
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .current_dir("/");
+    // SAFETY: `confine` makes system calls only, on data that was prepared here and outlives the
+    // fork.
     unsafe { command.pre_exec(move || plan.confine()) };
-    let mut child = command.spawn().map_err(|error| match error.raw_os_error() {
-        Some(libc::EACCES | libc::ENOENT | libc::ENOEXEC) => SandboxError::Start { source: error },
-        _ => SandboxError::CannotConfine { reason: error.to_string() },
-    })?;
+    let mut child = command
+        .spawn()
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::EACCES | libc::ENOENT | libc::ENOEXEC) => {
+                SandboxError::Start { source: error }
+            }
+            _ => SandboxError::CannotConfine {
+                reason: error.to_string(),
+            },
+        })?;
     let said = tail_of(&mut child);
     if let Some(mut stdin) = child.stdin.take() {
         // A program that ends before it was read to its end is reported by its ending.
@@ -59,7 +84,9 @@ fn tail_of(child: &mut Child) -> thread::JoinHandle<Vec<u8>> {
     let stdout = child.stdout.take();
     thread::spawn(move || {
         let (mut tail, mut buffer) = (Vec::new(), [0; 4096]);
-        let Some(mut stdout) = stdout else { return tail };
+        let Some(mut stdout) = stdout else {
+            return tail;
+        };
         while let Ok(count @ 1..) = stdout.read(&mut buffer) {
             tail.extend_from_slice(&buffer[..count]);
             tail.drain(..tail.len().saturating_sub(TAIL_BYTES));
@@ -97,7 +124,11 @@ impl Plan {
     fn new(limits: &Limits) -> Self {
         // SAFETY: the calls only read this process's ids.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-        let (uid, gid, is_root) = if uid == 0 { (NOBODY, NOBODY, true) } else { (uid, gid, false) };
+        let (uid, gid, is_root) = if uid == 0 {
+            (NOBODY, NOBODY, true)
+        } else {
+            (uid, gid, false)
+        };
         let text = |text: String| CString::new(text).expect("digits only");
         Self {
             is_root,
@@ -118,7 +149,8 @@ impl Plan {
     }
 
     fn confine(&self) -> io::Result<()> {
-        // SAFETY: system calls with arguments that live in `self`; the process has one thread after the fork.
+        // SAFETY: system calls with arguments that live in `self`; the process has one thread after
+        // the fork.
         unsafe {
             if self.is_root {
                 check(libc::setgroups(0, std::ptr::null()))?;
@@ -150,8 +182,15 @@ impl Plan {
             // The first process of a namespace takes all others with it when it ends.
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
             check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-            let program = libc::sock_fprog { len: self.filter.len() as u16, filter: self.filter.as_ptr().cast_mut() };
-            check(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program))?;
+            let program = libc::sock_fprog {
+                len: self.filter.len() as u16,
+                filter: self.filter.as_ptr().cast_mut(),
+            };
+            check(libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &program,
+            ))?;
         }
         Ok(())
     }
@@ -161,18 +200,43 @@ impl Plan {
         let none = std::ptr::null();
         // SAFETY: as in `confine`.
         unsafe {
-            check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
-            let read_only =
-                libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+            check(libc::mount(
+                none,
+                c"/".as_ptr(),
+                none,
+                libc::MS_REC | libc::MS_PRIVATE,
+                none.cast(),
+            ))?;
+            let read_only = libc::mount_attr {
+                attr_set: libc::MOUNT_ATTR_RDONLY,
+                attr_clr: 0,
+                propagation: 0,
+                userns_fd: 0,
+            };
             let size = size_of::<libc::mount_attr>();
             let root = c"/".as_ptr();
             let flags = libc::AT_RECURSIVE as libc::c_uint;
-            check(libc::syscall(libc::SYS_mount_setattr, -1, root, flags, &read_only, size) as libc::c_int)?;
+            check(
+                libc::syscall(libc::SYS_mount_setattr, -1, root, flags, &read_only, size)
+                    as libc::c_int,
+            )?;
             let flags = libc::MS_NOSUID | libc::MS_NODEV;
             let (tmpfs, tmp) = (c"tmpfs".as_ptr(), c"/tmp".as_ptr());
-            check(libc::mount(tmpfs, tmp, tmpfs, flags, self.tmp_options.as_ptr().cast()))?;
+            check(libc::mount(
+                tmpfs,
+                tmp,
+                tmpfs,
+                flags,
+                self.tmp_options.as_ptr().cast(),
+            ))?;
             let options = c"mode=555,size=4096".as_ptr();
-            check(libc::mount(tmpfs, c"/proc".as_ptr(), tmpfs, flags | libc::MS_RDONLY, options.cast()))?;
+            check(libc::mount(
+                tmpfs,
+                c"/proc".as_ptr(),
+                tmpfs,
+                flags | libc::MS_RDONLY,
+                options.cast(),
+            ))?;
             check(libc::chdir(tmp))?;
         }
         Ok(())
@@ -202,17 +266,26 @@ fn filter() -> [libc::sock_filter; 9] {
 
 /// Waits for the program and ends as it did.
 unsafe fn wait_for(child: libc::pid_t) -> ! {
-    // SAFETY: as in `Plan::confine`; the pipes belong to the program, which must be the only one to hold them.
+    // SAFETY: as in `Plan::confine`; the pipes belong to the program, which must be the only one to
+    // hold them.
     unsafe {
         libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
         let mut status = 0;
-        while libc::waitpid(child, &mut status, 0) < 0 && *libc::__errno_location() == libc::EINTR {}
-        libc::_exit(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 1 })
+        while libc::waitpid(child, &mut status, 0) < 0 && *libc::__errno_location() == libc::EINTR {
+        }
+        libc::_exit(if libc::WIFEXITED(status) {
+            libc::WEXITSTATUS(status)
+        } else {
+            1
+        })
     }
 }
 
 unsafe fn set_limit(resource: libc::__rlimit_resource_t, limit: u64) -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    let limit = libc::rlimit {
+        rlim_cur: limit,
+        rlim_max: limit,
+    };
     // SAFETY: the limit lives on this stack.
     check(unsafe { libc::setrlimit(resource, &limit) }).map(drop)
 }
@@ -225,10 +298,18 @@ unsafe fn write_file(path: &std::ffi::CStr, text: &std::ffi::CStr) -> io::Result
         let written = libc::write(file, text.as_ptr().cast(), length);
         let error = io::Error::last_os_error();
         libc::close(file);
-        if written == length as isize { Ok(()) } else { Err(error) }
+        if written == length as isize {
+            Ok(())
+        } else {
+            Err(error)
+        }
     }
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }

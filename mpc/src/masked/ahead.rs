@@ -1,31 +1,41 @@
 //! E0's products of its own masks, before the step that needs them.
 //!
 //! # What
-//! Once a value is handed over ([`super::opening`]), E0's half of it is `-[r]_0`, so its products with public maps, with
-//! `Â` and with `Ŵ` depend on no input. The masks come from a stream that a step has to itself, so that the masks of a
-//! later step are there whatever came before. A [`Preparer`] makes these products on any thread at any time; a session
-//! that is [given](super::Masked::accept) them takes them instead of making them, and makes what it was not given. The
-//! integers, and so the messages, are the same.
+//! Once a value is handed over ([`super::opening`]), E0's half of it is `-[r]_0`, so its products
+//! with public maps, with `Â` and with `Ŵ` depend on no input. The masks come from a stream that a
+//! step has to itself, so that the masks of a later step are there whatever came before. A
+//! [`Preparer`] makes these products on any thread at any time; a session that is
+//! [given](super::Masked::accept) them takes them instead of making them, and makes what it was not
+//! given. The integers, and so the messages, are the same.
 //!
 //! # Who learns what
-//! Nobody anything: what is prepared is a function of E0's own seed and of what E0 holds. A mask is still used for one
-//! value. Prepared numbers are erased when dropped, used or not.
+//! Nobody anything: what is prepared is a function of E0's own seed and of what E0 holds. A mask is
+//! still used for one value. Prepared numbers are erased when dropped, used or not.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use marill_numeric::{PublicMatrix, ring};
 use zeroize::Zeroizing;
 
-use super::full::{Matrices, product};
-use super::{Masked, ProtocolError, Role};
-use crate::decoder::{self, Cache};
-use crate::seed::{Prg, Seed};
-use crate::spec::{Architecture, DecoderSpec, Module};
-use crate::weights::{Lora, PublicWeights};
+use super::{
+    Masked, ProtocolError, Role,
+    full::{Matrices, product},
+};
+use crate::{
+    decoder::{self, Cache},
+    seed::{Prg, Seed},
+    spec::{Architecture, DecoderSpec, Module},
+    weights::{Lora, PublicWeights},
+};
 
-/// Prepared steps that a session keeps at most: a token of a model of 7 billion weights takes about 20 MB.
+/// Prepared steps that a session keeps at most: a token of a model of 7 billion weights takes about
+/// 20 MB.
 const STEPS_KEPT: usize = 4;
 
 /// The masks under which E0 hands values over: a stream for every step.
@@ -37,7 +47,10 @@ pub(super) struct HandOverMasks {
 impl HandOverMasks {
     pub(super) fn new(seed0: &Seed) -> Self {
         let seed = seed0.derive("handed over");
-        Self { prg: stream(&seed, 0), seed }
+        Self {
+            prg: stream(&seed, 0),
+            seed,
+        }
     }
 
     pub(super) fn begin(&mut self, step: u64) {
@@ -106,8 +119,13 @@ impl Ahead {
         self.begun.store(step, Ordering::Relaxed);
         self.current = None;
         self.steps.retain(|prepared| prepared.step >= step);
-        let ready = self.steps.front().is_some_and(|prepared| prepared.step == step);
-        self.left = if ready { self.steps.pop_front() } else { None }.map(|step| step.products).unwrap_or_default();
+        let ready = self
+            .steps
+            .front()
+            .is_some_and(|prepared| prepared.step == step);
+        self.left = if ready { self.steps.pop_front() } else { None }
+            .map(|step| step.products)
+            .unwrap_or_default();
     }
 
     /// The masks of a hand-over, if its products are there; from here on they are the current ones.
@@ -118,12 +136,17 @@ impl Ahead {
             self.left.clear();
         }
         self.taken += u64::from(self.current.is_some());
-        self.current.as_ref().map(|products| products.masks.to_vec())
+        self.current
+            .as_ref()
+            .map(|products| products.masks.to_vec())
     }
 
     /// The product of the current hand-over with a private map.
     pub(super) fn private(&self, layer: usize, module: Module) -> Option<Vec<u64>> {
-        let current = self.current.as_ref().filter(|current| current.of.layer == layer)?;
+        let current = self
+            .current
+            .as_ref()
+            .filter(|current| current.of.layer == layer)?;
         let m = current.of.modules.iter().position(|&m| m == module)?;
         Some(current.private[m].to_vec())
     }
@@ -131,8 +154,16 @@ impl Ahead {
     /// The product of E0's half of the current hand-over with a public map.
     pub(super) fn public(&self, matrix: &PublicMatrix, half: &[u64]) -> Option<Vec<u64>> {
         let current = self.current.as_ref()?;
-        let (_, product) = current.public.iter().find(|(place, _)| *place == place_of(matrix))?;
-        debug_assert!(half.iter().zip(current.masks.iter()).all(|(x, r)| *x == r.wrapping_neg()), "another value");
+        let (_, product) = current
+            .public
+            .iter()
+            .find(|(place, _)| *place == place_of(matrix))?;
+        debug_assert!(
+            half.iter()
+                .zip(current.masks.iter())
+                .all(|(x, r)| *x == r.wrapping_neg()),
+            "another value"
+        );
         Some(product.to_vec())
     }
 }
@@ -152,16 +183,23 @@ impl Masked {
     }
 
     pub(super) fn ahead(&self) -> Option<&Ahead> {
-        if let Role::Evaluator(e) = &self.role { Some(&e.ahead) } else { None }
+        if let Role::Evaluator(e) = &self.role {
+            Some(&e.ahead)
+        } else {
+            None
+        }
     }
 
-    /// Keeps prepared products for their step. Those of a step that has begun are dropped, and so is everything beyond a
-    /// few steps.
+    /// Keeps prepared products for their step. Those of a step that has begun are dropped, and so
+    /// is everything beyond a few steps.
     pub(crate) fn accept(&mut self, step: PreparedStep) {
         if let Role::Evaluator(e) = &mut self.role
             && step.step > self.steps
             && e.ahead.steps.len() < STEPS_KEPT
-            && e.ahead.steps.back().is_none_or(|last| last.step < step.step)
+            && e.ahead
+                .steps
+                .back()
+                .is_none_or(|last| last.step < step.step)
         {
             e.ahead.steps.push_back(step);
         }
@@ -169,13 +207,21 @@ impl Masked {
 
     /// Hand-overs whose products were there.
     pub(crate) fn prepared_hand_overs(&self) -> u64 {
-        if let Role::Evaluator(e) = &self.role { e.ahead.taken } else { 0 }
+        if let Role::Evaluator(e) = &self.role {
+            e.ahead.taken
+        } else {
+            0
+        }
     }
 
     /// Who prepares for this evaluator, if it is E0 of a decoder whose layers have private maps.
     pub(crate) fn preparer(&self, weights: &Arc<PublicWeights>) -> Option<Preparer> {
-        let Role::Evaluator(e) = &self.role else { return None };
-        let Matrices::Masked(matrices) = &e.matrices else { return None };
+        let Role::Evaluator(e) = &self.role else {
+            return None;
+        };
+        let Matrices::Masked(matrices) = &e.matrices else {
+            return None;
+        };
         if !e.first
             || matches!(self.spec.architecture, Architecture::Bert { .. })
             || !(self.spec.is_full() || self.rank > 0)
@@ -221,7 +267,8 @@ impl Preparer {
         self.prepare(step, 1)
     }
 
-    /// Step number `step` of the session, 0 for the prompt, of so many rows (a prompt's whole bucket).
+    /// Step number `step` of the session, 0 for the prompt, of so many rows (a prompt's whole
+    /// bucket).
     ///
     /// # Errors
     /// [`ProtocolError::TooLong`] past the context.
@@ -232,7 +279,12 @@ impl Preparer {
         // A session counts the steps that it has begun.
         let step = step + 1;
         let mut prg = stream(&self.seed, step);
-        let products = self.plan.1.iter().map(|of| self.products(of, &mut prg)).collect();
+        let products = self
+            .plan
+            .1
+            .iter()
+            .map(|of| self.products(of, &mut prg))
+            .collect();
         Ok(PreparedStep { step, products })
     }
 
@@ -240,8 +292,17 @@ impl Preparer {
     fn hand_overs(&self, rows: usize) -> Result<Vec<HandOver>, ProtocolError> {
         let shapes = PublicWeights::shapes_only(&self.spec);
         let mut tally = Masked::tally(&self.spec);
-        decoder::step(&mut tally, &shapes, &mut Cache::new(&self.spec), None, None, rows)?;
-        let Role::Tally(tally) = tally.role else { unreachable!("a tally was made") };
+        decoder::step(
+            &mut tally,
+            &shapes,
+            &mut Cache::new(&self.spec),
+            None,
+            None,
+            rows,
+        )?;
+        let Role::Tally(tally) = tally.role else {
+            unreachable!("a tally was made")
+        };
         Ok(tally.handed)
     }
 
@@ -252,9 +313,17 @@ impl Preparer {
             Matrices::Masked(layers) if self.spec.is_full() => {
                 product(&half, &layers[of.layer][*module as usize], of.cols)
             }
-            _ => ring::matmul_transposed(&masks, &self.adapter[of.layer][*module as usize].a, of.cols),
+            _ => ring::matmul_transposed(
+                &masks,
+                &self.adapter[of.layer][*module as usize].a,
+                of.cols,
+            ),
         };
-        let private = of.modules.iter().map(|module| Zeroizing::new(private(module))).collect();
+        let private = of
+            .modules
+            .iter()
+            .map(|module| Zeroizing::new(private(module)))
+            .collect();
         let mut public = Vec::new();
         if !self.spec.is_full() {
             for &module in &of.modules {
@@ -262,6 +331,11 @@ impl Preparer {
                 public.push((place_of(matrix), Zeroizing::new(matrix.par_apply(&half))));
             }
         }
-        Products { of: of.clone(), masks, private, public }
+        Products {
+            of: of.clone(),
+            masks,
+            private,
+            public,
+        }
     }
 }

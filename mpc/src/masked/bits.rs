@@ -1,9 +1,10 @@
 //! XOR-shared bits: one-hot vectors of mask digits, planes of bits, AND trees.
 //!
-//! A *plane* is one bit of every element of a tensor, packed 64 to a word. The comparison of a public value with a
-//! masked one starts from one-hot vectors of the mask's digits: "less than" and "equal" of a digit are then parities
-//! of a public subset of shared bits, so they cost nothing online. Source: CrypTFlow2 (CCS '20), section 3, for the
-//! tree; the one-hot form is Pika's and SIGMA's.
+//! A *plane* is one bit of every element of a tensor, packed 64 to a word. The comparison of a
+//! public value with a masked one starts from one-hot vectors of the mask's digits: "less than" and
+//! "equal" of a digit are then parities of a public subset of shared bits, so they cost nothing
+//! online. Source: CrypTFlow2 (CCS '20), section 3, for the tree; the one-hot form is Pika's and
+//! SIGMA's.
 
 use marill_numeric::fixed::low_mask;
 
@@ -30,7 +31,8 @@ pub(crate) struct OneHot {
     pub(crate) width: u32,
     /// Words of each vector: one for digits of up to 6 bits.
     pub(crate) stride: usize,
-    /// The XOR share at an evaluator; at the dealer, E0's bit at the hot position, which fixes a lookup's sign.
+    /// The XOR share at an evaluator; at the dealer, E0's bit at the hot position, which fixes a
+    /// lookup's sign.
     pub(crate) data: Vec<u64>,
 }
 
@@ -72,12 +74,20 @@ fn plane_body(n: usize, mut value: impl FnMut(usize) -> u64) -> Vec<u64> {
 
 impl Bits {
     pub(crate) fn xor(&self, other: &Self) -> Self {
-        Self { n: self.n, words: self.words.iter().zip(&other.words).map(|(a, b)| a ^ b).collect() }
+        Self {
+            n: self.n,
+            words: self
+                .words
+                .iter()
+                .zip(&other.words)
+                .map(|(a, b)| a ^ b)
+                .collect(),
+        }
     }
 }
 
-/// Parity of the bits below position `end`. Masks instead of a branch on how many words these fill, which would be
-/// guessed wrong half the time.
+/// Parity of the bits below position `end`. Masks instead of a branch on how many words these fill,
+/// which would be guessed wrong half the time.
 #[inline(always)]
 fn prefix_parity(words: &[u64], end: usize) -> u64 {
     let mut kept = 0;
@@ -93,10 +103,25 @@ impl OneHot {
         &self.data[row * self.stride..][..self.stride]
     }
 
-    /// `[digit < mask digit]` and `[digit = mask digit]`; `at` gives the vector and the public digit of an element.
-    pub(crate) fn compare(&self, n: usize, held: bool, at: impl Fn(usize) -> (usize, usize)) -> (Bits, Bits) {
+    /// `[digit < mask digit]` and `[digit = mask digit]`; `at` gives the vector and the public
+    /// digit of an element.
+    pub(crate) fn compare(
+        &self,
+        n: usize,
+        held: bool,
+        at: impl Fn(usize) -> (usize, usize),
+    ) -> (Bits, Bits) {
         if !held {
-            return (Bits { n, words: Vec::new() }, Bits { n, words: Vec::new() });
+            return (
+                Bits {
+                    n,
+                    words: Vec::new(),
+                },
+                Bits {
+                    n,
+                    words: Vec::new(),
+                },
+            );
         }
         let less = if self.stride == 1 {
             // Bits above the digit, as one mask: no prefix of a prefix.
@@ -129,17 +154,36 @@ impl OneHot {
         Bits { n, words }
     }
 
-    /// For the digit that holds the sign: the sign of `digit - mask digit`, and whether a borrow from below flips it.
-    pub(crate) fn sign(&self, n: usize, held: bool, at: impl Fn(usize) -> (usize, usize)) -> (Bits, Bits) {
+    /// For the digit that holds the sign: the sign of `digit - mask digit`, and whether a borrow
+    /// from below flips it.
+    pub(crate) fn sign(
+        &self,
+        n: usize,
+        held: bool,
+        at: impl Fn(usize) -> (usize, usize),
+    ) -> (Bits, Bits) {
         if !held {
-            return (Bits { n, words: Vec::new() }, Bits { n, words: Vec::new() });
+            return (
+                Bits {
+                    n,
+                    words: Vec::new(),
+                },
+                Bits {
+                    n,
+                    words: Vec::new(),
+                },
+            );
         }
         let (size, half) = (1usize << self.width, 1usize << (self.width - 1));
         let sign = plane(n, |i| {
             let (row, digit) = at(i);
             let vector = self.vector(row);
             let (from, to) = ((digit + 1) % size, (digit + half + 1) % size);
-            let wraps = if from < to { 0 } else { prefix_parity(vector, size) };
+            let wraps = if from < to {
+                0
+            } else {
+                prefix_parity(vector, size)
+            };
             prefix_parity(vector, from) ^ prefix_parity(vector, to) ^ wraps
         });
         let flips = plane(n, |i| {
@@ -152,7 +196,8 @@ impl OneHot {
 
 /// A comparison before its last gate: `(less, equal)` of one to three digits, lowest first.
 ///
-/// The bit is `l_2 ⊕ e_2·(l_1 ⊕ e_1·l_0)`. Where the top digit holds a sign, its pair is `(sign, flips)` instead.
+/// The bit is `l_2 ⊕ e_2·(l_1 ⊕ e_1·l_0)`. Where the top digit holds a sign, its pair is
+/// `(sign, flips)` instead.
 pub(crate) struct Pending {
     pub(crate) digits: Vec<(Bits, Bits)>,
 }
@@ -160,8 +205,8 @@ pub(crate) struct Pending {
 /// A set of planes, bit `i` for plane `i`.
 pub(crate) type Planes = u32;
 
-/// All subsets of the terms with at least `least` planes, in ascending order: the monomials of masks in which the
-/// products of opened planes expand.
+/// All subsets of the terms with at least `least` planes, in ascending order: the monomials of
+/// masks in which the products of opened planes expand.
 pub(crate) fn monomials(terms: &[Planes], least: u32) -> Vec<Planes> {
     let mut all: Vec<Planes> = terms.iter().flat_map(|&term| subsets(term)).collect();
     all.retain(|s| s.count_ones() >= least);
@@ -185,12 +230,19 @@ pub(crate) fn members(set: Planes) -> impl Iterator<Item = usize> {
     (0..Planes::BITS as usize).filter(move |i| set >> i & 1 == 1)
 }
 
-/// Digits that one round may join: four, so that a product has at most four factors and eleven mixed monomials.
+/// Digits that one round may join: four, so that a product has at most four factors and eleven
+/// mixed monomials.
 const FAN_IN: usize = 4;
 
 impl Masked {
-    /// One-hot vectors of bits `start..start + width` of a wire's mask: `2^width` bits of corrections an element.
-    pub(crate) fn one_hot(&mut self, wire: &Wire, start: u32, width: u32) -> Result<OneHot, ProtocolError> {
+    /// One-hot vectors of bits `start..start + width` of a wire's mask: `2^width` bits of
+    /// corrections an element.
+    pub(crate) fn one_hot(
+        &mut self,
+        wire: &Wire,
+        start: u32,
+        width: u32,
+    ) -> Result<OneHot, ProtocolError> {
         let n = wire.len();
         let size = 1usize << width;
         let (stride, bytes) = (size.div_ceil(64), size.div_ceil(8));
@@ -209,7 +261,11 @@ impl Masked {
                 let words = plain.iter().zip(&halves).map(|(word, half)| word ^ half);
                 super::pack_iter(&mut source.buffer, words, bytes.min(8));
                 source.emit()?;
-                halves.chunks_exact(stride).zip(&wire.mask).map(|(half, r)| bit(half, hot(*r))).collect()
+                halves
+                    .chunks_exact(stride)
+                    .zip(&wire.mask)
+                    .map(|(half, r)| bit(half, hot(*r)))
+                    .collect()
             }
             Role::Evaluator(e) => {
                 let mut data = if e.first {
@@ -223,11 +279,19 @@ impl Masked {
                 data
             }
         };
-        Ok(OneHot { width, stride, data })
+        Ok(OneHot {
+            width,
+            stride,
+            data,
+        })
     }
 
     /// XOR shares of a plane that the source computes word by word.
-    pub(crate) fn correct_plane(&mut self, n: usize, word: impl Fn(usize) -> u64) -> Result<Bits, ProtocolError> {
+    pub(crate) fn correct_plane(
+        &mut self,
+        n: usize,
+        word: impl Fn(usize) -> u64,
+    ) -> Result<Bits, ProtocolError> {
         let count = n.div_ceil(64);
         let words = match &mut self.role {
             Role::Tally(tally) => {
@@ -237,7 +301,11 @@ impl Masked {
             Role::Source(source) => {
                 let plain: Vec<u64> = (0..count).map(word).collect();
                 let halves = source.half_bits(&plain, 8, n.div_ceil(8));
-                let words: Vec<u64> = plain.iter().zip(halves).map(|(word, half)| word ^ half).collect();
+                let words: Vec<u64> = plain
+                    .iter()
+                    .zip(halves)
+                    .map(|(word, half)| word ^ half)
+                    .collect();
                 pack_plane(&mut source.buffer, &words, n);
                 source.emit()?;
                 Vec::new()
@@ -252,9 +320,9 @@ impl Masked {
         Ok(Bits { n, words })
     }
 
-    /// Products of sets of planes, and wires of shares, all in one round. Each plane is opened once, however many
-    /// products it enters; a product of `m` planes costs one bit of corrections for every set of two or more of them
-    /// that no other product has asked for.
+    /// Products of sets of planes, and wires of shares, all in one round. Each plane is opened
+    /// once, however many products it enters; a product of `m` planes costs one bit of corrections
+    /// for every set of two or more of them that no other product has asked for.
     pub(crate) fn products(
         &mut self,
         shares: &[(&Share, u32)],
@@ -277,7 +345,8 @@ impl Masked {
         let mut mixed: Vec<(Planes, Vec<u64>)> = Vec::new();
         for set in monomials(terms, 2) {
             let masks: Vec<&[u64]> = members(set).map(|i| opened[i].rho.as_slice()).collect();
-            let share = self.correct_plane(n, |w| masks.iter().fold(u64::MAX, |all, rho| all & rho[w]))?;
+            let share =
+                self.correct_plane(n, |w| masks.iter().fold(u64::MAX, |all, rho| all & rho[w]))?;
             mixed.push((set, share.words));
         }
         let (first, held) = (self.is_first(), self.is_evaluator());
@@ -287,12 +356,17 @@ impl Masked {
                 let share = match set.count_ones() {
                     0 => None,
                     1 => Some(&opened[set.trailing_zeros() as usize].rho),
-                    _ => mixed.iter().find(|(other, _)| *other == set).map(|(_, share)| share),
+                    _ => mixed
+                        .iter()
+                        .find(|(other, _)| *other == set)
+                        .map(|(_, share)| share),
                 };
                 if share.is_none() && !first {
                     continue;
                 }
-                let others: Vec<&[u64]> = members(term & !set).map(|i| opened[i].hat.as_slice()).collect();
+                let others: Vec<&[u64]> = members(term & !set)
+                    .map(|i| opened[i].hat.as_slice())
+                    .collect();
                 for (w, word) in words.iter_mut().enumerate() {
                     let public = others.iter().fold(u64::MAX, |all, hat| all & hat[w]);
                     *word ^= public & share.map_or(u64::MAX, |share| share[w]);
@@ -303,8 +377,9 @@ impl Masked {
         Ok(terms.iter().map(product).collect())
     }
 
-    /// Joins digit results, lowest first, until at most `count` are left. `digits[0]` is `(less, equal)` of the lowest
-    /// digit; the top pair may be a sign pair. One round for each fourfold.
+    /// Joins digit results, lowest first, until at most `count` are left. `digits[0]` is
+    /// `(less, equal)` of the lowest digit; the top pair may be a sign pair. One round for each
+    /// fourfold.
     pub(crate) fn reduce(
         &mut self,
         mut digits: Vec<(Bits, Bits)>,
@@ -349,27 +424,38 @@ impl Masked {
         }
         let (_, products) = self.products(&[], &planes, &terms, place)?;
         let mut products = products.into_iter();
-        let mut next = || products.next().unwrap_or_else(|| unreachable!("one product a request"));
+        let mut next = || {
+            products
+                .next()
+                .unwrap_or_else(|| unreachable!("one product a request"))
+        };
         let mut reduced = Vec::with_capacity(groups.len());
         let mut start = 0;
         for (g, &size) in groups.iter().enumerate() {
             let (top, equal) = &digits[start + size - 1];
             start += size;
             let less = (1..size).fold(top.clone(), |less, _| less.xor(&next()));
-            let equal = if size > 1 && g > 0 { next() } else { equal.clone() };
+            let equal = if size > 1 && g > 0 {
+                next()
+            } else {
+                equal.clone()
+            };
             reduced.push((less, equal));
         }
         Ok(reduced)
     }
 }
 
-/// Sizes of the groups, lowest digit first, that one round joins on the way from `digits` to `count`.
+/// Sizes of the groups, lowest digit first, that one round joins on the way from `digits` to
+/// `count`.
 fn groups(digits: usize, count: usize) -> Vec<usize> {
     let reach = |fan_in: usize, rounds: u32| count * fan_in.pow(rounds) >= digits;
     let rounds = (1..).find(|&r| reach(FAN_IN, r)).unwrap_or(1);
     let fan_in = (2..=FAN_IN).find(|&f| reach(f, rounds)).unwrap_or(FAN_IN);
     let groups = digits.div_ceil(fan_in).max(count);
-    (0..groups).map(|g| digits * (g + 1) / groups - digits * g / groups).collect()
+    (0..groups)
+        .map(|g| digits * (g + 1) / groups - digits * g / groups)
+        .collect()
 }
 
 /// Splits `total` bits from `start` into `count` digits, lowest first: `(start, width)`.

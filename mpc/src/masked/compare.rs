@@ -1,21 +1,28 @@
 //! Maximum and arg-max by tournaments of exact sign comparisons.
 //!
-//! A match opens `d = a - b`, compares digits of `d̂` with digits of its mask, and takes `a - [d < 0]·d`, the bit
-//! entering the product straight from its opened form. Rounds a level: 3 for 32-bit differences, 4 for 48-bit ones.
-//! The order of the pairs is public; ties go to the lower index.
+//! A match opens `d = a - b`, compares digits of `d̂` with digits of its mask, and takes
+//! `a - [d < 0]·d`, the bit entering the product straight from its opened form. Rounds a level: 3
+//! for 32-bit differences, 4 for 48-bit ones. The order of the pairs is public; ties go to the
+//! lower index.
 
-use super::bits::{Bits, Pending, split};
-use super::{Masked, ProtocolError, Share, Wire};
+use super::{
+    Masked, ProtocolError, Share, Wire,
+    bits::{Bits, Pending, split},
+};
 
 /// Width of an index share.
 pub(crate) const INDEX_BITS: u32 = 24;
 
 impl Masked {
-    /// The sign of a wire as a pending gate: eight digits and one round for few elements, digits of four bits down to
-    /// one plane for many.
+    /// The sign of a wire as a pending gate: eight digits and one round for few elements, digits of
+    /// four bits down to one plane for many.
     fn sign_of(&mut self, wire: &Wire, place: &'static str) -> Result<Pending, ProtocolError> {
         let (n, held) = (wire.len(), self.is_evaluator());
-        let (count, left) = if self.many(n) { (wire.bits / 4, 1) } else { (8, 2) };
+        let (count, left) = if self.many(n) {
+            (wire.bits / 4, 1)
+        } else {
+            (8, 2)
+        };
         let widths = split(0, wire.bits, count);
         let mut digits: Vec<(Bits, Bits)> = Vec::with_capacity(widths.len());
         for (d, &(from, width)) in widths.iter().enumerate() {
@@ -23,7 +30,11 @@ impl Masked {
             let mask = (1usize << width) - 1;
             let at = |i: usize| (i, (wire.open[i] >> from) as usize & mask);
             let top = d + 1 == widths.len();
-            digits.push(if top { vectors.sign(n, held, at) } else { vectors.compare(n, held, at) });
+            digits.push(if top {
+                vectors.sign(n, held, at)
+            } else {
+                vectors.compare(n, held, at)
+            });
         }
         self.reduce(digits, left, place)
     }
@@ -36,7 +47,10 @@ impl Masked {
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let mut lens = lens.to_vec();
-        let mut values = Share { bits: 32, ..x.clone() };
+        let mut values = Share {
+            bits: 32,
+            ..x.clone()
+        };
         while lens.iter().any(|&len| len > 1) {
             let (left, right, rest) = pairs(&lens);
             let (a, b) = (self.gather(&values, &left), self.gather(&values, &right));
@@ -51,7 +65,12 @@ impl Masked {
                 let (_, monomials) = negative.share(self, 32)?;
                 negative.times(self, &wire, &monomials)?
             };
-            let winners: Vec<u64> = a.data.iter().zip(drop).map(|(a, d)| a.wrapping_sub(d)).collect();
+            let winners: Vec<u64> = a
+                .data
+                .iter()
+                .zip(drop)
+                .map(|(a, d)| a.wrapping_sub(d))
+                .collect();
             (values, lens) = self.next_level(&values, &winners, &rest, &lens);
         }
         Ok(values)
@@ -78,13 +97,21 @@ impl Masked {
     }
 
     fn gather(&self, x: &Share, index: &[usize]) -> Share {
-        let data = if self.is_evaluator() { index.iter().map(|&i| x.data[i]).collect() } else { Vec::new() };
+        let data = if self.is_evaluator() {
+            index.iter().map(|&i| x.data[i]).collect()
+        } else {
+            Vec::new()
+        };
         Share::new(1, index.len(), x.bits, data)
     }
 
-    /// Arg-max of one row, told to the client: E1 sends its share of the index, nothing goes back. With shared ends each
-    /// evaluator keeps its share, for the client to add.
-    pub(super) fn argmax(&mut self, x: &Share, place: &'static str) -> Result<Option<u32>, ProtocolError> {
+    /// Arg-max of one row, told to the client: E1 sends its share of the index, nothing goes back.
+    /// With shared ends each evaluator keeps its share, for the client to add.
+    pub(super) fn argmax(
+        &mut self,
+        x: &Share,
+        place: &'static str,
+    ) -> Result<Option<u32>, ProtocolError> {
         let mut lens = vec![x.len()];
         let width = x.bits.min(48);
         let mut values = Share::new(1, x.len(), width, x.data.clone());
@@ -98,8 +125,18 @@ impl Masked {
             // In the first level neighbours meet, so the index moves by the bit itself.
             let step = (!first_level).then_some((&step, INDEX_BITS));
             let (drop, moves) = self.play(&difference, step, place)?;
-            let winners: Vec<u64> = a.data.iter().zip(drop).map(|(a, d)| a.wrapping_sub(d)).collect();
-            let winning: Vec<u64> = ia.data.iter().zip(moves).map(|(i, m)| i.wrapping_add(m)).collect();
+            let winners: Vec<u64> = a
+                .data
+                .iter()
+                .zip(drop)
+                .map(|(a, d)| a.wrapping_sub(d))
+                .collect();
+            let winning: Vec<u64> = ia
+                .data
+                .iter()
+                .zip(moves)
+                .map(|(i, m)| i.wrapping_add(m))
+                .collect();
             (indices, _) = self.next_level(&indices, &winning, &rest, &lens);
             (values, lens) = self.next_level(&values, &winners, &rest, &lens);
             first_level = false;
@@ -107,7 +144,9 @@ impl Masked {
         let bytes = INDEX_BITS as usize / 8;
         let own = indices.data.first().copied().unwrap_or(0);
         if self.shared_ends {
-            return Ok(self.is_evaluator().then_some((own & ((1 << INDEX_BITS) - 1)) as u32));
+            return Ok(self
+                .is_evaluator()
+                .then_some((own & ((1 << INDEX_BITS) - 1)) as u32));
         }
         let reply = self.one_way(false, bytes, place, || own.to_le_bytes()[..bytes].to_vec())?;
         Ok(reply.map(|reply| {
@@ -116,7 +155,8 @@ impl Masked {
         }))
     }
 
-    /// A level of the arg-max: `[d < 0]·d`, and `[d < 0]` times the step, or itself where there is no step.
+    /// A level of the arg-max: `[d < 0]·d`, and `[d < 0]` times the step, or itself where there is
+    /// no step.
     fn play(
         &mut self,
         difference: &Share,
@@ -127,7 +167,9 @@ impl Masked {
         if self.points(difference.len()) {
             let shares = [&[(difference, width)], step].concat();
             let (wires, _) = self.exchange(&shares, &[], place)?;
-            let mut products = self.negative_times(&wires[0], &wires.iter().collect::<Vec<_>>())?.into_iter();
+            let mut products = self
+                .negative_times(&wires[0], &wires.iter().collect::<Vec<_>>())?
+                .into_iter();
             let mut next = || products.next().unwrap_or_default();
             let (negative, drop) = (next(), next());
             return Ok((drop, if step.is_empty() { negative } else { next() }));
@@ -138,7 +180,11 @@ impl Masked {
         let (steps, negative) = self.finish_sign(&pending, step, place)?;
         let (bit, monomials) = negative.share(self, width)?;
         let drop = negative.times(self, &wire, &monomials)?;
-        let moves = if let [step] = steps.as_slice() { negative.times(self, step, &monomials)? } else { bit };
+        let moves = if let [step] = steps.as_slice() {
+            negative.times(self, step, &monomials)?
+        } else {
+            bit
+        };
         Ok((drop, moves))
     }
 

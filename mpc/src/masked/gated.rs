@@ -1,31 +1,33 @@
-//! The product inside a gated MLP: `f(cut(gate)) · cut(up)` for a tabulated `f` with a tail of `relu`.
+//! The product inside a gated MLP: `f(cut(gate)) · cut(up)` for a tabulated `f` with a tail of
+//! `relu`.
 //!
-//! Both halves are cut by one truncation, whose opening is the only one that `cut(up)` sees: as a factor of an
-//! element-wise product it is used in the form that the truncation leaves it in,
-//! `u = P - h + c·w - b` with `P` and `c` public, `h = r >> shift` and `w = 2^(k - shift)·msb(r)` known to the source, and
-//! the borrow `b` an affine form in masks of opened planes. With the other factor opened as `ŷ = y + r_y`,
+//! Both halves are cut by one truncation, whose opening is the only one that `cut(up)` sees: as a
+//! factor of an element-wise product it is used in the form that the truncation leaves it in,
+//! `u = P - h + c·w - b` with `P` and `c` public, `h = r >> shift` and `w = 2^(k - shift)·msb(r)`
+//! known to the source, and the borrow `b` an affine form in masks of opened planes. With the other
+//! factor opened as `ŷ = y + r_y`,
 //!
 //! `y·u = ŷ·[u] - r_y·P + r_y·h - c·r_y·w + r_y·b`,
 //!
-//! where the source shares `r_y`, `r_y·w` (two bytes: it is a multiple of `2^(k - shift)`) and `r_y` times each mask of
-//! `b`, and `r_y·h` goes into the mask of the truncation that follows. The gate and its function need no more than narrow
-//! shares, since `y` is opened narrow.
+//! where the source shares `r_y`, `r_y·w` (two bytes: it is a multiple of `2^(k - shift)`) and
+//! `r_y` times each mask of `b`, and `r_y·h` goes into the mask of the truncation that follows. The
+//! gate and its function need no more than narrow shares, since `y` is opened narrow.
 //!
 //! # Narrow openings
-//! A value below `2^30` in magnitude whose share is wider is opened modulo `2^32`. With `ẑ = x̂ + 2^30`, as an integer
-//! `x = ẑ - 2^30 - r + 2^32·c·m` for `c = 1 - msb(ẑ)` and `m = msb(r)`, since `x + 2^30` is below half the ring: what the
-//! narrow opening loses of a product is again a public factor times a product of masks.
+//! A value below `2^30` in magnitude whose share is wider is opened modulo `2^32`. With
+//! `ẑ = x̂ + 2^30`, as an integer `x = ẑ - 2^30 - r + 2^32·c·m` for `c = 1 - msb(ẑ)` and
+//! `m = msb(r)`, since `x + 2^30` is below half the ring: what the narrow opening loses of a
+//! product is again a public factor times a product of masks.
 //!
-//! Security: evaluators see what [`super`] lists, openings under fresh uniform masks and corrections under fresh halves;
-//! a narrow opening reveals fewer bits of a masked value, not others.
+//! Security: evaluators see what [`super`] lists, openings under fresh uniform masks and
+//! corrections under fresh halves; a narrow opening reveals fewer bits of a masked value, not
+//! others.
 
-use marill_numeric::fixed::low_mask;
-use marill_numeric::tables::LinearTable;
+use marill_numeric::{fixed::low_mask, tables::LinearTable};
 
-use super::linear::select_columns;
-use super::opening::Part;
-use super::truncate::Affine;
-use super::{Masked, ProtocolError, Role, Share};
+use super::{
+    Masked, ProtocolError, Role, Share, linear::select_columns, opening::Part, truncate::Affine,
+};
 
 /// Width of a narrow opening.
 const NARROW_BITS: u32 = 32;
@@ -35,7 +37,10 @@ const OFFSET: u64 = 1 << (NARROW_BITS - 2);
 /// `ẑ - 2^30` as an integer and `c`; see the module documentation.
 pub(super) fn narrow_public(open: u64) -> (u64, u64) {
     let shifted = open.wrapping_add(OFFSET) & low_mask(NARROW_BITS);
-    (shifted.wrapping_sub(OFFSET), 1 - (shifted >> (NARROW_BITS - 1)))
+    (
+        shifted.wrapping_sub(OFFSET),
+        1 - (shifted >> (NARROW_BITS - 1)),
+    )
 }
 
 /// `m`
@@ -66,7 +71,8 @@ pub(super) struct Widths {
 }
 
 impl Masked {
-    /// `table(cut(x[.., ..cols/2])) · cut(x[.., cols/2..])`; see [`crate::engine::Engine::gated_product`].
+    /// `table(cut(x[.., ..cols/2])) · cut(x[.., cols/2..])`; see
+    /// [`crate::engine::Engine::gated_product`].
     pub(super) fn gated(
         &mut self,
         x: &Share,
@@ -87,7 +93,8 @@ impl Masked {
         self.times_cut(&gate, &up, places[1])
     }
 
-    /// A tabulated function of a share whose value is below `2^30`: opened narrow where the gate is made of digits.
+    /// A tabulated function of a share whose value is below `2^30`: opened narrow where the gate is
+    /// made of digits.
     pub(super) fn gate_of_share(
         &mut self,
         x: &Share,
@@ -95,9 +102,19 @@ impl Masked {
         places: [&'static str; 2],
     ) -> Result<Share, ProtocolError> {
         let narrow = !self.points(x.len()) && x.bits > NARROW_BITS;
-        let (mut wires, _) = self.exchange(&[(x, if narrow { NARROW_BITS } else { x.bits })], &[], places[0])?;
+        let (mut wires, _) = self.exchange(
+            &[(x, if narrow { NARROW_BITS } else { x.bits })],
+            &[],
+            places[0],
+        )?;
         self.at(places[1]);
-        self.tabulated(&wires.remove(0), narrow.then_some(x), table, x.bits, places[1])
+        self.tabulated(
+            &wires.remove(0),
+            narrow.then_some(x),
+            table,
+            x.bits,
+            places[1],
+        )
     }
 
     /// On point functions a borrow is a share, not a form in masks: both halves are opened.
@@ -105,7 +122,11 @@ impl Masked {
         &mut self,
         x: &Share,
         table: &LinearTable,
-        Widths { shift, in_bits, out_bits }: Widths,
+        Widths {
+            shift,
+            in_bits,
+            out_bits,
+        }: Widths,
         places: [&'static str; 2],
     ) -> Result<Share, ProtocolError> {
         let half = x.cols / 2;
@@ -115,7 +136,10 @@ impl Masked {
         self.record(places[0], &both);
         let (mut wires, _) = self.exchange(&[(&both, out_bits)], &[], places[0])?;
         let both = wires.remove(0);
-        let (gate, up) = (self.columns_of_wire(&both, 0, half), self.columns_of_wire(&both, half, half));
+        let (gate, up) = (
+            self.columns_of_wire(&both, 0, half),
+            self.columns_of_wire(&both, half, half),
+        );
         self.at(places[1]);
         let gate = self.tabulated(&gate, None, table, out_bits, places[1])?;
         self.record(places[1], &gate);
@@ -123,21 +147,36 @@ impl Masked {
         Ok(self.multiply(&wires.remove(0), &up))
     }
 
-    /// Cuts both halves of the columns: the first into a narrow share, the second into the form that its opening leaves.
+    /// Cuts both halves of the columns: the first into a narrow share, the second into the form
+    /// that its opening leaves.
     ///
-    /// A narrow result does not see whether the mask wrapped, so E1 is told the compared bits of the first half at most.
+    /// A narrow result does not see whether the mask wrapped, so E1 is told the compared bits of
+    /// the first half at most.
     fn cut_halves(
         &mut self,
         x: &Share,
-        Widths { shift, in_bits: k, out_bits }: Widths,
+        Widths {
+            shift,
+            in_bits: k,
+            out_bits,
+        }: Widths,
         place: &'static str,
     ) -> Result<(Share, CutForm), ProtocolError> {
-        debug_assert!(k - shift >= NARROW_BITS, "a wrap of the cut is out of a narrow value's reach");
+        debug_assert!(
+            k - shift >= NARROW_BITS,
+            "a wrap of the cut is out of a narrow value's reach"
+        );
         let (half, offset) = (x.cols / 2, 1 << (k - 2 - shift));
         let (shifted, shift) = self.before_cut(x, shift, k);
         let k = shifted.bits;
-        let (gate, up) = (self.share_columns(&shifted, 0, half), self.share_columns(&shifted, half, half));
-        let parts = [Part::whole(&up, k), Part::low(&gate, k, if self.rounds_exactly() { shift } else { 0 })];
+        let (gate, up) = (
+            self.share_columns(&shifted, 0, half),
+            self.share_columns(&shifted, half, half),
+        );
+        let parts = [
+            Part::whole(&up, k),
+            Part::low(&gate, k, if self.rounds_exactly() { shift } else { 0 }),
+        ];
         let mut wires = self.exchange_parts(&parts, &[], &mut [], place)?.0;
         let (gate, up) = (wires.remove(1), wires.remove(0));
         let both = self.wires_side_by_side(&gate, &up);
@@ -145,7 +184,8 @@ impl Masked {
         if !self.rounds_by_coin(&both, shift) {
             let pending = self.borrow(&both, shift, place)?;
             let borrow = self.finish(&pending, None, place)?;
-            let part = |first| borrow.select(gate.len(), |data| select_columns(data, x.cols, first, half));
+            let part =
+                |first| borrow.select(gate.len(), |data| select_columns(data, x.cols, first, half));
             borrows = Some((part(0), part(half)));
         }
         let (of_gate, of_up) = borrows.unzip();
@@ -155,47 +195,91 @@ impl Masked {
         let share = self.less_borrow(share, of_up.as_ref())?;
         let (mut public, mut stays) = (Vec::new(), Vec::new());
         if self.is_evaluator() {
-            public = up.open.iter().map(|z| (z >> shift).wrapping_sub(offset)).collect();
+            public = up
+                .open
+                .iter()
+                .map(|z| (z >> shift).wrapping_sub(offset))
+                .collect();
             stays = up.open.iter().map(|z| 1 - (z >> (k - 1))).collect();
         }
         if let Some(borrow) = &of_up {
-            public.iter_mut().zip(borrow.constant()).for_each(|(p, b)| *p = p.wrapping_sub(*b));
+            public
+                .iter_mut()
+                .zip(borrow.constant())
+                .for_each(|(p, b)| *p = p.wrapping_sub(*b));
         }
-        let mask = if matches!(self.role, Role::Source(_)) { up.mask } else { Vec::new() };
-        Ok((gate, CutForm { share, public, stays, mask, borrow: of_up, bits: k, shift }))
+        let mask = if matches!(self.role, Role::Source(_)) {
+            up.mask
+        } else {
+            Vec::new()
+        };
+        Ok((
+            gate,
+            CutForm {
+                share,
+                public,
+                stays,
+                mask,
+                borrow: of_up,
+                bits: k,
+                shift,
+            },
+        ))
     }
 
-    fn less_borrow(&mut self, mut x: Share, borrow: Option<&Affine>) -> Result<Share, ProtocolError> {
+    fn less_borrow(
+        &mut self,
+        mut x: Share,
+        borrow: Option<&Affine>,
+    ) -> Result<Share, ProtocolError> {
         if let Some(borrow) = borrow {
             let (bits, _) = borrow.share(self, x.bits)?;
-            x.data.iter_mut().zip(&bits).for_each(|(x, b)| *x = x.wrapping_sub(*b));
+            x.data
+                .iter_mut()
+                .zip(&bits)
+                .for_each(|(x, b)| *x = x.wrapping_sub(*b));
         }
         Ok(x)
     }
 
     /// `y·u`, with `y` opened narrow.
-    fn times_cut(&mut self, y: &Share, u: &CutForm, place: &'static str) -> Result<Share, ProtocolError> {
+    fn times_cut(
+        &mut self,
+        y: &Share,
+        u: &CutForm,
+        place: &'static str,
+    ) -> Result<Share, ProtocolError> {
         let (shift, k, out_bits) = (u.shift, u.bits, u.share.bits);
         let (mut wires, _) = self.exchange(&[(y, NARROW_BITS)], &[], place)?;
         let y = wires.remove(0);
         let (n, rest) = (y.len(), out_bits - NARROW_BITS);
         let m = |i: usize| narrow_wrap(y.mask[i]);
         let masks = self.correct(n, out_bits, |i| y.mask[i])?;
-        let wraps = self.correct(n, out_bits - (k - shift), |i| y.mask[i].wrapping_mul(u.mask[i] >> (k - 1)))?;
+        let wraps = self.correct(n, out_bits - (k - shift), |i| {
+            y.mask[i].wrapping_mul(u.mask[i] >> (k - 1))
+        })?;
         let borrows = self.borrow_times(u, out_bits, |i| y.mask[i])?;
         let tops = self.correct(n, rest, m)?;
         let top_highs = self.correct(n, rest, |i| m(i).wrapping_mul(u.mask[i] >> shift))?;
         let top_borrows = self.borrow_times(u, rest, m)?;
-        debug_assert!(k - shift >= rest, "a wrap of the cut is out of a top's reach");
+        debug_assert!(
+            k - shift >= rest,
+            "a wrap of the cut is out of a top's reach"
+        );
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Source(_) => (0..n).map(|i| y.mask[i].wrapping_mul(u.mask[i] >> shift)).collect(),
+            Role::Source(_) => (0..n)
+                .map(|i| y.mask[i].wrapping_mul(u.mask[i] >> shift))
+                .collect(),
             Role::Evaluator(_) => (0..n)
                 .map(|i| {
                     let (open, stays) = narrow_public(y.open[i]);
                     let masked = masks[i].wrapping_mul(u.public[i]).wrapping_sub(borrows[i]);
                     let wrap = u.stays[i].wrapping_mul(wraps[i] << (k - shift));
-                    let top = tops[i].wrapping_mul(u.public[i]).wrapping_sub(top_highs[i]).wrapping_sub(top_borrows[i]);
+                    let top = tops[i]
+                        .wrapping_mul(u.public[i])
+                        .wrapping_sub(top_highs[i])
+                        .wrapping_sub(top_borrows[i]);
                     open.wrapping_mul(u.share.data[i])
                         .wrapping_sub(masked)
                         .wrapping_sub(wrap)
@@ -203,10 +287,14 @@ impl Masked {
                 })
                 .collect(),
         };
-        Ok(Share { deferred: true, ..Share::new(y.rows, y.cols, out_bits, data) })
+        Ok(Share {
+            deferred: true,
+            ..Share::new(y.rows, y.cols, out_bits, data)
+        })
     }
 
-    /// Shares of `factor · b` without the borrow's constant, modulo `2^bits`; zeros without a borrow.
+    /// Shares of `factor · b` without the borrow's constant, modulo `2^bits`; zeros without a
+    /// borrow.
     fn borrow_times(
         &mut self,
         u: &CutForm,

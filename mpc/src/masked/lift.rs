@@ -1,10 +1,11 @@
 //! Wires that are narrower than what their products need.
 //!
-//! A wire modulo `2^k` whose value is below `2^(k-2)` in magnitude is, as an integer, `x = X - r + 2^k·c·m` for
-//! `ẑ = x̂ + 2^(k-2)`, `X = ẑ - 2^(k-2)`, `c = 1 - msb(ẑ)` and `m = msb(r)`, since `x + 2^(k-2)` is below half the ring.
-//! The halves of `r` sum to `r + 2^k·w` with a carry `w` that the source knows. So a product modulo 2^64 asks the source
-//! for shares of `w`, `m` and `m` times the other factor's mask, `64 - k` bits each, and the opening is `k` bits instead
-//! of 64. Evaluators see nothing that an opening and corrections do not show ([`super`]).
+//! A wire modulo `2^k` whose value is below `2^(k-2)` in magnitude is, as an integer,
+//! `x = X - r + 2^k·c·m` for `ẑ = x̂ + 2^(k-2)`, `X = ẑ - 2^(k-2)`, `c = 1 - msb(ẑ)` and
+//! `m = msb(r)`, since `x + 2^(k-2)` is below half the ring. The halves of `r` sum to `r + 2^k·w`
+//! with a carry `w` that the source knows. So a product modulo 2^64 asks the source for shares of
+//! `w`, `m` and `m` times the other factor's mask, `64 - k` bits each, and the opening is `k` bits
+//! instead of 64. Evaluators see nothing that an opening and corrections do not show ([`super`]).
 
 use std::sync::Arc;
 
@@ -35,7 +36,8 @@ impl Lifted {
 }
 
 impl Masked {
-    /// See the module documentation; a wire of 64 bits costs nothing, and the same wire nothing again.
+    /// See the module documentation; a wire of 64 bits costs nothing, and the same wire nothing
+    /// again.
     pub(super) fn lift(&mut self, wire: &Wire) -> Result<Arc<Lifted>, ProtocolError> {
         if let Some(lifted) = wire.lifted.get() {
             return Ok(Arc::clone(lifted));
@@ -47,7 +49,15 @@ impl Masked {
     fn lift_anew(&mut self, wire: &Wire) -> Result<Lifted, ProtocolError> {
         let (rows, cols, bits, n) = (wire.rows, wire.cols, wire.bits, wire.len());
         let (public, mask) = (wire.open.clone(), wire.mask.clone());
-        let mut lifted = Lifted { rows, cols, bits, public, mask, stays: Vec::new(), wraps: Vec::new() };
+        let mut lifted = Lifted {
+            rows,
+            cols,
+            bits,
+            public,
+            mask,
+            stays: Vec::new(),
+            wraps: Vec::new(),
+        };
         if bits == 64 {
             return Ok(lifted);
         }
@@ -69,7 +79,8 @@ impl Masked {
         Ok(lifted)
     }
 
-    /// Sums of squares of the rows, modulo 2^64: with `ρ = r - 2^k·c·m`, `x² = X² - 2X·ρ + r² - 2^(k+1)·c·m·r`.
+    /// Sums of squares of the rows, modulo 2^64: with `ρ = r - 2^k·c·m`,
+    /// `x² = X² - 2X·ρ + r² - 2^(k+1)·c·m·r`.
     pub(super) fn lifted_square_sums(&mut self, x: &Lifted) -> Result<Share, ProtocolError> {
         debug_assert!(x.bits >= 32, "the square of a wrap is out of reach");
         let (n, cols, first) = (x.rows * x.cols, x.cols, self.is_first());
@@ -79,7 +90,9 @@ impl Masked {
         };
         let sums = |value: &dyn Fn(usize) -> u64| -> Vec<u64> {
             (0..x.rows)
-                .map(|row| (row * cols..(row + 1) * cols).fold(0u64, |sum, i| sum.wrapping_add(value(i))))
+                .map(|row| {
+                    (row * cols..(row + 1) * cols).fold(0u64, |sum, i| sum.wrapping_add(value(i)))
+                })
                 .collect()
         };
         let data = match &self.role {
@@ -87,17 +100,28 @@ impl Masked {
             Role::Source(_) => sums(&|i| x.mask[i].wrapping_mul(x.mask[i])),
             Role::Evaluator(_) => sums(&|i| {
                 let public = x.public[i];
-                let square = if first { public.wrapping_mul(public) } else { 0 };
+                let square = if first {
+                    public.wrapping_mul(public)
+                } else {
+                    0
+                };
                 let inner = square.wrapping_sub(2u64.wrapping_mul(public.wrapping_mul(x.mask[i])));
-                let Some(wrapped) = wrapped.get(i) else { return inner };
-                let wrap = x.stays[i].wrapping_mul(public.wrapping_mul(x.wraps[i]).wrapping_sub(*wrapped));
+                let Some(wrapped) = wrapped.get(i) else {
+                    return inner;
+                };
+                let wrap =
+                    x.stays[i].wrapping_mul(public.wrapping_mul(x.wraps[i]).wrapping_sub(*wrapped));
                 inner.wrapping_add(wrap << (x.bits + 1))
             }),
         };
-        Ok(Share { deferred: true, ..Share::new(x.rows, 1, 64, data) })
+        Ok(Share {
+            deferred: true,
+            ..Share::new(x.rows, 1, 64, data)
+        })
     }
 
-    /// Element-wise product modulo 2^64 where `scalar(i)` names the element of `y` for element `i` of `x`.
+    /// Element-wise product modulo 2^64 where `scalar(i)` names the element of `y` for element `i`
+    /// of `x`.
     pub(super) fn multiply_lifted(
         &mut self,
         x: &Lifted,
@@ -112,19 +136,29 @@ impl Masked {
         };
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Source(_) => (0..n).map(|i| x.mask[i].wrapping_mul(y.mask[scalar(i)])).collect(),
+            Role::Source(_) => (0..n)
+                .map(|i| x.mask[i].wrapping_mul(y.mask[scalar(i)]))
+                .collect(),
             Role::Evaluator(_) => {
                 let own = self.share_of(y).data;
                 let value = |i: usize| {
                     let open = y.open[scalar(i)];
-                    let inner = x.public[i].wrapping_mul(own[scalar(i)]).wrapping_sub(open.wrapping_mul(x.mask[i]));
-                    let Some(wrapped) = wrapped.get(i) else { return inner };
-                    let wrap = x.stays[i].wrapping_mul(open.wrapping_mul(x.wraps[i]).wrapping_sub(*wrapped));
+                    let inner = x.public[i]
+                        .wrapping_mul(own[scalar(i)])
+                        .wrapping_sub(open.wrapping_mul(x.mask[i]));
+                    let Some(wrapped) = wrapped.get(i) else {
+                        return inner;
+                    };
+                    let wrap = x.stays[i]
+                        .wrapping_mul(open.wrapping_mul(x.wraps[i]).wrapping_sub(*wrapped));
                     inner.wrapping_add(wrap << x.bits)
                 };
                 (0..n).map(value).collect()
             }
         };
-        Ok(Share { deferred: true, ..Share::new(x.rows, x.cols, 64, data) })
+        Ok(Share {
+            deferred: true,
+            ..Share::new(x.rows, x.cols, 64, data)
+        })
     }
 }

@@ -1,14 +1,16 @@
 //! Table lookups by one-hot vectors.
 //!
-//! With XOR-shared one-hot bits `b_0 ⊕ b_1` of a mask digit `r`, `Σ_i T[(x̂ - i)]·(b_1[i] - b_0[i]) = s·T[x̂ - r]`, where
-//! `s = ±1` tells whose bit is set at `r`. The source knows `s` and folds it into the corrections of the product that
-//! uses the lookup; it never rejects a mask until `s` fits, which would bias the mask.
+//! With XOR-shared one-hot bits `b_0 ⊕ b_1` of a mask digit `r`,
+//! `Σ_i T[(x̂ - i)]·(b_1[i] - b_0[i]) = s·T[x̂ - r]`, where `s = ±1` tells whose bit is set at `r`.
+//! The source knows `s` and folds it into the corrections of the product that uses the lookup; it
+//! never rejects a mask until `s` fits, which would bias the mask.
 
 use marill_numeric::ring::masked_sum;
 
 use super::bits::OneHot;
 
-/// A table prepared for rotation by a public digit: entry `v` of the slice for digit `d` is `T[(d - v) mod size]`.
+/// A table prepared for rotation by a public digit: entry `v` of the slice for digit `d` is
+/// `T[(d - v) mod size]`.
 pub(crate) struct Rotated {
     size: usize,
     doubled: Vec<u32>,
@@ -19,7 +21,9 @@ impl Rotated {
     pub(crate) fn new(table: impl Iterator<Item = u64>) -> Self {
         let table: Vec<u32> = table.map(|v| v as u32).collect();
         let size = table.len();
-        let doubled = (0..2 * size).map(|k| table[(2 * size - k) % size]).collect();
+        let doubled = (0..2 * size)
+            .map(|k| table[(2 * size - k) % size])
+            .collect();
         Self { size, doubled }
     }
 

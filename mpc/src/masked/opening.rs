@@ -1,28 +1,35 @@
 //! Messages between the evaluators: openings, half openings, hand-overs.
 //!
-//! - An **opening** makes a share a wire: each evaluator sends its half plus its mask, both learn `x̂ = x + r`.
-//! - A **half opening** is one that E1 need not see in full. E1 sends as before; E0 sends the low bits of its own message
-//!   only, and later the top bit of `x̂`. A truncation asks no more of E1: the digits that are compared, and whether the
-//!   mask wrapped. E0's public part is E0's alone.
-//! - A **hand-over** gives a value to the server's side: E0 sends its half plus a mask, E1 sends nothing and holds
-//!   `x + [r]_0`, E0's half becomes `-[r]_0`. That is all that a product with a private matrix of E1's needs, and a
-//!   product with a public one then has a half at E0 that does not depend on the input.
+//! - An **opening** makes a share a wire: each evaluator sends its half plus its mask, both learn
+//!   `x̂ = x + r`.
+//! - A **half opening** is one that E1 need not see in full. E1 sends as before; E0 sends the low
+//!   bits of its own message only, and later the top bit of `x̂`. A truncation asks no more of E1:
+//!   the digits that are compared, and whether the mask wrapped. E0's public part is E0's alone.
+//! - A **hand-over** gives a value to the server's side: E0 sends its half plus a mask, E1 sends
+//!   nothing and holds `x + [r]_0`, E0's half becomes `-[r]_0`. That is all that a product with a
+//!   private matrix of E1's needs, and a product with a public one then has a half at E0 that does
+//!   not depend on the input.
 //!
-//! What either evaluator sees of a half opening or a hand-over is part of what it would see of an opening, whose security
-//! argument is that of [`super`]: nothing is sent that was not a function of what an opening sends.
+//! What either evaluator sees of a half opening or a hand-over is part of what it would see of an
+//! opening, whose security argument is that of [`super`]: nothing is sent that was not a function
+//! of what an opening sends.
 
 use marill_numeric::fixed::low_mask;
 
-use super::ahead::HandOver;
-use super::bits::{Bits, OpenBits};
-use super::pack::{
-    add_packed, byte_width, pack_iter, pack_plane, pack_tight, tight_bytes, unpack, unpack_tight, xor_packed_plane,
+use super::{
+    Cost, Masked, ProtocolError, Role, Share, Wire,
+    ahead::HandOver,
+    bits::{Bits, OpenBits},
+    pack::{
+        add_packed, byte_width, pack_iter, pack_plane, pack_tight, tight_bytes, unpack,
+        unpack_tight, xor_packed_plane,
+    },
+    truncate::take_wraps,
 };
-use super::truncate::take_wraps;
-use super::{Cost, Masked, ProtocolError, Role, Share, Wire};
 use crate::spec::Module;
 
-/// A share to be opened: `bits` of it to E0, the lowest `told` of them to E1, which hears of the top bit later or never.
+/// A share to be opened: `bits` of it to E0, the lowest `told` of them to E1, which hears of the
+/// top bit later or never.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     share: &'a Share,
@@ -34,17 +41,32 @@ pub(super) struct Part<'a> {
 impl<'a> Part<'a> {
     /// What both evaluators see in full.
     pub(super) fn whole(share: &'a Share, bits: u32) -> Self {
-        Self { share, bits, told: bits, top_later: false }
+        Self {
+            share,
+            bits,
+            told: bits,
+            top_later: false,
+        }
     }
 
     /// A half opening whose top bit E0 tells later.
     pub(super) fn half(share: &'a Share, bits: u32, told: u32) -> Self {
-        Self { share, bits, told, top_later: true }
+        Self {
+            share,
+            bits,
+            told,
+            top_later: true,
+        }
     }
 
     /// A half opening of which E1 needs the low bits only.
     pub(super) fn low(share: &'a Share, bits: u32, told: u32) -> Self {
-        Self { share, bits, told, top_later: false }
+        Self {
+            share,
+            bits,
+            told,
+            top_later: false,
+        }
     }
 }
 
@@ -54,7 +76,10 @@ impl Wire {
         let (n, top) = (self.len(), self.bits - 1);
         let mut tops = vec![0; n.div_ceil(64)];
         let read = xor_packed_plane(&mut tops, data, n);
-        self.open.iter_mut().enumerate().for_each(|(i, v)| *v |= super::bits::bit(&tops, i) << top);
+        self.open
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, v)| *v |= super::bits::bit(&tops, i) << top);
         read
     }
 }
@@ -83,7 +108,10 @@ fn add_tight(values: &mut [u64], data: &[u8], bits: u32) -> usize {
     }
     let modulus = low_mask(bits);
     let others = unpack_tight(data, values.len(), bits);
-    values.iter_mut().zip(others).for_each(|(value, other)| *value = value.wrapping_add(other) & modulus);
+    values
+        .iter_mut()
+        .zip(others)
+        .for_each(|(value, other)| *value = value.wrapping_add(other) & modulus);
     tight_bytes(values.len(), bits)
 }
 
@@ -99,26 +127,34 @@ impl Masked {
         for (share, bits) in shares {
             settled.push((self.settled(share)?, *bits));
         }
-        let shares: Vec<(&Share, u32)> = settled.iter().map(|(share, bits)| (share.as_ref(), *bits)).collect();
+        let shares: Vec<(&Share, u32)> = settled
+            .iter()
+            .map(|(share, bits)| (share.as_ref(), *bits))
+            .collect();
         self.exchange_masked(&shares, planes, place)
     }
 
-    /// As [`Self::exchange`]. What a share has deferred becomes part of its wire's mask at the source: with halves
-    /// `s_0 + s_1 = x - o`, the opened value `s_0 + [r]_0 + s_1 + [r]_1` is `x + r` for `r = [r]_0 + [r]_1 - o`, as
-    /// uniform to either evaluator as before. The evaluators then hold no shares of `r`, so such a wire is good for
-    /// gates that ask the source for functions of `r`, not for products.
+    /// As [`Self::exchange`]. What a share has deferred becomes part of its wire's mask at the
+    /// source: with halves `s_0 + s_1 = x - o`, the opened value `s_0 + [r]_0 + s_1 + [r]_1` is
+    /// `x + r` for `r = [r]_0 + [r]_1 - o`, as uniform to either evaluator as before. The
+    /// evaluators then hold no shares of `r`, so such a wire is good for gates that ask the source
+    /// for functions of `r`, not for products.
     pub(super) fn exchange_masked(
         &mut self,
         shares: &[(&Share, u32)],
         planes: &[&Bits],
         place: &'static str,
     ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
-        let parts: Vec<Part<'_>> = shares.iter().map(|(share, bits)| Part::whole(share, *bits)).collect();
+        let parts: Vec<Part<'_>> = shares
+            .iter()
+            .map(|(share, bits)| Part::whole(share, *bits))
+            .collect();
         self.exchange_parts(&parts, planes, &mut [], place)
     }
 
-    /// As [`Self::exchange_masked`], with half openings among the parts. `halves` are earlier ones, of which E0 now tells
-    /// the top bit: from here on E1 holds it above the low bits that it was told.
+    /// As [`Self::exchange_masked`], with half openings among the parts. `halves` are earlier ones,
+    /// of which E0 now tells the top bit: from here on E1 holds it above the low bits that it was
+    /// told.
     pub(super) fn exchange_parts(
         &mut self,
         parts: &[Part<'_>],
@@ -130,14 +166,24 @@ impl Masked {
         let mut opened = self.mask_planes(planes);
         let bytes_of = |plane: usize| plane.div_ceil(8);
         let both = planes.iter().map(|plane| bytes_of(plane.n)).sum::<usize>();
-        let tops = halves.iter().map(|wire| bytes_of(wire.len())).sum::<usize>();
+        let tops = halves
+            .iter()
+            .map(|wire| bytes_of(wire.len()))
+            .sum::<usize>();
         let sent = |width: fn(&Part<'_>) -> u32| {
-            parts.iter().map(|part| tight_bytes(part.share.len(), width(part))).sum::<usize>()
+            parts
+                .iter()
+                .map(|part| tight_bytes(part.share.len(), width(part)))
+                .sum::<usize>()
         };
-        let sizes = [sent(|part| part.told) + both + tops, sent(|part| part.bits) + both];
+        let sizes = [
+            sent(|part| part.told) + both + tops,
+            sent(|part| part.bits) + both,
+        ];
         let first = self.is_first();
         // What this party sends, and what it hears, of a part.
-        let width = |part: &Part<'_>, sends: bool| if first == sends { part.told } else { part.bits };
+        let width =
+            |part: &Part<'_>, sends: bool| if first == sends { part.told } else { part.bits };
         let mut payload = Vec::new();
         if self.is_evaluator() {
             payload.reserve(sizes[usize::from(!first)] + 8);
@@ -154,7 +200,9 @@ impl Masked {
                 self.told(tops, wire.len());
             }
         }
-        let Some(reply) = self.swap(payload, sizes, place)? else { return Ok((wires, opened)) };
+        let Some(reply) = self.swap(payload, sizes, place)? else {
+            return Ok((wires, opened));
+        };
         let mut at = 0;
         for (wire, part) in wires.iter_mut().zip(parts) {
             let heard = width(part, false);
@@ -176,8 +224,18 @@ impl Masked {
     /// Draws wire masks; `open` holds the own share plus its mask until the peer's part is added.
     fn mask_wires(&mut self, parts: &[Part<'_>]) -> Vec<Wire> {
         let mut wires = Vec::with_capacity(parts.len());
-        for &Part { share, bits, told, top_later } in parts {
-            assert!(share.bits >= bits, "a share of {} bits cannot open {bits}", share.bits);
+        for &Part {
+            share,
+            bits,
+            told,
+            top_later,
+        } in parts
+        {
+            assert!(
+                share.bits >= bits,
+                "a share of {} bits cannot open {bits}",
+                share.bits
+            );
             let n = share.len();
             let (mut open, mut mask, mut mask0) = (Vec::new(), Vec::new(), Vec::new());
             match &mut self.role {
@@ -186,19 +244,35 @@ impl Masked {
                     mask0 = source.client_masks(n, bits);
                     let modulus = low_mask(bits);
                     let other = source.server_masks(n);
-                    mask = mask0.iter().zip(other).map(|(a, b)| a.wrapping_add(b) & modulus).collect();
+                    mask = mask0
+                        .iter()
+                        .zip(other)
+                        .map(|(a, b)| a.wrapping_add(b) & modulus)
+                        .collect();
                     if share.deferred {
-                        mask.iter_mut().zip(&share.data).for_each(|(r, o)| *r = r.wrapping_sub(*o) & modulus);
+                        mask.iter_mut()
+                            .zip(&share.data)
+                            .for_each(|(r, o)| *r = r.wrapping_sub(*o) & modulus);
                     }
                 }
                 Role::Evaluator(e) => {
                     mask = e.wire_masks(&share.data, bits, (told, top_later));
-                    // Whole bytes travel: what a share has above the width must not go along, nor a carry into it.
+                    // Whole bytes travel: what a share has above the width must not go along, nor a
+                    // carry into it.
                     let modulus = low_mask(bits);
-                    open = share.data.iter().zip(&mask).map(|(x, r)| x.wrapping_add(*r) & modulus).collect();
+                    open = share
+                        .data
+                        .iter()
+                        .zip(&mask)
+                        .map(|(x, r)| x.wrapping_add(*r) & modulus)
+                        .collect();
                 }
             }
-            wires.push(Wire::new((share.rows, share.cols), bits, [open, mask, mask0]));
+            wires.push(Wire::new(
+                (share.rows, share.cols),
+                bits,
+                [open, mask, mask0],
+            ));
         }
         wires
     }
@@ -212,21 +286,42 @@ impl Masked {
                 Role::Tally(_) => {}
                 Role::Source(source) => {
                     let other = source.server_masks(words);
-                    rho = source.client_masks(words, 64).iter().zip(other).map(|(a, b)| a ^ b).collect();
+                    rho = source
+                        .client_masks(words, 64)
+                        .iter()
+                        .zip(other)
+                        .map(|(a, b)| a ^ b)
+                        .collect();
                 }
                 Role::Evaluator(e) => {
                     rho = e.plane_masks(&plane.words, plane.n);
                     hat = plane.words.iter().zip(&rho).map(|(x, r)| x ^ r).collect();
                 }
             }
-            opened.push(OpenBits { n: plane.n, hat, rho });
+            opened.push(OpenBits {
+                n: plane.n,
+                hat,
+                rho,
+            });
         }
         opened
     }
 
     /// E0's masks of a share that it is about to hand over, at E0 and the source.
-    pub(super) fn hand_over_masks(&mut self, x: &Share, bits: u32, layer: usize, modules: &[Module]) -> Vec<u64> {
-        let of = || HandOver { layer, modules: modules.to_vec(), rows: x.rows, cols: x.cols, bits };
+    pub(super) fn hand_over_masks(
+        &mut self,
+        x: &Share,
+        bits: u32,
+        layer: usize,
+        modules: &[Module],
+    ) -> Vec<u64> {
+        let of = || HandOver {
+            layer,
+            modules: modules.to_vec(),
+            rows: x.rows,
+            cols: x.cols,
+            bits,
+        };
         match &mut self.role {
             Role::Tally(tally) => {
                 tally.handed.push(of());
@@ -238,8 +333,9 @@ impl Masked {
         }
     }
 
-    /// Gives a share modulo `2^bits` to E1 under E0's `masks` `[r]_0`, with `notes` numbers of E0's behind it, which are
-    /// masked already: `-[r]_0` at E0 and `x + [r]_0` at E1, and the notes at E1. One round.
+    /// Gives a share modulo `2^bits` to E1 under E0's `masks` `[r]_0`, with `notes` numbers of E0's
+    /// behind it, which are masked already: `-[r]_0` at E0 and `x + [r]_0` at E1, and the notes at
+    /// E1. One round.
     pub(super) fn hand_over_under(
         &mut self,
         masks: &[u64],
@@ -248,13 +344,20 @@ impl Masked {
         (notes, note): (usize, &[u64]),
         place: &'static str,
     ) -> Result<(Share, Vec<u64>), ProtocolError> {
-        debug_assert!(!x.deferred && x.bits >= bits, "a settled share of enough bits");
+        debug_assert!(
+            !x.deferred && x.bits >= bits,
+            "a settled share of enough bits"
+        );
         let (n, modulus, bytes) = (x.len(), low_mask(bits), byte_width(bits));
         let numbers = (n + notes) * bytes;
         let mut payload = Vec::new();
         if self.is_first() {
             payload.reserve(numbers + n.div_ceil(8) + 8);
-            let masked = x.data.iter().zip(masks).map(|(x, r)| x.wrapping_add(*r) & modulus);
+            let masked = x
+                .data
+                .iter()
+                .zip(masks)
+                .map(|(x, r)| x.wrapping_add(*r) & modulus);
             pack_iter(&mut payload, masked, bytes);
             pack_iter(&mut payload, note.iter().map(|v| v & modulus), bytes);
             if let Some(late) = &late {
@@ -286,7 +389,11 @@ impl Masked {
     }
 
     /// E0 tells the top bits of a half opening, in a message of their own.
-    pub(super) fn tell_tops(&mut self, wire: &mut Wire, place: &'static str) -> Result<(), ProtocolError> {
+    pub(super) fn tell_tops(
+        &mut self,
+        wire: &mut Wire,
+        place: &'static str,
+    ) -> Result<(), ProtocolError> {
         let n = wire.len();
         let mut payload = Vec::new();
         if self.is_first() {
@@ -334,7 +441,12 @@ impl Masked {
             Role::Tally(tally) => {
                 tally.one_way = None;
                 let [e0_to_e1_bytes, e1_to_e0_bytes] = sizes.map(|size| size as u64);
-                tally.add(Cost { rounds: 1, e0_to_e1_bytes, e1_to_e0_bytes, ..Cost::default() });
+                tally.add(Cost {
+                    rounds: 1,
+                    e0_to_e1_bytes,
+                    e1_to_e0_bytes,
+                    ..Cost::default()
+                });
                 Ok(None)
             }
             Role::Evaluator(e) => {
@@ -361,7 +473,12 @@ impl Masked {
                 let rounds = u64::from(tally.one_way.replace(from_first) != Some(from_first));
                 let bytes = |first| if from_first == first { size as u64 } else { 0 };
                 let (e0_to_e1_bytes, e1_to_e0_bytes) = (bytes(true), bytes(false));
-                tally.add(Cost { rounds, e0_to_e1_bytes, e1_to_e0_bytes, ..Cost::default() });
+                tally.add(Cost {
+                    rounds,
+                    e0_to_e1_bytes,
+                    e1_to_e0_bytes,
+                    ..Cost::default()
+                });
                 Ok(None)
             }
             Role::Evaluator(e) => {

@@ -1,20 +1,24 @@
-//! Single operations: the secure result is the twin's integer, and the twin's is close to the real number.
+//! Single operations: the secure result is the twin's integer, and the twin's is close to the real
+//! number.
 
-use std::sync::Arc;
-use std::thread;
+use std::{sync::Arc, thread};
 
 use marill_net::{Channel, memory_pair};
-use marill_numeric::tables::{LinearTable, Piecewise, tables};
-use marill_numeric::{NumericSpec, Rounding};
+use marill_numeric::{
+    NumericSpec, Rounding,
+    tables::{LinearTable, Piecewise, tables},
+};
 
 use super::{Masked, Material, Share};
-use crate::DecoderSpec;
-use crate::engine::{Engine, Gate, Step};
-use crate::nn::{self, NormScale};
-use crate::seed::{Prg, Seed};
-use crate::testing::{gaussian, random_weights, tiny_spec};
-use crate::twin::Clear;
-use crate::weights::{PrivateWeights, PublicWeights};
+use crate::{
+    DecoderSpec,
+    engine::{Engine, Gate, Step},
+    nn::{self, NormScale},
+    seed::{Prg, Seed},
+    testing::{gaussian, random_weights, tiny_spec},
+    twin::Clear,
+    weights::{PrivateWeights, PublicWeights},
+};
 
 /// A program over one client input.
 trait Program: Sync {
@@ -28,19 +32,34 @@ struct Build {
     material: Material,
 }
 
-const FEW_ROUNDS: Build = Build { many: usize::MAX, material: Material::Digits };
-const FEW_BYTES: Build = Build { many: 0, material: Material::Digits };
-const POINTS: Build = Build { many: usize::MAX, material: Material::Points };
+const FEW_ROUNDS: Build = Build {
+    many: usize::MAX,
+    material: Material::Digits,
+};
+const FEW_BYTES: Build = Build {
+    many: 0,
+    material: Material::Digits,
+};
+const POINTS: Build = Build {
+    many: usize::MAX,
+    material: Material::Points,
+};
 
-/// Runs a program in the twin and in a world of three parties, with gates that save rounds, with gates that save
-/// bytes and with point functions; returns the twin's integers after comparing.
+/// Runs a program in the twin and in a world of three parties, with gates that save rounds, with
+/// gates that save bytes and with point functions; returns the twin's integers after comparing.
 fn run_everywhere(program: &impl Program, input: &[u64], rows: usize, input_bits: u32) -> Vec<u64> {
     run_with(program, input, rows, input_bits, FEW_ROUNDS);
     run_with(program, input, rows, input_bits, FEW_BYTES);
     run_with(program, input, rows, input_bits, POINTS)
 }
 
-fn run_with(program: &impl Program, input: &[u64], rows: usize, input_bits: u32, build: Build) -> Vec<u64> {
+fn run_with(
+    program: &impl Program,
+    input: &[u64],
+    rows: usize,
+    input_bits: u32,
+    build: Build,
+) -> Vec<u64> {
     let cols = input.len() / rows;
     let (public, private) = random_weights(&tiny_spec(), 0);
     let mut clear = Clear::new(Arc::clone(&private), 0);
@@ -50,7 +69,12 @@ fn run_with(program: &impl Program, input: &[u64], rows: usize, input_bits: u32,
     let modulus = marill_numeric::fixed::low_mask(x.bits);
     assert_eq!(x.data.len(), expected.len());
     for (i, (x, y)) in x.data.iter().zip(&y.data).enumerate() {
-        assert_eq!(x.wrapping_add(*y) & modulus, expected[i] & modulus, "element {i} of {}", expected.len());
+        assert_eq!(
+            x.wrapping_add(*y) & modulus,
+            expected[i] & modulus,
+            "element {i} of {}",
+            expected.len()
+        );
     }
     expected
 }
@@ -69,12 +93,22 @@ fn shares_of(
     let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
     let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
     let channel = |end| -> Box<dyn Channel> { Box::new(end) };
-    let mut client = Masked::client(spec, &private.mask(spec, &adapter_seed), &seed0, channel(client_end)).unwrap();
-    let mut server = Masked::server(spec, private, &seed1, channel(server_end), channel(stream)).unwrap();
+    let mut client = Masked::client(
+        spec,
+        &private.mask(spec, &adapter_seed),
+        &seed0,
+        channel(client_end),
+    )
+    .unwrap();
+    let mut server =
+        Masked::server(spec, private, &seed1, channel(server_end), channel(stream)).unwrap();
     let mut source = Masked::source(spec, &adapter_seed, &seed0, &seed1, channel(sink));
     if build.material == Material::Points {
         let (words, from_source) = memory_pair();
-        (client, server) = (client.with_points(channel(from_source)), server.with_material(Material::Points));
+        (client, server) = (
+            client.with_points(channel(from_source)),
+            server.with_material(Material::Points),
+        );
         source = source.with_points(channel(words));
     }
     let step = |engine: &mut Masked, input: Option<&[u64]>| {
@@ -96,11 +130,17 @@ fn shares_of(
 }
 
 fn real(values: &[u64], frac_bits: u32) -> Vec<f64> {
-    values.iter().map(|&v| v as i64 as f64 / f64::from(frac_bits).exp2()).collect()
+    values
+        .iter()
+        .map(|&v| v as i64 as f64 / f64::from(frac_bits).exp2())
+        .collect()
 }
 
 fn encode(values: &[f32], frac_bits: u32) -> Vec<u64> {
-    values.iter().map(|v| (f64::from(*v) * f64::from(frac_bits).exp2()).round() as i64 as u64).collect()
+    values
+        .iter()
+        .map(|v| (f64::from(*v) * f64::from(frac_bits).exp2()).round() as i64 as u64)
+        .collect()
 }
 
 fn words(label: &str, n: usize) -> Vec<u64> {
@@ -121,35 +161,82 @@ impl Program for Truncate {
 
 #[test]
 fn truncation_is_exact_for_every_width_and_at_its_limits() {
-    for (shift, bits) in [(2, 16), (7, 32), (14, 32), (15, 48), (23, 56), (24, 56), (36, 64), (40, 64), (60, 64)] {
+    for (shift, bits) in [
+        (2, 16),
+        (7, 32),
+        (14, 32),
+        (15, 48),
+        (23, 56),
+        (24, 56),
+        (36, 64),
+        (40, 64),
+        (60, 64),
+    ] {
         let limit = 1i64 << (bits - 2);
-        let mut values: Vec<u64> = words("truncate", 300).iter().map(|w| ((*w as i64) >> (66 - bits)) as u64).collect();
+        let mut values: Vec<u64> = words("truncate", 300)
+            .iter()
+            .map(|w| ((*w as i64) >> (66 - bits)) as u64)
+            .collect();
         let half = 1i64 << (shift - 1);
-        values.extend([0, 1, -1, half, -half, half - 1, -half - 1, limit - 1 - half, -limit + 1].map(|v| v as u64));
+        values.extend(
+            [
+                0,
+                1,
+                -1,
+                half,
+                -half,
+                half - 1,
+                -half - 1,
+                limit - 1 - half,
+                -limit + 1,
+            ]
+            .map(|v| v as u64),
+        );
         // A carry through every digit.
         values.extend((0..shift).map(|k| (1u64 << k).wrapping_sub(half as u64)));
         let out = run_everywhere(&Truncate(shift, bits), &values, 1, bits.max(64));
         for (x, y) in values.iter().zip(out) {
-            assert_eq!(y as i64, ((i128::from(*x as i64) + (1i128 << (shift - 1))) >> shift) as i64);
+            assert_eq!(
+                y as i64,
+                ((i128::from(*x as i64) + (1i128 << (shift - 1))) >> shift) as i64
+            );
         }
     }
 }
 
-/// Over a million coins the mean of a rounded value is the value: five standard deviations of a fair rounding. Dropped
-/// bits may add a little to the largest error.
+/// Over a million coins the mean of a rounded value is the value: five standard deviations of a
+/// fair rounding. Dropped bits may add a little to the largest error.
 #[test]
 fn stochastic_truncation_is_unbiased_and_off_by_little_more_than_one() {
-    let spec = DecoderSpec { numeric: NumericSpec::with_rounding(Rounding::Stochastic), ..tiny_spec() };
+    let spec = DecoderSpec {
+        numeric: NumericSpec::with_rounding(Rounding::Stochastic),
+        ..tiny_spec()
+    };
     let shift = 14;
-    let values: Vec<u64> = (0..1 << 20).map(|i: i64| ((i % 7 - 3) * 5_000 + 1 - (i % 2) * 100_000) as u64).collect();
+    let values: Vec<u64> = (0..1 << 20)
+        .map(|i: i64| ((i % 7 - 3) * 5_000 + 1 - (i % 2) * 100_000) as u64)
+        .collect();
     let (public, private) = random_weights(&spec, 0);
-    let (x, y) = shares_of(&Truncate(shift, 48), &values, 1, 64, FEW_ROUNDS, &public, &private);
+    let (x, y) = shares_of(
+        &Truncate(shift, 48),
+        &values,
+        1,
+        64,
+        FEW_ROUNDS,
+        &public,
+        &private,
+    );
     let modulus = marill_numeric::fixed::low_mask(x.bits);
     let (mut sums, mut counts, mut variances) = (vec![0f64; 14], vec![0f64; 14], vec![0f64; 14]);
     for (i, v) in values.iter().enumerate() {
-        let got = marill_numeric::fixed::sign_extend(x.data[i].wrapping_add(y.data[i]) & modulus, x.bits) as f64;
+        let got =
+            marill_numeric::fixed::sign_extend(x.data[i].wrapping_add(y.data[i]) & modulus, x.bits)
+                as f64;
         let exact = *v as i64 as f64 / f64::from(1 << shift);
-        assert!((got - exact).abs() < 1.0 + 1.0 / 64.0, "{i} {v} {got} {exact}");
+        assert!(
+            (got - exact).abs() < 1.0 + 1.0 / 64.0,
+            "{i} {v} {got} {exact}"
+        );
         let fraction = exact - exact.floor();
         let class = i % 14;
         sums[class] += got - exact;
@@ -158,10 +245,18 @@ fn stochastic_truncation_is_unbiased_and_off_by_little_more_than_one() {
         variances[class] += fraction * (1.0 - fraction) + 1.0 / 256.0;
     }
     for class in 0..14 {
-        assert!(sums[class].abs() < 5.0 * variances[class].sqrt(), "class {class}: {}", sums[class] / counts[class]);
+        assert!(
+            sums[class].abs() < 5.0 * variances[class].sqrt(),
+            "class {class}: {}",
+            sums[class] / counts[class]
+        );
     }
     let (sum, variance): (f64, f64) = (sums.iter().sum(), variances.iter().sum());
-    assert!(sum.abs() < 5.0 * variance.sqrt(), "the mean error is {}", sum / values.len() as f64);
+    assert!(
+        sum.abs() < 5.0 * variance.sqrt(),
+        "the mean error is {}",
+        sum / values.len() as f64
+    );
 }
 
 struct Exp;
@@ -177,7 +272,19 @@ impl Program for Exp {
 fn exp_is_the_twins_on_its_whole_domain() {
     let mut values: Vec<u64> = words("exp", 600).iter().map(|w| w >> (64 - 19)).collect();
     values.extend(words("exp far", 100).iter().map(|w| w >> 33));
-    values.extend([0, 1, 511, 512, 513, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, (1 << 25) - 1, 1 << 25, (1 << 31) - 1]);
+    values.extend([
+        0,
+        1,
+        511,
+        512,
+        513,
+        (1 << 18) - 1,
+        1 << 18,
+        (1 << 18) + 1,
+        (1 << 25) - 1,
+        1 << 25,
+        (1 << 31) - 1,
+    ]);
     run_everywhere(&Exp, &values, 1, 64);
 }
 
@@ -191,15 +298,39 @@ impl Program for GateProgram {
 
 #[test]
 fn gates_are_the_twins_inside_and_outside_the_table() {
-    let mut values: Vec<u64> = words("gate", 600).iter().map(|w| ((*w as i64) >> 44) as u64).collect();
-    values.extend(words("gate far", 100).iter().map(|w| ((*w as i64) >> 34) as u64));
+    let mut values: Vec<u64> = words("gate", 600)
+        .iter()
+        .map(|w| ((*w as i64) >> 44) as u64)
+        .collect();
+    values.extend(
+        words("gate far", 100)
+            .iter()
+            .map(|w| ((*w as i64) >> 34) as u64),
+    );
     let edge = 1i64 << 18;
     values.extend([-(1 << 17) - 1, -(1 << 17), (1 << 17) - 1, 1 << 17].map(|v: i64| v as u64));
     values.extend(
-        [0, 1, -1, edge - 1, edge, edge + 1, -edge - 1, -edge, -edge + 1, (1 << 30) - 1, 1 - (1 << 30)]
-            .map(|v| v as u64),
+        [
+            0,
+            1,
+            -1,
+            edge - 1,
+            edge,
+            edge + 1,
+            -edge - 1,
+            -edge,
+            -edge + 1,
+            (1 << 30) - 1,
+            1 - (1 << 30),
+        ]
+        .map(|v| v as u64),
     );
-    for table in [&tables().silu, &tables().gelu, &tables().sigmoid, &tables().tanh] {
+    for table in [
+        &tables().silu,
+        &tables().gelu,
+        &tables().sigmoid,
+        &tables().tanh,
+    ] {
         run_everywhere(&GateProgram(table), &values, 1, 48);
     }
 }
@@ -217,12 +348,24 @@ impl Program for GatedProgram {
 fn gated_products_are_the_twins_up_to_the_limits_of_both_halves() {
     // More elements than point functions are for, and half as many.
     let n = 2100;
-    let wide = |label, bits: u32| words(label, n).into_iter().map(move |w| ((w as i64) >> (64 - bits)) as u64);
+    let wide = |label, bits: u32| {
+        words(label, n)
+            .into_iter()
+            .map(move |w| ((w as i64) >> (64 - bits)) as u64)
+    };
     // Factors whose product stays in the ring, and pairs at the limits beside a small factor.
     let mut gate: Vec<u64> = wide("gate", 44).collect();
     let mut up: Vec<u64> = wide("up", 44).collect();
     let (limit, one) = ((1i64 << 54) - (1 << 23) - 1, 1i64 << 38);
-    for (g, u) in [(limit, one), (-limit, one), (one, limit), (one, -limit), (0, limit), (-one, -limit), (-1, 1)] {
+    for (g, u) in [
+        (limit, one),
+        (-limit, one),
+        (one, limit),
+        (one, -limit),
+        (0, limit),
+        (-one, -limit),
+        (-1, 1),
+    ] {
         gate.push(g as u64);
         up.push(u as u64);
     }
@@ -265,19 +408,35 @@ impl Program for Norm {
 
 #[test]
 fn norms_are_close_to_the_real_ones() {
-    let scale = NormScale { input_frac_bits: 15, output_frac_bits: 14, norm_bits: 3, epsilon: 1e-5 };
+    let scale = NormScale {
+        input_frac_bits: 15,
+        output_frac_bits: 14,
+        norm_bits: 3,
+        epsilon: 1e-5,
+    };
     for (deviation, centre) in [(0.05, 0.0), (1.0, 0.5), (60.0, -20.0)] {
-        let floats: Vec<f32> = gaussian(1, "norm", 8 * 64, deviation).iter().map(|v| v + centre).collect();
+        let floats: Vec<f32> = gaussian(1, "norm", 8 * 64, deviation)
+            .iter()
+            .map(|v| v + centre)
+            .collect();
         for centred in [false, true] {
             let out = run_everywhere(&Norm(scale, centred), &encode(&floats, 15), 8, 64);
             for (row, out) in floats.chunks(64).zip(real(&out, 14).chunks(64)) {
                 let row: Vec<f64> = row.iter().map(|v| f64::from(*v)).collect();
-                let mean = if centred { row.iter().sum::<f64>() / 64.0 } else { 0.0 };
-                let rms = (row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 64.0 + 1e-5).sqrt();
+                let mean = if centred {
+                    row.iter().sum::<f64>() / 64.0
+                } else {
+                    0.0
+                };
+                let rms =
+                    (row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 64.0 + 1e-5).sqrt();
                 for (x, got) in row.iter().zip(out) {
                     let error = (got - (x - mean) / rms).abs();
                     // The input itself is off by half of 2^-15, which a small row magnifies.
-                    assert!(error < 8e-4 + 4e-5 / rms, "deviation {deviation}, centred {centred}: {error}");
+                    assert!(
+                        error < 8e-4 + 4e-5 / rms,
+                        "deviation {deviation}, centred {centred}: {error}"
+                    );
                 }
             }
         }
@@ -299,13 +458,19 @@ impl Program for Softmax {
 fn softmax_over_2048_keys_is_within_a_thousandth() {
     let lens = vec![2048, 1, 2, 77, 300];
     let floats = gaussian(2, "softmax", lens.iter().sum(), 3.0);
-    let weights = real(&run_everywhere(&Softmax(lens.clone()), &encode(&floats, 15), 1, 64), 14);
+    let weights = real(
+        &run_everywhere(&Softmax(lens.clone()), &encode(&floats, 15), 1, 64),
+        14,
+    );
     let (mut at, mut worst) = (0, 0f64);
     for len in lens {
         let row = &floats[at..at + len];
         let largest = row.iter().copied().fold(f32::MIN, f32::max);
         let exact: Vec<f64> = row.iter().map(|v| f64::from(v - largest).exp()).collect();
-        let (sum, got_sum) = (exact.iter().sum::<f64>(), weights[at..at + len].iter().sum::<f64>());
+        let (sum, got_sum) = (
+            exact.iter().sum::<f64>(),
+            weights[at..at + len].iter().sum::<f64>(),
+        );
         for (got, exact) in weights[at..at + len].iter().zip(&exact) {
             worst = worst.max((got / got_sum - exact / sum).abs());
         }
@@ -323,19 +488,34 @@ impl Program for BelowLargest {
     }
 }
 
-/// Both forms of the search, with equals, values around the grid's points and at the ends of the range.
+/// Both forms of the search, with equals, values around the grid's points and at the ends of the
+/// range.
 #[test]
 fn the_elements_below_the_kth_largest_are_the_twins() {
     let limit = (1i64 << 24) - 1;
-    let mut values: Vec<i64> = words("kth", 200).iter().map(|w| (*w as i64) >> 40).collect();
-    values.extend([0, 1, -1, 127, 128, 129, -127, -128, -129, limit, limit, -limit, 5_000, 5_000, 5_000]);
+    let mut values: Vec<i64> = words("kth", 200)
+        .iter()
+        .map(|w| (*w as i64) >> 40)
+        .collect();
+    values.extend([
+        0, 1, -1, 127, 128, 129, -127, -128, -129, limit, limit, -limit, 5_000, 5_000, 5_000,
+    ]);
     let values: Vec<u64> = values.into_iter().map(|v| v as u64).collect();
     let n = values.len();
     for keep in [1, 2, 3, 50, n - 1, n, n + 7] {
-        let below = run_everywhere(&BelowLargest(keep), &values, 1, 64).iter().sum::<u64>() as usize;
-        assert!(n - below >= keep.min(n), "at least {keep} stay, {below} of {n} do not");
+        let below = run_everywhere(&BelowLargest(keep), &values, 1, 64)
+            .iter()
+            .sum::<u64>() as usize;
+        assert!(
+            n - below >= keep.min(n),
+            "at least {keep} stay, {below} of {n} do not"
+        );
     }
     let narrow: Vec<u64> = (0..40u64).map(|i| (i * 3).wrapping_sub(60)).collect();
     let below = run_everywhere(&BelowLargest(5), &narrow, 1, 64);
-    assert_eq!(below.iter().sum::<u64>(), 20, "those from zero up share the k-th one's step of the grid");
+    assert_eq!(
+        below.iter().sum::<u64>(),
+        20,
+        "those from zero up share the k-th one's step of the grid"
+    );
 }

@@ -1,4 +1,5 @@
-//! Ring elements and bit planes as bytes: whole bytes an element, eight bits a byte; or elements bit behind bit.
+//! Ring elements and bit planes as bytes: whole bytes an element, eight bits a byte; or elements
+//! bit behind bit.
 
 use marill_numeric::fixed::low_mask;
 
@@ -47,8 +48,9 @@ macro_rules! with_width {
     };
 }
 
-/// Elements of `size` bytes in a buffer that start with eight bytes: these are read and written as whole words, which is
-/// several times as fast as a few bytes are. What a word has of the next element is masked, or overwritten by it.
+/// Elements of `size` bytes in a buffer that start with eight bytes: these are read and written as
+/// whole words, which is several times as fast as a few bytes are. What a word has of the next
+/// element is masked, or overwritten by it.
 const fn whole_words(bytes: usize, size: usize) -> usize {
     if bytes < 8 { 0 } else { (bytes - 8) / size + 1 }
 }
@@ -65,7 +67,11 @@ fn element<const N: usize>(data: &[u8], i: usize, whole: usize) -> u64 {
 }
 
 /// Appends the low `bytes` bytes of each value.
-pub(super) fn pack_iter(out: &mut Vec<u8>, values: impl ExactSizeIterator<Item = u64>, bytes: usize) {
+pub(super) fn pack_iter(
+    out: &mut Vec<u8>,
+    values: impl ExactSizeIterator<Item = u64>,
+    bytes: usize,
+) {
     let start = out.len();
     out.resize(start + values.len() * bytes, 0);
     let out = &mut out[start..];
@@ -152,7 +158,9 @@ pub(super) fn unpack_tight(data: &[u8], n: usize, bits: u32) -> Vec<u64> {
 
 pub(super) fn pack_plane(out: &mut Vec<u8>, words: &[u64], n: usize) {
     let start = out.len();
-    words.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
+    words
+        .iter()
+        .for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
     out.truncate(start + n.div_ceil(8));
 }
 
@@ -174,18 +182,30 @@ mod tests {
     fn elements_of_whole_bytes_come_back() {
         for bytes in 1..=8 {
             for n in [0, 1, 2, 7, 8, 9, 100] {
-                let values: Vec<u64> = (1..=n as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+                let values: Vec<u64> = (1..=n as u64)
+                    .map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+                    .collect();
                 let mut data = vec![1, 2, 3];
                 pack(&mut data, &values, bytes);
-                let plain: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()[..bytes].to_vec()).collect();
+                let plain: Vec<u8> = values
+                    .iter()
+                    .flat_map(|v| v.to_le_bytes()[..bytes].to_vec())
+                    .collect();
                 assert_eq!(data, [&[1, 2, 3], plain.as_slice()].concat());
                 let modulus = low_mask(8 * bytes as u32);
                 let expected: Vec<u64> = values.iter().map(|v| v & modulus).collect();
                 assert_eq!(unpack(&data[3..], bytes), expected, "{n} of {bytes} bytes");
                 data.extend([0xff; 3]);
                 let mut sums = vec![1; n];
-                assert_eq!(add_packed(&mut sums, &data[3..], bytes, 8 * bytes as u32 - 1), n * bytes);
-                assert!(sums.iter().zip(expected).all(|(sum, v)| *sum == v.wrapping_add(1) & (modulus >> 1)));
+                assert_eq!(
+                    add_packed(&mut sums, &data[3..], bytes, 8 * bytes as u32 - 1),
+                    n * bytes
+                );
+                assert!(
+                    sums.iter()
+                        .zip(expected)
+                        .all(|(sum, v)| *sum == v.wrapping_add(1) & (modulus >> 1))
+                );
             }
         }
     }
@@ -194,13 +214,19 @@ mod tests {
     fn elements_bit_behind_bit_come_back() {
         for bits in [0, 1, 7, 14, 17, 24, 36, 39, 40, 63] {
             for n in [0, 1, 2, 9, 64, 65, 200] {
-                let values: Vec<u64> = (0..n as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+                let values: Vec<u64> = (0..n as u64)
+                    .map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+                    .collect();
                 let mut data = vec![1, 2, 3];
                 pack_tight(&mut data, &values, bits);
                 assert_eq!(data.len(), 3 + tight_bytes(n, bits));
                 data.push(0xff);
                 let expected: Vec<u64> = values.iter().map(|v| v & low_mask(bits)).collect();
-                assert_eq!(unpack_tight(&data[3..], n, bits), expected, "{n} of {bits} bits");
+                assert_eq!(
+                    unpack_tight(&data[3..], n, bits),
+                    expected,
+                    "{n} of {bits} bits"
+                );
             }
         }
     }

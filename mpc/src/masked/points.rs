@@ -1,25 +1,31 @@
-//! Gates on point functions: a comparison of an opening with its mask as an arithmetic share, without a round.
+//! Gates on point functions: a comparison of an opening with its mask as an arithmetic share,
+//! without a round.
 //!
 //! # Functionality
-//! The functionality of a gate is that of its form on digits (see [`super::truncate`], [`super::compare`],
-//! [`super::piecewise`], [`super::tabulated`]): the same integers, modulo the same width. Only how it gets there differs.
+//! The functionality of a gate is that of its form on digits (see [`super::truncate`],
+//! [`super::compare`], [`super::piecewise`], [`super::tabulated`]): the same integers, modulo the
+//! same width. Only how it gets there differs.
 //!
 //! # How
-//! The source knows the mask `r` of a wire, so it hands out [comparison functions](crate::point) with `r`, or its low
-//! bits, as their secret threshold. Once `x̂ = x + r` is open each evaluator evaluates its key at `x̂`, or at `x̂ - t` for
-//! a public `t`, and holds an additive share of `[x̂ < r]·β`. The payload `β` may depend on `r`, so `β = (σ, σ·r)` gives a
-//! bit and its product with the wire at once.
+//! The source knows the mask `r` of a wire, so it hands out [comparison functions](crate::point)
+//! with `r`, or its low bits, as their secret threshold. Once `x̂ = x + r` is open each evaluator
+//! evaluates its key at `x̂`, or at `x̂ - t` for a public `t`, and holds an additive share of
+//! `[x̂ < r]·β`. The payload `β` may depend on `r`, so `β = (σ, σ·r)` gives a bit and its product
+//! with the wire at once.
 //! - A truncation's borrow is `[x̂ mod 2^f < r mod 2^f]` itself: one round in all.
-//! - A sign: with `p = msb(x̂)`, `m = msb(r)` and `c` the borrow of the bits below, `[x < 0] = p ⊕ m ⊕ c = p + (1 - 2p)·u`
-//!   where `u = m + (1 - 2m)·c`. The source shares `m` and sets `β = 1 - 2m`, so the sign is an arithmetic share and
-//!   `[x < 0]·y = p·y + (1 - 2p)·(u·ŷ - u·r_y)` for any wire `y` opened with `x`: a level of a tournament is one round.
+//! - A sign: with `p = msb(x̂)`, `m = msb(r)` and `c` the borrow of the bits below,
+//!   `[x < 0] = p ⊕ m ⊕ c = p + (1 - 2p)·u` where `u = m + (1 - 2m)·c`. The source shares `m` and
+//!   sets `β = 1 - 2m`, so the sign is an arithmetic share and
+//!   `[x < 0]·y = p·y + (1 - 2p)·(u·ŷ - u·r_y)` for any wire `y` opened with `x`: a level of a
+//!   tournament is one round.
 //! - Thresholds of a piecewise function are evaluations of one key at many points.
 //!
 //! # Who learns what
-//! Evaluators see what they see on digits, and correction words, which are pseudorandom to each of them (security of
-//! [`crate::point`]). E0 now receives something from the source: the same correction words as E1, in program order. The
-//! simulator of either evaluator samples them as uniform bytes of their public number. Which gates use point functions
-//! is a matter of public shapes and of the session's terms. Sources: Boyle, Gilboa, Ishai (TCC '19, gates on masked
+//! Evaluators see what they see on digits, and correction words, which are pseudorandom to each of
+//! them (security of [`crate::point`]). E0 now receives something from the source: the same
+//! correction words as E1, in program order. The simulator of either evaluator samples them as
+//! uniform bytes of their public number. Which gates use point functions is a matter of public
+//! shapes and of the session's terms. Sources: Boyle, Gilboa, Ishai (TCC '19, gates on masked
 //! wires); Boyle et al. (EUROCRYPT '21, truncation and splines); Gupta et al. (SIGMA, PETS '24).
 
 mod piecewise;
@@ -31,10 +37,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::stream::Stream;
-use super::{Channel, Masked, ProtocolError, Role, Wire, byte_width};
-use crate::cipher::Cipher;
-use crate::point::{CHUNK, HashKey, Keys, Shape, generate, root};
+use super::{Channel, Masked, ProtocolError, Role, Wire, byte_width, stream::Stream};
+use crate::{
+    cipher::Cipher,
+    point::{CHUNK, HashKey, Keys, Shape, generate, root},
+};
 
 /// The stream from which an evaluator's roots come.
 pub(super) const ROOTS: &str = "point roots";
@@ -46,8 +53,8 @@ pub enum Material {
     /// One-hot vectors of digits and trees of products: few bytes, all of them to E1.
     #[default]
     Digits,
-    /// Point functions in gates of fewer than [`POINTS_BELOW`] elements, digits in the others: few rounds; correction
-    /// words go to both evaluators.
+    /// Point functions in gates of fewer than [`POINTS_BELOW`] elements, digits in the others: few
+    /// rounds; correction words go to both evaluators.
     Points,
 }
 
@@ -60,11 +67,13 @@ impl std::fmt::Display for Material {
     }
 }
 
-/// Gates of so many elements keep to digits whatever the material: their correction words would take longer than the
-/// rounds they save on any link that is not idle. A decoded token's gates are smaller, a prompt's are larger.
+/// Gates of so many elements keep to digits whatever the material: their correction words would
+/// take longer than the rounds they save on any link that is not idle. A decoded token's gates are
+/// smaller, a prompt's are larger.
 pub const POINTS_BELOW: usize = 1 << 12;
 
-/// One comparison function a row: its width, the bits of its payload's elements, and how many points each is read at.
+/// One comparison function a row: its width, the bits of its payload's elements, and how many
+/// points each is read at.
 pub(super) struct Comparison<'a> {
     pub(super) rows: usize,
     pub(super) per_row: usize,
@@ -94,8 +103,8 @@ impl Masked {
         self.with_material(Material::Points)
     }
 
-    /// As it is, with the hash of point functions under this session's public key: the same at all parties, and another in
-    /// every session. Before the first step.
+    /// As it is, with the hash of point functions under this session's public key: the same at all
+    /// parties, and another in every session. Before the first step.
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
         self.hash = Cipher::new(key);
@@ -109,7 +118,8 @@ impl Masked {
 
     /// Shares of `[point < threshold]·payload`, `[element][row · per_row + point]`.
     ///
-    /// `threshold(row)` and `payload(row, element)` are asked at the source, `point(i)` at the evaluators.
+    /// `threshold(row)` and `payload(row, element)` are asked at the source, `point(i)` at the
+    /// evaluators.
     pub(super) fn compare_points(
         &mut self,
         c: &Comparison<'_>,
@@ -117,7 +127,11 @@ impl Masked {
         payload: impl Fn(usize, usize) -> u64,
         point: impl Fn(usize) -> u64,
     ) -> Result<Vec<Vec<u64>>, ProtocolError> {
-        let widths: Vec<usize> = c.payload_bits.iter().map(|&bits| byte_width(bits)).collect();
+        let widths: Vec<usize> = c
+            .payload_bits
+            .iter()
+            .map(|&bits| byte_width(bits))
+            .collect();
         let shape = Shape::new(c.bits, &widths);
         let total = c.rows * shape.key_bytes();
         let first_tree = self.trees;
@@ -130,17 +144,31 @@ impl Masked {
                 Ok(vec![Vec::new(); shape.columns()])
             }
             Role::Source(source) => {
-                let roots = source.roots.each_mut().map(|prg| Zeroizing::new(prg.words(2 * c.rows)));
+                let roots = source
+                    .roots
+                    .each_mut()
+                    .map(|prg| Zeroizing::new(prg.words(2 * c.rows)));
                 #[cfg(test)]
                 if let Some(script) = &mut source.script {
                     let (words, points) = script.words_and_points(total);
-                    let own: Vec<u128> = roots[1].chunks_exact(2).map(|w| root(w[0], w[1], false)).collect();
-                    let others = evaluate(&shape, false, &own, &words, first_tree, &points, c.per_row, hash).concat();
+                    let own: Vec<u128> = roots[1]
+                        .chunks_exact(2)
+                        .map(|w| root(w[0], w[1], false))
+                        .collect();
+                    let others = evaluate(
+                        &shape, false, &own, &words, first_tree, &points, c.per_row, hash,
+                    )
+                    .concat();
                     let value = |column: usize, p: usize| {
                         let below = points[p] < threshold(p / c.per_row) & low_mask(c.bits);
-                        if below { payload(p / c.per_row, column) } else { 0 }
+                        if below {
+                            payload(p / c.per_row, column)
+                        } else {
+                            0
+                        }
                     };
-                    let all = (0..shape.columns()).flat_map(|column| (0..points.len()).map(move |p| (column, p)));
+                    let all = (0..shape.columns())
+                        .flat_map(|column| (0..points.len()).map(move |p| (column, p)));
                     script.complete(all.map(|(column, p)| value(column, p)), &others);
                     source.buffer.extend_from_slice(&words);
                     source.emit()?;
@@ -151,14 +179,27 @@ impl Masked {
                     let rows = start..(start + CHUNK).min(c.rows);
                     let roots = [(&roots[0], true), (&roots[1], false)].map(|(words, first)| {
                         Zeroizing::new(
-                            rows.clone().map(|i| root(words[2 * i], words[2 * i + 1], first)).collect::<Vec<u128>>(),
+                            rows.clone()
+                                .map(|i| root(words[2 * i], words[2 * i + 1], first))
+                                .collect::<Vec<u128>>(),
                         )
                     });
-                    let alpha =
-                        Zeroizing::new(rows.clone().map(|i| threshold(i) & low_mask(c.bits)).collect::<Vec<u64>>());
+                    let alpha = Zeroizing::new(
+                        rows.clone()
+                            .map(|i| threshold(i) & low_mask(c.bits))
+                            .collect::<Vec<u64>>(),
+                    );
                     let payload = |i: usize, column: usize| payload(start + i, column);
                     let words = &mut source.buffer;
-                    generate(&shape, [&roots[0], &roots[1]], &alpha, payload, first_tree + start as u64, hash, words);
+                    generate(
+                        &shape,
+                        [&roots[0], &roots[1]],
+                        &alpha,
+                        payload,
+                        first_tree + start as u64,
+                        hash,
+                        words,
+                    );
                 }
                 if let Some((_, buffer)) = &mut source.words {
                     buffer.extend_from_slice(&source.buffer[before..]);
@@ -169,23 +210,52 @@ impl Masked {
             Role::Evaluator(e) => {
                 let (rows, first) = (c.rows, e.first);
                 let roots = Zeroizing::new(e.roots.words(2 * rows));
-                let roots: Zeroizing<Vec<u128>> =
-                    Zeroizing::new(roots.chunks_exact(2).map(|w| root(w[0], w[1], first)).collect());
-                let points: Vec<u64> = (0..rows * c.per_row).map(|i| point(i) & low_mask(c.bits)).collect();
+                let roots: Zeroizing<Vec<u128>> = Zeroizing::new(
+                    roots
+                        .chunks_exact(2)
+                        .map(|w| root(w[0], w[1], first))
+                        .collect(),
+                );
+                let points: Vec<u64> = (0..rows * c.per_row)
+                    .map(|i| point(i) & low_mask(c.bits))
+                    .collect();
                 #[cfg(test)]
                 if let Some(script) = &mut e.script {
                     let halves = script.compared(&points);
-                    return Ok(halves.chunks_exact(points.len()).map(<[u64]>::to_vec).collect());
+                    return Ok(halves
+                        .chunks_exact(points.len())
+                        .map(<[u64]>::to_vec)
+                        .collect());
                 }
-                Ok(evaluate(&shape, first, &roots, e.read_words(total)?, first_tree, &points, c.per_row, hash))
+                Ok(evaluate(
+                    &shape,
+                    first,
+                    &roots,
+                    e.read_words(total)?,
+                    first_tree,
+                    &points,
+                    c.per_row,
+                    hash,
+                ))
             }
         }
     }
 
     /// `[x̂ mod 2^f < r mod 2^f]` as an additive share modulo `2^out_bits`.
-    pub(super) fn borrow_by_points(&mut self, wire: &Wire, f: u32, out_bits: u32) -> Result<Vec<u64>, ProtocolError> {
-        let comparison = Comparison { rows: wire.len(), per_row: 1, bits: f, payload_bits: &[out_bits] };
-        let mut columns = self.compare_points(&comparison, |i| wire.mask[i], |_, _| 1, |i| wire.open[i])?;
+    pub(super) fn borrow_by_points(
+        &mut self,
+        wire: &Wire,
+        f: u32,
+        out_bits: u32,
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let comparison = Comparison {
+            rows: wire.len(),
+            per_row: 1,
+            bits: f,
+            payload_bits: &[out_bits],
+        };
+        let mut columns =
+            self.compare_points(&comparison, |i| wire.mask[i], |_, _| 1, |i| wire.open[i])?;
         Ok(columns.remove(0))
     }
 }
@@ -205,13 +275,32 @@ fn evaluate(
     let key_bytes = shape.key_bytes();
     let chunk = |(c, mut columns): (usize, Vec<&mut [u64]>)| {
         let rows = c * CHUNK..(c * CHUNK + CHUNK).min(roots.len());
-        let (roots, words) = (&roots[rows.clone()], &words[rows.start * key_bytes..rows.end * key_bytes]);
-        let keys = Keys { shape, first, roots, words, first_tree: first_tree + rows.start as u64, cipher };
-        keys.evaluate(&points[rows.start * per_row..rows.end * per_row], per_row, &mut columns);
+        let (roots, words) = (
+            &roots[rows.clone()],
+            &words[rows.start * key_bytes..rows.end * key_bytes],
+        );
+        let keys = Keys {
+            shape,
+            first,
+            roots,
+            words,
+            first_tree: first_tree + rows.start as u64,
+            cipher,
+        };
+        keys.evaluate(
+            &points[rows.start * per_row..rows.end * per_row],
+            per_row,
+            &mut columns,
+        );
     };
-    let mut parts: Vec<Vec<&mut [u64]>> = (0..roots.len().div_ceil(CHUNK)).map(|_| Vec::new()).collect();
+    let mut parts: Vec<Vec<&mut [u64]>> = (0..roots.len().div_ceil(CHUNK))
+        .map(|_| Vec::new())
+        .collect();
     for column in &mut sums {
-        column.chunks_mut(CHUNK * per_row).zip(&mut parts).for_each(|(lanes, part)| part.push(lanes));
+        column
+            .chunks_mut(CHUNK * per_row)
+            .zip(&mut parts)
+            .for_each(|(lanes, part)| part.push(lanes));
     }
     if let [_] = parts.as_slice() {
         // Waking another thread takes longer than a chunk.

@@ -1,16 +1,15 @@
-//! The masked-wire engine as an interpreter of secure programs: each operation of [`Engine`] and the gate behind it.
+//! The masked-wire engine as an interpreter of secure programs: each operation of [`Engine`] and
+//! the gate behind it.
 
-use marill_numeric::PublicMatrix;
-use marill_numeric::tables::Piecewise;
+use marill_numeric::{PublicMatrix, tables::Piecewise};
 
-use super::gated::Widths;
-use super::opening::Handed;
-use super::piecewise::Factor;
-use super::{Masked, Share, Wire};
-use crate::engine::{Attention, Engine, Gate, MIX_BITS, Step};
-use crate::spec::Module;
-use crate::twin::head_scalar_index;
-use crate::weights::Rope;
+use super::{Masked, Share, Wire, gated::Widths, opening::Handed, piecewise::Factor};
+use crate::{
+    engine::{Attention, Engine, Gate, MIX_BITS, Step},
+    spec::Module,
+    twin::head_scalar_index,
+    weights::Rope,
+};
 
 impl Masked {
     /// Keeps the own share for a test that compares it with the twin; nothing outside tests.
@@ -66,12 +65,19 @@ impl Engine for Masked {
             self.record(place, &share);
             settled.push((share, *bits));
         }
-        let shares: Vec<(&Share, u32)> = settled.iter().map(|(share, bits)| (share.as_ref(), *bits)).collect();
+        let shares: Vec<(&Share, u32)> = settled
+            .iter()
+            .map(|(share, bits)| (share.as_ref(), *bits))
+            .collect();
         Ok(self.exchange_masked(&shares, &[], place)?.0)
     }
 
     fn open_bounded(&mut self, share: &Share, bits: u32, place: &'static str) -> Step<Wire> {
-        let bits = if self.many(share.len()) { bits } else { share.bits };
+        let bits = if self.many(share.len()) {
+            bits
+        } else {
+            share.bits
+        };
         Ok(self.open(&[(share, bits)], place)?.remove(0))
     }
 
@@ -143,7 +149,11 @@ impl Engine for Masked {
     }
 
     fn add_private_row(&mut self, x: &Share, layer: usize, module: Module) -> Share {
-        if self.spec.is_full() { self.add_full_row(x, layer, module) } else { self.add_own_row(x, layer, module) }
+        if self.spec.is_full() {
+            self.add_full_row(x, layer, module)
+        } else {
+            self.add_own_row(x, layer, module)
+        }
     }
 
     fn scale_constant(&mut self, x: &Share, constant: u64) -> Share {
@@ -151,7 +161,11 @@ impl Engine for Masked {
     }
 
     fn reshape(&mut self, x: &Share, cols: usize) -> Share {
-        Share { rows: x.len() / cols, cols, ..x.clone() }
+        Share {
+            rows: x.len() / cols,
+            cols,
+            ..x.clone()
+        }
     }
 
     fn shift_left(&mut self, x: &Share, bits: u32) -> Share {
@@ -242,7 +256,14 @@ impl Engine for Masked {
         self.sum_ragged(x, lens)
     }
 
-    fn truncate(&mut self, x: &Share, shift: u32, in_bits: u32, out_bits: u32, place: &'static str) -> Step<Share> {
+    fn truncate(
+        &mut self,
+        x: &Share,
+        shift: u32,
+        in_bits: u32,
+        out_bits: u32,
+        place: &'static str,
+    ) -> Step<Share> {
         self.at(place);
         let out = self.truncate_share(x, shift, in_bits, out_bits, place)?;
         self.record(place, &out);
@@ -280,7 +301,16 @@ impl Engine for Masked {
         [shift, in_bits, out_bits]: [u32; 3],
         places: [&'static str; 2],
     ) -> Step<Share> {
-        self.gated(x, gate.0, Widths { shift, in_bits, out_bits }, places)
+        self.gated(
+            x,
+            gate.0,
+            Widths {
+                shift,
+                in_bits,
+                out_bits,
+            },
+            places,
+        )
     }
 
     fn piecewise(&mut self, s: &Share, table: &Piecewise, place: &'static str) -> Step<Share> {
@@ -304,13 +334,23 @@ impl Engine for Masked {
             let factors = self.open(&[(&factors, 64)], places[1])?.remove(0);
             return self.scale_rows(x, &factors);
         }
-        let wire = self.exchange(&[(s, table.ring_bits)], &[], places[0])?.0.remove(0);
-        let (factors, out) = self.times_piecewise(Factor::Open(x), |i| i / x.cols, &wire, table, places[0])?;
+        let wire = self
+            .exchange(&[(s, table.ring_bits)], &[], places[0])?
+            .0
+            .remove(0);
+        let (factors, out) =
+            self.times_piecewise(Factor::Open(x), |i| i / x.cols, &wire, table, places[0])?;
         places.iter().for_each(|place| self.record(place, &factors));
         Ok(out)
     }
 
-    fn piecewise_sums(&mut self, x: &Wire, lens: &[usize], table: &Piecewise, place: &'static str) -> Step<Share> {
+    fn piecewise_sums(
+        &mut self,
+        x: &Wire,
+        lens: &[usize],
+        table: &Piecewise,
+        place: &'static str,
+    ) -> Step<Share> {
         self.at(place);
         let sums = self.sums_of_wire(x, lens, table.ring_bits);
         let out = self.piecewise_of_wire(&sums, table, place)?;
@@ -347,7 +387,8 @@ impl Engine for Masked {
         let sums = self.sums_of_wire(weights, &attention.lens(), table.ring_bits);
         let row_of = head_scalar_index(attention);
         let x = self.settled(x)?;
-        let (factors, out) = self.times_piecewise(Factor::Share(&x), row_of, &sums, table, places[0])?;
+        let (factors, out) =
+            self.times_piecewise(Factor::Share(&x), row_of, &sums, table, places[0])?;
         self.record(places[0], &factors);
         self.record(places[1], &x);
         self.record(places[1], &factors);
@@ -360,7 +401,12 @@ impl Engine for Masked {
         self.argmax(&x, place)
     }
 
-    fn reveal_to_client(&mut self, x: &Share, bits: u32, place: &'static str) -> Step<Option<Vec<u64>>> {
+    fn reveal_to_client(
+        &mut self,
+        x: &Share,
+        bits: u32,
+        place: &'static str,
+    ) -> Step<Option<Vec<u64>>> {
         let x = self.settled(x)?;
         self.record(place, &x);
         self.tell_client(&x, bits, place)

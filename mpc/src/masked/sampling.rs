@@ -1,24 +1,29 @@
 //! Sampling's own gates: the server's noise, and which elements are below the k-th largest.
 //!
 //! # Below the k-th largest
-//! A search over a public number of passes ([`search`]): the differences of all elements and the threshold so far are
-//! opened under one mask each; signs against the pass's candidates come from one set of one-hot vectors an element; their
-//! sums are counts, whose comparison with k gives the next digit of the threshold. Everything that is opened is masked, so
-//! views are those of comparisons ([`super::compare`]): uniform, of sizes that depend on shapes alone. Neither party
+//! A search over a public number of passes ([`search`]): the differences of all elements and the
+//! threshold so far are opened under one mask each; signs against the pass's candidates come from
+//! one set of one-hot vectors an element; their sums are counts, whose comparison with k gives the
+//! next digit of the threshold. Everything that is opened is masked, so views are those of
+//! comparisons ([`super::compare`]): uniform, of sizes that depend on shapes alone. Neither party
 //! learns the threshold or a count.
 //!
-//! Cost over 49,152 logits: 67 rounds. A tournament that keeps sorted lists of k through every level takes 4 rounds for
-//! each of its comparators' stages, and has `log2(V/k)·(1 + log2 k) + log2 k·(1 + log2 k)/2` of them: 364 rounds at
-//! k = 64, 232 at 8, 124 at 2.
-//! Source: bisection for order statistics (Aggarwal, Mishra, Pinkas, "Secure Computation of the k-th Ranked Element",
-//! EUROCRYPT '04), here with the comparisons' results kept under sharing.
+//! Cost over 49,152 logits: 67 rounds. A tournament that keeps sorted lists of k through every
+//! level takes 4 rounds for each of its comparators' stages, and has
+//! `log2(V/k)·(1 + log2 k) + log2 k·(1 + log2 k)/2` of them: 364 rounds at k = 64, 232 at 8, 124
+//! at 2. Source: bisection for order statistics (Aggarwal, Mishra, Pinkas, "Secure Computation of
+//! the k-th Ranked Element", EUROCRYPT '04), here with the comparisons' results kept under sharing.
 
 use zeroize::Zeroizing;
 
-use super::bits::{Bits, Pending, split};
-use super::{Masked, ProtocolError, Share, Wire};
-use crate::sampling::{WIDTH, gumbel, search};
-use crate::seed::{Prg, Seed};
+use super::{
+    Masked, ProtocolError, Share, Wire,
+    bits::{Bits, Pending, split},
+};
+use crate::{
+    sampling::{WIDTH, gumbel, search},
+    seed::{Prg, Seed},
+};
 
 impl Masked {
     /// Adds E1's noise, which only E1 draws.
@@ -26,7 +31,10 @@ impl Masked {
         let mut out = x.clone();
         if self.is_evaluator() && !self.is_first() {
             let noise = self.draw_noise(x.len(), scale);
-            out.data.iter_mut().zip(noise.iter()).for_each(|(o, g)| *o = o.wrapping_add(*g));
+            out.data
+                .iter_mut()
+                .zip(noise.iter())
+                .for_each(|(o, g)| *o = o.wrapping_add(*g));
         }
         out
     }
@@ -39,8 +47,14 @@ impl Masked {
         noise
     }
 
-    /// One, modulo `2^32`, for each element of a row that is below the `keep`-th largest on the search's grid.
-    pub(super) fn below_kth(&mut self, x: &Share, keep: usize, place: &'static str) -> Result<Share, ProtocolError> {
+    /// One, modulo `2^32`, for each element of a row that is below the `keep`-th largest on the
+    /// search's grid.
+    pub(super) fn below_kth(
+        &mut self,
+        x: &Share,
+        keep: usize,
+        place: &'static str,
+    ) -> Result<Share, ProtocolError> {
         let n = x.len();
         let first_candidate = vec![search::LOWEST; usize::from(self.is_first())];
         let mut threshold = self.row_of(first_candidate, 1, search::WIDTH);
@@ -52,13 +66,24 @@ impl Masked {
             let (mut wires, _) = self.exchange(&[(&spare, search::COUNT_WIDTH)], &[], place)?;
             let missed = self.negative(&wires.remove(0), &[0], search::WIDTH, place)?;
             if self.is_evaluator() {
-                let public = if self.is_first() { search::CANDIDATES as u64 } else { 0 };
-                let reached = missed.data.iter().fold(public, |sum, m| sum.wrapping_sub(*m));
+                let public = if self.is_first() {
+                    search::CANDIDATES as u64
+                } else {
+                    0
+                };
+                let reached = missed
+                    .data
+                    .iter()
+                    .fold(public, |sum, m| sum.wrapping_sub(*m));
                 threshold.data[0] = threshold.data[0].wrapping_add(reached.wrapping_mul(step));
             }
         }
         let below = self.below(x, &threshold, &[0], WIDTH, place)?;
-        Ok(Share { rows: x.rows, cols: x.cols, ..below })
+        Ok(Share {
+            rows: x.rows,
+            cols: x.cols,
+            ..below
+        })
     }
 
     /// A row of own halves; E1 may leave the public ones out.
@@ -70,10 +95,16 @@ impl Masked {
     /// How many elements reach each candidate beyond `keep`: negative where too few do.
     fn spare(&self, below: &Share, n: usize, keep: usize) -> Share {
         let m = search::CANDIDATES;
-        let public = if self.is_first() { (n - keep.min(n)) as u64 } else { 0 };
+        let public = if self.is_first() {
+            (n - keep.min(n)) as u64
+        } else {
+            0
+        };
         let mut data = vec![public; if self.is_evaluator() { m } else { 0 }];
         for row in below.data.chunks_exact(m) {
-            data.iter_mut().zip(row).for_each(|(d, b)| *d = d.wrapping_sub(*b));
+            data.iter_mut()
+                .zip(row)
+                .for_each(|(d, b)| *d = d.wrapping_sub(*b));
         }
         Share::new(1, m, search::COUNT_WIDTH, data)
     }
@@ -89,12 +120,19 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         let t = threshold.data.first().copied().unwrap_or(0);
         let data = x.data.iter().map(|v| v.wrapping_sub(t)).collect();
-        let difference = Share { rows: x.rows, cols: x.cols, bits: search::WIDTH, data, deferred: x.deferred };
+        let difference = Share {
+            rows: x.rows,
+            cols: x.cols,
+            bits: search::WIDTH,
+            data,
+            deferred: x.deferred,
+        };
         let (mut wires, _) = self.exchange(&[(&difference, search::WIDTH)], &[], place)?;
         self.negative(&wires.remove(0), candidates, bits, place)
     }
 
-    /// `[wire_i - offset_j < 0]`, offsets side by side, modulo `2^bits`, over one set of one-hot vectors an element.
+    /// `[wire_i - offset_j < 0]`, offsets side by side, modulo `2^bits`, over one set of one-hot
+    /// vectors an element.
     fn negative(
         &mut self,
         wire: &Wire,
@@ -104,7 +142,12 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         let (rows, m) = (wire.len(), offsets.len());
         if self.points(rows) {
-            return Ok(Share::new(1, rows * m, bits, self.negative_by_points(wire, offsets, bits)?));
+            return Ok(Share::new(
+                1,
+                rows * m,
+                bits,
+                self.negative_by_points(wire, offsets, bits)?,
+            ));
         }
         let pending = self.signs_beyond(wire, offsets, place)?;
         let (_, signs) = self.finish_sign(&pending, &[], place)?;
@@ -112,18 +155,36 @@ impl Masked {
         Ok(Share::new(1, rows * m, bits, data))
     }
 
-    fn signs_beyond(&mut self, wire: &Wire, offsets: &[u64], place: &'static str) -> Result<Pending, ProtocolError> {
+    fn signs_beyond(
+        &mut self,
+        wire: &Wire,
+        offsets: &[u64],
+        place: &'static str,
+    ) -> Result<Pending, ProtocolError> {
         let (m, held) = (offsets.len(), self.is_evaluator());
         let n = wire.len() * m;
-        let (count, left) = if self.many(n) { (wire.bits / 4, 1) } else { (8, 2) };
+        let (count, left) = if self.many(n) {
+            (wire.bits / 4, 1)
+        } else {
+            (8, 2)
+        };
         let widths = split(0, wire.bits, count);
         let mut digits: Vec<(Bits, Bits)> = Vec::with_capacity(widths.len());
         for (d, &(from, width)) in widths.iter().enumerate() {
             let vectors = self.one_hot(wire, from, width)?;
             let mask = (1usize << width) - 1;
-            let at = |e: usize| (e / m, (wire.open[e / m].wrapping_sub(offsets[e % m]) >> from) as usize & mask);
+            let at = |e: usize| {
+                (
+                    e / m,
+                    (wire.open[e / m].wrapping_sub(offsets[e % m]) >> from) as usize & mask,
+                )
+            };
             let top = d + 1 == widths.len();
-            digits.push(if top { vectors.sign(n, held, at) } else { vectors.compare(n, held, at) });
+            digits.push(if top {
+                vectors.sign(n, held, at)
+            } else {
+                vectors.compare(n, held, at)
+            });
         }
         self.reduce(digits, left, place)
     }

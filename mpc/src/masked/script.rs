@@ -1,7 +1,8 @@
-//! Scripted streams for the mask-shift test: E0 and the source choose E0's masks so that every message and every
-//! correction equals a recorded one, whatever the input. That this is possible for any two inputs, and that E0 still
-//! gets the right token, is what makes E1's view independent of the input. The mirror: E1 and the source choose E1's masks
-//! so that every message to E0 equals a recorded one, whatever the adapter.
+//! Scripted streams for the mask-shift test: E0 and the source choose E0's masks so that every
+//! message and every correction equals a recorded one, whatever the input. That this is possible
+//! for any two inputs, and that E0 still gets the right token, is what makes E1's view independent
+//! of the input. The mirror: E1 and the source choose E1's masks so that every message to E0 equals
+//! a recorded one, whatever the adapter.
 
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -32,46 +33,66 @@ pub(super) struct ClientScript {
 }
 
 impl ClientScript {
-    /// Masks under which the lowest `told` bits are the recorded ones. Where the top bit is told later they are complete, and
-    /// known to the source, with it ([`Self::choose_top`]).
+    /// Masks under which the lowest `told` bits are the recorded ones. Where the top bit is told
+    /// later they are complete, and known to the source, with it ([`Self::choose_top`]).
     pub(super) fn wire_masks(&mut self, share: &[u64], (told, top_later): (u32, bool)) -> Vec<u64> {
         let recorded = self.sent.take(super::pack::tight_bytes(share.len(), told));
         let recorded = super::pack::unpack_tight(recorded, share.len(), told);
         let modulus = marill_numeric::fixed::low_mask(told);
-        let masks: Vec<u64> = recorded.iter().zip(share).map(|(m, s)| m.wrapping_sub(*s) & modulus).collect();
+        let masks: Vec<u64> = recorded
+            .iter()
+            .zip(share)
+            .map(|(m, s)| m.wrapping_sub(*s) & modulus)
+            .collect();
         if !top_later {
-            self.masks_to_source.send(masks.clone()).expect("the source runs");
+            self.masks_to_source
+                .send(masks.clone())
+                .expect("the source runs");
         }
         masks
     }
 
     /// Shifts masks of a half opening so that its top bits are those which E0 will tell.
     pub(super) fn choose_top(&mut self, wire: &mut super::Wire) {
-        let (tops, top) = (self.tops.next().expect("as many half openings as recorded"), wire.bits - 1);
+        let (tops, top) = (
+            self.tops.next().expect("as many half openings as recorded"),
+            wire.bits - 1,
+        );
         for (i, (open, mask)) in wire.open.iter_mut().zip(&mut wire.mask).enumerate() {
             let other = ((*open >> top) ^ super::bits::bit(&tops, i)) << top;
             *open ^= other;
             *mask ^= other;
         }
-        self.masks_to_source.send(wire.mask.clone()).expect("the source runs");
+        self.masks_to_source
+            .send(wire.mask.clone())
+            .expect("the source runs");
     }
 
     pub(super) fn plane_masks(&mut self, plane: &[u64], n: usize) -> Vec<u64> {
         let mut masks = plane.to_vec();
         super::xor_packed_plane(&mut masks, self.sent.take(n.div_ceil(8)), n);
-        self.masks_to_source.send(masks.clone()).expect("the source runs");
+        self.masks_to_source
+            .send(masks.clone())
+            .expect("the source runs");
         masks
     }
 
-    /// E0's results of comparison functions, `[point][element]`: it tells the points, which E1 knows as well.
+    /// E0's results of comparison functions, `[point][element]`: it tells the points, which E1
+    /// knows as well.
     pub(super) fn compared(&mut self, points: &[u64]) -> Vec<u64> {
-        self.masks_to_source.send(points.to_vec()).expect("the source runs");
+        self.masks_to_source
+            .send(points.to_vec())
+            .expect("the source runs");
         self.halves_from_source.recv().expect("the source runs")
     }
 
     pub(super) fn half_words(&mut self, n: usize) -> Vec<u64> {
         let halves = self.halves_from_source.recv().expect("the source runs");
-        assert_eq!(halves.len(), n, "E0 and the source ask for the same corrections");
+        assert_eq!(
+            halves.len(),
+            n,
+            "E0 and the source ask for the same corrections"
+        );
         halves
     }
 }
@@ -88,21 +109,38 @@ impl SourceScript {
         self.masks_from_client.recv().expect("the client runs")
     }
 
-    pub(super) fn half_words(&mut self, n: usize, bytes: usize, value: &impl Fn(usize) -> u64) -> Vec<u64> {
+    pub(super) fn half_words(
+        &mut self,
+        n: usize,
+        bytes: usize,
+        value: &impl Fn(usize) -> u64,
+    ) -> Vec<u64> {
         let recorded = super::unpack(self.written.take(n * bytes), bytes);
-        let halves: Vec<u64> = recorded.iter().enumerate().map(|(i, c)| value(i).wrapping_sub(*c)).collect();
-        self.halves_to_client.send(halves.clone()).expect("the client runs");
+        let halves: Vec<u64> = recorded
+            .iter()
+            .enumerate()
+            .map(|(i, c)| value(i).wrapping_sub(*c))
+            .collect();
+        self.halves_to_client
+            .send(halves.clone())
+            .expect("the client runs");
         halves
     }
 
     /// The words that were written, and the points at which E0 asks.
     pub(super) fn words_and_points(&mut self, bytes: usize) -> (Vec<u8>, Vec<u64>) {
-        (self.written.take(bytes).to_vec(), self.masks_from_client.recv().expect("the client runs"))
+        (
+            self.written.take(bytes).to_vec(),
+            self.masks_from_client.recv().expect("the client runs"),
+        )
     }
 
     /// Completes E1's results.
     pub(super) fn complete(&mut self, values: impl Iterator<Item = u64>, others: &[u64]) {
-        let halves = values.zip(others).map(|(value, other)| value.wrapping_sub(*other)).collect();
+        let halves = values
+            .zip(others)
+            .map(|(value, other)| value.wrapping_sub(*other))
+            .collect();
         self.halves_to_client.send(halves).expect("the client runs");
     }
 
@@ -112,12 +150,15 @@ impl SourceScript {
         recorded.resize(plain.len() * bytes, 0);
         let recorded = super::unpack(&recorded, bytes);
         let halves: Vec<u64> = plain.iter().zip(recorded).map(|(p, r)| p ^ r).collect();
-        self.halves_to_client.send(halves.clone()).expect("the client runs");
+        self.halves_to_client
+            .send(halves.clone())
+            .expect("the client runs");
         halves
     }
 }
 
-/// E1's side of the mirror: sent messages are replayed by solving for E1's mask, which the source is told.
+/// E1's side of the mirror: sent messages are replayed by solving for E1's mask, which the source
+/// is told.
 pub(super) struct ServerScript {
     pub(super) sent: Tape,
     pub(super) masks_to_source: Sender<Vec<u64>>,
@@ -128,15 +169,23 @@ impl ServerScript {
         let recorded = self.sent.take(super::pack::tight_bytes(share.len(), bits));
         let recorded = super::pack::unpack_tight(recorded, share.len(), bits);
         let modulus = marill_numeric::fixed::low_mask(bits);
-        let masks: Vec<u64> = recorded.iter().zip(share).map(|(m, s)| m.wrapping_sub(*s) & modulus).collect();
-        self.masks_to_source.send(masks.clone()).expect("the source runs");
+        let masks: Vec<u64> = recorded
+            .iter()
+            .zip(share)
+            .map(|(m, s)| m.wrapping_sub(*s) & modulus)
+            .collect();
+        self.masks_to_source
+            .send(masks.clone())
+            .expect("the source runs");
         masks
     }
 
     pub(super) fn plane_masks(&mut self, plane: &[u64], n: usize) -> Vec<u64> {
         let mut masks = plane.to_vec();
         super::xor_packed_plane(&mut masks, self.sent.take(n.div_ceil(8)), n);
-        self.masks_to_source.send(masks.clone()).expect("the source runs");
+        self.masks_to_source
+            .send(masks.clone())
+            .expect("the source runs");
         masks
     }
 }

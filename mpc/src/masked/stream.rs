@@ -13,7 +13,11 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(channel: Box<dyn Channel>) -> Self {
-        Self { channel, buffer: Vec::new(), at: 0 }
+        Self {
+            channel,
+            buffer: Vec::new(),
+            at: 0,
+        }
     }
 
     pub(super) fn read(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {

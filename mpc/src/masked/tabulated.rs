@@ -1,21 +1,28 @@
-//! Tabulated functions (exp, SiLU, GeLU, sigmoid, tanh): a line looked up by the middle digit of one opening, a tail
-//! beyond its domain.
+//! Tabulated functions (exp, SiLU, GeLU, sigmoid, tanh): a line looked up by the middle digit of
+//! one opening, a tail beyond its domain.
 //!
-//! With `x̂ = x + r` opened, the index of `x` is the difference of the middle digits of `x̂` and `r`, less the borrow
-//! `β` of the digits below. The line of the larger candidate and the change of slope at its left end are looked up at
-//! once ([`super::lookup`]); `β` enters their product from its opened form. Whether `x` lies in the domain and whether it is negative are products of equalities and
-//! borrows of the same digits. The line is exact modulo `2^24`, cut by a borrow that is joined with the domain bit.
+//! With `x̂ = x + r` opened, the index of `x` is the difference of the middle digits of `x̂` and
+//! `r`, less the borrow `β` of the digits below. The line of the larger candidate and the change of
+//! slope at its left end are looked up at once ([`super::lookup`]); `β` enters their product from
+//! its opened form. Whether `x` lies in the domain and whether it is negative are products of
+//! equalities and borrows of the same digits. The line is exact modulo `2^24`, cut by a borrow that
+//! is joined with the domain bit.
 //!
-//! Rounds after the opening: 3 for few elements, or 4 where the digits below the index are more than 9 bits, 5 for many
-//! (the borrow and the products of top digits, the last conversion, each in a round of its own, for fewer corrections).
+//! Rounds after the opening: 3 for few elements, or 4 where the digits below the index are more
+//! than 9 bits, 5 for many (the borrow and the products of top digits, the last conversion, each in
+//! a round of its own, for fewer corrections).
 
-use marill_numeric::fixed::low_mask;
-use marill_numeric::tables::{INDEX_BITS, LINE_BITS, LinearTable, Tail, tables};
+use marill_numeric::{
+    fixed::low_mask,
+    tables::{INDEX_BITS, LINE_BITS, LinearTable, Tail, tables},
+};
 
-use super::bits::{Bits, OneHot, OpenBits, Planes, bit, split};
-use super::lookup::Rotated;
-use super::truncate::{Affine, sign};
-use super::{Masked, ProtocolError, Role, Share, Wire};
+use super::{
+    Masked, ProtocolError, Role, Share, Wire,
+    bits::{Bits, OneHot, OpenBits, Planes, bit, split},
+    lookup::Rotated,
+    truncate::{Affine, sign},
+};
 
 /// Width of an argument: the domain and what lies beyond.
 pub(super) const ARG_BITS: u32 = 32;
@@ -36,7 +43,8 @@ impl<'a> Opening<'a> {
         planes.iter().fold(0, |set, plane| set | self.add(plane))
     }
 
-    /// All products of a comparison of digits, lowest first: each `less` and-ed with the equalities above it.
+    /// All products of a comparison of digits, lowest first: each `less` and-ed with the equalities
+    /// above it.
     fn comparison(&mut self, digits: &'a [(Bits, Bits)]) -> Vec<Planes> {
         let mut above = 0;
         let mut terms = Vec::new();
@@ -49,8 +57,8 @@ impl<'a> Opening<'a> {
         terms
     }
 
-    /// The products of a comparison of digits, lowest first, beside the top digit's `less`: each lower `less` and-ed
-    /// with the equalities above it and, if asked for, the equalities alone.
+    /// The products of a comparison of digits, lowest first, beside the top digit's `less`: each
+    /// lower `less` and-ed with the equalities above it and, if asked for, the equalities alone.
     fn chain(&mut self, digits: &'a [(Bits, Bits)], with_equal: bool) -> Vec<Planes> {
         let mut terms = Vec::new();
         let mut above = 0;
@@ -69,7 +77,8 @@ impl<'a> Opening<'a> {
     }
 }
 
-/// Bits of an element's position, XOR-shared: products of planes that have not been taken yet are lists.
+/// Bits of an element's position, XOR-shared: products of planes that have not been taken yet are
+/// lists.
 struct Position {
     /// Borrow of the digits below the index.
     borrow: Bits,
@@ -90,7 +99,8 @@ struct SignPosition {
     index: (Bits, Bits),
 }
 
-/// How a line becomes a result: what to cut, the result's width, and what the bias has become by then.
+/// How a line becomes a result: what to cut, the result's width, and what the bias has become by
+/// then.
 #[derive(Clone, Copy)]
 struct Cut {
     shift: u32,
@@ -110,8 +120,9 @@ impl Masked {
         self.tabulated(&wires.remove(0), None, &tables().exp, out_bits, place)
     }
 
-    /// [`marill_numeric::functions::linear`] of a wire of at least 32 bits, as a share modulo `2^out_bits`; with a tail
-    /// of [`Tail::Relu`], `out_bits` is the wire's width, or that of the share of which the wire is a narrow opening.
+    /// [`marill_numeric::functions::linear`] of a wire of at least 32 bits, as a share modulo
+    /// `2^out_bits`; with a tail of [`Tail::Relu`], `out_bits` is the wire's width, or that of the
+    /// share of which the wire is a narrow opening.
     pub(super) fn tabulated(
         &mut self,
         x: &Wire,
@@ -121,8 +132,11 @@ impl Masked {
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let modulus = low_mask(ARG_BITS);
-        let narrow =
-            |data: &[u64], less: u64| data.iter().map(|v| v.wrapping_sub(less) & modulus).collect::<Vec<u64>>();
+        let narrow = |data: &[u64], less: u64| {
+            data.iter()
+                .map(|v| v.wrapping_sub(less) & modulus)
+                .collect::<Vec<u64>>()
+        };
         let (open, mask) = (narrow(&x.open, table.start as u64), narrow(&x.mask, 0));
         let wire = Wire::new((x.rows, x.cols), ARG_BITS, [open, mask, Vec::new()]);
         if self.points(wire.len()) {
@@ -143,7 +157,11 @@ impl Masked {
         let shifted = self.add_public(&line, self.half(shift) + table.bias as u64);
         let bits: Vec<&Bits> = std::iter::once(&in_domain).chain(&negative).collect();
         let (mut wires, opened) = self.exchange_masked(&[(&shifted, LINE_BITS)], &bits, place)?;
-        let cut = Cut { shift, out_bits, offset: (table.bias >> shift) as u64 };
+        let cut = Cut {
+            shift,
+            out_bits,
+            offset: (table.bias >> shift) as u64,
+        };
         let mut out = self.gated_cut(&wires.remove(0), &opened[0], &in_domain, cut, place)?;
         if let Some(negative) = opened.get(1) {
             self.add_tail(&mut out, x, wide, table.tail, negative)?;
@@ -151,7 +169,8 @@ impl Masked {
         Ok(out)
     }
 
-    /// Bits of the position from the digits of the opening; for many elements one round joins what it can.
+    /// Bits of the position from the digits of the opening; for many elements one round joins what
+    /// it can.
     fn position(
         &mut self,
         x: &Wire,
@@ -179,37 +198,73 @@ impl Masked {
                 let mask = low_mask(vectors.width) as usize;
                 let at = |i: usize| (i, (x.open[i] >> from) as usize & mask);
                 let last = d + 1 == top.len();
-                signs.push(if last { vectors.sign(n, held, at) } else { vectors.compare(n, held, at) });
+                signs.push(if last {
+                    vectors.sign(n, held, at)
+                } else {
+                    vectors.compare(n, held, at)
+                });
             }
         }
         let sign_index = index.compare(n, held, |i| (i, (x.open[i] >> low) as usize & mask));
         if let [(borrow, _)] = below.as_slice() {
             let borrow = borrow.clone();
             let sign = (!signs.is_empty()).then(|| {
-                let [(less, equal), (base, flips)] = signs.as_slice() else { unreachable!("two digits") };
-                let (top, prefix) = (vec![flips.clone(), less.clone()], vec![flips.clone(), equal.clone()]);
-                SignPosition { base: base.clone(), top, prefix, index: sign_index }
+                let [(less, equal), (base, flips)] = signs.as_slice() else {
+                    unreachable!("two digits")
+                };
+                let (top, prefix) = (
+                    vec![flips.clone(), less.clone()],
+                    vec![flips.clone(), equal.clone()],
+                );
+                SignPosition {
+                    base: base.clone(),
+                    top,
+                    prefix,
+                    index: sign_index,
+                }
             });
-            return Ok(Position { borrow, index: shifted_index, same, lower, sign });
+            return Ok(Position {
+                borrow,
+                index: shifted_index,
+                same,
+                lower,
+                sign,
+            });
         }
         let mut opening = Opening::default();
         let (mut terms, borrows) = (opening.chain(&below, false), below.len() - 1);
         terms.extend([opening.all(&same), opening.all(&lower)]);
         terms.extend(opening.chain(&signs, true));
         let (_, mut products) = self.products(&[], &opening.planes, &terms, place)?;
-        let sum = |base: &Bits, products: &[Bits]| products.iter().fold(base.clone(), |sum, p| sum.xor(p));
+        let sum = |base: &Bits, products: &[Bits]| {
+            products.iter().fold(base.clone(), |sum, p| sum.xor(p))
+        };
         let borrow = sum(&below[borrows].0, &products[..borrows]);
         let mut signs_and = products.split_off(borrows + 2);
         let sign = signs.last().map(|(base, _)| {
             let prefix = signs_and.split_off(signs.len() - 1);
-            SignPosition { base: sum(base, &signs_and), top: Vec::new(), prefix, index: sign_index }
+            SignPosition {
+                base: sum(base, &signs_and),
+                top: Vec::new(),
+                prefix,
+                index: sign_index,
+            }
         });
-        let (same, lower) = (vec![products.swap_remove(borrows)], vec![products.swap_remove(borrows)]);
-        Ok(Position { borrow, index: shifted_index, same, lower, sign })
+        let (same, lower) = (
+            vec![products.swap_remove(borrows)],
+            vec![products.swap_remove(borrows)],
+        );
+        Ok(Position {
+            borrow,
+            index: shifted_index,
+            same,
+            lower,
+            sign,
+        })
     }
 
-    /// Opens the lookups and the borrow, and joins the position's bits: the lookups, the opened borrow, whether the
-    /// argument lies in the domain, and whether it is negative.
+    /// Opens the lookups and the borrow, and joins the position's bits: the lookups, the opened
+    /// borrow, whether the argument lies in the domain, and whether it is negative.
     fn locate(
         &mut self,
         lookups: &[(&Share, u32)],
@@ -218,13 +273,19 @@ impl Masked {
     ) -> Result<(Vec<Wire>, OpenBits, Bits, Option<Bits>), ProtocolError> {
         let mut opening = Opening::default();
         let borrow = opening.add(&position.borrow);
-        let (less, equal) = (opening.add(&position.index.0), opening.add(&position.index.1) | borrow);
+        let (less, equal) = (
+            opening.add(&position.index.0),
+            opening.add(&position.index.1) | borrow,
+        );
         let (same, lower) = (opening.all(&position.same), opening.all(&position.lower));
         // same ⊕ (same ⊕ lower)·(less ⊕ equal·borrow)
         let mut terms = vec![same, same | less, same | equal, lower | less, lower | equal];
         let in_domain = terms.len();
         if let Some(sign) = &position.sign {
-            let (less, equal) = (opening.add(&sign.index.0), opening.add(&sign.index.1) | borrow);
+            let (less, equal) = (
+                opening.add(&sign.index.0),
+                opening.add(&sign.index.1) | borrow,
+            );
             let prefix = opening.all(&sign.prefix);
             terms.extend([prefix | less, prefix | equal]);
             if let [flips, top] = sign.top.as_slice() {
@@ -233,14 +294,31 @@ impl Masked {
         }
         let (lines, mut opened) = self.exchange(lookups, &opening.planes, place)?;
         let products = self.opened_products(&opened, &terms)?;
-        let sum = |products: &[Bits]| products[1..].iter().fold(products[0].clone(), |sum, p| sum.xor(p));
-        let negative = position.sign.as_ref().map(|sign| sign.base.xor(&sum(&products[in_domain..])));
-        Ok((lines, opened.remove(0), sum(&products[..in_domain]), negative))
+        let sum = |products: &[Bits]| {
+            products[1..]
+                .iter()
+                .fold(products[0].clone(), |sum, p| sum.xor(p))
+        };
+        let negative = position
+            .sign
+            .as_ref()
+            .map(|sign| sign.base.xor(&sum(&products[in_domain..])));
+        Ok((
+            lines,
+            opened.remove(0),
+            sum(&products[..in_domain]),
+            negative,
+        ))
     }
 
-    /// `s·value[j]`, `s·slope[j]`, `s·(slope[j-1] - slope[j])` and, for a function with jumps, `s·(left[j] - value[j])`
-    /// for the index `j` without the borrow, as shares modulo `2^24`.
-    pub(super) fn line_lookups(&self, wire: &Wire, index: &OneHot, table: &LinearTable) -> Vec<Share> {
+    /// `s·value[j]`, `s·slope[j]`, `s·(slope[j-1] - slope[j])` and, for a function with jumps,
+    /// `s·(left[j] - value[j])` for the index `j` without the borrow, as shares modulo `2^24`.
+    pub(super) fn line_lookups(
+        &self,
+        wire: &Wire,
+        index: &OneHot,
+        table: &LinearTable,
+    ) -> Vec<Share> {
         let n = wire.len();
         let mut data = vec![Vec::with_capacity(n); if table.left.is_empty() { 3 } else { 4 }];
         if self.is_evaluator() {
@@ -254,20 +332,25 @@ impl Masked {
                 let digit = (wire.open[i] >> table.low_bits) as usize & mask;
                 let (v, b) = (value.sum(bits, digit), slope.sum(bits, digit));
                 let bend = slope.sum(bits, (digit + mask) & mask).wrapping_sub(b);
-                let jump = left.as_ref().map(|left| left.sum(bits, digit).wrapping_sub(v));
+                let jump = left
+                    .as_ref()
+                    .map(|left| left.sum(bits, digit).wrapping_sub(v));
                 for (column, value) in data.iter_mut().zip([v, b, bend].into_iter().chain(jump)) {
                     column.push(sign.wrapping_mul(value));
                 }
             }
         }
-        data.into_iter().map(|data| Share::new(wire.rows, wire.cols, LINE_BITS, data)).collect()
+        data.into_iter()
+            .map(|data| Share::new(wire.rows, wire.cols, LINE_BITS, data))
+            .collect()
     }
 
-    /// `s·(v + b·d + borrow·(jump + bend·d))` modulo `2^24` for `d = x̂ - r` below the index and factors `s` that the source knows, the borrow opened under
-    /// its mask `ρ`; 7 corrections an element, the constant deferred.
+    /// `s·(v + b·d + borrow·(jump + bend·d))` modulo `2^24` for `d = x̂ - r` below the index and
+    /// factors `s` that the source knows, the borrow opened under its mask `ρ`; 7 corrections an
+    /// element, the constant deferred.
     ///
-    /// With a borrow the argument lies left of the knot, where the line before continues to the knot's value (less the
-    /// jump, where there is one): `d` is then negative as it stands.
+    /// With a borrow the argument lies left of the knot, where the line before continues to the
+    /// knot's value (less the jump, where there is one): `d` is then negative as it stands.
     pub(super) fn signed_line(
         &mut self,
         lines: &[Wire],
@@ -276,22 +359,34 @@ impl Masked {
         signs: &[u64],
         low_bits: u32,
     ) -> Result<Share, ProtocolError> {
-        let ([v, b, bend], jump) = (&lines[..3], lines.get(3)) else { unreachable!("three lookups at least") };
+        let ([v, b, bend], jump) = (&lines[..3], lines.get(3)) else {
+            unreachable!("three lookups at least")
+        };
         let (n, low) = (wire.len(), low_mask(low_bits));
-        let at = |column: &Option<&Wire>, i: usize, part: fn(&Wire) -> &[u64]| column.map_or(0, |w| part(w)[i]);
+        let at = |column: &Option<&Wire>, i: usize, part: fn(&Wire) -> &[u64]| {
+            column.map_or(0, |w| part(w)[i])
+        };
         let masks = |w: &Wire, i: usize| w.mask[i];
-        // At the source: the lookup's sign `s`, `s·ρ`, `r` below the index, and what the borrow adds, over masks.
+        // At the source: the lookup's sign `s`, `s·ρ`, `r` below the index, and what the borrow
+        // adds, over masks.
         let s = |i: usize| signs[i];
         let f = |i: usize| signs[i].wrapping_mul(bit(&borrow.rho, i));
         let r = |i: usize| wire.mask[i] & low;
-        let added = |i: usize| masks(bend, i).wrapping_mul(r(i)).wrapping_sub(at(&jump, i, |w| &w.mask));
+        let added = |i: usize| {
+            masks(bend, i)
+                .wrapping_mul(r(i))
+                .wrapping_sub(at(&jump, i, |w| &w.mask))
+        };
         let twice = |i: usize| s(i).wrapping_sub(2u64.wrapping_mul(f(i)));
         let mut correct = |value: &dyn Fn(usize) -> u64| self.correct(n, LINE_BITS, value);
         let one = correct(&s)?;
         let flip = correct(&f)?;
         let by_slope = correct(&|i| s(i).wrapping_mul(r(i)))?;
         let by_bend = correct(&|i| f(i).wrapping_mul(r(i)))?;
-        let by_distance = correct(&|i| s(i).wrapping_mul(masks(b, i)).wrapping_add(f(i).wrapping_mul(masks(bend, i))))?;
+        let by_distance = correct(&|i| {
+            s(i).wrapping_mul(masks(b, i))
+                .wrapping_add(f(i).wrapping_mul(masks(bend, i)))
+        })?;
         let by_flipped = correct(&|i| twice(i).wrapping_mul(masks(bend, i)))?;
         let rest = correct(&|i| twice(i).wrapping_mul(added(i)))?;
         let data = match &self.role {
@@ -299,7 +394,8 @@ impl Masked {
             Role::Source(_) => (0..n)
                 .map(|i| {
                     let line = masks(b, i).wrapping_mul(r(i)).wrapping_sub(masks(v, i));
-                    s(i).wrapping_mul(line).wrapping_add(f(i).wrapping_mul(added(i)))
+                    s(i).wrapping_mul(line)
+                        .wrapping_add(f(i).wrapping_mul(added(i)))
                 })
                 .collect(),
             Role::Evaluator(_) => (0..n)
@@ -314,28 +410,41 @@ impl Masked {
                         .wrapping_add(flip[i].wrapping_mul(sign(hat)).wrapping_mul(step))
                         .wrapping_sub(by_slope[i].wrapping_mul(slope.wrapping_add(by(turn))))
                         .wrapping_sub(by_bend[i].wrapping_mul(sign(hat)).wrapping_mul(turn))
-                        .wrapping_sub(d.wrapping_mul(by_distance[i].wrapping_add(by(by_flipped[i]))))
+                        .wrapping_sub(
+                            d.wrapping_mul(by_distance[i].wrapping_add(by(by_flipped[i]))),
+                        )
                         .wrapping_add(by(rest[i]))
                 })
                 .collect(),
         };
-        Ok(Share { deferred: true, ..Share::new(wire.rows, wire.cols, LINE_BITS, data) })
+        Ok(Share {
+            deferred: true,
+            ..Share::new(wire.rows, wire.cols, LINE_BITS, data)
+        })
     }
 
     /// The signs of lookups, at the source.
     pub(super) fn signs(&self, index: &OneHot) -> Vec<u64> {
-        let n = if matches!(self.role, Role::Source(_)) { index.data.len() } else { 0 };
+        let n = if matches!(self.role, Role::Source(_)) {
+            index.data.len()
+        } else {
+            0
+        };
         (0..n).map(|i| index.sign_of(i)).collect()
     }
 
-    /// `gate · floor(z / 2^shift)` for an opened `ẑ = z + r` and a bit whose plane is open: the high part times the
-    /// bit, less the borrow and-ed with it.
+    /// `gate · floor(z / 2^shift)` for an opened `ẑ = z + r` and a bit whose plane is open: the
+    /// high part times the bit, less the borrow and-ed with it.
     fn gated_cut(
         &mut self,
         wire: &Wire,
         gate: &OpenBits,
         gate_bits: &Bits,
-        Cut { shift, out_bits, offset }: Cut,
+        Cut {
+            shift,
+            out_bits,
+            offset,
+        }: Cut,
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (n, k) = (wire.len(), wire.bits);
@@ -359,7 +468,10 @@ impl Masked {
         let data = (0..gate_share.len()).map(|i| {
             let public = (wire.open[i] >> shift).wrapping_sub(offset);
             let (by, stays) = (bit(&gate.hat, i), 1 - (wire.open[i] >> (k - 1)));
-            let masked = |plain: u64, gated: u64| by.wrapping_mul(plain).wrapping_add(sign(by).wrapping_mul(gated));
+            let masked = |plain: u64, gated: u64| {
+                by.wrapping_mul(plain)
+                    .wrapping_add(sign(by).wrapping_mul(gated))
+            };
             public
                 .wrapping_mul(gate_share[i])
                 .wrapping_sub(masked(highs[i], gated_highs[i]))
@@ -370,8 +482,8 @@ impl Masked {
         Ok(Share::new(wire.rows, wire.cols, out_bits, data))
     }
 
-    /// `gate · [ẑ mod 2^f < r mod 2^f]`: from one or two digits and the opened gate for few elements, from digits of at most
-    /// four bits and-ed with the gate's plane for many.
+    /// `gate · [ẑ mod 2^f < r mod 2^f]`: from one or two digits and the opened gate for few
+    /// elements, from digits of at most four bits and-ed with the gate's plane for many.
     fn gated_borrow(
         &mut self,
         wire: &Wire,
@@ -402,7 +514,9 @@ impl Masked {
         // Nothing lies below the lowest digit.
         opening.planes.pop();
         let (_, products) = self.products(&[], &opening.planes, &terms, place)?;
-        let borrow = products[1..].iter().fold(products[0].clone(), |sum, p| sum.xor(p));
+        let borrow = products[1..]
+            .iter()
+            .fold(products[0].clone(), |sum, p| sum.xor(p));
         let (_, opened) = self.exchange(&[], &[&borrow], place)?;
         Ok(self.single(&opened[0]))
     }
@@ -434,7 +548,9 @@ impl Masked {
                 let rise = high.wrapping_sub(low) as u64;
                 let public = if self.is_first() { high as u64 } else { 0 };
                 for (value, negative) in out.data.iter_mut().zip(share) {
-                    *value = value.wrapping_add(public).wrapping_sub(rise.wrapping_mul(negative));
+                    *value = value
+                        .wrapping_add(public)
+                        .wrapping_sub(rise.wrapping_mul(negative));
                 }
             }
         }

@@ -1,23 +1,28 @@
 //! What the secure engine must be: the twin's integers at every place, and views that say nothing.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, mpsc},
+    thread,
+};
 
 use marill_net::{Channel, MemoryChannel, NetError, memory_pair};
-use marill_numeric::fixed::low_mask;
-use marill_numeric::{NumericSpec, Rounding};
+use marill_numeric::{NumericSpec, Rounding, fixed::low_mask};
 use sha2::{Digest, Sha256};
 
-use super::script::{ClientScript, ServerScript, SourceScript, Tape};
-use super::{INDEX_BITS, Masked, Material, Role};
-use crate::decoder::{self, Cache};
-use crate::sampling::Sampling;
-use crate::seed::{Prg, Seed};
-use crate::testing::{gaussian, random_weights, tiny_spec, with_private_matrices};
-use crate::twin::pad_prompt;
-use crate::weights::{MatrixMasks, PrivateWeights, PublicWeights};
-use crate::{DecoderSpec, Twin};
+use super::{
+    INDEX_BITS, Masked, Material, Role,
+    script::{ClientScript, ServerScript, SourceScript, Tape},
+};
+use crate::{
+    DecoderSpec, Twin,
+    decoder::{self, Cache},
+    sampling::Sampling,
+    seed::{Prg, Seed},
+    testing::{gaussian, random_weights, tiny_spec, with_private_matrices},
+    twin::pad_prompt,
+    weights::{MatrixMasks, PrivateWeights, PublicWeights},
+};
 
 type Log = Arc<Mutex<Vec<Vec<u8>>>>;
 
@@ -31,7 +36,12 @@ struct Tap {
 
 impl Tap {
     fn new(inner: MemoryChannel, sent: &Log, flip: Option<usize>) -> Box<Self> {
-        Box::new(Self { inner, sent: Arc::clone(sent), flip, passed: 0 })
+        Box::new(Self {
+            inner,
+            sent: Arc::clone(sent),
+            flip,
+            passed: 0,
+        })
     }
 }
 
@@ -60,7 +70,10 @@ struct Replay {
 
 impl Replay {
     fn new(frames: Vec<Vec<u8>>, sent: &Log) -> Box<Self> {
-        Box::new(Self { frames: frames.into_iter(), sent: Arc::clone(sent) })
+        Box::new(Self {
+            frames: frames.into_iter(),
+            sent: Arc::clone(sent),
+        })
     }
 }
 
@@ -109,7 +122,9 @@ struct Recording {
 /// Coins are sums of what each party contributes.
 fn sums(coins: [&[u64]; 3]) -> Vec<u64> {
     assert!(coins.iter().all(|c| c.len() == coins[0].len()));
-    (0..coins[0].len()).map(|i| coins.iter().fold(0, |sum: u64, c| sum.wrapping_add(c[i]))).collect()
+    (0..coins[0].len())
+        .map(|i| coins.iter().fold(0, |sum: u64, c| sum.wrapping_add(c[i])))
+        .collect()
 }
 
 fn take(log: &Log) -> Vec<Vec<u8>> {
@@ -123,25 +138,38 @@ impl Scene {
 
     /// Rounding by coins.
     fn stochastic(seed: u64) -> Self {
-        let spec = DecoderSpec { numeric: NumericSpec::with_rounding(Rounding::Stochastic), ..tiny_spec() };
+        let spec = DecoderSpec {
+            numeric: NumericSpec::with_rounding(Rounding::Stochastic),
+            ..tiny_spec()
+        };
         Self::with(random_weights(&spec, seed), seed)
     }
 
     /// GPT-2's blocks, whose norms have biases that the adapter sees.
     fn gpt2(seed: u64) -> Self {
         let spec = crate::testing::tiny_affine_spec(crate::Architecture::Gpt2);
-        Self::with(crate::testing::AffineModel::random(&spec, seed).quantise(), seed)
+        Self::with(
+            crate::testing::AffineModel::random(&spec, seed).quantise(),
+            seed,
+        )
     }
 
     /// Whole matrices private.
     fn full(seed: u64) -> Self {
-        Self::with(random_weights(&with_private_matrices(tiny_spec()), seed), seed)
+        Self::with(
+            random_weights(&with_private_matrices(tiny_spec()), seed),
+            seed,
+        )
     }
 
     /// The same for GPT-2, whose biases are private then.
     fn full_gpt2(seed: u64) -> Self {
-        let spec = with_private_matrices(crate::testing::tiny_affine_spec(crate::Architecture::Gpt2));
-        Self::with(crate::testing::AffineModel::random(&spec, seed).quantise(), seed)
+        let spec =
+            with_private_matrices(crate::testing::tiny_affine_spec(crate::Architecture::Gpt2));
+        Self::with(
+            crate::testing::AffineModel::random(&spec, seed).quantise(),
+            seed,
+        )
     }
 
     fn with((public, private): (Arc<PublicWeights>, Arc<PrivateWeights>), seed: u64) -> Self {
@@ -158,11 +186,17 @@ impl Scene {
     }
 
     fn sampling(self, temperature: f64, top_k: Option<u32>) -> Self {
-        Self { sampling: Sampling::new(temperature, top_k).unwrap(), ..self }
+        Self {
+            sampling: Sampling::new(temperature, top_k).unwrap(),
+            ..self
+        }
     }
 
     fn on_points(self) -> Self {
-        Self { material: Material::Points, ..self }
+        Self {
+            material: Material::Points,
+            ..self
+        }
     }
 
     fn spec(&self) -> &DecoderSpec {
@@ -171,7 +205,10 @@ impl Scene {
 
     fn input(&self, seed: u64, tokens: usize) -> Input {
         let spec = self.spec();
-        let rows = |label, n: usize| spec.encode(&gaussian(seed, label, n * spec.hidden_size, 1.5)).unwrap();
+        let rows = |label, n: usize| {
+            spec.encode(&gaussian(seed, label, n * spec.hidden_size, 1.5))
+                .unwrap()
+        };
         (rows("prompt", tokens), rows("next", 1))
     }
 
@@ -188,7 +225,10 @@ impl Scene {
     ) -> Result<Vec<Option<u32>>, super::ProtocolError> {
         let mut cache = Cache::new(self.spec()).with_sampling(self.sampling);
         let padded = input.map(|(prompt, _)| pad_prompt(self.spec(), prompt).unwrap());
-        let (prompt, bias) = (padded.as_ref().map(|p| p.0.as_slice()), padded.as_ref().map(|p| p.1.as_slice()));
+        let (prompt, bias) = (
+            padded.as_ref().map(|p| p.0.as_slice()),
+            padded.as_ref().map(|p| p.1.as_slice()),
+        );
         let first = decoder::step(engine, &self.public, &mut cache, prompt, bias, bucket)?;
         let next = input.map(|(_, next)| next.as_slice());
         let second = decoder::step(engine, &self.public, &mut cache, next, None, 1)?;
@@ -197,20 +237,38 @@ impl Scene {
     }
 
     fn client(&self, peer: Box<dyn Channel>) -> Masked {
-        Masked::client(self.spec(), &self.private.mask(self.spec(), &self.adapter_seed), &self.seed0, peer).unwrap()
+        Masked::client(
+            self.spec(),
+            &self.private.mask(self.spec(), &self.adapter_seed),
+            &self.seed0,
+            peer,
+        )
+        .unwrap()
     }
 
     fn server(&self, peer: Box<dyn Channel>, source: Box<dyn Channel>) -> Masked {
-        Masked::server(self.spec(), &self.private, &self.seed1, peer, source).unwrap().with_material(self.material)
+        Masked::server(self.spec(), &self.private, &self.seed1, peer, source)
+            .unwrap()
+            .with_material(self.material)
     }
 
     fn source(&self, sink: Box<dyn Channel>) -> Masked {
-        Masked::source(self.spec(), &self.adapter_seed, &self.seed0, &self.seed1, sink)
+        Masked::source(
+            self.spec(),
+            &self.adapter_seed,
+            &self.seed0,
+            &self.seed1,
+            sink,
+        )
     }
 
     /// A party that has a way between the source and the client, when the material needs one.
     fn with_words(&self, engine: Masked, words: Box<dyn Channel>) -> Masked {
-        if self.material == Material::Points { engine.with_points(words) } else { engine }
+        if self.material == Material::Points {
+            engine.with_points(words)
+        } else {
+            engine
+        }
     }
 
     /// A whole session; `flip` changes one byte of the corrections.
@@ -221,7 +279,8 @@ impl Scene {
         let logs: [Log; 4] = Default::default();
         thread::scope(|scope| {
             let server = scope.spawn(|| {
-                let mut engine = self.server(Tap::new(server_end, &logs[1], None), Box::new(stream));
+                let mut engine =
+                    self.server(Tap::new(server_end, &logs[1], None), Box::new(stream));
                 self.steps(&mut engine, None, bucket);
                 (engine.trace, engine.noise, engine.coins)
             });
@@ -264,7 +323,10 @@ impl Scene {
             twin.take_coins(coins);
         }
         twin.start_trace();
-        let tokens = vec![Some(twin.prefill(&input.0).unwrap()), Some(twin.decode(&input.1).unwrap())];
+        let tokens = vec![
+            Some(twin.prefill(&input.0).unwrap()),
+            Some(twin.decode(&input.1).unwrap()),
+        ];
         (tokens, twin.take_trace())
     }
 }
@@ -282,7 +344,12 @@ fn reconstruct(run: &Recording) -> HashMap<&'static str, Vec<(u32, Vec<u64>)>> {
 
 #[test]
 fn every_intermediate_value_equals_the_twins() {
-    for (seed, scene) in [(0, Scene::new(0)), (1, Scene::new(1)), (2, Scene::new(2)), (2, Scene::gpt2(2))] {
+    for (seed, scene) in [
+        (0, Scene::new(0)),
+        (1, Scene::new(1)),
+        (2, Scene::new(2)),
+        (2, Scene::gpt2(2)),
+    ] {
         every_value_is_the_twins(&scene, seed, |scene, input, _| scene.twin(input));
     }
     for scene in [Scene::full(2), Scene::full_gpt2(2)] {
@@ -293,7 +360,8 @@ fn every_intermediate_value_equals_the_twins() {
     }
 }
 
-/// The twin that rounds by the coins of the session computes the session's integers; without them it draws its own.
+/// The twin that rounds by the coins of the session computes the session's integers; without them
+/// it draws its own.
 #[test]
 fn stochastic_values_are_the_twins_given_the_coins() {
     let scene = Scene::stochastic(7);
@@ -307,16 +375,29 @@ fn stochastic_values_are_the_twins_given_the_coins() {
     });
 }
 
-/// The twin that is given the server's noise computes the session's integers, at every place of a sampled step too.
+/// The twin that is given the server's noise computes the session's integers, at every place of a
+/// sampled step too.
 #[test]
 fn sampled_values_are_the_twins_given_the_noise() {
     let gpt2 = || Scene::gpt2(2).sampling(0.7, Some(40));
     let on_points = || Scene::new(2).sampling(0.9, Some(4)).on_points();
-    for scene in [Scene::new(1).sampling(0.7, None), Scene::new(1).sampling(1.3, Some(5)), gpt2(), on_points()] {
-        every_value_is_the_twins(&scene, 1, |scene, input, run| scene.twin_with(input, None, run.noise.clone()));
+    for scene in [
+        Scene::new(1).sampling(0.7, None),
+        Scene::new(1).sampling(1.3, Some(5)),
+        gpt2(),
+        on_points(),
+    ] {
+        every_value_is_the_twins(&scene, 1, |scene, input, run| {
+            scene.twin_with(input, None, run.noise.clone())
+        });
         let (input, many) = (scene.input(1, 11), 8);
-        let tokens: Vec<_> = (0..many).map(|_| scene.record(&input, None).tokens).collect();
-        assert!(tokens.iter().any(|t| *t != tokens[0]), "noise is drawn afresh: {tokens:?}");
+        let tokens: Vec<_> = (0..many)
+            .map(|_| scene.record(&input, None).tokens)
+            .collect();
+        assert!(
+            tokens.iter().any(|t| *t != tokens[0]),
+            "noise is drawn afresh: {tokens:?}"
+        );
     }
     let scene = Scene::stochastic(7).sampling(1.0, Some(3));
     every_value_is_the_twins(&scene, 1, |scene, input, run| {
@@ -324,13 +405,19 @@ fn sampled_values_are_the_twins_given_the_noise() {
     });
 }
 
-fn every_value_is_the_twins(scene: &Scene, seed: u64, twin: impl Fn(&Scene, &Input, &Recording) -> TwinRun) {
+fn every_value_is_the_twins(
+    scene: &Scene,
+    seed: u64,
+    twin: impl Fn(&Scene, &Input, &Recording) -> TwinRun,
+) {
     let input = scene.input(seed, 4 + 7 * seed as usize);
     let run = scene.record(&input, None);
     let (tokens, trace) = twin(scene, &input, &run);
     assert_eq!(run.tokens, tokens, "seed {seed}");
     let mut expected: HashMap<_, Vec<_>> = HashMap::new();
-    trace.into_iter().for_each(|(place, values)| expected.entry(place).or_default().push(values));
+    trace
+        .into_iter()
+        .for_each(|(place, values)| expected.entry(place).or_default().push(values));
     let got = reconstruct(&run);
     assert_eq!(got.len(), expected.len());
     let mut compared = 0;
@@ -339,7 +426,11 @@ fn every_value_is_the_twins(scene: &Scene, seed: u64, twin: impl Fn(&Scene, &Inp
         for ((bits, got), expected) in got[place].iter().zip(&values) {
             let modulus = marill_numeric::fixed::low_mask(*bits);
             for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
-                assert_eq!(got & modulus, expected & modulus, "seed {seed}, {place}, element {i}");
+                assert_eq!(
+                    got & modulus,
+                    expected & modulus,
+                    "seed {seed}, {place}, element {i}"
+                );
                 compared += 1;
             }
         }
@@ -351,18 +442,27 @@ fn every_value_is_the_twins(scene: &Scene, seed: u64, twin: impl Fn(&Scene, &Inp
 fn frames_have_the_same_sizes_for_any_two_prompts_of_a_bucket() {
     let scene = Scene::new(1);
     let sizes = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).collect::<Vec<_>>();
-    let (short, long) = (scene.record(&scene.input(5, 2), None), scene.record(&scene.input(6, 16), None));
+    let (short, long) = (
+        scene.record(&scene.input(5, 2), None),
+        scene.record(&scene.input(6, 16), None),
+    );
     assert_eq!(sizes(&short.client_frames), sizes(&long.client_frames));
     assert_eq!(sizes(&short.server_frames), sizes(&long.server_frames));
     assert_eq!(sizes(&short.corrections), sizes(&long.corrections));
     let scene = scene.on_points();
-    let (short, long) = (scene.record(&scene.input(5, 2), None), scene.record(&scene.input(6, 16), None));
+    let (short, long) = (
+        scene.record(&scene.input(5, 2), None),
+        scene.record(&scene.input(6, 16), None),
+    );
     assert_eq!(sizes(&short.server_frames), sizes(&long.server_frames));
-    assert_eq!((sizes(&short.corrections), sizes(&short.words)), (sizes(&long.corrections), sizes(&long.words)));
+    assert_eq!(
+        (sizes(&short.corrections), sizes(&short.words)),
+        (sizes(&long.corrections), sizes(&long.words))
+    );
 }
 
-/// For any other input there are masks of E0 under which E1 receives the very same bytes, and E0 still learns the
-/// right token: E1's view is independent of the input.
+/// For any other input there are masks of E0 under which E1 receives the very same bytes, and E0
+/// still learns the right token: E1's view is independent of the input.
 #[test]
 fn the_servers_view_fits_any_other_input_byte_for_byte() {
     view_fits_another_input(&Scene::new(2));
@@ -371,8 +471,9 @@ fn the_servers_view_fits_any_other_input_byte_for_byte() {
     view_fits_another_input(&Scene::full_gpt2(2));
     view_fits_another_input(&Scene::new(2).sampling(1.0, Some(5)));
     view_fits_another_input(&Scene::stochastic(2));
-    // Here with comparison functions that are ideal: E0's share is what completes the one that E1 computes from the
-    // recorded words. That these say nothing of a threshold is what `point.rs` argues and tests.
+    // Here with comparison functions that are ideal: E0's share is what completes the one that E1
+    // computes from the recorded words. That these say nothing of a threshold is what `point.rs`
+    // argues and tests.
     view_fits_another_input(&Scene::new(2).on_points());
 }
 
@@ -389,13 +490,22 @@ fn view_fits_another_input(scene: &Scene) {
     if let Role::Evaluator(e) = &mut client.role {
         let sent = Tape::new(run.client_frames.concat());
         let tops = run.tops.clone().into_iter();
-        e.script = Some(ClientScript { sent, tops, masks_to_source, halves_from_source });
+        e.script = Some(ClientScript {
+            sent,
+            tops,
+            masks_to_source,
+            halves_from_source,
+        });
     }
     let source = scene.source(Replay::new(Vec::new(), &logs[1]));
     let mut source = scene.with_words(source, Replay::new(Vec::new(), &logs[2]));
     if let Role::Source(s) = &mut source.role {
         let written = Tape::new(run.corrections.concat());
-        s.script = Some(SourceScript { written, masks_from_client, halves_to_client });
+        s.script = Some(SourceScript {
+            written,
+            masks_from_client,
+            halves_to_client,
+        });
     }
     let tokens = thread::scope(|scope| {
         scope.spawn(|| scene.steps(&mut source, None, 16));
@@ -404,11 +514,18 @@ fn view_fits_another_input(scene: &Scene) {
     let stochastic = scene.spec().numeric.rounding == Rounding::Stochastic;
     let coins = stochastic.then(|| sums([&client.coins, &run.server_coins, &source.coins]));
     assert_eq!(tokens, scene.twin_with(&other, coins, run.noise.clone()).0);
-    assert!(take(&logs[0]) == run.client_frames, "the messages to the server differ");
-    assert!(take(&logs[1]).concat() == run.corrections.concat(), "the corrections differ");
+    assert!(
+        take(&logs[0]) == run.client_frames,
+        "the messages to the server differ"
+    );
+    assert!(
+        take(&logs[1]).concat() == run.corrections.concat(),
+        "the corrections differ"
+    );
 }
 
-/// Answers with bytes that depend on all that it was sent, of the sizes that belong there: a server that does as it likes.
+/// Answers with bytes that depend on all that it was sent, of the sizes that belong there: a server
+/// that does as it likes.
 struct Adversary {
     sizes: std::vec::IntoIter<usize>,
     sent: Log,
@@ -423,54 +540,93 @@ impl Channel for Adversary {
     fn recv(&mut self) -> Result<Vec<u8>, NetError> {
         let size = self.sizes.next().ok_or(NetError::Closed)?;
         let seen = Sha256::digest(self.sent.lock().unwrap().concat());
-        Ok(Prg::new(&Seed::from_bytes(seen.into()), "answer").words(size).into_iter().map(|word| word as u8).collect())
+        Ok(Prg::new(&Seed::from_bytes(seen.into()), "answer")
+            .words(size)
+            .into_iter()
+            .map(|word| word as u8)
+            .collect())
     }
 }
 
-/// Whatever a server sends, and however it chooses that by what it was sent, for any other input there are masks of E0
-/// under which E0's frames are the same byte for byte, and the corrections too: while the dealer is honest, even a
-/// malicious server learns nothing of a prompt from frames.
+/// Whatever a server sends, and however it chooses that by what it was sent, for any other input
+/// there are masks of E0 under which E0's frames are the same byte for byte, and the corrections
+/// too: while the dealer is honest, even a malicious server learns nothing of a prompt from frames.
 #[test]
 fn a_server_that_sends_anything_learns_nothing_from_frames() {
-    for scene in [Scene::new(2), Scene::gpt2(2), Scene::full(2), Scene::stochastic(2), Scene::new(2).on_points()] {
+    for scene in [
+        Scene::new(2),
+        Scene::gpt2(2),
+        Scene::full(2),
+        Scene::stochastic(2),
+        Scene::new(2).on_points(),
+    ] {
         let (input, other) = (scene.input(7, 9), scene.input(8, 14));
         let honest = scene.record(&input, None);
         let adversary = |sent: &Log| {
             let sizes: Vec<usize> = honest.server_frames.iter().map(Vec::len).collect();
-            Box::new(Adversary { sizes: sizes.into_iter(), sent: Arc::clone(sent) })
+            Box::new(Adversary {
+                sizes: sizes.into_iter(),
+                sent: Arc::clone(sent),
+            })
         };
         let logs: [Log; 4] = Default::default();
-        let mut client =
-            scene.with_words(scene.client(adversary(&logs[0])), Replay::new(honest.words.clone(), &logs[1]));
+        let mut client = scene.with_words(
+            scene.client(adversary(&logs[0])),
+            Replay::new(honest.words.clone(), &logs[1]),
+        );
         scene.steps(&mut client, Some(&input), 16);
         let frames = take(&logs[0]);
-        assert!(frames[1..] != honest.client_frames[1..], "the answers had an effect");
+        assert!(
+            frames[1..] != honest.client_frames[1..],
+            "the answers had an effect"
+        );
 
         let (masks_to_source, masks_from_client) = mpsc::channel();
         let (halves_to_client, halves_from_source) = mpsc::channel();
-        let mut second = scene.with_words(scene.client(adversary(&logs[0])), Replay::new(Vec::new(), &logs[1]));
+        let mut second = scene.with_words(
+            scene.client(adversary(&logs[0])),
+            Replay::new(Vec::new(), &logs[1]),
+        );
         if let Role::Evaluator(e) = &mut second.role {
             let (sent, tops) = (Tape::new(frames.concat()), client.tops.into_iter());
-            e.script = Some(ClientScript { sent, tops, masks_to_source, halves_from_source });
+            e.script = Some(ClientScript {
+                sent,
+                tops,
+                masks_to_source,
+                halves_from_source,
+            });
         }
-        let mut source =
-            scene.with_words(scene.source(Replay::new(Vec::new(), &logs[2])), Replay::new(Vec::new(), &logs[3]));
+        let mut source = scene.with_words(
+            scene.source(Replay::new(Vec::new(), &logs[2])),
+            Replay::new(Vec::new(), &logs[3]),
+        );
         if let Role::Source(s) = &mut source.role {
             let written = Tape::new(honest.corrections.concat());
-            s.script = Some(SourceScript { written, masks_from_client, halves_to_client });
+            s.script = Some(SourceScript {
+                written,
+                masks_from_client,
+                halves_to_client,
+            });
         }
         thread::scope(|scope| {
             scope.spawn(|| scene.steps(&mut source, None, 16));
             scene.steps(&mut second, Some(&other), 16);
         });
-        assert!(take(&logs[0]) == frames, "the messages to the server differ");
-        assert!(take(&logs[2]).concat() == honest.corrections.concat(), "the corrections differ");
+        assert!(
+            take(&logs[0]) == frames,
+            "the messages to the server differ"
+        );
+        assert!(
+            take(&logs[2]).concat() == honest.corrections.concat(),
+            "the corrections differ"
+        );
     }
 }
 
-/// The mirror. For any other adapter there are masks of E1, and of the adapter, under which E0 holds the same masked
-/// adapter and receives the same bytes up to the share of each token, and that share gives the other adapter's token: what
-/// E0 sees beside its tokens is independent of the adapter.
+/// The mirror. For any other adapter there are masks of E1, and of the adapter, under which E0
+/// holds the same masked adapter and receives the same bytes up to the share of each token, and
+/// that share gives the other adapter's token: what E0 sees beside its tokens is independent of the
+/// adapter.
 #[test]
 fn the_clients_view_fits_any_other_adapter_up_to_the_share_of_a_token() {
     let pairs: [fn(u64) -> Scene; 4] = [Scene::new, Scene::gpt2, Scene::full, Scene::stochastic];
@@ -479,25 +635,43 @@ fn the_clients_view_fits_any_other_adapter_up_to_the_share_of_a_token() {
         let (scene, input) = (make(2), make(2).input(7, 9));
         let run = scene.record(&input, None);
         let other = (3..40)
-            .map(|seed| Scene { private: make(seed).private, ..make(2) })
+            .map(|seed| Scene {
+                private: make(seed).private,
+                ..make(2)
+            })
             .find(|other| other.twin(&input).0 != scene.twin(&input).0);
-        view_fits_another_adapter(&scene, &other.expect("some adapter gives other tokens"), &input, &run);
+        view_fits_another_adapter(
+            &scene,
+            &other.expect("some adapter gives other tokens"),
+            &input,
+            &run,
+        );
     }
 }
 
 fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &Recording) {
     let spec = scene.spec();
-    let [masked, theirs] = [scene, other].map(|scene| scene.private.mask(spec, &scene.adapter_seed));
-    // The masks under which the other adapter looks like this one: its own ones, and what the two differ by.
+    let [masked, theirs] =
+        [scene, other].map(|scene| scene.private.mask(spec, &scene.adapter_seed));
+    // The masks under which the other adapter looks like this one: its own ones, and what the two
+    // differ by.
     let shift = |mask: &mut Vec<u64>, x: &[u64], y: &[u64]| {
-        mask.iter_mut().zip(x.iter().zip(y)).for_each(|(r, (x, y))| *r = r.wrapping_add(x.wrapping_sub(*y)));
+        mask.iter_mut()
+            .zip(x.iter().zip(y))
+            .for_each(|(r, (x, y))| *r = r.wrapping_add(x.wrapping_sub(*y)));
     };
     let (masks_to_source, masks_from_server) = mpsc::channel();
     let (sink, stream) = memory_pair();
     let logs: [Log; 2] = Default::default();
-    let mut server = other.server(Replay::new(run.client_frames.clone(), &logs[0]), Box::new(stream));
+    let mut server = other.server(
+        Replay::new(run.client_frames.clone(), &logs[0]),
+        Box::new(stream),
+    );
     if let Role::Evaluator(e) = &mut server.role {
-        e.mirror = Some(ServerScript { sent: Tape::new(run.server_frames.concat()), masks_to_source });
+        e.mirror = Some(ServerScript {
+            sent: Tape::new(run.server_frames.concat()),
+            masks_to_source,
+        });
     }
     let mut source = scene.source(Box::new(sink));
     if let Role::Source(s) = &mut source.role {
@@ -511,7 +685,10 @@ fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &
         }
         let mut full = s.matrix_masks.0.to_vec();
         for (l, masks) in full.iter_mut().enumerate() {
-            masks.iter_mut().enumerate().for_each(|(m, mask)| shift(mask, &masked.full[l][m], &theirs.full[l][m]));
+            masks
+                .iter_mut()
+                .enumerate()
+                .for_each(|(m, mask)| shift(mask, &masked.full[l][m], &theirs.full[l][m]));
         }
         s.matrix_masks = MatrixMasks(Arc::new(full));
     }
@@ -534,10 +711,16 @@ fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &
     let frames = take(&logs[0]);
     assert_eq!(frames.len(), run.server_frames.len());
     let share = |frame: &[u8]| super::unpack(frame, INDEX_BITS as usize / 8)[0];
-    // The share of the second token is the last frame. That of the first is the only other one that may differ.
+    // The share of the second token is the last frame. That of the first is the only other one that
+    // may differ.
     let last = frames.len() - 1;
-    let differ: Vec<usize> = (0..last).filter(|&i| frames[i] != run.server_frames[i]).collect();
-    assert!(differ.len() <= 1, "messages to the client differ: {differ:?}");
+    let differ: Vec<usize> = (0..last)
+        .filter(|&i| frames[i] != run.server_frames[i])
+        .collect();
+    assert!(
+        differ.len() <= 1,
+        "messages to the client differ: {differ:?}"
+    );
     let token = |step: usize, at: usize| {
         let own = u64::from(run.tokens[step].unwrap()).wrapping_sub(share(&run.server_frames[at]));
         Some((own.wrapping_add(share(&frames[at])) & low_mask(INDEX_BITS)) as u32)
@@ -548,8 +731,8 @@ fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &
     assert_ne!(tokens, run.tokens);
 }
 
-/// Each evaluator runs to its end against random bytes of the right sizes: nothing in its code depends on what the
-/// bytes say, and it sends frames of the same sizes.
+/// Each evaluator runs to its end against random bytes of the right sizes: nothing in its code
+/// depends on what the bytes say, and it sends frames of the same sizes.
 #[test]
 fn each_evaluator_runs_against_a_simulator_that_knows_shapes_only() {
     runs_against_a_simulator(&Scene::new(3));
@@ -570,7 +753,10 @@ fn runs_against_a_simulator(scene: &Scene) {
     };
     let (log, unused): (Log, Log) = Default::default();
     let (messages, corrections) = (random(&run.client_frames), random(&run.corrections));
-    let mut server = scene.server(Replay::new(messages, &log), Replay::new(corrections, &unused));
+    let mut server = scene.server(
+        Replay::new(messages, &log),
+        Replay::new(corrections, &unused),
+    );
     scene.steps(&mut server, None, 16);
     let sizes = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).collect::<Vec<_>>();
     assert_eq!(sizes(&take(&log)), sizes(&run.server_frames));
@@ -605,7 +791,11 @@ fn look_uniform(scene: Scene) {
         bytes.iter().for_each(|&b| counts[usize::from(b)] += 1.0);
         let mean = bytes.len() as f64 / 256.0;
         let chi_square: f64 = counts.iter().map(|c| (c - mean).powi(2) / mean).sum();
-        assert!(bytes.len() > 100_000 && chi_square < 380.0, "{name}: {chi_square} over {} bytes", bytes.len());
+        assert!(
+            bytes.len() > 100_000 && chi_square < 380.0,
+            "{name}: {chi_square} over {} bytes",
+            bytes.len()
+        );
     }
 }
 
@@ -626,8 +816,8 @@ fn a_changed_correction_changes_what_is_computed() {
     assert!(changed >= 8, "only {changed} of 16 changes had an effect");
 }
 
-/// Words that are changed, out of order or missing give other values or an error, never a panic; the server, whose words
-/// are its own, is not disturbed.
+/// Words that are changed, out of order or missing give other values or an error, never a panic;
+/// the server, whose words are its own, is not disturbed.
 #[test]
 fn damaged_correction_words_change_what_is_computed_or_end_the_session() {
     let scene = Scene::new(5).on_points();
@@ -638,7 +828,9 @@ fn damaged_correction_words_change_what_is_computed_or_end_the_session() {
         let log: Log = Default::default();
         let client = scene.client(Replay::new(honest.server_frames.clone(), &log));
         let mut client = scene.with_words(client, Replay::new(words, &log));
-        scene.try_steps(&mut client, Some(&input), 16).map(|tokens| (tokens, client.trace))
+        scene
+            .try_steps(&mut client, Some(&input), 16)
+            .map(|tokens| (tokens, client.trace))
     };
     let (tokens, trace) = replay(honest.words.clone()).unwrap();
     assert!(tokens == honest.tokens && trace == honest.client_trace);
@@ -652,11 +844,16 @@ fn damaged_correction_words_change_what_is_computed_or_end_the_session() {
     assert!(changed >= 3, "only {changed} of 16 changes had an effect");
     let half = words.len() / 2;
     let (_, other) = replay(vec![words[half..].to_vec(), words[..half].to_vec()]).unwrap();
-    assert!(other != honest.client_trace, "words out of order change what is computed");
+    assert!(
+        other != honest.client_trace,
+        "words out of order change what is computed"
+    );
     let error = replay(vec![words[..half].to_vec()]).unwrap_err();
     assert!(error.to_string().starts_with("lost the source"), "{error}");
     let log: Log = Default::default();
-    let mut client = scene.client(Replay::new(honest.server_frames.clone(), &log)).with_material(Material::Points);
+    let mut client = scene
+        .client(Replay::new(honest.server_frames.clone(), &log))
+        .with_material(Material::Points);
     let error = scene.try_steps(&mut client, Some(&input), 16).unwrap_err();
     assert!(error.to_string().contains("point functions"), "{error}");
 }
@@ -674,5 +871,8 @@ fn a_short_message_ends_the_session_with_an_error_that_names_the_step() {
     frames.truncate(5);
     let mut client = scene.client(Replay::new(frames, &log));
     let error = scene.try_steps(&mut client, Some(&input), 16).unwrap_err();
-    assert!(error.to_string().starts_with("lost the peer in step"), "{error}");
+    assert!(
+        error.to_string().starts_with("lost the peer in step"),
+        "{error}"
+    );
 }

@@ -1,39 +1,46 @@
 //! Exact truncation, and bits as affine forms.
 //!
 //! # Exact truncation
-//! With `z' = z + 2^(f-1) + 2^(k-2)` in `[0, 2^(k-1))`, `ẑ = z' + r mod 2^k` opened, and `w = [ẑ < r]`,
-//! `floor(z'/2^f) = (ẑ >> f) - (r >> f) + 2^(k-f)·w - b` where `b = [ẑ mod 2^f < r mod 2^f]`. Since `z' < 2^(k-1)`,
-//! `w = msb(r)·(1 - msb(ẑ))`. The source shares `r >> f` and `2^(k-f)·msb(r)`; `b` is a comparison of a public with a
-//! masked `f`-bit value, whose last gate yields an arithmetic share directly: `b = base + flips·below` with the three
-//! bits opened under masks, the monomials of the masks shared by the source.
+//! With `z' = z + 2^(f-1) + 2^(k-2)` in `[0, 2^(k-1))`, `ẑ = z' + r mod 2^k` opened, and
+//! `w = [ẑ < r]`, `floor(z'/2^f) = (ẑ >> f) - (r >> f) + 2^(k-f)·w - b` where
+//! `b = [ẑ mod 2^f < r mod 2^f]`. Since `z' < 2^(k-1)`, `w = msb(r)·(1 - msb(ẑ))`. The source
+//! shares `r >> f` and `2^(k-f)·msb(r)`; `b` is a comparison of a public with a masked `f`-bit
+//! value, whose last gate yields an arithmetic share directly: `b = base + flips·below` with the
+//! three bits opened under masks, the monomials of the masks shared by the source.
 //!
 //! The result is exact; nothing can fail while `|z| < 2^(k-2)`.
 //!
-//! E1 needs the low `f` bits of `ẑ` for the comparison and `msb(ẑ)` for its share, so on digits the opening is a half one
-//! ([`super::opening`]): `f + 1` bits from E0 instead of `k`, the last of them with the comparison's last gate.
+//! E1 needs the low `f` bits of `ẑ` for the comparison and `msb(ẑ)` for its share, so on digits the
+//! opening is a half one ([`super::opening`]): `f + 1` bits from E0 instead of `k`, the last of
+//! them with the comparison's last gate.
 //!
 //! # Stochastic rounding
 //! Without the half added and without the borrow `b` taken off, the opening alone yields
-//! `floor((z + r mod 2^f) / 2^f) = floor((z + 2^f - 1 - t) / 2^f)` with `t = ẑ mod 2^f`: uniform, independent of `z`, and
-//! known to whoever sees the opening. The functionality is therefore: draw `t` uniformly, give it to the evaluators, round
-//! by it. A proof that kept `t` secret would be wrong (Li et al., USENIX Security '23, on ABY3's truncation); here the
-//! simulator is given `t` and sets `ẑ` to a uniform value with these low bits. One round, no comparison, never a large
+//! `floor((z + r mod 2^f) / 2^f) = floor((z + 2^f - 1 - t) / 2^f)` with `t = ẑ mod 2^f`: uniform,
+//! independent of `z`, and known to whoever sees the opening. The functionality is therefore: draw
+//! `t` uniformly, give it to the evaluators, round by it. A proof that kept `t` secret would be
+//! wrong (Li et al., USENIX Security '23, on ABY3's truncation); here the simulator is given `t`
+//! and sets `ẑ` to a uniform value with these low bits. One round, no comparison, never a large
 //! error.
 //!
-//! Of a coin, [`COIN_BITS`] bits are enough. What lies below them each party drops from its own half before the opening,
-//! which is then as much narrower: `Σ floor(z_i / 2^d) = (z - A) / 2^d mod 2^(k-d)`, where `A = Σ z_i mod 2^d` over the two
-//! halves and, where a term is deferred, the source's. Since the modulus shrinks with the shift, nothing wraps. A
-//! constant makes up for the mean of `A`. The whole rounds by `t = 2^d·t' + 2^d - 1 - constant + A`, a sum of the opening's coin
-//! `t'` and of what each party knows of its own half, which is as uniform as that half (the program cuts products and
-//! maps of masked values, whose halves are): still unbiased, and off by less than `1 + 2^(2 - COIN_BITS)` units. The simulator of an evaluator is given its own part of `A` with `t'`.
+//! Of a coin, [`COIN_BITS`] bits are enough. What lies below them each party drops from its own
+//! half before the opening, which is then as much narrower:
+//! `Σ floor(z_i / 2^d) = (z - A) / 2^d mod 2^(k-d)`, where `A = Σ z_i mod 2^d` over the two halves
+//! and, where a term is deferred, the source's. Since the modulus shrinks with the shift, nothing
+//! wraps. A constant makes up for the mean of `A`. The whole rounds by
+//! `t = 2^d·t' + 2^d - 1 - constant + A`, a sum of the opening's coin `t'` and of what each party
+//! knows of its own half, which is as uniform as that half (the program cuts products and maps of
+//! masked values, whose halves are): still unbiased, and off by less than `1 + 2^(2 - COIN_BITS)`
+//! units. The simulator of an evaluator is given its own part of `A` with `t'`.
 
-use marill_numeric::Rounding;
-use marill_numeric::fixed::low_mask;
+use marill_numeric::{Rounding, fixed::low_mask};
 
-use super::bits::{Bits, OneHot, OpenBits, Pending, Planes, bit, monomials, split};
-use super::gated::{narrow_public, narrow_wrap};
-use super::opening::{Handed, Late, Part};
-use super::{Masked, ProtocolError, Role, Share, Wire};
+use super::{
+    Masked, ProtocolError, Role, Share, Wire,
+    bits::{Bits, OneHot, OpenBits, Pending, Planes, bit, monomials, split},
+    gated::{narrow_public, narrow_wrap},
+    opening::{Handed, Late, Part},
+};
 
 /// Bits of the coin of a stochastic rounding.
 const COIN_BITS: u32 = 8;
@@ -44,7 +51,8 @@ pub(super) fn sign(bit: u64) -> u64 {
     1u64.wrapping_sub(2 * bit)
 }
 
-/// A bit as an affine form in masks that the source shares: `constant + Σ coefficient · [monomial]`.
+/// A bit as an affine form in masks that the source shares:
+/// `constant + Σ coefficient · [monomial]`.
 pub(super) struct Affine {
     n: usize,
     /// By element, at the evaluators.
@@ -59,34 +67,50 @@ pub(super) struct Affine {
 impl Affine {
     /// `Σ ± Π` of opened planes as integers: a term is its sign and its planes.
     ///
-    /// With `x = x̂ + (1 - 2x̂)·ρ`, a product is the sum over the subsets of its planes of a public coefficient times a
-    /// product of masks.
+    /// With `x = x̂ + (1 - 2x̂)·ρ`, a product is the sum over the subsets of its planes of a public
+    /// coefficient times a product of masks.
     pub(super) fn of(engine: &Masked, planes: &[OpenBits], terms: &[(u64, Planes)]) -> Self {
         let n = planes.first().map_or(0, |plane| plane.n);
         let sets: Vec<Planes> = terms.iter().map(|(_, term)| *term).collect();
         let sets = monomials(&sets, 1);
-        let mut affine =
-            Self { n, constant: Vec::new(), coefficients: Vec::new(), monomials: Vec::new(), count: sets.len() };
+        let mut affine = Self {
+            n,
+            constant: Vec::new(),
+            coefficients: Vec::new(),
+            monomials: Vec::new(),
+            count: sets.len(),
+        };
         if engine.is_evaluator() {
             // A coefficient depends on the opened bits alone: one table over their patterns each.
             let coefficient = |set: Planes, hats: Planes| {
                 let signs = sign(u64::from((set & hats).count_ones() & 1));
-                terms.iter().filter(|(_, term)| term & set == set).fold(0u64, |sum, (factor, term)| {
-                    let public = (term & !set) & !hats == 0;
-                    sum.wrapping_add(factor.wrapping_mul(signs).wrapping_mul(u64::from(public)))
-                })
+                terms.iter().filter(|(_, term)| term & set == set).fold(
+                    0u64,
+                    |sum, (factor, term)| {
+                        let public = (term & !set) & !hats == 0;
+                        sum.wrapping_add(factor.wrapping_mul(signs).wrapping_mul(u64::from(public)))
+                    },
+                )
             };
             let patterns = patterns(planes, |plane| &plane.hat);
             let column = |set: Planes| {
-                let table: Vec<u64> = (0..1 << planes.len()).map(|hats| coefficient(set, hats)).collect();
-                patterns.iter().map(|&hats| table[usize::from(hats)]).collect::<Vec<u64>>()
+                let table: Vec<u64> = (0..1 << planes.len())
+                    .map(|hats| coefficient(set, hats))
+                    .collect();
+                patterns
+                    .iter()
+                    .map(|&hats| table[usize::from(hats)])
+                    .collect::<Vec<u64>>()
             };
             affine.constant = column(0);
             affine.coefficients = sets.iter().map(|&set| column(set)).collect();
         } else if matches!(engine.role, Role::Source(_)) {
             let patterns = patterns(planes, |plane| &plane.rho);
             let column = |&set: &Planes| {
-                patterns.iter().map(|&rhos| u64::from(Planes::from(rhos) & set == set)).collect::<Vec<u64>>()
+                patterns
+                    .iter()
+                    .map(|&rhos| u64::from(Planes::from(rhos) & set == set))
+                    .collect::<Vec<u64>>()
             };
             affine.monomials = sets.iter().map(column).collect();
         }
@@ -94,13 +118,21 @@ impl Affine {
     }
 
     /// Additive shares of the bit, and the shares of the monomials, modulo `2^bits`.
-    pub(super) fn share(&self, engine: &mut Masked, bits: u32) -> Result<(Vec<u64>, Vec<Vec<u64>>), ProtocolError> {
+    pub(super) fn share(
+        &self,
+        engine: &mut Masked,
+        bits: u32,
+    ) -> Result<(Vec<u64>, Vec<Vec<u64>>), ProtocolError> {
         let mut monomials = Vec::with_capacity(self.count);
         for m in 0..self.count {
             monomials.push(engine.correct(self.n, bits, |i| self.monomials[m][i])?);
         }
         let first = engine.is_first();
-        let mut data: Vec<u64> = if first { self.constant.clone() } else { vec![0; self.constant.len()] };
+        let mut data: Vec<u64> = if first {
+            self.constant.clone()
+        } else {
+            vec![0; self.constant.len()]
+        };
         for (coefficient, monomial) in self.coefficients.iter().zip(&monomials) {
             for (value, (c, m)) in data.iter_mut().zip(coefficient.iter().zip(monomial)) {
                 *value = value.wrapping_add(c.wrapping_mul(*m));
@@ -119,10 +151,17 @@ impl Affine {
         let all = |columns: &[Vec<u64>]| columns.iter().map(|column| f(column)).collect();
         let (coefficients, monomials) = (all(&self.coefficients), all(&self.monomials));
         let (constant, count) = (f(&self.constant), self.count);
-        Self { n, constant, coefficients, monomials, count }
+        Self {
+            n,
+            constant,
+            coefficients,
+            monomials,
+            count,
+        }
     }
 
-    /// Additive shares of a factor that the source knows times the form without its constant, modulo `2^bits`.
+    /// Additive shares of a factor that the source knows times the form without its constant,
+    /// modulo `2^bits`.
     pub(super) fn masks_times(
         &self,
         engine: &mut Masked,
@@ -131,8 +170,12 @@ impl Affine {
     ) -> Result<Vec<u64>, ProtocolError> {
         let mut data = vec![0u64; self.constant.len()];
         for m in 0..self.count {
-            let product = engine.correct(self.n, bits, |i| self.monomials[m][i].wrapping_mul(factor(i)))?;
-            let Some(coefficient) = self.coefficients.get(m) else { continue };
+            let product = engine.correct(self.n, bits, |i| {
+                self.monomials[m][i].wrapping_mul(factor(i))
+            })?;
+            let Some(coefficient) = self.coefficients.get(m) else {
+                continue;
+            };
             for (value, (c, p)) in data.iter_mut().zip(coefficient.iter().zip(product)) {
                 *value = value.wrapping_add(c.wrapping_mul(p));
             }
@@ -140,7 +183,8 @@ impl Affine {
         Ok(data)
     }
 
-    /// `bit · x` for a narrow wire `x` and its wide share (see [`super::gated`]), given the shares of the monomials.
+    /// `bit · x` for a narrow wire `x` and its wide share (see [`super::gated`]), given the shares
+    /// of the monomials.
     pub(super) fn times_narrow(
         &self,
         engine: &mut Masked,
@@ -150,11 +194,18 @@ impl Affine {
     ) -> Result<Vec<u64>, ProtocolError> {
         let by_mask = self.masks_times(engine, wide.bits, |i| x.mask[i])?;
         let by_wrap = self.masks_times(engine, wide.bits - x.bits, |i| narrow_wrap(x.mask[i]))?;
-        let mut data: Vec<u64> = wide.data.iter().zip(&self.constant).map(|(x, c)| x.wrapping_mul(*c)).collect();
+        let mut data: Vec<u64> = wide
+            .data
+            .iter()
+            .zip(&self.constant)
+            .map(|(x, c)| x.wrapping_mul(*c))
+            .collect();
         for (i, value) in data.iter_mut().enumerate() {
             let (public, stays) = narrow_public(x.open[i]);
             let form = self.coefficients.iter().zip(monomials);
-            let form = form.fold(0u64, |sum, (c, m)| sum.wrapping_add(c[i].wrapping_mul(m[i])));
+            let form = form.fold(0u64, |sum, (c, m)| {
+                sum.wrapping_add(c[i].wrapping_mul(m[i]))
+            });
             *value = value
                 .wrapping_add(public.wrapping_mul(form))
                 .wrapping_sub(by_mask[i])
@@ -172,7 +223,9 @@ impl Affine {
     ) -> Result<Vec<u64>, ProtocolError> {
         let mut crossed = Vec::with_capacity(self.count);
         for m in 0..self.count {
-            crossed.push(engine.correct(self.n, x.bits, |i| self.monomials[m][i].wrapping_mul(x.mask[i]))?);
+            crossed.push(engine.correct(self.n, x.bits, |i| {
+                self.monomials[m][i].wrapping_mul(x.mask[i])
+            })?);
         }
         let first = engine.is_first();
         let mut data: Vec<u64> = self
@@ -184,7 +237,9 @@ impl Affine {
                 constant.wrapping_mul(public.wrapping_sub(x.mask[i]))
             })
             .collect();
-        for ((coefficient, monomial), crossed) in self.coefficients.iter().zip(monomials).zip(&crossed) {
+        for ((coefficient, monomial), crossed) in
+            self.coefficients.iter().zip(monomials).zip(&crossed)
+        {
             for (i, value) in data.iter_mut().enumerate() {
                 let term = x.open[i].wrapping_mul(monomial[i]).wrapping_sub(crossed[i]);
                 *value = value.wrapping_add(coefficient[i].wrapping_mul(term));
@@ -221,8 +276,8 @@ impl Masked {
         Affine::of(self, std::slice::from_ref(plane), &[(1, 1)])
     }
 
-    /// Runs the last gate of a comparison: the bit as an affine form, ready for products. One round, in which E0 tells the
-    /// top bits of a half opening.
+    /// Runs the last gate of a comparison: the bit as an affine form, ready for products. One
+    /// round, in which E0 tells the top bits of a half opening.
     pub(super) fn finish(
         &mut self,
         pending: &Pending,
@@ -247,7 +302,8 @@ impl Masked {
         Ok(Affine::of(self, &planes, &terms))
     }
 
-    /// As [`Self::finish`] for a sign, whose top pair may be set together: `below ? base ⊕ flips : base`.
+    /// As [`Self::finish`] for a sign, whose top pair may be set together:
+    /// `below ? base ⊕ flips : base`.
     pub(super) fn finish_sign(
         &mut self,
         pending: &Pending,
@@ -255,7 +311,9 @@ impl Masked {
         place: &'static str,
     ) -> Result<(Vec<Wire>, Affine), ProtocolError> {
         let [(below, _), (base, flips)] = pending.digits.as_slice() else {
-            let [(sign, _)] = pending.digits.as_slice() else { unreachable!("a sign is down to two planes") };
+            let [(sign, _)] = pending.digits.as_slice() else {
+                unreachable!("a sign is down to two planes")
+            };
             let (wires, planes) = self.exchange(shares, &[sign], place)?;
             return Ok((wires, self.single(&planes[0])));
         };
@@ -283,9 +341,14 @@ impl Masked {
 
     /// `[ẑ mod 2^f < r mod 2^f]`, up to its last gate.
     ///
-    /// Many elements: digits of 4 bits down to one plane, whose conversion needs one monomial. Few: as many bits as
-    /// one round and the last gate can take.
-    pub(super) fn borrow(&mut self, wire: &Wire, f: u32, place: &'static str) -> Result<Pending, ProtocolError> {
+    /// Many elements: digits of 4 bits down to one plane, whose conversion needs one monomial. Few:
+    /// as many bits as one round and the last gate can take.
+    pub(super) fn borrow(
+        &mut self,
+        wire: &Wire,
+        f: u32,
+        place: &'static str,
+    ) -> Result<Pending, ProtocolError> {
         let (digits, left) = match (self.many(wire.len()), wire.len(), f) {
             (true, _, _) => (f.div_ceil(4), 1),
             (false, _, 0..=14) => (2, 2),
@@ -316,7 +379,10 @@ impl Masked {
             _ if !exact && self.many(n) => Part::low(&shifted, in_bits, 0),
             _ => Part::whole(&shifted, in_bits),
         };
-        let mut wire = self.exchange_parts(&[part], &[], &mut [], place)?.0.remove(0);
+        let mut wire = self
+            .exchange_parts(&[part], &[], &mut [], place)?
+            .0
+            .remove(0);
         let offset = 1u64 << (in_bits - 2 - shift);
         if self.rounds_by_coin(&wire, shift) {
             if self.many(n) && wraps {
@@ -332,7 +398,10 @@ impl Masked {
             borrow.share(self, out_bits)?.0
         };
         let mut out = self.high_part(&wire, shift, out_bits, offset)?;
-        out.data.iter_mut().zip(borrow).for_each(|(o, b)| *o = o.wrapping_sub(b));
+        out.data
+            .iter_mut()
+            .zip(borrow)
+            .for_each(|(o, b)| *o = o.wrapping_sub(b));
         Ok(out)
     }
 
@@ -341,7 +410,8 @@ impl Masked {
         self.spec.numeric.rounding == Rounding::Exact
     }
 
-    /// A truncation by coin of what is about to be handed over: E0 tells E1 the top bits with it, and nothing now.
+    /// A truncation by coin of what is about to be handed over: E0 tells E1 the top bits with it,
+    /// and nothing now.
     pub(super) fn cut_by_coin(
         &mut self,
         x: &Share,
@@ -352,20 +422,42 @@ impl Masked {
     ) -> Result<Handed, ProtocolError> {
         let (shifted, shift) = self.before_cut(x, shift, in_bits);
         let part = Part::half(&shifted, shifted.bits, 0);
-        let wire = self.exchange_parts(&[part], &[], &mut [], places[0])?.0.remove(0);
+        let wire = self
+            .exchange_parts(&[part], &[], &mut [], places[0])?
+            .0
+            .remove(0);
         self.rounds_by_coin(&wire, shift);
         let from = wire.bits - shift;
         let (x, wraps) = self.high_part_and_wraps(&wire, shift, out_bits, 1 << (from - 2))?;
-        Ok(Handed { x, late: Some(Late { wire, wraps, from, places }) })
+        Ok(Handed {
+            x,
+            late: Some(Late {
+                wire,
+                wraps,
+                from,
+                places,
+            }),
+        })
     }
 
-    /// What a truncation by `shift` opens, a share of so many bits as it has, and how far that is still to be cut: an exact
-    /// one adds its half, one by coin drops bits first. Both add what makes the value non-negative.
+    /// What a truncation by `shift` opens, a share of so many bits as it has, and how far that is
+    /// still to be cut: an exact one adds its half, one by coin drops bits first. Both add what
+    /// makes the value non-negative.
     pub(super) fn before_cut(&mut self, x: &Share, shift: u32, in_bits: u32) -> (Share, u32) {
-        let dropped = if self.rounds_exactly() { 0 } else { shift.saturating_sub(COIN_BITS) };
+        let dropped = if self.rounds_exactly() {
+            0
+        } else {
+            shift.saturating_sub(COIN_BITS)
+        };
         if dropped == 0 {
             let share = self.add_public(x, self.half(shift).wrapping_add(1 << (in_bits - 2)));
-            return (Share { bits: in_bits, ..share }, shift);
+            return (
+                Share {
+                    bits: in_bits,
+                    ..share
+                },
+                shift,
+            );
         }
         let parts = 2 + u64::from(x.deferred);
         let modulus = low_mask(in_bits);
@@ -375,17 +467,33 @@ impl Masked {
         #[cfg(test)]
         self.drop_coins(&raised, dropped, constant);
         let bits = in_bits - dropped;
-        let data = raised.data.iter().map(|v| (v & modulus) >> dropped).collect();
-        let share = Share { deferred: x.deferred, ..Share::new(x.rows, x.cols, bits, data) };
+        let data = raised
+            .data
+            .iter()
+            .map(|v| (v & modulus) >> dropped)
+            .collect();
+        let share = Share {
+            deferred: x.deferred,
+            ..Share::new(x.rows, x.cols, bits, data)
+        };
         (self.add_public(&share, 1 << (bits - 2)), shift - dropped)
     }
 
-    /// What this party's part in dropping bits contributes to the coins of the opening that follows.
+    /// What this party's part in dropping bits contributes to the coins of the opening that
+    /// follows.
     #[cfg(test)]
     fn drop_coins(&mut self, raised: &Share, dropped: u32, constant: u64) {
         let low = low_mask(dropped);
-        let constant = if self.is_first() { low.wrapping_sub(constant) } else { 0 };
-        let mut coins: Vec<u64> = raised.data.iter().map(|v| (v & low).wrapping_add(constant)).collect();
+        let constant = if self.is_first() {
+            low.wrapping_sub(constant)
+        } else {
+            0
+        };
+        let mut coins: Vec<u64> = raised
+            .data
+            .iter()
+            .map(|v| (v & low).wrapping_add(constant))
+            .collect();
         coins.resize(raised.len(), 0);
         self.dropped = Some((dropped, coins));
     }
@@ -398,16 +506,22 @@ impl Masked {
         }
     }
 
-    /// Whether truncations round by coin. Each party's contributions to the coins of an opening are kept for a test that
-    /// hands their sums to the twin.
+    /// Whether truncations round by coin. Each party's contributions to the coins of an opening are
+    /// kept for a test that hands their sums to the twin.
     pub(super) fn rounds_by_coin(&mut self, wire: &Wire, shift: u32) -> bool {
         let stochastic = !self.rounds_exactly();
         #[cfg(test)]
         if stochastic {
-            let (dropped, mut coins) = self.dropped.take().unwrap_or_else(|| (0, vec![0; wire.len()]));
+            let (dropped, mut coins) = self
+                .dropped
+                .take()
+                .unwrap_or_else(|| (0, vec![0; wire.len()]));
             if self.is_first() {
                 let opened = wire.open.iter().map(|v| (v & low_mask(shift)) << dropped);
-                coins.iter_mut().zip(opened).for_each(|(coin, t)| *coin = coin.wrapping_add(t));
+                coins
+                    .iter_mut()
+                    .zip(opened)
+                    .for_each(|(coin, t)| *coin = coin.wrapping_add(t));
             }
             self.coins.extend(coins);
         }
@@ -415,7 +529,8 @@ impl Masked {
         stochastic
     }
 
-    /// `(ẑ >> f) - (r >> f) + 2^(k-f)·msb(r)·(1 - msb ẑ) - offset`: the truncation up to its borrow.
+    /// `(ẑ >> f) - (r >> f) + 2^(k-f)·msb(r)·(1 - msb ẑ) - offset`: the truncation up to its
+    /// borrow.
     pub(super) fn high_part(
         &mut self,
         wire: &Wire,
@@ -426,8 +541,8 @@ impl Masked {
         Ok(self.high_part_and_wraps(wire, shift, out_bits, offset)?.0)
     }
 
-    /// As [`Self::high_part`], and the shares of `msb(r)`, for [`take_wraps`] once E1 knows `msb ẑ`: until then its half
-    /// takes that for zero.
+    /// As [`Self::high_part`], and the shares of `msb(r)`, for [`take_wraps`] once E1 knows
+    /// `msb ẑ`: until then its half takes that for zero.
     pub(super) fn high_part_and_wraps(
         &mut self,
         wire: &Wire,
@@ -445,14 +560,23 @@ impl Masked {
         };
         let first = self.is_first();
         for (i, value) in data.iter_mut().enumerate() {
-            let public = if first { (wire.open[i] >> shift).wrapping_sub(offset) } else { 0 };
-            let wrap = wraps.get(i).map_or(0, |wrap| wrap.wrapping_mul(1 - (wire.open[i] >> (k - 1))));
-            *value = public.wrapping_sub(*value).wrapping_add(wrap << (k - shift));
+            let public = if first {
+                (wire.open[i] >> shift).wrapping_sub(offset)
+            } else {
+                0
+            };
+            let wrap = wraps
+                .get(i)
+                .map_or(0, |wrap| wrap.wrapping_mul(1 - (wire.open[i] >> (k - 1))));
+            *value = public
+                .wrapping_sub(*value)
+                .wrapping_add(wrap << (k - shift));
         }
         Ok((Share::new(wire.rows, wire.cols, out_bits, data), wraps))
     }
 
-    /// Equality to zero of the bits from `start` up, given the borrow into them: the two candidates' planes.
+    /// Equality to zero of the bits from `start` up, given the borrow into them: the two
+    /// candidates' planes.
     ///
     /// `x_top = x̂_top - r_top - borrow` is zero when `r_top = x̂_top - borrow`.
     pub(super) fn zero_candidates(

@@ -2,17 +2,23 @@
 
 use std::sync::Arc;
 
-use marill_numeric::tables::{ARG_FRAC_BITS, Piecewise, Tail};
-use marill_numeric::{PublicMatrix, functions};
+use marill_numeric::{
+    PublicMatrix, functions,
+    tables::{ARG_FRAC_BITS, Piecewise, Tail},
+};
 
-use super::norms::MatrixNorms;
-use super::span::{Origin, Span, largest, length};
-use super::{Range, Room};
-use crate::engine::{Attention, Engine, Gate, Step};
-use crate::masked::ProtocolError;
-use crate::sampling::{LARGEST_NOISE, RANGE_BITS};
-use crate::spec::Module;
-use crate::weights::Rope;
+use super::{
+    Range, Room,
+    norms::MatrixNorms,
+    span::{Origin, Span, largest, length},
+};
+use crate::{
+    engine::{Attention, Engine, Gate, Step},
+    masked::ProtocolError,
+    sampling::{LARGEST_NOISE, RANGE_BITS},
+    spec::Module,
+    weights::Rope,
+};
 
 /// What arithmetic in `f64` may lose.
 const MARGIN: f64 = 1.0 + 1e-6;
@@ -23,27 +29,40 @@ pub(super) const RECIP_ERROR: f64 = 1e-3;
 pub(super) const RECIP_ERROR_FAR: f64 = 1.3e-2;
 const RSQRT_BITS: f64 = 58.0;
 const RECIP_BITS: f64 = 40.0;
-/// How far a table passes its function's own bounds, in output units and rounded half up; a test sweeps the
-/// domains.
+/// How far a table passes its function's own bounds, in output units and rounded half up; a test
+/// sweeps the domains.
 pub(super) const GATE_ERROR: f64 = 8.0;
 
 impl Range {
     fn named(&mut self, span: Span) -> Span {
         self.next_id += 1;
-        Span { id: self.next_id, ..span }
+        Span {
+            id: self.next_id,
+            ..span
+        }
     }
 
-    /// Notes how near `reaches` comes to `limit`; what is returned is well inside, as the next steps suppose.
+    /// Notes how near `reaches` comes to `limit`; what is returned is well inside, as the next
+    /// steps suppose.
     fn check(&mut self, reaches: f64, limit_bits: f64, place: &'static str) -> f64 {
         let reaches_bits = (reaches * MARGIN).max(1.0).log2();
-        self.rooms.push(Room { layer: self.layer, place, reaches_bits, limit_bits });
+        self.rooms.push(Room {
+            layer: self.layer,
+            place,
+            reaches_bits,
+            limit_bits,
+        });
         reaches.min(limit_bits.exp2() * 0.999)
     }
 
     /// The room that an exact truncation or opening of `bits` needs.
     fn fits(&mut self, x: &Span, bits: u32, place: &'static str) -> Span {
         let limit = self.check(x.bound(), f64::from(bits.min(64) - 2), place);
-        if limit >= x.bound() { x.clone() } else { x.within(limit) }
+        if limit >= x.bound() {
+            x.clone()
+        } else {
+            x.within(limit)
+        }
     }
 
     fn record(&mut self, place: &'static str, span: &Span) {
@@ -52,7 +71,12 @@ impl Range {
 
     fn stretched(&mut self, x: &Span, norms: &MatrixNorms) -> Span {
         let bound = x.bound();
-        let column = norms.rows.iter().zip(&norms.rows_l1).map(|(l2, l1)| (l2 * x.norm).min(l1 * bound)).collect();
+        let column = norms
+            .rows
+            .iter()
+            .zip(&norms.rows_l1)
+            .map(|(l2, l1)| (l2 * x.norm).min(l1 * bound))
+            .collect();
         self.named(Span::of_columns(x.rows, column, norms.operator * x.norm))
     }
 
@@ -76,7 +100,13 @@ impl Engine for Range {
         self.layer = layer;
     }
 
-    fn input(&mut self, _values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Span> {
+    fn input(
+        &mut self,
+        _values: Option<&[u64]>,
+        rows: usize,
+        cols: usize,
+        bits: u32,
+    ) -> Step<Span> {
         let input = self.inputs.pop_front().ok_or(ProtocolError::MissingInput)?;
         debug_assert_eq!((input.rows, input.cols), (rows, cols));
         let input = self.fits(&input, bits, "input");
@@ -108,10 +138,16 @@ impl Engine for Range {
                 let of = |_: &(usize, usize)| {
                     Arc::new(match private.full.get(layer) {
                         Some(full) => MatrixNorms::of_public(&full.matrices[module as usize]),
-                        None => MatrixNorms::of_addition(&private.layers[layer][module as usize], rank),
+                        None => {
+                            MatrixNorms::of_addition(&private.layers[layer][module as usize], rank)
+                        }
                     })
                 };
-                let norms = Arc::clone(self.additions.entry((layer, module as usize)).or_insert_with_key(of));
+                let norms = Arc::clone(
+                    self.additions
+                        .entry((layer, module as usize))
+                        .or_insert_with_key(of),
+                );
                 self.stretched(&wire, &norms)
             }));
         }
@@ -142,9 +178,18 @@ impl Engine for Range {
         let constant = constant as i64 as f64;
         let column = x.column.iter().map(|b| b + constant.abs()).collect();
         let norm = x.norm + constant.abs() * (x.column.len() as f64).sqrt();
-        let origin = if constant >= 0.0 && matches!(x.origin, Origin::Squares(_)) { x.origin } else { Origin::Plain };
+        let origin = if constant >= 0.0 && matches!(x.origin, Origin::Squares(_)) {
+            x.origin
+        } else {
+            Origin::Plain
+        };
         let (low, cols) = (x.low + constant, x.cols);
-        self.named(Span { low, origin, cols, ..Span::of_columns(x.rows, column, norm) })
+        self.named(Span {
+            low,
+            origin,
+            cols,
+            ..Span::of_columns(x.rows, column, norm)
+        })
     }
 
     fn scale_constant(&mut self, x: &Span, constant: u64) -> Span {
@@ -153,7 +198,10 @@ impl Engine for Range {
             Origin::Sums(id, factor) => Origin::Sums(id, factor * constant),
             _ => Origin::Plain,
         };
-        self.named(Span { origin, ..x.scaled(constant) })
+        self.named(Span {
+            origin,
+            ..x.scaled(constant)
+        })
     }
 
     fn add_row(&mut self, x: &Span, row: &[u64]) -> Span {
@@ -177,7 +225,12 @@ impl Engine for Range {
     fn reshape(&mut self, x: &Span, cols: usize) -> Span {
         debug_assert!(cols.is_multiple_of(x.column.len()));
         let rows = x.rows * x.cols / cols;
-        self.named(Span { rows, cols, origin: Origin::Plain, ..x.clone() })
+        self.named(Span {
+            rows,
+            cols,
+            origin: Origin::Plain,
+            ..x.clone()
+        })
     }
 
     fn shift_left(&mut self, x: &Span, bits: u32) -> Span {
@@ -186,13 +239,19 @@ impl Engine for Range {
 
     fn linear(&mut self, matrix: &PublicMatrix, x: &Span) -> Span {
         let address = std::ptr::from_ref(matrix) as usize;
-        let norms = self.norms.entry(address).or_insert_with(|| Arc::new(MatrixNorms::of_public(matrix)));
+        let norms = self
+            .norms
+            .entry(address)
+            .or_insert_with(|| Arc::new(MatrixNorms::of_public(matrix)));
         let norms = Arc::clone(norms);
         self.stretched(x, &norms)
     }
 
     fn concat(&mut self, parts: &[&Span]) -> Span {
-        let column = parts.iter().flat_map(|p| p.column.iter().copied()).collect();
+        let column = parts
+            .iter()
+            .flat_map(|p| p.column.iter().copied())
+            .collect();
         let norm = length(&parts.iter().map(|p| p.norm).collect::<Vec<f64>>());
         self.named(Span::of_columns(parts[0].rows, column, norm))
     }
@@ -206,7 +265,11 @@ impl Engine for Range {
     }
 
     fn last_row(&mut self, x: &Span) -> Span {
-        self.named(Span { rows: 1, origin: Origin::Plain, ..x.clone() })
+        self.named(Span {
+            rows: 1,
+            origin: Origin::Plain,
+            ..x.clone()
+        })
     }
 
     fn wire_last_row(&mut self, x: &Span) -> Span {
@@ -225,7 +288,11 @@ impl Engine for Range {
         // A sine and a cosine of 12 bits, each rounded by at most a half.
         let turn = 4096.0 + 0.75;
         let (half, mut column) = (rope.half, x.column.clone());
-        for (head, out) in x.column.chunks_exact(2 * half).zip(column.chunks_exact_mut(2 * half)) {
+        for (head, out) in x
+            .column
+            .chunks_exact(2 * half)
+            .zip(column.chunks_exact_mut(2 * half))
+        {
             for j in 0..half {
                 let pair = head[j].hypot(head[j + half]) * turn;
                 (out[j], out[j + half]) = (pair, pair);
@@ -236,7 +303,11 @@ impl Engine for Range {
 
     fn square_sum(&mut self, x: &Span) -> Step<Span> {
         let squares = self.check(x.norm * x.norm, 62.0, "norm.squares");
-        let sums = Span { low: 0.0, origin: Origin::Squares(x.id), ..Span::uniform(x.rows, 1, squares) };
+        let sums = Span {
+            low: 0.0,
+            origin: Origin::Squares(x.id),
+            ..Span::uniform(x.rows, 1, squares)
+        };
         Ok(self.named(sums))
     }
 
@@ -257,7 +328,9 @@ impl Engine for Range {
 
     fn scores(&mut self, queries: &Span, keys: &Span, a: &Attention<'_>) -> Step<Span> {
         let of_group = |group: &Vec<usize>| -> f64 {
-            let of_head = |&h: &usize| head_norm(queries, h, a.head_dim) * head_norm(keys, a.kv_head(h), a.head_dim);
+            let of_head = |&h: &usize| {
+                head_norm(queries, h, a.head_dim) * head_norm(keys, a.kv_head(h), a.head_dim)
+            };
             group.iter().map(of_head).sum()
         };
         let bound = a.groups.iter().map(of_group).fold(0.0, f64::max);
@@ -276,21 +349,30 @@ impl Engine for Range {
             _ => keys * weights.bound(),
         };
         let heads = a.num_attention_heads;
-        let column = (0..heads).flat_map(|h| &values.column[a.kv_head(h) * a.head_dim..][..a.head_dim]);
+        let column =
+            (0..heads).flat_map(|h| &values.column[a.kv_head(h) * a.head_dim..][..a.head_dim]);
         let column = column.map(|b| b * total).collect();
         // Every head may look at another row.
         let norm = values.norm * (heads as f64).sqrt() * total;
-        let origin = Origin::Mix { weights: weights.id, total };
-        Ok(self.named(Span { origin, ..Span::of_columns(a.rows, column, norm) }))
+        let origin = Origin::Mix {
+            weights: weights.id,
+            total,
+        };
+        Ok(self.named(Span {
+            origin,
+            ..Span::of_columns(a.rows, column, norm)
+        }))
     }
 
     fn scale_heads(&mut self, x: &Span, scale: &Span, _attention: &Attention<'_>) -> Step<Span> {
         let mut factor = scale.bound();
-        if let (Origin::Mix { weights, total }, Origin::InverseSums(sums)) = (x.origin, scale.origin)
+        if let (Origin::Mix { weights, total }, Origin::InverseSums(sums)) =
+            (x.origin, scale.origin)
             && weights == sums
         {
             let far = total > 20f64.exp2();
-            factor = RECIP_BITS.exp2() * (1.0 + if far { RECIP_ERROR_FAR } else { RECIP_ERROR }) / total;
+            factor =
+                RECIP_BITS.exp2() * (1.0 + if far { RECIP_ERROR_FAR } else { RECIP_ERROR }) / total;
         }
         Ok(self.named(x.scaled(factor)))
     }
@@ -298,7 +380,11 @@ impl Engine for Range {
     fn ragged_max(&mut self, x: &Span, lens: &[usize], place: &'static str) -> Step<Span> {
         let inside = self.fits(x, 32, place);
         let span = Span::uniform(1, lens.len(), inside.bound());
-        Ok(self.named(Span { origin: Origin::Max(x.id), low: inside.low, ..span }))
+        Ok(self.named(Span {
+            origin: Origin::Max(x.id),
+            low: inside.low,
+            ..span
+        }))
     }
 
     fn ragged_rsub(&mut self, x: &Span, scalar: &Span, lens: &[usize]) -> Span {
@@ -306,14 +392,28 @@ impl Engine for Range {
         let whole_rows = n == x.cols && lens.iter().all(|&len| len == n);
         let out = match scalar.origin {
             Origin::Max(id) if id == x.id => {
-                let span = Span::uniform(1, x.rows * x.cols, scalar.bound() - x.low.max(scalar.low));
-                Span { low: 0.0, origin: Origin::BelowMax, ..span }
+                let span =
+                    Span::uniform(1, x.rows * x.cols, scalar.bound() - x.low.max(scalar.low));
+                Span {
+                    low: 0.0,
+                    origin: Origin::BelowMax,
+                    ..span
+                }
             }
-            Origin::Sums(id, factor) if id == x.id && whole_rows && (factor * n as f64 - 1.0).abs() < 1e-3 => {
+            Origin::Sums(id, factor)
+                if id == x.id && whole_rows && (factor * n as f64 - 1.0).abs() < 1e-3 =>
+            {
                 // The mean is off by a thousandth and one unit at most.
                 let (root, mean) = ((n as f64).sqrt(), 1.0 + 1e-3);
-                let column = x.column.iter().map(|b| b + x.norm / root * mean + 1.0).collect();
-                Span { cols: x.rows * n, ..Span::of_columns(1, column, x.norm * mean + root) }
+                let column = x
+                    .column
+                    .iter()
+                    .map(|b| b + x.norm / root * mean + 1.0)
+                    .collect();
+                Span {
+                    cols: x.rows * n,
+                    ..Span::of_columns(1, column, x.norm * mean + root)
+                }
             }
             _ => Span::uniform(1, x.rows * x.cols, x.bound() + scalar.bound()),
         };
@@ -330,10 +430,21 @@ impl Engine for Range {
             Origin::Exponentials => f64::from(ARG_FRAC_BITS).exp2(),
             _ => -bound,
         };
-        self.named(Span { low, origin: Origin::Sums(x.id, 1.0), ..Span::uniform(1, lens.len(), bound) })
+        self.named(Span {
+            low,
+            origin: Origin::Sums(x.id, 1.0),
+            ..Span::uniform(1, lens.len(), bound)
+        })
     }
 
-    fn truncate(&mut self, x: &Span, shift: u32, in_bits: u32, _out: u32, place: &'static str) -> Step<Span> {
+    fn truncate(
+        &mut self,
+        x: &Span,
+        shift: u32,
+        in_bits: u32,
+        _out: u32,
+        place: &'static str,
+    ) -> Step<Span> {
         let x = &self.fits(x, in_bits, place);
         let unit = f64::from(shift).exp2();
         let origin = match x.origin {
@@ -343,15 +454,28 @@ impl Engine for Range {
         let error = self.rounding_error;
         let column = x.column.iter().map(|b| b / unit + error).collect();
         let norm = x.norm / unit + error * (x.column.len() as f64).sqrt();
-        let cut = Span { cols: x.cols, low: x.low / unit - error, origin, ..Span::of_columns(x.rows, column, norm) };
+        let cut = Span {
+            cols: x.cols,
+            low: x.low / unit - error,
+            origin,
+            ..Span::of_columns(x.rows, column, norm)
+        };
         self.record(place, &cut);
         Ok(self.named(cut))
     }
 
     fn exp_neg(&mut self, y: &Span, _out_bits: u32, place: &'static str) -> Step<Span> {
         self.check(y.bound(), 31.0, place);
-        let origin = if y.origin == Origin::BelowMax { Origin::Exponentials } else { Origin::Plain };
-        Ok(self.named(Span { low: 0.0, origin, ..Span::uniform(y.rows, y.cols, f64::from(ARG_FRAC_BITS).exp2()) }))
+        let origin = if y.origin == Origin::BelowMax {
+            Origin::Exponentials
+        } else {
+            Origin::Plain
+        };
+        Ok(self.named(Span {
+            low: 0.0,
+            origin,
+            ..Span::uniform(y.rows, y.cols, f64::from(ARG_FRAC_BITS).exp2())
+        }))
     }
 
     fn gate(&mut self, x: &Span, gate: Gate<'_>, place: &'static str) -> Step<Span> {
@@ -379,7 +503,11 @@ impl Engine for Range {
         };
         // Both tables fall; a thousandth covers their steps.
         let bound = functions::piecewise(table, s.low.max(0.0) as u64) as f64 * (1.0 + 1e-3);
-        let out = Span { low: 0.0, origin, ..Span::uniform(s.rows, s.cols, bound) };
+        let out = Span {
+            low: 0.0,
+            origin,
+            ..Span::uniform(s.rows, s.cols, bound)
+        };
         self.record(place, &out);
         Ok(self.named(out))
     }
@@ -387,12 +515,21 @@ impl Engine for Range {
     fn add_noise(&mut self, x: &Span, scale: f64) -> Span {
         let reach = scale * LARGEST_NOISE;
         let column: Vec<f64> = x.column.iter().map(|b| b + reach).collect();
-        self.named(Span { column, norm: f64::INFINITY, low: x.low - reach, origin: Origin::Plain, ..x.clone() })
+        self.named(Span {
+            column,
+            norm: f64::INFINITY,
+            low: x.low - reach,
+            origin: Origin::Plain,
+            ..x.clone()
+        })
     }
 
     fn below_largest(&mut self, x: &Span, _keep: usize, place: &'static str) -> Step<Span> {
         self.check(x.bound(), f64::from(RANGE_BITS), place);
-        Ok(self.named(Span { low: 0.0, ..Span::uniform(x.rows, x.cols, 1.0) }))
+        Ok(self.named(Span {
+            low: 0.0,
+            ..Span::uniform(x.rows, x.cols, 1.0)
+        }))
     }
 
     fn argmax_to_client(&mut self, x: &Span, place: &'static str) -> Step<Option<u32>> {
@@ -400,7 +537,12 @@ impl Engine for Range {
         Ok(None)
     }
 
-    fn reveal_to_client(&mut self, x: &Span, bits: u32, place: &'static str) -> Step<Option<Vec<u64>>> {
+    fn reveal_to_client(
+        &mut self,
+        x: &Span,
+        bits: u32,
+        place: &'static str,
+    ) -> Step<Option<Vec<u64>>> {
         self.fits(x, bits, place);
         self.record(place, x);
         Ok(None)

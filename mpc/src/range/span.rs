@@ -1,6 +1,8 @@
-//! What is known of a tensor: magnitudes by column, the length of a row, a lower bound, and where it came from.
+//! What is known of a tensor: magnitudes by column, the length of a row, a lower bound, and where
+//! it came from.
 
-/// Which value a tensor is, as far as a later step can use it. Numbers are the ids of other tensors.
+/// Which value a tensor is, as far as a later step can use it. Numbers are the ids of other
+/// tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Origin {
     Plain,
@@ -47,7 +49,15 @@ pub(super) struct Span {
 impl Span {
     /// Every element at most `bound`.
     pub fn uniform(rows: usize, cols: usize, bound: f64) -> Self {
-        Self { rows, cols, column: vec![bound], norm: bound, low: -bound, id: 0, origin: Origin::Plain }
+        Self {
+            rows,
+            cols,
+            column: vec![bound],
+            norm: bound,
+            low: -bound,
+            id: 0,
+            origin: Origin::Plain,
+        }
     }
 
     /// Every row at most `norm` long.
@@ -60,7 +70,15 @@ impl Span {
         let norm = norm.min(length(&column));
         let column: Vec<f64> = column.into_iter().map(|b| b.min(norm)).collect();
         let (cols, low) = (column.len(), -largest(&column));
-        Self { rows, cols, column, norm, low, id: 0, origin: Origin::Plain }
+        Self {
+            rows,
+            cols,
+            column,
+            norm,
+            low,
+            id: 0,
+            origin: Origin::Plain,
+        }
     }
 
     /// The largest magnitude of any element.
@@ -72,22 +90,39 @@ impl Span {
     pub fn within(&self, limit: f64) -> Self {
         let column: Vec<f64> = self.column.iter().map(|b| b.min(limit)).collect();
         let norm = self.norm.min(length(&column));
-        Self { column, norm, low: self.low.max(-limit), ..self.clone() }
+        Self {
+            column,
+            norm,
+            low: self.low.max(-limit),
+            ..self.clone()
+        }
     }
 
     /// All elements times a factor, with a new name.
     pub fn scaled(&self, factor: f64) -> Self {
         let size = factor.abs();
         let column: Vec<f64> = self.column.iter().map(|b| b * size).collect();
-        let low = if factor >= 0.0 { self.low * factor } else { -largest(&column) };
-        Self { column, norm: self.norm * size, low, origin: Origin::Plain, ..self.clone() }
+        let low = if factor >= 0.0 {
+            self.low * factor
+        } else {
+            -largest(&column)
+        };
+        Self {
+            column,
+            norm: self.norm * size,
+            low,
+            origin: Origin::Plain,
+            ..self.clone()
+        }
     }
 
     /// The sum of two tensors of one shape.
     pub fn plus(&self, other: &Self) -> Self {
         let n = self.column.len().max(other.column.len());
         let at = |column: &[f64], j: usize| column[j % column.len()];
-        let column: Vec<f64> = (0..n).map(|j| at(&self.column, j) + at(&other.column, j)).collect();
+        let column: Vec<f64> = (0..n)
+            .map(|j| at(&self.column, j) + at(&other.column, j))
+            .collect();
         let norm = self.row_norm(n) + other.row_norm(n);
         Self {
             low: self.low + other.low,
@@ -104,14 +139,26 @@ impl Span {
 
     /// Some columns.
     pub fn select(&self, first: usize, count: usize) -> Self {
-        Self::of_columns(self.rows, self.column[first..first + count].to_vec(), self.norm)
+        Self::of_columns(
+            self.rows,
+            self.column[first..first + count].to_vec(),
+            self.norm,
+        )
     }
 
     /// What holds for either of two tensors.
     pub fn or(&self, other: &Self) -> Self {
-        let column = self.column.iter().zip(&other.column).map(|(a, b)| a.max(*b)).collect();
+        let column = self
+            .column
+            .iter()
+            .zip(&other.column)
+            .map(|(a, b)| a.max(*b))
+            .collect();
         let (norm, low) = (self.norm.max(other.norm), self.low.min(other.low));
-        Self { low, ..Self::of_columns(self.rows + other.rows, column, norm) }
+        Self {
+            low,
+            ..Self::of_columns(self.rows + other.rows, column, norm)
+        }
     }
 }
 

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use marill_numeric::{NumericSpec, Rounding};
 
 use super::{Envelope, Prover, prove};
-use crate::seed::Prg;
-use crate::testing::{AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices};
-use crate::twin::Twin;
-use crate::weights::{PrivateWeights, PublicWeights};
-use crate::{Architecture, DecoderSpec, Pooling, Reveal, Seed};
+use crate::{
+    Architecture, DecoderSpec, Pooling, Reveal, Seed,
+    seed::Prg,
+    testing::{
+        AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices,
+    },
+    twin::Twin,
+    weights::{PrivateWeights, PublicWeights},
+};
 
 type Model = (Arc<PublicWeights>, Arc<PrivateWeights>);
 
@@ -23,12 +27,27 @@ fn models(seed: u64) -> Vec<Model> {
         with_private_matrices(tiny_affine_spec(Architecture::Gpt2)),
         with_private_matrices(bert(Pooling::Cls, Reveal::Class)),
     ];
-    let mut models =
-        vec![random_weights(&tiny_spec(), seed), random_weights(&with_private_matrices(tiny_spec()), seed)];
-    models.extend(affine.iter().map(|spec| AffineModel::random(spec, seed).quantise()));
+    let mut models = vec![
+        random_weights(&tiny_spec(), seed),
+        random_weights(&with_private_matrices(tiny_spec()), seed),
+    ];
+    models.extend(
+        affine
+            .iter()
+            .map(|spec| AffineModel::random(spec, seed).quantise()),
+    );
     let numeric = || NumericSpec::with_rounding(Rounding::Stochastic);
-    models.push(random_weights(&DecoderSpec { numeric: numeric(), ..tiny_spec() }, seed));
-    let gpt2 = DecoderSpec { numeric: numeric(), ..tiny_affine_spec(Architecture::Gpt2) };
+    models.push(random_weights(
+        &DecoderSpec {
+            numeric: numeric(),
+            ..tiny_spec()
+        },
+        seed,
+    ));
+    let gpt2 = DecoderSpec {
+        numeric: numeric(),
+        ..tiny_affine_spec(Architecture::Gpt2)
+    };
     models.push(AffineModel::random(&gpt2, seed).quantise());
     models
 }
@@ -69,20 +88,37 @@ fn no_value_of_the_twin_exceeds_its_bound_and_bounds_are_near_enough_to_be_of_us
         for model in models(seed) {
             let spec = &model.0.spec;
             // An encoder's first layer multiplies rows that no norm has cut.
-            let far = if matches!(spec.architecture, Architecture::Bert { .. }) { 30.0 } else { 300.0 };
+            let far = if matches!(spec.architecture, Architecture::Bert { .. }) {
+                30.0
+            } else {
+                300.0
+            };
             for (nth, norm) in [0.01f32, 4.0, far].into_iter().enumerate() {
-                let envelope = Envelope { row_norm: f64::from(norm), positions: 16 };
+                let envelope = Envelope {
+                    row_norm: f64::from(norm),
+                    positions: 16,
+                };
                 let (proof, bounds) = Prover::new(&model.0, Arc::clone(&model.1)).trace(envelope);
                 proof.unwrap_or_else(|violation| panic!("{:?}: {violation}", spec.architecture));
                 let trace = traced(&model, &rows(spec, 10 * seed + nth as u64, 12, norm));
                 assert_eq!(trace.len(), bounds.len());
                 for ((place, values), (bounded, bound)) in trace.iter().zip(&bounds) {
                     assert_eq!(place, bounded);
-                    let largest = values.iter().map(|v| (*v as i64).unsigned_abs()).max().unwrap() as f64;
-                    assert!(largest <= *bound, "{place}: {largest} where at most {bound} was proved");
+                    let largest = values
+                        .iter()
+                        .map(|v| (*v as i64).unsigned_abs())
+                        .max()
+                        .unwrap() as f64;
+                    assert!(
+                        largest <= *bound,
+                        "{place}: {largest} where at most {bound} was proved"
+                    );
                     let slack = bound / largest.max(1.0);
                     if *place == "norm.x" {
-                        assert!(slack < 30.0, "{place}: {bound} is proved, {largest} was seen");
+                        assert!(
+                            slack < 30.0,
+                            "{place}: {bound} is proved, {largest} was seen"
+                        );
                     }
                 }
             }
@@ -92,32 +128,63 @@ fn no_value_of_the_twin_exceeds_its_bound_and_bounds_are_near_enough_to_be_of_us
 
 #[test]
 fn the_tables_keep_to_what_the_interpreter_takes_for_granted() {
-    use super::engine::{GATE_ERROR, RECIP_ERROR, RECIP_ERROR_FAR, RSQRT_ERROR};
     use marill_numeric::functions::{exp_neg, gelu, recip, rsqrt, sigmoid, silu, tanh};
+
+    use super::engine::{GATE_ERROR, RECIP_ERROR, RECIP_ERROR_FAR, RSQRT_ERROR};
     let one = 1i64 << 14;
     assert_eq!(exp_neg(0) as i64, one);
     assert!((0..(1u64 << 18) + 9).all(|y| (0..=one).contains(&(exp_neg(y) as i64))));
     for x in -(1i64 << 18) - 9..(1 << 18) + 9 {
         for y in [silu(x as u64), gelu(x as u64)] {
-            assert!(((y as i64).abs() as f64) <= x.abs() as f64 + GATE_ERROR, "{x}: {}", y as i64);
+            assert!(
+                ((y as i64).abs() as f64) <= x.abs() as f64 + GATE_ERROR,
+                "{x}: {}",
+                y as i64
+            );
         }
         for y in [sigmoid(x as u64), tanh(x as u64)] {
-            assert!(((y as i64).abs() as f64) <= one as f64 + GATE_ERROR, "{x}: {}", y as i64);
+            assert!(
+                ((y as i64).abs() as f64) <= one as f64 + GATE_ERROR,
+                "{x}: {}",
+                y as i64
+            );
         }
     }
-    // An octave's intervals repeat in every octave but for rounding: every threshold and its neighbours.
+    // An octave's intervals repeat in every octave but for rounding: every threshold and its
+    // neighbours.
     let table = marill_numeric::tables::tables();
-    let near =
-        |t: &u64| (t.saturating_sub(3)..t + 4).chain([t + t / 128, t + t / 64, t + t / 40]).collect::<Vec<u64>>();
-    for s in table.rsqrt.threshold.iter().flat_map(near).filter(|s| *s > 0 && *s < table.rsqrt.end) {
-        assert!(rsqrt(s) as f64 * (s as f64).sqrt() <= 58f64.exp2() * (1.0 + RSQRT_ERROR), "{s}");
+    let near = |t: &u64| {
+        (t.saturating_sub(3)..t + 4)
+            .chain([t + t / 128, t + t / 64, t + t / 40])
+            .collect::<Vec<u64>>()
+    };
+    for s in table
+        .rsqrt
+        .threshold
+        .iter()
+        .flat_map(near)
+        .filter(|s| *s > 0 && *s < table.rsqrt.end)
+    {
+        assert!(
+            rsqrt(s) as f64 * (s as f64).sqrt() <= 58f64.exp2() * (1.0 + RSQRT_ERROR),
+            "{s}"
+        );
     }
     assert!(
-        (1..1u64 << 19).step_by(11).all(|s| rsqrt(s) as f64 * (s as f64).sqrt() <= 58f64.exp2() * (1.0 + RSQRT_ERROR))
+        (1..1u64 << 19)
+            .step_by(11)
+            .all(|s| rsqrt(s) as f64 * (s as f64).sqrt() <= 58f64.exp2() * (1.0 + RSQRT_ERROR))
     );
     for s in (1u64 << 14..1 << 20).chain((1 << 20..1 << 25).step_by(7)) {
-        let error = if s <= 1 << 20 { RECIP_ERROR } else { RECIP_ERROR_FAR };
-        assert!(recip(s) as f64 * s as f64 <= 40f64.exp2() * (1.0 + error), "{s}");
+        let error = if s <= 1 << 20 {
+            RECIP_ERROR
+        } else {
+            RECIP_ERROR_FAR
+        };
+        assert!(
+            recip(s) as f64 * s as f64 <= 40f64.exp2() * (1.0 + error),
+            "{s}"
+        );
     }
 }
 
@@ -127,19 +194,40 @@ fn a_bound_is_reached_by_an_input_that_aims_at_it() {
     let model = random_weights(&tiny_spec(), 1);
     let spec = &model.0.spec;
     let mut values = vec![0.0f32; 16 * spec.hidden_size];
-    values.chunks_exact_mut(spec.hidden_size).for_each(|row| row[5] = 100.0);
-    let bounds = Prover::new(&model.0, Arc::clone(&model.1)).trace(Envelope { row_norm: 100.0, positions: 16 }).1;
-    let bound = bounds.iter().find(|(place, _)| *place == "norm.x").unwrap().1;
+    values
+        .chunks_exact_mut(spec.hidden_size)
+        .for_each(|row| row[5] = 100.0);
+    let bounds = Prover::new(&model.0, Arc::clone(&model.1))
+        .trace(Envelope {
+            row_norm: 100.0,
+            positions: 16,
+        })
+        .1;
+    let bound = bounds
+        .iter()
+        .find(|(place, _)| *place == "norm.x")
+        .unwrap()
+        .1;
     let trace = traced(&model, &values);
     let (_, seen) = trace.iter().find(|(place, _)| *place == "norm.x").unwrap();
-    let largest = seen.iter().map(|v| (*v as i64).unsigned_abs()).max().unwrap() as f64;
-    assert!(largest <= bound && bound < largest * 1.001, "{largest} of {bound}");
+    let largest = seen
+        .iter()
+        .map(|v| (*v as i64).unsigned_abs())
+        .max()
+        .unwrap() as f64;
+    assert!(
+        largest <= bound && bound < largest * 1.001,
+        "{largest} of {bound}"
+    );
 }
 
 #[test]
 fn a_weight_that_is_too_large_is_named_with_its_layer() {
     let spec = tiny_affine_spec(Architecture::Gpt2);
-    let envelope = Envelope { row_norm: 50.0, positions: 64 };
+    let envelope = Envelope {
+        row_norm: 50.0,
+        positions: 64,
+    };
     let mut model = AffineModel::random(&spec, 3);
     let (public, private) = model.quantise();
     let proof = prove(&public, &private, envelope).unwrap();
@@ -149,20 +237,38 @@ fn a_weight_that_is_too_large_is_named_with_its_layer() {
     down.iter_mut().for_each(|w| *w *= 2000.0);
     let (public, private) = model.quantise();
     let violation = prove(&public, &private, envelope).unwrap_err();
-    assert_eq!((violation.violations[0].layer, violation.violations[0].place), (Some(1), "mlp.out"));
+    assert_eq!(
+        (violation.violations[0].layer, violation.violations[0].place),
+        (Some(1), "mlp.out")
+    );
     let text = violation.to_string();
-    assert!(text.starts_with("private layer 1, `mlp.out`: a value may reach 2^5"), "{text}");
+    assert!(
+        text.starts_with("private layer 1, `mlp.out`: a value may reach 2^5"),
+        "{text}"
+    );
     assert!(text.contains("bits missing"), "{text}");
 
     // Where it is far too large, an input of the envelope overflows at the place named.
     let mut model = AffineModel::random(&spec, 3);
-    model.layers[0].maps[5].0.iter_mut().for_each(|w| *w *= 40_000.0);
+    model.layers[0].maps[5]
+        .0
+        .iter_mut()
+        .for_each(|w| *w *= 40_000.0);
     let (public, private) = model.quantise();
     let violation = prove(&public, &private, envelope).unwrap_err();
-    assert_eq!((violation.violations[0].layer, violation.violations[0].place), (Some(0), "mlp.out"));
-    assert!(violation.worst().bits() < -3.0 && violation.to_string().contains("bits missing"), "{violation}");
+    assert_eq!(
+        (violation.violations[0].layer, violation.violations[0].place),
+        (Some(0), "mlp.out")
+    );
+    assert!(
+        violation.worst().bits() < -3.0 && violation.to_string().contains("bits missing"),
+        "{violation}"
+    );
     let encoded = spec.encode(&rows(&spec, 1, 16, 50.0)).unwrap();
-    let error = Twin::new(public, private).prefill(&encoded).unwrap_err().to_string();
+    let error = Twin::new(public, private)
+        .prefill(&encoded)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("`mlp.out`"), "{error}");
 }
 
@@ -172,18 +278,41 @@ fn the_largest_envelope_lies_between_one_that_holds_and_one_that_does_not() {
         let mut prover = Prover::new(&model.0, Arc::clone(&model.1));
         let proof = prover.largest(64).unwrap();
         let norm = proof.envelope.row_norm;
-        println!("{:?}: norm {norm:.0}, {:?}", model.0.spec.architecture, proof.tightest());
+        println!(
+            "{:?}: norm {norm:.0}, {:?}",
+            model.0.spec.architecture,
+            proof.tightest()
+        );
         assert!(norm > 50.0 && norm < 65536.0);
         assert_eq!(prover.prove(proof.envelope).unwrap(), proof);
-        assert!(prover.prove(Envelope { row_norm: norm * 1.1, positions: 64 }).is_err());
+        assert!(
+            prover
+                .prove(Envelope {
+                    row_norm: norm * 1.1,
+                    positions: 64
+                })
+                .is_err()
+        );
     }
 }
 
 #[test]
 fn more_keys_than_the_reciprocal_covers_are_not_proved() {
-    let spec = DecoderSpec { max_positions: crate::range::LARGEST_POSITIONS, ..tiny_spec() };
+    let spec = DecoderSpec {
+        max_positions: crate::range::LARGEST_POSITIONS,
+        ..tiny_spec()
+    };
     let (public, private) = random_weights(&spec, 1);
-    let at = |positions| prove(&public, &private, Envelope { row_norm: 10.0, positions });
+    let at = |positions| {
+        prove(
+            &public,
+            &private,
+            Envelope {
+                row_norm: 10.0,
+                positions,
+            },
+        )
+    };
     assert!(at(2032).is_ok());
     assert_eq!(at(2048).unwrap_err().violations[0].place, "attention.recip");
 }

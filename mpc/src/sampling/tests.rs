@@ -3,26 +3,30 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::masked::Cost;
-use crate::seed::Seed;
-use crate::testing::tiny_spec;
-use crate::twin::Clear;
-use crate::weights::PrivateWeights;
-use crate::{DecoderSpec, tally_step};
+use crate::{
+    DecoderSpec, masked::Cost, seed::Seed, tally_step, testing::tiny_spec, twin::Clear,
+    weights::PrivateWeights,
+};
 
 const LOGITS: [f64; 10] = [2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, 1.7, -2.5, -6.0];
 const SAMPLES: usize = 40_000;
 
 /// The program's own choices from `logits`, `SAMPLES` times with noise of one fixed stream.
 fn draw(logits: &[f64], sampling: Sampling, frac_bits: u32) -> Vec<f64> {
-    let mut clear = Clear::new(Arc::<PrivateWeights>::default(), 0).with_noise(&Seed::from_bytes([5; 32]));
+    let mut clear =
+        Clear::new(Arc::<PrivateWeights>::default(), 0).with_noise(&Seed::from_bytes([5; 32]));
     let unit = f64::from(frac_bits).exp2();
-    let row: Vec<u64> = logits.iter().map(|l| (l * unit).round() as i64 as u64).collect();
+    let row: Vec<u64> = logits
+        .iter()
+        .map(|l| (l * unit).round() as i64 as u64)
+        .collect();
     let wire = clear.input(Some(&row), 1, row.len(), 48).unwrap();
     let scale = sampling.temperature() * f64::from(FRAC_BITS).exp2();
     let mut counts = vec![0.0; logits.len()];
     for _ in 0..SAMPLES {
-        let token = choose(&mut clear, &wire, frac_bits, sampling, scale).unwrap().unwrap();
+        let token = choose(&mut clear, &wire, frac_bits, sampling, scale)
+            .unwrap()
+            .unwrap();
         counts[token as usize] += 1.0;
     }
     counts
@@ -30,13 +34,19 @@ fn draw(logits: &[f64], sampling: Sampling, frac_bits: u32) -> Vec<f64> {
 
 /// `softmax(logits / temperature)` over those at or above `least`.
 fn softmax(logits: &[f64], temperature: f64, least: f64) -> Vec<f64> {
-    let weight = |l: &f64| if *l >= least { (l / temperature).exp() } else { 0.0 };
+    let weight = |l: &f64| {
+        if *l >= least {
+            (l / temperature).exp()
+        } else {
+            0.0
+        }
+    };
     let sum: f64 = logits.iter().map(weight).sum();
     logits.iter().map(|l| weight(l) / sum).collect()
 }
 
-/// Chi-square over the classes that are expected at least five times, with its degrees of freedom; the others must be
-/// rare.
+/// Chi-square over the classes that are expected at least five times, with its degrees of freedom;
+/// the others must be rare.
 fn chi_square(counts: &[f64], expected: &[f64]) -> (f64, f64) {
     let mut sum = (0.0, -1.0);
     for (count, p) in counts.iter().zip(expected) {
@@ -51,8 +61,8 @@ fn chi_square(counts: &[f64], expected: &[f64]) -> (f64, f64) {
     sum
 }
 
-/// The mean of chi-square is its degrees of freedom, its variance twice that; this is far above four deviations only
-/// where the distribution is another one.
+/// The mean of chi-square is its degrees of freedom, its variance twice that; this is far above
+/// four deviations only where the distribution is another one.
 fn plausible((value, freedom): (f64, f64)) -> bool {
     value < freedom + 4.5 * (2.0 * freedom).sqrt() + 4.0
 }
@@ -62,9 +72,18 @@ fn draws_follow_softmax_at_the_temperature_and_no_other() {
     for temperature in [0.5, 1.0, 1.5] {
         let sampling = Sampling::new(temperature, None).unwrap().unwrap();
         let counts = draw(&LOGITS, sampling, 30);
-        assert!(plausible(chi_square(&counts, &softmax(&LOGITS, temperature, f64::MIN))), "{temperature}: {counts:?}");
+        assert!(
+            plausible(chi_square(
+                &counts,
+                &softmax(&LOGITS, temperature, f64::MIN)
+            )),
+            "{temperature}: {counts:?}"
+        );
         let warmer = softmax(&LOGITS, temperature * 1.1, f64::MIN);
-        assert!(!plausible(chi_square(&counts, &warmer)), "the test would not see a temperature off by a tenth");
+        assert!(
+            !plausible(chi_square(&counts, &warmer)),
+            "the test would not see a temperature off by a tenth"
+        );
     }
 }
 
@@ -74,13 +93,25 @@ fn top_k_draws_from_the_k_likeliest_and_ties_stay() {
         let counts = draw(&LOGITS, Sampling::new(1.5, Some(k)).unwrap().unwrap(), 30);
         let expected = softmax(&LOGITS, 1.5, least);
         assert!(plausible(chi_square(&counts, &expected)), "{k}: {counts:?}");
-        let out = counts.iter().zip(&expected).filter(|(_, p)| **p == 0.0).map(|(c, _)| c).sum::<f64>();
+        let out = counts
+            .iter()
+            .zip(&expected)
+            .filter(|(_, p)| **p == 0.0)
+            .map(|(c, _)| c)
+            .sum::<f64>();
         assert_eq!(out, 0.0, "nothing below the k-th");
     }
     let tied = [1.0, 3.0, 1.0, -4.0, 1.0 - 0.9 / 512.0];
     let counts = draw(&tied, Sampling::new(1.0, Some(2)).unwrap().unwrap(), 16);
-    assert!(counts[0] > 0.0 && counts[2] > 0.0, "equals of the second are kept: {counts:?}");
-    assert_eq!((counts[3], counts[4]), (0.0, 0.0), "the grid starts at a multiple of 1/512");
+    assert!(
+        counts[0] > 0.0 && counts[2] > 0.0,
+        "equals of the second are kept: {counts:?}"
+    );
+    assert_eq!(
+        (counts[3], counts[4]),
+        (0.0, 0.0),
+        "the grid starts at a multiple of 1/512"
+    );
 }
 
 #[test]
@@ -98,7 +129,12 @@ fn parameters_without_freedom_are_greedy_and_bad_ones_are_named() {
     }
     let json = serde_json::to_string(&Sampling::new(0.7, Some(40)).unwrap()).unwrap();
     assert_eq!(json, r#"{"temperature":0.7,"top_k":40}"#);
-    for bad in [r#"{"temperature":9}"#, r#"{"temperature":0}"#, r#"{"temperature":1,"top_k":0}"#, r#"{"top_k":3}"#] {
+    for bad in [
+        r#"{"temperature":9}"#,
+        r#"{"temperature":0}"#,
+        r#"{"temperature":1,"top_k":0}"#,
+        r#"{"top_k":3}"#,
+    ] {
         assert!(serde_json::from_str::<Sampling>(bad).is_err(), "{bad}");
     }
 }

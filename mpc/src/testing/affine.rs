@@ -1,16 +1,20 @@
 //! Small random GPT-2 and BERT models.
 
-use std::sync::Arc;
-use std::thread;
+use std::{sync::Arc, thread};
 
 use marill_net::memory_pair;
 
 use super::{gaussian, tiny_spec};
-use crate::masked::{ProtocolError, Traffic};
-use crate::seed::Seed;
-use crate::spec::{Architecture, DecoderSpec, Module};
-use crate::weights::{AffineLayerFloats, HeadFloats, LoraFloats, MapFloats, NormFloats, PrivateWeights, PublicWeights};
-use crate::{ClientSession, DealerSession, ServerSession};
+use crate::{
+    ClientSession, DealerSession, ServerSession,
+    masked::{ProtocolError, Traffic},
+    seed::Seed,
+    spec::{Architecture, DecoderSpec, Module},
+    weights::{
+        AffineLayerFloats, HeadFloats, LoraFloats, MapFloats, NormFloats, PrivateWeights,
+        PublicWeights,
+    },
+};
 
 /// Two layers, 4 heads of 8, an MLP of 96; rank 4.
 #[must_use]
@@ -25,7 +29,11 @@ pub fn tiny_affine_spec(architecture: Architecture) -> DecoderSpec {
         architecture,
         ..tiny_spec()
     };
-    let vocab_size = if spec.reveals_embedding() { 0 } else { spec.vocab_size };
+    let vocab_size = if spec.reveals_embedding() {
+        0
+    } else {
+        spec.vocab_size
+    };
     DecoderSpec { vocab_size, ..spec }
 }
 
@@ -50,27 +58,48 @@ pub struct AffineModel {
 /// The factor on every random addition.
 pub const LORA_SCALE: f32 = 2.0;
 /// The maps in the order of [`AffineLayer::maps`].
-pub const MAPS: [Module; 6] = [Module::Q, Module::K, Module::V, Module::O, Module::Up, Module::Down];
+pub const MAPS: [Module; 6] = [
+    Module::Q,
+    Module::K,
+    Module::V,
+    Module::O,
+    Module::Up,
+    Module::Down,
+];
 
 impl AffineModel {
     #[must_use]
     pub fn random(spec: &DecoderSpec, seed: u64) -> Self {
         let normal = |label: String, n: usize, deviation: f32| gaussian(seed, &label, n, deviation);
         let norm = |label: String| {
-            let gain = normal(format!("{label}.gain"), spec.hidden_size, 0.2).iter().map(|g| 1.0 + g).collect();
+            let gain = normal(format!("{label}.gain"), spec.hidden_size, 0.2)
+                .iter()
+                .map(|g| 1.0 + g)
+                .collect();
             (gain, normal(format!("{label}.bias"), spec.hidden_size, 0.3))
         };
         let layer = |l: usize| AffineLayer {
             norms: [norm(format!("{l}.first")), norm(format!("{l}.second"))],
             maps: MAPS.map(|m| {
                 let (cols, rows) = spec.shape(m);
-                let weight = normal(format!("{l}.{m:?}"), rows * cols, 1.0 / (cols as f32).sqrt());
+                let weight = normal(
+                    format!("{l}.{m:?}"),
+                    rows * cols,
+                    1.0 / (cols as f32).sqrt(),
+                );
                 (weight, normal(format!("{l}.{m:?}.bias"), rows, 0.3))
             }),
             lora: MAPS.map(|m| {
                 let (cols, rows) = spec.shape(m);
-                let a = normal(format!("{l}.{m:?}.a"), spec.lora_rank * cols, 1.0 / (cols as f32).sqrt());
-                (a, normal(format!("{l}.{m:?}.b"), rows * spec.lora_rank, 0.1))
+                let a = normal(
+                    format!("{l}.{m:?}.a"),
+                    spec.lora_rank * cols,
+                    1.0 / (cols as f32).sqrt(),
+                );
+                (
+                    a,
+                    normal(format!("{l}.{m:?}.b"), rows * spec.lora_rank, 0.1),
+                )
             }),
         };
         let head = normal("head".into(), spec.vocab_size * spec.hidden_size, 0.1);
@@ -81,8 +110,17 @@ impl AffineModel {
         };
         let layers = (0..spec.num_layers).map(layer).collect();
         let d = spec.hidden_size;
-        let pooler = (normal("pooler".into(), d * d, 1.0 / (d as f32).sqrt()), normal("pooler.bias".into(), d, 0.3));
-        Self { spec: spec.clone(), layers, final_norm: norm("final".into()), pooler, head: (head, head_bias) }
+        let pooler = (
+            normal("pooler".into(), d * d, 1.0 / (d as f32).sqrt()),
+            normal("pooler.bias".into(), d, 0.3),
+        );
+        Self {
+            spec: spec.clone(),
+            layers,
+            final_norm: norm("final".into()),
+            pooler,
+            head: (head, head_bias),
+        }
     }
 
     /// The model as integers.
@@ -102,41 +140,86 @@ impl AffineModel {
             .iter()
             .map(|layer| {
                 let [q, k, v, o, up, down] = layer.maps.each_ref().map(map);
-                AffineLayerFloats { norms: layer.norms.each_ref().map(norm), q, k, v, o, up, down }
+                AffineLayerFloats {
+                    norms: layer.norms.each_ref().map(norm),
+                    q,
+                    k,
+                    v,
+                    o,
+                    up,
+                    down,
+                }
             })
             .collect();
-        let head_norm = (self.spec.architecture == Architecture::Gpt2).then(|| norm(&self.final_norm));
+        let head_norm =
+            (self.spec.architecture == Architecture::Gpt2).then(|| norm(&self.final_norm));
         let pooler = self.spec.has_pooler().then(|| map(&self.pooler));
-        let head = HeadFloats { norm: head_norm, pooler, map: map(&self.head) };
+        let head = HeadFloats {
+            norm: head_norm,
+            pooler,
+            map: map(&self.head),
+        };
         if self.spec.is_full() {
             let public = self.public_part(&layers, &head);
             let private = PrivateWeights::full_from_affine_floats(&self.spec, &layers);
-            return (Arc::new(public), Arc::new(private.expect("a random model is valid")));
+            return (
+                Arc::new(public),
+                Arc::new(private.expect("a random model is valid")),
+            );
         }
-        let public = PublicWeights::from_affine_floats(&self.spec, &layers, &head).expect("a random model is valid");
+        let public = PublicWeights::from_affine_floats(&self.spec, &layers, &head)
+            .expect("a random model is valid");
         let adapter = self.layers.iter().map(|layer| {
             Module::ALL.map(|module| {
                 let at = MAPS.iter().position(|m| *m == module)?;
                 let (a, b) = layer.lora[at].clone();
-                (self.spec.lora_rank > 0).then_some(LoraFloats { a, b, scale: LORA_SCALE })
+                (self.spec.lora_rank > 0).then_some(LoraFloats {
+                    a,
+                    b,
+                    scale: LORA_SCALE,
+                })
             })
         });
-        let private = PrivateWeights::from_floats(&public, adapter.collect()).expect("a random adapter is valid");
+        let private = PrivateWeights::from_floats(&public, adapter.collect())
+            .expect("a random adapter is valid");
         (Arc::new(public), Arc::new(private))
     }
 }
 
 impl AffineModel {
     /// What is public where the maps are not.
-    fn public_part<'a>(&self, layers: &[AffineLayerFloats<'a>], head: &HeadFloats<'_>) -> PublicWeights {
-        let no_map = MapFloats { weight: &[], bias: &[] };
-        let no_norm = NormFloats { gain: &[], bias: &[] };
+    fn public_part<'a>(
+        &self,
+        layers: &[AffineLayerFloats<'a>],
+        head: &HeadFloats<'_>,
+    ) -> PublicWeights {
+        let no_map = MapFloats {
+            weight: &[],
+            bias: &[],
+        };
+        let no_norm = NormFloats {
+            gain: &[],
+            bias: &[],
+        };
         let of = |layer: &AffineLayerFloats<'a>| {
-            let norms = if self.spec.architecture == Architecture::Gpt2 { [no_norm; 2] } else { layer.norms };
-            AffineLayerFloats { norms, q: no_map, k: no_map, v: no_map, o: no_map, up: no_map, down: no_map }
+            let norms = if self.spec.architecture == Architecture::Gpt2 {
+                [no_norm; 2]
+            } else {
+                layer.norms
+            };
+            AffineLayerFloats {
+                norms,
+                q: no_map,
+                k: no_map,
+                v: no_map,
+                o: no_map,
+                up: no_map,
+                down: no_map,
+            }
         };
         let layers: Vec<_> = layers.iter().map(of).collect();
-        PublicWeights::from_affine_floats(&self.spec, &layers, head).expect("a random model is valid")
+        PublicWeights::from_affine_floats(&self.spec, &layers, head)
+            .expect("a random model is valid")
     }
 }
 
@@ -157,9 +240,19 @@ pub fn run_embedding(
     let ((client_end, server_end), (dealer_end, source_end)) = (memory_pair(), memory_pair());
     let bucket = spec.bucket(boundary.len() / spec.hidden_size);
     let adapter = private.mask(&spec, &adapter_seed);
-    let mut client = ClientSession::new(Arc::clone(public), &adapter, seed0.clone(), Box::new(client_end))?;
-    let mut server =
-        ServerSession::new(Arc::clone(public), private, seed1.clone(), Box::new(server_end), Box::new(source_end))?;
+    let mut client = ClientSession::new(
+        Arc::clone(public),
+        &adapter,
+        seed0.clone(),
+        Box::new(client_end),
+    )?;
+    let mut server = ServerSession::new(
+        Arc::clone(public),
+        private,
+        seed1.clone(),
+        Box::new(server_end),
+        Box::new(source_end),
+    )?;
     let mut dealer = DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(dealer_end));
     thread::scope(|scope| {
         let dealer = scope.spawn(move || dealer.prefill(bucket));

@@ -4,8 +4,10 @@ use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 
 use super::{LoraFloats, PostNorm, PublicLayer, PublicWeights, Rope, behind_norm, expect_len};
-use crate::encoder::GAIN_FRAC_BITS;
-use crate::spec::{Architecture, DecoderSpec, Module, SpecError};
+use crate::{
+    encoder::GAIN_FRAC_BITS,
+    spec::{Architecture, DecoderSpec, Module, SpecError},
+};
 
 /// A linear map in floats.
 #[derive(Clone, Copy)]
@@ -25,8 +27,8 @@ pub struct NormFloats<'a> {
 /// The float weights of one layer.
 #[derive(Clone, Copy)]
 pub struct AffineLayerFloats<'a> {
-    /// GPT-2: before attention and before the MLP (`ln_1`, `ln_2`). BERT: after each (`attention.output.LayerNorm`,
-    /// `output.LayerNorm`).
+    /// GPT-2: before attention and before the MLP (`ln_1`, `ln_2`). BERT: after each
+    /// (`attention.output.LayerNorm`, `output.LayerNorm`).
     pub norms: [NormFloats<'a>; 2],
     pub q: MapFloats<'a>,
     pub k: MapFloats<'a>,
@@ -48,12 +50,12 @@ pub struct HeadFloats<'a> {
 }
 
 impl PublicWeights {
-    /// Quantises the public weights of a GPT-2 or BERT program. Where whole matrices are private, the maps of `layers`
-    /// are empty, and so are GPT-2's norms, which are folded into them.
+    /// Quantises the public weights of a GPT-2 or BERT program. Where whole matrices are private,
+    /// the maps of `layers` are empty, and so are GPT-2's norms, which are folded into them.
     ///
     /// # Errors
-    /// [`SpecError::Invalid`] for a LLaMA spec, [`SpecError::Length`] for a tensor of the wrong size,
-    /// [`SpecError::Numeric`] for a weight that does not fit.
+    /// [`SpecError::Invalid`] for a LLaMA spec, [`SpecError::Length`] for a tensor of the wrong
+    /// size, [`SpecError::Numeric`] for a weight that does not fit.
     pub fn from_affine_floats(
         spec: &DecoderSpec,
         layers: &[AffineLayerFloats<'_>],
@@ -62,20 +64,37 @@ impl PublicWeights {
         spec.validate()?;
         if spec.architecture.is_llama() {
             let problem = "llama has neither layer norms nor biases".to_owned();
-            return Err(SpecError::Invalid { field: "architecture", problem });
+            return Err(SpecError::Invalid {
+                field: "architecture",
+                problem,
+            });
         }
         expect_len("layers", spec.num_layers, layers.len())?;
         let layers = layers
             .par_iter()
             .enumerate()
-            .map(|(l, floats)| if spec.is_full() { public_norms(spec, l, floats) } else { layer(spec, l, floats) })
+            .map(|(l, floats)| {
+                if spec.is_full() {
+                    public_norms(spec, l, floats)
+                } else {
+                    layer(spec, l, floats)
+                }
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let (lm_head, lm_head_frac_bits, lm_head_bias) = quantise_head(spec, head)?;
         let pooler = quantise_pooler(spec, head.pooler.as_ref())?;
         let rope = Rope::none(spec);
         let digest = String::new();
-        let mut weights =
-            Self { spec: spec.clone(), layers, lm_head, lm_head_frac_bits, lm_head_bias, pooler, rope, digest };
+        let mut weights = Self {
+            spec: spec.clone(),
+            layers,
+            lm_head,
+            lm_head_frac_bits,
+            lm_head_bias,
+            pooler,
+            rope,
+            digest,
+        };
         weights.digest = weights.compute_digest();
         Ok(weights)
     }
@@ -87,15 +106,49 @@ pub(super) fn layer(
     floats: &AffineLayerFloats<'_>,
 ) -> Result<PublicLayer, SpecError> {
     for norm in &floats.norms {
-        expect_len(&format!("layers.{layer}.norm"), spec.hidden_size, norm.gain.len())?;
-        expect_len(&format!("layers.{layer}.norm.bias"), spec.hidden_size, norm.bias.len())?;
+        expect_len(
+            &format!("layers.{layer}.norm"),
+            spec.hidden_size,
+            norm.gain.len(),
+        )?;
+        expect_len(
+            &format!("layers.{layer}.norm.bias"),
+            spec.hidden_size,
+            norm.bias.len(),
+        )?;
     }
     let folds = spec.architecture == Architecture::Gpt2;
-    let fold = |norm: &NormFloats<'_>| if folds { folded_gain(spec, norm.gain) } else { Vec::new() };
-    let keep = |norm: &NormFloats<'_>| if folds { norm.bias.to_vec() } else { Vec::new() };
-    let (norm_scale, norm_bias) = (floats.norms.each_ref().map(fold), floats.norms.each_ref().map(keep));
-    let none = MapFloats { weight: &[], bias: &[] };
-    let maps = [floats.q, floats.k, floats.v, floats.o, none, floats.up, floats.down];
+    let fold = |norm: &NormFloats<'_>| {
+        if folds {
+            folded_gain(spec, norm.gain)
+        } else {
+            Vec::new()
+        }
+    };
+    let keep = |norm: &NormFloats<'_>| {
+        if folds {
+            norm.bias.to_vec()
+        } else {
+            Vec::new()
+        }
+    };
+    let (norm_scale, norm_bias) = (
+        floats.norms.each_ref().map(fold),
+        floats.norms.each_ref().map(keep),
+    );
+    let none = MapFloats {
+        weight: &[],
+        bias: &[],
+    };
+    let maps = [
+        floats.q,
+        floats.k,
+        floats.v,
+        floats.o,
+        none,
+        floats.up,
+        floats.down,
+    ];
     let mut matrices = Vec::new();
     let mut biases = Vec::new();
     for (module, map) in Module::ALL.into_iter().zip(maps) {
@@ -108,34 +161,79 @@ pub(super) fn layer(
             biases.push(Vec::new());
             continue;
         }
-        let factor = if module == Module::Q { spec.score_scale(layer).0 } else { 1.0 };
+        let factor = if module == Module::Q {
+            spec.score_scale(layer).0
+        } else {
+            1.0
+        };
         let columns = behind_norm(&norm_scale, module);
         let bits = spec.numeric.weight_frac_bits;
-        matrices.push(PublicMatrix::quantise(map.weight, rows, cols, columns, factor, bits, &place)?);
+        matrices.push(PublicMatrix::quantise(
+            map.weight, rows, cols, columns, factor, bits, &place,
+        )?);
         let bias = bias_behind(&map, behind_norm(&norm_bias, module), factor);
-        biases.push(encode_row(&bias, map_input_bits(spec, module) + bits, &place)?);
+        biases.push(encode_row(
+            &bias,
+            map_input_bits(spec, module) + bits,
+            &place,
+        )?);
     }
-    let post_norms = if folds { Vec::new() } else { post_norms(spec, layer, &floats.norms)? };
-    Ok(PublicLayer { matrices: seven(matrices), biases: seven(biases), norm_scale, norm_bias, post_norms })
+    let post_norms = if folds {
+        Vec::new()
+    } else {
+        post_norms(spec, layer, &floats.norms)?
+    };
+    Ok(PublicLayer {
+        matrices: seven(matrices),
+        biases: seven(biases),
+        norm_scale,
+        norm_bias,
+        post_norms,
+    })
 }
 
-/// What is public of a layer whose maps are private: an encoder's norms. That nothing else comes here keeps a private
-/// tensor from being published by mistake.
-fn public_norms(spec: &DecoderSpec, layer: usize, floats: &AffineLayerFloats<'_>) -> Result<PublicLayer, SpecError> {
-    for map in [floats.q, floats.k, floats.v, floats.o, floats.up, floats.down] {
-        expect_len(&format!("layers.{layer}.public maps"), 0, map.weight.len() + map.bias.len())?;
+/// What is public of a layer whose maps are private: an encoder's norms. That nothing else comes
+/// here keeps a private tensor from being published by mistake.
+fn public_norms(
+    spec: &DecoderSpec,
+    layer: usize,
+    floats: &AffineLayerFloats<'_>,
+) -> Result<PublicLayer, SpecError> {
+    for map in [
+        floats.q,
+        floats.k,
+        floats.v,
+        floats.o,
+        floats.up,
+        floats.down,
+    ] {
+        expect_len(
+            &format!("layers.{layer}.public maps"),
+            0,
+            map.weight.len() + map.bias.len(),
+        )?;
     }
-    let size = if spec.architecture == Architecture::Gpt2 { 0 } else { spec.hidden_size };
+    let size = if spec.architecture == Architecture::Gpt2 {
+        0
+    } else {
+        spec.hidden_size
+    };
     for norm in &floats.norms {
         expect_len(&format!("layers.{layer}.norm"), size, norm.gain.len())?;
         expect_len(&format!("layers.{layer}.norm.bias"), size, norm.bias.len())?;
     }
-    let norms = if size == 0 { Vec::new() } else { post_norms(spec, layer, &floats.norms)? };
+    let norms = if size == 0 {
+        Vec::new()
+    } else {
+        post_norms(spec, layer, &floats.norms)?
+    };
     Ok(PublicLayer::without_maps(spec, norms))
 }
 
 fn seven<T>(modules: Vec<T>) -> [T; 7] {
-    modules.try_into().unwrap_or_else(|_| unreachable!("seven modules in, seven out"))
+    modules
+        .try_into()
+        .unwrap_or_else(|_| unreachable!("seven modules in, seven out"))
 }
 
 /// The gain with what `2^norm_bits` leaves of `sqrt(hidden_size)`.
@@ -157,44 +255,85 @@ fn bias_behind(map: &MapFloats<'_>, beta: Option<&[f32]>, factor: f64) -> Vec<f6
     let of_norm = |i: usize| {
         let Some(beta) = beta else { return 0.0 };
         let row = &map.weight[i * beta.len()..][..beta.len()];
-        row.iter().zip(beta).map(|(w, b)| f64::from(*w) * f64::from(*b)).sum()
+        row.iter()
+            .zip(beta)
+            .map(|(w, b)| f64::from(*w) * f64::from(*b))
+            .sum()
     };
-    map.bias.iter().enumerate().map(|(i, b)| (f64::from(*b) + of_norm(i)) * factor).collect()
+    map.bias
+        .iter()
+        .enumerate()
+        .map(|(i, b)| (f64::from(*b) + of_norm(i)) * factor)
+        .collect()
 }
 
 /// A public row as integers, at most 2^(15 + frac_bits).
 fn encode_row(values: &[f64], frac_bits: u32, place: &str) -> Result<Vec<u64>, SpecError> {
     let limit = f64::from(1 << 15);
-    let encoded = values.iter().enumerate().map(|(i, &v)| marill_numeric::encode(v, frac_bits, limit, place, i));
+    let encoded = values
+        .iter()
+        .enumerate()
+        .map(|(i, &v)| marill_numeric::encode(v, frac_bits, limit, place, i));
     Ok(encoded.collect::<Result<_, _>>()?)
 }
 
-fn post_norms(spec: &DecoderSpec, layer: usize, norms: &[NormFloats<'_>; 2]) -> Result<Vec<PostNorm>, SpecError> {
+fn post_norms(
+    spec: &DecoderSpec,
+    layer: usize,
+    norms: &[NormFloats<'_>; 2],
+) -> Result<Vec<PostNorm>, SpecError> {
     let place = format!("layers.{layer}.norm");
     let encode = |norm: &NormFloats<'_>| {
-        let gain: Vec<f64> = folded_gain(spec, norm.gain).into_iter().map(f64::from).collect();
+        let gain: Vec<f64> = folded_gain(spec, norm.gain)
+            .into_iter()
+            .map(f64::from)
+            .collect();
         let bias: Vec<f64> = norm.bias.iter().map(|b| f64::from(*b)).collect();
         let bias_bits = spec.numeric.frac_bits + GAIN_FRAC_BITS;
-        Ok(PostNorm { gain: encode_row(&gain, GAIN_FRAC_BITS, &place)?, bias: encode_row(&bias, bias_bits, &place)? })
+        Ok(PostNorm {
+            gain: encode_row(&gain, GAIN_FRAC_BITS, &place)?,
+            bias: encode_row(&bias, bias_bits, &place)?,
+        })
     };
     norms.iter().map(encode).collect()
 }
 
-fn quantise_head(spec: &DecoderSpec, head: &HeadFloats<'_>) -> Result<(PublicMatrix, u32, Vec<u64>), SpecError> {
+fn quantise_head(
+    spec: &DecoderSpec,
+    head: &HeadFloats<'_>,
+) -> Result<(PublicMatrix, u32, Vec<u64>), SpecError> {
     if spec.reveals_embedding() {
         return Ok((PublicMatrix::shape_only(0, spec.hidden_size), 0, Vec::new()));
     }
-    let rows = if spec.vocab_size * spec.hidden_size == head.map.weight.len() { spec.vocab_size } else { 0 };
+    let rows = if spec.vocab_size * spec.hidden_size == head.map.weight.len() {
+        spec.vocab_size
+    } else {
+        0
+    };
     expect_len("head", spec.vocab_size, rows)?;
     let none = head.map.bias.is_empty();
-    expect_len("head.bias", if none { 0 } else { spec.vocab_size }, head.map.bias.len())?;
+    expect_len(
+        "head.bias",
+        if none { 0 } else { spec.vocab_size },
+        head.map.bias.len(),
+    )?;
     let gain = head.norm.map(|norm| folded_gain(spec, norm.gain));
     let bits = spec.numeric.weight_frac_bits;
-    let (matrix, frac_bits) =
-        PublicMatrix::quantise(head.map.weight, spec.vocab_size, spec.hidden_size, gain.as_deref(), 1.0, bits, "head")?
-            .with_common_scale(bits);
+    let (matrix, frac_bits) = PublicMatrix::quantise(
+        head.map.weight,
+        spec.vocab_size,
+        spec.hidden_size,
+        gain.as_deref(),
+        1.0,
+        bits,
+        "head",
+    )?
+    .with_common_scale(bits);
     let zeros = vec![0.0; spec.vocab_size];
-    let map = MapFloats { bias: if none { &zeros } else { head.map.bias }, ..head.map };
+    let map = MapFloats {
+        bias: if none { &zeros } else { head.map.bias },
+        ..head.map
+    };
     let bias = bias_behind(&map, head.norm.as_ref().map(|norm| norm.bias), 1.0);
     // GPT-2's head takes a normalised row, an encoder's a row of the residual stream.
     let row = encode_row(&bias, spec.map_input_frac_bits() + frac_bits, "head.bias")?;
@@ -213,11 +352,16 @@ fn quantise_pooler(
     let Some(map) = map else { return Ok(None) };
     let bits = spec.numeric.weight_frac_bits;
     let matrix = PublicMatrix::quantise(map.weight, size, size, None, 1.0, bits, "pooler")?;
-    let bias = encode_row(&bias_behind(map, None, 1.0), spec.map_input_frac_bits() + bits, "pooler.bias")?;
+    let bias = encode_row(
+        &bias_behind(map, None, 1.0),
+        spec.map_input_frac_bits() + bits,
+        "pooler.bias",
+    )?;
     Ok(Some((matrix, bias)))
 }
 
-/// What an addition makes of the bias of the norm before its map, `factor · scale · B·A·beta`, at a product's scale.
+/// What an addition makes of the bias of the norm before its map, `factor · scale · B·A·beta`, at a
+/// product's scale.
 pub(super) fn private_row(
     public: &PublicWeights,
     layer: usize,
@@ -225,12 +369,31 @@ pub(super) fn private_row(
     floats: &LoraFloats,
     factor: f64,
 ) -> Result<Vec<u64>, SpecError> {
-    let Some(beta) = behind_norm(&public.layers[layer].norm_bias, module) else { return Ok(Vec::new()) };
-    let dot = |row: &[f32], x: &[f64]| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
+    let Some(beta) = behind_norm(&public.layers[layer].norm_bias, module) else {
+        return Ok(Vec::new());
+    };
+    let dot = |row: &[f32], x: &[f64]| {
+        row.iter()
+            .zip(x)
+            .map(|(w, x)| f64::from(*w) * x)
+            .sum::<f64>()
+    };
     let beta: Vec<f64> = beta.iter().map(|b| f64::from(*b)).collect();
-    let inner: Vec<f64> = floats.a.chunks_exact(beta.len()).map(|row| dot(row, &beta)).collect();
+    let inner: Vec<f64> = floats
+        .a
+        .chunks_exact(beta.len())
+        .map(|row| dot(row, &beta))
+        .collect();
     let scale = f64::from(floats.scale) * factor;
-    let row: Vec<f64> = floats.b.chunks_exact(inner.len()).map(|row| dot(row, &inner) * scale).collect();
+    let row: Vec<f64> = floats
+        .b
+        .chunks_exact(inner.len())
+        .map(|row| dot(row, &inner) * scale)
+        .collect();
     let spec = &public.spec;
-    encode_row(&row, spec.map_input_frac_bits() + spec.numeric.weight_frac_bits, "adapter")
+    encode_row(
+        &row,
+        spec.map_input_frac_bits() + spec.numeric.weight_frac_bits,
+        "adapter",
+    )
 }

@@ -1,31 +1,38 @@
 //! Whole matrices as the private part: an ordinary full fine-tune of the private layers.
 //!
-//! E1 holds `W` as 16-bit integers with a scale a row, both secret; E0 holds `Ŵ = W·2^shift + R_W mod 2^k`, once for a
-//! partition, with masks that E1 and the source expand from the adapter seed. What the gate makes of them
-//! stands in `masked/full.rs`.
+//! E1 holds `W` as 16-bit integers with a scale a row, both secret; E0 holds
+//! `Ŵ = W·2^shift + R_W mod 2^k`, once for a partition, with masks that E1 and the source expand
+//! from the adapter seed. What the gate makes of them stands in `masked/full.rs`.
 //!
 //! # How wide the mask is
-//! `k` is the width of the ring in which the product is used: 64 bits for LLaMA's queries, keys and values, which are
-//! rotated before their truncation, and 56 for every other map. E0 computes `-Ŵ·[r]_0`, whose error against
-//! `-W·[r]_0` must be exactly `R_W·[r]_0` modulo `2^k`, and `[r]_0` is uniform, so that every bit of `Ŵ` below `k`
-//! counts. With row scales known to everybody, the `shift` lowest bits would be zero and `k - shift` bits would do (46
-//! to 48 of 56); the scales are kept secret instead, since they tell the size of every row's largest weight. A mask
-//! that is wider than the weights by a statistical margin alone (16 + 40 bits) would be as long as this exact one.
+//! `k` is the width of the ring in which the product is used: 64 bits for LLaMA's queries, keys and
+//! values, which are rotated before their truncation, and 56 for every other map. E0 computes
+//! `-Ŵ·[r]_0`, whose error against `-W·[r]_0` must be exactly `R_W·[r]_0` modulo `2^k`, and `[r]_0`
+//! is uniform, so that every bit of `Ŵ` below `k` counts. With row scales known to everybody, the
+//! `shift` lowest bits would be zero and `k - shift` bits would do (46 to 48 of 56); the scales are
+//! kept secret instead, since they tell the size of every row's largest weight. A mask that is
+//! wider than the weights by a statistical margin alone (16 + 40 bits) would be as long as this
+//! exact one.
 
 use std::sync::Arc;
 
 use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 
-use super::{AffineLayerFloats, LayerFloats, PrivateWeights, PublicLayer, affine, expect_len, quantise_layer};
-use crate::seed::{Prg, Seed};
-use crate::spec::{DecoderSpec, Module, SpecError};
+use super::{
+    AffineLayerFloats, LayerFloats, PrivateWeights, PublicLayer, affine, expect_len, quantise_layer,
+};
+use crate::{
+    seed::{Prg, Seed},
+    spec::{DecoderSpec, Module, SpecError},
+};
 
 /// One layer's private matrices and what is added to their products, in clear: E1's.
 pub(crate) struct FullLayer {
     /// In the format of public matrices; the norm's gain and the softmax scale are folded in.
     pub(crate) matrices: [PublicMatrix; 7],
-    /// Biases at the scale of the products, with what a map makes of its norm's bias; empty where there are none.
+    /// Biases at the scale of the products, with what a map makes of its norm's bias; empty where
+    /// there are none.
     pub(crate) rows: [Vec<u64>; 7],
 }
 
@@ -34,7 +41,10 @@ pub(crate) type RingLayer = [Vec<u64>; 7];
 
 impl From<PublicLayer> for FullLayer {
     fn from(layer: PublicLayer) -> Self {
-        Self { matrices: layer.matrices, rows: layer.biases }
+        Self {
+            matrices: layer.matrices,
+            rows: layer.biases,
+        }
     }
 }
 
@@ -42,17 +52,24 @@ impl PrivateWeights {
     /// Quantises the private layers of a full fine-tune: all maps with their norms' gains.
     ///
     /// # Errors
-    /// [`SpecError::Invalid`] when the spec keeps a low-rank addition, [`SpecError::Length`] for a tensor of the wrong
-    /// size, [`SpecError::Numeric`] for a weight that does not fit.
-    pub fn full_from_floats(spec: &DecoderSpec, layers: &[LayerFloats<'_>]) -> Result<Self, SpecError> {
+    /// [`SpecError::Invalid`] when the spec keeps a low-rank addition, [`SpecError::Length`] for a
+    /// tensor of the wrong size, [`SpecError::Numeric`] for a weight that does not fit.
+    pub fn full_from_floats(
+        spec: &DecoderSpec,
+        layers: &[LayerFloats<'_>],
+    ) -> Result<Self, SpecError> {
         Self::full(spec, layers, quantise_layer)
     }
 
-    /// As [`Self::full_from_floats`] for GPT-2 and BERT. BERT's own norms are not taken: they stay public.
+    /// As [`Self::full_from_floats`] for GPT-2 and BERT. BERT's own norms are not taken: they stay
+    /// public.
     ///
     /// # Errors
     /// As [`Self::full_from_floats`].
-    pub fn full_from_affine_floats(spec: &DecoderSpec, layers: &[AffineLayerFloats<'_>]) -> Result<Self, SpecError> {
+    pub fn full_from_affine_floats(
+        spec: &DecoderSpec,
+        layers: &[AffineLayerFloats<'_>],
+    ) -> Result<Self, SpecError> {
         Self::full(spec, layers, affine::layer)
     }
 
@@ -64,7 +81,10 @@ impl PrivateWeights {
         spec.validate()?;
         if !spec.is_full() {
             let problem = "keeps low-rank additions, not whole matrices".to_owned();
-            return Err(SpecError::Invalid { field: "private", problem });
+            return Err(SpecError::Invalid {
+                field: "private",
+                problem,
+            });
         }
         expect_len("private layers", spec.num_layers, layers.len())?;
         let full = layers
@@ -72,7 +92,10 @@ impl PrivateWeights {
             .enumerate()
             .map(|(l, floats)| quantise(spec, l, floats).map(FullLayer::from))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { layers: Vec::new(), full: Arc::new(full) })
+        Ok(Self {
+            layers: Vec::new(),
+            full: Arc::new(full),
+        })
     }
 }
 
@@ -101,18 +124,27 @@ impl FullLayer {
 
 /// A weight as the integer by which it multiplies.
 fn ring_weight(matrix: &PublicMatrix, row: usize, col: usize) -> u64 {
-    // `weight` divides by 2^frac_bits what multiplies; 16 bits and a power of two are exact in a float.
+    // `weight` divides by 2^frac_bits what multiplies; 16 bits and a power of two are exact in a
+    // float.
     const FRAC_BITS: u32 = 24;
     (matrix.weight(row, col, FRAC_BITS) * f64::from(1 << FRAC_BITS)) as i64 as u64
 }
 
 /// `Ŵ` of every layer.
-pub(super) fn mask(layers: &[FullLayer], spec: &DecoderSpec, adapter_seed: &Seed) -> Vec<RingLayer> {
-    layers.iter().enumerate().map(|(l, layer)| layer.masked(spec, layer_masks(spec, adapter_seed, l))).collect()
+pub(super) fn mask(
+    layers: &[FullLayer],
+    spec: &DecoderSpec,
+    adapter_seed: &Seed,
+) -> Vec<RingLayer> {
+    layers
+        .iter()
+        .enumerate()
+        .map(|(l, layer)| layer.masked(spec, layer_masks(spec, adapter_seed, l)))
+        .collect()
 }
 
-/// `R_W` of every layer at the source, for all sessions under one seed: 8 bytes a private weight. None where the spec
-/// keeps low-rank additions.
+/// `R_W` of every layer at the source, for all sessions under one seed: 8 bytes a private weight.
+/// None where the spec keeps low-rank additions.
 #[derive(Clone)]
 pub struct MatrixMasks(pub(crate) Arc<Vec<RingLayer>>);
 
@@ -120,7 +152,12 @@ impl MatrixMasks {
     #[must_use]
     pub fn expand(spec: &DecoderSpec, adapter_seed: &Seed) -> Self {
         let layers = if spec.is_full() { spec.num_layers } else { 0 };
-        Self(Arc::new((0..layers).into_par_iter().map(|l| layer_masks(spec, adapter_seed, l)).collect()))
+        Self(Arc::new(
+            (0..layers)
+                .into_par_iter()
+                .map(|l| layer_masks(spec, adapter_seed, l))
+                .collect(),
+        ))
     }
 }
 
@@ -143,7 +180,11 @@ pub(super) fn masked_bytes(spec: &DecoderSpec) -> usize {
         let (cols, rows) = spec.shape(module);
         rows * cols * element_bytes(spec, module)
     };
-    if spec.is_full() { spec.num_layers * Module::ALL.into_iter().map(of).sum::<usize>() } else { 0 }
+    if spec.is_full() {
+        spec.num_layers * Module::ALL.into_iter().map(of).sum::<usize>()
+    } else {
+        0
+    }
 }
 
 pub(super) fn to_bytes(spec_bits: &[u32; 7], layers: &[RingLayer]) -> Vec<u8> {
@@ -152,7 +193,9 @@ pub(super) fn to_bytes(spec_bits: &[u32; 7], layers: &[RingLayer]) -> Vec<u8> {
         for (words, bits) in layer.iter().zip(spec_bits) {
             let bytes = *bits as usize / 8;
             out.reserve(words.len() * bytes);
-            words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()[..bytes]));
+            words
+                .iter()
+                .for_each(|word| out.extend_from_slice(&word.to_le_bytes()[..bytes]));
         }
     }
     out
@@ -161,25 +204,36 @@ pub(super) fn to_bytes(spec_bits: &[u32; 7], layers: &[RingLayer]) -> Vec<u8> {
 pub(super) fn from_bytes(spec: &DecoderSpec, bytes: &[u8]) -> Result<Vec<RingLayer>, SpecError> {
     let expected = masked_bytes(spec);
     if bytes.len() != expected {
-        return Err(SpecError::Corrupt(format!("{} bytes where {expected} belong", bytes.len())));
+        return Err(SpecError::Corrupt(format!(
+            "{} bytes where {expected} belong",
+            bytes.len()
+        )));
     }
     let mut rest = bytes;
     let mut take = |module: Module| {
         let ((cols, rows), width) = (spec.shape(module), element_bytes(spec, module));
         let (own, tail) = rest.split_at(rows * cols * width);
         rest = tail;
-        let word = |b: &[u8]| b.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+        let word = |b: &[u8]| {
+            b.iter()
+                .rev()
+                .fold(0u64, |word, byte| word << 8 | u64::from(*byte))
+        };
         own.chunks_exact(width).map(word).collect::<Vec<u64>>()
     };
-    Ok((0..spec.num_layers).map(|_| Module::ALL.map(&mut take)).collect())
+    Ok((0..spec.num_layers)
+        .map(|_| Module::ALL.map(&mut take))
+        .collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::PrivateForm;
-    use crate::testing::{random_weights, tiny_spec, with_private_matrices};
-    use crate::weights::MaskedAdapter;
+    use crate::{
+        spec::PrivateForm,
+        testing::{random_weights, tiny_spec, with_private_matrices},
+        weights::MaskedAdapter,
+    };
 
     fn full_spec() -> DecoderSpec {
         with_private_matrices(tiny_spec())
@@ -201,7 +255,10 @@ mod tests {
             let modulus = marill_numeric::fixed::low_mask(spec.private_bits(module));
             for (i, word) in words.iter().enumerate() {
                 let weight = word.wrapping_sub(masks[1][module as usize][i]) & modulus;
-                assert_eq!(weight, ring_weight(matrix, i / matrix.cols(), i % matrix.cols()) & modulus);
+                assert_eq!(
+                    weight,
+                    ring_weight(matrix, i / matrix.cols(), i % matrix.cols()) & modulus
+                );
             }
         }
         assert!(MaskedAdapter::from_bytes(&spec, &bytes[1..]).is_err());
@@ -217,18 +274,35 @@ mod tests {
             for bit in 0..spec.private_bits(module) {
                 let ones = words.iter().filter(|w| *w >> bit & 1 == 1).count() as f64;
                 let (n, half) = (words.len() as f64, words.len() as f64 / 2.0);
-                assert!((ones - half).abs() < 5.5 * (n / 4.0).sqrt(), "{module:?}, bit {bit}: {ones} of {n}");
+                assert!(
+                    (ones - half).abs() < 5.5 * (n / 4.0).sqrt(),
+                    "{module:?}, bit {bit}: {ones} of {n}"
+                );
             }
-            assert!(words.iter().all(|w| w >> (spec.private_bits(module) - 1) <= 1));
+            assert!(
+                words
+                    .iter()
+                    .all(|w| w >> (spec.private_bits(module) - 1) <= 1)
+            );
         }
     }
 
     #[test]
     fn a_low_rank_spec_has_no_whole_matrices_and_the_other_way_round() {
-        let error = PrivateWeights::full_from_floats(&tiny_spec(), &[]).err().unwrap();
+        let error = PrivateWeights::full_from_floats(&tiny_spec(), &[])
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("low-rank additions"), "{error}");
-        let both = DecoderSpec { private: PrivateForm::Full, ..tiny_spec() };
-        assert!(both.validate().unwrap_err().to_string().contains("lora_rank"));
+        let both = DecoderSpec {
+            private: PrivateForm::Full,
+            ..tiny_spec()
+        };
+        assert!(
+            both.validate()
+                .unwrap_err()
+                .to_string()
+                .contains("lora_rank")
+        );
         let (public, _) = random_weights(&full_spec(), 3);
         assert!(PrivateWeights::from_floats(&public, Vec::new()).is_err());
     }

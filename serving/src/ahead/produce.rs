@@ -7,13 +7,17 @@ use marill_net::{Channel, SharedChannel};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::seal::Sealer;
-use super::{FORMAT, Header, Order, Vault, shelf};
-use crate::ServingError;
-use crate::dealer::masks::{Holder, Masks};
-use crate::dealer::{check_offer, owner_key};
-use crate::secret_files::{random, replace_file, sync_folder};
-use crate::wire::{Terms, hash_key, hex, unhex};
+use super::{FORMAT, Header, Order, Vault, seal::Sealer, shelf};
+use crate::{
+    ServingError,
+    dealer::{
+        check_offer,
+        masks::{Holder, Masks},
+        owner_key,
+    },
+    secret_files::{random, replace_file, sync_folder},
+    wire::{Terms, hash_key, hex, unhex},
+};
 
 /// Below the dealer's folder: one file a session that is not handed out yet.
 pub(crate) const SEEDS_FOLDER: &str = "ahead";
@@ -26,7 +30,8 @@ pub struct AheadOptions {
     pub state: PathBuf,
     /// As [`crate::dealer::DealerOptions::vault`].
     pub vault: PathBuf,
-    /// Whose server the files are for: a name that [`crate::dealer::add_owner`] knows, or the first owner's.
+    /// Whose server the files are for: a name that [`crate::dealer::add_owner`] knows, or the first
+    /// owner's.
     pub owner: String,
     /// Where the files go; they are then carried to the server.
     pub folder: PathBuf,
@@ -74,28 +79,41 @@ impl StoredSession {
             Err(source) => return Err(ServingError::Io { path, source }),
         };
         let bad = |reason: String| ServingError::io(&path)(std::io::Error::other(reason));
-        let value: serde_json::Value = serde_json::from_slice(&json).map_err(|error| bad(error.to_string()))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(&json).map_err(|error| bad(error.to_string()))?;
         if value.get("format").and_then(serde_json::Value::as_u64) != Some(u64::from(FORMAT)) {
             return Err(bad(format!(
                 "it is of another version than {FORMAT}: write the session anew, and delete this"
             )));
         }
-        let stored: Stored = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
-        let seed0 = unhex::<48>(&stored.sealed_seed0).ok_or_else(|| bad("its seed is cut".into()))?;
-        Ok(Some(Self { session: session.into(), owner: stored.owner, terms: stored.terms, seed0 }))
+        let stored: Stored =
+            serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
+        let seed0 =
+            unhex::<48>(&stored.sealed_seed0).ok_or_else(|| bad("its seed is cut".into()))?;
+        Ok(Some(Self {
+            session: session.into(),
+            owner: stored.owner,
+            terms: stored.terms,
+            seed0,
+        }))
     }
 
     /// Names of all that are there.
     pub(crate) fn names(folder: &Path) -> impl Iterator<Item = String> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| unhex::<16>(name).is_some())
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| unhex::<16>(name).is_some())
     }
 
     /// Removes it; what stays is of no use without its key.
     pub(crate) fn remove(&self, folder: &Path) {
         let path = folder.join(&self.session);
         if let Err(error) = std::fs::remove_file(&path) {
-            tracing::warn!("a used session stays where it is, `{}`: {error}", path.display());
+            tracing::warn!(
+                "a used session stays where it is, `{}`: {error}",
+                path.display()
+            );
         }
     }
 }
@@ -103,15 +121,16 @@ impl StoredSession {
 /// Writes the files; `say` hears of sizes first and then of each file.
 ///
 /// # Errors
-/// [`ServingError::BadOrder`] for an order or a size that does not fit the model; [`ServingError::NoRoom`] before
-/// anything is written; [`ServingError::Io`].
+/// [`ServingError::BadOrder`] for an order or a size that does not fit the model;
+/// [`ServingError::NoRoom`] before anything is written; [`ServingError::Io`].
 pub fn produce(options: &AheadOptions, say: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
     let order = read_order(&options.order)?;
     let corrections = corrections_bytes(&order, options)?;
     let total = corrections * options.sessions as u64;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     say(&format!(
-        "{} sessions of {} tokens behind a prompt of {}, selection `{}`: {:.1} MiB each, {:.1} MiB in all",
+        "{} sessions of {} tokens behind a prompt of {}, selection `{}`: {:.1} MiB each, {:.1} MiB \
+         in all",
         options.sessions,
         options.tokens,
         options.bucket,
@@ -123,7 +142,8 @@ pub fn produce(options: &AheadOptions, say: &mut dyn FnMut(&str)) -> Result<(), 
         return Ok(());
     }
     std::fs::create_dir_all(&options.folder).map_err(ServingError::io(&options.folder))?;
-    let room = rustix::fs::statvfs(&options.folder).map_err(|error| ServingError::io(&options.folder)(error.into()))?;
+    let room = rustix::fs::statvfs(&options.folder)
+        .map_err(|error| ServingError::io(&options.folder)(error.into()))?;
     let free_bytes = room.f_bavail * room.f_frsize;
     if total + SPARE_BYTES > free_bytes {
         return Err(ServingError::NoRoom {
@@ -133,21 +153,39 @@ pub fn produce(options: &AheadOptions, say: &mut dyn FnMut(&str)) -> Result<(), 
         });
     }
     let dealer_key = owner_key(&options.state, &options.owner)?;
-    let adapter_seed = Masks::open(&options.state)?.seed(&options.owner, &Holder::Ahead, &order.private_sha256);
+    let adapter_seed =
+        Masks::open(&options.state)?.seed(&options.owner, &Holder::Ahead, &order.private_sha256);
     let vault = Vault::open(&options.vault, &options.state)?;
     for nth in 0..options.sessions {
-        let path = write_session(options, &order, &dealer_key, &adapter_seed, &vault, corrections)?;
-        say(&format!("{} of {}: `{}`", nth + 1, options.sessions, path.display()));
+        let path = write_session(
+            options,
+            &order,
+            &dealer_key,
+            &adapter_seed,
+            &vault,
+            corrections,
+        )?;
+        say(&format!(
+            "{} of {}: `{}`",
+            nth + 1,
+            options.sessions,
+            path.display()
+        ));
     }
     Ok(())
 }
 
 fn read_order(path: &Path) -> Result<Order, ServingError> {
-    let bad = |reason: String| ServingError::BadOrder { reason: format!("`{}`: {reason}", path.display()) };
+    let bad = |reason: String| ServingError::BadOrder {
+        reason: format!("`{}`: {reason}", path.display()),
+    };
     let text = std::fs::read(path).map_err(ServingError::io(path))?;
     let order: Order = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
     if order.format != FORMAT {
-        return Err(bad(format!("it has format {}, this version reads {FORMAT}", order.format)));
+        return Err(bad(format!(
+            "it has format {}, this version reads {FORMAT}",
+            order.format
+        )));
     }
     check_offer(&order.terms).map_err(|error| bad(error.message))?;
     if order.terms.setting != "dealer" {
@@ -157,7 +195,9 @@ fn read_order(path: &Path) -> Result<Order, ServingError> {
         )));
     }
     if order.terms.is_shared() {
-        return Err(bad("correlations for an evaluator of its own are made while a session runs".into()));
+        return Err(bad(
+            "correlations for an evaluator of its own are made while a session runs".into(),
+        ));
     }
     order.terms.check_program(&order.spec).map_err(bad)?;
     if unhex::<32>(&order.private_sha256).is_none() {
@@ -173,7 +213,10 @@ fn corrections_bytes(order: &Order, options: &AheadOptions) -> Result<u64, Servi
     let (bucket, tokens) = (options.bucket, options.tokens);
     let unfit = |reason: String| ServingError::BadOrder { reason };
     if bucket == 0 || spec.bucket(bucket) != bucket {
-        return Err(unfit(format!("prompts come in multiples of {}, not of {bucket}", spec.bucket(1))));
+        return Err(unfit(format!(
+            "prompts come in multiples of {}, not of {bucket}",
+            spec.bucket(1)
+        )));
     }
     if tokens == 0 || bucket + tokens - 1 > spec.max_positions {
         return Err(unfit(format!(
@@ -188,7 +231,8 @@ fn corrections_bytes(order: &Order, options: &AheadOptions) -> Result<u64, Servi
     Ok(bytes)
 }
 
-/// The file is complete before the dealer knows of the session, and E0's seed is on disk before the file has its name.
+/// The file is complete before the dealer knows of the session, and E0's seed is on disk before the
+/// file has its name.
 fn write_session(
     options: &AheadOptions,
     order: &Order,
@@ -198,7 +242,10 @@ fn write_session(
     corrections_bytes: u64,
 ) -> Result<PathBuf, ServingError> {
     let session = hex(random::<16>()?.as_slice());
-    let (seed0, seed1) = (Seed::from_bytes(*random::<32>()?), Seed::from_bytes(*random::<32>()?));
+    let (seed0, seed1) = (
+        Seed::from_bytes(*random::<32>()?),
+        Seed::from_bytes(*random::<32>()?),
+    );
     let header = Header {
         format: FORMAT,
         session: session.clone(),
@@ -211,7 +258,12 @@ fn write_session(
         ephemeral_key: String::new(),
     };
     let key = vault.make(&session)?;
-    let path = options.folder.join(shelf::file_name(options.bucket, options.tokens, options.selection, &session));
+    let path = options.folder.join(shelf::file_name(
+        options.bucket,
+        options.tokens,
+        options.selection,
+        &session,
+    ));
     let part = path.with_extension("part");
     let written = (|| {
         let mut sealer = SharedChannel::new(Sealer::create(
@@ -221,16 +273,29 @@ fn write_session(
             [dealer_key.as_bytes(), key.release().as_slice()],
         )?);
         let seeds = [&seed1, adapter_seed].map(|seed| Zeroizing::new(seed.to_bytes()));
-        sealer.send(seeds.iter().flat_map(|seed| **seed).collect()).map_err(ServingError::Plain)?;
+        sealer
+            .send(seeds.iter().flat_map(|seed| **seed).collect())
+            .map_err(ServingError::Plain)?;
         let before = sealer.lock().sealed_bytes;
         let sink = Box::new(sealer.clone());
-        let source = DealerSession::new(order.spec.clone(), adapter_seed.clone(), seed0.clone(), seed1, sink);
-        let mut source = source.with_selection(options.selection).with_hash_key(&hash_key(&session));
+        let source = DealerSession::new(
+            order.spec.clone(),
+            adapter_seed.clone(),
+            seed0.clone(),
+            seed1,
+            sink,
+        );
+        let mut source = source
+            .with_selection(options.selection)
+            .with_hash_key(&hash_key(&session));
         source.prefill(options.bucket)?;
         (1..options.tokens).try_for_each(|_| source.decode())?;
         let got = sealer.lock().sealed_bytes - before;
         if got != corrections_bytes {
-            return Err(ServingError::Tally { declared_bytes: corrections_bytes, got_bytes: got });
+            return Err(ServingError::Tally {
+                declared_bytes: corrections_bytes,
+                got_bytes: got,
+            });
         }
         sealer.lock().finish()
     })();
@@ -241,7 +306,12 @@ fn write_session(
     }
     let sealed_seed0 = key.wrap(&session, &Zeroizing::new(seed0.to_bytes()));
     let (owner, terms) = (options.owner.clone(), order.terms.clone());
-    let stored = Stored { format: FORMAT, owner, terms, sealed_seed0 };
+    let stored = Stored {
+        format: FORMAT,
+        owner,
+        terms,
+        sealed_seed0,
+    };
     let json = serde_json::to_vec(&stored).expect("a session has string keys only");
     replace_file(&options.state.join(SEEDS_FOLDER).join(&session), &json)?;
     std::fs::rename(&part, &path).map_err(ServingError::io(&path))?;

@@ -1,25 +1,32 @@
 //! The format of a file: a magic word, a header in JSON, then sealed pieces.
 //!
-//! `MRLAHEAD ‖ u32 length ‖ header ‖ (u32 length ‖ ciphertext)*`, integers little-endian. The nonce of a piece is its index
-//! with a mark on the last one, so pieces can be neither left out nor moved nor cut off at the end (Hoang, Reyhanitabar,
-//! Rogaway, Vizár, "Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", CRYPTO '15, STREAM). The
-//! associated data is the digest of everything before the pieces.
+//! `MRLAHEAD ‖ u32 length ‖ header ‖ (u32 length ‖ ciphertext)*`, integers little-endian. The nonce
+//! of a piece is its index with a mark on the last one, so pieces can be neither left out nor moved
+//! nor cut off at the end (Hoang, Reyhanitabar, Rogaway, Vizár, "Online Authenticated-Encryption
+//! and its Nonce-Reuse Misuse-Resistance", CRYPTO '15, STREAM). The associated data is the digest
+//! of everything before the pieces.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
 
 use marill_net::{Channel, MAX_FRAME_BYTES, NetError};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use ring::hkdf::{HKDF_SHA256, Salt};
+use ring::{
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
+    hkdf::{HKDF_SHA256, Salt},
+};
 use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
 use super::{FORMAT, Header};
-use crate::ServingError;
-use crate::secret_files::{random, read_or_create_key};
-use crate::wire::{hex, unhex};
+use crate::{
+    ServingError,
+    secret_files::{random, read_or_create_key},
+    wire::{hex, unhex},
+};
 
 const MAGIC: &[u8; 8] = b"MRLAHEAD";
 const MAX_HEADER_BYTES: u32 = 1 << 20;
@@ -37,8 +44,11 @@ impl SealingKey {
     /// [`ServingError::Io`].
     pub fn read_or_create(path: &Path) -> Result<Self, ServingError> {
         let text = read_or_create_key(path)?;
-        let bytes = unhex::<32>(&text).ok_or_else(|| std::io::Error::other("it is not a key of 64 hexadecimal digits"));
-        Ok(Self(StaticSecret::from(*Zeroizing::new(bytes.map_err(ServingError::io(path))?))))
+        let bytes = unhex::<32>(&text)
+            .ok_or_else(|| std::io::Error::other("it is not a key of 64 hexadecimal digits"));
+        Ok(Self(StaticSecret::from(*Zeroizing::new(
+            bytes.map_err(ServingError::io(path))?,
+        ))))
     }
 
     /// What an order carries to the dealer, hexadecimal.
@@ -48,17 +58,25 @@ impl SealingKey {
     }
 }
 
-/// What server and dealer share beside the exchanged secret: the owner's key, and what the dealer releases on the day.
+/// What server and dealer share beside the exchanged secret: the owner's key, and what the dealer
+/// releases on the day.
 type Words<'a> = [&'a [u8]; 2];
 
 /// The key of one file, from the exchanged secret and those words.
-fn file_key(shared: &[u8; 32], words: Words<'_>, ephemeral: &PublicKey, server: &PublicKey) -> LessSafeKey {
+fn file_key(
+    shared: &[u8; 32],
+    words: Words<'_>,
+    ephemeral: &PublicKey,
+    server: &PublicKey,
+) -> LessSafeKey {
     let mut secret = Zeroizing::new(shared.to_vec());
     // Both have fixed lengths.
     words.iter().for_each(|word| secret.extend_from_slice(word));
     let derived = Salt::new(HKDF_SHA256, b"marill correlations ahead 2").extract(&secret);
     let info = [&ephemeral.as_bytes()[..], &server.as_bytes()[..]];
-    let key = derived.expand(&info, &CHACHA20_POLY1305).expect("one key's length is always possible");
+    let key = derived
+        .expand(&info, &CHACHA20_POLY1305)
+        .expect("one key's length is always possible");
     LessSafeKey::new(UnboundKey::from(key))
 }
 
@@ -88,27 +106,47 @@ impl Sealer {
         server_key: &str,
         words: Words<'_>,
     ) -> Result<Self, ServingError> {
-        let server = unhex::<32>(server_key)
-            .map(PublicKey::from)
-            .ok_or(ServingError::BadOrder { reason: "`server_key` is not 64 hexadecimal digits".into() })?;
+        let server =
+            unhex::<32>(server_key)
+                .map(PublicKey::from)
+                .ok_or(ServingError::BadOrder {
+                    reason: "`server_key` is not 64 hexadecimal digits".into(),
+                })?;
         let own = StaticSecret::from(*random::<32>()?);
         let ephemeral = PublicKey::from(&own);
         header.ephemeral_key = hex(ephemeral.as_bytes());
         let shared = own.diffie_hellman(&server);
         if !shared.was_contributory() {
-            return Err(ServingError::BadOrder { reason: "`server_key` is no proper key".into() });
+            return Err(ServingError::BadOrder {
+                reason: "`server_key` is no proper key".into(),
+            });
         }
         let head = head(&header);
-        let file = File::options().write(true).create_new(true).open(path).map_err(ServingError::io(path))?;
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(ServingError::io(path))?;
         let mut file = BufWriter::new(file);
         file.write_all(&head).map_err(ServingError::io(path))?;
         let key = file_key(shared.as_bytes(), words, &ephemeral, &server);
-        Ok(Self { path: path.into(), file, key, binding: Sha256::digest(&head).into(), index: 0, sealed_bytes: 0 })
+        Ok(Self {
+            path: path.into(),
+            file,
+            key,
+            binding: Sha256::digest(&head).into(),
+            index: 0,
+            sealed_bytes: 0,
+        })
     }
 
     fn seal(&mut self, mut piece: Vec<u8>, last: bool) -> std::io::Result<()> {
         self.sealed_bytes += piece.len() as u64;
-        let sealed = self.key.seal_in_place_append_tag(nonce(self.index, last), Aad::from(self.binding), &mut piece);
+        let sealed = self.key.seal_in_place_append_tag(
+            nonce(self.index, last),
+            Aad::from(self.binding),
+            &mut piece,
+        );
         sealed.map_err(|_| std::io::Error::other("a piece is too long to be sealed"))?;
         self.index += 1;
         self.file.write_all(&(piece.len() as u32).to_le_bytes())?;
@@ -117,8 +155,10 @@ impl Sealer {
 
     /// Ends the file with its last piece; on return it is on disk.
     pub(super) fn finish(&mut self) -> Result<(), ServingError> {
-        let done =
-            self.seal(Vec::new(), true).and_then(|()| self.file.flush()).and_then(|()| self.file.get_ref().sync_all());
+        let done = self
+            .seal(Vec::new(), true)
+            .and_then(|()| self.file.flush())
+            .and_then(|()| self.file.get_ref().sync_all());
         done.map_err(ServingError::io(&self.path))
     }
 }
@@ -129,7 +169,9 @@ impl Channel for Sealer {
     }
 
     fn recv(&mut self) -> Result<Vec<u8>, NetError> {
-        Err(NetError::Protocol("a file that is being written is not read".into()))
+        Err(NetError::Protocol(
+            "a file that is being written is not read".into(),
+        ))
     }
 }
 
@@ -141,7 +183,8 @@ fn head(header: &Header) -> Vec<u8> {
     head
 }
 
-/// Goes from piece to piece without reading them: the bytes that they hold, or `None` where they do not fill the file.
+/// Goes from piece to piece without reading them: the bytes that they hold, or `None` where they do
+/// not fill the file.
 fn walk(file: &mut BufReader<File>, mut left: u64) -> std::io::Result<Option<u64>> {
     let mut plain_bytes = 0;
     while left > 0 {
@@ -163,7 +206,10 @@ fn walk(file: &mut BufReader<File>, mut left: u64) -> std::io::Result<Option<u64
 
 /// A file's name without its folder.
 pub(super) fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The readable head of a file, and the file behind it.
@@ -177,12 +223,16 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Reads it, and sees that the pieces add up to what it says; what is in them is not known to be right.
+    /// Reads it, and sees that the pieces add up to what it says; what is in them is not known to
+    /// be right.
     ///
     /// # Errors
     /// [`ServingError::BadAhead`] for a file of another kind or version; [`ServingError::Io`].
     pub(super) fn read(path: &Path) -> Result<Self, ServingError> {
-        let bad = |reason: String| ServingError::BadAhead { file: name_of(path), reason };
+        let bad = |reason: String| ServingError::BadAhead {
+            file: name_of(path),
+            reason,
+        };
         let file = File::open(path).map_err(ServingError::io(path))?;
         let total = file.metadata().map_err(ServingError::io(path))?.len();
         let mut file = BufReader::new(file);
@@ -204,20 +254,37 @@ impl Head {
             serde_json::from_slice(&json).map_err(|error| bad(format!("its header: {error}")))?;
         match value.get("format").and_then(serde_json::Value::as_u64) {
             Some(format) if format == u64::from(FORMAT) => {}
-            Some(format) => return Err(bad(format!("it has format {format}, this version reads {FORMAT}"))),
+            Some(format) => {
+                return Err(bad(format!(
+                    "it has format {format}, this version reads {FORMAT}"
+                )));
+            }
             None => return Err(bad("its header has no format".into())),
         }
-        let header: Header = serde_json::from_value(value).map_err(|error| bad(format!("its header: {error}")))?;
-        let binding =
-            Sha256::new().chain_update(MAGIC).chain_update(length.to_le_bytes()).chain_update(&json).finalize();
+        let header: Header =
+            serde_json::from_value(value).map_err(|error| bad(format!("its header: {error}")))?;
+        let binding = Sha256::new()
+            .chain_update(MAGIC)
+            .chain_update(length.to_le_bytes())
+            .chain_update(&json)
+            .finalize();
         let start = (MAGIC.len() + 4 + json.len()) as u64;
         let left = total - start;
         let plain_bytes = walk(&mut file, left).map_err(ServingError::io(path))?;
         if plain_bytes != Some(SEEDS_BYTES + header.corrections_bytes) {
-            return Err(bad("it is altered or cut off: its pieces do not add up to what its header says".into()));
+            return Err(bad(
+                "it is altered or cut off: its pieces do not add up to what its header says".into(),
+            ));
         }
-        file.seek(SeekFrom::Start(start)).map_err(ServingError::io(path))?;
-        Ok(Self { path: path.into(), file, binding: binding.into(), left, header })
+        file.seek(SeekFrom::Start(start))
+            .map_err(ServingError::io(path))?;
+        Ok(Self {
+            path: path.into(),
+            file,
+            binding: binding.into(),
+            left,
+            header,
+        })
     }
 }
 
@@ -237,14 +304,39 @@ impl SealedSource {
     ///
     /// # Errors
     /// [`ServingError::BadAhead`].
-    pub(super) fn open(head: Head, own: &SealingKey, words: Words<'_>) -> Result<Self, ServingError> {
-        let Head { path, file, binding, left, header } = head;
+    pub(super) fn open(
+        head: Head,
+        own: &SealingKey,
+        words: Words<'_>,
+    ) -> Result<Self, ServingError> {
+        let Head {
+            path,
+            file,
+            binding,
+            left,
+            header,
+        } = head;
         let ephemeral = unhex::<32>(&header.ephemeral_key).map(PublicKey::from);
-        let bad = || ServingError::BadAhead { file: name_of(&path), reason: "its key is not hexadecimal".into() };
+        let bad = || ServingError::BadAhead {
+            file: name_of(&path),
+            reason: "its key is not hexadecimal".into(),
+        };
         let ephemeral = ephemeral.ok_or_else(bad)?;
         let shared = own.0.diffie_hellman(&ephemeral);
-        let key = file_key(shared.as_bytes(), words, &ephemeral, &PublicKey::from(&own.0));
-        Ok(Self { file, key, binding, index: 0, left, header })
+        let key = file_key(
+            shared.as_bytes(),
+            words,
+            &ephemeral,
+            &PublicKey::from(&own.0),
+        );
+        Ok(Self {
+            file,
+            key,
+            binding,
+            index: 0,
+            left,
+            header,
+        })
     }
 
     fn next(&mut self) -> Result<Vec<u8>, String> {
@@ -263,9 +355,13 @@ impl SealedSource {
         let mut piece = vec![0; length];
         self.file.read_exact(&mut piece).map_err(|_| cut(()))?;
         let last = taken == self.left;
-        let opened = self.key.open_in_place(nonce(self.index, last), Aad::from(self.binding), &mut piece);
+        let opened =
+            self.key
+                .open_in_place(nonce(self.index, last), Aad::from(self.binding), &mut piece);
         let plain = opened.map_err(|_| match self.index {
-            0 => "the file is not sealed to this server by its dealer, or it is altered".to_string(),
+            0 => {
+                "the file is not sealed to this server by its dealer, or it is altered".to_string()
+            }
             _ => cut(()),
         });
         let plain = plain?.len();
@@ -281,7 +377,9 @@ impl SealedSource {
 
 impl Channel for SealedSource {
     fn send(&mut self, _frame: Vec<u8>) -> Result<(), NetError> {
-        Err(NetError::Protocol("nothing is sent to a file of correlations".into()))
+        Err(NetError::Protocol(
+            "nothing is sent to a file of correlations".into(),
+        ))
     }
 
     fn recv(&mut self) -> Result<Vec<u8>, NetError> {

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::seal::{Head, SealedSource, SealingKey, name_of};
-use crate::ServingError;
-use crate::wire::{Terms, unhex};
+use crate::{
+    ServingError,
+    wire::{Terms, unhex},
+};
 
 const EXTENSION: &str = "ahead";
 /// More are not listed to a client at once.
@@ -23,17 +25,36 @@ pub struct Offer {
     pub selection: Selection,
 }
 
-pub(super) fn file_name(bucket: usize, tokens: usize, selection: Selection, session: &str) -> String {
-    format!("{bucket}-{tokens}-{}-{session}.{EXTENSION}", selection.as_str())
+pub(super) fn file_name(
+    bucket: usize,
+    tokens: usize,
+    selection: Selection,
+    session: &str,
+) -> String {
+    format!(
+        "{bucket}-{tokens}-{}-{session}.{EXTENSION}",
+        selection.as_str()
+    )
 }
 
 fn parse_name(path: &Path) -> Option<Offer> {
-    let stem = path.file_name()?.to_str()?.strip_suffix(EXTENSION)?.strip_suffix('.')?;
+    let stem = path
+        .file_name()?
+        .to_str()?
+        .strip_suffix(EXTENSION)?
+        .strip_suffix('.')?;
     let mut words = stem.splitn(4, '-');
     let (bucket, tokens) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let selection = Selection::parse(words.next()?)?;
-    let session = words.next().filter(|session| unhex::<16>(session).is_some())?;
-    Some(Offer { session: session.into(), bucket, tokens, selection })
+    let session = words
+        .next()
+        .filter(|session| unhex::<16>(session).is_some())?;
+    Some(Offer {
+        session: session.into(),
+        bucket,
+        tokens,
+        selection,
+    })
 }
 
 /// A folder of files.
@@ -46,17 +67,24 @@ pub struct Shelf {
 impl Shelf {
     #[must_use]
     pub fn new(folder: &Path, key: SealingKey, dealer_key: &str) -> Self {
-        Self { folder: folder.into(), key, dealer_key: Zeroizing::new(dealer_key.into()) }
+        Self {
+            folder: folder.into(),
+            key,
+            dealer_key: Zeroizing::new(dealer_key.into()),
+        }
     }
 
     fn files(&self) -> Result<Vec<(Offer, PathBuf)>, ServingError> {
         let entries = std::fs::read_dir(&self.folder).map_err(ServingError::io(&self.folder))?;
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        Ok(paths.filter_map(|path| Some((parse_name(&path)?, path))).collect())
+        Ok(paths
+            .filter_map(|path| Some((parse_name(&path)?, path)))
+            .collect())
     }
 
-    /// Sessions whose file is there, as their names say, for prompts of `bucket` and at least `tokens` chosen this
-    /// way; the shortest first. `is_used` leaves out those that were taken and could not be removed.
+    /// Sessions whose file is there, as their names say, for prompts of `bucket` and at least
+    /// `tokens` chosen this way; the shortest first. `is_used` leaves out those that were taken and
+    /// could not be removed.
     ///
     /// # Errors
     /// [`ServingError::Io`].
@@ -67,7 +95,9 @@ impl Shelf {
         selection: Selection,
         is_used: impl Fn(&str) -> Result<bool, ServingError>,
     ) -> Result<Vec<Offer>, ServingError> {
-        let fits = |offer: &Offer| (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens;
+        let fits = |offer: &Offer| {
+            (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens
+        };
         let mut offers = Vec::new();
         for (offer, _) in self.files()?.into_iter().filter(|(offer, _)| fits(offer)) {
             if !is_used(&offer.session)? {
@@ -82,8 +112,8 @@ impl Shelf {
     /// The file of a session, for this program and adapter; nothing is used up yet.
     ///
     /// # Errors
-    /// [`ServingError::NotAhead`] where there is none; [`ServingError::BadAhead`] for a file that is not what its name
-    /// and these terms say.
+    /// [`ServingError::NotAhead`] where there is none; [`ServingError::BadAhead`] for a file that
+    /// is not what its name and these terms say.
     pub fn find(
         &self,
         session: &str,
@@ -91,18 +121,31 @@ impl Shelf {
         private_sha256: &str,
         selection: Selection,
     ) -> Result<Found, ServingError> {
-        let found = self.files()?.into_iter().find(|(offer, _)| offer.session == session);
-        let (offer, path) = found.ok_or_else(|| ServingError::NotAhead { session: session.into() })?;
+        let found = self
+            .files()?
+            .into_iter()
+            .find(|(offer, _)| offer.session == session);
+        let (offer, path) = found.ok_or_else(|| ServingError::NotAhead {
+            session: session.into(),
+        })?;
         let head = Head::read(&path)?;
-        let bad = |reason: String| ServingError::BadAhead { file: name_of(&path), reason };
+        let bad = |reason: String| ServingError::BadAhead {
+            file: name_of(&path),
+            reason,
+        };
         let header = &head.header;
         let named = (offer.bucket, offer.tokens, offer.selection);
         if header.session != session || (header.bucket, header.tokens, header.selection) != named {
             return Err(bad("its header says something else than its name".into()));
         }
-        terms.check(&header.terms).map_err(|error| bad(format!("it was made for another program: {error}")))?;
+        terms
+            .check(&header.terms)
+            .map_err(|error| bad(format!("it was made for another program: {error}")))?;
         if header.selection != selection {
-            return Err(bad(format!("it is for tokens chosen by `{}`", header.selection.as_str())));
+            return Err(bad(format!(
+                "it is for tokens chosen by `{}`",
+                header.selection.as_str()
+            )));
         }
         if header.private_sha256 != private_sha256 {
             return Err(bad("it was made for another adapter".into()));
@@ -110,7 +153,8 @@ impl Shelf {
         Ok(Found(head))
     }
 
-    /// Opens the file of a session that the caller has claimed, with what the dealer released, and removes it.
+    /// Opens the file of a session that the caller has claimed, with what the dealer released, and
+    /// removes it.
     ///
     /// # Errors
     /// [`ServingError::BadAhead`].
@@ -118,7 +162,10 @@ impl Shelf {
         let path = found.0.path.clone();
         let source = SealedSource::open(found.0, &self.key, [self.dealer_key.as_bytes(), release])?;
         if let Err(error) = std::fs::remove_file(&path) {
-            tracing::warn!("a used file stays where it is, `{}`: {error}", path.display());
+            tracing::warn!(
+                "a used file stays where it is, `{}`: {error}",
+                path.display()
+            );
         }
         Ok(source)
     }
@@ -143,9 +190,19 @@ mod tests {
     fn names_of_files_say_what_is_in_them() {
         let session = "ab".repeat(16);
         let name = file_name(64, 32, Selection::TopK, &session);
-        let offer = Offer { session, bucket: 64, tokens: 32, selection: Selection::TopK };
+        let offer = Offer {
+            session,
+            bucket: 64,
+            tokens: 32,
+            selection: Selection::TopK,
+        };
         assert_eq!(parse_name(Path::new(&name)), Some(offer));
-        for other in ["64-32.ahead", "64-32-greedy-xyz.ahead", "64-32-abababababababababababababababab.ahead", "x"] {
+        for other in [
+            "64-32.ahead",
+            "64-32-greedy-xyz.ahead",
+            "64-32-abababababababababababababababab.ahead",
+            "x",
+        ] {
             assert_eq!(parse_name(Path::new(other)), None, "{other}");
         }
     }

@@ -1,34 +1,43 @@
 //! Keys of sessions written ahead, outside the dealer's state folder and of one use.
 //!
-//! A session written ahead lies on two disks for days, and a disk can be set back: to last night's backup, or to a
-//! snapshot. A record of what was used goes back with it. So what the dealer keeps of such a session, E0's seed, and the
-//! file that the server keeps are both encrypted under a key that lies here, one small file a session. The key is erased,
-//! and that is on disk, before anything that it opens is handed out. Whatever is restored later, the state folder, the
-//! server's, the files or all of them, opens no used session, for no client; sessions that were not used still open.
+//! A session written ahead lies on two disks for days, and a disk can be set back: to last night's
+//! backup, or to a snapshot. A record of what was used goes back with it. So what the dealer keeps
+//! of such a session, E0's seed, and the file that the server keeps are both encrypted under a key
+//! that lies here, one small file a session. The key is erased, and that is on disk, before
+//! anything that it opens is handed out. Whatever is restored later, the state folder, the
+//! server's, the files or all of them, opens no used session, for no client; sessions that were not
+//! used still open.
 //!
-//! For that this folder must not be restored with the others. It lies below the cache folder unless another is named,
-//! says so to backup programs (`CACHEDIR.TAG`), and its keys also depend on the boot of this machine: on a disk that was
-//! set back and started again none of them opens anything. A reboot therefore burns what was written ahead and not used.
+//! For that this folder must not be restored with the others. It lies below the cache folder unless
+//! another is named, says so to backup programs (`CACHEDIR.TAG`), and its keys also depend on the
+//! boot of this machine: on a disk that was set back and started again none of them opens anything.
+//! A reboot therefore burns what was written ahead and not used.
 
-use std::fs::{DirBuilder, File};
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{DirBuilder, File},
+    io::{ErrorKind, Read},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use ring::hkdf::{HKDF_SHA256, Salt};
+use ring::{
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
+    hkdf::{HKDF_SHA256, Salt},
+};
 use zeroize::Zeroizing;
 
-use crate::ServingError;
-use crate::secret_files::{random, read_or_create_key, sync_folder, write_secret};
-use crate::wire::hex;
+use crate::{
+    ServingError,
+    secret_files::{random, read_or_create_key, sync_folder, write_secret},
+    wire::hex,
+};
 
 /// In the dealer's folder: which folder of the vault is this dealer's.
 const NAME_FILE: &str = "vault.id";
 const TAG_FILE: &str = "CACHEDIR.TAG";
 /// The signature is fixed by the convention (bford.info/cachedir).
-const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
-# Keys of correlations written ahead. Never restore this folder from a backup: used sessions would open again.\n";
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Keys of correlations written \
+    ahead. Never restore this folder from a backup: used sessions would open again.\n";
 #[cfg(target_os = "linux")]
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -44,19 +53,29 @@ impl Vault {
     /// The folder below `base` that belongs to the dealer with this state folder.
     pub(crate) fn open(base: &Path, state: &Path) -> Result<Self, ServingError> {
         let name = read_or_create_key(&state.join(NAME_FILE))?;
-        Ok(Self { folder: base.join(&name[..32]) })
+        Ok(Self {
+            folder: base.join(&name[..32]),
+        })
     }
 
-    /// Erases what a kill between two steps left of keys that were being taken or made. For the dealer that runs, at its
-    /// start.
+    /// Erases what a kill between two steps left of keys that were being taken or made. For the
+    /// dealer that runs, at its start.
     pub(crate) fn sweep(&self) -> Result<(), ServingError> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(source) => return Err(ServingError::Io { path: self.folder.clone(), source }),
+            Err(source) => {
+                return Err(ServingError::Io {
+                    path: self.folder.clone(),
+                    source,
+                });
+            }
         };
         for path in entries.flatten().map(|entry| entry.path()) {
-            if path.extension().is_some_and(|extension| extension == "taken" || extension == "part") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "taken" || extension == "part")
+            {
                 std::fs::remove_file(&path).map_err(ServingError::io(&path))?;
             }
         }
@@ -65,7 +84,10 @@ impl Vault {
 
     /// Makes the key of a new session; it is on disk when this returns.
     pub(crate) fn make(&self, session: &str) -> Result<SessionKey, ServingError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder);
         made.map_err(ServingError::io(&self.folder))?;
         let tag = self.folder.with_file_name(TAG_FILE);
         if !tag.exists() {
@@ -82,10 +104,13 @@ impl Vault {
         self.folder.join(session).is_file()
     }
 
-    /// Takes the key of a session out: when this returns it is gone from the disk. `None`: it was taken before, or the
-    /// folder is another one than when the session was written.
+    /// Takes the key of a session out: when this returns it is gone from the disk. `None`: it was
+    /// taken before, or the folder is another one than when the session was written.
     pub(crate) fn take(&self, session: &str) -> Result<Option<SessionKey>, ServingError> {
-        let (path, taken) = (self.folder.join(session), self.folder.join(format!("{session}.taken")));
+        let (path, taken) = (
+            self.folder.join(session),
+            self.folder.join(format!("{session}.taken")),
+        );
         // Of two who take it at once, one succeeds here.
         match std::fs::rename(&path, &taken) {
             Ok(()) => {}
@@ -143,7 +168,9 @@ impl SessionKey {
         let mut sealed = seed.to_vec();
         let aad = Aad::from(session.as_bytes());
         let nonce = Nonce::assume_unique_for_key([0; 12]);
-        self.cipher().seal_in_place_append_tag(nonce, aad, &mut sealed).expect("a seed is short");
+        self.cipher()
+            .seal_in_place_append_tag(nonce, aad, &mut sealed)
+            .expect("a seed is short");
         hex(&sealed)
     }
 
@@ -151,8 +178,14 @@ impl SessionKey {
     pub(crate) fn unwrap(&self, session: &str, sealed: &[u8; 48]) -> Option<Zeroizing<[u8; 32]>> {
         let mut bytes = Zeroizing::new(*sealed);
         let aad = Aad::from(session.as_bytes());
-        let plain =
-            self.cipher().open_in_place(Nonce::assume_unique_for_key([0; 12]), aad, bytes.as_mut_slice()).ok()?;
+        let plain = self
+            .cipher()
+            .open_in_place(
+                Nonce::assume_unique_for_key([0; 12]),
+                aad,
+                bytes.as_mut_slice(),
+            )
+            .ok()?;
         Some(Zeroizing::new((&*plain).try_into().ok()?))
     }
 }
@@ -177,7 +210,10 @@ mod tests {
         let vault = Vault::open(&base, &state).unwrap();
         let key = vault.take(&session).unwrap().unwrap();
         assert_eq!(*key.unwrap(&session, &sealed).unwrap(), [5; 32]);
-        assert!(key.unwrap(&other, &sealed).is_none(), "a seed is bound to its session");
+        assert!(
+            key.unwrap(&other, &sealed).is_none(),
+            "a seed is bound to its session"
+        );
         assert!(vault.take(&session).unwrap().is_none() && !vault.has(&session));
         let wrong = vault.take(&other).unwrap().unwrap();
         assert!(wrong.unwrap(&session, &sealed).is_none());

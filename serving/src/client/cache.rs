@@ -1,16 +1,20 @@
-//! The public part on this machine: downloaded once, named by the partition's id, checked at each start.
+//! The public part on this machine: downloaded once, named by the partition's id, checked at each
+//! start.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufWriter, ErrorKind, Write},
+    path::{Path, PathBuf},
+};
 
-use marill_net::http::HttpClient;
-use marill_net::{NetError, peer_text};
+use marill_net::{NetError, http::HttpClient, peer_text};
 use marill_partition::{MANIFEST_FILE, Manifest};
 
-use crate::ServingError;
-use crate::error::message_of;
-use crate::wire::{E0, Setting};
+use crate::{
+    ServingError,
+    error::message_of,
+    wire::{E0, Setting},
+};
 
 const MAX_JSON_BYTES: u64 = 16 << 20;
 const SERVER: &str = "server";
@@ -33,15 +37,24 @@ pub(super) fn fetch(
     progress: &mut dyn FnMut(&str),
 ) -> Result<(PathBuf, Offered), ServingError> {
     let models: serde_json::Value = parse(&get(server, "/v1/models")?)?;
-    let id = models["data"][0]["partition_id"].as_str().filter(|id| id.bytes().all(|c| c.is_ascii_hexdigit()));
+    let id = models["data"][0]["partition_id"]
+        .as_str()
+        .filter(|id| id.bytes().all(|c| c.is_ascii_hexdigit()));
     let id = id.ok_or_else(|| bad("its list of models has no partition".into()))?;
     let word = |name: &str| peer_text(models["data"][0][name].as_str().unwrap_or_default());
-    let unknown = |name: &str| bad(format!("it offers the {name} `{}`, which is not known here", word(name)));
+    let unknown = |name: &str| {
+        bad(format!(
+            "it offers the {name} `{}`, which is not known here",
+            word(name)
+        ))
+    };
     let offered = Offered {
         setting: Setting::parse(&word("setting")).ok_or_else(|| unknown("setting"))?,
         e0: E0::parse(&word("e0")).ok_or_else(|| unknown("e0"))?,
         sampling: models["data"][0]["sampling"].as_bool().unwrap_or(false),
-        points: models["data"][0]["materials"].as_array().is_some_and(|all| all.iter().any(|m| m == "points")),
+        points: models["data"][0]["materials"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|m| m == "points")),
     };
     let text = get(server, &format!("/v1/models/{id}/manifest"))?;
     let text = String::from_utf8(text).map_err(|error| bad(error.to_string()))?;
@@ -75,7 +88,11 @@ pub(super) fn fetch(
 fn lock(partitions: &Path, id: &str, progress: &mut dyn FnMut(&str)) -> Result<File, ServingError> {
     std::fs::create_dir_all(partitions).map_err(ServingError::io(partitions))?;
     let path = partitions.join(format!(".{id}.lock"));
-    let file = OpenOptions::new().create(true).append(true).open(&path).map_err(ServingError::io(&path))?;
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .map_err(ServingError::io(&path))?;
     if file.try_lock().is_err() {
         progress("waiting for another download of the same partition");
         file.lock().map_err(ServingError::io(&path))?;
@@ -92,17 +109,23 @@ fn download(
 ) -> Result<(), ServingError> {
     std::fs::create_dir_all(folder.join("public")).map_err(ServingError::io(folder))?;
     for entry in &manifest.public_files {
-        progress(&format!("downloading `{}` ({:.1} MiB)", entry.path, entry.bytes as f64 / f64::from(1 << 20)));
+        progress(&format!(
+            "downloading `{}` ({:.1} MiB)",
+            entry.path,
+            entry.bytes as f64 / f64::from(1 << 20)
+        ));
         let path = folder.join(&entry.path);
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(ServingError::io(parent))?;
         }
         let mut file = BufWriter::new(File::create(&path).map_err(ServingError::io(&path))?);
         let address = format!("/v1/models/{}/files/{}", manifest.partition_id, entry.path);
-        let status = server.download(&address, &mut file, entry.bytes.max(4096)).map_err(|error| match error {
-            NetError::Local { source } => ServingError::io(&path)(source),
-            error => ServingError::net(SERVER)(error),
-        })?;
+        let status = server
+            .download(&address, &mut file, entry.bytes.max(4096))
+            .map_err(|error| match error {
+                NetError::Local { source } => ServingError::io(&path)(source),
+                error => ServingError::net(SERVER)(error),
+            })?;
         file.flush().map_err(ServingError::io(&path))?;
         if status != 200 {
             return Err(bad(format!("HTTP status {status} for `{}`", entry.path)));
@@ -114,14 +137,21 @@ fn download(
 }
 
 fn get(server: &HttpClient, path: &str) -> Result<Vec<u8>, ServingError> {
-    let answer = server.get(path, MAX_JSON_BYTES).map_err(ServingError::net(SERVER))?;
+    let answer = server
+        .get(path, MAX_JSON_BYTES)
+        .map_err(ServingError::net(SERVER))?;
     if answer.status == 200 {
         return Ok(answer.body);
     }
     let body = String::from_utf8_lossy(&answer.body);
-    let (code, message) =
-        message_of(&body).unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
-    Err(ServingError::Refused { by: SERVER, code, message, retry_after_seconds: answer.retry_after_seconds })
+    let (code, message) = message_of(&body)
+        .unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
+    Err(ServingError::Refused {
+        by: SERVER,
+        code,
+        message,
+        retry_after_seconds: answer.retry_after_seconds,
+    })
 }
 
 fn parse(body: &[u8]) -> Result<serde_json::Value, ServingError> {
@@ -129,5 +159,8 @@ fn parse(body: &[u8]) -> Result<serde_json::Value, ServingError> {
 }
 
 fn bad(reason: String) -> ServingError {
-    ServingError::BadMessage { peer: SERVER, reason }
+    ServingError::BadMessage {
+        peer: SERVER,
+        reason,
+    }
 }

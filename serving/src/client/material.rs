@@ -1,8 +1,10 @@
 //! What a client, or an evaluator of its own, wants comparisons to be made of.
 
-use marill_mpc::material::{Network, estimates};
-use marill_mpc::spec::BUCKET;
-use marill_mpc::{DecoderSpec, Material};
+use marill_mpc::{
+    DecoderSpec, Material,
+    material::{Network, estimates},
+    spec::BUCKET,
+};
 
 use crate::ServingError;
 
@@ -28,14 +30,22 @@ impl MaterialChoice {
     ///
     /// # Errors
     /// [`ServingError::NoPoints`].
-    pub(super) fn decide(self, spec: &DecoderSpec, points_offered: bool) -> Result<Material, ServingError> {
+    pub(super) fn decide(
+        self,
+        spec: &DecoderSpec,
+        points_offered: bool,
+    ) -> Result<Material, ServingError> {
         match self {
             Self::Open | Self::Digits => Ok(Material::Digits),
             Self::Points if points_offered => Ok(Material::Points),
-            Self::Points => Err(ServingError::NoPoints { reason: "the server takes digits only" }),
+            Self::Points => Err(ServingError::NoPoints {
+                reason: "the server takes digits only",
+            }),
             Self::Quickest(_) if !points_offered => Ok(Material::Digits),
             Self::Quickest(network) => {
-                let cached = spec.bucket(TYPICAL_KEYS).min(spec.max_positions.saturating_sub(1) / BUCKET * BUCKET);
+                let cached = spec
+                    .bucket(TYPICAL_KEYS)
+                    .min(spec.max_positions.saturating_sub(1) / BUCKET * BUCKET);
                 Ok(estimates(spec, &network, cached, 1)?[0].material)
             }
         }

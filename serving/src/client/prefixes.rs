@@ -1,7 +1,9 @@
 //! Plaintext prefixes, one per session that may run at once.
 
-use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Condvar, Mutex, PoisonError},
+};
 
 use marill_model::Prefix;
 
@@ -12,7 +14,10 @@ pub(super) struct Prefixes {
 
 impl Prefixes {
     pub(super) fn new(prefixes: Vec<Prefix>) -> Self {
-        Self { idle: Mutex::new(prefixes), returned: Condvar::new() }
+        Self {
+            idle: Mutex::new(prefixes),
+            returned: Condvar::new(),
+        }
     }
 
     /// Waits until one is free; it is empty.
@@ -22,9 +27,17 @@ impl Prefixes {
             match idle.pop() {
                 Some(mut prefix) => {
                     prefix.truncate(0);
-                    return Borrowed { owner: self, prefix: Some(prefix) };
+                    return Borrowed {
+                        owner: self,
+                        prefix: Some(prefix),
+                    };
                 }
-                None => idle = self.returned.wait(idle).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    idle = self
+                        .returned
+                        .wait(idle)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
             }
         }
     }
@@ -55,7 +68,11 @@ impl Drop for Borrowed<'_> {
         if let Some(mut prefix) = self.prefix.take() {
             // Activations of a prompt do not outlive its session.
             prefix.truncate(0);
-            self.owner.idle.lock().unwrap_or_else(PoisonError::into_inner).push(prefix);
+            self.owner
+                .idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(prefix);
             self.owner.returned.notify_one();
         }
     }

@@ -1,11 +1,14 @@
 //! E0's products of masks, made while the session computes or waits for its peers.
 
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread;
+use std::{
+    sync::mpsc::{Receiver, sync_channel},
+    thread,
+};
 
 use marill_mpc::{PreparedStep, Preparer};
 
-/// Steps that lie ready beside the one that is being made: all that an answer which ends early makes in vain.
+/// Steps that lie ready beside the one that is being made: all that an answer which ends early
+/// makes in vain.
 const READY: usize = 1;
 
 /// Products for the tokens to come, from a thread that ends with this.

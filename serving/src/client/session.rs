@@ -1,33 +1,34 @@
 //! One session as E0: seed from the dealer, greeting of the server, steps.
 
-use std::ops::AddAssign;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    ops::AddAssign,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use marill_mpc::{
-    ClientSession, DecoderSpec, MaskedAdapter, Material, OperatorSession, PublicWeights, Sampling, Seed, Selection,
+    ClientSession, DecoderSpec, MaskedAdapter, Material, OperatorSession, PublicWeights, Sampling,
+    Seed, Selection,
 };
-use marill_net::http::HttpClient;
-use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel};
+use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel, http::HttpClient};
 use marill_partition::Partition;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-use super::ClientOptions;
-use super::cache::Offered;
-use super::prepare::PreparedSteps;
-use super::shared::SharedLines;
-use crate::ServingError;
-use crate::ahead::{Correlations, Offer};
-use crate::error::refused;
-use crate::secret_files::{read_or_create_key, replace_file};
-use crate::state::{Store, WhenInUse};
-use crate::ticket::Ticket;
-use crate::wire::{
-    ClientHello, CollectSeed, CollectedSeed, E0, EvaluateHello, GrantedTicket, NewSession, NewTicket, PROTOCOL_VERSION,
-    ServerWelcome, SessionGrant, Step, Terms, WordsHello, hash_key, proof_of, recv_reply, send_json, unhex, words_key,
+use super::{ClientOptions, cache::Offered, prepare::PreparedSteps, shared::SharedLines};
+use crate::{
+    ServingError,
+    ahead::{Correlations, Offer},
+    error::refused,
+    secret_files::{read_or_create_key, replace_file},
+    state::{Store, WhenInUse},
+    ticket::Ticket,
+    wire::{
+        ClientHello, CollectSeed, CollectedSeed, E0, EvaluateHello, GrantedTicket, NewSession,
+        NewTicket, PROTOCOL_VERSION, ServerWelcome, SessionGrant, Step, Terms, WordsHello,
+        hash_key, proof_of, recv_reply, send_json, unhex, words_key,
+    },
 };
 
 const SERVER: &str = "server";
@@ -38,7 +39,8 @@ const MAX_TICKET_BYTES: u64 = 64 << 10;
 const MAX_GRANT_BYTES: u64 = 64 << 10;
 const MAX_ADAPTER_BYTES: u64 = 4 << 30;
 
-/// Frames, payload bytes and time of one or more steps. A round is a step of the longest chain of dependent messages.
+/// Frames, payload bytes and time of one or more steps. A round is a step of the longest chain of
+/// dependent messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     pub rounds: u64,
@@ -80,20 +82,34 @@ impl ClientState {
         })
     }
 
-    /// Before a session is asked for: where the adapter is not here yet, one session fetches it and the others wait for
-    /// that one. The guard is kept until the session stands.
-    fn fetch_turn(&self, terms: &Terms, spec: &DecoderSpec, correlations: Correlations) -> Option<MutexGuard<'_, ()>> {
+    /// Before a session is asked for: where the adapter is not here yet, one session fetches it and
+    /// the others wait for that one. The guard is kept until the session stands.
+    fn fetch_turn(
+        &self,
+        terms: &Terms,
+        spec: &DecoderSpec,
+        correlations: Correlations,
+    ) -> Option<MutexGuard<'_, ()>> {
         if self.kept(terms, spec, correlations).is_some() {
             return None;
         }
-        let turn = self.fetching[correlations as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.fetching[correlations as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // Whoever had the turn before may have brought it.
-        self.kept(terms, spec, correlations).is_none().then_some(turn)
+        self.kept(terms, spec, correlations)
+            .is_none()
+            .then_some(turn)
     }
 
     fn adapter_path(&self, terms: &Terms, correlations: Correlations) -> PathBuf {
-        let kind = if correlations == Correlations::Ahead { ".ahead" } else { "" };
-        self.adapters.join(format!("{}{kind}.masked", terms.partition_id))
+        let kind = if correlations == Correlations::Ahead {
+            ".ahead"
+        } else {
+            ""
+        };
+        self.adapters
+            .join(format!("{}{kind}.masked", terms.partition_id))
     }
 
     /// The kept adapter, from memory or disk.
@@ -103,7 +119,8 @@ impl ClientState {
         spec: &DecoderSpec,
         correlations: Correlations,
     ) -> Option<(String, Arc<MaskedAdapter>)> {
-        let adapter = &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
+        let adapter =
+            &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
         if adapter.is_none() {
             let bytes = std::fs::read(self.adapter_path(terms, correlations)).ok()?;
             let masked = MaskedAdapter::from_bytes(spec, &bytes).ok()?;
@@ -121,7 +138,8 @@ impl ClientState {
         masked: Arc<MaskedAdapter>,
     ) -> Result<(), ServingError> {
         replace_file(&self.adapter_path(terms, correlations), bytes)?;
-        let kept = &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
+        let kept =
+            &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
         *kept = Some((digest, masked));
         Ok(())
     }
@@ -157,7 +175,8 @@ pub struct SessionOpener {
     pub state: ClientState,
     /// E0, where it is not the client itself.
     pub evaluator: Option<HttpClient>,
-    /// Whether the terms' material is the only one that will do, where an evaluator of its own could choose another.
+    /// Whether the terms' material is the only one that will do, where an evaluator of its own
+    /// could choose another.
     pub insists_on_material: bool,
 }
 
@@ -165,20 +184,35 @@ pub(super) type Peer = SharedChannel<Metered<WebSocketChannel>>;
 
 impl SessionOpener {
     /// # Errors
-    /// A partition that this build cannot run; [`ServingError::NoEvaluator`], or [`ServingError::Mismatch`] where one is
-    /// named that the server does not want.
-    pub fn new(partition: &Partition, options: &ClientOptions, offered: Offered) -> Result<Self, ServingError> {
-        let (spec, public) = (partition.decoder_spec().clone(), Arc::new(partition.public_weights()?));
-        let terms = Terms::new(partition.partition_id(), &spec, &public, offered.setting).with_e0(offered.e0);
+    /// A partition that this build cannot run; [`ServingError::NoEvaluator`], or
+    /// [`ServingError::Mismatch`] where one is named that the server does not want.
+    pub fn new(
+        partition: &Partition,
+        options: &ClientOptions,
+        offered: Offered,
+    ) -> Result<Self, ServingError> {
+        let (spec, public) = (
+            partition.decoder_spec().clone(),
+            Arc::new(partition.public_weights()?),
+        );
+        let terms = Terms::new(partition.partition_id(), &spec, &public, offered.setting)
+            .with_e0(offered.e0);
         let terms = terms.with_material(options.material.decide(&spec, offered.points)?);
         if options.evaluator.is_some() && !terms.is_shared() {
             let (ours, theirs) = (E0::Operator.as_str().into(), terms.e0.clone());
-            return Err(ServingError::Mismatch { field: "e0", ours, theirs });
+            return Err(ServingError::Mismatch {
+                field: "e0",
+                ours,
+                theirs,
+            });
         }
         Ok(Self {
             server: HttpClient::new(options.server.clone(), options.api_key.clone()),
             dealer: HttpClient::new(options.dealer.clone(), None),
-            evaluator: options.evaluator.clone().map(|endpoint| HttpClient::new(endpoint, None)),
+            evaluator: options
+                .evaluator
+                .clone()
+                .map(|endpoint| HttpClient::new(endpoint, None)),
             insists_on_material: options.material.insists(),
             state: ClientState::open(&options.state, &options.cache)?,
             terms,
@@ -187,8 +221,8 @@ impl SessionOpener {
         })
     }
 
-    /// Asks the dealer for a session whose correlations it streams, then greets the server. Tokens are the most likely
-    /// ones.
+    /// Asks the dealer for a session whose correlations it streams, then greets the server. Tokens
+    /// are the most likely ones.
     ///
     /// # Errors
     /// A lost or refusing peer, or terms that differ.
@@ -205,18 +239,34 @@ impl SessionOpener {
             let evaluator = self.evaluator.as_ref().ok_or(ServingError::NoEvaluator)?;
             let any_material = !self.insists_on_material;
             let ticket = self.ticket(None, Selection::default())?.ticket;
-            let hello = EvaluateHello { terms: self.terms.clone(), ticket, any_material, sampling };
+            let hello = EvaluateHello {
+                terms: self.terms.clone(),
+                ticket,
+                any_material,
+                sampling,
+            };
             let (lines, material) = SharedLines::open(evaluator, &self.server, hello)?;
             let (inner, spec) = (Inner::Shared(lines), self.spec.clone());
-            return Ok(SecureSession { inner, spec, correlations: Correlations::Live, material });
+            return Ok(SecureSession {
+                inner,
+                spec,
+                correlations: Correlations::Live,
+                material,
+            });
         }
-        let _turn = self.state.fetch_turn(&self.terms, &self.spec, Correlations::Live);
+        let _turn = self
+            .state
+            .fetch_turn(&self.terms, &self.spec, Correlations::Live);
         let ticket = self.ticket(None, Selection::default())?.ticket;
-        self.greet(self.grant(&self.terms, ticket, Vec::new())?, Correlations::Live, sampling)
+        self.greet(
+            self.grant(&self.terms, ticket, Vec::new())?,
+            Correlations::Live,
+            sampling,
+        )
     }
 
-    /// As [`Self::open_live`], for a prompt of `bucket` and at most `tokens` of answer: with correlations written ahead where
-    /// `source` wants them and the server has some that fit.
+    /// As [`Self::open_live`], for a prompt of `bucket` and at most `tokens` of answer: with
+    /// correlations written ahead where `source` wants them and the server has some that fit.
     ///
     /// # Errors
     /// As [`Self::open`]; [`ServingError::NothingAhead`] where nothing else is wanted.
@@ -230,7 +280,9 @@ impl SessionOpener {
         let on_points = self.terms.material == Material::Points;
         match source {
             Source::Ahead if on_points => {
-                return Err(ServingError::NoPoints { reason: "correlations written ahead are digits" });
+                return Err(ServingError::NoPoints {
+                    reason: "correlations written ahead are digits",
+                });
             }
             Source::Any if on_points => return self.open_live(sampling),
             Source::Live => return self.open_live(sampling),
@@ -238,38 +290,74 @@ impl SessionOpener {
         }
         let selection = Selection::of(sampling);
         // Before the ticket, which does not last as long as a download may.
-        let turn = self.state.fetch_turn(&self.terms, &self.spec, Correlations::Live);
+        let turn = self
+            .state
+            .fetch_turn(&self.terms, &self.spec, Correlations::Live);
         let GrantedTicket { ticket, ahead } = self.ticket(Some(bucket), selection)?;
-        let fits = |offer: &Offer| (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens;
-        let candidates: Vec<String> = ahead.into_iter().filter(fits).map(|offer| offer.session).collect();
+        let fits = |offer: &Offer| {
+            (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens
+        };
+        let candidates: Vec<String> = ahead
+            .into_iter()
+            .filter(fits)
+            .map(|offer| offer.session)
+            .collect();
         if !candidates.is_empty() {
             drop(turn);
-            let _turn = self.state.fetch_turn(&self.terms, &self.spec, Correlations::Ahead);
+            let _turn = self
+                .state
+                .fetch_turn(&self.terms, &self.spec, Correlations::Ahead);
             match self.grant(&self.terms, ticket.clone(), candidates) {
                 Err(ServingError::Refused { code, .. }) if code == "session_used" => {}
                 granted => return self.greet(granted?, Correlations::Ahead, sampling),
             }
         }
         match source {
-            Source::Ahead => Err(ServingError::NothingAhead { bucket, tokens, selection: selection.as_str() }),
-            _ => self.greet(self.grant(&self.terms, ticket, Vec::new())?, Correlations::Live, sampling),
+            Source::Ahead => Err(ServingError::NothingAhead {
+                bucket,
+                tokens,
+                selection: selection.as_str(),
+            }),
+            _ => self.greet(
+                self.grant(&self.terms, ticket, Vec::new())?,
+                Correlations::Live,
+                sampling,
+            ),
         }
     }
 
-    /// The server's word for the dealer that this client may open a session, and what lies written ahead for a prompt of
-    /// this bucket.
-    fn ticket(&self, bucket: Option<usize>, selection: Selection) -> Result<GrantedTicket, ServingError> {
-        let bad = |reason: String| ServingError::BadMessage { peer: SERVER, reason };
-        let wish = NewTicket { client_id: self.state.client_id.clone(), bucket, selection };
+    /// The server's word for the dealer that this client may open a session, and what lies written
+    /// ahead for a prompt of this bucket.
+    fn ticket(
+        &self,
+        bucket: Option<usize>,
+        selection: Selection,
+    ) -> Result<GrantedTicket, ServingError> {
+        let bad = |reason: String| ServingError::BadMessage {
+            peer: SERVER,
+            reason,
+        };
+        let wish = NewTicket {
+            client_id: self.state.client_id.clone(),
+            bucket,
+            selection,
+        };
         let json = serde_json::to_vec(&wish).map_err(|error| bad(error.to_string()))?;
-        let answer =
-            self.server.post_json("/v1/tickets", &json, MAX_TICKET_BYTES).map_err(ServingError::net(SERVER))?;
+        let answer = self
+            .server
+            .post_json("/v1/tickets", &json, MAX_TICKET_BYTES)
+            .map_err(ServingError::net(SERVER))?;
         match answer.status {
-            200 => serde_json::from_slice(&answer.body).map_err(|error| bad(format!("its ticket: {error}"))),
+            200 => serde_json::from_slice(&answer.body)
+                .map_err(|error| bad(format!("its ticket: {error}"))),
             // The address came with this version of the protocol.
             404 => {
                 let (ours, theirs) = (PROTOCOL_VERSION.to_string(), "5 or older".into());
-                Err(ServingError::Mismatch { field: "protocol", ours, theirs })
+                Err(ServingError::Mismatch {
+                    field: "protocol",
+                    ours,
+                    theirs,
+                })
             }
             _ => Err(refused(SERVER, &answer)),
         }
@@ -285,18 +373,30 @@ impl SessionOpener {
         let (peer, meter, adapter) = self.meet(&self.terms, &granted, correlations, sampling)?;
         let hash_key = hash_key(&granted.session);
         let seed0 = self.seed(granted)?;
-        let session = ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
+        let session =
+            ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
         let session = session.with_sampling(sampling).with_hash_key(&hash_key);
         let session = match words {
             Some(words) => session.with_points(words),
             None => session,
         };
         let prepared = session.preparer().and_then(PreparedSteps::start);
-        let inner = Inner::Own { session: Box::new(session), peer, meter, prepared };
-        Ok(SecureSession { inner, spec: self.spec.clone(), correlations, material: self.terms.material })
+        let inner = Inner::Own {
+            session: Box::new(session),
+            peer,
+            meter,
+            prepared,
+        };
+        Ok(SecureSession {
+            inner,
+            spec: self.spec.clone(),
+            correlations,
+            material: self.terms.material,
+        })
     }
 
-    /// As E0 for somebody else, under terms that were agreed: the session's name, and the evaluator's side of it.
+    /// As E0 for somebody else, under terms that were agreed: the session's name, and the
+    /// evaluator's side of it.
     pub(crate) fn open_shared(
         &self,
         terms: &Terms,
@@ -310,7 +410,9 @@ impl SessionOpener {
         let (peer, _, adapter) = self.meet(terms, &granted, Correlations::Live, sampling)?;
         let seed0 = self.seed(granted)?;
         let opened = OperatorSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
-        let opened = opened.with_sampling(sampling).with_hash_key(&hash_key(&session));
+        let opened = opened
+            .with_sampling(sampling)
+            .with_hash_key(&hash_key(&session));
         let opened = match words {
             Some(words) => opened.with_points(words),
             None => opened,
@@ -318,17 +420,31 @@ impl SessionOpener {
         Ok((session, opened))
     }
 
-    /// On points: the dealer's line for E0's correction words, open before the server asks for its own.
-    fn words(&self, terms: &Terms, granted: &Granted) -> Result<Option<Box<dyn Channel>>, ServingError> {
-        let (Material::Points, Some(seed0)) = (terms.material, &granted.seed0) else { return Ok(None) };
-        let mut line = self.dealer.websocket("/v1/words", STEP_TIMEOUT).map_err(ServingError::net(DEALER))?;
-        let hello = WordsHello { session: granted.session.clone(), key: words_key(seed0) };
+    /// On points: the dealer's line for E0's correction words, open before the server asks for its
+    /// own.
+    fn words(
+        &self,
+        terms: &Terms,
+        granted: &Granted,
+    ) -> Result<Option<Box<dyn Channel>>, ServingError> {
+        let (Material::Points, Some(seed0)) = (terms.material, &granted.seed0) else {
+            return Ok(None);
+        };
+        let mut line = self
+            .dealer
+            .websocket("/v1/words", STEP_TIMEOUT)
+            .map_err(ServingError::net(DEALER))?;
+        let hello = WordsHello {
+            session: granted.session.clone(),
+            key: words_key(seed0),
+        };
         send_json(&mut line, &hello).map_err(ServingError::net(DEALER))?;
         recv_reply::<()>(&mut line, DEALER)?;
         Ok(Some(Box::new(line)))
     }
 
-    /// Greets the server in a session that was granted; fetches the masked adapter where it is not here.
+    /// Greets the server in a session that was granted; fetches the masked adapter where it is not
+    /// here.
     fn meet(
         &self,
         terms: &Terms,
@@ -338,13 +454,23 @@ impl SessionOpener {
     ) -> Result<(Peer, Arc<Meter>, Arc<MaskedAdapter>), ServingError> {
         self.state.claim(&granted.session)?;
         let kept = self.state.kept(terms, &self.spec, correlations);
-        let channel = self.server.websocket("/v1/session", STEP_TIMEOUT).map_err(ServingError::net(SERVER))?;
+        let channel = self
+            .server
+            .websocket("/v1/session", STEP_TIMEOUT)
+            .map_err(ServingError::net(SERVER))?;
         let meter = Arc::<Meter>::default();
         let mut peer = SharedChannel::new(Metered::new(channel, meter.clone()));
 
         let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
         let (session, proof) = (granted.session.clone(), proof_of(&granted.token));
-        let hello = ClientHello { terms: terms.clone(), session, correlations, proof, adapter_sha256, sampling };
+        let hello = ClientHello {
+            terms: terms.clone(),
+            session,
+            correlations,
+            proof,
+            adapter_sha256,
+            sampling,
+        };
         send_json(&mut peer, &hello).map_err(ServingError::net(SERVER))?;
         let welcome: ServerWelcome = recv_reply(&mut peer, SERVER)?;
         terms.check(&welcome.terms)?;
@@ -356,38 +482,77 @@ impl SessionOpener {
     }
 
     /// A session of this client's.
-    fn grant(&self, terms: &Terms, ticket: Ticket, candidates: Vec<String>) -> Result<Granted, ServingError> {
+    fn grant(
+        &self,
+        terms: &Terms,
+        ticket: Ticket,
+        candidates: Vec<String>,
+    ) -> Result<Granted, ServingError> {
         let ahead = !candidates.is_empty();
         let client_id = self.state.client_id.clone();
-        let request = NewSession { terms: terms.clone(), client_id, ticket, candidates };
-        let SessionGrant { session, token, seed } = self.ask_dealer("/v1/sessions", &request)?;
-        let bad = |reason: &str| ServingError::BadMessage { peer: DEALER, reason: reason.into() };
+        let request = NewSession {
+            terms: terms.clone(),
+            client_id,
+            ticket,
+            candidates,
+        };
+        let SessionGrant {
+            session,
+            token,
+            seed,
+        } = self.ask_dealer("/v1/sessions", &request)?;
+        let bad = |reason: &str| ServingError::BadMessage {
+            peer: DEALER,
+            reason: reason.into(),
+        };
         if unhex::<16>(&session).is_none() || ahead && !request.candidates.contains(&session) {
             return Err(bad("it grants a session that was not asked for"));
         }
         let seed0 = seed.map(|seed| parse_seed(&seed)).transpose()?;
         if ahead == seed0.is_some() {
-            return Err(bad("a seed comes with a session that is streamed, and with no other"));
+            return Err(bad(
+                "a seed comes with a session that is streamed, and with no other",
+            ));
         }
-        Ok(Granted { session, token, seed0 })
+        Ok(Granted {
+            session,
+            token,
+            seed0,
+        })
     }
 
-    /// E0's seed: granted with the session, or collected from the dealer now that the server has taken it up.
+    /// E0's seed: granted with the session, or collected from the dealer now that the server has
+    /// taken it up.
     fn seed(&self, granted: Granted) -> Result<Seed, ServingError> {
-        let Granted { session, token, seed0 } = granted;
+        let Granted {
+            session,
+            token,
+            seed0,
+        } = granted;
         match seed0 {
             Some(seed0) => Ok(seed0),
             None => {
-                let CollectedSeed { seed } = self.ask_dealer("/v1/seeds", &CollectSeed { session, token })?;
+                let CollectedSeed { seed } =
+                    self.ask_dealer("/v1/seeds", &CollectSeed { session, token })?;
                 parse_seed(&seed)
             }
         }
     }
 
-    fn ask_dealer<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T, ServingError> {
-        let bad = |error: serde_json::Error| ServingError::BadMessage { peer: DEALER, reason: error.to_string() };
+    fn ask_dealer<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<T, ServingError> {
+        let bad = |error: serde_json::Error| ServingError::BadMessage {
+            peer: DEALER,
+            reason: error.to_string(),
+        };
         let json = Zeroizing::new(serde_json::to_vec(request).map_err(bad)?);
-        let answer = self.dealer.post_json(path, &json, MAX_GRANT_BYTES).map_err(ServingError::net(DEALER))?;
+        let answer = self
+            .dealer
+            .post_json(path, &json, MAX_GRANT_BYTES)
+            .map_err(ServingError::net(DEALER))?;
         if answer.status != 200 {
             return Err(refused(DEALER, &answer));
         }
@@ -402,14 +567,20 @@ impl SessionOpener {
     ) -> Result<Arc<MaskedAdapter>, ServingError> {
         let announced = welcome.adapter_bytes;
         if announced > MAX_ADAPTER_BYTES {
-            return Err(ServingError::BadMessage { peer: SERVER, reason: format!("an adapter of {announced} bytes") });
+            return Err(ServingError::BadMessage {
+                peer: SERVER,
+                reason: format!("an adapter of {announced} bytes"),
+            });
         }
         let mut bytes = Vec::new();
         while (bytes.len() as u64) < announced {
             let piece = peer.recv().map_err(ServingError::net(SERVER))?;
             if piece.is_empty() || (bytes.len() + piece.len()) as u64 > announced {
                 let reason = "the masked adapter has another length than announced".into();
-                return Err(ServingError::BadMessage { peer: SERVER, reason });
+                return Err(ServingError::BadMessage {
+                    peer: SERVER,
+                    reason,
+                });
             }
             bytes.extend_from_slice(&piece);
         }
@@ -417,9 +588,14 @@ impl SessionOpener {
         let got = masked.digest();
         if got != welcome.adapter_sha256 {
             let expected = welcome.adapter_sha256.clone();
-            return Err(ServingError::Digest { what: "masked adapter".into(), expected, got });
+            return Err(ServingError::Digest {
+                what: "masked adapter".into(),
+                expected,
+                got,
+            });
         }
-        self.state.keep(&self.terms, correlations, got, &bytes, masked.clone())?;
+        self.state
+            .keep(&self.terms, correlations, got, &bytes, masked.clone())?;
         Ok(masked)
     }
 }
@@ -434,12 +610,17 @@ struct Granted {
 
 fn parse_seed(text: &str) -> Result<Seed, ServingError> {
     let bytes = unhex::<32>(text).map(Zeroizing::new);
-    let reason = || ServingError::BadMessage { peer: DEALER, reason: "the seed is not 32 bytes".into() };
-    bytes.map(|bytes| Seed::from_bytes(*bytes)).ok_or_else(reason)
+    let reason = || ServingError::BadMessage {
+        peer: DEALER,
+        reason: "the seed is not 32 bytes".into(),
+    };
+    bytes
+        .map(|bytes| Seed::from_bytes(*bytes))
+        .ok_or_else(reason)
 }
 
-/// A session that is ready for steps: one prefill, then decodes. A second prompt needs a second session, because a
-/// mask is never used twice.
+/// A session that is ready for steps: one prefill, then decodes. A second prompt needs a second
+/// session, because a mask is never used twice.
 pub struct SecureSession {
     inner: Inner,
     spec: DecoderSpec,
@@ -450,7 +631,12 @@ pub struct SecureSession {
 
 enum Inner {
     /// This client is E0.
-    Own { session: Box<ClientSession>, peer: Peer, meter: Arc<Meter>, prepared: Option<PreparedSteps> },
+    Own {
+        session: Box<ClientSession>,
+        peer: Peer,
+        meter: Arc<Meter>,
+        prepared: Option<PreparedSteps>,
+    },
     /// It sends shares and gets shares.
     Shared(SharedLines),
 }
@@ -460,12 +646,17 @@ impl SecureSession {
     ///
     /// # Errors
     /// A lost peer, or what the server gives as the reason of its end.
-    pub fn prefill(&mut self, boundary: &[u64], tokens: usize) -> Result<(u32, Cost), ServingError> {
+    pub fn prefill(
+        &mut self,
+        boundary: &[u64],
+        tokens: usize,
+    ) -> Result<(u32, Cost), ServingError> {
         let before = self.cost();
         let bucket = self.spec.bucket(tokens);
         let token = match &mut self.inner {
             Inner::Own { session, peer, .. } => {
-                peer.send(Step::Prefill { bucket }.encode()).map_err(ServingError::net(SERVER))?;
+                peer.send(Step::Prefill { bucket }.encode())
+                    .map_err(ServingError::net(SERVER))?;
                 session.prefill(boundary)?
             }
             Inner::Shared(lines) => lines.prefill(&self.spec, boundary)?,
@@ -480,9 +671,18 @@ impl SecureSession {
     pub fn decode(&mut self, boundary: &[u64]) -> Result<(u32, Cost), ServingError> {
         let before = self.cost();
         let token = match &mut self.inner {
-            Inner::Own { session, peer, prepared, .. } => {
-                peer.send(Step::Decode.encode()).map_err(ServingError::net(SERVER))?;
-                prepared.iter().flat_map(PreparedSteps::ready).for_each(|step| session.accept(step));
+            Inner::Own {
+                session,
+                peer,
+                prepared,
+                ..
+            } => {
+                peer.send(Step::Decode.encode())
+                    .map_err(ServingError::net(SERVER))?;
+                prepared
+                    .iter()
+                    .flat_map(PreparedSteps::ready)
+                    .for_each(|step| session.accept(step));
                 session.decode(boundary)?
             }
             Inner::Shared(lines) => lines.decode(boundary)?,

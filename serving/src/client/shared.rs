@@ -1,15 +1,18 @@
-//! A session in which this client computes nothing: a share of each row to either evaluator, a share of each token back.
+//! A session in which this client computes nothing: a share of each row to either evaluator, a
+//! share of each token back.
 
 use std::sync::Arc;
 
 use marill_mpc::{DecoderSpec, InputShare, Material, join_token};
-use marill_net::http::HttpClient;
-use marill_net::{Channel, Meter, Metered, SharedChannel};
+use marill_net::{Channel, Meter, Metered, SharedChannel, http::HttpClient};
 
 use super::session::{Cost, Peer, STEP_TIMEOUT};
-use crate::ServingError;
-use crate::wire::{
-    EvaluateHello, EvaluateWelcome, InputHello, Step, recv_reply, recv_token_share, send_input_share, send_json,
+use crate::{
+    ServingError,
+    wire::{
+        EvaluateHello, EvaluateWelcome, InputHello, Step, recv_reply, recv_token_share,
+        send_input_share, send_json,
+    },
 };
 
 /// The evaluators, E0 first.
@@ -23,8 +26,8 @@ pub(super) struct SharedLines {
 }
 
 impl SharedLines {
-    /// Greets the evaluator, who greets dealer and server, then joins its session at the server; also the material, which
-    /// the evaluator chooses where any will do.
+    /// Greets the evaluator, who greets dealer and server, then joins its session at the server;
+    /// also the material, which the evaluator chooses where any will do.
     pub(super) fn open(
         evaluator: &HttpClient,
         server: &HttpClient,
@@ -32,25 +35,51 @@ impl SharedLines {
     ) -> Result<(Self, Material), ServingError> {
         let meter = Arc::<Meter>::default();
         let connect = |service: &HttpClient, path: &str, peer| {
-            let channel = service.websocket(path, STEP_TIMEOUT).map_err(ServingError::net(peer))?;
+            let channel = service
+                .websocket(path, STEP_TIMEOUT)
+                .map_err(ServingError::net(peer))?;
             Ok::<Peer, ServingError>(SharedChannel::new(Metered::new(channel, meter.clone())))
         };
         let mut first = connect(evaluator, "/v1/evaluate", PEERS[0])?;
         send_json(&mut first, &hello).map_err(ServingError::net(PEERS[0]))?;
         let welcome: EvaluateWelcome = recv_reply(&mut first, PEERS[0])?;
-        let EvaluateHello { terms, any_material, sampling, .. } = hello;
-        let material = if any_material { welcome.terms.material } else { terms.material };
+        let EvaluateHello {
+            terms,
+            any_material,
+            sampling,
+            ..
+        } = hello;
+        let material = if any_material {
+            welcome.terms.material
+        } else {
+            terms.material
+        };
         let terms = terms.with_material(material);
         terms.check(&welcome.terms)?;
 
         let mut second = connect(server, "/v1/input", PEERS[1])?;
-        let hello = InputHello { terms, session: welcome.session, sampling };
+        let hello = InputHello {
+            terms,
+            session: welcome.session,
+            sampling,
+        };
         send_json(&mut second, &hello).map_err(ServingError::net(PEERS[1]))?;
         recv_reply::<()>(&mut second, PEERS[1])?;
-        Ok((Self { lines: [first, second], meter, steps: 0 }, material))
+        Ok((
+            Self {
+                lines: [first, second],
+                meter,
+                steps: 0,
+            },
+            material,
+        ))
     }
 
-    pub(super) fn prefill(&mut self, spec: &DecoderSpec, boundary: &[u64]) -> Result<u32, ServingError> {
+    pub(super) fn prefill(
+        &mut self,
+        spec: &DecoderSpec,
+        boundary: &[u64],
+    ) -> Result<u32, ServingError> {
         let (shares, bucket) = InputShare::of_prompt(spec, boundary)?;
         self.step(Step::Prefill { bucket }, &shares)
     }
@@ -81,6 +110,11 @@ impl SharedLines {
     /// A step is one round for this client, however many the evaluators need.
     pub(super) fn cost(&self) -> Cost {
         let (bytes_sent, bytes_received) = (self.meter.bytes_sent(), self.meter.bytes_received());
-        Cost { rounds: self.steps, bytes_sent, bytes_received, seconds: 0.0 }
+        Cost {
+            rounds: self.steps,
+            bytes_sent,
+            bytes_received,
+            seconds: 0.0,
+        }
     }
 }

@@ -1,42 +1,55 @@
 //! Sessions written ahead, on the day they are used.
 //!
-//! 1. A client asks for one of several that its server has: the dealer reserves the first that nobody uses, and gives out
-//!    a token and nothing else. Who then goes away has used nothing up.
-//! 2. The client greets the server with a proof of the token, and the server, which has charged it, asks the dealer to
-//!    release the session. The session's key leaves the [vault](crate::ahead::Vault) for good; the server gets what opens
-//!    its file.
+//! 1. A client asks for one of several that its server has: the dealer reserves the first that
+//!    nobody uses, and gives out a token and nothing else. Who then goes away has used nothing up.
+//! 2. The client greets the server with a proof of the token, and the server, which has charged it,
+//!    asks the dealer to release the session. The session's key leaves the
+//!    [vault](crate::ahead::Vault) for good; the server gets what opens its file.
 //! 3. The client collects E0's seed with the token.
 //!
-//! Whichever of dealer, server and files was set back to a backup, a used session has no key any more.
+//! Whichever of dealer, server and files was set back to a backup, a used session has no key any
+//! more.
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode},
+};
 use marill_mpc::Seed;
 use zeroize::Zeroizing;
 
-use super::grants::{Grant, Seeds};
-use super::owners::Owner;
-use super::{Dealer, bad_request, body};
-use crate::ServingError;
-use crate::ahead::StoredSession;
-use crate::metrics::Metrics;
-use crate::web::HttpError;
-use crate::wire::{CollectSeed, CollectedSeed, NewRelease, NewSession, Release, SessionGrant, hex, unhex};
+use super::{
+    Dealer, bad_request, body,
+    grants::{Grant, Seeds},
+    owners::Owner,
+};
+use crate::{
+    ServingError,
+    ahead::StoredSession,
+    metrics::Metrics,
+    web::HttpError,
+    wire::{CollectSeed, CollectedSeed, NewRelease, NewSession, Release, SessionGrant, hex, unhex},
+};
 
 const MAX_CANDIDATES: usize = 64;
 
 impl Dealer {
-    /// Reserves the first candidate that was written ahead under these terms and is neither used nor reserved.
+    /// Reserves the first candidate that was written ahead under these terms and is neither used
+    /// nor reserved.
     pub(super) fn reserve(
         &self,
         request: &NewSession,
         owner: &Owner,
         new_token: impl Fn() -> Result<Zeroizing<String>, ServingError>,
     ) -> Result<Option<SessionGrant>, HttpError> {
-        for session in request.candidates.iter().take(MAX_CANDIDATES).filter(|name| unhex::<16>(name).is_some()) {
+        for session in request
+            .candidates
+            .iter()
+            .take(MAX_CANDIDATES)
+            .filter(|name| unhex::<16>(name).is_some())
+        {
             let stored = match StoredSession::read(&self.ahead, session) {
                 Ok(Some(stored)) => stored,
                 Ok(None) => continue,
@@ -46,14 +59,27 @@ impl Dealer {
                     continue;
                 }
             };
-            if stored.owner != owner.name || stored.terms != request.terms || !self.vault.has(session) {
+            if stored.owner != owner.name
+                || stored.terms != request.terms
+                || !self.vault.has(session)
+            {
                 continue;
             }
             let token = new_token().map_err(super::internal)?;
             let terms = (request.terms.clone(), request.client_id.clone());
-            let grant = Grant::new(&owner.name, terms, &request.ticket, token.clone(), Seeds::Reserved);
+            let grant = Grant::new(
+                &owner.name,
+                terms,
+                &request.ticket,
+                token.clone(),
+                Seeds::Reserved,
+            );
             if self.grants.insert(session, grant)? {
-                return Ok(Some(SessionGrant { session: session.clone(), token, seed: None }));
+                return Ok(Some(SessionGrant {
+                    session: session.clone(),
+                    token,
+                    seed: None,
+                }));
             }
         }
         Ok(None)
@@ -62,30 +88,43 @@ impl Dealer {
     /// Takes the key of a reserved session out of the vault; returns what opens the server's file.
     fn release(&self, owner: &Owner, request: &NewRelease) -> Result<Release, ServingError> {
         let session = &request.session;
-        let used = || ServingError::SessionUsed { session: session.clone() };
+        let used = || ServingError::SessionUsed {
+            session: session.clone(),
+        };
         if unhex::<16>(session).is_none() {
             return Err(used());
         }
-        self.grants.reserved(session, &owner.name, &request.proof)?.check(&request.terms)?;
+        self.grants
+            .reserved(session, &owner.name, &request.proof)?
+            .check(&request.terms)?;
         let stored = StoredSession::read(&self.ahead, session)?.ok_or_else(used)?;
         self.records.claim("e1", session)?;
         let key = self.vault.take(session)?.ok_or_else(used)?;
         stored.remove(&self.ahead);
-        let damaged = || ServingError::io(self.ahead.join(session))(std::io::Error::other("its seed does not open"));
+        let damaged = || {
+            ServingError::io(self.ahead.join(session))(std::io::Error::other(
+                "its seed does not open",
+            ))
+        };
         let seed0 = key.unwrap(session, &stored.seed0).ok_or_else(damaged)?;
         if !self.grants.release(session, Seed::from_bytes(*seed0)) {
             return Err(used());
         }
         Metrics::add(&self.metrics.sessions_started, 1);
-        Ok(Release { key: Zeroizing::new(hex(key.release().as_slice())) })
+        Ok(Release {
+            key: Zeroizing::new(hex(key.release().as_slice())),
+        })
     }
 }
 
 fn refusal(error: ServingError) -> HttpError {
     match error {
-        ServingError::SessionUsed { .. } | ServingError::WrongProof { .. } => {
-            HttpError::new(StatusCode::CONFLICT, "invalid_request_error", "session_used", error.for_peer())
-        }
+        ServingError::SessionUsed { .. } | ServingError::WrongProof { .. } => HttpError::new(
+            StatusCode::CONFLICT,
+            "invalid_request_error",
+            "session_used",
+            error.for_peer(),
+        ),
         ServingError::Mismatch { .. } => bad_request(error.for_peer()),
         error => super::internal(error),
     }
@@ -99,7 +138,10 @@ pub(super) async fn release(
     let owner = dealer.owner_of(&headers)?;
     let request: NewRelease = body(request)?;
     let released = tokio::task::spawn_blocking(move || dealer.release(&owner, &request)).await;
-    released.map_err(|error| super::internal(error.into()))?.map(Json).map_err(refusal)
+    released
+        .map_err(|error| super::internal(error.into()))?
+        .map(Json)
+        .map_err(refusal)
 }
 
 pub(super) async fn collect(
@@ -112,5 +154,7 @@ pub(super) async fn collect(
         serde_json::from_slice(&bytes).map_err(|error| bad_request(error.to_string()))?;
     let seed = dealer.grants.collect(&session, &token);
     let seed = seed.ok_or_else(|| refusal(ServingError::SessionUsed { session }))?;
-    Ok(Json(CollectedSeed { seed: Zeroizing::new(hex(&*Zeroizing::new(seed.to_bytes()))) }))
+    Ok(Json(CollectedSeed {
+        seed: Zeroizing::new(hex(&*Zeroizing::new(seed.to_bytes()))),
+    }))
 }

@@ -1,24 +1,29 @@
 //! Sessions that were granted to a client and wait for their server.
 //!
-//! Each takes a place for a minute at most. Places are limited in all, for each owner, for each holder of a key (or address)
-//! and for each client, so that nobody can take those of others. Who is refused takes no place, no memory and no line of a
-//! record.
+//! Each takes a place for a minute at most. Places are limited in all, for each owner, for each
+//! holder of a key (or address) and for each client, so that nobody can take those of others. Who
+//! is refused takes no place, no memory and no line of a record.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use axum::http::StatusCode;
 use marill_mpc::{Material, Seed};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::ServingError;
-use crate::ticket::Ticket;
-use crate::web::HttpError;
-use crate::wire::{Terms, proof_of};
+use crate::{
+    ServingError,
+    ticket::Ticket,
+    web::HttpError,
+    wire::{Terms, proof_of},
+};
 
-/// A session that no server takes up in this time is burnt, or, where it was written ahead, free again.
+/// A session that no server takes up in this time is burnt, or, where it was written ahead, free
+/// again.
 pub(super) const GRANT_LIFETIME: Duration = Duration::from_secs(60);
 pub(super) const MAX_OPEN: usize = 1024;
 const MAX_OF_OWNER: usize = 512;
@@ -57,7 +62,16 @@ impl Grant {
         seeds: Seeds,
     ) -> Self {
         let (holder, client) = (ticket.holder.clone(), ticket.client.clone());
-        Self { owner: owner.into(), terms, client_id, token, holder, client, seeds, since: Instant::now() }
+        Self {
+            owner: owner.into(),
+            terms,
+            client_id,
+            token,
+            holder,
+            client,
+            seeds,
+            since: Instant::now(),
+        }
     }
 
     fn is_open(&self) -> bool {
@@ -89,7 +103,11 @@ impl Grants {
         }
         let full = |among: &dyn Fn(&Grant) -> bool, limit: usize| {
             let taken: Vec<&Grant> = grants.values().filter(|other| among(other)).collect();
-            let oldest = taken.iter().map(|grant| grant.since.elapsed()).max().unwrap_or_default();
+            let oldest = taken
+                .iter()
+                .map(|grant| grant.since.elapsed())
+                .max()
+                .unwrap_or_default();
             (taken.len() >= limit).then(|| GRANT_LIFETIME.saturating_sub(oldest))
         };
         let of_owner = |other: &Grant| other.owner == grant.owner;
@@ -103,10 +121,15 @@ impl Grants {
         ];
         for (whose, among, limit) in limits {
             if let Some(wait) = full(among, limit) {
-                let message = format!("{limit} sessions {whose} wait for their server, which is the limit");
+                let message =
+                    format!("{limit} sessions {whose} wait for their server, which is the limit");
                 let message = message.replace("  ", " ");
-                let mut error =
-                    HttpError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "too_many_grants", message);
+                let mut error = HttpError::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "rate_limit_error",
+                    "too_many_grants",
+                    message,
+                );
                 error.retry_after_seconds = Some(wait.as_secs() + 1);
                 return Err(error);
             }
@@ -120,23 +143,38 @@ impl Grants {
         self.open().remove(session);
     }
 
-    /// Takes a live session out: no other server gets it, and whoever does not know the client's proof none.
-    pub(super) fn redeem(&self, session: &str, owner: &str, proof: &str) -> Result<Grant, ServingError> {
+    /// Takes a live session out: no other server gets it, and whoever does not know the client's
+    /// proof none.
+    pub(super) fn redeem(
+        &self,
+        session: &str,
+        owner: &str,
+        proof: &str,
+    ) -> Result<Grant, ServingError> {
         let mut grants = self.open();
         let grant = Self::find(&grants, session, owner, proof)?;
         if !matches!(grant.seeds, Seeds::Live { .. }) {
-            return Err(ServingError::SessionUsed { session: session.into() });
+            return Err(ServingError::SessionUsed {
+                session: session.into(),
+            });
         }
         Ok(grants.remove(session).expect("it was just found"))
     }
 
     /// The terms of a session written ahead that is reserved for the client with this proof.
-    pub(super) fn reserved(&self, session: &str, owner: &str, proof: &str) -> Result<Terms, ServingError> {
+    pub(super) fn reserved(
+        &self,
+        session: &str,
+        owner: &str,
+        proof: &str,
+    ) -> Result<Terms, ServingError> {
         let grants = self.open();
         let grant = Self::find(&grants, session, owner, proof)?;
         match grant.seeds {
             Seeds::Reserved => Ok(grant.terms.clone()),
-            _ => Err(ServingError::SessionUsed { session: session.into() }),
+            _ => Err(ServingError::SessionUsed {
+                session: session.into(),
+            }),
         }
     }
 
@@ -148,17 +186,25 @@ impl Grants {
     ) -> Result<&'a Grant, ServingError> {
         let of_owner = |grant: &&Grant| grant.owner == owner;
         let grant = grants.get(session).filter(of_owner);
-        let grant = grant.ok_or_else(|| ServingError::SessionUsed { session: session.into() })?;
+        let grant = grant.ok_or_else(|| ServingError::SessionUsed {
+            session: session.into(),
+        })?;
         if !same(&proof_of(&grant.token), proof) {
-            return Err(ServingError::WrongProof { session: session.into() });
+            return Err(ServingError::WrongProof {
+                session: session.into(),
+            });
         }
         Ok(grant)
     }
 
-    /// Keeps E0's seed of a session written ahead until its client comes. `false`: the client waited too long.
+    /// Keeps E0's seed of a session written ahead until its client comes. `false`: the client
+    /// waited too long.
     pub(super) fn release(&self, session: &str, seed0: Seed) -> bool {
         let mut grants = self.open();
-        let Some(grant) = grants.get_mut(session).filter(|grant| matches!(grant.seeds, Seeds::Reserved)) else {
+        let Some(grant) = grants
+            .get_mut(session)
+            .filter(|grant| matches!(grant.seeds, Seeds::Reserved))
+        else {
             return false;
         };
         grant.seeds = Seeds::Released { seed0 };
@@ -182,7 +228,11 @@ impl Grants {
     /// Material and E0's seed of a live session that waits for its server.
     pub(super) fn granted(&self, session: &str) -> Option<(Material, Seed)> {
         match self.open().get(session) {
-            Some(Grant { terms, seeds: Seeds::Live { seed0, .. }, .. }) => Some((terms.material, seed0.clone())),
+            Some(Grant {
+                terms,
+                seeds: Seeds::Live { seed0, .. },
+                ..
+            }) => Some((terms.material, seed0.clone())),
             _ => None,
         }
     }

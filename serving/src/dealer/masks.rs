@@ -1,34 +1,37 @@
-//! One adapter mask for each owner, client and adapter, the same at every session, so that a client downloads its masked
-//! adapter once.
+//! One adapter mask for each owner, client and adapter, the same at every session, so that a client
+//! downloads its masked adapter once.
 //!
-//! A mask's seed is a pseudorandom function of (owner, client, digest of the private weights) under one key of the dealer's,
-//! which nobody else knows: there is no record that grows, that a crash tears or that two processes write. Two owners never
-//! share a mask, whatever digests and client names they use. Whoever gets the key and a client's masked adapter has the
-//! adapter, as with any record of masks.
+//! A mask's seed is a pseudorandom function of (owner, client, digest of the private weights) under
+//! one key of the dealer's, which nobody else knows: there is no record that grows, that a crash
+//! tears or that two processes write. Two owners never share a mask, whatever digests and client
+//! names they use. Whoever gets the key and a client's masked adapter has the adapter, as with any
+//! record of masks.
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use marill_mpc::{DecoderSpec, MatrixMasks, Seed};
 use zeroize::Zeroize;
 
-use crate::ServingError;
-use crate::secret_files::read_or_create_key;
-use crate::wire::unhex;
+use crate::{ServingError, secret_files::read_or_create_key, wire::unhex};
 
 /// The key of all masks, in the dealer's folder.
 const KEY_FILE: &str = "masks.key";
 /// What kept masks before; it is read no more.
 const FORMER_FILE: &str = "masks";
 
-/// Under these names stand masks that several clients share; no client has them, since theirs are hexadecimal.
+/// Under these names stand masks that several clients share; no client has them, since theirs are
+/// hexadecimal.
 pub(crate) enum Holder<'a> {
     /// One client.
     Client(&'a str),
-    /// All clients of a partition with whole private matrices: their views together are then the view of one.
+    /// All clients of a partition with whole private matrices: their views together are then the
+    /// view of one.
     Everybody,
-    /// Whoever will use a session written ahead. All clients then hold the same masked matrix, which is uniform and tells
-    /// them nothing, also together.
+    /// Whoever will use a session written ahead. All clients then hold the same masked matrix,
+    /// which is uniform and tells them nothing, also together.
     Ahead,
 }
 
@@ -52,15 +55,25 @@ impl Masks {
     pub(crate) fn open(state: &Path) -> Result<Self, ServingError> {
         let path = state.join(KEY_FILE);
         let text = read_or_create_key(&path)?;
-        let damaged = || ServingError::io(&path)(std::io::Error::other("it is not a key of 64 hexadecimal digits"));
+        let damaged = || {
+            ServingError::io(&path)(std::io::Error::other(
+                "it is not a key of 64 hexadecimal digits",
+            ))
+        };
         let mut bytes = unhex::<32>(&text).ok_or_else(damaged)?;
         let key = Seed::from_bytes(bytes);
         bytes.zeroize();
         let former = state.join(FORMER_FILE);
         if former.exists() {
-            tracing::warn!("`{}` is of an earlier version and is not read any more: delete it", former.display());
+            tracing::warn!(
+                "`{}` is of an earlier version and is not read any more: delete it",
+                former.display()
+            );
         }
-        Ok(Self { key, expanded: Mutex::default() })
+        Ok(Self {
+            key,
+            expanded: Mutex::default(),
+        })
     }
 
     /// What a seed expands to, shared by the sessions of one partition.
@@ -80,11 +93,18 @@ impl Masks {
         masks
     }
 
-    /// The seed for this owner, holder and adapter. No part may hold a line feed: names of owners, hexadecimal ids and
-    /// digests do not.
+    /// The seed for this owner, holder and adapter. No part may hold a line feed: names of owners,
+    /// hexadecimal ids and digests do not.
     pub(crate) fn seed(&self, owner: &str, holder: &Holder<'_>, private_sha256: &str) -> Seed {
-        debug_assert!(![owner, holder.name(), private_sha256].concat().contains('\n'));
-        self.key.derive(&format!("adapter mask\n{owner}\n{}\n{private_sha256}", holder.name()))
+        debug_assert!(
+            ![owner, holder.name(), private_sha256]
+                .concat()
+                .contains('\n')
+        );
+        self.key.derive(&format!(
+            "adapter mask\n{owner}\n{}\n{private_sha256}",
+            holder.name()
+        ))
     }
 }
 
@@ -97,7 +117,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (alice, private) = ("a1".repeat(32), "0f".repeat(32));
         let of = |owner: &str, holder: Holder<'_>, private: &str| {
-            Masks::open(folder.path()).unwrap().seed(owner, &holder, private).to_bytes()
+            Masks::open(folder.path())
+                .unwrap()
+                .seed(owner, &holder, private)
+                .to_bytes()
         };
         let first = of("default", Holder::Client(&alice), &private);
         assert_eq!(of("default", Holder::Client(&alice), &private), first);

@@ -1,19 +1,23 @@
 //! The owners whose models a dealer serves: each has a key of its own, and masks of its own.
 //!
-//! `server.key` in the dealer's folder is the first owner's, named `default`; `owners/NAME.key` are others'. A key is
-//! copied to its owner's server and to nobody else. It is read again when the folder changes; an owner whose file is
-//! removed is served no longer.
+//! `server.key` in the dealer's folder is the first owner's, named `default`; `owners/NAME.key` are
+//! others'. A key is copied to its owner's server and to nobody else. It is read again when the
+//! folder changes; an owner whose file is removed is served no longer.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use sha2::{Digest, Sha256};
 
 use super::SERVER_KEY_FILE;
-use crate::ServingError;
-use crate::secret_files::{read_key, read_or_create_key};
-use crate::ticket::{Signer, Ticket};
+use crate::{
+    ServingError,
+    secret_files::{read_key, read_or_create_key},
+    ticket::{Signer, Ticket},
+};
 
 /// The owner whose key is `server.key`.
 pub const DEFAULT_OWNER: &str = "default";
@@ -35,7 +39,11 @@ impl Owner {
 
     fn new(name: &str, key: &str) -> Arc<Self> {
         let key_sha256 = Sha256::digest(key.as_bytes()).into();
-        Arc::new(Self { name: name.into(), key_sha256, signer: Signer::new(key) })
+        Arc::new(Self {
+            name: name.into(),
+            key_sha256,
+            signer: Signer::new(key),
+        })
     }
 }
 
@@ -70,7 +78,10 @@ fn path_of(state: &Path, name: &str) -> PathBuf {
 pub fn add_owner(state: &Path, name: &str) -> Result<PathBuf, ServingError> {
     if !is_name(name) {
         let reason = "is no name of an owner: letters, digits, `-` and `_`";
-        return Err(ServingError::KeyName { name: name.into(), reason });
+        return Err(ServingError::KeyName {
+            name: name.into(),
+            reason,
+        });
     }
     let path = path_of(state, name);
     read_or_create_key(&path)?;
@@ -81,14 +92,20 @@ pub fn add_owner(state: &Path, name: &str) -> Result<PathBuf, ServingError> {
 ///
 /// # Errors
 /// [`ServingError::KeyName`] where there is no such owner; [`ServingError::Io`].
-pub(crate) fn owner_key(state: &Path, name: &str) -> Result<zeroize::Zeroizing<String>, ServingError> {
+pub(crate) fn owner_key(
+    state: &Path,
+    name: &str,
+) -> Result<zeroize::Zeroizing<String>, ServingError> {
     let path = path_of(state, name);
     match name {
         DEFAULT_OWNER => read_or_create_key(&path),
         name if is_name(name) && path.is_file() => read_key(&path),
         name => {
             let reason = "is no owner here: `marill dealer --add-owner NAME` makes one";
-            Err(ServingError::KeyName { name: name.into(), reason })
+            Err(ServingError::KeyName {
+                name: name.into(),
+                reason,
+            })
         }
     }
 }
@@ -98,7 +115,10 @@ impl Owners {
     /// [`ServingError::Io`], also for a key that is damaged.
     pub(crate) fn open(state: &Path) -> Result<Self, ServingError> {
         read_or_create_key(&state.join(SERVER_KEY_FILE))?;
-        let owners = Self { state: state.into(), known: Mutex::default() };
+        let owners = Self {
+            state: state.into(),
+            known: Mutex::default(),
+        };
         drop(owners.known()?);
         Ok(owners)
     }
@@ -106,8 +126,12 @@ impl Owners {
     fn known(&self) -> Result<std::sync::MutexGuard<'_, Known>, ServingError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let paths = self.paths()?;
-        let stamp_of = |path: &PathBuf| Some((path.clone(), std::fs::metadata(path).ok()?.modified().ok()?));
-        let stamp: Vec<_> = paths.iter().filter_map(|(_, path)| stamp_of(path)).collect();
+        let stamp_of =
+            |path: &PathBuf| Some((path.clone(), std::fs::metadata(path).ok()?.modified().ok()?));
+        let stamp: Vec<_> = paths
+            .iter()
+            .filter_map(|(_, path)| stamp_of(path))
+            .collect();
         if known.owners.is_empty() || known.stamp != stamp {
             // At the start a damaged key is refused; later it concerns its owner alone.
             let is_start = known.owners.is_empty();
@@ -128,16 +152,30 @@ impl Owners {
     /// Names of all owners and where their keys are.
     fn paths(&self) -> Result<Vec<(String, PathBuf)>, ServingError> {
         let folder = self.state.join(FOLDER);
-        let mut paths = vec![(DEFAULT_OWNER.to_string(), path_of(&self.state, DEFAULT_OWNER))];
+        let mut paths = vec![(
+            DEFAULT_OWNER.to_string(),
+            path_of(&self.state, DEFAULT_OWNER),
+        )];
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(paths),
-            Err(source) => return Err(ServingError::Io { path: folder, source }),
+            Err(source) => {
+                return Err(ServingError::Io {
+                    path: folder,
+                    source,
+                });
+            }
         };
         for entry in entries {
             let path = entry.map_err(ServingError::io(&folder))?.path();
-            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_string();
-            let is_key = path.extension().is_some_and(|extension| extension == EXTENSION);
+            let name = path
+                .file_stem()
+                .and_then(|stem| stem.to_str())
+                .unwrap_or_default()
+                .to_string();
+            let is_key = path
+                .extension()
+                .is_some_and(|extension| extension == EXTENSION);
             if is_key && is_name(&name) && name != DEFAULT_OWNER {
                 paths.push((name, path));
             }
@@ -150,12 +188,22 @@ impl Owners {
     pub(crate) fn of_key(&self, key: &str) -> Result<Option<Arc<Owner>>, ServingError> {
         // Digests are compared, so the time taken says nothing about the key.
         let digest = <[u8; 32]>::from(Sha256::digest(key.as_bytes()));
-        Ok(self.known()?.owners.iter().find(|owner| owner.key_sha256 == digest).cloned())
+        Ok(self
+            .known()?
+            .owners
+            .iter()
+            .find(|owner| owner.key_sha256 == digest)
+            .cloned())
     }
 
     /// The owner whose server signed this ticket.
     pub(crate) fn of_ticket(&self, ticket: &Ticket) -> Result<Option<Arc<Owner>>, ServingError> {
-        Ok(self.known()?.owners.iter().find(|owner| owner.signer.signed(ticket)).cloned())
+        Ok(self
+            .known()?
+            .owners
+            .iter()
+            .find(|owner| owner.signer.signed(ticket))
+            .cloned())
     }
 }
 
@@ -169,7 +217,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let owners = Owners::open(folder.path()).unwrap();
         let default = read_key(&folder.path().join(SERVER_KEY_FILE)).unwrap();
-        assert_eq!(owners.of_key(&default).unwrap().unwrap().name, DEFAULT_OWNER);
+        assert_eq!(
+            owners.of_key(&default).unwrap().unwrap().name,
+            DEFAULT_OWNER
+        );
         let path = add_owner(folder.path(), "alice").unwrap();
         let key = read_key(&path).unwrap();
         assert_ne!(key, default);
@@ -177,12 +228,18 @@ mod tests {
         let ticket = Signer::new(&key).issue(&For::Key(&[0; 32]), "c").unwrap();
         assert_eq!(owners.of_ticket(&ticket).unwrap().unwrap().name, "alice");
         std::fs::remove_file(&path).unwrap();
-        assert!(owners.of_key(&key).unwrap().is_none() && owners.of_ticket(&ticket).unwrap().is_none());
+        assert!(
+            owners.of_key(&key).unwrap().is_none() && owners.of_ticket(&ticket).unwrap().is_none()
+        );
         for name in ["", "a/b", "..", "a b"] {
             assert!(add_owner(folder.path(), name).is_err(), "{name}");
         }
-        // A damaged key is its owner's trouble alone, while the dealer runs; one that was replaced is the new one.
-        let (path, other) = (add_owner(folder.path(), "alice").unwrap(), add_owner(folder.path(), "bob").unwrap());
+        // A damaged key is its owner's trouble alone, while the dealer runs; one that was replaced
+        // is the new one.
+        let (path, other) = (
+            add_owner(folder.path(), "alice").unwrap(),
+            add_owner(folder.path(), "bob").unwrap(),
+        );
         let bob = read_key(&other).unwrap();
         std::fs::write(&path, "").unwrap();
         assert_eq!(owners.of_key(&bob).unwrap().unwrap().name, "bob");

@@ -6,17 +6,21 @@ use marill_mpc::{DealerSession, Material, ProtocolError, Seed};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::Zeroizing;
 
-use super::Dealer;
-use super::grants::Seeds;
-use super::masks::Holder;
-use super::owners::Owner;
-use crate::ServingError;
-use crate::pace::Pace;
-use crate::wire::{Reply, SourceHello, Step, hash_key, recv_hello, send_json, unhex};
+use super::{Dealer, grants::Seeds, masks::Holder, owners::Owner};
+use crate::{
+    ServingError,
+    pace::Pace,
+    wire::{Reply, SourceHello, Step, hash_key, recv_hello, send_json, unhex},
+};
 
 const SERVER: &str = "server";
-/// Greets the server, then produces the corrections of each step and, ahead of need, those of the next.
-pub(super) fn run(dealer: &Dealer, owner: &Owner, channel: WebSocketChannel) -> Result<(), ServingError> {
+/// Greets the server, then produces the corrections of each step and, ahead of need, those of the
+/// next.
+pub(super) fn run(
+    dealer: &Dealer,
+    owner: &Owner,
+    channel: WebSocketChannel,
+) -> Result<(), ServingError> {
     let mut channel = SharedChannel::new(channel);
     let mut session = match open(dealer, owner, &mut channel) {
         Ok(session) => session,
@@ -27,7 +31,11 @@ pub(super) fn run(dealer: &Dealer, owner: &Owner, channel: WebSocketChannel) -> 
         }
     };
     let result = stream(dealer, &mut channel, &mut session);
-    channel.lock().close(&result.as_ref().err().map_or(String::new(), |error| format!("dealer: {}", error.for_peer())));
+    channel
+        .lock()
+        .close(&result.as_ref().err().map_or(String::new(), |error| {
+            format!("dealer: {}", error.for_peer())
+        }));
     result
 }
 
@@ -38,41 +46,71 @@ fn open(
 ) -> Result<DealerSession, ServingError> {
     let hello: SourceHello = recv_hello(channel, SERVER)?;
     channel.lock().greeted();
-    let bad = |reason: &str| ServingError::BadMessage { peer: SERVER, reason: reason.into() };
+    let bad = |reason: &str| ServingError::BadMessage {
+        peer: SERVER,
+        reason: reason.into(),
+    };
     if unhex::<16>(&hello.session).is_none() || unhex::<32>(&hello.private_sha256).is_none() {
         return Err(bad("a session or a digest is not hexadecimal"));
     }
-    let grant = dealer.grants.redeem(&hello.session, &owner.name, &hello.proof)?;
+    let grant = dealer
+        .grants
+        .redeem(&hello.session, &owner.name, &hello.proof)?;
     let Seeds::Live { seed0, seed1 } = grant.seeds else {
-        return Err(ServingError::SessionUsed { session: hello.session });
+        return Err(ServingError::SessionUsed {
+            session: hello.session,
+        });
     };
     grant.terms.check(&hello.terms)?;
-    grant.terms.check_program(&hello.spec).map_err(|reason| ServingError::BadMessage { peer: SERVER, reason })?;
+    grant
+        .terms
+        .check_program(&hello.spec)
+        .map_err(|reason| ServingError::BadMessage {
+            peer: SERVER,
+            reason,
+        })?;
     hello.spec.validate()?;
     let words = dealer.lines.take(&hello.session);
     if words.is_some() != (grant.terms.material == Material::Points) {
         return Err(bad("nobody takes this session's correction words"));
     }
     dealer.records.claim("e1", &hello.session)?;
-    // One mask hides whole matrices from all clients alike, whose views together are then the view of one.
-    let holder = if hello.spec.is_full() { Holder::Everybody } else { Holder::Client(&grant.client_id) };
-    let adapter_seed = dealer.masks.seed(&owner.name, &holder, &hello.private_sha256);
+    // One mask hides whole matrices from all clients alike, whose views together are then the view
+    // of one.
+    let holder = if hello.spec.is_full() {
+        Holder::Everybody
+    } else {
+        Holder::Client(&grant.client_id)
+    };
+    let adapter_seed = dealer
+        .masks
+        .seed(&owner.name, &holder, &hello.private_sha256);
 
     send_json(channel, &Reply::Welcome(())).map_err(ServingError::net(SERVER))?;
-    channel.send(both(&seed1, &adapter_seed)).map_err(ServingError::net(SERVER))?;
+    channel
+        .send(both(&seed1, &adapter_seed))
+        .map_err(ServingError::net(SERVER))?;
     let sink = Box::new(channel.clone());
     let matrices = dealer.masks.expanded(&hello.spec, &adapter_seed);
-    let session = DealerSession::with_masks(hello.spec, &adapter_seed, matrices, [seed0, seed1], sink);
-    let session = session.with_selection(hello.selection).with_hash_key(&hash_key(&hello.session));
+    let session =
+        DealerSession::with_masks(hello.spec, &adapter_seed, matrices, [seed0, seed1], sink);
+    let session = session
+        .with_selection(hello.selection)
+        .with_hash_key(&hash_key(&hello.session));
     let session = match words {
         Some(words) => session.with_points(words),
         None => session,
     };
-    Ok(if grant.terms.is_shared() { session.with_operator() } else { session })
+    Ok(if grant.terms.is_shared() {
+        session.with_operator()
+    } else {
+        session
+    })
 }
 
-/// After each announced step the corrections of one further decode are written: the source never runs further ahead than
-/// that, and it waits where the server does not read. What is not used at the end is never used.
+/// After each announced step the corrections of one further decode are written: the source never
+/// runs further ahead than that, and it waits where the server does not read. What is not used at
+/// the end is never used.
 fn stream(
     dealer: &Dealer,
     channel: &mut SharedChannel<WebSocketChannel>,
@@ -82,10 +120,17 @@ fn stream(
     let mut pace = Pace::start(channel);
     loop {
         let frame = channel.recv().map_err(ServingError::net(SERVER))?;
-        let bad = |reason| ServingError::BadMessage { peer: SERVER, reason };
+        let bad = |reason| ServingError::BadMessage {
+            peer: SERVER,
+            reason,
+        };
         let step = Step::parse(&frame).map_err(bad)?;
         // The corrections of the next step are written before that one is announced.
-        pace.step(if let Step::Prefill { bucket } = step { bucket + 1 } else { 1 });
+        pace.step(if let Step::Prefill { bucket } = step {
+            bucket + 1
+        } else {
+            1
+        });
         let began = Instant::now();
         match (step, ahead.take()) {
             (Step::End, _) => return Ok(()),
@@ -94,7 +139,9 @@ fn stream(
             (Step::Decode, Some(done)) => done?,
             (Step::Decode, None) => return Err(bad("a decode before the prefill".into())),
         }
-        dealer.metrics.stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
+        dealer
+            .metrics
+            .stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
         ahead = Some(session.decode());
         pace.pause();
     }
@@ -102,5 +149,8 @@ fn stream(
 
 /// The frame of seeds for E1, which the channel takes over as it is.
 fn both(seed1: &Seed, adapter: &Seed) -> Vec<u8> {
-    [seed1, adapter].iter().flat_map(|seed| *Zeroizing::new(seed.to_bytes())).collect()
+    [seed1, adapter]
+        .iter()
+        .flat_map(|seed| *Zeroizing::new(seed.to_bytes()))
+        .collect()
 }

@@ -1,22 +1,27 @@
 //! Lines to E0 in sessions on point functions: correction words go to both evaluators.
 //!
-//! E0 opens its line before it greets the server, so that it is there when the server asks for corrections. A line is a
-//! thread of its own that passes on what the session's thread produces, a few frames ahead at most: a slow E0 slows the
-//! session down and holds nothing else up.
+//! E0 opens its line before it greets the server, so that it is there when the server asks for
+//! corrections. A line is a thread of its own that passes on what the session's thread produces, a
+//! few frames ahead at most: a slow E0 slows the session down and holds nothing else up.
 
-use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+};
 
 use marill_mpc::Material;
 use marill_net::{Channel, NetError, SharedChannel, WebSocketChannel};
 use sha2::{Digest, Sha256};
 
-use super::Dealer;
-use super::grants::GRANT_LIFETIME;
-use crate::ServingError;
-use crate::seats::{Guest, Seat};
-use crate::wire::{Reply, WordsHello, recv_json, send_json, words_key};
+use super::{Dealer, grants::GRANT_LIFETIME};
+use crate::{
+    ServingError,
+    seats::{Guest, Seat},
+    wire::{Reply, WordsHello, recv_json, send_json, words_key},
+};
 
 const CLIENT: &str = "client";
 /// Frames of half a mebibyte that wait for E0.
@@ -29,13 +34,20 @@ pub(super) struct Lines(Mutex<HashMap<String, SyncSender<Vec<u8>>>>);
 impl Lines {
     fn add(&self, session: &str) -> Receiver<Vec<u8>> {
         let (sender, receiver) = sync_channel(FRAMES_AHEAD);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session.into(), sender);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(session.into(), sender);
         receiver
     }
 
     /// The line of a session, for its source.
     pub(super) fn take(&self, session: &str) -> Option<Box<dyn Channel>> {
-        let line = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
+        let line = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(session);
         line.map(|line| Box::new(Words(line)) as Box<dyn Channel>)
     }
 }
@@ -54,7 +66,11 @@ impl Channel for Words {
 }
 
 /// Checks whose line it is, then passes words on until the session ends.
-pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel, guest: Guest) -> Result<(), ServingError> {
+pub(super) fn run(
+    dealer: &Dealer,
+    channel: WebSocketChannel,
+    guest: Guest,
+) -> Result<(), ServingError> {
     let mut channel = SharedChannel::new(channel);
     let (session, words, _seat) = match open(dealer, &mut channel, guest) {
         Ok(opened) => opened,
@@ -76,20 +92,38 @@ pub(super) fn run(dealer: &Dealer, channel: WebSocketChannel, guest: Guest) -> R
                 Ok(()) => first = false,
                 Err(error) => break Err(error),
             },
-            Err(RecvTimeoutError::Timeout) => break Err(ServingError::NoSession { session: session.clone() }),
+            Err(RecvTimeoutError::Timeout) => {
+                break Err(ServingError::NoSession {
+                    session: session.clone(),
+                });
+            }
             Err(RecvTimeoutError::Disconnected) => break Ok(()),
         }
     };
     // A session that never began leaves its line here.
     drop(dealer.lines.take(&session));
-    channel.lock().close(&result.as_ref().err().map_or(String::new(), |error| format!("dealer: {}", error.for_peer())));
+    channel
+        .lock()
+        .close(&result.as_ref().err().map_or(String::new(), |error| {
+            format!("dealer: {}", error.for_peer())
+        }));
     result
 }
 
 /// Sends words to E0, which has nothing more to say here.
-fn pass_on(channel: &mut SharedChannel<WebSocketChannel>, frame: Vec<u8>) -> Result<(), ServingError> {
-    if channel.lock().check_open().map_err(ServingError::net(CLIENT))? {
-        return Err(ServingError::BadMessage { peer: CLIENT, reason: "correction words go one way".into() });
+fn pass_on(
+    channel: &mut SharedChannel<WebSocketChannel>,
+    frame: Vec<u8>,
+) -> Result<(), ServingError> {
+    if channel
+        .lock()
+        .check_open()
+        .map_err(ServingError::net(CLIENT))?
+    {
+        return Err(ServingError::BadMessage {
+            peer: CLIENT,
+            reason: "correction words go one way".into(),
+        });
     }
     channel.send(frame).map_err(ServingError::net(CLIENT))
 }
@@ -101,14 +135,19 @@ fn open(
 ) -> Result<(String, Receiver<Vec<u8>>, Seat), ServingError> {
     let hello: WordsHello = recv_json(channel, CLIENT)?;
     channel.lock().greeted();
-    let unknown = || ServingError::NoSession { session: hello.session.clone() };
+    let unknown = || ServingError::NoSession {
+        session: hello.session.clone(),
+    };
     let (material, key) = dealer.grants.granted(&hello.session).ok_or_else(unknown)?;
     // Digests are compared, so the time taken says nothing about the key.
     if Sha256::digest(hello.key.as_bytes()) != Sha256::digest(words_key(&key).as_bytes()) {
         return Err(unknown());
     }
     if material != Material::Points {
-        return Err(ServingError::BadMessage { peer: CLIENT, reason: "a session on digits has no words".into() });
+        return Err(ServingError::BadMessage {
+            peer: CLIENT,
+            reason: "a session on digits has no words".into(),
+        });
     }
     let full = ServingError::refused_by("dealer");
     let seat = dealer.line_seats.admit().map_err(full)?;

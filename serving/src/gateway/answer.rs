@@ -1,27 +1,34 @@
 //! Answers as the OpenAI interface has them, at once or as server-sent events.
 
-use std::convert::Infallible;
-use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    convert::Infallible,
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
-use axum::Json;
-use axum::http::StatusCode;
-use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{
+        IntoResponse, Response,
+        sse::{Event as SseEvent, KeepAlive, Sse},
+    },
+};
 use marill_net::NetError;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::Gateway;
-use super::request::Parsed;
-use crate::ServingError;
-use crate::client::{Answer, Client, Event, Finish};
-use crate::metrics::Metrics;
-use crate::ready::partition_changed;
-use crate::secret_files::random;
-use crate::web::{HttpError, Seat};
-use crate::wire::{CLOSE_BUDGET, CLOSE_SLOW, hex};
+use super::{Gateway, request::Parsed};
+use crate::{
+    ServingError,
+    client::{Answer, Client, Event, Finish},
+    metrics::Metrics,
+    ready::partition_changed,
+    secret_files::random,
+    web::{HttpError, Seat},
+    wire::{CLOSE_BUDGET, CLOSE_SLOW, hex},
+};
 
 /// Which of the two interfaces was asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,7 +66,13 @@ pub(super) async fn respond(
         gateway.metrics.refuse("partition_changed");
         return Err(partition_changed());
     }
-    let frame = Frame::new(&client, shape, parsed.return_token_ids.then(|| parsed.request.prompt.clone()))?;
+    let frame = Frame::new(
+        &client,
+        shape,
+        parsed
+            .return_token_ids
+            .then(|| parsed.request.prompt.clone()),
+    )?;
     let (stream, include_usage) = (parsed.stream, parsed.include_usage);
     // First come, first served; who hangs up has left the queue.
     let seat = gateway.sessions.admit_in_turn(QUEUE_WAIT).await;
@@ -93,43 +106,54 @@ fn start(
 ) -> Result<mpsc::UnboundedReceiver<Update>, HttpError> {
     // A token is a few bytes and the context bounds their number.
     let (sender, receiver) = mpsc::unbounded_channel();
-    let spawned = std::thread::Builder::new().name("answer".into()).spawn(move || {
-        let _seat = seat;
-        Metrics::add(&gateway.metrics.sessions_started, 1);
-        let mut on_event = |event| {
-            let sent = match event {
-                Event::Phase("prefill") => sender.send(Update::Opened),
-                Event::Phase(_) if sender.is_closed() => return ControlFlow::Break(()),
-                Event::Phase(_) => Ok(()),
-                Event::Text(text) => sender.send(Update::Text(text)),
-            };
-            if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        };
-        let mut opening = |open: &mut dyn FnMut() -> Result<_, _>| in_turn(&sender, open);
-        let result = client.generate_once_open(&parsed.request, &mut opening, &mut on_event);
-        let update = match result {
-            Ok(answer) => {
-                gateway.metrics.answered(&answer);
-                Metrics::add(&gateway.metrics.bytes_sent, answer.prefill.bytes_sent + answer.decode.bytes_sent);
-                let received = answer.prefill.bytes_received + answer.decode.bytes_received;
-                Metrics::add(&gateway.metrics.bytes_received, received);
-                Update::Done(Box::new(answer))
-            }
-            Err(error) => {
-                Metrics::add(&gateway.metrics.sessions_failed, 1);
-                tracing::warn!("an answer failed: {error}");
-                if matches!(&error, ServingError::Refused { code, .. } if code == "partition_changed") {
-                    gateway.client.hint();
+    let spawned = std::thread::Builder::new()
+        .name("answer".into())
+        .spawn(move || {
+            let _seat = seat;
+            Metrics::add(&gateway.metrics.sessions_started, 1);
+            let mut on_event = |event| {
+                let sent = match event {
+                    Event::Phase("prefill") => sender.send(Update::Opened),
+                    Event::Phase(_) if sender.is_closed() => return ControlFlow::Break(()),
+                    Event::Phase(_) => Ok(()),
+                    Event::Text(text) => sender.send(Update::Text(text)),
+                };
+                if sent.is_ok() {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
                 }
-                Update::Failed(error)
-            }
-        };
-        let _ = sender.send(update);
-    });
+            };
+            let mut opening = |open: &mut dyn FnMut() -> Result<_, _>| in_turn(&sender, open);
+            let result = client.generate_once_open(&parsed.request, &mut opening, &mut on_event);
+            let update = match result {
+                Ok(answer) => {
+                    gateway.metrics.answered(&answer);
+                    let sent = answer.prefill.bytes_sent + answer.decode.bytes_sent;
+                    Metrics::add(&gateway.metrics.bytes_sent, sent);
+                    let received = answer.prefill.bytes_received + answer.decode.bytes_received;
+                    Metrics::add(&gateway.metrics.bytes_received, received);
+                    Update::Done(Box::new(answer))
+                }
+                Err(error) => {
+                    Metrics::add(&gateway.metrics.sessions_failed, 1);
+                    tracing::warn!("an answer failed: {error}");
+                    if matches!(
+                        &error,
+                        ServingError::Refused { code, .. } if code == "partition_changed"
+                    ) {
+                        gateway.client.hint();
+                    }
+                    Update::Failed(error)
+                }
+            };
+            let _ = sender.send(update);
+        });
     spawned.map(|_| receiver).map_err(|_| stopped())
 }
 
-/// Where the server has no seat, or the dealer no place, the answer waits for one, as those before it at this gateway did.
+/// Where the server has no seat, or the dealer no place, the answer waits for one, as those before
+/// it at this gateway did.
 fn in_turn<T>(
     updates: &mpsc::UnboundedSender<Update>,
     mut open: impl FnMut() -> Result<T, ServingError>,
@@ -140,7 +164,10 @@ fn in_turn<T>(
             Err(full @ ServingError::Refused { .. }) if is_full(&full) => full,
             done => return done,
         };
-        let pause = full.retry_after_seconds().map_or(MIN_PAUSE, Duration::from_secs).clamp(MIN_PAUSE, MAX_PAUSE);
+        let pause = full
+            .retry_after_seconds()
+            .map_or(MIN_PAUSE, Duration::from_secs)
+            .clamp(MIN_PAUSE, MAX_PAUSE);
         let again = Instant::now() + pause;
         while Instant::now() < again {
             // Who has hung up does not wait.
@@ -153,7 +180,11 @@ fn in_turn<T>(
 }
 
 fn is_full(error: &ServingError) -> bool {
-    matches!(error, ServingError::Refused { code, .. } if code == "too_many_sessions" || code == "too_many_grants")
+    matches!(
+        error,
+        ServingError::Refused { code, .. }
+            if code == "too_many_sessions" || code == "too_many_grants"
+    )
 }
 
 fn sse(updates: mpsc::UnboundedReceiver<Update>, frame: Frame, include_usage: bool) -> Response {
@@ -177,13 +208,18 @@ fn sse(updates: mpsc::UnboundedReceiver<Update>, frame: Frame, include_usage: bo
                 }
                 Update::Failed(error) => (vec![event(&http_error(&error).object())], true),
             };
-            let chunks = chunks.into_iter().map(Ok::<_, Infallible>).collect::<Vec<_>>();
+            let chunks = chunks
+                .into_iter()
+                .map(Ok::<_, Infallible>)
+                .collect::<Vec<_>>();
             Some((futures_util::stream::iter(chunks), (updates, finished)))
         }
     });
     use futures_util::StreamExt;
     let stream = futures_util::stream::iter(first.into_iter().map(Ok)).chain(rest.flatten());
-    Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    Sse::new(stream)
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response()
 }
 
 fn event(value: &Value) -> SseEvent {
@@ -202,13 +238,23 @@ struct Frame {
 }
 
 impl Frame {
-    fn new(client: &Client, shape: Shape, prompt_token_ids: Option<Vec<u32>>) -> Result<Self, HttpError> {
-        let prefix = if shape == Shape::Chat { "chatcmpl" } else { "cmpl" };
+    fn new(
+        client: &Client,
+        shape: Shape,
+        prompt_token_ids: Option<Vec<u32>>,
+    ) -> Result<Self, HttpError> {
+        let prefix = if shape == Shape::Chat {
+            "chatcmpl"
+        } else {
+            "cmpl"
+        };
         let bytes = random::<12>().map_err(|error| http_error(&error))?;
         Ok(Self {
             shape,
             id: format!("{prefix}-{}", hex(bytes.as_slice())),
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
+            created: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |elapsed| elapsed.as_secs()),
             model: client.model_name.clone(),
             prompt_token_ids,
         })
@@ -220,7 +266,10 @@ impl Frame {
             (Shape::Chat, true) => "chat.completion.chunk",
             (Shape::Completion, _) => "text_completion",
         };
-        json!({ "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices })
+        json!({
+            "id": self.id, "object": object, "created": self.created, "model": self.model,
+            "choices": choices
+        })
     }
 
     fn whole(&self, answer: &Answer) -> Value {
@@ -231,7 +280,9 @@ impl Frame {
                 "message": { "role": "assistant", "content": answer.text, "refusal": null },
             }),
             Shape::Completion => {
-                json!({ "index": 0, "finish_reason": finish, "logprobs": null, "text": answer.text })
+                json!({
+                    "index": 0, "finish_reason": finish, "logprobs": null, "text": answer.text
+                })
             }
         };
         let mut object = self.object(false, json!([choice]));
@@ -251,7 +302,8 @@ impl Frame {
     /// The chunk that names the role, where there is one.
     fn opening(&self) -> Option<Value> {
         let choice = json!({
-            "index": 0, "finish_reason": null, "logprobs": null, "delta": { "role": "assistant", "content": "" },
+            "index": 0, "finish_reason": null, "logprobs": null,
+            "delta": { "role": "assistant", "content": "" },
         });
         (self.shape == Shape::Chat).then(|| self.object(true, json!([choice])))
     }
@@ -260,10 +312,16 @@ impl Frame {
         let finish = finish.map(Finish::as_str);
         let choice = match self.shape {
             Shape::Chat => {
-                let delta = if text.is_empty() { json!({}) } else { json!({ "content": text }) };
+                let delta = if text.is_empty() {
+                    json!({})
+                } else {
+                    json!({ "content": text })
+                };
                 json!({ "index": 0, "finish_reason": finish, "logprobs": null, "delta": delta })
             }
-            Shape::Completion => json!({ "index": 0, "finish_reason": finish, "logprobs": null, "text": text }),
+            Shape::Completion => {
+                json!({ "index": 0, "finish_reason": finish, "logprobs": null, "text": text })
+            }
         };
         self.object(true, json!([choice]))
     }
@@ -284,7 +342,10 @@ impl Frame {
 
 fn usage(answer: &Answer) -> Value {
     let (prompt, completion) = (answer.prompt_tokens, answer.tokens.len());
-    json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion })
+    json!({
+        "prompt_tokens": prompt, "completion_tokens": completion,
+        "total_tokens": prompt + completion
+    })
 }
 
 /// What this answer cost on the wire between client and server.
@@ -302,22 +363,46 @@ fn cost(answer: &Answer) -> Value {
 
 fn http_error(error: &ServingError) -> HttpError {
     let (status, code) = match error {
-        ServingError::Refused { code, message, retry_after_seconds, .. } if refusal_status(code).is_some() => {
+        ServingError::Refused {
+            code,
+            message,
+            retry_after_seconds,
+            ..
+        } if refusal_status(code).is_some() => {
             let (status, kind, code) = refusal_status(code).unwrap_or_default();
             let mut refused = HttpError::new(status, kind, code, message.clone());
             refused.retry_after_seconds = retry_after_seconds.or(refused.retry_after_seconds);
             return refused;
         }
-        error if matches!(error.net_source(), Some(NetError::Ended { code: CLOSE_BUDGET, .. })) => {
+        error
+            if matches!(
+                error.net_source(),
+                Some(NetError::Ended {
+                    code: CLOSE_BUDGET,
+                    ..
+                })
+            ) =>
+        {
             let status = StatusCode::TOO_MANY_REQUESTS;
-            let mut spent = HttpError::new(status, "rate_limit_error", "budget_spent", error.to_string());
+            let mut spent = HttpError::new(
+                status,
+                "rate_limit_error",
+                "budget_spent",
+                error.to_string(),
+            );
             spent.retry_after_seconds = Some(BUDGET_RETRY_SECONDS);
             return spent;
         }
         error
             if matches!(
                 error.net_source(),
-                Some(NetError::TimedOut { .. } | NetError::Ended { code: CLOSE_SLOW, .. })
+                Some(
+                    NetError::TimedOut { .. }
+                        | NetError::Ended {
+                            code: CLOSE_SLOW,
+                            ..
+                        }
+                )
             ) =>
         {
             (StatusCode::GATEWAY_TIMEOUT, "peer_slow")
@@ -352,7 +437,11 @@ fn http_error(error: &ServingError) -> HttpError {
 fn refusal_status(code: &str) -> Option<(StatusCode, &'static str, &'static str)> {
     let (limit, gone) = ("rate_limit_error", StatusCode::SERVICE_UNAVAILABLE);
     Some(match code {
-        "invalid_api_key" => (StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key"),
+        "invalid_api_key" => (
+            StatusCode::UNAUTHORIZED,
+            "authentication_error",
+            "invalid_api_key",
+        ),
         "budget_spent" => (StatusCode::TOO_MANY_REQUESTS, limit, "budget_spent"),
         "rate_limited" => (StatusCode::TOO_MANY_REQUESTS, limit, "rate_limited"),
         "too_many_sessions" => (StatusCode::TOO_MANY_REQUESTS, limit, "too_many_sessions"),
@@ -366,7 +455,12 @@ fn refusal_status(code: &str) -> Option<(StatusCode, &'static str, &'static str)
 }
 
 fn stopped() -> HttpError {
-    HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal", "the answer was broken off")
+    HttpError::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "server_error",
+        "internal",
+        "the answer was broken off",
+    )
 }
 
 #[cfg(test)]
@@ -381,20 +475,55 @@ mod tests {
             message: "no".into(),
             retry_after_seconds,
         };
-        let ended = |code| ServingError::Net { peer: "server", source: NetError::Ended { code, reason: "x".into() } };
+        let ended = |code| ServingError::Net {
+            peer: "server",
+            source: NetError::Ended {
+                code,
+                reason: "x".into(),
+            },
+        };
         for (error, status, code, retry) in [
-            (refused("too_many_sessions", Some(9)), 429, "too_many_sessions", Some(9)),
-            (refused("too_many_grants", None), 429, "too_many_grants", Some(2)),
-            (refused("shutting_down", Some(3)), 503, "shutting_down", Some(3)),
-            (refused("partition_changed", None), 503, "partition_changed", Some(2)),
+            (
+                refused("too_many_sessions", Some(9)),
+                429,
+                "too_many_sessions",
+                Some(9),
+            ),
+            (
+                refused("too_many_grants", None),
+                429,
+                "too_many_grants",
+                Some(2),
+            ),
+            (
+                refused("shutting_down", Some(3)),
+                503,
+                "shutting_down",
+                Some(3),
+            ),
+            (
+                refused("partition_changed", None),
+                503,
+                "partition_changed",
+                Some(2),
+            ),
             (refused("peer_slow", None), 504, "peer_slow", None),
             (refused("bad_greeting", None), 502, "peer_lost", None),
             (ended(CLOSE_SLOW), 504, "peer_slow", None),
-            (ended(CLOSE_BUDGET), 429, "budget_spent", Some(BUDGET_RETRY_SECONDS)),
+            (
+                ended(CLOSE_BUDGET),
+                429,
+                "budget_spent",
+                Some(BUDGET_RETRY_SECONDS),
+            ),
             (ended(1000), 502, "peer_lost", None),
         ] {
             let found = http_error(&error);
-            let found = (found.status.as_u16(), found.code.unwrap(), found.retry_after_seconds);
+            let found = (
+                found.status.as_u16(),
+                found.code.unwrap(),
+                found.retry_after_seconds,
+            );
             assert_eq!(found, (status, code, retry), "{error}");
         }
     }
@@ -411,7 +540,11 @@ mod tests {
         let mut tries = 0;
         let other = in_turn::<()>(&sender, || {
             tries += 1;
-            Err(if tries < 2 { full() } else { ServingError::PromptEmpty })
+            Err(if tries < 2 {
+                full()
+            } else {
+                ServingError::PromptEmpty
+            })
         });
         assert!(tries == 2 && matches!(other, Err(ServingError::PromptEmpty)));
         drop(receiver);
@@ -420,6 +553,9 @@ mod tests {
             tries += 1;
             Err(full())
         });
-        assert!(tries == 1 && matches!(left, Err(ServingError::Refused { .. })), "who has hung up holds nobody up");
+        assert!(
+            tries == 1 && matches!(left, Err(ServingError::Refused { .. })),
+            "who has hung up holds nobody up"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Every field of a request is one that is done, one whose neutral value passes, or one that changes nothing; any other is
-//! refused by name.
+//! Every field of a request is one that is done, one whose neutral value passes, or one that
+//! changes nothing; any other is refused by name.
 
 use serde_json::{Map, Value, json};
 
@@ -29,7 +29,8 @@ const DONE: [&str; 18] = [
     "seed",
 ];
 
-/// About the caller's accounts and the service's scheduling: an answer is the same with and without.
+/// About the caller's accounts and the service's scheduling: an answer is the same with and
+/// without.
 const NOTHING: [&str; 11] = [
     "cache_salt",
     "metadata",
@@ -47,8 +48,8 @@ const NOTHING: [&str; 11] = [
 const ONE: &str = "only one answer per request is supported";
 const TOOLS: &str = "tools are not supported";
 const TOKENS_ONLY: &str = "only tokens are revealed, never their probabilities";
-const PENALTIES: &str =
-    "penalties are not supported: logits stay secret, and the program that chooses a token is fixed";
+const PENALTIES: &str = "penalties are not supported: logits stay secret, and the program that \
+    chooses a token is fixed";
 const TEXT: &str = "only plain text is supported";
 const TEMPLATE: &str = "the model's own template is used";
 const GREEDY: &str = "tokens are the most likely ones, or drawn by `temperature` and `top_k`";
@@ -66,39 +67,62 @@ fn neutral(name: &str) -> Option<(Vec<Value>, &'static str)> {
         "repetition_penalty" | "length_penalty" => (vec![json!(1)], PENALTIES),
         "no_repeat_ngram_size" => (vec![json!(0)], PENALTIES),
         "logit_bias" => (vec![json!({})], "a bias on logits is not supported"),
-        "bad_words" | "allowed_token_ids" | "logits_processors" => {
-            (vec![json!([])], "which tokens are possible cannot be changed")
-        }
-        "stop_token_ids" => (vec![json!([])], "answers end at the model's own end tokens and at the texts in `stop`"),
+        "bad_words" | "allowed_token_ids" | "logits_processors" => (
+            vec![json!([])],
+            "which tokens are possible cannot be changed",
+        ),
+        "stop_token_ids" => (
+            vec![json!([])],
+            "answers end at the model's own end tokens and at the texts in `stop`",
+        ),
         "response_format" => (vec![json!({ "type": "text" })], TEXT),
         "modalities" => (vec![json!(["text"])], TEXT),
-        "audio" | "prediction" | "web_search_options" | "structured_outputs" => (vec![json!({})], TEXT),
-        "verbosity" | "reasoning_effort" => (vec![json!("medium")], "there is one model, which takes no such wish"),
-        "guided_json" | "guided_regex" | "guided_choice" | "guided_grammar" | "grammar" | "json_schema" => {
-            (vec![], TEXT)
+        "audio" | "prediction" | "web_search_options" | "structured_outputs" => {
+            (vec![json!({})], TEXT)
         }
+        "verbosity" | "reasoning_effort" => (
+            vec![json!("medium")],
+            "there is one model, which takes no such wish",
+        ),
+        "guided_json" | "guided_regex" | "guided_choice" | "guided_grammar" | "grammar"
+        | "json_schema" => (vec![], TEXT),
         "echo" => (vec![json!(false)], "echoing the prompt is not supported"),
         "suffix" => (vec![json!("")], "a suffix is not supported"),
-        "truncate_prompt_tokens" => (vec![], "a prompt is never cut: one that is too long is refused"),
+        "truncate_prompt_tokens" => (
+            vec![],
+            "a prompt is never cut: one that is too long is refused",
+        ),
         "chat_template" => (vec![], TEMPLATE),
         "chat_template_kwargs" => (vec![json!({})], TEMPLATE),
         "documents" => (vec![json!([])], TEMPLATE),
         "typical_p" => (vec![json!(1)], GREEDY),
         "tfs_z" => (vec![json!(1)], GREEDY),
-        "mirostat" | "dynatemp_range" | "xtc_probability" | "dry_multiplier" => (vec![json!(0)], GREEDY),
-        "use_beam_search" | "early_stopping" => (vec![json!(false)], GREEDY),
-        "include_stop_str_in_output" => (vec![json!(false)], "texts that end an answer are not part of it"),
-        "skip_special_tokens" => {
-            (vec![json!(true)], "special tokens are not written out; `return_token_ids` tells them")
+        "mirostat" | "dynatemp_range" | "xtc_probability" | "dry_multiplier" => {
+            (vec![json!(0)], GREEDY)
         }
-        "spaces_between_special_tokens" => (vec![json!(true)], "special tokens are not written out"),
-        "add_special_tokens" => (vec![], "the tokenizer's own rule is used; a list of ids is taken as it stands"),
+        "use_beam_search" | "early_stopping" => (vec![json!(false)], GREEDY),
+        "include_stop_str_in_output" => (
+            vec![json!(false)],
+            "texts that end an answer are not part of it",
+        ),
+        "skip_special_tokens" => (
+            vec![json!(true)],
+            "special tokens are not written out; `return_token_ids` tells them",
+        ),
+        "spaces_between_special_tokens" => {
+            (vec![json!(true)], "special tokens are not written out")
+        }
+        "add_special_tokens" => (
+            vec![],
+            "the tokenizer's own rule is used; a list of ids is taken as it stands",
+        ),
         _ => return None,
     })
 }
 
 /// # Errors
-/// 400 with the name of the first field that asks for something which is not done, or that is not known.
+/// 400 with the name of the first field that asks for something which is not done, or that is not
+/// known.
 pub(super) fn check(fields: &Map<String, Value>) -> Result<(), HttpError> {
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
         if DONE.contains(&name.as_str()) || NOTHING.contains(&name.as_str()) {
@@ -107,7 +131,12 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<(), HttpError> {
         match neutral(name) {
             Some((values, _)) if values.iter().any(|neutral| is(value, neutral)) => {}
             Some((_, reason)) => return Err(unsupported(name, format!("`{name}`: {reason}"))),
-            None => return Err(unsupported(name, format!("`{name}` is no field that is known here"))),
+            None => {
+                return Err(unsupported(
+                    name,
+                    format!("`{name}` is no field that is known here"),
+                ));
+            }
         }
     }
     if let Some(options) = present(fields, "stream_options") {
@@ -116,8 +145,14 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<(), HttpError> {
             return Err(unsupported(name, format!("`{name}` needs to be an object")));
         };
         let known = ["include_usage", "include_obfuscation"];
-        if let Some((other, _)) = options.iter().find(|(key, value)| !known.contains(&key.as_str()) && !idle(value)) {
-            return Err(unsupported(name, format!("`{name}.{other}` is no option that is known here")));
+        if let Some((other, _)) = options
+            .iter()
+            .find(|(key, value)| !known.contains(&key.as_str()) && !idle(value))
+        {
+            return Err(unsupported(
+                name,
+                format!("`{name}.{other}` is no option that is known here"),
+            ));
         }
     }
     Ok(())
@@ -181,7 +216,10 @@ mod tests {
             ("Temperature", json!(1)),
         ] {
             let error = checked(json!({ name: value })).unwrap_err();
-            assert_eq!((error.param.as_deref(), error.status), (Some(name), StatusCode::BAD_REQUEST));
+            assert_eq!(
+                (error.param.as_deref(), error.status),
+                (Some(name), StatusCode::BAD_REQUEST)
+            );
             assert!(error.message.contains(name), "{}", error.message);
         }
     }
@@ -189,10 +227,14 @@ mod tests {
     #[test]
     fn neutral_values_and_what_changes_nothing_pass() {
         checked(json!({
-            "model": "x", "messages": [], "n": 1, "best_of": 1.0, "tools": [], "tool_choice": "none", "logprobs": false,
-            "logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0.0, "repetition_penalty": 1.0,
-            "response_format": { "type": "text" }, "echo": false, "suffix": "", "user": "u", "metadata": { "a": "b" },
-            "store": true, "seed": 5, "temperature": 0.5, "stream_options": { "include_usage": true }, "made_up": null,
+            "model": "x", "messages": [], "n": 1, "best_of": 1.0, "tools": [],
+            "tool_choice": "none", "logprobs": false,
+            "logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0.0,
+            "repetition_penalty": 1.0,
+            "response_format": { "type": "text" }, "echo": false, "suffix": "", "user": "u",
+            "metadata": { "a": "b" },
+            "store": true, "seed": 5, "temperature": 0.5,
+            "stream_options": { "include_usage": true }, "made_up": null,
             "service_tier": "auto", "skip_special_tokens": true, "use_beam_search": false,
         }))
         .unwrap();

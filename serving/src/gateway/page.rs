@@ -1,7 +1,9 @@
 //! The gateway's page: three files of its own and nothing from elsewhere.
 
-use axum::http::{HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::{
+    http::{HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
 
 /// Scripts, styles and connections of this origin only; no frame may hold the page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -16,7 +18,10 @@ pub(super) async fn style() -> Response {
 }
 
 pub(super) async fn script() -> Response {
-    answer("text/javascript; charset=utf-8", include_str!("page/page.js"))
+    answer(
+        "text/javascript; charset=utf-8",
+        include_str!("page/page.js"),
+    )
 }
 
 fn answer(kind: &'static str, body: &'static str) -> Response {
@@ -29,7 +34,9 @@ fn answer(kind: &'static str, body: &'static str) -> Response {
     ];
     let mut response = body.into_response();
     for (name, value) in headers {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
     }
     response
 }
@@ -40,8 +47,20 @@ mod tests {
 
     #[test]
     fn the_page_loads_nothing_from_elsewhere_and_keeps_nothing() {
-        for text in [include_str!("page/index.html"), include_str!("page/style.css"), include_str!("page/page.js")] {
-            for foreign in ["http://", "https://", "//cdn", "@import", "localStorage", "sessionStorage", "innerHTML"] {
+        for text in [
+            include_str!("page/index.html"),
+            include_str!("page/style.css"),
+            include_str!("page/page.js"),
+        ] {
+            for foreign in [
+                "http://",
+                "https://",
+                "//cdn",
+                "@import",
+                "localStorage",
+                "sessionStorage",
+                "innerHTML",
+            ] {
                 assert!(!text.contains(foreign), "{foreign}");
             }
         }

@@ -1,15 +1,22 @@
 //! Charges of a session, on disk before the step that they pay for begins.
 //!
-//! A disk takes milliseconds to confirm a record, so the charge of the next token is made while this one is computed: a step
-//! waits for nothing that is there already. What was paid and not used is given back when the session ends. A server that
-//! is killed has charged at most one token more for each session that ran.
+//! A disk takes milliseconds to confirm a record, so the charge of the next token is made while
+//! this one is computed: a step waits for nothing that is there already. What was paid and not used
+//! is given back when the session ends. A server that is killed has charged at most one token more
+//! for each session that ran.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::SystemTime;
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
+    time::SystemTime,
+};
 
-use crate::ServingError;
-use crate::state::{Holder, Refusal, State};
+use crate::{
+    ServingError,
+    state::{Holder, Refusal, State},
+};
 
 type Charged = Result<Result<(), Refusal>, ServingError>;
 
@@ -24,15 +31,22 @@ pub(super) struct Charging {
 
 impl Charging {
     pub(super) fn new(state: &Arc<dyn State>, holder: Option<Holder>) -> Self {
-        Self { state: state.clone(), holder, coming: None }
+        Self {
+            state: state.clone(),
+            holder,
+            coming: None,
+        }
     }
 
     /// Pays for a step of so many tokens, and begins to pay for the next one.
     ///
     /// # Errors
-    /// [`ServingError::Quota`] where the budget does not cover it or the key was withdrawn; what [`State`] reports.
+    /// [`ServingError::Quota`] where the budget does not cover it or the key was withdrawn; what
+    /// [`State`] reports.
     pub(super) fn pay(&mut self, tokens: u64) -> Result<(), ServingError> {
-        let Some(holder) = &self.holder else { return Ok(()) };
+        let Some(holder) = &self.holder else {
+            return Ok(());
+        };
         let paid = match (tokens, self.coming.take()) {
             (0, coming) => {
                 self.coming = coming;
@@ -48,9 +62,14 @@ impl Charging {
         };
         paid.map_err(ServingError::Quota)?;
         if self.coming.is_none() {
-            let (state, holder, (sender, receiver)) = (self.state.clone(), holder.clone(), sync_channel(1));
+            let (state, holder, (sender, receiver)) =
+                (self.state.clone(), holder.clone(), sync_channel(1));
             let charge = move || drop(sender.send(state.charge(&holder, 1, SystemTime::now())));
-            if std::thread::Builder::new().name("charge".into()).spawn(charge).is_ok() {
+            if std::thread::Builder::new()
+                .name("charge".into())
+                .spawn(charge)
+                .is_ok()
+            {
                 self.coming = Some(receiver);
             }
         }
@@ -61,11 +80,16 @@ impl Charging {
 /// Gives back what was paid ahead.
 impl Drop for Charging {
     fn drop(&mut self) {
-        let (Some(holder), Some(coming)) = (&self.holder, self.coming.take()) else { return };
+        let (Some(holder), Some(coming)) = (&self.holder, self.coming.take()) else {
+            return;
+        };
         if matches!(coming.recv(), Ok(Ok(Ok(()))))
             && let Err(error) = self.state.refund(holder, 1)
         {
-            tracing::warn!("one token too many stays charged to `{}`: {error}", holder.name);
+            tracing::warn!(
+                "one token too many stays charged to `{}`: {error}",
+                holder.name
+            );
         }
     }
 }
@@ -79,7 +103,15 @@ mod tests {
     fn a_session_is_charged_what_it_used_to_the_token() {
         let folder = tempfile::tempdir().unwrap();
         let keys = folder.path().join("keys");
-        let key = Keys::add(&keys, "alice", Limits { tokens: Some(20), ..Limits::default() }).unwrap();
+        let key = Keys::add(
+            &keys,
+            "alice",
+            Limits {
+                tokens: Some(20),
+                ..Limits::default()
+            },
+        )
+        .unwrap();
         let state: Arc<dyn State> = Arc::new(FileState::open(folder.path(), &keys).unwrap());
         let alice = state.holder(Some(&key)).unwrap().unwrap().unwrap();
         let used = || FileState::used(folder.path(), &alice.digest).unwrap().0;
@@ -95,13 +127,19 @@ mod tests {
         charging.pay(0).unwrap();
         charging.pay(1).unwrap();
         charging.pay(1).unwrap();
-        assert!(matches!(charging.pay(1), Err(ServingError::Quota(Refusal::BudgetSpent { limit: 20 }))));
+        assert!(matches!(
+            charging.pay(1),
+            Err(ServingError::Quota(Refusal::BudgetSpent { limit: 20 }))
+        ));
         drop(charging);
         assert_eq!(used(), 20, "the last token of a budget can be used");
 
         Keys::revoke(&keys, "alice").unwrap();
         let mut charging = Charging::new(&state, Some(alice.clone()));
-        assert!(matches!(charging.pay(0), Err(ServingError::Quota(Refusal::Unknown))), "paid ahead or not");
+        assert!(
+            matches!(charging.pay(0), Err(ServingError::Quota(Refusal::Unknown))),
+            "paid ahead or not"
+        );
         let mut nobody = Charging::new(&state, None);
         nobody.pay(16).unwrap();
     }

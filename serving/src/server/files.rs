@@ -1,26 +1,36 @@
 //! Files in pieces: those of the public part, and what lies on this machine for one client.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::PathBuf;
+use std::{fs::File, io::Read, path::PathBuf};
 
-use axum::body::{Body, Bytes};
-use axum::http::{StatusCode, header};
-use axum::response::Response;
+use axum::{
+    body::{Body, Bytes},
+    http::{StatusCode, header},
+    response::Response,
+};
 
 use crate::web::HttpError;
 
-/// A download holds one piece and what the connection's buffer takes: peers that read nothing cost little.
+/// A download holds one piece and what the connection's buffer takes: peers that read nothing cost
+/// little.
 const PIECE_BYTES: usize = 128 << 10;
 
-/// Answers with the file. A piece is read when the peer has taken the one before, so that no thread waits for a peer.
+/// Answers with the file. A piece is read when the peer has taken the one before, so that no thread
+/// waits for a peer.
 pub(super) async fn send(path: PathBuf, bytes: u64) -> Result<Response, HttpError> {
     let gone = |error: std::io::Error| {
         tracing::error!("a published file cannot be read: {error}");
-        HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "file", "the file cannot be read")
+        HttpError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            "file",
+            "the file cannot be read",
+        )
     };
     let opened = tokio::task::spawn_blocking(move || File::open(path)).await;
-    let file = opened.map_err(std::io::Error::other).flatten().map_err(gone)?;
+    let file = opened
+        .map_err(std::io::Error::other)
+        .flatten()
+        .map_err(gone)?;
     let pieces = futures_util::stream::unfold(Some(file), |file| async move {
         let mut file = file?;
         let read = tokio::task::spawn_blocking(move || {
@@ -59,10 +69,19 @@ mod tests {
         let mut got = pieces.next().await.unwrap().unwrap().to_vec();
         assert_eq!(got.len(), PIECE_BYTES);
         // What was not asked for has not been read: it is there as it is now.
-        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(PIECE_BYTES as u64).unwrap();
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(PIECE_BYTES as u64)
+            .unwrap();
         assert!(pieces.next().await.is_none());
         std::fs::write(&path, &content).unwrap();
-        let mut pieces = send(path.clone(), content.len() as u64).await.unwrap().into_body().into_data_stream();
+        let mut pieces = send(path.clone(), content.len() as u64)
+            .await
+            .unwrap()
+            .into_body()
+            .into_data_stream();
         got.clear();
         while let Some(piece) = pieces.next().await {
             let piece = piece.unwrap();

@@ -1,14 +1,18 @@
-//! Requests without a key that is known: counted, logged, and answered the later the more of them there were.
+//! Requests without a key that is known: counted, logged, and answered the later the more of them
+//! there were.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// Failures are forgotten after this time.
 const WINDOW: Duration = Duration::from_secs(60);
 /// What each failure of the window adds to the wait for the next one's answer.
 const STEP: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(3);
-/// Failures that wait for their answer; further ones are told at once, so that they hold no connections.
+/// Failures that wait for their answer; further ones are told at once, so that they hold no
+/// connections.
 const MAX_WAITING: usize = 64;
 
 /// Failures of the last minute.
@@ -25,7 +29,9 @@ struct Recent {
 impl WrongKeys {
     /// Counts a failure; returns when it may be answered.
     pub(super) async fn failed(&self) {
-        let Some(wait) = self.count(Instant::now()) else { return };
+        let Some(wait) = self.count(Instant::now()) else {
+            return;
+        };
         let _waiting = Waiting(self);
         tokio::time::sleep(wait).await;
     }
@@ -33,13 +39,19 @@ impl WrongKeys {
     /// How long the answer waits, or none where too many wait already.
     fn count(&self, now: Instant) -> Option<Duration> {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.since.is_none_or(|since| now.duration_since(since) > WINDOW) {
+        if recent
+            .since
+            .is_none_or(|since| now.duration_since(since) > WINDOW)
+        {
             (recent.since, recent.failures) = (Some(now), 0);
         }
         recent.failures = recent.failures.saturating_add(1);
         // A line for the first, the second, the fourth: however many they are, the log stays short.
         if recent.failures.is_power_of_two() {
-            tracing::warn!("{} requests in the last minute had no key that is known", recent.failures);
+            tracing::warn!(
+                "{} requests in the last minute had no key that is known",
+                recent.failures
+            );
         }
         let wait = (STEP * recent.failures).min(LONGEST);
         let may_wait = recent.waiting < MAX_WAITING;
@@ -52,7 +64,11 @@ struct Waiting<'a>(&'a WrongKeys);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).waiting -= 1;
+        self.0
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .waiting -= 1;
     }
 }
 

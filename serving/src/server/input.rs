@@ -1,22 +1,30 @@
-//! Clients of sessions in which another operator is E0: each sends its shares over a line of its own, which finds its
-//! session by the session's name.
+//! Clients of sessions in which another operator is E0: each sends its shares over a line of its
+//! own, which finds its session by the session's name.
 
-use std::collections::HashMap;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    time::{Duration, Instant},
+};
 
-use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::{
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
 use marill_mpc::{Material, Sampling};
 use marill_net::{SharedChannel, WebSocketChannel};
 
 use super::{IDLE_TIMEOUT, Server};
-use crate::ServingError;
-use crate::seats::Turn;
-use crate::state::Holder;
-use crate::web;
-use crate::wire::{InputHello, Reply, recv_hello, send_json};
+use crate::{
+    ServingError,
+    seats::Turn,
+    state::Holder,
+    web,
+    wire::{InputHello, Reply, recv_hello, send_json},
+};
 
 const CLIENT: &str = "client";
 /// How long a session waits for its client, who hears of it from the evaluator.
@@ -32,8 +40,8 @@ pub(super) type Input = (SharedChannel<WebSocketChannel>, Option<Holder>);
 #[derive(Default)]
 pub(super) struct Inputs(Mutex<HashMap<String, Expected>>);
 
-/// What a session's comparisons are made of and how its tokens are drawn, as its evaluator said, and where its client's
-/// line goes.
+/// What a session's comparisons are made of and how its tokens are drawn, as its evaluator said,
+/// and where its client's line goes.
 struct Expected {
     material: Material,
     sampling: Option<Sampling>,
@@ -42,15 +50,34 @@ struct Expected {
 
 impl Inputs {
     /// Announces a session; its client may come from now on, as long as what is returned is kept.
-    pub(super) fn expect(&self, session: &str, material: Material, sampling: Option<Sampling>) -> Announced<'_> {
+    pub(super) fn expect(
+        &self,
+        session: &str,
+        material: Material,
+        sampling: Option<Sampling>,
+    ) -> Announced<'_> {
         let (line, receiver) = mpsc::channel();
-        let expected = Expected { material, sampling, line };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_string(), expected);
-        Announced { inputs: self, session: session.to_string(), receiver }
+        let expected = Expected {
+            material,
+            sampling,
+            line,
+        };
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(session.to_string(), expected);
+        Announced {
+            inputs: self,
+            session: session.to_string(),
+            receiver,
+        }
     }
 
     fn take(&self, session: &str) -> Option<Expected> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(session)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(session)
     }
 }
 
@@ -63,15 +90,25 @@ pub(super) struct Announced<'a> {
 
 impl Announced<'_> {
     /// Waits for the client, as long as the session's evaluator is there.
-    pub(super) fn wait(self, evaluator: &SharedChannel<WebSocketChannel>) -> Result<Input, ServingError> {
+    pub(super) fn wait(
+        self,
+        evaluator: &SharedChannel<WebSocketChannel>,
+    ) -> Result<Input, ServingError> {
         let deadline = Instant::now() + CLIENT_WAIT;
         loop {
             match self.receiver.recv_timeout(LOOK_AROUND) {
                 Ok(input) => return Ok(input),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {
-                    evaluator.lock().check_open().map_err(ServingError::net("evaluator"))?;
+                    evaluator
+                        .lock()
+                        .check_open()
+                        .map_err(ServingError::net("evaluator"))?;
                 }
-                Err(_) => return Err(ServingError::NoClient { seconds: CLIENT_WAIT.as_secs() }),
+                Err(_) => {
+                    return Err(ServingError::NoClient {
+                        seconds: CLIENT_WAIT.as_secs(),
+                    });
+                }
             }
         }
     }
@@ -86,7 +123,8 @@ impl Drop for Announced<'_> {
 /// The client's line: a key like any session, counted against its rate and charged for its steps.
 pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
     let holder = server.check_key(request.headers()).await;
-    let admitted = holder.and_then(|holder| Ok((holder, server.turn(&request, &server.input_seats)?)));
+    let admitted =
+        holder.and_then(|holder| Ok((holder, server.turn(&request, &server.input_seats)?)));
     match admitted {
         Err(refused) => {
             server.refuse(&refused);
@@ -112,14 +150,29 @@ fn join(
     line.lock().greeted();
     let _seat = turn.take("server")?;
     server.start_session(holder.as_ref())?;
-    let unknown = || ServingError::NoSession { session: hello.session.clone() };
+    let unknown = || ServingError::NoSession {
+        session: hello.session.clone(),
+    };
     // All but the material, which the session has, is known before a session is looked for.
-    server.model.terms.clone().with_material(hello.terms.material).check(&hello.terms)?;
+    server
+        .model
+        .terms
+        .clone()
+        .with_material(hello.terms.material)
+        .check(&hello.terms)?;
     let expected = server.inputs.take(&hello.session).ok_or_else(unknown)?;
-    server.model.terms.clone().with_material(expected.material).check(&hello.terms)?;
+    server
+        .model
+        .terms
+        .clone()
+        .with_material(expected.material)
+        .check(&hello.terms)?;
     if expected.sampling != hello.sampling {
         return Err(ServingError::SamplingDiffers);
     }
     send_json(line, &Reply::Welcome(())).map_err(ServingError::net(CLIENT))?;
-    expected.line.send((line.clone(), holder)).map_err(|_| unknown())
+    expected
+        .line
+        .send((line.clone(), holder))
+        .map_err(|_| unknown())
 }

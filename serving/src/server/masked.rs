@@ -1,22 +1,27 @@
-//! The private part under the masks of clients, for those who do not have theirs yet: made once for each mask, kept in a file,
-//! sent from there. Of whole matrices it is hundreds of megabytes, so a key gets it a few times a minute only.
+//! The private part under the masks of clients, for those who do not have theirs yet: made once for
+//! each mask, kept in a file, sent from there. Of whole matrices it is hundreds of megabytes, so a
+//! key gets it a few times a minute only.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{ErrorKind, Read},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use marill_mpc::Seed;
 use marill_net::Channel;
 use sha2::{Digest, Sha256};
 
 use super::SecureModel;
-use crate::ServingError;
-use crate::secret_files::replace_file;
-use crate::state::{Holder, KeyDigest, Refusal};
-use crate::wire::hex;
+use crate::{
+    ServingError,
+    secret_files::replace_file,
+    state::{Holder, KeyDigest, Refusal},
+    wire::hex,
+};
 
 /// The files of all masks together, but for the one that was asked for last.
 const MAX_KEPT_BYTES: u64 = 4 << 30;
@@ -54,7 +59,9 @@ impl Sending {
     pub(super) fn send(mut self, line: &mut dyn Channel) -> Result<(), ServingError> {
         loop {
             let mut piece = Vec::with_capacity(PIECE_BYTES);
-            let read = (&mut self.file).take(PIECE_BYTES as u64).read_to_end(&mut piece);
+            let read = (&mut self.file)
+                .take(PIECE_BYTES as u64)
+                .read_to_end(&mut piece);
             read.map_err(ServingError::io("masked"))?;
             if piece.is_empty() {
                 return Ok(());
@@ -68,14 +75,22 @@ impl MaskedParts {
     /// In a folder of its own; what an earlier run left there may be of another model.
     pub(super) fn open(folder: PathBuf) -> Result<Self, ServingError> {
         match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(ServingError::io(&folder)(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(ServingError::io(&folder)(error));
+            }
             _ => {}
         }
         let (known, making, sent) = Default::default();
-        Ok(Self { folder, known, making, sent })
+        Ok(Self {
+            folder,
+            known,
+            making,
+            sent,
+        })
     }
 
-    /// The digest of the private part under a mask, and its file unless the client `has` it by this digest.
+    /// The digest of the private part under a mask, and its file unless the client `has` it by this
+    /// digest.
     pub(super) fn of(
         &self,
         model: &SecureModel,
@@ -146,7 +161,11 @@ impl MaskedParts {
         if times.len() as u64 >= SENT_A_MINUTE {
             let retry_after = MINUTE.saturating_sub(times[0].elapsed()) + Duration::from_secs(1);
             let what = "downloads of the masked part";
-            return Err(ServingError::Quota(Refusal::TooFast { what, limit: SENT_A_MINUTE, retry_after }));
+            return Err(ServingError::Quota(Refusal::TooFast {
+                what,
+                limit: SENT_A_MINUTE,
+                retry_after,
+            }));
         }
         times.push(Instant::now());
         Ok(())
@@ -168,8 +187,12 @@ impl MaskedParts {
             .map(|(name, part)| (*name, part.clone()))
             .collect();
         // One that is being made or looked at now stays.
-        let used = others.iter().filter_map(|(name, part)| Some((part.try_lock().ok()?.used?, self.path(name))));
-        let mut files: Vec<_> = used.filter_map(|(used, path)| Some((used, size(&path)?, path))).collect();
+        let used = others
+            .iter()
+            .filter_map(|(name, part)| Some((part.try_lock().ok()?.used?, self.path(name))));
+        let mut files: Vec<_> = used
+            .filter_map(|(used, path)| Some((used, size(&path)?, path)))
+            .collect();
         files.sort();
         let mut total: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
         for (_, bytes, path) in files {
@@ -202,7 +225,9 @@ mod tests {
     fn model() -> SecureModel {
         let spec = tiny_spec();
         let (public, private) = random_weights(&spec, 7);
-        let (Ok(public), Ok(private)) = (Arc::try_unwrap(public), Arc::try_unwrap(private)) else { panic!("shared") };
+        let (Ok(public), Ok(private)) = (Arc::try_unwrap(public), Arc::try_unwrap(private)) else {
+            panic!("shared")
+        };
         SecureModel::new("tiny", spec, public, private, Setting::Dealer)
     }
 
@@ -223,7 +248,10 @@ mod tests {
         let all: Vec<_> = std::thread::scope(|scope| {
             let ask = || parts.of(&model, &seed, None, None).unwrap();
             let threads: Vec<_> = (0..6).map(|_| scope.spawn(ask)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
         });
         for (digest, sending) in all {
             assert_eq!(digest, hex(&Sha256::digest(&expected)));
@@ -232,11 +260,26 @@ mod tests {
         let path = parts.path(&seed.derive("name").to_bytes());
         let made = std::fs::metadata(&path).unwrap().modified().unwrap();
         let (digest, sending) = parts.of(&model, &seed, Some("another"), None).unwrap();
-        assert!(read(sending) == expected && std::fs::metadata(&path).unwrap().modified().unwrap() == made);
-        assert!(parts.of(&model, &seed, Some(&digest), None).unwrap().1.is_none(), "who has it is sent nothing");
+        assert!(
+            read(sending) == expected
+                && std::fs::metadata(&path).unwrap().modified().unwrap() == made
+        );
+        assert!(
+            parts
+                .of(&model, &seed, Some(&digest), None)
+                .unwrap()
+                .1
+                .is_none(),
+            "who has it is sent nothing"
+        );
         std::fs::remove_file(&path).unwrap();
-        assert!(read(parts.of(&model, &seed, None, None).unwrap().1) == expected, "what was removed is made again");
-        let other = parts.of(&model, &Seed::from_bytes([2; 32]), None, None).unwrap();
+        assert!(
+            read(parts.of(&model, &seed, None, None).unwrap().1) == expected,
+            "what was removed is made again"
+        );
+        let other = parts
+            .of(&model, &Seed::from_bytes([2; 32]), None, None)
+            .unwrap();
         assert_ne!(other.0, digest);
     }
 
@@ -245,7 +288,10 @@ mod tests {
         let (folder, model) = (tempfile::tempdir().unwrap(), model());
         let parts = MaskedParts::open(folder.path().join("masked")).unwrap();
         let seed = Seed::from_bytes([1; 32]);
-        let holder = |byte| Holder { digest: [byte; 32], name: "a".into() };
+        let holder = |byte| Holder {
+            digest: [byte; 32],
+            name: "a".into(),
+        };
         let ask = |byte| parts.of(&model, &seed, None, Some(&holder(byte)));
         (0..SENT_A_MINUTE).for_each(|_| drop(ask(1).unwrap()));
         let refused = ask(1).map(|_| ()).unwrap_err();
@@ -253,6 +299,11 @@ mod tests {
         assert!((1..=61).contains(&refused.retry_after_seconds().unwrap()));
         assert!(ask(2).is_ok(), "another key has its own");
         let (digest, _) = ask(2).unwrap();
-        assert!(parts.of(&model, &seed, Some(&digest), Some(&holder(1))).is_ok(), "who has it needs none");
+        assert!(
+            parts
+                .of(&model, &seed, Some(&digest), Some(&holder(1)))
+                .is_ok(),
+            "who has it needs none"
+        );
     }
 }

@@ -6,19 +6,19 @@ use marill_mpc::{Material, Seed, Selection, ServerSession};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::Server;
-use super::charging::Charging;
-use super::input::Announced;
-use crate::ServingError;
-use crate::ahead::Correlations;
-use crate::error::refused;
-use crate::metrics::Metrics;
-use crate::pace::Pace;
-use crate::seats::{Seat, Turn};
-use crate::state::Holder;
-use crate::wire::{
-    ClientHello, NewRelease, Release, Reply, ServerWelcome, SourceHello, Step, Terms, hash_key, recv_hello,
-    recv_input_share, recv_reply, send_json, send_token_share, unhex,
+use super::{Server, charging::Charging, input::Announced};
+use crate::{
+    ServingError,
+    ahead::Correlations,
+    error::refused,
+    metrics::Metrics,
+    pace::Pace,
+    seats::{Seat, Turn},
+    state::Holder,
+    wire::{
+        ClientHello, NewRelease, Release, Reply, ServerWelcome, SourceHello, Step, Terms, hash_key,
+        recv_hello, recv_input_share, recv_reply, send_json, send_token_share, unhex,
+    },
 };
 
 const CLIENT: &str = "client";
@@ -28,7 +28,8 @@ const CLOSE_NORMAL: u16 = 1000;
 /// The longest silence of the dealer within a step.
 const DEALER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Greets the client, fetches the session from the dealer, then serves steps until the client ends it or is lost.
+/// Greets the client, fetches the session from the dealer, then serves steps until the client ends
+/// it or is lost.
 pub(super) fn run(
     server: &Server,
     channel: WebSocketChannel,
@@ -45,18 +46,37 @@ pub(super) fn run(
         server.metrics.opened(began.elapsed());
         let mut pace = Pace::start(&client);
         let result = match waiting {
-            None => serve(server, &mut client, &mut source, &mut session, &mut pace, holder.as_ref()),
+            None => serve(
+                server,
+                &mut client,
+                &mut source,
+                &mut session,
+                &mut pace,
+                holder.as_ref(),
+            ),
             Some(announced) => announced.wait(&client).and_then(|(line, holder)| {
                 let line = input.insert(line);
                 pace.with(line);
-                serve(server, line, &mut source, &mut session, &mut pace, holder.as_ref())
+                serve(
+                    server,
+                    line,
+                    &mut source,
+                    &mut session,
+                    &mut pace,
+                    holder.as_ref(),
+                )
             }),
         };
         source.end();
         result
     });
-    let reason = result.as_ref().err().map_or(String::new(), |error| format!("server: {}", error.for_peer()));
-    let code = result.as_ref().err().map_or(CLOSE_NORMAL, ServingError::close_code);
+    let reason = result.as_ref().err().map_or(String::new(), |error| {
+        format!("server: {}", error.for_peer())
+    });
+    let code = result
+        .as_ref()
+        .err()
+        .map_or(CLOSE_NORMAL, ServingError::close_code);
     for line in input.iter().chain([&client]) {
         line.lock().close_with(code, &reason);
     }
@@ -82,7 +102,9 @@ impl Evaluator {
             (Self::Shared(session), Step::Prefill { bucket }) => {
                 session.prefill_shared(&recv_input_share(client, CLIENT, step, width)?, bucket)?
             }
-            (Self::Shared(session), _) => session.decode_shared(&recv_input_share(client, CLIENT, step, width)?)?,
+            (Self::Shared(session), _) => {
+                session.decode_shared(&recv_input_share(client, CLIENT, step, width)?)?
+            }
         };
         send_token_share(client, CLIENT, token)
     }
@@ -92,20 +114,36 @@ impl Evaluator {
 enum Source {
     /// The dealer, who hears of each step.
     Live(Line),
-    /// A file for a prompt of this bucket and so many tokens; the prompt was charged when the file was opened.
-    Ahead { bucket: usize, tokens_left: usize, prompt_paid: bool },
+    /// A file for a prompt of this bucket and so many tokens; the prompt was charged when the file
+    /// was opened.
+    Ahead {
+        bucket: usize,
+        tokens_left: usize,
+        prompt_paid: bool,
+    },
 }
 
 impl Source {
     /// Before a step: the dealer is told of it, or the file must cover it.
     fn announce(&mut self, step: Step) -> Result<(), ServingError> {
-        let uncovered = |reason: String| Err(ServingError::BadMessage { peer: CLIENT, reason });
+        let uncovered = |reason: String| {
+            Err(ServingError::BadMessage {
+                peer: CLIENT,
+                reason,
+            })
+        };
         match (self, step) {
-            (Self::Live(dealer), step) => dealer.send(step.encode()).map_err(ServingError::net(DEALER)),
+            (Self::Live(dealer), step) => dealer
+                .send(step.encode())
+                .map_err(ServingError::net(DEALER)),
             (Self::Ahead { bucket, .. }, Step::Prefill { bucket: asked }) if *bucket != asked => {
-                uncovered(format!("the correlations written ahead are for a prompt of {bucket}, not of {asked}"))
+                uncovered(format!(
+                    "the correlations written ahead are for a prompt of {bucket}, not of {asked}"
+                ))
             }
-            (Self::Ahead { tokens_left: 0, .. }, _) => uncovered("the correlations written ahead are used up".into()),
+            (Self::Ahead { tokens_left: 0, .. }, _) => {
+                uncovered("the correlations written ahead are used up".into())
+            }
             (Self::Ahead { tokens_left, .. }, _) => {
                 *tokens_left -= 1;
                 Ok(())
@@ -116,7 +154,10 @@ impl Source {
     /// What a step that needs so many tokens has still to pay.
     fn owed(&mut self, tokens: u64) -> u64 {
         match self {
-            Self::Ahead { prompt_paid: paid @ true, .. } => {
+            Self::Ahead {
+                prompt_paid: paid @ true,
+                ..
+            } => {
                 *paid = false;
                 0
             }
@@ -163,7 +204,9 @@ fn greet<'a>(
     let model = &server.model;
     let material = hello.terms.material;
     let reason = match (material, hello.correlations) {
-        (Material::Points, _) if !model.materials().contains(&material) => Some("this server takes digits only"),
+        (Material::Points, _) if !model.materials().contains(&material) => {
+            Some("this server takes digits only")
+        }
         (Material::Points, Correlations::Ahead) => Some("correlations written ahead are digits"),
         _ => None,
     };
@@ -173,13 +216,17 @@ fn greet<'a>(
     let terms = model.terms.clone().with_material(material);
     terms.check(&hello.terms)?;
     if unhex::<16>(&hello.session).is_none() {
-        return Err(ServingError::BadMessage { peer: CLIENT, reason: "the session is not hexadecimal".into() });
+        return Err(ServingError::BadMessage {
+            peer: CLIENT,
+            reason: "the session is not hexadecimal".into(),
+        });
     }
     if hello.sampling.is_some() && !model.allow_sampling {
         return Err(ServingError::GreedyOnly);
     }
 
-    // Both ask the dealer, who knows this client by its proof, before anything is used up or written down here.
+    // Both ask the dealer, who knows this client by its proof, before anything is used up or
+    // written down here.
     let (sampling, selection) = (hello.sampling, Selection::of(hello.sampling));
     let name = hello.session.clone();
     let (source, corrections, [adapter_seed, seed1]) = match hello.correlations {
@@ -191,16 +238,32 @@ fn greet<'a>(
     let (adapter_sha256, sending) = server.masked.of(model, &adapter_seed, has, holder)?;
     let adapter_bytes = sending.as_ref().map_or(0, |sending| sending.bytes);
     // Before the evaluator can tell the client.
-    let waiting = model.terms.is_shared().then(|| server.inputs.expect(&name, material, sampling));
-    let welcome = ServerWelcome { terms, adapter_sha256, adapter_bytes };
+    let waiting = model
+        .terms
+        .is_shared()
+        .then(|| server.inputs.expect(&name, material, sampling));
+    let welcome = ServerWelcome {
+        terms,
+        adapter_sha256,
+        adapter_bytes,
+    };
     send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
     if let Some(sending) = sending {
         pace.earn(sending.bytes);
         sending.send(client)?;
     }
     let peer = Box::new(client.clone());
-    let session = ServerSession::new(model.public.clone(), &model.private, seed1, peer, corrections)?;
-    let session = session.with_sampling(sampling).with_material(material).with_hash_key(&hash_key(&name));
+    let session = ServerSession::new(
+        model.public.clone(),
+        &model.private,
+        seed1,
+        peer,
+        corrections,
+    )?;
+    let session = session
+        .with_sampling(sampling)
+        .with_material(material)
+        .with_hash_key(&hash_key(&name));
     let session = match model.terms.is_shared() {
         false => Evaluator::Own(Box::new(session)),
         true => Evaluator::Shared(Box::new(session.with_operator())),
@@ -210,15 +273,24 @@ fn greet<'a>(
 
 type Dealt = (Source, Box<dyn Channel>, [Seed; 2]);
 
-fn live(server: &Server, terms: &Terms, hello: &ClientHello, selection: Selection) -> Result<Dealt, ServingError> {
-    let line = server.dealer.websocket("/v1/source", DEALER_TIMEOUT).map_err(ServingError::net(DEALER))?;
+fn live(
+    server: &Server,
+    terms: &Terms,
+    hello: &ClientHello,
+    selection: Selection,
+) -> Result<Dealt, ServingError> {
+    let line = server
+        .dealer
+        .websocket("/v1/source", DEALER_TIMEOUT)
+        .map_err(ServingError::net(DEALER))?;
     let mut line = SharedChannel::new(line);
     let seeds = claim(server, &mut line, terms, hello, selection)?;
     Ok((Source::Live(line.clone()), Box::new(line), seeds))
 }
 
-/// The file is found, the prompt is paid for, the dealer gives its word and what opens the file, the session is recorded:
-/// in this order, so that a client who has not proved to be the session's, or cannot pay, uses no file up.
+/// The file is found, the prompt is paid for, the dealer gives its word and what opens the file,
+/// the session is recorded: in this order, so that a client who has not proved to be the session's,
+/// or cannot pay, uses no file up.
 fn ahead(
     server: &Server,
     terms: &Terms,
@@ -227,14 +299,29 @@ fn ahead(
     holder: Option<&Holder>,
 ) -> Result<Dealt, ServingError> {
     let session = &hello.session;
-    let shelf = server.shelf.as_ref().ok_or_else(|| ServingError::NotAhead { session: session.clone() })?;
+    let shelf = server
+        .shelf
+        .as_ref()
+        .ok_or_else(|| ServingError::NotAhead {
+            session: session.clone(),
+        })?;
     if server.state.is_claimed("e1", session)? {
-        return Err(ServingError::SessionUsed { session: session.clone() });
+        return Err(ServingError::SessionUsed {
+            session: session.clone(),
+        });
     }
-    let found = shelf.find(session, &server.model.terms, &server.model.private_sha256, selection)?;
+    let found = shelf.find(
+        session,
+        &server.model.terms,
+        &server.model.private_sha256,
+        selection,
+    )?;
     let bucket = found.bucket();
     if let Some(holder) = holder {
-        server.state.charge(holder, bucket as u64, SystemTime::now())?.map_err(ServingError::Quota)?;
+        server
+            .state
+            .charge(holder, bucket as u64, SystemTime::now())?
+            .map_err(ServingError::Quota)?;
     }
     let release = match release(server, terms, hello) {
         Ok(release) => release,
@@ -248,23 +335,45 @@ fn ahead(
     };
     server.state.claim("e1", session)?;
     let mut file = shelf.take(found, &release)?;
-    let source = Source::Ahead { bucket, tokens_left: file.header.tokens, prompt_paid: true };
-    let seeds = parse_seeds(Zeroizing::new(file.recv().map_err(ServingError::net("file"))?))?;
+    let source = Source::Ahead {
+        bucket,
+        tokens_left: file.header.tokens,
+        prompt_paid: true,
+    };
+    let seeds = parse_seeds(Zeroizing::new(
+        file.recv().map_err(ServingError::net("file"))?,
+    ))?;
     Ok((source, Box::new(file), seeds))
 }
 
 /// The dealer's word that this session is unused and this client's.
-fn release(server: &Server, terms: &Terms, hello: &ClientHello) -> Result<Zeroizing<[u8; 32]>, ServingError> {
-    let bad = |reason: String| ServingError::BadMessage { peer: DEALER, reason };
-    let request = NewRelease { session: hello.session.clone(), terms: terms.clone(), proof: hello.proof.clone() };
+fn release(
+    server: &Server,
+    terms: &Terms,
+    hello: &ClientHello,
+) -> Result<Zeroizing<[u8; 32]>, ServingError> {
+    let bad = |reason: String| ServingError::BadMessage {
+        peer: DEALER,
+        reason,
+    };
+    let request = NewRelease {
+        session: hello.session.clone(),
+        terms: terms.clone(),
+        proof: hello.proof.clone(),
+    };
     let json = serde_json::to_vec(&request).map_err(|error| bad(error.to_string()))?;
-    let answer = server.dealer.post_json("/v1/release", &json, 1 << 16).map_err(ServingError::net(DEALER))?;
+    let answer = server
+        .dealer
+        .post_json("/v1/release", &json, 1 << 16)
+        .map_err(ServingError::net(DEALER))?;
     if answer.status != 200 {
         return Err(refused(DEALER, &answer));
     }
     let body = Zeroizing::new(answer.body);
     let Release { key } = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
-    unhex::<32>(&key).map(Zeroizing::new).ok_or_else(|| bad("what it releases is not 32 bytes".into()))
+    unhex::<32>(&key)
+        .map(Zeroizing::new)
+        .ok_or_else(|| bad("what it releases is not 32 bytes".into()))
 }
 
 /// Takes this session's seeds from the dealer: the adapter mask's, then E1's.
@@ -287,13 +396,19 @@ fn claim(
     send_json(source, &request).map_err(ServingError::net(DEALER))?;
     recv_reply::<()>(source, DEALER)?;
     server.state.claim("e1", &hello.session)?;
-    parse_seeds(Zeroizing::new(source.recv().map_err(ServingError::net(DEALER))?))
+    parse_seeds(Zeroizing::new(
+        source.recv().map_err(ServingError::net(DEALER))?,
+    ))
 }
 
 /// The adapter mask's seed and E1's, out of a frame that has them the other way round.
 fn parse_seeds(frame: Zeroizing<Vec<u8>>) -> Result<[Seed; 2], ServingError> {
-    let (Some(mut seed1), Some(mut adapter), 64) = (half(&frame, 0), half(&frame, 1), frame.len()) else {
-        return Err(ServingError::BadMessage { peer: DEALER, reason: "the seeds are not 64 bytes".into() });
+    let (Some(mut seed1), Some(mut adapter), 64) = (half(&frame, 0), half(&frame, 1), frame.len())
+    else {
+        return Err(ServingError::BadMessage {
+            peer: DEALER,
+            reason: "the seeds are not 64 bytes".into(),
+        });
     };
     let seeds = [Seed::from_bytes(adapter), Seed::from_bytes(seed1)];
     seed1.zeroize();
@@ -314,7 +429,10 @@ fn serve(
     holder: Option<&Holder>,
 ) -> Result<(), ServingError> {
     let spec = &server.model.spec;
-    let bad = |reason: String| ServingError::BadMessage { peer: CLIENT, reason };
+    let bad = |reason: String| ServingError::BadMessage {
+        peer: CLIENT,
+        reason,
+    };
     let mut positions = 0;
     let mut charging = Charging::new(&server.state, holder.cloned());
     loop {
@@ -323,7 +441,9 @@ fn serve(
         positions += match step {
             Step::End => return Ok(()),
             Step::Prefill { bucket } if positions == 0 && spec.bucket(bucket) == bucket => bucket,
-            Step::Prefill { bucket } => return Err(bad(format!("a prefill of {bucket} is not possible now"))),
+            Step::Prefill { bucket } => {
+                return Err(bad(format!("a prefill of {bucket} is not possible now")));
+            }
             Step::Decode if positions > 0 => 1,
             Step::Decode => return Err(bad("a decode before the prefill".into())),
         };
@@ -331,12 +451,22 @@ fn serve(
             return Err(bad(format!("more than {} positions", spec.max_positions)));
         }
         // Before the step runs: a client that goes away in the middle has used it all the same.
-        charging.pay(source.owed(if let Step::Prefill { bucket } = step { bucket as u64 } else { 1 }))?;
-        pace.step(if let Step::Prefill { bucket } = step { bucket } else { 1 });
+        charging.pay(source.owed(if let Step::Prefill { bucket } = step {
+            bucket as u64
+        } else {
+            1
+        }))?;
+        pace.step(if let Step::Prefill { bucket } = step {
+            bucket
+        } else {
+            1
+        });
         let began = Instant::now();
         source.announce(step)?;
         session.step(step, client, spec.hidden_size)?;
         pace.pause();
-        server.metrics.stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
+        server
+            .metrics
+            .stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
     }
 }

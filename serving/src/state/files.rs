@@ -1,20 +1,25 @@
 //! [`State`] in one folder: the records ([`super::store`]), and the keys beside them or elsewhere.
 
-use std::fs::{File, TryLockError};
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::{
+    fs::{File, TryLockError},
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, SystemTime},
+};
 
-use super::keys::KeyFile;
-use super::store::{self, Recent, Store};
-use super::takeover::KEYS_SEEN_FILE;
-use super::{Holder, Key, KeyDigest, Limits, Refusal, State, WINDOW, WhenInUse, key_digest, unix_seconds};
-use crate::ServingError;
-use crate::secret_files::replace_file;
+use super::{
+    Holder, Key, KeyDigest, Limits, Refusal, State, WINDOW, WhenInUse, key_digest,
+    keys::KeyFile,
+    store::{self, Recent, Store},
+    takeover::KEYS_SEEN_FILE,
+    unix_seconds,
+};
+use crate::{ServingError, secret_files::replace_file};
 
 /// What the file says to whoever looks into it.
-pub(super) const KEYS_SEEN: &[u8] = b"this server has had API keys: without them it does not start\n";
+pub(super) const KEYS_SEEN: &[u8] =
+    b"this server has had API keys: without them it does not start\n";
 
 /// Kept by one process at a time, records and keys alike.
 pub struct FileState {
@@ -30,18 +35,26 @@ impl FileState {
     /// Opens or creates the records in `folder`; `keys` names the file of keys.
     ///
     /// # Errors
-    /// [`ServingError::LedgerInUse`] while another server runs on the folder or on the keys; [`ServingError::KeysGone`]
-    /// where there were keys and are none; [`ServingError::Io`].
+    /// [`ServingError::LedgerInUse`] while another server runs on the folder or on the keys;
+    /// [`ServingError::KeysGone`] where there were keys and are none; [`ServingError::Io`].
     pub fn open(folder: &Path, keys: &Path) -> Result<Self, ServingError> {
         let store = Store::open(folder, WhenInUse::Fail)?;
         let seen = folder.join(KEYS_SEEN_FILE);
         let is_noted = AtomicBool::new(seen.exists());
         let serving = serve_alone(keys)?;
-        let state = Self { store, keys: KeyFile::open(keys)?, seen: (seen, is_noted), _serving: serving };
+        let state = Self {
+            store,
+            keys: KeyFile::open(keys)?,
+            seen: (seen, is_noted),
+            _serving: serving,
+        };
         if state.keys.current()?.is_some() {
             state.note_keys()?;
         } else if state.seen.1.load(Ordering::Relaxed) {
-            return Err(ServingError::KeysGone { keys: keys.into(), record: state.seen.0 });
+            return Err(ServingError::KeysGone {
+                keys: keys.into(),
+                record: state.seen.0,
+            });
         }
         Ok(state)
     }
@@ -81,9 +94,15 @@ fn serve_alone(keys: &Path) -> Result<Option<File>, ServingError> {
     let path = PathBuf::from(path);
     let file = match File::options().create(true).append(true).open(&path) {
         Ok(file) => file,
-        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
             tracing::warn!(
-                "`{}` cannot be locked, so nobody sees whether another server has these keys: {error}",
+                "`{}` cannot be locked, so nobody sees whether another server has these keys: \
+                 {error}",
                 path.display()
             );
             return Ok(None);
@@ -98,7 +117,12 @@ fn serve_alone(keys: &Path) -> Result<Option<File>, ServingError> {
 }
 
 /// How long until less than `limit` of `amount` lies within the window; `None`: it does now.
-fn wait(recent: &Recent, now: u64, limit: u64, amount: fn(&(u64, u64, u64)) -> u64) -> Option<Duration> {
+fn wait(
+    recent: &Recent,
+    now: u64,
+    limit: u64,
+    amount: fn(&(u64, u64, u64)) -> u64,
+) -> Option<Duration> {
     let limit = u128::from(limit);
     let mut within: u128 = recent.iter().map(|entry| u128::from(amount(entry))).sum();
     if within < limit {
@@ -107,7 +131,9 @@ fn wait(recent: &Recent, now: u64, limit: u64, amount: fn(&(u64, u64, u64)) -> u
     for entry in recent {
         within -= u128::from(amount(entry));
         if within < limit {
-            return Some(Duration::from_secs((entry.0 + WINDOW.as_secs()).saturating_sub(now).max(1)));
+            return Some(Duration::from_secs(
+                (entry.0 + WINDOW.as_secs()).saturating_sub(now).max(1),
+            ));
         }
     }
     Some(WINDOW)
@@ -123,10 +149,15 @@ impl State for FileState {
     }
 
     fn holder(&self, key: Option<&str>) -> Result<Result<Option<Holder>, Refusal>, ServingError> {
-        let Some(keys) = self.keys.current()? else { return Ok(Ok(None)) };
+        let Some(keys) = self.keys.current()? else {
+            return Ok(Ok(None));
+        };
         self.note_keys()?;
         let found = key.and_then(|key| keys.find(&key_digest(key)));
-        let holder = |key: &Key| Holder { digest: key.digest, name: key.name.clone() };
+        let holder = |key: &Key| Holder {
+            digest: key.digest,
+            name: key.name.clone(),
+        };
         Ok(found.map(|key| Some(holder(key))).ok_or(Refusal::Unknown))
     }
 
@@ -138,42 +169,63 @@ impl State for FileState {
         self.store.refund(&holder.digest, tokens)
     }
 
-    fn start_session(&self, holder: &Holder, now: SystemTime) -> Result<Result<(), Refusal>, ServingError> {
+    fn start_session(
+        &self,
+        holder: &Holder,
+        now: SystemTime,
+    ) -> Result<Result<(), Refusal>, ServingError> {
         let limits = match self.limits(holder)? {
             Ok(limits) => limits,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let seconds = unix_seconds(now);
-        self.store.charge(&holder.digest, seconds, (0, 1), |used, recent| {
-            if let Some(limit) = limits.tokens.filter(|limit| used.tokens >= *limit) {
-                return Err(Refusal::BudgetSpent { limit });
-            }
-            type Amount = fn(&(u64, u64, u64)) -> u64;
-            let rates: [(&str, Option<u64>, Amount); 2] = [
-                ("tokens", limits.tokens_per_minute, |entry| entry.1),
-                ("sessions", limits.sessions_per_minute, |entry| entry.2),
-            ];
-            for (what, limit, amount) in rates {
-                let wait = limit.and_then(|limit| Some((limit, wait(recent, seconds, limit, amount)?)));
-                if let Some((limit, retry_after)) = wait {
-                    return Err(Refusal::TooFast { what, limit, retry_after });
+        self.store
+            .charge(&holder.digest, seconds, (0, 1), |used, recent| {
+                if let Some(limit) = limits.tokens.filter(|limit| used.tokens >= *limit) {
+                    return Err(Refusal::BudgetSpent { limit });
                 }
-            }
-            Ok(())
-        })
+                type Amount = fn(&(u64, u64, u64)) -> u64;
+                let rates: [(&str, Option<u64>, Amount); 2] = [
+                    ("tokens", limits.tokens_per_minute, |entry| entry.1),
+                    ("sessions", limits.sessions_per_minute, |entry| entry.2),
+                ];
+                for (what, limit, amount) in rates {
+                    let wait = limit
+                        .and_then(|limit| Some((limit, wait(recent, seconds, limit, amount)?)));
+                    if let Some((limit, retry_after)) = wait {
+                        return Err(Refusal::TooFast {
+                            what,
+                            limit,
+                            retry_after,
+                        });
+                    }
+                }
+                Ok(())
+            })
     }
 
-    fn charge(&self, holder: &Holder, tokens: u64, now: SystemTime) -> Result<Result<(), Refusal>, ServingError> {
+    fn charge(
+        &self,
+        holder: &Holder,
+        tokens: u64,
+        now: SystemTime,
+    ) -> Result<Result<(), Refusal>, ServingError> {
         let limits = match self.limits(holder)? {
             Ok(limits) => limits,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        self.store.charge(&holder.digest, unix_seconds(now), (tokens, 0), |used, _| {
-            match limits.tokens.filter(|limit| used.tokens.saturating_add(tokens) > *limit) {
+        self.store.charge(
+            &holder.digest,
+            unix_seconds(now),
+            (tokens, 0),
+            |used, _| match limits
+                .tokens
+                .filter(|limit| used.tokens.saturating_add(tokens) > *limit)
+            {
                 Some(limit) => Err(Refusal::BudgetSpent { limit }),
                 None => Ok(()),
-            }
-        })
+            },
+        )
     }
 }
 
@@ -181,8 +233,7 @@ impl State for FileState {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
-    use super::super::Keys;
-    use super::*;
+    use super::{super::Keys, *};
 
     fn at(seconds: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(seconds)
@@ -193,9 +244,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         let open = || FileState::open(folder.path(), &path).unwrap();
-        assert_eq!(open().holder(None).unwrap(), Ok(None), "without a file everybody is served");
+        assert_eq!(
+            open().holder(None).unwrap(),
+            Ok(None),
+            "without a file everybody is served"
+        );
 
-        let limits = Limits { tokens: Some(40), tokens_per_minute: None, sessions_per_minute: Some(2) };
+        let limits = Limits {
+            tokens: Some(40),
+            tokens_per_minute: None,
+            sessions_per_minute: Some(2),
+        };
         let key = Keys::add(&path, "alice", limits).unwrap();
         let state = open();
         assert_eq!(state.holder(None).unwrap(), Err(Refusal::Unknown));
@@ -206,20 +265,38 @@ mod tests {
         drop(state);
 
         let state = open();
-        assert_eq!(state.charge(&alice, 16, at(101)).unwrap(), Err(Refusal::BudgetSpent { limit: 40 }));
+        assert_eq!(
+            state.charge(&alice, 16, at(101)).unwrap(),
+            Err(Refusal::BudgetSpent { limit: 40 })
+        );
         assert_eq!(state.charge(&alice, 8, at(101)).unwrap(), Ok(()));
-        assert_eq!(state.start_session(&alice, at(102)).unwrap(), Err(Refusal::BudgetSpent { limit: 40 }));
-        assert_eq!(FileState::used(folder.path(), &alice.digest).unwrap(), (40, 1));
+        assert_eq!(
+            state.start_session(&alice, at(102)).unwrap(),
+            Err(Refusal::BudgetSpent { limit: 40 })
+        );
+        assert_eq!(
+            FileState::used(folder.path(), &alice.digest).unwrap(),
+            (40, 1)
+        );
     }
 
     #[test]
     fn a_rate_frees_up_as_the_window_moves_on() {
         let recent = vec![(100, 10, 1), (130, 10, 1)];
         assert_eq!(wait(&recent, 131, 21, |entry| entry.1), None);
-        assert_eq!(wait(&recent, 131, 20, |entry| entry.1), Some(Duration::from_secs(29)));
-        assert_eq!(wait(&recent, 131, 1, |entry| entry.2), Some(Duration::from_secs(59)));
+        assert_eq!(
+            wait(&recent, 131, 20, |entry| entry.1),
+            Some(Duration::from_secs(29))
+        );
+        assert_eq!(
+            wait(&recent, 131, 1, |entry| entry.2),
+            Some(Duration::from_secs(59))
+        );
         let largest = vec![(100, u64::MAX, 1), (130, 10, 1)];
-        assert_eq!(wait(&largest, 131, 5, |entry| entry.1), Some(Duration::from_secs(59)));
+        assert_eq!(
+            wait(&largest, 131, 5, |entry| entry.1),
+            Some(Duration::from_secs(59))
+        );
     }
 
     #[test]
@@ -228,12 +305,20 @@ mod tests {
         let keys = folder.path().join("keys");
         let key = Keys::add(&keys, "alice", Limits::default()).unwrap();
         let first = FileState::open(&folder.path().join("a"), &keys).unwrap();
-        let error = FileState::open(&folder.path().join("b"), &keys).map(|_| ()).unwrap_err();
-        assert!(matches!(&error, ServingError::LedgerInUse { path } if *path == keys), "{error}");
+        let error = FileState::open(&folder.path().join("b"), &keys)
+            .map(|_| ())
+            .unwrap_err();
+        assert!(
+            matches!(&error, ServingError::LedgerInUse { path } if *path == keys),
+            "{error}"
+        );
         // `marill keys` works beside it.
         let alice = first.holder(Some(&key)).unwrap().unwrap().unwrap();
         assert_eq!(first.charge(&alice, 5, at(1)).unwrap(), Ok(()));
-        assert_eq!(FileState::used(&folder.path().join("a"), &alice.digest).unwrap(), (5, 0));
+        assert_eq!(
+            FileState::used(&folder.path().join("a"), &alice.digest).unwrap(),
+            (5, 0)
+        );
         Keys::add(&keys, "bob", Limits::default()).unwrap();
         drop(first);
         FileState::open(&folder.path().join("b"), &keys).unwrap();
@@ -243,14 +328,21 @@ mod tests {
     fn too_many_sessions_in_a_minute_are_told_when_to_come_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
-        let limits = Limits { sessions_per_minute: Some(2), ..Limits::default() };
+        let limits = Limits {
+            sessions_per_minute: Some(2),
+            ..Limits::default()
+        };
         let key = Keys::add(&path, "bob", limits).unwrap();
         let state = FileState::open(folder.path(), &path).unwrap();
         let bob = state.holder(Some(&key)).unwrap().unwrap().unwrap();
         assert_eq!(state.start_session(&bob, at(100)).unwrap(), Ok(()));
         assert_eq!(state.start_session(&bob, at(110)).unwrap(), Ok(()));
         let retry_after = Duration::from_secs(40);
-        let refused = Err(Refusal::TooFast { what: "sessions", limit: 2, retry_after });
+        let refused = Err(Refusal::TooFast {
+            what: "sessions",
+            limit: 2,
+            retry_after,
+        });
         assert_eq!(state.start_session(&bob, at(120)).unwrap(), refused);
         assert_eq!(state.start_session(&bob, at(160)).unwrap(), Ok(()));
     }
@@ -264,16 +356,30 @@ mod tests {
         let carol = state.holder(Some(&key)).unwrap().unwrap().unwrap();
         Keys::revoke(&path, "carol").unwrap();
         assert_eq!(state.holder(Some(&key)).unwrap(), Err(Refusal::Unknown));
-        assert_eq!(state.charge(&carol, 1, at(1)).unwrap(), Err(Refusal::Unknown), "also within a session");
+        assert_eq!(
+            state.charge(&carol, 1, at(1)).unwrap(),
+            Err(Refusal::Unknown),
+            "also within a session"
+        );
         std::fs::remove_file(&path).unwrap();
         assert!(state.holder(Some(&key)).is_err() && state.holder(None).is_err());
         drop(state);
         let open = || FileState::open(folder.path(), &path).map(|_| ());
         let error = open().unwrap_err().to_string();
-        assert!(error.contains("keys` is gone") && error.contains("keys.seen"), "{error}");
+        assert!(
+            error.contains("keys` is gone") && error.contains("keys.seen"),
+            "{error}"
+        );
         std::fs::remove_file(folder.path().join(KEYS_SEEN_FILE)).unwrap();
         open().unwrap();
-        std::fs::write(folder.path().join("charges"), format!("1 {} 1 1\n", "ab".repeat(32))).unwrap();
-        assert!(open().is_err(), "an older folder has charges and no other record");
+        std::fs::write(
+            folder.path().join("charges"),
+            format!("1 {} 1 1\n", "ab".repeat(32)),
+        )
+        .unwrap();
+        assert!(
+            open().is_err(),
+            "an older folder has charges and no other record"
+        );
     }
 }

@@ -1,23 +1,30 @@
-//! API keys and their limits, in a text file that holds digests: reading it does not let anybody in.
+//! API keys and their limits, in a text file that holds digests: reading it does not let anybody
+//! in.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::SystemTime;
+use std::{
+    collections::HashMap,
+    fs::File,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    time::SystemTime,
+};
 
 use super::{KeyDigest, key_digest};
-use crate::ServingError;
-use crate::secret_files::{random, replace_file};
-use crate::wire::{hex, unhex};
+use crate::{
+    ServingError,
+    secret_files::{random, replace_file},
+    wire::{hex, unhex},
+};
 
 /// Name of the file in the server's folder, unless another is named.
 pub const KEYS_FILE: &str = "keys";
 
 const HEADER: &str = "\
-# One key a line: sha256-of-the-key name [tokens=N] [tokens-per-minute=N] [sessions-per-minute=N] [revoked]
-# A token is a position that the server computes: prompts count in whole buckets of 16, each further token counts one.
+# One key a line: sha256-of-the-key name [tokens=N] [tokens-per-minute=N] \
+[sessions-per-minute=N] [revoked]
+# A token is a position that the server computes: prompts count in whole buckets of 16, \
+each further token counts one.
 ";
 
 /// What the holder of a key may use; `None` is no limit.
@@ -41,9 +48,17 @@ pub struct Key {
 impl Key {
     fn parse(line: &str) -> Result<Self, String> {
         let mut words = line.split_whitespace();
-        let digest = words.next().and_then(unhex::<32>).ok_or("it does not start with a SHA-256 digest")?;
+        let digest = words
+            .next()
+            .and_then(unhex::<32>)
+            .ok_or("it does not start with a SHA-256 digest")?;
         let name = words.next().ok_or("the name is missing")?.to_string();
-        let mut key = Self { digest, name, limits: Limits::default(), revoked: false };
+        let mut key = Self {
+            digest,
+            name,
+            limits: Limits::default(),
+            revoked: false,
+        };
         for word in words {
             let limit = match word.split_once('=') {
                 None if word == "revoked" => {
@@ -52,10 +67,17 @@ impl Key {
                 }
                 Some(("tokens", number)) => (&mut key.limits.tokens, number),
                 Some(("tokens-per-minute", number)) => (&mut key.limits.tokens_per_minute, number),
-                Some(("sessions-per-minute", number)) => (&mut key.limits.sessions_per_minute, number),
+                Some(("sessions-per-minute", number)) => {
+                    (&mut key.limits.sessions_per_minute, number)
+                }
                 _ => return Err(format!("`{word}` is not understood")),
             };
-            *limit.0 = Some(limit.1.parse().map_err(|_| format!("`{word}` needs a whole number"))?);
+            *limit.0 = Some(
+                limit
+                    .1
+                    .parse()
+                    .map_err(|_| format!("`{word}` needs a whole number"))?,
+            );
         }
         Ok(key)
     }
@@ -87,7 +109,8 @@ pub struct Keys {
     places: HashMap<KeyDigest, usize>,
 }
 
-/// The keys as a running server sees them: read again when the file has changed, beside those who are being served.
+/// The keys as a running server sees them: read again when the file has changed, beside those who
+/// are being served.
 pub(super) struct KeyFile {
     path: PathBuf,
     loaded: Mutex<Loaded>,
@@ -108,13 +131,17 @@ impl KeyFile {
     /// # Errors
     /// As [`Keys::read`].
     pub(super) fn open(path: &Path) -> Result<Self, ServingError> {
-        let file = Self { path: path.into(), loaded: Mutex::default(), reading: Mutex::default() };
+        let file = Self {
+            path: path.into(),
+            loaded: Mutex::default(),
+            reading: Mutex::default(),
+        };
         file.current()?;
         Ok(file)
     }
 
-    /// The keys; `None` where none are asked for. Once there were keys, a missing file is an error: a slip of the hand must
-    /// not open the server to everybody.
+    /// The keys; `None` where none are asked for. Once there were keys, a missing file is an error:
+    /// a slip of the hand must not open the server to everybody.
     ///
     /// # Errors
     /// As [`Keys::read`].
@@ -127,7 +154,9 @@ impl KeyFile {
             Ok(reading) => reading,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) if loaded.stamp.is_some() => return Ok(loaded.keys),
-            Err(TryLockError::WouldBlock) => self.reading.lock().unwrap_or_else(PoisonError::into_inner),
+            Err(TryLockError::WouldBlock) => {
+                self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+            }
         };
         let loaded = self.loaded().clone();
         let stamp = self.stamp(&loaded)?;
@@ -137,7 +166,10 @@ impl KeyFile {
         let keys = Keys::read(&self.path)?.map(Arc::new);
         // A file that vanished meanwhile is met with the next look.
         if keys.is_some() {
-            *self.loaded() = Loaded { stamp, keys: keys.clone() };
+            *self.loaded() = Loaded {
+                stamp,
+                keys: keys.clone(),
+            };
         }
         drop(reading);
         Ok(keys)
@@ -153,8 +185,13 @@ impl KeyFile {
                 let modified = file.modified().map_err(ServingError::io(&self.path))?;
                 Ok(Some((modified, file.len(), file.ino())))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && loaded.keys.is_none() => Ok(None),
-            Err(source) => Err(ServingError::Io { path: self.path.clone(), source }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && loaded.keys.is_none() => {
+                Ok(None)
+            }
+            Err(source) => Err(ServingError::Io {
+                path: self.path.clone(),
+                source,
+            }),
         }
     }
 }
@@ -168,18 +205,32 @@ impl Keys {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(ServingError::Io { path: path.into(), source }),
+            Err(source) => {
+                return Err(ServingError::Io {
+                    path: path.into(),
+                    source,
+                });
+            }
         };
-        let mut keys = Self { path: path.into(), keys: Vec::new(), places: HashMap::new() };
+        let mut keys = Self {
+            path: path.into(),
+            keys: Vec::new(),
+            places: HashMap::new(),
+        };
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let bad = |reason: String| std::io::Error::other(format!("line {}: {reason}", index + 1));
-            let key = Key::parse(line).map_err(bad).map_err(ServingError::io(path))?;
+            let bad =
+                |reason: String| std::io::Error::other(format!("line {}: {reason}", index + 1));
+            let key = Key::parse(line)
+                .map_err(bad)
+                .map_err(ServingError::io(path))?;
             if keys.places.insert(key.digest, keys.keys.len()).is_some() {
-                return Err(ServingError::io(path)(bad("the same key stands above".into())));
+                return Err(ServingError::io(path)(bad(
+                    "the same key stands above".into()
+                )));
             }
             keys.keys.push(key);
         }
@@ -188,7 +239,11 @@ impl Keys {
 
     /// For a first key.
     fn none_yet(path: &Path) -> Self {
-        Self { path: path.into(), keys: Vec::new(), places: HashMap::new() }
+        Self {
+            path: path.into(),
+            keys: Vec::new(),
+            places: HashMap::new(),
+        }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
@@ -196,15 +251,23 @@ impl Keys {
     }
 
     pub(super) fn find(&self, digest: &KeyDigest) -> Option<&Key> {
-        self.places.get(digest).map(|&place| &self.keys[place]).filter(|key| !key.revoked)
+        self.places
+            .get(digest)
+            .map(|&place| &self.keys[place])
+            .filter(|key| !key.revoked)
     }
 
-    /// Draws a key for a new holder and writes its digest; the key itself is returned and kept nowhere.
+    /// Draws a key for a new holder and writes its digest; the key itself is returned and kept
+    /// nowhere.
     ///
     /// # Errors
-    /// [`ServingError::KeyName`] for a name in use or with blanks; [`ServingError::Io`]; [`ServingError::Random`].
+    /// [`ServingError::KeyName`] for a name in use or with blanks; [`ServingError::Io`];
+    /// [`ServingError::Random`].
     pub fn add(path: &Path, name: &str, limits: Limits) -> Result<String, ServingError> {
-        let refuse = |reason| ServingError::KeyName { name: name.into(), reason };
+        let refuse = |reason| ServingError::KeyName {
+            name: name.into(),
+            reason,
+        };
         if name.is_empty() || name.contains(char::is_whitespace) || name.starts_with('#') {
             return Err(refuse("is not one word"));
         }
@@ -214,7 +277,12 @@ impl Keys {
             return Err(refuse("has a key already"));
         }
         let key = format!("mk-{}", hex(random::<24>()?.as_slice()));
-        keys.keys.push(Key { digest: key_digest(&key), name: name.into(), limits, revoked: false });
+        keys.keys.push(Key {
+            digest: key_digest(&key),
+            name: name.into(),
+            limits,
+            revoked: false,
+        });
         keys.write()?;
         Ok(key)
     }
@@ -226,8 +294,15 @@ impl Keys {
     pub fn revoke(path: &Path, name: &str) -> Result<(), ServingError> {
         let _lock = lock(path)?;
         let mut keys = Self::read(path)?.unwrap_or_else(|| Self::none_yet(path));
-        let key = keys.keys.iter_mut().find(|key| key.name == name && !key.revoked);
-        key.ok_or(ServingError::KeyName { name: name.into(), reason: "has no key" })?.revoked = true;
+        let key = keys
+            .keys
+            .iter_mut()
+            .find(|key| key.name == name && !key.revoked);
+        key.ok_or(ServingError::KeyName {
+            name: name.into(),
+            reason: "has no key",
+        })?
+        .revoked = true;
         keys.write()
     }
 
@@ -257,16 +332,39 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("server/keys");
         assert!(Keys::read(&path).unwrap().is_none());
-        let limits = Limits { tokens: Some(9), sessions_per_minute: Some(2), ..Limits::default() };
+        let limits = Limits {
+            tokens: Some(9),
+            sessions_per_minute: Some(2),
+            ..Limits::default()
+        };
         let key = Keys::add(&path, "alice", limits).unwrap();
-        assert!(Keys::add(&path, "alice", limits).is_err() && Keys::add(&path, "a b", limits).is_err());
-        assert!(!std::fs::read_to_string(&path).unwrap().contains(&key), "the key itself is stored nowhere");
+        assert!(
+            Keys::add(&path, "alice", limits).is_err() && Keys::add(&path, "a b", limits).is_err()
+        );
+        assert!(
+            !std::fs::read_to_string(&path).unwrap().contains(&key),
+            "the key itself is stored nowhere"
+        );
         let keys = Keys::read(&path).unwrap().unwrap();
-        assert_eq!(keys.find(&key_digest(&key)).map(|key| (key.name.as_str(), key.limits)), Some(("alice", limits)));
+        assert_eq!(
+            keys.find(&key_digest(&key))
+                .map(|key| (key.name.as_str(), key.limits)),
+            Some(("alice", limits))
+        );
         Keys::revoke(&path, "alice").unwrap();
         assert!(Keys::revoke(&path, "alice").is_err());
-        assert!(Keys::read(&path).unwrap().unwrap().find(&key_digest(&key)).is_none());
-        assert_ne!(Keys::add(&path, "alice", limits).unwrap(), key, "a name can be given a new key");
+        assert!(
+            Keys::read(&path)
+                .unwrap()
+                .unwrap()
+                .find(&key_digest(&key))
+                .is_none()
+        );
+        assert_ne!(
+            Keys::add(&path, "alice", limits).unwrap(),
+            key,
+            "a name can be given a new key"
+        );
     }
 
     #[test]
@@ -282,7 +380,11 @@ mod tests {
             assert_eq!(keys.find(&digest).unwrap().limits.tokens, Some(i));
         }
         // Comparing each with each takes ten seconds and more.
-        assert!(started.elapsed().as_secs_f64() < 2.0, "{:?}", started.elapsed());
+        assert!(
+            started.elapsed().as_secs_f64() < 2.0,
+            "{:?}",
+            started.elapsed()
+        );
     }
 
     #[test]
@@ -291,16 +393,28 @@ mod tests {
         let path = folder.path().join("keys");
         let key = Keys::add(&path, "alice", Limits::default()).unwrap();
         let file = KeyFile::open(&path).unwrap();
-        let has = |key: &str| file.current().unwrap().unwrap().find(&key_digest(key)).is_some();
+        let has = |key: &str| {
+            file.current()
+                .unwrap()
+                .unwrap()
+                .find(&key_digest(key))
+                .is_some()
+        };
         let reading = file.reading.lock().unwrap();
         let other = Keys::add(&path, "bob", Limits::default()).unwrap();
-        assert!(has(&key) && !has(&other), "a reader is at work: the keys are as they were");
+        assert!(
+            has(&key) && !has(&other),
+            "a reader is at work: the keys are as they were"
+        );
         drop(reading);
         assert!(has(&key) && has(&other));
         Keys::revoke(&path, "alice").unwrap();
         assert!(!has(&key) && has(&other));
         std::fs::remove_file(&path).unwrap();
-        assert!(file.current().is_err(), "a file that vanished opens nothing");
+        assert!(
+            file.current().is_err(),
+            "a file that vanished opens nothing"
+        );
     }
 
     #[test]
@@ -310,7 +424,10 @@ mod tests {
         for (text, expected) in [
             ("zz alice", "line 1: it does not start"),
             (&*format!("# x\n\n{digest}"), "line 3: the name is missing"),
-            (&*format!("{digest} a token=3"), "`token=3` is not understood"),
+            (
+                &*format!("{digest} a token=3"),
+                "`token=3` is not understood",
+            ),
             (&*format!("{digest} a tokens=-3"), "needs a whole number"),
             (&*format!("{digest} a\n{digest} b"), "line 2: the same key"),
         ] {

@@ -1,25 +1,29 @@
 //! The records of one service in one file: an embedded database (redb) with transactions.
 //!
-//! What a call returned `Ok` for is on disk. A process that is killed at any point leaves the last complete transaction;
-//! nothing is ever read whole to answer a question about one session or one key. One process writes; others read beside it.
+//! What a call returned `Ok` for is on disk. A process that is killed at any point leaves the last
+//! complete transaction; nothing is ever read whole to answer a question about one session or one
+//! key. One process writes; others read beside it.
 
-use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
-
-use redb::backends::FileBackend;
-use redb::{
-    Builder, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable, StorageError,
-    TableDefinition, TableError, WriteTransaction,
+use std::{
+    fs::File,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
-use super::takeover::take_over;
-use super::{KeyDigest, WINDOW, unix_seconds};
-use crate::ServingError;
-use crate::secret_files::{random, sync_folder};
-use crate::wire::hex;
+use redb::{
+    Builder, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase,
+    ReadableTable, StorageError, TableDefinition, TableError, WriteTransaction,
+    backends::FileBackend,
+};
+
+use super::{KeyDigest, WINDOW, takeover::take_over, unix_seconds};
+use crate::{
+    ServingError,
+    secret_files::{random, sync_folder},
+    wire::hex,
+};
 
 /// Name of the file in a service's folder.
 pub const RECORDS_FILE: &str = "records.redb";
@@ -27,9 +31,11 @@ pub const RECORDS_FILE: &str = "records.redb";
 /// `role session` to the second at which it was claimed.
 pub(super) const SESSIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("sessions");
 /// What each key has used in all: tokens, sessions.
-pub(super) const CHARGES: TableDefinition<'_, &KeyDigest, (u64, u64)> = TableDefinition::new("charges");
+pub(super) const CHARGES: TableDefinition<'_, &KeyDigest, (u64, u64)> =
+    TableDefinition::new("charges");
 /// What each key has used in a second of the window.
-pub(super) const RECENT: TableDefinition<'_, (&KeyDigest, u64), (u64, u64)> = TableDefinition::new("recent");
+pub(super) const RECENT: TableDefinition<'_, (&KeyDigest, u64), (u64, u64)> =
+    TableDefinition::new("recent");
 /// Earlier records that were taken over, by name and digest.
 pub(super) const TAKEN_OVER: TableDefinition<'_, &str, u64> = TableDefinition::new("taken over");
 
@@ -83,16 +89,29 @@ impl Store {
             let path = path.clone();
             move || {
                 let mut builder = Builder::new();
-                builder.set_cache_size(CACHE_BYTES).set_concurrency_mode(ConcurrencyMode::SingleWriter);
-                // A service reads all of its records once, at its start, and trusts none that were altered. A client
-                // opens them for every session.
+                builder
+                    .set_cache_size(CACHE_BYTES)
+                    .set_concurrency_mode(ConcurrencyMode::SingleWriter);
+                // A service reads all of its records once, at its start, and trusts none that were
+                // altered. A client opens them for every session.
                 builder.set_check_integrity_on_open(when_in_use == WhenInUse::Fail);
                 // `create` would take an empty file for a new database; `open` takes none for one.
                 builder.open(&path)
             }
         });
-        let store = Self { path, opener, database: Mutex::default() };
-        store.reopen(&mut store.database(), if when_in_use == WhenInUse::Wait { WAIT } else { Duration::ZERO })?;
+        let store = Self {
+            path,
+            opener,
+            database: Mutex::default(),
+        };
+        store.reopen(
+            &mut store.database(),
+            if when_in_use == WhenInUse::Wait {
+                WAIT
+            } else {
+                Duration::ZERO
+            },
+        )?;
         let is_new = store.with(|database| match database.begin_read()?.open_table(RECENT) {
             Ok(_) => Ok(false),
             Err(TableError::TableDoesNotExist(_)) => Ok(true),
@@ -114,7 +133,11 @@ impl Store {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reopen(&self, database: &mut Option<Arc<Database>>, patience: Duration) -> Result<Arc<Database>, ServingError> {
+    fn reopen(
+        &self,
+        database: &mut Option<Arc<Database>>,
+        patience: Duration,
+    ) -> Result<Arc<Database>, ServingError> {
         if let Some(database) = database {
             return Ok(database.clone());
         }
@@ -122,10 +145,16 @@ impl Store {
         let opened = loop {
             // A damaged file may be met by a panic inside the database.
             let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.opener)()));
-            match opened.unwrap_or_else(|_| Err(StorageError::Corrupted("it cannot be read".into()).into())) {
-                Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+            match opened
+                .unwrap_or_else(|_| Err(StorageError::Corrupted("it cannot be read".into()).into()))
+            {
+                Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < deadline => {
+                    std::thread::sleep(PAUSE)
+                }
                 Err(DatabaseError::DatabaseAlreadyOpen) => {
-                    return Err(ServingError::LedgerInUse { path: self.path.clone() });
+                    return Err(ServingError::LedgerInUse {
+                        path: self.path.clone(),
+                    });
                 }
                 opened => break opened.map_err(|error| failed(&self.path, error.into()))?,
             }
@@ -133,11 +162,17 @@ impl Store {
         Ok(database.insert(Arc::new(opened)).clone())
     }
 
-    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, ServingError> {
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, ServingError> {
         // Others may still be about to let go of a database that a failure has ended.
         let database = self.reopen(&mut self.database(), Duration::from_secs(1))?;
         let done = work(&database);
-        if matches!(done, Err(redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::Corrupted(_))) {
+        if matches!(
+            done,
+            Err(redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::Corrupted(_))
+        ) {
             self.database().take_if(|kept| Arc::ptr_eq(kept, &database));
         }
         done.map_err(|error| failed(&self.path, error))
@@ -159,8 +194,9 @@ impl Store {
     /// Records that `role` now uses `session`; on return the record is on disk.
     ///
     /// # Errors
-    /// [`ServingError::SessionUsed`] when it was recorded before, by any run; [`ServingError::Io`] where the record cannot
-    /// be written: the session is then not claimed, and the caller uses nothing of it.
+    /// [`ServingError::SessionUsed`] when it was recorded before, by any run; [`ServingError::Io`]
+    /// where the record cannot be written: the session is then not claimed, and the caller uses
+    /// nothing of it.
     pub(crate) fn claim(&self, role: &str, session: &str) -> Result<(), ServingError> {
         let key = key(role, session);
         let is_new = self.with(|database| {
@@ -180,7 +216,13 @@ impl Store {
             }
             Ok(is_new)
         })?;
-        if is_new { Ok(()) } else { Err(ServingError::SessionUsed { session: session.into() }) }
+        if is_new {
+            Ok(())
+        } else {
+            Err(ServingError::SessionUsed {
+                session: session.into(),
+            })
+        }
     }
 
     /// Whether [`Self::claim`] was called for this role and session.
@@ -188,10 +230,17 @@ impl Store {
     /// # Errors
     /// [`ServingError::Io`].
     pub(crate) fn is_claimed(&self, role: &str, session: &str) -> Result<bool, ServingError> {
-        self.with(|database| Ok(database.begin_read()?.open_table(SESSIONS)?.get(&*key(role, session))?.is_some()))
+        self.with(|database| {
+            Ok(database
+                .begin_read()?
+                .open_table(SESSIONS)?
+                .get(&*key(role, session))?
+                .is_some())
+        })
     }
 
-    /// Asks `allowed` whether a key that has used so much may use more, and charges it in the same transaction.
+    /// Asks `allowed` whether a key that has used so much may use more, and charges it in the same
+    /// transaction.
     pub(super) fn charge<R>(
         &self,
         key: &KeyDigest,
@@ -202,13 +251,19 @@ impl Store {
         self.with(|database| {
             let transaction = database.begin_write()?;
             let verdict = {
-                let (mut charges, mut recent) = (transaction.open_table(CHARGES)?, transaction.open_table(RECENT)?);
-                let used = charges.get(key)?.map_or_else(Used::default, |used| used.value().into());
+                let (mut charges, mut recent) = (
+                    transaction.open_table(CHARGES)?,
+                    transaction.open_table(RECENT)?,
+                );
+                let used = charges
+                    .get(key)?
+                    .map_or_else(Used::default, |used| used.value().into());
                 let (mut within, mut gone) = (Recent::new(), Vec::new());
                 for entry in recent.range((key, 0)..=(key, u64::MAX))? {
                     let (at, amount) = entry?;
                     let (seconds, (tokens, sessions)) = (at.value().1, amount.value());
-                    // What lies in the future was written before the clock was set back, and counts no more.
+                    // What lies in the future was written before the clock was set back, and counts
+                    // no more.
                     match seconds.saturating_add(WINDOW.as_secs()) > now && seconds <= now {
                         true => within.push((seconds, tokens, sessions)),
                         false => gone.push(seconds),
@@ -216,13 +271,23 @@ impl Store {
                 }
                 let verdict = allowed(used, &within);
                 if verdict.is_ok() {
-                    let sum = (used.tokens.saturating_add(tokens), used.sessions.saturating_add(sessions));
+                    let sum = (
+                        used.tokens.saturating_add(tokens),
+                        used.sessions.saturating_add(sessions),
+                    );
                     charges.insert(key, sum)?;
                     for seconds in gone {
                         recent.remove((key, seconds))?;
                     }
-                    let (_, a, b) = within.last().copied().filter(|last| last.0 == now).unwrap_or_default();
-                    recent.insert((key, now), (a.saturating_add(tokens), b.saturating_add(sessions)))?;
+                    let (_, a, b) = within
+                        .last()
+                        .copied()
+                        .filter(|last| last.0 == now)
+                        .unwrap_or_default();
+                    recent.insert(
+                        (key, now),
+                        (a.saturating_add(tokens), b.saturating_add(sessions)),
+                    )?;
                 }
                 verdict
             };
@@ -257,12 +322,20 @@ impl From<(u64, u64)> for Used {
     }
 }
 
-/// Makes a new database under another name and gives it its own when it is whole: a file that a full disk or a crash left
-/// empty is never taken for a new one.
+/// Makes a new database under another name and gives it its own when it is whole: a file that a
+/// full disk or a crash left empty is never taken for a new one.
 fn create(folder: &Path, path: &Path) -> Result<(), ServingError> {
-    let part = folder.join(format!(".{RECORDS_FILE}.{}", hex(random::<8>()?.as_slice())));
+    let part = folder.join(format!(
+        ".{RECORDS_FILE}.{}",
+        hex(random::<8>()?.as_slice())
+    ));
     let made = || -> Result<(), redb::Error> {
-        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&part)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&part)?;
         drop(Builder::new().create_with_backend(FileBackend::new(file)?)?);
         match std::fs::hard_link(&part, path) {
             // Another process was faster.
@@ -283,13 +356,16 @@ fn key(role: &str, session: &str) -> String {
 fn failed(path: &Path, error: redb::Error) -> ServingError {
     let source = match error {
         redb::Error::Io(source) => source,
-        redb::Error::Corrupted(reason) => std::io::Error::other(format!("the records are damaged: {reason}")),
+        redb::Error::Corrupted(reason) => {
+            std::io::Error::other(format!("the records are damaged: {reason}"))
+        }
         other => std::io::Error::other(other),
     };
     ServingError::io(path)(source)
 }
 
-/// The records of a folder for reading, also beside the service that writes them; `None` where there are none.
+/// The records of a folder for reading, also beside the service that writes them; `None` where
+/// there are none.
 fn read_beside(folder: &Path) -> Result<Option<ReadOnlyDatabase>, ServingError> {
     let path = folder.join(RECORDS_FILE);
     if !path.is_file() {
@@ -297,25 +373,36 @@ fn read_beside(folder: &Path) -> Result<Option<ReadOnlyDatabase>, ServingError> 
     }
     let open = || {
         let mut builder = Builder::new();
-        builder.set_cache_size(CACHE_BYTES).set_concurrency_mode(ConcurrencyMode::SingleWriter);
+        builder
+            .set_cache_size(CACHE_BYTES)
+            .set_concurrency_mode(ConcurrencyMode::SingleWriter);
         builder.open_read_only(&path)
     };
     match open() {
         // A crash left work that only a writer can end.
         Err(DatabaseError::RepairAborted) => {
             drop(Store::open(folder, WhenInUse::Fail)?);
-            open().map(Some).map_err(|error| failed(&path, error.into()))
+            open()
+                .map(Some)
+                .map_err(|error| failed(&path, error.into()))
         }
-        opened => opened.map(Some).map_err(|error| failed(&path, error.into())),
+        opened => opened
+            .map(Some)
+            .map_err(|error| failed(&path, error.into())),
     }
 }
 
-/// Tokens and sessions that a key has used, as the records in `folder` say, also beside a running server.
+/// Tokens and sessions that a key has used, as the records in `folder` say, also beside a running
+/// server.
 pub(super) fn used(folder: &Path, digest: &KeyDigest) -> Result<Used, ServingError> {
-    let Some(database) = read_beside(folder)? else { return Ok(Used::default()) };
+    let Some(database) = read_beside(folder)? else {
+        return Ok(Used::default());
+    };
     let read = || -> Result<Used, redb::Error> {
         match database.begin_read()?.open_table(CHARGES) {
-            Ok(table) => Ok(table.get(digest)?.map_or_else(Used::default, |used| used.value().into())),
+            Ok(table) => Ok(table
+                .get(digest)?
+                .map_or_else(Used::default, |used| used.value().into())),
             Err(TableError::TableDoesNotExist(_)) => Ok(Used::default()),
             Err(error) => Err(error.into()),
         }
@@ -323,13 +410,16 @@ pub(super) fn used(folder: &Path, digest: &KeyDigest) -> Result<Used, ServingErr
     read().map_err(|error| failed(&folder.join(RECORDS_FILE), error))
 }
 
-/// Writes all records of a folder as lines of text, also beside a running service: `session ROLE NAME UNIX-SECONDS`,
-/// `charges KEY-DIGEST TOKENS SESSIONS` and, of the last minute, `recent KEY-DIGEST UNIX-SECONDS TOKENS SESSIONS`.
+/// Writes all records of a folder as lines of text, also beside a running service:
+/// `session ROLE NAME UNIX-SECONDS`, `charges KEY-DIGEST TOKENS SESSIONS` and, of the last minute,
+/// `recent KEY-DIGEST UNIX-SECONDS TOKENS SESSIONS`.
 ///
 /// # Errors
 /// [`ServingError::Io`], of the records or of `out`.
 pub fn export(folder: &Path, out: &mut dyn std::io::Write) -> Result<(), ServingError> {
-    let Some(database) = read_beside(folder)? else { return Ok(()) };
+    let Some(database) = read_beside(folder)? else {
+        return Ok(());
+    };
     let mut say = |line: String| out.write_all(line.as_bytes()).map_err(redb::Error::Io);
     let mut write = || -> Result<(), redb::Error> {
         let transaction = database.begin_read()?;
@@ -339,12 +429,20 @@ pub fn export(folder: &Path, out: &mut dyn std::io::Write) -> Result<(), Serving
         }
         for entry in transaction.open_table(CHARGES)?.iter()? {
             let (key, used) = entry?;
-            say(format!("charges {} {} {}\n", hex(key.value()), used.value().0, used.value().1))?;
+            say(format!(
+                "charges {} {} {}\n",
+                hex(key.value()),
+                used.value().0,
+                used.value().1
+            ))?;
         }
         for entry in transaction.open_table(RECENT)?.iter()? {
             let (at, used) = entry?;
             let ((key, seconds), (tokens, sessions)) = (at.value(), used.value());
-            say(format!("recent {} {seconds} {tokens} {sessions}\n", hex(key)))?;
+            say(format!(
+                "recent {} {seconds} {tokens} {sessions}\n",
+                hex(key)
+            ))?;
         }
         Ok(())
     };

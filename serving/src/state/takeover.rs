@@ -1,15 +1,20 @@
-//! Records of earlier versions, files of lines, which are taken over once and then stand aside under another name.
+//! Records of earlier versions, files of lines, which are taken over once and then stand aside
+//! under another name.
 
 use std::path::{Path, PathBuf};
 
 use redb::ReadableTable;
 use sha2::{Digest, Sha256};
 
-use super::KeyDigest;
-use super::store::{CHARGES, RECENT, SESSIONS, Store, TAKEN_OVER, Used};
-use crate::ServingError;
-use crate::secret_files::{replace_file, sync_folder};
-use crate::wire::{hex, unhex};
+use super::{
+    KeyDigest,
+    store::{CHARGES, RECENT, SESSIONS, Store, TAKEN_OVER, Used},
+};
+use crate::{
+    ServingError,
+    secret_files::{replace_file, sync_folder},
+    wire::{hex, unhex},
+};
 
 /// `role session unix-seconds`.
 const LEDGER_FILE: &str = "ledger";
@@ -21,8 +26,8 @@ pub(super) const KEYS_SEEN_FILE: &str = "keys.seen";
 /// One line of the former charges.
 type Charge = (KeyDigest, u64, Used);
 
-/// Takes over what lies in `folder`; a line that is no record is refused by its number. The last line counts only if it is
-/// whole, as before.
+/// Takes over what lies in `folder`; a line that is no record is refused by its number. The last
+/// line counts only if it is whole, as before.
 pub(super) fn take_over(folder: &Path, store: &Store) -> Result<(), ServingError> {
     if let Some(former) = Former::read(&folder.join(LEDGER_FILE))? {
         let mut claims = former.lines(|words| match words {
@@ -44,7 +49,10 @@ pub(super) fn take_over(folder: &Path, store: &Store) -> Result<(), ServingError
     if let Some(former) = Former::read(&folder.join(CHARGES_FILE))? {
         let charges: Vec<Charge> = former.lines(|words| match words {
             [seconds, key, tokens, sessions] => {
-                let used = Used { tokens: tokens.parse().ok()?, sessions: sessions.parse().ok()? };
+                let used = Used {
+                    tokens: tokens.parse().ok()?,
+                    sessions: sessions.parse().ok()?,
+                };
                 Some((unhex::<32>(key)?, seconds.parse().ok()?, used))
             }
             _ => None,
@@ -59,7 +67,9 @@ pub(super) fn take_over(folder: &Path, store: &Store) -> Result<(), ServingError
                 for (key, seconds, used) in &charges {
                     let before = sums.get(key)?.map_or((0, 0), |sum| sum.value());
                     sums.insert(key, add(before, used))?;
-                    let before = recent.get((key, *seconds))?.map_or((0, 0), |sum| sum.value());
+                    let before = recent
+                        .get((key, *seconds))?
+                        .map_or((0, 0), |sum| sum.value());
                     recent.insert((key, *seconds), add(before, used))?;
                 }
             }
@@ -70,9 +80,13 @@ pub(super) fn take_over(folder: &Path, store: &Store) -> Result<(), ServingError
     Ok(())
 }
 
-/// A sum that would leave its range stays at the end of it: a budget is then spent, never given back.
+/// A sum that would leave its range stays at the end of it: a budget is then spent, never given
+/// back.
 fn add(before: (u64, u64), used: &Used) -> (u64, u64) {
-    (before.0.saturating_add(used.tokens), before.1.saturating_add(used.sessions))
+    (
+        before.0.saturating_add(used.tokens),
+        before.1.saturating_add(used.sessions),
+    )
 }
 
 /// A file of lines.
@@ -87,17 +101,32 @@ impl Former {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(ServingError::Io { path: path.into(), source }),
+            Err(source) => {
+                return Err(ServingError::Io {
+                    path: path.into(),
+                    source,
+                });
+            }
         };
         let digest = hex(&Sha256::digest(&bytes));
-        let text =
-            String::from_utf8(bytes).map_err(|_| ServingError::io(path)(std::io::Error::other("it is no text")))?;
-        Ok(Some(Self { path: path.into(), text, digest }))
+        let text = String::from_utf8(bytes)
+            .map_err(|_| ServingError::io(path)(std::io::Error::other("it is no text")))?;
+        Ok(Some(Self {
+            path: path.into(),
+            text,
+            digest,
+        }))
     }
 
     fn lines<T>(&self, parse: impl Fn(&[&str]) -> Option<T>) -> Result<Vec<T>, ServingError> {
-        let whole = self.text.rsplit_once('\n').map_or("", |(whole, _torn)| whole);
-        let lines = whole.lines().enumerate().filter(|(_, line)| !line.is_empty());
+        let whole = self
+            .text
+            .rsplit_once('\n')
+            .map_or("", |(whole, _torn)| whole);
+        let lines = whole
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.is_empty());
         let parsed = lines.map(|(index, line)| {
             let words: Vec<&str> = line.split(' ').collect();
             let bad = || std::io::Error::other(format!("line {} is no record", index + 1));
@@ -106,11 +135,13 @@ impl Former {
         parsed.collect()
     }
 
-    /// Notes in the transaction that this very file is taken over; `false`: a crash came between that and putting it
-    /// aside.
+    /// Notes in the transaction that this very file is taken over; `false`: a crash came between
+    /// that and putting it aside.
     fn is_new(&self, transaction: &redb::WriteTransaction) -> Result<bool, redb::Error> {
         let mut table = transaction.open_table(TAKEN_OVER)?;
-        Ok(table.insert(&*self.digest, self.text.len() as u64)?.is_none())
+        Ok(table
+            .insert(&*self.digest, self.text.len() as u64)?
+            .is_none())
     }
 
     fn put_aside(&self) -> Result<(), ServingError> {
@@ -123,7 +154,11 @@ impl Former {
         }
         std::fs::rename(&self.path, &aside).map_err(ServingError::io(&self.path))?;
         sync_folder(self.path.parent().unwrap_or(Path::new("")))?;
-        tracing::info!("`{}` was taken over; what it held is kept in `{}`", self.path.display(), aside.display());
+        tracing::info!(
+            "`{}` was taken over; what it held is kept in `{}`",
+            self.path.display(),
+            aside.display()
+        );
         Ok(())
     }
 }

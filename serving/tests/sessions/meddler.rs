@@ -1,9 +1,11 @@
 //! A relay in the middle that understands WebSocket frames and spoils one of them.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
 
 use marill_serving::Endpoint;
 
@@ -48,20 +50,34 @@ impl Meddler {
     /// Relays to `target`; connect to the returned address instead.
     pub fn start(target: &Endpoint) -> (Self, Endpoint) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
         let (meddler, target) = (Self::default(), target.authority());
         let plan = meddler.0.clone();
         thread::spawn(move || {
             for opener in listener.incoming().map_while(Result::ok) {
                 let service = TcpStream::connect(&target).unwrap();
                 let line = [opener, service];
-                line.iter().for_each(|stream| stream.set_nodelay(true).unwrap());
+                line.iter()
+                    .for_each(|stream| stream.set_nodelay(true).unwrap());
                 for (from, index) in [(From::Opener, 0), (From::Service, 1)] {
-                    let (input, output) = (line[index].try_clone().unwrap(), line[1 - index].try_clone().unwrap());
+                    let (input, output) = (
+                        line[index].try_clone().unwrap(),
+                        line[1 - index].try_clone().unwrap(),
+                    );
                     let plan = plan.clone();
                     thread::spawn(move || {
-                        let _ = relay(input.try_clone().unwrap(), output.try_clone().unwrap(), from, &plan);
-                        let _ = (input.shutdown(Shutdown::Both), output.shutdown(Shutdown::Both));
+                        let _ = relay(
+                            input.try_clone().unwrap(),
+                            output.try_clone().unwrap(),
+                            from,
+                            &plan,
+                        );
+                        let _ = (
+                            input.shutdown(Shutdown::Both),
+                            output.shutdown(Shutdown::Both),
+                        );
                     });
                 }
             }
@@ -79,7 +95,12 @@ impl Meddler {
     }
 }
 
-fn relay(mut input: TcpStream, mut output: TcpStream, from: From, plan: &Mutex<Plan>) -> std::io::Result<()> {
+fn relay(
+    mut input: TcpStream,
+    mut output: TcpStream,
+    from: From,
+    plan: &Mutex<Plan>,
+) -> std::io::Result<()> {
     let upgrade = relay_head(&mut input, &mut output)?;
     if !upgrade {
         return std::io::copy(&mut input, &mut output).map(|_| ());
@@ -90,7 +111,9 @@ fn relay(mut input: TcpStream, mut output: TcpStream, from: From, plan: &Mutex<P
         let spoil = {
             let mut plan = plan.lock().unwrap();
             match *plan {
-                Some((whose, which, spoil)) if whose == from && which == number && frame.is_data() => {
+                Some((whose, which, spoil))
+                    if whose == from && which == number && frame.is_data() =>
+                {
                     *plan = None;
                     Some(spoil)
                 }
@@ -112,7 +135,13 @@ fn relay(mut input: TcpStream, mut output: TcpStream, from: From, plan: &Mutex<P
                 output.write_all(&bytes[..bytes.len() / 2])?;
                 return Ok(());
             }
-            Some(Spoil::Text) => output.write_all(&Frame { first: 0x81, ..frame }.bytes())?,
+            Some(Spoil::Text) => output.write_all(
+                &Frame {
+                    first: 0x81,
+                    ..frame
+                }
+                .bytes(),
+            )?,
             Some(Spoil::Huge) => {
                 let mask = u8::from(from == From::Opener) << 7;
                 output.write_all(&[0x82, 127 | mask, 0, 0, 1, 0, 0, 0, 0, 0, 1, 2, 3, 4])?;
@@ -157,8 +186,15 @@ impl Frame {
         let mask: [u8; 4] = if masked { read(input)? } else { [0; 4] };
         let mut payload = vec![0; length as usize];
         input.read_exact(&mut payload)?;
-        payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
-        Ok(Self { first: head[0], masked, payload })
+        payload
+            .iter_mut()
+            .zip(mask.iter().cycle())
+            .for_each(|(byte, mask)| *byte ^= mask);
+        Ok(Self {
+            first: head[0],
+            masked,
+            payload,
+        })
     }
 
     fn is_data(&self) -> bool {
@@ -169,8 +205,15 @@ impl Frame {
     fn resized(self, longer: bool) -> Self {
         let at = self.payload.len() - TRAILER_BYTES;
         let (body, trailer) = self.payload.split_at(at);
-        let body = if longer { [body, &[7]].concat() } else { body[..at - 1].to_vec() };
-        Self { payload: [&body, trailer].concat(), ..self }
+        let body = if longer {
+            [body, &[7]].concat()
+        } else {
+            body[..at - 1].to_vec()
+        };
+        Self {
+            payload: [&body, trailer].concat(),
+            ..self
+        }
     }
 
     fn bytes(&self) -> Vec<u8> {

@@ -3,10 +3,12 @@
 // Each test binary that includes this file uses a part of it.
 #![allow(dead_code)]
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
 
 use marill_serving::Endpoint;
 
@@ -25,7 +27,9 @@ impl Proxy {
     /// Relays to `target`; connect to the returned address instead.
     pub fn start(target: &Endpoint) -> (Self, Endpoint) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
         let (record, target) = (Arc::<Record>::default(), target.authority());
         let kept = record.clone();
         thread::spawn(move || {
@@ -35,7 +39,8 @@ impl Proxy {
                     stream.set_nodelay(true).unwrap();
                     kept.lines.lock().unwrap().push(stream.try_clone().unwrap());
                 }
-                let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                let (to_server, to_client) =
+                    (server.try_clone().unwrap(), client.try_clone().unwrap());
                 let (record, other) = (kept.clone(), kept.clone());
                 let stream = {
                     let mut streams = kept.streams.lock().unwrap();
@@ -49,7 +54,9 @@ impl Proxy {
                     });
                 });
                 thread::spawn(move || {
-                    relay(server, to_client, |bytes| *other.received.lock().unwrap() += bytes.len() as u64);
+                    relay(server, to_client, |bytes| {
+                        *other.received.lock().unwrap() += bytes.len() as u64
+                    });
                 });
             }
         });
@@ -61,12 +68,19 @@ impl Proxy {
         self.0.sent.lock().unwrap().clone()
     }
 
-    /// What clients have sent so far as a service reads it: WebSocket payloads without their masks, requests as they are.
+    /// What clients have sent so far as a service reads it: WebSocket payloads without their masks,
+    /// requests as they are.
     pub fn readable(&self) -> Vec<u8> {
         let streams = self.0.streams.lock().unwrap();
         let read = |stream: &Vec<u8>| {
-            let is_upgrade = stream.windows(18).any(|window| window == b"upgrade: websocket");
-            if is_upgrade { unmask(stream).concat() } else { stream.clone() }
+            let is_upgrade = stream
+                .windows(18)
+                .any(|window| window == b"upgrade: websocket");
+            if is_upgrade {
+                unmask(stream).concat()
+            } else {
+                stream.clone()
+            }
         };
         streams.iter().flat_map(read).collect()
     }
@@ -86,18 +100,33 @@ impl Proxy {
 /// Payloads of the WebSocket frames that a client sent, after its HTTP requests.
 pub fn unmask(bytes: &[u8]) -> Vec<Vec<u8>> {
     let upgrade = b"upgrade: websocket\r\n";
-    let bytes = &bytes[bytes.windows(upgrade.len()).position(|window| window == upgrade).unwrap()..];
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    let bytes = &bytes[bytes
+        .windows(upgrade.len())
+        .position(|window| window == upgrade)
+        .unwrap()..];
+    let end = bytes
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .unwrap()
+        + 4;
     let (mut rest, mut frames) = (&bytes[end..], Vec::new());
     while rest.len() >= 6 {
         let (length, header) = match rest[1] & 0x7f {
             126 => (u16::from_be_bytes([rest[2], rest[3]]) as usize, 4),
-            127 => (u64::from_be_bytes(rest[2..10].try_into().unwrap()) as usize, 10),
+            127 => (
+                u64::from_be_bytes(rest[2..10].try_into().unwrap()) as usize,
+                10,
+            ),
             short => (short as usize, 2),
         };
         let mask: [u8; 4] = rest[header..header + 4].try_into().unwrap();
         let body = &rest[header + 4..header + 4 + length];
-        frames.push(body.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect());
+        frames.push(
+            body.iter()
+                .zip(mask.iter().cycle())
+                .map(|(byte, mask)| byte ^ mask)
+                .collect(),
+        );
         rest = &rest[header + 4 + length..];
     }
     frames

@@ -3,23 +3,29 @@
 // Each test binary that includes this file uses a part of it.
 #![allow(dead_code)]
 
-use std::path::Path;
-use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
-
-use marill_mpc::testing::{gaussian, random_weights, tiny_spec};
-use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights, Twin};
-use marill_net::http::{HttpClient, Response};
-use marill_serving::ahead::Correlations;
-use marill_serving::client::{ClientState, Cost, SecureSession, SessionOpener};
-use marill_serving::local::Parties;
-use marill_serving::server::SecureModel;
-use marill_serving::ticket::{For, Signer, Ticket};
-use marill_serving::wire::{
-    ClientHello, NewSession, ServerWelcome, SessionGrant, Setting, Terms, recv_reply, send_json,
+use std::{
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
-use marill_serving::{Endpoint, ServingError};
+
+use marill_mpc::{
+    DecoderSpec, PrivateWeights, PublicWeights, Twin,
+    testing::{gaussian, random_weights, tiny_spec},
+};
+use marill_net::http::{HttpClient, Response};
+use marill_serving::{
+    Endpoint, ServingError,
+    ahead::Correlations,
+    client::{ClientState, Cost, SecureSession, SessionOpener},
+    local::Parties,
+    server::SecureModel,
+    ticket::{For, Signer, Ticket},
+    wire::{
+        ClientHello, NewSession, ServerWelcome, SessionGrant, Setting, Terms, recv_reply, send_json,
+    },
+};
 
 pub const PARTITION: &str = "tiny";
 
@@ -47,8 +53,14 @@ impl World {
         Self::start(tempfile::tempdir().unwrap(), tls, false, route)
     }
 
-    /// In a folder that may hold records already; `ahead`: with correlations from its folder `files`.
-    pub fn start(folder: tempfile::TempDir, tls: bool, ahead: bool, route: impl FnOnce(Endpoint) -> Endpoint) -> Self {
+    /// In a folder that may hold records already; `ahead`: with correlations from its folder
+    /// `files`.
+    pub fn start(
+        folder: tempfile::TempDir,
+        tls: bool,
+        ahead: bool,
+        route: impl FnOnce(Endpoint) -> Endpoint,
+    ) -> Self {
         Self::of(tiny_model(), folder, tls, ahead, route)
     }
 
@@ -65,7 +77,14 @@ impl World {
         let files = folder.path().join("files");
         let ahead = ahead.then_some(files.as_path());
         let parties = Parties::start_with(model, folder.path(), 4, tls, ahead, route).unwrap();
-        Self { spec, public, private, terms, parties, folder }
+        Self {
+            spec,
+            public,
+            private,
+            terms,
+            parties,
+            folder,
+        }
     }
 
     pub fn opener(&self) -> SessionOpener {
@@ -89,48 +108,89 @@ impl World {
     /// A ticket as the server would sign it for this client at this address.
     pub fn ticket(&self, client_id: &str) -> Ticket {
         let key = std::fs::read_to_string(self.folder.path().join("dealer/server.key")).unwrap();
-        Signer::new(key.trim()).issue(&For::Address([127, 0, 0, 1].into()), client_id).unwrap()
+        Signer::new(key.trim())
+            .issue(&For::Address([127, 0, 0, 1].into()), client_id)
+            .unwrap()
     }
 
     /// Asks the dealer as a client would, with this ticket.
     pub fn ask_with(&self, client_id: &str, ticket: Ticket, candidates: &[String]) -> Response {
         let (terms, client_id) = (self.terms.clone(), client_id.to_string());
-        let request = NewSession { terms, client_id, ticket, candidates: candidates.to_vec() };
+        let request = NewSession {
+            terms,
+            client_id,
+            ticket,
+            candidates: candidates.to_vec(),
+        };
         let dealer = HttpClient::new(self.parties.dealer.clone(), None);
-        dealer.post_json("/v1/sessions", &serde_json::to_vec(&request).unwrap(), 1 << 16).unwrap()
+        dealer
+            .post_json(
+                "/v1/sessions",
+                &serde_json::to_vec(&request).unwrap(),
+                1 << 16,
+            )
+            .unwrap()
     }
 
     /// A session that is granted to this client.
     pub fn grant(&self, client_id: &str, candidates: &[String]) -> SessionGrant {
         let answer = self.ask_with(client_id, self.ticket(client_id), candidates);
-        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+        assert_eq!(
+            answer.status,
+            200,
+            "{}",
+            String::from_utf8_lossy(&answer.body)
+        );
         serde_json::from_slice(&answer.body).unwrap()
     }
 
     /// Greets the server under a session's name.
-    pub fn greet(&self, session: &str, proof: &str, correlations: Correlations) -> Result<(), ServingError> {
+    pub fn greet(
+        &self,
+        session: &str,
+        proof: &str,
+        correlations: Correlations,
+    ) -> Result<(), ServingError> {
         let server = HttpClient::new(self.parties.server.clone(), None);
-        let mut channel = server.websocket("/v1/session", Duration::from_secs(5)).unwrap();
+        let mut channel = server
+            .websocket("/v1/session", Duration::from_secs(5))
+            .unwrap();
         let (terms, session, proof) = (self.terms.clone(), session.to_string(), proof.to_string());
-        let hello = ClientHello { terms, session, correlations, proof, adapter_sha256: None, sampling: None };
+        let hello = ClientHello {
+            terms,
+            session,
+            correlations,
+            proof,
+            adapter_sha256: None,
+            sampling: None,
+        };
         send_json(&mut channel, &hello).unwrap();
         recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
     }
 
     /// `n` rows of boundary integers.
     pub fn rows(&self, seed: u64, n: usize) -> Vec<u64> {
-        self.spec.encode(&gaussian(seed, "boundary", n * self.spec.hidden_size, 1.0)).unwrap()
+        self.spec
+            .encode(&gaussian(seed, "boundary", n * self.spec.hidden_size, 1.0))
+            .unwrap()
     }
 
     /// The tokens that the law gives for a prompt of `n` rows and `steps` further ones.
     pub fn twin(&self, seed: u64, n: usize, steps: u64) -> Vec<u32> {
         let mut twin = Twin::new(self.public.clone(), self.private.clone());
         let mut tokens = vec![twin.prefill(&self.rows(seed, n)).unwrap()];
-        tokens.extend((0..steps).map(|step| twin.decode(&self.rows(seed + 1000 + step, 1)).unwrap()));
+        tokens
+            .extend((0..steps).map(|step| twin.decode(&self.rows(seed + 1000 + step, 1)).unwrap()));
         tokens
     }
 
-    pub fn secure(&self, session: &mut SecureSession, seed: u64, n: usize, steps: u64) -> (Vec<u32>, Vec<Cost>) {
+    pub fn secure(
+        &self,
+        session: &mut SecureSession,
+        seed: u64,
+        n: usize,
+        steps: u64,
+    ) -> (Vec<u32>, Vec<Cost>) {
         let (token, cost) = session.prefill(&self.rows(seed, n), n).unwrap();
         let (mut tokens, mut costs) = (vec![token], vec![cost]);
         for step in 0..steps {

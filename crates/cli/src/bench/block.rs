@@ -1,28 +1,31 @@
-//! A prompt or a token of some layers: client, server and source on three threads, the evaluators' link shaped in user
-//! space, the result compared with the twin and with real arithmetic, the traffic with the tally.
+//! A prompt or a token of some layers: client, server and source on three threads, the evaluators'
+//! link shaped in user space, the result compared with the twin and with real arithmetic, the
+//! traffic with the tally.
 
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::{process::ExitCode, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, anyhow};
-use marill_mpc::masked::{Cost, POINTS_BELOW};
-use marill_mpc::material::{Estimate, Network, estimates, tally_on};
-use marill_mpc::spec::MAX_POSITIONS;
-use marill_mpc::testing::gaussian;
 use marill_mpc::{
-    ClientSession, DealerSession, MaskedAdapter, Material, ProtocolError, RealTwin, Seed, ServerSession, Twin,
+    ClientSession, DealerSession, MaskedAdapter, Material, ProtocolError, RealTwin, Seed,
+    ServerSession, Twin,
+    masked::{Cost, POINTS_BELOW},
+    material::{Estimate, Network, estimates, tally_on},
+    spec::MAX_POSITIONS,
+    testing::gaussian,
 };
 use marill_net::{Channel, Link, Shaped, memory_pair};
 use marill_numeric::Rounding;
 use marill_report::{Table, bytes};
 use serde_json::json;
 
-use super::clock::{Spent, alone};
-use super::shapes::{Form, Model, model};
-use crate::failure::{BadInput, INPUT_FAILED};
-use crate::network::{link, network};
+use super::{
+    clock::{Spent, alone},
+    shapes::{Form, Model, model},
+};
+use crate::{
+    failure::{BadInput, INPUT_FAILED},
+    network::{link, network},
+};
 
 #[derive(clap::Args)]
 #[group(id = "shape")]
@@ -30,7 +33,8 @@ pub struct Args {
     /// smollm2-135m, gpt2, llama-7b, bert-base with random weights, or a partition's folder
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
-    /// Who makes the correlations: a dealer, or the third party while the session runs (the same source here)
+    /// Who makes the correlations: a dealer, or the third party while the session runs (the same
+    /// source here)
     #[arg(long, value_parser = ["dealer", "3pc"], default_value = "dealer")]
     setting: String,
     /// A prompt, or the tokens after one
@@ -40,26 +44,49 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub tokens: Option<u32>,
     /// Keys that the first decoded token attends to, itself included
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(17..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(17..),
+    )]
     context: u32,
-    /// The link between the evaluators: none, lan (0.2 ms, 10 Gbps), wan (40 ms, 200 Mbps) or RTTms/Mbps such as 10/500
+    /// The link between the evaluators: none, lan (0.2 ms, 10 Gbps), wan (40 ms, 200 Mbps) or
+    /// RTTms/Mbps such as 10/500
     #[arg(long, value_name = "LINK", default_value = "none")]
     network: String,
-    /// The links from the source to both evaluators, as --network; `none` is material that is there when it is needed
+    /// The links from the source to both evaluators, as --network; `none` is material that is there
+    /// when it is needed
     #[arg(long, value_name = "LINK", default_value = "none")]
     source_network: String,
-    /// What comparisons are made of: digits (few bytes), points (few rounds), or what takes less time on --network
-    #[arg(long, value_name = "KIND", value_parser = ["auto", "digits", "points"], default_value = "auto")]
+    /// What comparisons are made of: digits (few bytes), points (few rounds), or what takes less
+    /// time on --network
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_parser = ["auto", "digits", "points"],
+        default_value = "auto",
+    )]
     material: String,
-    /// What the server keeps: `lora` (public weights and a private addition of --rank), `full` (every linear map, as
-    /// an ordinary full fine-tune needs) or `none`
+    /// What the server keeps: `lora` (public weights and a private addition of --rank), `full`
+    /// (every linear map, as an ordinary full fine-tune needs) or `none`
     #[arg(long, value_parser = ["lora", "full", "none"], default_value = "lora")]
     private: String,
     /// Rank of the private addition
-    #[arg(long, value_name = "R", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..=256),
+    )]
     rank: u32,
     /// Query heads that share a softmax
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
     merge: u32,
     /// Private layers; fewer than the model has leave its output head away [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -86,11 +113,19 @@ impl Plan {
     fn of(args: &Args) -> Self {
         if args.phase == "prefill" {
             let tokens = args.tokens.unwrap_or(128) as usize;
-            return Self { prompt: tokens.next_multiple_of(16), warm: 0, tokens: 0 };
+            return Self {
+                prompt: tokens.next_multiple_of(16),
+                warm: 0,
+                tokens: 0,
+            };
         }
         let before = args.context as usize - 1;
         let prompt = before / 16 * 16;
-        Self { prompt, warm: before - prompt, tokens: args.tokens.unwrap_or(4) as usize }
+        Self {
+            prompt,
+            warm: before - prompt,
+            tokens: args.tokens.unwrap_or(4) as usize,
+        }
     }
 
     fn positions(&self) -> usize {
@@ -99,7 +134,11 @@ impl Plan {
 
     /// Whether step `k` (the prompt is step 0) is measured.
     fn measured(&self, k: usize) -> bool {
-        if self.tokens == 0 { k == 0 } else { k > self.warm }
+        if self.tokens == 0 {
+            k == 0
+        } else {
+            k > self.warm
+        }
     }
 
     fn steps(&self) -> usize {
@@ -108,7 +147,11 @@ impl Plan {
 
     /// Keys before the first measured step, and its rows.
     fn first_measured(&self) -> (usize, usize) {
-        if self.tokens == 0 { (0, self.prompt) } else { (self.prompt + self.warm, 1) }
+        if self.tokens == 0 {
+            (0, self.prompt)
+        } else {
+            (self.prompt + self.warm, 1)
+        }
     }
 
     /// Rows of step `k`.
@@ -117,10 +160,17 @@ impl Plan {
     }
 
     /// Runs every step of a party; what the measured ones take.
-    fn clock(&self, mut step: impl FnMut(usize) -> Result<(), ProtocolError>) -> anyhow::Result<Spent> {
+    fn clock(
+        &self,
+        mut step: impl FnMut(usize) -> Result<(), ProtocolError>,
+    ) -> anyhow::Result<Spent> {
         let mut spent = Spent::default();
         for k in 0..self.steps() {
-            if self.measured(k) { spent.measure(|| step(k)) } else { step(k) }?;
+            if self.measured(k) {
+                spent.measure(|| step(k))
+            } else {
+                step(k)
+            }?;
         }
         Ok(spent)
     }
@@ -137,7 +187,10 @@ struct Wiring {
 fn ends(link: Option<Link>) -> [Box<dyn Channel>; 2] {
     let (a, b) = memory_pair();
     match link {
-        Some(link) => [Box::new(Shaped::new(a, link)), Box::new(Shaped::new(b, link))],
+        Some(link) => [
+            Box::new(Shaped::new(a, link)),
+            Box::new(Shaped::new(b, link)),
+        ],
         None => [Box::new(a), Box::new(b)],
     }
 }
@@ -154,7 +207,12 @@ struct Outcome {
 }
 
 /// Runs all parties over random activations.
-fn run_parties(model: &Model, inputs: &[Vec<u64>], plan: &Plan, wiring: &Wiring) -> anyhow::Result<Outcome> {
+fn run_parties(
+    model: &Model,
+    inputs: &[Vec<u64>],
+    plan: &Plan,
+    wiring: &Wiring,
+) -> anyhow::Result<Outcome> {
     let spec = model.public.spec.clone();
     let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
     let [client_end, server_end] = ends(wiring.link);
@@ -170,7 +228,13 @@ fn run_parties(model: &Model, inputs: &[Vec<u64>], plan: &Plan, wiring: &Wiring)
                     if material == Material::Points {
                         session = session.with_points(words);
                     }
-                    plan.clock(|k| if k == 0 { session.prefill(plan.prompt) } else { session.decode() })
+                    plan.clock(|k| {
+                        if k == 0 {
+                            session.prefill(plan.prompt)
+                        } else {
+                            session.decode()
+                        }
+                    })
                 })?
             })
         };
@@ -181,14 +245,23 @@ fn run_parties(model: &Model, inputs: &[Vec<u64>], plan: &Plan, wiring: &Wiring)
                 let (mut session, mut received) = (session.with_material(material), 0);
                 let spent = plan.clock(|k| {
                     let before = session.traffic().source_bytes;
-                    if k == 0 { session.prefill(plan.prompt) } else { session.decode() }?;
-                    received += if plan.measured(k) { session.traffic().source_bytes - before } else { 0 };
+                    if k == 0 {
+                        session.prefill(plan.prompt)
+                    } else {
+                        session.decode()
+                    }?;
+                    received += if plan.measured(k) {
+                        session.traffic().source_bytes - before
+                    } else {
+                        0
+                    };
                     Ok(())
                 })?;
                 Ok((spent, received))
             })?
         });
-        let mut session = ClientSession::new(Arc::clone(&model.public), &adapter, seed0, client_end)?;
+        let mut session =
+            ClientSession::new(Arc::clone(&model.public), &adapter, seed0, client_end)?;
         if material == Material::Points {
             session = session.with_points(own_words);
         }
@@ -198,7 +271,14 @@ fn run_parties(model: &Model, inputs: &[Vec<u64>], plan: &Plan, wiring: &Wiring)
         }
         let ((e1, received), source) = (joined(server.join())?, joined(source.join())?);
         cost.source_to_e1_bytes = received;
-        Ok(Outcome { tokens, e0, e0_ahead, e1, source, cost })
+        Ok(Outcome {
+            tokens,
+            e0,
+            e0_ahead,
+            e1,
+            source,
+            cost,
+        })
     })
 }
 
@@ -208,11 +288,21 @@ fn client(
     inputs: &[Vec<u64>],
     plan: &Plan,
 ) -> anyhow::Result<(Vec<u32>, Spent, Spent, Cost)> {
-    let (mut tokens, mut spent, mut ahead, mut cost) =
-        (Vec::new(), Spent::default(), Spent::default(), Cost::default());
+    let (mut tokens, mut spent, mut ahead, mut cost) = (
+        Vec::new(),
+        Spent::default(),
+        Spent::default(),
+        Cost::default(),
+    );
     let mut preparer = session.preparer();
     for (k, input) in inputs.iter().enumerate() {
-        let step = |session: &mut ClientSession| if k == 0 { session.prefill(input) } else { session.decode(input) };
+        let step = |session: &mut ClientSession| {
+            if k == 0 {
+                session.prefill(input)
+            } else {
+                session.decode(input)
+            }
+        };
         if !plan.measured(k) {
             tokens.push(step(session)?);
             continue;
@@ -243,7 +333,11 @@ fn tallied(model: &Model, material: Material, plan: &Plan) -> anyhow::Result<Cos
 }
 
 /// Cost of one layer in the middle: the difference of two and three.
-fn layer_cost(model: &Model, material: Material, plan: &Plan) -> anyhow::Result<Vec<(&'static str, Cost)>> {
+fn layer_cost(
+    model: &Model,
+    material: Material,
+    plan: &Plan,
+) -> anyhow::Result<Vec<(&'static str, Cost)>> {
     let spec = |layers: usize| {
         let mut spec = model.public.spec.clone();
         spec.head_groups = vec![spec.head_groups[0].clone(); layers];
@@ -252,25 +346,57 @@ fn layer_cost(model: &Model, material: Material, plan: &Plan) -> anyhow::Result<
         spec
     };
     let (cached, rows) = plan.first_measured();
-    let (three, two) = (tally_on(&spec(3), material, cached, rows)?, tally_on(&spec(2), material, cached, rows)?);
-    let less = |place| two.iter().find(|(p, _)| *p == place).map_or(Cost::default(), |(_, cost)| *cost);
-    Ok(three.into_iter().map(|(p, cost)| (p, cost - less(p))).filter(|(_, c)| *c != Cost::default()).collect())
+    let (three, two) = (
+        tally_on(&spec(3), material, cached, rows)?,
+        tally_on(&spec(2), material, cached, rows)?,
+    );
+    let less = |place| {
+        two.iter()
+            .find(|(p, _)| *p == place)
+            .map_or(Cost::default(), |(_, cost)| *cost)
+    };
+    Ok(three
+        .into_iter()
+        .map(|(p, cost)| (p, cost - less(p)))
+        .filter(|(_, c)| *c != Cost::default())
+        .collect())
 }
 
-/// Tokens of the twin, and the largest distance of its last hidden row from real arithmetic over the measured steps.
-fn references(model: &Model, inputs: &[Vec<u64>], plan: &Plan) -> anyhow::Result<(Vec<u32>, Option<f64>)> {
+/// Tokens of the twin, and the largest distance of its last hidden row from real arithmetic over
+/// the measured steps.
+fn references(
+    model: &Model,
+    inputs: &[Vec<u64>],
+    plan: &Plan,
+) -> anyhow::Result<(Vec<u32>, Option<f64>)> {
     let mut twin = Twin::new(Arc::clone(&model.public), Arc::clone(&model.private));
     let mut real = RealTwin::new(Arc::clone(&model.public), Arc::clone(&model.private));
     let spec = &model.public.spec;
     // Real arithmetic is slow: beyond this it would take minutes.
-    let work = spec.num_layers * spec.hidden_size * (spec.intermediate_size + spec.hidden_size) * 3 * plan.positions();
+    let work = spec.num_layers
+        * spec.hidden_size
+        * (spec.intermediate_size + spec.hidden_size)
+        * 3
+        * plan.positions();
     let (mut tokens, mut worst) = (Vec::new(), (work < 60_000_000_000).then_some(0f64));
     for (k, input) in inputs.iter().enumerate() {
-        tokens.push(if k == 0 { twin.prefill(input)? } else { twin.decode(input)? });
+        tokens.push(if k == 0 {
+            twin.prefill(input)?
+        } else {
+            twin.decode(input)?
+        });
         if let Some(worst) = &mut worst {
-            let exact = if k == 0 { real.prefill(input)? } else { real.decode(input)? };
+            let exact = if k == 0 {
+                real.prefill(input)?
+            } else {
+                real.decode(input)?
+            };
             if plan.measured(k) {
-                *worst = twin.last_hidden().iter().zip(exact).fold(*worst, |w, (a, b)| w.max((a - b).abs()));
+                *worst = twin
+                    .last_hidden()
+                    .iter()
+                    .zip(exact)
+                    .fold(*worst, |w, (a, b)| w.max((a - b).abs()));
             }
         }
     }
@@ -286,29 +412,52 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     // Before weights of any size are drawn.
     if plan.positions() > MAX_POSITIONS {
         let problem = anyhow!(
-            "`--context` and `--tokens` come to {} positions, and a session holds at most {MAX_POSITIONS}",
+            "`--context` and `--tokens` come to {} positions, and a session holds at most \
+             {MAX_POSITIONS}",
             plan.positions()
         );
         return Err(BadInput(problem).into());
     }
     let name = args.arch.as_deref().context("an architecture is given")?;
-    let rank = if args.private == "lora" { args.rank as usize } else { 0 };
+    let rank = if args.private == "lora" {
+        args.rank as usize
+    } else {
+        0
+    };
     let positions = plan.positions().next_multiple_of(16) + 16;
-    let rounding = if args.rounding == "exact" { Rounding::Exact } else { Rounding::Stochastic };
+    let rounding = if args.rounding == "exact" {
+        Rounding::Exact
+    } else {
+        Rounding::Stochastic
+    };
     let (layers, full) = (args.layers.map(|n| n as usize), args.private == "full");
-    let form = Form { layers, rank, full, merge: args.merge as usize, positions, rounding };
+    let form = Form {
+        layers,
+        rank,
+        full,
+        merge: args.merge as usize,
+        positions,
+        rounding,
+    };
     let model = model(name, form)?;
     let spec = &model.public.spec;
     if plan.positions() > spec.max_positions {
-        let problem = anyhow!("{} positions do not fit the {} of this partition", plan.positions(), spec.max_positions);
+        let problem = anyhow!(
+            "{} positions do not fit the {} of this partition",
+            plan.positions(),
+            spec.max_positions
+        );
         return Err(BadInput(problem).into());
     }
     if matches!(spec.architecture, marill_mpc::Architecture::Bert { .. }) && plan.tokens > 0 {
         return Err(BadInput(anyhow!("an encoder decodes nothing\nhint: --phase prefill")).into());
     }
-    let row = |k: usize, n: usize| spec.encode(&gaussian(k as u64, "boundary", n * spec.hidden_size, 1.0));
-    let inputs =
-        (0..plan.steps()).map(|k| row(k, if k == 0 { plan.prompt } else { 1 })).collect::<Result<Vec<_>, _>>()?;
+    let row = |k: usize, n: usize| {
+        spec.encode(&gaussian(k as u64, "boundary", n * spec.hidden_size, 1.0))
+    };
+    let inputs = (0..plan.steps())
+        .map(|k| row(k, if k == 0 { plan.prompt } else { 1 }))
+        .collect::<Result<Vec<_>, _>>()?;
     let (expected, max_abs_error) = references(&model, &inputs, &plan)?;
     let wiring = wiring(args, &model, &plan)?;
     let material = wiring.material;
@@ -319,7 +468,9 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
 
     let per = plan.tokens.max(1) as u64;
     let layer = layer_cost(&model, material, &plan)?;
-    let one = layer.iter().fold(Cost::default(), |sum, (_, cost)| sum + *cost);
+    let one = layer
+        .iter()
+        .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
     let seconds = |spent: Spent| spent.cpu / per as f64;
     let setup = MaskedAdapter::bytes_of(spec);
     let private = match (spec.is_full(), spec.lora_rank) {
@@ -336,12 +487,15 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         "network": args.network, "source_network": args.source_network, "rounding": args.rounding,
         "material": material.to_string(),
         "rounds": tally.rounds / per,
-        "online_bytes": { "e0_to_e1": tally.e0_to_e1_bytes / per, "e1_to_e0": tally.e1_to_e0_bytes / per },
-        "source_bytes": { "to_e0": tally.source_to_e0_bytes / per, "to_e1": tally.source_to_e1_bytes / per },
+        "online_bytes": { "e0_to_e1": tally.e0_to_e1_bytes / per,
+            "e1_to_e0": tally.e1_to_e0_bytes / per },
+        "source_bytes": { "to_e0": tally.source_to_e0_bytes / per,
+            "to_e1": tally.source_to_e1_bytes / per },
         "setup_bytes": setup,
         "layer": {
             "rounds": one.rounds,
-            "source_to_e0_bytes": one.source_to_e0_bytes, "source_to_e1_bytes": one.source_to_e1_bytes,
+            "source_to_e0_bytes": one.source_to_e0_bytes,
+            "source_to_e1_bytes": one.source_to_e1_bytes,
             "e0_to_e1_bytes": one.e0_to_e1_bytes, "e1_to_e0_bytes": one.e1_to_e0_bytes,
         },
         "cpu_seconds": {
@@ -360,17 +514,28 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         explain(&layer);
         explain_material(args, &model, &plan, material)?;
     }
-    Ok(if twin_equal != Some(false) && tally_equal { ExitCode::SUCCESS } else { ExitCode::from(INPUT_FAILED) })
+    Ok(if twin_equal != Some(false) && tally_equal {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(INPUT_FAILED)
+    })
 }
 
 fn print_report(report: &serde_json::Value) {
     let mut table = Table::new(["what", "value"]);
-    let Some(fields) = report.as_object() else { return };
+    let Some(fields) = report.as_object() else {
+        return;
+    };
     for (name, value) in fields {
         match value.as_object() {
-            None => table.row([name.clone(), value.to_string().trim_matches('"').to_string()]),
+            None => table.row([
+                name.clone(),
+                value.to_string().trim_matches('"').to_string(),
+            ]),
             Some(parts) => {
-                parts.iter().for_each(|(part, value)| table.row([format!("{name}.{part}"), value.to_string()]));
+                parts.iter().for_each(|(part, value)| {
+                    table.row([format!("{name}.{part}"), value.to_string()])
+                });
             }
         }
     }
@@ -379,12 +544,31 @@ fn print_report(report: &serde_json::Value) {
 
 /// Rounds and bytes of one layer by place.
 fn explain(places: &[(&'static str, Cost)]) {
-    let mut table = Table::new(["one layer, at", "rounds", "E0 sends", "E1 sends", "source to E0", "source to E1"])
-        .right(&[1, 2, 3, 4, 5]);
+    let mut table = Table::new([
+        "one layer, at",
+        "rounds",
+        "E0 sends",
+        "E1 sends",
+        "source to E0",
+        "source to E1",
+    ])
+    .right(&[1, 2, 3, 4, 5]);
     for (place, cost) in places {
-        let sizes = [cost.e0_to_e1_bytes, cost.e1_to_e0_bytes, cost.source_to_e0_bytes, cost.source_to_e1_bytes];
+        let sizes = [
+            cost.e0_to_e1_bytes,
+            cost.e1_to_e0_bytes,
+            cost.source_to_e0_bytes,
+            cost.source_to_e1_bytes,
+        ];
         let [e0, e1, source0, source1] = sizes.map(bytes);
-        table.row([(*place).to_string(), cost.rounds.to_string(), e0, e1, source0, source1]);
+        table.row([
+            (*place).to_string(),
+            cost.rounds.to_string(),
+            e0,
+            e1,
+            source0,
+            source1,
+        ]);
     }
     eprintln!("{}", table.markdown());
 }
@@ -400,15 +584,27 @@ fn wiring(args: &Args, model: &Model, plan: &Plan) -> anyhow::Result<Wiring> {
         }
         _ => Material::Digits,
     };
-    Ok(Wiring { material, link, source_link })
+    Ok(Wiring {
+        material,
+        link,
+        source_link,
+    })
 }
 
 /// Both materials in counted rounds and bytes, and why one was taken.
-fn explain_material(args: &Args, model: &Model, plan: &Plan, taken: Material) -> anyhow::Result<()> {
+fn explain_material(
+    args: &Args,
+    model: &Model,
+    plan: &Plan,
+    taken: Material,
+) -> anyhow::Result<()> {
     let (cached, rows) = plan.first_measured();
     let named = link(&args.network)?;
     // Without a network only the counts are printed, and they are the same on any.
-    let any = Network { one_way_delay: Duration::ZERO, bits_per_second: f64::INFINITY };
+    let any = Network {
+        one_way_delay: Duration::ZERO,
+        bits_per_second: f64::INFINITY,
+    };
     let mut table = Table::new([
         "material",
         "rounds",
@@ -419,12 +615,35 @@ fn explain_material(args: &Args, model: &Model, plan: &Plan, taken: Material) ->
         "waiting, s",
     ])
     .right(&[1, 2, 3, 4, 5, 6]);
-    let both = estimates(&model.public.spec, &named.as_ref().map_or(any, network), cached, rows)?;
-    for Estimate { material, cost: c, seconds } in both {
-        let sizes = [c.e1_to_e0_bytes, c.e0_to_e1_bytes, c.source_to_e0_bytes, c.source_to_e1_bytes];
+    let both = estimates(
+        &model.public.spec,
+        &named.as_ref().map_or(any, network),
+        cached,
+        rows,
+    )?;
+    for Estimate {
+        material,
+        cost: c,
+        seconds,
+    } in both
+    {
+        let sizes = [
+            c.e1_to_e0_bytes,
+            c.e0_to_e1_bytes,
+            c.source_to_e0_bytes,
+            c.source_to_e1_bytes,
+        ];
         let [e0, e1, source0, source1] = sizes.map(bytes);
         let waiting = named.map_or("-".into(), |_| format!("{seconds:.3}"));
-        table.row([material.to_string(), c.rounds.to_string(), e0, e1, source0, source1, waiting]);
+        table.row([
+            material.to_string(),
+            c.rounds.to_string(),
+            e0,
+            e1,
+            source0,
+            source1,
+            waiting,
+        ]);
     }
     eprintln!("{}", table.markdown());
     let reason = match (args.material.as_str(), named) {
@@ -434,10 +653,11 @@ fn explain_material(args: &Args, model: &Model, plan: &Plan, taken: Material) ->
     };
     eprintln!("\nMaterial: {taken}; {reason}.");
     eprintln!(
-        "Waiting is rounds x one-way delay + what the busier evaluator receives / bandwidth, nothing overlapping and the \
-         source as near as the peer. Digits are one-hot vectors: below {} elements eight digits and fused last gates (few \
-         rounds), from there on digits of four bits and one converted plane (few bytes). Points are comparison \
-         functions in gates of fewer than {POINTS_BELOW} elements, whose correction words go to both evaluators.",
+        "Waiting is rounds x one-way delay + what the busier evaluator receives / bandwidth, \
+         nothing overlapping and the source as near as the peer. Digits are one-hot vectors: below \
+         {} elements eight digits and fused last gates (few rounds), from there on digits of four \
+         bits and one converted plane (few bytes). Points are comparison functions in gates of \
+         fewer than {POINTS_BELOW} elements, whose correction words go to both evaluators.",
         marill_mpc::masked::MANY
     );
     Ok(())

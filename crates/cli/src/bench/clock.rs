@@ -1,4 +1,5 @@
-//! CPU time of one party: its thread, with a rayon pool of one thread so that nothing runs elsewhere.
+//! CPU time of one party: its thread, with a rayon pool of one thread so that nothing runs
+//! elsewhere.
 
 use std::time::Instant;
 

@@ -1,17 +1,17 @@
 //! Single operations over `n` elements: cost, and error against real arithmetic.
 
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::thread;
+use std::{process::ExitCode, sync::Arc, thread};
 
 use anyhow::{Context, anyhow};
-use marill_mpc::engine::{Engine, Gate, MIX_BITS, Step};
-use marill_mpc::masked::{Cost, Masked};
-use marill_mpc::nn::{self, NormScale};
-use marill_mpc::real::Real;
-use marill_mpc::testing::{gaussian, random_weights, tiny_spec};
-use marill_mpc::twin::Clear;
-use marill_mpc::{Material, PrivateWeights, PublicWeights, Seed};
+use marill_mpc::{
+    Material, PrivateWeights, PublicWeights, Seed,
+    engine::{Engine, Gate, MIX_BITS, Step},
+    masked::{Cost, Masked},
+    nn::{self, NormScale},
+    real::Real,
+    testing::{gaussian, random_weights, tiny_spec},
+    twin::Clear,
+};
 use marill_net::memory_pair;
 use marill_numeric::tables::tables;
 use marill_report::Table;
@@ -23,7 +23,12 @@ use crate::failure::INPUT_FAILED;
 #[derive(clap::Args)]
 pub struct Args {
     /// Elements of each operation
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=4_194_304))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(16..=4_194_304),
+    )]
     n: u32,
     /// What comparisons are made of: digits (few bytes) or points (few rounds)
     #[arg(long, value_name = "KIND", value_parser = ["digits", "points"], default_value = "digits")]
@@ -72,11 +77,17 @@ impl Op {
         (Self::Argmax, "argmax"),
     ];
 
-    /// Ring elements that enter: normal numbers of deviation 2 with 14 fractional bits, in the operation's domain.
+    /// Ring elements that enter: normal numbers of deviation 2 with 14 fractional bits, in the
+    /// operation's domain.
     fn input(self, n: usize) -> Vec<u64> {
         let unit = |bits: u32| f64::from(bits).exp2();
         let normal = gaussian(1, "operation", n, 2.0);
-        let encode = |f: &dyn Fn(f64) -> f64| normal.iter().map(|v| f(f64::from(*v)).round() as i64 as u64).collect();
+        let encode = |f: &dyn Fn(f64) -> f64| {
+            normal
+                .iter()
+                .map(|v| f(f64::from(*v)).round() as i64 as u64)
+                .collect()
+        };
         match self {
             Self::Truncate => encode(&|v| v * unit(28)),
             Self::Exp => encode(&|v| v.abs() * unit(14)),
@@ -107,8 +118,14 @@ impl Op {
     }
 
     fn run<E: Engine>(self, engine: &mut E, x: &E::Wire, n: usize) -> Step<E::Share> {
-        let rows = || -> Vec<usize> { (0..n.div_ceil(ROW)).map(|i| ROW.min(n - i * ROW)).collect() };
-        let scale = NormScale { input_frac_bits: 15, output_frac_bits: 14, norm_bits: 3, epsilon: 1e-5 };
+        let rows =
+            || -> Vec<usize> { (0..n.div_ceil(ROW)).map(|i| ROW.min(n - i * ROW)).collect() };
+        let scale = NormScale {
+            input_frac_bits: 15,
+            output_frac_bits: 14,
+            norm_bits: 3,
+            epsilon: 1e-5,
+        };
         let share = engine.share(x);
         match self {
             Self::Mul => engine.mul(x, x),
@@ -124,7 +141,9 @@ impl Op {
             Self::Softmax => softmax(engine, &share, &rows()),
             Self::RmsNorm => nn::rms_norm(engine, x, ROW, scale, 64),
             Self::LayerNorm => nn::layer_norm(engine, &share, ROW, scale, 64),
-            Self::Argmax => engine.argmax_to_client(&share, "argmax").map(|_| engine.share(x)),
+            Self::Argmax => engine
+                .argmax_to_client(&share, "argmax")
+                .map(|_| engine.share(x)),
         }
     }
 }
@@ -135,7 +154,9 @@ fn softmax<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step
     let inverse = engine.open(&[(&inverse, 64)], "softmax.inverse")?.remove(0);
     let weights = engine.share(&weights);
     let weights = engine.reshape(&weights, lens[0]);
-    let weights = engine.open(&[(&weights, MIX_BITS)], "softmax.weights")?.remove(0);
+    let weights = engine
+        .open(&[(&weights, MIX_BITS)], "softmax.weights")?
+        .remove(0);
     let divided = engine.scale_rows(&weights, &inverse)?;
     engine.truncate(&divided, 26, 64, 64, "softmax.divided")
 }
@@ -167,15 +188,31 @@ fn run_parties(
     let spec = &public.spec;
     let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
     let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
-    let mut client = Masked::client(spec, &private.mask(spec, &adapter_seed), &seed0, Box::new(client_end))?;
-    let mut server = Masked::server(spec, private, &seed1, Box::new(server_end), Box::new(stream))?;
+    let mut client = Masked::client(
+        spec,
+        &private.mask(spec, &adapter_seed),
+        &seed0,
+        Box::new(client_end),
+    )?;
+    let mut server = Masked::server(
+        spec,
+        private,
+        &seed1,
+        Box::new(server_end),
+        Box::new(stream),
+    )?;
     let mut source = Masked::source(spec, &adapter_seed, &seed0, &seed1, Box::new(sink));
     if material == Material::Points {
         let (words, own_words) = memory_pair();
-        (client, server) = (client.with_points(Box::new(own_words)), server.with_material(material));
+        (client, server) = (
+            client.with_points(Box::new(own_words)),
+            server.with_material(material),
+        );
         source = source.with_points(Box::new(words));
     }
-    let party = move |engine: &mut Masked, input: Option<&[u64]>| -> anyhow::Result<(Vec<u64>, u32, Spent, u64, u64)> {
+    let party = move |engine: &mut Masked,
+                      input: Option<&[u64]>|
+          -> anyhow::Result<(Vec<u64>, u32, Spent, u64, u64)> {
         let wire = engine.input(input, rows, n / rows, input_bits(op))?;
         let before = engine.traffic();
         let mut spent = Spent::default();
@@ -186,7 +223,10 @@ fn run_parties(
             Ok(share)
         })?;
         let after = engine.traffic();
-        let (rounds, sent) = (after.rounds - before.rounds, after.bytes_sent - before.bytes_sent);
+        let (rounds, sent) = (
+            after.rounds - before.rounds,
+            after.bytes_sent - before.bytes_sent,
+        );
         Ok((share.half().to_vec(), share.bits(), spent, rounds, sent))
     };
     let party = &party;
@@ -194,8 +234,12 @@ fn run_parties(
         let source = scope.spawn(move || alone(move || party(&mut source, None))?);
         let server = scope.spawn(move || alone(move || party(&mut server, None))?);
         let own = alone(|| party(&mut client, Some(input)))??;
-        let theirs = server.join().map_err(|_| anyhow!("the server panicked"))??;
-        let dealt = source.join().map_err(|_| anyhow!("the source panicked"))??;
+        let theirs = server
+            .join()
+            .map_err(|_| anyhow!("the server panicked"))??;
+        let dealt = source
+            .join()
+            .map_err(|_| anyhow!("the source panicked"))??;
         Ok(Measured {
             spent: [own.2, theirs.2, dealt.2],
             rounds: own.3,
@@ -222,7 +266,11 @@ fn tally(op: Op, n: usize, public: &PublicWeights, material: Material) -> anyhow
 /// Whatever a session reports.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let weights = random_weights(&tiny_spec(), 1);
-    let material = if args.material == "points" { Material::Points } else { Material::Digits };
+    let material = if args.material == "points" {
+        Material::Points
+    } else {
+        Material::Digits
+    };
     let mut table = Table::new([
         "op",
         "n",
@@ -240,9 +288,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         // Whole rows for operations on rows.
         let n = (args.n as usize).next_multiple_of(ROW);
         let input = op.input(n);
-        let (cost, measured) = (tally(op, n, &weights.0, material)?, run_parties(op, &input, &weights, material)?);
+        let (cost, measured) = (
+            tally(op, n, &weights.0, material)?,
+            run_parties(op, &input, &weights, material)?,
+        );
         let (max_abs_error, max_ulp, equal) = errors(op, &input, &weights, &measured)?;
-        let counted = cost.rounds == measured.rounds && [cost.e0_to_e1_bytes, cost.e1_to_e0_bytes] == measured.sent;
+        let counted = cost.rounds == measured.rounds
+            && [cost.e0_to_e1_bytes, cost.e1_to_e0_bytes] == measured.sent;
         sound &= equal && counted;
         let elements = n as f64;
         let bytes = cost.e0_to_e1_bytes.max(cost.e1_to_e0_bytes) as f64 / elements;
@@ -257,7 +309,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 "bytes_per_element": bytes, "source_bytes_per_element": source,
                 "source_to_e0_bytes_per_element": words, "cpu_us_per_element": cpu / 2.0,
                 "source_cpu_us_per_element": micros(measured.spent[2]),
-                "max_abs_error": max_abs_error, "max_ulp": max_ulp, "twin_equal": equal, "tally_equal": counted,
+                "max_abs_error": max_abs_error, "max_ulp": max_ulp, "twin_equal": equal,
+                "tally_equal": counted,
             });
             println!("{line}");
         } else {
@@ -281,11 +334,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if sound { "equal" } else { "DIFFERENT" }
         );
     }
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(INPUT_FAILED) })
+    Ok(if sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(INPUT_FAILED)
+    })
 }
 
-/// Largest distance of the twin from real arithmetic, absolute and in output units from its floor, and whether the
-/// secure result is the twin's.
+/// Largest distance of the twin from real arithmetic, absolute and in output units from its floor,
+/// and whether the secure result is the twin's.
 fn errors(
     op: Op,
     input: &[u64],
@@ -300,8 +357,13 @@ fn errors(
     let wire = real.input(Some(input), rows, n / rows, 64)?;
     let exact = op.run(&mut real, &wire, n)?;
     let [(own, bits), (theirs, _)] = &measured.shares;
-    let modulus = u64::MAX.checked_shr(64 - bits).context("a width is positive")?;
-    let sums = own.iter().zip(theirs).map(|(a, b)| a.wrapping_add(*b) & modulus);
+    let modulus = u64::MAX
+        .checked_shr(64 - bits)
+        .context("a width is positive")?;
+    let sums = own
+        .iter()
+        .zip(theirs)
+        .map(|(a, b)| a.wrapping_add(*b) & modulus);
     let equal = sums.eq(expected.data.iter().map(|v| v & modulus));
     if op == Op::Argmax {
         return Ok((None, None, equal));

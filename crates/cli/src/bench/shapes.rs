@@ -1,10 +1,11 @@
 //! Shapes by name, with random weights.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
-use marill_mpc::testing::{AffineModel, random_weights};
-use marill_mpc::{Architecture, DecoderSpec, Pooling, PrivateForm, PrivateWeights, PublicWeights, Reveal};
+use marill_mpc::{
+    Architecture, DecoderSpec, Pooling, PrivateForm, PrivateWeights, PublicWeights, Reveal,
+    testing::{AffineModel, random_weights},
+};
 use marill_numeric::{NumericSpec, Rounding};
 use marill_partition::Partition;
 
@@ -37,7 +38,10 @@ pub struct Form {
 
 /// Sizes of a published model: hidden, MLP, heads, key-value heads, vocabulary, layers.
 fn sizes(name: &str) -> Option<([usize; 6], Architecture)> {
-    let bert = Architecture::Bert { pooling: Pooling::Cls, reveal: Reveal::Class };
+    let bert = Architecture::Bert {
+        pooling: Pooling::Cls,
+        reveal: Reveal::Class,
+    };
     Some(match name {
         "smollm2-135m" => ([576, 1536, 9, 3, 49_152, 30], Architecture::Llama),
         "llama-7b" => ([4096, 11_008, 32, 32, 32_000, 32], Architecture::Llama),
@@ -47,23 +51,36 @@ fn sizes(name: &str) -> Option<([usize; 6], Architecture)> {
     })
 }
 
-/// The spec of a named shape. `layers` private ones; the whole model has its output head, a part of it a head of two.
+/// The spec of a named shape. `layers` private ones; the whole model has its output head, a part of
+/// it a head of two.
 ///
 /// # Errors
 /// [`BadInput`] for an unknown name, or a `merge` that does not divide the heads.
 fn spec(name: &str, form: Form) -> anyhow::Result<DecoderSpec> {
-    let Form { layers, rank, full, merge, positions, rounding } = form;
+    let Form {
+        layers,
+        rank,
+        full,
+        merge,
+        positions,
+        rounding,
+    } = form;
     let Some(([hidden, mlp, heads, kv, vocab, all], architecture)) = sizes(name) else {
-        return Err(
-            BadInput(anyhow::anyhow!("there is no shape `{name}`\nhint: {NAMES}, or a partition's folder")).into()
-        );
+        return Err(BadInput(anyhow::anyhow!(
+            "there is no shape `{name}`\nhint: {NAMES}, or a partition's folder"
+        ))
+        .into());
     };
     let layers = layers.unwrap_or(all);
     if layers > all {
-        return Err(BadInput(anyhow::anyhow!("`--layers` {layers}: `{name}` has {all} layers")).into());
+        return Err(BadInput(anyhow::anyhow!(
+            "`--layers` {layers}: `{name}` has {all} layers"
+        ))
+        .into());
     }
     if layers == 0 || merge == 0 || heads % merge != 0 {
-        let problem = anyhow::anyhow!("{layers} layers with {heads} heads merged by {merge} is no model");
+        let problem =
+            anyhow::anyhow!("{layers} layers with {heads} heads merged by {merge} is no model");
         return Err(BadInput(problem).into());
     }
     let groups = heads / merge;
@@ -77,13 +94,26 @@ fn spec(name: &str, form: Form) -> anyhow::Result<DecoderSpec> {
         num_layers: layers,
         max_positions: positions,
         rms_norm_eps: 1e-5,
-        rope_theta: if name == "smollm2-135m" { 100_000.0 } else { 10_000.0 },
-        head_groups: vec![(0..groups).map(|g| (g..heads).step_by(groups).collect()).collect(); layers],
+        rope_theta: if name == "smollm2-135m" {
+            100_000.0
+        } else {
+            10_000.0
+        },
+        head_groups: vec![
+            (0..groups)
+                .map(|g| (g..heads).step_by(groups).collect())
+                .collect();
+            layers
+        ],
         attn_scale: vec![((hidden / heads * merge) as f64).powf(-0.5); layers],
         lora_rank: rank,
         numeric: NumericSpec::with_rounding(rounding),
         architecture,
-        private: if full { PrivateForm::Full } else { PrivateForm::Lora },
+        private: if full {
+            PrivateForm::Full
+        } else {
+            PrivateForm::Lora
+        },
     })
 }
 
@@ -102,12 +132,23 @@ pub fn model(name: &str, form: Form) -> anyhow::Result<Model> {
             );
             let public = Arc::new(partition.public_weights()?);
             let private = Arc::new(partition.private_weights(&public)?);
-            Ok(Model { name: partition.manifest.name.clone(), public, private })
+            Ok(Model {
+                name: partition.manifest.name.clone(),
+                public,
+                private,
+            })
         };
         return open().map_err(|e| BadInput(e).into());
     }
     let spec = spec(name, form)?;
-    let (public, private) =
-        if spec.architecture.is_llama() { random_weights(&spec, 1) } else { AffineModel::random(&spec, 1).quantise() };
-    Ok(Model { name: name.to_string(), public, private })
+    let (public, private) = if spec.architecture.is_llama() {
+        random_weights(&spec, 1)
+    } else {
+        AffineModel::random(&spec, 1).quantise()
+    };
+    Ok(Model {
+        name: name.to_string(),
+        public,
+        private,
+    })
 }

@@ -1,10 +1,12 @@
 //! The three parties as operating-system processes of this very program.
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use marill_serving::dealer::SERVER_KEY_FILE;
@@ -35,7 +37,10 @@ impl Service {
             .current_dir(folder)
             .spawn()
             .with_context(|| format!("cannot start the {name}"))?;
-        let stderr = child.stderr.take().context("the child's standard error was asked for above")?;
+        let stderr = child
+            .stderr
+            .take()
+            .context("the child's standard error was asked for above")?;
         let (lines, heard) = mpsc::channel();
         // Reads to the end, so that the service never waits for room in the pipe.
         std::thread::spawn(move || {
@@ -48,7 +53,11 @@ impl Service {
             match heard.recv_timeout(START_TIMEOUT) {
                 Ok(line) => match line.split_once(LISTENING) {
                     Some((_, url)) => {
-                        let url = url.split_whitespace().next().unwrap_or_default().to_string();
+                        let url = url
+                            .split_whitespace()
+                            .next()
+                            .unwrap_or_default()
+                            .to_string();
                         return Ok(Self { name, child, url });
                     }
                     None => said.push(line),
@@ -66,7 +75,11 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         if self.child.kill().is_err() {
-            eprintln!("warning: could not end the {} (process {})", self.name, self.child.id());
+            eprintln!(
+                "warning: could not end the {} (process {})",
+                self.name,
+                self.child.id()
+            );
         }
         let _ = self.child.wait();
     }
@@ -78,10 +91,25 @@ impl Drop for Service {
 /// What the service said, when it does not come up.
 pub fn start(work: &Path, partition: &Path) -> anyhow::Result<(Service, Service)> {
     let dealer_state = text(&work.join("dealer"))?;
-    let dealer = Service::start("dealer", &["dealer", "--port", "0", "--state", &dealer_state], work)?;
+    let dealer = Service::start(
+        "dealer",
+        &["dealer", "--port", "0", "--state", &dealer_state],
+        work,
+    )?;
     let key = text(&work.join("dealer/dealer").join(SERVER_KEY_FILE))?;
     let (partition, state) = (text(partition)?, text(&work.join("server"))?);
-    let args = ["serve", &partition, "--port", "0", "--state", &state, "--dealer", &dealer.url, "--dealer-key", &key];
+    let args = [
+        "serve",
+        &partition,
+        "--port",
+        "0",
+        "--state",
+        &state,
+        "--dealer",
+        &dealer.url,
+        "--dealer-key",
+        &key,
+    ];
     let server = Service::start("server", &args, work)?;
     Ok((dealer, server))
 }
@@ -102,7 +130,15 @@ pub fn ask(
     let output = Command::new(program)
         .arg("generate")
         .arg(&server.url)
-        .args(["--dealer", &dealer.url, "--prompt", prompt, "--max-tokens", &max_tokens.to_string(), "--json"])
+        .args([
+            "--dealer",
+            &dealer.url,
+            "--prompt",
+            prompt,
+            "--max-tokens",
+            &max_tokens.to_string(),
+            "--json",
+        ])
         .arg("--check-twin")
         .arg(partition)
         .arg("--cache")
@@ -114,9 +150,12 @@ pub fn ask(
         .context("cannot start the client")?;
     let said = String::from_utf8_lossy(&output.stderr);
     // Exit code 1 with an answer means that the twin differs; the answer says so.
-    serde_json::from_slice(&output.stdout).with_context(|| format!("the client failed: {}", said.trim()))
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("the client failed: {}", said.trim()))
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {
-    path.to_str().map(str::to_owned).with_context(|| format!("`{}` is not valid Unicode", path.display()))
+    path.to_str()
+        .map(str::to_owned)
+        .with_context(|| format!("`{}` is not valid Unicode", path.display()))
 }

@@ -1,4 +1,5 @@
-//! Which tasks are run on which rows: those of the command line, or else those of the recipe's `[eval]`.
+//! Which tasks are run on which rows: those of the command line, or else those of the recipe's
+//! `[eval]`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,8 +8,7 @@ use marill_evals::{EvalError, Task};
 use marill_recipe::{Eval, Recipe, locate};
 
 use super::{Args, bad};
-use crate::failure::BadInput;
-use crate::model_dir::recipe_beside;
+use crate::{failure::BadInput, model_dir::recipe_beside};
 
 /// What is asked.
 pub struct Chosen {
@@ -22,32 +22,56 @@ pub struct Chosen {
 
 impl Chosen {
     /// # Errors
-    /// [`BadInput`] when no task is named, a name is unknown, a file is missing, or a least score makes no sense.
+    /// [`BadInput`] when no task is named, a name is unknown, a file is missing, or a least score
+    /// makes no sense.
     pub fn new(args: &Args, model: &Path) -> anyhow::Result<Self> {
         let file = args.recipe.clone().or_else(|| recipe_beside(model));
-        let recipe = file.as_ref().map(|path| Recipe::read(path, &[])).transpose().map_err(|e| BadInput(e.into()))?;
-        let beside = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let recipe = file
+            .as_ref()
+            .map(|path| Recipe::read(path, &[]))
+            .transpose()
+            .map_err(|e| BadInput(e.into()))?;
+        let beside = file
+            .as_deref()
+            .and_then(Path::parent)
+            .unwrap_or(Path::new(""));
         let eval = recipe.as_ref().and_then(|recipe| recipe.eval.as_ref());
 
-        let mut chosen =
-            Self { tasks: Vec::new(), data: args.data.clone(), reference: args.reference.clone(), min: None };
+        let mut chosen = Self {
+            tasks: Vec::new(),
+            data: args.data.clone(),
+            reference: args.reference.clone(),
+            min: None,
+        };
         if args.tasks.is_empty() {
             chosen.of_recipe(recipe.as_ref(), beside)?;
         } else {
             chosen.tasks = named(&args.tasks)?;
         }
         if let Some(tokens) = args.max_new_tokens {
-            chosen.tasks.iter_mut().for_each(|task| task.max_new_tokens = tokens);
+            chosen
+                .tasks
+                .iter_mut()
+                .for_each(|task| task.max_new_tokens = tokens);
         }
         if let (Some(recipe), Some(file)) = (&recipe, &file) {
             for task in &mut chosen.tasks {
                 if task.ask_as(&recipe.dataset) {
-                    eprintln!("`{}` is asked in the words of `{}`", task.name, file.display());
+                    eprintln!(
+                        "`{}` is asked in the words of `{}`",
+                        task.name,
+                        file.display()
+                    );
                 }
             }
         }
-        let of_recipe = eval.filter(|eval| chosen.is_first_of(eval)).and_then(|eval| eval.min);
-        chosen.min = args.min.map(|min| (min, "--min")).or(of_recipe.map(|min| (min, "eval.min")));
+        let of_recipe = eval
+            .filter(|eval| chosen.is_first_of(eval))
+            .and_then(|eval| eval.min);
+        chosen.min = args
+            .min
+            .map(|min| (min, "--min"))
+            .or(of_recipe.map(|min| (min, "eval.min")));
         if let (Some((_, key)), Some(first)) = (chosen.min, chosen.tasks.first()) {
             has_least(first, key)?;
         }
@@ -63,15 +87,20 @@ impl Chosen {
         };
         let Some(eval) = eval.filter(|_| !self.tasks.is_empty()) else {
             let error = anyhow::anyhow!(
-                "no task is named\nhint: `--tasks NAMES`, or `tasks` or `path` in the `[eval]` table of the recipe beside the model"
+                "no task is named\n\
+                 hint: `--tasks NAMES`, or `tasks` or `path` in the `[eval]` table of the recipe \
+                 beside the model"
             );
             return Err(BadInput(error).into());
         };
         if self.data.is_none() {
-            let found = |path: &Option<String>| path.as_ref().map(|path| locate(path, beside)).transpose();
+            let found =
+                |path: &Option<String>| path.as_ref().map(|path| locate(path, beside)).transpose();
             let files = found(&eval.path).and_then(|data| Ok((data, found(&eval.target_path)?)));
             (self.data, self.reference) = files.map_err(|error| {
-                BadInput(anyhow::Error::new(error).context("`eval.path` of the recipe is not found"))
+                BadInput(
+                    anyhow::Error::new(error).context("`eval.path` of the recipe is not found"),
+                )
             })?;
         }
         Ok(())
@@ -79,7 +108,9 @@ impl Chosen {
 
     /// Whether the first task is the one that a recipe's least score is about.
     fn is_first_of(&self, eval: &Eval) -> bool {
-        let Some(first) = self.tasks.first() else { return false };
+        let Some(first) = self.tasks.first() else {
+            return false;
+        };
         match eval.tasks.first() {
             Some(name) => *name == first.name,
             // Its own rows, or whatever is named where it has none.
@@ -91,22 +122,35 @@ impl Chosen {
 /// The tasks of these names.
 ///
 /// # Errors
-/// [`BadInput`] for an unknown one, or one that is named twice: its results would stand under one name.
+/// [`BadInput`] for an unknown one, or one that is named twice: its results would stand under one
+/// name.
 fn named(names: &[String]) -> anyhow::Result<Vec<Task>> {
-    if let Some((_, twice)) = names.iter().enumerate().find(|(nth, name)| names[..*nth].contains(name)) {
+    if let Some((_, twice)) = names
+        .iter()
+        .enumerate()
+        .find(|(nth, name)| names[..*nth].contains(name))
+    {
         return Err(BadInput(anyhow::anyhow!("the task `{twice}` is named twice")).into());
     }
-    names.iter().map(|name| Task::find(name)).collect::<Result<_, _>>().map_err(bad)
+    names
+        .iter()
+        .map(|name| Task::find(name))
+        .collect::<Result<_, _>>()
+        .map_err(bad)
 }
 
-/// Refuses an `[eval]` that could not be run behind the training: a task that does not exist, a least score of one that is
-/// the better the lower it is.
+/// Refuses an `[eval]` that could not be run behind the training: a task that does not exist, a
+/// least score of one that is the better the lower it is.
 ///
 /// # Errors
 /// [`BadInput`] naming the key.
 pub fn check(recipe: &Recipe) -> anyhow::Result<()> {
-    let Some(eval) = &recipe.eval else { return Ok(()) };
-    let tasks = named(&eval.tasks).context("`eval.tasks`").map_err(BadInput)?;
+    let Some(eval) = &recipe.eval else {
+        return Ok(());
+    };
+    let tasks = named(&eval.tasks)
+        .context("`eval.tasks`")
+        .map_err(BadInput)?;
     let own = Task::of_recipe(recipe);
     match tasks.first().or(own.as_ref()) {
         Some(first) if eval.min.is_some() => has_least(first, "eval.min"),
@@ -119,5 +163,8 @@ fn has_least(task: &Task, key: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     let reason = format!("`{key}` is a least score, and its score is the better the lower it is");
-    Err(bad(EvalError::Task { task: task.name.clone(), reason }))
+    Err(bad(EvalError::Task {
+        task: task.name.clone(),
+        reason,
+    }))
 }

@@ -1,15 +1,19 @@
 //! Processes of the binary and a partition for them.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 
 use marill_numeric::{NumericSpec, Rounding};
-use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
-use marill_partition::{ExportOptions, export};
+use marill_partition::{
+    ExportOptions, export,
+    testing::{tiny_adapter, tiny_base, tiny_transforms},
+};
 use serde_json::Value;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -39,7 +43,10 @@ impl World {
         let adapter = tiny_adapter(&base.config, &transforms, 2).unwrap();
         let partition = folder.path().join("partition");
         let numeric = NumericSpec::with_rounding(rounding);
-        let options = ExportOptions { numeric, ..Default::default() };
+        let options = ExportOptions {
+            numeric,
+            ..Default::default()
+        };
         export(&base, &transforms, &adapter, &partition, &options).unwrap();
         Self { partition, folder }
     }
@@ -47,7 +54,10 @@ impl World {
     /// Around a partition that exists.
     #[allow(dead_code)]
     pub fn with_partition(partition: PathBuf) -> Self {
-        Self { partition, folder: tempfile::tempdir().unwrap() }
+        Self {
+            partition,
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// A dealer and a server that uses it.
@@ -81,7 +91,10 @@ impl World {
 
     pub fn server(&self, dealer: &str, flags: &[&str]) -> Service {
         let mut server = marill();
-        server.args(["serve", "--port", "0", "--dealer", dealer]).arg(&self.partition).args(flags);
+        server
+            .args(["serve", "--port", "0", "--dealer", dealer])
+            .arg(&self.partition)
+            .args(flags);
         Service::start(self.server_folders(&mut server))
     }
 
@@ -89,8 +102,13 @@ impl World {
     #[allow(dead_code)]
     pub fn server_in(&self, name: &str, dealer: &str, flags: &[&str]) -> Service {
         let mut server = marill();
-        server.args(["serve", "--port", "0", "--dealer", dealer]).arg(&self.partition).args(flags);
-        server.arg("--dealer-key").arg(self.folder.path().join("state/dealer/server.key"));
+        server
+            .args(["serve", "--port", "0", "--dealer", dealer])
+            .arg(&self.partition)
+            .args(flags);
+        server
+            .arg("--dealer-key")
+            .arg(self.folder.path().join("state/dealer/server.key"));
         Service::start(server.arg("--state").arg(self.folder.path().join(name)))
     }
 
@@ -110,16 +128,30 @@ impl World {
     #[allow(dead_code)]
     pub fn server_with_key(&self, name: &str, dealer: &str, key: &std::path::Path) -> Service {
         let mut server = marill();
-        server.args(["serve", "--port", "0", "--dealer", dealer]).arg(&self.partition).arg("--dealer-key").arg(key);
+        server
+            .args(["serve", "--port", "0", "--dealer", dealer])
+            .arg(&self.partition)
+            .arg("--dealer-key")
+            .arg(key);
         Service::start(server.arg("--state").arg(self.folder.path().join(name)))
     }
 
     #[allow(dead_code)]
     pub fn evaluator(&self, server: &str, dealer: &str, flags: &[&str]) -> Service {
         let mut evaluator = marill();
-        evaluator.args(["evaluate", "--port", "0", "--server", server, "--dealer", dealer]).args(flags);
-        evaluator.arg("--cache").arg(self.folder.path().join("evaluator/cache"));
-        Service::start(evaluator.arg("--state").arg(self.folder.path().join("evaluator")))
+        evaluator
+            .args([
+                "evaluate", "--port", "0", "--server", server, "--dealer", dealer,
+            ])
+            .args(flags);
+        evaluator
+            .arg("--cache")
+            .arg(self.folder.path().join("evaluator/cache"));
+        Service::start(
+            evaluator
+                .arg("--state")
+                .arg(self.folder.path().join("evaluator")),
+        )
     }
 
     pub fn gateway(&self, server: &str, dealer: &str) -> Service {
@@ -128,7 +160,11 @@ impl World {
 
     pub fn gateway_with(&self, server: &str, dealer: &str, flags: &[&str]) -> Service {
         let mut gateway = marill();
-        gateway.args(["gateway", "--port", "0", "--server", server, "--dealer", dealer]).args(flags);
+        gateway
+            .args([
+                "gateway", "--port", "0", "--server", server, "--dealer", dealer,
+            ])
+            .args(flags);
         Service::start(self.client_folders(&mut gateway))
     }
 
@@ -137,15 +173,19 @@ impl World {
     }
 
     pub fn client_folders<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        command.arg("--state").arg(self.folder.path().join("user")).arg("--cache").arg(self.folder.path().join("cache"))
+        command
+            .arg("--state")
+            .arg(self.folder.path().join("user"))
+            .arg("--cache")
+            .arg(self.folder.path().join("cache"))
     }
 }
 
 fn post(path: &str, body: &Value) -> String {
     let body = body.to_string();
     format!(
-        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: \
+         application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
 }
@@ -157,7 +197,9 @@ fn exchange(authority: &str, request: &str) -> (String, String) {
     let sent = stream.write_all(request.as_bytes());
     let mut answer = String::new();
     let read = stream.read_to_string(&mut answer);
-    let parts = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {sent:?}, {read:?}"));
+    let parts = answer
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no answer: {sent:?}, {read:?}"));
     (parts.0.to_string(), parts.1.to_string())
 }
 
@@ -171,8 +213,16 @@ pub struct Service {
 
 impl Service {
     pub fn start(command: &mut Command) -> Self {
-        let child = command.args(["--metrics-listen", "0"]).stderr(Stdio::piped()).spawn().unwrap();
-        let mut service = Self { child, url: String::new(), metrics: None };
+        let child = command
+            .args(["--metrics-listen", "0"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut service = Self {
+            child,
+            url: String::new(),
+            metrics: None,
+        };
         let stderr = service.child.stderr.take().unwrap();
         let (lines, heard) = mpsc::channel();
         // Reads to the end, so that the service never waits for room in the pipe.
@@ -183,7 +233,9 @@ impl Service {
         });
         let mut said = Vec::new();
         loop {
-            let line = heard.recv_timeout(START_TIMEOUT).unwrap_or_else(|_| panic!("no start: {said:?}"));
+            let line = heard
+                .recv_timeout(START_TIMEOUT)
+                .unwrap_or_else(|_| panic!("no start: {said:?}"));
             if let Some(url) = line.strip_prefix("listening on ") {
                 service.url = url.to_string();
                 return service;
@@ -201,7 +253,13 @@ impl Service {
     }
 
     pub fn authority(&self) -> &str {
-        self.url.split_once("://").unwrap().1.split('#').next().unwrap()
+        self.url
+            .split_once("://")
+            .unwrap()
+            .1
+            .split('#')
+            .next()
+            .unwrap()
     }
 
     /// Sends a request as it stands; returns the status and the body.
@@ -222,7 +280,9 @@ impl Service {
     }
 
     pub fn get(&self, path: &str) -> Value {
-        let (status, body) = self.raw(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"));
+        let (status, body) = self.raw(&format!(
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        ));
         assert_eq!(status, 200, "{body}");
         serde_json::from_str(&body).unwrap()
     }
@@ -234,7 +294,10 @@ impl Service {
 
     pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let (status, body) = self.send(path, body);
-        (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}")))
+        (
+            status,
+            serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}")),
+        )
     }
 
     /// The data of each server-sent event.
@@ -242,7 +305,10 @@ impl Service {
     pub fn stream(&self, path: &str, body: &Value) -> Vec<String> {
         let (status, body) = self.send(path, body);
         assert_eq!(status, 200, "{body}");
-        body.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_string).collect()
+        body.lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .map(str::to_string)
+            .collect()
     }
 
     /// As [`Self::stream`], with the moment at which each event arrived.
@@ -251,7 +317,12 @@ impl Service {
         let mut stream = TcpStream::connect(self.authority()).unwrap();
         stream.write_all(post(path, body).as_bytes()).unwrap();
         let lines = BufReader::new(stream).lines().map_while(Result::ok);
-        lines.filter_map(|line| line.strip_prefix("data: ").map(|data| (Instant::now(), data.to_string()))).collect()
+        lines
+            .filter_map(|line| {
+                line.strip_prefix("data: ")
+                    .map(|data| (Instant::now(), data.to_string()))
+            })
+            .collect()
     }
 
     fn send(&self, path: &str, body: &Value) -> (u16, String) {
@@ -260,7 +331,10 @@ impl Service {
 
     /// Sends SIGTERM and waits for the end.
     pub fn terminate(&mut self) -> Option<i32> {
-        let killed = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        let killed = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status()
+            .unwrap();
         assert!(killed.success());
         self.child.wait().unwrap().code()
     }

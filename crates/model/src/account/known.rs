@@ -1,11 +1,12 @@
-//! The lists. They hold what transformers 4.40 to 5.24 write for a LLaMA model and its tokenizer, what llama.cpp's
-//! converter writes into a GGUF file, and a few keys of other tools that many published checkpoints have.
+//! The lists. They hold what transformers 4.40 to 5.24 write for a LLaMA model and its tokenizer,
+//! what llama.cpp's converter writes into a GGUF file, and a few keys of other tools that many
+//! published checkpoints have.
 
 use super::Known;
 
-/// Settings of a search for text. They stand in `generation_config.json`, older versions write them into `config.json`.
-/// Sampling defaults are here because whoever asks a question says how tokens are drawn; what changes the scores of
-/// tokens is not.
+/// Settings of a search for text. They stand in `generation_config.json`, older versions write them
+/// into `config.json`. Sampling defaults are here because whoever asks a question says how tokens
+/// are drawn; what changes the scores of tokens is not.
 const GENERATION_HARMLESS: &[&str] = &[
     "_from_model_config",
     "_attn_implementation",
@@ -59,7 +60,8 @@ const GENERATION_HARMLESS: &[&str] = &[
     "use_mtp",
 ];
 
-/// What changes the scores of tokens, or how they are searched, at the values that leave both alone.
+/// What changes the scores of tokens, or how they are searched, at the values that leave both
+/// alone.
 const GENERATION_NEUTRAL: &[(&str, &[&str])] = &[
     ("bad_words_ids", &["[]"]),
     ("begin_suppress_tokens", &["[]"]),
@@ -89,8 +91,11 @@ const GENERATION_NEUTRAL: &[(&str, &[&str])] = &[
     ("watermarking_config", &["{}"]),
 ];
 
-pub(crate) const GENERATION: Known =
-    Known { used: &["eos_token_id"], harmless: GENERATION_HARMLESS, neutral: GENERATION_NEUTRAL };
+pub(crate) const GENERATION: Known = Known {
+    used: &["eos_token_id"],
+    harmless: GENERATION_HARMLESS,
+    neutral: GENERATION_NEUTRAL,
+};
 
 /// `config.json` of a LLaMA model.
 pub(crate) const CONFIG: Known = Known {
@@ -213,7 +218,11 @@ pub(crate) const CONFIG: Known = Known {
 pub(crate) const ROPE: Known = Known {
     used: &["rope_theta", "rope_type", "type"],
     harmless: &["original_max_position_embeddings"],
-    neutral: &[("factor", &["1.0"]), ("partial_rotary_factor", &["1.0"]), ("attention_factor", &["1.0"])],
+    neutral: &[
+        ("factor", &["1.0"]),
+        ("partial_rotary_factor", &["1.0"]),
+        ("attention_factor", &["1.0"]),
+    ],
 };
 
 /// `tokenizer_config.json`.

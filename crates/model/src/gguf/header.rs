@@ -1,10 +1,12 @@
 //! A first look at a GGUF file, before the reader takes its word for anything.
 
-use std::collections::BTreeSet;
-use std::io::{self, BufReader, Read, Seek};
+use std::{
+    collections::BTreeSet,
+    io::{self, BufReader, Read, Seek},
+};
 
-/// Walks the metadata and says what the reader would not survive, or pass over: an alignment of 0, a key that stands
-/// twice, lengths that the file does not have.
+/// Walks the metadata and says what the reader would not survive, or pass over: an alignment of 0,
+/// a key that stands twice, lengths that the file does not have.
 ///
 /// # Errors
 /// A sentence without the file's name.
@@ -12,7 +14,9 @@ pub(super) fn check(file: &mut BufReader<impl Read + Seek>, bytes: u64) -> Resul
     let mut header = Header { file, bytes, at: 0 };
     header.walk().map_err(|problem| match problem {
         Problem::Says(text) => text,
-        Problem::File(e) if e.kind() == io::ErrorKind::UnexpectedEof => "the file is cut short".into(),
+        Problem::File(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            "the file is cut short".into()
+        }
         Problem::File(e) => e.to_string(),
     })
 }
@@ -48,22 +52,35 @@ impl<F: Read + Seek> Header<'_, F> {
         }
         let version = u32::from_le_bytes(self.take()?);
         if !(2..=3).contains(&version) {
-            return Err(Problem::Says(format!("is GGUF of version {version}; 2 and 3 are read")));
+            return Err(Problem::Says(format!(
+                "is GGUF of version {version}; 2 and 3 are read"
+            )));
         }
         let tensors = self.number()?;
         let keys = self.number()?;
         // A key takes 13 bytes at least and a tensor 24.
-        if keys.saturating_mul(13).saturating_add(tensors.saturating_mul(24)) > self.bytes {
-            return Err(Problem::Says(format!("has no room for {keys} keys and {tensors} tensors")));
+        if keys
+            .saturating_mul(13)
+            .saturating_add(tensors.saturating_mul(24))
+            > self.bytes
+        {
+            return Err(Problem::Says(format!(
+                "has no room for {keys} keys and {tensors} tensors"
+            )));
         }
         let mut seen = BTreeSet::new();
         for _ in 0..keys {
             let key = self.text()?;
             let kind = u32::from_le_bytes(self.take()?) as usize;
             if key == "general.alignment" {
-                let alignment = if kind == U32 { u32::from_le_bytes(self.take()?) } else { 0 };
+                let alignment = if kind == U32 {
+                    u32::from_le_bytes(self.take()?)
+                } else {
+                    0
+                };
                 if !alignment.is_power_of_two() {
-                    let problem = "`general.alignment` must be a power of two, stored as a 32-bit number";
+                    let problem =
+                        "`general.alignment` must be a power of two, stored as a 32-bit number";
                     return Err(Problem::Says(problem.into()));
                 }
             } else {
@@ -78,13 +95,16 @@ impl<F: Read + Seek> Header<'_, F> {
             let name = self.text()?;
             let dims = u32::from_le_bytes(self.take()?);
             if dims > 4 {
-                return Err(Problem::Says(format!("tensor `{name}` has {dims} dimensions")));
+                return Err(Problem::Says(format!(
+                    "tensor `{name}` has {dims} dimensions"
+                )));
             }
             let mut elements = 1u64;
             for _ in 0..dims {
                 let dim = self.number()?;
                 let product = elements.checked_mul(dim).filter(|n| *n <= 1 << 48);
-                elements = product.ok_or_else(|| Problem::Says(format!("tensor `{name}` has a size of {dim}")))?;
+                elements = product
+                    .ok_or_else(|| Problem::Says(format!("tensor `{name}` has a size of {dim}")))?;
             }
             self.take::<12>()?;
             if !seen.insert(name.clone()) {
@@ -111,7 +131,9 @@ impl<F: Read + Seek> Header<'_, F> {
         let left = self.bytes.saturating_sub(self.at);
         match length.checked_mul(width) {
             Some(needed) if needed <= left => Ok(length),
-            _ => Err(Problem::Says(format!("the file is cut short or damaged: a length of {length} leaves it"))),
+            _ => Err(Problem::Says(format!(
+                "the file is cut short or damaged: a length of {length} leaves it"
+            ))),
         }
     }
 

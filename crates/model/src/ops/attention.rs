@@ -1,10 +1,13 @@
-use super::{FakeQuant, Mat, MatMut, dot, floats, gemm, with_floats};
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use marill_numeric::functions;
 use rayon::prelude::*;
-use std::sync::Arc;
 
-/// One sequence: its rows among the queries and among the keys. Queries are the last `q_len` of `k_len` positions.
+use super::{FakeQuant, Mat, MatMut, dot, floats, gemm, with_floats};
+
+/// One sequence: its rows among the queries and among the keys. Queries are the last `q_len` of
+/// `k_len` positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     pub q_start: usize,
@@ -13,11 +16,13 @@ pub struct Segment {
     pub k_len: usize,
 }
 
-/// Causal attention with shared softmaxes: `S_G = scale * sum_{i in G} Q_i K_kv(i)^T`, `O_i = softmax(S_G) V_kv(i)`.
+/// Causal attention with shared softmaxes: `S_G = scale * sum_{i in G} Q_i K_kv(i)^T`,
+/// `O_i = softmax(S_G) V_kv(i)`.
 ///
-/// `q [N, H * D]`, `k` and `v [M, KV * D]`, result `[N, H * D]`. Segments must follow each other without gaps, in the
-/// queries and in the keys. A group of one head with `scale = 1 / sqrt(D)` is ordinary attention. With `law`, the weights
-/// are those of the secure program (see [`FakeQuant`]); the gradient is the smooth function's at those weights.
+/// `q [N, H * D]`, `k` and `v [M, KV * D]`, result `[N, H * D]`. Segments must follow each other
+/// without gaps, in the queries and in the keys. A group of one head with `scale = 1 / sqrt(D)` is
+/// ordinary attention. With `law`, the weights are those of the secure program (see [`FakeQuant`]);
+/// the gradient is the smooth function's at those weights.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU.
@@ -71,7 +76,12 @@ struct Inputs<'a> {
 
 impl Attention {
     fn q_head<'a>(&self, rows: &'a [f32], len: usize, head: usize) -> Mat<'a> {
-        Mat::strided(&rows[head * self.head_dim..], len, self.head_dim, self.q_width)
+        Mat::strided(
+            &rows[head * self.head_dim..],
+            len,
+            self.head_dim,
+            self.q_width,
+        )
     }
 
     fn kv_offset(&self, head: usize) -> usize {
@@ -79,11 +89,23 @@ impl Attention {
     }
 
     fn kv_head<'a>(&self, rows: &'a [f32], len: usize, head: usize) -> Mat<'a> {
-        Mat::strided(&rows[self.kv_offset(head)..], len, self.head_dim, self.kv_width)
+        Mat::strided(
+            &rows[self.kv_offset(head)..],
+            len,
+            self.head_dim,
+            self.kv_width,
+        )
     }
 
-    fn inputs<'a>(&self, segment: &Segment, q: &'a [f32], k: &'a [f32], v: &'a [f32]) -> Inputs<'a> {
-        let kv_rows = segment.k_start * self.kv_width..(segment.k_start + segment.k_len) * self.kv_width;
+    fn inputs<'a>(
+        &self,
+        segment: &Segment,
+        q: &'a [f32],
+        k: &'a [f32],
+        v: &'a [f32],
+    ) -> Inputs<'a> {
+        let kv_rows =
+            segment.k_start * self.kv_width..(segment.k_start + segment.k_len) * self.kv_width;
         Inputs {
             q: &q[segment.q_start * self.q_width..(segment.q_start + segment.q_len) * self.q_width],
             k: &k[kv_rows.clone()],
@@ -99,7 +121,10 @@ impl Attention {
         out.resize(x.q_len * x.k_len, 0.0);
         for (nth, &head) in group.iter().enumerate() {
             let dst = MatMut::new(out, x.q_len, x.k_len);
-            let (q, k) = (self.q_head(x.q, x.q_len, head), self.kv_head(x.k, x.k_len, head));
+            let (q, k) = (
+                self.q_head(x.q, x.q_len, head),
+                self.kv_head(x.k, x.k_len, head),
+            );
             gemm(dst, q, k.t(), self.scale, nth > 0, false);
         }
         for (row, scores) in out.chunks_exact_mut(x.k_len).enumerate() {
@@ -122,22 +147,56 @@ impl Attention {
         for group in self.groups.iter() {
             self.probabilities(x, group, &mut p);
             for &head in group {
-                let dst = MatMut::strided(&mut out[head * self.head_dim..], x.q_len, self.head_dim, self.q_width);
-                gemm(dst, Mat::new(&p, x.q_len, x.k_len), self.kv_head(x.v, x.k_len, head), 1.0, false, false);
+                let dst = MatMut::strided(
+                    &mut out[head * self.head_dim..],
+                    x.q_len,
+                    self.head_dim,
+                    self.q_width,
+                );
+                gemm(
+                    dst,
+                    Mat::new(&p, x.q_len, x.k_len),
+                    self.kv_head(x.v, x.k_len, head),
+                    1.0,
+                    false,
+                    false,
+                );
             }
         }
     }
 
-    /// `dP = sum_i dO_i V_i^T`, `dS = scale P (dP - rowsum(dP P))`, `dQ_i = dS K_i`, `dK_i += dS^T Q_i`,
-    /// `dV_i += P^T dO_i`.
-    fn segment_backward(&self, x: Inputs, grad: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
+    /// `dP = sum_i dO_i V_i^T`, `dS = scale P (dP - rowsum(dP P))`, `dQ_i = dS K_i`,
+    /// `dK_i += dS^T Q_i`, `dV_i += P^T dO_i`.
+    fn segment_backward(
+        &self,
+        x: Inputs,
+        grad: &[f32],
+        dq: &mut [f32],
+        dk: &mut [f32],
+        dv: &mut [f32],
+    ) {
         let (mut p, mut ds) = (Vec::new(), vec![0f32; x.q_len * x.k_len]);
         for group in self.groups.iter() {
             self.probabilities(x, group, &mut p);
             for (nth, &head) in group.iter().enumerate() {
-                let (g, v) = (self.q_head(grad, x.q_len, head), self.kv_head(x.v, x.k_len, head));
-                gemm(MatMut::new(&mut ds, x.q_len, x.k_len), g, v.t(), 1.0, nth > 0, false);
-                let dst = MatMut::strided(&mut dv[self.kv_offset(head)..], x.k_len, self.head_dim, self.kv_width);
+                let (g, v) = (
+                    self.q_head(grad, x.q_len, head),
+                    self.kv_head(x.v, x.k_len, head),
+                );
+                gemm(
+                    MatMut::new(&mut ds, x.q_len, x.k_len),
+                    g,
+                    v.t(),
+                    1.0,
+                    nth > 0,
+                    false,
+                );
+                let dst = MatMut::strided(
+                    &mut dv[self.kv_offset(head)..],
+                    x.k_len,
+                    self.head_dim,
+                    self.kv_width,
+                );
                 gemm(dst, Mat::new(&p, x.q_len, x.k_len).t(), g, 1.0, true, false);
             }
             for (ds, p) in ds.chunks_exact_mut(x.k_len).zip(p.chunks_exact(x.k_len)) {
@@ -148,10 +207,27 @@ impl Attention {
             }
             for &head in group {
                 let s = Mat::new(&ds, x.q_len, x.k_len);
-                let dst = MatMut::strided(&mut dq[head * self.head_dim..], x.q_len, self.head_dim, self.q_width);
+                let dst = MatMut::strided(
+                    &mut dq[head * self.head_dim..],
+                    x.q_len,
+                    self.head_dim,
+                    self.q_width,
+                );
                 gemm(dst, s, self.kv_head(x.k, x.k_len, head), 1.0, false, false);
-                let dst = MatMut::strided(&mut dk[self.kv_offset(head)..], x.k_len, self.head_dim, self.kv_width);
-                gemm(dst, s.t(), self.q_head(x.q, x.q_len, head), 1.0, true, false);
+                let dst = MatMut::strided(
+                    &mut dk[self.kv_offset(head)..],
+                    x.k_len,
+                    self.head_dim,
+                    self.kv_width,
+                );
+                gemm(
+                    dst,
+                    s.t(),
+                    self.q_head(x.q, x.q_len, head),
+                    1.0,
+                    true,
+                    false,
+                );
             }
         }
     }
@@ -161,7 +237,10 @@ impl Attention {
 fn softmax_by_law(scores: &mut [f32], law: FakeQuant) {
     let encoded: Vec<i64> = scores.iter().map(|&s| law.encode(s)).collect();
     let max = encoded.iter().copied().max().unwrap_or_default();
-    let weights: Vec<u64> = encoded.iter().map(|&s| functions::exp_neg((max - s) as u64)).collect();
+    let weights: Vec<u64> = encoded
+        .iter()
+        .map(|&s| functions::exp_neg((max - s) as u64))
+        .collect();
     let inverse = functions::recip(weights.iter().sum()) as f64;
     for (score, weight) in scores.iter_mut().zip(weights) {
         *score = (weight as f64 * inverse / f64::from(RECIPROCAL_BITS).exp2()) as f32;
@@ -196,7 +275,10 @@ impl CustomOp3 for Attention {
         let (q, k) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
         let v = floats(s3, l3, self.name())?;
         let mut out = vec![0f32; q.len()];
-        let rows = pieces(&mut out, self.segments.iter().map(|s| s.q_len * self.q_width));
+        let rows = pieces(
+            &mut out,
+            self.segments.iter().map(|s| s.q_len * self.q_width),
+        );
         rows.into_par_iter()
             .zip(self.segments.par_iter())
             .for_each(|(out, segment)| self.segment_forward(self.inputs(segment, q, k, v), out));
@@ -213,11 +295,20 @@ impl CustomOp3 for Attention {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (mut dq, mut dk) = (vec![0f32; q.elem_count()], vec![0f32; k.elem_count()]);
         let mut dv = vec![0f32; v.elem_count()];
-        let out = pieces(&mut dq, self.segments.iter().map(|s| s.q_len * self.q_width))
-            .into_par_iter()
-            .zip(pieces(&mut dk, self.segments.iter().map(|s| s.k_len * self.kv_width)))
-            .zip(pieces(&mut dv, self.segments.iter().map(|s| s.k_len * self.kv_width)))
-            .zip(self.segments.par_iter());
+        let out = pieces(
+            &mut dq,
+            self.segments.iter().map(|s| s.q_len * self.q_width),
+        )
+        .into_par_iter()
+        .zip(pieces(
+            &mut dk,
+            self.segments.iter().map(|s| s.k_len * self.kv_width),
+        ))
+        .zip(pieces(
+            &mut dv,
+            self.segments.iter().map(|s| s.k_len * self.kv_width),
+        ))
+        .zip(self.segments.par_iter());
         let name = self.name();
         with_floats(q, name, |q| {
             with_floats(k, name, |k| {
@@ -233,6 +324,10 @@ impl CustomOp3 for Attention {
             })
         })????;
         let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
-        Ok((Some(tensor(dq, q)?), Some(tensor(dk, k)?), Some(tensor(dv, v)?)))
+        Ok((
+            Some(tensor(dq, q)?),
+            Some(tensor(dk, k)?),
+            Some(tensor(dv, v)?),
+        ))
     }
 }

@@ -4,8 +4,8 @@ const CHUNK: usize = 8192;
 
 /// Which inputs of the low-rank additions are left out in one forward and backward pass.
 ///
-/// A pure function of key, place and element, so neither threads nor a resumed run change it. What is kept is scaled
-/// so that the mean stays. Source: Srivastava et al., "Dropout", JMLR 2014.
+/// A pure function of key, place and element, so neither threads nor a resumed run change it. What
+/// is kept is scaled so that the mean stays. Source: Srivastava et al., "Dropout", JMLR 2014.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
     /// The share that is left out, in `[0, 1)`.
@@ -23,23 +23,35 @@ fn mix(mut z: u64) -> u64 {
 impl Dropout {
     /// The same pass at one place of the model.
     pub fn at(self, place: u64) -> Self {
-        Self { key: mix(self.key ^ mix(place.wrapping_add(1))), ..self }
+        Self {
+            key: mix(self.key ^ mix(place.wrapping_add(1))),
+            ..self
+        }
     }
 
     /// `1 / (1 - rate)` or 0 for an element.
     fn factor(self, element: usize) -> f32 {
-        let bits = mix(self.key.wrapping_add((element as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        let bits = mix(self
+            .key
+            .wrapping_add((element as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
         let uniform = (bits >> 40) as f32 / (1u64 << 24) as f32;
-        if uniform < self.rate { 0.0 } else { 1.0 / (1.0 - self.rate) }
+        if uniform < self.rate {
+            0.0
+        } else {
+            1.0 / (1.0 - self.rate)
+        }
     }
 
     pub(super) fn apply(self, x: &[f32]) -> Vec<f32> {
         let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(nth, (y, x))| {
-            for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
-                *y = x * self.factor(nth * CHUNK + i);
-            }
-        });
+        y.par_chunks_mut(CHUNK)
+            .zip(x.par_chunks(CHUNK))
+            .enumerate()
+            .for_each(|(nth, (y, x))| {
+                for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
+                    *y = x * self.factor(nth * CHUNK + i);
+                }
+            });
         y
     }
 }
@@ -54,7 +66,10 @@ mod tests {
         let y = Dropout { rate: 0.3, key: 7 }.apply(&x);
         let zeros = y.iter().filter(|&&v| v == 0.0).count() as f64 / x.len() as f64;
         let mean = y.iter().map(|&v| f64::from(v)).sum::<f64>() / x.len() as f64;
-        assert!((zeros - 0.3).abs() < 0.006 && (mean - 1.0).abs() < 0.01, "{zeros} {mean}");
+        assert!(
+            (zeros - 0.3).abs() < 0.006 && (mean - 1.0).abs() < 0.01,
+            "{zeros} {mean}"
+        );
     }
 
     #[test]
@@ -63,8 +78,14 @@ mod tests {
         let dropout = Dropout { rate: 0.5, key: 7 };
         assert_eq!(dropout.apply(&x), dropout.apply(&x));
         assert_ne!(dropout.at(0).apply(&x), dropout.at(1).apply(&x));
-        assert_ne!(dropout.at(0).apply(&x), Dropout { key: 8, ..dropout }.at(0).apply(&x));
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        assert_ne!(
+            dropout.at(0).apply(&x),
+            Dropout { key: 8, ..dropout }.at(0).apply(&x)
+        );
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(3)
+            .build()
+            .unwrap();
         assert_eq!(pool.install(|| dropout.apply(&x)), dropout.apply(&x));
     }
 }

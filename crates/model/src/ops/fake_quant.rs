@@ -1,14 +1,16 @@
-use super::{ROWS_PER_TASK, floats};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use marill_numeric::NumericSpec;
 use rayon::prelude::*;
 
-/// Fake quantisation (Jacob et al., "Quantization and Training of Neural Networks", CVPR '18): forward passes see the
-/// values that the secure program computes, its roundings and its tables; backward passes see the smooth functions
-/// (the straight-through estimator of Bengio, Léonard, Courville, arXiv 1308.3432).
+use super::{ROWS_PER_TASK, floats};
+
+/// Fake quantisation (Jacob et al., "Quantization and Training of Neural Networks", CVPR '18):
+/// forward passes see the values that the secure program computes, its roundings and its tables;
+/// backward passes see the smooth functions (the straight-through estimator of Bengio, Léonard,
+/// Courville, arXiv 1308.3432).
 ///
-/// The program's own order of operations is kept where it decides a rounding. What is not followed: sums of products
-/// are f32 (24 bits of magnitude), and the output head.
+/// The program's own order of operations is kept where it decides a rounding. What is not followed:
+/// sums of products are f32 (24 bits of magnitude), and the output head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FakeQuant {
     /// Fractional bits of the residual stream.
@@ -55,7 +57,8 @@ impl FakeQuant {
     }
 }
 
-/// `round(log2(sqrt(hidden)))` and what `2^` that leaves of `sqrt(hidden)`: the program folds the rest into the gain.
+/// `round(log2(sqrt(hidden)))` and what `2^` that leaves of `sqrt(hidden)`: the program folds the
+/// rest into the gain.
 pub(super) fn norm_bits(hidden: usize) -> (u32, f64) {
     let root = (hidden as f64).sqrt();
     let bits = root.log2().round();
@@ -87,9 +90,13 @@ impl CustomOp1 for RoundTo {
         let x = floats(storage, layout, self.name())?;
         let mut y = vec![0f32; x.len()];
         let chunk = 512 * ROWS_PER_TASK;
-        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
-            y.iter_mut().zip(x).for_each(|(y, &x)| *y = (half_up(f64::from(x), self.units) / self.units) as f32);
-        });
+        y.par_chunks_mut(chunk)
+            .zip(x.par_chunks(chunk))
+            .for_each(|(y, x)| {
+                y.iter_mut().zip(x).for_each(|(y, &x)| {
+                    *y = (half_up(f64::from(x), self.units) / self.units) as f32
+                });
+            });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -98,19 +105,28 @@ impl CustomOp1 for RoundTo {
     }
 }
 
-/// A public matrix `[out, in]` with 16-bit weights on one power of two a row, as the program holds it. `columns` are
-/// the gains in front of it, which the program folds in before it rounds.
+/// A public matrix `[out, in]` with 16-bit weights on one power of two a row, as the program holds
+/// it. `columns` are the gains in front of it, which the program folds in before it rounds.
 ///
 /// # Errors
 /// From candle.
-pub fn round_weight(weight: &Tensor, columns: Option<&Tensor>, factor: f64, law: FakeQuant) -> Result<Tensor> {
+pub fn round_weight(
+    weight: &Tensor,
+    columns: Option<&Tensor>,
+    factor: f64,
+    law: FakeQuant,
+) -> Result<Tensor> {
     let width = weight.dim(1)?;
     let mut values: Vec<f32> = weight.flatten_all()?.to_vec1()?;
     let columns: Vec<f64> = gains(columns, width)?.iter().map(|c| c * factor).collect();
     values.par_chunks_mut(width).for_each(|row| {
-        let largest = row.iter().zip(&columns).fold(0f64, |m, (w, c)| m.max((f64::from(*w) * c).abs()));
-        let bits =
-            (0..law.weight_frac_bits).take_while(|&b| (largest * f64::from(b + 1).exp2()).round() <= 32767.0).count();
+        let largest = row
+            .iter()
+            .zip(&columns)
+            .fold(0f64, |m, (w, c)| m.max((f64::from(*w) * c).abs()));
+        let bits = (0..law.weight_frac_bits)
+            .take_while(|&b| (largest * f64::from(b + 1).exp2()).round() <= 32767.0)
+            .count();
         let units = (bits as f64).exp2();
         for (w, c) in row.iter_mut().zip(&columns).filter(|(_, c)| **c != 0.0) {
             *w = ((f64::from(*w) * c * units).round_ties_even() / units / c) as f32;
@@ -119,7 +135,8 @@ pub fn round_weight(weight: &Tensor, columns: Option<&Tensor>, factor: f64, law:
     Tensor::from_vec(values, weight.shape(), weight.device())
 }
 
-/// Low-rank factors `A [rank, in]`, `B [out, rank]` on the grids that the program gives them; gradients pass unchanged.
+/// Low-rank factors `A [rank, in]`, `B [out, rank]` on the grids that the program gives them;
+/// gradients pass unchanged.
 ///
 /// # Errors
 /// From candle.
@@ -133,14 +150,23 @@ pub fn round_factors(
     let columns = gains(columns, width)?;
     let largest = |tensor: &Tensor, factors: &[f64]| -> Result<f64> {
         let values: Vec<f32> = tensor.detach().flatten_all()?.to_vec1()?;
-        let each = values.iter().zip(factors.iter().cycle()).map(|(v, f)| (f64::from(*v) * f).abs());
+        let each = values
+            .iter()
+            .zip(factors.iter().cycle())
+            .map(|(v, f)| (f64::from(*v) * f).abs());
         Ok(each.fold(0.0, f64::max))
     };
     let (max_a, max_b) = (largest(a, &columns)?, largest(b, &[scale])?);
-    let tilt = if max_a > 0.0 && max_b > 0.0 { ((max_b / max_a).log2() / 2.0).round() as i32 } else { 0 };
+    let tilt = if max_a > 0.0 && max_b > 0.0 {
+        ((max_b / max_a).log2() / 2.0).round() as i32
+    } else {
+        0
+    };
     let half = (law.weight_frac_bits / 2) as i32;
     let units = f64::from(half + tilt).exp2();
-    let a = a.apply_op1(RoundColumns { units: columns.iter().map(|c| c * units).collect() })?;
+    let a = a.apply_op1(RoundColumns {
+        units: columns.iter().map(|c| c * units).collect(),
+    })?;
     Ok((a, round_to(b, scale * f64::from(half - tilt).exp2())?))
 }
 
@@ -148,7 +174,11 @@ fn gains(columns: Option<&Tensor>, width: usize) -> Result<Vec<f64>> {
     let (_, rest) = norm_bits(width);
     match columns {
         None => Ok(vec![1.0; width]),
-        Some(gain) => Ok(gain.to_vec1::<f32>()?.iter().map(|&g| f64::from(g) * rest).collect()),
+        Some(gain) => Ok(gain
+            .to_vec1::<f32>()?
+            .iter()
+            .map(|&g| f64::from(g) * rest)
+            .collect()),
     }
 }
 
@@ -165,7 +195,11 @@ impl CustomOp1 for RoundColumns {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = floats(storage, layout, self.name())?;
         let round = |(&x, &units): (&f32, &f64)| {
-            if units == 0.0 { x } else { ((f64::from(x) * units).round_ties_even() / units) as f32 }
+            if units == 0.0 {
+                x
+            } else {
+                ((f64::from(x) * units).round_ties_even() / units) as f32
+            }
         };
         let y = x.iter().zip(self.units.iter().cycle()).map(round).collect();
         Ok((CpuStorage::F32(y), layout.shape().clone()))

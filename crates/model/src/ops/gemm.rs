@@ -19,13 +19,31 @@ impl<'a> Mat<'a> {
     /// Row-major with `row_stride` floats from row to row.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len());
-        Self { data, rows, cols, row_stride, col_stride: 1 }
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
     }
 
     /// The transposed view.
     pub fn t(self) -> Self {
-        let Self { data, rows, cols, row_stride, col_stride } = self;
-        Self { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
+        let Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride,
+        } = self;
+        Self {
+            data,
+            rows: cols,
+            cols: rows,
+            row_stride: col_stride,
+            col_stride: row_stride,
+        }
     }
 }
 
@@ -46,19 +64,34 @@ impl<'a> MatMut<'a> {
     /// `row_stride` floats from row to row.
     pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len());
-        Self { data, rows, cols, row_stride }
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+        }
     }
 }
 
-/// `dst = scale * a b`, plus `dst` itself where `accumulate`. Threads split rows and columns, never the inner sum.
+/// `dst = scale * a b`, plus `dst` itself where `accumulate`. Threads split rows and columns, never
+/// the inner sum.
 pub fn gemm(dst: MatMut, a: Mat, b: Mat, scale: f32, accumulate: bool, parallel: bool) {
-    assert_eq!((dst.rows, dst.cols, a.cols), (a.rows, b.cols, b.rows), "shapes of a matrix product");
+    assert_eq!(
+        (dst.rows, dst.cols, a.cols),
+        (a.rows, b.cols, b.rows),
+        "shapes of a matrix product"
+    );
     if dst.rows == 0 || dst.cols == 0 {
         return;
     }
-    let parallelism = if parallel { Parallelism::Rayon(0) } else { Parallelism::None };
-    // SAFETY: the constructors of `Mat` and `MatMut` check that every element addressed by these shapes and strides
-    // lies inside its slice, and `dst` is borrowed mutably, so it overlaps neither operand.
+    let parallelism = if parallel {
+        Parallelism::Rayon(0)
+    } else {
+        Parallelism::None
+    };
+    // SAFETY: the constructors of `Mat` and `MatMut` check that every element addressed by these
+    // shapes and strides lies inside its slice, and `dst` is borrowed mutably, so it overlaps
+    // neither operand.
     unsafe {
         gemm::gemm(
             dst.rows,
@@ -103,5 +136,8 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
         width /= 2;
     }
-    tail_a.iter().zip(tail_b).fold(sums[0], |sum, (x, y)| sum + x * y)
+    tail_a
+        .iter()
+        .zip(tail_b)
+        .fold(sums[0], |sum, (x, y)| sum + x * y)
 }

@@ -1,7 +1,9 @@
-use super::{Mat, MatMut, floats, gemm, with_floats};
+use std::sync::Mutex;
+
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
-use std::sync::Mutex;
+
+use super::{Mat, MatMut, floats, gemm, with_floats};
 
 /// Rows of logits that exist at a time.
 const ROWS: usize = 128;
@@ -29,9 +31,11 @@ pub struct HeadLoss {
     pub teacher: Option<Teacher>,
 }
 
-/// Fused output head, cross-entropy and distillation: `hidden [M, hidden]`, `head [vocab, hidden]`, result a scalar.
+/// Fused output head, cross-entropy and distillation: `hidden [M, hidden]`, `head [vocab, hidden]`,
+/// result a scalar.
 ///
-/// Gradients are made in the forward pass, `ROWS` rows of logits at a time, so that no `[M, vocab]` matrix exists.
+/// Gradients are made in the forward pass, `ROWS` rows of logits at a time, so that no `[M, vocab]`
+/// matrix exists.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU, or a label is outside the vocabulary.
@@ -40,7 +44,11 @@ pub fn head_loss(hidden: &Tensor, head: &Tensor, loss: HeadLoss) -> Result<Tenso
     if let Some(label) = loss.labels.iter().find(|&&l| l as usize >= vocab) {
         candle_core::bail!("label {label} is outside the vocabulary of {vocab}");
     }
-    let op = FusedHead { loss, trained: head.is_variable(), gradients: Mutex::new(None) };
+    let op = FusedHead {
+        loss,
+        trained: head.is_variable(),
+        gradients: Mutex::new(None),
+    };
     hidden.apply_op2(head, op)
 }
 
@@ -88,27 +96,51 @@ fn row_loss(logits: &mut [f32], teacher: Option<(&mut [f32], f32, f32)>, label: 
 impl FusedHead {
     /// Logits of the teacher for rows `start..start + rows`.
     fn teacher_logits(&self, start: usize, rows: usize) -> Result<Option<Vec<f32>>> {
-        let Some(teacher) = &self.loss.teacher else { return Ok(None) };
+        let Some(teacher) = &self.loss.teacher else {
+            return Ok(None);
+        };
         let (vocab, width) = teacher.head.dims2()?;
         let mut out = vec![0f32; rows * vocab];
         with_floats(&teacher.hidden, self.name(), |h| {
             with_floats(&teacher.head, self.name(), |w| {
                 let h = Mat::new(&h[start * width..][..rows * width], rows, width);
-                gemm(MatMut::new(&mut out, rows, vocab), h, Mat::new(w, vocab, width).t(), 1.0, false, true);
+                gemm(
+                    MatMut::new(&mut out, rows, vocab),
+                    h,
+                    Mat::new(w, vocab, width).t(),
+                    1.0,
+                    false,
+                    true,
+                );
             })
         })??;
         Ok(Some(out))
     }
 
-    fn losses(&self, logits: &mut [f32], teacher: Option<Vec<f32>>, labels: &[u32], vocab: usize) -> f64 {
+    fn losses(
+        &self,
+        logits: &mut [f32],
+        teacher: Option<Vec<f32>>,
+        labels: &[u32],
+        vocab: usize,
+    ) -> f64 {
         let rows = logits.par_chunks_mut(vocab).zip(labels.par_iter());
         // Collected before summing: the order of the sum must not depend on the threads.
         let each: Vec<f32> = match teacher {
-            None => rows.map(|(row, &label)| row_loss(row, None, label as usize)).collect(),
+            None => rows
+                .map(|(row, &label)| row_loss(row, None, label as usize))
+                .collect(),
             Some(mut target) => {
-                let knob = self.loss.teacher.as_ref().map_or((1.0, 0.0), |t| (t.temperature, t.weight));
+                let knob = self
+                    .loss
+                    .teacher
+                    .as_ref()
+                    .map_or((1.0, 0.0), |t| (t.temperature, t.weight));
                 let rows = rows.zip(target.par_chunks_mut(vocab));
-                rows.map(|((row, &label), t)| row_loss(row, Some((t, knob.0, knob.1)), label as usize)).collect()
+                rows.map(|((row, &label), t)| {
+                    row_loss(row, Some((t, knob.0, knob.1)), label as usize)
+                })
+                .collect()
             }
         };
         each.iter().map(|&l| f64::from(l)).sum()
@@ -120,7 +152,13 @@ impl CustomOp2 for FusedHead {
         "head-loss"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (hidden, head) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
         let ((rows, width), (vocab, _)) = (l1.shape().dims2()?, l2.shape().dims2()?);
         if rows != self.loss.labels.len() {
@@ -135,14 +173,37 @@ impl CustomOp2 for FusedHead {
             let count = ROWS.min(rows - start);
             let h = Mat::new(&hidden[start * width..][..count * width], count, width);
             let logits = &mut logits[..count * vocab];
-            gemm(MatMut::new(logits, count, vocab), h, w.t(), 1.0, false, true);
+            gemm(
+                MatMut::new(logits, count, vocab),
+                h,
+                w.t(),
+                1.0,
+                false,
+                true,
+            );
             let teacher = self.teacher_logits(start, count)?;
-            total += self.losses(logits, teacher, &self.loss.labels[start..start + count], vocab);
+            total += self.losses(
+                logits,
+                teacher,
+                &self.loss.labels[start..start + count],
+                vocab,
+            );
             let g = Mat::new(logits, count, vocab);
-            let dst = MatMut::new(&mut d_hidden[start * width..][..count * width], count, width);
+            let dst = MatMut::new(
+                &mut d_hidden[start * width..][..count * width],
+                count,
+                width,
+            );
             gemm(dst, g, w, self.loss.scale, false, true);
             if self.trained {
-                gemm(MatMut::new(&mut d_head, vocab, width), g.t(), h, self.loss.scale, true, true);
+                gemm(
+                    MatMut::new(&mut d_head, vocab, width),
+                    g.t(),
+                    h,
+                    self.loss.scale,
+                    true,
+                    true,
+                );
             }
         }
         *self.gradients.lock().expect("no panic holds the lock") = Some((d_hidden, d_head));
@@ -157,15 +218,28 @@ impl CustomOp2 for FusedHead {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some((d_hidden, d_head)) = self.gradients.lock().expect("no panic holds the lock").take() else {
+        let Some((d_hidden, d_head)) = self
+            .gradients
+            .lock()
+            .expect("no panic holds the lock")
+            .take()
+        else {
             candle_core::bail!("`head-loss` goes backward once");
         };
         let upstream = f64::from(grad.to_scalar::<f32>()?);
         let scaled = |data, like: &Tensor| {
             let tensor = Tensor::from_vec(data, like.shape(), like.device())?;
-            if upstream == 1.0 { Ok(tensor) } else { tensor.affine(upstream, 0.0) }
+            if upstream == 1.0 {
+                Ok(tensor)
+            } else {
+                tensor.affine(upstream, 0.0)
+            }
         };
-        let d_head = if self.trained { Some(scaled(d_head, head)?) } else { None };
+        let d_head = if self.trained {
+            Some(scaled(d_head, head)?)
+        } else {
+            None
+        };
         Ok((Some(scaled(d_hidden, hidden)?), d_head))
     }
 }

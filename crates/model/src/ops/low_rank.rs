@@ -1,11 +1,14 @@
-use super::{Dropout, Mat, MatMut, floats, gemm, with_floats};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use std::sync::Mutex;
 
-/// `y = x W^T + scale (drop(x) A^T) B^T`: `x [N, in]`, `A [rank, in]`, `B [out, rank]`, `W [out, in]` and result
-/// `[N, out]`. `W` is frozen and may be left out.
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+
+use super::{Dropout, Mat, MatMut, floats, gemm, with_floats};
+
+/// `y = x W^T + scale (drop(x) A^T) B^T`: `x [N, in]`, `A [rank, in]`, `B [out, rank]`,
+/// `W [out, in]` and result `[N, out]`. `W` is frozen and may be left out.
 ///
-/// One operation, because as four it would write and add four tensors of the result's size in both directions.
+/// One operation, because as four it would write and add four tensors of the result's size in both
+/// directions.
 ///
 /// # Errors
 /// When the shapes do not fit, or a tensor is not f32, contiguous and on the CPU.
@@ -16,7 +19,12 @@ pub fn low_rank(
     scale: f64,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
-    let op = LowRank { weight: weight.cloned(), scale: scale as f32, dropout, inner: Mutex::new(None) };
+    let op = LowRank {
+        weight: weight.cloned(),
+        scale: scale as f32,
+        dropout,
+        inner: Mutex::new(None),
+    };
     x.apply_op3(a, b, op)
 }
 
@@ -32,20 +40,47 @@ struct LowRank {
 type Sizes = (usize, usize, usize, usize);
 
 impl LowRank {
-    fn forward(&self, x: &[f32], a: &[f32], b: &[f32], (n, width, rank, out): Sizes) -> Result<Vec<f32>> {
+    fn forward(
+        &self,
+        x: &[f32],
+        a: &[f32],
+        b: &[f32],
+        (n, width, rank, out): Sizes,
+    ) -> Result<Vec<f32>> {
         let dropped = self.dropout.map(|d| d.apply(x));
         let seen = Mat::new(dropped.as_deref().unwrap_or(x), n, width);
         let mut inner = vec![0f32; n * rank];
-        gemm(MatMut::new(&mut inner, n, rank), seen, Mat::new(a, rank, width).t(), self.scale, false, true);
+        gemm(
+            MatMut::new(&mut inner, n, rank),
+            seen,
+            Mat::new(a, rank, width).t(),
+            self.scale,
+            false,
+            true,
+        );
         let mut y = vec![0f32; n * out];
         if let Some(weight) = &self.weight {
             with_floats(weight, self.name(), |w| {
                 let dst = MatMut::new(&mut y, n, out);
-                gemm(dst, Mat::new(x, n, width), Mat::new(w, out, width).t(), 1.0, false, true);
+                gemm(
+                    dst,
+                    Mat::new(x, n, width),
+                    Mat::new(w, out, width).t(),
+                    1.0,
+                    false,
+                    true,
+                );
             })?;
         }
         let add = self.weight.is_some();
-        gemm(MatMut::new(&mut y, n, out), Mat::new(&inner, n, rank), Mat::new(b, out, rank).t(), 1.0, add, true);
+        gemm(
+            MatMut::new(&mut y, n, out),
+            Mat::new(&inner, n, rank),
+            Mat::new(b, out, rank).t(),
+            1.0,
+            add,
+            true,
+        );
         *self.inner.lock().expect("no panic holds the lock") = Some(inner);
         Ok(y)
     }
@@ -60,24 +95,59 @@ impl LowRank {
     ) -> Result<(Option<Vec<f32>>, Vec<f32>, Vec<f32>)> {
         let grad = Mat::new(g, n, out);
         let mut db = vec![0f32; out * rank];
-        gemm(MatMut::new(&mut db, out, rank), grad.t(), Mat::new(inner, n, rank), 1.0, false, true);
+        gemm(
+            MatMut::new(&mut db, out, rank),
+            grad.t(),
+            Mat::new(inner, n, rank),
+            1.0,
+            false,
+            true,
+        );
         let mut v = vec![0f32; n * rank];
-        gemm(MatMut::new(&mut v, n, rank), grad, Mat::new(b, out, rank), self.scale, false, true);
+        gemm(
+            MatMut::new(&mut v, n, rank),
+            grad,
+            Mat::new(b, out, rank),
+            self.scale,
+            false,
+            true,
+        );
         let dropped = self.dropout.map(|d| d.apply(x));
         let seen = Mat::new(dropped.as_deref().unwrap_or(x), n, width);
         let (mut da, v) = (vec![0f32; rank * width], Mat::new(&v, n, rank));
-        gemm(MatMut::new(&mut da, rank, width), v.t(), seen, 1.0, false, true);
+        gemm(
+            MatMut::new(&mut da, rank, width),
+            v.t(),
+            seen,
+            1.0,
+            false,
+            true,
+        );
         if !wants_dx {
             return Ok((None, da, db));
         }
         let mut dx = vec![0f32; n * width];
-        gemm(MatMut::new(&mut dx, n, width), v, Mat::new(a, rank, width), 1.0, false, true);
+        gemm(
+            MatMut::new(&mut dx, n, width),
+            v,
+            Mat::new(a, rank, width),
+            1.0,
+            false,
+            true,
+        );
         if let Some(dropout) = self.dropout {
             dx = dropout.apply(&dx);
         }
         if let Some(weight) = &self.weight {
             with_floats(weight, self.name(), |w| {
-                gemm(MatMut::new(&mut dx, n, width), grad, Mat::new(w, out, width), 1.0, true, true);
+                gemm(
+                    MatMut::new(&mut dx, n, width),
+                    grad,
+                    Mat::new(w, out, width),
+                    1.0,
+                    true,
+                    true,
+                );
             })?;
         }
         Ok((Some(dx), da, db))
@@ -98,9 +168,20 @@ impl CustomOp3 for LowRank {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, a, b) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?, floats(s3, l3, self.name())?);
-        let ((n, width), (rank, _), (out, _)) = (l1.shape().dims2()?, l2.shape().dims2()?, l3.shape().dims2()?);
-        Ok((CpuStorage::F32(self.forward(x, a, b, (n, width, rank, out))?), (n, out).into()))
+        let (x, a, b) = (
+            floats(s1, l1, self.name())?,
+            floats(s2, l2, self.name())?,
+            floats(s3, l3, self.name())?,
+        );
+        let ((n, width), (rank, _), (out, _)) = (
+            l1.shape().dims2()?,
+            l2.shape().dims2()?,
+            l3.shape().dims2()?,
+        );
+        Ok((
+            CpuStorage::F32(self.forward(x, a, b, (n, width, rank, out))?),
+            (n, out).into(),
+        ))
     }
 
     fn bwd(
@@ -122,11 +203,17 @@ impl CustomOp3 for LowRank {
         let (dx, da, db) = with_floats(x, name, |x| {
             with_floats(a, name, |a| {
                 with_floats(b, name, |b| {
-                    with_floats(grad, name, |g| self.backward((x, a, b, g), &inner, sizes, wants_dx))
+                    with_floats(grad, name, |g| {
+                        self.backward((x, a, b, g), &inner, sizes, wants_dx)
+                    })
                 })
             })
         })?????;
         let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
-        Ok((dx.map(|dx| tensor(dx, x)).transpose()?, Some(tensor(da, a)?), Some(tensor(db, b)?)))
+        Ok((
+            dx.map(|dx| tensor(dx, x)).transpose()?,
+            Some(tensor(da, a)?),
+            Some(tensor(db, b)?),
+        ))
     }
 }

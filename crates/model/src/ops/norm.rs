@@ -1,17 +1,24 @@
-use super::fake_quant::norm_bits;
-use super::{FakeQuant, ROWS_PER_TASK, dot, floats, with_floats};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use marill_numeric::{functions, truncate};
 use rayon::prelude::*;
 
+use super::{FakeQuant, ROWS_PER_TASK, dot, fake_quant::norm_bits, floats, with_floats};
+
 /// `y = x / sqrt(mean(x^2) + eps) * weight`: `x [N, hidden]`, `weight [hidden]`.
 ///
-/// With `law`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the smooth function's.
+/// With `law`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the
+/// smooth function's.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU, or a row is too long for the law's range.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, law: Option<FakeQuant>) -> Result<Tensor> {
-    x.apply_op2(weight, RmsNorm { eps: eps as f32, law })
+    x.apply_op2(
+        weight,
+        RmsNorm {
+            eps: eps as f32,
+            law,
+        },
+    )
 }
 
 struct RmsNorm {
@@ -33,7 +40,13 @@ impl CustomOp2 for RmsNorm {
         "rms-norm"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
         let hidden = w.len();
         let mut y = vec![0f32; x.len()];
@@ -41,16 +54,25 @@ impl CustomOp2 for RmsNorm {
             self.by_law(&mut y, x, w, law)?;
             return Ok((CpuStorage::F32(y), l1.shape().clone()));
         }
-        y.par_chunks_mut(hidden).with_min_len(ROWS_PER_TASK).zip(x.par_chunks(hidden)).for_each(|(y, x)| {
-            let inverse = self.inverse(x);
-            for i in 0..hidden {
-                y[i] = x[i] * inverse * w[i];
-            }
-        });
+        y.par_chunks_mut(hidden)
+            .with_min_len(ROWS_PER_TASK)
+            .zip(x.par_chunks(hidden))
+            .for_each(|(y, x)| {
+                let inverse = self.inverse(x);
+                for i in 0..hidden {
+                    y[i] = x[i] * inverse * w[i];
+                }
+            });
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let hidden = weight.elem_count();
         let mut dx = vec![0f32; x.elem_count()];
         let mut dw = vec![0f32; hidden];
@@ -71,7 +93,11 @@ impl CustomOp2 for RmsNorm {
             })
         })???;
         let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
-        let dw = if trained { Some(Tensor::from_vec(dw, weight.shape(), x.device())?) } else { None };
+        let dw = if trained {
+            Some(Tensor::from_vec(dw, weight.shape(), x.device())?)
+        } else {
+            None
+        };
         Ok((Some(dx), dw))
     }
 }
@@ -84,17 +110,27 @@ impl RmsNorm {
         let epsilon = (f64::from(self.eps) * hidden as f64 * unit * unit).round() as u64;
         let (bits, rest) = norm_bits(hidden);
         let shift = RSQRT_BITS - law.frac_bits - bits;
-        let gain: Vec<f64> = w.iter().map(|&w| f64::from(w) * rest / f64::from(law.frac_bits).exp2()).collect();
-        let rows = y.par_chunks_mut(hidden).with_min_len(ROWS_PER_TASK).zip(x.par_chunks(hidden));
+        let gain: Vec<f64> = w
+            .iter()
+            .map(|&w| f64::from(w) * rest / f64::from(law.frac_bits).exp2())
+            .collect();
+        let rows = y
+            .par_chunks_mut(hidden)
+            .with_min_len(ROWS_PER_TASK)
+            .zip(x.par_chunks(hidden));
         let in_range = rows.map(|(y, x)| {
-            let h: Vec<i64> = x.iter().map(|&x| (f64::from(x) * unit + 0.5).floor() as i64).collect();
+            let h: Vec<i64> = x
+                .iter()
+                .map(|&x| (f64::from(x) * unit + 0.5).floor() as i64)
+                .collect();
             let squares = h.iter().map(|&h| (h as f64).powi(2)).sum::<f64>();
             // Also false for a row that is no number.
             let fits = squares < f64::from(62).exp2();
             if !fits {
                 return false;
             }
-            let inverse = functions::rsqrt(h.iter().map(|&h| (h * h) as u64).sum::<u64>() + epsilon);
+            let inverse =
+                functions::rsqrt(h.iter().map(|&h| (h * h) as u64).sum::<u64>() + epsilon);
             for i in 0..hidden {
                 let scaled = truncate((h[i] as u64).wrapping_mul(inverse), shift) as i64;
                 y[i] = (scaled as f64 * gain[i]) as f32;
@@ -103,7 +139,10 @@ impl RmsNorm {
         });
         if !in_range.reduce(|| true, |a, b| a && b) {
             let limit = f64::from(31 - law.residual_frac_bits as i32).exp2();
-            bail!("`rms-norm` met a row whose norm is not below {limit}, the range of the fixed-point law");
+            bail!(
+                "`rms-norm` met a row whose norm is not below {limit}, the range of the \
+                 fixed-point law"
+            );
         }
         Ok(())
     }
@@ -112,15 +151,17 @@ impl RmsNorm {
     fn input_gradient(&self, dx: &mut [f32], x: &[f32], w: &[f32], g: &[f32]) {
         let hidden = w.len();
         let rows = dx.par_chunks_mut(hidden).with_min_len(ROWS_PER_TASK);
-        rows.zip(x.par_chunks(hidden)).zip(g.par_chunks(hidden)).for_each(|((dx, x), g)| {
-            let inverse = self.inverse(x);
-            for i in 0..hidden {
-                dx[i] = g[i] * w[i];
-            }
-            let shrink = dot(dx, x) * inverse * inverse * inverse / hidden as f32;
-            for i in 0..hidden {
-                dx[i] = dx[i] * inverse - x[i] * shrink;
-            }
-        });
+        rows.zip(x.par_chunks(hidden))
+            .zip(g.par_chunks(hidden))
+            .for_each(|((dx, x), g)| {
+                let inverse = self.inverse(x);
+                for i in 0..hidden {
+                    dx[i] = g[i] * w[i];
+                }
+                let shrink = dot(dx, x) * inverse * inverse * inverse / hidden as f32;
+                for i in 0..hidden {
+                    dx[i] = dx[i] * inverse - x[i] * shrink;
+                }
+            });
     }
 }

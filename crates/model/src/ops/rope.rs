@@ -1,9 +1,12 @@
-use super::{ROWS_PER_TASK, floats, with_floats};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 use std::sync::Arc;
 
-/// `cos` and `sin` of `position * theta^(-2 i / D)`, for `i < D / 2`, computed in f64 and rounded once.
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::{ROWS_PER_TASK, floats, with_floats};
+
+/// `cos` and `sin` of `position * theta^(-2 i / D)`, for `i < D / 2`, computed in f64 and rounded
+/// once.
 pub struct RopeTable {
     pub head_dim: usize,
     cos: Vec<f32>,
@@ -27,8 +30,17 @@ impl RopeTable {
     /// The same table with this many fractional bits.
     pub(crate) fn rounded(&self, frac_bits: u32) -> Self {
         let units = f64::from(frac_bits).exp2();
-        let round = |values: &[f32]| values.iter().map(|&v| ((f64::from(v) * units).round() / units) as f32).collect();
-        Self { head_dim: self.head_dim, cos: round(&self.cos), sin: round(&self.sin) }
+        let round = |values: &[f32]| {
+            values
+                .iter()
+                .map(|&v| ((f64::from(v) * units).round() / units) as f32)
+                .collect()
+        };
+        Self {
+            head_dim: self.head_dim,
+            cos: round(&self.cos),
+            sin: round(&self.sin),
+        }
     }
 
     /// Number of positions in the table.
@@ -36,7 +48,8 @@ impl RopeTable {
         self.cos.len() * 2 / self.head_dim.max(1)
     }
 
-    /// Rotates the heads of one row (`[heads * D]`, halves `x1 | x2` a head) in place; `direction` -1 undoes it.
+    /// Rotates the heads of one row (`[heads * D]`, halves `x1 | x2` a head) in place; `direction`
+    /// -1 undoes it.
     pub fn rotate(&self, row: &mut [f32], position: usize, direction: f32) {
         let half = self.head_dim / 2;
         let cos = &self.cos[position * half..][..half];
@@ -52,12 +65,16 @@ impl RopeTable {
     }
 }
 
-/// Rotary position embedding of `x [N, H * D]`; `positions[row]` is the row's place in its sequence.
+/// Rotary position embedding of `x [N, H * D]`; `positions[row]` is the row's place in its
+/// sequence.
 ///
 /// # Errors
 /// When `x` is not f32, contiguous and on the CPU.
 pub fn rope(x: &Tensor, table: &Arc<RopeTable>, positions: &Arc<Vec<usize>>) -> Result<Tensor> {
-    x.apply_op1(Rope { table: table.clone(), positions: positions.clone() })
+    x.apply_op1(Rope {
+        table: table.clone(),
+        positions: positions.clone(),
+    })
 }
 
 struct Rope {
@@ -68,9 +85,12 @@ struct Rope {
 impl Rope {
     fn run(&self, x: &[f32], width: usize, direction: f32) -> Vec<f32> {
         let mut y = x.to_vec();
-        y.par_chunks_mut(width).with_min_len(ROWS_PER_TASK).enumerate().for_each(|(row, values)| {
-            self.table.rotate(values, self.positions[row], direction);
-        });
+        y.par_chunks_mut(width)
+            .with_min_len(ROWS_PER_TASK)
+            .enumerate()
+            .for_each(|(row, values)| {
+                self.table.rotate(values, self.positions[row], direction);
+            });
         y
     }
 }

@@ -1,13 +1,15 @@
-use super::{FakeQuant, floats, with_floats};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use marill_numeric::{functions, truncate};
 use rayon::prelude::*;
+
+use super::{FakeQuant, floats, with_floats};
 
 const CHUNK: usize = 8192;
 
 /// `silu(gate) * up`, element-wise.
 ///
-/// With `law`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the smooth function's.
+/// With `law`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the
+/// smooth function's.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU.
@@ -25,7 +27,9 @@ struct SwiGlu {
 
 impl SwiGlu {
     fn value(&self, gate: f32, up: f32) -> f32 {
-        let Some(law) = self.law else { return gate * sigmoid(gate) * up };
+        let Some(law) = self.law else {
+            return gate * sigmoid(gate) * up;
+        };
         let silu = functions::silu(law.encode(gate) as u64);
         let product = truncate(silu.wrapping_mul(law.encode(up) as u64), law.frac_bits) as i64;
         (product as f64 / f64::from(law.frac_bits).exp2()) as f32
@@ -37,32 +41,51 @@ impl CustomOp2 for SwiGlu {
         "swiglu"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
         let mut y = vec![0f32; gate.len()];
-        y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK)).for_each(|((y, gate), up)| {
-            for i in 0..y.len() {
-                y[i] = self.value(gate[i], up[i]);
-            }
-        });
+        y.par_chunks_mut(CHUNK)
+            .zip(gate.par_chunks(CHUNK))
+            .zip(up.par_chunks(CHUNK))
+            .for_each(|((y, gate), up)| {
+                for i in 0..y.len() {
+                    y[i] = self.value(gate[i], up[i]);
+                }
+            });
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
 
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let mut d_gate = vec![0f32; gate.elem_count()];
         let mut d_up = vec![0f32; gate.elem_count()];
         with_floats(gate, self.name(), |gate| {
             with_floats(up, self.name(), |up| {
                 with_floats(grad, self.name(), |grad| {
                     let out = d_gate.par_chunks_mut(CHUNK).zip(d_up.par_chunks_mut(CHUNK));
-                    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(grad.par_chunks(CHUNK));
-                    out.zip(inputs).for_each(|((d_gate, d_up), ((gate, up), grad))| {
-                        for i in 0..grad.len() {
-                            let s = sigmoid(gate[i]);
-                            d_up[i] = grad[i] * gate[i] * s;
-                            d_gate[i] = grad[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
-                        }
-                    });
+                    let inputs = gate
+                        .par_chunks(CHUNK)
+                        .zip(up.par_chunks(CHUNK))
+                        .zip(grad.par_chunks(CHUNK));
+                    out.zip(inputs)
+                        .for_each(|((d_gate, d_up), ((gate, up), grad))| {
+                            for i in 0..grad.len() {
+                                let s = sigmoid(gate[i]);
+                                d_up[i] = grad[i] * gate[i] * s;
+                                d_gate[i] = grad[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
+                            }
+                        });
                 })
             })
         })???;

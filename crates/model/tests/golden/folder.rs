@@ -2,11 +2,11 @@
 
 #![allow(dead_code)]
 
+use std::{collections::HashMap, path::Path};
+
 use candle_core::{DType, Device, Tensor};
 use marill_model::{Checkpoint, ModelError};
 use serde_json::{Value, json};
-use std::collections::HashMap;
-use std::path::Path;
 
 pub struct Folder {
     pub config: Value,
@@ -24,15 +24,20 @@ pub const VOCAB: usize = 400;
 impl Folder {
     pub fn new() -> Self {
         let config = json!({
-            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "intermediate_size": 16,
-            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
-            "vocab_size": VOCAB, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 64,
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "head_dim": 4,
+            "vocab_size": VOCAB, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            "max_position_embeddings": 64,
             "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu"
         });
         let mut tensors = HashMap::new();
         let ramp = |shape: &[usize]| {
             let count: usize = shape.iter().product();
-            let values = (0..count).map(|i| (i * 7919 % 211) as f32 / 211.0 - 0.5).collect::<Vec<f32>>();
+            let values = (0..count)
+                .map(|i| (i * 7919 % 211) as f32 / 211.0 - 0.5)
+                .collect::<Vec<f32>>();
             Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
         };
         tensors.insert("model.embed_tokens.weight".into(), ramp(&[VOCAB, 8]));
@@ -66,12 +71,17 @@ impl Folder {
     }
 
     pub fn write(&self) {
-        let write = |name: &str, value: &Value| std::fs::write(self.path().join(name), value.to_string()).unwrap();
+        let write = |name: &str, value: &Value| {
+            std::fs::write(self.path().join(name), value.to_string()).unwrap()
+        };
         write("config.json", &self.config);
         write("tokenizer.json", &self.tokenizer);
         write("tokenizer_config.json", &self.tokenizer_config);
-        self.more.iter().for_each(|(name, value)| write(name, value));
-        candle_core::safetensors::save(&self.tensors, self.path().join("model.safetensors")).unwrap();
+        self.more
+            .iter()
+            .for_each(|(name, value)| write(name, value));
+        candle_core::safetensors::save(&self.tensors, self.path().join("model.safetensors"))
+            .unwrap();
     }
 
     pub fn open(&self) -> Result<Checkpoint, ModelError> {
@@ -80,7 +90,10 @@ impl Folder {
 
     pub fn open_ignoring(&self, ignore: &[&str]) -> Result<Checkpoint, ModelError> {
         self.write();
-        Checkpoint::open_ignoring(self.path(), &ignore.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+        Checkpoint::open_ignoring(
+            self.path(),
+            &ignore.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>(),
+        )
     }
 
     pub fn error(&self) -> String {

@@ -1,12 +1,13 @@
-//! Piecewise linear functions on point functions: one opening of the argument, one of slopes and shifted arguments.
+//! Piecewise linear functions on point functions: one opening of the argument, one of slopes and
+//! shifted arguments.
 
 use marill_numeric::tables::Piecewise;
 
 use crate::masked::{Masked, ProtocolError, Wire};
 
 impl Masked {
-    /// For each row `[s < threshold]` of every threshold but the first, then the borrow out of the low bits of every
-    /// shift: shares modulo `2^64`.
+    /// For each row `[s < threshold]` of every threshold but the first, then the borrow out of the
+    /// low bits of every shift: shares modulo `2^64`.
     ///
     pub(in crate::masked) fn thresholds_by_points(
         &mut self,
@@ -19,7 +20,11 @@ impl Masked {
         let mut borrows = Vec::with_capacity(shifts.len());
         for &shift in shifts {
             let none = vec![0; if self.is_evaluator() { wire.len() } else { 0 }];
-            borrows.push(if shift == 0 { none } else { self.borrow_by_points(wire, shift, 64)? });
+            borrows.push(if shift == 0 {
+                none
+            } else {
+                self.borrow_by_points(wire, shift, 64)?
+            });
         }
         let mut out = Vec::with_capacity(negative.len() + wire.len() * shifts.len());
         for (row, negative) in negative.chunks_exact(thresholds.len()).enumerate() {

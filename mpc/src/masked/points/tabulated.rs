@@ -1,18 +1,20 @@
 //! Tabulated functions on point functions: two rounds after the opening.
 //!
-//! The index and the borrow below it come from one-hot vectors, as on digits. Where the argument lies is read from one
-//! comparison function whose threshold is the mask `r` modulo `2^32`: `x` lies in an interval of `length` from `start`
-//! exactly when `r` lies in `(x̂ - start - length, x̂ - start]`, two evaluations and a public bit. That gives the domain
-//! and the sign as arithmetic shares, and with a payload of `r` the sign times `x`, which is a tail of [`Tail::Relu`].
-//! The first round opens lookups, borrow and domain bit; the line is gated before its truncation, which is the second.
+//! The index and the borrow below it come from one-hot vectors, as on digits. Where the argument
+//! lies is read from one comparison function whose threshold is the mask `r` modulo `2^32`: `x`
+//! lies in an interval of `length` from `start` exactly when `r` lies in
+//! `(x̂ - start - length, x̂ - start]`, two evaluations and a public bit. That gives the domain and
+//! the sign as arithmetic shares, and with a payload of `r` the sign times `x`, which is a tail of
+//! [`Tail::Relu`]. The first round opens lookups, borrow and domain bit; the line is gated before
+//! its truncation, which is the second.
 
-use marill_numeric::fixed::low_mask;
-use marill_numeric::tables::{INDEX_BITS, LINE_BITS, LinearTable, Tail};
+use marill_numeric::{
+    fixed::low_mask,
+    tables::{INDEX_BITS, LINE_BITS, LinearTable, Tail},
+};
 
 use super::Comparison;
-use crate::masked::bits::OpenBits;
-use crate::masked::tabulated::ARG_BITS;
-use crate::masked::{Masked, ProtocolError, Share, Wire};
+use crate::masked::{Masked, ProtocolError, Share, Wire, bits::OpenBits, tabulated::ARG_BITS};
 
 /// Where an element lies, as shares: `[element of the payload]`, empty where nothing is held.
 struct Place {
@@ -23,7 +25,8 @@ struct Place {
 }
 
 impl Masked {
-    /// [`Masked::tabulated`] for few elements; `wire` is the argument less the domain's start, modulo `2^32`.
+    /// [`Masked::tabulated`] for few elements; `wire` is the argument less the domain's start,
+    /// modulo `2^32`.
     pub(in crate::masked) fn tabulated_by_points(
         &mut self,
         x: &Wire,
@@ -41,18 +44,37 @@ impl Masked {
 
         let lookups = self.line_lookups(wire, &index, table);
         let gate = Share::new(x.rows, x.cols, LINE_BITS, position.in_domain.clone());
-        let shares: Vec<(&Share, u32)> = lookups.iter().chain([&gate]).map(|share| (share, LINE_BITS)).collect();
+        let shares: Vec<(&Share, u32)> = lookups
+            .iter()
+            .chain([&gate])
+            .map(|share| (share, LINE_BITS))
+            .collect();
         let (mut lines, borrow) = self.exchange(&shares, &[&borrow], place)?;
-        let Some(gate) = lines.pop() else { unreachable!("the gate was opened") };
-        let line = self.gated_line(&lines, wire, &borrow[0], &self.signs(&index), &gate, table.low_bits)?;
+        let Some(gate) = lines.pop() else {
+            unreachable!("the gate was opened")
+        };
+        let line = self.gated_line(
+            &lines,
+            wire,
+            &borrow[0],
+            &self.signs(&index),
+            &gate,
+            table.low_bits,
+        )?;
 
         let shift = table.slope_frac_bits;
         let shifted = self.add_public(&line, self.half(shift) + table.bias as u64);
-        let line = self.exchange_masked(&[(&shifted, LINE_BITS)], &[], place)?.0.remove(0);
+        let line = self
+            .exchange_masked(&[(&shifted, LINE_BITS)], &[], place)?
+            .0
+            .remove(0);
         let mut out = self.high_part(&line, shift, out_bits, (table.bias >> shift) as u64)?;
         if !self.rounds_by_coin(&line, shift) {
             let borrow = self.borrow_by_points(&line, shift, out_bits)?;
-            out.data.iter_mut().zip(borrow).for_each(|(o, b)| *o = o.wrapping_sub(b));
+            out.data
+                .iter_mut()
+                .zip(borrow)
+                .for_each(|(o, b)| *o = o.wrapping_sub(b));
         }
         self.add_located_tail(&mut out, x, table.tail, &position);
         Ok(out)
@@ -71,8 +93,11 @@ impl Masked {
         let line = self.signed_line(lines, wire, borrow, signs, low_bits)?;
         // A public factor is about to meet it, which the source does not know.
         let line = self.settled(&line)?.into_owned();
-        let hidden: Vec<u64> =
-            signs.iter().zip(&gate.mask).map(|(sign, r)| r.wrapping_mul(sign.wrapping_neg())).collect();
+        let hidden: Vec<u64> = signs
+            .iter()
+            .zip(&gate.mask)
+            .map(|(sign, r)| r.wrapping_mul(sign.wrapping_neg()))
+            .collect();
         let mut gated = self.signed_line(lines, wire, borrow, &hidden, low_bits)?;
         for (i, line) in line.data.iter().enumerate() {
             gated.data[i] = gated.data[i].wrapping_add(gate.open[i].wrapping_mul(*line));
@@ -81,7 +106,12 @@ impl Masked {
     }
 
     /// One key an element, read at two points for the domain and at two for the sign.
-    fn locate_by_points(&mut self, x: &Wire, table: &LinearTable, out_bits: u32) -> Result<Place, ProtocolError> {
+    fn locate_by_points(
+        &mut self,
+        x: &Wire,
+        table: &LinearTable,
+        out_bits: u32,
+    ) -> Result<Place, ProtocolError> {
         let modulus = low_mask(ARG_BITS);
         let length = 1u64 << (INDEX_BITS + table.low_bits);
         // (start, length): the domain, then what is negative.
@@ -101,7 +131,12 @@ impl Masked {
         let per_row = 2 * intervals.len();
         let point = |e: usize| ends(e / per_row, intervals[e % per_row / 2])[e % 2];
         let payload = |i: usize, column: usize| if column == 0 { 1 } else { x.mask[i] };
-        let comparison = Comparison { rows: x.len(), per_row, bits: ARG_BITS, payload_bits };
+        let comparison = Comparison {
+            rows: x.len(),
+            per_row,
+            bits: ARG_BITS,
+            payload_bits,
+        };
         let columns = self.compare_points(&comparison, |i| x.mask[i], payload, point)?;
         let first = self.is_first();
         let own = self.share_of(x).data;
@@ -116,7 +151,9 @@ impl Masked {
                     return bit.wrapping_add(if first { wraps } else { 0 });
                 }
                 let hidden = columns[1][at].wrapping_sub(columns[1][at + 1]);
-                bit.wrapping_mul(x.open[i]).wrapping_sub(hidden).wrapping_add(wraps.wrapping_mul(own[i]))
+                bit.wrapping_mul(x.open[i])
+                    .wrapping_sub(hidden)
+                    .wrapping_add(wraps.wrapping_mul(own[i]))
             };
             (0..own.len()).map(value).collect()
         };
@@ -124,7 +161,11 @@ impl Masked {
         Ok(Place {
             in_domain: inside(0, 0),
             negative: if has_sign { inside(0, 1) } else { Vec::new() },
-            negative_x: if has_sign && payload_bits.len() > 1 { inside(1, 1) } else { Vec::new() },
+            negative_x: if has_sign && payload_bits.len() > 1 {
+                inside(1, 1)
+            } else {
+                Vec::new()
+            },
         })
     }
 
@@ -134,7 +175,11 @@ impl Masked {
             Tail::Relu => {
                 debug_assert_eq!(out.bits, x.bits, "the tail is the wire itself");
                 let x = self.share_of(x);
-                for (value, (x, dropped)) in out.data.iter_mut().zip(x.data.iter().zip(&position.negative_x)) {
+                for (value, (x, dropped)) in out
+                    .data
+                    .iter_mut()
+                    .zip(x.data.iter().zip(&position.negative_x))
+                {
                     *value = value.wrapping_add(*x).wrapping_sub(*dropped);
                 }
             }
@@ -142,7 +187,9 @@ impl Masked {
                 let rise = high.wrapping_sub(low) as u64;
                 let public = if self.is_first() { high as u64 } else { 0 };
                 for (value, negative) in out.data.iter_mut().zip(&position.negative) {
-                    *value = value.wrapping_add(public).wrapping_sub(rise.wrapping_mul(*negative));
+                    *value = value
+                        .wrapping_add(public)
+                        .wrapping_sub(rise.wrapping_mul(*negative));
                 }
             }
         }

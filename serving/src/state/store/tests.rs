@@ -1,5 +1,7 @@
-use std::io::Error as IoError;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    io::Error as IoError,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use redb::StorageBackend;
 
@@ -19,12 +21,25 @@ fn a_session_is_claimed_once_per_role_over_restarts() {
     let store = Store::open(&path, WhenInUse::Fail).unwrap();
     store.claim("e0", "s").unwrap();
     store.claim("e1", "s").unwrap();
-    assert!(matches!(store.claim("e0", "s"), Err(ServingError::SessionUsed { .. })));
-    assert!(matches!(Store::open(&path, WhenInUse::Fail), Err(ServingError::LedgerInUse { .. })));
-    assert_eq!(text(&path).lines().count(), 2, "read beside the one who writes");
+    assert!(matches!(
+        store.claim("e0", "s"),
+        Err(ServingError::SessionUsed { .. })
+    ));
+    assert!(matches!(
+        Store::open(&path, WhenInUse::Fail),
+        Err(ServingError::LedgerInUse { .. })
+    ));
+    assert_eq!(
+        text(&path).lines().count(),
+        2,
+        "read beside the one who writes"
+    );
     drop(store);
     let store = Store::open(&path, WhenInUse::Fail).unwrap();
-    assert!(matches!(store.claim("e1", "s"), Err(ServingError::SessionUsed { .. })));
+    assert!(matches!(
+        store.claim("e1", "s"),
+        Err(ServingError::SessionUsed { .. })
+    ));
     store.claim("e1", "t").unwrap();
     assert!(store.is_claimed("e1", "t").unwrap() && !store.is_claimed("e0", "t").unwrap());
 }
@@ -37,7 +52,10 @@ fn several_processes_of_one_client_wait_for_each_other() {
             let path = folder.path();
             scope.spawn(move || {
                 for n in 0..5 {
-                    Store::open(path, WhenInUse::Wait).unwrap().claim("e0", &format!("{thread}-{n}")).unwrap();
+                    Store::open(path, WhenInUse::Wait)
+                        .unwrap()
+                        .claim("e0", &format!("{thread}-{n}"))
+                        .unwrap();
                 }
             });
         }
@@ -64,18 +82,44 @@ fn charges_add_up_stay_in_range_and_survive_a_clock_that_goes_back() {
     charge(100, (1, 0));
     charge(130, (5, 1));
     let (used, recent) = charge(131, (0, 0));
-    assert_eq!((used, recent), (Used { tokens: 22, sessions: 2 }, vec![(100, 17, 1), (130, 5, 1)]));
+    assert_eq!(
+        (used, recent),
+        (
+            Used {
+                tokens: 22,
+                sessions: 2
+            },
+            vec![(100, 17, 1), (130, 5, 1)]
+        )
+    );
     let (_, recent) = charge(160, (0, 0));
-    assert_eq!(recent, [(130, 5, 1), (131, 0, 0)], "a minute later it counts no more");
+    assert_eq!(
+        recent,
+        [(130, 5, 1), (131, 0, 0)],
+        "a minute later it counts no more"
+    );
     let (used, recent) = charge(50, (1, 0));
-    assert_eq!((used.tokens, recent), (22, Vec::new()), "what lies in the future locks nobody out");
+    assert_eq!(
+        (used.tokens, recent),
+        (22, Vec::new()),
+        "what lies in the future locks nobody out"
+    );
     charge(51, (u64::MAX, 0));
     let (used, _) = charge(52, (1, 0));
     assert_eq!(used.tokens, u64::MAX, "a sum stays at the end of its range");
     // Refused: nothing is charged.
-    assert_eq!(store.charge(&key, 53, (1, 1), |_, _| Err(())).unwrap(), Err(()));
+    assert_eq!(
+        store.charge(&key, 53, (1, 1), |_, _| Err(())).unwrap(),
+        Err(())
+    );
     drop(store);
-    assert_eq!(super::used(folder.path(), &key).unwrap(), Used { tokens: u64::MAX, sessions: 2 });
+    assert_eq!(
+        super::used(folder.path(), &key).unwrap(),
+        Used {
+            tokens: u64::MAX,
+            sessions: 2
+        }
+    );
 }
 
 #[test]
@@ -85,29 +129,51 @@ fn an_old_folder_is_taken_over_once() {
     std::fs::write(path.join("ledger"), "e1 aa 100\nissued bb 101\ne1 torn").unwrap();
     let charges = format!("1 {digest} {} 1\n2 {digest} 5 1\n3 {digest} 1", u64::MAX);
     std::fs::write(path.join("charges"), &charges).unwrap();
-    let expected = format!("session e1 aa 100\nsession issued bb 101\ncharges {digest} {} 2\n", u64::MAX);
+    let expected = format!(
+        "session e1 aa 100\nsession issued bb 101\ncharges {digest} {} 2\n",
+        u64::MAX
+    );
     for _ in 0..2 {
         drop(Store::open(path, WhenInUse::Fail).unwrap());
         assert!(text(path).starts_with(&expected), "{}", text(path));
         assert!(!path.join("ledger").exists() && path.join("ledger.taken-over").is_file());
         assert!(path.join(KEYS_SEEN_FILE).is_file());
     }
-    // As after a crash between the transaction and the renaming: the same charges are not added again.
-    std::fs::write(path.join("charges"), charges.replace(&u64::MAX.to_string(), "7")).unwrap();
+    // As after a crash between the transaction and the renaming: the same charges are not added
+    // again.
+    std::fs::write(
+        path.join("charges"),
+        charges.replace(&u64::MAX.to_string(), "7"),
+    )
+    .unwrap();
     drop(Store::open(path, WhenInUse::Fail).unwrap());
     let after = text(path);
     std::fs::copy(path.join("charges.taken-over-2"), path.join("charges")).unwrap();
     drop(Store::open(path, WhenInUse::Fail).unwrap());
     assert_eq!(text(path), after);
 
-    for (name, line) in [("ledger", "e1 aa"), ("ledger", "e1 aa soon"), ("charges", "1 zz 1 1"), ("charges", "x")] {
+    for (name, line) in [
+        ("ledger", "e1 aa"),
+        ("ledger", "e1 aa soon"),
+        ("charges", "1 zz 1 1"),
+        ("charges", "x"),
+    ] {
         std::fs::write(path.join(name), format!("\n{line}\n")).unwrap();
-        let error = Store::open(path, WhenInUse::Fail).map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains(&format!("{name}`")) && error.contains("line 2"), "{error}");
+        let error = Store::open(path, WhenInUse::Fail)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&format!("{name}`")) && error.contains("line 2"),
+            "{error}"
+        );
         std::fs::remove_file(path.join(name)).unwrap();
     }
     std::fs::write(path.join("ledger"), [0xff, 0xfe, 10]).unwrap();
-    let error = Store::open(path, WhenInUse::Fail).map(|_| ()).unwrap_err().to_string();
+    let error = Store::open(path, WhenInUse::Fail)
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("ledger`"), "{error}");
 }
 
@@ -121,7 +187,10 @@ fn damaged_records_are_refused_by_their_path() {
     let good = std::fs::read(&path).unwrap();
     let refused = |bytes: &[u8], what: &str| {
         std::fs::write(&path, bytes).unwrap();
-        let error = Store::open(folder.path(), WhenInUse::Fail).map(|_| ()).unwrap_err().to_string();
+        let error = Store::open(folder.path(), WhenInUse::Fail)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(RECORDS_FILE), "{what}: {error}");
     };
     refused(b"", "empty");
@@ -129,7 +198,10 @@ fn damaged_records_are_refused_by_their_path() {
     refused(b"no database at all", "another kind");
     refused(&vec![0; good.len()], "zeros");
     // A bit of a record's page: somewhere the names of sessions stand.
-    let at = good.windows(8).position(|window| window == b"e1 00000").unwrap();
+    let at = good
+        .windows(8)
+        .position(|window| window == b"e1 00000")
+        .unwrap();
     let mut flipped = good.clone();
     flipped[at + 20] ^= 1;
     refused(&flipped, "a flipped bit");
@@ -178,23 +250,40 @@ impl StorageBackend for Disk {
 
 #[test]
 fn a_full_disk_loses_the_new_record_and_no_other_and_room_mends_it() {
-    let disk = Disk { content: Arc::default(), room: Arc::new(AtomicU64::new(u64::MAX)) };
+    let disk = Disk {
+        content: Arc::default(),
+        room: Arc::new(AtomicU64::new(u64::MAX)),
+    };
     let backend = disk.clone();
     let opener: Opener = Box::new(move || Builder::new().create_with_backend(backend.clone()));
-    let store = Store { path: "records".into(), opener, database: Mutex::default() };
+    let store = Store {
+        path: "records".into(),
+        opener,
+        database: Mutex::default(),
+    };
     store.claim("e1", "before").unwrap();
     disk.room.store(0, Ordering::Relaxed);
     for _ in 0..2 {
         let error = store.claim("e1", "meanwhile").unwrap_err().to_string();
-        assert!(error.contains("records") && error.contains("storage"), "{error}");
+        assert!(
+            error.contains("records") && error.contains("storage"),
+            "{error}"
+        );
     }
     disk.room.store(u64::MAX, Ordering::Relaxed);
     store.claim("e1", "meanwhile").unwrap();
-    assert!(matches!(store.claim("e1", "before"), Err(ServingError::SessionUsed { .. })));
-    assert!(matches!(store.claim("e1", "meanwhile"), Err(ServingError::SessionUsed { .. })));
+    assert!(matches!(
+        store.claim("e1", "before"),
+        Err(ServingError::SessionUsed { .. })
+    ));
+    assert!(matches!(
+        store.claim("e1", "meanwhile"),
+        Err(ServingError::SessionUsed { .. })
+    ));
 }
 
-/// A durable charge is a transaction with one or two waits for the disk. On a disk, not on a file system in memory.
+/// A durable charge is a transaction with one or two waits for the disk. On a disk, not on a file
+/// system in memory.
 #[test]
 #[ignore = "measures the disk: run it with --nocapture"]
 fn what_a_charge_costs() {
@@ -206,17 +295,31 @@ fn what_a_charge_costs() {
         println!("{what}: {:.3} ms", started.elapsed().as_secs_f64() * 2.0);
     };
     time("a charge", &|n| {
-        store.charge(&[1; 32], 100 + n / 100, (1, 0), |_, _| Ok::<(), ()>(())).unwrap().unwrap();
+        store
+            .charge(&[1; 32], 100 + n / 100, (1, 0), |_, _| Ok::<(), ()>(()))
+            .unwrap()
+            .unwrap();
     });
-    time("a claim", &|n| store.claim("e1", &format!("{n:032x}")).unwrap());
+    time("a claim", &|n| {
+        store.claim("e1", &format!("{n:032x}")).unwrap()
+    });
     let path = folder.path().join("lines");
     time("a line, written and synced", &|_| {
         use std::io::Write;
-        let mut file = std::fs::File::options().create(true).append(true).open(&path).unwrap();
-        file.write_all(&[b'x'; 80]).and_then(|()| file.sync_data()).unwrap();
+        let mut file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .unwrap();
+        file.write_all(&[b'x'; 80])
+            .and_then(|()| file.sync_data())
+            .unwrap();
     });
     drop(store);
     time("a client's claim, records opened and closed", &|n| {
-        Store::open(folder.path(), WhenInUse::Wait).unwrap().claim("e0", &format!("{n:032x}")).unwrap();
+        Store::open(folder.path(), WhenInUse::Wait)
+            .unwrap()
+            .claim("e0", &format!("{n:032x}"))
+            .unwrap();
     });
 }
