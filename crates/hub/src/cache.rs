@@ -87,13 +87,29 @@ impl Cache {
         write(&self.root.join(".no_exist").join(commit).join(name), "")
     }
 
-    /// Forgets a file of a snapshot and the bytes behind it.
-    pub fn forget(&self, path: &Path) {
-        if let Ok(blob) = path.canonicalize() {
-            // What cannot be removed is found damaged again the next time.
-            let _ = std::fs::remove_file(blob);
+    /// Lets `path` of a snapshot stand for a blob of this cache, relatively, so that the cache can
+    /// be moved.
+    pub fn link(&self, path: &Path, blob: &Path) -> Result<(), HubError> {
+        let fail = |e: std::io::Error| HubError::Cache {
+            path: path.into(),
+            reason: e.to_string(),
+        };
+        let folder = path.parent().expect("a file of a snapshot has a folder");
+        std::fs::create_dir_all(folder).map_err(fail)?;
+        let up = folder
+            .strip_prefix(&self.root)
+            .expect("snapshots lie in the cache")
+            .components()
+            .map(|_| "..");
+        let below = blob
+            .strip_prefix(&self.root)
+            .expect("blobs lie in the cache");
+        let to = up.collect::<PathBuf>().join(below);
+        // A link whose blob was removed is in the way.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(fail(error)),
+            _ => std::os::unix::fs::symlink(to, path).map_err(fail),
         }
-        let _ = std::fs::remove_file(path);
     }
 }
 

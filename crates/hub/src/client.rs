@@ -1,25 +1,42 @@
-//! Asking the hub. The only place that knows its client library.
+//! Asking the hub what a revision stands for and fetching its files. The only place that knows its
+//! client library.
 
-use std::{io::Read, path::Path};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use hf_hub::{
-    HFClient, HFClientSync, HFError,
-    progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler},
+    Repo, RepoType,
+    api::{
+        RepoInfo,
+        sync::{ApiBuilder, ApiRepo},
+    },
 };
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
+use ureq::http::StatusCode;
 
 use crate::{
     Fetching, HubError, Options, RepoName, Snapshot,
     cache::{Cache, INDEX, OPTIONAL, REQUIRED, WEIGHTS, parts},
+    transfer::{Failed, Transfer, accept, patiently},
 };
+
+/// What a request is about when it is about no single file.
+const DESCRIPTION: &str = "its description";
 
 struct Remote<'a> {
     repo: &'a RepoName,
     commit: String,
     files: Vec<String>,
     cache: &'a Cache,
-    client: HFClientSync,
+    /// Addresses and places of the commit's files.
+    at: ApiRepo,
+    layout: hf_hub::CacheRepo,
+    transfer: Transfer,
+    retries: usize,
     fetching: Fetching,
 }
 
@@ -31,56 +48,74 @@ pub(crate) fn fetch(
     cache: &Cache,
     fetching: Fetching,
 ) -> Result<Snapshot, HubError> {
-    let client = client(options).map_err(|e| failure(e, repo, revision, "its description"))?;
-    let model = client.model(&repo.owner, &repo.name);
-    let info = model.info().revision(revision).send();
-    let info = info.map_err(|e| failure(e, repo, revision, "its description"))?;
-    let commit = info
-        .sha
+    let info =
+        info(repo, revision, options).map_err(|e| failure(e, repo, revision, DESCRIPTION))?;
+    let commit = Some(info.sha)
         .filter(|sha| crate::name::is_commit(sha))
         .ok_or_else(|| HubError::Transfer {
             repo: repo.to_string(),
-            file: "its description".into(),
+            file: DESCRIPTION.into(),
             reason: "the hub names no commit".into(),
         })?;
-    let files = info
-        .siblings
-        .unwrap_or_default()
-        .into_iter()
-        .map(|file| file.rfilename)
-        .collect();
-    let remote = Remote {
-        repo,
-        commit,
-        files,
-        cache,
-        client,
-        fetching,
-    };
-    let path = match cache.complete(repo, &remote.commit, true)? {
+    let path = match cache.complete(repo, &commit, true)? {
         Some(path) => path,
-        None => remote.download(revision)?,
+        None => {
+            let at =
+                api(repo, &commit, options).map_err(|e| failure(e, repo, revision, DESCRIPTION))?;
+            let layout = hf_hub::Cache::new(options.cache_dir.clone()).repo(named(repo, &commit));
+            let transfer = Transfer::new(options.token.as_deref());
+            let files = info
+                .siblings
+                .into_iter()
+                .map(|file| file.rfilename)
+                .collect();
+            let (commit, retries) = (commit.clone(), options.retries);
+            Remote {
+                repo,
+                commit,
+                files,
+                cache,
+                at,
+                layout,
+                transfer,
+                retries,
+                fetching,
+            }
+            .download(revision)?
+        }
     };
-    if revision != remote.commit {
-        cache.write_ref(revision, &remote.commit)?;
+    if revision != commit {
+        cache.write_ref(revision, &commit)?;
     }
-    Ok(Snapshot {
-        path,
-        commit: remote.commit,
-    })
+    Ok(Snapshot { path, commit })
 }
 
-fn client(options: &Options) -> Result<HFClientSync, HFError> {
-    let mut builder = HFClient::builder()
-        .cache_dir(&options.cache_dir)
-        .retry_max_attempts(options.retries);
+fn named(repo: &RepoName, revision: &str) -> Repo {
+    Repo::with_revision(repo.to_string(), RepoType::Model, revision.to_owned())
+}
+
+fn api(repo: &RepoName, revision: &str, options: &Options) -> Result<ApiRepo, Failed> {
+    let mut builder = ApiBuilder::from_cache(hf_hub::Cache::new(options.cache_dir.clone()));
+    builder = builder
+        .with_progress(false)
+        .with_token(options.token.clone());
     if let Some(endpoint) = &options.endpoint {
-        builder = builder.endpoint(endpoint);
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
     }
-    if let Some(token) = &options.token {
-        builder = builder.token(token);
-    }
-    HFClientSync::from_inner(builder.build()?)
+    let api = builder.build().map_err(|e| Failed::Line(chain(&e)))?;
+    Ok(api.repo(named(repo, revision)))
+}
+
+/// The commit that a revision stands for, and the names of its files.
+fn info(repo: &RepoName, revision: &str, options: &Options) -> Result<RepoInfo, Failed> {
+    let at = api(repo, revision, options)?;
+    patiently(options.retries, || {
+        let request = at.info_request().config().http_status_as_error(false);
+        let request = request
+            .timeout_global(Some(crate::transfer::SILENCE))
+            .build();
+        Ok(accept(request.call()?)?.body_mut().read_json()?)
+    })
 }
 
 impl Remote<'_> {
@@ -89,7 +124,7 @@ impl Remote<'_> {
     }
 
     /// Small files first: when the weights are there, everything is.
-    fn download(&self, revision: &str) -> Result<std::path::PathBuf, HubError> {
+    fn download(&self, revision: &str) -> Result<PathBuf, HubError> {
         if let Some(file) = &self.repo.file {
             if !self.has(file) {
                 return Err(self.no_file(file));
@@ -137,87 +172,67 @@ impl Remote<'_> {
         }
     }
 
-    /// One file, checked against the digest that names its blob.
-    fn file(&self, name: &str, revision: &str) -> Result<std::path::PathBuf, HubError> {
+    /// One file, checked against the digest that names its blob before it gets that name.
+    fn file(&self, name: &str, revision: &str) -> Result<PathBuf, HubError> {
         let path = self.cache.snapshot(&self.commit).join(name);
         if path.is_file() {
             return Ok(path);
         }
-        let model = self.client.model(&self.repo.owner, &self.repo.name);
-        let progress = Progress::new(Report {
-            name: name.to_owned(),
-            fetching: self.fetching.clone(),
-        });
-        let sent = model
-            .download_file()
-            .filename(name)
-            .revision(&self.commit)
-            .progress(progress)
-            .send();
-        let path = sent.map_err(|e| failure(e, self.repo, revision, name))?;
-        if let Err(reason) = verify(&path) {
-            self.cache.forget(&path);
-            return Err(HubError::Damaged {
-                repo: self.repo.to_string(),
-                file: name.into(),
-                reason,
-            });
+        let fail = |error| failure(error, self.repo, revision, name);
+        let url = self.at.url(name);
+        let described = patiently(self.retries, || self.transfer.describe(&url)).map_err(fail)?;
+        let blob = self.layout.blob_path(&described.tag);
+        let disk = |at: &Path, e: std::io::Error| HubError::Cache {
+            path: at.into(),
+            reason: e.to_string(),
+        };
+        let folder = blob.parent().expect("a blob has a folder");
+        std::fs::create_dir_all(folder).map_err(|e| disk(folder, e))?;
+        // Another process may be fetching the same bytes: wait for it, then find them.
+        let lock = blob.with_extension("lock");
+        let held = File::create(&lock).map_err(|e| disk(&lock, e))?;
+        held.lock().map_err(|e| disk(&lock, e))?;
+        if !blob.is_file() {
+            let part = blob.with_extension("part");
+            let heard = |done| (self.fetching)(name, done, described.bytes.unwrap_or(0));
+            patiently(self.retries, || {
+                self.transfer.append(&url, &part, described.bytes, &heard)
+            })
+            .map_err(fail)?;
+            if let Err(reason) = verify(&part, &described.tag).map_err(|e| disk(&part, e))? {
+                std::fs::remove_file(&part).map_err(|e| disk(&part, e))?;
+                return Err(HubError::Damaged {
+                    repo: self.repo.to_string(),
+                    file: name.into(),
+                    reason,
+                });
+            }
+            std::fs::rename(&part, &blob).map_err(|e| disk(&part, e))?;
         }
+        self.cache.link(&path, &blob)?;
         Ok(path)
     }
 }
 
-struct Report {
-    name: String,
-    fetching: Fetching,
-}
-
-impl ProgressHandler for Report {
-    fn on_progress(&self, event: &ProgressEvent) {
-        match event {
-            ProgressEvent::Download(DownloadEvent::Progress { files }) => {
-                files.iter().for_each(|file| {
-                    (self.fetching)(&self.name, file.bytes_completed, file.total_bytes)
-                });
-            }
-            ProgressEvent::Download(DownloadEvent::AggregateProgress {
-                bytes_completed,
-                total_bytes,
-                ..
-            }) => {
-                (self.fetching)(&self.name, *bytes_completed, *total_bytes);
-            }
-            _ => {}
-        }
-    }
-}
-
-/// A blob is named by its entity tag: the sha256 of a large file, git's sha1 of a small one.
-fn verify(path: &Path) -> Result<(), String> {
-    let text = |e: std::io::Error| e.to_string();
-    let blob = path.canonicalize().map_err(text)?;
-    let tag = blob
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .to_ascii_lowercase();
-    if !tag.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Ok(());
-    }
-    let mut file = std::fs::File::open(&blob).map_err(text)?;
+/// Holds a file against its entity tag: the sha256 of a large file, git's sha1 of a small one. What
+/// else names a blob is no digest and says nothing.
+fn verify(path: &Path, tag: &str) -> std::io::Result<Result<(), String>> {
+    let mut file = File::open(path)?;
+    let tag = tag.to_ascii_lowercase();
+    let is_hex = tag.bytes().all(|b| b.is_ascii_hexdigit());
     let found = match tag.len() {
-        64 => digest(Sha256::new(), &mut file).map_err(text)?,
-        40 => {
-            let bytes = file.metadata().map_err(text)?.len();
-            digest(Sha1::new_with_prefix(format!("blob {bytes}\0")), &mut file).map_err(text)?
+        64 if is_hex => digest(Sha256::new(), &mut file)?,
+        40 if is_hex => {
+            let bytes = file.metadata()?.len();
+            digest(Sha1::new_with_prefix(format!("blob {bytes}\0")), &mut file)?
         }
-        _ => return Ok(()),
+        _ => return Ok(Ok(())),
     };
-    if found == tag {
+    Ok(if found == tag {
         Ok(())
     } else {
         Err(format!("its digest is {found}, the hub names {tag}"))
-    }
+    })
 }
 
 fn digest<D: Digest>(mut hash: D, file: &mut impl Read) -> std::io::Result<String> {
@@ -231,60 +246,59 @@ fn digest<D: Digest>(mut hash: D, file: &mut impl Read) -> std::io::Result<Strin
     }
 }
 
-fn failure(error: HFError, repo: &RepoName, revision: &str, file: &str) -> HubError {
+fn failure(error: Failed, repo: &RepoName, revision: &str, file: &str) -> HubError {
     let repo = repo.to_string();
-    let (code, said) = answer(&error);
-    match &error {
+    let (status, code, said) = match error {
+        Failed::Refused { status, code, said } => (status, code, said),
+        Failed::Line(reason) => {
+            return HubError::Transfer {
+                repo,
+                file: file.into(),
+                reason,
+            };
+        }
+        Failed::Disk(error) => {
+            return HubError::Transfer {
+                repo,
+                file: file.into(),
+                reason: error.to_string(),
+            };
+        }
+    };
+    let refused = |otherwise: &str| HubError::Refused {
+        repo: repo.clone(),
+        reason: said.clone().unwrap_or_else(|| otherwise.into()),
+    };
+    match (code.as_str(), status) {
         // To visitors without a token, the hub answers 401 for what does not exist.
-        _ if code == "RepoNotFound" => HubError::NoRepository { repo },
-        _ if code == "GatedRepo" => HubError::Refused {
-            repo,
-            reason: said.unwrap_or_else(|| "it is gated".into()),
-        },
-        HFError::RepoNotFound { .. } => HubError::NoRepository { repo },
-        HFError::RevisionNotFound { .. } => HubError::NoRevision {
+        ("RepoNotFound", _) => HubError::NoRepository { repo },
+        ("GatedRepo", _) => refused("it is gated"),
+        ("RevisionNotFound", _) => HubError::NoRevision {
             repo,
             revision: revision.into(),
         },
-        HFError::EntryNotFound { .. } => HubError::NoFile {
+        ("EntryNotFound", _) => HubError::NoFile {
             repo,
             file: file.into(),
             listed: Vec::new(),
         },
-        HFError::AuthRequired { .. } => HubError::Refused {
-            repo,
-            reason: said.unwrap_or_else(|| "the hub asks for a token".into()),
-        },
-        HFError::Forbidden { .. } => HubError::Refused {
-            repo,
-            reason: said.unwrap_or_else(|| "this token is not enough".into()),
-        },
-        other => HubError::Transfer {
+        (_, StatusCode::UNAUTHORIZED) => refused("the hub asks for a token"),
+        (_, StatusCode::FORBIDDEN) => refused("this token is not enough"),
+        (_, StatusCode::NOT_FOUND) if file == DESCRIPTION => HubError::NoRepository { repo },
+        (_, StatusCode::NOT_FOUND) => HubError::NoFile {
             repo,
             file: file.into(),
-            reason: chain(other),
+            listed: Vec::new(),
         },
+        _ => {
+            let said = said.map(|said| format!(": {said}")).unwrap_or_default();
+            HubError::Transfer {
+                repo,
+                file: file.into(),
+                reason: format!("the hub answers {status}{said}"),
+            }
+        }
     }
-}
-
-/// The hub's own code and words for a refusal.
-fn answer(error: &HFError) -> (String, Option<String>) {
-    let context = match error {
-        HFError::Http { context }
-        | HFError::AuthRequired { context }
-        | HFError::Forbidden { context } => Some(context),
-        HFError::RepoNotFound { context, .. }
-        | HFError::RevisionNotFound { context, .. }
-        | HFError::EntryNotFound { context, .. } => context.as_ref(),
-        _ => None,
-    };
-    let code = context
-        .and_then(|context| context.error_code.clone())
-        .unwrap_or_default();
-    (
-        code,
-        context.and_then(|context| context.server_message.clone()),
-    )
 }
 
 /// An error with its causes.

@@ -7,7 +7,8 @@ pub enum HubError {
     #[error(
         "`{repo}` (revision `{revision}`) is not in the cache, and this program was built without \
          downloads\n\n\
-         hint: build it with `--features hub`, or set `--offline` to use what the cache holds"
+         hint: build it without `--no-default-features`, or set `--offline` to use what the cache \
+         holds"
     )]
     NotBuilt { repo: String, revision: String },
     #[error(

@@ -5,14 +5,16 @@
 //! fetched: configuration, tokenizer, chat template and safetensors (or the one GGUF file), and
 //! every fetched file is checked against the digest the hub names.
 //!
-//! Downloads need the cargo feature `hub`. Without it, and offline, the cache alone answers: a
-//! pinned commit, or what a branch stood for when it was last fetched.
+//! Downloads are the cargo feature `hub`, which the binary has by default. Without it, and offline,
+//! the cache alone answers: a pinned commit, or what a branch stood for when it was last fetched.
 
 mod cache;
 #[cfg(feature = "hub")]
 mod client;
 mod error;
 mod name;
+#[cfg(feature = "hub")]
+mod transfer;
 
 use std::path::PathBuf;
 
@@ -29,7 +31,7 @@ pub struct Options {
     pub cache_dir: PathBuf,
     /// The hub's address; the library's own default when `None`.
     pub endpoint: Option<String>,
-    /// Sent as bearer token; what the environment and `hf auth login` left behind when `None`.
+    /// Sent to the hub's own host as bearer token.
     pub token: Option<String>,
     /// Never ask the network.
     pub offline: bool,
@@ -38,9 +40,10 @@ pub struct Options {
 }
 
 impl Options {
-    /// Cache, address and token as `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT` and `HF_TOKEN` say;
-    /// offline when asked for or when `HF_HUB_OFFLINE` is set to anything but `0`, `false`, `no` or
-    /// `off`.
+    /// Cache, address and token as `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and
+    /// `HF_TOKEN_PATH` say; the token that `hf auth login` left behind unless
+    /// `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set; offline when asked for or when `HF_HUB_OFFLINE` is
+    /// set to anything but `0`, `false`, `no` or `off`.
     pub fn from_env(offline: bool) -> Self {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home = || {
@@ -54,17 +57,35 @@ impl Options {
         let cache = set("HF_HUB_CACHE")
             .or_else(|| set("HUGGINGFACE_HUB_CACHE"))
             .map(PathBuf::from);
-        let no = |value: &str| {
-            matches!(
-                value.to_ascii_lowercase().as_str(),
-                "0" | "false" | "no" | "off"
-            )
+        let yes = |name: &str| {
+            set(name).is_some_and(|v| {
+                !matches!(
+                    v.to_ascii_lowercase().as_str(),
+                    "0" | "false" | "no" | "off"
+                )
+            })
+        };
+        let token = || {
+            let from_file = |path: PathBuf| {
+                std::fs::read_to_string(path)
+                    .ok()
+                    .map(|text| text.trim().to_owned())
+            };
+            let named = || set("HF_TOKEN_PATH").map(PathBuf::from).and_then(from_file);
+            let found = set("HF_TOKEN")
+                .or_else(named)
+                .or_else(|| from_file(home().join("token")));
+            found.filter(|token| !token.is_empty())
         };
         Self {
             cache_dir: cache.unwrap_or_else(|| home().join("hub")),
             endpoint: set("HF_ENDPOINT"),
-            token: set("HF_TOKEN"),
-            offline: offline || set("HF_HUB_OFFLINE").is_some_and(|value| !no(&value)),
+            token: if yes("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+                None
+            } else {
+                token()
+            },
+            offline: offline || yes("HF_HUB_OFFLINE"),
             retries: 4,
         }
     }

@@ -25,6 +25,10 @@ struct Served {
     damage: bool,
     gated: bool,
     token_seen: Option<String>,
+    /// Another host that large files are sent from, and the tokens it was shown.
+    storage: Option<String>,
+    tokens_at_storage: Vec<String>,
+    ranges: Vec<String>,
 }
 
 struct Hub {
@@ -143,16 +147,30 @@ fn answer(stream: &TcpStream, served: &Mutex<Served>) -> Option<()> {
         .ok()
         .filter(|&count| count > 0)?;
     let mut served = served.lock().unwrap();
-    let mut header = String::new();
+    let (method, path) = line.trim_end_matches(" HTTP/1.1\r\n").split_once(' ')?;
+    let (mut header, mut from) = (String::new(), 0);
     while reader.read_line(&mut header).ok()? > 2 {
-        if let Some(token) = header.to_ascii_lowercase().strip_prefix("authorization: ") {
-            served.token_seen = Some(token.trim().to_owned());
+        let lower = header.trim().to_ascii_lowercase();
+        if let Some(token) = lower.strip_prefix("authorization: ") {
+            let token = token.to_owned();
+            if path.starts_with("/cdn/") {
+                served.tokens_at_storage.push(token);
+            } else {
+                served.token_seen = Some(token);
+            }
+        }
+        if let Some(range) = lower.strip_prefix("range: bytes=") {
+            served.ranges.push(range.to_owned());
+            from = range.trim_end_matches('-').parse().ok()?;
         }
         header.clear();
     }
-    let (method, path) = line.trim_end_matches(" HTTP/1.1\r\n").split_once(' ')?;
     served.requests.push(format!("{method} {path}"));
-    let (head, body) = respond(&served, path);
+    let (mut head, mut body) = respond(&served, path);
+    if from > 0 && head.starts_with("200 OK") {
+        head = head.replace("200 OK", "206 Partial Content");
+        body.drain(..from);
+    }
     let mut out = stream;
     let head = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n", body.len());
     out.write_all(head.as_bytes()).ok()?;
@@ -220,16 +238,16 @@ fn respond(served: &Served, path: &str) -> (String, Vec<u8>) {
     };
     let tag = tag(name, body);
     if is_large(name) && !cdn {
-        let size = body.len();
+        let (size, storage) = (body.len(), served.storage.as_deref().unwrap_or_default());
         let head = format!(
-            "302 Found\r\nLocation: /cdn/{sha}/{name}\r\nX-Repo-Commit: {sha}\r\nX-Linked-Etag: \
-             \"{tag}\"\r\nX-Linked-Size: {size}"
+            "302 Found\r\nLocation: {storage}/cdn/{sha}/{name}\r\nX-Repo-Commit: {sha}\r\n\
+             X-Linked-Etag: \"{tag}\"\r\nX-Linked-Size: {size}"
         );
         return (head, Vec::new());
     }
     let mut body = body.clone();
     if served.damage {
-        body[0] ^= 1;
+        *body.last_mut().unwrap() ^= 1;
     }
     (
         format!("200 OK\r\nX-Repo-Commit: {sha}\r\nETag: \"{tag}\""),
@@ -338,10 +356,8 @@ fn split_weights_come_by_their_index_and_a_named_file_alone() {
         let files = served.commits.get_mut(&commit(1)).unwrap();
         files.remove("model.safetensors");
         files.remove("tokenizer_config.json");
-        let index = concat!(
-            r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "#,
-            r#""c": "model-1.safetensors"}}"#
-        );
+        let index = r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors",
+                "c": "model-1.safetensors"}}"#;
         files.insert("model.safetensors.index.json".into(), index.into());
         files.insert("model-1.safetensors".into(), b"one".to_vec());
         files.insert("model-2.safetensors".into(), b"two".to_vec());
@@ -431,6 +447,83 @@ fn a_download_that_breaks_off_or_is_damaged_is_not_kept() {
         read(&hub.resolve("org/name", None).unwrap(), "model.safetensors"),
         "weights of one"
     );
+}
+
+#[test]
+fn a_download_goes_on_where_it_broke_off() {
+    let hub = Hub::new();
+    hub.change(|served| served.cut_after = Some(4));
+    hub.resolve("org/name", None).unwrap_err();
+    hub.change(|served| served.cut_after = None);
+    assert_eq!(
+        read(&hub.resolve("org/name", None).unwrap(), "model.safetensors"),
+        "weights of one"
+    );
+    // Shown to the hub and to the storage that it redirects to.
+    assert_eq!(hub.served.lock().unwrap().ranges, ["4-", "4-"]);
+}
+
+#[test]
+fn a_line_that_breaks_is_tried_again() {
+    let hub = Hub::new();
+    hub.change(|served| served.cut_after = Some(5));
+    let options = Options {
+        retries: 2,
+        ..hub.options()
+    };
+    let snapshot = resolve(
+        &RepoName::parse("org/name").unwrap(),
+        None,
+        &options,
+        quiet(),
+    )
+    .unwrap();
+    assert_eq!(
+        read(&snapshot, "model.safetensors"),
+        "weights of one",
+        "5 + 5 + 4 bytes"
+    );
+}
+
+#[test]
+fn storage_is_not_shown_the_token() {
+    let hub = Hub::new();
+    // Another name of the same machine is another host.
+    let storage = hub.endpoint.replace("127.0.0.1", "localhost");
+    hub.change(|served| served.storage = Some(storage));
+    let snapshot = hub.resolve("org/name", None).unwrap();
+    assert_eq!(read(&snapshot, "model.safetensors"), "weights of one");
+    let served = hub.served.lock().unwrap();
+    assert!(
+        served
+            .requests
+            .iter()
+            .any(|request| request.starts_with("GET /cdn/")),
+        "{:?}",
+        served.requests
+    );
+    assert_eq!(served.token_seen.as_deref(), Some("bearer secret"));
+    assert_eq!(served.tokens_at_storage, Vec::<String>::new());
+}
+
+#[test]
+fn a_cache_can_be_moved() {
+    let hub = Hub::new();
+    hub.resolve("org/name/q/model.gguf", None).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::rename(
+        hub.cache.path().join("models--org--name"),
+        elsewhere.path().join("models--org--name"),
+    )
+    .unwrap();
+    let options = Options {
+        cache_dir: elsewhere.path().into(),
+        offline: true,
+        ..hub.options()
+    };
+    let name = RepoName::parse("org/name/q/model.gguf").unwrap();
+    let found = resolve(&name, None, &options, quiet()).unwrap();
+    assert_eq!(std::fs::read(found.path).unwrap(), b"GGUF of it");
 }
 
 #[test]
