@@ -71,6 +71,9 @@ const WALLS: &[(&str, &[&str])] = &[
 
 const MAX_FILE_LINES: usize = 1_020;
 
+/// Comments and strings too, which rustfmt leaves as they are.
+const MAX_COLUMNS: usize = 100;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
@@ -202,14 +205,22 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-#[test]
-fn files_stay_readable_and_modules_have_names() {
+/// Every Rust file of the workspace and its text.
+fn texts() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     for folder in ["crates", "training", "serving", "mpc", "evals"] {
         sources(&root().join(folder), &mut files);
     }
     assert!(files.len() > 20, "the sources were not found");
-    for path in files {
+    files
+        .into_iter()
+        .map(|path| (path.clone(), std::fs::read_to_string(path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn files_stay_readable_and_modules_have_names() {
+    for (path, text) in texts() {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         for shapeless in [
             "mod.rs",
@@ -226,11 +237,93 @@ fn files_stay_readable_and_modules_have_names() {
                 path.display()
             );
         }
-        let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+        let lines = text.lines().count();
         assert!(
             lines <= MAX_FILE_LINES,
             "{} has {lines} lines, {MAX_FILE_LINES} are the limit",
             path.display()
         );
     }
+}
+
+#[test]
+fn no_line_is_over_100_columns() {
+    for (path, text) in texts() {
+        for (at, line) in text.lines().enumerate() {
+            let columns = line.chars().count();
+            assert!(
+                columns <= MAX_COLUMNS,
+                "{}:{} has {columns} columns, {MAX_COLUMNS} are the limit",
+                path.display(),
+                at + 1
+            );
+        }
+    }
+}
+
+/// Stable rustfmt sorts within a block of imports but does not form the blocks.
+#[test]
+fn imports_stand_in_blocks_of_std_external_and_crate() {
+    for (path, text) in texts() {
+        if let Some(problem) = misplaced_import(&text) {
+            panic!("{}:{problem}", path.display());
+        }
+    }
+}
+
+#[test]
+fn misplaced_imports_are_found() {
+    let good =
+        "use std::{\n    fs,\n    io,\n};\n\nuse serde::Serialize;\n\nuse super::a;\n\nfn f() {}\n";
+    assert_eq!(misplaced_import(good), None);
+    for (bad, line) in [
+        ("use serde::Serialize;\n\nuse std::fs;\n", "3: "),
+        ("use std::fs;\nuse serde::Serialize;\n", "2: "),
+        ("use crate::a;\n\n#[cfg(test)]\nuse crate::b;\n", "4: "),
+        ("mod a {\n    use super::b;\n    use std::fs;\n}\n", "3: "),
+    ] {
+        let found = misplaced_import(bad).unwrap_or_default();
+        assert!(found.starts_with(line), "{bad:?}: {found:?}");
+    }
+}
+
+/// Line and fault of the first import that is in another block than its kind's.
+fn misplaced_import(text: &str) -> Option<String> {
+    // The kind of the import before, and whether a blank line has followed it.
+    let mut before: Option<(usize, bool)> = None;
+    let mut inside = false;
+    for (at, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if inside {
+            inside = !line.ends_with(';');
+            continue;
+        }
+        let path = line.strip_prefix("pub ").or_else(|| {
+            let (_, rest) = line.strip_prefix("pub(")?.split_once(") ")?;
+            Some(rest)
+        });
+        let Some(path) = path.unwrap_or(line).strip_prefix("use ") else {
+            let between = line.is_empty() || line.starts_with("//") || line.starts_with("#[");
+            before = before
+                .filter(|_| between)
+                .map(|(kind, blank)| (kind, blank || line.is_empty()));
+            continue;
+        };
+        inside = !line.ends_with(';');
+        let kind = match path.split([':', ' ', ';']).next() {
+            Some("std" | "core" | "alloc") => 0,
+            Some("self" | "super" | "crate") => 2,
+            _ => 1,
+        };
+        match before {
+            Some((last, false)) if last != kind => {
+                return Some(format!("{}: a blank line belongs before `{line}`", at + 1));
+            }
+            Some((last, true)) if last >= kind => {
+                return Some(format!("{}: `{line}` belongs in a block above", at + 1));
+            }
+            _ => before = Some((kind, false)),
+        }
+    }
+    None
 }
