@@ -1,3 +1,5 @@
+//! Errors of the hub client, each with what the user can do about it.
+
 use std::path::PathBuf;
 
 /// What can go wrong on the way from a model's name to its files.

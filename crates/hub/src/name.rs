@@ -1,3 +1,6 @@
+//! Names of repositories and revisions as the user writes them, checked before they become part of
+//! paths and addresses.
+
 use std::fmt;
 
 use crate::HubError;
