@@ -1,3 +1,5 @@
+//! The low-rank factors of a fine-tune, as PEFT names and stores them.
+
 use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{Device, Tensor};

@@ -1,3 +1,6 @@
+//! Chat templates, rendered as transformers renders them: the model must read the text it was
+//! trained on.
+
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _};
 
 use minijinja::{

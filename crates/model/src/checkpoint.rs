@@ -1,3 +1,5 @@
+//! A model in memory, whichever format it came from, its digest, and how it is written back.
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},

@@ -1,3 +1,5 @@
+//! The `config.json` of a LLaMA-family decoder, its defaults and the checks on it.
+
 use serde::{Deserialize, Serialize};
 
 use crate::{MODULES, module_path};

@@ -1,3 +1,5 @@
+//! Errors of checkpoints, tokenizers and float models, each with the file or tensor at fault.
+
 use std::path::PathBuf;
 
 /// What can go wrong with checkpoints, tokenizers and the float model. Every variant names the

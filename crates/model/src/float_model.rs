@@ -1,3 +1,5 @@
+//! A decoder with its key-value cache: the float side of evaluation and generation.
+
 use candle_core::{IndexOp, Tensor};
 
 use crate::{Adapter, Cache, Checkpoint, Decoder, ModelError, Rows, Transforms};

@@ -1,3 +1,6 @@
+//! GGUF files: metadata and tensors under Hugging Face's names, so that nothing else needs to know
+//! the format.
+
 mod header;
 
 use std::{

@@ -1,3 +1,5 @@
+//! Turns off candle's own thread pool, which competes with rayon's.
+
 use std::sync::Once;
 
 static ONCE: Once = Once::new();

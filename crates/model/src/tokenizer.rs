@@ -1,3 +1,5 @@
+//! Byte-pair tokenizers of Hugging Face, and the tokens that begin and end a text.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,

@@ -1,3 +1,6 @@
+//! What a fine-tune changes about the architecture: private layers, LoRA factors, merged heads.
+//! Training, export and evaluation read it from `transforms.json`.
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};

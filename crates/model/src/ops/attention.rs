@@ -1,3 +1,6 @@
+//! Causal attention over packed sequences whose heads may share a softmax, with its gradient.
+//! Sequences are packed because padding would cost as much as tokens do.
+
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};

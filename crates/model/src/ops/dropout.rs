@@ -1,3 +1,6 @@
+//! Dropout for the inputs of low-rank factors, the same in a resumed run and in a recomputed
+//! forward pass.
+
 use rayon::prelude::*;
 
 const CHUNK: usize = 8192;

@@ -1,3 +1,6 @@
+//! The roundings and tables of the secure program inside float training, so that a model learns
+//! with the arithmetic that will serve it.
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use marill_numeric::NumericSpec;
 use rayon::prelude::*;

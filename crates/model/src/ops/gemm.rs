@@ -1,3 +1,5 @@
+//! Matrix products on strided views, bit-identical for any number of threads.
+
 use gemm::Parallelism;
 
 /// A strided view of a matrix.

@@ -1,3 +1,6 @@
+//! The output head fused with its loss: logits exist for a few rows at a time, since a whole matrix
+//! of them would be the largest tensor of a training step.
+
 use std::sync::Mutex;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};

@@ -1,3 +1,6 @@
+//! Linear maps. A frozen weight gets no gradient: candle's own product would compute and store
+//! one.
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{Mat, MatMut, floats, gemm, with_floats};

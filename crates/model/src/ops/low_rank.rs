@@ -1,3 +1,6 @@
+//! A linear map with its LoRA factors as one operation, which saves writing four tensors of the
+//! result's size.
+
 use std::sync::Mutex;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};

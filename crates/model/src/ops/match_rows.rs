@@ -1,3 +1,5 @@
+//! The distance of hidden states to a teacher's, a loss of distillation.
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 

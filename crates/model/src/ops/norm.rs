@@ -1,3 +1,5 @@
+//! RMS norm with its gradient, in plain floats or rounded as the secure program rounds.
+
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use marill_numeric::{functions, truncate};
 use rayon::prelude::*;

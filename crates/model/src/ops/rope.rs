@@ -1,3 +1,5 @@
+//! Rotary position embeddings from a table that is computed once in f64.
+
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};

@@ -1,3 +1,5 @@
+//! The gated activation of the MLP, in plain floats or as the secure program tabulates it.
+
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use marill_numeric::{functions, truncate};
 use rayon::prelude::*;
