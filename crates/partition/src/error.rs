@@ -1,3 +1,5 @@
+//! Errors of writing and opening a partition, each with the file or tensor at fault.
+
 use std::path::PathBuf;
 
 use marill_model::ModelError;
