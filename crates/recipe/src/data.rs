@@ -1,3 +1,5 @@
+//! From rows of a data set to prompts and answers, the same for training and evaluation.
+
 use std::{collections::BTreeSet, path::Path};
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,6 @@
+//! Errors of recipes and data files. A recipe's mistakes are reported together, each with its line
+//! and a caret.
+
 use std::{fmt, ops::Range, path::PathBuf};
 
 /// What can go wrong with recipes and data files.

@@ -1,3 +1,5 @@
+//! Where the files that a recipe names are looked for.
+
 use std::path::{Path, PathBuf};
 
 use crate::RecipeError;

@@ -1,3 +1,6 @@
+//! Data files of every format as rows with named columns. Files are foreign: sizes are bounded, and
+//! what is damaged is refused with its line.
+
 use std::{
     fs::File,
     io::{BufReader, Read},

@@ -1,3 +1,5 @@
+//! Every table and key of a recipe with its default, and how a recipe is read and overridden.
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
