@@ -1,3 +1,5 @@
+//! Errors of an evaluation, each with the task, row or file at fault.
+
 use std::path::PathBuf;
 
 use marill_model::ModelError;

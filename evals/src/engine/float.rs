@@ -1,3 +1,5 @@
+//! The float model as an engine: the reference that the secure program is compared with.
+
 use marill_model::{Adapter, Checkpoint, FloatModel, Transforms};
 
 use super::{Engine, Stop, arg_max, log_softmax_at, summed};

@@ -1,3 +1,6 @@
+//! The secure protocol as an engine, all parties in this process: what it answers is what a user
+//! would get, and what it costs is counted.
+
 use std::{
     sync::{Arc, mpsc},
     thread,

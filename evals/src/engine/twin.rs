@@ -1,3 +1,5 @@
+//! The integer twin as an engine: the numbers of the secure program without its cost.
+
 use std::sync::Arc;
 
 use marill_model::Prefix;

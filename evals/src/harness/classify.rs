@@ -1,3 +1,5 @@
+//! Scores classification: the greedy answer on every engine, likelihoods where there are logits.
+
 use std::collections::BTreeMap;
 
 use marill_recipe::Example;

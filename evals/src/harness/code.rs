@@ -1,3 +1,6 @@
+//! Scores code: the likelihood of the reference solution, the shape of what was written and, in the
+//! sandbox, whether it passes its tests.
+
 use std::collections::BTreeMap;
 
 use marill_recipe::Example;

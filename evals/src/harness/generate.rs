@@ -1,3 +1,5 @@
+//! Scores generated text against a reference, by BLEU and chrF.
+
 use std::collections::BTreeMap;
 
 use marill_recipe::Example;

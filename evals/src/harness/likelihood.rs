@@ -1,3 +1,5 @@
+//! Scores answers and running text by their likelihood.
+
 use std::collections::BTreeMap;
 
 use marill_recipe::Example;
