@@ -1,3 +1,5 @@
+//! Records over restarts, several processes, damage and a full disk.
+
 use std::{
     io::Error as IoError,
     sync::atomic::{AtomicU64, Ordering},
