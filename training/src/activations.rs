@@ -1,3 +1,6 @@
+//! Activations behind the frozen layers, computed once per row: frozen layers give the same numbers
+//! in every epoch.
+
 use std::path::Path;
 
 use candle_core::{DType, Tensor};

@@ -1,3 +1,6 @@
+//! Which rows each step trains on, as a function of seed and step, so that a resumed run goes on
+//! with the same ones.
+
 use std::{cell::RefCell, rc::Rc};
 
 use marill_recipe::Train;

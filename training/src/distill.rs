@@ -1,3 +1,5 @@
+//! The teacher of a distillation, and its answers as far as they are kept.
+
 use candle_core::{DType, Tensor};
 use half::f16;
 use marill_model::{Checkpoint, Decoder, Rows, Transforms, ops::Teacher};

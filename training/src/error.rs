@@ -1,3 +1,5 @@
+//! Errors of a training run, each with the step, setting or file at fault.
+
 use std::path::PathBuf;
 
 use marill_model::ModelError;

@@ -1,3 +1,6 @@
+//! The loss of a micro-batch and its gradients, over the whole graph or, to save memory, one layer
+//! at a time.
+
 use candle_core::{Tensor, Var};
 use marill_model::{
     Decoder, Rows,

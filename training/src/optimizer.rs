@@ -1,3 +1,5 @@
+//! AdamW as one fused loop over each parameter, and the learning rate's schedule.
+
 use marill_recipe::{Optimizer, Schedule};
 use rayon::prelude::*;
 

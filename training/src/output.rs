@@ -1,3 +1,5 @@
+//! What a run tells while it goes on and leaves behind: progress, metrics, notes, report and plot.
+
 use std::path::{Path, PathBuf};
 
 use marill_recipe::Recipe;

@@ -1,3 +1,5 @@
+//! The trained tensors with their gradients and moments, in a fixed order.
+
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var, backprop::GradStore};

@@ -1,3 +1,5 @@
+//! Time and memory that a run will take, from a few trial batches: `marill train --dry-run`.
+
 use std::time::Instant;
 
 use marill_recipe::Recipe;

@@ -1,3 +1,5 @@
+//! Random numbers by counter, so that a resumed run draws what an uninterrupted one would.
+
 /// Random numbers as a function of `(seed, stream, counter)`, the same on every machine and after
 /// every resume.
 ///

@@ -1,3 +1,6 @@
+//! The rows of all data sets as token ids with the parts that are learned, and the rows kept
+//! aside for validation.
+
 use std::{ops::Range, path::Path};
 
 use marill_model::{ChatTemplate, Checkpoint, Message, Tokenizer, plain_chat, render_chat};

@@ -1,3 +1,6 @@
+//! Checkpoints of a running training: written whole or not at all, checked by digest when a run is
+//! resumed.
+
 use std::{
     collections::HashMap,
     fs::{File, TryLockError},

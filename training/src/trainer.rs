@@ -1,3 +1,5 @@
+//! The training loop: a recipe becomes a run, its steps, checkpoints and output folder.
+
 use std::{
     path::PathBuf,
     sync::{
