@@ -15,7 +15,6 @@
 //! The crate is synchronous and free of files, sockets and floats at run time: sessions
 //! ([`session`]) talk through [`marill_net::Channel`].
 
-mod cipher;
 pub mod decoder;
 pub mod encoder;
 pub mod engine;
@@ -23,23 +22,20 @@ pub mod masked;
 pub mod material;
 pub mod nn;
 pub mod operator;
-mod point;
 pub mod range;
 pub mod real;
 pub mod sampling;
-pub mod seed;
 pub mod session;
 pub mod spec;
 pub mod testing;
 pub mod twin;
 pub mod weights;
 
+pub use marill_crypto::{HashKey, Seed};
 pub use masked::{Material, PreparedStep, Preparer, ProtocolError, Traffic};
 pub use operator::{InputShare, OperatorSession, join_token};
-pub use point::HashKey;
 pub use real::RealTwin;
 pub use sampling::{Sampling, Selection};
-pub use seed::Seed;
 pub use session::{
     ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill,
     tally_step,

@@ -61,6 +61,7 @@ pub use ahead::{PreparedStep, Preparer};
 pub(crate) use compare::INDEX_BITS;
 use full::Matrices;
 use lift::Lifted;
+use marill_crypto::{Prg, Seed, aes::Cipher};
 use marill_net::{Channel, NetError};
 use marill_numeric::NumericError;
 use pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane};
@@ -68,8 +69,6 @@ pub use points::{Material, POINTS_BELOW};
 use stream::Stream;
 
 use crate::{
-    cipher::Cipher,
-    seed::{Prg, Seed},
     spec::DecoderSpec,
     weights::{Lora, MaskedAdapter, MatrixMasks, PrivateWeights, adapter_masks},
 };
@@ -511,7 +510,7 @@ impl Masked {
             many: MANY,
             points_below: 0,
             trees: 0,
-            hash: Cipher::new(&crate::point::UNNAMED),
+            hash: Cipher::new(&marill_crypto::dcf::UNNAMED),
             steps: 0,
             #[cfg(test)]
             coins: Vec::new(),

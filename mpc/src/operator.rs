@@ -9,15 +9,14 @@
 
 use std::sync::Arc;
 
+use marill_crypto::{Prg, Seed, dcf::HashKey};
 use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
 
 use crate::{
     decoder::{self, Cache},
     masked::{INDEX_BITS, Masked, ProtocolError, Traffic},
-    point::HashKey,
     sampling::Sampling,
-    seed::{Prg, Seed},
     spec::{Architecture, DecoderSpec},
     twin::{check_room, pad_prompt},
     weights::{MaskedAdapter, PublicWeights},

@@ -35,6 +35,7 @@
 //! no value is above 44 or below -3.7, and the chance that a vocabulary of 50,000 meets a value
 //! whose grid is coarser than half a unit is below 1e-9.
 
+use marill_crypto::Prg;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -42,7 +43,6 @@ use crate::{
     decoder::{head, norm_scale, width},
     engine::{Engine, Step},
     nn,
-    seed::Prg,
     spec::{Architecture, DecoderSpec, SpecError},
     weights::PublicWeights,
 };

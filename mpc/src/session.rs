@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use marill_crypto::{Seed, dcf::HashKey};
 use marill_net::Channel;
 
 use crate::{
@@ -9,9 +10,7 @@ use crate::{
     encoder,
     masked::{Cost, Masked, Material, PreparedStep, Preparer, ProtocolError, Traffic},
     operator::{InputShare, shared_step},
-    point::HashKey,
     sampling::{Sampling, Selection},
-    seed::Seed,
     spec::DecoderSpec,
     twin::{check_room, pad_prompt},
     weights::{MaskedAdapter, MatrixMasks, PrivateWeights, PublicWeights},

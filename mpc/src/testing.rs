@@ -6,13 +6,13 @@ mod affine;
 use std::{sync::Arc, thread};
 
 pub use affine::{AffineModel, LORA_SCALE, MAPS, run_embedding, tiny_affine_spec};
+use marill_crypto::{Prg, Seed};
 use marill_net::memory_pair;
 use marill_numeric::NumericSpec;
 
 use crate::{
     ClientSession, DealerSession, ServerSession,
     masked::{ProtocolError, Traffic},
-    seed::{Prg, Seed},
     spec::{DecoderSpec, PrivateForm},
     weights::{LayerFloats, LoraFloats, PrivateWeights, PublicWeights},
 };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use marill_crypto::{Prg, Seed};
 use marill_numeric::{
     NumericError, PublicMatrix, Rounding,
     fixed::{check_range, truncate, truncate_by_coin},
@@ -16,7 +17,6 @@ use crate::{
     masked::ProtocolError,
     range::Room,
     sampling::{self, RANGE_BITS, Sampling, gumbel, search},
-    seed::{Prg, Seed},
     spec::{Architecture, MAX_POSITIONS, Module},
     weights::{PrivateWeights, PublicWeights, Rope},
 };

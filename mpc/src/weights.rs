@@ -14,11 +14,9 @@ mod full;
 pub use affine::{AffineLayerFloats, HeadFloats, MapFloats, NormFloats};
 pub use full::MatrixMasks;
 pub(crate) use full::{FullLayer, RingLayer};
+use marill_crypto::{Prg, Seed};
 
-use crate::{
-    seed::{Prg, Seed},
-    spec::{DecoderSpec, Module, SpecError},
-};
+use crate::spec::{DecoderSpec, Module, SpecError};
 
 /// The float weights of one layer, row-major `[out, in]`, named as in the checkpoint.
 #[derive(Clone, Copy)]

@@ -10,11 +10,11 @@ use std::{
     thread,
 };
 
+use marill_crypto::Prg;
 use marill_mpc::{
     Architecture, ClientSession, DealerSession, DecoderSpec, HashKey, InputShare, Material,
     OperatorSession, Pooling, PrivateWeights, PublicWeights, Reveal, Seed, ServerSession,
     masked::MANY,
-    seed::Prg,
     testing::{
         AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices,
     },

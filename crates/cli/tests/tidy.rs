@@ -12,12 +12,16 @@ use serde_json::Value;
 /// does not exist.
 const ARROWS: &[(&str, &[&str])] = &[
     ("marill-numeric", &[]),
+    ("marill-crypto", &["marill-numeric"]),
     ("marill-net", &["marill-numeric"]),
     ("marill-recipe", &["marill-numeric"]),
     ("marill-report", &["marill-numeric"]),
     ("marill-hub", &[]),
     ("marill-model", &["marill-numeric"]),
-    ("marill-mpc", &["marill-numeric", "marill-net"]),
+    (
+        "marill-mpc",
+        &["marill-numeric", "marill-crypto", "marill-net"],
+    ),
     (
         "marill-partition",
         &["marill-numeric", "marill-model", "marill-mpc"],
@@ -50,6 +54,10 @@ const TOP: &[&str] = &["marill", "marill-evals"];
 /// What must not be reached by any path: a crate and what stays out of it.
 const WALLS: &[(&str, &[&str])] = &[
     ("marill-numeric", &["candle-core", "tokio", "tungstenite"]),
+    (
+        "marill-crypto",
+        &["candle-core", "tokio", "tungstenite", "marill-net"],
+    ),
     ("marill-net", &["candle-core", "tokio"]),
     ("marill-recipe", &["candle-core", "tokio"]),
     ("marill-report", &["candle-core", "tokio"]),

@@ -20,6 +20,7 @@ use std::{
     },
 };
 
+use marill_crypto::{Prg, Seed};
 use marill_numeric::{PublicMatrix, ring};
 use zeroize::Zeroizing;
 
@@ -29,7 +30,6 @@ use super::{
 };
 use crate::{
     decoder::{self, Cache},
-    seed::{Prg, Seed},
     spec::{Architecture, DecoderSpec, Module},
     weights::{Lora, PublicWeights},
 };

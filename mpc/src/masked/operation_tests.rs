@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, thread};
 
+use marill_crypto::{Prg, Seed};
 use marill_net::{Channel, memory_pair};
 use marill_numeric::{
     NumericSpec, Rounding,
@@ -14,7 +15,6 @@ use crate::{
     DecoderSpec,
     engine::{Engine, Gate, Step},
     nn::{self, NormScale},
-    seed::{Prg, Seed},
     testing::{gaussian, random_weights, tiny_spec},
     twin::Clear,
     weights::{PrivateWeights, PublicWeights},

@@ -32,16 +32,16 @@ mod piecewise;
 mod tabulated;
 mod tournament;
 
+use marill_crypto::{
+    aes::Cipher,
+    dcf::{CHUNK, HashKey, Keys, Shape, generate, root},
+};
 use marill_numeric::fixed::low_mask;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Channel, Masked, ProtocolError, Role, Wire, byte_width, stream::Stream};
-use crate::{
-    cipher::Cipher,
-    point::{CHUNK, HashKey, Keys, Shape, generate, root},
-};
 
 /// The stream from which an evaluator's roots come.
 pub(super) const ROOTS: &str = "point roots";

@@ -14,16 +14,14 @@
 //! at 2. Source: bisection for order statistics (Aggarwal, Mishra, Pinkas, "Secure Computation of
 //! the k-th Ranked Element", EUROCRYPT '04), here with the comparisons' results kept under sharing.
 
+use marill_crypto::{Prg, Seed};
 use zeroize::Zeroizing;
 
 use super::{
     Masked, ProtocolError, Share, Wire,
     bits::{Bits, Pending, split},
 };
-use crate::{
-    sampling::{WIDTH, gumbel, search},
-    seed::{Prg, Seed},
-};
+use crate::sampling::{WIDTH, gumbel, search};
 
 impl Masked {
     /// Adds E1's noise, which only E1 draws.

@@ -6,6 +6,7 @@ use std::{
     thread,
 };
 
+use marill_crypto::{Prg, Seed};
 use marill_net::{Channel, MemoryChannel, NetError, memory_pair};
 use marill_numeric::{NumericSpec, Rounding, fixed::low_mask};
 use sha2::{Digest, Sha256};
@@ -18,7 +19,6 @@ use crate::{
     DecoderSpec, Twin,
     decoder::{self, Cache},
     sampling::Sampling,
-    seed::{Prg, Seed},
     testing::{gaussian, random_weights, tiny_spec, with_private_matrices},
     twin::pad_prompt,
     weights::{MatrixMasks, PrivateWeights, PublicWeights},

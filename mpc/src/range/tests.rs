@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use marill_crypto::Prg;
 use marill_numeric::{NumericSpec, Rounding};
 
 use super::{Envelope, Prover, prove};
 use crate::{
     Architecture, DecoderSpec, Pooling, Reveal, Seed,
-    seed::Prg,
     testing::{
         AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices,
     },

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use marill_crypto::Seed;
+
 use super::*;
 use crate::{
-    DecoderSpec, masked::Cost, seed::Seed, tally_step, testing::tiny_spec, twin::Clear,
-    weights::PrivateWeights,
+    DecoderSpec, masked::Cost, tally_step, testing::tiny_spec, twin::Clear, weights::PrivateWeights,
 };
 
 const LOGITS: [f64; 10] = [2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, 1.7, -2.5, -6.0];

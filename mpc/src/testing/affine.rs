@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, thread};
 
+use marill_crypto::Seed;
 use marill_net::memory_pair;
 
 use super::{gaussian, tiny_spec};
 use crate::{
     ClientSession, DealerSession, ServerSession,
     masked::{ProtocolError, Traffic},
-    seed::Seed,
     spec::{Architecture, DecoderSpec, Module},
     weights::{
         AffineLayerFloats, HeadFloats, LoraFloats, MapFloats, NormFloats, PrivateWeights,

@@ -16,16 +16,14 @@
 
 use std::sync::Arc;
 
+use marill_crypto::{Prg, Seed};
 use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 
 use super::{
     AffineLayerFloats, LayerFloats, PrivateWeights, PublicLayer, affine, expect_len, quantise_layer,
 };
-use crate::{
-    seed::{Prg, Seed},
-    spec::{DecoderSpec, Module, SpecError},
-};
+use crate::spec::{DecoderSpec, Module, SpecError};
 
 /// One layer's private matrices and what is added to their products, in clear: E1's.
 pub(crate) struct FullLayer {

@@ -17,7 +17,7 @@ use aes::{
 use zeroize::Zeroizing;
 
 /// AES-128 under one key.
-pub(crate) struct Cipher(Backend);
+pub struct Cipher(Backend);
 
 enum Backend {
     #[cfg(target_arch = "x86_64")]
@@ -26,7 +26,7 @@ enum Backend {
 }
 
 impl Cipher {
-    pub(crate) fn new(key: &[u8; 16]) -> Self {
+    pub fn new(key: &[u8; 16]) -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(keys) = wide::Keys::new(key) {
             return Self(Backend::Wide(Box::new(keys)));
@@ -40,7 +40,7 @@ impl Cipher {
 
     /// The first `n` words of the encrypted counters `first`, `first + 1` and so on, each `& mask`:
     /// two words a block, the lower one first, blocks as little-endian numbers.
-    pub(crate) fn stream(&self, first: u64, n: usize, mask: u64) -> Vec<u64> {
+    pub fn stream(&self, first: u64, n: usize, mask: u64) -> Vec<u64> {
         match &self.0 {
             #[cfg(target_arch = "x86_64")]
             Backend::Wide(keys) => keys.stream(first, n, mask),
@@ -49,7 +49,7 @@ impl Cipher {
                 for (k, block) in out.chunks_exact_mut(2).enumerate() {
                     block[0] = first.wrapping_add(k as u64).to_le();
                 }
-                cipher.encrypt_blocks(aes::Block::cast_slice_from_core_mut(
+                cipher.encrypt_blocks(::aes::Block::cast_slice_from_core_mut(
                     bytemuck::cast_slice_mut(&mut out),
                 ));
                 out.truncate(n);
@@ -63,7 +63,7 @@ impl Cipher {
     /// `π(π(s) ⊕ t) ⊕ π(s)` of each of the `nodes`, into each of the `out`s: the tweak of node `i`
     /// there is `tweaks[i] ^ uses[k]`. Blocks are little-endian numbers; all slices are of one
     /// length.
-    pub(crate) fn hash<const N: usize>(
+    pub fn hash<const N: usize>(
         &self,
         nodes: &[u128],
         tweaks: &[u128],
@@ -98,14 +98,14 @@ impl Cipher {
     }
 
     /// Encrypts blocks, little-endian numbers, in place.
-    pub(crate) fn permute(&self, blocks: &mut [u128]) {
+    pub fn permute(&self, blocks: &mut [u128]) {
         match &self.0 {
             #[cfg(target_arch = "x86_64")]
             Backend::Wide(keys) => keys.permute(blocks),
             Backend::Blocks(cipher) => {
                 blocks.iter_mut().for_each(|block| *block = block.to_le());
                 let bytes: &mut [[u8; 16]] = bytemuck::cast_slice_mut(blocks);
-                cipher.encrypt_blocks(aes::Block::cast_slice_from_core_mut(bytes));
+                cipher.encrypt_blocks(::aes::Block::cast_slice_from_core_mut(bytes));
                 blocks
                     .iter_mut()
                     .for_each(|block| *block = u128::from_le(*block));

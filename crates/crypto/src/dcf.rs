@@ -37,10 +37,10 @@
 use marill_numeric::fixed::low_mask;
 use zeroize::Zeroizing;
 
-use crate::cipher::Cipher;
+use crate::aes::Cipher;
 
 /// Keys whose correction words travel together, level by level.
-pub(crate) const CHUNK: usize = 256;
+pub const CHUNK: usize = 256;
 /// Points that are walked side by side.
 const LANES: usize = 128;
 
@@ -56,7 +56,7 @@ const VALUE: u32 = 1;
 
 /// The size of a comparison function.
 #[derive(Clone)]
-pub(crate) struct Shape {
+pub struct Shape {
     bits: u32,
     /// Bytes of each ring element of the payload.
     widths: Vec<usize>,
@@ -64,7 +64,7 @@ pub(crate) struct Shape {
 
 impl Shape {
     /// `x` of `bits` bits, a payload of elements of these many bytes, 16 in all at most.
-    pub(crate) fn new(bits: u32, widths: &[usize]) -> Self {
+    pub fn new(bits: u32, widths: &[usize]) -> Self {
         let shape = Self {
             bits,
             widths: widths.to_vec(),
@@ -95,13 +95,13 @@ impl Shape {
     }
 
     /// Bytes of one key's correction words.
-    pub(crate) fn key_bytes(&self) -> usize {
+    pub fn key_bytes(&self) -> usize {
         let payload = self.payload_bytes();
         self.levels() as usize * (NODE_BYTES + payload) + self.leaf_values() * payload
     }
 
     /// Elements of a payload.
-    pub(crate) fn columns(&self) -> usize {
+    pub fn columns(&self) -> usize {
         self.widths.len()
     }
 
@@ -122,7 +122,7 @@ impl Shape {
 pub type HashKey = [u8; 16];
 
 /// For sessions that have no name, in benchmarks and tests: pi's first digits.
-pub(crate) const UNNAMED: HashKey = 0x2437_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes();
+pub const UNNAMED: HashKey = 0x2437_6a88_85a3_08d3_1319_8a2e_0370_7344_u128.to_be_bytes();
 
 /// The part of a tweak that names a tree, by its number in its session, and the part that names a
 /// use within it.
@@ -140,7 +140,7 @@ fn spread(bit: u128) -> u128 {
 }
 
 /// Fixes the lowest bit of a root: E0's nodes on the path are even at first, E1's odd.
-pub(crate) fn root(low: u64, high: u64, first: bool) -> u128 {
+pub fn root(low: u64, high: u64, first: bool) -> u128 {
     (u128::from(high) << 64 | u128::from(low)) & !1 | u128::from(!first)
 }
 
@@ -218,7 +218,7 @@ impl Pair {
 /// `roots` are both evaluators', `alpha` and `payload(key, element)` what the source compares with
 /// and hands out, `first_tree` the number of the first key in the session, `cipher` is under the
 /// session's [`HashKey`].
-pub(crate) fn generate(
+pub fn generate(
     shape: &Shape,
     roots: [&[u128]; 2],
     alpha: &[u64],
@@ -289,15 +289,15 @@ fn block(bytes: &[u8], at: usize) -> u128 {
 }
 
 /// One evaluator's keys of a chunk.
-pub(crate) struct Keys<'a> {
-    pub(crate) shape: &'a Shape,
-    pub(crate) first: bool,
-    pub(crate) roots: &'a [u128],
+pub struct Keys<'a> {
+    pub shape: &'a Shape,
+    pub first: bool,
+    pub roots: &'a [u128],
     /// As [`generate`] wrote them.
-    pub(crate) words: &'a [u8],
-    pub(crate) first_tree: u64,
+    pub words: &'a [u8],
+    pub first_tree: u64,
     /// Under the session's [`HashKey`].
-    pub(crate) cipher: &'a Cipher,
+    pub cipher: &'a Cipher,
 }
 
 /// Points walked side by side: where they stand, and what a level makes of that.
@@ -343,7 +343,7 @@ impl Walkers {
 impl Keys<'_> {
     /// This evaluator's results in `sums[element][point]`, which are zeros at first; point `j` is
     /// read under key `j / per_key`. What stands above an element's width is noise.
-    pub(crate) fn evaluate(&self, points: &[u64], per_key: usize, sums: &mut [&mut [u64]]) {
+    pub fn evaluate(&self, points: &[u64], per_key: usize, sums: &mut [&mut [u64]]) {
         let mut walkers = Walkers::new();
         for start in (0..points.len()).step_by(LANES) {
             let end = (start + LANES).min(points.len());
@@ -419,7 +419,7 @@ impl Keys<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seed::{Prg, Seed};
+    use crate::prg::{Prg, Seed};
 
     fn roots(n: usize, seed: u8) -> [Vec<u128>; 2] {
         let mut prg = Prg::new(&Seed::from_bytes([seed; 32]), "point roots");

@@ -1,5 +1,5 @@
 //! Throughput of pseudorandom streams on one thread, beside what the `aes` crate does in place with
-//! blocks that are already there: `cargo run --release -p marill-mpc --example streams`.
+//! blocks that are already there: `cargo run --release -p marill-crypto --example streams`.
 
 use std::{hint::black_box, time::Instant};
 
@@ -7,7 +7,7 @@ use aes::{
     Aes128,
     cipher::{BlockCipherEncrypt, KeyInit},
 };
-use marill_mpc::{Seed, seed::Prg};
+use marill_crypto::{Prg, Seed};
 
 /// What is measured at once, so that a large piece is as long as many small ones.
 const BYTES_A_RUN: usize = 1 << 26;

@@ -4,7 +4,7 @@ use marill_numeric::fixed::low_mask;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::cipher::Cipher;
+use crate::aes::Cipher;
 
 /// A 256-bit seed. Never printed, erased when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -78,7 +78,7 @@ impl Prg {
     }
 
     /// Passes over what [`Self::words`] would give.
-    pub(crate) fn skip(&mut self, n: usize) {
+    pub fn skip(&mut self, n: usize) {
         self.counter += n.div_ceil(2) as u64;
     }
 
