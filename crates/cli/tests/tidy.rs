@@ -269,6 +269,21 @@ fn no_line_is_over_100_columns() {
     }
 }
 
+#[test]
+fn every_file_says_what_it_is_for() {
+    for (path, text) in texts() {
+        let comment = text.lines().take_while(|line| line.starts_with("//!"));
+        let words: usize = comment
+            .map(|line| line.split_whitespace().count() - 1)
+            .sum();
+        assert!(
+            words >= 4,
+            "{}: begin with a module comment: what is in this file, and why",
+            path.display()
+        );
+    }
+}
+
 /// Stable rustfmt sorts within a block of imports but does not form the blocks.
 #[test]
 fn imports_stand_in_blocks_of_std_external_and_crate() {
