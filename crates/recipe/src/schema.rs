@@ -8,7 +8,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::{Dataset, Format, Problem, Recipe, RecipeError, Style, error::Lines};
+use crate::{Dataset, Distill, Format, Lora, Problem, Recipe, RecipeError, Style, error::Lines};
 
 /// Linear layers of a decoder.
 pub const MODULES: [&str; 7] = [
@@ -344,6 +344,9 @@ pub(crate) fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Reci
     Ok(recipe)
 }
 
+/// Takes message and hint of a mistake.
+type Add<'a> = dyn FnMut(&str, &str) + 'a;
+
 /// Conditions between keys.
 fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
     let mut problems = Vec::new();
@@ -354,6 +357,34 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
             place: None,
         });
     };
+    check_model(recipe, &mut add);
+    if let Some(lora) = &recipe.lora {
+        check_lora(lora, &mut add);
+    }
+    for dataset in &recipe.dataset {
+        check_dataset(dataset, &mut add);
+    }
+    if recipe
+        .eval
+        .as_ref()
+        .is_some_and(|eval| eval.target_path.is_some() && eval.path.is_none())
+    {
+        add(
+            "`eval.target_path` is the other side of `eval.path`, which is missing",
+            "name both files",
+        );
+    }
+    if let Some(distill) = &recipe.distill {
+        check_distill(distill, &mut add);
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(RecipeError::Problems(problems))
+    }
+}
+
+fn check_model(recipe: &Recipe, add: &mut Add<'_>) {
     let random = recipe.model.init == crate::Init::Random;
     if !random && recipe.model.base_model.is_none() {
         add(
@@ -385,119 +416,105 @@ fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
             "a base model has its own; drop the tables",
         );
     }
-    if recipe
-        .lora
-        .as_ref()
-        .is_some_and(|lora| lora.target_modules.is_empty())
-    {
+}
+
+fn check_lora(lora: &Lora, add: &mut Add<'_>) {
+    if lora.target_modules.is_empty() {
         add(
             "`lora.target_modules` is empty, so nothing would be trained",
             "leave it out for all linear maps",
         );
     }
-    if let Some(twice) = recipe
-        .lora
-        .iter()
-        .find_map(|lora| repeated(&lora.target_modules))
-    {
+    if let Some(twice) = repeated(&lora.target_modules) {
         add(
             &format!("`lora.target_modules` has `{twice}` twice"),
             "name each once",
         );
     }
-    for dataset in &recipe.dataset {
-        for key in without_use(dataset) {
-            let format = format!("{:?}", dataset.format).to_lowercase();
-            add(
-                &format!("`dataset.{key}` does nothing in a data set of format `{format}`"),
-                "leave it out",
-            );
-        }
-        if dataset.format == Format::Classify && dataset.labels.len() < 2 {
-            add(
-                "a `classify` data set needs at least two `labels`",
-                "labels = [\"negative\", \"positive\"]",
-            );
-        }
-        for (key, names) in [
-            ("labels", &dataset.labels),
-            ("label_codes", &dataset.label_codes),
-        ] {
-            if let Some(reason) = confusing(names) {
-                add(
-                    &format!("`dataset.{key}` {reason}"),
-                    "an answer or a row must tell the labels apart",
-                );
-            }
-        }
-        let same = |a: &String, b: &String| a.trim().eq_ignore_ascii_case(b.trim());
-        let named = |(nth, code): (usize, &String)| {
-            dataset
-                .labels
-                .iter()
-                .enumerate()
-                .any(|(other, label)| other != nth && same(label, code))
-                .then(|| code.clone())
-        };
-        if let Some(code) = dataset.label_codes.iter().enumerate().find_map(named) {
-            add(
-                &format!("`dataset.label_codes` has `{code}`, which is the name of another label"),
-                "a row that says it could mean either",
-            );
-        }
-        if !dataset.label_codes.is_empty() && dataset.label_codes.len() != dataset.labels.len() {
-            let (codes, labels) = (dataset.label_codes.len(), dataset.labels.len());
-            add(
-                &format!("`dataset.label_codes` has {codes} codes for {labels} labels"),
-                "one code for each label, in the same order",
-            );
-        }
-        if dataset.format == Format::Text && !dataset.exclude.is_empty() {
-            add(
-                "`dataset.exclude` compares prompts, and a `text` data set has none",
-                "drop `exclude`",
-            );
-        }
-    }
-    if recipe
-        .eval
-        .as_ref()
-        .is_some_and(|eval| eval.target_path.is_some() && eval.path.is_none())
-    {
+}
+
+fn check_dataset(dataset: &Dataset, add: &mut Add<'_>) {
+    for key in without_use(dataset) {
+        let format = format!("{:?}", dataset.format).to_lowercase();
         add(
-            "`eval.target_path` is the other side of `eval.path`, which is missing",
-            "name both files",
+            &format!("`dataset.{key}` does nothing in a data set of format `{format}`"),
+            "leave it out",
         );
     }
-    if let Some(distill) = &recipe.distill {
-        let share: f64 = distill.stages().iter().map(|stage| stage.share).sum();
-        if (share - 1.0).abs() > 1e-6 {
+    if dataset.format == Format::Classify && dataset.labels.len() < 2 {
+        add(
+            "a `classify` data set needs at least two `labels`",
+            "labels = [\"negative\", \"positive\"]",
+        );
+    }
+    for (key, names) in [
+        ("labels", &dataset.labels),
+        ("label_codes", &dataset.label_codes),
+    ] {
+        if let Some(reason) = confusing(names) {
             add(
-                &format!("the shares of `distill.stages` are {share} together"),
-                "they are parts of 1: 0.3 and 0.7",
-            );
-        }
-        if distill
-            .stages()
-            .iter()
-            .any(|s| s.share == 0.0 || s.hidden + s.logits + s.labels == 0.0)
-        {
-            add(
-                "a stage of `distill.stages` has no share or no weight",
-                "give it `hidden`, `logits` or `labels`",
-            );
-        }
-        if distill.weight.is_some() && !distill.stages.is_empty() {
-            add(
-                "`distill.weight` and `distill.stages` say the same thing twice",
-                "drop `weight`",
+                &format!("`dataset.{key}` {reason}"),
+                "an answer or a row must tell the labels apart",
             );
         }
     }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(RecipeError::Problems(problems))
+    check_label_codes(dataset, add);
+    if dataset.format == Format::Text && !dataset.exclude.is_empty() {
+        add(
+            "`dataset.exclude` compares prompts, and a `text` data set has none",
+            "drop `exclude`",
+        );
+    }
+}
+
+fn check_label_codes(dataset: &Dataset, add: &mut Add<'_>) {
+    let same = |a: &String, b: &String| a.trim().eq_ignore_ascii_case(b.trim());
+    let named = |(nth, code): (usize, &String)| {
+        dataset
+            .labels
+            .iter()
+            .enumerate()
+            .any(|(other, label)| other != nth && same(label, code))
+            .then(|| code.clone())
+    };
+    if let Some(code) = dataset.label_codes.iter().enumerate().find_map(named) {
+        add(
+            &format!("`dataset.label_codes` has `{code}`, which is the name of another label"),
+            "a row that says it could mean either",
+        );
+    }
+    if !dataset.label_codes.is_empty() && dataset.label_codes.len() != dataset.labels.len() {
+        let (codes, labels) = (dataset.label_codes.len(), dataset.labels.len());
+        add(
+            &format!("`dataset.label_codes` has {codes} codes for {labels} labels"),
+            "one code for each label, in the same order",
+        );
+    }
+}
+
+fn check_distill(distill: &Distill, add: &mut Add<'_>) {
+    let share: f64 = distill.stages().iter().map(|stage| stage.share).sum();
+    if (share - 1.0).abs() > 1e-6 {
+        add(
+            &format!("the shares of `distill.stages` are {share} together"),
+            "they are parts of 1: 0.3 and 0.7",
+        );
+    }
+    if distill
+        .stages()
+        .iter()
+        .any(|s| s.share == 0.0 || s.hidden + s.logits + s.labels == 0.0)
+    {
+        add(
+            "a stage of `distill.stages` has no share or no weight",
+            "give it `hidden`, `logits` or `labels`",
+        );
+    }
+    if distill.weight.is_some() && !distill.stages.is_empty() {
+        add(
+            "`distill.weight` and `distill.stages` say the same thing twice",
+            "drop `weight`",
+        );
     }
 }
 
