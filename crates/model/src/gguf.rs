@@ -296,26 +296,7 @@ impl<'a> Metadata<'a> {
         let needed = |key: &str| account.size(key)?.ok_or_else(|| account.missing(key));
         let hidden_size = needed("llama.embedding_length")?;
         let num_attention_heads = needed("llama.attention.head_count")?;
-        let head_dim = match account.size("llama.attention.key_length")? {
-            Some(length) => length,
-            None if hidden_size.is_multiple_of(num_attention_heads) => {
-                hidden_size / num_attention_heads
-            }
-            None => {
-                let reason =
-                    "`llama.attention.head_count` does not divide `llama.embedding_length`";
-                return Err(ModelError::corrupt(self.path, reason));
-            }
-        };
-        for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
-            if let Some(length) = account.size(key)?.filter(|length| *length != head_dim) {
-                return Err(account.refuse(
-                    key,
-                    &length.into(),
-                    &format!("is not computed, only {head_dim}"),
-                ));
-            }
-        }
+        let head_dim = self.head_dim(hidden_size, num_attention_heads)?;
         let tokens = self
             .value("tokenizer.ggml.tokens")?
             .to_vec()
@@ -353,6 +334,30 @@ impl<'a> Metadata<'a> {
             add_ends(&mut config, id.into_iter().collect());
         }
         Ok(config)
+    }
+
+    /// The size of a head, the same for queries, keys, values and rotation.
+    fn head_dim(&self, hidden_size: usize, heads: usize) -> Result<usize, ModelError> {
+        let account = &self.account;
+        let head_dim = match account.size("llama.attention.key_length")? {
+            Some(length) => length,
+            None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
+            None => {
+                let reason =
+                    "`llama.attention.head_count` does not divide `llama.embedding_length`";
+                return Err(ModelError::corrupt(self.path, reason));
+            }
+        };
+        for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
+            if let Some(length) = account.size(key)?.filter(|length| *length != head_dim) {
+                return Err(account.refuse(
+                    key,
+                    &length.into(),
+                    &format!("is not computed, only {head_dim}"),
+                ));
+            }
+        }
+        Ok(head_dim)
     }
 
     /// A token's id; -1 stands for none, also where it is stored without a sign.
