@@ -145,26 +145,7 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
         let kept = (rows.len() as f64 * recipe.data.val_fraction) as usize;
         validation.extend(rows.drain(..kept).flatten());
         let mut samples: Vec<Sample> = rows.into_iter().flatten().collect();
-        let tokens: usize = samples.iter().map(|s| s.tokens.len()).sum();
-        if dataset.weight > 1.0 && tokens as f64 * dataset.weight > REPEATED_TOKENS {
-            let weight = dataset.weight;
-            let reason = format!(
-                "{weight} times the {tokens} tokens of data set {nth} are more than fit into memory"
-            );
-            return Err(TrainError::Setting {
-                key: "dataset.weight",
-                reason,
-            });
-        }
-        let whole = samples.len();
-        repeat(&mut samples, dataset.weight);
-        if samples.is_empty() && whole > 0 {
-            let reason = format!("{} of {whole} rows is none", dataset.weight);
-            return Err(TrainError::Setting {
-                key: "dataset.weight",
-                reason,
-            });
-        }
+        weigh(&mut samples, dataset.weight, nth)?;
         train.extend(samples);
     }
     if train.is_empty() {
@@ -181,6 +162,30 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
         validation,
         notes,
     })
+}
+
+/// Repeats or thins out the rows of the `nth` data set, within the memory for it and never to none.
+fn weigh(samples: &mut Vec<Sample>, weight: f64, nth: usize) -> Result<(), TrainError> {
+    let tokens: usize = samples.iter().map(|s| s.tokens.len()).sum();
+    if weight > 1.0 && tokens as f64 * weight > REPEATED_TOKENS {
+        let reason = format!(
+            "{weight} times the {tokens} tokens of data set {nth} are more than fit into memory"
+        );
+        return Err(TrainError::Setting {
+            key: "dataset.weight",
+            reason,
+        });
+    }
+    let whole = samples.len();
+    repeat(samples, weight);
+    if samples.is_empty() && whole > 0 {
+        let reason = format!("{weight} of {whole} rows is none");
+        return Err(TrainError::Setting {
+            key: "dataset.weight",
+            reason,
+        });
+    }
+    Ok(())
 }
 
 /// Token ids of up to `count` of the rows that a recipe trains on, out of all its data sets.
