@@ -119,64 +119,68 @@ pub fn fidelity_and_cost(reports: &[Report]) -> String {
     let mut table =
         Table::new(columns.into_iter().chain(costs)).right(&[4, 6, 7, 8, 9, 10, 11, 12]);
     for report in reports {
-        let dash = || "-".to_string();
         let twin = reports
             .iter()
             .find(|r| r.engine == "twin" && r.task == report.task && report.engine != "twin");
-        let same = |twin: &Report| {
-            let pairs = report.examples.iter().zip(&twin.examples);
-            format!(
-                "{}/{}",
-                pairs
-                    .filter(|(a, b)| a.answer_sha256 == b.answer_sha256)
-                    .count(),
-                report.n
-            )
-        };
-        let agreement = match (report.twin_equal, twin) {
-            (Some(equal), _) => format!("{equal}/{}", report.n),
-            (None, Some(twin)) if report.writes() => same(twin),
-            _ => dash(),
-        };
-        // Every engine has `exact_match`, so a classification is compared by that one, and never by
-        // two in one column.
-        let named = |name: &str, report: &'_ Report| {
-            report.metrics.iter().find(|m| m.name == name).cloned()
-        };
-        let shared = twin.and_then(|twin| {
-            let names = ["exact_match"]
-                .into_iter()
-                .chain(report.metrics.iter().map(|m| m.name));
-            names
-                .into_iter()
-                .find_map(|name| Some((named(name, report)?, named(name, twin)?)))
-        });
-        let metric = shared
-            .as_ref()
-            .map_or_else(dash, |(mine, _)| mine.name.into());
-        let difference = shared.map_or_else(dash, |(mine, twin)| {
-            format!("{:+.4}", mine.value - twin.value)
-        });
-        let mut row = vec![report.task.clone(), report.engine.to_string()];
-        match &report.cost {
-            Some(_) => row.extend(["dealer".into(), "in-process".into()]),
-            None => row.extend([dash(), dash()]),
-        }
-        row.extend([
-            agreement,
-            metric,
-            difference,
-            format!("{:.3}", report.seconds / report.n.max(1) as f64),
-        ]);
-        row.extend(
-            report
-                .cost
-                .as_ref()
-                .map_or_else(|| vec![dash(); 5], cost_cells),
-        );
-        table.row(row);
+        table.row(fidelity_row(report, twin));
     }
     table.markdown()
+}
+
+/// The cells of one report beside the `twin`'s on the same task.
+fn fidelity_row(report: &Report, twin: Option<&Report>) -> Vec<String> {
+    let dash = || "-".to_string();
+    let same = |twin: &Report| {
+        let pairs = report.examples.iter().zip(&twin.examples);
+        format!(
+            "{}/{}",
+            pairs
+                .filter(|(a, b)| a.answer_sha256 == b.answer_sha256)
+                .count(),
+            report.n
+        )
+    };
+    let agreement = match (report.twin_equal, twin) {
+        (Some(equal), _) => format!("{equal}/{}", report.n),
+        (None, Some(twin)) if report.writes() => same(twin),
+        _ => dash(),
+    };
+    // Every engine has `exact_match`, so a classification is compared by that one, and never by
+    // two in one column.
+    let named =
+        |name: &str, report: &'_ Report| report.metrics.iter().find(|m| m.name == name).cloned();
+    let shared = twin.and_then(|twin| {
+        let names = ["exact_match"]
+            .into_iter()
+            .chain(report.metrics.iter().map(|m| m.name));
+        names
+            .into_iter()
+            .find_map(|name| Some((named(name, report)?, named(name, twin)?)))
+    });
+    let metric = shared
+        .as_ref()
+        .map_or_else(dash, |(mine, _)| mine.name.into());
+    let difference = shared.map_or_else(dash, |(mine, twin)| {
+        format!("{:+.4}", mine.value - twin.value)
+    });
+    let mut row = vec![report.task.clone(), report.engine.to_string()];
+    match &report.cost {
+        Some(_) => row.extend(["dealer".into(), "in-process".into()]),
+        None => row.extend([dash(), dash()]),
+    }
+    row.extend([
+        agreement,
+        metric,
+        difference,
+        format!("{:.3}", report.seconds / report.n.max(1) as f64),
+    ]);
+    row.extend(
+        report
+            .cost
+            .as_ref()
+            .map_or_else(|| vec![dash(); 5], cost_cells),
+    );
+    row
 }
 
 fn cost_cells(cost: &SecureCost) -> Vec<String> {
