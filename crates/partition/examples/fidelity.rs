@@ -72,8 +72,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         prompt.len()
     );
     println!("answer: {:?}", base.tokenizer.decode(&answer)?);
+    print_largest(twin.take_trace());
+    Ok(())
+}
+
+/// The largest magnitude at each place of the program.
+fn print_largest(trace: Vec<(&'static str, Vec<u64>)>) {
     let mut largest: BTreeMap<&str, u64> = BTreeMap::new();
-    for (place, values) in twin.take_trace() {
+    for (place, values) in trace {
         let seen = values
             .iter()
             .map(|&v| (v as i64).unsigned_abs())
@@ -88,5 +94,4 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             64 - value.leading_zeros()
         );
     }
-    Ok(())
 }
