@@ -306,10 +306,8 @@ fn recipe_prompt(recipe: &Recipe, request: &str) -> anyhow::Result<String> {
     Ok(template.replace("{text}", request))
 }
 
-fn render(findings: &Findings, prompt: &str) -> String {
-    let per_token =
-        |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or_else(|| "-".into(), show);
-    let mut text = format!("\nprompt   {prompt}\nanswer   {}\n\n", findings.answer);
+/// What each process saw.
+fn parties(findings: &Findings) -> Table {
     let mut parties = Table::new(["party", "process", "saw", "did not see"]);
     parties.row([
         "client".to_string(),
@@ -329,7 +327,14 @@ fn render(findings: &Findings, prompt: &str) -> String {
         "shapes and number of steps".into(),
         "prompt, answer, weights".into(),
     ]);
-    text += &format!("{}\n\n", parties.markdown());
+    parties
+}
+
+fn render(findings: &Findings, prompt: &str) -> String {
+    let per_token =
+        |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or_else(|| "-".into(), show);
+    let mut text = format!("\nprompt   {prompt}\nanswer   {}\n\n", findings.answer);
+    text += &format!("{}\n\n", parties(findings).markdown());
 
     let mut facts = Table::new(["figure", "value"]);
     facts.row([

@@ -103,8 +103,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn gather(partition: &Partition) -> Findings<'_> {
-    let manifest = &partition.manifest;
+/// Which party runs which layers, and on whose weights.
+fn layer_rows(manifest: &Manifest) -> Vec<LayerRow> {
     let (layers, frozen) = (
         manifest.config.num_hidden_layers,
         manifest.transforms.frozen_layers,
@@ -146,6 +146,11 @@ fn gather(partition: &Partition) -> Findings<'_> {
         runs: "client and server, under MPC",
         weights: "base (public)".into(),
     });
+    rows
+}
+
+fn gather(partition: &Partition) -> Findings<'_> {
+    let manifest = &partition.manifest;
     let private_tensors = partition.private().map_or_else(Vec::new, |private| {
         let described = private
             .tensors()
@@ -159,7 +164,7 @@ fn gather(partition: &Partition) -> Findings<'_> {
     });
     Findings {
         manifest,
-        layers: rows,
+        layers: layer_rows(manifest),
         has_private_part: partition.private().is_some(),
         private_tensors,
         public_bytes: manifest.public_bytes(),

@@ -65,17 +65,7 @@ pub struct Args {
 /// # Errors
 /// [`BadInput`] for recipe, data and model; others for the environment.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut overrides = args.set.clone();
-    if let Some(dir) = &args.output_dir {
-        // Quoted: `2026` and `nan` are folders here, not numbers.
-        overrides.push(format!(
-            "output.dir={}",
-            serde_json::Value::from(dir.display().to_string())
-        ));
-    }
-    if let Some(seed) = args.seed {
-        overrides.push(format!("train.seed={seed}"));
-    }
+    let overrides = overrides(&args);
     let mut recipe = Recipe::read(&args.recipe, &overrides).map_err(|e| BadInput(e.into()))?;
     // Not behind the run.
     crate::eval::chosen::check(&recipe)?;
@@ -138,6 +128,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `--set` and the flags that stand for a key of the recipe.
+fn overrides(args: &Args) -> Vec<String> {
+    let mut overrides = args.set.clone();
+    if let Some(dir) = &args.output_dir {
+        // Quoted: `2026` and `nan` are folders here, not numbers.
+        overrides.push(format!(
+            "output.dir={}",
+            serde_json::Value::from(dir.display().to_string())
+        ));
+    }
+    if let Some(seed) = args.seed {
+        overrides.push(format!("train.seed={seed}"));
+    }
+    overrides
+}
+
 /// Trains, shows progress, and exports where low-rank factors were trained; a full fine-tune may be
 /// a base or a teacher as well, and waits for `marill export`.
 ///
@@ -165,31 +171,7 @@ pub fn train_and_export(
         Err(error @ TrainError::Interrupted { .. }) => return Err(error.into()),
         Err(error) => return Err(BadInput(error.into()).into()),
     };
-    eprint!("{}", report.data);
-    if let Some([planned, done]) = report.replanned {
-        eprintln!(
-            "note: {done} steps of a run of {planned} were gone on with to {}: from there on \
-             learning rate and stages follow the new plan, so the result is not that of an \
-             uninterrupted run",
-            report.steps
-        );
-    }
-    if let Some(note) = &report.cache_note {
-        eprintln!("note: the outputs of the frozen layers are not kept for later runs: {note}");
-    }
-    if !quiet {
-        eprintln!(
-            "{} steps, {} tokens in {:.0} s ({:.0} tokens/s); loss {:.3} to {:.3}; {} trained \
-             parameters",
-            report.steps,
-            count(report.tokens as u64),
-            report.seconds,
-            report.tokens_per_second,
-            report.first_loss,
-            report.final_loss,
-            count(report.trained_parameters as u64)
-        );
-    }
+    print_notes(&report, quiet);
     let out = report.output_dir.join(EXPORT_FOLDER);
     // An earlier partition of this very run; anything else in its place is left for the user to
     // look at.
@@ -227,6 +209,35 @@ pub fn train_and_export(
         );
     }
     Ok((report, Some(exported)))
+}
+
+/// What a run has to say behind its progress.
+fn print_notes(report: &TrainReport, quiet: bool) {
+    eprint!("{}", report.data);
+    if let Some([planned, done]) = report.replanned {
+        eprintln!(
+            "note: {done} steps of a run of {planned} were gone on with to {}: from there on \
+             learning rate and stages follow the new plan, so the result is not that of an \
+             uninterrupted run",
+            report.steps
+        );
+    }
+    if let Some(note) = &report.cache_note {
+        eprintln!("note: the outputs of the frozen layers are not kept for later runs: {note}");
+    }
+    if !quiet {
+        eprintln!(
+            "{} steps, {} tokens in {:.0} s ({:.0} tokens/s); loss {:.3} to {:.3}; {} trained \
+             parameters",
+            report.steps,
+            count(report.tokens as u64),
+            report.seconds,
+            report.tokens_per_second,
+            report.first_loss,
+            report.final_loss,
+            count(report.trained_parameters as u64)
+        );
+    }
 }
 
 fn default_cache() -> Option<PathBuf> {
