@@ -15,11 +15,11 @@
 //! The crate is synchronous and free of files, sockets and floats at run time: sessions
 //! ([`session`]) talk through [`marill_net::Channel`].
 
+pub mod cost_model;
 pub mod decoder;
 pub mod encoder;
 pub mod engine;
 pub mod masked;
-pub mod material;
 pub mod nn;
 pub mod operator;
 pub mod range;
@@ -32,7 +32,7 @@ pub mod twin;
 pub mod weights;
 
 pub use marill_crypto::{HashKey, Seed};
-pub use masked::{Material, PreparedStep, Preparer, ProtocolError, Traffic};
+pub use masked::{Comparison, PreparedStep, Preparer, ProtocolError, Traffic};
 pub use operator::{InputShare, OperatorSession, join_token};
 pub use real::RealTwin;
 pub use sampling::{Sampling, Selection};

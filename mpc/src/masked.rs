@@ -30,6 +30,7 @@
 mod ahead;
 mod bits;
 mod compare;
+mod dcf;
 mod full;
 mod gated;
 mod lift;
@@ -40,7 +41,6 @@ mod opening;
 mod operation_tests;
 mod pack;
 mod piecewise;
-mod points;
 mod program;
 mod sampling;
 #[cfg(test)]
@@ -59,13 +59,13 @@ use std::{
 use ahead::{Ahead, HandOver, HandOverMasks};
 pub use ahead::{PreparedStep, Preparer};
 pub(crate) use compare::INDEX_BITS;
+pub use dcf::{Comparison, DCF_BELOW};
 use full::Matrices;
 use lift::Lifted;
 use marill_crypto::{Prg, Seed, aes::Cipher};
 use marill_net::{Channel, NetError};
 use marill_numeric::NumericError;
 use pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane};
-pub use points::{Material, POINTS_BELOW};
 use stream::Stream;
 
 use crate::{
@@ -98,10 +98,8 @@ pub enum ProtocolError {
     Range(NumericError),
     #[error("this partition reveals {revealed} and nothing else")]
     Reveal { revealed: &'static str },
-    #[error(
-        "the session uses point functions, and no way from the source of correlations to E0 is open"
-    )]
-    NoWords,
+    #[error("the session compares with DCF, and the connection from the dealer to E0 is missing")]
+    NoDcfKeys,
     #[error("the masked adapter does not belong to this model")]
     AdapterMismatch,
 }
@@ -255,7 +253,7 @@ struct Evaluator {
     /// Roots of the own keys of point functions.
     roots: Prg,
     /// E0's correction words, which E1 finds among its corrections.
-    words: Option<Stream>,
+    dcf_keys: Option<Stream>,
     peer: Box<dyn Channel>,
     traffic: Traffic,
     /// Direction of the last message, when it was a one-way one: whether E0 sent it.
@@ -282,7 +280,7 @@ struct Source {
     sink: Box<dyn Channel>,
     buffer: Vec<u8>,
     /// Correction words for E0, and the way to it.
-    words: Option<(Box<dyn Channel>, Vec<u8>)>,
+    dcf_keys: Option<(Box<dyn Channel>, Vec<u8>)>,
     #[cfg(test)]
     script: Option<script::SourceScript>,
     /// E1's masks, where E1 chooses them.
@@ -327,7 +325,7 @@ impl Tally {
         });
     }
 
-    fn words(&mut self, bytes: usize) {
+    fn dcf_keys(&mut self, bytes: usize) {
         self.add(Cost {
             source_to_e0_bytes: bytes as u64,
             ..Cost::default()
@@ -347,7 +345,7 @@ pub struct Masked {
     /// reverse. A shape is public, so every party decides alike.
     many: usize,
     /// Below this many elements, gates compare with point functions.
-    points_below: usize,
+    dcf_below: usize,
     /// Point functions used so far: no two share a tweak.
     trees: u64,
     /// What they are hashed with, under this session's own public key.
@@ -441,8 +439,8 @@ impl Masked {
             handed: HandOverMasks::new(seed),
             ahead: Ahead::default(),
             corrections,
-            roots: Prg::new(seed, points::ROOTS),
-            words: None,
+            roots: Prg::new(seed, dcf::ROOTS),
+            dcf_keys: None,
             peer,
             traffic: Traffic::default(),
             one_way: None,
@@ -481,12 +479,12 @@ impl Masked {
             masks: [Prg::new(seed0, "wire masks"), Prg::new(seed1, "wire masks")],
             handed: HandOverMasks::new(seed0),
             corrections: Prg::new(seed0, "corrections"),
-            roots: [seed0, seed1].map(|seed| Prg::new(seed, points::ROOTS)),
+            roots: [seed0, seed1].map(|seed| Prg::new(seed, dcf::ROOTS)),
             adapter_masks: adapter_masks(spec, adapter_seed),
             matrix_masks,
             sink,
             buffer: room(),
-            words: None,
+            dcf_keys: None,
             #[cfg(test)]
             script: None,
             #[cfg(test)]
@@ -508,7 +506,7 @@ impl Masked {
             spec: Arc::new(spec.clone()),
             shared_ends: false,
             many: MANY,
-            points_below: 0,
+            dcf_below: 0,
             trees: 0,
             hash: Cipher::new(&marill_crypto::dcf::UNNAMED),
             steps: 0,
@@ -607,7 +605,7 @@ impl Masked {
                 Ok(Vec::new())
             }
             Role::Source(source) => {
-                let halves = source.half_words(n, bytes, &value);
+                let halves = source.prg_share(n, bytes, &value);
                 let words = halves
                     .into_iter()
                     .enumerate()
@@ -616,7 +614,7 @@ impl Masked {
                 source.emit()?;
                 Ok(Vec::new())
             }
-            Role::Evaluator(e) if e.first => Ok(e.half_words(n)),
+            Role::Evaluator(e) if e.first => Ok(e.prg_share(n)),
             Role::Evaluator(e) => Ok(unpack(e.read_corrections(n * bytes)?, bytes)),
         }
     }
@@ -692,10 +690,10 @@ impl Evaluator {
     }
 
     /// E0's half of corrections.
-    fn half_words(&mut self, n: usize) -> Vec<u64> {
+    fn prg_share(&mut self, n: usize) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
-            return script.half_words(n);
+            return script.prg_share(n);
         }
         match &mut self.corrections {
             Corrections::Seed(prg) => prg.words(n),
@@ -735,11 +733,11 @@ impl Evaluator {
     }
 
     /// Correction words of point functions.
-    fn read_words(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
+    fn read_dcf_keys(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
         if !self.first {
             return self.read_corrections(bytes);
         }
-        let stream = self.words.as_mut().ok_or(ProtocolError::NoWords)?;
+        let stream = self.dcf_keys.as_mut().ok_or(ProtocolError::NoDcfKeys)?;
         self.traffic.source_bytes += bytes as u64;
         stream.read(bytes)
     }
@@ -777,10 +775,10 @@ impl Source {
     }
 
     /// E0's half of corrections that are sums.
-    fn half_words(&mut self, n: usize, bytes: usize, value: &impl Fn(usize) -> u64) -> Vec<u64> {
+    fn prg_share(&mut self, n: usize, bytes: usize, value: &impl Fn(usize) -> u64) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
-            return script.half_words(n, bytes, value);
+            return script.prg_share(n, bytes, value);
         }
         let _ = (bytes, value);
         self.corrections.words(n)
@@ -788,20 +786,20 @@ impl Source {
 
     /// E0's half of corrections that are bit vectors: `plain` are the words to be shared, `bytes`
     /// of each sent and `total` of all.
-    fn half_bits(&mut self, plain: &[u64], bytes: usize, total: usize) -> Vec<u64> {
+    fn prg_share_bits(&mut self, plain: &[u64], bytes: usize, total: usize) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
-            return script.half_bits(plain, bytes, total);
+            return script.prg_share_bits(plain, bytes, total);
         }
         let _ = (bytes, total);
         self.corrections.words(plain.len())
     }
 
     fn emit(&mut self) -> Result<(), ProtocolError> {
-        if let Some((_, words)) = &self.words {
+        if let Some((_, dcf_keys)) = &self.dcf_keys {
             // Nothing of an earlier gate stays here while a send waits for one evaluator: the other
             // could need it.
-            return if words.len().max(self.buffer.len()) < FRAME_BYTES {
+            return if dcf_keys.len().max(self.buffer.len()) < FRAME_BYTES {
                 Ok(())
             } else {
                 self.flush()
@@ -822,11 +820,11 @@ impl Source {
     }
 
     fn flush(&mut self) -> Result<(), ProtocolError> {
-        let words = self
-            .words
+        let dcf_keys = self
+            .dcf_keys
             .as_mut()
             .map(|(sink, buffer)| (sink.as_mut(), buffer));
-        for (sink, buffer) in words
+        for (sink, buffer) in dcf_keys
             .into_iter()
             .chain([(self.sink.as_mut(), &mut self.buffer)])
         {

@@ -122,11 +122,11 @@ impl OperatorSession {
         })
     }
 
-    /// As it is, on point functions ([`crate::Material::Points`]); `words` leads from the source.
+    /// As it is, on point functions ([`crate::Comparison::Dcf`]); `dcf_keys` leads from the source.
     /// Before the first step.
     #[must_use]
-    pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
-        self.engine = self.engine.with_points(words);
+    pub fn with_dcf(mut self, dcf_keys: Box<dyn Channel>) -> Self {
+        self.engine = self.engine.with_dcf(dcf_keys);
         self
     }
 
@@ -206,18 +206,18 @@ mod tests {
 
     use super::*;
     use crate::{
-        DealerSession, Material, ServerSession, Twin,
+        Comparison, DealerSession, ServerSession, Twin,
         testing::{gaussian, random_weights, tiny_spec},
     };
 
     #[test]
-    fn a_session_of_an_operator_returns_the_twins_tokens_on_either_material() {
-        for material in [Material::Digits, Material::Points] {
-            a_session_returns_the_twins_tokens(material);
+    fn an_outsourced_session_returns_the_twins_tokens_with_either_comparison() {
+        for comparison in [Comparison::OneHot, Comparison::Dcf] {
+            a_session_returns_the_twins_tokens(comparison);
         }
     }
 
-    fn a_session_returns_the_twins_tokens(material: Material) {
+    fn a_session_returns_the_twins_tokens(comparison: Comparison) {
         let (public, private) = random_weights(&tiny_spec(), 3);
         let spec = public.spec.clone();
         let row = |seed, n: usize| {
@@ -234,9 +234,9 @@ mod tests {
             .chain(rows.iter().map(|r| InputShare::of_row(r)))
             .collect();
         let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
-        let ((e0, e1), (sink, stream), (words_sink, words)) =
+        let ((e0, e1), (sink, stream), (dcf_keys_sink, dcf_keys)) =
             (memory_pair(), memory_pair(), memory_pair());
-        let on_points = material == Material::Points;
+        let uses_dcf = comparison == Comparison::Dcf;
         let adapter = private.mask(&spec, &adapter_seed);
         let tokens = thread::scope(|scope| {
             let (spec, seed0_source, seed1_source) = (spec.clone(), seed0.clone(), seed1.clone());
@@ -249,8 +249,8 @@ mod tests {
                     Box::new(sink),
                 )
                 .with_operator();
-                let mut dealer = if on_points {
-                    dealer.with_points(Box::new(words_sink))
+                let mut dealer = if uses_dcf {
+                    dealer.with_dcf(Box::new(dcf_keys_sink))
                 } else {
                     dealer
                 };
@@ -267,7 +267,7 @@ mod tests {
                     Box::new(stream),
                 )
                 .unwrap()
-                .with_material(material)
+                .with_comparison(comparison)
                 .with_operator();
                 let mut tokens = vec![server.prefill_shared(&steps[0][1], bucket).unwrap()];
                 tokens.extend(
@@ -279,8 +279,8 @@ mod tests {
             });
             let operator =
                 OperatorSession::new(public.clone(), &adapter, seed0, Box::new(e0)).unwrap();
-            let mut operator = if on_points {
-                operator.with_points(Box::new(words))
+            let mut operator = if uses_dcf {
+                operator.with_dcf(Box::new(dcf_keys))
             } else {
                 operator
             };
@@ -288,7 +288,7 @@ mod tests {
             own.extend(steps[1..].iter().map(|s| operator.decode(&s[0]).unwrap()));
             let theirs = server.join().unwrap();
             assert!(
-                !on_points || operator.traffic().source_bytes > 0,
+                !uses_dcf || operator.traffic().source_bytes > 0,
                 "E0 reads words of its own"
             );
             own.iter()

@@ -8,7 +8,7 @@ use marill_net::Channel;
 use crate::{
     decoder::{self, Cache},
     encoder,
-    masked::{Cost, Masked, Material, PreparedStep, Preparer, ProtocolError, Traffic},
+    masked::{Comparison, Cost, Masked, PreparedStep, Preparer, ProtocolError, Traffic},
     operator::{InputShare, shared_step},
     sampling::{Sampling, Selection},
     spec::DecoderSpec,
@@ -41,11 +41,11 @@ impl ClientSession {
         })
     }
 
-    /// As it is, on point functions ([`Material::Points`]); `words` leads from the source. Before
+    /// As it is, on point functions ([`Comparison::Dcf`]); `dcf_keys` leads from the source. Before
     /// the first step.
     #[must_use]
-    pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
-        self.engine = self.engine.with_points(words);
+    pub fn with_dcf(mut self, dcf_keys: Box<dyn Channel>) -> Self {
+        self.engine = self.engine.with_dcf(dcf_keys);
         self
     }
 
@@ -172,8 +172,8 @@ impl ServerSession {
     /// As it is, with gates on a material; all parties of a session must agree. Before the first
     /// step.
     #[must_use]
-    pub fn with_material(mut self, material: Material) -> Self {
-        self.engine = self.engine.with_material(material);
+    pub fn with_comparison(mut self, comparison: Comparison) -> Self {
+        self.engine = self.engine.with_comparison(comparison);
         self
     }
 
@@ -294,11 +294,11 @@ impl DealerSession {
         }
     }
 
-    /// As it is, on point functions ([`Material::Points`]); `words` leads to E0. Before the first
+    /// As it is, on point functions ([`Comparison::Dcf`]); `dcf_keys` leads to E0. Before the first
     /// step.
     #[must_use]
-    pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
-        self.engine = self.engine.with_points(words);
+    pub fn with_dcf(mut self, dcf_keys: Box<dyn Channel>) -> Self {
+        self.engine = self.engine.with_dcf(dcf_keys);
         self
     }
 

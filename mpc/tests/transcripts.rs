@@ -12,7 +12,7 @@ use std::{
 
 use marill_crypto::Prg;
 use marill_mpc::{
-    Architecture, ClientSession, DealerSession, DecoderSpec, HashKey, InputShare, Material,
+    Architecture, ClientSession, Comparison, DealerSession, DecoderSpec, HashKey, InputShare,
     OperatorSession, Pooling, PrivateWeights, PublicWeights, Reveal, Seed, ServerSession,
     masked::MANY,
     testing::{
@@ -90,7 +90,7 @@ enum Dealer {
 struct Run<'a> {
     public: &'a Arc<PublicWeights>,
     private: &'a PrivateWeights,
-    comparison: Material,
+    comparison: Comparison,
     input: Input,
     dealer: Dealer,
 }
@@ -123,7 +123,7 @@ impl Run<'_> {
         let (e1_end, e1_sent) = Link::of(e1_end);
         let (dealer_to_e1, to_e1) = Link::of(dealer_to_e1);
         let (dealer_to_e0, to_e0) = Link::of(dealer_to_e0);
-        let on_dcf = self.comparison == Material::Points;
+        let on_dcf = self.comparison == Comparison::Dcf;
         let bucket = self.spec().bucket(PROMPT);
 
         let mut dealer = DealerSession::new(
@@ -135,7 +135,7 @@ impl Run<'_> {
         )
         .with_hash_key(&HASH_KEY);
         if on_dcf {
-            dealer = dealer.with_points(dealer_to_e0);
+            dealer = dealer.with_dcf(dealer_to_e0);
         }
         if self.input == Input::Shares {
             dealer = dealer.with_operator();
@@ -154,7 +154,7 @@ impl Run<'_> {
                 ServerSession::new(self.public.clone(), self.private, seed1, e1_end, stream)
                     .unwrap()
                     .with_hash_key(&HASH_KEY)
-                    .with_material(self.comparison);
+                    .with_comparison(self.comparison);
             let adapter = self.private.mask(self.spec(), &adapter_seed);
             let dcf_keys = on_dcf.then(|| Box::new(e0_stream) as Box<dyn Channel>);
             match self.input {
@@ -200,7 +200,7 @@ impl Run<'_> {
         });
         let mut client = client.with_hash_key(&HASH_KEY);
         if let Some(keys) = dcf_keys {
-            client = client.with_points(keys);
+            client = client.with_dcf(keys);
         }
         let prompt = self.row(1, PROMPT);
         if self.spec().reveals_embedding() {
@@ -232,7 +232,7 @@ impl Run<'_> {
         });
         let mut party = party.with_hash_key(&HASH_KEY);
         if let Some(keys) = dcf_keys {
-            party = party.with_points(keys);
+            party = party.with_dcf(keys);
         }
         let mut tokens = vec![party.prefill(&mine[0], bucket).unwrap()];
         tokens.extend(mine[1..].iter().map(|share| party.decode(share).unwrap()));
@@ -322,7 +322,7 @@ fn table() -> String {
                     ..spec.clone()
                 });
                 for (backend, comparison) in
-                    [("one-hot", Material::Digits), ("dcf", Material::Points)]
+                    [("one-hot", Comparison::OneHot), ("dcf", Comparison::Dcf)]
                 {
                     let inputs: &[_] = if name.starts_with("bert") {
                         &[(Input::Client, "client")]

@@ -1,7 +1,7 @@
 //! The user's side: the public part and the plaintext prefix, evaluator E0 of every session.
 
 mod cache;
-mod material;
+mod comparison;
 mod prefixes;
 mod prepare;
 mod session;
@@ -16,11 +16,11 @@ use std::{
 };
 
 pub use cache::Offered;
+pub use comparison::ComparisonChoice;
 use marill_model::{ChatTemplate, Message, Tokenizer, plain_chat, render_chat};
-use marill_mpc::{DecoderSpec, Material, Sampling};
+use marill_mpc::{Comparison, DecoderSpec, Sampling};
 use marill_net::{Endpoint, WireCount, http::HttpClient, peer_text};
 use marill_partition::{Partition, PartitionError};
-pub use material::MaterialChoice;
 use prefixes::Prefixes;
 pub use session::{ClientState, Cost, SecureSession, SessionOpener, Source};
 use text::TextStream;
@@ -46,7 +46,7 @@ pub struct ClientOptions {
     pub source: Source,
     /// The evaluator that computes in the client's place, where the server wants one.
     pub evaluator: Option<Endpoint>,
-    pub material: MaterialChoice,
+    pub comparison: ComparisonChoice,
 }
 
 /// Fetches what is missing of the public part; also says how the server offers to compute.
@@ -131,7 +131,7 @@ pub struct Answer {
     pub finish: Finish,
     pub correlations: Correlations,
     /// What comparisons were made of.
-    pub material: Material,
+    pub comparison: Comparison,
     /// From asking the dealer to being ready for the prompt.
     pub open_seconds: f64,
     pub prefill: Cost,
@@ -202,7 +202,7 @@ impl Client {
             setting: Setting::Dealer,
             e0: E0::Client,
             sampling: true,
-            points: true,
+            dcf: true,
         };
         Self::open(partition, options, offered)
     }
@@ -418,7 +418,7 @@ impl Client {
             prompt_tokens: request.prompt.len(),
             finish: Finish::Length,
             correlations: session.correlations,
-            material: session.material,
+            comparison: session.comparison,
             open_seconds,
             prefill: Cost::default(),
             decode: Cost::default(),

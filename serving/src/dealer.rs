@@ -7,11 +7,11 @@
 //! one of its [owners](Owners), and for nobody else.
 
 mod ahead;
+mod dcf_keys;
 mod grants;
 pub(crate) mod masks;
 mod owners;
 mod source;
-mod words;
 
 use std::{
     net::SocketAddr,
@@ -28,6 +28,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use dcf_keys::KeyConnections;
 use grants::{Grant, Grants, Seeds};
 use marill_mpc::Seed;
 use marill_numeric::Rounding;
@@ -35,7 +36,6 @@ use masks::Masks;
 pub(crate) use owners::owner_key;
 pub use owners::{DEFAULT_OWNER, add_owner};
 use owners::{Owner, Owners};
-use words::Lines;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -101,10 +101,10 @@ pub(crate) struct Dealer {
     ahead: PathBuf,
     vault: Vault,
     owners: Owners,
-    lines: Lines,
+    key_connections: KeyConnections,
     /// Lines for correction words whose E0 has not shown its key.
     lobby: Arc<Lobby>,
-    line_seats: Arc<Sessions>,
+    key_slots: Arc<Sessions>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     /// Holds its records.
@@ -137,9 +137,9 @@ impl Dealer {
             ahead,
             vault,
             owners: Owners::open(state)?,
-            lines: Lines::default(),
+            key_connections: KeyConnections::default(),
             lobby: Arc::default(),
-            line_seats: Sessions::new(grants::MAX_OPEN),
+            key_slots: Sessions::new(grants::MAX_OPEN),
             sessions,
             metrics: Arc::default(),
             folder: state.into(),
@@ -158,7 +158,7 @@ impl Dealer {
             .route("/v1/release", post(ahead::release))
             .route("/v1/seeds", post(ahead::collect))
             .route("/v1/source", get(source_upgrade))
-            .route("/v1/words", get(words_upgrade))
+            .route("/v1/dcf-keys", get(dcf_keys_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(middleware::from_fn(web::finish))
             .with_state(self.clone())
@@ -429,11 +429,11 @@ async fn source_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> 
 }
 
 /// E0's line for correction words, which shows a key made from E0's seed.
-async fn words_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> Response {
+async fn dcf_keys_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> Response {
     match dealer.lobby.enter(web::address_of(request.extensions())) {
         Err(refused) => refused.into_response(),
         Ok(guest) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
-            if let Err(error) = words::run(&dealer, channel, guest) {
+            if let Err(error) = dcf_keys::run(&dealer, channel, guest) {
                 tracing::warn!("a line for correction words ended: {error}");
             }
             Metrics::add(&dealer.metrics.bytes_sent, count.sent_bytes());

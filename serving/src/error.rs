@@ -50,8 +50,8 @@ pub enum ServingError {
         tokens: usize,
         selection: &'static str,
     },
-    #[error("comparisons on points are not to be had here: {reason}")]
-    NoPoints { reason: &'static str },
+    #[error("DCF comparisons are not available: {reason}")]
+    NoDcf { reason: &'static str },
     #[error("this server gives the most likely token only: no temperature above 0")]
     GreedyOnly,
     #[error("client and evaluator asked for tokens that are drawn in different ways")]
@@ -237,7 +237,7 @@ impl ServingError {
                 .copied()
                 .unwrap_or(DEALER_REFUSAL),
             Self::Mismatch {
-                field: "protocol" | "reveal" | "material",
+                field: "protocol" | "reveal" | "comparison",
                 ..
             } => "terms",
             // All the others are the partition's, or how a server was started with it.

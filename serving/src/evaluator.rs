@@ -218,15 +218,19 @@ impl Evaluator {
 /// The terms with the material that one of the two insists on, or else this evaluator's: it is at
 /// the end of the line on which rounds wait.
 fn agree(opener: &SessionOpener, hello: &EvaluateHello) -> Result<Terms, ServingError> {
-    let (asked, ours) = (hello.terms.material, opener.terms.material);
-    let material = if hello.any_material || opener.insists_on_material {
+    let (asked, ours) = (hello.terms.comparison, opener.terms.comparison);
+    let comparison = if hello.any_comparison || opener.insists_on_comparison {
         ours
     } else {
         asked
     };
-    let terms = opener.terms.clone().with_material(material);
-    let theirs = if hello.any_material { material } else { asked };
-    terms.check(&hello.terms.clone().with_material(theirs))?;
+    let terms = opener.terms.clone().with_comparison(comparison);
+    let theirs = if hello.any_comparison {
+        comparison
+    } else {
+        asked
+    };
+    terms.check(&hello.terms.clone().with_comparison(theirs))?;
     Ok(terms)
 }
 

@@ -24,7 +24,7 @@ use axum::{
 };
 use guard::WrongKeys;
 use input::Inputs;
-use marill_mpc::{DecoderSpec, Material, PrivateWeights, PublicWeights};
+use marill_mpc::{Comparison, DecoderSpec, PrivateWeights, PublicWeights};
 use marill_net::{Endpoint, http::HttpClient};
 use marill_partition::{Manifest, Partition};
 use masked::MaskedParts;
@@ -77,7 +77,7 @@ pub struct ServerOptions {
     /// only.
     pub allow_sampling: bool,
     /// Whether comparisons are on point functions where a client asks for it; else on digits only.
-    pub allow_points: bool,
+    pub allow_dcf: bool,
     /// Where its metrics are told, if anywhere.
     pub metrics: Option<SocketAddr>,
 }
@@ -91,7 +91,7 @@ pub struct SecureModel {
     /// As in [`ServerOptions`].
     pub allow_sampling: bool,
     /// As in [`ServerOptions`].
-    pub allow_points: bool,
+    pub allow_dcf: bool,
     private_sha256: String,
 }
 
@@ -111,17 +111,17 @@ impl SecureModel {
             public: Arc::new(public),
             private: Arc::new(private),
             allow_sampling: true,
-            allow_points: true,
+            allow_dcf: true,
             private_sha256,
         }
     }
 
     /// What comparisons may be made of.
-    fn materials(&self) -> &'static [Material] {
-        if self.allow_points {
-            &[Material::Digits, Material::Points]
+    fn comparisons(&self) -> &'static [Comparison] {
+        if self.allow_dcf {
+            &[Comparison::OneHot, Comparison::Dcf]
         } else {
-            &[Material::Digits]
+            &[Comparison::OneHot]
         }
     }
 
@@ -213,7 +213,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         options.setting,
     );
     model.terms = model.terms.with_e0(options.e0);
-    (model.allow_sampling, model.allow_points) = (options.allow_sampling, options.allow_points);
+    (model.allow_sampling, model.allow_dcf) = (options.allow_sampling, options.allow_dcf);
     let published = Published {
         folder: options.partition.clone(),
         manifest: partition.manifest.clone(),
@@ -424,7 +424,7 @@ async fn models(
                 "owned_by": "marill", "partition_id": published.manifest.partition_id,
                 "setting": server.model.terms.setting, "rounding": server.model.terms.rounding,
                 "e0": server.model.terms.e0, "sampling": server.model.allow_sampling,
-                "materials": server.model.materials(),
+                "materials": server.model.comparisons(),
             })
         })
         .collect();

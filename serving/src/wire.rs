@@ -1,7 +1,7 @@
 //! What the services say to each other around the protocol: terms, greetings, steps.
 
 use marill_mpc::{
-    DecoderSpec, HashKey, InputShare, Material, PublicWeights, Sampling, Seed, Selection,
+    Comparison, DecoderSpec, HashKey, InputShare, PublicWeights, Sampling, Seed, Selection,
 };
 use marill_net::{Channel, NetError, peer_text};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -97,8 +97,8 @@ pub struct Terms {
     pub rounding: String,
     pub reveal: String,
     /// What comparisons are made of; the client chooses among what the server offers.
-    #[serde(default)]
-    pub material: Material,
+    #[serde(default, rename = "material")]
+    pub comparison: Comparison,
 }
 
 impl Terms {
@@ -118,14 +118,14 @@ impl Terms {
             e0: E0::Client.as_str().into(),
             rounding: spec.numeric.rounding.to_string(),
             reveal: "token".into(),
-            material: Material::Digits,
+            comparison: Comparison::OneHot,
         }
     }
 
     /// The same with comparisons of this material.
     #[must_use]
-    pub fn with_material(mut self, material: Material) -> Self {
-        self.material = material;
+    pub fn with_comparison(mut self, comparison: Comparison) -> Self {
+        self.comparison = comparison;
         self
     }
 
@@ -164,8 +164,8 @@ impl Terms {
     /// [`ServingError::Mismatch`] naming the first field that differs.
     pub fn check(&self, theirs: &Self) -> Result<(), ServingError> {
         let (our_version, their_version) = (self.protocol.to_string(), theirs.protocol.to_string());
-        let (our_material, their_material) =
-            (self.material.to_string(), theirs.material.to_string());
+        let (our_comparison, their_comparison) =
+            (self.comparison.to_string(), theirs.comparison.to_string());
         let fields = [
             ("protocol", &our_version, &their_version),
             // Before the digests that cover it, which would say less.
@@ -176,7 +176,7 @@ impl Terms {
             ("setting", &self.setting, &theirs.setting),
             ("e0", &self.e0, &theirs.e0),
             ("reveal", &self.reveal, &theirs.reveal),
-            ("material", &our_material, &their_material),
+            ("comparison", &our_comparison, &their_comparison),
         ];
         match fields.into_iter().find(|(_, ours, theirs)| ours != theirs) {
             None => Ok(()),
@@ -295,16 +295,16 @@ pub fn hash_key(session: &str) -> HashKey {
     *digest.first_chunk().expect("a digest has 32 bytes")
 }
 
-/// E0 to dealer, first frame at `/v1/words`: where the correction words of a session on points go.
+/// E0 to dealer, first frame at `/v1/elements`: where the correction words of a session on points go.
 #[derive(Serialize, Deserialize)]
-pub struct WordsHello {
+pub struct DcfKeysHello {
     pub session: String,
-    /// [`words_key`] of E0's seed, which nobody else but the dealer holds.
+    /// [`dcf_keys_proof`] of E0's seed, which nobody else but the dealer holds.
     pub key: String,
 }
 
 /// What shows the dealer that a line is E0's.
-pub fn words_key(seed0: &Seed) -> String {
+pub fn dcf_keys_proof(seed0: &Seed) -> String {
     hex(&*Zeroizing::new(
         seed0.derive("line of correction words").to_bytes(),
     ))
@@ -356,8 +356,8 @@ pub struct EvaluateHello {
     /// The server's word that this client may open a session.
     pub ticket: Ticket,
     /// Whether another material than the terms' will do; the answer's terms then say which.
-    #[serde(default)]
-    pub any_material: bool,
+    #[serde(default, rename = "any_material")]
+    pub any_comparison: bool,
     /// As in [`ClientHello`].
     #[serde(default)]
     pub sampling: Option<Sampling>,
@@ -508,8 +508,14 @@ pub fn recv_hello<T: DeserializeOwned>(
 /// # Errors
 /// A lost peer.
 pub fn send_input_share(channel: &mut dyn Channel, share: &InputShare) -> Result<(), NetError> {
-    let mut send =
-        |words: &[u64]| channel.send(words.iter().flat_map(|word| word.to_le_bytes()).collect());
+    let mut send = |elements: &[u64]| {
+        channel.send(
+            elements
+                .iter()
+                .flat_map(|element| element.to_le_bytes())
+                .collect(),
+        )
+    };
     send(&share.boundary)?;
     share.bias.as_deref().map_or(Ok(()), send)
 }
@@ -526,17 +532,17 @@ pub fn recv_input_share(
 ) -> Result<InputShare, ServingError> {
     match step {
         Step::Prefill { bucket } => Ok(InputShare {
-            boundary: recv_words(channel, peer, bucket * width)?,
-            bias: Some(recv_words(channel, peer, bucket)?),
+            boundary: recv_elements(channel, peer, bucket * width)?,
+            bias: Some(recv_elements(channel, peer, bucket)?),
         }),
         _ => Ok(InputShare {
-            boundary: recv_words(channel, peer, width)?,
+            boundary: recv_elements(channel, peer, width)?,
             bias: None,
         }),
     }
 }
 
-fn recv_words(
+fn recv_elements(
     channel: &mut dyn Channel,
     peer: &'static str,
     count: usize,
@@ -552,7 +558,7 @@ fn recv_words(
     }
     Ok(frame
         .chunks_exact(8)
-        .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")))
+        .map(|element| u64::from_le_bytes(element.try_into().expect("eight bytes")))
         .collect())
 }
 

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use marill_mpc::{Material, Sampling, testing::tiny_spec};
+use marill_mpc::{Comparison, Sampling, testing::tiny_spec};
 use marill_net::http::HttpClient;
 use marill_serving::{
     Endpoint, ServingError,
@@ -39,18 +39,18 @@ fn shared_world() -> World {
 }
 
 /// What an evaluator opens its sessions with; `firm`: it takes no other material.
-fn operator(world: &World, dealer: &Endpoint, material: Material, firm: bool) -> SessionOpener {
+fn operator(world: &World, dealer: &Endpoint, comparison: Comparison, firm: bool) -> SessionOpener {
     let opener = world.opener_at(&world.parties.server, "evaluator");
     SessionOpener {
         dealer: HttpClient::new(dealer.clone(), None),
-        terms: opener.terms.clone().with_material(material),
-        insists_on_material: firm,
+        terms: opener.terms.clone().with_comparison(comparison),
+        insists_on_comparison: firm,
         ..opener
     }
 }
 
 /// A client that knows no dealer.
-fn client(world: &World, evaluator: &Endpoint, asked: Option<Material>) -> SessionOpener {
+fn client(world: &World, evaluator: &Endpoint, asked: Option<Comparison>) -> SessionOpener {
     let opener = world.opener();
     SessionOpener {
         dealer: HttpClient::new("http://127.0.0.1:1".parse().unwrap(), None),
@@ -58,36 +58,36 @@ fn client(world: &World, evaluator: &Endpoint, asked: Option<Material>) -> Sessi
         terms: opener
             .terms
             .clone()
-            .with_material(asked.unwrap_or_default()),
-        insists_on_material: asked.is_some(),
+            .with_comparison(asked.unwrap_or_default()),
+        insists_on_comparison: asked.is_some(),
         ..opener
     }
 }
 
 #[test]
-fn tokens_are_the_twins_and_the_material_is_whose_word_counts() {
-    use Material::{Digits, Points};
+fn tokens_equal_the_twins_and_whose_comparison_counts() {
+    use Comparison::{Dcf, OneHot};
     let world = shared_world();
     let dealer = &world.parties.dealer;
     let cases = [
-        (None, (Digits, false), Digits),
-        (None, (Points, false), Points),
-        (Some(Points), (Digits, false), Points),
-        (Some(Digits), (Points, false), Digits),
-        (Some(Points), (Points, true), Points),
+        (None, (OneHot, false), OneHot),
+        (None, (Dcf, false), Dcf),
+        (Some(Dcf), (OneHot, false), Dcf),
+        (Some(OneHot), (Dcf, false), OneHot),
+        (Some(Dcf), (Dcf, true), Dcf),
     ];
     for (seed, (asked, (own, firm), expected)) in (1..).zip(cases) {
         let evaluator = LocalEvaluator::start(operator(&world, dealer, own, firm), 2).unwrap();
         let mut session = client(&world, &evaluator.endpoint, asked).open().unwrap();
-        assert_eq!(session.material, expected);
+        assert_eq!(session.comparison, expected);
         assert_eq!(
             world.secure(&mut session, seed, 11, 3).0,
             world.twin(seed, 11, 3),
             "{asked:?} {own} {firm}"
         );
     }
-    let evaluator = LocalEvaluator::start(operator(&world, dealer, Digits, true), 2).unwrap();
-    let error = client(&world, &evaluator.endpoint, Some(Points))
+    let evaluator = LocalEvaluator::start(operator(&world, dealer, OneHot, true), 2).unwrap();
+    let error = client(&world, &evaluator.endpoint, Some(Dcf))
         .open()
         .map(|_| ())
         .unwrap_err();
@@ -97,7 +97,7 @@ fn tokens_are_the_twins_and_the_material_is_whose_word_counts() {
     );
 
     // Drawn with next to no noise, on points.
-    let evaluator = LocalEvaluator::start(operator(&world, dealer, Points, false), 2).unwrap();
+    let evaluator = LocalEvaluator::start(operator(&world, dealer, Dcf, false), 2).unwrap();
     let cold = Sampling::new(1e-5, Some(5)).unwrap();
     let mut session = client(&world, &evaluator.endpoint, None)
         .open_live(cold)
@@ -164,7 +164,7 @@ fn spoil_one_frame_at_a_time((which, from, number, what): (Line, From, usize, &s
     let world = shared_world();
     let (words, dealer) = Meddler::start(&world.parties.dealer);
     let evaluator =
-        LocalEvaluator::start(operator(&world, &dealer, Material::Points, true), 2).unwrap();
+        LocalEvaluator::start(operator(&world, &dealer, Comparison::Dcf, true), 2).unwrap();
     let (line, endpoint) = Meddler::start(&evaluator.endpoint);
     let client = client(&world, &endpoint, None);
     let session = || -> Result<Vec<u32>, ServingError> {

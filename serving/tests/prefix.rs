@@ -10,7 +10,7 @@ use marill_partition::{
 };
 use marill_serving::{
     ServingError,
-    client::{Client, ClientOptions, MaterialChoice, Request, Source},
+    client::{Client, ClientOptions, ComparisonChoice, Request, Source},
 };
 
 #[test]
@@ -68,7 +68,7 @@ fn the_public_layers_of_a_prompt_run_before_the_server_hears_of_it() {
         max_sessions: 1,
         source: Source::Any,
         evaluator: None,
-        material: MaterialChoice::Open,
+        comparison: ComparisonChoice::Open,
     };
     let client = Client::with_partition(&Partition::open(&out).unwrap(), &options).unwrap();
     // The prefix knows no such token: what fails there has opened nothing.

@@ -5,8 +5,8 @@
 mod world;
 
 use marill_mpc::{
-    DecoderSpec, Material, Sampling, Selection, Twin, masked::Cost, material::tally_on, tally_step,
-    testing::tiny_spec,
+    Comparison, DecoderSpec, Sampling, Selection, Twin, cost_model::tally_on, masked::Cost,
+    tally_step, testing::tiny_spec,
 };
 use marill_net::http::HttpClient;
 use marill_numeric::{NumericSpec, Rounding};
@@ -64,9 +64,9 @@ fn check_near(world: &World, tokens: &[u32], seed: u64, n: usize) {
     }
 }
 
-fn on(material: Material, opener: SessionOpener) -> SessionOpener {
+fn on(comparison: Comparison, opener: SessionOpener) -> SessionOpener {
     SessionOpener {
-        terms: opener.terms.clone().with_material(material),
+        terms: opener.terms.clone().with_comparison(comparison),
         ..opener
     }
 }
@@ -75,16 +75,16 @@ fn on(material: Material, opener: SessionOpener) -> SessionOpener {
 fn sessions_that_round_by_coins_are_near_the_exact_twin_and_cost_what_the_tally_says() {
     for setting in Setting::ALL {
         let world = world_of(by_coins(setting), false);
-        for material in [Material::Digits, Material::Points] {
-            let opener = on(material, world.opener());
+        for comparison in [Comparison::OneHot, Comparison::Dcf] {
+            let opener = on(comparison, world.opener());
             assert_eq!(opener.terms.rounding, "stochastic");
             let (tokens, costs) = world.secure(&mut opener.open().unwrap(), 1, 11, 3);
             check_near(&world, &tokens, 1, 11);
-            let places = tally_on(&world.spec, material, BUCKET, 1).unwrap();
+            let places = tally_on(&world.spec, comparison, BUCKET, 1).unwrap();
             let declared = places
                 .into_iter()
                 .fold(Cost::default(), |sum, (_, cost)| sum + cost);
-            let exact = tally_on(&rounding(Rounding::Exact), material, BUCKET, 1).unwrap();
+            let exact = tally_on(&rounding(Rounding::Exact), comparison, BUCKET, 1).unwrap();
             let exact = exact
                 .into_iter()
                 .fold(Cost::default(), |sum, (_, cost)| sum + cost);

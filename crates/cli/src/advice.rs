@@ -29,7 +29,7 @@ pub fn advise(error: ServingError) -> anyhow::Error {
         ServingError::Mismatch { .. } => {
             "client, server and dealer need the same version of `marill`"
         }
-        ServingError::NoPoints { .. } => {
+        ServingError::NoDcf { .. } => {
             "leave it to `--material auto`, or ask for `--material digits`"
         }
         ServingError::PromptTooLong { .. } => "shorten the prompt",

@@ -214,7 +214,7 @@ fn json(
         "rounding": client.terms.rounding,
         "pid": std::process::id(),
         "correlations": answer.correlations.as_str(),
-        "material": answer.material,
+        "material": answer.comparison,
         "sampling": sampling,
         "open_seconds": answer.open_seconds,
         "prefill": step(&answer.prefill),

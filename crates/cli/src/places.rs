@@ -9,7 +9,7 @@ use anyhow::Context;
 use marill_net::tls::Authorities;
 use marill_serving::{
     Endpoint,
-    client::{MaterialChoice, Source},
+    client::{ComparisonChoice, Source},
     tls::Tls,
 };
 
@@ -191,8 +191,8 @@ pub struct Services {
         default_value_t,
         env = "MARILL_MATERIAL"
     )]
-    material: MaterialArg,
-    /// The network to the server and to the dealer, for `--material auto`: lan (0.2 ms, 10 Gbps),
+    comparison: ComparisonArg,
+    /// The network to the server and to the dealer, for `--comparison auto`: lan (0.2 ms, 10 Gbps),
     /// wan (40 ms, 200 Mbps), RTTms/Mbps such as 10/500, or none
     #[arg(
         long,
@@ -209,20 +209,20 @@ pub struct Services {
 
 /// Names of materials on the command line.
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
-pub enum MaterialArg {
+pub enum ComparisonArg {
     #[default]
     Auto,
-    Digits,
-    Points,
+    OneHot,
+    Dcf,
 }
 
 impl Services {
-    fn material(&self) -> anyhow::Result<MaterialChoice> {
-        Ok(match (self.material, link(&self.network)?) {
-            (MaterialArg::Points, _) => MaterialChoice::Points,
-            (MaterialArg::Auto, Some(link)) => MaterialChoice::Quickest(network(&link)),
-            (MaterialArg::Auto, None) => MaterialChoice::Open,
-            (MaterialArg::Digits, _) => MaterialChoice::Digits,
+    fn comparison(&self) -> anyhow::Result<ComparisonChoice> {
+        Ok(match (self.comparison, link(&self.network)?) {
+            (ComparisonArg::Dcf, _) => ComparisonChoice::Dcf,
+            (ComparisonArg::Auto, Some(link)) => ComparisonChoice::Quickest(network(&link)),
+            (ComparisonArg::Auto, None) => ComparisonChoice::Open,
+            (ComparisonArg::OneHot, _) => ComparisonChoice::OneHot,
         })
     }
 
@@ -255,7 +255,7 @@ impl Services {
             state: self.folders.state()?.join("client"),
             max_sessions,
             source: self.correlations.into(),
-            material: self.material()?,
+            comparison: self.comparison()?,
             evaluator: self
                 .evaluator
                 .clone()

@@ -77,7 +77,7 @@ pub struct Args {
     /// Refuse comparisons on points, which take fewer rounds and several times the bytes from the
     /// dealer
     #[arg(long)]
-    digits_only: bool,
+    no_dcf: bool,
     /// Use correlations that `marill dealer --ahead` wrote into this folder
     #[arg(long, value_name = "DIR")]
     ahead: Option<PathBuf>,
@@ -137,7 +137,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         setting: args.setting,
         e0: args.e0,
         allow_sampling: !args.greedy_only,
-        allow_points: !args.digits_only,
+        allow_dcf: !args.no_dcf,
         metrics: args.metrics.metrics_listen,
     };
     run_server(&options).map_err(advise)?;

@@ -735,12 +735,12 @@ fn with_an_evaluator_of_its_own_the_client_sends_shares_and_the_answer_is_the_tw
 
 /// Whose word counts about the material: who insists, or else the evaluator, whose rounds wait.
 #[test]
-fn an_evaluator_of_its_own_computes_on_points_too() {
+fn a_separate_party_computes_with_dcf_too() {
     let world = World::new();
     let (dealer, _) = world.parties();
     let server = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
-    let ask = |evaluator: &Service, material: &str| {
-        let flags = ["--evaluator", &evaluator.url, "--material", material];
+    let ask = |evaluator: &Service, comparison: &str| {
+        let flags = ["--evaluator", &evaluator.url, "--material", comparison];
         let mut command = marill();
         command
             .args([

@@ -172,10 +172,10 @@ impl Pair {
         for (i, alpha) in alpha.iter().enumerate() {
             let right = spread(u128::from(alpha >> at));
             let (a, b) = (nodes0[i], nodes1[i]);
-            let word = self.child[0][i] ^ self.child[1][i] ^ (!right & (a ^ b));
-            out.extend_from_slice(&word.to_le_bytes());
-            nodes0[i] = self.child[0][i] ^ (right & a) ^ (spread(a) & word);
-            nodes1[i] = self.child[1][i] ^ (right & b) ^ (spread(b) & word);
+            let cw = self.child[0][i] ^ self.child[1][i] ^ (!right & (a ^ b));
+            out.extend_from_slice(&cw.to_le_bytes());
+            nodes0[i] = self.child[0][i] ^ (right & a) ^ (spread(a) & cw);
+            nodes1[i] = self.child[1][i] ^ (right & b) ^ (spread(b) & cw);
         }
     }
 
@@ -294,7 +294,7 @@ pub struct Keys<'a> {
     pub first: bool,
     pub roots: &'a [u128],
     /// As [`generate`] wrote them.
-    pub words: &'a [u8],
+    pub cws: &'a [u8],
     pub first_tree: u64,
     /// Under the session's [`HashKey`].
     pub cipher: &'a Cipher,
@@ -341,12 +341,12 @@ impl Walkers {
 }
 
 impl Keys<'_> {
-    /// This evaluator's results in `sums[element][point]`, which are zeros at first; point `j` is
+    /// This evaluator's results in `sums[element][input]`, which are zeros at first; point `j` is
     /// read under key `j / per_key`. What stands above an element's width is noise.
-    pub fn evaluate(&self, points: &[u64], per_key: usize, sums: &mut [&mut [u64]]) {
+    pub fn evaluate(&self, inputs: &[u64], per_key: usize, sums: &mut [&mut [u64]]) {
         let mut walkers = Walkers::new();
-        for start in (0..points.len()).step_by(LANES) {
-            let end = (start + LANES).min(points.len());
+        for start in (0..inputs.len()).step_by(LANES) {
+            let end = (start + LANES).min(inputs.len());
             for (j, key) in walkers.key[..end - start].iter_mut().enumerate() {
                 *key = (start + j) / per_key;
             }
@@ -354,12 +354,12 @@ impl Keys<'_> {
                 .iter_mut()
                 .map(|column| &mut column[start..end])
                 .collect();
-            self.walk(&points[start..end], &mut walkers, &mut lanes);
+            self.walk(&inputs[start..end], &mut walkers, &mut lanes);
         }
     }
 
-    fn walk(&self, points: &[u64], walkers: &mut Walkers, sums: &mut [&mut [u64]]) {
-        let (shape, n, keys) = (self.shape, points.len(), self.roots.len());
+    fn walk(&self, inputs: &[u64], walkers: &mut Walkers, sums: &mut [&mut [u64]]) {
+        let (shape, n, keys) = (self.shape, inputs.len(), self.roots.len());
         let (payload, offsets) = (shape.payload_bytes(), shape.offsets());
         for j in 0..n {
             walkers.nodes[j] = self.roots[walkers.key[j]];
@@ -375,24 +375,24 @@ impl Keys<'_> {
                 uses,
                 [&mut w.child[..n], &mut w.value[..n]],
             );
-            let words = &self.words[level as usize * level_bytes..];
+            let cws = &self.cws[level as usize * level_bytes..];
             let at = shape.bits - 1 - level;
-            for (j, point) in points.iter().enumerate() {
+            for (j, input) in inputs.iter().enumerate() {
                 let (node, key) = (w.nodes[j], w.key[j]);
                 let corrects = spread(node);
-                w.correction[j] = corrects & block(words, keys * NODE_BYTES + key * payload);
+                w.correction[j] = corrects & block(cws, keys * NODE_BYTES + key * payload);
                 // A point is public, a node is not.
-                let kept = spread(u128::from(point >> at)) & node;
-                w.nodes[j] = w.child[j] ^ kept ^ (corrects & block(words, key * NODE_BYTES));
+                let kept = spread(u128::from(input >> at)) & node;
+                w.nodes[j] = w.child[j] ^ kept ^ (corrects & block(cws, key * NODE_BYTES));
             }
-            walkers.add(&offsets, |j| (points[j] >> at & 1).wrapping_sub(1), sums);
+            walkers.add(&offsets, |j| (inputs[j] >> at & 1).wrapping_sub(1), sums);
         }
-        let leaf = |j: usize| (points[j] & low_mask(shape.leaf_bits())) as usize;
+        let leaf = |j: usize| (inputs[j] & low_mask(shape.leaf_bits())) as usize;
         let w = &mut *walkers;
         (0..n).for_each(|j| w.tweaks[j] ^= use_tweak(shape.levels(), VALUE + leaf(j) as u32));
         self.cipher
             .hash(&w.nodes[..n], &w.tweaks[..n], [0], [&mut w.value[..n]]);
-        let words = &self.words[shape.levels() as usize * level_bytes..];
+        let cws = &self.cws[shape.levels() as usize * level_bytes..];
         for j in 0..n {
             // The largest point of a leaf is below nothing and has no word: it takes the first, and
             // does not count.
@@ -401,7 +401,7 @@ impl Keys<'_> {
             } else {
                 0
             };
-            w.correction[j] = spread(w.nodes[j]) & block(words, at + w.key[j] * payload);
+            w.correction[j] = spread(w.nodes[j]) & block(cws, at + w.key[j] * payload);
         }
         walkers.add(
             &offsets,
@@ -431,16 +431,16 @@ mod tests {
         })
     }
 
-    /// Both evaluators' results of every point, added up: `[element][point]`.
+    /// Both evaluators' results of every point, added up: `[element][input]`.
     fn joined(
         shape: &Shape,
         alpha: &[u64],
         payload: &[Vec<u64>],
-        points: &[u64],
+        inputs: &[u64],
         per_key: usize,
     ) -> Vec<Vec<u64>> {
         let roots = roots(alpha.len(), 3);
-        let mut words = Vec::new();
+        let mut cws = Vec::new();
         generate(
             shape,
             [&roots[0], &roots[1]],
@@ -448,22 +448,22 @@ mod tests {
             |i, c| payload[c][i],
             7,
             &Cipher::new(&UNNAMED),
-            &mut words,
+            &mut cws,
         );
-        assert_eq!(words.len(), alpha.len() * shape.key_bytes());
+        assert_eq!(cws.len(), alpha.len() * shape.key_bytes());
         let halves = [true, false].map(|first| {
-            let mut sums = vec![vec![0u64; points.len()]; shape.columns()];
+            let mut sums = vec![vec![0u64; inputs.len()]; shape.columns()];
             let mut columns: Vec<&mut [u64]> = sums.iter_mut().map(Vec::as_mut_slice).collect();
             let roots = &roots[usize::from(!first)];
             Keys {
                 shape,
                 first,
                 roots,
-                words: &words,
+                cws: &cws,
                 first_tree: 7,
                 cipher: &Cipher::new(&UNNAMED),
             }
-            .evaluate(points, per_key, &mut columns);
+            .evaluate(inputs, per_key, &mut columns);
             sums
         });
         let add = |(a, b): (&Vec<u64>, &Vec<u64>)| {
@@ -472,13 +472,13 @@ mod tests {
         halves[0].iter().zip(&halves[1]).map(add).collect()
     }
 
-    fn check(bits: u32, widths: &[usize], alpha: &[u64], points: &[u64], per_key: usize) {
+    fn check(bits: u32, widths: &[usize], alpha: &[u64], inputs: &[u64], per_key: usize) {
         let shape = Shape::new(bits, widths);
         let mut prg = Prg::new(&Seed::from_bytes([9; 32]), "payload");
         let payload: Vec<Vec<u64>> = widths.iter().map(|_| prg.words(alpha.len())).collect();
-        let sums = joined(&shape, alpha, &payload, points, per_key);
+        let sums = joined(&shape, alpha, &payload, inputs, per_key);
         for (c, &width) in widths.iter().enumerate() {
-            for (j, &x) in points.iter().enumerate() {
+            for (j, &x) in inputs.iter().enumerate() {
                 let key = j / per_key;
                 let expected = if x < alpha[key] { payload[c][key] } else { 0 };
                 let modulus = low_mask(8 * width as u32);
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn every_point_of_a_small_domain_is_compared_with_every_threshold() {
+    fn every_input_of_a_small_domain_is_compared_with_every_threshold() {
         for (bits, widths) in [
             (1, vec![8]),
             (2, vec![3]),
@@ -504,17 +504,17 @@ mod tests {
         ] {
             let size = 1u64 << bits;
             let alpha: Vec<u64> = (0..size).collect();
-            let points: Vec<u64> = (0..size).flat_map(|_| 0..size).collect();
-            check(bits, &widths, &alpha, &points, size as usize);
+            let inputs: Vec<u64> = (0..size).flat_map(|_| 0..size).collect();
+            check(bits, &widths, &alpha, &inputs, size as usize);
         }
     }
 
     #[test]
-    fn wide_points_are_compared_at_random_and_beside_the_threshold() {
+    fn wide_inputs_are_compared_at_random_and_beside_the_threshold() {
         let mut prg = Prg::new(&Seed::from_bytes([4; 32]), "points");
         for bits in [9, 14, 24, 31, 39, 47, 63, 64] {
             let alpha = prg.reduced(CHUNK, bits);
-            let mut points = Vec::new();
+            let mut inputs = Vec::new();
             for &a in &alpha {
                 let far = prg.reduced(2, bits);
                 let near = [
@@ -524,11 +524,11 @@ mod tests {
                     a ^ 1 << (bits - 1),
                     a ^ 1 << (far[0] % u64::from(bits)),
                 ];
-                points.extend(near.map(|x| x & low_mask(bits)));
-                points.extend(far);
+                inputs.extend(near.map(|x| x & low_mask(bits)));
+                inputs.extend(far);
             }
-            check(bits, &[8, 6], &alpha, &points, 7);
-            check(bits, &[4], &alpha, &points, 7);
+            check(bits, &[8, 6], &alpha, &inputs, 7);
+            check(bits, &[4], &alpha, &inputs, 7);
         }
     }
 
@@ -552,10 +552,10 @@ mod tests {
     /// The same trees in two sessions share no hash: what is tried against one says nothing of the
     /// other.
     #[test]
-    fn the_words_of_equal_trees_differ_from_session_to_session() {
+    fn the_keys_of_equal_trees_differ_from_session_to_session() {
         let (shape, roots) = (Shape::new(24, &[8]), roots(CHUNK, 5));
-        let words = |key: HashKey| {
-            let mut words = Vec::new();
+        let cws = |key: HashKey| {
+            let mut cws = Vec::new();
             generate(
                 &shape,
                 [&roots[0], &roots[1]],
@@ -563,22 +563,18 @@ mod tests {
                 |_, _| 1,
                 0,
                 &Cipher::new(&key),
-                &mut words,
+                &mut cws,
             );
-            words
+            cws
         };
-        let (a, b) = (words([1; 16]), words([2; 16]));
+        let (a, b) = (cws([1; 16]), cws([2; 16]));
         let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
         assert!(
             equal < a.len() / 100,
             "{equal} of {} bytes are equal",
             a.len()
         );
-        assert_eq!(
-            a,
-            words([1; 16]),
-            "all parties of one session make the same"
-        );
+        assert_eq!(a, cws([1; 16]), "all parties of one session make the same");
     }
 
     /// What travels says nothing of the threshold or the payload: the bytes of constant keys look
@@ -587,7 +583,7 @@ mod tests {
     fn correction_words_look_uniform() {
         let (shape, roots) = (Shape::new(40, &[8]), roots(CHUNK, 5));
         for alpha in [0, 1, u64::MAX >> 24] {
-            let mut words = Vec::new();
+            let mut cws = Vec::new();
             generate(
                 &shape,
                 [&roots[0], &roots[1]],
@@ -595,14 +591,14 @@ mod tests {
                 |_, _| 0,
                 0,
                 &Cipher::new(&UNNAMED),
-                &mut words,
+                &mut cws,
             );
             let mut counts = [0f64; 256];
-            words.iter().for_each(|&b| counts[usize::from(b)] += 1.0);
-            let mean = words.len() as f64 / 256.0;
+            cws.iter().for_each(|&b| counts[usize::from(b)] += 1.0);
+            let mean = cws.len() as f64 / 256.0;
             let chi_square: f64 = counts.iter().map(|c| (c - mean).powi(2) / mean).sum();
             assert!(
-                words.len() > 100_000 && chi_square < 380.0,
+                cws.len() > 100_000 && chi_square < 380.0,
                 "{chi_square} for {alpha}"
             );
         }

@@ -257,7 +257,7 @@ impl Masked {
                 for (vector, r) in plain.chunks_exact_mut(stride).zip(&wire.mask) {
                     vector[hot(*r) / 64] = 1 << (hot(*r) % 64);
                 }
-                let halves = source.half_bits(&plain, bytes.min(8), n * bytes);
+                let halves = source.prg_share_bits(&plain, bytes.min(8), n * bytes);
                 let words = plain.iter().zip(&halves).map(|(word, half)| word ^ half);
                 super::pack_iter(&mut source.buffer, words, bytes.min(8));
                 source.emit()?;
@@ -269,7 +269,7 @@ impl Masked {
             }
             Role::Evaluator(e) => {
                 let mut data = if e.first {
-                    e.half_words(n * stride)
+                    e.prg_share(n * stride)
                 } else {
                     super::unpack(e.read_corrections(n * bytes)?, bytes.min(8))
                 };
@@ -300,7 +300,7 @@ impl Masked {
             }
             Role::Source(source) => {
                 let plain: Vec<u64> = (0..count).map(word).collect();
-                let halves = source.half_bits(&plain, 8, n.div_ceil(8));
+                let halves = source.prg_share_bits(&plain, 8, n.div_ceil(8));
                 let words: Vec<u64> = plain
                     .iter()
                     .zip(halves)
@@ -310,7 +310,7 @@ impl Masked {
                 source.emit()?;
                 Vec::new()
             }
-            Role::Evaluator(e) if e.first => e.half_words(count),
+            Role::Evaluator(e) if e.first => e.prg_share(count),
             Role::Evaluator(e) => {
                 let mut words = vec![0; count];
                 super::xor_packed_plane(&mut words, e.read_corrections(n.div_ceil(8))?, n);

@@ -57,7 +57,7 @@ impl Masked {
             let difference = self.sub_shares(&a, &b);
             let (mut wires, _) = self.exchange(&[(&difference, 32)], &[], place)?;
             let wire = wires.remove(0);
-            let drop = if self.points(wire.len()) {
+            let drop = if self.uses_dcf(wire.len()) {
                 self.negative_times(&wire, &[&wire])?.remove(1)
             } else {
                 let pending = self.sign_of(&wire, place)?;
@@ -164,7 +164,7 @@ impl Masked {
         place: &'static str,
     ) -> Result<(Vec<u64>, Vec<u64>), ProtocolError> {
         let (step, width) = (step.as_slice(), difference.bits);
-        if self.points(difference.len()) {
+        if self.uses_dcf(difference.len()) {
             let shares = [&[(difference, width)], step].concat();
             let (wires, _) = self.exchange(&shares, &[], place)?;
             let mut products = self

@@ -80,8 +80,8 @@ impl Masked {
         widths: Widths,
         places: [&'static str; 2],
     ) -> Result<Share, ProtocolError> {
-        if self.points(x.len() / 2) {
-            return self.gated_by_points(x, table, widths, places);
+        if self.uses_dcf(x.len() / 2) {
+            return self.gated_by_dcf(x, table, widths, places);
         }
         self.at(places[0]);
         let (gate, up) = self.cut_halves(x, widths, places[0])?;
@@ -101,7 +101,7 @@ impl Masked {
         table: &LinearTable,
         places: [&'static str; 2],
     ) -> Result<Share, ProtocolError> {
-        let narrow = !self.points(x.len()) && x.bits > NARROW_BITS;
+        let narrow = !self.uses_dcf(x.len()) && x.bits > NARROW_BITS;
         let (mut wires, _) = self.exchange(
             &[(x, if narrow { NARROW_BITS } else { x.bits })],
             &[],
@@ -118,7 +118,7 @@ impl Masked {
     }
 
     /// On point functions a borrow is a share, not a form in masks: both halves are opened.
-    fn gated_by_points(
+    fn gated_by_dcf(
         &mut self,
         x: &Share,
         table: &LinearTable,

@@ -10,7 +10,7 @@ use marill_numeric::{
     tables::{LinearTable, Piecewise, tables},
 };
 
-use super::{Masked, Material, Share};
+use super::{Comparison, Masked, Share};
 use crate::{
     DecoderSpec,
     engine::{Engine, Gate, Step},
@@ -29,20 +29,20 @@ trait Program: Sync {
 #[derive(Clone, Copy)]
 struct Build {
     many: usize,
-    material: Material,
+    comparison: Comparison,
 }
 
 const FEW_ROUNDS: Build = Build {
     many: usize::MAX,
-    material: Material::Digits,
+    comparison: Comparison::OneHot,
 };
 const FEW_BYTES: Build = Build {
     many: 0,
-    material: Material::Digits,
+    comparison: Comparison::OneHot,
 };
-const POINTS: Build = Build {
+const DCF: Build = Build {
     many: usize::MAX,
-    material: Material::Points,
+    comparison: Comparison::Dcf,
 };
 
 /// Runs a program in the twin and in a world of three parties, with gates that save rounds, with
@@ -50,7 +50,7 @@ const POINTS: Build = Build {
 fn run_everywhere(program: &impl Program, input: &[u64], rows: usize, input_bits: u32) -> Vec<u64> {
     run_with(program, input, rows, input_bits, FEW_ROUNDS);
     run_with(program, input, rows, input_bits, FEW_BYTES);
-    run_with(program, input, rows, input_bits, POINTS)
+    run_with(program, input, rows, input_bits, DCF)
 }
 
 fn run_with(
@@ -103,18 +103,18 @@ fn shares_of(
     let mut server =
         Masked::server(spec, private, &seed1, channel(server_end), channel(stream)).unwrap();
     let mut source = Masked::source(spec, &adapter_seed, &seed0, &seed1, channel(sink));
-    if build.material == Material::Points {
-        let (words, from_source) = memory_pair();
+    if build.comparison == Comparison::Dcf {
+        let (dcf_keys, from_source) = memory_pair();
         (client, server) = (
-            client.with_points(channel(from_source)),
-            server.with_material(Material::Points),
+            client.with_dcf(channel(from_source)),
+            server.with_comparison(Comparison::Dcf),
         );
-        source = source.with_points(channel(words));
+        source = source.with_dcf(channel(dcf_keys));
     }
     let step = |engine: &mut Masked, input: Option<&[u64]>| {
         engine.many = build.many;
-        if build.material == Material::Points {
-            engine.points_below = usize::MAX;
+        if build.comparison == Comparison::Dcf {
+            engine.dcf_below = usize::MAX;
         }
         let wire = engine.input(input, rows, cols, input_bits).unwrap();
         let share = program.run(engine, wire).unwrap();

@@ -210,8 +210,8 @@ impl Masked {
         let per_row = thresholds + shifts.len();
         // One key a row is read at every threshold, which is what takes its time: a prompt's rows
         // keep to digits.
-        let (borrows, mut lines) = if self.points(rows * thresholds / READS_PER_ELEMENT) {
-            let negative = self.thresholds_by_points(wire, table, &shifts)?;
+        let (borrows, mut lines) = if self.uses_dcf(rows * thresholds / READS_PER_ELEMENT) {
+            let negative = self.thresholds_by_dcf(wire, table, &shifts)?;
             self.summed_lines(table, &shifts, &negative, rows, per_row)
         } else {
             let pending = self.compare_thresholds(wire, table, &shifts, per_row, place)?;

@@ -139,12 +139,12 @@ impl Masked {
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (rows, m) = (wire.len(), offsets.len());
-        if self.points(rows) {
+        if self.uses_dcf(rows) {
             return Ok(Share::new(
                 1,
                 rows * m,
                 bits,
-                self.negative_by_points(wire, offsets, bits)?,
+                self.negative_by_dcf(wire, offsets, bits)?,
             ));
         }
         let pending = self.signs_beyond(wire, offsets, place)?;

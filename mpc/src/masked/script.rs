@@ -79,14 +79,14 @@ impl ClientScript {
 
     /// E0's results of comparison functions, `[point][element]`: it tells the points, which E1
     /// knows as well.
-    pub(super) fn compared(&mut self, points: &[u64]) -> Vec<u64> {
+    pub(super) fn compared(&mut self, inputs: &[u64]) -> Vec<u64> {
         self.masks_to_source
-            .send(points.to_vec())
+            .send(inputs.to_vec())
             .expect("the source runs");
         self.halves_from_source.recv().expect("the source runs")
     }
 
-    pub(super) fn half_words(&mut self, n: usize) -> Vec<u64> {
+    pub(super) fn prg_share(&mut self, n: usize) -> Vec<u64> {
         let halves = self.halves_from_source.recv().expect("the source runs");
         assert_eq!(
             halves.len(),
@@ -109,7 +109,7 @@ impl SourceScript {
         self.masks_from_client.recv().expect("the client runs")
     }
 
-    pub(super) fn half_words(
+    pub(super) fn prg_share(
         &mut self,
         n: usize,
         bytes: usize,
@@ -128,7 +128,7 @@ impl SourceScript {
     }
 
     /// The words that were written, and the points at which E0 asks.
-    pub(super) fn words_and_points(&mut self, bytes: usize) -> (Vec<u8>, Vec<u64>) {
+    pub(super) fn keys_and_inputs(&mut self, bytes: usize) -> (Vec<u8>, Vec<u64>) {
         (
             self.written.take(bytes).to_vec(),
             self.masks_from_client.recv().expect("the client runs"),
@@ -144,7 +144,7 @@ impl SourceScript {
         self.halves_to_client.send(halves).expect("the client runs");
     }
 
-    pub(super) fn half_bits(&mut self, plain: &[u64], bytes: usize, total: usize) -> Vec<u64> {
+    pub(super) fn prg_share_bits(&mut self, plain: &[u64], bytes: usize, total: usize) -> Vec<u64> {
         // The last word of a plane may be sent in part; what is not sent is not used.
         let mut recorded = self.written.take(total).to_vec();
         recorded.resize(plain.len() * bytes, 0);

@@ -139,8 +139,8 @@ impl Masked {
         };
         let (open, mask) = (narrow(&x.open, table.start as u64), narrow(&x.mask, 0));
         let wire = Wire::new((x.rows, x.cols), ARG_BITS, [open, mask, Vec::new()]);
-        if self.points(wire.len()) {
-            return self.tabulated_by_points(x, &wire, table, out_bits, place);
+        if self.uses_dcf(wire.len()) {
+            return self.tabulated_by_dcf(x, &wire, table, out_bits, place);
         }
         let index = self.one_hot(&wire, table.low_bits, INDEX_BITS)?;
         let position = self.position(x, &wire, &index, table, place)?;

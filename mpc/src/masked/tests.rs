@@ -12,7 +12,7 @@ use marill_numeric::{NumericSpec, Rounding, fixed::low_mask};
 use sha2::{Digest, Sha256};
 
 use super::{
-    INDEX_BITS, Masked, Material, Role,
+    Comparison, INDEX_BITS, Masked, Role,
     script::{ClientScript, ServerScript, SourceScript, Tape},
 };
 use crate::{
@@ -95,7 +95,7 @@ struct Scene {
     seed0: Seed,
     seed1: Seed,
     sampling: Option<Sampling>,
-    material: Material,
+    comparison: Comparison,
 }
 
 /// Tokens, and values by place.
@@ -110,7 +110,7 @@ struct Recording {
     server_frames: Vec<Vec<u8>>,
     corrections: Vec<Vec<u8>>,
     /// Correction words to the client.
-    words: Vec<Vec<u8>>,
+    dcf_keys: Vec<Vec<u8>>,
     coins: Vec<u64>,
     server_coins: Vec<u64>,
     tops: Vec<Vec<u64>>,
@@ -181,7 +181,7 @@ impl Scene {
             seed0: fixed(12),
             seed1: fixed(13),
             sampling: None,
-            material: Material::Digits,
+            comparison: Comparison::OneHot,
         }
     }
 
@@ -192,9 +192,9 @@ impl Scene {
         }
     }
 
-    fn on_points(self) -> Self {
+    fn uses_dcf(self) -> Self {
         Self {
-            material: Material::Points,
+            comparison: Comparison::Dcf,
             ..self
         }
     }
@@ -249,7 +249,7 @@ impl Scene {
     fn server(&self, peer: Box<dyn Channel>, source: Box<dyn Channel>) -> Masked {
         Masked::server(self.spec(), &self.private, &self.seed1, peer, source)
             .unwrap()
-            .with_material(self.material)
+            .with_comparison(self.comparison)
     }
 
     fn source(&self, sink: Box<dyn Channel>) -> Masked {
@@ -263,9 +263,9 @@ impl Scene {
     }
 
     /// A party that has a way between the source and the client, when the material needs one.
-    fn with_words(&self, engine: Masked, words: Box<dyn Channel>) -> Masked {
-        if self.material == Material::Points {
-            engine.with_points(words)
+    fn with_dcf_keys(&self, engine: Masked, dcf_keys: Box<dyn Channel>) -> Masked {
+        if self.comparison == Comparison::Dcf {
+            engine.with_dcf(dcf_keys)
         } else {
             engine
         }
@@ -274,7 +274,7 @@ impl Scene {
     /// A whole session; `flip` changes one byte of the corrections.
     fn record(&self, input: &Input, flip: Option<usize>) -> Recording {
         let bucket = self.spec().bucket(input.0.len() / self.spec().hidden_size);
-        let ((client_end, server_end), (sink, stream), (words, own_words)) =
+        let ((client_end, server_end), (sink, stream), (dcf_keys, own_dcf_keys)) =
             (memory_pair(), memory_pair(), memory_pair());
         let logs: [Log; 4] = Default::default();
         thread::scope(|scope| {
@@ -285,13 +285,13 @@ impl Scene {
                 (engine.trace, engine.noise, engine.coins)
             });
             let source = self.source(Tap::new(sink, &logs[2], flip));
-            let mut source = self.with_words(source, Tap::new(words, &logs[3], None));
+            let mut source = self.with_dcf_keys(source, Tap::new(dcf_keys, &logs[3], None));
             let source = scope.spawn(move || {
                 self.steps(&mut source, None, bucket);
                 source.coins
             });
             let mut engine = self.client(Tap::new(client_end, &logs[0], None));
-            engine = self.with_words(engine, Box::new(own_words));
+            engine = self.with_dcf_keys(engine, Box::new(own_dcf_keys));
             let tokens = self.steps(&mut engine, Some(input), bucket);
             let (server_trace, noise, server_coins) = server.join().unwrap();
             let coins = sums([&engine.coins, &server_coins, &source.join().unwrap()]);
@@ -300,7 +300,7 @@ impl Scene {
                 client_frames: take(&logs[0]),
                 server_frames: take(&logs[1]),
                 corrections: take(&logs[2]),
-                words: take(&logs[3]),
+                dcf_keys: take(&logs[3]),
                 coins,
                 server_coins,
                 tops: engine.tops,
@@ -355,7 +355,7 @@ fn every_intermediate_value_equals_the_twins() {
     for scene in [Scene::full(2), Scene::full_gpt2(2)] {
         every_value_is_the_twins(&scene, 2, |scene, input, _| scene.twin(input));
     }
-    for scene in [Scene::new(1).on_points(), Scene::gpt2(2).on_points()] {
+    for scene in [Scene::new(1).uses_dcf(), Scene::gpt2(2).uses_dcf()] {
         every_value_is_the_twins(&scene, 1, |scene, input, _| scene.twin(input));
     }
 }
@@ -370,7 +370,7 @@ fn stochastic_values_are_the_twins_given_the_coins() {
     });
     let input = scene.input(1, 11);
     assert_ne!(scene.twin(&input), scene.twin(&input));
-    every_value_is_the_twins(&scene.on_points(), 1, |scene, input, run| {
+    every_value_is_the_twins(&scene.uses_dcf(), 1, |scene, input, run| {
         scene.twin_with(input, Some(run.coins.clone()), Vec::new())
     });
 }
@@ -380,12 +380,12 @@ fn stochastic_values_are_the_twins_given_the_coins() {
 #[test]
 fn sampled_values_are_the_twins_given_the_noise() {
     let gpt2 = || Scene::gpt2(2).sampling(0.7, Some(40));
-    let on_points = || Scene::new(2).sampling(0.9, Some(4)).on_points();
+    let uses_dcf = || Scene::new(2).sampling(0.9, Some(4)).uses_dcf();
     for scene in [
         Scene::new(1).sampling(0.7, None),
         Scene::new(1).sampling(1.3, Some(5)),
         gpt2(),
-        on_points(),
+        uses_dcf(),
     ] {
         every_value_is_the_twins(&scene, 1, |scene, input, run| {
             scene.twin_with(input, None, run.noise.clone())
@@ -449,15 +449,15 @@ fn frames_have_the_same_sizes_for_any_two_prompts_of_a_bucket() {
     assert_eq!(sizes(&short.client_frames), sizes(&long.client_frames));
     assert_eq!(sizes(&short.server_frames), sizes(&long.server_frames));
     assert_eq!(sizes(&short.corrections), sizes(&long.corrections));
-    let scene = scene.on_points();
+    let scene = scene.uses_dcf();
     let (short, long) = (
         scene.record(&scene.input(5, 2), None),
         scene.record(&scene.input(6, 16), None),
     );
     assert_eq!(sizes(&short.server_frames), sizes(&long.server_frames));
     assert_eq!(
-        (sizes(&short.corrections), sizes(&short.words)),
-        (sizes(&long.corrections), sizes(&long.words))
+        (sizes(&short.corrections), sizes(&short.dcf_keys)),
+        (sizes(&long.corrections), sizes(&long.dcf_keys))
     );
 }
 
@@ -474,7 +474,7 @@ fn the_servers_view_fits_any_other_input_byte_for_byte() {
     // Here with comparison functions that are ideal: E0's share is what completes the one that E1
     // computes from the recorded words. That these say nothing of a threshold is what `point.rs`
     // argues and tests.
-    view_fits_another_input(&Scene::new(2).on_points());
+    view_fits_another_input(&Scene::new(2).uses_dcf());
 }
 
 fn view_fits_another_input(scene: &Scene) {
@@ -486,7 +486,7 @@ fn view_fits_another_input(scene: &Scene) {
     let (halves_to_client, halves_from_source) = mpsc::channel();
     let logs: [Log; 3] = Default::default();
     let client = scene.client(Replay::new(run.server_frames.clone(), &logs[0]));
-    let mut client = scene.with_words(client, Replay::new(Vec::new(), &logs[2]));
+    let mut client = scene.with_dcf_keys(client, Replay::new(Vec::new(), &logs[2]));
     if let Role::Evaluator(e) = &mut client.role {
         let sent = Tape::new(run.client_frames.concat());
         let tops = run.tops.clone().into_iter();
@@ -498,7 +498,7 @@ fn view_fits_another_input(scene: &Scene) {
         });
     }
     let source = scene.source(Replay::new(Vec::new(), &logs[1]));
-    let mut source = scene.with_words(source, Replay::new(Vec::new(), &logs[2]));
+    let mut source = scene.with_dcf_keys(source, Replay::new(Vec::new(), &logs[2]));
     if let Role::Source(s) = &mut source.role {
         let written = Tape::new(run.corrections.concat());
         s.script = Some(SourceScript {
@@ -558,7 +558,7 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
         Scene::gpt2(2),
         Scene::full(2),
         Scene::stochastic(2),
-        Scene::new(2).on_points(),
+        Scene::new(2).uses_dcf(),
     ] {
         let (input, other) = (scene.input(7, 9), scene.input(8, 14));
         let honest = scene.record(&input, None);
@@ -570,9 +570,9 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
             })
         };
         let logs: [Log; 4] = Default::default();
-        let mut client = scene.with_words(
+        let mut client = scene.with_dcf_keys(
             scene.client(adversary(&logs[0])),
-            Replay::new(honest.words.clone(), &logs[1]),
+            Replay::new(honest.dcf_keys.clone(), &logs[1]),
         );
         scene.steps(&mut client, Some(&input), 16);
         let frames = take(&logs[0]);
@@ -583,7 +583,7 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
 
         let (masks_to_source, masks_from_client) = mpsc::channel();
         let (halves_to_client, halves_from_source) = mpsc::channel();
-        let mut second = scene.with_words(
+        let mut second = scene.with_dcf_keys(
             scene.client(adversary(&logs[0])),
             Replay::new(Vec::new(), &logs[1]),
         );
@@ -596,7 +596,7 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
                 halves_from_source,
             });
         }
-        let mut source = scene.with_words(
+        let mut source = scene.with_dcf_keys(
             scene.source(Replay::new(Vec::new(), &logs[2])),
             Replay::new(Vec::new(), &logs[3]),
         );
@@ -740,7 +740,7 @@ fn each_evaluator_runs_against_a_simulator_that_knows_shapes_only() {
     runs_against_a_simulator(&Scene::stochastic(3));
     runs_against_a_simulator(&Scene::new(3).sampling(1.0, None));
     runs_against_a_simulator(&Scene::new(3).sampling(1.0, Some(5)));
-    runs_against_a_simulator(&Scene::new(3).on_points());
+    runs_against_a_simulator(&Scene::new(3).uses_dcf());
 }
 
 fn runs_against_a_simulator(scene: &Scene) {
@@ -762,7 +762,7 @@ fn runs_against_a_simulator(scene: &Scene) {
     assert_eq!(sizes(&take(&log)), sizes(&run.server_frames));
 
     let client = scene.client(Replay::new(random(&run.server_frames), &log));
-    let mut client = scene.with_words(client, Replay::new(random(&run.words), &unused));
+    let mut client = scene.with_dcf_keys(client, Replay::new(random(&run.dcf_keys), &unused));
     scene.steps(&mut client, Some(&input), 16);
     assert_eq!(sizes(&take(&log)), sizes(&run.client_frames));
 }
@@ -777,14 +777,14 @@ fn messages_and_corrections_look_uniform() {
 
 fn look_uniform(scene: Scene) {
     let run = scene.record(&scene.input(10, 16), None);
-    let on_points = scene.on_points();
-    let other = on_points.record(&on_points.input(10, 16), None);
+    let uses_dcf = scene.uses_dcf();
+    let other = uses_dcf.record(&uses_dcf.input(10, 16), None);
     for (name, frames) in [
         ("client", &run.client_frames),
         ("server", &run.server_frames),
         ("source", &run.corrections),
         ("source on points", &other.corrections),
-        ("source to the client", &other.words),
+        ("source to the client", &other.dcf_keys),
     ] {
         let bytes = frames.concat();
         let mut counts = [0f64; 256];
@@ -820,40 +820,40 @@ fn a_changed_correction_changes_what_is_computed() {
 /// the server, whose words are its own, is not disturbed.
 #[test]
 fn damaged_correction_words_change_what_is_computed_or_end_the_session() {
-    let scene = Scene::new(5).on_points();
+    let scene = Scene::new(5).uses_dcf();
     let input = scene.input(11, 3);
     let honest = scene.record(&input, None);
-    let words = honest.words.concat();
-    let replay = |words: Vec<Vec<u8>>| {
+    let dcf_keys = honest.dcf_keys.concat();
+    let replay = |dcf_keys: Vec<Vec<u8>>| {
         let log: Log = Default::default();
         let client = scene.client(Replay::new(honest.server_frames.clone(), &log));
-        let mut client = scene.with_words(client, Replay::new(words, &log));
+        let mut client = scene.with_dcf_keys(client, Replay::new(dcf_keys, &log));
         scene
             .try_steps(&mut client, Some(&input), 16)
             .map(|tokens| (tokens, client.trace))
     };
-    let (tokens, trace) = replay(honest.words.clone()).unwrap();
+    let (tokens, trace) = replay(honest.dcf_keys.clone()).unwrap();
     assert!(tokens == honest.tokens && trace == honest.client_trace);
     let mut changed = 0;
     for k in 0..16 {
-        let mut damaged = words.clone();
-        damaged[words.len() * k / 16 + 5] ^= 1;
+        let mut damaged = dcf_keys.clone();
+        damaged[dcf_keys.len() * k / 16 + 5] ^= 1;
         changed += usize::from(replay(vec![damaged]).unwrap().1 != honest.client_trace);
     }
     // E0 applies a word to half of its nodes only, and reads the values of one child.
     assert!(changed >= 3, "only {changed} of 16 changes had an effect");
-    let half = words.len() / 2;
-    let (_, other) = replay(vec![words[half..].to_vec(), words[..half].to_vec()]).unwrap();
+    let half = dcf_keys.len() / 2;
+    let (_, other) = replay(vec![dcf_keys[half..].to_vec(), dcf_keys[..half].to_vec()]).unwrap();
     assert!(
         other != honest.client_trace,
         "words out of order change what is computed"
     );
-    let error = replay(vec![words[..half].to_vec()]).unwrap_err();
+    let error = replay(vec![dcf_keys[..half].to_vec()]).unwrap_err();
     assert!(error.to_string().starts_with("lost the source"), "{error}");
     let log: Log = Default::default();
     let mut client = scene
         .client(Replay::new(honest.server_frames.clone(), &log))
-        .with_material(Material::Points);
+        .with_comparison(Comparison::Dcf);
     let error = scene.try_steps(&mut client, Some(&input), 16).unwrap_err();
     assert!(error.to_string().contains("point functions"), "{error}");
 }

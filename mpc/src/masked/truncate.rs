@@ -373,7 +373,7 @@ impl Masked {
         let in_bits = shifted.bits;
         let (n, exact, wraps) = (x.len(), self.rounds_exactly(), out_bits > in_bits - shift);
         let part = match () {
-            _ if exact && !self.points(n) => Part::half(&shifted, in_bits, shift),
+            _ if exact && !self.uses_dcf(n) => Part::half(&shifted, in_bits, shift),
             // A round more, in which the top bits are told.
             _ if !exact && self.many(n) && wraps => Part::half(&shifted, in_bits, 0),
             _ if !exact && self.many(n) => Part::low(&shifted, in_bits, 0),
@@ -390,8 +390,8 @@ impl Masked {
             }
             return self.high_part(&wire, shift, out_bits, offset);
         }
-        let borrow = if self.points(x.len()) {
-            self.borrow_by_points(&wire, shift, out_bits)?
+        let borrow = if self.uses_dcf(x.len()) {
+            self.borrow_by_dcf(&wire, shift, out_bits)?
         } else {
             let pending = self.borrow(&wire, shift, place)?;
             let borrow = self.finish(&pending, Some(&mut wire), place)?;

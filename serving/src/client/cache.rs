@@ -27,7 +27,7 @@ pub struct Offered {
     /// Whether it draws tokens where a client asks for it.
     pub sampling: bool,
     /// Whether comparisons may be on point functions.
-    pub points: bool,
+    pub dcf: bool,
 }
 
 /// Returns the folder with `manifest.json` and `public/` of the model that the server offers.
@@ -52,7 +52,7 @@ pub(super) fn fetch(
         setting: Setting::parse(&word("setting")).ok_or_else(|| unknown("setting"))?,
         e0: E0::parse(&word("e0")).ok_or_else(|| unknown("e0"))?,
         sampling: models["data"][0]["sampling"].as_bool().unwrap_or(false),
-        points: models["data"][0]["materials"]
+        dcf: models["data"][0]["materials"]
             .as_array()
             .is_some_and(|all| all.iter().any(|m| m == "points")),
     };

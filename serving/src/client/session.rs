@@ -8,8 +8,8 @@ use std::{
 };
 
 use marill_mpc::{
-    ClientSession, DecoderSpec, MaskedAdapter, Material, OperatorSession, PublicWeights, Sampling,
-    Seed, Selection,
+    ClientSession, Comparison, DecoderSpec, MaskedAdapter, OperatorSession, PublicWeights,
+    Sampling, Seed, Selection,
 };
 use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel, http::HttpClient};
 use marill_partition::Partition;
@@ -25,9 +25,9 @@ use crate::{
     state::{Store, WhenInUse},
     ticket::Ticket,
     wire::{
-        ClientHello, CollectSeed, CollectedSeed, E0, EvaluateHello, GrantedTicket, NewSession,
-        NewTicket, PROTOCOL_VERSION, ServerWelcome, SessionGrant, Step, Terms, WordsHello,
-        hash_key, proof_of, recv_reply, send_json, unhex, words_key,
+        ClientHello, CollectSeed, CollectedSeed, DcfKeysHello, E0, EvaluateHello, GrantedTicket,
+        NewSession, NewTicket, PROTOCOL_VERSION, ServerWelcome, SessionGrant, Step, Terms,
+        dcf_keys_proof, hash_key, proof_of, recv_reply, send_json, unhex,
     },
 };
 
@@ -177,7 +177,7 @@ pub struct SessionOpener {
     pub evaluator: Option<HttpClient>,
     /// Whether the terms' material is the only one that will do, where an evaluator of its own
     /// could choose another.
-    pub insists_on_material: bool,
+    pub insists_on_comparison: bool,
 }
 
 pub(super) type Peer = SharedChannel<Metered<WebSocketChannel>>;
@@ -197,7 +197,7 @@ impl SessionOpener {
         );
         let terms = Terms::new(partition.partition_id(), &spec, &public, offered.setting)
             .with_e0(offered.e0);
-        let terms = terms.with_material(options.material.decide(&spec, offered.points)?);
+        let terms = terms.with_comparison(options.comparison.decide(&spec, offered.dcf)?);
         if options.evaluator.is_some() && !terms.is_shared() {
             let (ours, theirs) = (E0::Operator.as_str().into(), terms.e0.clone());
             return Err(ServingError::Mismatch {
@@ -213,7 +213,7 @@ impl SessionOpener {
                 .evaluator
                 .clone()
                 .map(|endpoint| HttpClient::new(endpoint, None)),
-            insists_on_material: options.material.insists(),
+            insists_on_comparison: options.comparison.insists(),
             state: ClientState::open(&options.state, &options.cache)?,
             terms,
             spec,
@@ -237,21 +237,21 @@ impl SessionOpener {
     pub fn open_live(&self, sampling: Option<Sampling>) -> Result<SecureSession, ServingError> {
         if self.terms.is_shared() {
             let evaluator = self.evaluator.as_ref().ok_or(ServingError::NoEvaluator)?;
-            let any_material = !self.insists_on_material;
+            let any_comparison = !self.insists_on_comparison;
             let ticket = self.ticket(None, Selection::default())?.ticket;
             let hello = EvaluateHello {
                 terms: self.terms.clone(),
                 ticket,
-                any_material,
+                any_comparison,
                 sampling,
             };
-            let (lines, material) = SharedLines::open(evaluator, &self.server, hello)?;
+            let (lines, comparison) = SharedLines::open(evaluator, &self.server, hello)?;
             let (inner, spec) = (Inner::Shared(lines), self.spec.clone());
             return Ok(SecureSession {
                 inner,
                 spec,
                 correlations: Correlations::Live,
-                material,
+                comparison,
             });
         }
         let _turn = self
@@ -277,14 +277,14 @@ impl SessionOpener {
         source: Source,
         sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
-        let on_points = self.terms.material == Material::Points;
+        let uses_dcf = self.terms.comparison == Comparison::Dcf;
         match source {
-            Source::Ahead if on_points => {
-                return Err(ServingError::NoPoints {
-                    reason: "correlations written ahead are digits",
+            Source::Ahead if uses_dcf => {
+                return Err(ServingError::NoDcf {
+                    reason: "preprocessed correlations are one-hot",
                 });
             }
-            Source::Any if on_points => return self.open_live(sampling),
+            Source::Any if uses_dcf => return self.open_live(sampling),
             Source::Live => return self.open_live(sampling),
             Source::Any | Source::Ahead => {}
         }
@@ -369,15 +369,15 @@ impl SessionOpener {
         correlations: Correlations,
         sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
-        let words = self.words(&self.terms, &granted)?;
+        let dcf_keys = self.dcf_keys(&self.terms, &granted)?;
         let (peer, meter, adapter) = self.meet(&self.terms, &granted, correlations, sampling)?;
         let hash_key = hash_key(&granted.session);
         let seed0 = self.seed(granted)?;
         let session =
             ClientSession::new(self.public.clone(), &adapter, seed0, Box::new(peer.clone()))?;
         let session = session.with_sampling(sampling).with_hash_key(&hash_key);
-        let session = match words {
-            Some(words) => session.with_points(words),
+        let session = match dcf_keys {
+            Some(dcf_keys) => session.with_dcf(dcf_keys),
             None => session,
         };
         let prepared = session.preparer().and_then(PreparedSteps::start);
@@ -391,7 +391,7 @@ impl SessionOpener {
             inner,
             spec: self.spec.clone(),
             correlations,
-            material: self.terms.material,
+            comparison: self.terms.comparison,
         })
     }
 
@@ -406,15 +406,15 @@ impl SessionOpener {
         let _turn = self.state.fetch_turn(terms, &self.spec, Correlations::Live);
         let granted = self.grant(terms, ticket, Vec::new())?;
         let session = granted.session.clone();
-        let words = self.words(terms, &granted)?;
+        let dcf_keys = self.dcf_keys(terms, &granted)?;
         let (peer, _, adapter) = self.meet(terms, &granted, Correlations::Live, sampling)?;
         let seed0 = self.seed(granted)?;
         let opened = OperatorSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
         let opened = opened
             .with_sampling(sampling)
             .with_hash_key(&hash_key(&session));
-        let opened = match words {
-            Some(words) => opened.with_points(words),
+        let opened = match dcf_keys {
+            Some(dcf_keys) => opened.with_dcf(dcf_keys),
             None => opened,
         };
         Ok((session, opened))
@@ -422,21 +422,21 @@ impl SessionOpener {
 
     /// On points: the dealer's line for E0's correction words, open before the server asks for its
     /// own.
-    fn words(
+    fn dcf_keys(
         &self,
         terms: &Terms,
         granted: &Granted,
     ) -> Result<Option<Box<dyn Channel>>, ServingError> {
-        let (Material::Points, Some(seed0)) = (terms.material, &granted.seed0) else {
+        let (Comparison::Dcf, Some(seed0)) = (terms.comparison, &granted.seed0) else {
             return Ok(None);
         };
         let mut line = self
             .dealer
-            .websocket("/v1/words", STEP_TIMEOUT)
+            .websocket("/v1/dcf-keys", STEP_TIMEOUT)
             .map_err(ServingError::net(DEALER))?;
-        let hello = WordsHello {
+        let hello = DcfKeysHello {
             session: granted.session.clone(),
-            key: words_key(seed0),
+            key: dcf_keys_proof(seed0),
         };
         send_json(&mut line, &hello).map_err(ServingError::net(DEALER))?;
         recv_reply::<()>(&mut line, DEALER)?;
@@ -626,7 +626,7 @@ pub struct SecureSession {
     spec: DecoderSpec,
     pub correlations: Correlations,
     /// What its comparisons are made of.
-    pub material: Material,
+    pub comparison: Comparison,
 }
 
 enum Inner {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use marill_mpc::{DecoderSpec, InputShare, Material, join_token};
+use marill_mpc::{Comparison, DecoderSpec, InputShare, join_token};
 use marill_net::{Channel, Meter, Metered, SharedChannel, http::HttpClient};
 
 use super::session::{Cost, Peer, STEP_TIMEOUT};
@@ -32,7 +32,7 @@ impl SharedLines {
         evaluator: &HttpClient,
         server: &HttpClient,
         hello: EvaluateHello,
-    ) -> Result<(Self, Material), ServingError> {
+    ) -> Result<(Self, Comparison), ServingError> {
         let meter = Arc::<Meter>::default();
         let connect = |service: &HttpClient, path: &str, peer| {
             let channel = service
@@ -45,16 +45,16 @@ impl SharedLines {
         let welcome: EvaluateWelcome = recv_reply(&mut first, PEERS[0])?;
         let EvaluateHello {
             terms,
-            any_material,
+            any_comparison,
             sampling,
             ..
         } = hello;
-        let material = if any_material {
-            welcome.terms.material
+        let comparison = if any_comparison {
+            welcome.terms.comparison
         } else {
-            terms.material
+            terms.comparison
         };
-        let terms = terms.with_material(material);
+        let terms = terms.with_comparison(comparison);
         terms.check(&welcome.terms)?;
 
         let mut second = connect(server, "/v1/input", PEERS[1])?;
@@ -71,7 +71,7 @@ impl SharedLines {
                 meter,
                 steps: 0,
             },
-            material,
+            comparison,
         ))
     }
 

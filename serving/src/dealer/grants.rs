@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use marill_mpc::{Material, Seed};
+use marill_mpc::{Comparison, Seed};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -226,13 +226,13 @@ impl Grants {
     }
 
     /// Material and E0's seed of a live session that waits for its server.
-    pub(super) fn granted(&self, session: &str) -> Option<(Material, Seed)> {
+    pub(super) fn granted(&self, session: &str) -> Option<(Comparison, Seed)> {
         match self.open().get(session) {
             Some(Grant {
                 terms,
                 seeds: Seeds::Live { seed0, .. },
                 ..
-            }) => Some((terms.material, seed0.clone())),
+            }) => Some((terms.comparison, seed0.clone())),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use marill_mpc::{DealerSession, Material, ProtocolError, Seed};
+use marill_mpc::{Comparison, DealerSession, ProtocolError, Seed};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::Zeroizing;
 
@@ -70,8 +70,8 @@ fn open(
             reason,
         })?;
     hello.spec.validate()?;
-    let words = dealer.lines.take(&hello.session);
-    if words.is_some() != (grant.terms.material == Material::Points) {
+    let frames = dealer.key_connections.take(&hello.session);
+    if frames.is_some() != (grant.terms.comparison == Comparison::Dcf) {
         return Err(bad("nobody takes this session's correction words"));
     }
     dealer.records.claim("e1", &hello.session)?;
@@ -97,8 +97,8 @@ fn open(
     let session = session
         .with_selection(hello.selection)
         .with_hash_key(&hash_key(&hello.session));
-    let session = match words {
-        Some(words) => session.with_points(words),
+    let session = match frames {
+        Some(frames) => session.with_dcf(frames),
         None => session,
     };
     Ok(if grant.terms.is_shared() {

@@ -351,7 +351,7 @@ fn usage(answer: &Answer) -> Value {
 /// What this answer cost on the wire between client and server.
 fn cost(answer: &Answer) -> Value {
     json!({
-        "correlations": answer.correlations.as_str(), "material": answer.material,
+        "correlations": answer.correlations.as_str(), "material": answer.comparison,
         "rounds": answer.prefill.rounds + answer.decode.rounds,
         "bytes_sent": answer.prefill.bytes_sent + answer.decode.bytes_sent,
         "bytes_received": answer.prefill.bytes_received + answer.decode.bytes_received,

@@ -14,7 +14,7 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use marill_mpc::{Material, Sampling};
+use marill_mpc::{Comparison, Sampling};
 use marill_net::{SharedChannel, WebSocketChannel};
 
 use super::{IDLE_TIMEOUT, Server};
@@ -43,7 +43,7 @@ pub(super) struct Inputs(Mutex<HashMap<String, Expected>>);
 /// What a session's comparisons are made of and how its tokens are drawn, as its evaluator said,
 /// and where its client's line goes.
 struct Expected {
-    material: Material,
+    comparison: Comparison,
     sampling: Option<Sampling>,
     line: Sender<Input>,
 }
@@ -53,12 +53,12 @@ impl Inputs {
     pub(super) fn expect(
         &self,
         session: &str,
-        material: Material,
+        comparison: Comparison,
         sampling: Option<Sampling>,
     ) -> Announced<'_> {
         let (line, receiver) = mpsc::channel();
         let expected = Expected {
-            material,
+            comparison,
             sampling,
             line,
         };
@@ -158,14 +158,14 @@ fn join(
         .model
         .terms
         .clone()
-        .with_material(hello.terms.material)
+        .with_comparison(hello.terms.comparison)
         .check(&hello.terms)?;
     let expected = server.inputs.take(&hello.session).ok_or_else(unknown)?;
     server
         .model
         .terms
         .clone()
-        .with_material(expected.material)
+        .with_comparison(expected.comparison)
         .check(&hello.terms)?;
     if expected.sampling != hello.sampling {
         return Err(ServingError::SamplingDiffers);

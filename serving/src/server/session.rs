@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use marill_mpc::{Material, Seed, Selection, ServerSession};
+use marill_mpc::{Comparison, Seed, Selection, ServerSession};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -202,18 +202,18 @@ fn greet<'a>(
     // The adapter may have to be made and sent.
     let mut pace = Pace::start(client);
     let model = &server.model;
-    let material = hello.terms.material;
-    let reason = match (material, hello.correlations) {
-        (Material::Points, _) if !model.materials().contains(&material) => {
-            Some("this server takes digits only")
+    let comparison = hello.terms.comparison;
+    let reason = match (comparison, hello.correlations) {
+        (Comparison::Dcf, _) if !model.comparisons().contains(&comparison) => {
+            Some("this server accepts one-hot only")
         }
-        (Material::Points, Correlations::Ahead) => Some("correlations written ahead are digits"),
+        (Comparison::Dcf, Correlations::Ahead) => Some("preprocessed correlations are one-hot"),
         _ => None,
     };
     if let Some(reason) = reason {
-        return Err(ServingError::NoPoints { reason });
+        return Err(ServingError::NoDcf { reason });
     }
-    let terms = model.terms.clone().with_material(material);
+    let terms = model.terms.clone().with_comparison(comparison);
     terms.check(&hello.terms)?;
     if unhex::<16>(&hello.session).is_none() {
         return Err(ServingError::BadMessage {
@@ -241,7 +241,7 @@ fn greet<'a>(
     let waiting = model
         .terms
         .is_shared()
-        .then(|| server.inputs.expect(&name, material, sampling));
+        .then(|| server.inputs.expect(&name, comparison, sampling));
     let welcome = ServerWelcome {
         terms,
         adapter_sha256,
@@ -262,7 +262,7 @@ fn greet<'a>(
     )?;
     let session = session
         .with_sampling(sampling)
-        .with_material(material)
+        .with_comparison(comparison)
         .with_hash_key(&hash_key(&name));
     let session = match model.terms.is_shared() {
         false => Evaluator::Own(Box::new(session)),

@@ -100,7 +100,7 @@ impl World {
             spec: self.spec.clone(),
             public: self.public.clone(),
             evaluator: None,
-            insists_on_material: true,
+            insists_on_comparison: true,
             state: ClientState::open(place, place).unwrap(),
         }
     }

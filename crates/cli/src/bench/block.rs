@@ -6,10 +6,10 @@ use std::{process::ExitCode, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, anyhow};
 use marill_mpc::{
-    ClientSession, DealerSession, MaskedAdapter, Material, ProtocolError, RealTwin, Seed,
+    ClientSession, Comparison, DealerSession, MaskedAdapter, ProtocolError, RealTwin, Seed,
     ServerSession, Twin,
-    masked::{Cost, POINTS_BELOW},
-    material::{Estimate, Network, estimates, tally_on},
+    cost_model::{Estimate, Network, estimates, tally_on},
+    masked::{Cost, DCF_BELOW},
     spec::MAX_POSITIONS,
     testing::gaussian,
 };
@@ -67,7 +67,7 @@ pub struct Args {
         value_parser = ["auto", "digits", "points"],
         default_value = "auto",
     )]
-    material: String,
+    comparison: String,
     /// What the server keeps: `lora` (public weights and a private addition of --rank), `full`
     /// (every linear map, as an ordinary full fine-tune needs) or `none`
     #[arg(long, value_parser = ["lora", "full", "none"], default_value = "lora")]
@@ -178,7 +178,7 @@ impl Plan {
 
 /// How the parties talk.
 struct Wiring {
-    material: Material,
+    comparison: Comparison,
     /// Between the evaluators, and from the source to each of them.
     link: Option<Link>,
     source_link: Option<Link>,
@@ -216,8 +216,9 @@ fn run_parties(
     let spec = model.public.spec.clone();
     let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
     let [client_end, server_end] = ends(wiring.link);
-    let ([sink, stream], [words, own_words]) = (ends(wiring.source_link), ends(wiring.source_link));
-    let material = wiring.material;
+    let ([sink, stream], [dcf_keys, own_dcf_keys]) =
+        (ends(wiring.source_link), ends(wiring.source_link));
+    let comparison = wiring.comparison;
     let adapter = model.private.mask(&spec, &adapter_seed);
     thread::scope(|scope| {
         let source = {
@@ -225,8 +226,8 @@ fn run_parties(
             scope.spawn(move || {
                 alone(move || {
                     let mut session = DealerSession::new(spec, adapter_seed, seed0, seed1, sink);
-                    if material == Material::Points {
-                        session = session.with_points(words);
+                    if comparison == Comparison::Dcf {
+                        session = session.with_dcf(dcf_keys);
                     }
                     plan.clock(|k| {
                         if k == 0 {
@@ -242,7 +243,7 @@ fn run_parties(
             alone(move || {
                 let (public, private) = (Arc::clone(&model.public), &model.private);
                 let session = ServerSession::new(public, private, seed1, server_end, stream)?;
-                let (mut session, mut received) = (session.with_material(material), 0);
+                let (mut session, mut received) = (session.with_comparison(comparison), 0);
                 let spent = plan.clock(|k| {
                     let before = session.traffic().source_bytes;
                     if k == 0 {
@@ -262,8 +263,8 @@ fn run_parties(
         });
         let mut session =
             ClientSession::new(Arc::clone(&model.public), &adapter, seed0, client_end)?;
-        if material == Material::Points {
-            session = session.with_points(own_words);
+        if comparison == Comparison::Dcf {
+            session = session.with_dcf(own_dcf_keys);
         }
         let (tokens, e0, e0_ahead, mut cost) = alone(|| client(&mut session, inputs, plan))??;
         fn joined<T>(party: thread::Result<anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -322,11 +323,11 @@ fn client(
 }
 
 /// What the tally says of the measured steps.
-fn tallied(model: &Model, material: Material, plan: &Plan) -> anyhow::Result<Cost> {
+fn tallied(model: &Model, comparison: Comparison, plan: &Plan) -> anyhow::Result<Cost> {
     let (first, rows) = plan.first_measured();
     let mut sum = Cost::default();
     for k in 0..plan.tokens.max(1) {
-        let places = tally_on(&model.public.spec, material, first + k, rows)?;
+        let places = tally_on(&model.public.spec, comparison, first + k, rows)?;
         sum = places.iter().fold(sum, |sum, (_, cost)| sum + *cost);
     }
     Ok(sum)
@@ -335,7 +336,7 @@ fn tallied(model: &Model, material: Material, plan: &Plan) -> anyhow::Result<Cos
 /// Cost of one layer in the middle: the difference of two and three.
 fn layer_cost(
     model: &Model,
-    material: Material,
+    comparison: Comparison,
     plan: &Plan,
 ) -> anyhow::Result<Vec<(&'static str, Cost)>> {
     let spec = |layers: usize| {
@@ -347,8 +348,8 @@ fn layer_cost(
     };
     let (cached, rows) = plan.first_measured();
     let (three, two) = (
-        tally_on(&spec(3), material, cached, rows)?,
-        tally_on(&spec(2), material, cached, rows)?,
+        tally_on(&spec(3), comparison, cached, rows)?,
+        tally_on(&spec(2), comparison, cached, rows)?,
     );
     let less = |place| {
         two.iter()
@@ -460,14 +461,14 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         .collect::<Result<Vec<_>, _>>()?;
     let (expected, max_abs_error) = references(&model, &inputs, &plan)?;
     let wiring = wiring(args, &model, &plan)?;
-    let material = wiring.material;
+    let comparison = wiring.comparison;
     let outcome = run_parties(&model, &inputs, &plan, &wiring)?;
-    let tally = tallied(&model, material, &plan)?;
+    let tally = tallied(&model, comparison, &plan)?;
     let twin_equal = (rounding == Rounding::Exact).then_some(outcome.tokens == expected);
     let tally_equal = tally == outcome.cost;
 
     let per = plan.tokens.max(1) as u64;
-    let layer = layer_cost(&model, material, &plan)?;
+    let layer = layer_cost(&model, comparison, &plan)?;
     let one = layer
         .iter()
         .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
@@ -485,7 +486,7 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         "per": if plan.tokens == 0 { "prompt" } else { "token" },
         "private": private, "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
         "network": args.network, "source_network": args.source_network, "rounding": args.rounding,
-        "material": material.to_string(),
+        "material": comparison.to_string(),
         "rounds": tally.rounds / per,
         "online_bytes": { "e0_to_e1": tally.e0_to_e1_bytes / per,
             "e1_to_e0": tally.e1_to_e0_bytes / per },
@@ -512,7 +513,7 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     }
     if args.explain {
         explain(&layer);
-        explain_material(args, &model, &plan, material)?;
+        explain_comparison(args, &model, &plan, comparison)?;
     }
     Ok(if twin_equal != Some(false) && tally_equal {
         ExitCode::SUCCESS
@@ -573,30 +574,30 @@ fn explain(places: &[(&'static str, Cost)]) {
     eprintln!("{}", table.markdown());
 }
 
-/// What `--material` says, or what the named network calls for; digits where none is named.
+/// What `--comparison` says, or what the named network calls for; digits where none is named.
 fn wiring(args: &Args, model: &Model, plan: &Plan) -> anyhow::Result<Wiring> {
     let (link, source_link) = (link(&args.network)?, link(&args.source_network)?);
-    let material = match (args.material.as_str(), &link) {
-        ("points", _) => Material::Points,
+    let comparison = match (args.comparison.as_str(), &link) {
+        ("points", _) => Comparison::Dcf,
         ("auto", Some(link)) => {
             let (cached, rows) = plan.first_measured();
-            estimates(&model.public.spec, &network(link), cached, rows)?[0].material
+            estimates(&model.public.spec, &network(link), cached, rows)?[0].comparison
         }
-        _ => Material::Digits,
+        _ => Comparison::OneHot,
     };
     Ok(Wiring {
-        material,
+        comparison,
         link,
         source_link,
     })
 }
 
 /// Both materials in counted rounds and bytes, and why one was taken.
-fn explain_material(
+fn explain_comparison(
     args: &Args,
     model: &Model,
     plan: &Plan,
-    taken: Material,
+    taken: Comparison,
 ) -> anyhow::Result<()> {
     let (cached, rows) = plan.first_measured();
     let named = link(&args.network)?;
@@ -622,7 +623,7 @@ fn explain_material(
         rows,
     )?;
     for Estimate {
-        material,
+        comparison,
         cost: c,
         seconds,
     } in both
@@ -636,7 +637,7 @@ fn explain_material(
         let [e0, e1, source0, source1] = sizes.map(bytes);
         let waiting = named.map_or("-".into(), |_| format!("{seconds:.3}"));
         table.row([
-            material.to_string(),
+            comparison.to_string(),
             c.rounds.to_string(),
             e0,
             e1,
@@ -646,7 +647,7 @@ fn explain_material(
         ]);
     }
     eprintln!("{}", table.markdown());
-    let reason = match (args.material.as_str(), named) {
+    let reason = match (args.comparison.as_str(), named) {
         ("auto", None) => "no network is named".to_string(),
         ("auto", Some(_)) => format!("on {} it waits least", args.network),
         _ => "it was asked for".to_string(),
@@ -657,7 +658,7 @@ fn explain_material(
          nothing overlapping and the source as near as the peer. Digits are one-hot vectors: below \
          {} elements eight digits and fused last gates (few rounds), from there on digits of four \
          bits and one converted plane (few bytes). Points are comparison functions in gates of \
-         fewer than {POINTS_BELOW} elements, whose correction words go to both evaluators.",
+         fewer than {DCF_BELOW} elements, whose correction words go to both evaluators.",
         marill_mpc::masked::MANY
     );
     Ok(())

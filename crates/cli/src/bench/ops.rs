@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc, thread};
 
 use anyhow::{Context, anyhow};
 use marill_mpc::{
-    Material, PrivateWeights, PublicWeights, Seed,
+    Comparison, PrivateWeights, PublicWeights, Seed,
     engine::{Engine, Gate, MIX_BITS, Step},
     masked::{Cost, Masked},
     nn::{self, NormScale},
@@ -32,7 +32,7 @@ pub struct Args {
     n: u32,
     /// What comparisons are made of: digits (few bytes) or points (few rounds)
     #[arg(long, value_name = "KIND", value_parser = ["digits", "points"], default_value = "digits")]
-    material: String,
+    comparison: String,
     /// One JSON object a line on standard output
     #[arg(long)]
     json: bool,
@@ -181,7 +181,7 @@ fn run_parties(
     op: Op,
     input: &[u64],
     weights: &(Arc<PublicWeights>, Arc<PrivateWeights>),
-    material: Material,
+    comparison: Comparison,
 ) -> anyhow::Result<Measured> {
     let (n, rows) = (input.len(), op.rows(input.len()));
     let (public, private) = weights;
@@ -202,13 +202,13 @@ fn run_parties(
         Box::new(stream),
     )?;
     let mut source = Masked::source(spec, &adapter_seed, &seed0, &seed1, Box::new(sink));
-    if material == Material::Points {
-        let (words, own_words) = memory_pair();
+    if comparison == Comparison::Dcf {
+        let (dcf_keys, own_dcf_keys) = memory_pair();
         (client, server) = (
-            client.with_points(Box::new(own_words)),
-            server.with_material(material),
+            client.with_dcf(Box::new(own_dcf_keys)),
+            server.with_comparison(comparison),
         );
-        source = source.with_points(Box::new(words));
+        source = source.with_dcf(Box::new(dcf_keys));
     }
     let party = move |engine: &mut Masked,
                       input: Option<&[u64]>|
@@ -250,8 +250,8 @@ fn run_parties(
 }
 
 /// Counts an operation over shapes.
-fn tally(op: Op, n: usize, public: &PublicWeights, material: Material) -> anyhow::Result<Cost> {
-    let mut engine = Masked::tally(&public.spec).with_material(material);
+fn tally(op: Op, n: usize, public: &PublicWeights, comparison: Comparison) -> anyhow::Result<Cost> {
+    let mut engine = Masked::tally(&public.spec).with_comparison(comparison);
     let rows = op.rows(n);
     let wire = engine.input(None, rows, n / rows, input_bits(op))?;
     let before = engine.cost();
@@ -266,10 +266,10 @@ fn tally(op: Op, n: usize, public: &PublicWeights, material: Material) -> anyhow
 /// Whatever a session reports.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let weights = random_weights(&tiny_spec(), 1);
-    let material = if args.material == "points" {
-        Material::Points
+    let comparison = if args.comparison == "points" {
+        Comparison::Dcf
     } else {
-        Material::Digits
+        Comparison::OneHot
     };
     let mut table = Table::new([
         "op",
@@ -289,8 +289,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let n = (args.n as usize).next_multiple_of(ROW);
         let input = op.input(n);
         let (cost, measured) = (
-            tally(op, n, &weights.0, material)?,
-            run_parties(op, &input, &weights, material)?,
+            tally(op, n, &weights.0, comparison)?,
+            run_parties(op, &input, &weights, comparison)?,
         );
         let (max_abs_error, max_ulp, equal) = errors(op, &input, &weights, &measured)?;
         let counted = cost.rounds == measured.rounds
@@ -299,15 +299,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let elements = n as f64;
         let bytes = cost.e0_to_e1_bytes.max(cost.e1_to_e0_bytes) as f64 / elements;
         let source = cost.source_to_e1_bytes as f64 / elements;
-        let words = cost.source_to_e0_bytes as f64 / elements;
+        let dcf_keys = cost.source_to_e0_bytes as f64 / elements;
         let micros = |spent: Spent| spent.cpu * 1e6 / elements;
         let cpu = micros(measured.spent[0]) + micros(measured.spent[1]);
         if args.json {
             let line = json!({
                 "op": name, "n": n, "setting": "dealer", "rounding": "exact",
-                "material": args.material, "rounds": cost.rounds,
+                "material": args.comparison, "rounds": cost.rounds,
                 "bytes_per_element": bytes, "source_bytes_per_element": source,
-                "source_to_e0_bytes_per_element": words, "cpu_us_per_element": cpu / 2.0,
+                "source_to_e0_bytes_per_element": dcf_keys, "cpu_us_per_element": cpu / 2.0,
                 "source_cpu_us_per_element": micros(measured.spent[2]),
                 "max_abs_error": max_abs_error, "max_ulp": max_ulp, "twin_equal": equal,
                 "tally_equal": counted,
@@ -320,7 +320,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 cost.rounds.to_string(),
                 format!("{bytes:.2}"),
                 format!("{source:.1}"),
-                format!("{words:.1}"),
+                format!("{dcf_keys:.1}"),
                 format!("{cpu:.3}"),
                 max_abs_error.map_or("-".into(), |e| format!("{e:.1e}")),
                 max_ulp.map_or("-".into(), |e| format!("{e:.0}")),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::{
     decoder::Cache,
-    masked::{Cost, Masked, Material, ProtocolError},
+    masked::{Comparison, Cost, Masked, ProtocolError},
     session::run_blind,
     spec::DecoderSpec,
     twin::check_room,
@@ -39,7 +39,7 @@ impl Network {
 /// What a step costs with one material.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
-    pub material: Material,
+    pub comparison: Comparison,
     pub cost: Cost,
     pub seconds: f64,
 }
@@ -55,22 +55,22 @@ pub fn estimates(
     cached: usize,
     rows: usize,
 ) -> Result<[Estimate; 2], ProtocolError> {
-    let estimate = |material| -> Result<Estimate, ProtocolError> {
-        let by_place = tally_on(spec, material, cached, rows)?;
+    let estimate = |comparison| -> Result<Estimate, ProtocolError> {
+        let by_place = tally_on(spec, comparison, cached, rows)?;
         let cost = by_place
             .iter()
             .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
         Ok(Estimate {
-            material,
+            comparison,
             cost,
             seconds: network.seconds(&cost),
         })
     };
-    let (digits, points) = (estimate(Material::Digits)?, estimate(Material::Points)?);
-    Ok(if points.seconds < digits.seconds {
-        [points, digits]
+    let (one_hot, dcf) = (estimate(Comparison::OneHot)?, estimate(Comparison::Dcf)?);
+    Ok(if dcf.seconds < one_hot.seconds {
+        [dcf, one_hot]
     } else {
-        [digits, points]
+        [one_hot, dcf]
     })
 }
 
@@ -80,12 +80,12 @@ pub fn estimates(
 /// [`ProtocolError::TooLong`] past the context.
 pub fn tally_on(
     spec: &DecoderSpec,
-    material: Material,
+    comparison: Comparison,
     cached: usize,
     rows: usize,
 ) -> Result<Vec<(&'static str, Cost)>, ProtocolError> {
     let (mut engine, mut cache) = (
-        Masked::tally(spec).with_material(material),
+        Masked::tally(spec).with_comparison(comparison),
         Cache::new(spec),
     );
     let shapes = PublicWeights::shapes_only(spec);

@@ -2,13 +2,13 @@
 
 use marill_numeric::fixed::low_mask;
 
-use super::Comparison;
+use super::DcfBatch;
 use crate::masked::{Masked, ProtocolError, Wire, truncate::sign};
 
 impl Masked {
     /// `[x_i - offset_j < 0]` modulo `2^bits`, offsets side by side: all of a row are read from one
     /// key, at `x̂ - offset`.
-    pub(in crate::masked) fn negative_by_points(
+    pub(in crate::masked) fn negative_by_dcf(
         &mut self,
         x: &Wire,
         offsets: &[u64],
@@ -18,14 +18,14 @@ impl Masked {
         let public =
             |e: usize| x.open[e / per_row].wrapping_sub(offsets[e % per_row]) & low_mask(k);
         let top = |i: usize| x.mask[i] >> (k - 1) & 1;
-        let comparison = Comparison {
+        let batch = DcfBatch {
             rows,
             per_row,
             bits: k - 1,
             payload_bits: &[bits],
         };
         let flips = self
-            .compare_points(&comparison, |i| x.mask[i], |i, _| sign(top(i)), public)?
+            .compare_dcf(&batch, |i| x.mask[i], |i, _| sign(top(i)), public)?
             .remove(0);
         let tops = self.correct(rows, bits, top)?;
         let first = self.is_first();
@@ -56,7 +56,7 @@ impl Masked {
                 factors[column - 1].mask[i]
             }
         };
-        let comparison = Comparison {
+        let batch = DcfBatch {
             rows: n,
             per_row: 1,
             bits: k - 1,
@@ -64,7 +64,7 @@ impl Masked {
         };
         let payload =
             |i: usize, column: usize| sign(top(d.mask[i])).wrapping_mul(hidden(i, column));
-        let mut flips = self.compare_points(&comparison, |i| d.mask[i], payload, |i| d.open[i])?;
+        let mut flips = self.compare_dcf(&batch, |i| d.mask[i], payload, |i| d.open[i])?;
         // `u` and `u·r_y`.
         for (column, (flips, &bits)) in flips.iter_mut().zip(&widths).enumerate() {
             let tops = self.correct(n, bits, |i| top(d.mask[i]).wrapping_mul(hidden(i, column)))?;

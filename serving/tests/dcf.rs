@@ -4,34 +4,34 @@
 #[path = "sessions/world.rs"]
 mod world;
 
-use marill_mpc::{Material, masked::Cost, material::tally_on};
+use marill_mpc::{Comparison, cost_model::tally_on, masked::Cost};
 use marill_net::http::HttpClient;
 use marill_serving::{
     ServingError,
     ahead::Correlations,
     client::{SessionOpener, Source},
     local::Parties,
-    wire::{WordsHello, proof_of, recv_reply, send_json},
+    wire::{DcfKeysHello, proof_of, recv_reply, send_json},
 };
 use world::{World, tiny_model, wait_until};
 
-fn on_points(opener: SessionOpener) -> SessionOpener {
+fn uses_dcf(opener: SessionOpener) -> SessionOpener {
     SessionOpener {
-        terms: opener.terms.clone().with_material(Material::Points),
+        terms: opener.terms.clone().with_comparison(Comparison::Dcf),
         ..opener
     }
 }
 
 #[test]
-fn a_session_on_points_gives_the_twins_tokens_and_costs_what_the_tally_says() {
+fn a_dcf_session_equals_the_twin_and_costs_what_the_tally_says() {
     let world = World::new();
-    let opener = on_points(world.opener());
+    let opener = uses_dcf(world.opener());
     let mut session = opener.open().unwrap();
     let before = opener.dealer.count.received_bytes();
     let (tokens, costs) = world.secure(&mut session, 1, 11, 3);
     assert_eq!(tokens, world.twin(1, 11, 3));
     let cost = |cached, rows| {
-        let places = tally_on(&world.spec, Material::Points, cached, rows).unwrap();
+        let places = tally_on(&world.spec, Comparison::Dcf, cached, rows).unwrap();
         places
             .into_iter()
             .fold(Cost::default(), |sum, (_, cost)| sum + cost)
@@ -54,12 +54,12 @@ fn a_session_on_points_gives_the_twins_tokens_and_costs_what_the_tally_says() {
     }
     // The dealer is one decode ahead, of which the client has read what came; frames add a few
     // bytes each.
-    let words: u64 = steps.iter().map(|step| step.source_to_e0_bytes).sum();
+    let key_bytes: u64 = steps.iter().map(|step| step.source_to_e0_bytes).sum();
     let received = opener.dealer.count.received_bytes() - before;
     let ahead = cost(bucket + 3, 1).source_to_e0_bytes;
     assert!(
-        (words..words + ahead + 65_536).contains(&received),
-        "{received} of {words} and {ahead} ahead"
+        (key_bytes..key_bytes + ahead + 65_536).contains(&received),
+        "{received} of {key_bytes} and {ahead} ahead"
     );
     drop(session);
     wait_until("the end of the session", || {
@@ -71,19 +71,19 @@ fn a_session_on_points_gives_the_twins_tokens_and_costs_what_the_tally_says() {
 }
 
 #[test]
-fn points_are_refused_where_they_are_not_to_be_had() {
+fn dcf_is_refused_where_it_is_unavailable() {
     let world = World::new();
-    let opener = on_points(world.opener());
+    let opener = uses_dcf(world.opener());
     let error = opener.open_for(16, 4, Source::Ahead, None).err().unwrap();
-    assert!(matches!(error, ServingError::NoPoints { .. }), "{error}");
+    assert!(matches!(error, ServingError::NoDcf { .. }), "{error}");
 
     let mut model = tiny_model();
-    model.allow_points = false;
+    model.allow_dcf = false;
     let folder = tempfile::tempdir().unwrap();
     let parties = Parties::start(model, folder.path(), 2).unwrap();
     let opener = SessionOpener {
         dealer: HttpClient::new(parties.dealer.clone(), None),
-        ..on_points(world.opener_at(&parties.server, "other"))
+        ..uses_dcf(world.opener_at(&parties.server, "other"))
     };
     let error = opener.open().err().unwrap();
     assert!(error.to_string().contains("takes digits only"), "{error}");
@@ -92,15 +92,15 @@ fn points_are_refused_where_they_are_not_to_be_had() {
 #[test]
 fn only_the_holder_of_the_seed_gets_a_line_and_no_session_begins_without_one() {
     let world = World::new();
-    let opener = on_points(world.opener());
+    let opener = uses_dcf(world.opener());
     let mut world = world;
     world.terms = opener.terms.clone();
     let refusal = |session: String, key: String| {
         let mut line = opener
             .dealer
-            .websocket("/v1/words", std::time::Duration::from_secs(5))
+            .websocket("/v1/dcf-keys", std::time::Duration::from_secs(5))
             .unwrap();
-        send_json(&mut line, &WordsHello { session, key }).unwrap();
+        send_json(&mut line, &DcfKeysHello { session, key }).unwrap();
         recv_reply::<()>(&mut line, "dealer")
             .unwrap_err()
             .to_string()

@@ -1,8 +1,8 @@
 //! What a client, or an evaluator of its own, wants comparisons to be made of.
 
 use marill_mpc::{
-    DecoderSpec, Material,
-    material::{Network, estimates},
+    Comparison, DecoderSpec,
+    cost_model::{Network, estimates},
     spec::BUCKET,
 };
 
@@ -13,46 +13,46 @@ const TYPICAL_KEYS: usize = 128;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum MaterialChoice {
+pub enum ComparisonChoice {
     /// Digits, or what the other end of the line to an evaluator asks for.
     #[default]
     Open,
     /// Or no session.
-    Digits,
+    OneHot,
     /// Or no session.
-    Points,
+    Dcf,
     /// What the server offers and waits least for this network, or as [`Self::Open`].
     Quickest(Network),
 }
 
-impl MaterialChoice {
+impl ComparisonChoice {
     /// The material of sessions with a server that offers points or does not.
     ///
     /// # Errors
-    /// [`ServingError::NoPoints`].
+    /// [`ServingError::NoDcf`].
     pub(super) fn decide(
         self,
         spec: &DecoderSpec,
-        points_offered: bool,
-    ) -> Result<Material, ServingError> {
+        dcf_offered: bool,
+    ) -> Result<Comparison, ServingError> {
         match self {
-            Self::Open | Self::Digits => Ok(Material::Digits),
-            Self::Points if points_offered => Ok(Material::Points),
-            Self::Points => Err(ServingError::NoPoints {
-                reason: "the server takes digits only",
+            Self::Open | Self::OneHot => Ok(Comparison::OneHot),
+            Self::Dcf if dcf_offered => Ok(Comparison::Dcf),
+            Self::Dcf => Err(ServingError::NoDcf {
+                reason: "the server accepts one-hot only",
             }),
-            Self::Quickest(_) if !points_offered => Ok(Material::Digits),
+            Self::Quickest(_) if !dcf_offered => Ok(Comparison::OneHot),
             Self::Quickest(network) => {
                 let cached = spec
                     .bucket(TYPICAL_KEYS)
                     .min(spec.max_positions.saturating_sub(1) / BUCKET * BUCKET);
-                Ok(estimates(spec, &network, cached, 1)?[0].material)
+                Ok(estimates(spec, &network, cached, 1)?[0].comparison)
             }
         }
     }
 
     /// Whether no other material will do.
     pub(super) fn insists(self) -> bool {
-        matches!(self, Self::Digits | Self::Points)
+        matches!(self, Self::OneHot | Self::Dcf)
     }
 }

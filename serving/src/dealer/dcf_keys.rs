@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use marill_mpc::Material;
+use marill_mpc::Comparison;
 use marill_net::{Channel, NetError, SharedChannel, WebSocketChannel};
 use sha2::{Digest, Sha256};
 
@@ -20,7 +20,7 @@ use super::{Dealer, grants::GRANT_LIFETIME};
 use crate::{
     ServingError,
     seats::{Guest, Seat},
-    wire::{Reply, WordsHello, recv_json, send_json, words_key},
+    wire::{DcfKeysHello, Reply, dcf_keys_proof, recv_json, send_json},
 };
 
 const CLIENT: &str = "client";
@@ -29,9 +29,9 @@ const FRAMES_AHEAD: usize = 8;
 
 /// Lines whose session has not begun.
 #[derive(Default)]
-pub(super) struct Lines(Mutex<HashMap<String, SyncSender<Vec<u8>>>>);
+pub(super) struct KeyConnections(Mutex<HashMap<String, SyncSender<Vec<u8>>>>);
 
-impl Lines {
+impl KeyConnections {
     fn add(&self, session: &str) -> Receiver<Vec<u8>> {
         let (sender, receiver) = sync_channel(FRAMES_AHEAD);
         self.0
@@ -43,25 +43,27 @@ impl Lines {
 
     /// The line of a session, for its source.
     pub(super) fn take(&self, session: &str) -> Option<Box<dyn Channel>> {
-        let line = self
+        let connection = self
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(session);
-        line.map(|line| Box::new(Words(line)) as Box<dyn Channel>)
+        connection.map(|connection| Box::new(KeySink(connection)) as Box<dyn Channel>)
     }
 }
 
 /// The session's end of a line.
-struct Words(SyncSender<Vec<u8>>);
+struct KeySink(SyncSender<Vec<u8>>);
 
-impl Channel for Words {
+impl Channel for KeySink {
     fn send(&mut self, frame: Vec<u8>) -> Result<(), NetError> {
         self.0.send(frame).map_err(|_| NetError::Closed)
     }
 
     fn recv(&mut self) -> Result<Vec<u8>, NetError> {
-        Err(NetError::Protocol("correction words go one way".into()))
+        Err(NetError::Protocol(
+            "correction words flow from the dealer only".into(),
+        ))
     }
 }
 
@@ -72,7 +74,7 @@ pub(super) fn run(
     guest: Guest,
 ) -> Result<(), ServingError> {
     let mut channel = SharedChannel::new(channel);
-    let (session, words, _seat) = match open(dealer, &mut channel, guest) {
+    let (session, frames, _seat) = match open(dealer, &mut channel, guest) {
         Ok(opened) => opened,
         Err(error) => {
             dealer.metrics.refuse(error.refusal_code(CLIENT));
@@ -83,9 +85,9 @@ pub(super) fn run(
     let mut first = true;
     let result = loop {
         let frame = if first {
-            words.recv_timeout(GRANT_LIFETIME)
+            frames.recv_timeout(GRANT_LIFETIME)
         } else {
-            words.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            frames.recv().map_err(|_| RecvTimeoutError::Disconnected)
         };
         match frame {
             Ok(frame) => match pass_on(&mut channel, frame) {
@@ -101,7 +103,7 @@ pub(super) fn run(
         }
     };
     // A session that never began leaves its line here.
-    drop(dealer.lines.take(&session));
+    drop(dealer.key_connections.take(&session));
     channel
         .lock()
         .close(&result.as_ref().err().map_or(String::new(), |error| {
@@ -122,7 +124,7 @@ fn pass_on(
     {
         return Err(ServingError::BadMessage {
             peer: CLIENT,
-            reason: "correction words go one way".into(),
+            reason: "correction words flow from the dealer only".into(),
         });
     }
     channel.send(frame).map_err(ServingError::net(CLIENT))
@@ -133,29 +135,29 @@ fn open(
     channel: &mut SharedChannel<WebSocketChannel>,
     guest: Guest,
 ) -> Result<(String, Receiver<Vec<u8>>, Seat), ServingError> {
-    let hello: WordsHello = recv_json(channel, CLIENT)?;
+    let hello: DcfKeysHello = recv_json(channel, CLIENT)?;
     channel.lock().greeted();
     let unknown = || ServingError::NoSession {
         session: hello.session.clone(),
     };
-    let (material, key) = dealer.grants.granted(&hello.session).ok_or_else(unknown)?;
+    let (comparison, key) = dealer.grants.granted(&hello.session).ok_or_else(unknown)?;
     // Digests are compared, so the time taken says nothing about the key.
-    if Sha256::digest(hello.key.as_bytes()) != Sha256::digest(words_key(&key).as_bytes()) {
+    if Sha256::digest(hello.key.as_bytes()) != Sha256::digest(dcf_keys_proof(&key).as_bytes()) {
         return Err(unknown());
     }
-    if material != Material::Points {
+    if comparison != Comparison::Dcf {
         return Err(ServingError::BadMessage {
             peer: CLIENT,
-            reason: "a session on digits has no words".into(),
+            reason: "a one-hot session has no DCF keys".into(),
         });
     }
     let full = ServingError::refused_by("dealer");
-    let seat = dealer.line_seats.admit().map_err(full)?;
+    let seat = dealer.key_slots.admit().map_err(full)?;
     drop(guest);
-    let words = dealer.lines.add(&hello.session);
+    let frames = dealer.key_connections.add(&hello.session);
     if let Err(error) = send_json(channel, &Reply::Welcome(())) {
-        drop(dealer.lines.take(&hello.session));
+        drop(dealer.key_connections.take(&hello.session));
         return Err(ServingError::net(CLIENT)(error));
     }
-    Ok((hello.session, words, seat))
+    Ok((hello.session, frames, seat))
 }

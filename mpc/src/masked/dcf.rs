@@ -22,7 +22,7 @@
 //!
 //! # Who learns what
 //! Evaluators see what they see on digits, and correction words, which are pseudorandom to each of
-//! them (security of [`crate::point`]). E0 now receives something from the source: the same
+//! them (security of [`crate::input`]). E0 now receives something from the source: the same
 //! correction words as E1, in program order. The simulator of either evaluator samples them as
 //! uniform bytes of their public number. Which gates use point functions is a matter of public
 //! shapes and of the session's terms. Sources: Boyle, Gilboa, Ishai (TCC '19, gates on masked
@@ -48,21 +48,22 @@ pub(super) const ROOTS: &str = "point roots";
 
 /// What comparisons are made of. Part of a session's terms: all parties take the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Material {
+pub enum Comparison {
     /// One-hot vectors of digits and trees of products: few bytes, all of them to E1.
     #[default]
-    Digits,
-    /// Point functions in gates of fewer than [`POINTS_BELOW`] elements, digits in the others: few
+    #[serde(rename = "digits", alias = "one-hot")]
+    OneHot,
+    /// Point functions in gates of fewer than [`DCF_BELOW`] elements, digits in the others: few
     /// rounds; correction words go to both evaluators.
-    Points,
+    #[serde(rename = "points", alias = "dcf")]
+    Dcf,
 }
 
-impl std::fmt::Display for Material {
+impl std::fmt::Display for Comparison {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Digits => "digits",
-            Self::Points => "points",
+            Self::OneHot => "one-hot",
+            Self::Dcf => "dcf",
         })
     }
 }
@@ -70,11 +71,11 @@ impl std::fmt::Display for Material {
 /// Gates of so many elements keep to digits whatever the material: their correction words would
 /// take longer than the rounds they save on any link that is not idle. A decoded token's gates are
 /// smaller, a prompt's are larger.
-pub const POINTS_BELOW: usize = 1 << 12;
+pub const DCF_BELOW: usize = 1 << 12;
 
 /// One comparison function a row: its width, the bits of its payload's elements, and how many
 /// points each is read at.
-pub(super) struct Comparison<'a> {
+pub(super) struct DcfBatch<'a> {
     pub(super) rows: usize,
     pub(super) per_row: usize,
     pub(super) bits: u32,
@@ -84,23 +85,23 @@ pub(super) struct Comparison<'a> {
 impl Masked {
     /// As it is, at a party that needs no way of its own to the words: E1, and a tally.
     #[must_use]
-    pub fn with_material(mut self, material: Material) -> Self {
-        self.points_below = match material {
-            Material::Digits => 0,
-            Material::Points => POINTS_BELOW,
+    pub fn with_comparison(mut self, comparison: Comparison) -> Self {
+        self.dcf_below = match comparison {
+            Comparison::OneHot => 0,
+            Comparison::Dcf => DCF_BELOW,
         };
         self
     }
 
-    /// As it is, with point functions; `words` leads from the source to E0. For these two.
+    /// As it is, with point functions; `cws` leads from the source to E0. For these two.
     #[must_use]
-    pub fn with_points(mut self, words: Box<dyn Channel>) -> Self {
+    pub fn with_dcf(mut self, cws: Box<dyn Channel>) -> Self {
         match &mut self.role {
-            Role::Evaluator(e) => e.words = Some(Stream::new(words)),
-            Role::Source(source) => source.words = Some((words, Vec::new())),
+            Role::Evaluator(e) => e.dcf_keys = Some(Stream::new(cws)),
+            Role::Source(source) => source.dcf_keys = Some((cws, Vec::new())),
             Role::Tally(_) => {}
         }
-        self.with_material(Material::Points)
+        self.with_comparison(Comparison::Dcf)
     }
 
     /// As it is, with the hash of point functions under this session's public key: the same at all
@@ -112,20 +113,20 @@ impl Masked {
     }
 
     /// Whether a gate over `n` elements compares with point functions.
-    pub(super) fn points(&self, n: usize) -> bool {
-        n < self.points_below
+    pub(super) fn uses_dcf(&self, n: usize) -> bool {
+        n < self.dcf_below
     }
 
-    /// Shares of `[point < threshold]·payload`, `[element][row · per_row + point]`.
+    /// Shares of `[input < threshold]·payload`, `[element][row · per_row + input]`.
     ///
-    /// `threshold(row)` and `payload(row, element)` are asked at the source, `point(i)` at the
+    /// `threshold(row)` and `payload(row, element)` are asked at the source, `input(i)` at the
     /// evaluators.
-    pub(super) fn compare_points(
+    pub(super) fn compare_dcf(
         &mut self,
-        c: &Comparison<'_>,
+        c: &DcfBatch<'_>,
         threshold: impl Fn(usize) -> u64,
         payload: impl Fn(usize, usize) -> u64,
-        point: impl Fn(usize) -> u64,
+        input: impl Fn(usize) -> u64,
     ) -> Result<Vec<Vec<u64>>, ProtocolError> {
         let widths: Vec<usize> = c
             .payload_bits
@@ -140,7 +141,7 @@ impl Masked {
         match &mut self.role {
             Role::Tally(tally) => {
                 tally.source(total);
-                tally.words(total);
+                tally.dcf_keys(total);
                 Ok(vec![Vec::new(); shape.columns()])
             }
             Role::Source(source) => {
@@ -150,17 +151,17 @@ impl Masked {
                     .map(|prg| Zeroizing::new(prg.words(2 * c.rows)));
                 #[cfg(test)]
                 if let Some(script) = &mut source.script {
-                    let (words, points) = script.words_and_points(total);
+                    let (cws, inputs) = script.keys_and_inputs(total);
                     let own: Vec<u128> = roots[1]
                         .chunks_exact(2)
                         .map(|w| root(w[0], w[1], false))
                         .collect();
                     let others = evaluate(
-                        &shape, false, &own, &words, first_tree, &points, c.per_row, hash,
+                        &shape, false, &own, &cws, first_tree, &inputs, c.per_row, hash,
                     )
                     .concat();
                     let value = |column: usize, p: usize| {
-                        let below = points[p] < threshold(p / c.per_row) & low_mask(c.bits);
+                        let below = inputs[p] < threshold(p / c.per_row) & low_mask(c.bits);
                         if below {
                             payload(p / c.per_row, column)
                         } else {
@@ -168,19 +169,19 @@ impl Masked {
                         }
                     };
                     let all = (0..shape.columns())
-                        .flat_map(|column| (0..points.len()).map(move |p| (column, p)));
+                        .flat_map(|column| (0..inputs.len()).map(move |p| (column, p)));
                     script.complete(all.map(|(column, p)| value(column, p)), &others);
-                    source.buffer.extend_from_slice(&words);
+                    source.buffer.extend_from_slice(&cws);
                     source.emit()?;
                     return Ok(vec![Vec::new(); shape.columns()]);
                 }
                 let before = source.buffer.len();
                 for start in (0..c.rows).step_by(CHUNK) {
                     let rows = start..(start + CHUNK).min(c.rows);
-                    let roots = [(&roots[0], true), (&roots[1], false)].map(|(words, first)| {
+                    let roots = [(&roots[0], true), (&roots[1], false)].map(|(cws, first)| {
                         Zeroizing::new(
                             rows.clone()
-                                .map(|i| root(words[2 * i], words[2 * i + 1], first))
+                                .map(|i| root(cws[2 * i], cws[2 * i + 1], first))
                                 .collect::<Vec<u128>>(),
                         )
                     });
@@ -190,7 +191,7 @@ impl Masked {
                             .collect::<Vec<u64>>(),
                     );
                     let payload = |i: usize, column: usize| payload(start + i, column);
-                    let words = &mut source.buffer;
+                    let cws = &mut source.buffer;
                     generate(
                         &shape,
                         [&roots[0], &roots[1]],
@@ -198,10 +199,10 @@ impl Masked {
                         payload,
                         first_tree + start as u64,
                         hash,
-                        words,
+                        cws,
                     );
                 }
-                if let Some((_, buffer)) = &mut source.words {
+                if let Some((_, buffer)) = &mut source.dcf_keys {
                     buffer.extend_from_slice(&source.buffer[before..]);
                 }
                 source.emit()?;
@@ -216,14 +217,14 @@ impl Masked {
                         .map(|w| root(w[0], w[1], first))
                         .collect(),
                 );
-                let points: Vec<u64> = (0..rows * c.per_row)
-                    .map(|i| point(i) & low_mask(c.bits))
+                let inputs: Vec<u64> = (0..rows * c.per_row)
+                    .map(|i| input(i) & low_mask(c.bits))
                     .collect();
                 #[cfg(test)]
                 if let Some(script) = &mut e.script {
-                    let halves = script.compared(&points);
+                    let halves = script.compared(&inputs);
                     return Ok(halves
-                        .chunks_exact(points.len())
+                        .chunks_exact(inputs.len())
                         .map(<[u64]>::to_vec)
                         .collect());
                 }
@@ -231,9 +232,9 @@ impl Masked {
                     &shape,
                     first,
                     &roots,
-                    e.read_words(total)?,
+                    e.read_dcf_keys(total)?,
                     first_tree,
-                    &points,
+                    &inputs,
                     c.per_row,
                     hash,
                 ))
@@ -242,20 +243,19 @@ impl Masked {
     }
 
     /// `[x̂ mod 2^f < r mod 2^f]` as an additive share modulo `2^out_bits`.
-    pub(super) fn borrow_by_points(
+    pub(super) fn borrow_by_dcf(
         &mut self,
         wire: &Wire,
         f: u32,
         out_bits: u32,
     ) -> Result<Vec<u64>, ProtocolError> {
-        let comparison = Comparison {
+        let batch = DcfBatch {
             rows: wire.len(),
             per_row: 1,
             bits: f,
             payload_bits: &[out_bits],
         };
-        let mut columns =
-            self.compare_points(&comparison, |i| wire.mask[i], |_, _| 1, |i| wire.open[i])?;
+        let mut columns = self.compare_dcf(&batch, |i| wire.mask[i], |_, _| 1, |i| wire.open[i])?;
         Ok(columns.remove(0))
     }
 }
@@ -265,30 +265,30 @@ fn evaluate(
     shape: &Shape,
     first: bool,
     roots: &[u128],
-    words: &[u8],
+    cws: &[u8],
     first_tree: u64,
-    points: &[u64],
+    inputs: &[u64],
     per_row: usize,
     cipher: &Cipher,
 ) -> Vec<Vec<u64>> {
-    let mut sums = vec![vec![0u64; points.len()]; shape.columns()];
+    let mut sums = vec![vec![0u64; inputs.len()]; shape.columns()];
     let key_bytes = shape.key_bytes();
     let chunk = |(c, mut columns): (usize, Vec<&mut [u64]>)| {
         let rows = c * CHUNK..(c * CHUNK + CHUNK).min(roots.len());
-        let (roots, words) = (
+        let (roots, cws) = (
             &roots[rows.clone()],
-            &words[rows.start * key_bytes..rows.end * key_bytes],
+            &cws[rows.start * key_bytes..rows.end * key_bytes],
         );
         let keys = Keys {
             shape,
             first,
             roots,
-            words,
+            cws,
             first_tree: first_tree + rows.start as u64,
             cipher,
         };
         keys.evaluate(
-            &points[rows.start * per_row..rows.end * per_row],
+            &inputs[rows.start * per_row..rows.end * per_row],
             per_row,
             &mut columns,
         );

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use marill_mpc::{
-    DecoderSpec, Material,
+    Comparison, DecoderSpec,
+    cost_model::{Network, estimates, tally_on},
     masked::Cost,
-    material::{Network, estimates, tally_on},
 };
 use marill_numeric::{NumericSpec, Rounding};
 
@@ -32,9 +32,9 @@ fn smollm2(layers: usize, rounding: Rounding) -> DecoderSpec {
 }
 
 /// One unmerged block: all of it, and its maximum.
-fn block(rounding: Rounding, material: Material, cached: usize, rows: usize) -> [Cost; 2] {
+fn block(rounding: Rounding, comparison: Comparison, cached: usize, rows: usize) -> [Cost; 2] {
     let sum = |layers| {
-        let places = tally_on(&smollm2(layers, rounding), material, cached, rows).unwrap();
+        let places = tally_on(&smollm2(layers, rounding), comparison, cached, rows).unwrap();
         let all = places
             .iter()
             .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
@@ -51,24 +51,24 @@ fn block(rounding: Rounding, material: Material, cached: usize, rows: usize) -> 
 
 #[test]
 fn a_decoded_token_of_a_block_keeps_to_its_rounds() {
-    for (rounding, material, without, maximum) in [
-        (Rounding::Exact, Material::Digits, 52, 21),
-        (Rounding::Exact, Material::Points, 29, 7),
-        (Rounding::Stochastic, Material::Digits, 36, 21),
-        (Rounding::Stochastic, Material::Points, 29, 7),
+    for (rounding, comparison, without, maximum) in [
+        (Rounding::Exact, Comparison::OneHot, 52, 21),
+        (Rounding::Exact, Comparison::Dcf, 29, 7),
+        (Rounding::Stochastic, Comparison::OneHot, 36, 21),
+        (Rounding::Stochastic, Comparison::Dcf, 29, 7),
     ] {
-        let [all, max] = block(rounding, material, 127, 1);
+        let [all, max] = block(rounding, comparison, 127, 1);
         assert_eq!(
             (all.rounds - max.rounds, max.rounds),
             (without, maximum),
-            "{rounding}, {material}"
+            "{rounding}, {comparison}"
         );
     }
 }
 
 #[test]
 fn both_evaluators_receive_the_correction_words_of_a_decoded_token() {
-    let [all, _] = block(Rounding::Exact, Material::Points, 127, 1);
+    let [all, _] = block(Rounding::Exact, Comparison::Dcf, 127, 1);
     assert!(
         all.source_to_e0_bytes <= 8_650_000 && all.source_to_e1_bytes <= 9_700_000,
         "{all:?}"
@@ -81,23 +81,23 @@ fn both_evaluators_receive_the_correction_words_of_a_decoded_token() {
 
 /// A prompt's gates are large and keep to digits; a short one's sums of squares are not.
 #[test]
-fn a_prompt_costs_little_more_on_points_than_on_digits() {
+fn a_prompt_costs_little_more_with_dcf_than_one_hot() {
     let both = |rows| {
-        [Material::Points, Material::Digits]
-            .map(|material| block(Rounding::Exact, material, 0, rows)[0])
+        [Comparison::Dcf, Comparison::OneHot]
+            .map(|comparison| block(Rounding::Exact, comparison, 0, rows)[0])
     };
-    let [points, digits] = both(16);
-    assert!(points.rounds < digits.rounds, "{points:?} {digits:?}");
-    assert!(points.source_to_e0_bytes <= 2_240_000, "{points:?}");
-    let [points, digits] = both(128);
+    let [dcf, one_hot] = both(16);
+    assert!(dcf.rounds < one_hot.rounds, "{dcf:?} {one_hot:?}");
+    assert!(dcf.source_to_e0_bytes <= 2_240_000, "{dcf:?}");
+    let [dcf, one_hot] = both(128);
     assert!(
-        points.rounds <= digits.rounds && points.source_to_e0_bytes <= 5_000_000,
-        "{points:?} {digits:?}"
+        dcf.rounds <= one_hot.rounds && dcf.source_to_e0_bytes <= 5_000_000,
+        "{dcf:?} {one_hot:?}"
     );
 }
 
 #[test]
-fn a_slow_network_calls_for_points_and_a_quick_one_for_digits() {
+fn a_slow_network_calls_for_dcf_and_a_quick_one_for_one_hot() {
     let spec = smollm2(2, Rounding::Exact);
     let choice = |round_trip_ms: f64, mbps: f64| {
         let network = Network {
@@ -105,11 +105,11 @@ fn a_slow_network_calls_for_points_and_a_quick_one_for_digits() {
             bits_per_second: mbps * 1e6,
         };
         let [best, other] = estimates(&spec, &network, 127, 1).unwrap();
-        assert!(best.seconds <= other.seconds && best.material != other.material);
-        best.material
+        assert!(best.seconds <= other.seconds && best.comparison != other.comparison);
+        best.comparison
     };
-    assert_eq!(choice(40.0, 200.0), Material::Points);
-    assert_eq!(choice(0.2, 10_000.0), Material::Digits);
-    assert_eq!(choice(40.0, 20.0), Material::Digits, "a thin link");
-    assert_eq!(choice(200.0, 100.0), Material::Points);
+    assert_eq!(choice(40.0, 200.0), Comparison::Dcf);
+    assert_eq!(choice(0.2, 10_000.0), Comparison::OneHot);
+    assert_eq!(choice(40.0, 20.0), Comparison::OneHot, "a thin link");
+    assert_eq!(choice(200.0, 100.0), Comparison::Dcf);
 }

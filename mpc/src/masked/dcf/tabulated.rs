@@ -13,7 +13,7 @@ use marill_numeric::{
     tables::{INDEX_BITS, LINE_BITS, LinearTable, Tail},
 };
 
-use super::Comparison;
+use super::DcfBatch;
 use crate::masked::{Masked, ProtocolError, Share, Wire, bits::OpenBits, tabulated::ARG_BITS};
 
 /// Where an element lies, as shares: `[element of the payload]`, empty where nothing is held.
@@ -27,7 +27,7 @@ struct Place {
 impl Masked {
     /// [`Masked::tabulated`] for few elements; `wire` is the argument less the domain's start,
     /// modulo `2^32`.
-    pub(in crate::masked) fn tabulated_by_points(
+    pub(in crate::masked) fn tabulated_by_dcf(
         &mut self,
         x: &Wire,
         wire: &Wire,
@@ -40,7 +40,7 @@ impl Masked {
         let below = self.one_hot(wire, 0, table.low_bits)?;
         let mask = low_mask(table.low_bits) as usize;
         let (borrow, _) = below.compare(n, held, |i| (i, wire.open[i] as usize & mask));
-        let position = self.locate_by_points(x, table, out_bits)?;
+        let position = self.locate_by_dcf(x, table, out_bits)?;
 
         let lookups = self.line_lookups(wire, &index, table);
         let gate = Share::new(x.rows, x.cols, LINE_BITS, position.in_domain.clone());
@@ -70,7 +70,7 @@ impl Masked {
             .remove(0);
         let mut out = self.high_part(&line, shift, out_bits, (table.bias >> shift) as u64)?;
         if !self.rounds_by_coin(&line, shift) {
-            let borrow = self.borrow_by_points(&line, shift, out_bits)?;
+            let borrow = self.borrow_by_dcf(&line, shift, out_bits)?;
             out.data
                 .iter_mut()
                 .zip(borrow)
@@ -106,7 +106,7 @@ impl Masked {
     }
 
     /// One key an element, read at two points for the domain and at two for the sign.
-    fn locate_by_points(
+    fn locate_by_dcf(
         &mut self,
         x: &Wire,
         table: &LinearTable,
@@ -129,15 +129,15 @@ impl Masked {
             [last.wrapping_sub(length) & modulus, last & modulus]
         };
         let per_row = 2 * intervals.len();
-        let point = |e: usize| ends(e / per_row, intervals[e % per_row / 2])[e % 2];
+        let input = |e: usize| ends(e / per_row, intervals[e % per_row / 2])[e % 2];
         let payload = |i: usize, column: usize| if column == 0 { 1 } else { x.mask[i] };
-        let comparison = Comparison {
+        let batch = DcfBatch {
             rows: x.len(),
             per_row,
             bits: ARG_BITS,
             payload_bits,
         };
-        let columns = self.compare_points(&comparison, |i| x.mask[i], payload, point)?;
+        let columns = self.compare_dcf(&batch, |i| x.mask[i], payload, input)?;
         let first = self.is_first();
         let own = self.share_of(x).data;
         // `[r > from] - [r > to]`, and one more where the interval wraps.
