@@ -29,8 +29,8 @@ impl Network {
     /// What a step of a cost waits for it, in seconds.
     #[must_use]
     pub fn seconds(&self, cost: &Cost) -> f64 {
-        let received = (cost.e1_to_e0_bytes + cost.source_to_e0_bytes)
-            .max(cost.e0_to_e1_bytes + cost.source_to_e1_bytes);
+        let received = (cost.e1_to_e0_bytes + cost.dealer_to_e0_bytes)
+            .max(cost.e0_to_e1_bytes + cost.dealer_to_e1_bytes);
         cost.rounds as f64 * self.one_way_delay.as_secs_f64()
             + received as f64 * 8.0 / self.bits_per_second
     }

@@ -82,8 +82,8 @@ pub enum ProtocolError {
         place: &'static str,
         source: NetError,
     },
-    #[error("lost the source of correlations: {0}")]
-    Source(NetError),
+    #[error("lost the dealer: {0}")]
+    Dealer(NetError),
     #[error("the peer sent {got} bytes in step `{place}` where {expected} belong")]
     Frame {
         place: &'static str,
@@ -112,7 +112,7 @@ pub struct Traffic {
     pub bytes_sent: u64,
     pub bytes_received: u64,
     /// What the source sent to this evaluator.
-    pub source_bytes: u64,
+    pub dealer_bytes: u64,
 }
 
 /// What a step costs, counted over shapes.
@@ -121,9 +121,9 @@ pub struct Cost {
     pub rounds: u64,
     pub e0_to_e1_bytes: u64,
     pub e1_to_e0_bytes: u64,
-    pub source_to_e1_bytes: u64,
+    pub dealer_to_e1_bytes: u64,
     /// Correction words of point functions; digits send nothing to E0.
-    pub source_to_e0_bytes: u64,
+    pub dealer_to_e0_bytes: u64,
 }
 
 impl std::ops::Add for Cost {
@@ -134,8 +134,8 @@ impl std::ops::Add for Cost {
             rounds: self.rounds + other.rounds,
             e0_to_e1_bytes: self.e0_to_e1_bytes + other.e0_to_e1_bytes,
             e1_to_e0_bytes: self.e1_to_e0_bytes + other.e1_to_e0_bytes,
-            source_to_e1_bytes: self.source_to_e1_bytes + other.source_to_e1_bytes,
-            source_to_e0_bytes: self.source_to_e0_bytes + other.source_to_e0_bytes,
+            dealer_to_e1_bytes: self.dealer_to_e1_bytes + other.dealer_to_e1_bytes,
+            dealer_to_e0_bytes: self.dealer_to_e0_bytes + other.dealer_to_e0_bytes,
         }
     }
 }
@@ -148,8 +148,8 @@ impl std::ops::Sub for Cost {
             rounds: self.rounds - other.rounds,
             e0_to_e1_bytes: self.e0_to_e1_bytes - other.e0_to_e1_bytes,
             e1_to_e0_bytes: self.e1_to_e0_bytes - other.e1_to_e0_bytes,
-            source_to_e1_bytes: self.source_to_e1_bytes - other.source_to_e1_bytes,
-            source_to_e0_bytes: self.source_to_e0_bytes - other.source_to_e0_bytes,
+            dealer_to_e1_bytes: self.dealer_to_e1_bytes - other.dealer_to_e1_bytes,
+            dealer_to_e0_bytes: self.dealer_to_e0_bytes - other.dealer_to_e0_bytes,
         }
     }
 }
@@ -270,7 +270,7 @@ struct Evaluator {
     mirror: Option<script::ServerScript>,
 }
 
-struct Source {
+struct Dealer {
     masks: [Prg; 2],
     handed: HandOverMasks,
     corrections: Prg,
@@ -282,7 +282,7 @@ struct Source {
     /// Correction words for E0, and the way to it.
     dcf_keys: Option<(Box<dyn Channel>, Vec<u8>)>,
     #[cfg(test)]
-    script: Option<script::SourceScript>,
+    script: Option<script::DealerScript>,
     /// E1's masks, where E1 chooses them.
     #[cfg(test)]
     mirror: Option<std::sync::mpsc::Receiver<Vec<u64>>>,
@@ -290,7 +290,7 @@ struct Source {
 
 enum Role {
     Evaluator(Box<Evaluator>),
-    Source(Box<Source>),
+    Dealer(Box<Dealer>),
     Tally(Box<Tally>),
 }
 
@@ -318,16 +318,16 @@ impl Tally {
         }
     }
 
-    fn source(&mut self, bytes: usize) {
+    fn dealer(&mut self, bytes: usize) {
         self.add(Cost {
-            source_to_e1_bytes: bytes as u64,
+            dealer_to_e1_bytes: bytes as u64,
             ..Cost::default()
         });
     }
 
     fn dcf_keys(&mut self, bytes: usize) {
         self.add(Cost {
-            source_to_e0_bytes: bytes as u64,
+            dealer_to_e0_bytes: bytes as u64,
             ..Cost::default()
         });
     }
@@ -410,9 +410,9 @@ impl Masked {
         adapter: &PrivateWeights,
         seed: &Seed,
         peer: Box<dyn Channel>,
-        source: Box<dyn Channel>,
+        dealer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
-        let corrections = Corrections::Stream(Stream::new(source));
+        let corrections = Corrections::Stream(Stream::new(dealer));
         let held = (
             adapter.layers.clone(),
             Matrices::Own(Arc::clone(&adapter.full)),
@@ -456,7 +456,7 @@ impl Masked {
 
     /// The source of correlations. `sink` leads to E1.
     #[must_use]
-    pub fn source(
+    pub fn dealer(
         spec: &DecoderSpec,
         adapter_seed: &Seed,
         seed0: &Seed,
@@ -464,18 +464,18 @@ impl Masked {
         sink: Box<dyn Channel>,
     ) -> Self {
         let matrix_masks = MatrixMasks::expand(spec, adapter_seed);
-        Self::source_with(spec, adapter_seed, matrix_masks, [seed0, seed1], sink)
+        Self::dealer_with(spec, adapter_seed, matrix_masks, [seed0, seed1], sink)
     }
 
-    /// As [`Self::source`], with masks that `adapter_seed` was expanded to before.
-    pub(crate) fn source_with(
+    /// As [`Self::dealer`], with masks that `adapter_seed` was expanded to before.
+    pub(crate) fn dealer_with(
         spec: &DecoderSpec,
         adapter_seed: &Seed,
         matrix_masks: MatrixMasks,
         [seed0, seed1]: [&Seed; 2],
         sink: Box<dyn Channel>,
     ) -> Self {
-        let source = Source {
+        let dealer = Dealer {
             masks: [Prg::new(seed0, "wire masks"), Prg::new(seed1, "wire masks")],
             handed: HandOverMasks::new(seed0),
             corrections: Prg::new(seed0, "corrections"),
@@ -490,7 +490,7 @@ impl Masked {
             #[cfg(test)]
             mirror: None,
         };
-        Self::new(Role::Source(Box::new(source)), spec)
+        Self::new(Role::Dealer(Box::new(dealer)), spec)
     }
 
     /// Counts what a program costs.
@@ -567,10 +567,10 @@ impl Masked {
     /// Sends what is left of a step's corrections.
     ///
     /// # Errors
-    /// [`ProtocolError::Source`] when E1 is gone.
+    /// [`ProtocolError::Dealer`] when E1 is gone.
     pub fn flush(&mut self) -> Result<(), ProtocolError> {
-        if let Role::Source(source) = &mut self.role {
-            source.flush()
+        if let Role::Dealer(dealer) = &mut self.role {
+            dealer.flush()
         } else {
             Ok(())
         }
@@ -601,17 +601,17 @@ impl Masked {
         let bytes = byte_width(bits);
         match &mut self.role {
             Role::Tally(tally) => {
-                tally.source(n * bytes);
+                tally.dealer(n * bytes);
                 Ok(Vec::new())
             }
-            Role::Source(source) => {
-                let halves = source.prg_share(n, bytes, &value);
+            Role::Dealer(dealer) => {
+                let halves = dealer.prg_share(n, bytes, &value);
                 let words = halves
                     .into_iter()
                     .enumerate()
                     .map(|(i, half)| value(i).wrapping_sub(half));
-                pack_iter(&mut source.buffer, words, bytes);
-                source.emit()?;
+                pack_iter(&mut dealer.buffer, words, bytes);
+                dealer.emit()?;
                 Ok(Vec::new())
             }
             Role::Evaluator(e) if e.first => Ok(e.prg_share(n)),
@@ -622,7 +622,7 @@ impl Masked {
     /// A share whose halves alone are the value, for those who read them ([`Share::half`]).
     ///
     /// # Errors
-    /// [`ProtocolError::Source`] on a lost source.
+    /// [`ProtocolError::Dealer`] on a lost source.
     pub fn settle(&mut self, share: &Share) -> Result<Share, ProtocolError> {
         Ok(self.settled(share)?.into_owned())
     }
@@ -728,7 +728,7 @@ impl Evaluator {
         let Corrections::Stream(stream) = &mut self.corrections else {
             unreachable!("only E1 reads corrections")
         };
-        self.traffic.source_bytes += bytes as u64;
+        self.traffic.dealer_bytes += bytes as u64;
         stream.read(bytes)
     }
 
@@ -738,12 +738,12 @@ impl Evaluator {
             return self.read_corrections(bytes);
         }
         let stream = self.dcf_keys.as_mut().ok_or(ProtocolError::NoDcfKeys)?;
-        self.traffic.source_bytes += bytes as u64;
+        self.traffic.dealer_bytes += bytes as u64;
         stream.read(bytes)
     }
 }
 
-impl Source {
+impl Dealer {
     /// E1's masks, whole words.
     fn server_masks(&mut self, n: usize) -> Vec<u64> {
         #[cfg(test)]
@@ -813,7 +813,7 @@ impl Source {
         for frame in frames.by_ref() {
             self.sink
                 .send(frame.to_vec())
-                .map_err(ProtocolError::Source)?;
+                .map_err(ProtocolError::Dealer)?;
         }
         self.buffer.extend_from_slice(frames.remainder());
         Ok(())
@@ -829,7 +829,7 @@ impl Source {
             .chain([(self.sink.as_mut(), &mut self.buffer)])
         {
             for frame in std::mem::replace(buffer, room()).chunks(FRAME_BYTES) {
-                sink.send(frame.to_vec()).map_err(ProtocolError::Source)?;
+                sink.send(frame.to_vec()).map_err(ProtocolError::Dealer)?;
             }
         }
         Ok(())

@@ -239,13 +239,13 @@ mod tests {
         let uses_dcf = comparison == Comparison::Dcf;
         let adapter = private.mask(&spec, &adapter_seed);
         let tokens = thread::scope(|scope| {
-            let (spec, seed0_source, seed1_source) = (spec.clone(), seed0.clone(), seed1.clone());
+            let (spec, seed0_dealer, seed1_dealer) = (spec.clone(), seed0.clone(), seed1.clone());
             scope.spawn(move || {
                 let dealer = DealerSession::new(
                     spec,
                     adapter_seed,
-                    seed0_source,
-                    seed1_source,
+                    seed0_dealer,
+                    seed1_dealer,
                     Box::new(sink),
                 )
                 .with_operator();
@@ -288,7 +288,7 @@ mod tests {
             own.extend(steps[1..].iter().map(|s| operator.decode(&s[0]).unwrap()));
             let theirs = server.join().unwrap();
             assert!(
-                !uses_dcf || operator.traffic().source_bytes > 0,
+                !uses_dcf || operator.traffic().dealer_bytes > 0,
                 "E0 reads words of its own"
             );
             own.iter()

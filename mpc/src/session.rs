@@ -158,9 +158,9 @@ impl ServerSession {
         private: &PrivateWeights,
         seed: Seed,
         peer: Box<dyn Channel>,
-        source: Box<dyn Channel>,
+        corrections: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
-        let engine = Masked::server(&weights.spec, private, &seed, peer, source)?;
+        let engine = Masked::server(&weights.spec, private, &seed, peer, corrections)?;
         let cache = Cache::new(&weights.spec);
         Ok(Self {
             weights,
@@ -285,7 +285,7 @@ impl DealerSession {
         [seed0, seed1]: [Seed; 2],
         sink: Box<dyn Channel>,
     ) -> Self {
-        let engine = Masked::source_with(&spec, adapter_seed, masks, [&seed0, &seed1], sink);
+        let engine = Masked::dealer_with(&spec, adapter_seed, masks, [&seed0, &seed1], sink);
         let cache = Cache::new(&spec);
         Self {
             shapes: Arc::new(PublicWeights::shapes_only(&spec)),

@@ -161,7 +161,7 @@ pub fn run_world(
     let spec = public.spec.clone();
     let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
     let (client_end, server_end) = memory_pair();
-    let (dealer_end, source_end) = memory_pair();
+    let (dealer_end, corrections_end) = memory_pair();
     let bucket = spec.bucket(prompt.len() / spec.hidden_size);
     let steps = continuation.len();
     let adapter = private.mask(&spec, &adapter_seed);
@@ -182,7 +182,7 @@ pub fn run_world(
                 &private,
                 seed1,
                 Box::new(server_end),
-                Box::new(source_end),
+                Box::new(corrections_end),
             )?;
             session.prefill(bucket)?;
             (0..steps).try_for_each(|_| session.decode())?;

@@ -362,8 +362,8 @@ fn three_parties_run_gpt2_as_the_twin_and_at_the_declared_cost() {
             cost.iter().map(|c| c.e1_to_e0_bytes).sum::<u64>()
         );
         assert_eq!(
-            run.server.source_bytes,
-            cost.iter().map(|c| c.source_to_e1_bytes).sum::<u64>()
+            run.server.dealer_bytes,
+            cost.iter().map(|c| c.dealer_to_e1_bytes).sum::<u64>()
         );
     }
 }
@@ -461,13 +461,13 @@ fn block_cost(
 fn blocks_of_gpt2_and_bert_keep_to_their_budgets() {
     let show = |name: &str, cost: marill_mpc::masked::Cost| {
         let mb = |bytes: u64| bytes as f64 / 1e6;
-        let (up, down, source) = (
+        let (up, down, dealer) = (
             mb(cost.e0_to_e1_bytes),
             mb(cost.e1_to_e0_bytes),
-            mb(cost.source_to_e1_bytes),
+            mb(cost.dealer_to_e1_bytes),
         );
         println!(
-            "{name}: {} rounds, {up:.2} MB up, {down:.2} MB down, {source:.1} MB of corrections",
+            "{name}: {} rounds, {up:.2} MB up, {down:.2} MB down, {dealer:.1} MB of corrections",
             cost.rounds
         );
         (cost.rounds, up)

@@ -70,7 +70,7 @@ fn a_decoded_token_of_a_block_keeps_to_its_rounds() {
 fn both_evaluators_receive_the_correction_words_of_a_decoded_token() {
     let [all, _] = block(Rounding::Exact, Comparison::Dcf, 127, 1);
     assert!(
-        all.source_to_e0_bytes <= 8_650_000 && all.source_to_e1_bytes <= 9_700_000,
+        all.dealer_to_e0_bytes <= 8_650_000 && all.dealer_to_e1_bytes <= 9_700_000,
         "{all:?}"
     );
     assert!(
@@ -88,10 +88,10 @@ fn a_prompt_costs_little_more_with_dcf_than_one_hot() {
     };
     let [dcf, one_hot] = both(16);
     assert!(dcf.rounds < one_hot.rounds, "{dcf:?} {one_hot:?}");
-    assert!(dcf.source_to_e0_bytes <= 2_240_000, "{dcf:?}");
+    assert!(dcf.dealer_to_e0_bytes <= 2_240_000, "{dcf:?}");
     let [dcf, one_hot] = both(128);
     assert!(
-        dcf.rounds <= one_hot.rounds && dcf.source_to_e0_bytes <= 5_000_000,
+        dcf.rounds <= one_hot.rounds && dcf.dealer_to_e0_bytes <= 5_000_000,
         "{dcf:?} {one_hot:?}"
     );
 }

@@ -51,7 +51,7 @@ fn a_decoded_token_at_128_keys_keeps_to_its_budget() {
         all.e0_to_e1_bytes <= 4_000_000 && all.e1_to_e0_bytes <= 4_000_000,
         "{all:?}"
     );
-    assert!(layer.source_to_e1_bytes <= 1_550_000, "{layer:?}");
+    assert!(layer.dealer_to_e1_bytes <= 1_550_000, "{layer:?}");
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_prompt_of_64_tokens_keeps_to_its_budget() {
     let cost = tally_prefill(&smollm2(15), 64).unwrap();
     assert!(cost.rounds <= 1_500, "{cost:?}");
     assert!(
-        cost.e0_to_e1_bytes <= 167_000_000 && cost.source_to_e1_bytes <= 625_000_000,
+        cost.e0_to_e1_bytes <= 167_000_000 && cost.dealer_to_e1_bytes <= 625_000_000,
         "{cost:?}"
     );
 }
@@ -79,7 +79,7 @@ fn an_unmerged_block_keeps_to_its_budget() {
         prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 19_700_000,
         "{prefill:?}"
     );
-    assert!(prefill.source_to_e1_bytes <= 83_000_000, "{prefill:?}");
+    assert!(prefill.dealer_to_e1_bytes <= 83_000_000, "{prefill:?}");
 }
 
 /// Rounding by coin needs no comparison behind a truncation.
@@ -96,12 +96,12 @@ fn stochastic_rounding_saves_rounds_and_bytes() {
         decode.e0_to_e1_bytes.max(decode.e1_to_e0_bytes) <= 145_000,
         "{decode:?}"
     );
-    assert!(decode.source_to_e1_bytes <= 980_000, "{decode:?}");
+    assert!(decode.dealer_to_e1_bytes <= 980_000, "{decode:?}");
     assert!(
         prefill.e0_to_e1_bytes.max(prefill.e1_to_e0_bytes) <= 15_000_000,
         "{prefill:?}"
     );
-    assert!(prefill.source_to_e1_bytes <= 58_700_000, "{prefill:?}");
+    assert!(prefill.dealer_to_e1_bytes <= 58_700_000, "{prefill:?}");
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_gpt2_block_keeps_to_its_budget() {
             "{rounding}: {cost:?}"
         );
         assert!(
-            cost.source_to_e1_bytes <= corrections,
+            cost.dealer_to_e1_bytes <= corrections,
             "{rounding}: {cost:?}"
         );
     }

@@ -64,7 +64,7 @@ fn every_token_equals_the_twins_and_costs_what_the_tally_declares() {
         let sum = |f: fn(&marill_mpc::masked::Cost) -> u64| cost.iter().map(f).sum::<u64>();
         assert_eq!(run.client.bytes_sent, sum(|c| c.e0_to_e1_bytes));
         assert_eq!(run.client.bytes_received, sum(|c| c.e1_to_e0_bytes));
-        assert_eq!(run.server.source_bytes, sum(|c| c.source_to_e1_bytes));
+        assert_eq!(run.server.dealer_bytes, sum(|c| c.dealer_to_e1_bytes));
         assert_eq!(run.server.rounds, run.client.rounds);
         assert_eq!(run.client.rounds, sum(|c| c.rounds), "seed {seed}");
     }
@@ -101,5 +101,5 @@ fn private_matrices_give_the_integers_of_the_same_public_ones() {
         "what private matrices multiply is handed over"
     );
     assert_eq!(more.e0_to_e1_bytes, (handed_over * open.num_layers) as u64);
-    assert_eq!((more.e1_to_e0_bytes, more.source_to_e1_bytes), (0, 0));
+    assert_eq!((more.e1_to_e0_bytes, more.dealer_to_e1_bytes), (0, 0));
 }

@@ -23,7 +23,7 @@ mod vault;
 use marill_mpc::{DecoderSpec, Selection};
 pub use produce::{AheadOptions, produce};
 pub(crate) use produce::{SEEDS_FOLDER, StoredSession};
-pub use seal::{SealedSource, SealingKey};
+pub use seal::{SealedCorrelations, SealingKey};
 use serde::{Deserialize, Serialize};
 pub use shelf::{Found, Offer, Shelf};
 pub(crate) use vault::Vault;

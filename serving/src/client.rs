@@ -22,7 +22,7 @@ use marill_mpc::{Comparison, DecoderSpec, Sampling};
 use marill_net::{Endpoint, WireCount, http::HttpClient, peer_text};
 use marill_partition::{Partition, PartitionError};
 use prefixes::Prefixes;
-pub use session::{ClientState, Cost, SecureSession, SessionOpener, Source};
+pub use session::{ClientState, CorrelationPreference, Cost, SecureSession, SessionOpener};
 use text::TextStream;
 
 use crate::{
@@ -43,7 +43,7 @@ pub struct ClientOptions {
     pub state: PathBuf,
     /// Sessions that may run at once; they share the prefix's weights and have a cache each.
     pub max_sessions: usize,
-    pub source: Source,
+    pub source: CorrelationPreference,
     /// The evaluator that computes in the client's place, where the server wants one.
     pub evaluator: Option<Endpoint>,
     pub comparison: ComparisonChoice,
@@ -172,7 +172,7 @@ pub struct Client {
     public_layers: usize,
     prefixes: Prefixes,
     sessions: SessionOpener,
-    source: Source,
+    source: CorrelationPreference,
     sampling: bool,
 }
 
@@ -404,7 +404,11 @@ impl Client {
         // A helper that takes part in every session has nothing written ahead, nor has an evaluator
         // of its own.
         let ahead = self.terms.setting == Setting::Dealer.as_str() && !self.terms.is_shared();
-        let source = if ahead { self.source } else { Source::Live };
+        let source = if ahead {
+            self.source
+        } else {
+            CorrelationPreference::Live
+        };
         let mut session = opening(&mut || {
             self.sessions
                 .open_for(bucket, limit, source, request.sampling)

@@ -11,7 +11,7 @@ mod dcf_keys;
 mod grants;
 pub(crate) mod masks;
 mod owners;
-mod source;
+mod session;
 
 use std::{
     net::SocketAddr,
@@ -157,7 +157,7 @@ impl Dealer {
             .route("/v1/sessions", post(new_session))
             .route("/v1/release", post(ahead::release))
             .route("/v1/seeds", post(ahead::collect))
-            .route("/v1/source", get(source_upgrade))
+            .route("/v1/corrections", get(corrections_upgrade))
             .route("/v1/dcf-keys", get(dcf_keys_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(middleware::from_fn(web::finish))
@@ -396,7 +396,7 @@ async fn new_session(
         .unwrap_or_else(|_| Err(bad_request("the dealer failed")))
 }
 
-async fn source_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> Response {
+async fn corrections_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> Response {
     let owner = match dealer.owner_of(request.headers()) {
         Ok(owner) => owner,
         Err(refused) => {
@@ -411,7 +411,7 @@ async fn source_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> 
         }
         Ok(seat) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
             let _seat = seat;
-            let result = source::run(&dealer, &owner, channel);
+            let result = session::run(&dealer, &owner, channel);
             Metrics::add(&dealer.metrics.bytes_sent, count.sent_bytes());
             Metrics::add(&dealer.metrics.bytes_received, count.received_bytes());
             if let Err(error) = result {

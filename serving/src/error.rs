@@ -212,7 +212,7 @@ impl ServingError {
         match self {
             Self::Net { source, .. }
             | Self::Protocol(ProtocolError::Peer { source, .. })
-            | Self::Protocol(ProtocolError::Source(source)) => Some(source),
+            | Self::Protocol(ProtocolError::Dealer(source)) => Some(source),
             _ => None,
         }
     }
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_slow_party_is_told_apart_from_a_lost_one() {
-        let source = |source| ServingError::Protocol(ProtocolError::Source(source));
+        let source = |source| ServingError::Protocol(ProtocolError::Dealer(source));
         assert_eq!(
             source(NetError::TimedOut { seconds: 60 }).close_code(),
             CLOSE_SLOW

@@ -312,7 +312,7 @@ pub fn dcf_keys_proof(seed0: &Seed) -> String {
 
 /// Server to dealer, first frame at `/v1/source`.
 #[derive(Serialize, Deserialize)]
-pub struct SourceHello {
+pub struct CorrectionsHello {
     pub terms: Terms,
     pub session: String,
     pub spec: DecoderSpec,

@@ -14,7 +14,7 @@ use marill_net::http::HttpClient;
 use marill_serving::{
     ServingError,
     ahead::{AheadOptions, Correlations, SealingKey, produce},
-    client::Source,
+    client::CorrelationPreference,
     dealer::{DEFAULT_OWNER, SERVER_KEY_FILE},
     server::AHEAD_KEY_FILE,
     state::{FileState, Keys, Limits, export, key_digest},
@@ -102,12 +102,12 @@ fn a_session_from_a_file_gives_the_twins_tokens_and_the_dealer_streams_nothing()
     let folder = tempfile::tempdir().unwrap();
     let written = write_files(folder.path(), 2);
     let spec = tiny_model().spec;
-    let mut declared = tally_prefill(&spec, BUCKET).unwrap().source_to_e1_bytes;
+    let mut declared = tally_prefill(&spec, BUCKET).unwrap().dealer_to_e1_bytes;
     declared += (1..TOKENS)
         .map(|step| {
             tally_decode(&spec, BUCKET + step - 1)
                 .unwrap()
-                .source_to_e1_bytes
+                .dealer_to_e1_bytes
         })
         .sum::<u64>();
     let bytes = fs::metadata(&written[0]).unwrap().len();
@@ -119,7 +119,9 @@ fn a_session_from_a_file_gives_the_twins_tokens_and_the_dealer_streams_nothing()
     let world = started(folder);
     let opener = world.opener();
     for seed in [1, 2] {
-        let mut session = opener.open_for(BUCKET, TOKENS, Source::Any, None).unwrap();
+        let mut session = opener
+            .open_for(BUCKET, TOKENS, CorrelationPreference::Any, None)
+            .unwrap();
         assert_eq!(session.correlations, Correlations::Ahead);
         let (tokens, _) = world.secure(&mut session, seed, 11, TOKENS as u64 - 1);
         assert_eq!(tokens, world.twin(seed, 11, TOKENS as u64 - 1));
@@ -141,14 +143,16 @@ fn a_session_from_a_file_gives_the_twins_tokens_and_the_dealer_streams_nothing()
     // All are used: a session whose correlations are streamed follows, unless the client wants
     // none.
     let error = opener
-        .open_for(BUCKET, TOKENS, Source::Ahead, None)
+        .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
         .map(|_| ())
         .unwrap_err();
     assert!(
         matches!(error, ServingError::NothingAhead { .. }),
         "{error}"
     );
-    let mut session = opener.open_for(BUCKET, TOKENS, Source::Any, None).unwrap();
+    let mut session = opener
+        .open_for(BUCKET, TOKENS, CorrelationPreference::Any, None)
+        .unwrap();
     assert_eq!(session.correlations, Correlations::Live);
     assert_eq!(world.secure(&mut session, 3, 5, 1).0, world.twin(3, 5, 1));
 }
@@ -162,13 +166,13 @@ fn a_longer_answer_or_another_bucket_finds_no_file() {
     for (bucket, tokens) in [(BUCKET, TOKENS + 1), (2 * BUCKET, TOKENS)] {
         assert!(
             opener
-                .open_for(bucket, tokens, Source::Ahead, None)
+                .open_for(bucket, tokens, CorrelationPreference::Ahead, None)
                 .is_err()
         );
     }
     // Who asks for more steps than a file has is refused, and the file is burnt.
     let mut session = opener
-        .open_for(BUCKET, TOKENS, Source::Ahead, None)
+        .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
         .unwrap();
     session.prefill(&world.rows(5, 4), 4).unwrap();
     for _ in 1..TOKENS {
@@ -252,7 +256,7 @@ fn no_used_session_opens_again_whatever_is_restored() {
         // Another client, honest, gets the other session and the right tokens, and then no more.
         let another = world.opener_at(&world.parties.server, "another");
         let mut second = another
-            .open_for(BUCKET, TOKENS, Source::Ahead, None)
+            .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
             .unwrap();
         assert_eq!(world.secure(&mut second, 5, 4, 3).0, world.twin(5, 4, 3));
         let mut used = Vec::new();
@@ -263,7 +267,7 @@ fn no_used_session_opens_again_whatever_is_restored() {
             "{restored:?}: {used}"
         );
         let error = another
-            .open_for(BUCKET, TOKENS, Source::Ahead, None)
+            .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
             .map(|_| ())
             .unwrap_err();
         assert!(
@@ -309,7 +313,7 @@ fn what_lies_in_a_backup_opens_nothing_without_the_vault() {
     .unwrap();
     let mut session = world
         .opener()
-        .open_for(BUCKET, TOKENS, Source::Ahead, None)
+        .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
         .unwrap();
     assert_eq!(world.secure(&mut session, 5, 4, 3).0, world.twin(5, 4, 3));
 }
@@ -459,7 +463,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let mut opener = world.opener();
     opener.server.bearer = Some(key);
     let mut session = opener
-        .open_for(BUCKET, TOKENS, Source::Ahead, None)
+        .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
         .unwrap();
     session.prefill(&world.rows(5, 4), 4).unwrap();
     session.decode(&world.rows(6, 1)).unwrap();
@@ -537,7 +541,7 @@ fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
             damage(&mut bytes);
             fs::write(file, bytes).unwrap();
         }
-        let started = opener.open_for(BUCKET, TOKENS, Source::Ahead, None);
+        let started = opener.open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None);
         let ended = started.and_then(|mut session| {
             session.prefill(&world.rows(5, 4), 4)?;
             (1..TOKENS).try_for_each(|_| session.decode(&world.rows(6, 1)).map(|_| ()))
@@ -586,7 +590,7 @@ fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
         );
         let error = world
             .opener()
-            .open_for(BUCKET, TOKENS, Source::Ahead, None)
+            .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
             .map(|_| ())
             .unwrap_err()
             .to_string();

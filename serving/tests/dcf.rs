@@ -9,7 +9,7 @@ use marill_net::http::HttpClient;
 use marill_serving::{
     ServingError,
     ahead::Correlations,
-    client::{SessionOpener, Source},
+    client::{CorrelationPreference, SessionOpener},
     local::Parties,
     wire::{DcfKeysHello, proof_of, recv_reply, send_json},
 };
@@ -54,9 +54,9 @@ fn a_dcf_session_equals_the_twin_and_costs_what_the_tally_says() {
     }
     // The dealer is one decode ahead, of which the client has read what came; frames add a few
     // bytes each.
-    let key_bytes: u64 = steps.iter().map(|step| step.source_to_e0_bytes).sum();
+    let key_bytes: u64 = steps.iter().map(|step| step.dealer_to_e0_bytes).sum();
     let received = opener.dealer.count.received_bytes() - before;
-    let ahead = cost(bucket + 3, 1).source_to_e0_bytes;
+    let ahead = cost(bucket + 3, 1).dealer_to_e0_bytes;
     assert!(
         (key_bytes..key_bytes + ahead + 65_536).contains(&received),
         "{received} of {key_bytes} and {ahead} ahead"
@@ -74,7 +74,10 @@ fn a_dcf_session_equals_the_twin_and_costs_what_the_tally_says() {
 fn dcf_is_refused_where_it_is_unavailable() {
     let world = World::new();
     let opener = uses_dcf(world.opener());
-    let error = opener.open_for(16, 4, Source::Ahead, None).err().unwrap();
+    let error = opener
+        .open_for(16, 4, CorrelationPreference::Ahead, None)
+        .err()
+        .unwrap();
     assert!(matches!(error, ServingError::NoDcf { .. }), "{error}");
 
     let mut model = tiny_model();

@@ -13,7 +13,7 @@ use marill_serving::{
     dealer::add_owner,
     ticket::{For, Signer, Ticket},
     wire::{
-        NewTicket, PROTOCOL_VERSION, Reply, SessionGrant, SourceHello, proof_of, recv_json,
+        CorrectionsHello, NewTicket, PROTOCOL_VERSION, Reply, SessionGrant, proof_of, recv_json,
         recv_reply, send_json,
     },
 };
@@ -155,7 +155,7 @@ fn an_owner_gets_neither_the_sessions_nor_the_masks_of_another() {
     let second = Signer::new(&key);
     let source = |key: &str| HttpClient::new(world.parties.dealer.clone(), Some(key.into()));
     let private_sha256 = "cd".repeat(32);
-    let hello = |granted: &SessionGrant| SourceHello {
+    let hello = |granted: &SessionGrant| CorrectionsHello {
         terms: world.terms.clone(),
         session: granted.session.clone(),
         spec: world.spec.clone(),
@@ -165,7 +165,7 @@ fn an_owner_gets_neither_the_sessions_nor_the_masks_of_another() {
     };
     let mask = |key: &str, granted: &SessionGrant| -> Result<Vec<u8>, ServingError> {
         let mut line = source(key)
-            .websocket("/v1/source", Duration::from_secs(5))
+            .websocket("/v1/corrections", Duration::from_secs(5))
             .unwrap();
         send_json(&mut line, &hello(granted)).unwrap();
         recv_reply::<()>(&mut line, "dealer")?;
@@ -213,7 +213,7 @@ fn a_peer_of_another_version_is_refused_by_its_version() {
     for (service, path) in [
         (&server, "/v1/session"),
         (&server, "/v1/input"),
-        (&dealer, "/v1/source"),
+        (&dealer, "/v1/corrections"),
     ] {
         let mut line = service.websocket(path, Duration::from_secs(5)).unwrap();
         send_json(&mut line, &old).unwrap();

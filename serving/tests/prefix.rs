@@ -10,7 +10,7 @@ use marill_partition::{
 };
 use marill_serving::{
     ServingError,
-    client::{Client, ClientOptions, ComparisonChoice, Request, Source},
+    client::{Client, ClientOptions, ComparisonChoice, CorrelationPreference, Request},
 };
 
 #[test]
@@ -66,7 +66,7 @@ fn the_public_layers_of_a_prompt_run_before_the_server_hears_of_it() {
         cache: folder.path().join("cache"),
         state: folder.path().join("client"),
         max_sessions: 1,
-        source: Source::Any,
+        source: CorrelationPreference::Any,
         evaluator: None,
         comparison: ComparisonChoice::Open,
     };

@@ -13,7 +13,7 @@ use marill_numeric::{NumericSpec, Rounding};
 use marill_serving::{
     ServingError,
     ahead::{AheadOptions, Correlations, SealingKey, produce},
-    client::{SessionOpener, Source},
+    client::{CorrelationPreference, SessionOpener},
     server::{AHEAD_KEY_FILE, SecureModel},
     wire::Setting,
 };
@@ -103,7 +103,7 @@ fn sessions_that_round_by_coins_are_near_the_exact_twin_and_cost_what_the_tally_
                 )
             );
             assert!(
-                declared.source_to_e1_bytes < exact.source_to_e1_bytes,
+                declared.dealer_to_e1_bytes < exact.dealer_to_e1_bytes,
                 "fewer corrections"
             );
         }
@@ -145,7 +145,7 @@ fn correlations_written_ahead_serve_a_session_that_rounds_by_coins() {
     });
     let mut session = world
         .opener()
-        .open_for(BUCKET, 3, Source::Ahead, None)
+        .open_for(BUCKET, 3, CorrelationPreference::Ahead, None)
         .unwrap();
     assert_eq!(session.correlations, Correlations::Ahead);
     let (tokens, costs) = world.secure(&mut session, 3, 8, 2);

@@ -11,7 +11,7 @@ use marill_mpc::{Sampling, Selection, tally_step};
 use marill_serving::{
     ServingError,
     ahead::{AheadOptions, Correlations, SealingKey, produce},
-    client::Source,
+    client::CorrelationPreference,
     dealer::DEFAULT_OWNER,
     local::Parties,
     server::AHEAD_KEY_FILE,
@@ -99,7 +99,7 @@ fn correlations_written_ahead_serve_one_way_of_choosing() {
     let opener = world.opener();
     for other in [None, cold(None)] {
         let error = opener
-            .open_for(BUCKET, 3, Source::Ahead, other)
+            .open_for(BUCKET, 3, CorrelationPreference::Ahead, other)
             .map(|_| ())
             .unwrap_err();
         assert!(
@@ -108,7 +108,7 @@ fn correlations_written_ahead_serve_one_way_of_choosing() {
         );
     }
     let mut session = opener
-        .open_for(BUCKET, 3, Source::Ahead, cold(Some(9)))
+        .open_for(BUCKET, 3, CorrelationPreference::Ahead, cold(Some(9)))
         .unwrap();
     assert_eq!(session.correlations, Correlations::Ahead);
     assert_eq!(world.secure(&mut session, 3, 8, 2).0, world.twin(3, 8, 2));

@@ -14,7 +14,7 @@ use marill_serving::{
     ahead::Correlations,
     client::SessionOpener,
     state::{FileState, Keys, Limits, key_digest},
-    wire::{CLOSE_BUDGET, SessionGrant, SourceHello, proof_of, recv_reply, send_json},
+    wire::{CLOSE_BUDGET, CorrectionsHello, SessionGrant, proof_of, recv_reply, send_json},
 };
 use proxy::{Proxy, unmask};
 use world::{World, wait_until};
@@ -332,12 +332,12 @@ fn no_session_is_ever_claimed_twice() {
     let key = std::fs::read_to_string(world.folder.path().join("dealer/server.key")).unwrap();
     let to_dealer = HttpClient::new(world.parties.dealer.clone(), Some(key.trim().into()));
     let mut channel = to_dealer
-        .websocket("/v1/source", Duration::from_secs(5))
+        .websocket("/v1/corrections", Duration::from_secs(5))
         .unwrap();
     let private_sha256 = "cd".repeat(32);
     let selection = Selection::Greedy;
     let (terms, spec) = (world.terms.clone(), world.spec.clone());
-    let hello = SourceHello {
+    let hello = CorrectionsHello {
         terms,
         session,
         spec,
@@ -355,7 +355,7 @@ fn the_dealer_knows_servers_by_their_key() {
     let world = World::new();
     let stranger = HttpClient::new(world.parties.dealer.clone(), Some("guess".into()));
     let error = stranger
-        .websocket("/v1/source", Duration::from_secs(5))
+        .websocket("/v1/corrections", Duration::from_secs(5))
         .map(|_| ())
         .unwrap_err();
     assert!(error.to_string().contains("401"), "{error}");

@@ -204,7 +204,7 @@ def requests(attack, rng, stack):
                  rounding="exact", reveal="token")
     hello = dict(terms=terms, session="0" * 32, correlations="live", proof="0" * 64, adapter_sha256=None)
     dealer_key = open(os.path.join(stack.root, "dealer/dealer/server.key")).read().strip()
-    lines = [(server, "/v1/session", stack.key), (server, "/v1/input", stack.key), (dealer, "/v1/source", dealer_key), (dealer, "/v1/dcf-keys", "")]
+    lines = [(server, "/v1/session", stack.key), (server, "/v1/input", stack.key), (dealer, "/v1/corrections", dealer_key), (dealer, "/v1/dcf-keys", "")]
     for port, path, key in lines:
         greetings = [message(hello), message({**hello, "terms": {**terms, "protocol": 5}}), message({**hello, "session": "../x"}),
                      message({**hello, "correlations": "ahead"}), message({**hello, "proof": "x" * 500_000}), message({})]

@@ -9,7 +9,7 @@ use anyhow::Context;
 use marill_net::tls::Authorities;
 use marill_serving::{
     Endpoint,
-    client::{ComparisonChoice, Source},
+    client::{ComparisonChoice, CorrelationPreference},
     tls::Tls,
 };
 
@@ -130,7 +130,7 @@ impl Folders {
     }
 }
 
-/// Names of [`Source`] on the command line.
+/// Names of [`CorrelationPreference`] on the command line.
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
 pub enum CorrelationsArg {
     #[default]
@@ -139,7 +139,7 @@ pub enum CorrelationsArg {
     Live,
 }
 
-impl From<CorrelationsArg> for Source {
+impl From<CorrelationsArg> for CorrelationPreference {
     fn from(arg: CorrelationsArg) -> Self {
         match arg {
             CorrelationsArg::Any => Self::Any,

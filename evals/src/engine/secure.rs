@@ -88,7 +88,7 @@ impl SecureEngine {
         stop: &Stop<'_>,
     ) -> Result<Vec<u32>, EvalError> {
         let (client_end, server_end) = memory_pair();
-        let (source_end, sink_end) = memory_pair();
+        let (corrections_end, sink_end) = memory_pair();
         let (seed0, seed1) = (Seed::random(), Seed::random());
         let (to_server, server_steps) = mpsc::channel::<Step>();
         let (to_dealer, dealer_steps) = mpsc::channel::<Step>();
@@ -97,7 +97,7 @@ impl SecureEngine {
             let (public, private) = self.weights();
             let seed1 = seed1.clone();
             thread::spawn(move || -> Result<(), EvalError> {
-                let (peer, source) = (Box::new(server_end), Box::new(source_end));
+                let (peer, source) = (Box::new(server_end), Box::new(corrections_end));
                 let mut session = ServerSession::new(public, &private, seed1, peer, source)?;
                 for step in server_steps {
                     match step {

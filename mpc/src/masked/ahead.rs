@@ -177,7 +177,7 @@ impl Masked {
                 e.handed.begin(self.steps);
                 e.ahead.begin(self.steps);
             }
-            Role::Source(source) => source.handed.begin(self.steps),
+            Role::Dealer(dealer) => dealer.handed.begin(self.steps),
             _ => {}
         }
     }

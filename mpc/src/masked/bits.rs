@@ -248,19 +248,19 @@ impl Masked {
         let (stride, bytes) = (size.div_ceil(64), size.div_ceil(8));
         let data = match &mut self.role {
             Role::Tally(tally) => {
-                tally.source(n * bytes);
+                tally.dealer(n * bytes);
                 Vec::new()
             }
-            Role::Source(source) => {
+            Role::Dealer(dealer) => {
                 let hot = |r: u64| ((r >> start) as usize) & (size - 1);
                 let mut plain = vec![0u64; n * stride];
                 for (vector, r) in plain.chunks_exact_mut(stride).zip(&wire.mask) {
                     vector[hot(*r) / 64] = 1 << (hot(*r) % 64);
                 }
-                let halves = source.prg_share_bits(&plain, bytes.min(8), n * bytes);
+                let halves = dealer.prg_share_bits(&plain, bytes.min(8), n * bytes);
                 let words = plain.iter().zip(&halves).map(|(word, half)| word ^ half);
-                super::pack_iter(&mut source.buffer, words, bytes.min(8));
-                source.emit()?;
+                super::pack_iter(&mut dealer.buffer, words, bytes.min(8));
+                dealer.emit()?;
                 halves
                     .chunks_exact(stride)
                     .zip(&wire.mask)
@@ -295,19 +295,19 @@ impl Masked {
         let count = n.div_ceil(64);
         let words = match &mut self.role {
             Role::Tally(tally) => {
-                tally.source(n.div_ceil(8));
+                tally.dealer(n.div_ceil(8));
                 Vec::new()
             }
-            Role::Source(source) => {
+            Role::Dealer(dealer) => {
                 let plain: Vec<u64> = (0..count).map(word).collect();
-                let halves = source.prg_share_bits(&plain, 8, n.div_ceil(8));
+                let halves = dealer.prg_share_bits(&plain, 8, n.div_ceil(8));
                 let words: Vec<u64> = plain
                     .iter()
                     .zip(halves)
                     .map(|(word, half)| word ^ half)
                     .collect();
-                pack_plane(&mut source.buffer, &words, n);
-                source.emit()?;
+                pack_plane(&mut dealer.buffer, &words, n);
+                dealer.emit()?;
                 Vec::new()
             }
             Role::Evaluator(e) if e.first => e.prg_share(count),

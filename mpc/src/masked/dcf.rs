@@ -98,7 +98,7 @@ impl Masked {
     pub fn with_dcf(mut self, cws: Box<dyn Channel>) -> Self {
         match &mut self.role {
             Role::Evaluator(e) => e.dcf_keys = Some(Stream::new(cws)),
-            Role::Source(source) => source.dcf_keys = Some((cws, Vec::new())),
+            Role::Dealer(dealer) => dealer.dcf_keys = Some((cws, Vec::new())),
             Role::Tally(_) => {}
         }
         self.with_comparison(Comparison::Dcf)
@@ -140,17 +140,17 @@ impl Masked {
         let hash = &self.hash;
         match &mut self.role {
             Role::Tally(tally) => {
-                tally.source(total);
+                tally.dealer(total);
                 tally.dcf_keys(total);
                 Ok(vec![Vec::new(); shape.columns()])
             }
-            Role::Source(source) => {
-                let roots = source
+            Role::Dealer(dealer) => {
+                let roots = dealer
                     .roots
                     .each_mut()
                     .map(|prg| Zeroizing::new(prg.words(2 * c.rows)));
                 #[cfg(test)]
-                if let Some(script) = &mut source.script {
+                if let Some(script) = &mut dealer.script {
                     let (cws, inputs) = script.keys_and_inputs(total);
                     let own: Vec<u128> = roots[1]
                         .chunks_exact(2)
@@ -171,11 +171,11 @@ impl Masked {
                     let all = (0..shape.columns())
                         .flat_map(|column| (0..inputs.len()).map(move |p| (column, p)));
                     script.complete(all.map(|(column, p)| value(column, p)), &others);
-                    source.buffer.extend_from_slice(&cws);
-                    source.emit()?;
+                    dealer.buffer.extend_from_slice(&cws);
+                    dealer.emit()?;
                     return Ok(vec![Vec::new(); shape.columns()]);
                 }
-                let before = source.buffer.len();
+                let before = dealer.buffer.len();
                 for start in (0..c.rows).step_by(CHUNK) {
                     let rows = start..(start + CHUNK).min(c.rows);
                     let roots = [(&roots[0], true), (&roots[1], false)].map(|(cws, first)| {
@@ -191,7 +191,7 @@ impl Masked {
                             .collect::<Vec<u64>>(),
                     );
                     let payload = |i: usize, column: usize| payload(start + i, column);
-                    let cws = &mut source.buffer;
+                    let cws = &mut dealer.buffer;
                     generate(
                         &shape,
                         [&roots[0], &roots[1]],
@@ -202,10 +202,10 @@ impl Masked {
                         cws,
                     );
                 }
-                if let Some((_, buffer)) = &mut source.dcf_keys {
-                    buffer.extend_from_slice(&source.buffer[before..]);
+                if let Some((_, buffer)) = &mut dealer.dcf_keys {
+                    buffer.extend_from_slice(&dealer.buffer[before..]);
                 }
-                source.emit()?;
+                dealer.emit()?;
                 Ok(vec![Vec::new(); shape.columns()])
             }
             Role::Evaluator(e) => {

@@ -100,8 +100,8 @@ impl Masked {
         let (cols, out) = self.spec.shape(module);
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Source(source) => {
-                product(masks, &source.matrix_masks.0[layer][module as usize], cols)
+            Role::Dealer(dealer) => {
+                product(masks, &dealer.matrix_masks.0[layer][module as usize], cols)
             }
             Role::Evaluator(e) => match &e.matrices {
                 Matrices::Masked(layers) => e

@@ -208,7 +208,7 @@ impl Masked {
                 .zip(borrow.constant())
                 .for_each(|(p, b)| *p = p.wrapping_sub(*b));
         }
-        let mask = if matches!(self.role, Role::Source(_)) {
+        let mask = if matches!(self.role, Role::Dealer(_)) {
             up.mask
         } else {
             Vec::new()
@@ -268,7 +268,7 @@ impl Masked {
         );
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Source(_) => (0..n)
+            Role::Dealer(_) => (0..n)
                 .map(|i| y.mask[i].wrapping_mul(u.mask[i] >> shift))
                 .collect(),
             Role::Evaluator(_) => (0..n)

@@ -66,7 +66,7 @@ impl Masked {
         lifted.wraps = self.correct(n, 64 - bits, |i| wire.mask[i] >> top)?;
         match &self.role {
             Role::Tally(_) => {}
-            Role::Source(_) => lifted.wraps = wire.mask.iter().map(|r| r >> top).collect(),
+            Role::Dealer(_) => lifted.wraps = wire.mask.iter().map(|r| r >> top).collect(),
             Role::Evaluator(_) => {
                 for (i, value) in lifted.public.iter_mut().enumerate() {
                     let shifted = value.wrapping_add(offset) & low_mask(bits);
@@ -97,7 +97,7 @@ impl Masked {
         };
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Source(_) => sums(&|i| x.mask[i].wrapping_mul(x.mask[i])),
+            Role::Dealer(_) => sums(&|i| x.mask[i].wrapping_mul(x.mask[i])),
             Role::Evaluator(_) => sums(&|i| {
                 let public = x.public[i];
                 let square = if first {
@@ -136,7 +136,7 @@ impl Masked {
         };
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Source(_) => (0..n)
+            Role::Dealer(_) => (0..n)
                 .map(|i| x.mask[i].wrapping_mul(y.mask[scalar(i)]))
                 .collect(),
             Role::Evaluator(_) => {

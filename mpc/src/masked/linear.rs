@@ -264,17 +264,17 @@ impl Masked {
         Share::new(wire.rows, wire.cols, wire.bits, data)
     }
 
-    /// `Σ` of products of wire elements: `source` is the same sum over masks, which is deferred.
+    /// `Σ` of products of wire elements: `dealer` is the same sum over masks, which is deferred.
     /// Evaluators hold `Σ x̂·[y]_p - ŷ·[r_x]_p`, given as `own`.
     pub(super) fn bilinear(
         &self,
         (rows, cols): (usize, usize),
         bits: u32,
-        source: impl FnOnce() -> Vec<u64>,
+        dealer: impl FnOnce() -> Vec<u64>,
         own: impl FnOnce(&Self) -> Vec<u64>,
     ) -> Share {
         let data = match &self.role {
-            Role::Source(_) => source(),
+            Role::Dealer(_) => dealer(),
             Role::Evaluator(_) => own(self),
             Role::Tally(_) => Vec::new(),
         };
@@ -413,8 +413,8 @@ impl Masked {
         let mut wire = Wire::new((rows, cols), bits, Default::default());
         match &mut self.role {
             Role::Tally(_) => {}
-            Role::Source(source) => {
-                wire.mask0 = source.client_masks(n, bits);
+            Role::Dealer(dealer) => {
+                wire.mask0 = dealer.client_masks(n, bits);
                 wire.mask.clone_from(&wire.mask0);
             }
             Role::Evaluator(e) if e.first => {
@@ -460,7 +460,7 @@ impl Masked {
         let (mut ps, mut cs, mut note) = (Vec::new(), Vec::new(), Vec::new());
         for &module in modules {
             let a = match &self.role {
-                Role::Source(source) => Some(&source.adapter_masks[layer][module as usize].a),
+                Role::Dealer(dealer) => Some(&dealer.adapter_masks[layer][module as usize].a),
                 Role::Evaluator(e) if e.first => Some(&e.adapter[layer][module as usize].a),
                 _ => None,
             };
@@ -473,7 +473,7 @@ impl Masked {
             let c = self.correct(inner, bits, |i| product[i])?;
             let mut p = Vec::new();
             match &mut self.role {
-                Role::Source(source) => p = source.client_masks(inner, bits),
+                Role::Dealer(dealer) => p = dealer.client_masks(inner, bits),
                 Role::Evaluator(e) if e.first => {
                     let hidden: Vec<u64> = product
                         .iter()
@@ -515,10 +515,10 @@ impl Masked {
         let mut product = Vec::new();
         match &self.role {
             Role::Tally(_) => {}
-            Role::Source(source) => {
+            Role::Dealer(dealer) => {
                 product = ring::matmul_transposed(
                     p,
-                    &source.adapter_masks[layer][module as usize].b,
+                    &dealer.adapter_masks[layer][module as usize].b,
                     rank,
                 );
             }

@@ -240,10 +240,10 @@ impl Masked {
             let (mut open, mut mask, mut mask0) = (Vec::new(), Vec::new(), Vec::new());
             match &mut self.role {
                 Role::Tally(_) => {}
-                Role::Source(source) => {
-                    mask0 = source.client_masks(n, bits);
+                Role::Dealer(dealer) => {
+                    mask0 = dealer.client_masks(n, bits);
                     let modulus = low_mask(bits);
-                    let other = source.server_masks(n);
+                    let other = dealer.server_masks(n);
                     mask = mask0
                         .iter()
                         .zip(other)
@@ -284,9 +284,9 @@ impl Masked {
             let (mut hat, mut rho) = (Vec::new(), Vec::new());
             match &mut self.role {
                 Role::Tally(_) => {}
-                Role::Source(source) => {
-                    let other = source.server_masks(words);
-                    rho = source
+                Role::Dealer(dealer) => {
+                    let other = dealer.server_masks(words);
+                    rho = dealer
                         .client_masks(words, 64)
                         .iter()
                         .zip(other)
@@ -327,7 +327,7 @@ impl Masked {
                 tally.handed.push(of());
                 Vec::new()
             }
-            Role::Source(source) => source.hand_over_masks(x.len(), bits),
+            Role::Dealer(dealer) => dealer.hand_over_masks(x.len(), bits),
             Role::Evaluator(e) if e.first => e.hand_over_masks(&x.data, &of()),
             Role::Evaluator(_) => Vec::new(),
         }
@@ -437,7 +437,7 @@ impl Masked {
         place: &'static str,
     ) -> Result<Option<Vec<u8>>, ProtocolError> {
         match &mut self.role {
-            Role::Source(_) => Ok(None),
+            Role::Dealer(_) => Ok(None),
             Role::Tally(tally) => {
                 tally.one_way = None;
                 let [e0_to_e1_bytes, e1_to_e0_bytes] = sizes.map(|size| size as u64);
@@ -468,7 +468,7 @@ impl Masked {
         payload: impl FnOnce() -> Vec<u8>,
     ) -> Result<Option<Vec<u8>>, ProtocolError> {
         match &mut self.role {
-            Role::Source(_) => Ok(None),
+            Role::Dealer(_) => Ok(None),
             Role::Tally(tally) => {
                 let rounds = u64::from(tally.one_way.replace(from_first) != Some(from_first));
                 let bytes = |first| if from_first == first { size as u64 } else { 0 };

@@ -102,14 +102,14 @@ fn shares_of(
     .unwrap();
     let mut server =
         Masked::server(spec, private, &seed1, channel(server_end), channel(stream)).unwrap();
-    let mut source = Masked::source(spec, &adapter_seed, &seed0, &seed1, channel(sink));
+    let mut dealer = Masked::dealer(spec, &adapter_seed, &seed0, &seed1, channel(sink));
     if build.comparison == Comparison::Dcf {
-        let (dcf_keys, from_source) = memory_pair();
+        let (dcf_keys, from_dealer) = memory_pair();
         (client, server) = (
-            client.with_dcf(channel(from_source)),
+            client.with_dcf(channel(from_dealer)),
             server.with_comparison(Comparison::Dcf),
         );
-        source = source.with_dcf(channel(dcf_keys));
+        dealer = dealer.with_dcf(channel(dcf_keys));
     }
     let step = |engine: &mut Masked, input: Option<&[u64]>| {
         engine.many = build.many;
@@ -123,7 +123,7 @@ fn shares_of(
         share
     };
     thread::scope(|scope| {
-        scope.spawn(|| step(&mut source, None));
+        scope.spawn(|| step(&mut dealer, None));
         let server = scope.spawn(|| step(&mut server, None));
         (step(&mut client, Some(input)), server.join().unwrap())
     })

@@ -163,7 +163,7 @@ impl Masked {
         // x̂·[f] - (public·[r] + crossed), and what has no public factor deferred.
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Source(_) => (0..n).map(|i| hidden(i, constant(i))).collect(),
+            Role::Dealer(_) => (0..n).map(|i| hidden(i, constant(i))).collect(),
             Role::Evaluator(_) => (0..n)
                 .map(|i| {
                     let row = row_of(i);

@@ -28,8 +28,8 @@ pub(super) struct ClientScript {
     pub(super) sent: Tape,
     /// Top bits that E0 told, in order.
     pub(super) tops: std::vec::IntoIter<Vec<u64>>,
-    pub(super) masks_to_source: Sender<Vec<u64>>,
-    pub(super) halves_from_source: Receiver<Vec<u64>>,
+    pub(super) masks_to_dealer: Sender<Vec<u64>>,
+    pub(super) halves_from_dealer: Receiver<Vec<u64>>,
 }
 
 impl ClientScript {
@@ -45,7 +45,7 @@ impl ClientScript {
             .map(|(m, s)| m.wrapping_sub(*s) & modulus)
             .collect();
         if !top_later {
-            self.masks_to_source
+            self.masks_to_dealer
                 .send(masks.clone())
                 .expect("the source runs");
         }
@@ -63,7 +63,7 @@ impl ClientScript {
             *open ^= other;
             *mask ^= other;
         }
-        self.masks_to_source
+        self.masks_to_dealer
             .send(wire.mask.clone())
             .expect("the source runs");
     }
@@ -71,7 +71,7 @@ impl ClientScript {
     pub(super) fn plane_masks(&mut self, plane: &[u64], n: usize) -> Vec<u64> {
         let mut masks = plane.to_vec();
         super::xor_packed_plane(&mut masks, self.sent.take(n.div_ceil(8)), n);
-        self.masks_to_source
+        self.masks_to_dealer
             .send(masks.clone())
             .expect("the source runs");
         masks
@@ -80,14 +80,14 @@ impl ClientScript {
     /// E0's results of comparison functions, `[point][element]`: it tells the points, which E1
     /// knows as well.
     pub(super) fn compared(&mut self, inputs: &[u64]) -> Vec<u64> {
-        self.masks_to_source
+        self.masks_to_dealer
             .send(inputs.to_vec())
             .expect("the source runs");
-        self.halves_from_source.recv().expect("the source runs")
+        self.halves_from_dealer.recv().expect("the source runs")
     }
 
     pub(super) fn prg_share(&mut self, n: usize) -> Vec<u64> {
-        let halves = self.halves_from_source.recv().expect("the source runs");
+        let halves = self.halves_from_dealer.recv().expect("the source runs");
         assert_eq!(
             halves.len(),
             n,
@@ -98,13 +98,13 @@ impl ClientScript {
 }
 
 /// The source's side: written corrections are replayed by solving for E0's half.
-pub(super) struct SourceScript {
+pub(super) struct DealerScript {
     pub(super) written: Tape,
     pub(super) masks_from_client: Receiver<Vec<u64>>,
     pub(super) halves_to_client: Sender<Vec<u64>>,
 }
 
-impl SourceScript {
+impl DealerScript {
     pub(super) fn client_masks(&mut self) -> Vec<u64> {
         self.masks_from_client.recv().expect("the client runs")
     }
@@ -161,7 +161,7 @@ impl SourceScript {
 /// is told.
 pub(super) struct ServerScript {
     pub(super) sent: Tape,
-    pub(super) masks_to_source: Sender<Vec<u64>>,
+    pub(super) masks_to_dealer: Sender<Vec<u64>>,
 }
 
 impl ServerScript {
@@ -174,7 +174,7 @@ impl ServerScript {
             .zip(share)
             .map(|(m, s)| m.wrapping_sub(*s) & modulus)
             .collect();
-        self.masks_to_source
+        self.masks_to_dealer
             .send(masks.clone())
             .expect("the source runs");
         masks
@@ -183,7 +183,7 @@ impl ServerScript {
     pub(super) fn plane_masks(&mut self, plane: &[u64], n: usize) -> Vec<u64> {
         let mut masks = plane.to_vec();
         super::xor_packed_plane(&mut masks, self.sent.take(n.div_ceil(8)), n);
-        self.masks_to_source
+        self.masks_to_dealer
             .send(masks.clone())
             .expect("the source runs");
         masks

@@ -22,7 +22,7 @@ impl Stream {
 
     pub(super) fn read(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
         while self.buffer.len() - self.at < bytes {
-            let frame = self.channel.recv().map_err(ProtocolError::Source)?;
+            let frame = self.channel.recv().map_err(ProtocolError::Dealer)?;
             if self.at > 0 {
                 self.buffer.drain(..self.at);
                 self.at = 0;

@@ -391,7 +391,7 @@ impl Masked {
         let rest = correct(&|i| twice(i).wrapping_mul(added(i)))?;
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Source(_) => (0..n)
+            Role::Dealer(_) => (0..n)
                 .map(|i| {
                     let line = masks(b, i).wrapping_mul(r(i)).wrapping_sub(masks(v, i));
                     s(i).wrapping_mul(line)
@@ -425,7 +425,7 @@ impl Masked {
 
     /// The signs of lookups, at the source.
     pub(super) fn signs(&self, index: &OneHot) -> Vec<u64> {
-        let n = if matches!(self.role, Role::Source(_)) {
+        let n = if matches!(self.role, Role::Dealer(_)) {
             index.data.len()
         } else {
             0

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Comparison, INDEX_BITS, Masked, Role,
-    script::{ClientScript, ServerScript, SourceScript, Tape},
+    script::{ClientScript, DealerScript, ServerScript, Tape},
 };
 use crate::{
     DecoderSpec, Twin,
@@ -246,14 +246,14 @@ impl Scene {
         .unwrap()
     }
 
-    fn server(&self, peer: Box<dyn Channel>, source: Box<dyn Channel>) -> Masked {
-        Masked::server(self.spec(), &self.private, &self.seed1, peer, source)
+    fn server(&self, peer: Box<dyn Channel>, dealer: Box<dyn Channel>) -> Masked {
+        Masked::server(self.spec(), &self.private, &self.seed1, peer, dealer)
             .unwrap()
             .with_comparison(self.comparison)
     }
 
-    fn source(&self, sink: Box<dyn Channel>) -> Masked {
-        Masked::source(
+    fn dealer(&self, sink: Box<dyn Channel>) -> Masked {
+        Masked::dealer(
             self.spec(),
             &self.adapter_seed,
             &self.seed0,
@@ -284,17 +284,17 @@ impl Scene {
                 self.steps(&mut engine, None, bucket);
                 (engine.trace, engine.noise, engine.coins)
             });
-            let source = self.source(Tap::new(sink, &logs[2], flip));
-            let mut source = self.with_dcf_keys(source, Tap::new(dcf_keys, &logs[3], None));
-            let source = scope.spawn(move || {
-                self.steps(&mut source, None, bucket);
-                source.coins
+            let dealer = self.dealer(Tap::new(sink, &logs[2], flip));
+            let mut dealer = self.with_dcf_keys(dealer, Tap::new(dcf_keys, &logs[3], None));
+            let dealer = scope.spawn(move || {
+                self.steps(&mut dealer, None, bucket);
+                dealer.coins
             });
             let mut engine = self.client(Tap::new(client_end, &logs[0], None));
             engine = self.with_dcf_keys(engine, Box::new(own_dcf_keys));
             let tokens = self.steps(&mut engine, Some(input), bucket);
             let (server_trace, noise, server_coins) = server.join().unwrap();
-            let coins = sums([&engine.coins, &server_coins, &source.join().unwrap()]);
+            let coins = sums([&engine.coins, &server_coins, &dealer.join().unwrap()]);
             Recording {
                 tokens,
                 client_frames: take(&logs[0]),
@@ -482,8 +482,8 @@ fn view_fits_another_input(scene: &Scene) {
     let other = scene.input(8, 14);
     assert_ne!(scene.input(7, 9), other);
 
-    let (masks_to_source, masks_from_client) = mpsc::channel();
-    let (halves_to_client, halves_from_source) = mpsc::channel();
+    let (masks_to_dealer, masks_from_client) = mpsc::channel();
+    let (halves_to_client, halves_from_dealer) = mpsc::channel();
     let logs: [Log; 3] = Default::default();
     let client = scene.client(Replay::new(run.server_frames.clone(), &logs[0]));
     let mut client = scene.with_dcf_keys(client, Replay::new(Vec::new(), &logs[2]));
@@ -493,26 +493,26 @@ fn view_fits_another_input(scene: &Scene) {
         e.script = Some(ClientScript {
             sent,
             tops,
-            masks_to_source,
-            halves_from_source,
+            masks_to_dealer,
+            halves_from_dealer,
         });
     }
-    let source = scene.source(Replay::new(Vec::new(), &logs[1]));
-    let mut source = scene.with_dcf_keys(source, Replay::new(Vec::new(), &logs[2]));
-    if let Role::Source(s) = &mut source.role {
+    let dealer = scene.dealer(Replay::new(Vec::new(), &logs[1]));
+    let mut dealer = scene.with_dcf_keys(dealer, Replay::new(Vec::new(), &logs[2]));
+    if let Role::Dealer(s) = &mut dealer.role {
         let written = Tape::new(run.corrections.concat());
-        s.script = Some(SourceScript {
+        s.script = Some(DealerScript {
             written,
             masks_from_client,
             halves_to_client,
         });
     }
     let tokens = thread::scope(|scope| {
-        scope.spawn(|| scene.steps(&mut source, None, 16));
+        scope.spawn(|| scene.steps(&mut dealer, None, 16));
         scene.steps(&mut client, Some(&other), 16)
     });
     let stochastic = scene.spec().numeric.rounding == Rounding::Stochastic;
-    let coins = stochastic.then(|| sums([&client.coins, &run.server_coins, &source.coins]));
+    let coins = stochastic.then(|| sums([&client.coins, &run.server_coins, &dealer.coins]));
     assert_eq!(tokens, scene.twin_with(&other, coins, run.noise.clone()).0);
     assert!(
         take(&logs[0]) == run.client_frames,
@@ -581,8 +581,8 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
             "the answers had an effect"
         );
 
-        let (masks_to_source, masks_from_client) = mpsc::channel();
-        let (halves_to_client, halves_from_source) = mpsc::channel();
+        let (masks_to_dealer, masks_from_client) = mpsc::channel();
+        let (halves_to_client, halves_from_dealer) = mpsc::channel();
         let mut second = scene.with_dcf_keys(
             scene.client(adversary(&logs[0])),
             Replay::new(Vec::new(), &logs[1]),
@@ -592,24 +592,24 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
             e.script = Some(ClientScript {
                 sent,
                 tops,
-                masks_to_source,
-                halves_from_source,
+                masks_to_dealer,
+                halves_from_dealer,
             });
         }
-        let mut source = scene.with_dcf_keys(
-            scene.source(Replay::new(Vec::new(), &logs[2])),
+        let mut dealer = scene.with_dcf_keys(
+            scene.dealer(Replay::new(Vec::new(), &logs[2])),
             Replay::new(Vec::new(), &logs[3]),
         );
-        if let Role::Source(s) = &mut source.role {
+        if let Role::Dealer(s) = &mut dealer.role {
             let written = Tape::new(honest.corrections.concat());
-            s.script = Some(SourceScript {
+            s.script = Some(DealerScript {
                 written,
                 masks_from_client,
                 halves_to_client,
             });
         }
         thread::scope(|scope| {
-            scope.spawn(|| scene.steps(&mut source, None, 16));
+            scope.spawn(|| scene.steps(&mut dealer, None, 16));
             scene.steps(&mut second, Some(&other), 16);
         });
         assert!(
@@ -660,7 +660,7 @@ fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &
             .zip(x.iter().zip(y))
             .for_each(|(r, (x, y))| *r = r.wrapping_add(x.wrapping_sub(*y)));
     };
-    let (masks_to_source, masks_from_server) = mpsc::channel();
+    let (masks_to_dealer, masks_from_server) = mpsc::channel();
     let (sink, stream) = memory_pair();
     let logs: [Log; 2] = Default::default();
     let mut server = other.server(
@@ -670,11 +670,11 @@ fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &
     if let Role::Evaluator(e) = &mut server.role {
         e.mirror = Some(ServerScript {
             sent: Tape::new(run.server_frames.concat()),
-            masks_to_source,
+            masks_to_dealer,
         });
     }
-    let mut source = scene.source(Box::new(sink));
-    if let Role::Source(s) = &mut source.role {
+    let mut dealer = scene.dealer(Box::new(sink));
+    if let Role::Dealer(s) = &mut dealer.role {
         s.mirror = Some(masks_from_server);
         for (l, masks) in s.adapter_masks.iter_mut().enumerate() {
             for (m, mask) in masks.iter_mut().enumerate() {
@@ -694,8 +694,8 @@ fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &
     }
     let coins = thread::scope(|scope| {
         let dealt = scope.spawn(move || {
-            scene.steps(&mut source, None, 16);
-            source.coins
+            scene.steps(&mut dealer, None, 16);
+            dealer.coins
         });
         scene.steps(&mut server, None, 16);
         dealt.join().unwrap()

@@ -104,7 +104,7 @@ impl Affine {
             };
             affine.constant = column(0);
             affine.coefficients = sets.iter().map(|&set| column(set)).collect();
-        } else if matches!(engine.role, Role::Source(_)) {
+        } else if matches!(engine.role, Role::Dealer(_)) {
             let patterns = patterns(planes, |plane| &plane.rho);
             let column = |&set: &Planes| {
                 patterns

@@ -161,7 +161,7 @@ fn sampling_costs_what_the_documentation_says() {
             more(selection, |c| c.rounds),
             more(selection, |c| c.e0_to_e1_bytes),
             more(selection, |c| c.e1_to_e0_bytes),
-            more(selection, |c| c.source_to_e1_bytes),
+            more(selection, |c| c.dealer_to_e1_bytes),
         ];
         assert_eq!(all, [rounds, client, server, corrections], "{selection:?}");
     }

@@ -237,7 +237,7 @@ pub fn run_embedding(
 ) -> Result<(Vec<u64>, Traffic), ProtocolError> {
     let spec = public.spec.clone();
     let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
-    let ((client_end, server_end), (dealer_end, source_end)) = (memory_pair(), memory_pair());
+    let ((client_end, server_end), (dealer_end, corrections_end)) = (memory_pair(), memory_pair());
     let bucket = spec.bucket(boundary.len() / spec.hidden_size);
     let adapter = private.mask(&spec, &adapter_seed);
     let mut client = ClientSession::new(
@@ -251,7 +251,7 @@ pub fn run_embedding(
         private,
         seed1.clone(),
         Box::new(server_end),
-        Box::new(source_end),
+        Box::new(corrections_end),
     )?;
     let mut dealer = DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(dealer_end));
     thread::scope(|scope| {

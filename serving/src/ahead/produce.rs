@@ -224,9 +224,9 @@ fn corrections_bytes(order: &Order, options: &AheadOptions) -> Result<u64, Servi
             (spec.max_positions + 1).saturating_sub(bucket)
         )));
     }
-    let mut bytes = tally_step(spec, selection, 0, bucket)?.source_to_e1_bytes;
+    let mut bytes = tally_step(spec, selection, 0, bucket)?.dealer_to_e1_bytes;
     for step in 1..tokens {
-        bytes += tally_step(spec, selection, bucket + step - 1, 1)?.source_to_e1_bytes;
+        bytes += tally_step(spec, selection, bucket + step - 1, 1)?.dealer_to_e1_bytes;
     }
     Ok(bytes)
 }

@@ -289,7 +289,7 @@ impl Head {
 }
 
 /// A file as a source of correlations: each receive opens the next piece.
-pub struct SealedSource {
+pub struct SealedCorrelations {
     file: BufReader<File>,
     key: LessSafeKey,
     binding: [u8; 32],
@@ -299,7 +299,7 @@ pub struct SealedSource {
     pub header: Header,
 }
 
-impl SealedSource {
+impl SealedCorrelations {
     /// Derives the key of a file whose head was read.
     ///
     /// # Errors
@@ -375,7 +375,7 @@ impl SealedSource {
     }
 }
 
-impl Channel for SealedSource {
+impl Channel for SealedCorrelations {
     fn send(&mut self, _frame: Vec<u8>) -> Result<(), NetError> {
         Err(NetError::Protocol(
             "nothing is sent to a file of correlations".into(),

@@ -6,7 +6,7 @@ use marill_mpc::Selection;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::seal::{Head, SealedSource, SealingKey, name_of};
+use super::seal::{Head, SealedCorrelations, SealingKey, name_of};
 use crate::{
     ServingError,
     wire::{Terms, unhex},
@@ -158,9 +158,14 @@ impl Shelf {
     ///
     /// # Errors
     /// [`ServingError::BadAhead`].
-    pub fn take(&self, found: Found, release: &[u8; 32]) -> Result<SealedSource, ServingError> {
+    pub fn take(
+        &self,
+        found: Found,
+        release: &[u8; 32],
+    ) -> Result<SealedCorrelations, ServingError> {
         let path = found.0.path.clone();
-        let source = SealedSource::open(found.0, &self.key, [self.dealer_key.as_bytes(), release])?;
+        let source =
+            SealedCorrelations::open(found.0, &self.key, [self.dealer_key.as_bytes(), release])?;
         if let Err(error) = std::fs::remove_file(&path) {
             tracing::warn!(
                 "a used file stays where it is, `{}`: {error}",

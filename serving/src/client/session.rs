@@ -157,7 +157,7 @@ impl ClientState {
 
 /// Which correlations a client asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Source {
+pub enum CorrelationPreference {
     /// Written ahead where the server has some that fit, else streamed.
     #[default]
     Any,
@@ -274,19 +274,19 @@ impl SessionOpener {
         &self,
         bucket: usize,
         tokens: usize,
-        source: Source,
+        source: CorrelationPreference,
         sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
         let uses_dcf = self.terms.comparison == Comparison::Dcf;
         match source {
-            Source::Ahead if uses_dcf => {
+            CorrelationPreference::Ahead if uses_dcf => {
                 return Err(ServingError::NoDcf {
                     reason: "preprocessed correlations are one-hot",
                 });
             }
-            Source::Any if uses_dcf => return self.open_live(sampling),
-            Source::Live => return self.open_live(sampling),
-            Source::Any | Source::Ahead => {}
+            CorrelationPreference::Any if uses_dcf => return self.open_live(sampling),
+            CorrelationPreference::Live => return self.open_live(sampling),
+            CorrelationPreference::Any | CorrelationPreference::Ahead => {}
         }
         let selection = Selection::of(sampling);
         // Before the ticket, which does not last as long as a download may.
@@ -313,7 +313,7 @@ impl SessionOpener {
             }
         }
         match source {
-            Source::Ahead => Err(ServingError::NothingAhead {
+            CorrelationPreference::Ahead => Err(ServingError::NothingAhead {
                 bucket,
                 tokens,
                 selection: selection.as_str(),

@@ -16,8 +16,8 @@ use crate::{
     seats::{Seat, Turn},
     state::Holder,
     wire::{
-        ClientHello, NewRelease, Release, Reply, ServerWelcome, SourceHello, Step, Terms, hash_key,
-        recv_hello, recv_input_share, recv_reply, send_json, send_token_share, unhex,
+        ClientHello, CorrectionsHello, NewRelease, Release, Reply, ServerWelcome, Step, Terms,
+        hash_key, recv_hello, recv_input_share, recv_reply, send_json, send_token_share, unhex,
     },
 };
 
@@ -111,7 +111,7 @@ impl Evaluator {
 }
 
 /// Where this session's corrections come from.
-enum Source {
+enum CorrelationSource {
     /// The dealer, who hears of each step.
     Live(Line),
     /// A file for a prompt of this bucket and so many tokens; the prompt was charged when the file
@@ -123,7 +123,7 @@ enum Source {
     },
 }
 
-impl Source {
+impl CorrelationSource {
     /// Before a step: the dealer is told of it, or the file must cover it.
     fn announce(&mut self, step: Step) -> Result<(), ServingError> {
         let uncovered = |reason: String| {
@@ -177,7 +177,7 @@ fn open<'a>(
     client: &mut Line,
     holder: Option<&Holder>,
     seat: (Turn, &mut Option<Seat>),
-) -> Result<(Source, Evaluator, Waiting<'a>), ServingError> {
+) -> Result<(CorrelationSource, Evaluator, Waiting<'a>), ServingError> {
     match greet(server, client, holder, seat) {
         Ok(opened) => Ok(opened),
         Err(error) => {
@@ -193,7 +193,7 @@ fn greet<'a>(
     client: &mut Line,
     holder: Option<&Holder>,
     (turn, seat): (Turn, &mut Option<Seat>),
-) -> Result<(Source, Evaluator, Waiting<'a>), ServingError> {
+) -> Result<(CorrelationSource, Evaluator, Waiting<'a>), ServingError> {
     let hello: ClientHello = recv_hello(client, CLIENT)?;
     client.lock().greeted();
     *seat = Some(turn.take("server")?);
@@ -271,7 +271,7 @@ fn greet<'a>(
     Ok((source, session, waiting))
 }
 
-type Dealt = (Source, Box<dyn Channel>, [Seed; 2]);
+type Dealt = (CorrelationSource, Box<dyn Channel>, [Seed; 2]);
 
 fn live(
     server: &Server,
@@ -281,11 +281,11 @@ fn live(
 ) -> Result<Dealt, ServingError> {
     let line = server
         .dealer
-        .websocket("/v1/source", DEALER_TIMEOUT)
+        .websocket("/v1/corrections", DEALER_TIMEOUT)
         .map_err(ServingError::net(DEALER))?;
     let mut line = SharedChannel::new(line);
     let seeds = claim(server, &mut line, terms, hello, selection)?;
-    Ok((Source::Live(line.clone()), Box::new(line), seeds))
+    Ok((CorrelationSource::Live(line.clone()), Box::new(line), seeds))
 }
 
 /// The file is found, the prompt is paid for, the dealer gives its word and what opens the file,
@@ -335,7 +335,7 @@ fn ahead(
     };
     server.state.claim("e1", session)?;
     let mut file = shelf.take(found, &release)?;
-    let source = Source::Ahead {
+    let source = CorrelationSource::Ahead {
         bucket,
         tokens_left: file.header.tokens,
         prompt_paid: true,
@@ -385,7 +385,7 @@ fn claim(
     selection: Selection,
 ) -> Result<[Seed; 2], ServingError> {
     let model = &server.model;
-    let request = SourceHello {
+    let request = CorrectionsHello {
         terms: terms.clone(),
         session: hello.session.clone(),
         spec: model.spec.clone(),
@@ -423,7 +423,7 @@ fn half(frame: &[u8], index: usize) -> Option<[u8; 32]> {
 fn serve(
     server: &Server,
     client: &mut Line,
-    source: &mut Source,
+    source: &mut CorrelationSource,
     session: &mut Evaluator,
     pace: &mut Pace,
     holder: Option<&Holder>,

@@ -73,8 +73,8 @@ pub fn run(dir: &Path, prompt_tokens: u32, tokens: u32, json: bool) -> anyhow::R
     if json {
         let json = serde_json::json!({
             "prompt_tokens": prompt_tokens, "bucket": bucket, "tokens": tokens, "cost": cost,
-            "dealer_to_server_bytes": { "prefill": prefill.source_to_e1_bytes,
-                "decode": sum(|c| c.source_to_e1_bytes) },
+            "dealer_to_server_bytes": { "prefill": prefill.dealer_to_e1_bytes,
+                "decode": sum(|c| c.dealer_to_e1_bytes) },
             "seconds_per_token": cost.decode_seconds / steps as f64, "twin_seconds": twin_seconds,
             "twin_equal": twin_equal, "tally_equal": tally_equal,
         });
@@ -99,7 +99,7 @@ pub fn run(dir: &Path, prompt_tokens: u32, tokens: u32, json: bool) -> anyhow::R
             cost.prefill_rounds.to_string(),
             bytes(cost.prefill_bytes_sent),
             bytes(cost.prefill_bytes_received),
-            bytes(prefill.source_to_e1_bytes),
+            bytes(prefill.dealer_to_e1_bytes),
         ]);
         table.row([
             "a token".to_string(),
@@ -107,7 +107,7 @@ pub fn run(dir: &Path, prompt_tokens: u32, tokens: u32, json: bool) -> anyhow::R
             per(cost.decode_rounds).to_string(),
             bytes(per(cost.decode_bytes_sent)),
             bytes(per(cost.decode_bytes_received)),
-            bytes(per(sum(|c| c.source_to_e1_bytes))),
+            bytes(per(sum(|c| c.dealer_to_e1_bytes))),
         ]);
         println!("{}", table.markdown());
         let verdict = |equal: bool| if equal { "equal" } else { "DIFFERENT" };

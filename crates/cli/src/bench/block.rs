@@ -58,7 +58,7 @@ pub struct Args {
     /// The links from the source to both evaluators, as --network; `none` is material that is there
     /// when it is needed
     #[arg(long, value_name = "LINK", default_value = "none")]
-    source_network: String,
+    dealer_network: String,
     /// What comparisons are made of: digits (few bytes), points (few rounds), or what takes less
     /// time on --network
     #[arg(
@@ -181,7 +181,7 @@ struct Wiring {
     comparison: Comparison,
     /// Between the evaluators, and from the source to each of them.
     link: Option<Link>,
-    source_link: Option<Link>,
+    dealer_link: Option<Link>,
 }
 
 fn ends(link: Option<Link>) -> [Box<dyn Channel>; 2] {
@@ -202,7 +202,7 @@ struct Outcome {
     /// E0's products of its masks, made before each measured step and not part of it.
     e0_ahead: Spent,
     e1: Spent,
-    source: Spent,
+    dealer: Spent,
     cost: Cost,
 }
 
@@ -217,11 +217,11 @@ fn run_parties(
     let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
     let [client_end, server_end] = ends(wiring.link);
     let ([sink, stream], [dcf_keys, own_dcf_keys]) =
-        (ends(wiring.source_link), ends(wiring.source_link));
+        (ends(wiring.dealer_link), ends(wiring.dealer_link));
     let comparison = wiring.comparison;
     let adapter = model.private.mask(&spec, &adapter_seed);
     thread::scope(|scope| {
-        let source = {
+        let dealer = {
             let (spec, seed0, seed1) = (spec.clone(), seed0.clone(), seed1.clone());
             scope.spawn(move || {
                 alone(move || {
@@ -245,14 +245,14 @@ fn run_parties(
                 let session = ServerSession::new(public, private, seed1, server_end, stream)?;
                 let (mut session, mut received) = (session.with_comparison(comparison), 0);
                 let spent = plan.clock(|k| {
-                    let before = session.traffic().source_bytes;
+                    let before = session.traffic().dealer_bytes;
                     if k == 0 {
                         session.prefill(plan.prompt)
                     } else {
                         session.decode()
                     }?;
                     received += if plan.measured(k) {
-                        session.traffic().source_bytes - before
+                        session.traffic().dealer_bytes - before
                     } else {
                         0
                     };
@@ -270,14 +270,14 @@ fn run_parties(
         fn joined<T>(party: thread::Result<anyhow::Result<T>>) -> anyhow::Result<T> {
             party.unwrap_or_else(|_| Err(anyhow!("a party panicked")))
         }
-        let ((e1, received), source) = (joined(server.join())?, joined(source.join())?);
-        cost.source_to_e1_bytes = received;
+        let ((e1, received), dealer) = (joined(server.join())?, joined(dealer.join())?);
+        cost.dealer_to_e1_bytes = received;
         Ok(Outcome {
             tokens,
             e0,
             e0_ahead,
             e1,
-            source,
+            dealer,
             cost,
         })
     })
@@ -317,7 +317,7 @@ fn client(
         cost.rounds += after.rounds - before.rounds;
         cost.e0_to_e1_bytes += after.bytes_sent - before.bytes_sent;
         cost.e1_to_e0_bytes += after.bytes_received - before.bytes_received;
-        cost.source_to_e0_bytes += after.source_bytes - before.source_bytes;
+        cost.dealer_to_e0_bytes += after.dealer_bytes - before.dealer_bytes;
     }
     Ok((tokens, spent, ahead, cost))
 }
@@ -485,22 +485,22 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         "context": plan.prompt + plan.warm + usize::from(plan.tokens > 0),
         "per": if plan.tokens == 0 { "prompt" } else { "token" },
         "private": private, "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
-        "network": args.network, "source_network": args.source_network, "rounding": args.rounding,
+        "network": args.network, "source_network": args.dealer_network, "rounding": args.rounding,
         "material": comparison.to_string(),
         "rounds": tally.rounds / per,
         "online_bytes": { "e0_to_e1": tally.e0_to_e1_bytes / per,
             "e1_to_e0": tally.e1_to_e0_bytes / per },
-        "source_bytes": { "to_e0": tally.source_to_e0_bytes / per,
-            "to_e1": tally.source_to_e1_bytes / per },
+        "source_bytes": { "to_e0": tally.dealer_to_e0_bytes / per,
+            "to_e1": tally.dealer_to_e1_bytes / per },
         "setup_bytes": setup,
         "layer": {
             "rounds": one.rounds,
-            "source_to_e0_bytes": one.source_to_e0_bytes,
-            "source_to_e1_bytes": one.source_to_e1_bytes,
+            "source_to_e0_bytes": one.dealer_to_e0_bytes,
+            "source_to_e1_bytes": one.dealer_to_e1_bytes,
             "e0_to_e1_bytes": one.e0_to_e1_bytes, "e1_to_e0_bytes": one.e1_to_e0_bytes,
         },
         "cpu_seconds": {
-            "e0": seconds(outcome.e0), "e1": seconds(outcome.e1), "source": seconds(outcome.source),
+            "e0": seconds(outcome.e0), "e1": seconds(outcome.e1), "source": seconds(outcome.dealer),
             "e0_ahead": seconds(outcome.e0_ahead),
         },
         "seconds": outcome.e0.wall / per as f64,
@@ -558,17 +558,17 @@ fn explain(places: &[(&'static str, Cost)]) {
         let sizes = [
             cost.e0_to_e1_bytes,
             cost.e1_to_e0_bytes,
-            cost.source_to_e0_bytes,
-            cost.source_to_e1_bytes,
+            cost.dealer_to_e0_bytes,
+            cost.dealer_to_e1_bytes,
         ];
-        let [e0, e1, source0, source1] = sizes.map(bytes);
+        let [e0, e1, dealer0, dealer1] = sizes.map(bytes);
         table.row([
             (*place).to_string(),
             cost.rounds.to_string(),
             e0,
             e1,
-            source0,
-            source1,
+            dealer0,
+            dealer1,
         ]);
     }
     eprintln!("{}", table.markdown());
@@ -576,7 +576,7 @@ fn explain(places: &[(&'static str, Cost)]) {
 
 /// What `--comparison` says, or what the named network calls for; digits where none is named.
 fn wiring(args: &Args, model: &Model, plan: &Plan) -> anyhow::Result<Wiring> {
-    let (link, source_link) = (link(&args.network)?, link(&args.source_network)?);
+    let (link, dealer_link) = (link(&args.network)?, link(&args.dealer_network)?);
     let comparison = match (args.comparison.as_str(), &link) {
         ("points", _) => Comparison::Dcf,
         ("auto", Some(link)) => {
@@ -588,7 +588,7 @@ fn wiring(args: &Args, model: &Model, plan: &Plan) -> anyhow::Result<Wiring> {
     Ok(Wiring {
         comparison,
         link,
-        source_link,
+        dealer_link,
     })
 }
 
@@ -631,18 +631,18 @@ fn explain_comparison(
         let sizes = [
             c.e1_to_e0_bytes,
             c.e0_to_e1_bytes,
-            c.source_to_e0_bytes,
-            c.source_to_e1_bytes,
+            c.dealer_to_e0_bytes,
+            c.dealer_to_e1_bytes,
         ];
-        let [e0, e1, source0, source1] = sizes.map(bytes);
+        let [e0, e1, dealer0, dealer1] = sizes.map(bytes);
         let waiting = named.map_or("-".into(), |_| format!("{seconds:.3}"));
         table.row([
             comparison.to_string(),
             c.rounds.to_string(),
             e0,
             e1,
-            source0,
-            source1,
+            dealer0,
+            dealer1,
             waiting,
         ]);
     }

@@ -201,14 +201,14 @@ fn run_parties(
         Box::new(server_end),
         Box::new(stream),
     )?;
-    let mut source = Masked::source(spec, &adapter_seed, &seed0, &seed1, Box::new(sink));
+    let mut dealer = Masked::dealer(spec, &adapter_seed, &seed0, &seed1, Box::new(sink));
     if comparison == Comparison::Dcf {
         let (dcf_keys, own_dcf_keys) = memory_pair();
         (client, server) = (
             client.with_dcf(Box::new(own_dcf_keys)),
             server.with_comparison(comparison),
         );
-        source = source.with_dcf(Box::new(dcf_keys));
+        dealer = dealer.with_dcf(Box::new(dcf_keys));
     }
     let party = move |engine: &mut Masked,
                       input: Option<&[u64]>|
@@ -231,17 +231,17 @@ fn run_parties(
     };
     let party = &party;
     thread::scope(|scope| {
-        let source = scope.spawn(move || alone(move || party(&mut source, None))?);
+        let dealer = scope.spawn(move || alone(move || party(&mut dealer, None))?);
         let server = scope.spawn(move || alone(move || party(&mut server, None))?);
         let own = alone(|| party(&mut client, Some(input)))??;
         let theirs = server
             .join()
             .map_err(|_| anyhow!("the server panicked"))??;
-        let dealt = source
+        let dealer_time = dealer
             .join()
-            .map_err(|_| anyhow!("the source panicked"))??;
+            .map_err(|_| anyhow!("the dealer panicked"))??;
         Ok(Measured {
-            spent: [own.2, theirs.2, dealt.2],
+            spent: [own.2, theirs.2, dealer_time.2],
             rounds: own.3,
             sent: [own.4, theirs.4],
             shares: [(own.0, own.1), (theirs.0, theirs.1)],
@@ -298,15 +298,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         sound &= equal && counted;
         let elements = n as f64;
         let bytes = cost.e0_to_e1_bytes.max(cost.e1_to_e0_bytes) as f64 / elements;
-        let source = cost.source_to_e1_bytes as f64 / elements;
-        let dcf_keys = cost.source_to_e0_bytes as f64 / elements;
+        let dealer = cost.dealer_to_e1_bytes as f64 / elements;
+        let dcf_keys = cost.dealer_to_e0_bytes as f64 / elements;
         let micros = |spent: Spent| spent.cpu * 1e6 / elements;
         let cpu = micros(measured.spent[0]) + micros(measured.spent[1]);
         if args.json {
             let line = json!({
                 "op": name, "n": n, "setting": "dealer", "rounding": "exact",
                 "material": args.comparison, "rounds": cost.rounds,
-                "bytes_per_element": bytes, "source_bytes_per_element": source,
+                "bytes_per_element": bytes, "source_bytes_per_element": dealer,
                 "source_to_e0_bytes_per_element": dcf_keys, "cpu_us_per_element": cpu / 2.0,
                 "source_cpu_us_per_element": micros(measured.spent[2]),
                 "max_abs_error": max_abs_error, "max_ulp": max_ulp, "twin_equal": equal,
@@ -319,7 +319,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 n.to_string(),
                 cost.rounds.to_string(),
                 format!("{bytes:.2}"),
-                format!("{source:.1}"),
+                format!("{dealer:.1}"),
                 format!("{dcf_keys:.1}"),
                 format!("{cpu:.3}"),
                 max_abs_error.map_or("-".into(), |e| format!("{e:.1e}")),

@@ -152,13 +152,13 @@ fn secure_cost(
             "keys": KEYS, "rounds": decode.rounds,
             "client_bytes_sent": decode.e0_to_e1_bytes,
             "client_bytes_received": decode.e1_to_e0_bytes,
-            "dealer_to_server_bytes": decode.source_to_e1_bytes,
+            "dealer_to_server_bytes": decode.dealer_to_e1_bytes,
         },
         "prefill": {
             "tokens": 64, "rounds": prefill.rounds,
             "client_bytes_sent": prefill.e0_to_e1_bytes,
             "client_bytes_received": prefill.e1_to_e0_bytes,
-            "dealer_to_server_bytes": prefill.source_to_e1_bytes,
+            "dealer_to_server_bytes": prefill.dealer_to_e1_bytes,
         },
     }))
 }

@@ -10,7 +10,7 @@ use super::{Dealer, grants::Seeds, masks::Holder, owners::Owner};
 use crate::{
     ServingError,
     pace::Pace,
-    wire::{Reply, SourceHello, Step, hash_key, recv_hello, send_json, unhex},
+    wire::{CorrectionsHello, Reply, Step, hash_key, recv_hello, send_json, unhex},
 };
 
 const SERVER: &str = "server";
@@ -44,7 +44,7 @@ fn open(
     owner: &Owner,
     channel: &mut SharedChannel<WebSocketChannel>,
 ) -> Result<DealerSession, ServingError> {
-    let hello: SourceHello = recv_hello(channel, SERVER)?;
+    let hello: CorrectionsHello = recv_hello(channel, SERVER)?;
     channel.lock().greeted();
     let bad = |reason: &str| ServingError::BadMessage {
         peer: SERVER,
