@@ -21,7 +21,7 @@ pub mod encoder;
 pub mod engine;
 pub mod masked;
 pub mod nn;
-pub mod operator;
+pub mod outsourced;
 pub mod range;
 pub mod real;
 pub mod sampling;
@@ -33,7 +33,7 @@ pub mod weights;
 
 pub use marill_crypto::{HashKey, Seed};
 pub use masked::{Comparison, PreparedStep, Preparer, ProtocolError, Traffic};
-pub use operator::{InputShare, OperatorSession, join_token};
+pub use outsourced::{InputShare, OutsourcedSession, join_token};
 pub use real::RealTwin;
 pub use sampling::{Sampling, Selection};
 pub use session::{

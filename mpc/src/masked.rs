@@ -340,7 +340,7 @@ pub struct Masked {
     spec: Arc<DecoderSpec>,
     /// Whether inputs enter and tokens leave as additive shares of E0 and E1, because E0 is not the
     /// client.
-    shared_ends: bool,
+    shared_io: bool,
     /// From this many elements on, gates spend rounds to save corrections and traffic; below, the
     /// reverse. A shape is public, so every party decides alike.
     many: usize,
@@ -504,7 +504,7 @@ impl Masked {
             role,
             rank: spec.lora_rank,
             spec: Arc::new(spec.clone()),
-            shared_ends: false,
+            shared_io: false,
             many: MANY,
             dcf_below: 0,
             trees: 0,
@@ -525,8 +525,8 @@ impl Masked {
 
     /// As it is, for a session whose E0 is an operator: inputs enter and tokens leave as shares.
     #[must_use]
-    pub fn with_shared_ends(mut self) -> Self {
-        self.shared_ends = true;
+    pub fn with_shared_io(mut self) -> Self {
+        self.shared_io = true;
         self
     }
 

@@ -9,7 +9,7 @@ use crate::{
     decoder::{self, Cache},
     encoder,
     masked::{Comparison, Cost, Masked, PreparedStep, Preparer, ProtocolError, Traffic},
-    operator::{InputShare, shared_step},
+    outsourced::{InputShare, shared_step},
     sampling::{Sampling, Selection},
     spec::DecoderSpec,
     twin::{check_room, pad_prompt},
@@ -194,8 +194,8 @@ impl ServerSession {
 
     /// As it is, for a session whose E0 is an operator; its steps are the shared ones.
     #[must_use]
-    pub fn with_operator(mut self) -> Self {
-        self.engine = self.engine.with_shared_ends();
+    pub fn with_shared_io(mut self) -> Self {
+        self.engine = self.engine.with_shared_io();
         self
     }
 
@@ -304,8 +304,8 @@ impl DealerSession {
 
     /// As it is, for a session whose E0 is an operator.
     #[must_use]
-    pub fn with_operator(mut self) -> Self {
-        self.engine = self.engine.with_shared_ends();
+    pub fn with_shared_io(mut self) -> Self {
+        self.engine = self.engine.with_shared_io();
         self
     }
 

@@ -13,7 +13,7 @@ use std::{
 use marill_crypto::Prg;
 use marill_mpc::{
     Architecture, ClientSession, Comparison, DealerSession, DecoderSpec, HashKey, InputShare,
-    OperatorSession, Pooling, PrivateWeights, PublicWeights, Reveal, Seed, ServerSession,
+    OutsourcedSession, Pooling, PrivateWeights, PublicWeights, Reveal, Seed, ServerSession,
     masked::MANY,
     testing::{
         AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices,
@@ -138,7 +138,7 @@ impl Run<'_> {
             dealer = dealer.with_dcf(dealer_to_e0);
         }
         if self.input == Input::Shares {
-            dealer = dealer.with_operator();
+            dealer = dealer.with_shared_io();
         }
         let mut deal = move || {
             dealer.prefill(bucket).unwrap();
@@ -165,8 +165,9 @@ impl Run<'_> {
                 }
                 Input::Shares => {
                     let party =
-                        OperatorSession::new(self.public.clone(), &adapter, seed0, e0_end).unwrap();
-                    self.shares(scope, server.with_operator(), party, dcf_keys)
+                        OutsourcedSession::new(self.public.clone(), &adapter, seed0, e0_end)
+                            .unwrap();
+                    self.shares(scope, server.with_shared_io(), party, dcf_keys)
                 }
             }
         });
@@ -215,7 +216,7 @@ impl Run<'_> {
         &'scope self,
         scope: &'scope thread::Scope<'scope, '_>,
         mut server: ServerSession,
-        party: OperatorSession,
+        party: OutsourcedSession,
         dcf_keys: Option<Box<dyn Channel>>,
     ) -> Vec<u64> {
         let bucket = self.spec().bucket(PROMPT);

@@ -45,7 +45,7 @@ pub struct ClientOptions {
     pub max_sessions: usize,
     pub source: CorrelationPreference,
     /// The evaluator that computes in the client's place, where the server wants one.
-    pub evaluator: Option<Endpoint>,
+    pub party: Option<Endpoint>,
     pub comparison: ComparisonChoice,
 }
 
@@ -244,7 +244,7 @@ impl Client {
     pub fn is_demonstration(&self) -> bool {
         let third = self
             .sessions
-            .evaluator
+            .party
             .as_ref()
             .unwrap_or(&self.sessions.dealer);
         self.sessions.server.endpoint.is_here() && third.endpoint.is_here()

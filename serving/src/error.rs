@@ -54,7 +54,7 @@ pub enum ServingError {
     NoDcf { reason: &'static str },
     #[error("this server gives the most likely token only: no temperature above 0")]
     GreedyOnly,
-    #[error("client and evaluator asked for tokens that are drawn in different ways")]
+    #[error("client and computing party ask for different sampling")]
     SamplingDiffers,
     #[error("`{}` has room for {free_bytes} bytes, and {needed_bytes} are needed", path.display())]
     NoRoom {
@@ -70,8 +70,8 @@ pub enum ServingError {
     NoClient { seconds: u64 },
     #[error("no session `{session}` waits for a client")]
     NoSession { session: String },
-    #[error("this server computes with an evaluator of its own, and none is named")]
-    NoEvaluator,
+    #[error("this server works with a separate computing party, and none is named")]
+    NoParty,
     #[error("`{name}` {reason}")]
     KeyName { name: String, reason: &'static str },
     #[error("the {peer} sent a message that is not understood: {reason}")]

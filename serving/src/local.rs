@@ -14,7 +14,7 @@ use crate::{
     ServingError,
     client::SessionOpener,
     dealer::{Dealer, SERVER_KEY_FILE},
-    evaluator::Evaluator,
+    party::Party,
     secret_files::read_key,
     server::{SecureModel, Server},
     tls::Identity,
@@ -93,23 +93,23 @@ impl Parties {
 }
 
 /// An evaluator of its own that runs until this is dropped.
-pub struct LocalEvaluator {
+pub struct LocalParty {
     pub endpoint: Endpoint,
     sessions: Arc<Sessions>,
     _running: Running,
 }
 
-impl LocalEvaluator {
+impl LocalParty {
     /// Starts one that opens its sessions in this way.
     ///
     /// # Errors
     /// No free port.
     pub fn start(opener: SessionOpener, max_sessions: usize) -> Result<Self, ServingError> {
-        let evaluator = Evaluator::new(opener, max_sessions);
-        let running = web::start(web::bind(LOOPBACK, None)?, evaluator.app())?;
+        let party = Party::new(opener, max_sessions);
+        let running = web::start(web::bind(LOOPBACK, None)?, party.app())?;
         Ok(Self {
             endpoint: running.endpoint.clone(),
-            sessions: evaluator.sessions().clone(),
+            sessions: party.sessions().clone(),
             _running: running,
         })
     }

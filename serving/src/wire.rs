@@ -63,17 +63,17 @@ pub enum E0 {
     #[default]
     Client,
     /// An evaluator of its own; the client sends shares and gets shares.
-    Operator,
+    Party,
 }
 
 impl E0 {
-    pub const ALL: [Self; 2] = [Self::Client, Self::Operator];
+    pub const ALL: [Self; 2] = [Self::Client, Self::Party];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
-            Self::Operator => "operator",
+            Self::Party => "operator",
         }
     }
 
@@ -139,7 +139,7 @@ impl Terms {
     /// Neither evaluator is the client.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        self.e0 == E0::Operator.as_str()
+        self.e0 == E0::Party.as_str()
     }
 
     /// That these terms are of this program, for parties that see no partition.
@@ -351,7 +351,7 @@ pub struct ServerWelcome {
 
 /// Client to evaluator, first frame at `/v1/evaluate`.
 #[derive(Serialize, Deserialize)]
-pub struct EvaluateHello {
+pub struct PartyHello {
     pub terms: Terms,
     /// The server's word that this client may open a session.
     pub ticket: Ticket,
@@ -365,7 +365,7 @@ pub struct EvaluateHello {
 
 /// Evaluator to client: the session's name, by which the server knows the client's line.
 #[derive(Serialize, Deserialize)]
-pub struct EvaluateWelcome {
+pub struct PartyWelcome {
     pub terms: Terms,
     pub session: String,
 }

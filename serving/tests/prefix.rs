@@ -67,7 +67,7 @@ fn the_public_layers_of_a_prompt_run_before_the_server_hears_of_it() {
         state: folder.path().join("client"),
         max_sessions: 1,
         source: CorrelationPreference::Any,
-        evaluator: None,
+        party: None,
         comparison: ComparisonChoice::Open,
     };
     let client = Client::with_partition(&Partition::open(&out).unwrap(), &options).unwrap();

@@ -20,7 +20,7 @@ pub fn advise(error: ServingError) -> anyhow::Error {
         } => "start it with `marill dealer`, or name another one with `--dealer`",
         ServingError::Listen { .. } => "choose another port with `--port`, or 0 for a free one",
         ServingError::LedgerInUse { .. } => "give each process a folder of its own with `--state`",
-        ServingError::NoEvaluator => {
+        ServingError::NoParty => {
             "ask the model's owner who runs `marill evaluate`, and name it with `--evaluator`"
         }
         ServingError::Mismatch { field: "e0", .. } => {

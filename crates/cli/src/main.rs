@@ -11,7 +11,6 @@ mod dealer;
 mod demo;
 mod doctor;
 mod eval;
-mod evaluate;
 mod export;
 mod failure;
 mod gateway;
@@ -20,6 +19,7 @@ mod inspect;
 mod keys;
 mod model_dir;
 mod network;
+mod party;
 mod places;
 mod progress;
 mod recipes;
@@ -70,7 +70,7 @@ enum Command {
     Dealer(dealer::Args),
     /// Compute in clients' place as an evaluator of its own: a third operator beside server and
     /// dealer
-    Evaluate(evaluate::Args),
+    Party(party::Args),
     /// Serve OpenAI's HTTP interface on this machine, answering privately
     Gateway(gateway::Args),
     /// Hold a private conversation in the terminal
@@ -99,7 +99,7 @@ impl Command {
         match self {
             Self::Serve(_)
             | Self::Dealer(_)
-            | Self::Evaluate(_)
+            | Self::Party(_)
             | Self::Gateway(_)
             | Self::Chat(_) => true,
             // Timed as they are served.
@@ -147,7 +147,7 @@ fn main() -> ExitCode {
         Command::Keys(args) => keys::run(args),
         Command::State(args) => state::run(args),
         Command::Dealer(args) => dealer::run(args),
-        Command::Evaluate(args) => evaluate::run(args),
+        Command::Party(args) => party::run(args),
         Command::Gateway(args) => gateway::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Generate(args) => generate::run(args),

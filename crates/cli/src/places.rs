@@ -158,7 +158,7 @@ pub struct Services {
     /// The evaluator that computes in this client's place, where the server asks for one
     /// (`marill serve --e0 operator`)
     #[arg(long, value_name = "URL", env = "MARILL_EVALUATOR")]
-    evaluator: Option<Endpoint>,
+    party: Option<Endpoint>,
     /// Key for the server, where it asks for one
     #[arg(
         long,
@@ -241,7 +241,7 @@ impl Services {
         server: Endpoint,
         max_sessions: usize,
     ) -> anyhow::Result<marill_serving::client::ClientOptions> {
-        for endpoint in [Some(&server), Some(&self.dealer), self.evaluator.as_ref()]
+        for endpoint in [Some(&server), Some(&self.dealer), self.party.as_ref()]
             .into_iter()
             .flatten()
         {
@@ -256,8 +256,8 @@ impl Services {
             max_sessions,
             source: self.correlations.into(),
             comparison: self.comparison()?,
-            evaluator: self
-                .evaluator
+            party: self
+                .party
                 .clone()
                 .map(|endpoint| self.authorities.apply(endpoint))
                 .transpose()?,

@@ -50,11 +50,11 @@ fn the_first_requests_at_a_fresh_gateway_are_all_answered() {
 }
 
 #[test]
-fn the_first_requests_at_a_fresh_evaluator_are_all_answered_and_a_full_server_is_waited_for() {
+fn a_fresh_party_answers_and_waits_for_a_full_server() {
     let world = World::new();
     let (dealer, server) = world.parties_with_server(&["--e0", "operator", "--max-sessions", "1"]);
-    let evaluator = world.evaluator(&server.url, &dealer.url, &[]);
-    let flags = ["--evaluator", &evaluator.url, "--max-sessions", "4"];
+    let party = world.party(&server.url, &dealer.url, &[]);
+    let flags = ["--evaluator", &party.url, "--max-sessions", "4"];
     let gateway = world.gateway_with(&server.url, &dealer.url, &flags);
     let answers = at_once(&gateway, 4, &chat(3));
     assert!(answers.iter().all(is_ok), "{answers:?}");
@@ -196,22 +196,22 @@ fn a_changed_partition_is_noticed_and_fetched() {
 }
 
 #[test]
-fn an_evaluator_goes_on_with_a_changed_partition_too() {
+fn a_party_goes_on_with_a_changed_partition_too() {
     changed_partition(true);
 }
 
-fn changed_partition(with_evaluator: bool) {
+fn changed_partition(with_party: bool) {
     let (world, other) = (World::new(), World::rounding(Rounding::Stochastic));
-    let flags: &[&str] = if with_evaluator {
+    let flags: &[&str] = if with_party {
         &["--e0", "operator"]
     } else {
         &[]
     };
     let (dealer, mut server) = world.parties_with_server(flags);
-    let evaluator = with_evaluator.then(|| world.evaluator(&server.url, &dealer.url, &[]));
-    let named = evaluator
+    let party = with_party.then(|| world.party(&server.url, &dealer.url, &[]));
+    let named = party
         .as_ref()
-        .map_or(Vec::new(), |evaluator| vec!["--evaluator", &evaluator.url]);
+        .map_or(Vec::new(), |party| vec!["--evaluator", &party.url]);
     let gateway = world.gateway_with(&server.url, &dealer.url, &named);
     assert!(is_ok(&gateway.exchange("/v1/chat/completions", &chat(1))));
     let former = gateway.get("/health")["partition_id"].clone();

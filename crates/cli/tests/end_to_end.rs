@@ -620,10 +620,10 @@ fn a_partition_that_rounds_by_coins_is_served_and_said_to_be_one() {
     assert!(near["largest_shortfall"].as_f64().unwrap() < 0.1, "{near}");
 
     let shared = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
-    let evaluator = world.evaluator(&shared.url, &dealer.url, &[]);
+    let party = world.party(&shared.url, &dealer.url, &[]);
     let flags = [
         "--evaluator",
-        &evaluator.url,
+        &party.url,
         "--material",
         "points",
         "--check-twin",
@@ -639,14 +639,14 @@ fn a_partition_that_rounds_by_coins_is_served_and_said_to_be_one() {
 
 /// Five processes: dealer, server, evaluator, gateway and a client.
 #[test]
-fn with_an_evaluator_of_its_own_the_client_sends_shares_and_the_answer_is_the_twins() {
+fn with_a_separate_party_the_client_sends_shares_only() {
     let world = World::new();
     let (dealer, other) = world.parties();
     let server = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
-    let evaluator = world.evaluator(&server.url, &dealer.url, &[]);
+    let party = world.party(&server.url, &dealer.url, &[]);
     let (to_server, server_url) = Proxy::start(&server.url.parse().unwrap());
-    let (to_evaluator, evaluator_url) = Proxy::start(&evaluator.url.parse().unwrap());
-    let (server_url, evaluator_url) = (server_url.to_string(), evaluator_url.to_string());
+    let (to_party, party_url) = Proxy::start(&party.url.parse().unwrap());
+    let (server_url, party_url) = (server_url.to_string(), party_url.to_string());
     let ask = |flags: &[&str]| {
         let mut command = marill();
         command
@@ -668,7 +668,7 @@ fn with_an_evaluator_of_its_own_the_client_sends_shares_and_the_answer_is_the_tw
     // The client needs no dealer: the address it has for one does not answer.
     let answer = parse(&ask(&[
         "--evaluator",
-        &evaluator_url,
+        &party_url,
         "--dealer",
         "http://127.0.0.1:1",
     ]));
@@ -679,12 +679,12 @@ fn with_an_evaluator_of_its_own_the_client_sends_shares_and_the_answer_is_the_tw
         steps,
         "one round a token for the client"
     );
-    for left in [to_server.readable(), to_evaluator.readable()] {
+    for left in [to_server.readable(), to_party.readable()] {
         assert!(left.len() > 10_000 && contains(&left, "partition_id"));
         telling(PROMPT)
             .for_each(|word| assert!(!contains(&left, word), "`{word}` left the client in clear"));
     }
-    let gateway = world.gateway_with(&server.url, &dealer.url, &["--evaluator", &evaluator.url]);
+    let gateway = world.gateway_with(&server.url, &dealer.url, &["--evaluator", &party.url]);
     let body =
         json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true, "return_token_ids": true });
     let (status, answer) = gateway.post("/v1/completions", &body);
@@ -716,12 +716,12 @@ fn with_an_evaluator_of_its_own_the_client_sends_shares_and_the_answer_is_the_tw
         &world,
         &other.url,
         &dealer.url,
-        &["--evaluator", &evaluator.url],
+        &["--evaluator", &party.url],
     );
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("`e0`"), "{said}");
 
-    drop(evaluator);
+    drop(party);
     let (status, lost) = gateway.post("/v1/completions", &body);
     assert!(
         status == 502
@@ -739,8 +739,8 @@ fn a_separate_party_computes_with_dcf_too() {
     let world = World::new();
     let (dealer, _) = world.parties();
     let server = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
-    let ask = |evaluator: &Service, comparison: &str| {
-        let flags = ["--evaluator", &evaluator.url, "--material", comparison];
+    let ask = |party: &Service, comparison: &str| {
+        let flags = ["--evaluator", &party.url, "--material", comparison];
         let mut command = marill();
         command
             .args([
@@ -759,7 +759,7 @@ fn a_separate_party_computes_with_dcf_too() {
             .unwrap()
     };
     // So far away that rounds are all that counts.
-    let far = world.evaluator(&server.url, &dealer.url, &["--network", "2000/100000"]);
+    let far = world.party(&server.url, &dealer.url, &["--network", "2000/100000"]);
     for (asked, expected) in [
         ("auto", "points"),
         ("points", "points"),
@@ -772,7 +772,7 @@ fn a_separate_party_computes_with_dcf_too() {
             "{asked}"
         );
     }
-    let firm = world.evaluator(&server.url, &dealer.url, &["--material", "digits"]);
+    let firm = world.party(&server.url, &dealer.url, &["--material", "digits"]);
     assert_eq!(parse(&ask(&firm, "auto"))["material"], "digits");
     let output = ask(&firm, "points");
     let said = String::from_utf8_lossy(&output.stderr);

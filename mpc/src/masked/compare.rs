@@ -143,7 +143,7 @@ impl Masked {
         }
         let bytes = INDEX_BITS as usize / 8;
         let own = indices.data.first().copied().unwrap_or(0);
-        if self.shared_ends {
+        if self.shared_io {
             return Ok(self
                 .is_evaluator()
                 .then_some((own & ((1 << INDEX_BITS) - 1)) as u32));

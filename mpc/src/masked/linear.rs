@@ -400,7 +400,7 @@ impl Masked {
         bits: u32,
     ) -> Result<Wire, ProtocolError> {
         let n = rows * cols;
-        if self.shared_ends {
+        if self.shared_io {
             let data = match values {
                 Some(values) if values.len() == n => values.to_vec(),
                 _ if self.is_evaluator() => return Err(ProtocolError::MissingInput),

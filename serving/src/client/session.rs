@@ -8,7 +8,7 @@ use std::{
 };
 
 use marill_mpc::{
-    ClientSession, Comparison, DecoderSpec, MaskedAdapter, OperatorSession, PublicWeights,
+    ClientSession, Comparison, DecoderSpec, MaskedAdapter, OutsourcedSession, PublicWeights,
     Sampling, Seed, Selection,
 };
 use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel, http::HttpClient};
@@ -16,7 +16,7 @@ use marill_partition::Partition;
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-use super::{ClientOptions, cache::Offered, prepare::PreparedSteps, shared::SharedLines};
+use super::{ClientOptions, cache::Offered, prepare::PreparedSteps, shared::SharedConnections};
 use crate::{
     ServingError,
     ahead::{Correlations, Offer},
@@ -25,8 +25,8 @@ use crate::{
     state::{Store, WhenInUse},
     ticket::Ticket,
     wire::{
-        ClientHello, CollectSeed, CollectedSeed, DcfKeysHello, E0, EvaluateHello, GrantedTicket,
-        NewSession, NewTicket, PROTOCOL_VERSION, ServerWelcome, SessionGrant, Step, Terms,
+        ClientHello, CollectSeed, CollectedSeed, DcfKeysHello, E0, GrantedTicket, NewSession,
+        NewTicket, PROTOCOL_VERSION, PartyHello, ServerWelcome, SessionGrant, Step, Terms,
         dcf_keys_proof, hash_key, proof_of, recv_reply, send_json, unhex,
     },
 };
@@ -174,7 +174,7 @@ pub struct SessionOpener {
     pub public: Arc<PublicWeights>,
     pub state: ClientState,
     /// E0, where it is not the client itself.
-    pub evaluator: Option<HttpClient>,
+    pub party: Option<HttpClient>,
     /// Whether the terms' material is the only one that will do, where an evaluator of its own
     /// could choose another.
     pub insists_on_comparison: bool,
@@ -184,7 +184,7 @@ pub(super) type Peer = SharedChannel<Metered<WebSocketChannel>>;
 
 impl SessionOpener {
     /// # Errors
-    /// A partition that this build cannot run; [`ServingError::NoEvaluator`], or
+    /// A partition that this build cannot run; [`ServingError::NoParty`], or
     /// [`ServingError::Mismatch`] where one is named that the server does not want.
     pub fn new(
         partition: &Partition,
@@ -198,8 +198,8 @@ impl SessionOpener {
         let terms = Terms::new(partition.partition_id(), &spec, &public, offered.setting)
             .with_e0(offered.e0);
         let terms = terms.with_comparison(options.comparison.decide(&spec, offered.dcf)?);
-        if options.evaluator.is_some() && !terms.is_shared() {
-            let (ours, theirs) = (E0::Operator.as_str().into(), terms.e0.clone());
+        if options.party.is_some() && !terms.is_shared() {
+            let (ours, theirs) = (E0::Party.as_str().into(), terms.e0.clone());
             return Err(ServingError::Mismatch {
                 field: "e0",
                 ours,
@@ -209,8 +209,8 @@ impl SessionOpener {
         Ok(Self {
             server: HttpClient::new(options.server.clone(), options.api_key.clone()),
             dealer: HttpClient::new(options.dealer.clone(), None),
-            evaluator: options
-                .evaluator
+            party: options
+                .party
                 .clone()
                 .map(|endpoint| HttpClient::new(endpoint, None)),
             insists_on_comparison: options.comparison.insists(),
@@ -236,16 +236,16 @@ impl SessionOpener {
     /// As [`Self::open`]; a server may refuse to sample.
     pub fn open_live(&self, sampling: Option<Sampling>) -> Result<SecureSession, ServingError> {
         if self.terms.is_shared() {
-            let evaluator = self.evaluator.as_ref().ok_or(ServingError::NoEvaluator)?;
+            let party = self.party.as_ref().ok_or(ServingError::NoParty)?;
             let any_comparison = !self.insists_on_comparison;
             let ticket = self.ticket(None, Selection::default())?.ticket;
-            let hello = EvaluateHello {
+            let hello = PartyHello {
                 terms: self.terms.clone(),
                 ticket,
                 any_comparison,
                 sampling,
             };
-            let (lines, comparison) = SharedLines::open(evaluator, &self.server, hello)?;
+            let (lines, comparison) = SharedConnections::open(party, &self.server, hello)?;
             let (inner, spec) = (Inner::Shared(lines), self.spec.clone());
             return Ok(SecureSession {
                 inner,
@@ -402,14 +402,14 @@ impl SessionOpener {
         terms: &Terms,
         ticket: Ticket,
         sampling: Option<Sampling>,
-    ) -> Result<(String, OperatorSession), ServingError> {
+    ) -> Result<(String, OutsourcedSession), ServingError> {
         let _turn = self.state.fetch_turn(terms, &self.spec, Correlations::Live);
         let granted = self.grant(terms, ticket, Vec::new())?;
         let session = granted.session.clone();
         let dcf_keys = self.dcf_keys(terms, &granted)?;
         let (peer, _, adapter) = self.meet(terms, &granted, Correlations::Live, sampling)?;
         let seed0 = self.seed(granted)?;
-        let opened = OperatorSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
+        let opened = OutsourcedSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
         let opened = opened
             .with_sampling(sampling)
             .with_hash_key(&hash_key(&session));
@@ -638,7 +638,7 @@ enum Inner {
         prepared: Option<PreparedSteps>,
     },
     /// It sends shares and gets shares.
-    Shared(SharedLines),
+    Shared(SharedConnections),
 }
 
 impl SecureSession {

@@ -10,8 +10,8 @@ use super::session::{Cost, Peer, STEP_TIMEOUT};
 use crate::{
     ServingError,
     wire::{
-        EvaluateHello, EvaluateWelcome, InputHello, Step, recv_reply, recv_token_share,
-        send_input_share, send_json,
+        InputHello, PartyHello, PartyWelcome, Step, recv_reply, recv_token_share, send_input_share,
+        send_json,
     },
 };
 
@@ -19,19 +19,19 @@ use crate::{
 const PEERS: [&str; 2] = ["evaluator", "server"];
 
 /// The lines to E0 and E1.
-pub(super) struct SharedLines {
+pub(super) struct SharedConnections {
     lines: [Peer; 2],
     meter: Arc<Meter>,
     steps: u64,
 }
 
-impl SharedLines {
+impl SharedConnections {
     /// Greets the evaluator, who greets dealer and server, then joins its session at the server;
     /// also the material, which the evaluator chooses where any will do.
     pub(super) fn open(
-        evaluator: &HttpClient,
+        party: &HttpClient,
         server: &HttpClient,
-        hello: EvaluateHello,
+        hello: PartyHello,
     ) -> Result<(Self, Comparison), ServingError> {
         let meter = Arc::<Meter>::default();
         let connect = |service: &HttpClient, path: &str, peer| {
@@ -40,10 +40,10 @@ impl SharedLines {
                 .map_err(ServingError::net(peer))?;
             Ok::<Peer, ServingError>(SharedChannel::new(Metered::new(channel, meter.clone())))
         };
-        let mut first = connect(evaluator, "/v1/evaluate", PEERS[0])?;
+        let mut first = connect(party, "/v1/party", PEERS[0])?;
         send_json(&mut first, &hello).map_err(ServingError::net(PEERS[0]))?;
-        let welcome: EvaluateWelcome = recv_reply(&mut first, PEERS[0])?;
-        let EvaluateHello {
+        let welcome: PartyWelcome = recv_reply(&mut first, PEERS[0])?;
+        let PartyHello {
             terms,
             any_comparison,
             sampling,

@@ -102,7 +102,7 @@ fn open(
         None => session,
     };
     Ok(if grant.terms.is_shared() {
-        session.with_operator()
+        session.with_shared_io()
     } else {
         session
     })

@@ -92,14 +92,14 @@ impl Announced<'_> {
     /// Waits for the client, as long as the session's evaluator is there.
     pub(super) fn wait(
         self,
-        evaluator: &SharedChannel<WebSocketChannel>,
+        party: &SharedChannel<WebSocketChannel>,
     ) -> Result<Input, ServingError> {
         let deadline = Instant::now() + CLIENT_WAIT;
         loop {
             match self.receiver.recv_timeout(LOOK_AROUND) {
                 Ok(input) => return Ok(input),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {
-                    evaluator
+                    party
                         .lock()
                         .check_open()
                         .map_err(ServingError::net("evaluator"))?;

@@ -88,12 +88,12 @@ type Line = SharedChannel<WebSocketChannel>;
 type Waiting<'a> = Option<Announced<'a>>;
 
 /// E1, with E0 as the client or with inputs and outputs in shares.
-enum Evaluator {
+enum E1 {
     Own(Box<ServerSession>),
     Shared(Box<ServerSession>),
 }
 
-impl Evaluator {
+impl E1 {
     /// Runs a step that `client` announced.
     fn step(&mut self, step: Step, client: &mut Line, width: usize) -> Result<(), ServingError> {
         let token = match (self, step) {
@@ -177,7 +177,7 @@ fn open<'a>(
     client: &mut Line,
     holder: Option<&Holder>,
     seat: (Turn, &mut Option<Seat>),
-) -> Result<(CorrelationSource, Evaluator, Waiting<'a>), ServingError> {
+) -> Result<(CorrelationSource, E1, Waiting<'a>), ServingError> {
     match greet(server, client, holder, seat) {
         Ok(opened) => Ok(opened),
         Err(error) => {
@@ -193,7 +193,7 @@ fn greet<'a>(
     client: &mut Line,
     holder: Option<&Holder>,
     (turn, seat): (Turn, &mut Option<Seat>),
-) -> Result<(CorrelationSource, Evaluator, Waiting<'a>), ServingError> {
+) -> Result<(CorrelationSource, E1, Waiting<'a>), ServingError> {
     let hello: ClientHello = recv_hello(client, CLIENT)?;
     client.lock().greeted();
     *seat = Some(turn.take("server")?);
@@ -265,8 +265,8 @@ fn greet<'a>(
         .with_comparison(comparison)
         .with_hash_key(&hash_key(&name));
     let session = match model.terms.is_shared() {
-        false => Evaluator::Own(Box::new(session)),
-        true => Evaluator::Shared(Box::new(session.with_operator())),
+        false => E1::Own(Box::new(session)),
+        true => E1::Shared(Box::new(session.with_shared_io())),
     };
     Ok((source, session, waiting))
 }
@@ -424,7 +424,7 @@ fn serve(
     server: &Server,
     client: &mut Line,
     source: &mut CorrelationSource,
-    session: &mut Evaluator,
+    session: &mut E1,
     pace: &mut Pace,
     holder: Option<&Holder>,
 ) -> Result<(), ServingError> {

@@ -99,7 +99,7 @@ impl World {
             terms: self.terms.clone(),
             spec: self.spec.clone(),
             public: self.public.clone(),
-            evaluator: None,
+            party: None,
             insists_on_comparison: true,
             state: ClientState::open(place, place).unwrap(),
         }

@@ -137,18 +137,18 @@ impl World {
     }
 
     #[allow(dead_code)]
-    pub fn evaluator(&self, server: &str, dealer: &str, flags: &[&str]) -> Service {
-        let mut evaluator = marill();
-        evaluator
+    pub fn party(&self, server: &str, dealer: &str, flags: &[&str]) -> Service {
+        let mut party = marill();
+        party
             .args([
                 "evaluate", "--port", "0", "--server", server, "--dealer", dealer,
             ])
             .args(flags);
-        evaluator
+        party
             .arg("--cache")
             .arg(self.folder.path().join("evaluator/cache"));
         Service::start(
-            evaluator
+            party
                 .arg("--state")
                 .arg(self.folder.path().join("evaluator")),
         )

@@ -21,7 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use marill_mpc::{DecoderSpec, OperatorSession};
+use marill_mpc::{DecoderSpec, OutsourcedSession};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 
 use crate::{
@@ -34,8 +34,8 @@ use crate::{
     tls::Tls,
     web::{self, HttpError, Sessions},
     wire::{
-        E0, EvaluateHello, EvaluateWelcome, Reply, Step, Terms, recv_hello, recv_input_share,
-        send_json, send_token_share,
+        E0, PartyHello, PartyWelcome, Reply, Step, Terms, recv_hello, recv_input_share, send_json,
+        send_token_share,
     },
 };
 
@@ -46,7 +46,7 @@ const CLOSE_NORMAL: u16 = 1000;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How to run an evaluator.
-pub struct EvaluatorOptions {
+pub struct PartyOptions {
     pub listen: SocketAddr,
     pub tls: Tls,
     /// Its server, its dealer and its folders, as a client has them.
@@ -55,7 +55,7 @@ pub struct EvaluatorOptions {
     pub metrics: Option<SocketAddr>,
 }
 
-pub(crate) struct Evaluator {
+pub(crate) struct Party {
     opener: Arc<Renewed<SessionOpener>>,
     sessions: Arc<Sessions>,
     lobby: Arc<Lobby>,
@@ -67,21 +67,21 @@ pub(crate) struct Evaluator {
 /// # Errors
 /// [`ServingError::Mismatch`] where the server computes with its clients, a port in use, and what
 /// [`web::run`] reports.
-pub fn run(options: &EvaluatorOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
+pub fn run(options: &PartyOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
     let bound = web::bind(
         options.listen,
         options.tls.identity(&options.services.state)?,
     )?;
-    let evaluator = Evaluator::new(
+    let party = Party::new(
         opener(&options.services, progress)?,
         options.services.max_sessions,
     );
     let services = options.services.clone();
     let make = move || opener(&services, &mut |line| tracing::info!("{line}"));
     let server_of = |opener: &SessionOpener| (opener.server.clone(), opener.terms.clone());
-    evaluator.opener.watch(server_of, make)?;
-    let metrics = metrics::listen(options.metrics, &evaluator.metrics, &evaluator.sessions)?;
-    web::run(bound, evaluator.app(), &evaluator.sessions, metrics)
+    party.opener.watch(server_of, make)?;
+    let metrics = metrics::listen(options.metrics, &party.metrics, &party.sessions)?;
+    web::run(bound, party.app(), &party.sessions, metrics)
 }
 
 /// Fetches what is missing of the partition that the server serves.
@@ -90,8 +90,8 @@ fn opener(
     progress: &mut dyn FnMut(&str),
 ) -> Result<SessionOpener, ServingError> {
     let (folder, offer) = fetch(services, progress)?;
-    if offer.e0 != E0::Operator {
-        let (ours, theirs) = (E0::Operator.as_str().into(), offer.e0.as_str().into());
+    if offer.e0 != E0::Party {
+        let (ours, theirs) = (E0::Party.as_str().into(), offer.e0.as_str().into());
         return Err(ServingError::Mismatch {
             field: "e0",
             ours,
@@ -101,7 +101,7 @@ fn opener(
     SessionOpener::new(&open_cached(&folder)?, services, offer)
 }
 
-impl Evaluator {
+impl Party {
     pub(crate) fn new(opener: SessionOpener, max_sessions: usize) -> Arc<Self> {
         let opener = Arc::new(Renewed::new(opener));
         let sessions = Sessions::with_queue(max_sessions, MAX_WAITING);
@@ -124,7 +124,7 @@ impl Evaluator {
                 get(|| async { Json(serde_json::json!({ "status": "ok" })) }),
             )
             .route("/ready", get(ready))
-            .route("/v1/evaluate", get(evaluate_upgrade))
+            .route("/v1/party", get(party_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(middleware::from_fn(web::finish))
             .with_state(self.clone())
@@ -163,15 +163,15 @@ impl Evaluator {
         &self,
         client: &mut SharedChannel<WebSocketChannel>,
         turn: Turn,
-    ) -> Result<(Seat, Arc<SessionOpener>, OperatorSession), ServingError> {
-        let hello: EvaluateHello = recv_hello(client, CLIENT)?;
+    ) -> Result<(Seat, Arc<SessionOpener>, OutsourcedSession), ServingError> {
+        let hello: PartyHello = recv_hello(client, CLIENT)?;
         client.lock().greeted();
         let seat = turn.take("evaluator")?;
         Metrics::add(&self.metrics.sessions_started, 1);
         let opener = self.opener.current();
         let terms = agree(&opener, &hello)?;
         let (session, opened) = opener.open_shared(&terms, hello.ticket, hello.sampling)?;
-        let welcome = EvaluateWelcome { terms, session };
+        let welcome = PartyWelcome { terms, session };
         send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
         Ok((seat, opener, opened))
     }
@@ -180,7 +180,7 @@ impl Evaluator {
         &self,
         client: &mut SharedChannel<WebSocketChannel>,
         spec: &DecoderSpec,
-        session: &mut OperatorSession,
+        session: &mut OutsourcedSession,
     ) -> Result<(), ServingError> {
         let width = spec.hidden_size;
         let bad = |reason: String| ServingError::BadMessage {
@@ -217,7 +217,7 @@ impl Evaluator {
 
 /// The terms with the material that one of the two insists on, or else this evaluator's: it is at
 /// the end of the line on which rounds wait.
-fn agree(opener: &SessionOpener, hello: &EvaluateHello) -> Result<Terms, ServingError> {
+fn agree(opener: &SessionOpener, hello: &PartyHello) -> Result<Terms, ServingError> {
     let (asked, ours) = (hello.terms.comparison, opener.terms.comparison);
     let comparison = if hello.any_comparison || opener.insists_on_comparison {
         ours
@@ -234,14 +234,14 @@ fn agree(opener: &SessionOpener, hello: &EvaluateHello) -> Result<Terms, Serving
     Ok(terms)
 }
 
-async fn ready(State(evaluator): State<Arc<Evaluator>>) -> Result<&'static str, HttpError> {
-    if evaluator.sessions.is_draining() {
+async fn ready(State(party): State<Arc<Party>>) -> Result<&'static str, HttpError> {
+    if party.sessions.is_draining() {
         return Err(web::not_ready("the evaluator is shutting down"));
     }
     let look = move || {
-        let opener = evaluator.opener.current();
+        let opener = party.opener.current();
         has_room(opener.state.folder())?;
-        Ok::<_, &'static str>(evaluator.opener.look(&opener.server, &opener.terms))
+        Ok::<_, &'static str>(party.opener.look(&opener.server, &opener.terms))
     };
     match tokio::task::spawn_blocking(look)
         .await
@@ -254,20 +254,20 @@ async fn ready(State(evaluator): State<Arc<Evaluator>>) -> Result<&'static str, 
     }
 }
 
-async fn evaluate_upgrade(State(evaluator): State<Arc<Evaluator>>, request: Request) -> Response {
-    match evaluator.lobby.enter(web::address_of(request.extensions())) {
+async fn party_upgrade(State(party): State<Arc<Party>>, request: Request) -> Response {
+    match party.lobby.enter(web::address_of(request.extensions())) {
         Err(refused) => {
-            evaluator.metrics.refuse(refused.code.unwrap_or("other"));
+            party.metrics.refuse(refused.code.unwrap_or("other"));
             refused.into_response()
         }
         Ok(guest) => {
-            let turn = Turn::new(guest, &evaluator.sessions);
+            let turn = Turn::new(guest, &party.sessions);
             web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
-                let result = evaluator.session(channel, turn);
-                Metrics::add(&evaluator.metrics.bytes_sent, count.sent_bytes());
-                Metrics::add(&evaluator.metrics.bytes_received, count.received_bytes());
+                let result = party.session(channel, turn);
+                Metrics::add(&party.metrics.bytes_sent, count.sent_bytes());
+                Metrics::add(&party.metrics.bytes_received, count.received_bytes());
                 if let Err(error) = result {
-                    Metrics::add(&evaluator.metrics.sessions_failed, 1);
+                    Metrics::add(&party.metrics.sessions_failed, 1);
                     tracing::warn!("a session failed: {error}");
                 }
             })

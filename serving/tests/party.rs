@@ -18,7 +18,7 @@ use marill_net::http::HttpClient;
 use marill_serving::{
     Endpoint, ServingError,
     client::SessionOpener,
-    local::LocalEvaluator,
+    local::LocalParty,
     wire::{E0, Setting},
 };
 use meddler::{From, Meddler, Spoil};
@@ -28,7 +28,7 @@ const NO_HANG: Duration = Duration::from_secs(30);
 
 fn shared_world() -> World {
     let mut model = model_of(tiny_spec(), Setting::Dealer);
-    model.terms = model.terms.with_e0(E0::Operator);
+    model.terms = model.terms.with_e0(E0::Party);
     World::of(
         model,
         tempfile::tempdir().unwrap(),
@@ -39,7 +39,12 @@ fn shared_world() -> World {
 }
 
 /// What an evaluator opens its sessions with; `firm`: it takes no other material.
-fn operator(world: &World, dealer: &Endpoint, comparison: Comparison, firm: bool) -> SessionOpener {
+fn outsourced(
+    world: &World,
+    dealer: &Endpoint,
+    comparison: Comparison,
+    firm: bool,
+) -> SessionOpener {
     let opener = world.opener_at(&world.parties.server, "evaluator");
     SessionOpener {
         dealer: HttpClient::new(dealer.clone(), None),
@@ -50,11 +55,11 @@ fn operator(world: &World, dealer: &Endpoint, comparison: Comparison, firm: bool
 }
 
 /// A client that knows no dealer.
-fn client(world: &World, evaluator: &Endpoint, asked: Option<Comparison>) -> SessionOpener {
+fn client(world: &World, party: &Endpoint, asked: Option<Comparison>) -> SessionOpener {
     let opener = world.opener();
     SessionOpener {
         dealer: HttpClient::new("http://127.0.0.1:1".parse().unwrap(), None),
-        evaluator: Some(HttpClient::new(evaluator.clone(), None)),
+        party: Some(HttpClient::new(party.clone(), None)),
         terms: opener
             .terms
             .clone()
@@ -77,8 +82,8 @@ fn tokens_equal_the_twins_and_whose_comparison_counts() {
         (Some(Dcf), (Dcf, true), Dcf),
     ];
     for (seed, (asked, (own, firm), expected)) in (1..).zip(cases) {
-        let evaluator = LocalEvaluator::start(operator(&world, dealer, own, firm), 2).unwrap();
-        let mut session = client(&world, &evaluator.endpoint, asked).open().unwrap();
+        let party = LocalParty::start(outsourced(&world, dealer, own, firm), 2).unwrap();
+        let mut session = client(&world, &party.endpoint, asked).open().unwrap();
         assert_eq!(session.comparison, expected);
         assert_eq!(
             world.secure(&mut session, seed, 11, 3).0,
@@ -86,8 +91,8 @@ fn tokens_equal_the_twins_and_whose_comparison_counts() {
             "{asked:?} {own} {firm}"
         );
     }
-    let evaluator = LocalEvaluator::start(operator(&world, dealer, OneHot, true), 2).unwrap();
-    let error = client(&world, &evaluator.endpoint, Some(Dcf))
+    let party = LocalParty::start(outsourced(&world, dealer, OneHot, true), 2).unwrap();
+    let error = client(&world, &party.endpoint, Some(Dcf))
         .open()
         .map(|_| ())
         .unwrap_err();
@@ -97,9 +102,9 @@ fn tokens_equal_the_twins_and_whose_comparison_counts() {
     );
 
     // Drawn with next to no noise, on points.
-    let evaluator = LocalEvaluator::start(operator(&world, dealer, Dcf, false), 2).unwrap();
+    let party = LocalParty::start(outsourced(&world, dealer, Dcf, false), 2).unwrap();
     let cold = Sampling::new(1e-5, Some(5)).unwrap();
-    let mut session = client(&world, &evaluator.endpoint, None)
+    let mut session = client(&world, &party.endpoint, None)
         .open_live(cold)
         .unwrap();
     assert_eq!(world.secure(&mut session, 9, 8, 2).0, world.twin(9, 8, 2));
@@ -152,7 +157,7 @@ enum Line {
 /// Each kind on parties of its own, side by side: most of the time is spent waiting for lines to
 /// close.
 #[test]
-fn a_spoilt_frame_on_a_line_of_the_evaluator_ends_its_session_with_an_error() {
+fn a_damaged_frame_to_the_party_ends_its_session_with_an_error() {
     thread::scope(|scope| {
         KINDS
             .iter()
@@ -163,9 +168,8 @@ fn a_spoilt_frame_on_a_line_of_the_evaluator_ends_its_session_with_an_error() {
 fn spoil_one_frame_at_a_time((which, from, number, what): (Line, From, usize, &str)) {
     let world = shared_world();
     let (words, dealer) = Meddler::start(&world.parties.dealer);
-    let evaluator =
-        LocalEvaluator::start(operator(&world, &dealer, Comparison::Dcf, true), 2).unwrap();
-    let (line, endpoint) = Meddler::start(&evaluator.endpoint);
+    let party = LocalParty::start(outsourced(&world, &dealer, Comparison::Dcf, true), 2).unwrap();
+    let (line, endpoint) = Meddler::start(&party.endpoint);
     let client = client(&world, &endpoint, None);
     let session = || -> Result<Vec<u32>, ServingError> {
         let mut session = client.open()?;
@@ -189,7 +193,7 @@ fn spoil_one_frame_at_a_time((which, from, number, what): (Line, From, usize, &s
         );
         assert!(result.is_err(), "{what}, {spoil:?}: nobody noticed");
         wait_until("all giving the session up", || {
-            world.parties.active() == [0, 0] && evaluator.active() == 0
+            world.parties.active() == [0, 0] && party.active() == 0
         });
     }
     assert_eq!(

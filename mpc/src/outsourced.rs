@@ -92,13 +92,13 @@ pub fn join_token(e0: u32, e1: u32) -> u32 {
 }
 
 /// E0 as an operator: holds shares, learns shapes.
-pub struct OperatorSession {
+pub struct OutsourcedSession {
     weights: Arc<PublicWeights>,
     engine: Masked,
     cache: Cache<Masked>,
 }
 
-impl OperatorSession {
+impl OutsourcedSession {
     /// # Errors
     /// [`ProtocolError::AdapterMismatch`] when the masked adapter is of another model,
     /// [`ProtocolError::Reveal`] for an encoder, whose pooling weights are not shared yet.
@@ -113,7 +113,7 @@ impl OperatorSession {
                 revealed: "a token",
             });
         }
-        let engine = Masked::client(&weights.spec, adapter, &seed, peer)?.with_shared_ends();
+        let engine = Masked::client(&weights.spec, adapter, &seed, peer)?.with_shared_io();
         let cache = Cache::new(&weights.spec);
         Ok(Self {
             weights,
@@ -248,7 +248,7 @@ mod tests {
                     seed1_dealer,
                     Box::new(sink),
                 )
-                .with_operator();
+                .with_shared_io();
                 let mut dealer = if uses_dcf {
                     dealer.with_dcf(Box::new(dcf_keys_sink))
                 } else {
@@ -268,7 +268,7 @@ mod tests {
                 )
                 .unwrap()
                 .with_comparison(comparison)
-                .with_operator();
+                .with_shared_io();
                 let mut tokens = vec![server.prefill_shared(&steps[0][1], bucket).unwrap()];
                 tokens.extend(
                     steps[1..]
@@ -277,18 +277,18 @@ mod tests {
                 );
                 tokens
             });
-            let operator =
-                OperatorSession::new(public.clone(), &adapter, seed0, Box::new(e0)).unwrap();
-            let mut operator = if uses_dcf {
-                operator.with_dcf(Box::new(dcf_keys))
+            let party =
+                OutsourcedSession::new(public.clone(), &adapter, seed0, Box::new(e0)).unwrap();
+            let mut party = if uses_dcf {
+                party.with_dcf(Box::new(dcf_keys))
             } else {
-                operator
+                party
             };
-            let mut own = vec![operator.prefill(&steps[0][0], bucket).unwrap()];
-            own.extend(steps[1..].iter().map(|s| operator.decode(&s[0]).unwrap()));
+            let mut own = vec![party.prefill(&steps[0][0], bucket).unwrap()];
+            own.extend(steps[1..].iter().map(|s| party.decode(&s[0]).unwrap()));
             let theirs = server.join().unwrap();
             assert!(
-                !uses_dcf || operator.traffic().dealer_bytes > 0,
+                !uses_dcf || party.traffic().dealer_bytes > 0,
                 "E0 reads words of its own"
             );
             own.iter()

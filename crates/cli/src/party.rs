@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use marill_serving::{
     Endpoint,
-    evaluator::{EvaluatorOptions, run as run_evaluator},
+    party::{PartyOptions, run as run_party},
 };
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     places::{DEFAULT_SERVER, Listen, MetricsArgs, Services, TlsArgs, parse_sessions},
 };
 
-/// For a server that runs with `--e0 operator`. Clients name this service with `--evaluator`.
+/// For a server that runs with `--e0 operator`. Clients name this service with `--party`.
 #[derive(clap::Args)]
 pub struct Args {
     /// The server
@@ -38,12 +38,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut services = args.services.client(args.server, args.max_sessions)?;
     services.state.set_file_name("evaluator");
     let (listen, metrics) = (args.listen.at(args.port), args.metrics.metrics_listen);
-    let options = EvaluatorOptions {
+    let options = PartyOptions {
         listen,
         tls: args.tls.tls(),
         services,
         metrics,
     };
-    run_evaluator(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
+    run_party(&options, &mut |line| eprintln!("{line}")).map_err(advise)?;
     Ok(ExitCode::SUCCESS)
 }
