@@ -32,7 +32,7 @@ pub mod twin;
 pub mod weights;
 
 pub use marill_crypto::{HashKey, Seed};
-pub use masked::{Comparison, PreparedStep, Preparer, ProtocolError, Traffic};
+pub use masked::{Comparison, PrecomputedStep, Precomputer, ProtocolError, Traffic};
 pub use outsourced::{InputShare, OutsourcedSession, join_token};
 pub use real::RealTwin;
 pub use sampling::{Sampling, Selection};

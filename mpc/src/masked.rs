@@ -27,7 +27,6 @@
 //!
 //! Masks are never used twice: streams only move forward, and a session's seeds die with it.
 
-mod ahead;
 mod bits;
 mod compare;
 mod dcf;
@@ -41,6 +40,7 @@ mod opening;
 mod operation_tests;
 mod pack;
 mod piecewise;
+mod precompute;
 mod program;
 mod sampling;
 #[cfg(test)]
@@ -56,8 +56,6 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use ahead::{Ahead, HandOver, HandOverMasks};
-pub use ahead::{PreparedStep, Preparer};
 pub(crate) use compare::INDEX_BITS;
 pub use dcf::{Comparison, DCF_BELOW};
 use full::Matrices;
@@ -66,6 +64,8 @@ use marill_crypto::{Prg, Seed, aes::Cipher};
 use marill_net::{Channel, NetError};
 use marill_numeric::NumericError;
 use pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane};
+use precompute::{HandOver, HandOverMasks, Precomputed};
+pub use precompute::{PrecomputedStep, Precomputer};
 use stream::Stream;
 
 use crate::{
@@ -259,7 +259,7 @@ struct Evaluator {
     /// Direction of the last message, when it was a one-way one: whether E0 sent it.
     one_way: Option<bool>,
     /// Products of E0's that were made before their step.
-    ahead: Ahead,
+    precomputed: Precomputed,
     /// Â and B̂ at E0, A and B at E1.
     adapter: Arc<Vec<[Lora; 7]>>,
     /// The same for whole matrices.
@@ -437,7 +437,7 @@ impl Masked {
             first,
             masks,
             handed: HandOverMasks::new(seed),
-            ahead: Ahead::default(),
+            precomputed: Precomputed::default(),
             corrections,
             roots: Prg::new(seed, dcf::ROOTS),
             dcf_keys: None,
@@ -666,7 +666,7 @@ impl Evaluator {
         if let Some(script) = &mut self.script {
             return script.wire_masks(share, (of.bits, false));
         }
-        match self.ahead.hand_over(of) {
+        match self.precomputed.hand_over(of) {
             Some(masks) => {
                 self.handed.skip(masks.len());
                 masks

@@ -8,7 +8,7 @@ use marill_net::Channel;
 use crate::{
     decoder::{self, Cache},
     encoder,
-    masked::{Comparison, Cost, Masked, PreparedStep, Preparer, ProtocolError, Traffic},
+    masked::{Comparison, Cost, Masked, PrecomputedStep, Precomputer, ProtocolError, Traffic},
     outsourced::{InputShare, shared_step},
     sampling::{Sampling, Selection},
     spec::DecoderSpec,
@@ -121,20 +121,20 @@ impl ClientSession {
     /// Who makes products of this session's masks on another thread, or while there is nothing else
     /// to do; none where there are no private maps to hand values over to.
     #[must_use]
-    pub fn preparer(&self) -> Option<Preparer> {
-        self.engine.preparer(&self.weights)
+    pub fn precomputer(&self) -> Option<Precomputer> {
+        self.engine.precomputer(&self.weights)
     }
 
     /// Keeps a step's products until it comes; those of a step that has begun are dropped, and more
     /// than a few.
-    pub fn accept(&mut self, step: PreparedStep) {
+    pub fn accept(&mut self, step: PrecomputedStep) {
         self.engine.accept(step);
     }
 
     /// Values handed over whose products had been accepted.
     #[must_use]
-    pub fn prepared(&self) -> u64 {
-        self.engine.prepared_hand_overs()
+    pub fn precomputed(&self) -> u64 {
+        self.engine.precomputed_hand_overs()
     }
 
     #[must_use]

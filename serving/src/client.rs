@@ -2,8 +2,8 @@
 
 mod cache;
 mod comparison;
+mod precompute;
 mod prefixes;
-mod prepare;
 mod session;
 mod shared;
 mod text;
@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-pub use cache::Offered;
+pub use cache::Supported;
 pub use comparison::ComparisonChoice;
 use marill_model::{ChatTemplate, Message, Tokenizer, plain_chat, render_chat};
 use marill_mpc::{Comparison, DecoderSpec, Sampling};
@@ -27,7 +27,7 @@ use text::TextStream;
 
 use crate::{
     ServingError,
-    ahead::Correlations,
+    preprocessing::Correlations,
     wire::{E0, Setting, Terms},
 };
 
@@ -56,7 +56,7 @@ pub struct ClientOptions {
 pub fn fetch(
     options: &ClientOptions,
     progress: &mut dyn FnMut(&str),
-) -> Result<(PathBuf, Offered), ServingError> {
+) -> Result<(PathBuf, Supported), ServingError> {
     let server = HttpClient::new(options.server.clone(), options.api_key.clone());
     cache::fetch(&server, &options.cache, progress)
 }
@@ -186,8 +186,8 @@ impl Client {
         options: &ClientOptions,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Self, ServingError> {
-        let (folder, offered) = fetch(options, progress)?;
-        Self::open(&open_cached(&folder)?, options, offered)
+        let (folder, supported) = fetch(options, progress)?;
+        Self::open(&open_cached(&folder)?, options, supported)
     }
 
     /// Uses a partition that is on this machine already; its private part is not read.
@@ -198,21 +198,21 @@ impl Client {
         partition: &Partition,
         options: &ClientOptions,
     ) -> Result<Self, ServingError> {
-        let offered = Offered {
+        let supported = Supported {
             setting: Setting::Dealer,
             e0: E0::Client,
             sampling: true,
             dcf: true,
         };
-        Self::open(partition, options, offered)
+        Self::open(partition, options, supported)
     }
 
     fn open(
         partition: &Partition,
         options: &ClientOptions,
-        offered: Offered,
+        supported: Supported,
     ) -> Result<Self, ServingError> {
-        let sessions = SessionOpener::new(partition, options, offered)?;
+        let sessions = SessionOpener::new(partition, options, supported)?;
         let prefix = partition.prefix()?;
         let mut prefixes: Vec<_> = (1..options.max_sessions).map(|_| prefix.fork()).collect();
         prefixes.push(prefix);
@@ -226,7 +226,7 @@ impl Client {
             terms: sessions.terms.clone(),
             sessions,
             source: options.source,
-            sampling: offered.sampling,
+            sampling: supported.sampling,
         })
     }
 
@@ -403,8 +403,9 @@ impl Client {
         let bucket = self.spec.bucket(request.prompt.len());
         // A helper that takes part in every session has nothing written ahead, nor has an evaluator
         // of its own.
-        let ahead = self.terms.setting == Setting::Dealer.as_str() && !self.terms.is_shared();
-        let source = if ahead {
+        let preprocessed =
+            self.terms.setting == Setting::Dealer.as_str() && !self.terms.is_shared();
+        let source = if preprocessed {
             self.source
         } else {
             CorrelationPreference::Live

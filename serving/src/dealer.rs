@@ -6,11 +6,11 @@
 //! is the source's business too. It opens sessions for whoever shows a [ticket](crate::ticket) of
 //! one of its [owners](Owners), and for nobody else.
 
-mod ahead;
 mod dcf_keys;
 mod grants;
 pub(crate) mod masks;
 mod owners;
+mod preprocessed;
 mod session;
 
 use std::{
@@ -40,8 +40,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     ServingError,
-    ahead::{SEEDS_FOLDER, StoredSession, Vault},
     metrics::{self, Metrics},
+    preprocessing::{SEEDS_FOLDER, StoredSession, Vault},
     ready::{Readiness, has_room},
     seats::{Lobby, MAX_WAITING, SEAT_WAIT},
     secret_files::random,
@@ -98,7 +98,7 @@ pub(crate) struct Dealer {
     records: Store,
     masks: Masks,
     /// Sessions that were written ahead, and what opens them.
-    ahead: PathBuf,
+    preprocessed: PathBuf,
     vault: Vault,
     owners: Owners,
     key_connections: KeyConnections,
@@ -119,9 +119,9 @@ impl Dealer {
         sessions: Arc<Sessions>,
     ) -> Result<Arc<Self>, ServingError> {
         let records = Store::open(state, WhenInUse::Fail)?;
-        let (ahead, vault) = (state.join(SEEDS_FOLDER), Vault::open(vault, state)?);
+        let (preprocessed, vault) = (state.join(SEEDS_FOLDER), Vault::open(vault, state)?);
         vault.sweep()?;
-        let lost = StoredSession::names(&ahead)
+        let lost = StoredSession::names(&preprocessed)
             .filter(|session| !vault.has(session))
             .count();
         if lost > 0 {
@@ -134,7 +134,7 @@ impl Dealer {
             grants: Grants::default(),
             records,
             masks: Masks::open(state)?,
-            ahead,
+            preprocessed,
             vault,
             owners: Owners::open(state)?,
             key_connections: KeyConnections::default(),
@@ -155,8 +155,8 @@ impl Dealer {
             )
             .route("/ready", get(ready))
             .route("/v1/sessions", post(new_session))
-            .route("/v1/release", post(ahead::release))
-            .route("/v1/seeds", post(ahead::collect))
+            .route("/v1/release", post(preprocessed::release))
+            .route("/v1/seeds", post(preprocessed::collect))
             .route("/v1/corrections", get(corrections_upgrade))
             .route("/v1/dcf-keys", get(dcf_keys_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
@@ -167,7 +167,7 @@ impl Dealer {
     /// Draws the seeds of a session, or reserves one that was written ahead. The place is taken
     /// first, then the ticket is spent on disk, then a secret leaves.
     fn issue(&self, request: NewSession) -> Result<SessionGrant, HttpError> {
-        check_offer(&request.terms)?;
+        check_supported(&request.terms)?;
         let digests = [
             ("client_id", &request.client_id),
             ("spec_sha256", &request.terms.spec_sha256),
@@ -326,7 +326,7 @@ fn body<T: serde::de::DeserializeOwned>(request: serde_json::Value) -> Result<T,
 }
 
 /// What this dealer can serve, whatever the model.
-pub(crate) fn check_offer(terms: &Terms) -> Result<(), HttpError> {
+pub(crate) fn check_supported(terms: &Terms) -> Result<(), HttpError> {
     let version = PROTOCOL_VERSION.to_string();
     let fields = [
         ("protocol", terms.protocol.to_string(), version.as_str()),
@@ -334,7 +334,7 @@ pub(crate) fn check_offer(terms: &Terms) -> Result<(), HttpError> {
     ];
     match fields
         .into_iter()
-        .find(|(_, asked, offered)| asked != offered)
+        .find(|(_, asked, supported)| asked != supported)
     {
         None if Setting::parse(&terms.setting).is_none() => Err(bad_request(format!(
             "this dealer offers the settings `dealer` and `3pc`, not `{}`",
@@ -348,8 +348,8 @@ pub(crate) fn check_offer(terms: &Terms) -> Result<(), HttpError> {
             Err(bad_request(format!("`{}` is no known `e0`", terms.e0)))
         }
         None => Ok(()),
-        Some((field, asked, offered)) => Err(bad_request(format!(
-            "this dealer offers `{field}` `{offered}`, not `{asked}`"
+        Some((field, asked, supported)) => Err(bad_request(format!(
+            "this dealer offers `{field}` `{supported}`, not `{asked}`"
         ))),
     }
 }

@@ -34,18 +34,18 @@ pub enum ServingError {
     },
     #[error("{0}")]
     Quota(crate::state::Refusal),
-    #[error("the order for correlations does not fit: {reason}")]
-    BadOrder { reason: String },
+    #[error("the preprocessing request does not fit: {reason}")]
+    BadPreprocessRequest { reason: String },
     /// Goes to the client too, so it carries the file's name and not where it lies.
     #[error("`{file}` is no file of correlations that can be used: {reason}")]
-    BadAhead { file: String, reason: String },
-    #[error("there are no correlations written ahead for session `{session}`")]
-    NotAhead { session: String },
+    BadPreprocessed { file: String, reason: String },
+    #[error("there are no preprocessed correlations for session `{session}`")]
+    NotPreprocessed { session: String },
     #[error(
-        "no correlations are written ahead for a prompt of {bucket} and {tokens} tokens, selection \
+        "no preprocessed correlations fit a prompt of {bucket} and {tokens} tokens, selection \
          `{selection}`"
     )]
-    NothingAhead {
+    NothingPreprocessed {
         bucket: usize,
         tokens: usize,
         selection: &'static str,

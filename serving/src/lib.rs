@@ -4,7 +4,6 @@
 //! Only HTTP is asynchronous here. A session leaves the runtime with its upgraded connection and
 //! runs on a thread of its own, because a protocol is a long chain of small rounds.
 
-pub mod ahead;
 pub mod client;
 mod connections;
 pub mod dealer;
@@ -14,6 +13,7 @@ pub mod local;
 mod metrics;
 mod pace;
 pub mod party;
+pub mod preprocessing;
 mod ready;
 mod seats;
 mod secret_files;

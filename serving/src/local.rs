@@ -54,7 +54,7 @@ impl Parties {
         state: &Path,
         max_sessions: usize,
         tls: bool,
-        ahead: Option<&Path>,
+        preprocessed: Option<&Path>,
         route: impl FnOnce(Endpoint) -> Endpoint,
     ) -> Result<Self, ServingError> {
         let identity = |name: &str| {
@@ -71,7 +71,13 @@ impl Parties {
         let dealer_endpoint = dealer_running.endpoint.clone();
         let key = read_key(&state.join("dealer").join(SERVER_KEY_FILE))?;
         let to_dealer = HttpClient::new(route(dealer_endpoint.clone()), Some(key.to_string()));
-        let server = Server::bare(model, to_dealer, &state.join("server"), max_sessions, ahead)?;
+        let server = Server::bare(
+            model,
+            to_dealer,
+            &state.join("server"),
+            max_sessions,
+            preprocessed,
+        )?;
         let server_running = web::start(web::bind(LOOPBACK, identity("server")?)?, server.app())?;
         Ok(Self {
             server: server_running.endpoint.clone(),

@@ -89,16 +89,16 @@ fn opener(
     services: &ClientOptions,
     progress: &mut dyn FnMut(&str),
 ) -> Result<SessionOpener, ServingError> {
-    let (folder, offer) = fetch(services, progress)?;
-    if offer.e0 != E0::Party {
-        let (ours, theirs) = (E0::Party.as_str().into(), offer.e0.as_str().into());
+    let (folder, supported) = fetch(services, progress)?;
+    if supported.e0 != E0::Party {
+        let (ours, theirs) = (E0::Party.as_str().into(), supported.e0.as_str().into());
         return Err(ServingError::Mismatch {
             field: "e0",
             ours,
             theirs,
         });
     }
-    SessionOpener::new(&open_cached(&folder)?, services, offer)
+    SessionOpener::new(&open_cached(&folder)?, services, supported)
 }
 
 impl Party {

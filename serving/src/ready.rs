@@ -194,10 +194,10 @@ fn find(server: &HttpClient, terms: &Terms) -> Found {
     let models = models.ok().filter(|answer| answer.status == 200);
     let served =
         models.and_then(|answer| serde_json::from_slice::<serde_json::Value>(&answer.body).ok());
-    let Some(offer) = served
+    let Some(candidate) = served
         .as_ref()
         .map(|models| &models["data"][0])
-        .filter(|offer| offer.is_object())
+        .filter(|candidate| candidate.is_object())
     else {
         return Found::NotReady;
     };
@@ -209,7 +209,7 @@ fn find(server: &HttpClient, terms: &Terms) -> Found {
     ];
     match ours
         .iter()
-        .all(|(name, ours)| offer[*name] == ours.as_str())
+        .all(|(name, ours)| candidate[*name] == ours.as_str())
     {
         false => Found::Changed,
         true if says_ready(server) => Found::Ready,

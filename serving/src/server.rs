@@ -33,8 +33,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     ServingError,
-    ahead::{self, Order, SealingKey, Shelf},
     metrics::{self, Metrics},
+    preprocessing::{self, CorrelationStore, PreprocessRequest, SealingKey},
     ready::{Readiness, has_room, says_ready},
     seats::{Lobby, MAX_WAITING, Turn},
     secret_files::{read_key, replace_file},
@@ -46,7 +46,7 @@ use crate::{
 };
 
 /// The server's key for correlations written ahead, in its folder.
-pub const AHEAD_KEY_FILE: &str = "ahead.key";
+pub const PREPROCESSING_KEY_FILE: &str = "ahead.key";
 /// The longest pause of a client between two steps.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -70,7 +70,7 @@ pub struct ServerOptions {
     /// cheat the adapter out of the protocol, and so can the dealer's operator by being one.
     pub allow_anonymous: bool,
     /// Where correlations lie that were written ahead.
-    pub ahead: Option<PathBuf>,
+    pub preprocessed: Option<PathBuf>,
     pub setting: Setting,
     pub e0: E0,
     /// Whether tokens are drawn where a client asks for it; else they are the most likely ones
@@ -126,9 +126,9 @@ impl SecureModel {
     }
 
     /// An order for correlations that are sealed to `key`.
-    pub fn order(&self, key: &SealingKey) -> Order {
-        Order {
-            format: ahead::FORMAT,
+    pub fn request(&self, key: &SealingKey) -> PreprocessRequest {
+        PreprocessRequest {
+            format: preprocessing::FORMAT,
             terms: self.terms.clone(),
             spec: self.spec.clone(),
             private_sha256: self.private_sha256.clone(),
@@ -151,7 +151,7 @@ pub(crate) struct Server {
     /// Signs tickets for this server's clients.
     signer: Signer,
     state: Arc<dyn Durable>,
-    shelf: Option<Shelf>,
+    store: Option<CorrelationStore>,
     inputs: Inputs,
     input_seats: Arc<Sessions>,
     lobby: Arc<Lobby>,
@@ -188,18 +188,20 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
     if options.keys.is_some() && !keys.is_file() {
         return Err(ServingError::io(&keys)(std::io::ErrorKind::NotFound.into()));
     }
-    if options.ahead.is_some() && (options.setting != Setting::Dealer || options.e0 != E0::Client) {
+    if options.preprocessed.is_some()
+        && (options.setting != Setting::Dealer || options.e0 != E0::Client)
+    {
         let reason = "in the setting `3pc` and with an evaluator of its own, correlations are made \
             while a session runs";
         let reason = reason.into();
-        return Err(ServingError::BadOrder { reason });
+        return Err(ServingError::BadPreprocessRequest { reason });
     }
     let state = Arc::new(FileState::open(&options.state, &keys)?);
     let dealer_key = read_key(&options.dealer_key)?;
-    let shelf = options
-        .ahead
+    let store = options
+        .preprocessed
         .as_deref()
-        .map(|folder| open_shelf(&options.state, folder, &dealer_key))
+        .map(|folder| open_store(&options.state, folder, &dealer_key))
         .transpose()?;
     let partition = Partition::open(&options.partition)?;
     let spec = partition.decoder_spec().clone();
@@ -225,7 +227,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         signer: Signer::new(&dealer_key),
         dealer: HttpClient::new(options.dealer.clone(), Some(dealer_key.to_string())),
         state,
-        shelf,
+        store,
         inputs: Inputs::default(),
         input_seats: Sessions::with_queue(options.max_sessions, MAX_WAITING),
         lobby: Arc::default(),
@@ -246,24 +248,30 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
 ///
 /// # Errors
 /// A partition that cannot be served; [`ServingError::Io`].
-pub fn write_order(partition: &Path, state: &Path, to: &Path) -> Result<(), ServingError> {
+pub fn write_request(partition: &Path, state: &Path, to: &Path) -> Result<(), ServingError> {
     let partition = Partition::open(partition)?;
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
     let (id, spec) = (partition.partition_id(), partition.decoder_spec().clone());
     let model = SecureModel::new(id, spec, public, private, Setting::Dealer);
-    let order = model.order(&SealingKey::read_or_create(&state.join(AHEAD_KEY_FILE))?);
+    let request = model.request(&SealingKey::read_or_create(
+        &state.join(PREPROCESSING_KEY_FILE),
+    )?);
     replace_file(
         to,
-        &serde_json::to_vec_pretty(&order).map_err(|error| ServingError::io(to)(error.into()))?,
+        &serde_json::to_vec_pretty(&request).map_err(|error| ServingError::io(to)(error.into()))?,
     )
 }
 
-fn open_shelf(state: &Path, folder: &Path, dealer_key: &str) -> Result<Shelf, ServingError> {
+fn open_store(
+    state: &Path,
+    folder: &Path,
+    dealer_key: &str,
+) -> Result<CorrelationStore, ServingError> {
     std::fs::read_dir(folder).map_err(ServingError::io(folder))?;
-    Ok(Shelf::new(
+    Ok(CorrelationStore::new(
         folder,
-        SealingKey::read_or_create(&state.join(AHEAD_KEY_FILE))?,
+        SealingKey::read_or_create(&state.join(PREPROCESSING_KEY_FILE))?,
         dealer_key,
     ))
 }
@@ -275,11 +283,11 @@ impl Server {
         dealer: HttpClient,
         state: &Path,
         limit: usize,
-        ahead: Option<&Path>,
+        preprocessed: Option<&Path>,
     ) -> Result<Arc<Self>, ServingError> {
         let dealer_key = dealer.bearer.clone().unwrap_or_default();
-        let shelf = ahead
-            .map(|folder| open_shelf(state, folder, &dealer_key))
+        let store = preprocessed
+            .map(|folder| open_store(state, folder, &dealer_key))
             .transpose()?;
         Ok(Arc::new(Self {
             model,
@@ -287,7 +295,7 @@ impl Server {
             signer: Signer::new(&dealer_key),
             dealer,
             state: Arc::new(FileState::open(state, &state.join(KEYS_FILE))?),
-            shelf,
+            store,
             inputs: Inputs::default(),
             input_seats: Sessions::with_queue(limit, MAX_WAITING),
             lobby: Arc::default(),
@@ -311,7 +319,7 @@ impl Server {
             .route("/v1/models/{id}/manifest", get(manifest))
             .route("/v1/models/{id}/files/{*path}", get(file))
             .route("/v1/tickets", post(tickets))
-            .route("/v1/ahead", get(former_offers))
+            .route("/v1/ahead", get(former_query))
             .route("/v1/session", get(session_upgrade))
             .route("/v1/input", get(input::upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
@@ -462,10 +470,10 @@ async fn tickets(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
     extensions: Extensions,
-    Json(wish): Json<NewTicket>,
+    Json(query): Json<NewTicket>,
 ) -> Result<Json<GrantedTicket>, HttpError> {
     let holder = server.check_key(&headers).await?;
-    if unhex::<32>(&wish.client_id).is_none() {
+    if unhex::<32>(&query.client_id).is_none() {
         let message = "`client_id` needs 64 hexadecimal digits";
         return Err(HttpError::new(
             StatusCode::BAD_REQUEST,
@@ -480,34 +488,34 @@ async fn tickets(
     };
     let ticket = server
         .signer
-        .issue(&whose, &wish.client_id)
+        .issue(&whose, &query.client_id)
         .map_err(state_failed)?;
-    let Some(bucket) = wish.bucket.filter(|_| server.shelf.is_some()) else {
+    let Some(bucket) = query.bucket.filter(|_| server.store.is_some()) else {
         return Ok(Json(GrantedTicket {
             ticket,
-            ahead: Vec::new(),
+            preprocessed: Vec::new(),
         }));
     };
     // The folder and the records are read, which may take a while.
     let look = move || {
         let used = |session: &str| server.state.is_claimed("e1", session);
-        let offers = server
-            .shelf
+        let available = server
+            .store
             .as_ref()
-            .map(|shelf| shelf.offers(bucket, 1, wish.selection, used));
-        offers.transpose().map(Option::unwrap_or_default)
+            .map(|store| store.available(bucket, 1, query.selection, used));
+        available.transpose().map(Option::unwrap_or_default)
     };
-    let ahead = tokio::task::spawn_blocking(look)
+    let preprocessed = tokio::task::spawn_blocking(look)
         .await
         .map_err(|error| state_failed(error.into()))?;
     Ok(Json(GrantedTicket {
         ticket,
-        ahead: ahead.map_err(state_failed)?,
+        preprocessed: preprocessed.map_err(state_failed)?,
     }))
 }
 
 /// What clients of version 5 ask first.
-async fn former_offers() -> HttpError {
+async fn former_query() -> HttpError {
     let message = format!(
         "this server speaks protocol {PROTOCOL_VERSION}, and this client an older one: update it"
     );

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     ServingError,
-    ahead::{Correlations, Offer},
+    preprocessing::{AvailableSession, Correlations},
     ticket::Ticket,
 };
 
@@ -214,8 +214,8 @@ pub struct NewTicket {
 #[derive(Serialize, Deserialize)]
 pub struct GrantedTicket {
     pub ticket: Ticket,
-    #[serde(default)]
-    pub ahead: Vec<Offer>,
+    #[serde(default, rename = "ahead")]
+    pub preprocessed: Vec<AvailableSession>,
 }
 
 /// Client to dealer, `POST /v1/sessions`.

@@ -8,9 +8,9 @@ use marill_mpc::{Comparison, cost_model::tally_on, masked::Cost};
 use marill_net::http::HttpClient;
 use marill_serving::{
     ServingError,
-    ahead::Correlations,
     client::{CorrelationPreference, SessionOpener},
     local::Parties,
+    preprocessing::Correlations,
     wire::{DcfKeysHello, proof_of, recv_reply, send_json},
 };
 use world::{World, tiny_model, wait_until};
@@ -56,10 +56,10 @@ fn a_dcf_session_equals_the_twin_and_costs_what_the_tally_says() {
     // bytes each.
     let key_bytes: u64 = steps.iter().map(|step| step.dealer_to_e0_bytes).sum();
     let received = opener.dealer.count.received_bytes() - before;
-    let ahead = cost(bucket + 3, 1).dealer_to_e0_bytes;
+    let preprocessed = cost(bucket + 3, 1).dealer_to_e0_bytes;
     assert!(
-        (key_bytes..key_bytes + ahead + 65_536).contains(&received),
-        "{received} of {key_bytes} and {ahead} ahead"
+        (key_bytes..key_bytes + preprocessed + 65_536).contains(&received),
+        "{received} of {key_bytes} and {preprocessed} ahead"
     );
     drop(session);
     wait_until("the end of the session", || {
@@ -75,7 +75,7 @@ fn dcf_is_refused_where_it_is_unavailable() {
     let world = World::new();
     let opener = uses_dcf(world.opener());
     let error = opener
-        .open_for(16, 4, CorrelationPreference::Ahead, None)
+        .open_for(16, 4, CorrelationPreference::Preprocessed, None)
         .err()
         .unwrap();
     assert!(matches!(error, ServingError::NoDcf { .. }), "{error}");

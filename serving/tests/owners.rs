@@ -135,13 +135,13 @@ fn what_a_grant_keeps_has_a_length() {
     world.terms = terms;
     assert_eq!(world.ask_with(&long, world.ticket(&id), &[]).status, 400);
     let server = HttpClient::new(world.parties.server.clone(), None);
-    let wish = NewTicket {
+    let query = NewTicket {
         client_id: long,
         bucket: None,
         selection: Selection::Greedy,
     };
     let answer = server
-        .post_json("/v1/tickets", &serde_json::to_vec(&wish).unwrap(), 1 << 16)
+        .post_json("/v1/tickets", &serde_json::to_vec(&query).unwrap(), 1 << 16)
         .unwrap();
     assert_eq!(answer.status, 400);
 }
@@ -241,7 +241,7 @@ fn a_server_records_no_session_that_the_dealer_does_not_know() {
             .greet(
                 &session,
                 &proof_of("x"),
-                marill_serving::ahead::Correlations::Live,
+                marill_serving::preprocessing::Correlations::Live,
             )
             .unwrap_err();
     }

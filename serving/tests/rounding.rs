@@ -12,9 +12,9 @@ use marill_net::http::HttpClient;
 use marill_numeric::{NumericSpec, Rounding};
 use marill_serving::{
     ServingError,
-    ahead::{AheadOptions, Correlations, SealingKey, produce},
     client::{CorrelationPreference, SessionOpener},
-    server::{AHEAD_KEY_FILE, SecureModel},
+    preprocessing::{Correlations, PreprocessOptions, SealingKey, produce},
+    server::{PREPROCESSING_KEY_FILE, SecureModel},
     wire::Setting,
 };
 use world::{World, model_of};
@@ -35,12 +35,12 @@ fn by_coins(setting: Setting) -> SecureModel {
     model_of(rounding(Rounding::Stochastic), setting)
 }
 
-fn world_of(model: SecureModel, ahead: bool) -> World {
+fn world_of(model: SecureModel, preprocessed: bool) -> World {
     World::of(
         model,
         tempfile::tempdir().unwrap(),
         false,
-        ahead,
+        preprocessed,
         |dealer| dealer,
     )
 }
@@ -114,24 +114,24 @@ fn sessions_that_round_by_coins_are_near_the_exact_twin_and_cost_what_the_tally_
 }
 
 #[test]
-fn correlations_written_ahead_serve_a_session_that_rounds_by_coins() {
+fn preprocessed_correlations_serve_a_stochastic_session() {
     let folder = tempfile::tempdir().unwrap();
-    let (order, key) = (
+    let (request, key) = (
         folder.path().join("order.json"),
-        folder.path().join("server").join(AHEAD_KEY_FILE),
+        folder.path().join("server").join(PREPROCESSING_KEY_FILE),
     );
     let key = SealingKey::read_or_create(&key).unwrap();
     std::fs::write(
-        &order,
-        serde_json::to_vec(&by_coins(Setting::Dealer).order(&key)).unwrap(),
+        &request,
+        serde_json::to_vec(&by_coins(Setting::Dealer).request(&key)).unwrap(),
     )
     .unwrap();
-    let options = AheadOptions {
+    let options = PreprocessOptions {
         state: folder.path().join("dealer"),
         vault: folder.path().join("vault"),
         owner: marill_serving::dealer::DEFAULT_OWNER.into(),
         folder: folder.path().join("files"),
-        order,
+        request,
         bucket: BUCKET,
         tokens: 3,
         selection: Selection::Greedy,
@@ -145,9 +145,9 @@ fn correlations_written_ahead_serve_a_session_that_rounds_by_coins() {
     });
     let mut session = world
         .opener()
-        .open_for(BUCKET, 3, CorrelationPreference::Ahead, None)
+        .open_for(BUCKET, 3, CorrelationPreference::Preprocessed, None)
         .unwrap();
-    assert_eq!(session.correlations, Correlations::Ahead);
+    assert_eq!(session.correlations, Correlations::Preprocessed);
     let (tokens, costs) = world.secure(&mut session, 3, 8, 2);
     check_near(&world, &tokens, 3, 8);
     assert_eq!(

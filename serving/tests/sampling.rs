@@ -10,11 +10,11 @@ use std::path::Path;
 use marill_mpc::{Sampling, Selection, tally_step};
 use marill_serving::{
     ServingError,
-    ahead::{AheadOptions, Correlations, SealingKey, produce},
     client::CorrelationPreference,
     dealer::DEFAULT_OWNER,
     local::Parties,
-    server::AHEAD_KEY_FILE,
+    preprocessing::{Correlations, PreprocessOptions, SealingKey, produce},
+    server::PREPROCESSING_KEY_FILE,
 };
 use world::{World, tiny_model};
 
@@ -67,21 +67,22 @@ fn a_warm_draw_differs_from_session_to_session() {
 }
 
 fn write_files(folder: &Path, selection: Selection, sessions: usize) {
-    let order = folder.join("order.json");
-    let key = SealingKey::read_or_create(&folder.join("server").join(AHEAD_KEY_FILE)).unwrap();
+    let request = folder.join("order.json");
+    let key =
+        SealingKey::read_or_create(&folder.join("server").join(PREPROCESSING_KEY_FILE)).unwrap();
     std::fs::write(
-        &order,
-        serde_json::to_vec(&tiny_model().order(&key)).unwrap(),
+        &request,
+        serde_json::to_vec(&tiny_model().request(&key)).unwrap(),
     )
     .unwrap();
     let (vault, owner) = (folder.join("vault"), DEFAULT_OWNER.into());
     let (state, folder) = (folder.join("dealer"), folder.join("files"));
-    let options = AheadOptions {
+    let options = PreprocessOptions {
         state,
         vault,
         owner,
         folder,
-        order,
+        request,
         bucket: BUCKET,
         tokens: 3,
         selection,
@@ -92,25 +93,30 @@ fn write_files(folder: &Path, selection: Selection, sessions: usize) {
 }
 
 #[test]
-fn correlations_written_ahead_serve_one_way_of_choosing() {
+fn preprocessed_correlations_serve_one_selection() {
     let folder = tempfile::tempdir().unwrap();
     write_files(folder.path(), Selection::TopK, 2);
     let world = World::start(folder, false, true, |dealer| dealer);
     let opener = world.opener();
     for other in [None, cold(None)] {
         let error = opener
-            .open_for(BUCKET, 3, CorrelationPreference::Ahead, other)
+            .open_for(BUCKET, 3, CorrelationPreference::Preprocessed, other)
             .map(|_| ())
             .unwrap_err();
         assert!(
-            matches!(error, ServingError::NothingAhead { .. }),
+            matches!(error, ServingError::NothingPreprocessed { .. }),
             "{error}"
         );
     }
     let mut session = opener
-        .open_for(BUCKET, 3, CorrelationPreference::Ahead, cold(Some(9)))
+        .open_for(
+            BUCKET,
+            3,
+            CorrelationPreference::Preprocessed,
+            cold(Some(9)),
+        )
         .unwrap();
-    assert_eq!(session.correlations, Correlations::Ahead);
+    assert_eq!(session.correlations, Correlations::Preprocessed);
     assert_eq!(world.secure(&mut session, 3, 8, 2).0, world.twin(3, 8, 2));
 }
 

@@ -11,8 +11,8 @@ use marill_mpc::{Selection, tally_decode, tally_prefill};
 use marill_net::{NetError, http::HttpClient};
 use marill_serving::{
     ServingError,
-    ahead::Correlations,
     client::SessionOpener,
+    preprocessing::Correlations,
     state::{FileState, Keys, Limits, key_digest},
     wire::{CLOSE_BUDGET, CorrectionsHello, SessionGrant, proof_of, recv_reply, send_json},
 };
@@ -52,12 +52,12 @@ fn products_of_masks_are_made_while_a_session_goes_on() {
     for step in 0..40 {
         thread::sleep(Duration::from_millis(20));
         tokens.push(session.decode(&world.rows(1002 + step, 1)).unwrap().0);
-        if session.prepared() > 0 {
+        if session.precomputed() > 0 {
             break;
         }
     }
     assert!(
-        session.prepared() > 0,
+        session.precomputed() > 0,
         "a second passed and nothing was prepared"
     );
     assert_eq!(tokens, world.twin(2, 11, tokens.len() as u64 - 1));

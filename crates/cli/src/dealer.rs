@@ -4,8 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use marill_mpc::{Selection, spec::MAX_POSITIONS};
 use marill_serving::{
-    ahead::{AheadOptions, produce},
     dealer::{DEFAULT_OWNER, DealerOptions, add_owner, run as run_dealer},
+    preprocessing::{PreprocessOptions, produce},
 };
 
 use crate::{
@@ -32,7 +32,7 @@ pub struct Args {
     /// Make the key of a further owner of models, say where it is, and end: copy it to that owner's
     /// server and to nobody else. Owners at one dealer share no masks. A running dealer knows it at
     /// once; deleting the file ends it
-    #[arg(long, value_name = "NAME", conflicts_with = "ahead")]
+    #[arg(long, value_name = "NAME", conflicts_with = "preprocess")]
     add_owner: Option<String>,
     /// Where keys of sessions written ahead lie. Never restore it from a backup: what makes them
     /// safe is that a used key is gone whatever else is restored [default: `vault` below
@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", env = "MARILL_VAULT")]
     vault: Option<PathBuf>,
     #[command(flatten)]
-    ahead: AheadArgs,
+    preprocess: PreprocessArgs,
     #[command(flatten)]
     folders: Folders,
 }
@@ -48,19 +48,19 @@ pub struct Args {
 // Correlations written ahead of time: E1's material of whole sessions in files that only the server
 // can read.
 #[derive(clap::Args)]
-struct AheadArgs {
+struct PreprocessArgs {
     /// Write correlations ahead into this folder, and end; carry the files to the folder that the
-    /// server's `--ahead` names. The dealer keeps the clients' seeds and hands each out once
-    #[arg(long, value_name = "DIR", requires = "order")]
-    ahead: Option<PathBuf>,
-    /// What `marill serve DIR --order FILE` wrote
-    #[arg(long, value_name = "FILE", requires = "ahead")]
-    order: Option<PathBuf>,
+    /// server's `--preprocess` names. The dealer keeps the clients' seeds and hands each out once
+    #[arg(long, value_name = "DIR", requires = "request")]
+    preprocess: Option<PathBuf>,
+    /// What `marill serve DIR --request FILE` wrote
+    #[arg(long, value_name = "FILE", requires = "preprocess")]
+    request: Option<PathBuf>,
     /// Padded length of the prompts, a multiple of 16
     #[arg(
         long,
         value_name = "N",
-        requires = "ahead",
+        requires = "preprocess",
         default_value_t = 64,
         value_parser = Numbers::new().range(16..=MAX_POSITIONS as u64),
     )]
@@ -69,7 +69,7 @@ struct AheadArgs {
     #[arg(
         long,
         value_name = "N",
-        requires = "ahead",
+        requires = "preprocess",
         default_value_t = 64,
         value_parser = Numbers::new().range(1..=MAX_POSITIONS as u64),
     )]
@@ -79,7 +79,7 @@ struct AheadArgs {
     #[arg(
         long,
         value_name = "NAME",
-        requires = "ahead",
+        requires = "preprocess",
         default_value = "greedy",
         value_parser = parse_selection,
     )]
@@ -88,16 +88,16 @@ struct AheadArgs {
     #[arg(
         long,
         value_name = "N",
-        requires = "ahead",
+        requires = "preprocess",
         default_value_t = 1,
         value_parser = Numbers::new().range(1..=1_000_000),
     )]
     sessions: usize,
     /// Whose server they are for, where this dealer has several owners
-    #[arg(long, value_name = "NAME", requires = "ahead", default_value = DEFAULT_OWNER)]
+    #[arg(long, value_name = "NAME", requires = "preprocess", default_value = DEFAULT_OWNER)]
     owner: String,
     /// Only say how large the files would be
-    #[arg(long, requires = "ahead")]
+    #[arg(long, requires = "preprocess")]
     dry_run: bool,
 }
 
@@ -120,23 +120,23 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(vault) => vault,
         None => default_cache()?.join("vault"),
     };
-    if let AheadArgs {
-        ahead: Some(folder),
-        order: Some(order),
+    if let PreprocessArgs {
+        preprocess: Some(folder),
+        request: Some(request),
         bucket,
         tokens,
         selection,
         sessions,
         owner,
         dry_run,
-    } = args.ahead
+    } = args.preprocess
     {
-        let options = AheadOptions {
+        let options = PreprocessOptions {
             state,
             vault,
             owner,
             folder,
-            order,
+            request,
             bucket,
             tokens,
             selection,

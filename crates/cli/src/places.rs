@@ -135,7 +135,7 @@ impl Folders {
 pub enum CorrelationsArg {
     #[default]
     Any,
-    Ahead,
+    Preprocessed,
     Live,
 }
 
@@ -143,7 +143,7 @@ impl From<CorrelationsArg> for CorrelationPreference {
     fn from(arg: CorrelationsArg) -> Self {
         match arg {
             CorrelationsArg::Any => Self::Any,
-            CorrelationsArg::Ahead => Self::Ahead,
+            CorrelationsArg::Preprocessed => Self::Preprocessed,
             CorrelationsArg::Live => Self::Live,
         }
     }

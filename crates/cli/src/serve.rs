@@ -9,7 +9,7 @@ use std::{
 use marill_serving::{
     Endpoint,
     dealer::SERVER_KEY_FILE,
-    server::{ServerOptions, run as run_server, write_order},
+    server::{ServerOptions, run as run_server, write_request},
     wire::{E0, Setting},
 };
 
@@ -78,12 +78,12 @@ pub struct Args {
     /// dealer
     #[arg(long)]
     no_dcf: bool,
-    /// Use correlations that `marill dealer --ahead` wrote into this folder
+    /// Use correlations that `marill dealer --preprocessed` wrote into this folder
     #[arg(long, value_name = "DIR")]
-    ahead: Option<PathBuf>,
-    /// Write what the dealer's operator needs for `marill dealer --ahead` into this file, and end
+    preprocessed: Option<PathBuf>,
+    /// Write what the dealer's operator needs for `marill dealer --preprocessed` into this file, and end
     #[arg(long, value_name = "FILE")]
-    order: Option<PathBuf>,
+    preprocess_request: Option<PathBuf>,
     #[command(flatten)]
     folders: Folders,
 }
@@ -98,11 +98,12 @@ fn parse_e0(text: &str) -> Result<E0, String> {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let state = args.folders.state()?;
-    if let Some(order) = &args.order {
-        write_order(&args.partition, &state.join("server"), order).map_err(advise)?;
+    if let Some(preprocess_request) = &args.preprocess_request {
+        write_request(&args.partition, &state.join("server"), preprocess_request)
+            .map_err(advise)?;
         eprintln!(
             "wrote `{}`: carry it to the dealer's machine",
-            order.display()
+            preprocess_request.display()
         );
         return Ok(ExitCode::SUCCESS);
     }
@@ -133,7 +134,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         max_sessions: args.max_sessions,
         keys: args.keys,
         allow_anonymous: args.allow_anonymous,
-        ahead: args.ahead,
+        preprocessed: args.preprocessed,
         setting: args.setting,
         e0: args.e0,
         allow_sampling: !args.greedy_only,

@@ -105,7 +105,7 @@ impl Masked {
             }
             Role::Evaluator(e) => match &e.matrices {
                 Matrices::Masked(layers) => e
-                    .ahead
+                    .precomputed
                     .private(layer, module)
                     .unwrap_or_else(|| product(&x.data, &layers[layer][module as usize], cols)),
                 Matrices::Own(layers) => layers[layer].matrices[module as usize].par_apply(&x.data),

@@ -167,7 +167,9 @@ impl Masked {
     }
 
     pub(super) fn public_product(&self, matrix: &PublicMatrix, x: &Share) -> Share {
-        let ready = self.ahead().and_then(|ahead| ahead.public(matrix, &x.data));
+        let ready = self
+            .precomputed()
+            .and_then(|precomputed| precomputed.public(matrix, &x.data));
         let data = match ready {
             Some(product) => product,
             None if x.data.is_empty() => Vec::new(),
@@ -464,10 +466,10 @@ impl Masked {
                 Role::Evaluator(e) if e.first => Some(&e.adapter[layer][module as usize].a),
                 _ => None,
             };
-            let product = match (self.ahead(), a) {
+            let product = match (self.precomputed(), a) {
                 (_, None) => Vec::new(),
-                (ahead, Some(a)) => ahead
-                    .and_then(|ahead| ahead.private(layer, module))
+                (precomputed, Some(a)) => precomputed
+                    .and_then(|precomputed| precomputed.private(layer, module))
                     .unwrap_or_else(|| ring::matmul_transposed(&masks, a, cols)),
             };
             let c = self.correct(inner, bits, |i| product[i])?;

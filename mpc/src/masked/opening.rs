@@ -18,12 +18,12 @@ use marill_numeric::fixed::low_mask;
 
 use super::{
     Cost, Masked, ProtocolError, Role, Share, Wire,
-    ahead::HandOver,
     bits::{Bits, OpenBits},
     pack::{
         add_packed, byte_width, pack_iter, pack_plane, pack_tight, tight_bytes, unpack,
         unpack_tight, xor_packed_plane,
     },
+    precompute::HandOver,
     truncate::take_wraps,
 };
 use crate::spec::Module;

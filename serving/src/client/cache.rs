@@ -21,7 +21,7 @@ const SERVER: &str = "server";
 
 /// How a server offers to compute.
 #[derive(Clone, Copy)]
-pub struct Offered {
+pub struct Supported {
     pub setting: Setting,
     pub e0: E0,
     /// Whether it draws tokens where a client asks for it.
@@ -35,7 +35,7 @@ pub(super) fn fetch(
     server: &HttpClient,
     cache: &Path,
     progress: &mut dyn FnMut(&str),
-) -> Result<(PathBuf, Offered), ServingError> {
+) -> Result<(PathBuf, Supported), ServingError> {
     let models: serde_json::Value = parse(&get(server, "/v1/models")?)?;
     let id = models["data"][0]["partition_id"]
         .as_str()
@@ -48,7 +48,7 @@ pub(super) fn fetch(
             word(name)
         ))
     };
-    let offered = Offered {
+    let supported = Supported {
         setting: Setting::parse(&word("setting")).ok_or_else(|| unknown("setting"))?,
         e0: E0::parse(&word("e0")).ok_or_else(|| unknown("e0"))?,
         sampling: models["data"][0]["sampling"].as_bool().unwrap_or(false),
@@ -63,12 +63,12 @@ pub(super) fn fetch(
     let partitions = cache.join("partitions");
     let folder = partitions.join(&manifest.partition_id);
     if folder.is_dir() {
-        return Ok((folder, offered));
+        return Ok((folder, supported));
     }
     // One download for all who want it, in this process and in others.
     let _turn = lock(&partitions, &manifest.partition_id, progress)?;
     if folder.is_dir() {
-        return Ok((folder, offered));
+        return Ok((folder, supported));
     }
     let part = partitions.join(format!(".{}.part", manifest.partition_id));
     let begin = || match std::fs::remove_dir_all(&part) {
@@ -81,7 +81,7 @@ pub(super) fn fetch(
     if done.is_err() {
         let _ = std::fs::remove_dir_all(&part);
     }
-    done.map(|()| (folder, offered))
+    done.map(|()| (folder, supported))
 }
 
 /// Held by whoever downloads the partition; the others wait here.

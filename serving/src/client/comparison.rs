@@ -33,15 +33,15 @@ impl ComparisonChoice {
     pub(super) fn decide(
         self,
         spec: &DecoderSpec,
-        dcf_offered: bool,
+        dcf_supported: bool,
     ) -> Result<Comparison, ServingError> {
         match self {
             Self::Open | Self::OneHot => Ok(Comparison::OneHot),
-            Self::Dcf if dcf_offered => Ok(Comparison::Dcf),
+            Self::Dcf if dcf_supported => Ok(Comparison::Dcf),
             Self::Dcf => Err(ServingError::NoDcf {
                 reason: "the server accepts one-hot only",
             }),
-            Self::Quickest(_) if !dcf_offered => Ok(Comparison::OneHot),
+            Self::Quickest(_) if !dcf_supported => Ok(Comparison::OneHot),
             Self::Quickest(network) => {
                 let cached = spec
                     .bucket(TYPICAL_KEYS)

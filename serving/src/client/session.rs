@@ -16,11 +16,13 @@ use marill_partition::Partition;
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-use super::{ClientOptions, cache::Offered, prepare::PreparedSteps, shared::SharedConnections};
+use super::{
+    ClientOptions, cache::Supported, precompute::PrecomputedSteps, shared::SharedConnections,
+};
 use crate::{
     ServingError,
-    ahead::{Correlations, Offer},
     error::refused,
+    preprocessing::{AvailableSession, Correlations},
     secret_files::{read_or_create_key, replace_file},
     state::{Store, WhenInUse},
     ticket::Ticket,
@@ -103,7 +105,7 @@ impl ClientState {
     }
 
     fn adapter_path(&self, terms: &Terms, correlations: Correlations) -> PathBuf {
-        let kind = if correlations == Correlations::Ahead {
+        let kind = if correlations == Correlations::Preprocessed {
             ".ahead"
         } else {
             ""
@@ -162,7 +164,7 @@ pub enum CorrelationPreference {
     #[default]
     Any,
     Live,
-    Ahead,
+    Preprocessed,
 }
 
 /// Opens sessions of one model.
@@ -189,15 +191,15 @@ impl SessionOpener {
     pub fn new(
         partition: &Partition,
         options: &ClientOptions,
-        offered: Offered,
+        supported: Supported,
     ) -> Result<Self, ServingError> {
         let (spec, public) = (
             partition.decoder_spec().clone(),
             Arc::new(partition.public_weights()?),
         );
-        let terms = Terms::new(partition.partition_id(), &spec, &public, offered.setting)
-            .with_e0(offered.e0);
-        let terms = terms.with_comparison(options.comparison.decide(&spec, offered.dcf)?);
+        let terms = Terms::new(partition.partition_id(), &spec, &public, supported.setting)
+            .with_e0(supported.e0);
+        let terms = terms.with_comparison(options.comparison.decide(&spec, supported.dcf)?);
         if options.party.is_some() && !terms.is_shared() {
             let (ours, theirs) = (E0::Party.as_str().into(), terms.e0.clone());
             return Err(ServingError::Mismatch {
@@ -269,7 +271,7 @@ impl SessionOpener {
     /// correlations written ahead where `source` wants them and the server has some that fit.
     ///
     /// # Errors
-    /// As [`Self::open`]; [`ServingError::NothingAhead`] where nothing else is wanted.
+    /// As [`Self::open`]; [`ServingError::NothingPreprocessed`] where nothing else is wanted.
     pub fn open_for(
         &self,
         bucket: usize,
@@ -279,41 +281,45 @@ impl SessionOpener {
     ) -> Result<SecureSession, ServingError> {
         let uses_dcf = self.terms.comparison == Comparison::Dcf;
         match source {
-            CorrelationPreference::Ahead if uses_dcf => {
+            CorrelationPreference::Preprocessed if uses_dcf => {
                 return Err(ServingError::NoDcf {
                     reason: "preprocessed correlations are one-hot",
                 });
             }
             CorrelationPreference::Any if uses_dcf => return self.open_live(sampling),
             CorrelationPreference::Live => return self.open_live(sampling),
-            CorrelationPreference::Any | CorrelationPreference::Ahead => {}
+            CorrelationPreference::Any | CorrelationPreference::Preprocessed => {}
         }
         let selection = Selection::of(sampling);
         // Before the ticket, which does not last as long as a download may.
         let turn = self
             .state
             .fetch_turn(&self.terms, &self.spec, Correlations::Live);
-        let GrantedTicket { ticket, ahead } = self.ticket(Some(bucket), selection)?;
-        let fits = |offer: &Offer| {
-            (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens
+        let GrantedTicket {
+            ticket,
+            preprocessed,
+        } = self.ticket(Some(bucket), selection)?;
+        let fits = |candidate: &AvailableSession| {
+            (candidate.bucket, candidate.selection) == (bucket, selection)
+                && candidate.tokens >= tokens
         };
-        let candidates: Vec<String> = ahead
+        let candidates: Vec<String> = preprocessed
             .into_iter()
             .filter(fits)
-            .map(|offer| offer.session)
+            .map(|candidate| candidate.session)
             .collect();
         if !candidates.is_empty() {
             drop(turn);
             let _turn = self
                 .state
-                .fetch_turn(&self.terms, &self.spec, Correlations::Ahead);
+                .fetch_turn(&self.terms, &self.spec, Correlations::Preprocessed);
             match self.grant(&self.terms, ticket.clone(), candidates) {
                 Err(ServingError::Refused { code, .. }) if code == "session_used" => {}
-                granted => return self.greet(granted?, Correlations::Ahead, sampling),
+                granted => return self.greet(granted?, Correlations::Preprocessed, sampling),
             }
         }
         match source {
-            CorrelationPreference::Ahead => Err(ServingError::NothingAhead {
+            CorrelationPreference::Preprocessed => Err(ServingError::NothingPreprocessed {
                 bucket,
                 tokens,
                 selection: selection.as_str(),
@@ -337,12 +343,12 @@ impl SessionOpener {
             peer: SERVER,
             reason,
         };
-        let wish = NewTicket {
+        let query = NewTicket {
             client_id: self.state.client_id.clone(),
             bucket,
             selection,
         };
-        let json = serde_json::to_vec(&wish).map_err(|error| bad(error.to_string()))?;
+        let json = serde_json::to_vec(&query).map_err(|error| bad(error.to_string()))?;
         let answer = self
             .server
             .post_json("/v1/tickets", &json, MAX_TICKET_BYTES)
@@ -380,12 +386,12 @@ impl SessionOpener {
             Some(dcf_keys) => session.with_dcf(dcf_keys),
             None => session,
         };
-        let prepared = session.preparer().and_then(PreparedSteps::start);
+        let precomputed = session.precomputer().and_then(PrecomputedSteps::start);
         let inner = Inner::Own {
             session: Box::new(session),
             peer,
             meter,
-            prepared,
+            precomputed,
         };
         Ok(SecureSession {
             inner,
@@ -488,7 +494,7 @@ impl SessionOpener {
         ticket: Ticket,
         candidates: Vec<String>,
     ) -> Result<Granted, ServingError> {
-        let ahead = !candidates.is_empty();
+        let preprocessed = !candidates.is_empty();
         let client_id = self.state.client_id.clone();
         let request = NewSession {
             terms: terms.clone(),
@@ -505,11 +511,12 @@ impl SessionOpener {
             peer: DEALER,
             reason: reason.into(),
         };
-        if unhex::<16>(&session).is_none() || ahead && !request.candidates.contains(&session) {
+        if unhex::<16>(&session).is_none() || preprocessed && !request.candidates.contains(&session)
+        {
             return Err(bad("it grants a session that was not asked for"));
         }
         let seed0 = seed.map(|seed| parse_seed(&seed)).transpose()?;
-        if ahead == seed0.is_some() {
+        if preprocessed == seed0.is_some() {
             return Err(bad(
                 "a seed comes with a session that is streamed, and with no other",
             ));
@@ -635,7 +642,7 @@ enum Inner {
         session: Box<ClientSession>,
         peer: Peer,
         meter: Arc<Meter>,
-        prepared: Option<PreparedSteps>,
+        precomputed: Option<PrecomputedSteps>,
     },
     /// It sends shares and gets shares.
     Shared(SharedConnections),
@@ -674,14 +681,14 @@ impl SecureSession {
             Inner::Own {
                 session,
                 peer,
-                prepared,
+                precomputed,
                 ..
             } => {
                 peer.send(Step::Decode.encode())
                     .map_err(ServingError::net(SERVER))?;
-                prepared
+                precomputed
                     .iter()
-                    .flat_map(PreparedSteps::ready)
+                    .flat_map(PrecomputedSteps::ready)
                     .for_each(|step| session.accept(step));
                 session.decode(boundary)?
             }
@@ -691,9 +698,9 @@ impl SecureSession {
     }
 
     /// Values handed over so far whose products were made before they were needed.
-    pub fn prepared(&self) -> u64 {
+    pub fn precomputed(&self) -> u64 {
         match &self.inner {
-            Inner::Own { session, .. } => session.prepared(),
+            Inner::Own { session, .. } => session.precomputed(),
             Inner::Shared(_) => 0,
         }
     }

@@ -25,7 +25,7 @@ use crate::{
 
 const CLIENT: &str = "client";
 /// Frames of half a mebibyte that wait for E0.
-const FRAMES_AHEAD: usize = 8;
+const FRAMES_QUEUED: usize = 8;
 
 /// Lines whose session has not begun.
 #[derive(Default)]
@@ -33,7 +33,7 @@ pub(super) struct KeyConnections(Mutex<HashMap<String, SyncSender<Vec<u8>>>>);
 
 impl KeyConnections {
     fn add(&self, session: &str) -> Receiver<Vec<u8>> {
-        let (sender, receiver) = sync_channel(FRAMES_AHEAD);
+        let (sender, receiver) = sync_channel(FRAMES_QUEUED);
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

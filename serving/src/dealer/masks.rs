@@ -32,7 +32,7 @@ pub(crate) enum Holder<'a> {
     Everybody,
     /// Whoever will use a session written ahead. All clients then hold the same masked matrix,
     /// which is uniform and tells them nothing, also together.
-    Ahead,
+    Preprocessed,
 }
 
 impl Holder<'_> {
@@ -40,7 +40,7 @@ impl Holder<'_> {
         match self {
             Self::Client(id) => id,
             Self::Everybody => "everybody",
-            Self::Ahead => "ahead",
+            Self::Preprocessed => "ahead",
         }
     }
 }
@@ -130,7 +130,7 @@ mod tests {
             of("default", Holder::Client(&alice), &"1f".repeat(32)),
             of("default", Holder::Everybody, &private),
             of("another", Holder::Everybody, &private),
-            of("default", Holder::Ahead, &private),
+            of("default", Holder::Preprocessed, &private),
         ];
         for (i, other) in others.iter().enumerate() {
             assert!(*other != first && !others[..i].contains(other), "{i}");

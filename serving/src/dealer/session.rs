@@ -116,7 +116,7 @@ fn stream(
     channel: &mut SharedChannel<WebSocketChannel>,
     session: &mut DealerSession,
 ) -> Result<(), ServingError> {
-    let mut ahead: Option<Result<(), ProtocolError>> = None;
+    let mut preprocessed: Option<Result<(), ProtocolError>> = None;
     let mut pace = Pace::start(channel);
     loop {
         let frame = channel.recv().map_err(ServingError::net(SERVER))?;
@@ -132,7 +132,7 @@ fn stream(
             1
         });
         let began = Instant::now();
-        match (step, ahead.take()) {
+        match (step, preprocessed.take()) {
             (Step::End, _) => return Ok(()),
             (Step::Prefill { bucket }, None) => session.prefill(bucket)?,
             (Step::Prefill { .. }, Some(_)) => return Err(bad("a second prefill".into())),
@@ -142,7 +142,7 @@ fn stream(
         dealer
             .metrics
             .stepped(matches!(step, Step::Prefill { .. }), began.elapsed());
-        ahead = Some(session.decode());
+        preprocessed = Some(session.decode());
         pace.pause();
     }
 }

@@ -170,7 +170,7 @@ fn is(value: &Value, neutral: &Value) -> bool {
 pub(super) fn idle(value: &Value) -> bool {
     match value {
         Value::Null => true,
-        Value::Bool(wish) => !wish,
+        Value::Bool(query) => !query,
         Value::Array(items) => items.is_empty(),
         Value::Object(items) => items.is_empty(),
         Value::String(text) => text.is_empty(),

@@ -9,10 +9,10 @@ use zeroize::{Zeroize, Zeroizing};
 use super::{Server, charging::Charging, input::Announced};
 use crate::{
     ServingError,
-    ahead::Correlations,
     error::refused,
     metrics::Metrics,
     pace::Pace,
+    preprocessing::Correlations,
     seats::{Seat, Turn},
     state::Holder,
     wire::{
@@ -116,7 +116,7 @@ enum CorrelationSource {
     Live(Line),
     /// A file for a prompt of this bucket and so many tokens; the prompt was charged when the file
     /// was opened.
-    Ahead {
+    Preprocessed {
         bucket: usize,
         tokens_left: usize,
         prompt_paid: bool,
@@ -136,15 +136,17 @@ impl CorrelationSource {
             (Self::Live(dealer), step) => dealer
                 .send(step.encode())
                 .map_err(ServingError::net(DEALER)),
-            (Self::Ahead { bucket, .. }, Step::Prefill { bucket: asked }) if *bucket != asked => {
+            (Self::Preprocessed { bucket, .. }, Step::Prefill { bucket: asked })
+                if *bucket != asked =>
+            {
                 uncovered(format!(
-                    "the correlations written ahead are for a prompt of {bucket}, not of {asked}"
+                    "the preprocessed correlations are for a prompt of {bucket}, not of {asked}"
                 ))
             }
-            (Self::Ahead { tokens_left: 0, .. }, _) => {
-                uncovered("the correlations written ahead are used up".into())
+            (Self::Preprocessed { tokens_left: 0, .. }, _) => {
+                uncovered("the preprocessed correlations are used up".into())
             }
-            (Self::Ahead { tokens_left, .. }, _) => {
+            (Self::Preprocessed { tokens_left, .. }, _) => {
                 *tokens_left -= 1;
                 Ok(())
             }
@@ -154,7 +156,7 @@ impl CorrelationSource {
     /// What a step that needs so many tokens has still to pay.
     fn owed(&mut self, tokens: u64) -> u64 {
         match self {
-            Self::Ahead {
+            Self::Preprocessed {
                 prompt_paid: paid @ true,
                 ..
             } => {
@@ -207,7 +209,9 @@ fn greet<'a>(
         (Comparison::Dcf, _) if !model.comparisons().contains(&comparison) => {
             Some("this server accepts one-hot only")
         }
-        (Comparison::Dcf, Correlations::Ahead) => Some("preprocessed correlations are one-hot"),
+        (Comparison::Dcf, Correlations::Preprocessed) => {
+            Some("preprocessed correlations are one-hot")
+        }
         _ => None,
     };
     if let Some(reason) = reason {
@@ -231,7 +235,7 @@ fn greet<'a>(
     let name = hello.session.clone();
     let (source, corrections, [adapter_seed, seed1]) = match hello.correlations {
         Correlations::Live => live(server, &terms, &hello, selection)?,
-        Correlations::Ahead => ahead(server, &terms, &hello, selection, holder)?,
+        Correlations::Preprocessed => preprocessed(server, &terms, &hello, selection, holder)?,
     };
 
     let has = hello.adapter_sha256.as_deref();
@@ -291,7 +295,7 @@ fn live(
 /// The file is found, the prompt is paid for, the dealer gives its word and what opens the file,
 /// the session is recorded: in this order, so that a client who has not proved to be the session's,
 /// or cannot pay, uses no file up.
-fn ahead(
+fn preprocessed(
     server: &Server,
     terms: &Terms,
     hello: &ClientHello,
@@ -299,10 +303,10 @@ fn ahead(
     holder: Option<&Holder>,
 ) -> Result<Dealt, ServingError> {
     let session = &hello.session;
-    let shelf = server
-        .shelf
+    let store = server
+        .store
         .as_ref()
-        .ok_or_else(|| ServingError::NotAhead {
+        .ok_or_else(|| ServingError::NotPreprocessed {
             session: session.clone(),
         })?;
     if server.state.is_claimed("e1", session)? {
@@ -310,7 +314,7 @@ fn ahead(
             session: session.clone(),
         });
     }
-    let found = shelf.find(
+    let found = store.find(
         session,
         &server.model.terms,
         &server.model.private_sha256,
@@ -334,8 +338,8 @@ fn ahead(
         }
     };
     server.state.claim("e1", session)?;
-    let mut file = shelf.take(found, &release)?;
-    let source = CorrelationSource::Ahead {
+    let mut file = store.take(found, &release)?;
+    let source = CorrelationSource::Preprocessed {
         bucket,
         tokens_left: file.header.tokens,
         prompt_paid: true,

@@ -17,9 +17,9 @@ use marill_mpc::{
 use marill_net::http::{HttpClient, Response};
 use marill_serving::{
     Endpoint, ServingError,
-    ahead::Correlations,
     client::{ClientState, Cost, SecureSession, SessionOpener},
     local::Parties,
+    preprocessing::Correlations,
     server::SecureModel,
     ticket::{For, Signer, Ticket},
     wire::{
@@ -53,15 +53,15 @@ impl World {
         Self::start(tempfile::tempdir().unwrap(), tls, false, route)
     }
 
-    /// In a folder that may hold records already; `ahead`: with correlations from its folder
+    /// In a folder that may hold records already; `preprocessed`: with correlations from its folder
     /// `files`.
     pub fn start(
         folder: tempfile::TempDir,
         tls: bool,
-        ahead: bool,
+        preprocessed: bool,
         route: impl FnOnce(Endpoint) -> Endpoint,
     ) -> Self {
-        Self::of(tiny_model(), folder, tls, ahead, route)
+        Self::of(tiny_model(), folder, tls, preprocessed, route)
     }
 
     /// As [`Self::start`], around a model.
@@ -69,14 +69,15 @@ impl World {
         model: SecureModel,
         folder: tempfile::TempDir,
         tls: bool,
-        ahead: bool,
+        preprocessed: bool,
         route: impl FnOnce(Endpoint) -> Endpoint,
     ) -> Self {
         let (spec, terms) = (model.spec.clone(), model.terms.clone());
         let (public, private) = (model.public.clone(), model.private.clone());
         let files = folder.path().join("files");
-        let ahead = ahead.then_some(files.as_path());
-        let parties = Parties::start_with(model, folder.path(), 4, tls, ahead, route).unwrap();
+        let preprocessed = preprocessed.then_some(files.as_path());
+        let parties =
+            Parties::start_with(model, folder.path(), 4, tls, preprocessed, route).unwrap();
         Self {
             spec,
             public,

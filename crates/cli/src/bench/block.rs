@@ -200,7 +200,7 @@ struct Outcome {
     tokens: Vec<u32>,
     e0: Spent,
     /// E0's products of its masks, made before each measured step and not part of it.
-    e0_ahead: Spent,
+    e0_precompute: Spent,
     e1: Spent,
     dealer: Spent,
     cost: Cost,
@@ -266,7 +266,7 @@ fn run_parties(
         if comparison == Comparison::Dcf {
             session = session.with_dcf(own_dcf_keys);
         }
-        let (tokens, e0, e0_ahead, mut cost) = alone(|| client(&mut session, inputs, plan))??;
+        let (tokens, e0, e0_precompute, mut cost) = alone(|| client(&mut session, inputs, plan))??;
         fn joined<T>(party: thread::Result<anyhow::Result<T>>) -> anyhow::Result<T> {
             party.unwrap_or_else(|_| Err(anyhow!("a party panicked")))
         }
@@ -275,7 +275,7 @@ fn run_parties(
         Ok(Outcome {
             tokens,
             e0,
-            e0_ahead,
+            e0_precompute,
             e1,
             dealer,
             cost,
@@ -289,13 +289,13 @@ fn client(
     inputs: &[Vec<u64>],
     plan: &Plan,
 ) -> anyhow::Result<(Vec<u32>, Spent, Spent, Cost)> {
-    let (mut tokens, mut spent, mut ahead, mut cost) = (
+    let (mut tokens, mut spent, mut precompute, mut cost) = (
         Vec::new(),
         Spent::default(),
         Spent::default(),
         Cost::default(),
     );
-    let mut preparer = session.preparer();
+    let mut precomputer = session.precomputer();
     for (k, input) in inputs.iter().enumerate() {
         let step = |session: &mut ClientSession| {
             if k == 0 {
@@ -308,8 +308,8 @@ fn client(
             tokens.push(step(session)?);
             continue;
         }
-        if let Some(preparer) = &mut preparer {
-            session.accept(ahead.measure(|| preparer.prepare(k as u64, plan.rows(k)))?);
+        if let Some(precomputer) = &mut precomputer {
+            session.accept(precompute.measure(|| precomputer.precompute(k as u64, plan.rows(k)))?);
         }
         let before = session.traffic();
         tokens.push(spent.measure(|| step(session))?);
@@ -319,7 +319,7 @@ fn client(
         cost.e1_to_e0_bytes += after.bytes_received - before.bytes_received;
         cost.dealer_to_e0_bytes += after.dealer_bytes - before.dealer_bytes;
     }
-    Ok((tokens, spent, ahead, cost))
+    Ok((tokens, spent, precompute, cost))
 }
 
 /// What the tally says of the measured steps.
@@ -501,7 +501,7 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         },
         "cpu_seconds": {
             "e0": seconds(outcome.e0), "e1": seconds(outcome.e1), "source": seconds(outcome.dealer),
-            "e0_ahead": seconds(outcome.e0_ahead),
+            "e0_ahead": seconds(outcome.e0_precompute),
         },
         "seconds": outcome.e0.wall / per as f64,
         "max_abs_error": max_abs_error, "twin_equal": twin_equal, "tally_equal": tally_equal,

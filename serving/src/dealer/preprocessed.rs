@@ -27,8 +27,8 @@ use super::{
 };
 use crate::{
     ServingError,
-    ahead::StoredSession,
     metrics::Metrics,
+    preprocessing::StoredSession,
     web::HttpError,
     wire::{CollectSeed, CollectedSeed, NewRelease, NewSession, Release, SessionGrant, hex, unhex},
 };
@@ -50,7 +50,7 @@ impl Dealer {
             .take(MAX_CANDIDATES)
             .filter(|name| unhex::<16>(name).is_some())
         {
-            let stored = match StoredSession::read(&self.ahead, session) {
+            let stored = match StoredSession::read(&self.preprocessed, session) {
                 Ok(Some(stored)) => stored,
                 Ok(None) => continue,
                 // One damaged file keeps nobody from the others.
@@ -97,12 +97,12 @@ impl Dealer {
         self.grants
             .reserved(session, &owner.name, &request.proof)?
             .check(&request.terms)?;
-        let stored = StoredSession::read(&self.ahead, session)?.ok_or_else(used)?;
+        let stored = StoredSession::read(&self.preprocessed, session)?.ok_or_else(used)?;
         self.records.claim("e1", session)?;
         let key = self.vault.take(session)?.ok_or_else(used)?;
-        stored.remove(&self.ahead);
+        stored.remove(&self.preprocessed);
         let damaged = || {
-            ServingError::io(self.ahead.join(session))(std::io::Error::other(
+            ServingError::io(self.preprocessed.join(session))(std::io::Error::other(
                 "its seed does not open",
             ))
         };

@@ -106,18 +106,17 @@ impl Sealer {
         server_key: &str,
         words: Words<'_>,
     ) -> Result<Self, ServingError> {
-        let server =
-            unhex::<32>(server_key)
-                .map(PublicKey::from)
-                .ok_or(ServingError::BadOrder {
-                    reason: "`server_key` is not 64 hexadecimal digits".into(),
-                })?;
+        let server = unhex::<32>(server_key).map(PublicKey::from).ok_or(
+            ServingError::BadPreprocessRequest {
+                reason: "`server_key` is not 64 hexadecimal digits".into(),
+            },
+        )?;
         let own = StaticSecret::from(*random::<32>()?);
         let ephemeral = PublicKey::from(&own);
         header.ephemeral_key = hex(ephemeral.as_bytes());
         let shared = own.diffie_hellman(&server);
         if !shared.was_contributory() {
-            return Err(ServingError::BadOrder {
+            return Err(ServingError::BadPreprocessRequest {
                 reason: "`server_key` is no proper key".into(),
             });
         }
@@ -227,9 +226,9 @@ impl Head {
     /// be right.
     ///
     /// # Errors
-    /// [`ServingError::BadAhead`] for a file of another kind or version; [`ServingError::Io`].
+    /// [`ServingError::BadPreprocessed`] for a file of another kind or version; [`ServingError::Io`].
     pub(super) fn read(path: &Path) -> Result<Self, ServingError> {
-        let bad = |reason: String| ServingError::BadAhead {
+        let bad = |reason: String| ServingError::BadPreprocessed {
             file: name_of(path),
             reason,
         };
@@ -303,7 +302,7 @@ impl SealedCorrelations {
     /// Derives the key of a file whose head was read.
     ///
     /// # Errors
-    /// [`ServingError::BadAhead`].
+    /// [`ServingError::BadPreprocessed`].
     pub(super) fn open(
         head: Head,
         own: &SealingKey,
@@ -317,7 +316,7 @@ impl SealedCorrelations {
             header,
         } = head;
         let ephemeral = unhex::<32>(&header.ephemeral_key).map(PublicKey::from);
-        let bad = || ServingError::BadAhead {
+        let bad = || ServingError::BadPreprocessed {
             file: name_of(&path),
             reason: "its key is not hexadecimal".into(),
         };

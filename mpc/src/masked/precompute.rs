@@ -4,7 +4,7 @@
 //! Once a value is handed over ([`super::opening`]), E0's half of it is `-[r]_0`, so its products
 //! with public maps, with `Â` and with `Ŵ` depend on no input. The masks come from a stream that a
 //! step has to itself, so that the masks of a later step are there whatever came before. A
-//! [`Preparer`] makes these products on any thread at any time; a session that is
+//! [`Precomputer`] makes these products on any thread at any time; a session that is
 //! [given](super::Masked::accept) them takes them instead of making them, and makes what it was not
 //! given. The integers, and so the messages, are the same.
 //!
@@ -97,32 +97,32 @@ fn place_of(matrix: &PublicMatrix) -> usize {
 }
 
 /// E0's products of a whole step.
-pub struct PreparedStep {
+pub struct PrecomputedStep {
     step: u64,
     products: VecDeque<Products>,
 }
 
 /// What an evaluator was given, and the hand-over at which it is.
 #[derive(Default)]
-pub(super) struct Ahead {
+pub(super) struct Precomputed {
     /// Steps begun, for preparers on other threads.
     begun: Arc<AtomicU64>,
-    steps: VecDeque<PreparedStep>,
+    steps: VecDeque<PrecomputedStep>,
     /// What is left of the running step.
     left: VecDeque<Products>,
     current: Option<Products>,
     taken: u64,
 }
 
-impl Ahead {
+impl Precomputed {
     fn begin(&mut self, step: u64) {
         self.begun.store(step, Ordering::Relaxed);
         self.current = None;
-        self.steps.retain(|prepared| prepared.step >= step);
+        self.steps.retain(|precomputed| precomputed.step >= step);
         let ready = self
             .steps
             .front()
-            .is_some_and(|prepared| prepared.step == step);
+            .is_some_and(|precomputed| precomputed.step == step);
         self.left = if ready { self.steps.pop_front() } else { None }
             .map(|step| step.products)
             .unwrap_or_default();
@@ -175,16 +175,16 @@ impl Masked {
         match &mut self.role {
             Role::Evaluator(e) if e.first => {
                 e.handed.begin(self.steps);
-                e.ahead.begin(self.steps);
+                e.precomputed.begin(self.steps);
             }
             Role::Dealer(dealer) => dealer.handed.begin(self.steps),
             _ => {}
         }
     }
 
-    pub(super) fn ahead(&self) -> Option<&Ahead> {
+    pub(super) fn precomputed(&self) -> Option<&Precomputed> {
         if let Role::Evaluator(e) = &self.role {
-            Some(&e.ahead)
+            Some(&e.precomputed)
         } else {
             None
         }
@@ -192,30 +192,30 @@ impl Masked {
 
     /// Keeps prepared products for their step. Those of a step that has begun are dropped, and so
     /// is everything beyond a few steps.
-    pub(crate) fn accept(&mut self, step: PreparedStep) {
+    pub(crate) fn accept(&mut self, step: PrecomputedStep) {
         if let Role::Evaluator(e) = &mut self.role
             && step.step > self.steps
-            && e.ahead.steps.len() < STEPS_KEPT
-            && e.ahead
+            && e.precomputed.steps.len() < STEPS_KEPT
+            && e.precomputed
                 .steps
                 .back()
                 .is_none_or(|last| last.step < step.step)
         {
-            e.ahead.steps.push_back(step);
+            e.precomputed.steps.push_back(step);
         }
     }
 
     /// Hand-overs whose products were there.
-    pub(crate) fn prepared_hand_overs(&self) -> u64 {
+    pub(crate) fn precomputed_hand_overs(&self) -> u64 {
         if let Role::Evaluator(e) = &self.role {
-            e.ahead.taken
+            e.precomputed.taken
         } else {
             0
         }
     }
 
     /// Who prepares for this evaluator, if it is E0 of a decoder whose layers have private maps.
-    pub(crate) fn preparer(&self, weights: &Arc<PublicWeights>) -> Option<Preparer> {
+    pub(crate) fn precomputer(&self, weights: &Arc<PublicWeights>) -> Option<Precomputer> {
         let Role::Evaluator(e) = &self.role else {
             return None;
         };
@@ -228,13 +228,13 @@ impl Masked {
         {
             return None;
         }
-        Some(Preparer {
+        Some(Precomputer {
             seed: e.handed.seed.clone(),
             weights: Arc::clone(weights),
             spec: Arc::clone(&self.spec),
             adapter: Arc::clone(&e.adapter),
             matrices: Matrices::Masked(Arc::clone(matrices)),
-            begun: Arc::clone(&e.ahead.begun),
+            begun: Arc::clone(&e.precomputed.begun),
             next: 0,
             plan: (0, Vec::new()),
         })
@@ -242,7 +242,7 @@ impl Masked {
 }
 
 /// Makes a session's products of masks, on any thread.
-pub struct Preparer {
+pub struct Precomputer {
     seed: Seed,
     weights: Arc<PublicWeights>,
     spec: Arc<DecoderSpec>,
@@ -256,15 +256,15 @@ pub struct Preparer {
     plan: (usize, Vec<HandOver>),
 }
 
-impl Preparer {
+impl Precomputer {
     /// The next decoded token that the session has not come to. The prompt is the first step.
     ///
     /// # Errors
-    /// As [`Self::prepare`].
-    pub fn next_decode(&mut self) -> Result<PreparedStep, ProtocolError> {
+    /// As [`Self::precompute`].
+    pub fn next_decode(&mut self) -> Result<PrecomputedStep, ProtocolError> {
         let step = self.next.max(self.begun.load(Ordering::Relaxed)).max(1);
         self.next = step + 1;
-        self.prepare(step, 1)
+        self.precompute(step, 1)
     }
 
     /// Step number `step` of the session, 0 for the prompt, of so many rows (a prompt's whole
@@ -272,7 +272,7 @@ impl Preparer {
     ///
     /// # Errors
     /// [`ProtocolError::TooLong`] past the context.
-    pub fn prepare(&mut self, step: u64, rows: usize) -> Result<PreparedStep, ProtocolError> {
+    pub fn precompute(&mut self, step: u64, rows: usize) -> Result<PrecomputedStep, ProtocolError> {
         if self.plan.0 != rows {
             self.plan = (rows, self.hand_overs(rows)?);
         }
@@ -285,7 +285,7 @@ impl Preparer {
             .iter()
             .map(|of| self.products(of, &mut prg))
             .collect();
-        Ok(PreparedStep { step, products })
+        Ok(PrecomputedStep { step, products })
     }
 
     /// What the program hands over in a step; how many keys it sees does not matter.

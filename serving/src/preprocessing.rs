@@ -17,15 +17,15 @@
 
 mod produce;
 mod seal;
-mod shelf;
+mod store;
 mod vault;
 
 use marill_mpc::{DecoderSpec, Selection};
-pub use produce::{AheadOptions, produce};
+pub use produce::{PreprocessOptions, produce};
 pub(crate) use produce::{SEEDS_FOLDER, StoredSession};
 pub use seal::{SealedCorrelations, SealingKey};
 use serde::{Deserialize, Serialize};
-pub use shelf::{Found, Offer, Shelf};
+pub use store::{AvailableSession, CorrelationStore, Found};
 pub(crate) use vault::Vault;
 
 use crate::wire::Terms;
@@ -41,7 +41,8 @@ pub enum Correlations {
     #[default]
     Live,
     /// The server has them in a file.
-    Ahead,
+    #[serde(rename = "ahead")]
+    Preprocessed,
 }
 
 impl Correlations {
@@ -49,16 +50,16 @@ impl Correlations {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Live => "live",
-            Self::Ahead => "ahead",
+            Self::Preprocessed => "ahead",
         }
     }
 }
 
-/// What a dealer needs to know to write files for a server; `marill serve DIR --order FILE` writes
+/// What a dealer needs to know to write files for a server; `marill serve DIR --request FILE` writes
 /// it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Order {
+pub struct PreprocessRequest {
     pub format: u32,
     pub terms: Terms,
     pub spec: DecoderSpec,

@@ -7,11 +7,11 @@ use marill_net::{Channel, SharedChannel};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{FORMAT, Header, Order, Vault, seal::Sealer, shelf};
+use super::{FORMAT, Header, PreprocessRequest, Vault, seal::Sealer, store};
 use crate::{
     ServingError,
     dealer::{
-        check_offer,
+        check_supported,
         masks::{Holder, Masks},
         owner_key,
     },
@@ -25,7 +25,7 @@ pub(crate) const SEEDS_FOLDER: &str = "ahead";
 const SPARE_BYTES: u64 = 64 << 20;
 
 /// What to write.
-pub struct AheadOptions {
+pub struct PreprocessOptions {
     /// The dealer's folder.
     pub state: PathBuf,
     /// As [`crate::dealer::DealerOptions::vault`].
@@ -35,7 +35,7 @@ pub struct AheadOptions {
     pub owner: String,
     /// Where the files go; they are then carried to the server.
     pub folder: PathBuf,
-    pub order: PathBuf,
+    pub request: PathBuf,
     /// Padded length of the prompts.
     pub bucket: usize,
     /// Tokens of an answer, at most.
@@ -121,11 +121,11 @@ impl StoredSession {
 /// Writes the files; `say` hears of sizes first and then of each file.
 ///
 /// # Errors
-/// [`ServingError::BadOrder`] for an order or a size that does not fit the model;
+/// [`ServingError::BadPreprocessRequest`] for an order or a size that does not fit the model;
 /// [`ServingError::NoRoom`] before anything is written; [`ServingError::Io`].
-pub fn produce(options: &AheadOptions, say: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
-    let order = read_order(&options.order)?;
-    let corrections = corrections_bytes(&order, options)?;
+pub fn produce(options: &PreprocessOptions, say: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
+    let request = read_request(&options.request)?;
+    let corrections = corrections_bytes(&request, options)?;
     let total = corrections * options.sessions as u64;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     say(&format!(
@@ -153,13 +153,16 @@ pub fn produce(options: &AheadOptions, say: &mut dyn FnMut(&str)) -> Result<(), 
         });
     }
     let dealer_key = owner_key(&options.state, &options.owner)?;
-    let adapter_seed =
-        Masks::open(&options.state)?.seed(&options.owner, &Holder::Ahead, &order.private_sha256);
+    let adapter_seed = Masks::open(&options.state)?.seed(
+        &options.owner,
+        &Holder::Preprocessed,
+        &request.private_sha256,
+    );
     let vault = Vault::open(&options.vault, &options.state)?;
     for nth in 0..options.sessions {
         let path = write_session(
             options,
-            &order,
+            &request,
             &dealer_key,
             &adapter_seed,
             &vault,
@@ -175,43 +178,47 @@ pub fn produce(options: &AheadOptions, say: &mut dyn FnMut(&str)) -> Result<(), 
     Ok(())
 }
 
-fn read_order(path: &Path) -> Result<Order, ServingError> {
-    let bad = |reason: String| ServingError::BadOrder {
+fn read_request(path: &Path) -> Result<PreprocessRequest, ServingError> {
+    let bad = |reason: String| ServingError::BadPreprocessRequest {
         reason: format!("`{}`: {reason}", path.display()),
     };
     let text = std::fs::read(path).map_err(ServingError::io(path))?;
-    let order: Order = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-    if order.format != FORMAT {
+    let request: PreprocessRequest =
+        serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+    if request.format != FORMAT {
         return Err(bad(format!(
             "it has format {}, this version reads {FORMAT}",
-            order.format
+            request.format
         )));
     }
-    check_offer(&order.terms).map_err(|error| bad(error.message))?;
-    if order.terms.setting != "dealer" {
+    check_supported(&request.terms).map_err(|error| bad(error.message))?;
+    if request.terms.setting != "dealer" {
         return Err(bad(format!(
             "in the setting `{}` correlations are made while a session runs",
-            order.terms.setting
+            request.terms.setting
         )));
     }
-    if order.terms.is_shared() {
+    if request.terms.is_shared() {
         return Err(bad(
             "correlations for an evaluator of its own are made while a session runs".into(),
         ));
     }
-    order.terms.check_program(&order.spec).map_err(bad)?;
-    if unhex::<32>(&order.private_sha256).is_none() {
+    request.terms.check_program(&request.spec).map_err(bad)?;
+    if unhex::<32>(&request.private_sha256).is_none() {
         return Err(bad("`private_sha256` needs 64 hexadecimal digits".into()));
     }
-    order.spec.validate()?;
-    Ok(order)
+    request.spec.validate()?;
+    Ok(request)
 }
 
 /// What the tally declares for one session.
-fn corrections_bytes(order: &Order, options: &AheadOptions) -> Result<u64, ServingError> {
-    let (spec, selection) = (&order.spec, options.selection);
+fn corrections_bytes(
+    request: &PreprocessRequest,
+    options: &PreprocessOptions,
+) -> Result<u64, ServingError> {
+    let (spec, selection) = (&request.spec, options.selection);
     let (bucket, tokens) = (options.bucket, options.tokens);
-    let unfit = |reason: String| ServingError::BadOrder { reason };
+    let unfit = |reason: String| ServingError::BadPreprocessRequest { reason };
     if bucket == 0 || spec.bucket(bucket) != bucket {
         return Err(unfit(format!(
             "prompts come in multiples of {}, not of {bucket}",
@@ -234,8 +241,8 @@ fn corrections_bytes(order: &Order, options: &AheadOptions) -> Result<u64, Servi
 /// The file is complete before the dealer knows of the session, and E0's seed is on disk before the
 /// file has its name.
 fn write_session(
-    options: &AheadOptions,
-    order: &Order,
+    options: &PreprocessOptions,
+    request: &PreprocessRequest,
     dealer_key: &str,
     adapter_seed: &Seed,
     vault: &Vault,
@@ -249,8 +256,8 @@ fn write_session(
     let header = Header {
         format: FORMAT,
         session: session.clone(),
-        terms: order.terms.clone(),
-        private_sha256: order.private_sha256.clone(),
+        terms: request.terms.clone(),
+        private_sha256: request.private_sha256.clone(),
         bucket: options.bucket,
         tokens: options.tokens,
         selection: options.selection,
@@ -258,7 +265,7 @@ fn write_session(
         ephemeral_key: String::new(),
     };
     let key = vault.make(&session)?;
-    let path = options.folder.join(shelf::file_name(
+    let path = options.folder.join(store::file_name(
         options.bucket,
         options.tokens,
         options.selection,
@@ -269,7 +276,7 @@ fn write_session(
         let mut sealer = SharedChannel::new(Sealer::create(
             &part,
             header,
-            &order.server_key,
+            &request.server_key,
             [dealer_key.as_bytes(), key.release().as_slice()],
         )?);
         let seeds = [&seed1, adapter_seed].map(|seed| Zeroizing::new(seed.to_bytes()));
@@ -279,7 +286,7 @@ fn write_session(
         let before = sealer.lock().sealed_bytes;
         let sink = Box::new(sealer.clone());
         let source = DealerSession::new(
-            order.spec.clone(),
+            request.spec.clone(),
             adapter_seed.clone(),
             seed0.clone(),
             seed1,
@@ -305,7 +312,7 @@ fn write_session(
         return Err(error);
     }
     let sealed_seed0 = key.wrap(&session, &Zeroizing::new(seed0.to_bytes()));
-    let (owner, terms) = (options.owner.clone(), order.terms.clone());
+    let (owner, terms) = (options.owner.clone(), request.terms.clone());
     let stored = Stored {
         format: FORMAT,
         owner,

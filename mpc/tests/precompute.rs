@@ -6,7 +6,7 @@ use std::{
 };
 
 use marill_mpc::{
-    ClientSession, DealerSession, DecoderSpec, Preparer, Seed, ServerSession,
+    ClientSession, DealerSession, DecoderSpec, Precomputer, Seed, ServerSession,
     testing::{gaussian, random_weights, tiny_spec, with_private_matrices},
 };
 use marill_net::{Channel, NetError, memory_pair};
@@ -38,7 +38,10 @@ struct Run {
 
 /// A session of a prompt and some tokens; `before(k, ..)` is called before step `k`. Also how many
 /// hand-overs were prepared.
-fn run(spec: &DecoderSpec, before: impl Fn(u64, &mut Preparer, &mut ClientSession)) -> (Run, u64) {
+fn run(
+    spec: &DecoderSpec,
+    before: impl Fn(u64, &mut Precomputer, &mut ClientSession),
+) -> (Run, u64) {
     let (public, private) = random_weights(spec, 3);
     let [adapter_seed, seed0, seed1] = [1, 2, 3].map(|k| Seed::from_bytes([k; 32]));
     let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
@@ -46,7 +49,7 @@ fn run(spec: &DecoderSpec, before: impl Fn(u64, &mut Preparer, &mut ClientSessio
     let client_end = Recorded(Box::new(client_end), Arc::clone(&records[0]));
     let server_end = Recorded(Box::new(server_end), Arc::clone(&records[1]));
     let adapter = private.mask(spec, &adapter_seed);
-    let (tokens, prepared) = thread::scope(|scope| {
+    let (tokens, precomputed) = thread::scope(|scope| {
         let seeds = (seed0.clone(), seed1.clone());
         scope.spawn(move || {
             let mut session =
@@ -69,7 +72,7 @@ fn run(spec: &DecoderSpec, before: impl Fn(u64, &mut Preparer, &mut ClientSessio
         });
         let mut session =
             ClientSession::new(Arc::clone(&public), &adapter, seed0, Box::new(client_end)).unwrap();
-        let mut preparer = session.preparer().unwrap();
+        let mut precomputer = session.precomputer().unwrap();
         let mut tokens = Vec::new();
         for k in 0..=STEPS {
             let rows = if k == 0 { PROMPT } else { 1 };
@@ -81,7 +84,7 @@ fn run(spec: &DecoderSpec, before: impl Fn(u64, &mut Preparer, &mut ClientSessio
                     1.0,
                 ))
                 .unwrap();
-            before(k as u64, &mut preparer, &mut session);
+            before(k as u64, &mut precomputer, &mut session);
             tokens.push(
                 if k == 0 {
                     session.prefill(&row)
@@ -91,10 +94,10 @@ fn run(spec: &DecoderSpec, before: impl Fn(u64, &mut Preparer, &mut ClientSessio
                 .unwrap(),
             );
         }
-        (tokens, session.prepared())
+        (tokens, session.precomputed())
     });
     let sent = records.map(|record| std::mem::take(&mut *record.lock().unwrap()));
-    (Run { tokens, sent }, prepared)
+    (Run { tokens, sent }, precomputed)
 }
 
 /// A prompt and tokens of every kind of private layer.
@@ -105,21 +108,21 @@ fn prepared_steps_send_the_same_bytes() {
         let (plain, none) = run(&spec, |_, _, _| {});
         assert_eq!(none, 0);
         let bucket = spec.bucket(PROMPT);
-        let (prepared, taken) = run(&spec, |k, preparer, session| match k {
+        let (precomputed, taken) = run(&spec, |k, precomputer, session| match k {
             0 => {
-                session.accept(preparer.prepare(0, bucket).unwrap());
-                session.accept(preparer.next_decode().unwrap());
-                session.accept(preparer.next_decode().unwrap());
+                session.accept(precomputer.precompute(0, bucket).unwrap());
+                session.accept(precomputer.next_decode().unwrap());
+                session.accept(precomputer.next_decode().unwrap());
             }
             1 | 2 => {}
-            _ => session.accept(preparer.next_decode().unwrap()),
+            _ => session.accept(precomputer.next_decode().unwrap()),
         });
         assert_eq!(
             taken,
             hand_overs * (1 + STEPS as u64),
             "every product was there"
         );
-        assert!(prepared == plain, "messages or tokens differ");
+        assert!(precomputed == plain, "messages or tokens differ");
     }
 }
 
@@ -128,11 +131,11 @@ fn prepared_steps_send_the_same_bytes() {
 fn steps_of_another_shape_and_late_ones_are_dropped() {
     let spec = tiny_spec();
     let (plain, _) = run(&spec, |_, _, _| {});
-    let (other, taken) = run(&spec, |k, preparer, session| match k {
-        0 => session.accept(preparer.prepare(0, spec.bucket(PROMPT) + 16).unwrap()),
+    let (other, taken) = run(&spec, |k, precomputer, session| match k {
+        0 => session.accept(precomputer.precompute(0, spec.bucket(PROMPT) + 16).unwrap()),
         2 => {
-            session.accept(preparer.prepare(1, 1).unwrap());
-            session.accept(preparer.prepare(2, 2).unwrap());
+            session.accept(precomputer.precompute(1, 1).unwrap());
+            session.accept(precomputer.precompute(2, 2).unwrap());
         }
         _ => {}
     });
@@ -145,9 +148,9 @@ fn steps_of_another_shape_and_late_ones_are_dropped() {
 fn a_late_preparer_goes_on_where_the_session_is() {
     let spec = tiny_spec();
     let (plain, _) = run(&spec, |_, _, _| {});
-    let (late, taken) = run(&spec, |k, preparer, session| {
+    let (late, taken) = run(&spec, |k, precomputer, session| {
         if k == 2 {
-            session.accept(preparer.next_decode().unwrap());
+            session.accept(precomputer.next_decode().unwrap());
         }
     });
     assert_eq!(taken, (4 * spec.num_layers) as u64);

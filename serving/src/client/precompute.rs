@@ -5,21 +5,21 @@ use std::{
     thread,
 };
 
-use marill_mpc::{PreparedStep, Preparer};
+use marill_mpc::{PrecomputedStep, Precomputer};
 
 /// Steps that lie ready beside the one that is being made: all that an answer which ends early
 /// makes in vain.
 const READY: usize = 1;
 
 /// Products for the tokens to come, from a thread that ends with this.
-pub(super) struct PreparedSteps(Receiver<PreparedStep>);
+pub(super) struct PrecomputedSteps(Receiver<PrecomputedStep>);
 
-impl PreparedSteps {
+impl PrecomputedSteps {
     /// None when the system gives no thread: the session then makes its products itself.
-    pub(super) fn start(mut preparer: Preparer) -> Option<Self> {
+    pub(super) fn start(mut precomputer: Precomputer) -> Option<Self> {
         let (sender, receiver) = sync_channel(READY);
         let make = move || {
-            while let Ok(step) = preparer.next_decode() {
+            while let Ok(step) = precomputer.next_decode() {
                 if sender.send(step).is_err() {
                     break;
                 }
@@ -28,14 +28,14 @@ impl PreparedSteps {
         match thread::Builder::new().name("masks".into()).spawn(make) {
             Ok(_) => Some(Self(receiver)),
             Err(error) => {
-                tracing::warn!("nothing is prepared for this session: {error}");
+                tracing::warn!("nothing is precomputed for this session: {error}");
                 None
             }
         }
     }
 
     /// What is there by now.
-    pub(super) fn ready(&self) -> impl Iterator<Item = PreparedStep> {
+    pub(super) fn ready(&self) -> impl Iterator<Item = PrecomputedStep> {
         self.0.try_iter()
     }
 }

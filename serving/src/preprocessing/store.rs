@@ -14,11 +14,11 @@ use crate::{
 
 const EXTENSION: &str = "ahead";
 /// More are not listed to a client at once.
-const MAX_OFFERS: usize = 64;
+const MAX_AVAILABLE: usize = 64;
 
 /// A session that a server has correlations for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Offer {
+pub struct AvailableSession {
     pub session: String,
     pub bucket: usize,
     pub tokens: usize,
@@ -37,7 +37,7 @@ pub(super) fn file_name(
     )
 }
 
-fn parse_name(path: &Path) -> Option<Offer> {
+fn parse_name(path: &Path) -> Option<AvailableSession> {
     let stem = path
         .file_name()?
         .to_str()?
@@ -49,7 +49,7 @@ fn parse_name(path: &Path) -> Option<Offer> {
     let session = words
         .next()
         .filter(|session| unhex::<16>(session).is_some())?;
-    Some(Offer {
+    Some(AvailableSession {
         session: session.into(),
         bucket,
         tokens,
@@ -58,13 +58,13 @@ fn parse_name(path: &Path) -> Option<Offer> {
 }
 
 /// A folder of files.
-pub struct Shelf {
+pub struct CorrelationStore {
     folder: PathBuf,
     key: SealingKey,
     dealer_key: Zeroizing<String>,
 }
 
-impl Shelf {
+impl CorrelationStore {
     #[must_use]
     pub fn new(folder: &Path, key: SealingKey, dealer_key: &str) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl Shelf {
         }
     }
 
-    fn files(&self) -> Result<Vec<(Offer, PathBuf)>, ServingError> {
+    fn files(&self) -> Result<Vec<(AvailableSession, PathBuf)>, ServingError> {
         let entries = std::fs::read_dir(&self.folder).map_err(ServingError::io(&self.folder))?;
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         Ok(paths
@@ -88,31 +88,36 @@ impl Shelf {
     ///
     /// # Errors
     /// [`ServingError::Io`].
-    pub fn offers(
+    pub fn available(
         &self,
         bucket: usize,
         tokens: usize,
         selection: Selection,
         is_used: impl Fn(&str) -> Result<bool, ServingError>,
-    ) -> Result<Vec<Offer>, ServingError> {
-        let fits = |offer: &Offer| {
-            (offer.bucket, offer.selection) == (bucket, selection) && offer.tokens >= tokens
+    ) -> Result<Vec<AvailableSession>, ServingError> {
+        let fits = |candidate: &AvailableSession| {
+            (candidate.bucket, candidate.selection) == (bucket, selection)
+                && candidate.tokens >= tokens
         };
-        let mut offers = Vec::new();
-        for (offer, _) in self.files()?.into_iter().filter(|(offer, _)| fits(offer)) {
-            if !is_used(&offer.session)? {
-                offers.push(offer);
+        let mut available = Vec::new();
+        for (candidate, _) in self
+            .files()?
+            .into_iter()
+            .filter(|(candidate, _)| fits(candidate))
+        {
+            if !is_used(&candidate.session)? {
+                available.push(candidate);
             }
         }
-        offers.sort_unstable_by(|a, b| (a.tokens, &a.session).cmp(&(b.tokens, &b.session)));
-        offers.truncate(MAX_OFFERS);
-        Ok(offers)
+        available.sort_unstable_by(|a, b| (a.tokens, &a.session).cmp(&(b.tokens, &b.session)));
+        available.truncate(MAX_AVAILABLE);
+        Ok(available)
     }
 
     /// The file of a session, for this program and adapter; nothing is used up yet.
     ///
     /// # Errors
-    /// [`ServingError::NotAhead`] where there is none; [`ServingError::BadAhead`] for a file that
+    /// [`ServingError::NotPreprocessed`] where there is none; [`ServingError::BadPreprocessed`] for a file that
     /// is not what its name and these terms say.
     pub fn find(
         &self,
@@ -124,17 +129,17 @@ impl Shelf {
         let found = self
             .files()?
             .into_iter()
-            .find(|(offer, _)| offer.session == session);
-        let (offer, path) = found.ok_or_else(|| ServingError::NotAhead {
+            .find(|(candidate, _)| candidate.session == session);
+        let (candidate, path) = found.ok_or_else(|| ServingError::NotPreprocessed {
             session: session.into(),
         })?;
         let head = Head::read(&path)?;
-        let bad = |reason: String| ServingError::BadAhead {
+        let bad = |reason: String| ServingError::BadPreprocessed {
             file: name_of(&path),
             reason,
         };
         let header = &head.header;
-        let named = (offer.bucket, offer.tokens, offer.selection);
+        let named = (candidate.bucket, candidate.tokens, candidate.selection);
         if header.session != session || (header.bucket, header.tokens, header.selection) != named {
             return Err(bad("its header says something else than its name".into()));
         }
@@ -157,7 +162,7 @@ impl Shelf {
     /// removes it.
     ///
     /// # Errors
-    /// [`ServingError::BadAhead`].
+    /// [`ServingError::BadPreprocessed`].
     pub fn take(
         &self,
         found: Found,
@@ -195,13 +200,13 @@ mod tests {
     fn names_of_files_say_what_is_in_them() {
         let session = "ab".repeat(16);
         let name = file_name(64, 32, Selection::TopK, &session);
-        let offer = Offer {
+        let candidate = AvailableSession {
             session,
             bucket: 64,
             tokens: 32,
             selection: Selection::TopK,
         };
-        assert_eq!(parse_name(Path::new(&name)), Some(offer));
+        assert_eq!(parse_name(Path::new(&name)), Some(candidate));
         for other in [
             "64-32.ahead",
             "64-32-greedy-xyz.ahead",

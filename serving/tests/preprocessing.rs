@@ -13,10 +13,10 @@ use marill_mpc::{Selection, tally_decode, tally_prefill};
 use marill_net::http::HttpClient;
 use marill_serving::{
     ServingError,
-    ahead::{AheadOptions, Correlations, SealingKey, produce},
     client::CorrelationPreference,
     dealer::{DEFAULT_OWNER, SERVER_KEY_FILE},
-    server::AHEAD_KEY_FILE,
+    preprocessing::{Correlations, PreprocessOptions, SealingKey, produce},
+    server::PREPROCESSING_KEY_FILE,
     state::{FileState, Keys, Limits, export, key_digest},
     wire::{
         ClientHello, CollectSeed, CollectedSeed, ServerWelcome, proof_of, recv_reply, send_json,
@@ -30,19 +30,20 @@ const TOKENS: usize = 4;
 
 /// Writes `sessions` files below `folder` as the two operators would.
 fn write_files(folder: &Path, sessions: usize) -> Vec<PathBuf> {
-    let order = folder.join("order.json");
-    let key = SealingKey::read_or_create(&folder.join("server").join(AHEAD_KEY_FILE)).unwrap();
+    let request = folder.join("order.json");
+    let key =
+        SealingKey::read_or_create(&folder.join("server").join(PREPROCESSING_KEY_FILE)).unwrap();
     fs::write(
-        &order,
-        serde_json::to_vec(&tiny_model().order(&key)).unwrap(),
+        &request,
+        serde_json::to_vec(&tiny_model().request(&key)).unwrap(),
     )
     .unwrap();
-    let options = AheadOptions {
+    let options = PreprocessOptions {
         state: folder.join("dealer"),
         vault: folder.join("vault"),
         owner: DEFAULT_OWNER.into(),
         folder: folder.join("files"),
-        order,
+        request,
         bucket: BUCKET,
         tokens: TOKENS,
         selection: Selection::Greedy,
@@ -122,7 +123,7 @@ fn a_session_from_a_file_gives_the_twins_tokens_and_the_dealer_streams_nothing()
         let mut session = opener
             .open_for(BUCKET, TOKENS, CorrelationPreference::Any, None)
             .unwrap();
-        assert_eq!(session.correlations, Correlations::Ahead);
+        assert_eq!(session.correlations, Correlations::Preprocessed);
         let (tokens, _) = world.secure(&mut session, seed, 11, TOKENS as u64 - 1);
         assert_eq!(tokens, world.twin(seed, 11, TOKENS as u64 - 1));
         assert_eq!(
@@ -143,11 +144,11 @@ fn a_session_from_a_file_gives_the_twins_tokens_and_the_dealer_streams_nothing()
     // All are used: a session whose correlations are streamed follows, unless the client wants
     // none.
     let error = opener
-        .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
+        .open_for(BUCKET, TOKENS, CorrelationPreference::Preprocessed, None)
         .map(|_| ())
         .unwrap_err();
     assert!(
-        matches!(error, ServingError::NothingAhead { .. }),
+        matches!(error, ServingError::NothingPreprocessed { .. }),
         "{error}"
     );
     let mut session = opener
@@ -166,13 +167,13 @@ fn a_longer_answer_or_another_bucket_finds_no_file() {
     for (bucket, tokens) in [(BUCKET, TOKENS + 1), (2 * BUCKET, TOKENS)] {
         assert!(
             opener
-                .open_for(bucket, tokens, CorrelationPreference::Ahead, None)
+                .open_for(bucket, tokens, CorrelationPreference::Preprocessed, None)
                 .is_err()
         );
     }
     // Who asks for more steps than a file has is refused, and the file is burnt.
     let mut session = opener
-        .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
+        .open_for(BUCKET, TOKENS, CorrelationPreference::Preprocessed, None)
         .unwrap();
     session.prefill(&world.rows(5, 4), 4).unwrap();
     for _ in 1..TOKENS {
@@ -220,7 +221,9 @@ fn no_used_session_opens_again_whatever_is_restored() {
             collect(&world, &session, &granted.token).is_none(),
             "not yet"
         );
-        world.greet(&session, &proof, Correlations::Ahead).unwrap();
+        world
+            .greet(&session, &proof, Correlations::Preprocessed)
+            .unwrap();
         assert!(collect(&world, &session, &granted.token).is_some());
         assert!(collect(&world, &session, &granted.token).is_none(), "once");
         wait_until("the end of the session", || {
@@ -237,7 +240,7 @@ fn no_used_session_opens_again_whatever_is_restored() {
 
         let world = started(folder);
         let again = world
-            .greet(&session, &proof, Correlations::Ahead)
+            .greet(&session, &proof, Correlations::Preprocessed)
             .unwrap_err()
             .to_string();
         assert!(
@@ -256,7 +259,7 @@ fn no_used_session_opens_again_whatever_is_restored() {
         // Another client, honest, gets the other session and the right tokens, and then no more.
         let another = world.opener_at(&world.parties.server, "another");
         let mut second = another
-            .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
+            .open_for(BUCKET, TOKENS, CorrelationPreference::Preprocessed, None)
             .unwrap();
         assert_eq!(world.secure(&mut second, 5, 4, 3).0, world.twin(5, 4, 3));
         let mut used = Vec::new();
@@ -267,11 +270,11 @@ fn no_used_session_opens_again_whatever_is_restored() {
             "{restored:?}: {used}"
         );
         let error = another
-            .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
+            .open_for(BUCKET, TOKENS, CorrelationPreference::Preprocessed, None)
             .map(|_| ())
             .unwrap_err();
         assert!(
-            matches!(error, ServingError::NothingAhead { .. }),
+            matches!(error, ServingError::NothingPreprocessed { .. }),
             "{restored:?}: {error}"
         );
     }
@@ -313,7 +316,7 @@ fn what_lies_in_a_backup_opens_nothing_without_the_vault() {
     .unwrap();
     let mut session = world
         .opener()
-        .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
+        .open_for(BUCKET, TOKENS, CorrelationPreference::Preprocessed, None)
         .unwrap();
     assert_eq!(world.secure(&mut session, 5, 4, 3).0, world.twin(5, 4, 3));
 }
@@ -327,14 +330,14 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let session = session_of(&file);
     let world = started(folder);
     let id = "ab".repeat(32);
-    let ahead = |proof: &str| {
+    let preprocessed = |proof: &str| {
         world
-            .greet(&session, proof, Correlations::Ahead)
+            .greet(&session, proof, Correlations::Preprocessed)
             .unwrap_err()
             .to_string()
     };
     assert!(
-        ahead(&proof_of("guess")).contains("used before"),
+        preprocessed(&proof_of("guess")).contains("used before"),
         "nothing was granted"
     );
     // Granted and never taken up: asked for, and given up.
@@ -342,7 +345,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let other = "cd".repeat(32);
     let answer = world.ask_with(&other, world.ticket(&other), std::slice::from_ref(&session));
     assert_eq!(answer.status, 409, "it is reserved for a moment");
-    assert!(ahead(&proof_of("guess")).contains("somebody else"));
+    assert!(preprocessed(&proof_of("guess")).contains("somebody else"));
     let live = world
         .greet(&session, &proof_of(&granted.token), Correlations::Live)
         .unwrap_err()
@@ -363,7 +366,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
             .websocket("/v1/session", Duration::from_secs(5))
             .unwrap();
         let (terms, session) = (world.terms.clone(), session.clone());
-        let correlations = Correlations::Ahead;
+        let correlations = Correlations::Preprocessed;
         let hello = ClientHello {
             terms,
             session,
@@ -397,8 +400,11 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let mut channel = stranger
         .websocket("/v1/session", Duration::from_secs(5))
         .unwrap();
-    let (terms, proof, correlations) =
-        (world.terms.clone(), proof_of("guess"), Correlations::Ahead);
+    let (terms, proof, correlations) = (
+        world.terms.clone(),
+        proof_of("guess"),
+        Correlations::Preprocessed,
+    );
     let hello = ClientHello {
         terms,
         session: session.clone(),
@@ -441,7 +447,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let (terms, proof, correlations) = (
         world.terms.clone(),
         proof_of(&granted.token),
-        Correlations::Ahead,
+        Correlations::Preprocessed,
     );
     let hello = ClientHello {
         terms,
@@ -463,7 +469,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let mut opener = world.opener();
     opener.server.bearer = Some(key);
     let mut session = opener
-        .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
+        .open_for(BUCKET, TOKENS, CorrelationPreference::Preprocessed, None)
         .unwrap();
     session.prefill(&world.rows(5, 4), 4).unwrap();
     session.decode(&world.rows(6, 1)).unwrap();
@@ -541,7 +547,7 @@ fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
             damage(&mut bytes);
             fs::write(file, bytes).unwrap();
         }
-        let started = opener.open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None);
+        let started = opener.open_for(BUCKET, TOKENS, CorrelationPreference::Preprocessed, None);
         let ended = started.and_then(|mut session| {
             session.prefill(&world.rows(5, 4), 4)?;
             (1..TOKENS).try_for_each(|_| session.decode(&world.rows(6, 1)).map(|_| ()))
@@ -573,7 +579,7 @@ fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
         assert!(kept.ends_with(if foreign == "server" {
             SERVER_KEY_FILE
         } else {
-            AHEAD_KEY_FILE
+            PREPROCESSING_KEY_FILE
         }));
         write_files(other.path(), 1);
         copy(
@@ -590,7 +596,7 @@ fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
         );
         let error = world
             .opener()
-            .open_for(BUCKET, TOKENS, CorrelationPreference::Ahead, None)
+            .open_for(BUCKET, TOKENS, CorrelationPreference::Preprocessed, None)
             .map(|_| ())
             .unwrap_err()
             .to_string();
@@ -633,20 +639,20 @@ fn flip_piece(bytes: &mut [u8], piece: usize) {
 }
 
 #[test]
-fn an_order_that_does_not_fit_is_refused_before_anything_is_written() {
+fn a_request_that_does_not_fit_is_refused_before_any_write() {
     let folder = tempfile::tempdir().unwrap();
     let key = SealingKey::read_or_create(&folder.path().join("key")).unwrap();
     let path = folder.path().join("order.json");
-    let good = serde_json::to_value(tiny_model().order(&key)).unwrap();
-    let attempt = |order: &serde_json::Value, bucket: usize, tokens: usize, sessions: usize| {
-        fs::write(&path, order.to_string()).unwrap();
+    let good = serde_json::to_value(tiny_model().request(&key)).unwrap();
+    let attempt = |request: &serde_json::Value, bucket: usize, tokens: usize, sessions: usize| {
+        fs::write(&path, request.to_string()).unwrap();
         let (state, files) = (folder.path().join("dealer"), folder.path().join("files"));
-        let options = AheadOptions {
+        let options = PreprocessOptions {
             state,
             vault: folder.path().join("vault"),
             owner: DEFAULT_OWNER.into(),
             folder: files,
-            order: path.clone(),
+            request: path.clone(),
             bucket,
             tokens,
             selection: Selection::Greedy,
@@ -674,9 +680,9 @@ fn an_order_that_does_not_fit_is_refused_before_anything_is_written() {
         ),
         ("/terms/spec_sha256", serde_json::json!("00"), "digest"),
     ] {
-        let mut order = good.clone();
-        *order.pointer_mut(pointer).unwrap() = value;
-        let said = attempt(&order, 16, 4, 1);
+        let mut request = good.clone();
+        *request.pointer_mut(pointer).unwrap() = value;
+        let said = attempt(&request, 16, 4, 1);
         assert!(said.contains(expected), "{pointer}: {said}");
     }
     let left = folder.path().join("files");
