@@ -192,7 +192,7 @@ fn normalise<E: Engine>(
     wire: Option<E::Wire>,
     place: &'static str,
     modules: &[Module],
-) -> Step<HandedOver<E>> {
+) -> Step<Revealed<E>> {
     let scale = norm_scale(spec);
     let llama = spec.architecture.is_llama();
     // Queries and keys gain the rotation's bits before their truncation; other maps do not.
@@ -210,7 +210,7 @@ fn normalise<E: Engine>(
     } else {
         nn::layer_scaled(engine, hidden, spec.hidden_size, scale)?
     };
-    engine.cut_and_hand_over(
+    engine.truncate_and_reveal(
         &x,
         [scale.shift(), width::FULL, bits],
         layer,
@@ -220,7 +220,7 @@ fn normalise<E: Engine>(
 }
 
 /// What the maps of a half layer take: a share, and the private additions already made of it.
-pub(crate) type HandedOver<E> = (<E as Engine>::Share, Vec<Option<<E as Engine>::Share>>);
+pub(crate) type Revealed<E> = (<E as Engine>::Share, Vec<Option<<E as Engine>::Share>>);
 
 /// `x · Wᵀ` plus the bias and the private addition, or the private product alone.
 fn project<E: Engine>(
@@ -328,17 +328,17 @@ pub(crate) fn attention<E: Engine>(
         causal: !matches!(spec.architecture, Architecture::Bert { .. }),
     };
     let bias = cache.bias.as_ref();
-    let mixed = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
+    let attended = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
     let widths = [nn::DIVIDE_SHIFT, width::FULL, width::PRODUCT];
     let places = ["attention.divided", "attention.mixed"];
-    let (mixed, additions) =
-        engine.cut_and_hand_over(&mixed, widths, layer, &[Module::O], places)?;
+    let (attended, additions) =
+        engine.truncate_and_reveal(&attended, widths, layer, &[Module::O], places)?;
     Ok(project(
         engine,
         weights,
         layer,
         Module::O,
-        &mixed,
+        &attended,
         &additions[0],
     ))
 }
@@ -393,7 +393,7 @@ fn gated_mlp<E: Engine>(
     )?;
     let widths = [spec.numeric.frac_bits, width::ACTIVATION, width::PRODUCT];
     let (product, additions) =
-        engine.cut_and_hand_over(&product, widths, layer, &[Module::Down], ["mlp.product"; 2])?;
+        engine.truncate_and_reveal(&product, widths, layer, &[Module::Down], ["mlp.product"; 2])?;
     Ok(project(
         engine,
         weights,
@@ -416,9 +416,9 @@ pub(crate) fn plain_mlp<E: Engine>(
     let up = project(engine, weights, layer, Module::Up, x, &additions[0]);
     let shift = spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
     let widths = [shift, width::PRODUCT, width::PRODUCT];
-    let inner = engine.cut_gate(&up, Gate(&tables().gelu), widths, ["mlp.up", "mlp.gelu"])?;
+    let inner = engine.truncate_gate(&up, Gate(&tables().gelu), widths, ["mlp.up", "mlp.gelu"])?;
     let (inner, additions) =
-        engine.hand_over(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
+        engine.reveal_to_e1(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
     Ok(project(
         engine,
         weights,

@@ -97,12 +97,12 @@ fn pooled<E: Engine>(
         engine.enter_layer(Some(layer));
         let modules = [Module::Q, Module::K, Module::V];
         let (x, additions) =
-            engine.hand_over(&hidden, width::PRODUCT, layer, &modules, "attention.hidden")?;
+            engine.reveal_to_e1(&hidden, width::PRODUCT, layer, &modules, "attention.hidden")?;
         let out = attention(engine, weights, &mut cache, layer, &x, &additions, false)?;
         let sum = add_residual(engine, spec, &hidden, &out, "attention.out")?;
         hidden = post_norm(engine, weights, &maps.post_norms[0], &sum)?;
         let (x, additions) =
-            engine.hand_over(&hidden, width::PRODUCT, layer, &[Module::Up], "mlp.hidden")?;
+            engine.reveal_to_e1(&hidden, width::PRODUCT, layer, &[Module::Up], "mlp.hidden")?;
         let out = plain_mlp(engine, weights, layer, &x, &additions)?;
         let sum = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
         hidden = post_norm(engine, weights, &maps.post_norms[1], &sum)?;
@@ -120,7 +120,7 @@ fn pooled<E: Engine>(
         rows: 1,
         causal: false,
     };
-    let pooled = engine.mix(&pool, &hidden, &whole_row)?;
+    let pooled = engine.weighted_values(&pool, &hidden, &whole_row)?;
     let pooled = engine.truncate(
         &pooled,
         POOL_FRAC_BITS,

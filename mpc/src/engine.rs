@@ -57,7 +57,7 @@ pub struct Gate<'a>(pub &'a LinearTable);
 
 /// Width of softmax weights, values and their products, which are below 2^46 until they are
 /// divided.
-pub const MIX_BITS: u32 = 48;
+pub const WEIGHTED_BITS: u32 = 48;
 
 /// Result of an operation that talks to a peer.
 pub type Step<T> = Result<T, ProtocolError>;
@@ -97,7 +97,7 @@ pub trait Engine {
     /// Gives a share modulo `2^bits` to the server's side, masked, and multiplies it by the
     /// server's private additions of some modules, or by its whole matrices where the spec keeps
     /// them private, in one round: the share, and the products. There are none with rank 0.
-    fn hand_over(
+    fn reveal_to_e1(
         &mut self,
         share: &Self::Share,
         bits: u32,
@@ -163,7 +163,7 @@ pub trait Engine {
         attention: &Attention<'_>,
     ) -> Self::Share;
     /// `Σ_key weight · value`, heads side by side: `[rows, heads · head_dim]`.
-    fn mix(
+    fn weighted_values(
         &mut self,
         weights: &Self::Wire,
         values: &Self::Wire,
@@ -199,9 +199,9 @@ pub trait Engine {
         out_bits: u32,
         place: &'static str,
     ) -> Step<Self::Share>;
-    /// [`Self::truncate`] by `[shift, in_bits, out_bits]`, then [`Self::hand_over`] of the result;
+    /// [`Self::truncate`] by `[shift, in_bits, out_bits]`, then [`Self::reveal_to_e1`] of the result;
     /// the places are theirs.
-    fn cut_and_hand_over(
+    fn truncate_and_reveal(
         &mut self,
         x: &Self::Share,
         [shift, in_bits, out_bits]: [u32; 3],
@@ -210,7 +210,7 @@ pub trait Engine {
         places: [&'static str; 2],
     ) -> Step<(Self::Share, Vec<Option<Self::Share>>)> {
         let x = self.truncate(x, shift, in_bits, out_bits, places[0])?;
-        self.hand_over(&x, out_bits, layer, modules, places[1])
+        self.reveal_to_e1(&x, out_bits, layer, modules, places[1])
     }
     /// [`marill_numeric::functions::exp_neg`] of a value in `[0, 2^31)`, as a share modulo
     /// `2^out_bits`.
@@ -220,7 +220,7 @@ pub trait Engine {
     fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, place: &'static str) -> Step<Self::Share>;
     /// `gate(cut(x))`, where `cut` is [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut
     /// values are below `2^30`: modulo `2^out_bits`.
-    fn cut_gate(
+    fn truncate_gate(
         &mut self,
         x: &Self::Share,
         gate: Gate<'_>,
@@ -285,7 +285,7 @@ pub trait Engine {
         let sums = self.ragged_sum(&share, lens);
         self.piecewise(&sums, table, place)
     }
-    /// Multiplies each head's columns of `x`, which is valid modulo `2^MIX_BITS`, by a piecewise
+    /// Multiplies each head's columns of `x`, which is valid modulo `2^WEIGHTED_BITS`, by a piecewise
     /// linear function of its ragged row of `weights`, summed: modulo 2^64.
     fn scale_heads_piecewise(
         &mut self,
@@ -296,7 +296,7 @@ pub trait Engine {
         places: [&'static str; 2],
     ) -> Step<Self::Share> {
         let factors = self.piecewise_sums(weights, &attention.lens(), table, places[0])?;
-        let wires = self.open(&[(x, MIX_BITS), (&factors, 64)], places[1])?;
+        let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], places[1])?;
         self.scale_heads(&wires[0], &wires[1], attention)
     }
     /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded,

@@ -30,9 +30,9 @@
 mod bits;
 mod compare;
 mod dcf;
+mod extend;
 mod full;
 mod gated;
-mod lift;
 mod linear;
 mod lookup;
 mod opening;
@@ -58,13 +58,13 @@ use std::{
 
 pub(crate) use compare::INDEX_BITS;
 pub use dcf::{Comparison, DCF_BELOW};
+use extend::Extended;
 use full::Matrices;
-use lift::Lifted;
 use marill_crypto::{Prg, Seed, aes::Cipher};
 use marill_net::{Channel, NetError};
 use marill_numeric::NumericError;
 use pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane};
-use precompute::{HandOver, HandOverMasks, Precomputed};
+use precompute::{Precomputed, RevealMasks, RevealSpec};
 pub use precompute::{PrecomputedStep, Precomputer};
 use stream::Stream;
 
@@ -164,7 +164,7 @@ pub struct Share {
     pub(crate) data: Vec<u64>,
     /// Whether the evaluators' halves lack a term that the source knows and keeps in its own
     /// `data`. A truncation takes it into the mask of its opening, for nothing; any other use has
-    /// it shared first ([`Masked::settled`]).
+    /// it shared first ([`Masked::materialized`]).
     pub(crate) deferred: bool,
 }
 
@@ -181,7 +181,7 @@ pub struct Wire {
     /// `[r]_0` at the dealer.
     pub(crate) mask0: Vec<u64>,
     /// What products wider than the wire need, once one has asked for it.
-    lifted: OnceLock<Arc<Lifted>>,
+    extended: OnceLock<Arc<Extended>>,
 }
 
 impl Share {
@@ -221,7 +221,7 @@ impl Wire {
             open,
             mask,
             mask0,
-            lifted: OnceLock::new(),
+            extended: OnceLock::new(),
         }
     }
 
@@ -230,7 +230,7 @@ impl Wire {
     }
 
     /// The top bits of the openings.
-    fn tops(&self) -> Vec<u64> {
+    fn msbs(&self) -> Vec<u64> {
         bits::plane(self.open.len(), |i| self.open[i] >> (self.bits - 1) & 1)
     }
 }
@@ -248,7 +248,7 @@ struct Evaluator {
     first: bool,
     masks: Prg,
     /// Masks of what E0 hands over.
-    handed: HandOverMasks,
+    reveal_masks: RevealMasks,
     corrections: Corrections,
     /// Roots of the own keys of point functions.
     roots: Prg,
@@ -272,7 +272,7 @@ struct Evaluator {
 
 struct Dealer {
     masks: [Prg; 2],
-    handed: HandOverMasks,
+    reveal_masks: RevealMasks,
     corrections: Prg,
     roots: [Prg; 2],
     adapter_masks: Vec<[Lora; 7]>,
@@ -302,7 +302,7 @@ struct Tally {
     place: &'static str,
     places: Vec<(&'static str, Cost)>,
     /// What E0 hands over, in order.
-    handed: Vec<HandOver>,
+    reveals: Vec<RevealSpec>,
 }
 
 impl Tally {
@@ -360,7 +360,7 @@ pub struct Masked {
     dropped: Option<(u32, Vec<u64>)>,
     /// Top bits that E0 told, in order.
     #[cfg(test)]
-    tops: Vec<Vec<u64>>,
+    msbs: Vec<Vec<u64>>,
     /// The server's noise in order, for the twin.
     #[cfg(test)]
     noise: Vec<u64>,
@@ -436,7 +436,7 @@ impl Masked {
         let evaluator = Evaluator {
             first,
             masks,
-            handed: HandOverMasks::new(seed),
+            reveal_masks: RevealMasks::new(seed),
             precomputed: Precomputed::default(),
             corrections,
             roots: Prg::new(seed, dcf::ROOTS),
@@ -477,7 +477,7 @@ impl Masked {
     ) -> Self {
         let dealer = Dealer {
             masks: [Prg::new(seed0, "wire masks"), Prg::new(seed1, "wire masks")],
-            handed: HandOverMasks::new(seed0),
+            reveal_masks: RevealMasks::new(seed0),
             corrections: Prg::new(seed0, "corrections"),
             roots: [seed0, seed1].map(|seed| Prg::new(seed, dcf::ROOTS)),
             adapter_masks: adapter_masks(spec, adapter_seed),
@@ -515,7 +515,7 @@ impl Masked {
             #[cfg(test)]
             dropped: None,
             #[cfg(test)]
-            tops: Vec::new(),
+            msbs: Vec::new(),
             #[cfg(test)]
             noise: Vec::new(),
             #[cfg(test)]
@@ -623,12 +623,12 @@ impl Masked {
     ///
     /// # Errors
     /// [`ProtocolError::Dealer`] on a lost source.
-    pub fn settle(&mut self, share: &Share) -> Result<Share, ProtocolError> {
-        Ok(self.settled(share)?.into_owned())
+    pub fn materialize(&mut self, share: &Share) -> Result<Share, ProtocolError> {
+        Ok(self.materialized(share)?.into_owned())
     }
 
     /// Shares what a share has deferred, so that the halves alone are the value.
-    fn settled<'a>(&mut self, share: &'a Share) -> Result<Cow<'a, Share>, ProtocolError> {
+    fn materialized<'a>(&mut self, share: &'a Share) -> Result<Cow<'a, Share>, ProtocolError> {
         if !share.deferred {
             return Ok(Cow::Borrowed(share));
         }
@@ -645,33 +645,33 @@ impl Masked {
 }
 
 impl Evaluator {
-    /// Fresh masks for shares of a width; `told` is how many low bits the peer hears now, and
+    /// Fresh masks for shares of a width; `revealed_bits` is how many low bits the peer hears now, and
     /// whether of the top one later.
-    fn wire_masks(&mut self, share: &[u64], bits: u32, told: (u32, bool)) -> Vec<u64> {
+    fn wire_masks(&mut self, share: &[u64], bits: u32, revealed_bits: (u32, bool)) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
-            return script.wire_masks(share, told);
+            return script.wire_masks(share, revealed_bits);
         }
         #[cfg(test)]
         if let Some(mirror) = &mut self.mirror {
             return mirror.wire_masks(share, bits);
         }
-        let _ = told;
+        let _ = revealed_bits;
         self.masks.reduced(share.len(), bits)
     }
 
     /// E0's masks of what it hands over.
-    fn hand_over_masks(&mut self, share: &[u64], of: &HandOver) -> Vec<u64> {
+    fn masks_of_reveal(&mut self, share: &[u64], of: &RevealSpec) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
             return script.wire_masks(share, (of.bits, false));
         }
-        match self.precomputed.hand_over(of) {
+        match self.precomputed.reveal_to_e1(of) {
             Some(masks) => {
-                self.handed.skip(masks.len());
+                self.reveal_masks.skip(masks.len());
                 masks
             }
-            None => self.handed.reduced(share.len(), of.bits),
+            None => self.reveal_masks.reduced(share.len(), of.bits),
         }
     }
 
@@ -766,12 +766,12 @@ impl Dealer {
     }
 
     /// E0's masks of what it hands over.
-    fn hand_over_masks(&mut self, n: usize, bits: u32) -> Vec<u64> {
+    fn masks_of_reveal(&mut self, n: usize, bits: u32) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
             return script.client_masks();
         }
-        self.handed.reduced(n, bits)
+        self.reveal_masks.reduced(n, bits)
     }
 
     /// E0's half of corrections that are sums.

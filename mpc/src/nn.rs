@@ -6,7 +6,7 @@
 
 use marill_numeric::tables::tables;
 
-use crate::engine::{Attention, Engine, MIX_BITS, Step};
+use crate::engine::{Attention, Engine, Step, WEIGHTED_BITS};
 
 /// The scales between which a normalisation works.
 #[derive(Clone, Copy)]
@@ -134,9 +134,9 @@ pub fn softmax_parts<E: Engine>(
 fn exponentials<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step<E::Wire> {
     let largest = engine.ragged_max(scores, lens, "attention.max")?;
     let below = engine.ragged_rsub(scores, &largest, lens);
-    let weights = engine.exp_neg(&below, MIX_BITS, "attention.exp")?;
+    let weights = engine.exp_neg(&below, WEIGHTED_BITS, "attention.exp")?;
     Ok(engine
-        .open(&[(&weights, MIX_BITS)], "attention.weights")?
+        .open(&[(&weights, WEIGHTED_BITS)], "attention.weights")?
         .remove(0))
 }
 
@@ -155,7 +155,7 @@ pub fn softmax_mix<E: Engine>(
     shape: &Attention<'_>,
 ) -> Step<E::Share> {
     let weights = exponentials(engine, scores, &shape.lens())?;
-    let mixed = engine.mix(&weights, values, shape)?;
+    let mixed = engine.weighted_values(&weights, values, shape)?;
     let places = ["attention.recip", "attention.divide"];
     engine.scale_heads_piecewise(&mixed, &weights, &tables().recip, shape, places)
 }

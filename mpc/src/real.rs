@@ -181,7 +181,7 @@ impl Engine for Real {
         Ok(shares.iter().map(|(share, _)| (*share).clone()).collect())
     }
 
-    fn hand_over(
+    fn reveal_to_e1(
         &mut self,
         x: &Reals,
         _bits: u32,
@@ -394,7 +394,12 @@ impl Engine for Real {
         }
     }
 
-    fn mix(&mut self, weights: &Reals, values: &Reals, a: &Attention<'_>) -> Step<Reals> {
+    fn weighted_values(
+        &mut self,
+        weights: &Reals,
+        values: &Reals,
+        a: &Attention<'_>,
+    ) -> Step<Reals> {
         let (d, cols, lens) = (a.head_dim, a.num_attention_heads * a.head_dim, a.lens());
         let mut data = vec![0.0; a.rows * cols];
         let mut rows = ragged(&weights.data, &lens);

@@ -134,7 +134,7 @@ impl ClientSession {
     /// Values handed over whose products had been accepted.
     #[must_use]
     pub fn precomputed(&self) -> u64 {
-        self.engine.precomputed_hand_overs()
+        self.engine.precomputed_reveals()
     }
 
     #[must_use]

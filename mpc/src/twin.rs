@@ -232,7 +232,7 @@ impl Engine for Clear {
         Ok(shares.iter().map(|(t, _)| (*t).clone()).collect())
     }
 
-    fn hand_over(
+    fn reveal_to_e1(
         &mut self,
         x: &Tensor,
         bits: u32,
@@ -479,13 +479,13 @@ impl Engine for Clear {
         }
     }
 
-    fn mix(
+    fn weighted_values(
         &mut self,
         weights: &Tensor,
         values: &Tensor,
         attention: &Attention<'_>,
     ) -> Step<Tensor> {
-        let data = attention_mix(&weights.data, &values.data, attention);
+        let data = attention_values(&weights.data, &values.data, attention);
         Ok(Tensor {
             rows: attention.rows,
             cols: attention.num_attention_heads * attention.head_dim,
@@ -712,7 +712,7 @@ pub(crate) fn attention_scores(queries: &[u64], keys: &[u64], a: &Attention<'_>)
 }
 
 /// `Σ_key weight · value`, every head with its group's weights.
-pub(crate) fn attention_mix(weights: &[u64], values: &[u64], a: &Attention<'_>) -> Vec<u64> {
+pub(crate) fn attention_values(weights: &[u64], values: &[u64], a: &Attention<'_>) -> Vec<u64> {
     let (q_cols, v_cols, d) = (
         a.num_attention_heads * a.head_dim,
         a.num_key_value_heads * a.head_dim,

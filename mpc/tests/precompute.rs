@@ -104,7 +104,7 @@ fn run(
 #[test]
 fn prepared_steps_send_the_same_bytes() {
     for spec in [tiny_spec(), with_private_matrices(tiny_spec())] {
-        let hand_overs = (4 * spec.num_layers) as u64;
+        let reveals = (4 * spec.num_layers) as u64;
         let (plain, none) = run(&spec, |_, _, _| {});
         assert_eq!(none, 0);
         let bucket = spec.bucket(PROMPT);
@@ -119,7 +119,7 @@ fn prepared_steps_send_the_same_bytes() {
         });
         assert_eq!(
             taken,
-            hand_overs * (1 + STEPS as u64),
+            reveals * (1 + STEPS as u64),
             "every product was there"
         );
         assert!(precomputed == plain, "messages or tokens differ");

@@ -91,7 +91,7 @@ fn private_matrices_give_the_integers_of_the_same_public_ones() {
     };
     assert_eq!(run(&open), run(&closed));
     let more = tally_decode(&closed, 20).unwrap() - tally_decode(&open, 20).unwrap();
-    let handed_over: usize = [Module::Q, Module::O, Module::Gate, Module::Down]
+    let revealed: usize = [Module::Q, Module::O, Module::Gate, Module::Down]
         .map(|module| open.shape(module).0 * usize::from(open.private_bits(module) as u8) / 8)
         .iter()
         .sum();
@@ -100,6 +100,6 @@ fn private_matrices_give_the_integers_of_the_same_public_ones() {
         4 * open.num_layers as u64,
         "what private matrices multiply is handed over"
     );
-    assert_eq!(more.e0_to_e1_bytes, (handed_over * open.num_layers) as u64);
+    assert_eq!(more.e0_to_e1_bytes, (revealed * open.num_layers) as u64);
     assert_eq!((more.e1_to_e0_bytes, more.dealer_to_e1_bytes), (0, 0));
 }

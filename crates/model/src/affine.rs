@@ -84,10 +84,10 @@ pub(crate) fn attention(
     let weights = scores
         .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
         .exp()?;
-    let mixed = weights
+    let attended = weights
         .broadcast_div(&weights.sum_keepdim(D::Minus1)?)?
         .matmul(&v)?;
-    mixed.transpose(0, 1)?.contiguous()?.reshape((n, width))
+    attended.transpose(0, 1)?.contiguous()?.reshape((n, width))
 }
 
 /// Named f32 tensors of a folder, under a prefix that a file may or may not write.

@@ -196,8 +196,8 @@ impl Bert {
         let mut x = x;
         for b in &self.blocks[range] {
             let (q, k, v) = (b.q.forward(&x)?, b.k.forward(&x)?, b.v.forward(&x)?);
-            let mixed = attention(&q, &k, &v, self.config.num_attention_heads, false)?;
-            x = b.norms[0].forward(&(&x + b.o.forward(&mixed)?)?)?;
+            let attended = attention(&q, &k, &v, self.config.num_attention_heads, false)?;
+            x = b.norms[0].forward(&(&x + b.o.forward(&attended)?)?)?;
             let inner = b.up.forward(&x)?.gelu_erf()?;
             x = b.norms[1].forward(&(&x + b.down.forward(&inner)?)?)?;
         }

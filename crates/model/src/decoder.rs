@@ -343,24 +343,24 @@ impl Decoder {
                 .map(|d| d.at((layer * MODULES.len() + module) as u64));
             linear.forward(x, dropout, law.map(|law| (law, b.folded(module))))
         };
-        let cut = |x: Tensor| law.map_or(Ok(x.clone()), |law| law.activation(&x));
+        let rescale = |x: Tensor| law.map_or(Ok(x.clone()), |law| law.activation(&x));
         let x = law.map_or(Ok(x.clone()), |law| law.residual(&x))?;
         let h = ops::rms_norm(&x, &b.input_layernorm, eps, law)?;
         let mut q = ops::rope(&forward(&b.q_proj, 0, &h)?, &self.rope, &rows.positions)?;
         if let Some(law) = law {
             q = ops::round_to(&q, f64::from(law.frac_bits).exp2() * b.query_factor())?;
         }
-        let k = cut(ops::rope(
+        let k = rescale(ops::rope(
             &forward(&b.k_proj, 1, &h)?,
             &self.rope,
             &rows.positions,
         )?)?;
-        let v = cut(forward(&b.v_proj, 2, &h)?)?;
+        let v = rescale(forward(&b.v_proj, 2, &h)?)?;
         let (k, v) = match cache {
             None => (k, v),
             Some(cache) => cache.append(k, v)?,
         };
-        let mixed = ops::attention(
+        let attended = ops::attention(
             &q,
             &k,
             &v,
@@ -370,12 +370,12 @@ impl Decoder {
             b.attn_scale,
             law,
         )?;
-        let x = self.add_residual(x, forward(&b.o_proj, 3, &cut(mixed)?)?, law)?;
+        let x = self.add_residual(x, forward(&b.o_proj, 3, &rescale(attended)?)?, law)?;
 
         let h = ops::rms_norm(&x, &b.post_attention_layernorm, eps, law)?;
         let (gate, up) = (
-            cut(forward(&b.gate_proj, 4, &h)?)?,
-            cut(forward(&b.up_proj, 5, &h)?)?,
+            rescale(forward(&b.gate_proj, 4, &h)?)?,
+            rescale(forward(&b.up_proj, 5, &h)?)?,
         );
         let inner = ops::swiglu(&gate, &up, law)?;
         self.add_residual(x, forward(&b.down_proj, 6, &inner)?, law)

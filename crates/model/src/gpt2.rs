@@ -178,9 +178,9 @@ impl Gpt2 {
             if let Some((old_k, old_v)) = &cache.layers[l] {
                 (k, v) = (Tensor::cat(&[old_k, &k], 0)?, Tensor::cat(&[old_v, &v], 0)?);
             }
-            let mixed = attention(&b.q.forward(&h)?, &k, &v, self.config.n_head, true)?;
+            let attended = attention(&b.q.forward(&h)?, &k, &v, self.config.n_head, true)?;
             cache.layers[l] = Some((k, v));
-            x = (x + b.o.forward(&mixed)?)?;
+            x = (x + b.o.forward(&attended)?)?;
             let inner = b.up.forward(&b.norms[1].forward(&x)?)?;
             let inner = if self.config.activation_function == "gelu" {
                 inner.gelu_erf()?

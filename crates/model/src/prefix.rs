@@ -172,15 +172,15 @@ impl Layer {
         self.keys.extend_from_slice(&k);
         self.values
             .extend_from_slice(&linear(&h, &self.v_proj, hidden));
-        let mut mixed = vec![0f32; q.len()];
-        mixed
+        let mut attended = vec![0f32; q.len()];
+        attended
             .par_chunks_mut(q_width)
             .zip(q.par_chunks(q_width))
             .enumerate()
             .for_each(|(row, (out, q))| {
                 self.attend(config, q, past + row + 1, out);
             });
-        add(x, &linear(&mixed, &self.o_proj, q_width));
+        add(x, &linear(&attended, &self.o_proj, q_width));
 
         let h = rms_norm(x, &self.post_attention_layernorm, config.rms_norm_eps);
         let mut inner = linear(&h, &self.gate_proj, hidden);

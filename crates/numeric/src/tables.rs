@@ -21,9 +21,9 @@ const ONE: i128 = 1 << ONE_BITS;
 pub const INDEX_BITS: u32 = 9;
 /// Fractional bits of the argument and the result of the functions in [`LinearTable`]s.
 pub const ARG_FRAC_BITS: u32 = 14;
-/// A line before its truncation, with its bias, is below `2^(LINE_BITS - 1)`, so that it fits a
+/// A line before its truncation, with its bias, is below `2^(PIECE_BITS - 1)`, so that it fits a
 /// wire of this width.
-pub const LINE_BITS: u32 = 24;
+pub const PIECE_BITS: u32 = 24;
 
 /// All tables of the law.
 pub struct Tables {
@@ -71,7 +71,7 @@ pub struct LinearTable {
     pub tail: Tail,
     /// Fractional bits of a slope; a value has [`ARG_FRAC_BITS`] more.
     pub slope_frac_bits: u32,
-    /// What is added to a line so that it lies in `[0, 2^(LINE_BITS - 1))`; a multiple of
+    /// What is added to a line so that it lies in `[0, 2^(PIECE_BITS - 1))`; a multiple of
     /// `2^slope_frac_bits`.
     pub bias: i64,
     pub value: Vec<i64>,
@@ -99,7 +99,7 @@ pub struct Piecewise {
 /// The tables of the law, built once.
 pub fn tables() -> &'static Tables {
     // For lines between -0.28 and zero.
-    const NEGATIVE: i64 = 3 << (LINE_BITS - 3);
+    const NEGATIVE: i64 = 3 << (PIECE_BITS - 3);
     static TABLES: OnceLock<Tables> = OnceLock::new();
     TABLES.get_or_init(|| Tables {
         exp: exp_table(),
@@ -109,7 +109,7 @@ pub fn tables() -> &'static Tables {
         gelu: continuous_table((9, -(1 << 17), 0), Tail::Relu, 10, NEGATIVE, |x| {
             mul(x.abs(), -normal_tail(x.abs()))
         }),
-        sigmoid: jumping_table(
+        sigmoid: stepped_table(
             10,
             -(1 << 18),
             Tail::Step {
@@ -121,7 +121,7 @@ pub fn tables() -> &'static Tables {
                 if x < 0 { logistic(x) } else { -logistic(-x) }
             },
         ),
-        tanh: jumping_table(
+        tanh: stepped_table(
             9,
             -(1 << 17),
             Tail::Step {
@@ -260,7 +260,7 @@ impl<F: Fn(i128) -> i128> Samples<F> {
 }
 
 /// Fits a function with jumps: the chord's slope, then the value that halves the largest residual.
-fn jumping_table(
+fn stepped_table(
     low_bits: u32,
     start: i64,
     tail: Tail,
@@ -287,7 +287,7 @@ fn jumping_table(
     let left = (0..value.len())
         .map(|i| end((i + value.len() - 1) % value.len()))
         .collect();
-    let bias = 1 << (LINE_BITS - 2);
+    let bias = 1 << (PIECE_BITS - 2);
     LinearTable {
         low_bits,
         start,
@@ -392,7 +392,7 @@ impl LinearTable {
                 let line = value + slope * d + self.bias;
                 let half = 1 << (self.slope_frac_bits - 1);
                 assert!(
-                    line >= 0 && line + half < 1 << (LINE_BITS - 1),
+                    line >= 0 && line + half < 1 << (PIECE_BITS - 1),
                     "a line leaves its wire"
                 );
             }

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use marill_numeric::ring;
 use rayon::prelude::*;
 
-use super::{Masked, ProtocolError, Role, Share, opening::Handed};
+use super::{Masked, ProtocolError, Role, Share, opening::PendingReveal};
 use crate::{
     spec::Module,
     weights::{FullLayer, RingLayer},
@@ -75,16 +75,16 @@ pub(super) fn product(x: &[u64], matrix: &[u64], cols: usize) -> Vec<u64> {
 impl Masked {
     /// Hands a settled share over, then shares of its products with the private matrices of
     /// `modules`.
-    pub(super) fn hand_over_and_multiply_private(
+    pub(super) fn reveal_and_multiply_private(
         &mut self,
-        handed: Handed,
+        pending: PendingReveal,
         bits: u32,
         layer: usize,
         modules: &[Module],
         place: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
-        let masks = self.hand_over_masks(&handed.x, bits, layer, modules);
-        let (share, _) = self.hand_over_under(&masks, handed, bits, (0, &[]), place)?;
+        let masks = self.masks_of_reveal(&pending.x, bits, layer, modules);
+        let (share, _) = self.reveal_under(&masks, pending, bits, (0, &[]), place)?;
         let products = modules
             .iter()
             .map(|&module| Some(self.full_product(&share, &masks, layer, module)))

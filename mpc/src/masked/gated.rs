@@ -49,7 +49,7 @@ pub(super) fn narrow_wrap(mask: u64) -> u64 {
 }
 
 /// A truncation's result in the form in which its opening leaves it.
-struct CutForm {
+struct TruncatedForm {
     share: Share,
     /// `P` less the constant of the borrow, and `c`, at the evaluators.
     public: Vec<u64>,
@@ -84,13 +84,13 @@ impl Masked {
             return self.gated_by_dcf(x, table, widths, places);
         }
         self.at(places[0]);
-        let (gate, up) = self.cut_halves(x, widths, places[0])?;
+        let (gate, up) = self.truncate_halves(x, widths, places[0])?;
         let both = self.side_by_side(&[&gate, &up.share]);
         self.record(places[0], &both);
         self.record(places[0], &both);
         let gate = self.gate_of_share(&gate, table, places)?;
         self.record(places[1], &gate);
-        self.times_cut(&gate, &up, places[1])
+        self.times_truncated(&gate, &up, places[1])
     }
 
     /// A tabulated function of a share whose value is below `2^30`: opened narrow where the gate is
@@ -152,7 +152,7 @@ impl Masked {
     ///
     /// A narrow result does not see whether the mask wrapped, so E1 is told the compared bits of
     /// the first half at most.
-    fn cut_halves(
+    fn truncate_halves(
         &mut self,
         x: &Share,
         Widths {
@@ -161,13 +161,13 @@ impl Masked {
             out_bits,
         }: Widths,
         place: &'static str,
-    ) -> Result<(Share, CutForm), ProtocolError> {
+    ) -> Result<(Share, TruncatedForm), ProtocolError> {
         debug_assert!(
             k - shift >= NARROW_BITS,
             "a wrap of the cut is out of a narrow value's reach"
         );
         let (half, offset) = (x.cols / 2, 1 << (k - 2 - shift));
-        let (shifted, shift) = self.before_cut(x, shift, k);
+        let (shifted, shift) = self.before_truncation(x, shift, k);
         let k = shifted.bits;
         let (gate, up) = (
             self.share_columns(&shifted, 0, half),
@@ -215,7 +215,7 @@ impl Masked {
         };
         Ok((
             gate,
-            CutForm {
+            TruncatedForm {
                 share,
                 public,
                 stays,
@@ -243,10 +243,10 @@ impl Masked {
     }
 
     /// `y·u`, with `y` opened narrow.
-    fn times_cut(
+    fn times_truncated(
         &mut self,
         y: &Share,
-        u: &CutForm,
+        u: &TruncatedForm,
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (shift, k, out_bits) = (u.shift, u.bits, u.share.bits);
@@ -259,7 +259,7 @@ impl Masked {
             y.mask[i].wrapping_mul(u.mask[i] >> (k - 1))
         })?;
         let borrows = self.borrow_times(u, out_bits, |i| y.mask[i])?;
-        let tops = self.correct(n, rest, m)?;
+        let msbs = self.correct(n, rest, m)?;
         let top_highs = self.correct(n, rest, |i| m(i).wrapping_mul(u.mask[i] >> shift))?;
         let top_borrows = self.borrow_times(u, rest, m)?;
         debug_assert!(
@@ -276,7 +276,7 @@ impl Masked {
                     let (open, stays) = narrow_public(y.open[i]);
                     let masked = masks[i].wrapping_mul(u.public[i]).wrapping_sub(borrows[i]);
                     let wrap = u.stays[i].wrapping_mul(wraps[i] << (k - shift));
-                    let top = tops[i]
+                    let top = msbs[i]
                         .wrapping_mul(u.public[i])
                         .wrapping_sub(top_highs[i])
                         .wrapping_sub(top_borrows[i]);
@@ -297,7 +297,7 @@ impl Masked {
     /// borrow.
     fn borrow_times(
         &mut self,
-        u: &CutForm,
+        u: &TruncatedForm,
         bits: u32,
         factor: impl Fn(usize) -> u64,
     ) -> Result<Vec<u64>, ProtocolError> {

@@ -15,11 +15,11 @@
 
 use marill_numeric::{PublicMatrix, ring};
 
-use super::{Masked, ProtocolError, Role, Share, Wire, byte_width, opening::Handed, pack};
+use super::{Masked, ProtocolError, Role, Share, Wire, byte_width, opening::PendingReveal, pack};
 use crate::{
     engine::Attention,
     spec::Module,
-    twin::{attention_mix, attention_scores, ragged, rotate_rows, with_key_bias},
+    twin::{attention_scores, attention_values, ragged, rotate_rows, with_key_bias},
     weights::Rope,
 };
 
@@ -132,7 +132,7 @@ impl Masked {
 
     /// E1's share goes to E0, reduced to the width revealed: given the value and E0's share it is
     /// determined.
-    pub(super) fn tell_client(
+    pub(super) fn send_to_client(
         &mut self,
         x: &Share,
         bits: u32,
@@ -241,7 +241,7 @@ impl Masked {
                 cache.open.extend_from_slice(&rows.open);
                 cache.mask.extend_from_slice(&rows.mask);
                 cache.mask0.extend_from_slice(&rows.mask0);
-                cache.lifted = Default::default();
+                cache.extended = Default::default();
             }
         }
     }
@@ -323,10 +323,10 @@ impl Masked {
         )
     }
 
-    pub(super) fn mix_product(&self, w: &Wire, v: &Wire, a: &Attention<'_>) -> Share {
+    pub(super) fn weighted_product(&self, w: &Wire, v: &Wire, a: &Attention<'_>) -> Share {
         let own = |this: &Self| {
-            let left = attention_mix(&w.open, &this.share_of(v).data, a);
-            let right = attention_mix(&w.mask, &v.open, a);
+            let left = attention_values(&w.open, &this.share_of(v).data, a);
+            let right = attention_values(&w.mask, &v.open, a);
             left.iter()
                 .zip(right)
                 .map(|(l, r)| l.wrapping_sub(r))
@@ -336,7 +336,7 @@ impl Masked {
         self.bilinear(
             shape,
             w.bits.min(v.bits),
-            || attention_mix(&w.mask, &v.mask, a),
+            || attention_values(&w.mask, &v.mask, a),
             own,
         )
     }
@@ -448,16 +448,16 @@ impl Masked {
 
     /// Hands a settled share over and makes the private additions of `modules`; see the module
     /// documentation.
-    pub(super) fn hand_over_and_add_private(
+    pub(super) fn reveal_and_add_private(
         &mut self,
-        handed: Handed,
+        pending: PendingReveal,
         bits: u32,
         layer: usize,
         modules: &[Module],
         place: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
-        let (cols, inner) = (handed.x.cols, handed.x.rows * self.rank);
-        let masks = self.hand_over_masks(&handed.x, bits, layer, modules);
+        let (cols, inner) = (pending.x.cols, pending.x.rows * self.rank);
+        let masks = self.masks_of_reveal(&pending.x, bits, layer, modules);
         // `p` of every module at E0 and at the source; `c` or its E0 half.
         let (mut ps, mut cs, mut note) = (Vec::new(), Vec::new(), Vec::new());
         for &module in modules {
@@ -491,7 +491,7 @@ impl Masked {
             cs.push(c);
         }
         let notes = (modules.len() * inner, note.as_slice());
-        let (share, vs) = self.hand_over_under(&masks, handed, bits, notes, place)?;
+        let (share, vs) = self.reveal_under(&masks, pending, bits, notes, place)?;
         let mut additions = Vec::new();
         for (m, &module) in modules.iter().enumerate() {
             let v = vs.get(m * inner..(m + 1) * inner).unwrap_or(&[]);

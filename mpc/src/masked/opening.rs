@@ -23,19 +23,19 @@ use super::{
         add_packed, byte_width, pack_iter, pack_plane, pack_tight, tight_bytes, unpack,
         unpack_tight, xor_packed_plane,
     },
-    precompute::HandOver,
+    precompute::RevealSpec,
     truncate::take_wraps,
 };
 use crate::spec::Module;
 
-/// A share to be opened: `bits` of it to E0, the lowest `told` of them to E1, which hears of the
+/// A share to be opened: `bits` of it to E0, the lowest `revealed_bits` of them to E1, which hears of the
 /// top bit later or never.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     share: &'a Share,
     bits: u32,
-    told: u32,
-    top_later: bool,
+    revealed_bits: u32,
+    msb_later: bool,
 }
 
 impl<'a> Part<'a> {
@@ -44,48 +44,48 @@ impl<'a> Part<'a> {
         Self {
             share,
             bits,
-            told: bits,
-            top_later: false,
+            revealed_bits: bits,
+            msb_later: false,
         }
     }
 
     /// A half opening whose top bit E0 tells later.
-    pub(super) fn half(share: &'a Share, bits: u32, told: u32) -> Self {
+    pub(super) fn partial(share: &'a Share, bits: u32, revealed_bits: u32) -> Self {
         Self {
             share,
             bits,
-            told,
-            top_later: true,
+            revealed_bits,
+            msb_later: true,
         }
     }
 
     /// A half opening of which E1 needs the low bits only.
-    pub(super) fn low(share: &'a Share, bits: u32, told: u32) -> Self {
+    pub(super) fn low(share: &'a Share, bits: u32, revealed_bits: u32) -> Self {
         Self {
             share,
             bits,
-            told,
-            top_later: false,
+            revealed_bits,
+            msb_later: false,
         }
     }
 }
 
 impl Wire {
     /// Puts the told top bits above E1's low ones; returns the bytes read.
-    fn add_tops(&mut self, data: &[u8]) -> usize {
+    fn add_msbs(&mut self, data: &[u8]) -> usize {
         let (n, top) = (self.len(), self.bits - 1);
-        let mut tops = vec![0; n.div_ceil(64)];
-        let read = xor_packed_plane(&mut tops, data, n);
+        let mut msbs = vec![0; n.div_ceil(64)];
+        let read = xor_packed_plane(&mut msbs, data, n);
         self.open
             .iter_mut()
             .enumerate()
-            .for_each(|(i, v)| *v |= super::bits::bit(&tops, i) << top);
+            .for_each(|(i, v)| *v |= super::bits::bit(&msbs, i) << top);
         read
     }
 }
 
 /// What is handed over.
-pub(super) struct Handed {
+pub(super) struct PendingReveal {
     pub(super) x: Share,
     /// The top bits that E1's half still lacks ([`Masked::high_part_and_wraps`]).
     pub(super) late: Option<Late>,
@@ -123,11 +123,11 @@ impl Masked {
         planes: &[&Bits],
         place: &'static str,
     ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
-        let mut settled = Vec::with_capacity(shares.len());
+        let mut materialized = Vec::with_capacity(shares.len());
         for (share, bits) in shares {
-            settled.push((self.settled(share)?, *bits));
+            materialized.push((self.materialized(share)?, *bits));
         }
-        let shares: Vec<(&Share, u32)> = settled
+        let shares: Vec<(&Share, u32)> = materialized
             .iter()
             .map(|(share, bits)| (share.as_ref(), *bits))
             .collect();
@@ -166,7 +166,7 @@ impl Masked {
         let mut opened = self.mask_planes(planes);
         let bytes_of = |plane: usize| plane.div_ceil(8);
         let both = planes.iter().map(|plane| bytes_of(plane.n)).sum::<usize>();
-        let tops = halves
+        let msbs = halves
             .iter()
             .map(|wire| bytes_of(wire.len()))
             .sum::<usize>();
@@ -177,13 +177,18 @@ impl Masked {
                 .sum::<usize>()
         };
         let sizes = [
-            sent(|part| part.told) + both + tops,
+            sent(|part| part.revealed_bits) + both + msbs,
             sent(|part| part.bits) + both,
         ];
         let first = self.is_first();
         // What this party sends, and what it hears, of a part.
-        let width =
-            |part: &Part<'_>, sends: bool| if first == sends { part.told } else { part.bits };
+        let width = |part: &Part<'_>, sends: bool| {
+            if first == sends {
+                part.revealed_bits
+            } else {
+                part.bits
+            }
+        };
         let mut payload = Vec::new();
         if self.is_evaluator() {
             payload.reserve(sizes[usize::from(!first)] + 8);
@@ -194,10 +199,10 @@ impl Masked {
                 pack_plane(&mut payload, &plane.hat, plane.n);
             }
             for wire in halves.iter().filter(|_| first) {
-                let tops = wire.tops();
-                pack_plane(&mut payload, &tops, wire.len());
+                let msbs = wire.msbs();
+                pack_plane(&mut payload, &msbs, wire.len());
                 #[cfg(test)]
-                self.told(tops, wire.len());
+                self.record_msbs(msbs, wire.len());
             }
         }
         let Some(reply) = self.swap(payload, sizes, place)? else {
@@ -208,15 +213,15 @@ impl Masked {
             let heard = width(part, false);
             at += add_tight(&mut wire.open, &reply[at..], heard);
             #[cfg(test)]
-            if part.top_later {
-                self.choose_top(wire);
+            if part.msb_later {
+                self.choose_msb(wire);
             }
         }
         for plane in &mut opened {
             at += xor_packed_plane(&mut plane.hat, &reply[at..], plane.n);
         }
         for wire in halves.iter_mut().filter(|_| !first) {
-            at += wire.add_tops(&reply[at..]);
+            at += wire.add_msbs(&reply[at..]);
         }
         Ok((wires, opened))
     }
@@ -227,8 +232,8 @@ impl Masked {
         for &Part {
             share,
             bits,
-            told,
-            top_later,
+            revealed_bits,
+            msb_later,
         } in parts
         {
             assert!(
@@ -256,7 +261,7 @@ impl Masked {
                     }
                 }
                 Role::Evaluator(e) => {
-                    mask = e.wire_masks(&share.data, bits, (told, top_later));
+                    mask = e.wire_masks(&share.data, bits, (revealed_bits, msb_later));
                     // Whole bytes travel: what a share has above the width must not go along, nor a
                     // carry into it.
                     let modulus = low_mask(bits);
@@ -308,14 +313,14 @@ impl Masked {
     }
 
     /// E0's masks of a share that it is about to hand over, at E0 and the source.
-    pub(super) fn hand_over_masks(
+    pub(super) fn masks_of_reveal(
         &mut self,
         x: &Share,
         bits: u32,
         layer: usize,
         modules: &[Module],
     ) -> Vec<u64> {
-        let of = || HandOver {
+        let of = || RevealSpec {
             layer,
             modules: modules.to_vec(),
             rows: x.rows,
@@ -324,11 +329,11 @@ impl Masked {
         };
         match &mut self.role {
             Role::Tally(tally) => {
-                tally.handed.push(of());
+                tally.reveals.push(of());
                 Vec::new()
             }
-            Role::Dealer(dealer) => dealer.hand_over_masks(x.len(), bits),
-            Role::Evaluator(e) if e.first => e.hand_over_masks(&x.data, &of()),
+            Role::Dealer(dealer) => dealer.masks_of_reveal(x.len(), bits),
+            Role::Evaluator(e) if e.first => e.masks_of_reveal(&x.data, &of()),
             Role::Evaluator(_) => Vec::new(),
         }
     }
@@ -336,10 +341,10 @@ impl Masked {
     /// Gives a share modulo `2^bits` to E1 under E0's `masks` `[r]_0`, with `notes` numbers of E0's
     /// behind it, which are masked already: `-[r]_0` at E0 and `x + [r]_0` at E1, and the notes at
     /// E1. One round.
-    pub(super) fn hand_over_under(
+    pub(super) fn reveal_under(
         &mut self,
         masks: &[u64],
-        Handed { mut x, late }: Handed,
+        PendingReveal { mut x, late }: PendingReveal,
         bits: u32,
         (notes, note): (usize, &[u64]),
         place: &'static str,
@@ -361,18 +366,18 @@ impl Masked {
             pack_iter(&mut payload, masked, bytes);
             pack_iter(&mut payload, note.iter().map(|v| v & modulus), bytes);
             if let Some(late) = &late {
-                let tops = late.wire.tops();
-                pack_plane(&mut payload, &tops, n);
+                let msbs = late.wire.msbs();
+                pack_plane(&mut payload, &msbs, n);
                 #[cfg(test)]
-                self.told(tops, n);
+                self.record_msbs(msbs, n);
             }
         }
         let size = numbers + if late.is_some() { n.div_ceil(8) } else { 0 };
         let received = self.one_way(true, size, place, || payload)?;
         if let (Some(received), Some(late)) = (&received, &late) {
-            let mut tops = vec![0; n.div_ceil(64)];
-            xor_packed_plane(&mut tops, &received[numbers..], n);
-            take_wraps(&mut x, &late.wraps, &tops, late.from);
+            let mut msbs = vec![0; n.div_ceil(64)];
+            xor_packed_plane(&mut msbs, &received[numbers..], n);
+            take_wraps(&mut x, &late.wraps, &msbs, late.from);
         }
         if let Some(late) = &late {
             late.places.iter().for_each(|place| self.record(place, &x));
@@ -389,7 +394,7 @@ impl Masked {
     }
 
     /// E0 tells the top bits of a half opening, in a message of their own.
-    pub(super) fn tell_tops(
+    pub(super) fn send_msbs(
         &mut self,
         wire: &mut Wire,
         place: &'static str,
@@ -397,21 +402,21 @@ impl Masked {
         let n = wire.len();
         let mut payload = Vec::new();
         if self.is_first() {
-            let tops = wire.tops();
-            pack_plane(&mut payload, &tops, n);
+            let msbs = wire.msbs();
+            pack_plane(&mut payload, &msbs, n);
             #[cfg(test)]
-            self.told(tops, n);
+            self.record_msbs(msbs, n);
         }
         if let Some(received) = self.one_way(true, n.div_ceil(8), place, || payload)? {
-            wire.add_tops(&received);
+            wire.add_msbs(&received);
         }
         Ok(())
     }
 
     /// Keeps top bits that E0 tells; a replayed E0 says what was recorded.
     #[cfg(test)]
-    fn told(&mut self, tops: Vec<u64>, n: usize) {
-        self.tops.push(tops);
+    fn record_msbs(&mut self, msbs: Vec<u64>, n: usize) {
+        self.msbs.push(msbs);
         if let Role::Evaluator(e) = &mut self.role
             && let Some(script) = &mut e.script
         {
@@ -421,11 +426,11 @@ impl Masked {
 
     /// Lets a replayed E0 shift its masks to the top bits that it will tell.
     #[cfg(test)]
-    fn choose_top(&mut self, wire: &mut Wire) {
+    fn choose_msb(&mut self, wire: &mut Wire) {
         if let Role::Evaluator(e) = &mut self.role
             && let Some(script) = &mut e.script
         {
-            script.choose_top(wire);
+            script.choose_msb(wire);
         }
     }
 

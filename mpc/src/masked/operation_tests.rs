@@ -118,7 +118,7 @@ fn shares_of(
         }
         let wire = engine.input(input, rows, cols, input_bits).unwrap();
         let share = program.run(engine, wire).unwrap();
-        let share = engine.settled(&share).unwrap().into_owned();
+        let share = engine.materialized(&share).unwrap().into_owned();
         engine.flush().unwrap();
         share
     };

@@ -20,7 +20,7 @@ pub(super) enum Factor<'a> {
 
 /// `value + Σ slope · shifted`, one slope and one argument for each shift; all slopes but one are
 /// zero.
-struct Line {
+struct Piece {
     /// The intercept at first.
     value: Share,
     slopes: Vec<Share>,
@@ -47,11 +47,11 @@ impl Masked {
         table: &Piecewise,
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
-        let Line {
+        let Piece {
             mut value,
             slopes,
             shifted,
-        } = self.line_of(wire, table, place)?;
+        } = self.piece_of(wire, table, place)?;
         let parts: Vec<(&Share, u32)> = slopes.iter().chain(&shifted).map(|s| (s, 64)).collect();
         let (wires, _) = self.exchange(&parts, &[], place)?;
         for (slope, argument) in wires[..slopes.len()].iter().zip(&wires[slopes.len()..]) {
@@ -82,11 +82,11 @@ impl Masked {
         table: &Piecewise,
         place: &'static str,
     ) -> Result<(Share, Share), ProtocolError> {
-        let Line {
+        let Piece {
             mut value,
             slopes,
             shifted,
-        } = self.line_of(wire, table, place)?;
+        } = self.piece_of(wire, table, place)?;
         let classes = slopes.len();
         let to_open = match x {
             Factor::Open(_) => None,
@@ -115,9 +115,9 @@ impl Masked {
                 },
             );
         }
-        let x = self.lift(x)?;
+        let x = self.extend(x)?;
         // It is about to be multiplied by something public, which the source does not know.
-        let value = self.settled(&value)?.into_owned();
+        let value = self.materialized(&value)?.into_owned();
         // `f` in masks: constant + Σ coefficient · monomial, each monomial times the mask of `x`
         // shared by the source.
         let (n, missing) = (x.rows * x.cols, x.missing());
@@ -191,12 +191,12 @@ impl Masked {
     ///
     /// First one comparison a threshold and one borrow a shift, all over the same one-hot vectors;
     /// their sums are the intercept and the slopes, the borrows go into the shifted arguments.
-    fn line_of(
+    fn piece_of(
         &mut self,
         wire: &Wire,
         table: &Piecewise,
         place: &'static str,
-    ) -> Result<Line, ProtocolError> {
+    ) -> Result<Piece, ProtocolError> {
         let rows = wire.len();
         // Shift classes in order of appearance.
         let mut shifts: Vec<u32> = Vec::new();
@@ -210,17 +210,17 @@ impl Masked {
         let per_row = thresholds + shifts.len();
         // One key a row is read at every threshold, which is what takes its time: a prompt's rows
         // keep to digits.
-        let (borrows, mut lines) = if self.uses_dcf(rows * thresholds / READS_PER_ELEMENT) {
+        let (borrows, mut pieces) = if self.uses_dcf(rows * thresholds / READS_PER_ELEMENT) {
             let negative = self.thresholds_by_dcf(wire, table, &shifts)?;
-            self.summed_lines(table, &shifts, &negative, rows, per_row)
+            self.summed_pieces(table, &shifts, &negative, rows, per_row)
         } else {
             let pending = self.compare_thresholds(wire, table, &shifts, per_row, place)?;
             if let [(below, _)] = pending.digits.as_slice() {
-                self.looked_up_lines(table, &shifts, below, rows, place)?
+                self.looked_up_pieces(table, &shifts, below, rows, place)?
             } else {
                 let (_, bits) = self.finish_sign(&pending, &[], place)?;
                 let negative = bits.share(self, 64)?.0;
-                self.summed_lines(table, &shifts, &negative, rows, per_row)
+                self.summed_pieces(table, &shifts, &negative, rows, per_row)
             }
         };
 
@@ -246,10 +246,10 @@ impl Masked {
             cols: wire.cols,
             ..share
         };
-        let value = column(lines.remove(0));
-        Ok(Line {
+        let value = column(pieces.remove(0));
+        Ok(Piece {
             value,
-            slopes: lines,
+            slopes: pieces,
             shifted,
         })
     }
@@ -309,7 +309,7 @@ impl Masked {
 
     /// Shares of the borrows, and the line (intercept, and slope within each shift class) of the
     /// interval that holds `s`, as sums over its threshold bits.
-    fn summed_lines(
+    fn summed_pieces(
         &self,
         table: &Piecewise,
         shifts: &[u32],
@@ -317,7 +317,7 @@ impl Masked {
         rows: usize,
         per_row: usize,
     ) -> (Vec<u64>, Vec<Share>) {
-        let columns = line_columns(table, shifts);
+        let columns = piece_columns(table, shifts);
         let (mut data, mut borrows) = (vec![Vec::new(); columns.len()], Vec::new());
         if self.is_evaluator() {
             let first = self.is_first();
@@ -349,7 +349,7 @@ impl Masked {
     /// neighbours differ at the interval alone, so their sums are a shared one-hot vector, and a
     /// table read by it is right up to a sign ([`super::lookup`]). That sign, which is the vector's
     /// own sum, is opened under a mask with what it multiplies. One round.
-    fn looked_up_lines(
+    fn looked_up_pieces(
         &mut self,
         table: &Piecewise,
         shifts: &[u32],
@@ -359,7 +359,7 @@ impl Masked {
     ) -> Result<(Vec<u64>, Vec<Share>), ProtocolError> {
         let thresholds = table.threshold.len() - 1;
         let per_row = thresholds + shifts.len();
-        let mut columns = line_columns(table, shifts);
+        let mut columns = piece_columns(table, shifts);
         columns.push(vec![1; thresholds + 1]);
         let mut data = vec![vec![0u64; if self.is_evaluator() { rows } else { 0 }]; columns.len()];
         let (mut borrows, first) = (
@@ -407,17 +407,17 @@ impl Masked {
         let Some(sign) = wires.pop() else {
             unreachable!("the sign is the last column")
         };
-        let lines = wires
+        let pieces = wires
             .iter()
             .map(|wire| self.multiply(&sign, wire))
             .collect();
         let borrows = self.single(&opened[0]).share(self, 64)?.0;
-        Ok((borrows, lines))
+        Ok((borrows, pieces))
     }
 }
 
 /// By interval: the intercept, then the slope within each shift class.
-fn line_columns(table: &Piecewise, shifts: &[u32]) -> Vec<Vec<u64>> {
+fn piece_columns(table: &Piecewise, shifts: &[u32]) -> Vec<Vec<u64>> {
     let slopes = shifts.iter().map(|&c| {
         let slope = table.slope.iter().zip(&table.shift);
         slope

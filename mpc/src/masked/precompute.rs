@@ -39,12 +39,12 @@ use crate::{
 const STEPS_KEPT: usize = 4;
 
 /// The masks under which E0 hands values over: a stream for every step.
-pub(super) struct HandOverMasks {
+pub(super) struct RevealMasks {
     seed: Seed,
     prg: Prg,
 }
 
-impl HandOverMasks {
+impl RevealMasks {
     pub(super) fn new(seed0: &Seed) -> Self {
         let seed = seed0.derive("handed over");
         Self {
@@ -73,7 +73,7 @@ fn stream(seed: &Seed, step: u64) -> Prg {
 
 /// A value that a step hands over, and the private maps that take it.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct HandOver {
+pub(super) struct RevealSpec {
     pub(super) layer: usize,
     pub(super) modules: Vec<Module>,
     pub(super) rows: usize,
@@ -83,7 +83,7 @@ pub(super) struct HandOver {
 
 /// E0's side of one hand-over.
 struct Products {
-    of: HandOver,
+    of: RevealSpec,
     masks: Zeroizing<Vec<u64>>,
     /// `Â·[r]_0` of every module, or `-Ŵ·[r]_0`.
     private: Vec<Zeroizing<Vec<u64>>>,
@@ -129,7 +129,7 @@ impl Precomputed {
     }
 
     /// The masks of a hand-over, if its products are there; from here on they are the current ones.
-    pub(super) fn hand_over(&mut self, of: &HandOver) -> Option<Vec<u64>> {
+    pub(super) fn reveal_to_e1(&mut self, of: &RevealSpec) -> Option<Vec<u64>> {
         self.current = self.left.pop_front().filter(|next| next.of == *of);
         if self.current.is_none() {
             // A step of another shape than was foreseen: nothing of it fits.
@@ -174,10 +174,10 @@ impl Masked {
         self.steps += 1;
         match &mut self.role {
             Role::Evaluator(e) if e.first => {
-                e.handed.begin(self.steps);
+                e.reveal_masks.begin(self.steps);
                 e.precomputed.begin(self.steps);
             }
-            Role::Dealer(dealer) => dealer.handed.begin(self.steps),
+            Role::Dealer(dealer) => dealer.reveal_masks.begin(self.steps),
             _ => {}
         }
     }
@@ -206,7 +206,7 @@ impl Masked {
     }
 
     /// Hand-overs whose products were there.
-    pub(crate) fn precomputed_hand_overs(&self) -> u64 {
+    pub(crate) fn precomputed_reveals(&self) -> u64 {
         if let Role::Evaluator(e) = &self.role {
             e.precomputed.taken
         } else {
@@ -229,7 +229,7 @@ impl Masked {
             return None;
         }
         Some(Precomputer {
-            seed: e.handed.seed.clone(),
+            seed: e.reveal_masks.seed.clone(),
             weights: Arc::clone(weights),
             spec: Arc::clone(&self.spec),
             adapter: Arc::clone(&e.adapter),
@@ -253,7 +253,7 @@ pub struct Precomputer {
     /// Step that [`Self::next_decode`] is to make, unless the session is past it.
     next: u64,
     /// Hand-overs of a step of so many rows.
-    plan: (usize, Vec<HandOver>),
+    plan: (usize, Vec<RevealSpec>),
 }
 
 impl Precomputer {
@@ -274,7 +274,7 @@ impl Precomputer {
     /// [`ProtocolError::TooLong`] past the context.
     pub fn precompute(&mut self, step: u64, rows: usize) -> Result<PrecomputedStep, ProtocolError> {
         if self.plan.0 != rows {
-            self.plan = (rows, self.hand_overs(rows)?);
+            self.plan = (rows, self.reveals(rows)?);
         }
         // A session counts the steps that it has begun.
         let step = step + 1;
@@ -289,7 +289,7 @@ impl Precomputer {
     }
 
     /// What the program hands over in a step; how many keys it sees does not matter.
-    fn hand_overs(&self, rows: usize) -> Result<Vec<HandOver>, ProtocolError> {
+    fn reveals(&self, rows: usize) -> Result<Vec<RevealSpec>, ProtocolError> {
         let shapes = PublicWeights::shapes_only(&self.spec);
         let mut tally = Masked::tally(&self.spec);
         decoder::step(
@@ -303,10 +303,10 @@ impl Precomputer {
         let Role::Tally(tally) = tally.role else {
             unreachable!("a tally was made")
         };
-        Ok(tally.handed)
+        Ok(tally.reveals)
     }
 
-    fn products(&self, of: &HandOver, prg: &mut Prg) -> Products {
+    fn products(&self, of: &RevealSpec, prg: &mut Prg) -> Products {
         let masks = Zeroizing::new(prg.reduced(of.rows * of.cols, of.bits));
         let half = Zeroizing::new(masks.iter().map(|r| r.wrapping_neg()).collect::<Vec<u64>>());
         let private = |module: &Module| match &self.matrices {

@@ -3,9 +3,9 @@
 
 use marill_numeric::{PublicMatrix, tables::Piecewise};
 
-use super::{Masked, Share, Wire, gated::Widths, opening::Handed, piecewise::Factor};
+use super::{Masked, Share, Wire, gated::Widths, opening::PendingReveal, piecewise::Factor};
 use crate::{
-    engine::{Attention, Engine, Gate, MIX_BITS, Step},
+    engine::{Attention, Engine, Gate, Step, WEIGHTED_BITS},
     spec::Module,
     twin::head_scalar_index,
     weights::Rope,
@@ -29,16 +29,16 @@ impl Masked {
 
     fn give(
         &mut self,
-        handed: Handed,
+        pending: PendingReveal,
         bits: u32,
         layer: usize,
         modules: &[Module],
         place: &'static str,
     ) -> Step<(Share, Vec<Option<Share>>)> {
         if self.spec.is_full() {
-            return self.hand_over_and_multiply_private(handed, bits, layer, modules, place);
+            return self.reveal_and_multiply_private(pending, bits, layer, modules, place);
         }
-        self.hand_over_and_add_private(handed, bits, layer, modules, place)
+        self.reveal_and_add_private(pending, bits, layer, modules, place)
     }
 }
 
@@ -59,13 +59,13 @@ impl Engine for Masked {
 
     fn open(&mut self, shares: &[(&Share, u32)], place: &'static str) -> Step<Vec<Wire>> {
         self.at(place);
-        let mut settled = Vec::with_capacity(shares.len());
+        let mut materialized = Vec::with_capacity(shares.len());
         for (share, bits) in shares {
-            let share = self.settled(share)?;
+            let share = self.materialized(share)?;
             self.record(place, &share);
-            settled.push((share, *bits));
+            materialized.push((share, *bits));
         }
-        let shares: Vec<(&Share, u32)> = settled
+        let shares: Vec<(&Share, u32)> = materialized
             .iter()
             .map(|(share, bits)| (share.as_ref(), *bits))
             .collect();
@@ -81,7 +81,7 @@ impl Engine for Masked {
         Ok(self.open(&[(share, bits)], place)?.remove(0))
     }
 
-    fn hand_over(
+    fn reveal_to_e1(
         &mut self,
         share: &Share,
         bits: u32,
@@ -94,11 +94,11 @@ impl Engine for Masked {
         if !self.has_private() {
             return Ok((share.clone(), vec![None; modules.len()]));
         }
-        let x = self.settled(share)?.into_owned();
-        self.give(Handed { x, late: None }, bits, layer, modules, place)
+        let x = self.materialized(share)?.into_owned();
+        self.give(PendingReveal { x, late: None }, bits, layer, modules, place)
     }
 
-    fn cut_and_hand_over(
+    fn truncate_and_reveal(
         &mut self,
         x: &Share,
         [shift, in_bits, out_bits]: [u32; 3],
@@ -108,12 +108,12 @@ impl Engine for Masked {
     ) -> Step<(Share, Vec<Option<Share>>)> {
         if self.rounds_exactly() || !self.has_private() {
             let x = self.truncate(x, shift, in_bits, out_bits, places[0])?;
-            return self.hand_over(&x, out_bits, layer, modules, places[1]);
+            return self.reveal_to_e1(&x, out_bits, layer, modules, places[1]);
         }
         self.at(places[0]);
-        let handed = self.cut_by_coin(x, shift, in_bits, out_bits, places)?;
+        let pending = self.pending_truncation(x, shift, in_bits, out_bits, places)?;
         self.at(places[1]);
-        self.give(handed, out_bits, layer, modules, places[1])
+        self.give(pending, out_bits, layer, modules, places[1])
     }
 
     fn share(&mut self, wire: &Wire) -> Share {
@@ -206,8 +206,8 @@ impl Engine for Masked {
 
     fn square_sum(&mut self, x: &Wire) -> Step<Share> {
         self.at("norm.squares");
-        let x = self.lift(x)?;
-        self.lifted_square_sums(&x)
+        let x = self.extend(x)?;
+        self.extended_square_sums(&x)
     }
 
     fn mul(&mut self, x: &Wire, y: &Wire) -> Step<Share> {
@@ -218,8 +218,8 @@ impl Engine for Masked {
     fn scale_rows(&mut self, x: &Wire, scale: &Wire) -> Step<Share> {
         let cols = x.cols;
         self.at("norm.scale");
-        let x = self.lift(x)?;
-        self.multiply_lifted(&x, scale, |i| i / cols)
+        let x = self.extend(x)?;
+        self.multiply_extended(&x, scale, |i| i / cols)
     }
 
     fn scores(&mut self, queries: &Wire, keys: &Wire, attention: &Attention<'_>) -> Step<Share> {
@@ -231,20 +231,25 @@ impl Engine for Masked {
         self.key_bias(scores, bias, attention)
     }
 
-    fn mix(&mut self, weights: &Wire, values: &Wire, attention: &Attention<'_>) -> Step<Share> {
+    fn weighted_values(
+        &mut self,
+        weights: &Wire,
+        values: &Wire,
+        attention: &Attention<'_>,
+    ) -> Step<Share> {
         self.at("attention.mix");
-        Ok(self.mix_product(weights, values, attention))
+        Ok(self.weighted_product(weights, values, attention))
     }
 
     fn scale_heads(&mut self, x: &Wire, scale: &Wire, attention: &Attention<'_>) -> Step<Share> {
         self.at("attention.divide");
-        let x = self.lift(x)?;
-        self.multiply_lifted(&x, scale, head_scalar_index(attention))
+        let x = self.extend(x)?;
+        self.multiply_extended(&x, scale, head_scalar_index(attention))
     }
 
     fn ragged_max(&mut self, x: &Share, lens: &[usize], place: &'static str) -> Step<Share> {
         self.at(place);
-        let x = self.settled(x)?;
+        let x = self.materialized(x)?;
         self.max_ragged(&x, lens, place)
     }
 
@@ -280,7 +285,7 @@ impl Engine for Masked {
         self.tabulated(x, None, gate.0, x.bits, place)
     }
 
-    fn cut_gate(
+    fn truncate_gate(
         &mut self,
         x: &Share,
         gate: Gate<'_>,
@@ -316,7 +321,7 @@ impl Engine for Masked {
     fn piecewise(&mut self, s: &Share, table: &Piecewise, place: &'static str) -> Step<Share> {
         self.at(place);
         let out = self.piecewise_of(s, table, place)?;
-        let out = self.settled(&out)?.into_owned();
+        let out = self.materialized(&out)?.into_owned();
         self.record(place, &out);
         Ok(out)
     }
@@ -354,7 +359,7 @@ impl Engine for Masked {
         self.at(place);
         let sums = self.sums_of_wire(x, lens, table.ring_bits);
         let out = self.piecewise_of_wire(&sums, table, place)?;
-        let out = self.settled(&out)?.into_owned();
+        let out = self.materialized(&out)?.into_owned();
         self.record(place, &out);
         Ok(out)
     }
@@ -380,13 +385,13 @@ impl Engine for Masked {
     ) -> Step<Share> {
         if self.many(x.len()) {
             let factors = self.piecewise_sums(weights, &attention.lens(), table, places[0])?;
-            let wires = self.open(&[(x, MIX_BITS), (&factors, 64)], places[1])?;
+            let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], places[1])?;
             return self.scale_heads(&wires[0], &wires[1], attention);
         }
         self.at(places[0]);
         let sums = self.sums_of_wire(weights, &attention.lens(), table.ring_bits);
         let row_of = head_scalar_index(attention);
-        let x = self.settled(x)?;
+        let x = self.materialized(x)?;
         let (factors, out) =
             self.times_piecewise(Factor::Share(&x), row_of, &sums, table, places[0])?;
         self.record(places[0], &factors);
@@ -397,7 +402,7 @@ impl Engine for Masked {
 
     fn argmax_to_client(&mut self, x: &Share, place: &'static str) -> Step<Option<u32>> {
         self.at(place);
-        let x = self.settled(x)?;
+        let x = self.materialized(x)?;
         self.argmax(&x, place)
     }
 
@@ -407,8 +412,8 @@ impl Engine for Masked {
         bits: u32,
         place: &'static str,
     ) -> Step<Option<Vec<u64>>> {
-        let x = self.settled(x)?;
+        let x = self.materialized(x)?;
         self.record(place, &x);
-        self.tell_client(&x, bits, place)
+        self.send_to_client(&x, bits, place)
     }
 }

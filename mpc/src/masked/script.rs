@@ -27,24 +27,30 @@ impl Tape {
 pub(super) struct ClientScript {
     pub(super) sent: Tape,
     /// Top bits that E0 told, in order.
-    pub(super) tops: std::vec::IntoIter<Vec<u64>>,
+    pub(super) msbs: std::vec::IntoIter<Vec<u64>>,
     pub(super) masks_to_dealer: Sender<Vec<u64>>,
     pub(super) halves_from_dealer: Receiver<Vec<u64>>,
 }
 
 impl ClientScript {
-    /// Masks under which the lowest `told` bits are the recorded ones. Where the top bit is told
-    /// later they are complete, and known to the source, with it ([`Self::choose_top`]).
-    pub(super) fn wire_masks(&mut self, share: &[u64], (told, top_later): (u32, bool)) -> Vec<u64> {
-        let recorded = self.sent.take(super::pack::tight_bytes(share.len(), told));
-        let recorded = super::pack::unpack_tight(recorded, share.len(), told);
-        let modulus = marill_numeric::fixed::low_mask(told);
+    /// Masks under which the lowest `revealed_bits` bits are the recorded ones. Where the top bit is told
+    /// later they are complete, and known to the source, with it ([`Self::choose_msb`]).
+    pub(super) fn wire_masks(
+        &mut self,
+        share: &[u64],
+        (revealed_bits, msb_later): (u32, bool),
+    ) -> Vec<u64> {
+        let recorded = self
+            .sent
+            .take(super::pack::tight_bytes(share.len(), revealed_bits));
+        let recorded = super::pack::unpack_tight(recorded, share.len(), revealed_bits);
+        let modulus = marill_numeric::fixed::low_mask(revealed_bits);
         let masks: Vec<u64> = recorded
             .iter()
             .zip(share)
             .map(|(m, s)| m.wrapping_sub(*s) & modulus)
             .collect();
-        if !top_later {
+        if !msb_later {
             self.masks_to_dealer
                 .send(masks.clone())
                 .expect("the source runs");
@@ -53,13 +59,13 @@ impl ClientScript {
     }
 
     /// Shifts masks of a half opening so that its top bits are those which E0 will tell.
-    pub(super) fn choose_top(&mut self, wire: &mut super::Wire) {
-        let (tops, top) = (
-            self.tops.next().expect("as many half openings as recorded"),
+    pub(super) fn choose_msb(&mut self, wire: &mut super::Wire) {
+        let (msbs, top) = (
+            self.msbs.next().expect("as many half openings as recorded"),
             wire.bits - 1,
         );
         for (i, (open, mask)) in wire.open.iter_mut().zip(&mut wire.mask).enumerate() {
-            let other = ((*open >> top) ^ super::bits::bit(&tops, i)) << top;
+            let other = ((*open >> top) ^ super::bits::bit(&msbs, i)) << top;
             *open ^= other;
             *mask ^= other;
         }

@@ -14,7 +14,7 @@
 
 use marill_numeric::{
     fixed::low_mask,
-    tables::{INDEX_BITS, LINE_BITS, LinearTable, Tail, tables},
+    tables::{INDEX_BITS, LinearTable, PIECE_BITS, Tail, tables},
 };
 
 use super::{
@@ -102,7 +102,7 @@ struct SignPosition {
 /// How a line becomes a result: what to cut, the result's width, and what the bias has become by
 /// then.
 #[derive(Clone, Copy)]
-struct Cut {
+struct Truncation {
     shift: u32,
     out_bits: u32,
     offset: u64,
@@ -146,23 +146,24 @@ impl Masked {
         let position = self.position(x, &wire, &index, table, place)?;
 
         // The lookups, and the bits of the position.
-        let lookups = self.line_lookups(&wire, &index, table);
-        let shares: Vec<(&Share, u32)> = lookups.iter().map(|f| (f, LINE_BITS)).collect();
-        let (lines, opened, in_domain, negative) = self.locate(&shares, &position, place)?;
+        let lookups = self.piece_lookups(&wire, &index, table);
+        let shares: Vec<(&Share, u32)> = lookups.iter().map(|f| (f, PIECE_BITS)).collect();
+        let (pieces, opened, in_domain, negative) = self.locate(&shares, &position, place)?;
         let signs = self.signs(&index);
-        let line = self.signed_line(&lines, &wire, &opened, &signs, table.low_bits)?;
+        let piece = self.signed_piece(&pieces, &wire, &opened, &signs, table.low_bits)?;
 
         // The opening of the line's truncation.
         let shift = table.slope_frac_bits;
-        let shifted = self.add_public(&line, self.half(shift) + table.bias as u64);
+        let shifted = self.add_public(&piece, self.half(shift) + table.bias as u64);
         let bits: Vec<&Bits> = std::iter::once(&in_domain).chain(&negative).collect();
-        let (mut wires, opened) = self.exchange_masked(&[(&shifted, LINE_BITS)], &bits, place)?;
-        let cut = Cut {
+        let (mut wires, opened) = self.exchange_masked(&[(&shifted, PIECE_BITS)], &bits, place)?;
+        let truncation = Truncation {
             shift,
             out_bits,
             offset: (table.bias >> shift) as u64,
         };
-        let mut out = self.gated_cut(&wires.remove(0), &opened[0], &in_domain, cut, place)?;
+        let mut out =
+            self.gated_truncation(&wires.remove(0), &opened[0], &in_domain, truncation, place)?;
         if let Some(negative) = opened.get(1) {
             self.add_tail(&mut out, x, wide, table.tail, negative)?;
         }
@@ -292,7 +293,7 @@ impl Masked {
                 terms.push(opening.add(flips) | opening.add(top));
             }
         }
-        let (lines, mut opened) = self.exchange(lookups, &opening.planes, place)?;
+        let (pieces, mut opened) = self.exchange(lookups, &opening.planes, place)?;
         let products = self.opened_products(&opened, &terms)?;
         let sum = |products: &[Bits]| {
             products[1..]
@@ -304,7 +305,7 @@ impl Masked {
             .as_ref()
             .map(|sign| sign.base.xor(&sum(&products[in_domain..])));
         Ok((
-            lines,
+            pieces,
             opened.remove(0),
             sum(&products[..in_domain]),
             negative,
@@ -313,7 +314,7 @@ impl Masked {
 
     /// `s·value[j]`, `s·slope[j]`, `s·(slope[j-1] - slope[j])` and, for a function with jumps,
     /// `s·(left[j] - value[j])` for the index `j` without the borrow, as shares modulo `2^24`.
-    pub(super) fn line_lookups(
+    pub(super) fn piece_lookups(
         &self,
         wire: &Wire,
         index: &OneHot,
@@ -331,35 +332,38 @@ impl Masked {
                 let bits = index.bits_of(i);
                 let digit = (wire.open[i] >> table.low_bits) as usize & mask;
                 let (v, b) = (value.sum(bits, digit), slope.sum(bits, digit));
-                let bend = slope.sum(bits, (digit + mask) & mask).wrapping_sub(b);
-                let jump = left
+                let slope_step = slope.sum(bits, (digit + mask) & mask).wrapping_sub(b);
+                let offset_step = left
                     .as_ref()
                     .map(|left| left.sum(bits, digit).wrapping_sub(v));
-                for (column, value) in data.iter_mut().zip([v, b, bend].into_iter().chain(jump)) {
+                for (column, value) in data
+                    .iter_mut()
+                    .zip([v, b, slope_step].into_iter().chain(offset_step))
+                {
                     column.push(sign.wrapping_mul(value));
                 }
             }
         }
         data.into_iter()
-            .map(|data| Share::new(wire.rows, wire.cols, LINE_BITS, data))
+            .map(|data| Share::new(wire.rows, wire.cols, PIECE_BITS, data))
             .collect()
     }
 
-    /// `s·(v + b·d + borrow·(jump + bend·d))` modulo `2^24` for `d = x̂ - r` below the index and
+    /// `s·(v + b·d + borrow·(offset_step + slope_step·d))` modulo `2^24` for `d = x̂ - r` below the index and
     /// factors `s` that the source knows, the borrow opened under its mask `ρ`; 7 corrections an
     /// element, the constant deferred.
     ///
     /// With a borrow the argument lies left of the knot, where the line before continues to the
     /// knot's value (less the jump, where there is one): `d` is then negative as it stands.
-    pub(super) fn signed_line(
+    pub(super) fn signed_piece(
         &mut self,
-        lines: &[Wire],
+        pieces: &[Wire],
         wire: &Wire,
         borrow: &OpenBits,
         signs: &[u64],
         low_bits: u32,
     ) -> Result<Share, ProtocolError> {
-        let ([v, b, bend], jump) = (&lines[..3], lines.get(3)) else {
+        let ([v, b, slope_step], offset_step) = (&pieces[..3], pieces.get(3)) else {
             unreachable!("three lookups at least")
         };
         let (n, low) = (wire.len(), low_mask(low_bits));
@@ -373,28 +377,28 @@ impl Masked {
         let f = |i: usize| signs[i].wrapping_mul(bit(&borrow.rho, i));
         let r = |i: usize| wire.mask[i] & low;
         let added = |i: usize| {
-            masks(bend, i)
+            masks(slope_step, i)
                 .wrapping_mul(r(i))
-                .wrapping_sub(at(&jump, i, |w| &w.mask))
+                .wrapping_sub(at(&offset_step, i, |w| &w.mask))
         };
         let twice = |i: usize| s(i).wrapping_sub(2u64.wrapping_mul(f(i)));
-        let mut correct = |value: &dyn Fn(usize) -> u64| self.correct(n, LINE_BITS, value);
+        let mut correct = |value: &dyn Fn(usize) -> u64| self.correct(n, PIECE_BITS, value);
         let one = correct(&s)?;
         let flip = correct(&f)?;
         let by_slope = correct(&|i| s(i).wrapping_mul(r(i)))?;
-        let by_bend = correct(&|i| f(i).wrapping_mul(r(i)))?;
+        let by_slope_step = correct(&|i| f(i).wrapping_mul(r(i)))?;
         let by_distance = correct(&|i| {
             s(i).wrapping_mul(masks(b, i))
-                .wrapping_add(f(i).wrapping_mul(masks(bend, i)))
+                .wrapping_add(f(i).wrapping_mul(masks(slope_step, i)))
         })?;
-        let by_flipped = correct(&|i| twice(i).wrapping_mul(masks(bend, i)))?;
+        let by_flipped = correct(&|i| twice(i).wrapping_mul(masks(slope_step, i)))?;
         let rest = correct(&|i| twice(i).wrapping_mul(added(i)))?;
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
             Role::Dealer(_) => (0..n)
                 .map(|i| {
-                    let line = masks(b, i).wrapping_mul(r(i)).wrapping_sub(masks(v, i));
-                    s(i).wrapping_mul(line)
+                    let piece = masks(b, i).wrapping_mul(r(i)).wrapping_sub(masks(v, i));
+                    s(i).wrapping_mul(piece)
                         .wrapping_add(f(i).wrapping_mul(added(i)))
                 })
                 .collect(),
@@ -402,14 +406,16 @@ impl Masked {
                 .map(|i| {
                     let (hat, d) = (bit(&borrow.hat, i), wire.open[i] & low);
                     let by = |x: u64| hat.wrapping_mul(x);
-                    let (slope, turn) = (b.open[i], bend.open[i]);
-                    let step = turn.wrapping_mul(d).wrapping_add(at(&jump, i, |w| &w.open));
-                    let line = v.open[i].wrapping_add(slope.wrapping_mul(d));
+                    let (slope, turn) = (b.open[i], slope_step.open[i]);
+                    let step = turn
+                        .wrapping_mul(d)
+                        .wrapping_add(at(&offset_step, i, |w| &w.open));
+                    let piece = v.open[i].wrapping_add(slope.wrapping_mul(d));
                     one[i]
-                        .wrapping_mul(line.wrapping_add(by(step)))
+                        .wrapping_mul(piece.wrapping_add(by(step)))
                         .wrapping_add(flip[i].wrapping_mul(sign(hat)).wrapping_mul(step))
                         .wrapping_sub(by_slope[i].wrapping_mul(slope.wrapping_add(by(turn))))
-                        .wrapping_sub(by_bend[i].wrapping_mul(sign(hat)).wrapping_mul(turn))
+                        .wrapping_sub(by_slope_step[i].wrapping_mul(sign(hat)).wrapping_mul(turn))
                         .wrapping_sub(
                             d.wrapping_mul(by_distance[i].wrapping_add(by(by_flipped[i]))),
                         )
@@ -419,7 +425,7 @@ impl Masked {
         };
         Ok(Share {
             deferred: true,
-            ..Share::new(wire.rows, wire.cols, LINE_BITS, data)
+            ..Share::new(wire.rows, wire.cols, PIECE_BITS, data)
         })
     }
 
@@ -435,16 +441,16 @@ impl Masked {
 
     /// `gate · floor(z / 2^shift)` for an opened `ẑ = z + r` and a bit whose plane is open: the
     /// high part times the bit, less the borrow and-ed with it.
-    fn gated_cut(
+    fn gated_truncation(
         &mut self,
         wire: &Wire,
         gate: &OpenBits,
         gate_bits: &Bits,
-        Cut {
+        Truncation {
             shift,
             out_bits,
             offset,
-        }: Cut,
+        }: Truncation,
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (n, k) = (wire.len(), wire.bits);

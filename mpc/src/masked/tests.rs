@@ -113,7 +113,7 @@ struct Recording {
     dcf_keys: Vec<Vec<u8>>,
     coins: Vec<u64>,
     server_coins: Vec<u64>,
-    tops: Vec<Vec<u64>>,
+    msbs: Vec<Vec<u64>>,
     noise: Vec<u64>,
     client_trace: Vec<(&'static str, u32, Vec<u64>)>,
     server_trace: Vec<(&'static str, u32, Vec<u64>)>,
@@ -303,7 +303,7 @@ impl Scene {
                 dcf_keys: take(&logs[3]),
                 coins,
                 server_coins,
-                tops: engine.tops,
+                msbs: engine.msbs,
                 noise,
                 client_trace: engine.trace,
                 server_trace,
@@ -489,10 +489,10 @@ fn view_fits_another_input(scene: &Scene) {
     let mut client = scene.with_dcf_keys(client, Replay::new(Vec::new(), &logs[2]));
     if let Role::Evaluator(e) = &mut client.role {
         let sent = Tape::new(run.client_frames.concat());
-        let tops = run.tops.clone().into_iter();
+        let msbs = run.msbs.clone().into_iter();
         e.script = Some(ClientScript {
             sent,
-            tops,
+            msbs,
             masks_to_dealer,
             halves_from_dealer,
         });
@@ -588,10 +588,10 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
             Replay::new(Vec::new(), &logs[1]),
         );
         if let Role::Evaluator(e) = &mut second.role {
-            let (sent, tops) = (Tape::new(frames.concat()), client.tops.into_iter());
+            let (sent, msbs) = (Tape::new(frames.concat()), client.msbs.into_iter());
             e.script = Some(ClientScript {
                 sent,
-                tops,
+                msbs,
                 masks_to_dealer,
                 halves_from_dealer,
             });

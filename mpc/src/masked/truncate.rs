@@ -39,7 +39,7 @@ use super::{
     Masked, ProtocolError, Role, Share, Wire,
     bits::{Bits, OneHot, OpenBits, Pending, Planes, bit, monomials, split},
     gated::{narrow_public, narrow_wrap},
-    opening::{Handed, Late, Part},
+    opening::{Late, Part, PendingReveal},
 };
 
 /// Bits of the coin of a stochastic rounding.
@@ -263,10 +263,10 @@ fn patterns(planes: &[OpenBits], words: impl Fn(&OpenBits) -> &[u64]) -> Vec<u8>
     patterns
 }
 
-/// Takes off E1's half what it added for a `msb ẑ` of one; `tops` are those bits.
-pub(super) fn take_wraps(share: &mut Share, wraps: &[u64], tops: &[u64], from: u32) {
+/// Takes off E1's half what it added for a `msb ẑ` of one; `msbs` are those bits.
+pub(super) fn take_wraps(share: &mut Share, wraps: &[u64], msbs: &[u64], from: u32) {
     for (i, (value, wrap)) in share.data.iter_mut().zip(wraps).enumerate() {
-        *value = value.wrapping_sub(bit(tops, i).wrapping_mul(*wrap) << from);
+        *value = value.wrapping_sub(bit(msbs, i).wrapping_mul(*wrap) << from);
     }
 }
 
@@ -369,13 +369,13 @@ impl Masked {
         out_bits: u32,
         place: &'static str,
     ) -> Result<Share, ProtocolError> {
-        let (shifted, shift) = self.before_cut(x, shift, in_bits);
+        let (shifted, shift) = self.before_truncation(x, shift, in_bits);
         let in_bits = shifted.bits;
         let (n, exact, wraps) = (x.len(), self.rounds_exactly(), out_bits > in_bits - shift);
         let part = match () {
-            _ if exact && !self.uses_dcf(n) => Part::half(&shifted, in_bits, shift),
+            _ if exact && !self.uses_dcf(n) => Part::partial(&shifted, in_bits, shift),
             // A round more, in which the top bits are told.
-            _ if !exact && self.many(n) && wraps => Part::half(&shifted, in_bits, 0),
+            _ if !exact && self.many(n) && wraps => Part::partial(&shifted, in_bits, 0),
             _ if !exact && self.many(n) => Part::low(&shifted, in_bits, 0),
             _ => Part::whole(&shifted, in_bits),
         };
@@ -386,7 +386,7 @@ impl Masked {
         let offset = 1u64 << (in_bits - 2 - shift);
         if self.rounds_by_coin(&wire, shift) {
             if self.many(n) && wraps {
-                self.tell_tops(&mut wire, place)?;
+                self.send_msbs(&mut wire, place)?;
             }
             return self.high_part(&wire, shift, out_bits, offset);
         }
@@ -412,16 +412,16 @@ impl Masked {
 
     /// A truncation by coin of what is about to be handed over: E0 tells E1 the top bits with it,
     /// and nothing now.
-    pub(super) fn cut_by_coin(
+    pub(super) fn pending_truncation(
         &mut self,
         x: &Share,
         shift: u32,
         in_bits: u32,
         out_bits: u32,
         places: [&'static str; 2],
-    ) -> Result<Handed, ProtocolError> {
-        let (shifted, shift) = self.before_cut(x, shift, in_bits);
-        let part = Part::half(&shifted, shifted.bits, 0);
+    ) -> Result<PendingReveal, ProtocolError> {
+        let (shifted, shift) = self.before_truncation(x, shift, in_bits);
+        let part = Part::partial(&shifted, shifted.bits, 0);
         let wire = self
             .exchange_parts(&[part], &[], &mut [], places[0])?
             .0
@@ -429,7 +429,7 @@ impl Masked {
         self.rounds_by_coin(&wire, shift);
         let from = wire.bits - shift;
         let (x, wraps) = self.high_part_and_wraps(&wire, shift, out_bits, 1 << (from - 2))?;
-        Ok(Handed {
+        Ok(PendingReveal {
             x,
             late: Some(Late {
                 wire,
@@ -443,7 +443,12 @@ impl Masked {
     /// What a truncation by `shift` opens, a share of so many bits as it has, and how far that is
     /// still to be cut: an exact one adds its half, one by coin drops bits first. Both add what
     /// makes the value non-negative.
-    pub(super) fn before_cut(&mut self, x: &Share, shift: u32, in_bits: u32) -> (Share, u32) {
+    pub(super) fn before_truncation(
+        &mut self,
+        x: &Share,
+        shift: u32,
+        in_bits: u32,
+    ) -> (Share, u32) {
         let dropped = if self.rounds_exactly() {
             0
         } else {

@@ -122,7 +122,7 @@ impl Engine for Range {
         Ok(wires)
     }
 
-    fn hand_over(
+    fn reveal_to_e1(
         &mut self,
         x: &Span,
         bits: u32,
@@ -342,7 +342,7 @@ impl Engine for Range {
         self.named(Span::uniform(1, scores.cols, scores.bound() + bias.bound()))
     }
 
-    fn mix(&mut self, weights: &Span, values: &Span, a: &Attention<'_>) -> Step<Span> {
+    fn weighted_values(&mut self, weights: &Span, values: &Span, a: &Attention<'_>) -> Step<Span> {
         let keys = a.lens().into_iter().max().unwrap_or(0) as f64;
         let total = match weights.origin {
             Origin::Weights { total } => total,
@@ -354,7 +354,7 @@ impl Engine for Range {
         let column = column.map(|b| b * total).collect();
         // Every head may look at another row.
         let norm = values.norm * (heads as f64).sqrt() * total;
-        let origin = Origin::Mix {
+        let origin = Origin::WeightedValues {
             weights: weights.id,
             total,
         };
@@ -366,7 +366,7 @@ impl Engine for Range {
 
     fn scale_heads(&mut self, x: &Span, scale: &Span, _attention: &Attention<'_>) -> Step<Span> {
         let mut factor = scale.bound();
-        if let (Origin::Mix { weights, total }, Origin::InverseSums(sums)) =
+        if let (Origin::WeightedValues { weights, total }, Origin::InverseSums(sums)) =
             (x.origin, scale.origin)
             && weights == sums
         {
@@ -454,14 +454,14 @@ impl Engine for Range {
         let error = self.rounding_error;
         let column = x.column.iter().map(|b| b / unit + error).collect();
         let norm = x.norm / unit + error * (x.column.len() as f64).sqrt();
-        let cut = Span {
+        let truncated = Span {
             cols: x.cols,
             low: x.low / unit - error,
             origin,
             ..Span::of_columns(x.rows, column, norm)
         };
-        self.record(place, &cut);
-        Ok(self.named(cut))
+        self.record(place, &truncated);
+        Ok(self.named(truncated))
     }
 
     fn exp_neg(&mut self, y: &Span, _out_bits: u32, place: &'static str) -> Step<Span> {

@@ -25,7 +25,7 @@ pub(super) enum Origin {
         total: f64,
     },
     /// Values mixed with the weights of a tensor, whose rows sum to at most `total`.
-    Mix {
+    WeightedValues {
         weights: u64,
         total: f64,
     },

@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc, thread};
 use anyhow::{Context, anyhow};
 use marill_mpc::{
     Comparison, PrivateWeights, PublicWeights, Seed,
-    engine::{Engine, Gate, MIX_BITS, Step},
+    engine::{Engine, Gate, Step, WEIGHTED_BITS},
     masked::{Cost, Masked},
     nn::{self, NormScale},
     real::Real,
@@ -155,7 +155,7 @@ fn softmax<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step
     let weights = engine.share(&weights);
     let weights = engine.reshape(&weights, lens[0]);
     let weights = engine
-        .open(&[(&weights, MIX_BITS)], "softmax.weights")?
+        .open(&[(&weights, WEIGHTED_BITS)], "softmax.weights")?
         .remove(0);
     let divided = engine.scale_rows(&weights, &inverse)?;
     engine.truncate(&divided, 26, 64, 64, "softmax.divided")
@@ -218,7 +218,7 @@ fn run_parties(
         let mut spent = Spent::default();
         let share = spent.measure(|| -> Step<_> {
             let share = op.run(engine, &wire, n)?;
-            let share = engine.settle(&share)?;
+            let share = engine.materialize(&share)?;
             engine.flush()?;
             Ok(share)
         })?;
@@ -256,7 +256,7 @@ fn tally(op: Op, n: usize, public: &PublicWeights, comparison: Comparison) -> an
     let wire = engine.input(None, rows, n / rows, input_bits(op))?;
     let before = engine.cost();
     let share = op.run(&mut engine, &wire, n)?;
-    engine.settle(&share)?;
+    engine.materialize(&share)?;
     Ok(engine.cost() - before)
 }
 

@@ -10,7 +10,7 @@
 
 use marill_numeric::{
     fixed::low_mask,
-    tables::{INDEX_BITS, LINE_BITS, LinearTable, Tail},
+    tables::{INDEX_BITS, LinearTable, PIECE_BITS, Tail},
 };
 
 use super::DcfBatch;
@@ -42,19 +42,19 @@ impl Masked {
         let (borrow, _) = below.compare(n, held, |i| (i, wire.open[i] as usize & mask));
         let position = self.locate_by_dcf(x, table, out_bits)?;
 
-        let lookups = self.line_lookups(wire, &index, table);
-        let gate = Share::new(x.rows, x.cols, LINE_BITS, position.in_domain.clone());
+        let lookups = self.piece_lookups(wire, &index, table);
+        let gate = Share::new(x.rows, x.cols, PIECE_BITS, position.in_domain.clone());
         let shares: Vec<(&Share, u32)> = lookups
             .iter()
             .chain([&gate])
-            .map(|share| (share, LINE_BITS))
+            .map(|share| (share, PIECE_BITS))
             .collect();
-        let (mut lines, borrow) = self.exchange(&shares, &[&borrow], place)?;
-        let Some(gate) = lines.pop() else {
+        let (mut pieces, borrow) = self.exchange(&shares, &[&borrow], place)?;
+        let Some(gate) = pieces.pop() else {
             unreachable!("the gate was opened")
         };
-        let line = self.gated_line(
-            &lines,
+        let piece = self.gated_piece(
+            &pieces,
             wire,
             &borrow[0],
             &self.signs(&index),
@@ -63,14 +63,14 @@ impl Masked {
         )?;
 
         let shift = table.slope_frac_bits;
-        let shifted = self.add_public(&line, self.half(shift) + table.bias as u64);
-        let line = self
-            .exchange_masked(&[(&shifted, LINE_BITS)], &[], place)?
+        let shifted = self.add_public(&piece, self.half(shift) + table.bias as u64);
+        let piece = self
+            .exchange_masked(&[(&shifted, PIECE_BITS)], &[], place)?
             .0
             .remove(0);
-        let mut out = self.high_part(&line, shift, out_bits, (table.bias >> shift) as u64)?;
-        if !self.rounds_by_coin(&line, shift) {
-            let borrow = self.borrow_by_dcf(&line, shift, out_bits)?;
+        let mut out = self.high_part(&piece, shift, out_bits, (table.bias >> shift) as u64)?;
+        if !self.rounds_by_coin(&piece, shift) {
+            let borrow = self.borrow_by_dcf(&piece, shift, out_bits)?;
             out.data
                 .iter_mut()
                 .zip(borrow)
@@ -80,27 +80,27 @@ impl Masked {
         Ok(out)
     }
 
-    /// `gate·line = ĝ·line - r_g·line`, the gate's mask among the factors that the source knows.
-    fn gated_line(
+    /// `gate·piece = ĝ·piece - r_g·piece`, the gate's mask among the factors that the source knows.
+    fn gated_piece(
         &mut self,
-        lines: &[Wire],
+        pieces: &[Wire],
         wire: &Wire,
         borrow: &OpenBits,
         signs: &[u64],
         gate: &Wire,
         low_bits: u32,
     ) -> Result<Share, ProtocolError> {
-        let line = self.signed_line(lines, wire, borrow, signs, low_bits)?;
+        let piece = self.signed_piece(pieces, wire, borrow, signs, low_bits)?;
         // A public factor is about to meet it, which the source does not know.
-        let line = self.settled(&line)?.into_owned();
+        let piece = self.materialized(&piece)?.into_owned();
         let hidden: Vec<u64> = signs
             .iter()
             .zip(&gate.mask)
             .map(|(sign, r)| r.wrapping_mul(sign.wrapping_neg()))
             .collect();
-        let mut gated = self.signed_line(lines, wire, borrow, &hidden, low_bits)?;
-        for (i, line) in line.data.iter().enumerate() {
-            gated.data[i] = gated.data[i].wrapping_add(gate.open[i].wrapping_mul(*line));
+        let mut gated = self.signed_piece(pieces, wire, borrow, &hidden, low_bits)?;
+        for (i, piece) in piece.data.iter().enumerate() {
+            gated.data[i] = gated.data[i].wrapping_add(gate.open[i].wrapping_mul(*piece));
         }
         Ok(gated)
     }
@@ -117,7 +117,7 @@ impl Masked {
         // (start, length): the domain, then what is negative.
         let mut intervals = vec![(table.start as u64, length)];
         let payload_bits: &[u32] = match table.tail {
-            Tail::Zero => &[LINE_BITS],
+            Tail::Zero => &[PIECE_BITS],
             Tail::Step { .. } => &[out_bits],
             Tail::Relu => &[out_bits, out_bits],
         };

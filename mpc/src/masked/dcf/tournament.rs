@@ -27,11 +27,11 @@ impl Masked {
         let flips = self
             .compare_dcf(&batch, |i| x.mask[i], |i, _| sign(top(i)), public)?
             .remove(0);
-        let tops = self.correct(rows, bits, top)?;
+        let msbs = self.correct(rows, bits, top)?;
         let first = self.is_first();
         let negative = flips.iter().enumerate().map(|(e, flip)| {
             let p = public(e) >> (k - 1) & 1;
-            let u = tops[e / per_row].wrapping_add(*flip);
+            let u = msbs[e / per_row].wrapping_add(*flip);
             (if first { p } else { 0 }).wrapping_add(sign(p).wrapping_mul(u))
         });
         Ok(negative.collect())
@@ -67,10 +67,10 @@ impl Masked {
         let mut flips = self.compare_dcf(&batch, |i| d.mask[i], payload, |i| d.open[i])?;
         // `u` and `u·r_y`.
         for (column, (flips, &bits)) in flips.iter_mut().zip(&widths).enumerate() {
-            let tops = self.correct(n, bits, |i| top(d.mask[i]).wrapping_mul(hidden(i, column)))?;
+            let msbs = self.correct(n, bits, |i| top(d.mask[i]).wrapping_mul(hidden(i, column)))?;
             flips
                 .iter_mut()
-                .zip(tops)
+                .zip(msbs)
                 .for_each(|(flip, top)| *flip = flip.wrapping_add(top));
         }
         let first = self.is_first();

@@ -14,7 +14,7 @@ use marill_numeric::fixed::low_mask;
 use super::{Masked, ProtocolError, Role, Share, Wire};
 
 /// A wire ready for products modulo 2^64.
-pub(super) struct Lifted {
+pub(super) struct Extended {
     pub(super) rows: usize,
     pub(super) cols: usize,
     /// `k`
@@ -28,7 +28,7 @@ pub(super) struct Lifted {
     pub(super) wraps: Vec<u64>,
 }
 
-impl Lifted {
+impl Extended {
     /// Missing bits: how wide what belongs to `m` is.
     pub(super) fn missing(&self) -> u32 {
         64 - self.bits
@@ -38,18 +38,18 @@ impl Lifted {
 impl Masked {
     /// See the module documentation; a wire of 64 bits costs nothing, and the same wire nothing
     /// again.
-    pub(super) fn lift(&mut self, wire: &Wire) -> Result<Arc<Lifted>, ProtocolError> {
-        if let Some(lifted) = wire.lifted.get() {
-            return Ok(Arc::clone(lifted));
+    pub(super) fn extend(&mut self, wire: &Wire) -> Result<Arc<Extended>, ProtocolError> {
+        if let Some(extended) = wire.extended.get() {
+            return Ok(Arc::clone(extended));
         }
-        let lifted = Arc::new(self.lift_anew(wire)?);
-        Ok(Arc::clone(wire.lifted.get_or_init(|| lifted)))
+        let extended = Arc::new(self.extend_anew(wire)?);
+        Ok(Arc::clone(wire.extended.get_or_init(|| extended)))
     }
 
-    fn lift_anew(&mut self, wire: &Wire) -> Result<Lifted, ProtocolError> {
+    fn extend_anew(&mut self, wire: &Wire) -> Result<Extended, ProtocolError> {
         let (rows, cols, bits, n) = (wire.rows, wire.cols, wire.bits, wire.len());
         let (public, mask) = (wire.open.clone(), wire.mask.clone());
-        let mut lifted = Lifted {
+        let mut extended = Extended {
             rows,
             cols,
             bits,
@@ -59,29 +59,29 @@ impl Masked {
             wraps: Vec::new(),
         };
         if bits == 64 {
-            return Ok(lifted);
+            return Ok(extended);
         }
         let (offset, top) = (1u64 << (bits - 2), bits - 1);
         let carries = self.correct(n, 64 - bits, |i| u64::from(wire.mask[i] < wire.mask0[i]))?;
-        lifted.wraps = self.correct(n, 64 - bits, |i| wire.mask[i] >> top)?;
+        extended.wraps = self.correct(n, 64 - bits, |i| wire.mask[i] >> top)?;
         match &self.role {
             Role::Tally(_) => {}
-            Role::Dealer(_) => lifted.wraps = wire.mask.iter().map(|r| r >> top).collect(),
+            Role::Dealer(_) => extended.wraps = wire.mask.iter().map(|r| r >> top).collect(),
             Role::Evaluator(_) => {
-                for (i, value) in lifted.public.iter_mut().enumerate() {
+                for (i, value) in extended.public.iter_mut().enumerate() {
                     let shifted = value.wrapping_add(offset) & low_mask(bits);
-                    lifted.stays.push(1 - (shifted >> top));
+                    extended.stays.push(1 - (shifted >> top));
                     *value = shifted.wrapping_sub(offset);
-                    lifted.mask[i] = lifted.mask[i].wrapping_sub(carries[i] << bits);
+                    extended.mask[i] = extended.mask[i].wrapping_sub(carries[i] << bits);
                 }
             }
         }
-        Ok(lifted)
+        Ok(extended)
     }
 
     /// Sums of squares of the rows, modulo 2^64: with `ρ = r - 2^k·c·m`,
     /// `x² = X² - 2X·ρ + r² - 2^(k+1)·c·m·r`.
-    pub(super) fn lifted_square_sums(&mut self, x: &Lifted) -> Result<Share, ProtocolError> {
+    pub(super) fn extended_square_sums(&mut self, x: &Extended) -> Result<Share, ProtocolError> {
         debug_assert!(x.bits >= 32, "the square of a wrap is out of reach");
         let (n, cols, first) = (x.rows * x.cols, x.cols, self.is_first());
         let wrapped = match x.missing() {
@@ -122,9 +122,9 @@ impl Masked {
 
     /// Element-wise product modulo 2^64 where `scalar(i)` names the element of `y` for element `i`
     /// of `x`.
-    pub(super) fn multiply_lifted(
+    pub(super) fn multiply_extended(
         &mut self,
-        x: &Lifted,
+        x: &Extended,
         y: &Wire,
         scalar: impl Fn(usize) -> usize,
     ) -> Result<Share, ProtocolError> {
