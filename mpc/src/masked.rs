@@ -354,7 +354,7 @@ pub struct Masked {
     steps: u64,
     /// Coins of stochastic roundings in order, for the twin.
     #[cfg(test)]
-    coins: Vec<u64>,
+    randomness: Vec<u64>,
     /// What dropping bits contributes to the coins of the opening that follows.
     #[cfg(test)]
     dropped: Option<(u32, Vec<u64>)>,
@@ -511,7 +511,7 @@ impl Masked {
             hash: Cipher::new(&marill_crypto::dcf::UNNAMED),
             steps: 0,
             #[cfg(test)]
-            coins: Vec::new(),
+            randomness: Vec::new(),
             #[cfg(test)]
             dropped: None,
             #[cfg(test)]

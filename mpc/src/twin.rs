@@ -5,7 +5,7 @@ use std::sync::Arc;
 use marill_crypto::{Prg, Seed};
 use marill_numeric::{
     NumericError, PublicMatrix, Rounding,
-    fixed::{check_range, truncate, truncate_by_coin},
+    fixed::{check_range, truncate, truncate_stochastically},
     functions, ring,
     tables::{Piecewise, tables},
 };
@@ -59,11 +59,11 @@ impl Tensor {
 }
 
 /// Where the coins of stochastic rounding come from.
-enum Coins {
+enum RoundingRandomness {
     /// Nowhere: half up.
     Exact,
     /// A sample of what a session would draw.
-    Drawn(Box<Prg>),
+    Sampled(Box<Prg>),
     /// Those of a recorded session, in order.
     #[cfg(test)]
     Given(std::vec::IntoIter<u64>),
@@ -72,7 +72,7 @@ enum Coins {
 /// Where the server's noise comes from.
 enum Noise {
     /// The operating system: a sample of what a session would answer.
-    Drawn,
+    Sampled,
     /// A recorded session, in order.
     #[cfg(test)]
     Given(std::vec::IntoIter<u64>),
@@ -85,7 +85,7 @@ enum Noise {
 pub struct Clear {
     private: Arc<PrivateWeights>,
     rank: usize,
-    rounding: Coins,
+    rounding: RoundingRandomness,
     noise: Noise,
     /// Opened values by place, when a test asks for them.
     pub trace: Option<Vec<(&'static str, Vec<u64>)>>,
@@ -108,8 +108,8 @@ impl Clear {
         Self {
             private,
             rank,
-            rounding: Coins::Exact,
-            noise: Noise::Drawn,
+            rounding: RoundingRandomness::Exact,
+            noise: Noise::Sampled,
             trace: None,
             layer: None,
             least_room: None,
@@ -123,27 +123,29 @@ impl Clear {
     #[must_use]
     pub fn with_rounding(mut self, rounding: Rounding) -> Self {
         self.rounding = match rounding {
-            Rounding::Exact => Coins::Exact,
-            Rounding::Stochastic => Coins::Drawn(Box::new(Prg::new(&Seed::random(), "coins"))),
+            Rounding::Exact => RoundingRandomness::Exact,
+            Rounding::Stochastic => {
+                RoundingRandomness::Sampled(Box::new(Prg::new(&Seed::random(), "coins")))
+            }
         };
         self
     }
 
     /// Applies `f` with a rounding to every element; each takes one coin, needed or not.
     fn rounded(&mut self, x: &Tensor, f: impl Fn(u64, &dyn Fn(u64, u32) -> u64) -> u64) -> Tensor {
-        let coins: Vec<u64> = match &mut self.rounding {
-            Coins::Exact => return x.map(|v| f(v, &truncate)),
-            Coins::Drawn(prg) => prg.words(x.data.len()),
+        let randomness: Vec<u64> = match &mut self.rounding {
+            RoundingRandomness::Exact => return x.map(|v| f(v, &truncate)),
+            RoundingRandomness::Sampled(prg) => prg.words(x.data.len()),
             #[cfg(test)]
-            Coins::Given(coins) => {
+            RoundingRandomness::Given(randomness) => {
                 // Sums of parts, which may leave the range of a drawn coin by a little.
-                let by_coin = |(&v, coin): (&u64, u64)| {
+                let stochastic = |(&v, random): (&u64, u64)| {
                     f(v, &|z, shift| {
-                        let up = ((1u64 << shift) - 1).wrapping_sub(coin);
+                        let up = ((1u64 << shift) - 1).wrapping_sub(random);
                         ((z as i64).wrapping_add(up as i64) >> shift) as u64
                     })
                 };
-                let data = x.data.iter().zip(coins).map(by_coin).collect();
+                let data = x.data.iter().zip(randomness).map(stochastic).collect();
                 return Tensor {
                     rows: x.rows,
                     cols: x.cols,
@@ -151,11 +153,12 @@ impl Clear {
                 };
             }
         };
-        let by_coin = |(&v, coin): (&u64, u64)| f(v, &|z, shift| truncate_by_coin(z, shift, coin));
+        let stochastic =
+            |(&v, random): (&u64, u64)| f(v, &|z, shift| truncate_stochastically(z, shift, random));
         Tensor {
             rows: x.rows,
             cols: x.cols,
-            data: x.data.iter().zip(coins).map(by_coin).collect(),
+            data: x.data.iter().zip(randomness).map(stochastic).collect(),
         }
     }
 
@@ -592,7 +595,7 @@ impl Engine for Clear {
         self.logits.clone_from(&x.data);
         self.sampled = true;
         let noise = match &mut self.noise {
-            Noise::Drawn => gumbel(&mut Prg::new(&Seed::random(), "noise"), x.data.len(), scale),
+            Noise::Sampled => gumbel(&mut Prg::new(&Seed::random(), "noise"), x.data.len(), scale),
             #[cfg(test)]
             Noise::Given(noise) => noise.take(x.data.len()).collect::<Vec<u64>>().into(),
             #[cfg(test)]
@@ -921,8 +924,8 @@ impl Twin {
 
     /// Rounds by the coins of a recorded session from here on.
     #[cfg(test)]
-    pub(crate) fn take_coins(&mut self, coins: Vec<u64>) {
-        self.engine.rounding = Coins::Given(coins.into_iter());
+    pub(crate) fn take_randomness(&mut self, randomness: Vec<u64>) {
+        self.engine.rounding = RoundingRandomness::Given(randomness.into_iter());
     }
 
     /// The values recorded since [`Self::start_trace`], by place.

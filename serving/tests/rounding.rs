@@ -31,7 +31,7 @@ fn rounding(rounding: Rounding) -> DecoderSpec {
     }
 }
 
-fn by_coins(setting: Setting) -> SecureModel {
+fn stochastic(setting: Setting) -> SecureModel {
     model_of(rounding(Rounding::Stochastic), setting)
 }
 
@@ -72,9 +72,9 @@ fn on(comparison: Comparison, opener: SessionOpener) -> SessionOpener {
 }
 
 #[test]
-fn sessions_that_round_by_coins_are_near_the_exact_twin_and_cost_what_the_tally_says() {
+fn stochastic_sessions_are_near_the_exact_twin_at_the_tallied_cost() {
     for setting in Setting::ALL {
-        let world = world_of(by_coins(setting), false);
+        let world = world_of(stochastic(setting), false);
         for comparison in [Comparison::OneHot, Comparison::Dcf] {
             let opener = on(comparison, world.opener());
             assert_eq!(opener.terms.rounding, "stochastic");
@@ -123,7 +123,7 @@ fn preprocessed_correlations_serve_a_stochastic_session() {
     let key = SealingKey::read_or_create(&key).unwrap();
     std::fs::write(
         &request,
-        serde_json::to_vec(&by_coins(Setting::Dealer).request(&key)).unwrap(),
+        serde_json::to_vec(&stochastic(Setting::Dealer).request(&key)).unwrap(),
     )
     .unwrap();
     let options = PreprocessOptions {
@@ -140,7 +140,7 @@ fn preprocessed_correlations_serve_a_stochastic_session() {
     };
     let mut said = Vec::new();
     produce(&options, &mut |line| said.push(line.to_string())).unwrap();
-    let world = World::of(by_coins(Setting::Dealer), folder, false, true, |dealer| {
+    let world = World::of(stochastic(Setting::Dealer), folder, false, true, |dealer| {
         dealer
     });
     let mut session = world
@@ -160,8 +160,8 @@ fn preprocessed_correlations_serve_a_stochastic_session() {
 
 #[test]
 fn parties_that_round_in_different_ways_refuse_each_other() {
-    let (coins, exact) = (world_of(by_coins(Setting::Dealer), false), World::new());
-    for (mine, theirs) in [(&coins, &exact), (&exact, &coins)] {
+    let (randomness, exact) = (world_of(stochastic(Setting::Dealer), false), World::new());
+    for (mine, theirs) in [(&randomness, &exact), (&exact, &randomness)] {
         let opener = SessionOpener {
             dealer: HttpClient::new(theirs.parties.dealer.clone(), None),
             ..mine.opener_at(&theirs.parties.server, "stranger")
@@ -185,7 +185,7 @@ fn parties_that_round_in_different_ways_refuse_each_other() {
 /// Terms that say one thing and a program that is another come from a server that errs or cheats.
 #[test]
 fn terms_must_be_of_their_program() {
-    let mut model = by_coins(Setting::Dealer);
+    let mut model = stochastic(Setting::Dealer);
     model.terms.rounding = "exact".into();
     let world = world_of(model, false);
     let error = world.opener().open().map(|_| ()).unwrap_err();

@@ -198,7 +198,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             println!("\n{cost}");
         }
     }
-    Ok(verdict(&reports, model.rounds_by_coins(), chosen.min))
+    Ok(verdict(&reports, model.rounds_stochastically(), chosen.min))
 }
 
 /// What a model is asked, and where that stands in the task's rows.
@@ -361,11 +361,11 @@ fn bad(error: EvalError) -> anyhow::Error {
 }
 
 /// Exit code 1 for a score under the threshold or an answer that is not the twin's; where the
-/// program rounds `by_coins`, answers may differ.
-fn verdict(reports: &[Report], by_coins: bool, min: Option<(f64, &'static str)>) -> ExitCode {
+/// program rounds `stochastic`, answers may differ.
+fn verdict(reports: &[Report], stochastic: bool, min: Option<(f64, &'static str)>) -> ExitCode {
     let mut failed = false;
     for report in reports {
-        if !by_coins && report.twin_equal.is_some_and(|equal| equal != report.n) {
+        if !stochastic && report.twin_equal.is_some_and(|equal| equal != report.n) {
             eprintln!(
                 "error: `{}`: not every secure answer equals the twin's",
                 report.task

@@ -68,7 +68,7 @@ impl Model {
     }
 
     /// Whether a secure answer may differ from the exact twin's.
-    pub fn rounds_by_coins(&self) -> bool {
+    pub fn rounds_stochastically(&self) -> bool {
         let partition = if let Self::Partition(partition) = self {
             Some(partition)
         } else {

@@ -278,10 +278,14 @@ fn train_exports_and_export_repeats_it() {
     );
     let rounds = |plan: &serde_json::Value| plan["decode"]["rounds"].as_u64().unwrap();
     assert!(rounds(&plan) > 0 && !path.join("run").exists());
-    let coins = ["--set", "export.rounding=stochastic"];
+    let randomness = ["--set", "export.rounding=stochastic"];
     let output = marill(
         path,
-        &[&["train", "recipe.toml", "--dry-run", "--json"][..], &coins].concat(),
+        &[
+            &["train", "recipe.toml", "--dry-run", "--json"][..],
+            &randomness,
+        ]
+        .concat(),
     );
     assert!(
         rounds(&json(&output)) < rounds(&plan),
@@ -292,7 +296,7 @@ fn train_exports_and_export_repeats_it() {
         path,
         &[
             &["train", "recipe.toml", "--json", "--no-progress"][..],
-            &coins,
+            &randomness,
         ]
         .concat(),
     );
@@ -328,7 +332,7 @@ fn train_exports_and_export_repeats_it() {
         id,
         "how a program rounds is part of it"
     );
-    for (folder, rounding, by_coins) in [
+    for (folder, rounding, stochastic) in [
         ("run/export", "stochastic", true),
         ("exact", "exact", false),
     ] {
@@ -339,7 +343,7 @@ fn train_exports_and_export_repeats_it() {
                 said.contains(&format!("rounding {rounding}")) && said.contains("--greedy-only"),
                 "{said}"
             );
-            assert_eq!(said.contains("rounded by coins"), by_coins, "{said}");
+            assert_eq!(said.contains("stochastic rounding"), stochastic, "{said}");
         }
     }
     // Agreement is told and not asked for.

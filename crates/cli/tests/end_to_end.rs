@@ -590,7 +590,7 @@ fn three_parties_answer_as_the_twin_does_and_say_so() {
 }
 
 #[test]
-fn a_partition_that_rounds_by_coins_is_served_and_said_to_be_one() {
+fn a_stochastic_partition_is_served_and_named_as_one() {
     let world = World::rounding(Rounding::Stochastic);
     let (dealer, server) = world.parties();
     let gateway = world.gateway(&server.url, &dealer.url);

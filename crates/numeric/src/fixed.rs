@@ -46,13 +46,13 @@ pub const fn truncate(z: u64, shift: u32) -> u64 {
     ((z as i64).wrapping_add(1 << (shift - 1)) >> shift) as u64
 }
 
-/// Rounds by a coin in `[0, 2^shift)`: `floor((z + 2^shift - 1 - coin) / 2^shift)`, the rounding of
+/// Rounds by a coin in `[0, 2^shift)`: `floor((z + 2^shift - 1 - random) / 2^shift)`, the rounding of
 /// `stochastic`.
 ///
 /// Over a uniform coin the mean is exactly `z / 2^shift`.
 #[inline]
-pub const fn truncate_by_coin(z: u64, shift: u32, coin: u64) -> u64 {
-    let up = low_mask(shift) - (coin & low_mask(shift));
+pub const fn truncate_stochastically(z: u64, shift: u32, random: u64) -> u64 {
+    let up = low_mask(shift) - (random & low_mask(shift));
     ((z as i64).wrapping_add(up as i64) >> shift) as u64
 }
 

@@ -93,11 +93,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Prefix::new(&base, frozen_layers)?,
         FloatModel::new(&base, &transforms, None)?,
     );
-    let (mut exact, mut coins) = (
+    let (mut exact, mut randomness) = (
         Twin::exact(public.clone(), private.clone()),
         Twin::new(public, private),
     );
-    let (mut by_coins, mut in_floats) = (Nearness::default(), Nearness::default());
+    let (mut stochastic, mut in_floats) = (Nearness::default(), Nearness::default());
     for question in QUESTIONS {
         let message = Message {
             role: "user".into(),
@@ -119,12 +119,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 exact.decode(&boundary)?
             };
             if step == 0 {
-                coins.prefill(&boundary)?
+                randomness.prefill(&boundary)?
             } else {
-                coins.decode(&boundary)?
+                randomness.decode(&boundary)?
             };
             let logits = exact.last_logits();
-            by_coins.add(&logits, &coins.last_logits());
+            stochastic.add(&logits, &randomness.last_logits());
             in_floats.add(&logits, &float.logits(&input)?);
             answer.push(token);
             if base.tokenizer.is_eos(token) {
@@ -134,7 +134,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         eprintln!("{:?}", base.tokenizer.decode(&answer)?);
     }
-    by_coins.print("by coins");
+    stochastic.print("by coins");
     in_floats.print("in floats");
     Ok(())
 }

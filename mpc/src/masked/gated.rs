@@ -181,7 +181,7 @@ impl Masked {
         let (gate, up) = (wires.remove(1), wires.remove(0));
         let both = self.wires_side_by_side(&gate, &up);
         let mut borrows = None;
-        if !self.rounds_by_coin(&both, shift) {
+        if !self.rounds_stochastically(&both, shift) {
             let pending = self.borrow(&both, shift, place)?;
             let borrow = self.finish(&pending, None, place)?;
             let part =

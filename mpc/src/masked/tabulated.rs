@@ -465,7 +465,7 @@ impl Masked {
         let wraps = self.correct(n, out_bits - (k - shift), wrap)?;
         let gated_wraps = self.correct(n, out_bits - (k - shift), |i| hidden(i) * wrap(i))?;
 
-        let borrow = if self.rounds_by_coin(wire, shift) {
+        let borrow = if self.rounds_stochastically(wire, shift) {
             Vec::new()
         } else {
             let borrow = self.gated_borrow(wire, gate, gate_bits, shift, place)?;

@@ -111,8 +111,8 @@ struct Recording {
     corrections: Vec<Vec<u8>>,
     /// Correction words to the client.
     dcf_keys: Vec<Vec<u8>>,
-    coins: Vec<u64>,
-    server_coins: Vec<u64>,
+    randomness: Vec<u64>,
+    server_randomness: Vec<u64>,
     msbs: Vec<Vec<u64>>,
     noise: Vec<u64>,
     client_trace: Vec<(&'static str, u32, Vec<u64>)>,
@@ -120,10 +120,14 @@ struct Recording {
 }
 
 /// Coins are sums of what each party contributes.
-fn sums(coins: [&[u64]; 3]) -> Vec<u64> {
-    assert!(coins.iter().all(|c| c.len() == coins[0].len()));
-    (0..coins[0].len())
-        .map(|i| coins.iter().fold(0, |sum: u64, c| sum.wrapping_add(c[i])))
+fn sums(randomness: [&[u64]; 3]) -> Vec<u64> {
+    assert!(randomness.iter().all(|c| c.len() == randomness[0].len()));
+    (0..randomness[0].len())
+        .map(|i| {
+            randomness
+                .iter()
+                .fold(0, |sum: u64, c| sum.wrapping_add(c[i]))
+        })
         .collect()
 }
 
@@ -282,27 +286,31 @@ impl Scene {
                 let mut engine =
                     self.server(Tap::new(server_end, &logs[1], None), Box::new(stream));
                 self.steps(&mut engine, None, bucket);
-                (engine.trace, engine.noise, engine.coins)
+                (engine.trace, engine.noise, engine.randomness)
             });
             let dealer = self.dealer(Tap::new(sink, &logs[2], flip));
             let mut dealer = self.with_dcf_keys(dealer, Tap::new(dcf_keys, &logs[3], None));
             let dealer = scope.spawn(move || {
                 self.steps(&mut dealer, None, bucket);
-                dealer.coins
+                dealer.randomness
             });
             let mut engine = self.client(Tap::new(client_end, &logs[0], None));
             engine = self.with_dcf_keys(engine, Box::new(own_dcf_keys));
             let tokens = self.steps(&mut engine, Some(input), bucket);
-            let (server_trace, noise, server_coins) = server.join().unwrap();
-            let coins = sums([&engine.coins, &server_coins, &dealer.join().unwrap()]);
+            let (server_trace, noise, server_randomness) = server.join().unwrap();
+            let randomness = sums([
+                &engine.randomness,
+                &server_randomness,
+                &dealer.join().unwrap(),
+            ]);
             Recording {
                 tokens,
                 client_frames: take(&logs[0]),
                 server_frames: take(&logs[1]),
                 corrections: take(&logs[2]),
                 dcf_keys: take(&logs[3]),
-                coins,
-                server_coins,
+                randomness,
+                server_randomness,
                 msbs: engine.msbs,
                 noise,
                 client_trace: engine.trace,
@@ -315,12 +323,12 @@ impl Scene {
         self.twin_with(input, None, Vec::new())
     }
 
-    fn twin_with(&self, input: &Input, coins: Option<Vec<u64>>, noise: Vec<u64>) -> TwinRun {
+    fn twin_with(&self, input: &Input, randomness: Option<Vec<u64>>, noise: Vec<u64>) -> TwinRun {
         let twin = Twin::new(Arc::clone(&self.public), Arc::clone(&self.private));
         let mut twin = twin.with_sampling(self.sampling);
         twin.take_noise(noise);
-        if let Some(coins) = coins {
-            twin.take_coins(coins);
+        if let Some(randomness) = randomness {
+            twin.take_randomness(randomness);
         }
         twin.start_trace();
         let tokens = vec![
@@ -363,15 +371,15 @@ fn every_intermediate_value_equals_the_twins() {
 /// The twin that rounds by the coins of the session computes the session's integers; without them
 /// it draws its own.
 #[test]
-fn stochastic_values_are_the_twins_given_the_coins() {
+fn stochastic_values_are_the_twins_given_the_randomness() {
     let scene = Scene::stochastic(7);
     every_value_is_the_twins(&scene, 1, |scene, input, run| {
-        scene.twin_with(input, Some(run.coins.clone()), Vec::new())
+        scene.twin_with(input, Some(run.randomness.clone()), Vec::new())
     });
     let input = scene.input(1, 11);
     assert_ne!(scene.twin(&input), scene.twin(&input));
     every_value_is_the_twins(&scene.uses_dcf(), 1, |scene, input, run| {
-        scene.twin_with(input, Some(run.coins.clone()), Vec::new())
+        scene.twin_with(input, Some(run.randomness.clone()), Vec::new())
     });
 }
 
@@ -401,7 +409,7 @@ fn sampled_values_are_the_twins_given_the_noise() {
     }
     let scene = Scene::stochastic(7).sampling(1.0, Some(3));
     every_value_is_the_twins(&scene, 1, |scene, input, run| {
-        scene.twin_with(input, Some(run.coins.clone()), run.noise.clone())
+        scene.twin_with(input, Some(run.randomness.clone()), run.noise.clone())
     });
 }
 
@@ -512,8 +520,17 @@ fn view_fits_another_input(scene: &Scene) {
         scene.steps(&mut client, Some(&other), 16)
     });
     let stochastic = scene.spec().numeric.rounding == Rounding::Stochastic;
-    let coins = stochastic.then(|| sums([&client.coins, &run.server_coins, &dealer.coins]));
-    assert_eq!(tokens, scene.twin_with(&other, coins, run.noise.clone()).0);
+    let randomness = stochastic.then(|| {
+        sums([
+            &client.randomness,
+            &run.server_randomness,
+            &dealer.randomness,
+        ])
+    });
+    assert_eq!(
+        tokens,
+        scene.twin_with(&other, randomness, run.noise.clone()).0
+    );
     assert!(
         take(&logs[0]) == run.client_frames,
         "the messages to the server differ"
@@ -692,10 +709,10 @@ fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &
         }
         s.matrix_masks = MatrixMasks(Arc::new(full));
     }
-    let coins = thread::scope(|scope| {
+    let randomness = thread::scope(|scope| {
         let dealt = scope.spawn(move || {
             scene.steps(&mut dealer, None, 16);
-            dealer.coins
+            dealer.randomness
         });
         scene.steps(&mut server, None, 16);
         dealt.join().unwrap()
@@ -705,8 +722,9 @@ fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &
     assert_eq!(scene.steps(&mut client, Some(input), 16), run.tokens);
     assert!(take(&logs[1]) == run.client_frames);
     let stochastic = spec.numeric.rounding == Rounding::Stochastic;
-    let coins = stochastic.then(|| sums([&client.coins, &server.coins, &coins]));
-    let expected = other.twin_with(input, coins, Vec::new()).0;
+    let randomness =
+        stochastic.then(|| sums([&client.randomness, &server.randomness, &randomness]));
+    let expected = other.twin_with(input, randomness, Vec::new()).0;
 
     let frames = take(&logs[0]);
     assert_eq!(frames.len(), run.server_frames.len());

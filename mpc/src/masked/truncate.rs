@@ -23,14 +23,14 @@
 //! and sets `ẑ` to a uniform value with these low bits. One round, no comparison, never a large
 //! error.
 //!
-//! Of a coin, [`COIN_BITS`] bits are enough. What lies below them each party drops from its own
+//! Of a coin, [`RANDOM_BITS`] bits are enough. What lies below them each party drops from its own
 //! half before the opening, which is then as much narrower:
 //! `Σ floor(z_i / 2^d) = (z - A) / 2^d mod 2^(k-d)`, where `A = Σ z_i mod 2^d` over the two halves
 //! and, where a term is deferred, the source's. Since the modulus shrinks with the shift, nothing
 //! wraps. A constant makes up for the mean of `A`. The whole rounds by
 //! `t = 2^d·t' + 2^d - 1 - constant + A`, a sum of the opening's coin `t'` and of what each party
 //! knows of its own half, which is as uniform as that half (the program cuts products and maps of
-//! masked values, whose halves are): still unbiased, and off by less than `1 + 2^(2 - COIN_BITS)`
+//! masked values, whose halves are): still unbiased, and off by less than `1 + 2^(2 - RANDOM_BITS)`
 //! units. The simulator of an evaluator is given its own part of `A` with `t'`.
 
 use marill_numeric::{Rounding, fixed::low_mask};
@@ -43,7 +43,7 @@ use super::{
 };
 
 /// Bits of the coin of a stochastic rounding.
-const COIN_BITS: u32 = 8;
+const RANDOM_BITS: u32 = 8;
 
 /// `1 - 2·bit` as a ring element.
 #[inline]
@@ -384,7 +384,7 @@ impl Masked {
             .0
             .remove(0);
         let offset = 1u64 << (in_bits - 2 - shift);
-        if self.rounds_by_coin(&wire, shift) {
+        if self.rounds_stochastically(&wire, shift) {
             if self.many(n) && wraps {
                 self.send_msbs(&mut wire, place)?;
             }
@@ -426,7 +426,7 @@ impl Masked {
             .exchange_parts(&[part], &[], &mut [], places[0])?
             .0
             .remove(0);
-        self.rounds_by_coin(&wire, shift);
+        self.rounds_stochastically(&wire, shift);
         let from = wire.bits - shift;
         let (x, wraps) = self.high_part_and_wraps(&wire, shift, out_bits, 1 << (from - 2))?;
         Ok(PendingReveal {
@@ -452,7 +452,7 @@ impl Masked {
         let dropped = if self.rounds_exactly() {
             0
         } else {
-            shift.saturating_sub(COIN_BITS)
+            shift.saturating_sub(RANDOM_BITS)
         };
         if dropped == 0 {
             let share = self.add_public(x, self.half(shift).wrapping_add(1 << (in_bits - 2)));
@@ -470,7 +470,7 @@ impl Masked {
         let constant = parts * low_mask(dropped) / 2;
         let raised = self.add_public(x, constant);
         #[cfg(test)]
-        self.drop_coins(&raised, dropped, constant);
+        self.drop_randomness(&raised, dropped, constant);
         let bits = in_bits - dropped;
         let data = raised
             .data
@@ -487,20 +487,20 @@ impl Masked {
     /// What this party's part in dropping bits contributes to the coins of the opening that
     /// follows.
     #[cfg(test)]
-    fn drop_coins(&mut self, raised: &Share, dropped: u32, constant: u64) {
+    fn drop_randomness(&mut self, raised: &Share, dropped: u32, constant: u64) {
         let low = low_mask(dropped);
         let constant = if self.is_first() {
             low.wrapping_sub(constant)
         } else {
             0
         };
-        let mut coins: Vec<u64> = raised
+        let mut randomness: Vec<u64> = raised
             .data
             .iter()
             .map(|v| (v & low).wrapping_add(constant))
             .collect();
-        coins.resize(raised.len(), 0);
-        self.dropped = Some((dropped, coins));
+        randomness.resize(raised.len(), 0);
+        self.dropped = Some((dropped, randomness));
     }
 
     /// What a truncation adds before it cuts: a half, unless a coin rounds.
@@ -513,22 +513,22 @@ impl Masked {
 
     /// Whether truncations round by coin. Each party's contributions to the coins of an opening are
     /// kept for a test that hands their sums to the twin.
-    pub(super) fn rounds_by_coin(&mut self, wire: &Wire, shift: u32) -> bool {
+    pub(super) fn rounds_stochastically(&mut self, wire: &Wire, shift: u32) -> bool {
         let stochastic = !self.rounds_exactly();
         #[cfg(test)]
         if stochastic {
-            let (dropped, mut coins) = self
+            let (dropped, mut randomness) = self
                 .dropped
                 .take()
                 .unwrap_or_else(|| (0, vec![0; wire.len()]));
             if self.is_first() {
                 let opened = wire.open.iter().map(|v| (v & low_mask(shift)) << dropped);
-                coins
+                randomness
                     .iter_mut()
                     .zip(opened)
-                    .for_each(|(coin, t)| *coin = coin.wrapping_add(t));
+                    .for_each(|(random, t)| *random = random.wrapping_add(t));
             }
-            self.coins.extend(coins);
+            self.randomness.extend(randomness);
         }
         let _ = (wire, shift);
         stochastic

@@ -264,7 +264,7 @@ mod tests {
 
     /// The bits that a client gets are a one-time pad's: as often set as not, at every position.
     #[test]
-    fn every_bit_of_a_masked_matrix_is_a_coin() {
+    fn every_bit_of_a_masked_matrix_is_uniform() {
         let spec = full_spec();
         let (_, private) = random_weights(&spec, 2);
         let masked = private.mask(&spec, &Seed::random());

@@ -69,7 +69,7 @@ impl Masked {
             .0
             .remove(0);
         let mut out = self.high_part(&piece, shift, out_bits, (table.bias >> shift) as u64)?;
-        if !self.rounds_by_coin(&piece, shift) {
+        if !self.rounds_stochastically(&piece, shift) {
             let borrow = self.borrow_by_dcf(&piece, shift, out_bits)?;
             out.data
                 .iter_mut()
