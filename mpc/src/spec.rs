@@ -171,7 +171,7 @@ impl DecoderSpec {
             })
         };
         if self.numeric != NumericSpec::with_rounding(self.numeric.rounding) {
-            let (theirs, ours) = (self.numeric.law, NumericSpec::default().law);
+            let (theirs, ours) = (self.numeric.version, NumericSpec::default().version);
             let problem = format!(
                 "is of law {theirs} or other scales; this version computes law {ours}\n\
                  hint: export the run again"

@@ -181,7 +181,7 @@ pub(crate) struct Run<'a> {
     pub(crate) params: Params,
     decoder: Decoder,
     /// The same with frozen weights on the secure program's grid, from the first quantised step on.
-    on_grid: Option<Decoder>,
+    quantized: Option<Decoder>,
     pub(crate) plan: Plan,
     activations: Activations,
     validation: Activations,
@@ -239,7 +239,7 @@ impl<'a> Run<'a> {
             samples,
             params,
             decoder,
-            on_grid: None,
+            quantized: None,
             plan,
             activations,
             validation,
@@ -410,10 +410,10 @@ impl<'a> Run<'a> {
         let fake_quant = (step.saturating_add(self.recipe.train.quantise_last_steps)
             > self.plan.len())
         .then(fake_quant);
-        let decoder = match (&mut self.on_grid, fake_quant) {
+        let decoder = match (&mut self.quantized, fake_quant) {
             (_, None) => &self.decoder,
             (Some(rounded), Some(_)) => rounded,
-            (empty, Some(law)) => empty.insert(self.decoder.on_grid(frozen, law)?),
+            (empty, Some(format)) => empty.insert(self.decoder.quantized(frozen, format)?),
         };
         let pass = Pass {
             decoder,

@@ -208,7 +208,7 @@ fn render(findings: &Findings<'_>) -> String {
         numeric.frac_bits,
         numeric.residual_frac_bits,
         numeric.rounding,
-        numeric.law,
+        numeric.version,
         &numeric.digest()[..12]
     );
     let mut layers = Table::new(["layers", "run by", "weights"]);

@@ -107,14 +107,16 @@ impl Linear {
         &self,
         x: &Tensor,
         dropout: Option<Dropout>,
-        law: Option<(FakeQuant, Folded<'_>)>,
+        format: Option<(FakeQuant, Folded<'_>)>,
     ) -> candle_core::Result<Tensor> {
         let Some((a, b, scale)) = &self.lora else {
             return ops::linear(x, &self.weight);
         };
-        let (a, b) = match law {
+        let (a, b) = match format {
             None => (a.clone(), b.clone()),
-            Some((law, fold)) => ops::round_factors((a, b), fold.gain, scale * fold.factor, law)?,
+            Some((format, fold)) => {
+                ops::round_factors((a, b), fold.gain, scale * fold.factor, format)?
+            }
         };
         if self.weight.is_variable() {
             return ops::linear(x, &self.weight)?
@@ -124,10 +126,10 @@ impl Linear {
     }
 
     /// A frozen weight on the grid of the secure program; a trained one stays what it is.
-    fn on_grid(&self, fold: Folded<'_>, law: FakeQuant) -> candle_core::Result<Self> {
+    fn quantized(&self, fold: Folded<'_>, format: FakeQuant) -> candle_core::Result<Self> {
         let weight = match self.weight.is_variable() {
             true => self.weight.clone(),
-            false => ops::round_weight(&self.weight, fold.gain, fold.factor, law)?,
+            false => ops::round_weight(&self.weight, fold.gain, fold.factor, format)?,
         };
         Ok(Self {
             weight,
@@ -332,7 +334,7 @@ impl Decoder {
         rows: &Rows,
         cache: Option<&mut Cache>,
     ) -> candle_core::Result<Tensor> {
-        let (b, eps, law) = (
+        let (b, eps, format) = (
             &self.layers[layer],
             self.config.rms_norm_eps,
             rows.fake_quant,
@@ -341,14 +343,14 @@ impl Decoder {
             let dropout = rows
                 .dropout
                 .map(|d| d.at((layer * MODULES.len() + module) as u64));
-            linear.forward(x, dropout, law.map(|law| (law, b.folded(module))))
+            linear.forward(x, dropout, format.map(|format| (format, b.folded(module))))
         };
-        let rescale = |x: Tensor| law.map_or(Ok(x.clone()), |law| law.activation(&x));
-        let x = law.map_or(Ok(x.clone()), |law| law.residual(&x))?;
-        let h = ops::rms_norm(&x, &b.input_layernorm, eps, law)?;
+        let rescale = |x: Tensor| format.map_or(Ok(x.clone()), |format| format.activation(&x));
+        let x = format.map_or(Ok(x.clone()), |format| format.residual(&x))?;
+        let h = ops::rms_norm(&x, &b.input_layernorm, eps, format)?;
         let mut q = ops::rope(&forward(&b.q_proj, 0, &h)?, &self.rope, &rows.positions)?;
-        if let Some(law) = law {
-            q = ops::round_to(&q, f64::from(law.frac_bits).exp2() * b.query_factor())?;
+        if let Some(format) = format {
+            q = ops::round_to(&q, f64::from(format.frac_bits).exp2() * b.query_factor())?;
         }
         let k = rescale(ops::rope(
             &forward(&b.k_proj, 1, &h)?,
@@ -368,26 +370,26 @@ impl Decoder {
             &b.groups,
             self.config.head_dim,
             b.attn_scale,
-            law,
+            format,
         )?;
-        let x = self.add_residual(x, forward(&b.o_proj, 3, &rescale(attended)?)?, law)?;
+        let x = self.add_residual(x, forward(&b.o_proj, 3, &rescale(attended)?)?, format)?;
 
-        let h = ops::rms_norm(&x, &b.post_attention_layernorm, eps, law)?;
+        let h = ops::rms_norm(&x, &b.post_attention_layernorm, eps, format)?;
         let (gate, up) = (
             rescale(forward(&b.gate_proj, 4, &h)?)?,
             rescale(forward(&b.up_proj, 5, &h)?)?,
         );
-        let inner = ops::swiglu(&gate, &up, law)?;
-        self.add_residual(x, forward(&b.down_proj, 6, &inner)?, law)
+        let inner = ops::swiglu(&gate, &up, format)?;
+        self.add_residual(x, forward(&b.down_proj, 6, &inner)?, format)
     }
 
     fn add_residual(
         &self,
         x: Tensor,
         out: Tensor,
-        law: Option<FakeQuant>,
+        format: Option<FakeQuant>,
     ) -> candle_core::Result<Tensor> {
-        x + law.map_or(Ok(out.clone()), |law| law.residual(&out))?
+        x + format.map_or(Ok(out.clone()), |format| format.residual(&out))?
     }
 
     /// The model with rotary tables, and frozen weights of the layers from `first` on, as the
@@ -396,8 +398,8 @@ impl Decoder {
     ///
     /// # Errors
     /// From candle.
-    pub fn on_grid(&self, first: usize, law: FakeQuant) -> Result<Self, ModelError> {
-        let rope = Arc::new(self.rope.rounded(law.rope_frac_bits));
+    pub fn quantized(&self, first: usize, format: FakeQuant) -> Result<Self, ModelError> {
+        let rope = Arc::new(self.rope.rounded(format.rope_frac_bits));
         let mut rounded = Self {
             rope,
             ..self.clone()
@@ -405,15 +407,15 @@ impl Decoder {
         for b in &mut rounded.layers[first..] {
             let fold = |module: usize| b.folded(module);
             let [q_proj, k_proj, v_proj, o_proj] = [
-                b.q_proj.on_grid(fold(0), law)?,
-                b.k_proj.on_grid(fold(1), law)?,
-                b.v_proj.on_grid(fold(2), law)?,
-                b.o_proj.on_grid(fold(3), law)?,
+                b.q_proj.quantized(fold(0), format)?,
+                b.k_proj.quantized(fold(1), format)?,
+                b.v_proj.quantized(fold(2), format)?,
+                b.o_proj.quantized(fold(3), format)?,
             ];
             let [gate_proj, up_proj, down_proj] = [
-                b.gate_proj.on_grid(fold(4), law)?,
-                b.up_proj.on_grid(fold(5), law)?,
-                b.down_proj.on_grid(fold(6), law)?,
+                b.gate_proj.quantized(fold(4), format)?,
+                b.up_proj.quantized(fold(5), format)?,
+                b.down_proj.quantized(fold(6), format)?,
             ];
             *b = Block {
                 q_proj,

@@ -292,7 +292,7 @@ fn a_frozen_weight_under_a_low_rank_addition_changes_no_gradient() {
 fn fake_quantised_gradients_are_nearly_those_of_the_floats_and_pass_every_rounding() {
     let base = checkpoint();
     let (decoder, vars) = trainable(&base, &transforms(&base.config));
-    let law = FakeQuant::from(&NumericSpec::default());
+    let format = FakeQuant::from(&NumericSpec::default());
     let run = |fake_quant: Option<FakeQuant>| {
         let rows = Rows {
             fake_quant,
@@ -314,7 +314,7 @@ fn fake_quantised_gradients_are_nearly_those_of_the_floats_and_pass_every_roundi
         )
         .unwrap()
     };
-    let (plain, rounded) = (run(None), run(Some(law)));
+    let (plain, rounded) = (run(None), run(Some(format)));
     let (a, b) = (
         plain.to_scalar::<f32>().unwrap(),
         rounded.to_scalar::<f32>().unwrap(),
@@ -343,11 +343,11 @@ fn fake_quantised_gradients_are_nearly_those_of_the_floats_and_pass_every_roundi
 }
 
 #[test]
-fn a_row_outside_the_laws_range_is_refused_when_fake_quantised() {
-    let law = FakeQuant::from(&NumericSpec::default());
+fn a_row_outside_the_formats_range_is_refused() {
+    let format = FakeQuant::from(&NumericSpec::default());
     let (x, gain) = (tensor(1, &[2, 32], 1e6), tensor(2, &[32], 1.0));
     assert!(rms_norm(&x, &gain, 1e-5, None).is_ok());
-    let error = rms_norm(&x, &gain, 1e-5, Some(law))
+    let error = rms_norm(&x, &gain, 1e-5, Some(format))
         .unwrap_err()
         .to_string();
     assert!(error.contains("not below 65536"), "{error}");

@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 #[serde(deny_unknown_fields)]
 pub struct NumericSpec {
     /// Version of the law: tables, places of truncation, tie rules.
-    pub law: u32,
+    #[serde(rename = "law")]
+    pub version: u32,
     /// Fractional bits of the residual stream.
     pub residual_frac_bits: u32,
     /// Fractional bits of normalised activations, queries, keys, values, gates.
@@ -36,7 +37,7 @@ pub enum Rounding {
 impl Default for NumericSpec {
     fn default() -> Self {
         Self {
-            law: 3,
+            version: 3,
             residual_frac_bits: 15,
             frac_bits: 14,
             weight_frac_bits: 24,

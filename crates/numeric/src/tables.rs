@@ -2,7 +2,7 @@
 //! integers.
 //!
 //! Each table is pinned by one SHA-256 ([`digest`], checked against [`PINNED`] in a test): a change
-//! of any entry is a change of the law and must raise [`crate::NumericSpec::law`].
+//! of any entry is a change of the law and must raise [`crate::NumericSpec::format`].
 
 use std::sync::OnceLock;
 

@@ -133,7 +133,7 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
     let _ = writeln!(
         text,
         "- numbers: {} fractional bits ({} in the residual stream), rounding {}, law version {}",
-        numeric.frac_bits, numeric.residual_frac_bits, numeric.rounding, numeric.law
+        numeric.frac_bits, numeric.residual_frac_bits, numeric.rounding, numeric.version
     );
     let bytes = manifest.public_bytes();
     let format = match manifest.base.format {

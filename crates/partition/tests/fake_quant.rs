@@ -41,8 +41,8 @@ fn fake_quantised_layers_are_nearer_to_the_integer_program_than_float_layers() {
         let weight = |name: &str| base.tensor(name).cloned();
         let lora = |l: usize, m: &str| adapter.factors(l, m).map(|(a, b)| (a.clone(), b.clone()));
         let float = Decoder::assemble(&base.config, &transforms, weight, lora).unwrap();
-        let law = FakeQuant::from(&spec.numeric);
-        let on_grid = float.on_grid(transforms.frozen_layers, law).unwrap();
+        let format = FakeQuant::from(&spec.numeric);
+        let quantized = float.quantized(transforms.frozen_layers, format).unwrap();
         let distance = |decoder: &Decoder, fake_quant: Option<FakeQuant>| {
             let layers = base.config.num_hidden_layers;
             let rows = Rows::packed(&[tokens.len()]);
@@ -76,7 +76,7 @@ fn fake_quantised_layers_are_nearer_to_the_integer_program_than_float_layers() {
                 .sum::<f64>()
         };
         floats += distance(&float, None);
-        fake_quantised += distance(&on_grid, Some(law));
+        fake_quantised += distance(&quantized, Some(format));
     }
     let ratio = (fake_quantised / floats).sqrt();
     assert!(

@@ -24,7 +24,7 @@ pub struct Segment {
 ///
 /// `q [N, H * D]`, `k` and `v [M, KV * D]`, result `[N, H * D]`. Segments must follow each other
 /// without gaps, in the queries and in the keys. A group of one head with `scale = 1 / sqrt(D)` is
-/// ordinary attention. With `law`, the weights are those of the secure program (see [`FakeQuant`]);
+/// ordinary attention. With `format`, the weights are those of the secure program (see [`FakeQuant`]);
 /// the gradient is the smooth function's at those weights.
 ///
 /// # Errors
@@ -37,7 +37,7 @@ pub fn attention(
     groups: &Arc<Vec<Vec<usize>>>,
     head_dim: usize,
     scale: f64,
-    law: Option<FakeQuant>,
+    format: Option<FakeQuant>,
 ) -> Result<Tensor> {
     let (q_width, kv_width) = (q.dim(1)?, k.dim(1)?);
     let op = Attention {
@@ -48,7 +48,7 @@ pub fn attention(
         kv_width,
         queries_per_kv: q_width / kv_width,
         scale: scale as f32,
-        law,
+        format,
     };
     q.apply_op3(k, v, op)
 }
@@ -64,7 +64,7 @@ struct Attention {
     kv_width: usize,
     queries_per_kv: usize,
     scale: f32,
-    law: Option<FakeQuant>,
+    format: Option<FakeQuant>,
 }
 
 /// The rows of one segment.
@@ -134,8 +134,8 @@ impl Attention {
             let visible = x.k_len - x.q_len + row + 1;
             scores[visible..].fill(0.0);
             let scores = &mut scores[..visible];
-            if let Some(law) = self.law {
-                softmax_by_law(scores, law);
+            if let Some(format) = self.format {
+                softmax_quantized(scores, format);
                 continue;
             }
             let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
@@ -237,8 +237,8 @@ impl Attention {
 }
 
 /// `exp(s - max)` from the law's table times the law's reciprocal of their sum, on integers.
-fn softmax_by_law(scores: &mut [f32], law: FakeQuant) {
-    let encoded: Vec<i64> = scores.iter().map(|&s| law.encode(s)).collect();
+fn softmax_quantized(scores: &mut [f32], format: FakeQuant) {
+    let encoded: Vec<i64> = scores.iter().map(|&s| format.encode(s)).collect();
     let max = encoded.iter().copied().max().unwrap_or_default();
     let weights: Vec<u64> = encoded
         .iter()

@@ -117,7 +117,7 @@ pub fn round_weight(
     weight: &Tensor,
     columns: Option<&Tensor>,
     factor: f64,
-    law: FakeQuant,
+    format: FakeQuant,
 ) -> Result<Tensor> {
     let width = weight.dim(1)?;
     let mut values: Vec<f32> = weight.flatten_all()?.to_vec1()?;
@@ -127,7 +127,7 @@ pub fn round_weight(
             .iter()
             .zip(&columns)
             .fold(0f64, |m, (w, c)| m.max((f64::from(*w) * c).abs()));
-        let bits = (0..law.weight_frac_bits)
+        let bits = (0..format.weight_frac_bits)
             .take_while(|&b| (largest * f64::from(b + 1).exp2()).round() <= 32767.0)
             .count();
         let units = (bits as f64).exp2();
@@ -147,7 +147,7 @@ pub fn round_factors(
     (a, b): (&Tensor, &Tensor),
     columns: Option<&Tensor>,
     scale: f64,
-    law: FakeQuant,
+    format: FakeQuant,
 ) -> Result<(Tensor, Tensor)> {
     let width = a.dim(1)?;
     let columns = gains(columns, width)?;
@@ -165,7 +165,7 @@ pub fn round_factors(
     } else {
         0
     };
-    let half = (law.weight_frac_bits / 2) as i32;
+    let half = (format.weight_frac_bits / 2) as i32;
     let units = f64::from(half + tilt).exp2();
     let a = a.apply_op1(RoundColumns {
         units: columns.iter().map(|c| c * units).collect(),

@@ -8,24 +8,29 @@ use super::{FakeQuant, ROWS_PER_TASK, dot, fake_quant::norm_bits, floats, with_f
 
 /// `y = x / sqrt(mean(x^2) + eps) * weight`: `x [N, hidden]`, `weight [hidden]`.
 ///
-/// With `law`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the
+/// With `format`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the
 /// smooth function's.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU, or a row is too long for the law's range.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, law: Option<FakeQuant>) -> Result<Tensor> {
+pub fn rms_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    format: Option<FakeQuant>,
+) -> Result<Tensor> {
     x.apply_op2(
         weight,
         RmsNorm {
             eps: eps as f32,
-            law,
+            format,
         },
     )
 }
 
 struct RmsNorm {
     eps: f32,
-    law: Option<FakeQuant>,
+    format: Option<FakeQuant>,
 }
 
 /// Bits in which the law scales its reciprocal square root.
@@ -52,8 +57,8 @@ impl CustomOp2 for RmsNorm {
         let (x, w) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
         let hidden = w.len();
         let mut y = vec![0f32; x.len()];
-        if let Some(law) = self.law {
-            self.by_law(&mut y, x, w, law)?;
+        if let Some(format) = self.format {
+            self.quantized(&mut y, x, w, format)?;
             return Ok((CpuStorage::F32(y), l1.shape().clone()));
         }
         y.par_chunks_mut(hidden)
@@ -106,15 +111,15 @@ impl CustomOp2 for RmsNorm {
 
 impl RmsNorm {
     /// `h · 2^58/|h|` on integers, cut to the law's fractional bits, times the gain.
-    fn by_law(&self, y: &mut [f32], x: &[f32], w: &[f32], law: FakeQuant) -> Result<()> {
+    fn quantized(&self, y: &mut [f32], x: &[f32], w: &[f32], format: FakeQuant) -> Result<()> {
         let hidden = w.len();
-        let unit = f64::from(law.residual_frac_bits).exp2();
+        let unit = f64::from(format.residual_frac_bits).exp2();
         let epsilon = (f64::from(self.eps) * hidden as f64 * unit * unit).round() as u64;
         let (bits, rest) = norm_bits(hidden);
-        let shift = RSQRT_BITS - law.frac_bits - bits;
+        let shift = RSQRT_BITS - format.frac_bits - bits;
         let gain: Vec<f64> = w
             .iter()
-            .map(|&w| f64::from(w) * rest / f64::from(law.frac_bits).exp2())
+            .map(|&w| f64::from(w) * rest / f64::from(format.frac_bits).exp2())
             .collect();
         let rows = y
             .par_chunks_mut(hidden)
@@ -140,7 +145,7 @@ impl RmsNorm {
             true
         });
         if !in_range.reduce(|| true, |a, b| a && b) {
-            let limit = f64::from(31 - law.residual_frac_bits as i32).exp2();
+            let limit = f64::from(31 - format.residual_frac_bits as i32).exp2();
             bail!(
                 "`rms-norm` met a row whose norm is not below {limit}, the range of the \
                  fixed-point law"

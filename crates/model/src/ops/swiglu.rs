@@ -10,13 +10,13 @@ const CHUNK: usize = 8192;
 
 /// `silu(gate) * up`, element-wise.
 ///
-/// With `law`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the
+/// With `format`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the
 /// smooth function's.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU.
-pub fn swiglu(gate: &Tensor, up: &Tensor, law: Option<FakeQuant>) -> Result<Tensor> {
-    gate.apply_op2(up, SwiGlu { law })
+pub fn swiglu(gate: &Tensor, up: &Tensor, format: Option<FakeQuant>) -> Result<Tensor> {
+    gate.apply_op2(up, SwiGlu { format })
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -24,17 +24,20 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 struct SwiGlu {
-    law: Option<FakeQuant>,
+    format: Option<FakeQuant>,
 }
 
 impl SwiGlu {
     fn value(&self, gate: f32, up: f32) -> f32 {
-        let Some(law) = self.law else {
+        let Some(format) = self.format else {
             return gate * sigmoid(gate) * up;
         };
-        let silu = functions::silu(law.encode(gate) as u64);
-        let product = truncate(silu.wrapping_mul(law.encode(up) as u64), law.frac_bits) as i64;
-        (product as f64 / f64::from(law.frac_bits).exp2()) as f32
+        let silu = functions::silu(format.encode(gate) as u64);
+        let product = truncate(
+            silu.wrapping_mul(format.encode(up) as u64),
+            format.frac_bits,
+        ) as i64;
+        (product as f64 / f64::from(format.frac_bits).exp2()) as f32
     }
 }
 
