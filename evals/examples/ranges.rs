@@ -119,11 +119,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for _ in 0..tokens {
             token = twin.decode(&spec.encode(&prefix.forward(&[token])?)?)?;
         }
-        for (place, values) in twin.take_trace() {
-            let Some((name, ..)) = WIRES.iter().find(|(name, ..)| *name == place) else {
+        for (label, values) in twin.take_trace() {
+            let Some((name, ..)) = WIRES.iter().find(|(name, ..)| *name == label) else {
                 continue;
             };
-            let scale = f64::from(frac_bits(&spec, place)).exp2();
+            let scale = f64::from(frac_bits(&spec, label)).exp2();
             let wire = seen.entry(name).or_default();
             values
                 .iter()
@@ -137,8 +137,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn frac_bits(spec: &DecoderSpec, place: &str) -> u32 {
-    if place.ends_with(".hidden") {
+fn frac_bits(spec: &DecoderSpec, label: &str) -> u32 {
+    if label.ends_with(".hidden") {
         spec.numeric.residual_frac_bits
     } else {
         spec.numeric.frac_bits
@@ -161,12 +161,12 @@ fn report(seen: &BTreeMap<&str, Seen>, spec: &DecoderSpec, asked: usize, tokens:
         "room",
     ];
     let mut table = Table::new(columns).right(&[1, 2, 3, 4, 5, 6, 7]);
-    for (place, about, wire_bits) in WIRES {
-        let Some(wire) = seen.get(place) else {
+    for (label, about, wire_bits) in WIRES {
+        let Some(wire) = seen.get(label) else {
             continue;
         };
         // Sign and magnitude.
-        let used = frac_bits(spec, place) as i32 + wire.largest.log2().floor() as i32 + 2;
+        let used = frac_bits(spec, label) as i32 + wire.largest.log2().floor() as i32 + 2;
         table.row([
             about.to_string(),
             wire.count().to_string(),
@@ -185,9 +185,9 @@ fn plot_of(seen: &BTreeMap<&str, Seen>, arguments: &[String]) -> LinePlot {
     // As many lines as can be told apart; the two left out lie on their neighbours.
     let drawn = WIRES
         .iter()
-        .filter(|(place, ..)| !["mlp.hidden", "mlp.silu"].contains(place));
-    let series = drawn.filter_map(|(place, about, _)| {
-        let wire = seen.get(place)?;
+        .filter(|(label, ..)| !["mlp.hidden", "mlp.silu"].contains(label));
+    let series = drawn.filter_map(|(label, about, _)| {
+        let wire = seen.get(label)?;
         let share = |count: &u64| (*count as f64 / wire.count() as f64).log10();
         let points = wire
             .by_magnitude
@@ -200,7 +200,7 @@ fn plot_of(seen: &BTreeMap<&str, Seen>, arguments: &[String]) -> LinePlot {
     });
     let largest = |ending: &str| {
         seen.iter()
-            .filter(|(place, _)| place.ends_with(ending))
+            .filter(|(label, _)| label.ends_with(ending))
             .map(|(_, wire)| wire.largest)
             .fold(0.0, f64::max)
     };

@@ -56,8 +56,8 @@ pub fn estimates(
     rows: usize,
 ) -> Result<[Estimate; 2], ProtocolError> {
     let estimate = |comparison| -> Result<Estimate, ProtocolError> {
-        let by_place = tally_on(spec, comparison, cached, rows)?;
-        let cost = by_place
+        let by_label = tally_on(spec, comparison, cached, rows)?;
+        let cost = by_label
             .iter()
             .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
         Ok(Estimate {
@@ -93,17 +93,17 @@ pub fn tally_on(
     if cached > 0 {
         run_blind(&mut engine, &shapes, &mut cache, cached)?;
     }
-    let before = engine.cost_by_place();
+    let before = engine.cost_by_label();
     run_blind(&mut engine, &shapes, &mut cache, rows)?;
-    let earlier = |place| {
+    let earlier = |label| {
         before
             .iter()
-            .find(|(p, _)| *p == place)
+            .find(|(p, _)| *p == label)
             .map_or(Cost::default(), |(_, cost)| *cost)
     };
     Ok(engine
-        .cost_by_place()
+        .cost_by_label()
         .into_iter()
-        .map(|(place, cost)| (place, cost - earlier(place)))
+        .map(|(label, cost)| (label, cost - earlier(label)))
         .collect())
 }

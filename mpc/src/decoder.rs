@@ -122,9 +122,9 @@ pub fn step<E: Engine>(
     for layer in 0..spec.num_layers {
         engine.enter_layer(Some(layer));
         let last = layer + 1 == spec.num_layers;
-        let place = "attention.hidden";
+        let label = "attention.hidden";
         let modules = [Module::Q, Module::K, Module::V];
-        let (x, additions) = normalise(engine, spec, layer, &hidden, wire.take(), place, &modules)?;
+        let (x, additions) = normalise(engine, spec, layer, &hidden, wire.take(), label, &modules)?;
         let out = attention(engine, weights, cache, layer, &x, &additions, last)?;
         if last && rows > 1 {
             hidden = engine.last_row(&hidden);
@@ -190,7 +190,7 @@ fn normalise<E: Engine>(
     layer: usize,
     hidden: &E::Share,
     wire: Option<E::Wire>,
-    place: &'static str,
+    label: &'static str,
     modules: &[Module],
 ) -> Step<Revealed<E>> {
     let scale = norm_scale(spec);
@@ -204,7 +204,7 @@ fn normalise<E: Engine>(
     let x = if llama {
         let wire = match wire {
             Some(wire) => wire,
-            None => engine.open_bounded(hidden, nn::NORM_INPUT_BITS, place)?,
+            None => engine.open_bounded(hidden, nn::NORM_INPUT_BITS, label)?,
         };
         nn::rms_scaled(engine, &wire, spec.hidden_size, scale)?
     } else {
@@ -330,9 +330,9 @@ pub(crate) fn attention<E: Engine>(
     let bias = cache.bias.as_ref();
     let attended = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
     let widths = [nn::DIVIDE_SHIFT, width::FULL, width::PRODUCT];
-    let places = ["attention.divided", "attention.mixed"];
+    let labels = ["attention.divided", "attention.mixed"];
     let (attended, additions) =
-        engine.truncate_and_reveal(&attended, widths, layer, &[Module::O], places)?;
+        engine.truncate_and_reveal(&attended, widths, layer, &[Module::O], labels)?;
     Ok(project(
         engine,
         weights,
@@ -434,10 +434,10 @@ pub(crate) fn add_residual<E: Engine>(
     spec: &DecoderSpec,
     hidden: &E::Share,
     out: &E::Share,
-    place: &'static str,
+    label: &'static str,
 ) -> Step<E::Share> {
     let shift =
         spec.numeric.frac_bits + spec.numeric.weight_frac_bits - spec.numeric.residual_frac_bits;
-    let out = engine.truncate(out, shift, width::PRODUCT, width::FULL, place)?;
+    let out = engine.truncate(out, shift, width::PRODUCT, width::FULL, label)?;
     Ok(engine.add(hidden, &out))
 }

@@ -82,7 +82,7 @@ pub trait Engine {
     fn open(
         &mut self,
         shares: &[(&Self::Share, u32)],
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Vec<Self::Wire>>;
     /// Makes a wire of a share that is below `2^(bits - 2)` in magnitude, opening all of it or
     /// these bits alone.
@@ -90,9 +90,9 @@ pub trait Engine {
         &mut self,
         share: &Self::Share,
         bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Self::Wire> {
-        Ok(self.open(&[(share, bits)], place)?.remove(0))
+        Ok(self.open(&[(share, bits)], label)?.remove(0))
     }
     /// Gives a share modulo `2^bits` to the server's side, masked, and multiplies it by the
     /// server's private additions of some modules, or by its whole matrices where the spec keeps
@@ -103,7 +103,7 @@ pub trait Engine {
         bits: u32,
         layer: usize,
         modules: &[Module],
-        place: &'static str,
+        label: &'static str,
     ) -> Step<(Self::Share, Vec<Option<Self::Share>>)>;
     fn share(&mut self, wire: &Self::Wire) -> Self::Share;
 
@@ -182,7 +182,7 @@ pub trait Engine {
         &mut self,
         x: &Self::Share,
         lens: &[usize],
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Self::Share>;
     /// `scalar[row] - x` over ragged rows.
     fn ragged_rsub(&mut self, x: &Self::Share, scalar: &Self::Share, lens: &[usize])
@@ -197,7 +197,7 @@ pub trait Engine {
         shift: u32,
         in_bits: u32,
         out_bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Self::Share>;
     /// [`Self::truncate`] by `[shift, in_bits, out_bits]`, then [`Self::reveal_to_e1`] of the result;
     /// the places are theirs.
@@ -207,17 +207,17 @@ pub trait Engine {
         [shift, in_bits, out_bits]: [u32; 3],
         layer: usize,
         modules: &[Module],
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Step<(Self::Share, Vec<Option<Self::Share>>)> {
-        let x = self.truncate(x, shift, in_bits, out_bits, places[0])?;
-        self.reveal_to_e1(&x, out_bits, layer, modules, places[1])
+        let x = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
+        self.reveal_to_e1(&x, out_bits, layer, modules, labels[1])
     }
     /// [`marill_numeric::functions::exp_neg`] of a value in `[0, 2^31)`, as a share modulo
     /// `2^out_bits`.
-    fn exp_neg(&mut self, y: &Self::Share, out_bits: u32, place: &'static str)
+    fn exp_neg(&mut self, y: &Self::Share, out_bits: u32, label: &'static str)
     -> Step<Self::Share>;
     /// A gate function of a wire below `2^31` in magnitude; the result has the wire's width.
-    fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, place: &'static str) -> Step<Self::Share>;
+    fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, label: &'static str) -> Step<Self::Share>;
     /// `gate(cut(x))`, where `cut` is [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut
     /// values are below `2^30`: modulo `2^out_bits`.
     fn truncate_gate(
@@ -225,11 +225,11 @@ pub trait Engine {
         x: &Self::Share,
         gate: Gate<'_>,
         [shift, in_bits, out_bits]: [u32; 3],
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Step<Self::Share> {
-        let x = self.truncate(x, shift, in_bits, out_bits, places[0])?;
-        let x = self.open(&[(&x, out_bits)], places[0])?.remove(0);
-        self.gate(&x, gate, places[1])
+        let x = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
+        let x = self.open(&[(&x, out_bits)], labels[0])?.remove(0);
+        self.gate(&x, gate, labels[1])
     }
     /// `gate(cut(g)) · cut(u)` for `x = g | u` side by side and a gate with a tail of `relu`, where
     /// `cut` is [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut values are below `2^30`:
@@ -239,17 +239,17 @@ pub trait Engine {
         x: &Self::Share,
         gate: Gate<'_>,
         [shift, in_bits, out_bits]: [u32; 3],
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Step<Self::Share> {
-        let both = self.truncate(x, shift, in_bits, out_bits, places[0])?;
-        let both = self.open(&[(&both, out_bits)], places[0])?.remove(0);
+        let both = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
+        let both = self.open(&[(&both, out_bits)], labels[0])?.remove(0);
         let half = self.cols(x) / 2;
         let (g, u) = (
             self.wire_columns(&both, 0, half),
             self.wire_columns(&both, half, half),
         );
-        let g = self.gate(&g, gate, places[1])?;
-        let g = self.open(&[(&g, out_bits)], places[1])?.remove(0);
+        let g = self.gate(&g, gate, labels[1])?;
+        let g = self.open(&[(&g, out_bits)], labels[1])?.remove(0);
         self.mul(&g, &u)
     }
     /// A piecewise linear function of a positive value.
@@ -257,19 +257,19 @@ pub trait Engine {
         &mut self,
         s: &Self::Share,
         table: &Piecewise,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Self::Share>;
-    /// Multiplies row `i` of a wire by a piecewise linear function of `s[i]`; `places` are those of
+    /// Multiplies row `i` of a wire by a piecewise linear function of `s[i]`; `labels` are those of
     /// the function and of its opening, which an engine may do without.
     fn scale_rows_piecewise(
         &mut self,
         x: &Self::Wire,
         s: &Self::Share,
         table: &Piecewise,
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Step<Self::Share> {
-        let factors = self.piecewise(s, table, places[0])?;
-        let factors = self.open(&[(&factors, 64)], places[1])?.remove(0);
+        let factors = self.piecewise(s, table, labels[0])?;
+        let factors = self.open(&[(&factors, 64)], labels[1])?.remove(0);
         self.scale_rows(x, &factors)
     }
     /// As [`Self::piecewise`], of the sums of a wire's ragged rows: what is open need not be opened
@@ -279,11 +279,11 @@ pub trait Engine {
         x: &Self::Wire,
         lens: &[usize],
         table: &Piecewise,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Self::Share> {
         let share = self.share(x);
         let sums = self.ragged_sum(&share, lens);
-        self.piecewise(&sums, table, place)
+        self.piecewise(&sums, table, label)
     }
     /// Multiplies each head's columns of `x`, which is valid modulo `2^WEIGHTED_BITS`, by a piecewise
     /// linear function of its ragged row of `weights`, summed: modulo 2^64.
@@ -293,10 +293,10 @@ pub trait Engine {
         weights: &Self::Wire,
         table: &Piecewise,
         attention: &Attention<'_>,
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Step<Self::Share> {
-        let factors = self.piecewise_sums(weights, &attention.lens(), table, places[0])?;
-        let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], places[1])?;
+        let factors = self.piecewise_sums(weights, &attention.lens(), table, labels[0])?;
+        let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], labels[1])?;
         self.scale_heads(&wires[0], &wires[1], attention)
     }
     /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded,
@@ -309,16 +309,16 @@ pub trait Engine {
         &mut self,
         x: &Self::Share,
         keep: usize,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Self::Share>;
     /// Index of the largest element of a `[1, n]` row, the lowest of equals, told to the client
     /// alone. Differences must fit the share's width, or 48 bits where that is less.
-    fn argmax_to_client(&mut self, x: &Self::Share, place: &'static str) -> Step<Option<u32>>;
+    fn argmax_to_client(&mut self, x: &Self::Share, label: &'static str) -> Step<Option<u32>>;
     /// The values themselves modulo `2^bits`, a whole number of bytes, told to the client alone.
     fn reveal_to_client(
         &mut self,
         x: &Self::Share,
         bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Option<Vec<u64>>>;
 }

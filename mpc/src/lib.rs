@@ -37,7 +37,7 @@ pub use outsourced::{InputShare, OutsourcedSession, join_token};
 pub use real::RealTwin;
 pub use sampling::{Sampling, Selection};
 pub use session::{
-    ClientSession, DealerSession, ServerSession, tally_by_place, tally_decode, tally_prefill,
+    ClientSession, DealerSession, ServerSession, tally_by_label, tally_decode, tally_prefill,
     tally_step,
 };
 pub use spec::{Architecture, DecoderSpec, Pooling, PrivateForm, Reveal, SpecError};

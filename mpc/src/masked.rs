@@ -77,16 +77,16 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
-    #[error("lost the peer in step `{place}`: {source}")]
+    #[error("lost the peer in step `{label}`: {source}")]
     Peer {
-        place: &'static str,
+        label: &'static str,
         source: NetError,
     },
     #[error("lost the dealer: {0}")]
     Dealer(NetError),
-    #[error("the peer sent {got} bytes in step `{place}` where {expected} belong")]
+    #[error("the peer sent {got} bytes in step `{label}` where {expected} belong")]
     Frame {
-        place: &'static str,
+        label: &'static str,
         expected: usize,
         got: usize,
     },
@@ -299,8 +299,8 @@ enum Role {
 struct Tally {
     cost: Cost,
     one_way: Option<bool>,
-    place: &'static str,
-    places: Vec<(&'static str, Cost)>,
+    label: &'static str,
+    labels: Vec<(&'static str, Cost)>,
     /// What E0 hands over, in order.
     reveals: Vec<RevealSpec>,
 }
@@ -309,12 +309,12 @@ impl Tally {
     fn add(&mut self, cost: Cost) {
         self.cost = self.cost + cost;
         match self
-            .places
+            .labels
             .iter_mut()
-            .find(|(place, _)| *place == self.place)
+            .find(|(label, _)| *label == self.label)
         {
             Some((_, sum)) => *sum = *sum + cost,
-            None => self.places.push((self.place, cost)),
+            None => self.labels.push((self.label, cost)),
         }
     }
 
@@ -550,17 +550,17 @@ impl Masked {
 
     /// The cost so far by place, in order of first appearance, in a tally.
     #[must_use]
-    pub fn cost_by_place(&self) -> Vec<(&'static str, Cost)> {
+    pub fn cost_by_label(&self) -> Vec<(&'static str, Cost)> {
         match &self.role {
-            Role::Tally(tally) => tally.places.clone(),
+            Role::Tally(tally) => tally.labels.clone(),
             _ => Vec::new(),
         }
     }
 
     /// Names the place to which a tally books what follows.
-    fn at(&mut self, place: &'static str) {
+    fn at(&mut self, label: &'static str) {
         if let Role::Tally(tally) = &mut self.role {
-            tally.place = place;
+            tally.label = label;
         }
     }
 
@@ -701,21 +701,21 @@ impl Evaluator {
         }
     }
 
-    fn send(&mut self, payload: Vec<u8>, place: &'static str) -> Result<(), ProtocolError> {
+    fn send(&mut self, payload: Vec<u8>, label: &'static str) -> Result<(), ProtocolError> {
         self.traffic.bytes_sent += payload.len() as u64;
         self.peer
             .send(payload)
-            .map_err(|source| ProtocolError::Peer { place, source })
+            .map_err(|source| ProtocolError::Peer { label, source })
     }
 
-    fn receive(&mut self, expected: usize, place: &'static str) -> Result<Vec<u8>, ProtocolError> {
+    fn receive(&mut self, expected: usize, label: &'static str) -> Result<Vec<u8>, ProtocolError> {
         let reply = self
             .peer
             .recv()
-            .map_err(|source| ProtocolError::Peer { place, source })?;
+            .map_err(|source| ProtocolError::Peer { label, source })?;
         if reply.len() != expected {
             return Err(ProtocolError::Frame {
-                place,
+                label,
                 expected,
                 got: reply.len(),
             });

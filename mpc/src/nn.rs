@@ -156,8 +156,8 @@ pub fn softmax_mix<E: Engine>(
 ) -> Step<E::Share> {
     let weights = exponentials(engine, scores, &shape.lens())?;
     let mixed = engine.weighted_values(&weights, values, shape)?;
-    let places = ["attention.recip", "attention.divide"];
-    engine.scale_heads_piecewise(&mixed, &weights, &tables().recip, shape, places)
+    let labels = ["attention.recip", "attention.divide"];
+    engine.scale_heads_piecewise(&mixed, &weights, &tables().recip, shape, labels)
 }
 
 /// Bits to be cut from what [`softmax_mix`] returns.

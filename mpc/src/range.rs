@@ -72,7 +72,7 @@ pub struct Envelope {
 pub struct Room {
     /// Counted over the private layers; `None` behind the last one.
     pub layer: Option<usize>,
-    pub place: &'static str,
+    pub label: &'static str,
     /// `log2` of the largest magnitude possible.
     pub reaches_bits: f64,
     /// `log2` of the first magnitude that does not fit.
@@ -91,13 +91,13 @@ impl fmt::Display for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             layer,
-            place,
+            label,
             reaches_bits,
             limit_bits,
         } = self;
         match layer {
-            Some(layer) => write!(f, "private layer {layer}, `{place}`: ")?,
-            None => write!(f, "behind the last layer, `{place}`: ")?,
+            Some(layer) => write!(f, "private layer {layer}, `{label}`: ")?,
+            None => write!(f, "behind the last layer, `{label}`: ")?,
         }
         let (bits, which) = (
             self.bits().abs(),

@@ -177,7 +177,7 @@ impl Engine for Real {
         })
     }
 
-    fn open(&mut self, shares: &[(&Reals, u32)], _place: &'static str) -> Step<Vec<Reals>> {
+    fn open(&mut self, shares: &[(&Reals, u32)], _label: &'static str) -> Step<Vec<Reals>> {
         Ok(shares.iter().map(|(share, _)| (*share).clone()).collect())
     }
 
@@ -187,7 +187,7 @@ impl Engine for Real {
         _bits: u32,
         layer: usize,
         modules: &[Module],
-        _place: &'static str,
+        _label: &'static str,
     ) -> Step<(Reals, Vec<Option<Reals>>)> {
         if let Some(layer) = self.private.full.get(layer) {
             let products = modules
@@ -437,7 +437,7 @@ impl Engine for Real {
         })
     }
 
-    fn ragged_max(&mut self, x: &Reals, lens: &[usize], _place: &'static str) -> Step<Reals> {
+    fn ragged_max(&mut self, x: &Reals, lens: &[usize], _label: &'static str) -> Step<Reals> {
         let data = ragged(&x.data, lens)
             .map(|row| row.iter().copied().fold(f64::MIN, f64::max))
             .collect();
@@ -472,20 +472,20 @@ impl Engine for Real {
         shift: u32,
         _in: u32,
         _out: u32,
-        _place: &'static str,
+        _label: &'static str,
     ) -> Step<Reals> {
         Ok(x.map(|v| v / f64::from(shift).exp2()))
     }
 
-    fn exp_neg(&mut self, y: &Reals, _out_bits: u32, _place: &'static str) -> Step<Reals> {
+    fn exp_neg(&mut self, y: &Reals, _out_bits: u32, _label: &'static str) -> Step<Reals> {
         Ok(y.map(|v| exact(&tables().exp, v)))
     }
 
-    fn gate(&mut self, x: &Reals, gate: Gate<'_>, _place: &'static str) -> Step<Reals> {
+    fn gate(&mut self, x: &Reals, gate: Gate<'_>, _label: &'static str) -> Step<Reals> {
         Ok(x.map(|v| exact(gate.0, v)))
     }
 
-    fn piecewise(&mut self, s: &Reals, table: &Piecewise, _place: &'static str) -> Step<Reals> {
+    fn piecewise(&mut self, s: &Reals, table: &Piecewise, _label: &'static str) -> Step<Reals> {
         let root = std::ptr::eq(table, &tables().rsqrt);
         Ok(s.map(|v| {
             if root {
@@ -501,14 +501,14 @@ impl Engine for Real {
         x.clone()
     }
 
-    fn below_largest(&mut self, x: &Reals, keep: usize, _place: &'static str) -> Step<Reals> {
+    fn below_largest(&mut self, x: &Reals, keep: usize, _label: &'static str) -> Step<Reals> {
         let mut sorted = x.data.clone();
         sorted.sort_by(|a, b| b.total_cmp(a));
         let threshold = sorted[keep.clamp(1, sorted.len()) - 1];
         Ok(x.map(|v| f64::from(u8::from(v < threshold))))
     }
 
-    fn argmax_to_client(&mut self, x: &Reals, _place: &'static str) -> Step<Option<u32>> {
+    fn argmax_to_client(&mut self, x: &Reals, _label: &'static str) -> Step<Option<u32>> {
         let best =
             x.data.iter().enumerate().fold(
                 (0, f64::MIN),
@@ -521,7 +521,7 @@ impl Engine for Real {
         &mut self,
         x: &Reals,
         _bits: u32,
-        _place: &'static str,
+        _label: &'static str,
     ) -> Step<Option<Vec<u64>>> {
         self.last_input.clone_from(&x.data);
         Ok(Some(

@@ -250,7 +250,7 @@ pub fn choose<E: Engine>(
     sampling: Sampling,
     scale: f64,
 ) -> Step<Option<u32>> {
-    let place = "sample.logits";
+    let label = "sample.logits";
     // How many bits a head's weights have is the model's own affair: the source must cut alike for
     // all.
     let logits = engine.shift_left(logits, RAW_FRAC_BITS - frac_bits);
@@ -259,7 +259,7 @@ pub fn choose<E: Engine>(
         RAW_FRAC_BITS - FRAC_BITS,
         width::ACTIVATION,
         WIDTH,
-        place,
+        label,
     )?;
     let noisy = engine.add_noise(&logits, scale);
     let Some(keep) = sampling.top_k else {

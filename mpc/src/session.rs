@@ -407,7 +407,7 @@ pub fn tally_step(
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
-pub fn tally_by_place(
+pub fn tally_by_label(
     spec: &DecoderSpec,
     cached: usize,
     rows: usize,
@@ -417,18 +417,18 @@ pub fn tally_by_place(
     if cached > 0 {
         decoder::step(&mut engine, &shapes, &mut cache, None, None, cached)?;
     }
-    let before = engine.cost_by_place();
+    let before = engine.cost_by_label();
     decoder::step(&mut engine, &shapes, &mut cache, None, None, rows)?;
-    let earlier = |place| {
+    let earlier = |label| {
         before
             .iter()
-            .find(|(p, _)| *p == place)
+            .find(|(p, _)| *p == label)
             .map_or(Cost::default(), |(_, cost)| *cost)
     };
     Ok(engine
-        .cost_by_place()
+        .cost_by_label()
         .into_iter()
-        .map(|(place, cost)| (place, cost - earlier(place)))
+        .map(|(label, cost)| (label, cost - earlier(label)))
         .collect())
 }
 

@@ -370,10 +370,10 @@ impl DecoderSpec {
                 .sum::<f64>()
                 .sqrt();
             if norm >= norm_limit {
-                let place = format!("norm of boundary row {row}");
+                let label = format!("norm of boundary row {row}");
                 let index = row * self.hidden_size;
                 return Err(NumericError::OutOfRange {
-                    place,
+                    label,
                     index,
                     value: norm,
                     limit: norm_limit,

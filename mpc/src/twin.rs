@@ -169,15 +169,15 @@ impl Clear {
         self
     }
 
-    fn in_range(&mut self, tensor: &Tensor, bits: u32, place: &'static str) -> Step<()> {
+    fn in_range(&mut self, tensor: &Tensor, bits: u32, label: &'static str) -> Step<()> {
         let bits = bits.min(64);
-        self.measure(&tensor.data, f64::from(bits - 2), place);
-        check_range(&tensor.data, bits, place).map_err(ProtocolError::Range)
+        self.measure(&tensor.data, f64::from(bits - 2), label);
+        check_range(&tensor.data, bits, label).map_err(ProtocolError::Range)
     }
 
     /// Keeps the place whose values come nearest to what fits there, `2^limit_bits`, where this is
     /// asked for.
-    fn measure(&mut self, data: &[u64], limit_bits: f64, place: &'static str) {
+    fn measure(&mut self, data: &[u64], limit_bits: f64, label: &'static str) {
         let Some(least) = &mut self.least_room else {
             return;
         };
@@ -188,7 +188,7 @@ impl Clear {
             .unwrap_or(0);
         let room = Room {
             layer: self.layer,
-            place,
+            label,
             reaches_bits: (largest.max(1) as f64).log2(),
             limit_bits,
         };
@@ -197,9 +197,9 @@ impl Clear {
         }
     }
 
-    fn record(&mut self, place: &'static str, data: &[u64]) {
+    fn record(&mut self, label: &'static str, data: &[u64]) {
         if let Some(trace) = &mut self.trace {
-            trace.push((place, data.to_vec()));
+            trace.push((label, data.to_vec()));
         }
     }
 }
@@ -227,10 +227,10 @@ impl Engine for Clear {
         Ok(tensor)
     }
 
-    fn open(&mut self, shares: &[(&Tensor, u32)], place: &'static str) -> Step<Vec<Tensor>> {
+    fn open(&mut self, shares: &[(&Tensor, u32)], label: &'static str) -> Step<Vec<Tensor>> {
         for (tensor, bits) in shares {
-            self.in_range(tensor, *bits, place)?;
-            self.record(place, &tensor.data);
+            self.in_range(tensor, *bits, label)?;
+            self.record(label, &tensor.data);
         }
         Ok(shares.iter().map(|(t, _)| (*t).clone()).collect())
     }
@@ -241,9 +241,9 @@ impl Engine for Clear {
         bits: u32,
         layer: usize,
         modules: &[Module],
-        place: &'static str,
+        label: &'static str,
     ) -> Step<(Tensor, Vec<Option<Tensor>>)> {
-        let wire = self.open(&[(x, bits)], place)?.remove(0);
+        let wire = self.open(&[(x, bits)], label)?.remove(0);
         if let Some(layer) = self.private.full.get(layer) {
             let product = |&module: &Module| {
                 let matrix = &layer.matrices[module as usize];
@@ -424,7 +424,7 @@ impl Engine for Clear {
                 .sum();
             if sum >= 62f64.exp2() {
                 let error = NumericError::Overflow {
-                    place: "norm.squares",
+                    label: "norm.squares",
                     index,
                     value: i64::MAX,
                     bits: 64,
@@ -516,8 +516,8 @@ impl Engine for Clear {
         })
     }
 
-    fn ragged_max(&mut self, x: &Tensor, lens: &[usize], place: &'static str) -> Step<Tensor> {
-        self.in_range(x, 32, place)?;
+    fn ragged_max(&mut self, x: &Tensor, lens: &[usize], label: &'static str) -> Step<Tensor> {
+        self.in_range(x, 32, label)?;
         let data = ragged(&x.data, lens)
             .map(|row| row.iter().copied().max_by_key(|&v| v as i64).unwrap_or(0))
             .collect();
@@ -557,37 +557,37 @@ impl Engine for Clear {
         shift: u32,
         in_bits: u32,
         _out: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Tensor> {
-        self.in_range(x, in_bits, place)?;
+        self.in_range(x, in_bits, label)?;
         let out = self.rounded(x, |v, round| round(v, shift));
-        self.record(place, &out.data);
+        self.record(label, &out.data);
         Ok(out)
     }
 
-    fn exp_neg(&mut self, y: &Tensor, _out_bits: u32, place: &'static str) -> Step<Tensor> {
-        self.in_range(y, 33, place)?;
+    fn exp_neg(&mut self, y: &Tensor, _out_bits: u32, label: &'static str) -> Step<Tensor> {
+        self.in_range(y, 33, label)?;
         Ok(self.rounded(y, |v, round| functions::linear_by(&tables().exp, v, round)))
     }
 
-    fn gate(&mut self, x: &Tensor, gate: Gate<'_>, place: &'static str) -> Step<Tensor> {
-        self.in_range(x, 32, place)?;
+    fn gate(&mut self, x: &Tensor, gate: Gate<'_>, label: &'static str) -> Step<Tensor> {
+        self.in_range(x, 32, label)?;
         Ok(self.rounded(x, |v, round| functions::linear_by(gate.0, v, round)))
     }
 
-    fn piecewise(&mut self, s: &Tensor, table: &Piecewise, place: &'static str) -> Step<Tensor> {
+    fn piecewise(&mut self, s: &Tensor, table: &Piecewise, label: &'static str) -> Step<Tensor> {
         if let Some(index) = s.data.iter().position(|&v| v >= table.end) {
             let (value, bits) = (s.data[index] as i64, table.ring_bits);
             return Err(ProtocolError::Range(NumericError::Overflow {
-                place,
+                label,
                 index,
                 value,
                 bits,
             }));
         }
-        self.measure(&s.data, (table.end as f64).log2(), place);
+        self.measure(&s.data, (table.end as f64).log2(), label);
         let out = s.map(|v| functions::piecewise(table, v));
-        self.record(place, &out.data);
+        self.record(label, &out.data);
         Ok(out)
     }
 
@@ -612,19 +612,19 @@ impl Engine for Clear {
         }
     }
 
-    fn below_largest(&mut self, x: &Tensor, keep: usize, place: &'static str) -> Step<Tensor> {
-        self.in_range(x, RANGE_BITS + 2, place)?;
+    fn below_largest(&mut self, x: &Tensor, keep: usize, label: &'static str) -> Step<Tensor> {
+        self.in_range(x, RANGE_BITS + 2, label)?;
         let mut sorted: Vec<i64> = x.data.iter().map(|&v| v as i64).collect();
         sorted.sort_unstable_by_key(|&v| std::cmp::Reverse(v));
         let threshold =
             sorted[keep.clamp(1, sorted.len()) - 1] >> search::GRID_BITS << search::GRID_BITS;
         let out = x.map(|v| u64::from((v as i64) < threshold));
-        self.record(place, &out.data);
+        self.record(label, &out.data);
         Ok(out)
     }
 
-    fn argmax_to_client(&mut self, x: &Tensor, place: &'static str) -> Step<Option<u32>> {
-        self.in_range(x, 48, place)?;
+    fn argmax_to_client(&mut self, x: &Tensor, label: &'static str) -> Step<Option<u32>> {
+        self.in_range(x, 48, label)?;
         if !self.sampled {
             self.logits.clone_from(&x.data);
         }
@@ -640,10 +640,10 @@ impl Engine for Clear {
         &mut self,
         x: &Tensor,
         bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Option<Vec<u64>>> {
-        self.in_range(x, bits, place)?;
-        self.record(place, &x.data);
+        self.in_range(x, bits, label)?;
+        self.record(label, &x.data);
         Ok(Some(x.data.clone()))
     }
 }

@@ -305,8 +305,8 @@ fn quantise_layer(
     ];
     let quantise = |module: Module, name: &str, weights: &[f32]| {
         let (cols, rows) = spec.shape(module);
-        let place = format!("layers.{layer}.{name}");
-        expect_len(&place, rows * cols, weights.len())?;
+        let label = format!("layers.{layer}.{name}");
+        expect_len(&label, rows * cols, weights.len())?;
         let columns = behind_norm(&norm_scale, module);
         let factor = if module == Module::Q {
             spec.score_scale(layer).0
@@ -315,7 +315,7 @@ fn quantise_layer(
         };
         let bits = spec.numeric.weight_frac_bits;
         Ok::<_, SpecError>(PublicMatrix::quantise(
-            weights, rows, cols, columns, factor, bits, &place,
+            weights, rows, cols, columns, factor, bits, &label,
         )?)
     };
     Ok(PublicLayer {

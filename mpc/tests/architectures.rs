@@ -211,7 +211,7 @@ fn boundary(spec: &DecoderSpec, seed: u64, label: &str, rows: usize) -> (Rows, V
 /// `n` rows.
 fn worst_layer(spec: &DecoderSpec, trace: &[(&'static str, Vec<u64>)], sums: &[Rows]) -> f64 {
     let unit = f64::from(1u32 << spec.numeric.residual_frac_bits);
-    let centred = trace.iter().filter(|(place, _)| *place == "norm.centred");
+    let centred = trace.iter().filter(|(label, _)| *label == "norm.centred");
     let final_norm = usize::from(spec.architecture == Architecture::Gpt2);
     assert_eq!(
         centred.clone().count(),

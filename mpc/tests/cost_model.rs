@@ -34,13 +34,13 @@ fn smollm2(layers: usize, rounding: Rounding) -> DecoderSpec {
 /// One unmerged block: all of it, and its maximum.
 fn block(rounding: Rounding, comparison: Comparison, cached: usize, rows: usize) -> [Cost; 2] {
     let sum = |layers| {
-        let places = tally_on(&smollm2(layers, rounding), comparison, cached, rows).unwrap();
-        let all = places
+        let labels = tally_on(&smollm2(layers, rounding), comparison, cached, rows).unwrap();
+        let all = labels
             .iter()
             .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
-        let maximum = places
+        let maximum = labels
             .iter()
-            .find(|(place, _)| *place == "attention.max")
+            .find(|(label, _)| *label == "attention.max")
             .unwrap()
             .1;
         [all, maximum]

@@ -96,7 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 "overflow": m.overflow,
                 "bits_left": m.least.map(|room| room.bits()),
                 "layer": m.least.and_then(|room| room.layer),
-                "place": m.least.map(|room| room.place),
+                "place": m.least.map(|room| room.label),
             })
         });
         let json = serde_json::json!({

@@ -4,16 +4,16 @@
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NumericError {
-    #[error("`{place}`: {value} at index {index} does not fit in fixed point (limit {limit})")]
+    #[error("`{label}`: {value} at index {index} does not fit in fixed point (limit {limit})")]
     OutOfRange {
-        place: String,
+        label: String,
         index: usize,
         value: f64,
         limit: f64,
     },
-    #[error("`{place}`: value {value} at index {index} leaves its {bits}-bit range")]
+    #[error("`{label}`: value {value} at index {index} leaves its {bits}-bit range")]
     Overflow {
-        place: &'static str,
+        label: &'static str,
         index: usize,
         value: i64,
         bits: u32,
@@ -64,7 +64,7 @@ pub fn encode(
     value: f64,
     frac_bits: u32,
     limit: f64,
-    place: &str,
+    label: &str,
     index: usize,
 ) -> Result<u64, NumericError> {
     // A NaN fails this comparison too.
@@ -72,7 +72,7 @@ pub fn encode(
         Ok((value * (1u64 << frac_bits) as f64).round_ties_even() as i64 as u64)
     } else {
         Err(NumericError::OutOfRange {
-            place: place.to_owned(),
+            label: label.to_owned(),
             index,
             value,
             limit,
@@ -91,7 +91,7 @@ pub fn decode(value: u64, frac_bits: u32) -> f64 {
 ///
 /// # Errors
 /// [`NumericError::Overflow`] naming the first offender.
-pub fn check_range(values: &[u64], bits: u32, place: &'static str) -> Result<(), NumericError> {
+pub fn check_range(values: &[u64], bits: u32, label: &'static str) -> Result<(), NumericError> {
     let limit = 1i64 << (bits - 2);
     match values
         .iter()
@@ -99,7 +99,7 @@ pub fn check_range(values: &[u64], bits: u32, place: &'static str) -> Result<(),
     {
         None => Ok(()),
         Some(index) => Err(NumericError::Overflow {
-            place,
+            label,
             index,
             value: values[index] as i64,
             bits,
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn encoding_names_the_place_of_a_value_out_of_range() {
+    fn encoding_names_the_label_of_a_value_out_of_range() {
         let error = encode(f64::NAN, 16, 4.0, "layers.0.q_proj", 7).unwrap_err();
         assert!(
             error.to_string().contains("layers.0.q_proj") && error.to_string().contains("index 7")

@@ -35,12 +35,12 @@ impl PublicMatrix {
         column_scale: Option<&[f32]>,
         factor: f64,
         frac_bits: u32,
-        place: &str,
+        label: &str,
     ) -> Result<Self, NumericError> {
         assert_eq!(
             weights.len(),
             rows * cols,
-            "`{place}` has the wrong number of weights"
+            "`{label}` has the wrong number of weights"
         );
         let limit = f64::from(1 << 14);
         let value = |i: usize, j: usize| {
@@ -57,7 +57,7 @@ impl PublicMatrix {
                 if v.is_nan() || v >= limit {
                     let index = i * cols + j;
                     return Err(NumericError::OutOfRange {
-                        place: place.to_owned(),
+                        label: label.to_owned(),
                         index,
                         value: value(i, j),
                         limit,

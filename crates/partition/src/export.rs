@@ -270,14 +270,14 @@ fn write_all(
 fn write_base(base: &Checkpoint, dir: &Path) -> Result<(BaseFormat, Vec<String>), PartitionError> {
     let has_ending = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
     let copy = |from: &Path, to: &str| {
-        let place = dir.join(to);
+        let label = dir.join(to);
         // A failed copy does not say which side failed.
         let failed = if std::fs::File::open(from).is_ok() {
-            &place
+            &label
         } else {
             from
         };
-        std::fs::copy(from, &place)
+        std::fs::copy(from, &label)
             .map(|_| to.to_string())
             .map_err(PartitionError::io(failed))
     };

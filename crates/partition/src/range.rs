@@ -62,15 +62,15 @@ impl std::fmt::Display for Measured {
         let Some(room) = self.least else {
             return write!(f, "no row was measured");
         };
-        let place = match room.layer {
-            Some(layer) => format!("private layer {layer}, `{}`", room.place),
-            None => format!("behind the last layer, `{}`", room.place),
+        let label = match room.layer {
+            Some(layer) => format!("private layer {layer}, `{}`", room.label),
+            None => format!("behind the last layer, `{}`", room.label),
         };
         let (bits, reaches, limit) = (room.bits(), room.reaches_bits, room.limit_bits);
         write!(
             f,
             "every value of {rows} of the run's own rows ({tokens} tokens) fits, {bits:.1} bits \
-             left at the nearest place ({place}: 2^{reaches:.1} of 2^{limit:.0})"
+             left at the nearest place ({label}: 2^{reaches:.1} of 2^{limit:.0})"
         )
     }
 }

@@ -328,9 +328,9 @@ impl Masked {
         shares: &[(&Share, u32)],
         planes: &[&Bits],
         terms: &[Planes],
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Vec<Wire>, Vec<Bits>), ProtocolError> {
-        let (wires, opened) = self.exchange(shares, planes, place)?;
+        let (wires, opened) = self.exchange(shares, planes, label)?;
         let products = self.opened_products(&opened, terms)?;
         Ok((wires, products))
     }
@@ -384,10 +384,10 @@ impl Masked {
         &mut self,
         mut digits: Vec<(Bits, Bits)>,
         count: usize,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Pending, ProtocolError> {
         while digits.len() > count {
-            digits = self.reduce_once(digits, count, place)?;
+            digits = self.reduce_once(digits, count, label)?;
         }
         Ok(Pending { digits })
     }
@@ -396,7 +396,7 @@ impl Masked {
         &mut self,
         digits: Vec<(Bits, Bits)>,
         count: usize,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Vec<(Bits, Bits)>, ProtocolError> {
         let groups = groups(digits.len(), count);
         let mut planes: Vec<&Bits> = Vec::new();
@@ -422,7 +422,7 @@ impl Masked {
                 terms.push(above);
             }
         }
-        let (_, products) = self.products(&[], &planes, &terms, place)?;
+        let (_, products) = self.products(&[], &planes, &terms, label)?;
         let mut products = products.into_iter();
         let mut next = || {
             products

@@ -16,7 +16,7 @@ pub(crate) const INDEX_BITS: u32 = 24;
 impl Masked {
     /// The sign of a wire as a pending gate: eight digits and one round for few elements, digits of
     /// four bits down to one plane for many.
-    fn sign_of(&mut self, wire: &Wire, place: &'static str) -> Result<Pending, ProtocolError> {
+    fn sign_of(&mut self, wire: &Wire, label: &'static str) -> Result<Pending, ProtocolError> {
         let (n, held) = (wire.len(), self.is_evaluator());
         let (count, left) = if self.many(n) {
             (wire.bits / 4, 1)
@@ -36,7 +36,7 @@ impl Masked {
                 vectors.compare(n, held, at)
             });
         }
-        self.reduce(digits, left, place)
+        self.reduce(digits, left, label)
     }
 
     /// Maximum of each ragged row.
@@ -44,7 +44,7 @@ impl Masked {
         &mut self,
         x: &Share,
         lens: &[usize],
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let mut lens = lens.to_vec();
         let mut values = Share {
@@ -55,13 +55,13 @@ impl Masked {
             let (left, right, rest) = pairs(&lens);
             let (a, b) = (self.gather(&values, &left), self.gather(&values, &right));
             let difference = self.sub_shares(&a, &b);
-            let (mut wires, _) = self.exchange(&[(&difference, 32)], &[], place)?;
+            let (mut wires, _) = self.exchange(&[(&difference, 32)], &[], label)?;
             let wire = wires.remove(0);
             let drop = if self.uses_dcf(wire.len()) {
                 self.negative_times(&wire, &[&wire])?.remove(1)
             } else {
-                let pending = self.sign_of(&wire, place)?;
-                let (_, negative) = self.finish_sign(&pending, &[], place)?;
+                let pending = self.sign_of(&wire, label)?;
+                let (_, negative) = self.finish_sign(&pending, &[], label)?;
                 let (_, monomials) = negative.share(self, 32)?;
                 negative.times(self, &wire, &monomials)?
             };
@@ -110,7 +110,7 @@ impl Masked {
     pub(super) fn argmax(
         &mut self,
         x: &Share,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Option<u32>, ProtocolError> {
         let mut lens = vec![x.len()];
         let width = x.bits.min(48);
@@ -124,7 +124,7 @@ impl Masked {
             let (difference, step) = (self.sub_shares(&a, &b), self.sub_shares(&ib, &ia));
             // In the first level neighbours meet, so the index moves by the bit itself.
             let step = (!first_level).then_some((&step, INDEX_BITS));
-            let (drop, moves) = self.play(&difference, step, place)?;
+            let (drop, moves) = self.play(&difference, step, label)?;
             let winners: Vec<u64> = a
                 .data
                 .iter()
@@ -148,7 +148,7 @@ impl Masked {
                 .is_evaluator()
                 .then_some((own & ((1 << INDEX_BITS) - 1)) as u32));
         }
-        let reply = self.one_way(false, bytes, place, || own.to_le_bytes()[..bytes].to_vec())?;
+        let reply = self.one_way(false, bytes, label, || own.to_le_bytes()[..bytes].to_vec())?;
         Ok(reply.map(|reply| {
             let other = super::unpack(&reply, bytes)[0];
             (own.wrapping_add(other) & ((1 << INDEX_BITS) - 1)) as u32
@@ -161,12 +161,12 @@ impl Masked {
         &mut self,
         difference: &Share,
         step: Option<(&Share, u32)>,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Vec<u64>, Vec<u64>), ProtocolError> {
         let (step, width) = (step.as_slice(), difference.bits);
         if self.uses_dcf(difference.len()) {
             let shares = [&[(difference, width)], step].concat();
-            let (wires, _) = self.exchange(&shares, &[], place)?;
+            let (wires, _) = self.exchange(&shares, &[], label)?;
             let mut products = self
                 .negative_times(&wires[0], &wires.iter().collect::<Vec<_>>())?
                 .into_iter();
@@ -174,10 +174,10 @@ impl Masked {
             let (negative, drop) = (next(), next());
             return Ok((drop, if step.is_empty() { negative } else { next() }));
         }
-        let (mut wires, _) = self.exchange(&[(difference, width)], &[], place)?;
+        let (mut wires, _) = self.exchange(&[(difference, width)], &[], label)?;
         let wire = wires.remove(0);
-        let pending = self.sign_of(&wire, place)?;
-        let (steps, negative) = self.finish_sign(&pending, step, place)?;
+        let pending = self.sign_of(&wire, label)?;
+        let (steps, negative) = self.finish_sign(&pending, step, label)?;
         let (bit, monomials) = negative.share(self, width)?;
         let drop = negative.times(self, &wire, &monomials)?;
         let moves = if let [step] = steps.as_slice() {

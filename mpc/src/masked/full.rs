@@ -81,10 +81,10 @@ impl Masked {
         bits: u32,
         layer: usize,
         modules: &[Module],
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
         let masks = self.masks_of_reveal(&pending.x, bits, layer, modules);
-        let (share, _) = self.reveal_under(&masks, pending, bits, (0, &[]), place)?;
+        let (share, _) = self.reveal_under(&masks, pending, bits, (0, &[]), label)?;
         let products = modules
             .iter()
             .map(|&module| Some(self.full_product(&share, &masks, layer, module)))

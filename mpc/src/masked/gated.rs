@@ -78,19 +78,19 @@ impl Masked {
         x: &Share,
         table: &LinearTable,
         widths: Widths,
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Result<Share, ProtocolError> {
         if self.uses_dcf(x.len() / 2) {
-            return self.gated_by_dcf(x, table, widths, places);
+            return self.gated_by_dcf(x, table, widths, labels);
         }
-        self.at(places[0]);
-        let (gate, up) = self.truncate_halves(x, widths, places[0])?;
+        self.at(labels[0]);
+        let (gate, up) = self.truncate_halves(x, widths, labels[0])?;
         let both = self.side_by_side(&[&gate, &up.share]);
-        self.record(places[0], &both);
-        self.record(places[0], &both);
-        let gate = self.gate_of_share(&gate, table, places)?;
-        self.record(places[1], &gate);
-        self.times_truncated(&gate, &up, places[1])
+        self.record(labels[0], &both);
+        self.record(labels[0], &both);
+        let gate = self.gate_of_share(&gate, table, labels)?;
+        self.record(labels[1], &gate);
+        self.times_truncated(&gate, &up, labels[1])
     }
 
     /// A tabulated function of a share whose value is below `2^30`: opened narrow where the gate is
@@ -99,21 +99,21 @@ impl Masked {
         &mut self,
         x: &Share,
         table: &LinearTable,
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Result<Share, ProtocolError> {
         let narrow = !self.uses_dcf(x.len()) && x.bits > NARROW_BITS;
         let (mut wires, _) = self.exchange(
             &[(x, if narrow { NARROW_BITS } else { x.bits })],
             &[],
-            places[0],
+            labels[0],
         )?;
-        self.at(places[1]);
+        self.at(labels[1]);
         self.tabulated(
             &wires.remove(0),
             narrow.then_some(x),
             table,
             x.bits,
-            places[1],
+            labels[1],
         )
     }
 
@@ -127,23 +127,23 @@ impl Masked {
             in_bits,
             out_bits,
         }: Widths,
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Result<Share, ProtocolError> {
         let half = x.cols / 2;
-        self.at(places[0]);
-        let both = self.truncate_share(x, shift, in_bits, out_bits, places[0])?;
-        self.record(places[0], &both);
-        self.record(places[0], &both);
-        let (mut wires, _) = self.exchange(&[(&both, out_bits)], &[], places[0])?;
+        self.at(labels[0]);
+        let both = self.truncate_share(x, shift, in_bits, out_bits, labels[0])?;
+        self.record(labels[0], &both);
+        self.record(labels[0], &both);
+        let (mut wires, _) = self.exchange(&[(&both, out_bits)], &[], labels[0])?;
         let both = wires.remove(0);
         let (gate, up) = (
             self.columns_of_wire(&both, 0, half),
             self.columns_of_wire(&both, half, half),
         );
-        self.at(places[1]);
-        let gate = self.tabulated(&gate, None, table, out_bits, places[1])?;
-        self.record(places[1], &gate);
-        let (mut wires, _) = self.exchange(&[(&gate, out_bits)], &[], places[1])?;
+        self.at(labels[1]);
+        let gate = self.tabulated(&gate, None, table, out_bits, labels[1])?;
+        self.record(labels[1], &gate);
+        let (mut wires, _) = self.exchange(&[(&gate, out_bits)], &[], labels[1])?;
         Ok(self.multiply(&wires.remove(0), &up))
     }
 
@@ -160,7 +160,7 @@ impl Masked {
             in_bits: k,
             out_bits,
         }: Widths,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Share, TruncatedForm), ProtocolError> {
         debug_assert!(
             k - shift >= NARROW_BITS,
@@ -177,13 +177,13 @@ impl Masked {
             Part::whole(&up, k),
             Part::low(&gate, k, if self.rounds_exactly() { shift } else { 0 }),
         ];
-        let mut wires = self.exchange_parts(&parts, &[], &mut [], place)?.0;
+        let mut wires = self.exchange_parts(&parts, &[], &mut [], label)?.0;
         let (gate, up) = (wires.remove(1), wires.remove(0));
         let both = self.wires_side_by_side(&gate, &up);
         let mut borrows = None;
         if !self.rounds_stochastically(&both, shift) {
-            let pending = self.borrow(&both, shift, place)?;
-            let borrow = self.finish(&pending, None, place)?;
+            let pending = self.borrow(&both, shift, label)?;
+            let borrow = self.finish(&pending, None, label)?;
             let part =
                 |first| borrow.select(gate.len(), |data| select_columns(data, x.cols, first, half));
             borrows = Some((part(0), part(half)));
@@ -247,10 +247,10 @@ impl Masked {
         &mut self,
         y: &Share,
         u: &TruncatedForm,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (shift, k, out_bits) = (u.shift, u.bits, u.share.bits);
-        let (mut wires, _) = self.exchange(&[(y, NARROW_BITS)], &[], place)?;
+        let (mut wires, _) = self.exchange(&[(y, NARROW_BITS)], &[], label)?;
         let y = wires.remove(0);
         let (n, rest) = (y.len(), out_bits - NARROW_BITS);
         let m = |i: usize| narrow_wrap(y.mask[i]);

@@ -136,7 +136,7 @@ impl Masked {
         &mut self,
         x: &Share,
         bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Option<Vec<u64>>, ProtocolError> {
         debug_assert!(
             bits.is_multiple_of(8) && x.bits >= bits,
@@ -148,7 +148,7 @@ impl Masked {
             pack(&mut payload, &x.data, bytes);
             payload
         };
-        let Some(reply) = self.one_way(false, x.len() * bytes, place, payload)? else {
+        let Some(reply) = self.one_way(false, x.len() * bytes, label, payload)? else {
             return Ok(None);
         };
         let theirs = super::unpack(&reply, bytes);
@@ -454,7 +454,7 @@ impl Masked {
         bits: u32,
         layer: usize,
         modules: &[Module],
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
         let (cols, inner) = (pending.x.cols, pending.x.rows * self.rank);
         let masks = self.masks_of_reveal(&pending.x, bits, layer, modules);
@@ -491,7 +491,7 @@ impl Masked {
             cs.push(c);
         }
         let notes = (modules.len() * inner, note.as_slice());
-        let (share, vs) = self.reveal_under(&masks, pending, bits, notes, place)?;
+        let (share, vs) = self.reveal_under(&masks, pending, bits, notes, label)?;
         let mut additions = Vec::new();
         for (m, &module) in modules.iter().enumerate() {
             let v = vs.get(m * inner..(m + 1) * inner).unwrap_or(&[]);

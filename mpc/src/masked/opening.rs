@@ -98,7 +98,7 @@ pub(super) struct Late {
     pub(super) wraps: Vec<u64>,
     pub(super) from: u32,
     /// Where the complete share is recorded.
-    pub(super) places: [&'static str; 2],
+    pub(super) labels: [&'static str; 2],
 }
 
 /// Adds packed elements of so many bits, modulo those; returns the bytes read.
@@ -121,7 +121,7 @@ impl Masked {
         &mut self,
         shares: &[(&Share, u32)],
         planes: &[&Bits],
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
         let mut materialized = Vec::with_capacity(shares.len());
         for (share, bits) in shares {
@@ -131,7 +131,7 @@ impl Masked {
             .iter()
             .map(|(share, bits)| (share.as_ref(), *bits))
             .collect();
-        self.exchange_masked(&shares, planes, place)
+        self.exchange_masked(&shares, planes, label)
     }
 
     /// As [`Self::exchange`]. What a share has deferred becomes part of its wire's mask at the
@@ -143,13 +143,13 @@ impl Masked {
         &mut self,
         shares: &[(&Share, u32)],
         planes: &[&Bits],
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
         let parts: Vec<Part<'_>> = shares
             .iter()
             .map(|(share, bits)| Part::whole(share, *bits))
             .collect();
-        self.exchange_parts(&parts, planes, &mut [], place)
+        self.exchange_parts(&parts, planes, &mut [], label)
     }
 
     /// As [`Self::exchange_masked`], with half openings among the parts. `halves` are earlier ones,
@@ -160,7 +160,7 @@ impl Masked {
         parts: &[Part<'_>],
         planes: &[&Bits],
         halves: &mut [&mut Wire],
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
         let mut wires = self.mask_wires(parts);
         let mut opened = self.mask_planes(planes);
@@ -205,7 +205,7 @@ impl Masked {
                 self.record_msbs(msbs, wire.len());
             }
         }
-        let Some(reply) = self.swap(payload, sizes, place)? else {
+        let Some(reply) = self.swap(payload, sizes, label)? else {
             return Ok((wires, opened));
         };
         let mut at = 0;
@@ -347,7 +347,7 @@ impl Masked {
         PendingReveal { mut x, late }: PendingReveal,
         bits: u32,
         (notes, note): (usize, &[u64]),
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Share, Vec<u64>), ProtocolError> {
         debug_assert!(
             !x.deferred && x.bits >= bits,
@@ -373,14 +373,14 @@ impl Masked {
             }
         }
         let size = numbers + if late.is_some() { n.div_ceil(8) } else { 0 };
-        let received = self.one_way(true, size, place, || payload)?;
+        let received = self.one_way(true, size, label, || payload)?;
         if let (Some(received), Some(late)) = (&received, &late) {
             let mut msbs = vec![0; n.div_ceil(64)];
             xor_packed_plane(&mut msbs, &received[numbers..], n);
             take_wraps(&mut x, &late.wraps, &msbs, late.from);
         }
         if let Some(late) = &late {
-            late.places.iter().for_each(|place| self.record(place, &x));
+            late.labels.iter().for_each(|label| self.record(label, &x));
         }
         let (mut data, mut heard) = (Vec::new(), Vec::new());
         if let Some(received) = received {
@@ -397,7 +397,7 @@ impl Masked {
     pub(super) fn send_msbs(
         &mut self,
         wire: &mut Wire,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(), ProtocolError> {
         let n = wire.len();
         let mut payload = Vec::new();
@@ -407,7 +407,7 @@ impl Masked {
             #[cfg(test)]
             self.record_msbs(msbs, n);
         }
-        if let Some(received) = self.one_way(true, n.div_ceil(8), place, || payload)? {
+        if let Some(received) = self.one_way(true, n.div_ceil(8), label, || payload)? {
             wire.add_msbs(&received);
         }
         Ok(())
@@ -439,7 +439,7 @@ impl Masked {
         &mut self,
         payload: Vec<u8>,
         sizes: [usize; 2],
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Option<Vec<u8>>, ProtocolError> {
         match &mut self.role {
             Role::Dealer(_) => Ok(None),
@@ -458,8 +458,8 @@ impl Masked {
                 let expected = sizes[usize::from(e.first)];
                 e.one_way = None;
                 e.traffic.rounds += 1;
-                e.send(payload, place)?;
-                e.receive(expected, place).map(Some)
+                e.send(payload, label)?;
+                e.receive(expected, label).map(Some)
             }
         }
     }
@@ -469,7 +469,7 @@ impl Masked {
         &mut self,
         from_first: bool,
         size: usize,
-        place: &'static str,
+        label: &'static str,
         payload: impl FnOnce() -> Vec<u8>,
     ) -> Result<Option<Vec<u8>>, ProtocolError> {
         match &mut self.role {
@@ -493,10 +493,10 @@ impl Masked {
                     if let Some(mirror) = &mut e.mirror {
                         mirror.sent.take(size);
                     }
-                    e.send(payload(), place)?;
+                    e.send(payload(), label)?;
                     return Ok(None);
                 }
-                e.receive(size, place).map(Some)
+                e.receive(size, label).map(Some)
             }
         }
     }

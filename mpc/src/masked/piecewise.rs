@@ -34,10 +34,10 @@ impl Masked {
         &mut self,
         s: &Share,
         table: &Piecewise,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
-        let (mut wires, _) = self.exchange(&[(s, table.ring_bits)], &[], place)?;
-        self.piecewise_of_wire(&wires.remove(0), table, place)
+        let (mut wires, _) = self.exchange(&[(s, table.ring_bits)], &[], label)?;
+        self.piecewise_of_wire(&wires.remove(0), table, label)
     }
 
     /// As [`Self::piecewise_of`] for a wire of the table's width.
@@ -45,15 +45,15 @@ impl Masked {
         &mut self,
         wire: &Wire,
         table: &Piecewise,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let Piece {
             mut value,
             slopes,
             shifted,
-        } = self.piece_of(wire, table, place)?;
+        } = self.piece_of(wire, table, label)?;
         let parts: Vec<(&Share, u32)> = slopes.iter().chain(&shifted).map(|s| (s, 64)).collect();
-        let (wires, _) = self.exchange(&parts, &[], place)?;
+        let (wires, _) = self.exchange(&parts, &[], label)?;
         for (slope, argument) in wires[..slopes.len()].iter().zip(&wires[slopes.len()..]) {
             let product = self.multiply(slope, argument);
             value = self.add_shares(
@@ -80,13 +80,13 @@ impl Masked {
         row_of: impl Fn(usize) -> usize,
         wire: &Wire,
         table: &Piecewise,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Share, Share), ProtocolError> {
         let Piece {
             mut value,
             slopes,
             shifted,
-        } = self.piece_of(wire, table, place)?;
+        } = self.piece_of(wire, table, label)?;
         let classes = slopes.len();
         let to_open = match x {
             Factor::Open(_) => None,
@@ -97,7 +97,7 @@ impl Masked {
             .chain(&shifted)
             .map(|s| (s, 64));
         let parts: Vec<(&Share, u32)> = parts.chain(to_open.map(|x| (x, x.bits))).collect();
-        let (mut wires, _) = self.exchange(&parts, &[], place)?;
+        let (mut wires, _) = self.exchange(&parts, &[], label)?;
         let opened = if to_open.is_some() { wires.pop() } else { None };
         let x = match (&opened, x) {
             (Some(x), _) | (None, Factor::Open(x)) => x,
@@ -195,7 +195,7 @@ impl Masked {
         &mut self,
         wire: &Wire,
         table: &Piecewise,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Piece, ProtocolError> {
         let rows = wire.len();
         // Shift classes in order of appearance.
@@ -214,11 +214,11 @@ impl Masked {
             let negative = self.thresholds_by_dcf(wire, table, &shifts)?;
             self.summed_pieces(table, &shifts, &negative, rows, per_row)
         } else {
-            let pending = self.compare_thresholds(wire, table, &shifts, per_row, place)?;
+            let pending = self.compare_thresholds(wire, table, &shifts, per_row, label)?;
             if let [(below, _)] = pending.digits.as_slice() {
-                self.looked_up_pieces(table, &shifts, below, rows, place)?
+                self.looked_up_pieces(table, &shifts, below, rows, label)?
             } else {
-                let (_, bits) = self.finish_sign(&pending, &[], place)?;
+                let (_, bits) = self.finish_sign(&pending, &[], label)?;
                 let negative = bits.share(self, 64)?.0;
                 self.summed_pieces(table, &shifts, &negative, rows, per_row)
             }
@@ -262,7 +262,7 @@ impl Masked {
         table: &Piecewise,
         shifts: &[u32],
         per_row: usize,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Pending, ProtocolError> {
         let (rows, held, first) = (wire.len(), self.is_evaluator(), self.is_first());
         let (k, width) = (table.ring_bits, table.digit_bits);
@@ -304,7 +304,7 @@ impl Masked {
             }
             digits.push((less, equal));
         }
-        self.reduce(digits, if self.many(n) { 1 } else { 2 }, place)
+        self.reduce(digits, if self.many(n) { 1 } else { 2 }, label)
     }
 
     /// Shares of the borrows, and the line (intercept, and slope within each shift class) of the
@@ -355,7 +355,7 @@ impl Masked {
         shifts: &[u32],
         below: &Bits,
         rows: usize,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Vec<u64>, Vec<Share>), ProtocolError> {
         let thresholds = table.threshold.len() - 1;
         let per_row = thresholds + shifts.len();
@@ -403,7 +403,7 @@ impl Masked {
             .map(|data| Share::new(1, rows, 64, data))
             .collect();
         let parts: Vec<(&Share, u32)> = shares.iter().map(|share| (share, 64)).collect();
-        let (mut wires, opened) = self.exchange(&parts, &[&borrows], place)?;
+        let (mut wires, opened) = self.exchange(&parts, &[&borrows], label)?;
         let Some(sign) = wires.pop() else {
             unreachable!("the sign is the last column")
         };

@@ -92,7 +92,7 @@ struct Products {
 }
 
 /// Tells the matrices of a session apart.
-fn place_of(matrix: &PublicMatrix) -> usize {
+fn address_of(matrix: &PublicMatrix) -> usize {
     std::ptr::from_ref(matrix).addr()
 }
 
@@ -157,7 +157,7 @@ impl Precomputed {
         let (_, product) = current
             .public
             .iter()
-            .find(|(place, _)| *place == place_of(matrix))?;
+            .find(|(label, _)| *label == address_of(matrix))?;
         debug_assert!(
             half.iter()
                 .zip(current.masks.iter())
@@ -328,7 +328,7 @@ impl Precomputer {
         if !self.spec.is_full() {
             for &module in &of.modules {
                 let matrix = self.weights.layers[of.layer].matrix(module);
-                public.push((place_of(matrix), Zeroizing::new(matrix.par_apply(&half))));
+                public.push((address_of(matrix), Zeroizing::new(matrix.par_apply(&half))));
             }
         }
         Products {

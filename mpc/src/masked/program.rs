@@ -14,10 +14,10 @@ use crate::{
 impl Masked {
     /// Keeps the own share for a test that compares it with the twin; nothing outside tests.
     #[inline]
-    pub(super) fn record(&mut self, place: &'static str, share: &Share) {
+    pub(super) fn record(&mut self, label: &'static str, share: &Share) {
         #[cfg(test)]
-        self.trace.push((place, share.bits, share.data.clone()));
-        let _ = (place, share);
+        self.trace.push((label, share.bits, share.data.clone()));
+        let _ = (label, share);
     }
 }
 
@@ -33,12 +33,12 @@ impl Masked {
         bits: u32,
         layer: usize,
         modules: &[Module],
-        place: &'static str,
+        label: &'static str,
     ) -> Step<(Share, Vec<Option<Share>>)> {
         if self.spec.is_full() {
-            return self.reveal_and_multiply_private(pending, bits, layer, modules, place);
+            return self.reveal_and_multiply_private(pending, bits, layer, modules, label);
         }
-        self.reveal_and_add_private(pending, bits, layer, modules, place)
+        self.reveal_and_add_private(pending, bits, layer, modules, label)
     }
 }
 
@@ -57,28 +57,28 @@ impl Engine for Masked {
         }
     }
 
-    fn open(&mut self, shares: &[(&Share, u32)], place: &'static str) -> Step<Vec<Wire>> {
-        self.at(place);
+    fn open(&mut self, shares: &[(&Share, u32)], label: &'static str) -> Step<Vec<Wire>> {
+        self.at(label);
         let mut materialized = Vec::with_capacity(shares.len());
         for (share, bits) in shares {
             let share = self.materialized(share)?;
-            self.record(place, &share);
+            self.record(label, &share);
             materialized.push((share, *bits));
         }
         let shares: Vec<(&Share, u32)> = materialized
             .iter()
             .map(|(share, bits)| (share.as_ref(), *bits))
             .collect();
-        Ok(self.exchange_masked(&shares, &[], place)?.0)
+        Ok(self.exchange_masked(&shares, &[], label)?.0)
     }
 
-    fn open_bounded(&mut self, share: &Share, bits: u32, place: &'static str) -> Step<Wire> {
+    fn open_bounded(&mut self, share: &Share, bits: u32, label: &'static str) -> Step<Wire> {
         let bits = if self.many(share.len()) {
             bits
         } else {
             share.bits
         };
-        Ok(self.open(&[(share, bits)], place)?.remove(0))
+        Ok(self.open(&[(share, bits)], label)?.remove(0))
     }
 
     fn reveal_to_e1(
@@ -87,15 +87,15 @@ impl Engine for Masked {
         bits: u32,
         layer: usize,
         modules: &[Module],
-        place: &'static str,
+        label: &'static str,
     ) -> Step<(Share, Vec<Option<Share>>)> {
-        self.at(place);
-        self.record(place, share);
+        self.at(label);
+        self.record(label, share);
         if !self.has_private() {
             return Ok((share.clone(), vec![None; modules.len()]));
         }
         let x = self.materialized(share)?.into_owned();
-        self.give(PendingReveal { x, late: None }, bits, layer, modules, place)
+        self.give(PendingReveal { x, late: None }, bits, layer, modules, label)
     }
 
     fn truncate_and_reveal(
@@ -104,16 +104,16 @@ impl Engine for Masked {
         [shift, in_bits, out_bits]: [u32; 3],
         layer: usize,
         modules: &[Module],
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Step<(Share, Vec<Option<Share>>)> {
         if self.rounds_exactly() || !self.has_private() {
-            let x = self.truncate(x, shift, in_bits, out_bits, places[0])?;
-            return self.reveal_to_e1(&x, out_bits, layer, modules, places[1]);
+            let x = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
+            return self.reveal_to_e1(&x, out_bits, layer, modules, labels[1]);
         }
-        self.at(places[0]);
-        let pending = self.pending_truncation(x, shift, in_bits, out_bits, places)?;
-        self.at(places[1]);
-        self.give(pending, out_bits, layer, modules, places[1])
+        self.at(labels[0]);
+        let pending = self.pending_truncation(x, shift, in_bits, out_bits, labels)?;
+        self.at(labels[1]);
+        self.give(pending, out_bits, layer, modules, labels[1])
     }
 
     fn share(&mut self, wire: &Wire) -> Share {
@@ -247,10 +247,10 @@ impl Engine for Masked {
         self.multiply_extended(&x, scale, head_scalar_index(attention))
     }
 
-    fn ragged_max(&mut self, x: &Share, lens: &[usize], place: &'static str) -> Step<Share> {
-        self.at(place);
+    fn ragged_max(&mut self, x: &Share, lens: &[usize], label: &'static str) -> Step<Share> {
+        self.at(label);
         let x = self.materialized(x)?;
-        self.max_ragged(&x, lens, place)
+        self.max_ragged(&x, lens, label)
     }
 
     fn ragged_rsub(&mut self, x: &Share, scalar: &Share, lens: &[usize]) -> Share {
@@ -267,22 +267,22 @@ impl Engine for Masked {
         shift: u32,
         in_bits: u32,
         out_bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Share> {
-        self.at(place);
-        let out = self.truncate_share(x, shift, in_bits, out_bits, place)?;
-        self.record(place, &out);
+        self.at(label);
+        let out = self.truncate_share(x, shift, in_bits, out_bits, label)?;
+        self.record(label, &out);
         Ok(out)
     }
 
-    fn exp_neg(&mut self, y: &Share, out_bits: u32, place: &'static str) -> Step<Share> {
-        self.at(place);
-        self.exp_of_negative(y, out_bits, place)
+    fn exp_neg(&mut self, y: &Share, out_bits: u32, label: &'static str) -> Step<Share> {
+        self.at(label);
+        self.exp_of_negative(y, out_bits, label)
     }
 
-    fn gate(&mut self, x: &Wire, gate: Gate<'_>, place: &'static str) -> Step<Share> {
-        self.at(place);
-        self.tabulated(x, None, gate.0, x.bits, place)
+    fn gate(&mut self, x: &Wire, gate: Gate<'_>, label: &'static str) -> Step<Share> {
+        self.at(label);
+        self.tabulated(x, None, gate.0, x.bits, label)
     }
 
     fn truncate_gate(
@@ -290,13 +290,13 @@ impl Engine for Masked {
         x: &Share,
         gate: Gate<'_>,
         [shift, in_bits, out_bits]: [u32; 3],
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Step<Share> {
-        self.at(places[0]);
-        let x = self.truncate_share(x, shift, in_bits, out_bits, places[0])?;
-        self.record(places[0], &x);
-        self.record(places[0], &x);
-        self.gate_of_share(&x, gate.0, places)
+        self.at(labels[0]);
+        let x = self.truncate_share(x, shift, in_bits, out_bits, labels[0])?;
+        self.record(labels[0], &x);
+        self.record(labels[0], &x);
+        self.gate_of_share(&x, gate.0, labels)
     }
 
     fn gated_product(
@@ -304,7 +304,7 @@ impl Engine for Masked {
         x: &Share,
         gate: Gate<'_>,
         [shift, in_bits, out_bits]: [u32; 3],
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Step<Share> {
         self.gated(
             x,
@@ -314,15 +314,15 @@ impl Engine for Masked {
                 in_bits,
                 out_bits,
             },
-            places,
+            labels,
         )
     }
 
-    fn piecewise(&mut self, s: &Share, table: &Piecewise, place: &'static str) -> Step<Share> {
-        self.at(place);
-        let out = self.piecewise_of(s, table, place)?;
+    fn piecewise(&mut self, s: &Share, table: &Piecewise, label: &'static str) -> Step<Share> {
+        self.at(label);
+        let out = self.piecewise_of(s, table, label)?;
         let out = self.materialized(&out)?.into_owned();
-        self.record(place, &out);
+        self.record(label, &out);
         Ok(out)
     }
 
@@ -331,21 +331,21 @@ impl Engine for Masked {
         x: &Wire,
         s: &Share,
         table: &Piecewise,
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Step<Share> {
-        self.at(places[0]);
+        self.at(labels[0]);
         if self.many(x.len()) {
-            let factors = self.piecewise(s, table, places[0])?;
-            let factors = self.open(&[(&factors, 64)], places[1])?.remove(0);
+            let factors = self.piecewise(s, table, labels[0])?;
+            let factors = self.open(&[(&factors, 64)], labels[1])?.remove(0);
             return self.scale_rows(x, &factors);
         }
         let wire = self
-            .exchange(&[(s, table.ring_bits)], &[], places[0])?
+            .exchange(&[(s, table.ring_bits)], &[], labels[0])?
             .0
             .remove(0);
         let (factors, out) =
-            self.times_piecewise(Factor::Open(x), |i| i / x.cols, &wire, table, places[0])?;
-        places.iter().for_each(|place| self.record(place, &factors));
+            self.times_piecewise(Factor::Open(x), |i| i / x.cols, &wire, table, labels[0])?;
+        labels.iter().for_each(|label| self.record(label, &factors));
         Ok(out)
     }
 
@@ -354,13 +354,13 @@ impl Engine for Masked {
         x: &Wire,
         lens: &[usize],
         table: &Piecewise,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Share> {
-        self.at(place);
+        self.at(label);
         let sums = self.sums_of_wire(x, lens, table.ring_bits);
-        let out = self.piecewise_of_wire(&sums, table, place)?;
+        let out = self.piecewise_of_wire(&sums, table, label)?;
         let out = self.materialized(&out)?.into_owned();
-        self.record(place, &out);
+        self.record(label, &out);
         Ok(out)
     }
 
@@ -368,10 +368,10 @@ impl Engine for Masked {
         self.add_own_noise(x, scale)
     }
 
-    fn below_largest(&mut self, x: &Share, keep: usize, place: &'static str) -> Step<Share> {
-        self.at(place);
-        let out = self.below_kth(x, keep, place)?;
-        self.record(place, &out);
+    fn below_largest(&mut self, x: &Share, keep: usize, label: &'static str) -> Step<Share> {
+        self.at(label);
+        let out = self.below_kth(x, keep, label)?;
+        self.record(label, &out);
         Ok(out)
     }
 
@@ -381,39 +381,39 @@ impl Engine for Masked {
         weights: &Wire,
         table: &Piecewise,
         attention: &Attention<'_>,
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Step<Share> {
         if self.many(x.len()) {
-            let factors = self.piecewise_sums(weights, &attention.lens(), table, places[0])?;
-            let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], places[1])?;
+            let factors = self.piecewise_sums(weights, &attention.lens(), table, labels[0])?;
+            let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], labels[1])?;
             return self.scale_heads(&wires[0], &wires[1], attention);
         }
-        self.at(places[0]);
+        self.at(labels[0]);
         let sums = self.sums_of_wire(weights, &attention.lens(), table.ring_bits);
         let row_of = head_scalar_index(attention);
         let x = self.materialized(x)?;
         let (factors, out) =
-            self.times_piecewise(Factor::Share(&x), row_of, &sums, table, places[0])?;
-        self.record(places[0], &factors);
-        self.record(places[1], &x);
-        self.record(places[1], &factors);
+            self.times_piecewise(Factor::Share(&x), row_of, &sums, table, labels[0])?;
+        self.record(labels[0], &factors);
+        self.record(labels[1], &x);
+        self.record(labels[1], &factors);
         Ok(out)
     }
 
-    fn argmax_to_client(&mut self, x: &Share, place: &'static str) -> Step<Option<u32>> {
-        self.at(place);
+    fn argmax_to_client(&mut self, x: &Share, label: &'static str) -> Step<Option<u32>> {
+        self.at(label);
         let x = self.materialized(x)?;
-        self.argmax(&x, place)
+        self.argmax(&x, label)
     }
 
     fn reveal_to_client(
         &mut self,
         x: &Share,
         bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Option<Vec<u64>>> {
         let x = self.materialized(x)?;
-        self.record(place, &x);
-        self.send_to_client(&x, bits, place)
+        self.record(label, &x);
+        self.send_to_client(&x, bits, label)
     }
 }

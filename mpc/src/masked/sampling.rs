@@ -51,7 +51,7 @@ impl Masked {
         &mut self,
         x: &Share,
         keep: usize,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let n = x.len();
         let first_candidate = vec![search::LOWEST; usize::from(self.is_first())];
@@ -59,10 +59,10 @@ impl Masked {
         for pass in 0..search::PASSES {
             let step = search::step(pass);
             let candidates: Vec<u64> = (1..=search::CANDIDATES as u64).map(|j| j * step).collect();
-            let below = self.below(x, &threshold, &candidates, search::COUNT_WIDTH, place)?;
+            let below = self.below(x, &threshold, &candidates, search::COUNT_WIDTH, label)?;
             let spare = self.spare(&below, n, keep);
-            let (mut wires, _) = self.exchange(&[(&spare, search::COUNT_WIDTH)], &[], place)?;
-            let missed = self.negative(&wires.remove(0), &[0], search::WIDTH, place)?;
+            let (mut wires, _) = self.exchange(&[(&spare, search::COUNT_WIDTH)], &[], label)?;
+            let missed = self.negative(&wires.remove(0), &[0], search::WIDTH, label)?;
             if self.is_evaluator() {
                 let public = if self.is_first() {
                     search::CANDIDATES as u64
@@ -76,7 +76,7 @@ impl Masked {
                 threshold.data[0] = threshold.data[0].wrapping_add(reached.wrapping_mul(step));
             }
         }
-        let below = self.below(x, &threshold, &[0], WIDTH, place)?;
+        let below = self.below(x, &threshold, &[0], WIDTH, label)?;
         Ok(Share {
             rows: x.rows,
             cols: x.cols,
@@ -114,7 +114,7 @@ impl Masked {
         threshold: &Share,
         candidates: &[u64],
         bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let t = threshold.data.first().copied().unwrap_or(0);
         let data = x.data.iter().map(|v| v.wrapping_sub(t)).collect();
@@ -125,8 +125,8 @@ impl Masked {
             data,
             deferred: x.deferred,
         };
-        let (mut wires, _) = self.exchange(&[(&difference, search::WIDTH)], &[], place)?;
-        self.negative(&wires.remove(0), candidates, bits, place)
+        let (mut wires, _) = self.exchange(&[(&difference, search::WIDTH)], &[], label)?;
+        self.negative(&wires.remove(0), candidates, bits, label)
     }
 
     /// `[wire_i - offset_j < 0]`, offsets side by side, modulo `2^bits`, over one set of one-hot
@@ -136,7 +136,7 @@ impl Masked {
         wire: &Wire,
         offsets: &[u64],
         bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (rows, m) = (wire.len(), offsets.len());
         if self.uses_dcf(rows) {
@@ -147,8 +147,8 @@ impl Masked {
                 self.negative_by_dcf(wire, offsets, bits)?,
             ));
         }
-        let pending = self.signs_beyond(wire, offsets, place)?;
-        let (_, signs) = self.finish_sign(&pending, &[], place)?;
+        let pending = self.signs_beyond(wire, offsets, label)?;
+        let (_, signs) = self.finish_sign(&pending, &[], label)?;
         let (data, _) = signs.share(self, bits)?;
         Ok(Share::new(1, rows * m, bits, data))
     }
@@ -157,7 +157,7 @@ impl Masked {
         &mut self,
         wire: &Wire,
         offsets: &[u64],
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Pending, ProtocolError> {
         let (m, held) = (offsets.len(), self.is_evaluator());
         let n = wire.len() * m;
@@ -184,6 +184,6 @@ impl Masked {
                 vectors.compare(n, held, at)
             });
         }
-        self.reduce(digits, left, place)
+        self.reduce(digits, left, label)
     }
 }

@@ -114,10 +114,10 @@ impl Masked {
         &mut self,
         y: &Share,
         out_bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
-        let (mut wires, _) = self.exchange(&[(y, ARG_BITS)], &[], place)?;
-        self.tabulated(&wires.remove(0), None, &tables().exp, out_bits, place)
+        let (mut wires, _) = self.exchange(&[(y, ARG_BITS)], &[], label)?;
+        self.tabulated(&wires.remove(0), None, &tables().exp, out_bits, label)
     }
 
     /// [`marill_numeric::functions::linear`] of a wire of at least 32 bits, as a share modulo
@@ -129,7 +129,7 @@ impl Masked {
         wide: Option<&Share>,
         table: &LinearTable,
         out_bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let modulus = low_mask(ARG_BITS);
         let narrow = |data: &[u64], less: u64| {
@@ -140,15 +140,15 @@ impl Masked {
         let (open, mask) = (narrow(&x.open, table.start as u64), narrow(&x.mask, 0));
         let wire = Wire::new((x.rows, x.cols), ARG_BITS, [open, mask, Vec::new()]);
         if self.uses_dcf(wire.len()) {
-            return self.tabulated_by_dcf(x, &wire, table, out_bits, place);
+            return self.tabulated_by_dcf(x, &wire, table, out_bits, label);
         }
         let index = self.one_hot(&wire, table.low_bits, INDEX_BITS)?;
-        let position = self.position(x, &wire, &index, table, place)?;
+        let position = self.position(x, &wire, &index, table, label)?;
 
         // The lookups, and the bits of the position.
         let lookups = self.piece_lookups(&wire, &index, table);
         let shares: Vec<(&Share, u32)> = lookups.iter().map(|f| (f, PIECE_BITS)).collect();
-        let (pieces, opened, in_domain, negative) = self.locate(&shares, &position, place)?;
+        let (pieces, opened, in_domain, negative) = self.locate(&shares, &position, label)?;
         let signs = self.signs(&index);
         let piece = self.signed_piece(&pieces, &wire, &opened, &signs, table.low_bits)?;
 
@@ -156,14 +156,14 @@ impl Masked {
         let shift = table.slope_frac_bits;
         let shifted = self.add_public(&piece, self.half(shift) + table.bias as u64);
         let bits: Vec<&Bits> = std::iter::once(&in_domain).chain(&negative).collect();
-        let (mut wires, opened) = self.exchange_masked(&[(&shifted, PIECE_BITS)], &bits, place)?;
+        let (mut wires, opened) = self.exchange_masked(&[(&shifted, PIECE_BITS)], &bits, label)?;
         let truncation = Truncation {
             shift,
             out_bits,
             offset: (table.bias >> shift) as u64,
         };
         let mut out =
-            self.gated_truncation(&wires.remove(0), &opened[0], &in_domain, truncation, place)?;
+            self.gated_truncation(&wires.remove(0), &opened[0], &in_domain, truncation, label)?;
         if let Some(negative) = opened.get(1) {
             self.add_tail(&mut out, x, wide, table.tail, negative)?;
         }
@@ -178,7 +178,7 @@ impl Masked {
         wire: &Wire,
         index: &OneHot,
         table: &LinearTable,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Position, ProtocolError> {
         let (n, held, low) = (wire.len(), self.is_evaluator(), table.low_bits);
         let many = self.many(n);
@@ -236,7 +236,7 @@ impl Masked {
         let (mut terms, borrows) = (opening.chain(&below, false), below.len() - 1);
         terms.extend([opening.all(&same), opening.all(&lower)]);
         terms.extend(opening.chain(&signs, true));
-        let (_, mut products) = self.products(&[], &opening.planes, &terms, place)?;
+        let (_, mut products) = self.products(&[], &opening.planes, &terms, label)?;
         let sum = |base: &Bits, products: &[Bits]| {
             products.iter().fold(base.clone(), |sum, p| sum.xor(p))
         };
@@ -270,7 +270,7 @@ impl Masked {
         &mut self,
         lookups: &[(&Share, u32)],
         position: &Position,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Vec<Wire>, OpenBits, Bits, Option<Bits>), ProtocolError> {
         let mut opening = Opening::default();
         let borrow = opening.add(&position.borrow);
@@ -293,7 +293,7 @@ impl Masked {
                 terms.push(opening.add(flips) | opening.add(top));
             }
         }
-        let (pieces, mut opened) = self.exchange(lookups, &opening.planes, place)?;
+        let (pieces, mut opened) = self.exchange(lookups, &opening.planes, label)?;
         let products = self.opened_products(&opened, &terms)?;
         let sum = |products: &[Bits]| {
             products[1..]
@@ -451,7 +451,7 @@ impl Masked {
             out_bits,
             offset,
         }: Truncation,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (n, k) = (wire.len(), wire.bits);
         let gate_form = self.single(gate);
@@ -468,7 +468,7 @@ impl Masked {
         let borrow = if self.rounds_stochastically(wire, shift) {
             Vec::new()
         } else {
-            let borrow = self.gated_borrow(wire, gate, gate_bits, shift, place)?;
+            let borrow = self.gated_borrow(wire, gate, gate_bits, shift, label)?;
             borrow.share(self, out_bits)?.0
         };
         let data = (0..gate_share.len()).map(|i| {
@@ -496,14 +496,14 @@ impl Masked {
         gate: &OpenBits,
         gate_bits: &Bits,
         f: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Affine, ProtocolError> {
         if !self.many(wire.len()) {
             // A vector of 2^8 bits is as dear as the monomials of two more planes.
             let digits = self.compare_digits(wire, &split(0, f, f.div_ceil(8)))?;
             let mut opening = Opening::default();
             let terms = opening.comparison(&digits);
-            let (_, mut opened) = self.exchange(&[], &opening.planes, place)?;
+            let (_, mut opened) = self.exchange(&[], &opening.planes, label)?;
             opened.push(gate.clone());
             let gate = 1 << (opened.len() - 1);
             let terms: Vec<(u64, Planes)> = terms.iter().map(|term| (1, term | gate)).collect();
@@ -519,11 +519,11 @@ impl Masked {
         }
         // Nothing lies below the lowest digit.
         opening.planes.pop();
-        let (_, products) = self.products(&[], &opening.planes, &terms, place)?;
+        let (_, products) = self.products(&[], &opening.planes, &terms, label)?;
         let borrow = products[1..]
             .iter()
             .fold(products[0].clone(), |sum, p| sum.xor(p));
-        let (_, opened) = self.exchange(&[], &[&borrow], place)?;
+        let (_, opened) = self.exchange(&[], &[&borrow], label)?;
         Ok(self.single(&opened[0]))
     }
 

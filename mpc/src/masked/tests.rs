@@ -341,13 +341,13 @@ impl Scene {
 
 /// Values that were shared, by place in order of appearance.
 fn reconstruct(run: &Recording) -> HashMap<&'static str, Vec<(u32, Vec<u64>)>> {
-    let mut by_place: HashMap<_, Vec<_>> = HashMap::new();
-    for ((place, bits, x), (other, _, y)) in run.client_trace.iter().zip(&run.server_trace) {
-        assert_eq!(place, other);
+    let mut by_label: HashMap<_, Vec<_>> = HashMap::new();
+    for ((label, bits, x), (other, _, y)) in run.client_trace.iter().zip(&run.server_trace) {
+        assert_eq!(label, other);
         let sum = x.iter().zip(y).map(|(x, y)| x.wrapping_add(*y)).collect();
-        by_place.entry(*place).or_default().push((*bits, sum));
+        by_label.entry(*label).or_default().push((*bits, sum));
     }
-    by_place
+    by_label
 }
 
 #[test]
@@ -425,19 +425,19 @@ fn every_value_is_the_twins(
     let mut expected: HashMap<_, Vec<_>> = HashMap::new();
     trace
         .into_iter()
-        .for_each(|(place, values)| expected.entry(place).or_default().push(values));
+        .for_each(|(label, values)| expected.entry(label).or_default().push(values));
     let got = reconstruct(&run);
     assert_eq!(got.len(), expected.len());
     let mut compared = 0;
-    for (place, values) in expected {
-        assert_eq!(got[place].len(), values.len(), "{place}");
-        for ((bits, got), expected) in got[place].iter().zip(&values) {
+    for (label, values) in expected {
+        assert_eq!(got[label].len(), values.len(), "{label}");
+        for ((bits, got), expected) in got[label].iter().zip(&values) {
             let modulus = marill_numeric::fixed::low_mask(*bits);
             for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
                 assert_eq!(
                     got & modulus,
                     expected & modulus,
-                    "seed {seed}, {place}, element {i}"
+                    "seed {seed}, {label}, element {i}"
                 );
                 compared += 1;
             }

@@ -282,7 +282,7 @@ impl Masked {
         &mut self,
         pending: &Pending,
         half: Option<&mut Wire>,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Affine, ProtocolError> {
         let mut planes: Vec<&Bits> = Vec::new();
         let mut terms: Vec<(u64, Planes)> = Vec::new();
@@ -298,7 +298,7 @@ impl Masked {
         }
         debug_assert!(last < 3, "three digits at most");
         let mut halves: Vec<&mut Wire> = half.into_iter().collect();
-        let (_, planes) = self.exchange_parts(&[], &planes, &mut halves, place)?;
+        let (_, planes) = self.exchange_parts(&[], &planes, &mut halves, label)?;
         Ok(Affine::of(self, &planes, &terms))
     }
 
@@ -308,17 +308,17 @@ impl Masked {
         &mut self,
         pending: &Pending,
         shares: &[(&Share, u32)],
-        place: &'static str,
+        label: &'static str,
     ) -> Result<(Vec<Wire>, Affine), ProtocolError> {
         let [(below, _), (base, flips)] = pending.digits.as_slice() else {
             let [(sign, _)] = pending.digits.as_slice() else {
                 unreachable!("a sign is down to two planes")
             };
-            let (wires, planes) = self.exchange(shares, &[sign], place)?;
+            let (wires, planes) = self.exchange(shares, &[sign], label)?;
             return Ok((wires, self.single(&planes[0])));
         };
         let other = base.xor(flips);
-        let (wires, planes) = self.exchange(shares, &[base, &other, below], place)?;
+        let (wires, planes) = self.exchange(shares, &[base, &other, below], label)?;
         let terms = [(1, 0b001), (u64::MAX, 0b101), (1, 0b110)];
         Ok((wires, Affine::of(self, &planes, &terms)))
     }
@@ -347,7 +347,7 @@ impl Masked {
         &mut self,
         wire: &Wire,
         f: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Pending, ProtocolError> {
         let (digits, left) = match (self.many(wire.len()), wire.len(), f) {
             (true, _, _) => (f.div_ceil(4), 1),
@@ -357,7 +357,7 @@ impl Masked {
             _ => (8, 2),
         };
         let digits = self.compare_digits(wire, &split(0, f, digits))?;
-        self.reduce(digits, left, place)
+        self.reduce(digits, left, label)
     }
 
     /// `floor((x + 2^(shift-1)) / 2^shift)`, or a rounding by coin; see the module documentation.
@@ -367,7 +367,7 @@ impl Masked {
         shift: u32,
         in_bits: u32,
         out_bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (shifted, shift) = self.before_truncation(x, shift, in_bits);
         let in_bits = shifted.bits;
@@ -380,21 +380,21 @@ impl Masked {
             _ => Part::whole(&shifted, in_bits),
         };
         let mut wire = self
-            .exchange_parts(&[part], &[], &mut [], place)?
+            .exchange_parts(&[part], &[], &mut [], label)?
             .0
             .remove(0);
         let offset = 1u64 << (in_bits - 2 - shift);
         if self.rounds_stochastically(&wire, shift) {
             if self.many(n) && wraps {
-                self.send_msbs(&mut wire, place)?;
+                self.send_msbs(&mut wire, label)?;
             }
             return self.high_part(&wire, shift, out_bits, offset);
         }
         let borrow = if self.uses_dcf(x.len()) {
             self.borrow_by_dcf(&wire, shift, out_bits)?
         } else {
-            let pending = self.borrow(&wire, shift, place)?;
-            let borrow = self.finish(&pending, Some(&mut wire), place)?;
+            let pending = self.borrow(&wire, shift, label)?;
+            let borrow = self.finish(&pending, Some(&mut wire), label)?;
             borrow.share(self, out_bits)?.0
         };
         let mut out = self.high_part(&wire, shift, out_bits, offset)?;
@@ -418,12 +418,12 @@ impl Masked {
         shift: u32,
         in_bits: u32,
         out_bits: u32,
-        places: [&'static str; 2],
+        labels: [&'static str; 2],
     ) -> Result<PendingReveal, ProtocolError> {
         let (shifted, shift) = self.before_truncation(x, shift, in_bits);
         let part = Part::partial(&shifted, shifted.bits, 0);
         let wire = self
-            .exchange_parts(&[part], &[], &mut [], places[0])?
+            .exchange_parts(&[part], &[], &mut [], labels[0])?
             .0
             .remove(0);
         self.rounds_stochastically(&wire, shift);
@@ -435,7 +435,7 @@ impl Masked {
                 wire,
                 wraps,
                 from,
-                places,
+                labels,
             }),
         })
     }

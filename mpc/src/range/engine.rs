@@ -44,11 +44,11 @@ impl Range {
 
     /// Notes how near `reaches` comes to `limit`; what is returned is well inside, as the next
     /// steps suppose.
-    fn check(&mut self, reaches: f64, limit_bits: f64, place: &'static str) -> f64 {
+    fn check(&mut self, reaches: f64, limit_bits: f64, label: &'static str) -> f64 {
         let reaches_bits = (reaches * MARGIN).max(1.0).log2();
         self.rooms.push(Room {
             layer: self.layer,
-            place,
+            label,
             reaches_bits,
             limit_bits,
         });
@@ -56,8 +56,8 @@ impl Range {
     }
 
     /// The room that an exact truncation or opening of `bits` needs.
-    fn fits(&mut self, x: &Span, bits: u32, place: &'static str) -> Span {
-        let limit = self.check(x.bound(), f64::from(bits.min(64) - 2), place);
+    fn fits(&mut self, x: &Span, bits: u32, label: &'static str) -> Span {
+        let limit = self.check(x.bound(), f64::from(bits.min(64) - 2), label);
         if limit >= x.bound() {
             x.clone()
         } else {
@@ -65,8 +65,8 @@ impl Range {
         }
     }
 
-    fn record(&mut self, place: &'static str, span: &Span) {
-        self.trace.push((place, span.bound() * MARGIN));
+    fn record(&mut self, label: &'static str, span: &Span) {
+        self.trace.push((label, span.bound() * MARGIN));
     }
 
     fn stretched(&mut self, x: &Span, norms: &MatrixNorms) -> Span {
@@ -113,11 +113,11 @@ impl Engine for Range {
         Ok(self.named(input))
     }
 
-    fn open(&mut self, shares: &[(&Span, u32)], place: &'static str) -> Step<Vec<Span>> {
+    fn open(&mut self, shares: &[(&Span, u32)], label: &'static str) -> Step<Vec<Span>> {
         let mut wires = Vec::new();
         for (share, bits) in shares {
-            self.record(place, share);
-            wires.push(self.fits(share, *bits, place));
+            self.record(label, share);
+            wires.push(self.fits(share, *bits, label));
         }
         Ok(wires)
     }
@@ -128,9 +128,9 @@ impl Engine for Range {
         bits: u32,
         layer: usize,
         modules: &[Module],
-        place: &'static str,
+        label: &'static str,
     ) -> Step<(Span, Vec<Option<Span>>)> {
-        let wire = self.open(&[(x, bits)], place)?.remove(0);
+        let wire = self.open(&[(x, bits)], label)?.remove(0);
         let mut additions = Vec::new();
         for &module in modules {
             additions.push((self.rank > 0 || !self.private.full.is_empty()).then(|| {
@@ -377,8 +377,8 @@ impl Engine for Range {
         Ok(self.named(x.scaled(factor)))
     }
 
-    fn ragged_max(&mut self, x: &Span, lens: &[usize], place: &'static str) -> Step<Span> {
-        let inside = self.fits(x, 32, place);
+    fn ragged_max(&mut self, x: &Span, lens: &[usize], label: &'static str) -> Step<Span> {
+        let inside = self.fits(x, 32, label);
         let span = Span::uniform(1, lens.len(), inside.bound());
         Ok(self.named(Span {
             origin: Origin::Max(x.id),
@@ -443,9 +443,9 @@ impl Engine for Range {
         shift: u32,
         in_bits: u32,
         _out: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Span> {
-        let x = &self.fits(x, in_bits, place);
+        let x = &self.fits(x, in_bits, label);
         let unit = f64::from(shift).exp2();
         let origin = match x.origin {
             Origin::Sums(id, factor) => Origin::Sums(id, factor / unit),
@@ -460,12 +460,12 @@ impl Engine for Range {
             origin,
             ..Span::of_columns(x.rows, column, norm)
         };
-        self.record(place, &truncated);
+        self.record(label, &truncated);
         Ok(self.named(truncated))
     }
 
-    fn exp_neg(&mut self, y: &Span, _out_bits: u32, place: &'static str) -> Step<Span> {
-        self.check(y.bound(), 31.0, place);
+    fn exp_neg(&mut self, y: &Span, _out_bits: u32, label: &'static str) -> Step<Span> {
+        self.check(y.bound(), 31.0, label);
         let origin = if y.origin == Origin::BelowMax {
             Origin::Exponentials
         } else {
@@ -478,8 +478,8 @@ impl Engine for Range {
         }))
     }
 
-    fn gate(&mut self, x: &Span, gate: Gate<'_>, place: &'static str) -> Step<Span> {
-        let x = &self.fits(x, 32, place);
+    fn gate(&mut self, x: &Span, gate: Gate<'_>, label: &'static str) -> Step<Span> {
+        let x = &self.fits(x, 32, label);
         let error = GATE_ERROR + self.rounding_error - 0.5;
         let of = |b: f64| match gate.0.tail {
             Tail::Relu => b + error,
@@ -494,8 +494,8 @@ impl Engine for Range {
         Ok(self.named(Span::of_columns(x.rows, column, norm)))
     }
 
-    fn piecewise(&mut self, s: &Span, table: &Piecewise, place: &'static str) -> Step<Span> {
-        self.check(s.bound(), (table.end as f64).log2(), place);
+    fn piecewise(&mut self, s: &Span, table: &Piecewise, label: &'static str) -> Step<Span> {
+        self.check(s.bound(), (table.end as f64).log2(), label);
         let origin = match s.origin {
             Origin::Squares(id) => Origin::InverseNorm(id),
             Origin::Sums(id, 1.0) => Origin::InverseSums(id),
@@ -508,7 +508,7 @@ impl Engine for Range {
             origin,
             ..Span::uniform(s.rows, s.cols, bound)
         };
-        self.record(place, &out);
+        self.record(label, &out);
         Ok(self.named(out))
     }
 
@@ -524,16 +524,16 @@ impl Engine for Range {
         })
     }
 
-    fn below_largest(&mut self, x: &Span, _keep: usize, place: &'static str) -> Step<Span> {
-        self.check(x.bound(), f64::from(RANGE_BITS), place);
+    fn below_largest(&mut self, x: &Span, _keep: usize, label: &'static str) -> Step<Span> {
+        self.check(x.bound(), f64::from(RANGE_BITS), label);
         Ok(self.named(Span {
             low: 0.0,
             ..Span::uniform(x.rows, x.cols, 1.0)
         }))
     }
 
-    fn argmax_to_client(&mut self, x: &Span, place: &'static str) -> Step<Option<u32>> {
-        self.fits(x, 48, place);
+    fn argmax_to_client(&mut self, x: &Span, label: &'static str) -> Step<Option<u32>> {
+        self.fits(x, 48, label);
         Ok(None)
     }
 
@@ -541,10 +541,10 @@ impl Engine for Range {
         &mut self,
         x: &Span,
         bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Step<Option<Vec<u64>>> {
-        self.fits(x, bits, place);
-        self.record(place, x);
+        self.fits(x, bits, label);
+        self.record(label, x);
         Ok(None)
     }
 }

@@ -102,8 +102,8 @@ fn no_value_of_the_twin_exceeds_its_bound_and_bounds_are_near_enough_to_be_of_us
                 proof.unwrap_or_else(|violation| panic!("{:?}: {violation}", spec.architecture));
                 let trace = traced(&model, &rows(spec, 10 * seed + nth as u64, 12, norm));
                 assert_eq!(trace.len(), bounds.len());
-                for ((place, values), (bounded, bound)) in trace.iter().zip(&bounds) {
-                    assert_eq!(place, bounded);
+                for ((label, values), (bounded, bound)) in trace.iter().zip(&bounds) {
+                    assert_eq!(label, bounded);
                     let largest = values
                         .iter()
                         .map(|v| (*v as i64).unsigned_abs())
@@ -111,13 +111,13 @@ fn no_value_of_the_twin_exceeds_its_bound_and_bounds_are_near_enough_to_be_of_us
                         .unwrap() as f64;
                     assert!(
                         largest <= *bound,
-                        "{place}: {largest} where at most {bound} was proved"
+                        "{label}: {largest} where at most {bound} was proved"
                     );
                     let slack = bound / largest.max(1.0);
-                    if *place == "norm.x" {
+                    if *label == "norm.x" {
                         assert!(
                             slack < 30.0,
-                            "{place}: {bound} is proved, {largest} was seen"
+                            "{label}: {bound} is proved, {largest} was seen"
                         );
                     }
                 }
@@ -205,11 +205,11 @@ fn a_bound_is_reached_by_an_input_that_aims_at_it() {
         .1;
     let bound = bounds
         .iter()
-        .find(|(place, _)| *place == "norm.x")
+        .find(|(label, _)| *label == "norm.x")
         .unwrap()
         .1;
     let trace = traced(&model, &values);
-    let (_, seen) = trace.iter().find(|(place, _)| *place == "norm.x").unwrap();
+    let (_, seen) = trace.iter().find(|(label, _)| *label == "norm.x").unwrap();
     let largest = seen
         .iter()
         .map(|v| (*v as i64).unsigned_abs())
@@ -238,7 +238,7 @@ fn a_weight_that_is_too_large_is_named_with_its_layer() {
     let (public, private) = model.quantise();
     let violation = prove(&public, &private, envelope).unwrap_err();
     assert_eq!(
-        (violation.violations[0].layer, violation.violations[0].place),
+        (violation.violations[0].layer, violation.violations[0].label),
         (Some(1), "mlp.out")
     );
     let text = violation.to_string();
@@ -257,7 +257,7 @@ fn a_weight_that_is_too_large_is_named_with_its_layer() {
     let (public, private) = model.quantise();
     let violation = prove(&public, &private, envelope).unwrap_err();
     assert_eq!(
-        (violation.violations[0].layer, violation.violations[0].place),
+        (violation.violations[0].layer, violation.violations[0].label),
         (Some(0), "mlp.out")
     );
     assert!(
@@ -314,5 +314,5 @@ fn more_keys_than_the_reciprocal_covers_are_not_proved() {
         )
     };
     assert!(at(2032).is_ok());
-    assert_eq!(at(2048).unwrap_err().violations[0].place, "attention.recip");
+    assert_eq!(at(2048).unwrap_err().violations[0].label, "attention.recip");
 }

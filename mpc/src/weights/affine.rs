@@ -153,9 +153,9 @@ pub(super) fn layer(
     let mut biases = Vec::new();
     for (module, map) in Module::ALL.into_iter().zip(maps) {
         let (cols, rows) = spec.shape(module);
-        let place = format!("layers.{layer}.{module:?}");
-        expect_len(&place, rows * cols, map.weight.len())?;
-        expect_len(&format!("{place}.bias"), rows, map.bias.len())?;
+        let label = format!("layers.{layer}.{module:?}");
+        expect_len(&label, rows * cols, map.weight.len())?;
+        expect_len(&format!("{label}.bias"), rows, map.bias.len())?;
         if rows == 0 {
             matrices.push(PublicMatrix::shape_only(0, 0));
             biases.push(Vec::new());
@@ -169,13 +169,13 @@ pub(super) fn layer(
         let columns = behind_norm(&norm_scale, module);
         let bits = spec.numeric.weight_frac_bits;
         matrices.push(PublicMatrix::quantise(
-            map.weight, rows, cols, columns, factor, bits, &place,
+            map.weight, rows, cols, columns, factor, bits, &label,
         )?);
         let bias = bias_behind(&map, behind_norm(&norm_bias, module), factor);
         biases.push(encode_row(
             &bias,
             map_input_bits(spec, module) + bits,
-            &place,
+            &label,
         )?);
     }
     let post_norms = if folds {
@@ -268,12 +268,12 @@ fn bias_behind(map: &MapFloats<'_>, beta: Option<&[f32]>, factor: f64) -> Vec<f6
 }
 
 /// A public row as integers, at most 2^(15 + frac_bits).
-fn encode_row(values: &[f64], frac_bits: u32, place: &str) -> Result<Vec<u64>, SpecError> {
+fn encode_row(values: &[f64], frac_bits: u32, label: &str) -> Result<Vec<u64>, SpecError> {
     let limit = f64::from(1 << 15);
     let encoded = values
         .iter()
         .enumerate()
-        .map(|(i, &v)| marill_numeric::encode(v, frac_bits, limit, place, i));
+        .map(|(i, &v)| marill_numeric::encode(v, frac_bits, limit, label, i));
     Ok(encoded.collect::<Result<_, _>>()?)
 }
 
@@ -282,7 +282,7 @@ fn post_norms(
     layer: usize,
     norms: &[NormFloats<'_>; 2],
 ) -> Result<Vec<PostNorm>, SpecError> {
-    let place = format!("layers.{layer}.norm");
+    let label = format!("layers.{layer}.norm");
     let encode = |norm: &NormFloats<'_>| {
         let gain: Vec<f64> = folded_gain(spec, norm.gain)
             .into_iter()
@@ -291,8 +291,8 @@ fn post_norms(
         let bias: Vec<f64> = norm.bias.iter().map(|b| f64::from(*b)).collect();
         let bias_bits = spec.numeric.frac_bits + GAIN_FRAC_BITS;
         Ok(PostNorm {
-            gain: encode_row(&gain, GAIN_FRAC_BITS, &place)?,
-            bias: encode_row(&bias, bias_bits, &place)?,
+            gain: encode_row(&gain, GAIN_FRAC_BITS, &label)?,
+            bias: encode_row(&bias, bias_bits, &label)?,
         })
     };
     norms.iter().map(encode).collect()

@@ -327,8 +327,8 @@ fn tallied(model: &Model, comparison: Comparison, plan: &Plan) -> anyhow::Result
     let (first, rows) = plan.first_measured();
     let mut sum = Cost::default();
     for k in 0..plan.tokens.max(1) {
-        let places = tally_on(&model.public.spec, comparison, first + k, rows)?;
-        sum = places.iter().fold(sum, |sum, (_, cost)| sum + *cost);
+        let labels = tally_on(&model.public.spec, comparison, first + k, rows)?;
+        sum = labels.iter().fold(sum, |sum, (_, cost)| sum + *cost);
     }
     Ok(sum)
 }
@@ -351,9 +351,9 @@ fn layer_cost(
         tally_on(&spec(3), comparison, cached, rows)?,
         tally_on(&spec(2), comparison, cached, rows)?,
     );
-    let less = |place| {
+    let less = |label| {
         two.iter()
-            .find(|(p, _)| *p == place)
+            .find(|(p, _)| *p == label)
             .map_or(Cost::default(), |(_, cost)| *cost)
     };
     Ok(three
@@ -544,7 +544,7 @@ fn print_report(report: &serde_json::Value) {
 }
 
 /// Rounds and bytes of one layer by place.
-fn explain(places: &[(&'static str, Cost)]) {
+fn explain(labels: &[(&'static str, Cost)]) {
     let mut table = Table::new([
         "one layer, at",
         "rounds",
@@ -554,7 +554,7 @@ fn explain(places: &[(&'static str, Cost)]) {
         "source to E1",
     ])
     .right(&[1, 2, 3, 4, 5]);
-    for (place, cost) in places {
+    for (label, cost) in labels {
         let sizes = [
             cost.e0_to_e1_bytes,
             cost.e1_to_e0_bytes,
@@ -563,7 +563,7 @@ fn explain(places: &[(&'static str, Cost)]) {
         ];
         let [e0, e1, dealer0, dealer1] = sizes.map(bytes);
         table.row([
-            (*place).to_string(),
+            (*label).to_string(),
             cost.rounds.to_string(),
             e0,
             e1,

@@ -17,7 +17,7 @@ use super::DcfBatch;
 use crate::masked::{Masked, ProtocolError, Share, Wire, bits::OpenBits, tabulated::ARG_BITS};
 
 /// Where an element lies, as shares: `[element of the payload]`, empty where nothing is held.
-struct Place {
+struct Position {
     in_domain: Vec<u64>,
     negative: Vec<u64>,
     /// `negative · x`.
@@ -33,7 +33,7 @@ impl Masked {
         wire: &Wire,
         table: &LinearTable,
         out_bits: u32,
-        place: &'static str,
+        label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (n, held) = (x.len(), self.is_evaluator());
         let index = self.one_hot(wire, table.low_bits, INDEX_BITS)?;
@@ -49,7 +49,7 @@ impl Masked {
             .chain([&gate])
             .map(|share| (share, PIECE_BITS))
             .collect();
-        let (mut pieces, borrow) = self.exchange(&shares, &[&borrow], place)?;
+        let (mut pieces, borrow) = self.exchange(&shares, &[&borrow], label)?;
         let Some(gate) = pieces.pop() else {
             unreachable!("the gate was opened")
         };
@@ -65,7 +65,7 @@ impl Masked {
         let shift = table.slope_frac_bits;
         let shifted = self.add_public(&piece, self.half(shift) + table.bias as u64);
         let piece = self
-            .exchange_masked(&[(&shifted, PIECE_BITS)], &[], place)?
+            .exchange_masked(&[(&shifted, PIECE_BITS)], &[], label)?
             .0
             .remove(0);
         let mut out = self.high_part(&piece, shift, out_bits, (table.bias >> shift) as u64)?;
@@ -111,7 +111,7 @@ impl Masked {
         x: &Wire,
         table: &LinearTable,
         out_bits: u32,
-    ) -> Result<Place, ProtocolError> {
+    ) -> Result<Position, ProtocolError> {
         let modulus = low_mask(ARG_BITS);
         let length = 1u64 << (INDEX_BITS + table.low_bits);
         // (start, length): the domain, then what is negative.
@@ -158,7 +158,7 @@ impl Masked {
             (0..own.len()).map(value).collect()
         };
         let has_sign = intervals.len() > 1;
-        Ok(Place {
+        Ok(Position {
             in_domain: inside(0, 0),
             negative: if has_sign { inside(0, 1) } else { Vec::new() },
             negative_x: if has_sign && payload_bits.len() > 1 {
@@ -169,7 +169,7 @@ impl Masked {
         })
     }
 
-    fn add_located_tail(&self, out: &mut Share, x: &Wire, tail: Tail, position: &Place) {
+    fn add_located_tail(&self, out: &mut Share, x: &Wire, tail: Tail, position: &Position) {
         match tail {
             Tail::Zero => {}
             Tail::Relu => {
