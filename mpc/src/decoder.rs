@@ -124,8 +124,8 @@ pub fn step<E: Engine>(
         let last = layer + 1 == spec.num_layers;
         let label = "attention.hidden";
         let modules = [Module::Q, Module::K, Module::V];
-        let (x, additions) = normalise(engine, spec, layer, &hidden, wire.take(), label, &modules)?;
-        let out = attention(engine, weights, cache, layer, &x, &additions, last)?;
+        let (x, updates) = normalise(engine, spec, layer, &hidden, wire.take(), label, &modules)?;
+        let out = attention(engine, weights, cache, layer, &x, &updates, last)?;
         if last && rows > 1 {
             hidden = engine.last_row(&hidden);
         }
@@ -133,7 +133,7 @@ pub fn step<E: Engine>(
         let out = if spec.architecture.is_llama() {
             gated_mlp(engine, weights, layer, &hidden)?
         } else {
-            let (x, additions) = normalise(
+            let (x, updates) = normalise(
                 engine,
                 spec,
                 layer,
@@ -142,7 +142,7 @@ pub fn step<E: Engine>(
                 "mlp.hidden",
                 &[Module::Up],
             )?;
-            plain_mlp(engine, weights, layer, &x, &additions)?
+            plain_mlp(engine, weights, layer, &x, &updates)?
         };
         hidden = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
     }
@@ -229,21 +229,21 @@ fn project<E: Engine>(
     layer: usize,
     module: Module,
     x: &E::Share,
-    addition: &Option<E::Share>,
+    update: &Option<E::Share>,
 ) -> E::Share {
     let (spec, maps) = (&weights.spec, &weights.layers[layer]);
-    let mut out = match addition {
+    let mut out = match update {
         // All of the map is private; what is made of the row is its product.
-        Some(product) if spec.is_full() => product.clone(),
-        Some(addition) => {
+        Some(product) if spec.is_full_rank() => product.clone(),
+        Some(update) => {
             let public = engine.linear(maps.matrix(module), x);
-            engine.add(&public, addition)
+            engine.add(&public, update)
         }
         None => engine.linear(maps.matrix(module), x),
     };
     let private_row = spec.architecture == Architecture::Gpt2
-        || (spec.is_full() && !spec.architecture.is_llama());
-    if addition.is_some() && private_row {
+        || (spec.is_full_rank() && !spec.architecture.is_llama());
+    if update.is_some() && private_row {
         out = engine.add_private_row(&out, layer, module);
     }
     match maps.bias(module) {
@@ -259,15 +259,15 @@ pub(crate) fn attention<E: Engine>(
     cache: &mut Cache<E>,
     layer: usize,
     x: &E::Share,
-    additions: &[Option<E::Share>],
+    updates: &[Option<E::Share>],
     last: bool,
 ) -> Step<E::Share> {
     let spec = &weights.spec;
     let rows = engine.rows(x);
     let first = cache.len;
-    let mut q = project(engine, weights, layer, Module::Q, x, &additions[0]);
-    let mut k = project(engine, weights, layer, Module::K, x, &additions[1]);
-    let mut v = project(engine, weights, layer, Module::V, x, &additions[2]);
+    let mut q = project(engine, weights, layer, Module::Q, x, &updates[0]);
+    let mut k = project(engine, weights, layer, Module::K, x, &updates[1]);
+    let mut v = project(engine, weights, layer, Module::V, x, &updates[2]);
     let mut shift =
         spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
     if spec.architecture.is_llama() {
@@ -331,7 +331,7 @@ pub(crate) fn attention<E: Engine>(
     let attended = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
     let widths = [nn::DIVIDE_SHIFT, width::FULL, width::PRODUCT];
     let labels = ["attention.divided", "attention.mixed"];
-    let (attended, additions) =
+    let (attended, updates) =
         engine.truncate_and_reveal(&attended, widths, layer, &[Module::O], labels)?;
     Ok(project(
         engine,
@@ -339,7 +339,7 @@ pub(crate) fn attention<E: Engine>(
         layer,
         Module::O,
         &attended,
-        &additions[0],
+        &updates[0],
     ))
 }
 
@@ -379,9 +379,9 @@ fn gated_mlp<E: Engine>(
 ) -> Step<E::Share> {
     let spec = &weights.spec;
     let modules = [Module::Gate, Module::Up];
-    let (x, additions) = normalise(engine, spec, layer, hidden, None, "mlp.hidden", &modules)?;
-    let gate = project(engine, weights, layer, Module::Gate, &x, &additions[0]);
-    let up = project(engine, weights, layer, Module::Up, &x, &additions[1]);
+    let (x, updates) = normalise(engine, spec, layer, hidden, None, "mlp.hidden", &modules)?;
+    let gate = project(engine, weights, layer, Module::Gate, &x, &updates[0]);
+    let up = project(engine, weights, layer, Module::Up, &x, &updates[1]);
     let both = engine.concat(&[&gate, &up]);
     let bits = spec.numeric.weight_frac_bits;
     let widths = [bits, width::PRODUCT, width::ACTIVATION];
@@ -392,7 +392,7 @@ fn gated_mlp<E: Engine>(
         ["mlp.gate_up", "mlp.silu"],
     )?;
     let widths = [spec.numeric.frac_bits, width::ACTIVATION, width::PRODUCT];
-    let (product, additions) =
+    let (product, updates) =
         engine.truncate_and_reveal(&product, widths, layer, &[Module::Down], ["mlp.product"; 2])?;
     Ok(project(
         engine,
@@ -400,7 +400,7 @@ fn gated_mlp<E: Engine>(
         layer,
         Module::Down,
         &product,
-        &additions[0],
+        &updates[0],
     ))
 }
 
@@ -410,14 +410,14 @@ pub(crate) fn plain_mlp<E: Engine>(
     weights: &PublicWeights,
     layer: usize,
     x: &E::Share,
-    additions: &[Option<E::Share>],
+    updates: &[Option<E::Share>],
 ) -> Step<E::Share> {
     let spec = &weights.spec;
-    let up = project(engine, weights, layer, Module::Up, x, &additions[0]);
+    let up = project(engine, weights, layer, Module::Up, x, &updates[0]);
     let shift = spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
     let widths = [shift, width::PRODUCT, width::PRODUCT];
     let inner = engine.truncate_gate(&up, Gate(&tables().gelu), widths, ["mlp.up", "mlp.gelu"])?;
-    let (inner, additions) =
+    let (inner, updates) =
         engine.reveal_to_e1(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
     Ok(project(
         engine,
@@ -425,7 +425,7 @@ pub(crate) fn plain_mlp<E: Engine>(
         layer,
         Module::Down,
         &inner,
-        &additions[0],
+        &updates[0],
     ))
 }
 

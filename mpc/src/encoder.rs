@@ -96,14 +96,14 @@ fn pooled<E: Engine>(
     for (layer, maps) in weights.layers.iter().enumerate() {
         engine.enter_layer(Some(layer));
         let modules = [Module::Q, Module::K, Module::V];
-        let (x, additions) =
+        let (x, updates) =
             engine.reveal_to_e1(&hidden, width::PRODUCT, layer, &modules, "attention.hidden")?;
-        let out = attention(engine, weights, &mut cache, layer, &x, &additions, false)?;
+        let out = attention(engine, weights, &mut cache, layer, &x, &updates, false)?;
         let sum = add_residual(engine, spec, &hidden, &out, "attention.out")?;
         hidden = post_norm(engine, weights, &maps.post_norms[0], &sum)?;
-        let (x, additions) =
+        let (x, updates) =
             engine.reveal_to_e1(&hidden, width::PRODUCT, layer, &[Module::Up], "mlp.hidden")?;
-        let out = plain_mlp(engine, weights, layer, &x, &additions)?;
+        let out = plain_mlp(engine, weights, layer, &x, &updates)?;
         let sum = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
         hidden = post_norm(engine, weights, &maps.post_norms[1], &sum)?;
     }

@@ -429,7 +429,9 @@ impl Masked {
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
         let layers = |held: bool| if held { spec.num_layers } else { 0 };
-        if adapter.len() != layers(spec.lora_rank > 0) || matrices.len() != layers(spec.is_full()) {
+        if adapter.len() != layers(spec.lora_rank > 0)
+            || matrices.len() != layers(spec.is_full_rank())
+        {
             return Err(ProtocolError::AdapterMismatch);
         }
         let masks = Prg::new(seed, "wire masks");

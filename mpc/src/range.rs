@@ -179,7 +179,7 @@ pub struct Prover<'a> {
     public: &'a PublicWeights,
     private: Arc<PrivateWeights>,
     norms: HashMap<usize, Arc<MatrixNorms>>,
-    additions: HashMap<(usize, usize), Arc<MatrixNorms>>,
+    updates: HashMap<(usize, usize), Arc<MatrixNorms>>,
 }
 
 impl<'a> Prover<'a> {
@@ -189,7 +189,7 @@ impl<'a> Prover<'a> {
             public,
             private,
             norms: HashMap::new(),
-            additions: HashMap::new(),
+            updates: HashMap::new(),
         }
     }
 
@@ -214,7 +214,7 @@ impl<'a> Prover<'a> {
             rounding_error: spec.numeric.rounding.error(),
             inputs: inputs(self.public, envelope),
             norms: std::mem::take(&mut self.norms),
-            additions: std::mem::take(&mut self.additions),
+            updates: std::mem::take(&mut self.updates),
             ..Range::default()
         };
         let rows = envelope.positions;
@@ -232,7 +232,7 @@ impl<'a> Prover<'a> {
             .map(|_| ())
         };
         self.norms = range.norms;
-        self.additions = range.additions;
+        self.updates = range.updates;
         if let Err(error) = outcome {
             unreachable!("bounds meet no peer: {error}");
         }
@@ -327,5 +327,5 @@ struct Range {
     trace: Bounds,
     /// By the matrix's address, which the prover's borrow keeps.
     norms: HashMap<usize, Arc<MatrixNorms>>,
-    additions: HashMap<(usize, usize), Arc<MatrixNorms>>,
+    updates: HashMap<(usize, usize), Arc<MatrixNorms>>,
 }

@@ -196,7 +196,7 @@ impl Engine for Real {
             return Ok((x.clone(), products.collect()));
         }
         let real = |v: &[u64]| v.iter().map(|&v| v as i64 as f64).collect::<Vec<f64>>();
-        let additions = modules.iter().map(|&module| {
+        let updates = modules.iter().map(|&module| {
             (self.rank > 0).then(|| {
                 let lora = &self.private.layers[layer][module as usize];
                 let inner = product(x, self.rank, |r| real(&lora.a[r * x.cols..][..x.cols]));
@@ -205,7 +205,7 @@ impl Engine for Real {
                 })
             })
         });
-        Ok((x.clone(), additions.collect()))
+        Ok((x.clone(), updates.collect()))
     }
 
     fn share(&mut self, wire: &Reals) -> Reals {

@@ -47,7 +47,8 @@ pub enum PrivateForm {
     /// Every linear map as a whole, with what is folded into it: the gain of the norm before it,
     /// its bias. What an ordinary full fine-tune needs. An encoder's own norms, its pooler and
     /// every output head stay public.
-    Full,
+    #[serde(rename = "full")]
+    FullRank,
 }
 
 impl PrivateForm {
@@ -178,7 +179,7 @@ impl DecoderSpec {
             );
             return invalid("numeric", &problem);
         }
-        if self.is_full() && self.lora_rank != 0 {
+        if self.is_full_rank() && self.lora_rank != 0 {
             return invalid("lora_rank", "must be 0 where whole matrices are private");
         }
         self.check_sizes()?;
@@ -276,8 +277,8 @@ impl DecoderSpec {
 
     /// Whether the private layers have no public matrices at all.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.private == PrivateForm::Full
+    pub fn is_full_rank(&self) -> bool {
+        self.private == PrivateForm::FullRank
     }
 
     /// Width of the ring in which a private matrix of a module multiplies, and therefore of its

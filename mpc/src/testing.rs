@@ -45,7 +45,7 @@ pub fn tiny_spec() -> DecoderSpec {
 pub fn with_private_matrices(spec: DecoderSpec) -> DecoderSpec {
     DecoderSpec {
         lora_rank: 0,
-        private: PrivateForm::Full,
+        private: PrivateForm::FullRank,
         ..spec
     }
 }
@@ -108,10 +108,10 @@ pub fn random_weights(spec: &DecoderSpec, seed: u64) -> (Arc<PublicWeights>, Arc
         .collect();
     let norm = vec![1.0; spec.hidden_size];
     let head = normal("head".into(), spec.vocab_size * spec.hidden_size, 0.1);
-    let maps: &[LayerFloats<'_>] = if spec.is_full() { &[] } else { &floats };
+    let maps: &[LayerFloats<'_>] = if spec.is_full_rank() { &[] } else { &floats };
     let public =
         PublicWeights::from_floats(spec, maps, &norm, &head).expect("a random model is valid");
-    if spec.is_full() {
+    if spec.is_full_rank() {
         let private =
             PrivateWeights::full_from_floats(spec, &floats).expect("a random model is valid");
         return (Arc::new(public), Arc::new(private));

@@ -255,7 +255,7 @@ impl Engine for Clear {
             };
             return Ok((wire, modules.iter().map(product).collect()));
         }
-        let additions = modules.iter().map(|&module| {
+        let updates = modules.iter().map(|&module| {
             (self.rank > 0).then(|| {
                 let lora = &self.private.layers[layer][module as usize];
                 let inner = ring::matmul_transposed(&x.data, &lora.a, x.cols);
@@ -267,8 +267,8 @@ impl Engine for Clear {
                 }
             })
         });
-        let additions = additions.collect();
-        Ok((wire, additions))
+        let updates = updates.collect();
+        Ok((wire, updates))
     }
 
     fn share(&mut self, wire: &Tensor) -> Tensor {

@@ -13,7 +13,7 @@ mod full;
 
 pub use affine::{AffineLayerFloats, HeadFloats, MapFloats, NormFloats};
 pub use full::MatrixMasks;
-pub(crate) use full::{FullLayer, RingLayer};
+pub(crate) use full::{FullRankLayer, RingLayer};
 use marill_crypto::{Prg, Seed};
 
 use crate::spec::{DecoderSpec, Module, SpecError};
@@ -169,7 +169,11 @@ impl PublicWeights {
         spec.validate()?;
         expect_len(
             "public layers",
-            if spec.is_full() { 0 } else { spec.num_layers },
+            if spec.is_full_rank() {
+                0
+            } else {
+                spec.num_layers
+            },
             layers.len(),
         )?;
         expect_len("model.norm", spec.hidden_size, final_norm.len())?;
@@ -373,7 +377,7 @@ pub struct PrivateWeights {
     /// `[layer][module]`; empty when the rank is 0.
     pub(crate) layers: Vec<[Lora; 7]>,
     /// `[layer]`; empty where the spec keeps low-rank additions.
-    pub(crate) full: Arc<Vec<FullLayer>>,
+    pub(crate) full: Arc<Vec<FullRankLayer>>,
 }
 
 /// The private weights plus a mask that only the server and the dealer can expand; sent to the
@@ -397,7 +401,7 @@ impl PrivateWeights {
         layers: Vec<[Option<LoraFloats>; 7]>,
     ) -> Result<Self, SpecError> {
         let spec = &public.spec;
-        if spec.is_full() {
+        if spec.is_full_rank() {
             let problem = "keeps whole matrices, not low-rank additions".to_owned();
             return Err(SpecError::Invalid {
                 field: "private",
@@ -511,7 +515,7 @@ impl MaskedAdapter {
     /// [`SpecError::Corrupt`] when the length does not fit the spec.
     pub fn from_bytes(spec: &DecoderSpec, bytes: &[u8]) -> Result<Self, SpecError> {
         let full_bits = Module::ALL.map(|m| spec.private_bits(m));
-        if spec.is_full() {
+        if spec.is_full_rank() {
             return Ok(Self {
                 layers: Vec::new(),
                 full: Arc::new(full::from_bytes(spec, bytes)?),

@@ -43,9 +43,9 @@ impl Real<'_> {
             .zip(&layer.maps[at].1)
             .for_each(|(o, b)| *o += f64::from(*b));
         if self.0.spec.lora_rank > 0 {
-            let addition = product(&layer.lora[at].1, &product(&layer.lora[at].0, x));
+            let update = product(&layer.lora[at].1, &product(&layer.lora[at].0, x));
             out.iter_mut()
-                .zip(addition)
+                .zip(update)
                 .for_each(|(o, a)| *o += f64::from(LORA_SCALE) * a);
         }
         out

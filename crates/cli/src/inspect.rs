@@ -128,7 +128,7 @@ fn layer_rows(manifest: &Manifest) -> Vec<LayerRow> {
         weights: "base, bit for bit".into(),
     });
     let private = match &manifest.transforms.lora {
-        _ if manifest.decoder.is_full() => "every linear map and norm (private)".into(),
+        _ if manifest.decoder.is_full_rank() => "every linear map and norm (private)".into(),
         Some(lora) => format!(
             "base (public) + rank {} on {} modules (private)",
             lora.rank,

@@ -114,7 +114,7 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
             lora.rank
         );
     }
-    if manifest.decoder.is_full() {
+    if manifest.decoder.is_full_rank() {
         let _ = writeln!(
             text,
             "- private: every linear map and norm of these layers (a full fine-tune); a client \
@@ -180,7 +180,7 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
 pub(crate) fn published(manifest: &Manifest) -> Vec<String> {
     let mut lines = vec![
         "which base model was tuned, and how many layers are private".to_string(),
-        match manifest.decoder.is_full() {
+        match manifest.decoder.is_full_rank() {
             true => "a SHA-256 of the private part, and that it is every linear map and norm of \
                 these layers"
                 .into(),

@@ -108,7 +108,7 @@ pub fn export_full(
     private.check(base, transforms)?;
     let decoder = weights::decoder_spec(&base.config, transforms, opts.numeric.clone())?;
     let decoder = DecoderSpec {
-        private: PrivateForm::Full,
+        private: PrivateForm::FullRank,
         ..decoder
     };
     let public = weights::public_weights(&decoder, base, transforms.frozen_layers)?;

@@ -37,7 +37,7 @@ impl Partition {
             &partition.manifest.private_files,
             true,
         )?;
-        let private = PrivatePart::load(dir, partition.manifest.decoder.is_full())?;
+        let private = PrivatePart::load(dir, partition.manifest.decoder.is_full_rank())?;
         private.check(&partition.base, &partition.manifest.transforms)?;
         partition.private = Some(private);
         Ok(partition)
@@ -55,7 +55,7 @@ impl Partition {
 
     fn open_base(dir: &Path, has_id_file: bool) -> Result<Self, PartitionError> {
         let manifest = Manifest::load(dir)?;
-        if manifest.decoder.is_full() && manifest.transforms.lora.is_some() {
+        if manifest.decoder.is_full_rank() && manifest.transforms.lora.is_some() {
             let reason = "it has low-rank factors and whole private matrices".into();
             return Err(PartitionError::Manifest {
                 path: dir.join(MANIFEST_FILE),
@@ -123,7 +123,7 @@ impl Partition {
         let mut model = self.base.clone();
         match &self.private {
             Some(PrivatePart::Full(tensors)) => model.tensors.extend(tensors.clone()),
-            None if self.manifest.decoder.is_full() => {
+            None if self.manifest.decoder.is_full_rank() => {
                 return Err(PartitionError::NoPrivatePart {
                     path: self.dir.clone(),
                 });

@@ -54,7 +54,11 @@ pub fn public_weights(
     base: &Checkpoint,
     frozen_layers: usize,
 ) -> Result<PublicWeights, PartitionError> {
-    let layers = if spec.is_full() { 0 } else { spec.num_layers };
+    let layers = if spec.is_full_rank() {
+        0
+    } else {
+        spec.num_layers
+    };
     let owned = layer_floats(frozen_layers..frozen_layers + layers, |name| {
         Ok(base.floats(name)?)
     })?;

@@ -67,7 +67,7 @@ fn the_private_part_is_every_tensor_of_the_private_layers_and_nothing_of_it_is_p
         fixture.model.digest(),
         "and the owner has the model"
     );
-    assert!(server.decoder_spec().is_full() && server.adapter().is_none());
+    assert!(server.decoder_spec().is_full_rank() && server.adapter().is_none());
     assert!(matches!(server.private(), Some(PrivatePart::Full(tensors)) if tensors.len() == 2 * 9));
     assert_eq!(
         range_of(&server).unwrap(),

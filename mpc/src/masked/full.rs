@@ -29,13 +29,13 @@ use rayon::prelude::*;
 use super::{Masked, ProtocolError, Role, Share, opening::PendingReveal};
 use crate::{
     spec::Module,
-    weights::{FullLayer, RingLayer},
+    weights::{FullRankLayer, RingLayer},
 };
 
 /// What an evaluator holds of the private matrices.
 pub(super) enum Matrices {
     /// `W`, at E1.
-    Own(Arc<Vec<FullLayer>>),
+    Own(Arc<Vec<FullRankLayer>>),
     /// `Ŵ`, at E0.
     Masked(Arc<Vec<RingLayer>>),
 }

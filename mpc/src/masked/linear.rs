@@ -492,14 +492,14 @@ impl Masked {
         }
         let notes = (modules.len() * inner, note.as_slice());
         let (share, vs) = self.reveal_under(&masks, pending, bits, notes, label)?;
-        let mut additions = Vec::new();
+        let mut updates = Vec::new();
         for (m, &module) in modules.iter().enumerate() {
             let v = vs.get(m * inner..(m + 1) * inner).unwrap_or(&[]);
-            additions.push(Some(
+            updates.push(Some(
                 self.private_product(&share, layer, module, &ps[m], &cs[m], v),
             ));
         }
-        Ok((share, additions))
+        Ok((share, updates))
     }
 
     /// What `B` makes of `A·x + p` and `-p`. `R_B·p`, which the source knows, is deferred.

@@ -224,7 +224,7 @@ impl Masked {
         };
         if !e.first
             || matches!(self.spec.architecture, Architecture::Bert { .. })
-            || !(self.spec.is_full() || self.rank > 0)
+            || !(self.spec.is_full_rank() || self.rank > 0)
         {
             return None;
         }
@@ -310,7 +310,7 @@ impl Precomputer {
         let masks = Zeroizing::new(prg.reduced(of.rows * of.cols, of.bits));
         let half = Zeroizing::new(masks.iter().map(|r| r.wrapping_neg()).collect::<Vec<u64>>());
         let private = |module: &Module| match &self.matrices {
-            Matrices::Masked(layers) if self.spec.is_full() => {
+            Matrices::Masked(layers) if self.spec.is_full_rank() => {
                 product(&half, &layers[of.layer][*module as usize], of.cols)
             }
             _ => ring::matmul_transposed(
@@ -325,7 +325,7 @@ impl Precomputer {
             .map(|module| Zeroizing::new(private(module)))
             .collect();
         let mut public = Vec::new();
-        if !self.spec.is_full() {
+        if !self.spec.is_full_rank() {
             for &module in &of.modules {
                 let matrix = self.weights.layers[of.layer].matrix(module);
                 public.push((address_of(matrix), Zeroizing::new(matrix.par_apply(&half))));

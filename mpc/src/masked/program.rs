@@ -24,7 +24,7 @@ impl Masked {
 impl Masked {
     /// Whether anything is private that a share could be handed over to.
     fn has_private(&self) -> bool {
-        self.spec.is_full() || self.rank > 0
+        self.spec.is_full_rank() || self.rank > 0
     }
 
     fn give(
@@ -35,7 +35,7 @@ impl Masked {
         modules: &[Module],
         label: &'static str,
     ) -> Step<(Share, Vec<Option<Share>>)> {
-        if self.spec.is_full() {
+        if self.spec.is_full_rank() {
             return self.reveal_and_multiply_private(pending, bits, layer, modules, label);
         }
         self.reveal_and_add_private(pending, bits, layer, modules, label)
@@ -149,7 +149,7 @@ impl Engine for Masked {
     }
 
     fn add_private_row(&mut self, x: &Share, layer: usize, module: Module) -> Share {
-        if self.spec.is_full() {
+        if self.spec.is_full_rank() {
             self.add_full_row(x, layer, module)
         } else {
             self.add_own_row(x, layer, module)

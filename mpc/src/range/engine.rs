@@ -131,9 +131,9 @@ impl Engine for Range {
         label: &'static str,
     ) -> Step<(Span, Vec<Option<Span>>)> {
         let wire = self.open(&[(x, bits)], label)?.remove(0);
-        let mut additions = Vec::new();
+        let mut updates = Vec::new();
         for &module in modules {
-            additions.push((self.rank > 0 || !self.private.full.is_empty()).then(|| {
+            updates.push((self.rank > 0 || !self.private.full.is_empty()).then(|| {
                 let (private, rank) = (Arc::clone(&self.private), self.rank);
                 let of = |_: &(usize, usize)| {
                     Arc::new(match private.full.get(layer) {
@@ -144,14 +144,14 @@ impl Engine for Range {
                     })
                 };
                 let norms = Arc::clone(
-                    self.additions
+                    self.updates
                         .entry((layer, module as usize))
                         .or_insert_with_key(of),
                 );
                 self.stretched(&wire, &norms)
             }));
         }
-        Ok((wire, additions))
+        Ok((wire, updates))
     }
 
     fn share(&mut self, wire: &Span) -> Span {

@@ -159,7 +159,7 @@ impl AffineModel {
             pooler,
             map: map(&self.head),
         };
-        if self.spec.is_full() {
+        if self.spec.is_full_rank() {
             let public = self.public_part(&layers, &head);
             let private = PrivateWeights::full_from_affine_floats(&self.spec, &layers);
             return (

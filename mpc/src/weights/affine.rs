@@ -74,7 +74,7 @@ impl PublicWeights {
             .par_iter()
             .enumerate()
             .map(|(l, floats)| {
-                if spec.is_full() {
+                if spec.is_full_rank() {
                     public_norms(spec, l, floats)
                 } else {
                     layer(spec, l, floats)

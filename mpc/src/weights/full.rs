@@ -26,7 +26,7 @@ use super::{
 use crate::spec::{DecoderSpec, Module, SpecError};
 
 /// One layer's private matrices and what is added to their products, in clear: E1's.
-pub(crate) struct FullLayer {
+pub(crate) struct FullRankLayer {
     /// In the format of public matrices; the norm's gain and the softmax scale are folded in.
     pub(crate) matrices: [PublicMatrix; 7],
     /// Biases at the scale of the products, with what a map makes of its norm's bias; empty where
@@ -37,7 +37,7 @@ pub(crate) struct FullLayer {
 /// Ring elements of one layer's matrices, row-major `[out, in]`: `Ŵ` at E0, `R_W` at the source.
 pub(crate) type RingLayer = [Vec<u64>; 7];
 
-impl From<PublicLayer> for FullLayer {
+impl From<PublicLayer> for FullRankLayer {
     fn from(layer: PublicLayer) -> Self {
         Self {
             matrices: layer.matrices,
@@ -77,7 +77,7 @@ impl PrivateWeights {
         quantise: impl Fn(&DecoderSpec, usize, &F) -> Result<PublicLayer, SpecError> + Sync,
     ) -> Result<Self, SpecError> {
         spec.validate()?;
-        if !spec.is_full() {
+        if !spec.is_full_rank() {
             let problem = "keeps low-rank additions, not whole matrices".to_owned();
             return Err(SpecError::Invalid {
                 field: "private",
@@ -88,7 +88,7 @@ impl PrivateWeights {
         let full = layers
             .par_iter()
             .enumerate()
-            .map(|(l, floats)| quantise(spec, l, floats).map(FullLayer::from))
+            .map(|(l, floats)| quantise(spec, l, floats).map(FullRankLayer::from))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             layers: Vec::new(),
@@ -97,7 +97,7 @@ impl PrivateWeights {
     }
 }
 
-impl FullLayer {
+impl FullRankLayer {
     /// `Ŵ` of every map.
     fn masked(&self, spec: &DecoderSpec, masks: RingLayer) -> RingLayer {
         let mut masked = masks;
@@ -130,7 +130,7 @@ fn ring_weight(matrix: &PublicMatrix, row: usize, col: usize) -> u64 {
 
 /// `Ŵ` of every layer.
 pub(super) fn mask(
-    layers: &[FullLayer],
+    layers: &[FullRankLayer],
     spec: &DecoderSpec,
     adapter_seed: &Seed,
 ) -> Vec<RingLayer> {
@@ -149,7 +149,11 @@ pub struct MatrixMasks(pub(crate) Arc<Vec<RingLayer>>);
 impl MatrixMasks {
     #[must_use]
     pub fn expand(spec: &DecoderSpec, adapter_seed: &Seed) -> Self {
-        let layers = if spec.is_full() { spec.num_layers } else { 0 };
+        let layers = if spec.is_full_rank() {
+            spec.num_layers
+        } else {
+            0
+        };
         Self(Arc::new(
             (0..layers)
                 .into_par_iter()
@@ -178,7 +182,7 @@ pub(super) fn masked_bytes(spec: &DecoderSpec) -> usize {
         let (cols, rows) = spec.shape(module);
         rows * cols * element_bytes(spec, module)
     };
-    if spec.is_full() {
+    if spec.is_full_rank() {
         spec.num_layers * Module::ALL.into_iter().map(of).sum::<usize>()
     } else {
         0
@@ -292,7 +296,7 @@ mod tests {
             .unwrap();
         assert!(error.to_string().contains("low-rank additions"), "{error}");
         let both = DecoderSpec {
-            private: PrivateForm::Full,
+            private: PrivateForm::FullRank,
             ..tiny_spec()
         };
         assert!(

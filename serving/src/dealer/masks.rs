@@ -78,7 +78,7 @@ impl Masks {
 
     /// What a seed expands to, shared by the sessions of one partition.
     pub(crate) fn expanded(&self, spec: &DecoderSpec, seed: &Seed) -> MatrixMasks {
-        if !spec.is_full() {
+        if !spec.is_full_rank() {
             return MatrixMasks::expand(spec, seed);
         }
         let name = seed.derive("name").to_bytes();

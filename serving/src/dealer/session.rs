@@ -77,7 +77,7 @@ fn open(
     dealer.records.claim("e1", &hello.session)?;
     // One mask hides whole matrices from all clients alike, whose views together are then the view
     // of one.
-    let holder = if hello.spec.is_full() {
+    let holder = if hello.spec.is_full_rank() {
         Holder::Everybody
     } else {
         Holder::Client(&grant.client_id)

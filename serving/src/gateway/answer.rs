@@ -161,7 +161,7 @@ fn in_turn<T>(
     let deadline = Instant::now() + SEAT_PATIENCE;
     loop {
         let full = match open() {
-            Err(full @ ServingError::Refused { .. }) if is_full(&full) => full,
+            Err(full @ ServingError::Refused { .. }) if is_full_rank(&full) => full,
             done => return done,
         };
         let pause = full
@@ -179,7 +179,7 @@ fn in_turn<T>(
     }
 }
 
-fn is_full(error: &ServingError) -> bool {
+fn is_full_rank(error: &ServingError) -> bool {
     matches!(
         error,
         ServingError::Refused { code, .. }

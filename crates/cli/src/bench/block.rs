@@ -474,7 +474,7 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
     let seconds = |spent: Spent| spent.cpu / per as f64;
     let setup = MaskedAdapter::bytes_of(spec);
-    let private = match (spec.is_full(), spec.lora_rank) {
+    let private = match (spec.is_full_rank(), spec.lora_rank) {
         (true, _) => "full",
         (false, 0) => "none",
         _ => "lora",

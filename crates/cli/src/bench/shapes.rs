@@ -110,7 +110,7 @@ fn spec(name: &str, form: Form) -> anyhow::Result<DecoderSpec> {
         numeric: NumericSpec::with_rounding(rounding),
         architecture,
         private: if full {
-            PrivateForm::Full
+            PrivateForm::FullRank
         } else {
             PrivateForm::Lora
         },

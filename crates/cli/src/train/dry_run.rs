@@ -131,7 +131,7 @@ fn secure_cost(
     let transforms = transforms_for(recipe, &base.config)?;
     let mut spec = decoder_spec(&base.config, &transforms, numbers_of(recipe)?)?;
     if recipe.lora.is_none() {
-        spec.private = PrivateForm::Full;
+        spec.private = PrivateForm::FullRank;
     }
     let decode = tally_decode(&spec, KEYS.min(spec.max_positions - 1))?;
     let prefill = tally_prefill(&spec, spec.bucket(64.min(spec.max_positions)))?;
@@ -143,7 +143,7 @@ fn secure_cost(
         "frozen_layers": transforms.frozen_layers,
         "private_layers": spec.num_layers,
         "softmaxes_a_layer": spec.head_groups.first().map(Vec::len),
-        "private": if spec.is_full() { "full" } else { "lora" },
+        "private": if spec.is_full_rank() { "full" } else { "lora" },
         "lora_rank": recipe.lora.as_ref().map(|lora| lora.rank),
         "public_bytes": public_bytes,
         "masked_bytes": MaskedAdapter::bytes_of(&spec),
