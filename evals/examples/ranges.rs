@@ -183,10 +183,10 @@ fn report(seen: &BTreeMap<&str, Seen>, spec: &DecoderSpec, asked: usize, tokens:
 
 fn plot_of(seen: &BTreeMap<&str, Seen>, arguments: &[String]) -> LinePlot {
     // As many lines as can be told apart; the two left out lie on their neighbours.
-    let drawn = WIRES
+    let sampled = WIRES
         .iter()
         .filter(|(label, ..)| !["mlp.hidden", "mlp.silu"].contains(label));
-    let series = drawn.filter_map(|(label, about, _)| {
+    let series = sampled.filter_map(|(label, about, _)| {
         let wire = seen.get(label)?;
         let share = |count: &u64| (*count as f64 / wire.count() as f64).log10();
         let points = wire

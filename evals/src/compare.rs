@@ -246,11 +246,11 @@ fn paired(measure: Measure, a: Vec<Vec<f64>>, b: Vec<Vec<f64>>) -> Difference {
     let mut state = 0x6D61_7269_6C6Cu64;
     let mut resampled: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let drawn: Vec<usize> = (0..n)
+            let sampled: Vec<usize> = (0..n)
                 .map(|_| (split_mix(&mut state) % n as u64) as usize)
                 .collect();
-            measure.score_of(&b, drawn.iter().copied())
-                - measure.score_of(&a, drawn.iter().copied())
+            measure.score_of(&b, sampled.iter().copied())
+                - measure.score_of(&a, sampled.iter().copied())
         })
         .collect();
     resampled.sort_unstable_by(f64::total_cmp);

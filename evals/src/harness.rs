@@ -15,7 +15,7 @@ use crate::{
     EvalError,
     engine::{Engine, SecureCost, Stop},
     measure::Measure,
-    prompt::{Question, Speaker},
+    prompt::{PromptFormatter, Question},
     sandbox::Sandbox,
     task::{Checks, Kind, Task},
 };
@@ -160,7 +160,7 @@ pub fn run(
     task: &Task,
     engine: &mut dyn Engine,
     twin: Option<&mut dyn Engine>,
-    speaker: &Speaker<'_>,
+    formatter: &PromptFormatter<'_>,
     examples: &[Example],
     shots: &[Example],
     scope: Scope<'_>,
@@ -182,7 +182,7 @@ pub fn run(
         task,
         engine,
         twin,
-        speaker,
+        formatter,
         truncated: 0,
         shortened: 0,
         twin_equal: 0,
@@ -268,7 +268,7 @@ struct Run<'a, 'b> {
     task: &'a Task,
     engine: &'a mut dyn Engine,
     twin: Option<&'a mut (dyn Engine + 'b)>,
-    speaker: &'a Speaker<'a>,
+    formatter: &'a PromptFormatter<'a>,
     truncated: usize,
     shortened: usize,
     twin_equal: usize,
@@ -287,11 +287,11 @@ impl Run<'_, '_> {
         example: &Example,
         answer_len: usize,
     ) -> Result<Question, EvalError> {
-        let mut question = self.speaker.question(shots, example)?;
-        let room = self.engine.context().saturating_sub(answer_len).max(1);
-        if question.tokens.len() > room {
+        let mut question = self.formatter.question(shots, example)?;
+        let headroom = self.engine.context().saturating_sub(answer_len).max(1);
+        if question.tokens.len() > headroom {
             self.truncated += 1;
-            question.tokens.drain(..question.tokens.len() - room);
+            question.tokens.drain(..question.tokens.len() - headroom);
         }
         Ok(question)
     }
@@ -302,7 +302,7 @@ impl Run<'_, '_> {
         question: &Question,
         max_new_tokens: usize,
     ) -> Result<String, EvalError> {
-        let tokenizer = self.speaker.tokenizer;
+        let tokenizer = self.formatter.tokenizer;
         let stop = |answer: &[u32], token: u32| {
             let line_ends = || {
                 tokenizer
@@ -327,7 +327,7 @@ impl Run<'_, '_> {
         question: &Question,
         max_new_tokens: usize,
     ) -> Result<String, EvalError> {
-        let tokenizer = self.speaker.tokenizer;
+        let tokenizer = self.formatter.tokenizer;
         self.greedy(question, max_new_tokens, &|_: &[u32], token| {
             tokenizer.is_eos(token)
         })
@@ -346,7 +346,7 @@ impl Run<'_, '_> {
             self.twin_equal +=
                 usize::from(twin.generate(&question.tokens, max_new_tokens, stop)? == answer);
         }
-        Ok(self.speaker.tokenizer.decode(&answer)?)
+        Ok(self.formatter.tokenizer.decode(&answer)?)
     }
 
     /// Nats of the right answer behind the question, and its tokens.
@@ -356,10 +356,10 @@ impl Run<'_, '_> {
         completion: &str,
         doc_id: usize,
     ) -> Result<[f64; 2], EvalError> {
-        let mut tokens = self.speaker.tokenizer.encode_continuing(completion)?;
-        let room = self.engine.context().saturating_sub(question.tokens.len());
-        self.shortened += usize::from(tokens.len() > room);
-        tokens.truncate(room);
+        let mut tokens = self.formatter.tokenizer.encode_continuing(completion)?;
+        let headroom = self.engine.context().saturating_sub(question.tokens.len());
+        self.shortened += usize::from(tokens.len() > headroom);
+        tokens.truncate(headroom);
         let count = tokens.len();
         let scores = self.engine.score(&question.tokens, &[tokens]);
         let scores = scores.map_err(|error| self.no_score(Measure::NatsPerToken, doc_id, error))?;

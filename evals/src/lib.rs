@@ -24,5 +24,5 @@ mod task;
 
 pub use error::EvalError;
 pub use harness::{ExampleFigures, Metric, Report, Sample, Scope};
-pub use prompt::{Question, Speaker};
+pub use prompt::{PromptFormatter, Question};
 pub use task::{Checks, Kind, Shots, Task};

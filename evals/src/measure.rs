@@ -71,9 +71,9 @@ impl Measure {
     }
 
     /// The score of the examples with these numbers, which may repeat.
-    pub fn score_of(self, figures: &[&[f64]], drawn: impl Iterator<Item = usize>) -> f64 {
+    pub fn score_of(self, figures: &[&[f64]], sampled: impl Iterator<Item = usize>) -> f64 {
         let mut sum = vec![0.0; figures.first().map_or(0, |first| first.len())];
-        for nth in drawn {
+        for nth in sampled {
             sum.iter_mut()
                 .zip(figures[nth])
                 .for_each(|(total, figure)| *total += figure);
@@ -92,8 +92,8 @@ impl Measure {
         let value = self.score_of(figures, 0..figures.len());
         (
             value,
-            bootstrap_stderr(figures.len(), RESAMPLES, |drawn| {
-                self.score_of(figures, drawn.iter().copied())
+            bootstrap_stderr(figures.len(), RESAMPLES, |sampled| {
+                self.score_of(figures, sampled.iter().copied())
             }),
         )
     }

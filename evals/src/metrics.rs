@@ -33,10 +33,10 @@ pub fn bootstrap_stderr(segments: usize, resamples: usize, score: impl Fn(&[usiz
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     let scores: Vec<f64> = (0..resamples)
         .map(|_| {
-            let drawn: Vec<usize> = (0..segments)
+            let sampled: Vec<usize> = (0..segments)
                 .map(|_| (split_mix(&mut state) % segments as u64) as usize)
                 .collect();
-            score(&drawn)
+            score(&sampled)
         })
         .collect();
     let mean = scores.iter().sum::<f64>() / resamples as f64;
@@ -74,12 +74,12 @@ mod tests {
     fn bootstrap_agrees_with_the_formula_on_a_mean() {
         let values: Vec<f64> = (0..400).map(|i| f64::from(i % 3 == 0)).collect();
         let (_, formula) = mean_and_stderr(&values);
-        let drawn = bootstrap_stderr(values.len(), 1000, |picked| {
+        let sampled = bootstrap_stderr(values.len(), 1000, |picked| {
             picked.iter().map(|&i| values[i]).sum::<f64>() / picked.len() as f64
         });
         assert!(
-            (drawn / formula - 1.0).abs() < 0.1,
-            "{drawn} against {formula}"
+            (sampled / formula - 1.0).abs() < 0.1,
+            "{sampled} against {formula}"
         );
     }
 }

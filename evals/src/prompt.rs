@@ -7,7 +7,7 @@ use marill_training::{end_token, prompt_text, prompt_tokens};
 use crate::EvalError;
 
 /// How a checkpoint is spoken to.
-pub struct Speaker<'a> {
+pub struct PromptFormatter<'a> {
     pub tokenizer: &'a Tokenizer,
     pub chat_template: Option<&'a ChatTemplate>,
 }
@@ -19,7 +19,7 @@ pub struct Question {
     pub tokens: Vec<u32>,
 }
 
-impl Speaker<'_> {
+impl PromptFormatter<'_> {
     /// The prompt of an example behind `shots` worked examples.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ impl Speaker<'_> {
     /// The tokens of a whole answer to `prompt` with the token that ends it, as training learns it.
     ///
     /// # Errors
-    /// As [`Speaker::words`].
+    /// As [`PromptFormatter::words`].
     pub fn answer(&self, prompt: &Prompt, text: &str) -> Result<Vec<u32>, EvalError> {
         let mut tokens = self.words(text)?;
         tokens.extend(end_token(self.tokenizer, prompt, self.chat_template));
@@ -57,8 +57,8 @@ fn with_shots(shots: &[Example], example: &Example) -> Prompt {
         Prompt::Plain(prompt) => {
             let mut text = String::new();
             for shot in shots {
-                if let Prompt::Plain(worked) = &shot.prompt {
-                    text += &format!("{worked}{}\n\n", shot.completion);
+                if let Prompt::Plain(question) = &shot.prompt {
+                    text += &format!("{question}{}\n\n", shot.completion);
                 }
             }
             Prompt::Plain(text + prompt)
@@ -68,8 +68,8 @@ fn with_shots(shots: &[Example], example: &Example) -> Prompt {
                 turns.iter().cloned().partition(|t| t.role == "system");
             let mut all = system;
             for shot in shots {
-                if let Prompt::Chat(worked) = &shot.prompt {
-                    all.extend(worked.iter().filter(|t| t.role != "system").cloned());
+                if let Prompt::Chat(question) = &shot.prompt {
+                    all.extend(question.iter().filter(|t| t.role != "system").cloned());
                     all.push(Turn {
                         role: "assistant".into(),
                         content: shot.completion.clone(),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn worked_examples_stand_between_the_system_turn_and_the_question() {
+    fn few_shot_examples_stand_before_the_question() {
         let Prompt::Chat(turns) = with_shots(&[chat("1+1", "2")], &chat("2+2", "4")) else {
             panic!()
         };
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_worked_examples_are_paragraphs() {
+    fn plain_few_shot_examples_are_paragraphs() {
         let plain = |text: &str, completion: &str| Example {
             prompt: Prompt::Plain(text.into()),
             completion: completion.into(),

@@ -201,7 +201,7 @@ impl Task {
     /// Renders rows as `recipe` does, when it has a data set of this task's format: a model is
     /// asked in the words that it was trained on. The task keeps its own rows; what is written in
     /// them as a label means what the recipe says.
-    pub fn ask_as(&mut self, recipe: &[Dataset]) -> bool {
+    pub fn format_as(&mut self, recipe: &[Dataset]) -> bool {
         let fits = |dataset: &&Dataset| {
             let (ours, theirs) = (self.dataset.labels.len(), dataset.labels.len());
             dataset.format == self.dataset.format && (self.kind != Kind::Classify || ours == theirs)
@@ -310,7 +310,7 @@ impl Task {
     /// # Errors
     /// [`EvalError::Exclude`] naming file and row, [`EvalError::Task`] for running text, which has
     /// no questions.
-    pub fn asked_in(&self, examples: &[Example], file: &Path) -> Result<Vec<bool>, EvalError> {
+    pub fn formatted_as(&self, examples: &[Example], file: &Path) -> Result<Vec<bool>, EvalError> {
         if self.kind == Kind::Perplexity {
             let reason = "its rows are running text and have no question to leave out".into();
             return Err(EvalError::Task {
@@ -385,7 +385,7 @@ impl Task {
     ///
     /// # Errors
     /// [`EvalError::Task`] when the task has none or fewer, [`EvalError::Data`] naming the file.
-    pub fn worked_examples(
+    pub fn few_shot_examples(
         &self,
         count: usize,
         seed: u64,
@@ -508,13 +508,13 @@ mod tests {
         let task = Task::find("dolly4").unwrap();
         let rows = task.examples(None, None).unwrap();
         assert_eq!(rows.len(), 480);
-        let shots = task.worked_examples(4, 0, &rows).unwrap();
+        let shots = task.few_shot_examples(4, 0, &rows).unwrap();
         assert_ne!(
             shots,
-            task.worked_examples(4, 1, &rows).unwrap(),
+            task.few_shot_examples(4, 1, &rows).unwrap(),
             "the seed draws"
         );
-        assert_eq!(shots, task.worked_examples(4, 0, &rows).unwrap());
+        assert_eq!(shots, task.few_shot_examples(4, 0, &rows).unwrap());
         let classes: std::collections::BTreeSet<_> = shots.iter().map(|s| s.label).collect();
         assert_eq!(classes.len(), 4);
         assert!(
@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn worked_examples_take_turns_between_the_classes() {
+    fn few_shot_examples_take_turns_between_the_classes() {
         let example = |n: usize, label| Example {
             prompt: Prompt::Plain(n.to_string()),
             completion: String::new(),
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn held_out_rows_are_scored_and_the_others_are_worked_examples() {
+    fn held_out_rows_are_scored_the_others_are_few_shot() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.jsonl");
         let row =
@@ -583,7 +583,7 @@ mod tests {
             answers(&task.examples(None, None).unwrap()),
             ["o7", "o8", "o9"]
         );
-        let shots = answers(&task.worked_examples(7, 3, &[]).unwrap());
+        let shots = answers(&task.few_shot_examples(7, 3, &[]).unwrap());
         assert_eq!(shots.len(), 7);
         assert!(
             !shots
@@ -592,14 +592,14 @@ mod tests {
         );
         // A question that is scored is no worked example, wherever it stands.
         let first = &task.all_rows(None, None).unwrap().examples[..2];
-        let shots = answers(&task.worked_examples(5, 3, first).unwrap());
-        let error = task.worked_examples(6, 3, first).unwrap_err().to_string();
+        let shots = answers(&task.few_shot_examples(5, 3, first).unwrap());
+        let error = task.few_shot_examples(6, 3, first).unwrap_err().to_string();
         assert!(
             error.contains("`--shots` 6 are more than its 5 worked examples"),
             "{error}"
         );
         assert!(
-            task.worked_examples(usize::MAX, 3, first)
+            task.few_shot_examples(usize::MAX, 3, first)
                 .unwrap_err()
                 .to_string()
                 .contains("`--shots`")
@@ -669,16 +669,19 @@ mod tests {
         std::fs::write(&other, "who  was He ?\tno label at all\n").unwrap();
         let task = Task::find("trec").unwrap();
         let rows = task.examples(Some(&mine), None).unwrap();
-        assert_eq!(task.asked_in(&rows, &other).unwrap(), [false, true, false]);
-        assert_eq!(task.asked_in(&rows, &mine).unwrap(), [true; 3]);
+        assert_eq!(
+            task.formatted_as(&rows, &other).unwrap(),
+            [false, true, false]
+        );
+        assert_eq!(task.formatted_as(&rows, &mine).unwrap(), [true; 3]);
         let error = task
-            .asked_in(&rows, &dir.path().join("none.tsv"))
+            .formatted_as(&rows, &dir.path().join("none.tsv"))
             .unwrap_err()
             .to_string();
         assert!(error.contains("none.tsv"), "{error}");
         let error = Task::find("wikitext-2")
             .unwrap()
-            .asked_in(&rows, &mine)
+            .formatted_as(&rows, &mine)
             .unwrap_err()
             .to_string();
         assert!(error.contains("running text"), "{error}");
@@ -715,7 +718,7 @@ mod tests {
         let trained = |change: &dyn Fn(String) -> String| {
             let recipe = Recipe::parse(&change(TRAINED.into()), "r.toml", &[]).unwrap();
             let mut task = Task::find("sst2").unwrap();
-            assert!(task.ask_as(&recipe.dataset));
+            assert!(task.format_as(&recipe.dataset));
             let rows = task.examples(Some(&path), None).unwrap();
             rows.iter()
                 .map(|row| (row.completion.clone(), row.label))
@@ -747,7 +750,7 @@ mod tests {
                 .replace("[\"a\", \"b\", \"c\"]", labels)
                 .replace("min", "#");
             let mut task = Task::find("trec").unwrap();
-            assert!(task.ask_as(&Recipe::parse(&text, "r.toml", &[]).unwrap().dataset));
+            assert!(task.format_as(&Recipe::parse(&text, "r.toml", &[]).unwrap().dataset));
             let rows = task.examples(Some(&path), None).unwrap();
             let said: Vec<_> = rows.iter().map(|row| row.completion.trim()).collect();
             assert_eq!(said, ["number", "person"], "{labels}");

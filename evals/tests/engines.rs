@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use marill_evals::{
-    EvalError, Report, Scope, Speaker, Task, compare,
+    EvalError, PromptFormatter, Report, Scope, Task, compare,
     engine::{Engine, FloatEngine, SecureEngine, TwinEngine},
     harness, table,
 };
@@ -66,7 +66,7 @@ impl Fixture {
         engine: &mut dyn Engine,
         examples: &[Example],
     ) -> Result<Report, EvalError> {
-        let speaker = Speaker {
+        let formatter = PromptFormatter {
             tokenizer: self.partition.tokenizer(),
             chat_template: self.partition.chat_template(),
         };
@@ -80,7 +80,7 @@ impl Fixture {
             task,
             engine,
             twin,
-            &speaker,
+            &formatter,
             examples,
             &[],
             Scope::default(),
@@ -437,11 +437,11 @@ fn a_label_that_begins_another_is_told_from_it_by_its_end() {
         .into_iter()
         .enumerate()
     {
-        let speaker = Speaker {
+        let formatter = PromptFormatter {
             tokenizer,
             chat_template: fixture.partition.chat_template(),
         };
-        let answer = speaker
+        let answer = formatter
             .answer(&example.prompt, &example.completion)
             .unwrap();
         assert!(tokenizer.is_eos(answer[answer.len() - 1]), "{answer:?}");

@@ -14,7 +14,7 @@ use crate::{
     masked::{Comparison, Cost, Masked, ProtocolError},
     session::run_blind,
     spec::DecoderSpec,
-    twin::check_room,
+    twin::check_remaining_context,
     weights::PublicWeights,
 };
 
@@ -89,7 +89,7 @@ pub fn tally_on(
         Cache::new(spec),
     );
     let shapes = PublicWeights::shapes_only(spec);
-    check_room(spec, cached, rows)?;
+    check_remaining_context(spec, cached, rows)?;
     if cached > 0 {
         run_blind(&mut engine, &shapes, &mut cache, cached)?;
     }

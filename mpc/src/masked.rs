@@ -378,7 +378,7 @@ const FRAME_BYTES: usize = 1 << 19;
 
 /// A buffer that takes a frame without growing: one that moves has to be copied, and wiped where it
 /// was.
-fn room() -> Vec<u8> {
+fn headroom() -> Vec<u8> {
     Vec::with_capacity(FRAME_BYTES + FRAME_BYTES / 4)
 }
 
@@ -485,7 +485,7 @@ impl Masked {
             adapter_masks: adapter_masks(spec, adapter_seed),
             matrix_masks,
             sink,
-            buffer: room(),
+            buffer: headroom(),
             dcf_keys: None,
             #[cfg(test)]
             script: None,
@@ -810,7 +810,7 @@ impl Dealer {
         if self.buffer.len() < FRAME_BYTES {
             return Ok(());
         }
-        let buffer = std::mem::replace(&mut self.buffer, room());
+        let buffer = std::mem::replace(&mut self.buffer, headroom());
         let mut frames = buffer.chunks_exact(FRAME_BYTES);
         for frame in frames.by_ref() {
             self.sink
@@ -830,7 +830,7 @@ impl Dealer {
             .into_iter()
             .chain([(self.sink.as_mut(), &mut self.buffer)])
         {
-            for frame in std::mem::replace(buffer, room()).chunks(FRAME_BYTES) {
+            for frame in std::mem::replace(buffer, headroom()).chunks(FRAME_BYTES) {
                 sink.send(frame.to_vec()).map_err(ProtocolError::Dealer)?;
             }
         }

@@ -18,7 +18,7 @@ use crate::{
     masked::{INDEX_BITS, Masked, ProtocolError, Traffic},
     sampling::Sampling,
     spec::{Architecture, DecoderSpec},
-    twin::{check_room, pad_prompt},
+    twin::{check_remaining_context, pad_prompt},
     weights::{MaskedAdapter, PublicWeights},
 };
 
@@ -186,7 +186,7 @@ pub(crate) fn shared_step(
     input: &InputShare,
     rows: usize,
 ) -> Result<u32, ProtocolError> {
-    check_room(&weights.spec, cache.len(), rows)?;
+    check_remaining_context(&weights.spec, cache.len(), rows)?;
     let token = decoder::step(
         engine,
         weights,

@@ -69,7 +69,7 @@ pub struct Envelope {
 
 /// How near a value may come to the edge of its wire.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Room {
+pub struct Headroom {
     /// Counted over the private layers; `None` behind the last one.
     pub layer: Option<usize>,
     pub label: &'static str,
@@ -79,7 +79,7 @@ pub struct Room {
     pub limit_bits: f64,
 }
 
-impl Room {
+impl Headroom {
     /// Bits between the bound and the limit; negative when bits are missing.
     #[must_use]
     pub fn bits(&self) -> f64 {
@@ -87,7 +87,7 @@ impl Room {
     }
 }
 
-impl fmt::Display for Room {
+impl fmt::Display for Headroom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             layer,
@@ -118,13 +118,13 @@ pub struct Unproved {
     /// The places with bits missing, in the program's order and never empty. What a place with bits
     /// missing hands on is supposed to fit, so the later ones are not mere consequences; the
     /// residual stream itself is not cut.
-    pub violations: Vec<Room>,
+    pub violations: Vec<Headroom>,
 }
 
 impl Unproved {
     /// The violation with most bits missing.
     #[must_use]
-    pub fn worst(&self) -> Room {
+    pub fn worst(&self) -> Headroom {
         let worst = self
             .violations
             .iter()
@@ -157,14 +157,14 @@ impl std::error::Error for Unproved {}
 pub struct Proof {
     pub envelope: Envelope,
     /// Every check that was made, in the program's order.
-    pub rooms: Vec<Room>,
+    pub headrooms: Vec<Headroom>,
 }
 
 impl Proof {
     /// The check with the least room.
     #[must_use]
-    pub fn tightest(&self) -> Option<Room> {
-        self.rooms
+    pub fn tightest(&self) -> Option<Headroom> {
+        self.headrooms
             .iter()
             .copied()
             .min_by(|a, b| a.bits().total_cmp(&b.bits()))
@@ -236,16 +236,16 @@ impl<'a> Prover<'a> {
         if let Err(error) = outcome {
             unreachable!("bounds meet no peer: {error}");
         }
-        let violations: Vec<Room> = range
-            .rooms
+        let violations: Vec<Headroom> = range
+            .headrooms
             .iter()
             .copied()
-            .filter(|room| room.bits() <= 0.0)
+            .filter(|headroom| headroom.bits() <= 0.0)
             .collect();
         let proof = if violations.is_empty() {
             Ok(Proof {
                 envelope,
-                rooms: range.rooms,
+                headrooms: range.headrooms,
             })
         } else {
             Err(Unproved {
@@ -323,7 +323,7 @@ struct Range {
     inputs: VecDeque<Span>,
     layer: Option<usize>,
     next_id: u64,
-    rooms: Vec<Room>,
+    headrooms: Vec<Headroom>,
     trace: Bounds,
     /// By the matrix's address, which the prover's borrow keeps.
     norms: HashMap<usize, Arc<MatrixNorms>>,

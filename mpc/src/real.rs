@@ -17,7 +17,7 @@ use crate::{
     engine::{Attention, Engine, Gate, Step},
     masked::ProtocolError,
     spec::Module,
-    twin::{check_room, head_scalar_index, pad_prompt},
+    twin::{check_remaining_context, head_scalar_index, pad_prompt},
     weights::{PrivateWeights, PublicWeights, Rope},
 };
 
@@ -567,7 +567,7 @@ impl RealTwin {
     }
 
     fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Step<Vec<f64>> {
-        check_room(&self.weights.spec, self.cache.len(), rows)?;
+        check_remaining_context(&self.weights.spec, self.cache.len(), rows)?;
         decoder::step(
             &mut self.engine,
             &self.weights,

@@ -12,7 +12,7 @@ use crate::{
     outsourced::{InputShare, shared_step},
     sampling::{Sampling, Selection},
     spec::DecoderSpec,
-    twin::{check_room, pad_prompt},
+    twin::{check_remaining_context, pad_prompt},
     weights::{MaskedAdapter, MatrixMasks, PrivateWeights, PublicWeights},
 };
 
@@ -97,7 +97,7 @@ impl ClientSession {
     /// # Errors
     /// As [`Self::prefill`].
     pub fn decode(&mut self, boundary: &[u64]) -> Result<u32, ProtocolError> {
-        check_room(&self.weights.spec, self.cache.len(), 1)?;
+        check_remaining_context(&self.weights.spec, self.cache.len(), 1)?;
         self.step(boundary, None, 1)
     }
 
@@ -231,7 +231,7 @@ impl ServerSession {
     /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Peer`],
     /// [`ProtocolError::Source`] on a lost party.
     pub fn prefill(&mut self, bucket: usize) -> Result<(), ProtocolError> {
-        check_room(&self.weights.spec, self.cache.len(), bucket)?;
+        check_remaining_context(&self.weights.spec, self.cache.len(), bucket)?;
         self.step(bucket)
     }
 
@@ -240,7 +240,7 @@ impl ServerSession {
     /// # Errors
     /// As [`Self::prefill`].
     pub fn decode(&mut self) -> Result<(), ProtocolError> {
-        check_room(&self.weights.spec, self.cache.len(), 1)?;
+        check_remaining_context(&self.weights.spec, self.cache.len(), 1)?;
         self.step(1)
     }
 
@@ -330,7 +330,7 @@ impl DealerSession {
     /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Source`] when the server is
     /// gone.
     pub fn prefill(&mut self, bucket: usize) -> Result<(), ProtocolError> {
-        check_room(&self.shapes.spec, self.cache.len(), bucket)?;
+        check_remaining_context(&self.shapes.spec, self.cache.len(), bucket)?;
         self.step(bucket)
     }
 
@@ -339,7 +339,7 @@ impl DealerSession {
     /// # Errors
     /// As [`Self::prefill`].
     pub fn decode(&mut self) -> Result<(), ProtocolError> {
-        check_room(&self.shapes.spec, self.cache.len(), 1)?;
+        check_remaining_context(&self.shapes.spec, self.cache.len(), 1)?;
         self.step(1)
     }
 
@@ -393,7 +393,7 @@ pub fn tally_step(
 ) -> Result<Cost, ProtocolError> {
     let (mut engine, cache, shapes) = tally(spec);
     let mut cache = cache.with_sampling(selection.shape());
-    check_room(spec, cached, rows)?;
+    check_remaining_context(spec, cached, rows)?;
     if cached > 0 {
         decoder::step(&mut engine, &shapes, &mut cache, None, None, cached)?;
     }
@@ -413,7 +413,7 @@ pub fn tally_by_label(
     rows: usize,
 ) -> Result<Vec<(&'static str, Cost)>, ProtocolError> {
     let (mut engine, mut cache, shapes) = tally(spec);
-    check_room(spec, cached, rows)?;
+    check_remaining_context(spec, cached, rows)?;
     if cached > 0 {
         decoder::step(&mut engine, &shapes, &mut cache, None, None, cached)?;
     }

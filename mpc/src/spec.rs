@@ -504,7 +504,7 @@ mod tests {
                 "{error}"
             );
         }
-        assert!(crate::twin::check_room(&spec, usize::MAX, 1).is_err());
+        assert!(crate::twin::check_remaining_context(&spec, usize::MAX, 1).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
     encoder,
     engine::{Attention, Engine, Gate, Step},
     masked::ProtocolError,
-    range::Room,
+    range::Headroom,
     sampling::{self, RANGE_BITS, Sampling, gumbel, search},
     spec::{Architecture, MAX_POSITIONS, Module},
     weights::{PrivateWeights, PublicWeights, Rope},
@@ -82,7 +82,7 @@ enum Noise {
 }
 
 /// The interpreter on plain integers.
-pub struct Clear {
+pub struct PlaintextEngine {
     private: Arc<PrivateWeights>,
     rank: usize,
     rounding: RoundingRandomness,
@@ -91,7 +91,7 @@ pub struct Clear {
     pub trace: Option<Vec<(&'static str, Vec<u64>)>>,
     layer: Option<usize>,
     /// The tightest place so far, when it is asked for.
-    least_room: Option<Option<Room>>,
+    least_headroom: Option<Option<Headroom>>,
     /// The logits of the last step, as integers.
     logits: Vec<u64>,
     /// Whether they are those of a sampled step, before its noise.
@@ -101,7 +101,7 @@ pub struct Clear {
     last_hidden: Vec<u64>,
 }
 
-impl Clear {
+impl PlaintextEngine {
     /// An interpreter with an adapter; `rank` is 0 when there is none.
     #[must_use]
     pub fn new(private: Arc<PrivateWeights>, rank: usize) -> Self {
@@ -112,7 +112,7 @@ impl Clear {
             noise: Noise::Sampled,
             trace: None,
             layer: None,
-            least_room: None,
+            least_headroom: None,
             logits: Vec::new(),
             sampled: false,
             last_hidden: Vec::new(),
@@ -178,7 +178,7 @@ impl Clear {
     /// Keeps the place whose values come nearest to what fits there, `2^limit_bits`, where this is
     /// asked for.
     fn measure(&mut self, data: &[u64], limit_bits: f64, label: &'static str) {
-        let Some(least) = &mut self.least_room else {
+        let Some(least) = &mut self.least_headroom else {
             return;
         };
         let largest = data
@@ -186,14 +186,14 @@ impl Clear {
             .map(|&v| (v as i64).unsigned_abs())
             .max()
             .unwrap_or(0);
-        let room = Room {
+        let headroom = Headroom {
             layer: self.layer,
             label,
             reaches_bits: (largest.max(1) as f64).log2(),
             limit_bits,
         };
-        if least.is_none_or(|least| room.bits() < least.bits()) {
-            *least = Some(room);
+        if least.is_none_or(|least| headroom.bits() < least.bits()) {
+            *least = Some(headroom);
         }
     }
 
@@ -204,7 +204,7 @@ impl Clear {
     }
 }
 
-impl Engine for Clear {
+impl Engine for PlaintextEngine {
     type Share = Tensor;
     type Wire = Tensor;
 
@@ -764,7 +764,7 @@ pub(crate) fn head_scalar_index(a: &Attention<'_>) -> impl Fn(usize) -> usize {
     move |i| group_of[i % cols / d] * rows + i / cols
 }
 
-impl Cache<Clear> {
+impl Cache<PlaintextEngine> {
     fn rewind(&mut self, positions: usize) {
         let keep = positions.min(self.len);
         for tensor in self
@@ -783,8 +783,8 @@ impl Cache<Clear> {
 /// A whole session on plain integers: what a secure session must answer.
 pub struct Twin {
     weights: Arc<PublicWeights>,
-    engine: Clear,
-    cache: Cache<Clear>,
+    engine: PlaintextEngine,
+    cache: Cache<PlaintextEngine>,
     sampling: Option<Sampling>,
 }
 
@@ -792,7 +792,8 @@ impl Twin {
     #[must_use]
     pub fn new(weights: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
         let rank = weights.spec.lora_rank;
-        let engine = Clear::new(private, rank).with_rounding(weights.spec.numeric.rounding);
+        let engine =
+            PlaintextEngine::new(private, rank).with_rounding(weights.spec.numeric.rounding);
         let cache = Cache::new(&weights.spec);
         Self {
             weights,
@@ -841,7 +842,7 @@ impl Twin {
     /// # Errors
     /// As [`Self::prefill`].
     pub fn decode(&mut self, boundary: &[u64]) -> Step<u32> {
-        check_room(&self.weights.spec, self.cache.len(), 1)?;
+        check_remaining_context(&self.weights.spec, self.cache.len(), 1)?;
         self.step(boundary, None, 1)
     }
 
@@ -898,13 +899,13 @@ impl Twin {
 
     /// From here on, looks how near every value comes to the edge of its wire.
     pub fn start_measuring(&mut self) {
-        self.engine.least_room = Some(None);
+        self.engine.least_headroom = Some(None);
     }
 
     /// The place that came nearest since [`Self::start_measuring`].
     #[must_use]
-    pub fn least_room(&self) -> Option<Room> {
-        self.engine.least_room.flatten()
+    pub fn least_headroom(&self) -> Option<Headroom> {
+        self.engine.least_headroom.flatten()
     }
 
     /// As it is, for a session that draws its tokens: by noise of its own, so that it samples what
@@ -990,7 +991,7 @@ pub(crate) fn pad_prompt(
         return Err(ProtocolError::MissingInput);
     }
     let bucket = spec.bucket(n);
-    check_room(spec, 0, bucket)?;
+    check_remaining_context(spec, 0, bucket)?;
     let mut padded = vec![0; (bucket - n) * spec.hidden_size];
     padded.extend_from_slice(boundary);
     let bias = (0..bucket)
@@ -1000,7 +1001,11 @@ pub(crate) fn pad_prompt(
 }
 
 /// Refuses a step that would leave the context.
-pub(crate) fn check_room(spec: &crate::DecoderSpec, used: usize, more: usize) -> Step<()> {
+pub(crate) fn check_remaining_context(
+    spec: &crate::DecoderSpec,
+    used: usize,
+    more: usize,
+) -> Step<()> {
     // Whatever a spec says: past these the softmax's reciprocal is out of its domain, and tokens
     // would be wrong.
     let limit = spec.max_positions.min(MAX_POSITIONS);

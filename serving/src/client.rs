@@ -28,7 +28,7 @@ use text::TextStream;
 use crate::{
     ServingError,
     preprocessing::Correlations,
-    wire::{E0, Setting, Terms},
+    wire::{E0, SessionParameters, Setting},
 };
 
 /// Which services to use and where to keep what is downloaded.
@@ -165,7 +165,7 @@ pub type Opening<'a> = &'a mut dyn FnMut(
 /// A model that is evaluated together with a server.
 pub struct Client {
     pub model_name: String,
-    pub terms: Terms,
+    pub parameters: SessionParameters,
     spec: DecoderSpec,
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
@@ -223,7 +223,7 @@ impl Client {
             public_layers: partition.manifest.transforms.frozen_layers,
             prefixes: Prefixes::new(prefixes),
             spec: sessions.spec.clone(),
-            terms: sessions.terms.clone(),
+            parameters: sessions.parameters.clone(),
             sessions,
             source: options.source,
             sampling: supported.sampling,
@@ -404,7 +404,7 @@ impl Client {
         // A helper that takes part in every session has nothing written ahead, nor has an evaluator
         // of its own.
         let preprocessed =
-            self.terms.setting == Setting::Dealer.as_str() && !self.terms.is_shared();
+            self.parameters.setting == Setting::Dealer.as_str() && !self.parameters.is_shared();
         let source = if preprocessed {
             self.source
         } else {

@@ -300,7 +300,7 @@ async fn connection(
         () = slot.give_way.notified() => None,
     };
     let Some(stream) = stream else { return };
-    let line = TokioIo::new(Line {
+    let line = TokioIo::new(TrackedStream {
         stream: Some(stream),
         stall: None,
         place: Some(place),
@@ -355,14 +355,14 @@ pub(crate) enum Stream {
 }
 
 /// A connection that fails when its peer takes nothing for too long.
-pub(crate) struct Line {
+pub(crate) struct TrackedStream {
     /// Until a session takes it over.
     stream: Option<Stream>,
     stall: Option<Pin<Box<Sleep>>>,
     place: Option<Place>,
 }
 
-impl Line {
+impl TrackedStream {
     /// What is left to a session: the stream, and its place among the open ones.
     pub(crate) fn into_parts(mut self) -> Option<(Stream, Place)> {
         self.stream.take().zip(self.place.take())
@@ -411,7 +411,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for TrackedStream {
     fn drop(&mut self) {
         let given_up = self.is_given_up();
         if let Some(stream) = self.stream.as_ref().filter(|_| given_up) {
@@ -424,7 +424,7 @@ impl Drop for Line {
     }
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for TrackedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -437,7 +437,7 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for TrackedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -42,15 +42,16 @@ use crate::{
     ServingError,
     metrics::{self, Metrics},
     preprocessing::{SEEDS_FOLDER, StoredSession, Vault},
-    ready::{Readiness, has_room},
-    seats::{Lobby, MAX_WAITING, SEAT_WAIT},
+    ready::{Readiness, has_space},
     secret_files::random,
+    slots::{Lobby, MAX_WAITING, SLOT_WAIT},
     state::{Store, WhenInUse},
     ticket::Ticket,
     tls::Tls,
     web::{self, HttpError, Sessions},
     wire::{
-        E0, NewSession, PROTOCOL_VERSION, SessionGrant, Setting, Terms, check_version, hex, unhex,
+        E0, NewSession, PROTOCOL_VERSION, SessionGrant, SessionParameters, Setting, check_version,
+        hex, unhex,
     },
 };
 
@@ -167,11 +168,11 @@ impl Dealer {
     /// Draws the seeds of a session, or reserves one that was written ahead. The place is taken
     /// first, then the ticket is spent on disk, then a secret leaves.
     fn issue(&self, request: NewSession) -> Result<SessionGrant, HttpError> {
-        check_supported(&request.terms)?;
+        check_supported(&request.parameters)?;
         let digests = [
             ("client_id", &request.client_id),
-            ("spec_sha256", &request.terms.spec_sha256),
-            ("public_sha256", &request.terms.public_sha256),
+            ("spec_sha256", &request.parameters.spec_sha256),
+            ("public_sha256", &request.parameters.public_sha256),
         ];
         if let Some((name, _)) = digests
             .into_iter()
@@ -179,7 +180,7 @@ impl Dealer {
         {
             return Err(bad_request(format!("`{name}` needs 64 hexadecimal digits")));
         }
-        if request.terms.partition_id.len() > MAX_ID_BYTES {
+        if request.parameters.partition_id.len() > MAX_ID_BYTES {
             return Err(bad_request(format!(
                 "`partition_id` is longer than {MAX_ID_BYTES} bytes"
             )));
@@ -198,7 +199,8 @@ impl Dealer {
                 )
             })?;
         // An evaluator brings its client's ticket, and has a masked adapter of its own.
-        if !request.terms.is_shared() && !owner.signed_for(&request.ticket, &request.client_id) {
+        if !request.parameters.is_shared() && !owner.signed_for(&request.ticket, &request.client_id)
+        {
             return Err(bad_request("this ticket is another client's"));
         }
         if self
@@ -231,7 +233,7 @@ impl Dealer {
         let (seed0, seed1, token) = (seed()?, seed()?, new_token().map_err(internal)?);
         let text = Zeroizing::new(hex(&*Zeroizing::new(seed0.to_bytes())));
         let NewSession {
-            terms,
+            parameters,
             client_id,
             ticket,
             ..
@@ -239,7 +241,7 @@ impl Dealer {
         let seeds = Seeds::Live { seed0, seed1 };
         let grant = Grant::new(
             &owner.name,
-            (terms, client_id),
+            (parameters, client_id),
             &ticket,
             token.clone(),
             seeds,
@@ -326,26 +328,30 @@ fn body<T: serde::de::DeserializeOwned>(request: serde_json::Value) -> Result<T,
 }
 
 /// What this dealer can serve, whatever the model.
-pub(crate) fn check_supported(terms: &Terms) -> Result<(), HttpError> {
+pub(crate) fn check_supported(parameters: &SessionParameters) -> Result<(), HttpError> {
     let version = PROTOCOL_VERSION.to_string();
     let fields = [
-        ("protocol", terms.protocol.to_string(), version.as_str()),
-        ("reveal", terms.reveal.clone(), "token"),
+        (
+            "protocol",
+            parameters.protocol.to_string(),
+            version.as_str(),
+        ),
+        ("reveal", parameters.reveal.clone(), "token"),
     ];
     match fields
         .into_iter()
         .find(|(_, asked, supported)| asked != supported)
     {
-        None if Setting::parse(&terms.setting).is_none() => Err(bad_request(format!(
+        None if Setting::parse(&parameters.setting).is_none() => Err(bad_request(format!(
             "this dealer offers the settings `dealer` and `3pc`, not `{}`",
-            terms.setting
+            parameters.setting
         ))),
-        None if Rounding::parse(&terms.rounding).is_none() => {
+        None if Rounding::parse(&parameters.rounding).is_none() => {
             let message = "this dealer offers the roundings `exact` and `stochastic`, not";
-            Err(bad_request(format!("{message} `{}`", terms.rounding)))
+            Err(bad_request(format!("{message} `{}`", parameters.rounding)))
         }
-        None if E0::parse(&terms.e0).is_none() => {
-            Err(bad_request(format!("`{}` is no known `e0`", terms.e0)))
+        None if E0::parse(&parameters.e0).is_none() => {
+            Err(bad_request(format!("`{}` is no known `e0`", parameters.e0)))
         }
         None => Ok(()),
         Some((field, asked, supported)) => Err(bad_request(format!(
@@ -370,7 +376,7 @@ async fn ready(State(dealer): State<Arc<Dealer>>) -> Result<&'static str, HttpEr
     let folder = dealer.folder.clone();
     dealer
         .readiness
-        .check(move || has_room(&folder))
+        .check(move || has_space(&folder))
         .await
         .map(|()| "ready")
 }
@@ -404,13 +410,13 @@ async fn corrections_upgrade(State(dealer): State<Arc<Dealer>>, request: Request
             return refused.into_response();
         }
     };
-    match dealer.sessions.admit_in_turn(SEAT_WAIT).await {
+    match dealer.sessions.admit_in_turn(SLOT_WAIT).await {
         Err(refused) => {
             dealer.metrics.refuse(refused.code.unwrap_or("other"));
             refused.into_response()
         }
-        Ok(seat) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
-            let _seat = seat;
+        Ok(slot) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
+            let _slot = slot;
             let result = session::run(&dealer, &owner, channel);
             Metrics::add(&dealer.metrics.bytes_sent, count.sent_bytes());
             Metrics::add(&dealer.metrics.bytes_received, count.received_bytes());

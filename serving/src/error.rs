@@ -57,7 +57,7 @@ pub enum ServingError {
     #[error("client and computing party ask for different sampling")]
     SamplingDiffers,
     #[error("`{}` has room for {free_bytes} bytes, and {needed_bytes} are needed", path.display())]
-    NoRoom {
+    NoSpace {
         path: PathBuf,
         needed_bytes: u64,
         free_bytes: u64,
@@ -229,7 +229,7 @@ impl ServingError {
 
     /// The kind of a refused greeting, for the party that greeted: its own fault, or that of the
     /// further party that refused, where anybody can act on it, or what is wrong.
-    pub(crate) fn refusal_code(&self, greeter: &str) -> &'static str {
+    pub(crate) fn refusal_code(&self, counterpart: &str) -> &'static str {
         match self {
             Self::Refused { code, .. } => BUSY
                 .iter()
@@ -244,7 +244,7 @@ impl ServingError {
             Self::Mismatch { .. } => "partition_changed",
             Self::Quota(refusal) => refusal.code(),
             Self::SessionUsed { .. } => "session_used",
-            Self::BadMessage { peer, .. } | Self::Net { peer, .. } if *peer == greeter => {
+            Self::BadMessage { peer, .. } | Self::Net { peer, .. } if *peer == counterpart => {
                 "bad_greeting"
             }
             error if matches!(error.net_source(), Some(NetError::TimedOut { .. })) => "peer_slow",

@@ -28,7 +28,7 @@ use crate::{
     ServingError,
     client::{Client, ClientOptions},
     metrics::{self, Metrics},
-    ready::{Found, Readiness, Renewed, has_room, partition_changed},
+    ready::{Found, Readiness, Renewed, has_space, partition_changed},
     web::{self, HttpError, Sessions},
 };
 
@@ -73,7 +73,7 @@ pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(
     }
     let services = options.client.clone();
     let make = move || Client::connect(&services, &mut |line| tracing::info!("{line}"));
-    let server_of = |client: &Client| (client.server().clone(), client.terms.clone());
+    let server_of = |client: &Client| (client.server().clone(), client.parameters.clone());
     gateway.client.watch(server_of, make)?;
     let metrics = metrics::listen(options.metrics, &gateway.metrics, &sessions)?;
     web::run(bound, gateway.app(), &sessions, metrics)
@@ -188,11 +188,11 @@ fn is_local(authority: &str) -> bool {
 
 async fn health(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {
     let client = gateway.client();
-    let terms = &client.terms;
+    let parameters = &client.parameters;
     Json(serde_json::json!({
-        "status": "ok", "model": client.model_name, "partition_id": terms.partition_id,
-        "server": client.server().endpoint.to_string(), "setting": terms.setting, "e0": terms.e0,
-        "rounding": terms.rounding,
+        "status": "ok", "model": client.model_name, "partition_id": parameters.partition_id,
+        "server": client.server().endpoint.to_string(), "setting": parameters.setting, "e0": parameters.e0,
+        "rounding": parameters.rounding,
         "demonstration": client.is_demonstration(),
         "public_layers": client.public_layers(), "private_layers": client.private_layers(),
     }))
@@ -204,10 +204,10 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<&'static str, Http
         return Err(web::not_ready("the gateway is shutting down"));
     }
     let folder = gateway.folder.clone();
-    gateway.readiness.check(move || has_room(&folder)).await?;
+    gateway.readiness.check(move || has_space(&folder)).await?;
     let look = move || {
         let client = gateway.client();
-        gateway.client.look(client.server(), &client.terms)
+        gateway.client.look(client.server(), &client.parameters)
     };
     match tokio::task::spawn_blocking(look).await {
         Ok(Found::Ready) => Ok("ready"),

@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder
 use crate::{
     ServingError,
     client::Answer,
-    seats::Sessions,
+    slots::Sessions,
     web::{self, Bound},
 };
 
@@ -195,7 +195,7 @@ pub fn listen(
     let Some(address) = address else {
         return Ok(MetricsListener(None));
     };
-    let bound = web::bind_for_operators(address)?;
+    let bound = web::bind_for_metrics(address)?;
     let app = Router::new()
         .route("/metrics", get(tell))
         .with_state((metrics.clone(), sessions.clone()));
@@ -288,7 +288,7 @@ mod tests {
     fn the_text_is_as_prometheus_reads_it() {
         let (metrics, sessions) = (Metrics::default(), Sessions::with_queue(2, 2));
         check(&metrics.render(&sessions));
-        let _seat = sessions.admit().unwrap();
+        let _slot = sessions.admit().unwrap();
         metrics.refuse("budget_spent");
         metrics.refuse("budget_spent");
         metrics.opened(Duration::from_millis(300));

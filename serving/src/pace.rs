@@ -17,19 +17,19 @@ const EARNED: Duration = Duration::from_secs(60);
 /// A peer that takes the adapter more slowly than this is given up.
 const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
 
-type Line = SharedChannel<WebSocketChannel>;
+type Connection = SharedChannel<WebSocketChannel>;
 
 /// The time of one session, kept on its lines.
 pub(crate) struct Pace {
-    lines: Vec<Line>,
+    connections: Vec<Connection>,
     end: Instant,
 }
 
 impl Pace {
     /// A session begins whose peer has greeted.
-    pub(crate) fn start(line: &Line) -> Self {
+    pub(crate) fn start(connection: &Connection) -> Self {
         let pace = Self {
-            lines: vec![line.clone()],
+            connections: vec![connection.clone()],
             end: Instant::now() + OPENING,
         };
         pace.set(pace.end);
@@ -37,9 +37,9 @@ impl Pace {
     }
 
     /// A further line belongs to the session.
-    pub(crate) fn with(&mut self, line: &Line) {
-        line.lock().set_deadline(Some(self.end));
-        self.lines.push(line.clone());
+    pub(crate) fn with(&mut self, connection: &Connection) {
+        connection.lock().set_deadline(Some(self.end));
+        self.connections.push(connection.clone());
     }
 
     /// So many bytes have to be sent before the first step.
@@ -61,8 +61,8 @@ impl Pace {
     }
 
     fn set(&self, deadline: Instant) {
-        self.lines
+        self.connections
             .iter()
-            .for_each(|line| line.lock().set_deadline(Some(deadline)));
+            .for_each(|connection| connection.lock().set_deadline(Some(deadline)));
     }
 }

@@ -29,13 +29,13 @@ use crate::{
     client::{ClientOptions, SessionOpener, fetch, open_cached},
     metrics::{self, Metrics},
     pace::Pace,
-    ready::{Found, Renewed, has_room, partition_changed},
-    seats::{Lobby, MAX_WAITING, Seat, Turn},
+    ready::{Found, Renewed, has_space, partition_changed},
+    slots::{Lobby, MAX_WAITING, SessionSlot, Turn},
     tls::Tls,
     web::{self, HttpError, Sessions},
     wire::{
-        E0, PartyHello, PartyWelcome, Reply, Step, Terms, recv_hello, recv_input_share, send_json,
-        send_token_share,
+        E0, PartyHello, PartyWelcome, Reply, SessionParameters, Step, recv_hello, recv_input_share,
+        send_json, send_token_share,
     },
 };
 
@@ -78,7 +78,7 @@ pub fn run(options: &PartyOptions, progress: &mut dyn FnMut(&str)) -> Result<(),
     );
     let services = options.services.clone();
     let make = move || opener(&services, &mut |line| tracing::info!("{line}"));
-    let server_of = |opener: &SessionOpener| (opener.server.clone(), opener.terms.clone());
+    let server_of = |opener: &SessionOpener| (opener.server.clone(), opener.parameters.clone());
     party.opener.watch(server_of, make)?;
     let metrics = metrics::listen(options.metrics, &party.metrics, &party.sessions)?;
     web::run(bound, party.app(), &party.sessions, metrics)
@@ -134,7 +134,7 @@ impl Party {
         let mut client = SharedChannel::new(channel);
         let began = Instant::now();
         let result = match self.open(&mut client, turn) {
-            Ok((_seat, opener, mut session)) => {
+            Ok((_slot, opener, mut session)) => {
                 self.metrics.opened(began.elapsed());
                 self.serve(&mut client, &opener.spec, &mut session)
             }
@@ -163,17 +163,20 @@ impl Party {
         &self,
         client: &mut SharedChannel<WebSocketChannel>,
         turn: Turn,
-    ) -> Result<(Seat, Arc<SessionOpener>, OutsourcedSession), ServingError> {
+    ) -> Result<(SessionSlot, Arc<SessionOpener>, OutsourcedSession), ServingError> {
         let hello: PartyHello = recv_hello(client, CLIENT)?;
-        client.lock().greeted();
-        let seat = turn.take("evaluator")?;
+        client.lock().handshake_done();
+        let slot = turn.take("evaluator")?;
         Metrics::add(&self.metrics.sessions_started, 1);
         let opener = self.opener.current();
-        let terms = agree(&opener, &hello)?;
-        let (session, opened) = opener.open_shared(&terms, hello.ticket, hello.sampling)?;
-        let welcome = PartyWelcome { terms, session };
+        let parameters = agree(&opener, &hello)?;
+        let (session, opened) = opener.open_shared(&parameters, hello.ticket, hello.sampling)?;
+        let welcome = PartyWelcome {
+            parameters,
+            session,
+        };
         send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
-        Ok((seat, opener, opened))
+        Ok((slot, opener, opened))
     }
 
     fn serve(
@@ -217,21 +220,21 @@ impl Party {
 
 /// The terms with the material that one of the two insists on, or else this evaluator's: it is at
 /// the end of the line on which rounds wait.
-fn agree(opener: &SessionOpener, hello: &PartyHello) -> Result<Terms, ServingError> {
-    let (asked, ours) = (hello.terms.comparison, opener.terms.comparison);
+fn agree(opener: &SessionOpener, hello: &PartyHello) -> Result<SessionParameters, ServingError> {
+    let (asked, ours) = (hello.parameters.comparison, opener.parameters.comparison);
     let comparison = if hello.any_comparison || opener.insists_on_comparison {
         ours
     } else {
         asked
     };
-    let terms = opener.terms.clone().with_comparison(comparison);
+    let parameters = opener.parameters.clone().with_comparison(comparison);
     let theirs = if hello.any_comparison {
         comparison
     } else {
         asked
     };
-    terms.check(&hello.terms.clone().with_comparison(theirs))?;
-    Ok(terms)
+    parameters.check(&hello.parameters.clone().with_comparison(theirs))?;
+    Ok(parameters)
 }
 
 async fn ready(State(party): State<Arc<Party>>) -> Result<&'static str, HttpError> {
@@ -240,14 +243,14 @@ async fn ready(State(party): State<Arc<Party>>) -> Result<&'static str, HttpErro
     }
     let look = move || {
         let opener = party.opener.current();
-        has_room(opener.state.folder())?;
-        Ok::<_, &'static str>(party.opener.look(&opener.server, &opener.terms))
+        has_space(opener.state.folder())?;
+        Ok::<_, &'static str>(party.opener.look(&opener.server, &opener.parameters))
     };
     match tokio::task::spawn_blocking(look)
         .await
         .map(|found| found.map_err(web::not_ready))
     {
-        Ok(Err(no_room)) => Err(no_room),
+        Ok(Err(no_space)) => Err(no_space),
         Ok(Ok(Found::Ready)) => Ok("ready"),
         Ok(Ok(Found::Changed)) => Err(partition_changed()),
         _ => Err(web::not_ready("the server is not ready")),

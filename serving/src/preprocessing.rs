@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use store::{AvailableSession, CorrelationStore, Found};
 pub(crate) use vault::Vault;
 
-use crate::wire::Terms;
+use crate::wire::SessionParameters;
 
 /// Version of files and orders.
 pub(crate) const FORMAT: u32 = 3;
@@ -61,7 +61,8 @@ impl Correlations {
 #[serde(deny_unknown_fields)]
 pub struct PreprocessRequest {
     pub format: u32,
-    pub terms: Terms,
+    #[serde(rename = "terms")]
+    pub parameters: SessionParameters,
     pub spec: DecoderSpec,
     pub private_sha256: String,
     /// The server's X25519 key, hexadecimal.
@@ -74,7 +75,8 @@ pub struct PreprocessRequest {
 pub struct Header {
     pub format: u32,
     pub session: String,
-    pub terms: Terms,
+    #[serde(rename = "terms")]
+    pub parameters: SessionParameters,
     pub private_sha256: String,
     /// Padded length of the prompt.
     pub bucket: usize,

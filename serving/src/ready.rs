@@ -11,9 +11,9 @@ use marill_net::http::HttpClient;
 
 use crate::{
     ServingError,
-    secret_files::check_room,
+    secret_files::check_remaining_context,
     web::{self, HttpError},
-    wire::Terms,
+    wire::SessionParameters,
 };
 
 /// What was found holds for so long.
@@ -53,8 +53,8 @@ impl Readiness {
 }
 
 /// That records can be written: a service that cannot refuses every session.
-pub(crate) fn has_room(folder: &Path) -> Result<(), &'static str> {
-    check_room(folder).map_err(|error| {
+pub(crate) fn has_space(folder: &Path) -> Result<(), &'static str> {
+    check_remaining_context(folder).map_err(|error| {
         tracing::error!("the service is not ready: {error}");
         "its records cannot be written: the disk is full or fails"
     })
@@ -105,12 +105,12 @@ impl<T> Renewed<T> {
     }
 
     /// Looks at the server, unless that was done a moment ago.
-    pub(crate) fn look(&self, server: &HttpClient, terms: &Terms) -> Found {
+    pub(crate) fn look(&self, server: &HttpClient, parameters: &SessionParameters) -> Found {
         let mut last = lock(&self.last);
         match *last {
             Some((at, found)) if at.elapsed() < HOLDS => found,
             _ => {
-                let found = find(server, terms);
+                let found = find(server, parameters);
                 *last = Some((Instant::now(), found));
                 found
             }
@@ -143,7 +143,7 @@ impl<T> Renewed<T> {
     /// new one. Sessions that run keep what they began with.
     pub(crate) fn watch(
         self: &Arc<Self>,
-        of: impl Fn(&T) -> (HttpClient, Terms) + Send + 'static,
+        of: impl Fn(&T) -> (HttpClient, SessionParameters) + Send + 'static,
         mut make: impl FnMut() -> Result<T, ServingError> + Send + 'static,
     ) -> Result<(), ServingError>
     where
@@ -155,8 +155,8 @@ impl<T> Renewed<T> {
             while let Some(renewed) = watched.upgrade() {
                 renewed.wait(pause);
                 pause = LOOK_EVERY;
-                let (server, terms) = of(&renewed.current());
-                if renewed.look(&server, &terms) != Found::Changed {
+                let (server, parameters) = of(&renewed.current());
+                if renewed.look(&server, &parameters) != Found::Changed {
                     continue;
                 }
                 tracing::info!("the server serves another partition: it is fetched");
@@ -186,7 +186,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Whether the server is ready for sessions under these terms, as far as its list of models tells.
-fn find(server: &HttpClient, terms: &Terms) -> Found {
+fn find(server: &HttpClient, parameters: &SessionParameters) -> Found {
     let models = server
         .clone()
         .with_limit(PATIENCE)
@@ -202,10 +202,10 @@ fn find(server: &HttpClient, terms: &Terms) -> Found {
         return Found::NotReady;
     };
     let ours = [
-        ("partition_id", &terms.partition_id),
-        ("setting", &terms.setting),
-        ("rounding", &terms.rounding),
-        ("e0", &terms.e0),
+        ("partition_id", &parameters.partition_id),
+        ("setting", &parameters.setting),
+        ("rounding", &parameters.rounding),
+        ("e0", &parameters.e0),
     ];
     match ours
         .iter()
@@ -259,20 +259,20 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_written_is_not_ready() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(has_room(folder.path()), Ok(()));
+        assert_eq!(has_space(folder.path()), Ok(()));
         assert_eq!(
             std::fs::read_dir(folder.path()).unwrap().count(),
             0,
             "nothing is left of the trial"
         );
         assert!(
-            has_room(&folder.path().join("gone"))
+            has_space(&folder.path().join("gone"))
                 .unwrap_err()
                 .contains("disk")
         );
         if Path::new("/dev/full").exists() {
             // A folder on a full disk cannot be made here; a file stands for it.
-            assert!(has_room(Path::new("/dev/full")).is_err());
+            assert!(has_space(Path::new("/dev/full")).is_err());
         }
     }
 }

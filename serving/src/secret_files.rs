@@ -145,7 +145,7 @@ const TRIAL_BYTES: usize = 16 << 10;
 ///
 /// # Errors
 /// [`ServingError::Io`], on a full disk for example.
-pub fn check_room(folder: &Path) -> Result<(), ServingError> {
+pub fn check_remaining_context(folder: &Path) -> Result<(), ServingError> {
     let trial = part_of(&folder.join("trial"))?;
     let write = || {
         let mut file = OpenOptions::new()

@@ -35,14 +35,16 @@ use crate::{
     ServingError,
     metrics::{self, Metrics},
     preprocessing::{self, CorrelationStore, PreprocessRequest, SealingKey},
-    ready::{Readiness, has_room, says_ready},
-    seats::{Lobby, MAX_WAITING, Turn},
+    ready::{Readiness, has_space, says_ready},
     secret_files::{read_key, replace_file},
-    state::{FileState, Holder, KEYS_FILE, Refusal, State as Durable},
+    slots::{Lobby, MAX_WAITING, Turn},
+    state::{FileState, KEYS_FILE, Principal, Refusal, State as Durable},
     ticket::{For, Signer},
     tls::Tls,
     web::{self, HttpError, Sessions},
-    wire::{E0, GrantedTicket, NewTicket, PROTOCOL_VERSION, Setting, Terms, hex, unhex},
+    wire::{
+        E0, GrantedTicket, NewTicket, PROTOCOL_VERSION, SessionParameters, Setting, hex, unhex,
+    },
 };
 
 /// The server's key for correlations written ahead, in its folder.
@@ -84,7 +86,7 @@ pub struct ServerOptions {
 
 /// What E1 computes with.
 pub struct SecureModel {
-    pub terms: Terms,
+    pub parameters: SessionParameters,
     pub spec: DecoderSpec,
     pub public: Arc<PublicWeights>,
     pub private: Arc<PrivateWeights>,
@@ -104,9 +106,9 @@ impl SecureModel {
         setting: Setting,
     ) -> Self {
         let private_sha256 = hex(&Sha256::digest(Zeroizing::new(private.to_bytes())));
-        let terms = Terms::new(partition_id, &spec, &public, setting);
+        let parameters = SessionParameters::new(partition_id, &spec, &public, setting);
         Self {
-            terms,
+            parameters,
             spec,
             public: Arc::new(public),
             private: Arc::new(private),
@@ -129,7 +131,7 @@ impl SecureModel {
     pub fn request(&self, key: &SealingKey) -> PreprocessRequest {
         PreprocessRequest {
             format: preprocessing::FORMAT,
-            terms: self.terms.clone(),
+            parameters: self.parameters.clone(),
             spec: self.spec.clone(),
             private_sha256: self.private_sha256.clone(),
             server_key: key.public(),
@@ -153,7 +155,7 @@ pub(crate) struct Server {
     state: Arc<dyn Durable>,
     store: Option<CorrelationStore>,
     inputs: Inputs,
-    input_seats: Arc<Sessions>,
+    input_slots: Arc<Sessions>,
     lobby: Arc<Lobby>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
@@ -214,7 +216,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         private,
         options.setting,
     );
-    model.terms = model.terms.with_e0(options.e0);
+    model.parameters = model.parameters.with_e0(options.e0);
     (model.allow_sampling, model.allow_dcf) = (options.allow_sampling, options.allow_dcf);
     let published = Published {
         folder: options.partition.clone(),
@@ -229,7 +231,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         state,
         store,
         inputs: Inputs::default(),
-        input_seats: Sessions::with_queue(options.max_sessions, MAX_WAITING),
+        input_slots: Sessions::with_queue(options.max_sessions, MAX_WAITING),
         lobby: Arc::default(),
         published: Some(published),
         sessions: sessions.clone(),
@@ -297,7 +299,7 @@ impl Server {
             state: Arc::new(FileState::open(state, &state.join(KEYS_FILE))?),
             store,
             inputs: Inputs::default(),
-            input_seats: Sessions::with_queue(limit, MAX_WAITING),
+            input_slots: Sessions::with_queue(limit, MAX_WAITING),
             lobby: Arc::default(),
             sessions: Sessions::with_queue(limit, MAX_WAITING),
             metrics: Arc::default(),
@@ -332,7 +334,10 @@ impl Server {
     }
 
     /// Whose request this is; `None` where no keys are asked for.
-    async fn check_key(self: &Arc<Self>, headers: &HeaderMap) -> Result<Option<Holder>, HttpError> {
+    async fn check_key(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+    ) -> Result<Option<Principal>, HttpError> {
         let value = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok());
@@ -341,9 +346,10 @@ impl Server {
             .map(|key| Zeroizing::new(key.to_string()));
         // The file of keys may have changed, and may be long.
         let state = self.state.clone();
-        let held =
-            tokio::task::spawn_blocking(move || state.holder(key.as_ref().map(|key| key.as_str())))
-                .await;
+        let held = tokio::task::spawn_blocking(move || {
+            state.principal(key.as_ref().map(|key| key.as_str()))
+        })
+        .await;
         let held = held
             .map_err(|error| state_failed(error.into()))?
             .map_err(state_failed)?;
@@ -355,16 +361,18 @@ impl Server {
     }
 
     /// A line's place in the lobby, from which it gets a seat when it has greeted.
-    fn turn(&self, request: &Request, seats: &Arc<Sessions>) -> Result<Turn, HttpError> {
+    fn turn(&self, request: &Request, slots: &Arc<Sessions>) -> Result<Turn, HttpError> {
         let guest = self.lobby.enter(web::address_of(request.extensions()))?;
-        Ok(Turn::new(guest, seats))
+        Ok(Turn::new(guest, slots))
     }
 
     /// Counts a session against the key's rate, on disk.
-    fn start_session(&self, holder: Option<&Holder>) -> Result<(), ServingError> {
-        let Some(holder) = holder else { return Ok(()) };
+    fn start_session(&self, principal: Option<&Principal>) -> Result<(), ServingError> {
+        let Some(principal) = principal else {
+            return Ok(());
+        };
         self.state
-            .start_session(holder, SystemTime::now())?
+            .start_session(principal, SystemTime::now())?
             .map_err(ServingError::Quota)
     }
 
@@ -410,7 +418,7 @@ async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, HttpEr
     }
     let (dealer, folder) = (server.dealer.clone(), server.folder.clone());
     let find = move || {
-        has_room(&folder)?;
+        has_space(&folder)?;
         says_ready(&dealer)
             .then_some(())
             .ok_or("the dealer is not ready")
@@ -430,8 +438,8 @@ async fn models(
             serde_json::json!({
                 "id": published.manifest.name, "object": "model", "created": published.created,
                 "owned_by": "marill", "partition_id": published.manifest.partition_id,
-                "setting": server.model.terms.setting, "rounding": server.model.terms.rounding,
-                "e0": server.model.terms.e0, "sampling": server.model.allow_sampling,
+                "setting": server.model.parameters.setting, "rounding": server.model.parameters.rounding,
+                "e0": server.model.parameters.e0, "sampling": server.model.allow_sampling,
                 "materials": server.model.comparisons(),
             })
         })
@@ -472,7 +480,7 @@ async fn tickets(
     extensions: Extensions,
     Json(query): Json<NewTicket>,
 ) -> Result<Json<GrantedTicket>, HttpError> {
-    let holder = server.check_key(&headers).await?;
+    let principal = server.check_key(&headers).await?;
     if unhex::<32>(&query.client_id).is_none() {
         let message = "`client_id` needs 64 hexadecimal digits";
         return Err(HttpError::new(
@@ -482,8 +490,8 @@ async fn tickets(
             message,
         ));
     }
-    let whose = match &holder {
-        Some(holder) => For::Key(&holder.digest),
+    let whose = match &principal {
+        Some(principal) => For::Key(&principal.digest),
         None => For::Address(web::address_of(&extensions)),
     };
     let ticket = server
@@ -528,15 +536,16 @@ async fn former_query() -> HttpError {
 }
 
 async fn session_upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
-    let holder = server.check_key(request.headers()).await;
-    let admitted = holder.and_then(|holder| Ok((holder, server.turn(&request, &server.sessions)?)));
+    let principal = server.check_key(request.headers()).await;
+    let admitted =
+        principal.and_then(|principal| Ok((principal, server.turn(&request, &server.sessions)?)));
     match admitted {
         Err(refused) => {
             server.refuse(&refused);
             refused.into_response()
         }
-        Ok((holder, turn)) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
-            let result = session::run(&server, channel, holder, turn);
+        Ok((principal, turn)) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
+            let result = session::run(&server, channel, principal, turn);
             Metrics::add(&server.metrics.bytes_sent, count.sent_bytes());
             Metrics::add(&server.metrics.bytes_received, count.received_bytes());
             if let Err(error) = result {

@@ -36,7 +36,7 @@ pub(crate) const WINDOW: Duration = Duration::from_secs(60);
 
 /// Whose session this is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct Principal {
     pub digest: KeyDigest,
     pub name: String,
 }
@@ -101,7 +101,10 @@ pub trait State: Send + Sync {
     ///
     /// # Errors
     /// [`ServingError::Io`] when the keys cannot be read: nobody is served then.
-    fn holder(&self, key: Option<&str>) -> Result<Result<Option<Holder>, Refusal>, ServingError>;
+    fn principal(
+        &self,
+        key: Option<&str>,
+    ) -> Result<Result<Option<Principal>, Refusal>, ServingError>;
 
     /// Counts a session against the holder's rate, and checks that budget is left.
     ///
@@ -109,7 +112,7 @@ pub trait State: Send + Sync {
     /// [`ServingError::Io`].
     fn start_session(
         &self,
-        holder: &Holder,
+        principal: &Principal,
         now: SystemTime,
     ) -> Result<Result<(), Refusal>, ServingError>;
 
@@ -119,7 +122,7 @@ pub trait State: Send + Sync {
     /// [`ServingError::Io`].
     fn charge(
         &self,
-        holder: &Holder,
+        principal: &Principal,
         tokens: u64,
         now: SystemTime,
     ) -> Result<Result<(), Refusal>, ServingError>;
@@ -128,13 +131,13 @@ pub trait State: Send + Sync {
     ///
     /// # Errors
     /// [`ServingError::Io`].
-    fn check(&self, holder: &Holder) -> Result<Result<(), Refusal>, ServingError>;
+    fn check(&self, principal: &Principal) -> Result<Result<(), Refusal>, ServingError>;
 
     /// Gives back tokens that were charged and never used.
     ///
     /// # Errors
     /// [`ServingError::Io`].
-    fn refund(&self, holder: &Holder, tokens: u64) -> Result<(), ServingError>;
+    fn refund(&self, principal: &Principal, tokens: u64) -> Result<(), ServingError>;
 }
 
 fn unix_seconds(time: SystemTime) -> u64 {

@@ -25,7 +25,8 @@ pub struct Ticket {
     /// 16 random bytes.
     pub nonce: String,
     /// Pseudonym of the API key's holder, or of the address where no keys are asked for; 16 bytes.
-    pub holder: String,
+    #[serde(rename = "holder")]
+    pub principal: String,
     /// Pseudonym of the client's random name, 16 bytes.
     pub client: String,
     /// Over all of the above.
@@ -36,13 +37,13 @@ impl Ticket {
     fn text(&self) -> String {
         format!(
             "ticket 1\n{}\n{}\n{}\n{}",
-            self.owner, self.nonce, self.holder, self.client
+            self.owner, self.nonce, self.principal, self.client
         )
     }
 
     fn is_proper(&self) -> bool {
         unhex::<8>(&self.owner).is_some()
-            && [&self.nonce, &self.holder, &self.client]
+            && [&self.nonce, &self.principal, &self.client]
                 .into_iter()
                 .all(|text| unhex::<16>(text).is_some())
     }
@@ -93,14 +94,14 @@ impl Signer {
     /// # Errors
     /// [`ServingError::Random`].
     pub fn issue(&self, whose: &For<'_>, client_id: &str) -> Result<Ticket, ServingError> {
-        let holder = match whose {
+        let principal = match whose {
             For::Key(digest) => self.pseudonym("key", digest.as_slice()),
             For::Address(address) => self.pseudonym("address", address.to_string().as_bytes()),
         };
         let mut ticket = Ticket {
             owner: self.owner.clone(),
             nonce: hex(random::<16>()?.as_slice()),
-            holder,
+            principal,
             client: self.pseudonym("client", client_id.as_bytes()),
             mac: String::new(),
         };
@@ -135,7 +136,7 @@ mod tests {
         let fields: [fn(&mut Ticket) -> &mut String; 5] = [
             |t| &mut t.owner,
             |t| &mut t.nonce,
-            |t| &mut t.holder,
+            |t| &mut t.principal,
             |t| &mut t.client,
             |t| &mut t.mac,
         ];
@@ -150,18 +151,21 @@ mod tests {
         }
         let again = ours.issue(&For::Key(&[1; 32]), "client").unwrap();
         assert_eq!(
-            (&again.holder, &again.client),
-            (&ticket.holder, &ticket.client),
+            (&again.principal, &again.client),
+            (&ticket.principal, &ticket.client),
             "limits can be counted"
         );
         assert_ne!(again.nonce, ticket.nonce);
         assert_ne!(
-            ours.issue(&For::Key(&[2; 32]), "client").unwrap().holder,
-            ticket.holder
+            ours.issue(&For::Key(&[2; 32]), "client").unwrap().principal,
+            ticket.principal
         );
         assert_ne!(
-            theirs.issue(&For::Key(&[1; 32]), "client").unwrap().holder,
-            ticket.holder
+            theirs
+                .issue(&For::Key(&[1; 32]), "client")
+                .unwrap()
+                .principal,
+            ticket.principal
         );
     }
 }

@@ -22,10 +22,10 @@ use rustls::StreamOwned;
 use tokio::net::{TcpListener, TcpStream};
 use tungstenite::{handshake::derive_accept_key, protocol::Role};
 
-pub use crate::seats::{Seat, Sessions};
+pub use crate::slots::{SessionSlot, Sessions};
 use crate::{
     ServingError,
-    connections::{self, Line, Place, Slot, Stream},
+    connections::{self, Place, Slot, Stream, TrackedStream},
     metrics::MetricsListener,
     secret_files::random,
     state::Refusal,
@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How long a peer may take to greet, apart from how long it may pause between steps.
-const GREETING_LIMIT: Duration = Duration::from_secs(5);
+const FIRST_FRAME_LIMIT: Duration = Duration::from_secs(5);
 
 /// The error object of the OpenAI interface, used by every service.
 #[derive(Debug)]
@@ -171,7 +171,7 @@ pub fn not_ready(message: &str) -> HttpError {
 
 /// Answers a WebSocket upgrade and hands the raw socket to `run` on a new thread: a protocol round
 /// then costs no task switch inside the runtime. The peer has to greet soon and briefly; `run` ends
-/// that by [`WebSocketChannel::greeted`], and `timeout` then bounds each wait.
+/// that by [`WebSocketChannel::handshake_done`], and `timeout` then bounds each wait.
 pub fn upgrade(
     mut request: Request,
     timeout: Duration,
@@ -233,7 +233,7 @@ fn hijack(
     timeout: Duration,
 ) -> std::io::Result<(WebSocketChannel, Arc<WireCount>, Place)> {
     let count = Arc::<WireCount>::default();
-    let parts = upgraded.downcast::<TokioIo<Line>>();
+    let parts = upgraded.downcast::<TokioIo<TrackedStream>>();
     let parts = parts.map_err(|_| std::io::Error::other("it is no connection of this service"))?;
     let gone = || std::io::Error::other("the connection is another session's");
     let (stream, place) = parts.io.into_inner().into_parts().ok_or_else(gone)?;
@@ -251,7 +251,13 @@ fn hijack(
     };
     let read = parts.read_buf.to_vec();
     Ok((
-        WebSocketChannel::awaiting_greeting(socket, read, Role::Server, timeout, GREETING_LIMIT),
+        WebSocketChannel::awaiting_handshake(
+            socket,
+            read,
+            Role::Server,
+            timeout,
+            FIRST_FRAME_LIMIT,
+        ),
         count,
         place,
     ))
@@ -295,7 +301,7 @@ pub fn bind(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, Serving
 ///
 /// # Errors
 /// [`ServingError::Listen`].
-pub(crate) fn bind_for_operators(address: SocketAddr) -> Result<Bound, ServingError> {
+pub(crate) fn bind_for_metrics(address: SocketAddr) -> Result<Bound, ServingError> {
     let bound = listen(address, None)?;
     if !address.ip().is_loopback() {
         eprintln!(

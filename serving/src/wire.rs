@@ -85,7 +85,7 @@ impl E0 {
 
 /// What both ends of a session must agree on before any seed is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terms {
+pub struct SessionParameters {
     pub protocol: u32,
     pub partition_id: String,
     /// Covers shapes, head groups, ring and fraction bits, tables and rounding.
@@ -101,7 +101,7 @@ pub struct Terms {
     pub comparison: Comparison,
 }
 
-impl Terms {
+impl SessionParameters {
     /// The terms this build offers for a partition.
     pub fn new(
         partition_id: &str,
@@ -221,7 +221,8 @@ pub struct GrantedTicket {
 /// Client to dealer, `POST /v1/sessions`.
 #[derive(Serialize, Deserialize)]
 pub struct NewSession {
-    pub terms: Terms,
+    #[serde(rename = "terms")]
+    pub parameters: SessionParameters,
     /// A random name of this client, by which the dealer keeps one adapter mask per client.
     pub client_id: String,
     /// The server's word that this client may open a session.
@@ -264,7 +265,8 @@ pub struct CollectedSeed {
 #[derive(Serialize, Deserialize)]
 pub struct NewRelease {
     pub session: String,
-    pub terms: Terms,
+    #[serde(rename = "terms")]
+    pub parameters: SessionParameters,
     /// As in [`ClientHello`].
     pub proof: String,
 }
@@ -313,7 +315,8 @@ pub fn dcf_keys_proof(seed0: &Seed) -> String {
 /// Server to dealer, first frame at `/v1/source`.
 #[derive(Serialize, Deserialize)]
 pub struct CorrectionsHello {
-    pub terms: Terms,
+    #[serde(rename = "terms")]
+    pub parameters: SessionParameters,
     pub session: String,
     pub spec: DecoderSpec,
     /// Digest of the private weights: a mask never covers two adapters.
@@ -328,7 +331,8 @@ pub struct CorrectionsHello {
 /// Client to server, first frame of a session.
 #[derive(Serialize, Deserialize)]
 pub struct ClientHello {
-    pub terms: Terms,
+    #[serde(rename = "terms")]
+    pub parameters: SessionParameters,
     pub session: String,
     pub correlations: Correlations,
     /// [`proof_of`] the token of the grant: nobody else can use up this session.
@@ -343,7 +347,8 @@ pub struct ClientHello {
 /// Server to client.
 #[derive(Serialize, Deserialize)]
 pub struct ServerWelcome {
-    pub terms: Terms,
+    #[serde(rename = "terms")]
+    pub parameters: SessionParameters,
     pub adapter_sha256: String,
     /// Bytes of the masked adapter that follow in frames; 0 where the client has it.
     pub adapter_bytes: u64,
@@ -352,7 +357,8 @@ pub struct ServerWelcome {
 /// Client to evaluator, first frame at `/v1/evaluate`.
 #[derive(Serialize, Deserialize)]
 pub struct PartyHello {
-    pub terms: Terms,
+    #[serde(rename = "terms")]
+    pub parameters: SessionParameters,
     /// The server's word that this client may open a session.
     pub ticket: Ticket,
     /// Whether another material than the terms' will do; the answer's terms then say which.
@@ -366,14 +372,16 @@ pub struct PartyHello {
 /// Evaluator to client: the session's name, by which the server knows the client's line.
 #[derive(Serialize, Deserialize)]
 pub struct PartyWelcome {
-    pub terms: Terms,
+    #[serde(rename = "terms")]
+    pub parameters: SessionParameters,
     pub session: String,
 }
 
 /// Client to server, first frame at `/v1/input`.
 #[derive(Serialize, Deserialize)]
 pub struct InputHello {
-    pub terms: Terms,
+    #[serde(rename = "terms")]
+    pub parameters: SessionParameters,
     pub session: String,
     /// What the client asked the evaluator for; a server that heard something else from it refuses.
     #[serde(default)]
@@ -396,8 +404,8 @@ pub enum Reply<T> {
 
 impl<T> Reply<T> {
     /// The refusal of the greeter's words, with the kind that a further party gave.
-    pub(crate) fn refused(error: &ServingError, greeter: &str) -> Self {
-        let (code, message) = (error.refusal_code(greeter).into(), error.for_peer());
+    pub(crate) fn refused(error: &ServingError, counterpart: &str) -> Self {
+        let (code, message) = (error.refusal_code(counterpart).into(), error.for_peer());
         Self::Refused {
             code,
             message,
@@ -474,7 +482,9 @@ pub fn recv_json<T: DeserializeOwned>(
 /// # Errors
 /// [`ServingError::Mismatch`] on `protocol`.
 pub(crate) fn check_version(message: &serde_json::Value) -> Result<(), ServingError> {
-    let theirs = message.get("terms").and_then(|terms| terms.get("protocol"));
+    let theirs = message
+        .get("terms")
+        .and_then(|parameters| parameters.get("protocol"));
     match theirs {
         Some(theirs) if *theirs != PROTOCOL_VERSION => Err(ServingError::Mismatch {
             field: "protocol",

@@ -17,7 +17,7 @@ use world::{World, tiny_model, wait_until};
 
 fn uses_dcf(opener: SessionOpener) -> SessionOpener {
     SessionOpener {
-        terms: opener.terms.clone().with_comparison(Comparison::Dcf),
+        parameters: opener.parameters.clone().with_comparison(Comparison::Dcf),
         ..opener
     }
 }
@@ -97,7 +97,7 @@ fn only_the_holder_of_the_seed_gets_a_line_and_no_session_begins_without_one() {
     let world = World::new();
     let opener = uses_dcf(world.opener());
     let mut world = world;
-    world.terms = opener.terms.clone();
+    world.parameters = opener.parameters.clone();
     let refusal = |session: String, key: String| {
         let mut line = opener
             .dealer
@@ -118,7 +118,7 @@ fn only_the_holder_of_the_seed_gets_a_line_and_no_session_begins_without_one() {
 
     // A server that asks for corrections before the client has a line is refused.
     let message = world
-        .greet(
+        .handshake(
             &granted.session,
             &proof_of(&granted.token),
             Correlations::Live,

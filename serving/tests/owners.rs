@@ -109,7 +109,7 @@ fn a_ticket_is_needed_and_buys_one_session() {
     assert_eq!(world.ask_with(&id, stranger, &[]).status, 401);
 
     let dealer = HttpClient::new(world.parties.dealer.clone(), None);
-    let body = serde_json::json!({ "terms": world.terms, "client_id": id });
+    let body = serde_json::json!({ "terms": world.parameters, "client_id": id });
     let bare = dealer
         .post_json("/v1/sessions", body.to_string().as_bytes(), 1 << 16)
         .unwrap();
@@ -121,18 +121,18 @@ fn a_ticket_is_needed_and_buys_one_session() {
 fn what_a_grant_keeps_has_a_length() {
     let mut world = World::new();
     let id = "ab".repeat(32);
-    let (terms, long) = (world.terms.clone(), "a".repeat(100_000));
-    let fields: [fn(&mut marill_serving::wire::Terms) -> &mut String; 3] = [
+    let (parameters, long) = (world.parameters.clone(), "a".repeat(100_000));
+    let fields: [fn(&mut marill_serving::wire::SessionParameters) -> &mut String; 3] = [
         |t| &mut t.partition_id,
         |t| &mut t.spec_sha256,
         |t| &mut t.public_sha256,
     ];
     for field in fields {
-        world.terms = terms.clone();
-        *field(&mut world.terms) = long.clone();
+        world.parameters = parameters.clone();
+        *field(&mut world.parameters) = long.clone();
         assert_eq!(world.ask_with(&id, world.ticket(&id), &[]).status, 400);
     }
-    world.terms = terms;
+    world.parameters = parameters;
     assert_eq!(world.ask_with(&long, world.ticket(&id), &[]).status, 400);
     let server = HttpClient::new(world.parties.server.clone(), None);
     let query = NewTicket {
@@ -156,7 +156,7 @@ fn an_owner_gets_neither_the_sessions_nor_the_masks_of_another() {
     let source = |key: &str| HttpClient::new(world.parties.dealer.clone(), Some(key.into()));
     let private_sha256 = "cd".repeat(32);
     let hello = |granted: &SessionGrant| CorrectionsHello {
-        terms: world.terms.clone(),
+        parameters: world.parameters.clone(),
         session: granted.session.clone(),
         spec: world.spec.clone(),
         private_sha256: private_sha256.clone(),
@@ -196,10 +196,10 @@ fn an_owner_gets_neither_the_sessions_nor_the_masks_of_another() {
 fn a_peer_of_another_version_is_refused_by_its_version() {
     let world = World::new();
     // As version 5 greeted: without a proof, a ticket or a token.
-    let mut terms = serde_json::to_value(&world.terms).unwrap();
-    terms["protocol"] = 5.into();
+    let mut parameters = serde_json::to_value(&world.parameters).unwrap();
+    parameters["protocol"] = 5.into();
     let old = serde_json::json!({
-        "terms": terms, "session": "ab".repeat(16), "correlations": "live", "client_id": "ab"
+        "terms": parameters, "session": "ab".repeat(16), "correlations": "live", "client_id": "ab"
     });
     let says = |text: &str| {
         let named = text.contains("`protocol`")
@@ -238,7 +238,7 @@ fn a_server_records_no_session_that_the_dealer_does_not_know() {
     for i in 0..20 {
         let session = format!("{i:032x}");
         world
-            .greet(
+            .handshake(
                 &session,
                 &proof_of("x"),
                 marill_serving::preprocessing::Correlations::Live,
@@ -250,7 +250,7 @@ fn a_server_records_no_session_that_the_dealer_does_not_know() {
 
 /// Lines that say nothing, from one address: no seat and no place in a queue is theirs.
 #[test]
-fn who_does_not_greet_holds_no_seat() {
+fn without_a_handshake_no_slot_is_held() {
     let world = World::new();
     let server = HttpClient::new(world.parties.server.clone(), None);
     let lines: Vec<_> = (0..60)

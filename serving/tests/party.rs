@@ -3,8 +3,8 @@
 
 // It can spoil frames in more ways.
 #[allow(dead_code)]
-#[path = "sessions/meddler.rs"]
-mod meddler;
+#[path = "sessions/tampering_proxy.rs"]
+mod tampering_proxy;
 #[path = "sessions/world.rs"]
 mod world;
 
@@ -21,14 +21,14 @@ use marill_serving::{
     local::LocalParty,
     wire::{E0, Setting},
 };
-use meddler::{From, Meddler, Spoil};
+use tampering_proxy::{Fault, From, TamperingProxy};
 use world::{World, model_of, wait_until};
 
 const NO_HANG: Duration = Duration::from_secs(30);
 
 fn shared_world() -> World {
     let mut model = model_of(tiny_spec(), Setting::Dealer);
-    model.terms = model.terms.with_e0(E0::Party);
+    model.parameters = model.parameters.with_e0(E0::Party);
     World::of(
         model,
         tempfile::tempdir().unwrap(),
@@ -48,7 +48,7 @@ fn outsourced(
     let opener = world.opener_at(&world.parties.server, "evaluator");
     SessionOpener {
         dealer: HttpClient::new(dealer.clone(), None),
-        terms: opener.terms.clone().with_comparison(comparison),
+        parameters: opener.parameters.clone().with_comparison(comparison),
         insists_on_comparison: firm,
         ..opener
     }
@@ -60,8 +60,8 @@ fn client(world: &World, party: &Endpoint, asked: Option<Comparison>) -> Session
     SessionOpener {
         dealer: HttpClient::new("http://127.0.0.1:1".parse().unwrap(), None),
         party: Some(HttpClient::new(party.clone(), None)),
-        terms: opener
-            .terms
+        parameters: opener
+            .parameters
             .clone()
             .with_comparison(asked.unwrap_or_default()),
         insists_on_comparison: asked.is_some(),
@@ -137,13 +137,13 @@ const KINDS: [(Line, From, usize, &str); 8] = [
     (Line::Words, From::Service, 1, "correction words"),
 ];
 
-const SPOILS: [Spoil; 6] = [
-    Spoil::Shorten,
-    Spoil::Lengthen,
-    Spoil::Repeat,
-    Spoil::Cut,
-    Spoil::Text,
-    Spoil::Huge,
+const FAULTS: [Fault; 6] = [
+    Fault::Shorten,
+    Fault::Lengthen,
+    Fault::Repeat,
+    Fault::Cut,
+    Fault::Text,
+    Fault::Huge,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,15 +161,15 @@ fn a_damaged_frame_to_the_party_ends_its_session_with_an_error() {
     thread::scope(|scope| {
         KINDS
             .iter()
-            .for_each(|kind| drop(scope.spawn(|| spoil_one_frame_at_a_time(*kind))))
+            .for_each(|kind| drop(scope.spawn(|| damage_one_frame_at_a_time(*kind))))
     });
 }
 
-fn spoil_one_frame_at_a_time((which, from, number, what): (Line, From, usize, &str)) {
+fn damage_one_frame_at_a_time((which, from, number, what): (Line, From, usize, &str)) {
     let world = shared_world();
-    let (words, dealer) = Meddler::start(&world.parties.dealer);
+    let (words, dealer) = TamperingProxy::start(&world.parties.dealer);
     let party = LocalParty::start(outsourced(&world, &dealer, Comparison::Dcf, true), 2).unwrap();
-    let (line, endpoint) = Meddler::start(&party.endpoint);
+    let (line, endpoint) = TamperingProxy::start(&party.endpoint);
     let client = client(&world, &endpoint, None);
     let session = || -> Result<Vec<u32>, ServingError> {
         let mut session = client.open()?;
@@ -180,18 +180,18 @@ fn spoil_one_frame_at_a_time((which, from, number, what): (Line, From, usize, &s
         session.end();
         Ok(tokens)
     };
-    for spoil in SPOILS {
-        let meddler = if which == Line::Client { &line } else { &words };
-        meddler.plan(Some((from, number, spoil)));
+    for fault in FAULTS {
+        let proxy = if which == Line::Client { &line } else { &words };
+        proxy.plan(Some((from, number, fault)));
         let started = Instant::now();
         let result = session();
-        assert!(meddler.is_done(), "{what}: the frame did not come by");
+        assert!(proxy.is_done(), "{what}: the frame did not come by");
         assert!(
             started.elapsed() < NO_HANG,
-            "{what}, {spoil:?}: {:?}",
+            "{what}, {fault:?}: {:?}",
             started.elapsed()
         );
-        assert!(result.is_err(), "{what}, {spoil:?}: nobody noticed");
+        assert!(result.is_err(), "{what}, {fault:?}: nobody noticed");
         wait_until("all giving the session up", || {
             world.parties.active() == [0, 0] && party.active() == 0
         });

@@ -222,7 +222,7 @@ fn no_used_session_opens_again_whatever_is_restored() {
             "not yet"
         );
         world
-            .greet(&session, &proof, Correlations::Preprocessed)
+            .handshake(&session, &proof, Correlations::Preprocessed)
             .unwrap();
         assert!(collect(&world, &session, &granted.token).is_some());
         assert!(collect(&world, &session, &granted.token).is_none(), "once");
@@ -240,7 +240,7 @@ fn no_used_session_opens_again_whatever_is_restored() {
 
         let world = started(folder);
         let again = world
-            .greet(&session, &proof, Correlations::Preprocessed)
+            .handshake(&session, &proof, Correlations::Preprocessed)
             .unwrap_err()
             .to_string();
         assert!(
@@ -332,7 +332,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let id = "ab".repeat(32);
     let preprocessed = |proof: &str| {
         world
-            .greet(&session, proof, Correlations::Preprocessed)
+            .handshake(&session, proof, Correlations::Preprocessed)
             .unwrap_err()
             .to_string()
     };
@@ -347,7 +347,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     assert_eq!(answer.status, 409, "it is reserved for a moment");
     assert!(preprocessed(&proof_of("guess")).contains("somebody else"));
     let live = world
-        .greet(&session, &proof_of(&granted.token), Correlations::Live)
+        .handshake(&session, &proof_of(&granted.token), Correlations::Live)
         .unwrap_err()
         .to_string();
     assert!(live.contains("used before"), "{live}");
@@ -361,14 +361,14 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     };
     let key = Keys::add(&keys, "poor", limits).unwrap();
     let server = HttpClient::new(world.parties.server.clone(), Some(key.clone()));
-    let greet = |proof: String| {
+    let handshake = |proof: String| {
         let mut channel = server
             .websocket("/v1/session", Duration::from_secs(5))
             .unwrap();
-        let (terms, session) = (world.terms.clone(), session.clone());
+        let (parameters, session) = (world.parameters.clone(), session.clone());
         let correlations = Correlations::Preprocessed;
         let hello = ClientHello {
-            terms,
+            parameters,
             session,
             correlations,
             proof,
@@ -378,7 +378,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
         send_json(&mut channel, &hello).unwrap();
         recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
     };
-    let error = greet(proof_of(&granted.token)).unwrap_err();
+    let error = handshake(proof_of(&granted.token)).unwrap_err();
     assert!(
         matches!(&error, ServingError::Refused { code, .. } if code == "budget_spent"),
         "{error}"
@@ -400,13 +400,13 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let mut channel = stranger
         .websocket("/v1/session", Duration::from_secs(5))
         .unwrap();
-    let (terms, proof, correlations) = (
-        world.terms.clone(),
+    let (parameters, proof, correlations) = (
+        world.parameters.clone(),
         proof_of("guess"),
         Correlations::Preprocessed,
     );
     let hello = ClientHello {
-        terms,
+        parameters,
         session: session.clone(),
         correlations,
         proof,
@@ -444,13 +444,13 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let mut channel = server
         .websocket("/v1/session", Duration::from_secs(5))
         .unwrap();
-    let (terms, proof, correlations) = (
-        world.terms.clone(),
+    let (parameters, proof, correlations) = (
+        world.parameters.clone(),
         proof_of(&granted.token),
         Correlations::Preprocessed,
     );
     let hello = ClientHello {
-        terms,
+        parameters,
         session,
         correlations,
         proof,

@@ -66,7 +66,7 @@ fn check_near(world: &World, tokens: &[u32], seed: u64, n: usize) {
 
 fn on(comparison: Comparison, opener: SessionOpener) -> SessionOpener {
     SessionOpener {
-        terms: opener.terms.clone().with_comparison(comparison),
+        parameters: opener.parameters.clone().with_comparison(comparison),
         ..opener
     }
 }
@@ -77,7 +77,7 @@ fn stochastic_sessions_are_near_the_exact_twin_at_the_tallied_cost() {
         let world = world_of(stochastic(setting), false);
         for comparison in [Comparison::OneHot, Comparison::Dcf] {
             let opener = on(comparison, world.opener());
-            assert_eq!(opener.terms.rounding, "stochastic");
+            assert_eq!(opener.parameters.rounding, "stochastic");
             let (tokens, costs) = world.secure(&mut opener.open().unwrap(), 1, 11, 3);
             check_near(&world, &tokens, 1, 11);
             let places = tally_on(&world.spec, comparison, BUCKET, 1).unwrap();
@@ -177,7 +177,7 @@ fn parties_that_round_in_different_ways_refuse_each_other() {
         );
     }
     let (mut exact, id) = (exact, "ab".repeat(32));
-    exact.terms.rounding = "down".into();
+    exact.parameters.rounding = "down".into();
     let answer = exact.ask_with(&id, exact.ticket(&id), &[]);
     assert!(answer.status == 400 && String::from_utf8_lossy(&answer.body).contains("not `down`"));
 }
@@ -186,7 +186,7 @@ fn parties_that_round_in_different_ways_refuse_each_other() {
 #[test]
 fn terms_must_be_of_their_program() {
     let mut model = stochastic(Setting::Dealer);
-    model.terms.rounding = "exact".into();
+    model.parameters.rounding = "exact".into();
     let world = world_of(model, false);
     let error = world.opener().open().map(|_| ()).unwrap_err();
     assert!(

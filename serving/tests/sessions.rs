@@ -193,14 +193,14 @@ fn an_outside_proxy_counts_the_bytes_that_the_client_reports() {
 fn differing_terms_are_refused_by_name_on_both_sides() {
     let world = World::new();
     let mut opener = world.opener();
-    opener.terms.partition_id = "another".into();
+    opener.parameters.partition_id = "another".into();
     let error = opener.open().map(|_| ()).unwrap_err();
     assert!(
         matches!(error, ServingError::Refused { by: "server", .. }),
         "{error}"
     );
     assert!(error.to_string().contains("partition_id"), "{error}");
-    opener.terms.protocol = 99;
+    opener.parameters.protocol = 99;
     let error = opener.open().map(|_| ()).unwrap_err();
     assert!(
         matches!(error, ServingError::Refused { by: "dealer", .. }),
@@ -316,15 +316,17 @@ fn no_session_is_ever_claimed_twice() {
     assert_eq!(seed.unwrap().len(), 64);
     let proof = proof_of(&token);
     let error = world
-        .greet(&session, &proof_of("a guess"), Correlations::Live)
+        .handshake(&session, &proof_of("a guess"), Correlations::Live)
         .unwrap_err();
     assert!(
         error.to_string().contains("granted to somebody else"),
         "{error}"
     );
-    world.greet(&session, &proof, Correlations::Live).unwrap();
+    world
+        .handshake(&session, &proof, Correlations::Live)
+        .unwrap();
     let error = world
-        .greet(&session, &proof, Correlations::Live)
+        .handshake(&session, &proof, Correlations::Live)
         .unwrap_err();
     assert!(error.to_string().contains("was used before"), "{error}");
 
@@ -336,9 +338,9 @@ fn no_session_is_ever_claimed_twice() {
         .unwrap();
     let private_sha256 = "cd".repeat(32);
     let selection = Selection::Greedy;
-    let (terms, spec) = (world.terms.clone(), world.spec.clone());
+    let (parameters, spec) = (world.parameters.clone(), world.spec.clone());
     let hello = CorrectionsHello {
-        terms,
+        parameters,
         session,
         spec,
         private_sha256,

@@ -1,8 +1,8 @@
 //! A man in the middle spoils one frame of each kind: every session ends with an error, none hangs,
 //! no service is hurt.
 
-#[path = "sessions/meddler.rs"]
-mod meddler;
+#[path = "sessions/tampering_proxy.rs"]
+mod tampering_proxy;
 #[path = "sessions/world.rs"]
 mod world;
 
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meddler::{From, Meddler, Spoil};
+use tampering_proxy::{Fault, From, TamperingProxy};
 use world::{World, wait_until};
 
 /// Longer than any case takes on a busy machine, shorter than any time limit of the services.
@@ -58,13 +58,13 @@ const KINDS: [(Line, From, usize, &str); 12] = [
     (Line::Dealer, From::Service, 2, "corrections"),
 ];
 
-const SPOILS: [Spoil; 6] = [
-    Spoil::Shorten,
-    Spoil::Lengthen,
-    Spoil::Repeat,
-    Spoil::Cut,
-    Spoil::Text,
-    Spoil::Huge,
+const FAULTS: [Fault; 6] = [
+    Fault::Shorten,
+    Fault::Lengthen,
+    Fault::Repeat,
+    Fault::Cut,
+    Fault::Text,
+    Fault::Huge,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,8 @@ enum Line {
 
 struct Field {
     world: World,
-    client: (Meddler, marill_serving::Endpoint),
-    dealer: Meddler,
+    client: (TamperingProxy, marill_serving::Endpoint),
+    dealer: TamperingProxy,
     clients: usize,
 }
 
@@ -86,11 +86,11 @@ impl Field {
     fn new() -> Self {
         let mut dealer = None;
         let world = World::routed(false, |endpoint| {
-            let (meddler, endpoint) = Meddler::start(&endpoint);
-            dealer = Some(meddler);
+            let (proxy, endpoint) = TamperingProxy::start(&endpoint);
+            dealer = Some(proxy);
             endpoint
         });
-        let client = Meddler::start(&world.parties.server);
+        let client = TamperingProxy::start(&world.parties.server);
         Self {
             world,
             client,
@@ -114,22 +114,22 @@ impl Field {
         Ok(tokens)
     }
 
-    fn case(&mut self, (line, from, number, what): (Line, From, usize, &str), spoil: Spoil) {
-        let meddler = if line == Line::Client {
+    fn case(&mut self, (line, from, number, what): (Line, From, usize, &str), fault: Fault) {
+        let proxy = if line == Line::Client {
             self.client.0.clone()
         } else {
             self.dealer.clone()
         };
-        meddler.plan(Some((from, number, spoil)));
+        proxy.plan(Some((from, number, fault)));
         let started = Instant::now();
         let result = self.session();
-        assert!(meddler.is_done(), "{what}: the frame did not come by");
+        assert!(proxy.is_done(), "{what}: the frame did not come by");
         assert!(
             started.elapsed() < NO_HANG,
-            "{what}, {spoil:?}: {:?}",
+            "{what}, {fault:?}: {:?}",
             started.elapsed()
         );
-        assert!(result.is_err(), "{what}, {spoil:?}: nobody noticed");
+        assert!(result.is_err(), "{what}, {fault:?}: nobody noticed");
         let world = &self.world;
         wait_until("all giving the session up", || {
             world.parties.active() == [0, 0]
@@ -138,14 +138,14 @@ impl Field {
 }
 
 /// Each on its own parties: several thirds of the table run side by side.
-fn run_table(table: &[((Line, From, usize, &str), Spoil)]) {
+fn run_table(table: &[((Line, From, usize, &str), Fault)]) {
     const FIELDS: usize = 4;
     thread::scope(|scope| {
         for part in 0..FIELDS {
             scope.spawn(move || {
                 let mut field = Field::new();
-                for (kind, spoil) in table.iter().skip(part).step_by(FIELDS) {
-                    field.case(*kind, *spoil);
+                for (kind, fault) in table.iter().skip(part).step_by(FIELDS) {
+                    field.case(*kind, *fault);
                 }
                 assert_eq!(
                     field.session().unwrap(),
@@ -158,10 +158,10 @@ fn run_table(table: &[((Line, From, usize, &str), Spoil)]) {
 }
 
 #[test]
-fn a_spoilt_frame_of_any_kind_ends_its_session_with_an_error() {
+fn a_damaged_frame_of_any_kind_ends_its_session_with_an_error() {
     let table: Vec<_> = KINDS
         .iter()
-        .flat_map(|kind| SPOILS.map(|spoil| (*kind, spoil)))
+        .flat_map(|kind| FAULTS.map(|fault| (*kind, fault)))
         .collect();
     run_table(&table);
 }
@@ -192,7 +192,7 @@ fn a_frame_that_overtakes_or_is_lost_ends_its_session_with_an_error() {
         (Line::Dealer, From::Service, 2, "corrections"),
     ]
     .iter()
-    .flat_map(|kind| [Spoil::Swap, Spoil::Drop].map(|spoil| (*kind, spoil)))
+    .flat_map(|kind| [Fault::Swap, Fault::Drop].map(|fault| (*kind, fault)))
     .collect();
     run_table(&table);
 }

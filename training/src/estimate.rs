@@ -82,7 +82,7 @@ impl Estimate {
             .take(plan.rows().min(samples.train.len()))
             .collect();
         let distinct_tokens = distinct.iter().map(length).sum::<usize>();
-        let kept_aside = samples
+        let held_out = samples
             .validation
             .iter()
             .map(|s| s.tokens.len())
@@ -104,13 +104,13 @@ impl Estimate {
             steps,
             tokens: plan.tokens(&samples.train, plan.rows()),
             distinct_tokens,
-            validation_tokens: kept_aside.saturating_mul(steps.div_ceil(every)),
+            validation_tokens: held_out.saturating_mul(steps.div_ceil(every)),
             weight_bytes: weights * F32,
             optimizer_bytes: 4 * trained * F32,
             cache_bytes: if transforms.frozen_layers == 0 {
                 0
             } else {
-                (distinct_tokens + kept_aside) * config.hidden_size * 2
+                (distinct_tokens + held_out) * config.hidden_size * 2
             },
             graph_bytes: (private * layer + passing) * F32,
             graph_bytes_in_blocks: (private * rows * config.hidden_size + layer + passing) * F32,

@@ -9,6 +9,7 @@
 mod activations;
 mod batches;
 mod distill;
+mod dry_run;
 mod error;
 mod estimate;
 mod objective;
@@ -16,17 +17,16 @@ mod optimizer;
 mod output;
 mod params;
 mod prefix_cache;
-mod rehearsal;
 mod rng;
 mod samples;
 mod scratch;
 mod state;
 mod trainer;
 
+pub use dry_run::{DryRun, dry_run};
 pub use error::TrainError;
 pub use estimate::{Estimate, peak_memory_bytes};
 pub use output::{DataNotes, Progress, TrainReport};
-pub use rehearsal::{Rehearsal, rehearse};
 pub use rng::Rng;
 pub use samples::{Sample, end_token, prompt_text, prompt_tokens, some_rows};
 pub use scratch::{CHATML, SPECIAL_TOKENS, train_tokenizer};

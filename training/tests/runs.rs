@@ -12,7 +12,7 @@ use std::{
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, FloatModel, Transforms};
 use marill_recipe::Recipe;
-use marill_training::{TrainError, TrainOptions, TrainReport, rehearse, train};
+use marill_training::{TrainError, TrainOptions, TrainReport, dry_run, train};
 use tempfile::TempDir;
 
 /// Red numbers are `even` and blue ones `odd`, or the other way round.
@@ -434,7 +434,7 @@ fn sizes_beyond_the_model_are_refused_by_their_key() {
     ] {
         let error = place.run(TUNE, &[set]).unwrap_err().to_string();
         assert!(error.contains(said), "{set}: {error}");
-        let error = rehearse(&place.recipe(TUNE, &[set]), &place.options())
+        let error = dry_run(&place.recipe(TUNE, &[set]), &place.options())
             .unwrap_err()
             .to_string();
         assert!(error.contains(said), "{set}: {error}");
@@ -448,13 +448,13 @@ fn sizes_beyond_the_model_are_refused_by_their_key() {
         "train.max_steps=1",
     ];
     place.run(TUNE, &only).unwrap();
-    let plan = rehearse(
+    let plan = dry_run(
         &place.recipe(TUNE, &["train.epochs=1e6", "train.max_steps=40"]),
         &place.options(),
     )
     .unwrap();
     assert_eq!(plan.estimate.steps, 40);
-    let plan = rehearse(&place.recipe(TUNE, &["train.epochs=1e6"]), &place.options()).unwrap();
+    let plan = dry_run(&place.recipe(TUNE, &["train.epochs=1e6"]), &place.options()).unwrap();
     assert_eq!(
         (plan.estimate.steps, plan.estimate.distinct_tokens > 0),
         (9_000_000, true)
@@ -816,18 +816,18 @@ fn rows_that_are_empty_or_too_long_are_counted_and_broken_ones_named() {
         without.data
     );
     // A tenth of three rows is none.
-    let none_aside = place
+    let none_held_out = place
         .run(&text, &[settings[0], "data.val_fraction=0.1"])
         .unwrap();
     assert!(
-        none_aside
+        none_held_out
             .data
             .to_string()
             .contains("note: no row is kept aside"),
         "{}",
-        none_aside.data
+        none_held_out.data
     );
-    assert_eq!(none_aside.val_loss, None);
+    assert_eq!(none_held_out.val_loss, None);
 
     for (broken, said) in [
         ("{\"instruction\": \"a\", \"out", "row 5"),
@@ -849,10 +849,10 @@ fn rows_that_are_empty_or_too_long_are_counted_and_broken_ones_named() {
 }
 
 #[test]
-fn a_rehearsal_writes_nothing_and_its_bytes_are_those_of_the_run() {
+fn a_dry_run_writes_nothing_and_its_bytes_are_those_of_the_run() {
     let place = Place::new(true);
     let recipe = place.recipe(TUNE, &[]);
-    let expected = rehearse(&recipe, &place.options()).unwrap();
+    let expected = dry_run(&recipe, &place.options()).unwrap();
     assert!(!place.path("tuned").exists());
     let report = place.run(TUNE, &[]).unwrap();
     let estimate = &expected.estimate;
@@ -881,7 +881,7 @@ fn a_rehearsal_writes_nothing_and_its_bytes_are_those_of_the_run() {
     }
     // The trial left no trace in what follows it.
     let first = bytes(report.adapter.clone().unwrap());
-    rehearse(&recipe, &place.options()).unwrap();
+    dry_run(&recipe, &place.options()).unwrap();
     place.run(TUNE, &[]).unwrap();
     assert_eq!(first, bytes(report.adapter.unwrap()));
 }

@@ -10,7 +10,7 @@ use marill_serving::{
 
 use crate::{
     advice::advise,
-    generate::{Drawn, summary},
+    generate::{SamplingArgs, summary},
     places::{DEFAULT_SERVER, Services},
     target::Target,
     terminal::show,
@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long)]
     ignore_eos: bool,
     #[command(flatten)]
-    drawn: Drawn,
+    sampling_args: SamplingArgs,
     /// Print no costs after an answer
     #[arg(short, long)]
     quiet: bool,
@@ -45,13 +45,13 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let sampling = args.drawn.sampling()?;
+    let sampling = args.sampling_args.sampling()?;
     let connected = args.target.connect(&args.services)?;
     let client = &connected.client;
     eprintln!(
         "private session with `{}`: two parties and a dealer, semi-honest, rounding {}\n`/reset` \
          starts over, `/quit` or the end of input leaves",
-        client.model_name, client.terms.rounding
+        client.model_name, client.parameters.rounding
     );
     if !client.has_chat_template() {
         eprintln!("warning: {NO_TEMPLATE}");

@@ -284,7 +284,7 @@ fn score(
     quiet: bool,
 ) -> anyhow::Result<Report> {
     let mut task = Task::find(TASK)?;
-    task.ask_as(&recipe.dataset);
+    task.format_as(&recipe.dataset);
     let examples = task.examples(None, None)?;
     let mut engines = Engines::new(model, engine)?;
     let mut progress = Progress::new(engines.name(), quiet);

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use clap::ValueEnum;
 use marill_evals::{
-    Checks, EvalError, Kind, Report, Scope, Speaker, Task, compare,
+    Checks, EvalError, Kind, PromptFormatter, Report, Scope, Task, compare,
     engine::{Engine, FloatEngine, SecureEngine, TwinEngine},
     harness,
     sandbox::{Limits, Sandbox},
@@ -226,7 +226,7 @@ impl Questions {
                 checks,
             });
         };
-        let asked = task.asked_in(&examples, file)?;
+        let asked = task.formatted_as(&examples, file)?;
         let left_out = asked.iter().filter(|asked| **asked).count();
         if left_out == examples.len() {
             let reason = format!("every row of it is also in `{}`", file.display());
@@ -444,7 +444,7 @@ impl Engines {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Report, EvalError> {
         let checkpoint = model.checkpoint();
-        let speaker = Speaker {
+        let formatter = PromptFormatter {
             tokenizer: &checkpoint.tokenizer,
             chat_template: checkpoint.chat_template.as_ref(),
         };
@@ -453,13 +453,13 @@ impl Engines {
         } else {
             scope.few_shot
         };
-        let shots = task.worked_examples(few_shot, scope.seed, examples)?;
+        let shots = task.few_shot_examples(few_shot, scope.seed, examples)?;
         match self {
             Self::Float(engine) => harness::run(
                 task,
                 engine.as_mut(),
                 None,
-                &speaker,
+                &formatter,
                 examples,
                 &shots,
                 scope,
@@ -469,7 +469,7 @@ impl Engines {
                 task,
                 engine.as_mut(),
                 None,
-                &speaker,
+                &formatter,
                 examples,
                 &shots,
                 scope,
@@ -482,7 +482,7 @@ impl Engines {
                     task,
                     engine.as_mut(),
                     Some(twin),
-                    &speaker,
+                    &formatter,
                     examples,
                     &shots,
                     scope,

@@ -94,9 +94,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             serde_json::json!({
                 "rows": m.rows, "tokens": m.tokens, "fits": m.overflow.is_none(),
                 "overflow": m.overflow,
-                "bits_left": m.least.map(|room| room.bits()),
-                "layer": m.least.and_then(|room| room.layer),
-                "place": m.least.map(|room| room.label),
+                "bits_left": m.least.map(|headroom| headroom.bits()),
+                "layer": m.least.and_then(|headroom| headroom.layer),
+                "place": m.least.map(|headroom| headroom.label),
             })
         });
         let json = serde_json::json!({

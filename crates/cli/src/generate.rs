@@ -54,7 +54,7 @@ pub struct Args {
     )]
     stop: Vec<String>,
     #[command(flatten)]
-    drawn: Drawn,
+    sampling_args: SamplingArgs,
     /// Compare with the plaintext twin of this partition (needs its private part); differing ends
     /// with exit code 1, unless the partition rounds by coins: then a token may be one that the
     /// exactly rounding twin finds nearly as good. Not for tokens that are drawn: the noise is the
@@ -70,7 +70,7 @@ pub struct Args {
 
 /// How tokens are chosen.
 #[derive(clap::Args)]
-pub struct Drawn {
+pub struct SamplingArgs {
     /// Draw tokens by chance, from 0 (the most likely ones) to 2
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f64,
@@ -79,14 +79,14 @@ pub struct Drawn {
     top_k: Option<u32>,
 }
 
-impl Drawn {
+impl SamplingArgs {
     pub fn sampling(&self) -> anyhow::Result<Option<Sampling>> {
         Ok(Sampling::new(self.temperature, self.top_k)?)
     }
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let sampling = args.drawn.sampling()?;
+    let sampling = args.sampling_args.sampling()?;
     anyhow::ensure!(
         sampling.is_none() || args.check_twin.is_none(),
         "`--check-twin` compares token by token, and drawn tokens depend on the server's own \
@@ -209,9 +209,9 @@ fn json(
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.tokens.len(),
         "model": client.model_name,
-        "partition_id": client.terms.partition_id,
-        "setting": client.terms.setting,
-        "rounding": client.terms.rounding,
+        "partition_id": client.parameters.partition_id,
+        "setting": client.parameters.setting,
+        "rounding": client.parameters.rounding,
         "pid": std::process::id(),
         "correlations": answer.correlations.as_str(),
         "material": answer.comparison,

@@ -174,7 +174,7 @@ fn upgraded(service: &Service, path: &str) -> TcpStream {
 }
 
 #[test]
-fn lines_that_never_greet_leave_their_seats_soon() {
+fn connections_without_a_handshake_leave_their_slots_soon() {
     let world = World::new();
     let (dealer, server) = world.parties();
     let gateway = world.gateway(&server.url, &dealer.url);

@@ -183,11 +183,11 @@ fn the_gateway_answers_the_openai_interface() {
     );
 
     // Six drawn answers of eight tokens are not all the same.
-    let drawn = json!({
+    let sampled = json!({
         "prompt": "hello", "max_tokens": 8, "ignore_eos": true, "temperature": 2, "top_k": 50
     });
     let texts: Vec<Value> = (0..6)
-        .map(|_| gateway.post("/v1/completions", &drawn).1["choices"][0].clone())
+        .map(|_| gateway.post("/v1/completions", &sampled).1["choices"][0].clone())
         .collect();
     assert!(
         texts[0]["text"].is_string() && texts.iter().any(|text| *text != texts[0]),
@@ -557,13 +557,16 @@ fn three_parties_answer_as_the_twin_does_and_say_so() {
     );
     assert_eq!(answer["correlations"], "live");
     assert_eq!(server.get("/v1/models")["data"][0]["setting"], "3pc");
-    let drawn = parse(&generate_with(
+    let sampled = parse(&generate_with(
         &world,
         &server.url,
         &dealer.url,
         &["--temperature", "1", "--top-k", "4"],
     ));
-    assert_eq!(drawn["sampling"], json!({ "temperature": 1.0, "top_k": 4 }));
+    assert_eq!(
+        sampled["sampling"],
+        json!({ "temperature": 1.0, "top_k": 4 })
+    );
 
     let plain = world.server_in("plain", &dealer.url, &["--greedy-only"]);
     let output = generate_with(&world, &plain.url, &dealer.url, &["--temperature", "1"]);
@@ -695,10 +698,10 @@ fn with_a_separate_party_the_client_sends_shares_only() {
     );
     let mut cold = body.clone();
     (cold["temperature"], cold["top_k"]) = (json!(1e-5), json!(8));
-    let (status, drawn) = gateway.post("/v1/completions", &cold);
-    assert_eq!(status, 200, "{drawn}");
+    let (status, sampled) = gateway.post("/v1/completions", &cold);
+    assert_eq!(status, 200, "{sampled}");
     assert_eq!(
-        drawn["choices"][0]["token_ids"], answer["choices"][0]["token_ids"],
+        sampled["choices"][0]["token_ids"], answer["choices"][0]["token_ids"],
         "a draw with next to no noise"
     );
     assert_eq!(gateway.get("/health")["e0"], "operator");

@@ -27,7 +27,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// an announcement.
 const MAX_INBOX: usize = 2;
 /// A greeting is a small message. Nothing larger is taken from a peer that has not greeted yet.
-const MAX_GREETING_BYTES: usize = 1 << 20;
+const MAX_FIRST_FRAME_BYTES: usize = 1 << 20;
 /// Pings in a row after which they are answered no faster than the pause allows.
 const PINGS_AT_ONCE: usize = 16;
 const PING_PAUSE: Duration = Duration::from_millis(5);
@@ -130,8 +130,8 @@ impl WebSocketChannel {
     }
 
     /// As [`Self::new`], for a peer that has `limit` to greet with one small message;
-    /// [`Self::greeted`] ends that.
-    pub fn awaiting_greeting(
+    /// [`Self::handshake_done`] ends that.
+    pub fn awaiting_handshake(
         socket: Box<dyn Socket>,
         already_read: Vec<u8>,
         role: Role,
@@ -139,14 +139,14 @@ impl WebSocketChannel {
         limit: Duration,
     ) -> Self {
         let mut channel = Self::new(socket, already_read, role, timeout);
-        channel.limit_frames(MAX_GREETING_BYTES);
+        channel.limit_frames(MAX_FIRST_FRAME_BYTES);
         channel.timeout = timeout.min(limit);
         channel.deadline = Some(Instant::now() + limit);
         channel
     }
 
     /// The peer has said who it is: frames may have their full size, and each wait its full time.
-    pub fn greeted(&mut self) {
+    pub fn handshake_done(&mut self) {
         self.limit_frames(MAX_FRAME_BYTES);
         (self.timeout, self.deadline) = (self.patience, None);
     }
@@ -345,9 +345,9 @@ impl WebSocketChannel {
                 Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(self.reason_or(net_error(error))),
             }
-            let has_room = self.inbox.len() < MAX_INBOX;
+            let has_space = self.inbox.len() < MAX_INBOX;
             self.wait(
-                if has_room {
+                if has_space {
                     Interest::ReadableOrWritable
                 } else {
                     Interest::Writable

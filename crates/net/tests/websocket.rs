@@ -237,7 +237,7 @@ fn a_peer_that_sends_and_never_reads_fills_two_places_and_no_more() {
 fn a_greeting_is_small_and_comes_soon() {
     let limit = Duration::from_millis(300);
     let greeting = |socket: Box<CountedTcp>| {
-        WebSocketChannel::awaiting_greeting(socket, Vec::new(), Role::Server, TIMEOUT, limit)
+        WebSocketChannel::awaiting_handshake(socket, Vec::new(), Role::Server, TIMEOUT, limit)
     };
     let started = Instant::now();
     let (mut server, raw) = half_pair(greeting);
@@ -253,7 +253,7 @@ fn a_greeting_is_small_and_comes_soon() {
     let (mut server, mut raw) = half_pair(greeting);
     std::io::Write::write_all(&mut raw, &client_frame(0, b"hello")).unwrap();
     assert_eq!(server.recv().unwrap(), b"hello");
-    server.greeted();
+    server.handshake_done();
     let large = client_frame(1, &vec![3; 2 << 20]);
     let sending = thread::spawn(move || {
         thread::sleep(limit);

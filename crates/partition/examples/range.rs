@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             unproved
                 .violations
                 .iter()
-                .for_each(|room| println!("  {room}"));
+                .for_each(|headroom| println!("  {headroom}"));
         }
     }
     println!("{:.1} s", start.elapsed().as_secs_f64());

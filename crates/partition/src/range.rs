@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use marill_mpc::{
     PrivateWeights, ProtocolError, PublicWeights, SpecError, Twin,
-    range::{LARGEST_POSITIONS, Proof, Prover, Room, Unproved},
+    range::{Headroom, LARGEST_POSITIONS, Proof, Prover, Unproved},
     spec::BUCKET,
 };
 
@@ -33,7 +33,7 @@ pub struct Measured {
     pub rows: usize,
     pub tokens: usize,
     /// The place whose values came nearest to the edge of their wire.
-    pub least: Option<Room>,
+    pub least: Option<Headroom>,
     /// The first value that did not fit: the row, counted from 1, and the place.
     pub overflow: Option<String>,
 }
@@ -48,7 +48,7 @@ impl Measured {
         self.overflow.is_none()
             && self
                 .least
-                .is_some_and(|room| room.bits() >= Self::EASY_BITS)
+                .is_some_and(|headroom| headroom.bits() >= Self::EASY_BITS)
     }
 }
 
@@ -59,14 +59,14 @@ impl std::fmt::Display for Measured {
         if let Some(overflow) = &self.overflow {
             return write!(f, "a value of the run's own rows does not fit: {overflow}");
         }
-        let Some(room) = self.least else {
+        let Some(headroom) = self.least else {
             return write!(f, "no row was measured");
         };
-        let label = match room.layer {
-            Some(layer) => format!("private layer {layer}, `{}`", room.label),
-            None => format!("behind the last layer, `{}`", room.label),
+        let label = match headroom.layer {
+            Some(layer) => format!("private layer {layer}, `{}`", headroom.label),
+            None => format!("behind the last layer, `{}`", headroom.label),
         };
-        let (bits, reaches, limit) = (room.bits(), room.reaches_bits, room.limit_bits);
+        let (bits, reaches, limit) = (headroom.bits(), headroom.reaches_bits, headroom.limit_bits);
         write!(
             f,
             "every value of {rows} of the run's own rows ({tokens} tokens) fits, {bits:.1} bits \
@@ -126,7 +126,7 @@ pub fn measure_range(partition: &Partition, rows: &[Vec<u32>]) -> Result<Measure
             break;
         }
     }
-    measured.least = twin.least_room();
+    measured.least = twin.least_headroom();
     Ok(measured)
 }
 
@@ -138,7 +138,7 @@ pub fn describe_range(outcome: &Result<Proof, Unproved>) -> String {
             let (norm, positions) = (proof.envelope.row_norm, proof.envelope.positions);
             let least = proof
                 .tightest()
-                .map_or_else(String::new, |room| format!("; least room: {room}"));
+                .map_or_else(String::new, |headroom| format!("; least room: {headroom}"));
             format!(
                 "no value overflows for boundary rows of norm up to {norm:.0} and {positions} \
                  positions{least}"

@@ -57,7 +57,7 @@ fn a_row_that_does_not_fit_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let mut base = tiny_base(&dir.path().join("small"), 1).unwrap();
     let rows = [vec![5, 6, 7, 8], vec![9; 12]];
-    let room = measure_range(&partition(&dir.path().join("small"), &base, 1.0), &rows)
+    let headroom = measure_range(&partition(&dir.path().join("small"), &base, 1.0), &rows)
         .unwrap()
         .least
         .unwrap();
@@ -84,5 +84,5 @@ fn a_row_that_does_not_fit_is_named() {
         !measured.is_easy() && measured.to_string().contains("does not fit"),
         "{measured}"
     );
-    assert!(room.bits() > 0.0);
+    assert!(headroom.bits() > 0.0);
 }

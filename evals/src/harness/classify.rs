@@ -18,14 +18,14 @@ impl Run<'_, '_> {
         };
         let words = labels
             .iter()
-            .map(|label| self.speaker.words(label))
+            .map(|label| self.formatter.words(label))
             .collect::<Result<Vec<_>, _>>()?;
         let mut samples = Vec::with_capacity(examples.len());
         for (doc_id, example) in examples.iter().enumerate() {
             // With its end, an answer that begins another one can be told from it.
             let whole = labels
                 .iter()
-                .map(|label| self.speaker.answer(&example.prompt, label));
+                .map(|label| self.formatter.answer(&example.prompt, label));
             let whole = whole.collect::<Result<Vec<_>, _>>()?;
             // One more than the longest: an answer that goes on is no label.
             let longest = whole.iter().map(Vec::len).max().unwrap_or(1) + 1;

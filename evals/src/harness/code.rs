@@ -33,7 +33,7 @@ impl Run<'_, '_> {
         let mut samples = Vec::with_capacity(examples.len());
         for (doc_id, example) in examples.iter().enumerate() {
             let solution = self
-                .speaker
+                .formatter
                 .tokenizer
                 .encode_continuing(&example.completion)?
                 .len();

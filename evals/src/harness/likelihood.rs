@@ -14,7 +14,7 @@ impl Run<'_, '_> {
         let mut samples = Vec::with_capacity(examples.len());
         for (doc_id, example) in examples.iter().enumerate() {
             let answer_len = self
-                .speaker
+                .formatter
                 .tokenizer
                 .encode_continuing(&example.completion)?
                 .len();
@@ -41,7 +41,7 @@ impl Run<'_, '_> {
             .map(|e| e.completion.as_str())
             .collect::<Vec<_>>()
             .join("\n");
-        let tokens = self.speaker.tokenizer.encode_plain(&text)?;
+        let tokens = self.formatter.tokenizer.encode_plain(&text)?;
         let window = self.task.window.min(self.engine.context());
         let mut windows: Vec<&[u32]> = tokens.chunks(window).filter(|w| w.len() > 1).collect();
         windows.truncate(limit.unwrap_or(usize::MAX));
@@ -53,7 +53,7 @@ impl Run<'_, '_> {
             let score: f64 = scores.iter().sum();
             samples.push(Sample {
                 doc_id,
-                prompt: self.speaker.tokenizer.decode(window)?,
+                prompt: self.formatter.tokenizer.decode(window)?,
                 score,
                 figures: BTreeMap::from([(
                     Measure::TokenPerplexity.name(),

@@ -16,7 +16,7 @@ use crate::{
     engine::{Engine, Gate, Step},
     nn::{self, NormScale},
     testing::{gaussian, random_weights, tiny_spec},
-    twin::Clear,
+    twin::PlaintextEngine,
     weights::{PrivateWeights, PublicWeights},
 };
 
@@ -62,7 +62,7 @@ fn run_with(
 ) -> Vec<u64> {
     let cols = input.len() / rows;
     let (public, private) = random_weights(&tiny_spec(), 0);
-    let mut clear = Clear::new(Arc::clone(&private), 0);
+    let mut clear = PlaintextEngine::new(Arc::clone(&private), 0);
     let wire = clear.input(Some(input), rows, cols, input_bits).unwrap();
     let expected = program.run(&mut clear, wire).unwrap().data;
     let (x, y) = shares_of(program, input, rows, input_bits, build, &public, &private);

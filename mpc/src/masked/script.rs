@@ -7,12 +7,12 @@
 use std::sync::mpsc::{Receiver, Sender};
 
 /// Bytes of a recorded stream, read in order.
-pub(super) struct Tape {
+pub(super) struct Transcript {
     bytes: Vec<u8>,
     at: usize,
 }
 
-impl Tape {
+impl Transcript {
     pub(super) fn new(bytes: Vec<u8>) -> Self {
         Self { bytes, at: 0 }
     }
@@ -25,7 +25,7 @@ impl Tape {
 
 /// E0's side: sent messages are replayed by solving for the mask.
 pub(super) struct ClientScript {
-    pub(super) sent: Tape,
+    pub(super) sent: Transcript,
     /// Top bits that E0 told, in order.
     pub(super) msbs: std::vec::IntoIter<Vec<u64>>,
     pub(super) masks_to_dealer: Sender<Vec<u64>>,
@@ -105,7 +105,7 @@ impl ClientScript {
 
 /// The source's side: written corrections are replayed by solving for E0's half.
 pub(super) struct DealerScript {
-    pub(super) written: Tape,
+    pub(super) written: Transcript,
     pub(super) masks_from_client: Receiver<Vec<u64>>,
     pub(super) halves_to_client: Sender<Vec<u64>>,
 }
@@ -166,7 +166,7 @@ impl DealerScript {
 /// E1's side of the mirror: sent messages are replayed by solving for E1's mask, which the source
 /// is told.
 pub(super) struct ServerScript {
-    pub(super) sent: Tape,
+    pub(super) sent: Transcript,
     pub(super) masks_to_dealer: Sender<Vec<u64>>,
 }
 

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Comparison, INDEX_BITS, Masked, Role,
-    script::{ClientScript, DealerScript, ServerScript, Tape},
+    script::{ClientScript, DealerScript, ServerScript, Transcript},
 };
 use crate::{
     DecoderSpec, Twin,
@@ -88,7 +88,7 @@ impl Channel for Replay {
     }
 }
 
-struct Scene {
+struct Fixture {
     public: Arc<PublicWeights>,
     private: Arc<PrivateWeights>,
     adapter_seed: Seed,
@@ -135,7 +135,7 @@ fn take(log: &Log) -> Vec<Vec<u8>> {
     std::mem::take(&mut log.lock().unwrap())
 }
 
-impl Scene {
+impl Fixture {
     fn new(seed: u64) -> Self {
         Self::with(random_weights(&tiny_spec(), seed), seed)
     }
@@ -352,19 +352,19 @@ fn reconstruct(run: &Recording) -> HashMap<&'static str, Vec<(u32, Vec<u64>)>> {
 
 #[test]
 fn every_intermediate_value_equals_the_twins() {
-    for (seed, scene) in [
-        (0, Scene::new(0)),
-        (1, Scene::new(1)),
-        (2, Scene::new(2)),
-        (2, Scene::gpt2(2)),
+    for (seed, fixture) in [
+        (0, Fixture::new(0)),
+        (1, Fixture::new(1)),
+        (2, Fixture::new(2)),
+        (2, Fixture::gpt2(2)),
     ] {
-        every_value_is_the_twins(&scene, seed, |scene, input, _| scene.twin(input));
+        every_value_is_the_twins(&fixture, seed, |fixture, input, _| fixture.twin(input));
     }
-    for scene in [Scene::full(2), Scene::full_gpt2(2)] {
-        every_value_is_the_twins(&scene, 2, |scene, input, _| scene.twin(input));
+    for fixture in [Fixture::full(2), Fixture::full_gpt2(2)] {
+        every_value_is_the_twins(&fixture, 2, |fixture, input, _| fixture.twin(input));
     }
-    for scene in [Scene::new(1).uses_dcf(), Scene::gpt2(2).uses_dcf()] {
-        every_value_is_the_twins(&scene, 1, |scene, input, _| scene.twin(input));
+    for fixture in [Fixture::new(1).uses_dcf(), Fixture::gpt2(2).uses_dcf()] {
+        every_value_is_the_twins(&fixture, 1, |fixture, input, _| fixture.twin(input));
     }
 }
 
@@ -372,14 +372,14 @@ fn every_intermediate_value_equals_the_twins() {
 /// it draws its own.
 #[test]
 fn stochastic_values_are_the_twins_given_the_randomness() {
-    let scene = Scene::stochastic(7);
-    every_value_is_the_twins(&scene, 1, |scene, input, run| {
-        scene.twin_with(input, Some(run.randomness.clone()), Vec::new())
+    let fixture = Fixture::stochastic(7);
+    every_value_is_the_twins(&fixture, 1, |fixture, input, run| {
+        fixture.twin_with(input, Some(run.randomness.clone()), Vec::new())
     });
-    let input = scene.input(1, 11);
-    assert_ne!(scene.twin(&input), scene.twin(&input));
-    every_value_is_the_twins(&scene.uses_dcf(), 1, |scene, input, run| {
-        scene.twin_with(input, Some(run.randomness.clone()), Vec::new())
+    let input = fixture.input(1, 11);
+    assert_ne!(fixture.twin(&input), fixture.twin(&input));
+    every_value_is_the_twins(&fixture.uses_dcf(), 1, |fixture, input, run| {
+        fixture.twin_with(input, Some(run.randomness.clone()), Vec::new())
     });
 }
 
@@ -387,40 +387,40 @@ fn stochastic_values_are_the_twins_given_the_randomness() {
 /// sampled step too.
 #[test]
 fn sampled_values_are_the_twins_given_the_noise() {
-    let gpt2 = || Scene::gpt2(2).sampling(0.7, Some(40));
-    let uses_dcf = || Scene::new(2).sampling(0.9, Some(4)).uses_dcf();
-    for scene in [
-        Scene::new(1).sampling(0.7, None),
-        Scene::new(1).sampling(1.3, Some(5)),
+    let gpt2 = || Fixture::gpt2(2).sampling(0.7, Some(40));
+    let uses_dcf = || Fixture::new(2).sampling(0.9, Some(4)).uses_dcf();
+    for fixture in [
+        Fixture::new(1).sampling(0.7, None),
+        Fixture::new(1).sampling(1.3, Some(5)),
         gpt2(),
         uses_dcf(),
     ] {
-        every_value_is_the_twins(&scene, 1, |scene, input, run| {
-            scene.twin_with(input, None, run.noise.clone())
+        every_value_is_the_twins(&fixture, 1, |fixture, input, run| {
+            fixture.twin_with(input, None, run.noise.clone())
         });
-        let (input, many) = (scene.input(1, 11), 8);
+        let (input, many) = (fixture.input(1, 11), 8);
         let tokens: Vec<_> = (0..many)
-            .map(|_| scene.record(&input, None).tokens)
+            .map(|_| fixture.record(&input, None).tokens)
             .collect();
         assert!(
             tokens.iter().any(|t| *t != tokens[0]),
             "noise is drawn afresh: {tokens:?}"
         );
     }
-    let scene = Scene::stochastic(7).sampling(1.0, Some(3));
-    every_value_is_the_twins(&scene, 1, |scene, input, run| {
-        scene.twin_with(input, Some(run.randomness.clone()), run.noise.clone())
+    let fixture = Fixture::stochastic(7).sampling(1.0, Some(3));
+    every_value_is_the_twins(&fixture, 1, |fixture, input, run| {
+        fixture.twin_with(input, Some(run.randomness.clone()), run.noise.clone())
     });
 }
 
 fn every_value_is_the_twins(
-    scene: &Scene,
+    fixture: &Fixture,
     seed: u64,
-    twin: impl Fn(&Scene, &Input, &Recording) -> TwinRun,
+    twin: impl Fn(&Fixture, &Input, &Recording) -> TwinRun,
 ) {
-    let input = scene.input(seed, 4 + 7 * seed as usize);
-    let run = scene.record(&input, None);
-    let (tokens, trace) = twin(scene, &input, &run);
+    let input = fixture.input(seed, 4 + 7 * seed as usize);
+    let run = fixture.record(&input, None);
+    let (tokens, trace) = twin(fixture, &input, &run);
     assert_eq!(run.tokens, tokens, "seed {seed}");
     let mut expected: HashMap<_, Vec<_>> = HashMap::new();
     trace
@@ -448,19 +448,19 @@ fn every_value_is_the_twins(
 
 #[test]
 fn frames_have_the_same_sizes_for_any_two_prompts_of_a_bucket() {
-    let scene = Scene::new(1);
+    let fixture = Fixture::new(1);
     let sizes = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).collect::<Vec<_>>();
     let (short, long) = (
-        scene.record(&scene.input(5, 2), None),
-        scene.record(&scene.input(6, 16), None),
+        fixture.record(&fixture.input(5, 2), None),
+        fixture.record(&fixture.input(6, 16), None),
     );
     assert_eq!(sizes(&short.client_frames), sizes(&long.client_frames));
     assert_eq!(sizes(&short.server_frames), sizes(&long.server_frames));
     assert_eq!(sizes(&short.corrections), sizes(&long.corrections));
-    let scene = scene.uses_dcf();
+    let fixture = fixture.uses_dcf();
     let (short, long) = (
-        scene.record(&scene.input(5, 2), None),
-        scene.record(&scene.input(6, 16), None),
+        fixture.record(&fixture.input(5, 2), None),
+        fixture.record(&fixture.input(6, 16), None),
     );
     assert_eq!(sizes(&short.server_frames), sizes(&long.server_frames));
     assert_eq!(
@@ -473,30 +473,30 @@ fn frames_have_the_same_sizes_for_any_two_prompts_of_a_bucket() {
 /// still learns the right token: E1's view is independent of the input.
 #[test]
 fn the_servers_view_fits_any_other_input_byte_for_byte() {
-    view_fits_another_input(&Scene::new(2));
-    view_fits_another_input(&Scene::gpt2(2));
-    view_fits_another_input(&Scene::full(2));
-    view_fits_another_input(&Scene::full_gpt2(2));
-    view_fits_another_input(&Scene::new(2).sampling(1.0, Some(5)));
-    view_fits_another_input(&Scene::stochastic(2));
+    view_fits_another_input(&Fixture::new(2));
+    view_fits_another_input(&Fixture::gpt2(2));
+    view_fits_another_input(&Fixture::full(2));
+    view_fits_another_input(&Fixture::full_gpt2(2));
+    view_fits_another_input(&Fixture::new(2).sampling(1.0, Some(5)));
+    view_fits_another_input(&Fixture::stochastic(2));
     // Here with comparison functions that are ideal: E0's share is what completes the one that E1
     // computes from the recorded words. That these say nothing of a threshold is what `point.rs`
     // argues and tests.
-    view_fits_another_input(&Scene::new(2).uses_dcf());
+    view_fits_another_input(&Fixture::new(2).uses_dcf());
 }
 
-fn view_fits_another_input(scene: &Scene) {
-    let run = scene.record(&scene.input(7, 9), None);
-    let other = scene.input(8, 14);
-    assert_ne!(scene.input(7, 9), other);
+fn view_fits_another_input(fixture: &Fixture) {
+    let run = fixture.record(&fixture.input(7, 9), None);
+    let other = fixture.input(8, 14);
+    assert_ne!(fixture.input(7, 9), other);
 
     let (masks_to_dealer, masks_from_client) = mpsc::channel();
     let (halves_to_client, halves_from_dealer) = mpsc::channel();
     let logs: [Log; 3] = Default::default();
-    let client = scene.client(Replay::new(run.server_frames.clone(), &logs[0]));
-    let mut client = scene.with_dcf_keys(client, Replay::new(Vec::new(), &logs[2]));
+    let client = fixture.client(Replay::new(run.server_frames.clone(), &logs[0]));
+    let mut client = fixture.with_dcf_keys(client, Replay::new(Vec::new(), &logs[2]));
     if let Role::Evaluator(e) = &mut client.role {
-        let sent = Tape::new(run.client_frames.concat());
+        let sent = Transcript::new(run.client_frames.concat());
         let msbs = run.msbs.clone().into_iter();
         e.script = Some(ClientScript {
             sent,
@@ -505,10 +505,10 @@ fn view_fits_another_input(scene: &Scene) {
             halves_from_dealer,
         });
     }
-    let dealer = scene.dealer(Replay::new(Vec::new(), &logs[1]));
-    let mut dealer = scene.with_dcf_keys(dealer, Replay::new(Vec::new(), &logs[2]));
+    let dealer = fixture.dealer(Replay::new(Vec::new(), &logs[1]));
+    let mut dealer = fixture.with_dcf_keys(dealer, Replay::new(Vec::new(), &logs[2]));
     if let Role::Dealer(s) = &mut dealer.role {
-        let written = Tape::new(run.corrections.concat());
+        let written = Transcript::new(run.corrections.concat());
         s.script = Some(DealerScript {
             written,
             masks_from_client,
@@ -516,10 +516,10 @@ fn view_fits_another_input(scene: &Scene) {
         });
     }
     let tokens = thread::scope(|scope| {
-        scope.spawn(|| scene.steps(&mut dealer, None, 16));
-        scene.steps(&mut client, Some(&other), 16)
+        scope.spawn(|| fixture.steps(&mut dealer, None, 16));
+        fixture.steps(&mut client, Some(&other), 16)
     });
-    let stochastic = scene.spec().numeric.rounding == Rounding::Stochastic;
+    let stochastic = fixture.spec().numeric.rounding == Rounding::Stochastic;
     let randomness = stochastic.then(|| {
         sums([
             &client.randomness,
@@ -529,7 +529,7 @@ fn view_fits_another_input(scene: &Scene) {
     });
     assert_eq!(
         tokens,
-        scene.twin_with(&other, randomness, run.noise.clone()).0
+        fixture.twin_with(&other, randomness, run.noise.clone()).0
     );
     assert!(
         take(&logs[0]) == run.client_frames,
@@ -570,15 +570,15 @@ impl Channel for Adversary {
 /// too: while the dealer is honest, even a malicious server learns nothing of a prompt from frames.
 #[test]
 fn a_server_that_sends_anything_learns_nothing_from_frames() {
-    for scene in [
-        Scene::new(2),
-        Scene::gpt2(2),
-        Scene::full(2),
-        Scene::stochastic(2),
-        Scene::new(2).uses_dcf(),
+    for fixture in [
+        Fixture::new(2),
+        Fixture::gpt2(2),
+        Fixture::full(2),
+        Fixture::stochastic(2),
+        Fixture::new(2).uses_dcf(),
     ] {
-        let (input, other) = (scene.input(7, 9), scene.input(8, 14));
-        let honest = scene.record(&input, None);
+        let (input, other) = (fixture.input(7, 9), fixture.input(8, 14));
+        let honest = fixture.record(&input, None);
         let adversary = |sent: &Log| {
             let sizes: Vec<usize> = honest.server_frames.iter().map(Vec::len).collect();
             Box::new(Adversary {
@@ -587,11 +587,11 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
             })
         };
         let logs: [Log; 4] = Default::default();
-        let mut client = scene.with_dcf_keys(
-            scene.client(adversary(&logs[0])),
+        let mut client = fixture.with_dcf_keys(
+            fixture.client(adversary(&logs[0])),
             Replay::new(honest.dcf_keys.clone(), &logs[1]),
         );
-        scene.steps(&mut client, Some(&input), 16);
+        fixture.steps(&mut client, Some(&input), 16);
         let frames = take(&logs[0]);
         assert!(
             frames[1..] != honest.client_frames[1..],
@@ -600,12 +600,12 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
 
         let (masks_to_dealer, masks_from_client) = mpsc::channel();
         let (halves_to_client, halves_from_dealer) = mpsc::channel();
-        let mut second = scene.with_dcf_keys(
-            scene.client(adversary(&logs[0])),
+        let mut second = fixture.with_dcf_keys(
+            fixture.client(adversary(&logs[0])),
             Replay::new(Vec::new(), &logs[1]),
         );
         if let Role::Evaluator(e) = &mut second.role {
-            let (sent, msbs) = (Tape::new(frames.concat()), client.msbs.into_iter());
+            let (sent, msbs) = (Transcript::new(frames.concat()), client.msbs.into_iter());
             e.script = Some(ClientScript {
                 sent,
                 msbs,
@@ -613,12 +613,12 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
                 halves_from_dealer,
             });
         }
-        let mut dealer = scene.with_dcf_keys(
-            scene.dealer(Replay::new(Vec::new(), &logs[2])),
+        let mut dealer = fixture.with_dcf_keys(
+            fixture.dealer(Replay::new(Vec::new(), &logs[2])),
             Replay::new(Vec::new(), &logs[3]),
         );
         if let Role::Dealer(s) = &mut dealer.role {
-            let written = Tape::new(honest.corrections.concat());
+            let written = Transcript::new(honest.corrections.concat());
             s.script = Some(DealerScript {
                 written,
                 masks_from_client,
@@ -626,8 +626,8 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
             });
         }
         thread::scope(|scope| {
-            scope.spawn(|| scene.steps(&mut dealer, None, 16));
-            scene.steps(&mut second, Some(&other), 16);
+            scope.spawn(|| fixture.steps(&mut dealer, None, 16));
+            fixture.steps(&mut second, Some(&other), 16);
         });
         assert!(
             take(&logs[0]) == frames,
@@ -646,19 +646,24 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
 /// adapter.
 #[test]
 fn the_clients_view_fits_any_other_adapter_up_to_the_share_of_a_token() {
-    let pairs: [fn(u64) -> Scene; 4] = [Scene::new, Scene::gpt2, Scene::full, Scene::stochastic];
+    let pairs: [fn(u64) -> Fixture; 4] = [
+        Fixture::new,
+        Fixture::gpt2,
+        Fixture::full,
+        Fixture::stochastic,
+    ];
     for make in pairs {
         // A seed whose adapter gives other tokens, so that the last share has something to say.
-        let (scene, input) = (make(2), make(2).input(7, 9));
-        let run = scene.record(&input, None);
+        let (fixture, input) = (make(2), make(2).input(7, 9));
+        let run = fixture.record(&input, None);
         let other = (3..40)
-            .map(|seed| Scene {
+            .map(|seed| Fixture {
                 private: make(seed).private,
                 ..make(2)
             })
-            .find(|other| other.twin(&input).0 != scene.twin(&input).0);
+            .find(|other| other.twin(&input).0 != fixture.twin(&input).0);
         view_fits_another_adapter(
-            &scene,
+            &fixture,
             &other.expect("some adapter gives other tokens"),
             &input,
             &run,
@@ -666,10 +671,10 @@ fn the_clients_view_fits_any_other_adapter_up_to_the_share_of_a_token() {
     }
 }
 
-fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &Recording) {
-    let spec = scene.spec();
+fn view_fits_another_adapter(fixture: &Fixture, other: &Fixture, input: &Input, run: &Recording) {
+    let spec = fixture.spec();
     let [masked, theirs] =
-        [scene, other].map(|scene| scene.private.mask(spec, &scene.adapter_seed));
+        [fixture, other].map(|fixture| fixture.private.mask(spec, &fixture.adapter_seed));
     // The masks under which the other adapter looks like this one: its own ones, and what the two
     // differ by.
     let shift = |mask: &mut Vec<u64>, x: &[u64], y: &[u64]| {
@@ -686,11 +691,11 @@ fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &
     );
     if let Role::Evaluator(e) = &mut server.role {
         e.mirror = Some(ServerScript {
-            sent: Tape::new(run.server_frames.concat()),
+            sent: Transcript::new(run.server_frames.concat()),
             masks_to_dealer,
         });
     }
-    let mut dealer = scene.dealer(Box::new(sink));
+    let mut dealer = fixture.dealer(Box::new(sink));
     if let Role::Dealer(s) = &mut dealer.role {
         s.mirror = Some(masks_from_server);
         for (l, masks) in s.adapter_masks.iter_mut().enumerate() {
@@ -711,15 +716,15 @@ fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &
     }
     let randomness = thread::scope(|scope| {
         let dealt = scope.spawn(move || {
-            scene.steps(&mut dealer, None, 16);
+            fixture.steps(&mut dealer, None, 16);
             dealer.randomness
         });
-        scene.steps(&mut server, None, 16);
+        fixture.steps(&mut server, None, 16);
         dealt.join().unwrap()
     });
     // E0 is the recorded one: the same seed, and the same frames but for the last of each step.
-    let mut client = scene.client(Replay::new(run.server_frames.clone(), &logs[1]));
-    assert_eq!(scene.steps(&mut client, Some(input), 16), run.tokens);
+    let mut client = fixture.client(Replay::new(run.server_frames.clone(), &logs[1]));
+    assert_eq!(fixture.steps(&mut client, Some(input), 16), run.tokens);
     assert!(take(&logs[1]) == run.client_frames);
     let stochastic = spec.numeric.rounding == Rounding::Stochastic;
     let randomness =
@@ -753,17 +758,17 @@ fn view_fits_another_adapter(scene: &Scene, other: &Scene, input: &Input, run: &
 /// depends on what the bytes say, and it sends frames of the same sizes.
 #[test]
 fn each_evaluator_runs_against_a_simulator_that_knows_shapes_only() {
-    runs_against_a_simulator(&Scene::new(3));
-    runs_against_a_simulator(&Scene::full(3));
-    runs_against_a_simulator(&Scene::stochastic(3));
-    runs_against_a_simulator(&Scene::new(3).sampling(1.0, None));
-    runs_against_a_simulator(&Scene::new(3).sampling(1.0, Some(5)));
-    runs_against_a_simulator(&Scene::new(3).uses_dcf());
+    runs_against_a_simulator(&Fixture::new(3));
+    runs_against_a_simulator(&Fixture::full(3));
+    runs_against_a_simulator(&Fixture::stochastic(3));
+    runs_against_a_simulator(&Fixture::new(3).sampling(1.0, None));
+    runs_against_a_simulator(&Fixture::new(3).sampling(1.0, Some(5)));
+    runs_against_a_simulator(&Fixture::new(3).uses_dcf());
 }
 
-fn runs_against_a_simulator(scene: &Scene) {
-    let input = scene.input(9, 10);
-    let run = scene.record(&input, None);
+fn runs_against_a_simulator(fixture: &Fixture) {
+    let input = fixture.input(9, 10);
+    let run = fixture.record(&input, None);
     let mut prg = Prg::new(&Seed::from_bytes([99; 32]), "simulator");
     let mut random = |frames: &[Vec<u8>]| -> Vec<Vec<u8>> {
         let fill = |f: &Vec<u8>| prg.words(f.len()).into_iter().map(|w| w as u8).collect();
@@ -771,31 +776,31 @@ fn runs_against_a_simulator(scene: &Scene) {
     };
     let (log, unused): (Log, Log) = Default::default();
     let (messages, corrections) = (random(&run.client_frames), random(&run.corrections));
-    let mut server = scene.server(
+    let mut server = fixture.server(
         Replay::new(messages, &log),
         Replay::new(corrections, &unused),
     );
-    scene.steps(&mut server, None, 16);
+    fixture.steps(&mut server, None, 16);
     let sizes = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).collect::<Vec<_>>();
     assert_eq!(sizes(&take(&log)), sizes(&run.server_frames));
 
-    let client = scene.client(Replay::new(random(&run.server_frames), &log));
-    let mut client = scene.with_dcf_keys(client, Replay::new(random(&run.dcf_keys), &unused));
-    scene.steps(&mut client, Some(&input), 16);
+    let client = fixture.client(Replay::new(random(&run.server_frames), &log));
+    let mut client = fixture.with_dcf_keys(client, Replay::new(random(&run.dcf_keys), &unused));
+    fixture.steps(&mut client, Some(&input), 16);
     assert_eq!(sizes(&take(&log)), sizes(&run.client_frames));
 }
 
 /// What leaves a party looks uniform: over 100,000 bytes no byte value is far from its share.
 #[test]
 fn messages_and_corrections_look_uniform() {
-    look_uniform(Scene::new(4));
-    look_uniform(Scene::full(4));
-    look_uniform(Scene::stochastic(4));
+    look_uniform(Fixture::new(4));
+    look_uniform(Fixture::full(4));
+    look_uniform(Fixture::stochastic(4));
 }
 
-fn look_uniform(scene: Scene) {
-    let run = scene.record(&scene.input(10, 16), None);
-    let uses_dcf = scene.uses_dcf();
+fn look_uniform(fixture: Fixture) {
+    let run = fixture.record(&fixture.input(10, 16), None);
+    let uses_dcf = fixture.uses_dcf();
     let other = uses_dcf.record(&uses_dcf.input(10, 16), None);
     for (name, frames) in [
         ("client", &run.client_frames),
@@ -819,16 +824,16 @@ fn look_uniform(scene: Scene) {
 
 #[test]
 fn a_changed_correction_changes_what_is_computed() {
-    let scene = Scene::new(5);
-    let input = scene.input(11, 3);
-    let honest = scene.record(&input, None);
+    let fixture = Fixture::new(5);
+    let input = fixture.input(11, 3);
+    let honest = fixture.record(&input, None);
     let total: usize = honest.corrections.iter().map(Vec::len).sum();
     let values = |run: &Recording| reconstruct(run);
     let expected = values(&honest);
     let mut changed = 0;
     for k in 0..16 {
         // A bit may fall on a mask monomial whose public coefficient is zero; most do not.
-        let run = scene.record(&input, Some(total * 9 / 10 * k / 16 + 5));
+        let run = fixture.record(&input, Some(total * 9 / 10 * k / 16 + 5));
         changed += usize::from(values(&run) != expected || run.tokens != honest.tokens);
     }
     assert!(changed >= 8, "only {changed} of 16 changes had an effect");
@@ -838,15 +843,15 @@ fn a_changed_correction_changes_what_is_computed() {
 /// the server, whose words are its own, is not disturbed.
 #[test]
 fn damaged_correction_words_change_what_is_computed_or_end_the_session() {
-    let scene = Scene::new(5).uses_dcf();
-    let input = scene.input(11, 3);
-    let honest = scene.record(&input, None);
+    let fixture = Fixture::new(5).uses_dcf();
+    let input = fixture.input(11, 3);
+    let honest = fixture.record(&input, None);
     let dcf_keys = honest.dcf_keys.concat();
     let replay = |dcf_keys: Vec<Vec<u8>>| {
         let log: Log = Default::default();
-        let client = scene.client(Replay::new(honest.server_frames.clone(), &log));
-        let mut client = scene.with_dcf_keys(client, Replay::new(dcf_keys, &log));
-        scene
+        let client = fixture.client(Replay::new(honest.server_frames.clone(), &log));
+        let mut client = fixture.with_dcf_keys(client, Replay::new(dcf_keys, &log));
+        fixture
             .try_steps(&mut client, Some(&input), 16)
             .map(|tokens| (tokens, client.trace))
     };
@@ -869,26 +874,32 @@ fn damaged_correction_words_change_what_is_computed_or_end_the_session() {
     let error = replay(vec![dcf_keys[..half].to_vec()]).unwrap_err();
     assert!(error.to_string().starts_with("lost the source"), "{error}");
     let log: Log = Default::default();
-    let mut client = scene
+    let mut client = fixture
         .client(Replay::new(honest.server_frames.clone(), &log))
         .with_comparison(Comparison::Dcf);
-    let error = scene.try_steps(&mut client, Some(&input), 16).unwrap_err();
+    let error = fixture
+        .try_steps(&mut client, Some(&input), 16)
+        .unwrap_err();
     assert!(error.to_string().contains("point functions"), "{error}");
 }
 
 #[test]
 fn a_short_message_ends_the_session_with_an_error_that_names_the_step() {
-    let scene = Scene::new(6);
-    let input = scene.input(12, 3);
-    let mut frames = scene.record(&input, None).server_frames;
+    let fixture = Fixture::new(6);
+    let input = fixture.input(12, 3);
+    let mut frames = fixture.record(&input, None).server_frames;
     frames[5].pop();
     let log: Log = Default::default();
-    let mut client = scene.client(Replay::new(frames.clone(), &log));
-    let error = scene.try_steps(&mut client, Some(&input), 16).unwrap_err();
+    let mut client = fixture.client(Replay::new(frames.clone(), &log));
+    let error = fixture
+        .try_steps(&mut client, Some(&input), 16)
+        .unwrap_err();
     assert!(error.to_string().contains("in step `"), "{error}");
     frames.truncate(5);
-    let mut client = scene.client(Replay::new(frames, &log));
-    let error = scene.try_steps(&mut client, Some(&input), 16).unwrap_err();
+    let mut client = fixture.client(Replay::new(frames, &log));
+    let error = fixture
+        .try_steps(&mut client, Some(&input), 16)
+        .unwrap_err();
     assert!(
         error.to_string().starts_with("lost the peer in step"),
         "{error}"

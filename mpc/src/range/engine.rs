@@ -8,7 +8,7 @@ use marill_numeric::{
 };
 
 use super::{
-    Range, Room,
+    Headroom, Range,
     norms::MatrixNorms,
     span::{Origin, Span, largest, length},
 };
@@ -46,7 +46,7 @@ impl Range {
     /// steps suppose.
     fn check(&mut self, reaches: f64, limit_bits: f64, label: &'static str) -> f64 {
         let reaches_bits = (reaches * MARGIN).max(1.0).log2();
-        self.rooms.push(Room {
+        self.headrooms.push(Headroom {
             layer: self.layer,
             label,
             reaches_bits,

@@ -6,7 +6,8 @@ use marill_crypto::Seed;
 
 use super::*;
 use crate::{
-    DecoderSpec, masked::Cost, tally_step, testing::tiny_spec, twin::Clear, weights::PrivateWeights,
+    DecoderSpec, masked::Cost, tally_step, testing::tiny_spec, twin::PlaintextEngine,
+    weights::PrivateWeights,
 };
 
 const LOGITS: [f64; 10] = [2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, 1.7, -2.5, -6.0];
@@ -14,8 +15,8 @@ const SAMPLES: usize = 40_000;
 
 /// The program's own choices from `logits`, `SAMPLES` times with noise of one fixed stream.
 fn draw(logits: &[f64], sampling: Sampling, frac_bits: u32) -> Vec<f64> {
-    let mut clear =
-        Clear::new(Arc::<PrivateWeights>::default(), 0).with_noise(&Seed::from_bytes([5; 32]));
+    let mut clear = PlaintextEngine::new(Arc::<PrivateWeights>::default(), 0)
+        .with_noise(&Seed::from_bytes([5; 32]));
     let unit = f64::from(frac_bits).exp2();
     let row: Vec<u64> = logits
         .iter()

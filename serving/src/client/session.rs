@@ -28,8 +28,8 @@ use crate::{
     ticket::Ticket,
     wire::{
         ClientHello, CollectSeed, CollectedSeed, DcfKeysHello, E0, GrantedTicket, NewSession,
-        NewTicket, PROTOCOL_VERSION, PartyHello, ServerWelcome, SessionGrant, Step, Terms,
-        dcf_keys_proof, hash_key, proof_of, recv_reply, send_json, unhex,
+        NewTicket, PROTOCOL_VERSION, PartyHello, ServerWelcome, SessionGrant, SessionParameters,
+        Step, dcf_keys_proof, hash_key, proof_of, recv_reply, send_json, unhex,
     },
 };
 
@@ -88,43 +88,43 @@ impl ClientState {
     /// the others wait for that one. The guard is kept until the session stands.
     fn fetch_turn(
         &self,
-        terms: &Terms,
+        parameters: &SessionParameters,
         spec: &DecoderSpec,
         correlations: Correlations,
     ) -> Option<MutexGuard<'_, ()>> {
-        if self.kept(terms, spec, correlations).is_some() {
+        if self.kept(parameters, spec, correlations).is_some() {
             return None;
         }
         let turn = self.fetching[correlations as usize]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         // Whoever had the turn before may have brought it.
-        self.kept(terms, spec, correlations)
+        self.kept(parameters, spec, correlations)
             .is_none()
             .then_some(turn)
     }
 
-    fn adapter_path(&self, terms: &Terms, correlations: Correlations) -> PathBuf {
+    fn adapter_path(&self, parameters: &SessionParameters, correlations: Correlations) -> PathBuf {
         let kind = if correlations == Correlations::Preprocessed {
             ".ahead"
         } else {
             ""
         };
         self.adapters
-            .join(format!("{}{kind}.masked", terms.partition_id))
+            .join(format!("{}{kind}.masked", parameters.partition_id))
     }
 
     /// The kept adapter, from memory or disk.
     fn kept(
         &self,
-        terms: &Terms,
+        parameters: &SessionParameters,
         spec: &DecoderSpec,
         correlations: Correlations,
     ) -> Option<(String, Arc<MaskedAdapter>)> {
         let adapter =
             &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
         if adapter.is_none() {
-            let bytes = std::fs::read(self.adapter_path(terms, correlations)).ok()?;
+            let bytes = std::fs::read(self.adapter_path(parameters, correlations)).ok()?;
             let masked = MaskedAdapter::from_bytes(spec, &bytes).ok()?;
             *adapter = Some((masked.digest(), Arc::new(masked)));
         }
@@ -133,13 +133,13 @@ impl ClientState {
 
     fn keep(
         &self,
-        terms: &Terms,
+        parameters: &SessionParameters,
         correlations: Correlations,
         digest: String,
         bytes: &[u8],
         masked: Arc<MaskedAdapter>,
     ) -> Result<(), ServingError> {
-        replace_file(&self.adapter_path(terms, correlations), bytes)?;
+        replace_file(&self.adapter_path(parameters, correlations), bytes)?;
         let kept =
             &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
         *kept = Some((digest, masked));
@@ -171,7 +171,7 @@ pub enum CorrelationPreference {
 pub struct SessionOpener {
     pub server: HttpClient,
     pub dealer: HttpClient,
-    pub terms: Terms,
+    pub parameters: SessionParameters,
     pub spec: DecoderSpec,
     pub public: Arc<PublicWeights>,
     pub state: ClientState,
@@ -197,11 +197,13 @@ impl SessionOpener {
             partition.decoder_spec().clone(),
             Arc::new(partition.public_weights()?),
         );
-        let terms = Terms::new(partition.partition_id(), &spec, &public, supported.setting)
-            .with_e0(supported.e0);
-        let terms = terms.with_comparison(options.comparison.decide(&spec, supported.dcf)?);
-        if options.party.is_some() && !terms.is_shared() {
-            let (ours, theirs) = (E0::Party.as_str().into(), terms.e0.clone());
+        let parameters =
+            SessionParameters::new(partition.partition_id(), &spec, &public, supported.setting)
+                .with_e0(supported.e0);
+        let parameters =
+            parameters.with_comparison(options.comparison.decide(&spec, supported.dcf)?);
+        if options.party.is_some() && !parameters.is_shared() {
+            let (ours, theirs) = (E0::Party.as_str().into(), parameters.e0.clone());
             return Err(ServingError::Mismatch {
                 field: "e0",
                 ours,
@@ -217,7 +219,7 @@ impl SessionOpener {
                 .map(|endpoint| HttpClient::new(endpoint, None)),
             insists_on_comparison: options.comparison.insists(),
             state: ClientState::open(&options.state, &options.cache)?,
-            terms,
+            parameters,
             spec,
             public,
         })
@@ -237,18 +239,18 @@ impl SessionOpener {
     /// # Errors
     /// As [`Self::open`]; a server may refuse to sample.
     pub fn open_live(&self, sampling: Option<Sampling>) -> Result<SecureSession, ServingError> {
-        if self.terms.is_shared() {
+        if self.parameters.is_shared() {
             let party = self.party.as_ref().ok_or(ServingError::NoParty)?;
             let any_comparison = !self.insists_on_comparison;
             let ticket = self.ticket(None, Selection::default())?.ticket;
             let hello = PartyHello {
-                terms: self.terms.clone(),
+                parameters: self.parameters.clone(),
                 ticket,
                 any_comparison,
                 sampling,
             };
-            let (lines, comparison) = SharedConnections::open(party, &self.server, hello)?;
-            let (inner, spec) = (Inner::Shared(lines), self.spec.clone());
+            let (connections, comparison) = SharedConnections::open(party, &self.server, hello)?;
+            let (inner, spec) = (Inner::Shared(connections), self.spec.clone());
             return Ok(SecureSession {
                 inner,
                 spec,
@@ -258,10 +260,10 @@ impl SessionOpener {
         }
         let _turn = self
             .state
-            .fetch_turn(&self.terms, &self.spec, Correlations::Live);
+            .fetch_turn(&self.parameters, &self.spec, Correlations::Live);
         let ticket = self.ticket(None, Selection::default())?.ticket;
-        self.greet(
-            self.grant(&self.terms, ticket, Vec::new())?,
+        self.handshake(
+            self.grant(&self.parameters, ticket, Vec::new())?,
             Correlations::Live,
             sampling,
         )
@@ -279,7 +281,7 @@ impl SessionOpener {
         source: CorrelationPreference,
         sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
-        let uses_dcf = self.terms.comparison == Comparison::Dcf;
+        let uses_dcf = self.parameters.comparison == Comparison::Dcf;
         match source {
             CorrelationPreference::Preprocessed if uses_dcf => {
                 return Err(ServingError::NoDcf {
@@ -294,7 +296,7 @@ impl SessionOpener {
         // Before the ticket, which does not last as long as a download may.
         let turn = self
             .state
-            .fetch_turn(&self.terms, &self.spec, Correlations::Live);
+            .fetch_turn(&self.parameters, &self.spec, Correlations::Live);
         let GrantedTicket {
             ticket,
             preprocessed,
@@ -310,12 +312,12 @@ impl SessionOpener {
             .collect();
         if !candidates.is_empty() {
             drop(turn);
-            let _turn = self
-                .state
-                .fetch_turn(&self.terms, &self.spec, Correlations::Preprocessed);
-            match self.grant(&self.terms, ticket.clone(), candidates) {
+            let _turn =
+                self.state
+                    .fetch_turn(&self.parameters, &self.spec, Correlations::Preprocessed);
+            match self.grant(&self.parameters, ticket.clone(), candidates) {
                 Err(ServingError::Refused { code, .. }) if code == "session_used" => {}
-                granted => return self.greet(granted?, Correlations::Preprocessed, sampling),
+                granted => return self.handshake(granted?, Correlations::Preprocessed, sampling),
             }
         }
         match source {
@@ -324,8 +326,8 @@ impl SessionOpener {
                 tokens,
                 selection: selection.as_str(),
             }),
-            _ => self.greet(
-                self.grant(&self.terms, ticket, Vec::new())?,
+            _ => self.handshake(
+                self.grant(&self.parameters, ticket, Vec::new())?,
                 Correlations::Live,
                 sampling,
             ),
@@ -369,14 +371,15 @@ impl SessionOpener {
         }
     }
 
-    fn greet(
+    fn handshake(
         &self,
         granted: Granted,
         correlations: Correlations,
         sampling: Option<Sampling>,
     ) -> Result<SecureSession, ServingError> {
-        let dcf_keys = self.dcf_keys(&self.terms, &granted)?;
-        let (peer, meter, adapter) = self.meet(&self.terms, &granted, correlations, sampling)?;
+        let dcf_keys = self.dcf_keys(&self.parameters, &granted)?;
+        let (peer, meter, adapter) =
+            self.exchange_hellos(&self.parameters, &granted, correlations, sampling)?;
         let hash_key = hash_key(&granted.session);
         let seed0 = self.seed(granted)?;
         let session =
@@ -397,7 +400,7 @@ impl SessionOpener {
             inner,
             spec: self.spec.clone(),
             correlations,
-            comparison: self.terms.comparison,
+            comparison: self.parameters.comparison,
         })
     }
 
@@ -405,15 +408,18 @@ impl SessionOpener {
     /// evaluator's side of it.
     pub(crate) fn open_shared(
         &self,
-        terms: &Terms,
+        parameters: &SessionParameters,
         ticket: Ticket,
         sampling: Option<Sampling>,
     ) -> Result<(String, OutsourcedSession), ServingError> {
-        let _turn = self.state.fetch_turn(terms, &self.spec, Correlations::Live);
-        let granted = self.grant(terms, ticket, Vec::new())?;
+        let _turn = self
+            .state
+            .fetch_turn(parameters, &self.spec, Correlations::Live);
+        let granted = self.grant(parameters, ticket, Vec::new())?;
         let session = granted.session.clone();
-        let dcf_keys = self.dcf_keys(terms, &granted)?;
-        let (peer, _, adapter) = self.meet(terms, &granted, Correlations::Live, sampling)?;
+        let dcf_keys = self.dcf_keys(parameters, &granted)?;
+        let (peer, _, adapter) =
+            self.exchange_hellos(parameters, &granted, Correlations::Live, sampling)?;
         let seed0 = self.seed(granted)?;
         let opened = OutsourcedSession::new(self.public.clone(), &adapter, seed0, Box::new(peer))?;
         let opened = opened
@@ -430,13 +436,13 @@ impl SessionOpener {
     /// own.
     fn dcf_keys(
         &self,
-        terms: &Terms,
+        parameters: &SessionParameters,
         granted: &Granted,
     ) -> Result<Option<Box<dyn Channel>>, ServingError> {
-        let (Comparison::Dcf, Some(seed0)) = (terms.comparison, &granted.seed0) else {
+        let (Comparison::Dcf, Some(seed0)) = (parameters.comparison, &granted.seed0) else {
             return Ok(None);
         };
-        let mut line = self
+        let mut connection = self
             .dealer
             .websocket("/v1/dcf-keys", STEP_TIMEOUT)
             .map_err(ServingError::net(DEALER))?;
@@ -444,22 +450,22 @@ impl SessionOpener {
             session: granted.session.clone(),
             key: dcf_keys_proof(seed0),
         };
-        send_json(&mut line, &hello).map_err(ServingError::net(DEALER))?;
-        recv_reply::<()>(&mut line, DEALER)?;
-        Ok(Some(Box::new(line)))
+        send_json(&mut connection, &hello).map_err(ServingError::net(DEALER))?;
+        recv_reply::<()>(&mut connection, DEALER)?;
+        Ok(Some(Box::new(connection)))
     }
 
     /// Greets the server in a session that was granted; fetches the masked adapter where it is not
     /// here.
-    fn meet(
+    fn exchange_hellos(
         &self,
-        terms: &Terms,
+        parameters: &SessionParameters,
         granted: &Granted,
         correlations: Correlations,
         sampling: Option<Sampling>,
     ) -> Result<(Peer, Arc<Meter>, Arc<MaskedAdapter>), ServingError> {
         self.state.claim(&granted.session)?;
-        let kept = self.state.kept(terms, &self.spec, correlations);
+        let kept = self.state.kept(parameters, &self.spec, correlations);
         let channel = self
             .server
             .websocket("/v1/session", STEP_TIMEOUT)
@@ -470,7 +476,7 @@ impl SessionOpener {
         let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
         let (session, proof) = (granted.session.clone(), proof_of(&granted.token));
         let hello = ClientHello {
-            terms: terms.clone(),
+            parameters: parameters.clone(),
             session,
             correlations,
             proof,
@@ -479,7 +485,7 @@ impl SessionOpener {
         };
         send_json(&mut peer, &hello).map_err(ServingError::net(SERVER))?;
         let welcome: ServerWelcome = recv_reply(&mut peer, SERVER)?;
-        terms.check(&welcome.terms)?;
+        parameters.check(&welcome.parameters)?;
         let adapter = match kept.filter(|(digest, _)| *digest == welcome.adapter_sha256) {
             Some((_, adapter)) if welcome.adapter_bytes == 0 => adapter,
             _ => self.receive_adapter(&mut peer, &welcome, correlations)?,
@@ -490,14 +496,14 @@ impl SessionOpener {
     /// A session of this client's.
     fn grant(
         &self,
-        terms: &Terms,
+        parameters: &SessionParameters,
         ticket: Ticket,
         candidates: Vec<String>,
     ) -> Result<Granted, ServingError> {
         let preprocessed = !candidates.is_empty();
         let client_id = self.state.client_id.clone();
         let request = NewSession {
-            terms: terms.clone(),
+            parameters: parameters.clone(),
             client_id,
             ticket,
             candidates,
@@ -602,7 +608,7 @@ impl SessionOpener {
             });
         }
         self.state
-            .keep(&self.terms, correlations, got, &bytes, masked.clone())?;
+            .keep(&self.parameters, correlations, got, &bytes, masked.clone())?;
         Ok(masked)
     }
 }
@@ -666,7 +672,7 @@ impl SecureSession {
                     .map_err(ServingError::net(SERVER))?;
                 session.prefill(boundary)?
             }
-            Inner::Shared(lines) => lines.prefill(&self.spec, boundary)?,
+            Inner::Shared(connections) => connections.prefill(&self.spec, boundary)?,
         };
         Ok((token, self.since(before)))
     }
@@ -692,7 +698,7 @@ impl SecureSession {
                     .for_each(|step| session.accept(step));
                 session.decode(boundary)?
             }
-            Inner::Shared(lines) => lines.decode(boundary)?,
+            Inner::Shared(connections) => connections.decode(boundary)?,
         };
         Ok((token, self.since(before)))
     }
@@ -724,7 +730,7 @@ impl SecureSession {
                 bytes_received: meter.bytes_received(),
                 seconds: 0.0,
             },
-            Inner::Shared(lines) => lines.cost(),
+            Inner::Shared(connections) => connections.cost(),
         }
     }
 
@@ -732,7 +738,7 @@ impl SecureSession {
     pub fn end(&mut self) {
         match &mut self.inner {
             Inner::Own { peer, .. } => drop(peer.send(Step::End.encode())),
-            Inner::Shared(lines) => lines.end(),
+            Inner::Shared(connections) => connections.end(),
         }
     }
 }

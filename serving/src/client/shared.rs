@@ -20,7 +20,7 @@ const PEERS: [&str; 2] = ["evaluator", "server"];
 
 /// The lines to E0 and E1.
 pub(super) struct SharedConnections {
-    lines: [Peer; 2],
+    connections: [Peer; 2],
     meter: Arc<Meter>,
     steps: u64,
 }
@@ -44,22 +44,22 @@ impl SharedConnections {
         send_json(&mut first, &hello).map_err(ServingError::net(PEERS[0]))?;
         let welcome: PartyWelcome = recv_reply(&mut first, PEERS[0])?;
         let PartyHello {
-            terms,
+            parameters,
             any_comparison,
             sampling,
             ..
         } = hello;
         let comparison = if any_comparison {
-            welcome.terms.comparison
+            welcome.parameters.comparison
         } else {
-            terms.comparison
+            parameters.comparison
         };
-        let terms = terms.with_comparison(comparison);
-        terms.check(&welcome.terms)?;
+        let parameters = parameters.with_comparison(comparison);
+        parameters.check(&welcome.parameters)?;
 
         let mut second = connect(server, "/v1/input", PEERS[1])?;
         let hello = InputHello {
-            terms,
+            parameters,
             session: welcome.session,
             sampling,
         };
@@ -67,7 +67,7 @@ impl SharedConnections {
         recv_reply::<()>(&mut second, PEERS[1])?;
         Ok((
             Self {
-                lines: [first, second],
+                connections: [first, second],
                 meter,
                 steps: 0,
             },
@@ -90,20 +90,22 @@ impl SharedConnections {
 
     /// Both evaluators get their shares before either is waited for.
     fn step(&mut self, step: Step, shares: &[InputShare; 2]) -> Result<u32, ServingError> {
-        for ((line, share), peer) in self.lines.iter_mut().zip(shares).zip(PEERS) {
-            line.send(step.encode()).map_err(ServingError::net(peer))?;
-            send_input_share(line, share).map_err(ServingError::net(peer))?;
+        for ((connection, share), peer) in self.connections.iter_mut().zip(shares).zip(PEERS) {
+            connection
+                .send(step.encode())
+                .map_err(ServingError::net(peer))?;
+            send_input_share(connection, share).map_err(ServingError::net(peer))?;
         }
         self.steps += 1;
         // The server knows best why a session ends, so it is heard first.
-        let second = recv_token_share(&mut self.lines[1], PEERS[1])?;
-        let first = recv_token_share(&mut self.lines[0], PEERS[0])?;
+        let second = recv_token_share(&mut self.connections[1], PEERS[1])?;
+        let first = recv_token_share(&mut self.connections[0], PEERS[0])?;
         Ok(join_token(first, second))
     }
 
     pub(super) fn end(&mut self) {
-        for line in &mut self.lines {
-            let _ = line.send(Step::End.encode());
+        for connection in &mut self.connections {
+            let _ = connection.send(Step::End.encode());
         }
     }
 

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use super::{Dealer, grants::GRANT_LIFETIME};
 use crate::{
     ServingError,
-    seats::{Guest, Seat},
+    slots::{Guest, SessionSlot},
     wire::{DcfKeysHello, Reply, dcf_keys_proof, recv_json, send_json},
 };
 
@@ -74,7 +74,7 @@ pub(super) fn run(
     guest: Guest,
 ) -> Result<(), ServingError> {
     let mut channel = SharedChannel::new(channel);
-    let (session, frames, _seat) = match open(dealer, &mut channel, guest) {
+    let (session, frames, _slot) = match open(dealer, &mut channel, guest) {
         Ok(opened) => opened,
         Err(error) => {
             dealer.metrics.refuse(error.refusal_code(CLIENT));
@@ -134,9 +134,9 @@ fn open(
     dealer: &Dealer,
     channel: &mut SharedChannel<WebSocketChannel>,
     guest: Guest,
-) -> Result<(String, Receiver<Vec<u8>>, Seat), ServingError> {
+) -> Result<(String, Receiver<Vec<u8>>, SessionSlot), ServingError> {
     let hello: DcfKeysHello = recv_json(channel, CLIENT)?;
-    channel.lock().greeted();
+    channel.lock().handshake_done();
     let unknown = || ServingError::NoSession {
         session: hello.session.clone(),
     };
@@ -152,12 +152,12 @@ fn open(
         });
     }
     let full = ServingError::refused_by("dealer");
-    let seat = dealer.key_slots.admit().map_err(full)?;
+    let slot = dealer.key_slots.admit().map_err(full)?;
     drop(guest);
     let frames = dealer.key_connections.add(&hello.session);
     if let Err(error) = send_json(channel, &Reply::Welcome(())) {
         drop(dealer.key_connections.take(&hello.session));
         return Err(ServingError::net(CLIENT)(error));
     }
-    Ok((hello.session, frames, seat))
+    Ok((hello.session, frames, slot))
 }

@@ -19,7 +19,7 @@ use crate::{
     ServingError,
     ticket::Ticket,
     web::HttpError,
-    wire::{Terms, proof_of},
+    wire::{SessionParameters, proof_of},
 };
 
 /// A session that no server takes up in this time is burnt, or, where it was written ahead, free
@@ -27,17 +27,17 @@ use crate::{
 pub(super) const GRANT_LIFETIME: Duration = Duration::from_secs(60);
 pub(super) const MAX_OPEN: usize = 1024;
 const MAX_OF_OWNER: usize = 512;
-const MAX_OF_HOLDER: usize = 128;
+const MAX_OF_PRINCIPAL: usize = 128;
 const MAX_OF_CLIENT: usize = 64;
 
 /// What is known of a granted session.
 pub(super) struct Grant {
     pub(super) owner: String,
-    pub(super) terms: Terms,
+    pub(super) parameters: SessionParameters,
     /// The name under which E0's masked adapter is kept.
     pub(super) client_id: String,
     token: Zeroizing<String>,
-    holder: String,
+    principal: String,
     client: String,
     pub(super) seeds: Seeds,
     since: Instant,
@@ -56,18 +56,18 @@ pub(super) enum Seeds {
 impl Grant {
     pub(super) fn new(
         owner: &str,
-        (terms, client_id): (Terms, String),
+        (parameters, client_id): (SessionParameters, String),
         ticket: &Ticket,
         token: Zeroizing<String>,
         seeds: Seeds,
     ) -> Self {
-        let (holder, client) = (ticket.holder.clone(), ticket.client.clone());
+        let (principal, client) = (ticket.principal.clone(), ticket.client.clone());
         Self {
             owner: owner.into(),
-            terms,
+            parameters,
             client_id,
             token,
-            holder,
+            principal,
             client,
             seeds,
             since: Instant::now(),
@@ -111,11 +111,11 @@ impl Grants {
             (taken.len() >= limit).then(|| GRANT_LIFETIME.saturating_sub(oldest))
         };
         let of_owner = |other: &Grant| other.owner == grant.owner;
-        let of_holder = |other: &Grant| of_owner(other) && other.holder == grant.holder;
+        let of_principal = |other: &Grant| of_owner(other) && other.principal == grant.principal;
         let of_client = |other: &Grant| of_owner(other) && other.client == grant.client;
         let limits: [(&str, &dyn Fn(&Grant) -> bool, usize); 4] = [
             ("of this client", &of_client, MAX_OF_CLIENT),
-            ("of this key or address", &of_holder, MAX_OF_HOLDER),
+            ("of this key or address", &of_principal, MAX_OF_PRINCIPAL),
             ("of this model's owner", &of_owner, MAX_OF_OWNER),
             ("", &|_| true, MAX_OPEN),
         ];
@@ -167,11 +167,11 @@ impl Grants {
         session: &str,
         owner: &str,
         proof: &str,
-    ) -> Result<Terms, ServingError> {
+    ) -> Result<SessionParameters, ServingError> {
         let grants = self.open();
         let grant = Self::find(&grants, session, owner, proof)?;
         match grant.seeds {
-            Seeds::Reserved => Ok(grant.terms.clone()),
+            Seeds::Reserved => Ok(grant.parameters.clone()),
             _ => Err(ServingError::SessionUsed {
                 session: session.into(),
             }),
@@ -229,10 +229,10 @@ impl Grants {
     pub(super) fn granted(&self, session: &str) -> Option<(Comparison, Seed)> {
         match self.open().get(session) {
             Some(Grant {
-                terms,
+                parameters,
                 seeds: Seeds::Live { seed0, .. },
                 ..
-            }) => Some((terms.comparison, seed0.clone())),
+            }) => Some((parameters.comparison, seed0.clone())),
             _ => None,
         }
     }

@@ -24,7 +24,7 @@ const FORMER_FILE: &str = "masks";
 
 /// Under these names stand masks that several clients share; no client has them, since theirs are
 /// hexadecimal.
-pub(crate) enum Holder<'a> {
+pub(crate) enum MaskScope<'a> {
     /// One client.
     Client(&'a str),
     /// All clients of a partition with whole private matrices: their views together are then the
@@ -35,7 +35,7 @@ pub(crate) enum Holder<'a> {
     Preprocessed,
 }
 
-impl Holder<'_> {
+impl MaskScope<'_> {
     fn name(&self) -> &str {
         match self {
             Self::Client(id) => id,
@@ -95,15 +95,20 @@ impl Masks {
 
     /// The seed for this owner, holder and adapter. No part may hold a line feed: names of owners,
     /// hexadecimal ids and digests do not.
-    pub(crate) fn seed(&self, owner: &str, holder: &Holder<'_>, private_sha256: &str) -> Seed {
+    pub(crate) fn seed(
+        &self,
+        owner: &str,
+        principal: &MaskScope<'_>,
+        private_sha256: &str,
+    ) -> Seed {
         debug_assert!(
-            ![owner, holder.name(), private_sha256]
+            ![owner, principal.name(), private_sha256]
                 .concat()
                 .contains('\n')
         );
         self.key.derive(&format!(
             "adapter mask\n{owner}\n{}\n{private_sha256}",
-            holder.name()
+            principal.name()
         ))
     }
 }
@@ -116,21 +121,21 @@ mod tests {
     fn a_mask_is_kept_over_restarts_and_belongs_to_one_owner_client_and_adapter() {
         let folder = tempfile::tempdir().unwrap();
         let (alice, private) = ("a1".repeat(32), "0f".repeat(32));
-        let of = |owner: &str, holder: Holder<'_>, private: &str| {
+        let of = |owner: &str, principal: MaskScope<'_>, private: &str| {
             Masks::open(folder.path())
                 .unwrap()
-                .seed(owner, &holder, private)
+                .seed(owner, &principal, private)
                 .to_bytes()
         };
-        let first = of("default", Holder::Client(&alice), &private);
-        assert_eq!(of("default", Holder::Client(&alice), &private), first);
+        let first = of("default", MaskScope::Client(&alice), &private);
+        assert_eq!(of("default", MaskScope::Client(&alice), &private), first);
         let others = [
-            of("another", Holder::Client(&alice), &private),
-            of("default", Holder::Client(&"b2".repeat(32)), &private),
-            of("default", Holder::Client(&alice), &"1f".repeat(32)),
-            of("default", Holder::Everybody, &private),
-            of("another", Holder::Everybody, &private),
-            of("default", Holder::Preprocessed, &private),
+            of("another", MaskScope::Client(&alice), &private),
+            of("default", MaskScope::Client(&"b2".repeat(32)), &private),
+            of("default", MaskScope::Client(&alice), &"1f".repeat(32)),
+            of("default", MaskScope::Everybody, &private),
+            of("another", MaskScope::Everybody, &private),
+            of("default", MaskScope::Preprocessed, &private),
         ];
         for (i, other) in others.iter().enumerate() {
             assert!(*other != first && !others[..i].contains(other), "{i}");

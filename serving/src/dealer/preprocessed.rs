@@ -60,16 +60,16 @@ impl Dealer {
                 }
             };
             if stored.owner != owner.name
-                || stored.terms != request.terms
+                || stored.parameters != request.parameters
                 || !self.vault.has(session)
             {
                 continue;
             }
             let token = new_token().map_err(super::internal)?;
-            let terms = (request.terms.clone(), request.client_id.clone());
+            let parameters = (request.parameters.clone(), request.client_id.clone());
             let grant = Grant::new(
                 &owner.name,
-                terms,
+                parameters,
                 &request.ticket,
                 token.clone(),
                 Seeds::Reserved,
@@ -96,7 +96,7 @@ impl Dealer {
         }
         self.grants
             .reserved(session, &owner.name, &request.proof)?
-            .check(&request.terms)?;
+            .check(&request.parameters)?;
         let stored = StoredSession::read(&self.preprocessed, session)?.ok_or_else(used)?;
         self.records.claim("e1", session)?;
         let key = self.vault.take(session)?.ok_or_else(used)?;

@@ -6,7 +6,7 @@ use marill_mpc::{Comparison, DealerSession, ProtocolError, Seed};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use zeroize::Zeroizing;
 
-use super::{Dealer, grants::Seeds, masks::Holder, owners::Owner};
+use super::{Dealer, grants::Seeds, masks::MaskScope, owners::Owner};
 use crate::{
     ServingError,
     pace::Pace,
@@ -45,7 +45,7 @@ fn open(
     channel: &mut SharedChannel<WebSocketChannel>,
 ) -> Result<DealerSession, ServingError> {
     let hello: CorrectionsHello = recv_hello(channel, SERVER)?;
-    channel.lock().greeted();
+    channel.lock().handshake_done();
     let bad = |reason: &str| ServingError::BadMessage {
         peer: SERVER,
         reason: reason.into(),
@@ -61,9 +61,9 @@ fn open(
             session: hello.session,
         });
     };
-    grant.terms.check(&hello.terms)?;
+    grant.parameters.check(&hello.parameters)?;
     grant
-        .terms
+        .parameters
         .check_program(&hello.spec)
         .map_err(|reason| ServingError::BadMessage {
             peer: SERVER,
@@ -71,20 +71,20 @@ fn open(
         })?;
     hello.spec.validate()?;
     let frames = dealer.key_connections.take(&hello.session);
-    if frames.is_some() != (grant.terms.comparison == Comparison::Dcf) {
+    if frames.is_some() != (grant.parameters.comparison == Comparison::Dcf) {
         return Err(bad("nobody takes this session's correction words"));
     }
     dealer.records.claim("e1", &hello.session)?;
     // One mask hides whole matrices from all clients alike, whose views together are then the view
     // of one.
-    let holder = if hello.spec.is_full_rank() {
-        Holder::Everybody
+    let principal = if hello.spec.is_full_rank() {
+        MaskScope::Everybody
     } else {
-        Holder::Client(&grant.client_id)
+        MaskScope::Client(&grant.client_id)
     };
     let adapter_seed = dealer
         .masks
-        .seed(&owner.name, &holder, &hello.private_sha256);
+        .seed(&owner.name, &principal, &hello.private_sha256);
 
     send_json(channel, &Reply::Welcome(())).map_err(ServingError::net(SERVER))?;
     channel
@@ -101,7 +101,7 @@ fn open(
         Some(frames) => session.with_dcf(frames),
         None => session,
     };
-    Ok(if grant.terms.is_shared() {
+    Ok(if grant.parameters.is_shared() {
         session.with_shared_io()
     } else {
         session

@@ -26,7 +26,7 @@ use crate::{
     metrics::Metrics,
     ready::partition_changed,
     secret_files::random,
-    web::{HttpError, Seat},
+    web::{HttpError, SessionSlot},
     wire::{CLOSE_BUDGET, CLOSE_SLOW, hex},
 };
 
@@ -50,7 +50,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long an answer waits for its turn; programs give up after some minutes.
 const QUEUE_WAIT: Duration = Duration::from_secs(300);
 /// How long an answer that has its turn here waits for a seat at the server, and between two tries.
-const SEAT_PATIENCE: Duration = Duration::from_secs(120);
+const SLOT_PATIENCE: Duration = Duration::from_secs(120);
 const MIN_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// A budget grows by hand only.
@@ -75,9 +75,9 @@ pub(super) async fn respond(
     )?;
     let (stream, include_usage) = (parsed.stream, parsed.include_usage);
     // First come, first served; who hangs up has left the queue.
-    let seat = gateway.sessions.admit_in_turn(QUEUE_WAIT).await;
-    let seat = seat.inspect_err(|full| gateway.metrics.refuse(full.code.unwrap_or("other")))?;
-    let mut updates = start(gateway, client, parsed, seat)?;
+    let slot = gateway.sessions.admit_in_turn(QUEUE_WAIT).await;
+    let slot = slot.inspect_err(|full| gateway.metrics.refuse(full.code.unwrap_or("other")))?;
+    let mut updates = start(gateway, client, parsed, slot)?;
     // Until the session stands, a failure has an HTTP status of its own.
     match updates.recv().await {
         Some(Update::Opened) => {}
@@ -102,14 +102,14 @@ fn start(
     gateway: Arc<Gateway>,
     client: Arc<Client>,
     parsed: Parsed,
-    seat: Seat,
+    slot: SessionSlot,
 ) -> Result<mpsc::UnboundedReceiver<Update>, HttpError> {
     // A token is a few bytes and the context bounds their number.
     let (sender, receiver) = mpsc::unbounded_channel();
     let spawned = std::thread::Builder::new()
         .name("answer".into())
         .spawn(move || {
-            let _seat = seat;
+            let _slot = slot;
             Metrics::add(&gateway.metrics.sessions_started, 1);
             let mut on_event = |event| {
                 let sent = match event {
@@ -158,7 +158,7 @@ fn in_turn<T>(
     updates: &mpsc::UnboundedSender<Update>,
     mut open: impl FnMut() -> Result<T, ServingError>,
 ) -> Result<T, ServingError> {
-    let deadline = Instant::now() + SEAT_PATIENCE;
+    let deadline = Instant::now() + SLOT_PATIENCE;
     loop {
         let full = match open() {
             Err(full @ ServingError::Refused { .. }) if is_full_rank(&full) => full,

@@ -203,14 +203,14 @@ fn finish(
 /// `temperature` and vLLM's `top_k`. A request without a temperature gets the most likely tokens;
 /// one that samples must not ask for a cut that is not offered.
 fn sampling(fields: &Map<String, Value>, client: &Client) -> Result<Option<Sampling>, HttpError> {
-    let sampling = drawn(fields)?;
+    let sampling = sampled(fields)?;
     client
         .check_sampling(sampling)
         .map_err(|error| unsupported("temperature", format!("`temperature`: {error}")))?;
     Ok(sampling)
 }
 
-fn drawn(fields: &Map<String, Value>) -> Result<Option<Sampling>, HttpError> {
+fn sampled(fields: &Map<String, Value>) -> Result<Option<Sampling>, HttpError> {
     let temperature = match present(fields, "temperature") {
         None => 0.0,
         Some(value) => value
@@ -612,7 +612,7 @@ mod tests {
 
     #[test]
     fn a_temperature_draws_and_nothing_else_does() {
-        let of = |json| drawn(&fields(json)).map_err(|error| error.param.unwrap());
+        let of = |json| sampled(&fields(json)).map_err(|error| error.param.unwrap());
         let sampling = |temperature, top_k| Ok(Sampling::new(temperature, top_k).unwrap());
         assert_eq!(of(serde_json::json!({})), Ok(None));
         assert_eq!(

@@ -12,11 +12,11 @@ use crate::{
     ServingError,
     dealer::{
         check_supported,
-        masks::{Holder, Masks},
+        masks::{MaskScope, Masks},
         owner_key,
     },
     secret_files::{random, replace_file, sync_folder},
-    wire::{Terms, hash_key, hex, unhex},
+    wire::{SessionParameters, hash_key, hex, unhex},
 };
 
 /// Below the dealer's folder: one file a session that is not handed out yet.
@@ -53,7 +53,8 @@ pub struct PreprocessOptions {
 struct Stored {
     format: u32,
     owner: String,
-    terms: Terms,
+    #[serde(rename = "terms")]
+    parameters: SessionParameters,
     /// Hexadecimal.
     sealed_seed0: String,
 }
@@ -62,7 +63,7 @@ struct Stored {
 pub(crate) struct StoredSession {
     session: String,
     pub(crate) owner: String,
-    pub(crate) terms: Terms,
+    pub(crate) parameters: SessionParameters,
     pub(crate) seed0: [u8; 48],
 }
 
@@ -93,7 +94,7 @@ impl StoredSession {
         Ok(Some(Self {
             session: session.into(),
             owner: stored.owner,
-            terms: stored.terms,
+            parameters: stored.parameters,
             seed0,
         }))
     }
@@ -122,7 +123,7 @@ impl StoredSession {
 ///
 /// # Errors
 /// [`ServingError::BadPreprocessRequest`] for an order or a size that does not fit the model;
-/// [`ServingError::NoRoom`] before anything is written; [`ServingError::Io`].
+/// [`ServingError::NoSpace`] before anything is written; [`ServingError::Io`].
 pub fn produce(options: &PreprocessOptions, say: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
     let request = read_request(&options.request)?;
     let corrections = corrections_bytes(&request, options)?;
@@ -146,7 +147,7 @@ pub fn produce(options: &PreprocessOptions, say: &mut dyn FnMut(&str)) -> Result
         .map_err(|error| ServingError::io(&options.folder)(error.into()))?;
     let free_bytes = room.f_bavail * room.f_frsize;
     if total + SPARE_BYTES > free_bytes {
-        return Err(ServingError::NoRoom {
+        return Err(ServingError::NoSpace {
             path: options.folder.clone(),
             needed_bytes: total + SPARE_BYTES,
             free_bytes,
@@ -155,7 +156,7 @@ pub fn produce(options: &PreprocessOptions, say: &mut dyn FnMut(&str)) -> Result
     let dealer_key = owner_key(&options.state, &options.owner)?;
     let adapter_seed = Masks::open(&options.state)?.seed(
         &options.owner,
-        &Holder::Preprocessed,
+        &MaskScope::Preprocessed,
         &request.private_sha256,
     );
     let vault = Vault::open(&options.vault, &options.state)?;
@@ -191,19 +192,22 @@ fn read_request(path: &Path) -> Result<PreprocessRequest, ServingError> {
             request.format
         )));
     }
-    check_supported(&request.terms).map_err(|error| bad(error.message))?;
-    if request.terms.setting != "dealer" {
+    check_supported(&request.parameters).map_err(|error| bad(error.message))?;
+    if request.parameters.setting != "dealer" {
         return Err(bad(format!(
             "in the setting `{}` correlations are made while a session runs",
-            request.terms.setting
+            request.parameters.setting
         )));
     }
-    if request.terms.is_shared() {
+    if request.parameters.is_shared() {
         return Err(bad(
             "correlations for an evaluator of its own are made while a session runs".into(),
         ));
     }
-    request.terms.check_program(&request.spec).map_err(bad)?;
+    request
+        .parameters
+        .check_program(&request.spec)
+        .map_err(bad)?;
     if unhex::<32>(&request.private_sha256).is_none() {
         return Err(bad("`private_sha256` needs 64 hexadecimal digits".into()));
     }
@@ -256,7 +260,7 @@ fn write_session(
     let header = Header {
         format: FORMAT,
         session: session.clone(),
-        terms: request.terms.clone(),
+        parameters: request.parameters.clone(),
         private_sha256: request.private_sha256.clone(),
         bucket: options.bucket,
         tokens: options.tokens,
@@ -312,11 +316,11 @@ fn write_session(
         return Err(error);
     }
     let sealed_seed0 = key.wrap(&session, &Zeroizing::new(seed0.to_bytes()));
-    let (owner, terms) = (options.owner.clone(), request.terms.clone());
+    let (owner, parameters) = (options.owner.clone(), request.parameters.clone());
     let stored = Stored {
         format: FORMAT,
         owner,
-        terms,
+        parameters,
         sealed_seed0,
     };
     let json = serde_json::to_vec(&stored).expect("a session has string keys only");

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::seal::{Head, SealedCorrelations, SealingKey, name_of};
 use crate::{
     ServingError,
-    wire::{Terms, unhex},
+    wire::{SessionParameters, unhex},
 };
 
 const EXTENSION: &str = "ahead";
@@ -122,7 +122,7 @@ impl CorrelationStore {
     pub fn find(
         &self,
         session: &str,
-        terms: &Terms,
+        parameters: &SessionParameters,
         private_sha256: &str,
         selection: Selection,
     ) -> Result<Found, ServingError> {
@@ -143,8 +143,8 @@ impl CorrelationStore {
         if header.session != session || (header.bucket, header.tokens, header.selection) != named {
             return Err(bad("its header says something else than its name".into()));
         }
-        terms
-            .check(&header.terms)
+        parameters
+            .check(&header.parameters)
             .map_err(|error| bad(format!("it was made for another program: {error}")))?;
         if header.selection != selection {
             return Err(bad(format!(

@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     ServingError,
-    state::{Holder, Refusal, State},
+    state::{Principal, Refusal, State},
 };
 
 type Charged = Result<Result<(), Refusal>, ServingError>;
@@ -24,16 +24,16 @@ type Charged = Result<Result<(), Refusal>, ServingError>;
 pub(super) struct Charging {
     state: Arc<dyn State>,
     /// None: nobody is charged.
-    holder: Option<Holder>,
+    principal: Option<Principal>,
     /// One token's charge that is on its way to the disk.
     coming: Option<Receiver<Charged>>,
 }
 
 impl Charging {
-    pub(super) fn new(state: &Arc<dyn State>, holder: Option<Holder>) -> Self {
+    pub(super) fn new(state: &Arc<dyn State>, principal: Option<Principal>) -> Self {
         Self {
             state: state.clone(),
-            holder,
+            principal,
             coming: None,
         }
     }
@@ -44,27 +44,27 @@ impl Charging {
     /// [`ServingError::Quota`] where the budget does not cover it or the key was withdrawn; what
     /// [`State`] reports.
     pub(super) fn pay(&mut self, tokens: u64) -> Result<(), ServingError> {
-        let Some(holder) = &self.holder else {
+        let Some(principal) = &self.principal else {
             return Ok(());
         };
         let paid = match (tokens, self.coming.take()) {
             (0, coming) => {
                 self.coming = coming;
-                self.state.check(holder)?
+                self.state.check(principal)?
             }
             (1, Some(coming)) => match coming.recv() {
                 // It may have been withdrawn since.
-                Ok(Ok(Ok(()))) => self.state.check(holder)?,
+                Ok(Ok(Ok(()))) => self.state.check(principal)?,
                 // The budget may have grown since, or the disk have room again.
-                _ => self.state.charge(holder, 1, SystemTime::now())?,
+                _ => self.state.charge(principal, 1, SystemTime::now())?,
             },
-            (tokens, _) => self.state.charge(holder, tokens, SystemTime::now())?,
+            (tokens, _) => self.state.charge(principal, tokens, SystemTime::now())?,
         };
         paid.map_err(ServingError::Quota)?;
         if self.coming.is_none() {
-            let (state, holder, (sender, receiver)) =
-                (self.state.clone(), holder.clone(), sync_channel(1));
-            let charge = move || drop(sender.send(state.charge(&holder, 1, SystemTime::now())));
+            let (state, principal, (sender, receiver)) =
+                (self.state.clone(), principal.clone(), sync_channel(1));
+            let charge = move || drop(sender.send(state.charge(&principal, 1, SystemTime::now())));
             if std::thread::Builder::new()
                 .name("charge".into())
                 .spawn(charge)
@@ -80,15 +80,15 @@ impl Charging {
 /// Gives back what was paid ahead.
 impl Drop for Charging {
     fn drop(&mut self) {
-        let (Some(holder), Some(coming)) = (&self.holder, self.coming.take()) else {
+        let (Some(principal), Some(coming)) = (&self.principal, self.coming.take()) else {
             return;
         };
         if matches!(coming.recv(), Ok(Ok(Ok(()))))
-            && let Err(error) = self.state.refund(holder, 1)
+            && let Err(error) = self.state.refund(principal, 1)
         {
             tracing::warn!(
                 "one token too many stays charged to `{}`: {error}",
-                holder.name
+                principal.name
             );
         }
     }
@@ -113,7 +113,7 @@ mod tests {
         )
         .unwrap();
         let state: Arc<dyn State> = Arc::new(FileState::open(folder.path(), &keys).unwrap());
-        let alice = state.holder(Some(&key)).unwrap().unwrap().unwrap();
+        let alice = state.principal(Some(&key)).unwrap().unwrap().unwrap();
         let used = || FileState::used(folder.path(), &alice.digest).unwrap().0;
 
         let mut charging = Charging::new(&state, Some(alice.clone()));

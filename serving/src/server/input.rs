@@ -20,8 +20,8 @@ use marill_net::{SharedChannel, WebSocketChannel};
 use super::{IDLE_TIMEOUT, Server};
 use crate::{
     ServingError,
-    seats::Turn,
-    state::Holder,
+    slots::Turn,
+    state::Principal,
     web,
     wire::{InputHello, Reply, recv_hello, send_json},
 };
@@ -34,7 +34,7 @@ const CLIENT_WAIT: Duration = Duration::from_secs(30);
 const LOOK_AROUND: Duration = Duration::from_millis(200);
 
 /// A client's line and whose budget it uses.
-pub(super) type Input = (SharedChannel<WebSocketChannel>, Option<Holder>);
+pub(super) type Input = (SharedChannel<WebSocketChannel>, Option<Principal>);
 
 /// Sessions that wait for their client.
 #[derive(Default)]
@@ -45,7 +45,7 @@ pub(super) struct Inputs(Mutex<HashMap<String, Expected>>);
 struct Expected {
     comparison: Comparison,
     sampling: Option<Sampling>,
-    line: Sender<Input>,
+    connection: Sender<Input>,
 }
 
 impl Inputs {
@@ -56,11 +56,11 @@ impl Inputs {
         comparison: Comparison,
         sampling: Option<Sampling>,
     ) -> Announced<'_> {
-        let (line, receiver) = mpsc::channel();
+        let (connection, receiver) = mpsc::channel();
         let expected = Expected {
             comparison,
             sampling,
-            line,
+            connection,
         };
         self.0
             .lock()
@@ -122,18 +122,18 @@ impl Drop for Announced<'_> {
 
 /// The client's line: a key like any session, counted against its rate and charged for its steps.
 pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
-    let holder = server.check_key(request.headers()).await;
-    let admitted =
-        holder.and_then(|holder| Ok((holder, server.turn(&request, &server.input_seats)?)));
+    let principal = server.check_key(request.headers()).await;
+    let admitted = principal
+        .and_then(|principal| Ok((principal, server.turn(&request, &server.input_slots)?)));
     match admitted {
         Err(refused) => {
             server.refuse(&refused);
             refused.into_response()
         }
-        Ok((holder, turn)) => web::upgrade(request, IDLE_TIMEOUT, move |channel, _| {
-            let mut line = SharedChannel::new(channel);
-            if let Err(error) = join(&server, &mut line, holder, turn) {
-                let _ = send_json(&mut line, &Reply::<()>::refused(&error, CLIENT));
+        Ok((principal, turn)) => web::upgrade(request, IDLE_TIMEOUT, move |channel, _| {
+            let mut connection = SharedChannel::new(channel);
+            if let Err(error) = join(&server, &mut connection, principal, turn) {
+                let _ = send_json(&mut connection, &Reply::<()>::refused(&error, CLIENT));
                 tracing::warn!("a client's line was refused: {error}");
             }
         }),
@@ -142,37 +142,37 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
 
 fn join(
     server: &Server,
-    line: &mut SharedChannel<WebSocketChannel>,
-    holder: Option<Holder>,
+    connection: &mut SharedChannel<WebSocketChannel>,
+    principal: Option<Principal>,
     turn: Turn,
 ) -> Result<(), ServingError> {
-    let hello: InputHello = recv_hello(line, CLIENT)?;
-    line.lock().greeted();
-    let _seat = turn.take("server")?;
-    server.start_session(holder.as_ref())?;
+    let hello: InputHello = recv_hello(connection, CLIENT)?;
+    connection.lock().handshake_done();
+    let _slot = turn.take("server")?;
+    server.start_session(principal.as_ref())?;
     let unknown = || ServingError::NoSession {
         session: hello.session.clone(),
     };
     // All but the material, which the session has, is known before a session is looked for.
     server
         .model
-        .terms
+        .parameters
         .clone()
-        .with_comparison(hello.terms.comparison)
-        .check(&hello.terms)?;
+        .with_comparison(hello.parameters.comparison)
+        .check(&hello.parameters)?;
     let expected = server.inputs.take(&hello.session).ok_or_else(unknown)?;
     server
         .model
-        .terms
+        .parameters
         .clone()
         .with_comparison(expected.comparison)
-        .check(&hello.terms)?;
+        .check(&hello.parameters)?;
     if expected.sampling != hello.sampling {
         return Err(ServingError::SamplingDiffers);
     }
-    send_json(line, &Reply::Welcome(())).map_err(ServingError::net(CLIENT))?;
+    send_json(connection, &Reply::Welcome(())).map_err(ServingError::net(CLIENT))?;
     expected
-        .line
-        .send((line.clone(), holder))
+        .connection
+        .send((connection.clone(), principal))
         .map_err(|_| unknown())
 }

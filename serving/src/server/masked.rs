@@ -19,7 +19,7 @@ use super::SecureModel;
 use crate::{
     ServingError,
     secret_files::replace_file,
-    state::{Holder, KeyDigest, Refusal},
+    state::{KeyDigest, Principal, Refusal},
     wire::hex,
 };
 
@@ -56,7 +56,7 @@ pub(super) struct Sending {
 
 impl Sending {
     /// Sends the file in pieces.
-    pub(super) fn send(mut self, line: &mut dyn Channel) -> Result<(), ServingError> {
+    pub(super) fn send(mut self, connection: &mut dyn Channel) -> Result<(), ServingError> {
         loop {
             let mut piece = Vec::with_capacity(PIECE_BYTES);
             let read = (&mut self.file)
@@ -66,7 +66,9 @@ impl Sending {
             if piece.is_empty() {
                 return Ok(());
             }
-            line.send(piece).map_err(ServingError::net("client"))?;
+            connection
+                .send(piece)
+                .map_err(ServingError::net("client"))?;
         }
     }
 }
@@ -96,7 +98,7 @@ impl MaskedParts {
         model: &SecureModel,
         adapter_seed: &Seed,
         has: Option<&str>,
-        holder: Option<&Holder>,
+        principal: Option<&Principal>,
     ) -> Result<(String, Option<Sending>), ServingError> {
         let name = adapter_seed.derive("name").to_bytes();
         let part = self.part(name);
@@ -109,7 +111,7 @@ impl MaskedParts {
             (None, _) => None,
         };
         // Before anything is made: a refusal costs neither time nor disk.
-        self.count(holder)?;
+        self.count(principal)?;
         let file = match file {
             Some(file) => file,
             None => {
@@ -118,7 +120,7 @@ impl MaskedParts {
                 let digest = hex(&Sha256::digest(&bytes));
                 part.digest = Some(digest.clone());
                 if has == Some(digest.as_str()) {
-                    self.uncount(holder);
+                    self.uncount(principal);
                     return Ok((digest, None));
                 }
                 // From here on the file counts among those that make room.
@@ -150,14 +152,16 @@ impl MaskedParts {
 
     /// # Errors
     /// [`ServingError::Quota`] for a key that was sent its part too often.
-    fn count(&self, holder: Option<&Holder>) -> Result<(), ServingError> {
-        let Some(holder) = holder else { return Ok(()) };
+    fn count(&self, principal: Option<&Principal>) -> Result<(), ServingError> {
+        let Some(principal) = principal else {
+            return Ok(());
+        };
         let mut sent = lock(&self.sent);
         sent.retain(|_, times| {
             times.retain(|at| at.elapsed() < MINUTE);
             !times.is_empty()
         });
-        let times = sent.entry(holder.digest).or_default();
+        let times = sent.entry(principal.digest).or_default();
         if times.len() as u64 >= SENT_A_MINUTE {
             let retry_after = MINUTE.saturating_sub(times[0].elapsed()) + Duration::from_secs(1);
             let what = "downloads of the masked part";
@@ -172,9 +176,9 @@ impl MaskedParts {
     }
 
     /// Takes the last count back: the part was not sent.
-    fn uncount(&self, holder: Option<&Holder>) {
+    fn uncount(&self, principal: Option<&Principal>) {
         let mut sent = lock(&self.sent);
-        if let Some(times) = holder.and_then(|holder| sent.get_mut(&holder.digest)) {
+        if let Some(times) = principal.and_then(|principal| sent.get_mut(&principal.digest)) {
             times.pop();
         }
     }
@@ -288,11 +292,11 @@ mod tests {
         let (folder, model) = (tempfile::tempdir().unwrap(), model());
         let parts = MaskedParts::open(folder.path().join("masked")).unwrap();
         let seed = Seed::from_bytes([1; 32]);
-        let holder = |byte| Holder {
+        let principal = |byte| Principal {
             digest: [byte; 32],
             name: "a".into(),
         };
-        let ask = |byte| parts.of(&model, &seed, None, Some(&holder(byte)));
+        let ask = |byte| parts.of(&model, &seed, None, Some(&principal(byte)));
         (0..SENT_A_MINUTE).for_each(|_| drop(ask(1).unwrap()));
         let refused = ask(1).map(|_| ()).unwrap_err();
         assert_eq!(refused.refusal_code("client"), "rate_limited");
@@ -301,7 +305,7 @@ mod tests {
         let (digest, _) = ask(2).unwrap();
         assert!(
             parts
-                .of(&model, &seed, Some(&digest), Some(&holder(1)))
+                .of(&model, &seed, Some(&digest), Some(&principal(1)))
                 .is_ok(),
             "who has it needs none"
         );

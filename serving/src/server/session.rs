@@ -13,11 +13,12 @@ use crate::{
     metrics::Metrics,
     pace::Pace,
     preprocessing::Correlations,
-    seats::{Seat, Turn},
-    state::Holder,
+    slots::{SessionSlot, Turn},
+    state::Principal,
     wire::{
-        ClientHello, CorrectionsHello, NewRelease, Release, Reply, ServerWelcome, Step, Terms,
-        hash_key, recv_hello, recv_input_share, recv_reply, send_json, send_token_share, unhex,
+        ClientHello, CorrectionsHello, NewRelease, Release, Reply, ServerWelcome,
+        SessionParameters, Step, hash_key, recv_hello, recv_input_share, recv_reply, send_json,
+        send_token_share, unhex,
     },
 };
 
@@ -33,15 +34,15 @@ const DEALER_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) fn run(
     server: &Server,
     channel: WebSocketChannel,
-    holder: Option<Holder>,
+    principal: Option<Principal>,
     turn: Turn,
 ) -> Result<(), ServingError> {
     let mut client = SharedChannel::new(channel);
     let mut input = None;
     let began = Instant::now();
     // Held to the end.
-    let mut seat = None;
-    let opened = open(server, &mut client, holder.as_ref(), (turn, &mut seat));
+    let mut slot = None;
+    let opened = open(server, &mut client, principal.as_ref(), (turn, &mut slot));
     let result = opened.and_then(|(mut source, mut session, waiting)| {
         server.metrics.opened(began.elapsed());
         let mut pace = Pace::start(&client);
@@ -52,18 +53,18 @@ pub(super) fn run(
                 &mut source,
                 &mut session,
                 &mut pace,
-                holder.as_ref(),
+                principal.as_ref(),
             ),
-            Some(announced) => announced.wait(&client).and_then(|(line, holder)| {
-                let line = input.insert(line);
-                pace.with(line);
+            Some(announced) => announced.wait(&client).and_then(|(connection, principal)| {
+                let connection = input.insert(connection);
+                pace.with(connection);
                 serve(
                     server,
-                    line,
+                    connection,
                     &mut source,
                     &mut session,
                     &mut pace,
-                    holder.as_ref(),
+                    principal.as_ref(),
                 )
             }),
         };
@@ -77,13 +78,13 @@ pub(super) fn run(
         .as_ref()
         .err()
         .map_or(CLOSE_NORMAL, ServingError::close_code);
-    for line in input.iter().chain([&client]) {
-        line.lock().close_with(code, &reason);
+    for connection in input.iter().chain([&client]) {
+        connection.lock().close_with(code, &reason);
     }
     result
 }
 
-type Line = SharedChannel<WebSocketChannel>;
+type Connection = SharedChannel<WebSocketChannel>;
 /// Where the client is not E0, its line is waited for.
 type Waiting<'a> = Option<Announced<'a>>;
 
@@ -95,7 +96,12 @@ enum E1 {
 
 impl E1 {
     /// Runs a step that `client` announced.
-    fn step(&mut self, step: Step, client: &mut Line, width: usize) -> Result<(), ServingError> {
+    fn step(
+        &mut self,
+        step: Step,
+        client: &mut Connection,
+        width: usize,
+    ) -> Result<(), ServingError> {
         let token = match (self, step) {
             (Self::Own(session), Step::Prefill { bucket }) => return Ok(session.prefill(bucket)?),
             (Self::Own(session), _) => return Ok(session.decode()?),
@@ -113,7 +119,7 @@ impl E1 {
 /// Where this session's corrections come from.
 enum CorrelationSource {
     /// The dealer, who hears of each step.
-    Live(Line),
+    Live(Connection),
     /// A file for a prompt of this bucket and so many tokens; the prompt was charged when the file
     /// was opened.
     Preprocessed {
@@ -176,11 +182,11 @@ impl CorrelationSource {
 
 fn open<'a>(
     server: &'a Server,
-    client: &mut Line,
-    holder: Option<&Holder>,
-    seat: (Turn, &mut Option<Seat>),
+    client: &mut Connection,
+    principal: Option<&Principal>,
+    slot: (Turn, &mut Option<SessionSlot>),
 ) -> Result<(CorrelationSource, E1, Waiting<'a>), ServingError> {
-    match greet(server, client, holder, seat) {
+    match handshake(server, client, principal, slot) {
         Ok(opened) => Ok(opened),
         Err(error) => {
             server.metrics.refuse(error.refusal_code(CLIENT));
@@ -190,21 +196,21 @@ fn open<'a>(
     }
 }
 
-fn greet<'a>(
+fn handshake<'a>(
     server: &'a Server,
-    client: &mut Line,
-    holder: Option<&Holder>,
-    (turn, seat): (Turn, &mut Option<Seat>),
+    client: &mut Connection,
+    principal: Option<&Principal>,
+    (turn, slot): (Turn, &mut Option<SessionSlot>),
 ) -> Result<(CorrelationSource, E1, Waiting<'a>), ServingError> {
     let hello: ClientHello = recv_hello(client, CLIENT)?;
-    client.lock().greeted();
-    *seat = Some(turn.take("server")?);
+    client.lock().handshake_done();
+    *slot = Some(turn.take("server")?);
     Metrics::add(&server.metrics.sessions_started, 1);
-    server.start_session(holder)?;
+    server.start_session(principal)?;
     // The adapter may have to be made and sent.
     let mut pace = Pace::start(client);
     let model = &server.model;
-    let comparison = hello.terms.comparison;
+    let comparison = hello.parameters.comparison;
     let reason = match (comparison, hello.correlations) {
         (Comparison::Dcf, _) if !model.comparisons().contains(&comparison) => {
             Some("this server accepts one-hot only")
@@ -217,8 +223,8 @@ fn greet<'a>(
     if let Some(reason) = reason {
         return Err(ServingError::NoDcf { reason });
     }
-    let terms = model.terms.clone().with_comparison(comparison);
-    terms.check(&hello.terms)?;
+    let parameters = model.parameters.clone().with_comparison(comparison);
+    parameters.check(&hello.parameters)?;
     if unhex::<16>(&hello.session).is_none() {
         return Err(ServingError::BadMessage {
             peer: CLIENT,
@@ -234,20 +240,22 @@ fn greet<'a>(
     let (sampling, selection) = (hello.sampling, Selection::of(hello.sampling));
     let name = hello.session.clone();
     let (source, corrections, [adapter_seed, seed1]) = match hello.correlations {
-        Correlations::Live => live(server, &terms, &hello, selection)?,
-        Correlations::Preprocessed => preprocessed(server, &terms, &hello, selection, holder)?,
+        Correlations::Live => live(server, &parameters, &hello, selection)?,
+        Correlations::Preprocessed => {
+            preprocessed(server, &parameters, &hello, selection, principal)?
+        }
     };
 
     let has = hello.adapter_sha256.as_deref();
-    let (adapter_sha256, sending) = server.masked.of(model, &adapter_seed, has, holder)?;
+    let (adapter_sha256, sending) = server.masked.of(model, &adapter_seed, has, principal)?;
     let adapter_bytes = sending.as_ref().map_or(0, |sending| sending.bytes);
     // Before the evaluator can tell the client.
     let waiting = model
-        .terms
+        .parameters
         .is_shared()
         .then(|| server.inputs.expect(&name, comparison, sampling));
     let welcome = ServerWelcome {
-        terms,
+        parameters,
         adapter_sha256,
         adapter_bytes,
     };
@@ -268,7 +276,7 @@ fn greet<'a>(
         .with_sampling(sampling)
         .with_comparison(comparison)
         .with_hash_key(&hash_key(&name));
-    let session = match model.terms.is_shared() {
+    let session = match model.parameters.is_shared() {
         false => E1::Own(Box::new(session)),
         true => E1::Shared(Box::new(session.with_shared_io())),
     };
@@ -279,17 +287,21 @@ type Dealt = (CorrelationSource, Box<dyn Channel>, [Seed; 2]);
 
 fn live(
     server: &Server,
-    terms: &Terms,
+    parameters: &SessionParameters,
     hello: &ClientHello,
     selection: Selection,
 ) -> Result<Dealt, ServingError> {
-    let line = server
+    let connection = server
         .dealer
         .websocket("/v1/corrections", DEALER_TIMEOUT)
         .map_err(ServingError::net(DEALER))?;
-    let mut line = SharedChannel::new(line);
-    let seeds = claim(server, &mut line, terms, hello, selection)?;
-    Ok((CorrelationSource::Live(line.clone()), Box::new(line), seeds))
+    let mut connection = SharedChannel::new(connection);
+    let seeds = claim(server, &mut connection, parameters, hello, selection)?;
+    Ok((
+        CorrelationSource::Live(connection.clone()),
+        Box::new(connection),
+        seeds,
+    ))
 }
 
 /// The file is found, the prompt is paid for, the dealer gives its word and what opens the file,
@@ -297,10 +309,10 @@ fn live(
 /// or cannot pay, uses no file up.
 fn preprocessed(
     server: &Server,
-    terms: &Terms,
+    parameters: &SessionParameters,
     hello: &ClientHello,
     selection: Selection,
-    holder: Option<&Holder>,
+    principal: Option<&Principal>,
 ) -> Result<Dealt, ServingError> {
     let session = &hello.session;
     let store = server
@@ -316,23 +328,23 @@ fn preprocessed(
     }
     let found = store.find(
         session,
-        &server.model.terms,
+        &server.model.parameters,
         &server.model.private_sha256,
         selection,
     )?;
     let bucket = found.bucket();
-    if let Some(holder) = holder {
+    if let Some(principal) = principal {
         server
             .state
-            .charge(holder, bucket as u64, SystemTime::now())?
+            .charge(principal, bucket as u64, SystemTime::now())?
             .map_err(ServingError::Quota)?;
     }
-    let release = match release(server, terms, hello) {
+    let release = match release(server, parameters, hello) {
         Ok(release) => release,
         Err(error) => {
             // Nothing was used up, so nothing is owed.
-            if let Some(holder) = holder {
-                server.state.refund(holder, bucket as u64)?;
+            if let Some(principal) = principal {
+                server.state.refund(principal, bucket as u64)?;
             }
             return Err(error);
         }
@@ -353,7 +365,7 @@ fn preprocessed(
 /// The dealer's word that this session is unused and this client's.
 fn release(
     server: &Server,
-    terms: &Terms,
+    parameters: &SessionParameters,
     hello: &ClientHello,
 ) -> Result<Zeroizing<[u8; 32]>, ServingError> {
     let bad = |reason: String| ServingError::BadMessage {
@@ -362,7 +374,7 @@ fn release(
     };
     let request = NewRelease {
         session: hello.session.clone(),
-        terms: terms.clone(),
+        parameters: parameters.clone(),
         proof: hello.proof.clone(),
     };
     let json = serde_json::to_vec(&request).map_err(|error| bad(error.to_string()))?;
@@ -383,14 +395,14 @@ fn release(
 /// Takes this session's seeds from the dealer: the adapter mask's, then E1's.
 fn claim(
     server: &Server,
-    source: &mut Line,
-    terms: &Terms,
+    source: &mut Connection,
+    parameters: &SessionParameters,
     hello: &ClientHello,
     selection: Selection,
 ) -> Result<[Seed; 2], ServingError> {
     let model = &server.model;
     let request = CorrectionsHello {
-        terms: terms.clone(),
+        parameters: parameters.clone(),
         session: hello.session.clone(),
         spec: model.spec.clone(),
         private_sha256: model.private_sha256.clone(),
@@ -426,11 +438,11 @@ fn half(frame: &[u8], index: usize) -> Option<[u8; 32]> {
 
 fn serve(
     server: &Server,
-    client: &mut Line,
+    client: &mut Connection,
     source: &mut CorrelationSource,
     session: &mut E1,
     pace: &mut Pace,
-    holder: Option<&Holder>,
+    principal: Option<&Principal>,
 ) -> Result<(), ServingError> {
     let spec = &server.model.spec;
     let bad = |reason: String| ServingError::BadMessage {
@@ -438,7 +450,7 @@ fn serve(
         reason,
     };
     let mut positions = 0;
-    let mut charging = Charging::new(&server.state, holder.cloned());
+    let mut charging = Charging::new(&server.state, principal.cloned());
     loop {
         let frame = client.recv().map_err(ServingError::net(CLIENT))?;
         let step = Step::parse(&frame).map_err(bad)?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Holder, Key, KeyDigest, Limits, Refusal, State, WINDOW, WhenInUse, key_digest,
+    Key, KeyDigest, Limits, Principal, Refusal, State, WINDOW, WhenInUse, key_digest,
     keys::KeyFile,
     store::{self, Recent, Store},
     takeover::KEYS_SEEN_FILE,
@@ -78,9 +78,9 @@ impl FileState {
         Ok(())
     }
 
-    fn limits(&self, holder: &Holder) -> Result<Result<Limits, Refusal>, ServingError> {
+    fn limits(&self, principal: &Principal) -> Result<Result<Limits, Refusal>, ServingError> {
         let keys = self.keys.current()?;
-        let key = keys.as_ref().and_then(|keys| keys.find(&holder.digest));
+        let key = keys.as_ref().and_then(|keys| keys.find(&principal.digest));
         Ok(key.map(|key| key.limits).ok_or(Refusal::Unknown))
     }
 }
@@ -148,39 +148,44 @@ impl State for FileState {
         self.store.is_claimed(role, session)
     }
 
-    fn holder(&self, key: Option<&str>) -> Result<Result<Option<Holder>, Refusal>, ServingError> {
+    fn principal(
+        &self,
+        key: Option<&str>,
+    ) -> Result<Result<Option<Principal>, Refusal>, ServingError> {
         let Some(keys) = self.keys.current()? else {
             return Ok(Ok(None));
         };
         self.note_keys()?;
         let found = key.and_then(|key| keys.find(&key_digest(key)));
-        let holder = |key: &Key| Holder {
+        let principal = |key: &Key| Principal {
             digest: key.digest,
             name: key.name.clone(),
         };
-        Ok(found.map(|key| Some(holder(key))).ok_or(Refusal::Unknown))
+        Ok(found
+            .map(|key| Some(principal(key)))
+            .ok_or(Refusal::Unknown))
     }
 
-    fn check(&self, holder: &Holder) -> Result<Result<(), Refusal>, ServingError> {
-        Ok(self.limits(holder)?.map(|_| ()))
+    fn check(&self, principal: &Principal) -> Result<Result<(), Refusal>, ServingError> {
+        Ok(self.limits(principal)?.map(|_| ()))
     }
 
-    fn refund(&self, holder: &Holder, tokens: u64) -> Result<(), ServingError> {
-        self.store.refund(&holder.digest, tokens)
+    fn refund(&self, principal: &Principal, tokens: u64) -> Result<(), ServingError> {
+        self.store.refund(&principal.digest, tokens)
     }
 
     fn start_session(
         &self,
-        holder: &Holder,
+        principal: &Principal,
         now: SystemTime,
     ) -> Result<Result<(), Refusal>, ServingError> {
-        let limits = match self.limits(holder)? {
+        let limits = match self.limits(principal)? {
             Ok(limits) => limits,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let seconds = unix_seconds(now);
         self.store
-            .charge(&holder.digest, seconds, (0, 1), |used, recent| {
+            .charge(&principal.digest, seconds, (0, 1), |used, recent| {
                 if let Some(limit) = limits.tokens.filter(|limit| used.tokens >= *limit) {
                     return Err(Refusal::BudgetSpent { limit });
                 }
@@ -206,16 +211,16 @@ impl State for FileState {
 
     fn charge(
         &self,
-        holder: &Holder,
+        principal: &Principal,
         tokens: u64,
         now: SystemTime,
     ) -> Result<Result<(), Refusal>, ServingError> {
-        let limits = match self.limits(holder)? {
+        let limits = match self.limits(principal)? {
             Ok(limits) => limits,
             Err(refusal) => return Ok(Err(refusal)),
         };
         self.store.charge(
-            &holder.digest,
+            &principal.digest,
             unix_seconds(now),
             (tokens, 0),
             |used, _| match limits
@@ -245,7 +250,7 @@ mod tests {
         let path = folder.path().join("keys");
         let open = || FileState::open(folder.path(), &path).unwrap();
         assert_eq!(
-            open().holder(None).unwrap(),
+            open().principal(None).unwrap(),
             Ok(None),
             "without a file everybody is served"
         );
@@ -257,9 +262,12 @@ mod tests {
         };
         let key = Keys::add(&path, "alice", limits).unwrap();
         let state = open();
-        assert_eq!(state.holder(None).unwrap(), Err(Refusal::Unknown));
-        assert_eq!(state.holder(Some("guess")).unwrap(), Err(Refusal::Unknown));
-        let alice = state.holder(Some(&key)).unwrap().unwrap().unwrap();
+        assert_eq!(state.principal(None).unwrap(), Err(Refusal::Unknown));
+        assert_eq!(
+            state.principal(Some("guess")).unwrap(),
+            Err(Refusal::Unknown)
+        );
+        let alice = state.principal(Some(&key)).unwrap().unwrap().unwrap();
         assert_eq!(state.start_session(&alice, at(100)).unwrap(), Ok(()));
         assert_eq!(state.charge(&alice, 32, at(100)).unwrap(), Ok(()));
         drop(state);
@@ -313,7 +321,7 @@ mod tests {
             "{error}"
         );
         // `marill keys` works beside it.
-        let alice = first.holder(Some(&key)).unwrap().unwrap().unwrap();
+        let alice = first.principal(Some(&key)).unwrap().unwrap().unwrap();
         assert_eq!(first.charge(&alice, 5, at(1)).unwrap(), Ok(()));
         assert_eq!(
             FileState::used(&folder.path().join("a"), &alice.digest).unwrap(),
@@ -334,7 +342,7 @@ mod tests {
         };
         let key = Keys::add(&path, "bob", limits).unwrap();
         let state = FileState::open(folder.path(), &path).unwrap();
-        let bob = state.holder(Some(&key)).unwrap().unwrap().unwrap();
+        let bob = state.principal(Some(&key)).unwrap().unwrap().unwrap();
         assert_eq!(state.start_session(&bob, at(100)).unwrap(), Ok(()));
         assert_eq!(state.start_session(&bob, at(110)).unwrap(), Ok(()));
         let retry_after = Duration::from_secs(40);
@@ -353,16 +361,16 @@ mod tests {
         let path = folder.path().join("keys");
         let key = Keys::add(&path, "carol", Limits::default()).unwrap();
         let state = FileState::open(folder.path(), &path).unwrap();
-        let carol = state.holder(Some(&key)).unwrap().unwrap().unwrap();
+        let carol = state.principal(Some(&key)).unwrap().unwrap().unwrap();
         Keys::revoke(&path, "carol").unwrap();
-        assert_eq!(state.holder(Some(&key)).unwrap(), Err(Refusal::Unknown));
+        assert_eq!(state.principal(Some(&key)).unwrap(), Err(Refusal::Unknown));
         assert_eq!(
             state.charge(&carol, 1, at(1)).unwrap(),
             Err(Refusal::Unknown),
             "also within a session"
         );
         std::fs::remove_file(&path).unwrap();
-        assert!(state.holder(Some(&key)).is_err() && state.holder(None).is_err());
+        assert!(state.principal(Some(&key)).is_err() && state.principal(None).is_err());
         drop(state);
         let open = || FileState::open(folder.path(), &path).map(|_| ());
         let error = open().unwrap_err().to_string();

@@ -23,7 +23,8 @@ use marill_serving::{
     server::SecureModel,
     ticket::{For, Signer, Ticket},
     wire::{
-        ClientHello, NewSession, ServerWelcome, SessionGrant, Setting, Terms, recv_reply, send_json,
+        ClientHello, NewSession, ServerWelcome, SessionGrant, SessionParameters, Setting,
+        recv_reply, send_json,
     },
 };
 
@@ -34,7 +35,7 @@ pub struct World {
     pub spec: DecoderSpec,
     pub public: Arc<PublicWeights>,
     pub private: Arc<PrivateWeights>,
-    pub terms: Terms,
+    pub parameters: SessionParameters,
     pub parties: Parties,
     pub folder: tempfile::TempDir,
 }
@@ -72,7 +73,7 @@ impl World {
         preprocessed: bool,
         route: impl FnOnce(Endpoint) -> Endpoint,
     ) -> Self {
-        let (spec, terms) = (model.spec.clone(), model.terms.clone());
+        let (spec, parameters) = (model.spec.clone(), model.parameters.clone());
         let (public, private) = (model.public.clone(), model.private.clone());
         let files = folder.path().join("files");
         let preprocessed = preprocessed.then_some(files.as_path());
@@ -82,7 +83,7 @@ impl World {
             spec,
             public,
             private,
-            terms,
+            parameters,
             parties,
             folder,
         }
@@ -97,7 +98,7 @@ impl World {
         SessionOpener {
             server: HttpClient::new(server.clone(), None),
             dealer: HttpClient::new(self.parties.dealer.clone(), None),
-            terms: self.terms.clone(),
+            parameters: self.parameters.clone(),
             spec: self.spec.clone(),
             public: self.public.clone(),
             party: None,
@@ -116,9 +117,9 @@ impl World {
 
     /// Asks the dealer as a client would, with this ticket.
     pub fn ask_with(&self, client_id: &str, ticket: Ticket, candidates: &[String]) -> Response {
-        let (terms, client_id) = (self.terms.clone(), client_id.to_string());
+        let (parameters, client_id) = (self.parameters.clone(), client_id.to_string());
         let request = NewSession {
-            terms,
+            parameters,
             client_id,
             ticket,
             candidates: candidates.to_vec(),
@@ -146,7 +147,7 @@ impl World {
     }
 
     /// Greets the server under a session's name.
-    pub fn greet(
+    pub fn handshake(
         &self,
         session: &str,
         proof: &str,
@@ -156,9 +157,13 @@ impl World {
         let mut channel = server
             .websocket("/v1/session", Duration::from_secs(5))
             .unwrap();
-        let (terms, session, proof) = (self.terms.clone(), session.to_string(), proof.to_string());
+        let (parameters, session, proof) = (
+            self.parameters.clone(),
+            session.to_string(),
+            proof.to_string(),
+        );
         let hello = ClientHello {
-            terms,
+            parameters,
             session,
             correlations,
             proof,

@@ -10,7 +10,7 @@ use marill_mpc::{
     nn::{self, NormScale},
     real::Real,
     testing::{gaussian, random_weights, tiny_spec},
-    twin::Clear,
+    twin::PlaintextEngine,
 };
 use marill_net::memory_pair;
 use marill_numeric::tables::tables;
@@ -350,7 +350,7 @@ fn errors(
     measured: &Measured,
 ) -> anyhow::Result<(Option<f64>, Option<f64>, bool)> {
     let (n, rows) = (input.len(), op.rows(input.len()));
-    let mut clear = Clear::new(Arc::clone(&weights.1), 0);
+    let mut clear = PlaintextEngine::new(Arc::clone(&weights.1), 0);
     let wire = clear.input(Some(input), rows, n / rows, 64)?;
     let expected = op.run(&mut clear, &wire, n)?;
     let mut real = Real::new(Arc::clone(&weights.1), 0);

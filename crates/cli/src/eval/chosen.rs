@@ -56,7 +56,7 @@ impl Chosen {
         }
         if let (Some(recipe), Some(file)) = (&recipe, &file) {
             for task in &mut chosen.tasks {
-                if task.ask_as(&recipe.dataset) {
+                if task.format_as(&recipe.dataset) {
                     eprintln!(
                         "`{}` is asked in the words of `{}`",
                         task.name,

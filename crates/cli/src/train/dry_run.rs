@@ -7,7 +7,7 @@ use marill_mpc::{MaskedAdapter, PrivateForm, tally_decode, tally_prefill};
 use marill_partition::decoder_spec;
 use marill_recipe::{Init, Recipe};
 use marill_report::{bytes, count};
-use marill_training::{Rehearsal, TrainOptions, rehearse, transforms_for};
+use marill_training::{DryRun, TrainOptions, dry_run, transforms_for};
 use serde_json::{Value, json};
 
 use crate::{base_model::Search, failure::BadInput, model_dir::numbers_of};
@@ -24,7 +24,7 @@ const KEYS: usize = 128;
 /// # Errors
 /// [`BadInput`] for recipe, data and model.
 pub fn run(recipe: &Recipe, options: &TrainOptions, json: bool) -> anyhow::Result<ExitCode> {
-    let rehearsal = rehearse(recipe, options).map_err(|error| BadInput(error.into()))?;
+    let dry_run = dry_run(recipe, options).map_err(|error| BadInput(error.into()))?;
     // Embedding and head would be published with a partition; a run that trains them cannot have
     // one.
     let leaves_embedding =
@@ -32,14 +32,14 @@ pub fn run(recipe: &Recipe, options: &TrainOptions, json: bool) -> anyhow::Resul
     let can_be_private = leaves_embedding && recipe.model.init == Init::Pretrained;
     let secure = if can_be_private {
         // Both forms keep exactly what is trained.
-        let private_bytes = rehearsal.estimate.trained_parameters as u64 * 4;
+        let private_bytes = dry_run.estimate.trained_parameters as u64 * 4;
         Some(secure_cost(recipe, options, private_bytes).map_err(BadInput)?)
     } else {
         None
     };
     if json {
-        let mut found = json!({ "output_dir": recipe.output.dir, "train": rehearsal });
-        found["trained_parameters"] = rehearsal.estimate.trained_parameters.into();
+        let mut found = json!({ "output_dir": recipe.output.dir, "train": dry_run });
+        found["trained_parameters"] = dry_run.estimate.trained_parameters.into();
         if let Some(Value::Object(secure)) = secure {
             found
                 .as_object_mut()
@@ -49,7 +49,7 @@ pub fn run(recipe: &Recipe, options: &TrainOptions, json: bool) -> anyhow::Resul
         println!("{found:#}");
         return Ok(ExitCode::SUCCESS);
     }
-    print_training(&rehearsal, recipe.lora.is_some());
+    print_training(&dry_run, recipe.lora.is_some());
     match &secure {
         Some(secure) => print_secure(secure),
         None => {
@@ -67,10 +67,10 @@ pub fn run(recipe: &Recipe, options: &TrainOptions, json: bool) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_training(rehearsal: &Rehearsal, low_rank: bool) {
-    let estimate = &rehearsal.estimate;
+fn print_training(dry_run: &DryRun, low_rank: bool) {
+    let estimate = &dry_run.estimate;
     let size = |value: usize| bytes(value as u64);
-    eprint!("{}", rehearsal.data);
+    eprint!("{}", dry_run.data);
     println!(
         "trained            {} parameters",
         count(estimate.trained_parameters as u64)
@@ -83,21 +83,21 @@ fn print_training(rehearsal: &Rehearsal, low_rank: bool) {
     println!(
         "time               {:.0} s at {:.0} tokens/s on this machine as busy as it is now, \
          without the export",
-        rehearsal.seconds, rehearsal.tokens_per_second
+        dry_run.seconds, dry_run.tokens_per_second
     );
-    let how = if rehearsal.gradient_checkpointing {
+    let how = if dry_run.gradient_checkpointing {
         "one layer's graph at a time"
     } else {
         "graphs of all layers"
     };
-    let graph = if rehearsal.gradient_checkpointing {
+    let graph = if dry_run.gradient_checkpointing {
         estimate.graph_bytes_in_blocks
     } else {
         estimate.graph_bytes
     };
     println!(
         "memory             {}: weights {}, {how} {}, cache {}, optimiser {}, rest {}",
-        size(rehearsal.memory_bytes),
+        size(dry_run.memory_bytes),
         size(estimate.weight_bytes),
         size(graph),
         size(estimate.cache_bytes),

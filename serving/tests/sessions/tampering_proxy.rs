@@ -14,7 +14,7 @@ const TRAILER_BYTES: usize = 8;
 
 /// What happens to a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spoil {
+pub enum Fault {
     /// A byte of the payload is missing.
     Shorten,
     /// A byte more than there was.
@@ -41,20 +41,20 @@ pub enum From {
 }
 
 /// The next connection's frame of this number, counted from zero in its direction, is spoilt.
-pub type Plan = Option<(From, usize, Spoil)>;
+pub type Plan = Option<(From, usize, Fault)>;
 
 #[derive(Clone, Default)]
-pub struct Meddler(Arc<Mutex<Plan>>);
+pub struct TamperingProxy(Arc<Mutex<Plan>>);
 
-impl Meddler {
+impl TamperingProxy {
     /// Relays to `target`; connect to the returned address instead.
     pub fn start(target: &Endpoint) -> (Self, Endpoint) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap())
             .parse()
             .unwrap();
-        let (meddler, target) = (Self::default(), target.authority());
-        let plan = meddler.0.clone();
+        let (proxy, target) = (Self::default(), target.authority());
+        let plan = proxy.0.clone();
         thread::spawn(move || {
             for opener in listener.incoming().map_while(Result::ok) {
                 let service = TcpStream::connect(&target).unwrap();
@@ -82,7 +82,7 @@ impl Meddler {
                 }
             }
         });
-        (meddler, endpoint)
+        (proxy, endpoint)
     }
 
     pub fn plan(&self, plan: Plan) {
@@ -108,41 +108,41 @@ fn relay(
     let mut held: Option<Vec<u8>> = None;
     for number in 0.. {
         let frame = Frame::read(&mut input)?;
-        let spoil = {
+        let fault = {
             let mut plan = plan.lock().unwrap();
             match *plan {
-                Some((whose, which, spoil))
+                Some((whose, which, fault))
                     if whose == from && which == number && frame.is_data() =>
                 {
                     *plan = None;
-                    Some(spoil)
+                    Some(fault)
                 }
                 _ => None,
             }
         };
-        match spoil {
+        match fault {
             None => output.write_all(&frame.bytes())?,
-            Some(Spoil::Shorten) => output.write_all(&frame.resized(false).bytes())?,
-            Some(Spoil::Lengthen) => output.write_all(&frame.resized(true).bytes())?,
-            Some(Spoil::Repeat) => output.write_all(&[frame.bytes(), frame.bytes()].concat())?,
-            Some(Spoil::Drop) => {}
-            Some(Spoil::Swap) => {
+            Some(Fault::Shorten) => output.write_all(&frame.resized(false).bytes())?,
+            Some(Fault::Lengthen) => output.write_all(&frame.resized(true).bytes())?,
+            Some(Fault::Repeat) => output.write_all(&[frame.bytes(), frame.bytes()].concat())?,
+            Some(Fault::Drop) => {}
+            Some(Fault::Swap) => {
                 held = Some(frame.bytes());
                 continue;
             }
-            Some(Spoil::Cut) => {
+            Some(Fault::Cut) => {
                 let bytes = frame.bytes();
                 output.write_all(&bytes[..bytes.len() / 2])?;
                 return Ok(());
             }
-            Some(Spoil::Text) => output.write_all(
+            Some(Fault::Text) => output.write_all(
                 &Frame {
                     first: 0x81,
                     ..frame
                 }
                 .bytes(),
             )?,
-            Some(Spoil::Huge) => {
+            Some(Fault::Huge) => {
                 let mask = u8::from(from == From::Opener) << 7;
                 output.write_all(&[0x82, 127 | mask, 0, 0, 1, 0, 0, 0, 0, 0, 1, 2, 3, 4])?;
             }

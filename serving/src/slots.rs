@@ -22,7 +22,7 @@ use crate::{ServingError, web::HttpError};
 /// How long running sessions may take to end after the first signal.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// How long a session waits for a place: shorter than the dealer keeps what it granted.
-pub(crate) const SEAT_WAIT: Duration = Duration::from_secs(20);
+pub(crate) const SLOT_WAIT: Duration = Duration::from_secs(20);
 /// Sessions that may wait for a place.
 pub(crate) const MAX_WAITING: usize = 64;
 /// Weight of the newest session in the mean of their times.
@@ -31,7 +31,7 @@ const MAX_RETRY_SECONDS: f64 = 600.0;
 
 /// Sessions that run now, each on a thread of its own, and those that wait.
 pub struct Sessions {
-    seats: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     limit: usize,
     waiting: AtomicUsize,
     max_waiting: usize,
@@ -57,7 +57,7 @@ impl Sessions {
     /// With room for so many who wait.
     pub fn with_queue(limit: usize, max_waiting: usize) -> Arc<Self> {
         Arc::new(Self {
-            seats: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            slots: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
             limit,
             waiting: AtomicUsize::new(0),
             max_waiting,
@@ -81,15 +81,15 @@ impl Sessions {
 
     /// # Errors
     /// 503 while shutting down, 429 when as many sessions run as are allowed.
-    pub fn admit(self: &Arc<Self>) -> Result<Seat, HttpError> {
+    pub fn admit(self: &Arc<Self>) -> Result<SessionSlot, HttpError> {
         if self.is_draining() {
             return Err(shutting_down());
         }
         // Whoever waits gets a seat that becomes free before it can be seen here.
-        self.seats
+        self.slots
             .clone()
             .try_acquire_owned()
-            .map(|permit| self.seat(permit))
+            .map(|permit| self.slot(permit))
             .map_err(|_| self.full())
     }
 
@@ -98,23 +98,26 @@ impl Sessions {
     ///
     /// # Errors
     /// As [`Self::admit`], where there is no place to wait or the patience is over.
-    pub async fn admit_in_turn(self: &Arc<Self>, patience: Duration) -> Result<Seat, HttpError> {
+    pub async fn admit_in_turn(
+        self: &Arc<Self>,
+        patience: Duration,
+    ) -> Result<SessionSlot, HttpError> {
         match self.admit() {
             Err(full) if full.status == StatusCode::TOO_MANY_REQUESTS => {}
             done => return done,
         }
         let _waiting = Waiting::enter(self).ok_or_else(|| self.full())?;
-        match tokio::time::timeout(patience, self.seats.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(self.seat(permit)),
+        match tokio::time::timeout(patience, self.slots.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(self.slot(permit)),
             Ok(Err(_)) => Err(shutting_down()),
             Err(_) => Err(self.full()),
         }
     }
 
-    fn seat(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Seat {
+    fn slot(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> SessionSlot {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.times().running.insert(number, Instant::now());
-        Seat {
+        SessionSlot {
             sessions: self.clone(),
             number,
             _permit: permit,
@@ -164,7 +167,7 @@ impl Sessions {
 
     pub(crate) async fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        self.seats.close();
+        self.slots.close();
         let deadline = Instant::now() + SHUTDOWN_GRACE;
         while self.active() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -256,12 +259,12 @@ impl Turn {
     ///
     /// # Errors
     /// [`ServingError::Refused`] by `service`, as [`Sessions::admit_in_turn`] says.
-    pub(crate) fn take(self, service: &'static str) -> Result<Seat, ServingError> {
+    pub(crate) fn take(self, service: &'static str) -> Result<SessionSlot, ServingError> {
         drop(self.guest);
-        let seat = self
+        let slot = self
             .runtime
-            .block_on(self.sessions.admit_in_turn(SEAT_WAIT));
-        seat.map_err(ServingError::refused_by(service))
+            .block_on(self.sessions.admit_in_turn(SLOT_WAIT));
+        slot.map_err(ServingError::refused_by(service))
     }
 }
 
@@ -286,13 +289,13 @@ impl Drop for Waiting<'_> {
 }
 
 /// One admitted session; given back when dropped.
-pub struct Seat {
+pub struct SessionSlot {
     sessions: Arc<Sessions>,
     number: u64,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Seat {
+impl Drop for SessionSlot {
     fn drop(&mut self) {
         let mut times = self.sessions.times();
         if let Some(began) = times.running.remove(&self.number) {
@@ -336,9 +339,9 @@ mod tests {
         for name in 0..3 {
             let (queue, sender) = (sessions.clone(), sender.clone());
             waiting.push(tokio::spawn(async move {
-                let seat = queue.admit_in_turn(Duration::from_secs(20)).await.unwrap();
+                let slot = queue.admit_in_turn(Duration::from_secs(20)).await.unwrap();
                 sender.send(name).unwrap();
-                drop(seat);
+                drop(slot);
             }));
             while waiting.len() > sessions.waiting() {
                 tokio::task::yield_now().await;
@@ -372,7 +375,7 @@ mod tests {
     #[tokio::test]
     async fn a_wait_ends_with_the_patience_or_with_the_service() {
         let sessions = Sessions::with_queue(1, 2);
-        let seat = sessions.admit().unwrap();
+        let slot = sessions.admit().unwrap();
         let late = sessions
             .admit_in_turn(Duration::from_millis(20))
             .await
@@ -400,7 +403,7 @@ mod tests {
             async move { sessions.drain().await }
         });
         assert_eq!(waiting.await.unwrap().code, Some("shutting_down"));
-        drop(seat);
+        drop(slot);
         draining.await.unwrap();
         assert_eq!(
             sessions.admit().map(|_| ()).unwrap_err().status,

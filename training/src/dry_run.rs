@@ -14,7 +14,7 @@ const LONG_SECONDS: f64 = 4.0;
 
 /// What a run will need and how long it will take on this machine.
 #[derive(Debug, Clone, Serialize)]
-pub struct Rehearsal {
+pub struct DryRun {
     pub estimate: Estimate,
     /// Whether the run would keep one layer's graph at a time.
     pub gradient_checkpointing: bool,
@@ -33,7 +33,7 @@ pub struct Rehearsal {
 ///
 /// # Errors
 /// As [`crate::train`].
-pub fn rehearse(recipe: &Recipe, options: &TrainOptions) -> Result<Rehearsal, TrainError> {
+pub fn dry_run(recipe: &Recipe, options: &TrainOptions) -> Result<DryRun, TrainError> {
     let started = Instant::now();
     // What is on the disk already would hide the cost of a new row.
     let options = TrainOptions {
@@ -50,7 +50,7 @@ pub fn rehearse(recipe: &Recipe, options: &TrainOptions) -> Result<Rehearsal, Tr
         + (estimate.tokens - first_pass) as f64 * cached
         // Forward only is about a third of forward and backward.
         + estimate.validation_tokens as f64 * cached / 3.0;
-    Ok(Rehearsal {
+    Ok(DryRun {
         gradient_checkpointing: run.in_blocks,
         memory_bytes: estimate.memory_bytes(run.in_blocks),
         data: run.samples.notes,
