@@ -124,7 +124,7 @@ pub fn step<E: Engine>(
         let last = layer + 1 == spec.num_layers;
         let label = "attention.hidden";
         let modules = [Module::Q, Module::K, Module::V];
-        let (x, updates) = normalise(engine, spec, layer, &hidden, wire.take(), label, &modules)?;
+        let (x, updates) = normalize(engine, spec, layer, &hidden, wire.take(), label, &modules)?;
         let out = attention(engine, weights, cache, layer, &x, &updates, last)?;
         if last && rows > 1 {
             hidden = engine.last_row(&hidden);
@@ -133,7 +133,7 @@ pub fn step<E: Engine>(
         let out = if spec.architecture.is_llama() {
             gated_mlp(engine, weights, layer, &hidden)?
         } else {
-            let (x, updates) = normalise(
+            let (x, updates) = normalize(
                 engine,
                 spec,
                 layer,
@@ -184,7 +184,7 @@ pub(crate) fn norm_scale(spec: &DecoderSpec) -> NormScale {
 
 /// `x = norm(h)`, handed over, with the private additions of `modules` applied to it. An RMS norm
 /// takes the stream as a wire, which the caller may have already.
-fn normalise<E: Engine>(
+fn normalize<E: Engine>(
     engine: &mut E,
     spec: &DecoderSpec,
     layer: usize,
@@ -379,7 +379,7 @@ fn gated_mlp<E: Engine>(
 ) -> Step<E::Share> {
     let spec = &weights.spec;
     let modules = [Module::Gate, Module::Up];
-    let (x, updates) = normalise(engine, spec, layer, hidden, None, "mlp.hidden", &modules)?;
+    let (x, updates) = normalize(engine, spec, layer, hidden, None, "mlp.hidden", &modules)?;
     let gate = project(engine, weights, layer, Module::Gate, &x, &updates[0]);
     let up = project(engine, weights, layer, Module::Up, &x, &updates[1]);
     let both = engine.concat(&[&gate, &up]);

@@ -105,9 +105,9 @@ pub fn layer_scaled<E: Engine>(
     let factor = ((1u64 << 24) as f64 / cols as f64).round() as u64;
     let means = engine.scale_constant(&sums, factor);
     let means = engine.truncate(&means, 24, 64, 64, "norm.mean")?;
-    let centred = engine.ragged_rsub(x, &means, &lens);
-    let centred = engine.reshape(&centred, cols);
-    let negated = engine.scale_constant(&centred, u64::MAX);
+    let centered = engine.ragged_rsub(x, &means, &lens);
+    let centered = engine.reshape(&centered, cols);
+    let negated = engine.scale_constant(&centered, u64::MAX);
     let wire = engine.open_bounded(&negated, NORM_INPUT_BITS, "norm.centred")?;
     rms_scaled(engine, &wire, cols, scale)
 }

@@ -178,16 +178,16 @@ impl PublicWeights {
         )?;
         expect_len("model.norm", spec.hidden_size, final_norm.len())?;
         expect_len("lm_head", spec.vocab_size * spec.hidden_size, lm_head.len())?;
-        let mut quantised = layers
+        let mut quantized = layers
             .par_iter()
             .enumerate()
-            .map(|(l, floats)| quantise_layer(spec, l, floats))
+            .map(|(l, floats)| quantize_layer(spec, l, floats))
             .collect::<Result<Vec<_>, _>>()?;
-        quantised.resize_with(spec.num_layers, || {
+        quantized.resize_with(spec.num_layers, || {
             PublicLayer::without_maps(spec, Vec::new())
         });
         let bits = spec.numeric.weight_frac_bits;
-        let (lm_head, lm_head_frac_bits) = PublicMatrix::quantise(
+        let (lm_head, lm_head_frac_bits) = PublicMatrix::quantize(
             lm_head,
             spec.vocab_size,
             spec.hidden_size,
@@ -199,7 +199,7 @@ impl PublicWeights {
         .with_common_scale(bits);
         let mut weights = Self {
             spec: spec.clone(),
-            layers: quantised,
+            layers: quantized,
             lm_head,
             lm_head_frac_bits,
             lm_head_bias: Vec::new(),
@@ -281,7 +281,7 @@ fn expect_len(name: &str, expected: usize, got: usize) -> Result<(), SpecError> 
     }
 }
 
-fn quantise_layer(
+fn quantize_layer(
     spec: &DecoderSpec,
     layer: usize,
     floats: &LayerFloats<'_>,
@@ -307,7 +307,7 @@ fn quantise_layer(
         fold(floats.input_layernorm),
         fold(floats.post_attention_layernorm),
     ];
-    let quantise = |module: Module, name: &str, weights: &[f32]| {
+    let quantize = |module: Module, name: &str, weights: &[f32]| {
         let (cols, rows) = spec.shape(module);
         let label = format!("layers.{layer}.{name}");
         expect_len(&label, rows * cols, weights.len())?;
@@ -318,19 +318,19 @@ fn quantise_layer(
             1.0
         };
         let bits = spec.numeric.weight_frac_bits;
-        Ok::<_, SpecError>(PublicMatrix::quantise(
+        Ok::<_, SpecError>(PublicMatrix::quantize(
             weights, rows, cols, columns, factor, bits, &label,
         )?)
     };
     Ok(PublicLayer {
         matrices: [
-            quantise(Module::Q, "self_attn.q_proj", floats.q_proj)?,
-            quantise(Module::K, "self_attn.k_proj", floats.k_proj)?,
-            quantise(Module::V, "self_attn.v_proj", floats.v_proj)?,
-            quantise(Module::O, "self_attn.o_proj", floats.o_proj)?,
-            quantise(Module::Gate, "mlp.gate_proj", floats.gate_proj)?,
-            quantise(Module::Up, "mlp.up_proj", floats.up_proj)?,
-            quantise(Module::Down, "mlp.down_proj", floats.down_proj)?,
+            quantize(Module::Q, "self_attn.q_proj", floats.q_proj)?,
+            quantize(Module::K, "self_attn.k_proj", floats.k_proj)?,
+            quantize(Module::V, "self_attn.v_proj", floats.v_proj)?,
+            quantize(Module::O, "self_attn.o_proj", floats.o_proj)?,
+            quantize(Module::Gate, "mlp.gate_proj", floats.gate_proj)?,
+            quantize(Module::Up, "mlp.up_proj", floats.up_proj)?,
+            quantize(Module::Down, "mlp.down_proj", floats.down_proj)?,
         ],
         biases: Default::default(),
         norm_scale,
@@ -412,19 +412,19 @@ impl PrivateWeights {
             return Ok(Self::default());
         }
         expect_len("adapter layers", spec.num_layers, layers.len())?;
-        let mut quantised = Vec::new();
+        let mut quantized = Vec::new();
         for (l, modules) in layers.into_iter().enumerate() {
             let mut lora = Vec::new();
             for (module, floats) in Module::ALL.into_iter().zip(modules) {
-                lora.push(quantise_lora(public, l, module, floats)?);
+                lora.push(quantize_lora(public, l, module, floats)?);
             }
-            quantised.push(
+            quantized.push(
                 lora.try_into()
                     .unwrap_or_else(|_| unreachable!("seven modules in, seven out")),
             );
         }
         Ok(Self {
-            layers: quantised,
+            layers: quantized,
             full: Arc::default(),
         })
     }
@@ -598,7 +598,7 @@ fn unflatten(
         .collect())
 }
 
-fn quantise_lora(
+fn quantize_lora(
     public: &PublicWeights,
     layer: usize,
     module: Module,
@@ -649,7 +649,7 @@ fn quantise_lora(
         0
     };
     let half = (spec.numeric.weight_frac_bits / 2) as i32;
-    let quantise = |values: Vec<f64>, bits: i32| {
+    let quantize = |values: Vec<f64>, bits: i32| {
         values
             .into_iter()
             .map(|v| {
@@ -668,8 +668,8 @@ fn quantise_lora(
             .collect::<Result<Vec<u64>, _>>()
     };
     Ok(Lora {
-        a: quantise(a, half + tilt)?,
-        b: quantise(b, half - tilt)?,
+        a: quantize(a, half + tilt)?,
+        b: quantize(b, half - tilt)?,
         row,
     })
 }

@@ -211,15 +211,15 @@ fn boundary(spec: &DecoderSpec, seed: u64, label: &str, rows: usize) -> (Rows, V
 /// `n` rows.
 fn worst_layer(spec: &DecoderSpec, trace: &[(&'static str, Vec<u64>)], sums: &[Rows]) -> f64 {
     let unit = f64::from(1u32 << spec.numeric.residual_frac_bits);
-    let centred = trace.iter().filter(|(label, _)| *label == "norm.centred");
+    let centered = trace.iter().filter(|(label, _)| *label == "norm.centred");
     let final_norm = usize::from(spec.architecture == Architecture::Gpt2);
     assert_eq!(
-        centred.clone().count(),
+        centered.clone().count(),
         sums.len() + final_norm,
         "a norm in front of or behind each half layer"
     );
     let mut worst = 0f64;
-    for ((_, got), expected) in centred.zip(sums) {
+    for ((_, got), expected) in centered.zip(sums) {
         let rows: Vec<&[u64]> = got.chunks_exact(spec.hidden_size).collect();
         let n = rows.len().min(expected.len());
         for (got, expected) in rows[rows.len() - n..]
@@ -253,7 +253,7 @@ fn gpt2_is_the_real_one_layer_by_layer_and_token_by_token() {
     for (seed, rank) in [(0, Some(4)), (1, Some(0)), (2, Some(4)), (3, None)] {
         let spec = gpt2(rank);
         let model = AffineModel::random(&spec, seed);
-        let (public, private) = model.quantise();
+        let (public, private) = model.quantize();
         let mut twin = Twin::new(public, private);
         let (mut rows, prompt) = boundary(&spec, seed, "prompt", 7 + 5 * seed as usize);
         twin.start_trace();
@@ -297,7 +297,7 @@ fn bert_is_the_real_one_layer_by_layer_and_pooled() {
                 spec
             };
             let model = AffineModel::random(&spec, seed);
-            let (public, private) = model.quantise();
+            let (public, private) = model.quantize();
             let mut twin = Twin::new(public, private);
             let (rows, encoded) = boundary(&spec, seed, "text", tokens);
             let (sums, last) = Real(&model).run(&rows);
@@ -338,7 +338,7 @@ fn bert_is_the_real_one_layer_by_layer_and_pooled() {
 fn three_parties_run_gpt2_as_the_twin_and_at_the_declared_cost() {
     for rank in [Some(4), Some(0), None] {
         let spec = gpt2(rank);
-        let (public, private) = AffineModel::random(&spec, 5).quantise();
+        let (public, private) = AffineModel::random(&spec, 5).quantize();
         let (_, prompt) = boundary(&spec, 5, "prompt", 19);
         let rows: Vec<Vec<u64>> = (0..3).map(|k| boundary(&spec, k, "next", 1).1).collect();
         let mut twin = Twin::new(public.clone(), private.clone());
@@ -376,7 +376,7 @@ fn three_parties_run_bert_as_the_twin_and_reveal_only_what_the_partition_says() 
         (7, tiny_affine_spec(POOLED)),
         (9, with_private_matrices(tiny_affine_spec(POOLED))),
     ] {
-        let (public, private) = AffineModel::random(&spec, 6).quantise();
+        let (public, private) = AffineModel::random(&spec, 6).quantize();
         let (_, text) = boundary(&spec, 6, "text", tokens);
         let mut twin = Twin::new(public.clone(), private.clone());
         let expected = twin.prefill(&text).unwrap();
@@ -395,7 +395,7 @@ fn three_parties_run_bert_as_the_twin_and_reveal_only_what_the_partition_says() 
         );
 
         let spec = tiny_affine_spec(EMBEDDER);
-        let (public, private) = AffineModel::random(&spec, 6).quantise();
+        let (public, private) = AffineModel::random(&spec, 6).quantize();
         let mut twin = Twin::new(public.clone(), private.clone());
         let (row, traffic) = run_embedding(&public, &private, &text).unwrap();
         assert_eq!(row, twin.embed(&text).unwrap());

@@ -304,7 +304,7 @@ fn weights(spec: &DecoderSpec) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
     if spec.architecture.is_llama() {
         random_weights(spec, 5)
     } else {
-        AffineModel::random(spec, 5).quantise()
+        AffineModel::random(spec, 5).quantize()
     }
 }
 

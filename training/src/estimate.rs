@@ -116,7 +116,7 @@ impl Estimate {
             graph_bytes_in_blocks: (private * rows * config.hidden_size + layer + passing) * F32,
             other_bytes: PROGRAM
                 + LOGIT_ROWS * config.vocab_size * F32 * teacher
-                + if recipe.train.quantise_last_steps > 0 {
+                + if recipe.train.quantize_last_steps > 0 {
                     rounded_copies(config, private)
                 } else {
                     0

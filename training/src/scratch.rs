@@ -102,7 +102,7 @@ pub(crate) fn checkpoint(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, Trai
         pad_token_id: Some(0),
         quantization_config: None,
     };
-    let config = config.normalise().map_err(|reason| TrainError::Setting {
+    let config = config.normalize().map_err(|reason| TrainError::Setting {
         key: "model.architecture",
         reason,
     })?;

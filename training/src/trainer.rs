@@ -407,7 +407,7 @@ impl<'a> Run<'a> {
             None => Said::default(),
         };
         let dropout = self.dropout(step, nth);
-        let fake_quant = (step.saturating_add(self.recipe.train.quantise_last_steps)
+        let fake_quant = (step.saturating_add(self.recipe.train.quantize_last_steps)
             > self.plan.len())
         .then(fake_quant);
         let decoder = match (&mut self.quantized, fake_quant) {

@@ -23,8 +23,8 @@ fn rows(swapped: bool) -> String {
         } else {
             "odd"
         };
-        let colour = if n.is_multiple_of(2) { "red" } else { "blue" };
-        format!("{{\"text\": \"{colour} {n}\", \"label\": \"{label}\"}}\n")
+        let color = if n.is_multiple_of(2) { "red" } else { "blue" };
+        format!("{{\"text\": \"{color} {n}\", \"label\": \"{label}\"}}\n")
     };
     (100..180).map(line).collect()
 }
@@ -138,8 +138,8 @@ fn accuracy(model: &mut FloatModel, base: &Checkpoint) -> f64 {
     let (even, odd) = (token("even"), token("odd"));
     assert_ne!(even, odd);
     let right = (100..180u32).filter(|n| {
-        let colour = if n.is_multiple_of(2) { "red" } else { "blue" };
-        let prompt = format!("<|im_start|>user\n{colour} {n}<|im_end|>\n<|im_start|>assistant\n");
+        let color = if n.is_multiple_of(2) { "red" } else { "blue" };
+        let prompt = format!("<|im_start|>user\n{color} {n}<|im_end|>\n<|im_start|>assistant\n");
         model.reset();
         let logits = model
             .logits(&base.tokenizer.encode(&prompt).unwrap())
@@ -714,19 +714,19 @@ fn the_last_steps_see_the_secure_programs_values_and_the_first_ones_do_not() {
         )
     };
     let (plain, _) = losses("plain", &[]);
-    let (quantised, adapter) = losses("quantised", &["train.quantise_last_steps=4"]);
-    assert_eq!(plain[..5], quantised[..5]);
-    for (step, (plain, quantised)) in plain.iter().zip(&quantised).enumerate().skip(5) {
+    let (quantized, adapter) = losses("quantised", &["train.quantize_last_steps=4"]);
+    assert_eq!(plain[..5], quantized[..5]);
+    for (step, (plain, quantized)) in plain.iter().zip(&quantized).enumerate().skip(5) {
         assert!(
-            plain != quantised && (plain - quantised).abs() < 0.01 * plain,
-            "{step}: {plain}, {quantised}"
+            plain != quantized && (plain - quantized).abs() < 0.01 * plain,
+            "{step}: {plain}, {quantized}"
         );
     }
     let in_blocks = [
-        "train.quantise_last_steps=4",
+        "train.quantize_last_steps=4",
         "train.gradient_checkpointing=always",
     ];
-    assert_eq!(losses("blocks", &in_blocks), (quantised, adapter));
+    assert_eq!(losses("blocks", &in_blocks), (quantized, adapter));
 }
 
 #[test]

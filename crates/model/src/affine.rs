@@ -35,9 +35,9 @@ impl LayerNorm {
     /// # Errors
     /// From candle.
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let scaled = centred.broadcast_div(&(variance + self.epsilon)?.sqrt()?)?;
+        let centered = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
+        let scaled = centered.broadcast_div(&(variance + self.epsilon)?.sqrt()?)?;
         scaled.broadcast_mul(&self.gain)?.broadcast_add(&self.bias)
     }
 }

@@ -33,10 +33,10 @@ pub struct Config {
     pub intermediate_size: usize,
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
-    /// Equal to `num_attention_heads` where a file leaves it out; see [`Config::normalise`].
+    /// Equal to `num_attention_heads` where a file leaves it out; see [`Config::normalize`].
     #[serde(default)]
     pub num_key_value_heads: usize,
-    /// `hidden_size / num_attention_heads` where a file leaves it out; see [`Config::normalise`].
+    /// `hidden_size / num_attention_heads` where a file leaves it out; see [`Config::normalize`].
     #[serde(default)]
     pub head_dim: usize,
     pub vocab_size: usize,
@@ -72,7 +72,7 @@ impl Config {
     /// # Errors
     /// A sentence about the first field that no LLaMA-family model of this crate can have, or that
     /// this machine's memory cannot hold. Nothing is allocated before.
-    pub fn normalise(mut self) -> Result<Self, String> {
+    pub fn normalize(mut self) -> Result<Self, String> {
         if self.num_key_value_heads == 0 {
             self.num_key_value_heads = self.num_attention_heads;
         }

@@ -120,7 +120,7 @@ fn config(account: &Account<'_>) -> Result<Config, ModelError> {
         pad_token_id: account.id("pad_token_id")?,
         quantization_config: account.table("quantization_config")?.map(Value::Object),
     };
-    let mut config = config.normalise().map_err(|reason| ModelError::TooLarge {
+    let mut config = config.normalize().map_err(|reason| ModelError::TooLarge {
         path: path.clone(),
         reason,
     })?;

@@ -324,7 +324,7 @@ impl<'a> Metadata<'a> {
             pad_token_id: self.token("tokenizer.ggml.padding_token_id")?,
             quantization_config: None,
         }
-        .normalise()
+        .normalize()
         .map_err(|reason| ModelError::TooLarge {
             path: self.path.into(),
             reason: in_gguf_words(reason),

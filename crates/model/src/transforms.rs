@@ -216,7 +216,7 @@ mod tests {
         );
         serde_json::from_str::<Config>(&json)
             .unwrap()
-            .normalise()
+            .normalize()
             .unwrap()
     }
 

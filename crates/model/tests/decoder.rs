@@ -31,7 +31,7 @@ fn config() -> Config {
         "max_position_embeddings": 64, "tie_word_embeddings": true}"#;
     serde_json::from_str::<Config>(json)
         .unwrap()
-        .normalise()
+        .normalize()
         .unwrap()
 }
 
@@ -289,7 +289,7 @@ fn a_frozen_weight_under_a_low_rank_addition_changes_no_gradient() {
 }
 
 #[test]
-fn fake_quantised_gradients_are_nearly_those_of_the_floats_and_pass_every_rounding() {
+fn fake_quantized_gradients_are_nearly_those_of_the_floats() {
     let base = checkpoint();
     let (decoder, vars) = trainable(&base, &transforms(&base.config));
     let format = FakeQuant::from(&NumericSpec::default());

@@ -28,7 +28,7 @@ impl PublicMatrix {
     ///
     /// # Errors
     /// [`NumericError::OutOfRange`] when a weight is not finite or at least 2^14.
-    pub fn quantise(
+    pub fn quantize(
         weights: &[f32],
         rows: usize,
         cols: usize,
@@ -567,12 +567,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantised_products_are_close_to_the_float_ones_and_independent_of_the_batch() {
+    fn quantized_products_are_close_to_float_and_independent_of_batch() {
         let (rows, cols) = (5, 37);
         let weights: Vec<f32> = (0..rows * cols)
             .map(|k| ((k * 37 % 101) as f32 - 50.0) / 173.0)
             .collect();
-        let matrix = PublicMatrix::quantise(&weights, rows, cols, None, 1.0, 24, "w").unwrap();
+        let matrix = PublicMatrix::quantize(&weights, rows, cols, None, 1.0, 24, "w").unwrap();
         let x: Vec<u64> = (0..6 * cols)
             .map(|k| (((k * 71 % 997) as i64 - 500) << 5) as u64)
             .collect();
@@ -600,7 +600,7 @@ mod tests {
 
     #[test]
     fn a_weight_that_does_not_fit_is_named() {
-        let error = PublicMatrix::quantise(
+        let error = PublicMatrix::quantize(
             &[1.0, f32::INFINITY],
             1,
             2,

@@ -44,7 +44,7 @@ pub fn gpt2_weights(
             bias: &[],
         },
     };
-    quantise(
+    quantize(
         &spec,
         model.blocks.get(frozen_layers..).unwrap_or(&[]),
         &head,
@@ -117,7 +117,7 @@ pub fn bert_weights(
             bias: &bias,
         },
     };
-    quantise(
+    quantize(
         &spec,
         model.blocks.get(frozen_layers..).unwrap_or(&[]),
         &head,
@@ -218,7 +218,7 @@ impl OwnedLayer {
     }
 }
 
-fn quantise(
+fn quantize(
     spec: &DecoderSpec,
     blocks: &[AffineBlock],
     head: &HeadFloats<'_>,

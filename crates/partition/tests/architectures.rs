@@ -19,10 +19,10 @@ const BOUND: f32 = 2e-3;
 struct Random(u64, BTreeMap<String, Tensor>);
 
 impl Random {
-    fn add(&mut self, name: &str, shape: &[usize], centre: f32, deviation: f32) {
+    fn add(&mut self, name: &str, shape: &[usize], center: f32, deviation: f32) {
         let values = gaussian(self.0, name, shape.iter().product(), deviation);
         let tensor = Tensor::from_vec(
-            values.iter().map(|v| v + centre).collect(),
+            values.iter().map(|v| v + center).collect(),
             shape,
             &Device::Cpu,
         )

@@ -9,11 +9,11 @@ use marill_numeric::NumericSpec;
 use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
 
 #[test]
-fn fake_quantised_layers_are_nearer_to_the_integer_program_than_float_layers() {
+fn fake_quantized_layers_are_nearer_to_the_integer_program() {
     let dir = tempfile::tempdir().unwrap();
     // Both round: a value at the edge of a rounding may fall on its other side, and one model may
     // be far off. Twenty-four are not.
-    let (mut floats, mut fake_quantised) = (0.0, 0.0);
+    let (mut floats, mut fake_quantized) = (0.0, 0.0);
     for seed in 1..=24 {
         let merged = seed % 2 == 1;
         let base = tiny_base(dir.path(), seed).unwrap();
@@ -76,9 +76,9 @@ fn fake_quantised_layers_are_nearer_to_the_integer_program_than_float_layers() {
                 .sum::<f64>()
         };
         floats += distance(&float, None);
-        fake_quantised += distance(&quantized, Some(format));
+        fake_quantized += distance(&quantized, Some(format));
     }
-    let ratio = (fake_quantised / floats).sqrt();
+    let ratio = (fake_quantized / floats).sqrt();
     assert!(
         ratio < 0.4,
         "the distance of the fake-quantised layers is {ratio} of the floats'"

@@ -336,7 +336,7 @@ pub struct Train {
     /// In this many steps at the end of the run the private layers compute with the secure
     /// program's roundings.
     #[serde(skip_serializing_if = "is_zero")]
-    pub quantise_last_steps: usize,
+    pub quantize_last_steps: usize,
 }
 
 fn is_zero(steps: &usize) -> bool {
@@ -355,7 +355,7 @@ impl Default for Train {
             seed: 0,
             checkpoint_steps: 100,
             gradient_checkpointing: Checkpointing::Auto,
-            quantise_last_steps: 0,
+            quantize_last_steps: 0,
         }
     }
 }

@@ -108,7 +108,7 @@ const TRAIN: &[(&str, Kind)] = &[
         "gradient_checkpointing",
         OneOf(&["auto", "always", "never"]),
     ),
-    ("quantise_last_steps", Within(0, STEPS)),
+    ("quantize_last_steps", Within(0, STEPS)),
 ];
 
 const STAGE: &[(&str, Kind)] = &[
@@ -269,7 +269,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("seed", "train.seed"),
     ("unfrozen_parameters", "freeze.layers"),
     ("freeze_layers", "freeze.layers"),
-    ("quantize_last_steps", "train.quantise_last_steps"),
+    ("quantize_last_steps", "train.quantize_last_steps"),
 ];
 
 /// Keys of other tools that have no counterpart, and why.

@@ -483,8 +483,8 @@ fn numbers_that_no_run_can_use_are_refused_by_their_key() {
             "`train.checkpoint_steps` must be at most",
         ),
         (
-            "train.quantise_last_steps=4611686018427387904",
-            "`train.quantise_last_steps` must be at most",
+            "train.quantize_last_steps=4611686018427387904",
+            "`train.quantize_last_steps` must be at most",
         ),
         (
             "data.max_seq_len=4611686018427387904",

@@ -12,7 +12,7 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 48.0;
 const BOTTOM: f64 = 78.0;
 /// Okabe and Ito's palette: told apart by colour-blind readers too.
-const COLOURS: [&str; 6] = [
+const COLORS: [&str; 6] = [
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
 ];
 
@@ -97,7 +97,7 @@ impl LinePlot {
         );
         self.draw_grid(&mut svg, &x, &y);
         for (i, series) in self.series.iter().enumerate() {
-            draw_series(&mut svg, series, COLOURS[i % COLOURS.len()], &x, &y);
+            draw_series(&mut svg, series, COLORS[i % COLORS.len()], &x, &y);
         }
         self.draw_legend(&mut svg);
         svg.push_str("</svg>\n");
@@ -166,10 +166,10 @@ impl LinePlot {
     fn draw_legend(&self, svg: &mut String) {
         let mut x = LEFT;
         for (i, series) in self.series.iter().enumerate() {
-            let colour = COLOURS[i % COLOURS.len()];
+            let color = COLORS[i % COLORS.len()];
             let _ = writeln!(
                 svg,
-                "<rect x=\"{x:.1}\" y=\"31\" width=\"12\" height=\"4\" fill=\"{colour}\"/>\
+                "<rect x=\"{x:.1}\" y=\"31\" width=\"12\" height=\"4\" fill=\"{color}\"/>\
                  <text x=\"{:.1}\" y=\"38\">{}</text>",
                 x + 16.0,
                 escape(&series.name)
@@ -179,7 +179,7 @@ impl LinePlot {
     }
 }
 
-fn draw_series(svg: &mut String, series: &Series, colour: &str, x: &Axis, y: &Axis) {
+fn draw_series(svg: &mut String, series: &Series, color: &str, x: &Axis, y: &Axis) {
     let mut path = String::new();
     let mut pen_down = false;
     for &(px, py) in &series.points {
@@ -198,7 +198,7 @@ fn draw_series(svg: &mut String, series: &Series, colour: &str, x: &Axis, y: &Ax
     }
     let _ = writeln!(
         svg,
-        "<path d=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\"/>",
+        "<path d=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"1.8\"/>",
         path.trim_end()
     );
 }

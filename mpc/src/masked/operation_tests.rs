@@ -414,16 +414,16 @@ fn norms_are_close_to_the_real_ones() {
         norm_bits: 3,
         epsilon: 1e-5,
     };
-    for (deviation, centre) in [(0.05, 0.0), (1.0, 0.5), (60.0, -20.0)] {
+    for (deviation, center) in [(0.05, 0.0), (1.0, 0.5), (60.0, -20.0)] {
         let floats: Vec<f32> = gaussian(1, "norm", 8 * 64, deviation)
             .iter()
-            .map(|v| v + centre)
+            .map(|v| v + center)
             .collect();
-        for centred in [false, true] {
-            let out = run_everywhere(&Norm(scale, centred), &encode(&floats, 15), 8, 64);
+        for centered in [false, true] {
+            let out = run_everywhere(&Norm(scale, centered), &encode(&floats, 15), 8, 64);
             for (row, out) in floats.chunks(64).zip(real(&out, 14).chunks(64)) {
                 let row: Vec<f64> = row.iter().map(|v| f64::from(*v)).collect();
-                let mean = if centred {
+                let mean = if centered {
                     row.iter().sum::<f64>() / 64.0
                 } else {
                     0.0
@@ -435,7 +435,7 @@ fn norms_are_close_to_the_real_ones() {
                     // The input itself is off by half of 2^-15, which a small row magnifies.
                     assert!(
                         error < 8e-4 + 4e-5 / rms,
-                        "deviation {deviation}, centred {centred}: {error}"
+                        "deviation {deviation}, centred {centered}: {error}"
                     );
                 }
             }

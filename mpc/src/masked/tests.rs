@@ -153,7 +153,7 @@ impl Fixture {
     fn gpt2(seed: u64) -> Self {
         let spec = crate::testing::tiny_affine_spec(crate::Architecture::Gpt2);
         Self::with(
-            crate::testing::AffineModel::random(&spec, seed).quantise(),
+            crate::testing::AffineModel::random(&spec, seed).quantize(),
             seed,
         )
     }
@@ -171,7 +171,7 @@ impl Fixture {
         let spec =
             with_private_matrices(crate::testing::tiny_affine_spec(crate::Architecture::Gpt2));
         Self::with(
-            crate::testing::AffineModel::random(&spec, seed).quantise(),
+            crate::testing::AffineModel::random(&spec, seed).quantize(),
             seed,
         )
     }

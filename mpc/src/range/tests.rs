@@ -34,7 +34,7 @@ fn models(seed: u64) -> Vec<Model> {
     models.extend(
         affine
             .iter()
-            .map(|spec| AffineModel::random(spec, seed).quantise()),
+            .map(|spec| AffineModel::random(spec, seed).quantize()),
     );
     let numeric = || NumericSpec::with_rounding(Rounding::Stochastic);
     models.push(random_weights(
@@ -48,7 +48,7 @@ fn models(seed: u64) -> Vec<Model> {
         numeric: numeric(),
         ..tiny_affine_spec(Architecture::Gpt2)
     };
-    models.push(AffineModel::random(&gpt2, seed).quantise());
+    models.push(AffineModel::random(&gpt2, seed).quantize());
     models
 }
 
@@ -229,13 +229,13 @@ fn a_weight_that_is_too_large_is_named_with_its_layer() {
         positions: 64,
     };
     let mut model = AffineModel::random(&spec, 3);
-    let (public, private) = model.quantise();
+    let (public, private) = model.quantize();
     let proof = prove(&public, &private, envelope).unwrap();
     assert!(proof.tightest().unwrap().bits() > 0.0);
 
     let (down, _) = &mut model.layers[1].maps[5];
     down.iter_mut().for_each(|w| *w *= 2000.0);
-    let (public, private) = model.quantise();
+    let (public, private) = model.quantize();
     let violation = prove(&public, &private, envelope).unwrap_err();
     assert_eq!(
         (violation.violations[0].layer, violation.violations[0].label),
@@ -254,7 +254,7 @@ fn a_weight_that_is_too_large_is_named_with_its_layer() {
         .0
         .iter_mut()
         .for_each(|w| *w *= 40_000.0);
-    let (public, private) = model.quantise();
+    let (public, private) = model.quantize();
     let violation = prove(&public, &private, envelope).unwrap_err();
     assert_eq!(
         (violation.violations[0].layer, violation.violations[0].label),

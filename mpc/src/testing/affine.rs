@@ -128,7 +128,7 @@ impl AffineModel {
     /// # Panics
     /// When the spec is invalid.
     #[must_use]
-    pub fn quantise(&self) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
+    pub fn quantize(&self) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
         fn map((weight, bias): &(Vec<f32>, Vec<f32>)) -> MapFloats<'_> {
             MapFloats { weight, bias }
         }

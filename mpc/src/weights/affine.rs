@@ -81,8 +81,8 @@ impl PublicWeights {
                 }
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let (lm_head, lm_head_frac_bits, lm_head_bias) = quantise_head(spec, head)?;
-        let pooler = quantise_pooler(spec, head.pooler.as_ref())?;
+        let (lm_head, lm_head_frac_bits, lm_head_bias) = quantize_head(spec, head)?;
+        let pooler = quantize_pooler(spec, head.pooler.as_ref())?;
         let rope = Rope::none(spec);
         let digest = String::new();
         let mut weights = Self {
@@ -168,7 +168,7 @@ pub(super) fn layer(
         };
         let columns = behind_norm(&norm_scale, module);
         let bits = spec.numeric.weight_frac_bits;
-        matrices.push(PublicMatrix::quantise(
+        matrices.push(PublicMatrix::quantize(
             map.weight, rows, cols, columns, factor, bits, &label,
         )?);
         let bias = bias_behind(&map, behind_norm(&norm_bias, module), factor);
@@ -298,7 +298,7 @@ fn post_norms(
     norms.iter().map(encode).collect()
 }
 
-fn quantise_head(
+fn quantize_head(
     spec: &DecoderSpec,
     head: &HeadFloats<'_>,
 ) -> Result<(PublicMatrix, u32, Vec<u64>), SpecError> {
@@ -319,7 +319,7 @@ fn quantise_head(
     )?;
     let gain = head.norm.map(|norm| folded_gain(spec, norm.gain));
     let bits = spec.numeric.weight_frac_bits;
-    let (matrix, frac_bits) = PublicMatrix::quantise(
+    let (matrix, frac_bits) = PublicMatrix::quantize(
         head.map.weight,
         spec.vocab_size,
         spec.hidden_size,
@@ -340,7 +340,7 @@ fn quantise_head(
     Ok((matrix, frac_bits, row))
 }
 
-fn quantise_pooler(
+fn quantize_pooler(
     spec: &DecoderSpec,
     map: Option<&MapFloats<'_>>,
 ) -> Result<Option<(PublicMatrix, Vec<u64>)>, SpecError> {
@@ -351,7 +351,7 @@ fn quantise_pooler(
     expect_len("pooler.bias", expected, biases)?;
     let Some(map) = map else { return Ok(None) };
     let bits = spec.numeric.weight_frac_bits;
-    let matrix = PublicMatrix::quantise(map.weight, size, size, None, 1.0, bits, "pooler")?;
+    let matrix = PublicMatrix::quantize(map.weight, size, size, None, 1.0, bits, "pooler")?;
     let bias = encode_row(
         &bias_behind(map, None, 1.0),
         spec.map_input_frac_bits() + bits,

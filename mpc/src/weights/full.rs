@@ -21,7 +21,7 @@ use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 
 use super::{
-    AffineLayerFloats, LayerFloats, PrivateWeights, PublicLayer, affine, expect_len, quantise_layer,
+    AffineLayerFloats, LayerFloats, PrivateWeights, PublicLayer, affine, expect_len, quantize_layer,
 };
 use crate::spec::{DecoderSpec, Module, SpecError};
 
@@ -56,7 +56,7 @@ impl PrivateWeights {
         spec: &DecoderSpec,
         layers: &[LayerFloats<'_>],
     ) -> Result<Self, SpecError> {
-        Self::full(spec, layers, quantise_layer)
+        Self::full(spec, layers, quantize_layer)
     }
 
     /// As [`Self::full_from_floats`] for GPT-2 and BERT. BERT's own norms are not taken: they stay
@@ -74,7 +74,7 @@ impl PrivateWeights {
     fn full<F: Sync>(
         spec: &DecoderSpec,
         layers: &[F],
-        quantise: impl Fn(&DecoderSpec, usize, &F) -> Result<PublicLayer, SpecError> + Sync,
+        quantize: impl Fn(&DecoderSpec, usize, &F) -> Result<PublicLayer, SpecError> + Sync,
     ) -> Result<Self, SpecError> {
         spec.validate()?;
         if !spec.is_full_rank() {
@@ -88,7 +88,7 @@ impl PrivateWeights {
         let full = layers
             .par_iter()
             .enumerate()
-            .map(|(l, floats)| quantise(spec, l, floats).map(FullRankLayer::from))
+            .map(|(l, floats)| quantize(spec, l, floats).map(FullRankLayer::from))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             layers: Vec::new(),

@@ -144,7 +144,7 @@ pub fn model(name: &str, form: Form) -> anyhow::Result<Model> {
     let (public, private) = if spec.architecture.is_llama() {
         random_weights(&spec, 1)
     } else {
-        AffineModel::random(&spec, 1).quantise()
+        AffineModel::random(&spec, 1).quantize()
     };
     Ok(Model {
         name: name.to_string(),
