@@ -39,7 +39,7 @@ use owners::{Owner, Owners};
 use zeroize::Zeroizing;
 
 use crate::{
-    ServingError,
+    ServingError, compat,
     metrics::{self, Metrics},
     preprocessing::{SEEDS_FOLDER, StoredSession, Vault},
     ready::{Readiness, has_space},
@@ -159,7 +159,9 @@ impl Dealer {
             .route("/v1/release", post(preprocessed::release))
             .route("/v1/seeds", post(preprocessed::collect))
             .route("/v1/corrections", get(corrections_upgrade))
+            .route(compat::CORRECTIONS_PATH, get(corrections_upgrade))
             .route("/v1/dcf-keys", get(dcf_keys_upgrade))
+            .route(compat::DCF_KEYS_PATH, get(dcf_keys_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(middleware::from_fn(web::finish))
             .with_state(self.clone())

@@ -5,6 +5,7 @@
 //! runs on a thread of its own, because a protocol is a long chain of small rounds.
 
 pub mod client;
+mod compat;
 mod connections;
 pub mod dealer;
 mod error;

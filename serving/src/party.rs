@@ -125,6 +125,7 @@ impl Party {
             )
             .route("/ready", get(ready))
             .route("/v1/party", get(party_upgrade))
+            .route(crate::compat::PARTY_PATH, get(party_upgrade))
             .fallback(|| async { HttpError::not_found("such address") })
             .layer(middleware::from_fn(web::finish))
             .with_state(self.clone())
@@ -145,7 +146,7 @@ impl Party {
             }
         };
         let reason = result.as_ref().err().map_or(String::new(), |error| {
-            format!("evaluator: {}", error.for_peer())
+            format!("computing party: {}", error.for_peer())
         });
         client.lock().close_with(
             result
@@ -166,7 +167,7 @@ impl Party {
     ) -> Result<(SessionSlot, Arc<SessionOpener>, OutsourcedSession), ServingError> {
         let hello: PartyHello = recv_hello(client, CLIENT)?;
         client.lock().handshake_done();
-        let slot = turn.take("evaluator")?;
+        let slot = turn.take("computing party")?;
         Metrics::add(&self.metrics.sessions_started, 1);
         let opener = self.opener.current();
         let parameters = agree(&opener, &hello)?;
@@ -239,7 +240,7 @@ fn agree(opener: &SessionOpener, hello: &PartyHello) -> Result<SessionParameters
 
 async fn ready(State(party): State<Arc<Party>>) -> Result<&'static str, HttpError> {
     if party.sessions.is_draining() {
-        return Err(web::not_ready("the evaluator is shutting down"));
+        return Err(web::not_ready("the computing party is shutting down"));
     }
     let look = move || {
         let opener = party.opener.current();

@@ -73,13 +73,16 @@ impl E0 {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
-            Self::Party => "operator",
+            Self::Party => crate::compat::E0_PARTY,
         }
     }
 
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|e0| e0.as_str() == text)
+        match text {
+            "party" => Some(Self::Party),
+            _ => Self::ALL.into_iter().find(|e0| e0.as_str() == text),
+        }
     }
 }
 

@@ -89,7 +89,10 @@ fn dcf_is_refused_where_it_is_unavailable() {
         ..uses_dcf(world.opener_at(&parties.server, "other"))
     };
     let error = opener.open().err().unwrap();
-    assert!(error.to_string().contains("takes digits only"), "{error}");
+    assert!(
+        error.to_string().contains("accepts one-hot only"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn tokens_equal_the_twins_and_whose_comparison_counts() {
         .map(|_| ())
         .unwrap_err();
     assert!(
-        error.to_string().contains("disagree on `material`"),
+        error.to_string().contains("disagree on `comparison`"),
         "{error}"
     );
 

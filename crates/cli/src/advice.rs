@@ -21,16 +21,16 @@ pub fn advise(error: ServingError) -> anyhow::Error {
         ServingError::Listen { .. } => "choose another port with `--port`, or 0 for a free one",
         ServingError::LedgerInUse { .. } => "give each process a folder of its own with `--state`",
         ServingError::NoParty => {
-            "ask the model's owner who runs `marill evaluate`, and name it with `--evaluator`"
+            "ask the model's owner who runs `marill party`, and name it with `--party`"
         }
         ServingError::Mismatch { field: "e0", .. } => {
-            "`--evaluator` and `marill serve --e0 operator` belong together"
+            "`--party` and `marill serve --e0 party` belong together"
         }
         ServingError::Mismatch { .. } => {
             "client, server and dealer need the same version of `marill`"
         }
         ServingError::NoDcf { .. } => {
-            "leave it to `--material auto`, or ask for `--material digits`"
+            "leave it to `--comparison auto`, or ask for `--comparison one-hot`"
         }
         ServingError::PromptTooLong { .. } => "shorten the prompt",
         ServingError::Io { source, .. } if source.kind() == ErrorKind::StorageFull => {

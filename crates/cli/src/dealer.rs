@@ -34,8 +34,8 @@ pub struct Args {
     /// once; deleting the file ends it
     #[arg(long, value_name = "NAME", conflicts_with = "preprocess")]
     add_owner: Option<String>,
-    /// Where keys of sessions written ahead lie. Never restore it from a backup: what makes them
-    /// safe is that a used key is gone whatever else is restored [default: `vault` below
+    /// Where keys of preprocessed sessions are kept. Never restore it from a backup: they are safe
+    /// because a used key is gone whatever else is restored [default: `vault` below
     /// ~/.cache/marill]
     #[arg(long, value_name = "DIR", env = "MARILL_VAULT")]
     vault: Option<PathBuf>,
@@ -45,16 +45,21 @@ pub struct Args {
     folders: Folders,
 }
 
-// Correlations written ahead of time: E1's material of whole sessions in files that only the server
-// can read.
+// Preprocessing: E1's correlations of whole sessions in files that only the server can read.
 #[derive(clap::Args)]
 struct PreprocessArgs {
-    /// Write correlations ahead into this folder, and end; carry the files to the folder that the
-    /// server's `--preprocess` names. The dealer keeps the clients' seeds and hands each out once
-    #[arg(long, value_name = "DIR", requires = "request")]
+    /// Write preprocessed correlations into this folder, and exit; carry the files to the folder
+    /// that the server's `--preprocessed` names. The dealer keeps the clients' seeds and gives out
+    /// each once
+    #[arg(long, value_name = "DIR", alias = "ahead", requires = "request")]
     preprocess: Option<PathBuf>,
-    /// What `marill serve DIR --request FILE` wrote
-    #[arg(long, value_name = "FILE", requires = "preprocess")]
+    /// What `marill serve DIR --preprocess-request FILE` wrote
+    #[arg(
+        long = "preprocess-request",
+        value_name = "FILE",
+        alias = "order",
+        requires = "preprocess"
+    )]
     request: Option<PathBuf>,
     /// Padded length of the prompts, a multiple of 16
     #[arg(
@@ -74,8 +79,8 @@ struct PreprocessArgs {
         value_parser = Numbers::new().range(1..=MAX_POSITIONS as u64),
     )]
     tokens: usize,
-    /// How the answers' tokens are chosen: `greedy`, `temperature` (by chance) or `top_k` (by
-    /// chance among the likeliest)
+    /// How the answers' tokens are chosen: `greedy`, `temperature` (sampled) or `top_k` (sampled
+    /// among the most likely)
     #[arg(
         long,
         value_name = "NAME",

@@ -7,6 +7,7 @@ mod advice;
 mod base_model;
 mod bench;
 mod chat;
+mod compat;
 mod dealer;
 mod demo;
 mod doctor;
@@ -66,10 +67,10 @@ enum Command {
     Keys(keys::Args),
     /// Look into what services have recorded
     State(state::Args),
-    /// Deal correlations to clients and servers: the third operator
+    /// Deal correlations to clients and servers
     Dealer(dealer::Args),
-    /// Compute in clients' place as an evaluator of its own: a third operator beside server and
-    /// dealer
+    /// Run an independent computing party (P0) for clients that only send shares
+    #[command(alias = "evaluate")]
     Party(party::Args),
     /// Serve OpenAI's HTTP interface on this machine, answering privately
     Gateway(gateway::Args),
@@ -135,6 +136,7 @@ fn end_quietly_when_nobody_reads() {
 
 fn main() -> ExitCode {
     end_quietly_when_nobody_reads();
+    compat::read_former_variables();
     let cli = Cli::parse();
     if cli.command.holds_secrets() {
         hold_secrets();

@@ -1,4 +1,4 @@
-//! `marill evaluate`: computes as E0 for clients that take no part in the computation.
+//! `marill party`: computes as E0 for clients that take no part in the computation.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use crate::{
     places::{DEFAULT_SERVER, Listen, MetricsArgs, Services, TlsArgs, parse_sessions},
 };
 
-/// For a server that runs with `--e0 operator`. Clients name this service with `--party`.
+/// For a server that runs with `--e0 party`. Clients name this service with `--party`.
 #[derive(clap::Args)]
 pub struct Args {
     /// The server
@@ -25,7 +25,7 @@ pub struct Args {
     #[command(flatten)]
     metrics: MetricsArgs,
     /// Port to listen on; 0 takes a free one
-    #[arg(long, env = "MARILL_EVALUATOR_PORT", default_value_t = 8300)]
+    #[arg(long, env = "MARILL_PARTY_PORT", default_value_t = 8300)]
     port: u16,
     #[command(flatten)]
     tls: TlsArgs,

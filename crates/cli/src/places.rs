@@ -135,6 +135,7 @@ impl Folders {
 pub enum CorrelationsArg {
     #[default]
     Any,
+    #[value(alias = "ahead")]
     Preprocessed,
     Live,
 }
@@ -155,9 +156,9 @@ pub struct Services {
     /// The dealer
     #[arg(long, value_name = "URL", env = "MARILL_DEALER", default_value = DEFAULT_DEALER)]
     pub dealer: Endpoint,
-    /// The evaluator that computes in this client's place, where the server asks for one
-    /// (`marill serve --e0 operator`)
-    #[arg(long, value_name = "URL", env = "MARILL_EVALUATOR")]
+    /// The computing party to send shares to, where the server asks for one (`marill serve --e0
+    /// party`)
+    #[arg(long, value_name = "URL", env = "MARILL_PARTY", alias = "evaluator")]
     party: Option<Endpoint>,
     /// Key for the server, where it asks for one
     #[arg(
@@ -170,8 +171,8 @@ pub struct Services {
     /// Downloads [default: ~/.cache/marill]
     #[arg(long, value_name = "DIR", env = "MARILL_CACHE")]
     cache: Option<PathBuf>,
-    /// Correlations: those written ahead where the server has some that fit (`any`), or only these
-    /// (`ahead`), or only those that the dealer streams meanwhile (`live`)
+    /// Correlations: preprocessed ones where the server has some that fit (`any`), only these
+    /// (`preprocessed`), or only those that the dealer streams (`live`)
     #[arg(
         long,
         value_name = "KIND",
@@ -180,16 +181,16 @@ pub struct Services {
         env = "MARILL_CORRELATIONS"
     )]
     correlations: CorrelationsArg,
-    /// What comparisons are made of: `digits` (few bytes), `points` (few rounds; the dealer sends
-    /// correction words to the first evaluator too), or what waits less on the network that
-    /// `--network` names. Behind an evaluator of its own, `auto` leaves it to that one, whose
-    /// `auto` follows what a client insists on
+    /// Comparison protocol: `one-hot` (fewer bytes), `dcf` (fewer rounds; the dealer sends keys to
+    /// E0 too), or what takes less time on the network of `--network`. With a computing party,
+    /// `auto` leaves the choice to it, and its `auto` follows what a client insists on
     #[arg(
         long,
         value_name = "KIND",
         value_enum,
         default_value_t,
-        env = "MARILL_MATERIAL"
+        env = "MARILL_COMPARISON",
+        alias = "material"
     )]
     comparison: ComparisonArg,
     /// The network to the server and to the dealer, for `--comparison auto`: lan (0.2 ms, 10 Gbps),
@@ -207,12 +208,14 @@ pub struct Services {
     pub folders: Folders,
 }
 
-/// Names of materials on the command line.
+/// Names of comparison protocols on the command line.
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
 pub enum ComparisonArg {
     #[default]
     Auto,
+    #[value(alias = "digits")]
     OneHot,
+    #[value(alias = "points")]
     Dcf,
 }
 

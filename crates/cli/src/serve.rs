@@ -48,7 +48,7 @@ pub struct Args {
     /// Sessions that may run at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_sessions)]
     max_sessions: usize,
-    /// Serve the holders of these keys only: lines of `sha256-of-the-key name [tokens=N]
+    /// Serve the users of these keys only: lines of `sha256-of-the-key name [tokens=N]
     /// [tokens-per-minute=N] [sessions-per-minute=N] [revoked]`, as `marill
     /// keys` writes them [default: `server/keys` below the state folder, where it is]
     #[arg(long, value_name = "FILE", env = "MARILL_API_KEYS", alias = "api-keys")]
@@ -58,31 +58,30 @@ pub struct Args {
     /// client once
     #[arg(long)]
     allow_anonymous: bool,
-    /// Who makes correlations: a `dealer`, also ahead of time, or (`3pc`) a helper that takes part
-    /// in every session and makes them while it runs, one token ahead at most; `marill dealer`
-    /// serves as either. Three parties, one of them may be curious, none may deviate from the
-    /// protocol
+    /// When the dealer makes correlations: `dealer`, also in advance (preprocessing), or `3pc`,
+    /// while a session runs, at most one token early. `marill dealer` serves both. Semi-honest
+    /// security with at most one corrupted party
     #[arg(long, value_name = "NAME", default_value = "dealer", value_parser = parse_setting)]
     setting: Setting,
-    /// Who computes as E0: the `client`, or an `operator` who runs `marill evaluate`. With an
-    /// operator a client sends one share of its input to each evaluator and computes nothing, so a
-    /// cheating client cannot read the adapter out of the protocol; that operator, this server and
-    /// the dealer must then be three who do not work together
+    /// Who computes as E0: the `client`, or a computing `party` (`marill party`). With a party, a
+    /// client sends one share of its input to each evaluator and computes nothing, so a cheating
+    /// client cannot extract the adapter from the protocol. The party, this server and the dealer
+    /// must not collude
     #[arg(long, value_name = "NAME", default_value = "client", value_parser = parse_e0)]
     e0: E0,
-    /// Refuse to draw tokens by chance. Drawn ones tell a client who asks often more of the model
-    /// than the most likely ones
+    /// Refuse sampling: greedy decoding only. Sampled tokens tell a client that repeats a prompt
+    /// more about the model
     #[arg(long)]
     greedy_only: bool,
-    /// Refuse comparisons on points, which take fewer rounds and several times the bytes from the
-    /// dealer
-    #[arg(long)]
+    /// Refuse DCF comparisons, which take fewer rounds and several times the bytes from the dealer
+    #[arg(long, alias = "digits-only")]
     no_dcf: bool,
-    /// Use correlations that `marill dealer --preprocessed` wrote into this folder
-    #[arg(long, value_name = "DIR")]
+    /// Use correlations that `marill dealer --preprocess` wrote into this folder
+    #[arg(long, value_name = "DIR", alias = "ahead")]
     preprocessed: Option<PathBuf>,
-    /// Write what the dealer's operator needs for `marill dealer --preprocessed` into this file, and end
-    #[arg(long, value_name = "FILE")]
+    /// Write what the dealer's operator needs for `marill dealer --preprocess` into this file, and
+    /// exit
+    #[arg(long, value_name = "FILE", alias = "order")]
     preprocess_request: Option<PathBuf>,
     #[command(flatten)]
     folders: Folders,
@@ -93,7 +92,7 @@ fn parse_setting(text: &str) -> Result<Setting, String> {
 }
 
 fn parse_e0(text: &str) -> Result<E0, String> {
-    E0::parse(text).ok_or_else(|| "E0 is the `client` or an `operator`".into())
+    E0::parse(text).ok_or_else(|| "E0 is the `client` or a computing `party`".into())
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {

@@ -52,9 +52,9 @@ fn the_first_requests_at_a_fresh_gateway_are_all_answered() {
 #[test]
 fn a_fresh_party_answers_and_waits_for_a_full_server() {
     let world = World::new();
-    let (dealer, server) = world.parties_with_server(&["--e0", "operator", "--max-sessions", "1"]);
+    let (dealer, server) = world.parties_with_server(&["--e0", "party", "--max-sessions", "1"]);
     let party = world.party(&server.url, &dealer.url, &[]);
-    let flags = ["--evaluator", &party.url, "--max-sessions", "4"];
+    let flags = ["--party", &party.url, "--max-sessions", "4"];
     let gateway = world.gateway_with(&server.url, &dealer.url, &flags);
     let answers = at_once(&gateway, 4, &chat(3));
     assert!(answers.iter().all(is_ok), "{answers:?}");
@@ -202,16 +202,12 @@ fn a_party_goes_on_with_a_changed_partition_too() {
 
 fn changed_partition(with_party: bool) {
     let (world, other) = (World::new(), World::rounding(Rounding::Stochastic));
-    let flags: &[&str] = if with_party {
-        &["--e0", "operator"]
-    } else {
-        &[]
-    };
+    let flags: &[&str] = if with_party { &["--e0", "party"] } else { &[] };
     let (dealer, mut server) = world.parties_with_server(flags);
     let party = with_party.then(|| world.party(&server.url, &dealer.url, &[]));
     let named = party
         .as_ref()
-        .map_or(Vec::new(), |party| vec!["--evaluator", &party.url]);
+        .map_or(Vec::new(), |party| vec!["--party", &party.url]);
     let gateway = world.gateway_with(&server.url, &dealer.url, &named);
     assert!(is_ok(&gateway.exchange("/v1/chat/completions", &chat(1))));
     let former = gateway.get("/health")["partition_id"].clone();

@@ -579,7 +579,15 @@ fn three_parties_answer_as_the_twin_does_and_say_so() {
 
     let mut refused = marill();
     refused
-        .args(["serve", "--port", "0", "--setting", "3pc", "--ahead", "."])
+        .args([
+            "serve",
+            "--port",
+            "0",
+            "--setting",
+            "3pc",
+            "--preprocessed",
+            ".",
+        ])
         .arg(&world.partition);
     let output = world
         .server_folders(refused.args(["--dealer", &dealer.url]))
@@ -622,15 +630,9 @@ fn a_stochastic_partition_is_served_and_named_as_one() {
     // Logits of this model are far apart: a token picked by chance lies below the best by ones.
     assert!(near["largest_shortfall"].as_f64().unwrap() < 0.1, "{near}");
 
-    let shared = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
+    let shared = world.server_in("shared", &dealer.url, &["--e0", "party"]);
     let party = world.party(&shared.url, &dealer.url, &[]);
-    let flags = [
-        "--evaluator",
-        &party.url,
-        "--material",
-        "points",
-        "--check-twin",
-    ];
+    let flags = ["--party", &party.url, "--comparison", "dcf", "--check-twin"];
     let flags = [&flags[..], &[world.partition.to_str().unwrap()]].concat();
     let answer = parse(&generate_with(&world, &shared.url, &dealer.url, &flags));
     assert_eq!(
@@ -645,7 +647,7 @@ fn a_stochastic_partition_is_served_and_named_as_one() {
 fn with_a_separate_party_the_client_sends_shares_only() {
     let world = World::new();
     let (dealer, other) = world.parties();
-    let server = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
+    let server = world.server_in("shared", &dealer.url, &["--e0", "party"]);
     let party = world.party(&server.url, &dealer.url, &[]);
     let (to_server, server_url) = Proxy::start(&server.url.parse().unwrap());
     let (to_party, party_url) = Proxy::start(&party.url.parse().unwrap());
@@ -670,7 +672,7 @@ fn with_a_separate_party_the_client_sends_shares_only() {
     };
     // The client needs no dealer: the address it has for one does not answer.
     let answer = parse(&ask(&[
-        "--evaluator",
+        "--party",
         &party_url,
         "--dealer",
         "http://127.0.0.1:1",
@@ -687,7 +689,7 @@ fn with_a_separate_party_the_client_sends_shares_only() {
         telling(PROMPT)
             .for_each(|word| assert!(!contains(&left, word), "`{word}` left the client in clear"));
     }
-    let gateway = world.gateway_with(&server.url, &dealer.url, &["--evaluator", &party.url]);
+    let gateway = world.gateway_with(&server.url, &dealer.url, &["--party", &party.url]);
     let body =
         json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true, "return_token_ids": true });
     let (status, answer) = gateway.post("/v1/completions", &body);
@@ -711,16 +713,11 @@ fn with_a_separate_party_the_client_sends_shares_only() {
         let output = ask(&flags);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(
-            !output.status.success() && said.contains(expected) && said.contains("--evaluator"),
+            !output.status.success() && said.contains(expected) && said.contains("--party"),
             "{said}"
         );
     }
-    let output = generate_with(
-        &world,
-        &other.url,
-        &dealer.url,
-        &["--evaluator", &party.url],
-    );
+    let output = generate_with(&world, &other.url, &dealer.url, &["--party", &party.url]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("`e0`"), "{said}");
 
@@ -731,7 +728,7 @@ fn with_a_separate_party_the_client_sends_shares_only() {
             && lost["error"]["message"]
                 .as_str()
                 .unwrap()
-                .contains("evaluator"),
+                .contains("computing party"),
         "{lost}"
     );
 }
@@ -741,9 +738,9 @@ fn with_a_separate_party_the_client_sends_shares_only() {
 fn a_separate_party_computes_with_dcf_too() {
     let world = World::new();
     let (dealer, _) = world.parties();
-    let server = world.server_in("shared", &dealer.url, &["--e0", "operator"]);
+    let server = world.server_in("shared", &dealer.url, &["--e0", "party"]);
     let ask = |party: &Service, comparison: &str| {
-        let flags = ["--evaluator", &party.url, "--material", comparison];
+        let flags = ["--party", &party.url, "--comparison", comparison];
         let mut command = marill();
         command
             .args([
@@ -763,11 +760,7 @@ fn a_separate_party_computes_with_dcf_too() {
     };
     // So far away that rounds are all that counts.
     let far = world.party(&server.url, &dealer.url, &["--network", "2000/100000"]);
-    for (asked, expected) in [
-        ("auto", "points"),
-        ("points", "points"),
-        ("digits", "digits"),
-    ] {
+    for (asked, expected) in [("auto", "points"), ("dcf", "points"), ("one-hot", "digits")] {
         let answer = parse(&ask(&far, asked));
         assert_eq!(
             (&answer["twin_equal"], answer["material"].as_str()),
@@ -775,12 +768,12 @@ fn a_separate_party_computes_with_dcf_too() {
             "{asked}"
         );
     }
-    let firm = world.party(&server.url, &dealer.url, &["--material", "digits"]);
+    let firm = world.party(&server.url, &dealer.url, &["--comparison", "one-hot"]);
     assert_eq!(parse(&ask(&firm, "auto"))["material"], "digits");
-    let output = ask(&firm, "points");
+    let output = ask(&firm, "dcf");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && said.contains("disagree on `material`"),
+        !output.status.success() && said.contains("disagree on `comparison`"),
         "{said}"
     );
 }

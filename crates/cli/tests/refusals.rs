@@ -31,12 +31,7 @@ fn refused(args: &[&str], code: i32, said: &[&str]) {
 
 #[test]
 fn numbers_and_texts_without_sense() {
-    for service in [
-        &["serve", "DIR"][..],
-        &["dealer"],
-        &["gateway"],
-        &["evaluate"],
-    ] {
+    for service in [&["serve", "DIR"][..], &["dealer"], &["gateway"], &["party"]] {
         refused(
             &[service, &["--max-sessions", "0"]].concat(),
             2,
@@ -90,14 +85,20 @@ fn numbers_and_texts_without_sense() {
         1,
         &["`--layers` 4294967295: `gpt2` has 12 layers"],
     );
-    let ahead = ["dealer", "--ahead", "DIR", "--order", "FILE"];
+    let preprocess = [
+        "dealer",
+        "--preprocess",
+        "DIR",
+        "--preprocess-request",
+        "FILE",
+    ];
     for flag in ["--bucket", "--tokens", "--sessions"] {
         refused(
-            &[&ahead[..], &[flag, "18446744073709551615"]].concat(),
+            &[&preprocess[..], &[flag, "18446744073709551615"]].concat(),
             2,
             &[flag],
         );
-        refused(&[&ahead[..], &[flag, "0"]].concat(), 2, &[flag]);
+        refused(&[&preprocess[..], &[flag, "0"]].concat(), 2, &[flag]);
     }
     refused(
         &["eval", "DIR", "--tasks", "dolly4", "--min", "nan"],
@@ -118,8 +119,8 @@ fn plain_text_to_another_machine_is_refused_at_the_start() {
         &["serve", "DIR", "--dealer", far][..],
         &["gateway", "--dealer", far],
         &["gateway", "--server", far],
-        &["gateway", "--evaluator", far],
-        &["evaluate", "--dealer", far],
+        &["gateway", "--party", far],
+        &["party", "--dealer", far],
         &["generate", far, "-p", "x"],
         &["generate", "http://127.0.0.1:1", "--dealer", far, "-p", "x"],
     ] {

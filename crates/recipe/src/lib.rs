@@ -5,6 +5,7 @@
 //! turns a `[[dataset]]` table into [`Example`]s; training and evaluation share that rendering.
 
 mod chat;
+mod compat;
 mod data;
 mod error;
 mod locate;

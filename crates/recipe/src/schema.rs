@@ -8,7 +8,9 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::{Dataset, Distill, Format, Lora, Problem, Recipe, RecipeError, Style, error::Lines};
+use crate::{
+    Dataset, Distill, Format, Lora, Problem, Recipe, RecipeError, Style, compat, error::Lines,
+};
 
 /// Linear layers of a decoder.
 pub const MODULES: [&str; 7] = [
@@ -333,6 +335,7 @@ pub(crate) fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Reci
         }])
     };
     let mut table: Table = toml::from_str(text).map_err(|e| fail(e.to_string()))?;
+    compat::rename(&mut table);
     for (path, document) in edits {
         let value: Table = toml::from_str(&document).map_err(|e| fail(e.to_string()))?;
         apply(&mut table, &path, value).map_err(fail)?;
@@ -623,11 +626,14 @@ fn edit(given: &str) -> Result<(Vec<String>, String), Problem> {
     let (path, value) = given
         .split_once('=')
         .ok_or_else(|| bad("write `--set train.max_steps=40`"))?;
-    let path: Vec<String> = path
+    let mut path: Vec<String> = path
         .trim()
         .split('.')
         .map(|p| p.trim().to_owned())
         .collect();
+    if let [table, key] = path.as_mut_slice() {
+        *key = compat::key(table, key).into();
+    }
     let plain = |p: &String| {
         !p.is_empty()
             && p.chars()
@@ -716,7 +722,7 @@ impl Checker<'_> {
         span: Range<usize>,
     ) {
         for (key, value) in table.iter() {
-            let name = key.get_ref().as_ref();
+            let name = compat::key(path, key.get_ref().as_ref());
             match keys.iter().find(|(k, _)| *k == name) {
                 Some((_, kind)) => self.value(&join(path, name), value, *kind),
                 None => {

@@ -806,7 +806,7 @@ fn look_uniform(fixture: Fixture) {
         ("client", &run.client_frames),
         ("server", &run.server_frames),
         ("source", &run.corrections),
-        ("source on points", &other.corrections),
+        ("dealer with DCF", &other.corrections),
         ("source to the client", &other.dcf_keys),
     ] {
         let bytes = frames.concat();
@@ -869,10 +869,10 @@ fn damaged_correction_words_change_what_is_computed_or_end_the_session() {
     let (_, other) = replay(vec![dcf_keys[half..].to_vec(), dcf_keys[..half].to_vec()]).unwrap();
     assert!(
         other != honest.client_trace,
-        "words out of order change what is computed"
+        "keys out of order change what is computed"
     );
     let error = replay(vec![dcf_keys[..half].to_vec()]).unwrap_err();
-    assert!(error.to_string().starts_with("lost the source"), "{error}");
+    assert!(error.to_string().starts_with("lost the dealer"), "{error}");
     let log: Log = Default::default();
     let mut client = fixture
         .client(Replay::new(honest.server_frames.clone(), &log))
@@ -880,7 +880,7 @@ fn damaged_correction_words_change_what_is_computed_or_end_the_session() {
     let error = fixture
         .try_steps(&mut client, Some(&input), 16)
         .unwrap_err();
-    assert!(error.to_string().contains("point functions"), "{error}");
+    assert!(error.to_string().contains("DCF"), "{error}");
 }
 
 #[test]

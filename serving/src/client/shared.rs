@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The evaluators, E0 first.
-const PEERS: [&str; 2] = ["evaluator", "server"];
+const PEERS: [&str; 2] = ["computing party", "server"];
 
 /// The lines to E0 and E1.
 pub(super) struct SharedConnections {

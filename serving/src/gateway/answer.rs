@@ -470,7 +470,7 @@ mod tests {
     #[test]
     fn statuses_say_who_has_to_do_what() {
         let refused = |code: &str, retry_after_seconds| ServingError::Refused {
-            by: "evaluator",
+            by: "computing party",
             code: code.into(),
             message: "no".into(),
             retry_after_seconds,

@@ -201,7 +201,7 @@ fn read_request(path: &Path) -> Result<PreprocessRequest, ServingError> {
     }
     if request.parameters.is_shared() {
         return Err(bad(
-            "correlations for an evaluator of its own are made while a session runs".into(),
+            "correlations for a computing party are made while a session runs".into(),
         ));
     }
     request

@@ -102,7 +102,7 @@ impl Announced<'_> {
                     party
                         .lock()
                         .check_open()
-                        .map_err(ServingError::net("evaluator"))?;
+                        .map_err(ServingError::net("computing party"))?;
                 }
                 Err(_) => {
                     return Err(ServingError::NoClient {

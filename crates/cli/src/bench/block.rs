@@ -25,6 +25,7 @@ use super::{
 use crate::{
     failure::{BadInput, INPUT_FAILED},
     network::{link, network},
+    places::ComparisonArg,
 };
 
 #[derive(clap::Args)]
@@ -55,19 +56,25 @@ pub struct Args {
     /// RTTms/Mbps such as 10/500
     #[arg(long, value_name = "LINK", default_value = "none")]
     network: String,
-    /// The links from the source to both evaluators, as --network; `none` is material that is there
-    /// when it is needed
-    #[arg(long, value_name = "LINK", default_value = "none")]
+    /// The links from the dealer to both evaluators, as --network; `none` means that correlations
+    /// are there when they are needed
+    #[arg(
+        long,
+        value_name = "LINK",
+        default_value = "none",
+        alias = "source-network"
+    )]
     dealer_network: String,
-    /// What comparisons are made of: digits (few bytes), points (few rounds), or what takes less
-    /// time on --network
+    /// Comparison protocol: one-hot (fewer bytes), dcf (fewer rounds), or what takes less time on
+    /// --network
     #[arg(
         long,
         value_name = "KIND",
-        value_parser = ["auto", "digits", "points"],
-        default_value = "auto",
+        value_enum,
+        default_value_t,
+        alias = "material"
     )]
-    comparison: String,
+    comparison: ComparisonArg,
     /// What the server keeps: `lora` (public weights and a private addition of --rank), `full`
     /// (every linear map, as an ordinary full fine-tune needs) or `none`
     #[arg(long, value_parser = ["lora", "full", "none"], default_value = "lora")]
@@ -486,7 +493,7 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         "per": if plan.tokens == 0 { "prompt" } else { "token" },
         "private": private, "rank": spec.lora_rank, "layers": spec.num_layers, "merge": args.merge,
         "network": args.network, "source_network": args.dealer_network, "rounding": args.rounding,
-        "material": comparison.to_string(),
+        "material": comparison, "comparison": comparison.to_string(),
         "rounds": tally.rounds / per,
         "online_bytes": { "e0_to_e1": tally.e0_to_e1_bytes / per,
             "e1_to_e0": tally.e1_to_e0_bytes / per },
@@ -574,12 +581,12 @@ fn explain(labels: &[(&'static str, Cost)]) {
     eprintln!("{}", table.markdown());
 }
 
-/// What `--comparison` says, or what the named network calls for; digits where none is named.
+/// What `--comparison` says, or what the named network calls for; one-hot where none is named.
 fn wiring(args: &Args, model: &Model, plan: &Plan) -> anyhow::Result<Wiring> {
     let (link, dealer_link) = (link(&args.network)?, link(&args.dealer_network)?);
-    let comparison = match (args.comparison.as_str(), &link) {
-        ("points", _) => Comparison::Dcf,
-        ("auto", Some(link)) => {
+    let comparison = match (args.comparison, &link) {
+        (ComparisonArg::Dcf, _) => Comparison::Dcf,
+        (ComparisonArg::Auto, Some(link)) => {
             let (cached, rows) = plan.first_measured();
             estimates(&model.public.spec, &network(link), cached, rows)?[0].comparison
         }
@@ -592,7 +599,7 @@ fn wiring(args: &Args, model: &Model, plan: &Plan) -> anyhow::Result<Wiring> {
     })
 }
 
-/// Both materials in counted rounds and bytes, and why one was taken.
+/// Both protocols in counted rounds and bytes, and why one was taken.
 fn explain_comparison(
     args: &Args,
     model: &Model,
@@ -607,12 +614,12 @@ fn explain_comparison(
         bits_per_second: f64::INFINITY,
     };
     let mut table = Table::new([
-        "material",
+        "comparison",
         "rounds",
         "E0 receives from E1",
         "E1 receives from E0",
-        "E0 from the source",
-        "E1 from the source",
+        "E0 from the dealer",
+        "E1 from the dealer",
         "waiting, s",
     ])
     .right(&[1, 2, 3, 4, 5, 6]);
@@ -647,18 +654,18 @@ fn explain_comparison(
         ]);
     }
     eprintln!("{}", table.markdown());
-    let reason = match (args.comparison.as_str(), named) {
-        ("auto", None) => "no network is named".to_string(),
-        ("auto", Some(_)) => format!("on {} it waits least", args.network),
+    let reason = match (args.comparison, named) {
+        (ComparisonArg::Auto, None) => "no network is named".to_string(),
+        (ComparisonArg::Auto, Some(_)) => format!("on {} it waits least", args.network),
         _ => "it was asked for".to_string(),
     };
-    eprintln!("\nMaterial: {taken}; {reason}.");
+    eprintln!("\nComparison: {taken}; {reason}.");
     eprintln!(
         "Waiting is rounds x one-way delay + what the busier evaluator receives / bandwidth, \
-         nothing overlapping and the source as near as the peer. Digits are one-hot vectors: below \
-         {} elements eight digits and fused last gates (few rounds), from there on digits of four \
-         bits and one converted plane (few bytes). Points are comparison functions in gates of \
-         fewer than {DCF_BELOW} elements, whose correction words go to both evaluators.",
+         nothing overlapping and the dealer as near as the peer. one-hot: below {} elements eight \
+         digits and fused last gates (few rounds), from there on digits of four bits and one \
+         converted plane (few bytes). dcf: distributed comparison functions in gates of fewer than \
+         {DCF_BELOW} elements, whose keys go to both evaluators.",
         marill_mpc::masked::MANY
     );
     Ok(())

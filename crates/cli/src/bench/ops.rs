@@ -3,6 +3,7 @@
 use std::{process::ExitCode, sync::Arc, thread};
 
 use anyhow::{Context, anyhow};
+use clap::ValueEnum;
 use marill_mpc::{
     Comparison, PrivateWeights, PublicWeights, Seed,
     engine::{Engine, Gate, Step, WEIGHTED_BITS},
@@ -18,7 +19,7 @@ use marill_report::Table;
 use serde_json::json;
 
 use super::clock::{Spent, alone};
-use crate::failure::INPUT_FAILED;
+use crate::{failure::INPUT_FAILED, places::ComparisonArg};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -30,12 +31,26 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(16..=4_194_304),
     )]
     n: u32,
-    /// What comparisons are made of: digits (few bytes) or points (few rounds)
-    #[arg(long, value_name = "KIND", value_parser = ["digits", "points"], default_value = "digits")]
-    comparison: String,
+    /// Comparison protocol: one-hot (fewer bytes) or dcf (fewer rounds)
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_parser = parse_comparison,
+        default_value = "one-hot",
+        alias = "material"
+    )]
+    comparison: Comparison,
     /// One JSON object a line on standard output
     #[arg(long)]
     json: bool,
+}
+
+fn parse_comparison(text: &str) -> Result<Comparison, String> {
+    match ComparisonArg::from_str(text, false)? {
+        ComparisonArg::OneHot => Ok(Comparison::OneHot),
+        ComparisonArg::Dcf => Ok(Comparison::Dcf),
+        ComparisonArg::Auto => Err("no network is named here: take `one-hot` or `dcf`".into()),
+    }
 }
 
 /// Elements of a row, for operations on rows.
@@ -266,17 +281,13 @@ fn tally(op: Op, n: usize, public: &PublicWeights, comparison: Comparison) -> an
 /// Whatever a session reports.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let weights = random_weights(&tiny_spec(), 1);
-    let comparison = if args.comparison == "points" {
-        Comparison::Dcf
-    } else {
-        Comparison::OneHot
-    };
+    let comparison = args.comparison;
     let mut table = Table::new([
         "op",
         "n",
         "rounds",
         "bytes an element, each way",
-        "source to E1",
+        "dealer to E1",
         "to E0",
         "CPU µs, E0 + E1",
         "max error",
@@ -305,7 +316,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         if args.json {
             let line = json!({
                 "op": name, "n": n, "setting": "dealer", "rounding": "exact",
-                "material": args.comparison, "rounds": cost.rounds,
+                "material": comparison, "comparison": comparison.to_string(), "rounds": cost.rounds,
                 "bytes_per_element": bytes, "source_bytes_per_element": dealer,
                 "source_to_e0_bytes_per_element": dcf_keys, "cpu_us_per_element": cpu / 2.0,
                 "source_cpu_us_per_element": micros(measured.spent[2]),

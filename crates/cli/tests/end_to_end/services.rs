@@ -141,7 +141,7 @@ impl World {
         let mut party = marill();
         party
             .args([
-                "evaluate", "--port", "0", "--server", server, "--dealer", dealer,
+                "party", "--port", "0", "--server", server, "--dealer", dealer,
             ])
             .args(flags);
         party
