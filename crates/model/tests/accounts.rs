@@ -265,12 +265,13 @@ fn a_weight_that_is_no_number_is_refused_by_its_tensor() {
     }
 }
 
+fn scale(values: Vec<f32>, shape: &[usize]) -> candle_core::Tensor {
+    candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap()
+}
+
 #[test]
 fn scales_beside_8_bit_weights_are_applied() {
     let name = "model.layers.0.mlp.down_proj";
-    let scale = |values: Vec<f32>, shape: &[usize]| {
-        candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap()
-    };
     // Scales for [8, 16], their config, and the scale of row 5, column 11.
     let cases = [
         (
@@ -338,6 +339,11 @@ fn scales_beside_8_bit_weights_are_applied() {
             model.digest()
         );
     }
+}
+
+#[test]
+fn scales_that_are_missing_or_do_not_fit_are_refused() {
+    let name = "model.layers.0.mlp.down_proj";
     let mut folder = with_config("quantization_config", json!({ "quant_method": "fp8" }));
     let stored = f8(&folder.tensors[&format!("{name}.weight")]);
     folder.tensors.insert(format!("{name}.weight"), stored);
