@@ -379,48 +379,49 @@ fn programs_are_scored_by_likelihood_and_shape_without_being_run() {
     ));
 }
 
+/// Says `answer` and then the end, and finds every other token a hundredth as likely.
+struct Sure(Vec<u32>, usize);
+impl Engine for Sure {
+    fn name(&self) -> &'static str {
+        "float"
+    }
+    fn context(&self) -> usize {
+        1000
+    }
+    fn score(&mut self, _: &[u32], labels: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
+        let likely = |label: &Vec<u32>| {
+            let same = label
+                .iter()
+                .zip(&self.0)
+                .take_while(|(a, b)| a == b)
+                .count();
+            -0.1 * same as f64 - 5.0 * (label.len() - same) as f64
+        };
+        self.1 += labels.len();
+        Ok(labels.iter().map(likely).collect())
+    }
+    fn token_scores(&mut self, _: &[u32]) -> Result<Vec<f64>, EvalError> {
+        unreachable!("a classification asks for labels")
+    }
+    fn generate(
+        &mut self,
+        _: &[u32],
+        most: usize,
+        stop: &marill_evals::engine::Stop<'_>,
+    ) -> Result<Vec<u32>, EvalError> {
+        let mut answer: Vec<u32> = Vec::new();
+        for &token in self.0.iter().take(most) {
+            if stop(&answer, token) {
+                break;
+            }
+            answer.push(token);
+        }
+        Ok(answer)
+    }
+}
+
 #[test]
 fn a_label_that_begins_another_is_told_from_it_by_its_end() {
-    /// Says `answer` and then the end, and finds every other token a hundredth as likely.
-    struct Sure(Vec<u32>, usize);
-    impl Engine for Sure {
-        fn name(&self) -> &'static str {
-            "float"
-        }
-        fn context(&self) -> usize {
-            1000
-        }
-        fn score(&mut self, _: &[u32], labels: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
-            let likely = |label: &Vec<u32>| {
-                let same = label
-                    .iter()
-                    .zip(&self.0)
-                    .take_while(|(a, b)| a == b)
-                    .count();
-                -0.1 * same as f64 - 5.0 * (label.len() - same) as f64
-            };
-            self.1 += labels.len();
-            Ok(labels.iter().map(likely).collect())
-        }
-        fn token_scores(&mut self, _: &[u32]) -> Result<Vec<f64>, EvalError> {
-            unreachable!("a classification asks for labels")
-        }
-        fn generate(
-            &mut self,
-            _: &[u32],
-            most: usize,
-            stop: &marill_evals::engine::Stop<'_>,
-        ) -> Result<Vec<u32>, EvalError> {
-            let mut answer: Vec<u32> = Vec::new();
-            for &token in self.0.iter().take(most) {
-                if stop(&answer, token) {
-                    break;
-                }
-                answer.push(token);
-            }
-            Ok(answer)
-        }
-    }
     let fixture = Fixture::new();
     let (mut task, _) = news(&fixture);
     let tokenizer = fixture.partition.tokenizer();
