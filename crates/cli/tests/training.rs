@@ -218,19 +218,27 @@ fn a_run_that_is_told_to_end_leaves_a_checkpoint_and_goes_on_from_it() {
     }
 }
 
-#[test]
-fn an_evaluation_does_what_the_recipe_says() {
-    let place = Place::new();
-    std::fs::create_dir(place.path("sub")).unwrap();
-    let row = |n: u32| format!("{{\"text\": \"number {n}\", \"label\": {}}}\n", n % 2);
-    std::fs::write(
-        place.path("sub/asked.jsonl"),
-        (300..312).map(row).collect::<String>(),
-    )
-    .unwrap();
-    let recipe = format!("{TUNE}[eval]\npath = \"asked.jsonl\"\nmin = 0.0\n");
-    std::fs::write(place.path("sub/tune.toml"), &recipe).unwrap();
-    let train = |more: &[&str]| {
+/// A run whose recipe names rows and a threshold for its evaluation.
+struct Evaluated {
+    place: Place,
+}
+
+impl Evaluated {
+    fn new() -> Self {
+        let place = Place::new();
+        std::fs::create_dir(place.path("sub")).unwrap();
+        let row = |n: u32| format!("{{\"text\": \"number {n}\", \"label\": {}}}\n", n % 2);
+        std::fs::write(
+            place.path("sub/asked.jsonl"),
+            (300..312).map(row).collect::<String>(),
+        )
+        .unwrap();
+        let recipe = format!("{TUNE}[eval]\npath = \"asked.jsonl\"\nmin = 0.0\n");
+        std::fs::write(place.path("sub/tune.toml"), &recipe).unwrap();
+        Self { place }
+    }
+
+    fn train(&self, more: &[&str]) -> Output {
         let args = [
             &[
                 "train",
@@ -242,18 +250,24 @@ fn an_evaluation_does_what_the_recipe_says() {
             more,
         ]
         .concat();
-        place.marill(&args).output().unwrap()
-    };
-    let output = train(&[]);
-    assert!(output.status.success(), "{}", stderr(&output));
-    let eval = |more: &[&str]| {
-        place
+        self.place.marill(&args).output().unwrap()
+    }
+
+    fn eval(&self, more: &[&str]) -> Output {
+        self.place
             .marill(&[&["eval", "tuned", "--no-progress"], more].concat())
             .output()
             .unwrap()
-    };
+    }
+}
+
+#[test]
+fn an_evaluation_finds_the_rows_beside_the_recipe() {
+    let run = Evaluated::new();
+    let output = run.train(&[]);
+    assert!(output.status.success(), "{}", stderr(&output));
     // The rows lie beside the recipe file, and are found from the run's folder.
-    let output = eval(&["--json"]);
+    let output = run.eval(&["--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let found = json(&output);
     assert_eq!(
@@ -262,59 +276,82 @@ fn an_evaluation_does_what_the_recipe_says() {
         "{found}"
     );
     assert!(found["results"]["recipe"]["score"].is_number(), "{found}");
-    let output = eval(&["--min", "1.5"]);
+    let output = run.eval(&["--min", "1.5"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         stderr(&output).contains("below `--min` = 1.5"),
         "{}",
         stderr(&output)
     );
+}
 
-    assert!(train(&["--set", "eval.min=1.5"]).status.success());
-    let output = eval(&[]);
+#[test]
+fn an_evaluation_fails_below_the_recipes_threshold() {
+    let run = Evaluated::new();
+    assert!(run.train(&["--set", "eval.min=1.5"]).status.success());
+    let output = run.eval(&[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         stderr(&output).contains("`recipe` scored")
             && stderr(&output).contains("below `eval.min` = 1.5")
     );
     // Its threshold is about its own rows.
-    place.write("text.txt", "numbers of many kinds\n");
-    let output = eval(&["--tasks", "wikitext-2", "--data", "text.txt"]);
+    run.place.write("text.txt", "numbers of many kinds\n");
+    let output = run.eval(&["--tasks", "wikitext-2", "--data", "text.txt"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
 
-    let output = train(&["--set", "eval.tasks=[\"treck\"]"]);
+#[test]
+fn tasks_of_a_recipe_are_checked_before_the_run() {
+    let run = Evaluated::new();
+    let output = run.train(&["--set", "eval.tasks=[\"treck\"]"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         stderr(&output).contains("`eval.tasks`") && stderr(&output).contains("`treck`"),
         "{}",
         stderr(&output)
     );
-    let output = train(&["--set", "eval.tasks=[\"wikitext-2\"]"]);
+    let output = run.train(&["--set", "eval.tasks=[\"wikitext-2\"]"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         stderr(&output).contains("task `wikitext-2`: `eval.min` is a least score"),
         "{}",
         stderr(&output)
     );
-    let rows = place.path("sub/asked.jsonl").display().to_string();
+    let rows = run.place.path("sub/asked.jsonl").display().to_string();
     let named = [
         "--set",
         "eval.tasks=[\"sst2\"]",
         "--set",
         &format!("eval.path={rows}"),
     ];
-    let output = train(&named);
+    let output = run.train(&named);
     assert!(output.status.success(), "{}", stderr(&output));
     // The task's own columns are asked of the recipe's file.
-    let output = eval(&[]);
+    let output = run.eval(&[]);
     assert!(
         stderr(&output).contains("task `sst2` needs its data") && stderr(&output).contains("row 1")
     );
 }
 
+/// A training in which no file may grow beyond 8 KiB: writing fails as it does on a full disk.
+#[cfg(unix)]
+fn limited(place: &Place, args: &str) -> Output {
+    let script =
+        format!("trap '' XFSZ; ulimit -f 8; exec \"$0\" train tune.toml --no-progress {args}");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &script, env!("CARGO_BIN_EXE_marill")])
+        .current_dir(place.dir.path());
+    command
+        .env("MARILL_CACHE", place.path("small"))
+        .output()
+        .unwrap()
+}
+
 #[test]
 #[cfg(unix)]
-fn a_full_disk_is_named_and_the_last_good_checkpoint_stays() {
+fn on_a_full_disk_the_last_good_checkpoint_stays() {
     let place = Place::new();
     let output = place
         .tune("2", "tuned", &["--set", "train.max_steps=4"])
@@ -325,20 +362,7 @@ fn a_full_disk_is_named_and_the_last_good_checkpoint_stays() {
     let good = place.path("tuned/checkpoints/step-000003");
     let state = std::fs::read(good.join("state.safetensors")).unwrap();
 
-    // No file may grow beyond 8 KiB: writing fails as it does on a full disk.
-    let limited = |args: &str| {
-        let script =
-            format!("trap '' XFSZ; ulimit -f 8; exec \"$0\" train tune.toml --no-progress {args}");
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", &script, env!("CARGO_BIN_EXE_marill")])
-            .current_dir(place.dir.path());
-        command
-            .env("MARILL_CACHE", place.path("small"))
-            .output()
-            .unwrap()
-    };
-    let output = limited("--set train.max_steps=4 --resume");
+    let output = limited(&place, "--set train.max_steps=4 --resume");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(
         stderr(&output).contains("cannot write `tuned/adapter.safetensors`"),
@@ -359,23 +383,7 @@ fn a_full_disk_is_named_and_the_last_good_checkpoint_stays() {
         state
     );
 
-    // A run whose own files are small enough, and whose partition is not.
-    let small =
-        "--set train.max_steps=2 --set lora.rank=1 --set 'lora.target_modules=[\"q_proj\"]'";
-    let output = limited(&format!("{small} --output-dir 7"));
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let said = stderr(&output);
-    assert!(
-        said.contains("not exported") && said.contains("7/export.partial-"),
-        "{said}"
-    );
-    assert!(
-        said.contains("public/model.safetensors") && said.contains("hint: `marill export 7`"),
-        "{said}"
-    );
-    assert!(place.path("7/adapter.safetensors").exists() && !place.path("7/export").exists());
-
-    let output = limited("--output-dir fresh");
+    let output = limited(&place, "--output-dir fresh");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(
         stderr(&output).contains("cannot write the checkpoint `fresh/checkpoints/step-000003`"),
@@ -387,6 +395,34 @@ fn a_full_disk_is_named_and_the_last_good_checkpoint_stays() {
         "{}",
         stderr(&output)
     );
+    assert_eq!(newest_step(&place.path("fresh")), 0);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_run_that_fits_the_disk_is_kept_where_its_export_does_not() {
+    let place = Place::new();
+    // A run whose own files are small enough, and whose partition is not.
+    let small =
+        "--set train.max_steps=2 --set lora.rank=1 --set 'lora.target_modules=[\"q_proj\"]'";
+    let output = limited(&place, &format!("{small} --output-dir 7"));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(
+        said.contains("not exported") && said.contains("7/export.partial-"),
+        "{said}"
+    );
+    assert!(
+        said.contains("public/model.safetensors") && said.contains("hint: `marill export 7`"),
+        "{said}"
+    );
+    assert!(place.path("7/adapter.safetensors").exists() && !place.path("7/export").exists());
+}
+
+#[test]
+#[cfg(unix)]
+fn a_run_goes_on_without_a_cache_and_not_from_a_damaged_checkpoint() {
+    let place = Place::new();
     let output = place
         .tune("2", "again", &["--resume", "--set", "train.max_steps=4"])
         .env("MARILL_CACHE", "/dev/null/no")
@@ -402,7 +438,6 @@ fn a_full_disk_is_named_and_the_last_good_checkpoint_stays() {
         "{}",
         stderr(&output)
     );
-    assert_eq!(newest_step(&place.path("fresh")), 0);
 
     std::fs::write(
         place.path("again/checkpoints/step-000004/state.safetensors"),

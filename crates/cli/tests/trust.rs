@@ -82,9 +82,13 @@ fn an_empty_or_cut_key_is_refused_by_its_path() {
         }
         fs::write(state.join(name), &digits).unwrap();
     }
-    // A client's name, and the key that a server is given.
+}
+
+#[test]
+fn an_empty_name_of_a_client_is_refused_by_its_path() {
     let world = World::new();
     let (dealer, server) = world.parties();
+    let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("client")).unwrap();
     fs::write(folder.path().join("client/id"), "").unwrap();
     let mut generate = marill();
@@ -111,8 +115,15 @@ fn an_empty_or_cut_key_is_refused_by_its_path() {
         refused.contains("client/id` holds 0 characters"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_cut_key_that_a_server_is_given_is_refused_by_its_path() {
+    let world = World::new();
+    let (dealer, _server) = world.parties();
+    let folder = tempfile::tempdir().unwrap();
     let cut = folder.path().join("cut.key");
-    fs::write(&cut, &digits[..63]).unwrap();
+    fs::write(&cut, &"ab".repeat(32)[..63]).unwrap();
     let mut serve = marill();
     serve
         .args([
@@ -198,7 +209,7 @@ fn an_owner_is_added_to_a_running_dealer_and_served_with_its_own_key() {
 }
 
 #[test]
-fn records_are_printed_beside_running_services_and_keys_are_one_servers() {
+fn records_are_printed_beside_running_services() {
     let world = World::new();
     let (dealer, server) = world.parties();
     let mut generate = marill();
@@ -247,7 +258,12 @@ fn records_are_printed_beside_running_services_and_keys_are_one_servers() {
         .output()
         .unwrap();
     assert!(said(&nothing).contains("no service has records"));
+}
 
+#[test]
+fn keys_and_records_are_one_servers() {
+    let world = World::new();
+    let (dealer, _server) = world.parties();
     let second = |state: &str, keys: &std::path::Path| {
         let mut serve = marill();
         serve.args([
