@@ -1,12 +1,43 @@
 //! What the last steps of a training run may see instead of floats: the values of the integer
 //! program.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use marill_model::{Decoder, Prefix, Rows, ops::FakeQuant};
 use marill_mpc::Twin;
 use marill_numeric::NumericSpec;
 use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
+
+/// The squared distance of a decoder's last logits from the integer program's; layers below
+/// `private` are those of `float`.
+fn distance(
+    decoder: &Decoder,
+    float: &Decoder,
+    private: Range<usize>,
+    tokens: &[u32],
+    integers: &[f32],
+    fake_quant: Option<FakeQuant>,
+) -> f64 {
+    let rows = Rows::packed(&[tokens.len()]);
+    let x = float
+        .run(float.embed(tokens).unwrap(), 0..private.start, &rows, None)
+        .unwrap();
+    let x = decoder
+        .run(x, private, &Rows { fake_quant, ..rows }, None)
+        .unwrap();
+    let last = x
+        .narrow(0, tokens.len() - 1, 1)
+        .unwrap()
+        .contiguous()
+        .unwrap();
+    let logits = decoder.logits(&decoder.finish(&last).unwrap()).unwrap();
+    let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
+    logits
+        .iter()
+        .zip(integers)
+        .map(|(a, b)| f64::from(a - b).powi(2))
+        .sum::<f64>()
+}
 
 #[test]
 fn fake_quantized_layers_are_nearer_to_the_integer_program() {
@@ -43,40 +74,19 @@ fn fake_quantized_layers_are_nearer_to_the_integer_program() {
         let float = Decoder::assemble(&base.config, &transforms, weight, lora).unwrap();
         let format = FakeQuant::from(&spec.numeric);
         let quantized = float.quantized(transforms.frozen_layers, format).unwrap();
-        let distance = |decoder: &Decoder, fake_quant: Option<FakeQuant>| {
-            let layers = base.config.num_hidden_layers;
-            let rows = Rows::packed(&[tokens.len()]);
-            let x = float
-                .run(
-                    float.embed(&tokens).unwrap(),
-                    0..transforms.frozen_layers,
-                    &rows,
-                    None,
-                )
-                .unwrap();
-            let x = decoder
-                .run(
-                    x,
-                    transforms.frozen_layers..layers,
-                    &Rows { fake_quant, ..rows },
-                    None,
-                )
-                .unwrap();
-            let last = x
-                .narrow(0, tokens.len() - 1, 1)
-                .unwrap()
-                .contiguous()
-                .unwrap();
-            let logits = decoder.logits(&decoder.finish(&last).unwrap()).unwrap();
-            let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
-            logits
-                .iter()
-                .zip(&integers)
-                .map(|(a, b)| f64::from(a - b).powi(2))
-                .sum::<f64>()
+        let private = transforms.frozen_layers..base.config.num_hidden_layers;
+        let far = |decoder, fake_quant| {
+            distance(
+                decoder,
+                &float,
+                private.clone(),
+                &tokens,
+                &integers,
+                fake_quant,
+            )
         };
-        floats += distance(&float, None);
-        fake_quantized += distance(&quantized, Some(format));
+        floats += far(&float, None);
+        fake_quantized += far(&quantized, Some(format));
     }
     let ratio = (fake_quantized / floats).sqrt();
     assert!(
