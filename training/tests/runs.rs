@@ -2,7 +2,7 @@
 //! good reasons.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -248,9 +248,8 @@ fn a_resumed_run_gives_the_same_bits_as_an_uninterrupted_one() {
     );
 }
 
-#[test]
-fn a_folder_that_was_moved_goes_on_and_a_flipped_bit_is_refused() {
-    let place = Place::new(true);
+/// A run that was stopped at step 9 and moved: the adapter of a whole one, and the recipe to go on.
+fn moved(place: &Place) -> (PathBuf, Recipe) {
     let whole = place.run(TUNE, &[]).unwrap().adapter.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let options = TrainOptions {
@@ -264,7 +263,13 @@ fn a_folder_that_was_moved_goes_on_and_a_flipped_bit_is_refused() {
     .unwrap_err();
     std::fs::rename(place.path("first"), place.path("moved")).unwrap();
 
-    let recipe = place.recipe(TUNE, &["output.dir=DIR/moved"]);
+    (whole, place.recipe(TUNE, &["output.dir=DIR/moved"]))
+}
+
+#[test]
+fn a_flipped_bit_in_a_checkpoint_is_refused() {
+    let place = Place::new(true);
+    let (_, recipe) = moved(&place);
     let options = TrainOptions {
         resume: true,
         ..place.options()
@@ -300,6 +305,16 @@ fn a_folder_that_was_moved_goes_on_and_a_flipped_bit_is_refused() {
         );
         std::fs::write(newest.join(name), good).unwrap();
     }
+}
+
+#[test]
+fn a_run_goes_on_from_a_base_elsewhere_and_not_from_another() {
+    let place = Place::new(true);
+    let (whole, recipe) = moved(&place);
+    let options = TrainOptions {
+        resume: true,
+        ..place.options()
+    };
     let report = train(&recipe, &options, &mut |_| {}).unwrap();
     assert_eq!(report.replanned, None);
     assert_eq!(bytes(whole), bytes(report.adapter.unwrap()));
@@ -766,22 +781,30 @@ fn dropout_changes_the_run_and_nothing_is_dropped_when_the_loss_is_measured() {
     );
 }
 
-#[test]
-fn rows_that_are_empty_or_too_long_are_counted_and_broken_ones_named() {
-    let place = Place::new(true);
+/// Four rows, of which one has no answer and two do not fit, and a recipe that reads them.
+fn uneven_rows(place: &Place) -> (String, String) {
     let long = "word ".repeat(300);
     let lines = [
         r#"{"instruction": "say yes", "output": "yes"}"#.to_owned(),
         r#"{"instruction": "say nothing", "output": "  "}"#.to_owned(),
         format!(r#"{{"instruction": "{long}", "output": "yes"}}"#),
         format!(r#"{{"instruction": "go on", "output": "{long}"}}"#),
-    ];
-    std::fs::write(place.path("rows.jsonl"), lines.join("\n")).unwrap();
+    ]
+    .join("\n");
+    std::fs::write(place.path("rows.jsonl"), &lines).unwrap();
     let text = TUNE
         .replace("labels = [\"even\", \"odd\"]\n", "")
         .replace("classify", "instruct");
-    let settings = ["train.max_steps=2", "data.val_fraction=0.0"];
-    let report = place.run(&text, &settings).unwrap();
+    (lines, text)
+}
+
+const FEW_STEPS: [&str; 2] = ["train.max_steps=2", "data.val_fraction=0.0"];
+
+#[test]
+fn rows_that_are_empty_or_too_long_are_counted() {
+    let place = Place::new(true);
+    let (_, text) = uneven_rows(&place);
+    let report = place.run(&text, &FEW_STEPS).unwrap();
     let notes = report.data;
     assert_eq!(
         (
@@ -793,7 +816,12 @@ fn rows_that_are_empty_or_too_long_are_counted_and_broken_ones_named() {
         (4, 2, 1, 1)
     );
     assert_eq!(notes.to_string().lines().count(), 3, "{notes}");
+}
 
+#[test]
+fn rows_left_out_or_not_held_out_are_told() {
+    let place = Place::new(true);
+    let (_, text) = uneven_rows(&place);
     std::fs::write(
         place.path("asked.jsonl"),
         "{\"instruction\": \"Say YES\"}\n",
@@ -803,8 +831,8 @@ fn rows_that_are_empty_or_too_long_are_counted_and_broken_ones_named() {
         .run(
             &text,
             &[
-                settings[0],
-                settings[1],
+                FEW_STEPS[0],
+                FEW_STEPS[1],
                 "dataset.0.exclude=[\"asked.jsonl\"]",
             ],
         )
@@ -817,7 +845,7 @@ fn rows_that_are_empty_or_too_long_are_counted_and_broken_ones_named() {
     );
     // A tenth of three rows is none.
     let none_held_out = place
-        .run(&text, &[settings[0], "data.val_fraction=0.1"])
+        .run(&text, &[FEW_STEPS[0], "data.val_fraction=0.1"])
         .unwrap();
     assert!(
         none_held_out
@@ -828,20 +856,25 @@ fn rows_that_are_empty_or_too_long_are_counted_and_broken_ones_named() {
         none_held_out.data
     );
     assert_eq!(none_held_out.val_loss, None);
+}
 
+#[test]
+fn broken_rows_are_named() {
+    let place = Place::new(true);
+    let (lines, text) = uneven_rows(&place);
     for (broken, said) in [
         ("{\"instruction\": \"a\", \"out", "row 5"),
         ("{\"instruction\": \"a\"}", "row 5"),
     ] {
-        std::fs::write(place.path("rows.jsonl"), lines.join("\n") + "\n" + broken).unwrap();
-        let error = place.run(&text, &settings).unwrap_err().to_string();
+        std::fs::write(place.path("rows.jsonl"), format!("{lines}\n{broken}")).unwrap();
+        let error = place.run(&text, &FEW_STEPS).unwrap_err().to_string();
         assert!(
             error.contains("rows.jsonl") && error.contains(said),
             "{error}"
         );
     }
     std::fs::write(place.path("rows.jsonl"), [0xFFu8, 0xFE, 0x00]).unwrap();
-    let error = place.run(&text, &settings).unwrap_err().to_string();
+    let error = place.run(&text, &FEW_STEPS).unwrap_err().to_string();
     assert!(
         error.contains("rows.jsonl") && error.contains("UTF-8"),
         "{error}"
