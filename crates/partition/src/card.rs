@@ -84,6 +84,52 @@ pub(crate) const CHOICES: [(&str, &str); 4] = [
 
 /// The card as Markdown.
 pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
+    let mut text = facts(manifest);
+    text.push_str(
+        "\n## What each party holds and learns\n\nSetting `dealer`: the client and the server \
+         compute, a third operator deals.\n\n",
+    );
+    text.push_str("| party | holds | learns |\n|---|---|---|\n");
+    for (party, holds, learns) in PARTIES {
+        let _ = writeln!(text, "| {party} | {holds} | {learns} |");
+    }
+    text.push_str("\n## What is published\n\n");
+    for line in published(manifest) {
+        let _ = writeln!(text, "- {line}");
+    }
+    text.push_str("\n## What its server decides\n\n| what | choices |\n|---|---|\n");
+    for (what, choices) in CHOICES {
+        let _ = writeln!(text, "| {what} | {choices} |");
+    }
+    text.push_str("\n## Limits\n\n");
+    for limit in limits(manifest.decoder.numeric.rounding) {
+        let _ = writeln!(text, "- {limit}");
+    }
+    text.push_str(peft_note(
+        has_peft_config,
+        manifest.transforms.heads.is_some(),
+    ));
+    text
+}
+
+/// Whether the private part loads in PEFT.
+fn peft_note(has_peft_config: bool, merged_heads: bool) -> &'static str {
+    if has_peft_config && merged_heads {
+        "\n## PEFT\n\n`private/adapter_config.json` was asked for. PEFT does not know merged \
+         heads: there the adapter runs with the base's own attention, and the answers differ from \
+         those of this model.\n"
+    } else if has_peft_config {
+        "\n## PEFT\n\nThe folder `private/` loads in PEFT as it is, on the same base.\n"
+    } else if merged_heads {
+        "\n## PEFT\n\nThere is no `adapter_config.json`: PEFT cannot express merged heads, and the \
+         adapter on unmerged heads is another, worse model.\n"
+    } else {
+        ""
+    }
+}
+
+/// Base, layers, private part and numbers.
+fn facts(manifest: &Manifest) -> String {
     let transforms = &manifest.transforms;
     let (layers, frozen) = (manifest.config.num_hidden_layers, transforms.frozen_layers);
     let mut text = format!(
@@ -141,38 +187,6 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
         BaseFormat::Safetensors => "the base's own safetensors files",
     };
     let _ = writeln!(text, "- the public part is {bytes} bytes: {format}");
-    text.push_str(
-        "\n## What each party holds and learns\n\nSetting `dealer`: the client and the server \
-         compute, a third operator deals.\n\n",
-    );
-    text.push_str("| party | holds | learns |\n|---|---|---|\n");
-    for (party, holds, learns) in PARTIES {
-        let _ = writeln!(text, "| {party} | {holds} | {learns} |");
-    }
-    text.push_str("\n## What is published\n\n");
-    for line in published(manifest) {
-        let _ = writeln!(text, "- {line}");
-    }
-    text.push_str("\n## What its server decides\n\n| what | choices |\n|---|---|\n");
-    for (what, choices) in CHOICES {
-        let _ = writeln!(text, "| {what} | {choices} |");
-    }
-    text.push_str("\n## Limits\n\n");
-    for limit in limits(numeric.rounding) {
-        let _ = writeln!(text, "- {limit}");
-    }
-    text.push_str(if has_peft_config && transforms.heads.is_some() {
-        "\n## PEFT\n\n`private/adapter_config.json` was asked for. PEFT does not know merged \
-         heads: there the adapter runs with the base's own attention, and the answers differ from \
-         those of this model.\n"
-    } else if has_peft_config {
-        "\n## PEFT\n\nThe folder `private/` loads in PEFT as it is, on the same base.\n"
-    } else if transforms.heads.is_some() {
-        "\n## PEFT\n\nThere is no `adapter_config.json`: PEFT cannot express merged heads, and the \
-         adapter on unmerged heads is another, worse model.\n"
-    } else {
-        ""
-    });
     text
 }
 
