@@ -4,7 +4,7 @@
 use std::{path::Path, process::ExitCode, time::Instant};
 
 use anyhow::Context;
-use marill_evals::engine::{Engine, SecureEngine, TwinEngine};
+use marill_evals::engine::{Engine, SecureCost, SecureEngine, TwinEngine};
 use marill_mpc::{masked::Cost, tally_decode, tally_prefill};
 use marill_partition::Partition;
 use marill_report::{Table, bytes};
@@ -53,7 +53,74 @@ pub fn run(dir: &Path, prompt_tokens: u32, tokens: u32, json: bool) -> anyhow::R
         .map(|step| tally_decode(&spec, bucket + step))
         .collect::<Result<Vec<Cost>, _>>()?;
     let sum = |pick: fn(&Cost) -> u64| decode.iter().map(pick).sum::<u64>();
-    let tally_equal = (
+    let tally_equal = is_tallied(&cost, &prefill, &decode);
+    if json {
+        let json = serde_json::json!({
+            "prompt_tokens": prompt_tokens, "bucket": bucket, "tokens": tokens, "cost": cost,
+            "dealer_to_server_bytes": { "prefill": prefill.dealer_to_e1_bytes,
+                "decode": sum(|c| c.dealer_to_e1_bytes) },
+            "seconds_per_token": cost.decode_seconds / steps as f64, "twin_seconds": twin_seconds,
+            "twin_equal": twin_equal, "tally_equal": tally_equal,
+        });
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&json).context("cannot write JSON")?
+        );
+    } else {
+        println!(
+            "{}",
+            table(bucket, steps, &cost, &prefill, &decode).markdown()
+        );
+        let verdict = |equal: bool| if equal { "equal" } else { "DIFFERENT" };
+        println!(
+            "\ntokens and the twin's: {}; traffic and the tally: {}",
+            verdict(twin_equal),
+            verdict(tally_equal)
+        );
+    }
+    Ok(if twin_equal && tally_equal {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(INPUT_FAILED)
+    })
+}
+
+/// Seconds, rounds and bytes of the prompt and of a token.
+fn table(bucket: usize, steps: usize, cost: &SecureCost, prefill: &Cost, decode: &[Cost]) -> Table {
+    let sum = |pick: fn(&Cost) -> u64| decode.iter().map(pick).sum::<u64>();
+    let mut table = Table::new([
+        "step",
+        "seconds",
+        "rounds",
+        "client sends",
+        "client receives",
+        "dealer to server",
+    ])
+    .right(&[1, 2, 3, 4, 5]);
+    let per = |total: u64| total / steps as u64;
+    table.row([
+        format!("prompt of {bucket}"),
+        format!("{:.3}", cost.prefill_seconds),
+        cost.prefill_rounds.to_string(),
+        bytes(cost.prefill_bytes_sent),
+        bytes(cost.prefill_bytes_received),
+        bytes(prefill.dealer_to_e1_bytes),
+    ]);
+    table.row([
+        "a token".to_string(),
+        format!("{:.3}", cost.decode_seconds / steps as f64),
+        per(cost.decode_rounds).to_string(),
+        bytes(per(cost.decode_bytes_sent)),
+        bytes(per(cost.decode_bytes_received)),
+        bytes(per(sum(|c| c.dealer_to_e1_bytes))),
+    ]);
+    table
+}
+
+/// Whether the client's traffic is what was counted over shapes.
+fn is_tallied(cost: &SecureCost, prefill: &Cost, decode: &[Cost]) -> bool {
+    let sum = |pick: fn(&Cost) -> u64| decode.iter().map(pick).sum::<u64>();
+    (
         cost.prefill_rounds,
         cost.prefill_bytes_sent,
         cost.prefill_bytes_received,
@@ -69,57 +136,5 @@ pub fn run(dir: &Path, prompt_tokens: u32, tokens: u32, json: bool) -> anyhow::R
         sum(|c| c.rounds),
         sum(|c| c.e0_to_e1_bytes),
         sum(|c| c.e1_to_e0_bytes),
-    );
-    if json {
-        let json = serde_json::json!({
-            "prompt_tokens": prompt_tokens, "bucket": bucket, "tokens": tokens, "cost": cost,
-            "dealer_to_server_bytes": { "prefill": prefill.dealer_to_e1_bytes,
-                "decode": sum(|c| c.dealer_to_e1_bytes) },
-            "seconds_per_token": cost.decode_seconds / steps as f64, "twin_seconds": twin_seconds,
-            "twin_equal": twin_equal, "tally_equal": tally_equal,
-        });
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&json).context("cannot write JSON")?
-        );
-    } else {
-        let mut table = Table::new([
-            "step",
-            "seconds",
-            "rounds",
-            "client sends",
-            "client receives",
-            "dealer to server",
-        ])
-        .right(&[1, 2, 3, 4, 5]);
-        let per = |total: u64| total / steps as u64;
-        table.row([
-            format!("prompt of {bucket}"),
-            format!("{:.3}", cost.prefill_seconds),
-            cost.prefill_rounds.to_string(),
-            bytes(cost.prefill_bytes_sent),
-            bytes(cost.prefill_bytes_received),
-            bytes(prefill.dealer_to_e1_bytes),
-        ]);
-        table.row([
-            "a token".to_string(),
-            format!("{:.3}", cost.decode_seconds / steps as f64),
-            per(cost.decode_rounds).to_string(),
-            bytes(per(cost.decode_bytes_sent)),
-            bytes(per(cost.decode_bytes_received)),
-            bytes(per(sum(|c| c.dealer_to_e1_bytes))),
-        ]);
-        println!("{}", table.markdown());
-        let verdict = |equal: bool| if equal { "equal" } else { "DIFFERENT" };
-        println!(
-            "\ntokens and the twin's: {}; traffic and the tally: {}",
-            verdict(twin_equal),
-            verdict(tally_equal)
-        );
-    }
-    Ok(if twin_equal && tally_equal {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(INPUT_FAILED)
-    })
+    )
 }

@@ -16,7 +16,7 @@ use marill_mpc::{
 use marill_net::{Channel, Link, Shaped, memory_pair};
 use marill_numeric::Rounding;
 use marill_report::{Table, bytes};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     clock::{Spent, alone},
@@ -411,12 +411,11 @@ fn references(
     Ok((tokens, worst))
 }
 
-/// Runs a block benchmark.
+/// The model that the flags describe, with room for the plan.
 ///
 /// # Errors
-/// [`BadInput`] for unknown shapes and networks, and whatever a session reports.
-pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
-    let plan = Plan::of(args);
+/// [`BadInput`] for unknown shapes and plans that do not fit.
+fn checked_model(args: &Args, plan: &Plan, rounding: Rounding) -> anyhow::Result<Model> {
     // Before weights of any size are drawn.
     if plan.positions() > MAX_POSITIONS {
         let problem = anyhow!(
@@ -433,11 +432,6 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         0
     };
     let positions = plan.positions().next_multiple_of(16) + 16;
-    let rounding = if args.rounding == "exact" {
-        Rounding::Exact
-    } else {
-        Rounding::Stochastic
-    };
     let (layers, full) = (args.layers.map(|n| n as usize), args.private == "full");
     let form = Form {
         layers,
@@ -460,6 +454,22 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     if matches!(spec.architecture, marill_mpc::Architecture::Bert { .. }) && plan.tokens > 0 {
         return Err(BadInput(anyhow!("an encoder decodes nothing\nhint: --phase prefill")).into());
     }
+    Ok(model)
+}
+
+/// Runs a block benchmark.
+///
+/// # Errors
+/// [`BadInput`] for unknown shapes and networks, and whatever a session reports.
+pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
+    let plan = Plan::of(args);
+    let rounding = if args.rounding == "exact" {
+        Rounding::Exact
+    } else {
+        Rounding::Stochastic
+    };
+    let model = checked_model(args, &plan, rounding)?;
+    let spec = &model.public.spec;
     let row = |k: usize, n: usize| {
         spec.encode(&gaussian(k as u64, "boundary", n * spec.hidden_size, 1.0))
     };
@@ -473,9 +483,39 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let tally = tallied(&model, comparison, &plan)?;
     let twin_equal = (rounding == Rounding::Exact).then_some(outcome.tokens == expected);
     let tally_equal = tally == outcome.cost;
-
-    let per = plan.tokens.max(1) as u64;
     let layer = layer_cost(&model, comparison, &plan)?;
+    let mut report = report(args, &model, &plan, comparison, &outcome, &tally, &layer);
+    report["max_abs_error"] = json!(max_abs_error);
+    report["twin_equal"] = json!(twin_equal);
+    report["tally_equal"] = json!(tally_equal);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print_report(&report);
+    }
+    if args.explain {
+        explain(&layer);
+        explain_comparison(args, &model, &plan, comparison)?;
+    }
+    Ok(if twin_equal != Some(false) && tally_equal {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(INPUT_FAILED)
+    })
+}
+
+/// What was measured and counted, per token or for the prompt.
+fn report(
+    args: &Args,
+    model: &Model,
+    plan: &Plan,
+    comparison: Comparison,
+    outcome: &Outcome,
+    tally: &Cost,
+    layer: &[(&'static str, Cost)],
+) -> Value {
+    let spec = &model.public.spec;
+    let per = plan.tokens.max(1) as u64;
     let one = layer
         .iter()
         .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
@@ -486,7 +526,7 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         (false, 0) => "none",
         _ => "lora",
     };
-    let report = json!({
+    json!({
         "arch": model.name, "setting": args.setting, "phase": args.phase,
         "tokens": if plan.tokens == 0 { plan.prompt } else { plan.tokens },
         "context": plan.prompt + plan.warm + usize::from(plan.tokens > 0),
@@ -511,21 +551,6 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
             "e0_ahead": seconds(outcome.e0_precompute),
         },
         "seconds": outcome.e0.wall / per as f64,
-        "max_abs_error": max_abs_error, "twin_equal": twin_equal, "tally_equal": tally_equal,
-    });
-    if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print_report(&report);
-    }
-    if args.explain {
-        explain(&layer);
-        explain_comparison(args, &model, &plan, comparison)?;
-    }
-    Ok(if twin_equal != Some(false) && tally_equal {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(INPUT_FAILED)
     })
 }
 
