@@ -302,7 +302,7 @@ pub trait Engine {
     /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded,
     /// drawn for this call.
     fn add_noise(&mut self, x: &Self::Share, scale: f64) -> Self::Share;
-    /// For each element of a `[1, n]` row of sampled logits ([`crate::sampling`]) one where it is
+    /// For each element of a `[1, n]` row of sampled logits ([`crate::program::sampling`]) one where it is
     /// below the `keep`-th largest, on the search's grid, and zero elsewhere; as a share modulo
     /// `2^32`.
     fn below_largest(

@@ -15,34 +15,30 @@
 //! The crate is synchronous and free of files, sockets and floats at run time: sessions
 //! ([`session`]) talk through [`marill_net::Channel`].
 
-pub mod cost_model;
-pub mod decoder;
-pub mod encoder;
 pub mod engine;
 pub mod masked;
-pub mod nn;
-pub mod outsourced;
-pub mod range;
-pub mod real;
-pub mod sampling;
+pub mod program;
+pub mod reference;
 pub mod session;
 pub mod spec;
+pub mod tally;
 pub mod testing;
-pub mod twin;
 pub mod weights;
 
 pub use marill_crypto::{HashKey, Seed};
-pub use masked::{Comparison, PrecomputedStep, Precomputer, ProtocolError, Traffic};
-pub use outsourced::{InputShare, OutsourcedSession, join_token};
-pub use real::RealTwin;
-pub use sampling::{Sampling, Selection};
-pub use session::{
-    ClientSession, DealerSession, ServerSession, tally_by_label, tally_decode, tally_prefill,
-    tally_step,
-};
-pub use spec::{Architecture, DecoderSpec, Pooling, PrivateForm, Reveal, SpecError};
-pub use twin::Twin;
-pub use weights::{
-    AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter, MatrixMasks,
-    NormFloats, PrivateWeights, PublicWeights,
+
+pub use crate::{
+    masked::{Comparison, PrecomputedStep, Precomputer, ProtocolError, Traffic},
+    program::sampling::{Sampling, Selection},
+    reference::{real::RealTwin, twin::Twin},
+    session::{
+        ClientSession, DealerSession, ServerSession,
+        outsourced::{InputShare, OutsourcedSession, join_token},
+        tally_by_label, tally_decode, tally_prefill, tally_step,
+    },
+    spec::{Architecture, DecoderSpec, Pooling, PrivateForm, Reveal, SpecError},
+    weights::{
+        AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter,
+        MatrixMasks, NormFloats, PrivateWeights, PublicWeights,
+    },
 };

@@ -27,48 +27,45 @@
 //!
 //! Masks are never used twice: streams only move forward, and a session's seeds die with it.
 
-mod bits;
-mod compare;
+mod correction_stream;
 mod dcf;
 mod extend;
-mod full;
-mod gated;
+mod interpreter;
 mod linear;
-mod lookup;
-mod opening;
+mod onehot;
 #[cfg(test)]
 mod operation_tests;
 mod pack;
-mod piecewise;
 mod precompute;
-mod program;
-mod sampling;
+mod private_matrix;
+mod reveal;
 #[cfg(test)]
-mod script;
-mod stream;
-mod tabulated;
+mod scripted;
 #[cfg(test)]
 mod tests;
-mod truncate;
 
 use std::{
     borrow::Cow,
     sync::{Arc, OnceLock},
 };
 
-pub(crate) use compare::INDEX_BITS;
-pub use dcf::{Comparison, DCF_BELOW};
-use extend::Extended;
-use full::Matrices;
 use marill_crypto::{Prg, Seed, aes::Cipher};
 use marill_net::{Channel, NetError};
 use marill_numeric::NumericError;
-use pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane};
-use precompute::{Precomputed, RevealMasks, RevealSpec};
-pub use precompute::{PrecomputedStep, Precomputer};
-use stream::Stream;
 
+pub(crate) use crate::masked::onehot::argmax::INDEX_BITS;
+pub use crate::masked::{
+    dcf::{Comparison, DCF_BELOW},
+    precompute::{PrecomputedStep, Precomputer},
+};
 use crate::{
+    masked::{
+        correction_stream::Stream,
+        extend::Extended,
+        pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane},
+        precompute::{Precomputed, RevealMasks, RevealSpec},
+        private_matrix::Matrices,
+    },
     spec::DecoderSpec,
     weights::{Lora, MaskedAdapter, MatrixMasks, PrivateWeights, adapter_masks},
 };
@@ -231,7 +228,7 @@ impl Wire {
 
     /// The top bits of the openings.
     fn msbs(&self) -> Vec<u64> {
-        bits::plane(self.open.len(), |i| self.open[i] >> (self.bits - 1) & 1)
+        onehot::boolean::plane(self.open.len(), |i| self.open[i] >> (self.bits - 1) & 1)
     }
 }
 
@@ -265,9 +262,9 @@ struct Evaluator {
     /// The same for whole matrices.
     matrices: Matrices,
     #[cfg(test)]
-    script: Option<script::ClientScript>,
+    script: Option<scripted::ClientScript>,
     #[cfg(test)]
-    mirror: Option<script::ServerScript>,
+    mirror: Option<scripted::ServerScript>,
 }
 
 struct Dealer {
@@ -282,7 +279,7 @@ struct Dealer {
     /// Correction words for E0, and the way to it.
     dcf_keys: Option<(Box<dyn Channel>, Vec<u8>)>,
     #[cfg(test)]
-    script: Option<script::DealerScript>,
+    script: Option<scripted::DealerScript>,
     /// E1's masks, where E1 chooses them.
     #[cfg(test)]
     mirror: Option<std::sync::mpsc::Receiver<Vec<u64>>>,

@@ -1,18 +1,22 @@
 //! The three parties of a session, each one synchronous object on its own thread.
 
+pub mod outsourced;
+
 use std::sync::Arc;
 
 use marill_crypto::{Seed, dcf::HashKey};
 use marill_net::Channel;
 
 use crate::{
-    decoder::{self, Cache},
-    encoder,
     masked::{Comparison, Cost, Masked, PrecomputedStep, Precomputer, ProtocolError, Traffic},
-    outsourced::{InputShare, shared_step},
-    sampling::{Sampling, Selection},
+    program::{
+        decoder::{self, Cache},
+        encoder,
+        sampling::{Sampling, Selection},
+    },
+    reference::twin::{check_remaining_context, pad_prompt},
+    session::outsourced::{InputShare, shared_step},
     spec::DecoderSpec,
-    twin::{check_remaining_context, pad_prompt},
     weights::{MaskedAdapter, MatrixMasks, PrivateWeights, PublicWeights},
 };
 

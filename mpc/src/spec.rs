@@ -3,7 +3,7 @@
 use marill_numeric::{NumericError, NumericSpec, encode};
 use serde::{Deserialize, Serialize};
 
-use crate::decoder::width;
+use crate::program::decoder::width;
 
 /// The public description of the private layers of a decoder. Two parties with different specs
 /// refuse each other.
@@ -504,7 +504,7 @@ mod tests {
                 "{error}"
             );
         }
-        assert!(crate::twin::check_remaining_context(&spec, usize::MAX, 1).is_err());
+        assert!(crate::reference::twin::check_remaining_context(&spec, usize::MAX, 1).is_err());
     }
 
     #[test]

@@ -5,11 +5,11 @@ mod affine;
 
 use std::{sync::Arc, thread};
 
-pub use affine::{AffineModel, LORA_SCALE, MAPS, run_embedding, tiny_affine_spec};
 use marill_crypto::{Prg, Seed};
 use marill_net::memory_pair;
 use marill_numeric::NumericSpec;
 
+pub use crate::testing::affine::{AffineModel, LORA_SCALE, MAPS, run_embedding, tiny_affine_spec};
 use crate::{
     ClientSession, DealerSession, ServerSession,
     masked::{ProtocolError, Traffic},

@@ -11,12 +11,14 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 mod affine;
 mod full;
 
-pub use affine::{AffineLayerFloats, HeadFloats, MapFloats, NormFloats};
-pub use full::MatrixMasks;
-pub(crate) use full::{FullRankLayer, RingLayer};
 use marill_crypto::{Prg, Seed};
 
 use crate::spec::{DecoderSpec, Module, SpecError};
+pub(crate) use crate::weights::full::{FullRankLayer, RingLayer};
+pub use crate::weights::{
+    affine::{AffineLayerFloats, HeadFloats, MapFloats, NormFloats},
+    full::MatrixMasks,
+};
 
 /// The float weights of one layer, row-major `[out, in]`, named as in the checkpoint.
 #[derive(Clone, Copy)]

@@ -4,7 +4,7 @@
 #[path = "sessions/world.rs"]
 mod world;
 
-use marill_mpc::{Comparison, cost_model::tally_on, masked::Cost};
+use marill_mpc::{Comparison, masked::Cost, tally::tally_on};
 use marill_net::http::HttpClient;
 use marill_serving::{
     ServingError,

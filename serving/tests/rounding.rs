@@ -5,8 +5,8 @@
 mod world;
 
 use marill_mpc::{
-    Comparison, DecoderSpec, Sampling, Selection, Twin, cost_model::tally_on, masked::Cost,
-    tally_step, testing::tiny_spec,
+    Comparison, DecoderSpec, Sampling, Selection, Twin, masked::Cost, tally::tally_on, tally_step,
+    testing::tiny_spec,
 };
 use marill_net::http::HttpClient;
 use marill_numeric::{NumericSpec, Rounding};

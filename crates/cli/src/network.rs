@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use marill_mpc::cost_model::Network;
+use marill_mpc::tally::Network;
 use marill_net::Link;
 
 use crate::failure::BadInput;

@@ -5,7 +5,7 @@
 use std::{path::Path, sync::Arc};
 
 use marill_model::{Checkpoint, Transforms};
-use marill_mpc::{PrivateWeights, range::Prover};
+use marill_mpc::{PrivateWeights, reference::range::Prover};
 use marill_numeric::NumericSpec;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, ModelError, Transforms};
 use marill_mpc::{
     DecoderSpec, PrivateForm,
-    range::{Proof, Unproved},
+    reference::range::{Proof, Unproved},
 };
 use marill_numeric::NumericSpec;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use marill_mpc::{
     PrivateWeights, ProtocolError, PublicWeights, SpecError, Twin,
-    range::{Headroom, LARGEST_POSITIONS, Proof, Prover, Unproved},
+    reference::range::{Headroom, LARGEST_POSITIONS, Proof, Prover, Unproved},
     spec::BUCKET,
 };
 

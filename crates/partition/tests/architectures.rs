@@ -8,7 +8,7 @@ use candle_core::{Device, IndexOp, Tensor};
 use marill_model::{Bert, BertConfig, Gpt2, Gpt2Cache, Gpt2Config, Tokenizer};
 use marill_mpc::{
     Pooling, PrivateWeights, PublicWeights, Reveal, Twin,
-    range::{Envelope, Prover},
+    reference::range::{Envelope, Prover},
     testing::{gaussian, run_embedding},
 };
 use marill_partition::{bert_weights, gpt2_weights};

@@ -28,9 +28,9 @@
 //! shapes and of the session's terms. Sources: Boyle, Gilboa, Ishai (TCC '19, gates on masked
 //! wires); Boyle et al. (EUROCRYPT '21, truncation and splines); Gupta et al. (SIGMA, PETS '24).
 
-mod piecewise;
-mod tabulated;
-mod tournament;
+mod activation;
+mod argmax;
+mod spline;
 
 use marill_crypto::{
     aes::Cipher,
@@ -41,7 +41,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Channel, Masked, ProtocolError, Role, Wire, byte_width, stream::Stream};
+use crate::masked::{
+    Channel, Masked, ProtocolError, Role, Wire, byte_width, correction_stream::Stream,
+};
 
 /// The stream from which an evaluator's roots come.
 pub(super) const ROOTS: &str = "point roots";

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use marill_numeric::fixed::low_mask;
 
-use super::{Masked, ProtocolError, Role, Share, Wire};
+use crate::masked::{Masked, ProtocolError, Role, Share, Wire};
 
 /// A wire ready for products modulo 2^64.
 pub(super) struct Extended {

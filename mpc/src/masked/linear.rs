@@ -15,11 +15,11 @@
 
 use marill_numeric::{PublicMatrix, ring};
 
-use super::{Masked, ProtocolError, Role, Share, Wire, byte_width, opening::PendingReveal, pack};
 use crate::{
     engine::Attention,
+    masked::{Masked, ProtocolError, Role, Share, Wire, byte_width, pack, reveal::PendingReveal},
+    reference::twin::{attention_scores, attention_values, ragged, rotate_rows, with_key_bias},
     spec::Module,
-    twin::{attention_scores, attention_values, ragged, rotate_rows, with_key_bias},
     weights::Rope,
 };
 
@@ -151,7 +151,7 @@ impl Masked {
         let Some(reply) = self.one_way(false, x.len() * bytes, label, payload)? else {
             return Ok(None);
         };
-        let theirs = super::unpack(&reply, bytes);
+        let theirs = crate::masked::unpack(&reply, bytes);
         let value = |(a, b): (&u64, u64)| {
             marill_numeric::fixed::sign_extend(a.wrapping_add(b), bits) as u64
         };
@@ -441,7 +441,7 @@ impl Masked {
             payload
         };
         if let Some(payload) = self.one_way(true, n * bytes, "input", pack_open)? {
-            wire.open = super::unpack(&payload, bytes);
+            wire.open = crate::masked::unpack(&payload, bytes);
         }
         Ok(wire)
     }

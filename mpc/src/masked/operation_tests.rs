@@ -10,13 +10,13 @@ use marill_numeric::{
     tables::{LinearTable, Piecewise, tables},
 };
 
-use super::{Comparison, Masked, Share};
 use crate::{
     DecoderSpec,
     engine::{Engine, Gate, Step},
-    nn::{self, NormScale},
+    masked::{Comparison, Masked, Share},
+    program::layers::{self, NormScale},
+    reference::twin::PlaintextEngine,
     testing::{gaussian, random_weights, tiny_spec},
-    twin::PlaintextEngine,
     weights::{PrivateWeights, PublicWeights},
 };
 
@@ -398,10 +398,10 @@ impl Program for Norm {
     fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
         let share = engine.share(&input);
         if self.1 {
-            nn::layer_norm(engine, &share, 64, self.0, 64)
+            layers::layer_norm(engine, &share, 64, self.0, 64)
         } else {
-            let input = engine.open_bounded(&share, nn::NORM_INPUT_BITS, "test")?;
-            nn::rms_norm(engine, &input, 64, self.0, 64)
+            let input = engine.open_bounded(&share, layers::NORM_INPUT_BITS, "test")?;
+            layers::rms_norm(engine, &input, 64, self.0, 64)
         }
     }
 }
@@ -449,7 +449,7 @@ impl Program for Softmax {
     fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
         let scores = engine.share(&input);
         let scores = engine.truncate(&scores, 1, 64, 32, "test")?;
-        let (weights, _) = nn::softmax_parts(engine, &scores, &self.0)?;
+        let (weights, _) = layers::softmax_parts(engine, &scores, &self.0)?;
         Ok(engine.share(&weights))
     }
 }

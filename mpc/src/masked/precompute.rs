@@ -24,12 +24,12 @@ use marill_crypto::{Prg, Seed};
 use marill_numeric::{PublicMatrix, ring};
 use zeroize::Zeroizing;
 
-use super::{
-    Masked, ProtocolError, Role,
-    full::{Matrices, product},
-};
 use crate::{
-    decoder::{self, Cache},
+    masked::{
+        Masked, ProtocolError, Role,
+        private_matrix::{Matrices, product},
+    },
+    program::decoder::{self, Cache},
     spec::{Architecture, DecoderSpec, Module},
     weights::{Lora, PublicWeights},
 };

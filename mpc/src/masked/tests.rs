@@ -11,16 +11,18 @@ use marill_net::{Channel, MemoryChannel, NetError, memory_pair};
 use marill_numeric::{NumericSpec, Rounding, fixed::low_mask};
 use sha2::{Digest, Sha256};
 
-use super::{
-    Comparison, INDEX_BITS, Masked, Role,
-    script::{ClientScript, DealerScript, ServerScript, Transcript},
-};
 use crate::{
     DecoderSpec, Twin,
-    decoder::{self, Cache},
-    sampling::Sampling,
+    masked::{
+        Comparison, INDEX_BITS, Masked, Role,
+        scripted::{ClientScript, DealerScript, ServerScript, Transcript},
+    },
+    program::{
+        decoder::{self, Cache},
+        sampling::Sampling,
+    },
+    reference::twin::pad_prompt,
     testing::{gaussian, random_weights, tiny_spec, with_private_matrices},
-    twin::pad_prompt,
     weights::{MatrixMasks, PrivateWeights, PublicWeights},
 };
 
@@ -226,7 +228,7 @@ impl Fixture {
         engine: &mut Masked,
         input: Option<&Input>,
         bucket: usize,
-    ) -> Result<Vec<Option<u32>>, super::ProtocolError> {
+    ) -> Result<Vec<Option<u32>>, crate::masked::ProtocolError> {
         let mut cache = Cache::new(self.spec()).with_sampling(self.sampling);
         let padded = input.map(|(prompt, _)| pad_prompt(self.spec(), prompt).unwrap());
         let (prompt, bias) = (
@@ -733,7 +735,7 @@ fn view_fits_another_adapter(fixture: &Fixture, other: &Fixture, input: &Input, 
 
     let frames = take(&logs[0]);
     assert_eq!(frames.len(), run.server_frames.len());
-    let share = |frame: &[u8]| super::unpack(frame, INDEX_BITS as usize / 8)[0];
+    let share = |frame: &[u8]| crate::masked::unpack(frame, INDEX_BITS as usize / 8)[0];
     // The share of the second token is the last frame. That of the first is the only other one that
     // may differ.
     let last = frames.len() - 1;

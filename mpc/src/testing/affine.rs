@@ -5,11 +5,11 @@ use std::{sync::Arc, thread};
 use marill_crypto::Seed;
 use marill_net::memory_pair;
 
-use super::{gaussian, tiny_spec};
 use crate::{
     ClientSession, DealerSession, ServerSession,
     masked::{ProtocolError, Traffic},
     spec::{Architecture, DecoderSpec, Module},
+    testing::{gaussian, tiny_spec},
     weights::{
         AffineLayerFloats, HeadFloats, LoraFloats, MapFloats, NormFloats, PrivateWeights,
         PublicWeights,

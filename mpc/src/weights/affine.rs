@@ -3,10 +3,10 @@
 use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 
-use super::{LoraFloats, PostNorm, PublicLayer, PublicWeights, Rope, behind_norm, expect_len};
 use crate::{
-    encoder::GAIN_FRAC_BITS,
+    program::encoder::GAIN_FRAC_BITS,
     spec::{Architecture, DecoderSpec, Module, SpecError},
+    weights::{LoraFloats, PostNorm, PublicLayer, PublicWeights, Rope, behind_norm, expect_len},
 };
 
 /// A linear map in floats.

@@ -20,10 +20,13 @@ use marill_crypto::{Prg, Seed};
 use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 
-use super::{
-    AffineLayerFloats, LayerFloats, PrivateWeights, PublicLayer, affine, expect_len, quantize_layer,
+use crate::{
+    spec::{DecoderSpec, Module, SpecError},
+    weights::{
+        AffineLayerFloats, LayerFloats, PrivateWeights, PublicLayer, affine, expect_len,
+        quantize_layer,
+    },
 };
-use crate::spec::{DecoderSpec, Module, SpecError};
 
 /// One layer's private matrices and what is added to their products, in clear: E1's.
 pub(crate) struct FullRankLayer {

@@ -2,8 +2,8 @@
 
 use marill_mpc::{
     Comparison, DecoderSpec,
-    cost_model::{Network, estimates},
     spec::BUCKET,
+    tally::{Network, estimates},
 };
 
 use crate::ServingError;

@@ -8,9 +8,9 @@ use anyhow::{Context, anyhow};
 use marill_mpc::{
     ClientSession, Comparison, DealerSession, MaskedAdapter, ProtocolError, RealTwin, Seed,
     ServerSession, Twin,
-    cost_model::{Estimate, Network, estimates, tally_on},
     masked::{Cost, DCF_BELOW},
     spec::MAX_POSITIONS,
+    tally::{Estimate, Network, estimates, tally_on},
     testing::gaussian,
 };
 use marill_net::{Channel, Link, Shaped, memory_pair};

@@ -8,10 +8,9 @@ use marill_mpc::{
     Comparison, PrivateWeights, PublicWeights, Seed,
     engine::{Engine, Gate, Step, WEIGHTED_BITS},
     masked::{Cost, Masked},
-    nn::{self, NormScale},
-    real::Real,
+    program::layers::{self, NormScale},
+    reference::{real::Real, twin::PlaintextEngine},
     testing::{gaussian, random_weights, tiny_spec},
-    twin::PlaintextEngine,
 };
 use marill_net::memory_pair;
 use marill_numeric::tables::tables;
@@ -154,8 +153,8 @@ impl Op {
             Self::Rsqrt => engine.piecewise(&share, &tables().rsqrt, "rsqrt"),
             Self::Max => engine.ragged_max(&share, &rows(), "max"),
             Self::Softmax => softmax(engine, &share, &rows()),
-            Self::RmsNorm => nn::rms_norm(engine, x, ROW, scale, 64),
-            Self::LayerNorm => nn::layer_norm(engine, &share, ROW, scale, 64),
+            Self::RmsNorm => layers::rms_norm(engine, x, ROW, scale, 64),
+            Self::LayerNorm => layers::layer_norm(engine, &share, ROW, scale, 64),
             Self::Argmax => engine
                 .argmax_to_client(&share, "argmax")
                 .map(|_| engine.share(x)),
@@ -165,7 +164,7 @@ impl Op {
 
 /// Divided softmax weights of rows: each row's weights times its reciprocal, 14 fractional bits.
 fn softmax<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step<E::Share> {
-    let (weights, inverse) = nn::softmax_parts(engine, scores, lens)?;
+    let (weights, inverse) = layers::softmax_parts(engine, scores, lens)?;
     let inverse = engine.open(&[(&inverse, 64)], "softmax.inverse")?.remove(0);
     let weights = engine.share(&weights);
     let weights = engine.reshape(&weights, lens[0]);

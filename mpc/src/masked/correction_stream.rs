@@ -1,0 +1,35 @@
+//! What an evaluator reads from the source.
+
+use marill_net::Channel;
+
+use crate::masked::ProtocolError;
+
+/// What the source sends, as bytes: where its frames end says nothing.
+pub(super) struct Stream {
+    channel: Box<dyn Channel>,
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl Stream {
+    pub(super) fn new(channel: Box<dyn Channel>) -> Self {
+        Self {
+            channel,
+            buffer: Vec::new(),
+            at: 0,
+        }
+    }
+
+    pub(super) fn read(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
+        while self.buffer.len() - self.at < bytes {
+            let frame = self.channel.recv().map_err(ProtocolError::Dealer)?;
+            if self.at > 0 {
+                self.buffer.drain(..self.at);
+                self.at = 0;
+            }
+            self.buffer.extend_from_slice(&frame);
+        }
+        self.at += bytes;
+        Ok(&self.buffer[self.at - bytes..self.at])
+    }
+}

@@ -1,0 +1,200 @@
+//! Tabulated functions on point functions: two rounds after the opening.
+//!
+//! The index and the borrow below it come from one-hot vectors, as on digits. Where the argument
+//! lies is read from one comparison function whose threshold is the mask `r` modulo `2^32`: `x`
+//! lies in an interval of `length` from `start` exactly when `r` lies in
+//! `(x̂ - start - length, x̂ - start]`, two evaluations and a public bit. That gives the domain and
+//! the sign as arithmetic shares, and with a payload of `r` the sign times `x`, which is a tail of
+//! [`Tail::Relu`]. The first round opens lookups, borrow and domain bit; the line is gated before
+//! its truncation, which is the second.
+
+use marill_numeric::{
+    fixed::low_mask,
+    tables::{INDEX_BITS, LinearTable, PIECE_BITS, Tail},
+};
+
+use crate::masked::{
+    Masked, ProtocolError, Share, Wire,
+    dcf::DcfBatch,
+    onehot::{activation::ARG_BITS, boolean::OpenBits},
+};
+
+/// Where an element lies, as shares: `[element of the payload]`, empty where nothing is held.
+struct Position {
+    in_domain: Vec<u64>,
+    negative: Vec<u64>,
+    /// `negative · x`.
+    negative_x: Vec<u64>,
+}
+
+impl Masked {
+    /// [`Masked::tabulated`] for few elements; `wire` is the argument less the domain's start,
+    /// modulo `2^32`.
+    pub(in crate::masked) fn tabulated_by_dcf(
+        &mut self,
+        x: &Wire,
+        wire: &Wire,
+        table: &LinearTable,
+        out_bits: u32,
+        label: &'static str,
+    ) -> Result<Share, ProtocolError> {
+        let (n, held) = (x.len(), self.is_evaluator());
+        let index = self.one_hot(wire, table.low_bits, INDEX_BITS)?;
+        let below = self.one_hot(wire, 0, table.low_bits)?;
+        let mask = low_mask(table.low_bits) as usize;
+        let (borrow, _) = below.compare(n, held, |i| (i, wire.open[i] as usize & mask));
+        let position = self.locate_by_dcf(x, table, out_bits)?;
+
+        let lookups = self.piece_lookups(wire, &index, table);
+        let gate = Share::new(x.rows, x.cols, PIECE_BITS, position.in_domain.clone());
+        let shares: Vec<(&Share, u32)> = lookups
+            .iter()
+            .chain([&gate])
+            .map(|share| (share, PIECE_BITS))
+            .collect();
+        let (mut pieces, borrow) = self.exchange(&shares, &[&borrow], label)?;
+        let Some(gate) = pieces.pop() else {
+            unreachable!("the gate was opened")
+        };
+        let piece = self.gated_piece(
+            &pieces,
+            wire,
+            &borrow[0],
+            &self.signs(&index),
+            &gate,
+            table.low_bits,
+        )?;
+
+        let shift = table.slope_frac_bits;
+        let shifted = self.add_public(&piece, self.half(shift) + table.bias as u64);
+        let piece = self
+            .exchange_masked(&[(&shifted, PIECE_BITS)], &[], label)?
+            .0
+            .remove(0);
+        let mut out = self.high_part(&piece, shift, out_bits, (table.bias >> shift) as u64)?;
+        if !self.rounds_stochastically(&piece, shift) {
+            let borrow = self.borrow_by_dcf(&piece, shift, out_bits)?;
+            out.data
+                .iter_mut()
+                .zip(borrow)
+                .for_each(|(o, b)| *o = o.wrapping_sub(b));
+        }
+        self.add_located_tail(&mut out, x, table.tail, &position);
+        Ok(out)
+    }
+
+    /// `gate·piece = ĝ·piece - r_g·piece`, the gate's mask among the factors that the source knows.
+    fn gated_piece(
+        &mut self,
+        pieces: &[Wire],
+        wire: &Wire,
+        borrow: &OpenBits,
+        signs: &[u64],
+        gate: &Wire,
+        low_bits: u32,
+    ) -> Result<Share, ProtocolError> {
+        let piece = self.signed_piece(pieces, wire, borrow, signs, low_bits)?;
+        // A public factor is about to meet it, which the source does not know.
+        let piece = self.materialized(&piece)?.into_owned();
+        let hidden: Vec<u64> = signs
+            .iter()
+            .zip(&gate.mask)
+            .map(|(sign, r)| r.wrapping_mul(sign.wrapping_neg()))
+            .collect();
+        let mut gated = self.signed_piece(pieces, wire, borrow, &hidden, low_bits)?;
+        for (i, piece) in piece.data.iter().enumerate() {
+            gated.data[i] = gated.data[i].wrapping_add(gate.open[i].wrapping_mul(*piece));
+        }
+        Ok(gated)
+    }
+
+    /// One key an element, read at two points for the domain and at two for the sign.
+    fn locate_by_dcf(
+        &mut self,
+        x: &Wire,
+        table: &LinearTable,
+        out_bits: u32,
+    ) -> Result<Position, ProtocolError> {
+        let modulus = low_mask(ARG_BITS);
+        let length = 1u64 << (INDEX_BITS + table.low_bits);
+        // (start, length): the domain, then what is negative.
+        let mut intervals = vec![(table.start as u64, length)];
+        let payload_bits: &[u32] = match table.tail {
+            Tail::Zero => &[PIECE_BITS],
+            Tail::Step { .. } => &[out_bits],
+            Tail::Relu => &[out_bits, out_bits],
+        };
+        if table.tail != Tail::Zero {
+            intervals.push((1 << (ARG_BITS - 1), 1 << (ARG_BITS - 1)));
+        }
+        let ends = |i: usize, (start, length): (u64, u64)| {
+            let last = x.open[i].wrapping_sub(start);
+            [last.wrapping_sub(length) & modulus, last & modulus]
+        };
+        let per_row = 2 * intervals.len();
+        let input = |e: usize| ends(e / per_row, intervals[e % per_row / 2])[e % 2];
+        let payload = |i: usize, column: usize| if column == 0 { 1 } else { x.mask[i] };
+        let batch = DcfBatch {
+            rows: x.len(),
+            per_row,
+            bits: ARG_BITS,
+            payload_bits,
+        };
+        let columns = self.compare_dcf(&batch, |i| x.mask[i], payload, input)?;
+        let first = self.is_first();
+        let own = self.share_of(x).data;
+        // `[r > from] - [r > to]`, and one more where the interval wraps.
+        let inside = |column: usize, k: usize| -> Vec<u64> {
+            let value = |i: usize| {
+                let [from, to] = ends(i, intervals[k]);
+                let at = i * per_row + 2 * k;
+                let bit = columns[0][at].wrapping_sub(columns[0][at + 1]);
+                let wraps = u64::from(from > to);
+                if column == 0 {
+                    return bit.wrapping_add(if first { wraps } else { 0 });
+                }
+                let hidden = columns[1][at].wrapping_sub(columns[1][at + 1]);
+                bit.wrapping_mul(x.open[i])
+                    .wrapping_sub(hidden)
+                    .wrapping_add(wraps.wrapping_mul(own[i]))
+            };
+            (0..own.len()).map(value).collect()
+        };
+        let has_sign = intervals.len() > 1;
+        Ok(Position {
+            in_domain: inside(0, 0),
+            negative: if has_sign { inside(0, 1) } else { Vec::new() },
+            negative_x: if has_sign && payload_bits.len() > 1 {
+                inside(1, 1)
+            } else {
+                Vec::new()
+            },
+        })
+    }
+
+    fn add_located_tail(&self, out: &mut Share, x: &Wire, tail: Tail, position: &Position) {
+        match tail {
+            Tail::Zero => {}
+            Tail::Relu => {
+                debug_assert_eq!(out.bits, x.bits, "the tail is the wire itself");
+                let x = self.share_of(x);
+                for (value, (x, dropped)) in out
+                    .data
+                    .iter_mut()
+                    .zip(x.data.iter().zip(&position.negative_x))
+                {
+                    *value = value.wrapping_add(*x).wrapping_sub(*dropped);
+                }
+            }
+            Tail::Step { low, high } => {
+                let rise = high.wrapping_sub(low) as u64;
+                let public = if self.is_first() { high as u64 } else { 0 };
+                for (value, negative) in out.data.iter_mut().zip(&position.negative) {
+                    *value = value
+                        .wrapping_add(public)
+                        .wrapping_sub(rise.wrapping_mul(*negative));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Signs on point functions, and with them maximum and arg-max: one round a level.
+
+use marill_numeric::fixed::low_mask;
+
+use crate::masked::{Masked, ProtocolError, Wire, dcf::DcfBatch, onehot::truncate::sign};
+
+impl Masked {
+    /// `[x_i - offset_j < 0]` modulo `2^bits`, offsets side by side: all of a row are read from one
+    /// key, at `x̂ - offset`.
+    pub(in crate::masked) fn negative_by_dcf(
+        &mut self,
+        x: &Wire,
+        offsets: &[u64],
+        bits: u32,
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let (rows, per_row, k) = (x.len(), offsets.len(), x.bits);
+        let public =
+            |e: usize| x.open[e / per_row].wrapping_sub(offsets[e % per_row]) & low_mask(k);
+        let top = |i: usize| x.mask[i] >> (k - 1) & 1;
+        let batch = DcfBatch {
+            rows,
+            per_row,
+            bits: k - 1,
+            payload_bits: &[bits],
+        };
+        let flips = self
+            .compare_dcf(&batch, |i| x.mask[i], |i, _| sign(top(i)), public)?
+            .remove(0);
+        let msbs = self.correct(rows, bits, top)?;
+        let first = self.is_first();
+        let negative = flips.iter().enumerate().map(|(e, flip)| {
+            let p = public(e) >> (k - 1) & 1;
+            let u = msbs[e / per_row].wrapping_add(*flip);
+            (if first { p } else { 0 }).wrapping_add(sign(p).wrapping_mul(u))
+        });
+        Ok(negative.collect())
+    }
+
+    /// `[d < 0]·y` for a wire `d` and each of some wires opened with it, as shares modulo the width
+    /// of `y`; before them `[d < 0]` itself, modulo the width of `d`.
+    pub(in crate::masked) fn negative_times(
+        &mut self,
+        d: &Wire,
+        factors: &[&Wire],
+    ) -> Result<Vec<Vec<u64>>, ProtocolError> {
+        let (n, k) = (d.len(), d.bits);
+        let top = |r: u64| r >> (k - 1) & 1;
+        let widths: Vec<u32> = std::iter::once(k)
+            .chain(factors.iter().map(|y| y.bits))
+            .collect();
+        let hidden = |i: usize, column: usize| {
+            if column == 0 {
+                1
+            } else {
+                factors[column - 1].mask[i]
+            }
+        };
+        let batch = DcfBatch {
+            rows: n,
+            per_row: 1,
+            bits: k - 1,
+            payload_bits: &widths,
+        };
+        let payload =
+            |i: usize, column: usize| sign(top(d.mask[i])).wrapping_mul(hidden(i, column));
+        let mut flips = self.compare_dcf(&batch, |i| d.mask[i], payload, |i| d.open[i])?;
+        // `u` and `u·r_y`.
+        for (column, (flips, &bits)) in flips.iter_mut().zip(&widths).enumerate() {
+            let msbs = self.correct(n, bits, |i| top(d.mask[i]).wrapping_mul(hidden(i, column)))?;
+            flips
+                .iter_mut()
+                .zip(msbs)
+                .for_each(|(flip, top)| *flip = flip.wrapping_add(top));
+        }
+        let first = self.is_first();
+        let (bits, products) = flips.split_at(1);
+        let mut out = Vec::with_capacity(widths.len());
+        for (column, (products, y)) in products.iter().zip(factors).enumerate() {
+            debug_assert!(
+                y.bits <= k,
+                "the bit is a share modulo the width of `d`: {column}"
+            );
+            let own = self.share_of(y).data;
+            out.push(
+                own.iter()
+                    .enumerate()
+                    .map(|(i, own)| {
+                        let p = d.open[i] >> (k - 1) & 1;
+                        let flipped = bits[0][i].wrapping_mul(y.open[i]).wrapping_sub(products[i]);
+                        p.wrapping_mul(*own)
+                            .wrapping_add(sign(p).wrapping_mul(flipped))
+                    })
+                    .collect(),
+            );
+        }
+        let negative = bits[0].iter().zip(&d.open).map(|(u, open)| {
+            let p = open >> (k - 1) & 1;
+            (if first { p } else { 0 }).wrapping_add(sign(p).wrapping_mul(*u)) & low_mask(k)
+        });
+        out.insert(0, negative.collect());
+        Ok(out)
+    }
+}

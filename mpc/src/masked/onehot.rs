@@ -1,0 +1,10 @@
+//! Gates on one-hot correlations: comparison trees over radix digits, and tables.
+
+pub(super) mod activation;
+pub(super) mod argmax;
+pub(super) mod boolean;
+pub(super) mod kth;
+pub(super) mod lut;
+pub(super) mod spline;
+pub(super) mod swiglu;
+pub(super) mod truncate;

@@ -1,0 +1,430 @@
+//! Piecewise linear functions of a positive value over many octaves: reciprocal square root and
+//! reciprocal.
+
+use marill_numeric::{fixed::low_mask, tables::Piecewise};
+
+use crate::masked::{
+    Masked, ProtocolError, Role, Share, Wire,
+    onehot::boolean::{Bits, Pending, bit, plane},
+};
+
+/// So many readings of a key count as an element where it is decided what a gate compares with.
+const READS_PER_ELEMENT: usize = 8;
+
+/// What a piecewise function is multiplied by.
+#[derive(Clone, Copy)]
+pub(in crate::masked) enum Factor<'a> {
+    Open(&'a Wire),
+    Share(&'a Share),
+}
+
+/// `value + Σ slope · shifted`, one slope and one argument for each shift; all slopes but one are
+/// zero.
+struct Piece {
+    /// The intercept at first.
+    value: Share,
+    slopes: Vec<Share>,
+    shifted: Vec<Share>,
+}
+
+impl Masked {
+    /// A piecewise linear function of a positive value: one opening of `s`, then
+    /// [`Self::piecewise_of_wire`].
+    pub(in crate::masked) fn piecewise_of(
+        &mut self,
+        s: &Share,
+        table: &Piecewise,
+        label: &'static str,
+    ) -> Result<Share, ProtocolError> {
+        let (mut wires, _) = self.exchange(&[(s, table.ring_bits)], &[], label)?;
+        self.piecewise_of_wire(&wires.remove(0), table, label)
+    }
+
+    /// As [`Self::piecewise_of`] for a wire of the table's width.
+    pub(in crate::masked) fn piecewise_of_wire(
+        &mut self,
+        wire: &Wire,
+        table: &Piecewise,
+        label: &'static str,
+    ) -> Result<Share, ProtocolError> {
+        let Piece {
+            mut value,
+            slopes,
+            shifted,
+        } = self.piece_of(wire, table, label)?;
+        let parts: Vec<(&Share, u32)> = slopes.iter().chain(&shifted).map(|s| (s, 64)).collect();
+        let (wires, _) = self.exchange(&parts, &[], label)?;
+        for (slope, argument) in wires[..slopes.len()].iter().zip(&wires[slopes.len()..]) {
+            let product = self.multiply(slope, argument);
+            value = self.add_shares(
+                &value,
+                &Share {
+                    rows: wire.rows,
+                    cols: wire.cols,
+                    ..product
+                },
+            );
+        }
+        Ok(value)
+    }
+
+    /// The function's value, and `x · f(s)` for a wire `x` or a share that is opened on the way: 64
+    /// bits.
+    ///
+    /// With `x`, intercept, slopes and shifted arguments open, `x · f` is of degree three in their
+    /// masks, so the function need not be opened: a round less, for two corrections a shift and
+    /// element.
+    pub(in crate::masked) fn times_piecewise(
+        &mut self,
+        x: Factor<'_>,
+        row_of: impl Fn(usize) -> usize,
+        wire: &Wire,
+        table: &Piecewise,
+        label: &'static str,
+    ) -> Result<(Share, Share), ProtocolError> {
+        let Piece {
+            mut value,
+            slopes,
+            shifted,
+        } = self.piece_of(wire, table, label)?;
+        let classes = slopes.len();
+        let to_open = match x {
+            Factor::Open(_) => None,
+            Factor::Share(x) => Some(x),
+        };
+        let parts = std::iter::once(&value)
+            .chain(&slopes)
+            .chain(&shifted)
+            .map(|s| (s, 64));
+        let parts: Vec<(&Share, u32)> = parts.chain(to_open.map(|x| (x, x.bits))).collect();
+        let (mut wires, _) = self.exchange(&parts, &[], label)?;
+        let opened = if to_open.is_some() { wires.pop() } else { None };
+        let x = match (&opened, x) {
+            (Some(x), _) | (None, Factor::Open(x)) => x,
+            (None, Factor::Share(_)) => unreachable!("the share was opened"),
+        };
+        let (slopes, arguments) = wires[1..].split_at(classes);
+        for (slope, argument) in slopes.iter().zip(arguments) {
+            let product = self.multiply(slope, argument);
+            value = self.add_shares(
+                &value,
+                &Share {
+                    rows: wire.rows,
+                    cols: wire.cols,
+                    ..product
+                },
+            );
+        }
+        let x = self.extend(x)?;
+        // It is about to be multiplied by something public, which the source does not know.
+        let value = self.materialized(&value)?.into_owned();
+        // `f` in masks: constant + Σ coefficient · monomial, each monomial times the mask of `x`
+        // shared by the source.
+        let (n, missing) = (x.rows * x.cols, x.missing());
+        let hidden = |i: usize, r: u64| r.wrapping_mul(x.mask[i]);
+        let wrapped = |i: usize, r: u64| r.wrapping_mul(x.wraps[i]);
+        let dots = |i: usize| {
+            let row = row_of(i);
+            slopes.iter().zip(arguments).fold(0u64, |sum, (a, b)| {
+                sum.wrapping_add(a.mask[row].wrapping_mul(b.mask[row]))
+            })
+        };
+        let constant = |i: usize| wires[0].mask[row_of(i)].wrapping_sub(dots(i));
+        // The same for what the mask of `x` wraps, `m`, whose constant has a public factor too.
+        let mut crossed = vec![0u64; if self.is_evaluator() { n } else { 0 }];
+        let mut of_wraps = match missing {
+            0 => Vec::new(),
+            _ => self.correct(n, missing, |i| wrapped(i, constant(i)).wrapping_neg())?,
+        };
+        for (slope, argument) in slopes.iter().zip(arguments) {
+            for (known, secret) in [(slope, argument), (argument, slope)] {
+                let share = self.correct(n, 64, |i| hidden(i, secret.mask[row_of(i)]))?;
+                for (i, (sum, share)) in crossed.iter_mut().zip(share).enumerate() {
+                    *sum = sum.wrapping_sub(known.open[row_of(i)].wrapping_mul(share));
+                }
+                if missing > 0 {
+                    let share = self.correct(n, missing, |i| wrapped(i, secret.mask[row_of(i)]))?;
+                    for (i, (sum, share)) in of_wraps.iter_mut().zip(share).enumerate() {
+                        *sum = sum.wrapping_sub(known.open[row_of(i)].wrapping_mul(share));
+                    }
+                }
+            }
+        }
+        let public: Vec<u64> = (0..if self.is_evaluator() { wire.len() } else { 0 })
+            .map(|row| {
+                slopes
+                    .iter()
+                    .zip(arguments)
+                    .fold(wires[0].open[row], |sum, (a, b)| {
+                        sum.wrapping_add(a.open[row].wrapping_mul(b.open[row]))
+                    })
+            })
+            .collect();
+        // x̂·[f] - (public·[r] + crossed), and what has no public factor deferred.
+        let data = match &self.role {
+            Role::Tally(_) => Vec::new(),
+            Role::Dealer(_) => (0..n).map(|i| hidden(i, constant(i))).collect(),
+            Role::Evaluator(_) => (0..n)
+                .map(|i| {
+                    let row = row_of(i);
+                    let open = x.public[i].wrapping_mul(value.data[row]);
+                    let inner = open
+                        .wrapping_sub(public[row].wrapping_mul(x.mask[i]))
+                        .wrapping_sub(crossed[i]);
+                    let Some(of_wraps) = of_wraps.get(i) else {
+                        return inner;
+                    };
+                    let wrap = public[row].wrapping_mul(x.wraps[i]).wrapping_add(*of_wraps);
+                    inner.wrapping_add(x.stays[i].wrapping_mul(wrap) << x.bits)
+                })
+                .collect(),
+        };
+        let product = Share {
+            deferred: true,
+            ..Share::new(x.rows, x.cols, 64, data)
+        };
+        Ok((value, product))
+    }
+
+    /// The parts of the line on which a value lies. Rounds: ceil(log2(digits)), or none on point
+    /// functions.
+    ///
+    /// First one comparison a threshold and one borrow a shift, all over the same one-hot vectors;
+    /// their sums are the intercept and the slopes, the borrows go into the shifted arguments.
+    fn piece_of(
+        &mut self,
+        wire: &Wire,
+        table: &Piecewise,
+        label: &'static str,
+    ) -> Result<Piece, ProtocolError> {
+        let rows = wire.len();
+        // Shift classes in order of appearance.
+        let mut shifts: Vec<u32> = Vec::new();
+        table.shift.iter().for_each(|c| {
+            if !shifts.contains(c) {
+                shifts.push(*c)
+            }
+        });
+        // The first threshold is never compared: below it the first interval applies.
+        let thresholds = table.threshold.len() - 1;
+        let per_row = thresholds + shifts.len();
+        // One key a row is read at every threshold, which is what takes its time: a prompt's rows
+        // keep to digits.
+        let (borrows, mut pieces) = if self.uses_dcf(rows * thresholds / READS_PER_ELEMENT) {
+            let negative = self.thresholds_by_dcf(wire, table, &shifts)?;
+            self.summed_pieces(table, &shifts, &negative, rows, per_row)
+        } else {
+            let pending = self.compare_thresholds(wire, table, &shifts, per_row, label)?;
+            if let [(below, _)] = pending.digits.as_slice() {
+                self.looked_up_pieces(table, &shifts, below, rows, label)?
+            } else {
+                let (_, bits) = self.finish_sign(&pending, &[], label)?;
+                let negative = bits.share(self, 64)?.0;
+                self.summed_pieces(table, &shifts, &negative, rows, per_row)
+            }
+        };
+
+        let mut shifted = Vec::new();
+        for (c, &shift) in shifts.iter().enumerate() {
+            let mut part = if shift == 0 {
+                Share {
+                    bits: 64,
+                    ..self.widened(wire)?
+                }
+            } else {
+                self.high_part(wire, shift, 64, 0)?
+            };
+            if shift > 0 && self.is_evaluator() {
+                for (row, value) in part.data.iter_mut().enumerate() {
+                    *value = value.wrapping_sub(borrows[row * shifts.len() + c]);
+                }
+            }
+            shifted.push(part);
+        }
+        let column = |share: Share| Share {
+            rows: wire.rows,
+            cols: wire.cols,
+            ..share
+        };
+        let value = column(pieces.remove(0));
+        Ok(Piece {
+            value,
+            slopes: pieces,
+            shifted,
+        })
+    }
+
+    /// Signs of `s - threshold`, then borrows out of the low `shift` bits, over one set of one-hot
+    /// vectors a row.
+    fn compare_thresholds(
+        &mut self,
+        wire: &Wire,
+        table: &Piecewise,
+        shifts: &[u32],
+        per_row: usize,
+        label: &'static str,
+    ) -> Result<Pending, ProtocolError> {
+        let (rows, held, first) = (wire.len(), self.is_evaluator(), self.is_first());
+        let (k, width) = (table.ring_bits, table.digit_bits);
+        let n = rows * per_row;
+        let thresholds = per_row - shifts.len();
+        let threshold = |e: usize| {
+            table
+                .threshold
+                .get(e % per_row + 1)
+                .copied()
+                .filter(|_| e % per_row < thresholds)
+        };
+        let public =
+            |e: usize| wire.open[e / per_row].wrapping_sub(threshold(e).unwrap_or(0)) & low_mask(k);
+        let shift_of = |e: usize| (e % per_row).checked_sub(thresholds).map(|c| shifts[c]);
+        let mask = low_mask(width) as usize;
+        let mut digits = Vec::new();
+        for d in 0..k / width {
+            let vectors = self.one_hot(wire, d * width, width)?;
+            let at = |e: usize| (e / per_row, (public(e) >> (d * width)) as usize & mask);
+            let (mut less, mut equal) = if (d + 1) * width == k {
+                vectors.sign(n, held, at)
+            } else {
+                vectors.compare(n, held, at)
+            };
+            // A borrow ignores the digits above its shift: not less, equal.
+            for row in 0..if held { rows } else { 0 } {
+                for e in row * per_row + thresholds..(row + 1) * per_row {
+                    if shift_of(e).is_some_and(|c| d * width >= c) {
+                        let one = 1u64 << (e % 64);
+                        less.words[e / 64] &= !one;
+                        equal.words[e / 64] = if first {
+                            equal.words[e / 64] | one
+                        } else {
+                            equal.words[e / 64] & !one
+                        };
+                    }
+                }
+            }
+            digits.push((less, equal));
+        }
+        self.reduce(digits, if self.many(n) { 1 } else { 2 }, label)
+    }
+
+    /// Shares of the borrows, and the line (intercept, and slope within each shift class) of the
+    /// interval that holds `s`, as sums over its threshold bits.
+    fn summed_pieces(
+        &self,
+        table: &Piecewise,
+        shifts: &[u32],
+        negative: &[u64],
+        rows: usize,
+        per_row: usize,
+    ) -> (Vec<u64>, Vec<Share>) {
+        let columns = piece_columns(table, shifts);
+        let (mut data, mut borrows) = (vec![Vec::new(); columns.len()], Vec::new());
+        if self.is_evaluator() {
+            let first = self.is_first();
+            for row in negative.chunks_exact(per_row) {
+                // [s >= threshold] = 1 - negative.
+                let reached = |j: usize| (u64::from(first)).wrapping_sub(row[j - 1]);
+                for (sums, column) in data.iter_mut().zip(&columns) {
+                    let start = if first { column[0] } else { 0 };
+                    sums.push((1..column.len()).fold(start, |sum, j| {
+                        sum.wrapping_add(
+                            column[j]
+                                .wrapping_sub(column[j - 1])
+                                .wrapping_mul(reached(j)),
+                        )
+                    }));
+                }
+                borrows.extend_from_slice(&row[per_row - shifts.len()..]);
+            }
+        }
+        (
+            borrows,
+            data.into_iter()
+                .map(|data| Share::new(1, rows, 64, data))
+                .collect(),
+        )
+    }
+
+    /// The same from XOR-shared threshold bits, which need not become numbers one by one:
+    /// neighbours differ at the interval alone, so their sums are a shared one-hot vector, and a
+    /// table read by it is right up to a sign ([`super::lookup`]). That sign, which is the vector's
+    /// own sum, is opened under a mask with what it multiplies. One round.
+    fn looked_up_pieces(
+        &mut self,
+        table: &Piecewise,
+        shifts: &[u32],
+        below: &Bits,
+        rows: usize,
+        label: &'static str,
+    ) -> Result<(Vec<u64>, Vec<Share>), ProtocolError> {
+        let thresholds = table.threshold.len() - 1;
+        let per_row = thresholds + shifts.len();
+        let mut columns = piece_columns(table, shifts);
+        columns.push(vec![1; thresholds + 1]);
+        let mut data = vec![vec![0u64; if self.is_evaluator() { rows } else { 0 }]; columns.len()];
+        let (mut borrows, first) = (
+            Bits {
+                n: rows * shifts.len(),
+                words: Vec::new(),
+            },
+            u64::from(self.is_first()),
+        );
+        if self.is_evaluator() {
+            for row in 0..rows {
+                // Below no threshold at first, below the one behind the last at the end.
+                let mut before = 0;
+                for j in 0..=thresholds {
+                    let now = if j < thresholds {
+                        bit(&below.words, row * per_row + j)
+                    } else {
+                        first
+                    };
+                    let hot = (before ^ now).wrapping_neg();
+                    for (sums, column) in data.iter_mut().zip(&columns) {
+                        sums[row] = sums[row].wrapping_add(column[j] & hot);
+                    }
+                    before = now;
+                }
+            }
+            if first == 1 {
+                data.iter_mut()
+                    .flatten()
+                    .for_each(|sum| *sum = sum.wrapping_neg());
+            }
+            borrows.words = plane(borrows.n, |i| {
+                bit(
+                    &below.words,
+                    i / shifts.len() * per_row + thresholds + i % shifts.len(),
+                )
+            });
+        }
+        let shares: Vec<Share> = data
+            .into_iter()
+            .map(|data| Share::new(1, rows, 64, data))
+            .collect();
+        let parts: Vec<(&Share, u32)> = shares.iter().map(|share| (share, 64)).collect();
+        let (mut wires, opened) = self.exchange(&parts, &[&borrows], label)?;
+        let Some(sign) = wires.pop() else {
+            unreachable!("the sign is the last column")
+        };
+        let pieces = wires
+            .iter()
+            .map(|wire| self.multiply(&sign, wire))
+            .collect();
+        let borrows = self.single(&opened[0]).share(self, 64)?.0;
+        Ok((borrows, pieces))
+    }
+}
+
+/// By interval: the intercept, then the slope within each shift class.
+fn piece_columns(table: &Piecewise, shifts: &[u32]) -> Vec<Vec<u64>> {
+    let slopes = shifts.iter().map(|&c| {
+        let slope = table.slope.iter().zip(&table.shift);
+        slope
+            .map(|(slope, shift)| if *shift == c { *slope } else { 0 })
+            .collect()
+    });
+    std::iter::once(table.intercept.clone())
+        .chain(slopes)
+        .collect()
+}

@@ -1,0 +1,310 @@
+//! The product inside a gated MLP: `f(cut(gate)) · cut(up)` for a tabulated `f` with a tail of
+//! `relu`.
+//!
+//! Both halves are cut by one truncation, whose opening is the only one that `cut(up)` sees: as a
+//! factor of an element-wise product it is used in the form that the truncation leaves it in,
+//! `u = P - h + c·w - b` with `P` and `c` public, `h = r >> shift` and `w = 2^(k - shift)·msb(r)`
+//! known to the source, and the borrow `b` an affine form in masks of opened planes. With the other
+//! factor opened as `ŷ = y + r_y`,
+//!
+//! `y·u = ŷ·[u] - r_y·P + r_y·h - c·r_y·w + r_y·b`,
+//!
+//! where the source shares `r_y`, `r_y·w` (two bytes: it is a multiple of `2^(k - shift)`) and
+//! `r_y` times each mask of `b`, and `r_y·h` goes into the mask of the truncation that follows. The
+//! gate and its function need no more than narrow shares, since `y` is opened narrow.
+//!
+//! # Narrow openings
+//! A value below `2^30` in magnitude whose share is wider is opened modulo `2^32`. With
+//! `ẑ = x̂ + 2^30`, as an integer `x = ẑ - 2^30 - r + 2^32·c·m` for `c = 1 - msb(ẑ)` and
+//! `m = msb(r)`, since `x + 2^30` is below half the ring: what the narrow opening loses of a
+//! product is again a public factor times a product of masks.
+//!
+//! Security: evaluators see what [`super`] lists, openings under fresh uniform masks and
+//! corrections under fresh halves; a narrow opening reveals fewer bits of a masked value, not
+//! others.
+
+use marill_numeric::{fixed::low_mask, tables::LinearTable};
+
+use crate::masked::{
+    Masked, ProtocolError, Role, Share, linear::select_columns, onehot::truncate::Affine,
+    reveal::Part,
+};
+
+/// Width of a narrow opening.
+const NARROW_BITS: u32 = 32;
+/// What makes a narrow value non-negative.
+const OFFSET: u64 = 1 << (NARROW_BITS - 2);
+
+/// `ẑ - 2^30` as an integer and `c`; see the module documentation.
+pub(in crate::masked) fn narrow_public(open: u64) -> (u64, u64) {
+    let shifted = open.wrapping_add(OFFSET) & low_mask(NARROW_BITS);
+    (
+        shifted.wrapping_sub(OFFSET),
+        1 - (shifted >> (NARROW_BITS - 1)),
+    )
+}
+
+/// `m`
+pub(in crate::masked) fn narrow_wrap(mask: u64) -> u64 {
+    mask >> (NARROW_BITS - 1)
+}
+
+/// A truncation's result in the form in which its opening leaves it.
+struct TruncatedForm {
+    share: Share,
+    /// `P` less the constant of the borrow, and `c`, at the evaluators.
+    public: Vec<u64>,
+    stays: Vec<u64>,
+    /// `r`, at the source.
+    mask: Vec<u64>,
+    borrow: Option<Affine>,
+    /// Of the opening: its bits, and those below the cut.
+    bits: u32,
+    shift: u32,
+}
+
+/// How the two halves are cut: `bits` of the opening, of the result and below the cut.
+#[derive(Clone, Copy)]
+pub(in crate::masked) struct Widths {
+    pub(in crate::masked) shift: u32,
+    pub(in crate::masked) in_bits: u32,
+    pub(in crate::masked) out_bits: u32,
+}
+
+impl Masked {
+    /// `table(cut(x[.., ..cols/2])) · cut(x[.., cols/2..])`; see
+    /// [`crate::engine::Engine::gated_product`].
+    pub(in crate::masked) fn gated(
+        &mut self,
+        x: &Share,
+        table: &LinearTable,
+        widths: Widths,
+        labels: [&'static str; 2],
+    ) -> Result<Share, ProtocolError> {
+        if self.uses_dcf(x.len() / 2) {
+            return self.gated_by_dcf(x, table, widths, labels);
+        }
+        self.at(labels[0]);
+        let (gate, up) = self.truncate_halves(x, widths, labels[0])?;
+        let both = self.side_by_side(&[&gate, &up.share]);
+        self.record(labels[0], &both);
+        self.record(labels[0], &both);
+        let gate = self.gate_of_share(&gate, table, labels)?;
+        self.record(labels[1], &gate);
+        self.times_truncated(&gate, &up, labels[1])
+    }
+
+    /// A tabulated function of a share whose value is below `2^30`: opened narrow where the gate is
+    /// made of digits.
+    pub(in crate::masked) fn gate_of_share(
+        &mut self,
+        x: &Share,
+        table: &LinearTable,
+        labels: [&'static str; 2],
+    ) -> Result<Share, ProtocolError> {
+        let narrow = !self.uses_dcf(x.len()) && x.bits > NARROW_BITS;
+        let (mut wires, _) = self.exchange(
+            &[(x, if narrow { NARROW_BITS } else { x.bits })],
+            &[],
+            labels[0],
+        )?;
+        self.at(labels[1]);
+        self.tabulated(
+            &wires.remove(0),
+            narrow.then_some(x),
+            table,
+            x.bits,
+            labels[1],
+        )
+    }
+
+    /// On point functions a borrow is a share, not a form in masks: both halves are opened.
+    fn gated_by_dcf(
+        &mut self,
+        x: &Share,
+        table: &LinearTable,
+        Widths {
+            shift,
+            in_bits,
+            out_bits,
+        }: Widths,
+        labels: [&'static str; 2],
+    ) -> Result<Share, ProtocolError> {
+        let half = x.cols / 2;
+        self.at(labels[0]);
+        let both = self.truncate_share(x, shift, in_bits, out_bits, labels[0])?;
+        self.record(labels[0], &both);
+        self.record(labels[0], &both);
+        let (mut wires, _) = self.exchange(&[(&both, out_bits)], &[], labels[0])?;
+        let both = wires.remove(0);
+        let (gate, up) = (
+            self.columns_of_wire(&both, 0, half),
+            self.columns_of_wire(&both, half, half),
+        );
+        self.at(labels[1]);
+        let gate = self.tabulated(&gate, None, table, out_bits, labels[1])?;
+        self.record(labels[1], &gate);
+        let (mut wires, _) = self.exchange(&[(&gate, out_bits)], &[], labels[1])?;
+        Ok(self.multiply(&wires.remove(0), &up))
+    }
+
+    /// Cuts both halves of the columns: the first into a narrow share, the second into the form
+    /// that its opening leaves.
+    ///
+    /// A narrow result does not see whether the mask wrapped, so E1 is told the compared bits of
+    /// the first half at most.
+    fn truncate_halves(
+        &mut self,
+        x: &Share,
+        Widths {
+            shift,
+            in_bits: k,
+            out_bits,
+        }: Widths,
+        label: &'static str,
+    ) -> Result<(Share, TruncatedForm), ProtocolError> {
+        debug_assert!(
+            k - shift >= NARROW_BITS,
+            "a wrap of the cut is out of a narrow value's reach"
+        );
+        let (half, offset) = (x.cols / 2, 1 << (k - 2 - shift));
+        let (shifted, shift) = self.before_truncation(x, shift, k);
+        let k = shifted.bits;
+        let (gate, up) = (
+            self.share_columns(&shifted, 0, half),
+            self.share_columns(&shifted, half, half),
+        );
+        let parts = [
+            Part::whole(&up, k),
+            Part::low(&gate, k, if self.rounds_exactly() { shift } else { 0 }),
+        ];
+        let mut wires = self.exchange_parts(&parts, &[], &mut [], label)?.0;
+        let (gate, up) = (wires.remove(1), wires.remove(0));
+        let both = self.wires_side_by_side(&gate, &up);
+        let mut borrows = None;
+        if !self.rounds_stochastically(&both, shift) {
+            let pending = self.borrow(&both, shift, label)?;
+            let borrow = self.finish(&pending, None, label)?;
+            let part =
+                |first| borrow.select(gate.len(), |data| select_columns(data, x.cols, first, half));
+            borrows = Some((part(0), part(half)));
+        }
+        let (of_gate, of_up) = borrows.unzip();
+        let gate = self.high_part(&gate, shift, NARROW_BITS, offset)?;
+        let gate = self.less_borrow(gate, of_gate.as_ref())?;
+        let share = self.high_part(&up, shift, out_bits, offset)?;
+        let share = self.less_borrow(share, of_up.as_ref())?;
+        let (mut public, mut stays) = (Vec::new(), Vec::new());
+        if self.is_evaluator() {
+            public = up
+                .open
+                .iter()
+                .map(|z| (z >> shift).wrapping_sub(offset))
+                .collect();
+            stays = up.open.iter().map(|z| 1 - (z >> (k - 1))).collect();
+        }
+        if let Some(borrow) = &of_up {
+            public
+                .iter_mut()
+                .zip(borrow.constant())
+                .for_each(|(p, b)| *p = p.wrapping_sub(*b));
+        }
+        let mask = if matches!(self.role, Role::Dealer(_)) {
+            up.mask
+        } else {
+            Vec::new()
+        };
+        Ok((
+            gate,
+            TruncatedForm {
+                share,
+                public,
+                stays,
+                mask,
+                borrow: of_up,
+                bits: k,
+                shift,
+            },
+        ))
+    }
+
+    fn less_borrow(
+        &mut self,
+        mut x: Share,
+        borrow: Option<&Affine>,
+    ) -> Result<Share, ProtocolError> {
+        if let Some(borrow) = borrow {
+            let (bits, _) = borrow.share(self, x.bits)?;
+            x.data
+                .iter_mut()
+                .zip(&bits)
+                .for_each(|(x, b)| *x = x.wrapping_sub(*b));
+        }
+        Ok(x)
+    }
+
+    /// `y·u`, with `y` opened narrow.
+    fn times_truncated(
+        &mut self,
+        y: &Share,
+        u: &TruncatedForm,
+        label: &'static str,
+    ) -> Result<Share, ProtocolError> {
+        let (shift, k, out_bits) = (u.shift, u.bits, u.share.bits);
+        let (mut wires, _) = self.exchange(&[(y, NARROW_BITS)], &[], label)?;
+        let y = wires.remove(0);
+        let (n, rest) = (y.len(), out_bits - NARROW_BITS);
+        let m = |i: usize| narrow_wrap(y.mask[i]);
+        let masks = self.correct(n, out_bits, |i| y.mask[i])?;
+        let wraps = self.correct(n, out_bits - (k - shift), |i| {
+            y.mask[i].wrapping_mul(u.mask[i] >> (k - 1))
+        })?;
+        let borrows = self.borrow_times(u, out_bits, |i| y.mask[i])?;
+        let msbs = self.correct(n, rest, m)?;
+        let top_highs = self.correct(n, rest, |i| m(i).wrapping_mul(u.mask[i] >> shift))?;
+        let top_borrows = self.borrow_times(u, rest, m)?;
+        debug_assert!(
+            k - shift >= rest,
+            "a wrap of the cut is out of a top's reach"
+        );
+        let data = match &self.role {
+            Role::Tally(_) => Vec::new(),
+            Role::Dealer(_) => (0..n)
+                .map(|i| y.mask[i].wrapping_mul(u.mask[i] >> shift))
+                .collect(),
+            Role::Evaluator(_) => (0..n)
+                .map(|i| {
+                    let (open, stays) = narrow_public(y.open[i]);
+                    let masked = masks[i].wrapping_mul(u.public[i]).wrapping_sub(borrows[i]);
+                    let wrap = u.stays[i].wrapping_mul(wraps[i] << (k - shift));
+                    let top = msbs[i]
+                        .wrapping_mul(u.public[i])
+                        .wrapping_sub(top_highs[i])
+                        .wrapping_sub(top_borrows[i]);
+                    open.wrapping_mul(u.share.data[i])
+                        .wrapping_sub(masked)
+                        .wrapping_sub(wrap)
+                        .wrapping_add(stays.wrapping_mul(top) << NARROW_BITS)
+                })
+                .collect(),
+        };
+        Ok(Share {
+            deferred: true,
+            ..Share::new(y.rows, y.cols, out_bits, data)
+        })
+    }
+
+    /// Shares of `factor · b` without the borrow's constant, modulo `2^bits`; zeros without a
+    /// borrow.
+    fn borrow_times(
+        &mut self,
+        u: &TruncatedForm,
+        bits: u32,
+        factor: impl Fn(usize) -> u64,
+    ) -> Result<Vec<u64>, ProtocolError> {
+        match &u.borrow {
+            Some(borrow) => borrow.masks_times(self, bits, factor),
+            None => Ok(vec![0; u.public.len()]),
+        }
+    }
+}

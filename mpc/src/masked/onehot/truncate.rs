@@ -1,0 +1,632 @@
+//! Exact truncation, and bits as affine forms.
+//!
+//! # Exact truncation
+//! With `z' = z + 2^(f-1) + 2^(k-2)` in `[0, 2^(k-1))`, `ẑ = z' + r mod 2^k` opened, and
+//! `w = [ẑ < r]`, `floor(z'/2^f) = (ẑ >> f) - (r >> f) + 2^(k-f)·w - b` where
+//! `b = [ẑ mod 2^f < r mod 2^f]`. Since `z' < 2^(k-1)`, `w = msb(r)·(1 - msb(ẑ))`. The source
+//! shares `r >> f` and `2^(k-f)·msb(r)`; `b` is a comparison of a public with a masked `f`-bit
+//! value, whose last gate yields an arithmetic share directly: `b = base + flips·below` with the
+//! three bits opened under masks, the monomials of the masks shared by the source.
+//!
+//! The result is exact; nothing can fail while `|z| < 2^(k-2)`.
+//!
+//! E1 needs the low `f` bits of `ẑ` for the comparison and `msb(ẑ)` for its share, so on digits the
+//! opening is a half one ([`super::opening`]): `f + 1` bits from E0 instead of `k`, the last of
+//! them with the comparison's last gate.
+//!
+//! # Stochastic rounding
+//! Without the half added and without the borrow `b` taken off, the opening alone yields
+//! `floor((z + r mod 2^f) / 2^f) = floor((z + 2^f - 1 - t) / 2^f)` with `t = ẑ mod 2^f`: uniform,
+//! independent of `z`, and known to whoever sees the opening. The functionality is therefore: draw
+//! `t` uniformly, give it to the evaluators, round by it. A proof that kept `t` secret would be
+//! wrong (Li et al., USENIX Security '23, on ABY3's truncation); here the simulator is given `t`
+//! and sets `ẑ` to a uniform value with these low bits. One round, no comparison, never a large
+//! error.
+//!
+//! Of a coin, [`RANDOM_BITS`] bits are enough. What lies below them each party drops from its own
+//! half before the opening, which is then as much narrower:
+//! `Σ floor(z_i / 2^d) = (z - A) / 2^d mod 2^(k-d)`, where `A = Σ z_i mod 2^d` over the two halves
+//! and, where a term is deferred, the source's. Since the modulus shrinks with the shift, nothing
+//! wraps. A constant makes up for the mean of `A`. The whole rounds by
+//! `t = 2^d·t' + 2^d - 1 - constant + A`, a sum of the opening's coin `t'` and of what each party
+//! knows of its own half, which is as uniform as that half (the program cuts products and maps of
+//! masked values, whose halves are): still unbiased, and off by less than `1 + 2^(2 - RANDOM_BITS)`
+//! units. The simulator of an evaluator is given its own part of `A` with `t'`.
+
+use marill_numeric::{Rounding, fixed::low_mask};
+
+use crate::masked::{
+    Masked, ProtocolError, Role, Share, Wire,
+    onehot::{
+        boolean::{Bits, OneHot, OpenBits, Pending, Planes, bit, monomials, split},
+        swiglu::{narrow_public, narrow_wrap},
+    },
+    reveal::{Late, Part, PendingReveal},
+};
+
+/// Bits of the coin of a stochastic rounding.
+const RANDOM_BITS: u32 = 8;
+
+/// `1 - 2·bit` as a ring element.
+#[inline]
+pub(in crate::masked) fn sign(bit: u64) -> u64 {
+    1u64.wrapping_sub(2 * bit)
+}
+
+/// A bit as an affine form in masks that the source shares:
+/// `constant + Σ coefficient · [monomial]`.
+pub(in crate::masked) struct Affine {
+    n: usize,
+    /// By element, at the evaluators.
+    constant: Vec<u64>,
+    /// `[monomial][element]`, at the evaluators.
+    coefficients: Vec<Vec<u64>>,
+    /// `[monomial][element]`, at the source.
+    monomials: Vec<Vec<u64>>,
+    count: usize,
+}
+
+impl Affine {
+    /// `Σ ± Π` of opened planes as integers: a term is its sign and its planes.
+    ///
+    /// With `x = x̂ + (1 - 2x̂)·ρ`, a product is the sum over the subsets of its planes of a public
+    /// coefficient times a product of masks.
+    pub(in crate::masked) fn of(
+        engine: &Masked,
+        planes: &[OpenBits],
+        terms: &[(u64, Planes)],
+    ) -> Self {
+        let n = planes.first().map_or(0, |plane| plane.n);
+        let sets: Vec<Planes> = terms.iter().map(|(_, term)| *term).collect();
+        let sets = monomials(&sets, 1);
+        let mut affine = Self {
+            n,
+            constant: Vec::new(),
+            coefficients: Vec::new(),
+            monomials: Vec::new(),
+            count: sets.len(),
+        };
+        if engine.is_evaluator() {
+            // A coefficient depends on the opened bits alone: one table over their patterns each.
+            let coefficient = |set: Planes, hats: Planes| {
+                let signs = sign(u64::from((set & hats).count_ones() & 1));
+                terms.iter().filter(|(_, term)| term & set == set).fold(
+                    0u64,
+                    |sum, (factor, term)| {
+                        let public = (term & !set) & !hats == 0;
+                        sum.wrapping_add(factor.wrapping_mul(signs).wrapping_mul(u64::from(public)))
+                    },
+                )
+            };
+            let patterns = patterns(planes, |plane| &plane.hat);
+            let column = |set: Planes| {
+                let table: Vec<u64> = (0..1 << planes.len())
+                    .map(|hats| coefficient(set, hats))
+                    .collect();
+                patterns
+                    .iter()
+                    .map(|&hats| table[usize::from(hats)])
+                    .collect::<Vec<u64>>()
+            };
+            affine.constant = column(0);
+            affine.coefficients = sets.iter().map(|&set| column(set)).collect();
+        } else if matches!(engine.role, Role::Dealer(_)) {
+            let patterns = patterns(planes, |plane| &plane.rho);
+            let column = |&set: &Planes| {
+                patterns
+                    .iter()
+                    .map(|&rhos| u64::from(Planes::from(rhos) & set == set))
+                    .collect::<Vec<u64>>()
+            };
+            affine.monomials = sets.iter().map(column).collect();
+        }
+        affine
+    }
+
+    /// Additive shares of the bit, and the shares of the monomials, modulo `2^bits`.
+    pub(in crate::masked) fn share(
+        &self,
+        engine: &mut Masked,
+        bits: u32,
+    ) -> Result<(Vec<u64>, Vec<Vec<u64>>), ProtocolError> {
+        let mut monomials = Vec::with_capacity(self.count);
+        for m in 0..self.count {
+            monomials.push(engine.correct(self.n, bits, |i| self.monomials[m][i])?);
+        }
+        let first = engine.is_first();
+        let mut data: Vec<u64> = if first {
+            self.constant.clone()
+        } else {
+            vec![0; self.constant.len()]
+        };
+        for (coefficient, monomial) in self.coefficients.iter().zip(&monomials) {
+            for (value, (c, m)) in data.iter_mut().zip(coefficient.iter().zip(monomial)) {
+                *value = value.wrapping_add(c.wrapping_mul(*m));
+            }
+        }
+        Ok((data, monomials))
+    }
+
+    /// What the bit is before any mask, at the evaluators.
+    pub(in crate::masked) fn constant(&self) -> &[u64] {
+        &self.constant
+    }
+
+    /// The form of some of the elements.
+    pub(in crate::masked) fn select(&self, n: usize, f: impl Fn(&[u64]) -> Vec<u64>) -> Self {
+        let all = |columns: &[Vec<u64>]| columns.iter().map(|column| f(column)).collect();
+        let (coefficients, monomials) = (all(&self.coefficients), all(&self.monomials));
+        let (constant, count) = (f(&self.constant), self.count);
+        Self {
+            n,
+            constant,
+            coefficients,
+            monomials,
+            count,
+        }
+    }
+
+    /// Additive shares of a factor that the source knows times the form without its constant,
+    /// modulo `2^bits`.
+    pub(in crate::masked) fn masks_times(
+        &self,
+        engine: &mut Masked,
+        bits: u32,
+        factor: impl Fn(usize) -> u64,
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let mut data = vec![0u64; self.constant.len()];
+        for m in 0..self.count {
+            let product = engine.correct(self.n, bits, |i| {
+                self.monomials[m][i].wrapping_mul(factor(i))
+            })?;
+            let Some(coefficient) = self.coefficients.get(m) else {
+                continue;
+            };
+            for (value, (c, p)) in data.iter_mut().zip(coefficient.iter().zip(product)) {
+                *value = value.wrapping_add(c.wrapping_mul(p));
+            }
+        }
+        Ok(data)
+    }
+
+    /// `bit · x` for a narrow wire `x` and its wide share (see [`super::gated`]), given the shares
+    /// of the monomials.
+    pub(in crate::masked) fn times_narrow(
+        &self,
+        engine: &mut Masked,
+        x: &Wire,
+        wide: &Share,
+        monomials: &[Vec<u64>],
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let by_mask = self.masks_times(engine, wide.bits, |i| x.mask[i])?;
+        let by_wrap = self.masks_times(engine, wide.bits - x.bits, |i| narrow_wrap(x.mask[i]))?;
+        let mut data: Vec<u64> = wide
+            .data
+            .iter()
+            .zip(&self.constant)
+            .map(|(x, c)| x.wrapping_mul(*c))
+            .collect();
+        for (i, value) in data.iter_mut().enumerate() {
+            let (public, stays) = narrow_public(x.open[i]);
+            let form = self.coefficients.iter().zip(monomials);
+            let form = form.fold(0u64, |sum, (c, m)| {
+                sum.wrapping_add(c[i].wrapping_mul(m[i]))
+            });
+            *value = value
+                .wrapping_add(public.wrapping_mul(form))
+                .wrapping_sub(by_mask[i])
+                .wrapping_add(stays.wrapping_mul(by_wrap[i]) << x.bits);
+        }
+        Ok(data)
+    }
+
+    /// `bit · x` for a wire `x`, given the shares of the monomials (at least as wide as the wire).
+    pub(in crate::masked) fn times(
+        &self,
+        engine: &mut Masked,
+        x: &Wire,
+        monomials: &[Vec<u64>],
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let mut crossed = Vec::with_capacity(self.count);
+        for m in 0..self.count {
+            crossed.push(engine.correct(self.n, x.bits, |i| {
+                self.monomials[m][i].wrapping_mul(x.mask[i])
+            })?);
+        }
+        let first = engine.is_first();
+        let mut data: Vec<u64> = self
+            .constant
+            .iter()
+            .enumerate()
+            .map(|(i, constant)| {
+                let public = if first { x.open[i] } else { 0 };
+                constant.wrapping_mul(public.wrapping_sub(x.mask[i]))
+            })
+            .collect();
+        for ((coefficient, monomial), crossed) in
+            self.coefficients.iter().zip(monomials).zip(&crossed)
+        {
+            for (i, value) in data.iter_mut().enumerate() {
+                let term = x.open[i].wrapping_mul(monomial[i]).wrapping_sub(crossed[i]);
+                *value = value.wrapping_add(coefficient[i].wrapping_mul(term));
+            }
+        }
+        Ok(data)
+    }
+}
+
+/// The bits of each element across at most eight planes, plane `p` at bit `p`.
+fn patterns(planes: &[OpenBits], words: impl Fn(&OpenBits) -> &[u64]) -> Vec<u8> {
+    debug_assert!(planes.len() <= 8);
+    let mut patterns = vec![0u8; planes.first().map_or(0, |plane| plane.n)];
+    for (p, plane) in planes.iter().enumerate() {
+        for (chunk, &word) in patterns.chunks_mut(64).zip(words(plane)) {
+            for (k, pattern) in chunk.iter_mut().enumerate() {
+                *pattern |= ((word >> k & 1) as u8) << p;
+            }
+        }
+    }
+    patterns
+}
+
+/// Takes off E1's half what it added for a `msb ẑ` of one; `msbs` are those bits.
+pub(in crate::masked) fn take_wraps(share: &mut Share, wraps: &[u64], msbs: &[u64], from: u32) {
+    for (i, (value, wrap)) in share.data.iter_mut().zip(wraps).enumerate() {
+        *value = value.wrapping_sub(bit(msbs, i).wrapping_mul(*wrap) << from);
+    }
+}
+
+impl Masked {
+    /// One opened bit.
+    pub(in crate::masked) fn single(&self, plane: &OpenBits) -> Affine {
+        Affine::of(self, std::slice::from_ref(plane), &[(1, 1)])
+    }
+
+    /// Runs the last gate of a comparison: the bit as an affine form, ready for products. One
+    /// round, in which E0 tells the top bits of a half opening.
+    pub(in crate::masked) fn finish(
+        &mut self,
+        pending: &Pending,
+        half: Option<&mut Wire>,
+        label: &'static str,
+    ) -> Result<Affine, ProtocolError> {
+        let mut planes: Vec<&Bits> = Vec::new();
+        let mut terms: Vec<(u64, Planes)> = Vec::new();
+        let mut above: Planes = 0;
+        let last = pending.digits.len() - 1;
+        for (d, (less, equal)) in pending.digits.iter().enumerate().rev() {
+            planes.push(less);
+            terms.push((1, above | 1 << (planes.len() - 1)));
+            if d > 0 {
+                planes.push(equal);
+                above |= 1 << (planes.len() - 1);
+            }
+        }
+        debug_assert!(last < 3, "three digits at most");
+        let mut halves: Vec<&mut Wire> = half.into_iter().collect();
+        let (_, planes) = self.exchange_parts(&[], &planes, &mut halves, label)?;
+        Ok(Affine::of(self, &planes, &terms))
+    }
+
+    /// As [`Self::finish`] for a sign, whose top pair may be set together:
+    /// `below ? base ⊕ flips : base`.
+    pub(in crate::masked) fn finish_sign(
+        &mut self,
+        pending: &Pending,
+        shares: &[(&Share, u32)],
+        label: &'static str,
+    ) -> Result<(Vec<Wire>, Affine), ProtocolError> {
+        let [(below, _), (base, flips)] = pending.digits.as_slice() else {
+            let [(sign, _)] = pending.digits.as_slice() else {
+                unreachable!("a sign is down to two planes")
+            };
+            let (wires, planes) = self.exchange(shares, &[sign], label)?;
+            return Ok((wires, self.single(&planes[0])));
+        };
+        let other = base.xor(flips);
+        let (wires, planes) = self.exchange(shares, &[base, &other, below], label)?;
+        let terms = [(1, 0b001), (u64::MAX, 0b101), (1, 0b110)];
+        Ok((wires, Affine::of(self, &planes, &terms)))
+    }
+
+    /// `[digit < mask digit]` and equality for digits of a wire, every element its own vectors.
+    pub(in crate::masked) fn compare_digits(
+        &mut self,
+        wire: &Wire,
+        digits: &[(u32, u32)],
+    ) -> Result<Vec<(Bits, Bits)>, ProtocolError> {
+        let (n, held) = (wire.len(), self.is_evaluator());
+        let mut pairs = Vec::new();
+        for &(from, width) in digits {
+            let vectors = self.one_hot(wire, from, width)?;
+            let mask = low_mask(width) as usize;
+            pairs.push(vectors.compare(n, held, |i| (i, (wire.open[i] >> from) as usize & mask)));
+        }
+        Ok(pairs)
+    }
+
+    /// `[ẑ mod 2^f < r mod 2^f]`, up to its last gate.
+    ///
+    /// Many elements: digits of 4 bits down to one plane, whose conversion needs one monomial. Few:
+    /// as many bits as one round and the last gate can take.
+    pub(in crate::masked) fn borrow(
+        &mut self,
+        wire: &Wire,
+        f: u32,
+        label: &'static str,
+    ) -> Result<Pending, ProtocolError> {
+        let (digits, left) = match (self.many(wire.len()), wire.len(), f) {
+            (true, _, _) => (f.div_ceil(4), 1),
+            (false, _, 0..=14) => (2, 2),
+            (false, 0..=2048, 0..=24) => (3, 3),
+            (false, _, 0..=24) => (4, 2),
+            _ => (8, 2),
+        };
+        let digits = self.compare_digits(wire, &split(0, f, digits))?;
+        self.reduce(digits, left, label)
+    }
+
+    /// `floor((x + 2^(shift-1)) / 2^shift)`, or a rounding by coin; see the module documentation.
+    pub(in crate::masked) fn truncate_share(
+        &mut self,
+        x: &Share,
+        shift: u32,
+        in_bits: u32,
+        out_bits: u32,
+        label: &'static str,
+    ) -> Result<Share, ProtocolError> {
+        let (shifted, shift) = self.before_truncation(x, shift, in_bits);
+        let in_bits = shifted.bits;
+        let (n, exact, wraps) = (x.len(), self.rounds_exactly(), out_bits > in_bits - shift);
+        let part = match () {
+            _ if exact && !self.uses_dcf(n) => Part::partial(&shifted, in_bits, shift),
+            // A round more, in which the top bits are told.
+            _ if !exact && self.many(n) && wraps => Part::partial(&shifted, in_bits, 0),
+            _ if !exact && self.many(n) => Part::low(&shifted, in_bits, 0),
+            _ => Part::whole(&shifted, in_bits),
+        };
+        let mut wire = self
+            .exchange_parts(&[part], &[], &mut [], label)?
+            .0
+            .remove(0);
+        let offset = 1u64 << (in_bits - 2 - shift);
+        if self.rounds_stochastically(&wire, shift) {
+            if self.many(n) && wraps {
+                self.send_msbs(&mut wire, label)?;
+            }
+            return self.high_part(&wire, shift, out_bits, offset);
+        }
+        let borrow = if self.uses_dcf(x.len()) {
+            self.borrow_by_dcf(&wire, shift, out_bits)?
+        } else {
+            let pending = self.borrow(&wire, shift, label)?;
+            let borrow = self.finish(&pending, Some(&mut wire), label)?;
+            borrow.share(self, out_bits)?.0
+        };
+        let mut out = self.high_part(&wire, shift, out_bits, offset)?;
+        out.data
+            .iter_mut()
+            .zip(borrow)
+            .for_each(|(o, b)| *o = o.wrapping_sub(b));
+        Ok(out)
+    }
+
+    /// Whether truncations round half up.
+    pub(in crate::masked) fn rounds_exactly(&self) -> bool {
+        self.spec.numeric.rounding == Rounding::Exact
+    }
+
+    /// A truncation by coin of what is about to be handed over: E0 tells E1 the top bits with it,
+    /// and nothing now.
+    pub(in crate::masked) fn pending_truncation(
+        &mut self,
+        x: &Share,
+        shift: u32,
+        in_bits: u32,
+        out_bits: u32,
+        labels: [&'static str; 2],
+    ) -> Result<PendingReveal, ProtocolError> {
+        let (shifted, shift) = self.before_truncation(x, shift, in_bits);
+        let part = Part::partial(&shifted, shifted.bits, 0);
+        let wire = self
+            .exchange_parts(&[part], &[], &mut [], labels[0])?
+            .0
+            .remove(0);
+        self.rounds_stochastically(&wire, shift);
+        let from = wire.bits - shift;
+        let (x, wraps) = self.high_part_and_wraps(&wire, shift, out_bits, 1 << (from - 2))?;
+        Ok(PendingReveal {
+            x,
+            late: Some(Late {
+                wire,
+                wraps,
+                from,
+                labels,
+            }),
+        })
+    }
+
+    /// What a truncation by `shift` opens, a share of so many bits as it has, and how far that is
+    /// still to be cut: an exact one adds its half, one by coin drops bits first. Both add what
+    /// makes the value non-negative.
+    pub(in crate::masked) fn before_truncation(
+        &mut self,
+        x: &Share,
+        shift: u32,
+        in_bits: u32,
+    ) -> (Share, u32) {
+        let dropped = if self.rounds_exactly() {
+            0
+        } else {
+            shift.saturating_sub(RANDOM_BITS)
+        };
+        if dropped == 0 {
+            let share = self.add_public(x, self.half(shift).wrapping_add(1 << (in_bits - 2)));
+            return (
+                Share {
+                    bits: in_bits,
+                    ..share
+                },
+                shift,
+            );
+        }
+        let parts = 2 + u64::from(x.deferred);
+        let modulus = low_mask(in_bits);
+        // What the parts drop, in the mean.
+        let constant = parts * low_mask(dropped) / 2;
+        let raised = self.add_public(x, constant);
+        #[cfg(test)]
+        self.drop_randomness(&raised, dropped, constant);
+        let bits = in_bits - dropped;
+        let data = raised
+            .data
+            .iter()
+            .map(|v| (v & modulus) >> dropped)
+            .collect();
+        let share = Share {
+            deferred: x.deferred,
+            ..Share::new(x.rows, x.cols, bits, data)
+        };
+        (self.add_public(&share, 1 << (bits - 2)), shift - dropped)
+    }
+
+    /// What this party's part in dropping bits contributes to the coins of the opening that
+    /// follows.
+    #[cfg(test)]
+    fn drop_randomness(&mut self, raised: &Share, dropped: u32, constant: u64) {
+        let low = low_mask(dropped);
+        let constant = if self.is_first() {
+            low.wrapping_sub(constant)
+        } else {
+            0
+        };
+        let mut randomness: Vec<u64> = raised
+            .data
+            .iter()
+            .map(|v| (v & low).wrapping_add(constant))
+            .collect();
+        randomness.resize(raised.len(), 0);
+        self.dropped = Some((dropped, randomness));
+    }
+
+    /// What a truncation adds before it cuts: a half, unless a coin rounds.
+    pub(in crate::masked) fn half(&self, shift: u32) -> u64 {
+        match self.spec.numeric.rounding {
+            Rounding::Exact => 1 << (shift - 1),
+            Rounding::Stochastic => 0,
+        }
+    }
+
+    /// Whether truncations round by coin. Each party's contributions to the coins of an opening are
+    /// kept for a test that hands their sums to the twin.
+    pub(in crate::masked) fn rounds_stochastically(&mut self, wire: &Wire, shift: u32) -> bool {
+        let stochastic = !self.rounds_exactly();
+        #[cfg(test)]
+        if stochastic {
+            let (dropped, mut randomness) = self
+                .dropped
+                .take()
+                .unwrap_or_else(|| (0, vec![0; wire.len()]));
+            if self.is_first() {
+                let opened = wire.open.iter().map(|v| (v & low_mask(shift)) << dropped);
+                randomness
+                    .iter_mut()
+                    .zip(opened)
+                    .for_each(|(random, t)| *random = random.wrapping_add(t));
+            }
+            self.randomness.extend(randomness);
+        }
+        let _ = (wire, shift);
+        stochastic
+    }
+
+    /// `(ẑ >> f) - (r >> f) + 2^(k-f)·msb(r)·(1 - msb ẑ) - offset`: the truncation up to its
+    /// borrow.
+    pub(in crate::masked) fn high_part(
+        &mut self,
+        wire: &Wire,
+        shift: u32,
+        out_bits: u32,
+        offset: u64,
+    ) -> Result<Share, ProtocolError> {
+        Ok(self.high_part_and_wraps(wire, shift, out_bits, offset)?.0)
+    }
+
+    /// As [`Self::high_part`], and the shares of `msb(r)`, for [`take_wraps`] once E1 knows
+    /// `msb ẑ`: until then its half takes that for zero.
+    pub(in crate::masked) fn high_part_and_wraps(
+        &mut self,
+        wire: &Wire,
+        shift: u32,
+        out_bits: u32,
+        offset: u64,
+    ) -> Result<(Share, Vec<u64>), ProtocolError> {
+        let (n, k) = (wire.len(), wire.bits);
+        let mut data = self.correct(n, out_bits, |i| wire.mask[i] >> shift)?;
+        // A result of at most k - f bits does not see the wrap, a wider one its lowest bits.
+        let wraps = if out_bits > k - shift {
+            self.correct(n, out_bits - (k - shift), |i| wire.mask[i] >> (k - 1))?
+        } else {
+            Vec::new()
+        };
+        let first = self.is_first();
+        for (i, value) in data.iter_mut().enumerate() {
+            let public = if first {
+                (wire.open[i] >> shift).wrapping_sub(offset)
+            } else {
+                0
+            };
+            let wrap = wraps
+                .get(i)
+                .map_or(0, |wrap| wrap.wrapping_mul(1 - (wire.open[i] >> (k - 1))));
+            *value = public
+                .wrapping_sub(*value)
+                .wrapping_add(wrap << (k - shift));
+        }
+        Ok((Share::new(wire.rows, wire.cols, out_bits, data), wraps))
+    }
+
+    /// Equality to zero of the bits from `start` up, given the borrow into them: the two
+    /// candidates' planes.
+    ///
+    /// `x_top = x̂_top - r_top - borrow` is zero when `r_top = x̂_top - borrow`.
+    pub(in crate::masked) fn zero_candidates(
+        &mut self,
+        wire: &Wire,
+        digits: &[(OneHot, u32)],
+        start: u32,
+        total: u32,
+    ) -> [Vec<Bits>; 2] {
+        let (n, held) = (wire.len(), self.is_evaluator());
+        let modulus = low_mask(total);
+        [0u64, 1].map(|borrow| {
+            digits
+                .iter()
+                .map(|(vectors, from)| {
+                    let mask = low_mask(vectors.width) as usize;
+                    vectors.equal(n, held, |i| {
+                        let top = (wire.open[i] >> start).wrapping_sub(borrow) & modulus;
+                        (i, (top >> (from - start)) as usize & mask)
+                    })
+                })
+                .collect()
+        })
+    }
+
+    /// A non-negative wire below half its ring as a share modulo 2^64.
+    pub(in crate::masked) fn widened(&mut self, wire: &Wire) -> Result<Share, ProtocolError> {
+        let (n, k) = (wire.len(), wire.bits);
+        if k == 64 {
+            return Ok(self.share_of(wire));
+        }
+        let mut data = self.correct(n, 64, |i| wire.mask[i])?;
+        let wraps = self.correct(n, 64 - k, |i| wire.mask[i] >> (k - 1))?;
+        let first = self.is_first();
+        for (i, value) in data.iter_mut().enumerate() {
+            let public = if first { wire.open[i] } else { 0 };
+            let wrap = wraps[i].wrapping_mul(1 - (wire.open[i] >> (k - 1)));
+            *value = public.wrapping_sub(*value).wrapping_add(wrap << k);
+        }
+        Ok(Share::new(wire.rows, wire.cols, 64, data))
+    }
+}

@@ -1,0 +1,507 @@
+//! Messages between the evaluators: openings, half openings, hand-overs.
+//!
+//! - An **opening** makes a share a wire: each evaluator sends its half plus its mask, both learn
+//!   `x̂ = x + r`.
+//! - A **half opening** is one that E1 need not see in full. E1 sends as before; E0 sends the low
+//!   bits of its own message only, and later the top bit of `x̂`. A truncation asks no more of E1:
+//!   the digits that are compared, and whether the mask wrapped. E0's public part is E0's alone.
+//! - A **hand-over** gives a value to the server's side: E0 sends its half plus a mask, E1 sends
+//!   nothing and holds `x + [r]_0`, E0's half becomes `-[r]_0`. That is all that a product with a
+//!   private matrix of E1's needs, and a product with a public one then has a half at E0 that does
+//!   not depend on the input.
+//!
+//! What either evaluator sees of a half opening or a hand-over is part of what it would see of an
+//! opening, whose security argument is that of [`super`]: nothing is sent that was not a function
+//! of what an opening sends.
+
+use marill_numeric::fixed::low_mask;
+
+use crate::{
+    masked::{
+        Cost, Masked, ProtocolError, Role, Share, Wire,
+        onehot::{
+            boolean::{Bits, OpenBits},
+            truncate::take_wraps,
+        },
+        pack::{
+            add_packed, byte_width, pack_iter, pack_plane, pack_tight, tight_bytes, unpack,
+            unpack_tight, xor_packed_plane,
+        },
+        precompute::RevealSpec,
+    },
+    spec::Module,
+};
+
+/// A share to be opened: `bits` of it to E0, the lowest `revealed_bits` of them to E1, which hears of the
+/// top bit later or never.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    share: &'a Share,
+    bits: u32,
+    revealed_bits: u32,
+    msb_later: bool,
+}
+
+impl<'a> Part<'a> {
+    /// What both evaluators see in full.
+    pub(super) fn whole(share: &'a Share, bits: u32) -> Self {
+        Self {
+            share,
+            bits,
+            revealed_bits: bits,
+            msb_later: false,
+        }
+    }
+
+    /// A half opening whose top bit E0 tells later.
+    pub(super) fn partial(share: &'a Share, bits: u32, revealed_bits: u32) -> Self {
+        Self {
+            share,
+            bits,
+            revealed_bits,
+            msb_later: true,
+        }
+    }
+
+    /// A half opening of which E1 needs the low bits only.
+    pub(super) fn low(share: &'a Share, bits: u32, revealed_bits: u32) -> Self {
+        Self {
+            share,
+            bits,
+            revealed_bits,
+            msb_later: false,
+        }
+    }
+}
+
+impl Wire {
+    /// Puts the told top bits above E1's low ones; returns the bytes read.
+    fn add_msbs(&mut self, data: &[u8]) -> usize {
+        let (n, top) = (self.len(), self.bits - 1);
+        let mut msbs = vec![0; n.div_ceil(64)];
+        let read = xor_packed_plane(&mut msbs, data, n);
+        self.open
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, v)| *v |= crate::masked::onehot::boolean::bit(&msbs, i) << top);
+        read
+    }
+}
+
+/// What is handed over.
+pub(super) struct PendingReveal {
+    pub(super) x: Share,
+    /// The top bits that E1's half still lacks ([`Masked::high_part_and_wraps`]).
+    pub(super) late: Option<Late>,
+}
+
+/// A half opening behind a share, whose top bits E0 tells with what it sends next.
+pub(super) struct Late {
+    pub(super) wire: Wire,
+    /// Shares of the wraps, at bit `from`.
+    pub(super) wraps: Vec<u64>,
+    pub(super) from: u32,
+    /// Where the complete share is recorded.
+    pub(super) labels: [&'static str; 2],
+}
+
+/// Adds packed elements of so many bits, modulo those; returns the bytes read.
+fn add_tight(values: &mut [u64], data: &[u8], bits: u32) -> usize {
+    if bits > 0 && bits.is_multiple_of(8) {
+        return add_packed(values, data, byte_width(bits), bits);
+    }
+    let modulus = low_mask(bits);
+    let others = unpack_tight(data, values.len(), bits);
+    values
+        .iter_mut()
+        .zip(others)
+        .for_each(|(value, other)| *value = value.wrapping_add(other) & modulus);
+    tight_bytes(values.len(), bits)
+}
+
+impl Masked {
+    /// Opens shares and bit planes under fresh masks, all in one exchange.
+    pub(super) fn exchange(
+        &mut self,
+        shares: &[(&Share, u32)],
+        planes: &[&Bits],
+        label: &'static str,
+    ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
+        let mut materialized = Vec::with_capacity(shares.len());
+        for (share, bits) in shares {
+            materialized.push((self.materialized(share)?, *bits));
+        }
+        let shares: Vec<(&Share, u32)> = materialized
+            .iter()
+            .map(|(share, bits)| (share.as_ref(), *bits))
+            .collect();
+        self.exchange_masked(&shares, planes, label)
+    }
+
+    /// As [`Self::exchange`]. What a share has deferred becomes part of its wire's mask at the
+    /// source: with halves `s_0 + s_1 = x - o`, the opened value `s_0 + [r]_0 + s_1 + [r]_1` is
+    /// `x + r` for `r = [r]_0 + [r]_1 - o`, as uniform to either evaluator as before. The
+    /// evaluators then hold no shares of `r`, so such a wire is good for gates that ask the source
+    /// for functions of `r`, not for products.
+    pub(super) fn exchange_masked(
+        &mut self,
+        shares: &[(&Share, u32)],
+        planes: &[&Bits],
+        label: &'static str,
+    ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
+        let parts: Vec<Part<'_>> = shares
+            .iter()
+            .map(|(share, bits)| Part::whole(share, *bits))
+            .collect();
+        self.exchange_parts(&parts, planes, &mut [], label)
+    }
+
+    /// As [`Self::exchange_masked`], with half openings among the parts. `halves` are earlier ones,
+    /// of which E0 now tells the top bit: from here on E1 holds it above the low bits that it was
+    /// told.
+    pub(super) fn exchange_parts(
+        &mut self,
+        parts: &[Part<'_>],
+        planes: &[&Bits],
+        halves: &mut [&mut Wire],
+        label: &'static str,
+    ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
+        let mut wires = self.mask_wires(parts);
+        let mut opened = self.mask_planes(planes);
+        let bytes_of = |plane: usize| plane.div_ceil(8);
+        let both = planes.iter().map(|plane| bytes_of(plane.n)).sum::<usize>();
+        let msbs = halves
+            .iter()
+            .map(|wire| bytes_of(wire.len()))
+            .sum::<usize>();
+        let sent = |width: fn(&Part<'_>) -> u32| {
+            parts
+                .iter()
+                .map(|part| tight_bytes(part.share.len(), width(part)))
+                .sum::<usize>()
+        };
+        let sizes = [
+            sent(|part| part.revealed_bits) + both + msbs,
+            sent(|part| part.bits) + both,
+        ];
+        let first = self.is_first();
+        // What this party sends, and what it hears, of a part.
+        let width = |part: &Part<'_>, sends: bool| {
+            if first == sends {
+                part.revealed_bits
+            } else {
+                part.bits
+            }
+        };
+        let mut payload = Vec::new();
+        if self.is_evaluator() {
+            payload.reserve(sizes[usize::from(!first)] + 8);
+            for (wire, part) in wires.iter().zip(parts) {
+                pack_tight(&mut payload, &wire.open, width(part, true));
+            }
+            for plane in &opened {
+                pack_plane(&mut payload, &plane.hat, plane.n);
+            }
+            for wire in halves.iter().filter(|_| first) {
+                let msbs = wire.msbs();
+                pack_plane(&mut payload, &msbs, wire.len());
+                #[cfg(test)]
+                self.record_msbs(msbs, wire.len());
+            }
+        }
+        let Some(reply) = self.swap(payload, sizes, label)? else {
+            return Ok((wires, opened));
+        };
+        let mut at = 0;
+        for (wire, part) in wires.iter_mut().zip(parts) {
+            let heard = width(part, false);
+            at += add_tight(&mut wire.open, &reply[at..], heard);
+            #[cfg(test)]
+            if part.msb_later {
+                self.choose_msb(wire);
+            }
+        }
+        for plane in &mut opened {
+            at += xor_packed_plane(&mut plane.hat, &reply[at..], plane.n);
+        }
+        for wire in halves.iter_mut().filter(|_| !first) {
+            at += wire.add_msbs(&reply[at..]);
+        }
+        Ok((wires, opened))
+    }
+
+    /// Draws wire masks; `open` holds the own share plus its mask until the peer's part is added.
+    fn mask_wires(&mut self, parts: &[Part<'_>]) -> Vec<Wire> {
+        let mut wires = Vec::with_capacity(parts.len());
+        for &Part {
+            share,
+            bits,
+            revealed_bits,
+            msb_later,
+        } in parts
+        {
+            assert!(
+                share.bits >= bits,
+                "a share of {} bits cannot open {bits}",
+                share.bits
+            );
+            let n = share.len();
+            let (mut open, mut mask, mut mask0) = (Vec::new(), Vec::new(), Vec::new());
+            match &mut self.role {
+                Role::Tally(_) => {}
+                Role::Dealer(dealer) => {
+                    mask0 = dealer.client_masks(n, bits);
+                    let modulus = low_mask(bits);
+                    let other = dealer.server_masks(n);
+                    mask = mask0
+                        .iter()
+                        .zip(other)
+                        .map(|(a, b)| a.wrapping_add(b) & modulus)
+                        .collect();
+                    if share.deferred {
+                        mask.iter_mut()
+                            .zip(&share.data)
+                            .for_each(|(r, o)| *r = r.wrapping_sub(*o) & modulus);
+                    }
+                }
+                Role::Evaluator(e) => {
+                    mask = e.wire_masks(&share.data, bits, (revealed_bits, msb_later));
+                    // Whole bytes travel: what a share has above the width must not go along, nor a
+                    // carry into it.
+                    let modulus = low_mask(bits);
+                    open = share
+                        .data
+                        .iter()
+                        .zip(&mask)
+                        .map(|(x, r)| x.wrapping_add(*r) & modulus)
+                        .collect();
+                }
+            }
+            wires.push(Wire::new(
+                (share.rows, share.cols),
+                bits,
+                [open, mask, mask0],
+            ));
+        }
+        wires
+    }
+
+    fn mask_planes(&mut self, planes: &[&Bits]) -> Vec<OpenBits> {
+        let mut opened = Vec::with_capacity(planes.len());
+        for plane in planes {
+            let words = plane.n.div_ceil(64);
+            let (mut hat, mut rho) = (Vec::new(), Vec::new());
+            match &mut self.role {
+                Role::Tally(_) => {}
+                Role::Dealer(dealer) => {
+                    let other = dealer.server_masks(words);
+                    rho = dealer
+                        .client_masks(words, 64)
+                        .iter()
+                        .zip(other)
+                        .map(|(a, b)| a ^ b)
+                        .collect();
+                }
+                Role::Evaluator(e) => {
+                    rho = e.plane_masks(&plane.words, plane.n);
+                    hat = plane.words.iter().zip(&rho).map(|(x, r)| x ^ r).collect();
+                }
+            }
+            opened.push(OpenBits {
+                n: plane.n,
+                hat,
+                rho,
+            });
+        }
+        opened
+    }
+
+    /// E0's masks of a share that it is about to hand over, at E0 and the source.
+    pub(super) fn masks_of_reveal(
+        &mut self,
+        x: &Share,
+        bits: u32,
+        layer: usize,
+        modules: &[Module],
+    ) -> Vec<u64> {
+        let of = || RevealSpec {
+            layer,
+            modules: modules.to_vec(),
+            rows: x.rows,
+            cols: x.cols,
+            bits,
+        };
+        match &mut self.role {
+            Role::Tally(tally) => {
+                tally.reveals.push(of());
+                Vec::new()
+            }
+            Role::Dealer(dealer) => dealer.masks_of_reveal(x.len(), bits),
+            Role::Evaluator(e) if e.first => e.masks_of_reveal(&x.data, &of()),
+            Role::Evaluator(_) => Vec::new(),
+        }
+    }
+
+    /// Gives a share modulo `2^bits` to E1 under E0's `masks` `[r]_0`, with `notes` numbers of E0's
+    /// behind it, which are masked already: `-[r]_0` at E0 and `x + [r]_0` at E1, and the notes at
+    /// E1. One round.
+    pub(super) fn reveal_under(
+        &mut self,
+        masks: &[u64],
+        PendingReveal { mut x, late }: PendingReveal,
+        bits: u32,
+        (notes, note): (usize, &[u64]),
+        label: &'static str,
+    ) -> Result<(Share, Vec<u64>), ProtocolError> {
+        debug_assert!(
+            !x.deferred && x.bits >= bits,
+            "a settled share of enough bits"
+        );
+        let (n, modulus, bytes) = (x.len(), low_mask(bits), byte_width(bits));
+        let numbers = (n + notes) * bytes;
+        let mut payload = Vec::new();
+        if self.is_first() {
+            payload.reserve(numbers + n.div_ceil(8) + 8);
+            let masked = x
+                .data
+                .iter()
+                .zip(masks)
+                .map(|(x, r)| x.wrapping_add(*r) & modulus);
+            pack_iter(&mut payload, masked, bytes);
+            pack_iter(&mut payload, note.iter().map(|v| v & modulus), bytes);
+            if let Some(late) = &late {
+                let msbs = late.wire.msbs();
+                pack_plane(&mut payload, &msbs, n);
+                #[cfg(test)]
+                self.record_msbs(msbs, n);
+            }
+        }
+        let size = numbers + if late.is_some() { n.div_ceil(8) } else { 0 };
+        let received = self.one_way(true, size, label, || payload)?;
+        if let (Some(received), Some(late)) = (&received, &late) {
+            let mut msbs = vec![0; n.div_ceil(64)];
+            xor_packed_plane(&mut msbs, &received[numbers..], n);
+            take_wraps(&mut x, &late.wraps, &msbs, late.from);
+        }
+        if let Some(late) = &late {
+            late.labels.iter().for_each(|label| self.record(label, &x));
+        }
+        let (mut data, mut heard) = (Vec::new(), Vec::new());
+        if let Some(received) = received {
+            data = x.data;
+            add_packed(&mut data, &received, bytes, bits);
+            heard = unpack(&received[n * bytes..numbers], bytes);
+        } else if self.is_evaluator() {
+            data.extend(masks.iter().map(|r| r.wrapping_neg()));
+        }
+        Ok((Share::new(x.rows, x.cols, bits, data), heard))
+    }
+
+    /// E0 tells the top bits of a half opening, in a message of their own.
+    pub(super) fn send_msbs(
+        &mut self,
+        wire: &mut Wire,
+        label: &'static str,
+    ) -> Result<(), ProtocolError> {
+        let n = wire.len();
+        let mut payload = Vec::new();
+        if self.is_first() {
+            let msbs = wire.msbs();
+            pack_plane(&mut payload, &msbs, n);
+            #[cfg(test)]
+            self.record_msbs(msbs, n);
+        }
+        if let Some(received) = self.one_way(true, n.div_ceil(8), label, || payload)? {
+            wire.add_msbs(&received);
+        }
+        Ok(())
+    }
+
+    /// Keeps top bits that E0 tells; a replayed E0 says what was recorded.
+    #[cfg(test)]
+    fn record_msbs(&mut self, msbs: Vec<u64>, n: usize) {
+        self.msbs.push(msbs);
+        if let Role::Evaluator(e) = &mut self.role
+            && let Some(script) = &mut e.script
+        {
+            script.sent.take(n.div_ceil(8));
+        }
+    }
+
+    /// Lets a replayed E0 shift its masks to the top bits that it will tell.
+    #[cfg(test)]
+    fn choose_msb(&mut self, wire: &mut Wire) {
+        if let Role::Evaluator(e) = &mut self.role
+            && let Some(script) = &mut e.script
+        {
+            script.choose_msb(wire);
+        }
+    }
+
+    /// Sends a payload and waits for the peer's; `sizes` are what E0 and E1 send.
+    fn swap(
+        &mut self,
+        payload: Vec<u8>,
+        sizes: [usize; 2],
+        label: &'static str,
+    ) -> Result<Option<Vec<u8>>, ProtocolError> {
+        match &mut self.role {
+            Role::Dealer(_) => Ok(None),
+            Role::Tally(tally) => {
+                tally.one_way = None;
+                let [e0_to_e1_bytes, e1_to_e0_bytes] = sizes.map(|size| size as u64);
+                tally.add(Cost {
+                    rounds: 1,
+                    e0_to_e1_bytes,
+                    e1_to_e0_bytes,
+                    ..Cost::default()
+                });
+                Ok(None)
+            }
+            Role::Evaluator(e) => {
+                let expected = sizes[usize::from(e.first)];
+                e.one_way = None;
+                e.traffic.rounds += 1;
+                e.send(payload, label)?;
+                e.receive(expected, label).map(Some)
+            }
+        }
+    }
+
+    /// A message from one evaluator to the other. Consecutive ones in one direction are one round.
+    pub(super) fn one_way(
+        &mut self,
+        from_first: bool,
+        size: usize,
+        label: &'static str,
+        payload: impl FnOnce() -> Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, ProtocolError> {
+        match &mut self.role {
+            Role::Dealer(_) => Ok(None),
+            Role::Tally(tally) => {
+                let rounds = u64::from(tally.one_way.replace(from_first) != Some(from_first));
+                let bytes = |first| if from_first == first { size as u64 } else { 0 };
+                let (e0_to_e1_bytes, e1_to_e0_bytes) = (bytes(true), bytes(false));
+                tally.add(Cost {
+                    rounds,
+                    e0_to_e1_bytes,
+                    e1_to_e0_bytes,
+                    ..Cost::default()
+                });
+                Ok(None)
+            }
+            Role::Evaluator(e) => {
+                e.traffic.rounds += u64::from(e.one_way.replace(from_first) != Some(from_first));
+                if e.first == from_first {
+                    #[cfg(test)]
+                    if let Some(mirror) = &mut e.mirror {
+                        mirror.sent.take(size);
+                    }
+                    e.send(payload(), label)?;
+                    return Ok(None);
+                }
+                e.receive(size, label).map(Some)
+            }
+        }
+    }
+}

@@ -1,0 +1,1018 @@
+//! The twin: the program on plain integers. What it returns is what every other engine must return.
+
+use std::sync::Arc;
+
+use marill_crypto::{Prg, Seed};
+use marill_numeric::{
+    NumericError, PublicMatrix, Rounding,
+    fixed::{check_range, truncate, truncate_stochastically},
+    functions, ring,
+    tables::{Piecewise, tables},
+};
+
+use crate::{
+    engine::{Attention, Engine, Gate, Step},
+    masked::ProtocolError,
+    program::{
+        decoder::{self, Cache, PAD_BIAS},
+        encoder,
+        sampling::{self, RANGE_BITS, Sampling, gumbel, search},
+    },
+    reference::range::Headroom,
+    spec::{Architecture, MAX_POSITIONS, Module},
+    weights::{PrivateWeights, PublicWeights, Rope},
+};
+
+/// A matrix of ring elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    pub rows: usize,
+    pub cols: usize,
+    pub data: Vec<u64>,
+}
+
+impl Tensor {
+    fn map(&self, f: impl Fn(u64) -> u64) -> Self {
+        Self {
+            rows: self.rows,
+            cols: self.cols,
+            data: self.data.iter().map(|&v| f(v)).collect(),
+        }
+    }
+
+    fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
+        debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
+        let data = self
+            .data
+            .iter()
+            .zip(&other.data)
+            .map(|(&a, &b)| f(a, b))
+            .collect();
+        Self {
+            rows: self.rows,
+            cols: self.cols,
+            data,
+        }
+    }
+
+    fn row(&self, i: usize) -> &[u64] {
+        &self.data[i * self.cols..][..self.cols]
+    }
+}
+
+/// Where the coins of stochastic rounding come from.
+enum RoundingRandomness {
+    /// Nowhere: half up.
+    Exact,
+    /// A sample of what a session would draw.
+    Sampled(Box<Prg>),
+    /// Those of a recorded session, in order.
+    #[cfg(test)]
+    Given(std::vec::IntoIter<u64>),
+}
+
+/// Where the server's noise comes from.
+enum Noise {
+    /// The operating system: a sample of what a session would answer.
+    Sampled,
+    /// A recorded session, in order.
+    #[cfg(test)]
+    Given(std::vec::IntoIter<u64>),
+    /// A fixed stream.
+    #[cfg(test)]
+    Stream(Box<Prg>),
+}
+
+/// The interpreter on plain integers.
+pub struct PlaintextEngine {
+    private: Arc<PrivateWeights>,
+    rank: usize,
+    rounding: RoundingRandomness,
+    noise: Noise,
+    /// Opened values by place, when a test asks for them.
+    pub trace: Option<Vec<(&'static str, Vec<u64>)>>,
+    layer: Option<usize>,
+    /// The tightest place so far, when it is asked for.
+    least_headroom: Option<Option<Headroom>>,
+    /// The logits of the last step, as integers.
+    logits: Vec<u64>,
+    /// Whether they are those of a sampled step, before its noise.
+    sampled: bool,
+    /// The row that the logits were computed from is not visible here; its sum of squares is kept
+    /// by the session.
+    last_hidden: Vec<u64>,
+}
+
+impl PlaintextEngine {
+    /// An interpreter with an adapter; `rank` is 0 when there is none.
+    #[must_use]
+    pub fn new(private: Arc<PrivateWeights>, rank: usize) -> Self {
+        Self {
+            private,
+            rank,
+            rounding: RoundingRandomness::Exact,
+            noise: Noise::Sampled,
+            trace: None,
+            layer: None,
+            least_headroom: None,
+            logits: Vec::new(),
+            sampled: false,
+            last_hidden: Vec::new(),
+        }
+    }
+
+    /// As it is, rounding as a spec says: by coins of its own where it is stochastic.
+    #[must_use]
+    pub fn with_rounding(mut self, rounding: Rounding) -> Self {
+        self.rounding = match rounding {
+            Rounding::Exact => RoundingRandomness::Exact,
+            Rounding::Stochastic => {
+                RoundingRandomness::Sampled(Box::new(Prg::new(&Seed::random(), "coins")))
+            }
+        };
+        self
+    }
+
+    /// Applies `f` with a rounding to every element; each takes one coin, needed or not.
+    fn rounded(&mut self, x: &Tensor, f: impl Fn(u64, &dyn Fn(u64, u32) -> u64) -> u64) -> Tensor {
+        let randomness: Vec<u64> = match &mut self.rounding {
+            RoundingRandomness::Exact => return x.map(|v| f(v, &truncate)),
+            RoundingRandomness::Sampled(prg) => prg.words(x.data.len()),
+            #[cfg(test)]
+            RoundingRandomness::Given(randomness) => {
+                // Sums of parts, which may leave the range of a drawn coin by a little.
+                let stochastic = |(&v, random): (&u64, u64)| {
+                    f(v, &|z, shift| {
+                        let up = ((1u64 << shift) - 1).wrapping_sub(random);
+                        ((z as i64).wrapping_add(up as i64) >> shift) as u64
+                    })
+                };
+                let data = x.data.iter().zip(randomness).map(stochastic).collect();
+                return Tensor {
+                    rows: x.rows,
+                    cols: x.cols,
+                    data,
+                };
+            }
+        };
+        let stochastic =
+            |(&v, random): (&u64, u64)| f(v, &|z, shift| truncate_stochastically(z, shift, random));
+        Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data: x.data.iter().zip(randomness).map(stochastic).collect(),
+        }
+    }
+
+    /// As it is, with noise of a fixed stream.
+    #[cfg(test)]
+    pub(crate) fn with_noise(mut self, seed: &Seed) -> Self {
+        self.noise = Noise::Stream(Box::new(Prg::new(seed, "noise")));
+        self
+    }
+
+    fn in_range(&mut self, tensor: &Tensor, bits: u32, label: &'static str) -> Step<()> {
+        let bits = bits.min(64);
+        self.measure(&tensor.data, f64::from(bits - 2), label);
+        check_range(&tensor.data, bits, label).map_err(ProtocolError::Range)
+    }
+
+    /// Keeps the place whose values come nearest to what fits there, `2^limit_bits`, where this is
+    /// asked for.
+    fn measure(&mut self, data: &[u64], limit_bits: f64, label: &'static str) {
+        let Some(least) = &mut self.least_headroom else {
+            return;
+        };
+        let largest = data
+            .iter()
+            .map(|&v| (v as i64).unsigned_abs())
+            .max()
+            .unwrap_or(0);
+        let headroom = Headroom {
+            layer: self.layer,
+            label,
+            reaches_bits: (largest.max(1) as f64).log2(),
+            limit_bits,
+        };
+        if least.is_none_or(|least| headroom.bits() < least.bits()) {
+            *least = Some(headroom);
+        }
+    }
+
+    fn record(&mut self, label: &'static str, data: &[u64]) {
+        if let Some(trace) = &mut self.trace {
+            trace.push((label, data.to_vec()));
+        }
+    }
+}
+
+impl Engine for PlaintextEngine {
+    type Share = Tensor;
+    type Wire = Tensor;
+
+    fn enter_layer(&mut self, layer: Option<usize>) {
+        self.layer = layer;
+    }
+
+    fn input(
+        &mut self,
+        values: Option<&[u64]>,
+        rows: usize,
+        cols: usize,
+        bits: u32,
+    ) -> Step<Tensor> {
+        let data = values.ok_or(ProtocolError::MissingInput)?.to_vec();
+        let tensor = Tensor { rows, cols, data };
+        // Not measured: the padding's bias is what it is, and rows are checked when they are
+        // encoded.
+        check_range(&tensor.data, bits.min(64), "input").map_err(ProtocolError::Range)?;
+        Ok(tensor)
+    }
+
+    fn open(&mut self, shares: &[(&Tensor, u32)], label: &'static str) -> Step<Vec<Tensor>> {
+        for (tensor, bits) in shares {
+            self.in_range(tensor, *bits, label)?;
+            self.record(label, &tensor.data);
+        }
+        Ok(shares.iter().map(|(t, _)| (*t).clone()).collect())
+    }
+
+    fn reveal_to_e1(
+        &mut self,
+        x: &Tensor,
+        bits: u32,
+        layer: usize,
+        modules: &[Module],
+        label: &'static str,
+    ) -> Step<(Tensor, Vec<Option<Tensor>>)> {
+        let wire = self.open(&[(x, bits)], label)?.remove(0);
+        if let Some(layer) = self.private.full.get(layer) {
+            let product = |&module: &Module| {
+                let matrix = &layer.matrices[module as usize];
+                Some(Tensor {
+                    rows: x.rows,
+                    cols: matrix.rows(),
+                    data: matrix.par_apply(&x.data),
+                })
+            };
+            return Ok((wire, modules.iter().map(product).collect()));
+        }
+        let updates = modules.iter().map(|&module| {
+            (self.rank > 0).then(|| {
+                let lora = &self.private.layers[layer][module as usize];
+                let inner = ring::matmul_transposed(&x.data, &lora.a, x.cols);
+                let data = ring::matmul_transposed(&inner, &lora.b, self.rank);
+                Tensor {
+                    rows: x.rows,
+                    cols: lora.b.len() / self.rank,
+                    data,
+                }
+            })
+        });
+        let updates = updates.collect();
+        Ok((wire, updates))
+    }
+
+    fn share(&mut self, wire: &Tensor) -> Tensor {
+        wire.clone()
+    }
+
+    fn rows(&self, share: &Tensor) -> usize {
+        share.rows
+    }
+
+    fn cols(&self, share: &Tensor) -> usize {
+        share.cols
+    }
+
+    fn add(&mut self, x: &Tensor, y: &Tensor) -> Tensor {
+        x.zip(y, u64::wrapping_add)
+    }
+
+    fn sub(&mut self, x: &Tensor, y: &Tensor) -> Tensor {
+        x.zip(y, u64::wrapping_sub)
+    }
+
+    fn add_constant(&mut self, x: &Tensor, constant: u64) -> Tensor {
+        x.map(|v| v.wrapping_add(constant))
+    }
+
+    fn add_row(&mut self, x: &Tensor, row: &[u64]) -> Tensor {
+        let data = x
+            .data
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v.wrapping_add(row[i % x.cols]))
+            .collect();
+        Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data,
+        }
+    }
+
+    fn scale_columns(&mut self, x: &Tensor, factors: &[u64]) -> Tensor {
+        let data = x
+            .data
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v.wrapping_mul(factors[i % x.cols]))
+            .collect();
+        Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data,
+        }
+    }
+
+    fn add_private_row(&mut self, x: &Tensor, layer: usize, module: Module) -> Tensor {
+        let private = Arc::clone(&self.private);
+        match private.row(layer, module) {
+            [] => x.clone(),
+            row => self.add_row(x, row),
+        }
+    }
+
+    fn scale_constant(&mut self, x: &Tensor, constant: u64) -> Tensor {
+        x.map(|v| v.wrapping_mul(constant))
+    }
+
+    fn reshape(&mut self, x: &Tensor, cols: usize) -> Tensor {
+        Tensor {
+            rows: x.data.len() / cols,
+            cols,
+            data: x.data.clone(),
+        }
+    }
+
+    fn shift_left(&mut self, x: &Tensor, bits: u32) -> Tensor {
+        x.map(|v| v << bits)
+    }
+
+    fn linear(&mut self, matrix: &PublicMatrix, x: &Tensor) -> Tensor {
+        self.last_hidden.clone_from(&x.data);
+        Tensor {
+            rows: x.rows,
+            cols: matrix.rows(),
+            data: matrix.par_apply(&x.data),
+        }
+    }
+
+    fn concat(&mut self, parts: &[&Tensor]) -> Tensor {
+        let rows = parts[0].rows;
+        let mut data = Vec::with_capacity(parts.iter().map(|p| p.data.len()).sum());
+        for i in 0..rows {
+            parts.iter().for_each(|p| data.extend_from_slice(p.row(i)));
+        }
+        Tensor {
+            rows,
+            cols: parts.iter().map(|p| p.cols).sum(),
+            data,
+        }
+    }
+
+    fn columns(&mut self, x: &Tensor, first: usize, count: usize) -> Tensor {
+        let data = (0..x.rows)
+            .flat_map(|i| x.row(i)[first..first + count].iter().copied())
+            .collect();
+        Tensor {
+            rows: x.rows,
+            cols: count,
+            data,
+        }
+    }
+
+    fn wire_columns(&mut self, x: &Tensor, first: usize, count: usize) -> Tensor {
+        self.columns(x, first, count)
+    }
+
+    fn last_row(&mut self, x: &Tensor) -> Tensor {
+        Tensor {
+            rows: 1,
+            cols: x.cols,
+            data: x.row(x.rows - 1).to_vec(),
+        }
+    }
+
+    fn wire_last_row(&mut self, x: &Tensor) -> Tensor {
+        self.last_row(x)
+    }
+
+    fn append(&mut self, cache: &mut Option<Tensor>, rows: &Tensor) {
+        match cache {
+            None => *cache = Some(rows.clone()),
+            Some(cache) => {
+                cache.rows += rows.rows;
+                cache.data.extend_from_slice(&rows.data);
+            }
+        }
+    }
+
+    fn rotate(&mut self, x: &Tensor, rope: &Rope, first_position: usize) -> Tensor {
+        Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data: rotate_rows(&x.data, x.cols, rope, first_position),
+        }
+    }
+
+    fn square_sum(&mut self, x: &Tensor) -> Step<Tensor> {
+        // The ring would wrap silently; the sum must stay below 2^62.
+        for index in 0..x.rows {
+            let sum: f64 = x
+                .row(index)
+                .iter()
+                .map(|&v| (v as i64 as f64).powi(2))
+                .sum();
+            if sum >= 62f64.exp2() {
+                let error = NumericError::Overflow {
+                    label: "norm.squares",
+                    index,
+                    value: i64::MAX,
+                    bits: 64,
+                };
+                return Err(ProtocolError::Range(error));
+            }
+        }
+        let data = (0..x.rows).map(|i| ring::dot(x.row(i), x.row(i))).collect();
+        Ok(Tensor {
+            rows: x.rows,
+            cols: 1,
+            data,
+        })
+    }
+
+    fn mul(&mut self, x: &Tensor, y: &Tensor) -> Step<Tensor> {
+        Ok(x.zip(y, u64::wrapping_mul))
+    }
+
+    fn scale_rows(&mut self, x: &Tensor, scale: &Tensor) -> Step<Tensor> {
+        let data = (0..x.rows)
+            .flat_map(|i| x.row(i).iter().map(move |v| v.wrapping_mul(scale.data[i])))
+            .collect();
+        Ok(Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data,
+        })
+    }
+
+    fn scores(
+        &mut self,
+        queries: &Tensor,
+        keys: &Tensor,
+        attention: &Attention<'_>,
+    ) -> Step<Tensor> {
+        let data = attention_scores(&queries.data, &keys.data, attention);
+        Ok(Tensor {
+            rows: 1,
+            cols: data.len(),
+            data,
+        })
+    }
+
+    fn add_key_bias(
+        &mut self,
+        scores: &Tensor,
+        bias: &Tensor,
+        attention: &Attention<'_>,
+    ) -> Tensor {
+        Tensor {
+            rows: 1,
+            cols: scores.cols,
+            data: with_key_bias(&scores.data, &bias.data, &attention.lens()),
+        }
+    }
+
+    fn weighted_values(
+        &mut self,
+        weights: &Tensor,
+        values: &Tensor,
+        attention: &Attention<'_>,
+    ) -> Step<Tensor> {
+        let data = attention_values(&weights.data, &values.data, attention);
+        Ok(Tensor {
+            rows: attention.rows,
+            cols: attention.num_attention_heads * attention.head_dim,
+            data,
+        })
+    }
+
+    fn scale_heads(
+        &mut self,
+        x: &Tensor,
+        scale: &Tensor,
+        attention: &Attention<'_>,
+    ) -> Step<Tensor> {
+        let scalar = head_scalar_index(attention);
+        let data = x
+            .data
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v.wrapping_mul(scale.data[scalar(i)]))
+            .collect();
+        Ok(Tensor {
+            rows: x.rows,
+            cols: x.cols,
+            data,
+        })
+    }
+
+    fn ragged_max(&mut self, x: &Tensor, lens: &[usize], label: &'static str) -> Step<Tensor> {
+        self.in_range(x, 32, label)?;
+        let data = ragged(&x.data, lens)
+            .map(|row| row.iter().copied().max_by_key(|&v| v as i64).unwrap_or(0))
+            .collect();
+        Ok(Tensor {
+            rows: 1,
+            cols: lens.len(),
+            data,
+        })
+    }
+
+    fn ragged_rsub(&mut self, x: &Tensor, scalar: &Tensor, lens: &[usize]) -> Tensor {
+        let rows = ragged(&x.data, lens).zip(&scalar.data);
+        let data = rows
+            .flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v)))
+            .collect();
+        Tensor {
+            rows: 1,
+            cols: x.data.len(),
+            data,
+        }
+    }
+
+    fn ragged_sum(&mut self, x: &Tensor, lens: &[usize]) -> Tensor {
+        let data = ragged(&x.data, lens)
+            .map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)))
+            .collect();
+        Tensor {
+            rows: 1,
+            cols: lens.len(),
+            data,
+        }
+    }
+
+    fn truncate(
+        &mut self,
+        x: &Tensor,
+        shift: u32,
+        in_bits: u32,
+        _out: u32,
+        label: &'static str,
+    ) -> Step<Tensor> {
+        self.in_range(x, in_bits, label)?;
+        let out = self.rounded(x, |v, round| round(v, shift));
+        self.record(label, &out.data);
+        Ok(out)
+    }
+
+    fn exp_neg(&mut self, y: &Tensor, _out_bits: u32, label: &'static str) -> Step<Tensor> {
+        self.in_range(y, 33, label)?;
+        Ok(self.rounded(y, |v, round| functions::linear_by(&tables().exp, v, round)))
+    }
+
+    fn gate(&mut self, x: &Tensor, gate: Gate<'_>, label: &'static str) -> Step<Tensor> {
+        self.in_range(x, 32, label)?;
+        Ok(self.rounded(x, |v, round| functions::linear_by(gate.0, v, round)))
+    }
+
+    fn piecewise(&mut self, s: &Tensor, table: &Piecewise, label: &'static str) -> Step<Tensor> {
+        if let Some(index) = s.data.iter().position(|&v| v >= table.end) {
+            let (value, bits) = (s.data[index] as i64, table.ring_bits);
+            return Err(ProtocolError::Range(NumericError::Overflow {
+                label,
+                index,
+                value,
+                bits,
+            }));
+        }
+        self.measure(&s.data, (table.end as f64).log2(), label);
+        let out = s.map(|v| functions::piecewise(table, v));
+        self.record(label, &out.data);
+        Ok(out)
+    }
+
+    fn add_noise(&mut self, x: &Tensor, scale: f64) -> Tensor {
+        self.logits.clone_from(&x.data);
+        self.sampled = true;
+        let noise = match &mut self.noise {
+            Noise::Sampled => gumbel(&mut Prg::new(&Seed::random(), "noise"), x.data.len(), scale),
+            #[cfg(test)]
+            Noise::Given(noise) => noise.take(x.data.len()).collect::<Vec<u64>>().into(),
+            #[cfg(test)]
+            Noise::Stream(prg) => gumbel(prg, x.data.len(), scale),
+        };
+        Tensor {
+            data: x
+                .data
+                .iter()
+                .zip(noise.iter())
+                .map(|(v, g)| v.wrapping_add(*g))
+                .collect(),
+            ..*x
+        }
+    }
+
+    fn below_largest(&mut self, x: &Tensor, keep: usize, label: &'static str) -> Step<Tensor> {
+        self.in_range(x, RANGE_BITS + 2, label)?;
+        let mut sorted: Vec<i64> = x.data.iter().map(|&v| v as i64).collect();
+        sorted.sort_unstable_by_key(|&v| std::cmp::Reverse(v));
+        let threshold =
+            sorted[keep.clamp(1, sorted.len()) - 1] >> search::GRID_BITS << search::GRID_BITS;
+        let out = x.map(|v| u64::from((v as i64) < threshold));
+        self.record(label, &out.data);
+        Ok(out)
+    }
+
+    fn argmax_to_client(&mut self, x: &Tensor, label: &'static str) -> Step<Option<u32>> {
+        self.in_range(x, 48, label)?;
+        if !self.sampled {
+            self.logits.clone_from(&x.data);
+        }
+        let best = x
+            .data
+            .iter()
+            .enumerate()
+            .max_by_key(|&(i, &v)| (v as i64, std::cmp::Reverse(i)));
+        Ok(best.map(|(i, _)| i as u32))
+    }
+
+    fn reveal_to_client(
+        &mut self,
+        x: &Tensor,
+        bits: u32,
+        label: &'static str,
+    ) -> Step<Option<Vec<u64>>> {
+        self.in_range(x, bits, label)?;
+        self.record(label, &x.data);
+        Ok(Some(x.data.clone()))
+    }
+}
+
+/// Rotates every head of every row; shared by all engines, since it is linear.
+pub(crate) fn rotate_rows(
+    data: &[u64],
+    cols: usize,
+    rope: &Rope,
+    first_position: usize,
+) -> Vec<u64> {
+    let half = rope.half;
+    let mut out = vec![0u64; data.len()];
+    for (i, (row, out)) in data
+        .chunks_exact(cols)
+        .zip(out.chunks_exact_mut(cols))
+        .enumerate()
+    {
+        let at = (first_position + i) * half;
+        for (head, out) in row
+            .chunks_exact(2 * half)
+            .zip(out.chunks_exact_mut(2 * half))
+        {
+            for j in 0..half {
+                let (cos, sin) = (rope.cos[at + j] as u64, rope.sin[at + j] as u64);
+                let (a, b) = (head[j], head[j + half]);
+                out[j] = a.wrapping_mul(cos).wrapping_sub(b.wrapping_mul(sin));
+                out[j + half] = b.wrapping_mul(cos).wrapping_add(a.wrapping_mul(sin));
+            }
+        }
+    }
+    out
+}
+
+/// Cuts a flat vector into its ragged rows.
+pub(crate) fn ragged<'a>(data: &'a [u64], lens: &'a [usize]) -> impl Iterator<Item = &'a [u64]> {
+    let mut rest = data;
+    lens.iter().map(move |&len| {
+        let (row, tail) = rest.split_at(len);
+        rest = tail;
+        row
+    })
+}
+
+/// `Σ_{heads of the group} q · k` for every group, row and key; linear in both, so any bilinear
+/// pair works.
+pub(crate) fn attention_scores(queries: &[u64], keys: &[u64], a: &Attention<'_>) -> Vec<u64> {
+    let (q_cols, k_cols, d) = (
+        a.num_attention_heads * a.head_dim,
+        a.num_key_value_heads * a.head_dim,
+        a.head_dim,
+    );
+    let mut out = Vec::with_capacity(a.lens().iter().sum());
+    for group in a.groups {
+        for i in 0..a.rows {
+            let row = &queries[i * q_cols..][..q_cols];
+            for key in keys.chunks_exact(k_cols).take(a.keys(i)) {
+                let sum = group.iter().fold(0u64, |sum, &head| {
+                    sum.wrapping_add(ring::dot(
+                        &row[head * d..][..d],
+                        &key[a.kv_head(head) * d..][..d],
+                    ))
+                });
+                out.push(sum);
+            }
+        }
+    }
+    out
+}
+
+/// `Σ_key weight · value`, every head with its group's weights.
+pub(crate) fn attention_values(weights: &[u64], values: &[u64], a: &Attention<'_>) -> Vec<u64> {
+    let (q_cols, v_cols, d) = (
+        a.num_attention_heads * a.head_dim,
+        a.num_key_value_heads * a.head_dim,
+        a.head_dim,
+    );
+    let mut out = vec![0u64; a.rows * q_cols];
+    let lens = a.lens();
+    let mut rows = ragged(weights, &lens);
+    for group in a.groups {
+        for i in 0..a.rows {
+            let Some(weights) = rows.next() else {
+                return out;
+            };
+            for &head in group {
+                let out = &mut out[i * q_cols + head * d..][..d];
+                for (weight, value) in weights.iter().zip(values.chunks_exact(v_cols)) {
+                    let value = &value[a.kv_head(head) * d..][..d];
+                    out.iter_mut()
+                        .zip(value)
+                        .for_each(|(o, v)| *o = o.wrapping_add(weight.wrapping_mul(*v)));
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Adds `bias[key]` to the scores of the first keys.
+pub(crate) fn with_key_bias(scores: &[u64], bias: &[u64], lens: &[usize]) -> Vec<u64> {
+    let rows = ragged(scores, lens);
+    rows.flat_map(|row| {
+        row.iter()
+            .enumerate()
+            .map(|(j, s)| s.wrapping_add(bias.get(j).copied().unwrap_or(0)))
+    })
+    .collect()
+}
+
+/// Maps an element of `[rows, heads · d]` to its scalar in `[groups · rows]`.
+pub(crate) fn head_scalar_index(a: &Attention<'_>) -> impl Fn(usize) -> usize {
+    let mut group_of = vec![0; a.num_attention_heads];
+    for (g, heads) in a.groups.iter().enumerate() {
+        heads.iter().for_each(|&h| group_of[h] = g);
+    }
+    let (d, rows, cols) = (a.head_dim, a.rows, a.num_attention_heads * a.head_dim);
+    move |i| group_of[i % cols / d] * rows + i / cols
+}
+
+impl Cache<PlaintextEngine> {
+    fn rewind(&mut self, positions: usize) {
+        let keep = positions.min(self.len);
+        for tensor in self
+            .layers
+            .iter_mut()
+            .flat_map(|(keys, values)| [keys, values])
+            .flatten()
+        {
+            tensor.rows = keep;
+            tensor.data.truncate(keep * tensor.cols);
+        }
+        self.len = keep;
+    }
+}
+
+/// A whole session on plain integers: what a secure session must answer.
+pub struct Twin {
+    weights: Arc<PublicWeights>,
+    engine: PlaintextEngine,
+    cache: Cache<PlaintextEngine>,
+    sampling: Option<Sampling>,
+}
+
+impl Twin {
+    #[must_use]
+    pub fn new(weights: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
+        let rank = weights.spec.lora_rank;
+        let engine =
+            PlaintextEngine::new(private, rank).with_rounding(weights.spec.numeric.rounding);
+        let cache = Cache::new(&weights.spec);
+        Self {
+            weights,
+            engine,
+            cache,
+            sampling: None,
+        }
+    }
+
+    /// As [`Self::new`], rounding half up whatever the spec says: what a session that rounds by
+    /// coins is near to, and the same every time.
+    #[must_use]
+    pub fn exact(weights: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
+        let twin = Self::new(weights, private);
+        Self {
+            engine: twin.engine.with_rounding(Rounding::Exact),
+            ..twin
+        }
+    }
+
+    /// Runs a prompt (`n · hidden_size` encoded boundary activations) and returns the first token
+    /// of the answer.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Range`] when a value leaves its wire's range, [`ProtocolError::TooLong`]
+    /// past the context.
+    pub fn prefill(&mut self, boundary: &[u64]) -> Step<u32> {
+        self.reset();
+        let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
+        self.step(&padded, Some(&bias), bucket)
+    }
+
+    /// What entered the output head in the last step, in units of activations.
+    #[must_use]
+    pub fn last_hidden(&self) -> Vec<f64> {
+        let unit = f64::from(self.weights.spec.numeric.residual_frac_bits).exp2();
+        self.engine
+            .last_hidden
+            .iter()
+            .map(|&v| v as i64 as f64 / unit)
+            .collect()
+    }
+
+    /// Runs one more token.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn decode(&mut self, boundary: &[u64]) -> Step<u32> {
+        check_remaining_context(&self.weights.spec, self.cache.len(), 1)?;
+        self.step(boundary, None, 1)
+    }
+
+    /// Runs a text through an encoder that reveals its pooled row: `hidden_size` values of the
+    /// residual scale.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn embed(&mut self, boundary: &[u64]) -> Step<Vec<u64>> {
+        let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
+        let row = encoder::embed(
+            &mut self.engine,
+            &self.weights,
+            Some(&padded),
+            Some(&bias),
+            bucket,
+        )?;
+        row.ok_or(ProtocolError::MissingInput)
+    }
+
+    fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Step<u32> {
+        let token = decoder::step(
+            &mut self.engine,
+            &self.weights,
+            &mut self.cache,
+            Some(boundary),
+            bias,
+            rows,
+        )?;
+        token.ok_or(ProtocolError::MissingInput)
+    }
+
+    /// Cached positions, padding included.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Goes back to an earlier position behind a prompt: later steps find what they would have
+    /// found then.
+    pub fn rewind(&mut self, positions: usize) {
+        self.cache.rewind(positions);
+    }
+
+    /// Forgets the session.
+    pub fn reset(&mut self) {
+        self.cache = Cache::new(&self.weights.spec).with_sampling(self.sampling);
+    }
+
+    /// Keeps every value that later steps open, for comparison with another engine.
+    pub fn start_trace(&mut self) {
+        self.engine.trace = Some(Vec::new());
+    }
+
+    /// From here on, looks how near every value comes to the edge of its wire.
+    pub fn start_measuring(&mut self) {
+        self.engine.least_headroom = Some(None);
+    }
+
+    /// The place that came nearest since [`Self::start_measuring`].
+    #[must_use]
+    pub fn least_headroom(&self) -> Option<Headroom> {
+        self.engine.least_headroom.flatten()
+    }
+
+    /// As it is, for a session that draws its tokens: by noise of its own, so that it samples what
+    /// a session samples and equals none.
+    #[must_use]
+    pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
+        self.sampling = sampling;
+        self.reset();
+        self
+    }
+
+    /// Takes the noise of a recorded session from here on.
+    #[cfg(test)]
+    pub(crate) fn take_noise(&mut self, noise: Vec<u64>) {
+        self.engine.noise = Noise::Given(noise.into_iter());
+    }
+
+    /// Rounds by the coins of a recorded session from here on.
+    #[cfg(test)]
+    pub(crate) fn take_randomness(&mut self, randomness: Vec<u64>) {
+        self.engine.rounding = RoundingRandomness::Given(randomness.into_iter());
+    }
+
+    /// The values recorded since [`Self::start_trace`], by place.
+    pub fn take_trace(&mut self) -> Vec<(&'static str, Vec<u64>)> {
+        self.engine.trace.take().unwrap_or_default()
+    }
+
+    /// The logits of the last step in floating point, with the final norm applied: for scoring
+    /// only.
+    #[must_use]
+    pub fn last_logits(&self) -> Vec<f32> {
+        let spec = &self.weights.spec;
+        if self.engine.sampled {
+            let unit = sampling::unit(spec);
+            return self
+                .engine
+                .logits
+                .iter()
+                .map(|&v| (v as i64 as f64 / unit) as f32)
+                .collect();
+        }
+        let head = f64::from(self.weights.lm_head_frac_bits).exp2();
+        if !spec.architecture.is_llama() {
+            let input = if spec.architecture == Architecture::Gpt2 {
+                spec.numeric.frac_bits
+            } else {
+                spec.numeric.residual_frac_bits
+            };
+            let unit = f64::from(input).exp2() * head;
+            return self
+                .engine
+                .logits
+                .iter()
+                .map(|&v| (v as i64 as f64 / unit) as f32)
+                .collect();
+        }
+        let residual = f64::from(spec.numeric.residual_frac_bits).exp2();
+        let squares: f64 = self
+            .engine
+            .last_hidden
+            .iter()
+            .map(|&v| (v as i64 as f64 / residual).powi(2))
+            .sum();
+        let rms = (squares / spec.hidden_size as f64 + spec.rms_norm_eps).sqrt();
+        let unit = residual * head * rms;
+        self.engine
+            .logits
+            .iter()
+            .map(|&v| (v as i64 as f64 / unit) as f32)
+            .collect()
+    }
+}
+
+/// Pads a prompt in front to its bucket; the padding's rows are zero and its keys are excluded by
+/// their bias.
+pub(crate) fn pad_prompt(
+    spec: &crate::DecoderSpec,
+    boundary: &[u64],
+) -> Step<(Vec<u64>, Vec<u64>, usize)> {
+    let n = boundary.len() / spec.hidden_size;
+    if n == 0 || !boundary.len().is_multiple_of(spec.hidden_size) {
+        return Err(ProtocolError::MissingInput);
+    }
+    let bucket = spec.bucket(n);
+    check_remaining_context(spec, 0, bucket)?;
+    let mut padded = vec![0; (bucket - n) * spec.hidden_size];
+    padded.extend_from_slice(boundary);
+    let bias = (0..bucket)
+        .map(|i| if i < bucket - n { PAD_BIAS } else { 0 })
+        .collect();
+    Ok((padded, bias, bucket))
+}
+
+/// Refuses a step that would leave the context.
+pub(crate) fn check_remaining_context(
+    spec: &crate::DecoderSpec,
+    used: usize,
+    more: usize,
+) -> Step<()> {
+    // Whatever a spec says: past these the softmax's reciprocal is out of its domain, and tokens
+    // would be wrong.
+    let limit = spec.max_positions.min(MAX_POSITIONS);
+    match used.checked_add(more) {
+        Some(needed) if needed <= limit => Ok(()),
+        _ => Err(ProtocolError::TooLong { limit }),
+    }
+}

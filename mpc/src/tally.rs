@@ -1,0 +1,109 @@
+//! Which material a network calls for: counted rounds and bytes of both, and the time that they
+//! take.
+//!
+//! The model is rounds × one-way delay, plus what the busier evaluator receives, from its peer and
+//! from the source, over the bandwidth: nothing overlaps, and the source reaches an evaluator as
+//! fast as its peer does. Local compute is left out. So the estimate is an upper bound of the
+//! waiting on a link that is as described, and the choice depends on public shapes and the named
+//! network alone.
+
+use std::time::Duration;
+
+use crate::{
+    masked::{Comparison, Cost, Masked, ProtocolError},
+    program::decoder::Cache,
+    reference::twin::check_remaining_context,
+    session::run_blind,
+    spec::DecoderSpec,
+    weights::PublicWeights,
+};
+
+/// A network between the parties.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Network {
+    pub one_way_delay: Duration,
+    pub bits_per_second: f64,
+}
+
+impl Network {
+    /// What a step of a cost waits for it, in seconds.
+    #[must_use]
+    pub fn seconds(&self, cost: &Cost) -> f64 {
+        let received = (cost.e1_to_e0_bytes + cost.dealer_to_e0_bytes)
+            .max(cost.e0_to_e1_bytes + cost.dealer_to_e1_bytes);
+        cost.rounds as f64 * self.one_way_delay.as_secs_f64()
+            + received as f64 * 8.0 / self.bits_per_second
+    }
+}
+
+/// What a step costs with one material.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    pub comparison: Comparison,
+    pub cost: Cost,
+    pub seconds: f64,
+}
+
+/// Estimates of digits and of points for `rows` rows behind `cached` keys, the quicker one first;
+/// digits among equals.
+///
+/// # Errors
+/// [`ProtocolError::TooLong`] past the context.
+pub fn estimates(
+    spec: &DecoderSpec,
+    network: &Network,
+    cached: usize,
+    rows: usize,
+) -> Result<[Estimate; 2], ProtocolError> {
+    let estimate = |comparison| -> Result<Estimate, ProtocolError> {
+        let by_label = tally_on(spec, comparison, cached, rows)?;
+        let cost = by_label
+            .iter()
+            .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
+        Ok(Estimate {
+            comparison,
+            cost,
+            seconds: network.seconds(&cost),
+        })
+    };
+    let (one_hot, dcf) = (estimate(Comparison::OneHot)?, estimate(Comparison::Dcf)?);
+    Ok(if dcf.seconds < one_hot.seconds {
+        [dcf, one_hot]
+    } else {
+        [one_hot, dcf]
+    })
+}
+
+/// What `rows` rows behind `cached` keys cost with a material, by place, the token chosen greedily.
+///
+/// # Errors
+/// [`ProtocolError::TooLong`] past the context.
+pub fn tally_on(
+    spec: &DecoderSpec,
+    comparison: Comparison,
+    cached: usize,
+    rows: usize,
+) -> Result<Vec<(&'static str, Cost)>, ProtocolError> {
+    let (mut engine, mut cache) = (
+        Masked::tally(spec).with_comparison(comparison),
+        Cache::new(spec),
+    );
+    let shapes = PublicWeights::shapes_only(spec);
+    check_remaining_context(spec, cached, rows)?;
+    if cached > 0 {
+        run_blind(&mut engine, &shapes, &mut cache, cached)?;
+    }
+    let before = engine.cost_by_label();
+    run_blind(&mut engine, &shapes, &mut cache, rows)?;
+    let earlier = |label| {
+        before
+            .iter()
+            .find(|(p, _)| *p == label)
+            .map_or(Cost::default(), |(_, cost)| *cost)
+    };
+    Ok(engine
+        .cost_by_label()
+        .into_iter()
+        .map(|(label, cost)| (label, cost - earlier(label)))
+        .collect())
+}
