@@ -172,7 +172,8 @@ fn without_generation_tags(source: &str) -> Cow<'_, str> {
     }
     let (mut out, mut rest) = (String::with_capacity(source.len()), source);
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else {
+        // Behind the opening: `{%}` is no tag.
+        let Some(len) = rest[start + 2..].find("%}").map(|len| 2 + len) else {
             break;
         };
         let (before, tag) = (&rest[..start + 2], &rest[start + 2..start + len]);
@@ -328,6 +329,8 @@ mod tests {
             without_generation_tags("{% if generation %}"),
             "{% if generation %}"
         );
+        let no_tag = "{%}{% generation %}";
+        assert_eq!(without_generation_tags(no_tag), no_tag);
     }
 
     #[test]
