@@ -1,6 +1,8 @@
 //! Single operations: the secure result is the twin's integer, and the twin's is close to the real
 //! number.
 
+mod truncation_properties;
+
 use std::{sync::Arc, thread};
 
 use marill_crypto::{Prg, Seed};

@@ -175,6 +175,9 @@ pub(super) fn xor_packed_plane(words: &mut [u64], data: &[u8], n: usize) -> usiz
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
