@@ -243,40 +243,49 @@ fn changed_partition(with_party: bool) {
     assert_eq!(ready.0, 200, "{}", ready.1);
 }
 
+fn turn(role: &str, content: Value) -> Value {
+    json!({ "role": role, "content": content })
+}
+
+fn talk(turns: Value, more: Value) -> (&'static str, Value) {
+    let mut body = json!({ "messages": turns, "max_tokens": 2 });
+    body.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    ("/v1/chat/completions", body)
+}
+
+fn text(prompt: Value) -> (&'static str, Value) {
+    (
+        "/v1/completions",
+        json!({ "prompt": prompt, "max_tokens": 2 }),
+    )
+}
+
+/// Turns whose last is the assistant's.
+fn begun() -> Value {
+    json!([turn("user", json!("a")), turn("assistant", json!("The "))])
+}
+
 #[test]
 fn bodies_as_programs_send_them() {
     let world = World::new();
     let (dealer, server) = world.parties();
     let gateway = world.gateway(&server.url, &dealer.url);
-    let turn = |role: &str, content: Value| json!({ "role": role, "content": content });
     let part = |text: &str| json!([{ "type": "text", "text": text }]);
-    let talk = |turns: Value, more: Value| {
-        let mut body = json!({ "messages": turns, "max_tokens": 2 });
-        body.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
-        ("/v1/chat/completions", body)
-    };
-    let text = |prompt: Value| {
-        (
-            "/v1/completions",
-            json!({ "prompt": prompt, "max_tokens": 2 }),
-        )
-    };
     let silent = json!([
         turn("user", json!("a")),
         turn("assistant", Value::Null),
         turn("user", json!("b"))
     ]);
-    let begun = json!([turn("user", json!("a")), turn("assistant", json!("The "))]);
     for (path, body) in [
         talk(silent, json!({})),
         talk(
             json!([turn("user", part("hello"))]),
             json!({ "user": "me", "store": false, "metadata": { "a": "b" } }),
         ),
-        talk(begun.clone(), json!({ "continue_final_message": true })),
-        talk(begun.clone(), json!({ "add_generation_prompt": true })),
+        talk(begun(), json!({ "continue_final_message": true })),
+        talk(begun(), json!({ "add_generation_prompt": true })),
         talk(
             json!([turn("user", json!("a"))]),
             json!({ "presence_penalty": 0, "n": 1, "response_format": { "type": "text" } }),
@@ -289,6 +298,13 @@ fn bodies_as_programs_send_them() {
         let (status, answer) = gateway.post(path, &body);
         assert_eq!(status, 200, "{body} {answer}");
     }
+}
+
+#[test]
+fn bodies_with_fields_that_cannot_be_followed() {
+    let world = World::new();
+    let (dealer, server) = world.parties();
+    let gateway = world.gateway(&server.url, &dealer.url);
     let hello = || json!([turn("user", json!("hello"))]);
     for ((path, body), param) in [
         (text(json!([1, 20, 1_000_000])), "prompt"),
@@ -298,7 +314,7 @@ fn bodies_as_programs_send_them() {
         (text(json!([[1], [2]])), "prompt"),
         (text(json!([["a"]])), "prompt"),
         (text(json!({ "a": 1 })), "prompt"),
-        (talk(begun, json!({})), "messages[1]"),
+        (talk(begun(), json!({})), "messages[1]"),
         (
             talk(hello(), json!({ "presence_penalty": 0.5 })),
             "presence_penalty",

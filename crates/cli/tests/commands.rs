@@ -260,8 +260,9 @@ micro_batch_size = 2
 dir = "run"
 "#;
 
-#[test]
-fn train_exports_and_export_repeats_it() {
+const STOCHASTIC: [&str; 2] = ["--set", "export.rounding=stochastic"];
+
+fn with_recipe() -> tempfile::TempDir {
     let dir = with_partition();
     let path = dir.path();
     std::fs::write(path.join("recipe.toml"), RECIPE).unwrap();
@@ -270,50 +271,21 @@ fn train_exports_and_export_repeats_it() {
         "Markets fell\t2\nThe striker scored\t1\nA probe left\t3\n",
     )
     .unwrap();
-    let output = marill(path, &["train", "recipe.toml", "--dry-run", "--json"]);
-    let plan = json(&output);
-    assert_eq!(
-        (&plan["private_layers"], &plan["softmaxes_a_layer"]),
-        (&2.into(), &2.into())
-    );
-    let rounds = |plan: &serde_json::Value| plan["decode"]["rounds"].as_u64().unwrap();
-    assert!(rounds(&plan) > 0 && !path.join("run").exists());
-    let randomness = ["--set", "export.rounding=stochastic"];
-    let output = marill(
-        path,
-        &[
-            &["train", "recipe.toml", "--dry-run", "--json"][..],
-            &randomness,
-        ]
-        .concat(),
-    );
-    assert!(
-        rounds(&json(&output)) < rounds(&plan),
-        "rounding by coins takes fewer rounds"
-    );
+    dir
+}
 
-    let output = marill(
-        path,
-        &[
-            &["train", "recipe.toml", "--json", "--no-progress"][..],
-            &randomness,
-        ]
-        .concat(),
-    );
+/// A run whose program rounds stochastically, and the id of its partition.
+fn with_run() -> (tempfile::TempDir, serde_json::Value) {
+    let dir = with_recipe();
+    let train = &["train", "recipe.toml", "--json", "--no-progress"][..];
+    let output = marill(dir.path(), &[train, &STOCHASTIC].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let id = json(&output)["partition_id"].clone();
-    let again = marill(
-        path,
-        &[
-            "export", "run", "--out", "again", "--name", "run", "--base", "base", "--json",
-        ],
-    );
-    assert!(again.status.success(), "{}", stderr(&again));
-    assert_eq!(
-        json(&again)["partition_id"],
-        id,
-        "the same run exports the same partition"
-    );
+    (dir, id)
+}
+
+/// The same run, exported with exact rounding into the folder `exact`.
+fn export_exact(path: &Path) -> Output {
     let exact = [
         "export",
         "run",
@@ -327,11 +299,70 @@ fn train_exports_and_export_repeats_it() {
     ];
     let exact = marill(path, &exact);
     assert!(exact.status.success(), "{}", stderr(&exact));
+    exact
+}
+
+#[test]
+fn a_dry_run_plans_by_the_rounding_and_writes_nothing() {
+    let dir = with_recipe();
+    let path = dir.path();
+    let output = marill(path, &["train", "recipe.toml", "--dry-run", "--json"]);
+    let plan = json(&output);
+    assert_eq!(
+        (&plan["private_layers"], &plan["softmaxes_a_layer"]),
+        (&2.into(), &2.into())
+    );
+    let rounds = |plan: &serde_json::Value| plan["decode"]["rounds"].as_u64().unwrap();
+    assert!(rounds(&plan) > 0 && !path.join("run").exists());
+    let output = marill(
+        path,
+        &[
+            &["train", "recipe.toml", "--dry-run", "--json"][..],
+            &STOCHASTIC,
+        ]
+        .concat(),
+    );
+    assert!(
+        rounds(&json(&output)) < rounds(&plan),
+        "rounding by coins takes fewer rounds"
+    );
+}
+
+#[test]
+fn train_exports_and_export_repeats_it() {
+    let (dir, id) = with_run();
+    let path = dir.path();
+    let again = marill(
+        path,
+        &[
+            "export", "run", "--out", "again", "--name", "run", "--base", "base", "--json",
+        ],
+    );
+    assert!(again.status.success(), "{}", stderr(&again));
+    assert_eq!(
+        json(&again)["partition_id"],
+        id,
+        "the same run exports the same partition"
+    );
     assert_ne!(
-        json(&exact)["partition_id"],
+        json(&export_exact(path))["partition_id"],
         id,
         "how a program rounds is part of it"
     );
+    let output = marill(path, &["export", "run", "--base", "base"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("exists and is not empty"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_partition_says_how_it_rounds() {
+    let (dir, _) = with_run();
+    let path = dir.path();
+    export_exact(path);
     for (folder, rounding, stochastic) in [
         ("run/export", "stochastic", true),
         ("exact", "exact", false),
@@ -361,13 +392,6 @@ fn train_exports_and_export_repeats_it() {
     let eval = marill(path, &[&eval[..], &["--limit", "1"]].concat());
     assert!(eval.status.success(), "{}", stderr(&eval));
     assert!(String::from_utf8_lossy(&eval.stdout).contains("agreement with twin"));
-    let output = marill(path, &["export", "run", "--base", "base"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        stderr(&output).contains("exists and is not empty"),
-        "{}",
-        stderr(&output)
-    );
 }
 
 #[cfg(unix)]

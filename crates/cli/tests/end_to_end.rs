@@ -121,6 +121,12 @@ fn the_gateway_answers_the_openai_interface() {
         status == 200 && page.contains("What leaves this machine"),
         "{page}"
     );
+    assert_eq!(
+        gateway
+            .raw("GET /health HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n")
+            .0,
+        403
+    );
 
     let question = json!([{ "role": "user", "content": "hello" }]);
     let (status, answer) = gateway.post(
@@ -157,7 +163,13 @@ fn the_gateway_answers_the_openai_interface() {
             .any(|chunk| chunk["choices"][0]["finish_reason"].is_string())
     );
     assert_eq!(chunks.last().unwrap()["usage"], answer["usage"]);
+}
 
+#[test]
+fn the_gateway_gives_exactly_the_tokens_asked_for() {
+    let world = World::new();
+    let (dealer, server) = world.parties();
+    let gateway = world.gateway(&server.url, &dealer.url);
     // An answer that may not end early has exactly as many tokens as were asked for, and their ids
     // say which.
     let exact =
@@ -173,14 +185,6 @@ fn the_gateway_answers_the_openai_interface() {
         9
     );
     assert_eq!(answer["choices"][0]["finish_reason"], "length");
-    let (status, refused) = gateway.post(
-        "/v1/completions",
-        &json!({ "prompt": "a", "min_tokens": 3, "max_tokens": 2 }),
-    );
-    assert_eq!(
-        (status, refused["error"]["param"].as_str()),
-        (400, Some("min_tokens"))
-    );
 
     // Six drawn answers of eight tokens are not all the same.
     let sampled = json!({
@@ -193,22 +197,38 @@ fn the_gateway_answers_the_openai_interface() {
         texts[0]["text"].is_string() && texts.iter().any(|text| *text != texts[0]),
         "{texts:?}"
     );
-    let (status, refused) = gateway.post(
-        "/v1/completions",
-        &json!({ "prompt": "a", "temperature": 1, "top_p": 0.5 }),
-    );
-    assert_eq!(
-        (status, refused["error"]["param"].as_str()),
-        (400, Some("top_p"))
-    );
-    let (status, refused) = gateway.post(
-        "/v1/chat/completions",
-        &json!({ "model": model, "messages": question, "n": 2 }),
-    );
-    assert_eq!(
-        (status, refused["error"]["param"].as_str()),
-        (400, Some("n"))
-    );
+}
+
+#[test]
+fn the_gateway_refuses_by_field_and_code() {
+    let world = World::new();
+    let (dealer, server) = world.parties();
+    let gateway = world.gateway(&server.url, &dealer.url);
+    let model = gateway.get("/v1/models")["data"][0]["id"].clone();
+    let question = json!([{ "role": "user", "content": "hello" }]);
+    for (path, body, param) in [
+        (
+            "/v1/completions",
+            json!({ "prompt": "a", "min_tokens": 3, "max_tokens": 2 }),
+            "min_tokens",
+        ),
+        (
+            "/v1/completions",
+            json!({ "prompt": "a", "temperature": 1, "top_p": 0.5 }),
+            "top_p",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "model": model, "messages": question, "n": 2 }),
+            "n",
+        ),
+    ] {
+        let (status, refused) = gateway.post(path, &body);
+        assert_eq!(
+            (status, refused["error"]["param"].as_str()),
+            (400, Some(param))
+        );
+    }
     let (status, refused) = gateway.post(
         "/v1/chat/completions",
         &json!({ "model": "x", "messages": question }),
@@ -222,12 +242,6 @@ fn the_gateway_answers_the_openai_interface() {
     assert_eq!(
         (status, refused["error"]["code"].as_str()),
         (400, Some("context_length_exceeded"))
-    );
-    assert_eq!(
-        gateway
-            .raw("GET /health HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n")
-            .0,
-        403
     );
 
     drop(server);
@@ -689,6 +703,24 @@ fn with_a_separate_party_the_client_sends_shares_only() {
         telling(PROMPT)
             .for_each(|word| assert!(!contains(&left, word), "`{word}` left the client in clear"));
     }
+
+    let output = ask(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("none is named") && said.contains("--party"),
+        "{said}"
+    );
+    let output = generate_with(&world, &other.url, &dealer.url, &["--party", &party.url]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("`e0`"), "{said}");
+}
+
+#[test]
+fn a_gateway_serves_with_a_separate_party_and_names_it_when_lost() {
+    let world = World::new();
+    let (dealer, _) = world.parties();
+    let server = world.server_in("shared", &dealer.url, &["--e0", "party"]);
+    let party = world.party(&server.url, &dealer.url, &[]);
     let gateway = world.gateway_with(&server.url, &dealer.url, &["--party", &party.url]);
     let body =
         json!({ "prompt": PROMPT, "max_tokens": 4, "ignore_eos": true, "return_token_ids": true });
@@ -707,19 +739,6 @@ fn with_a_separate_party_the_client_sends_shares_only() {
         "a draw with next to no noise"
     );
     assert_eq!(gateway.get("/health")["e0"], "operator");
-
-    let refusals: [(Vec<&str>, &str); 1] = [(vec![], "none is named")];
-    for (flags, expected) in refusals {
-        let output = ask(&flags);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            !output.status.success() && said.contains(expected) && said.contains("--party"),
-            "{said}"
-        );
-    }
-    let output = generate_with(&world, &other.url, &dealer.url, &["--party", &party.url]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("`e0`"), "{said}");
 
     drop(party);
     let (status, lost) = gateway.post("/v1/completions", &body);

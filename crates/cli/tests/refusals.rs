@@ -49,12 +49,41 @@ fn numbers_and_texts_without_sense() {
         &["--stop"],
     );
     refused(
-        &["bench", "DIR", "--tokens", "0"],
+        &["keys", "add", "alice", "--tokens", "0"],
         2,
         &["--tokens", "0 is not in"],
     );
+    let preprocess = [
+        "dealer",
+        "--preprocess",
+        "DIR",
+        "--preprocess-request",
+        "FILE",
+    ];
+    for flag in ["--bucket", "--tokens", "--sessions"] {
+        refused(
+            &[&preprocess[..], &[flag, "18446744073709551615"]].concat(),
+            2,
+            &[flag],
+        );
+        refused(&[&preprocess[..], &[flag, "0"]].concat(), 2, &[flag]);
+    }
     refused(
-        &["keys", "add", "alice", "--tokens", "0"],
+        &["eval", "DIR", "--tasks", "dolly4", "--min", "nan"],
+        2,
+        &["--min", "a finite number"],
+    );
+    refused(
+        &["eval", "DIR", "--tasks", "dolly4", "--limit", "0"],
+        2,
+        &["--limit"],
+    );
+}
+
+#[test]
+fn benchmarks_of_no_or_too_many_layers_and_positions() {
+    refused(
+        &["bench", "DIR", "--tokens", "0"],
         2,
         &["--tokens", "0 is not in"],
     );
@@ -84,31 +113,6 @@ fn numbers_and_texts_without_sense() {
         &["bench", "--arch", "gpt2", "--layers", "4294967295"],
         1,
         &["`--layers` 4294967295: `gpt2` has 12 layers"],
-    );
-    let preprocess = [
-        "dealer",
-        "--preprocess",
-        "DIR",
-        "--preprocess-request",
-        "FILE",
-    ];
-    for flag in ["--bucket", "--tokens", "--sessions"] {
-        refused(
-            &[&preprocess[..], &[flag, "18446744073709551615"]].concat(),
-            2,
-            &[flag],
-        );
-        refused(&[&preprocess[..], &[flag, "0"]].concat(), 2, &[flag]);
-    }
-    refused(
-        &["eval", "DIR", "--tasks", "dolly4", "--min", "nan"],
-        2,
-        &["--min", "a finite number"],
-    );
-    refused(
-        &["eval", "DIR", "--tasks", "dolly4", "--limit", "0"],
-        2,
-        &["--limit"],
     );
 }
 
