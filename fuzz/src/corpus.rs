@@ -515,7 +515,12 @@ dir = "out"
     let random = r#"
 [model]
 init = "random"
-architecture = { hidden_size = 64, intermediate_size = 128, num_hidden_layers = 2, num_attention_heads = 2 }
+
+[model.architecture]
+hidden_size = 64
+intermediate_size = 128
+num_hidden_layers = 2
+num_attention_heads = 2
 
 [tokenizer]
 vocab_size = 512
@@ -565,10 +570,12 @@ pub(crate) fn data_rows() -> Vec<Vec<u8>> {
 /// A data set of each format over one file.
 pub(crate) fn datasets(path: &str) -> Vec<Dataset> {
     let tables = [
-        "format = \"classify\"\ntemplate = \"{text}\"\nlabel = \"label\"\nlabels = [\"no\", \"yes\"]",
+        "format = \"classify\"\ntemplate = \"{text}\"\nlabel = \"label\"\nlabels = [\"no\", \
+         \"yes\"]",
         "format = \"classify\"\ntemplate = \"{0}\"\nlabel = \"1\"\nlabels = [\"no\", \"yes\"]",
         "format = \"chat\"",
-        "format = \"instruct\"\ntemplate = \"{instruction} {context}\"\ncompletion = \"{response}\"",
+        "format = \"instruct\"\ntemplate = \"{instruction} {context}\"\ncompletion = \
+         \"{response}\"",
         "format = \"text\"",
     ];
     tables.iter().map(|table| dataset(path, table)).collect()

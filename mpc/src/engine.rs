@@ -199,8 +199,8 @@ pub trait Engine {
         out_bits: u32,
         label: &'static str,
     ) -> Step<Self::Share>;
-    /// [`Self::truncate`] by `[shift, in_bits, out_bits]`, then [`Self::reveal_to_e1`] of the result;
-    /// the places are theirs.
+    /// [`Self::truncate`] by `[shift, in_bits, out_bits]`, then [`Self::reveal_to_e1`] of the
+    /// result; the places are theirs.
     fn truncate_and_reveal(
         &mut self,
         x: &Self::Share,
@@ -285,8 +285,8 @@ pub trait Engine {
         let sums = self.ragged_sum(&share, lens);
         self.piecewise(&sums, table, label)
     }
-    /// Multiplies each head's columns of `x`, which is valid modulo `2^WEIGHTED_BITS`, by a piecewise
-    /// linear function of its ragged row of `weights`, summed: modulo 2^64.
+    /// Multiplies each head's columns of `x`, which is valid modulo `2^WEIGHTED_BITS`, by a
+    /// piecewise linear function of its ragged row of `weights`, summed: modulo 2^64.
     fn scale_heads_piecewise(
         &mut self,
         x: &Self::Share,
@@ -302,9 +302,9 @@ pub trait Engine {
     /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded,
     /// drawn for this call.
     fn add_noise(&mut self, x: &Self::Share, scale: f64) -> Self::Share;
-    /// For each element of a `[1, n]` row of sampled logits ([`crate::program::sampling`]) one where it is
-    /// below the `keep`-th largest, on the search's grid, and zero elsewhere; as a share modulo
-    /// `2^32`.
+    /// For each element of a `[1, n]` row of sampled logits ([`crate::program::sampling`]) one
+    /// where it is below the `keep`-th largest, on the search's grid, and zero elsewhere; as a
+    /// share modulo `2^32`.
     fn below_largest(
         &mut self,
         x: &Self::Share,

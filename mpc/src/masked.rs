@@ -644,8 +644,8 @@ impl Masked {
 }
 
 impl Evaluator {
-    /// Fresh masks for shares of a width; `revealed_bits` is how many low bits the peer hears now, and
-    /// whether of the top one later.
+    /// Fresh masks for shares of a width; `revealed_bits` is how many low bits the peer hears now,
+    /// and whether of the top one later.
     fn wire_masks(&mut self, share: &[u64], bits: u32, revealed_bits: (u32, bool)) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {

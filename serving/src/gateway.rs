@@ -191,7 +191,8 @@ async fn health(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> 
     let parameters = &client.parameters;
     Json(serde_json::json!({
         "status": "ok", "model": client.model_name, "partition_id": parameters.partition_id,
-        "server": client.server().endpoint.to_string(), "setting": parameters.setting, "e0": parameters.e0,
+        "server": client.server().endpoint.to_string(), "setting": parameters.setting,
+        "e0": parameters.e0,
         "rounding": parameters.rounding,
         "demonstration": client.is_demonstration(),
         "public_layers": client.public_layers(), "private_layers": client.private_layers(),

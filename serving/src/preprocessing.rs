@@ -55,8 +55,8 @@ impl Correlations {
     }
 }
 
-/// What a dealer needs to know to write files for a server; `marill serve DIR --request FILE` writes
-/// it.
+/// What a dealer needs to know to write files for a server; `marill serve DIR --request FILE`
+/// writes it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreprocessRequest {

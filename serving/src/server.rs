@@ -438,7 +438,8 @@ async fn models(
             serde_json::json!({
                 "id": published.manifest.name, "object": "model", "created": published.created,
                 "owned_by": "marill", "partition_id": published.manifest.partition_id,
-                "setting": server.model.parameters.setting, "rounding": server.model.parameters.rounding,
+                "setting": server.model.parameters.setting,
+                "rounding": server.model.parameters.rounding,
                 "e0": server.model.parameters.e0, "sampling": server.model.allow_sampling,
                 "materials": server.model.comparisons(),
             })

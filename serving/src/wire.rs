@@ -300,7 +300,8 @@ pub fn hash_key(session: &str) -> HashKey {
     *digest.first_chunk().expect("a digest has 32 bytes")
 }
 
-/// E0 to dealer, first frame at `/v1/elements`: where the correction words of a session on points go.
+/// E0 to dealer, first frame at `/v1/elements`: where the correction words of a session on points
+/// go.
 #[derive(Serialize, Deserialize)]
 pub struct DcfKeysHello {
     pub session: String,

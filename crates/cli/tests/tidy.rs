@@ -216,7 +216,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 /// Every Rust file of the workspace and its text.
 fn texts() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
-    for folder in ["crates", "training", "serving", "mpc", "evals"] {
+    for folder in ["crates", "training", "serving", "mpc", "evals", "fuzz"] {
         sources(&root().join(folder), &mut files);
     }
     assert!(files.len() > 20, "the sources were not found");

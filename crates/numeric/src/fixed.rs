@@ -46,8 +46,8 @@ pub const fn truncate(z: u64, shift: u32) -> u64 {
     ((z as i64).wrapping_add(1 << (shift - 1)) >> shift) as u64
 }
 
-/// Rounds by a coin in `[0, 2^shift)`: `floor((z + 2^shift - 1 - random) / 2^shift)`, the rounding of
-/// `stochastic`.
+/// Rounds by a coin in `[0, 2^shift)`: `floor((z + 2^shift - 1 - random) / 2^shift)`, the rounding
+/// of `stochastic`.
 ///
 /// Over a uniform coin the mean is exactly `z / 2^shift`.
 #[inline]

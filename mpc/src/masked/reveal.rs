@@ -32,8 +32,8 @@ use crate::{
     spec::Module,
 };
 
-/// A share to be opened: `bits` of it to E0, the lowest `revealed_bits` of them to E1, which hears of the
-/// top bit later or never.
+/// A share to be opened: `bits` of it to E0, the lowest `revealed_bits` of them to E1, which hears
+/// of the top bit later or never.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     share: &'a Share,

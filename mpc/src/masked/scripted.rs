@@ -33,8 +33,8 @@ pub(super) struct ClientScript {
 }
 
 impl ClientScript {
-    /// Masks under which the lowest `revealed_bits` bits are the recorded ones. Where the top bit is told
-    /// later they are complete, and known to the source, with it ([`Self::choose_msb`]).
+    /// Masks under which the lowest `revealed_bits` bits are the recorded ones. Where the top bit
+    /// is told later they are complete, and known to the source, with it ([`Self::choose_msb`]).
     pub(super) fn wire_masks(
         &mut self,
         share: &[u64],

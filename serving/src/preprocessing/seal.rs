@@ -226,7 +226,8 @@ impl Head {
     /// be right.
     ///
     /// # Errors
-    /// [`ServingError::BadPreprocessed`] for a file of another kind or version; [`ServingError::Io`].
+    /// [`ServingError::BadPreprocessed`] for a file of another kind or version;
+    /// [`ServingError::Io`].
     pub(super) fn read(path: &Path) -> Result<Self, ServingError> {
         let bad = |reason: String| ServingError::BadPreprocessed {
             file: name_of(path),

@@ -117,8 +117,8 @@ impl CorrelationStore {
     /// The file of a session, for this program and adapter; nothing is used up yet.
     ///
     /// # Errors
-    /// [`ServingError::NotPreprocessed`] where there is none; [`ServingError::BadPreprocessed`] for a file that
-    /// is not what its name and these terms say.
+    /// [`ServingError::NotPreprocessed`] where there is none; [`ServingError::BadPreprocessed`] for
+    /// a file that is not what its name and these terms say.
     pub fn find(
         &self,
         session: &str,

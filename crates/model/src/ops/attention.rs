@@ -24,8 +24,8 @@ pub struct Segment {
 ///
 /// `q [N, H * D]`, `k` and `v [M, KV * D]`, result `[N, H * D]`. Segments must follow each other
 /// without gaps, in the queries and in the keys. A group of one head with `scale = 1 / sqrt(D)` is
-/// ordinary attention. With `format`, the weights are those of the secure program (see [`FakeQuant`]);
-/// the gradient is the smooth function's at those weights.
+/// ordinary attention. With `format`, the weights are those of the secure program (see
+/// [`FakeQuant`]); the gradient is the smooth function's at those weights.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU.

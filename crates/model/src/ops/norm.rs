@@ -8,8 +8,8 @@ use super::{FakeQuant, ROWS_PER_TASK, dot, fake_quant::norm_bits, floats, with_f
 
 /// `y = x / sqrt(mean(x^2) + eps) * weight`: `x [N, hidden]`, `weight [hidden]`.
 ///
-/// With `format`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the
-/// smooth function's.
+/// With `format`, the values are those of the secure program (see [`FakeQuant`]); the gradient is
+/// the smooth function's.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU, or a row is too long for the law's range.

@@ -10,8 +10,8 @@ const CHUNK: usize = 8192;
 
 /// `silu(gate) * up`, element-wise.
 ///
-/// With `format`, the values are those of the secure program (see [`FakeQuant`]); the gradient is the
-/// smooth function's.
+/// With `format`, the values are those of the secure program (see [`FakeQuant`]); the gradient is
+/// the smooth function's.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU.

@@ -351,9 +351,9 @@ impl Masked {
             .collect()
     }
 
-    /// `s·(v + b·d + borrow·(offset_step + slope_step·d))` modulo `2^24` for `d = x̂ - r` below the index and
-    /// factors `s` that the source knows, the borrow opened under its mask `ρ`; 7 corrections an
-    /// element, the constant deferred.
+    /// `s·(v + b·d + borrow·(offset_step + slope_step·d))` modulo `2^24` for `d = x̂ - r` below the
+    /// index and factors `s` that the source knows, the borrow opened under its mask `ρ`; 7
+    /// corrections an element, the constant deferred.
     ///
     /// With a borrow the argument lies left of the knot, where the line before continues to the
     /// knot's value (less the jump, where there is one): `d` is then negative as it stands.
