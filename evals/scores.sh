@@ -3,8 +3,8 @@
 #
 #   evals/scores.sh TASK SHOTS LIMIT LEARNING_RATE...
 #
-# Trains recipes/TASK-smollm2.toml once for each learning rate with a twentieth of the training rows kept aside, takes the
-# run with the lowest loss on those rows, and scores base (zero-shot and with SHOTS worked examples) and that run on the
+# Trains recipes/TASK-smollm2.toml once for each learning rate with a twentieth of the training rows held out, takes the
+# run with the lowest loss on those rows, and scores base (zero-shot and with SHOTS few-shot examples) and that run on the
 # first LIMIT test rows. Only the run that was taken meets the test rows. Needs `marill` on the path, python3 and the
 # package (recipes/fetch-smollm2.sh); writes runs/scores/TASK/, where a second call finds the runs that the first one finished.
 # TRAIN and EVAL hold further arguments of `marill train` and `marill eval`: TRAIN="--set train.max_tokens=3000" tries the

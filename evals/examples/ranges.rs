@@ -16,7 +16,7 @@ use marill_report::{LinePlot, Series, Table};
 const WIRES: [(&str, &str, u32); 8] = [
     ("attention.hidden", "residual stream before attention", 64),
     ("mlp.hidden", "residual stream before the MLP", 64),
-    ("norm.x", "normalised activations", 64),
+    ("norm.x", "normalized activations", 64),
     ("attention.qkv", "q, k, v", 64),
     ("attention.mixed", "attention output", 56),
     ("mlp.gate_up", "gate and up", 48),
@@ -182,7 +182,7 @@ fn report(seen: &BTreeMap<&str, Seen>, spec: &DecoderSpec, asked: usize, tokens:
 }
 
 fn plot_of(seen: &BTreeMap<&str, Seen>, arguments: &[String]) -> LinePlot {
-    // As many lines as can be told apart; the two left out lie on their neighbours.
+    // As many lines as can be told apart; the two left out lie on their neighbors.
     let sampled = WIRES
         .iter()
         .filter(|(label, ..)| !["mlp.hidden", "mlp.silu"].contains(label));

@@ -27,7 +27,7 @@ pub struct Scope<'a> {
     pub limit: Option<usize>,
     /// Worked examples in front of each question.
     pub few_shot: usize,
-    /// Draws the worked examples.
+    /// Draws the few-shot examples.
     pub seed: u64,
     /// Numbers of the examples in the task's rows, where some were left out; they count from 0 when
     /// this is empty.
@@ -408,7 +408,7 @@ fn majority(samples: &[Sample]) -> f64 {
 fn digest<A: Serialize, B: Serialize>(pairs: impl Iterator<Item = (A, B)>) -> String {
     let mut hash = Sha256::new();
     for pair in pairs {
-        hash.update(serde_json::to_vec(&pair).expect("texts serialise"));
+        hash.update(serde_json::to_vec(&pair).expect("texts serialize"));
         hash.update(b"\n");
     }
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()

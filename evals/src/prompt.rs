@@ -1,4 +1,4 @@
-//! From rendered rows to what an engine is asked, in the words that training used.
+//! From rendered rows to what an engine is asked, in the format that training used.
 
 use marill_model::{ChatTemplate, Tokenizer};
 use marill_recipe::{Example, Prompt, Turn};
@@ -20,7 +20,7 @@ pub struct Question {
 }
 
 impl PromptFormatter<'_> {
-    /// The prompt of an example behind `shots` worked examples.
+    /// The prompt of an example behind `shots` few-shot examples.
     ///
     /// # Errors
     /// [`EvalError::Train`] or [`EvalError::Model`] when the chat template or the tokenizer refuses

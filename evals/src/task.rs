@@ -28,7 +28,7 @@ pub enum Kind {
     Code,
 }
 
-/// Rows that worked examples are taken from; never the scored ones.
+/// Rows that few-shot examples are taken from; never the scored ones.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shots {
@@ -55,8 +55,8 @@ pub struct Task {
     pub dataset: Dataset,
     #[serde(default)]
     pub shots: Option<Shots>,
-    /// Scores the last rows of the file only; worked examples, if from the same file, come from the
-    /// rows before.
+    /// Scores the last rows of the file only; few-shot examples, if from the same file, come from
+    /// the rows before.
     #[serde(default)]
     held_out: Option<usize>,
 }
@@ -199,7 +199,7 @@ impl Task {
     }
 
     /// Renders rows as `recipe` does, when it has a data set of this task's format: a model is
-    /// asked in the words that it was trained on. The task keeps its own rows; what is written in
+    /// asked in the format that it was trained on. The task keeps its own rows; what is written in
     /// them as a label means what the recipe says.
     pub fn format_as(&mut self, recipe: &[Dataset]) -> bool {
         let fits = |dataset: &&Dataset| {
@@ -380,8 +380,8 @@ impl Task {
         })
     }
 
-    /// `count` worked examples, drawn with `seed`; of a classification the classes take turns. None
-    /// of them asks what one of `scored` asks: the files of some tasks overlap.
+    /// `count` few-shot examples, drawn with `seed`; of a classification the classes take turns.
+    /// None of them asks what one of `scored` asks: the files of some tasks overlap.
     ///
     /// # Errors
     /// [`EvalError::Task`] when the task has none or fewer, [`EvalError::Data`] naming the file.
@@ -397,7 +397,7 @@ impl Task {
         let Some(shots) = &self.shots else {
             return Err(EvalError::Task {
                 task: self.name.clone(),
-                reason: "it has no worked examples".into(),
+                reason: "it has no few-shot examples".into(),
             });
         };
         let own = shots.path == self.dataset.path;
@@ -421,7 +421,7 @@ impl Task {
         examples.retain(|example| !asked.contains(&example.prompt.question()));
         if count > examples.len() {
             let reason = format!(
-                "`--shots` {count} are more than its {} worked examples",
+                "`--shots` {count} are more than its {} few-shot examples",
                 examples.len()
             );
             return Err(EvalError::Task {
@@ -590,12 +590,12 @@ mod tests {
                 .iter()
                 .any(|shot| ["o7", "o8", "o9"].contains(&shot.as_str()))
         );
-        // A question that is scored is no worked example, wherever it stands.
+        // A question that is scored is no few-shot example, wherever it stands.
         let first = &task.all_rows(None, None).unwrap().examples[..2];
         let shots = answers(&task.few_shot_examples(5, 3, first).unwrap());
         let error = task.few_shot_examples(6, 3, first).unwrap_err().to_string();
         assert!(
-            error.contains("`--shots` 6 are more than its 5 worked examples"),
+            error.contains("`--shots` 6 are more than its 5 few-shot examples"),
             "{error}"
         );
         assert!(

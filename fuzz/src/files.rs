@@ -1,4 +1,4 @@
-//! Files that somebody else wrote.
+//! Files that someone else wrote.
 
 use std::{cell::RefCell, collections::BTreeMap, path::Path};
 

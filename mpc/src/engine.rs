@@ -67,7 +67,8 @@ pub trait Engine {
     type Share: Clone;
     type Wire: Clone;
 
-    /// Says where the program is: in a layer, or behind the last one. For those who report places.
+    /// Says where the program is: in a layer, or behind the last one. For engines that report
+    /// labels.
     fn enter_layer(&mut self, _layer: Option<usize>) {}
 
     /// The client's values; the other parties pass none.
@@ -95,8 +96,8 @@ pub trait Engine {
         Ok(self.open(&[(share, bits)], label)?.remove(0))
     }
     /// Gives a share modulo `2^bits` to the server's side, masked, and multiplies it by the
-    /// server's private additions of some modules, or by its whole matrices where the spec keeps
-    /// them private, in one round: the share, and the products. There are none with rank 0.
+    /// server's private LoRA updates of some modules, or by its full-rank weights where the spec
+    /// keeps them private, in one round: the share, and the products. There are none with rank 0.
     fn reveal_to_e1(
         &mut self,
         share: &Self::Share,
@@ -117,7 +118,7 @@ pub trait Engine {
     fn add_row(&mut self, x: &Self::Share, row: &[u64]) -> Self::Share;
     /// Multiplies every column by its public factor.
     fn scale_columns(&mut self, x: &Self::Share, factors: &[u64]) -> Self::Share;
-    /// Adds the server's own row for a module to every row: what its addition makes of a norm's
+    /// Adds the server's own row for a module to every row: what its LoRA update makes of a norm's
     /// bias, or the private bias of a private map.
     fn add_private_row(&mut self, x: &Self::Share, layer: usize, module: Module) -> Self::Share;
     /// Multiplies by a public constant.
@@ -200,7 +201,7 @@ pub trait Engine {
         label: &'static str,
     ) -> Step<Self::Share>;
     /// [`Self::truncate`] by `[shift, in_bits, out_bits]`, then [`Self::reveal_to_e1`] of the
-    /// result; the places are theirs.
+    /// result; the labels are theirs.
     fn truncate_and_reveal(
         &mut self,
         x: &Self::Share,
@@ -218,8 +219,8 @@ pub trait Engine {
     -> Step<Self::Share>;
     /// A gate function of a wire below `2^31` in magnitude; the result has the wire's width.
     fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, label: &'static str) -> Step<Self::Share>;
-    /// `gate(cut(x))`, where `cut` is [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut
-    /// values are below `2^30`: modulo `2^out_bits`.
+    /// `gate(truncate(x))`, where `truncate` is [`Self::truncate`] by `[shift, in_bits, out_bits]`
+    /// and truncated values are below `2^30`: modulo `2^out_bits`.
     fn truncate_gate(
         &mut self,
         x: &Self::Share,
@@ -231,9 +232,9 @@ pub trait Engine {
         let x = self.open(&[(&x, out_bits)], labels[0])?.remove(0);
         self.gate(&x, gate, labels[1])
     }
-    /// `gate(cut(g)) · cut(u)` for `x = g | u` side by side and a gate with a tail of `relu`, where
-    /// `cut` is [`Self::truncate`] by `[shift, in_bits, out_bits]` and cut values are below `2^30`:
-    /// modulo `2^out_bits`.
+    /// `gate(truncate(g)) · truncate(u)` for `x = g | u` side by side and a gate with a tail of
+    /// `relu`, where `truncate` is [`Self::truncate`] by `[shift, in_bits, out_bits]` and truncated
+    /// values are below `2^30`: modulo `2^out_bits`.
     fn gated_product(
         &mut self,
         x: &Self::Share,
@@ -311,10 +312,11 @@ pub trait Engine {
         keep: usize,
         label: &'static str,
     ) -> Step<Self::Share>;
-    /// Index of the largest element of a `[1, n]` row, the lowest of equals, told to the client
+    /// Index of the largest element of a `[1, n]` row, the lowest of equals, revealed to the client
     /// alone. Differences must fit the share's width, or 48 bits where that is less.
     fn argmax_to_client(&mut self, x: &Self::Share, label: &'static str) -> Step<Option<u32>>;
-    /// The values themselves modulo `2^bits`, a whole number of bytes, told to the client alone.
+    /// The values themselves modulo `2^bits`, a whole number of bytes, revealed to the client
+    /// alone.
     fn reveal_to_client(
         &mut self,
         x: &Self::Share,

@@ -5,7 +5,7 @@
 //!
 //! | interpreter | what a tensor is | file |
 //! |---|---|---|
-//! | [`Twin`] | the integers in clear: the law | `twin.rs` |
+//! | [`Twin`] | the integers in clear: the definition | `twin.rs` |
 //! | [`RealTwin`] | what the integers approximate, in floats | `real.rs` |
 //! | evaluators E0, E1 | additive shares and masked wires | `masked.rs` |
 //! | dealer | the masks of the wires; writes corrections | `masked.rs` |

@@ -1,11 +1,10 @@
-//! The masked-wire engine: two evaluators and a source of correlations (a dealer ahead of time, or
-//! a third party).
+//! The masked-wire engine: two evaluators and a dealer of correlations.
 //!
 //! # Functionality
 //! A *share* is additive between E0 (the client) and E1 (the server). A *wire* is
-//! `x̂ = x + r mod 2^k`, known to both, with a mask `r = [r]_0 + [r]_1` that the source knows
+//! `x̂ = x + r mod 2^k`, known to both, with a mask `r = [r]_0 + [r]_1` that the dealer knows
 //! because both halves expand from seeds it handed out. What a product of wires lacks is a function
-//! of masks, which the source puts into the mask of the truncation that follows
+//! of masks, which the dealer puts into the mask of the truncation that follows
 //! (`exchange_masked`), or else shares by a correction to E1 alone: E0 downloads a seed, nothing
 //! else. Every gate is one function below, with the roles side by side, so that evaluators, dealer
 //! and tally cannot drift apart: they run the same program over different data.
@@ -16,12 +15,12 @@
 //!   of a stream), or of them a part ([`opening`]);
 //! - E1 further sees corrections `c - [c]_0` with `[c]_0` fresh from a stream that E1 does not
 //!   hold;
-//! - E1 sees `x + [r]_0` of what is handed over, and `p + p' - Â·[r]_0` (see [`linear`]), uniform
-//!   by `p'`.
+//! - E1 sees `x + [r]_0` of what is revealed to it, and `p + p' - Â·[r]_0` (see [`linear`]),
+//!   uniform by `p'`.
 //!
 //! All of them are uniform and independent of every secret, so a simulator that knows the shapes
 //! and its own seed produces them by sampling; E0's output share of the token is determined by the
-//! token. The source sees shapes only. Sources: Beaver (CRYPTO '91) for products, Boyle et al. (TCC
+//! token. The dealer sees shapes only. Sources: Beaver (CRYPTO '91) for products, Boyle et al. (TCC
 //! '19) for masked wires, Rathee et al. (CrypTFlow2, CCS '20) for the comparison tree; the exact
 //! truncation is derived in [`truncate`].
 //!
@@ -108,7 +107,7 @@ pub struct Traffic {
     pub rounds: u64,
     pub bytes_sent: u64,
     pub bytes_received: u64,
-    /// What the source sent to this evaluator.
+    /// What the dealer sent to this evaluator.
     pub dealer_bytes: u64,
 }
 
@@ -119,7 +118,7 @@ pub struct Cost {
     pub e0_to_e1_bytes: u64,
     pub e1_to_e0_bytes: u64,
     pub dealer_to_e1_bytes: u64,
-    /// Correction words of point functions; digits send nothing to E0.
+    /// DCF keys; one-hot comparisons send nothing to E0.
     pub dealer_to_e0_bytes: u64,
 }
 
@@ -159,7 +158,7 @@ pub struct Share {
     pub(crate) cols: usize,
     pub(crate) bits: u32,
     pub(crate) data: Vec<u64>,
-    /// Whether the evaluators' halves lack a term that the source knows and keeps in its own
+    /// Whether the evaluators' halves lack a term that the dealer knows and keeps in its own
     /// `data`. A truncation takes it into the mask of its opening, for nothing; any other use has
     /// it shared first ([`Masked::materialized`]).
     pub(crate) deferred: bool,
@@ -226,7 +225,7 @@ impl Wire {
         self.rows * self.cols
     }
 
-    /// The top bits of the openings.
+    /// The MSBs of the openings.
     fn msbs(&self) -> Vec<u64> {
         onehot::boolean::plane(self.open.len(), |i| self.open[i] >> (self.bits - 1) & 1)
     }
@@ -244,10 +243,10 @@ struct Evaluator {
     /// E0, the client's side, which also holds the public terms.
     first: bool,
     masks: Prg,
-    /// Masks of what E0 hands over.
+    /// Masks of what E0 reveals to E1.
     reveal_masks: RevealMasks,
     corrections: Corrections,
-    /// Roots of the own keys of point functions.
+    /// Roots of the own DCF keys.
     roots: Prg,
     /// E0's correction words, which E1 finds among its corrections.
     dcf_keys: Option<Stream>,
@@ -259,7 +258,7 @@ struct Evaluator {
     precomputed: Precomputed,
     /// Â and B̂ at E0, A and B at E1.
     adapter: Arc<Vec<[Lora; 7]>>,
-    /// The same for whole matrices.
+    /// The same for full-rank weights.
     matrices: Matrices,
     #[cfg(test)]
     script: Option<scripted::ClientScript>,
@@ -291,14 +290,14 @@ enum Role {
     Tally(Box<Tally>),
 }
 
-/// Counts by place.
+/// Counts by label.
 #[derive(Default)]
 struct Tally {
     cost: Cost,
     one_way: Option<bool>,
     label: &'static str,
     labels: Vec<(&'static str, Cost)>,
-    /// What E0 hands over, in order.
+    /// What E0 reveals to E1, in order.
     reveals: Vec<RevealSpec>,
 }
 
@@ -341,7 +340,7 @@ pub struct Masked {
     /// From this many elements on, gates spend rounds to save corrections and traffic; below, the
     /// reverse. A shape is public, so every party decides alike.
     many: usize,
-    /// Below this many elements, gates compare with point functions.
+    /// Below this many elements, gates compare with DCF.
     dcf_below: usize,
     /// Point functions used so far: no two share a tweak.
     trees: u64,
@@ -352,16 +351,16 @@ pub struct Masked {
     /// Coins of stochastic roundings in order, for the twin.
     #[cfg(test)]
     randomness: Vec<u64>,
-    /// What dropping bits contributes to the coins of the opening that follows.
+    /// What dropping bits contributes to the rounding randomness of the opening that follows.
     #[cfg(test)]
     dropped: Option<(u32, Vec<u64>)>,
-    /// Top bits that E0 told, in order.
+    /// MSBs that E0 sent, in order.
     #[cfg(test)]
     msbs: Vec<Vec<u64>>,
     /// The server's noise in order, for the twin.
     #[cfg(test)]
     noise: Vec<u64>,
-    /// Own shares by place, for comparison with the twin.
+    /// Own shares by label, for comparison with the twin.
     #[cfg(test)]
     trace: Vec<(&'static str, u32, Vec<u64>)>,
 }
@@ -453,7 +452,7 @@ impl Masked {
         Ok(Self::new(Role::Evaluator(Box::new(evaluator)), spec))
     }
 
-    /// The source of correlations. `sink` leads to E1.
+    /// The dealer of correlations. `sink` leads to E1.
     #[must_use]
     pub fn dealer(
         spec: &DecoderSpec,
@@ -522,7 +521,7 @@ impl Masked {
         }
     }
 
-    /// As it is, for a session whose E0 is an operator: inputs enter and tokens leave as shares.
+    /// Returns self for an outsourced session: inputs enter and tokens leave as shares.
     #[must_use]
     pub fn with_shared_io(mut self) -> Self {
         self.shared_io = true;
@@ -547,7 +546,7 @@ impl Masked {
         }
     }
 
-    /// The cost so far by place, in order of first appearance, in a tally.
+    /// The cost so far by label, in order of first appearance, in a tally.
     #[must_use]
     pub fn cost_by_label(&self) -> Vec<(&'static str, Cost)> {
         match &self.role {
@@ -556,7 +555,7 @@ impl Masked {
         }
     }
 
-    /// Names the place to which a tally books what follows.
+    /// Names the label to which a tally books what follows.
     fn at(&mut self, label: &'static str) {
         if let Role::Tally(tally) = &mut self.role {
             tally.label = label;
@@ -590,7 +589,7 @@ impl Masked {
         matches!(self.role, Role::Evaluator(_))
     }
 
-    /// Additive shares, modulo `2^bits`, of values that the source computes.
+    /// Additive shares, modulo `2^bits`, of values that the dealer computes.
     fn correct(
         &mut self,
         n: usize,
@@ -626,7 +625,7 @@ impl Masked {
         Ok(self.materialized(share)?.into_owned())
     }
 
-    /// Shares what a share has deferred, so that the halves alone are the value.
+    /// Shares what a share defers, so that the shares alone are the value.
     fn materialized<'a>(&mut self, share: &'a Share) -> Result<Cow<'a, Share>, ProtocolError> {
         if !share.deferred {
             return Ok(Cow::Borrowed(share));
@@ -659,7 +658,7 @@ impl Evaluator {
         self.masks.reduced(share.len(), bits)
     }
 
-    /// E0's masks of what it hands over.
+    /// E0's masks of what it reveals to E1.
     fn masks_of_reveal(&mut self, share: &[u64], of: &RevealSpec) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {
@@ -731,7 +730,7 @@ impl Evaluator {
         stream.read(bytes)
     }
 
-    /// Correction words of point functions.
+    /// Correction words of DCF keys.
     fn read_dcf_keys(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
         if !self.first {
             return self.read_corrections(bytes);
@@ -764,7 +763,7 @@ impl Dealer {
         self.masks[0].reduced(n, bits)
     }
 
-    /// E0's masks of what it hands over.
+    /// E0's masks of what it reveals to E1.
     fn masks_of_reveal(&mut self, n: usize, bits: u32) -> Vec<u64> {
         #[cfg(test)]
         if let Some(script) = &mut self.script {

@@ -45,24 +45,23 @@ impl ClientSession {
         })
     }
 
-    /// As it is, on point functions ([`Comparison::Dcf`]); `dcf_keys` leads from the source. Before
-    /// the first step.
+    /// Returns self comparing with DCF ([`Comparison::Dcf`]); `dcf_keys` leads from the dealer.
+    /// Before the first step.
     #[must_use]
     pub fn with_dcf(mut self, dcf_keys: Box<dyn Channel>) -> Self {
         self.engine = self.engine.with_dcf(dcf_keys);
         self
     }
 
-    /// As it is, with point functions hashed under the key of this session, which all parties take.
-    /// Before the first step.
+    /// Returns self with DCF keys hashed under this session's key, the same at all parties. Before
+    /// the first step.
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
         self.engine = self.engine.with_hash_key(key);
         self
     }
 
-    /// As it is, for tokens that are drawn; all parties of a session must agree. Before the first
-    /// step.
+    /// Returns self with sampling; all parties of a session must agree. Before the first step.
     #[must_use]
     pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
         self.cache = self.cache.with_sampling(sampling);
@@ -135,7 +134,7 @@ impl ClientSession {
         self.engine.accept(step);
     }
 
-    /// Values handed over whose products had been accepted.
+    /// Values revealed to E1 whose products had been accepted.
     #[must_use]
     pub fn precomputed(&self) -> u64 {
         self.engine.precomputed_reveals()
@@ -173,16 +172,16 @@ impl ServerSession {
         })
     }
 
-    /// As it is, with gates on a material; all parties of a session must agree. Before the first
-    /// step.
+    /// Returns self with a comparison protocol; all parties of a session must agree. Before the
+    /// first step.
     #[must_use]
     pub fn with_comparison(mut self, comparison: Comparison) -> Self {
         self.engine = self.engine.with_comparison(comparison);
         self
     }
 
-    /// As it is, with point functions hashed under the key of this session, which all parties take.
-    /// Before the first step.
+    /// Returns self with DCF keys hashed under this session's key, the same at all parties. Before
+    /// the first step.
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
         self.engine = self.engine.with_hash_key(key);
@@ -196,7 +195,7 @@ impl ServerSession {
         self
     }
 
-    /// As it is, for a session whose E0 is an operator; its steps are the shared ones.
+    /// Returns self for an outsourced session; its steps are the shared ones.
     #[must_use]
     pub fn with_shared_io(mut self) -> Self {
         self.engine = self.engine.with_shared_io();
@@ -258,9 +257,9 @@ impl ServerSession {
     }
 }
 
-/// The source of correlations for one session: knows shapes and masks, never a weight or a prompt.
+/// The dealer of one session: knows shapes and masks, never a weight or a prompt.
 pub struct DealerSession {
-    /// Shapes only: the program asks for matrices, which the source never multiplies.
+    /// Shapes only: the program asks for matrices, which the dealer never multiplies.
     shapes: Arc<PublicWeights>,
     engine: Masked,
     cache: Cache<Masked>,
@@ -298,30 +297,30 @@ impl DealerSession {
         }
     }
 
-    /// As it is, on point functions ([`Comparison::Dcf`]); `dcf_keys` leads to E0. Before the first
-    /// step.
+    /// Returns self comparing with DCF ([`Comparison::Dcf`]); `dcf_keys` leads to E0. Before the
+    /// first step.
     #[must_use]
     pub fn with_dcf(mut self, dcf_keys: Box<dyn Channel>) -> Self {
         self.engine = self.engine.with_dcf(dcf_keys);
         self
     }
 
-    /// As it is, for a session whose E0 is an operator.
+    /// Returns self for an outsourced session.
     #[must_use]
     pub fn with_shared_io(mut self) -> Self {
         self.engine = self.engine.with_shared_io();
         self
     }
 
-    /// As it is, with point functions hashed under the key of this session, which all parties take.
-    /// Before the first step.
+    /// Returns self with DCF keys hashed under this session's key, the same at all parties. Before
+    /// the first step.
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
         self.engine = self.engine.with_hash_key(key);
         self
     }
 
-    /// As it is, for a session whose tokens are chosen by this program. Before the first step.
+    /// Returns self for a session whose tokens are chosen by this program. Before the first step.
     #[must_use]
     pub fn with_selection(mut self, selection: Selection) -> Self {
         self.cache = self.cache.with_sampling(selection.shape());
@@ -407,7 +406,7 @@ pub fn tally_step(
 }
 
 /// As [`tally_prefill`] (`rows` of a prompt) or, with cached keys, [`tally_decode`] (`rows = 1`),
-/// by place.
+/// by label.
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.

@@ -1,4 +1,4 @@
-//! What everybody may know of a secure program: shapes, head groups, scales.
+//! What everyone may know of a secure program: shapes, head groups, scales.
 
 use marill_numeric::{NumericError, NumericSpec, encode};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ pub struct DecoderSpec {
     pub head_groups: Vec<Vec<Vec<usize>>>,
     /// Per private layer, the factor on the summed scores of a group.
     pub attn_scale: Vec<f64>,
-    /// Rank of the private additions; 0 when nothing is private.
+    /// Rank of the private LoRA updates; 0 when nothing is private.
     pub lora_rank: usize,
     pub numeric: NumericSpec,
     /// Left out where it is LLaMA's, so that older manifests and their digests stay what they are.
@@ -41,7 +41,7 @@ pub struct DecoderSpec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrivateForm {
-    /// Public matrices with private low-rank additions, or none with rank 0.
+    /// Public matrices with private LoRA adapters, or none with rank 0.
     #[default]
     Lora,
     /// Every linear map as a whole, with what is folded into it: the gain of the norm before it,
@@ -92,14 +92,14 @@ pub enum Pooling {
     Pooler,
 }
 
-/// What an encoder tells its client.
+/// What an encoder reveals to its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reveal {
     /// The index of the largest of `vocab_size` classes.
     Class,
-    /// The pooled row itself: `hidden_size` numbers a request, which is far more of the model than
-    /// a class.
+    /// The pooled row itself: `hidden_size` numbers per request, which is far more of the model
+    /// than a class.
     Embedding,
 }
 
@@ -174,13 +174,13 @@ impl DecoderSpec {
         if self.numeric != NumericSpec::with_rounding(self.numeric.rounding) {
             let (theirs, ours) = (self.numeric.version, NumericSpec::default().version);
             let problem = format!(
-                "is of law {theirs} or other scales; this version computes law {ours}\n\
-                 hint: export the run again"
+                "is of numeric version {theirs} or other scales; this version computes version \
+                 {ours}\nhint: export the run again"
             );
             return invalid("numeric", &problem);
         }
         if self.is_full_rank() && self.lora_rank != 0 {
-            return invalid("lora_rank", "must be 0 where whole matrices are private");
+            return invalid("lora_rank", "must be 0 where full-rank weights are private");
         }
         self.check_sizes()?;
         if !self.head_dim.is_multiple_of(2) {
@@ -316,7 +316,7 @@ impl DecoderSpec {
         )
     }
 
-    /// Fractional bits of what the maps of a layer's two halves take: normalised rows, or an
+    /// Fractional bits of what the maps of a layer's two halves take: normalized rows, or an
     /// encoder's residual stream.
     #[must_use]
     pub fn map_input_frac_bits(&self) -> u32 {

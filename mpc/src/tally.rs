@@ -1,8 +1,8 @@
-//! Which material a network calls for: counted rounds and bytes of both, and the time that they
-//! take.
+//! Which comparison protocol a network calls for: counted rounds and bytes of both, and the time
+//! that they take.
 //!
 //! The model is rounds × one-way delay, plus what the busier evaluator receives, from its peer and
-//! from the source, over the bandwidth: nothing overlaps, and the source reaches an evaluator as
+//! from the dealer, over the bandwidth: nothing overlaps, and the dealer reaches an evaluator as
 //! fast as its peer does. Local compute is left out. So the estimate is an upper bound of the
 //! waiting on a link that is as described, and the choice depends on public shapes and the named
 //! network alone.
@@ -36,7 +36,7 @@ impl Network {
     }
 }
 
-/// What a step costs with one material.
+/// What a step costs with one comparison protocol.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     pub comparison: Comparison,
@@ -44,8 +44,8 @@ pub struct Estimate {
     pub seconds: f64,
 }
 
-/// Estimates of digits and of points for `rows` rows behind `cached` keys, the quicker one first;
-/// digits among equals.
+/// Estimates of one-hot and of DCF comparisons for `rows` rows behind `cached` keys, the quicker
+/// one first; one-hot among equals.
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
@@ -74,7 +74,8 @@ pub fn estimates(
     })
 }
 
-/// What `rows` rows behind `cached` keys cost with a material, by place, the token chosen greedily.
+/// What `rows` rows behind `cached` keys cost with a comparison protocol, by label, the token
+/// chosen greedily.
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.

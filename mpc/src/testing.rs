@@ -40,7 +40,7 @@ pub fn tiny_spec() -> DecoderSpec {
     }
 }
 
-/// The same shapes with whole matrices private.
+/// The same shapes with full-rank weights private.
 #[must_use]
 pub fn with_private_matrices(spec: DecoderSpec) -> DecoderSpec {
     DecoderSpec {

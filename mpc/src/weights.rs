@@ -156,8 +156,8 @@ impl Rope {
 }
 
 impl PublicWeights {
-    /// Quantises the public weights of the private layers and the output head. Where whole matrices
-    /// are private, `layers` is empty.
+    /// Quantizes the public weights of the private layers and the output head. Where full-rank
+    /// weights are private, `layers` is empty.
     ///
     /// # Errors
     /// [`SpecError::Length`] for a tensor of the wrong size, [`SpecError::Numeric`] for a weight
@@ -230,7 +230,7 @@ impl PublicWeights {
                     Vec::new(),
                 )
             }),
-            // The source rotates what a product has deferred.
+            // The dealer rotates what a product has deferred.
             rope: if spec.architecture.is_llama() {
                 Rope::new(spec)
             } else {
@@ -248,7 +248,7 @@ impl PublicWeights {
 
     fn compute_digest(&self) -> String {
         let mut hash = Sha256::new();
-        hash.update(serde_json::to_vec(&self.spec).expect("a plain struct serialises"));
+        hash.update(serde_json::to_vec(&self.spec).expect("a plain struct serializes"));
         for matrix in self
             .layers
             .iter()
@@ -351,8 +351,8 @@ fn behind_norm(of_norms: &[Vec<f32>; 2], module: Module) -> Option<&[f32]> {
     (!row.is_empty()).then_some(row)
 }
 
-/// A low-rank addition in floats: `delta W = scale · B · A`, `A` `[rank, in]`, `B` `[out, rank]`,
-/// both row-major. Erased when dropped.
+/// A LoRA update in floats: `delta W = scale · B · A`, `A` `[rank, in]`, `B` `[out, rank]`, both
+/// row-major. Erased when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct LoraFloats {
     pub a: Vec<f32>,
@@ -360,8 +360,8 @@ pub struct LoraFloats {
     pub scale: f32,
 }
 
-/// A low-rank addition as ring elements, masked or not. Erased when dropped: a session's own copy
-/// ends with it.
+/// A LoRA update as ring elements, masked or not. Erased when dropped: a session's own copy ends
+/// with it.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Lora {
     /// `[rank, in]`
@@ -373,12 +373,12 @@ pub(crate) struct Lora {
     pub(crate) row: Vec<u64>,
 }
 
-/// The server's secret as integers: the adapter, or whole matrices. Never printed.
+/// The server's secret as integers: the adapter, or full-rank weights. Never printed.
 #[derive(Default)]
 pub struct PrivateWeights {
     /// `[layer][module]`; empty when the rank is 0.
     pub(crate) layers: Vec<[Lora; 7]>,
-    /// `[layer]`; empty where the spec keeps low-rank additions.
+    /// `[layer]`; empty where the spec keeps LoRA updates.
     pub(crate) full: Arc<Vec<FullRankLayer>>,
 }
 
@@ -392,7 +392,7 @@ pub struct MaskedAdapter {
 }
 
 impl PrivateWeights {
-    /// Quantises an adapter. A missing module is a zero addition, so that shapes tell nothing about
+    /// Quantizes an adapter. A missing module is a zero update, so that shapes tell nothing about
     /// it.
     ///
     /// # Errors
@@ -404,7 +404,7 @@ impl PrivateWeights {
     ) -> Result<Self, SpecError> {
         let spec = &public.spec;
         if spec.is_full_rank() {
-            let problem = "keeps whole matrices, not low-rank additions".to_owned();
+            let problem = "keeps full-rank weights, not LoRA updates".to_owned();
             return Err(SpecError::Invalid {
                 field: "private",
                 problem,
@@ -441,8 +441,8 @@ impl PrivateWeights {
     }
 
     /// Everything in it as bytes, by which a server names its private part: little-endian 32-bit
-    /// integers, `A` then `B` of each module, then the rows of 64 bits where there are any; whole
-    /// matrices with their scales and rows.
+    /// integers, `A` then `B` of each module, then the rows of 64 bits where there are any;
+    /// full-rank weights with their scales and rows.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let values = self

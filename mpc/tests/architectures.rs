@@ -207,8 +207,8 @@ fn boundary(spec: &DecoderSpec, seed: u64, label: &str, rows: usize) -> (Rows, V
     (rows, spec.encode(&floats).unwrap())
 }
 
-/// Largest difference between the trace's centred rows and the sums without their mean, of the last
-/// `n` rows.
+/// Largest difference between the trace's centered rows and the sums without their mean, of the
+/// last `n` rows.
 fn worst_layer(spec: &DecoderSpec, trace: &[(&'static str, Vec<u64>)], sums: &[Rows]) -> f64 {
     let unit = f64::from(1u32 << spec.numeric.residual_frac_bits);
     let centered = trace.iter().filter(|(label, _)| *label == "norm.centred");

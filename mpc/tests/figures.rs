@@ -40,7 +40,7 @@ fn a_decoded_token_at_128_keys_keeps_to_its_budget() {
     let layer = all - fewer;
     assert_eq!(
         layer.rounds, 73,
-        "rounds a layer, 21 of them for the maximum"
+        "rounds per layer, 21 of them for the maximum"
     );
     assert_eq!(
         all.rounds,
@@ -82,7 +82,7 @@ fn an_unmerged_block_keeps_to_its_budget() {
     assert!(prefill.dealer_to_e1_bytes <= 83_000_000, "{prefill:?}");
 }
 
-/// Rounding by coin needs no comparison behind a truncation.
+/// Stochastic rounding needs no comparison behind a truncation.
 #[test]
 fn stochastic_rounding_saves_rounds_and_bytes() {
     let block = |layers| DecoderSpec {
@@ -136,9 +136,9 @@ fn a_full_fine_tune_of_all_layers_costs_about_twice_the_merged_half() {
     };
     let ((full_token, full_prompt), (token, prompt)) = (steps(&full), steps(&half));
     for (name, cost) in [
-        ("full, a token", full_token),
+        ("full, per token", full_token),
         ("full, a prompt", full_prompt),
-        ("half, a token", token),
+        ("half, per token", token),
         ("half, a prompt", prompt),
     ] {
         println!("{name}: {cost:?}");
@@ -165,7 +165,7 @@ fn a_full_fine_tune_of_all_layers_costs_about_twice_the_merged_half() {
     assert_eq!(
         MaskedAdapter::bytes_of(&full),
         30 * block,
-        "25.3 MB a block"
+        "25.3 MB per block"
     );
     assert_eq!(
         MaskedAdapter::bytes_of(&with_private_matrices(half)),

@@ -1,4 +1,4 @@
-//! Sessions whose E0 has its products of masks ahead send what other sessions send.
+//! Sessions whose E0 has precomputed its products of masks send what other sessions send.
 
 use std::{
     sync::{Arc, Mutex},
@@ -37,7 +37,7 @@ struct Run {
 }
 
 /// A session of a prompt and some tokens; `before(k, ..)` is called before step `k`. Also how many
-/// hand-overs were prepared.
+/// reveals were precomputed.
 fn run(
     spec: &DecoderSpec,
     before: impl Fn(u64, &mut Precomputer, &mut ClientSession),

@@ -1,5 +1,5 @@
-//! What point functions cost beside digits, for the shapes of SmolLM2-135M: exact numbers, so that
-//! a change of cost is a decision.
+//! What DCF costs beside one-hot comparisons, for the shapes of SmolLM2-135M: exact numbers, so
+//! that a change of cost is a decision.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ fn both_evaluators_receive_the_correction_words_of_a_decoded_token() {
     );
 }
 
-/// A prompt's gates are large and keep to digits; a short one's sums of squares are not.
+/// A prompt's gates are large and stay one-hot; a short one's sums of squares are not.
 #[test]
 fn a_prompt_costs_little_more_with_dcf_than_one_hot() {
     let both = |rows| {

@@ -98,7 +98,7 @@ fn private_matrices_give_the_integers_of_the_same_public_ones() {
     assert_eq!(
         more.rounds,
         4 * open.num_layers as u64,
-        "what private matrices multiply is handed over"
+        "what private matrices multiply is revealed to E1"
     );
     assert_eq!(more.e0_to_e1_bytes, (revealed * open.num_layers) as u64);
     assert_eq!((more.e1_to_e0_bytes, more.dealer_to_e1_bytes), (0, 0));

@@ -44,7 +44,7 @@ pub struct ClientOptions {
     /// Sessions that may run at once; they share the prefix's weights and have a cache each.
     pub max_sessions: usize,
     pub source: CorrelationPreference,
-    /// The evaluator that computes in the client's place, where the server wants one.
+    /// The computing party that computes in the client's place, where the server wants one.
     pub party: Option<Endpoint>,
     pub comparison: ComparisonChoice,
 }
@@ -90,7 +90,7 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Keep the boundary integers, for a comparison with the twin.
     pub keep_boundary: bool,
-    /// How tokens are drawn; none: the most likely ones.
+    /// How tokens are sampled; none: greedy decoding.
     pub sampling: Option<Sampling>,
 }
 
@@ -239,8 +239,8 @@ impl Client {
         &self.sessions.server
     }
 
-    /// Server and dealer, or the evaluator in the dealer's place, are all on this machine: whoever
-    /// runs it sees everything.
+    /// Server and dealer, or the computing party in the dealer's place, are all on this machine:
+    /// whoever runs it sees everything.
     pub fn is_demonstration(&self) -> bool {
         let third = self
             .sessions
@@ -351,7 +351,7 @@ impl Client {
         Ok(self.spec.max_positions - bucket + 1)
     }
 
-    /// Checks that the server draws tokens where this is asked for.
+    /// Checks that the server samples tokens where this is asked for.
     ///
     /// # Errors
     /// [`ServingError::GreedyOnly`].
@@ -394,15 +394,14 @@ impl Client {
             .min(request.max_tokens.unwrap_or(usize::MAX));
         let mut prefix = self.prefixes.take();
         let _ = on_event(Event::Phase("session"));
-        // Before anybody hears of this session: a prefix takes longer for a longer prompt, and the
+        // Before anyone hears of this session: a prefix takes longer for a longer prompt, and the
         // server could else read the length inside its bucket off the pause before the first frame.
         let prefix_started = Instant::now();
         let mut prompt = Some(self.spec.encode(&prefix.forward(&request.prompt)?)?);
         let prefix_seconds = prefix_started.elapsed().as_secs_f64();
         let started = Instant::now();
         let bucket = self.spec.bucket(request.prompt.len());
-        // A helper that takes part in every session has nothing written ahead, nor has an evaluator
-        // of its own.
+        // In the setting `3pc` and with a computing party there is nothing preprocessed.
         let preprocessed =
             self.parameters.setting == Setting::Dealer.as_str() && !self.parameters.is_shared();
         let source = if preprocessed {

@@ -508,7 +508,7 @@ impl HttpBody for Unhurried {
             self.slot.give_up();
             Some(Err(axum::Error::new(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the body does not come",
+                "the body is missing",
             ))))
         })
     }

@@ -1,9 +1,9 @@
 //! The dealer: hands each party of a session its seed, and streams corrections to the server; in
-//! sessions on point functions also the correction words to E0.
+//! DCF sessions also the DCF keys to E0.
 //!
 //! It learns shapes, lengths and counts. Seeds of live sessions are in memory only, so a restart
-//! burns every open one; E0's until its server takes the session up, since E0's half of every mask
-//! is the source's business too. It opens sessions for whoever shows a [ticket](crate::ticket) of
+//! ends every open one; E0's until its server takes the session up, since E0's half of every mask
+//! is the dealer's business too. It opens sessions for whoever shows a [ticket](crate::ticket) of
 //! one of its [owners](Owners), and for nobody else.
 
 mod dcf_keys;
@@ -70,10 +70,10 @@ pub struct DealerOptions {
     pub tls: Tls,
     /// Holds the owners' keys, the records and the key of adapter masks.
     pub state: PathBuf,
-    /// Holds the keys of sessions written ahead; outside `state`, and restored from no backup.
+    /// Holds the keys of preprocessed sessions; outside `state`, and restored from no backup.
     pub vault: PathBuf,
     pub max_sessions: usize,
-    /// Where its metrics are told, if anywhere.
+    /// Where its metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
 }
 
@@ -98,12 +98,12 @@ pub(crate) struct Dealer {
     grants: Grants,
     records: Store,
     masks: Masks,
-    /// Sessions that were written ahead, and what opens them.
+    /// Sessions that were preprocessed, and what opens them.
     preprocessed: PathBuf,
     vault: Vault,
     owners: Owners,
     key_connections: KeyConnections,
-    /// Lines for correction words whose E0 has not shown its key.
+    /// Connections for DCF keys whose E0 has not shown its key.
     lobby: Arc<Lobby>,
     key_slots: Arc<Sessions>,
     sessions: Arc<Sessions>,
@@ -127,8 +127,8 @@ impl Dealer {
             .count();
         if lost > 0 {
             tracing::warn!(
-                "{lost} sessions written ahead have no key any more and are burnt: used, or a \
-                 reboot, or another vault"
+                "{lost} preprocessed sessions have no key any more and cannot be used: they were \
+                 used, or the machine rebooted, or it is another vault"
             );
         }
         Ok(Arc::new(Self {
@@ -167,7 +167,7 @@ impl Dealer {
             .with_state(self.clone())
     }
 
-    /// Draws the seeds of a session, or reserves one that was written ahead. The place is taken
+    /// Draws the seeds of a session, or reserves one that was preprocessed. The place is taken
     /// first, then the ticket is spent on disk, then a secret leaves.
     fn issue(&self, request: NewSession) -> Result<SessionGrant, HttpError> {
         check_supported(&request.parameters)?;
@@ -215,8 +215,8 @@ impl Dealer {
         let new_token = || random::<32>().map(|bytes| Zeroizing::new(hex(bytes.as_slice())));
         if !request.candidates.is_empty() {
             let granted = self.reserve(&request, &owner, new_token)?.ok_or_else(|| {
-                let message = "none of these sessions is to be had: they were used before, or \
-                    another dealer made them";
+                let message = "none of these sessions is available: they have already been \
+                    used, or another dealer made them";
                 HttpError::new(
                     StatusCode::CONFLICT,
                     "invalid_request_error",
@@ -302,7 +302,7 @@ impl Dealer {
 }
 
 fn ticket_used() -> HttpError {
-    let message = "this ticket was used before";
+    let message = "this ticket has already been used";
     HttpError::new(
         StatusCode::CONFLICT,
         "invalid_request_error",
@@ -322,7 +322,8 @@ fn internal(error: ServingError) -> HttpError {
     )
 }
 
-/// A message with terms; one of another version is refused by its version, whatever else differs.
+/// A message with session parameters; one of another version is refused by its version, whatever
+/// else differs.
 fn body<T: serde::de::DeserializeOwned>(request: serde_json::Value) -> Result<T, HttpError> {
     check_version(&request).map_err(|error| bad_request(error.to_string()))?;
     serde_json::from_value(request)
@@ -436,13 +437,13 @@ async fn corrections_upgrade(State(dealer): State<Arc<Dealer>>, request: Request
     }
 }
 
-/// E0's line for correction words, which shows a key made from E0's seed.
+/// E0's connection for DCF keys, which shows a key made from E0's seed.
 async fn dcf_keys_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> Response {
     match dealer.lobby.enter(web::address_of(request.extensions())) {
         Err(refused) => refused.into_response(),
         Ok(guest) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
             if let Err(error) = dcf_keys::run(&dealer, channel, guest) {
-                tracing::warn!("a line for correction words ended: {error}");
+                tracing::warn!("a connection for DCF keys ended: {error}");
             }
             Metrics::add(&dealer.metrics.bytes_sent, count.sent_bytes());
             Metrics::add(&dealer.metrics.bytes_received, count.received_bytes());

@@ -52,11 +52,11 @@ pub enum ServingError {
     },
     #[error("DCF comparisons are not available: {reason}")]
     NoDcf { reason: &'static str },
-    #[error("this server gives the most likely token only: no temperature above 0")]
+    #[error("this server decodes greedily only: no temperature above 0")]
     GreedyOnly,
     #[error("client and computing party ask for different sampling")]
     SamplingDiffers,
-    #[error("`{}` has room for {free_bytes} bytes, and {needed_bytes} are needed", path.display())]
+    #[error("`{}` has {free_bytes} bytes free, and {needed_bytes} are needed", path.display())]
     NoSpace {
         path: PathBuf,
         needed_bytes: u64,
@@ -66,7 +66,7 @@ pub enum ServingError {
         "the tally declares {declared_bytes} bytes of corrections, the program made {got_bytes}"
     )]
     Tally { declared_bytes: u64, got_bytes: u64 },
-    #[error("the session's client did not come within {seconds} s")]
+    #[error("timed out after {seconds} s waiting for the client")]
     NoClient { seconds: u64 },
     #[error("no session `{session}` waits for a client")]
     NoSession { session: String },
@@ -76,7 +76,7 @@ pub enum ServingError {
     KeyName { name: String, reason: &'static str },
     #[error("the {peer} sent a message that is not understood: {reason}")]
     BadMessage { peer: &'static str, reason: String },
-    #[error("session `{session}` was used before, or nobody was granted it")]
+    #[error("session `{session}` has already been used, or was never granted")]
     SessionUsed { session: String },
     #[error("`{}` is in use by another process", path.display())]
     LedgerInUse { path: PathBuf },
@@ -86,18 +86,17 @@ pub enum ServingError {
         path.display()
     )]
     BadSecret { path: PathBuf, digits: usize },
-    #[error("session `{session}` was granted to somebody else")]
+    #[error("session `{session}` was granted to another client")]
     WrongProof { session: String },
     #[error(
-        "a server without API keys answers anybody, who can then read the adapter out of the \
-         protocol; on `{address}` that is the whole network\n\
-         hint: `marill keys add NAME` makes a key, and `--allow-anonymous` serves everybody all \
-         the same"
+        "a server without API keys answers anyone, who can then read the adapter out of the \
+         protocol; on `{address}` that is the whole network\nhint: `marill keys add NAME` makes a \
+         key, and `--allow-anonymous` serves everyone all the same"
     )]
     Anonymous { address: String },
     #[error(
-        "this server had API keys, and `{}` is gone\n\
-         hint: put it back; to serve everybody from now on, remove `{}` too",
+        "this server had API keys, and `{}` is gone\nhint: put it back; to serve everyone from \
+         now on, remove `{}` too",
         keys.display(), record.display()
     )]
     KeysGone { keys: PathBuf, record: PathBuf },
@@ -227,8 +226,8 @@ impl ServingError {
         }
     }
 
-    /// The kind of a refused greeting, for the party that greeted: its own fault, or that of the
-    /// further party that refused, where anybody can act on it, or what is wrong.
+    /// The kind of a refused handshake, for the party that greeted: its own fault, or that of the
+    /// further party that refused, where anyone can act on it, or what is wrong.
     pub(crate) fn refusal_code(&self, counterpart: &str) -> &'static str {
         match self {
             Self::Refused { code, .. } => BUSY
@@ -367,7 +366,7 @@ mod tests {
         assert_eq!(
             late("client").refusal_code("client"),
             "bad_greeting",
-            "whoever greets badly is not the dealer"
+            "whoever sends a bad handshake is not the dealer"
         );
         let bad = |peer| ServingError::BadMessage {
             peer,

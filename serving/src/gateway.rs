@@ -41,7 +41,7 @@ const MAX_BODY_BYTES: usize = 4 << 20;
 pub struct GatewayOptions {
     pub listen: SocketAddr,
     pub client: ClientOptions,
-    /// Where its metrics are told, if anywhere.
+    /// Where its metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
 }
 

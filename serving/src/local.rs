@@ -1,4 +1,4 @@
-//! Dealer, server and, where there is one, an evaluator of its own inside one process, on loopback
+//! Dealer, server and, where there is one, a computing party inside one process, on loopback
 //! sockets: for trying a partition out and for tests. Whoever runs all parties sees everything, so
 //! this is a demonstration and no privacy.
 
@@ -44,8 +44,8 @@ impl Parties {
         Self::start_with(model, state, max_sessions, false, None, |dealer| dealer)
     }
 
-    /// As [`Self::start`], under TLS where wanted, with correlations written ahead in a folder
-    /// where there is one; the server reaches the dealer by the address that `route` gives.
+    /// As [`Self::start`], under TLS where wanted, with preprocessed correlations in a folder where
+    /// there is one; the server reaches the dealer by the address that `route` gives.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -98,7 +98,7 @@ impl Parties {
     }
 }
 
-/// An evaluator of its own that runs until this is dropped.
+/// A computing party that runs until this is dropped.
 pub struct LocalParty {
     pub endpoint: Endpoint,
     sessions: Arc<Sessions>,

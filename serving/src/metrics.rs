@@ -1,5 +1,5 @@
 //! What a service counts and measures, in the text format that Prometheus reads. No label carries
-//! text, ids of tokens or of clients. It is told at an address of its own only
+//! text, ids of tokens or of clients. It is served at an address of its own only
 //! (`--metrics-listen`): counts of steps and bytes over time say how long other people's prompts
 //! and answers are.
 
@@ -180,7 +180,7 @@ impl Metrics {
     }
 }
 
-/// Where the metrics of a service are told, once it is bound.
+/// Where the metrics of a service are served, once it is bound.
 pub struct MetricsListener(pub(crate) Option<(Bound, Router)>);
 
 /// Binds the address for metrics, where one was named.

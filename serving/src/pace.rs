@@ -1,11 +1,11 @@
 //! How long a session may take: each step has its time, and all of it together what its steps have
-//! earned, so that no frame sent just before each timeout keeps a seat for hours.
+//! earned, so that no frame sent just before each timeout keeps a slot for hours.
 
 use std::time::{Duration, Instant};
 
 use marill_net::{SharedChannel, WebSocketChannel};
 
-/// From the greeting to the first step, without what it takes to send the masked adapter.
+/// From the handshake to the first step, without what it takes to send the masked adapter.
 const OPENING: Duration = Duration::from_secs(300);
 /// What a step may take, and how much more for each position of a prompt.
 const STEP: Duration = Duration::from_secs(150);

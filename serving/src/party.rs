@@ -1,4 +1,4 @@
-//! An evaluator of its own: E0 where the client takes no part in the computation.
+//! A computing party: E0 where the client takes no part in the computation.
 //!
 //! It fetches the public part and the masked adapter, as a client would, and computes on shares: of
 //! each row it gets one share from the client, and the server gets the other; of each token it
@@ -6,7 +6,7 @@
 //! server, or it and the dealer, work together, what this deployment protects is open to them.
 //!
 //! It serves whoever brings a ticket of the server's, which the dealer checks before anything else
-//! happens: without the server's consent a greeting costs one request.
+//! happens: without the server's consent a handshake costs one request.
 
 use std::{
     net::SocketAddr,
@@ -45,13 +45,13 @@ const CLOSE_NORMAL: u16 = 1000;
 /// The longest pause of a client between two steps.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How to run an evaluator.
+/// How to run a computing party.
 pub struct PartyOptions {
     pub listen: SocketAddr,
     pub tls: Tls,
     /// Its server, its dealer and its folders, as a client has them.
     pub services: ClientOptions,
-    /// Where its metrics are told, if anywhere.
+    /// Where its metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
 }
 
@@ -158,7 +158,7 @@ impl Party {
         result
     }
 
-    /// A seat for a client that has greeted, and its session with what it was opened by: a later
+    /// A slot for a client after its handshake, and its session with what it was opened by: a later
     /// partition is another's.
     fn open(
         &self,
@@ -219,8 +219,8 @@ impl Party {
     }
 }
 
-/// The terms with the material that one of the two insists on, or else this evaluator's: it is at
-/// the end of the line on which rounds wait.
+/// The parameters with the comparison protocol that one of the two insists on, or else this
+/// party's: it is at the end of the line on which rounds wait.
 fn agree(opener: &SessionOpener, hello: &PartyHello) -> Result<SessionParameters, ServingError> {
     let (asked, ours) = (hello.parameters.comparison, opener.parameters.comparison);
     let comparison = if hello.any_comparison || opener.insists_on_comparison {

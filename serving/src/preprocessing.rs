@@ -1,9 +1,8 @@
-//! Correlations written ahead of time: what a dealer would stream to a server during a session, in
-//! files.
+//! Preprocessed correlations: what a dealer would stream to a server during a session, in files.
 //!
-//! A file holds E1's material of one session and nothing of E0's: seed1, the adapter's mask and the
-//! corrections of one prompt bucket and a number of tokens. It is sealed to the server:
-//! ChaCha20-Poly1305 under a key that only the holders of the server's X25519 key and of the
+//! A file holds E1's correlations of one session and nothing of E0's: seed1, the adapter's mask and
+//! the corrections of one prompt bucket and a number of tokens. It is sealed to the server:
+//! ChaCha20-Poly1305 under a key that only who holds the server's X25519 key or the
 //! dealer's `server.key` can derive, so that nobody else can read one or make one. E0 still gets
 //! its seed from the dealer, over its own connection, when the session starts.
 //!
@@ -33,7 +32,7 @@ use crate::wire::SessionParameters;
 /// Version of files and orders.
 pub(crate) const FORMAT: u32 = 3;
 
-/// Which correlations a session uses; named in the greeting, so that neither side chooses alone.
+/// Which correlations a session uses; named in the handshake, so that neither side chooses alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Correlations {

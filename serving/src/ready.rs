@@ -185,7 +185,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the server is ready for sessions under these terms, as far as its list of models tells.
+/// Whether the server is ready for sessions under these parameters, as far as its list of models
+/// tells.
 fn find(server: &HttpClient, parameters: &SessionParameters) -> Found {
     let models = server
         .clone()

@@ -47,7 +47,7 @@ use crate::{
     },
 };
 
-/// The server's key for correlations written ahead, in its folder.
+/// The server's key for preprocessed correlations, in its folder.
 pub const PREPROCESSING_KEY_FILE: &str = "ahead.key";
 /// The longest pause of a client between two steps.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -65,22 +65,21 @@ pub struct ServerOptions {
     pub state: PathBuf,
     pub max_sessions: usize,
     /// The file of keys, [`crate::state::Keys`]; `None`: `keys` in the state folder. Where there is
-    /// no such file everybody who can connect is served, on this machine alone unless
+    /// no such file everyone who can connect is served, on this machine alone unless
     /// `allow_anonymous`.
     pub keys: Option<PathBuf>,
-    /// Serve everybody beyond this machine too, where there are no keys: whoever is a client can
+    /// Serve everyone beyond this machine too, where there are no keys: whoever is a client can
     /// cheat the adapter out of the protocol, and so can the dealer's operator by being one.
     pub allow_anonymous: bool,
-    /// Where correlations lie that were written ahead.
+    /// Where correlations lie that were preprocessed.
     pub preprocessed: Option<PathBuf>,
     pub setting: Setting,
     pub e0: E0,
-    /// Whether tokens are drawn where a client asks for it; else they are the most likely ones
-    /// only.
+    /// Whether tokens are sampled where a client asks for it; else decoding is greedy only.
     pub allow_sampling: bool,
-    /// Whether comparisons are on point functions where a client asks for it; else on digits only.
+    /// Whether comparisons use DCF where a client asks for it; else one-hot only.
     pub allow_dcf: bool,
-    /// Where its metrics are told, if anywhere.
+    /// Where its metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
 }
 
@@ -139,7 +138,7 @@ impl SecureModel {
     }
 }
 
-/// The published side of a model: what anybody may download.
+/// The published side of a model: what anyone may download.
 struct Published {
     folder: PathBuf,
     manifest: Manifest,
@@ -193,8 +192,8 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
     if options.preprocessed.is_some()
         && (options.setting != Setting::Dealer || options.e0 != E0::Client)
     {
-        let reason = "in the setting `3pc` and with an evaluator of its own, correlations are made \
-            while a session runs";
+        let reason = "in the setting `3pc` and with a computing party, correlations are made \
+                      while a session runs";
         let reason = reason.into();
         return Err(ServingError::BadPreprocessRequest { reason });
     }
@@ -246,7 +245,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
     web::run(bound, server.app(), &sessions, metrics)
 }
 
-/// Writes what a dealer needs to know to write correlations ahead for this server.
+/// Writes what a dealer needs to know to preprocess for this server.
 ///
 /// # Errors
 /// A partition that cannot be served; [`ServingError::Io`].
@@ -360,7 +359,7 @@ impl Server {
         Ok(held?)
     }
 
-    /// A line's place in the lobby, from which it gets a seat when it has greeted.
+    /// A line's place in the lobby, from which it gets a slot after its handshake.
     fn turn(&self, request: &Request, slots: &Arc<Sessions>) -> Result<Turn, HttpError> {
         let guest = self.lobby.enter(web::address_of(request.extensions()))?;
         Ok(Turn::new(guest, slots))
@@ -473,8 +472,8 @@ async fn file(
     files::send(published.folder.join(&entry.path), entry.bytes).await
 }
 
-/// A ticket for the dealer, and the sessions written ahead that fit. Signing costs nothing and is
-/// not remembered: what a holder may open at once, the dealer counts.
+/// A ticket for the dealer, and the preprocessed sessions that fit. Signing costs nothing and is
+/// not remembered: what a key user may open at once, the dealer counts.
 async fn tickets(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,

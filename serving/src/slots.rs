@@ -85,7 +85,7 @@ impl Sessions {
         if self.is_draining() {
             return Err(shutting_down());
         }
-        // Whoever waits gets a seat that becomes free before it can be seen here.
+        // Whoever waits gets a slot that becomes free before it can be seen here.
         self.slots
             .clone()
             .try_acquire_owned()
@@ -185,7 +185,7 @@ fn shutting_down() -> HttpError {
     )
 }
 
-/// Lines that have not greeted yet. They hold no seat: who says nothing keeps nobody from one.
+/// Connections before their handshake. They hold no slot, so silent ones keep no client from one.
 #[derive(Default)]
 pub struct Lobby(Mutex<HashMap<IpAddr, usize>>);
 
@@ -203,8 +203,10 @@ impl Lobby {
             lines.get(&address).copied().unwrap_or(0),
         );
         if all >= MAX_GUESTS || own >= MAX_OF_ADDRESS {
-            let message =
-                format!("{own} lines of this address have not greeted yet, and {all} in all");
+            let message = format!(
+                "{own} connections of this address are before their handshake, and {all} \
+                         in all"
+            );
             return Err(HttpError::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate_limit_error",
@@ -238,7 +240,7 @@ impl Drop for Guest {
     }
 }
 
-/// The way of one line from the lobby to a seat, on a thread of its own.
+/// The way of one connection from the lobby to a slot, on a thread of its own.
 pub(crate) struct Turn {
     guest: Guest,
     sessions: Arc<Sessions>,
@@ -255,7 +257,7 @@ impl Turn {
         }
     }
 
-    /// Once the line has greeted: leaves the lobby and waits for a seat, in turn.
+    /// After the handshake: leaves the lobby and waits for a slot, in turn.
     ///
     /// # Errors
     /// [`ServingError::Refused`] by `service`, as [`Sessions::admit_in_turn`] says.

@@ -1,10 +1,10 @@
 //! What a service remembers over restarts and crashes: who may use it, what they have used, which
-//! sessions are burnt.
+//! sessions are used up.
 //!
 //! Everything that a server decides by goes through the trait [`State`]; [`FileState`] keeps it in
 //! one folder, one process to a folder: keys in a text file that people edit, records in an
 //! embedded database ([`store`]). SQLite would do the same, but its C source takes 43 CPU-seconds
-//! to compile at the optimisation level of the dependencies here. A fleet of servers needs an
+//! to compile at the optimization level of the dependencies here. A fleet of servers needs an
 //! implementation over a database that they share, and nothing else.
 
 mod files;
@@ -41,17 +41,17 @@ pub struct Principal {
     pub name: String,
 }
 
-/// Why a holder is not served now.
+/// Why a principal is not served now.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Nobody, or nobody any more, has this key.
     #[error("the server asks for an API key that it knows")]
     Unknown,
     /// The budget is spent; it grows only when the owner raises it.
-    #[error("this key's budget of {limit} tokens leaves no room for the next step")]
+    #[error("this key's budget of {limit} tokens is too small for the next step")]
     BudgetSpent { limit: u64 },
     #[error(
-        "this key is allowed {limit} {what} a minute; come back in {} s",
+        "this key is allowed {limit} {what} per minute; come back in {} s",
         retry_after.as_secs(),
     )]
     TooFast {
@@ -97,7 +97,7 @@ pub trait State: Send + Sync {
     /// [`ServingError::Io`].
     fn is_claimed(&self, role: &str, session: &str) -> Result<bool, ServingError>;
 
-    /// The holder of `key`; `Ok(Ok(None))` where no keys are asked for.
+    /// The principal of `key`; `Ok(Ok(None))` where no keys are asked for.
     ///
     /// # Errors
     /// [`ServingError::Io`] when the keys cannot be read: nobody is served then.
@@ -106,7 +106,7 @@ pub trait State: Send + Sync {
         key: Option<&str>,
     ) -> Result<Result<Option<Principal>, Refusal>, ServingError>;
 
-    /// Counts a session against the holder's rate, and checks that budget is left.
+    /// Counts a session against the principal's rate, and checks that budget is left.
     ///
     /// # Errors
     /// [`ServingError::Io`].
@@ -127,7 +127,7 @@ pub trait State: Send + Sync {
         now: SystemTime,
     ) -> Result<Result<(), Refusal>, ServingError>;
 
-    /// Whether the holder's key is still one, without a charge.
+    /// Whether the principal's key is still one, without a charge.
     ///
     /// # Errors
     /// [`ServingError::Io`].

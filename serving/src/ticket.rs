@@ -2,9 +2,10 @@
 //!
 //! A dealer serves owners of models, not the world: it hands out seeds only to whoever shows a
 //! ticket that an owner's server has signed (HMAC-SHA256 under a key derived from the owner's
-//! `server.key`). The server signs for holders of its API keys, or for everybody where it asks for
-//! none. A ticket names its holder and its client by pseudonyms that only the server can resolve,
-//! so that the dealer can limit each of them. It buys one session; the dealer records its nonce.
+//! `server.key`). The server signs for users of its API keys, or for everyone where it asks for
+//! none. A ticket names its principal and its client by pseudonyms that only the server can
+//! resolve, so that the dealer can limit each of them. It buys one session; the dealer records its
+//! nonce.
 
 use ring::hmac;
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,8 @@ pub struct Ticket {
     pub owner: String,
     /// 16 random bytes.
     pub nonce: String,
-    /// Pseudonym of the API key's holder, or of the address where no keys are asked for; 16 bytes.
+    /// Pseudonym of the API key's principal, or of the address where no keys are asked for; 16
+    /// bytes.
     #[serde(rename = "holder")]
     pub principal: String,
     /// Pseudonym of the client's random name, 16 bytes.
@@ -51,7 +53,7 @@ impl Ticket {
 
 /// Who a ticket is for.
 pub enum For<'a> {
-    /// The holder of an API key, by its digest.
+    /// The principal of an API key, by its digest.
     Key(&'a [u8; 32]),
     /// Anybody at this address.
     Address(std::net::IpAddr),

@@ -33,7 +33,7 @@ use crate::{
     wire::hex,
 };
 
-/// How long a peer may take to greet, apart from how long it may pause between steps.
+/// How long a peer may take for its handshake, apart from how long it may pause between steps.
 const FIRST_FRAME_LIMIT: Duration = Duration::from_secs(5);
 
 /// The error object of the OpenAI interface, used by every service.
@@ -170,7 +170,7 @@ pub fn not_ready(message: &str) -> HttpError {
 }
 
 /// Answers a WebSocket upgrade and hands the raw socket to `run` on a new thread: a protocol round
-/// then costs no task switch inside the runtime. The peer has to greet soon and briefly; `run` ends
+/// then costs no task switch inside the runtime. The handshake has to be soon and brief; `run` ends
 /// that by [`WebSocketChannel::handshake_done`], and `timeout` then bounds each wait.
 pub fn upgrade(
     mut request: Request,

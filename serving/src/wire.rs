@@ -1,4 +1,4 @@
-//! What the services say to each other around the protocol: terms, greetings, steps.
+//! What the services say to each other around the protocol: session parameters, handshakes, steps.
 
 use marill_mpc::{
     Comparison, DecoderSpec, HashKey, InputShare, PublicWeights, Sampling, Seed, Selection,
@@ -29,11 +29,11 @@ const MAX_CONTROL_BYTES: usize = 1 << 20;
 /// Who produces correlations, and when. The protocol of the evaluators is the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Setting {
-    /// A dealer, ahead of time or meanwhile.
+    /// A dealer, in advance or meanwhile.
     #[default]
     Dealer,
-    /// Three parties with an honest majority: a helper that takes part in every session and
-    /// produces correlations while it runs, a bounded window ahead. Files are refused.
+    /// Three parties with an honest majority: the dealer takes part in every session and produces
+    /// correlations while it runs, a bounded window early. Files are refused.
     ThreeParties,
 }
 
@@ -62,7 +62,7 @@ pub enum E0 {
     /// The client itself.
     #[default]
     Client,
-    /// An evaluator of its own; the client sends shares and gets shares.
+    /// A computing party; the client sends shares and gets shares.
     Party,
 }
 
@@ -105,7 +105,7 @@ pub struct SessionParameters {
 }
 
 impl SessionParameters {
-    /// The terms this build offers for a partition.
+    /// The parameters that this build offers for a partition.
     pub fn new(
         partition_id: &str,
         spec: &DecoderSpec,
@@ -125,7 +125,7 @@ impl SessionParameters {
         }
     }
 
-    /// The same with comparisons of this material.
+    /// The same with these comparisons.
     #[must_use]
     pub fn with_comparison(mut self, comparison: Comparison) -> Self {
         self.comparison = comparison;
@@ -145,7 +145,7 @@ impl SessionParameters {
         self.e0 == E0::Party.as_str()
     }
 
-    /// That these terms are of this program, for parties that see no partition.
+    /// That these parameters are of this program, for parties that see no partition.
     ///
     /// # Errors
     /// What differs.
@@ -153,12 +153,12 @@ impl SessionParameters {
         let rounding = spec.numeric.rounding.as_str();
         if self.rounding != rounding {
             return Err(format!(
-                "its program has rounding `{rounding}`, its terms say `{}`",
+                "its program has rounding `{rounding}`, its session parameters say `{}`",
                 self.rounding
             ));
         }
         if spec_sha256(spec) != self.spec_sha256 {
-            return Err("its program has another digest than its terms say".into());
+            return Err("its program has another digest than its session parameters say".into());
         }
         Ok(())
     }
@@ -199,14 +199,14 @@ pub fn spec_sha256(spec: &DecoderSpec) -> String {
     ))
 }
 
-/// Client to server, `POST /v1/tickets`: a ticket, and what lies written ahead for a prompt of this
-/// size.
+/// Client to server, `POST /v1/tickets`: a ticket, and which preprocessed sessions there are for a
+/// prompt of this size.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewTicket {
     /// The client's random name, 64 hexadecimal digits.
     pub client_id: String,
-    /// Padded length of the prompt; none: nothing written ahead is wanted.
+    /// Padded length of the prompt; none: no preprocessed session is wanted.
     #[serde(default)]
     pub bucket: Option<usize>,
     #[serde(default)]
@@ -243,13 +243,13 @@ pub struct SessionGrant {
     /// What shows that a session is this client's: 64 hexadecimal digits. Only [`proof_of`] it goes
     /// to the server.
     pub token: Zeroizing<String>,
-    /// E0's seed, which leaves the dealer once; none where the session was written ahead: that seed
+    /// E0's seed, which leaves the dealer once; none where the session was preprocessed: that seed
     /// comes when the server has taken the session up ([`CollectSeed`]).
     #[serde(default)]
     pub seed: Option<Zeroizing<String>>,
 }
 
-/// Client to dealer, `POST /v1/seeds`: E0's seed of a session written ahead, once the server has
+/// Client to dealer, `POST /v1/seeds`: E0's seed of a preprocessed session, once the server has
 /// taken it up.
 #[derive(Serialize, Deserialize)]
 pub struct CollectSeed {
@@ -263,7 +263,7 @@ pub struct CollectedSeed {
     pub seed: Zeroizing<String>,
 }
 
-/// Server to dealer, `POST /v1/release`: asks for what opens the file of a session written ahead.
+/// Server to dealer, `POST /v1/release`: asks for what opens the file of a preprocessed session.
 /// The dealer gives it once.
 #[derive(Serialize, Deserialize)]
 pub struct NewRelease {
@@ -300,8 +300,7 @@ pub fn hash_key(session: &str) -> HashKey {
     *digest.first_chunk().expect("a digest has 32 bytes")
 }
 
-/// E0 to dealer, first frame at `/v1/elements`: where the correction words of a session on points
-/// go.
+/// E0 to dealer, first frame at `/v1/dcf-keys`: where the keys of a DCF session go.
 #[derive(Serialize, Deserialize)]
 pub struct DcfKeysHello {
     pub session: String,
@@ -327,7 +326,7 @@ pub struct CorrectionsHello {
     pub private_sha256: String,
     /// What the client showed of its grant.
     pub proof: String,
-    /// How tokens are chosen, as far as a source has to know.
+    /// How tokens are chosen, as far as a dealer has to know.
     #[serde(default)]
     pub selection: Selection,
 }
@@ -343,7 +342,7 @@ pub struct ClientHello {
     pub proof: String,
     /// The masked adapter that the client has kept.
     pub adapter_sha256: Option<String>,
-    /// How this session's tokens are drawn; none: the most likely ones.
+    /// How this session's tokens are sampled; none: greedy decoding.
     #[serde(default)]
     pub sampling: Option<Sampling>,
 }
@@ -365,7 +364,7 @@ pub struct PartyHello {
     pub parameters: SessionParameters,
     /// The server's word that this client may open a session.
     pub ticket: Ticket,
-    /// Whether another material than the terms' will do; the answer's terms then say which.
+    /// Whether another protocol than the parameters' will do; the answer's then say which.
     #[serde(default, rename = "any_material")]
     pub any_comparison: bool,
     /// As in [`ClientHello`].
@@ -387,12 +386,13 @@ pub struct InputHello {
     #[serde(rename = "terms")]
     pub parameters: SessionParameters,
     pub session: String,
-    /// What the client asked the evaluator for; a server that heard something else from it refuses.
+    /// What the client asked the computing party for; a server that heard something else from it
+    /// refuses.
     #[serde(default)]
     pub sampling: Option<Sampling>,
 }
 
-/// A greeting or the reason why there is none.
+/// A welcome or the reason why there is none.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply<T> {
@@ -407,7 +407,7 @@ pub enum Reply<T> {
 }
 
 impl<T> Reply<T> {
-    /// The refusal of the greeter's words, with the kind that a further party gave.
+    /// The refusal of a handshake, with the kind that a further party gave.
     pub(crate) fn refused(error: &ServingError, counterpart: &str) -> Self {
         let (code, message) = (error.refusal_code(counterpart).into(), error.for_peer());
         Self::Refused {
@@ -471,7 +471,7 @@ pub fn recv_json<T: DeserializeOwned>(
     if frame.len() > MAX_CONTROL_BYTES {
         return Err(ServingError::BadMessage {
             peer,
-            reason: format!("{} bytes of greeting", frame.len()),
+            reason: format!("{} bytes of handshake", frame.len()),
         });
     }
     let bad = |error: serde_json::Error| ServingError::BadMessage {
@@ -481,7 +481,7 @@ pub fn recv_json<T: DeserializeOwned>(
     serde_json::from_slice(&frame).map_err(bad)
 }
 
-/// That a message with terms is of this version, before anything else of it is read.
+/// That a message with session parameters is of this version, before anything else of it is read.
 ///
 /// # Errors
 /// [`ServingError::Mismatch`] on `protocol`.
@@ -499,7 +499,8 @@ pub(crate) fn check_version(message: &serde_json::Value) -> Result<(), ServingEr
     }
 }
 
-/// As [`recv_json`], for a greeting with terms: one of another version is refused by its version.
+/// As [`recv_json`], for a handshake with session parameters: one of another version is refused by
+/// its version.
 ///
 /// # Errors
 /// As [`recv_json`]; [`ServingError::Mismatch`].
@@ -534,7 +535,7 @@ pub fn send_input_share(channel: &mut dyn Channel, share: &InputShare) -> Result
     share.bias.as_deref().map_or(Ok(()), send)
 }
 
-/// The input of an announced step; `width` elements a row.
+/// The input of an announced step; `width` elements per row.
 ///
 /// # Errors
 /// A lost peer, or frames of another size.
@@ -602,7 +603,7 @@ pub fn recv_token_share(
     })
 }
 
-/// Receives a greeting or turns the refusal into an error.
+/// Receives a welcome or turns the refusal into an error.
 ///
 /// # Errors
 /// [`ServingError::Refused`], and as [`recv_json`].

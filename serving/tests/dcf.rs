@@ -1,5 +1,4 @@
-//! Sessions on point functions over real sockets: the dealer streams correction words to the client
-//! too.
+//! DCF sessions over real sockets: the dealer streams DCF keys to the client too.
 
 #[path = "sessions/world.rs"]
 mod world;
@@ -52,14 +51,14 @@ fn a_dcf_session_equals_the_twin_and_costs_what_the_tally_says() {
         );
         assert_eq!((got.rounds, got.bytes_sent, got.bytes_received), expected);
     }
-    // The dealer is one decode ahead, of which the client has read what came; frames add a few
+    // The dealer is one decode early, of which the client has read what came; frames add a few
     // bytes each.
     let key_bytes: u64 = steps.iter().map(|step| step.dealer_to_e0_bytes).sum();
     let received = opener.dealer.count.received_bytes() - before;
     let preprocessed = cost(bucket + 3, 1).dealer_to_e0_bytes;
     assert!(
         (key_bytes..key_bytes + preprocessed + 65_536).contains(&received),
-        "{received} of {key_bytes} and {preprocessed} ahead"
+        "{received} of {key_bytes} and {preprocessed} early"
     );
     drop(session);
     wait_until("the end of the session", || {
@@ -128,5 +127,5 @@ fn only_the_holder_of_the_seed_gets_a_line_and_no_session_begins_without_one() {
         )
         .unwrap_err()
         .to_string();
-    assert!(message.contains("correction words"), "{message}");
+    assert!(message.contains("DCF keys"), "{message}");
 }

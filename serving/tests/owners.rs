@@ -180,7 +180,7 @@ fn an_owner_gets_neither_the_sessions_nor_the_masks_of_another() {
         serde_json::from_slice(&world.ask_with(&id, ticket, &[]).body).unwrap()
     };
     let stolen = mask(&key, &world.grant(&id, &[])).unwrap_err().to_string();
-    assert!(stolen.contains("used before"), "{stolen}");
+    assert!(stolen.contains("already been used"), "{stolen}");
     let ours = mask(first_key.trim(), &world.grant(&id, &[])).unwrap();
     assert_eq!(
         ours,
@@ -195,7 +195,7 @@ fn an_owner_gets_neither_the_sessions_nor_the_masks_of_another() {
 #[test]
 fn a_peer_of_another_version_is_refused_by_its_version() {
     let world = World::new();
-    // As version 5 greeted: without a proof, a ticket or a token.
+    // As version 5 did: without a proof, a ticket or a token.
     let mut parameters = serde_json::to_value(&world.parameters).unwrap();
     parameters["protocol"] = 5.into();
     let old = serde_json::json!({
@@ -248,7 +248,7 @@ fn a_server_records_no_session_that_the_dealer_does_not_know() {
     assert_eq!(lines(&world, "server"), 0);
 }
 
-/// Lines that say nothing, from one address: no seat and no place in a queue is theirs.
+/// Lines that say nothing, from one address: no slot and no place in a queue is theirs.
 #[test]
 fn without_a_handshake_no_slot_is_held() {
     let world = World::new();

@@ -1,5 +1,5 @@
-//! An evaluator of its own between client, server and dealer: the twin's tokens on either material,
-//! who chooses the material, and spoilt frames on each of its lines.
+//! A computing party between client, server and dealer: the twin's tokens with either comparison
+//! protocol, who chooses the protocol, and damaged frames on each of its lines.
 
 // It can spoil frames in more ways.
 #[allow(dead_code)]
@@ -38,7 +38,7 @@ fn shared_world() -> World {
     )
 }
 
-/// What an evaluator opens its sessions with; `firm`: it takes no other material.
+/// What an evaluator opens its sessions with; `firm`: it takes no other protocol.
 fn outsourced(
     world: &World,
     dealer: &Endpoint,
@@ -101,7 +101,7 @@ fn tokens_equal_the_twins_and_whose_comparison_counts() {
         "{error}"
     );
 
-    // Drawn with next to no noise, on points.
+    // Drawn with next to no noise, with DCF.
     let party = LocalParty::start(outsourced(&world, dealer, Dcf, false), 2).unwrap();
     let cold = Sampling::new(1e-5, Some(5)).unwrap();
     let mut session = client(&world, &party.endpoint, None)
@@ -112,7 +112,7 @@ fn tokens_equal_the_twins_and_whose_comparison_counts() {
 
 /// Which line, who sends, the number of the frame, what it is.
 const KINDS: [(Line, From, usize, &str); 8] = [
-    (Line::Client, From::Opener, 0, "the client's greeting"),
+    (Line::Client, From::Opener, 0, "the client's handshake"),
     (
         Line::Client,
         From::Opener,
@@ -120,21 +120,21 @@ const KINDS: [(Line, From, usize, &str); 8] = [
         "the announcement of the prompt",
     ),
     (Line::Client, From::Opener, 2, "the client's share"),
-    (Line::Client, From::Service, 0, "the evaluator's greeting"),
+    (Line::Client, From::Service, 0, "the party's handshake"),
     (
         Line::Client,
         From::Service,
         1,
-        "the evaluator's share of a token",
+        "the party's share of a token",
     ),
     (
         Line::Words,
         From::Opener,
         0,
-        "the evaluator's greeting of the dealer",
+        "the party's handshake with the dealer",
     ),
-    (Line::Words, From::Service, 0, "the dealer's greeting"),
-    (Line::Words, From::Service, 1, "correction words"),
+    (Line::Words, From::Service, 0, "the dealer's handshake"),
+    (Line::Words, From::Service, 1, "DCF keys"),
 ];
 
 const FAULTS: [Fault; 6] = [
@@ -148,7 +148,7 @@ const FAULTS: [Fault; 6] = [
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
-    /// Between client and evaluator.
+    /// Between client and computing party.
     Client,
     /// Between evaluator and dealer.
     Words,

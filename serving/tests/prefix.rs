@@ -1,5 +1,5 @@
-//! The public layers: copies share their weights and nothing else, and a prompt's run before
-//! anybody hears of its session.
+//! The public layers: copies share their weights and nothing else, and a prompt's run before anyone
+//! hears of its session.
 
 use std::{net::TcpListener, ops::ControlFlow};
 
@@ -33,7 +33,7 @@ fn a_fork_in_the_middle_of_a_prompt_starts_empty_and_gives_the_same_bits() {
     assert_eq!((first.len(), second.len()), (7, 7));
 }
 
-/// The pause between a session's greeting and its first frame would tell the server how long the
+/// The pause between a session's handshake and its first frame would tell the server how long the
 /// prompt is.
 #[test]
 fn the_public_layers_of_a_prompt_run_before_the_server_hears_of_it() {
@@ -83,6 +83,6 @@ fn the_public_layers_of_a_prompt_run_before_the_server_hears_of_it() {
     assert!(matches!(error, ServingError::Model(_)), "{error}");
     assert!(
         listener.accept().is_err(),
-        "somebody was asked before the public layers had run"
+        "a party was asked before the public layers had run"
     );
 }

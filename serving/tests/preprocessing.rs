@@ -1,4 +1,4 @@
-//! Correlations written ahead: whole sessions from files, one use at each holder, damaged files.
+//! Preprocessed correlations: whole sessions from files, one use at each party, damaged files.
 
 #[path = "sessions/world.rs"]
 mod world;
@@ -171,7 +171,7 @@ fn a_longer_answer_or_another_bucket_finds_no_file() {
                 .is_err()
         );
     }
-    // Who asks for more steps than a file has is refused, and the file is burnt.
+    // Who asks for more steps than a file has is refused, and the file is used up.
     let mut session = opener
         .open_for(BUCKET, TOKENS, CorrelationPreference::Preprocessed, None)
         .unwrap();
@@ -244,7 +244,7 @@ fn no_used_session_opens_again_whatever_is_restored() {
             .unwrap_err()
             .to_string();
         assert!(
-            again.contains("used before") || again.contains("no correlations"),
+            again.contains("already been used") || again.contains("no preprocessed correlations"),
             "{restored:?}: {again}"
         );
         for id in ["ab", "cd"].map(|digits| digits.repeat(32)) {
@@ -337,7 +337,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
             .to_string()
     };
     assert!(
-        preprocessed(&proof_of("guess")).contains("used before"),
+        preprocessed(&proof_of("guess")).contains("already been used"),
         "nothing was granted"
     );
     // Granted and never taken up: asked for, and given up.
@@ -345,12 +345,12 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     let other = "cd".repeat(32);
     let answer = world.ask_with(&other, world.ticket(&other), std::slice::from_ref(&session));
     assert_eq!(answer.status, 409, "it is reserved for a moment");
-    assert!(preprocessed(&proof_of("guess")).contains("somebody else"));
+    assert!(preprocessed(&proof_of("guess")).contains("another client"));
     let live = world
         .handshake(&session, &proof_of(&granted.token), Correlations::Live)
         .unwrap_err()
         .to_string();
-    assert!(live.contains("used before"), "{live}");
+    assert!(live.contains("already been used"), "{live}");
     assert!(file.is_file(), "nobody has used it up");
 
     // With keys, and too small a budget.
@@ -385,7 +385,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     );
     assert!(file.is_file());
 
-    // A session that is not to be had costs nothing.
+    // An unavailable session costs nothing.
     let key = Keys::add(
         &keys,
         "honest",
@@ -475,7 +475,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     session.decode(&world.rows(6, 1)).unwrap();
     session.end();
     drop(session);
-    // What was charged ahead of need is given back.
+    // What was charged in advance is given back.
     wait_until("the charges of the session", || {
         used() == 2 * BUCKET as u64 + 1
     });
@@ -664,7 +664,7 @@ fn a_request_that_does_not_fit_is_refused_before_any_write() {
     let limit = tiny_model().spec.max_positions;
     assert!(attempt(&good, 17, 1, 1).contains("multiples of 16"));
     assert!(attempt(&good, 16, limit, 1).contains("tokens fit"));
-    assert!(attempt(&good, 16, 4, 1 << 40).contains("room"));
+    assert!(attempt(&good, 16, 4, 1 << 40).contains("bytes free"));
     for (pointer, value, expected) in [
         ("/format", serde_json::json!(9), "format 9"),
         ("/server_key", serde_json::json!("00"), "server_key"),

@@ -1,4 +1,4 @@
-//! Rounding by coins through dealer, server and client: near the exact twin, at the tally's cost,
+//! Stochastic rounding through dealer, server and client: near the exact twin, at the tally's cost,
 //! and refused by name where one party rounds in another way.
 
 #[path = "sessions/world.rs"]

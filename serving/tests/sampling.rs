@@ -1,5 +1,5 @@
-//! Drawn tokens through dealer, server and client: a temperature next to nothing gives the
-//! likeliest ones, a high one gives others, correlations written ahead are for one way of choosing,
+//! Sampled tokens through dealer, server and client: a temperature next to nothing gives the
+//! likeliest ones, a high one gives others, preprocessed correlations are for one way of choosing,
 //! and a server may refuse.
 
 #[path = "sessions/world.rs"]
@@ -130,7 +130,7 @@ fn a_server_may_give_the_likeliest_tokens_only() {
     let opener = world.opener();
     let error = opener.open_live(cold(None)).map(|_| ()).unwrap_err();
     assert!(
-        error.to_string().contains("most likely token only"),
+        error.to_string().contains("decodes greedily only"),
         "{error}"
     );
     assert_eq!(

@@ -58,7 +58,7 @@ fn products_of_masks_are_made_while_a_session_goes_on() {
     }
     assert!(
         session.precomputed() > 0,
-        "a second passed and nothing was prepared"
+        "a second passed and nothing was precomputed"
     );
     assert_eq!(tokens, world.twin(2, 11, tokens.len() as u64 - 1));
     session.end();
@@ -131,7 +131,7 @@ fn what_leaves_the_client_is_masked_and_its_sizes_depend_on_the_bucket_alone() {
         });
         proxy.sent()[from..].to_vec()
     };
-    record(1, 3); // Fetches the adapter, after which the greeting has one length.
+    record(1, 3); // Fetches the adapter, after which the handshake has one length.
     let (short, long) = (record(2, 3), record(3, 14));
     assert_eq!(world.spec.bucket(3), world.spec.bucket(14));
     assert_eq!(frame_sizes(&short), frame_sizes(&long));
@@ -143,7 +143,7 @@ fn what_leaves_the_client_is_masked_and_its_sizes_depend_on_the_bucket_alone() {
         .iter()
         .flat_map(|value| value.to_le_bytes())
         .collect();
-    // Two neighbouring values in clear, as 64-bit or as the 48 bits of a packed wire.
+    // Two neighboring values in clear, as 64-bit or as the 48 bits of a packed wire.
     let narrow: Vec<u8> = boundary
         .chunks(8)
         .flat_map(|value| value[..6].to_vec())
@@ -301,7 +301,7 @@ fn a_client_that_breaks_the_protocol_ends_its_own_session_only() {
     assert_eq!(tokens, world.twin(9, 4, 1));
 }
 
-/// As an attacker would who kept a greeting, or an owner who restored yesterday's server.
+/// As an attacker would who kept a handshake, or an owner who restored yesterday's server.
 #[test]
 fn no_session_is_ever_claimed_twice() {
     let world = World::new();
@@ -316,7 +316,7 @@ fn no_session_is_ever_claimed_twice() {
         .handshake(&session, &proof_of("a guess"), Correlations::Live)
         .unwrap_err();
     assert!(
-        error.to_string().contains("granted to somebody else"),
+        error.to_string().contains("granted to another client"),
         "{error}"
     );
     world
@@ -325,7 +325,7 @@ fn no_session_is_ever_claimed_twice() {
     let error = world
         .handshake(&session, &proof, Correlations::Live)
         .unwrap_err();
-    assert!(error.to_string().contains("was used before"), "{error}");
+    assert!(error.to_string().contains("already been used"), "{error}");
 
     // The dealer refuses on its own, whatever the server's ledger says.
     let key = std::fs::read_to_string(world.folder.path().join("dealer/server.key")).unwrap();
@@ -346,7 +346,7 @@ fn no_session_is_ever_claimed_twice() {
     };
     send_json(&mut channel, &hello).unwrap();
     let error = recv_reply::<()>(&mut channel, "dealer").unwrap_err();
-    assert!(error.to_string().contains("was used before"), "{error}");
+    assert!(error.to_string().contains("already been used"), "{error}");
 }
 
 #[test]

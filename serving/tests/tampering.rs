@@ -19,7 +19,7 @@ const NO_HANG: Duration = Duration::from_secs(30);
 
 /// Which line, who sends, the number of the frame, what it is.
 const KINDS: [(Line, From, usize, &str); 12] = [
-    (Line::Client, From::Opener, 0, "the client's greeting"),
+    (Line::Client, From::Opener, 0, "the client's handshake"),
     (
         Line::Client,
         From::Opener,
@@ -33,7 +33,7 @@ const KINDS: [(Line, From, usize, &str); 12] = [
         9,
         "the client's message in a round",
     ),
-    (Line::Client, From::Service, 0, "the server's greeting"),
+    (Line::Client, From::Service, 0, "the server's handshake"),
     (Line::Client, From::Service, 1, "the masked adapter"),
     (
         Line::Client,
@@ -45,7 +45,7 @@ const KINDS: [(Line, From, usize, &str); 12] = [
         Line::Dealer,
         From::Opener,
         0,
-        "the server's greeting of the dealer",
+        "the server's handshake with the dealer",
     ),
     (
         Line::Dealer,
@@ -53,7 +53,7 @@ const KINDS: [(Line, From, usize, &str); 12] = [
         1,
         "the announcement to the dealer",
     ),
-    (Line::Dealer, From::Service, 0, "the dealer's greeting"),
+    (Line::Dealer, From::Service, 0, "the dealer's handshake"),
     (Line::Dealer, From::Service, 1, "the seeds"),
     (Line::Dealer, From::Service, 2, "corrections"),
 ];
@@ -181,13 +181,13 @@ fn a_frame_that_overtakes_or_is_lost_ends_its_session_with_an_error() {
             Line::Client,
             From::Service,
             0,
-            "the server's greeting before the adapter",
+            "the server's handshake before the adapter",
         ),
         (
             Line::Dealer,
             From::Service,
             0,
-            "the dealer's greeting before the seeds",
+            "the dealer's handshake before the seeds",
         ),
         (Line::Dealer, From::Service, 2, "corrections"),
     ]

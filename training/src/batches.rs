@@ -10,11 +10,11 @@ use crate::{Rng, Sample, TrainError};
 /// Most rows of one step.
 const STEP_ROWS: usize = 1 << 24;
 
-/// One optimiser step: micro-batches of sample numbers.
+/// One optimizer step: micro-batches of sample numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     pub micro_batches: Vec<Vec<usize>>,
-    /// Tokens in all rows, and tokens that are learnt.
+    /// Tokens in all rows, and tokens that are learned.
     pub tokens: usize,
     pub targets: usize,
 }

@@ -63,7 +63,7 @@ pub fn dry_run(recipe: &Recipe, options: &TrainOptions) -> Result<DryRun, TrainE
 }
 
 impl Run<'_> {
-    /// Seconds of a token that is new to the cache, and of one that is not. Nothing is learnt.
+    /// Seconds of a token that is new to the cache, and of one that is not. Nothing is learned.
     fn trial(&mut self, tokens: usize, long_seconds: f64) -> Result<(f64, f64), TrainError> {
         let mut order = self.plan.samples_from(0).take(self.plan.rows());
         let mut batches = [Vec::new(), Vec::new()];

@@ -27,7 +27,7 @@ pub struct Estimate {
     pub tokens: usize,
     /// Tokens of the rows that occur at all.
     pub distinct_tokens: usize,
-    /// Tokens of the rows kept aside, times the measurements of their loss.
+    /// Tokens of the rows held out, times the measurements of their loss.
     pub validation_tokens: usize,
     /// Rows in memory: the base model in f32.
     pub weight_bytes: usize,

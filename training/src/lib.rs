@@ -1,4 +1,4 @@
-//! Fine-tuning for secure inference: frozen prefix, low-rank additions, merged heads, distillation.
+//! Fine-tuning for secure inference: frozen prefix, LoRA updates, merged heads, distillation.
 //!
 //! [`train`] runs a recipe and writes its output folder: `adapter.safetensors` and
 //! `transforms.json` (or a whole checkpoint under `model/` when all weights were trained),

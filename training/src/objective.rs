@@ -22,7 +22,7 @@ pub(crate) struct Pass<'a> {
     pub stage: Stage,
     /// What the teacher says to this batch, as far as the stage asks.
     pub said: Said,
-    /// Targets and tokens of the whole optimiser step: sums over them become means.
+    /// Targets and tokens of the whole optimizer step: sums over them become means.
     pub targets: usize,
     pub tokens: usize,
 }

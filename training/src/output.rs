@@ -13,7 +13,7 @@ use crate::TrainError;
 pub struct Progress {
     pub step: usize,
     pub steps: usize,
-    /// Mean over the tokens learnt in this step.
+    /// Mean over the tokens learned in this step.
     pub loss: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
@@ -33,7 +33,7 @@ pub struct DataNotes {
     pub shortened_prompts: usize,
     /// Longer than `data.max_seq_len` alone: the answer lost its end.
     pub shortened_answers: usize,
-    /// Conversations of which each answer is learnt behind the turns before it, one by one.
+    /// Conversations of which each answer is learned behind the turns before it, one by one.
     pub divided: usize,
     /// Pairs of lines of which one side is empty; left out.
     pub unpaired: usize,
@@ -41,7 +41,7 @@ pub struct DataNotes {
     pub without_answer: usize,
     /// Their prompts stand in a file of `dataset.exclude`; left out.
     pub excluded: usize,
-    /// A validation loss was asked for, and no row is kept aside to measure it on.
+    /// A validation loss was asked for, and no row is held out to measure it on.
     pub no_validation: bool,
     /// Conversations for a model without a chat template; see [`marill_model::NO_TEMPLATE`].
     pub no_template: bool,
@@ -64,7 +64,7 @@ impl std::fmt::Display for DataNotes {
             (
                 self.divided,
                 "are conversations longer than `data.max_seq_len`, or written otherwise by the \
-                 chat template later on: their answers are learnt one by one",
+                 chat template later on: their answers are learned one by one",
             ),
             (
                 self.unpaired,
@@ -85,7 +85,7 @@ impl std::fmt::Display for DataNotes {
         if self.no_validation {
             writeln!(
                 f,
-                "note: no row is kept aside, so no validation loss is measured; \
+                "note: no row is held out, so no validation loss is measured; \
                  `data.val_fraction` sets how many"
             )?;
         }
@@ -149,7 +149,7 @@ pub(crate) fn resolved(recipe: &Recipe, recipe_dir: &Path) -> Recipe {
 pub(crate) fn write_metrics(path: &Path, history: &[Progress]) -> Result<(), TrainError> {
     let lines = history
         .iter()
-        .map(|p| serde_json::to_string(p).expect("plain figures serialise") + "\n");
+        .map(|p| serde_json::to_string(p).expect("plain figures serialize") + "\n");
     let partial = path.with_extension("jsonl.partial");
     let write = || {
         std::fs::write(&partial, lines.collect::<String>())?;

@@ -194,7 +194,7 @@ impl Params {
         squares.sum::<f64>().sqrt()
     }
 
-    /// One optimiser step with gradients times `grad_scale`; gradients are cleared.
+    /// One optimizer step with gradients times `grad_scale`; gradients are cleared.
     pub fn update(
         &mut self,
         knobs: &Optimizer,

@@ -1,5 +1,5 @@
-//! The rows of all data sets as token ids with the parts that are learned, and the rows kept
-//! aside for validation.
+//! The rows of all data sets as token ids with the parts that are learned, and the rows held out
+//! for validation.
 
 use std::{ops::Range, path::Path};
 
@@ -11,7 +11,7 @@ use crate::{DataNotes, Rng, TrainError};
 /// Most tokens of a data set that `dataset.weight` may repeat: 1 GiB of them.
 const REPEATED_TOKENS: f64 = (1u64 << 28) as f64;
 
-/// Token ids of one row, and which of them are learnt: ranges in ascending order.
+/// Token ids of one row, and which of them are learned: ranges in ascending order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     pub tokens: Vec<u32>,
@@ -19,13 +19,13 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Tokens of which all from the `from`th on are learnt.
+    /// Tokens of which all from the `from`th on are learned.
     pub fn learnt_from(tokens: Vec<u32>, from: usize) -> Self {
         let learnt = std::iter::once(from..tokens.len()).collect();
         Self { tokens, learnt }
     }
 
-    /// Rows of the hidden state that predict a token to be learnt, and those tokens.
+    /// Rows of the hidden state that predict a token to be learned, and those tokens.
     pub fn targets(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
         let places = self
             .learnt
@@ -95,14 +95,14 @@ pub fn end_token(
         .or_else(|| tokenizer.eos_ids().next())
 }
 
-/// All training rows and the ones kept aside.
+/// All training rows and the ones held out.
 pub(crate) struct Samples {
     pub train: Vec<Sample>,
     pub validation: Vec<Sample>,
     pub notes: DataNotes,
 }
 
-/// Reads, draws and tokenises the data sets of a recipe.
+/// Reads, draws and tokenizes the data sets of a recipe.
 pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Samples, TrainError> {
     let limit = recipe
         .data
@@ -117,7 +117,7 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
         let examples = draw(rows.examples, dataset, &mut rng);
         notes.unpaired += rows.unpaired;
         notes.rows += rows.unpaired;
-        // What one row gives stays together: none of it is learnt where another part is kept aside.
+        // What one row gives stays together: none of it is learned where another part is held out.
         let mut rows: Vec<Vec<Sample>> = if dataset.format == Format::Text {
             windows(&examples, model, limit)?
                 .into_iter()
@@ -268,7 +268,7 @@ struct How<'a> {
 }
 
 impl How<'_> {
-    /// One sample that learns all that is to be learnt of an example, or one for each answer where
+    /// One sample that learns all that is to be learned of an example, or one for each answer where
     /// one cannot hold them.
     fn samples(&self, example: &Example, notes: &mut DataNotes) -> Result<Vec<Sample>, TrainError> {
         let earlier = match &example.prompt {
@@ -306,9 +306,9 @@ impl How<'_> {
         Ok(samples)
     }
 
-    /// A whole conversation with every answer and its end mark learnt; `None` where the chat
-    /// template does not write an earlier answer as it stands, so that what was learnt would not be
-    /// what the model is asked for.
+    /// A whole conversation with every answer and its end mark learned; `None` where the chat
+    /// template does not write an earlier answer as it stands, so that what was learned would not
+    /// be what the model is asked for.
     fn conversation(
         &self,
         example: &Example,
@@ -329,7 +329,7 @@ impl How<'_> {
                 true => prompt_tokens(tokenizer, &example.prompt, template, new)?,
                 false => tokenizer.encode_continuing(new)?,
             };
-            // The mark that ends the answer before is learnt with it.
+            // The mark that ends the answer before is learned with it.
             if let Some(before) = learnt.last_mut() {
                 let before: &mut Range<usize> = before;
                 if end.is_none() || new_tokens.first() != end.as_ref() {
@@ -485,7 +485,7 @@ mod tests {
         dir = "out"
     "#;
 
-    /// What is learnt of rows, sample by sample, text by text.
+    /// What is learned of rows, sample by sample, text by text.
     fn learnt(
         rows: &[&str],
         set: &[&str],
@@ -556,11 +556,11 @@ mod tests {
         assert!(
             notes
                 .to_string()
-                .contains("their answers are learnt one by one"),
+                .contains("their answers are learned one by one"),
             "{notes}"
         );
-        // A template that leaves earlier answers out: what follows them is not what was learnt with
-        // them.
+        // A template that leaves earlier answers out: what follows them is not what was learned
+        // with them.
         let forgetful = crate::CHATML.replace(
             "{% for message in messages %}",
             "{% for message in messages if message['role'] != 'assistant' %}",

@@ -67,7 +67,7 @@ fn texts(recipe: &Recipe, dir: &Path) -> Result<Vec<String>, TrainError> {
     Ok(out)
 }
 
-/// A randomly initialised model with a tokenizer learnt from the recipe's data.
+/// A randomly initialized model with a tokenizer learned from the recipe's data.
 pub(crate) fn checkpoint(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, TrainError> {
     let missing = |key| TrainError::Setting {
         key,

@@ -125,7 +125,7 @@ pub(crate) fn save(
         let tensors = tensors(params).map_err(|e| e.to_string())?;
         candle_core::safetensors::save(&tensors, partial.join(TENSORS))
             .map_err(|e| e.to_string())?;
-        let json = serde_json::to_string(&state).expect("plain figures serialise");
+        let json = serde_json::to_string(&state).expect("plain figures serialize");
         std::fs::write(partial.join(STATE), json).map_err(text)?;
         let mut digests = File::create(partial.join(SUMS)).map_err(text)?;
         digests

@@ -153,9 +153,9 @@ pub fn transforms_for(recipe: &Recipe, config: &Config) -> Result<Transforms, Tr
         };
         if rank > out.min(inner) {
             let reason = format!(
-                "a rank of {rank} is above the smaller side of `{module}` ({out} x {inner})\n\n\
-                 hint: more than {} cannot be used; whole matrices are trained without the \
-                 `[lora]` table",
+                "a rank of {rank} is above the smaller side of `{module}` ({out} x \
+                 {inner})\n\nhint: more than {} cannot be used; full-rank weights are trained \
+                 without the `[lora]` table",
                 out.min(inner)
             );
             return Err(TrainError::Setting {
@@ -180,7 +180,7 @@ pub(crate) struct Run<'a> {
     pub(crate) samples: Samples,
     pub(crate) params: Params,
     decoder: Decoder,
-    /// The same with frozen weights on the secure program's grid, from the first quantised step on.
+    /// The same with frozen weights on the secure program's grid, from the first quantized step on.
     quantized: Option<Decoder>,
     pub(crate) plan: Plan,
     activations: Activations,

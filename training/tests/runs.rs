@@ -729,7 +729,7 @@ fn the_last_steps_see_the_secure_programs_values_and_the_first_ones_do_not() {
         )
     };
     let (plain, _) = losses("plain", &[]);
-    let (quantized, adapter) = losses("quantised", &["train.quantize_last_steps=4"]);
+    let (quantized, adapter) = losses("quantized", &["train.quantize_last_steps=4"]);
     assert_eq!(plain[..5], quantized[..5]);
     for (step, (plain, quantized)) in plain.iter().zip(&quantized).enumerate().skip(5) {
         assert!(
@@ -851,7 +851,7 @@ fn rows_left_out_or_not_held_out_are_told() {
         none_held_out
             .data
             .to_string()
-            .contains("note: no row is kept aside"),
+            .contains("note: no row is held out"),
         "{}",
         none_held_out.data
     );

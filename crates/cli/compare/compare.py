@@ -23,8 +23,8 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-# What a run writes about itself: times, and the digests of such files.
-VOLATILE = {"SHA256SUMS", "report.json", "metrics.jsonl", "state.json", "run.json"}
+# What a run writes about itself (times, and the digests of such files), and the prose of its card.
+VOLATILE = {"README.md", "SHA256SUMS", "report.json", "metrics.jsonl", "state.json", "run.json"}
 
 SHAPES = {
     "a token, one-hot, 1 layer": ["--layers", "1", "--comparison", "one-hot", "--tokens", "16"],

@@ -34,7 +34,7 @@ pub fn advise(error: ServingError) -> anyhow::Error {
         }
         ServingError::PromptTooLong { .. } => "shorten the prompt",
         ServingError::Io { source, .. } if source.kind() == ErrorKind::StorageFull => {
-            "make room on that disk; what was written there before is whole"
+            "free space on that disk; what was written there before is whole"
         }
         _ => "",
     };

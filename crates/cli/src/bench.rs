@@ -33,7 +33,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Operations {
-    /// One line an operation: rounds, bytes, CPU time, error against real arithmetic
+    /// One line per operation: rounds, bytes, CPU time, error against real arithmetic
     Ops(ops::Args),
 }
 

@@ -177,12 +177,11 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
     let recipe = unpack(work, &base, &args.set)?;
     anyhow::ensure!(
         numbers_of(&recipe)?.rounding == Rounding::Exact,
-        "the demo checks equality with the twin, which a program that rounds by coins does not \
-         promise\n\
-         hint: leave out `export.rounding`"
+        "the demo checks equality with the twin, which stochastic rounding does not \
+         promise\nhint: leave out `export.rounding`"
     );
 
-    say("1/4 fine-tuning the embedded base: frozen layers, low-rank additions, merged heads");
+    say("1/4 fine-tuning the embedded base: frozen layers, LoRA, merged heads");
     let options = TrainOptions {
         recipe_dir: work.to_path_buf(),
         ..Default::default()
@@ -276,7 +275,7 @@ fn unpack(work: &Path, base: &Path, set: &[String]) -> anyhow::Result<Recipe> {
     Ok(Recipe::parse(text, "demo.toml", &overrides)?)
 }
 
-/// Scores a model on the demo's test rows, asked in the recipe's words.
+/// Scores a model on the demo's test rows, asked with the recipe's prompt format.
 fn score(
     model: &Model,
     engine: EngineKind,
@@ -296,7 +295,7 @@ fn score(
     Ok(report?)
 }
 
-/// The user's request in the words of the recipe.
+/// The user's request in the recipe's prompt format.
 fn recipe_prompt(recipe: &Recipe, request: &str) -> anyhow::Result<String> {
     let dataset = recipe
         .dataset
@@ -346,7 +345,7 @@ fn render(findings: &Findings, prompt: &str) -> String {
         &format!("{}, {}", findings.setting, findings.rounding),
     ]);
     facts.row([
-        "rounds a token",
+        "rounds per token",
         &per_token(findings.rounds_per_token, &|v| format!("{v:.0}")),
     ]);
     let sent = per_token(findings.client_bytes_sent_per_token, &|v| bytes(v as u64));
@@ -354,11 +353,11 @@ fn render(findings: &Findings, prompt: &str) -> String {
         bytes(v as u64)
     });
     facts.row([
-        "client sends, receives a token",
+        "client sends, receives per token",
         &format!("{sent}, {received}"),
     ]);
     facts.row([
-        "seconds a token",
+        "seconds per token",
         &per_token(findings.seconds_per_token, &|v| format!("{v:.3}")),
     ]);
     let prefill = format!(

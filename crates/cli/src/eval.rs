@@ -81,10 +81,11 @@ pub struct Args {
     /// likelihood of its solutions alone
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
-    /// Draws the worked examples
+    /// Draws the few-shot examples
     #[arg(long, default_value_t = 0, env = "MARILL_SEED")]
     seed: u64,
-    /// Ask in the words of this recipe [default: the recipe beside the model, where there is one]
+    /// Ask with the prompt format of this recipe [default: the recipe beside the model, where there
+    /// is one]
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
     /// Print the first N prompts and answers to standard error
@@ -351,7 +352,8 @@ fn remark(report: &Report, args: &Args, kind: &Task) {
     }
     if *few_shot < args.shots {
         eprintln!(
-            "note: `{task}` is running text and has no worked examples; `--shots` changes nothing"
+            "note: `{task}` is running text and has no few-shot examples; `--shots` changes \
+             nothing"
         );
     }
 }

@@ -33,8 +33,8 @@ pub struct Args {
     #[arg(long, value_parser = ["peft-lossy"])]
     format: Option<String>,
     /// How the secure program rounds: `exact` (the twin's integers, bit for bit) or `stochastic`
-    /// (by coins: fewer rounds and bytes, near the twin) [default: the recipe's `export.rounding`,
-    /// else `exact`]
+    /// (stochastic: fewer rounds and bytes, near the twin) [default: the recipe's
+    /// `export.rounding`, else `exact`]
     #[arg(long, value_name = "NAME", value_parser = parse_rounding)]
     rounding: Option<Rounding>,
     /// Go on although this key, tensor or token of the checkpoint is not used (again for each; `*`

@@ -56,8 +56,8 @@ pub struct Args {
     #[command(flatten)]
     sampling_args: SamplingArgs,
     /// Compare with the plaintext twin of this partition (needs its private part); differing ends
-    /// with exit code 1, unless the partition rounds by coins: then a token may be one that the
-    /// exactly rounding twin finds nearly as good. Not for tokens that are drawn: the noise is the
+    /// with exit code 1, unless the partition rounds stochastically: then a token may be one that
+    /// the exactly rounding twin finds nearly as good. Not for sampled tokens: the noise is the
     /// server's alone
     #[arg(long, value_name = "DIR")]
     check_twin: Option<PathBuf>,
@@ -71,10 +71,10 @@ pub struct Args {
 /// How tokens are chosen.
 #[derive(clap::Args)]
 pub struct SamplingArgs {
-    /// Draw tokens by chance, from 0 (the most likely ones) to 2
+    /// Sampling temperature, 0 (greedy) to 2
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f64,
-    /// Draw among the N most likely tokens only
+    /// Sample among the N most likely tokens only
     #[arg(long, value_name = "N", requires = "temperature")]
     top_k: Option<u32>,
 }
@@ -89,9 +89,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let sampling = args.sampling_args.sampling()?;
     anyhow::ensure!(
         sampling.is_none() || args.check_twin.is_none(),
-        "`--check-twin` compares token by token, and drawn tokens depend on the server's own \
-         noise\n\
-         hint: leave out `--temperature`"
+        "`--check-twin` compares token by token, and sampled tokens depend on the server's own \
+         noise\nhint: leave out `--temperature`"
     );
     let text = match &args.prompt {
         Some(prompt) => prompt.clone(),
@@ -171,7 +170,7 @@ pub fn summary(answer: &Answer) -> String {
     let steps = answer.decode_steps.max(1) as f64;
     format!(
         "{} tokens; session {:.2} s, prefill {:.2} s ({:.1} MiB sent, {:.1} MiB received, {} \
-         rounds); then {:.3} s, {:.2} MiB sent, {:.2} MiB received, {:.0} rounds a token",
+         rounds); then {:.3} s, {:.2} MiB sent, {:.2} MiB received, {:.0} rounds per token",
         answer.tokens.len(),
         answer.open_seconds,
         answer.prefill.seconds,

@@ -203,8 +203,8 @@ fn render(findings: &Findings<'_>) -> String {
         bytes(findings.masked_bytes as u64)
     );
     text += &format!(
-        "numbers    {} fractional bits, {} in the residual stream, rounding {}, law {} ({})\n\
-         reveals    the token, to the client alone\n\n",
+        "numbers    {} fractional bits, {} in the residual stream, rounding {}, version {} \
+         ({})\nreveals    the token, to the client alone\n\n",
         numeric.frac_bits,
         numeric.residual_frac_bits,
         numeric.rounding,

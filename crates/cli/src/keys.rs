@@ -6,7 +6,7 @@ use marill_serving::state::{FileState, KEYS_FILE, Keys, Limits};
 
 use crate::{advice::advise, places::Folders};
 
-/// As soon as there is one key, `marill serve` asks everybody for one. The file holds digests of
+/// As soon as there is one key, `marill serve` asks everyone for one. The file holds digests of
 /// keys, a line each: `sha256-of-the-key name [tokens=N] [tokens-per-minute=N]
 /// [sessions-per-minute=N] [revoked]`. A running server sees changes with the next session.
 #[derive(clap::Args)]
@@ -22,7 +22,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Draw a key for somebody and print it, once
+    /// Create a key for a user and print it, once
     Add {
         name: String,
         /// Positions the server computes for this key in all: prompts count in whole buckets of 16,
@@ -36,13 +36,13 @@ enum Action {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         sessions_per_minute: Option<u64>,
     },
-    /// List the holders, their limits and what they have used
+    /// List the users, their limits and what they have used
     Ls {
         /// Print one JSON object a line
         #[arg(long)]
         json: bool,
     },
-    /// Withdraw somebody's key; sessions that run end with their next step
+    /// Revoke a user's key; sessions that run end with their next step
     Revoke { name: String },
 }
 
@@ -83,8 +83,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     println!("{line}");
                 } else {
                     println!(
-                        "{:20} {status:8} tokens {tokens} of {}, sessions {sessions}; a minute: \
-                         tokens {}, sessions {}",
+                        "{:20} {status:8} tokens {tokens} of {}, sessions {sessions}; per \
+                         minute: tokens {}, sessions {}",
                         key.name,
                         limit(key.limits.tokens),
                         limit(key.limits.tokens_per_minute),

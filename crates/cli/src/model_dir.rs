@@ -173,8 +173,8 @@ pub fn export_run(
     work().map_err(|error| BadInput(error).into())
 }
 
-/// Exports a full fine-tune of somebody else's making: a checkpoint that differs from `base` in its
-/// last layers only.
+/// Exports a full fine-tune made elsewhere: a checkpoint that differs from `base` in its last
+/// layers only.
 ///
 /// # Errors
 /// [`BadInput`] when nothing or too much differs, or the export refuses it.
@@ -227,7 +227,7 @@ fn measure(
     Ok(measure_range(&Partition::open(partition)?, &rows)?)
 }
 
-/// One line where no value is proved to fit: a warning, unless the run's own rows leave room.
+/// One line where no value is proved to fit: a warning, unless the run's own rows leave headroom.
 fn say_range(report: &ExportReport) {
     if report.range.is_ok() {
         return;
@@ -268,7 +268,7 @@ pub fn numbers_of(recipe: &Recipe) -> anyhow::Result<NumericSpec> {
         (_, Some(bits), ..) => refuse(
             "wire_bits",
             bits.to_string(),
-            "a width for each wire, fixed by its law".into(),
+            "a width for each wire, fixed by its numeric format".into(),
         ),
         (_, _, None, _) => refuse("rounding", wanted.into(), "`exact` and `stochastic`".into()),
         (_, _, _, Some(reveal)) if reveal != "token" => {

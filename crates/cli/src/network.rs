@@ -37,7 +37,7 @@ pub fn link(text: &str) -> anyhow::Result<Option<Link>> {
     }
 }
 
-/// The link as the choice of material sees it.
+/// The link as the choice of a comparison protocol sees it.
 pub fn network(link: &Link) -> Network {
     Network {
         one_way_delay: link.one_way_delay,

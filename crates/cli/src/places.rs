@@ -34,10 +34,10 @@ impl Listen {
     }
 }
 
-/// Where a service tells its metrics.
+/// Where a service exports its metrics.
 #[derive(clap::Args)]
 pub struct MetricsArgs {
-    /// Tell metrics to Prometheus at `/metrics` of this address, in plain text: a port of this
+    /// Export metrics to Prometheus at `/metrics` of this address, in plain text: a port of this
     /// machine, or ADDRESS:PORT. Whoever reads them sees the lengths and times of all sessions
     /// [default: nowhere]
     #[arg(

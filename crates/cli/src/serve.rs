@@ -53,7 +53,7 @@ pub struct Args {
     /// keys` writes them [default: `server/keys` below the state folder, where it is]
     #[arg(long, value_name = "FILE", env = "MARILL_API_KEYS", alias = "api-keys")]
     keys: Option<PathBuf>,
-    /// Serve everybody beyond this machine too where there is no file of keys. Whoever is a client
+    /// Serve everyone beyond this machine too where there is no file of keys. Whoever is a client
     /// can cheat the adapter out of the protocol, and the dealer's operator has it by being a
     /// client once
     #[arg(long)]

@@ -1,5 +1,5 @@
 //! Words of a model on a terminal: whoever runs the server chooses them, so nothing among them
-//! moves the cursor, changes colours or sends keys.
+//! moves the cursor, changes colors or sends keys.
 
 use std::{
     borrow::Cow,

@@ -38,7 +38,7 @@ pub struct Args {
     /// Where the run is written, in place of the recipe's `output.dir`
     #[arg(long, value_name = "DIR", env = "MARILL_OUTPUT_DIR")]
     output_dir: Option<PathBuf>,
-    /// Seed of initialisation and order, in place of the recipe's `train.seed`
+    /// Seed of initialization and order, in place of the recipe's `train.seed`
     #[arg(long, env = "MARILL_SEED")]
     seed: Option<u64>,
     /// Go on from the newest checkpoint; the result is that of an uninterrupted run

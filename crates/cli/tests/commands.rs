@@ -324,7 +324,7 @@ fn a_dry_run_plans_by_the_rounding_and_writes_nothing() {
     );
     assert!(
         rounds(&json(&output)) < rounds(&plan),
-        "rounding by coins takes fewer rounds"
+        "stochastic rounding takes fewer rounds"
     );
 }
 
@@ -374,7 +374,11 @@ fn a_partition_says_how_it_rounds() {
                 said.contains(&format!("rounding {rounding}")) && said.contains("--greedy-only"),
                 "{said}"
             );
-            assert_eq!(said.contains("stochastic rounding"), stochastic, "{said}");
+            assert_eq!(
+                said.contains("rounded stochastically"),
+                stochastic,
+                "{said}"
+            );
         }
     }
     // Agreement is told and not asked for.

@@ -69,7 +69,7 @@ fn an_answer_over_three_processes_equals_the_twin_and_no_word_of_it_leaves_in_cl
     left.extend(to_dealer.readable());
     assert!(
         left.len() > 10_000 && contains(&left, "partition_id"),
-        "greetings are readable, so text would be too"
+        "handshakes are readable, so text would be too"
     );
     for word in telling(PROMPT)
         .chain([answer["text"].as_str().unwrap()])
@@ -95,7 +95,7 @@ fn an_answer_over_three_processes_equals_the_twin_and_no_word_of_it_leaves_in_cl
     }
 }
 
-/// Words that do not turn up in megabytes of random bytes by chance.
+/// Words that do not turn up in megabytes of random bytes.
 fn telling(text: &str) -> impl Iterator<Item = &str> {
     text.split(' ').filter(|word| word.len() > 4)
 }
@@ -186,7 +186,7 @@ fn the_gateway_gives_exactly_the_tokens_asked_for() {
     );
     assert_eq!(answer["choices"][0]["finish_reason"], "length");
 
-    // Six drawn answers of eight tokens are not all the same.
+    // Six sampled answers of eight tokens are not all the same.
     let sampled = json!({
         "prompt": "hello", "max_tokens": 8, "ignore_eos": true, "temperature": 2, "top_k": 50
     });
@@ -586,7 +586,7 @@ fn three_parties_answer_as_the_twin_does_and_say_so() {
     let output = generate_with(&world, &plain.url, &dealer.url, &["--temperature", "1"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && said.contains("most likely token only"),
+        !output.status.success() && said.contains("decodes greedily only"),
         "{said}"
     );
     assert_eq!(plain.get("/v1/models")["data"][0]["sampling"], false);
@@ -641,7 +641,7 @@ fn a_stochastic_partition_is_served_and_named_as_one() {
     );
     let near = &answer["exact_twin"];
     assert_eq!(near["tokens"], answer["completion_tokens"]);
-    // Logits of this model are far apart: a token picked by chance lies below the best by ones.
+    // Logits of this model are far apart: a token picked at random lies below the best by ones.
     assert!(near["largest_shortfall"].as_f64().unwrap() < 0.1, "{near}");
 
     let shared = world.server_in("shared", &dealer.url, &["--e0", "party"]);
@@ -696,7 +696,7 @@ fn with_a_separate_party_the_client_sends_shares_only() {
     assert_eq!(
         answer["decode"]["rounds"].as_u64().unwrap(),
         steps,
-        "one round a token for the client"
+        "one round per token for the client"
     );
     for left in [to_server.readable(), to_party.readable()] {
         assert!(left.len() > 10_000 && contains(&left, "partition_id"));
@@ -736,7 +736,7 @@ fn a_gateway_serves_with_a_separate_party_and_names_it_when_lost() {
     assert_eq!(status, 200, "{sampled}");
     assert_eq!(
         sampled["choices"][0]["token_ids"], answer["choices"][0]["token_ids"],
-        "a draw with next to no noise"
+        "a sample with next to no noise"
     );
     assert_eq!(gateway.get("/health")["e0"], "operator");
 
@@ -752,7 +752,7 @@ fn a_gateway_serves_with_a_separate_party_and_names_it_when_lost() {
     );
 }
 
-/// Whose word counts about the material: who insists, or else the evaluator, whose rounds wait.
+/// Whose choice of comparisons counts: who insists, or else the computing party, whose rounds wait.
 #[test]
 fn a_separate_party_computes_with_dcf_too() {
     let world = World::new();

@@ -1,4 +1,4 @@
-//! `marill train` as a process: killed, resumed, out of space, rehearsed.
+//! `marill train` as a process: killed, resumed, out of space, planned.
 
 use std::{
     path::{Path, PathBuf},
@@ -611,7 +611,7 @@ fn a_dry_run_without_low_rank_factors_plans_whole_matrices_or_says_why_none() {
         .unwrap();
     let said = String::from_utf8_lossy(&plan.stdout).into_owned();
     assert!(
-        said.contains("private            whole matrices") && said.contains("`marill export`"),
+        said.contains("private            full-rank weights") && said.contains("`marill export`"),
         "{said}"
     );
     let all = [

@@ -1,22 +1,22 @@
 //! Distributed comparison functions on AES under a public key.
 //!
 //! # Functionality
-//! The source picks `α` (a mask that it knows) and a payload `β`, a few ring elements. It hands
+//! The dealer picks `α` (a mask that it knows) and a payload `β`, a few ring elements. It hands
 //! each evaluator a key; at any public `x` the evaluators' results add up to `β` if `x < α` (as
 //! unsigned numbers of `bits` bits), else to zero. A key is a root of 127 bits, expanded from the
 //! evaluator's own stream, and correction words that are the same for both: 16 bytes and the
-//! payload's width a level. Evaluation talks to nobody.
+//! payload's width per level. Evaluation talks to nobody.
 //!
 //! # Construction
 //! A tree over the bits of `x` from the top, in which the two evaluators' nodes differ by a secret
 //! `Δ` along the path of `α` and are equal elsewhere; the lowest bit of a node tells who corrects
-//! (`Δ` is odd). Nodes and corrections are those of the half-tree's point function (Guo, Yang,
-//! Wang, Zhang, Xie, Liu, Zhao: EUROCRYPT '23): `left = H(s) ⊕ t·C`, `right = H(s) ⊕ s ⊕ t·C`,
-//! `C = H(s_0) ⊕ H(s_1) ⊕ (1 - α_i)·Δ`. The comparison is read off the tree as in Boyle et al.
-//! (EUROCRYPT '21, figure 1), in the form that takes it from the parent: where bit `i` of `x` is 0
-//! each evaluator adds `±(H'(s) + t·W)`, with `W = ±(α_i·β - H'(s_0) + H'(s_1))`. That is `α_i·β`
-//! on the path of `α` and zero elsewhere, and of all levels with `x_i = 0` on the path only the one
-//! at which `x` leaves it has `α_i = 1`.
+//! (`Δ` is odd). Nodes and corrections are those of the half-tree's point function (DPF) (DPF)
+//! (Guo, Yang, Wang, Zhang, Xie, Liu, Zhao: EUROCRYPT '23): `left = H(s) ⊕ t·C`,
+//! `right = H(s) ⊕ s ⊕ t·C`, `C = H(s_0) ⊕ H(s_1) ⊕ (1 - α_i)·Δ`. The comparison is read off the
+//! tree as in Boyle et al. (EUROCRYPT '21, figure 1), in the form that takes it from the parent:
+//! where bit `i` of `x` is 0 each evaluator adds `±(H'(s) + t·W)`, with
+//! `W = ±(α_i·β - H'(s_0) + H'(s_1))`. That is `α_i·β` on the path of `α` and zero elsewhere, and
+//! of all levels with `x_i = 0` on the path only the one at which `x` leaves it has `α_i = 1`.
 //!
 //! The last levels are one leaf, whose `2^m - 1` values (the largest point is below nothing) are
 //! corrected one by one: `m` is what makes a key shortest: 2 for payloads of 6 to 15 bytes, 3 from
@@ -144,7 +144,7 @@ pub fn root(low: u64, high: u64, first: bool) -> u128 {
     (u128::from(high) << 64 | u128::from(low)) & !1 | u128::from(!first)
 }
 
-/// Both evaluators' nodes of a level, as the source sees them, and their hashes.
+/// Both evaluators' nodes of a level, as the dealer sees them, and their hashes.
 struct Pair {
     nodes: [Zeroizing<Vec<u128>>; 2],
     child: [Zeroizing<Vec<u128>>; 2],
@@ -215,7 +215,7 @@ impl Pair {
 
 /// Appends the correction words of up to [`CHUNK`] keys.
 ///
-/// `roots` are both evaluators', `alpha` and `payload(key, element)` what the source compares with
+/// `roots` are both evaluators', `alpha` and `payload(key, element)` what the dealer compares with
 /// and hands out, `first_tree` the number of the first key in the session, `cipher` is under the
 /// session's [`HashKey`].
 pub fn generate(

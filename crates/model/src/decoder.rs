@@ -36,7 +36,7 @@ pub fn module_path(layer: usize, module: &str) -> String {
 pub struct Rows {
     pub positions: Arc<Vec<usize>>,
     pub segments: Arc<Vec<Segment>>,
-    /// What the low-rank additions do not see in this pass; training only.
+    /// What the LoRA updates do not see in this pass; training only.
     pub dropout: Option<Dropout>,
     /// Computes with the values of the secure program; training only.
     pub fake_quant: Option<FakeQuant>,
@@ -84,7 +84,7 @@ impl Rows {
     }
 }
 
-/// A projection, with its low-rank addition where it has one.
+/// A projection, with its LoRA update where it has one.
 #[derive(Clone)]
 pub struct Linear {
     /// `[out, in]`; trained when it is a variable.

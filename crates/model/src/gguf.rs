@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Opens a GGUF file of the `llama` architecture with a GPT-2 style tokenizer; every tensor is
-/// dequantised to f32.
+/// dequantized to f32.
 pub(crate) fn open(path: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, ModelError> {
     let file = File::open(path).map_err(ModelError::io(path))?;
     let file_bytes = file.metadata().map_err(ModelError::io(path))?.len();

@@ -13,7 +13,7 @@ static ONCE: Once = Once::new();
 pub(crate) fn keep_candle_from_spinning() {
     ONCE.call_once(|| {
         if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
-            // SAFETY: the standard library serialises this with every Rust reader of the
+            // SAFETY: the standard library serializes this with every Rust reader of the
             // environment, and a program opens its model before it calls into C code that reads the
             // environment (name resolution).
             unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };

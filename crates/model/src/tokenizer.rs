@@ -174,7 +174,7 @@ impl Tokenizer {
 
     /// Token ids of a text that begins a sequence and says everything itself, such as what a chat
     /// template wrote. No special token is added; special tokens written in the text are
-    /// recognised.
+    /// recognized.
     ///
     /// # Errors
     /// [`ModelError::Tokenizer`].

@@ -78,7 +78,7 @@ pub fn strided_groups(config: &Config, merge: usize) -> Result<Vec<Vec<usize>>, 
     Ok(groups)
 }
 
-/// Neighbouring heads `{0..merge}, {merge..2*merge}, ...`.
+/// Neighboring heads `{0..merge}, {merge..2*merge}, ...`.
 ///
 /// # Errors
 /// When `merge` does not divide the heads, or when a group would hold two heads with the same keys
@@ -126,7 +126,7 @@ impl Transforms {
     /// # Errors
     /// [`ModelError::Write`], naming the file.
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        let text = serde_json::to_string_pretty(self).expect("a plain struct serialises");
+        let text = serde_json::to_string_pretty(self).expect("a plain struct serializes");
         std::fs::write(path, text + "\n").map_err(ModelError::write(path))
     }
 
@@ -194,7 +194,7 @@ impl Transforms {
                 if !seen.iter().copied().eq(0..config.num_attention_heads) {
                     return fail(
                         "heads.groups",
-                        "every query head must occur exactly once a layer".into(),
+                        "every query head must occur exactly once per layer".into(),
                     );
                 }
             }

@@ -321,7 +321,7 @@ fn fake_quantized_gradients_are_nearly_those_of_the_floats() {
     );
     assert!(
         a != b && (a - b).abs() < 1e-2 * a,
-        "{a} in floats, {b} fake-quantised"
+        "{a} in floats, {b} fake-quantized"
     );
     let (plain, rounded) = (plain.backward().unwrap(), rounded.backward().unwrap());
     for (name, var) in &vars {

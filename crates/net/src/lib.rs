@@ -111,7 +111,7 @@ pub struct MemoryChannel {
     receiver: mpsc::Receiver<Vec<u8>>,
 }
 
-/// Two ends connected to each other; frames are handed over without copying.
+/// Two ends connected to each other; frames are passed on without copying.
 pub fn memory_pair() -> (MemoryChannel, MemoryChannel) {
     let (to_b, from_a) = mpsc::channel();
     let (to_a, from_b) = mpsc::channel();

@@ -21,7 +21,7 @@ pub fn peer_text(text: &str) -> String {
 }
 
 /// Not a control character, a separator of lines, or a mark that is invisible and changes how its
-/// neighbours look.
+/// neighbors look.
 fn is_shown(c: char) -> bool {
     let hidden = matches!(c,
         '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn escape_codes_and_endless_texts_do_not_pass() {
-        assert_eq!(peer_text("no seat \u{fc}ber `x`"), "no seat \u{fc}ber `x`");
+        assert_eq!(peer_text("no slot \u{fc}ber `x`"), "no slot \u{fc}ber `x`");
         assert_eq!(
             peer_text("a\u{1b}[2J\nb\u{202e}c\u{9b}d\r\u{7f}"),
             "a [2J b c d  "

@@ -124,7 +124,7 @@ pub enum TlsSocket {
 
 impl TlsSocket {
     /// Shakes hands with a service and checks its certificate; the socket is non-blocking
-    /// afterwards.
+    /// afterward.
     ///
     /// # Errors
     /// A certificate that is not trusted, a peer that does not speak TLS 1.3, or one that is silent

@@ -26,7 +26,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Frames that are taken in while a send waits for the peer to read: the next one of a round, and
 /// an announcement.
 const MAX_INBOX: usize = 2;
-/// A greeting is a small message. Nothing larger is taken from a peer that has not greeted yet.
+/// A handshake is a small message. Nothing larger is taken from a peer that has not greeted yet.
 const MAX_FIRST_FRAME_BYTES: usize = 1 << 20;
 /// Pings in a row after which they are answered no faster than the pause allows.
 const PINGS_AT_ONCE: usize = 16;

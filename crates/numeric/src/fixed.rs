@@ -46,10 +46,10 @@ pub const fn truncate(z: u64, shift: u32) -> u64 {
     ((z as i64).wrapping_add(1 << (shift - 1)) >> shift) as u64
 }
 
-/// Rounds by a coin in `[0, 2^shift)`: `floor((z + 2^shift - 1 - random) / 2^shift)`, the rounding
-/// of `stochastic`.
+/// Rounds by a random number in `[0, 2^shift)`: `floor((z + 2^shift - 1 - random) / 2^shift)`, the
+/// rounding of `stochastic`.
 ///
-/// Over a uniform coin the mean is exactly `z / 2^shift`.
+/// Over a uniform random number the mean is exactly `z / 2^shift`.
 #[inline]
 pub const fn truncate_stochastically(z: u64, shift: u32, random: u64) -> u64 {
     let up = low_mask(shift) - (random & low_mask(shift));
@@ -86,8 +86,8 @@ pub fn decode(value: u64, frac_bits: u32) -> f64 {
     (value as i64) as f64 / (1u64 << frac_bits) as f64
 }
 
-/// Checks that every value lies strictly inside `(-2^(bits-2), 2^(bits-2))`, the room that an exact
-/// truncation of a `bits`-bit wire needs.
+/// Checks that every value lies strictly inside `(-2^(bits-2), 2^(bits-2))`, the headroom that an
+/// exact truncation of a `bits`-bit wire needs.
 ///
 /// # Errors
 /// [`NumericError::Overflow`] naming the first offender.

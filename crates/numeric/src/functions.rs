@@ -1,4 +1,4 @@
-//! The non-linear functions of the law, on integers.
+//! The non-linear functions of the numeric specification, on integers.
 
 use crate::{
     fixed::{low_mask, truncate},

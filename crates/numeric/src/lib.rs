@@ -1,4 +1,4 @@
-//! The numeric law: what every secure operation means, as integers.
+//! The numeric specification: what every secure operation means, as integers.
 //!
 //! Values are two's-complement fixed point in Z_{2^64}, held as `u64`. Every engine (cleartext
 //! twin, dealer, three parties) returns exactly the integers that the functions of this crate

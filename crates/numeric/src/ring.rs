@@ -20,7 +20,7 @@ pub struct PublicMatrix {
 }
 
 impl PublicMatrix {
-    /// Quantises `weights` (`[rows, cols]`, row-major), each row with the finest power-of-two scale
+    /// Quantizes `weights` (`[rows, cols]`, row-major), each row with the finest power-of-two scale
     /// that fits 16 bits. `column_scale` multiplies column `j` first (a folded norm gain), `factor`
     /// everything.
     ///

@@ -7,12 +7,12 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NumericSpec {
-    /// Version of the law: tables, places of truncation, tie rules.
+    /// Version of the numeric format: tables, where values are truncated, tie rules.
     #[serde(rename = "law")]
     pub version: u32,
     /// Fractional bits of the residual stream.
     pub residual_frac_bits: u32,
-    /// Fractional bits of normalised activations, queries, keys, values, gates.
+    /// Fractional bits of normalized activations, queries, keys, values, gates.
     pub frac_bits: u32,
     /// Fractional bits of a product of two weights (`A·B`), and of public weights after alignment.
     pub weight_frac_bits: u32,
@@ -30,7 +30,8 @@ pub struct NumericSpec {
 pub enum Rounding {
     /// Half up, bit for bit the same in every engine.
     Exact,
-    /// Up with a probability equal to the fraction cut off, by a coin that the evaluators see.
+    /// Up with a probability equal to the fraction dropped, by rounding randomness that the
+    /// evaluators see.
     Stochastic,
 }
 
@@ -72,8 +73,8 @@ impl Rounding {
             .find(|rounding| rounding.as_str() == text)
     }
 
-    /// The largest error of a truncation, in units of its result; a coin of eight bits and what is
-    /// dropped below them add a 64th.
+    /// The largest error of a truncation, in units of its result; randomness of eight bits and what
+    /// is dropped below them add a 64th.
     #[must_use]
     pub fn error(self) -> f64 {
         match self {
@@ -96,7 +97,7 @@ impl NumericSpec {
     /// SHA-256 over the canonical JSON of the format, in hex.
     #[must_use]
     pub fn digest(&self) -> String {
-        let json = serde_json::to_string(self).expect("a plain struct serialises");
+        let json = serde_json::to_string(self).expect("a plain struct serializes");
         hex(&Sha256::digest(json.as_bytes()))
     }
 }

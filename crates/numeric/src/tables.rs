@@ -2,7 +2,8 @@
 //! integers.
 //!
 //! Each table is pinned by one SHA-256 ([`digest`], checked against [`PINNED`] in a test): a change
-//! of any entry is a change of the law and must raise [`crate::NumericSpec::format`].
+//! of any entry is a change of the numeric specification and must raise
+//! [`crate::NumericSpec::version`].
 
 use std::sync::OnceLock;
 
@@ -10,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::spec::hex;
 
-/// Digest of all tables of law 3.
+/// Digest of all tables of version 3.
 pub const PINNED: &str = "2ae2e59a4326edbddd6f5f00b384b28af0b41473e165f9969a30ff0c7429f581";
 
 /// Fractional bits of the internal 128-bit fixed point used while building tables.
@@ -25,7 +26,7 @@ pub const ARG_FRAC_BITS: u32 = 14;
 /// wire of this width.
 pub const PIECE_BITS: u32 = 24;
 
-/// All tables of the law.
+/// All tables of the numeric specification.
 pub struct Tables {
     /// `exp(-y)` on [0, 16 - 1/32), zero beyond.
     pub exp: LinearTable,
@@ -56,8 +57,8 @@ pub enum Tail {
 }
 
 /// A function of a number with 14 fractional bits: a tail plus, on its domain, one of 512 lines of
-/// equal width, `value[i] + slope[i]·d` for the distance `d` to the interval's start, cut to 14
-/// fractional bits.
+/// equal width, `value[i] + slope[i]·d` for the distance `d` to the interval's start, truncated to
+/// 14 fractional bits.
 ///
 /// Where the function has no jump, neither has the table: each line ends where the next one starts,
 /// and the last where the first does. A line continued to the left of its interval is then the
@@ -96,7 +97,7 @@ pub struct Piecewise {
     pub end: u64,
 }
 
-/// The tables of the law, built once.
+/// The tables of the numeric specification, built once.
 pub fn tables() -> &'static Tables {
     // For lines between -0.28 and zero.
     const NEGATIVE: i64 = 3 << (PIECE_BITS - 3);
@@ -444,7 +445,7 @@ fn two_to_fraction(k: u32, steps: u32) -> u128 {
     value
 }
 
-/// `2^58 / sqrt(s)` for `s` in `[2^19, 2^62)`, 16 intervals an octave.
+/// `2^58 / sqrt(s)` for `s` in `[2^19, 2^62)`, 16 intervals per octave.
 fn rsqrt_table() -> Piecewise {
     let f = |s: u128| -> i128 {
         // 2^58/sqrt(s) with 8 more bits: sqrt(2^132/s) by one integer square root of a 128-bit

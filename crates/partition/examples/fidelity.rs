@@ -1,9 +1,9 @@
-//! How close the integer law is to the float model on a real checkpoint, and how much room its
-//! wires have: `cargo run --release -p marill-partition --example fidelity -- CHECKPOINT [frozen
-//! layers] [tokens]`.
+//! How close the integer program is to the float model on a real checkpoint, and how much headroom
+//! its wires have: `cargo run --release -p marill-partition --example fidelity -- CHECKPOINT
+//! [frozen layers] [tokens]`.
 //!
 //! Prints, for one prompt, whether the greedy tokens agree, the largest logit difference, and the
-//! largest magnitude seen at each place of the secure program (as an integer and in bits).
+//! largest magnitude seen at each label of the secure program (as an integer and in bits).
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The largest magnitude at each place of the program.
+/// The largest magnitude at each label of the program.
 fn print_largest(trace: Vec<(&'static str, Vec<u64>)>) {
     let mut largest: BTreeMap<&str, u64> = BTreeMap::new();
     for (place, values) in trace {

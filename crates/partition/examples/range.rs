@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "proved for boundary rows of norm up to {:.0}, {positions} positions",
                 proof.envelope.row_norm
             );
-            println!("least room: {:?}", proof.tightest());
+            println!("least headroom: {:?}", proof.tightest());
         }
         Err(unproved) => {
             println!("not proved, even for rows of norm 1 at the boundary:");

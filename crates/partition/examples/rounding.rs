@@ -1,10 +1,10 @@
-//! What rounding by coins does to the logits of a real checkpoint: `cargo run --release -p
+//! What stochastic rounding does to the logits of a real checkpoint: `cargo run --release -p
 //! marill-partition --example rounding -- CHECKPOINT [frozen layers] [tokens]`.
 //!
-//! The exact twin answers a few questions greedily; the twin that rounds by coins of its own, and
-//! the float model, see the same tokens. Prints how often their best token is the exact twin's, how
-//! far their logits are from its logits, and how far below its best one it finds the tokens that
-//! differ.
+//! The exact twin answers a few questions greedily; the twin that rounds stochastically on its own,
+//! and the float model, see the same tokens. Prints how often their best token is the exact twin's,
+//! how far their logits are from its logits, and how far below its best one it finds the tokens
+//! that differ.
 
 use std::{path::Path, sync::Arc};
 
@@ -134,7 +134,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         eprintln!("{:?}", base.tokenizer.decode(&answer)?);
     }
-    stochastic.print("by coins");
+    stochastic.print("stochastic");
     in_floats.print("in floats");
     Ok(())
 }

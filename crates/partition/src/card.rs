@@ -30,15 +30,15 @@ pub(crate) const PARTIES: [(&str, &str, &str); 3] = [
 /// The limits that stand in every card and on the first screen of every description.
 const LIMITS: [&str; 6] = [
     "Semi-honest: every party is assumed to follow the protocol. A cheating client may read the \
-     private weights, because it computes one share itself: at most 24 bits a step. Budgets of API \
-     keys bound that.",
+     private weights, because it computes one share itself: at most 24 bits per step. Budgets of \
+     API keys bound that.",
     "A server that cheats learns nothing of a prompt from frames, whatever it sends, while the \
      dealer is honest: each frame that it gets is a fresh pad. It can spoil answers.",
     "Dealer and server together open prompts; dealer and client together open the private weights. \
      They must be run by different people, and the dealer's operator must not be able to be a \
      client: ask for API keys, and give it none. One operator running all roles is a \
      demonstration, not privacy.",
-    "Owners who cannot rely on that should serve with an evaluator of its own (`--e0 operator`): \
+    "Owners who cannot rely on that should serve with a separate computing party (`--e0 party`): \
      clients then compute nothing and hold no masked weights.",
     "The answers themselves teach something about the weights; whoever may ask without limit may \
      imitate the model.",
@@ -53,9 +53,9 @@ pub(crate) fn limits(rounding: Rounding) -> Vec<&'static str> {
              inside the stated range; outside it nothing is promised."
         }
         Rounding::Stochastic => {
-            "Values are rounded by coins that the evaluators learn: answers to one prompt may \
-             differ from time to time where two tokens are nearly equally likely, and from the \
-             twin's. Outside the stated range nothing is promised."
+            "Values are rounded stochastically, by randomness that the evaluators learn: answers \
+             to one prompt may differ from time to time where two tokens are nearly equally \
+             likely, and from the twin's. Outside the stated range nothing is promised."
         }
     };
     LIMITS.into_iter().chain([equality]).collect()
@@ -65,20 +65,20 @@ pub(crate) fn limits(rounding: Rounding) -> Vec<&'static str> {
 pub(crate) const CHOICES: [(&str, &str); 4] = [
     (
         "setting",
-        "`dealer`, or `3pc`: a helper that takes part in every session",
+        "`dealer`, or `3pc`: the dealer takes part in every session",
     ),
     (
         "first evaluator",
-        "the client, or an operator of its own (`--e0 operator`)",
+        "the client, or a separate computing party (`--e0 party`)",
     ),
     (
         "tokens",
-        "the most likely ones; drawn with a temperature and top-k where a client asks, unless the \
-         server is `--greedy-only`",
+        "greedy; sampled with a temperature and top-k where a client asks, unless the server is \
+         `--greedy-only`",
     ),
     (
         "comparisons",
-        "digits, or points where a client asks, unless the server is `--digits-only`",
+        "one-hot, or DCF where a client asks, unless the server is `--no-dcf`",
     ),
 ];
 
@@ -87,7 +87,7 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
     let mut text = facts(manifest);
     text.push_str(
         "\n## What each party holds and learns\n\nSetting `dealer`: the client and the server \
-         compute, a third operator deals.\n\n",
+         compute, a dealer deals.\n\n",
     );
     text.push_str("| party | holds | learns |\n|---|---|---|\n");
     for (party, holds, learns) in PARTIES {
@@ -178,19 +178,20 @@ fn facts(manifest: &Manifest) -> String {
     let numeric = &manifest.decoder.numeric;
     let _ = writeln!(
         text,
-        "- numbers: {} fractional bits ({} in the residual stream), rounding {}, law version {}",
+        "- numbers: {} fractional bits ({} in the residual stream), rounding {}, format version \
+         {}",
         numeric.frac_bits, numeric.residual_frac_bits, numeric.rounding, numeric.version
     );
     let bytes = manifest.public_bytes();
     let format = match manifest.base.format {
-        BaseFormat::Gguf => "the base's own GGUF file, quantised as it is",
+        BaseFormat::Gguf => "the base's own GGUF file, quantized as it is",
         BaseFormat::Safetensors => "the base's own safetensors files",
     };
     let _ = writeln!(text, "- the public part is {bytes} bytes: {format}");
     text
 }
 
-/// What the manifest gives away to everybody.
+/// What the manifest gives away to everyone.
 pub(crate) fn published(manifest: &Manifest) -> Vec<String> {
     let mut lines = vec![
         "which base model was tuned, and how many layers are private".to_string(),

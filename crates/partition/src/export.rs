@@ -313,7 +313,7 @@ fn write_base(base: &Checkpoint, dir: &Path) -> Result<(BaseFormat, Vec<String>)
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), PartitionError> {
-    let text = serde_json::to_string_pretty(value).expect("a plain value serialises");
+    let text = serde_json::to_string_pretty(value).expect("a plain value serializes");
     std::fs::write(path, text + "\n").map_err(PartitionError::io(path))
 }
 

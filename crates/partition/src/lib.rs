@@ -1,4 +1,4 @@
-//! A fine-tuned model split into what anybody may hold and what only its owner holds.
+//! A fine-tuned model split into what anyone may hold and what only its owner holds.
 //!
 //! ```text
 //! DIR/manifest.json   everything public: base, architecture, transforms, numeric format, digests
@@ -48,7 +48,7 @@ pub fn choices() -> &'static [(&'static str, &'static str)] {
     &card::CHOICES
 }
 
-/// What a manifest gives away to everybody, one line each.
+/// What a manifest gives away to everyone, one line each.
 pub fn published(manifest: &Manifest) -> Vec<String> {
     card::published(manifest)
 }

@@ -19,7 +19,7 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// Holds the partition's id inside `public/` and `private/`, so that mixed folders are told apart.
 pub const ID_FILE: &str = "partition_id";
 
-/// The base model that everybody may have.
+/// The base model that everyone may have.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Base {
@@ -165,13 +165,13 @@ impl Manifest {
             ..self.clone()
         };
         hex(&Sha256::digest(
-            serde_json::to_vec(&unnamed).expect("a plain struct serialises"),
+            serde_json::to_vec(&unnamed).expect("a plain struct serializes"),
         ))
     }
 
     pub(crate) fn save(&self, dir: &Path) -> Result<(), PartitionError> {
         let path = dir.join(MANIFEST_FILE);
-        let text = serde_json::to_string_pretty(self).expect("a plain struct serialises");
+        let text = serde_json::to_string_pretty(self).expect("a plain struct serializes");
         std::fs::write(&path, text + "\n").map_err(PartitionError::io(path))
     }
 

@@ -56,7 +56,7 @@ impl Partition {
     fn open_base(dir: &Path, has_id_file: bool) -> Result<Self, PartitionError> {
         let manifest = Manifest::load(dir)?;
         if manifest.decoder.is_full_rank() && manifest.transforms.lora.is_some() {
-            let reason = "it has low-rank factors and whole private matrices".into();
+            let reason = "it has low-rank factors and private full-rank weights".into();
             return Err(PartitionError::Manifest {
                 path: dir.join(MANIFEST_FILE),
                 reason,

@@ -10,7 +10,7 @@ use marill_mpc::{
 
 use crate::{Partition, PartitionError};
 
-/// The largest envelope of boundary rows over which no value overflows, or the places that keep it
+/// The largest envelope of boundary rows over which no value overflows, or the labels that keep it
 /// from being proved.
 pub(crate) fn analyse(public: &PublicWeights, private: PrivateWeights) -> Result<Proof, Unproved> {
     let positions = public.spec.max_positions.min(LARGEST_POSITIONS);
@@ -32,9 +32,9 @@ pub fn range_of(partition: &Partition) -> Result<Result<Proof, Unproved>, Partit
 pub struct Measured {
     pub rows: usize,
     pub tokens: usize,
-    /// The place whose values came nearest to the edge of their wire.
+    /// The label whose values came nearest to the edge of their wire.
     pub least: Option<Headroom>,
-    /// The first value that did not fit: the row, counted from 1, and the place.
+    /// The first value that did not fit: the row, counted from 1, and the label.
     pub overflow: Option<String>,
 }
 
@@ -136,9 +136,9 @@ pub fn describe_range(outcome: &Result<Proof, Unproved>) -> String {
     match outcome {
         Ok(proof) => {
             let (norm, positions) = (proof.envelope.row_norm, proof.envelope.positions);
-            let least = proof
-                .tightest()
-                .map_or_else(String::new, |headroom| format!("; least room: {headroom}"));
+            let least = proof.tightest().map_or_else(String::new, |headroom| {
+                format!("; least headroom: {headroom}")
+            });
             format!(
                 "no value overflows for boundary rows of norm up to {norm:.0} and {positions} \
                  positions{least}"

@@ -1,4 +1,4 @@
-//! A tiny random model for tests: every byte a token, a few layers, grouped queries.
+//! A tiny random model for tests: every byte per token, a few layers, grouped queries.
 
 use std::{collections::HashMap, path::Path};
 

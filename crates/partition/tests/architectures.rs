@@ -1,5 +1,5 @@
 //! GPT-2 and BERT: the float model against the integer program. (`mpc/tests/architectures.rs`
-//! compares the program with plain `f64` arithmetic, private additions included, so neither side
+//! compares the program with plain `f64` arithmetic, private LoRA updates included, so neither side
 //! here is its own judge.)
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};

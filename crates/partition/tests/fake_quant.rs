@@ -91,6 +91,6 @@ fn fake_quantized_layers_are_nearer_to_the_integer_program() {
     let ratio = (fake_quantized / floats).sqrt();
     assert!(
         ratio < 0.4,
-        "the distance of the fake-quantised layers is {ratio} of the floats'"
+        "the distance of the fake-quantized layers is {ratio} of the floats'"
     );
 }

@@ -42,7 +42,7 @@ fn rows_that_fit_say_how_much_is_left() {
             .contains(&format!("{:.1} bits left", least.bits())),
         "{measured}"
     );
-    // More rows leave no more room.
+    // More rows leave no more headroom.
     let fewer = measure_range(&partition, &rows[..1]).unwrap();
     assert!(fewer.least.unwrap().bits() >= least.bits());
     // A row longer than a session is measured as far as it goes.

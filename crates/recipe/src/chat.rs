@@ -13,7 +13,7 @@ const SHARED: [(&str, &str); 3] = [
     ("gpt", "assistant"),
     ("system", "system"),
 ];
-/// Parts of a row or a turn that would change what is said or learnt, and are not offered.
+/// Parts of a row or a turn that would change what is said or learned, and are not offered.
 const NOT_OFFERED: [&str; 11] = [
     "system",
     "system_prompt",

@@ -146,7 +146,7 @@ pub struct Dataset {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub label_codes: Vec<String>,
     /// Files of the same format, searched like `path`: rows whose prompt stands in one of them are
-    /// left out, so that no question of a test is learnt. Capitals and white space do not count.
+    /// left out, so that no question of a test is learned. Capitals and white space do not count.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
     /// Takes this many rows, drawn with the training seed.
@@ -167,11 +167,11 @@ fn one() -> f64 {
 pub struct Data {
     /// Longer rows lose the front of their prompt.
     pub max_seq_len: usize,
-    /// Rows kept aside to measure the loss.
+    /// Rows held out to measure the loss.
     pub val_fraction: f64,
     /// Also learn to write the prompt.
     pub train_on_input: bool,
-    /// Which turns of the assistant are learnt in a conversation (`chat`).
+    /// Which turns of the assistant are learned in a conversation (`chat`).
     #[serde(skip_serializing_if = "TrainOn::is_all")]
     pub train_on: TrainOn,
 }
@@ -187,7 +187,7 @@ impl Default for Data {
     }
 }
 
-/// Turns of the assistant that are learnt.
+/// Turns of the assistant that are learned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrainOn {
@@ -406,7 +406,8 @@ impl Default for Optimizer {
     }
 }
 
-/// `[export]`: the numeric law of the secure program; what is left out keeps the law's default.
+/// `[export]`: the numeric specification of the secure program; what is left out keeps the numeric
+/// format's default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Export {

@@ -291,11 +291,11 @@ const NOT_NEEDED: &[(&str, &str)] = &[
     ("adapter", "write a `[lora]` table instead"),
     (
         "load_in_4bit",
-        "weights are dequantised when a GGUF file is read",
+        "weights are dequantized when a GGUF file is read",
     ),
     (
         "load_in_8bit",
-        "weights are dequantised when a GGUF file is read",
+        "weights are dequantized when a GGUF file is read",
     ),
     ("bf16", "training runs in 32-bit floats"),
     ("fp16", "training runs in 32-bit floats"),

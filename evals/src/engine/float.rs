@@ -8,7 +8,7 @@ use crate::EvalError;
 /// The float model: base, transforms and adapter.
 pub struct FloatEngine {
     model: FloatModel,
-    /// The tokens in the model's cache: prompts with the same worked examples read them once.
+    /// The tokens in the model's cache: prompts with the same few-shot examples read them once.
     cached: Vec<u32>,
     /// The prompt that was read last and the logits behind it: its labels and its greedy answer
     /// read it once.

@@ -1,10 +1,10 @@
-//! What an evaluator reads from the source.
+//! What an evaluator reads from the dealer.
 
 use marill_net::Channel;
 
 use crate::masked::ProtocolError;
 
-/// What the source sends, as bytes: where its frames end says nothing.
+/// What the dealer sends, as bytes: where its frames end says nothing.
 pub(super) struct Stream {
     channel: Box<dyn Channel>,
     buffer: Vec<u8>,

@@ -1,32 +1,33 @@
-//! Gates on point functions: a comparison of an opening with its mask as an arithmetic share,
-//! without a round.
+//! Gates on distributed comparison functions (DCF): a comparison of an opening with its mask as an
+//! arithmetic share, without a round.
 //!
 //! # Functionality
-//! The functionality of a gate is that of its form on digits (see [`super::truncate`],
+//! The functionality of a gate is that of its one-hot form (see [`super::truncate`],
 //! [`super::compare`], [`super::piecewise`], [`super::tabulated`]): the same integers, modulo the
 //! same width. Only how it gets there differs.
 //!
 //! # How
-//! The source knows the mask `r` of a wire, so it hands out [comparison functions](crate::point)
-//! with `r`, or its low bits, as their secret threshold. Once `x̂ = x + r` is open each evaluator
-//! evaluates its key at `x̂`, or at `x̂ - t` for a public `t`, and holds an additive share of
-//! `[x̂ < r]·β`. The payload `β` may depend on `r`, so `β = (σ, σ·r)` gives a bit and its product
-//! with the wire at once.
+//! The dealer knows the mask `r` of a wire, so it hands out [comparison
+//! functions](marill_crypto::dcf) with `r`, or its low bits, as their secret threshold. Once
+//! `x̂ = x + r` is open each evaluator evaluates its key at `x̂`, or at `x̂ - t` for a public `t`,
+//! and holds an additive share of `[x̂ < r]·β`. The payload `β` may depend on `r`, so
+//! `β = (σ, σ·r)` gives a bit and its product with the wire at once.
 //! - A truncation's borrow is `[x̂ mod 2^f < r mod 2^f]` itself: one round in all.
 //! - A sign: with `p = msb(x̂)`, `m = msb(r)` and `c` the borrow of the bits below,
-//!   `[x < 0] = p ⊕ m ⊕ c = p + (1 - 2p)·u` where `u = m + (1 - 2m)·c`. The source shares `m` and
+//!   `[x < 0] = p ⊕ m ⊕ c = p + (1 - 2p)·u` where `u = m + (1 - 2m)·c`. The dealer shares `m` and
 //!   sets `β = 1 - 2m`, so the sign is an arithmetic share and
 //!   `[x < 0]·y = p·y + (1 - 2p)·(u·ŷ - u·r_y)` for any wire `y` opened with `x`: a level of a
 //!   tournament is one round.
 //! - Thresholds of a piecewise function are evaluations of one key at many points.
 //!
 //! # Who learns what
-//! Evaluators see what they see on digits, and correction words, which are pseudorandom to each of
-//! them (security of [`crate::input`]). E0 now receives something from the source: the same
-//! correction words as E1, in program order. The simulator of either evaluator samples them as
-//! uniform bytes of their public number. Which gates use point functions is a matter of public
-//! shapes and of the session's terms. Sources: Boyle, Gilboa, Ishai (TCC '19, gates on masked
-//! wires); Boyle et al. (EUROCRYPT '21, truncation and splines); Gupta et al. (SIGMA, PETS '24).
+//! Evaluators see what they see with one-hot comparisons, and correction words, which are
+//! pseudorandom to each of them (security of [`marill_crypto::dcf`]). E0 now receives something
+//! from the dealer: the same correction words as E1, in program order. The simulator of either
+//! evaluator samples them as uniform bytes of their public number. Which gates use DCF is a matter
+//! of public shapes and of the session's terms. Sources: Boyle, Gilboa, Ishai (TCC '19, gates on
+//! masked wires); Boyle et al. (EUROCRYPT '21, truncation and splines); Gupta et al. (SIGMA, PETS
+//! '24).
 
 mod activation;
 mod argmax;
@@ -48,10 +49,10 @@ use crate::masked::{
 /// The stream from which an evaluator's roots come.
 pub(super) const ROOTS: &str = "point roots";
 
-/// What comparisons are made of. Part of a session's terms: all parties take the same.
+/// What comparisons are made of. One of the session parameters: all parties take the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Comparison {
-    /// One-hot vectors of digits and trees of products: few bytes, all of them to E1.
+    /// One-hot vectors of radix digits and trees of products: few bytes, all of them to E1.
     #[default]
     #[serde(rename = "digits", alias = "one-hot")]
     OneHot,
@@ -70,8 +71,8 @@ impl std::fmt::Display for Comparison {
     }
 }
 
-/// Gates of so many elements keep to digits whatever the material: their correction words would
-/// take longer than the rounds they save on any link that is not idle. A decoded token's gates are
+/// Gates of so many elements stay one-hot whatever the choice: their correction words would take
+/// longer than the rounds they save on any link that is not idle. A decoded token's gates are
 /// smaller, a prompt's are larger.
 pub const DCF_BELOW: usize = 1 << 12;
 
@@ -85,7 +86,8 @@ pub(super) struct DcfBatch<'a> {
 }
 
 impl Masked {
-    /// As it is, at a party that needs no way of its own to the words: E1, and a tally.
+    /// Returns self with a comparison protocol, at a party that needs no connection of its own for
+    /// keys: E1, and a tally.
     #[must_use]
     pub fn with_comparison(mut self, comparison: Comparison) -> Self {
         self.dcf_below = match comparison {
@@ -95,7 +97,7 @@ impl Masked {
         self
     }
 
-    /// As it is, with point functions; `cws` leads from the source to E0. For these two.
+    /// Returns self comparing with DCF; `cws` leads from the dealer to E0. For these two parties.
     #[must_use]
     pub fn with_dcf(mut self, cws: Box<dyn Channel>) -> Self {
         match &mut self.role {
@@ -106,7 +108,7 @@ impl Masked {
         self.with_comparison(Comparison::Dcf)
     }
 
-    /// As it is, with the hash of point functions under this session's public key: the same at all
+    /// Returns self with the hash of DCF keys under this session's public key: the same at all
     /// parties, and another in every session. Before the first step.
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
@@ -114,14 +116,14 @@ impl Masked {
         self
     }
 
-    /// Whether a gate over `n` elements compares with point functions.
+    /// Whether a gate over `n` elements compares with DCF.
     pub(super) fn uses_dcf(&self, n: usize) -> bool {
         n < self.dcf_below
     }
 
     /// Shares of `[input < threshold]·payload`, `[element][row · per_row + input]`.
     ///
-    /// `threshold(row)` and `payload(row, element)` are asked at the source, `input(i)` at the
+    /// `threshold(row)` and `payload(row, element)` are asked at the dealer, `input(i)` at the
     /// evaluators.
     pub(super) fn compare_dcf(
         &mut self,

@@ -3,7 +3,7 @@
 //! A wire modulo `2^k` whose value is below `2^(k-2)` in magnitude is, as an integer,
 //! `x = X - r + 2^k·c·m` for `ẑ = x̂ + 2^(k-2)`, `X = ẑ - 2^(k-2)`, `c = 1 - msb(ẑ)` and
 //! `m = msb(r)`, since `x + 2^(k-2)` is below half the ring. The halves of `r` sum to `r + 2^k·w`
-//! with a carry `w` that the source knows. So a product modulo 2^64 asks the source for shares of
+//! with a carry `w` that the dealer knows. So a product modulo 2^64 asks the dealer for shares of
 //! `w`, `m` and `m` times the other factor's mask, `64 - k` bits each, and the opening is `k` bits
 //! instead of 64. Evaluators see nothing that an opening and corrections do not show ([`super`]).
 
@@ -21,9 +21,9 @@ pub(super) struct Extended {
     pub(super) bits: u32,
     /// `X`, at the evaluators.
     pub(super) public: Vec<u64>,
-    /// Shares of `r` modulo 2^64; `r` at the source.
+    /// Shares of `r` modulo 2^64; `r` at the dealer.
     pub(super) mask: Vec<u64>,
-    /// `c` at the evaluators and shares of `m` (`m` at the source); empty for a wire of 64 bits.
+    /// `c` at the evaluators and shares of `m` (`m` at the dealer); empty for a wire of 64 bits.
     pub(super) stays: Vec<u64>,
     pub(super) wraps: Vec<u64>,
 }

@@ -26,7 +26,7 @@ impl Masked {
 }
 
 impl Masked {
-    /// Whether anything is private that a share could be handed over to.
+    /// Whether anything is private that a share could be revealed for.
     fn has_private(&self) -> bool {
         self.spec.is_full_rank() || self.rank > 0
     }

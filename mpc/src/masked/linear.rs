@@ -1,12 +1,12 @@
-//! Linear maps, products of wires, and the private additions.
+//! Linear maps, products of wires, and the private LoRA updates.
 //!
-//! # The private additions
-//! E1 holds `A`, `B`; E0 holds `Â = A + R_A`, `B̂ = B + R_B` with masks that E1 and the source can
+//! # The private LoRA updates
+//! E1 holds `A`, `B`; E0 holds `Â = A + R_A`, `B̂ = B + R_B` with masks that E1 and the dealer can
 //! expand. E0 hands `x` over ([`super::opening`]): `[x]_0 = -[r]_0` and `[x]_1 = x + [r]_0`.
-//! - E0 sends `v = p + p' - Â·[r]_0` with it (both `p`, `p'` from its own streams). The source
+//! - E0 sends `v = p + p' - Â·[r]_0` with it (both `p`, `p'` from its own streams). The dealer
 //!   sends `c = R_A·[r]_0 - p'`. E1 forms `u_1 = A·[x]_1 + v + c = A·x + p`, so `[u]_0 = -p` is
-//!   known to the source.
-//! - `B·u = B·u_1 - B̂·p + R_B·p`, the last term known to the source, which puts it into the next
+//!   known to the dealer.
+//! - `B·u = B·u_1 - B̂·p + R_B·p`, the last term known to the dealer, which puts it into the next
 //!   mask.
 //!
 //! E1's view is `x + [r]_0`, `v` (uniform by `p'` given `c`) and `c` (uniform by `p'`); jointly
@@ -40,7 +40,7 @@ impl Share {
 
     fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
         debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
-        // At the source, one of the two may have deferred something and the other not.
+        // At the dealer, one of the two may have deferred something and the other not.
         let at = |data: &[u64], i: usize| data.get(i).copied().unwrap_or(0);
         let n = self.data.len().max(other.data.len());
         let data = (0..n)
@@ -393,8 +393,8 @@ impl Masked {
         )
     }
 
-    /// The client's values as a wire whose mask E0 alone holds; with shared ends, its shares opened
-    /// under masks of both.
+    /// The client's values as a wire whose mask E0 alone holds; with shared inputs and outputs, its
+    /// shares opened under masks of both.
     pub(super) fn client_input(
         &mut self,
         values: Option<&[u64]>,
@@ -446,8 +446,8 @@ impl Masked {
         Ok(wire)
     }
 
-    /// Hands a settled share over and makes the private additions of `modules`; see the module
-    /// documentation.
+    /// Reveals a materialized share to E1 and makes the private LoRA updates of `modules`; see the
+    /// module documentation.
     pub(super) fn reveal_and_add_private(
         &mut self,
         pending: PendingReveal,
@@ -458,7 +458,7 @@ impl Masked {
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
         let (cols, inner) = (pending.x.cols, pending.x.rows * self.rank);
         let masks = self.masks_of_reveal(&pending.x, bits, layer, modules);
-        // `p` of every module at E0 and at the source; `c` or its E0 half.
+        // `p` of every module at E0 and at the dealer; `c` or its E0 half.
         let (mut ps, mut cs, mut note) = (Vec::new(), Vec::new(), Vec::new());
         for &module in modules {
             let a = match &self.role {
@@ -502,7 +502,7 @@ impl Masked {
         Ok((share, updates))
     }
 
-    /// What `B` makes of `A·x + p` and `-p`. `R_B·p`, which the source knows, is deferred.
+    /// What `B` makes of `A·x + p` and `-p`. `R_B·p`, which the dealer knows, is deferred.
     fn private_product(
         &self,
         x: &Share,

@@ -48,7 +48,7 @@ const DCF: Build = Build {
 };
 
 /// Runs a program in the twin and in a world of three parties, with gates that save rounds, with
-/// gates that save bytes and with point functions; returns the twin's integers after comparing.
+/// gates that save bytes and with DCF; returns the twin's integers after comparing.
 fn run_everywhere(program: &impl Program, input: &[u64], rows: usize, input_bits: u32) -> Vec<u64> {
     run_with(program, input, rows, input_bits, FEW_ROUNDS);
     run_with(program, input, rows, input_bits, FEW_BYTES);
@@ -206,8 +206,8 @@ fn truncation_is_exact_for_every_width_and_at_its_limits() {
     }
 }
 
-/// Over a million coins the mean of a rounded value is the value: five standard deviations of a
-/// fair rounding. Dropped bits may add a little to the largest error.
+/// Over a million random numbers the mean of a rounded value is the value: five standard deviations
+/// of a fair rounding. Dropped bits may add a little to the largest error.
 #[test]
 fn stochastic_truncation_is_unbiased_and_off_by_little_more_than_one() {
     let spec = DecoderSpec {
@@ -348,7 +348,7 @@ impl Program for GatedProgram {
 
 #[test]
 fn gated_products_are_the_twins_up_to_the_limits_of_both_halves() {
-    // More elements than point functions are for, and half as many.
+    // More elements than DCF is for, and half as many.
     let n = 2100;
     let wide = |label, bits: u32| {
         words(label, n)

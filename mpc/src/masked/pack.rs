@@ -1,4 +1,4 @@
-//! Ring elements and bit planes as bytes: whole bytes an element, eight bits a byte; or elements
+//! Ring elements and bit planes as bytes: whole bytes per element, eight bits per byte; or elements
 //! bit behind bit.
 
 use marill_numeric::fixed::low_mask;

@@ -1,10 +1,10 @@
 //! E0's products of its own masks, before the step that needs them.
 //!
 //! # What
-//! Once a value is handed over ([`super::opening`]), E0's half of it is `-[r]_0`, so its products
-//! with public maps, with `Â` and with `Ŵ` depend on no input. The masks come from a stream that a
-//! step has to itself, so that the masks of a later step are there whatever came before. A
-//! [`Precomputer`] makes these products on any thread at any time; a session that is
+//! Once a value is revealed to E1 ([`super::opening`]), E0's half of it is `-[r]_0`, so its
+//! products with public maps, with `Â` and with `Ŵ` depend on no input. The masks come from a
+//! stream that a step has to itself, so that the masks of a later step are there whatever came
+//! before. A [`Precomputer`] makes these products on any thread at any time; a session that is
 //! [given](super::Masked::accept) them takes them instead of making them, and makes what it was not
 //! given. The integers, and so the messages, are the same.
 //!
@@ -38,7 +38,7 @@ use crate::{
 /// 20 MB.
 const STEPS_KEPT: usize = 4;
 
-/// The masks under which E0 hands values over: a stream for every step.
+/// The masks under which E0 reveals values: a stream for every step.
 pub(super) struct RevealMasks {
     seed: Seed,
     prg: Prg,
@@ -71,7 +71,7 @@ fn stream(seed: &Seed, step: u64) -> Prg {
     Prg::new(seed, &format!("step {step}"))
 }
 
-/// A value that a step hands over, and the private maps that take it.
+/// A value that a step reveals to E1, and the private maps that take it.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct RevealSpec {
     pub(super) layer: usize,
@@ -81,7 +81,7 @@ pub(super) struct RevealSpec {
     pub(super) bits: u32,
 }
 
-/// E0's side of one hand-over.
+/// E0's side of one reveal.
 struct Products {
     of: RevealSpec,
     masks: Zeroizing<Vec<u64>>,
@@ -102,7 +102,7 @@ pub struct PrecomputedStep {
     products: VecDeque<Products>,
 }
 
-/// What an evaluator was given, and the hand-over at which it is.
+/// What an evaluator was given, and the reveal at which it is.
 #[derive(Default)]
 pub(super) struct Precomputed {
     /// Steps begun, for preparers on other threads.
@@ -128,11 +128,12 @@ impl Precomputed {
             .unwrap_or_default();
     }
 
-    /// The masks of a hand-over, if its products are there; from here on they are the current ones.
+    /// The masks of a one-sided reveal, if its products are there; from here on they are the
+    /// current ones.
     pub(super) fn reveal_to_e1(&mut self, of: &RevealSpec) -> Option<Vec<u64>> {
         self.current = self.left.pop_front().filter(|next| next.of == *of);
         if self.current.is_none() {
-            // A step of another shape than was foreseen: nothing of it fits.
+            // A step of another shape than was expected: nothing of it fits.
             self.left.clear();
         }
         self.taken += u64::from(self.current.is_some());
@@ -141,7 +142,7 @@ impl Precomputed {
             .map(|products| products.masks.to_vec())
     }
 
-    /// The product of the current hand-over with a private map.
+    /// The product of the current reveal with a private map.
     pub(super) fn private(&self, layer: usize, module: Module) -> Option<Vec<u64>> {
         let current = self
             .current
@@ -151,7 +152,7 @@ impl Precomputed {
         Some(current.private[m].to_vec())
     }
 
-    /// The product of E0's half of the current hand-over with a public map.
+    /// The product of E0's half of the current reveal with a public map.
     pub(super) fn public(&self, matrix: &PublicMatrix, half: &[u64]) -> Option<Vec<u64>> {
         let current = self.current.as_ref()?;
         let (_, product) = current
@@ -169,7 +170,7 @@ impl Precomputed {
 }
 
 impl Masked {
-    /// Counts steps: each has its own masks of what is handed over.
+    /// Counts steps: each has its own masks of what is revealed to E1.
     pub(super) fn begin_step(&mut self) {
         self.steps += 1;
         match &mut self.role {
@@ -288,7 +289,7 @@ impl Precomputer {
         Ok(PrecomputedStep { step, products })
     }
 
-    /// What the program hands over in a step; how many keys it sees does not matter.
+    /// What the program reveals to E1 in a step; how many keys it sees does not matter.
     fn reveals(&self, rows: usize) -> Result<Vec<RevealSpec>, ProtocolError> {
         let shapes = PublicWeights::shapes_only(&self.spec);
         let mut tally = Masked::tally(&self.spec);

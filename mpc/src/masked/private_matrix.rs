@@ -1,22 +1,22 @@
-//! Products of shared values with whole private matrices.
+//! Products of shared values with private full-rank weights.
 //!
 //! # Functionality
 //! E1 holds `W`; E0 and E1 share `x`. They get additive shares of `x · Wᵀ`.
 //!
 //! # Protocol
-//! E0 holds `Ŵ = W + R_W` with masks that E1 and the source expand (see `weights/full.rs`). It
+//! E0 holds `Ŵ = W + R_W` with masks that E1 and the dealer expand (see `weights/full.rs`). It
 //! hands `x` over ([`super::opening`]), so that E1 holds `x + [r]_0`:
 //! `W·x = W·(x + [r]_0) - Ŵ·[r]_0 + R_W·[r]_0`. E1 computes the first term, E0 the second, before
 //! that if it likes, since both factors are its own. The third is a function of masks that the
-//! source knows and defers into the mask of the truncation behind the product (see
-//! [`Share::deferred`]). No round, no byte between the evaluators beyond the handing over, and no
+//! dealer knows and defers into the mask of the truncation behind the product (see
+//! [`Share::deferred`]). No round, no byte between the evaluators beyond the reveal, and no
 //! correction.
 //!
 //! # Who learns what
 //! E0 sees `Ŵ`, uniform by `R_W`, of which no other message depends but through masks fresh from
 //! streams that E0 does not hold. One `R_W` belongs to one `W`, however many sessions use it. E1
-//! sees `x + [r]_0` and nothing more. The source sees shapes. So a simulator samples both views. E0
-//! and the source together open `W`, as they open an adapter; E1 and the source open the prompt.
+//! sees `x + [r]_0` and nothing more. The dealer sees shapes. So a simulator samples both views. E0
+//! and the dealer together open `W`, as they open an adapter; E1 and the dealer open the prompt.
 //!
 //! Source: Beaver (CRYPTO '91), with one factor's mask kept, as in Mohassel and Zhang (SecureML,
 //! S&P '17, section 4.1).
@@ -73,7 +73,7 @@ pub(super) fn product(x: &[u64], matrix: &[u64], cols: usize) -> Vec<u64> {
 }
 
 impl Masked {
-    /// Hands a settled share over, then shares of its products with the private matrices of
+    /// Reveals a materialized share to E1, then shares of its products with the private matrices of
     /// `modules`.
     pub(super) fn reveal_and_multiply_private(
         &mut self,

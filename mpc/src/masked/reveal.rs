@@ -1,18 +1,18 @@
-//! Messages between the evaluators: openings, half openings, hand-overs.
+//! Messages between the evaluators: openings, partial openings, one-sided reveals.
 //!
 //! - An **opening** makes a share a wire: each evaluator sends its half plus its mask, both learn
 //!   `x̂ = x + r`.
-//! - A **half opening** is one that E1 need not see in full. E1 sends as before; E0 sends the low
-//!   bits of its own message only, and later the top bit of `x̂`. A truncation asks no more of E1:
+//! - A **partial opening** is one that E1 need not see in full. E1 sends as before; E0 sends the
+//!   low bits of its own message only, and later the MSB of `x̂`. A truncation asks no more of E1:
 //!   the digits that are compared, and whether the mask wrapped. E0's public part is E0's alone.
-//! - A **hand-over** gives a value to the server's side: E0 sends its half plus a mask, E1 sends
-//!   nothing and holds `x + [r]_0`, E0's half becomes `-[r]_0`. That is all that a product with a
-//!   private matrix of E1's needs, and a product with a public one then has a half at E0 that does
-//!   not depend on the input.
+//! - A **one-sided reveal** gives a value to the server's side: E0 sends its half plus a mask, E1
+//!   sends nothing and holds `x + [r]_0`, E0's half becomes `-[r]_0`. That is all that a product
+//!   with a private matrix of E1's needs, and a product with a public one then has a half at E0
+//!   that does not depend on the input.
 //!
-//! What either evaluator sees of a half opening or a hand-over is part of what it would see of an
-//! opening, whose security argument is that of [`super`]: nothing is sent that was not a function
-//! of what an opening sends.
+//! What either evaluator sees of a partial opening or a one-sided reveal is part of what it would
+//! see of an opening, whose security argument is that of [`super`]: nothing is sent that was not a
+//! function of what an opening sends.
 
 use marill_numeric::fixed::low_mask;
 
@@ -32,8 +32,8 @@ use crate::{
     spec::Module,
 };
 
-/// A share to be opened: `bits` of it to E0, the lowest `revealed_bits` of them to E1, which hears
-/// of the top bit later or never.
+/// A share to be opened: `bits` of it to E0, the lowest `revealed_bits` of them to E1, which is
+/// sent the MSB later or never.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     share: &'a Share,
@@ -53,7 +53,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// A half opening whose top bit E0 tells later.
+    /// A partial opening whose MSB E0 sends later.
     pub(super) fn partial(share: &'a Share, bits: u32, revealed_bits: u32) -> Self {
         Self {
             share,
@@ -63,7 +63,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// A half opening of which E1 needs the low bits only.
+    /// A partial opening of which E1 needs the low bits only.
     pub(super) fn low(share: &'a Share, bits: u32, revealed_bits: u32) -> Self {
         Self {
             share,
@@ -75,7 +75,7 @@ impl<'a> Part<'a> {
 }
 
 impl Wire {
-    /// Puts the told top bits above E1's low ones; returns the bytes read.
+    /// Puts the received MSBs above E1's low ones; returns the bytes read.
     fn add_msbs(&mut self, data: &[u8]) -> usize {
         let (n, top) = (self.len(), self.bits - 1);
         let mut msbs = vec![0; n.div_ceil(64)];
@@ -88,14 +88,14 @@ impl Wire {
     }
 }
 
-/// What is handed over.
+/// A share that is about to be revealed to E1.
 pub(super) struct PendingReveal {
     pub(super) x: Share,
-    /// The top bits that E1's half still lacks ([`Masked::high_part_and_wraps`]).
+    /// The MSBs that E1's half still lacks ([`Masked::high_part_and_wraps`]).
     pub(super) late: Option<Late>,
 }
 
-/// A half opening behind a share, whose top bits E0 tells with what it sends next.
+/// A partial opening behind a share, whose MSBs E0 sends with its next message.
 pub(super) struct Late {
     pub(super) wire: Wire,
     /// Shares of the wraps, at bit `from`.
@@ -139,9 +139,9 @@ impl Masked {
     }
 
     /// As [`Self::exchange`]. What a share has deferred becomes part of its wire's mask at the
-    /// source: with halves `s_0 + s_1 = x - o`, the opened value `s_0 + [r]_0 + s_1 + [r]_1` is
+    /// dealer: with halves `s_0 + s_1 = x - o`, the opened value `s_0 + [r]_0 + s_1 + [r]_1` is
     /// `x + r` for `r = [r]_0 + [r]_1 - o`, as uniform to either evaluator as before. The
-    /// evaluators then hold no shares of `r`, so such a wire is good for gates that ask the source
+    /// evaluators then hold no shares of `r`, so such a wire is good for gates that ask the dealer
     /// for functions of `r`, not for products.
     pub(super) fn exchange_masked(
         &mut self,
@@ -156,9 +156,8 @@ impl Masked {
         self.exchange_parts(&parts, planes, &mut [], label)
     }
 
-    /// As [`Self::exchange_masked`], with half openings among the parts. `halves` are earlier ones,
-    /// of which E0 now tells the top bit: from here on E1 holds it above the low bits that it was
-    /// told.
+    /// As [`Self::exchange_masked`], with partial openings among the parts. `halves` are earlier
+    /// ones, whose MSB E0 now sends: from here on E1 holds it above the low bits that it was sent.
     pub(super) fn exchange_parts(
         &mut self,
         parts: &[Part<'_>],
@@ -316,7 +315,7 @@ impl Masked {
         opened
     }
 
-    /// E0's masks of a share that it is about to hand over, at E0 and the source.
+    /// E0's masks of a share that it is about to reveal to E1, at E0 and the dealer.
     pub(super) fn masks_of_reveal(
         &mut self,
         x: &Share,
@@ -355,7 +354,7 @@ impl Masked {
     ) -> Result<(Share, Vec<u64>), ProtocolError> {
         debug_assert!(
             !x.deferred && x.bits >= bits,
-            "a settled share of enough bits"
+            "a materialized share of enough bits"
         );
         let (n, modulus, bytes) = (x.len(), low_mask(bits), byte_width(bits));
         let numbers = (n + notes) * bytes;
@@ -397,7 +396,7 @@ impl Masked {
         Ok((Share::new(x.rows, x.cols, bits, data), heard))
     }
 
-    /// E0 tells the top bits of a half opening, in a message of their own.
+    /// E0 sends the MSBs of a partial opening, in a message of their own.
     pub(super) fn send_msbs(
         &mut self,
         wire: &mut Wire,
@@ -417,7 +416,7 @@ impl Masked {
         Ok(())
     }
 
-    /// Keeps top bits that E0 tells; a replayed E0 says what was recorded.
+    /// Keeps MSBs that E0 sends; a replayed E0 says what was recorded.
     #[cfg(test)]
     fn record_msbs(&mut self, msbs: Vec<u64>, n: usize) {
         self.msbs.push(msbs);
@@ -428,7 +427,7 @@ impl Masked {
         }
     }
 
-    /// Lets a replayed E0 shift its masks to the top bits that it will tell.
+    /// Lets a replayed E0 shift its masks to the MSBs that it will send.
     #[cfg(test)]
     fn choose_msb(&mut self, wire: &mut Wire) {
         if let Role::Evaluator(e) = &mut self.role

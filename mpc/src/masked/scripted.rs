@@ -1,7 +1,7 @@
-//! Scripted streams for the mask-shift test: E0 and the source choose E0's masks so that every
+//! Scripted streams for the mask-shift test: E0 and the dealer choose E0's masks so that every
 //! message and every correction equals a recorded one, whatever the input. That this is possible
 //! for any two inputs, and that E0 still gets the right token, is what makes E1's view independent
-//! of the input. The mirror: E1 and the source choose E1's masks so that every message to E0 equals
+//! of the input. The mirror: E1 and the dealer choose E1's masks so that every message to E0 equals
 //! a recorded one, whatever the adapter.
 
 use std::sync::mpsc::{Receiver, Sender};
@@ -26,15 +26,15 @@ impl Transcript {
 /// E0's side: sent messages are replayed by solving for the mask.
 pub(super) struct ClientScript {
     pub(super) sent: Transcript,
-    /// Top bits that E0 told, in order.
+    /// MSBs that E0 sent, in order.
     pub(super) msbs: std::vec::IntoIter<Vec<u64>>,
     pub(super) masks_to_dealer: Sender<Vec<u64>>,
     pub(super) halves_from_dealer: Receiver<Vec<u64>>,
 }
 
 impl ClientScript {
-    /// Masks under which the lowest `revealed_bits` bits are the recorded ones. Where the top bit
-    /// is told later they are complete, and known to the source, with it ([`Self::choose_msb`]).
+    /// Masks under which the lowest `revealed_bits` bits are the recorded ones. Where the MSB is
+    /// sent later they are complete, and known to the dealer, with it ([`Self::choose_msb`]).
     pub(super) fn wire_masks(
         &mut self,
         share: &[u64],
@@ -53,12 +53,12 @@ impl ClientScript {
         if !msb_later {
             self.masks_to_dealer
                 .send(masks.clone())
-                .expect("the source runs");
+                .expect("the dealer runs");
         }
         masks
     }
 
-    /// Shifts masks of a half opening so that its top bits are those which E0 will tell.
+    /// Shifts masks of a partial opening so that its MSBs are those which E0 will send.
     pub(super) fn choose_msb(&mut self, wire: &mut crate::masked::Wire) {
         let (msbs, top) = (
             self.msbs.next().expect("as many half openings as recorded"),
@@ -71,7 +71,7 @@ impl ClientScript {
         }
         self.masks_to_dealer
             .send(wire.mask.clone())
-            .expect("the source runs");
+            .expect("the dealer runs");
     }
 
     pub(super) fn plane_masks(&mut self, plane: &[u64], n: usize) -> Vec<u64> {
@@ -79,7 +79,7 @@ impl ClientScript {
         crate::masked::xor_packed_plane(&mut masks, self.sent.take(n.div_ceil(8)), n);
         self.masks_to_dealer
             .send(masks.clone())
-            .expect("the source runs");
+            .expect("the dealer runs");
         masks
     }
 
@@ -88,22 +88,22 @@ impl ClientScript {
     pub(super) fn compared(&mut self, inputs: &[u64]) -> Vec<u64> {
         self.masks_to_dealer
             .send(inputs.to_vec())
-            .expect("the source runs");
-        self.halves_from_dealer.recv().expect("the source runs")
+            .expect("the dealer runs");
+        self.halves_from_dealer.recv().expect("the dealer runs")
     }
 
     pub(super) fn prg_share(&mut self, n: usize) -> Vec<u64> {
-        let halves = self.halves_from_dealer.recv().expect("the source runs");
+        let halves = self.halves_from_dealer.recv().expect("the dealer runs");
         assert_eq!(
             halves.len(),
             n,
-            "E0 and the source ask for the same corrections"
+            "E0 and the dealer ask for the same corrections"
         );
         halves
     }
 }
 
-/// The source's side: written corrections are replayed by solving for E0's half.
+/// The dealer's side: written corrections are replayed by solving for E0's half.
 pub(super) struct DealerScript {
     pub(super) written: Transcript,
     pub(super) masks_from_client: Receiver<Vec<u64>>,
@@ -163,7 +163,7 @@ impl DealerScript {
     }
 }
 
-/// E1's side of the mirror: sent messages are replayed by solving for E1's mask, which the source
+/// E1's side of the mirror: sent messages are replayed by solving for E1's mask, which the dealer
 /// is told.
 pub(super) struct ServerScript {
     pub(super) sent: Transcript,
@@ -184,7 +184,7 @@ impl ServerScript {
             .collect();
         self.masks_to_dealer
             .send(masks.clone())
-            .expect("the source runs");
+            .expect("the dealer runs");
         masks
     }
 
@@ -193,7 +193,7 @@ impl ServerScript {
         crate::masked::xor_packed_plane(&mut masks, self.sent.take(n.div_ceil(8)), n);
         self.masks_to_dealer
             .send(masks.clone())
-            .expect("the source runs");
+            .expect("the dealer runs");
         masks
     }
 }

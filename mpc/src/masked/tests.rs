@@ -1,4 +1,4 @@
-//! What the secure engine must be: the twin's integers at every place, and views that say nothing.
+//! What the secure engine must be: the twin's integers at every label, and views that say nothing.
 
 use std::{
     collections::HashMap,
@@ -100,7 +100,7 @@ struct Fixture {
     comparison: Comparison,
 }
 
-/// Tokens, and values by place.
+/// Tokens, and values by label.
 type TwinRun = (Vec<Option<u32>>, Vec<(&'static str, Vec<u64>)>);
 
 /// A prompt and one more row.
@@ -142,7 +142,7 @@ impl Fixture {
         Self::with(random_weights(&tiny_spec(), seed), seed)
     }
 
-    /// Rounding by coins.
+    /// Stochastic rounding.
     fn stochastic(seed: u64) -> Self {
         let spec = DecoderSpec {
             numeric: NumericSpec::with_rounding(Rounding::Stochastic),
@@ -268,7 +268,7 @@ impl Fixture {
         )
     }
 
-    /// A party that has a way between the source and the client, when the material needs one.
+    /// A party that has a way between the dealer and the client, when DCF needs one.
     fn with_dcf_keys(&self, engine: Masked, dcf_keys: Box<dyn Channel>) -> Masked {
         if self.comparison == Comparison::Dcf {
             engine.with_dcf(dcf_keys)
@@ -341,7 +341,7 @@ impl Fixture {
     }
 }
 
-/// Values that were shared, by place in order of appearance.
+/// Values that were shared, by label in order of appearance.
 fn reconstruct(run: &Recording) -> HashMap<&'static str, Vec<(u32, Vec<u64>)>> {
     let mut by_label: HashMap<_, Vec<_>> = HashMap::new();
     for ((label, bits, x), (other, _, y)) in run.client_trace.iter().zip(&run.server_trace) {
@@ -370,8 +370,8 @@ fn every_intermediate_value_equals_the_twins() {
     }
 }
 
-/// The twin that rounds by the coins of the session computes the session's integers; without them
-/// it draws its own.
+/// The twin that rounds with the randomness of the session computes the session's integers; without
+/// them it draws its own.
 #[test]
 fn stochastic_values_are_the_twins_given_the_randomness() {
     let fixture = Fixture::stochastic(7);
@@ -385,7 +385,7 @@ fn stochastic_values_are_the_twins_given_the_randomness() {
     });
 }
 
-/// The twin that is given the server's noise computes the session's integers, at every place of a
+/// The twin that is given the server's noise computes the session's integers, at every label of a
 /// sampled step too.
 #[test]
 fn sampled_values_are_the_twins_given_the_noise() {
@@ -406,7 +406,7 @@ fn sampled_values_are_the_twins_given_the_noise() {
             .collect();
         assert!(
             tokens.iter().any(|t| *t != tokens[0]),
-            "noise is drawn afresh: {tokens:?}"
+            "noise is sampled afresh: {tokens:?}"
         );
     }
     let fixture = Fixture::stochastic(7).sampling(1.0, Some(3));

@@ -6,12 +6,12 @@
 //! `F` MLP width, `C` cached keys. Fixed point: residual stream 15 fractional bits, everything else
 //! 14, products of weights 24.
 //!
-//! Where the law places things, and why:
-//! - The norm's scalar is applied before the linear map: `x = h · 2^58/|h|`, cut to 14 bits. The
-//!   576 normalised values are then a bounded wire that public product and private addition share,
-//!   instead of 4,032 unbounded ones.
-//! - `W·x` and `B·(A·x)` meet at one scale, so the private addition costs no truncation and no
-//!   round. Where whole matrices are private, their products take the place of both, in the same
+//! Where things are computed, and why:
+//! - The norm's scalar is applied before the linear map: `x = h · 2^58/|h|`, truncated to 14 bits.
+//!   The 576 normalized values are then a bounded wire that public product and private LoRA update
+//!   share, instead of 4,032 unbounded ones.
+//! - `W·x` and `B·(A·x)` meet at one scale, so the private LoRA update costs no truncation and no
+//!   round. Where full-rank weights are private, their products take the place of both, in the same
 //!   rings.
 //! - Queries and keys are rotated before the one truncation that follows their projection.
 //! - The softmax divides after the value product; its weights are `exp(s - max)`, so their sum is
@@ -20,8 +20,8 @@
 //!   GPT-2's has a bias, which can: it is computed, for the one row that asks. A sampled token
 //!   needs both (see [`crate::program::sampling`]).
 //! - A layer norm's gain is folded into the columns of the maps behind it and its bias into their
-//!   biases; what the private addition makes of that bias is a row that the server adds to its own
-//!   share.
+//!   biases; what the private LoRA update makes of that bias is a row that the server adds to its
+//!   own share.
 
 use marill_numeric::tables::tables;
 
@@ -69,7 +69,7 @@ impl<E: Engine> Cache<E> {
         }
     }
 
-    /// As it is, for a session that draws its tokens; none: the most likely ones.
+    /// Returns self with sampling; none: greedy decoding.
     #[must_use]
     pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
         self.sampling = sampling;
@@ -184,8 +184,8 @@ pub(crate) fn norm_scale(spec: &DecoderSpec) -> NormScale {
     }
 }
 
-/// `x = norm(h)`, handed over, with the private additions of `modules` applied to it. An RMS norm
-/// takes the stream as a wire, which the caller may have already.
+/// `x = norm(h)`, revealed to E1, with the private LoRA updates of `modules` applied to it. An RMS
+/// norm takes the stream as a wire, which the caller may have already.
 fn normalize<E: Engine>(
     engine: &mut E,
     spec: &DecoderSpec,
@@ -221,10 +221,10 @@ fn normalize<E: Engine>(
     )
 }
 
-/// What the maps of a half layer take: a share, and the private additions already made of it.
+/// What the maps of a half layer take: a share, and the private LoRA updates already made of it.
 pub(crate) type Revealed<E> = (<E as Engine>::Share, Vec<Option<<E as Engine>::Share>>);
 
-/// `x · Wᵀ` plus the bias and the private addition, or the private product alone.
+/// `x · Wᵀ` plus the bias and the private LoRA update, or the private product alone.
 fn project<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
@@ -345,7 +345,7 @@ pub(crate) fn attention<E: Engine>(
     ))
 }
 
-/// `softmax(scale · Σ_group Q Kᵀ) V` as a share, still to be cut.
+/// `softmax(scale · Σ_group Q Kᵀ) V` as a share, before truncation.
 fn attend<E: Engine>(
     engine: &mut E,
     spec: &DecoderSpec,

@@ -1,9 +1,9 @@
 //! A BERT encoder as a secure program: every row sees every row, and each residual sum is
-//! normalised.
+//! normalized.
 //!
 //! The client runs token, type and position embeddings, their layer norm and the frozen layers in
 //! floats, as it does for a decoder. Gain and bias of the norms inside cannot be folded away,
-//! because the normalised rows are themselves the residual stream: they are a product with a public
+//! because the normalized rows are themselves the residual stream: they are a product with a public
 //! row, a sum and one more truncation.
 //!
 //! The client alone knows which rows are padding, so pooling is a product with weights of its own:

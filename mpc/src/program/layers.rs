@@ -8,7 +8,7 @@ use marill_numeric::tables::tables;
 
 use crate::engine::{Attention, Engine, Step, WEIGHTED_BITS};
 
-/// The scales between which a normalisation works.
+/// The scales between which a normalization works.
 #[derive(Clone, Copy)]
 pub struct NormScale {
     /// Fractional bits of the input and of the result.
@@ -21,25 +21,25 @@ pub struct NormScale {
 }
 
 impl NormScale {
-    /// Bits to be cut from a scaled row.
+    /// Bits to be truncated from a scaled row.
     #[must_use]
     pub fn shift(&self) -> u32 {
         RSQRT_BITS - self.output_frac_bits - self.norm_bits
     }
 }
 
-/// Width of what is normalised: below 2^31 in magnitude, as its norm is.
+/// Width of what is normalized: below 2^31 in magnitude, as its norm is.
 pub const NORM_INPUT_BITS: u32 = 33;
 
 /// Bits in which [`marill_numeric::functions::rsqrt`] scales its result.
 const RSQRT_BITS: u32 = 58;
 
-/// Root-mean-square normalisation of every row, without its gain: `[rows, cols]`,
+/// Root-mean-square normalization of every row, without its gain: `[rows, cols]`,
 /// `scale.output_frac_bits`, modulo `2^out_bits`.
 ///
 /// Domain: the row's norm below `2^(31 - input_frac_bits)`. Relative error at most 2.5e-4, plus
 /// half an output unit. Cost: 5 rounds for the scaling with few rows, 6 with many, then the
-/// truncation; 2 and 1 on point functions.
+/// truncation; 2 and 1 with DCF.
 ///
 /// # Errors
 /// A lost peer, or an overflow in the twin.
@@ -54,7 +54,7 @@ pub fn rms_norm<E: Engine>(
     engine.truncate(&scaled, scale.shift(), 64, out_bits, "norm.x")
 }
 
-/// As [`rms_norm`], still to be cut by [`NormScale::shift`] from 64 bits.
+/// As [`rms_norm`], before truncation by [`NormScale::shift`] from 64 bits.
 ///
 /// # Errors
 /// As [`rms_norm`].
@@ -73,9 +73,9 @@ pub fn rms_scaled<E: Engine>(
     engine.scale_rows_piecewise(x, &squares, &tables().rsqrt, ["norm.rsqrt", "norm.scale"])
 }
 
-/// Layer normalisation without gain and bias: the mean is taken off, then [`rms_norm`].
+/// Layer normalization without gain and bias: the mean is taken off, then [`rms_norm`].
 ///
-/// The mean is `Σ·round(2^24/cols)`, cut to the input's scale: off by at most one input unit.
+/// The mean is `Σ·round(2^24/cols)`, truncated to the input's scale: off by at most one input unit.
 ///
 /// # Errors
 /// As [`rms_norm`].
@@ -90,7 +90,7 @@ pub fn layer_norm<E: Engine>(
     engine.truncate(&scaled, scale.shift(), 64, out_bits, "norm.x")
 }
 
-/// As [`layer_norm`], still to be cut by [`NormScale::shift`] from 64 bits.
+/// As [`layer_norm`], before truncation by [`NormScale::shift`] from 64 bits.
 ///
 /// # Errors
 /// As [`rms_norm`].
@@ -140,8 +140,8 @@ fn exponentials<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) ->
         .remove(0))
 }
 
-/// `softmax(scores) · V` for grouped heads, 14 fractional bits once it is cut by [`DIVIDE_SHIFT`]
-/// from 64 bits: `[rows, heads · head_dim]`.
+/// `softmax(scores) · V` for grouped heads, 14 fractional bits once it is truncated by
+/// [`DIVIDE_SHIFT`] from 64 bits: `[rows, heads · head_dim]`.
 ///
 /// Values are below 2^7 (2^46 over the largest sum of weights); the division comes after the value
 /// product.
@@ -160,5 +160,5 @@ pub fn softmax_mix<E: Engine>(
     engine.scale_heads_piecewise(&mixed, &weights, &tables().recip, shape, labels)
 }
 
-/// Bits to be cut from what [`softmax_mix`] returns.
+/// Bits to be truncated from what [`softmax_mix`] returns.
 pub const DIVIDE_SHIFT: u32 = 40;

@@ -63,7 +63,7 @@ const PENALTY: u64 = 1 << 29;
 /// The highest temperature, as in OpenAI's interface.
 pub const MAX_TEMPERATURE: f64 = 2.0;
 
-/// How a session's tokens are drawn; none of this is secret.
+/// How a session's tokens are sampled; none of this is secret.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked", into = "Unchecked")]
 pub struct Sampling {
@@ -121,7 +121,7 @@ impl TryFrom<Unchecked> for Sampling {
     type Error = SpecError;
 
     fn try_from(raw: Unchecked) -> Result<Self, SpecError> {
-        let problem = "chooses no token by chance".to_owned();
+        let problem = "samples no token".to_owned();
         Self::new(raw.temperature, raw.top_k)?.ok_or(SpecError::Invalid {
             field: "sampling",
             problem,
@@ -138,17 +138,17 @@ impl From<Sampling> for Unchecked {
     }
 }
 
-/// The program that chooses a token, as far as a source of correlations has to know it: neither the
-/// temperature nor k changes a shape.
+/// The program that chooses a token, as far as a dealer has to know it: neither the temperature nor
+/// k changes a shape.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Selection {
     /// The most likely token.
     #[default]
     Greedy,
-    /// One of all tokens by chance.
+    /// Sampled among all tokens.
     Temperature,
-    /// One of the k likeliest by chance.
+    /// Sampled among the k most likely.
     TopK,
 }
 
@@ -196,8 +196,7 @@ impl Selection {
     }
 }
 
-/// Chooses a token by chance, from the residual stream's last row (LLaMA) or the normalised one
-/// (GPT-2).
+/// Samples a token, from the residual stream's last row (LLaMA) or the normalized one (GPT-2).
 pub(crate) fn sample<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
@@ -253,8 +252,8 @@ pub fn choose<E: Engine>(
     scale: f64,
 ) -> Step<Option<u32>> {
     let label = "sample.logits";
-    // How many bits a head's weights have is the model's own affair: the source must cut alike for
-    // all.
+    // How many bits per head's weights have is the model's own affair: the dealer must truncate
+    // alike for all.
     let logits = engine.shift_left(logits, RAW_FRAC_BITS - frac_bits);
     let logits = engine.truncate(
         &logits,
@@ -310,7 +309,7 @@ pub(crate) mod search {
     /// Where the search starts.
     pub const LOWEST: u64 = (1u64 << (DIGIT_BITS * PASSES + GRID_BITS - 1)).wrapping_neg();
 
-    /// Distance of neighbouring candidates in a pass.
+    /// Distance of neighboring candidates in a pass.
     pub const fn step(pass: u32) -> u64 {
         1 << (DIGIT_BITS * (PASSES - 1 - pass) + GRID_BITS)
     }

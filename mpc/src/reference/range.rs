@@ -6,7 +6,7 @@
 //! and the largest L2 norm of a row, over all rows of all inputs whose boundary rows have norm at
 //! most [`Envelope::row_norm`].
 //!
-//! What keeps the bounds from growing without end are five facts that the interpreter recognises by
+//! What keeps the bounds from growing without end are five facts that the interpreter recognizes by
 //! provenance:
 //! - a row times its reciprocal norm has norm at most `2^58 · (1 + 5e-4)`, whatever the row
 //!   (norms);
@@ -27,10 +27,10 @@
 //! produce, and every weight is at hand, the private ones too; a client that lacks them has the
 //! owner's word. Not proved: that the integers are close to the float model (tests compare them),
 //! that a cheating client stays in the envelope, or anything about the boundary rows of a given
-//! text: the client refuses to encode a row outside the law's limit, not outside this envelope. It
-//! is arithmetic in `f64` with margins of 1e-6, not a certificate that somebody else could check. A
-//! model that is not proved may well be fine on all real inputs; for those there is the twin, which
-//! checks every value of the inputs it is given.
+//! text: the client refuses to encode a row outside the numeric format's limit, not outside this
+//! envelope. It is arithmetic in `f64` with margins of 1e-6, not a certificate that another person
+//! could check. A model that is not proved may well be fine on all real inputs; for those there is
+//! the twin, which checks every value of the inputs it is given.
 
 mod engine;
 mod norms;
@@ -118,9 +118,9 @@ impl fmt::Display for Headroom {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unproved {
     pub envelope: Envelope,
-    /// The places with bits missing, in the program's order and never empty. What a place with bits
+    /// The labels with bits missing, in the program's order and never empty. What a label with bits
     /// missing hands on is supposed to fit, so the later ones are not mere consequences; the
-    /// residual stream itself is not cut.
+    /// residual stream itself is not truncated.
     pub violations: Vec<Headroom>,
 }
 
@@ -164,7 +164,7 @@ pub struct Proof {
 }
 
 impl Proof {
-    /// The check with the least room.
+    /// The check with the least headroom.
     #[must_use]
     pub fn tightest(&self) -> Option<Headroom> {
         self.headrooms
@@ -174,7 +174,7 @@ impl Proof {
     }
 }
 
-/// Largest magnitudes by place.
+/// Largest magnitudes by label.
 type Bounds = Vec<(&'static str, f64)>;
 
 /// The weights of a program with the norms of their matrices, which several proofs share.
@@ -199,7 +199,7 @@ impl<'a> Prover<'a> {
     /// Proves that nothing overflows for inputs of `envelope`.
     ///
     /// # Errors
-    /// [`Unproved`], naming every place with bits missing.
+    /// [`Unproved`], naming every label with bits missing.
     pub fn prove(&mut self, envelope: Envelope) -> Result<Proof, Unproved> {
         self.trace(envelope).0
     }
@@ -262,7 +262,7 @@ impl<'a> Prover<'a> {
     /// The largest envelope of a number of positions that can be proved, to a tenth of a bit.
     ///
     /// # Errors
-    /// [`Unproved`], with what is missing at a norm of 1: the program itself leaves no room,
+    /// [`Unproved`], with what is missing at a norm of 1: the program itself leaves no headroom,
     /// whatever its input.
     pub fn largest(&mut self, positions: usize) -> Result<Proof, Unproved> {
         let spec = &self.public.spec;
@@ -287,7 +287,7 @@ impl<'a> Prover<'a> {
 /// Proves that no value of a program leaves its wire; see [`Prover`] for several envelopes.
 ///
 /// # Errors
-/// [`Unproved`], naming every place with bits missing.
+/// [`Unproved`], naming every label with bits missing.
 pub fn prove(
     public: &PublicWeights,
     private: &Arc<PrivateWeights>,

@@ -2,7 +2,7 @@
 //!
 //! Every value is an `f64` in the units of its fixed-point scale; nothing is rounded and every
 //! function is exact. The distance between this and the twin is the error of the arithmetic, apart
-//! from the quantisation of weights and input, which both share.
+//! from the quantization of weights and input, which both share.
 
 use std::sync::Arc;
 

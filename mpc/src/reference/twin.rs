@@ -60,7 +60,7 @@ impl Tensor {
     }
 }
 
-/// Where the coins of stochastic rounding come from.
+/// Where the randomness of stochastic rounding comes from.
 enum RoundingRandomness {
     /// Nowhere: half up.
     Exact,
@@ -89,10 +89,10 @@ pub struct PlaintextEngine {
     rank: usize,
     rounding: RoundingRandomness,
     noise: Noise,
-    /// Opened values by place, when a test asks for them.
+    /// Opened values by label, when a test asks for them.
     pub trace: Option<Vec<(&'static str, Vec<u64>)>>,
     layer: Option<usize>,
-    /// The tightest place so far, when it is asked for.
+    /// The tightest label so far, when it is asked for.
     least_headroom: Option<Option<Headroom>>,
     /// The logits of the last step, as integers.
     logits: Vec<u64>,
@@ -121,7 +121,7 @@ impl PlaintextEngine {
         }
     }
 
-    /// As it is, rounding as a spec says: by coins of its own where it is stochastic.
+    /// Returns self with the rounding of a spec, on randomness of its own where that is stochastic.
     #[must_use]
     pub fn with_rounding(mut self, rounding: Rounding) -> Self {
         self.rounding = match rounding {
@@ -133,14 +133,14 @@ impl PlaintextEngine {
         self
     }
 
-    /// Applies `f` with a rounding to every element; each takes one coin, needed or not.
+    /// Applies `f` with a rounding to every element; each takes one random number, needed or not.
     fn rounded(&mut self, x: &Tensor, f: impl Fn(u64, &dyn Fn(u64, u32) -> u64) -> u64) -> Tensor {
         let randomness: Vec<u64> = match &mut self.rounding {
             RoundingRandomness::Exact => return x.map(|v| f(v, &truncate)),
             RoundingRandomness::Sampled(prg) => prg.words(x.data.len()),
             #[cfg(test)]
             RoundingRandomness::Given(randomness) => {
-                // Sums of parts, which may leave the range of a drawn coin by a little.
+                // Sums of parts, which may leave the range of a sampled number by a little.
                 let stochastic = |(&v, random): (&u64, u64)| {
                     f(v, &|z, shift| {
                         let up = ((1u64 << shift) - 1).wrapping_sub(random);
@@ -164,7 +164,7 @@ impl PlaintextEngine {
         }
     }
 
-    /// As it is, with noise of a fixed stream.
+    /// Returns self with noise of a fixed stream.
     #[cfg(test)]
     pub(crate) fn with_noise(mut self, seed: &Seed) -> Self {
         self.noise = Noise::Stream(Box::new(Prg::new(seed, "noise")));
@@ -177,7 +177,7 @@ impl PlaintextEngine {
         check_range(&tensor.data, bits, label).map_err(ProtocolError::Range)
     }
 
-    /// Keeps the place whose values come nearest to what fits there, `2^limit_bits`, where this is
+    /// Keeps the label whose values come nearest to what fits there, `2^limit_bits`, where this is
     /// asked for.
     fn measure(&mut self, data: &[u64], limit_bits: f64, label: &'static str) {
         let Some(least) = &mut self.least_headroom else {
@@ -805,8 +805,8 @@ impl Twin {
         }
     }
 
-    /// As [`Self::new`], rounding half up whatever the spec says: what a session that rounds by
-    /// coins is near to, and the same every time.
+    /// As [`Self::new`], rounding half up whatever the spec says: what a session that rounds
+    /// stochastically is near to, and the same every time.
     #[must_use]
     pub fn exact(weights: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
         let twin = Self::new(weights, private);
@@ -904,14 +904,14 @@ impl Twin {
         self.engine.least_headroom = Some(None);
     }
 
-    /// The place that came nearest since [`Self::start_measuring`].
+    /// The label that came nearest since [`Self::start_measuring`].
     #[must_use]
     pub fn least_headroom(&self) -> Option<Headroom> {
         self.engine.least_headroom.flatten()
     }
 
-    /// As it is, for a session that draws its tokens: by noise of its own, so that it samples what
-    /// a session samples and equals none.
+    /// Returns self with sampling, by noise of its own, so that it samples what a session samples
+    /// and equals none.
     #[must_use]
     pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
         self.sampling = sampling;
@@ -925,13 +925,13 @@ impl Twin {
         self.engine.noise = Noise::Given(noise.into_iter());
     }
 
-    /// Rounds by the coins of a recorded session from here on.
+    /// Rounds by the randomness of a recorded session from here on.
     #[cfg(test)]
     pub(crate) fn take_randomness(&mut self, randomness: Vec<u64>) {
         self.engine.rounding = RoundingRandomness::Given(randomness.into_iter());
     }
 
-    /// The values recorded since [`Self::start_trace`], by place.
+    /// The values recorded since [`Self::start_trace`], by label.
     pub fn take_trace(&mut self) -> Vec<(&'static str, Vec<u64>)> {
         self.engine.trace.take().unwrap_or_default()
     }

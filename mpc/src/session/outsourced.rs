@@ -1,4 +1,4 @@
-//! Sessions in which E0 is an independent operator: the client is no computing party.
+//! Outsourced sessions: E0 is an independent computing party, and the client is none.
 //!
 //! The client splits its boundary activations, and the padding's bias, into one additive share for
 //! each evaluator, and adds the two shares of the token that come back. Each share alone is
@@ -29,7 +29,7 @@ use crate::{
 pub struct InputShare {
     /// `rows · hidden_size` ring elements.
     pub boundary: Vec<u64>,
-    /// One ring element a row of a padded prompt; none in later steps.
+    /// One ring element per row of a padded prompt; none in later steps.
     pub bias: Option<Vec<u64>>,
 }
 
@@ -93,7 +93,7 @@ pub fn join_token(e0: u32, e1: u32) -> u32 {
     e0.wrapping_add(e1) & low_mask(INDEX_BITS) as u32
 }
 
-/// E0 as an operator: holds shares, learns shapes.
+/// E0 as an outsourced computing party: holds shares, learns shapes.
 pub struct OutsourcedSession {
     weights: Arc<PublicWeights>,
     engine: Masked,
@@ -124,16 +124,16 @@ impl OutsourcedSession {
         })
     }
 
-    /// As it is, on point functions ([`crate::Comparison::Dcf`]); `dcf_keys` leads from the source.
-    /// Before the first step.
+    /// Returns self comparing with DCF ([`crate::Comparison::Dcf`]); `dcf_keys` leads from the
+    /// dealer. Before the first step.
     #[must_use]
     pub fn with_dcf(mut self, dcf_keys: Box<dyn Channel>) -> Self {
         self.engine = self.engine.with_dcf(dcf_keys);
         self
     }
 
-    /// As it is, with point functions hashed under the key of this session, which all parties take.
-    /// Before the first step.
+    /// Returns self with DCF keys hashed under this session's key, the same at all parties. Before
+    /// the first step.
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
         self.engine = self.engine.with_hash_key(key);

@@ -50,8 +50,9 @@ pub struct HeadFloats<'a> {
 }
 
 impl PublicWeights {
-    /// Quantises the public weights of a GPT-2 or BERT program. Where whole matrices are private,
-    /// the maps of `layers` are empty, and so are GPT-2's norms, which are folded into them.
+    /// Quantizes the public weights of a GPT-2 or BERT program. Where full-rank weights are
+    /// private, the maps of `layers` are empty, and so are GPT-2's norms, which are folded into
+    /// them.
     ///
     /// # Errors
     /// [`SpecError::Invalid`] for a LLaMA spec, [`SpecError::Length`] for a tensor of the wrong
@@ -335,7 +336,7 @@ fn quantize_head(
         ..head.map
     };
     let bias = bias_behind(&map, head.norm.as_ref().map(|norm| norm.bias), 1.0);
-    // GPT-2's head takes a normalised row, an encoder's a row of the residual stream.
+    // GPT-2's head takes a normalized row, an encoder's a row of the residual stream.
     let row = encode_row(&bias, spec.map_input_frac_bits() + frac_bits, "head.bias")?;
     Ok((matrix, frac_bits, row))
 }

@@ -1,14 +1,14 @@
 //! Whole matrices as the private part: an ordinary full fine-tune of the private layers.
 //!
-//! E1 holds `W` as 16-bit integers with a scale a row, both secret; E0 holds
-//! `Ŵ = W·2^shift + R_W mod 2^k`, once for a partition, with masks that E1 and the source expand
+//! E1 holds `W` as 16-bit integers with a scale per row, both secret; E0 holds
+//! `Ŵ = W·2^shift + R_W mod 2^k`, once for a partition, with masks that E1 and the dealer expand
 //! from the adapter seed. What the gate makes of them stands in `masked/full.rs`.
 //!
 //! # How wide the mask is
 //! `k` is the width of the ring in which the product is used: 64 bits for LLaMA's queries, keys and
 //! values, which are rotated before their truncation, and 56 for every other map. E0 computes
 //! `-Ŵ·[r]_0`, whose error against `-W·[r]_0` must be exactly `R_W·[r]_0` modulo `2^k`, and `[r]_0`
-//! is uniform, so that every bit of `Ŵ` below `k` counts. With row scales known to everybody, the
+//! is uniform, so that every bit of `Ŵ` below `k` counts. With row scales known to everyone, the
 //! `shift` lowest bits would be zero and `k - shift` bits would do (46 to 48 of 56); the scales are
 //! kept secret instead, since they tell the size of every row's largest weight. A mask that is
 //! wider than the weights by a statistical margin alone (16 + 40 bits) would be as long as this
@@ -37,7 +37,7 @@ pub(crate) struct FullRankLayer {
     pub(crate) rows: [Vec<u64>; 7],
 }
 
-/// Ring elements of one layer's matrices, row-major `[out, in]`: `Ŵ` at E0, `R_W` at the source.
+/// Ring elements of one layer's matrices, row-major `[out, in]`: `Ŵ` at E0, `R_W` at the dealer.
 pub(crate) type RingLayer = [Vec<u64>; 7];
 
 impl From<PublicLayer> for FullRankLayer {
@@ -50,11 +50,11 @@ impl From<PublicLayer> for FullRankLayer {
 }
 
 impl PrivateWeights {
-    /// Quantises the private layers of a full fine-tune: all maps with their norms' gains.
+    /// Quantizes the private layers of a full fine-tune: all maps with their norms' gains.
     ///
     /// # Errors
-    /// [`SpecError::Invalid`] when the spec keeps a low-rank addition, [`SpecError::Length`] for a
-    /// tensor of the wrong size, [`SpecError::Numeric`] for a weight that does not fit.
+    /// [`SpecError::Invalid`] when the spec keeps a LoRA update, [`SpecError::Length`] for a tensor
+    /// of the wrong size, [`SpecError::Numeric`] for a weight that does not fit.
     pub fn full_from_floats(
         spec: &DecoderSpec,
         layers: &[LayerFloats<'_>],
@@ -81,7 +81,7 @@ impl PrivateWeights {
     ) -> Result<Self, SpecError> {
         spec.validate()?;
         if !spec.is_full_rank() {
-            let problem = "keeps low-rank additions, not whole matrices".to_owned();
+            let problem = "keeps LoRA updates, not full-rank weights".to_owned();
             return Err(SpecError::Invalid {
                 field: "private",
                 problem,
@@ -144,8 +144,8 @@ pub(super) fn mask(
         .collect()
 }
 
-/// `R_W` of every layer at the source, for all sessions under one seed: 8 bytes a private weight.
-/// None where the spec keeps low-rank additions.
+/// `R_W` of every layer at the dealer, for all sessions under one seed: 8 bytes a private weight.
+/// None where the spec keeps LoRA updates.
 #[derive(Clone)]
 pub struct MatrixMasks(pub(crate) Arc<Vec<RingLayer>>);
 
@@ -297,7 +297,7 @@ mod tests {
         let error = PrivateWeights::full_from_floats(&tiny_spec(), &[])
             .err()
             .unwrap();
-        assert!(error.to_string().contains("low-rank additions"), "{error}");
+        assert!(error.to_string().contains("LoRA updates"), "{error}");
         let both = DecoderSpec {
             private: PrivateForm::FullRank,
             ..tiny_spec()

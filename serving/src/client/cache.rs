@@ -24,9 +24,9 @@ const SERVER: &str = "server";
 pub struct Supported {
     pub setting: Setting,
     pub e0: E0,
-    /// Whether it draws tokens where a client asks for it.
+    /// Whether it samples tokens where a client asks for it.
     pub sampling: bool,
-    /// Whether comparisons may be on point functions.
+    /// Whether comparisons may use DCF.
     pub dcf: bool,
 }
 

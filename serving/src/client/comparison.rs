@@ -1,4 +1,4 @@
-//! What a client, or an evaluator of its own, wants comparisons to be made of.
+//! What a client, or a computing party, wants comparisons to be made of.
 
 use marill_mpc::{
     Comparison, DecoderSpec,
@@ -8,13 +8,13 @@ use marill_mpc::{
 
 use crate::ServingError;
 
-/// Keys before the decoded token by which materials are compared.
+/// Keys before the decoded token by which protocols are compared.
 const TYPICAL_KEYS: usize = 128;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum ComparisonChoice {
-    /// Digits, or what the other end of the line to an evaluator asks for.
+    /// One-hot, or what the other end of the connection to a computing party asks for.
     #[default]
     Open,
     /// Or no session.
@@ -26,7 +26,7 @@ pub enum ComparisonChoice {
 }
 
 impl ComparisonChoice {
-    /// The material of sessions with a server that offers points or does not.
+    /// The protocol of sessions with a server that offers DCF or does not.
     ///
     /// # Errors
     /// [`ServingError::NoDcf`].
@@ -51,7 +51,7 @@ impl ComparisonChoice {
         }
     }
 
-    /// Whether no other material will do.
+    /// Whether no other protocol will do.
     pub(super) fn insists(self) -> bool {
         matches!(self, Self::OneHot | Self::Dcf)
     }

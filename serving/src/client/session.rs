@@ -1,4 +1,4 @@
-//! One session as E0: seed from the dealer, greeting of the server, steps.
+//! One session as E0: seed from the dealer, handshake of the server, steps.
 
 use std::{
     ops::AddAssign,
@@ -65,7 +65,7 @@ pub struct ClientState {
     client_id: String,
     records: PathBuf,
     adapters: PathBuf,
-    /// Sessions written ahead have a mask of their own.
+    /// Preprocessed sessions have a mask of their own.
     kept: Mutex<[Option<(String, Arc<MaskedAdapter>)>; 2]>,
     /// Held by the one session that fetches the adapter of its kind.
     fetching: [Mutex<()>; 2],
@@ -160,7 +160,7 @@ impl ClientState {
 /// Which correlations a client asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CorrelationPreference {
-    /// Written ahead where the server has some that fit, else streamed.
+    /// Preprocessed where the server has some that fit, else streamed.
     #[default]
     Any,
     Live,
@@ -177,8 +177,8 @@ pub struct SessionOpener {
     pub state: ClientState,
     /// E0, where it is not the client itself.
     pub party: Option<HttpClient>,
-    /// Whether the terms' material is the only one that will do, where an evaluator of its own
-    /// could choose another.
+    /// Whether the parameters' comparison protocol is the only one that will do, where a computing
+    /// party could choose another.
     pub insists_on_comparison: bool,
 }
 
@@ -225,16 +225,16 @@ impl SessionOpener {
         })
     }
 
-    /// Asks the dealer for a session whose correlations it streams, then greets the server. Tokens
-    /// are the most likely ones.
+    /// Asks the dealer for a session whose correlations it streams, then opens the session at the
+    /// server. Decoding is greedy.
     ///
     /// # Errors
-    /// A lost or refusing peer, or terms that differ.
+    /// A lost or refusing peer, or parameters that differ.
     pub fn open(&self) -> Result<SecureSession, ServingError> {
         self.open_live(None)
     }
 
-    /// As [`Self::open`], with tokens that are drawn.
+    /// As [`Self::open`], with sampling.
     ///
     /// # Errors
     /// As [`Self::open`]; a server may refuse to sample.
@@ -270,7 +270,7 @@ impl SessionOpener {
     }
 
     /// As [`Self::open_live`], for a prompt of `bucket` and at most `tokens` of answer: with
-    /// correlations written ahead where `source` wants them and the server has some that fit.
+    /// preprocessed correlations where `source` wants them and the server has some that fit.
     ///
     /// # Errors
     /// As [`Self::open`]; [`ServingError::NothingPreprocessed`] where nothing else is wanted.
@@ -334,8 +334,8 @@ impl SessionOpener {
         }
     }
 
-    /// The server's word for the dealer that this client may open a session, and what lies written
-    /// ahead for a prompt of this bucket.
+    /// The server's word for the dealer that this client may open a session, and which preprocessed
+    /// sessions there are for a prompt of this bucket.
     fn ticket(
         &self,
         bucket: Option<usize>,
@@ -404,8 +404,8 @@ impl SessionOpener {
         })
     }
 
-    /// As E0 for somebody else, under terms that were agreed: the session's name, and the
-    /// evaluator's side of it.
+    /// As E0 for another client, under agreed parameters: the session's name, and the computing
+    /// party's side of it.
     pub(crate) fn open_shared(
         &self,
         parameters: &SessionParameters,
@@ -432,7 +432,7 @@ impl SessionOpener {
         Ok((session, opened))
     }
 
-    /// On points: the dealer's line for E0's correction words, open before the server asks for its
+    /// With DCF: the dealer's connection for E0's DCF keys, open before the server asks for its
     /// own.
     fn dcf_keys(
         &self,
@@ -617,7 +617,7 @@ impl SessionOpener {
 struct Granted {
     session: String,
     token: Zeroizing<String>,
-    /// None where the session was written ahead.
+    /// None where the session was preprocessed.
     seed0: Option<Seed>,
 }
 
@@ -703,7 +703,7 @@ impl SecureSession {
         Ok((token, self.since(before)))
     }
 
-    /// Values handed over so far whose products were made before they were needed.
+    /// Values revealed to E1 so far whose products were made before they were needed.
     pub fn precomputed(&self) -> u64 {
         match &self.inner {
             Inner::Own { session, .. } => session.precomputed(),
@@ -721,7 +721,7 @@ impl SecureSession {
         }
     }
 
-    /// Rounds and payload bytes of all of this client's frames so far, the greeting included.
+    /// Rounds and payload bytes of all of this client's frames so far, the handshake included.
     fn cost(&self) -> Cost {
         match &self.inner {
             Inner::Own { session, meter, .. } => Cost {

@@ -26,8 +26,9 @@ pub(super) struct SharedConnections {
 }
 
 impl SharedConnections {
-    /// Greets the evaluator, who greets dealer and server, then joins its session at the server;
-    /// also the material, which the evaluator chooses where any will do.
+    /// Shakes hands with the computing party, which does so with dealer and server, then joins its
+    /// session at the server; also the comparison protocol, which the computing party chooses where
+    /// any will do.
     pub(super) fn open(
         party: &HttpClient,
         server: &HttpClient,

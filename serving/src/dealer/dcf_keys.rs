@@ -1,8 +1,9 @@
-//! Lines to E0 in sessions on point functions: correction words go to both evaluators.
+//! Connections to E0 in DCF sessions: the keys go to both evaluators.
 //!
-//! E0 opens its line before it greets the server, so that it is there when the server asks for
-//! corrections. A line is a thread of its own that passes on what the session's thread produces, a
-//! few frames ahead at most: a slow E0 slows the session down and holds nothing else up.
+//! E0 opens its line before its handshake with the server, so that it is there when the server asks
+//! for corrections. A line is a thread of its own that passes on what the session's thread
+//! produces, a few frames early at most: a slow E0 slows the session down and holds nothing else
+//! up.
 
 use std::{
     collections::HashMap,
@@ -62,12 +63,12 @@ impl Channel for KeySink {
 
     fn recv(&mut self) -> Result<Vec<u8>, NetError> {
         Err(NetError::Protocol(
-            "correction words flow from the dealer only".into(),
+            "DCF keys flow from the dealer only".into(),
         ))
     }
 }
 
-/// Checks whose line it is, then passes words on until the session ends.
+/// Checks whose connection it is, then passes keys on until the session ends.
 pub(super) fn run(
     dealer: &Dealer,
     channel: WebSocketChannel,
@@ -112,7 +113,7 @@ pub(super) fn run(
     result
 }
 
-/// Sends words to E0, which has nothing more to say here.
+/// Sends keys to E0, which has nothing more to say here.
 fn pass_on(
     channel: &mut SharedChannel<WebSocketChannel>,
     frame: Vec<u8>,
@@ -124,7 +125,7 @@ fn pass_on(
     {
         return Err(ServingError::BadMessage {
             peer: CLIENT,
-            reason: "correction words flow from the dealer only".into(),
+            reason: "DCF keys flow from the dealer only".into(),
         });
     }
     channel.send(frame).map_err(ServingError::net(CLIENT))

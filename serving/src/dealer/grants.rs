@@ -1,8 +1,8 @@
 //! Sessions that were granted to a client and wait for their server.
 //!
 //! Each takes a place for a minute at most. Places are limited in all, for each owner, for each
-//! holder of a key (or address) and for each client, so that nobody can take those of others. Who
-//! is refused takes no place, no memory and no line of a record.
+//! user of a key (or address) and for each client, so that nobody can take those of others. Who is
+//! refused takes no place, no memory and no line of a record.
 
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ use crate::{
     wire::{SessionParameters, proof_of},
 };
 
-/// A session that no server takes up in this time is burnt, or, where it was written ahead, free
+/// A session that no server takes up in this time is used up, or, where it was preprocessed, free
 /// again.
 pub(super) const GRANT_LIFETIME: Duration = Duration::from_secs(60);
 pub(super) const MAX_OPEN: usize = 1024;
@@ -47,7 +47,7 @@ pub(super) struct Grant {
 pub(super) enum Seeds {
     /// E0 has its own already.
     Live { seed0: Seed, seed1: Seed },
-    /// Written ahead, and still as it was.
+    /// Preprocessed, and still as it was.
     Reserved,
     /// Its server has taken it up: E0's seed waits for the client.
     Released { seed0: Seed },
@@ -161,7 +161,7 @@ impl Grants {
         Ok(grants.remove(session).expect("it was just found"))
     }
 
-    /// The terms of a session written ahead that is reserved for the client with this proof.
+    /// The parameters of a preprocessed session that is reserved for the client with this proof.
     pub(super) fn reserved(
         &self,
         session: &str,
@@ -197,8 +197,8 @@ impl Grants {
         Ok(grant)
     }
 
-    /// Keeps E0's seed of a session written ahead until its client comes. `false`: the client
-    /// waited too long.
+    /// Keeps E0's seed of a preprocessed session until its client comes. `false`: the client waited
+    /// too long.
     pub(super) fn release(&self, session: &str, seed0: Seed) -> bool {
         let mut grants = self.open();
         let Some(grant) = grants
@@ -225,7 +225,7 @@ impl Grants {
         }
     }
 
-    /// Material and E0's seed of a live session that waits for its server.
+    /// Comparison protocol and E0's seed of a live session that waits for its server.
     pub(super) fn granted(&self, session: &str) -> Option<(Comparison, Seed)> {
         match self.open().get(session) {
             Some(Grant {

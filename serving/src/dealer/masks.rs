@@ -27,11 +27,11 @@ const FORMER_FILE: &str = "masks";
 pub(crate) enum MaskScope<'a> {
     /// One client.
     Client(&'a str),
-    /// All clients of a partition with whole private matrices: their views together are then the
+    /// All clients of a partition with private full-rank weights: their views together are then the
     /// view of one.
     Everybody,
-    /// Whoever will use a session written ahead. All clients then hold the same masked matrix,
-    /// which is uniform and tells them nothing, also together.
+    /// Whoever will use a preprocessed session. All clients then hold the same masked matrix, which
+    /// is uniform and tells them nothing, also together.
     Preprocessed,
 }
 
@@ -47,7 +47,7 @@ impl MaskScope<'_> {
 
 pub(crate) struct Masks {
     key: Seed,
-    /// Masks of whole matrices by the name of their seed: one set, hundreds of megabytes.
+    /// Masks of full-rank weights by the name of their seed: one set, hundreds of megabytes.
     expanded: Mutex<Option<([u8; 32], MatrixMasks)>>,
 }
 
@@ -93,7 +93,7 @@ impl Masks {
         masks
     }
 
-    /// The seed for this owner, holder and adapter. No part may hold a line feed: names of owners,
+    /// The seed for this owner, scope and adapter. No part may hold a line feed: names of owners,
     /// hexadecimal ids and digests do not.
     pub(crate) fn seed(
         &self,

@@ -88,7 +88,7 @@ pub fn add_owner(state: &Path, name: &str) -> Result<PathBuf, ServingError> {
     Ok(path)
 }
 
-/// The key of an owner, for whoever writes correlations ahead.
+/// The key of an owner, for whoever preprocesses.
 ///
 /// # Errors
 /// [`ServingError::KeyName`] where there is no such owner; [`ServingError::Io`].

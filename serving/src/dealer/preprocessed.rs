@@ -1,10 +1,10 @@
-//! Sessions written ahead, on the day they are used.
+//! Preprocessed sessions, on the day they are used.
 //!
 //! 1. A client asks for one of several that its server has: the dealer reserves the first that
 //!    nobody uses, and gives out a token and nothing else. Who then goes away has used nothing up.
 //! 2. The client greets the server with a proof of the token, and the server, which has charged it,
 //!    asks the dealer to release the session. The session's key leaves the
-//!    [vault](crate::ahead::Vault) for good; the server gets what opens its file.
+//!    [vault](crate::preprocessing::Vault) for good; the server gets what opens its file.
 //! 3. The client collects E0's seed with the token.
 //!
 //! Whichever of dealer, server and files was set back to a backup, a used session has no key any
@@ -36,8 +36,8 @@ use crate::{
 const MAX_CANDIDATES: usize = 64;
 
 impl Dealer {
-    /// Reserves the first candidate that was written ahead under these terms and is neither used
-    /// nor reserved.
+    /// Reserves the first candidate that was preprocessed under these parameters and is neither
+    /// used nor reserved.
     pub(super) fn reserve(
         &self,
         request: &NewSession,
@@ -55,7 +55,7 @@ impl Dealer {
                 Ok(None) => continue,
                 // One damaged file keeps nobody from the others.
                 Err(error) => {
-                    tracing::error!("a session written ahead cannot be used: {error}");
+                    tracing::error!("a preprocessed session cannot be used: {error}");
                     continue;
                 }
             };

@@ -14,8 +14,8 @@ use crate::{
 };
 
 const SERVER: &str = "server";
-/// Greets the server, then produces the corrections of each step and, ahead of need, those of the
-/// next.
+/// Shakes hands with the server, then produces the corrections of each step and, early, those of
+/// the next.
 pub(super) fn run(
     dealer: &Dealer,
     owner: &Owner,
@@ -72,11 +72,11 @@ fn open(
     hello.spec.validate()?;
     let frames = dealer.key_connections.take(&hello.session);
     if frames.is_some() != (grant.parameters.comparison == Comparison::Dcf) {
-        return Err(bad("nobody takes this session's correction words"));
+        return Err(bad("nothing receives this session's DCF keys"));
     }
     dealer.records.claim("e1", &hello.session)?;
-    // One mask hides whole matrices from all clients alike, whose views together are then the view
-    // of one.
+    // One mask hides full-rank weights from all clients alike, whose views together are then the
+    // view of one.
     let principal = if hello.spec.is_full_rank() {
         MaskScope::Everybody
     } else {
@@ -108,9 +108,9 @@ fn open(
     })
 }
 
-/// After each announced step the corrections of one further decode are written: the source never
-/// runs further ahead than that, and it waits where the server does not read. What is not used at
-/// the end is never used.
+/// After each announced step the corrections of one further decode are written: the dealer never
+/// runs further than that, and it waits where the server does not read. What is not used at the end
+/// is never used.
 fn stream(
     dealer: &Dealer,
     channel: &mut SharedChannel<WebSocketChannel>,

@@ -49,7 +49,7 @@ enum Update {
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long an answer waits for its turn; programs give up after some minutes.
 const QUEUE_WAIT: Duration = Duration::from_secs(300);
-/// How long an answer that has its turn here waits for a seat at the server, and between two tries.
+/// How long an answer that has its turn here waits for a slot at the server, and between two tries.
 const SLOT_PATIENCE: Duration = Duration::from_secs(120);
 const MIN_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
@@ -152,7 +152,7 @@ fn start(
     spawned.map(|_| receiver).map_err(|_| stopped())
 }
 
-/// Where the server has no seat, or the dealer no place, the answer waits for one, as those before
+/// Where the server has no slot, or the dealer no place, the answer waits for one, as those before
 /// it at this gateway did.
 fn in_turn<T>(
     updates: &mpsc::UnboundedSender<Update>,

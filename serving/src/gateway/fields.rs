@@ -52,7 +52,7 @@ const PENALTIES: &str = "penalties are not supported: logits stay secret, and th
     chooses a token is fixed";
 const TEXT: &str = "only plain text is supported";
 const TEMPLATE: &str = "the model's own template is used";
-const GREEDY: &str = "tokens are the most likely ones, or drawn by `temperature` and `top_k`";
+const GREEDY: &str = "tokens are greedy, or sampled by `temperature` and `top_k`";
 
 /// Fields that ask for something that is not offered, unless they have one of these values.
 fn neutral(name: &str) -> Option<(Vec<Value>, &'static str)> {

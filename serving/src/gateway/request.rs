@@ -200,8 +200,8 @@ fn finish(
     })
 }
 
-/// `temperature` and vLLM's `top_k`. A request without a temperature gets the most likely tokens;
-/// one that samples must not ask for a cut that is not offered.
+/// `temperature` and vLLM's `top_k`. A request without a temperature gets greedy decoding; one that
+/// samples must not ask for a cut that is not offered.
 fn sampling(fields: &Map<String, Value>, client: &Client) -> Result<Option<Sampling>, HttpError> {
     let sampling = sampled(fields)?;
     client
@@ -229,8 +229,7 @@ fn sampled(fields: &Map<String, Value>) -> Result<Option<Sampling>, HttpError> {
         }
     };
     if !fields.contains_key("temperature") && matches!(top_k, Some(2..)) {
-        let message =
-            "`top_k` shapes a draw, and without `temperature` the most likely token is taken";
+        let message = "`top_k` shapes sampling, and without `temperature` decoding is greedy";
         return Err(unsupported("top_k", message));
     }
     let sampling = Sampling::new(temperature, top_k)
@@ -246,8 +245,8 @@ fn sampled(fields: &Map<String, Value>) -> Result<Option<Sampling>, HttpError> {
         // nothing of the kind.
         let is_greedy = sampling.is_none() && present(fields, "temperature").is_some();
         if value != neutral && !is_greedy {
-            let reason = "only `temperature` and `top_k` shape a draw, and without `temperature` \
-                nothing is drawn";
+            let reason = "only `temperature` and `top_k` shape sampling, and without \
+                          `temperature` decoding is greedy";
             return Err(unsupported(name, format!("`{name}`: {reason}")));
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     wire::{SessionParameters, hash_key, hex, unhex},
 };
 
-/// Below the dealer's folder: one file a session that is not handed out yet.
+/// Below the dealer's folder: one file per session that is not given out yet.
 pub(crate) const SEEDS_FOLDER: &str = "ahead";
 /// Room that is left free on the disk.
 const SPARE_BYTES: u64 = 64 << 20;

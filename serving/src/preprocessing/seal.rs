@@ -288,7 +288,7 @@ impl Head {
     }
 }
 
-/// A file as a source of correlations: each receive opens the next piece.
+/// A file in the place of a dealer: each receive opens the next piece.
 pub struct SealedCorrelations {
     file: BufReader<File>,
     key: LessSafeKey,

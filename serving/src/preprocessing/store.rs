@@ -118,7 +118,7 @@ impl CorrelationStore {
     ///
     /// # Errors
     /// [`ServingError::NotPreprocessed`] where there is none; [`ServingError::BadPreprocessed`] for
-    /// a file that is not what its name and these terms say.
+    /// a file that is not what its name and these parameters say.
     pub fn find(
         &self,
         session: &str,

@@ -1,6 +1,6 @@
-//! Keys of sessions written ahead, outside the dealer's state folder and of one use.
+//! Keys of preprocessed sessions, outside the dealer's state folder and of one use.
 //!
-//! A session written ahead lies on two disks for days, and a disk can be set back: to last night's
+//! A preprocessed session lies on two disks for days, and a disk can be set back: to last night's
 //! backup, or to a snapshot. A record of what was used goes back with it. So what the dealer keeps
 //! of such a session, E0's seed, and the file that the server keeps are both encrypted under a key
 //! that lies here, one small file a session. The key is erased, and that is on disk, before
@@ -11,7 +11,7 @@
 //! For that this folder must not be restored with the others. It lies below the cache folder unless
 //! another is named, says so to backup programs (`CACHEDIR.TAG`), and its keys also depend on the
 //! boot of this machine: on a disk that was set back and started again none of them opens anything.
-//! A reboot therefore burns what was written ahead and not used.
+//! A reboot therefore invalidates what was preprocessed and not used.
 
 use std::{
     fs::{DirBuilder, File},
@@ -36,8 +36,9 @@ use crate::{
 const NAME_FILE: &str = "vault.id";
 const TAG_FILE: &str = "CACHEDIR.TAG";
 /// The signature is fixed by the convention (bford.info/cachedir).
-const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Keys of correlations written \
-    ahead. Never restore this folder from a backup: used sessions would open again.\n";
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Keys of preprocessed \
+                   correlations. Never restore this folder from a backup: used sessions would \
+                   open again.\n";
 #[cfg(target_os = "linux")]
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 

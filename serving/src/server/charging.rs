@@ -77,7 +77,7 @@ impl Charging {
     }
 }
 
-/// Gives back what was paid ahead.
+/// Gives back what was paid in advance.
 impl Drop for Charging {
     fn drop(&mut self) {
         let (Some(principal), Some(coming)) = (&self.principal, self.coming.take()) else {
@@ -138,7 +138,7 @@ mod tests {
         let mut charging = Charging::new(&state, Some(alice.clone()));
         assert!(
             matches!(charging.pay(0), Err(ServingError::Quota(Refusal::Unknown))),
-            "paid ahead or not"
+            "paid in advance or not"
         );
         let mut nobody = Charging::new(&state, None);
         nobody.pay(16).unwrap();

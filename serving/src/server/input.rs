@@ -1,4 +1,4 @@
-//! Clients of sessions in which another operator is E0: each sends its shares over a line of its
+//! Clients of sessions in which a computing party is E0: each sends its shares over a line of its
 //! own, which finds its session by the session's name.
 
 use std::{
@@ -27,7 +27,7 @@ use crate::{
 };
 
 const CLIENT: &str = "client";
-/// How long a session waits for its client, who hears of it from the evaluator.
+/// How long a session waits for its client, who hears of it from the computing party.
 const CLIENT_WAIT: Duration = Duration::from_secs(30);
 
 /// How often a session that waits for its client looks whether its evaluator is still there.
@@ -40,8 +40,8 @@ pub(super) type Input = (SharedChannel<WebSocketChannel>, Option<Principal>);
 #[derive(Default)]
 pub(super) struct Inputs(Mutex<HashMap<String, Expected>>);
 
-/// What a session's comparisons are made of and how its tokens are drawn, as its evaluator said,
-/// and where its client's line goes.
+/// What a session's comparisons are made of and how its tokens are sampled, as its computing party
+/// said, and where its client's line goes.
 struct Expected {
     comparison: Comparison,
     sampling: Option<Sampling>,
@@ -153,7 +153,8 @@ fn join(
     let unknown = || ServingError::NoSession {
         session: hello.session.clone(),
     };
-    // All but the material, which the session has, is known before a session is looked for.
+    // All but the comparison protocol, which the session has, is known before a session is looked
+    // for.
     server
         .model
         .parameters

@@ -1,6 +1,6 @@
 //! The private part under the masks of clients, for those who do not have theirs yet: made once for
-//! each mask, kept in a file, sent from there. Of whole matrices it is hundreds of megabytes, so a
-//! key gets it a few times a minute only.
+//! each mask, kept in a file, sent from there. Of full-rank weights it is hundreds of megabytes, so
+//! a key gets it a few times per minute only.
 
 use std::{
     collections::HashMap,

@@ -249,7 +249,7 @@ fn handshake<'a>(
     let has = hello.adapter_sha256.as_deref();
     let (adapter_sha256, sending) = server.masked.of(model, &adapter_seed, has, principal)?;
     let adapter_bytes = sending.as_ref().map_or(0, |sending| sending.bytes);
-    // Before the evaluator can tell the client.
+    // Before the computing party can tell the client.
     let waiting = model
         .parameters
         .is_shared()

@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(
             open().principal(None).unwrap(),
             Ok(None),
-            "without a file everybody is served"
+            "without a file everyone is served"
         );
 
         let limits = Limits {

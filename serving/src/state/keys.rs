@@ -1,5 +1,4 @@
-//! API keys and their limits, in a text file that holds digests: reading it does not let anybody
-//! in.
+//! API keys and their limits, in a text file that holds digests: reading it does not let anyone in.
 
 use std::{
     collections::HashMap,
@@ -27,7 +26,7 @@ const HEADER: &str = "\
 each further token counts one.
 ";
 
-/// What the holder of a key may use; `None` is no limit.
+/// What the user of a key may use; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// In all.
@@ -141,7 +140,7 @@ impl KeyFile {
     }
 
     /// The keys; `None` where none are asked for. Once there were keys, a missing file is an error:
-    /// a slip of the hand must not open the server to everybody.
+    /// a slip of the hand must not open the server to everyone.
     ///
     /// # Errors
     /// As [`Keys::read`].
@@ -257,7 +256,7 @@ impl Keys {
             .filter(|key| !key.revoked)
     }
 
-    /// Draws a key for a new holder and writes its digest; the key itself is returned and kept
+    /// Draws a key for a new user and writes its digest; the key itself is returned and kept
     /// nowhere.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use crate::{
 const LEDGER_FILE: &str = "ledger";
 /// `unix-seconds key-digest tokens sessions`.
 const CHARGES_FILE: &str = "charges";
-/// Says that there were keys once: a lost file of keys must not open the server to everybody.
+/// Says that there were keys once: a lost file of keys must not open the server to everyone.
 pub(super) const KEYS_SEEN_FILE: &str = "keys.seen";
 
 /// One line of the former charges.

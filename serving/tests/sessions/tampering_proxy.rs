@@ -40,7 +40,7 @@ pub enum From {
     Service,
 }
 
-/// The next connection's frame of this number, counted from zero in its direction, is spoilt.
+/// The next connection's frame of this number, counted from zero in its direction, is damaged.
 pub type Plan = Option<(From, usize, Fault)>;
 
 #[derive(Clone, Default)]

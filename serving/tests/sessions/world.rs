@@ -181,7 +181,8 @@ impl World {
             .unwrap()
     }
 
-    /// The tokens that the law gives for a prompt of `n` rows and `steps` further ones.
+    /// The tokens that the numeric specification gives for a prompt of `n` rows and `steps` further
+    /// ones.
     pub fn twin(&self, seed: u64, n: usize, steps: u64) -> Vec<u32> {
         let mut twin = Twin::new(self.public.clone(), self.private.clone());
         let mut tokens = vec![twin.prefill(&self.rows(seed, n)).unwrap()];

@@ -107,7 +107,7 @@ fn table(bucket: usize, steps: usize, cost: &SecureCost, prefill: &Cost, decode:
         bytes(prefill.dealer_to_e1_bytes),
     ]);
     table.row([
-        "a token".to_string(),
+        "per token".to_string(),
         format!("{:.3}", cost.decode_seconds / steps as f64),
         per(cost.decode_rounds).to_string(),
         bytes(per(cost.decode_bytes_sent)),

@@ -75,11 +75,11 @@ pub struct Args {
         alias = "material"
     )]
     comparison: ComparisonArg,
-    /// What the server keeps: `lora` (public weights and a private addition of --rank), `full`
+    /// What the server keeps: `lora` (public weights and a private LoRA update of --rank), `full`
     /// (every linear map, as an ordinary full fine-tune needs) or `none`
     #[arg(long, value_parser = ["lora", "full", "none"], default_value = "lora")]
     private: String,
-    /// Rank of the private addition
+    /// Rank of the private LoRA update
     #[arg(
         long,
         value_name = "R",
@@ -98,10 +98,10 @@ pub struct Args {
     /// Private layers; fewer than the model has leave its output head away [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     layers: Option<u32>,
-    /// How truncations round: half up, or by a public coin (whose results the twin cannot foretell)
+    /// How truncations round: half up, or by public randomness (whose results the twin cannot know)
     #[arg(long, value_parser = ["exact", "stochastic"], default_value = "exact")]
     rounding: String,
-    /// Say at which place of a layer rounds and bytes arise, and what was chosen there
+    /// Print rounds and bytes per label of a layer, and what was chosen there
     #[arg(long)]
     explain: bool,
 }
@@ -186,7 +186,7 @@ impl Plan {
 /// How the parties talk.
 struct Wiring {
     comparison: Comparison,
-    /// Between the evaluators, and from the source to each of them.
+    /// Between the evaluators, and from the dealer to each of them.
     link: Option<Link>,
     dealer_link: Option<Link>,
 }
@@ -575,7 +575,7 @@ fn print_report(report: &serde_json::Value) {
     println!("{}", table.markdown());
 }
 
-/// Rounds and bytes of one layer by place.
+/// Rounds and bytes of one layer by label.
 fn explain(labels: &[(&'static str, Cost)]) {
     let mut table = Table::new([
         "one layer, at",

@@ -39,7 +39,7 @@ pub struct Args {
         alias = "material"
     )]
     comparison: Comparison,
-    /// One JSON object a line on standard output
+    /// One JSON object per line on standard output
     #[arg(long)]
     json: bool,
 }
@@ -274,7 +274,7 @@ fn tally(op: Op, n: usize, public: &PublicWeights, comparison: Comparison) -> an
     Ok(engine.cost() - before)
 }
 
-/// Prints one line an operation.
+/// Prints one line per operation.
 ///
 /// # Errors
 /// Whatever a session reports.
@@ -285,7 +285,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "op",
         "n",
         "rounds",
-        "bytes an element, each way",
+        "bytes per element, each way",
         "dealer to E1",
         "to E0",
         "CPU µs, E0 + E1",

@@ -26,7 +26,7 @@ pub struct Model {
 pub struct Form {
     /// Private layers; all of them when not given.
     pub layers: Option<usize>,
-    /// Rank of the private additions; 0 where there are none.
+    /// Rank of the private LoRA updates; 0 where there are none.
     pub rank: usize,
     /// Whether every linear map is private as a whole.
     pub full: bool,

@@ -88,7 +88,7 @@ impl Drop for Service {
 /// Starts the dealer, then the server that knows it.
 ///
 /// # Errors
-/// What the service said, when it does not come up.
+/// What the service said, when it does not start.
 pub fn start(work: &Path, partition: &Path) -> anyhow::Result<(Service, Service)> {
     let dealer_state = text(&work.join("dealer"))?;
     let dealer = Service::start(

@@ -58,7 +58,7 @@ impl Chosen {
             for task in &mut chosen.tasks {
                 if task.format_as(&recipe.dataset) {
                     eprintln!(
-                        "`{}` is asked in the words of `{}`",
+                        "`{}` is asked with the prompt format of `{}`",
                         task.name,
                         file.display()
                     );

@@ -1,9 +1,9 @@
 //! A secure answer beside the twin that rounds half up, over the same boundary rows.
 //!
 //! Where the session rounds so too, every token is the twin's or something is wrong. Where it
-//! rounds by coins, the twin does not have them: the tokens agree where the best one is not nearly
-//! tied, and any other is nearly as good. How nearly is what a check can hold: the logit that the
-//! twin gives to the session's token, below that of its own.
+//! rounds stochastically, the twin has other randomness: the tokens agree where the best one is not
+//! nearly tied, and any other is nearly as good. How nearly is what a check can hold: the logit
+//! that the twin gives to the session's token, below that of its own.
 
 use std::{path::Path, sync::Arc};
 
@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::failure::BadInput;
 
-/// A token of a session that rounds by coins lies no further below the exact twin's best, in
+/// A token of a session that rounds stochastically lies no further below the exact twin's best, in
 /// logits. Coins move a logit of SmolLM2-135M by 0.015 at most
 /// (`crates/partition/examples/rounding.rs`), so this allows eight times what two such make.
 const NEAR_LOGITS: f64 = 0.25;
@@ -67,14 +67,14 @@ impl TwinCheck {
         Ok(check)
     }
 
-    /// Whether every token is the twin's; `None` where the session rounds by coins, which promises
-    /// less.
+    /// Whether every token is the twin's; `None` where the session rounds stochastically, which
+    /// promises less.
     pub fn is_equal(&self) -> Option<bool> {
         (self.rounding == Rounding::Exact).then_some(self.equal == self.tokens)
     }
 
-    /// Equality, or where the session rounds by coins, tokens that the exact twin finds nearly as
-    /// good as its own.
+    /// Equality, or where the session rounds stochastically, tokens that the exact twin finds
+    /// nearly as good as its own.
     pub fn passes(&self) -> bool {
         self.is_equal()
             .unwrap_or(self.largest_shortfall <= NEAR_LOGITS)

@@ -96,7 +96,7 @@ fn print_training(dry_run: &DryRun, low_rank: bool) {
         estimate.graph_bytes
     };
     println!(
-        "memory             {}: weights {}, {how} {}, cache {}, optimiser {}, rest {}",
+        "memory             {}: weights {}, {how} {}, cache {}, optimizer {}, rest {}",
         size(dry_run.memory_bytes),
         size(estimate.weight_bytes),
         size(graph),
@@ -182,7 +182,7 @@ fn print_secure(secure: &Value) {
         .map(|rank| format!("rank {rank}"));
     println!(
         "private            {}; a client downloads {}, and {} masked",
-        form.as_deref().unwrap_or("whole matrices"),
+        form.as_deref().unwrap_or("full-rank weights"),
         size(&secure["public_bytes"]),
         size(&secure["masked_bytes"])
     );
@@ -193,7 +193,7 @@ fn print_secure(secure: &Value) {
     };
     println!("exported folder    {}{by}", size(&secure["export_bytes"]));
     for (step, what) in [
-        ("decode", "a token at 128 keys"),
+        ("decode", "per token at 128 keys"),
         ("prefill", "a prompt of 64 tokens"),
     ] {
         println!(

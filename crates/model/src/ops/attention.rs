@@ -53,7 +53,7 @@ pub fn attention(
     q.apply_op3(k, v, op)
 }
 
-/// Bits in which the law scales its reciprocal.
+/// Bits in which the format scales its reciprocal.
 const RECIPROCAL_BITS: u32 = 40;
 
 struct Attention {
@@ -236,7 +236,8 @@ impl Attention {
     }
 }
 
-/// `exp(s - max)` from the law's table times the law's reciprocal of their sum, on integers.
+/// `exp(s - max)` from the numeric format's table times the numeric format's reciprocal of their
+/// sum, on integers.
 fn softmax_quantized(scores: &mut [f32], format: FakeQuant) {
     let encoded: Vec<i64> = scores.iter().map(|&s| format.encode(s)).collect();
     let max = encoded.iter().copied().max().unwrap_or_default();

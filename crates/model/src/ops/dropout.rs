@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 const CHUNK: usize = 8192;
 
-/// Which inputs of the low-rank additions are left out in one forward and backward pass.
+/// Which inputs of the LoRA updates are left out in one forward and backward pass.
 ///
 /// A pure function of key, place and element, so neither threads nor a resumed run change it. What
 /// is kept is scaled so that the mean stays. Source: Srivastava et al., "Dropout", JMLR 2014.

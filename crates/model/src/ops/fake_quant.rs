@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{ROWS_PER_TASK, floats};
 
-/// Fake quantisation (Jacob et al., "Quantization and Training of Neural Networks", CVPR '18):
+/// Fake quantization (Jacob et al., "Quantization and Training of Neural Networks", CVPR '18):
 /// forward passes see the values that the secure program computes, its roundings and its tables;
 /// backward passes see the smooth functions (the straight-through estimator of Bengio, Léonard,
 /// Courville, arXiv 1308.3432).
@@ -18,7 +18,7 @@ use super::{ROWS_PER_TASK, floats};
 pub struct FakeQuant {
     /// Fractional bits of the residual stream.
     pub residual_frac_bits: u32,
-    /// Fractional bits of normalised rows, queries, keys, values, scores, gates.
+    /// Fractional bits of normalized rows, queries, keys, values, scores, gates.
     pub frac_bits: u32,
     /// Fractional bits of a product of two weights.
     pub weight_frac_bits: u32,
@@ -108,8 +108,8 @@ impl CustomOp1 for RoundTo {
     }
 }
 
-/// A public matrix `[out, in]` with 16-bit weights on one power of two a row, as the program holds
-/// it. `columns` are the gains in front of it, which the program folds in before it rounds.
+/// A public matrix `[out, in]` with 16-bit weights on one power of two per row, as the program
+/// holds it. `columns` are the gains in front of it, which the program folds in before it rounds.
 ///
 /// # Errors
 /// From candle.

@@ -24,12 +24,12 @@ pub struct Teacher {
     pub weight: f32,
 }
 
-/// What the output head is trained towards.
+/// What the output head is trained toward.
 #[derive(Clone)]
 pub struct HeadLoss {
     /// The right next token of each row, `M` in all.
     pub labels: Vec<u32>,
-    /// Multiplies the sum over rows; `1 / rows of the whole optimiser step` gives the mean.
+    /// Multiplies the sum over rows; `1 / rows of the whole optimizer step` gives the mean.
     pub scale: f32,
     pub teacher: Option<Teacher>,
 }

@@ -12,7 +12,8 @@ use super::{FakeQuant, ROWS_PER_TASK, dot, fake_quant::norm_bits, floats, with_f
 /// the smooth function's.
 ///
 /// # Errors
-/// When a tensor is not f32, contiguous and on the CPU, or a row is too long for the law's range.
+/// When a tensor is not f32, contiguous and on the CPU, or a row is too long for the numeric
+/// format's range.
 pub fn rms_norm(
     x: &Tensor,
     weight: &Tensor,
@@ -33,7 +34,7 @@ struct RmsNorm {
     format: Option<FakeQuant>,
 }
 
-/// Bits in which the law scales its reciprocal square root.
+/// Bits in which the format scales its reciprocal square root.
 const RSQRT_BITS: u32 = 58;
 
 impl RmsNorm {
@@ -110,7 +111,8 @@ impl CustomOp2 for RmsNorm {
 }
 
 impl RmsNorm {
-    /// `h · 2^58/|h|` on integers, cut to the law's fractional bits, times the gain.
+    /// `h · 2^58/|h|` on integers, truncated to the numeric format's fractional bits, times the
+    /// gain.
     fn quantized(&self, y: &mut [f32], x: &[f32], w: &[f32], format: FakeQuant) -> Result<()> {
         let hidden = w.len();
         let unit = f64::from(format.residual_frac_bits).exp2();
@@ -148,7 +150,7 @@ impl RmsNorm {
             let limit = f64::from(31 - format.residual_frac_bits as i32).exp2();
             bail!(
                 "`rms-norm` met a row whose norm is not below {limit}, the range of the \
-                 fixed-point law"
+                 fixed-point format"
             );
         }
         Ok(())

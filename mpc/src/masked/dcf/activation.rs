@@ -1,8 +1,8 @@
-//! Tabulated functions on point functions: two rounds after the opening.
+//! Tabulated functions with DCF: two rounds after the opening.
 //!
-//! The index and the borrow below it come from one-hot vectors, as on digits. Where the argument
-//! lies is read from one comparison function whose threshold is the mask `r` modulo `2^32`: `x`
-//! lies in an interval of `length` from `start` exactly when `r` lies in
+//! The index and the borrow below it come from one-hot vectors, as in the one-hot form. Where the
+//! argument lies is read from one comparison function whose threshold is the mask `r` modulo
+//! `2^32`: `x` lies in an interval of `length` from `start` exactly when `r` lies in
 //! `(x̂ - start - length, x̂ - start]`, two evaluations and a public bit. That gives the domain and
 //! the sign as arithmetic shares, and with a payload of `r` the sign times `x`, which is a tail of
 //! [`Tail::Relu`]. The first round opens lookups, borrow and domain bit; the line is gated before
@@ -83,7 +83,7 @@ impl Masked {
         Ok(out)
     }
 
-    /// `gate·piece = ĝ·piece - r_g·piece`, the gate's mask among the factors that the source knows.
+    /// `gate·piece = ĝ·piece - r_g·piece`, the gate's mask among the factors that the dealer knows.
     fn gated_piece(
         &mut self,
         pieces: &[Wire],
@@ -94,7 +94,7 @@ impl Masked {
         low_bits: u32,
     ) -> Result<Share, ProtocolError> {
         let piece = self.signed_piece(pieces, wire, borrow, signs, low_bits)?;
-        // A public factor is about to meet it, which the source does not know.
+        // A public factor is about to meet it, which the dealer does not know.
         let piece = self.materialized(&piece)?.into_owned();
         let hidden: Vec<u64> = signs
             .iter()
@@ -108,7 +108,7 @@ impl Masked {
         Ok(gated)
     }
 
-    /// One key an element, read at two points for the domain and at two for the sign.
+    /// One key per element, read at two points for the domain and at two for the sign.
     fn locate_by_dcf(
         &mut self,
         x: &Wire,

@@ -1,4 +1,4 @@
-//! Signs on point functions, and with them maximum and arg-max: one round a level.
+//! Signs with DCF, and with them maximum and arg-max: one round per level.
 
 use marill_numeric::fixed::low_mask;
 

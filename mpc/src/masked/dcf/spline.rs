@@ -1,5 +1,5 @@
-//! Piecewise linear functions on point functions: one opening of the argument, one of slopes and
-//! shifted arguments.
+//! Piecewise linear functions with DCF: one opening of the argument, one of slopes and shifted
+//! arguments.
 
 use marill_numeric::tables::Piecewise;
 

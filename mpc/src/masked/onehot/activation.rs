@@ -5,8 +5,8 @@
 //! `r`, less the borrow `β` of the digits below. The line of the larger candidate and the change of
 //! slope at its left end are looked up at once ([`super::lookup`]); `β` enters their product from
 //! its opened form. Whether `x` lies in the domain and whether it is negative are products of
-//! equalities and borrows of the same digits. The line is exact modulo `2^24`, cut by a borrow that
-//! is joined with the domain bit.
+//! equalities and borrows of the same digits. The piece is exact modulo `2^24`, truncated by a
+//! borrow that is joined with the domain bit.
 //!
 //! Rounds after the opening: 3 for few elements, or 4 where the digits below the index are more
 //! than 9 bits, 5 for many (the borrow and the products of top digits, the last conversion, each in
@@ -86,7 +86,7 @@ struct Position {
     borrow: Bits,
     /// `[index digit < mask's]` and `[=]`, of the argument less the domain's start.
     index: (Bits, Bits),
-    /// All top bits zero if no borrow reaches them, and if one does.
+    /// All MSBs zero if no borrow reaches them, and if one does.
     same: Vec<Bits>,
     lower: Vec<Bits>,
     /// What the sign needs, where there is one.
@@ -101,8 +101,8 @@ struct SignPosition {
     index: (Bits, Bits),
 }
 
-/// How a line becomes a result: what to cut, the result's width, and what the bias has become by
-/// then.
+/// How a piece becomes a result: what to truncate, the result's width, and what the bias has become
+/// by then.
 #[derive(Clone, Copy)]
 struct Truncation {
     shift: u32,
@@ -352,8 +352,8 @@ impl Masked {
     }
 
     /// `s·(v + b·d + borrow·(offset_step + slope_step·d))` modulo `2^24` for `d = x̂ - r` below the
-    /// index and factors `s` that the source knows, the borrow opened under its mask `ρ`; 7
-    /// corrections an element, the constant deferred.
+    /// index and factors `s` that the dealer knows, the borrow opened under its mask `ρ`; 7
+    /// corrections per element, the constant deferred.
     ///
     /// With a borrow the argument lies left of the knot, where the line before continues to the
     /// knot's value (less the jump, where there is one): `d` is then negative as it stands.
@@ -373,7 +373,7 @@ impl Masked {
             column.map_or(0, |w| part(w)[i])
         };
         let masks = |w: &Wire, i: usize| w.mask[i];
-        // At the source: the lookup's sign `s`, `s·ρ`, `r` below the index, and what the borrow
+        // At the dealer: the lookup's sign `s`, `s·ρ`, `r` below the index, and what the borrow
         // adds, over masks.
         let s = |i: usize| signs[i];
         let f = |i: usize| signs[i].wrapping_mul(bit(&borrow.rho, i));
@@ -431,7 +431,7 @@ impl Masked {
         })
     }
 
-    /// The signs of lookups, at the source.
+    /// The signs of lookups, at the dealer.
     pub(in crate::masked) fn signs(&self, index: &OneHot) -> Vec<u64> {
         let n = if matches!(self.role, Role::Dealer(_)) {
             index.data.len()

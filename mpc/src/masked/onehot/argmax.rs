@@ -105,8 +105,8 @@ impl Masked {
         Share::new(1, index.len(), x.bits, data)
     }
 
-    /// Arg-max of one row, told to the client: E1 sends its share of the index, nothing goes back.
-    /// With shared ends each evaluator keeps its share, for the client to add.
+    /// Arg-max of one row, revealed to the client: E1 sends its share of the index, nothing goes
+    /// back. With shared inputs and outputs each evaluator keeps its share, for the client to add.
     pub(in crate::masked) fn argmax(
         &mut self,
         x: &Share,
@@ -122,7 +122,7 @@ impl Masked {
             let (a, b) = (self.gather(&values, &left), self.gather(&values, &right));
             let (ia, ib) = (self.gather(&indices, &left), self.gather(&indices, &right));
             let (difference, step) = (self.sub_shares(&a, &b), self.sub_shares(&ib, &ia));
-            // In the first level neighbours meet, so the index moves by the bit itself.
+            // In the first level neighbors meet, so the index moves by the bit itself.
             let step = (!first_level).then_some((&step, INDEX_BITS));
             let (drop, moves) = self.play(&difference, step, label)?;
             let winners: Vec<u64> = a

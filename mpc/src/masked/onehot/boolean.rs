@@ -236,7 +236,7 @@ const FAN_IN: usize = 4;
 
 impl Masked {
     /// One-hot vectors of bits `start..start + width` of a wire's mask: `2^width` bits of
-    /// corrections an element.
+    /// corrections per element.
     pub(crate) fn one_hot(
         &mut self,
         wire: &Wire,
@@ -286,7 +286,7 @@ impl Masked {
         })
     }
 
-    /// XOR shares of a plane that the source computes word by word.
+    /// XOR shares of a plane that the dealer computes word by word.
     pub(crate) fn correct_plane(
         &mut self,
         n: usize,

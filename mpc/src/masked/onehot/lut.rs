@@ -2,7 +2,7 @@
 //!
 //! With XOR-shared one-hot bits `b_0 ⊕ b_1` of a mask digit `r`,
 //! `Σ_i T[(x̂ - i)]·(b_1[i] - b_0[i]) = s·T[x̂ - r]`, where `s = ±1` tells whose bit is set at `r`.
-//! The source knows `s` and folds it into the corrections of the product that uses the lookup; it
+//! The dealer knows `s` and folds it into the corrections of the product that uses the lookup; it
 //! never rejects a mask until `s` fits, which would bias the mask.
 
 use marill_numeric::ring::masked_sum;
@@ -43,7 +43,7 @@ impl OneHot {
         &self.data[row * self.stride..][..self.stride]
     }
 
-    /// The lookup's sign as a ring element, at the source: -1 when E0's bit is the hot one.
+    /// The lookup's sign as a ring element, at the dealer: -1 when E0's bit is the hot one.
     pub(crate) fn sign_of(&self, row: usize) -> u64 {
         1u64.wrapping_sub(2 * self.data[row])
     }

@@ -116,10 +116,10 @@ impl Masked {
             );
         }
         let x = self.extend(x)?;
-        // It is about to be multiplied by something public, which the source does not know.
+        // It is about to be multiplied by something public, which the dealer does not know.
         let value = self.materialized(&value)?.into_owned();
         // `f` in masks: constant + Σ coefficient · monomial, each monomial times the mask of `x`
-        // shared by the source.
+        // shared by the dealer.
         let (n, missing) = (x.rows * x.cols, x.missing());
         let hidden = |i: usize, r: u64| r.wrapping_mul(x.mask[i]);
         let wrapped = |i: usize, r: u64| r.wrapping_mul(x.wraps[i]);
@@ -186,8 +186,7 @@ impl Masked {
         Ok((value, product))
     }
 
-    /// The parts of the line on which a value lies. Rounds: ceil(log2(digits)), or none on point
-    /// functions.
+    /// The parts of the piece on which a value lies. Rounds: ceil(log2(digits)), or none with DCF.
     ///
     /// First one comparison a threshold and one borrow a shift, all over the same one-hot vectors;
     /// their sums are the intercept and the slopes, the borrows go into the shifted arguments.
@@ -208,8 +207,8 @@ impl Masked {
         // The first threshold is never compared: below it the first interval applies.
         let thresholds = table.threshold.len() - 1;
         let per_row = thresholds + shifts.len();
-        // One key a row is read at every threshold, which is what takes its time: a prompt's rows
-        // keep to digits.
+        // One key per row is read at every threshold, which is what takes its time: a prompt's rows
+        // stay one-hot.
         let (borrows, mut pieces) = if self.uses_dcf(rows * thresholds / READS_PER_ELEMENT) {
             let negative = self.thresholds_by_dcf(wire, table, &shifts)?;
             self.summed_pieces(table, &shifts, &negative, rows, per_row)
@@ -345,10 +344,10 @@ impl Masked {
         )
     }
 
-    /// The same from XOR-shared threshold bits, which need not become numbers one by one:
-    /// neighbours differ at the interval alone, so their sums are a shared one-hot vector, and a
-    /// table read by it is right up to a sign ([`super::lookup`]). That sign, which is the vector's
-    /// own sum, is opened under a mask with what it multiplies. One round.
+    /// The same from XOR-shared threshold bits, which need not become numbers one by one: neighbors
+    /// differ at the interval alone, so their sums are a shared one-hot vector, and a table read by
+    /// it is right up to a sign ([`super::lookup`]). That sign, which is the vector's own sum, is
+    /// opened under a mask with what it multiplies. One round.
     fn looked_up_pieces(
         &mut self,
         table: &Piecewise,

@@ -1,15 +1,15 @@
-//! The product inside a gated MLP: `f(cut(gate)) · cut(up)` for a tabulated `f` with a tail of
-//! `relu`.
+//! The product inside a gated MLP: `f(truncate(gate)) · truncate(up)` for a tabulated `f` with a
+//! tail of `relu`.
 //!
-//! Both halves are cut by one truncation, whose opening is the only one that `cut(up)` sees: as a
+//! Both halves share one truncation, whose opening is the only one that `truncate(up)` sees: as a
 //! factor of an element-wise product it is used in the form that the truncation leaves it in,
 //! `u = P - h + c·w - b` with `P` and `c` public, `h = r >> shift` and `w = 2^(k - shift)·msb(r)`
-//! known to the source, and the borrow `b` an affine form in masks of opened planes. With the other
+//! known to the dealer, and the borrow `b` an affine form in masks of opened planes. With the other
 //! factor opened as `ŷ = y + r_y`,
 //!
 //! `y·u = ŷ·[u] - r_y·P + r_y·h - c·r_y·w + r_y·b`,
 //!
-//! where the source shares `r_y`, `r_y·w` (two bytes: it is a multiple of `2^(k - shift)`) and
+//! where the dealer shares `r_y`, `r_y·w` (two bytes: it is a multiple of `2^(k - shift)`) and
 //! `r_y` times each mask of `b`, and `r_y·h` goes into the mask of the truncation that follows. The
 //! gate and its function need no more than narrow shares, since `y` is opened narrow.
 //!
@@ -55,15 +55,15 @@ struct TruncatedForm {
     /// `P` less the constant of the borrow, and `c`, at the evaluators.
     public: Vec<u64>,
     stays: Vec<u64>,
-    /// `r`, at the source.
+    /// `r`, at the dealer.
     mask: Vec<u64>,
     borrow: Option<Affine>,
-    /// Of the opening: its bits, and those below the cut.
+    /// Of the opening: its bits, and those below the truncation.
     bits: u32,
     shift: u32,
 }
 
-/// How the two halves are cut: `bits` of the opening, of the result and below the cut.
+/// How the two halves are truncated: `bits` of the opening, of the result and below the truncation.
 #[derive(Clone, Copy)]
 pub(in crate::masked) struct Widths {
     pub(in crate::masked) shift: u32,
@@ -72,7 +72,7 @@ pub(in crate::masked) struct Widths {
 }
 
 impl Masked {
-    /// `table(cut(x[.., ..cols/2])) · cut(x[.., cols/2..])`; see
+    /// `table(truncate(x[.., ..cols/2])) · truncate(x[.., cols/2..])`; see
     /// [`crate::engine::Engine::gated_product`].
     pub(in crate::masked) fn gated(
         &mut self,
@@ -118,7 +118,7 @@ impl Masked {
         )
     }
 
-    /// On point functions a borrow is a share, not a form in masks: both halves are opened.
+    /// With DCF a borrow is a share, not a form in masks: both halves are opened.
     fn gated_by_dcf(
         &mut self,
         x: &Share,
@@ -151,7 +151,7 @@ impl Masked {
     /// Cuts both halves of the columns: the first into a narrow share, the second into the form
     /// that its opening leaves.
     ///
-    /// A narrow result does not see whether the mask wrapped, so E1 is told the compared bits of
+    /// A narrow result does not see whether the mask wrapped, so E1 is sent the compared bits of
     /// the first half at most.
     fn truncate_halves(
         &mut self,

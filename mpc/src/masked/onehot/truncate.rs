@@ -3,16 +3,16 @@
 //! # Exact truncation
 //! With `z' = z + 2^(f-1) + 2^(k-2)` in `[0, 2^(k-1))`, `ẑ = z' + r mod 2^k` opened, and
 //! `w = [ẑ < r]`, `floor(z'/2^f) = (ẑ >> f) - (r >> f) + 2^(k-f)·w - b` where
-//! `b = [ẑ mod 2^f < r mod 2^f]`. Since `z' < 2^(k-1)`, `w = msb(r)·(1 - msb(ẑ))`. The source
+//! `b = [ẑ mod 2^f < r mod 2^f]`. Since `z' < 2^(k-1)`, `w = msb(r)·(1 - msb(ẑ))`. The dealer
 //! shares `r >> f` and `2^(k-f)·msb(r)`; `b` is a comparison of a public with a masked `f`-bit
 //! value, whose last gate yields an arithmetic share directly: `b = base + flips·below` with the
-//! three bits opened under masks, the monomials of the masks shared by the source.
+//! three bits opened under masks, the monomials of the masks shared by the dealer.
 //!
 //! The result is exact; nothing can fail while `|z| < 2^(k-2)`.
 //!
-//! E1 needs the low `f` bits of `ẑ` for the comparison and `msb(ẑ)` for its share, so on digits the
-//! opening is a half one ([`super::opening`]): `f + 1` bits from E0 instead of `k`, the last of
-//! them with the comparison's last gate.
+//! E1 needs the low `f` bits of `ẑ` for the comparison and `msb(ẑ)` for its share, so with one-hot
+//! comparisons the opening is a partial one ([`super::opening`]): `f + 1` bits from E0 instead of
+//! `k`, the last of them with the comparison's last gate.
 //!
 //! # Stochastic rounding
 //! Without the half added and without the borrow `b` taken off, the opening alone yields
@@ -23,15 +23,16 @@
 //! and sets `ẑ` to a uniform value with these low bits. One round, no comparison, never a large
 //! error.
 //!
-//! Of a coin, [`RANDOM_BITS`] bits are enough. What lies below them each party drops from its own
-//! half before the opening, which is then as much narrower:
+//! Of the rounding randomness, [`RANDOM_BITS`] bits are enough. What lies below them each party
+//! drops from its own half before the opening, which is then as much narrower:
 //! `Σ floor(z_i / 2^d) = (z - A) / 2^d mod 2^(k-d)`, where `A = Σ z_i mod 2^d` over the two halves
-//! and, where a term is deferred, the source's. Since the modulus shrinks with the shift, nothing
+//! and, where a term is deferred, the dealer's. Since the modulus shrinks with the shift, nothing
 //! wraps. A constant makes up for the mean of `A`. The whole rounds by
-//! `t = 2^d·t' + 2^d - 1 - constant + A`, a sum of the opening's coin `t'` and of what each party
-//! knows of its own half, which is as uniform as that half (the program cuts products and maps of
-//! masked values, whose halves are): still unbiased, and off by less than `1 + 2^(2 - RANDOM_BITS)`
-//! units. The simulator of an evaluator is given its own part of `A` with `t'`.
+//! `t = 2^d·t' + 2^d - 1 - constant + A`, a sum of the opening's randomness `t'` and of what each
+//! party knows of its own half, which is as uniform as that half (the program truncates products
+//! and maps of masked values, whose halves are): still unbiased, and off by less than
+//! `1 + 2^(2 - RANDOM_BITS)` units. The simulator of an evaluator is given its own part of `A` with
+//! `t'`.
 
 use marill_numeric::{Rounding, fixed::low_mask};
 
@@ -44,7 +45,7 @@ use crate::masked::{
     reveal::{Late, Part, PendingReveal},
 };
 
-/// Bits of the coin of a stochastic rounding.
+/// Bits of the randomness of a stochastic rounding.
 const RANDOM_BITS: u32 = 8;
 
 /// `1 - 2·bit` as a ring element.
@@ -53,7 +54,7 @@ pub(in crate::masked) fn sign(bit: u64) -> u64 {
     1u64.wrapping_sub(2 * bit)
 }
 
-/// A bit as an affine form in masks that the source shares:
+/// A bit as an affine form in masks that the dealer shares:
 /// `constant + Σ coefficient · [monomial]`.
 pub(in crate::masked) struct Affine {
     n: usize,
@@ -61,7 +62,7 @@ pub(in crate::masked) struct Affine {
     constant: Vec<u64>,
     /// `[monomial][element]`, at the evaluators.
     coefficients: Vec<Vec<u64>>,
-    /// `[monomial][element]`, at the source.
+    /// `[monomial][element]`, at the dealer.
     monomials: Vec<Vec<u64>>,
     count: usize,
 }
@@ -166,7 +167,7 @@ impl Affine {
         }
     }
 
-    /// Additive shares of a factor that the source knows times the form without its constant,
+    /// Additive shares of a factor that the dealer knows times the form without its constant,
     /// modulo `2^bits`.
     pub(in crate::masked) fn masks_times(
         &self,
@@ -283,7 +284,7 @@ impl Masked {
     }
 
     /// Runs the last gate of a comparison: the bit as an affine form, ready for products. One
-    /// round, in which E0 tells the top bits of a half opening.
+    /// round, in which E0 sends the MSBs of a partial opening.
     pub(in crate::masked) fn finish(
         &mut self,
         pending: &Pending,
@@ -366,7 +367,8 @@ impl Masked {
         self.reduce(digits, left, label)
     }
 
-    /// `floor((x + 2^(shift-1)) / 2^shift)`, or a rounding by coin; see the module documentation.
+    /// `floor((x + 2^(shift-1)) / 2^shift)`, or a stochastic rounding; see the module
+    /// documentation.
     pub(in crate::masked) fn truncate_share(
         &mut self,
         x: &Share,
@@ -380,7 +382,7 @@ impl Masked {
         let (n, exact, wraps) = (x.len(), self.rounds_exactly(), out_bits > in_bits - shift);
         let part = match () {
             _ if exact && !self.uses_dcf(n) => Part::partial(&shifted, in_bits, shift),
-            // A round more, in which the top bits are told.
+            // A round more, in which the MSBs are sent.
             _ if !exact && self.many(n) && wraps => Part::partial(&shifted, in_bits, 0),
             _ if !exact && self.many(n) => Part::low(&shifted, in_bits, 0),
             _ => Part::whole(&shifted, in_bits),
@@ -416,7 +418,7 @@ impl Masked {
         self.spec.numeric.rounding == Rounding::Exact
     }
 
-    /// A truncation by coin of what is about to be handed over: E0 tells E1 the top bits with it,
+    /// A stochastic truncation of what is about to be revealed to E1: E0 sends E1 the MSBs with it,
     /// and nothing now.
     pub(in crate::masked) fn pending_truncation(
         &mut self,
@@ -447,8 +449,8 @@ impl Masked {
     }
 
     /// What a truncation by `shift` opens, a share of so many bits as it has, and how far that is
-    /// still to be cut: an exact one adds its half, one by coin drops bits first. Both add what
-    /// makes the value non-negative.
+    /// before truncation: an exact one adds its half, a stochastic one drops bits first. Both add
+    /// what makes the value non-negative.
     pub(in crate::masked) fn before_truncation(
         &mut self,
         x: &Share,
@@ -490,8 +492,8 @@ impl Masked {
         (self.add_public(&share, 1 << (bits - 2)), shift - dropped)
     }
 
-    /// What this party's part in dropping bits contributes to the coins of the opening that
-    /// follows.
+    /// What this party's part in dropping bits contributes to the rounding randomness of the
+    /// opening that follows.
     #[cfg(test)]
     fn drop_randomness(&mut self, raised: &Share, dropped: u32, constant: u64) {
         let low = low_mask(dropped);
@@ -509,7 +511,7 @@ impl Masked {
         self.dropped = Some((dropped, randomness));
     }
 
-    /// What a truncation adds before it cuts: a half, unless a coin rounds.
+    /// What a truncation adds before it shifts: a half, unless rounding is stochastic.
     pub(in crate::masked) fn half(&self, shift: u32) -> u64 {
         match self.spec.numeric.rounding {
             Rounding::Exact => 1 << (shift - 1),
@@ -517,8 +519,8 @@ impl Masked {
         }
     }
 
-    /// Whether truncations round by coin. Each party's contributions to the coins of an opening are
-    /// kept for a test that hands their sums to the twin.
+    /// Whether truncations round stochastically. Each party's contributions to the rounding
+    /// randomness of an opening are kept for a test that hands their sums to the twin.
     pub(in crate::masked) fn rounds_stochastically(&mut self, wire: &Wire, shift: u32) -> bool {
         let stochastic = !self.rounds_exactly();
         #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::{
 
 /// What arithmetic in `f64` may lose.
 const MARGIN: f64 = 1.0 + 1e-6;
-/// Relative errors of the tables, a little above what the numeric law states.
+/// Relative errors of the tables, a little above what the numeric specification states.
 pub(super) const RSQRT_ERROR: f64 = 5e-4;
 pub(super) const RECIP_ERROR: f64 = 1e-3;
 /// Of reciprocals of sums above 2^20.
@@ -55,7 +55,7 @@ impl Range {
         reaches.min(limit_bits.exp2() * 0.999)
     }
 
-    /// The room that an exact truncation or opening of `bits` needs.
+    /// The headroom that an exact truncation or opening of `bits` needs.
     fn fits(&mut self, x: &Span, bits: u32, label: &'static str) -> Span {
         let limit = self.check(x.bound(), f64::from(bits.min(64) - 2), label);
         if limit >= x.bound() {

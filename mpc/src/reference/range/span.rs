@@ -38,7 +38,7 @@ pub(super) struct Span {
     pub cols: usize,
     /// Largest magnitude of element `j` at `j % len`.
     pub column: Vec<f64>,
-    /// Largest L2 norm of `column.len()` neighbours: a row, or one element.
+    /// Largest L2 norm of `column.len()` neighbors: a row, or one element.
     pub norm: f64,
     /// No element is below this.
     pub low: f64,
@@ -132,7 +132,7 @@ impl Span {
         }
     }
 
-    /// Norm of `n` neighbours.
+    /// Norm of `n` neighbors.
     pub fn row_norm(&self, n: usize) -> f64 {
         self.norm * ((n / self.column.len()) as f64).sqrt()
     }

@@ -89,7 +89,7 @@ fn no_value_of_the_twin_exceeds_its_bound_and_bounds_are_near_enough_to_be_of_us
     for seed in 0..3 {
         for model in models(seed) {
             let spec = &model.0.spec;
-            // An encoder's first layer multiplies rows that no norm has cut.
+            // An encoder's first layer multiplies rows that no norm has truncated.
             let far = if matches!(spec.architecture, Architecture::Bert { .. }) {
                 30.0
             } else {
@@ -153,7 +153,7 @@ fn the_tables_keep_to_what_the_interpreter_takes_for_granted() {
         }
     }
     // An octave's intervals repeat in every octave but for rounding: every threshold and its
-    // neighbours.
+    // neighbors.
     let table = marill_numeric::tables::tables();
     let near = |t: &u64| {
         (t.saturating_sub(3)..t + 4)
@@ -250,7 +250,7 @@ fn a_weight_that_is_too_large_is_named_with_its_layer() {
     );
     assert!(text.contains("bits missing"), "{text}");
 
-    // Where it is far too large, an input of the envelope overflows at the place named.
+    // Where it is far too large, an input of the envelope overflows at the label named.
     let mut model = AffineModel::random(&spec, 3);
     model.layers[0].maps[5]
         .0
