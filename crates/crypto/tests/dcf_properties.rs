@@ -112,7 +112,11 @@ fn evaluate(case: &Case, payload: &[Vec<u64>], inputs: &[u64]) -> [Vec<Vec<u64>>
 
 proptest! {
     // A failing case is printed with everything that it needs; no file remembers it.
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
     fn halves_add_up_to_the_payload_below_the_threshold(case in cases()) {

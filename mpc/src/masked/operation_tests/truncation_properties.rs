@@ -21,7 +21,11 @@ fn cases() -> impl Strategy<Value = (u32, u32, Vec<i64>)> {
 
 proptest! {
     // Three sessions of three parties a case. A failing case is printed, no file remembers it.
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 40,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
     fn truncation_rounds_half_up((shift, bits, values) in cases()) {

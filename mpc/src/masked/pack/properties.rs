@@ -10,7 +10,11 @@ use super::{
 
 proptest! {
     // Microseconds a case. A failing case is printed, no file remembers it.
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
     fn elements_of_whole_bytes_come_back_reduced(
