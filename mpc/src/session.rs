@@ -377,6 +377,15 @@ pub fn tally_prefill(spec: &DecoderSpec, bucket: usize) -> Result<Cost, Protocol
 /// What one decoded token costs with `cached` keys before it (a whole number of prompt positions),
 /// chosen greedily.
 ///
+/// ```
+/// use marill_mpc::{tally_decode, testing::tiny_spec};
+///
+/// let (shorter, longer) = (tally_decode(&tiny_spec(), 15)?, tally_decode(&tiny_spec(), 31)?);
+/// assert!(shorter.rounds <= longer.rounds, "a level more of the maximum over twice the keys");
+/// assert!(shorter.e0_to_e1_bytes < longer.e0_to_e1_bytes);
+/// # Ok::<(), marill_mpc::ProtocolError>(())
+/// ```
+///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
 pub fn tally_decode(spec: &DecoderSpec, cached: usize) -> Result<Cost, ProtocolError> {

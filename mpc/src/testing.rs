@@ -147,6 +147,21 @@ pub struct Outcome {
 /// Runs client, server and dealer on three threads over memory channels: the prompt, then
 /// `rows[1..]` token by token.
 ///
+/// ```
+/// use marill_mpc::{
+///     Twin,
+///     testing::{gaussian, random_weights, run_world, tiny_spec},
+/// };
+///
+/// let spec = tiny_spec();
+/// let (public, private) = random_weights(&spec, 1);
+/// let prompt = spec.encode(&gaussian(1, "prompt", 3 * spec.hidden_size, 1.0))?;
+/// let outcome = run_world(&public, &private, &prompt, &[])?;
+/// let expected = Twin::new(public, private).prefill(&prompt)?;
+/// assert_eq!(outcome.tokens, [expected]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// The client's error, or else the server's or the dealer's.
 ///

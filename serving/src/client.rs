@@ -365,6 +365,59 @@ impl Client {
 
     /// Generates in one session of its own; `on_event` may break off after any token.
     ///
+    /// Here all parties are on this machine, which is a demonstration and no privacy; a real client
+    /// names a server and a dealer elsewhere.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// use marill_partition::{
+    ///     ExportOptions, Partition, export,
+    ///     testing::{tiny_adapter, tiny_base, tiny_transforms},
+    /// };
+    /// use marill_serving::{
+    ///     client::{Client, ClientOptions, Request},
+    ///     local::Parties,
+    ///     server::SecureModel,
+    ///     wire::Setting,
+    /// };
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (at, out) = (folder.path(), folder.path().join("out"));
+    /// # let base = tiny_base(&at.join("base"), 1)?;
+    /// # let transforms = tiny_transforms(&base.config, true);
+    /// # let adapter = tiny_adapter(&base.config, &transforms, 2)?;
+    /// # export(&base, &transforms, &adapter, &out, &ExportOptions::default())?;
+    /// let partition = Partition::open(&out)?;
+    /// let (spec, id) = (partition.decoder_spec().clone(), partition.partition_id());
+    /// let public = partition.public_weights()?;
+    /// let private = partition.private_weights(&public)?;
+    /// let model = SecureModel::new(id, spec, public, private, Setting::Dealer);
+    /// let parties = Parties::start(model, &at.join("services"), 1)?;
+    ///
+    /// let options = ClientOptions {
+    ///     server: parties.server.clone(),
+    ///     dealer: parties.dealer.clone(),
+    ///     api_key: None,
+    ///     cache: at.join("cache"),
+    ///     state: at.join("client"),
+    ///     max_sessions: 1,
+    ///     source: Default::default(),
+    ///     party: None,
+    ///     comparison: Default::default(),
+    /// };
+    /// let client = Client::with_partition(&Partition::open_public(&out)?, &options)?;
+    /// let request = Request {
+    ///     prompt: client.plain_prompt("hello")?,
+    ///     max_tokens: Some(2),
+    ///     ignore_eos: true,
+    ///     ..Request::default()
+    /// };
+    /// let answer = client.generate(&request, &mut |_| ControlFlow::Continue(()))?;
+    /// assert_eq!(answer.tokens.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ServingError::GreedyOnly`], a prompt that does not fit, a lost or refusing peer, a failed
     /// step.

@@ -53,6 +53,46 @@ pub struct TrainOptions {
 
 /// Trains as the recipe says and writes its output folder. `progress` hears of every step.
 ///
+/// ```
+/// use marill_recipe::Recipe;
+/// use marill_training::{TrainOptions, train};
+///
+/// # let folder = tempfile::tempdir()?;
+/// let rows = "{\"text\": \"red\", \"label\": 0}\n{\"text\": \"blue\", \"label\": 1}\n".repeat(8);
+/// std::fs::write(folder.path().join("rows.jsonl"), rows)?;
+/// let out = folder.path().join("out");
+/// let text = format!(
+///     r#"
+///     [model]
+///     init = "random"
+///     architecture = {{ hidden_size = 16, intermediate_size = 16, num_hidden_layers = 1,
+///         num_attention_heads = 2, num_key_value_heads = 2, head_dim = 8,
+///         max_position_embeddings = 64 }}
+///     [tokenizer]
+///     vocab_size = 300
+///     [[dataset]]
+///     path = "rows.jsonl"
+///     format = "classify"
+///     labels = ["warm", "cold"]
+///     [train]
+///     max_steps = 2
+///     [output]
+///     dir = "{}"
+///     "#,
+///     out.display()
+/// );
+/// let recipe = Recipe::parse(&text, "recipe.toml", &[])?;
+/// let options = TrainOptions {
+///     recipe_dir: folder.path().into(),
+///     ..TrainOptions::default()
+/// };
+/// let mut heard = 0;
+/// let report = train(&recipe, &options, &mut |_| heard += 1)?;
+/// assert!(heard > 0 && report.final_loss.is_finite());
+/// assert!(out.join("model/model.safetensors").is_file());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// [`TrainError`]; a loss that is no finite number stops the run and names the last good
 /// checkpoint.

@@ -22,6 +22,27 @@ pub struct Partition {
 impl Partition {
     /// Opens a partition with its private part, as the server does.
     ///
+    /// ```
+    /// use marill_partition::{
+    ///     ExportOptions, Partition, export,
+    ///     testing::{tiny_adapter, tiny_base, tiny_transforms},
+    /// };
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (base, out) = (folder.path().join("base"), folder.path().join("out"));
+    /// let base = tiny_base(&base, 1)?;
+    /// let transforms = tiny_transforms(&base.config, true);
+    /// let adapter = tiny_adapter(&base.config, &transforms, 2)?;
+    /// export(&base, &transforms, &adapter, &out, &ExportOptions::default())?;
+    ///
+    /// let server = Partition::open(&out)?;
+    /// assert!(server.private().is_some());
+    /// let client = Partition::open_public(&out)?;
+    /// assert!(client.private().is_none());
+    /// assert_eq!(client.partition_id(), server.partition_id());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`PartitionError`] naming the file that is missing, unlisted, of another partition or
     /// altered.
