@@ -658,7 +658,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_that_another_file_asks_are_found_whatever_their_answer_and_capitals() {
+    fn questions_of_another_file_are_found_in_any_case() {
         let dir = tempfile::tempdir().unwrap();
         let (mine, other) = (dir.path().join("mine.tsv"), dir.path().join("other.tsv"));
         std::fs::write(

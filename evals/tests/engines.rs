@@ -329,7 +329,7 @@ fn two_runs_are_compared_from_their_json_and_from_their_logs() {
 }
 
 #[test]
-fn programs_are_scored_by_likelihood_and_shape_without_being_run() {
+fn programs_are_scored_without_being_run() {
     let fixture = Fixture::new();
     let row = concat!(
         r#"{"text": "Add.", "code": "def add(a, b):\n  return a + b", "#,

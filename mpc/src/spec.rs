@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn no_session_passes_the_reciprocals_domain_whatever_its_spec_says() {
+    fn no_spec_passes_the_domain_of_the_reciprocal() {
         let spec = DecoderSpec {
             max_positions: 4096,
             ..tiny_spec()

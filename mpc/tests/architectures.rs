@@ -369,7 +369,7 @@ fn three_parties_run_gpt2_as_the_twin_and_at_the_declared_cost() {
 }
 
 #[test]
-fn three_parties_run_bert_as_the_twin_and_reveal_only_what_the_partition_says() {
+fn three_parties_run_bert_as_the_twin_and_reveal_no_more() {
     for (tokens, spec) in [
         (3, tiny_affine_spec(CLASSIFIER)),
         (18, tiny_affine_spec(CLASSIFIER)),

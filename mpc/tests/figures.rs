@@ -123,7 +123,7 @@ fn an_argmax_over_49152_logits_keeps_to_its_budget() {
 /// protocol: half of the layers and two thirds of the softmaxes. That the rest of the weights is
 /// public or private costs nothing online.
 #[test]
-fn a_full_fine_tune_of_all_layers_costs_about_twice_the_merged_half() {
+fn a_full_fine_tune_costs_about_twice_the_merged_half() {
     let heads = || (0..9).map(|h| vec![h]).collect();
     let full = with_private_matrices(with_groups(30, heads()));
     let adapted = with_groups(30, heads());

@@ -67,7 +67,7 @@ fn a_decoded_token_of_a_block_keeps_to_its_rounds() {
 }
 
 #[test]
-fn both_evaluators_receive_the_correction_words_of_a_decoded_token() {
+fn both_parties_receive_the_words_of_a_decoded_token() {
     let [all, _] = block(Rounding::Exact, Comparison::Dcf, 127, 1);
     assert!(
         all.dealer_to_e0_bytes <= 8_650_000 && all.dealer_to_e1_bytes <= 9_700_000,

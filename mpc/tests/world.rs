@@ -36,7 +36,7 @@ fn an_input_that_would_overflow_is_refused_by_name() {
 }
 
 #[test]
-fn every_token_equals_the_twins_and_costs_what_the_tally_declares() {
+fn tokens_are_the_twins_and_cost_what_the_tally_says() {
     for seed in 0..6u64 {
         let mut spec = tiny_spec();
         if seed == 3 {

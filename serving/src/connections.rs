@@ -553,7 +553,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_longest_idle_connection_gives_way_and_those_at_work_do_not() {
+    async fn the_longest_idle_connection_gives_way() {
         let all = Connections::new(3);
         let places = [all.enter().await, all.enter().await, all.enter().await];
         let [working, taken, idle] = &places;

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_that_ends_by_itself_keeps_its_kind_and_others_do_not() {
+    fn a_refusal_that_ends_by_itself_keeps_its_kind() {
         for busy in [
             "too_many_sessions",
             "too_many_grants",

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_first_is_served_first_and_who_leaves_holds_nobody_up() {
+    async fn first_come_is_first_served_and_leavers_block_nobody() {
         let sessions = Sessions::with_queue(1, 3);
         let first = sessions.admit().unwrap();
         let (sender, mut served) = tokio::sync::mpsc::unbounded_channel();
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_come_back_grows_with_the_queue_and_with_the_sessions() {
+    fn the_time_to_come_back_grows_with_queue_and_sessions() {
         let sessions = Sessions::with_queue(2, 100);
         assert_eq!(sessions.retry_after_seconds(), 1);
         sessions.times().mean = Some(8.0);

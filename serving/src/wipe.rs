@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_come_back_empty_once_there_are_secrets_also_when_they_grow() {
+    fn freed_blocks_are_empty_once_there_are_secrets() {
         let allocator = WipingAllocator(Keeper(Mutex::default()));
         let layout = Layout::from_size_align(100, 8).unwrap();
         let filled = || unsafe {

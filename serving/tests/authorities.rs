@@ -17,7 +17,7 @@ fn authority(path: &Path) -> Issuer<'static, KeyPair> {
 }
 
 #[test]
-fn a_service_is_believed_when_the_named_authority_vouches_for_its_name() {
+fn a_service_is_believed_when_its_authority_vouches() {
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| folder.path().join(name);
     let issuer = authority(&place("ca.pem"));

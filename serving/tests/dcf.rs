@@ -95,7 +95,7 @@ fn dcf_is_refused_where_it_is_unavailable() {
 }
 
 #[test]
-fn only_the_holder_of_the_seed_gets_a_line_and_no_session_begins_without_one() {
+fn only_the_holder_of_the_seed_gets_dcf_keys() {
     let world = World::new();
     let opener = uses_dcf(world.opener());
     let mut world = world;

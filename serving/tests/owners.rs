@@ -31,7 +31,7 @@ fn code(body: &[u8]) -> String {
 }
 
 #[test]
-fn one_client_fills_its_own_places_and_who_is_refused_leaves_no_trace() {
+fn one_client_fills_only_its_own_places() {
     let world = World::new();
     let greedy = "ab".repeat(32);
     let before = lines(&world, "dealer");

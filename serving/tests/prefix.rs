@@ -14,7 +14,7 @@ use marill_serving::{
 };
 
 #[test]
-fn a_fork_in_the_middle_of_a_prompt_starts_empty_and_gives_the_same_bits() {
+fn a_fork_within_a_prompt_starts_empty_with_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let base = tiny_base(folder.path(), 1).unwrap();
     let tokens = [3, 1, 4, 1, 5];
@@ -36,7 +36,7 @@ fn a_fork_in_the_middle_of_a_prompt_starts_empty_and_gives_the_same_bits() {
 /// The pause between a session's handshake and its first frame would tell the server how long the
 /// prompt is.
 #[test]
-fn the_public_layers_of_a_prompt_run_before_the_server_hears_of_it() {
+fn a_prompts_prefix_runs_before_the_server_hears_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let base = tiny_base(&folder.path().join("base"), 1).unwrap();
     let transforms = tiny_transforms(&base.config, true);

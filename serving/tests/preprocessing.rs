@@ -99,7 +99,7 @@ fn restore(copy_of: &Path, party: &Path) {
 }
 
 #[test]
-fn a_session_from_a_file_gives_the_twins_tokens_and_the_dealer_streams_nothing() {
+fn a_session_from_a_file_gives_the_twins_tokens() {
     let folder = tempfile::tempdir().unwrap();
     let written = write_files(folder.path(), 2);
     let spec = tiny_model().spec;

@@ -72,7 +72,7 @@ fn on(comparison: Comparison, opener: SessionOpener) -> SessionOpener {
 }
 
 #[test]
-fn stochastic_sessions_are_near_the_exact_twin_at_the_tallied_cost() {
+fn stochastic_sessions_are_near_the_exact_twin() {
     for setting in Setting::ALL {
         let world = world_of(stochastic(setting), false);
         for comparison in [Comparison::OneHot, Comparison::Dcf] {

@@ -26,7 +26,7 @@ fn cold(top_k: Option<u32>) -> Option<Sampling> {
 }
 
 #[test]
-fn a_cold_draw_is_the_twins_token_and_costs_what_the_tally_declares() {
+fn a_cold_draw_is_the_twins_token_at_the_tallied_cost() {
     let world = World::new();
     let opener = world.opener();
     for sampling in [cold(None), cold(Some(5))] {

@@ -20,7 +20,7 @@ use proxy::{Proxy, unmask};
 use world::{World, wait_until};
 
 #[test]
-fn a_session_gives_the_twins_tokens_and_costs_what_the_tally_says() {
+fn a_session_gives_the_twins_tokens_at_the_tallied_cost() {
     let world = World::new();
     let opener = world.opener();
     let mut session = opener.open().unwrap();
@@ -90,7 +90,7 @@ fn two_sessions_at_once_both_equal_the_twin_and_interleave() {
 }
 
 #[test]
-fn the_masked_adapter_travels_once_and_survives_a_restart_of_the_client() {
+fn the_masked_adapter_travels_once_even_over_a_restart() {
     let world = World::new();
     let received = |opener: &SessionOpener| {
         let before = opener.server.count.received_bytes();
@@ -117,7 +117,7 @@ fn the_masked_adapter_travels_once_and_survives_a_restart_of_the_client() {
 }
 
 #[test]
-fn what_leaves_the_client_is_masked_and_its_sizes_depend_on_the_bucket_alone() {
+fn what_leaves_the_client_is_masked_and_sized_by_bucket() {
     let world = World::new();
     let (proxy, endpoint) = Proxy::start(&world.parties.server);
     let opener = world.opener_at(&endpoint, "client");
@@ -240,7 +240,7 @@ fn a_dealer_that_is_gone_is_named() {
 }
 
 #[test]
-fn a_dealer_that_vanishes_within_a_session_is_named_to_the_client() {
+fn a_dealer_that_vanishes_is_named_to_the_client() {
     let mut proxy = None;
     let world = World::routed(false, |dealer| {
         let (between, endpoint) = Proxy::start(&dealer);
@@ -361,7 +361,7 @@ fn the_dealer_knows_servers_by_their_key() {
 }
 
 #[test]
-fn steps_are_charged_before_they_run_and_the_budget_ends_a_session() {
+fn steps_are_charged_first_and_the_budget_ends_a_session() {
     let world = World::new();
     let keys = world.folder.path().join("server/keys");
     let limits = Limits {

@@ -169,7 +169,7 @@ fn a_damaged_frame_of_any_kind_ends_its_session_with_an_error() {
 /// Where a direction has two frames in a row; elsewhere the follower waits for an answer to the
 /// frame itself.
 #[test]
-fn a_frame_that_overtakes_or_is_lost_ends_its_session_with_an_error() {
+fn a_frame_out_of_order_or_lost_ends_its_session() {
     let table: Vec<_> = [
         (
             Line::Client,

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_takes_every_row_once_in_an_order_that_only_the_seed_decides() {
+    fn an_epoch_takes_every_row_once_in_the_seeds_order() {
         let train = Train {
             micro_batch_size: 4,
             gradient_accumulation_steps: 2,
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_go_over_the_ends_of_epochs_and_tokens_are_counted_without_laying_them_out() {
+    fn steps_cross_epochs_and_tokens_are_counted_alone() {
         let train = Train {
             micro_batch_size: 7,
             gradient_accumulation_steps: 3,

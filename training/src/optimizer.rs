@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_step_moves_by_the_learning_rate_against_the_gradient() {
+    fn the_first_step_moves_by_the_learning_rate() {
         let knobs = Optimizer {
             weight_decay: 0.1,
             ..Optimizer::default()

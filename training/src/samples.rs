@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_learnt_one_by_one_where_one_sample_cannot_hold_them() {
+    fn answers_too_long_for_one_sample_are_learnt_singly() {
         let row = TWO.replace('\n', "");
         let (all, notes) = learnt(&[&row], &["data.max_seq_len=40"], None);
         assert_eq!(all, [["copper<|im_end|>"], ["velvet<|im_end|>"]]);

@@ -150,7 +150,7 @@ fn accuracy(model: &mut FloatModel, base: &Checkpoint) -> f64 {
 }
 
 #[test]
-fn a_tuned_model_learns_the_task_and_leaves_everything_that_is_promised() {
+fn a_tuned_model_learns_and_leaves_what_is_promised() {
     let place = Place::new(false);
     place.run(SCRATCH, &["train.epochs=20"]).unwrap();
     let report = place
@@ -339,7 +339,7 @@ fn a_run_goes_on_from_a_base_elsewhere_and_not_from_another() {
 }
 
 #[test]
-fn a_finished_run_goes_on_with_more_steps_and_says_so_with_fewer() {
+fn a_finished_run_goes_on_with_more_steps() {
     let place = Place::new(true);
     place.run(TUNE, &["train.max_steps=4"]).unwrap();
     let options = TrainOptions {
@@ -515,7 +515,7 @@ fn a_teacher_pulls_the_student_towards_it() {
 }
 
 #[test]
-fn full_fine_tuning_writes_a_checkpoint_and_leaves_the_frozen_layers_alone() {
+fn full_fine_tuning_leaves_the_frozen_layers_alone() {
     let place = Place::new(true);
     let full = TUNE.replace("[lora]\nrank = 4\n", "");
     let report = place.run(&full, &["train.max_steps=4"]).unwrap();
@@ -537,7 +537,7 @@ fn full_fine_tuning_writes_a_checkpoint_and_leaves_the_frozen_layers_alone() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint() {
+fn a_loss_that_is_no_number_names_the_last_checkpoint() {
     let place = Place::new(true);
     // Decay that overshoots: the factors grow a hundredfold a step until squares overflow.
     let growing = [
@@ -710,7 +710,7 @@ fn one_graph_or_a_graph_for_each_layer_gives_the_same_bits() {
 }
 
 #[test]
-fn the_last_steps_see_the_secure_programs_values_and_the_first_ones_do_not() {
+fn the_last_steps_alone_see_the_secure_programs_values() {
     let place = Place::new(true);
     let losses = |dir: &str, settings: &[&str]| -> (Vec<f64>, Vec<u8>) {
         let output = format!("output.dir=DIR/{dir}");
@@ -745,7 +745,7 @@ fn the_last_steps_see_the_secure_programs_values_and_the_first_ones_do_not() {
 }
 
 #[test]
-fn dropout_changes_the_run_and_nothing_is_dropped_when_the_loss_is_measured() {
+fn dropout_changes_the_run_but_not_its_measured_loss() {
     let place = Place::new(true);
     let mut losses = Vec::new();
     for (rate, rank) in [("0.0", 4), ("0.6", 4), ("0.6", 4)] {
@@ -920,7 +920,7 @@ fn a_dry_run_writes_nothing_and_its_bytes_are_those_of_the_run() {
 }
 
 #[test]
-fn what_frozen_layers_said_is_found_by_the_next_run_and_changes_nothing() {
+fn cached_frozen_layers_serve_the_next_run_unchanged() {
     let place = Place::new(true);
     let plain = place.run(TUNE, &[]).unwrap();
     let expected = bytes(plain.adapter.unwrap());

@@ -380,7 +380,7 @@ fn wrong_keys_are_counted_and_slowed() {
 }
 
 #[test]
-fn what_is_wrong_with_a_peer_or_a_download_is_named_with_what_to_do() {
+fn a_bad_peer_or_download_is_named_with_what_to_do() {
     let world = World::new();
     let (dealer, server) = world.parties_with(&["--tls"]);
     let generate = |server: &str| {

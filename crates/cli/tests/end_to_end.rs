@@ -44,7 +44,7 @@ fn parse(output: &Output) -> Value {
 }
 
 #[test]
-fn an_answer_over_three_processes_equals_the_twin_and_no_word_of_it_leaves_in_clear() {
+fn three_processes_answer_as_the_twin_and_leak_no_word() {
     let world = World::new();
     let (dealer, server) = world.parties();
     let (to_server, server_url) = Proxy::start(&server.url.parse().unwrap());
@@ -716,7 +716,7 @@ fn with_a_separate_party_the_client_sends_shares_only() {
 }
 
 #[test]
-fn a_gateway_serves_with_a_separate_party_and_names_it_when_lost() {
+fn a_gateway_names_a_separate_party_that_is_lost() {
     let world = World::new();
     let (dealer, _) = world.parties();
     let server = world.server_in("shared", &dealer.url, &["--e0", "party"]);

@@ -108,7 +108,7 @@ fn answer(partition: &Path) -> Value {
 }
 
 #[test]
-fn a_full_fine_tune_is_served_privately_and_its_answer_is_the_twins() {
+fn a_full_fine_tune_is_served_with_the_twins_answer() {
     let place = Place::new();
     let partition = place.partition(&["freeze.layers=1"]);
     let found: Value =

@@ -86,7 +86,7 @@ fn ask(gateway: &Service, prompt: &str) -> (Vec<u32>, Vec<Instant>, Value) {
 
 #[test]
 #[ignore = "needs a real model: name its export in MARILL_PARTITION"]
-fn a_long_answer_equals_the_twins_and_two_at_once_take_little_more_than_twice_as_long() {
+fn long_answers_equal_the_twins_alone_and_two_at_once() {
     let folder = partition();
     let open = Partition::open(&folder).unwrap();
     let expected = PROMPTS.map(|prompt| twin(&open, prompt));

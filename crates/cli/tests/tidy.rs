@@ -216,7 +216,9 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 /// Every Rust file of the workspace and its text.
 fn texts() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
-    for folder in ["crates", "training", "serving", "mpc", "evals", "fuzz"] {
+    for folder in [
+        "crates", "training", "serving", "mpc", "evals", "fuzz", "benches",
+    ] {
         sources(&root().join(folder), &mut files);
     }
     assert!(files.len() > 20, "the sources were not found");
@@ -267,6 +269,35 @@ fn no_line_is_over_100_columns() {
             );
         }
     }
+}
+
+/// A longer name says two things, or says how.
+const MAX_TEST_NAME: usize = 60;
+
+#[test]
+fn names_of_tests_are_short() {
+    let mut tests = 0;
+    for (path, text) in texts() {
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for (at, _) in lines.iter().enumerate().filter(|(_, line)| is_test(line)) {
+            let function = lines[at..].iter().find_map(|line| line.split_once("fn "));
+            let (_, rest) = function.expect("an attribute stands before a function");
+            let name = rest.split(['(', '<']).next().unwrap_or_default();
+            tests += 1;
+            assert!(
+                name.len() <= MAX_TEST_NAME,
+                "{}:{}: `{name}` has {} characters, {MAX_TEST_NAME} are the limit",
+                path.display(),
+                at + 1,
+                name.len()
+            );
+        }
+    }
+    assert!(tests > 300, "the tests were not found: {tests}");
+}
+
+fn is_test(line: &str) -> bool {
+    line == "#[test]" || line.starts_with("#[tokio::test")
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn kill_after(mut child: Child, run: &Path, step: usize, delay: Duration) -> usi
 }
 
 #[test]
-fn a_run_that_is_killed_five_times_leaves_what_an_uninterrupted_one_leaves() {
+fn a_run_killed_five_times_leaves_what_a_whole_one_leaves() {
     let place = Place::new();
     for threads in ["1", "2"] {
         let output = place
@@ -186,7 +186,7 @@ fn a_run_that_is_killed_five_times_leaves_what_an_uninterrupted_one_leaves() {
 
 #[test]
 #[cfg(unix)]
-fn a_run_that_is_told_to_end_leaves_a_checkpoint_and_goes_on_from_it() {
+fn a_stopped_run_leaves_a_checkpoint_and_goes_on_from_it() {
     let place = Place::new();
     let output = place.tune("2", "whole", &[]).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
@@ -421,7 +421,7 @@ fn a_run_that_fits_the_disk_is_kept_where_its_export_does_not() {
 
 #[test]
 #[cfg(unix)]
-fn a_run_goes_on_without_a_cache_and_not_from_a_damaged_checkpoint() {
+fn a_run_needs_no_cache_but_a_whole_checkpoint() {
     let place = Place::new();
     let output = place
         .tune("2", "again", &["--resume", "--set", "train.max_steps=4"])
@@ -537,7 +537,7 @@ fn a_dry_run_foresees_memory_and_bytes_within_a_third() {
 }
 
 #[test]
-fn a_dry_run_foresees_the_bytes_of_the_exported_folder_within_a_third() {
+fn a_dry_run_foresees_exported_bytes_within_a_third() {
     fn folder_bytes(path: &Path) -> u64 {
         let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
         let bytes = entries.map(|entry| match entry.metadata().unwrap() {
@@ -601,7 +601,7 @@ fn a_dry_run_foresees_the_bytes_of_the_exported_folder_within_a_third() {
 }
 
 #[test]
-fn a_dry_run_without_low_rank_factors_plans_whole_matrices_or_says_why_none() {
+fn a_dry_run_without_lora_plans_whole_matrices() {
     let place = Place::new();
     let full = TUNE.replace("[lora]\nrank = 4\ndropout = 0.2\n", "");
     place.write("full.toml", &full);

@@ -167,7 +167,7 @@ fn processes_that_hold_secrets_dump_no_core() {
 }
 
 #[test]
-fn an_owner_is_added_to_a_running_dealer_and_served_with_its_own_key() {
+fn an_owner_added_to_a_running_dealer_is_served() {
     let world = World::new();
     let (dealer, server) = world.parties();
     let add = marill()

@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn every_input_of_a_small_domain_is_compared_with_every_threshold() {
+    fn small_domains_are_right_at_every_threshold() {
         for (bits, widths) in [
             (1, vec![8]),
             (2, vec![3]),

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_of_one_seed_differ_by_domain_and_do_not_depend_on_the_cut() {
+    fn streams_differ_by_domain_and_not_by_the_cut() {
         let seed = Seed::from_bytes([7; 32]);
         let whole = Prg::new(&seed, "a").words(1000);
         let mut cut = Prg::new(&seed, "a");

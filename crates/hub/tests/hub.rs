@@ -527,7 +527,7 @@ fn a_cache_can_be_moved() {
 }
 
 #[test]
-fn a_hub_that_cannot_be_reached_is_an_error_even_when_a_branch_is_cached() {
+fn an_unreachable_hub_is_an_error_though_a_branch_is_cached() {
     let hub = Hub::new();
     let snapshot = hub.resolve("org/name", None).unwrap();
     let free = TcpListener::bind("127.0.0.1:0")

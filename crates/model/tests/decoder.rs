@@ -230,7 +230,7 @@ fn check_gradients(loss: &dyn Fn(&Decoder) -> Tensor, unused: &[&str]) {
 }
 
 #[test]
-fn every_parameter_has_the_gradient_that_finite_differences_show() {
+fn parameters_have_the_gradients_of_finite_differences() {
     check_gradients(&|d| loss(d, false), &[]);
 }
 
@@ -240,12 +240,12 @@ fn distillation_gradients_agree_with_finite_differences() {
 }
 
 #[test]
-fn dropout_and_hidden_states_have_the_gradients_that_finite_differences_show() {
+fn dropout_has_the_gradients_of_finite_differences() {
     check_gradients(&hidden_loss, &["model.norm.weight"]);
 }
 
 #[test]
-fn a_frozen_weight_under_a_low_rank_addition_changes_no_gradient() {
+fn a_frozen_weight_under_lora_changes_no_gradient() {
     let base = checkpoint();
     let transforms = transforms(&base.config);
     let (whole, vars) = trainable(&base, &transforms);
@@ -464,7 +464,7 @@ fn the_cache_and_packing_change_nothing() {
 }
 
 #[test]
-fn the_prefix_gives_the_same_bits_at_once_and_in_steps_with_any_thread_count() {
+fn the_prefix_gives_the_same_bits_in_steps_and_threads() {
     let base = checkpoint();
     let tokens: Vec<u32> = (0..20).map(|i| i * 7 % 30).collect();
     let whole = Prefix::new(&base, 2).unwrap().forward(&tokens).unwrap();
@@ -495,7 +495,7 @@ fn the_prefix_gives_the_same_bits_at_once_and_in_steps_with_any_thread_count() {
 }
 
 #[test]
-fn a_saved_folder_opens_with_the_same_digest_and_a_damaged_one_does_not() {
+fn a_saved_folder_keeps_its_digest_unless_damaged() {
     let base = checkpoint();
     let dir = tempfile::tempdir().unwrap();
     base.save(dir.path(), TensorDtype::F32).unwrap();

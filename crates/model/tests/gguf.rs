@@ -168,7 +168,7 @@ fn every_promised_format_opens_with_rows_back_in_order() {
 }
 
 #[test]
-fn the_tokenizer_of_the_metadata_splits_digits_and_keeps_special_tokens() {
+fn the_metadata_tokenizer_splits_digits_and_keeps_specials() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
     write(&path, GgmlDType::F32);
@@ -230,7 +230,7 @@ fn error_with(key: &'static str, value: Value) -> String {
 }
 
 #[test]
-fn metadata_that_changes_the_answers_is_refused_by_name_and_may_be_ignored() {
+fn metadata_that_changes_answers_is_refused_or_ignored() {
     let text = |s: &str| Value::String(s.into());
     for (key, value) in [
         ("llama.rope.scale_linear", Value::F32(4.0)),

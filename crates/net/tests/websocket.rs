@@ -38,7 +38,7 @@ fn pair(timeout: Duration) -> Pair {
 }
 
 #[test]
-fn a_look_at_the_line_finds_a_waiting_frame_and_a_peer_that_is_gone() {
+fn a_look_finds_a_waiting_frame_and_a_lost_peer() {
     let Pair {
         mut client,
         mut server,
@@ -209,7 +209,7 @@ fn pings_are_silence() {
 }
 
 #[test]
-fn a_peer_that_sends_and_never_reads_fills_two_places_and_no_more() {
+fn a_peer_that_never_reads_fills_two_places() {
     let limit = Duration::from_millis(700);
     let (mut server, mut raw) =
         half_pair(|socket| WebSocketChannel::new(socket, Vec::new(), Role::Server, limit));

@@ -11,7 +11,7 @@ use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
 const BOUND: f32 = 2e-3;
 
 #[test]
-fn every_layer_of_the_integer_program_is_the_float_layer_within_the_stated_error() {
+fn integer_layers_are_float_layers_within_the_stated_error() {
     let dir = tempfile::tempdir().unwrap();
     for (seed, merged) in [(1, true), (2, false), (3, true)] {
         let base = tiny_base(dir.path(), seed).unwrap();

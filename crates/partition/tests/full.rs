@@ -53,7 +53,7 @@ impl Fixture {
 }
 
 #[test]
-fn the_private_part_is_every_tensor_of_the_private_layers_and_nothing_of_it_is_public() {
+fn every_tensor_of_private_layers_is_private() {
     let fixture = Fixture::new(true);
     let report = fixture.export("out").unwrap();
     let server = Partition::open(&report.dir).unwrap();

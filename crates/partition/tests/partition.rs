@@ -112,7 +112,7 @@ fn the_adapter_goes_to_peft_only_when_heads_are_not_merged() {
 }
 
 #[test]
-fn export_proves_a_range_and_names_a_factor_that_is_too_large_for_one() {
+fn export_proves_a_range_or_names_a_large_factor() {
     let mut fixture = Fixture::new(true);
     let run = |fixture: &Fixture, name: &str| {
         let opts = ExportOptions::default();
@@ -249,7 +249,7 @@ fn a_missing_or_unlisted_file_is_named() {
 }
 
 #[test]
-fn a_folder_without_the_file_that_names_its_partition_is_refused() {
+fn a_folder_without_its_partition_id_is_refused() {
     let fixture = Fixture::new(true);
     let dir = fixture.export("out").unwrap();
     for folder in ["public", "private"] {

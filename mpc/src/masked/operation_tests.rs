@@ -209,7 +209,7 @@ fn truncation_is_exact_for_every_width_and_at_its_limits() {
 /// Over a million random numbers the mean of a rounded value is the value: five standard deviations
 /// of a fair rounding. Dropped bits may add a little to the largest error.
 #[test]
-fn stochastic_truncation_is_unbiased_and_off_by_little_more_than_one() {
+fn stochastic_truncation_is_unbiased_and_off_by_about_one() {
     let spec = DecoderSpec {
         numeric: NumericSpec::with_rounding(Rounding::Stochastic),
         ..tiny_spec()
@@ -385,7 +385,7 @@ impl Program for PiecewiseProgram {
 }
 
 #[test]
-fn piecewise_functions_are_the_twins_at_and_around_every_threshold() {
+fn piecewise_functions_are_the_twins_at_thresholds() {
     for table in [&tables().rsqrt, &tables().recip] {
         let around = |t: &u64| [t.wrapping_sub(1), *t, t + 1];
         let mut values: Vec<u64> = table.threshold.iter().step_by(7).flat_map(around).collect();

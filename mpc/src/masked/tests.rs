@@ -647,7 +647,7 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
 /// that share gives the other adapter's token: what E0 sees beside its tokens is independent of the
 /// adapter.
 #[test]
-fn the_clients_view_fits_any_other_adapter_up_to_the_share_of_a_token() {
+fn the_clients_view_fits_another_adapter_but_for_a_share() {
     let pairs: [fn(u64) -> Fixture; 4] = [
         Fixture::new,
         Fixture::gpt2,
@@ -759,7 +759,7 @@ fn view_fits_another_adapter(fixture: &Fixture, other: &Fixture, input: &Input, 
 /// Each evaluator runs to its end against random bytes of the right sizes: nothing in its code
 /// depends on what the bytes say, and it sends frames of the same sizes.
 #[test]
-fn each_evaluator_runs_against_a_simulator_that_knows_shapes_only() {
+fn each_party_runs_against_a_simulator_of_shapes() {
     runs_against_a_simulator(&Fixture::new(3));
     runs_against_a_simulator(&Fixture::full(3));
     runs_against_a_simulator(&Fixture::stochastic(3));
@@ -844,7 +844,7 @@ fn a_changed_correction_changes_what_is_computed() {
 /// Words that are changed, out of order or missing give other values or an error, never a panic;
 /// the server, whose words are its own, is not disturbed.
 #[test]
-fn damaged_correction_words_change_what_is_computed_or_end_the_session() {
+fn damaged_correction_words_spoil_or_end_the_session() {
     let fixture = Fixture::new(5).uses_dcf();
     let input = fixture.input(11, 3);
     let honest = fixture.record(&input, None);
@@ -886,7 +886,7 @@ fn damaged_correction_words_change_what_is_computed_or_end_the_session() {
 }
 
 #[test]
-fn a_short_message_ends_the_session_with_an_error_that_names_the_step() {
+fn a_short_message_ends_the_session_naming_the_step() {
     let fixture = Fixture::new(6);
     let input = fixture.input(12, 3);
     let mut frames = fixture.record(&input, None).server_frames;

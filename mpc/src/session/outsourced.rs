@@ -213,7 +213,7 @@ mod tests {
     };
 
     #[test]
-    fn an_outsourced_session_returns_the_twins_tokens_with_either_comparison() {
+    fn an_outsourced_session_returns_the_twins_tokens() {
         for comparison in [Comparison::OneHot, Comparison::Dcf] {
             a_session_returns_the_twins_tokens(comparison);
         }

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_low_rank_spec_has_no_whole_matrices_and_the_other_way_round() {
+    fn a_spec_has_low_rank_factors_or_whole_matrices() {
         let error = PrivateWeights::full_from_floats(&tiny_spec(), &[])
             .err()
             .unwrap();

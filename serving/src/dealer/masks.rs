@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mask_is_kept_over_restarts_and_belongs_to_one_owner_client_and_adapter() {
+    fn a_mask_belongs_to_one_owner_client_and_adapter() {
         let folder = tempfile::tempdir().unwrap();
         let (alice, private) = ("a1".repeat(32), "0f".repeat(32));
         let of = |owner: &str, principal: MaskScope<'_>, private: &str| {

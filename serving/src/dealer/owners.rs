@@ -213,7 +213,7 @@ mod tests {
     use crate::ticket::For;
 
     #[test]
-    fn owners_come_and_go_while_a_dealer_runs_and_a_damaged_key_is_named() {
+    fn owners_come_and_go_while_a_dealer_runs() {
         let folder = tempfile::tempdir().unwrap();
         let owners = Owners::open(folder.path()).unwrap();
         let default = read_key(&folder.path().join(SERVER_KEY_FILE)).unwrap();

@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assistants_turn_that_is_last_is_continued_only_when_that_is_said() {
+    fn a_last_assistant_turn_is_continued_only_on_request() {
         let turn = |role: &str| Message {
             role: role.into(),
             content: "x".into(),

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_file_comes_whole_in_small_pieces_and_is_read_as_it_is_taken() {
+    async fn a_file_comes_whole_in_small_pieces_as_it_is_taken() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model");
         let content: Vec<u8> = (0..1_000_003u32).map(|i| (i * 7) as u8).collect();

@@ -85,7 +85,7 @@ fn traced(model: &Model, values: &[f32]) -> Vec<(&'static str, Vec<u64>)> {
 }
 
 #[test]
-fn no_value_of_the_twin_exceeds_its_bound_and_bounds_are_near_enough_to_be_of_use() {
+fn values_stay_within_bounds_that_are_near_enough() {
     for seed in 0..3 {
         for model in models(seed) {
             let spec = &model.0.spec;
@@ -275,7 +275,7 @@ fn a_weight_that_is_too_large_is_named_with_its_layer() {
 }
 
 #[test]
-fn the_largest_envelope_lies_between_one_that_holds_and_one_that_does_not() {
+fn the_largest_envelope_lies_between_good_and_bad() {
     for model in models(4) {
         let mut prover = Prover::new(&model.0, Arc::clone(&model.1));
         let proof = prover.largest(64).unwrap();

@@ -67,7 +67,7 @@ fn several_processes_of_one_client_wait_for_each_other() {
 
 /// Charges are sums, a window of a minute, and never less than what was used.
 #[test]
-fn charges_add_up_stay_in_range_and_survive_a_clock_that_goes_back() {
+fn charges_survive_a_clock_that_goes_back() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path(), WhenInUse::Fail).unwrap();
     let key = [7; 32];
@@ -251,7 +251,7 @@ impl StorageBackend for Disk {
 }
 
 #[test]
-fn a_full_disk_loses_the_new_record_and_no_other_and_room_mends_it() {
+fn a_full_disk_loses_the_new_record_and_no_other() {
     let disk = Disk {
         content: Arc::default(),
         room: Arc::new(AtomicU64::new(u64::MAX)),
