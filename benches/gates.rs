@@ -6,7 +6,8 @@ use std::{sync::Arc, thread};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use marill_mpc::{
     Comparison, PrivateWeights, PublicWeights, Seed,
-    engine::{Engine, Step},
+    engine::Engine,
+    error::ProtocolResult,
     masked::Masked,
     program::layers::softmax_parts,
     testing::{gaussian, random_weights, tiny_spec},
@@ -51,7 +52,7 @@ impl Gate {
         gaussian(1, "gate", n, 2.0).iter().map(encode).collect()
     }
 
-    fn run(self, engine: &mut Masked, input: Option<&[u64]>, n: usize) -> Step<()> {
+    fn run(self, engine: &mut Masked, input: Option<&[u64]>, n: usize) -> ProtocolResult<()> {
         let wire = engine.input(input, 1, n, 48)?;
         let share = engine.share(&wire);
         let out = match self {

@@ -12,7 +12,7 @@ use marill_numeric::{
     tables::{LinearTable, Piecewise},
 };
 
-use crate::{masked::ProtocolError, spec::Module, weights::Rope};
+use crate::{error::ProtocolResult, spec::Module, weights::Rope};
 
 /// Which heads attend together, and to how many keys.
 #[derive(Clone, Copy)]
@@ -59,9 +59,6 @@ pub struct Gate<'a>(pub &'a LinearTable);
 /// divided.
 pub const WEIGHTED_BITS: u32 = 48;
 
-/// Result of an operation that talks to a peer.
-pub type Step<T> = Result<T, ProtocolError>;
-
 /// The interpreter of a secure program.
 pub trait Engine {
     type Share: Clone;
@@ -78,13 +75,13 @@ pub trait Engine {
         rows: usize,
         cols: usize,
         bits: u32,
-    ) -> Step<Self::Wire>;
+    ) -> ProtocolResult<Self::Wire>;
     /// Makes wires of shares, all in one round.
     fn open(
         &mut self,
         shares: &[(&Self::Share, u32)],
         label: &'static str,
-    ) -> Step<Vec<Self::Wire>>;
+    ) -> ProtocolResult<Vec<Self::Wire>>;
     /// Makes a wire of a share that is below `2^(bits - 2)` in magnitude, opening all of it or
     /// these bits alone.
     fn open_bounded(
@@ -92,7 +89,7 @@ pub trait Engine {
         share: &Self::Share,
         bits: u32,
         label: &'static str,
-    ) -> Step<Self::Wire> {
+    ) -> ProtocolResult<Self::Wire> {
         Ok(self.open(&[(share, bits)], label)?.remove(0))
     }
     /// Gives a share modulo `2^bits` to the server's side, masked, and multiplies it by the
@@ -105,7 +102,7 @@ pub trait Engine {
         layer: usize,
         modules: &[Module],
         label: &'static str,
-    ) -> Step<(Self::Share, Vec<Option<Self::Share>>)>;
+    ) -> ProtocolResult<(Self::Share, Vec<Option<Self::Share>>)>;
     fn share(&mut self, wire: &Self::Wire) -> Self::Share;
 
     fn rows(&self, share: &Self::Share) -> usize;
@@ -143,11 +140,11 @@ pub trait Engine {
     /// gaining the table's bits.
     fn rotate(&mut self, x: &Self::Share, rope: &Rope, first_position: usize) -> Self::Share;
     /// Sum of squares of each row: `[rows, 1]`.
-    fn square_sum(&mut self, x: &Self::Wire) -> Step<Self::Share>;
+    fn square_sum(&mut self, x: &Self::Wire) -> ProtocolResult<Self::Share>;
     /// Element-wise product.
-    fn mul(&mut self, x: &Self::Wire, y: &Self::Wire) -> Step<Self::Share>;
+    fn mul(&mut self, x: &Self::Wire, y: &Self::Wire) -> ProtocolResult<Self::Share>;
     /// Multiplies row `i` of `x` by `scale[i]`.
-    fn scale_rows(&mut self, x: &Self::Wire, scale: &Self::Wire) -> Step<Self::Share>;
+    fn scale_rows(&mut self, x: &Self::Wire, scale: &Self::Wire) -> ProtocolResult<Self::Share>;
 
     /// Summed scores of every group, ragged `[1, Σ lens]`.
     fn scores(
@@ -155,7 +152,7 @@ pub trait Engine {
         queries: &Self::Wire,
         keys: &Self::Wire,
         attention: &Attention<'_>,
-    ) -> Step<Self::Share>;
+    ) -> ProtocolResult<Self::Share>;
     /// Adds `bias[key]` to every score whose key has one.
     fn add_key_bias(
         &mut self,
@@ -169,7 +166,7 @@ pub trait Engine {
         weights: &Self::Wire,
         values: &Self::Wire,
         attention: &Attention<'_>,
-    ) -> Step<Self::Share>;
+    ) -> ProtocolResult<Self::Share>;
     /// Multiplies each head's columns by its group's and row's scalar (`[1, groups · rows]`,
     /// group-major).
     fn scale_heads(
@@ -177,14 +174,14 @@ pub trait Engine {
         x: &Self::Wire,
         scale: &Self::Wire,
         attention: &Attention<'_>,
-    ) -> Step<Self::Share>;
+    ) -> ProtocolResult<Self::Share>;
     /// Maximum of each ragged row.
     fn ragged_max(
         &mut self,
         x: &Self::Share,
         lens: &[usize],
         label: &'static str,
-    ) -> Step<Self::Share>;
+    ) -> ProtocolResult<Self::Share>;
     /// `scalar[row] - x` over ragged rows.
     fn ragged_rsub(&mut self, x: &Self::Share, scalar: &Self::Share, lens: &[usize])
     -> Self::Share;
@@ -199,7 +196,7 @@ pub trait Engine {
         in_bits: u32,
         out_bits: u32,
         label: &'static str,
-    ) -> Step<Self::Share>;
+    ) -> ProtocolResult<Self::Share>;
     /// [`Self::truncate`] by `[shift, in_bits, out_bits]`, then [`Self::reveal_to_e1`] of the
     /// result; the labels are theirs.
     fn truncate_and_reveal(
@@ -209,16 +206,25 @@ pub trait Engine {
         layer: usize,
         modules: &[Module],
         labels: [&'static str; 2],
-    ) -> Step<(Self::Share, Vec<Option<Self::Share>>)> {
+    ) -> ProtocolResult<(Self::Share, Vec<Option<Self::Share>>)> {
         let x = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
         self.reveal_to_e1(&x, out_bits, layer, modules, labels[1])
     }
     /// [`marill_numeric::functions::exp_neg`] of a value in `[0, 2^31)`, as a share modulo
     /// `2^out_bits`.
-    fn exp_neg(&mut self, y: &Self::Share, out_bits: u32, label: &'static str)
-    -> Step<Self::Share>;
+    fn exp_neg(
+        &mut self,
+        y: &Self::Share,
+        out_bits: u32,
+        label: &'static str,
+    ) -> ProtocolResult<Self::Share>;
     /// A gate function of a wire below `2^31` in magnitude; the result has the wire's width.
-    fn gate(&mut self, x: &Self::Wire, gate: Gate<'_>, label: &'static str) -> Step<Self::Share>;
+    fn gate(
+        &mut self,
+        x: &Self::Wire,
+        gate: Gate<'_>,
+        label: &'static str,
+    ) -> ProtocolResult<Self::Share>;
     /// `gate(truncate(x))`, where `truncate` is [`Self::truncate`] by `[shift, in_bits, out_bits]`
     /// and truncated values are below `2^30`: modulo `2^out_bits`.
     fn truncate_gate(
@@ -227,7 +233,7 @@ pub trait Engine {
         gate: Gate<'_>,
         [shift, in_bits, out_bits]: [u32; 3],
         labels: [&'static str; 2],
-    ) -> Step<Self::Share> {
+    ) -> ProtocolResult<Self::Share> {
         let x = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
         let x = self.open(&[(&x, out_bits)], labels[0])?.remove(0);
         self.gate(&x, gate, labels[1])
@@ -241,7 +247,7 @@ pub trait Engine {
         gate: Gate<'_>,
         [shift, in_bits, out_bits]: [u32; 3],
         labels: [&'static str; 2],
-    ) -> Step<Self::Share> {
+    ) -> ProtocolResult<Self::Share> {
         let both = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
         let both = self.open(&[(&both, out_bits)], labels[0])?.remove(0);
         let half = self.cols(x) / 2;
@@ -259,7 +265,7 @@ pub trait Engine {
         s: &Self::Share,
         table: &Piecewise,
         label: &'static str,
-    ) -> Step<Self::Share>;
+    ) -> ProtocolResult<Self::Share>;
     /// Multiplies row `i` of a wire by a piecewise linear function of `s[i]`; `labels` are those of
     /// the function and of its opening, which an engine may do without.
     fn scale_rows_piecewise(
@@ -268,7 +274,7 @@ pub trait Engine {
         s: &Self::Share,
         table: &Piecewise,
         labels: [&'static str; 2],
-    ) -> Step<Self::Share> {
+    ) -> ProtocolResult<Self::Share> {
         let factors = self.piecewise(s, table, labels[0])?;
         let factors = self.open(&[(&factors, 64)], labels[1])?.remove(0);
         self.scale_rows(x, &factors)
@@ -281,7 +287,7 @@ pub trait Engine {
         lens: &[usize],
         table: &Piecewise,
         label: &'static str,
-    ) -> Step<Self::Share> {
+    ) -> ProtocolResult<Self::Share> {
         let share = self.share(x);
         let sums = self.ragged_sum(&share, lens);
         self.piecewise(&sums, table, label)
@@ -295,7 +301,7 @@ pub trait Engine {
         table: &Piecewise,
         attention: &Attention<'_>,
         labels: [&'static str; 2],
-    ) -> Step<Self::Share> {
+    ) -> ProtocolResult<Self::Share> {
         let factors = self.piecewise_sums(weights, &attention.lens(), table, labels[0])?;
         let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], labels[1])?;
         self.scale_heads(&wires[0], &wires[1], attention)
@@ -303,18 +309,22 @@ pub trait Engine {
     /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded,
     /// drawn for this call.
     fn add_noise(&mut self, x: &Self::Share, scale: f64) -> Self::Share;
-    /// For each element of a `[1, n]` row of sampled logits ([`crate::program::sampling`]) one
-    /// where it is below the `keep`-th largest, on the search's grid, and zero elsewhere; as a
-    /// share modulo `2^32`.
+    /// For each element of a `[1, n]` row of sampled logits ([`crate::sampling`]) one where it is
+    /// below the `keep`-th largest, on the search's grid, and zero elsewhere; as a share modulo
+    /// `2^32`.
     fn below_largest(
         &mut self,
         x: &Self::Share,
         keep: usize,
         label: &'static str,
-    ) -> Step<Self::Share>;
+    ) -> ProtocolResult<Self::Share>;
     /// Index of the largest element of a `[1, n]` row, the lowest of equals, revealed to the client
     /// alone. Differences must fit the share's width, or 48 bits where that is less.
-    fn argmax_to_client(&mut self, x: &Self::Share, label: &'static str) -> Step<Option<u32>>;
+    fn argmax_to_client(
+        &mut self,
+        x: &Self::Share,
+        label: &'static str,
+    ) -> ProtocolResult<Option<u32>>;
     /// The values themselves modulo `2^bits`, a whole number of bytes, revealed to the client
     /// alone.
     fn reveal_to_client(
@@ -322,5 +332,5 @@ pub trait Engine {
         x: &Self::Share,
         bits: u32,
         label: &'static str,
-    ) -> Step<Option<Vec<u64>>>;
+    ) -> ProtocolResult<Option<Vec<u64>>>;
 }

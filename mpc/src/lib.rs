@@ -15,10 +15,14 @@
 //! The crate is synchronous and free of files, sockets and floats at run time: sessions
 //! ([`session`]) talk through [`marill_net::Channel`].
 
+pub mod cost;
 pub mod engine;
+pub mod error;
+mod kernels;
 pub mod masked;
 pub mod program;
 pub mod reference;
+pub mod sampling;
 pub mod session;
 pub mod spec;
 pub mod tally;
@@ -28,15 +32,16 @@ pub mod weights;
 pub use marill_crypto::{HashKey, Seed};
 
 pub use crate::{
-    masked::{Comparison, PrecomputedStep, Precomputer, ProtocolError, Traffic},
-    program::sampling::{Sampling, Selection},
+    cost::Traffic,
+    error::ProtocolError,
+    masked::{Comparison, PrecomputedStep, Precomputer},
     reference::{real::RealTwin, twin::Twin},
+    sampling::{Sampling, Selection},
     session::{
-        ClientSession, DealerSession, ServerSession,
-        outsourced::{InputShare, OutsourcedSession, join_token},
-        tally_by_label, tally_decode, tally_prefill, tally_step,
+        ClientSession, DealerSession, InputShare, OutsourcedSession, ServerSession, join_token,
     },
     spec::{Architecture, DecoderSpec, Pooling, PrivateForm, Reveal, SpecError},
+    tally::{tally_by_label, tally_decode, tally_prefill, tally_step},
     weights::{
         AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter,
         MatrixMasks, NormFloats, PrivateWeights, PublicWeights,

@@ -26,31 +26,41 @@
 //!
 //! Masks are never used twice: streams only move forward, and a session's seeds die with it.
 
+use crate::{
+    cost::{Cost, Traffic},
+    error::ProtocolError,
+    masked::party::{Corrections, Dealer, Evaluator, Tally, headroom},
+};
+mod boolean;
 mod correction_stream;
 mod dcf;
 mod extend;
+mod input;
 mod interpreter;
 mod linear;
+mod lora;
+mod matrices;
 mod onehot;
 #[cfg(test)]
 mod operation_tests;
 mod pack;
+mod party;
 mod precompute;
 mod private_matrix;
+mod product;
+mod share;
+
+pub use crate::masked::share::{Share, Wire};
 mod reveal;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    borrow::Cow,
-    sync::{Arc, OnceLock},
-};
+use std::{borrow::Cow, sync::Arc};
 
 use marill_crypto::{Prg, Seed, aes::Cipher};
-use marill_net::{Channel, NetError};
-use marill_numeric::NumericError;
+use marill_net::Channel;
 
 pub(crate) use crate::masked::onehot::argmax::INDEX_BITS;
 pub use crate::masked::{
@@ -60,273 +70,18 @@ pub use crate::masked::{
 use crate::{
     masked::{
         correction_stream::Stream,
-        extend::Extended,
+        matrices::Matrices,
         pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane},
-        precompute::{Precomputed, RevealMasks, RevealSpec},
-        private_matrix::Matrices,
+        precompute::{Precomputed, RevealMasks},
     },
     spec::DecoderSpec,
     weights::{Lora, MaskedAdapter, MatrixMasks, PrivateWeights, adapter_masks},
 };
 
-/// What can go wrong while a program runs. Every variant says where; none says what a share was.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProtocolError {
-    #[error("lost the peer in step `{label}`: {source}")]
-    Peer {
-        label: &'static str,
-        source: NetError,
-    },
-    #[error("lost the dealer: {0}")]
-    Dealer(NetError),
-    #[error("the peer sent {got} bytes in step `{label}` where {expected} belong")]
-    Frame {
-        label: &'static str,
-        expected: usize,
-        got: usize,
-    },
-    #[error("the client gave no input")]
-    MissingInput,
-    #[error("the session would pass the {limit} positions that this model serves")]
-    TooLong { limit: usize },
-    #[error("overflow in step: {0}")]
-    Range(NumericError),
-    #[error("this partition reveals {revealed} and nothing else")]
-    Reveal { revealed: &'static str },
-    #[error("the session compares with DCF, and the connection from the dealer to E0 is missing")]
-    NoDcfKeys,
-    #[error("the masked adapter does not belong to this model")]
-    AdapterMismatch,
-}
-
-/// Messages of one evaluator, payload bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Steps of the longest chain of dependent messages; a simultaneous exchange is one.
-    pub rounds: u64,
-    pub bytes_sent: u64,
-    pub bytes_received: u64,
-    /// What the dealer sent to this evaluator.
-    pub dealer_bytes: u64,
-}
-
-/// What a step costs, counted over shapes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cost {
-    pub rounds: u64,
-    pub e0_to_e1_bytes: u64,
-    pub e1_to_e0_bytes: u64,
-    pub dealer_to_e1_bytes: u64,
-    /// DCF keys; one-hot comparisons send nothing to E0.
-    pub dealer_to_e0_bytes: u64,
-}
-
-impl std::ops::Add for Cost {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            rounds: self.rounds + other.rounds,
-            e0_to_e1_bytes: self.e0_to_e1_bytes + other.e0_to_e1_bytes,
-            e1_to_e0_bytes: self.e1_to_e0_bytes + other.e1_to_e0_bytes,
-            dealer_to_e1_bytes: self.dealer_to_e1_bytes + other.dealer_to_e1_bytes,
-            dealer_to_e0_bytes: self.dealer_to_e0_bytes + other.dealer_to_e0_bytes,
-        }
-    }
-}
-
-impl std::ops::Sub for Cost {
-    type Output = Self;
-
-    fn sub(self, other: Self) -> Self {
-        Self {
-            rounds: self.rounds - other.rounds,
-            e0_to_e1_bytes: self.e0_to_e1_bytes - other.e0_to_e1_bytes,
-            e1_to_e0_bytes: self.e1_to_e0_bytes - other.e1_to_e0_bytes,
-            dealer_to_e1_bytes: self.dealer_to_e1_bytes - other.dealer_to_e1_bytes,
-            dealer_to_e0_bytes: self.dealer_to_e0_bytes - other.dealer_to_e0_bytes,
-        }
-    }
-}
-
-/// An additive share, valid modulo `2^bits`. Empty at the dealer and in a tally, but see
-/// `deferred`.
-#[derive(Clone)]
-pub struct Share {
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    pub(crate) bits: u32,
-    pub(crate) data: Vec<u64>,
-    /// Whether the evaluators' halves lack a term that the dealer knows and keeps in its own
-    /// `data`. A truncation takes it into the mask of its opening, for nothing; any other use has
-    /// it shared first ([`Masked::materialized`]).
-    pub(crate) deferred: bool,
-}
-
-/// A masked value.
-#[derive(Clone)]
-pub struct Wire {
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    pub(crate) bits: u32,
-    /// `x + r`, at the evaluators.
-    pub(crate) open: Vec<u64>,
-    /// `[r]_p` at an evaluator, `r` at the dealer.
-    pub(crate) mask: Vec<u64>,
-    /// `[r]_0` at the dealer.
-    pub(crate) mask0: Vec<u64>,
-    /// What products wider than the wire need, once one has asked for it.
-    extended: OnceLock<Arc<Extended>>,
-}
-
-impl Share {
-    /// A share with nothing deferred.
-    pub(crate) fn new(rows: usize, cols: usize, bits: u32, data: Vec<u64>) -> Self {
-        Self {
-            rows,
-            cols,
-            bits,
-            data,
-            deferred: false,
-        }
-    }
-
-    /// The own half, modulo `2^bits`; none at the dealer and in a tally.
-    #[must_use]
-    pub fn half(&self) -> &[u64] {
-        &self.data
-    }
-
-    #[must_use]
-    pub fn bits(&self) -> u32 {
-        self.bits
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.rows * self.cols
-    }
-}
-
-impl Wire {
-    fn new((rows, cols): (usize, usize), bits: u32, [open, mask, mask0]: [Vec<u64>; 3]) -> Self {
-        Self {
-            rows,
-            cols,
-            bits,
-            open,
-            mask,
-            mask0,
-            extended: OnceLock::new(),
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.rows * self.cols
-    }
-
-    /// The MSBs of the openings.
-    fn msbs(&self) -> Vec<u64> {
-        onehot::boolean::plane(self.open.len(), |i| self.open[i] >> (self.bits - 1) & 1)
-    }
-}
-
-/// Where an evaluator's corrections come from.
-enum Corrections {
-    /// E0 expands its half.
-    Seed(Box<Prg>),
-    /// E1 reads the other half.
-    Stream(Stream),
-}
-
-struct Evaluator {
-    /// E0, the client's side, which also holds the public terms.
-    first: bool,
-    masks: Prg,
-    /// Masks of what E0 reveals to E1.
-    reveal_masks: RevealMasks,
-    corrections: Corrections,
-    /// Roots of the own DCF keys.
-    roots: Prg,
-    /// E0's correction words, which E1 finds among its corrections.
-    dcf_keys: Option<Stream>,
-    peer: Box<dyn Channel>,
-    traffic: Traffic,
-    /// Direction of the last message, when it was a one-way one: whether E0 sent it.
-    one_way: Option<bool>,
-    /// Products of E0's that were made before their step.
-    precomputed: Precomputed,
-    /// Â and B̂ at E0, A and B at E1.
-    adapter: Arc<Vec<[Lora; 7]>>,
-    /// The same for full-rank weights.
-    matrices: Matrices,
-    #[cfg(test)]
-    script: Option<scripted::ClientScript>,
-    #[cfg(test)]
-    mirror: Option<scripted::ServerScript>,
-}
-
-struct Dealer {
-    masks: [Prg; 2],
-    reveal_masks: RevealMasks,
-    corrections: Prg,
-    roots: [Prg; 2],
-    adapter_masks: Vec<[Lora; 7]>,
-    matrix_masks: MatrixMasks,
-    sink: Box<dyn Channel>,
-    buffer: Vec<u8>,
-    /// Correction words for E0, and the way to it.
-    dcf_keys: Option<(Box<dyn Channel>, Vec<u8>)>,
-    #[cfg(test)]
-    script: Option<scripted::DealerScript>,
-    /// E1's masks, where E1 chooses them.
-    #[cfg(test)]
-    mirror: Option<std::sync::mpsc::Receiver<Vec<u64>>>,
-}
-
 enum Role {
     Evaluator(Box<Evaluator>),
     Dealer(Box<Dealer>),
     Tally(Box<Tally>),
-}
-
-/// Counts by label.
-#[derive(Default)]
-struct Tally {
-    cost: Cost,
-    one_way: Option<bool>,
-    label: &'static str,
-    labels: Vec<(&'static str, Cost)>,
-    /// What E0 reveals to E1, in order.
-    reveals: Vec<RevealSpec>,
-}
-
-impl Tally {
-    fn add(&mut self, cost: Cost) {
-        self.cost = self.cost + cost;
-        match self
-            .labels
-            .iter_mut()
-            .find(|(label, _)| *label == self.label)
-        {
-            Some((_, sum)) => *sum = *sum + cost,
-            None => self.labels.push((self.label, cost)),
-        }
-    }
-
-    fn dealer(&mut self, bytes: usize) {
-        self.add(Cost {
-            dealer_to_e1_bytes: bytes as u64,
-            ..Cost::default()
-        });
-    }
-
-    fn dcf_keys(&mut self, bytes: usize) {
-        self.add(Cost {
-            dealer_to_e0_bytes: bytes as u64,
-            ..Cost::default()
-        });
-    }
 }
 
 /// The interpreter of evaluators, dealer and tally.
@@ -368,15 +123,6 @@ pub struct Masked {
 /// See [`Masked`]: a decoded token stays below, a prompt of 16 tokens of the smallest models is
 /// above.
 pub const MANY: usize = 1 << 13;
-
-/// Corrections leave the dealer in frames of about this size.
-const FRAME_BYTES: usize = 1 << 19;
-
-/// A buffer that takes a frame without growing: one that moves has to be copied, and wiped where it
-/// was.
-fn headroom() -> Vec<u8> {
-    Vec::with_capacity(FRAME_BYTES + FRAME_BYTES / 4)
-}
 
 impl Masked {
     /// E0: the client.
@@ -639,197 +385,5 @@ impl Masked {
         Ok(Cow::Owned(Share::new(
             share.rows, share.cols, share.bits, data,
         )))
-    }
-}
-
-impl Evaluator {
-    /// Fresh masks for shares of a width; `revealed_bits` is how many low bits the peer hears now,
-    /// and whether of the top one later.
-    fn wire_masks(&mut self, share: &[u64], bits: u32, revealed_bits: (u32, bool)) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.wire_masks(share, revealed_bits);
-        }
-        #[cfg(test)]
-        if let Some(mirror) = &mut self.mirror {
-            return mirror.wire_masks(share, bits);
-        }
-        let _ = revealed_bits;
-        self.masks.reduced(share.len(), bits)
-    }
-
-    /// E0's masks of what it reveals to E1.
-    fn masks_of_reveal(&mut self, share: &[u64], of: &RevealSpec) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.wire_masks(share, (of.bits, false));
-        }
-        match self.precomputed.reveal_to_e1(of) {
-            Some(masks) => {
-                self.reveal_masks.skip(masks.len());
-                masks
-            }
-            None => self.reveal_masks.reduced(share.len(), of.bits),
-        }
-    }
-
-    /// Fresh masks for a plane of `n` bits.
-    fn plane_masks(&mut self, plane: &[u64], n: usize) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.plane_masks(plane, n);
-        }
-        #[cfg(test)]
-        if let Some(mirror) = &mut self.mirror {
-            return mirror.plane_masks(plane, n);
-        }
-        let _ = n;
-        self.masks.words(plane.len())
-    }
-
-    /// E0's half of corrections.
-    fn prg_share(&mut self, n: usize) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.prg_share(n);
-        }
-        match &mut self.corrections {
-            Corrections::Seed(prg) => prg.words(n),
-            Corrections::Stream { .. } => unreachable!("E1 reads its half"),
-        }
-    }
-
-    fn send(&mut self, payload: Vec<u8>, label: &'static str) -> Result<(), ProtocolError> {
-        self.traffic.bytes_sent += payload.len() as u64;
-        self.peer
-            .send(payload)
-            .map_err(|source| ProtocolError::Peer { label, source })
-    }
-
-    fn receive(&mut self, expected: usize, label: &'static str) -> Result<Vec<u8>, ProtocolError> {
-        let reply = self
-            .peer
-            .recv()
-            .map_err(|source| ProtocolError::Peer { label, source })?;
-        if reply.len() != expected {
-            return Err(ProtocolError::Frame {
-                label,
-                expected,
-                got: reply.len(),
-            });
-        }
-        self.traffic.bytes_received += reply.len() as u64;
-        Ok(reply)
-    }
-
-    fn read_corrections(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
-        let Corrections::Stream(stream) = &mut self.corrections else {
-            unreachable!("only E1 reads corrections")
-        };
-        self.traffic.dealer_bytes += bytes as u64;
-        stream.read(bytes)
-    }
-
-    /// Correction words of DCF keys.
-    fn read_dcf_keys(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
-        if !self.first {
-            return self.read_corrections(bytes);
-        }
-        let stream = self.dcf_keys.as_mut().ok_or(ProtocolError::NoDcfKeys)?;
-        self.traffic.dealer_bytes += bytes as u64;
-        stream.read(bytes)
-    }
-}
-
-impl Dealer {
-    /// E1's masks, whole words.
-    fn server_masks(&mut self, n: usize) -> Vec<u64> {
-        #[cfg(test)]
-        if self.mirror.is_some() {
-            // What was computed so far may be what E1 waits for.
-            self.flush().expect("the server runs");
-            let mirror = self.mirror.as_ref().expect("it was just there");
-            return mirror.recv().expect("the server runs");
-        }
-        self.masks[1].words(n)
-    }
-
-    /// E0's masks of a width.
-    fn client_masks(&mut self, n: usize, bits: u32) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.client_masks();
-        }
-        self.masks[0].reduced(n, bits)
-    }
-
-    /// E0's masks of what it reveals to E1.
-    fn masks_of_reveal(&mut self, n: usize, bits: u32) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.client_masks();
-        }
-        self.reveal_masks.reduced(n, bits)
-    }
-
-    /// E0's half of corrections that are sums.
-    fn prg_share(&mut self, n: usize, bytes: usize, value: &impl Fn(usize) -> u64) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.prg_share(n, bytes, value);
-        }
-        let _ = (bytes, value);
-        self.corrections.words(n)
-    }
-
-    /// E0's half of corrections that are bit vectors: `plain` are the words to be shared, `bytes`
-    /// of each sent and `total` of all.
-    fn prg_share_bits(&mut self, plain: &[u64], bytes: usize, total: usize) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.prg_share_bits(plain, bytes, total);
-        }
-        let _ = (bytes, total);
-        self.corrections.words(plain.len())
-    }
-
-    fn emit(&mut self) -> Result<(), ProtocolError> {
-        if let Some((_, dcf_keys)) = &self.dcf_keys {
-            // Nothing of an earlier gate stays here while a send waits for one evaluator: the other
-            // could need it.
-            return if dcf_keys.len().max(self.buffer.len()) < FRAME_BYTES {
-                Ok(())
-            } else {
-                self.flush()
-            };
-        }
-        if self.buffer.len() < FRAME_BYTES {
-            return Ok(());
-        }
-        let buffer = std::mem::replace(&mut self.buffer, headroom());
-        let mut frames = buffer.chunks_exact(FRAME_BYTES);
-        for frame in frames.by_ref() {
-            self.sink
-                .send(frame.to_vec())
-                .map_err(ProtocolError::Dealer)?;
-        }
-        self.buffer.extend_from_slice(frames.remainder());
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), ProtocolError> {
-        let dcf_keys = self
-            .dcf_keys
-            .as_mut()
-            .map(|(sink, buffer)| (sink.as_mut(), buffer));
-        for (sink, buffer) in dcf_keys
-            .into_iter()
-            .chain([(self.sink.as_mut(), &mut self.buffer)])
-        {
-            for frame in std::mem::replace(buffer, headroom()).chunks(FRAME_BYTES) {
-                sink.send(frame.to_vec()).map_err(ProtocolError::Dealer)?;
-            }
-        }
-        Ok(())
     }
 }

@@ -3,8 +3,6 @@
 use marill_numeric::{NumericError, NumericSpec, encode};
 use serde::{Deserialize, Serialize};
 
-use crate::program::decoder::width;
-
 /// The public description of the private layers of a decoder. Two parties with different specs
 /// refuse each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -400,6 +398,21 @@ impl DecoderSpec {
     }
 }
 
+/// Widths of wires, in bits.
+pub(crate) mod width {
+    /// Residual stream, norms, attention: sums of products, divided later, need the whole ring.
+    pub const FULL: u32 = 64;
+    /// Projections before their truncation.
+    pub const PRODUCT: u32 = 56;
+    /// Scores before their truncation, gate and up activations.
+    pub const ACTIVATION: u32 = 48;
+    /// Scores and their differences.
+    pub const SCORE: u32 = 32;
+}
+
+/// Fractional bits of a post-norm's gain.
+pub(crate) const GAIN_FRAC_BITS: u32 = 16;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -504,7 +517,7 @@ mod tests {
                 "{error}"
             );
         }
-        assert!(crate::reference::twin::check_remaining_context(&spec, usize::MAX, 1).is_err());
+        assert!(crate::program::padding::check_remaining_context(&spec, usize::MAX, 1).is_err());
     }
 
     #[test]

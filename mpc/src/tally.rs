@@ -10,10 +10,12 @@
 use std::time::Duration;
 
 use crate::{
-    masked::{Comparison, Cost, Masked, ProtocolError},
-    program::decoder::Cache,
-    reference::twin::check_remaining_context,
-    session::run_blind,
+    cost::Cost,
+    error::ProtocolError,
+    masked::{Comparison, Masked},
+    program,
+    program::{cache::Cache, padding::check_remaining_context, run_blind},
+    sampling::Selection,
     spec::DecoderSpec,
     weights::PublicWeights,
 };
@@ -77,6 +79,15 @@ pub fn estimates(
 /// What `rows` rows behind `cached` keys cost with a comparison protocol, by label, the token
 /// chosen greedily.
 ///
+/// ```
+/// use marill_mpc::{tally_decode, testing::tiny_spec};
+///
+/// let (shorter, longer) = (tally_decode(&tiny_spec(), 15)?, tally_decode(&tiny_spec(), 31)?);
+/// assert!(shorter.rounds <= longer.rounds, "a level more of the maximum over twice the keys");
+/// assert!(shorter.e0_to_e1_bytes < longer.e0_to_e1_bytes);
+/// # Ok::<(), marill_mpc::ProtocolError>(())
+/// ```
+///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
 pub fn tally_on(
@@ -107,4 +118,81 @@ pub fn tally_on(
         .into_iter()
         .map(|(label, cost)| (label, cost - earlier(label)))
         .collect())
+}
+
+/// What a prompt step of `bucket` tokens costs, with a greedy token.
+///
+/// # Errors
+/// [`ProtocolError::TooLong`] past the context.
+pub fn tally_prefill(spec: &DecoderSpec, bucket: usize) -> Result<Cost, ProtocolError> {
+    tally_step(spec, Selection::Greedy, 0, bucket)
+}
+
+/// What one decoded token costs with `cached` keys before it (a whole number of prompt positions),
+/// chosen greedily.
+///
+/// # Errors
+/// [`ProtocolError::TooLong`] past the context.
+pub fn tally_decode(spec: &DecoderSpec, cached: usize) -> Result<Cost, ProtocolError> {
+    tally_step(spec, Selection::Greedy, cached, 1)
+}
+
+/// What a step of `rows` rows costs behind `cached` keys, its token chosen by this program.
+///
+/// # Errors
+/// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Reveal`] for an encoder that is to
+/// sample.
+pub fn tally_step(
+    spec: &DecoderSpec,
+    selection: Selection,
+    cached: usize,
+    rows: usize,
+) -> Result<Cost, ProtocolError> {
+    let (mut engine, cache, shapes) = tally(spec);
+    let mut cache = cache.with_sampling(selection.shape());
+    check_remaining_context(spec, cached, rows)?;
+    if cached > 0 {
+        program::step(&mut engine, &shapes, &mut cache, None, None, cached)?;
+    }
+    let before = engine.cost();
+    run_blind(&mut engine, &shapes, &mut cache, rows)?;
+    Ok(engine.cost() - before)
+}
+
+/// As [`tally_prefill`] (`rows` of a prompt) or, with cached keys, [`tally_decode`] (`rows = 1`),
+/// by place.
+///
+/// # Errors
+/// [`ProtocolError::TooLong`] past the context.
+pub fn tally_by_label(
+    spec: &DecoderSpec,
+    cached: usize,
+    rows: usize,
+) -> Result<Vec<(&'static str, Cost)>, ProtocolError> {
+    let (mut engine, mut cache, shapes) = tally(spec);
+    check_remaining_context(spec, cached, rows)?;
+    if cached > 0 {
+        program::step(&mut engine, &shapes, &mut cache, None, None, cached)?;
+    }
+    let before = engine.cost_by_label();
+    program::step(&mut engine, &shapes, &mut cache, None, None, rows)?;
+    let earlier = |label| {
+        before
+            .iter()
+            .find(|(p, _)| *p == label)
+            .map_or(Cost::default(), |(_, cost)| *cost)
+    };
+    Ok(engine
+        .cost_by_label()
+        .into_iter()
+        .map(|(label, cost)| (label, cost - earlier(label)))
+        .collect())
+}
+
+fn tally(spec: &DecoderSpec) -> (Masked, Cache<Masked>, PublicWeights) {
+    (
+        Masked::tally(spec),
+        Cache::new(spec),
+        PublicWeights::shapes_only(spec),
+    )
 }

@@ -12,7 +12,8 @@ use marill_numeric::NumericSpec;
 pub use crate::testing::affine::{AffineModel, LORA_SCALE, MAPS, run_embedding, tiny_affine_spec};
 use crate::{
     ClientSession, DealerSession, ServerSession,
-    masked::{ProtocolError, Traffic},
+    cost::Traffic,
+    error::ProtocolError,
     spec::{DecoderSpec, PrivateForm},
     weights::{LayerFloats, LoraFloats, PrivateWeights, PublicWeights},
 };

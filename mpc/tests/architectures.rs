@@ -431,7 +431,7 @@ fn block_cost(
     heads: usize,
     rows: usize,
     keys: usize,
-) -> marill_mpc::masked::Cost {
+) -> marill_mpc::cost::Cost {
     let of = |num_layers: usize| {
         let spec = DecoderSpec {
             hidden_size: hidden,
@@ -459,7 +459,7 @@ fn block_cost(
 
 #[test]
 fn blocks_of_gpt2_and_bert_keep_to_their_budgets() {
-    let show = |name: &str, cost: marill_mpc::masked::Cost| {
+    let show = |name: &str, cost: marill_mpc::cost::Cost| {
         let mb = |bytes: u64| bytes as f64 / 1e6;
         let (up, down, dealer) = (
             mb(cost.e0_to_e1_bytes),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use marill_mpc::{
     Comparison, DecoderSpec,
-    masked::Cost,
+    cost::Cost,
     tally::{Network, estimates, tally_on},
 };
 use marill_numeric::{NumericSpec, Rounding};

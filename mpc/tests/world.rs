@@ -61,7 +61,7 @@ fn tokens_are_the_twins_and_cost_what_the_tally_says() {
         let bucket = spec.bucket(prompt.len() / spec.hidden_size);
         let mut cost = vec![tally_prefill(&spec, bucket).unwrap()];
         cost.extend((0..3).map(|k| tally_decode(&spec, bucket + k).unwrap()));
-        let sum = |f: fn(&marill_mpc::masked::Cost) -> u64| cost.iter().map(f).sum::<u64>();
+        let sum = |f: fn(&marill_mpc::cost::Cost) -> u64| cost.iter().map(f).sum::<u64>();
         assert_eq!(run.client.bytes_sent, sum(|c| c.e0_to_e1_bytes));
         assert_eq!(run.client.bytes_received, sum(|c| c.e1_to_e0_bytes));
         assert_eq!(run.server.dealer_bytes, sum(|c| c.dealer_to_e1_bytes));

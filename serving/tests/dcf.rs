@@ -3,7 +3,7 @@
 #[path = "sessions/world.rs"]
 mod world;
 
-use marill_mpc::{Comparison, masked::Cost, tally::tally_on};
+use marill_mpc::{Comparison, cost::Cost, tally::tally_on};
 use marill_net::http::HttpClient;
 use marill_serving::{
     ServingError,

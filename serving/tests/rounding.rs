@@ -5,7 +5,7 @@
 mod world;
 
 use marill_mpc::{
-    Comparison, DecoderSpec, Sampling, Selection, Twin, masked::Cost, tally::tally_on, tally_step,
+    Comparison, DecoderSpec, Sampling, Selection, Twin, cost::Cost, tally::tally_on, tally_step,
     testing::tiny_spec,
 };
 use marill_net::http::HttpClient;

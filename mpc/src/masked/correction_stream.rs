@@ -2,7 +2,7 @@
 
 use marill_net::Channel;
 
-use crate::masked::ProtocolError;
+use crate::error::ProtocolError;
 
 /// What the dealer sends, as bytes: where its frames end says nothing.
 pub(super) struct Stream {

@@ -42,8 +42,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::masked::{
-    Channel, Masked, ProtocolError, Role, Wire, byte_width, correction_stream::Stream,
+use crate::{
+    error::ProtocolError,
+    masked::{Channel, Masked, Role, byte_width, correction_stream::Stream, share::Wire},
 };
 
 /// The stream from which an evaluator's roots come.

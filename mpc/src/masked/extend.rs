@@ -11,29 +11,13 @@ use std::sync::Arc;
 
 use marill_numeric::fixed::low_mask;
 
-use crate::masked::{Masked, ProtocolError, Role, Share, Wire};
-
-/// A wire ready for products modulo 2^64.
-pub(super) struct Extended {
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    /// `k`
-    pub(super) bits: u32,
-    /// `X`, at the evaluators.
-    pub(super) public: Vec<u64>,
-    /// Shares of `r` modulo 2^64; `r` at the dealer.
-    pub(super) mask: Vec<u64>,
-    /// `c` at the evaluators and shares of `m` (`m` at the dealer); empty for a wire of 64 bits.
-    pub(super) stays: Vec<u64>,
-    pub(super) wraps: Vec<u64>,
-}
-
-impl Extended {
-    /// Missing bits: how wide what belongs to `m` is.
-    pub(super) fn missing(&self) -> u32 {
-        64 - self.bits
-    }
-}
+use crate::{
+    error::ProtocolError,
+    masked::{
+        Masked, Role,
+        share::{Extended, Share, Wire},
+    },
+};
 
 impl Masked {
     /// See the module documentation; a wire of 64 bits costs nothing, and the same wire nothing
@@ -122,7 +106,7 @@ impl Masked {
 
     /// Element-wise product modulo 2^64 where `scalar(i)` names the element of `y` for element `i`
     /// of `x`.
-    pub(super) fn multiply_extended(
+    pub(super) fn mul_extended(
         &mut self,
         x: &Extended,
         y: &Wire,
@@ -140,7 +124,7 @@ impl Masked {
                 .map(|i| x.mask[i].wrapping_mul(y.mask[scalar(i)]))
                 .collect(),
             Role::Evaluator(_) => {
-                let own = self.share_of(y).data;
+                let own = self.share(y).data;
                 let value = |i: usize| {
                     let open = y.open[scalar(i)];
                     let inner = x.public[i]

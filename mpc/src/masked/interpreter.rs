@@ -4,13 +4,15 @@
 use marill_numeric::{PublicMatrix, tables::Piecewise};
 
 use crate::{
-    engine::{Attention, Engine, Gate, Step, WEIGHTED_BITS},
+    engine::{Attention, Engine, Gate, WEIGHTED_BITS},
+    error::ProtocolResult,
+    kernels::head_scalar_index,
     masked::{
-        Masked, Share, Wire,
+        Masked,
         onehot::{spline::Factor, swiglu::Widths},
         reveal::PendingReveal,
+        share::{Share, Wire},
     },
-    reference::twin::head_scalar_index,
     spec::Module,
     weights::Rope,
 };
@@ -38,7 +40,7 @@ impl Masked {
         layer: usize,
         modules: &[Module],
         label: &'static str,
-    ) -> Step<(Share, Vec<Option<Share>>)> {
+    ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
         if self.spec.is_full_rank() {
             return self.reveal_and_multiply_private(pending, bits, layer, modules, label);
         }
@@ -50,9 +52,15 @@ impl Engine for Masked {
     type Share = Share;
     type Wire = Wire;
 
-    fn input(&mut self, values: Option<&[u64]>, rows: usize, cols: usize, bits: u32) -> Step<Wire> {
+    fn input(
+        &mut self,
+        values: Option<&[u64]>,
+        rows: usize,
+        cols: usize,
+        bits: u32,
+    ) -> ProtocolResult<Wire> {
         self.at("input");
-        self.client_input(values, (rows, cols), bits)
+        Masked::input(self, values, rows, cols, bits)
     }
 
     fn enter_layer(&mut self, layer: Option<usize>) {
@@ -61,7 +69,7 @@ impl Engine for Masked {
         }
     }
 
-    fn open(&mut self, shares: &[(&Share, u32)], label: &'static str) -> Step<Vec<Wire>> {
+    fn open(&mut self, shares: &[(&Share, u32)], label: &'static str) -> ProtocolResult<Vec<Wire>> {
         self.at(label);
         let mut materialized = Vec::with_capacity(shares.len());
         for (share, bits) in shares {
@@ -76,7 +84,12 @@ impl Engine for Masked {
         Ok(self.exchange_masked(&shares, &[], label)?.0)
     }
 
-    fn open_bounded(&mut self, share: &Share, bits: u32, label: &'static str) -> Step<Wire> {
+    fn open_bounded(
+        &mut self,
+        share: &Share,
+        bits: u32,
+        label: &'static str,
+    ) -> ProtocolResult<Wire> {
         let bits = if self.many(share.len()) {
             bits
         } else {
@@ -92,7 +105,7 @@ impl Engine for Masked {
         layer: usize,
         modules: &[Module],
         label: &'static str,
-    ) -> Step<(Share, Vec<Option<Share>>)> {
+    ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
         self.at(label);
         self.record(label, share);
         if !self.has_private() {
@@ -109,9 +122,9 @@ impl Engine for Masked {
         layer: usize,
         modules: &[Module],
         labels: [&'static str; 2],
-    ) -> Step<(Share, Vec<Option<Share>>)> {
+    ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
         if self.rounds_exactly() || !self.has_private() {
-            let x = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
+            let x = Engine::truncate(self, x, shift, in_bits, out_bits, labels[0])?;
             return self.reveal_to_e1(&x, out_bits, layer, modules, labels[1]);
         }
         self.at(labels[0]);
@@ -121,7 +134,7 @@ impl Engine for Masked {
     }
 
     fn share(&mut self, wire: &Wire) -> Share {
-        self.share_of(wire)
+        Masked::share(self, wire)
     }
 
     fn rows(&self, share: &Share) -> usize {
@@ -133,23 +146,23 @@ impl Engine for Masked {
     }
 
     fn add(&mut self, x: &Share, y: &Share) -> Share {
-        self.add_shares(x, y)
+        Masked::add(self, x, y)
     }
 
     fn sub(&mut self, x: &Share, y: &Share) -> Share {
-        self.sub_shares(x, y)
+        Masked::sub(self, x, y)
     }
 
     fn add_constant(&mut self, x: &Share, constant: u64) -> Share {
-        self.add_public(x, constant)
+        Masked::add_constant(self, x, constant)
     }
 
     fn add_row(&mut self, x: &Share, row: &[u64]) -> Share {
-        self.add_public_row(x, row)
+        Masked::add_row(self, x, row)
     }
 
     fn scale_columns(&mut self, x: &Share, factors: &[u64]) -> Share {
-        self.times_public_row(x, factors)
+        Masked::scale_columns(self, x, factors)
     }
 
     fn add_private_row(&mut self, x: &Share, layer: usize, module: Module) -> Share {
@@ -161,7 +174,7 @@ impl Engine for Masked {
     }
 
     fn scale_constant(&mut self, x: &Share, constant: u64) -> Share {
-        self.times_public(x, constant)
+        Masked::scale_constant(self, x, constant)
     }
 
     fn reshape(&mut self, x: &Share, cols: usize) -> Share {
@@ -173,66 +186,71 @@ impl Engine for Masked {
     }
 
     fn shift_left(&mut self, x: &Share, bits: u32) -> Share {
-        self.double(x, bits)
+        Masked::shift_left(self, x, bits)
     }
 
     fn linear(&mut self, matrix: &PublicMatrix, x: &Share) -> Share {
-        self.public_product(matrix, x)
+        Masked::linear(self, matrix, x)
     }
 
     fn concat(&mut self, parts: &[&Share]) -> Share {
-        self.side_by_side(parts)
+        Masked::concat(self, parts)
     }
 
     fn columns(&mut self, x: &Share, first: usize, count: usize) -> Share {
-        self.share_columns(x, first, count)
+        Masked::columns(self, x, first, count)
     }
 
     fn wire_columns(&mut self, x: &Wire, first: usize, count: usize) -> Wire {
-        self.columns_of_wire(x, first, count)
+        Masked::wire_columns(self, x, first, count)
     }
 
     fn last_row(&mut self, x: &Share) -> Share {
-        self.last_share_row(x)
+        Masked::last_row(self, x)
     }
 
     fn wire_last_row(&mut self, x: &Wire) -> Wire {
-        self.last_row_of_wire(x)
+        Masked::wire_last_row(self, x)
     }
 
     fn append(&mut self, cache: &mut Option<Wire>, rows: &Wire) {
-        self.append_rows(cache, rows);
+        Masked::append(self, cache, rows);
     }
 
     fn rotate(&mut self, x: &Share, rope: &Rope, first_position: usize) -> Share {
-        self.rotate_share(x, rope, first_position)
+        Masked::rotate(self, x, rope, first_position)
     }
 
-    fn square_sum(&mut self, x: &Wire) -> Step<Share> {
+    fn square_sum(&mut self, x: &Wire) -> ProtocolResult<Share> {
         self.at("norm.squares");
         let x = self.extend(x)?;
         self.extended_square_sums(&x)
     }
 
-    fn mul(&mut self, x: &Wire, y: &Wire) -> Step<Share> {
+    fn mul(&mut self, x: &Wire, y: &Wire) -> ProtocolResult<Share> {
         self.at("products");
-        Ok(self.multiply(x, y))
+        Ok(Masked::mul(self, x, y))
     }
 
-    fn scale_rows(&mut self, x: &Wire, scale: &Wire) -> Step<Share> {
+    fn scale_rows(&mut self, x: &Wire, scale: &Wire) -> ProtocolResult<Share> {
         let cols = x.cols;
         self.at("norm.scale");
         let x = self.extend(x)?;
-        self.multiply_extended(&x, scale, |i| i / cols)
+        self.mul_extended(&x, scale, |i| i / cols)
     }
 
-    fn scores(&mut self, queries: &Wire, keys: &Wire, attention: &Attention<'_>) -> Step<Share> {
+    fn scores(
+        &mut self,
+        queries: &Wire,
+        keys: &Wire,
+        attention: &Attention<'_>,
+    ) -> ProtocolResult<Share> {
         self.at("attention.scores");
-        Ok(self.score_product(queries, keys, attention))
+        Ok(Masked::scores(self, queries, keys, attention))
     }
 
     fn add_key_bias(&mut self, scores: &Share, bias: &Wire, attention: &Attention<'_>) -> Share {
-        self.key_bias(scores, bias, attention)
+        Masked::add_key_bias(self, scores, bias, attention)
     }
 
     fn weighted_values(
@@ -240,29 +258,39 @@ impl Engine for Masked {
         weights: &Wire,
         values: &Wire,
         attention: &Attention<'_>,
-    ) -> Step<Share> {
+    ) -> ProtocolResult<Share> {
         self.at("attention.mix");
-        Ok(self.weighted_product(weights, values, attention))
+        Ok(Masked::weighted_values(self, weights, values, attention))
     }
 
-    fn scale_heads(&mut self, x: &Wire, scale: &Wire, attention: &Attention<'_>) -> Step<Share> {
+    fn scale_heads(
+        &mut self,
+        x: &Wire,
+        scale: &Wire,
+        attention: &Attention<'_>,
+    ) -> ProtocolResult<Share> {
         self.at("attention.divide");
         let x = self.extend(x)?;
-        self.multiply_extended(&x, scale, head_scalar_index(attention))
+        self.mul_extended(&x, scale, head_scalar_index(attention))
     }
 
-    fn ragged_max(&mut self, x: &Share, lens: &[usize], label: &'static str) -> Step<Share> {
+    fn ragged_max(
+        &mut self,
+        x: &Share,
+        lens: &[usize],
+        label: &'static str,
+    ) -> ProtocolResult<Share> {
         self.at(label);
         let x = self.materialized(x)?;
-        self.max_ragged(&x, lens, label)
+        Masked::ragged_max(self, &x, lens, label)
     }
 
     fn ragged_rsub(&mut self, x: &Share, scalar: &Share, lens: &[usize]) -> Share {
-        self.rsub_ragged(x, scalar, lens)
+        Masked::ragged_rsub(self, x, scalar, lens)
     }
 
     fn ragged_sum(&mut self, x: &Share, lens: &[usize]) -> Share {
-        self.sum_ragged(x, lens)
+        Masked::ragged_sum(self, x, lens)
     }
 
     fn truncate(
@@ -272,19 +300,19 @@ impl Engine for Masked {
         in_bits: u32,
         out_bits: u32,
         label: &'static str,
-    ) -> Step<Share> {
+    ) -> ProtocolResult<Share> {
         self.at(label);
-        let out = self.truncate_share(x, shift, in_bits, out_bits, label)?;
+        let out = Masked::truncate(self, x, shift, in_bits, out_bits, label)?;
         self.record(label, &out);
         Ok(out)
     }
 
-    fn exp_neg(&mut self, y: &Share, out_bits: u32, label: &'static str) -> Step<Share> {
+    fn exp_neg(&mut self, y: &Share, out_bits: u32, label: &'static str) -> ProtocolResult<Share> {
         self.at(label);
-        self.exp_of_negative(y, out_bits, label)
+        Masked::exp_neg(self, y, out_bits, label)
     }
 
-    fn gate(&mut self, x: &Wire, gate: Gate<'_>, label: &'static str) -> Step<Share> {
+    fn gate(&mut self, x: &Wire, gate: Gate<'_>, label: &'static str) -> ProtocolResult<Share> {
         self.at(label);
         self.tabulated(x, None, gate.0, x.bits, label)
     }
@@ -295,9 +323,9 @@ impl Engine for Masked {
         gate: Gate<'_>,
         [shift, in_bits, out_bits]: [u32; 3],
         labels: [&'static str; 2],
-    ) -> Step<Share> {
+    ) -> ProtocolResult<Share> {
         self.at(labels[0]);
-        let x = self.truncate_share(x, shift, in_bits, out_bits, labels[0])?;
+        let x = Masked::truncate(self, x, shift, in_bits, out_bits, labels[0])?;
         self.record(labels[0], &x);
         self.record(labels[0], &x);
         self.gate_of_share(&x, gate.0, labels)
@@ -309,8 +337,9 @@ impl Engine for Masked {
         gate: Gate<'_>,
         [shift, in_bits, out_bits]: [u32; 3],
         labels: [&'static str; 2],
-    ) -> Step<Share> {
-        self.gated(
+    ) -> ProtocolResult<Share> {
+        Masked::gated_product(
+            self,
             x,
             gate.0,
             Widths {
@@ -322,9 +351,14 @@ impl Engine for Masked {
         )
     }
 
-    fn piecewise(&mut self, s: &Share, table: &Piecewise, label: &'static str) -> Step<Share> {
+    fn piecewise(
+        &mut self,
+        s: &Share,
+        table: &Piecewise,
+        label: &'static str,
+    ) -> ProtocolResult<Share> {
         self.at(label);
-        let out = self.piecewise_of(s, table, label)?;
+        let out = Masked::piecewise(self, s, table, label)?;
         let out = self.materialized(&out)?.into_owned();
         self.record(label, &out);
         Ok(out)
@@ -336,10 +370,10 @@ impl Engine for Masked {
         s: &Share,
         table: &Piecewise,
         labels: [&'static str; 2],
-    ) -> Step<Share> {
+    ) -> ProtocolResult<Share> {
         self.at(labels[0]);
         if self.many(x.len()) {
-            let factors = self.piecewise(s, table, labels[0])?;
+            let factors = Engine::piecewise(self, s, table, labels[0])?;
             let factors = self.open(&[(&factors, 64)], labels[1])?.remove(0);
             return self.scale_rows(x, &factors);
         }
@@ -359,7 +393,7 @@ impl Engine for Masked {
         lens: &[usize],
         table: &Piecewise,
         label: &'static str,
-    ) -> Step<Share> {
+    ) -> ProtocolResult<Share> {
         self.at(label);
         let sums = self.sums_of_wire(x, lens, table.ring_bits);
         let out = self.piecewise_of_wire(&sums, table, label)?;
@@ -369,12 +403,17 @@ impl Engine for Masked {
     }
 
     fn add_noise(&mut self, x: &Share, scale: f64) -> Share {
-        self.add_own_noise(x, scale)
+        Masked::add_noise(self, x, scale)
     }
 
-    fn below_largest(&mut self, x: &Share, keep: usize, label: &'static str) -> Step<Share> {
+    fn below_largest(
+        &mut self,
+        x: &Share,
+        keep: usize,
+        label: &'static str,
+    ) -> ProtocolResult<Share> {
         self.at(label);
-        let out = self.below_kth(x, keep, label)?;
+        let out = Masked::below_largest(self, x, keep, label)?;
         self.record(label, &out);
         Ok(out)
     }
@@ -386,7 +425,7 @@ impl Engine for Masked {
         table: &Piecewise,
         attention: &Attention<'_>,
         labels: [&'static str; 2],
-    ) -> Step<Share> {
+    ) -> ProtocolResult<Share> {
         if self.many(x.len()) {
             let factors = self.piecewise_sums(weights, &attention.lens(), table, labels[0])?;
             let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], labels[1])?;
@@ -404,10 +443,10 @@ impl Engine for Masked {
         Ok(out)
     }
 
-    fn argmax_to_client(&mut self, x: &Share, label: &'static str) -> Step<Option<u32>> {
+    fn argmax_to_client(&mut self, x: &Share, label: &'static str) -> ProtocolResult<Option<u32>> {
         self.at(label);
         let x = self.materialized(x)?;
-        self.argmax(&x, label)
+        Masked::argmax_to_client(self, &x, label)
     }
 
     fn reveal_to_client(
@@ -415,9 +454,9 @@ impl Engine for Masked {
         x: &Share,
         bits: u32,
         label: &'static str,
-    ) -> Step<Option<Vec<u64>>> {
+    ) -> ProtocolResult<Option<Vec<u64>>> {
         let x = self.materialized(x)?;
         self.record(label, &x);
-        self.send_to_client(&x, bits, label)
+        Masked::reveal_to_client(self, &x, bits, label)
     }
 }

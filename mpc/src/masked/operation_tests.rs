@@ -14,8 +14,9 @@ use marill_numeric::{
 
 use crate::{
     DecoderSpec,
-    engine::{Engine, Gate, Step},
-    masked::{Comparison, Masked, Share},
+    engine::{Engine, Gate},
+    error::ProtocolResult,
+    masked::{Comparison, Masked, share::Share},
     program::layers::{self, NormScale},
     reference::twin::PlaintextEngine,
     testing::{gaussian, random_weights, tiny_spec},
@@ -24,7 +25,7 @@ use crate::{
 
 /// A program over one client input.
 trait Program: Sync {
-    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share>;
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share>;
 }
 
 /// How gates are built: from how many elements on they save bytes, and what they compare with.
@@ -152,7 +153,7 @@ fn words(label: &str, n: usize) -> Vec<u64> {
 struct Truncate(u32, u32);
 
 impl Program for Truncate {
-    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
         // Halves as the program has them: an input's are the value and zero.
         let share = engine.share(&input);
         let input = engine.open(&[(&share, 64)], "test")?.remove(0);
@@ -264,7 +265,7 @@ fn stochastic_truncation_is_unbiased_and_off_by_about_one() {
 struct Exp;
 
 impl Program for Exp {
-    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
         let share = engine.share(&input);
         engine.exp_neg(&share, 64, "test")
     }
@@ -293,7 +294,7 @@ fn exp_is_the_twins_on_its_whole_domain() {
 struct GateProgram(&'static LinearTable);
 
 impl Program for GateProgram {
-    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
         engine.gate(&input, Gate(self.0), "test")
     }
 }
@@ -340,7 +341,7 @@ fn gates_are_the_twins_inside_and_outside_the_table() {
 struct GatedProgram;
 
 impl Program for GatedProgram {
-    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
         let share = engine.share(&input);
         engine.gated_product(&share, Gate(&tables().silu), [24, 56, 48], ["test", "test"])
     }
@@ -378,7 +379,7 @@ fn gated_products_are_the_twins_up_to_the_limits_of_both_halves() {
 struct PiecewiseProgram(&'static Piecewise);
 
 impl Program for PiecewiseProgram {
-    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
         let share = engine.share(&input);
         engine.piecewise(&share, self.0, "test")
     }
@@ -397,7 +398,7 @@ fn piecewise_functions_are_the_twins_at_thresholds() {
 struct Norm(NormScale, bool);
 
 impl Program for Norm {
-    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
         let share = engine.share(&input);
         if self.1 {
             layers::layer_norm(engine, &share, 64, self.0, 64)
@@ -448,7 +449,7 @@ fn norms_are_close_to_the_real_ones() {
 struct Softmax(Vec<usize>);
 
 impl Program for Softmax {
-    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
         let scores = engine.share(&input);
         let scores = engine.truncate(&scores, 1, 64, 32, "test")?;
         let (weights, _) = layers::softmax_parts(engine, &scores, &self.0)?;
@@ -484,7 +485,7 @@ fn softmax_over_2048_keys_is_within_a_thousandth() {
 struct BelowLargest(usize);
 
 impl Program for BelowLargest {
-    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> Step<E::Share> {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
         let share = engine.share(&input);
         engine.below_largest(&share, self.0, "test")
     }

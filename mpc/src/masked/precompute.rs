@@ -25,11 +25,13 @@ use marill_numeric::{PublicMatrix, ring};
 use zeroize::Zeroizing;
 
 use crate::{
+    error::ProtocolError,
     masked::{
-        Masked, ProtocolError, Role,
-        private_matrix::{Matrices, product},
+        Masked, Role,
+        matrices::{Matrices, product},
     },
-    program::decoder::{self, Cache},
+    program,
+    program::cache::Cache,
     spec::{Architecture, DecoderSpec, Module},
     weights::{Lora, PublicWeights},
 };
@@ -293,7 +295,7 @@ impl Precomputer {
     fn reveals(&self, rows: usize) -> Result<Vec<RevealSpec>, ProtocolError> {
         let shapes = PublicWeights::shapes_only(&self.spec);
         let mut tally = Masked::tally(&self.spec);
-        decoder::step(
+        program::step(
             &mut tally,
             &shapes,
             &mut Cache::new(&self.spec),

@@ -17,17 +17,17 @@
 use marill_numeric::fixed::low_mask;
 
 use crate::{
+    cost::Cost,
+    error::ProtocolError,
     masked::{
-        Cost, Masked, ProtocolError, Role, Share, Wire,
-        onehot::{
-            boolean::{Bits, OpenBits},
-            truncate::take_wraps,
-        },
+        Masked, Role,
+        boolean::{Bits, OpenBits, bit},
         pack::{
             add_packed, byte_width, pack_iter, pack_plane, pack_tight, tight_bytes, unpack,
             unpack_tight, xor_packed_plane,
         },
         precompute::RevealSpec,
+        share::{Share, Wire},
     },
     spec::Module,
 };
@@ -83,7 +83,7 @@ impl Wire {
         self.open
             .iter_mut()
             .enumerate()
-            .for_each(|(i, v)| *v |= crate::masked::onehot::boolean::bit(&msbs, i) << top);
+            .for_each(|(i, v)| *v |= crate::masked::boolean::bit(&msbs, i) << top);
         read
     }
 }
@@ -502,5 +502,12 @@ impl Masked {
                 e.receive(size, label).map(Some)
             }
         }
+    }
+}
+
+/// Takes off E1's half what it added for a `msb ẑ` of one; `msbs` are those bits.
+fn take_wraps(share: &mut Share, wraps: &[u64], msbs: &[u64], from: u32) {
+    for (i, (value, wrap)) in share.data.iter_mut().zip(wraps).enumerate() {
+        *value = value.wrapping_sub(bit(msbs, i).wrapping_mul(*wrap) << from);
     }
 }

@@ -59,13 +59,13 @@ impl ClientScript {
     }
 
     /// Shifts masks of a partial opening so that its MSBs are those which E0 will send.
-    pub(super) fn choose_msb(&mut self, wire: &mut crate::masked::Wire) {
+    pub(super) fn choose_msb(&mut self, wire: &mut crate::masked::share::Wire) {
         let (msbs, top) = (
             self.msbs.next().expect("as many half openings as recorded"),
             wire.bits - 1,
         );
         for (i, (open, mask)) in wire.open.iter_mut().zip(&mut wire.mask).enumerate() {
-            let other = ((*open >> top) ^ crate::masked::onehot::boolean::bit(&msbs, i)) << top;
+            let other = ((*open >> top) ^ crate::masked::boolean::bit(&msbs, i)) << top;
             *open ^= other;
             *mask ^= other;
         }

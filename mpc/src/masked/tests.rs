@@ -17,11 +17,9 @@ use crate::{
         Comparison, INDEX_BITS, Masked, Role,
         scripted::{ClientScript, DealerScript, ServerScript, Transcript},
     },
-    program::{
-        decoder::{self, Cache},
-        sampling::Sampling,
-    },
-    reference::twin::pad_prompt,
+    program,
+    program::{cache::Cache, padding::pad_prompt},
+    sampling::Sampling,
     testing::{gaussian, random_weights, tiny_spec, with_private_matrices},
     weights::{MatrixMasks, PrivateWeights, PublicWeights},
 };
@@ -228,16 +226,16 @@ impl Fixture {
         engine: &mut Masked,
         input: Option<&Input>,
         bucket: usize,
-    ) -> Result<Vec<Option<u32>>, crate::masked::ProtocolError> {
+    ) -> Result<Vec<Option<u32>>, crate::error::ProtocolError> {
         let mut cache = Cache::new(self.spec()).with_sampling(self.sampling);
         let padded = input.map(|(prompt, _)| pad_prompt(self.spec(), prompt).unwrap());
         let (prompt, bias) = (
             padded.as_ref().map(|p| p.0.as_slice()),
             padded.as_ref().map(|p| p.1.as_slice()),
         );
-        let first = decoder::step(engine, &self.public, &mut cache, prompt, bias, bucket)?;
+        let first = program::step(engine, &self.public, &mut cache, prompt, bias, bucket)?;
         let next = input.map(|(_, next)| next.as_slice());
-        let second = decoder::step(engine, &self.public, &mut cache, next, None, 1)?;
+        let second = program::step(engine, &self.public, &mut cache, next, None, 1)?;
         engine.flush()?;
         Ok(vec![first, second])
     }

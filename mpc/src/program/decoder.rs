@@ -18,78 +18,23 @@
 //!   at least one.
 //! - LLaMA's final norm is a positive scalar, which cannot change an arg-max, and is not computed.
 //!   GPT-2's has a bias, which can: it is computed, for the one row that asks. A sampled token
-//!   needs both (see [`crate::program::sampling`]).
+//!   needs both (see [`crate::sampling`]).
 //! - A layer norm's gain is folded into the columns of the maps behind it and its bias into their
 //!   biases; what the private LoRA update makes of that bias is a row that the server adds to its
 //!   own share.
 
-use marill_numeric::tables::tables;
-
 use crate::{
-    engine::{Attention, Engine, Gate, Step},
-    masked::ProtocolError,
+    engine::Engine,
+    error::ProtocolResult,
     program::{
-        encoder,
-        layers::{self, NormScale},
-        sampling::{self, Sampling},
+        blocks::{add_residual, attention, gated_mlp, head, norm_scale, normalize, plain_mlp},
+        cache::Cache,
+        layers::{self},
+        sampling::sample,
     },
-    spec::{Architecture, DecoderSpec, Module},
+    spec::{Architecture, Module, width},
     weights::PublicWeights,
 };
-
-/// Widths of wires, in bits.
-pub(crate) mod width {
-    /// Residual stream, norms, attention: sums of products, divided later, need the whole ring.
-    pub const FULL: u32 = 64;
-    /// Projections before their truncation.
-    pub const PRODUCT: u32 = 56;
-    /// Scores before their truncation, gate and up activations.
-    pub const ACTIVATION: u32 = 48;
-    /// Scores and their differences.
-    pub const SCORE: u32 = 32;
-}
-
-/// What a session keeps between steps: cached keys and values of every layer, and the padding's
-/// bias.
-pub struct Cache<E: Engine> {
-    pub(crate) layers: Vec<(Option<E::Wire>, Option<E::Wire>)>,
-    pub(crate) bias: Option<E::Wire>,
-    sampling: Option<Sampling>,
-    pub(crate) len: usize,
-}
-
-impl<E: Engine> Cache<E> {
-    #[must_use]
-    pub fn new(spec: &DecoderSpec) -> Self {
-        Self {
-            layers: (0..spec.num_layers).map(|_| (None, None)).collect(),
-            bias: None,
-            sampling: None,
-            len: 0,
-        }
-    }
-
-    /// Returns self with sampling; none: greedy decoding.
-    #[must_use]
-    pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
-        self.sampling = sampling;
-        self
-    }
-
-    /// Cached positions, padding included.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-}
-
-/// A score this low (2^13 below zero, 14 fractional bits) has a softmax weight of exactly zero.
-pub const PAD_BIAS: u64 = (1u64 << 27).wrapping_neg();
 
 /// Runs one step: `rows` new rows of boundary activations in, one token out (at the client).
 ///
@@ -105,16 +50,8 @@ pub fn step<E: Engine>(
     boundary: Option<&[u64]>,
     bias: Option<&[u64]>,
     rows: usize,
-) -> Step<Option<u32>> {
+) -> ProtocolResult<Option<u32>> {
     let spec = &weights.spec;
-    if let Architecture::Bert { .. } = spec.architecture {
-        if cache.sampling.is_some() {
-            return Err(ProtocolError::Reveal {
-                revealed: "the largest class",
-            });
-        }
-        return encoder::classify(engine, weights, boundary, bias, rows);
-    }
     if cache.is_empty() {
         cache.bias = Some(engine.input(bias, 1, rows, width::SCORE)?);
     }
@@ -160,286 +97,8 @@ pub fn step<E: Engine>(
         )?;
     }
     if let Some(sampling) = cache.sampling {
-        return sampling::sample(engine, weights, &hidden, sampling);
+        return sample(engine, weights, &hidden, sampling);
     }
     let logits = head(engine, weights, &hidden);
     engine.argmax_to_client(&logits, "argmax")
-}
-
-/// The public output head.
-pub(crate) fn head<E: Engine>(engine: &mut E, weights: &PublicWeights, x: &E::Share) -> E::Share {
-    let logits = engine.linear(&weights.lm_head, x);
-    match weights.lm_head_bias.as_slice() {
-        [] => logits,
-        bias => engine.add_row(&logits, bias),
-    }
-}
-
-pub(crate) fn norm_scale(spec: &DecoderSpec) -> NormScale {
-    NormScale {
-        input_frac_bits: spec.numeric.residual_frac_bits,
-        output_frac_bits: spec.numeric.frac_bits,
-        norm_bits: spec.norm_bits(),
-        epsilon: spec.rms_norm_eps,
-    }
-}
-
-/// `x = norm(h)`, revealed to E1, with the private LoRA updates of `modules` applied to it. An RMS
-/// norm takes the stream as a wire, which the caller may have already.
-fn normalize<E: Engine>(
-    engine: &mut E,
-    spec: &DecoderSpec,
-    layer: usize,
-    hidden: &E::Share,
-    wire: Option<E::Wire>,
-    label: &'static str,
-    modules: &[Module],
-) -> Step<Revealed<E>> {
-    let scale = norm_scale(spec);
-    let llama = spec.architecture.is_llama();
-    // Queries and keys gain the rotation's bits before their truncation; other maps do not.
-    let bits = if llama && modules.contains(&Module::Q) {
-        width::FULL
-    } else {
-        width::PRODUCT
-    };
-    let x = if llama {
-        let wire = match wire {
-            Some(wire) => wire,
-            None => engine.open_bounded(hidden, layers::NORM_INPUT_BITS, label)?,
-        };
-        layers::rms_scaled(engine, &wire, spec.hidden_size, scale)?
-    } else {
-        layers::layer_scaled(engine, hidden, spec.hidden_size, scale)?
-    };
-    engine.truncate_and_reveal(
-        &x,
-        [scale.shift(), width::FULL, bits],
-        layer,
-        modules,
-        ["norm.x"; 2],
-    )
-}
-
-/// What the maps of a half layer take: a share, and the private LoRA updates already made of it.
-pub(crate) type Revealed<E> = (<E as Engine>::Share, Vec<Option<<E as Engine>::Share>>);
-
-/// `x · Wᵀ` plus the bias and the private LoRA update, or the private product alone.
-fn project<E: Engine>(
-    engine: &mut E,
-    weights: &PublicWeights,
-    layer: usize,
-    module: Module,
-    x: &E::Share,
-    update: &Option<E::Share>,
-) -> E::Share {
-    let (spec, maps) = (&weights.spec, &weights.layers[layer]);
-    let mut out = match update {
-        // All of the map is private; what is made of the row is its product.
-        Some(product) if spec.is_full_rank() => product.clone(),
-        Some(update) => {
-            let public = engine.linear(maps.matrix(module), x);
-            engine.add(&public, update)
-        }
-        None => engine.linear(maps.matrix(module), x),
-    };
-    let private_row = spec.architecture == Architecture::Gpt2
-        || (spec.is_full_rank() && !spec.architecture.is_llama());
-    if update.is_some() && private_row {
-        out = engine.add_private_row(&out, layer, module);
-    }
-    match maps.bias(module) {
-        [] => out,
-        bias => engine.add_row(&out, bias),
-    }
-}
-
-/// Attention up to its output map, whose result it returns with the scale of a product of weights.
-pub(crate) fn attention<E: Engine>(
-    engine: &mut E,
-    weights: &PublicWeights,
-    cache: &mut Cache<E>,
-    layer: usize,
-    x: &E::Share,
-    updates: &[Option<E::Share>],
-    last: bool,
-) -> Step<E::Share> {
-    let spec = &weights.spec;
-    let rows = engine.rows(x);
-    let first = cache.len;
-    let mut q = project(engine, weights, layer, Module::Q, x, &updates[0]);
-    let mut k = project(engine, weights, layer, Module::K, x, &updates[1]);
-    let mut v = project(engine, weights, layer, Module::V, x, &updates[2]);
-    let mut shift =
-        spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
-    if spec.architecture.is_llama() {
-        q = engine.rotate(&q, &weights.rope, first);
-        k = engine.rotate(&k, &weights.rope, first);
-        v = engine.shift_left(&v, spec.numeric.rope_frac_bits);
-        shift += spec.numeric.rope_frac_bits;
-    }
-
-    let wide = if spec.architecture.is_llama() {
-        width::FULL
-    } else {
-        width::PRODUCT
-    };
-    // One truncation for all three; in the last layer only the last row asks.
-    let (q_cols, kv_cols) = (
-        spec.num_attention_heads * spec.head_dim,
-        spec.num_key_value_heads * spec.head_dim,
-    );
-    let (q, k, v) = if last && rows > 1 {
-        let q = engine.last_row(&q);
-        let q = engine.truncate(&q, shift, wide, width::ACTIVATION, "attention.q")?;
-        let kv = engine.concat(&[&k, &v]);
-        let kv = engine.truncate(&kv, shift, wide, width::ACTIVATION, "attention.kv")?;
-        (
-            q,
-            engine.columns(&kv, 0, kv_cols),
-            engine.columns(&kv, kv_cols, kv_cols),
-        )
-    } else {
-        let qkv = engine.concat(&[&q, &k, &v]);
-        let qkv = engine.truncate(&qkv, shift, wide, width::ACTIVATION, "attention.qkv")?;
-        let mut part = |first, count| engine.columns(&qkv, first, count);
-        (
-            part(0, q_cols),
-            part(q_cols, kv_cols),
-            part(q_cols + kv_cols, kv_cols),
-        )
-    };
-    let parts = [&q, &k, &v].map(|part| (part, width::ACTIVATION));
-    let mut wires = engine.open(&parts, "attention.qkv")?;
-    let (v, k, q) = (wires.remove(2), wires.remove(1), wires.remove(0));
-    let (keys, values) = &mut cache.layers[layer];
-    engine.append(keys, &k);
-    engine.append(values, &v);
-    let (Some(keys), Some(values)) = (keys.as_ref(), values.as_ref()) else {
-        unreachable!("rows were just appended")
-    };
-
-    let asking = if last { 1 } else { rows };
-    let shape = Attention {
-        groups: &spec.head_groups[layer],
-        num_attention_heads: spec.num_attention_heads,
-        num_key_value_heads: spec.num_key_value_heads,
-        head_dim: spec.head_dim,
-        first: first + rows - asking,
-        rows: asking,
-        causal: !matches!(spec.architecture, Architecture::Bert { .. }),
-    };
-    let bias = cache.bias.as_ref();
-    let attended = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
-    let widths = [layers::DIVIDE_SHIFT, width::FULL, width::PRODUCT];
-    let labels = ["attention.divided", "attention.mixed"];
-    let (attended, updates) =
-        engine.truncate_and_reveal(&attended, widths, layer, &[Module::O], labels)?;
-    Ok(project(
-        engine,
-        weights,
-        layer,
-        Module::O,
-        &attended,
-        &updates[0],
-    ))
-}
-
-/// `softmax(scale · Σ_group Q Kᵀ) V` as a share, before truncation.
-fn attend<E: Engine>(
-    engine: &mut E,
-    spec: &DecoderSpec,
-    layer: usize,
-    q: &E::Wire,
-    keys: &E::Wire,
-    values: &E::Wire,
-    bias: Option<&E::Wire>,
-    shape: &Attention<'_>,
-) -> Step<E::Share> {
-    let scores = engine.scores(q, keys, shape)?;
-    let shift = spec.numeric.frac_bits + spec.score_scale(layer).1;
-    let mut scores = engine.truncate(
-        &scores,
-        shift,
-        width::ACTIVATION,
-        width::SCORE,
-        "attention.scores",
-    )?;
-    if let Some(bias) = bias {
-        scores = engine.add_key_bias(&scores, bias, shape);
-    }
-    layers::softmax_mix(engine, &scores, values, shape)
-}
-
-/// LLaMA's MLP, norm included: `down(silu(gate(x)) · up(x))`, with the scale of a product of
-/// weights.
-fn gated_mlp<E: Engine>(
-    engine: &mut E,
-    weights: &PublicWeights,
-    layer: usize,
-    hidden: &E::Share,
-) -> Step<E::Share> {
-    let spec = &weights.spec;
-    let modules = [Module::Gate, Module::Up];
-    let (x, updates) = normalize(engine, spec, layer, hidden, None, "mlp.hidden", &modules)?;
-    let gate = project(engine, weights, layer, Module::Gate, &x, &updates[0]);
-    let up = project(engine, weights, layer, Module::Up, &x, &updates[1]);
-    let both = engine.concat(&[&gate, &up]);
-    let bits = spec.numeric.weight_frac_bits;
-    let widths = [bits, width::PRODUCT, width::ACTIVATION];
-    let product = engine.gated_product(
-        &both,
-        Gate(&tables().silu),
-        widths,
-        ["mlp.gate_up", "mlp.silu"],
-    )?;
-    let widths = [spec.numeric.frac_bits, width::ACTIVATION, width::PRODUCT];
-    let (product, updates) =
-        engine.truncate_and_reveal(&product, widths, layer, &[Module::Down], ["mlp.product"; 2])?;
-    Ok(project(
-        engine,
-        weights,
-        layer,
-        Module::Down,
-        &product,
-        &updates[0],
-    ))
-}
-
-/// The MLP of GPT-2 and BERT: `down(gelu(up(x)))`, with the scale of a product of weights.
-pub(crate) fn plain_mlp<E: Engine>(
-    engine: &mut E,
-    weights: &PublicWeights,
-    layer: usize,
-    x: &E::Share,
-    updates: &[Option<E::Share>],
-) -> Step<E::Share> {
-    let spec = &weights.spec;
-    let up = project(engine, weights, layer, Module::Up, x, &updates[0]);
-    let shift = spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
-    let widths = [shift, width::PRODUCT, width::PRODUCT];
-    let inner = engine.truncate_gate(&up, Gate(&tables().gelu), widths, ["mlp.up", "mlp.gelu"])?;
-    let (inner, updates) =
-        engine.reveal_to_e1(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
-    Ok(project(
-        engine,
-        weights,
-        layer,
-        Module::Down,
-        &inner,
-        &updates[0],
-    ))
-}
-
-pub(crate) fn add_residual<E: Engine>(
-    engine: &mut E,
-    spec: &DecoderSpec,
-    hidden: &E::Share,
-    out: &E::Share,
-    label: &'static str,
-) -> Step<E::Share> {
-    let shift =
-        spec.numeric.frac_bits + spec.numeric.weight_frac_bits - spec.numeric.residual_frac_bits;
-    let out = engine.truncate(out, shift, width::PRODUCT, width::FULL, label)?;
-    Ok(engine.add(hidden, &out))
 }

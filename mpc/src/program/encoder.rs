@@ -13,20 +13,19 @@
 use marill_numeric::{PublicMatrix, tables::tables};
 
 use crate::{
-    engine::{Attention, Engine, Gate, Step},
-    masked::ProtocolError,
+    engine::{Attention, Engine, Gate},
+    error::{ProtocolError, ProtocolResult},
     program::{
-        decoder::{self, Cache, add_residual, attention, norm_scale, plain_mlp, width},
+        blocks::{add_residual, attention, head, norm_scale, plain_mlp},
+        cache::Cache,
         layers,
     },
-    spec::{Architecture, Module, Pooling},
+    spec::{Architecture, GAIN_FRAC_BITS, Module, Pooling, width},
     weights::{PostNorm, PublicWeights},
 };
 
 /// Fractional bits of the pooling weights.
 pub(crate) const POOL_FRAC_BITS: u32 = 24;
-/// Fractional bits of a post-norm's gain.
-pub(crate) const GAIN_FRAC_BITS: u32 = 16;
 /// Width in which a pooled row is revealed.
 const REVEAL_BITS: u32 = 32;
 
@@ -42,14 +41,14 @@ pub(crate) fn classify<E: Engine>(
     boundary: Option<&[u64]>,
     bias: Option<&[u64]>,
     rows: usize,
-) -> Step<Option<u32>> {
+) -> ProtocolResult<Option<u32>> {
     if weights.spec.reveals_embedding() {
         return Err(ProtocolError::Reveal {
             revealed: "an embedding",
         });
     }
     let pooled = pooled(engine, weights, boundary, bias, rows)?;
-    let logits = decoder::head(engine, weights, &pooled);
+    let logits = head(engine, weights, &pooled);
     engine.argmax_to_client(&logits, "argmax")
 }
 
@@ -65,7 +64,7 @@ pub fn embed<E: Engine>(
     boundary: Option<&[u64]>,
     bias: Option<&[u64]>,
     rows: usize,
-) -> Step<Option<Vec<u64>>> {
+) -> ProtocolResult<Option<Vec<u64>>> {
     if !weights.spec.reveals_embedding() {
         return Err(ProtocolError::Reveal {
             revealed: "an index",
@@ -82,7 +81,7 @@ fn pooled<E: Engine>(
     boundary: Option<&[u64]>,
     bias: Option<&[u64]>,
     rows: usize,
-) -> Step<E::Share> {
+) -> ProtocolResult<E::Share> {
     let spec = &weights.spec;
     let Architecture::Bert { pooling, .. } = spec.architecture else {
         return Err(ProtocolError::Reveal {
@@ -143,7 +142,7 @@ fn pooler<E: Engine>(
     matrix: &PublicMatrix,
     bias: &[u64],
     x: &E::Share,
-) -> Step<E::Share> {
+) -> ProtocolResult<E::Share> {
     let numeric = &weights.spec.numeric;
     let x = engine.linear(matrix, x);
     let x = engine.add_row(&x, bias);
@@ -162,7 +161,7 @@ fn post_norm<E: Engine>(
     weights: &PublicWeights,
     norm: &PostNorm,
     x: &E::Share,
-) -> Step<E::Share> {
+) -> ProtocolResult<E::Share> {
     let spec = &weights.spec;
     let x = layers::layer_norm(engine, x, spec.hidden_size, norm_scale(spec), 64)?;
     let x = engine.scale_columns(&x, &norm.gain);

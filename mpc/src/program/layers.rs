@@ -6,7 +6,10 @@
 
 use marill_numeric::tables::tables;
 
-use crate::engine::{Attention, Engine, Step, WEIGHTED_BITS};
+use crate::{
+    engine::{Attention, Engine, WEIGHTED_BITS},
+    error::ProtocolResult,
+};
 
 /// The scales between which a normalization works.
 #[derive(Clone, Copy)]
@@ -49,7 +52,7 @@ pub fn rms_norm<E: Engine>(
     cols: usize,
     scale: NormScale,
     out_bits: u32,
-) -> Step<E::Share> {
+) -> ProtocolResult<E::Share> {
     let scaled = rms_scaled(engine, x, cols, scale)?;
     engine.truncate(&scaled, scale.shift(), 64, out_bits, "norm.x")
 }
@@ -63,7 +66,7 @@ pub fn rms_scaled<E: Engine>(
     x: &E::Wire,
     cols: usize,
     scale: NormScale,
-) -> Step<E::Share> {
+) -> ProtocolResult<E::Share> {
     let unit = f64::from(2 * scale.input_frac_bits).exp2();
     let squares = engine.square_sum(x)?;
     let squares = engine.add_constant(
@@ -85,7 +88,7 @@ pub fn layer_norm<E: Engine>(
     cols: usize,
     scale: NormScale,
     out_bits: u32,
-) -> Step<E::Share> {
+) -> ProtocolResult<E::Share> {
     let scaled = layer_scaled(engine, x, cols, scale)?;
     engine.truncate(&scaled, scale.shift(), 64, out_bits, "norm.x")
 }
@@ -99,7 +102,7 @@ pub fn layer_scaled<E: Engine>(
     x: &E::Share,
     cols: usize,
     scale: NormScale,
-) -> Step<E::Share> {
+) -> ProtocolResult<E::Share> {
     let lens = vec![cols; engine.rows(x)];
     let sums = engine.ragged_sum(x, &lens);
     let factor = ((1u64 << 24) as f64 / cols as f64).round() as u64;
@@ -124,14 +127,18 @@ pub fn softmax_parts<E: Engine>(
     engine: &mut E,
     scores: &E::Share,
     lens: &[usize],
-) -> Step<(E::Wire, E::Share)> {
+) -> ProtocolResult<(E::Wire, E::Share)> {
     let weights = exponentials(engine, scores, lens)?;
     let inverse = engine.piecewise_sums(&weights, lens, &tables().recip, "attention.recip")?;
     Ok((weights, inverse))
 }
 
 /// `exp(s - max)` of ragged rows.
-fn exponentials<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step<E::Wire> {
+fn exponentials<E: Engine>(
+    engine: &mut E,
+    scores: &E::Share,
+    lens: &[usize],
+) -> ProtocolResult<E::Wire> {
     let largest = engine.ragged_max(scores, lens, "attention.max")?;
     let below = engine.ragged_rsub(scores, &largest, lens);
     let weights = engine.exp_neg(&below, WEIGHTED_BITS, "attention.exp")?;
@@ -153,7 +160,7 @@ pub fn softmax_mix<E: Engine>(
     scores: &E::Share,
     values: &E::Wire,
     shape: &Attention<'_>,
-) -> Step<E::Share> {
+) -> ProtocolResult<E::Share> {
     let weights = exponentials(engine, scores, &shape.lens())?;
     let mixed = engine.weighted_values(&weights, values, shape)?;
     let labels = ["attention.recip", "attention.divide"];

@@ -45,9 +45,11 @@ use std::{
 };
 
 use crate::{
+    program,
     program::{
-        decoder::{self, Cache, PAD_BIAS},
+        cache::Cache,
         encoder::{self, POOL_FRAC_BITS},
+        padding::PAD_BIAS,
     },
     reference::range::{
         norms::MatrixNorms,
@@ -224,7 +226,7 @@ impl<'a> Prover<'a> {
         let outcome = if spec.reveals_embedding() {
             encoder::embed(&mut range, self.public, None, None, rows).map(|_| ())
         } else {
-            decoder::step(
+            program::step(
                 &mut range,
                 self.public,
                 &mut Cache::new(spec),

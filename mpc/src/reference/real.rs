@@ -13,10 +13,14 @@ use marill_numeric::{
 use rayon::prelude::*;
 
 use crate::{
-    engine::{Attention, Engine, Gate, Step},
-    masked::ProtocolError,
-    program::decoder::{self, Cache},
-    reference::twin::{check_remaining_context, head_scalar_index, pad_prompt},
+    engine::{Attention, Engine, Gate},
+    error::{ProtocolError, ProtocolResult},
+    kernels::head_scalar_index,
+    program,
+    program::{
+        cache::Cache,
+        padding::{check_remaining_context, pad_prompt},
+    },
     spec::Module,
     weights::{PrivateWeights, PublicWeights, Rope},
 };
@@ -168,7 +172,7 @@ impl Engine for Real {
         rows: usize,
         cols: usize,
         _bits: u32,
-    ) -> Step<Reals> {
+    ) -> ProtocolResult<Reals> {
         let values = values.ok_or(ProtocolError::MissingInput)?;
         Ok(Reals {
             rows,
@@ -177,7 +181,11 @@ impl Engine for Real {
         })
     }
 
-    fn open(&mut self, shares: &[(&Reals, u32)], _label: &'static str) -> Step<Vec<Reals>> {
+    fn open(
+        &mut self,
+        shares: &[(&Reals, u32)],
+        _label: &'static str,
+    ) -> ProtocolResult<Vec<Reals>> {
         Ok(shares.iter().map(|(share, _)| (*share).clone()).collect())
     }
 
@@ -188,7 +196,7 @@ impl Engine for Real {
         layer: usize,
         modules: &[Module],
         _label: &'static str,
-    ) -> Step<(Reals, Vec<Option<Reals>>)> {
+    ) -> ProtocolResult<(Reals, Vec<Option<Reals>>)> {
         if let Some(layer) = self.private.full.get(layer) {
             let products = modules
                 .iter()
@@ -335,7 +343,7 @@ impl Engine for Real {
         out
     }
 
-    fn square_sum(&mut self, x: &Reals) -> Step<Reals> {
+    fn square_sum(&mut self, x: &Reals) -> ProtocolResult<Reals> {
         Ok(Reals {
             rows: x.rows,
             cols: 1,
@@ -343,11 +351,11 @@ impl Engine for Real {
         })
     }
 
-    fn mul(&mut self, x: &Reals, y: &Reals) -> Step<Reals> {
+    fn mul(&mut self, x: &Reals, y: &Reals) -> ProtocolResult<Reals> {
         Ok(x.zip(y, |a, b| a * b))
     }
 
-    fn scale_rows(&mut self, x: &Reals, scale: &Reals) -> Step<Reals> {
+    fn scale_rows(&mut self, x: &Reals, scale: &Reals) -> ProtocolResult<Reals> {
         let data = x
             .data
             .iter()
@@ -357,7 +365,12 @@ impl Engine for Real {
         Ok(Reals { data, ..*x })
     }
 
-    fn scores(&mut self, queries: &Reals, keys: &Reals, a: &Attention<'_>) -> Step<Reals> {
+    fn scores(
+        &mut self,
+        queries: &Reals,
+        keys: &Reals,
+        a: &Attention<'_>,
+    ) -> ProtocolResult<Reals> {
         let d = a.head_dim;
         let mut data = Vec::new();
         for group in a.groups {
@@ -399,7 +412,7 @@ impl Engine for Real {
         weights: &Reals,
         values: &Reals,
         a: &Attention<'_>,
-    ) -> Step<Reals> {
+    ) -> ProtocolResult<Reals> {
         let (d, cols, lens) = (a.head_dim, a.num_attention_heads * a.head_dim, a.lens());
         let mut data = vec![0.0; a.rows * cols];
         let mut rows = ragged(&weights.data, &lens);
@@ -424,7 +437,12 @@ impl Engine for Real {
         })
     }
 
-    fn scale_heads(&mut self, x: &Reals, scale: &Reals, a: &Attention<'_>) -> Step<Reals> {
+    fn scale_heads(
+        &mut self,
+        x: &Reals,
+        scale: &Reals,
+        a: &Attention<'_>,
+    ) -> ProtocolResult<Reals> {
         let scalar = head_scalar_index(a);
         Ok(Reals {
             data: x
@@ -437,7 +455,12 @@ impl Engine for Real {
         })
     }
 
-    fn ragged_max(&mut self, x: &Reals, lens: &[usize], _label: &'static str) -> Step<Reals> {
+    fn ragged_max(
+        &mut self,
+        x: &Reals,
+        lens: &[usize],
+        _label: &'static str,
+    ) -> ProtocolResult<Reals> {
         let data = ragged(&x.data, lens)
             .map(|row| row.iter().copied().fold(f64::MIN, f64::max))
             .collect();
@@ -473,19 +496,29 @@ impl Engine for Real {
         _in: u32,
         _out: u32,
         _label: &'static str,
-    ) -> Step<Reals> {
+    ) -> ProtocolResult<Reals> {
         Ok(x.map(|v| v / f64::from(shift).exp2()))
     }
 
-    fn exp_neg(&mut self, y: &Reals, _out_bits: u32, _label: &'static str) -> Step<Reals> {
+    fn exp_neg(
+        &mut self,
+        y: &Reals,
+        _out_bits: u32,
+        _label: &'static str,
+    ) -> ProtocolResult<Reals> {
         Ok(y.map(|v| exact(&tables().exp, v)))
     }
 
-    fn gate(&mut self, x: &Reals, gate: Gate<'_>, _label: &'static str) -> Step<Reals> {
+    fn gate(&mut self, x: &Reals, gate: Gate<'_>, _label: &'static str) -> ProtocolResult<Reals> {
         Ok(x.map(|v| exact(gate.0, v)))
     }
 
-    fn piecewise(&mut self, s: &Reals, table: &Piecewise, _label: &'static str) -> Step<Reals> {
+    fn piecewise(
+        &mut self,
+        s: &Reals,
+        table: &Piecewise,
+        _label: &'static str,
+    ) -> ProtocolResult<Reals> {
         let root = std::ptr::eq(table, &tables().rsqrt);
         Ok(s.map(|v| {
             if root {
@@ -501,14 +534,19 @@ impl Engine for Real {
         x.clone()
     }
 
-    fn below_largest(&mut self, x: &Reals, keep: usize, _label: &'static str) -> Step<Reals> {
+    fn below_largest(
+        &mut self,
+        x: &Reals,
+        keep: usize,
+        _label: &'static str,
+    ) -> ProtocolResult<Reals> {
         let mut sorted = x.data.clone();
         sorted.sort_by(|a, b| b.total_cmp(a));
         let threshold = sorted[keep.clamp(1, sorted.len()) - 1];
         Ok(x.map(|v| f64::from(u8::from(v < threshold))))
     }
 
-    fn argmax_to_client(&mut self, x: &Reals, _label: &'static str) -> Step<Option<u32>> {
+    fn argmax_to_client(&mut self, x: &Reals, _label: &'static str) -> ProtocolResult<Option<u32>> {
         let best =
             x.data.iter().enumerate().fold(
                 (0, f64::MIN),
@@ -522,7 +560,7 @@ impl Engine for Real {
         x: &Reals,
         _bits: u32,
         _label: &'static str,
-    ) -> Step<Option<Vec<u64>>> {
+    ) -> ProtocolResult<Option<Vec<u64>>> {
         self.last_input.clone_from(&x.data);
         Ok(Some(
             x.data.iter().map(|&v| v.round() as i64 as u64).collect(),
@@ -553,7 +591,7 @@ impl RealTwin {
     ///
     /// # Errors
     /// [`ProtocolError::TooLong`] past the context.
-    pub fn prefill(&mut self, boundary: &[u64]) -> Step<Vec<f64>> {
+    pub fn prefill(&mut self, boundary: &[u64]) -> ProtocolResult<Vec<f64>> {
         let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
         self.step(&padded, Some(&bias), bucket)
     }
@@ -562,13 +600,18 @@ impl RealTwin {
     ///
     /// # Errors
     /// As [`Self::prefill`].
-    pub fn decode(&mut self, boundary: &[u64]) -> Step<Vec<f64>> {
+    pub fn decode(&mut self, boundary: &[u64]) -> ProtocolResult<Vec<f64>> {
         self.step(boundary, None, 1)
     }
 
-    fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Step<Vec<f64>> {
+    fn step(
+        &mut self,
+        boundary: &[u64],
+        bias: Option<&[u64]>,
+        rows: usize,
+    ) -> ProtocolResult<Vec<f64>> {
         check_remaining_context(&self.weights.spec, self.cache.len(), rows)?;
-        decoder::step(
+        program::step(
             &mut self.engine,
             &self.weights,
             &mut self.cache,

@@ -11,15 +11,20 @@ use marill_numeric::{
 };
 
 use crate::{
-    engine::{Attention, Engine, Gate, Step},
-    masked::ProtocolError,
+    engine::{Attention, Engine, Gate},
+    error::{ProtocolError, ProtocolResult},
+    kernels::{
+        attention_scores, attention_values, head_scalar_index, ragged, rotate_rows, with_key_bias,
+    },
+    program,
     program::{
-        decoder::{self, Cache, PAD_BIAS},
+        cache::Cache,
         encoder,
-        sampling::{self, RANGE_BITS, Sampling, gumbel, search},
+        padding::{check_remaining_context, pad_prompt},
     },
     reference::range::Headroom,
-    spec::{Architecture, MAX_POSITIONS, Module},
+    sampling::{self, RANGE_BITS, Sampling, gumbel, search},
+    spec::{Architecture, Module},
     weights::{PrivateWeights, PublicWeights, Rope},
 };
 
@@ -171,7 +176,7 @@ impl PlaintextEngine {
         self
     }
 
-    fn in_range(&mut self, tensor: &Tensor, bits: u32, label: &'static str) -> Step<()> {
+    fn in_range(&mut self, tensor: &Tensor, bits: u32, label: &'static str) -> ProtocolResult<()> {
         let bits = bits.min(64);
         self.measure(&tensor.data, f64::from(bits - 2), label);
         check_range(&tensor.data, bits, label).map_err(ProtocolError::Range)
@@ -220,7 +225,7 @@ impl Engine for PlaintextEngine {
         rows: usize,
         cols: usize,
         bits: u32,
-    ) -> Step<Tensor> {
+    ) -> ProtocolResult<Tensor> {
         let data = values.ok_or(ProtocolError::MissingInput)?.to_vec();
         let tensor = Tensor { rows, cols, data };
         // Not measured: the padding's bias is what it is, and rows are checked when they are
@@ -229,7 +234,11 @@ impl Engine for PlaintextEngine {
         Ok(tensor)
     }
 
-    fn open(&mut self, shares: &[(&Tensor, u32)], label: &'static str) -> Step<Vec<Tensor>> {
+    fn open(
+        &mut self,
+        shares: &[(&Tensor, u32)],
+        label: &'static str,
+    ) -> ProtocolResult<Vec<Tensor>> {
         for (tensor, bits) in shares {
             self.in_range(tensor, *bits, label)?;
             self.record(label, &tensor.data);
@@ -244,7 +253,7 @@ impl Engine for PlaintextEngine {
         layer: usize,
         modules: &[Module],
         label: &'static str,
-    ) -> Step<(Tensor, Vec<Option<Tensor>>)> {
+    ) -> ProtocolResult<(Tensor, Vec<Option<Tensor>>)> {
         let wire = self.open(&[(x, bits)], label)?.remove(0);
         if let Some(layer) = self.private.full.get(layer) {
             let product = |&module: &Module| {
@@ -416,7 +425,7 @@ impl Engine for PlaintextEngine {
         }
     }
 
-    fn square_sum(&mut self, x: &Tensor) -> Step<Tensor> {
+    fn square_sum(&mut self, x: &Tensor) -> ProtocolResult<Tensor> {
         // The ring would wrap silently; the sum must stay below 2^62.
         for index in 0..x.rows {
             let sum: f64 = x
@@ -442,11 +451,11 @@ impl Engine for PlaintextEngine {
         })
     }
 
-    fn mul(&mut self, x: &Tensor, y: &Tensor) -> Step<Tensor> {
+    fn mul(&mut self, x: &Tensor, y: &Tensor) -> ProtocolResult<Tensor> {
         Ok(x.zip(y, u64::wrapping_mul))
     }
 
-    fn scale_rows(&mut self, x: &Tensor, scale: &Tensor) -> Step<Tensor> {
+    fn scale_rows(&mut self, x: &Tensor, scale: &Tensor) -> ProtocolResult<Tensor> {
         let data = (0..x.rows)
             .flat_map(|i| x.row(i).iter().map(move |v| v.wrapping_mul(scale.data[i])))
             .collect();
@@ -462,7 +471,7 @@ impl Engine for PlaintextEngine {
         queries: &Tensor,
         keys: &Tensor,
         attention: &Attention<'_>,
-    ) -> Step<Tensor> {
+    ) -> ProtocolResult<Tensor> {
         let data = attention_scores(&queries.data, &keys.data, attention);
         Ok(Tensor {
             rows: 1,
@@ -489,7 +498,7 @@ impl Engine for PlaintextEngine {
         weights: &Tensor,
         values: &Tensor,
         attention: &Attention<'_>,
-    ) -> Step<Tensor> {
+    ) -> ProtocolResult<Tensor> {
         let data = attention_values(&weights.data, &values.data, attention);
         Ok(Tensor {
             rows: attention.rows,
@@ -503,7 +512,7 @@ impl Engine for PlaintextEngine {
         x: &Tensor,
         scale: &Tensor,
         attention: &Attention<'_>,
-    ) -> Step<Tensor> {
+    ) -> ProtocolResult<Tensor> {
         let scalar = head_scalar_index(attention);
         let data = x
             .data
@@ -518,7 +527,12 @@ impl Engine for PlaintextEngine {
         })
     }
 
-    fn ragged_max(&mut self, x: &Tensor, lens: &[usize], label: &'static str) -> Step<Tensor> {
+    fn ragged_max(
+        &mut self,
+        x: &Tensor,
+        lens: &[usize],
+        label: &'static str,
+    ) -> ProtocolResult<Tensor> {
         self.in_range(x, 32, label)?;
         let data = ragged(&x.data, lens)
             .map(|row| row.iter().copied().max_by_key(|&v| v as i64).unwrap_or(0))
@@ -560,24 +574,34 @@ impl Engine for PlaintextEngine {
         in_bits: u32,
         _out: u32,
         label: &'static str,
-    ) -> Step<Tensor> {
+    ) -> ProtocolResult<Tensor> {
         self.in_range(x, in_bits, label)?;
         let out = self.rounded(x, |v, round| round(v, shift));
         self.record(label, &out.data);
         Ok(out)
     }
 
-    fn exp_neg(&mut self, y: &Tensor, _out_bits: u32, label: &'static str) -> Step<Tensor> {
+    fn exp_neg(
+        &mut self,
+        y: &Tensor,
+        _out_bits: u32,
+        label: &'static str,
+    ) -> ProtocolResult<Tensor> {
         self.in_range(y, 33, label)?;
         Ok(self.rounded(y, |v, round| functions::linear_by(&tables().exp, v, round)))
     }
 
-    fn gate(&mut self, x: &Tensor, gate: Gate<'_>, label: &'static str) -> Step<Tensor> {
+    fn gate(&mut self, x: &Tensor, gate: Gate<'_>, label: &'static str) -> ProtocolResult<Tensor> {
         self.in_range(x, 32, label)?;
         Ok(self.rounded(x, |v, round| functions::linear_by(gate.0, v, round)))
     }
 
-    fn piecewise(&mut self, s: &Tensor, table: &Piecewise, label: &'static str) -> Step<Tensor> {
+    fn piecewise(
+        &mut self,
+        s: &Tensor,
+        table: &Piecewise,
+        label: &'static str,
+    ) -> ProtocolResult<Tensor> {
         if let Some(index) = s.data.iter().position(|&v| v >= table.end) {
             let (value, bits) = (s.data[index] as i64, table.ring_bits);
             return Err(ProtocolError::Range(NumericError::Overflow {
@@ -614,7 +638,12 @@ impl Engine for PlaintextEngine {
         }
     }
 
-    fn below_largest(&mut self, x: &Tensor, keep: usize, label: &'static str) -> Step<Tensor> {
+    fn below_largest(
+        &mut self,
+        x: &Tensor,
+        keep: usize,
+        label: &'static str,
+    ) -> ProtocolResult<Tensor> {
         self.in_range(x, RANGE_BITS + 2, label)?;
         let mut sorted: Vec<i64> = x.data.iter().map(|&v| v as i64).collect();
         sorted.sort_unstable_by_key(|&v| std::cmp::Reverse(v));
@@ -625,7 +654,7 @@ impl Engine for PlaintextEngine {
         Ok(out)
     }
 
-    fn argmax_to_client(&mut self, x: &Tensor, label: &'static str) -> Step<Option<u32>> {
+    fn argmax_to_client(&mut self, x: &Tensor, label: &'static str) -> ProtocolResult<Option<u32>> {
         self.in_range(x, 48, label)?;
         if !self.sampled {
             self.logits.clone_from(&x.data);
@@ -643,127 +672,11 @@ impl Engine for PlaintextEngine {
         x: &Tensor,
         bits: u32,
         label: &'static str,
-    ) -> Step<Option<Vec<u64>>> {
+    ) -> ProtocolResult<Option<Vec<u64>>> {
         self.in_range(x, bits, label)?;
         self.record(label, &x.data);
         Ok(Some(x.data.clone()))
     }
-}
-
-/// Rotates every head of every row; shared by all engines, since it is linear.
-pub(crate) fn rotate_rows(
-    data: &[u64],
-    cols: usize,
-    rope: &Rope,
-    first_position: usize,
-) -> Vec<u64> {
-    let half = rope.half;
-    let mut out = vec![0u64; data.len()];
-    for (i, (row, out)) in data
-        .chunks_exact(cols)
-        .zip(out.chunks_exact_mut(cols))
-        .enumerate()
-    {
-        let at = (first_position + i) * half;
-        for (head, out) in row
-            .chunks_exact(2 * half)
-            .zip(out.chunks_exact_mut(2 * half))
-        {
-            for j in 0..half {
-                let (cos, sin) = (rope.cos[at + j] as u64, rope.sin[at + j] as u64);
-                let (a, b) = (head[j], head[j + half]);
-                out[j] = a.wrapping_mul(cos).wrapping_sub(b.wrapping_mul(sin));
-                out[j + half] = b.wrapping_mul(cos).wrapping_add(a.wrapping_mul(sin));
-            }
-        }
-    }
-    out
-}
-
-/// Cuts a flat vector into its ragged rows.
-pub(crate) fn ragged<'a>(data: &'a [u64], lens: &'a [usize]) -> impl Iterator<Item = &'a [u64]> {
-    let mut rest = data;
-    lens.iter().map(move |&len| {
-        let (row, tail) = rest.split_at(len);
-        rest = tail;
-        row
-    })
-}
-
-/// `Σ_{heads of the group} q · k` for every group, row and key; linear in both, so any bilinear
-/// pair works.
-pub(crate) fn attention_scores(queries: &[u64], keys: &[u64], a: &Attention<'_>) -> Vec<u64> {
-    let (q_cols, k_cols, d) = (
-        a.num_attention_heads * a.head_dim,
-        a.num_key_value_heads * a.head_dim,
-        a.head_dim,
-    );
-    let mut out = Vec::with_capacity(a.lens().iter().sum());
-    for group in a.groups {
-        for i in 0..a.rows {
-            let row = &queries[i * q_cols..][..q_cols];
-            for key in keys.chunks_exact(k_cols).take(a.keys(i)) {
-                let sum = group.iter().fold(0u64, |sum, &head| {
-                    sum.wrapping_add(ring::dot(
-                        &row[head * d..][..d],
-                        &key[a.kv_head(head) * d..][..d],
-                    ))
-                });
-                out.push(sum);
-            }
-        }
-    }
-    out
-}
-
-/// `Σ_key weight · value`, every head with its group's weights.
-pub(crate) fn attention_values(weights: &[u64], values: &[u64], a: &Attention<'_>) -> Vec<u64> {
-    let (q_cols, v_cols, d) = (
-        a.num_attention_heads * a.head_dim,
-        a.num_key_value_heads * a.head_dim,
-        a.head_dim,
-    );
-    let mut out = vec![0u64; a.rows * q_cols];
-    let lens = a.lens();
-    let mut rows = ragged(weights, &lens);
-    for group in a.groups {
-        for i in 0..a.rows {
-            let Some(weights) = rows.next() else {
-                return out;
-            };
-            for &head in group {
-                let out = &mut out[i * q_cols + head * d..][..d];
-                for (weight, value) in weights.iter().zip(values.chunks_exact(v_cols)) {
-                    let value = &value[a.kv_head(head) * d..][..d];
-                    out.iter_mut()
-                        .zip(value)
-                        .for_each(|(o, v)| *o = o.wrapping_add(weight.wrapping_mul(*v)));
-                }
-            }
-        }
-    }
-    out
-}
-
-/// Adds `bias[key]` to the scores of the first keys.
-pub(crate) fn with_key_bias(scores: &[u64], bias: &[u64], lens: &[usize]) -> Vec<u64> {
-    let rows = ragged(scores, lens);
-    rows.flat_map(|row| {
-        row.iter()
-            .enumerate()
-            .map(|(j, s)| s.wrapping_add(bias.get(j).copied().unwrap_or(0)))
-    })
-    .collect()
-}
-
-/// Maps an element of `[rows, heads · d]` to its scalar in `[groups · rows]`.
-pub(crate) fn head_scalar_index(a: &Attention<'_>) -> impl Fn(usize) -> usize {
-    let mut group_of = vec![0; a.num_attention_heads];
-    for (g, heads) in a.groups.iter().enumerate() {
-        heads.iter().for_each(|&h| group_of[h] = g);
-    }
-    let (d, rows, cols) = (a.head_dim, a.rows, a.num_attention_heads * a.head_dim);
-    move |i| group_of[i % cols / d] * rows + i / cols
 }
 
 impl Cache<PlaintextEngine> {
@@ -839,7 +752,7 @@ impl Twin {
     /// # Errors
     /// [`ProtocolError::Range`] when a value leaves its wire's range, [`ProtocolError::TooLong`]
     /// past the context.
-    pub fn prefill(&mut self, boundary: &[u64]) -> Step<u32> {
+    pub fn prefill(&mut self, boundary: &[u64]) -> ProtocolResult<u32> {
         self.reset();
         let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
         self.step(&padded, Some(&bias), bucket)
@@ -860,7 +773,7 @@ impl Twin {
     ///
     /// # Errors
     /// As [`Self::prefill`].
-    pub fn decode(&mut self, boundary: &[u64]) -> Step<u32> {
+    pub fn decode(&mut self, boundary: &[u64]) -> ProtocolResult<u32> {
         check_remaining_context(&self.weights.spec, self.cache.len(), 1)?;
         self.step(boundary, None, 1)
     }
@@ -870,7 +783,7 @@ impl Twin {
     ///
     /// # Errors
     /// As [`Self::prefill`].
-    pub fn embed(&mut self, boundary: &[u64]) -> Step<Vec<u64>> {
+    pub fn embed(&mut self, boundary: &[u64]) -> ProtocolResult<Vec<u64>> {
         let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
         let row = encoder::embed(
             &mut self.engine,
@@ -882,8 +795,8 @@ impl Twin {
         row.ok_or(ProtocolError::MissingInput)
     }
 
-    fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> Step<u32> {
-        let token = decoder::step(
+    fn step(&mut self, boundary: &[u64], bias: Option<&[u64]>, rows: usize) -> ProtocolResult<u32> {
+        let token = program::step(
             &mut self.engine,
             &self.weights,
             &mut self.cache,
@@ -996,40 +909,5 @@ impl Twin {
             .iter()
             .map(|&v| (v as i64 as f64 / unit) as f32)
             .collect()
-    }
-}
-
-/// Pads a prompt in front to its bucket; the padding's rows are zero and its keys are excluded by
-/// their bias.
-pub(crate) fn pad_prompt(
-    spec: &crate::DecoderSpec,
-    boundary: &[u64],
-) -> Step<(Vec<u64>, Vec<u64>, usize)> {
-    let n = boundary.len() / spec.hidden_size;
-    if n == 0 || !boundary.len().is_multiple_of(spec.hidden_size) {
-        return Err(ProtocolError::MissingInput);
-    }
-    let bucket = spec.bucket(n);
-    check_remaining_context(spec, 0, bucket)?;
-    let mut padded = vec![0; (bucket - n) * spec.hidden_size];
-    padded.extend_from_slice(boundary);
-    let bias = (0..bucket)
-        .map(|i| if i < bucket - n { PAD_BIAS } else { 0 })
-        .collect();
-    Ok((padded, bias, bucket))
-}
-
-/// Refuses a step that would leave the context.
-pub(crate) fn check_remaining_context(
-    spec: &crate::DecoderSpec,
-    used: usize,
-    more: usize,
-) -> Step<()> {
-    // Whatever a spec says: past these the softmax's reciprocal is out of its domain, and tokens
-    // would be wrong.
-    let limit = spec.max_positions.min(MAX_POSITIONS);
-    match used.checked_add(more) {
-        Some(needed) if needed <= limit => Ok(()),
-        _ => Err(ProtocolError::TooLong { limit }),
     }
 }

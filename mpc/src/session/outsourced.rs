@@ -14,12 +14,13 @@ use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
 
 use crate::{
-    masked::{INDEX_BITS, Masked, ProtocolError, Traffic},
-    program::{
-        decoder::{self, Cache},
-        sampling::Sampling,
-    },
-    reference::twin::{check_remaining_context, pad_prompt},
+    cost::Traffic,
+    engine::Engine,
+    error::ProtocolError,
+    masked::{INDEX_BITS, Masked},
+    program::padding::pad_prompt,
+    sampling::Sampling,
+    session::State,
     spec::{Architecture, DecoderSpec},
     weights::{MaskedAdapter, PublicWeights},
 };
@@ -94,10 +95,8 @@ pub fn join_token(e0: u32, e1: u32) -> u32 {
 }
 
 /// E0 as an outsourced computing party: holds shares, learns shapes.
-pub struct OutsourcedSession {
-    weights: Arc<PublicWeights>,
-    engine: Masked,
-    cache: Cache<Masked>,
+pub struct OutsourcedSession<E: Engine = Masked> {
+    state: State<E>,
 }
 
 impl OutsourcedSession {
@@ -116,11 +115,8 @@ impl OutsourcedSession {
             });
         }
         let engine = Masked::client(&weights.spec, adapter, &seed, peer)?.with_shared_io();
-        let cache = Cache::new(&weights.spec);
         Ok(Self {
-            weights,
-            engine,
-            cache,
+            state: State::new(weights, engine),
         })
     }
 
@@ -128,7 +124,7 @@ impl OutsourcedSession {
     /// dealer. Before the first step.
     #[must_use]
     pub fn with_dcf(mut self, dcf_keys: Box<dyn Channel>) -> Self {
-        self.engine = self.engine.with_dcf(dcf_keys);
+        self.state.engine = self.state.engine.with_dcf(dcf_keys);
         self
     }
 
@@ -136,14 +132,21 @@ impl OutsourcedSession {
     /// the first step.
     #[must_use]
     pub fn with_hash_key(mut self, key: &HashKey) -> Self {
-        self.engine = self.engine.with_hash_key(key);
+        self.state.engine = self.state.engine.with_hash_key(key);
         self
     }
 
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.state.engine.traffic()
+    }
+}
+
+impl<E: Engine> OutsourcedSession<E> {
     /// As [`crate::ClientSession::with_sampling`].
     #[must_use]
     pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
-        self.cache = self.cache.with_sampling(sampling);
+        self.state.cache = self.state.cache.with_sampling(sampling);
         self
     }
 
@@ -153,7 +156,8 @@ impl OutsourcedSession {
     /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::MissingInput`] for a share of
     /// another shape, [`ProtocolError::Peer`] on a lost server.
     pub fn prefill(&mut self, input: &InputShare, bucket: usize) -> Result<u32, ProtocolError> {
-        self.step(input, bucket)
+        self.state
+            .step(&input.boundary, input.bias.as_deref(), bucket)
     }
 
     /// Runs E0's share of one more row.
@@ -161,43 +165,8 @@ impl OutsourcedSession {
     /// # Errors
     /// As [`Self::prefill`].
     pub fn decode(&mut self, input: &InputShare) -> Result<u32, ProtocolError> {
-        self.step(input, 1)
+        self.state.step(&input.boundary, input.bias.as_deref(), 1)
     }
-
-    fn step(&mut self, input: &InputShare, rows: usize) -> Result<u32, ProtocolError> {
-        shared_step(
-            &mut self.engine,
-            &self.weights,
-            &mut self.cache,
-            input,
-            rows,
-        )
-    }
-
-    #[must_use]
-    pub fn traffic(&self) -> Traffic {
-        self.engine.traffic()
-    }
-}
-
-/// One step at an evaluator that holds a share of the input.
-pub(crate) fn shared_step(
-    engine: &mut Masked,
-    weights: &PublicWeights,
-    cache: &mut Cache<Masked>,
-    input: &InputShare,
-    rows: usize,
-) -> Result<u32, ProtocolError> {
-    check_remaining_context(&weights.spec, cache.len(), rows)?;
-    let token = decoder::step(
-        engine,
-        weights,
-        cache,
-        Some(&input.boundary),
-        input.bias.as_deref(),
-        rows,
-    )?;
-    token.ok_or(ProtocolError::MissingInput)
 }
 
 #[cfg(test)]

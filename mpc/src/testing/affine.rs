@@ -7,7 +7,8 @@ use marill_net::memory_pair;
 
 use crate::{
     ClientSession, DealerSession, ServerSession,
-    masked::{ProtocolError, Traffic},
+    cost::Traffic,
+    error::ProtocolError,
     spec::{Architecture, DecoderSpec, Module},
     testing::{gaussian, tiny_spec},
     weights::{

@@ -4,8 +4,7 @@ use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 
 use crate::{
-    program::encoder::GAIN_FRAC_BITS,
-    spec::{Architecture, DecoderSpec, Module, SpecError},
+    spec::{Architecture, DecoderSpec, GAIN_FRAC_BITS, Module, SpecError},
     weights::{LoraFloats, PostNorm, PublicLayer, PublicWeights, Rope, behind_norm, expect_len},
 };
 

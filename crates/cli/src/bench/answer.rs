@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode, time::Instant};
 
 use anyhow::Context;
 use marill_evals::engine::{Engine, SecureCost, SecureEngine, TwinEngine};
-use marill_mpc::{masked::Cost, tally_decode, tally_prefill};
+use marill_mpc::{cost::Cost, tally_decode, tally_prefill};
 use marill_partition::Partition;
 use marill_report::{Table, bytes};
 

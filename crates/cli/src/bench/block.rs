@@ -8,7 +8,8 @@ use anyhow::{Context, anyhow};
 use marill_mpc::{
     ClientSession, Comparison, DealerSession, MaskedAdapter, ProtocolError, RealTwin, Seed,
     ServerSession, Twin,
-    masked::{Cost, DCF_BELOW},
+    cost::Cost,
+    masked::DCF_BELOW,
     spec::MAX_POSITIONS,
     tally::{Estimate, Network, estimates, tally_on},
     testing::gaussian,

@@ -6,8 +6,10 @@ use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use marill_mpc::{
     Comparison, PrivateWeights, PublicWeights, Seed,
-    engine::{Engine, Gate, Step, WEIGHTED_BITS},
-    masked::{Cost, Masked},
+    cost::Cost,
+    engine::{Engine, Gate, WEIGHTED_BITS},
+    error::ProtocolResult,
+    masked::Masked,
     program::layers::{self, NormScale},
     reference::{real::Real, twin::PlaintextEngine},
     testing::{gaussian, random_weights, tiny_spec},
@@ -131,7 +133,7 @@ impl Op {
         }
     }
 
-    fn run<E: Engine>(self, engine: &mut E, x: &E::Wire, n: usize) -> Step<E::Share> {
+    fn run<E: Engine>(self, engine: &mut E, x: &E::Wire, n: usize) -> ProtocolResult<E::Share> {
         let rows =
             || -> Vec<usize> { (0..n.div_ceil(ROW)).map(|i| ROW.min(n - i * ROW)).collect() };
         let scale = NormScale {
@@ -163,7 +165,11 @@ impl Op {
 }
 
 /// Divided softmax weights of rows: each row's weights times its reciprocal, 14 fractional bits.
-fn softmax<E: Engine>(engine: &mut E, scores: &E::Share, lens: &[usize]) -> Step<E::Share> {
+fn softmax<E: Engine>(
+    engine: &mut E,
+    scores: &E::Share,
+    lens: &[usize],
+) -> ProtocolResult<E::Share> {
     let (weights, inverse) = layers::softmax_parts(engine, scores, lens)?;
     let inverse = engine.open(&[(&inverse, 64)], "softmax.inverse")?.remove(0);
     let weights = engine.share(&weights);
@@ -230,7 +236,7 @@ fn run_parties(
         let wire = engine.input(input, rows, n / rows, input_bits(op))?;
         let before = engine.traffic();
         let mut spent = Spent::default();
-        let share = spent.measure(|| -> Step<_> {
+        let share = spent.measure(|| -> ProtocolResult<_> {
             let share = op.run(engine, &wire, n)?;
             let share = engine.materialize(&share)?;
             engine.flush()?;

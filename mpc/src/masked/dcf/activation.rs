@@ -13,10 +13,15 @@ use marill_numeric::{
     tables::{INDEX_BITS, LinearTable, PIECE_BITS, Tail},
 };
 
-use crate::masked::{
-    Masked, ProtocolError, Share, Wire,
-    dcf::DcfBatch,
-    onehot::{activation::ARG_BITS, boolean::OpenBits},
+use crate::{
+    error::ProtocolError,
+    masked::{
+        Masked,
+        boolean::OpenBits,
+        dcf::DcfBatch,
+        onehot::activation::ARG_BITS,
+        share::{Share, Wire},
+    },
 };
 
 /// Where an element lies, as shares: `[element of the payload]`, empty where nothing is held.
@@ -66,7 +71,7 @@ impl Masked {
         )?;
 
         let shift = table.slope_frac_bits;
-        let shifted = self.add_public(&piece, self.half(shift) + table.bias as u64);
+        let shifted = self.add_constant(&piece, self.half(shift) + table.bias as u64);
         let piece = self
             .exchange_masked(&[(&shifted, PIECE_BITS)], &[], label)?
             .0
@@ -142,7 +147,7 @@ impl Masked {
         };
         let columns = self.compare_dcf(&batch, |i| x.mask[i], payload, input)?;
         let first = self.is_first();
-        let own = self.share_of(x).data;
+        let own = self.share(x).data;
         // `[r > from] - [r > to]`, and one more where the interval wraps.
         let inside = |column: usize, k: usize| -> Vec<u64> {
             let value = |i: usize| {
@@ -177,7 +182,7 @@ impl Masked {
             Tail::Zero => {}
             Tail::Relu => {
                 debug_assert_eq!(out.bits, x.bits, "the tail is the wire itself");
-                let x = self.share_of(x);
+                let x = self.share(x);
                 for (value, (x, dropped)) in out
                     .data
                     .iter_mut()

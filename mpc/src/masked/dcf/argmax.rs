@@ -2,7 +2,10 @@
 
 use marill_numeric::fixed::low_mask;
 
-use crate::masked::{Masked, ProtocolError, Wire, dcf::DcfBatch, onehot::truncate::sign};
+use crate::{
+    error::ProtocolError,
+    masked::{Masked, dcf::DcfBatch, onehot::affine::sign, share::Wire},
+};
 
 impl Masked {
     /// `[x_i - offset_j < 0]` modulo `2^bits`, offsets side by side: all of a row are read from one
@@ -80,7 +83,7 @@ impl Masked {
                 y.bits <= k,
                 "the bit is a share modulo the width of `d`: {column}"
             );
-            let own = self.share_of(y).data;
+            let own = self.share(y).data;
             out.push(
                 own.iter()
                     .enumerate()

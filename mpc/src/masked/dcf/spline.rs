@@ -3,7 +3,10 @@
 
 use marill_numeric::tables::Piecewise;
 
-use crate::masked::{Masked, ProtocolError, Wire};
+use crate::{
+    error::ProtocolError,
+    masked::{Masked, share::Wire},
+};
 
 impl Masked {
     /// For each row `[s < threshold]` of every threshold but the first, then the borrow out of the

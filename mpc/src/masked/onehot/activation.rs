@@ -17,12 +17,16 @@ use marill_numeric::{
     tables::{INDEX_BITS, LinearTable, PIECE_BITS, Tail, tables},
 };
 
-use crate::masked::{
-    Masked, ProtocolError, Role, Share, Wire,
-    onehot::{
+use crate::{
+    error::ProtocolError,
+    masked::{
+        Masked, Role,
         boolean::{Bits, OneHot, OpenBits, Planes, bit, split},
-        lut::Rotated,
-        truncate::{Affine, sign},
+        onehot::{
+            affine::{Affine, sign},
+            lut::Rotated,
+        },
+        share::{Share, Wire},
     },
 };
 
@@ -112,7 +116,7 @@ struct Truncation {
 
 impl Masked {
     /// [`marill_numeric::functions::exp_neg`] of a share, modulo `2^out_bits`.
-    pub(in crate::masked) fn exp_of_negative(
+    pub(in crate::masked) fn exp_neg(
         &mut self,
         y: &Share,
         out_bits: u32,
@@ -156,7 +160,7 @@ impl Masked {
 
         // The opening of the line's truncation.
         let shift = table.slope_frac_bits;
-        let shifted = self.add_public(&piece, self.half(shift) + table.bias as u64);
+        let shifted = self.add_constant(&piece, self.half(shift) + table.bias as u64);
         let bits: Vec<&Bits> = std::iter::once(&in_domain).chain(&negative).collect();
         let (mut wires, opened) = self.exchange_masked(&[(&shifted, PIECE_BITS)], &bits, label)?;
         let truncation = Truncation {
@@ -545,7 +549,7 @@ impl Masked {
             Tail::Relu => {
                 let (x, dropped) = match wide {
                     Some(wide) => (wide.clone(), form.times_narrow(self, x, wide, &monomials)?),
-                    None => (self.share_of(x), form.times(self, x, &monomials)?),
+                    None => (self.share(x), form.times(self, x, &monomials)?),
                 };
                 debug_assert_eq!(out.bits, x.bits, "the tail is the argument itself");
                 for (i, value) in out.data.iter_mut().enumerate() {

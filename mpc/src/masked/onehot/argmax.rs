@@ -5,9 +5,13 @@
 //! for 32-bit differences, 4 for 48-bit ones. The order of the pairs is public; ties go to the
 //! lower index.
 
-use crate::masked::{
-    Masked, ProtocolError, Share, Wire,
-    onehot::boolean::{Bits, Pending, split},
+use crate::{
+    error::ProtocolError,
+    masked::{
+        Masked,
+        boolean::{Bits, Pending, split},
+        share::{Share, Wire},
+    },
 };
 
 /// Width of an index share.
@@ -40,7 +44,7 @@ impl Masked {
     }
 
     /// Maximum of each ragged row.
-    pub(in crate::masked) fn max_ragged(
+    pub(in crate::masked) fn ragged_max(
         &mut self,
         x: &Share,
         lens: &[usize],
@@ -54,7 +58,7 @@ impl Masked {
         while lens.iter().any(|&len| len > 1) {
             let (left, right, rest) = pairs(&lens);
             let (a, b) = (self.gather(&values, &left), self.gather(&values, &right));
-            let difference = self.sub_shares(&a, &b);
+            let difference = self.sub(&a, &b);
             let (mut wires, _) = self.exchange(&[(&difference, 32)], &[], label)?;
             let wire = wires.remove(0);
             let drop = if self.uses_dcf(wire.len()) {
@@ -107,7 +111,7 @@ impl Masked {
 
     /// Arg-max of one row, revealed to the client: E1 sends its share of the index, nothing goes
     /// back. With shared inputs and outputs each evaluator keeps its share, for the client to add.
-    pub(in crate::masked) fn argmax(
+    pub(in crate::masked) fn argmax_to_client(
         &mut self,
         x: &Share,
         label: &'static str,
@@ -121,7 +125,7 @@ impl Masked {
             let (left, right, rest) = pairs(&lens);
             let (a, b) = (self.gather(&values, &left), self.gather(&values, &right));
             let (ia, ib) = (self.gather(&indices, &left), self.gather(&indices, &right));
-            let (difference, step) = (self.sub_shares(&a, &b), self.sub_shares(&ib, &ia));
+            let (difference, step) = (self.sub(&a, &b), self.sub(&ib, &ia));
             // In the first level neighbors meet, so the index moves by the bit itself.
             let step = (!first_level).then_some((&step, INDEX_BITS));
             let (drop, moves) = self.play(&difference, step, label)?;

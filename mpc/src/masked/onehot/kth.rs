@@ -18,16 +18,18 @@ use marill_crypto::{Prg, Seed};
 use zeroize::Zeroizing;
 
 use crate::{
+    error::ProtocolError,
     masked::{
-        Masked, ProtocolError, Share, Wire,
-        onehot::boolean::{Bits, Pending, split},
+        Masked,
+        boolean::{Bits, Pending, split},
+        share::{Share, Wire},
     },
-    program::sampling::{WIDTH, gumbel, search},
+    sampling::{WIDTH, gumbel, search},
 };
 
 impl Masked {
     /// Adds E1's noise, which only E1 draws.
-    pub(in crate::masked) fn add_own_noise(&mut self, x: &Share, scale: f64) -> Share {
+    pub(in crate::masked) fn add_noise(&mut self, x: &Share, scale: f64) -> Share {
         let mut out = x.clone();
         if self.is_evaluator() && !self.is_first() {
             let noise = self.draw_noise(x.len(), scale);
@@ -49,7 +51,7 @@ impl Masked {
 
     /// One, modulo `2^32`, for each element of a row that is below the `keep`-th largest on the
     /// search's grid.
-    pub(in crate::masked) fn below_kth(
+    pub(in crate::masked) fn below_largest(
         &mut self,
         x: &Share,
         keep: usize,

@@ -7,7 +7,7 @@
 
 use marill_numeric::ring::masked_sum;
 
-use crate::masked::onehot::boolean::OneHot;
+use crate::masked::boolean::OneHot;
 
 /// A table prepared for rotation by a public digit: entry `v` of the slice for digit `d` is
 /// `T[(d - v) mod size]`.

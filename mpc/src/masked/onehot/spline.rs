@@ -3,9 +3,13 @@
 
 use marill_numeric::{fixed::low_mask, tables::Piecewise};
 
-use crate::masked::{
-    Masked, ProtocolError, Role, Share, Wire,
-    onehot::boolean::{Bits, Pending, bit, plane},
+use crate::{
+    error::ProtocolError,
+    masked::{
+        Masked, Role,
+        boolean::{Bits, Pending, bit, plane},
+        share::{Share, Wire},
+    },
 };
 
 /// So many readings of a key count as an element where it is decided what a gate compares with.
@@ -30,7 +34,7 @@ struct Piece {
 impl Masked {
     /// A piecewise linear function of a positive value: one opening of `s`, then
     /// [`Self::piecewise_of_wire`].
-    pub(in crate::masked) fn piecewise_of(
+    pub(in crate::masked) fn piecewise(
         &mut self,
         s: &Share,
         table: &Piecewise,
@@ -40,7 +44,7 @@ impl Masked {
         self.piecewise_of_wire(&wires.remove(0), table, label)
     }
 
-    /// As [`Self::piecewise_of`] for a wire of the table's width.
+    /// As [`Self::piecewise`] for a wire of the table's width.
     pub(in crate::masked) fn piecewise_of_wire(
         &mut self,
         wire: &Wire,
@@ -55,8 +59,8 @@ impl Masked {
         let parts: Vec<(&Share, u32)> = slopes.iter().chain(&shifted).map(|s| (s, 64)).collect();
         let (wires, _) = self.exchange(&parts, &[], label)?;
         for (slope, argument) in wires[..slopes.len()].iter().zip(&wires[slopes.len()..]) {
-            let product = self.multiply(slope, argument);
-            value = self.add_shares(
+            let product = self.mul(slope, argument);
+            value = self.add(
                 &value,
                 &Share {
                     rows: wire.rows,
@@ -105,8 +109,8 @@ impl Masked {
         };
         let (slopes, arguments) = wires[1..].split_at(classes);
         for (slope, argument) in slopes.iter().zip(arguments) {
-            let product = self.multiply(slope, argument);
-            value = self.add_shares(
+            let product = self.mul(slope, argument);
+            value = self.add(
                 &value,
                 &Share {
                     rows: wire.rows,
@@ -406,10 +410,7 @@ impl Masked {
         let Some(sign) = wires.pop() else {
             unreachable!("the sign is the last column")
         };
-        let pieces = wires
-            .iter()
-            .map(|wire| self.multiply(&sign, wire))
-            .collect();
+        let pieces = wires.iter().map(|wire| self.mul(&sign, wire)).collect();
         let borrows = self.single(&opened[0]).share(self, 64)?.0;
         Ok((borrows, pieces))
     }

@@ -23,31 +23,18 @@
 //! corrections under fresh halves; a narrow opening reveals fewer bits of a masked value, not
 //! others.
 
-use marill_numeric::{fixed::low_mask, tables::LinearTable};
+use marill_numeric::tables::LinearTable;
 
-use crate::masked::{
-    Masked, ProtocolError, Role, Share, linear::select_columns, onehot::truncate::Affine,
-    reveal::Part,
+use crate::{
+    error::ProtocolError,
+    masked::{
+        Masked, Role,
+        linear::select_columns,
+        onehot::affine::{Affine, NARROW_BITS, narrow_public, narrow_wrap},
+        reveal::Part,
+        share::Share,
+    },
 };
-
-/// Width of a narrow opening.
-const NARROW_BITS: u32 = 32;
-/// What makes a narrow value non-negative.
-const OFFSET: u64 = 1 << (NARROW_BITS - 2);
-
-/// `ẑ - 2^30` as an integer and `c`; see the module documentation.
-pub(in crate::masked) fn narrow_public(open: u64) -> (u64, u64) {
-    let shifted = open.wrapping_add(OFFSET) & low_mask(NARROW_BITS);
-    (
-        shifted.wrapping_sub(OFFSET),
-        1 - (shifted >> (NARROW_BITS - 1)),
-    )
-}
-
-/// `m`
-pub(in crate::masked) fn narrow_wrap(mask: u64) -> u64 {
-    mask >> (NARROW_BITS - 1)
-}
 
 /// A truncation's result in the form in which its opening leaves it.
 struct TruncatedForm {
@@ -74,7 +61,7 @@ pub(in crate::masked) struct Widths {
 impl Masked {
     /// `table(truncate(x[.., ..cols/2])) · truncate(x[.., cols/2..])`; see
     /// [`crate::engine::Engine::gated_product`].
-    pub(in crate::masked) fn gated(
+    pub(in crate::masked) fn gated_product(
         &mut self,
         x: &Share,
         table: &LinearTable,
@@ -86,7 +73,7 @@ impl Masked {
         }
         self.at(labels[0]);
         let (gate, up) = self.truncate_halves(x, widths, labels[0])?;
-        let both = self.side_by_side(&[&gate, &up.share]);
+        let both = self.concat(&[&gate, &up.share]);
         self.record(labels[0], &both);
         self.record(labels[0], &both);
         let gate = self.gate_of_share(&gate, table, labels)?;
@@ -132,20 +119,20 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         let half = x.cols / 2;
         self.at(labels[0]);
-        let both = self.truncate_share(x, shift, in_bits, out_bits, labels[0])?;
+        let both = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
         self.record(labels[0], &both);
         self.record(labels[0], &both);
         let (mut wires, _) = self.exchange(&[(&both, out_bits)], &[], labels[0])?;
         let both = wires.remove(0);
         let (gate, up) = (
-            self.columns_of_wire(&both, 0, half),
-            self.columns_of_wire(&both, half, half),
+            self.wire_columns(&both, 0, half),
+            self.wire_columns(&both, half, half),
         );
         self.at(labels[1]);
         let gate = self.tabulated(&gate, None, table, out_bits, labels[1])?;
         self.record(labels[1], &gate);
         let (mut wires, _) = self.exchange(&[(&gate, out_bits)], &[], labels[1])?;
-        Ok(self.multiply(&wires.remove(0), &up))
+        Ok(self.mul(&wires.remove(0), &up))
     }
 
     /// Cuts both halves of the columns: the first into a narrow share, the second into the form
@@ -171,8 +158,8 @@ impl Masked {
         let (shifted, shift) = self.before_truncation(x, shift, k);
         let k = shifted.bits;
         let (gate, up) = (
-            self.share_columns(&shifted, 0, half),
-            self.share_columns(&shifted, half, half),
+            self.columns(&shifted, 0, half),
+            self.columns(&shifted, half, half),
         );
         let parts = [
             Part::whole(&up, k),

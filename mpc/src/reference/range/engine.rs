@@ -8,14 +8,14 @@ use marill_numeric::{
 };
 
 use crate::{
-    engine::{Attention, Engine, Gate, Step},
-    masked::ProtocolError,
-    program::sampling::{LARGEST_NOISE, RANGE_BITS},
+    engine::{Attention, Engine, Gate},
+    error::{ProtocolError, ProtocolResult},
     reference::range::{
         Headroom, Range,
         norms::MatrixNorms,
         span::{Origin, Span, largest, length},
     },
+    sampling::{LARGEST_NOISE, RANGE_BITS},
     spec::Module,
     weights::Rope,
 };
@@ -106,14 +106,14 @@ impl Engine for Range {
         rows: usize,
         cols: usize,
         bits: u32,
-    ) -> Step<Span> {
+    ) -> ProtocolResult<Span> {
         let input = self.inputs.pop_front().ok_or(ProtocolError::MissingInput)?;
         debug_assert_eq!((input.rows, input.cols), (rows, cols));
         let input = self.fits(&input, bits, "input");
         Ok(self.named(input))
     }
 
-    fn open(&mut self, shares: &[(&Span, u32)], label: &'static str) -> Step<Vec<Span>> {
+    fn open(&mut self, shares: &[(&Span, u32)], label: &'static str) -> ProtocolResult<Vec<Span>> {
         let mut wires = Vec::new();
         for (share, bits) in shares {
             self.record(label, share);
@@ -129,7 +129,7 @@ impl Engine for Range {
         layer: usize,
         modules: &[Module],
         label: &'static str,
-    ) -> Step<(Span, Vec<Option<Span>>)> {
+    ) -> ProtocolResult<(Span, Vec<Option<Span>>)> {
         let wire = self.open(&[(x, bits)], label)?.remove(0);
         let mut updates = Vec::new();
         for &module in modules {
@@ -301,7 +301,7 @@ impl Engine for Range {
         self.named(Span::of_columns(x.rows, column, x.norm * turn))
     }
 
-    fn square_sum(&mut self, x: &Span) -> Step<Span> {
+    fn square_sum(&mut self, x: &Span) -> ProtocolResult<Span> {
         let squares = self.check(x.norm * x.norm, 62.0, "norm.squares");
         let sums = Span {
             low: 0.0,
@@ -311,13 +311,13 @@ impl Engine for Range {
         Ok(self.named(sums))
     }
 
-    fn mul(&mut self, x: &Span, y: &Span) -> Step<Span> {
+    fn mul(&mut self, x: &Span, y: &Span) -> ProtocolResult<Span> {
         let column = x.column.iter().zip(&y.column).map(|(a, b)| a * b).collect();
         let norm = (x.norm * y.bound()).min(y.norm * x.bound());
         Ok(self.named(Span::of_columns(x.rows, column, norm)))
     }
 
-    fn scale_rows(&mut self, x: &Span, scale: &Span) -> Step<Span> {
+    fn scale_rows(&mut self, x: &Span, scale: &Span) -> ProtocolResult<Span> {
         let mut out = x.scaled(scale.bound());
         if scale.origin == Origin::InverseNorm(x.id) {
             let norm = RSQRT_BITS.exp2() * (1.0 + RSQRT_ERROR);
@@ -326,7 +326,7 @@ impl Engine for Range {
         Ok(self.named(out))
     }
 
-    fn scores(&mut self, queries: &Span, keys: &Span, a: &Attention<'_>) -> Step<Span> {
+    fn scores(&mut self, queries: &Span, keys: &Span, a: &Attention<'_>) -> ProtocolResult<Span> {
         let of_group = |group: &Vec<usize>| -> f64 {
             let of_head = |&h: &usize| {
                 head_norm(queries, h, a.head_dim) * head_norm(keys, a.kv_head(h), a.head_dim)
@@ -342,7 +342,12 @@ impl Engine for Range {
         self.named(Span::uniform(1, scores.cols, scores.bound() + bias.bound()))
     }
 
-    fn weighted_values(&mut self, weights: &Span, values: &Span, a: &Attention<'_>) -> Step<Span> {
+    fn weighted_values(
+        &mut self,
+        weights: &Span,
+        values: &Span,
+        a: &Attention<'_>,
+    ) -> ProtocolResult<Span> {
         let keys = a.lens().into_iter().max().unwrap_or(0) as f64;
         let total = match weights.origin {
             Origin::Weights { total } => total,
@@ -364,7 +369,12 @@ impl Engine for Range {
         }))
     }
 
-    fn scale_heads(&mut self, x: &Span, scale: &Span, _attention: &Attention<'_>) -> Step<Span> {
+    fn scale_heads(
+        &mut self,
+        x: &Span,
+        scale: &Span,
+        _attention: &Attention<'_>,
+    ) -> ProtocolResult<Span> {
         let mut factor = scale.bound();
         if let (Origin::WeightedValues { weights, total }, Origin::InverseSums(sums)) =
             (x.origin, scale.origin)
@@ -377,7 +387,12 @@ impl Engine for Range {
         Ok(self.named(x.scaled(factor)))
     }
 
-    fn ragged_max(&mut self, x: &Span, lens: &[usize], label: &'static str) -> Step<Span> {
+    fn ragged_max(
+        &mut self,
+        x: &Span,
+        lens: &[usize],
+        label: &'static str,
+    ) -> ProtocolResult<Span> {
         let inside = self.fits(x, 32, label);
         let span = Span::uniform(1, lens.len(), inside.bound());
         Ok(self.named(Span {
@@ -444,7 +459,7 @@ impl Engine for Range {
         in_bits: u32,
         _out: u32,
         label: &'static str,
-    ) -> Step<Span> {
+    ) -> ProtocolResult<Span> {
         let x = &self.fits(x, in_bits, label);
         let unit = f64::from(shift).exp2();
         let origin = match x.origin {
@@ -464,7 +479,7 @@ impl Engine for Range {
         Ok(self.named(truncated))
     }
 
-    fn exp_neg(&mut self, y: &Span, _out_bits: u32, label: &'static str) -> Step<Span> {
+    fn exp_neg(&mut self, y: &Span, _out_bits: u32, label: &'static str) -> ProtocolResult<Span> {
         self.check(y.bound(), 31.0, label);
         let origin = if y.origin == Origin::BelowMax {
             Origin::Exponentials
@@ -478,7 +493,7 @@ impl Engine for Range {
         }))
     }
 
-    fn gate(&mut self, x: &Span, gate: Gate<'_>, label: &'static str) -> Step<Span> {
+    fn gate(&mut self, x: &Span, gate: Gate<'_>, label: &'static str) -> ProtocolResult<Span> {
         let x = &self.fits(x, 32, label);
         let error = GATE_ERROR + self.rounding_error - 0.5;
         let of = |b: f64| match gate.0.tail {
@@ -494,7 +509,12 @@ impl Engine for Range {
         Ok(self.named(Span::of_columns(x.rows, column, norm)))
     }
 
-    fn piecewise(&mut self, s: &Span, table: &Piecewise, label: &'static str) -> Step<Span> {
+    fn piecewise(
+        &mut self,
+        s: &Span,
+        table: &Piecewise,
+        label: &'static str,
+    ) -> ProtocolResult<Span> {
         self.check(s.bound(), (table.end as f64).log2(), label);
         let origin = match s.origin {
             Origin::Squares(id) => Origin::InverseNorm(id),
@@ -524,7 +544,12 @@ impl Engine for Range {
         })
     }
 
-    fn below_largest(&mut self, x: &Span, _keep: usize, label: &'static str) -> Step<Span> {
+    fn below_largest(
+        &mut self,
+        x: &Span,
+        _keep: usize,
+        label: &'static str,
+    ) -> ProtocolResult<Span> {
         self.check(x.bound(), f64::from(RANGE_BITS), label);
         Ok(self.named(Span {
             low: 0.0,
@@ -532,7 +557,7 @@ impl Engine for Range {
         }))
     }
 
-    fn argmax_to_client(&mut self, x: &Span, label: &'static str) -> Step<Option<u32>> {
+    fn argmax_to_client(&mut self, x: &Span, label: &'static str) -> ProtocolResult<Option<u32>> {
         self.fits(x, 48, label);
         Ok(None)
     }
@@ -542,7 +567,7 @@ impl Engine for Range {
         x: &Span,
         bits: u32,
         label: &'static str,
-    ) -> Step<Option<Vec<u64>>> {
+    ) -> ProtocolResult<Option<Vec<u64>>> {
         self.fits(x, bits, label);
         self.record(label, x);
         Ok(None)

@@ -8,7 +8,13 @@
 
 use marill_numeric::fixed::low_mask;
 
-use crate::masked::{Masked, ProtocolError, Role, Share, Wire, pack_plane};
+use crate::{
+    error::ProtocolError,
+    masked::{
+        Masked, Role, pack_plane,
+        share::{Share, Wire},
+    },
+};
 
 /// One XOR-shared bit of each of `n` elements. Empty at the dealer and in a tally.
 #[derive(Clone)]
@@ -467,4 +473,11 @@ pub(crate) fn split(start: u32, total: u32, count: u32) -> Vec<(u32, u32)> {
             (from, to - from)
         })
         .collect()
+}
+
+impl Wire {
+    /// The MSBs of the openings.
+    pub(in crate::masked) fn msbs(&self) -> Vec<u64> {
+        plane(self.open.len(), |i| self.open[i] >> (self.bits - 1) & 1)
+    }
 }

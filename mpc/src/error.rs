@@ -1,0 +1,38 @@
+//! What can go wrong while a program runs.
+
+use marill_net::NetError;
+use marill_numeric::NumericError;
+
+/// What can go wrong while a program runs. Every variant says where; none says what a share was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    #[error("lost the peer in step `{label}`: {source}")]
+    Peer {
+        label: &'static str,
+        source: NetError,
+    },
+    #[error("lost the dealer: {0}")]
+    Dealer(NetError),
+    #[error("the peer sent {got} bytes in step `{label}` where {expected} belong")]
+    Frame {
+        label: &'static str,
+        expected: usize,
+        got: usize,
+    },
+    #[error("the client gave no input")]
+    MissingInput,
+    #[error("the session would pass the {limit} positions that this model serves")]
+    TooLong { limit: usize },
+    #[error("overflow in step: {0}")]
+    Range(NumericError),
+    #[error("this partition reveals {revealed} and nothing else")]
+    Reveal { revealed: &'static str },
+    #[error("the session compares with DCF, and the connection from the dealer to E0 is missing")]
+    NoDcfKeys,
+    #[error("the masked adapter does not belong to this model")]
+    AdapterMismatch,
+}
+
+/// Result of an operation that talks to a peer.
+pub type ProtocolResult<T> = Result<T, ProtocolError>;

@@ -1,0 +1,122 @@
+//! Attention and rotation over rows of ring elements, for whoever holds them: a party its share,
+//! the twin the values.
+
+use marill_numeric::ring;
+
+use crate::{engine::Attention, weights::Rope};
+
+/// Rotates every head of every row; shared by all engines, since it is linear.
+pub(crate) fn rotate_rows(
+    data: &[u64],
+    cols: usize,
+    rope: &Rope,
+    first_position: usize,
+) -> Vec<u64> {
+    let half = rope.half;
+    let mut out = vec![0u64; data.len()];
+    for (i, (row, out)) in data
+        .chunks_exact(cols)
+        .zip(out.chunks_exact_mut(cols))
+        .enumerate()
+    {
+        let at = (first_position + i) * half;
+        for (head, out) in row
+            .chunks_exact(2 * half)
+            .zip(out.chunks_exact_mut(2 * half))
+        {
+            for j in 0..half {
+                let (cos, sin) = (rope.cos[at + j] as u64, rope.sin[at + j] as u64);
+                let (a, b) = (head[j], head[j + half]);
+                out[j] = a.wrapping_mul(cos).wrapping_sub(b.wrapping_mul(sin));
+                out[j + half] = b.wrapping_mul(cos).wrapping_add(a.wrapping_mul(sin));
+            }
+        }
+    }
+    out
+}
+
+/// Cuts a flat vector into its ragged rows.
+pub(crate) fn ragged<'a>(data: &'a [u64], lens: &'a [usize]) -> impl Iterator<Item = &'a [u64]> {
+    let mut rest = data;
+    lens.iter().map(move |&len| {
+        let (row, tail) = rest.split_at(len);
+        rest = tail;
+        row
+    })
+}
+
+/// `Σ_{heads of the group} q · k` for every group, row and key; linear in both, so any bilinear
+/// pair works.
+pub(crate) fn attention_scores(queries: &[u64], keys: &[u64], a: &Attention<'_>) -> Vec<u64> {
+    let (q_cols, k_cols, d) = (
+        a.num_attention_heads * a.head_dim,
+        a.num_key_value_heads * a.head_dim,
+        a.head_dim,
+    );
+    let mut out = Vec::with_capacity(a.lens().iter().sum());
+    for group in a.groups {
+        for i in 0..a.rows {
+            let row = &queries[i * q_cols..][..q_cols];
+            for key in keys.chunks_exact(k_cols).take(a.keys(i)) {
+                let sum = group.iter().fold(0u64, |sum, &head| {
+                    sum.wrapping_add(ring::dot(
+                        &row[head * d..][..d],
+                        &key[a.kv_head(head) * d..][..d],
+                    ))
+                });
+                out.push(sum);
+            }
+        }
+    }
+    out
+}
+
+/// `Σ_key weight · value`, every head with its group's weights.
+pub(crate) fn attention_values(weights: &[u64], values: &[u64], a: &Attention<'_>) -> Vec<u64> {
+    let (q_cols, v_cols, d) = (
+        a.num_attention_heads * a.head_dim,
+        a.num_key_value_heads * a.head_dim,
+        a.head_dim,
+    );
+    let mut out = vec![0u64; a.rows * q_cols];
+    let lens = a.lens();
+    let mut rows = ragged(weights, &lens);
+    for group in a.groups {
+        for i in 0..a.rows {
+            let Some(weights) = rows.next() else {
+                return out;
+            };
+            for &head in group {
+                let out = &mut out[i * q_cols + head * d..][..d];
+                for (weight, value) in weights.iter().zip(values.chunks_exact(v_cols)) {
+                    let value = &value[a.kv_head(head) * d..][..d];
+                    out.iter_mut()
+                        .zip(value)
+                        .for_each(|(o, v)| *o = o.wrapping_add(weight.wrapping_mul(*v)));
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Adds `bias[key]` to the scores of the first keys.
+pub(crate) fn with_key_bias(scores: &[u64], bias: &[u64], lens: &[usize]) -> Vec<u64> {
+    let rows = ragged(scores, lens);
+    rows.flat_map(|row| {
+        row.iter()
+            .enumerate()
+            .map(|(j, s)| s.wrapping_add(bias.get(j).copied().unwrap_or(0)))
+    })
+    .collect()
+}
+
+/// Maps an element of `[rows, heads · d]` to its scalar in `[groups · rows]`.
+pub(crate) fn head_scalar_index(a: &Attention<'_>) -> impl Fn(usize) -> usize {
+    let mut group_of = vec![0; a.num_attention_heads];
+    for (g, heads) in a.groups.iter().enumerate() {
+        heads.iter().for_each(|&h| group_of[h] = g);
+    }
+    let (d, rows, cols) = (a.head_dim, a.rows, a.num_attention_heads * a.head_dim);
+    move |i| group_of[i % cols / d] * rows + i / cols
+}

@@ -1,0 +1,137 @@
+//! The private LoRA updates of public maps.
+//!
+//! # Protocol
+//! E1 holds `A`, `B`; E0 holds `Â = A + R_A`, `B̂ = B + R_B` with masks that E1 and the dealer can
+//! expand. E0 hands `x` over ([`super::opening`]): `[x]_0 = -[r]_0` and `[x]_1 = x + [r]_0`.
+//! - E0 sends `v = p + p' - Â·[r]_0` with it (both `p`, `p'` from its own streams). The dealer
+//!   sends `c = R_A·[r]_0 - p'`. E1 forms `u_1 = A·[x]_1 + v + c = A·x + p`, so `[u]_0 = -p` is
+//!   known to the dealer.
+//! - `B·u = B·u_1 - B̂·p + R_B·p`, the last term known to the dealer, which puts it into the next
+//!   mask.
+//!
+//! E1's view is `x + [r]_0`, `v` (uniform by `p'` given `c`) and `c` (uniform by `p'`); jointly
+//! they are uniform by `[r]_0`, `p` and `p'`. E0 sees `Â`, `B̂`, one-time pads used for one adapter
+//! only. Nothing is truncated between `A` and `B`.
+
+use marill_numeric::ring;
+
+use crate::{
+    error::ProtocolError,
+    masked::{Masked, Role, linear::by_column, reveal::PendingReveal, share::Share},
+    spec::Module,
+};
+
+impl Masked {
+    /// Reveals a materialized share to E1 and makes the private LoRA updates of `modules`; see the
+    /// module documentation.
+    pub(super) fn reveal_and_add_private(
+        &mut self,
+        pending: PendingReveal,
+        bits: u32,
+        layer: usize,
+        modules: &[Module],
+        label: &'static str,
+    ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
+        let (cols, inner) = (pending.x.cols, pending.x.rows * self.rank);
+        let masks = self.masks_of_reveal(&pending.x, bits, layer, modules);
+        // `p` of every module at E0 and at the dealer; `c` or its E0 half.
+        let (mut ps, mut cs, mut note) = (Vec::new(), Vec::new(), Vec::new());
+        for &module in modules {
+            let a = match &self.role {
+                Role::Dealer(dealer) => Some(&dealer.adapter_masks[layer][module as usize].a),
+                Role::Evaluator(e) if e.first => Some(&e.adapter[layer][module as usize].a),
+                _ => None,
+            };
+            let product = match (self.precomputed(), a) {
+                (_, None) => Vec::new(),
+                (precomputed, Some(a)) => precomputed
+                    .and_then(|precomputed| precomputed.private(layer, module))
+                    .unwrap_or_else(|| ring::matmul_transposed(&masks, a, cols)),
+            };
+            let c = self.correct(inner, bits, |i| product[i])?;
+            let mut p = Vec::new();
+            match &mut self.role {
+                Role::Dealer(dealer) => p = dealer.client_masks(inner, bits),
+                Role::Evaluator(e) if e.first => {
+                    let hidden: Vec<u64> = product
+                        .iter()
+                        .zip(&c)
+                        .map(|(y, c)| c.wrapping_sub(*y))
+                        .collect();
+                    p = e.wire_masks(&hidden, bits, (bits, false));
+                    note.extend(hidden.iter().zip(&p).map(|(h, p)| h.wrapping_add(*p)));
+                }
+                _ => {}
+            }
+            ps.push(p);
+            cs.push(c);
+        }
+        let notes = (modules.len() * inner, note.as_slice());
+        let (share, vs) = self.reveal_under(&masks, pending, bits, notes, label)?;
+        let mut updates = Vec::new();
+        for (m, &module) in modules.iter().enumerate() {
+            let v = vs.get(m * inner..(m + 1) * inner).unwrap_or(&[]);
+            updates.push(Some(
+                self.private_product(&share, layer, module, &ps[m], &cs[m], v),
+            ));
+        }
+        Ok((share, updates))
+    }
+
+    /// What `B` makes of `A·x + p` and `-p`. `R_B·p`, which the dealer knows, is deferred.
+    fn private_product(
+        &self,
+        x: &Share,
+        layer: usize,
+        module: Module,
+        p: &[u64],
+        c: &[u64],
+        v: &[u64],
+    ) -> Share {
+        let rank = self.rank;
+        let (_, out) = self.spec.shape(module);
+        let mut product = Vec::new();
+        match &self.role {
+            Role::Tally(_) => {}
+            Role::Dealer(dealer) => {
+                product = ring::matmul_transposed(
+                    p,
+                    &dealer.adapter_masks[layer][module as usize].b,
+                    rank,
+                );
+            }
+            Role::Evaluator(e) => {
+                let lora = &e.adapter[layer][module as usize];
+                let u = if e.first {
+                    p.iter().map(|p| p.wrapping_neg()).collect()
+                } else {
+                    let mut u = ring::matmul_transposed(&x.data, &lora.a, x.cols);
+                    u.iter_mut()
+                        .zip(v.iter().zip(c))
+                        .for_each(|(u, (v, c))| *u = u.wrapping_add(*v).wrapping_add(*c));
+                    u
+                };
+                product = ring::matmul_transposed(&u, &lora.b, rank);
+            }
+        }
+        Share {
+            deferred: true,
+            ..Share::new(x.rows, out, x.bits, product)
+        }
+    }
+
+    /// A row that E1 holds in clear is a share of itself: nothing is sent.
+    pub(super) fn add_own_row(&self, x: &Share, layer: usize, module: Module) -> Share {
+        match &self.role {
+            Role::Evaluator(e) if !e.first => {
+                let row = &e.adapter[layer][module as usize].row;
+                if row.is_empty() {
+                    x.clone()
+                } else {
+                    x.like(x.cols, by_column(x, row, u64::wrapping_add))
+                }
+            }
+            _ => x.clone(),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What an evaluator holds of private full-rank matrices, and the product with one.
+
+use std::sync::Arc;
+
+use marill_numeric::ring;
+use rayon::prelude::*;
+
+use crate::weights::{FullRankLayer, RingLayer};
+/// What an evaluator holds of the private matrices.
+pub(super) enum Matrices {
+    /// `W`, at E1.
+    Own(Arc<Vec<FullRankLayer>>),
+    /// `Ŵ`, at E0.
+    Masked(Arc<Vec<RingLayer>>),
+}
+
+/// `x · Mᵀ` of ring elements, spread over threads by rows of `M`.
+pub(super) fn product(x: &[u64], matrix: &[u64], cols: usize) -> Vec<u64> {
+    /// Rows of one piece of work: enough for the tiled kernel, few enough for a cache.
+    const BLOCK: usize = 64;
+    let (n, rows) = (x.len() / cols, matrix.len() / cols);
+    let parts: Vec<Vec<u64>> = matrix
+        .par_chunks(BLOCK * cols)
+        .map(|part| ring::matmul_transposed(x, part, cols))
+        .collect();
+    if n == 1 {
+        return parts.concat();
+    }
+    let mut out = Vec::with_capacity(n * rows);
+    for i in 0..n {
+        for part in &parts {
+            let width = part.len() / n;
+            out.extend_from_slice(&part[i * width..][..width]);
+        }
+    }
+    out
+}
+
+impl Matrices {
+    /// Layers, for a check against the spec.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Own(layers) => layers.len(),
+            Self::Masked(layers) => layers.len(),
+        }
+    }
+}

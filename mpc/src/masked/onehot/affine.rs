@@ -1,0 +1,253 @@
+//! Bits as affine forms in masks that the dealer shares.
+
+use marill_numeric::fixed::low_mask;
+
+use crate::{
+    error::ProtocolError,
+    masked::{
+        Masked, Role,
+        boolean::{OpenBits, Planes, monomials},
+        share::{Share, Wire},
+    },
+};
+/// Width of a narrow opening.
+pub(in crate::masked) const NARROW_BITS: u32 = 32;
+
+/// What makes a narrow value non-negative.
+pub(in crate::masked) const OFFSET: u64 = 1 << (NARROW_BITS - 2);
+
+/// A bit as an affine form in masks that the dealer shares:
+/// `constant + Σ coefficient · [monomial]`.
+pub(in crate::masked) struct Affine {
+    pub(super) n: usize,
+    /// By element, at the evaluators.
+    pub(super) constant: Vec<u64>,
+    /// `[monomial][element]`, at the evaluators.
+    pub(super) coefficients: Vec<Vec<u64>>,
+    /// `[monomial][element]`, at the dealer.
+    pub(super) monomials: Vec<Vec<u64>>,
+    pub(super) count: usize,
+}
+
+impl Affine {
+    /// `Σ ± Π` of opened planes as integers: a term is its sign and its planes.
+    ///
+    /// With `x = x̂ + (1 - 2x̂)·ρ`, a product is the sum over the subsets of its planes of a public
+    /// coefficient times a product of masks.
+    pub(in crate::masked) fn of(
+        engine: &Masked,
+        planes: &[OpenBits],
+        terms: &[(u64, Planes)],
+    ) -> Self {
+        let n = planes.first().map_or(0, |plane| plane.n);
+        let sets: Vec<Planes> = terms.iter().map(|(_, term)| *term).collect();
+        let sets = monomials(&sets, 1);
+        let mut affine = Self {
+            n,
+            constant: Vec::new(),
+            coefficients: Vec::new(),
+            monomials: Vec::new(),
+            count: sets.len(),
+        };
+        if engine.is_evaluator() {
+            // A coefficient depends on the opened bits alone: one table over their patterns each.
+            let coefficient = |set: Planes, hats: Planes| {
+                let signs = sign(u64::from((set & hats).count_ones() & 1));
+                terms.iter().filter(|(_, term)| term & set == set).fold(
+                    0u64,
+                    |sum, (factor, term)| {
+                        let public = (term & !set) & !hats == 0;
+                        sum.wrapping_add(factor.wrapping_mul(signs).wrapping_mul(u64::from(public)))
+                    },
+                )
+            };
+            let patterns = patterns(planes, |plane| &plane.hat);
+            let column = |set: Planes| {
+                let table: Vec<u64> = (0..1 << planes.len())
+                    .map(|hats| coefficient(set, hats))
+                    .collect();
+                patterns
+                    .iter()
+                    .map(|&hats| table[usize::from(hats)])
+                    .collect::<Vec<u64>>()
+            };
+            affine.constant = column(0);
+            affine.coefficients = sets.iter().map(|&set| column(set)).collect();
+        } else if matches!(engine.role, Role::Dealer(_)) {
+            let patterns = patterns(planes, |plane| &plane.rho);
+            let column = |&set: &Planes| {
+                patterns
+                    .iter()
+                    .map(|&rhos| u64::from(Planes::from(rhos) & set == set))
+                    .collect::<Vec<u64>>()
+            };
+            affine.monomials = sets.iter().map(column).collect();
+        }
+        affine
+    }
+
+    /// Additive shares of the bit, and the shares of the monomials, modulo `2^bits`.
+    pub(in crate::masked) fn share(
+        &self,
+        engine: &mut Masked,
+        bits: u32,
+    ) -> Result<(Vec<u64>, Vec<Vec<u64>>), ProtocolError> {
+        let mut monomials = Vec::with_capacity(self.count);
+        for m in 0..self.count {
+            monomials.push(engine.correct(self.n, bits, |i| self.monomials[m][i])?);
+        }
+        let first = engine.is_first();
+        let mut data: Vec<u64> = if first {
+            self.constant.clone()
+        } else {
+            vec![0; self.constant.len()]
+        };
+        for (coefficient, monomial) in self.coefficients.iter().zip(&monomials) {
+            for (value, (c, m)) in data.iter_mut().zip(coefficient.iter().zip(monomial)) {
+                *value = value.wrapping_add(c.wrapping_mul(*m));
+            }
+        }
+        Ok((data, monomials))
+    }
+
+    /// What the bit is before any mask, at the evaluators.
+    pub(in crate::masked) fn constant(&self) -> &[u64] {
+        &self.constant
+    }
+
+    /// The form of some of the elements.
+    pub(in crate::masked) fn select(&self, n: usize, f: impl Fn(&[u64]) -> Vec<u64>) -> Self {
+        let all = |columns: &[Vec<u64>]| columns.iter().map(|column| f(column)).collect();
+        let (coefficients, monomials) = (all(&self.coefficients), all(&self.monomials));
+        let (constant, count) = (f(&self.constant), self.count);
+        Self {
+            n,
+            constant,
+            coefficients,
+            monomials,
+            count,
+        }
+    }
+
+    /// Additive shares of a factor that the dealer knows times the form without its constant,
+    /// modulo `2^bits`.
+    pub(in crate::masked) fn masks_times(
+        &self,
+        engine: &mut Masked,
+        bits: u32,
+        factor: impl Fn(usize) -> u64,
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let mut data = vec![0u64; self.constant.len()];
+        for m in 0..self.count {
+            let product = engine.correct(self.n, bits, |i| {
+                self.monomials[m][i].wrapping_mul(factor(i))
+            })?;
+            let Some(coefficient) = self.coefficients.get(m) else {
+                continue;
+            };
+            for (value, (c, p)) in data.iter_mut().zip(coefficient.iter().zip(product)) {
+                *value = value.wrapping_add(c.wrapping_mul(p));
+            }
+        }
+        Ok(data)
+    }
+
+    /// `bit · x` for a narrow wire `x` and its wide share (see [`super::gated`]), given the shares
+    /// of the monomials.
+    pub(in crate::masked) fn times_narrow(
+        &self,
+        engine: &mut Masked,
+        x: &Wire,
+        wide: &Share,
+        monomials: &[Vec<u64>],
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let by_mask = self.masks_times(engine, wide.bits, |i| x.mask[i])?;
+        let by_wrap = self.masks_times(engine, wide.bits - x.bits, |i| narrow_wrap(x.mask[i]))?;
+        let mut data: Vec<u64> = wide
+            .data
+            .iter()
+            .zip(&self.constant)
+            .map(|(x, c)| x.wrapping_mul(*c))
+            .collect();
+        for (i, value) in data.iter_mut().enumerate() {
+            let (public, stays) = narrow_public(x.open[i]);
+            let form = self.coefficients.iter().zip(monomials);
+            let form = form.fold(0u64, |sum, (c, m)| {
+                sum.wrapping_add(c[i].wrapping_mul(m[i]))
+            });
+            *value = value
+                .wrapping_add(public.wrapping_mul(form))
+                .wrapping_sub(by_mask[i])
+                .wrapping_add(stays.wrapping_mul(by_wrap[i]) << x.bits);
+        }
+        Ok(data)
+    }
+
+    /// `bit · x` for a wire `x`, given the shares of the monomials (at least as wide as the wire).
+    pub(in crate::masked) fn times(
+        &self,
+        engine: &mut Masked,
+        x: &Wire,
+        monomials: &[Vec<u64>],
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let mut crossed = Vec::with_capacity(self.count);
+        for m in 0..self.count {
+            crossed.push(engine.correct(self.n, x.bits, |i| {
+                self.monomials[m][i].wrapping_mul(x.mask[i])
+            })?);
+        }
+        let first = engine.is_first();
+        let mut data: Vec<u64> = self
+            .constant
+            .iter()
+            .enumerate()
+            .map(|(i, constant)| {
+                let public = if first { x.open[i] } else { 0 };
+                constant.wrapping_mul(public.wrapping_sub(x.mask[i]))
+            })
+            .collect();
+        for ((coefficient, monomial), crossed) in
+            self.coefficients.iter().zip(monomials).zip(&crossed)
+        {
+            for (i, value) in data.iter_mut().enumerate() {
+                let term = x.open[i].wrapping_mul(monomial[i]).wrapping_sub(crossed[i]);
+                *value = value.wrapping_add(coefficient[i].wrapping_mul(term));
+            }
+        }
+        Ok(data)
+    }
+}
+
+/// The bits of each element across at most eight planes, plane `p` at bit `p`.
+fn patterns(planes: &[OpenBits], words: impl Fn(&OpenBits) -> &[u64]) -> Vec<u8> {
+    debug_assert!(planes.len() <= 8);
+    let mut patterns = vec![0u8; planes.first().map_or(0, |plane| plane.n)];
+    for (p, plane) in planes.iter().enumerate() {
+        for (chunk, &word) in patterns.chunks_mut(64).zip(words(plane)) {
+            for (k, pattern) in chunk.iter_mut().enumerate() {
+                *pattern |= ((word >> k & 1) as u8) << p;
+            }
+        }
+    }
+    patterns
+}
+
+/// `1 - 2·bit` as a ring element.
+#[inline]
+pub(in crate::masked) fn sign(bit: u64) -> u64 {
+    1u64.wrapping_sub(2 * bit)
+}
+
+/// `ẑ - 2^30` as an integer and `c`; see the module documentation.
+pub(in crate::masked) fn narrow_public(open: u64) -> (u64, u64) {
+    let shifted = open.wrapping_add(OFFSET) & low_mask(NARROW_BITS);
+    (
+        shifted.wrapping_sub(OFFSET),
+        1 - (shifted >> (NARROW_BITS - 1)),
+    )
+}
+
+/// `m`
+pub(in crate::masked) fn narrow_wrap(mask: u64) -> u64 {
+    mask >> (NARROW_BITS - 1)
+}

@@ -1,0 +1,90 @@
+//! Bilinear products of two wires: element-wise, attention scores, weighted sums of values.
+//!
+//! With `x = x̂ - r_x` and `y = ŷ - r_y`, everything but `r_x · r_y` is local to the evaluators;
+//! that term the dealer knows, and the share carries it as `deferred`.
+
+use crate::{
+    engine::Attention,
+    kernels::{attention_scores, attention_values},
+    masked::{
+        Masked, Role,
+        share::{Share, Wire},
+    },
+};
+
+impl Masked {
+    /// `Σ` of products of wire elements: `dealer` is the same sum over masks, which is deferred.
+    /// Evaluators hold `Σ x̂·[y]_p - ŷ·[r_x]_p`, given as `own`.
+    pub(super) fn bilinear(
+        &self,
+        (rows, cols): (usize, usize),
+        bits: u32,
+        dealer: impl FnOnce() -> Vec<u64>,
+        own: impl FnOnce(&Self) -> Vec<u64>,
+    ) -> Share {
+        let data = match &self.role {
+            Role::Dealer(_) => dealer(),
+            Role::Evaluator(_) => own(self),
+            Role::Tally(_) => Vec::new(),
+        };
+        Share {
+            deferred: true,
+            ..Share::new(rows, cols, bits, data)
+        }
+    }
+
+    pub(super) fn mul(&self, x: &Wire, y: &Wire) -> Share {
+        let zip = |a: &[u64], b: &[u64]| -> Vec<u64> {
+            a.iter().zip(b).map(|(a, b)| a.wrapping_mul(*b)).collect()
+        };
+        let own = |this: &Self| {
+            let (left, right) = (zip(&x.open, &this.share(y).data), zip(&y.open, &x.mask));
+            left.iter()
+                .zip(right)
+                .map(|(l, r)| l.wrapping_sub(r))
+                .collect()
+        };
+        self.bilinear(
+            (x.rows, x.cols),
+            x.bits.min(y.bits),
+            || zip(&x.mask, &y.mask),
+            own,
+        )
+    }
+
+    pub(super) fn scores(&self, q: &Wire, k: &Wire, a: &Attention<'_>) -> Share {
+        let own = |this: &Self| {
+            let left = attention_scores(&q.open, &this.share(k).data, a);
+            let right = attention_scores(&q.mask, &k.open, a);
+            left.iter()
+                .zip(right)
+                .map(|(l, r)| l.wrapping_sub(r))
+                .collect()
+        };
+        let cols = a.lens().iter().sum();
+        self.bilinear(
+            (1, cols),
+            q.bits.min(k.bits),
+            || attention_scores(&q.mask, &k.mask, a),
+            own,
+        )
+    }
+
+    pub(super) fn weighted_values(&self, w: &Wire, v: &Wire, a: &Attention<'_>) -> Share {
+        let own = |this: &Self| {
+            let left = attention_values(&w.open, &this.share(v).data, a);
+            let right = attention_values(&w.mask, &v.open, a);
+            left.iter()
+                .zip(right)
+                .map(|(l, r)| l.wrapping_sub(r))
+                .collect()
+        };
+        let shape = (a.rows, a.num_attention_heads * a.head_dim);
+        self.bilinear(
+            shape,
+            w.bits.min(v.bits),
+            || attention_values(&w.mask, &v.mask, a),
+            own,
+        )
+    }
+}
