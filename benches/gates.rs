@@ -1,5 +1,5 @@
-//! Gates among three parties on threads of one process, over memory channels: all that they compute,
-//! no network.
+//! Gates among three parties on threads of one process, over memory channels: all that they
+//! compute, no network.
 
 use std::{sync::Arc, thread};
 

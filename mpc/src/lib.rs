@@ -1,6 +1,6 @@
 //! Secure evaluation of the private layers of a decoder.
 //!
-//! One program ([`decoder`]), written against the [`engine::Engine`] trait, and several
+//! One program ([`program`]), written against the [`engine::Engine`] trait, and several
 //! interpreters of it:
 //!
 //! | interpreter | what a tensor is | file |
@@ -14,6 +14,25 @@
 //!
 //! The crate is synchronous and free of files, sockets and floats at run time: sessions
 //! ([`session`]) talk through [`marill_net::Channel`].
+//!
+//! The tokens that a secure session must give, from the integers in clear:
+//!
+//! ```
+//! use marill_mpc::{
+//!     Twin,
+//!     testing::{gaussian, random_weights, tiny_spec},
+//! };
+//!
+//! let spec = tiny_spec();
+//! let (public, private) = random_weights(&spec, 1);
+//! let mut twin = Twin::new(public, private);
+//! // Three rows of activations, in the fixed point in which they enter.
+//! let prompt = spec.encode(&gaussian(1, "prompt", 3 * spec.hidden_size, 1.0))?;
+//! let first = twin.prefill(&prompt)?;
+//! let next = twin.decode(&prompt[..spec.hidden_size])?;
+//! assert!(first < 100 && next < 100, "a vocabulary of 100");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod cost;
 pub mod engine;

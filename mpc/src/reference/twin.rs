@@ -696,23 +696,6 @@ impl Cache<PlaintextEngine> {
 }
 
 /// A whole session on plain integers: what a secure session must answer.
-///
-/// ```
-/// use marill_mpc::{
-///     Twin,
-///     testing::{gaussian, random_weights, tiny_spec},
-/// };
-///
-/// let spec = tiny_spec();
-/// let (public, private) = random_weights(&spec, 1);
-/// let mut twin = Twin::new(public, private);
-/// // Three rows of activations, in the fixed point in which they enter.
-/// let prompt = spec.encode(&gaussian(1, "prompt", 3 * spec.hidden_size, 1.0))?;
-/// let first = twin.prefill(&prompt)?;
-/// let next = twin.decode(&prompt[..spec.hidden_size])?;
-/// assert!(first < 100 && next < 100, "a vocabulary of 100");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 pub struct Twin {
     weights: Arc<PublicWeights>,
     engine: PlaintextEngine,

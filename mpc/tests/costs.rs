@@ -1,0 +1,203 @@
+//! The cost that a gate's documentation gives is the cost that the tally counts.
+
+use marill_mpc::{
+    Comparison,
+    engine::{Engine, Gate},
+    error::ProtocolResult,
+    masked::Masked,
+    testing::tiny_spec,
+};
+use marill_numeric::tables::tables;
+
+const ENGINE: &str = include_str!("../src/engine.rs");
+
+/// Below the limit from which gates save bytes in place of rounds, and at it: there, and already
+/// from half of it on, both backends compare one-hot.
+const FEW: usize = 1024;
+const MANY: usize = marill_mpc::masked::MANY;
+
+/// Rounds; bytes of E0 and of E1; bytes of the dealer to E1 and to E0.
+type Counts = [u64; 5];
+
+/// Runs a gate over a row of elements and counts what it costs, without the input's own opening.
+type Run = fn(&mut Masked, usize) -> ProtocolResult<Counts>;
+
+fn counts(engine: &Masked) -> Counts {
+    let cost = engine.cost();
+    [
+        cost.rounds,
+        cost.e0_to_e1_bytes,
+        cost.e1_to_e0_bytes,
+        cost.dealer_to_e1_bytes,
+        cost.dealer_to_e0_bytes,
+    ]
+}
+
+fn on_wire(
+    engine: &mut Masked,
+    n: usize,
+    gate: impl FnOnce(&mut Masked, &<Masked as Engine>::Wire) -> ProtocolResult<()>,
+) -> ProtocolResult<Counts> {
+    let wire = engine.input(None, 1, n, 48)?;
+    let before = counts(engine);
+    gate(engine, &wire)?;
+    let after = counts(engine);
+    Ok(std::array::from_fn(|i| after[i] - before[i]))
+}
+
+fn on_share(
+    engine: &mut Masked,
+    n: usize,
+    gate: impl FnOnce(&mut Masked, &<Masked as Engine>::Share) -> ProtocolResult<()>,
+) -> ProtocolResult<Counts> {
+    let wire = engine.input(None, 1, n, 64)?;
+    let share = engine.share(&wire);
+    let before = counts(engine);
+    gate(engine, &share)?;
+    let after = counts(engine);
+    Ok(std::array::from_fn(|i| after[i] - before[i]))
+}
+
+/// Every operation that sends something, as the program calls it.
+const GATES: &[(&str, usize, Run)] = &[
+    ("open", FEW, |e, n| {
+        on_share(e, n, |e, x| e.open(&[(x, 48)], "open").map(drop))
+    }),
+    ("mul", FEW, |e, n| {
+        on_wire(e, n, |e, x| e.mul(x, x).map(drop))
+    }),
+    ("ragged_max", FEW, |e, n| {
+        let lens = vec![128; n / 128];
+        on_share(e, n, |e, x| e.ragged_max(x, &lens, "max").map(drop))
+    }),
+    ("truncate", FEW, |e, n| {
+        on_share(e, n, |e, x| e.truncate(x, 14, 48, 48, "cut").map(drop))
+    }),
+    ("exp_neg", FEW, |e, n| {
+        on_share(e, n, |e, x| e.exp_neg(x, 48, "exp").map(drop))
+    }),
+    ("gate", FEW, |e, n| {
+        let silu = Gate(&tables().silu);
+        on_wire(e, n, |e, x| e.gate(x, silu, "silu").map(drop))
+    }),
+    ("truncate_gate", FEW, |e, n| {
+        let (gelu, widths) = (Gate(&tables().gelu), [14, 48, 48]);
+        on_share(e, n, |e, x| {
+            e.truncate_gate(x, gelu, widths, ["cut", "gelu"]).map(drop)
+        })
+    }),
+    ("gated_product", FEW, |e, n| {
+        let (silu, widths) = (Gate(&tables().silu), [14, 48, 48]);
+        on_share(e, n, |e, x| {
+            e.gated_product(x, silu, widths, ["cut", "silu"]).map(drop)
+        })
+    }),
+    ("piecewise", 1, |e, n| {
+        on_share(e, n, |e, x| {
+            e.piecewise(x, &tables().rsqrt, "rsqrt").map(drop)
+        })
+    }),
+    ("below_largest", FEW, |e, n| {
+        on_share(e, n, |e, x| e.below_largest(x, 40, "top").map(drop))
+    }),
+    ("argmax_to_client", FEW, |e, n| {
+        on_share(e, n, |e, x| e.argmax_to_client(x, "argmax").map(drop))
+    }),
+    ("reveal_to_client", FEW, |e, n| {
+        on_share(e, n, |e, x| e.reveal_to_client(x, 48, "reveal").map(drop))
+    }),
+];
+
+/// `1,024`
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let first = digits.len() % 3;
+    let (head, rest) = digits.split_at(first);
+    let groups = rest.as_bytes().chunks(3).map(|group| {
+        let text = std::str::from_utf8(group);
+        text.expect("digits").to_owned()
+    });
+    let head = (!head.is_empty()).then(|| head.to_owned());
+    head.into_iter().chain(groups).collect::<Vec<_>>().join(",")
+}
+
+/// What the documentation says of a gate over `n` elements.
+fn figures(run: Run, n: usize, comparison: Comparison) -> String {
+    let mut engine = Masked::tally(&tiny_spec()).with_comparison(comparison);
+    let [rounds, e0, e1, to_e1, to_e0] = run(&mut engine, n).expect("shapes");
+    let unit = if rounds == 1 { "round" } else { "rounds" };
+    let [e0, e1, to_e1] = [e0, e1, to_e1].map(grouped);
+    let mut text = format!("{rounds} {unit}; E0 {e0} B, E1 {e1} B, dealer {to_e1} B");
+    if to_e0 > 0 {
+        text += &format!(" + {} B", grouped(to_e0));
+    }
+    text
+}
+
+/// The lines that belong into a gate's documentation.
+fn lines(few: usize, run: Run) -> Vec<String> {
+    let [one_hot, dcf, many] = [
+        (few, Comparison::OneHot),
+        (few, Comparison::Dcf),
+        (MANY, Comparison::OneHot),
+    ]
+    .map(|(n, comparison)| figures(run, n, comparison));
+    let plural = if few == 1 { "element" } else { "elements" };
+    let (at, from) = (
+        format!("{} {plural}", grouped(few as u64)),
+        grouped(MANY as u64),
+    );
+    if one_hot == dcf {
+        return vec![
+            format!("- {at}: {one_hot}"),
+            format!("- {from} elements: {many}"),
+        ];
+    }
+    vec![
+        format!("- {at}, one-hot: {one_hot}"),
+        format!("- {at}, DCF: {dcf}"),
+        format!("- {from} elements: {many}"),
+    ]
+}
+
+/// The documentation of an operation of the trait.
+fn documentation(name: &str) -> Vec<&'static str> {
+    let all: Vec<&str> = ENGINE.lines().map(str::trim).collect();
+    let opening = format!("fn {name}(");
+    let at = all.iter().position(|line| line.starts_with(&opening));
+    let at = at.unwrap_or_else(|| panic!("there is no operation `{name}` in engine.rs"));
+    let above = all[..at].iter().rev();
+    let mut found: Vec<&str> = above.map_while(|line| line.strip_prefix("///")).collect();
+    found.reverse();
+    found.into_iter().map(str::trim).collect()
+}
+
+#[test]
+fn documented_costs_are_the_tallys() {
+    let mut wrong = String::new();
+    for (name, few, run) in GATES {
+        let said = documentation(name);
+        let lines = lines(*few, *run);
+        if !lines.iter().all(|line| said.contains(&line.as_str())) {
+            wrong += &format!("\n{name}:\n");
+            lines
+                .iter()
+                .for_each(|line| wrong += &format!("    /// {line}\n"));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "these lines belong into engine.rs:\n{wrong}"
+    );
+}
+
+#[test]
+fn both_backends_cost_the_same_from_the_limit_on() {
+    for (name, _, run) in GATES {
+        let [one_hot, dcf] = [Comparison::OneHot, Comparison::Dcf].map(|c| figures(*run, MANY, c));
+        // Tournaments shrink level by level, below the limit in the end.
+        if !["ragged_max", "argmax_to_client", "below_largest"].contains(name) {
+            assert_eq!(one_hot, dcf, "{name}");
+        }
+    }
+}
