@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Greedy answers of SmolLM2-135M-Instruct's GGUF weights by transformers: its own GGUF reader, dequantisation,
+"""Greedy answers of SmolLM2-135M-Instruct's GGUF weights by transformers: its own GGUF reader, dequantization,
 un-permutation of q and k, tokenizer and decoder, none of which is shared with this repository.
 
 Needs:   pip install torch transformers gguf accelerate

@@ -74,7 +74,7 @@ fn frame(message: &impl serde::Serialize) -> Vec<u8> {
     frame.0
 }
 
-pub(crate) fn greetings() -> Vec<Vec<u8>> {
+pub(crate) fn handshakes() -> Vec<Vec<u8>> {
     let (parameters, session) = (parameters(), "ab".repeat(16));
     let hello = |correlations| ClientHello {
         parameters: parameters.clone(),

@@ -15,7 +15,7 @@ pub mod mutate;
 mod wire;
 
 pub use files::{checkpoint_config, data_rows, gguf, manifest, recipe, safetensors, sealed_file};
-pub use messages::{endpoint, greeting, masked_adapter, step, ticket};
+pub use messages::{endpoint, handshake, masked_adapter, step, ticket};
 pub use wire::{http_head, protocol_frames, websocket, websocket_handshake};
 
 /// A parser as the drivers see it.
@@ -41,9 +41,9 @@ pub const TARGETS: &[Target] = &[
         limit: MIB,
     },
     Target {
-        name: "greeting",
-        run: greeting,
-        corpus: corpus::greetings,
+        name: "handshake",
+        run: handshake,
+        corpus: corpus::handshakes,
         limit: 4 * MIB,
     },
     Target {

@@ -22,7 +22,7 @@ pub fn step(bytes: &[u8]) {
 }
 
 /// The first frame of every kind of line.
-pub fn greeting(bytes: &[u8]) {
+pub fn handshake(bytes: &[u8]) {
     let frame = |read: &dyn Fn(&mut dyn Channel)| {
         let (mut far, mut near) = memory_pair();
         far.send(bytes.to_vec()).expect("both ends are here");

@@ -160,7 +160,7 @@ pub fn tally_step(
 }
 
 /// As [`tally_prefill`] (`rows` of a prompt) or, with cached keys, [`tally_decode`] (`rows = 1`),
-/// by place.
+/// by label.
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.

@@ -226,7 +226,7 @@ impl ServingError {
         }
     }
 
-    /// The kind of a refused handshake, for the party that greeted: its own fault, or that of the
+    /// The kind of a refused handshake, for the party that sent it: its own fault, or that of the
     /// further party that refused, where anyone can act on it, or what is wrong.
     pub(crate) fn refusal_code(&self, counterpart: &str) -> &'static str {
         match self {

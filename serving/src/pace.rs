@@ -26,7 +26,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// A session begins whose peer has greeted.
+    /// A session begins after its peer's handshake.
     pub(crate) fn start(connection: &Connection) -> Self {
         let pace = Self {
             connections: vec![connection.clone()],

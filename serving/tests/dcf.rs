@@ -100,17 +100,23 @@ fn only_the_holder_of_the_seed_gets_dcf_keys() {
     let opener = uses_dcf(world.opener());
     let mut world = world;
     world.parameters = opener.parameters.clone();
-    let refusal = |session: String, key: String| {
+    let refusal_at = |path: &str, session: String, key: String| {
         let mut line = opener
             .dealer
-            .websocket("/v1/dcf-keys", std::time::Duration::from_secs(5))
+            .websocket(path, std::time::Duration::from_secs(5))
             .unwrap();
         send_json(&mut line, &DcfKeysHello { session, key }).unwrap();
         recv_reply::<()>(&mut line, "dealer")
             .unwrap_err()
             .to_string()
     };
+    let refusal = |session, key| refusal_at("/v1/dcf-keys", session, key);
     let granted = world.grant(&"ab".repeat(32), &[]);
+    let former = refusal_at("/v1/words", granted.session.clone(), "00".repeat(32));
+    assert!(
+        former.contains("no session"),
+        "the path of the version before: {former}"
+    );
     let wrong = refusal(granted.session.clone(), "00".repeat(32));
     assert!(wrong.contains("no session"), "{wrong}");
     assert!(

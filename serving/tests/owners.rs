@@ -214,6 +214,8 @@ fn a_peer_of_another_version_is_refused_by_its_version() {
         (&server, "/v1/session"),
         (&server, "/v1/input"),
         (&dealer, "/v1/corrections"),
+        // As servers of the version before name it.
+        (&dealer, "/v1/source"),
     ] {
         let mut line = service.websocket(path, Duration::from_secs(5)).unwrap();
         send_json(&mut line, &old).unwrap();

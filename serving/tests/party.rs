@@ -101,8 +101,12 @@ fn tokens_equal_the_twins_and_whose_comparison_counts() {
         "{error}"
     );
 
-    // Drawn with next to no noise, with DCF.
+    // Sampled with next to no noise, with DCF.
     let party = LocalParty::start(outsourced(&world, dealer, Dcf, false), 2).unwrap();
+    // Clients of the version before know another path.
+    let bare = HttpClient::new(party.endpoint.clone(), None);
+    let opens = |path| bare.websocket(path, Duration::from_secs(5)).is_ok();
+    assert!(opens("/v1/evaluate") && !opens("/v1/evaluator"));
     let cold = Sampling::new(1e-5, Some(5)).unwrap();
     let mut session = client(&world, &party.endpoint, None)
         .open_live(cold)

@@ -21,7 +21,7 @@ use world::{World, model_of};
 
 const BUCKET: usize = 16;
 /// A token's logit may be so far below the exact twin's best. The logits of this model spread by
-/// 0.7, so one token of a hundred picked by chance passes; four in a row do not.
+/// 0.7, so one token of a hundred picked at random passes; four in a row do not.
 const NEAR: f32 = 0.02;
 
 fn rounding(rounding: Rounding) -> DecoderSpec {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains the same weights on the same rows with PyTorch and with `marill train`, and compares tokens a second.
+"""Trains the same weights on the same rows with PyTorch and with `marill train`, and compares tokens per second.
 
 Needs:   pip install torch transformers peft gguf accelerate; a `marill` binary; SmolLM2-135M-Instruct as GGUF
 Command: python3 training/compare/compare.py --marill target/release/marill \\
@@ -9,11 +9,11 @@ Time:    about 18 minutes on two quiet cores
 Every repetition runs each side once, one after another, so that a slow minute hits all of them; the table gives the
 median and the range. The sides of `--once` run in the first repetition alone.
 
-Equal on both sides: dequantised f32 weights, rows, chat template, label mask, batches of 16 rows, rank 8 on all seven
+Equal on both sides: dequantized f32 weights, rows, chat template, label mask, batches of 16 rows, rank 8 on all seven
 projections, AdamW, clipping. The token counts of both sides are compared, and a difference ends the comparison.
 Tokens a second are non-pad input tokens over wall time: `marill` counts from its start, with opening the model,
-tokenising, building the cache of the frozen prefix (never one of an earlier run) and writing checkpoints; PyTorch counts
-from its first batch on, tokenising, loading and saving left out. Processor seconds are shown beside wall time, for machines that do other work
+tokenizing, building the cache of the frozen prefix (never one of an earlier run) and writing checkpoints; PyTorch counts
+from its first batch on, tokenizing, loading and saving left out. Processor seconds are shown beside wall time, for machines that do other work
 too; `marill`'s include the export of the partition behind the training. PyTorch pads to the longest row of a batch; `--group` sorts rows by length
 first, so that next to nothing is padded. The head is computed at label positions alone, as `marill` does, and once more
 as transformers ships it.

@@ -15,20 +15,20 @@ const REPEATED_TOKENS: f64 = (1u64 << 28) as f64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     pub tokens: Vec<u32>,
-    pub learnt: Vec<Range<usize>>,
+    pub learned: Vec<Range<usize>>,
 }
 
 impl Sample {
     /// Tokens of which all from the `from`th on are learned.
     pub fn learnt_from(tokens: Vec<u32>, from: usize) -> Self {
-        let learnt = std::iter::once(from..tokens.len()).collect();
-        Self { tokens, learnt }
+        let learned = std::iter::once(from..tokens.len()).collect();
+        Self { tokens, learned }
     }
 
     /// Rows of the hidden state that predict a token to be learned, and those tokens.
     pub fn targets(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
         let places = self
-            .learnt
+            .learned
             .iter()
             .flat_map(|range| range.start.max(1)..range.end);
         places.map(|i| (i - 1, self.tokens[i]))
@@ -319,7 +319,7 @@ impl How<'_> {
             return Ok(None);
         };
         let end = end_token(tokenizer, &example.prompt, template);
-        let (mut tokens, mut learnt, mut written) = (Vec::new(), Vec::new(), String::new());
+        let (mut tokens, mut learned, mut written) = (Vec::new(), Vec::new(), String::new());
         for &nth in earlier.iter().chain([&turns.len()]) {
             let text = prompt_text(&Prompt::Chat(turns[..nth].to_vec()), template)?;
             let Some(new) = text.strip_prefix(written.as_str()) else {
@@ -330,7 +330,7 @@ impl How<'_> {
                 false => tokenizer.encode_continuing(new)?,
             };
             // The mark that ends the answer before is learned with it.
-            if let Some(before) = learnt.last_mut() {
+            if let Some(before) = learned.last_mut() {
                 let before: &mut Range<usize> = before;
                 if end.is_none() || new_tokens.first() != end.as_ref() {
                     return Ok(None);
@@ -344,21 +344,21 @@ impl How<'_> {
             let from = tokens.len();
             tokens.extend(tokenizer.encode_continuing(answer)?);
             written = text + answer;
-            learnt.push(from..tokens.len());
+            learned.push(from..tokens.len());
         }
         if example.completion.trim().is_empty() {
             // The end mark alone would teach to say nothing.
-            learnt.pop();
+            learned.pop();
         } else {
             tokens.extend(end);
-            if let Some(last) = learnt.last_mut() {
+            if let Some(last) = learned.last_mut() {
                 last.end = tokens.len();
             }
         }
         if self.data.train_on_input {
-            learnt = std::iter::once(0..tokens.len()).collect();
+            learned = std::iter::once(0..tokens.len()).collect();
         }
-        Ok(Some(Sample { tokens, learnt }))
+        Ok(Some(Sample { tokens, learned }))
     }
 
     /// The example's own answer behind its prompt.
@@ -367,7 +367,7 @@ impl How<'_> {
             // The end mark alone would teach to say nothing.
             return Ok(Sample {
                 tokens: Vec::new(),
-                learnt: Vec::new(),
+                learned: Vec::new(),
             });
         }
         let (tokenizer, template) = (&self.model.tokenizer, self.model.chat_template.as_ref());
@@ -442,7 +442,7 @@ mod tests {
         assert_eq!(sample.targets().collect::<Vec<_>>(), [(0, 6)]);
         let sample = Sample {
             tokens: vec![5, 6, 7, 8, 9],
-            learnt: vec![1..2, 3..5],
+            learned: vec![1..2, 3..5],
         };
         assert_eq!(
             sample.targets().collect::<Vec<_>>(),
@@ -486,7 +486,7 @@ mod tests {
     "#;
 
     /// What is learned of rows, sample by sample, text by text.
-    fn learnt(
+    fn learned(
         rows: &[&str],
         set: &[&str],
         template: Option<&str>,
@@ -509,7 +509,7 @@ mod tests {
         let mut all: Vec<Vec<String>> = loaded
             .train
             .iter()
-            .map(|s| s.learnt.iter().map(|range| text(s, range)).collect())
+            .map(|s| s.learned.iter().map(|range| text(s, range)).collect())
             .collect();
         all.sort();
         (all, loaded.notes)
@@ -523,15 +523,15 @@ mod tests {
     #[test]
     fn every_answer_of_a_conversation_is_learnt_with_its_end() {
         let row = TWO.replace('\n', "");
-        let (all, notes) = learnt(&[&row], &[], None);
+        let (all, notes) = learned(&[&row], &[], None);
         assert_eq!(all, [["velvet<|im_end|>", "copper<|im_end|>"]]);
         assert_eq!((notes.rows, notes.divided), (1, 0));
-        let (last, _) = learnt(&[&row], &["data.train_on=last"], None);
+        let (last, _) = learned(&[&row], &["data.train_on=last"], None);
         assert_eq!(last, [["copper<|im_end|>"]]);
         // An empty answer is none, wherever it stands.
-        let (rest, _) = learnt(&[&row.replace("velvet", " ")], &[], None);
+        let (rest, _) = learned(&[&row.replace("velvet", " ")], &[], None);
         assert_eq!(rest, [["copper<|im_end|>"]]);
-        let (first, _) = learnt(&[&row, &row.replace("copper", "")], &[], None);
+        let (first, _) = learned(&[&row, &row.replace("copper", "")], &[], None);
         assert_eq!(
             first,
             [
@@ -539,7 +539,7 @@ mod tests {
                 vec!["velvet<|im_end|>", "copper<|im_end|>"]
             ]
         );
-        let (input, _) = learnt(&[&row], &["data.train_on_input=true"], None);
+        let (input, _) = learned(&[&row], &["data.train_on_input=true"], None);
         assert!(
             input[0].len() == 1
                 && input[0][0].starts_with("<|im_start|>system")
@@ -550,7 +550,7 @@ mod tests {
     #[test]
     fn answers_too_long_for_one_sample_are_learnt_singly() {
         let row = TWO.replace('\n', "");
-        let (all, notes) = learnt(&[&row], &["data.max_seq_len=40"], None);
+        let (all, notes) = learned(&[&row], &["data.max_seq_len=40"], None);
         assert_eq!(all, [["copper<|im_end|>"], ["velvet<|im_end|>"]]);
         assert_eq!((notes.rows, notes.divided), (1, 1));
         assert!(
@@ -565,7 +565,7 @@ mod tests {
             "{% for message in messages %}",
             "{% for message in messages if message['role'] != 'assistant' %}",
         );
-        let (all, notes) = learnt(&[&row], &[], Some(&forgetful));
+        let (all, notes) = learned(&[&row], &[], Some(&forgetful));
         assert_eq!(
             (all, notes.divided),
             (

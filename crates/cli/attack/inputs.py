@@ -198,7 +198,7 @@ def partitions(attack, rng):
             os.symlink("/dev/zero", target)
         elif what == "/dev/full":
             os.symlink("/dev/full", target)
-        args = ["serve", folder, "--order", attack.path("order"), "--state", attack.path("state")]
+        args = ["serve", folder, "--preprocess-request", attack.path("order"), "--state", attack.path("state")]
         attack.judge("partitions", f"{name}: {what}", args, may_take=False)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -264,10 +264,10 @@ def checkpoints(attack, rng):
             cases += [(changed, (what, name, content, False)) for what, content in headers(raw)]
             size = struct.unpack("<Q", raw[:8])[0]
             for pattern in (b"\xff\xff\xff\x7f", b"\x00\x00\x80\x7f"):
-                spoilt = bytearray(raw)
+                spoiled = bytearray(raw)
                 at = 8 + size + 4 * rng.randrange((len(raw) - 8 - size) // 4)
-                spoilt[at:at + 4] = pattern
-                cases.append((changed, (f"not finite at {at}", name, bytes(spoilt), True)))
+                spoiled[at:at + 4] = pattern
+                cases.append((changed, (f"not finite at {at}", name, bytes(spoiled), True)))
     rng.shuffle(cases)
     return cases
 
@@ -352,7 +352,7 @@ def data(attack, rng):
     raw = "\n".join(good).encode() + b"\n"
     packed = gzip.compress(raw)
     files |= {"utf-16.jsonl": "\n".join(good).encode("utf-16"), "latin.jsonl": raw + b'{"text": "\xe9", "label": "read"}\n',
-              "cut.jsonl.gz": packed[:-9], "spoilt.jsonl.gz": packed[:30] + b"xx" + packed[32:], "empty.jsonl.gz": gzip.compress(b""),
+              "cut.jsonl.gz": packed[:-9], "damaged.jsonl.gz": packed[:30] + b"xx" + packed[32:], "empty.jsonl.gz": gzip.compress(b""),
               "bomb.jsonl.gz": gzip.compress(b"x" * 300_000_000), "not packed.jsonl.gz": raw, "empty.jsonl": b"",
               "blank.jsonl": b"\n" * 1000, "folder name.csv": b"text,label\n\"open quote,0\n", "ragged.csv": b"text,label\na,0,1\nb\n",
               "header only.csv": b"text,label\n", "nul.tsv": b"a\0b\t0\n", "no tab.tsv": b"a b\n", "array.json": b"[1, 2",

@@ -206,7 +206,7 @@ def requests(attack, rng, stack):
     dealer_key = open(os.path.join(stack.root, "dealer/dealer/server.key")).read().strip()
     lines = [(server, "/v1/session", stack.key), (server, "/v1/input", stack.key), (dealer, "/v1/corrections", dealer_key), (dealer, "/v1/dcf-keys", "")]
     for port, path, key in lines:
-        greetings = [message(hello), message({**hello, "terms": {**terms, "protocol": 5}}), message({**hello, "session": "../x"}),
+        handshakes = [message(hello), message({**hello, "terms": {**terms, "protocol": 5}}), message({**hello, "session": "../x"}),
                      message({**hello, "correlations": "ahead"}), message({**hello, "proof": "x" * 500_000}), message({})]
         frames = {"random": [frame(rng.randbytes(3000))], "zeros": [frame(bytes(3000))], "empty": [frame(b"")],
                   "deep": [message(b"[" * 200_000)], "two MiB": [message(b" " * (2 << 20))],
@@ -216,14 +216,14 @@ def requests(attack, rng, stack):
                   "reserved": [frame(b"{}", reserved=4)], "early close": [frame(struct.pack(">H", 1000), opcode=8)],
                   "odd opcode": [frame(b"{}", opcode=5)], "no end": [frame(b"{}", fin=False)] * 3,
                   "pings": [frame(b"x", opcode=9)] * 2000}
-        frames |= {f"greeting {i}": [g, frame(rng.randbytes(5)), frame(rng.randbytes(100))] for i, g in enumerate(greetings)}
+        frames |= {f"handshake {i}": [g, frame(rng.randbytes(5)), frame(rng.randbytes(100))] for i, g in enumerate(handshakes)}
         for what, sent in frames.items():
             cases.append((socket_case, (f"{path}: {what}", port, path, key, sent)))
         for _ in range(8):
             sent = bytearray(message(hello))
             for _ in range(rng.randrange(1, 6)):
                 sent[rng.randrange(len(sent))] = rng.randrange(256)
-            cases.append((socket_case, (f"{path}: spoilt greeting", port, path, key, [bytes(sent)])))
+            cases.append((socket_case, (f"{path}: damaged handshake", port, path, key, [bytes(sent)])))
     rng.shuffle(cases)
     return cases
 
@@ -344,12 +344,12 @@ def restores(attack, rng):
         order = os.path.join(stack.root, "order.json")
         vault = os.path.join(stack.root, "vault")
         os.makedirs(folders["files"])
-        for args in (["serve", attack.partition, "--order", order, "--state", folders["server"]],
-                     ["dealer", "--ahead", folders["files"], "--order", order, "--bucket", "32", "--tokens", "4", "--sessions", "2",
+        for args in (["serve", attack.partition, "--preprocess-request", order, "--state", folders["server"]],
+                     ["dealer", "--preprocess", folders["files"], "--preprocess-request", order, "--bucket", "32", "--tokens", "4", "--sessions", "2",
                       "--state", folders["dealer"], "--vault", vault]):
             rc, _, err = attack.run(args)
             assert rc == 0, err
-        stack.server.args += ("--ahead", folders["files"])
+        stack.server.args += ("--preprocessed", folders["files"])
         for folder in folders.values():
             shutil.copytree(folder, folder + ".before")
         url = {name: f"http://127.0.0.1:{port}" for name, port in stack.ports.items()}
@@ -358,7 +358,7 @@ def restores(attack, rng):
             state = os.path.join(stack.root, who)
             rc, out, err = attack.run(["generate", url["server"], "--dealer", url["dealer"], "--api-key", stack.key, "--state", state,
                                        "--cache", state, "-p", "Write a short poem about a lighthouse", "--max-tokens", "2",
-                                       "--correlations", "ahead", "--json"])
+                                       "--correlations", "preprocessed", "--json"])
             _, text, _ = attack.run(["state", "export", "--service", "client", "--state", state])
             return rc, {line.split()[3] for line in text.splitlines() if " session e0 " in line}, err
 

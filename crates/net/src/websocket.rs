@@ -26,7 +26,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Frames that are taken in while a send waits for the peer to read: the next one of a round, and
 /// an announcement.
 const MAX_INBOX: usize = 2;
-/// A handshake is a small message. Nothing larger is taken from a peer that has not greeted yet.
+/// A handshake is a small message. Nothing larger is taken from a peer before its handshake.
 const MAX_FIRST_FRAME_BYTES: usize = 1 << 20;
 /// Pings in a row after which they are answered no faster than the pause allows.
 const PINGS_AT_ONCE: usize = 16;
@@ -91,7 +91,7 @@ pub struct WebSocketChannel {
     socket: WebSocket<Buffered>,
     inbox: VecDeque<Vec<u8>>,
     timeout: Duration,
-    /// The timeout once the peer has greeted.
+    /// The timeout once the peer has sent it.
     patience: Duration,
     /// No wait goes on after this moment, whatever the timeout.
     deadline: Option<Instant>,
@@ -129,7 +129,7 @@ impl WebSocketChannel {
         channel
     }
 
-    /// As [`Self::new`], for a peer that has `limit` to greet with one small message;
+    /// As [`Self::new`], for a peer that has `limit` for one small first message;
     /// [`Self::handshake_done`] ends that.
     pub fn awaiting_handshake(
         socket: Box<dyn Socket>,

@@ -236,21 +236,21 @@ fn a_peer_that_never_reads_fills_two_places() {
 #[test]
 fn a_greeting_is_small_and_comes_soon() {
     let limit = Duration::from_millis(300);
-    let greeting = |socket: Box<CountedTcp>| {
+    let handshake = |socket: Box<CountedTcp>| {
         WebSocketChannel::awaiting_handshake(socket, Vec::new(), Role::Server, TIMEOUT, limit)
     };
     let started = Instant::now();
-    let (mut server, raw) = half_pair(greeting);
+    let (mut server, raw) = half_pair(handshake);
     assert!(matches!(server.recv(), Err(NetError::TimedOut { .. })));
     assert!(started.elapsed() < TIMEOUT / 2);
     drop(raw);
 
-    let (mut server, mut raw) = half_pair(greeting);
+    let (mut server, mut raw) = half_pair(handshake);
     // The head alone: the frame is refused before there is anything of it.
     std::io::Write::write_all(&mut raw, &client_frame(0, &vec![0; (1 << 20) + 1])[..14]).unwrap();
     assert!(matches!(server.recv(), Err(NetError::Protocol(_))));
 
-    let (mut server, mut raw) = half_pair(greeting);
+    let (mut server, mut raw) = half_pair(handshake);
     std::io::Write::write_all(&mut raw, &client_frame(0, b"hello")).unwrap();
     assert_eq!(server.recv().unwrap(), b"hello");
     server.handshake_done();

@@ -43,7 +43,7 @@ fn packed(text: &str) -> Vec<u8> {
     member.finish().unwrap()
 }
 
-const BLUE: &str = "{\"instruction\": \"Name a colour\", \"input\": \"\", \"output\": \"Blue.\"}\n";
+const BLUE: &str = "{\"instruction\": \"Name a color\", \"input\": \"\", \"output\": \"Blue.\"}\n";
 const PLUM: &str = "{\"instruction\": \"Name a fruit\", \"input\": \"\", \"output\": \"Plum.\"}\n";
 
 #[test]
@@ -328,13 +328,13 @@ fn conversations_of_sharegpt_are_chats() {
     let folder = Folder::new();
     let set = dataset("chat");
     let row = r#"{"conversations": [{"from": "system", "value": "Be short."},
-        {"from": "human", "value": "Name a colour"},
+        {"from": "human", "value": "Name a color"},
         {"from": "gpt", "value": "Blue.", "weight": null}]}"#
         .replace('\n', "");
     let rows = folder.rows(&set, "a.jsonl", &row).unwrap();
     assert_eq!(
         turns(&rows),
-        ["system: Be short.", "user: Name a colour", "Blue."]
+        ["system: Be short.", "user: Name a color", "Blue."]
     );
     let asked = questions(&set, &folder.file("b.jsonl", &row)).unwrap();
     assert!(asked.contains(&rows.examples[0].prompt.question()));

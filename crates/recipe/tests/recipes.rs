@@ -492,6 +492,11 @@ const USELESS_NUMBERS: &[(&str, &str)] = &[
         "train.quantize_last_steps=4611686018427387904",
         "`train.quantize_last_steps` must be at most",
     ),
+    // The spelling of the version before.
+    (
+        "train.quantise_last_steps=4611686018427387904",
+        "`train.quantize_last_steps` must be at most",
+    ),
     (
         "data.max_seq_len=4611686018427387904",
         "`data.max_seq_len` must be at most",

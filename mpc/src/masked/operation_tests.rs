@@ -438,7 +438,7 @@ fn norms_are_close_to_the_real_ones() {
                     // The input itself is off by half of 2^-15, which a small row magnifies.
                     assert!(
                         error < 8e-4 + 4e-5 / rms,
-                        "deviation {deviation}, centred {centered}: {error}"
+                        "deviation {deviation}, centered {centered}: {error}"
                     );
                 }
             }

@@ -71,7 +71,7 @@ pub(super) struct Dealer {
     pub(super) mirror: Option<std::sync::mpsc::Receiver<Vec<u64>>>,
 }
 
-/// Counts by place.
+/// Counts by label.
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) cost: Cost,

@@ -208,7 +208,7 @@ impl Masked {
         }
     }
 
-    /// Hand-overs whose products were there.
+    /// Reveals whose products were there.
     pub(crate) fn precomputed_reveals(&self) -> u64 {
         if let Role::Evaluator(e) = &self.role {
             e.precomputed.taken
@@ -255,7 +255,7 @@ pub struct Precomputer {
     begun: Arc<AtomicU64>,
     /// Step that [`Self::next_decode`] is to make, unless the session is past it.
     next: u64,
-    /// Hand-overs of a step of so many rows.
+    /// Reveals of a step of so many rows.
     plan: (usize, Vec<RevealSpec>),
 }
 

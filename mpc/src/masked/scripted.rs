@@ -61,7 +61,9 @@ impl ClientScript {
     /// Shifts masks of a partial opening so that its MSBs are those which E0 will send.
     pub(super) fn choose_msb(&mut self, wire: &mut crate::masked::share::Wire) {
         let (msbs, top) = (
-            self.msbs.next().expect("as many half openings as recorded"),
+            self.msbs
+                .next()
+                .expect("as many partial openings as recorded"),
             wire.bits - 1,
         );
         for (i, (open, mask)) in wire.open.iter_mut().zip(&mut wire.mask).enumerate() {

@@ -1,4 +1,4 @@
-//! A token chosen by chance, as a program: Gumbel noise of the server's own, and top-k by a search
+//! A sampled token, as a program: Gumbel noise of the server's own, and top-k by a search
 //! under sharing. What it computes and who learns what: [`crate::sampling`].
 
 use crate::{

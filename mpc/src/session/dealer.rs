@@ -81,7 +81,7 @@ impl DealerSession {
     /// Writes the corrections of a prompt step.
     ///
     /// # Errors
-    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Source`] when the server is
+    /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Dealer`] when the server is
     /// gone.
     pub fn prefill(&mut self, bucket: usize) -> Result<(), ProtocolError> {
         self.step(bucket)

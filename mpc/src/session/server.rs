@@ -77,7 +77,7 @@ impl<E: Engine> ServerSession<E> {
     ///
     /// # Errors
     /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Peer`],
-    /// [`ProtocolError::Source`] on a lost party.
+    /// [`ProtocolError::Dealer`] on a lost party.
     pub fn prefill(&mut self, bucket: usize) -> Result<(), ProtocolError> {
         self.state.blind(bucket)
     }

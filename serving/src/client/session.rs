@@ -455,8 +455,8 @@ impl SessionOpener {
         Ok(Some(Box::new(connection)))
     }
 
-    /// Greets the server in a session that was granted; fetches the masked adapter where it is not
-    /// here.
+    /// Opens the session at the server, one that was granted; fetches the masked adapter where it
+    /// is not here.
     fn exchange_hellos(
         &self,
         parameters: &SessionParameters,

@@ -2,8 +2,8 @@
 //!
 //! 1. A client asks for one of several that its server has: the dealer reserves the first that
 //!    nobody uses, and gives out a token and nothing else. Who then goes away has used nothing up.
-//! 2. The client greets the server with a proof of the token, and the server, which has charged it,
-//!    asks the dealer to release the session. The session's key leaves the
+//! 2. The client opens the session at the server with a proof of the token, and the server, which
+//!    has charged it, asks the dealer to release the session. The session's key leaves the
 //!    [vault](crate::preprocessing::Vault) for good; the server gets what opens its file.
 //! 3. The client collects E0's seed with the token.
 //!

@@ -29,8 +29,8 @@ const CLOSE_NORMAL: u16 = 1000;
 /// The longest silence of the dealer within a step.
 const DEALER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Greets the client, fetches the session from the dealer, then serves steps until the client ends
-/// it or is lost.
+/// Shakes hands with the client, fetches the session from the dealer, then serves steps until the
+/// client ends it or is lost.
 pub(super) fn run(
     server: &Server,
     channel: WebSocketChannel,

@@ -146,7 +146,7 @@ impl World {
         serde_json::from_slice(&answer.body).unwrap()
     }
 
-    /// Greets the server under a session's name.
+    /// Shakes hands with the server under a session's name.
     pub fn handshake(
         &self,
         session: &str,

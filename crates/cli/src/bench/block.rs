@@ -689,7 +689,7 @@ fn explain_comparison(
     eprintln!(
         "Waiting is rounds x one-way delay + what the busier evaluator receives / bandwidth, \
          nothing overlapping and the dealer as near as the peer. one-hot: below {} elements eight \
-         digits and fused last gates (few rounds), from there on digits of four bits and one \
+         digits and fused last gates (few rounds), from there digits of four bits and one \
          converted plane (few bytes). dcf: distributed comparison functions in gates of fewer than \
          {DCF_BELOW} elements, whose keys go to both evaluators.",
         marill_mpc::masked::MANY

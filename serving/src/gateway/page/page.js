@@ -33,11 +33,11 @@ async function connect() {
     const health = await (await fetch("/health")).json();
     const ready = await fetch("/ready");
     if (!ready.ok) return tell(`no private session now: ${(await ready.json()).error.message}`, true);
-    const settings = { "dealer": "two parties and a dealer", "3pc": "two parties and a helper" };
+    const settings = { "dealer": "two parties and a dealer", "3pc": "three parties" };
     const setting = settings[health.setting] || health.setting;
-    const evaluator = health.e0 === "operator" ? ", with an evaluator of its own" : "";
-    const coins = health.rounding === "stochastic" ? ", rounding by coins" : "";
-    const session = `session with ${health.server}, ${setting}${evaluator}, semi-honest${coins}; model ${health.model}`;
+    const party = health.e0 === "operator" ? ", with a separate computing party" : "";
+    const rounding = health.rounding === "stochastic" ? ", stochastic rounding" : "";
+    const session = `session with ${health.server}, ${setting}${party}, semi-honest${rounding}; model ${health.model}`;
     const here = "a demonstration: server and dealer are on this machine, and whoever runs them all can read everything";
     tell(health.demonstration ? `${here}; ${session}` : `private ${session}`, health.demonstration);
     $("here").textContent = `text and tokens, the embedding and the first ${health.public_layers} layers; its half of the rest`;
@@ -49,7 +49,7 @@ async function connect() {
 
 function cost(marill, tokens) {
   const mib = (marill.bytes_sent + marill.bytes_received) / 1048576;
-  const each = marill.decode_steps ? (marill.decode_seconds / marill.decode_steps).toFixed(2) + " s a token" : "one token";
+  const each = marill.decode_steps ? (marill.decode_seconds / marill.decode_steps).toFixed(2) + " s per token" : "one token";
   return `${tokens} tokens; prompt ${marill.prefill_seconds.toFixed(2)} s, then ${each}; ${mib.toFixed(1)} MiB, ${marill.rounds} rounds`;
 }
 

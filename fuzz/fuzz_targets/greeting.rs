@@ -1,4 +1,0 @@
-//! See [`marill_fuzz::handshake`].
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| marill_fuzz::greeting(bytes));
