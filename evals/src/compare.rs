@@ -333,6 +333,7 @@ mod tests {
             "{}",
             only.stderr
         );
+        // Two standard errors of 0.021 on both sides of 0.1, rounded outwards.
         assert!(
             only.interval[0] > 0.05 && only.interval[1] < 0.15,
             "{:?}",

@@ -18,6 +18,7 @@ struct Corpus {
 #[test]
 fn scores_equal_sacrebleu() {
     let fixture: Fixture = serde_json::from_str(include_str!("fixtures/sacrebleu.json")).unwrap();
+    // The reference script writes at least nine; less is a damaged file.
     assert!(fixture.corpora.len() >= 9);
     for corpus in &fixture.corpora {
         let pairs = || {
@@ -28,12 +29,14 @@ fn scores_equal_sacrebleu() {
                 .zip(corpus.references.iter().map(String::as_str))
         };
         let (bleu, chrf) = (bleu(pairs()), chrf(pairs()));
+        // The same formula: exact but for the last bits.
         assert!(
             (bleu - corpus.bleu).abs() < 1e-9,
             "{:?}: BLEU {bleu}, sacrebleu {}",
             corpus.hypotheses,
             corpus.bleu
         );
+        // As above.
         assert!(
             (chrf - corpus.chrf).abs() < 1e-9,
             "{:?}: chrF {chrf}, sacrebleu {}",

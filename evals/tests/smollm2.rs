@@ -36,6 +36,7 @@ fn package() -> PathBuf {
 fn greedy_text_equals_that_of_transformers() {
     let reference: Reference =
         serde_json::from_str(include_str!("../reference/smollm2-greedy.json")).unwrap();
+    // The reference script writes at least five; less is a damaged file.
     assert!(reference.cases.len() >= 5);
     let base = Checkpoint::open(&package()).unwrap();
     let digest = Sha256::digest(std::fs::read(package()).unwrap());
@@ -47,6 +48,7 @@ fn greedy_text_equals_that_of_transformers() {
         assert_eq!(text, case.text, "the chat template");
         let prompt = base.tokenizer.encode(&text).unwrap();
         assert_eq!(prompt, case.prompt, "the tokenizer, on {text:?}");
+        // Answers long enough that a divergence would show.
         assert!(case.answer.len() >= 48);
         model.reset();
         let mut logits = model.logits(&prompt).unwrap();

@@ -260,6 +260,7 @@ fn gpt2_is_the_real_one_layer_by_layer_and_token_by_token() {
         twin.prefill(&prompt).unwrap();
         let (sums, _) = Real(&model).run(&rows);
         let worst = worst_layer(&spec, &twin.take_trace(), &sums);
+        // The stated error of the arithmetic, 2.6e-3 measured, with room for other seeds.
         assert!(worst < 5e-3, "seed {seed}: {worst}");
         for step in 0..3 {
             let (_, last) = Real(&model).run(&rows);
@@ -270,6 +271,7 @@ fn gpt2_is_the_real_one_layer_by_layer_and_token_by_token() {
                 .zip(&got)
                 .map(|(e, g)| (e - f64::from(*g)).abs())
                 .fold(0.0, f64::max);
+            // The stated error again: the head is a small matrix.
             assert!(
                 worst < 5e-3,
                 "seed {seed}, step {step}: logits differ by {worst}"
@@ -321,11 +323,13 @@ fn bert_is_the_real_one_layer_by_layer_and_pooled() {
                     .map(|(e, g)| (e - f64::from(*g)).abs())
                     .fold(0.0, f64::max)
             };
+            // The error that a layer may have: the mean or the head adds none of its own size.
             assert!(
                 worst < 5e-3,
                 "seed {seed}, {architecture:?}: the answer is off by {worst}"
             );
             let worst = worst_layer(&spec, &twin.take_trace(), &sums);
+            // As stated above.
             assert!(
                 worst < 5e-3,
                 "seed {seed}, {architecture:?}: a layer is off by {worst}"
@@ -476,6 +480,7 @@ fn blocks_of_gpt2_and_bert_keep_to_their_budgets() {
         "GPT-2 124M, prompt of 128",
         block_cost(Architecture::Gpt2, 768, 12, 128, 0),
     );
+    // Budgets of these blocks: `docs/architectures.md` has what they take.
     assert!(
         rounds <= 100 && megabytes <= 32.7,
         "{rounds} rounds, {megabytes} MB"
@@ -484,6 +489,7 @@ fn blocks_of_gpt2_and_bert_keep_to_their_budgets() {
         "GPT-2 124M, a token at 128 keys",
         block_cost(Architecture::Gpt2, 768, 12, 1, 128),
     );
+    // As above.
     assert!(
         rounds <= 84 && megabytes <= 0.31,
         "{rounds} rounds, {megabytes} MB"
@@ -492,6 +498,7 @@ fn blocks_of_gpt2_and_bert_keep_to_their_budgets() {
         "BERT base, text of 128",
         block_cost(CLASSIFIER, 768, 12, 128, 0),
     );
+    // As above.
     assert!(
         rounds <= 108 && megabytes <= 42.0,
         "{rounds} rounds, {megabytes} MB"

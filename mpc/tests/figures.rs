@@ -1,5 +1,6 @@
 //! What a step costs for the shapes of SmolLM2-135M with 15 private layers, merged heads and rank
 //! 8: exact numbers, so that a change of cost is a decision.
+//! Where `<=` stands, the number is the budget that a step was built for, not what it takes today.
 
 use marill_mpc::{
     DecoderSpec, MaskedAdapter, tally_decode, tally_prefill, testing::with_private_matrices,

@@ -1,5 +1,6 @@
 //! What DCF costs beside one-hot comparisons, for the shapes of SmolLM2-135M: exact numbers, so
 //! that a change of cost is a decision.
+//! Where `<=` stands, the number is a budget, not what a step takes today.
 
 use std::time::Duration;
 

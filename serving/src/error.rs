@@ -436,6 +436,7 @@ mod tests {
             Some(("x [2J".into(), "a hint: b ]0;t".into()))
         );
         let long = format!("{{\"error\":{{\"message\":\"{}\"}}}}", "x".repeat(100_000));
+        // The limit of a peer's text is 300 characters and the mark of a cut.
         assert!(message_of(&long).unwrap().1.len() < 400);
     }
 }

@@ -232,6 +232,7 @@ mod tests {
         for line in text.lines().filter(|line| !line.is_empty()) {
             if let Some(help) = line.strip_prefix("# HELP ") {
                 let (name, help) = help.split_once(' ').unwrap();
+                // A sentence, not a word.
                 assert!(
                     help.len() > 10 && helps.insert(name.to_string(), help).is_none(),
                     "{line}"

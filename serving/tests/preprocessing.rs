@@ -136,6 +136,7 @@ fn a_session_from_a_file_gives_the_twins_tokens() {
         files(world.folder.path()).is_empty(),
         "a used file is removed"
     );
+    // Seeds and heads of HTTP, no corrections.
     assert!(
         opener.dealer.count.received_bytes() < 8 << 10,
         "the client downloads its seeds"

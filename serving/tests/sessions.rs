@@ -38,6 +38,7 @@ fn a_session_gives_the_twins_tokens_at_the_tallied_cost() {
         (costs[1].rounds, costs[1].bytes_sent),
         (decode.rounds, decode.e0_to_e1_bytes + 5)
     );
+    // Seeds and heads of HTTP, no corrections.
     assert!(
         opener.dealer.count.received_bytes() < 64 << 10,
         "the client downloads little from the dealer"
@@ -106,6 +107,7 @@ fn the_masked_adapter_travels_once_even_over_a_restart() {
         with >= adapter_bytes && without < adapter_bytes.min(4096),
         "{with}, then {without}"
     );
+    // A greeting and no adapter, which alone is longer.
     assert!(
         received(&world.opener()) < 4096,
         "a new process finds it on disk"
@@ -186,6 +188,7 @@ fn an_outside_proxy_counts_the_bytes_that_the_client_reports() {
     wait_until("the same count of received bytes", || {
         count.received_bytes() == proxy.received_len()
     });
+    // A prompt of this model is longer in both directions: the counters count.
     assert!(count.sent_bytes() > 10_000 && count.received_bytes() > 10_000);
 }
 

@@ -156,6 +156,7 @@ fn a_tuned_model_learns_and_leaves_what_is_promised() {
     let report = place
         .run(TUNE, &["train.epochs=10", "dataset.0.path=swapped.jsonl"])
         .unwrap();
+    // Labels follow from a word, so a run that learns at all halves its loss.
     assert!(report.final_loss < 0.5 * report.first_loss, "{report:?}");
     assert!(report.val_loss.is_some_and(|v| v.is_finite()));
     for name in [
@@ -187,6 +188,7 @@ fn a_tuned_model_learns_and_leaves_what_is_promised() {
     );
     let mut tuned = FloatModel::new(&base, &transforms, Some(&adapter)).unwrap();
     let after = accuracy(&mut tuned, &base);
+    // The label follows from a word; guessing is right half of the time.
     assert!(after > 0.9, "{after}");
 }
 
@@ -635,6 +637,7 @@ fn a_stage_of_hidden_states_moves_every_factor_and_comes_closer() {
         "train.epochs=10",
     ];
     let report = place.run(&distil, &only).unwrap();
+    // Labels follow from a word, so a run that learns at all halves its loss.
     assert!(report.final_loss < 0.5 * report.first_loss, "{report:?}");
     let adapter = Adapter::load(&place.path("tuned/adapter.safetensors")).unwrap();
     for (name, tensor) in adapter.tensors.iter().filter(|(n, _)| n.contains("lora_B")) {
@@ -732,6 +735,7 @@ fn the_last_steps_alone_see_the_secure_programs_values() {
     let (quantized, adapter) = losses("quantized", &["train.quantize_last_steps=4"]);
     assert_eq!(plain[..5], quantized[..5]);
     for (step, (plain, quantized)) in plain.iter().zip(&quantized).enumerate().skip(5) {
+        // Rounding to the format moves a loss by less than a percent, and must move it.
         assert!(
             plain != quantized && (plain - quantized).abs() < 0.01 * plain,
             "{step}: {plain}, {quantized}"
@@ -775,6 +779,7 @@ fn dropout_changes_the_run_but_not_its_measured_loss() {
         )
         .unwrap()
         .val_loss;
+    // Equal but for one step at a rate of 1e-12.
     assert!(
         (with.unwrap() - without.unwrap()).abs() < 1e-6,
         "{with:?} {without:?}"

@@ -159,6 +159,7 @@ fn idle_connections_beyond_the_descriptors_hold_nobody_up() {
         "{:?}",
         began.elapsed()
     );
+    // Most got through: more than the silent lines that one address may hold.
     assert!(idle.len() > 64);
 }
 

@@ -141,6 +141,7 @@ fn bench_of_single_operations_finds_the_twins_values() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+    // One line for each of the fourteen operations.
     assert!(lines.len() >= 14);
     for line in lines {
         assert_eq!(

@@ -63,10 +63,12 @@ fn three_processes_answer_as_the_twin_and_leak_no_word() {
         sockets["dealer_sent"].as_u64().unwrap(),
         to_dealer.sent().len() as u64
     );
+    // A seed and heads of HTTP, no corrections.
     assert!(sockets["dealer_received"].as_u64().unwrap() < 64 << 10);
 
     let mut left = to_server.readable();
     left.extend(to_dealer.readable());
+    // The greetings alone are longer: less would mean that the wrong bytes were looked through.
     assert!(
         left.len() > 10_000 && contains(&left, "partition_id"),
         "handshakes are readable, so text would be too"
@@ -139,6 +141,7 @@ fn the_gateway_answers_the_openai_interface() {
         .as_str()
         .unwrap()
         .to_string();
+    // The request asks for so many.
     assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() <= 5);
 
     let body = json!({
@@ -699,6 +702,7 @@ fn with_a_separate_party_the_client_sends_shares_only() {
         "one round per token for the client"
     );
     for left in [to_server.readable(), to_party.readable()] {
+        // As above: the greetings alone are longer.
         assert!(left.len() > 10_000 && contains(&left, "partition_id"));
         telling(PROMPT)
             .for_each(|word| assert!(!contains(&left, word), "`{word}` left the client in clear"));

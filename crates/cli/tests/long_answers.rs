@@ -151,6 +151,7 @@ fn long_answers_equal_the_twins_alone_and_two_at_once() {
         turns >= ANSWER_TOKENS / 2,
         "the steps do not interleave: {turns} turns"
     );
+    // Twice the work on the same cores, and a tenth for taking turns.
     assert!(
         two <= 2.2 * one,
         "two at once take {:.2} times as long as one",

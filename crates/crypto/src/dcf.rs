@@ -597,6 +597,8 @@ mod tests {
             cws.iter().for_each(|&b| counts[usize::from(b)] += 1.0);
             let mean = cws.len() as f64 / 256.0;
             let chi_square: f64 = counts.iter().map(|c| (c - mean).powi(2) / mean).sum();
+            // Of 255 degrees of freedom, 5.5 standard deviations above the mean. Enough bytes that
+            // every value is expected hundreds of times.
             assert!(
                 cws.len() > 100_000 && chi_square < 380.0,
                 "{chi_square} for {alpha}"

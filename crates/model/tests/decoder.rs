@@ -277,6 +277,7 @@ fn a_frozen_weight_under_lora_changes_no_gradient() {
         };
         let (all, few) = (values(&all), values(&few));
         let largest = all.iter().fold(0f32, |m, v| m.max(v.abs()));
+        // Sums in another order differ in the last bits of a 24-bit mantissa, over many terms.
         assert!(
             largest > 0.0
                 && all
@@ -319,6 +320,7 @@ fn fake_quantized_gradients_are_nearly_those_of_the_floats() {
         plain.to_scalar::<f32>().unwrap(),
         rounded.to_scalar::<f32>().unwrap(),
     );
+    // Rounding to the format moves a loss by far less than a percent, and must move it.
     assert!(
         a != b && (a - b).abs() < 1e-2 * a,
         "{a} in floats, {b} fake-quantized"
@@ -338,6 +340,7 @@ fn fake_quantized_gradients_are_nearly_those_of_the_floats() {
         let dot =
             |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(x * y)).sum::<f64>();
         let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
+        // Gradients pass straight through the rounding; only the point they are taken at differs.
         assert!(cosine > 0.999, "`{name}`: {cosine}");
     }
 }
@@ -407,6 +410,7 @@ fn merged_attention_is_the_formula() {
                 for i in 0..d {
                     let value = |j: usize| f64::from(v[j][config_kv(head) * d + i]);
                     let expected: f64 = (0..=row).map(|j| weights[j] / total * value(j)).sum();
+                    // 32-bit floats near one, some ten terms.
                     assert!((expected - f64::from(got[row][head * d + i])).abs() < 1e-5);
                 }
             }
@@ -428,6 +432,7 @@ fn the_cache_and_packing_change_nothing() {
     model.reset();
     for (nth, token) in tokens.iter().enumerate() {
         let step = model.logits(&[*token]).unwrap();
+        // 32-bit floats near one in sums of another order.
         step.iter()
             .zip(&whole[nth])
             .for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
@@ -435,6 +440,7 @@ fn the_cache_and_packing_change_nothing() {
     model.truncate(2).unwrap();
     assert_eq!(model.len(), 2);
     let again = model.logits(&tokens[2..]).unwrap();
+    // As above: sums in another order.
     again
         .iter()
         .zip(&whole[4])
@@ -448,6 +454,7 @@ fn the_cache_and_packing_change_nothing() {
         .to_vec2::<f32>()
         .unwrap();
     for row in 0..5 {
+        // 32-bit floats near one in sums of another order.
         packed[row + 2]
             .iter()
             .zip(&whole[row])
@@ -470,6 +477,7 @@ fn the_prefix_gives_the_same_bits_in_steps_and_threads() {
     let whole = Prefix::new(&base, 2).unwrap().forward(&tokens).unwrap();
     let float = FloatModel::new(&base, &Transforms::default(), None).unwrap();
     let expected = &float.layer_outputs(&tokens).unwrap()[2];
+    // Other kernels, so sums in another order, of 32-bit floats near one.
     whole
         .iter()
         .zip(expected)

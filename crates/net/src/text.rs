@@ -42,6 +42,7 @@ mod tests {
             "a [2J b c d  "
         );
         let long = peer_text(&"\u{e4}".repeat(100_000));
+        // The limit is 300 characters and the mark of a cut.
         assert!(
             long.chars().count() < 320 && long.ends_with("(cut)"),
             "{long}"

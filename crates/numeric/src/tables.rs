@@ -530,6 +530,7 @@ mod tests {
     #[test]
     fn normal_tail_and_exponential_agree_with_known_values() {
         let close = |value: i128, expected: f64| {
+            // What a 64-bit float holds of the expected value, with room.
             assert!((value as f64 / ONE as f64 - expected).abs() < 1e-12)
         };
         close(exp_neg(ONE), 0.367_879_441_171_442_33);

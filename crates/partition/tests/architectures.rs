@@ -322,6 +322,7 @@ fn minilm_gives_the_float_embeddings_and_knows_what_is_similar() {
             "{text:?}: {} tokens, largest difference {error:.1e} of the root mean square",
             tokens.len()
         );
+        // Six layers with errors of 1e-3 each, measured at 1.5e-3.
         assert!(error < 1e-2, "{text:?}: {error}");
         let norm = got.iter().map(|v| v * v).sum::<f32>().sqrt();
         got.iter().map(|v| v / norm).collect()
@@ -350,5 +351,6 @@ fn minilm_gives_the_float_embeddings_and_knows_what_is_similar() {
         cosine(&food, &bread),
         cosine(&food, &stocks)
     );
+    // Measured in floats at 0.755 and -0.010: near and far, with room for another rounding.
     assert!(cosine(&food, &bread) > 0.6 && cosine(&food, &stocks) < 0.2);
 }

@@ -89,6 +89,7 @@ fn fake_quantized_layers_are_nearer_to_the_integer_program() {
         fake_quantized += far(&quantized, Some(format));
     }
     let ratio = (fake_quantized / floats).sqrt();
+    // Fake quantization must explain most of the distance: less than half of it is left.
     assert!(
         ratio < 0.4,
         "the distance of the fake-quantized layers is {ratio} of the floats'"

@@ -77,6 +77,7 @@ fn integer_layers_are_float_layers_within_the_stated_error() {
             .zip(&expected)
             .map(|(a, b)| (a - b).abs() / spread)
             .fold(0.0, f32::max);
+        // The head adds up what the layers are off by.
         assert!(worst < 2.0 * BOUND, "seed {seed}: logits differ by {worst}");
     }
 }

@@ -127,6 +127,7 @@ fn export_proves_a_range_or_names_a_large_factor() {
     };
     let report = run(&fixture, "small");
     let proof = report.range.as_ref().unwrap();
+    // Rows of this model are far shorter.
     assert!(proof.envelope.row_norm > 100.0, "{proof:?}");
     assert!(
         describe_range(&report.range)

@@ -503,6 +503,7 @@ fn damaged_files_are_read_or_refused_by_name() {
             }
         }
     }
+    // Both happen often, or the damage tests nothing.
     assert!(
         refused > 500 && taken > 200,
         "{refused} refused, {taken} taken"

@@ -102,6 +102,7 @@ fn broken_toml_and_missing_tables_are_reported_together() {
         "{all:#?}"
     );
     let all = problems(&"{\"text\": \"no recipe\"}\n".repeat(100), &[]);
+    // A hundred errors are summed up in one, so that the first ones are read.
     assert!(
         all.len() < 10 && all.iter().any(|p| p.contains("95 more such errors")),
         "{all:#?}"
@@ -146,6 +147,7 @@ fn the_recipes_of_the_repository_are_valid() {
             count += 1;
         }
     }
+    // agnews, trec, multi30k and mbpp at least.
     assert!(count >= 4, "{count} recipes");
 }
 
@@ -715,6 +717,7 @@ fn mistakes_without_number_are_reported_in_linear_time() {
     }
     let start = std::time::Instant::now();
     let all = problems(&GOOD.replace("[model]\n", &one_line), &[]);
+    // Time as above; as many problems as the line has keys that are none.
     assert!(
         all.len() > 20_000 && start.elapsed().as_secs() < 10,
         "{:?}",
@@ -726,6 +729,7 @@ fn mistakes_without_number_are_reported_in_linear_time() {
         "y".repeat(50_000)
     );
     let all = problems(&long, &[]);
+    // A line that is quoted is cut to what a terminal shows.
     assert!(
         all[0].len() < 1000 && all[0].contains("   | x = \"ü"),
         "{}",

@@ -306,6 +306,7 @@ mod tests {
     #[test]
     fn a_constant_line_still_has_an_axis() {
         let axis = Axis::over((3.0, 3.0), 0.0, 100.0);
+        // Exact but for the last bits.
         assert!((axis.place(3.0) - 50.0).abs() < 1e-9);
         assert!(!axis.ticks().is_empty());
     }

@@ -248,6 +248,7 @@ fn stochastic_truncation_is_unbiased_and_off_by_about_one() {
         variances[class] += fraction * (1.0 - fraction) + 1.0 / 256.0;
     }
     for class in 0..14 {
+        // Five standard deviations.
         assert!(
             sums[class].abs() < 5.0 * variances[class].sqrt(),
             "class {class}: {}",
@@ -255,6 +256,7 @@ fn stochastic_truncation_is_unbiased_and_off_by_about_one() {
         );
     }
     let (sum, variance): (f64, f64) = (sums.iter().sum(), variances.iter().sum());
+    // Five standard deviations.
     assert!(
         sum.abs() < 5.0 * variance.sqrt(),
         "the mean error is {}",
@@ -479,6 +481,7 @@ fn softmax_over_2048_keys_is_within_a_thousandth() {
         }
         at += len;
     }
+    // Weights have 14 fractional bits and exp is good to 1.5e-4; the sum adds as much again.
     assert!(worst < 1e-3, "{worst}");
 }
 

@@ -443,6 +443,7 @@ fn every_value_is_the_twins(
             }
         }
     }
+    // A session of this model has more values; less means that a trace broke off.
     assert!(compared > 10_000, "the traces hold the whole session");
 }
 
@@ -814,6 +815,8 @@ fn look_uniform(fixture: Fixture) {
         bytes.iter().for_each(|&b| counts[usize::from(b)] += 1.0);
         let mean = bytes.len() as f64 / 256.0;
         let chi_square: f64 = counts.iter().map(|c| (c - mean).powi(2) / mean).sum();
+        // Of 255 degrees of freedom, 5.5 standard deviations above the mean. Enough bytes that
+        // every value is expected hundreds of times.
         assert!(
             bytes.len() > 100_000 && chi_square < 380.0,
             "{name}: {chi_square} over {} bytes",
@@ -836,6 +839,7 @@ fn a_changed_correction_changes_what_is_computed() {
         let run = fixture.record(&input, Some(total * 9 / 10 * k / 16 + 5));
         changed += usize::from(values(&run) != expected || run.tokens != honest.tokens);
     }
+    // Half of them: see why above.
     assert!(changed >= 8, "only {changed} of 16 changes had an effect");
 }
 

@@ -281,6 +281,7 @@ mod tests {
                 .all(|(a, b)| a.wrapping_add(*b) == 7)
         );
         let ones: u32 = a.boundary.iter().map(|v| v.count_ones()).sum();
+        // Ten standard deviations of 262,144 fair bits.
         assert!((ones as f64 / (64.0 * 4096.0) - 0.5).abs() < 0.01);
         assert_ne!(InputShare::of_row(&values)[0], a, "every split is fresh");
     }

@@ -279,6 +279,7 @@ mod tests {
             for bit in 0..spec.private_bits(module) {
                 let ones = words.iter().filter(|w| *w >> bit & 1 == 1).count() as f64;
                 let (n, half) = (words.len() as f64, words.len() as f64 / 2.0);
+                // 5.5 standard deviations: once in 26 million for each of some hundred bits.
                 assert!(
                     (ones - half).abs() < 5.5 * (n / 4.0).sqrt(),
                     "{module:?}, bit {bit}: {ones} of {n}"

@@ -69,6 +69,7 @@ mod tests {
         let y = Dropout { rate: 0.3, key: 7 }.apply(&x);
         let zeros = y.iter().filter(|&&v| v == 0.0).count() as f64 / x.len() as f64;
         let mean = y.iter().map(|&v| f64::from(v)).sum::<f64>() / x.len() as f64;
+        // Four standard deviations of 100,000 draws: 0.0015 for the share, 0.0021 for the mean.
         assert!(
             (zeros - 0.3).abs() < 0.006 && (mean - 1.0).abs() < 0.01,
             "{zeros} {mean}"

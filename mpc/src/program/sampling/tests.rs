@@ -54,6 +54,7 @@ fn chi_square(counts: &[f64], expected: &[f64]) -> (f64, f64) {
     for (count, p) in counts.iter().zip(expected) {
         let mean = p * SAMPLES as f64;
         if mean < 5.0 {
+            // A Poisson count of mean below 5 exceeds 20 less than once in a million.
             assert!(*count <= 20.0, "{count} of a class expected {mean} times");
         } else {
             sum.0 += (count - mean).powi(2) / mean;

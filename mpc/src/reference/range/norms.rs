@@ -152,7 +152,9 @@ mod tests {
             .collect();
         let exact = length(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
             * length(&(0..40).map(|j| f64::from(j % 3)).collect::<Vec<_>>());
+        // Power iteration on rank one ends after a step: exact but for the last bits.
         assert!((operator_norm(&rank_one, 40) / exact - 1.0).abs() < 1e-9);
+        // As above.
         assert!((operator_norm(&transposed(&rank_one, 40), 6) / exact - 1.0).abs() < 1e-9);
     }
 }

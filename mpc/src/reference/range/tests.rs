@@ -117,6 +117,7 @@ fn values_stay_within_bounds_that_are_near_enough() {
                     );
                     let slack = bound / largest.max(1.0);
                     if *label == "norm.x" {
+                        // Five bits: what Cauchy-Schwarz gives away on random rows.
                         assert!(
                             slack < 30.0,
                             "{label}: {bound} is proved, {largest} was seen"
@@ -285,6 +286,7 @@ fn the_largest_envelope_lies_between_good_and_bad() {
             model.0.spec.architecture,
             proof.tightest()
         );
+        // Rows of these models are shorter; 2^16 is where the format ends.
         assert!(norm > 50.0 && norm < 65536.0);
         assert_eq!(prover.prove(proof.envelope).unwrap(), proof);
         assert!(
