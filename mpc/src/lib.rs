@@ -1,15 +1,15 @@
-//! Secure evaluation of the private layers of a decoder.
+//! Secure evaluation of the private layers of a language model.
 //!
 //! One program ([`program`]), written against the [`engine::Engine`] trait, and several
 //! interpreters of it:
 //!
 //! | interpreter | what a tensor is | file |
 //! |---|---|---|
-//! | [`Twin`] | the integers in clear: the definition | `twin.rs` |
-//! | [`RealTwin`] | what the integers approximate, in floats | `real.rs` |
+//! | [`Twin`] | the integers in clear: the definition | `reference/twin.rs` |
+//! | [`RealTwin`] | what the integers approximate, in floats | `reference/real.rs` |
 //! | evaluators E0, E1 | additive shares and masked wires | `masked.rs` |
 //! | dealer | the masks of the wires; writes corrections | `masked.rs` |
-//! | range | bounds; proves that nothing overflows | `range.rs` |
+//! | range | bounds; proves that nothing overflows | `reference/range.rs` |
 //! | tally | shapes; counts rounds and bytes | `masked.rs` |
 //!
 //! The crate is synchronous and free of files, sockets and floats at run time: sessions

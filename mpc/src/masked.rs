@@ -12,7 +12,7 @@
 //! # Security
 //! Semi-honest, one corruption, 128-bit computational. What an evaluator sees is
 //! - opened values `y + r'`, with `r'` uniform over the opened width and used once (a fresh stretch
-//!   of a stream), or of them a part ([`opening`]);
+//!   of a stream), or of them a part ([`reveal`]);
 //! - E1 further sees corrections `c - [c]_0` with `[c]_0` fresh from a stream that E1 does not
 //!   hold;
 //! - E1 sees `x + [r]_0` of what is revealed to it, and `p + p' - Â·[r]_0` (see [`linear`]),
@@ -22,7 +22,7 @@
 //! and its own seed produces them by sampling; E0's output share of the token is determined by the
 //! token. The dealer sees shapes only. Sources: Beaver (CRYPTO '91) for products, Boyle et al. (TCC
 //! '19) for masked wires, Rathee et al. (CrypTFlow2, CCS '20) for the comparison tree; the exact
-//! truncation is derived in [`truncate`].
+//! truncation is derived in [`onehot::truncate`].
 //!
 //! Masks are never used twice: streams only move forward, and a session's seeds die with it.
 

@@ -2,9 +2,10 @@
 //! arithmetic share, without a round.
 //!
 //! # Functionality
-//! The functionality of a gate is that of its one-hot form (see [`super::truncate`],
-//! [`super::compare`], [`super::piecewise`], [`super::tabulated`]): the same integers, modulo the
-//! same width. Only how it gets there differs.
+//! The functionality of a gate is that of its one-hot form (see
+//! [`crate::masked::onehot::truncate`], [`crate::masked::onehot::argmax`],
+//! [`crate::masked::onehot::spline`], [`crate::masked::onehot::activation`]): the same integers,
+//! modulo the same width. Only how it gets there differs.
 //!
 //! # How
 //! The dealer knows the mask `r` of a wire, so it hands out [comparison

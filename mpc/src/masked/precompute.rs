@@ -1,7 +1,7 @@
 //! E0's products of its own masks, before the step that needs them.
 //!
 //! # What
-//! Once a value is revealed to E1 ([`super::opening`]), E0's half of it is `-[r]_0`, so its
+//! Once a value is revealed to E1 ([`crate::masked::reveal`]), E0's half of it is `-[r]_0`, so its
 //! products with public maps, with `Â` and with `Ŵ` depend on no input. The masks come from a
 //! stream that a step has to itself, so that the masks of a later step are there whatever came
 //! before. A [`Precomputer`] makes these products on any thread at any time; a session that is

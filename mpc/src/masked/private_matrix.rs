@@ -5,7 +5,7 @@
 //!
 //! # Protocol
 //! E0 holds `Ŵ = W + R_W` with masks that E1 and the dealer expand (see `weights/full.rs`). It
-//! hands `x` over ([`super::opening`]), so that E1 holds `x + [r]_0`:
+//! hands `x` over ([`crate::masked::reveal`]), so that E1 holds `x + [r]_0`:
 //! `W·x = W·(x + [r]_0) - Ŵ·[r]_0 + R_W·[r]_0`. E1 computes the first term, E0 the second, before
 //! that if it likes, since both factors are its own. The third is a function of masks that the
 //! dealer knows and defers into the mask of the truncation behind the product (see

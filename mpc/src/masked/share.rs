@@ -11,7 +11,7 @@ pub struct Share {
     pub(crate) data: Vec<u64>,
     /// Whether the evaluators' halves lack a term that the dealer knows and keeps in its own
     /// `data`. A truncation takes it into the mask of its opening, for nothing; any other use has
-    /// it shared first ([`Masked::materialized`]).
+    /// it shared first ([`crate::masked::Masked::materialize`]).
     pub(crate) deferred: bool,
 }
 

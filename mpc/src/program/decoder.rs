@@ -38,8 +38,9 @@ use crate::{
 
 /// Runs one step: `rows` new rows of boundary activations in, one token out (at the client).
 ///
-/// In the first step the rows are a padded prompt, padding first, and `bias` holds [`PAD_BIAS`] for
-/// every padded position and zero for the others; neither reaches the server in clear.
+/// In the first step the rows are a padded prompt, padding first, and `bias` holds
+/// [`crate::program::padding::PAD_BIAS`] for every padded position and zero for the others; neither
+/// reaches the server in clear.
 ///
 /// # Errors
 /// Whatever the engine reports: a lost peer, or a value out of range in the twin.

@@ -48,8 +48,8 @@ impl DealerSession {
         }
     }
 
-    /// Returns self comparing with DCF ([`Comparison::Dcf`]); `dcf_keys` leads to E0. Before the
-    /// first step.
+    /// Returns self comparing with DCF ([`crate::Comparison::Dcf`]); `dcf_keys` leads to E0. Before
+    /// the first step.
     #[must_use]
     pub fn with_dcf(mut self, dcf_keys: Box<dyn Channel>) -> Self {
         self.state.engine = self.state.engine.with_dcf(dcf_keys);

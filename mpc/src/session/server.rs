@@ -66,7 +66,8 @@ impl ServerSession {
 }
 
 impl<E: Engine> ServerSession<E> {
-    /// As [`ClientSession::with_sampling`]; the noise is this party's own, drawn for every token.
+    /// As [`crate::ClientSession::with_sampling`]; the noise is this party's own, drawn for every
+    /// token.
     #[must_use]
     pub fn with_sampling(mut self, sampling: Option<Sampling>) -> Self {
         self.state.cache = self.state.cache.with_sampling(sampling);

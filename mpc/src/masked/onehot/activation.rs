@@ -3,10 +3,10 @@
 //!
 //! With `x̂ = x + r` opened, the index of `x` is the difference of the middle digits of `x̂` and
 //! `r`, less the borrow `β` of the digits below. The line of the larger candidate and the change of
-//! slope at its left end are looked up at once ([`super::lookup`]); `β` enters their product from
-//! its opened form. Whether `x` lies in the domain and whether it is negative are products of
-//! equalities and borrows of the same digits. The piece is exact modulo `2^24`, truncated by a
-//! borrow that is joined with the domain bit.
+//! slope at its left end are looked up at once ([`crate::masked::onehot::lut`]); `β` enters their
+//! product from its opened form. Whether `x` lies in the domain and whether it is negative are
+//! products of equalities and borrows of the same digits. The piece is exact modulo `2^24`,
+//! truncated by a borrow that is joined with the domain bit.
 //!
 //! Rounds after the opening: 3 for few elements, or 4 where the digits below the index are more
 //! than 9 bits, 5 for many (the borrow and the products of top digits, the last conversion, each in

@@ -152,8 +152,8 @@ impl Affine {
         Ok(data)
     }
 
-    /// `bit · x` for a narrow wire `x` and its wide share (see [`super::gated`]), given the shares
-    /// of the monomials.
+    /// `bit · x` for a narrow wire `x` and its wide share (see [`crate::masked::onehot::swiglu`]),
+    /// given the shares of the monomials.
     pub(in crate::masked) fn times_narrow(
         &self,
         engine: &mut Masked,

@@ -5,8 +5,8 @@
 //! threshold so far are opened under one mask each; signs against the pass's candidates come from
 //! one set of one-hot vectors an element; their sums are counts, whose comparison with k gives the
 //! next digit of the threshold. Everything that is opened is masked, so views are those of
-//! comparisons ([`super::compare`]): uniform, of sizes that depend on shapes alone. Neither party
-//! learns the threshold or a count.
+//! comparisons ([`crate::masked::onehot::argmax`]): uniform, of sizes that depend on shapes alone.
+//! Neither party learns the threshold or a count.
 //!
 //! Cost over 49,152 logits: 67 rounds. A tournament that keeps sorted lists of k through every
 //! level takes 4 rounds for each of its comparators' stages, and has

@@ -350,8 +350,8 @@ impl Masked {
 
     /// The same from XOR-shared threshold bits, which need not become numbers one by one: neighbors
     /// differ at the interval alone, so their sums are a shared one-hot vector, and a table read by
-    /// it is right up to a sign ([`super::lookup`]). That sign, which is the vector's own sum, is
-    /// opened under a mask with what it multiplies. One round.
+    /// it is right up to a sign ([`crate::masked::onehot::lut`]). That sign, which is the vector's
+    /// own sum, is opened under a mask with what it multiplies. One round.
     fn looked_up_pieces(
         &mut self,
         table: &Piecewise,

@@ -11,8 +11,8 @@
 //! The result is exact; nothing can fail while `|z| < 2^(k-2)`.
 //!
 //! E1 needs the low `f` bits of `ẑ` for the comparison and `msb(ẑ)` for its share, so with one-hot
-//! comparisons the opening is a partial one ([`super::opening`]): `f + 1` bits from E0 instead of
-//! `k`, the last of them with the comparison's last gate.
+//! comparisons the opening is a partial one ([`crate::masked::reveal`]): `f + 1` bits from E0
+//! instead of `k`, the last of them with the comparison's last gate.
 //!
 //! # Stochastic rounding
 //! Without the half added and without the borrow `b` taken off, the opening alone yields
@@ -327,7 +327,7 @@ impl Masked {
         Ok(self.high_part_and_wraps(wire, shift, out_bits, offset)?.0)
     }
 
-    /// As [`Self::high_part`], and the shares of `msb(r)`, for [`take_wraps`] once E1 knows
+    /// As [`Self::high_part`], and the shares of `msb(r)`, for `take_wraps` once E1 knows
     /// `msb ẑ`: until then its half takes that for zero.
     pub(in crate::masked) fn high_part_and_wraps(
         &mut self,
