@@ -29,12 +29,16 @@
 use crate::{
     cost::{Cost, Traffic},
     error::ProtocolError,
-    masked::party::{Corrections, Dealer, Evaluator, Tally, headroom},
+    masked::{
+        hooks::{DealerStreams, EvaluatorStreams, Observer},
+        party::{Corrections, Dealer, Evaluator, Tally, headroom},
+    },
 };
 mod boolean;
 mod correction_stream;
 mod dcf;
 mod extend;
+mod hooks;
 mod input;
 mod interpreter;
 mod linear;
@@ -103,21 +107,8 @@ pub struct Masked {
     hash: Cipher,
     /// Steps begun.
     steps: u64,
-    /// Coins of stochastic roundings in order, for the twin.
-    #[cfg(test)]
-    randomness: Vec<u64>,
-    /// What dropping bits contributes to the rounding randomness of the opening that follows.
-    #[cfg(test)]
-    dropped: Option<(u32, Vec<u64>)>,
-    /// MSBs that E0 sent, in order.
-    #[cfg(test)]
-    msbs: Vec<Vec<u64>>,
-    /// The server's noise in order, for the twin.
-    #[cfg(test)]
-    noise: Vec<u64>,
-    /// Own shares by label, for comparison with the twin.
-    #[cfg(test)]
-    trace: Vec<(&'static str, u32, Vec<u64>)>,
+    /// Nobody, in a session.
+    observer: Option<Box<dyn Observer>>,
 }
 
 /// See [`Masked`]: a decoded token stays below, a prompt of 16 tokens of the smallest models is
@@ -176,10 +167,9 @@ impl Masked {
         {
             return Err(ProtocolError::AdapterMismatch);
         }
-        let masks = Prg::new(seed, "wire masks");
         let evaluator = Evaluator {
             first,
-            masks,
+            randomness: Box::new(EvaluatorStreams::new(seed)),
             reveal_masks: RevealMasks::new(seed),
             precomputed: Precomputed::default(),
             corrections,
@@ -190,10 +180,6 @@ impl Masked {
             one_way: None,
             adapter: Arc::new(adapter),
             matrices,
-            #[cfg(test)]
-            script: None,
-            #[cfg(test)]
-            mirror: None,
         };
         Ok(Self::new(Role::Evaluator(Box::new(evaluator)), spec))
     }
@@ -220,19 +206,14 @@ impl Masked {
         sink: Box<dyn Channel>,
     ) -> Self {
         let dealer = Dealer {
-            masks: [Prg::new(seed0, "wire masks"), Prg::new(seed1, "wire masks")],
+            randomness: Box::new(DealerStreams::new(seed0, seed1)),
             reveal_masks: RevealMasks::new(seed0),
-            corrections: Prg::new(seed0, "corrections"),
             roots: [seed0, seed1].map(|seed| Prg::new(seed, dcf::ROOTS)),
             adapter_masks: adapter_masks(spec, adapter_seed),
             matrix_masks,
             sink,
             buffer: headroom(),
             dcf_keys: None,
-            #[cfg(test)]
-            script: None,
-            #[cfg(test)]
-            mirror: None,
         };
         Self::new(Role::Dealer(Box::new(dealer)), spec)
     }
@@ -254,16 +235,7 @@ impl Masked {
             trees: 0,
             hash: Cipher::new(&marill_crypto::dcf::UNNAMED),
             steps: 0,
-            #[cfg(test)]
-            randomness: Vec::new(),
-            #[cfg(test)]
-            dropped: None,
-            #[cfg(test)]
-            msbs: Vec::new(),
-            #[cfg(test)]
-            noise: Vec::new(),
-            #[cfg(test)]
-            trace: Vec::new(),
+            observer: None,
         }
     }
 
@@ -349,7 +321,7 @@ impl Masked {
                 Ok(Vec::new())
             }
             Role::Dealer(dealer) => {
-                let halves = dealer.prg_share(n, bytes, &value);
+                let halves = dealer.randomness.prg_share(n, bytes, &value);
                 let words = halves
                     .into_iter()
                     .enumerate()

@@ -263,7 +263,9 @@ impl Masked {
                 for (vector, r) in plain.chunks_exact_mut(stride).zip(&wire.mask) {
                     vector[hot(*r) / 64] = 1 << (hot(*r) % 64);
                 }
-                let halves = dealer.prg_share_bits(&plain, bytes.min(8), n * bytes);
+                let halves = dealer
+                    .randomness
+                    .prg_share_bits(&plain, bytes.min(8), n * bytes);
                 let words = plain.iter().zip(&halves).map(|(word, half)| word ^ half);
                 crate::masked::pack_iter(&mut dealer.buffer, words, bytes.min(8));
                 dealer.emit()?;
@@ -306,7 +308,7 @@ impl Masked {
             }
             Role::Dealer(dealer) => {
                 let plain: Vec<u64> = (0..count).map(word).collect();
-                let halves = dealer.prg_share_bits(&plain, 8, n.div_ceil(8));
+                let halves = dealer.randomness.prg_share_bits(&plain, 8, n.div_ceil(8));
                 let words: Vec<u64> = plain
                     .iter()
                     .zip(halves)

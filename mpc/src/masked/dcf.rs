@@ -155,9 +155,7 @@ impl Masked {
                     .roots
                     .each_mut()
                     .map(|prg| Zeroizing::new(prg.words(2 * c.rows)));
-                #[cfg(test)]
-                if let Some(script) = &mut dealer.script {
-                    let (cws, inputs) = script.keys_and_inputs(total);
+                if let Some((cws, inputs)) = dealer.randomness.dcf_keys(total) {
                     let own: Vec<u128> = roots[1]
                         .chunks_exact(2)
                         .map(|w| root(w[0], w[1], false))
@@ -176,7 +174,8 @@ impl Masked {
                     };
                     let all = (0..shape.columns())
                         .flat_map(|column| (0..inputs.len()).map(move |p| (column, p)));
-                    script.complete(all.map(|(column, p)| value(column, p)), &others);
+                    let values: Vec<u64> = all.map(|(column, p)| value(column, p)).collect();
+                    dealer.randomness.complete_dcf(&values, &others);
                     dealer.buffer.extend_from_slice(&cws);
                     dealer.emit()?;
                     return Ok(vec![Vec::new(); shape.columns()]);
@@ -226,9 +225,7 @@ impl Masked {
                 let inputs: Vec<u64> = (0..rows * c.per_row)
                     .map(|i| input(i) & low_mask(c.bits))
                     .collect();
-                #[cfg(test)]
-                if let Some(script) = &mut e.script {
-                    let halves = script.compared(&inputs);
+                if let Some(halves) = e.randomness.dcf_outputs(&inputs) {
                     return Ok(halves
                         .chunks_exact(inputs.len())
                         .map(<[u64]>::to_vec)

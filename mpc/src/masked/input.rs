@@ -34,14 +34,14 @@ impl Masked {
         match &mut self.role {
             Role::Tally(_) => {}
             Role::Dealer(dealer) => {
-                wire.mask0 = dealer.client_masks(n, bits);
+                wire.mask0 = dealer.randomness.client_masks(n, bits);
                 wire.mask.clone_from(&wire.mask0);
             }
             Role::Evaluator(e) if e.first => {
                 let values = values
                     .filter(|v| v.len() == n)
                     .ok_or(ProtocolError::MissingInput)?;
-                wire.mask = e.wire_masks(values, bits, (bits, false));
+                wire.mask = e.randomness.wire_masks(values, bits, (bits, false));
                 let modulus = marill_numeric::fixed::low_mask(bits);
                 wire.open = values
                     .iter()

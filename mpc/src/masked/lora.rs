@@ -51,14 +51,14 @@ impl Masked {
             let c = self.correct(inner, bits, |i| product[i])?;
             let mut p = Vec::new();
             match &mut self.role {
-                Role::Dealer(dealer) => p = dealer.client_masks(inner, bits),
+                Role::Dealer(dealer) => p = dealer.randomness.client_masks(inner, bits),
                 Role::Evaluator(e) if e.first => {
                     let hidden: Vec<u64> = product
                         .iter()
                         .zip(&c)
                         .map(|(y, c)| c.wrapping_sub(*y))
                         .collect();
-                    p = e.wire_masks(&hidden, bits, (bits, false));
+                    p = e.randomness.wire_masks(&hidden, bits, (bits, false));
                     note.extend(hidden.iter().zip(&p).map(|(h, p)| h.wrapping_add(*p)));
                 }
                 _ => {}

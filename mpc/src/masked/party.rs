@@ -6,13 +6,12 @@ use std::sync::Arc;
 use marill_crypto::Prg;
 use marill_net::Channel;
 
-#[cfg(test)]
-use crate::masked::scripted;
 use crate::{
     cost::{Cost, Traffic},
     error::ProtocolError,
     masked::{
         correction_stream::Stream,
+        hooks::{DealerRandomness, EvaluatorRandomness},
         matrices::Matrices,
         precompute::{Precomputed, RevealMasks, RevealSpec},
     },
@@ -29,7 +28,7 @@ pub(super) enum Corrections {
 pub(super) struct Evaluator {
     /// E0, the client's side, which also holds the public terms.
     pub(super) first: bool,
-    pub(super) masks: Prg,
+    pub(super) randomness: Box<dyn EvaluatorRandomness>,
     /// Masks of what E0 reveals to E1.
     pub(super) reveal_masks: RevealMasks,
     pub(super) corrections: Corrections,
@@ -47,16 +46,11 @@ pub(super) struct Evaluator {
     pub(super) adapter: Arc<Vec<[Lora; 7]>>,
     /// The same for full-rank weights.
     pub(super) matrices: Matrices,
-    #[cfg(test)]
-    pub(super) script: Option<scripted::ClientScript>,
-    #[cfg(test)]
-    pub(super) mirror: Option<scripted::ServerScript>,
 }
 
 pub(super) struct Dealer {
-    pub(super) masks: [Prg; 2],
+    pub(super) randomness: Box<dyn DealerRandomness>,
     pub(super) reveal_masks: RevealMasks,
-    pub(super) corrections: Prg,
     pub(super) roots: [Prg; 2],
     pub(super) adapter_masks: Vec<[Lora; 7]>,
     pub(super) matrix_masks: MatrixMasks,
@@ -64,11 +58,6 @@ pub(super) struct Dealer {
     pub(super) buffer: Vec<u8>,
     /// Correction words for E0, and the way to it.
     pub(super) dcf_keys: Option<(Box<dyn Channel>, Vec<u8>)>,
-    #[cfg(test)]
-    pub(super) script: Option<scripted::DealerScript>,
-    /// E1's masks, where E1 chooses them.
-    #[cfg(test)]
-    pub(super) mirror: Option<std::sync::mpsc::Receiver<Vec<u64>>>,
 }
 
 /// Counts by label.
@@ -111,31 +100,10 @@ impl Tally {
 }
 
 impl Evaluator {
-    /// Fresh masks for shares of a width; `revealed_bits` is how many low bits the peer hears now,
-    /// and whether of the top one later.
-    pub(super) fn wire_masks(
-        &mut self,
-        share: &[u64],
-        bits: u32,
-        revealed_bits: (u32, bool),
-    ) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.wire_masks(share, revealed_bits);
-        }
-        #[cfg(test)]
-        if let Some(mirror) = &mut self.mirror {
-            return mirror.wire_masks(share, bits);
-        }
-        let _ = revealed_bits;
-        self.masks.reduced(share.len(), bits)
-    }
-
     /// E0's masks of what it reveals to E1.
     pub(super) fn masks_of_reveal(&mut self, share: &[u64], of: &RevealSpec) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.wire_masks(share, (of.bits, false));
+        if let Some(masks) = self.randomness.reveal_masks(share, of.bits) {
+            return masks;
         }
         match self.precomputed.reveal_to_e1(of) {
             Some(masks) => {
@@ -146,25 +114,10 @@ impl Evaluator {
         }
     }
 
-    /// Fresh masks for a plane of `n` bits.
-    pub(super) fn plane_masks(&mut self, plane: &[u64], n: usize) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.plane_masks(plane, n);
-        }
-        #[cfg(test)]
-        if let Some(mirror) = &mut self.mirror {
-            return mirror.plane_masks(plane, n);
-        }
-        let _ = n;
-        self.masks.words(plane.len())
-    }
-
     /// E0's half of corrections.
     pub(super) fn prg_share(&mut self, n: usize) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.prg_share(n);
+        if let Some(half) = self.randomness.prg_share(n) {
+            return half;
         }
         match &mut self.corrections {
             Corrections::Seed(prg) => prg.words(n),
@@ -224,59 +177,20 @@ impl Evaluator {
 
 impl Dealer {
     /// E1's masks, whole words.
-    pub(super) fn server_masks(&mut self, n: usize) -> Vec<u64> {
-        #[cfg(test)]
-        if self.mirror.is_some() {
-            // What was computed so far may be what E1 waits for.
-            self.flush().expect("the server runs");
-            let mirror = self.mirror.as_ref().expect("it was just there");
-            return mirror.recv().expect("the server runs");
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub(super) fn server_masks(&mut self, n: usize) -> Result<Vec<u64>, ProtocolError> {
+        if self.randomness.waits_for_server() {
+            self.flush()?;
         }
-        self.masks[1].words(n)
-    }
-
-    /// E0's masks of a width.
-    pub(super) fn client_masks(&mut self, n: usize, bits: u32) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.client_masks();
-        }
-        self.masks[0].reduced(n, bits)
+        Ok(self.randomness.server_masks(n))
     }
 
     /// E0's masks of what it reveals to E1.
     pub(super) fn masks_of_reveal(&mut self, n: usize, bits: u32) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.client_masks();
-        }
-        self.reveal_masks.reduced(n, bits)
-    }
-
-    /// E0's half of corrections that are sums.
-    pub(super) fn prg_share(
-        &mut self,
-        n: usize,
-        bytes: usize,
-        value: &impl Fn(usize) -> u64,
-    ) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.prg_share(n, bytes, value);
-        }
-        let _ = (bytes, value);
-        self.corrections.words(n)
-    }
-
-    /// E0's half of corrections that are bit vectors: `plain` are the words to be shared, `bytes`
-    /// of each sent and `total` of all.
-    pub(super) fn prg_share_bits(&mut self, plain: &[u64], bytes: usize, total: usize) -> Vec<u64> {
-        #[cfg(test)]
-        if let Some(script) = &mut self.script {
-            return script.prg_share_bits(plain, bytes, total);
-        }
-        let _ = (bytes, total);
-        self.corrections.words(plain.len())
+        let chosen = self.randomness.reveal_masks();
+        chosen.unwrap_or_else(|| self.reveal_masks.reduced(n, bits))
     }
 
     pub(super) fn emit(&mut self) -> Result<(), ProtocolError> {

@@ -165,8 +165,8 @@ impl Masked {
         halves: &mut [&mut Wire],
         label: &'static str,
     ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
-        let mut wires = self.mask_wires(parts);
-        let mut opened = self.mask_planes(planes);
+        let mut wires = self.mask_wires(parts)?;
+        let mut opened = self.mask_planes(planes)?;
         let bytes_of = |plane: usize| plane.div_ceil(8);
         let both = planes.iter().map(|plane| bytes_of(plane.n)).sum::<usize>();
         let msbs = halves
@@ -204,8 +204,7 @@ impl Masked {
             for wire in halves.iter().filter(|_| first) {
                 let msbs = wire.msbs();
                 pack_plane(&mut payload, &msbs, wire.len());
-                #[cfg(test)]
-                self.record_msbs(msbs, wire.len());
+                self.note_msbs(&msbs, wire.len());
             }
         }
         let Some(reply) = self.swap(payload, sizes, label)? else {
@@ -215,9 +214,10 @@ impl Masked {
         for (wire, part) in wires.iter_mut().zip(parts) {
             let heard = width(part, false);
             at += add_tight(&mut wire.open, &reply[at..], heard);
-            #[cfg(test)]
-            if part.msb_later {
-                self.choose_msb(wire);
+            if part.msb_later
+                && let Role::Evaluator(e) = &mut self.role
+            {
+                e.randomness.opened_in_part(wire);
             }
         }
         for plane in &mut opened {
@@ -230,7 +230,7 @@ impl Masked {
     }
 
     /// Draws wire masks; `open` holds the own share plus its mask until the peer's part is added.
-    fn mask_wires(&mut self, parts: &[Part<'_>]) -> Vec<Wire> {
+    fn mask_wires(&mut self, parts: &[Part<'_>]) -> Result<Vec<Wire>, ProtocolError> {
         let mut wires = Vec::with_capacity(parts.len());
         for &Part {
             share,
@@ -249,9 +249,9 @@ impl Masked {
             match &mut self.role {
                 Role::Tally(_) => {}
                 Role::Dealer(dealer) => {
-                    mask0 = dealer.client_masks(n, bits);
+                    mask0 = dealer.randomness.client_masks(n, bits);
                     let modulus = low_mask(bits);
-                    let other = dealer.server_masks(n);
+                    let other = dealer.server_masks(n)?;
                     mask = mask0
                         .iter()
                         .zip(other)
@@ -264,7 +264,9 @@ impl Masked {
                     }
                 }
                 Role::Evaluator(e) => {
-                    mask = e.wire_masks(&share.data, bits, (revealed_bits, msb_later));
+                    mask = e
+                        .randomness
+                        .wire_masks(&share.data, bits, (revealed_bits, msb_later));
                     // Whole bytes travel: what a share has above the width must not go along, nor a
                     // carry into it.
                     let modulus = low_mask(bits);
@@ -282,10 +284,10 @@ impl Masked {
                 [open, mask, mask0],
             ));
         }
-        wires
+        Ok(wires)
     }
 
-    fn mask_planes(&mut self, planes: &[&Bits]) -> Vec<OpenBits> {
+    fn mask_planes(&mut self, planes: &[&Bits]) -> Result<Vec<OpenBits>, ProtocolError> {
         let mut opened = Vec::with_capacity(planes.len());
         for plane in planes {
             let words = plane.n.div_ceil(64);
@@ -293,8 +295,9 @@ impl Masked {
             match &mut self.role {
                 Role::Tally(_) => {}
                 Role::Dealer(dealer) => {
-                    let other = dealer.server_masks(words);
+                    let other = dealer.server_masks(words)?;
                     rho = dealer
+                        .randomness
                         .client_masks(words, 64)
                         .iter()
                         .zip(other)
@@ -302,7 +305,7 @@ impl Masked {
                         .collect();
                 }
                 Role::Evaluator(e) => {
-                    rho = e.plane_masks(&plane.words, plane.n);
+                    rho = e.randomness.plane_masks(&plane.words, plane.n);
                     hat = plane.words.iter().zip(&rho).map(|(x, r)| x ^ r).collect();
                 }
             }
@@ -312,7 +315,7 @@ impl Masked {
                 rho,
             });
         }
-        opened
+        Ok(opened)
     }
 
     /// E0's masks of a share that it is about to reveal to E1, at E0 and the dealer.
@@ -371,8 +374,7 @@ impl Masked {
             if let Some(late) = &late {
                 let msbs = late.wire.msbs();
                 pack_plane(&mut payload, &msbs, n);
-                #[cfg(test)]
-                self.record_msbs(msbs, n);
+                self.note_msbs(&msbs, n);
             }
         }
         let size = numbers + if late.is_some() { n.div_ceil(8) } else { 0 };
@@ -407,8 +409,7 @@ impl Masked {
         if self.is_first() {
             let msbs = wire.msbs();
             pack_plane(&mut payload, &msbs, n);
-            #[cfg(test)]
-            self.record_msbs(msbs, n);
+            self.note_msbs(&msbs, n);
         }
         if let Some(received) = self.one_way(true, n.div_ceil(8), label, || payload)? {
             wire.add_msbs(&received);
@@ -416,24 +417,13 @@ impl Masked {
         Ok(())
     }
 
-    /// Keeps MSBs that E0 sends; a replayed E0 says what was recorded.
-    #[cfg(test)]
-    fn record_msbs(&mut self, msbs: Vec<u64>, n: usize) {
-        self.msbs.push(msbs);
-        if let Role::Evaluator(e) = &mut self.role
-            && let Some(script) = &mut e.script
-        {
-            script.sent.take(n.div_ceil(8));
+    /// Says what E0 sent of MSBs.
+    fn note_msbs(&mut self, msbs: &[u64], n: usize) {
+        if let Some(observer) = &mut self.observer {
+            observer.msbs(msbs);
         }
-    }
-
-    /// Lets a replayed E0 shift its masks to the MSBs that it will send.
-    #[cfg(test)]
-    fn choose_msb(&mut self, wire: &mut Wire) {
-        if let Role::Evaluator(e) = &mut self.role
-            && let Some(script) = &mut e.script
-        {
-            script.choose_msb(wire);
+        if let Role::Evaluator(e) = &mut self.role {
+            e.randomness.sent_msbs(n);
         }
     }
 
@@ -492,10 +482,7 @@ impl Masked {
             Role::Evaluator(e) => {
                 e.traffic.rounds += u64::from(e.one_way.replace(from_first) != Some(from_first));
                 if e.first == from_first {
-                    #[cfg(test)]
-                    if let Some(mirror) = &mut e.mirror {
-                        mirror.sent.take(size);
-                    }
+                    e.randomness.sent_one_way(size);
                     e.send(payload(), label)?;
                     return Ok(None);
                 }

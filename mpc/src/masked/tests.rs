@@ -15,7 +15,8 @@ use crate::{
     DecoderSpec, Twin,
     masked::{
         Comparison, INDEX_BITS, Masked, Role,
-        scripted::{ClientScript, DealerScript, ServerScript, Transcript},
+        hooks::DealerStreams,
+        scripted::{ClientScript, DealerScript, MirrorDealer, Record, ServerScript, Transcript},
     },
     program,
     program::{cache::Cache, padding::pad_prompt},
@@ -241,29 +242,34 @@ impl Fixture {
     }
 
     fn client(&self, peer: Box<dyn Channel>) -> Masked {
-        Masked::client(
+        let engine = Masked::client(
             self.spec(),
             &self.private.mask(self.spec(), &self.adapter_seed),
             &self.seed0,
             peer,
         )
-        .unwrap()
+        .unwrap();
+        Record::watch(engine)
     }
 
     fn server(&self, peer: Box<dyn Channel>, dealer: Box<dyn Channel>) -> Masked {
-        Masked::server(self.spec(), &self.private, &self.seed1, peer, dealer)
-            .unwrap()
-            .with_comparison(self.comparison)
+        let engine = Masked::server(self.spec(), &self.private, &self.seed1, peer, dealer).unwrap();
+        Record::watch(engine.with_comparison(self.comparison))
     }
 
     fn dealer(&self, sink: Box<dyn Channel>) -> Masked {
-        Masked::dealer(
+        Record::watch(Masked::dealer(
             self.spec(),
             &self.adapter_seed,
             &self.seed0,
             &self.seed1,
             sink,
-        )
+        ))
+    }
+
+    /// The streams with which a dealer begins.
+    fn dealer_streams(&self) -> DealerStreams {
+        DealerStreams::new(&self.seed0, &self.seed1)
     }
 
     /// A party that has a way between the dealer and the client, when DCF needs one.
@@ -286,21 +292,22 @@ impl Fixture {
                 let mut engine =
                     self.server(Tap::new(server_end, &logs[1], None), Box::new(stream));
                 self.steps(&mut engine, None, bucket);
-                (engine.trace, engine.noise, engine.randomness)
+                Record::of(&mut engine)
             });
             let dealer = self.dealer(Tap::new(sink, &logs[2], flip));
             let mut dealer = self.with_dcf_keys(dealer, Tap::new(dcf_keys, &logs[3], None));
             let dealer = scope.spawn(move || {
                 self.steps(&mut dealer, None, bucket);
-                dealer.randomness
+                Record::of(&mut dealer).randomness
             });
             let mut engine = self.client(Tap::new(client_end, &logs[0], None));
             engine = self.with_dcf_keys(engine, Box::new(own_dcf_keys));
             let tokens = self.steps(&mut engine, Some(input), bucket);
-            let (server_trace, noise, server_randomness) = server.join().unwrap();
+            let server = server.join().unwrap();
+            let client = Record::of(&mut engine);
             let randomness = sums([
-                &engine.randomness,
-                &server_randomness,
+                &client.randomness,
+                &server.randomness,
                 &dealer.join().unwrap(),
             ]);
             Recording {
@@ -310,11 +317,11 @@ impl Fixture {
                 corrections: take(&logs[2]),
                 dcf_keys: take(&logs[3]),
                 randomness,
-                server_randomness,
-                msbs: engine.msbs,
-                noise,
-                client_trace: engine.trace,
-                server_trace,
+                server_randomness: server.randomness,
+                msbs: client.msbs,
+                noise: server.noise,
+                client_trace: client.trace,
+                server_trace: server.trace,
             }
         })
     }
@@ -499,7 +506,7 @@ fn view_fits_another_input(fixture: &Fixture) {
     if let Role::Evaluator(e) = &mut client.role {
         let sent = Transcript::new(run.client_frames.concat());
         let msbs = run.msbs.clone().into_iter();
-        e.script = Some(ClientScript {
+        e.randomness = Box::new(ClientScript {
             sent,
             msbs,
             masks_to_dealer,
@@ -510,7 +517,8 @@ fn view_fits_another_input(fixture: &Fixture) {
     let mut dealer = fixture.with_dcf_keys(dealer, Replay::new(Vec::new(), &logs[2]));
     if let Role::Dealer(s) = &mut dealer.role {
         let written = Transcript::new(run.corrections.concat());
-        s.script = Some(DealerScript {
+        s.randomness = Box::new(DealerScript {
+            streams: fixture.dealer_streams(),
             written,
             masks_from_client,
             halves_to_client,
@@ -523,9 +531,9 @@ fn view_fits_another_input(fixture: &Fixture) {
     let stochastic = fixture.spec().numeric.rounding == Rounding::Stochastic;
     let randomness = stochastic.then(|| {
         sums([
-            &client.randomness,
+            &Record::of(&mut client).randomness,
             &run.server_randomness,
-            &dealer.randomness,
+            &Record::of(&mut dealer).randomness,
         ])
     });
     assert_eq!(
@@ -606,8 +614,11 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
             Replay::new(Vec::new(), &logs[1]),
         );
         if let Role::Evaluator(e) = &mut second.role {
-            let (sent, msbs) = (Transcript::new(frames.concat()), client.msbs.into_iter());
-            e.script = Some(ClientScript {
+            let (sent, msbs) = (
+                Transcript::new(frames.concat()),
+                Record::of(&mut client).msbs.into_iter(),
+            );
+            e.randomness = Box::new(ClientScript {
                 sent,
                 msbs,
                 masks_to_dealer,
@@ -620,7 +631,8 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
         );
         if let Role::Dealer(s) = &mut dealer.role {
             let written = Transcript::new(honest.corrections.concat());
-            s.script = Some(DealerScript {
+            s.randomness = Box::new(DealerScript {
+                streams: fixture.dealer_streams(),
                 written,
                 masks_from_client,
                 halves_to_client,
@@ -691,14 +703,17 @@ fn view_fits_another_adapter(fixture: &Fixture, other: &Fixture, input: &Input, 
         Box::new(stream),
     );
     if let Role::Evaluator(e) = &mut server.role {
-        e.mirror = Some(ServerScript {
+        e.randomness = Box::new(ServerScript {
             sent: Transcript::new(run.server_frames.concat()),
             masks_to_dealer,
         });
     }
     let mut dealer = fixture.dealer(Box::new(sink));
     if let Role::Dealer(s) = &mut dealer.role {
-        s.mirror = Some(masks_from_server);
+        s.randomness = Box::new(MirrorDealer {
+            streams: fixture.dealer_streams(),
+            masks_from_server,
+        });
         for (l, masks) in s.adapter_masks.iter_mut().enumerate() {
             for (m, mask) in masks.iter_mut().enumerate() {
                 let (hidden, theirs) = (&masked.layers[l][m], &theirs.layers[l][m]);
@@ -718,7 +733,7 @@ fn view_fits_another_adapter(fixture: &Fixture, other: &Fixture, input: &Input, 
     let randomness = thread::scope(|scope| {
         let dealt = scope.spawn(move || {
             fixture.steps(&mut dealer, None, 16);
-            dealer.randomness
+            Record::of(&mut dealer).randomness
         });
         fixture.steps(&mut server, None, 16);
         dealt.join().unwrap()
@@ -728,8 +743,13 @@ fn view_fits_another_adapter(fixture: &Fixture, other: &Fixture, input: &Input, 
     assert_eq!(fixture.steps(&mut client, Some(input), 16), run.tokens);
     assert!(take(&logs[1]) == run.client_frames);
     let stochastic = spec.numeric.rounding == Rounding::Stochastic;
-    let randomness =
-        stochastic.then(|| sums([&client.randomness, &server.randomness, &randomness]));
+    let randomness = stochastic.then(|| {
+        sums([
+            &Record::of(&mut client).randomness,
+            &Record::of(&mut server).randomness,
+            &randomness,
+        ])
+    });
     let expected = other.twin_with(input, randomness, Vec::new()).0;
 
     let frames = take(&logs[0]);
@@ -857,7 +877,7 @@ fn damaged_correction_words_spoil_or_end_the_session() {
         let mut client = fixture.with_dcf_keys(client, Replay::new(dcf_keys, &log));
         fixture
             .try_steps(&mut client, Some(&input), 16)
-            .map(|tokens| (tokens, client.trace))
+            .map(|tokens| (tokens, Record::of(&mut client).trace))
     };
     let (tokens, trace) = replay(honest.dcf_keys.clone()).unwrap();
     assert!(tokens == honest.tokens && trace == honest.client_trace);

@@ -72,7 +72,6 @@ enum RoundingRandomness {
     /// A sample of what a session would draw.
     Sampled(Box<Prg>),
     /// Those of a recorded session, in order.
-    #[cfg(test)]
     Given(std::vec::IntoIter<u64>),
 }
 
@@ -81,10 +80,8 @@ enum Noise {
     /// The operating system: a sample of what a session would answer.
     Sampled,
     /// A recorded session, in order.
-    #[cfg(test)]
     Given(std::vec::IntoIter<u64>),
     /// A fixed stream.
-    #[cfg(test)]
     Stream(Box<Prg>),
 }
 
@@ -143,7 +140,6 @@ impl PlaintextEngine {
         let randomness: Vec<u64> = match &mut self.rounding {
             RoundingRandomness::Exact => return x.map(|v| f(v, &truncate)),
             RoundingRandomness::Sampled(prg) => prg.words(x.data.len()),
-            #[cfg(test)]
             RoundingRandomness::Given(randomness) => {
                 // Sums of parts, which may leave the range of a sampled number by a little.
                 let stochastic = |(&v, random): (&u64, u64)| {
@@ -170,8 +166,8 @@ impl PlaintextEngine {
     }
 
     /// Returns self with noise of a fixed stream.
-    #[cfg(test)]
-    pub(crate) fn with_noise(mut self, seed: &Seed) -> Self {
+    #[must_use]
+    pub fn with_noise(mut self, seed: &Seed) -> Self {
         self.noise = Noise::Stream(Box::new(Prg::new(seed, "noise")));
         self
     }
@@ -622,9 +618,7 @@ impl Engine for PlaintextEngine {
         self.sampled = true;
         let noise = match &mut self.noise {
             Noise::Sampled => gumbel(&mut Prg::new(&Seed::random(), "noise"), x.data.len(), scale),
-            #[cfg(test)]
             Noise::Given(noise) => noise.take(x.data.len()).collect::<Vec<u64>>().into(),
-            #[cfg(test)]
             Noise::Stream(prg) => gumbel(prg, x.data.len(), scale),
         };
         Tensor {
@@ -833,14 +827,12 @@ impl Twin {
     }
 
     /// Takes the noise of a recorded session from here on.
-    #[cfg(test)]
-    pub(crate) fn take_noise(&mut self, noise: Vec<u64>) {
+    pub fn take_noise(&mut self, noise: Vec<u64>) {
         self.engine.noise = Noise::Given(noise.into_iter());
     }
 
     /// Rounds by the randomness of a recorded session from here on.
-    #[cfg(test)]
-    pub(crate) fn take_randomness(&mut self, randomness: Vec<u64>) {
+    pub fn take_randomness(&mut self, randomness: Vec<u64>) {
         self.engine.rounding = RoundingRandomness::Given(randomness.into_iter());
     }
 

@@ -250,8 +250,10 @@ impl Masked {
         // What the parts drop, in the mean.
         let constant = parts * low_mask(dropped) / 2;
         let raised = self.add_constant(x, constant);
-        #[cfg(test)]
-        self.drop_randomness(&raised, dropped, constant);
+        let is_first = self.is_first();
+        if let Some(observer) = &mut self.observer {
+            observer.dropped_bits(&raised, dropped, constant, is_first);
+        }
         let bits = in_bits - dropped;
         let data = raised
             .data
@@ -265,25 +267,6 @@ impl Masked {
         (self.add_constant(&share, 1 << (bits - 2)), shift - dropped)
     }
 
-    /// What this party's part in dropping bits contributes to the rounding randomness of the
-    /// opening that follows.
-    #[cfg(test)]
-    fn drop_randomness(&mut self, raised: &Share, dropped: u32, constant: u64) {
-        let low = low_mask(dropped);
-        let constant = if self.is_first() {
-            low.wrapping_sub(constant)
-        } else {
-            0
-        };
-        let mut randomness: Vec<u64> = raised
-            .data
-            .iter()
-            .map(|v| (v & low).wrapping_add(constant))
-            .collect();
-        randomness.resize(raised.len(), 0);
-        self.dropped = Some((dropped, randomness));
-    }
-
     /// What a truncation adds before it shifts: a half, unless rounding is stochastic.
     pub(in crate::masked) fn half(&self, shift: u32) -> u64 {
         match self.spec.numeric.rounding {
@@ -292,26 +275,13 @@ impl Masked {
         }
     }
 
-    /// Whether truncations round stochastically. Each party's contributions to the rounding
-    /// randomness of an opening are kept for a test that hands their sums to the twin.
+    /// Whether truncations round stochastically, by the low bits of this opening.
     pub(in crate::masked) fn rounds_stochastically(&mut self, wire: &Wire, shift: u32) -> bool {
         let stochastic = !self.rounds_exactly();
-        #[cfg(test)]
-        if stochastic {
-            let (dropped, mut randomness) = self
-                .dropped
-                .take()
-                .unwrap_or_else(|| (0, vec![0; wire.len()]));
-            if self.is_first() {
-                let opened = wire.open.iter().map(|v| (v & low_mask(shift)) << dropped);
-                randomness
-                    .iter_mut()
-                    .zip(opened)
-                    .for_each(|(random, t)| *random = random.wrapping_add(t));
-            }
-            self.randomness.extend(randomness);
+        let is_first = self.is_first();
+        if let Some(observer) = self.observer.as_mut().filter(|_| stochastic) {
+            observer.rounding(wire, shift, is_first);
         }
-        let _ = (wire, shift);
         stochastic
     }
 
