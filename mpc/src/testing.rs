@@ -51,6 +51,24 @@ pub fn with_private_matrices(spec: DecoderSpec) -> DecoderSpec {
     }
 }
 
+/// Fresh seeds of a session, as the adapter's, E0's and E1's. They come from one number, which is
+/// printed: `MARILL_TEST_SEED` takes it again.
+///
+/// # Panics
+/// When `MARILL_TEST_SEED` is no number.
+#[must_use]
+pub fn session_seeds() -> [Seed; 3] {
+    let fresh = || Prg::new(&Seed::random(), "test seed").words(1)[0];
+    let number = std::env::var("MARILL_TEST_SEED").map_or_else(
+        |_| fresh(),
+        |text| text.parse().expect("MARILL_TEST_SEED is a number"),
+    );
+    eprintln!("masks of this session: MARILL_TEST_SEED={number}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    ["adapter", "E0", "E1"].map(|party| Seed::from_bytes(bytes).derive(party))
+}
+
 /// Numbers that look normal, from a seed that tests print.
 pub fn gaussian(seed: u64, label: &str, n: usize, deviation: f32) -> Vec<f32> {
     let mut bytes = [0; 32];
@@ -175,7 +193,7 @@ pub fn run_world(
     continuation: &[Vec<u64>],
 ) -> Result<Outcome, ProtocolError> {
     let spec = public.spec.clone();
-    let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
+    let [adapter_seed, seed0, seed1] = session_seeds();
     let (client_end, server_end) = memory_pair();
     let (dealer_end, corrections_end) = memory_pair();
     let bucket = spec.bucket(prompt.len() / spec.hidden_size);

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, thread};
 
-use marill_crypto::Seed;
 use marill_net::memory_pair;
 
 use crate::{
@@ -237,7 +236,7 @@ pub fn run_embedding(
     boundary: &[u64],
 ) -> Result<(Vec<u64>, Traffic), ProtocolError> {
     let spec = public.spec.clone();
-    let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
+    let [adapter_seed, seed0, seed1] = super::session_seeds();
     let ((client_end, server_end), (dealer_end, corrections_end)) = (memory_pair(), memory_pair());
     let bucket = spec.bucket(boundary.len() / spec.hidden_size);
     let adapter = private.mask(&spec, &adapter_seed);
