@@ -293,10 +293,7 @@ impl ExampleFigures {
 
 /// The first half of SHA-256, in hex.
 fn short_digest(text: &str) -> String {
-    Sha256::digest(text)[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    marill_numeric::hex(&Sha256::digest(text)[..16])
 }
 
 #[cfg(test)]

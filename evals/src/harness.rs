@@ -411,5 +411,5 @@ fn digest<A: Serialize, B: Serialize>(pairs: impl Iterator<Item = (A, B)>) -> St
         hash.update(serde_json::to_vec(&pair).expect("texts serialize"));
         hash.update(b"\n");
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    marill_numeric::hex(&hash.finalize())
 }

@@ -40,7 +40,7 @@ fn greedy_text_equals_that_of_transformers() {
     assert!(reference.cases.len() >= 5);
     let base = Checkpoint::open(&package()).unwrap();
     let digest = Sha256::digest(std::fs::read(package()).unwrap());
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = marill_numeric::hex(&digest);
     assert_eq!(digest, reference.gguf_sha256, "other weights");
     let mut model = FloatModel::new(&base, &Transforms::default(), None).unwrap();
     for case in &reference.cases {

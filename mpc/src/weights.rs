@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use marill_numeric::PublicMatrix;
+use marill_numeric::{PublicMatrix, hex};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -267,7 +267,7 @@ impl PublicWeights {
         hash.update(rows.flat_map(u64::to_le_bytes).collect::<Vec<u8>>());
         let rope = self.rope.cos.iter().chain(&self.rope.sin);
         hash.update(rope.flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
-        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        hex(&hash.finalize())
     }
 }
 
@@ -538,10 +538,7 @@ impl MaskedAdapter {
     /// SHA-256 in hex, for caching.
     #[must_use]
     pub fn digest(&self) -> String {
-        Sha256::digest(self.to_bytes())
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect()
+        hex(&Sha256::digest(self.to_bytes()))
     }
 }
 

@@ -20,7 +20,7 @@ use marill_mpc::{
     },
 };
 use marill_net::{Channel, MemoryChannel, NetError, memory_pair};
-use marill_numeric::{NumericSpec, Rounding};
+use marill_numeric::{NumericSpec, Rounding, hex};
 use sha2::{Digest, Sha256};
 
 const EXPECTED: &str = include_str!("transcripts.txt");
@@ -65,10 +65,6 @@ impl Link {
     fn hex(self) -> String {
         hex(&self.0.lock().unwrap().clone().finalize())
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// What the digests are of.

@@ -31,7 +31,7 @@ use axum::{
 use dcf_keys::KeyConnections;
 use grants::{Grant, Grants, Seeds};
 use marill_mpc::Seed;
-use marill_numeric::Rounding;
+use marill_numeric::{Rounding, hex, unhex};
 use masks::Masks;
 pub(crate) use owners::owner_key;
 pub use owners::{DEFAULT_OWNER, add_owner};
@@ -51,7 +51,6 @@ use crate::{
     web::{self, HttpError, Sessions},
     wire::{
         E0, NewSession, PROTOCOL_VERSION, SessionGrant, SessionParameters, Setting, check_version,
-        hex, unhex,
     },
 };
 

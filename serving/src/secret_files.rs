@@ -7,12 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use marill_numeric::{hex, unhex};
 use zeroize::Zeroizing;
 
-use crate::{
-    ServingError,
-    wire::{hex, unhex},
-};
+use crate::ServingError;
 
 /// `N` bytes from the operating system's generator.
 ///

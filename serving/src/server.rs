@@ -26,6 +26,7 @@ use guard::WrongKeys;
 use input::Inputs;
 use marill_mpc::{Comparison, DecoderSpec, PrivateWeights, PublicWeights};
 use marill_net::{Endpoint, http::HttpClient};
+use marill_numeric::{hex, unhex};
 use marill_partition::{Manifest, Partition};
 use masked::MaskedParts;
 use sha2::{Digest, Sha256};
@@ -42,9 +43,7 @@ use crate::{
     ticket::{For, Signer},
     tls::Tls,
     web::{self, HttpError, Sessions},
-    wire::{
-        E0, GrantedTicket, NewTicket, PROTOCOL_VERSION, SessionParameters, Setting, hex, unhex,
-    },
+    wire::{E0, GrantedTicket, NewTicket, PROTOCOL_VERSION, SessionParameters, Setting},
 };
 
 /// The server's key for preprocessed correlations, in its folder.

@@ -7,15 +7,12 @@
 //! resolve, so that the dealer can limit each of them. It buys one session; the dealer records its
 //! nonce.
 
+use marill_numeric::{hex, unhex};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{
-    ServingError,
-    secret_files::random,
-    wire::{hex, unhex},
-};
+use crate::{ServingError, secret_files::random};
 
 /// Hexadecimal throughout.
 #[derive(Clone, Serialize, Deserialize)]

@@ -8,13 +8,14 @@ use std::{
 };
 
 use marill_net::tls::{pin_of, read_certificates, read_key, server_config};
+use marill_numeric::hex;
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
 };
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::{ServingError, secret_files::write_secret, wire::hex};
+use crate::{ServingError, secret_files::write_secret};
 
 /// Whether and as whom a service speaks TLS.
 #[derive(Clone, Debug, Default)]

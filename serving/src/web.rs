@@ -18,6 +18,7 @@ use marill_net::{
     socket::{CountedTcp, Socket},
     tls::TlsSocket,
 };
+use marill_numeric::hex;
 use rustls::StreamOwned;
 use tokio::net::{TcpListener, TcpStream};
 use tungstenite::{handshake::derive_accept_key, protocol::Role};
@@ -30,7 +31,6 @@ use crate::{
     secret_files::random,
     state::Refusal,
     tls::Identity,
-    wire::hex,
 };
 
 /// How long a peer may take for its handshake, apart from how long it may pause between steps.

@@ -4,6 +4,7 @@ use marill_mpc::{
     Comparison, DecoderSpec, HashKey, InputShare, PublicWeights, Sampling, Seed, Selection,
 };
 use marill_net::{Channel, NetError, peer_text};
+use marill_numeric::hex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -629,24 +630,6 @@ pub fn recv_reply<T: DeserializeOwned>(
     }
 }
 
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Exactly `N` bytes from their hexadecimal form.
-pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N {
-        return None;
-    }
-    let digit = |c: u8| (c as char).to_digit(16);
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -665,12 +648,5 @@ mod tests {
         ] {
             assert!(Step::parse(frame).is_err(), "{frame:?}");
         }
-    }
-
-    #[test]
-    fn hexadecimal_goes_both_ways() {
-        assert_eq!(unhex::<3>(&hex(&[0, 0xab, 0xff])), Some([0, 0xab, 0xff]));
-        assert_eq!(unhex::<3>("00ab"), None);
-        assert_eq!(unhex::<2>("00xz"), None);
     }
 }

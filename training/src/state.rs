@@ -9,6 +9,7 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
+use marill_numeric::hex;
 use marill_recipe::{Checkpointing, Data, Export, Recipe, Train};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -63,10 +64,6 @@ pub(crate) fn digest(recipe: &Recipe, samples: &[Sample], base_sha256: &str) -> 
         hash.update(format!("{sample:?}\n"));
     }
     hex(&hash.finalize())
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Takes a run's folder for this process, until the file is dropped.

@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("marill-net", &["marill-numeric"]),
     ("marill-recipe", &["marill-numeric"]),
     ("marill-report", &["marill-numeric"]),
-    ("marill-hub", &[]),
+    ("marill-hub", &["marill-numeric"]),
     ("marill-model", &["marill-numeric"]),
     (
         "marill-mpc",

@@ -240,7 +240,7 @@ fn digest<D: Digest>(mut hash: D, file: &mut impl Read) -> std::io::Result<Strin
     loop {
         let count = file.read(&mut buffer)?;
         if count == 0 {
-            return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect());
+            return Ok(marill_numeric::hex(&hash.finalize()));
         }
         hash.update(&buffer[..count]);
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use marill_hub::{Fetching, HubError, Options, RepoName, Snapshot, resolve};
+use marill_numeric::hex;
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use tempfile::TempDir;
@@ -41,10 +42,6 @@ fn commit(nth: u8) -> String {
     format!("{nth:02x}").repeat(20)
 }
 
-fn hex(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().iter().map(|b| format!("{b:02x}")).collect()
-}
-
 fn is_large(name: &str) -> bool {
     name.ends_with(".safetensors") || name.ends_with(".gguf")
 }
@@ -52,9 +49,9 @@ fn is_large(name: &str) -> bool {
 /// Large files are named by sha256, small ones as git names them.
 fn tag(name: &str, body: &[u8]) -> String {
     if is_large(name) {
-        return hex(Sha256::digest(body));
+        return hex(&Sha256::digest(body));
     }
-    hex(Sha1::new_with_prefix(format!("blob {}\0", body.len()))
+    hex(&Sha1::new_with_prefix(format!("blob {}\0", body.len()))
         .chain_update(body)
         .finalize())
 }

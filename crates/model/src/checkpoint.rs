@@ -182,7 +182,7 @@ impl Checkpoint {
                 hash.update(&bytes);
             }
         }
-        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        marill_numeric::hex(&hash.finalize())
     }
 
     /// A tensor by its Hugging Face name. A tied head answers to `lm_head.weight` too.

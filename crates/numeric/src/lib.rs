@@ -13,10 +13,12 @@
 
 pub mod fixed;
 pub mod functions;
+mod hex;
 pub mod ring;
 pub mod spec;
 pub mod tables;
 
 pub use fixed::{NumericError, decode, encode, truncate};
+pub use hex::{hex, unhex};
 pub use ring::PublicMatrix;
 pub use spec::{NumericSpec, Rounding};

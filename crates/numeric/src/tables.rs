@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
-use crate::spec::hex;
+use crate::hex::hex;
 
 /// Digest of all tables of version 3.
 pub const PINNED: &str = "2ae2e59a4326edbddd6f5f00b384b28af0b41473e165f9969a30ff0c7429f581";

@@ -7,6 +7,7 @@ use std::{
 
 use marill_model::{Config, Transforms};
 use marill_mpc::DecoderSpec;
+use marill_numeric::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -264,10 +265,6 @@ fn file_digest(path: &Path) -> Result<(String, u64), PartitionError> {
         hash.update(&piece[..read]);
         total += read as u64;
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

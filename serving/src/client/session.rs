@@ -12,6 +12,7 @@ use marill_mpc::{
     Sampling, Seed, Selection,
 };
 use marill_net::{Channel, Meter, Metered, SharedChannel, WebSocketChannel, http::HttpClient};
+use marill_numeric::unhex;
 use marill_partition::Partition;
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
@@ -29,7 +30,7 @@ use crate::{
     wire::{
         ClientHello, CollectSeed, CollectedSeed, DcfKeysHello, E0, GrantedTicket, NewSession,
         NewTicket, PROTOCOL_VERSION, PartyHello, ServerWelcome, SessionGrant, SessionParameters,
-        Step, dcf_keys_proof, hash_key, proof_of, recv_reply, send_json, unhex,
+        Step, dcf_keys_proof, hash_key, proof_of, recv_reply, send_json,
     },
 };
 

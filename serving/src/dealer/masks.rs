@@ -13,9 +13,10 @@ use std::{
 };
 
 use marill_mpc::{DecoderSpec, MatrixMasks, Seed};
+use marill_numeric::unhex;
 use zeroize::Zeroize;
 
-use crate::{ServingError, secret_files::read_or_create_key, wire::unhex};
+use crate::{ServingError, secret_files::read_or_create_key};
 
 /// The key of all masks, in the dealer's folder.
 const KEY_FILE: &str = "masks.key";

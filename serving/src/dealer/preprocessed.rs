@@ -18,6 +18,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use marill_mpc::Seed;
+use marill_numeric::{hex, unhex};
 use zeroize::Zeroizing;
 
 use super::{
@@ -30,7 +31,7 @@ use crate::{
     metrics::Metrics,
     preprocessing::StoredSession,
     web::HttpError,
-    wire::{CollectSeed, CollectedSeed, NewRelease, NewSession, Release, SessionGrant, hex, unhex},
+    wire::{CollectSeed, CollectedSeed, NewRelease, NewSession, Release, SessionGrant},
 };
 
 const MAX_CANDIDATES: usize = 64;

@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use marill_mpc::{Comparison, DealerSession, ProtocolError, Seed};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
+use marill_numeric::unhex;
 use zeroize::Zeroizing;
 
 use super::{Dealer, grants::Seeds, masks::MaskScope, owners::Owner};
 use crate::{
     ServingError,
     pace::Pace,
-    wire::{CorrectionsHello, Reply, Step, hash_key, recv_hello, send_json, unhex},
+    wire::{CorrectionsHello, Reply, Step, hash_key, recv_hello, send_json},
 };
 
 const SERVER: &str = "server";

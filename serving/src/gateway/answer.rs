@@ -16,6 +16,7 @@ use axum::{
     },
 };
 use marill_net::NetError;
+use marill_numeric::hex;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -27,7 +28,7 @@ use crate::{
     ready::partition_changed,
     secret_files::random,
     web::{HttpError, SessionSlot},
-    wire::{CLOSE_BUDGET, CLOSE_SLOW, hex},
+    wire::{CLOSE_BUDGET, CLOSE_SLOW},
 };
 
 /// Which of the two interfaces was asked.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use marill_mpc::{DealerSession, Seed, Selection, tally_step};
 use marill_net::{Channel, SharedChannel};
+use marill_numeric::{hex, unhex};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -16,7 +17,7 @@ use crate::{
         owner_key,
     },
     secret_files::{random, replace_file, sync_folder},
-    wire::{SessionParameters, hash_key, hex, unhex},
+    wire::{SessionParameters, hash_key},
 };
 
 /// Below the dealer's folder: one file per session that is not given out yet.

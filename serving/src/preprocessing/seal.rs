@@ -13,6 +13,7 @@ use std::{
 };
 
 use marill_net::{Channel, MAX_FRAME_BYTES, NetError};
+use marill_numeric::{hex, unhex};
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
     hkdf::{HKDF_SHA256, Salt},
@@ -25,7 +26,6 @@ use super::{FORMAT, Header};
 use crate::{
     ServingError,
     secret_files::{random, read_or_create_key},
-    wire::{hex, unhex},
 };
 
 const MAGIC: &[u8; 8] = b"MRLAHEAD";

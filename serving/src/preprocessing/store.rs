@@ -3,14 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use marill_mpc::Selection;
+use marill_numeric::unhex;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::seal::{Head, SealedCorrelations, SealingKey, name_of};
-use crate::{
-    ServingError,
-    wire::{SessionParameters, unhex},
-};
+use crate::{ServingError, wire::SessionParameters};
 
 const EXTENSION: &str = "ahead";
 /// More are not listed to a client at once.

@@ -20,6 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use marill_numeric::hex;
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
     hkdf::{HKDF_SHA256, Salt},
@@ -29,7 +30,6 @@ use zeroize::Zeroizing;
 use crate::{
     ServingError,
     secret_files::{random, read_or_create_key, sync_folder, write_secret},
-    wire::hex,
 };
 
 /// In the dealer's folder: which folder of the vault is this dealer's.
@@ -193,8 +193,9 @@ impl SessionKey {
 
 #[cfg(test)]
 mod tests {
+    use marill_numeric::unhex;
+
     use super::*;
-    use crate::wire::unhex;
 
     #[test]
     fn a_key_opens_what_it_wrapped_and_can_be_taken_once() {

@@ -13,6 +13,7 @@ use std::{
 
 use marill_mpc::Seed;
 use marill_net::Channel;
+use marill_numeric::hex;
 use sha2::{Digest, Sha256};
 
 use super::SecureModel;
@@ -20,7 +21,6 @@ use crate::{
     ServingError,
     secret_files::replace_file,
     state::{KeyDigest, Principal, Refusal},
-    wire::hex,
 };
 
 /// The files of all masks together, but for the one that was asked for last.

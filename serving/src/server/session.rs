@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use marill_mpc::{Comparison, Seed, Selection, ServerSession};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
+use marill_numeric::unhex;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{Server, charging::Charging, input::Announced};
@@ -18,7 +19,7 @@ use crate::{
     wire::{
         ClientHello, CorrectionsHello, NewRelease, Release, Reply, ServerWelcome,
         SessionParameters, Step, hash_key, recv_hello, recv_input_share, recv_reply, send_json,
-        send_token_share, unhex,
+        send_token_share,
     },
 };
 

@@ -9,11 +9,12 @@ use std::{
     time::SystemTime,
 };
 
+use marill_numeric::{hex, unhex};
+
 use super::{KeyDigest, key_digest};
 use crate::{
     ServingError,
     secret_files::{random, replace_file},
-    wire::{hex, unhex},
 };
 
 /// Name of the file in the server's folder, unless another is named.

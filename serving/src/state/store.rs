@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use marill_numeric::hex;
 use redb::{
     Builder, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase,
     ReadableTable, StorageError, TableDefinition, TableError, WriteTransaction,
@@ -22,7 +23,6 @@ use super::{KeyDigest, WINDOW, takeover::take_over, unix_seconds};
 use crate::{
     ServingError,
     secret_files::{random, sync_folder},
-    wire::hex,
 };
 
 /// Name of the file in a service's folder.

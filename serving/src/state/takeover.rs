@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use marill_numeric::{hex, unhex};
 use redb::ReadableTable;
 use sha2::{Digest, Sha256};
 
@@ -13,7 +14,6 @@ use super::{
 use crate::{
     ServingError,
     secret_files::{replace_file, sync_folder},
-    wire::{hex, unhex},
 };
 
 /// `role session unix-seconds`.
