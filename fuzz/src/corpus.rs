@@ -25,12 +25,14 @@ use marill_partition::{
 };
 use marill_recipe::{Dataset, Recipe};
 use marill_serving::{
-    preprocessing::{Correlations, PreprocessOptions, PreprocessRequest, SealingKey, produce},
-    ticket::{For, Signer, Ticket},
-    wire::{
-        ClientHello, CorrectionsHello, DcfKeysHello, E0, InputHello, PartyHello, Reply,
-        ServerWelcome, SessionParameters, Setting, Step, send_json,
+    dealer::{PreprocessOptions, produce},
+    messages::{
+        ClientHello, CorrectionsHello, DcfKeysHello, InputHello, PartyHello, Reply, ServerWelcome,
+        Step, send_json,
     },
+    preprocessing::{PreprocessRequest, SealingKey},
+    terms::{Correlations, E0, SessionParameters, Setting},
+    ticket::{For, Signer, Ticket},
 };
 use tempfile::TempDir;
 

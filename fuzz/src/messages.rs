@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 use marill_mpc::{MaskedAdapter, testing::tiny_spec};
 use marill_net::{Channel, Endpoint, memory_pair};
 use marill_serving::{
-    ticket::{Signer, Ticket},
-    wire::{
+    messages::{
         ClientHello, CorrectionsHello, DcfKeysHello, InputHello, PartyHello, ServerWelcome, Step,
         recv_hello, recv_json, recv_reply,
     },
+    ticket::{Signer, Ticket},
 };
 
 use crate::corpus;

@@ -2,11 +2,15 @@
 
 mod cache;
 mod comparison;
+mod connection;
+mod cost;
+mod detokenize;
+mod opener;
+mod outsourced;
 mod precompute;
 mod prefixes;
 mod session;
-mod shared;
-mod text;
+mod state;
 
 use std::{
     ops::ControlFlow,
@@ -15,20 +19,23 @@ use std::{
     time::Instant,
 };
 
-pub use cache::Supported;
-pub use comparison::ComparisonChoice;
 use marill_model::{ChatTemplate, Message, Tokenizer, plain_chat, render_chat};
 use marill_mpc::{Comparison, DecoderSpec, Sampling};
 use marill_net::{Endpoint, WireCount, http::HttpClient, peer_text};
 use marill_partition::{Partition, PartitionError};
-use prefixes::Prefixes;
-pub use session::{ClientState, CorrelationPreference, Cost, SecureSession, SessionOpener};
-use text::TextStream;
 
+pub use crate::client::{
+    cache::Supported,
+    comparison::ComparisonChoice,
+    cost::Cost,
+    opener::{CorrelationPreference, SessionOpener},
+    session::SecureSession,
+    state::ClientState,
+};
 use crate::{
     ServingError,
-    preprocessing::Correlations,
-    wire::{E0, SessionParameters, Setting},
+    client::{detokenize::TextStream, prefixes::Prefixes},
+    terms::{Correlations, E0, SessionParameters, Setting},
 };
 
 /// Which services to use and where to keep what is downloaded.
@@ -379,7 +386,7 @@ impl Client {
     ///     client::{Client, ClientOptions, Request},
     ///     local::Parties,
     ///     server::SecureModel,
-    ///     wire::Setting,
+    ///     messages::Setting,
     /// };
     ///
     /// # let folder = tempfile::tempdir()?;

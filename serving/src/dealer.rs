@@ -11,6 +11,7 @@ mod grants;
 pub(crate) mod masks;
 mod owners;
 mod preprocessed;
+mod produce;
 mod session;
 
 use std::{
@@ -28,30 +29,36 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use dcf_keys::KeyConnections;
-use grants::{Grant, Grants, Seeds};
 use marill_mpc::Seed;
 use marill_numeric::{Rounding, hex, unhex};
-use masks::Masks;
-pub(crate) use owners::owner_key;
-pub use owners::{DEFAULT_OWNER, add_owner};
-use owners::{Owner, Owners};
 use zeroize::Zeroizing;
 
+pub(crate) use crate::dealer::owners::owner_key;
+pub use crate::dealer::{
+    owners::{DEFAULT_OWNER, add_owner},
+    produce::{PreprocessOptions, produce},
+};
 use crate::{
     ServingError, compat,
+    dealer::{
+        dcf_keys::KeyConnections,
+        grants::{Grant, Grants, Seeds},
+        masks::Masks,
+        owners::{Owner, Owners},
+        produce::{SEEDS_FOLDER, StoredSession},
+    },
+    error::HttpError,
+    messages::{NewSession, SessionGrant, check_version},
     metrics::{self, Metrics},
-    preprocessing::{SEEDS_FOLDER, StoredSession, Vault},
+    preprocessing::Vault,
     ready::{Readiness, has_space},
     secret_files::random,
     slots::{Lobby, MAX_WAITING, SLOT_WAIT},
     state::{Store, WhenInUse},
+    terms::{E0, PROTOCOL_VERSION, SessionParameters, Setting},
     ticket::Ticket,
     tls::Tls,
-    web::{self, HttpError, Sessions},
-    wire::{
-        E0, NewSession, PROTOCOL_VERSION, SessionGrant, SessionParameters, Setting, check_version,
-    },
+    web::{self, Sessions},
 };
 
 /// The file in the dealer's folder that a server must show; copy it to the server's machine.

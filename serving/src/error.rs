@@ -1,12 +1,20 @@
 //! What can go wrong between the services.
 
+mod http;
+mod peer;
+mod refusal;
+
 use std::path::PathBuf;
 
 use marill_model::ModelError;
 use marill_mpc::{ProtocolError, SpecError};
 use marill_net::{NetError, http::Response, peer_text};
 
-use crate::wire::{CLOSE_BUDGET, CLOSE_SLOW};
+pub use self::{
+    http::HttpError,
+    peer::{CLOSE_BUDGET, CLOSE_SLOW},
+    refusal::Refusal,
+};
 
 /// Every variant names the peer or the place; none carries text, token ids or shares.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +41,7 @@ pub enum ServingError {
         retry_after_seconds: Option<u64>,
     },
     #[error("{0}")]
-    Quota(crate::state::Refusal),
+    Quota(Refusal),
     #[error("the preprocessing request does not fit: {reason}")]
     BadPreprocessRequest { reason: String },
     /// Goes to the client too, so it carries the file's name and not where it lies.
@@ -154,21 +162,6 @@ pub enum ServingError {
     Partition(#[from] marill_partition::PartitionError),
 }
 
-/// Refusals that end by themselves: they keep their kind on the way to the user.
-const BUSY: [&str; 7] = [
-    "too_many_sessions",
-    "too_many_grants",
-    "shutting_down",
-    "not_ready",
-    "rate_limited",
-    "partition_changed",
-    "peer_slow",
-];
-/// A further party refuses or is gone.
-const DEALER_REFUSAL: &str = "dealer";
-/// The WebSocket's code for an end without a fault of the protocol.
-const CLOSE_NORMAL: u16 = 1000;
-
 impl ServingError {
     /// For `map_err`: a failed connection to the named peer.
     pub fn net(peer: &'static str) -> impl Fn(NetError) -> Self {
@@ -191,7 +184,7 @@ impl ServingError {
     }
 
     /// For `map_err`: what this service would answer over HTTP, for the other end of a line.
-    pub(crate) fn refused_by(service: &'static str) -> impl FnOnce(crate::web::HttpError) -> Self {
+    pub(crate) fn refused_by(service: &'static str) -> impl FnOnce(HttpError) -> Self {
         move |refused| Self::Refused {
             by: service,
             code: refused.code.unwrap_or_default().into(),
@@ -213,71 +206,6 @@ impl ServingError {
             | Self::Protocol(ProtocolError::Peer { source, .. })
             | Self::Protocol(ProtocolError::Dealer(source)) => Some(source),
             _ => None,
-        }
-    }
-
-    /// What the other end of a line is told: the files of this machine are its own business.
-    pub fn for_peer(&self) -> String {
-        match self {
-            Self::Io { source, .. } => format!("its records or files cannot be used: {source}"),
-            Self::LedgerInUse { .. } => "its records are in use by another process".into(),
-            Self::BadSecret { .. } => "one of its keys is damaged".into(),
-            error => error.to_string(),
-        }
-    }
-
-    /// The kind of a refused handshake, for the party that sent it: its own fault, or that of the
-    /// further party that refused, where anyone can act on it, or what is wrong.
-    pub(crate) fn refusal_code(&self, counterpart: &str) -> &'static str {
-        match self {
-            Self::Refused { code, .. } => BUSY
-                .iter()
-                .find(|busy| *busy == code)
-                .copied()
-                .unwrap_or(DEALER_REFUSAL),
-            Self::Mismatch {
-                field: "protocol" | "reveal" | "comparison",
-                ..
-            } => "terms",
-            // All the others are the partition's, or how a server was started with it.
-            Self::Mismatch { .. } => "partition_changed",
-            Self::Quota(refusal) => refusal.code(),
-            Self::SessionUsed { .. } => "session_used",
-            Self::BadMessage { peer, .. } | Self::Net { peer, .. } if *peer == counterpart => {
-                "bad_greeting"
-            }
-            error if matches!(error.net_source(), Some(NetError::TimedOut { .. })) => "peer_slow",
-            error if error.is_peer() => DEALER_REFUSAL,
-            _ => "session",
-        }
-    }
-
-    /// What a further party said about when to come back.
-    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
-        match self {
-            Self::Refused {
-                retry_after_seconds,
-                ..
-            } => *retry_after_seconds,
-            Self::Quota(refusal) => Some(refusal.retry_after_seconds()),
-            _ => None,
-        }
-    }
-
-    /// The WebSocket's code for an end with this error: what a further party ended with, where it
-    /// is one of the services'.
-    pub(crate) fn close_code(&self) -> u16 {
-        match (self, self.net_source()) {
-            (Self::Quota(_), _) => CLOSE_BUDGET,
-            (
-                _,
-                Some(NetError::Ended {
-                    code: code @ (CLOSE_BUDGET | CLOSE_SLOW),
-                    ..
-                }),
-            ) => *code,
-            (_, Some(NetError::TimedOut { .. })) => CLOSE_SLOW,
-            _ => CLOSE_NORMAL,
         }
     }
 
@@ -322,111 +250,6 @@ pub(crate) fn message_of(body: &str) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Reply;
-
-    fn refused(code: &str, retry_after_seconds: Option<u64>) -> ServingError {
-        ServingError::Refused {
-            by: "dealer",
-            code: code.into(),
-            message: "no".into(),
-            retry_after_seconds,
-        }
-    }
-
-    #[test]
-    fn a_refusal_that_ends_by_itself_keeps_its_kind() {
-        for busy in [
-            "too_many_sessions",
-            "too_many_grants",
-            "shutting_down",
-            "not_ready",
-            "peer_slow",
-        ] {
-            let reply = Reply::<()>::refused(&refused(busy, Some(7)), "client");
-            let Reply::Refused {
-                code,
-                retry_after_seconds,
-                ..
-            } = reply
-            else {
-                panic!("a welcome")
-            };
-            assert_eq!((&*code, retry_after_seconds), (busy, Some(7)));
-        }
-        // The server's own key at the dealer is nothing that a client could change.
-        assert_eq!(
-            refused("invalid_key", None).refusal_code("client"),
-            "dealer"
-        );
-        let late = |peer| ServingError::Net {
-            peer,
-            source: NetError::TimedOut { seconds: 60 },
-        };
-        assert_eq!(late("dealer").refusal_code("client"), "peer_slow");
-        assert_eq!(
-            late("client").refusal_code("client"),
-            "bad_greeting",
-            "whoever sends a bad handshake is not the dealer"
-        );
-        let bad = |peer| ServingError::BadMessage {
-            peer,
-            reason: "x".into(),
-        };
-        assert_eq!(
-            (
-                bad("client").refusal_code("client"),
-                bad("dealer").refusal_code("client")
-            ),
-            ("bad_greeting", "dealer")
-        );
-        let differs = |field| ServingError::Mismatch {
-            field,
-            ours: "a".into(),
-            theirs: "b".into(),
-        };
-        assert_eq!(
-            differs("partition_id").refusal_code("client"),
-            "partition_changed"
-        );
-        assert_eq!(differs("protocol").refusal_code("client"), "terms");
-    }
-
-    #[test]
-    fn a_slow_party_is_told_apart_from_a_lost_one() {
-        let source = |source| ServingError::Protocol(ProtocolError::Dealer(source));
-        assert_eq!(
-            source(NetError::TimedOut { seconds: 60 }).close_code(),
-            CLOSE_SLOW
-        );
-        assert_eq!(source(NetError::Closed).close_code(), CLOSE_NORMAL);
-        for code in [CLOSE_SLOW, CLOSE_BUDGET] {
-            let ended = NetError::Ended {
-                code,
-                reason: String::new(),
-            };
-            assert_eq!(
-                ServingError::Net {
-                    peer: "server",
-                    source: ended
-                }
-                .close_code(),
-                code,
-                "it is passed on"
-            );
-        }
-        let other = NetError::Ended {
-            code: 4999,
-            reason: String::new(),
-        };
-        assert_eq!(
-            ServingError::Net {
-                peer: "server",
-                source: other
-            }
-            .close_code(),
-            CLOSE_NORMAL
-        );
-    }
 
     #[test]
     fn the_text_of_a_service_is_one_line() {

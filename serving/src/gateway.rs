@@ -1,6 +1,7 @@
 //! The OpenAI interface on the user's own machine, in front of private sessions.
 
 mod answer;
+mod field;
 mod fields;
 mod page;
 mod request;
@@ -12,7 +13,6 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use answer::{Shape, respond};
 use axum::{
     Json, Router,
     body::Bytes,
@@ -27,9 +27,11 @@ use marill_net::{NetError, peer_text};
 use crate::{
     ServingError,
     client::{Client, ClientOptions},
+    error::HttpError,
+    gateway::answer::{Shape, respond},
     metrics::{self, Metrics},
     ready::{Found, Readiness, Renewed, has_space, partition_changed},
-    web::{self, HttpError, Sessions},
+    web::{self, Sessions},
 };
 
 /// Answers that may wait for a free session before further ones are told to come back later.

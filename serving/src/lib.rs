@@ -11,6 +11,7 @@ pub mod dealer;
 mod error;
 pub mod gateway;
 pub mod local;
+pub mod messages;
 mod metrics;
 mod pace;
 pub mod party;
@@ -20,11 +21,12 @@ mod secret_files;
 pub mod server;
 mod slots;
 pub mod state;
+pub mod terms;
 pub mod ticket;
 pub mod tls;
 pub mod web;
 pub mod wipe;
-pub mod wire;
 
-pub use error::ServingError;
 pub use marill_net::Endpoint;
+
+pub use crate::error::ServingError;

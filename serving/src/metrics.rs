@@ -13,7 +13,7 @@ use crate::{
     ServingError,
     client::Answer,
     slots::Sessions,
-    web::{self, Bound},
+    web::{self, MetricsListener},
 };
 
 const METADATA: Metadata<'static> = Metadata::new("marill", Level::INFO, None);
@@ -179,9 +179,6 @@ impl Metrics {
         handle.render()
     }
 }
-
-/// Where the metrics of a service are served, once it is bound.
-pub struct MetricsListener(pub(crate) Option<(Bound, Router)>);
 
 /// Binds the address for metrics, where one was named.
 ///

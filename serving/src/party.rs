@@ -27,16 +27,18 @@ use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use crate::{
     ServingError,
     client::{ClientOptions, SessionOpener, fetch, open_cached},
+    error::HttpError,
+    messages::{
+        PartyHello, PartyWelcome, Reply, Step, recv_hello, recv_input_share, send_json,
+        send_token_share,
+    },
     metrics::{self, Metrics},
     pace::Pace,
     ready::{Found, Renewed, has_space, partition_changed},
     slots::{Lobby, MAX_WAITING, SessionSlot, Turn},
+    terms::{E0, SessionParameters},
     tls::Tls,
-    web::{self, HttpError, Sessions},
-    wire::{
-        E0, PartyHello, PartyWelcome, Reply, SessionParameters, Step, recv_hello, recv_input_share,
-        send_json, send_token_share,
-    },
+    web::{self, Sessions},
 };
 
 const CLIENT: &str = "client";

@@ -14,45 +14,22 @@
 //! open no used session, neither for another client nor for the one that kept its seed. Client and
 //! server also record each session of their own before they use it.
 
-mod produce;
-mod seal;
-mod store;
+pub(crate) mod seal;
+pub(crate) mod store;
 mod vault;
 
 use marill_mpc::{DecoderSpec, Selection};
-pub use produce::{PreprocessOptions, produce};
-pub(crate) use produce::{SEEDS_FOLDER, StoredSession};
-pub use seal::{SealedCorrelations, SealingKey};
 use serde::{Deserialize, Serialize};
-pub use store::{AvailableSession, CorrelationStore, Found};
-pub(crate) use vault::Vault;
 
-use crate::wire::SessionParameters;
+pub(crate) use crate::preprocessing::vault::Vault;
+pub use crate::preprocessing::{
+    seal::{SealedCorrelations, SealingKey},
+    store::{AvailableSession, CorrelationStore, Found},
+};
+use crate::terms::SessionParameters;
 
 /// Version of files and orders.
 pub(crate) const FORMAT: u32 = 3;
-
-/// Which correlations a session uses; named in the handshake, so that neither side chooses alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Correlations {
-    /// The dealer streams them while the session runs.
-    #[default]
-    Live,
-    /// The server has them in a file.
-    #[serde(rename = "ahead")]
-    Preprocessed,
-}
-
-impl Correlations {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::Preprocessed => "ahead",
-        }
-    }
-}
 
 /// What a dealer needs to know to write files for a server; `marill serve DIR --request FILE`
 /// writes it.

@@ -11,9 +11,10 @@ use marill_net::http::HttpClient;
 
 use crate::{
     ServingError,
+    error::HttpError,
     secret_files::check_remaining_context,
-    web::{self, HttpError},
-    wire::SessionParameters,
+    terms::SessionParameters,
+    web::{self},
 };
 
 /// What was found holds for so long.

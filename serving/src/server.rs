@@ -22,28 +22,28 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use guard::WrongKeys;
-use input::Inputs;
 use marill_mpc::{Comparison, DecoderSpec, PrivateWeights, PublicWeights};
 use marill_net::{Endpoint, http::HttpClient};
 use marill_numeric::{hex, unhex};
 use marill_partition::{Manifest, Partition};
-use masked::MaskedParts;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
     ServingError,
+    error::{HttpError, Refusal},
+    messages::{GrantedTicket, NewTicket},
     metrics::{self, Metrics},
     preprocessing::{self, CorrelationStore, PreprocessRequest, SealingKey},
     ready::{Readiness, has_space, says_ready},
     secret_files::{read_key, replace_file},
+    server::{guard::WrongKeys, input::Inputs, masked::MaskedParts},
     slots::{Lobby, MAX_WAITING, Turn},
-    state::{FileState, KEYS_FILE, Principal, Refusal, State as Durable},
+    state::{FileState, KEYS_FILE, Principal, State as Durable},
+    terms::{E0, PROTOCOL_VERSION, SessionParameters, Setting},
     ticket::{For, Signer},
     tls::Tls,
-    web::{self, HttpError, Sessions},
-    wire::{E0, GrantedTicket, NewTicket, PROTOCOL_VERSION, SessionParameters, Setting},
+    web::{self, Sessions},
 };
 
 /// The server's key for preprocessed correlations, in its folder.

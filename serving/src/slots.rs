@@ -17,7 +17,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use crate::{ServingError, web::HttpError};
+use crate::{ServingError, error::HttpError};
 
 /// How long running sessions may take to end after the first signal.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);

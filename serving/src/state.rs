@@ -7,20 +7,24 @@
 //! to compile at the optimization level of the dependencies here. A fleet of servers needs an
 //! implementation over a database that they share, and nothing else.
 
+use crate::error::Refusal;
 mod files;
 mod keys;
 mod store;
+mod tables;
 mod takeover;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub use files::FileState;
-pub use keys::{KEYS_FILE, Key, Keys, Limits};
 use sha2::{Digest, Sha256};
-pub use store::{RECORDS_FILE, export};
-pub(crate) use store::{Store, WhenInUse};
 
 use crate::ServingError;
+pub(crate) use crate::state::store::{Store, WhenInUse};
+pub use crate::state::{
+    files::FileState,
+    keys::{KEYS_FILE, Key, Keys, Limits},
+    store::{RECORDS_FILE, export},
+};
 
 /// SHA-256 of an API key: what is stored instead of the key.
 pub type KeyDigest = [u8; 32];
@@ -39,47 +43,6 @@ pub(crate) const WINDOW: Duration = Duration::from_secs(60);
 pub struct Principal {
     pub digest: KeyDigest,
     pub name: String,
-}
-
-/// Why a principal is not served now.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Nobody, or nobody any more, has this key.
-    #[error("the server asks for an API key that it knows")]
-    Unknown,
-    /// The budget is spent; it grows only when the owner raises it.
-    #[error("this key's budget of {limit} tokens is too small for the next step")]
-    BudgetSpent { limit: u64 },
-    #[error(
-        "this key is allowed {limit} {what} per minute; come back in {} s",
-        retry_after.as_secs(),
-    )]
-    TooFast {
-        what: &'static str,
-        limit: u64,
-        retry_after: Duration,
-    },
-}
-
-impl Refusal {
-    /// The `code` of an error object.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Unknown => "invalid_api_key",
-            Self::BudgetSpent { .. } => "budget_spent",
-            Self::TooFast { .. } => "rate_limited",
-        }
-    }
-
-    /// After how many seconds it makes sense to ask again.
-    #[must_use]
-    pub fn retry_after_seconds(&self) -> u64 {
-        match self {
-            Self::TooFast { retry_after, .. } => retry_after.as_secs(),
-            _ => 3600,
-        }
-    }
 }
 
 /// The durable state of a server. Every method is safe to call from any thread; what it returned

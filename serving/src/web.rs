@@ -27,89 +27,13 @@ pub use crate::slots::{SessionSlot, Sessions};
 use crate::{
     ServingError,
     connections::{self, Place, Slot, Stream, TrackedStream},
-    metrics::MetricsListener,
+    error::HttpError,
     secret_files::random,
-    state::Refusal,
     tls::Identity,
 };
 
 /// How long a peer may take for its handshake, apart from how long it may pause between steps.
 const FIRST_FRAME_LIMIT: Duration = Duration::from_secs(5);
-
-/// The error object of the OpenAI interface, used by every service.
-#[derive(Debug)]
-pub struct HttpError {
-    pub status: StatusCode,
-    pub message: String,
-    pub kind: &'static str,
-    pub param: Option<String>,
-    pub code: Option<&'static str>,
-    /// Seconds after which the request may succeed.
-    pub retry_after_seconds: Option<u64>,
-}
-
-impl HttpError {
-    pub fn new(
-        status: StatusCode,
-        kind: &'static str,
-        code: &'static str,
-        message: impl Into<String>,
-    ) -> Self {
-        let retry_after_seconds = match status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(2),
-            _ => None,
-        };
-        Self {
-            status,
-            message: message.into(),
-            kind,
-            param: None,
-            code: Some(code),
-            retry_after_seconds,
-        }
-    }
-
-    pub fn not_found(what: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "invalid_request_error",
-            "not_found",
-            format!("there is no {what} here"),
-        )
-    }
-
-    /// The body alone.
-    pub fn object(&self) -> serde_json::Value {
-        serde_json::json!({ "error": {
-            "message": self.message, "type": self.kind, "param": self.param, "code": self.code,
-        }})
-    }
-}
-
-impl IntoResponse for HttpError {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, axum::Json(self.object())).into_response();
-        if let Some(seconds) = self.retry_after_seconds {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, seconds.into());
-        }
-        response
-    }
-}
-
-impl From<Refusal> for HttpError {
-    fn from(refusal: Refusal) -> Self {
-        let (status, kind) = match refusal {
-            Refusal::Unknown => (StatusCode::UNAUTHORIZED, "authentication_error"),
-            _ => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
-        };
-        let mut error = Self::new(status, kind, refusal.code(), refusal.to_string());
-        error.retry_after_seconds =
-            (status == StatusCode::TOO_MANY_REQUESTS).then(|| refusal.retry_after_seconds());
-        error
-    }
-}
 
 /// Names each request by `x-request-id`, and turns refusals of the framework (a body that is too
 /// large, a method that is not there) into error objects.
@@ -326,6 +250,9 @@ fn listen(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, ServingEr
         tls,
     })
 }
+
+/// Where the metrics of a service are served, once it is bound.
+pub struct MetricsListener(pub(crate) Option<(Bound, Router)>);
 
 /// Serves until SIGINT or SIGTERM, then lets running sessions end; a second signal ends the process
 /// at once.

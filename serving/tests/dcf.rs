@@ -9,8 +9,8 @@ use marill_serving::{
     ServingError,
     client::{CorrelationPreference, SessionOpener},
     local::Parties,
-    preprocessing::Correlations,
-    wire::{DcfKeysHello, proof_of, recv_reply, send_json},
+    messages::{DcfKeysHello, proof_of, recv_reply, send_json},
+    terms::Correlations,
 };
 use world::{World, tiny_model, wait_until};
 

@@ -11,11 +11,12 @@ use marill_net::{Channel, http::HttpClient};
 use marill_serving::{
     ServingError,
     dealer::add_owner,
-    ticket::{For, Signer, Ticket},
-    wire::{
-        CorrectionsHello, NewTicket, PROTOCOL_VERSION, Reply, SessionGrant, proof_of, recv_json,
-        recv_reply, send_json,
+    messages::{
+        CorrectionsHello, NewTicket, Reply, SessionGrant, proof_of, recv_json, recv_reply,
+        send_json,
     },
+    terms::PROTOCOL_VERSION,
+    ticket::{For, Signer, Ticket},
 };
 use world::World;
 
@@ -122,7 +123,7 @@ fn what_a_grant_keeps_has_a_length() {
     let mut world = World::new();
     let id = "ab".repeat(32);
     let (parameters, long) = (world.parameters.clone(), "a".repeat(100_000));
-    let fields: [fn(&mut marill_serving::wire::SessionParameters) -> &mut String; 3] = [
+    let fields: [fn(&mut marill_serving::terms::SessionParameters) -> &mut String; 3] = [
         |t| &mut t.partition_id,
         |t| &mut t.spec_sha256,
         |t| &mut t.public_sha256,
@@ -243,7 +244,7 @@ fn a_server_records_no_session_that_the_dealer_does_not_know() {
             .handshake(
                 &session,
                 &proof_of("x"),
-                marill_serving::preprocessing::Correlations::Live,
+                marill_serving::terms::Correlations::Live,
             )
             .unwrap_err();
     }

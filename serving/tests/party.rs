@@ -19,7 +19,7 @@ use marill_serving::{
     Endpoint, ServingError,
     client::SessionOpener,
     local::LocalParty,
-    wire::{E0, Setting},
+    terms::{E0, Setting},
 };
 use tampering_proxy::{Fault, From, TamperingProxy};
 use world::{World, model_of, wait_until};

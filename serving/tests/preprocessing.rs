@@ -14,13 +14,14 @@ use marill_net::http::HttpClient;
 use marill_serving::{
     ServingError,
     client::CorrelationPreference,
-    dealer::{DEFAULT_OWNER, SERVER_KEY_FILE},
-    preprocessing::{Correlations, PreprocessOptions, SealingKey, produce},
-    server::PREPROCESSING_KEY_FILE,
-    state::{FileState, Keys, Limits, export, key_digest},
-    wire::{
+    dealer::{DEFAULT_OWNER, PreprocessOptions, SERVER_KEY_FILE, produce},
+    messages::{
         ClientHello, CollectSeed, CollectedSeed, ServerWelcome, proof_of, recv_reply, send_json,
     },
+    preprocessing::SealingKey,
+    server::PREPROCESSING_KEY_FILE,
+    state::{FileState, Keys, Limits, export, key_digest},
+    terms::Correlations,
 };
 use tempfile::TempDir;
 use world::{World, tiny_model, wait_until};

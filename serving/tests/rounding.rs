@@ -13,9 +13,10 @@ use marill_numeric::{NumericSpec, Rounding};
 use marill_serving::{
     ServingError,
     client::{CorrelationPreference, SessionOpener},
-    preprocessing::{Correlations, PreprocessOptions, SealingKey, produce},
+    dealer::{PreprocessOptions, produce},
+    preprocessing::SealingKey,
     server::{PREPROCESSING_KEY_FILE, SecureModel},
-    wire::Setting,
+    terms::{Correlations, Setting},
 };
 use world::{World, model_of};
 

@@ -11,10 +11,11 @@ use marill_mpc::{Sampling, Selection, tally_step};
 use marill_serving::{
     ServingError,
     client::CorrelationPreference,
-    dealer::DEFAULT_OWNER,
+    dealer::{DEFAULT_OWNER, PreprocessOptions, produce},
     local::Parties,
-    preprocessing::{Correlations, PreprocessOptions, SealingKey, produce},
+    preprocessing::SealingKey,
     server::PREPROCESSING_KEY_FILE,
+    terms::Correlations,
 };
 use world::{World, tiny_model};
 

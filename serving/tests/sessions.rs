@@ -12,9 +12,9 @@ use marill_net::{NetError, http::HttpClient};
 use marill_serving::{
     ServingError,
     client::SessionOpener,
-    preprocessing::Correlations,
+    messages::{CLOSE_BUDGET, CorrectionsHello, SessionGrant, proof_of, recv_reply, send_json},
     state::{FileState, Keys, Limits, key_digest},
-    wire::{CLOSE_BUDGET, CorrectionsHello, SessionGrant, proof_of, recv_reply, send_json},
+    terms::Correlations,
 };
 use proxy::{Proxy, unmask};
 use world::{World, wait_until};

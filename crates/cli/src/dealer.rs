@@ -3,9 +3,8 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use marill_mpc::{Selection, spec::MAX_POSITIONS};
-use marill_serving::{
-    dealer::{DEFAULT_OWNER, DealerOptions, add_owner, run as run_dealer},
-    preprocessing::{PreprocessOptions, produce},
+use marill_serving::dealer::{
+    DEFAULT_OWNER, DealerOptions, PreprocessOptions, add_owner, produce, run as run_dealer,
 };
 
 use crate::{

@@ -10,7 +10,7 @@ use marill_serving::{
     Endpoint,
     dealer::SERVER_KEY_FILE,
     server::{ServerOptions, run as run_server, write_request},
-    wire::{E0, Setting},
+    terms::{E0, Setting},
 };
 
 use crate::{

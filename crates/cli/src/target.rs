@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use marill_partition::Partition;
 use marill_serving::{
-    Endpoint, client::Client, local::Parties, server::SecureModel, wire::Setting,
+    Endpoint, client::Client, local::Parties, server::SecureModel, terms::Setting,
 };
 
 use crate::{advice::advise, failure::BadInput, places::Services};

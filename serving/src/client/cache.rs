@@ -13,7 +13,7 @@ use marill_partition::{MANIFEST_FILE, Manifest};
 use crate::{
     ServingError,
     error::message_of,
-    wire::{E0, Setting},
+    terms::{E0, Setting},
 };
 
 const MAX_JSON_BYTES: u64 = 16 << 20;

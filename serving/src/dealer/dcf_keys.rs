@@ -17,11 +17,11 @@ use marill_mpc::Comparison;
 use marill_net::{Channel, NetError, SharedChannel, WebSocketChannel};
 use sha2::{Digest, Sha256};
 
-use super::{Dealer, grants::GRANT_LIFETIME};
 use crate::{
     ServingError,
+    dealer::{Dealer, grants::GRANT_LIFETIME},
+    messages::{DcfKeysHello, Reply, dcf_keys_proof, recv_json, send_json},
     slots::{Guest, SessionSlot},
-    wire::{DcfKeysHello, Reply, dcf_keys_proof, recv_json, send_json},
 };
 
 const CLIENT: &str = "client";

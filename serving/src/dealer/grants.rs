@@ -16,10 +16,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
-    ServingError,
-    ticket::Ticket,
-    web::HttpError,
-    wire::{SessionParameters, proof_of},
+    ServingError, error::HttpError, messages::proof_of, terms::SessionParameters, ticket::Ticket,
 };
 
 /// A session that no server takes up in this time is used up, or, where it was preprocessed, free

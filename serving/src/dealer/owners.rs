@@ -12,9 +12,9 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::SERVER_KEY_FILE;
 use crate::{
     ServingError,
+    dealer::SERVER_KEY_FILE,
     secret_files::{read_key, read_or_create_key},
     ticket::{Signer, Ticket},
 };

@@ -21,17 +21,17 @@ use marill_mpc::Seed;
 use marill_numeric::{hex, unhex};
 use zeroize::Zeroizing;
 
-use super::{
-    Dealer, bad_request, body,
-    grants::{Grant, Seeds},
-    owners::Owner,
-};
 use crate::{
     ServingError,
+    dealer::{
+        Dealer, bad_request, body,
+        grants::{Grant, Seeds},
+        owners::Owner,
+        produce::StoredSession,
+    },
+    error::HttpError,
+    messages::{CollectSeed, CollectedSeed, NewRelease, NewSession, Release, SessionGrant},
     metrics::Metrics,
-    preprocessing::StoredSession,
-    web::HttpError,
-    wire::{CollectSeed, CollectedSeed, NewRelease, NewSession, Release, SessionGrant},
 };
 
 const MAX_CANDIDATES: usize = 64;
@@ -66,7 +66,7 @@ impl Dealer {
             {
                 continue;
             }
-            let token = new_token().map_err(super::internal)?;
+            let token = new_token().map_err(crate::dealer::internal)?;
             let parameters = (request.parameters.clone(), request.client_id.clone());
             let grant = Grant::new(
                 &owner.name,
@@ -127,7 +127,7 @@ fn refusal(error: ServingError) -> HttpError {
             error.for_peer(),
         ),
         ServingError::Mismatch { .. } => bad_request(error.for_peer()),
-        error => super::internal(error),
+        error => crate::dealer::internal(error),
     }
 }
 
@@ -140,7 +140,7 @@ pub(super) async fn release(
     let request: NewRelease = body(request)?;
     let released = tokio::task::spawn_blocking(move || dealer.release(&owner, &request)).await;
     released
-        .map_err(|error| super::internal(error.into()))?
+        .map_err(|error| crate::dealer::internal(error.into()))?
         .map(Json)
         .map_err(refusal)
 }

@@ -7,11 +7,11 @@ use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use marill_numeric::unhex;
 use zeroize::Zeroizing;
 
-use super::{Dealer, grants::Seeds, masks::MaskScope, owners::Owner};
 use crate::{
     ServingError,
+    dealer::{Dealer, grants::Seeds, masks::MaskScope, owners::Owner},
+    messages::{CorrectionsHello, Reply, Step, hash_key, recv_hello, send_json},
     pace::Pace,
-    wire::{CorrectionsHello, Reply, Step, hash_key, recv_hello, send_json},
 };
 
 const SERVER: &str = "server";

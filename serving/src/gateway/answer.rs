@@ -20,15 +20,15 @@ use marill_numeric::hex;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Gateway, request::Parsed};
 use crate::{
     ServingError,
     client::{Answer, Client, Event, Finish},
+    error::{CLOSE_BUDGET, CLOSE_SLOW, HttpError},
+    gateway::{Gateway, request::Parsed},
     metrics::Metrics,
     ready::partition_changed,
     secret_files::random,
-    web::{HttpError, SessionSlot},
-    wire::{CLOSE_BUDGET, CLOSE_SLOW},
+    web::SessionSlot,
 };
 
 /// Which of the two interfaces was asked.

@@ -3,8 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::request::{present, unsupported};
-use crate::web::HttpError;
+use crate::{
+    error::HttpError,
+    gateway::field::{present, unsupported},
+};
 
 /// What the gateway does.
 const DONE: [&str; 18] = [

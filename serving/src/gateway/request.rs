@@ -5,11 +5,14 @@ use marill_model::Message;
 use marill_mpc::Sampling;
 use serde_json::{Map, Value};
 
-use super::fields;
 use crate::{
     ServingError,
     client::{Client, Request},
-    web::HttpError,
+    error::HttpError,
+    gateway::{
+        field::{present, unsupported, with_param},
+        fields,
+    },
 };
 
 /// A request that can be run.
@@ -285,11 +288,6 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, HttpError> {
     }
 }
 
-/// A field that is there and not null.
-pub(super) fn present<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    fields.get(name).filter(|value| !value.is_null())
-}
-
 fn check_model(fields: &Map<String, Value>, served: &str) -> Result<(), HttpError> {
     match present(fields, "model") {
         None => Ok(()),
@@ -439,26 +437,6 @@ fn bad(code: &'static str, message: impl Into<String>) -> HttpError {
 
 fn invalid(param: &str, message: impl Into<String>) -> HttpError {
     with_param(StatusCode::BAD_REQUEST, param, "invalid_value", message)
-}
-
-pub(super) fn unsupported(param: &str, message: impl Into<String>) -> HttpError {
-    with_param(
-        StatusCode::BAD_REQUEST,
-        param,
-        "unsupported_parameter",
-        message,
-    )
-}
-
-fn with_param(
-    status: StatusCode,
-    param: &str,
-    code: &'static str,
-    message: impl Into<String>,
-) -> HttpError {
-    let mut error = HttpError::new(status, "invalid_request_error", code, message);
-    error.param = Some(param.to_string());
-    error
 }
 
 #[cfg(test)]

@@ -22,9 +22,9 @@ use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-use super::{FORMAT, Header};
 use crate::{
     ServingError,
+    preprocessing::{FORMAT, Header},
     secret_files::{random, read_or_create_key},
 };
 
@@ -88,19 +88,19 @@ fn nonce(index: u64, last: bool) -> Nonce {
 }
 
 /// Seals frames into a new file.
-pub(super) struct Sealer {
+pub(crate) struct Sealer {
     path: PathBuf,
     file: BufWriter<File>,
     key: LessSafeKey,
     binding: [u8; 32],
     index: u64,
     /// Bytes sealed so far.
-    pub(super) sealed_bytes: u64,
+    pub(crate) sealed_bytes: u64,
 }
 
 impl Sealer {
     /// Writes the head; `header.ephemeral_key` is filled in here.
-    pub(super) fn create(
+    pub(crate) fn create(
         path: &Path,
         mut header: Header,
         server_key: &str,
@@ -153,7 +153,7 @@ impl Sealer {
     }
 
     /// Ends the file with its last piece; on return it is on disk.
-    pub(super) fn finish(&mut self) -> Result<(), ServingError> {
+    pub(crate) fn finish(&mut self) -> Result<(), ServingError> {
         let done = self
             .seal(Vec::new(), true)
             .and_then(|()| self.file.flush())

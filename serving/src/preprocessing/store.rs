@@ -7,8 +7,11 @@ use marill_numeric::unhex;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::seal::{Head, SealedCorrelations, SealingKey, name_of};
-use crate::{ServingError, wire::SessionParameters};
+use crate::{
+    ServingError,
+    preprocessing::seal::{Head, SealedCorrelations, SealingKey, name_of},
+    terms::SessionParameters,
+};
 
 const EXTENSION: &str = "ahead";
 /// More are not listed to a client at once.
@@ -23,7 +26,7 @@ pub struct AvailableSession {
     pub selection: Selection,
 }
 
-pub(super) fn file_name(
+pub(crate) fn file_name(
     bucket: usize,
     tokens: usize,
     selection: Selection,

@@ -15,7 +15,8 @@ use std::{
 
 use crate::{
     ServingError,
-    state::{Principal, Refusal, State},
+    error::Refusal,
+    state::{Principal, State},
 };
 
 type Charged = Result<Result<(), Refusal>, ServingError>;

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 
-use crate::web::HttpError;
+use crate::error::HttpError;
 
 /// A download holds one piece and what the connection's buffer takes: peers that read nothing cost
 /// little.

@@ -17,13 +17,13 @@ use axum::{
 use marill_mpc::{Comparison, Sampling};
 use marill_net::{SharedChannel, WebSocketChannel};
 
-use super::{IDLE_TIMEOUT, Server};
 use crate::{
     ServingError,
+    messages::{InputHello, Reply, recv_hello, send_json},
+    server::{IDLE_TIMEOUT, Server},
     slots::Turn,
     state::Principal,
     web,
-    wire::{InputHello, Reply, recv_hello, send_json},
 };
 
 const CLIENT: &str = "client";

@@ -16,11 +16,12 @@ use marill_net::Channel;
 use marill_numeric::hex;
 use sha2::{Digest, Sha256};
 
-use super::SecureModel;
 use crate::{
     ServingError,
+    error::Refusal,
     secret_files::replace_file,
-    state::{KeyDigest, Principal, Refusal},
+    server::SecureModel,
+    state::{KeyDigest, Principal},
 };
 
 /// The files of all masks together, but for the one that was asked for last.
@@ -224,7 +225,7 @@ mod tests {
     use marill_mpc::testing::{random_weights, tiny_spec};
 
     use super::*;
-    use crate::wire::Setting;
+    use crate::terms::Setting;
 
     fn model() -> SecureModel {
         let spec = tiny_spec();

@@ -7,20 +7,19 @@ use marill_net::{Channel, SharedChannel, WebSocketChannel};
 use marill_numeric::unhex;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Server, charging::Charging, input::Announced};
 use crate::{
     ServingError,
     error::refused,
+    messages::{
+        ClientHello, CorrectionsHello, NewRelease, Release, Reply, ServerWelcome, Step, hash_key,
+        recv_hello, recv_input_share, recv_reply, send_json, send_token_share,
+    },
     metrics::Metrics,
     pace::Pace,
-    preprocessing::Correlations,
+    server::{Server, charging::Charging, input::Announced},
     slots::{SessionSlot, Turn},
     state::Principal,
-    wire::{
-        ClientHello, CorrectionsHello, NewRelease, Release, Reply, ServerWelcome,
-        SessionParameters, Step, hash_key, recv_hello, recv_input_share, recv_reply, send_json,
-        send_token_share,
-    },
+    terms::{Correlations, SessionParameters},
 };
 
 const CLIENT: &str = "client";

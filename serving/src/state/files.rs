@@ -8,18 +8,18 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{
-    Key, KeyDigest, Limits, Principal, Refusal, State, WINDOW, WhenInUse, key_digest,
-    keys::KeyFile,
-    store::{self, Recent, Store},
-    takeover::KEYS_SEEN_FILE,
-    unix_seconds,
+use crate::{
+    ServingError,
+    error::Refusal,
+    secret_files::replace_file,
+    state::{
+        Key, KeyDigest, Limits, Principal, State, WINDOW, WhenInUse, key_digest,
+        keys::KeyFile,
+        store::{self, Recent, Store},
+        takeover::{KEYS_SEEN, KEYS_SEEN_FILE},
+        unix_seconds,
+    },
 };
-use crate::{ServingError, secret_files::replace_file};
-
-/// What the file says to whoever looks into it.
-pub(super) const KEYS_SEEN: &[u8] =
-    b"this server has had API keys: without them it does not start\n";
 
 /// Kept by one process at a time, records and keys alike.
 pub struct FileState {

@@ -11,10 +11,10 @@ use std::{
 
 use marill_numeric::{hex, unhex};
 
-use super::{KeyDigest, key_digest};
 use crate::{
     ServingError,
     secret_files::{random, replace_file},
+    state::{KeyDigest, key_digest},
 };
 
 /// Name of the file in the server's folder, unless another is named.

@@ -15,29 +15,22 @@ use std::{
 use marill_numeric::hex;
 use redb::{
     Builder, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase,
-    ReadableTable, StorageError, TableDefinition, TableError, WriteTransaction,
-    backends::FileBackend,
+    ReadableTable, StorageError, TableError, WriteTransaction, backends::FileBackend,
 };
 
-use super::{KeyDigest, WINDOW, takeover::take_over, unix_seconds};
 use crate::{
     ServingError,
     secret_files::{random, sync_folder},
+    state::{
+        KeyDigest, WINDOW,
+        tables::{CHARGES, RECENT, SESSIONS, Used},
+        takeover::take_over,
+        unix_seconds,
+    },
 };
 
 /// Name of the file in a service's folder.
 pub const RECORDS_FILE: &str = "records.redb";
-
-/// `role session` to the second at which it was claimed.
-pub(super) const SESSIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("sessions");
-/// What each key has used in all: tokens, sessions.
-pub(super) const CHARGES: TableDefinition<'_, &KeyDigest, (u64, u64)> =
-    TableDefinition::new("charges");
-/// What each key has used in a second of the window.
-pub(super) const RECENT: TableDefinition<'_, (&KeyDigest, u64), (u64, u64)> =
-    TableDefinition::new("recent");
-/// Earlier records that were taken over, by name and digest.
-pub(super) const TAKEN_OVER: TableDefinition<'_, &str, u64> = TableDefinition::new("taken over");
 
 /// Memory for pages.
 const CACHE_BYTES: usize = 16 << 20;
@@ -62,13 +55,6 @@ pub(crate) struct Store {
     opener: Opener,
     /// None after a failure of the disk, which ends a database: the next use opens it again.
     database: Mutex<Option<Arc<Database>>>,
-}
-
-/// What one key has used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Used {
-    pub(super) tokens: u64,
-    pub(super) sessions: u64,
 }
 
 /// What a key has used within the window: `(seconds, tokens, sessions)`, oldest first.
@@ -125,7 +111,7 @@ impl Store {
                 Ok(())
             })?;
         }
-        take_over(folder, &store)?;
+        take_over(folder, |work| store.write(work))?;
         Ok(store)
     }
 
@@ -313,12 +299,6 @@ impl Store {
             }
             Ok(())
         })
-    }
-}
-
-impl From<(u64, u64)> for Used {
-    fn from((tokens, sessions): (u64, u64)) -> Self {
-        Self { tokens, sessions }
     }
 }
 

@@ -4,16 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use marill_numeric::{hex, unhex};
-use redb::ReadableTable;
+use redb::{ReadableTable, WriteTransaction};
 use sha2::{Digest, Sha256};
 
-use super::{
-    KeyDigest,
-    store::{CHARGES, RECENT, SESSIONS, Store, TAKEN_OVER, Used},
-};
 use crate::{
     ServingError,
     secret_files::{replace_file, sync_folder},
+    state::{
+        KeyDigest,
+        tables::{CHARGES, RECENT, SESSIONS, TAKEN_OVER, Used},
+    },
 };
 
 /// `role session unix-seconds`.
@@ -23,19 +23,29 @@ const CHARGES_FILE: &str = "charges";
 /// Says that there were keys once: a lost file of keys must not open the server to everyone.
 pub(super) const KEYS_SEEN_FILE: &str = "keys.seen";
 
+/// What the file says to whoever looks into it.
+pub(super) const KEYS_SEEN: &[u8] =
+    b"this server has had API keys: without them it does not start\n";
+
 /// One line of the former charges.
 type Charge = (KeyDigest, u64, Used);
 
+/// What is written in one transaction.
+type Work<'a> = &'a dyn Fn(&WriteTransaction) -> Result<(), redb::Error>;
+
 /// Takes over what lies in `folder`; a line that is no record is refused by its number. The last
 /// line counts only if it is whole, as before.
-pub(super) fn take_over(folder: &Path, store: &Store) -> Result<(), ServingError> {
+pub(super) fn take_over(
+    folder: &Path,
+    write: impl Fn(Work<'_>) -> Result<(), ServingError>,
+) -> Result<(), ServingError> {
     if let Some(former) = Former::read(&folder.join(LEDGER_FILE))? {
         let mut claims = former.lines(|words| match words {
             [role, session, seconds] => Some((format!("{role} {session}"), seconds.parse().ok()?)),
             _ => None,
         })?;
         claims.sort_unstable();
-        store.write(|transaction| {
+        write(&|transaction| {
             if former.is_new(transaction)? {
                 let mut table = transaction.open_table(SESSIONS)?;
                 for (key, seconds) in &claims {
@@ -58,9 +68,9 @@ pub(super) fn take_over(folder: &Path, store: &Store) -> Result<(), ServingError
             _ => None,
         })?;
         if !charges.is_empty() && !folder.join(KEYS_SEEN_FILE).exists() {
-            replace_file(&folder.join(KEYS_SEEN_FILE), super::files::KEYS_SEEN)?;
+            replace_file(&folder.join(KEYS_SEEN_FILE), KEYS_SEEN)?;
         }
-        store.write(|transaction| {
+        write(&|transaction| {
             if former.is_new(transaction)? {
                 let mut sums = transaction.open_table(CHARGES)?;
                 let mut recent = transaction.open_table(RECENT)?;
@@ -137,7 +147,7 @@ impl Former {
 
     /// Notes in the transaction that this very file is taken over; `false`: a crash came between
     /// that and putting it aside.
-    fn is_new(&self, transaction: &redb::WriteTransaction) -> Result<bool, redb::Error> {
+    fn is_new(&self, transaction: &WriteTransaction) -> Result<bool, redb::Error> {
         let mut table = transaction.open_table(TAKEN_OVER)?;
         Ok(table
             .insert(&*self.digest, self.text.len() as u64)?

@@ -19,13 +19,10 @@ use marill_serving::{
     Endpoint, ServingError,
     client::{ClientState, Cost, SecureSession, SessionOpener},
     local::Parties,
-    preprocessing::Correlations,
+    messages::{ClientHello, NewSession, ServerWelcome, SessionGrant, recv_reply, send_json},
     server::SecureModel,
+    terms::{Correlations, SessionParameters, Setting},
     ticket::{For, Signer, Ticket},
-    wire::{
-        ClientHello, NewSession, ServerWelcome, SessionGrant, SessionParameters, Setting,
-        recv_reply, send_json,
-    },
 };
 
 pub const PARTITION: &str = "tiny";

@@ -116,7 +116,7 @@ fn charges_survive_a_clock_that_goes_back() {
     );
     drop(store);
     assert_eq!(
-        super::used(folder.path(), &key).unwrap(),
+        crate::state::store::used(folder.path(), &key).unwrap(),
         Used {
             tokens: u64::MAX,
             sessions: 2

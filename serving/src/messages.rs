@@ -1,204 +1,22 @@
-//! What the services say to each other around the protocol: session parameters, handshakes, steps.
+//! What the services say to each other around the protocol: handshakes, grants, steps.
 
-use marill_mpc::{
-    Comparison, DecoderSpec, HashKey, InputShare, PublicWeights, Sampling, Seed, Selection,
-};
+use marill_mpc::{DecoderSpec, HashKey, InputShare, Sampling, Seed, Selection};
 use marill_net::{Channel, NetError, peer_text};
 use marill_numeric::hex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+pub use crate::error::{CLOSE_BUDGET, CLOSE_SLOW};
 use crate::{
     ServingError,
-    preprocessing::{AvailableSession, Correlations},
+    preprocessing::AvailableSession,
+    terms::{Correlations, PROTOCOL_VERSION, SessionParameters},
     ticket::Ticket,
 };
 
-/// Raised with every change to the frames or to the program's order of operations.
-pub const PROTOCOL_VERSION: u32 = 6;
-
-/// The WebSocket is closed with this code when the key's budget does not cover the next step.
-pub const CLOSE_BUDGET: u16 = 4429;
-
-/// The WebSocket is closed with this code when a further party did not answer in time.
-pub const CLOSE_SLOW: u16 = 4504;
-
 /// Control messages above this many bytes end the session.
 const MAX_CONTROL_BYTES: usize = 1 << 20;
-
-/// Who produces correlations, and when. The protocol of the evaluators is the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Setting {
-    /// A dealer, in advance or meanwhile.
-    #[default]
-    Dealer,
-    /// Three parties with an honest majority: the dealer takes part in every session and produces
-    /// correlations while it runs, a bounded window early. Files are refused.
-    ThreeParties,
-}
-
-impl Setting {
-    pub const ALL: [Self; 2] = [Self::Dealer, Self::ThreeParties];
-
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Dealer => "dealer",
-            Self::ThreeParties => "3pc",
-        }
-    }
-
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|setting| setting.as_str() == text)
-    }
-}
-
-/// Who computes as E0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum E0 {
-    /// The client itself.
-    #[default]
-    Client,
-    /// A computing party; the client sends shares and gets shares.
-    Party,
-}
-
-impl E0 {
-    pub const ALL: [Self; 2] = [Self::Client, Self::Party];
-
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Party => crate::compat::E0_PARTY,
-        }
-    }
-
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "party" => Some(Self::Party),
-            _ => Self::ALL.into_iter().find(|e0| e0.as_str() == text),
-        }
-    }
-}
-
-/// What both ends of a session must agree on before any seed is used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SessionParameters {
-    pub protocol: u32,
-    pub partition_id: String,
-    /// Covers shapes, head groups, ring and fraction bits, tables and rounding.
-    pub spec_sha256: String,
-    /// Covers every public integer that the program computes with.
-    pub public_sha256: String,
-    pub setting: String,
-    pub e0: String,
-    pub rounding: String,
-    pub reveal: String,
-    /// What comparisons are made of; the client chooses among what the server offers.
-    #[serde(default, rename = "material")]
-    pub comparison: Comparison,
-}
-
-impl SessionParameters {
-    /// The parameters that this build offers for a partition.
-    pub fn new(
-        partition_id: &str,
-        spec: &DecoderSpec,
-        public: &PublicWeights,
-        setting: Setting,
-    ) -> Self {
-        Self {
-            protocol: PROTOCOL_VERSION,
-            partition_id: partition_id.to_string(),
-            spec_sha256: spec_sha256(spec),
-            public_sha256: public.digest().to_string(),
-            setting: setting.as_str().into(),
-            e0: E0::Client.as_str().into(),
-            rounding: spec.numeric.rounding.to_string(),
-            reveal: "token".into(),
-            comparison: Comparison::OneHot,
-        }
-    }
-
-    /// The same with these comparisons.
-    #[must_use]
-    pub fn with_comparison(mut self, comparison: Comparison) -> Self {
-        self.comparison = comparison;
-        self
-    }
-
-    /// The same with this E0.
-    #[must_use]
-    pub fn with_e0(mut self, e0: E0) -> Self {
-        self.e0 = e0.as_str().into();
-        self
-    }
-
-    /// Neither evaluator is the client.
-    #[must_use]
-    pub fn is_shared(&self) -> bool {
-        self.e0 == E0::Party.as_str()
-    }
-
-    /// That these parameters are of this program, for parties that see no partition.
-    ///
-    /// # Errors
-    /// What differs.
-    pub fn check_program(&self, spec: &DecoderSpec) -> Result<(), String> {
-        let rounding = spec.numeric.rounding.as_str();
-        if self.rounding != rounding {
-            return Err(format!(
-                "its program has rounding `{rounding}`, its session parameters say `{}`",
-                self.rounding
-            ));
-        }
-        if spec_sha256(spec) != self.spec_sha256 {
-            return Err("its program has another digest than its session parameters say".into());
-        }
-        Ok(())
-    }
-
-    /// # Errors
-    /// [`ServingError::Mismatch`] naming the first field that differs.
-    pub fn check(&self, theirs: &Self) -> Result<(), ServingError> {
-        let (our_version, their_version) = (self.protocol.to_string(), theirs.protocol.to_string());
-        let (our_comparison, their_comparison) =
-            (self.comparison.to_string(), theirs.comparison.to_string());
-        let fields = [
-            ("protocol", &our_version, &their_version),
-            // Before the digests that cover it, which would say less.
-            ("rounding", &self.rounding, &theirs.rounding),
-            ("partition_id", &self.partition_id, &theirs.partition_id),
-            ("spec_sha256", &self.spec_sha256, &theirs.spec_sha256),
-            ("public_sha256", &self.public_sha256, &theirs.public_sha256),
-            ("setting", &self.setting, &theirs.setting),
-            ("e0", &self.e0, &theirs.e0),
-            ("reveal", &self.reveal, &theirs.reveal),
-            ("comparison", &our_comparison, &their_comparison),
-        ];
-        match fields.into_iter().find(|(_, ours, theirs)| ours != theirs) {
-            None => Ok(()),
-            Some((field, ours, theirs)) => Err(ServingError::Mismatch {
-                field,
-                ours: ours.clone(),
-                theirs: peer_text(theirs),
-            }),
-        }
-    }
-}
-
-/// Digest of a program: of its JSON, whose floats survive a round trip unchanged.
-pub fn spec_sha256(spec: &DecoderSpec) -> String {
-    hex(&Sha256::digest(
-        serde_json::to_vec(spec).expect("a spec has string keys only"),
-    ))
-}
 
 /// Client to server, `POST /v1/tickets`: a ticket, and which preprocessed sessions there are for a
 /// prompt of this size.

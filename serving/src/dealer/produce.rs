@@ -8,7 +8,6 @@ use marill_numeric::{hex, unhex};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{FORMAT, Header, PreprocessRequest, Vault, seal::Sealer, store};
 use crate::{
     ServingError,
     dealer::{
@@ -16,8 +15,10 @@ use crate::{
         masks::{MaskScope, Masks},
         owner_key,
     },
+    messages::hash_key,
+    preprocessing::{FORMAT, Header, PreprocessRequest, Vault, seal::Sealer, store},
     secret_files::{random, replace_file, sync_folder},
-    wire::{SessionParameters, hash_key},
+    terms::SessionParameters,
 };
 
 /// Below the dealer's folder: one file per session that is not given out yet.

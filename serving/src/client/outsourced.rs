@@ -6,10 +6,13 @@ use std::sync::Arc;
 use marill_mpc::{Comparison, DecoderSpec, InputShare, join_token};
 use marill_net::{Channel, Meter, Metered, SharedChannel, http::HttpClient};
 
-use super::session::{Cost, Peer, STEP_TIMEOUT};
 use crate::{
     ServingError,
-    wire::{
+    client::{
+        connection::{Peer, STEP_TIMEOUT},
+        cost::Cost,
+    },
+    messages::{
         InputHello, PartyHello, PartyWelcome, Step, recv_reply, recv_token_share, send_input_share,
         send_json,
     },

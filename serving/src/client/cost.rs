@@ -1,0 +1,22 @@
+//! What a step costs its client.
+
+use std::ops::AddAssign;
+
+/// Frames, payload bytes and time of one or more steps. A round is a step of the longest chain of
+/// dependent messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    pub rounds: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub seconds: f64,
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.rounds += other.rounds;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+        self.seconds += other.seconds;
+    }
+}

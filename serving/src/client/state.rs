@@ -1,0 +1,112 @@
+//! What a client keeps between sessions.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use marill_mpc::{DecoderSpec, MaskedAdapter};
+
+use crate::{
+    ServingError,
+    secret_files::{read_or_create_key, replace_file},
+    state::{Store, WhenInUse},
+    terms::{Correlations, SessionParameters},
+};
+
+/// What a client keeps: its random name, the sessions it has used, the masked adapter.
+pub struct ClientState {
+    pub(super) client_id: String,
+    records: PathBuf,
+    adapters: PathBuf,
+    /// Preprocessed sessions have a mask of their own.
+    kept: Mutex<[Option<(String, Arc<MaskedAdapter>)>; 2]>,
+    /// Held by the one session that fetches the adapter of its kind.
+    fetching: [Mutex<()>; 2],
+}
+
+impl ClientState {
+    /// # Errors
+    /// [`ServingError::Io`].
+    pub fn open(state: &Path, cache: &Path) -> Result<Self, ServingError> {
+        Ok(Self {
+            client_id: read_or_create_key(&state.join("id"))?.to_string(),
+            records: state.into(),
+            adapters: cache.join("adapters"),
+            kept: Mutex::default(),
+            fetching: Default::default(),
+        })
+    }
+
+    /// Before a session is asked for: where the adapter is not here yet, one session fetches it and
+    /// the others wait for that one. The guard is kept until the session stands.
+    pub(super) fn fetch_turn(
+        &self,
+        parameters: &SessionParameters,
+        spec: &DecoderSpec,
+        correlations: Correlations,
+    ) -> Option<MutexGuard<'_, ()>> {
+        if self.kept(parameters, spec, correlations).is_some() {
+            return None;
+        }
+        let turn = self.fetching[correlations as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Whoever had the turn before may have brought it.
+        self.kept(parameters, spec, correlations)
+            .is_none()
+            .then_some(turn)
+    }
+
+    fn adapter_path(&self, parameters: &SessionParameters, correlations: Correlations) -> PathBuf {
+        let kind = if correlations == Correlations::Preprocessed {
+            ".ahead"
+        } else {
+            ""
+        };
+        self.adapters
+            .join(format!("{}{kind}.masked", parameters.partition_id))
+    }
+
+    /// The kept adapter, from memory or disk.
+    pub(super) fn kept(
+        &self,
+        parameters: &SessionParameters,
+        spec: &DecoderSpec,
+        correlations: Correlations,
+    ) -> Option<(String, Arc<MaskedAdapter>)> {
+        let adapter =
+            &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
+        if adapter.is_none() {
+            let bytes = std::fs::read(self.adapter_path(parameters, correlations)).ok()?;
+            let masked = MaskedAdapter::from_bytes(spec, &bytes).ok()?;
+            *adapter = Some((masked.digest(), Arc::new(masked)));
+        }
+        adapter.clone()
+    }
+
+    pub(super) fn keep(
+        &self,
+        parameters: &SessionParameters,
+        correlations: Correlations,
+        digest: String,
+        bytes: &[u8],
+        masked: Arc<MaskedAdapter>,
+    ) -> Result<(), ServingError> {
+        replace_file(&self.adapter_path(parameters, correlations), bytes)?;
+        let kept =
+            &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
+        *kept = Some((digest, masked));
+        Ok(())
+    }
+
+    /// Where the records are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.records
+    }
+
+    /// Written before the seed is used; another process of this client may wait for a moment.
+    pub(super) fn claim(&self, session: &str) -> Result<(), ServingError> {
+        Store::open(&self.records, WhenInUse::Wait)?.claim("e0", session)
+    }
+}
