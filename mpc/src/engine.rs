@@ -7,7 +7,7 @@
 //! `Cost` in the documentation of an operation is what the tally counts ([`Masked::tally`], exact
 //! rounding) behind the opening of a row of so many elements: rounds, and bytes that each party and
 //! the dealer send (`a + b`: to E1 and to E0). Below [`MANY`] elements gates save rounds, from it
-//! on bytes; from half of it on, comparisons are one-hot whatever the session says. A test compares.
+//! on bytes; from half of it on, comparisons are one-hot whatever a session says. A test compares.
 //!
 //! [`Masked::tally`]: crate::masked::Masked::tally
 //! [`MANY`]: crate::masked::MANY
