@@ -34,6 +34,7 @@ mod activation;
 mod argmax;
 mod spline;
 
+use crate::masked::party::{Dealer, Evaluator};
 use marill_crypto::{
     aes::Cipher,
     dcf::{CHUNK, HashKey, Keys, Shape, generate, root},
@@ -151,96 +152,14 @@ impl Masked {
                 Ok(vec![Vec::new(); shape.columns()])
             }
             Role::Dealer(dealer) => {
-                let roots = dealer
-                    .roots
-                    .each_mut()
-                    .map(|prg| Zeroizing::new(prg.words(2 * c.rows)));
-                if let Some((cws, inputs)) = dealer.randomness.dcf_keys(total) {
-                    let own: Vec<u128> = roots[1]
-                        .chunks_exact(2)
-                        .map(|w| root(w[0], w[1], false))
-                        .collect();
-                    let others = evaluate(
-                        &shape, false, &own, &cws, first_tree, &inputs, c.per_row, hash,
-                    )
-                    .concat();
-                    let value = |column: usize, p: usize| {
-                        let below = inputs[p] < threshold(p / c.per_row) & low_mask(c.bits);
-                        if below {
-                            payload(p / c.per_row, column)
-                        } else {
-                            0
-                        }
-                    };
-                    let all = (0..shape.columns())
-                        .flat_map(|column| (0..inputs.len()).map(move |p| (column, p)));
-                    let values: Vec<u64> = all.map(|(column, p)| value(column, p)).collect();
-                    dealer.randomness.complete_dcf(&values, &others);
-                    dealer.buffer.extend_from_slice(&cws);
-                    dealer.emit()?;
-                    return Ok(vec![Vec::new(); shape.columns()]);
-                }
-                let before = dealer.buffer.len();
-                for start in (0..c.rows).step_by(CHUNK) {
-                    let rows = start..(start + CHUNK).min(c.rows);
-                    let roots = [(&roots[0], true), (&roots[1], false)].map(|(cws, first)| {
-                        Zeroizing::new(
-                            rows.clone()
-                                .map(|i| root(cws[2 * i], cws[2 * i + 1], first))
-                                .collect::<Vec<u128>>(),
-                        )
-                    });
-                    let alpha = Zeroizing::new(
-                        rows.clone()
-                            .map(|i| threshold(i) & low_mask(c.bits))
-                            .collect::<Vec<u64>>(),
-                    );
-                    let payload = |i: usize, column: usize| payload(start + i, column);
-                    let cws = &mut dealer.buffer;
-                    generate(
-                        &shape,
-                        [&roots[0], &roots[1]],
-                        &alpha,
-                        payload,
-                        first_tree + start as u64,
-                        hash,
-                        cws,
-                    );
-                }
-                if let Some((_, buffer)) = &mut dealer.dcf_keys {
-                    buffer.extend_from_slice(&dealer.buffer[before..]);
-                }
-                dealer.emit()?;
+                dealer.write_dcf_keys(c, &shape, first_tree, hash, threshold, payload)?;
                 Ok(vec![Vec::new(); shape.columns()])
             }
             Role::Evaluator(e) => {
-                let (rows, first) = (c.rows, e.first);
-                let roots = Zeroizing::new(e.roots.words(2 * rows));
-                let roots: Zeroizing<Vec<u128>> = Zeroizing::new(
-                    roots
-                        .chunks_exact(2)
-                        .map(|w| root(w[0], w[1], first))
-                        .collect(),
-                );
-                let inputs: Vec<u64> = (0..rows * c.per_row)
+                let inputs: Vec<u64> = (0..c.rows * c.per_row)
                     .map(|i| input(i) & low_mask(c.bits))
                     .collect();
-                if let Some(halves) = e.randomness.dcf_outputs(&inputs) {
-                    return Ok(halves
-                        .chunks_exact(inputs.len())
-                        .map(<[u64]>::to_vec)
-                        .collect());
-                }
-                Ok(evaluate(
-                    &shape,
-                    first,
-                    &roots,
-                    e.read_dcf_keys(total)?,
-                    first_tree,
-                    &inputs,
-                    c.per_row,
-                    hash,
-                ))
+                e.evaluate_dcf_keys(c, &shape, first_tree, hash, &inputs)
             }
         }
     }
@@ -260,6 +179,106 @@ impl Masked {
         };
         let mut columns = self.compare_dcf(&batch, |i| wire.mask[i], |_, _| 1, |i| wire.open[i])?;
         Ok(columns.remove(0))
+    }
+}
+
+impl Dealer {
+    /// Makes keys of `c.rows` comparisons and puts them among what is sent.
+    fn write_dcf_keys(
+        &mut self,
+        c: &DcfBatch<'_>,
+        shape: &Shape,
+        first_tree: u64,
+        hash: &Cipher,
+        threshold: impl Fn(usize) -> u64,
+        payload: impl Fn(usize, usize) -> u64,
+    ) -> Result<(), ProtocolError> {
+        let roots = self
+            .roots
+            .each_mut()
+            .map(|prg| Zeroizing::new(prg.words(2 * c.rows)));
+        let total = c.rows * shape.key_bytes();
+        if let Some((cws, inputs)) = self.randomness.dcf_keys(total) {
+            // Keys of before: E1's shares follow from them, and E0's complete the values.
+            let own: Vec<u128> = roots[1]
+                .chunks_exact(2)
+                .map(|w| root(w[0], w[1], false))
+                .collect();
+            let shares = evaluate(
+                shape, false, &own, &cws, first_tree, &inputs, c.per_row, hash,
+            )
+            .concat();
+            let value = |(column, p): (usize, usize)| {
+                let row = p / c.per_row;
+                let below = inputs[p] < threshold(row) & low_mask(c.bits);
+                if below { payload(row, column) } else { 0 }
+            };
+            let values: Vec<u64> = (0..shape.columns())
+                .flat_map(|column| (0..inputs.len()).map(move |p| (column, p)))
+                .map(value)
+                .collect();
+            self.randomness.complete_dcf(&values, &shares);
+            self.buffer.extend_from_slice(&cws);
+            return self.emit();
+        }
+        let before = self.buffer.len();
+        for start in (0..c.rows).step_by(CHUNK) {
+            let rows = start..(start + CHUNK).min(c.rows);
+            let roots = [(&roots[0], true), (&roots[1], false)].map(|(words, first)| {
+                Zeroizing::new(
+                    rows.clone()
+                        .map(|i| root(words[2 * i], words[2 * i + 1], first))
+                        .collect::<Vec<u128>>(),
+                )
+            });
+            let alpha = Zeroizing::new(
+                rows.clone()
+                    .map(|i| threshold(i) & low_mask(c.bits))
+                    .collect::<Vec<u64>>(),
+            );
+            generate(
+                shape,
+                [&roots[0], &roots[1]],
+                &alpha,
+                |i: usize, column: usize| payload(start + i, column),
+                first_tree + start as u64,
+                hash,
+                &mut self.buffer,
+            );
+        }
+        if let Some((_, buffer)) = &mut self.dcf_keys {
+            buffer.extend_from_slice(&self.buffer[before..]);
+        }
+        self.emit()
+    }
+}
+
+impl Evaluator {
+    /// Reads keys of `c.rows` comparisons and evaluates them at the inputs.
+    fn evaluate_dcf_keys(
+        &mut self,
+        c: &DcfBatch<'_>,
+        shape: &Shape,
+        first_tree: u64,
+        hash: &Cipher,
+        inputs: &[u64],
+    ) -> Result<Vec<Vec<u64>>, ProtocolError> {
+        let first = self.first;
+        let words = Zeroizing::new(self.roots.words(2 * c.rows));
+        let roots: Zeroizing<Vec<u128>> = Zeroizing::new(
+            words
+                .chunks_exact(2)
+                .map(|w| root(w[0], w[1], first))
+                .collect(),
+        );
+        if let Some(halves) = self.randomness.dcf_outputs(inputs) {
+            let columns = halves.chunks_exact(inputs.len());
+            return Ok(columns.map(<[u64]>::to_vec).collect());
+        }
+        let cws = self.read_dcf_keys(c.rows * shape.key_bytes())?;
+        Ok(evaluate(
+            shape, first, &roots, cws, first_tree, inputs, c.per_row, hash,
+        ))
     }
 }
 

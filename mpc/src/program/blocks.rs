@@ -100,19 +100,19 @@ fn project<E: Engine>(
     }
 }
 
-/// Attention up to its output map, whose result it returns with the scale of a product of weights.
-pub(crate) fn attention<E: Engine>(
+/// The rotated queries, keys and values of new rows as wires; in the last layer the queries of the
+/// last row alone. `first` is the position of the first row.
+fn queries_keys_values<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
-    cache: &mut Cache<E>,
     layer: usize,
+    first: usize,
     x: &E::Share,
     updates: &[Option<E::Share>],
     last: bool,
-) -> ProtocolResult<E::Share> {
+) -> ProtocolResult<[E::Wire; 3]> {
     let spec = &weights.spec;
     let rows = engine.rows(x);
-    let first = cache.len;
     let mut q = project(engine, weights, layer, Module::Q, x, &updates[0]);
     let mut k = project(engine, weights, layer, Module::K, x, &updates[1]);
     let mut v = project(engine, weights, layer, Module::V, x, &updates[2]);
@@ -157,7 +157,25 @@ pub(crate) fn attention<E: Engine>(
     };
     let parts = [&q, &k, &v].map(|part| (part, width::ACTIVATION));
     let mut wires = engine.open(&parts, "attention.qkv")?;
-    let (v, k, q) = (wires.remove(2), wires.remove(1), wires.remove(0));
+    let v = wires.remove(2);
+    let k = wires.remove(1);
+    Ok([wires.remove(0), k, v])
+}
+
+/// Attention up to its output map, whose result it returns with the scale of a product of weights.
+pub(crate) fn attention<E: Engine>(
+    engine: &mut E,
+    weights: &PublicWeights,
+    cache: &mut Cache<E>,
+    layer: usize,
+    x: &E::Share,
+    updates: &[Option<E::Share>],
+    last: bool,
+) -> ProtocolResult<E::Share> {
+    let spec = &weights.spec;
+    let rows = engine.rows(x);
+    let first = cache.len;
+    let [q, k, v] = queries_keys_values(engine, weights, layer, first, x, updates, last)?;
     let (keys, values) = &mut cache.layers[layer];
     engine.append(keys, &k);
     engine.append(values, &v);

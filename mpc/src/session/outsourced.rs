@@ -188,6 +188,24 @@ mod tests {
         }
     }
 
+    /// A prompt and two tokens of a dealer.
+    fn deal(
+        spec: DecoderSpec,
+        [adapter_seed, seed0, seed1]: [Seed; 3],
+        sink: Box<dyn Channel>,
+        dcf_keys: Option<Box<dyn Channel>>,
+        bucket: usize,
+    ) {
+        let dealer = DealerSession::new(spec, adapter_seed, seed0, seed1, sink).with_shared_io();
+        let mut dealer = match dcf_keys {
+            Some(keys) => dealer.with_dcf(keys),
+            None => dealer,
+        };
+        dealer.prefill(bucket).unwrap();
+        dealer.decode().unwrap();
+        dealer.decode().unwrap();
+    }
+
     fn a_session_returns_the_twins_tokens(comparison: Comparison) {
         let (public, private) = random_weights(&tiny_spec(), 3);
         let spec = public.spec.clone();
@@ -212,22 +230,14 @@ mod tests {
         let tokens = thread::scope(|scope| {
             let (spec, seed0_dealer, seed1_dealer) = (spec.clone(), seed0.clone(), seed1.clone());
             scope.spawn(move || {
-                let dealer = DealerSession::new(
+                let (seeds, sink) = ([adapter_seed, seed0_dealer, seed1_dealer], Box::new(sink));
+                deal(
                     spec,
-                    adapter_seed,
-                    seed0_dealer,
-                    seed1_dealer,
-                    Box::new(sink),
-                )
-                .with_shared_io();
-                let mut dealer = if uses_dcf {
-                    dealer.with_dcf(Box::new(dcf_keys_sink))
-                } else {
-                    dealer
-                };
-                dealer.prefill(bucket).unwrap();
-                dealer.decode().unwrap();
-                dealer.decode().unwrap();
+                    seeds,
+                    sink,
+                    uses_dcf.then(|| Box::new(dcf_keys_sink) as _),
+                    bucket,
+                );
             });
             let server = scope.spawn(|| {
                 let mut server = ServerSession::new(
@@ -260,7 +270,7 @@ mod tests {
             let theirs = server.join().unwrap();
             assert!(
                 !uses_dcf || party.traffic().dealer_bytes > 0,
-                "E0 reads words of its own"
+                "E0 reads keys"
             );
             own.iter()
                 .zip(theirs)

@@ -100,12 +100,13 @@ impl PublicWeights {
     }
 }
 
-pub(super) fn layer(
+/// Refuses norms of another width.
+fn expect_norms(
     spec: &DecoderSpec,
     layer: usize,
-    floats: &AffineLayerFloats<'_>,
-) -> Result<PublicLayer, SpecError> {
-    for norm in &floats.norms {
+    norms: &[NormFloats<'_>; 2],
+) -> Result<(), SpecError> {
+    for norm in norms {
         expect_len(
             &format!("layers.{layer}.norm"),
             spec.hidden_size,
@@ -117,6 +118,45 @@ pub(super) fn layer(
             norm.bias.len(),
         )?;
     }
+    Ok(())
+}
+
+/// One quantized map with the norm before it folded in, and its bias; empty where the architecture
+/// does not have it.
+fn public_map(
+    spec: &DecoderSpec,
+    layer: usize,
+    module: Module,
+    map: &MapFloats<'_>,
+    norm_scale: &[Vec<f32>; 2],
+    norm_bias: &[Vec<f32>; 2],
+) -> Result<(PublicMatrix, Vec<u64>), SpecError> {
+    let (cols, rows) = spec.shape(module);
+    let label = format!("layers.{layer}.{module:?}");
+    expect_len(&label, rows * cols, map.weight.len())?;
+    expect_len(&format!("{label}.bias"), rows, map.bias.len())?;
+    if rows == 0 {
+        return Ok((PublicMatrix::shape_only(0, 0), Vec::new()));
+    }
+    let factor = if module == Module::Q {
+        spec.score_scale(layer).0
+    } else {
+        1.0
+    };
+    let columns = behind_norm(norm_scale, module);
+    let bits = spec.numeric.weight_frac_bits;
+    let matrix = PublicMatrix::quantize(map.weight, rows, cols, columns, factor, bits, &label)?;
+    let bias = bias_behind(map, behind_norm(norm_bias, module), factor);
+    let bias = encode_row(&bias, map_input_bits(spec, module) + bits, &label)?;
+    Ok((matrix, bias))
+}
+
+pub(super) fn layer(
+    spec: &DecoderSpec,
+    layer: usize,
+    floats: &AffineLayerFloats<'_>,
+) -> Result<PublicLayer, SpecError> {
+    expect_norms(spec, layer, &floats.norms)?;
     let folds = spec.architecture == Architecture::Gpt2;
     let fold = |norm: &NormFloats<'_>| {
         if folds {
@@ -152,31 +192,9 @@ pub(super) fn layer(
     let mut matrices = Vec::new();
     let mut biases = Vec::new();
     for (module, map) in Module::ALL.into_iter().zip(maps) {
-        let (cols, rows) = spec.shape(module);
-        let label = format!("layers.{layer}.{module:?}");
-        expect_len(&label, rows * cols, map.weight.len())?;
-        expect_len(&format!("{label}.bias"), rows, map.bias.len())?;
-        if rows == 0 {
-            matrices.push(PublicMatrix::shape_only(0, 0));
-            biases.push(Vec::new());
-            continue;
-        }
-        let factor = if module == Module::Q {
-            spec.score_scale(layer).0
-        } else {
-            1.0
-        };
-        let columns = behind_norm(&norm_scale, module);
-        let bits = spec.numeric.weight_frac_bits;
-        matrices.push(PublicMatrix::quantize(
-            map.weight, rows, cols, columns, factor, bits, &label,
-        )?);
-        let bias = bias_behind(&map, behind_norm(&norm_bias, module), factor);
-        biases.push(encode_row(
-            &bias,
-            map_input_bits(spec, module) + bits,
-            &label,
-        )?);
+        let (matrix, bias) = public_map(spec, layer, module, &map, &norm_scale, &norm_bias)?;
+        matrices.push(matrix);
+        biases.push(bias);
     }
     let post_norms = if folds {
         Vec::new()

@@ -198,38 +198,11 @@ impl Masked {
         }
         let [same, lower] = self.zero_candidates(wire, &top, top_start, ARG_BITS - top_start);
         let shifted_index = index.compare(n, held, |i| (i, (wire.open[i] >> low) as usize & mask));
-        // The sign is the argument's own, not that of its distance to the domain's start.
-        let mut signs = Vec::new();
-        if table.tail != Tail::Zero {
-            for (d, (vectors, from)) in top.iter().enumerate() {
-                let mask = low_mask(vectors.width) as usize;
-                let at = |i: usize| (i, (x.open[i] >> from) as usize & mask);
-                let last = d + 1 == top.len();
-                signs.push(if last {
-                    vectors.sign(n, held, at)
-                } else {
-                    vectors.compare(n, held, at)
-                });
-            }
-        }
+        let signs = sign_digits(x, &top, held, table.tail);
         let sign_index = index.compare(n, held, |i| (i, (x.open[i] >> low) as usize & mask));
         if let [(borrow, _)] = below.as_slice() {
             let borrow = borrow.clone();
-            let sign = (!signs.is_empty()).then(|| {
-                let [(less, equal), (base, flips)] = signs.as_slice() else {
-                    unreachable!("two digits")
-                };
-                let (top, prefix) = (
-                    vec![flips.clone(), less.clone()],
-                    vec![flips.clone(), equal.clone()],
-                );
-                SignPosition {
-                    base: base.clone(),
-                    top,
-                    prefix,
-                    index: sign_index,
-                }
-            });
+            let sign = two_digit_sign(&signs, sign_index);
             return Ok(Position {
                 borrow,
                 index: shifted_index,
@@ -568,4 +541,37 @@ impl Masked {
         }
         Ok(())
     }
+}
+
+/// By radix digit from the top of the argument's own sign, not that of its distance to the
+/// domain's start: pairs for a comparison chain; none where the table's tail is zero.
+fn sign_digits(x: &Wire, top: &[(OneHot, u32)], held: bool, tail: Tail) -> Vec<(Bits, Bits)> {
+    let mut signs = Vec::new();
+    if tail != Tail::Zero {
+        for (d, (vectors, from)) in top.iter().enumerate() {
+            let mask = low_mask(vectors.width) as usize;
+            let at = |i: usize| (i, (x.open[i] >> from) as usize & mask);
+            let last = d + 1 == top.len();
+            signs.push(if last {
+                vectors.sign(x.len(), held, at)
+            } else {
+                vectors.compare(x.len(), held, at)
+            });
+        }
+    }
+    signs
+}
+
+/// The sign's position where two digits make it, which no round has to join.
+fn two_digit_sign(signs: &[(Bits, Bits)], index: (Bits, Bits)) -> Option<SignPosition> {
+    let [(less, equal), (base, flips)] = signs else {
+        assert!(signs.is_empty(), "two digits make a sign");
+        return None;
+    };
+    Some(SignPosition {
+        base: base.clone(),
+        top: vec![flips.clone(), less.clone()],
+        prefix: vec![flips.clone(), equal.clone()],
+        index,
+    })
 }

@@ -1,6 +1,7 @@
 //! Piecewise linear functions of a positive value over many octaves: reciprocal square root and
 //! reciprocal.
 
+use crate::masked::share::Extended;
 use marill_numeric::{fixed::low_mask, tables::Piecewise};
 
 use crate::{
@@ -29,6 +30,27 @@ struct Piece {
     value: Share,
     slopes: Vec<Share>,
     shifted: Vec<Share>,
+}
+
+/// `f` of the openings alone, by row; nothing where there are none.
+fn public_values(value: &Wire, slopes: &[Wire], arguments: &[Wire]) -> Vec<u64> {
+    let at = |row: usize| {
+        let products = slopes.iter().zip(arguments);
+        products.fold(value.open[row], |sum, (a, b)| {
+            sum.wrapping_add(a.open[row].wrapping_mul(b.open[row]))
+        })
+    };
+    (0..value.open.len()).map(at).collect()
+}
+
+/// The terms of a product with a piece that the masks of its factors leave.
+struct MaskTerms {
+    /// What has no public factor, at the dealer.
+    deferred: Vec<u64>,
+    /// What one opening is a factor of, at the evaluators.
+    crossed: Vec<u64>,
+    /// The same of what the mask of `x` wraps; empty for a wire of 64 bits.
+    of_wraps: Vec<u64>,
 }
 
 impl Masked {
@@ -122,52 +144,17 @@ impl Masked {
         let x = self.extend(x)?;
         // It is about to be multiplied by something public, which the dealer does not know.
         let value = self.materialized(&value)?.into_owned();
-        // `f` in masks: constant + Σ coefficient · monomial, each monomial times the mask of `x`
-        // shared by the dealer.
-        let (n, missing) = (x.rows * x.cols, x.missing());
-        let hidden = |i: usize, r: u64| r.wrapping_mul(x.mask[i]);
-        let wrapped = |i: usize, r: u64| r.wrapping_mul(x.wraps[i]);
-        let dots = |i: usize| {
-            let row = row_of(i);
-            slopes.iter().zip(arguments).fold(0u64, |sum, (a, b)| {
-                sum.wrapping_add(a.mask[row].wrapping_mul(b.mask[row]))
-            })
-        };
-        let constant = |i: usize| wires[0].mask[row_of(i)].wrapping_sub(dots(i));
-        // The same for what the mask of `x` wraps, `m`, whose constant has a public factor too.
-        let mut crossed = vec![0u64; if self.is_evaluator() { n } else { 0 }];
-        let mut of_wraps = match missing {
-            0 => Vec::new(),
-            _ => self.correct(n, missing, |i| wrapped(i, constant(i)).wrapping_neg())?,
-        };
-        for (slope, argument) in slopes.iter().zip(arguments) {
-            for (known, secret) in [(slope, argument), (argument, slope)] {
-                let share = self.correct(n, 64, |i| hidden(i, secret.mask[row_of(i)]))?;
-                for (i, (sum, share)) in crossed.iter_mut().zip(share).enumerate() {
-                    *sum = sum.wrapping_sub(known.open[row_of(i)].wrapping_mul(share));
-                }
-                if missing > 0 {
-                    let share = self.correct(n, missing, |i| wrapped(i, secret.mask[row_of(i)]))?;
-                    for (i, (sum, share)) in of_wraps.iter_mut().zip(share).enumerate() {
-                        *sum = sum.wrapping_sub(known.open[row_of(i)].wrapping_mul(share));
-                    }
-                }
-            }
-        }
-        let public: Vec<u64> = (0..if self.is_evaluator() { wire.len() } else { 0 })
-            .map(|row| {
-                slopes
-                    .iter()
-                    .zip(arguments)
-                    .fold(wires[0].open[row], |sum, (a, b)| {
-                        sum.wrapping_add(a.open[row].wrapping_mul(b.open[row]))
-                    })
-            })
-            .collect();
+        let n = x.rows * x.cols;
+        let MaskTerms {
+            deferred,
+            crossed,
+            of_wraps,
+        } = self.mask_terms(&x, &wires[0], slopes, arguments, &row_of)?;
+        let public = public_values(&wires[0], slopes, arguments);
         // x̂·[f] - (public·[r] + crossed), and what has no public factor deferred.
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Dealer(_) => (0..n).map(|i| hidden(i, constant(i))).collect(),
+            Role::Dealer(_) => deferred,
             Role::Evaluator(_) => (0..n)
                 .map(|i| {
                     let row = row_of(i);
@@ -188,6 +175,59 @@ impl Masked {
             ..Share::new(x.rows, x.cols, 64, data)
         };
         Ok((value, product))
+    }
+
+    /// `f` in masks: constant + Σ coefficient · monomial, each monomial times the mask of `x`
+    /// shared by the dealer. The same for what the mask of `x` wraps, whose constant has a public
+    /// factor too.
+    fn mask_terms(
+        &mut self,
+        x: &Extended,
+        value: &Wire,
+        slopes: &[Wire],
+        arguments: &[Wire],
+        row_of: &impl Fn(usize) -> usize,
+    ) -> Result<MaskTerms, ProtocolError> {
+        let (n, missing) = (x.rows * x.cols, x.missing());
+        let hidden = |i: usize, r: u64| r.wrapping_mul(x.mask[i]);
+        let wrapped = |i: usize, r: u64| r.wrapping_mul(x.wraps[i]);
+        let dots = |i: usize| {
+            let row = row_of(i);
+            slopes.iter().zip(arguments).fold(0u64, |sum, (a, b)| {
+                sum.wrapping_add(a.mask[row].wrapping_mul(b.mask[row]))
+            })
+        };
+        let constant = |i: usize| value.mask[row_of(i)].wrapping_sub(dots(i));
+        let mut crossed = vec![0u64; if self.is_evaluator() { n } else { 0 }];
+        let mut of_wraps = match missing {
+            0 => Vec::new(),
+            _ => self.correct(n, missing, |i| wrapped(i, constant(i)).wrapping_neg())?,
+        };
+        let subtract = |sums: &mut [u64], known: &Wire, shares: Vec<u64>| {
+            for (i, (sum, share)) in sums.iter_mut().zip(shares).enumerate() {
+                *sum = sum.wrapping_sub(known.open[row_of(i)].wrapping_mul(share));
+            }
+        };
+        for (slope, argument) in slopes.iter().zip(arguments) {
+            for (known, secret) in [(slope, argument), (argument, slope)] {
+                let shares = self.correct(n, 64, |i| hidden(i, secret.mask[row_of(i)]))?;
+                subtract(&mut crossed, known, shares);
+                if missing > 0 {
+                    let shares =
+                        self.correct(n, missing, |i| wrapped(i, secret.mask[row_of(i)]))?;
+                    subtract(&mut of_wraps, known, shares);
+                }
+            }
+        }
+        let deferred = match &self.role {
+            Role::Dealer(_) => (0..n).map(|i| hidden(i, constant(i))).collect(),
+            _ => Vec::new(),
+        };
+        Ok(MaskTerms {
+            deferred,
+            crossed,
+            of_wraps,
+        })
     }
 
     /// The parts of the piece on which a value lies. Rounds: ceil(log2(digits)), or none with DCF.
