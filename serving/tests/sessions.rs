@@ -107,7 +107,7 @@ fn the_masked_adapter_travels_once_even_over_a_restart() {
         with >= adapter_bytes && without < adapter_bytes.min(4096),
         "{with}, then {without}"
     );
-    // A greeting and no adapter, which alone is longer.
+    // A handshake and no adapter, which alone is longer.
     assert!(
         received(&world.opener()) < 4096,
         "a new process finds it on disk"

@@ -68,7 +68,7 @@ fn three_processes_answer_as_the_twin_and_leak_no_word() {
 
     let mut left = to_server.readable();
     left.extend(to_dealer.readable());
-    // The greetings alone are longer: less would mean that the wrong bytes were looked through.
+    // The handshakes alone are longer: less would mean that the wrong bytes were looked through.
     assert!(
         left.len() > 10_000 && contains(&left, "partition_id"),
         "handshakes are readable, so text would be too"
@@ -702,7 +702,7 @@ fn with_a_separate_party_the_client_sends_shares_only() {
         "one round per token for the client"
     );
     for left in [to_server.readable(), to_party.readable()] {
-        // As above: the greetings alone are longer.
+        // As above: the handshakes alone are longer.
         assert!(left.len() > 10_000 && contains(&left, "partition_id"));
         telling(PROMPT)
             .for_each(|word| assert!(!contains(&left, word), "`{word}` left the client in clear"));
