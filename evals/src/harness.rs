@@ -27,7 +27,7 @@ pub struct Scope<'a> {
     pub limit: Option<usize>,
     /// Worked examples in front of each question.
     pub few_shot: usize,
-    /// Draws the few-shot examples.
+    /// Seeds the few-shot examples.
     pub seed: u64,
     /// Numbers of the examples in the task's rows, where some were left out; they count from 0 when
     /// this is empty.

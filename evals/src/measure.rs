@@ -123,7 +123,7 @@ mod tests {
         let figures: [&[f64]; 2] = [&[1.0, 1.0], &[6.0, 3.0]];
         let (value, stderr) = Measure::NatsPerToken.value_and_stderr(&figures);
         assert_eq!(value, 7.0 / 4.0);
-        // Examples of 1 and 2 nats a token: a resample is one of them twice, or both.
+        // Examples of 1 and 2 nats per token: a resample is one of them twice, or both.
         assert!(stderr > 0.1 && stderr < 0.5, "{stderr}");
         assert_eq!(
             Measure::TokenPerplexity.score_of(&figures, 0..2),

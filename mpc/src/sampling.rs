@@ -8,7 +8,7 @@
 //! temperature and k are public, as they belong to the request.
 //!
 //! # The noise is the server's own input
-//! E1 draws it from its operating system's generator, afresh for every token, and adds it to its
+//! E1 samples it from its operating system's generator, afresh for every token, and adds it to its
 //! own share of the logits: no round, no byte, no correction. Consequences, stated because each is
 //! a choice:
 //! - Views are those of the greedy program over other values, so its simulators carry over: an

@@ -239,7 +239,7 @@ fn worst_layer(spec: &DecoderSpec, trace: &[(&'static str, Vec<u64>)], sums: &[R
     worst
 }
 
-/// With additions of a rank, or with private matrices.
+/// With LoRA updates of a rank, or with private matrices.
 fn gpt2(rank: Option<usize>) -> DecoderSpec {
     let spec = tiny_affine_spec(Architecture::Gpt2);
     match rank {

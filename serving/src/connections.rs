@@ -94,7 +94,7 @@ impl Slot {
         *self.state() = Use::Taken;
     }
 
-    /// The peer was too slow: the line is reset, so that the system keeps nothing for it.
+    /// The peer was too slow: the connection is reset, so that the system keeps nothing for it.
     fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
     }
@@ -158,7 +158,7 @@ impl Drop for Place {
 
 impl Connections {
     /// As many as the process has descriptors for, where each may need a second one: a file, or a
-    /// line to another service.
+    /// connection to another service.
     pub(crate) fn for_this_process() -> Arc<Self> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
             .current

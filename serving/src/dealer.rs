@@ -173,7 +173,7 @@ impl Dealer {
             .with_state(self.clone())
     }
 
-    /// Draws the seeds of a session, or reserves one that was preprocessed. The place is taken
+    /// Samples the seeds of a session, or reserves one that was preprocessed. The place is taken
     /// first, then the ticket is spent on disk, then a secret leaves.
     fn issue(&self, request: NewSession) -> Result<SessionGrant, HttpError> {
         check_supported(&request.parameters)?;

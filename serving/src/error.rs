@@ -183,7 +183,7 @@ impl ServingError {
         }
     }
 
-    /// For `map_err`: what this service would answer over HTTP, for the other end of a line.
+    /// For `map_err`: what this service would answer over HTTP, for the other end of a connection.
     pub(crate) fn refused_by(service: &'static str) -> impl FnOnce(HttpError) -> Self {
         move |refused| Self::Refused {
             by: service,

@@ -127,7 +127,7 @@ pub struct DcfKeysHello {
     pub key: String,
 }
 
-/// What shows the dealer that a line is E0's.
+/// What shows the dealer that a connection is E0's.
 pub fn dcf_keys_proof(seed0: &Seed) -> String {
     hex(&*Zeroizing::new(
         seed0.derive("line of correction words").to_bytes(),
@@ -191,7 +191,8 @@ pub struct PartyHello {
     pub sampling: Option<Sampling>,
 }
 
-/// Evaluator to client: the session's name, by which the server knows the client's line.
+/// Computing party to client: the session's name, by which the server knows the client's
+/// connection.
 #[derive(Serialize, Deserialize)]
 pub struct PartyWelcome {
     #[serde(rename = "terms")]

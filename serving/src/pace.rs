@@ -19,7 +19,7 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
 
 type Connection = SharedChannel<WebSocketChannel>;
 
-/// The time of one session, kept on its lines.
+/// The time of one session, kept on its connections.
 pub(crate) struct Pace {
     connections: Vec<Connection>,
     end: Instant,
@@ -36,7 +36,7 @@ impl Pace {
         pace
     }
 
-    /// A further line belongs to the session.
+    /// A further connection belongs to the session.
     pub(crate) fn with(&mut self, connection: &Connection) {
         connection.lock().set_deadline(Some(self.end));
         self.connections.push(connection.clone());

@@ -222,7 +222,7 @@ impl Party {
 }
 
 /// The parameters with the comparison protocol that one of the two insists on, or else this
-/// party's: it is at the end of the line on which rounds wait.
+/// party's: it is at the end of the connection on which rounds wait.
 fn agree(opener: &SessionOpener, hello: &PartyHello) -> Result<SessionParameters, ServingError> {
     let (asked, ours) = (hello.parameters.comparison, opener.parameters.comparison);
     let comparison = if hello.any_comparison || opener.insists_on_comparison {

@@ -68,7 +68,7 @@ pub struct ServerOptions {
     /// `allow_anonymous`.
     pub keys: Option<PathBuf>,
     /// Serve everyone beyond this machine too, where there are no keys: whoever is a client can
-    /// cheat the adapter out of the protocol, and so can the dealer's operator by being one.
+    /// extract the adapter from the protocol, and so can the dealer's operator by being one.
     pub allow_anonymous: bool,
     /// Where correlations lie that were preprocessed.
     pub preprocessed: Option<PathBuf>,
@@ -358,7 +358,7 @@ impl Server {
         Ok(held?)
     }
 
-    /// A line's place in the lobby, from which it gets a slot after its handshake.
+    /// A connection's place in the lobby, from which it gets a slot after its handshake.
     fn turn(&self, request: &Request, slots: &Arc<Sessions>) -> Result<Turn, HttpError> {
         let guest = self.lobby.enter(web::address_of(request.extensions()))?;
         Ok(Turn::new(guest, slots))

@@ -195,7 +195,7 @@ const MAX_OF_ADDRESS: usize = 64;
 
 impl Lobby {
     /// # Errors
-    /// 429 for a line too many, in all or of this address.
+    /// 429 for a connection too many, in all or of this address.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Guest, HttpError> {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (all, own) = (
@@ -222,7 +222,7 @@ impl Lobby {
     }
 }
 
-/// One line in a lobby, until it is dropped.
+/// One connection in a lobby, until it is dropped.
 pub struct Guest {
     lobby: Arc<Lobby>,
     address: IpAddr,

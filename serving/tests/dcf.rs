@@ -124,7 +124,7 @@ fn only_the_holder_of_the_seed_gets_dcf_keys() {
         "an unknown session"
     );
 
-    // A server that asks for corrections before the client has a line is refused.
+    // A server that asks for corrections before the client has a connection is refused.
     let message = world
         .handshake(
             &granted.session,

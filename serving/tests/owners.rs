@@ -56,7 +56,7 @@ fn one_client_fills_only_its_own_places() {
     assert_eq!(
         lines(&world, "dealer") - before,
         granted,
-        "a line a grant, none a refusal"
+        "a record per grant, none per refusal"
     );
     // Others, from the same address.
     for seed in [1, 2] {
@@ -251,7 +251,7 @@ fn a_server_records_no_session_that_the_dealer_does_not_know() {
     assert_eq!(lines(&world, "server"), 0);
 }
 
-/// Lines that say nothing, from one address: no slot and no place in a queue is theirs.
+/// Connections that say nothing, from one address: no slot and no place in a queue is theirs.
 #[test]
 fn without_a_handshake_no_slot_is_held() {
     let world = World::new();

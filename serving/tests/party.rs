@@ -1,5 +1,5 @@
 //! A computing party between client, server and dealer: the twin's tokens with either comparison
-//! protocol, who chooses the protocol, and damaged frames on each of its lines.
+//! protocol, who chooses the protocol, and damaged frames on each of its connections.
 
 // It can spoil frames in more ways.
 #[allow(dead_code)]
@@ -114,31 +114,31 @@ fn tokens_equal_the_twins_and_whose_comparison_counts() {
     assert_eq!(world.secure(&mut session, 9, 8, 2).0, world.twin(9, 8, 2));
 }
 
-/// Which line, who sends, the number of the frame, what it is.
-const KINDS: [(Line, From, usize, &str); 8] = [
-    (Line::Client, From::Opener, 0, "the client's handshake"),
+/// Which connection, who sends, the number of the frame, what it is.
+const KINDS: [(Link, From, usize, &str); 8] = [
+    (Link::Client, From::Opener, 0, "the client's handshake"),
     (
-        Line::Client,
+        Link::Client,
         From::Opener,
         1,
         "the announcement of the prompt",
     ),
-    (Line::Client, From::Opener, 2, "the client's share"),
-    (Line::Client, From::Service, 0, "the party's handshake"),
+    (Link::Client, From::Opener, 2, "the client's share"),
+    (Link::Client, From::Service, 0, "the party's handshake"),
     (
-        Line::Client,
+        Link::Client,
         From::Service,
         1,
         "the party's share of a token",
     ),
     (
-        Line::Words,
+        Link::DcfKeys,
         From::Opener,
         0,
         "the party's handshake with the dealer",
     ),
-    (Line::Words, From::Service, 0, "the dealer's handshake"),
-    (Line::Words, From::Service, 1, "DCF keys"),
+    (Link::DcfKeys, From::Service, 0, "the dealer's handshake"),
+    (Link::DcfKeys, From::Service, 1, "DCF keys"),
 ];
 
 const FAULTS: [Fault; 6] = [
@@ -151,11 +151,11 @@ const FAULTS: [Fault; 6] = [
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
+enum Link {
     /// Between client and computing party.
     Client,
     /// Between evaluator and dealer.
-    Words,
+    DcfKeys,
 }
 
 /// Each kind on parties of its own, side by side: most of the time is spent waiting for lines to
@@ -169,7 +169,7 @@ fn a_damaged_frame_to_the_party_ends_its_session_with_an_error() {
     });
 }
 
-fn damage_one_frame_at_a_time((which, from, number, what): (Line, From, usize, &str)) {
+fn damage_one_frame_at_a_time((which, from, number, what): (Link, From, usize, &str)) {
     let world = shared_world();
     let (words, dealer) = TamperingProxy::start(&world.parties.dealer);
     let party = LocalParty::start(outsourced(&world, &dealer, Comparison::Dcf, true), 2).unwrap();
@@ -185,7 +185,7 @@ fn damage_one_frame_at_a_time((which, from, number, what): (Line, From, usize, &
         Ok(tokens)
     };
     for fault in FAULTS {
-        let proxy = if which == Line::Client { &line } else { &words };
+        let proxy = if which == Link::Client { &line } else { &words };
         proxy.plan(Some((from, number, fault)));
         let started = Instant::now();
         let result = session();

@@ -17,45 +17,45 @@ use world::{World, wait_until};
 /// Longer than any case takes on a busy machine, shorter than any time limit of the services.
 const NO_HANG: Duration = Duration::from_secs(30);
 
-/// Which line, who sends, the number of the frame, what it is.
-const KINDS: [(Line, From, usize, &str); 12] = [
-    (Line::Client, From::Opener, 0, "the client's handshake"),
+/// Which connection, who sends, the number of the frame, what it is.
+const KINDS: [(Link, From, usize, &str); 12] = [
+    (Link::Client, From::Opener, 0, "the client's handshake"),
     (
-        Line::Client,
+        Link::Client,
         From::Opener,
         1,
         "the announcement of the prompt",
     ),
-    (Line::Client, From::Opener, 2, "the client's input"),
+    (Link::Client, From::Opener, 2, "the client's input"),
     (
-        Line::Client,
+        Link::Client,
         From::Opener,
         9,
         "the client's message in a round",
     ),
-    (Line::Client, From::Service, 0, "the server's handshake"),
-    (Line::Client, From::Service, 1, "the masked adapter"),
+    (Link::Client, From::Service, 0, "the server's handshake"),
+    (Link::Client, From::Service, 1, "the masked adapter"),
     (
-        Line::Client,
+        Link::Client,
         From::Service,
         5,
         "the server's message in a round",
     ),
     (
-        Line::Dealer,
+        Link::Dealer,
         From::Opener,
         0,
         "the server's handshake with the dealer",
     ),
     (
-        Line::Dealer,
+        Link::Dealer,
         From::Opener,
         1,
         "the announcement to the dealer",
     ),
-    (Line::Dealer, From::Service, 0, "the dealer's handshake"),
-    (Line::Dealer, From::Service, 1, "the seeds"),
-    (Line::Dealer, From::Service, 2, "corrections"),
+    (Link::Dealer, From::Service, 0, "the dealer's handshake"),
+    (Link::Dealer, From::Service, 1, "the seeds"),
+    (Link::Dealer, From::Service, 2, "corrections"),
 ];
 
 const FAULTS: [Fault; 6] = [
@@ -68,7 +68,7 @@ const FAULTS: [Fault; 6] = [
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
+enum Link {
     /// Between client and server.
     Client,
     /// Between server and dealer.
@@ -114,8 +114,8 @@ impl Field {
         Ok(tokens)
     }
 
-    fn case(&mut self, (line, from, number, what): (Line, From, usize, &str), fault: Fault) {
-        let proxy = if line == Line::Client {
+    fn case(&mut self, (line, from, number, what): (Link, From, usize, &str), fault: Fault) {
+        let proxy = if line == Link::Client {
             self.client.0.clone()
         } else {
             self.dealer.clone()
@@ -138,7 +138,7 @@ impl Field {
 }
 
 /// Each on its own parties: several thirds of the table run side by side.
-fn run_table(table: &[((Line, From, usize, &str), Fault)]) {
+fn run_table(table: &[((Link, From, usize, &str), Fault)]) {
     const FIELDS: usize = 4;
     thread::scope(|scope| {
         for part in 0..FIELDS {
@@ -172,24 +172,24 @@ fn a_damaged_frame_of_any_kind_ends_its_session_with_an_error() {
 fn a_frame_out_of_order_or_lost_ends_its_session() {
     let table: Vec<_> = [
         (
-            Line::Client,
+            Link::Client,
             From::Opener,
             1,
             "the announcement of the prompt",
         ),
         (
-            Line::Client,
+            Link::Client,
             From::Service,
             0,
             "the server's handshake before the adapter",
         ),
         (
-            Line::Dealer,
+            Link::Dealer,
             From::Service,
             0,
             "the dealer's handshake before the seeds",
         ),
-        (Line::Dealer, From::Service, 2, "corrections"),
+        (Link::Dealer, From::Service, 2, "corrections"),
     ]
     .iter()
     .flat_map(|kind| [Fault::Swap, Fault::Drop].map(|fault| (*kind, fault)))

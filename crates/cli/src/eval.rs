@@ -81,7 +81,7 @@ pub struct Args {
     /// likelihood of its solutions alone
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
-    /// Draws the few-shot examples
+    /// Seed of the few-shot examples
     #[arg(long, default_value_t = 0, env = "MARILL_SEED")]
     seed: u64,
     /// Ask with the prompt format of this recipe [default: the recipe beside the model, where there

@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_parser = ["peft-lossy"])]
     format: Option<String>,
     /// How the secure program rounds: `exact` (the twin's integers, bit for bit) or `stochastic`
-    /// (stochastic: fewer rounds and bytes, near the twin) [default: the recipe's
+    /// (fewer rounds and bytes, near the twin) [default: the recipe's
     /// `export.rounding`, else `exact`]
     #[arg(long, value_name = "NAME", value_parser = parse_rounding)]
     rounding: Option<Rounding>,

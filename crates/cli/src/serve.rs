@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", env = "MARILL_API_KEYS", alias = "api-keys")]
     keys: Option<PathBuf>,
     /// Serve everyone beyond this machine too where there is no file of keys. Whoever is a client
-    /// can cheat the adapter out of the protocol, and the dealer's operator has it by being a
+    /// can extract the adapter from the protocol, and the dealer's operator has it by being a
     /// client once
     #[arg(long)]
     allow_anonymous: bool,

@@ -1,4 +1,4 @@
-//! Distributed comparison functions for random shapes, thresholds and points.
+//! Distributed comparison functions for random shapes, thresholds and inputs.
 
 use marill_crypto::{
     Prg, Seed,

@@ -19,7 +19,7 @@ pub struct Transforms {
     pub heads: Option<HeadMerge>,
 }
 
-/// Low-rank additions: `W = W0 + (alpha / rank) B A` for every module named, in every private
+/// LoRA: `W = W0 + (alpha / rank) B A` for every module named, in every private
 /// layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoraConfig {

@@ -68,7 +68,7 @@ pub enum NetError {
         "the service at `{endpoint}` speaks TLS\nhint: use the `https://` address that it prints"
     )]
     SpeaksTls { endpoint: String },
-    /// Neither the peer nor the line failed.
+    /// Neither the peer nor the connection failed.
     #[error("what arrived cannot be kept: {source}")]
     Local { source: std::io::Error },
     #[error("the service refused the session (HTTP {status}): {}", peer_text(body))]

@@ -33,7 +33,7 @@ const PINGS_AT_ONCE: usize = 16;
 const PING_PAUSE: Duration = Duration::from_millis(5);
 /// Number and length of a frame, four bytes each, follow its payload. A peer or a relay with a
 /// fault, that loses, repeats, reorders or cuts frames, is noticed at once. Against an attacker in
-/// the line there is TLS.
+/// the connection there is TLS.
 const TRAILER_BYTES: usize = 8;
 
 /// What the WebSocket's codec asks for at once. It fills that much with zeros before every read,

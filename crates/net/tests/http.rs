@@ -61,7 +61,7 @@ fn an_answer_is_no_longer_than_allowed_and_than_announced() {
     assert!(matches!(get(cut), NetError::Closed));
 }
 
-/// Where the caller has no room, the line is not to blame.
+/// Where the caller has no room, the connection is not to blame.
 #[test]
 fn a_full_disk_of_ones_own_is_told_apart() {
     struct Full;

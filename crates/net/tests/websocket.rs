@@ -156,7 +156,7 @@ fn an_oversized_frame_is_refused_by_both_ends() {
     assert!(matches!(server.recv(), Err(NetError::Protocol(_))));
 }
 
-/// A channel, and the bare line at its other end.
+/// A channel, and the bare socket at its other end.
 fn half_pair(
     make: impl FnOnce(Box<CountedTcp>) -> WebSocketChannel,
 ) -> (WebSocketChannel, TcpStream) {

@@ -10,7 +10,7 @@ use marill_numeric::NumericSpec;
 
 use crate::PartitionError;
 
-/// A GPT-2 whose first `frozen_layers` run at the client, as a secure program with additions of
+/// A GPT-2 whose first `frozen_layers` run at the client, as a secure program with LoRA updates of
 /// rank `lora_rank`.
 ///
 /// # Errors

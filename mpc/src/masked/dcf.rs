@@ -26,7 +26,7 @@
 //! pseudorandom to each of them (security of [`marill_crypto::dcf`]). E0 now receives something
 //! from the dealer: the same correction words as E1, in program order. The simulator of either
 //! evaluator samples them as uniform bytes of their public number. Which gates use DCF is a matter
-//! of public shapes and of the session's terms. Sources: Boyle, Gilboa, Ishai (TCC '19, gates on
+//! of public shapes and of the session parameters. Sources: Boyle, Gilboa, Ishai (TCC '19, gates on
 //! masked wires); Boyle et al. (EUROCRYPT '21, truncation and splines); Gupta et al. (SIGMA, PETS
 //! '24).
 

@@ -63,7 +63,7 @@ impl RevealMasks {
         self.prg.reduced(n, bits)
     }
 
-    /// Passes over `n` masks that a preparer has drawn.
+    /// Passes over `n` masks that a precomputer has expanded.
     pub(super) fn skip(&mut self, n: usize) {
         self.prg.skip(n);
     }

@@ -97,7 +97,7 @@ impl EvaluatorRandomness for ClientScript {
         masks
     }
 
-    /// E0's results of comparison functions, `[point][element]`: it tells the points, which E1
+    /// E0's results of comparison functions, `[input][element]`: it sends the inputs, which E1
     /// knows as well.
     fn dcf_outputs(&mut self, inputs: &[u64]) -> Option<Vec<u64>> {
         self.masks_to_dealer

@@ -376,7 +376,7 @@ fn every_intermediate_value_equals_the_twins() {
 }
 
 /// The twin that rounds with the randomness of the session computes the session's integers; without
-/// them it draws its own.
+/// them it samples its own.
 #[test]
 fn stochastic_values_are_the_twins_given_the_randomness() {
     let fixture = Fixture::stochastic(7);

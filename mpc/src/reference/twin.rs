@@ -69,7 +69,7 @@ impl Tensor {
 enum RoundingRandomness {
     /// Nowhere: half up.
     Exact,
-    /// A sample of what a session would draw.
+    /// A sample of what a session would sample.
     Sampled(Box<Prg>),
     /// Those of a recorded session, in order.
     Given(std::vec::IntoIter<u64>),

@@ -53,7 +53,7 @@ impl ClientSession {
     }
 
     /// Who makes products of this session's masks on another thread, or while there is nothing else
-    /// to do; none where there are no private maps to hand values over to.
+    /// to do; none where there are no private maps to reveal values for.
     #[must_use]
     pub fn precomputer(&self) -> Option<Precomputer> {
         self.state.engine.precomputer(&self.state.weights)

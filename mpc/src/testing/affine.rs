@@ -55,7 +55,7 @@ pub struct AffineModel {
     pub head: (Vec<f32>, Vec<f32>),
 }
 
-/// The factor on every random addition.
+/// The factor on every random LoRA update.
 pub const LORA_SCALE: f32 = 2.0;
 /// The maps in the order of [`AffineLayer::maps`].
 pub const MAPS: [Module; 6] = [

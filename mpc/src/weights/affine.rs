@@ -378,8 +378,8 @@ fn quantize_pooler(
     Ok(Some((matrix, bias)))
 }
 
-/// What an addition makes of the bias of the norm before its map, `factor · scale · B·A·beta`, at a
-/// product's scale.
+/// What a LoRA update makes of the bias of the norm before its map, `factor · scale · B·A·beta`, at
+/// a product's scale.
 pub(super) fn private_row(
     public: &PublicWeights,
     layer: usize,

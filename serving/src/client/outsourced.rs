@@ -21,7 +21,7 @@ use crate::{
 /// The evaluators, E0 first.
 const PEERS: [&str; 2] = ["computing party", "server"];
 
-/// The lines to E0 and E1.
+/// The connections to E0 and E1.
 pub(super) struct SharedConnections {
     connections: [Peer; 2],
     meter: Arc<Meter>,

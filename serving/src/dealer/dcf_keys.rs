@@ -1,9 +1,9 @@
 //! Connections to E0 in DCF sessions: the keys go to both evaluators.
 //!
-//! E0 opens its line before its handshake with the server, so that it is there when the server asks
-//! for corrections. A line is a thread of its own that passes on what the session's thread
-//! produces, a few frames early at most: a slow E0 slows the session down and holds nothing else
-//! up.
+//! E0 opens its connection before its handshake with the server, so that it is there when the
+//! server asks for corrections. A connection is a thread of its own that passes on what the
+//! session's thread produces, a few frames early at most: a slow E0 slows the session down and
+//! holds nothing else up.
 
 use std::{
     collections::HashMap,
@@ -42,7 +42,7 @@ impl KeyConnections {
         receiver
     }
 
-    /// The line of a session, for its source.
+    /// The connection of a session, for its corrections.
     pub(super) fn take(&self, session: &str) -> Option<Box<dyn Channel>> {
         let connection = self
             .0
@@ -53,7 +53,7 @@ impl KeyConnections {
     }
 }
 
-/// The session's end of a line.
+/// The session's end of a connection.
 struct KeySink(SyncSender<Vec<u8>>);
 
 impl Channel for KeySink {
@@ -103,7 +103,7 @@ pub(super) fn run(
             Err(RecvTimeoutError::Disconnected) => break Ok(()),
         }
     };
-    // A session that never began leaves its line here.
+    // A session that never began leaves its connection here.
     drop(dealer.key_connections.take(&session));
     channel
         .lock()

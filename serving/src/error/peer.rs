@@ -29,7 +29,7 @@ const DEALER_REFUSAL: &str = "dealer";
 const CLOSE_NORMAL: u16 = 1000;
 
 impl ServingError {
-    /// What the other end of a line is told: the files of this machine are its own business.
+    /// What the other end of a connection is sent: the files of this machine are its own business.
     pub fn for_peer(&self) -> String {
         match self {
             Self::Io { source, .. } => format!("its records or files cannot be used: {source}"),

@@ -1,5 +1,5 @@
-//! Clients of sessions in which a computing party is E0: each sends its shares over a line of its
-//! own, which finds its session by the session's name.
+//! Clients of sessions in which a computing party is E0: each sends its shares over a connection of
+//! its own, which finds its session by the session's name.
 
 use std::{
     collections::HashMap,
@@ -33,7 +33,7 @@ const CLIENT_WAIT: Duration = Duration::from_secs(30);
 /// How often a session that waits for its client looks whether its evaluator is still there.
 const LOOK_AROUND: Duration = Duration::from_millis(200);
 
-/// A client's line and whose budget it uses.
+/// A client's connection and whose budget it uses.
 pub(super) type Input = (SharedChannel<WebSocketChannel>, Option<Principal>);
 
 /// Sessions that wait for their client.
@@ -41,7 +41,7 @@ pub(super) type Input = (SharedChannel<WebSocketChannel>, Option<Principal>);
 pub(super) struct Inputs(Mutex<HashMap<String, Expected>>);
 
 /// What a session's comparisons are made of and how its tokens are sampled, as its computing party
-/// said, and where its client's line goes.
+/// said, and where its client's connection goes.
 struct Expected {
     comparison: Comparison,
     sampling: Option<Sampling>,
@@ -120,7 +120,8 @@ impl Drop for Announced<'_> {
     }
 }
 
-/// The client's line: a key like any session, counted against its rate and charged for its steps.
+/// The client's connection: a key like any session, counted against its rate and charged for its
+/// steps.
 pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request) -> Response {
     let principal = server.check_key(request.headers()).await;
     let admitted = principal
@@ -134,7 +135,7 @@ pub(super) async fn upgrade(State(server): State<Arc<Server>>, request: Request)
             let mut connection = SharedChannel::new(channel);
             if let Err(error) = join(&server, &mut connection, principal, turn) {
                 let _ = send_json(&mut connection, &Reply::<()>::refused(&error, CLIENT));
-                tracing::warn!("a client's line was refused: {error}");
+                tracing::warn!("a client's connection was refused: {error}");
             }
         }),
     }

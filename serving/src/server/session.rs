@@ -85,7 +85,7 @@ pub(super) fn run(
 }
 
 type Connection = SharedChannel<WebSocketChannel>;
-/// Where the client is not E0, its line is waited for.
+/// Where the client is not E0, its connection is waited for.
 type Waiting<'a> = Option<Announced<'a>>;
 
 /// E1, with E0 as the client or with inputs and outputs in shares.

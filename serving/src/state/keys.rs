@@ -21,7 +21,7 @@ use crate::{
 pub const KEYS_FILE: &str = "keys";
 
 const HEADER: &str = "\
-# One key a line: sha256-of-the-key name [tokens=N] [tokens-per-minute=N] \
+# One key per line: sha256-of-the-key name [tokens=N] [tokens-per-minute=N] \
 [sessions-per-minute=N] [revoked]
 # A token is a position that the server computes: prompts count in whole buckets of 16, \
 each further token counts one.
@@ -257,7 +257,7 @@ impl Keys {
             .filter(|key| !key.revoked)
     }
 
-    /// Draws a key for a new user and writes its digest; the key itself is returned and kept
+    /// Makes a key for a new user and writes its digest; the key itself is returned and kept
     /// nowhere.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A TCP relay that counts and keeps what passes, and can cut the line.
+//! A TCP relay that counts and keeps what passes, and can cut the connection.
 
 // Each test binary that includes this file uses a part of it.
 #![allow(dead_code)]
@@ -89,7 +89,7 @@ impl Proxy {
         *self.0.received.lock().unwrap()
     }
 
-    /// Cuts every line, as when a machine is switched off.
+    /// Cuts every connection, as when a machine is switched off.
     pub fn cut(&self) {
         for line in self.0.lines.lock().unwrap().drain(..) {
             let _ = line.shutdown(Shutdown::Both);

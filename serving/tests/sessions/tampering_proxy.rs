@@ -25,7 +25,7 @@ pub enum Fault {
     Drop,
     /// Its follower arrives first.
     Swap,
-    /// The line breaks in the middle of it.
+    /// The connection breaks in the middle of it.
     Cut,
     /// A text frame in place of a binary one.
     Text,

@@ -28,7 +28,7 @@ use crate::{
 };
 
 impl Masked {
-    /// Adds E1's noise, which only E1 draws.
+    /// Adds E1's noise, which only E1 samples.
     pub(in crate::masked) fn add_noise(&mut self, x: &Share, scale: f64) -> Share {
         let mut out = x.clone();
         if self.is_evaluator() && !self.is_first() {
