@@ -34,7 +34,6 @@ mod activation;
 mod argmax;
 mod spline;
 
-use crate::masked::party::{Dealer, Evaluator};
 use marill_crypto::{
     aes::Cipher,
     dcf::{CHUNK, HashKey, Keys, Shape, generate, root},
@@ -46,7 +45,12 @@ use zeroize::Zeroizing;
 
 use crate::{
     error::ProtocolError,
-    masked::{Channel, Masked, Role, byte_width, correction_stream::Stream, share::Wire},
+    masked::{
+        Channel, Masked, Role, byte_width,
+        correction_stream::Stream,
+        party::{Dealer, Evaluator},
+        share::Wire,
+    },
 };
 
 /// The stream from which an evaluator's roots come.

@@ -1,7 +1,6 @@
 //! Piecewise linear functions of a positive value over many octaves: reciprocal square root and
 //! reciprocal.
 
-use crate::masked::share::Extended;
 use marill_numeric::{fixed::low_mask, tables::Piecewise};
 
 use crate::{
@@ -9,7 +8,7 @@ use crate::{
     masked::{
         Masked, Role,
         boolean::{Bits, Pending, bit, plane},
-        share::{Share, Wire},
+        share::{Extended, Share, Wire},
     },
 };
 
