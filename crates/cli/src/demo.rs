@@ -93,6 +93,10 @@ struct Pids {
 struct Findings {
     twin_equal: bool,
     answer: String,
+    /// The base model's answer to the same request.
+    answer_base: String,
+    /// What an answer can be.
+    classes: Vec<String>,
     setting: String,
     rounding: String,
     pids: Pids,
@@ -190,12 +194,9 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
     let exported = exported.context("the demo's recipe has no `[lora]` table")?;
 
     say("2/4 scoring base and tuned model on rows that neither has seen");
-    let base = score(
-        &Model::open(&base)?,
-        EngineKind::Float,
-        &recipe,
-        args.no_progress,
-    )?;
+    let base_model = Model::open(&base)?;
+    let answer_base = answer_of_base(&base_model, work, &recipe, &args.prompt)?;
+    let base = score(&base_model, EngineKind::Float, &recipe, args.no_progress)?;
     let tuned = score(
         &Model::open(&exported.dir)?,
         EngineKind::Twin,
@@ -217,6 +218,8 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
             .unwrap_or_default()
             .trim()
             .to_string(),
+        answer_base,
+        classes: labels(&recipe).to_vec(),
         setting: answer["setting"].as_str().unwrap_or_default().to_string(),
         rounding: answer["rounding"].as_str().unwrap_or_default().to_string(),
         pids: Pids {
@@ -295,6 +298,39 @@ fn score(
     Ok(report?)
 }
 
+/// What the base model says to the request, asked as in training.
+fn answer_of_base(
+    base: &Model,
+    work: &Path,
+    recipe: &Recipe,
+    request: &str,
+) -> anyhow::Result<String> {
+    let mut task = Task::find(TASK)?;
+    task.format_as(&recipe.dataset);
+    // The right class is not known; what the answer is compared with does not matter here.
+    let row = serde_json::json!({"text": request, "label": labels(recipe).first()});
+    let path = work.join("demo/request.jsonl");
+    std::fs::write(&path, format!("{row}\n"))
+        .with_context(|| format!("cannot write `{}`", path.display()))?;
+    let examples = task.examples(Some(&path), None)?;
+    let mut engines = Engines::new(base, EngineKind::Float)?;
+    let report = engines.run(base, &task, &examples, Scope::default(), &mut |_, _| ())?;
+    let answer = report
+        .samples
+        .into_iter()
+        .next()
+        .map(|sample| sample.answer);
+    Ok(answer.unwrap_or_default().trim().to_string())
+}
+
+/// The classes that the demo's model tells apart.
+fn labels(recipe: &Recipe) -> &[String] {
+    recipe
+        .dataset
+        .first()
+        .map_or(&[], |dataset| &dataset.labels)
+}
+
 /// The user's request in the recipe's prompt format.
 fn recipe_prompt(recipe: &Recipe, request: &str) -> anyhow::Result<String> {
     let dataset = recipe
@@ -332,7 +368,18 @@ fn parties(findings: &Findings) -> Table {
 fn render(findings: &Findings, prompt: &str) -> String {
     let per_token =
         |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or_else(|| "-".into(), show);
-    let mut text = format!("\nprompt   {prompt}\nanswer   {}\n\n", findings.answer);
+    let before = match findings.answer_base.as_str() {
+        "" => "(nothing)",
+        answer => answer,
+    };
+    let mut text = format!(
+        "\nThe model was taught to say what kind of request it reads: {}.\n\n\
+         request          {prompt}\n\
+         before training  {before}\n\
+         after, private   {}\n\n",
+        findings.classes.join(", "),
+        findings.answer
+    );
     text += &format!("{}\n\n", parties(findings).markdown());
 
     let mut facts = Table::new(["figure", "value"]);
@@ -395,6 +442,8 @@ mod tests {
         Findings {
             twin_equal,
             answer: "create".into(),
+            answer_base: "I am".into(),
+            classes: ["answer", "create"].map(String::from).to_vec(),
             setting: "dealer".into(),
             rounding: "exact".into(),
             pids: Pids {
@@ -432,6 +481,10 @@ mod tests {
         let text = render(&findings(true, 0.7), "Write a poem");
         assert!(
             text.contains("a demonstration, not privacy") && text.contains("1.00 KiB"),
+            "{text}"
+        );
+        assert!(
+            text.contains("reads: answer, create.") && text.contains("before training  I am\n"),
             "{text}"
         );
     }
