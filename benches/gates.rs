@@ -6,7 +6,7 @@ use std::{sync::Arc, thread};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use marill_mpc::{
     Comparison, PrivateWeights, PublicWeights, Seed,
-    engine::Engine,
+    engine::{Engine, Truncation},
     error::ProtocolResult,
     masked::Masked,
     program::layers::softmax_parts,
@@ -56,7 +56,15 @@ impl Gate {
         let wire = engine.input(input, 1, n, 48)?;
         let share = engine.share(&wire);
         let out = match self {
-            Self::Truncate => engine.truncate(&share, 14, 48, 48, "truncate")?,
+            Self::Truncate => engine.truncate(
+                &share,
+                Truncation {
+                    shift: 14,
+                    from: 48,
+                    to: 48,
+                },
+                "truncate",
+            )?,
             Self::Exp => engine.exp_neg(&share, 48, "exp")?,
             Self::Softmax => softmax_parts(engine, &share, &vec![ROW; n / ROW])?.1,
             Self::Argmax => {

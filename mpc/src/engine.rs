@@ -67,6 +67,17 @@ pub struct Gate<'a>(pub &'a LinearTable);
 /// divided.
 pub const WEIGHTED_BITS: u32 = 48;
 
+/// A truncation: what falls away, and the widths of the ring before and after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncation {
+    /// Bits that fall away.
+    pub shift: u32,
+    /// The value is below `2^(from - 2)` in magnitude, and only its low `from` bits count.
+    pub from: u32,
+    /// The result is a share modulo `2^to`.
+    pub to: u32,
+}
+
 /// The interpreter of a secure program.
 pub trait Engine {
     type Share: Clone;
@@ -208,7 +219,7 @@ pub trait Engine {
     -> Self::Share;
     fn ragged_sum(&mut self, x: &Self::Share, lens: &[usize]) -> Self::Share;
 
-    /// Exact `floor((x + 2^(shift-1)) / 2^shift)` of a value below `2^(in_bits - 2)`, as a share
+    /// Exact `floor((x + 2^(shift-1)) / 2^shift)` of a value below `2^(from - 2)`, as a share
     /// modulo `2^out_bits`.
     ///
     /// Cost:
@@ -218,23 +229,21 @@ pub trait Engine {
     fn truncate(
         &mut self,
         x: &Self::Share,
-        shift: u32,
-        in_bits: u32,
-        out_bits: u32,
+        truncation: Truncation,
         label: &'static str,
     ) -> ProtocolResult<Self::Share>;
-    /// [`Self::truncate`] by `[shift, in_bits, out_bits]`, then [`Self::reveal_to_e1`] of the
+    /// [`Self::truncate`] by `truncation`, then [`Self::reveal_to_e1`] of the
     /// result; the labels are theirs.
     fn truncate_and_reveal(
         &mut self,
         x: &Self::Share,
-        [shift, in_bits, out_bits]: [u32; 3],
+        truncation: Truncation,
         layer: usize,
         modules: &[Module],
         labels: [&'static str; 2],
     ) -> ProtocolResult<(Self::Share, Vec<Option<Self::Share>>)> {
-        let x = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
-        self.reveal_to_e1(&x, out_bits, layer, modules, labels[1])
+        let x = self.truncate(x, truncation, labels[0])?;
+        self.reveal_to_e1(&x, truncation.to, layer, modules, labels[1])
     }
     /// [`marill_numeric::functions::exp_neg`] of a value in `[0, 2^31)`, as a share modulo
     /// `2^out_bits`.
@@ -261,8 +270,8 @@ pub trait Engine {
         gate: Gate<'_>,
         label: &'static str,
     ) -> ProtocolResult<Self::Share>;
-    /// `gate(truncate(x))`, where `truncate` is [`Self::truncate`] by `[shift, in_bits, out_bits]`
-    /// and truncated values are below `2^30`: modulo `2^out_bits`.
+    /// `gate(truncate(x))`, where `truncate` is [`Self::truncate`] by `truncation`
+    /// and truncated values are below `2^30`: modulo `2^to`.
     ///
     /// Cost:
     /// - 1,024 elements, one-hot: 6 rounds; E0 20,992 B, E1 25,216 B, dealer 362,752 B
@@ -272,16 +281,16 @@ pub trait Engine {
         &mut self,
         x: &Self::Share,
         gate: Gate<'_>,
-        [shift, in_bits, out_bits]: [u32; 3],
+        truncation: Truncation,
         labels: [&'static str; 2],
     ) -> ProtocolResult<Self::Share> {
-        let x = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
-        let x = self.open(&[(&x, out_bits)], labels[0])?.remove(0);
+        let x = self.truncate(x, truncation, labels[0])?;
+        let x = self.open(&[(&x, truncation.to)], labels[0])?.remove(0);
         self.gate(&x, gate, labels[1])
     }
     /// `gate(truncate(g)) · truncate(u)` for `x = g | u` side by side and a gate with a tail of
-    /// `relu`, where `truncate` is [`Self::truncate`] by `[shift, in_bits, out_bits]` and truncated
-    /// values are below `2^30`: modulo `2^out_bits`.
+    /// `relu`, where `truncate` is [`Self::truncate`] by `truncation` and truncated
+    /// values are below `2^30`: modulo `2^to`.
     ///
     /// Cost:
     /// - 1,024 elements, one-hot: 8 rounds; E0 16,000 B, E1 18,176 B, dealer 178,880 B
@@ -291,18 +300,18 @@ pub trait Engine {
         &mut self,
         x: &Self::Share,
         gate: Gate<'_>,
-        [shift, in_bits, out_bits]: [u32; 3],
+        truncation: Truncation,
         labels: [&'static str; 2],
     ) -> ProtocolResult<Self::Share> {
-        let both = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
-        let both = self.open(&[(&both, out_bits)], labels[0])?.remove(0);
+        let both = self.truncate(x, truncation, labels[0])?;
+        let both = self.open(&[(&both, truncation.to)], labels[0])?.remove(0);
         let half = self.cols(x) / 2;
         let (g, u) = (
             self.wire_columns(&both, 0, half),
             self.wire_columns(&both, half, half),
         );
         let g = self.gate(&g, gate, labels[1])?;
-        let g = self.open(&[(&g, out_bits)], labels[1])?.remove(0);
+        let g = self.open(&[(&g, truncation.to)], labels[1])?.remove(0);
         self.mul(&g, &u)
     }
     /// A piecewise linear function of a positive value.

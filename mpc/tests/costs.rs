@@ -2,7 +2,7 @@
 
 use marill_mpc::{
     Comparison,
-    engine::{Engine, Gate},
+    engine::{Engine, Gate, Truncation},
     error::ProtocolResult,
     masked::Masked,
     testing::tiny_spec,
@@ -18,6 +18,15 @@ const MANY: usize = marill_mpc::masked::MANY;
 
 /// Rounds; bytes of E0 and of E1; bytes of the dealer to E1 and to E0.
 type Counts = [u64; 5];
+
+/// A truncation that keeps the width.
+fn cut(shift: u32, bits: u32) -> Truncation {
+    Truncation {
+        shift,
+        from: bits,
+        to: bits,
+    }
+}
 
 /// Runs a gate over a row of elements and counts what it costs, without the input's own opening.
 type Run = fn(&mut Masked, usize) -> ProtocolResult<Counts>;
@@ -71,7 +80,7 @@ const GATES: &[(&str, usize, Run)] = &[
         on_share(e, n, |e, x| e.ragged_max(x, &lens, "max").map(drop))
     }),
     ("truncate", FEW, |e, n| {
-        on_share(e, n, |e, x| e.truncate(x, 14, 48, 48, "cut").map(drop))
+        on_share(e, n, |e, x| e.truncate(x, cut(14, 48), "cut").map(drop))
     }),
     ("exp_neg", FEW, |e, n| {
         on_share(e, n, |e, x| e.exp_neg(x, 48, "exp").map(drop))
@@ -81,15 +90,17 @@ const GATES: &[(&str, usize, Run)] = &[
         on_wire(e, n, |e, x| e.gate(x, silu, "silu").map(drop))
     }),
     ("truncate_gate", FEW, |e, n| {
-        let (gelu, widths) = (Gate(&tables().gelu), [14, 48, 48]);
+        let gelu = Gate(&tables().gelu);
         on_share(e, n, |e, x| {
-            e.truncate_gate(x, gelu, widths, ["cut", "gelu"]).map(drop)
+            e.truncate_gate(x, gelu, cut(14, 48), ["cut", "gelu"])
+                .map(drop)
         })
     }),
     ("gated_product", FEW, |e, n| {
-        let (silu, widths) = (Gate(&tables().silu), [14, 48, 48]);
+        let silu = Gate(&tables().silu);
         on_share(e, n, |e, x| {
-            e.gated_product(x, silu, widths, ["cut", "silu"]).map(drop)
+            e.gated_product(x, silu, cut(14, 48), ["cut", "silu"])
+                .map(drop)
         })
     }),
     ("piecewise", 1, |e, n| {

@@ -4,7 +4,7 @@
 use marill_numeric::{PublicMatrix, tables::Piecewise};
 
 use crate::{
-    engine::{Attention, Engine, Gate, WEIGHTED_BITS},
+    engine::{Attention, Engine, Gate, Truncation, WEIGHTED_BITS},
     error::ProtocolResult,
     kernels::head_scalar_index,
     masked::{
@@ -117,19 +117,20 @@ impl Engine for Masked {
     fn truncate_and_reveal(
         &mut self,
         x: &Share,
-        [shift, in_bits, out_bits]: [u32; 3],
+        truncation: Truncation,
         layer: usize,
         modules: &[Module],
         labels: [&'static str; 2],
     ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
         if self.rounds_exactly() || !self.has_private() {
-            let x = Engine::truncate(self, x, shift, in_bits, out_bits, labels[0])?;
-            return self.reveal_to_e1(&x, out_bits, layer, modules, labels[1]);
+            let x = Engine::truncate(self, x, truncation, labels[0])?;
+            return self.reveal_to_e1(&x, truncation.to, layer, modules, labels[1]);
         }
         self.at(labels[0]);
-        let pending = self.pending_truncation(x, shift, in_bits, out_bits, labels)?;
+        let Truncation { shift, from, to } = truncation;
+        let pending = self.pending_truncation(x, shift, from, to, labels)?;
         self.at(labels[1]);
-        self.give(pending, out_bits, layer, modules, labels[1])
+        self.give(pending, to, layer, modules, labels[1])
     }
 
     fn share(&mut self, wire: &Wire) -> Share {
@@ -295,9 +296,11 @@ impl Engine for Masked {
     fn truncate(
         &mut self,
         x: &Share,
-        shift: u32,
-        in_bits: u32,
-        out_bits: u32,
+        Truncation {
+            shift,
+            from: in_bits,
+            to: out_bits,
+        }: Truncation,
         label: &'static str,
     ) -> ProtocolResult<Share> {
         self.at(label);
@@ -320,11 +323,12 @@ impl Engine for Masked {
         &mut self,
         x: &Share,
         gate: Gate<'_>,
-        [shift, in_bits, out_bits]: [u32; 3],
+        truncation: Truncation,
         labels: [&'static str; 2],
     ) -> ProtocolResult<Share> {
         self.at(labels[0]);
-        let x = Masked::truncate(self, x, shift, in_bits, out_bits, labels[0])?;
+        let Truncation { shift, from, to } = truncation;
+        let x = Masked::truncate(self, x, shift, from, to, labels[0])?;
         self.record(labels[0], &x);
         self.record(labels[0], &x);
         self.gate_of_share(&x, gate.0, labels)
@@ -334,7 +338,7 @@ impl Engine for Masked {
         &mut self,
         x: &Share,
         gate: Gate<'_>,
-        [shift, in_bits, out_bits]: [u32; 3],
+        truncation: Truncation,
         labels: [&'static str; 2],
     ) -> ProtocolResult<Share> {
         Masked::gated_product(
@@ -342,9 +346,9 @@ impl Engine for Masked {
             x,
             gate.0,
             Widths {
-                shift,
-                in_bits,
-                out_bits,
+                shift: truncation.shift,
+                in_bits: truncation.from,
+                out_bits: truncation.to,
             },
             labels,
         )

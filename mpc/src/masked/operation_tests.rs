@@ -1,6 +1,7 @@
 //! Single operations: the secure result is the twin's integer, and the twin's is close to the real
 //! number.
 
+use crate::engine::Truncation;
 mod truncation_properties;
 
 use std::{sync::Arc, thread};
@@ -158,7 +159,15 @@ impl Program for Truncate {
         let share = engine.share(&input);
         let input = engine.open(&[(&share, 64)], "test")?.remove(0);
         let share = engine.share(&input);
-        engine.truncate(&share, self.0, self.1, 64, "test")
+        engine.truncate(
+            &share,
+            Truncation {
+                shift: self.0,
+                from: self.1,
+                to: 64,
+            },
+            "test",
+        )
     }
 }
 
@@ -345,7 +354,16 @@ struct GatedProgram;
 impl Program for GatedProgram {
     fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
         let share = engine.share(&input);
-        engine.gated_product(&share, Gate(&tables().silu), [24, 56, 48], ["test", "test"])
+        engine.gated_product(
+            &share,
+            Gate(&tables().silu),
+            Truncation {
+                shift: 24,
+                from: 56,
+                to: 48,
+            },
+            ["test", "test"],
+        )
     }
 }
 
@@ -453,7 +471,15 @@ struct Softmax(Vec<usize>);
 impl Program for Softmax {
     fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
         let scores = engine.share(&input);
-        let scores = engine.truncate(&scores, 1, 64, 32, "test")?;
+        let scores = engine.truncate(
+            &scores,
+            Truncation {
+                shift: 1,
+                from: 64,
+                to: 32,
+            },
+            "test",
+        )?;
         let (weights, _) = layers::softmax_parts(engine, &scores, &self.0)?;
         Ok(engine.share(&weights))
     }

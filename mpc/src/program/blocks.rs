@@ -5,7 +5,7 @@
 use marill_numeric::tables::tables;
 
 use crate::{
-    engine::{Attention, Engine, Gate},
+    engine::{Attention, Engine, Gate, Truncation},
     error::ProtocolResult,
     program::{cache::Cache, layers, layers::NormScale},
     spec::{Architecture, DecoderSpec, Module, width},
@@ -60,7 +60,11 @@ pub(crate) fn normalize<E: Engine>(
     };
     engine.truncate_and_reveal(
         &x,
-        [scale.shift(), width::FULL, bits],
+        Truncation {
+            shift: scale.shift(),
+            from: width::FULL,
+            to: bits,
+        },
         layer,
         modules,
         ["norm.x"; 2],
@@ -137,9 +141,25 @@ fn queries_keys_values<E: Engine>(
     );
     let (q, k, v) = if last && rows > 1 {
         let q = engine.last_row(&q);
-        let q = engine.truncate(&q, shift, wide, width::ACTIVATION, "attention.q")?;
+        let q = engine.truncate(
+            &q,
+            Truncation {
+                shift,
+                from: wide,
+                to: width::ACTIVATION,
+            },
+            "attention.q",
+        )?;
         let kv = engine.concat(&[&k, &v]);
-        let kv = engine.truncate(&kv, shift, wide, width::ACTIVATION, "attention.kv")?;
+        let kv = engine.truncate(
+            &kv,
+            Truncation {
+                shift,
+                from: wide,
+                to: width::ACTIVATION,
+            },
+            "attention.kv",
+        )?;
         (
             q,
             engine.columns(&kv, 0, kv_cols),
@@ -147,7 +167,15 @@ fn queries_keys_values<E: Engine>(
         )
     } else {
         let qkv = engine.concat(&[&q, &k, &v]);
-        let qkv = engine.truncate(&qkv, shift, wide, width::ACTIVATION, "attention.qkv")?;
+        let qkv = engine.truncate(
+            &qkv,
+            Truncation {
+                shift,
+                from: wide,
+                to: width::ACTIVATION,
+            },
+            "attention.qkv",
+        )?;
         let mut part = |first, count| engine.columns(&qkv, first, count);
         (
             part(0, q_cols),
@@ -195,10 +223,14 @@ pub(crate) fn attention<E: Engine>(
     };
     let bias = cache.bias.as_ref();
     let attended = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
-    let widths = [layers::DIVIDE_SHIFT, width::FULL, width::PRODUCT];
+    let truncation = Truncation {
+        shift: layers::DIVIDE_SHIFT,
+        from: width::FULL,
+        to: width::PRODUCT,
+    };
     let labels = ["attention.divided", "attention.mixed"];
     let (attended, updates) =
-        engine.truncate_and_reveal(&attended, widths, layer, &[Module::O], labels)?;
+        engine.truncate_and_reveal(&attended, truncation, layer, &[Module::O], labels)?;
     Ok(project(
         engine,
         weights,
@@ -224,9 +256,11 @@ fn attend<E: Engine>(
     let shift = spec.numeric.frac_bits + spec.score_scale(layer).1;
     let mut scores = engine.truncate(
         &scores,
-        shift,
-        width::ACTIVATION,
-        width::SCORE,
+        Truncation {
+            shift,
+            from: width::ACTIVATION,
+            to: width::SCORE,
+        },
         "attention.scores",
     )?;
     if let Some(bias) = bias {
@@ -250,16 +284,29 @@ pub(crate) fn gated_mlp<E: Engine>(
     let up = project(engine, weights, layer, Module::Up, &x, &updates[1]);
     let both = engine.concat(&[&gate, &up]);
     let bits = spec.numeric.weight_frac_bits;
-    let widths = [bits, width::PRODUCT, width::ACTIVATION];
+    let truncation = Truncation {
+        shift: bits,
+        from: width::PRODUCT,
+        to: width::ACTIVATION,
+    };
     let product = engine.gated_product(
         &both,
         Gate(&tables().silu),
-        widths,
+        truncation,
         ["mlp.gate_up", "mlp.silu"],
     )?;
-    let widths = [spec.numeric.frac_bits, width::ACTIVATION, width::PRODUCT];
-    let (product, updates) =
-        engine.truncate_and_reveal(&product, widths, layer, &[Module::Down], ["mlp.product"; 2])?;
+    let truncation = Truncation {
+        shift: spec.numeric.frac_bits,
+        from: width::ACTIVATION,
+        to: width::PRODUCT,
+    };
+    let (product, updates) = engine.truncate_and_reveal(
+        &product,
+        truncation,
+        layer,
+        &[Module::Down],
+        ["mlp.product"; 2],
+    )?;
     Ok(project(
         engine,
         weights,
@@ -281,8 +328,17 @@ pub(crate) fn plain_mlp<E: Engine>(
     let spec = &weights.spec;
     let up = project(engine, weights, layer, Module::Up, x, &updates[0]);
     let shift = spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
-    let widths = [shift, width::PRODUCT, width::PRODUCT];
-    let inner = engine.truncate_gate(&up, Gate(&tables().gelu), widths, ["mlp.up", "mlp.gelu"])?;
+    let truncation = Truncation {
+        shift,
+        from: width::PRODUCT,
+        to: width::PRODUCT,
+    };
+    let inner = engine.truncate_gate(
+        &up,
+        Gate(&tables().gelu),
+        truncation,
+        ["mlp.up", "mlp.gelu"],
+    )?;
     let (inner, updates) =
         engine.reveal_to_e1(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
     Ok(project(
@@ -304,6 +360,14 @@ pub(crate) fn add_residual<E: Engine>(
 ) -> ProtocolResult<E::Share> {
     let shift =
         spec.numeric.frac_bits + spec.numeric.weight_frac_bits - spec.numeric.residual_frac_bits;
-    let out = engine.truncate(out, shift, width::PRODUCT, width::FULL, label)?;
+    let out = engine.truncate(
+        out,
+        Truncation {
+            shift,
+            from: width::PRODUCT,
+            to: width::FULL,
+        },
+        label,
+    )?;
     Ok(engine.add(hidden, &out))
 }

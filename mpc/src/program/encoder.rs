@@ -13,7 +13,7 @@
 use marill_numeric::{PublicMatrix, tables::tables};
 
 use crate::{
-    engine::{Attention, Engine, Gate},
+    engine::{Attention, Engine, Gate, Truncation},
     error::{ProtocolError, ProtocolResult},
     program::{
         blocks::{add_residual, attention, head, norm_scale, plain_mlp},
@@ -124,9 +124,11 @@ fn pooled<E: Engine>(
     let pooled = engine.weighted_values(&pool, &hidden, &whole_row)?;
     let pooled = engine.truncate(
         &pooled,
-        POOL_FRAC_BITS,
-        width::FULL,
-        width::FULL,
+        Truncation {
+            shift: POOL_FRAC_BITS,
+            from: width::FULL,
+            to: width::FULL,
+        },
         "pool.mean",
     )?;
     match &weights.pooler {
@@ -147,7 +149,15 @@ fn pooler<E: Engine>(
     let x = engine.linear(matrix, x);
     let x = engine.add_row(&x, bias);
     let shift = numeric.weight_frac_bits + numeric.residual_frac_bits - numeric.frac_bits;
-    let x = engine.truncate(&x, shift, width::PRODUCT, width::ACTIVATION, "pool.dense")?;
+    let x = engine.truncate(
+        &x,
+        Truncation {
+            shift,
+            from: width::PRODUCT,
+            to: width::ACTIVATION,
+        },
+        "pool.dense",
+    )?;
     let x = engine
         .open(&[(&x, width::ACTIVATION)], "pool.dense")?
         .remove(0);
@@ -167,7 +177,15 @@ fn post_norm<E: Engine>(
     let x = engine.scale_columns(&x, &norm.gain);
     let x = engine.add_row(&x, &norm.bias);
     let shift = spec.numeric.frac_bits + GAIN_FRAC_BITS - spec.numeric.residual_frac_bits;
-    engine.truncate(&x, shift, width::PRODUCT, width::FULL, "norm.gain")
+    engine.truncate(
+        &x,
+        Truncation {
+            shift,
+            from: width::PRODUCT,
+            to: width::FULL,
+        },
+        "norm.gain",
+    )
 }
 
 /// Weights of the rows, from the scores' bias: rows without one are the text.

@@ -7,7 +7,7 @@
 use marill_numeric::tables::tables;
 
 use crate::{
-    engine::{Attention, Engine, WEIGHTED_BITS},
+    engine::{Attention, Engine, Truncation, WEIGHTED_BITS},
     error::ProtocolResult,
 };
 
@@ -54,7 +54,15 @@ pub fn rms_norm<E: Engine>(
     out_bits: u32,
 ) -> ProtocolResult<E::Share> {
     let scaled = rms_scaled(engine, x, cols, scale)?;
-    engine.truncate(&scaled, scale.shift(), 64, out_bits, "norm.x")
+    engine.truncate(
+        &scaled,
+        Truncation {
+            shift: scale.shift(),
+            from: 64,
+            to: out_bits,
+        },
+        "norm.x",
+    )
 }
 
 /// As [`rms_norm`], before truncation by [`NormScale::shift`] from 64 bits.
@@ -90,7 +98,15 @@ pub fn layer_norm<E: Engine>(
     out_bits: u32,
 ) -> ProtocolResult<E::Share> {
     let scaled = layer_scaled(engine, x, cols, scale)?;
-    engine.truncate(&scaled, scale.shift(), 64, out_bits, "norm.x")
+    engine.truncate(
+        &scaled,
+        Truncation {
+            shift: scale.shift(),
+            from: 64,
+            to: out_bits,
+        },
+        "norm.x",
+    )
 }
 
 /// As [`layer_norm`], before truncation by [`NormScale::shift`] from 64 bits.
@@ -107,7 +123,15 @@ pub fn layer_scaled<E: Engine>(
     let sums = engine.ragged_sum(x, &lens);
     let factor = ((1u64 << 24) as f64 / cols as f64).round() as u64;
     let means = engine.scale_constant(&sums, factor);
-    let means = engine.truncate(&means, 24, 64, 64, "norm.mean")?;
+    let means = engine.truncate(
+        &means,
+        Truncation {
+            shift: 24,
+            from: 64,
+            to: 64,
+        },
+        "norm.mean",
+    )?;
     let centered = engine.ragged_rsub(x, &means, &lens);
     let centered = engine.reshape(&centered, cols);
     let negated = engine.scale_constant(&centered, u64::MAX);

@@ -2,7 +2,7 @@
 //! under sharing. What it computes and who learns what: [`crate::sampling`].
 
 use crate::{
-    engine::Engine,
+    engine::{Engine, Truncation},
     error::ProtocolResult,
     program::{
         blocks::{head, norm_scale},
@@ -61,9 +61,11 @@ pub fn choose<E: Engine>(
     let logits = engine.shift_left(logits, RAW_FRAC_BITS - frac_bits);
     let logits = engine.truncate(
         &logits,
-        RAW_FRAC_BITS - FRAC_BITS,
-        width::ACTIVATION,
-        WIDTH,
+        Truncation {
+            shift: RAW_FRAC_BITS - FRAC_BITS,
+            from: width::ACTIVATION,
+            to: WIDTH,
+        },
         label,
     )?;
     let noisy = engine.add_noise(&logits, scale);

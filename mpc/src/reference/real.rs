@@ -13,7 +13,7 @@ use marill_numeric::{
 use rayon::prelude::*;
 
 use crate::{
-    engine::{Attention, Engine, Gate},
+    engine::{Attention, Engine, Gate, Truncation},
     error::{ProtocolError, ProtocolResult},
     kernels::head_scalar_index,
     program,
@@ -492,9 +492,7 @@ impl Engine for Real {
     fn truncate(
         &mut self,
         x: &Reals,
-        shift: u32,
-        _in: u32,
-        _out: u32,
+        Truncation { shift, .. }: Truncation,
         _label: &'static str,
     ) -> ProtocolResult<Reals> {
         Ok(x.map(|v| v / f64::from(shift).exp2()))

@@ -11,7 +11,7 @@ use marill_numeric::{
 };
 
 use crate::{
-    engine::{Attention, Engine, Gate},
+    engine::{Attention, Engine, Gate, Truncation},
     error::{ProtocolError, ProtocolResult},
     kernels::{
         attention_scores, attention_values, head_scalar_index, ragged, rotate_rows, with_key_bias,
@@ -566,9 +566,11 @@ impl Engine for PlaintextEngine {
     fn truncate(
         &mut self,
         x: &Tensor,
-        shift: u32,
-        in_bits: u32,
-        _out: u32,
+        Truncation {
+            shift,
+            from: in_bits,
+            ..
+        }: Truncation,
         label: &'static str,
     ) -> ProtocolResult<Tensor> {
         self.in_range(x, in_bits, label)?;

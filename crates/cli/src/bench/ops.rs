@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use marill_mpc::{
     Comparison, PrivateWeights, PublicWeights, Seed,
     cost::Cost,
-    engine::{Engine, Gate, WEIGHTED_BITS},
+    engine::{Engine, Gate, Truncation, WEIGHTED_BITS},
     error::ProtocolResult,
     masked::Masked,
     program::layers::{self, NormScale},
@@ -145,7 +145,15 @@ impl Op {
         let share = engine.share(x);
         match self {
             Self::Mul => engine.mul(x, x),
-            Self::Truncate => engine.truncate(&share, 14, 48, 48, "truncate"),
+            Self::Truncate => engine.truncate(
+                &share,
+                Truncation {
+                    shift: 14,
+                    from: 48,
+                    to: 48,
+                },
+                "truncate",
+            ),
             Self::Exp => engine.exp_neg(&share, 48, "exp"),
             Self::Sigmoid => engine.gate(x, Gate(&tables().sigmoid), "sigmoid"),
             Self::Tanh => engine.gate(x, Gate(&tables().tanh), "tanh"),
@@ -178,7 +186,15 @@ fn softmax<E: Engine>(
         .open(&[(&weights, WEIGHTED_BITS)], "softmax.weights")?
         .remove(0);
     let divided = engine.scale_rows(&weights, &inverse)?;
-    engine.truncate(&divided, 26, 64, 64, "softmax.divided")
+    engine.truncate(
+        &divided,
+        Truncation {
+            shift: 26,
+            from: 64,
+            to: 64,
+        },
+        "softmax.divided",
+    )
 }
 
 /// Bits in which an operation's input is opened: sums of squares need the ring.

@@ -8,7 +8,7 @@ use marill_numeric::{
 };
 
 use crate::{
-    engine::{Attention, Engine, Gate},
+    engine::{Attention, Engine, Gate, Truncation},
     error::{ProtocolError, ProtocolResult},
     reference::range::{
         Headroom, Range,
@@ -455,9 +455,11 @@ impl Engine for Range {
     fn truncate(
         &mut self,
         x: &Span,
-        shift: u32,
-        in_bits: u32,
-        _out: u32,
+        Truncation {
+            shift,
+            from: in_bits,
+            ..
+        }: Truncation,
         label: &'static str,
     ) -> ProtocolResult<Span> {
         let x = &self.fits(x, in_bits, label);
