@@ -1,13 +1,6 @@
 //! The training loop: a recipe becomes a run, its steps, checkpoints and output folder.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
-};
+use std::{path::PathBuf, sync::atomic::Ordering, time::Instant};
 
 use candle_core::Tensor;
 use marill_model::{
@@ -27,29 +20,12 @@ use crate::{
     estimate::{Estimate, peak_memory_bytes},
     objective::{Pass, stage_of},
     optimizer::learning_rate,
+    options::TrainOptions,
     output::{self, Progress, TrainReport},
     params::Params,
     samples::{self, Samples},
     scratch, state,
 };
-
-/// What the command line adds to a recipe.
-#[derive(Debug, Clone, Default)]
-pub struct TrainOptions {
-    /// The folder of the recipe file; its paths may start there.
-    pub recipe_dir: PathBuf,
-    /// Where the base model was found already; otherwise the recipe's name is a path.
-    pub base: Option<PathBuf>,
-    /// The same for the teacher of a distillation.
-    pub teacher: Option<PathBuf>,
-    /// Where outputs of frozen layers are kept from run to run; only in memory when `None`.
-    pub cache_dir: Option<PathBuf>,
-    /// Go on from the newest checkpoint of the output folder, where there is one.
-    pub resume: bool,
-    /// Set from a signal handler: the run writes a checkpoint and ends with
-    /// [`TrainError::Interrupted`].
-    pub stop: Option<Arc<AtomicBool>>,
-}
 
 /// Trains as the recipe says and writes its output folder. `progress` hears of every step.
 ///

@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{MODULES, module_path};
-
 /// Token ids that Hugging Face writes as one number or as a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -149,4 +147,25 @@ impl Config {
             _ => return None,
         })
     }
+}
+
+/// The linear layers of a block, in the order of the checkpoint.
+pub const MODULES: [&str; 7] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
+
+/// Hugging Face's path of a module: `model.layers.3.self_attn.q_proj`.
+pub fn module_path(layer: usize, module: &str) -> String {
+    let part = if matches!(module, "gate_proj" | "up_proj" | "down_proj") {
+        "mlp"
+    } else {
+        "self_attn"
+    };
+    format!("model.layers.{layer}.{part}.{module}")
 }

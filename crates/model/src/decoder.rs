@@ -6,30 +6,9 @@ use std::{ops::Range, sync::Arc};
 use candle_core::Tensor;
 
 use crate::{
-    Config, ModelError, Transforms,
+    Config, MODULES, ModelError, Transforms, module_path,
     ops::{self, Dropout, FakeQuant, RopeTable, Segment},
 };
-
-/// The linear layers of a block, in the order of the checkpoint.
-pub const MODULES: [&str; 7] = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-];
-
-/// Hugging Face's path of a module: `model.layers.3.self_attn.q_proj`.
-pub fn module_path(layer: usize, module: &str) -> String {
-    let part = if matches!(module, "gate_proj" | "up_proj" | "down_proj") {
-        "mlp"
-    } else {
-        "self_attn"
-    };
-    format!("model.layers.{layer}.{part}.{module}")
-}
 
 /// Where each row stands: its position, and which rows form a sequence.
 #[derive(Clone)]

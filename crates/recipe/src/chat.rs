@@ -1,9 +1,17 @@
 //! Conversations: `messages` with `role` and `content`, or ShareGPT's `conversations` with `from`
 //! and `value`.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Record, Turn};
+use crate::Record;
+
+/// One turn of a conversation; `role` is `system`, `user` or `assistant`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    pub role: String,
+    pub content: String,
+}
 
 /// The roles that chat templates know.
 const ROLES: [&str; 3] = ["system", "user", "assistant"];

@@ -2,21 +2,13 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Dataset, Format, Numbered, RecipeError, Record, Style, chat, locate,
+    Dataset, Format, Numbered, RecipeError, Record, Style, Turn, chat, locate,
     read::{Layout, one, read_lines},
     read_records, read_text,
 };
-
-/// One turn of a conversation; `role` is `system`, `user` or `assistant`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Turn {
-    pub role: String,
-    pub content: String,
-}
 
 /// What stands before the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]

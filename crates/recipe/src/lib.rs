@@ -9,11 +9,13 @@ mod compat;
 mod data;
 mod error;
 mod locate;
+mod open;
 mod read;
 mod recipe;
 mod schema;
 
-pub use data::{Example, Prompt, Rows, Turn, questions};
+pub use chat::Turn;
+pub use data::{Example, Prompt, Rows, questions};
 pub use error::{Place, Problem, RecipeError};
 pub use locate::locate;
 pub use read::{Numbered, Record, read_records, read_text};

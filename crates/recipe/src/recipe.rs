@@ -1,10 +1,17 @@
 //! Every table and key of a recipe with its default, and how a recipe is read and overridden.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{RecipeError, read::read_bounded, schema};
+/// Linear layers of a decoder.
+pub const MODULES: [&str; 7] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
 
 /// A whole recipe; every knob that is not written has the default given here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -236,7 +243,7 @@ fn alpha() -> f64 {
 }
 
 fn all_modules() -> Vec<String> {
-    schema::MODULES.map(String::from).to_vec()
+    MODULES.map(String::from).to_vec()
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -447,39 +454,7 @@ pub struct Output {
     pub dir: String,
 }
 
-/// Longest recipe.
-const MAX_RECIPE_BYTES: u64 = 64 << 20;
-
 impl Recipe {
-    /// Reads a recipe file with `key=value` overrides (`train.max_steps=40`,
-    /// `dataset.0.limit=100`).
-    ///
-    /// # Errors
-    /// [`RecipeError::Problems`] with every mistake of the file and of the overrides, or
-    /// [`RecipeError::Io`].
-    pub fn read(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
-        let io = |source| RecipeError::Io {
-            path: path.into(),
-            source,
-        };
-        let bytes = read_bounded(
-            path,
-            std::fs::File::open(path).map_err(io)?,
-            MAX_RECIPE_BYTES,
-        )?;
-        let text = String::from_utf8(bytes)
-            .map_err(|error| io(std::io::Error::other(error.utf8_error())))?;
-        Self::parse(&text, &path.display().to_string(), overrides)
-    }
-
-    /// The same for a text; `name` is how messages call it.
-    ///
-    /// # Errors
-    /// [`RecipeError::Problems`].
-    pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Self, RecipeError> {
-        schema::parse(text, name, overrides)
-    }
-
     /// The recipe with every default written out.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a recipe holds only what TOML can say")

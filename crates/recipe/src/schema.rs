@@ -10,18 +10,8 @@ use toml::{
 
 use crate::{
     Dataset, Distill, Format, Lora, Problem, Recipe, RecipeError, Style, compat, error::Lines,
+    recipe::MODULES,
 };
-
-/// Linear layers of a decoder.
-pub const MODULES: [&str; 7] = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-];
 
 /// What a key takes.
 #[derive(Clone, Copy)]
