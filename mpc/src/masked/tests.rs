@@ -488,7 +488,7 @@ fn the_servers_view_fits_any_other_input_byte_for_byte() {
     view_fits_another_input(&Fixture::new(2).sampling(1.0, Some(5)));
     view_fits_another_input(&Fixture::stochastic(2));
     // Here with comparison functions that are ideal: E0's share is what completes the one that E1
-    // computes from the recorded words. That these say nothing of a threshold is what `point.rs`
+    // computes from the recorded words. That these say nothing of a threshold is what `crates/crypto/src/dcf.rs`
     // argues and tests.
     view_fits_another_input(&Fixture::new(2).uses_dcf());
 }

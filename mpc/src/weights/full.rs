@@ -2,7 +2,7 @@
 //!
 //! E1 holds `W` as 16-bit integers with a scale per row, both secret; E0 holds
 //! `Ŵ = W·2^shift + R_W mod 2^k`, once for a partition, with masks that E1 and the dealer expand
-//! from the adapter seed. What the gate makes of them stands in `masked/full.rs`.
+//! from the adapter seed. What the gate makes of them stands in `masked/private_matrix.rs`.
 //!
 //! # How wide the mask is
 //! `k` is the width of the ring in which the product is used: 64 bits for LLaMA's queries, keys and
