@@ -386,7 +386,7 @@ impl Client {
     ///     client::{Client, ClientOptions, Request},
     ///     local::Parties,
     ///     server::SecureModel,
-    ///     messages::Setting,
+    ///     terms::Setting,
     /// };
     ///
     /// # let folder = tempfile::tempdir()?;
