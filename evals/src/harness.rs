@@ -25,7 +25,7 @@ use crate::{
 pub struct Scope<'a> {
     /// The first examples only (windows, for perplexity).
     pub limit: Option<usize>,
-    /// Worked examples in front of each question.
+    /// Few-shot examples in front of each question.
     pub few_shot: usize,
     /// Seeds the few-shot examples.
     pub seed: u64,

@@ -51,7 +51,8 @@ impl PromptFormatter<'_> {
     }
 }
 
-/// Worked examples become earlier turns of a conversation, or earlier paragraphs of a plain prompt.
+/// Few-shot examples become earlier turns of a conversation, or earlier paragraphs of a plain
+/// prompt.
 fn with_shots(shots: &[Example], example: &Example) -> Prompt {
     match &example.prompt {
         Prompt::Plain(prompt) => {

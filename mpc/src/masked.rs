@@ -101,7 +101,7 @@ pub struct Masked {
     many: usize,
     /// Below this many elements, gates compare with DCF.
     dcf_below: usize,
-    /// Point functions used so far: no two share a tweak.
+    /// DCF keys used so far: no two share a tweak.
     trees: u64,
     /// What they are hashed with, under this session's own public key.
     hash: Cipher,

@@ -51,7 +51,7 @@ fn a_prompts_prefix_runs_before_the_server_hears_of_it() {
     )
     .unwrap();
 
-    // Somebody listens, and would see a connection.
+    // A socket listens, and would see a connection.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let service = || {

@@ -69,7 +69,7 @@ pub struct Args {
     /// The other side of `--data`, line by line (translation)
     #[arg(long, value_name = "FILE", requires = "data")]
     reference: Option<PathBuf>,
-    /// Worked examples before each question
+    /// Few-shot examples before each question
     #[arg(
         long,
         value_name = "K",

@@ -10,11 +10,11 @@
 //! # Construction
 //! A tree over the bits of `x` from the top, in which the two evaluators' nodes differ by a secret
 //! `Δ` along the path of `α` and are equal elsewhere; the lowest bit of a node tells who corrects
-//! (`Δ` is odd). Nodes and corrections are those of the half-tree's point function (DPF) (DPF)
-//! (DPF) (DPF) (DPF) (Guo, Yang, Wang, Zhang, Xie, Liu, Zhao: EUROCRYPT '23): `left = H(s) ⊕ t·C`,
-//! `right = H(s) ⊕ s ⊕ t·C`, `C = H(s_0) ⊕ H(s_1) ⊕ (1 - α_i)·Δ`. The comparison is read off the
-//! tree as in Boyle et al. (EUROCRYPT '21, figure 1), in the form that takes it from the parent:
-//! where bit `i` of `x` is 0 each evaluator adds `±(H'(s) + t·W)`, with
+//! (`Δ` is odd). Nodes and corrections are those of the half-tree's distributed point function
+//! (Guo, Yang, Wang, Zhang, Xie, Liu, Zhao: EUROCRYPT '23):
+//! `left = H(s) ⊕ t·C`, `right = H(s) ⊕ s ⊕ t·C`, `C = H(s_0) ⊕ H(s_1) ⊕ (1 - α_i)·Δ`. The
+//! comparison is read off the tree as in Boyle et al. (EUROCRYPT '21, figure 1), in the form that
+//! takes it from the parent: where bit `i` of `x` is 0 each evaluator adds `±(H'(s) + t·W)`, with
 //! `W = ±(α_i·β - H'(s_0) + H'(s_1))`. That is `α_i·β` on the path of `α` and zero elsewhere, and
 //! of all levels with `x_i = 0` on the path only the one at which `x` leaves it has `α_i = 1`.
 //!

@@ -234,7 +234,7 @@ fn a_peer_that_never_reads_fills_two_places() {
 }
 
 #[test]
-fn a_greeting_is_small_and_comes_soon() {
+fn a_handshake_is_small_and_comes_soon() {
     let limit = Duration::from_millis(300);
     let handshake = |socket: Box<CountedTcp>| {
         WebSocketChannel::awaiting_handshake(socket, Vec::new(), Role::Server, TIMEOUT, limit)

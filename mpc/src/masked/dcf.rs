@@ -63,7 +63,7 @@ pub enum Comparison {
     #[default]
     #[serde(rename = "digits", alias = "one-hot")]
     OneHot,
-    /// Point functions in gates of fewer than [`DCF_BELOW`] elements, digits in the others: few
+    /// DCF in gates of fewer than [`DCF_BELOW`] elements, one-hot in the others: few
     /// rounds; correction words go to both evaluators.
     #[serde(rename = "points", alias = "dcf")]
     Dcf,

@@ -120,7 +120,7 @@ struct Recording {
     server_trace: Vec<(&'static str, u32, Vec<u64>)>,
 }
 
-/// Coins are sums of what each party contributes.
+/// Rounding randomness is a sum of what each party contributes.
 fn sums(randomness: [&[u64]; 3]) -> Vec<u64> {
     assert!(randomness.iter().all(|c| c.len() == randomness[0].len()));
     (0..randomness[0].len())
@@ -159,7 +159,7 @@ impl Fixture {
         )
     }
 
-    /// Whole matrices private.
+    /// Private full-rank weights.
     fn full(seed: u64) -> Self {
         Self::with(
             random_weights(&with_private_matrices(tiny_spec()), seed),
@@ -488,8 +488,8 @@ fn the_servers_view_fits_any_other_input_byte_for_byte() {
     view_fits_another_input(&Fixture::new(2).sampling(1.0, Some(5)));
     view_fits_another_input(&Fixture::stochastic(2));
     // Here with comparison functions that are ideal: E0's share is what completes the one that E1
-    // computes from the recorded words. That these say nothing of a threshold is what `crates/crypto/src/dcf.rs`
-    // argues and tests.
+    // computes from the recorded words. That these say nothing of a threshold is what
+    // `crates/crypto/src/dcf.rs` argues and tests.
     view_fits_another_input(&Fixture::new(2).uses_dcf());
 }
 

@@ -1,4 +1,4 @@
-//! Whole matrices as the private part: an ordinary full fine-tune of the private layers.
+//! Full-rank weights as the private part: an ordinary full fine-tune of the private layers.
 //!
 //! E1 holds `W` as 16-bit integers with a scale per row, both secret; E0 holds
 //! `Ŵ = W·2^shift + R_W mod 2^k`, once for a partition, with masks that E1 and the dealer expand

@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_server_is_waited_for_as_long_as_somebody_listens() {
+    fn a_full_server_is_waited_for_as_long_as_the_client_listens() {
         let full = || ServingError::Refused {
             by: "server",
             code: "too_many_sessions".into(),

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::failure::BadInput;
 
 /// A token of a session that rounds stochastically lies no further below the exact twin's best, in
-/// logits. Coins move a logit of SmolLM2-135M by 0.015 at most
+/// logits. Randomness moves a logit of SmolLM2-135M by 0.015 at most
 /// (`crates/partition/examples/rounding.rs`), so this allows eight times what two such make.
 const NEAR_LOGITS: f64 = 0.25;
 
