@@ -34,7 +34,7 @@ out, rates = sys.argv[1], sys.argv[2:]
 loss = {rate: json.load(open(f"{out}/train-{rate}.json"))["train"]["val_loss"] for rate in rates}
 print("validation loss:", loss, file=sys.stderr)
 if None in loss.values():
-    sys.exit("error: no training row was kept aside, so no rate can be chosen")
+    sys.exit("error: no training row was held out, so no rate can be chosen")
 print(min(rates, key=loss.get))
 PYTHON
 )

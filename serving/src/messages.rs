@@ -134,7 +134,7 @@ pub fn dcf_keys_proof(seed0: &Seed) -> String {
     ))
 }
 
-/// Server to dealer, first frame at `/v1/source`.
+/// Server to dealer, first frame at `/v1/corrections`.
 #[derive(Serialize, Deserialize)]
 pub struct CorrectionsHello {
     #[serde(rename = "terms")]
@@ -176,7 +176,7 @@ pub struct ServerWelcome {
     pub adapter_bytes: u64,
 }
 
-/// Client to evaluator, first frame at `/v1/evaluate`.
+/// Client to computing party, first frame at `/v1/party`.
 #[derive(Serialize, Deserialize)]
 pub struct PartyHello {
     #[serde(rename = "terms")]

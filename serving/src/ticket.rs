@@ -52,7 +52,7 @@ impl Ticket {
 pub enum For<'a> {
     /// The principal of an API key, by its digest.
     Key(&'a [u8; 32]),
-    /// Anybody at this address.
+    /// Anyone at this address.
     Address(std::net::IpAddr),
 }
 

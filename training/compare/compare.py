@@ -11,7 +11,7 @@ median and the range. The sides of `--once` run in the first repetition alone.
 
 Equal on both sides: dequantized f32 weights, rows, chat template, label mask, batches of 16 rows, rank 8 on all seven
 projections, AdamW, clipping. The token counts of both sides are compared, and a difference ends the comparison.
-Tokens a second are non-pad input tokens over wall time: `marill` counts from its start, with opening the model,
+Tokens per second are non-pad input tokens over wall time: `marill` counts from its start, with opening the model,
 tokenizing, building the cache of the frozen prefix (never one of an earlier run) and writing checkpoints; PyTorch counts
 from its first batch on, tokenizing, loading and saving left out. Processor seconds are shown beside wall time, for machines that do other work
 too; `marill`'s include the export of the partition behind the training. PyTorch pads to the longest row of a batch; `--group` sorts rows by length

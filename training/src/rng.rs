@@ -3,7 +3,7 @@
 /// Random numbers as a function of `(seed, stream, counter)`, the same on every machine and after
 /// every resume.
 ///
-/// SplitMix64's finaliser over a Weyl sequence; for initialization and shuffling, never for
+/// SplitMix64's finalizer over a Weyl sequence; for initialization and shuffling, never for
 /// secrets.
 #[derive(Debug, Clone)]
 pub struct Rng {

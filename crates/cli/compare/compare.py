@@ -3,7 +3,7 @@
 
 For changes that must not change what the program does. Checks that
   - both train the same adapter and export the same partition (SHA-256 of every file);
-  - the new one opens the old one's run and partition and gives its tokens, which are the twin's;
+  - the new one opens the old one's partition and gives its tokens, which are the twin's;
 and prints CPU seconds, old and new in turns, of each party's steps, of the client's prefix, and
 of training. Times are the least of the turns: what disturbs a run only ever makes it longer.
 
@@ -39,7 +39,7 @@ BLOCK_7B = {
     "a token of a block of 7B, one-hot": ["--comparison", "one-hot", "--tokens", "4"],
     "a token of a block of 7B, DCF": ["--comparison", "dcf", "--tokens", "4"],
 }
-# Spelled as before version 0.2; the old binary may know no other.
+# Former spellings; the old binary may know no other.
 BEFORE = {"--comparison": "--material", "one-hot": "digits", "dcf": "points"}
 
 

@@ -76,7 +76,7 @@ pub fn export(
     // Weights that do not fit the numeric format are found now rather than when the server starts.
     let public = weights::public_weights(&decoder, base, transforms.frozen_layers)?;
     let integers = weights::private_weights(&public, &base.config, transforms, adapter)?;
-    let range = crate::range::analyse(&public, integers);
+    let range = crate::range::analyze(&public, integers);
     drop(public);
     write(base, transforms, &private, out_dir, decoder, range, opts)
 }
@@ -113,7 +113,7 @@ pub fn export_full(
     };
     let public = weights::public_weights(&decoder, base, transforms.frozen_layers)?;
     let integers = weights::full_weights(&decoder, private.tensors(), transforms.frozen_layers)?;
-    let range = crate::range::analyse(&public, integers);
+    let range = crate::range::analyze(&public, integers);
     drop(public);
     write(base, transforms, &private, out_dir, decoder, range, opts)
 }

@@ -12,7 +12,7 @@ use crate::{Partition, PartitionError};
 
 /// The largest envelope of boundary rows over which no value overflows, or the labels that keep it
 /// from being proved.
-pub(crate) fn analyse(public: &PublicWeights, private: PrivateWeights) -> Result<Proof, Unproved> {
+pub(crate) fn analyze(public: &PublicWeights, private: PrivateWeights) -> Result<Proof, Unproved> {
     let positions = public.spec.max_positions.min(LARGEST_POSITIONS);
     Prover::new(public, Arc::new(private)).largest(positions)
 }
@@ -24,7 +24,7 @@ pub(crate) fn analyse(public: &PublicWeights, private: PrivateWeights) -> Result
 pub fn range_of(partition: &Partition) -> Result<Result<Proof, Unproved>, PartitionError> {
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
-    Ok(analyse(&public, private))
+    Ok(analyze(&public, private))
 }
 
 /// What the twin met on rows of text: a measurement of these rows, no proof.

@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
     /// Who makes the correlations: a dealer, or the third party while the session runs (the same
-    /// source here)
+    /// dealer here)
     #[arg(long, value_parser = ["dealer", "3pc"], default_value = "dealer")]
     setting: String,
     /// A prompt, or the tokens after one
@@ -583,8 +583,8 @@ fn explain(labels: &[(&'static str, Cost)]) {
         "rounds",
         "E0 sends",
         "E1 sends",
-        "source to E0",
-        "source to E1",
+        "dealer to E0",
+        "dealer to E1",
     ])
     .right(&[1, 2, 3, 4, 5]);
     for (label, cost) in labels {
