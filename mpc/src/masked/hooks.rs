@@ -35,6 +35,12 @@ pub(super) trait EvaluatorRandomness: Send {
         None
     }
 
+    /// The key of E1's noise for one token: of nobody's seed, so that whoever deals masks knows
+    /// nothing of it.
+    fn noise_key(&mut self) -> Seed {
+        Seed::random()
+    }
+
     /// Follows a partial opening whose MSBs E0 sends later.
     fn opened_in_part(&mut self, _wire: &mut Wire) {}
 

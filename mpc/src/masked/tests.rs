@@ -1,5 +1,7 @@
 //! What the secure engine must be: the twin's integers at every label, and views that say nothing.
 
+mod sampled;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, mpsc},
@@ -97,6 +99,8 @@ struct Fixture {
     seed1: Seed,
     sampling: Option<Sampling>,
     comparison: Comparison,
+    /// Whether E1 draws the same noise in every run.
+    fixed_noise: bool,
 }
 
 /// Tokens, and values by label.
@@ -187,6 +191,7 @@ impl Fixture {
             seed1: fixed(13),
             sampling: None,
             comparison: Comparison::OneHot,
+            fixed_noise: false,
         }
     }
 
@@ -253,7 +258,13 @@ impl Fixture {
     }
 
     fn server(&self, peer: Box<dyn Channel>, dealer: Box<dyn Channel>) -> Masked {
-        let engine = Masked::server(self.spec(), &self.private, &self.seed1, peer, dealer).unwrap();
+        let mut engine =
+            Masked::server(self.spec(), &self.private, &self.seed1, peer, dealer).unwrap();
+        if let Role::Evaluator(e) = &mut engine.role
+            && self.fixed_noise
+        {
+            e.randomness = Box::new(sampled::FixedNoise::new(&self.seed1));
+        }
         Record::watch(engine.with_comparison(self.comparison))
     }
 

@@ -14,13 +14,12 @@
 //! at 2. Source: bisection for order statistics (Aggarwal, Mishra, Pinkas, "Secure Computation of
 //! the k-th Ranked Element", EUROCRYPT '04), here with the comparisons' results kept under sharing.
 
-use marill_crypto::{Prg, Seed};
-use zeroize::Zeroizing;
+use marill_crypto::Prg;
 
 use crate::{
     error::ProtocolError,
     masked::{
-        Masked,
+        Masked, Role,
         boolean::{Bits, Pending, split},
         share::{Share, Wire},
     },
@@ -31,23 +30,23 @@ impl Masked {
     /// Adds E1's noise, which only E1 samples.
     pub(in crate::masked) fn add_noise(&mut self, x: &Share, scale: f64) -> Share {
         let mut out = x.clone();
-        if self.is_evaluator() && !self.is_first() {
-            let noise = self.draw_noise(x.len(), scale);
-            out.data
-                .iter_mut()
-                .zip(noise.iter())
-                .for_each(|(o, g)| *o = o.wrapping_add(*g));
+        let Role::Evaluator(e) = &mut self.role else {
+            return out;
+        };
+        if e.first {
+            return out;
         }
-        out
-    }
-
-    /// Noise under a key that lives for this token only.
-    fn draw_noise(&mut self, n: usize, scale: f64) -> Zeroizing<Vec<u64>> {
-        let noise = gumbel(&mut Prg::new(&Seed::random(), "noise"), n, scale);
+        // The key lives for this token only.
+        let key = e.randomness.noise_key();
+        let noise = gumbel(&mut Prg::new(&key, "noise"), x.len(), scale);
         if let Some(observer) = &mut self.observer {
             observer.noise(&noise);
         }
-        noise
+        out.data
+            .iter_mut()
+            .zip(noise.iter())
+            .for_each(|(o, g)| *o = o.wrapping_add(*g));
+        out
     }
 
     /// One, modulo `2^32`, for each element of a row that is below the `keep`-th largest on the
