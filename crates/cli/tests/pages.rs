@@ -1,8 +1,9 @@
-//! What the pages for contributors name is there.
+//! What pages name and link is there.
 
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 fn root() -> PathBuf {
@@ -51,4 +52,40 @@ fn pages_for_contributors_name_files_that_exist() {
             );
         }
     }
+}
+
+/// Relative targets of a page's links, without anchors.
+fn links(page: &str) -> Vec<&str> {
+    page.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+        .map(|(target, _)| target.split('#').next().unwrap_or_default())
+        .filter(|target| !target.is_empty() && !target.contains("://"))
+        .filter(|target| !target.contains(char::is_whitespace))
+        .collect()
+}
+
+#[test]
+fn every_link_of_every_page_leads_somewhere() {
+    let listed = Command::new("git")
+        .args(["ls-files", "*.md"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let mut checked = 0;
+    for page in listed.lines() {
+        let path = root().join(page);
+        let text = std::fs::read_to_string(&path).unwrap();
+        for link in links(&text) {
+            let target = path.parent().unwrap().join(link);
+            assert!(
+                target.exists(),
+                "{page} links to `{link}`, which is not there"
+            );
+            checked += 1;
+        }
+    }
+    // The index alone links more than ten pages; fewer would mean that links are not found.
+    assert!(checked > 20, "only {checked} links were found");
 }
