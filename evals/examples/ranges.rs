@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use marill_model::{Checkpoint, Message, Prefix, Transforms, render_chat};
-use marill_mpc::{DecoderSpec, PrivateWeights, Twin};
+use marill_mpc::{PrivateWeights, ProgramSpec, Twin};
 use marill_partition::ExportOptions;
 use marill_report::{LinePlot, Series, Table};
 
@@ -85,7 +85,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         lora: None,
         heads: None,
     };
-    let spec = marill_partition::decoder_spec(
+    let spec = marill_partition::program_spec(
         &base.config,
         &transforms,
         ExportOptions::default().numeric,
@@ -137,7 +137,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn frac_bits(spec: &DecoderSpec, label: &str) -> u32 {
+fn frac_bits(spec: &ProgramSpec, label: &str) -> u32 {
     if label.ends_with(".hidden") {
         spec.numeric.residual_frac_bits
     } else {
@@ -145,7 +145,7 @@ fn frac_bits(spec: &DecoderSpec, label: &str) -> u32 {
     }
 }
 
-fn report(seen: &BTreeMap<&str, Seen>, spec: &DecoderSpec, asked: usize, tokens: usize) {
+fn report(seen: &BTreeMap<&str, Seen>, spec: &ProgramSpec, asked: usize, tokens: usize) {
     println!(
         "{} prompts, {asked} prompt tokens, {tokens} greedy tokens each\n",
         PROMPTS.len()

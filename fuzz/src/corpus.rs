@@ -15,7 +15,7 @@ use candle_core::{
 };
 use flate2::{Compression, write::GzEncoder};
 use marill_mpc::{
-    DecoderSpec, Seed, Selection,
+    ProgramSpec, Seed, Selection,
     testing::{random_weights, tiny_spec},
 };
 use marill_net::{Channel, NetError};
@@ -86,7 +86,7 @@ pub(crate) fn handshakes() -> Vec<Vec<u8>> {
         adapter_sha256: Some(PRIVATE_SHA256.into()),
         sampling: None,
     };
-    let source = |spec: DecoderSpec| CorrectionsHello {
+    let source = |spec: ProgramSpec| CorrectionsHello {
         parameters: parameters.clone(),
         session: session.clone(),
         spec,
@@ -251,8 +251,8 @@ struct Sealed {
 }
 
 /// The smallest program, so that the file is small.
-fn smallest_spec() -> DecoderSpec {
-    DecoderSpec {
+fn smallest_spec() -> ProgramSpec {
+    ProgramSpec {
         hidden_size: 8,
         intermediate_size: 8,
         num_attention_heads: 1,

@@ -59,7 +59,7 @@ pub use crate::{
     session::{
         ClientSession, DealerSession, InputShare, OutsourcedSession, ServerSession, join_token,
     },
-    spec::{Architecture, DecoderSpec, Pooling, PrivateForm, Reveal, SpecError},
+    spec::{Architecture, Pooling, PrivateForm, ProgramSpec, Reveal, SpecError},
     tally::{tally_by_label, tally_decode, tally_prefill, tally_step},
     weights::{
         AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter,

@@ -78,7 +78,7 @@ use crate::{
         pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane},
         precompute::{Precomputed, RevealMasks},
     },
-    spec::DecoderSpec,
+    spec::ProgramSpec,
     weights::{Lora, MaskedAdapter, MatrixMasks, PrivateWeights, adapter_masks},
 };
 
@@ -92,7 +92,7 @@ enum Role {
 pub struct Masked {
     role: Role,
     rank: usize,
-    spec: Arc<DecoderSpec>,
+    spec: Arc<ProgramSpec>,
     /// Whether inputs enter and tokens leave as additive shares of E0 and E1, because E0 is not the
     /// client.
     shared_io: bool,
@@ -121,7 +121,7 @@ impl Masked {
     /// # Errors
     /// [`ProtocolError::AdapterMismatch`] when the masked adapter is of another shape.
     pub fn client(
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         adapter: &MaskedAdapter,
         seed: &Seed,
         peer: Box<dyn Channel>,
@@ -139,7 +139,7 @@ impl Masked {
     /// # Errors
     /// [`ProtocolError::AdapterMismatch`] when the adapter is of another shape.
     pub fn server(
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         adapter: &PrivateWeights,
         seed: &Seed,
         peer: Box<dyn Channel>,
@@ -154,7 +154,7 @@ impl Masked {
     }
 
     fn evaluator(
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         first: bool,
         (adapter, matrices): (Vec<[Lora; 7]>, Matrices),
         seed: &Seed,
@@ -187,7 +187,7 @@ impl Masked {
     /// The dealer of correlations. `sink` leads to E1.
     #[must_use]
     pub fn dealer(
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         adapter_seed: &Seed,
         seed0: &Seed,
         seed1: &Seed,
@@ -199,7 +199,7 @@ impl Masked {
 
     /// As [`Self::dealer`], with masks that `adapter_seed` was expanded to before.
     pub(crate) fn dealer_with(
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         adapter_seed: &Seed,
         matrix_masks: MatrixMasks,
         [seed0, seed1]: [&Seed; 2],
@@ -220,11 +220,11 @@ impl Masked {
 
     /// Counts what a program costs.
     #[must_use]
-    pub fn tally(spec: &DecoderSpec) -> Self {
+    pub fn tally(spec: &ProgramSpec) -> Self {
         Self::new(Role::Tally(Box::default()), spec)
     }
 
-    fn new(role: Role, spec: &DecoderSpec) -> Self {
+    fn new(role: Role, spec: &ProgramSpec) -> Self {
         Self {
             role,
             rank: spec.lora_rank,

@@ -39,7 +39,7 @@ use marill_crypto::Prg;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::spec::{Architecture, DecoderSpec, SpecError};
+use crate::spec::{Architecture, ProgramSpec, SpecError};
 
 /// Fractional bits of sampled logits and of their noise.
 pub const FRAC_BITS: u32 = 16;
@@ -104,7 +104,7 @@ impl Sampling {
     }
 
     /// The noise's factor.
-    pub(crate) fn noise_scale(&self, spec: &DecoderSpec) -> f64 {
+    pub(crate) fn noise_scale(&self, spec: &ProgramSpec) -> f64 {
         self.temperature * unit(spec)
     }
 }
@@ -191,7 +191,7 @@ impl Selection {
 /// What a logit of one is in the program. A norm leaves out by how much the root of the width is
 /// more or less than a power of two: an arg-max does not see a common factor, so the noise makes up
 /// for it.
-pub(crate) fn unit(spec: &DecoderSpec) -> f64 {
+pub(crate) fn unit(spec: &ProgramSpec) -> f64 {
     let missing = match spec.architecture {
         Architecture::Llama => {
             f64::from(spec.norm_bits()).exp2() / (spec.hidden_size as f64).sqrt()

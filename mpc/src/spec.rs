@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// refuse each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DecoderSpec {
+pub struct ProgramSpec {
     pub hidden_size: usize,
     pub intermediate_size: usize,
     pub num_attention_heads: usize,
@@ -157,7 +157,7 @@ const LEAST_SCALE: f64 = 1.0 / (1 << 20) as f64;
 /// Prompts are padded to a multiple of this many tokens.
 pub const BUCKET: usize = 16;
 
-impl DecoderSpec {
+impl ProgramSpec {
     /// Checks that the shapes fit together and that every head is in exactly one group.
     ///
     /// # Errors
@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn every_field_has_bounds_and_is_named() {
         tiny_spec().validate().unwrap();
-        let set: [(&str, fn(&mut DecoderSpec, usize)); 9] = [
+        let set: [(&str, fn(&mut ProgramSpec, usize)); 9] = [
             ("hidden_size", |s, n| s.hidden_size = n),
             ("intermediate_size", |s, n| s.intermediate_size = n),
             ("num_attention_heads", |s, n| s.num_attention_heads = n),
@@ -444,7 +444,7 @@ mod tests {
             }
         }
         for positions in [0, MAX_POSITIONS + 1, 1 << 40] {
-            let spec = DecoderSpec {
+            let spec = ProgramSpec {
                 max_positions: positions,
                 ..tiny_spec()
             };
@@ -455,7 +455,7 @@ mod tests {
                     .contains("`max_positions`")
             );
         }
-        let floats: [(&str, fn(&mut DecoderSpec, f64)); 3] = [
+        let floats: [(&str, fn(&mut ProgramSpec, f64)); 3] = [
             ("attn_scale", |s, x| s.attn_scale[0] = x),
             ("rms_norm_eps", |s, x| s.rms_norm_eps = x),
             ("rope_theta", |s, x| s.rope_theta = x),
@@ -497,7 +497,7 @@ mod tests {
 
     #[test]
     fn no_spec_passes_the_domain_of_the_reciprocal() {
-        let spec = DecoderSpec {
+        let spec = ProgramSpec {
             max_positions: 4096,
             ..tiny_spec()
         };
@@ -522,7 +522,7 @@ mod tests {
 
     #[test]
     fn sizes_that_pass_one_by_one_are_refused_together() {
-        let spec = DecoderSpec {
+        let spec = ProgramSpec {
             num_attention_heads: 4096,
             head_dim: 8192,
             ..tiny_spec()
@@ -534,7 +534,7 @@ mod tests {
                 .contains("head_dim")
         );
         let (heads, positions) = (4096, MAX_POSITIONS);
-        let spec = DecoderSpec {
+        let spec = ProgramSpec {
             num_attention_heads: heads,
             max_positions: positions,
             head_dim: 2,

@@ -16,7 +16,7 @@ use crate::{
     program,
     program::{cache::Cache, padding::check_remaining_context, run_blind},
     sampling::Selection,
-    spec::DecoderSpec,
+    spec::ProgramSpec,
     weights::PublicWeights,
 };
 
@@ -52,7 +52,7 @@ pub struct Estimate {
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
 pub fn estimates(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     network: &Network,
     cached: usize,
     rows: usize,
@@ -91,7 +91,7 @@ pub fn estimates(
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
 pub fn tally_on(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     comparison: Comparison,
     cached: usize,
     rows: usize,
@@ -124,7 +124,7 @@ pub fn tally_on(
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
-pub fn tally_prefill(spec: &DecoderSpec, bucket: usize) -> Result<Cost, ProtocolError> {
+pub fn tally_prefill(spec: &ProgramSpec, bucket: usize) -> Result<Cost, ProtocolError> {
     tally_step(spec, Selection::Greedy, 0, bucket)
 }
 
@@ -133,7 +133,7 @@ pub fn tally_prefill(spec: &DecoderSpec, bucket: usize) -> Result<Cost, Protocol
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
-pub fn tally_decode(spec: &DecoderSpec, cached: usize) -> Result<Cost, ProtocolError> {
+pub fn tally_decode(spec: &ProgramSpec, cached: usize) -> Result<Cost, ProtocolError> {
     tally_step(spec, Selection::Greedy, cached, 1)
 }
 
@@ -143,7 +143,7 @@ pub fn tally_decode(spec: &DecoderSpec, cached: usize) -> Result<Cost, ProtocolE
 /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::Reveal`] for an encoder that is to
 /// sample.
 pub fn tally_step(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     selection: Selection,
     cached: usize,
     rows: usize,
@@ -165,7 +165,7 @@ pub fn tally_step(
 /// # Errors
 /// [`ProtocolError::TooLong`] past the context.
 pub fn tally_by_label(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     cached: usize,
     rows: usize,
 ) -> Result<Vec<(&'static str, Cost)>, ProtocolError> {
@@ -189,7 +189,7 @@ pub fn tally_by_label(
         .collect())
 }
 
-fn tally(spec: &DecoderSpec) -> (Masked, Cache<Masked>, PublicWeights) {
+fn tally(spec: &ProgramSpec) -> (Masked, Cache<Masked>, PublicWeights) {
     (
         Masked::tally(spec),
         Cache::new(spec),

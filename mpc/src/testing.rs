@@ -14,14 +14,14 @@ use crate::{
     ClientSession, DealerSession, ServerSession,
     cost::Traffic,
     error::ProtocolError,
-    spec::{DecoderSpec, PrivateForm},
+    spec::{PrivateForm, ProgramSpec},
     weights::{LayerFloats, LoraFloats, PrivateWeights, PublicWeights},
 };
 
 /// A tiny decoder: 2 layers, 6 query and 2 key-value heads of 8, merged `strided` in threes.
 #[must_use]
-pub fn tiny_spec() -> DecoderSpec {
-    DecoderSpec {
+pub fn tiny_spec() -> ProgramSpec {
+    ProgramSpec {
         hidden_size: 48,
         intermediate_size: 80,
         num_attention_heads: 6,
@@ -43,8 +43,8 @@ pub fn tiny_spec() -> DecoderSpec {
 
 /// The same shapes with full-rank weights private.
 #[must_use]
-pub fn with_private_matrices(spec: DecoderSpec) -> DecoderSpec {
-    DecoderSpec {
+pub fn with_private_matrices(spec: ProgramSpec) -> ProgramSpec {
+    ProgramSpec {
         lora_rank: 0,
         private: PrivateForm::FullRank,
         ..spec
@@ -88,7 +88,7 @@ pub fn gaussian(seed: u64, label: &str, n: usize, deviation: f32) -> Vec<f32> {
 /// # Panics
 /// When the spec is invalid.
 #[must_use]
-pub fn random_weights(spec: &DecoderSpec, seed: u64) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
+pub fn random_weights(spec: &ProgramSpec, seed: u64) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
     use crate::spec::Module;
     let normal = |label: String, n: usize, deviation: f32| gaussian(seed, &label, n, deviation);
     let layers: Vec<[Vec<f32>; 9]> = (0..spec.num_layers)

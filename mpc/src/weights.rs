@@ -13,7 +13,7 @@ mod full;
 
 use marill_crypto::{Prg, Seed};
 
-use crate::spec::{DecoderSpec, Module, SpecError};
+use crate::spec::{Module, ProgramSpec, SpecError};
 pub(crate) use crate::weights::full::{FullRankLayer, RingLayer};
 pub use crate::weights::{
     affine::{AffineLayerFloats, HeadFloats, MapFloats, NormFloats},
@@ -56,7 +56,7 @@ pub struct PostNorm {
 
 impl PublicLayer {
     /// The shapes of a layer whose weights are not here.
-    fn shapes_only(spec: &DecoderSpec) -> Self {
+    fn shapes_only(spec: &ProgramSpec) -> Self {
         Self {
             matrices: Module::ALL.map(|m| {
                 let (cols, rows) = spec.shape(m);
@@ -75,7 +75,7 @@ impl PublicLayer {
     }
 
     /// What is public of a layer whose maps are private.
-    fn without_maps(spec: &DecoderSpec, post_norms: Vec<PostNorm>) -> Self {
+    fn without_maps(spec: &ProgramSpec, post_norms: Vec<PostNorm>) -> Self {
         Self {
             matrices: [(); 7].map(|()| PublicMatrix::shape_only(0, 0)),
             post_norms,
@@ -106,7 +106,7 @@ impl PublicLayer {
 
 /// Everything that both evaluators hold in clear.
 pub struct PublicWeights {
-    pub spec: DecoderSpec,
+    pub spec: ProgramSpec,
     pub layers: Vec<PublicLayer>,
     /// The output head behind the final norm's gain, all rows on one scale.
     pub lm_head: PublicMatrix,
@@ -130,7 +130,7 @@ pub struct Rope {
 
 impl Rope {
     /// For architectures without rotation.
-    fn none(spec: &DecoderSpec) -> Self {
+    fn none(spec: &ProgramSpec) -> Self {
         Self {
             half: spec.head_dim / 2,
             cos: Vec::new(),
@@ -139,7 +139,7 @@ impl Rope {
     }
 
     /// The same integers on every platform: every party builds its own.
-    fn new(spec: &DecoderSpec) -> Self {
+    fn new(spec: &ProgramSpec) -> Self {
         let half = spec.head_dim / 2;
         let one = f64::from(1u32 << spec.numeric.rope_frac_bits);
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
@@ -163,7 +163,7 @@ impl PublicWeights {
     /// [`SpecError::Length`] for a tensor of the wrong size, [`SpecError::Numeric`] for a weight
     /// that does not fit.
     pub fn from_floats(
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         layers: &[LayerFloats<'_>],
         final_norm: &[f32],
         lm_head: &[f32],
@@ -215,7 +215,7 @@ impl PublicWeights {
 
     /// The shapes of a program without its weights, for the dealer and the tally, which multiply
     /// nothing.
-    pub(crate) fn shapes_only(spec: &DecoderSpec) -> Self {
+    pub(crate) fn shapes_only(spec: &ProgramSpec) -> Self {
         Self {
             spec: spec.clone(),
             layers: (0..spec.num_layers)
@@ -284,7 +284,7 @@ fn expect_len(name: &str, expected: usize, got: usize) -> Result<(), SpecError> 
 }
 
 fn quantize_layer(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     layer: usize,
     floats: &LayerFloats<'_>,
 ) -> Result<PublicLayer, SpecError> {
@@ -471,7 +471,7 @@ impl PrivateWeights {
     /// The mask is a one-time pad: one `adapter_seed` belongs to one (client, partition), never to
     /// two adapters.
     #[must_use]
-    pub fn mask(&self, spec: &DecoderSpec, adapter_seed: &Seed) -> MaskedAdapter {
+    pub fn mask(&self, spec: &ProgramSpec, adapter_seed: &Seed) -> MaskedAdapter {
         let masks = adapter_masks(spec, adapter_seed);
         let add = |x: &[u64], r: &[u64]| x.iter().zip(r).map(|(x, r)| x.wrapping_add(*r)).collect();
         let layers = self.layers.iter().zip(&masks).map(|(layer, masks)| {
@@ -506,7 +506,7 @@ impl MaskedAdapter {
 
     /// Length of [`Self::to_bytes`] for a spec.
     #[must_use]
-    pub fn bytes_of(spec: &DecoderSpec) -> usize {
+    pub fn bytes_of(spec: &ProgramSpec) -> usize {
         let factors =
             |module: Module| spec.lora_rank * (spec.shape(module).0 + spec.shape(module).1) * 8;
         spec.num_layers * Module::ALL.into_iter().map(factors).sum::<usize>()
@@ -515,7 +515,7 @@ impl MaskedAdapter {
 
     /// # Errors
     /// [`SpecError::Corrupt`] when the length does not fit the spec.
-    pub fn from_bytes(spec: &DecoderSpec, bytes: &[u8]) -> Result<Self, SpecError> {
+    pub fn from_bytes(spec: &ProgramSpec, bytes: &[u8]) -> Result<Self, SpecError> {
         let full_bits = Module::ALL.map(|m| spec.private_bits(m));
         if spec.is_full_rank() {
             return Ok(Self {
@@ -543,7 +543,7 @@ impl MaskedAdapter {
 }
 
 /// The masks `R_A`, `R_B` of every module, expanded from the seed that server and dealer share.
-pub(crate) fn adapter_masks(spec: &DecoderSpec, adapter_seed: &Seed) -> Vec<[Lora; 7]> {
+pub(crate) fn adapter_masks(spec: &ProgramSpec, adapter_seed: &Seed) -> Vec<[Lora; 7]> {
     if spec.lora_rank == 0 {
         return Vec::new();
     }
@@ -563,7 +563,7 @@ pub(crate) fn adapter_masks(spec: &DecoderSpec, adapter_seed: &Seed) -> Vec<[Lor
 }
 
 fn unflatten(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     values: Vec<u64>,
     whole: bool,
 ) -> Result<Vec<[Lora; 7]>, SpecError> {

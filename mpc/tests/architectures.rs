@@ -2,7 +2,7 @@
 //! and the declared cost against the measured one.
 
 use marill_mpc::{
-    Architecture, DecoderSpec, Pooling, Reveal, Twin,
+    Architecture, Pooling, ProgramSpec, Reveal, Twin,
     spec::Module,
     tally_decode, tally_prefill,
     testing::{
@@ -198,7 +198,7 @@ fn erf(x: f64) -> f64 {
     sum * 2.0 / std::f64::consts::PI.sqrt()
 }
 
-fn boundary(spec: &DecoderSpec, seed: u64, label: &str, rows: usize) -> (Rows, Vec<u64>) {
+fn boundary(spec: &ProgramSpec, seed: u64, label: &str, rows: usize) -> (Rows, Vec<u64>) {
     let floats = gaussian(seed, label, rows * spec.hidden_size, 1.5);
     let rows = floats
         .chunks_exact(spec.hidden_size)
@@ -209,7 +209,7 @@ fn boundary(spec: &DecoderSpec, seed: u64, label: &str, rows: usize) -> (Rows, V
 
 /// Largest difference between the trace's centered rows and the sums without their mean, of the
 /// last `n` rows.
-fn worst_layer(spec: &DecoderSpec, trace: &[(&'static str, Vec<u64>)], sums: &[Rows]) -> f64 {
+fn worst_layer(spec: &ProgramSpec, trace: &[(&'static str, Vec<u64>)], sums: &[Rows]) -> f64 {
     let unit = f64::from(1u32 << spec.numeric.residual_frac_bits);
     let centered = trace.iter().filter(|(label, _)| *label == "norm.centred");
     let final_norm = usize::from(spec.architecture == Architecture::Gpt2);
@@ -240,10 +240,10 @@ fn worst_layer(spec: &DecoderSpec, trace: &[(&'static str, Vec<u64>)], sums: &[R
 }
 
 /// With LoRA updates of a rank, or with private matrices.
-fn gpt2(rank: Option<usize>) -> DecoderSpec {
+fn gpt2(rank: Option<usize>) -> ProgramSpec {
     let spec = tiny_affine_spec(Architecture::Gpt2);
     match rank {
-        Some(lora_rank) => DecoderSpec { lora_rank, ..spec },
+        Some(lora_rank) => ProgramSpec { lora_rank, ..spec },
         None => with_private_matrices(spec),
     }
 }
@@ -422,10 +422,10 @@ fn a_llama_spec_is_written_as_before_and_an_older_one_is_read() {
     let spec = marill_mpc::testing::tiny_spec();
     let json = serde_json::to_string(&spec).unwrap();
     assert!(!json.contains("architecture"));
-    assert_eq!(serde_json::from_str::<DecoderSpec>(&json).unwrap(), spec);
+    assert_eq!(serde_json::from_str::<ProgramSpec>(&json).unwrap(), spec);
     let bert = tiny_affine_spec(CLASSIFIER);
     let json = serde_json::to_string(&bert).unwrap();
-    assert_eq!(serde_json::from_str::<DecoderSpec>(&json).unwrap(), bert);
+    assert_eq!(serde_json::from_str::<ProgramSpec>(&json).unwrap(), bert);
 }
 
 /// One more block of a model's size, for a step of `rows`, in the declared cost.
@@ -437,7 +437,7 @@ fn block_cost(
     keys: usize,
 ) -> marill_mpc::cost::Cost {
     let of = |num_layers: usize| {
-        let spec = DecoderSpec {
+        let spec = ProgramSpec {
             hidden_size: hidden,
             intermediate_size: 4 * hidden,
             num_attention_heads: heads,

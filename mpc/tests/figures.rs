@@ -3,16 +3,16 @@
 //! Where `<=` stands, the number is the budget that a step was built for, not what it takes today.
 
 use marill_mpc::{
-    DecoderSpec, MaskedAdapter, tally_decode, tally_prefill, testing::with_private_matrices,
+    MaskedAdapter, ProgramSpec, tally_decode, tally_prefill, testing::with_private_matrices,
 };
 use marill_numeric::{NumericSpec, Rounding};
 
-fn smollm2(layers: usize) -> DecoderSpec {
+fn smollm2(layers: usize) -> ProgramSpec {
     with_groups(layers, vec![vec![0, 3, 6], vec![1, 4, 7], vec![2, 5, 8]])
 }
 
-fn with_groups(layers: usize, groups: Vec<Vec<usize>>) -> DecoderSpec {
-    DecoderSpec {
+fn with_groups(layers: usize, groups: Vec<Vec<usize>>) -> ProgramSpec {
+    ProgramSpec {
         hidden_size: 576,
         intermediate_size: 1536,
         num_attention_heads: 9,
@@ -86,7 +86,7 @@ fn an_unmerged_block_keeps_to_its_budget() {
 /// Stochastic rounding needs no comparison behind a truncation.
 #[test]
 fn stochastic_rounding_saves_rounds_and_bytes() {
-    let block = |layers| DecoderSpec {
+    let block = |layers| ProgramSpec {
         numeric: NumericSpec::with_rounding(Rounding::Stochastic),
         ..with_groups(layers, (0..9).map(|h| vec![h]).collect())
     };
@@ -107,7 +107,7 @@ fn stochastic_rounding_saves_rounds_and_bytes() {
 
 #[test]
 fn an_argmax_over_49152_logits_keeps_to_its_budget() {
-    let vocab = |size| DecoderSpec {
+    let vocab = |size| ProgramSpec {
         vocab_size: size,
         ..smollm2(1)
     };
@@ -129,7 +129,7 @@ fn a_full_fine_tune_costs_about_twice_the_merged_half() {
     let full = with_private_matrices(with_groups(30, heads()));
     let adapted = with_groups(30, heads());
     let half = smollm2(15);
-    let steps = |spec: &DecoderSpec| {
+    let steps = |spec: &ProgramSpec| {
         (
             tally_decode(spec, 127).unwrap(),
             tally_prefill(spec, 128).unwrap(),
@@ -177,7 +177,7 @@ fn a_full_fine_tune_costs_about_twice_the_merged_half() {
 /// One block of GPT-2, a prompt of 128 tokens.
 #[test]
 fn a_gpt2_block_keeps_to_its_budget() {
-    let block = |layers, rounding| DecoderSpec {
+    let block = |layers, rounding| ProgramSpec {
         hidden_size: 768,
         intermediate_size: 3072,
         num_attention_heads: 12,

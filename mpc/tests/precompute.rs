@@ -6,7 +6,7 @@ use std::{
 };
 
 use marill_mpc::{
-    ClientSession, DealerSession, DecoderSpec, Precomputer, Seed, ServerSession,
+    ClientSession, DealerSession, Precomputer, ProgramSpec, Seed, ServerSession,
     testing::{gaussian, random_weights, tiny_spec, with_private_matrices},
 };
 use marill_net::{Channel, NetError, memory_pair};
@@ -39,7 +39,7 @@ struct Run {
 /// A session of a prompt and some tokens; `before(k, ..)` is called before step `k`. Also how many
 /// reveals were precomputed.
 fn run(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     before: impl Fn(u64, &mut Precomputer, &mut ClientSession),
 ) -> (Run, u64) {
     let (public, private) = random_weights(spec, 3);

@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use marill_mpc::{
-    Comparison, DecoderSpec,
+    Comparison, ProgramSpec,
     cost::Cost,
     tally::{Network, estimates, tally_on},
 };
 use marill_numeric::{NumericSpec, Rounding};
 
-fn smollm2(layers: usize, rounding: Rounding) -> DecoderSpec {
-    DecoderSpec {
+fn smollm2(layers: usize, rounding: Rounding) -> ProgramSpec {
+    ProgramSpec {
         hidden_size: 576,
         intermediate_size: 1536,
         num_attention_heads: 9,

@@ -12,8 +12,8 @@ use std::{
 
 use marill_crypto::Prg;
 use marill_mpc::{
-    Architecture, ClientSession, Comparison, DealerSession, DecoderSpec, HashKey, InputShare,
-    OutsourcedSession, Pooling, PrivateWeights, PublicWeights, Reveal, Seed, ServerSession,
+    Architecture, ClientSession, Comparison, DealerSession, HashKey, InputShare, OutsourcedSession,
+    Pooling, PrivateWeights, ProgramSpec, PublicWeights, Reveal, Seed, ServerSession,
     masked::MANY,
     testing::{
         AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices,
@@ -92,7 +92,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn spec(&self) -> &DecoderSpec {
+    fn spec(&self) -> &ProgramSpec {
         &self.public.spec
     }
 
@@ -281,8 +281,8 @@ const EMBEDDER: Architecture = Architecture::Bert {
 };
 
 /// The wide ones have more elements in a gate than [`MANY`], where gates are built for few bytes.
-fn specs() -> [(&'static str, DecoderSpec); 6] {
-    let wide = |spec: DecoderSpec| DecoderSpec {
+fn specs() -> [(&'static str, ProgramSpec); 6] {
+    let wide = |spec: ProgramSpec| ProgramSpec {
         intermediate_size: MANY / 16,
         ..spec
     };
@@ -296,7 +296,7 @@ fn specs() -> [(&'static str, DecoderSpec); 6] {
     ]
 }
 
-fn weights(spec: &DecoderSpec) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
+fn weights(spec: &ProgramSpec) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
     if spec.architecture.is_llama() {
         random_weights(spec, 5)
     } else {
@@ -314,7 +314,7 @@ fn table() -> String {
         ] {
             for rounding in [Rounding::Exact, Rounding::Stochastic] {
                 let numeric = NumericSpec::with_rounding(rounding);
-                let (public, private) = weights(&DecoderSpec {
+                let (public, private) = weights(&ProgramSpec {
                     numeric,
                     ..spec.clone()
                 });

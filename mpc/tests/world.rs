@@ -1,13 +1,13 @@
 //! Three parties against the twin, and against the declared cost.
 
 use marill_mpc::{
-    DecoderSpec, Twin,
+    ProgramSpec, Twin,
     spec::Module,
     tally_decode, tally_prefill,
     testing::{gaussian, random_weights, run_world, tiny_spec, with_private_matrices},
 };
 
-fn boundary(spec: &DecoderSpec, seed: u64, tokens: usize) -> Vec<u64> {
+fn boundary(spec: &ProgramSpec, seed: u64, tokens: usize) -> Vec<u64> {
     spec.encode(&gaussian(seed, "boundary", tokens * spec.hidden_size, 1.5))
         .unwrap()
 }
@@ -73,12 +73,12 @@ fn tokens_are_the_twins_and_cost_what_the_tally_says() {
 /// Whether a map is public or private changes who holds it, not what is computed.
 #[test]
 fn private_matrices_give_the_integers_of_the_same_public_ones() {
-    let open = DecoderSpec {
+    let open = ProgramSpec {
         lora_rank: 0,
         ..tiny_spec()
     };
     let closed = with_private_matrices(open.clone());
-    let run = |spec: &DecoderSpec| {
+    let run = |spec: &ProgramSpec| {
         let (public, private) = random_weights(spec, 8);
         let mut twin = Twin::new(public, private);
         twin.start_trace();

@@ -20,7 +20,7 @@ use std::{
 };
 
 use marill_model::{ChatTemplate, Message, Tokenizer, plain_chat, render_chat};
-use marill_mpc::{Comparison, DecoderSpec, Sampling};
+use marill_mpc::{Comparison, ProgramSpec, Sampling};
 use marill_net::{Endpoint, WireCount, http::HttpClient, peer_text};
 use marill_partition::{Partition, PartitionError};
 
@@ -173,7 +173,7 @@ pub type Opening<'a> = &'a mut dyn FnMut(
 pub struct Client {
     pub model_name: String,
     pub parameters: SessionParameters,
-    spec: DecoderSpec,
+    spec: ProgramSpec,
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
     public_layers: usize,
@@ -396,7 +396,7 @@ impl Client {
     /// # let adapter = tiny_adapter(&base.config, &transforms, 2)?;
     /// # export(&base, &transforms, &adapter, &out, &ExportOptions::default())?;
     /// let partition = Partition::open(&out)?;
-    /// let (spec, id) = (partition.decoder_spec().clone(), partition.partition_id());
+    /// let (spec, id) = (partition.program_spec().clone(), partition.partition_id());
     /// let public = partition.public_weights()?;
     /// let private = partition.private_weights(&public)?;
     /// let model = SecureModel::new(id, spec, public, private, Setting::Dealer);

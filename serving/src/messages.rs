@@ -1,6 +1,6 @@
 //! What the services say to each other around the protocol: handshakes, grants, steps.
 
-use marill_mpc::{DecoderSpec, HashKey, InputShare, Sampling, Seed, Selection};
+use marill_mpc::{HashKey, InputShare, ProgramSpec, Sampling, Seed, Selection};
 use marill_net::{Channel, NetError, peer_text};
 use marill_numeric::hex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -140,7 +140,7 @@ pub struct CorrectionsHello {
     #[serde(rename = "terms")]
     pub parameters: SessionParameters,
     pub session: String,
-    pub spec: DecoderSpec,
+    pub spec: ProgramSpec,
     /// Digest of the private weights: a mask never covers two adapters.
     pub private_sha256: String,
     /// What the client showed of its grant.

@@ -21,7 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use marill_mpc::{DecoderSpec, OutsourcedSession};
+use marill_mpc::{OutsourcedSession, ProgramSpec};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 
 use crate::{
@@ -185,7 +185,7 @@ impl Party {
     fn serve(
         &self,
         client: &mut SharedChannel<WebSocketChannel>,
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         session: &mut OutsourcedSession,
     ) -> Result<(), ServingError> {
         let width = spec.hidden_size;

@@ -18,7 +18,7 @@ pub(crate) mod seal;
 pub(crate) mod store;
 mod vault;
 
-use marill_mpc::{DecoderSpec, Selection};
+use marill_mpc::{ProgramSpec, Selection};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use crate::preprocessing::vault::Vault;
@@ -39,7 +39,7 @@ pub struct PreprocessRequest {
     pub format: u32,
     #[serde(rename = "terms")]
     pub parameters: SessionParameters,
-    pub spec: DecoderSpec,
+    pub spec: ProgramSpec,
     pub private_sha256: String,
     /// The server's X25519 key, hexadecimal.
     pub server_key: String,

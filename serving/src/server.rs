@@ -22,7 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use marill_mpc::{Comparison, DecoderSpec, PrivateWeights, PublicWeights};
+use marill_mpc::{Comparison, PrivateWeights, ProgramSpec, PublicWeights};
 use marill_net::{Endpoint, http::HttpClient};
 use marill_numeric::{hex, unhex};
 use marill_partition::{Manifest, Partition};
@@ -85,7 +85,7 @@ pub struct ServerOptions {
 /// What E1 computes with.
 pub struct SecureModel {
     pub parameters: SessionParameters,
-    pub spec: DecoderSpec,
+    pub spec: ProgramSpec,
     pub public: Arc<PublicWeights>,
     pub private: Arc<PrivateWeights>,
     /// As in [`ServerOptions`].
@@ -98,7 +98,7 @@ pub struct SecureModel {
 impl SecureModel {
     pub fn new(
         partition_id: &str,
-        spec: DecoderSpec,
+        spec: ProgramSpec,
         public: PublicWeights,
         private: PrivateWeights,
         setting: Setting,
@@ -204,7 +204,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         .map(|folder| open_store(&options.state, folder, &dealer_key))
         .transpose()?;
     let partition = Partition::open(&options.partition)?;
-    let spec = partition.decoder_spec().clone();
+    let spec = partition.program_spec().clone();
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
     let mut model = SecureModel::new(
@@ -252,7 +252,7 @@ pub fn write_request(partition: &Path, state: &Path, to: &Path) -> Result<(), Se
     let partition = Partition::open(partition)?;
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
-    let (id, spec) = (partition.partition_id(), partition.decoder_spec().clone());
+    let (id, spec) = (partition.partition_id(), partition.program_spec().clone());
     let model = SecureModel::new(id, spec, public, private, Setting::Dealer);
     let request = model.request(&SealingKey::read_or_create(
         &state.join(PREPROCESSING_KEY_FILE),

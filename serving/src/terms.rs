@@ -1,6 +1,6 @@
 //! What both ends of a session agree on: setting, who computes as E0, correlations, the program.
 
-use marill_mpc::{Comparison, DecoderSpec, PublicWeights};
+use marill_mpc::{Comparison, ProgramSpec, PublicWeights};
 use marill_net::peer_text;
 use marill_numeric::hex;
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,7 @@ impl SessionParameters {
     /// The parameters that this build offers for a partition.
     pub fn new(
         partition_id: &str,
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         public: &PublicWeights,
         setting: Setting,
     ) -> Self {
@@ -156,7 +156,7 @@ impl SessionParameters {
     ///
     /// # Errors
     /// What differs.
-    pub fn check_program(&self, spec: &DecoderSpec) -> Result<(), String> {
+    pub fn check_program(&self, spec: &ProgramSpec) -> Result<(), String> {
         let rounding = spec.numeric.rounding.as_str();
         if self.rounding != rounding {
             return Err(format!(
@@ -200,7 +200,7 @@ impl SessionParameters {
 }
 
 /// Digest of a program: of its JSON, whose floats survive a round trip unchanged.
-pub fn spec_sha256(spec: &DecoderSpec) -> String {
+pub fn spec_sha256(spec: &ProgramSpec) -> String {
     hex(&Sha256::digest(
         serde_json::to_vec(spec).expect("a spec has string keys only"),
     ))

@@ -5,7 +5,7 @@
 mod world;
 
 use marill_mpc::{
-    Comparison, DecoderSpec, Sampling, Selection, Twin, cost::Cost, tally::tally_on, tally_step,
+    Comparison, ProgramSpec, Sampling, Selection, Twin, cost::Cost, tally::tally_on, tally_step,
     testing::tiny_spec,
 };
 use marill_net::http::HttpClient;
@@ -25,8 +25,8 @@ const BUCKET: usize = 16;
 /// 0.7, so one token of a hundred picked at random passes; four in a row do not.
 const NEAR: f32 = 0.02;
 
-fn rounding(rounding: Rounding) -> DecoderSpec {
-    DecoderSpec {
+fn rounding(rounding: Rounding) -> ProgramSpec {
+    ProgramSpec {
         numeric: NumericSpec::with_rounding(rounding),
         ..tiny_spec()
     }

@@ -75,7 +75,7 @@ impl Model {
             None
         };
         partition.is_some_and(|partition| {
-            partition.decoder_spec().numeric.rounding == Rounding::Stochastic
+            partition.program_spec().numeric.rounding == Rounding::Stochastic
         })
     }
 

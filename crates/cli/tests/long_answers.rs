@@ -45,7 +45,7 @@ fn twin(partition: &Partition, prompt: &str) -> Vec<u32> {
     let mut tokens = Vec::new();
     while tokens.len() < ANSWER_TOKENS {
         let boundary = partition
-            .decoder_spec()
+            .program_spec()
             .encode(&prefix.forward(&input).unwrap())
             .unwrap();
         let token = if tokens.is_empty() {

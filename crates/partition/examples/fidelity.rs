@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         lora: None,
         heads: None,
     };
-    let spec = marill_partition::decoder_spec(&base.config, &transforms, NumericSpec::default())?;
+    let spec = marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())?;
     let public = Arc::new(marill_partition::public_weights(
         &spec,
         &base,

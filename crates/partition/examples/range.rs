@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         lora: None,
         heads: None,
     };
-    let spec = marill_partition::decoder_spec(&base.config, &transforms, NumericSpec::default())?;
+    let spec = marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())?;
     let public = marill_partition::public_weights(&spec, &base, transforms.frozen_layers)?;
     let private = Arc::new(PrivateWeights::from_floats(&public, Vec::new())?);
     let positions = match rest {

@@ -82,7 +82,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         heads: None,
     };
     let numeric = NumericSpec::with_rounding(Rounding::Stochastic);
-    let spec = marill_partition::decoder_spec(&base.config, &transforms, numeric)?;
+    let spec = marill_partition::program_spec(&base.config, &transforms, numeric)?;
     let public = Arc::new(marill_partition::public_weights(
         &spec,
         &base,

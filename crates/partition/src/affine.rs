@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use marill_model::{Affine, AffineBlock, Bert, Gpt2, LayerNorm, ModelError};
 use marill_mpc::{
-    AffineLayerFloats, Architecture, DecoderSpec, HeadFloats, MapFloats, NormFloats, Pooling,
+    AffineLayerFloats, Architecture, HeadFloats, MapFloats, NormFloats, Pooling, ProgramSpec,
     PublicWeights, Reveal, SpecError,
 };
 use marill_numeric::NumericSpec;
@@ -139,9 +139,9 @@ impl Shape {
         num_layers: usize,
         epsilon: f64,
         rank: usize,
-    ) -> DecoderSpec {
+    ) -> ProgramSpec {
         let head_dim = self.hidden / self.heads;
-        DecoderSpec {
+        ProgramSpec {
             hidden_size: self.hidden,
             intermediate_size: self.inner,
             num_attention_heads: self.heads,
@@ -219,7 +219,7 @@ impl OwnedLayer {
 }
 
 fn quantize(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     blocks: &[AffineBlock],
     head: &HeadFloats<'_>,
 ) -> Result<PublicWeights, PartitionError> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, ModelError, Transforms};
 use marill_mpc::{
-    DecoderSpec, PrivateForm,
+    PrivateForm, ProgramSpec,
     reference::range::{Proof, Unproved},
 };
 use marill_numeric::NumericSpec;
@@ -72,7 +72,7 @@ pub fn export(
     }
     let private = PrivatePart::LowRank(adapter.clone());
     private.check(base, transforms)?;
-    let decoder = weights::decoder_spec(&base.config, transforms, opts.numeric.clone())?;
+    let decoder = weights::program_spec(&base.config, transforms, opts.numeric.clone())?;
     // Weights that do not fit the numeric format are found now rather than when the server starts.
     let public = weights::public_weights(&decoder, base, transforms.frozen_layers)?;
     let integers = weights::private_weights(&public, &base.config, transforms, adapter)?;
@@ -106,8 +106,8 @@ pub fn export_full(
     same_tensors(base, model, Some(transforms.frozen_layers))?;
     let private = PrivatePart::layers_of(model, transforms.frozen_layers)?;
     private.check(base, transforms)?;
-    let decoder = weights::decoder_spec(&base.config, transforms, opts.numeric.clone())?;
-    let decoder = DecoderSpec {
+    let decoder = weights::program_spec(&base.config, transforms, opts.numeric.clone())?;
+    let decoder = ProgramSpec {
         private: PrivateForm::FullRank,
         ..decoder
     };
@@ -146,7 +146,7 @@ fn write(
     transforms: &Transforms,
     private: &PrivatePart,
     out_dir: &Path,
-    decoder: DecoderSpec,
+    decoder: ProgramSpec,
     range: Result<Proof, Unproved>,
     opts: &ExportOptions<'_>,
 ) -> Result<ExportReport, PartitionError> {
@@ -199,7 +199,7 @@ fn write_all(
     transforms: &Transforms,
     private: &PrivatePart,
     dir: &Path,
-    decoder: DecoderSpec,
+    decoder: ProgramSpec,
     range: Result<Proof, Unproved>,
     opts: &ExportOptions<'_>,
 ) -> Result<ExportReport, PartitionError> {

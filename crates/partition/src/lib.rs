@@ -30,7 +30,7 @@ pub use manifest::{Base, BaseFormat, FileEntry, ID_FILE, MANIFEST_FILE, Manifest
 pub use partition::Partition;
 pub use private::{ADAPTER_FILE, LAYERS_FILE, PrivatePart};
 pub use range::{Measured, describe_range, measure_range, range_of};
-pub use weights::{decoder_spec, full_weights, private_weights, public_weights};
+pub use weights::{full_weights, private_weights, program_spec, public_weights};
 
 /// What each party of the setting `dealer` holds and learns: `(party, holds, learns)`.
 pub fn parties() -> &'static [(&'static str, &'static str, &'static str)] {

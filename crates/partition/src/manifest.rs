@@ -6,7 +6,7 @@ use std::{
 };
 
 use marill_model::{Config, Transforms};
-use marill_mpc::DecoderSpec;
+use marill_mpc::ProgramSpec;
 use marill_numeric::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -79,7 +79,7 @@ pub struct Manifest {
     pub config: Config,
     pub transforms: Transforms,
     /// What the secure program needs to know; holds the numeric format.
-    pub decoder: DecoderSpec,
+    pub decoder: ProgramSpec,
     pub reveal: Reveal,
     pub public_files: Vec<FileEntry>,
     /// Published as a commitment: names, sizes and digests, not contents.

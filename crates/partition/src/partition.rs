@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use marill_model::{Adapter, ChatTemplate, Checkpoint, Prefix, Tokenizer};
-use marill_mpc::{DecoderSpec, PrivateWeights, PublicWeights};
+use marill_mpc::{PrivateWeights, ProgramSpec, PublicWeights};
 
 use crate::{
     MANIFEST_FILE, PartitionError, PrivatePart,
@@ -111,7 +111,7 @@ impl Partition {
     }
 
     /// What the secure program needs to know.
-    pub fn decoder_spec(&self) -> &DecoderSpec {
+    pub fn program_spec(&self) -> &ProgramSpec {
         &self.manifest.decoder
     }
 

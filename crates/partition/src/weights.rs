@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, Config, MODULES, ModelError, Transforms, module_path};
 use marill_mpc::{
-    DecoderSpec, LayerFloats, LoraFloats, PrivateWeights, PublicWeights, spec::MAX_POSITIONS,
+    LayerFloats, LoraFloats, PrivateWeights, ProgramSpec, PublicWeights, spec::MAX_POSITIONS,
 };
 use marill_numeric::NumericSpec;
 
@@ -15,16 +15,16 @@ use crate::PartitionError;
 ///
 /// # Errors
 /// [`PartitionError::Model`] when the transforms do not fit the architecture.
-pub fn decoder_spec(
+pub fn program_spec(
     config: &Config,
     transforms: &Transforms,
     numeric: NumericSpec,
-) -> Result<DecoderSpec, PartitionError> {
+) -> Result<ProgramSpec, PartitionError> {
     transforms.check(config)?;
     let (head_groups, attn_scale) = (transforms.frozen_layers..config.num_hidden_layers)
         .map(|layer| transforms.attention(config, layer))
         .unzip();
-    Ok(DecoderSpec {
+    Ok(ProgramSpec {
         hidden_size: config.hidden_size,
         intermediate_size: config.intermediate_size,
         num_attention_heads: config.num_attention_heads,
@@ -50,7 +50,7 @@ pub fn decoder_spec(
 /// # Errors
 /// [`PartitionError::Model`] on a missing tensor, [`PartitionError::Spec`] on a value out of range.
 pub fn public_weights(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     base: &Checkpoint,
     frozen_layers: usize,
 ) -> Result<PublicWeights, PartitionError> {
@@ -75,7 +75,7 @@ pub fn public_weights(
 /// # Errors
 /// [`PartitionError::Model`] on a missing tensor, [`PartitionError::Spec`] on a value out of range.
 pub fn full_weights(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     tensors: &BTreeMap<String, Tensor>,
     frozen_layers: usize,
 ) -> Result<PrivateWeights, PartitionError> {

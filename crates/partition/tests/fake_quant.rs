@@ -51,7 +51,7 @@ fn fake_quantized_layers_are_nearer_to_the_integer_program() {
         let transforms = tiny_transforms(&base.config, merged);
         let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
         let spec =
-            marill_partition::decoder_spec(&base.config, &transforms, NumericSpec::default())
+            marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())
                 .unwrap();
         let public = Arc::new(
             marill_partition::public_weights(&spec, &base, transforms.frozen_layers).unwrap(),

@@ -18,7 +18,7 @@ fn integer_layers_are_float_layers_within_the_stated_error() {
         let transforms = tiny_transforms(&base.config, merged);
         let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
         let spec =
-            marill_partition::decoder_spec(&base.config, &transforms, NumericSpec::default())
+            marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())
                 .unwrap();
         let public = Arc::new(
             marill_partition::public_weights(&spec, &base, transforms.frozen_layers).unwrap(),

@@ -67,7 +67,7 @@ fn every_tensor_of_private_layers_is_private() {
         fixture.model.digest(),
         "and the owner has the model"
     );
-    assert!(server.decoder_spec().is_full_rank() && server.adapter().is_none());
+    assert!(server.program_spec().is_full_rank() && server.adapter().is_none());
     assert!(matches!(server.private(), Some(PrivatePart::Full(tensors)) if tensors.len() == 2 * 9));
     assert_eq!(
         range_of(&server).unwrap(),
@@ -76,7 +76,7 @@ fn every_tensor_of_private_layers_is_private() {
         describe_range(&report.range)
     );
     let card = fs::read_to_string(report.dir.join("README.md")).unwrap();
-    let masked = MaskedAdapter::bytes_of(server.decoder_spec());
+    let masked = MaskedAdapter::bytes_of(server.program_spec());
     assert!(
         card.contains("a full fine-tune") && card.contains(&masked.to_string()),
         "{card}"

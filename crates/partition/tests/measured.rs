@@ -47,7 +47,7 @@ fn rows_that_fit_say_how_much_is_left() {
     assert!(fewer.least.unwrap().bits() >= least.bits());
     // A row longer than a session is measured as far as it goes.
     let long = measure_range(&partition, &[vec![3; 1000]]).unwrap();
-    assert_eq!(long.tokens, partition.decoder_spec().max_positions);
+    assert_eq!(long.tokens, partition.program_spec().max_positions);
     let nothing = measure_range(&partition, &[]).unwrap();
     assert!(!nothing.is_easy() && nothing.to_string().contains("no row"));
 }

@@ -71,8 +71,8 @@ fn a_partition_opens_as_what_was_exported() {
     assert_eq!(server.base().digest(), fixture.base.digest());
     assert_eq!(server.manifest.base.tensor_digest, fixture.base.digest());
     assert_eq!(server.manifest.transforms, fixture.transforms);
-    assert_eq!(server.decoder_spec().num_layers, 2);
-    assert_eq!(server.decoder_spec().head_groups[0], [[0, 2], [1, 3]]);
+    assert_eq!(server.program_spec().num_layers, 2);
+    assert_eq!(server.program_spec().head_groups[0], [[0, 2], [1, 3]]);
     assert_eq!(server.adapter().unwrap().tensors.len(), 2 * 7 * 2);
     let public = server.public_weights().unwrap();
     server.private_weights(&public).unwrap();

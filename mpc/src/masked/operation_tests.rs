@@ -14,7 +14,7 @@ use marill_numeric::{
 };
 
 use crate::{
-    DecoderSpec,
+    ProgramSpec,
     engine::{Engine, Gate},
     error::ProtocolResult,
     masked::{Comparison, Masked, share::Share},
@@ -220,7 +220,7 @@ fn truncation_is_exact_for_every_width_and_at_its_limits() {
 /// of a fair rounding. Dropped bits may add a little to the largest error.
 #[test]
 fn stochastic_truncation_is_unbiased_and_off_by_about_one() {
-    let spec = DecoderSpec {
+    let spec = ProgramSpec {
         numeric: NumericSpec::with_rounding(Rounding::Stochastic),
         ..tiny_spec()
     };

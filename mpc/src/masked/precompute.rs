@@ -32,7 +32,7 @@ use crate::{
     },
     program,
     program::cache::Cache,
-    spec::{Architecture, DecoderSpec, Module},
+    spec::{Architecture, Module, ProgramSpec},
     weights::{Lora, PublicWeights},
 };
 
@@ -248,7 +248,7 @@ impl Masked {
 pub struct Precomputer {
     seed: Seed,
     weights: Arc<PublicWeights>,
-    spec: Arc<DecoderSpec>,
+    spec: Arc<ProgramSpec>,
     adapter: Arc<Vec<[Lora; 7]>>,
     matrices: Matrices,
     /// Steps that the session has begun.

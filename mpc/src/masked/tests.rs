@@ -14,7 +14,7 @@ use marill_numeric::{NumericSpec, Rounding, fixed::low_mask};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    DecoderSpec, Twin,
+    ProgramSpec, Twin,
     masked::{
         Comparison, INDEX_BITS, Masked, Role,
         hooks::DealerStreams,
@@ -147,7 +147,7 @@ impl Fixture {
 
     /// Stochastic rounding.
     fn stochastic(seed: u64) -> Self {
-        let spec = DecoderSpec {
+        let spec = ProgramSpec {
             numeric: NumericSpec::with_rounding(Rounding::Stochastic),
             ..tiny_spec()
         };
@@ -209,7 +209,7 @@ impl Fixture {
         }
     }
 
-    fn spec(&self) -> &DecoderSpec {
+    fn spec(&self) -> &ProgramSpec {
         &self.public.spec
     }
 

@@ -8,7 +8,7 @@ use crate::{
     engine::{Attention, Engine, Gate, Truncation},
     error::ProtocolResult,
     program::{cache::Cache, layers, layers::NormScale},
-    spec::{Architecture, DecoderSpec, Module, width},
+    spec::{Architecture, Module, ProgramSpec, width},
     weights::PublicWeights,
 };
 
@@ -21,7 +21,7 @@ pub(crate) fn head<E: Engine>(engine: &mut E, weights: &PublicWeights, x: &E::Sh
     }
 }
 
-pub(crate) fn norm_scale(spec: &DecoderSpec) -> NormScale {
+pub(crate) fn norm_scale(spec: &ProgramSpec) -> NormScale {
     NormScale {
         input_frac_bits: spec.numeric.residual_frac_bits,
         output_frac_bits: spec.numeric.frac_bits,
@@ -34,7 +34,7 @@ pub(crate) fn norm_scale(spec: &DecoderSpec) -> NormScale {
 /// norm takes the stream as a wire, which the caller may have already.
 pub(crate) fn normalize<E: Engine>(
     engine: &mut E,
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     layer: usize,
     hidden: &E::Share,
     wire: Option<E::Wire>,
@@ -244,7 +244,7 @@ pub(crate) fn attention<E: Engine>(
 /// `softmax(scale · Σ_group Q Kᵀ) V` as a share, before truncation.
 fn attend<E: Engine>(
     engine: &mut E,
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     layer: usize,
     q: &E::Wire,
     keys: &E::Wire,
@@ -353,7 +353,7 @@ pub(crate) fn plain_mlp<E: Engine>(
 
 pub(crate) fn add_residual<E: Engine>(
     engine: &mut E,
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     hidden: &E::Share,
     out: &E::Share,
     label: &'static str,

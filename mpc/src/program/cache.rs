@@ -1,6 +1,6 @@
 //! What a session keeps between steps.
 
-use crate::{engine::Engine, sampling::Sampling, spec::DecoderSpec};
+use crate::{engine::Engine, sampling::Sampling, spec::ProgramSpec};
 
 /// What a session keeps between steps: cached keys and values of every layer, and the padding's
 /// bias.
@@ -13,7 +13,7 @@ pub struct Cache<E: Engine> {
 
 impl<E: Engine> Cache<E> {
     #[must_use]
-    pub fn new(spec: &DecoderSpec) -> Self {
+    pub fn new(spec: &ProgramSpec) -> Self {
         Self {
             layers: (0..spec.num_layers).map(|_| (None, None)).collect(),
             bias: None,

@@ -11,7 +11,7 @@ pub const PAD_BIAS: u64 = (1u64 << 27).wrapping_neg();
 /// Pads a prompt in front to its bucket; the padding's rows are zero and its keys are excluded by
 /// their bias.
 pub(crate) fn pad_prompt(
-    spec: &crate::DecoderSpec,
+    spec: &crate::ProgramSpec,
     boundary: &[u64],
 ) -> ProtocolResult<(Vec<u64>, Vec<u64>, usize)> {
     let n = boundary.len() / spec.hidden_size;
@@ -30,7 +30,7 @@ pub(crate) fn pad_prompt(
 
 /// Refuses a step that would leave the context.
 pub(crate) fn check_remaining_context(
-    spec: &crate::DecoderSpec,
+    spec: &crate::ProgramSpec,
     used: usize,
     more: usize,
 ) -> ProtocolResult<()> {

@@ -10,7 +10,7 @@ use crate::{
     masked::Masked,
     sampling::Selection,
     session::State,
-    spec::DecoderSpec,
+    spec::ProgramSpec,
     weights::{MatrixMasks, PublicWeights},
 };
 
@@ -23,7 +23,7 @@ impl DealerSession {
     /// `sink` leads to the server.
     #[must_use]
     pub fn new(
-        spec: DecoderSpec,
+        spec: ProgramSpec,
         adapter_seed: Seed,
         seed0: Seed,
         seed1: Seed,
@@ -36,7 +36,7 @@ impl DealerSession {
     /// As [`Self::new`], with the masks that `adapter_seed` was expanded to for an earlier session.
     #[must_use]
     pub fn with_masks(
-        spec: DecoderSpec,
+        spec: ProgramSpec,
         adapter_seed: &Seed,
         masks: MatrixMasks,
         [seed0, seed1]: [Seed; 2],

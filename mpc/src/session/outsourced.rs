@@ -21,7 +21,7 @@ use crate::{
     program::padding::pad_prompt,
     sampling::Sampling,
     session::State,
-    spec::{Architecture, DecoderSpec},
+    spec::{Architecture, ProgramSpec},
     weights::{MaskedAdapter, PublicWeights},
 };
 
@@ -48,7 +48,7 @@ impl InputShare {
     /// [`ProtocolError::TooLong`] past the context, [`ProtocolError::MissingInput`] for an empty
     /// prompt.
     pub fn of_prompt(
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         boundary: &[u64],
     ) -> Result<([Self; 2], usize), ProtocolError> {
         let (padded, bias, bucket) = pad_prompt(spec, boundary)?;
@@ -190,7 +190,7 @@ mod tests {
 
     /// A prompt and two tokens of a dealer.
     fn deal(
-        spec: DecoderSpec,
+        spec: ProgramSpec,
         [adapter_seed, seed0, seed1]: [Seed; 3],
         sink: Box<dyn Channel>,
         dcf_keys: Option<Box<dyn Channel>>,

@@ -8,7 +8,7 @@ use crate::{
     ClientSession, DealerSession, ServerSession,
     cost::Traffic,
     error::ProtocolError,
-    spec::{Architecture, DecoderSpec, Module},
+    spec::{Architecture, Module, ProgramSpec},
     testing::{gaussian, tiny_spec},
     weights::{
         AffineLayerFloats, HeadFloats, LoraFloats, MapFloats, NormFloats, PrivateWeights,
@@ -18,8 +18,8 @@ use crate::{
 
 /// Two layers, 4 heads of 8, an MLP of 96; rank 4.
 #[must_use]
-pub fn tiny_affine_spec(architecture: Architecture) -> DecoderSpec {
-    let spec = DecoderSpec {
+pub fn tiny_affine_spec(architecture: Architecture) -> ProgramSpec {
+    let spec = ProgramSpec {
         hidden_size: 32,
         intermediate_size: 96,
         num_attention_heads: 4,
@@ -34,7 +34,7 @@ pub fn tiny_affine_spec(architecture: Architecture) -> DecoderSpec {
     } else {
         spec.vocab_size
     };
-    DecoderSpec { vocab_size, ..spec }
+    ProgramSpec { vocab_size, ..spec }
 }
 
 /// One layer's floats: two norms, then `q`, `k`, `v`, `o`, `up`, `down`.
@@ -47,7 +47,7 @@ pub struct AffineLayer {
 
 /// A random model in floats.
 pub struct AffineModel {
-    pub spec: DecoderSpec,
+    pub spec: ProgramSpec,
     pub layers: Vec<AffineLayer>,
     pub final_norm: (Vec<f32>, Vec<f32>),
     /// Used where the pooling asks for it.
@@ -69,7 +69,7 @@ pub const MAPS: [Module; 6] = [
 
 impl AffineModel {
     #[must_use]
-    pub fn random(spec: &DecoderSpec, seed: u64) -> Self {
+    pub fn random(spec: &ProgramSpec, seed: u64) -> Self {
         let normal = |label: String, n: usize, deviation: f32| gaussian(seed, &label, n, deviation);
         let norm = |label: String| {
             let gain = normal(format!("{label}.gain"), spec.hidden_size, 0.2)

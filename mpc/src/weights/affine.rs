@@ -4,7 +4,7 @@ use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 
 use crate::{
-    spec::{Architecture, DecoderSpec, GAIN_FRAC_BITS, Module, SpecError},
+    spec::{Architecture, GAIN_FRAC_BITS, Module, ProgramSpec, SpecError},
     weights::{LoraFloats, PostNorm, PublicLayer, PublicWeights, Rope, behind_norm, expect_len},
 };
 
@@ -57,7 +57,7 @@ impl PublicWeights {
     /// [`SpecError::Invalid`] for a LLaMA spec, [`SpecError::Length`] for a tensor of the wrong
     /// size, [`SpecError::Numeric`] for a weight that does not fit.
     pub fn from_affine_floats(
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         layers: &[AffineLayerFloats<'_>],
         head: &HeadFloats<'_>,
     ) -> Result<Self, SpecError> {
@@ -102,7 +102,7 @@ impl PublicWeights {
 
 /// Refuses norms of another width.
 fn expect_norms(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     layer: usize,
     norms: &[NormFloats<'_>; 2],
 ) -> Result<(), SpecError> {
@@ -124,7 +124,7 @@ fn expect_norms(
 /// One quantized map with the norm before it folded in, and its bias; empty where the architecture
 /// does not have it.
 fn public_map(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     layer: usize,
     module: Module,
     map: &MapFloats<'_>,
@@ -152,7 +152,7 @@ fn public_map(
 }
 
 pub(super) fn layer(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     layer: usize,
     floats: &AffineLayerFloats<'_>,
 ) -> Result<PublicLayer, SpecError> {
@@ -213,7 +213,7 @@ pub(super) fn layer(
 /// What is public of a layer whose maps are private: an encoder's norms. That nothing else comes
 /// here keeps a private tensor from being published by mistake.
 fn public_norms(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     layer: usize,
     floats: &AffineLayerFloats<'_>,
 ) -> Result<PublicLayer, SpecError> {
@@ -255,13 +255,13 @@ fn seven<T>(modules: Vec<T>) -> [T; 7] {
 }
 
 /// The gain with what `2^norm_bits` leaves of `sqrt(hidden_size)`.
-fn folded_gain(spec: &DecoderSpec, gain: &[f32]) -> Vec<f32> {
+fn folded_gain(spec: &ProgramSpec, gain: &[f32]) -> Vec<f32> {
     let rest = (spec.hidden_size as f64).sqrt() / f64::from(1u32 << spec.norm_bits());
     gain.iter().map(|g| (f64::from(*g) * rest) as f32).collect()
 }
 
 /// Fractional bits of what a map takes.
-fn map_input_bits(spec: &DecoderSpec, module: Module) -> u32 {
+fn map_input_bits(spec: &ProgramSpec, module: Module) -> u32 {
     match module {
         Module::O | Module::Down => spec.numeric.frac_bits,
         _ => spec.map_input_frac_bits(),
@@ -296,7 +296,7 @@ fn encode_row(values: &[f64], frac_bits: u32, label: &str) -> Result<Vec<u64>, S
 }
 
 fn post_norms(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     layer: usize,
     norms: &[NormFloats<'_>; 2],
 ) -> Result<Vec<PostNorm>, SpecError> {
@@ -317,7 +317,7 @@ fn post_norms(
 }
 
 fn quantize_head(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     head: &HeadFloats<'_>,
 ) -> Result<(PublicMatrix, u32, Vec<u64>), SpecError> {
     if spec.reveals_embedding() {
@@ -359,7 +359,7 @@ fn quantize_head(
 }
 
 fn quantize_pooler(
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     map: Option<&MapFloats<'_>>,
 ) -> Result<Option<(PublicMatrix, Vec<u64>)>, SpecError> {
     let size = spec.hidden_size;

@@ -21,7 +21,7 @@ use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 
 use crate::{
-    spec::{DecoderSpec, Module, SpecError},
+    spec::{Module, ProgramSpec, SpecError},
     weights::{
         AffineLayerFloats, LayerFloats, PrivateWeights, PublicLayer, affine, expect_len,
         quantize_layer,
@@ -56,7 +56,7 @@ impl PrivateWeights {
     /// [`SpecError::Invalid`] when the spec keeps a LoRA update, [`SpecError::Length`] for a tensor
     /// of the wrong size, [`SpecError::Numeric`] for a weight that does not fit.
     pub fn full_from_floats(
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         layers: &[LayerFloats<'_>],
     ) -> Result<Self, SpecError> {
         Self::full(spec, layers, quantize_layer)
@@ -68,16 +68,16 @@ impl PrivateWeights {
     /// # Errors
     /// As [`Self::full_from_floats`].
     pub fn full_from_affine_floats(
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         layers: &[AffineLayerFloats<'_>],
     ) -> Result<Self, SpecError> {
         Self::full(spec, layers, affine::layer)
     }
 
     fn full<F: Sync>(
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         layers: &[F],
-        quantize: impl Fn(&DecoderSpec, usize, &F) -> Result<PublicLayer, SpecError> + Sync,
+        quantize: impl Fn(&ProgramSpec, usize, &F) -> Result<PublicLayer, SpecError> + Sync,
     ) -> Result<Self, SpecError> {
         spec.validate()?;
         if !spec.is_full_rank() {
@@ -102,7 +102,7 @@ impl PrivateWeights {
 
 impl FullRankLayer {
     /// `Ŵ` of every map.
-    fn masked(&self, spec: &DecoderSpec, masks: RingLayer) -> RingLayer {
+    fn masked(&self, spec: &ProgramSpec, masks: RingLayer) -> RingLayer {
         let mut masked = masks;
         for (module, words) in Module::ALL.into_iter().zip(&mut masked) {
             let (matrix, bits) = (&self.matrices[module as usize], spec.private_bits(module));
@@ -134,7 +134,7 @@ fn ring_weight(matrix: &PublicMatrix, row: usize, col: usize) -> u64 {
 /// `Ŵ` of every layer.
 pub(super) fn mask(
     layers: &[FullRankLayer],
-    spec: &DecoderSpec,
+    spec: &ProgramSpec,
     adapter_seed: &Seed,
 ) -> Vec<RingLayer> {
     layers
@@ -151,7 +151,7 @@ pub struct MatrixMasks(pub(crate) Arc<Vec<RingLayer>>);
 
 impl MatrixMasks {
     #[must_use]
-    pub fn expand(spec: &DecoderSpec, adapter_seed: &Seed) -> Self {
+    pub fn expand(spec: &ProgramSpec, adapter_seed: &Seed) -> Self {
         let layers = if spec.is_full_rank() {
             spec.num_layers
         } else {
@@ -166,7 +166,7 @@ impl MatrixMasks {
     }
 }
 
-fn layer_masks(spec: &DecoderSpec, adapter_seed: &Seed, layer: usize) -> RingLayer {
+fn layer_masks(spec: &ProgramSpec, adapter_seed: &Seed, layer: usize) -> RingLayer {
     let mut prg = Prg::new(adapter_seed, &format!("matrix masks {layer}"));
     Module::ALL.map(|module| {
         let (cols, rows) = spec.shape(module);
@@ -175,12 +175,12 @@ fn layer_masks(spec: &DecoderSpec, adapter_seed: &Seed, layer: usize) -> RingLay
 }
 
 /// Bytes of a mask or a masked matrix of a module.
-fn element_bytes(spec: &DecoderSpec, module: Module) -> usize {
+fn element_bytes(spec: &ProgramSpec, module: Module) -> usize {
     spec.private_bits(module) as usize / 8
 }
 
 /// Bytes that E0 downloads once for its masked matrices.
-pub(super) fn masked_bytes(spec: &DecoderSpec) -> usize {
+pub(super) fn masked_bytes(spec: &ProgramSpec) -> usize {
     let of = |module: Module| {
         let (cols, rows) = spec.shape(module);
         rows * cols * element_bytes(spec, module)
@@ -206,7 +206,7 @@ pub(super) fn to_bytes(spec_bits: &[u32; 7], layers: &[RingLayer]) -> Vec<u8> {
     out
 }
 
-pub(super) fn from_bytes(spec: &DecoderSpec, bytes: &[u8]) -> Result<Vec<RingLayer>, SpecError> {
+pub(super) fn from_bytes(spec: &ProgramSpec, bytes: &[u8]) -> Result<Vec<RingLayer>, SpecError> {
     let expected = masked_bytes(spec);
     if bytes.len() != expected {
         return Err(SpecError::Corrupt(format!(
@@ -240,7 +240,7 @@ mod tests {
         weights::MaskedAdapter,
     };
 
-    fn full_spec() -> DecoderSpec {
+    fn full_spec() -> ProgramSpec {
         with_private_matrices(tiny_spec())
     }
 
@@ -299,7 +299,7 @@ mod tests {
             .err()
             .unwrap();
         assert!(error.to_string().contains("LoRA updates"), "{error}");
-        let both = DecoderSpec {
+        let both = ProgramSpec {
             private: PrivateForm::FullRank,
             ..tiny_spec()
         };

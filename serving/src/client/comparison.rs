@@ -1,7 +1,7 @@
 //! What a client, or a computing party, wants comparisons to be made of.
 
 use marill_mpc::{
-    Comparison, DecoderSpec,
+    Comparison, ProgramSpec,
     spec::BUCKET,
     tally::{Network, estimates},
 };
@@ -32,7 +32,7 @@ impl ComparisonChoice {
     /// [`ServingError::NoDcf`].
     pub(super) fn decide(
         self,
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         dcf_supported: bool,
     ) -> Result<Comparison, ServingError> {
         match self {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use marill_mpc::{
-    ClientSession, Comparison, DecoderSpec, MaskedAdapter, OutsourcedSession, PublicWeights,
+    ClientSession, Comparison, MaskedAdapter, OutsourcedSession, ProgramSpec, PublicWeights,
     Sampling, Seed, Selection,
 };
 use marill_net::{Channel, Meter, Metered, SharedChannel, http::HttpClient};
@@ -53,7 +53,7 @@ pub struct SessionOpener {
     pub server: HttpClient,
     pub dealer: HttpClient,
     pub parameters: SessionParameters,
-    pub spec: DecoderSpec,
+    pub spec: ProgramSpec,
     pub public: Arc<PublicWeights>,
     pub state: ClientState,
     /// E0, where it is not the client itself.
@@ -73,7 +73,7 @@ impl SessionOpener {
         supported: Supported,
     ) -> Result<Self, ServingError> {
         let (spec, public) = (
-            partition.decoder_spec().clone(),
+            partition.program_spec().clone(),
             Arc::new(partition.public_weights()?),
         );
         let parameters =

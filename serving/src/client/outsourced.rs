@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use marill_mpc::{Comparison, DecoderSpec, InputShare, join_token};
+use marill_mpc::{Comparison, InputShare, ProgramSpec, join_token};
 use marill_net::{Channel, Meter, Metered, SharedChannel, http::HttpClient};
 
 use crate::{
@@ -81,7 +81,7 @@ impl SharedConnections {
 
     pub(super) fn prefill(
         &mut self,
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         boundary: &[u64],
     ) -> Result<u32, ServingError> {
         let (shares, bucket) = InputShare::of_prompt(spec, boundary)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use marill_mpc::{ClientSession, Comparison, DecoderSpec};
+use marill_mpc::{ClientSession, Comparison, ProgramSpec};
 use marill_net::{Channel, Meter};
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 /// session, because a mask is never used twice.
 pub struct SecureSession {
     pub(super) inner: Inner,
-    pub(super) spec: DecoderSpec,
+    pub(super) spec: ProgramSpec,
     pub correlations: Correlations,
     /// What its comparisons are made of.
     pub comparison: Comparison,

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use marill_mpc::{DecoderSpec, MaskedAdapter};
+use marill_mpc::{MaskedAdapter, ProgramSpec};
 
 use crate::{
     ServingError,
@@ -43,7 +43,7 @@ impl ClientState {
     pub(super) fn fetch_turn(
         &self,
         parameters: &SessionParameters,
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         correlations: Correlations,
     ) -> Option<MutexGuard<'_, ()>> {
         if self.kept(parameters, spec, correlations).is_some() {
@@ -72,7 +72,7 @@ impl ClientState {
     pub(super) fn kept(
         &self,
         parameters: &SessionParameters,
-        spec: &DecoderSpec,
+        spec: &ProgramSpec,
         correlations: Correlations,
     ) -> Option<(String, Arc<MaskedAdapter>)> {
         let adapter =

@@ -12,7 +12,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use marill_mpc::{DecoderSpec, MatrixMasks, Seed};
+use marill_mpc::{MatrixMasks, ProgramSpec, Seed};
 use marill_numeric::unhex;
 use zeroize::Zeroize;
 
@@ -78,7 +78,7 @@ impl Masks {
     }
 
     /// What a seed expands to, shared by the sessions of one partition.
-    pub(crate) fn expanded(&self, spec: &DecoderSpec, seed: &Seed) -> MatrixMasks {
+    pub(crate) fn expanded(&self, spec: &ProgramSpec, seed: &Seed) -> MatrixMasks {
         if !spec.is_full_rank() {
             return MatrixMasks::expand(spec, seed);
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use marill_mpc::{
-    DecoderSpec, PrivateWeights, PublicWeights, Twin,
+    PrivateWeights, ProgramSpec, PublicWeights, Twin,
     testing::{gaussian, random_weights, tiny_spec},
 };
 use marill_net::http::{HttpClient, Response};
@@ -29,7 +29,7 @@ pub const PARTITION: &str = "tiny";
 
 /// A model, its parties and a place for their records.
 pub struct World {
-    pub spec: DecoderSpec,
+    pub spec: ProgramSpec,
     pub public: Arc<PublicWeights>,
     pub private: Arc<PrivateWeights>,
     pub parameters: SessionParameters,
@@ -221,7 +221,7 @@ pub fn tiny_model() -> SecureModel {
 }
 
 /// The same weights as another program.
-pub fn model_of(spec: DecoderSpec, setting: Setting) -> SecureModel {
+pub fn model_of(spec: ProgramSpec, setting: Setting) -> SecureModel {
     let owned = random_weights(&spec, 7);
     let (Ok(public), Ok(private)) = (Arc::try_unwrap(owned.0), Arc::try_unwrap(owned.1)) else {
         panic!("the weights are shared already");

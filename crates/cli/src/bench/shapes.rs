@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use marill_mpc::{
-    Architecture, DecoderSpec, Pooling, PrivateForm, PrivateWeights, PublicWeights, Reveal,
+    Architecture, Pooling, PrivateForm, PrivateWeights, ProgramSpec, PublicWeights, Reveal,
     testing::{AffineModel, random_weights},
 };
 use marill_numeric::{NumericSpec, Rounding};
@@ -56,7 +56,7 @@ fn sizes(name: &str) -> Option<([usize; 6], Architecture)> {
 ///
 /// # Errors
 /// [`BadInput`] for an unknown name, or a `merge` that does not divide the heads.
-fn spec(name: &str, form: Form) -> anyhow::Result<DecoderSpec> {
+fn spec(name: &str, form: Form) -> anyhow::Result<ProgramSpec> {
     let Form {
         layers,
         rank,
@@ -84,7 +84,7 @@ fn spec(name: &str, form: Form) -> anyhow::Result<DecoderSpec> {
         return Err(BadInput(problem).into());
     }
     let groups = heads / merge;
-    Ok(DecoderSpec {
+    Ok(ProgramSpec {
         hidden_size: hidden,
         intermediate_size: mlp,
         num_attention_heads: heads,
@@ -126,9 +126,9 @@ pub fn model(name: &str, form: Form) -> anyhow::Result<Model> {
         let open = || -> anyhow::Result<Model> {
             let partition = Partition::open(Path::new(name))?;
             anyhow::ensure!(
-                partition.decoder_spec().numeric.rounding == form.rounding,
+                partition.program_spec().numeric.rounding == form.rounding,
                 "the partition's rounding is `{}`",
-                partition.decoder_spec().numeric.rounding
+                partition.program_spec().numeric.rounding
             );
             let public = Arc::new(partition.public_weights()?);
             let private = Arc::new(partition.private_weights(&public)?);

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use marill_model::Checkpoint;
 use marill_mpc::{MaskedAdapter, PrivateForm, tally_decode, tally_prefill};
-use marill_partition::decoder_spec;
+use marill_partition::program_spec;
 use marill_recipe::{Init, Recipe};
 use marill_report::{bytes, count};
 use marill_training::{DryRun, TrainOptions, dry_run, transforms_for};
@@ -129,7 +129,7 @@ fn secure_cost(
     };
     let base = Checkpoint::open_ignoring(&path, &recipe.model.ignore)?;
     let transforms = transforms_for(recipe, &base.config)?;
-    let mut spec = decoder_spec(&base.config, &transforms, numbers_of(recipe)?)?;
+    let mut spec = program_spec(&base.config, &transforms, numbers_of(recipe)?)?;
     if recipe.lora.is_none() {
         spec.private = PrivateForm::FullRank;
     }

@@ -6,7 +6,7 @@ use marill_crypto::Seed;
 
 use super::*;
 use crate::{
-    DecoderSpec, cost::Cost, engine::Engine, reference::twin::PlaintextEngine, sampling::*,
+    ProgramSpec, cost::Cost, engine::Engine, reference::twin::PlaintextEngine, sampling::*,
     tally_step, testing::tiny_spec, weights::PrivateWeights,
 };
 
@@ -145,7 +145,7 @@ fn parameters_without_freedom_are_greedy_and_bad_ones_are_named() {
 /// Beside a greedy token behind 128 keys, for SmolLM2's head.
 #[test]
 fn sampling_costs_what_the_documentation_says() {
-    let spec = DecoderSpec {
+    let spec = ProgramSpec {
         hidden_size: 576,
         vocab_size: 49_152,
         max_positions: 256,

@@ -6,7 +6,7 @@ use marill_crypto::Prg;
 use marill_numeric::{NumericSpec, Rounding};
 
 use crate::{
-    Architecture, DecoderSpec, Pooling, Reveal, Seed,
+    Architecture, Pooling, ProgramSpec, Reveal, Seed,
     reference::{
         range::{Envelope, Prover, prove},
         twin::Twin,
@@ -40,13 +40,13 @@ fn models(seed: u64) -> Vec<Model> {
     );
     let numeric = || NumericSpec::with_rounding(Rounding::Stochastic);
     models.push(random_weights(
-        &DecoderSpec {
+        &ProgramSpec {
             numeric: numeric(),
             ..tiny_spec()
         },
         seed,
     ));
-    let gpt2 = DecoderSpec {
+    let gpt2 = ProgramSpec {
         numeric: numeric(),
         ..tiny_affine_spec(Architecture::Gpt2)
     };
@@ -55,7 +55,7 @@ fn models(seed: u64) -> Vec<Model> {
 }
 
 /// Rows that are random, or all in one column, or alike, each of norm `norm`.
-fn rows(spec: &DecoderSpec, seed: u64, n: usize, norm: f32) -> Vec<f32> {
+fn rows(spec: &ProgramSpec, seed: u64, n: usize, norm: f32) -> Vec<f32> {
     let d = spec.hidden_size;
     let mut values = gaussian(seed, "rows", n * d, 1.0);
     let choice = Prg::new(&Seed::from_bytes([seed as u8; 32]), "choice").words(n);
@@ -302,7 +302,7 @@ fn the_largest_envelope_lies_between_good_and_bad() {
 
 #[test]
 fn more_keys_than_the_reciprocal_covers_are_not_proved() {
-    let spec = DecoderSpec {
+    let spec = ProgramSpec {
         max_positions: crate::reference::range::LARGEST_POSITIONS,
         ..tiny_spec()
     };
