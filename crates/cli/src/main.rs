@@ -1,39 +1,24 @@
 //! `marill`: fine-tune a language model so that it can be served privately, and serve it.
 //!
-//! One module per command: each has `Args` for clap and `run`. Standard output is data, standard
-//! error the rest.
+//! Standard output is data, standard error the rest.
 
-mod advice;
-mod base_model;
-mod bench;
-mod chat;
+mod args;
+mod commands;
 mod compat;
-mod dealer;
-mod demo;
-mod doctor;
-mod eval;
-mod export;
-mod failure;
-mod gateway;
-mod generate;
-mod inspect;
-mod keys;
-mod model_dir;
-mod network;
-mod party;
-mod places;
-mod progress;
-mod recipes;
-mod serve;
-mod state;
-mod target;
-mod terminal;
-mod train;
+mod output;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use marill_serving::wipe::{WipingAllocator, hold_secrets};
+
+use crate::{
+    commands::{
+        bench, chat, dealer, demo, doctor, eval, export, gateway, generate, inspect, keys, party,
+        recipes, serve, state, train,
+    },
+    output::failure,
+};
 
 /// Wipes what is freed in commands that hold secrets, and does nothing in the others.
 #[global_allocator]

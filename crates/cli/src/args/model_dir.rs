@@ -1,0 +1,279 @@
+//! What a folder on the command line holds: a partition, a training run, or a checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use marill_model::{Adapter, Checkpoint, Transforms};
+use marill_numeric::{NumericSpec, Rounding};
+use marill_partition::{
+    ExportOptions, ExportReport, MANIFEST_FILE, Measured, Partition, export, export_full,
+    measure_range, shared_layers,
+};
+use marill_recipe::Recipe;
+use marill_training::some_rows;
+
+use crate::{args::base_model::hub_name, output::failure::BadInput};
+
+/// Name of the partition inside a training run's folder.
+pub const EXPORT_FOLDER: &str = "export";
+
+/// A model that can be asked something.
+pub enum Model {
+    Partition(Box<Partition>),
+    Checkpoint(Box<Checkpoint>),
+}
+
+impl Model {
+    /// Opens a partition, the partition of a training run, or a checkpoint (folder or GGUF file).
+    ///
+    /// # Errors
+    /// [`BadInput`] when it is none of them or damaged.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        Self::open_ignoring(path, &[])
+    }
+
+    /// As [`Self::open`], a checkpoint without the keys and tensors of `ignore`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_ignoring(path: &Path, ignore: &[String]) -> anyhow::Result<Self> {
+        let bad = |error: anyhow::Error| anyhow::Error::new(BadInput(error));
+        for dir in [path.to_path_buf(), path.join(EXPORT_FOLDER)] {
+            if dir.join(MANIFEST_FILE).is_file() {
+                if let Some(entry) = ignore.first() {
+                    let error = anyhow::anyhow!(
+                        "`--ignore {entry}`: a partition says itself what is left out"
+                    );
+                    return Err(bad(error));
+                }
+                let has_private = dir.join("private").is_dir();
+                let opened = if has_private {
+                    Partition::open(&dir)
+                } else {
+                    Partition::open_public(&dir)
+                };
+                return Ok(Self::Partition(Box::new(
+                    opened.map_err(|e| bad(e.into()))?,
+                )));
+            }
+        }
+        let whole = path.join("model");
+        let checkpoint = if whole.join("config.json").is_file() {
+            whole
+        } else {
+            path.to_path_buf()
+        };
+        Ok(Self::Checkpoint(Box::new(
+            Checkpoint::open_ignoring(&checkpoint, ignore).map_err(|e| bad(e.into()))?,
+        )))
+    }
+
+    /// Whether a secure answer may differ from the exact twin's.
+    pub fn rounds_stochastically(&self) -> bool {
+        let partition = if let Self::Partition(partition) = self {
+            Some(partition)
+        } else {
+            None
+        };
+        partition.is_some_and(|partition| {
+            partition.program_spec().numeric.rounding == Rounding::Stochastic
+        })
+    }
+
+    pub fn checkpoint(&self) -> &Checkpoint {
+        match self {
+            Self::Partition(partition) => partition.base(),
+            Self::Checkpoint(checkpoint) => checkpoint,
+        }
+    }
+}
+
+/// The recipe that a model was trained with, where it lies beside it.
+pub fn recipe_beside(path: &Path) -> Option<PathBuf> {
+    let candidates = [path.join("recipe.toml"), path.parent()?.join("recipe.toml")];
+    candidates.into_iter().find(|candidate| candidate.is_file())
+}
+
+/// What a new partition is told besides the model.
+#[derive(Default)]
+pub struct ExportAs<'a> {
+    /// A name for people.
+    pub name: &'a str,
+    pub peft_lossy: bool,
+    /// In place of the recipe's; `exact` where neither says.
+    pub rounding: Option<Rounding>,
+    /// Keys, tensors and tokens of the checkpoints that may be left out, besides the recipe's.
+    pub ignore: &'a [String],
+    /// Where the recipe's data sets are looked for first; the run's own folder where nothing is
+    /// said.
+    pub data_dir: Option<&'a Path>,
+}
+
+/// Exports a training run into `out`: its low-rank factors, or the private layers of a full
+/// fine-tune.
+///
+/// # Errors
+/// [`BadInput`] when the run is incomplete or the export refuses it.
+pub fn export_run(
+    run_dir: &Path,
+    recipe: &Recipe,
+    base: &Path,
+    out: &Path,
+    told: &ExportAs<'_>,
+) -> anyhow::Result<ExportReport> {
+    let work = || -> anyhow::Result<ExportReport> {
+        let asked = numbers_of(recipe)?;
+        let numeric = told.rounding.map_or(asked, NumericSpec::with_rounding);
+        let transforms = Transforms::load(&run_dir.join("transforms.json"))?;
+        let (adapter_path, model_path) =
+            (run_dir.join("adapter.safetensors"), run_dir.join("model"));
+        let ignore = [recipe.model.ignore.as_slice(), told.ignore].concat();
+        let base = Checkpoint::open_ignoring(base, &ignore)?;
+        let (name, base_name, peft_lossy) = (told.name.into(), hub_name(recipe), told.peft_lossy);
+        let opts = ExportOptions {
+            name,
+            base_name,
+            peft_lossy,
+            numeric,
+            model: None,
+        };
+        let mut report = if adapter_path.is_file() {
+            export(
+                &base,
+                &transforms,
+                &Adapter::load(&adapter_path)?,
+                out,
+                &opts,
+            )?
+        } else if model_path.join("config.json").is_file() {
+            export_full(
+                &base,
+                &transforms,
+                &Checkpoint::open_ignoring_any(&model_path, &ignore)?.0,
+                out,
+                &opts,
+            )?
+        } else {
+            let run = run_dir.display();
+            anyhow::bail!(
+                "`{run}` has neither `adapter.safetensors` nor `model/`\n\
+                 hint: let `marill train` finish it"
+            );
+        };
+        if report.range.is_err() {
+            match measure(recipe, told.data_dir.unwrap_or(run_dir), &base, &report.dir) {
+                Ok(measured) => report.measured = Some(measured),
+                Err(error) => {
+                    eprintln!("note: range: no row of the run could be measured: {error:#}")
+                }
+            }
+        }
+        say_range(&report);
+        Ok(report)
+    };
+    work().map_err(|error| BadInput(error).into())
+}
+
+/// Exports a full fine-tune made elsewhere: a checkpoint that differs from `base` in its last
+/// layers only.
+///
+/// # Errors
+/// [`BadInput`] when nothing or too much differs, or the export refuses it.
+pub fn export_checkpoint(
+    model: &Path,
+    base: &Path,
+    out: &Path,
+    told: &ExportAs<'_>,
+) -> anyhow::Result<ExportReport> {
+    let work = || -> anyhow::Result<ExportReport> {
+        let open = |path: &Path| Checkpoint::open_ignoring_any(path, told.ignore);
+        let ((model, unmet), (base, unmet_in_base)) = (open(model)?, open(base)?);
+        if let Some(entry) = unmet.iter().find(|entry| unmet_in_base.contains(entry)) {
+            anyhow::bail!("`--ignore {entry}` is no key, tensor or token of either checkpoint");
+        }
+        let frozen_layers = shared_layers(&base, &model)?;
+        anyhow::ensure!(
+            frozen_layers < base.config.num_hidden_layers,
+            "no layer differs from the base: there is nothing to keep private"
+        );
+        let transforms = Transforms {
+            frozen_layers,
+            ..Default::default()
+        };
+        let numeric = NumericSpec::with_rounding(told.rounding.unwrap_or(Rounding::Exact));
+        let opts = ExportOptions {
+            name: told.name.into(),
+            numeric,
+            ..Default::default()
+        };
+        let report = export_full(&base, &transforms, &model, out, &opts)?;
+        say_range(&report);
+        Ok(report)
+    };
+    work().map_err(|error| BadInput(error).into())
+}
+
+/// How near values come to the edges of their wires on some rows of a run: enough to notice a model
+/// that is too large for them, few enough to take seconds.
+fn measure(
+    recipe: &Recipe,
+    data_dir: &Path,
+    base: &Checkpoint,
+    partition: &Path,
+) -> anyhow::Result<Measured> {
+    const ROWS: usize = 8;
+    const TOKENS: usize = 128;
+    let mut rows = some_rows(recipe, data_dir, base, ROWS)?;
+    rows.iter_mut().for_each(|row| row.truncate(TOKENS));
+    Ok(measure_range(&Partition::open(partition)?, &rows)?)
+}
+
+/// One line where no value is proved to fit: a warning, unless the run's own rows leave headroom.
+fn say_range(report: &ExportReport) {
+    if report.range.is_ok() {
+        return;
+    }
+    let finding = marill_partition::describe_range(&report.range);
+    let own = format!(
+        "`marill eval {} --engine twin` checks every value on data of your own",
+        report.dir.display()
+    );
+    match &report.measured {
+        Some(measured) if measured.is_easy() => eprintln!("range: {measured}; {finding}; {own}"),
+        Some(measured) => eprintln!("warning: range: {measured}; {finding}\n\nhint: {own}"),
+        None => eprintln!("warning: range: {finding}\n\nhint: bounds are worst cases; {own}"),
+    }
+}
+
+/// The numeric format that a recipe asks for: its rounding is its own, the rest is what the secure
+/// program has.
+///
+/// # Errors
+/// What the recipe asks for and this version has not.
+pub fn numbers_of(recipe: &Recipe) -> anyhow::Result<NumericSpec> {
+    let numeric = ExportOptions::default().numeric;
+    let export = &recipe.export;
+    let refuse = |key: &str, wanted: String, has: String| {
+        anyhow::bail!("`export.{key}` = {wanted} is not offered\nhint: this version has {has}")
+    };
+    let wanted = export.rounding.as_deref().unwrap_or("exact");
+    match (
+        export.frac_bits,
+        export.wire_bits,
+        Rounding::parse(wanted),
+        export.reveal.as_deref(),
+    ) {
+        (Some(bits), ..) if bits != numeric.frac_bits => {
+            refuse("frac_bits", bits.to_string(), numeric.frac_bits.to_string())
+        }
+        (_, Some(bits), ..) => refuse(
+            "wire_bits",
+            bits.to_string(),
+            "a width for each wire, fixed by its numeric format".into(),
+        ),
+        (_, _, None, _) => refuse("rounding", wanted.into(), "`exact` and `stochastic`".into()),
+        (_, _, _, Some(reveal)) if reveal != "token" => {
+            refuse("reveal", reveal.into(), "`token`".into())
+        }
+        (_, _, Some(rounding), _) => Ok(NumericSpec::with_rounding(rounding)),
+    }
+}

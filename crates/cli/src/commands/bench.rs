@@ -1,0 +1,56 @@
+//! `marill bench`: what private inference costs on this machine, all parties in this process.
+
+mod answer;
+mod block;
+mod clock;
+mod ops;
+mod shapes;
+
+use std::{path::PathBuf, process::ExitCode};
+
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    operations: Option<Operations>,
+    /// A partition with its private part: an answer of real weights
+    #[arg(required_unless_present_any = ["arch"], conflicts_with = "arch")]
+    dir: Option<PathBuf>,
+    /// Tokens of the prompt, with DIR
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
+    prompt_tokens: u32,
+    #[command(flatten)]
+    block: block::Args,
+    /// One JSON object on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Operations {
+    /// One line per operation: rounds, bytes, CPU time, error against real arithmetic
+    Ops(ops::Args),
+}
+
+/// Runs the benchmark that the arguments ask for.
+///
+/// # Errors
+/// [`crate::output::failure::BadInput`] for a damaged partition, an unknown shape, or sizes that do
+/// not fit.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match (args.operations, args.dir) {
+        (Some(Operations::Ops(ops)), _) => ops::run(&ops),
+        (None, Some(dir)) => answer::run(
+            &dir,
+            args.prompt_tokens,
+            args.block.tokens.unwrap_or(8),
+            args.json,
+        ),
+        (None, None) => block::run(&args.block, args.json),
+    }
+}

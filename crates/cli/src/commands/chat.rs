@@ -1,0 +1,119 @@
+//! `marill chat`: a conversation in the terminal, each answer a private session of its own.
+
+use std::{io::BufRead, ops::ControlFlow, process::ExitCode};
+
+use marill_model::{Message, NO_TEMPLATE};
+use marill_serving::{
+    ServingError,
+    client::{Event, Request},
+};
+
+use crate::{
+    args::{
+        places::{DEFAULT_SERVER, Services},
+        target::Target,
+    },
+    commands::generate::{SamplingArgs, summary},
+    output::{advice::advise, terminal::show},
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// A server's address, or a partition's folder (then all parties run in this process)
+    #[arg(value_name = "URL_OR_DIR", env = "MARILL_SERVER", default_value = DEFAULT_SERVER)]
+    target: Target,
+    /// Instructions before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Most tokens of an answer
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
+    max_tokens: u32,
+    /// Go on after an end token, up to `--max-tokens`
+    #[arg(long)]
+    ignore_eos: bool,
+    #[command(flatten)]
+    sampling_args: SamplingArgs,
+    /// Print no costs after an answer
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    services: Services,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let sampling = args.sampling_args.sampling()?;
+    let connected = args.target.connect(&args.services)?;
+    let client = &connected.client;
+    eprintln!(
+        "private session with `{}`: two parties and a dealer, semi-honest, rounding {}\n`/reset` \
+         starts over, `/quit` or the end of input leaves",
+        client.model_name, client.parameters.rounding
+    );
+    if !client.has_chat_template() {
+        eprintln!("warning: {NO_TEMPLATE}");
+    }
+    let opening = || -> Vec<Message> {
+        args.system
+            .iter()
+            .map(|text| Message {
+                role: "system".into(),
+                content: text.clone(),
+            })
+            .collect()
+    };
+    let mut messages = opening();
+    let mut lines = std::io::stdin().lock().lines();
+    loop {
+        eprint!("> ");
+        let Some(line) = lines.next() else { break };
+        match line?.trim() {
+            "" => continue,
+            "/quit" => break,
+            "/reset" => {
+                messages = opening();
+                continue;
+            }
+            text => messages.push(Message {
+                role: "user".into(),
+                content: text.into(),
+            }),
+        }
+        let request = Request {
+            prompt: client.chat_prompt(&messages).map_err(advise)?,
+            max_tokens: Some(args.max_tokens as usize),
+            ignore_eos: args.ignore_eos,
+            sampling,
+            ..Request::default()
+        };
+        let result = client.generate(&request, &mut |event| {
+            if let Event::Text(piece) = event {
+                show(&piece);
+            }
+            ControlFlow::Continue(())
+        });
+        match result {
+            Ok(answer) => {
+                println!();
+                if !args.quiet {
+                    eprintln!("({})", summary(&answer));
+                }
+                messages.push(Message {
+                    role: "assistant".into(),
+                    content: answer.text,
+                });
+            }
+            // The conversation has outgrown the context; the next question can start over.
+            Err(error @ ServingError::PromptTooLong { .. }) => {
+                eprintln!("error: {error}\n\nhint: `/reset` starts over");
+                messages.pop();
+            }
+            Err(error) => return Err(advise(error)),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

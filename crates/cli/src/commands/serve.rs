@@ -1,0 +1,145 @@
+//! `marill serve`: offers a partition to clients, together with a dealer.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use marill_serving::{
+    Endpoint,
+    dealer::SERVER_KEY_FILE,
+    server::{ServerOptions, run as run_server, write_request},
+    terms::{E0, Setting},
+};
+
+use crate::{
+    args::places::{
+        AuthoritiesArgs, DEFAULT_DEALER, Folders, Listen, MetricsArgs, TlsArgs, parse_sessions,
+    },
+    output::advice::advise,
+};
+
+const KEY_WAIT: Duration = Duration::from_secs(2);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The partition, as `marill export` wrote it
+    #[arg(value_name = "DIR")]
+    partition: PathBuf,
+    /// The dealer
+    #[arg(long, value_name = "URL", env = "MARILL_DEALER", default_value = DEFAULT_DEALER)]
+    dealer: Endpoint,
+    /// The key that the dealer knows this server by [default: the dealer's own file below the state
+    /// folder]
+    #[arg(long, value_name = "FILE", env = "MARILL_DEALER_KEY")]
+    dealer_key: Option<PathBuf>,
+    #[command(flatten)]
+    listen: Listen,
+    #[command(flatten)]
+    metrics: MetricsArgs,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, env = "MARILL_SERVER_PORT", default_value_t = 8100)]
+    port: u16,
+    #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
+    authorities: AuthoritiesArgs,
+    /// Sessions that may run at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_sessions)]
+    max_sessions: usize,
+    /// Serve the users of these keys only: lines of `sha256-of-the-key name [tokens=N]
+    /// [tokens-per-minute=N] [sessions-per-minute=N] [revoked]`, as `marill
+    /// keys` writes them [default: `server/keys` below the state folder, where it is]
+    #[arg(long, value_name = "FILE", env = "MARILL_API_KEYS", alias = "api-keys")]
+    keys: Option<PathBuf>,
+    /// Serve everyone beyond this machine too where there is no file of keys. Whoever is a client
+    /// can extract the adapter from the protocol, and the dealer's operator has it by being a
+    /// client once
+    #[arg(long)]
+    allow_anonymous: bool,
+    /// When the dealer makes correlations: `dealer`, also in advance (preprocessing), or `3pc`,
+    /// while a session runs, at most one token early. `marill dealer` serves both. Semi-honest
+    /// security with at most one corrupted party
+    #[arg(long, value_name = "NAME", default_value = "dealer", value_parser = parse_setting)]
+    setting: Setting,
+    /// Who computes as E0: the `client`, or a computing `party` (`marill party`). With a party, a
+    /// client sends one share of its input to each evaluator and computes nothing, so a cheating
+    /// client cannot extract the adapter from the protocol. The party, this server and the dealer
+    /// must not collude
+    #[arg(long, value_name = "NAME", default_value = "client", value_parser = parse_e0)]
+    e0: E0,
+    /// Refuse sampling: greedy decoding only. Sampled tokens tell a client that repeats a prompt
+    /// more about the model
+    #[arg(long)]
+    greedy_only: bool,
+    /// Refuse DCF comparisons, which take fewer rounds and several times the bytes from the dealer
+    #[arg(long, alias = "digits-only")]
+    no_dcf: bool,
+    /// Use correlations that `marill dealer --preprocess` wrote into this folder
+    #[arg(long, value_name = "DIR", alias = "ahead")]
+    preprocessed: Option<PathBuf>,
+    /// Write what the dealer's operator needs for `marill dealer --preprocess` into this file, and
+    /// exit
+    #[arg(long, value_name = "FILE", alias = "order")]
+    preprocess_request: Option<PathBuf>,
+    #[command(flatten)]
+    folders: Folders,
+}
+
+fn parse_setting(text: &str) -> Result<Setting, String> {
+    Setting::parse(text).ok_or_else(|| "the settings are `dealer` and `3pc`".into())
+}
+
+fn parse_e0(text: &str) -> Result<E0, String> {
+    E0::parse(text).ok_or_else(|| "E0 is the `client` or a computing `party`".into())
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let state = args.folders.state()?;
+    if let Some(preprocess_request) = &args.preprocess_request {
+        write_request(&args.partition, &state.join("server"), preprocess_request)
+            .map_err(advise)?;
+        eprintln!(
+            "wrote `{}`: carry it to the dealer's machine",
+            preprocess_request.display()
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Not at the first session: a service that starts is expected to work.
+    args.dealer.check()?;
+    let dealer_key = args
+        .dealer_key
+        .unwrap_or_else(|| state.join("dealer").join(SERVER_KEY_FILE));
+    // A dealer that was started in the same moment writes it now.
+    let deadline = Instant::now() + KEY_WAIT;
+    while !dealer_key.is_file() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    anyhow::ensure!(
+        dealer_key.is_file(),
+        "there is no dealer key at `{}`\n\
+         hint: start `marill dealer` first, or copy its `{SERVER_KEY_FILE}` here and name it with \
+         `--dealer-key`",
+        dealer_key.display()
+    );
+    let options = ServerOptions {
+        partition: args.partition,
+        listen: args.listen.at(args.port),
+        tls: args.tls.tls(),
+        dealer: args.authorities.apply(args.dealer)?,
+        dealer_key,
+        state: state.join("server"),
+        max_sessions: args.max_sessions,
+        keys: args.keys,
+        allow_anonymous: args.allow_anonymous,
+        preprocessed: args.preprocessed,
+        setting: args.setting,
+        e0: args.e0,
+        allow_sampling: !args.greedy_only,
+        allow_dcf: !args.no_dcf,
+        metrics: args.metrics.metrics_listen,
+    };
+    run_server(&options).map_err(advise)?;
+    Ok(ExitCode::SUCCESS)
+}

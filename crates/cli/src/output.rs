@@ -1,0 +1,6 @@
+//! What a person reads: answers, progress, errors with their hints and exit codes.
+
+pub mod advice;
+pub mod failure;
+pub mod progress;
+pub mod terminal;
