@@ -33,8 +33,8 @@ pub use crate::client::{
     state::ClientState,
 };
 use crate::{
-    ServingError,
     client::{detokenize::TextStream, prefixes::Prefixes},
+    error::{ClientError, ServingError, SessionError},
     terms::{Correlations, E0, SessionParameters, Setting},
 };
 
@@ -71,14 +71,15 @@ pub fn fetch(
 /// Opens a partition's public part that was downloaded; what is damaged is named with its folder.
 ///
 /// # Errors
-/// [`ServingError::BadCache`].
+/// [`ClientError::BadCache`].
 pub(crate) fn open_cached(folder: &Path) -> Result<Partition, ServingError> {
     Partition::open_public(folder).map_err(|source| match source {
         PartitionError::Schema { .. } | PartitionError::Spec(_) => ServingError::Partition(source),
-        source => ServingError::BadCache {
-            folder: folder.into(),
-            source: Box::new(source),
-        },
+        source => {
+            let folder = folder.into();
+            let source = Box::new(source);
+            ClientError::BadCache { folder, source }.into()
+        }
     })
 }
 
@@ -306,7 +307,7 @@ impl Client {
                 let text = open_end(render_chat(template, messages, false)?, messages);
                 Ok(self
                     .tokenizer
-                    .encode(&text.ok_or(ServingError::NoContinuation)?)?)
+                    .encode(&text.ok_or(ClientError::NoContinuation)?)?)
             }
             None => {
                 let text = plain_chat(messages.iter().map(|message| message.content.as_str()));
@@ -339,17 +340,17 @@ impl Client {
     /// have.
     ///
     /// # Errors
-    /// [`ServingError::PromptEmpty`], [`ServingError::PromptTooLong`].
-    pub fn room(&self, prompt_tokens: usize) -> Result<usize, ServingError> {
+    /// [`ClientError::PromptEmpty`], [`ClientError::PromptTooLong`].
+    pub fn room(&self, prompt_tokens: usize) -> Result<usize, ClientError> {
         if prompt_tokens == 0 {
-            return Err(ServingError::PromptEmpty);
+            return Err(ClientError::PromptEmpty);
         }
         let bucket = self.spec.bucket(prompt_tokens);
         if bucket > self.spec.max_positions {
             let limit = (1..=self.spec.max_positions)
                 .rev()
                 .find(|&n| self.spec.bucket(n) <= self.spec.max_positions);
-            return Err(ServingError::PromptTooLong {
+            return Err(ClientError::PromptTooLong {
                 tokens: prompt_tokens,
                 limit: limit.unwrap_or(0),
             });
@@ -361,10 +362,10 @@ impl Client {
     /// Checks that the server samples tokens where this is asked for.
     ///
     /// # Errors
-    /// [`ServingError::GreedyOnly`].
-    pub fn check_sampling(&self, sampling: Option<Sampling>) -> Result<(), ServingError> {
+    /// [`SessionError::GreedyOnly`].
+    pub fn check_sampling(&self, sampling: Option<Sampling>) -> Result<(), SessionError> {
         if sampling.is_some() && !self.sampling {
-            Err(ServingError::GreedyOnly)
+            Err(SessionError::GreedyOnly)
         } else {
             Ok(())
         }
@@ -426,7 +427,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ServingError::GreedyOnly`], a prompt that does not fit, a lost or refusing peer, a failed
+    /// [`SessionError::GreedyOnly`], a prompt that does not fit, a lost or refusing peer, a failed
     /// step.
     pub fn generate(
         &self,

@@ -39,7 +39,7 @@ pub use crate::dealer::{
     produce::{PreprocessOptions, produce},
 };
 use crate::{
-    ServingError, compat,
+    compat,
     dealer::{
         dcf_keys::KeyConnections,
         grants::{Grant, Grants, Seeds},
@@ -47,7 +47,7 @@ use crate::{
         owners::{Owner, Owners},
         produce::{SEEDS_FOLDER, StoredSession},
     },
-    error::HttpError,
+    error::{HttpError, ServingError, StateError},
     messages::{NewSession, SessionGrant, check_version},
     metrics::{self, Metrics},
     preprocessing::Vault,
@@ -97,7 +97,7 @@ pub fn run(options: &DealerOptions) -> Result<(), ServingError> {
         "servers show the key in `{}`",
         options.state.join(SERVER_KEY_FILE).display()
     );
-    web::run(bound, dealer.app(), &sessions, metrics)
+    Ok(web::run(bound, dealer.app(), &sessions, metrics)?)
 }
 
 pub(crate) struct Dealer {
@@ -274,7 +274,7 @@ impl Dealer {
             .records
             .claim("ticket", &ticket.nonce)
             .map_err(|error| match error {
-                ServingError::SessionUsed { .. } => ticket_used(),
+                StateError::SessionUsed { .. } => ticket_used(),
                 error => internal(error),
             });
         if spent.is_err() {
@@ -317,7 +317,8 @@ fn ticket_used() -> HttpError {
     )
 }
 
-fn internal(error: ServingError) -> HttpError {
+fn internal(error: impl Into<ServingError>) -> HttpError {
+    let error = error.into();
     tracing::error!("no session could be issued: {error}");
     let message = format!("no session could be issued: {}", error.for_peer());
     HttpError::new(

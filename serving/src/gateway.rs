@@ -25,9 +25,8 @@ use axum::{
 use marill_net::{NetError, peer_text};
 
 use crate::{
-    ServingError,
     client::{Client, ClientOptions},
-    error::HttpError,
+    error::{HttpError, ServingError, SessionError},
     gateway::answer::{Shape, respond},
     metrics::{self, Metrics},
     ready::{Found, Readiness, Renewed, has_space, partition_changed},
@@ -78,7 +77,7 @@ pub fn run(options: &GatewayOptions, progress: &mut dyn FnMut(&str)) -> Result<(
     let server_of = |client: &Client| (client.server().clone(), client.parameters.clone());
     gateway.client.watch(server_of, make)?;
     let metrics = metrics::listen(options.metrics, &gateway.metrics, &sessions)?;
-    web::run(bound, gateway.app(), &sessions, metrics)
+    Ok(web::run(bound, gateway.app(), &sessions, metrics)?)
 }
 
 /// Gives a server that was started in the same moment some time to listen.
@@ -89,10 +88,10 @@ fn connect(
     let deadline = Instant::now() + START_WAIT;
     loop {
         match Client::connect(options, progress) {
-            Err(ServingError::Net {
+            Err(ServingError::Session(SessionError::Net {
                 source: NetError::Unreachable { .. },
                 ..
-            }) if Instant::now() < deadline => {
+            })) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(200));
             }
             done => return done,

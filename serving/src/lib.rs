@@ -29,4 +29,6 @@ pub mod wipe;
 
 pub use marill_net::Endpoint;
 
-pub use crate::error::ServingError;
+pub use crate::error::{
+    ClientError, PreprocessingError, ServingError, SessionError, StartError, StateError,
+};

@@ -11,9 +11,9 @@ use std::{
 use marill_net::{Endpoint, http::HttpClient};
 
 use crate::{
-    ServingError,
     client::SessionOpener,
     dealer::{Dealer, SERVER_KEY_FILE},
+    error::ServingError,
     party::Party,
     secret_files::read_key,
     server::{SecureModel, Server},

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 pub use crate::error::{CLOSE_BUDGET, CLOSE_SLOW};
 use crate::{
-    ServingError,
+    error::{ServingError, SessionError},
     preprocessing::AvailableSession,
     terms::{Correlations, PROTOCOL_VERSION, SessionParameters},
     ticket::Ticket,
@@ -286,15 +286,15 @@ pub fn send_json<T: Serialize>(channel: &mut dyn Channel, message: &T) -> Result
 pub fn recv_json<T: DeserializeOwned>(
     channel: &mut dyn Channel,
     peer: &'static str,
-) -> Result<T, ServingError> {
-    let frame = channel.recv().map_err(ServingError::net(peer))?;
+) -> Result<T, SessionError> {
+    let frame = channel.recv().map_err(SessionError::net(peer))?;
     if frame.len() > MAX_CONTROL_BYTES {
-        return Err(ServingError::BadMessage {
+        return Err(SessionError::BadMessage {
             peer,
             reason: format!("{} bytes of handshake", frame.len()),
         });
     }
-    let bad = |error: serde_json::Error| ServingError::BadMessage {
+    let bad = |error: serde_json::Error| SessionError::BadMessage {
         peer,
         reason: peer_text(&error.to_string()),
     };
@@ -304,13 +304,13 @@ pub fn recv_json<T: DeserializeOwned>(
 /// That a message with session parameters is of this version, before anything else of it is read.
 ///
 /// # Errors
-/// [`ServingError::Mismatch`] on `protocol`.
-pub(crate) fn check_version(message: &serde_json::Value) -> Result<(), ServingError> {
+/// [`SessionError::Mismatch`] on `protocol`.
+pub(crate) fn check_version(message: &serde_json::Value) -> Result<(), SessionError> {
     let theirs = message
         .get("terms")
         .and_then(|parameters| parameters.get("protocol"));
     match theirs {
-        Some(theirs) if *theirs != PROTOCOL_VERSION => Err(ServingError::Mismatch {
+        Some(theirs) if *theirs != PROTOCOL_VERSION => Err(SessionError::Mismatch {
             field: "protocol",
             ours: PROTOCOL_VERSION.to_string(),
             theirs: peer_text(&theirs.to_string()),
@@ -323,14 +323,14 @@ pub(crate) fn check_version(message: &serde_json::Value) -> Result<(), ServingEr
 /// its version.
 ///
 /// # Errors
-/// As [`recv_json`]; [`ServingError::Mismatch`].
+/// As [`recv_json`]; [`SessionError::Mismatch`].
 pub fn recv_hello<T: DeserializeOwned>(
     channel: &mut dyn Channel,
     peer: &'static str,
-) -> Result<T, ServingError> {
+) -> Result<T, SessionError> {
     let message: serde_json::Value = recv_json(channel, peer)?;
     check_version(&message)?;
-    let bad = |error: serde_json::Error| ServingError::BadMessage {
+    let bad = |error: serde_json::Error| SessionError::BadMessage {
         peer,
         reason: peer_text(&error.to_string()),
     };
@@ -364,7 +364,7 @@ pub fn recv_input_share(
     peer: &'static str,
     step: Step,
     width: usize,
-) -> Result<InputShare, ServingError> {
+) -> Result<InputShare, SessionError> {
     match step {
         Step::Prefill { bucket } => Ok(InputShare {
             boundary: recv_elements(channel, peer, bucket * width)?,
@@ -381,15 +381,15 @@ fn recv_elements(
     channel: &mut dyn Channel,
     peer: &'static str,
     count: usize,
-) -> Result<Vec<u64>, ServingError> {
-    let frame = channel.recv().map_err(ServingError::net(peer))?;
+) -> Result<Vec<u64>, SessionError> {
+    let frame = channel.recv().map_err(SessionError::net(peer))?;
     if frame.len() != 8 * count {
         let reason = format!(
             "a share has {} bytes where {} belong",
             frame.len(),
             8 * count
         );
-        return Err(ServingError::BadMessage { peer, reason });
+        return Err(SessionError::BadMessage { peer, reason });
     }
     Ok(frame
         .chunks_exact(8)
@@ -403,10 +403,10 @@ pub fn send_token_share(
     channel: &mut dyn Channel,
     peer: &'static str,
     share: u32,
-) -> Result<(), ServingError> {
+) -> Result<(), SessionError> {
     channel
         .send(share.to_le_bytes().to_vec())
-        .map_err(ServingError::net(peer))
+        .map_err(SessionError::net(peer))
 }
 
 /// # Errors
@@ -414,10 +414,10 @@ pub fn send_token_share(
 pub fn recv_token_share(
     channel: &mut dyn Channel,
     peer: &'static str,
-) -> Result<u32, ServingError> {
-    let frame = channel.recv().map_err(ServingError::net(peer))?;
+) -> Result<u32, SessionError> {
+    let frame = channel.recv().map_err(SessionError::net(peer))?;
     let share = frame.try_into().map(u32::from_le_bytes);
-    share.map_err(|_| ServingError::BadMessage {
+    share.map_err(|_| SessionError::BadMessage {
         peer,
         reason: "a token's share has 4 bytes".into(),
     })
@@ -426,11 +426,11 @@ pub fn recv_token_share(
 /// Receives a welcome or turns the refusal into an error.
 ///
 /// # Errors
-/// [`ServingError::Refused`], and as [`recv_json`].
+/// [`SessionError::Refused`], and as [`recv_json`].
 pub fn recv_reply<T: DeserializeOwned>(
     channel: &mut dyn Channel,
     peer: &'static str,
-) -> Result<T, ServingError> {
+) -> Result<T, SessionError> {
     match recv_json(channel, peer)? {
         Reply::Welcome(welcome) => Ok(welcome),
         Reply::Refused {
@@ -439,7 +439,7 @@ pub fn recv_reply<T: DeserializeOwned>(
             retry_after_seconds,
         } => {
             let (code, message) = (peer_text(&code), peer_text(&message));
-            Err(ServingError::Refused {
+            Err(SessionError::Refused {
                 by: peer,
                 code,
                 message,

@@ -10,8 +10,8 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, R
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 use crate::{
-    ServingError,
     client::Answer,
+    error::StartError,
     slots::Sessions,
     web::{self, MetricsListener},
 };
@@ -183,12 +183,12 @@ impl Metrics {
 /// Binds the address for metrics, where one was named.
 ///
 /// # Errors
-/// [`ServingError::Listen`].
+/// [`StartError::Listen`].
 pub fn listen(
     address: Option<SocketAddr>,
     metrics: &Arc<Metrics>,
     sessions: &Arc<Sessions>,
-) -> Result<MetricsListener, ServingError> {
+) -> Result<MetricsListener, StartError> {
     let Some(address) = address else {
         return Ok(MetricsListener(None));
     };

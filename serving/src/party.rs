@@ -25,9 +25,8 @@ use marill_mpc::{OutsourcedSession, ProgramSpec};
 use marill_net::{Channel, SharedChannel, WebSocketChannel};
 
 use crate::{
-    ServingError,
     client::{ClientOptions, SessionOpener, fetch, open_cached},
-    error::HttpError,
+    error::{HttpError, ServingError, SessionError},
     messages::{
         PartyHello, PartyWelcome, Reply, Step, recv_hello, recv_input_share, send_json,
         send_token_share,
@@ -67,7 +66,7 @@ pub(crate) struct Party {
 /// Fetches the public part, then serves until a signal.
 ///
 /// # Errors
-/// [`ServingError::Mismatch`] where the server computes with its clients, a port in use, and what
+/// [`SessionError::Mismatch`] where the server computes with its clients, a port in use, and what
 /// [`web::run`] reports.
 pub fn run(options: &PartyOptions, progress: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
     let bound = web::bind(
@@ -83,7 +82,7 @@ pub fn run(options: &PartyOptions, progress: &mut dyn FnMut(&str)) -> Result<(),
     let server_of = |opener: &SessionOpener| (opener.server.clone(), opener.parameters.clone());
     party.opener.watch(server_of, make)?;
     let metrics = metrics::listen(options.metrics, &party.metrics, &party.sessions)?;
-    web::run(bound, party.app(), &party.sessions, metrics)
+    Ok(web::run(bound, party.app(), &party.sessions, metrics)?)
 }
 
 /// Fetches what is missing of the partition that the server serves.
@@ -94,11 +93,12 @@ fn opener(
     let (folder, supported) = fetch(services, progress)?;
     if supported.e0 != E0::Party {
         let (ours, theirs) = (E0::Party.as_str().into(), supported.e0.as_str().into());
-        return Err(ServingError::Mismatch {
+        return Err(SessionError::Mismatch {
             field: "e0",
             ours,
             theirs,
-        });
+        }
+        .into());
     }
     SessionOpener::new(&open_cached(&folder)?, services, supported)
 }
@@ -178,7 +178,7 @@ impl Party {
             parameters,
             session,
         };
-        send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
+        send_json(client, &Reply::Welcome(welcome)).map_err(SessionError::net(CLIENT))?;
         Ok((slot, opener, opened))
     }
 
@@ -189,13 +189,13 @@ impl Party {
         session: &mut OutsourcedSession,
     ) -> Result<(), ServingError> {
         let width = spec.hidden_size;
-        let bad = |reason: String| ServingError::BadMessage {
+        let bad = |reason: String| SessionError::BadMessage {
             peer: CLIENT,
             reason,
         };
         let mut pace = Pace::start(client);
         loop {
-            let frame = client.recv().map_err(ServingError::net(CLIENT))?;
+            let frame = client.recv().map_err(SessionError::net(CLIENT))?;
             let step = Step::parse(&frame).map_err(bad)?;
             pace.step(if let Step::Prefill { bucket } = step {
                 bucket
@@ -206,7 +206,7 @@ impl Party {
             let token = match step {
                 Step::End => return Ok(()),
                 Step::Prefill { bucket } if bucket > spec.max_positions => {
-                    return Err(bad(format!("a prefill of {bucket} is not possible")));
+                    return Err(bad(format!("a prefill of {bucket} is not possible")).into());
                 }
                 Step::Prefill { bucket } => {
                     session.prefill(&recv_input_share(client, CLIENT, step, width)?, bucket)?

@@ -10,8 +10,7 @@ use std::{
 use marill_net::http::HttpClient;
 
 use crate::{
-    ServingError,
-    error::HttpError,
+    error::{HttpError, ServingError, StartError},
     secret_files::check_remaining_context,
     terms::SessionParameters,
     web::{self},
@@ -146,7 +145,7 @@ impl<T> Renewed<T> {
         self: &Arc<Self>,
         of: impl Fn(&T) -> (HttpClient, SessionParameters) + Send + 'static,
         mut make: impl FnMut() -> Result<T, ServingError> + Send + 'static,
-    ) -> Result<(), ServingError>
+    ) -> Result<(), StartError>
     where
         T: Send + Sync + 'static,
     {
@@ -178,7 +177,7 @@ impl<T> Renewed<T> {
             }
         };
         let spawned = std::thread::Builder::new().name("watch".into()).spawn(look);
-        spawned.map(drop).map_err(ServingError::Thread)
+        spawned.map(drop).map_err(StartError::Thread)
     }
 }
 

@@ -10,16 +10,15 @@ use std::{
 use marill_numeric::{hex, unhex};
 use zeroize::Zeroizing;
 
-use crate::ServingError;
+use crate::error::StateError;
 
 /// `N` bytes from the operating system's generator.
 ///
 /// # Errors
-/// [`ServingError::Random`].
-pub fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, ServingError> {
+/// [`StateError::Random`].
+pub fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, StateError> {
     let mut bytes = Zeroizing::new([0; N]);
-    getrandom::fill(bytes.as_mut_slice())
-        .map_err(|error| ServingError::Random(error.to_string()))?;
+    getrandom::fill(bytes.as_mut_slice()).map_err(|error| StateError::Random(error.to_string()))?;
     Ok(bytes)
 }
 
@@ -27,13 +26,13 @@ pub fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, ServingError> {
 /// are empty or cut, and a key of no length would open everything.
 ///
 /// # Errors
-/// [`ServingError::BadSecret`] for anything else; [`ServingError::Io`].
-pub fn read_key(path: &Path) -> Result<Zeroizing<String>, ServingError> {
-    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(ServingError::io(path))?);
+/// [`StateError::BadSecret`] for anything else; [`StateError::Io`].
+pub fn read_key(path: &Path) -> Result<Zeroizing<String>, StateError> {
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(StateError::io(path))?);
     let key = Zeroizing::new(text.trim().to_string());
     match unhex::<32>(&key).map(Zeroizing::new) {
         Some(_) => Ok(key),
-        None => Err(ServingError::BadSecret {
+        None => Err(StateError::BadSecret {
             path: path.into(),
             digits: key.len(),
         }),
@@ -44,8 +43,8 @@ pub fn read_key(path: &Path) -> Result<Zeroizing<String>, ServingError> {
 /// has its name only when it is whole and on disk.
 ///
 /// # Errors
-/// As [`read_key`]; [`ServingError::Random`].
-pub fn read_or_create_key(path: &Path) -> Result<Zeroizing<String>, ServingError> {
+/// As [`read_key`]; [`StateError::Random`].
+pub fn read_or_create_key(path: &Path) -> Result<Zeroizing<String>, StateError> {
     if path.symlink_metadata().is_err() {
         let text = Zeroizing::new(format!(
             "{}\n",
@@ -53,7 +52,7 @@ pub fn read_or_create_key(path: &Path) -> Result<Zeroizing<String>, ServingError
         ));
         match write_secret(path, text.as_bytes()) {
             // Another process was faster: its key counts.
-            Err(ServingError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
+            Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
             written => written?,
         }
     }
@@ -63,8 +62,8 @@ pub fn read_or_create_key(path: &Path) -> Result<Zeroizing<String>, ServingError
 /// Makes new names in a folder durable.
 ///
 /// # Errors
-/// [`ServingError::Io`].
-pub fn sync_folder(folder: &Path) -> Result<(), ServingError> {
+/// [`StateError::Io`].
+pub fn sync_folder(folder: &Path) -> Result<(), StateError> {
     let folder = if folder.as_os_str().is_empty() {
         Path::new(".")
     } else {
@@ -72,17 +71,17 @@ pub fn sync_folder(folder: &Path) -> Result<(), ServingError> {
     };
     File::open(folder)
         .and_then(|folder| folder.sync_all())
-        .map_err(ServingError::io(folder))
+        .map_err(StateError::io(folder))
 }
 
 /// Writes a new file that only its owner can read; it is there whole, and durable, or not at all.
 ///
 /// # Errors
-/// [`ServingError::Io`], also where it exists.
-pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
+/// [`StateError::Io`], also where it exists.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let folder = path.parent().unwrap_or(Path::new(""));
     if !folder.as_os_str().is_empty() {
-        std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
+        std::fs::create_dir_all(folder).map_err(StateError::io(folder))?;
     }
     let part = part_of(path)?;
     let write = || {
@@ -98,12 +97,12 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
     };
     let written = write();
     let _ = std::fs::remove_file(&part);
-    written.map_err(ServingError::io(path))?;
+    written.map_err(StateError::io(path))?;
     sync_folder(folder)
 }
 
 /// A name beside `path` that nobody else uses, in this process or another.
-fn part_of(path: &Path) -> Result<PathBuf, ServingError> {
+fn part_of(path: &Path) -> Result<PathBuf, StateError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     Ok(path.with_file_name(format!(".{name}.{}.part", hex(random::<8>()?.as_slice()))))
 }
@@ -111,10 +110,10 @@ fn part_of(path: &Path) -> Result<PathBuf, ServingError> {
 /// Replaces a file in one step, so that a reader never sees half of it; only its owner can read it.
 ///
 /// # Errors
-/// [`ServingError::Io`].
-pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
+/// [`StateError::Io`].
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
+        std::fs::create_dir_all(folder).map_err(StateError::io(folder))?;
     }
     let part = part_of(path)?;
     let write = || {
@@ -132,7 +131,7 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), ServingError> {
         // What is left of it helps nobody; the failure itself is what is reported.
         let _ = std::fs::remove_file(&part);
     }
-    renamed.map_err(ServingError::io(path))?;
+    renamed.map_err(StateError::io(path))?;
     sync_folder(folder)
 }
 
@@ -142,8 +141,8 @@ const TRIAL_BYTES: usize = 16 << 10;
 /// That the folder takes a new file, which is gone again on return.
 ///
 /// # Errors
-/// [`ServingError::Io`], on a full disk for example.
-pub fn check_remaining_context(folder: &Path) -> Result<(), ServingError> {
+/// [`StateError::Io`], on a full disk for example.
+pub fn check_remaining_context(folder: &Path) -> Result<(), StateError> {
     let trial = part_of(&folder.join("trial"))?;
     let write = || {
         let mut file = OpenOptions::new()
@@ -156,7 +155,7 @@ pub fn check_remaining_context(folder: &Path) -> Result<(), ServingError> {
     };
     let written = write();
     let _ = std::fs::remove_file(&trial);
-    written.map_err(ServingError::io(folder))
+    written.map_err(StateError::io(folder))
 }
 
 #[cfg(test)]

@@ -30,8 +30,9 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
-    ServingError,
-    error::{HttpError, Refusal},
+    error::{
+        HttpError, PreprocessingError, Refusal, ServingError, SessionError, StartError, StateError,
+    },
     messages::{GrantedTicket, NewTicket},
     metrics::{self, Metrics},
     preprocessing::{self, CorrelationStore, PreprocessRequest, SealingKey},
@@ -179,14 +180,15 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         && !options.allow_anonymous
         && !options.listen.ip().is_loopback()
     {
-        return Err(ServingError::Anonymous {
+        return Err(StartError::Anonymous {
             address: options.listen.to_string(),
-        });
+        }
+        .into());
     }
     let tls = options.tls.identity(&options.state)?;
     let bound = web::bind(options.listen, tls)?;
     if options.keys.is_some() && !keys.is_file() {
-        return Err(ServingError::io(&keys)(std::io::ErrorKind::NotFound.into()));
+        return Err(StateError::io(&keys)(std::io::ErrorKind::NotFound.into()).into());
     }
     if options.preprocessed.is_some()
         && (options.setting != Setting::Dealer || options.e0 != E0::Client)
@@ -194,7 +196,7 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         let reason = "in the setting `3pc` and with a computing party, correlations are made \
                       while a session runs";
         let reason = reason.into();
-        return Err(ServingError::BadPreprocessRequest { reason });
+        return Err(PreprocessingError::BadRequest { reason }.into());
     }
     let state = Arc::new(FileState::open(&options.state, &keys)?);
     let dealer_key = read_key(&options.dealer_key)?;
@@ -241,13 +243,13 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         model,
     });
     let metrics = metrics::listen(options.metrics, &server.metrics, &sessions)?;
-    web::run(bound, server.app(), &sessions, metrics)
+    Ok(web::run(bound, server.app(), &sessions, metrics)?)
 }
 
 /// Writes what a dealer needs to know to preprocess for this server.
 ///
 /// # Errors
-/// A partition that cannot be served; [`ServingError::Io`].
+/// A partition that cannot be served; [`StateError::Io`].
 pub fn write_request(partition: &Path, state: &Path, to: &Path) -> Result<(), ServingError> {
     let partition = Partition::open(partition)?;
     let public = partition.public_weights()?;
@@ -257,10 +259,9 @@ pub fn write_request(partition: &Path, state: &Path, to: &Path) -> Result<(), Se
     let request = model.request(&SealingKey::read_or_create(
         &state.join(PREPROCESSING_KEY_FILE),
     )?);
-    replace_file(
-        to,
-        &serde_json::to_vec_pretty(&request).map_err(|error| ServingError::io(to)(error.into()))?,
-    )
+    let text =
+        serde_json::to_vec_pretty(&request).map_err(|error| StateError::io(to)(error.into()))?;
+    Ok(replace_file(to, &text)?)
 }
 
 fn open_store(
@@ -268,7 +269,7 @@ fn open_store(
     folder: &Path,
     dealer_key: &str,
 ) -> Result<CorrelationStore, ServingError> {
-    std::fs::read_dir(folder).map_err(ServingError::io(folder))?;
+    std::fs::read_dir(folder).map_err(StateError::io(folder))?;
     Ok(CorrelationStore::new(
         folder,
         SealingKey::read_or_create(&state.join(PREPROCESSING_KEY_FILE))?,
@@ -349,7 +350,7 @@ impl Server {
         })
         .await;
         let held = held
-            .map_err(|error| state_failed(error.into()))?
+            .map_err(|error| state_failed(StartError::from(error)))?
             .map_err(state_failed)?;
         if held == Err(Refusal::Unknown) {
             self.metrics.refuse("invalid_api_key");
@@ -369,9 +370,8 @@ impl Server {
         let Some(principal) = principal else {
             return Ok(());
         };
-        self.state
-            .start_session(principal, SystemTime::now())?
-            .map_err(ServingError::Quota)
+        let counted = self.state.start_session(principal, SystemTime::now())?;
+        Ok(counted.map_err(SessionError::Quota)?)
     }
 
     /// Counts a refusal, but for those that the check of the key has counted.
@@ -393,7 +393,8 @@ impl Server {
 }
 
 /// Who cannot be checked is not served.
-fn state_failed(error: ServingError) -> HttpError {
+fn state_failed(error: impl Into<ServingError>) -> HttpError {
+    let error = error.into();
     tracing::error!("the server's records cannot be used: {error}");
     HttpError::new(
         StatusCode::INTERNAL_SERVER_ERROR,
@@ -514,7 +515,7 @@ async fn tickets(
     };
     let preprocessed = tokio::task::spawn_blocking(look)
         .await
-        .map_err(|error| state_failed(error.into()))?;
+        .map_err(|error| state_failed(StartError::from(error)))?;
     Ok(Json(GrantedTicket {
         ticket,
         preprocessed: preprocessed.map_err(state_failed)?,

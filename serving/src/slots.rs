@@ -17,7 +17,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use crate::{ServingError, error::HttpError};
+use crate::error::{HttpError, SessionError};
 
 /// How long running sessions may take to end after the first signal.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
@@ -260,13 +260,13 @@ impl Turn {
     /// After the handshake: leaves the lobby and waits for a slot, in turn.
     ///
     /// # Errors
-    /// [`ServingError::Refused`] by `service`, as [`Sessions::admit_in_turn`] says.
-    pub(crate) fn take(self, service: &'static str) -> Result<SessionSlot, ServingError> {
+    /// [`SessionError::Refused`] by `service`, as [`Sessions::admit_in_turn`] says.
+    pub(crate) fn take(self, service: &'static str) -> Result<SessionSlot, SessionError> {
         drop(self.guest);
         let slot = self
             .runtime
             .block_on(self.sessions.admit_in_turn(SLOT_WAIT));
-        slot.map_err(ServingError::refused_by(service))
+        slot.map_err(SessionError::refused_by(service))
     }
 }
 

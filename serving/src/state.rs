@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-use crate::ServingError;
+use crate::error::StateError;
 pub(crate) use crate::state::store::{Store, WhenInUse};
 pub use crate::state::{
     files::FileState,
@@ -51,56 +51,56 @@ pub trait State: Send + Sync {
     /// Records that `role` now uses `session`, once and for all.
     ///
     /// # Errors
-    /// [`ServingError::SessionUsed`] when it was recorded before, by any run; [`ServingError::Io`].
-    fn claim(&self, role: &str, session: &str) -> Result<(), ServingError>;
+    /// [`StateError::SessionUsed`] when it was recorded before, by any run; [`StateError::Io`].
+    fn claim(&self, role: &str, session: &str) -> Result<(), StateError>;
 
     /// Whether [`Self::claim`] was called for this role and session.
     ///
     /// # Errors
-    /// [`ServingError::Io`].
-    fn is_claimed(&self, role: &str, session: &str) -> Result<bool, ServingError>;
+    /// [`StateError::Io`].
+    fn is_claimed(&self, role: &str, session: &str) -> Result<bool, StateError>;
 
     /// The principal of `key`; `Ok(Ok(None))` where no keys are asked for.
     ///
     /// # Errors
-    /// [`ServingError::Io`] when the keys cannot be read: nobody is served then.
+    /// [`StateError::Io`] when the keys cannot be read: nobody is served then.
     fn principal(
         &self,
         key: Option<&str>,
-    ) -> Result<Result<Option<Principal>, Refusal>, ServingError>;
+    ) -> Result<Result<Option<Principal>, Refusal>, StateError>;
 
     /// Counts a session against the principal's rate, and checks that budget is left.
     ///
     /// # Errors
-    /// [`ServingError::Io`].
+    /// [`StateError::Io`].
     fn start_session(
         &self,
         principal: &Principal,
         now: SystemTime,
-    ) -> Result<Result<(), Refusal>, ServingError>;
+    ) -> Result<Result<(), Refusal>, StateError>;
 
     /// Charges `tokens` positions before they are computed. An aborted step stays charged.
     ///
     /// # Errors
-    /// [`ServingError::Io`].
+    /// [`StateError::Io`].
     fn charge(
         &self,
         principal: &Principal,
         tokens: u64,
         now: SystemTime,
-    ) -> Result<Result<(), Refusal>, ServingError>;
+    ) -> Result<Result<(), Refusal>, StateError>;
 
     /// Whether the principal's key is still one, without a charge.
     ///
     /// # Errors
-    /// [`ServingError::Io`].
-    fn check(&self, principal: &Principal) -> Result<Result<(), Refusal>, ServingError>;
+    /// [`StateError::Io`].
+    fn check(&self, principal: &Principal) -> Result<Result<(), Refusal>, StateError>;
 
     /// Gives back tokens that were charged and never used.
     ///
     /// # Errors
-    /// [`ServingError::Io`].
-    fn refund(&self, principal: &Principal, tokens: u64) -> Result<(), ServingError>;
+    /// [`StateError::Io`].
+    fn refund(&self, principal: &Principal, tokens: u64) -> Result<(), StateError>;
 }
 
 fn unix_seconds(time: SystemTime) -> u64 {

@@ -6,7 +6,7 @@ use marill_numeric::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::ServingError;
+use crate::error::SessionError;
 
 /// Raised with every change to the frames or to the program's order of operations.
 pub const PROTOCOL_VERSION: u32 = 6;
@@ -171,8 +171,8 @@ impl SessionParameters {
     }
 
     /// # Errors
-    /// [`ServingError::Mismatch`] naming the first field that differs.
-    pub fn check(&self, theirs: &Self) -> Result<(), ServingError> {
+    /// [`SessionError::Mismatch`] naming the first field that differs.
+    pub fn check(&self, theirs: &Self) -> Result<(), SessionError> {
         let (our_version, their_version) = (self.protocol.to_string(), theirs.protocol.to_string());
         let (our_comparison, their_comparison) =
             (self.comparison.to_string(), theirs.comparison.to_string());
@@ -190,7 +190,7 @@ impl SessionParameters {
         ];
         match fields.into_iter().find(|(_, ours, theirs)| ours != theirs) {
             None => Ok(()),
-            Some((field, ours, theirs)) => Err(ServingError::Mismatch {
+            Some((field, ours, theirs)) => Err(SessionError::Mismatch {
                 field,
                 ours: ours.clone(),
                 theirs: peer_text(theirs),

@@ -12,7 +12,7 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{ServingError, secret_files::random};
+use crate::{error::StateError, secret_files::random};
 
 /// Hexadecimal throughout.
 #[derive(Clone, Serialize, Deserialize)]
@@ -91,8 +91,8 @@ impl Signer {
     }
 
     /// # Errors
-    /// [`ServingError::Random`].
-    pub fn issue(&self, whose: &For<'_>, client_id: &str) -> Result<Ticket, ServingError> {
+    /// [`StateError::Random`].
+    pub fn issue(&self, whose: &For<'_>, client_id: &str) -> Result<Ticket, StateError> {
         let principal = match whose {
             For::Key(digest) => self.pseudonym("key", digest.as_slice()),
             For::Address(address) => self.pseudonym("address", address.to_string().as_bytes()),

@@ -15,7 +15,10 @@ use rustls::{
 };
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::{ServingError, secret_files::write_secret};
+use crate::{
+    error::{StartError, StateError},
+    secret_files::write_secret,
+};
 
 /// Whether and as whom a service speaks TLS.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +35,7 @@ pub enum Tls {
 impl Tls {
     /// # Errors
     /// As [`Identity::read_or_create`] and [`Identity::from_files`].
-    pub fn identity(&self, state: &Path) -> Result<Option<Identity>, ServingError> {
+    pub fn identity(&self, state: &Path) -> Result<Option<Identity>, StartError> {
         match self {
             Self::Off => Ok(None),
             Self::SelfSigned => Identity::read_or_create(state).map(Some),
@@ -79,10 +82,10 @@ impl Identity {
     /// Reads `certificate.der` and `key.der` in a service's folder, and makes them on first use.
     ///
     /// # Errors
-    /// [`ServingError::Io`]; [`ServingError::Tls`] for files that are no certificate and key.
-    pub fn read_or_create(state: &Path) -> Result<Self, ServingError> {
+    /// [`StateError::Io`]; [`StartError::Tls`] for files that are no certificate and key.
+    pub fn read_or_create(state: &Path) -> Result<Self, StartError> {
         let (certificate_path, key_path) = (state.join("certificate.der"), state.join("key.der"));
-        let tls = |error: &dyn std::fmt::Display| ServingError::Tls(error.to_string());
+        let tls = |error: &dyn std::fmt::Display| StartError::Tls(error.to_string());
         let certificate = match std::fs::read(&certificate_path) {
             Ok(certificate) => certificate,
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -96,15 +99,12 @@ impl Identity {
                 made.cert.der().to_vec()
             }
             Err(source) => {
-                return Err(ServingError::Io {
-                    path: certificate_path,
-                    source,
-                });
+                return Err(StateError::io(certificate_path)(source).into());
             }
         };
-        let key = std::fs::read(&key_path).map_err(ServingError::io(&key_path))?;
+        let key = std::fs::read(&key_path).map_err(StateError::io(&key_path))?;
         let certificate = CertificateDer::from(certificate);
-        let made_anew = |reason: &dyn std::fmt::Display| ServingError::BadIdentity {
+        let made_anew = |reason: &dyn std::fmt::Display| StartError::BadIdentity {
             path: certificate_path.clone(),
             reason: reason.to_string(),
             hint: format!(
@@ -128,13 +128,13 @@ impl Identity {
     /// Reads a certificate with its chain and its key, as authorities hand them out.
     ///
     /// # Errors
-    /// [`ServingError::Io`]; [`ServingError::Tls`] where the two do not belong together.
-    pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, ServingError> {
-        let chain = read_certificates(certificate).map_err(ServingError::io(certificate))?;
-        let (key_path, key) = (key, read_key(key).map_err(ServingError::io(key))?);
+    /// [`StateError::Io`]; [`StartError::Tls`] where the two do not belong together.
+    pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, StartError> {
+        let chain = read_certificates(certificate).map_err(StateError::io(certificate))?;
+        let (key_path, key) = (key, read_key(key).map_err(StateError::io(key))?);
         let bad = |reason: String, hint: &str| {
             let (path, hint) = (certificate.to_path_buf(), hint.to_string());
-            ServingError::BadIdentity { path, reason, hint }
+            StartError::BadIdentity { path, reason, hint }
         };
         for link in &chain {
             let hint = "have the certificate renewed, and start the service again";

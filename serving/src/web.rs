@@ -25,9 +25,8 @@ use tungstenite::{handshake::derive_accept_key, protocol::Role};
 
 pub use crate::slots::{SessionSlot, Sessions};
 use crate::{
-    ServingError,
     connections::{self, Place, Slot, Stream, TrackedStream},
-    error::HttpError,
+    error::{HttpError, StartError},
     secret_files::random,
     tls::Identity,
 };
@@ -199,23 +198,24 @@ impl Bound {
     ///
     /// # Errors
     /// None in practice: the text is made here.
-    pub fn endpoint(&self) -> Result<Endpoint, ServingError> {
+    pub fn endpoint(&self) -> Result<Endpoint, StartError> {
         let text = match &self.tls {
             None => format!("http://{}", self.address),
             Some(identity) if identity.is_vouched() => format!("https://{}", self.address),
             Some(identity) => format!("https://{}#{}", self.address, identity.pin()),
         };
-        text.parse().map_err(ServingError::net("service"))
+        text.parse()
+            .map_err(|source| StartError::Endpoint { source })
     }
 }
 
 /// Binds before anything slow is done, so that a port in use is reported at once.
 ///
 /// # Errors
-/// [`ServingError::Listen`]; plain text beyond this machine is refused.
-pub fn bind(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, ServingError> {
+/// [`StartError::Listen`]; plain text beyond this machine is refused.
+pub fn bind(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, StartError> {
     if tls.is_none() {
-        check_listen(&address).map_err(ServingError::Plain)?;
+        check_listen(&address).map_err(StartError::PlainText)?;
     }
     listen(address, tls)
 }
@@ -224,8 +224,8 @@ pub fn bind(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, Serving
 /// machine wants that.
 ///
 /// # Errors
-/// [`ServingError::Listen`].
-pub(crate) fn bind_for_metrics(address: SocketAddr) -> Result<Bound, ServingError> {
+/// [`StartError::Listen`].
+pub(crate) fn bind_for_metrics(address: SocketAddr) -> Result<Bound, StartError> {
     let bound = listen(address, None)?;
     if !address.ip().is_loopback() {
         eprintln!(
@@ -236,8 +236,8 @@ pub(crate) fn bind_for_metrics(address: SocketAddr) -> Result<Bound, ServingErro
     Ok(bound)
 }
 
-fn listen(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, ServingError> {
-    let failed = |source| ServingError::Listen {
+fn listen(address: SocketAddr, tls: Option<Identity>) -> Result<Bound, StartError> {
+    let failed = |source| StartError::Listen {
         address: address.to_string(),
         source,
     };
@@ -258,13 +258,13 @@ pub struct MetricsListener(pub(crate) Option<(Bound, Router)>);
 /// at once.
 ///
 /// # Errors
-/// [`ServingError::Listen`].
+/// [`StartError::Listen`].
 pub fn run(
     bound: Bound,
     app: Router,
     sessions: &Sessions,
     metrics: MetricsListener,
-) -> Result<(), ServingError> {
+) -> Result<(), StartError> {
     // Fails when the caller has set up its own log already, which then serves.
     let _ = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -274,7 +274,7 @@ pub fn run(
         .without_time()
         .try_init();
     let (address, endpoint) = (bound.address, bound.endpoint()?);
-    let listen = |source| ServingError::Listen {
+    let listen = |source| StartError::Listen {
         address: address.to_string(),
         source,
     };
@@ -327,10 +327,10 @@ pub struct Running {
 /// Starts a service in the background of this process.
 ///
 /// # Errors
-/// [`ServingError::Listen`].
-pub fn start(bound: Bound, app: Router) -> Result<Running, ServingError> {
+/// [`StartError::Listen`].
+pub fn start(bound: Bound, app: Router) -> Result<Running, StartError> {
     let (address, endpoint) = (bound.address, bound.endpoint()?);
-    let listen = |source| ServingError::Listen {
+    let listen = |source| StartError::Listen {
         address: address.to_string(),
         source,
     };

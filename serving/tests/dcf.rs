@@ -6,7 +6,7 @@ mod world;
 use marill_mpc::{Comparison, cost::Cost, tally::tally_on};
 use marill_net::http::HttpClient;
 use marill_serving::{
-    ServingError,
+    ServingError, SessionError,
     client::{CorrelationPreference, SessionOpener},
     local::Parties,
     messages::{DcfKeysHello, proof_of, recv_reply, send_json},
@@ -77,7 +77,10 @@ fn dcf_is_refused_where_it_is_unavailable() {
         .open_for(16, 4, CorrelationPreference::Preprocessed, None)
         .err()
         .unwrap();
-    assert!(matches!(error, ServingError::NoDcf { .. }), "{error}");
+    assert!(
+        matches!(error, ServingError::Session(SessionError::NoDcf { .. })),
+        "{error}"
+    );
 
     let mut model = tiny_model();
     model.allow_dcf = false;

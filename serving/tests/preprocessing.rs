@@ -12,7 +12,7 @@ use std::{
 use marill_mpc::{Selection, tally_decode, tally_prefill};
 use marill_net::http::HttpClient;
 use marill_serving::{
-    ServingError,
+    PreprocessingError, ServingError, SessionError,
     client::CorrelationPreference,
     dealer::{DEFAULT_OWNER, PreprocessOptions, SERVER_KEY_FILE, produce},
     messages::{
@@ -150,7 +150,10 @@ fn a_session_from_a_file_gives_the_twins_tokens() {
         .map(|_| ())
         .unwrap_err();
     assert!(
-        matches!(error, ServingError::NothingPreprocessed { .. }),
+        matches!(
+            error,
+            ServingError::Preprocessing(PreprocessingError::NoneFits { .. })
+        ),
         "{error}"
     );
     let mut session = opener
@@ -276,7 +279,10 @@ fn no_used_session_opens_again_whatever_is_restored() {
             .map(|_| ())
             .unwrap_err();
         assert!(
-            matches!(error, ServingError::NothingPreprocessed { .. }),
+            matches!(
+                error,
+                ServingError::Preprocessing(PreprocessingError::NoneFits { .. })
+            ),
             "{restored:?}: {error}"
         );
     }
@@ -382,7 +388,7 @@ fn a_file_is_used_up_only_by_its_client_and_for_its_price() {
     };
     let error = handshake(proof_of(&granted.token)).unwrap_err();
     assert!(
-        matches!(&error, ServingError::Refused { code, .. } if code == "budget_spent"),
+        matches!(&error, SessionError::Refused { code, .. } if code == "budget_spent"),
         "{error}"
     );
     assert!(file.is_file());
@@ -552,7 +558,10 @@ fn damaged_and_foreign_files_end_with_an_error_that_names_them() {
         let started = opener.open_for(BUCKET, TOKENS, CorrelationPreference::Preprocessed, None);
         let ended = started.and_then(|mut session| {
             session.prefill(&world.rows(5, 4), 4)?;
-            (1..TOKENS).try_for_each(|_| session.decode(&world.rows(6, 1)).map(|_| ()))
+            for _ in 1..TOKENS {
+                session.decode(&world.rows(6, 1))?;
+            }
+            Ok(())
         });
         let error = ended.unwrap_err().to_string();
         assert!(error.contains(expected), "{what}: {error}");

@@ -11,7 +11,7 @@ use marill_mpc::{
 use marill_net::http::HttpClient;
 use marill_numeric::{NumericSpec, Rounding};
 use marill_serving::{
-    ServingError,
+    ServingError, SessionError,
     client::{CorrelationPreference, SessionOpener},
     dealer::{PreprocessOptions, produce},
     preprocessing::SealingKey,
@@ -169,7 +169,10 @@ fn parties_that_round_in_different_ways_refuse_each_other() {
         };
         let error = opener.open().map(|_| ()).unwrap_err();
         assert!(
-            matches!(error, ServingError::Refused { by: "server", .. }),
+            matches!(
+                error,
+                ServingError::Session(SessionError::Refused { by: "server", .. })
+            ),
             "{error}"
         );
         assert!(

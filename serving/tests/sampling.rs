@@ -9,7 +9,7 @@ use std::path::Path;
 
 use marill_mpc::{Sampling, Selection, tally_step};
 use marill_serving::{
-    ServingError,
+    PreprocessingError, ServingError,
     client::CorrelationPreference,
     dealer::{DEFAULT_OWNER, PreprocessOptions, produce},
     local::Parties,
@@ -105,7 +105,10 @@ fn preprocessed_correlations_serve_one_selection() {
             .map(|_| ())
             .unwrap_err();
         assert!(
-            matches!(error, ServingError::NothingPreprocessed { .. }),
+            matches!(
+                error,
+                ServingError::Preprocessing(PreprocessingError::NoneFits { .. })
+            ),
             "{error}"
         );
     }

@@ -10,7 +10,7 @@ use std::{thread, time::Duration};
 use marill_mpc::{Selection, tally_decode, tally_prefill};
 use marill_net::{NetError, http::HttpClient};
 use marill_serving::{
-    ServingError,
+    ServingError, SessionError,
     client::SessionOpener,
     messages::{CLOSE_BUDGET, CorrectionsHello, SessionGrant, proof_of, recv_reply, send_json},
     state::{FileState, Keys, Limits, key_digest},
@@ -199,14 +199,20 @@ fn differing_terms_are_refused_by_name_on_both_sides() {
     opener.parameters.partition_id = "another".into();
     let error = opener.open().map(|_| ()).unwrap_err();
     assert!(
-        matches!(error, ServingError::Refused { by: "server", .. }),
+        matches!(
+            error,
+            ServingError::Session(SessionError::Refused { by: "server", .. })
+        ),
         "{error}"
     );
     assert!(error.to_string().contains("partition_id"), "{error}");
     opener.parameters.protocol = 99;
     let error = opener.open().map(|_| ()).unwrap_err();
     assert!(
-        matches!(error, ServingError::Refused { by: "dealer", .. }),
+        matches!(
+            error,
+            ServingError::Session(SessionError::Refused { by: "dealer", .. })
+        ),
         "{error}"
     );
     assert!(error.to_string().contains("99"), "{error}");
@@ -403,11 +409,11 @@ fn steps_are_charged_first_and_the_budget_ends_a_session() {
     assert!(error.to_string().contains("budget of 35 tokens"), "{error}");
     assert_eq!(used(), (35, 2));
     match opener.open().map(|_| ()).unwrap_err() {
-        ServingError::Refused {
+        ServingError::Session(SessionError::Refused {
             code,
             retry_after_seconds,
             ..
-        } => {
+        }) => {
             assert_eq!((&*code, retry_after_seconds), ("budget_spent", Some(3600)));
         }
         other => panic!("{other}"),

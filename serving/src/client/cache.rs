@@ -11,8 +11,7 @@ use marill_net::{NetError, http::HttpClient, peer_text};
 use marill_partition::{MANIFEST_FILE, Manifest};
 
 use crate::{
-    ServingError,
-    error::message_of,
+    error::{ServingError, SessionError, StateError, refused},
     terms::{E0, Setting},
 };
 
@@ -71,13 +70,17 @@ pub(super) fn fetch(
         return Ok((folder, supported));
     }
     let part = partitions.join(format!(".{}.part", manifest.partition_id));
-    let begin = || match std::fs::remove_dir_all(&part) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(ServingError::io(&part)(error)),
-        _ => Ok(()),
+    let mut fill = || {
+        match std::fs::remove_dir_all(&part) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(StateError::io(&part)(error).into());
+            }
+            _ => {}
+        }
+        download(server, &manifest, &text, &part, progress)?;
+        Ok(std::fs::rename(&part, &folder).map_err(StateError::io(&folder))?)
     };
-    let done = begin()
-        .and_then(|()| download(server, &manifest, &text, &part, progress))
-        .and_then(|()| std::fs::rename(&part, &folder).map_err(ServingError::io(&folder)));
+    let done = fill();
     if done.is_err() {
         let _ = std::fs::remove_dir_all(&part);
     }
@@ -85,17 +88,17 @@ pub(super) fn fetch(
 }
 
 /// Held by whoever downloads the partition; the others wait here.
-fn lock(partitions: &Path, id: &str, progress: &mut dyn FnMut(&str)) -> Result<File, ServingError> {
-    std::fs::create_dir_all(partitions).map_err(ServingError::io(partitions))?;
+fn lock(partitions: &Path, id: &str, progress: &mut dyn FnMut(&str)) -> Result<File, StateError> {
+    std::fs::create_dir_all(partitions).map_err(StateError::io(partitions))?;
     let path = partitions.join(format!(".{id}.lock"));
     let file = OpenOptions::new()
         .create(true)
         .append(true)
         .open(&path)
-        .map_err(ServingError::io(&path))?;
+        .map_err(StateError::io(&path))?;
     if file.try_lock().is_err() {
         progress("waiting for another download of the same partition");
-        file.lock().map_err(ServingError::io(&path))?;
+        file.lock().map_err(StateError::io(&path))?;
     }
     Ok(file)
 }
@@ -107,7 +110,7 @@ fn download(
     folder: &Path,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), ServingError> {
-    std::fs::create_dir_all(folder.join("public")).map_err(ServingError::io(folder))?;
+    std::fs::create_dir_all(folder.join("public")).map_err(StateError::io(folder))?;
     for entry in &manifest.public_files {
         progress(&format!(
             "downloading `{}` ({:.1} MiB)",
@@ -116,50 +119,42 @@ fn download(
         ));
         let path = folder.join(&entry.path);
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(ServingError::io(parent))?;
+            std::fs::create_dir_all(parent).map_err(StateError::io(parent))?;
         }
-        let mut file = BufWriter::new(File::create(&path).map_err(ServingError::io(&path))?);
+        let mut file = BufWriter::new(File::create(&path).map_err(StateError::io(&path))?);
         let address = format!("/v1/models/{}/files/{}", manifest.partition_id, entry.path);
         let status = server
             .download(&address, &mut file, entry.bytes.max(4096))
             .map_err(|error| match error {
-                NetError::Local { source } => ServingError::io(&path)(source),
-                error => ServingError::net(SERVER)(error),
+                NetError::Local { source } => ServingError::from(StateError::io(&path)(source)),
+                error => SessionError::net(SERVER)(error).into(),
             })?;
-        file.flush().map_err(ServingError::io(&path))?;
+        file.flush().map_err(StateError::io(&path))?;
         if status != 200 {
-            return Err(bad(format!("HTTP status {status} for `{}`", entry.path)));
+            return Err(bad(format!("HTTP status {status} for `{}`", entry.path)).into());
         }
         entry.verify(folder)?;
     }
     let path = folder.join(MANIFEST_FILE);
-    std::fs::write(&path, text).map_err(ServingError::io(&path))
+    Ok(std::fs::write(&path, text).map_err(StateError::io(&path))?)
 }
 
-fn get(server: &HttpClient, path: &str) -> Result<Vec<u8>, ServingError> {
+fn get(server: &HttpClient, path: &str) -> Result<Vec<u8>, SessionError> {
     let answer = server
         .get(path, MAX_JSON_BYTES)
-        .map_err(ServingError::net(SERVER))?;
+        .map_err(SessionError::net(SERVER))?;
     if answer.status == 200 {
         return Ok(answer.body);
     }
-    let body = String::from_utf8_lossy(&answer.body);
-    let (code, message) = message_of(&body)
-        .unwrap_or_else(|| (String::new(), format!("HTTP status {}", answer.status)));
-    Err(ServingError::Refused {
-        by: SERVER,
-        code,
-        message,
-        retry_after_seconds: answer.retry_after_seconds,
-    })
+    Err(refused(SERVER, &answer))
 }
 
-fn parse(body: &[u8]) -> Result<serde_json::Value, ServingError> {
+fn parse(body: &[u8]) -> Result<serde_json::Value, SessionError> {
     serde_json::from_slice(body).map_err(|error| bad(peer_text(&error.to_string())))
 }
 
-fn bad(reason: String) -> ServingError {
-    ServingError::BadMessage {
+fn bad(reason: String) -> SessionError {
+    SessionError::BadMessage {
         peer: SERVER,
         reason,
     }

@@ -6,7 +6,7 @@ use marill_mpc::{
     tally::{Network, estimates},
 };
 
-use crate::ServingError;
+use crate::error::SessionError;
 
 /// Keys before the decoded token by which protocols are compared.
 const TYPICAL_KEYS: usize = 128;
@@ -29,16 +29,16 @@ impl ComparisonChoice {
     /// The protocol of sessions with a server that offers DCF or does not.
     ///
     /// # Errors
-    /// [`ServingError::NoDcf`].
+    /// [`SessionError::NoDcf`].
     pub(super) fn decide(
         self,
         spec: &ProgramSpec,
         dcf_supported: bool,
-    ) -> Result<Comparison, ServingError> {
+    ) -> Result<Comparison, SessionError> {
         match self {
             Self::Open | Self::OneHot => Ok(Comparison::OneHot),
             Self::Dcf if dcf_supported => Ok(Comparison::Dcf),
-            Self::Dcf => Err(ServingError::NoDcf {
+            Self::Dcf => Err(SessionError::NoDcf {
                 reason: "the server accepts one-hot only",
             }),
             Self::Quickest(_) if !dcf_supported => Ok(Comparison::OneHot),

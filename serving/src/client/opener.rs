@@ -13,7 +13,6 @@ use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::{
-    ServingError,
     client::{
         ClientOptions,
         cache::Supported,
@@ -23,7 +22,7 @@ use crate::{
         session::{Inner, SecureSession},
         state::ClientState,
     },
-    error::refused,
+    error::{ClientError, PreprocessingError, ServingError, SessionError, refused},
     messages::{
         ClientHello, CollectSeed, CollectedSeed, DcfKeysHello, GrantedTicket, NewSession,
         NewTicket, PartyHello, ServerWelcome, SessionGrant, dcf_keys_proof, hash_key, proof_of,
@@ -65,8 +64,8 @@ pub struct SessionOpener {
 
 impl SessionOpener {
     /// # Errors
-    /// A partition that this build cannot run; [`ServingError::NoParty`], or
-    /// [`ServingError::Mismatch`] where one is named that the server does not want.
+    /// A partition that this build cannot run; [`SessionError::NoParty`], or
+    /// [`SessionError::Mismatch`] where one is named that the server does not want.
     pub fn new(
         partition: &Partition,
         options: &ClientOptions,
@@ -83,11 +82,12 @@ impl SessionOpener {
             parameters.with_comparison(options.comparison.decide(&spec, supported.dcf)?);
         if options.party.is_some() && !parameters.is_shared() {
             let (ours, theirs) = (E0::Party.as_str().into(), parameters.e0.clone());
-            return Err(ServingError::Mismatch {
+            return Err(SessionError::Mismatch {
                 field: "e0",
                 ours,
                 theirs,
-            });
+            }
+            .into());
         }
         Ok(Self {
             server: HttpClient::new(options.server.clone(), options.api_key.clone()),
@@ -119,7 +119,7 @@ impl SessionOpener {
     /// As [`Self::open`]; a server may refuse to sample.
     pub fn open_live(&self, sampling: Option<Sampling>) -> Result<SecureSession, ServingError> {
         if self.parameters.is_shared() {
-            let party = self.party.as_ref().ok_or(ServingError::NoParty)?;
+            let party = self.party.as_ref().ok_or(SessionError::NoParty)?;
             let any_comparison = !self.insists_on_comparison;
             let ticket = self.ticket(None, Selection::default())?.ticket;
             let hello = PartyHello {
@@ -152,7 +152,7 @@ impl SessionOpener {
     /// preprocessed correlations where `source` wants them and the server has some that fit.
     ///
     /// # Errors
-    /// As [`Self::open`]; [`ServingError::NothingPreprocessed`] where nothing else is wanted.
+    /// As [`Self::open`]; [`PreprocessingError::NoneFits`] where nothing else is wanted.
     pub fn open_for(
         &self,
         bucket: usize,
@@ -163,9 +163,10 @@ impl SessionOpener {
         let uses_dcf = self.parameters.comparison == Comparison::Dcf;
         match source {
             CorrelationPreference::Preprocessed if uses_dcf => {
-                return Err(ServingError::NoDcf {
+                return Err(SessionError::NoDcf {
                     reason: "preprocessed correlations are one-hot",
-                });
+                }
+                .into());
             }
             CorrelationPreference::Any if uses_dcf => return self.open_live(sampling),
             CorrelationPreference::Live => return self.open_live(sampling),
@@ -195,16 +196,17 @@ impl SessionOpener {
                 self.state
                     .fetch_turn(&self.parameters, &self.spec, Correlations::Preprocessed);
             match self.grant(&self.parameters, ticket.clone(), candidates) {
-                Err(ServingError::Refused { code, .. }) if code == "session_used" => {}
+                Err(SessionError::Refused { code, .. }) if code == "session_used" => {}
                 granted => return self.handshake(granted?, Correlations::Preprocessed, sampling),
             }
         }
         match source {
-            CorrelationPreference::Preprocessed => Err(ServingError::NothingPreprocessed {
+            CorrelationPreference::Preprocessed => Err(PreprocessingError::NoneFits {
                 bucket,
                 tokens,
                 selection: selection.as_str(),
-            }),
+            }
+            .into()),
             _ => self.handshake(
                 self.grant(&self.parameters, ticket, Vec::new())?,
                 Correlations::Live,
@@ -219,8 +221,8 @@ impl SessionOpener {
         &self,
         bucket: Option<usize>,
         selection: Selection,
-    ) -> Result<GrantedTicket, ServingError> {
-        let bad = |reason: String| ServingError::BadMessage {
+    ) -> Result<GrantedTicket, SessionError> {
+        let bad = |reason: String| SessionError::BadMessage {
             peer: SERVER,
             reason,
         };
@@ -233,14 +235,14 @@ impl SessionOpener {
         let answer = self
             .server
             .post_json("/v1/tickets", &json, MAX_TICKET_BYTES)
-            .map_err(ServingError::net(SERVER))?;
+            .map_err(SessionError::net(SERVER))?;
         match answer.status {
             200 => serde_json::from_slice(&answer.body)
                 .map_err(|error| bad(format!("its ticket: {error}"))),
             // The address came with this version of the protocol.
             404 => {
                 let (ours, theirs) = (PROTOCOL_VERSION.to_string(), "5 or older".into());
-                Err(ServingError::Mismatch {
+                Err(SessionError::Mismatch {
                     field: "protocol",
                     ours,
                     theirs,
@@ -317,19 +319,19 @@ impl SessionOpener {
         &self,
         parameters: &SessionParameters,
         granted: &Granted,
-    ) -> Result<Option<Box<dyn Channel>>, ServingError> {
+    ) -> Result<Option<Box<dyn Channel>>, SessionError> {
         let (Comparison::Dcf, Some(seed0)) = (parameters.comparison, &granted.seed0) else {
             return Ok(None);
         };
         let mut connection = self
             .dealer
             .websocket("/v1/dcf-keys", STEP_TIMEOUT)
-            .map_err(ServingError::net(DEALER))?;
+            .map_err(SessionError::net(DEALER))?;
         let hello = DcfKeysHello {
             session: granted.session.clone(),
             key: dcf_keys_proof(seed0),
         };
-        send_json(&mut connection, &hello).map_err(ServingError::net(DEALER))?;
+        send_json(&mut connection, &hello).map_err(SessionError::net(DEALER))?;
         recv_reply::<()>(&mut connection, DEALER)?;
         Ok(Some(Box::new(connection)))
     }
@@ -348,7 +350,7 @@ impl SessionOpener {
         let channel = self
             .server
             .websocket("/v1/session", STEP_TIMEOUT)
-            .map_err(ServingError::net(SERVER))?;
+            .map_err(SessionError::net(SERVER))?;
         let meter = Arc::<Meter>::default();
         let mut peer = SharedChannel::new(Metered::new(channel, meter.clone()));
 
@@ -362,7 +364,7 @@ impl SessionOpener {
             adapter_sha256,
             sampling,
         };
-        send_json(&mut peer, &hello).map_err(ServingError::net(SERVER))?;
+        send_json(&mut peer, &hello).map_err(SessionError::net(SERVER))?;
         let welcome: ServerWelcome = recv_reply(&mut peer, SERVER)?;
         parameters.check(&welcome.parameters)?;
         let adapter = match kept.filter(|(digest, _)| *digest == welcome.adapter_sha256) {
@@ -378,7 +380,7 @@ impl SessionOpener {
         parameters: &SessionParameters,
         ticket: Ticket,
         candidates: Vec<String>,
-    ) -> Result<Granted, ServingError> {
+    ) -> Result<Granted, SessionError> {
         let preprocessed = !candidates.is_empty();
         let client_id = self.state.client_id.clone();
         let request = NewSession {
@@ -392,7 +394,7 @@ impl SessionOpener {
             token,
             seed,
         } = self.ask_dealer("/v1/sessions", &request)?;
-        let bad = |reason: &str| ServingError::BadMessage {
+        let bad = |reason: &str| SessionError::BadMessage {
             peer: DEALER,
             reason: reason.into(),
         };
@@ -415,7 +417,7 @@ impl SessionOpener {
 
     /// E0's seed: granted with the session, or collected from the dealer now that the server has
     /// taken it up.
-    fn seed(&self, granted: Granted) -> Result<Seed, ServingError> {
+    fn seed(&self, granted: Granted) -> Result<Seed, SessionError> {
         let Granted {
             session,
             token,
@@ -435,8 +437,8 @@ impl SessionOpener {
         &self,
         path: &str,
         request: &impl Serialize,
-    ) -> Result<T, ServingError> {
-        let bad = |error: serde_json::Error| ServingError::BadMessage {
+    ) -> Result<T, SessionError> {
+        let bad = |error: serde_json::Error| SessionError::BadMessage {
             peer: DEALER,
             reason: error.to_string(),
         };
@@ -444,7 +446,7 @@ impl SessionOpener {
         let answer = self
             .dealer
             .post_json(path, &json, MAX_GRANT_BYTES)
-            .map_err(ServingError::net(DEALER))?;
+            .map_err(SessionError::net(DEALER))?;
         if answer.status != 200 {
             return Err(refused(DEALER, &answer));
         }
@@ -459,20 +461,22 @@ impl SessionOpener {
     ) -> Result<Arc<MaskedAdapter>, ServingError> {
         let announced = welcome.adapter_bytes;
         if announced > MAX_ADAPTER_BYTES {
-            return Err(ServingError::BadMessage {
+            return Err(SessionError::BadMessage {
                 peer: SERVER,
                 reason: format!("an adapter of {announced} bytes"),
-            });
+            }
+            .into());
         }
         let mut bytes = Vec::new();
         while (bytes.len() as u64) < announced {
-            let piece = peer.recv().map_err(ServingError::net(SERVER))?;
+            let piece = peer.recv().map_err(SessionError::net(SERVER))?;
             if piece.is_empty() || (bytes.len() + piece.len()) as u64 > announced {
                 let reason = "the masked adapter has another length than announced".into();
-                return Err(ServingError::BadMessage {
+                return Err(SessionError::BadMessage {
                     peer: SERVER,
                     reason,
-                });
+                }
+                .into());
             }
             bytes.extend_from_slice(&piece);
         }
@@ -480,11 +484,12 @@ impl SessionOpener {
         let got = masked.digest();
         if got != welcome.adapter_sha256 {
             let expected = welcome.adapter_sha256.clone();
-            return Err(ServingError::Digest {
+            return Err(ClientError::Digest {
                 what: "masked adapter".into(),
                 expected,
                 got,
-            });
+            }
+            .into());
         }
         self.state
             .keep(&self.parameters, correlations, got, &bytes, masked.clone())?;
@@ -500,9 +505,9 @@ struct Granted {
     seed0: Option<Seed>,
 }
 
-fn parse_seed(text: &str) -> Result<Seed, ServingError> {
+fn parse_seed(text: &str) -> Result<Seed, SessionError> {
     let bytes = unhex::<32>(text).map(Zeroizing::new);
-    let reason = || ServingError::BadMessage {
+    let reason = || SessionError::BadMessage {
         peer: DEALER,
         reason: "the seed is not 32 bytes".into(),
     };

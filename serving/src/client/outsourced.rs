@@ -7,11 +7,11 @@ use marill_mpc::{Comparison, InputShare, ProgramSpec, join_token};
 use marill_net::{Channel, Meter, Metered, SharedChannel, http::HttpClient};
 
 use crate::{
-    ServingError,
     client::{
         connection::{Peer, STEP_TIMEOUT},
         cost::Cost,
     },
+    error::SessionError,
     messages::{
         InputHello, PartyHello, PartyWelcome, Step, recv_reply, recv_token_share, send_input_share,
         send_json,
@@ -36,16 +36,16 @@ impl SharedConnections {
         party: &HttpClient,
         server: &HttpClient,
         hello: PartyHello,
-    ) -> Result<(Self, Comparison), ServingError> {
+    ) -> Result<(Self, Comparison), SessionError> {
         let meter = Arc::<Meter>::default();
         let connect = |service: &HttpClient, path: &str, peer| {
             let channel = service
                 .websocket(path, STEP_TIMEOUT)
-                .map_err(ServingError::net(peer))?;
-            Ok::<Peer, ServingError>(SharedChannel::new(Metered::new(channel, meter.clone())))
+                .map_err(SessionError::net(peer))?;
+            Ok::<Peer, SessionError>(SharedChannel::new(Metered::new(channel, meter.clone())))
         };
         let mut first = connect(party, "/v1/party", PEERS[0])?;
-        send_json(&mut first, &hello).map_err(ServingError::net(PEERS[0]))?;
+        send_json(&mut first, &hello).map_err(SessionError::net(PEERS[0]))?;
         let welcome: PartyWelcome = recv_reply(&mut first, PEERS[0])?;
         let PartyHello {
             parameters,
@@ -67,7 +67,7 @@ impl SharedConnections {
             session: welcome.session,
             sampling,
         };
-        send_json(&mut second, &hello).map_err(ServingError::net(PEERS[1]))?;
+        send_json(&mut second, &hello).map_err(SessionError::net(PEERS[1]))?;
         recv_reply::<()>(&mut second, PEERS[1])?;
         Ok((
             Self {
@@ -83,22 +83,22 @@ impl SharedConnections {
         &mut self,
         spec: &ProgramSpec,
         boundary: &[u64],
-    ) -> Result<u32, ServingError> {
+    ) -> Result<u32, SessionError> {
         let (shares, bucket) = InputShare::of_prompt(spec, boundary)?;
         self.step(Step::Prefill { bucket }, &shares)
     }
 
-    pub(super) fn decode(&mut self, row: &[u64]) -> Result<u32, ServingError> {
+    pub(super) fn decode(&mut self, row: &[u64]) -> Result<u32, SessionError> {
         self.step(Step::Decode, &InputShare::of_row(row))
     }
 
     /// Both evaluators get their shares before either is waited for.
-    fn step(&mut self, step: Step, shares: &[InputShare; 2]) -> Result<u32, ServingError> {
+    fn step(&mut self, step: Step, shares: &[InputShare; 2]) -> Result<u32, SessionError> {
         for ((connection, share), peer) in self.connections.iter_mut().zip(shares).zip(PEERS) {
             connection
                 .send(step.encode())
-                .map_err(ServingError::net(peer))?;
-            send_input_share(connection, share).map_err(ServingError::net(peer))?;
+                .map_err(SessionError::net(peer))?;
+            send_input_share(connection, share).map_err(SessionError::net(peer))?;
         }
         self.steps += 1;
         // The server knows best why a session ends, so it is heard first.

@@ -6,13 +6,13 @@ use marill_mpc::{ClientSession, Comparison, ProgramSpec};
 use marill_net::{Channel, Meter};
 
 use crate::{
-    ServingError,
     client::{
         connection::{Peer, SERVER},
         cost::Cost,
         outsourced::SharedConnections,
         precompute::PrecomputedSteps,
     },
+    error::SessionError,
     messages::Step,
     terms::Correlations,
 };
@@ -48,13 +48,13 @@ impl SecureSession {
         &mut self,
         boundary: &[u64],
         tokens: usize,
-    ) -> Result<(u32, Cost), ServingError> {
+    ) -> Result<(u32, Cost), SessionError> {
         let before = self.cost();
         let bucket = self.spec.bucket(tokens);
         let token = match &mut self.inner {
             Inner::Own { session, peer, .. } => {
                 peer.send(Step::Prefill { bucket }.encode())
-                    .map_err(ServingError::net(SERVER))?;
+                    .map_err(SessionError::net(SERVER))?;
                 session.prefill(boundary)?
             }
             Inner::Shared(connections) => connections.prefill(&self.spec, boundary)?,
@@ -66,7 +66,7 @@ impl SecureSession {
     ///
     /// # Errors
     /// As [`Self::prefill`].
-    pub fn decode(&mut self, boundary: &[u64]) -> Result<(u32, Cost), ServingError> {
+    pub fn decode(&mut self, boundary: &[u64]) -> Result<(u32, Cost), SessionError> {
         let before = self.cost();
         let token = match &mut self.inner {
             Inner::Own {
@@ -76,7 +76,7 @@ impl SecureSession {
                 ..
             } => {
                 peer.send(Step::Decode.encode())
-                    .map_err(ServingError::net(SERVER))?;
+                    .map_err(SessionError::net(SERVER))?;
                 precomputed
                     .iter()
                     .flat_map(PrecomputedSteps::ready)

@@ -8,7 +8,7 @@ use std::{
 use marill_mpc::{MaskedAdapter, ProgramSpec};
 
 use crate::{
-    ServingError,
+    error::StateError,
     secret_files::{read_or_create_key, replace_file},
     state::{Store, WhenInUse},
     terms::{Correlations, SessionParameters},
@@ -27,8 +27,8 @@ pub struct ClientState {
 
 impl ClientState {
     /// # Errors
-    /// [`ServingError::Io`].
-    pub fn open(state: &Path, cache: &Path) -> Result<Self, ServingError> {
+    /// [`StateError::Io`].
+    pub fn open(state: &Path, cache: &Path) -> Result<Self, StateError> {
         Ok(Self {
             client_id: read_or_create_key(&state.join("id"))?.to_string(),
             records: state.into(),
@@ -92,7 +92,7 @@ impl ClientState {
         digest: String,
         bytes: &[u8],
         masked: Arc<MaskedAdapter>,
-    ) -> Result<(), ServingError> {
+    ) -> Result<(), StateError> {
         replace_file(&self.adapter_path(parameters, correlations), bytes)?;
         let kept =
             &mut self.kept.lock().unwrap_or_else(PoisonError::into_inner)[correlations as usize];
@@ -106,7 +106,7 @@ impl ClientState {
     }
 
     /// Written before the seed is used; another process of this client may wait for a moment.
-    pub(super) fn claim(&self, session: &str) -> Result<(), ServingError> {
+    pub(super) fn claim(&self, session: &str) -> Result<(), StateError> {
         Store::open(&self.records, WhenInUse::Wait)?.claim("e0", session)
     }
 }

@@ -18,8 +18,8 @@ use marill_net::{Channel, NetError, SharedChannel, WebSocketChannel};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    ServingError,
     dealer::{Dealer, grants::GRANT_LIFETIME},
+    error::{ServingError, SessionError},
     messages::{DcfKeysHello, Reply, dcf_keys_proof, recv_json, send_json},
     slots::{Guest, SessionSlot},
 };
@@ -93,12 +93,11 @@ pub(super) fn run(
         match frame {
             Ok(frame) => match pass_on(&mut channel, frame) {
                 Ok(()) => first = false,
-                Err(error) => break Err(error),
+                Err(error) => break Err(error.into()),
             },
             Err(RecvTimeoutError::Timeout) => {
-                break Err(ServingError::NoSession {
-                    session: session.clone(),
-                });
+                let session = session.clone();
+                break Err(ServingError::from(SessionError::NoSession { session }));
             }
             Err(RecvTimeoutError::Disconnected) => break Ok(()),
         }
@@ -117,18 +116,18 @@ pub(super) fn run(
 fn pass_on(
     channel: &mut SharedChannel<WebSocketChannel>,
     frame: Vec<u8>,
-) -> Result<(), ServingError> {
+) -> Result<(), SessionError> {
     if channel
         .lock()
         .check_open()
-        .map_err(ServingError::net(CLIENT))?
+        .map_err(SessionError::net(CLIENT))?
     {
-        return Err(ServingError::BadMessage {
+        return Err(SessionError::BadMessage {
             peer: CLIENT,
             reason: "DCF keys flow from the dealer only".into(),
         });
     }
-    channel.send(frame).map_err(ServingError::net(CLIENT))
+    channel.send(frame).map_err(SessionError::net(CLIENT))
 }
 
 fn open(
@@ -138,27 +137,28 @@ fn open(
 ) -> Result<(String, Receiver<Vec<u8>>, SessionSlot), ServingError> {
     let hello: DcfKeysHello = recv_json(channel, CLIENT)?;
     channel.lock().handshake_done();
-    let unknown = || ServingError::NoSession {
+    let unknown = || SessionError::NoSession {
         session: hello.session.clone(),
     };
     let (comparison, key) = dealer.grants.granted(&hello.session).ok_or_else(unknown)?;
     // Digests are compared, so the time taken says nothing about the key.
     if Sha256::digest(hello.key.as_bytes()) != Sha256::digest(dcf_keys_proof(&key).as_bytes()) {
-        return Err(unknown());
+        return Err(unknown().into());
     }
     if comparison != Comparison::Dcf {
-        return Err(ServingError::BadMessage {
+        return Err(SessionError::BadMessage {
             peer: CLIENT,
             reason: "a one-hot session has no DCF keys".into(),
-        });
+        }
+        .into());
     }
-    let full = ServingError::refused_by("dealer");
+    let full = SessionError::refused_by("dealer");
     let slot = dealer.key_slots.admit().map_err(full)?;
     drop(guest);
     let frames = dealer.key_connections.add(&hello.session);
     if let Err(error) = send_json(channel, &Reply::Welcome(())) {
         drop(dealer.key_connections.take(&hello.session));
-        return Err(ServingError::net(CLIENT)(error));
+        return Err(SessionError::net(CLIENT)(error).into());
     }
     Ok((hello.session, frames, slot))
 }

@@ -16,7 +16,10 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
-    ServingError, error::HttpError, messages::proof_of, terms::SessionParameters, ticket::Ticket,
+    error::{HttpError, StateError},
+    messages::proof_of,
+    terms::SessionParameters,
+    ticket::Ticket,
 };
 
 /// A session that no server takes up in this time is used up, or, where it was preprocessed, free
@@ -147,11 +150,11 @@ impl Grants {
         session: &str,
         owner: &str,
         proof: &str,
-    ) -> Result<Grant, ServingError> {
+    ) -> Result<Grant, StateError> {
         let mut grants = self.open();
         let grant = Self::find(&grants, session, owner, proof)?;
         if !matches!(grant.seeds, Seeds::Live { .. }) {
-            return Err(ServingError::SessionUsed {
+            return Err(StateError::SessionUsed {
                 session: session.into(),
             });
         }
@@ -164,12 +167,12 @@ impl Grants {
         session: &str,
         owner: &str,
         proof: &str,
-    ) -> Result<SessionParameters, ServingError> {
+    ) -> Result<SessionParameters, StateError> {
         let grants = self.open();
         let grant = Self::find(&grants, session, owner, proof)?;
         match grant.seeds {
             Seeds::Reserved => Ok(grant.parameters.clone()),
-            _ => Err(ServingError::SessionUsed {
+            _ => Err(StateError::SessionUsed {
                 session: session.into(),
             }),
         }
@@ -180,14 +183,14 @@ impl Grants {
         session: &str,
         owner: &str,
         proof: &str,
-    ) -> Result<&'a Grant, ServingError> {
+    ) -> Result<&'a Grant, StateError> {
         let of_owner = |grant: &&Grant| grant.owner == owner;
         let grant = grants.get(session).filter(of_owner);
-        let grant = grant.ok_or_else(|| ServingError::SessionUsed {
+        let grant = grant.ok_or_else(|| StateError::SessionUsed {
             session: session.into(),
         })?;
         if !same(&proof_of(&grant.token), proof) {
-            return Err(ServingError::WrongProof {
+            return Err(StateError::WrongProof {
                 session: session.into(),
             });
         }

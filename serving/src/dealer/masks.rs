@@ -16,7 +16,7 @@ use marill_mpc::{MatrixMasks, ProgramSpec, Seed};
 use marill_numeric::unhex;
 use zeroize::Zeroize;
 
-use crate::{ServingError, secret_files::read_or_create_key};
+use crate::{error::StateError, secret_files::read_or_create_key};
 
 /// The key of all masks, in the dealer's folder.
 const KEY_FILE: &str = "masks.key";
@@ -53,11 +53,11 @@ pub(crate) struct Masks {
 }
 
 impl Masks {
-    pub(crate) fn open(state: &Path) -> Result<Self, ServingError> {
+    pub(crate) fn open(state: &Path) -> Result<Self, StateError> {
         let path = state.join(KEY_FILE);
         let text = read_or_create_key(&path)?;
         let damaged = || {
-            ServingError::io(&path)(std::io::Error::other(
+            StateError::io(&path)(std::io::Error::other(
                 "it is not a key of 64 hexadecimal digits",
             ))
         };

@@ -13,8 +13,8 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    ServingError,
     dealer::SERVER_KEY_FILE,
+    error::StateError,
     secret_files::{read_key, read_or_create_key},
     ticket::{Signer, Ticket},
 };
@@ -74,11 +74,11 @@ fn path_of(state: &Path, name: &str) -> PathBuf {
 /// Makes the key of a further owner and returns its path; it is left as it is where it exists.
 ///
 /// # Errors
-/// [`ServingError::KeyName`]; [`ServingError::Io`].
-pub fn add_owner(state: &Path, name: &str) -> Result<PathBuf, ServingError> {
+/// [`StateError::KeyName`]; [`StateError::Io`].
+pub fn add_owner(state: &Path, name: &str) -> Result<PathBuf, StateError> {
     if !is_name(name) {
         let reason = "is no name of an owner: letters, digits, `-` and `_`";
-        return Err(ServingError::KeyName {
+        return Err(StateError::KeyName {
             name: name.into(),
             reason,
         });
@@ -91,18 +91,18 @@ pub fn add_owner(state: &Path, name: &str) -> Result<PathBuf, ServingError> {
 /// The key of an owner, for whoever preprocesses.
 ///
 /// # Errors
-/// [`ServingError::KeyName`] where there is no such owner; [`ServingError::Io`].
+/// [`StateError::KeyName`] where there is no such owner; [`StateError::Io`].
 pub(crate) fn owner_key(
     state: &Path,
     name: &str,
-) -> Result<zeroize::Zeroizing<String>, ServingError> {
+) -> Result<zeroize::Zeroizing<String>, StateError> {
     let path = path_of(state, name);
     match name {
         DEFAULT_OWNER => read_or_create_key(&path),
         name if is_name(name) && path.is_file() => read_key(&path),
         name => {
             let reason = "is no owner here: `marill dealer --add-owner NAME` makes one";
-            Err(ServingError::KeyName {
+            Err(StateError::KeyName {
                 name: name.into(),
                 reason,
             })
@@ -112,8 +112,8 @@ pub(crate) fn owner_key(
 
 impl Owners {
     /// # Errors
-    /// [`ServingError::Io`], also for a key that is damaged.
-    pub(crate) fn open(state: &Path) -> Result<Self, ServingError> {
+    /// [`StateError::Io`], also for a key that is damaged.
+    pub(crate) fn open(state: &Path) -> Result<Self, StateError> {
         read_or_create_key(&state.join(SERVER_KEY_FILE))?;
         let owners = Self {
             state: state.into(),
@@ -123,7 +123,7 @@ impl Owners {
         Ok(owners)
     }
 
-    fn known(&self) -> Result<std::sync::MutexGuard<'_, Known>, ServingError> {
+    fn known(&self) -> Result<std::sync::MutexGuard<'_, Known>, StateError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let paths = self.paths()?;
         let stamp_of =
@@ -150,7 +150,7 @@ impl Owners {
     }
 
     /// Names of all owners and where their keys are.
-    fn paths(&self) -> Result<Vec<(String, PathBuf)>, ServingError> {
+    fn paths(&self) -> Result<Vec<(String, PathBuf)>, StateError> {
         let folder = self.state.join(FOLDER);
         let mut paths = vec![(
             DEFAULT_OWNER.to_string(),
@@ -160,14 +160,14 @@ impl Owners {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(paths),
             Err(source) => {
-                return Err(ServingError::Io {
+                return Err(StateError::Io {
                     path: folder,
                     source,
                 });
             }
         };
         for entry in entries {
-            let path = entry.map_err(ServingError::io(&folder))?.path();
+            let path = entry.map_err(StateError::io(&folder))?.path();
             let name = path
                 .file_stem()
                 .and_then(|stem| stem.to_str())
@@ -185,7 +185,7 @@ impl Owners {
     }
 
     /// The owner whose server shows this key.
-    pub(crate) fn of_key(&self, key: &str) -> Result<Option<Arc<Owner>>, ServingError> {
+    pub(crate) fn of_key(&self, key: &str) -> Result<Option<Arc<Owner>>, StateError> {
         // Digests are compared, so the time taken says nothing about the key.
         let digest = <[u8; 32]>::from(Sha256::digest(key.as_bytes()));
         Ok(self
@@ -197,7 +197,7 @@ impl Owners {
     }
 
     /// The owner whose server signed this ticket.
-    pub(crate) fn of_ticket(&self, ticket: &Ticket) -> Result<Option<Arc<Owner>>, ServingError> {
+    pub(crate) fn of_ticket(&self, ticket: &Ticket) -> Result<Option<Arc<Owner>>, StateError> {
         Ok(self
             .known()?
             .owners

@@ -22,14 +22,13 @@ use marill_numeric::{hex, unhex};
 use zeroize::Zeroizing;
 
 use crate::{
-    ServingError,
     dealer::{
         Dealer, bad_request, body,
         grants::{Grant, Seeds},
         owners::Owner,
         produce::StoredSession,
     },
-    error::HttpError,
+    error::{HttpError, ServingError, SessionError, StartError, StateError},
     messages::{CollectSeed, CollectedSeed, NewRelease, NewSession, Release, SessionGrant},
     metrics::Metrics,
 };
@@ -43,7 +42,7 @@ impl Dealer {
         &self,
         request: &NewSession,
         owner: &Owner,
-        new_token: impl Fn() -> Result<Zeroizing<String>, ServingError>,
+        new_token: impl Fn() -> Result<Zeroizing<String>, StateError>,
     ) -> Result<Option<SessionGrant>, HttpError> {
         for session in request
             .candidates
@@ -89,11 +88,11 @@ impl Dealer {
     /// Takes the key of a reserved session out of the vault; returns what opens the server's file.
     fn release(&self, owner: &Owner, request: &NewRelease) -> Result<Release, ServingError> {
         let session = &request.session;
-        let used = || ServingError::SessionUsed {
+        let used = || StateError::SessionUsed {
             session: session.clone(),
         };
         if unhex::<16>(session).is_none() {
-            return Err(used());
+            return Err(used().into());
         }
         self.grants
             .reserved(session, &owner.name, &request.proof)?
@@ -103,13 +102,13 @@ impl Dealer {
         let key = self.vault.take(session)?.ok_or_else(used)?;
         stored.remove(&self.preprocessed);
         let damaged = || {
-            ServingError::io(self.preprocessed.join(session))(std::io::Error::other(
+            StateError::io(self.preprocessed.join(session))(std::io::Error::other(
                 "its seed does not open",
             ))
         };
         let seed0 = key.unwrap(session, &stored.seed0).ok_or_else(damaged)?;
         if !self.grants.release(session, Seed::from_bytes(*seed0)) {
-            return Err(used());
+            return Err(used().into());
         }
         Metrics::add(&self.metrics.sessions_started, 1);
         Ok(Release {
@@ -120,13 +119,15 @@ impl Dealer {
 
 fn refusal(error: ServingError) -> HttpError {
     match error {
-        ServingError::SessionUsed { .. } | ServingError::WrongProof { .. } => HttpError::new(
-            StatusCode::CONFLICT,
-            "invalid_request_error",
-            "session_used",
-            error.for_peer(),
-        ),
-        ServingError::Mismatch { .. } => bad_request(error.for_peer()),
+        ServingError::State(StateError::SessionUsed { .. } | StateError::WrongProof { .. }) => {
+            HttpError::new(
+                StatusCode::CONFLICT,
+                "invalid_request_error",
+                "session_used",
+                error.for_peer(),
+            )
+        }
+        ServingError::Session(SessionError::Mismatch { .. }) => bad_request(error.for_peer()),
         error => crate::dealer::internal(error),
     }
 }
@@ -140,7 +141,7 @@ pub(super) async fn release(
     let request: NewRelease = body(request)?;
     let released = tokio::task::spawn_blocking(move || dealer.release(&owner, &request)).await;
     released
-        .map_err(|error| crate::dealer::internal(error.into()))?
+        .map_err(|error| crate::dealer::internal(StartError::from(error)))?
         .map(Json)
         .map_err(refusal)
 }
@@ -154,7 +155,7 @@ pub(super) async fn collect(
     let CollectSeed { session, token } =
         serde_json::from_slice(&bytes).map_err(|error| bad_request(error.to_string()))?;
     let seed = dealer.grants.collect(&session, &token);
-    let seed = seed.ok_or_else(|| refusal(ServingError::SessionUsed { session }))?;
+    let seed = seed.ok_or_else(|| refusal(StateError::SessionUsed { session }.into()))?;
     Ok(Json(CollectedSeed {
         seed: Zeroizing::new(hex(&*Zeroizing::new(seed.to_bytes()))),
     }))

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    ServingError,
     dealer::{
         check_supported,
         masks::{MaskScope, Masks},
         owner_key,
     },
+    error::{PreprocessingError, ServingError, StateError},
     messages::hash_key,
     preprocessing::{FORMAT, Header, PreprocessRequest, Vault, seal::Sealer, store},
     secret_files::{random, replace_file, sync_folder},
@@ -73,15 +73,15 @@ impl StoredSession {
     /// The session in the dealer's folder of sessions; `None` where it is not there.
     ///
     /// # Errors
-    /// [`ServingError::Io`], also for a file that is damaged or of another version.
-    pub(crate) fn read(folder: &Path, session: &str) -> Result<Option<Self>, ServingError> {
+    /// [`StateError::Io`], also for a file that is damaged or of another version.
+    pub(crate) fn read(folder: &Path, session: &str) -> Result<Option<Self>, StateError> {
         let path = folder.join(session);
         let json = match std::fs::read(&path) {
             Ok(json) => json,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(ServingError::Io { path, source }),
+            Err(source) => return Err(StateError::Io { path, source }),
         };
-        let bad = |reason: String| ServingError::io(&path)(std::io::Error::other(reason));
+        let bad = |reason: String| StateError::io(&path)(std::io::Error::other(reason));
         let value: serde_json::Value =
             serde_json::from_slice(&json).map_err(|error| bad(error.to_string()))?;
         if value.get("format").and_then(serde_json::Value::as_u64) != Some(u64::from(FORMAT)) {
@@ -124,8 +124,8 @@ impl StoredSession {
 /// Writes the files; `say` hears of sizes first and then of each file.
 ///
 /// # Errors
-/// [`ServingError::BadPreprocessRequest`] for an order or a size that does not fit the model;
-/// [`ServingError::NoSpace`] before anything is written; [`ServingError::Io`].
+/// [`PreprocessingError::BadRequest`] for an order or a size that does not fit the model;
+/// [`PreprocessingError::NoSpace`] before anything is written; [`StateError::Io`].
 pub fn produce(options: &PreprocessOptions, say: &mut dyn FnMut(&str)) -> Result<(), ServingError> {
     let request = read_request(&options.request)?;
     let corrections = corrections_bytes(&request, options)?;
@@ -144,16 +144,17 @@ pub fn produce(options: &PreprocessOptions, say: &mut dyn FnMut(&str)) -> Result
     if options.dry_run {
         return Ok(());
     }
-    std::fs::create_dir_all(&options.folder).map_err(ServingError::io(&options.folder))?;
+    std::fs::create_dir_all(&options.folder).map_err(StateError::io(&options.folder))?;
     let room = rustix::fs::statvfs(&options.folder)
-        .map_err(|error| ServingError::io(&options.folder)(error.into()))?;
+        .map_err(|error| StateError::io(&options.folder)(error.into()))?;
     let free_bytes = room.f_bavail * room.f_frsize;
     if total + SPARE_BYTES > free_bytes {
-        return Err(ServingError::NoSpace {
+        return Err(PreprocessingError::NoSpace {
             path: options.folder.clone(),
             needed_bytes: total + SPARE_BYTES,
             free_bytes,
-        });
+        }
+        .into());
     }
     let dealer_key = owner_key(&options.state, &options.owner)?;
     let adapter_seed = Masks::open(&options.state)?.seed(
@@ -182,36 +183,38 @@ pub fn produce(options: &PreprocessOptions, say: &mut dyn FnMut(&str)) -> Result
 }
 
 fn read_request(path: &Path) -> Result<PreprocessRequest, ServingError> {
-    let bad = |reason: String| ServingError::BadPreprocessRequest {
+    let bad = |reason: String| PreprocessingError::BadRequest {
         reason: format!("`{}`: {reason}", path.display()),
     };
-    let text = std::fs::read(path).map_err(ServingError::io(path))?;
+    let text = std::fs::read(path).map_err(StateError::io(path))?;
     let request: PreprocessRequest =
         serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
     if request.format != FORMAT {
         return Err(bad(format!(
             "it has format {}, this version reads {FORMAT}",
             request.format
-        )));
+        ))
+        .into());
     }
     check_supported(&request.parameters).map_err(|error| bad(error.message))?;
     if request.parameters.setting != "dealer" {
         return Err(bad(format!(
             "in the setting `{}` correlations are made while a session runs",
             request.parameters.setting
-        )));
+        ))
+        .into());
     }
     if request.parameters.is_shared() {
-        return Err(bad(
-            "correlations for a computing party are made while a session runs".into(),
-        ));
+        return Err(
+            bad("correlations for a computing party are made while a session runs".into()).into(),
+        );
     }
     request
         .parameters
         .check_program(&request.spec)
         .map_err(bad)?;
     if unhex::<32>(&request.private_sha256).is_none() {
-        return Err(bad("`private_sha256` needs 64 hexadecimal digits".into()));
+        return Err(bad("`private_sha256` needs 64 hexadecimal digits".into()).into());
     }
     request.spec.validate()?;
     Ok(request)
@@ -224,18 +227,20 @@ fn corrections_bytes(
 ) -> Result<u64, ServingError> {
     let (spec, selection) = (&request.spec, options.selection);
     let (bucket, tokens) = (options.bucket, options.tokens);
-    let unfit = |reason: String| ServingError::BadPreprocessRequest { reason };
+    let unfit = |reason: String| PreprocessingError::BadRequest { reason };
     if bucket == 0 || spec.bucket(bucket) != bucket {
         return Err(unfit(format!(
             "prompts come in multiples of {}, not of {bucket}",
             spec.bucket(1)
-        )));
+        ))
+        .into());
     }
     if tokens == 0 || bucket + tokens - 1 > spec.max_positions {
         return Err(unfit(format!(
             "between 1 and {} tokens fit behind {bucket}",
             (spec.max_positions + 1).saturating_sub(bucket)
-        )));
+        ))
+        .into());
     }
     let mut bytes = tally_step(spec, selection, 0, bucket)?.dealer_to_e1_bytes;
     for step in 1..tokens {
@@ -278,7 +283,7 @@ fn write_session(
         &session,
     ));
     let part = path.with_extension("part");
-    let written = (|| {
+    let written = (|| -> Result<(), ServingError> {
         let mut sealer = SharedChannel::new(Sealer::create(
             &part,
             header,
@@ -288,7 +293,7 @@ fn write_session(
         let seeds = [&seed1, adapter_seed].map(|seed| Zeroizing::new(seed.to_bytes()));
         sealer
             .send(seeds.iter().flat_map(|seed| **seed).collect())
-            .map_err(ServingError::Plain)?;
+            .map_err(PreprocessingError::Write)?;
         let before = sealer.lock().sealed_bytes;
         let sink = Box::new(sealer.clone());
         let source = DealerSession::new(
@@ -305,12 +310,13 @@ fn write_session(
         (1..options.tokens).try_for_each(|_| source.decode())?;
         let got = sealer.lock().sealed_bytes - before;
         if got != corrections_bytes {
-            return Err(ServingError::Tally {
+            return Err(PreprocessingError::Tally {
                 declared_bytes: corrections_bytes,
                 got_bytes: got,
-            });
+            }
+            .into());
         }
-        sealer.lock().finish()
+        Ok(sealer.lock().finish()?)
     })();
     if let Err(error) = written {
         let _ = std::fs::remove_file(&part);
@@ -327,7 +333,7 @@ fn write_session(
     };
     let json = serde_json::to_vec(&stored).expect("a session has string keys only");
     replace_file(&options.state.join(SEEDS_FOLDER).join(&session), &json)?;
-    std::fs::rename(&part, &path).map_err(ServingError::io(&path))?;
+    std::fs::rename(&part, &path).map_err(StateError::io(&path))?;
     sync_folder(&options.folder)?;
     Ok(path)
 }

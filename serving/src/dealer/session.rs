@@ -8,8 +8,8 @@ use marill_numeric::unhex;
 use zeroize::Zeroizing;
 
 use crate::{
-    ServingError,
     dealer::{Dealer, grants::Seeds, masks::MaskScope, owners::Owner},
+    error::{ServingError, SessionError, StateError},
     messages::{CorrectionsHello, Reply, Step, hash_key, recv_hello, send_json},
     pace::Pace,
 };
@@ -47,33 +47,34 @@ fn open(
 ) -> Result<DealerSession, ServingError> {
     let hello: CorrectionsHello = recv_hello(channel, SERVER)?;
     channel.lock().handshake_done();
-    let bad = |reason: &str| ServingError::BadMessage {
+    let bad = |reason: &str| SessionError::BadMessage {
         peer: SERVER,
         reason: reason.into(),
     };
     if unhex::<16>(&hello.session).is_none() || unhex::<32>(&hello.private_sha256).is_none() {
-        return Err(bad("a session or a digest is not hexadecimal"));
+        return Err(bad("a session or a digest is not hexadecimal").into());
     }
     let grant = dealer
         .grants
         .redeem(&hello.session, &owner.name, &hello.proof)?;
     let Seeds::Live { seed0, seed1 } = grant.seeds else {
-        return Err(ServingError::SessionUsed {
+        return Err(StateError::SessionUsed {
             session: hello.session,
-        });
+        }
+        .into());
     };
     grant.parameters.check(&hello.parameters)?;
     grant
         .parameters
         .check_program(&hello.spec)
-        .map_err(|reason| ServingError::BadMessage {
+        .map_err(|reason| SessionError::BadMessage {
             peer: SERVER,
             reason,
         })?;
     hello.spec.validate()?;
     let frames = dealer.key_connections.take(&hello.session);
     if frames.is_some() != (grant.parameters.comparison == Comparison::Dcf) {
-        return Err(bad("nothing receives this session's DCF keys"));
+        return Err(bad("nothing receives this session's DCF keys").into());
     }
     dealer.records.claim("e1", &hello.session)?;
     // One mask hides full-rank weights from all clients alike, whose views together are then the
@@ -87,10 +88,10 @@ fn open(
         .masks
         .seed(&owner.name, &principal, &hello.private_sha256);
 
-    send_json(channel, &Reply::Welcome(())).map_err(ServingError::net(SERVER))?;
+    send_json(channel, &Reply::Welcome(())).map_err(SessionError::net(SERVER))?;
     channel
         .send(both(&seed1, &adapter_seed))
-        .map_err(ServingError::net(SERVER))?;
+        .map_err(SessionError::net(SERVER))?;
     let sink = Box::new(channel.clone());
     let matrices = dealer.masks.expanded(&hello.spec, &adapter_seed);
     let session =
@@ -120,8 +121,8 @@ fn stream(
     let mut preprocessed: Option<Result<(), ProtocolError>> = None;
     let mut pace = Pace::start(channel);
     loop {
-        let frame = channel.recv().map_err(ServingError::net(SERVER))?;
-        let bad = |reason| ServingError::BadMessage {
+        let frame = channel.recv().map_err(SessionError::net(SERVER))?;
+        let bad = |reason| SessionError::BadMessage {
             peer: SERVER,
             reason,
         };
@@ -136,9 +137,9 @@ fn stream(
         match (step, preprocessed.take()) {
             (Step::End, _) => return Ok(()),
             (Step::Prefill { bucket }, None) => session.prefill(bucket)?,
-            (Step::Prefill { .. }, Some(_)) => return Err(bad("a second prefill".into())),
+            (Step::Prefill { .. }, Some(_)) => return Err(bad("a second prefill".into()).into()),
             (Step::Decode, Some(done)) => done?,
-            (Step::Decode, None) => return Err(bad("a decode before the prefill".into())),
+            (Step::Decode, None) => return Err(bad("a decode before the prefill".into()).into()),
         }
         dealer
             .metrics

@@ -3,7 +3,7 @@
 
 use marill_net::NetError;
 
-use crate::ServingError;
+use crate::error::{ServingError, SessionError, StateError};
 
 /// The WebSocket is closed with this code when the key's budget does not cover the next step.
 pub const CLOSE_BUDGET: u16 = 4429;
@@ -25,6 +25,9 @@ const BUSY: [&str; 7] = [
 /// A further party refuses or is gone.
 const DEALER_REFUSAL: &str = "dealer";
 
+/// Anything else that ends a handshake.
+const OTHER_REFUSAL: &str = "session";
+
 /// The WebSocket's code for an end without a fault of the protocol.
 const CLOSE_NORMAL: u16 = 1000;
 
@@ -32,9 +35,7 @@ impl ServingError {
     /// What the other end of a connection is sent: the files of this machine are its own business.
     pub fn for_peer(&self) -> String {
         match self {
-            Self::Io { source, .. } => format!("its records or files cannot be used: {source}"),
-            Self::LedgerInUse { .. } => "its records are in use by another process".into(),
-            Self::BadSecret { .. } => "one of its keys is damaged".into(),
+            Self::State(error) => error.for_peer(),
             error => error.to_string(),
         }
     }
@@ -42,6 +43,47 @@ impl ServingError {
     /// The kind of a refused handshake, for the party that sent it: its own fault, or that of the
     /// further party that refused, where anyone can act on it, or what is wrong.
     pub(crate) fn refusal_code(&self, counterpart: &str) -> &'static str {
+        match self {
+            Self::Session(error) => error.refusal_code(counterpart),
+            Self::State(StateError::SessionUsed { .. }) => "session_used",
+            _ => OTHER_REFUSAL,
+        }
+    }
+
+    /// What a further party said about when to come back.
+    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::Session(SessionError::Refused {
+                retry_after_seconds,
+                ..
+            }) => *retry_after_seconds,
+            Self::Session(SessionError::Quota(refusal)) => Some(refusal.retry_after_seconds()),
+            _ => None,
+        }
+    }
+
+    /// The WebSocket's code for an end with this error.
+    pub(crate) fn close_code(&self) -> u16 {
+        match self {
+            Self::Session(error) => error.close_code(),
+            _ => CLOSE_NORMAL,
+        }
+    }
+}
+
+impl StateError {
+    fn for_peer(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("its records or files cannot be used: {source}"),
+            Self::LedgerInUse { .. } => "its records are in use by another process".into(),
+            Self::BadSecret { .. } => "one of its keys is damaged".into(),
+            error => error.to_string(),
+        }
+    }
+}
+
+impl SessionError {
+    fn refusal_code(&self, counterpart: &str) -> &'static str {
         match self {
             Self::Refused { code, .. } => BUSY
                 .iter()
@@ -55,31 +97,17 @@ impl ServingError {
             // All the others are the partition's, or how a server was started with it.
             Self::Mismatch { .. } => "partition_changed",
             Self::Quota(refusal) => refusal.code(),
-            Self::SessionUsed { .. } => "session_used",
             Self::BadMessage { peer, .. } | Self::Net { peer, .. } if *peer == counterpart => {
                 "bad_greeting"
             }
             error if matches!(error.net_source(), Some(NetError::TimedOut { .. })) => "peer_slow",
             error if error.is_peer() => DEALER_REFUSAL,
-            _ => "session",
+            _ => OTHER_REFUSAL,
         }
     }
 
-    /// What a further party said about when to come back.
-    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
-        match self {
-            Self::Refused {
-                retry_after_seconds,
-                ..
-            } => *retry_after_seconds,
-            Self::Quota(refusal) => Some(refusal.retry_after_seconds()),
-            _ => None,
-        }
-    }
-
-    /// The WebSocket's code for an end with this error: what a further party ended with, where it
-    /// is one of the services'.
-    pub(crate) fn close_code(&self) -> u16 {
+    /// What a further party ended with, where it is one of the services'.
+    fn close_code(&self) -> u16 {
         match (self, self.net_source()) {
             (Self::Quota(_), _) => CLOSE_BUDGET,
             (
@@ -103,12 +131,13 @@ mod tests {
     use crate::messages::Reply;
 
     fn refused(code: &str, retry_after_seconds: Option<u64>) -> ServingError {
-        ServingError::Refused {
+        let refused = SessionError::Refused {
             by: "dealer",
             code: code.into(),
             message: "no".into(),
             retry_after_seconds,
-        }
+        };
+        refused.into()
     }
 
     #[test]
@@ -136,7 +165,7 @@ mod tests {
             refused("invalid_key", None).refusal_code("client"),
             "dealer"
         );
-        let late = |peer| ServingError::Net {
+        let late = |peer| SessionError::Net {
             peer,
             source: NetError::TimedOut { seconds: 60 },
         };
@@ -146,7 +175,7 @@ mod tests {
             "bad_greeting",
             "whoever sends a bad handshake is not the dealer"
         );
-        let bad = |peer| ServingError::BadMessage {
+        let bad = |peer| SessionError::BadMessage {
             peer,
             reason: "x".into(),
         };
@@ -157,7 +186,7 @@ mod tests {
             ),
             ("bad_greeting", "dealer")
         );
-        let differs = |field| ServingError::Mismatch {
+        let differs = |field| SessionError::Mismatch {
             field,
             ours: "a".into(),
             theirs: "b".into(),
@@ -171,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_slow_party_is_told_apart_from_a_lost_one() {
-        let source = |source| ServingError::Protocol(ProtocolError::Dealer(source));
+        let source = |source| SessionError::Protocol(ProtocolError::Dealer(source));
         assert_eq!(
             source(NetError::TimedOut { seconds: 60 }).close_code(),
             CLOSE_SLOW
@@ -183,7 +212,7 @@ mod tests {
                 reason: String::new(),
             };
             assert_eq!(
-                ServingError::Net {
+                SessionError::Net {
                     peer: "server",
                     source: ended
                 }
@@ -197,7 +226,7 @@ mod tests {
             reason: String::new(),
         };
         assert_eq!(
-            ServingError::Net {
+            SessionError::Net {
                 peer: "server",
                 source: other
             }

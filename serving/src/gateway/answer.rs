@@ -21,9 +21,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::{
-    ServingError,
     client::{Answer, Client, Event, Finish},
-    error::{CLOSE_BUDGET, CLOSE_SLOW, HttpError},
+    error::{CLOSE_BUDGET, CLOSE_SLOW, ClientError, HttpError, ServingError, SessionError},
     gateway::{Gateway, request::Parsed},
     metrics::Metrics,
     ready::partition_changed,
@@ -141,7 +140,8 @@ fn start(
                     tracing::warn!("an answer failed: {error}");
                     if matches!(
                         &error,
-                        ServingError::Refused { code, .. } if code == "partition_changed"
+                        ServingError::Session(SessionError::Refused { code, .. })
+                            if code == "partition_changed"
                     ) {
                         gateway.client.hint();
                     }
@@ -162,7 +162,11 @@ fn in_turn<T>(
     let deadline = Instant::now() + SLOT_PATIENCE;
     loop {
         let full = match open() {
-            Err(full @ ServingError::Refused { .. }) if is_full_rank(&full) => full,
+            Err(full @ ServingError::Session(SessionError::Refused { .. }))
+                if is_full_rank(&full) =>
+            {
+                full
+            }
             done => return done,
         };
         let pause = full
@@ -183,7 +187,7 @@ fn in_turn<T>(
 fn is_full_rank(error: &ServingError) -> bool {
     matches!(
         error,
-        ServingError::Refused { code, .. }
+        ServingError::Session(SessionError::Refused { code, .. })
             if code == "too_many_sessions" || code == "too_many_grants"
     )
 }
@@ -249,7 +253,7 @@ impl Frame {
         } else {
             "cmpl"
         };
-        let bytes = random::<12>().map_err(|error| http_error(&error))?;
+        let bytes = random::<12>().map_err(|error| http_error(&error.into()))?;
         Ok(Self {
             shape,
             id: format!("{prefix}-{}", hex(bytes.as_slice())),
@@ -364,12 +368,12 @@ fn cost(answer: &Answer) -> Value {
 
 fn http_error(error: &ServingError) -> HttpError {
     let (status, code) = match error {
-        ServingError::Refused {
+        ServingError::Session(SessionError::Refused {
             code,
             message,
             retry_after_seconds,
             ..
-        } if refusal_status(code).is_some() => {
+        }) if refusal_status(code).is_some() => {
             let (status, kind, code) = refusal_status(code).unwrap_or_default();
             let mut refused = HttpError::new(status, kind, code, message.clone());
             refused.retry_after_seconds = retry_after_seconds.or(refused.retry_after_seconds);
@@ -408,7 +412,7 @@ fn http_error(error: &ServingError) -> HttpError {
         {
             (StatusCode::GATEWAY_TIMEOUT, "peer_slow")
         }
-        ServingError::PromptEmpty | ServingError::PromptTooLong { .. } => {
+        ServingError::Client(ClientError::PromptEmpty | ClientError::PromptTooLong { .. }) => {
             let message = error.to_string();
             return HttpError::new(
                 StatusCode::BAD_REQUEST,
@@ -417,8 +421,8 @@ fn http_error(error: &ServingError) -> HttpError {
                 message,
             );
         }
-        error if error.is_peer() => (StatusCode::BAD_GATEWAY, "peer_lost"),
-        ServingError::GreedyOnly => {
+        ServingError::Session(error) if error.is_peer() => (StatusCode::BAD_GATEWAY, "peer_lost"),
+        ServingError::Session(SessionError::GreedyOnly) => {
             let mut refused = HttpError::new(
                 StatusCode::BAD_REQUEST,
                 "invalid_request_error",
@@ -428,7 +432,9 @@ fn http_error(error: &ServingError) -> HttpError {
             refused.param = Some("temperature".into());
             return refused;
         }
-        ServingError::Mismatch { .. } => (StatusCode::BAD_GATEWAY, "peer_mismatch"),
+        ServingError::Session(SessionError::Mismatch { .. }) => {
+            (StatusCode::BAD_GATEWAY, "peer_mismatch")
+        }
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
     };
     HttpError::new(status, "server_error", code, error.to_string())
@@ -470,18 +476,21 @@ mod tests {
 
     #[test]
     fn statuses_say_who_has_to_do_what() {
-        let refused = |code: &str, retry_after_seconds| ServingError::Refused {
-            by: "computing party",
-            code: code.into(),
-            message: "no".into(),
-            retry_after_seconds,
+        let refused = |code: &str, retry_after_seconds| {
+            ServingError::from(SessionError::Refused {
+                by: "computing party",
+                code: code.into(),
+                message: "no".into(),
+                retry_after_seconds,
+            })
         };
-        let ended = |code| ServingError::Net {
-            peer: "server",
-            source: NetError::Ended {
+        let ended = |code| {
+            let source = NetError::Ended {
                 code,
                 reason: "x".into(),
-            },
+            };
+            let peer = "server";
+            ServingError::from(SessionError::Net { peer, source })
         };
         for (error, status, code, retry) in [
             (
@@ -531,11 +540,13 @@ mod tests {
 
     #[test]
     fn a_full_server_is_waited_for_as_long_as_the_client_listens() {
-        let full = || ServingError::Refused {
-            by: "server",
-            code: "too_many_sessions".into(),
-            message: "full".into(),
-            retry_after_seconds: Some(1),
+        let full = || {
+            ServingError::from(SessionError::Refused {
+                by: "server",
+                code: "too_many_sessions".into(),
+                message: "full".into(),
+                retry_after_seconds: Some(1),
+            })
         };
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut tries = 0;
@@ -544,10 +555,10 @@ mod tests {
             Err(if tries < 2 {
                 full()
             } else {
-                ServingError::PromptEmpty
+                ClientError::PromptEmpty.into()
             })
         });
-        assert!(tries == 2 && matches!(other, Err(ServingError::PromptEmpty)));
+        assert!(tries == 2 && matches!(other, Err(ServingError::Client(ClientError::PromptEmpty))));
         drop(receiver);
         let mut tries = 0;
         let left = in_turn::<()>(&sender, || {
@@ -555,7 +566,11 @@ mod tests {
             Err(full())
         });
         assert!(
-            tries == 1 && matches!(left, Err(ServingError::Refused { .. })),
+            tries == 1
+                && matches!(
+                    left,
+                    Err(ServingError::Session(SessionError::Refused { .. }))
+                ),
             "who has hung up holds nobody up"
         );
     }

@@ -6,9 +6,8 @@ use marill_mpc::Sampling;
 use serde_json::{Map, Value};
 
 use crate::{
-    ServingError,
     client::{Client, Request},
-    error::HttpError,
+    error::{ClientError, HttpError},
     gateway::{
         field::{present, unsupported, with_param},
         fields,
@@ -171,7 +170,7 @@ fn finish(
 ) -> Result<Parsed, HttpError> {
     if let Err(error) = client.room(prompt.len()) {
         let code = match error {
-            ServingError::PromptTooLong { .. } => "context_length_exceeded",
+            ClientError::PromptTooLong { .. } => "context_length_exceeded",
             _ => "invalid_value",
         };
         return Err(with_param(

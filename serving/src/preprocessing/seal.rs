@@ -23,7 +23,7 @@ use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
 use crate::{
-    ServingError,
+    error::{PreprocessingError, StateError},
     preprocessing::{FORMAT, Header},
     secret_files::{random, read_or_create_key},
 };
@@ -41,13 +41,13 @@ impl SealingKey {
     /// Reads the key in a server's folder, and makes it on first use.
     ///
     /// # Errors
-    /// [`ServingError::Io`].
-    pub fn read_or_create(path: &Path) -> Result<Self, ServingError> {
+    /// [`StateError::Io`].
+    pub fn read_or_create(path: &Path) -> Result<Self, PreprocessingError> {
         let text = read_or_create_key(path)?;
         let bytes = unhex::<32>(&text)
             .ok_or_else(|| std::io::Error::other("it is not a key of 64 hexadecimal digits"));
         Ok(Self(StaticSecret::from(*Zeroizing::new(
-            bytes.map_err(ServingError::io(path))?,
+            bytes.map_err(StateError::io(path))?,
         ))))
     }
 
@@ -105,18 +105,19 @@ impl Sealer {
         mut header: Header,
         server_key: &str,
         words: Words<'_>,
-    ) -> Result<Self, ServingError> {
-        let server = unhex::<32>(server_key).map(PublicKey::from).ok_or(
-            ServingError::BadPreprocessRequest {
-                reason: "`server_key` is not 64 hexadecimal digits".into(),
-            },
-        )?;
+    ) -> Result<Self, PreprocessingError> {
+        let server =
+            unhex::<32>(server_key)
+                .map(PublicKey::from)
+                .ok_or(PreprocessingError::BadRequest {
+                    reason: "`server_key` is not 64 hexadecimal digits".into(),
+                })?;
         let own = StaticSecret::from(*random::<32>()?);
         let ephemeral = PublicKey::from(&own);
         header.ephemeral_key = hex(ephemeral.as_bytes());
         let shared = own.diffie_hellman(&server);
         if !shared.was_contributory() {
-            return Err(ServingError::BadPreprocessRequest {
+            return Err(PreprocessingError::BadRequest {
                 reason: "`server_key` is no proper key".into(),
             });
         }
@@ -125,9 +126,9 @@ impl Sealer {
             .write(true)
             .create_new(true)
             .open(path)
-            .map_err(ServingError::io(path))?;
+            .map_err(StateError::io(path))?;
         let mut file = BufWriter::new(file);
-        file.write_all(&head).map_err(ServingError::io(path))?;
+        file.write_all(&head).map_err(StateError::io(path))?;
         let key = file_key(shared.as_bytes(), words, &ephemeral, &server);
         Ok(Self {
             path: path.into(),
@@ -153,12 +154,12 @@ impl Sealer {
     }
 
     /// Ends the file with its last piece; on return it is on disk.
-    pub(crate) fn finish(&mut self) -> Result<(), ServingError> {
+    pub(crate) fn finish(&mut self) -> Result<(), PreprocessingError> {
         let done = self
             .seal(Vec::new(), true)
             .and_then(|()| self.file.flush())
             .and_then(|()| self.file.get_ref().sync_all());
-        done.map_err(ServingError::io(&self.path))
+        Ok(done.map_err(StateError::io(&self.path))?)
     }
 }
 
@@ -226,15 +227,15 @@ impl Head {
     /// be right.
     ///
     /// # Errors
-    /// [`ServingError::BadPreprocessed`] for a file of another kind or version;
-    /// [`ServingError::Io`].
-    pub(super) fn read(path: &Path) -> Result<Self, ServingError> {
-        let bad = |reason: String| ServingError::BadPreprocessed {
+    /// [`PreprocessingError::BadFile`] for a file of another kind or version;
+    /// [`StateError::Io`].
+    pub(super) fn read(path: &Path) -> Result<Self, PreprocessingError> {
+        let bad = |reason: String| PreprocessingError::BadFile {
             file: name_of(path),
             reason,
         };
-        let file = File::open(path).map_err(ServingError::io(path))?;
-        let total = file.metadata().map_err(ServingError::io(path))?.len();
+        let file = File::open(path).map_err(StateError::io(path))?;
+        let total = file.metadata().map_err(StateError::io(path))?.len();
         let mut file = BufReader::new(file);
         let short = |_| bad("it ends within its header".into());
         let (mut magic, mut length) = ([0; 8], [0; 4]);
@@ -270,14 +271,14 @@ impl Head {
             .finalize();
         let start = (MAGIC.len() + 4 + json.len()) as u64;
         let left = total - start;
-        let plain_bytes = walk(&mut file, left).map_err(ServingError::io(path))?;
+        let plain_bytes = walk(&mut file, left).map_err(StateError::io(path))?;
         if plain_bytes != Some(SEEDS_BYTES + header.corrections_bytes) {
             return Err(bad(
                 "it is altered or cut off: its pieces do not add up to what its header says".into(),
             ));
         }
         file.seek(SeekFrom::Start(start))
-            .map_err(ServingError::io(path))?;
+            .map_err(StateError::io(path))?;
         Ok(Self {
             path: path.into(),
             file,
@@ -303,12 +304,12 @@ impl SealedCorrelations {
     /// Derives the key of a file whose head was read.
     ///
     /// # Errors
-    /// [`ServingError::BadPreprocessed`].
+    /// [`PreprocessingError::BadFile`].
     pub(super) fn open(
         head: Head,
         own: &SealingKey,
         words: Words<'_>,
-    ) -> Result<Self, ServingError> {
+    ) -> Result<Self, PreprocessingError> {
         let Head {
             path,
             file,
@@ -317,7 +318,7 @@ impl SealedCorrelations {
             header,
         } = head;
         let ephemeral = unhex::<32>(&header.ephemeral_key).map(PublicKey::from);
-        let bad = || ServingError::BadPreprocessed {
+        let bad = || PreprocessingError::BadFile {
             file: name_of(&path),
             reason: "its key is not hexadecimal".into(),
         };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    ServingError,
+    error::{PreprocessingError, StateError},
     preprocessing::seal::{Head, SealedCorrelations, SealingKey, name_of},
     terms::SessionParameters,
 };
@@ -75,8 +75,8 @@ impl CorrelationStore {
         }
     }
 
-    fn files(&self) -> Result<Vec<(AvailableSession, PathBuf)>, ServingError> {
-        let entries = std::fs::read_dir(&self.folder).map_err(ServingError::io(&self.folder))?;
+    fn files(&self) -> Result<Vec<(AvailableSession, PathBuf)>, PreprocessingError> {
+        let entries = std::fs::read_dir(&self.folder).map_err(StateError::io(&self.folder))?;
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         Ok(paths
             .filter_map(|path| Some((parse_name(&path)?, path)))
@@ -88,14 +88,14 @@ impl CorrelationStore {
     /// could not be removed.
     ///
     /// # Errors
-    /// [`ServingError::Io`].
+    /// [`StateError::Io`].
     pub fn available(
         &self,
         bucket: usize,
         tokens: usize,
         selection: Selection,
-        is_used: impl Fn(&str) -> Result<bool, ServingError>,
-    ) -> Result<Vec<AvailableSession>, ServingError> {
+        is_used: impl Fn(&str) -> Result<bool, StateError>,
+    ) -> Result<Vec<AvailableSession>, PreprocessingError> {
         let fits = |candidate: &AvailableSession| {
             (candidate.bucket, candidate.selection) == (bucket, selection)
                 && candidate.tokens >= tokens
@@ -118,7 +118,7 @@ impl CorrelationStore {
     /// The file of a session, for this program and adapter; nothing is used up yet.
     ///
     /// # Errors
-    /// [`ServingError::NotPreprocessed`] where there is none; [`ServingError::BadPreprocessed`] for
+    /// [`PreprocessingError::NoFile`] where there is none; [`PreprocessingError::BadFile`] for
     /// a file that is not what its name and these parameters say.
     pub fn find(
         &self,
@@ -126,16 +126,16 @@ impl CorrelationStore {
         parameters: &SessionParameters,
         private_sha256: &str,
         selection: Selection,
-    ) -> Result<Found, ServingError> {
+    ) -> Result<Found, PreprocessingError> {
         let found = self
             .files()?
             .into_iter()
             .find(|(candidate, _)| candidate.session == session);
-        let (candidate, path) = found.ok_or_else(|| ServingError::NotPreprocessed {
+        let (candidate, path) = found.ok_or_else(|| PreprocessingError::NoFile {
             session: session.into(),
         })?;
         let head = Head::read(&path)?;
-        let bad = |reason: String| ServingError::BadPreprocessed {
+        let bad = |reason: String| PreprocessingError::BadFile {
             file: name_of(&path),
             reason,
         };
@@ -163,12 +163,12 @@ impl CorrelationStore {
     /// removes it.
     ///
     /// # Errors
-    /// [`ServingError::BadPreprocessed`].
+    /// [`PreprocessingError::BadFile`].
     pub fn take(
         &self,
         found: Found,
         release: &[u8; 32],
-    ) -> Result<SealedCorrelations, ServingError> {
+    ) -> Result<SealedCorrelations, PreprocessingError> {
         let path = found.0.path.clone();
         let source =
             SealedCorrelations::open(found.0, &self.key, [self.dealer_key.as_bytes(), release])?;

@@ -28,7 +28,7 @@ use ring::{
 use zeroize::Zeroizing;
 
 use crate::{
-    ServingError,
+    error::StateError,
     secret_files::{random, read_or_create_key, sync_folder, write_secret},
 };
 
@@ -52,7 +52,7 @@ pub(crate) struct SessionKey(Zeroizing<[u8; 32]>);
 
 impl Vault {
     /// The folder below `base` that belongs to the dealer with this state folder.
-    pub(crate) fn open(base: &Path, state: &Path) -> Result<Self, ServingError> {
+    pub(crate) fn open(base: &Path, state: &Path) -> Result<Self, StateError> {
         let name = read_or_create_key(&state.join(NAME_FILE))?;
         Ok(Self {
             folder: base.join(&name[..32]),
@@ -61,12 +61,12 @@ impl Vault {
 
     /// Erases what a kill between two steps left of keys that were being taken or made. For the
     /// dealer that runs, at its start.
-    pub(crate) fn sweep(&self) -> Result<(), ServingError> {
+    pub(crate) fn sweep(&self) -> Result<(), StateError> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(source) => {
-                return Err(ServingError::Io {
+                return Err(StateError::Io {
                     path: self.folder.clone(),
                     source,
                 });
@@ -77,22 +77,22 @@ impl Vault {
                 .extension()
                 .is_some_and(|extension| extension == "taken" || extension == "part")
             {
-                std::fs::remove_file(&path).map_err(ServingError::io(&path))?;
+                std::fs::remove_file(&path).map_err(StateError::io(&path))?;
             }
         }
         sync_folder(&self.folder)
     }
 
     /// Makes the key of a new session; it is on disk when this returns.
-    pub(crate) fn make(&self, session: &str) -> Result<SessionKey, ServingError> {
+    pub(crate) fn make(&self, session: &str) -> Result<SessionKey, StateError> {
         let made = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.folder);
-        made.map_err(ServingError::io(&self.folder))?;
+        made.map_err(StateError::io(&self.folder))?;
         let tag = self.folder.with_file_name(TAG_FILE);
         if !tag.exists() {
-            std::fs::write(&tag, TAG).map_err(ServingError::io(&tag))?;
+            std::fs::write(&tag, TAG).map_err(StateError::io(&tag))?;
         }
         let key = random::<32>()?;
         write_secret(&self.folder.join(session), key.as_slice())?;
@@ -107,7 +107,7 @@ impl Vault {
 
     /// Takes the key of a session out: when this returns it is gone from the disk. `None`: it was
     /// taken before, or the folder is another one than when the session was written.
-    pub(crate) fn take(&self, session: &str) -> Result<Option<SessionKey>, ServingError> {
+    pub(crate) fn take(&self, session: &str) -> Result<Option<SessionKey>, StateError> {
         let (path, taken) = (
             self.folder.join(session),
             self.folder.join(format!("{session}.taken")),
@@ -116,20 +116,20 @@ impl Vault {
         match std::fs::rename(&path, &taken) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(ServingError::Io { path, source }),
+            Err(source) => return Err(StateError::Io { path, source }),
         }
         let mut key = Zeroizing::new([0; 32]);
         let read = File::open(&taken).and_then(|mut file| file.read_exact(key.as_mut_slice()));
-        let removed = std::fs::remove_file(&taken).map_err(ServingError::io(&taken));
+        let removed = std::fs::remove_file(&taken).map_err(StateError::io(&taken));
         removed.and_then(|()| sync_folder(&self.folder))?;
-        read.map_err(ServingError::io(&path))?;
+        read.map_err(StateError::io(&path))?;
         Self::bound(&key).map(Some)
     }
 
     /// What opens anything is derived from the stored key and the machine's boot.
-    fn bound(stored: &[u8; 32]) -> Result<SessionKey, ServingError> {
+    fn bound(stored: &[u8; 32]) -> Result<SessionKey, StateError> {
         #[cfg(target_os = "linux")]
-        let boot = std::fs::read(BOOT_ID).map_err(ServingError::io(BOOT_ID))?;
+        let boot = std::fs::read(BOOT_ID).map_err(StateError::io(BOOT_ID))?;
         // Elsewhere the folder alone decides.
         #[cfg(not(target_os = "linux"))]
         let boot = Vec::new();

@@ -14,12 +14,11 @@ use std::{
 };
 
 use crate::{
-    ServingError,
-    error::Refusal,
+    error::{Refusal, ServingError, SessionError, StateError},
     state::{Principal, State},
 };
 
-type Charged = Result<Result<(), Refusal>, ServingError>;
+type Charged = Result<Result<(), Refusal>, StateError>;
 
 /// What one session has paid.
 pub(super) struct Charging {
@@ -42,7 +41,7 @@ impl Charging {
     /// Pays for a step of so many tokens, and begins to pay for the next one.
     ///
     /// # Errors
-    /// [`ServingError::Quota`] where the budget does not cover it or the key was withdrawn; what
+    /// [`SessionError::Quota`] where the budget does not cover it or the key was withdrawn; what
     /// [`State`] reports.
     pub(super) fn pay(&mut self, tokens: u64) -> Result<(), ServingError> {
         let Some(principal) = &self.principal else {
@@ -61,7 +60,7 @@ impl Charging {
             },
             (tokens, _) => self.state.charge(principal, tokens, SystemTime::now())?,
         };
-        paid.map_err(ServingError::Quota)?;
+        paid.map_err(SessionError::Quota)?;
         if self.coming.is_none() {
             let (state, principal, (sender, receiver)) =
                 (self.state.clone(), principal.clone(), sync_channel(1));
@@ -130,7 +129,9 @@ mod tests {
         charging.pay(1).unwrap();
         assert!(matches!(
             charging.pay(1),
-            Err(ServingError::Quota(Refusal::BudgetSpent { limit: 20 }))
+            Err(ServingError::Session(SessionError::Quota(
+                Refusal::BudgetSpent { limit: 20 }
+            )))
         ));
         drop(charging);
         assert_eq!(used(), 20, "the last token of a budget can be used");
@@ -138,7 +139,10 @@ mod tests {
         Keys::revoke(&keys, "alice").unwrap();
         let mut charging = Charging::new(&state, Some(alice.clone()));
         assert!(
-            matches!(charging.pay(0), Err(ServingError::Quota(Refusal::Unknown))),
+            matches!(
+                charging.pay(0),
+                Err(ServingError::Session(SessionError::Quota(Refusal::Unknown)))
+            ),
             "paid in advance or not"
         );
         let mut nobody = Charging::new(&state, None);

@@ -18,7 +18,7 @@ use marill_mpc::{Comparison, Sampling};
 use marill_net::{SharedChannel, WebSocketChannel};
 
 use crate::{
-    ServingError,
+    error::{ServingError, SessionError},
     messages::{InputHello, Reply, recv_hello, send_json},
     server::{IDLE_TIMEOUT, Server},
     slots::Turn,
@@ -93,7 +93,7 @@ impl Announced<'_> {
     pub(super) fn wait(
         self,
         party: &SharedChannel<WebSocketChannel>,
-    ) -> Result<Input, ServingError> {
+    ) -> Result<Input, SessionError> {
         let deadline = Instant::now() + CLIENT_WAIT;
         loop {
             match self.receiver.recv_timeout(LOOK_AROUND) {
@@ -102,10 +102,10 @@ impl Announced<'_> {
                     party
                         .lock()
                         .check_open()
-                        .map_err(ServingError::net("computing party"))?;
+                        .map_err(SessionError::net("computing party"))?;
                 }
                 Err(_) => {
-                    return Err(ServingError::NoClient {
+                    return Err(SessionError::NoClient {
                         seconds: CLIENT_WAIT.as_secs(),
                     });
                 }
@@ -151,7 +151,7 @@ fn join(
     connection.lock().handshake_done();
     let _slot = turn.take("server")?;
     server.start_session(principal.as_ref())?;
-    let unknown = || ServingError::NoSession {
+    let unknown = || SessionError::NoSession {
         session: hello.session.clone(),
     };
     // All but the comparison protocol, which the session has, is known before a session is looked
@@ -170,11 +170,11 @@ fn join(
         .with_comparison(expected.comparison)
         .check(&hello.parameters)?;
     if expected.sampling != hello.sampling {
-        return Err(ServingError::SamplingDiffers);
+        return Err(SessionError::SamplingDiffers.into());
     }
-    send_json(connection, &Reply::Welcome(())).map_err(ServingError::net(CLIENT))?;
+    send_json(connection, &Reply::Welcome(())).map_err(SessionError::net(CLIENT))?;
     expected
         .connection
         .send((connection.clone(), principal))
-        .map_err(|_| unknown())
+        .map_err(|_| unknown().into())
 }

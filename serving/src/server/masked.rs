@@ -17,8 +17,7 @@ use marill_numeric::hex;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    ServingError,
-    error::Refusal,
+    error::{Refusal, ServingError, SessionError, StateError},
     secret_files::replace_file,
     server::SecureModel,
     state::{KeyDigest, Principal},
@@ -63,13 +62,13 @@ impl Sending {
             let read = (&mut self.file)
                 .take(PIECE_BYTES as u64)
                 .read_to_end(&mut piece);
-            read.map_err(ServingError::io("masked"))?;
+            read.map_err(StateError::io("masked"))?;
             if piece.is_empty() {
                 return Ok(());
             }
             connection
                 .send(piece)
-                .map_err(ServingError::net("client"))?;
+                .map_err(SessionError::net("client"))?;
         }
     }
 }
@@ -79,7 +78,7 @@ impl MaskedParts {
     pub(super) fn open(folder: PathBuf) -> Result<Self, ServingError> {
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(ServingError::io(&folder)(error));
+                return Err(StateError::io(&folder)(error).into());
             }
             _ => {}
         }
@@ -127,10 +126,10 @@ impl MaskedParts {
                 // From here on the file counts among those that make room.
                 part.used = Some(Instant::now());
                 replace_file(&path, &bytes)?;
-                File::open(&path).map_err(ServingError::io(&path))?
+                File::open(&path).map_err(StateError::io(&path))?
             }
         };
-        let bytes = file.metadata().map_err(ServingError::io(&path))?.len();
+        let bytes = file.metadata().map_err(StateError::io(&path))?.len();
         part.used = Some(Instant::now());
         let digest = part.digest.clone().unwrap_or_default();
         drop(part);
@@ -152,7 +151,7 @@ impl MaskedParts {
     }
 
     /// # Errors
-    /// [`ServingError::Quota`] for a key that was sent its part too often.
+    /// [`SessionError::Quota`] for a key that was sent its part too often.
     fn count(&self, principal: Option<&Principal>) -> Result<(), ServingError> {
         let Some(principal) = principal else {
             return Ok(());
@@ -166,11 +165,12 @@ impl MaskedParts {
         if times.len() as u64 >= SENT_A_MINUTE {
             let retry_after = MINUTE.saturating_sub(times[0].elapsed()) + Duration::from_secs(1);
             let what = "downloads of the masked part";
-            return Err(ServingError::Quota(Refusal::TooFast {
+            return Err(SessionError::Quota(Refusal::TooFast {
                 what,
                 limit: SENT_A_MINUTE,
                 retry_after,
-            }));
+            })
+            .into());
         }
         times.push(Instant::now());
         Ok(())

@@ -8,8 +8,7 @@ use marill_numeric::unhex;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    ServingError,
-    error::refused,
+    error::{PreprocessingError, ServingError, SessionError, StateError, refused},
     messages::{
         ClientHello, CorrectionsHello, NewRelease, Release, Reply, ServerWelcome, Step, hash_key,
         recv_hello, recv_input_share, recv_reply, send_json, send_token_share,
@@ -46,28 +45,31 @@ pub(super) fn run(
     let result = opened.and_then(|(mut source, mut session, waiting)| {
         server.metrics.opened(began.elapsed());
         let mut pace = Pace::start(&client);
-        let result = match waiting {
-            None => serve(
-                server,
-                &mut client,
-                &mut source,
-                &mut session,
-                &mut pace,
-                principal.as_ref(),
-            ),
-            Some(announced) => announced.wait(&client).and_then(|(connection, principal)| {
-                let connection = input.insert(connection);
-                pace.with(connection);
-                serve(
+        let result =
+            match waiting {
+                None => serve(
                     server,
-                    connection,
+                    &mut client,
                     &mut source,
                     &mut session,
                     &mut pace,
                     principal.as_ref(),
-                )
-            }),
-        };
+                ),
+                Some(announced) => announced.wait(&client).map_err(Into::into).and_then(
+                    |(connection, principal)| {
+                        let connection = input.insert(connection);
+                        pace.with(connection);
+                        serve(
+                            server,
+                            connection,
+                            &mut source,
+                            &mut session,
+                            &mut pace,
+                            principal.as_ref(),
+                        )
+                    },
+                ),
+            };
         source.end();
         result
     });
@@ -101,7 +103,7 @@ impl E1 {
         step: Step,
         client: &mut Connection,
         width: usize,
-    ) -> Result<(), ServingError> {
+    ) -> Result<(), SessionError> {
         let token = match (self, step) {
             (Self::Own(session), Step::Prefill { bucket }) => return Ok(session.prefill(bucket)?),
             (Self::Own(session), _) => return Ok(session.decode()?),
@@ -131,9 +133,9 @@ enum CorrelationSource {
 
 impl CorrelationSource {
     /// Before a step: the dealer is told of it, or the file must cover it.
-    fn announce(&mut self, step: Step) -> Result<(), ServingError> {
+    fn announce(&mut self, step: Step) -> Result<(), SessionError> {
         let uncovered = |reason: String| {
-            Err(ServingError::BadMessage {
+            Err(SessionError::BadMessage {
                 peer: CLIENT,
                 reason,
             })
@@ -141,7 +143,7 @@ impl CorrelationSource {
         match (self, step) {
             (Self::Live(dealer), step) => dealer
                 .send(step.encode())
-                .map_err(ServingError::net(DEALER)),
+                .map_err(SessionError::net(DEALER)),
             (Self::Preprocessed { bucket, .. }, Step::Prefill { bucket: asked })
                 if *bucket != asked =>
             {
@@ -221,18 +223,19 @@ fn handshake<'a>(
         _ => None,
     };
     if let Some(reason) = reason {
-        return Err(ServingError::NoDcf { reason });
+        return Err(SessionError::NoDcf { reason }.into());
     }
     let parameters = model.parameters.clone().with_comparison(comparison);
     parameters.check(&hello.parameters)?;
     if unhex::<16>(&hello.session).is_none() {
-        return Err(ServingError::BadMessage {
+        return Err(SessionError::BadMessage {
             peer: CLIENT,
             reason: "the session is not hexadecimal".into(),
-        });
+        }
+        .into());
     }
     if hello.sampling.is_some() && !model.allow_sampling {
-        return Err(ServingError::GreedyOnly);
+        return Err(SessionError::GreedyOnly.into());
     }
 
     // Both ask the dealer, who knows this client by its proof, before anything is used up or
@@ -259,7 +262,7 @@ fn handshake<'a>(
         adapter_sha256,
         adapter_bytes,
     };
-    send_json(client, &Reply::Welcome(welcome)).map_err(ServingError::net(CLIENT))?;
+    send_json(client, &Reply::Welcome(welcome)).map_err(SessionError::net(CLIENT))?;
     if let Some(sending) = sending {
         pace.earn(sending.bytes);
         sending.send(client)?;
@@ -294,7 +297,7 @@ fn live(
     let connection = server
         .dealer
         .websocket("/v1/corrections", DEALER_TIMEOUT)
-        .map_err(ServingError::net(DEALER))?;
+        .map_err(SessionError::net(DEALER))?;
     let mut connection = SharedChannel::new(connection);
     let seeds = claim(server, &mut connection, parameters, hello, selection)?;
     Ok((
@@ -318,13 +321,14 @@ fn preprocessed(
     let store = server
         .store
         .as_ref()
-        .ok_or_else(|| ServingError::NotPreprocessed {
+        .ok_or_else(|| PreprocessingError::NoFile {
             session: session.clone(),
         })?;
     if server.state.is_claimed("e1", session)? {
-        return Err(ServingError::SessionUsed {
+        return Err(StateError::SessionUsed {
             session: session.clone(),
-        });
+        }
+        .into());
     }
     let found = store.find(
         session,
@@ -337,7 +341,7 @@ fn preprocessed(
         server
             .state
             .charge(principal, bucket as u64, SystemTime::now())?
-            .map_err(ServingError::Quota)?;
+            .map_err(SessionError::Quota)?;
     }
     let release = match release(server, parameters, hello) {
         Ok(release) => release,
@@ -346,7 +350,7 @@ fn preprocessed(
             if let Some(principal) = principal {
                 server.state.refund(principal, bucket as u64)?;
             }
-            return Err(error);
+            return Err(error.into());
         }
     };
     server.state.claim("e1", session)?;
@@ -357,7 +361,7 @@ fn preprocessed(
         prompt_paid: true,
     };
     let seeds = parse_seeds(Zeroizing::new(
-        file.recv().map_err(ServingError::net("file"))?,
+        file.recv().map_err(SessionError::net("file"))?,
     ))?;
     Ok((source, Box::new(file), seeds))
 }
@@ -367,8 +371,8 @@ fn release(
     server: &Server,
     parameters: &SessionParameters,
     hello: &ClientHello,
-) -> Result<Zeroizing<[u8; 32]>, ServingError> {
-    let bad = |reason: String| ServingError::BadMessage {
+) -> Result<Zeroizing<[u8; 32]>, SessionError> {
+    let bad = |reason: String| SessionError::BadMessage {
         peer: DEALER,
         reason,
     };
@@ -381,7 +385,7 @@ fn release(
     let answer = server
         .dealer
         .post_json("/v1/release", &json, 1 << 16)
-        .map_err(ServingError::net(DEALER))?;
+        .map_err(SessionError::net(DEALER))?;
     if answer.status != 200 {
         return Err(refused(DEALER, &answer));
     }
@@ -409,19 +413,18 @@ fn claim(
         proof: hello.proof.clone(),
         selection,
     };
-    send_json(source, &request).map_err(ServingError::net(DEALER))?;
+    send_json(source, &request).map_err(SessionError::net(DEALER))?;
     recv_reply::<()>(source, DEALER)?;
     server.state.claim("e1", &hello.session)?;
-    parse_seeds(Zeroizing::new(
-        source.recv().map_err(ServingError::net(DEALER))?,
-    ))
+    let frame = Zeroizing::new(source.recv().map_err(SessionError::net(DEALER))?);
+    Ok(parse_seeds(frame)?)
 }
 
 /// The adapter mask's seed and E1's, out of a frame that has them the other way round.
-fn parse_seeds(frame: Zeroizing<Vec<u8>>) -> Result<[Seed; 2], ServingError> {
+fn parse_seeds(frame: Zeroizing<Vec<u8>>) -> Result<[Seed; 2], SessionError> {
     let (Some(mut seed1), Some(mut adapter), 64) = (half(&frame, 0), half(&frame, 1), frame.len())
     else {
-        return Err(ServingError::BadMessage {
+        return Err(SessionError::BadMessage {
             peer: DEALER,
             reason: "the seeds are not 64 bytes".into(),
         });
@@ -445,26 +448,26 @@ fn serve(
     principal: Option<&Principal>,
 ) -> Result<(), ServingError> {
     let spec = &server.model.spec;
-    let bad = |reason: String| ServingError::BadMessage {
+    let bad = |reason: String| SessionError::BadMessage {
         peer: CLIENT,
         reason,
     };
     let mut positions = 0;
     let mut charging = Charging::new(&server.state, principal.cloned());
     loop {
-        let frame = client.recv().map_err(ServingError::net(CLIENT))?;
+        let frame = client.recv().map_err(SessionError::net(CLIENT))?;
         let step = Step::parse(&frame).map_err(bad)?;
         positions += match step {
             Step::End => return Ok(()),
             Step::Prefill { bucket } if positions == 0 && spec.bucket(bucket) == bucket => bucket,
             Step::Prefill { bucket } => {
-                return Err(bad(format!("a prefill of {bucket} is not possible now")));
+                return Err(bad(format!("a prefill of {bucket} is not possible now")).into());
             }
             Step::Decode if positions > 0 => 1,
-            Step::Decode => return Err(bad("a decode before the prefill".into())),
+            Step::Decode => return Err(bad("a decode before the prefill".into()).into()),
         };
         if positions > spec.max_positions {
-            return Err(bad(format!("more than {} positions", spec.max_positions)));
+            return Err(bad(format!("more than {} positions", spec.max_positions)).into());
         }
         // Before the step runs: a client that goes away in the middle has used it all the same.
         charging.pay(source.owed(if let Step::Prefill { bucket } = step {

@@ -9,8 +9,7 @@ use std::{
 };
 
 use crate::{
-    ServingError,
-    error::Refusal,
+    error::{Refusal, StateError},
     secret_files::replace_file,
     state::{
         Key, KeyDigest, Limits, Principal, State, WINDOW, WhenInUse, key_digest,
@@ -35,9 +34,9 @@ impl FileState {
     /// Opens or creates the records in `folder`; `keys` names the file of keys.
     ///
     /// # Errors
-    /// [`ServingError::LedgerInUse`] while another server runs on the folder or on the keys;
-    /// [`ServingError::KeysGone`] where there were keys and are none; [`ServingError::Io`].
-    pub fn open(folder: &Path, keys: &Path) -> Result<Self, ServingError> {
+    /// [`StateError::LedgerInUse`] while another server runs on the folder or on the keys;
+    /// [`StateError::KeysGone`] where there were keys and are none; [`StateError::Io`].
+    pub fn open(folder: &Path, keys: &Path) -> Result<Self, StateError> {
         let store = Store::open(folder, WhenInUse::Fail)?;
         let seen = folder.join(KEYS_SEEN_FILE);
         let is_noted = AtomicBool::new(seen.exists());
@@ -51,7 +50,7 @@ impl FileState {
         if state.keys.current()?.is_some() {
             state.note_keys()?;
         } else if state.seen.1.load(Ordering::Relaxed) {
-            return Err(ServingError::KeysGone {
+            return Err(StateError::KeysGone {
                 keys: keys.into(),
                 record: state.seen.0,
             });
@@ -62,14 +61,14 @@ impl FileState {
     /// Tokens and sessions that each key has used, also beside a running server.
     ///
     /// # Errors
-    /// [`ServingError::Io`].
-    pub fn used(folder: &Path, digest: &KeyDigest) -> Result<(u64, u64), ServingError> {
+    /// [`StateError::Io`].
+    pub fn used(folder: &Path, digest: &KeyDigest) -> Result<(u64, u64), StateError> {
         let used = store::used(folder, digest)?;
         Ok((used.tokens, used.sessions))
     }
 
     /// Notes, once, that this server has keys.
-    fn note_keys(&self) -> Result<(), ServingError> {
+    fn note_keys(&self) -> Result<(), StateError> {
         let (path, is_noted) = &self.seen;
         if !is_noted.load(Ordering::Relaxed) {
             replace_file(path, KEYS_SEEN)?;
@@ -78,7 +77,7 @@ impl FileState {
         Ok(())
     }
 
-    fn limits(&self, principal: &Principal) -> Result<Result<Limits, Refusal>, ServingError> {
+    fn limits(&self, principal: &Principal) -> Result<Result<Limits, Refusal>, StateError> {
         let keys = self.keys.current()?;
         let key = keys.as_ref().and_then(|keys| keys.find(&principal.digest));
         Ok(key.map(|key| key.limits).ok_or(Refusal::Unknown))
@@ -86,7 +85,7 @@ impl FileState {
 }
 
 /// Locks a file beside the keys: budgets are counted by one server only.
-fn serve_alone(keys: &Path) -> Result<Option<File>, ServingError> {
+fn serve_alone(keys: &Path) -> Result<Option<File>, StateError> {
     // The same file has one lock, by whatever path it is named.
     let whole = keys.canonicalize().unwrap_or_else(|_| keys.into());
     let mut path = whole.into_os_string();
@@ -107,12 +106,12 @@ fn serve_alone(keys: &Path) -> Result<Option<File>, ServingError> {
             );
             return Ok(None);
         }
-        Err(source) => return Err(ServingError::Io { path, source }),
+        Err(source) => return Err(StateError::Io { path, source }),
     };
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Err(ServingError::LedgerInUse { path: keys.into() }),
-        Err(TryLockError::Error(source)) => Err(ServingError::Io { path, source }),
+        Err(TryLockError::WouldBlock) => Err(StateError::LedgerInUse { path: keys.into() }),
+        Err(TryLockError::Error(source)) => Err(StateError::Io { path, source }),
     }
 }
 
@@ -140,18 +139,18 @@ fn wait(
 }
 
 impl State for FileState {
-    fn claim(&self, role: &str, session: &str) -> Result<(), ServingError> {
+    fn claim(&self, role: &str, session: &str) -> Result<(), StateError> {
         self.store.claim(role, session)
     }
 
-    fn is_claimed(&self, role: &str, session: &str) -> Result<bool, ServingError> {
+    fn is_claimed(&self, role: &str, session: &str) -> Result<bool, StateError> {
         self.store.is_claimed(role, session)
     }
 
     fn principal(
         &self,
         key: Option<&str>,
-    ) -> Result<Result<Option<Principal>, Refusal>, ServingError> {
+    ) -> Result<Result<Option<Principal>, Refusal>, StateError> {
         let Some(keys) = self.keys.current()? else {
             return Ok(Ok(None));
         };
@@ -166,11 +165,11 @@ impl State for FileState {
             .ok_or(Refusal::Unknown))
     }
 
-    fn check(&self, principal: &Principal) -> Result<Result<(), Refusal>, ServingError> {
+    fn check(&self, principal: &Principal) -> Result<Result<(), Refusal>, StateError> {
         Ok(self.limits(principal)?.map(|_| ()))
     }
 
-    fn refund(&self, principal: &Principal, tokens: u64) -> Result<(), ServingError> {
+    fn refund(&self, principal: &Principal, tokens: u64) -> Result<(), StateError> {
         self.store.refund(&principal.digest, tokens)
     }
 
@@ -178,7 +177,7 @@ impl State for FileState {
         &self,
         principal: &Principal,
         now: SystemTime,
-    ) -> Result<Result<(), Refusal>, ServingError> {
+    ) -> Result<Result<(), Refusal>, StateError> {
         let limits = match self.limits(principal)? {
             Ok(limits) => limits,
             Err(refusal) => return Ok(Err(refusal)),
@@ -214,7 +213,7 @@ impl State for FileState {
         principal: &Principal,
         tokens: u64,
         now: SystemTime,
-    ) -> Result<Result<(), Refusal>, ServingError> {
+    ) -> Result<Result<(), Refusal>, StateError> {
         let limits = match self.limits(principal)? {
             Ok(limits) => limits,
             Err(refusal) => return Ok(Err(refusal)),
@@ -317,7 +316,7 @@ mod tests {
             .map(|_| ())
             .unwrap_err();
         assert!(
-            matches!(&error, ServingError::LedgerInUse { path } if *path == keys),
+            matches!(&error, StateError::LedgerInUse { path } if *path == keys),
             "{error}"
         );
         // `marill keys` works beside it.

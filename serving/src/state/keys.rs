@@ -12,7 +12,7 @@ use std::{
 use marill_numeric::{hex, unhex};
 
 use crate::{
-    ServingError,
+    error::StateError,
     secret_files::{random, replace_file},
     state::{KeyDigest, key_digest},
 };
@@ -130,7 +130,7 @@ type Stamp = (SystemTime, u64, u64);
 impl KeyFile {
     /// # Errors
     /// As [`Keys::read`].
-    pub(super) fn open(path: &Path) -> Result<Self, ServingError> {
+    pub(super) fn open(path: &Path) -> Result<Self, StateError> {
         let file = Self {
             path: path.into(),
             loaded: Mutex::default(),
@@ -145,7 +145,7 @@ impl KeyFile {
     ///
     /// # Errors
     /// As [`Keys::read`].
-    pub(super) fn current(&self) -> Result<Option<Arc<Keys>>, ServingError> {
+    pub(super) fn current(&self) -> Result<Option<Arc<Keys>>, StateError> {
         let loaded = self.loaded().clone();
         if self.stamp(&loaded)? == loaded.stamp {
             return Ok(loaded.keys);
@@ -179,16 +179,16 @@ impl KeyFile {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stamp(&self, loaded: &Loaded) -> Result<Option<Stamp>, ServingError> {
+    fn stamp(&self, loaded: &Loaded) -> Result<Option<Stamp>, StateError> {
         match std::fs::metadata(&self.path) {
             Ok(file) => {
-                let modified = file.modified().map_err(ServingError::io(&self.path))?;
+                let modified = file.modified().map_err(StateError::io(&self.path))?;
                 Ok(Some((modified, file.len(), file.ino())))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && loaded.keys.is_none() => {
                 Ok(None)
             }
-            Err(source) => Err(ServingError::Io {
+            Err(source) => Err(StateError::Io {
                 path: self.path.clone(),
                 source,
             }),
@@ -200,13 +200,13 @@ impl Keys {
     /// Reads the file; `None` where there is none.
     ///
     /// # Errors
-    /// [`ServingError::Io`] naming the line that is not understood.
-    pub fn read(path: &Path) -> Result<Option<Self>, ServingError> {
+    /// [`StateError::Io`] naming the line that is not understood.
+    pub fn read(path: &Path) -> Result<Option<Self>, StateError> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => {
-                return Err(ServingError::Io {
+                return Err(StateError::Io {
                     path: path.into(),
                     source,
                 });
@@ -226,11 +226,11 @@ impl Keys {
                 |reason: String| std::io::Error::other(format!("line {}: {reason}", index + 1));
             let key = Key::parse(line)
                 .map_err(bad)
-                .map_err(ServingError::io(path))?;
+                .map_err(StateError::io(path))?;
             if keys.places.insert(key.digest, keys.keys.len()).is_some() {
-                return Err(ServingError::io(path)(bad(
-                    "the same key stands above".into()
-                )));
+                return Err(StateError::io(path)(
+                    bad("the same key stands above".into()),
+                ));
             }
             keys.keys.push(key);
         }
@@ -261,10 +261,10 @@ impl Keys {
     /// nowhere.
     ///
     /// # Errors
-    /// [`ServingError::KeyName`] for a name in use or with blanks; [`ServingError::Io`];
-    /// [`ServingError::Random`].
-    pub fn add(path: &Path, name: &str, limits: Limits) -> Result<String, ServingError> {
-        let refuse = |reason| ServingError::KeyName {
+    /// [`StateError::KeyName`] for a name in use or with blanks; [`StateError::Io`];
+    /// [`StateError::Random`].
+    pub fn add(path: &Path, name: &str, limits: Limits) -> Result<String, StateError> {
+        let refuse = |reason| StateError::KeyName {
             name: name.into(),
             reason,
         };
@@ -290,15 +290,15 @@ impl Keys {
     /// Marks the key of `name` as revoked; a server that runs sees it with the next session.
     ///
     /// # Errors
-    /// [`ServingError::KeyName`] where nobody of this name has a key; [`ServingError::Io`].
-    pub fn revoke(path: &Path, name: &str) -> Result<(), ServingError> {
+    /// [`StateError::KeyName`] where nobody of this name has a key; [`StateError::Io`].
+    pub fn revoke(path: &Path, name: &str) -> Result<(), StateError> {
         let _lock = lock(path)?;
         let mut keys = Self::read(path)?.unwrap_or_else(|| Self::none_yet(path));
         let key = keys
             .keys
             .iter_mut()
             .find(|key| key.name == name && !key.revoked);
-        key.ok_or(ServingError::KeyName {
+        key.ok_or(StateError::KeyName {
             name: name.into(),
             reason: "has no key",
         })?
@@ -306,20 +306,20 @@ impl Keys {
         keys.write()
     }
 
-    fn write(&self) -> Result<(), ServingError> {
+    fn write(&self) -> Result<(), StateError> {
         let lines: String = self.keys.iter().map(Key::line).collect();
         replace_file(&self.path, format!("{HEADER}{lines}").as_bytes())
     }
 }
 
 /// Two commands that change the file take turns.
-fn lock(path: &Path) -> Result<File, ServingError> {
+fn lock(path: &Path) -> Result<File, StateError> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
+        std::fs::create_dir_all(folder).map_err(StateError::io(folder))?;
     }
     let lock = path.with_extension("lock");
-    let file = File::create(&lock).map_err(ServingError::io(&lock))?;
-    file.lock().map_err(ServingError::io(&lock))?;
+    let file = File::create(&lock).map_err(StateError::io(&lock))?;
+    file.lock().map_err(StateError::io(&lock))?;
     Ok(file)
 }
 

@@ -19,7 +19,7 @@ use redb::{
 };
 
 use crate::{
-    ServingError,
+    error::StateError,
     secret_files::{random, sync_folder},
     state::{
         KeyDigest, WINDOW,
@@ -64,9 +64,9 @@ impl Store {
     /// Opens or creates the records of a folder; those of an earlier version are taken over.
     ///
     /// # Errors
-    /// [`ServingError::LedgerInUse`]; [`ServingError::Io`], also for records that are damaged.
-    pub(crate) fn open(folder: &Path, when_in_use: WhenInUse) -> Result<Self, ServingError> {
-        std::fs::create_dir_all(folder).map_err(ServingError::io(folder))?;
+    /// [`StateError::LedgerInUse`]; [`StateError::Io`], also for records that are damaged.
+    pub(crate) fn open(folder: &Path, when_in_use: WhenInUse) -> Result<Self, StateError> {
+        std::fs::create_dir_all(folder).map_err(StateError::io(folder))?;
         let path = folder.join(RECORDS_FILE);
         if !path.exists() {
             create(folder, &path)?;
@@ -123,7 +123,7 @@ impl Store {
         &self,
         database: &mut Option<Arc<Database>>,
         patience: Duration,
-    ) -> Result<Arc<Database>, ServingError> {
+    ) -> Result<Arc<Database>, StateError> {
         if let Some(database) = database {
             return Ok(database.clone());
         }
@@ -138,7 +138,7 @@ impl Store {
                     std::thread::sleep(PAUSE)
                 }
                 Err(DatabaseError::DatabaseAlreadyOpen) => {
-                    return Err(ServingError::LedgerInUse {
+                    return Err(StateError::LedgerInUse {
                         path: self.path.clone(),
                     });
                 }
@@ -151,7 +151,7 @@ impl Store {
     fn with<T>(
         &self,
         work: impl FnOnce(&Database) -> Result<T, redb::Error>,
-    ) -> Result<T, ServingError> {
+    ) -> Result<T, StateError> {
         // Others may still be about to let go of a database that a failure has ended.
         let database = self.reopen(&mut self.database(), Duration::from_secs(1))?;
         let done = work(&database);
@@ -168,7 +168,7 @@ impl Store {
     pub(super) fn write<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, ServingError> {
+    ) -> Result<T, StateError> {
         self.with(|database| {
             let transaction = database.begin_write()?;
             let done = work(&transaction)?;
@@ -180,10 +180,10 @@ impl Store {
     /// Records that `role` now uses `session`; on return the record is on disk.
     ///
     /// # Errors
-    /// [`ServingError::SessionUsed`] when it was recorded before, by any run; [`ServingError::Io`]
+    /// [`StateError::SessionUsed`] when it was recorded before, by any run; [`StateError::Io`]
     /// where the record cannot be written: the session is then not claimed, and the caller uses
     /// nothing of it.
-    pub(crate) fn claim(&self, role: &str, session: &str) -> Result<(), ServingError> {
+    pub(crate) fn claim(&self, role: &str, session: &str) -> Result<(), StateError> {
         let key = key(role, session);
         let is_new = self.with(|database| {
             let transaction = database.begin_write()?;
@@ -205,7 +205,7 @@ impl Store {
         if is_new {
             Ok(())
         } else {
-            Err(ServingError::SessionUsed {
+            Err(StateError::SessionUsed {
                 session: session.into(),
             })
         }
@@ -214,8 +214,8 @@ impl Store {
     /// Whether [`Self::claim`] was called for this role and session.
     ///
     /// # Errors
-    /// [`ServingError::Io`].
-    pub(crate) fn is_claimed(&self, role: &str, session: &str) -> Result<bool, ServingError> {
+    /// [`StateError::Io`].
+    pub(crate) fn is_claimed(&self, role: &str, session: &str) -> Result<bool, StateError> {
         self.with(|database| {
             Ok(database
                 .begin_read()?
@@ -233,7 +233,7 @@ impl Store {
         now: u64,
         (tokens, sessions): (u64, u64),
         allowed: impl FnOnce(Used, &Recent) -> Result<(), R>,
-    ) -> Result<Result<(), R>, ServingError> {
+    ) -> Result<Result<(), R>, StateError> {
         self.with(|database| {
             let transaction = database.begin_write()?;
             let verdict = {
@@ -289,7 +289,7 @@ impl Store {
 
 impl Store {
     /// Gives back tokens that were charged and not used; the window keeps them for its minute.
-    pub(super) fn refund(&self, key: &KeyDigest, tokens: u64) -> Result<(), ServingError> {
+    pub(super) fn refund(&self, key: &KeyDigest, tokens: u64) -> Result<(), StateError> {
         self.write(|transaction| {
             let mut charges = transaction.open_table(CHARGES)?;
             let used = charges.get(key)?.map_or((0, 0), |used| used.value());
@@ -304,7 +304,7 @@ impl Store {
 
 /// Makes a new database under another name and gives it its own when it is whole: a file that a
 /// full disk or a crash left empty is never taken for a new one.
-fn create(folder: &Path, path: &Path) -> Result<(), ServingError> {
+fn create(folder: &Path, path: &Path) -> Result<(), StateError> {
     let part = folder.join(format!(
         ".{RECORDS_FILE}.{}",
         hex(random::<8>()?.as_slice())
@@ -333,7 +333,7 @@ fn key(role: &str, session: &str) -> String {
 }
 
 /// Keeps the kind of a failure of the disk; the file is named in any case.
-fn failed(path: &Path, error: redb::Error) -> ServingError {
+fn failed(path: &Path, error: redb::Error) -> StateError {
     let source = match error {
         redb::Error::Io(source) => source,
         redb::Error::Corrupted(reason) => {
@@ -341,12 +341,12 @@ fn failed(path: &Path, error: redb::Error) -> ServingError {
         }
         other => std::io::Error::other(other),
     };
-    ServingError::io(path)(source)
+    StateError::io(path)(source)
 }
 
 /// The records of a folder for reading, also beside the service that writes them; `None` where
 /// there are none.
-fn read_beside(folder: &Path) -> Result<Option<ReadOnlyDatabase>, ServingError> {
+fn read_beside(folder: &Path) -> Result<Option<ReadOnlyDatabase>, StateError> {
     let path = folder.join(RECORDS_FILE);
     if !path.is_file() {
         return Ok(None);
@@ -374,7 +374,7 @@ fn read_beside(folder: &Path) -> Result<Option<ReadOnlyDatabase>, ServingError> 
 
 /// Tokens and sessions that a key has used, as the records in `folder` say, also beside a running
 /// server.
-pub(super) fn used(folder: &Path, digest: &KeyDigest) -> Result<Used, ServingError> {
+pub(super) fn used(folder: &Path, digest: &KeyDigest) -> Result<Used, StateError> {
     let Some(database) = read_beside(folder)? else {
         return Ok(Used::default());
     };
@@ -395,8 +395,8 @@ pub(super) fn used(folder: &Path, digest: &KeyDigest) -> Result<Used, ServingErr
 /// `recent KEY-DIGEST UNIX-SECONDS TOKENS SESSIONS`.
 ///
 /// # Errors
-/// [`ServingError::Io`], of the records or of `out`.
-pub fn export(folder: &Path, out: &mut dyn std::io::Write) -> Result<(), ServingError> {
+/// [`StateError::Io`], of the records or of `out`.
+pub fn export(folder: &Path, out: &mut dyn std::io::Write) -> Result<(), StateError> {
     let Some(database) = read_beside(folder)? else {
         return Ok(());
     };

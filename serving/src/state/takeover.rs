@@ -8,7 +8,7 @@ use redb::{ReadableTable, WriteTransaction};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    ServingError,
+    error::StateError,
     secret_files::{replace_file, sync_folder},
     state::{
         KeyDigest,
@@ -37,8 +37,8 @@ type Work<'a> = &'a dyn Fn(&WriteTransaction) -> Result<(), redb::Error>;
 /// line counts only if it is whole, as before.
 pub(super) fn take_over(
     folder: &Path,
-    write: impl Fn(Work<'_>) -> Result<(), ServingError>,
-) -> Result<(), ServingError> {
+    write: impl Fn(Work<'_>) -> Result<(), StateError>,
+) -> Result<(), StateError> {
     if let Some(former) = Former::read(&folder.join(LEDGER_FILE))? {
         let mut claims = former.lines(|words| match words {
             [role, session, seconds] => Some((format!("{role} {session}"), seconds.parse().ok()?)),
@@ -107,12 +107,12 @@ struct Former {
 }
 
 impl Former {
-    fn read(path: &Path) -> Result<Option<Self>, ServingError> {
+    fn read(path: &Path) -> Result<Option<Self>, StateError> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => {
-                return Err(ServingError::Io {
+                return Err(StateError::Io {
                     path: path.into(),
                     source,
                 });
@@ -120,7 +120,7 @@ impl Former {
         };
         let digest = hex(&Sha256::digest(&bytes));
         let text = String::from_utf8(bytes)
-            .map_err(|_| ServingError::io(path)(std::io::Error::other("it is no text")))?;
+            .map_err(|_| StateError::io(path)(std::io::Error::other("it is no text")))?;
         Ok(Some(Self {
             path: path.into(),
             text,
@@ -128,7 +128,7 @@ impl Former {
         }))
     }
 
-    fn lines<T>(&self, parse: impl Fn(&[&str]) -> Option<T>) -> Result<Vec<T>, ServingError> {
+    fn lines<T>(&self, parse: impl Fn(&[&str]) -> Option<T>) -> Result<Vec<T>, StateError> {
         let whole = self
             .text
             .rsplit_once('\n')
@@ -140,7 +140,7 @@ impl Former {
         let parsed = lines.map(|(index, line)| {
             let words: Vec<&str> = line.split(' ').collect();
             let bad = || std::io::Error::other(format!("line {} is no record", index + 1));
-            parse(&words).ok_or_else(|| ServingError::io(&self.path)(bad()))
+            parse(&words).ok_or_else(|| StateError::io(&self.path)(bad()))
         });
         parsed.collect()
     }
@@ -154,7 +154,7 @@ impl Former {
             .is_none())
     }
 
-    fn put_aside(&self) -> Result<(), ServingError> {
+    fn put_aside(&self) -> Result<(), StateError> {
         let mut aside = self.path.with_extension("taken-over");
         for n in 2.. {
             if !aside.exists() {
@@ -162,7 +162,7 @@ impl Former {
             }
             aside = self.path.with_extension(format!("taken-over-{n}"));
         }
-        std::fs::rename(&self.path, &aside).map_err(ServingError::io(&self.path))?;
+        std::fs::rename(&self.path, &aside).map_err(StateError::io(&self.path))?;
         sync_folder(self.path.parent().unwrap_or(Path::new("")))?;
         tracing::info!(
             "`{}` was taken over; what it held is kept in `{}`",

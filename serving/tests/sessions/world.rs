@@ -16,7 +16,7 @@ use marill_mpc::{
 };
 use marill_net::http::{HttpClient, Response};
 use marill_serving::{
-    Endpoint, ServingError,
+    Endpoint, SessionError,
     client::{ClientState, Cost, SecureSession, SessionOpener},
     local::Parties,
     messages::{ClientHello, NewSession, ServerWelcome, SessionGrant, recv_reply, send_json},
@@ -149,7 +149,7 @@ impl World {
         session: &str,
         proof: &str,
         correlations: Correlations,
-    ) -> Result<(), ServingError> {
+    ) -> Result<(), SessionError> {
         let server = HttpClient::new(self.parties.server.clone(), None);
         let mut channel = server
             .websocket("/v1/session", Duration::from_secs(5))

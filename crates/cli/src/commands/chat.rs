@@ -4,7 +4,7 @@ use std::{io::BufRead, ops::ControlFlow, process::ExitCode};
 
 use marill_model::{Message, NO_TEMPLATE};
 use marill_serving::{
-    ServingError,
+    ClientError, ServingError,
     client::{Event, Request},
 };
 
@@ -108,7 +108,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 });
             }
             // The conversation has outgrown the context; the next question can start over.
-            Err(error @ ServingError::PromptTooLong { .. }) => {
+            Err(error @ ServingError::Client(ClientError::PromptTooLong { .. })) => {
                 eprintln!("error: {error}\n\nhint: `/reset` starts over");
                 messages.pop();
             }

@@ -25,11 +25,11 @@ fn a_session_is_claimed_once_per_role_over_restarts() {
     store.claim("e1", "s").unwrap();
     assert!(matches!(
         store.claim("e0", "s"),
-        Err(ServingError::SessionUsed { .. })
+        Err(StateError::SessionUsed { .. })
     ));
     assert!(matches!(
         Store::open(&path, WhenInUse::Fail),
-        Err(ServingError::LedgerInUse { .. })
+        Err(StateError::LedgerInUse { .. })
     ));
     assert_eq!(
         text(&path).lines().count(),
@@ -40,7 +40,7 @@ fn a_session_is_claimed_once_per_role_over_restarts() {
     let store = Store::open(&path, WhenInUse::Fail).unwrap();
     assert!(matches!(
         store.claim("e1", "s"),
-        Err(ServingError::SessionUsed { .. })
+        Err(StateError::SessionUsed { .. })
     ));
     store.claim("e1", "t").unwrap();
     assert!(store.is_claimed("e1", "t").unwrap() && !store.is_claimed("e0", "t").unwrap());
@@ -276,11 +276,11 @@ fn a_full_disk_loses_the_new_record_and_no_other() {
     store.claim("e1", "meanwhile").unwrap();
     assert!(matches!(
         store.claim("e1", "before"),
-        Err(ServingError::SessionUsed { .. })
+        Err(StateError::SessionUsed { .. })
     ));
     assert!(matches!(
         store.claim("e1", "meanwhile"),
-        Err(ServingError::SessionUsed { .. })
+        Err(StateError::SessionUsed { .. })
     ));
 }
 
