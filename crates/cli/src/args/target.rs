@@ -8,7 +8,7 @@ use marill_serving::{
 };
 
 use crate::{
-    args::places::Services,
+    args::services::Services,
     output::{advice::advise, failure::BadInput},
 };
 

@@ -10,7 +10,7 @@ use marill_serving::{
 
 use crate::{
     args::{
-        places::{DEFAULT_SERVER, Services},
+        services::{DEFAULT_SERVER, Services},
         target::Target,
     },
     commands::generate::{SamplingArgs, summary},

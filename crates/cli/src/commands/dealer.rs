@@ -8,7 +8,10 @@ use marill_serving::dealer::{
 };
 
 use crate::{
-    args::places::{Folders, Listen, MetricsArgs, TlsArgs, default_cache, parse_sessions},
+    args::{
+        folders::{Folders, default_cache},
+        listen::{Listen, MetricsArgs, TlsArgs, parse_sessions},
+    },
     output::advice::advise,
 };
 

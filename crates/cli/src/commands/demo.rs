@@ -16,9 +16,10 @@ use marill_training::TrainOptions;
 use serde::Serialize;
 
 use crate::{
-    args::model_dir::{Model, numbers_of},
+    args::model_dir::Model,
     commands::{
         eval::{EngineKind, Engines},
+        export::write::numbers_of,
         recipes::RECIPES,
         train::train_and_export,
     },

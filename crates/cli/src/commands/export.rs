@@ -1,5 +1,7 @@
 //! `marill export`: from a training run, or a fully fine-tuned checkpoint, to a partition.
 
+pub mod write;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -10,10 +12,8 @@ use marill_recipe::Recipe;
 use marill_report::bytes;
 
 use crate::{
-    args::{
-        base_model::Search,
-        model_dir::{EXPORT_FOLDER, ExportAs, export_checkpoint, export_run},
-    },
+    args::{base_model::Search, model_dir::EXPORT_FOLDER},
+    commands::export::write::{ExportAs, export_checkpoint, export_run},
     output::failure::BadInput,
 };
 

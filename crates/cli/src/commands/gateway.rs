@@ -8,7 +8,10 @@ use marill_serving::{
 };
 
 use crate::{
-    args::places::{DEFAULT_SERVER, Listen, MetricsArgs, Services, parse_sessions},
+    args::{
+        listen::{Listen, MetricsArgs, parse_sessions},
+        services::{DEFAULT_SERVER, Services},
+    },
     output::advice::advise,
 };
 

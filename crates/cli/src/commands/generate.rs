@@ -12,7 +12,7 @@ use twin_check::TwinCheck;
 
 use crate::{
     args::{
-        places::{DEFAULT_SERVER, Services},
+        services::{DEFAULT_SERVER, Services},
         target::Target,
     },
     output::{advice::advise, failure::INPUT_FAILED, terminal::show},

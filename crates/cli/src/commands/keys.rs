@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use marill_serving::state::{FileState, KEYS_FILE, Keys, Limits};
 
-use crate::{args::places::Folders, output::advice::advise};
+use crate::{args::folders::Folders, output::advice::advise};
 
 /// As soon as there is one key, `marill serve` asks everyone for one. The file holds digests of
 /// keys, a line each: `sha256-of-the-key name [tokens=N] [tokens-per-minute=N]

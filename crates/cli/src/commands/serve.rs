@@ -14,8 +14,10 @@ use marill_serving::{
 };
 
 use crate::{
-    args::places::{
-        AuthoritiesArgs, DEFAULT_DEALER, Folders, Listen, MetricsArgs, TlsArgs, parse_sessions,
+    args::{
+        folders::Folders,
+        listen::{Listen, MetricsArgs, TlsArgs, parse_sessions},
+        services::{AuthoritiesArgs, DEFAULT_DEALER},
     },
     output::advice::advise,
 };

@@ -7,7 +7,7 @@ use std::{
 
 use marill_serving::state::{RECORDS_FILE, export};
 
-use crate::{args::places::Folders, output::advice::advise};
+use crate::{args::folders::Folders, output::advice::advise};
 
 /// Services keep their records in an embedded database, `records.redb` in each one's folder.
 #[derive(clap::Args)]

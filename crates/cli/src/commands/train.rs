@@ -18,11 +18,11 @@ use marill_report::{bytes, count};
 use marill_training::{TrainError, TrainOptions, TrainReport, train};
 
 use crate::{
-    args::{
-        base_model::Search,
-        model_dir::{EXPORT_FOLDER, ExportAs, export_run},
+    args::{base_model::Search, model_dir::EXPORT_FOLDER},
+    commands::export::{
+        name_of,
+        write::{ExportAs, export_run},
     },
-    commands::export::name_of,
     output::{failure::BadInput, progress::Progress},
 };
 

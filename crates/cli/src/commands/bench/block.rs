@@ -26,7 +26,7 @@ use super::{
 use crate::{
     args::{
         network::{link, network},
-        places::ComparisonArg,
+        services::ComparisonArg,
     },
     output::failure::{BadInput, INPUT_FAILED},
 };

@@ -20,7 +20,7 @@ use marill_report::Table;
 use serde_json::json;
 
 use super::clock::{Spent, alone};
-use crate::{args::places::ComparisonArg, output::failure::INPUT_FAILED};
+use crate::{args::services::ComparisonArg, output::failure::INPUT_FAILED};
 
 #[derive(clap::Args)]
 pub struct Args {

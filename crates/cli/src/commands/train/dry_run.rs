@@ -11,8 +11,7 @@ use marill_training::{DryRun, TrainOptions, dry_run, transforms_for};
 use serde_json::{Value, json};
 
 use crate::{
-    args::{base_model::Search, model_dir::numbers_of},
-    output::failure::BadInput,
+    args::base_model::Search, commands::export::write::numbers_of, output::failure::BadInput,
 };
 
 /// Model card, identifiers and the heads of files in an exported folder.

@@ -1,96 +1,21 @@
-//! Where the services listen and keep their files unless told otherwise.
+//! The services that a client uses: where they are, and how it talks to them.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use marill_net::tls::Authorities;
 use marill_serving::{
     Endpoint,
     client::{ComparisonChoice, CorrelationPreference},
-    tls::Tls,
 };
 
-use crate::args::network::{link, network};
+use crate::args::{
+    folders::{Folders, below},
+    network::{link, network},
+};
 
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:8100";
 pub const DEFAULT_DEALER: &str = "http://127.0.0.1:8200";
-/// Each session is a thread.
-const MAX_SESSIONS: usize = 10_000;
-
-/// Where a service listens.
-#[derive(clap::Args)]
-pub struct Listen {
-    /// Address to listen on; plain text stays on this machine
-    #[arg(long, env = "MARILL_HOST", default_value = "127.0.0.1")]
-    pub host: IpAddr,
-}
-
-impl Listen {
-    pub fn at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.host, port)
-    }
-}
-
-/// Where a service exports its metrics.
-#[derive(clap::Args)]
-pub struct MetricsArgs {
-    /// Export metrics to Prometheus at `/metrics` of this address, in plain text: a port of this
-    /// machine, or ADDRESS:PORT. Whoever reads them sees the lengths and times of all sessions
-    /// [default: nowhere]
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "MARILL_METRICS_LISTEN",
-        value_parser = parse_metrics_address,
-    )]
-    pub metrics_listen: Option<SocketAddr>,
-}
-
-fn parse_metrics_address(text: &str) -> Result<SocketAddr, String> {
-    match text.parse::<u16>() {
-        Ok(port) => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
-        Err(_) => text
-            .parse()
-            .map_err(|_| "it is neither a port nor ADDRESS:PORT".to_string()),
-    }
-}
-
-/// How many sessions a service may run at once.
-pub fn parse_sessions(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(sessions @ 1..=MAX_SESSIONS) => Ok(sessions),
-        _ => Err(format!("it is no number from 1 to {MAX_SESSIONS}")),
-    }
-}
-
-/// Whether and as whom a service speaks TLS.
-#[derive(clap::Args)]
-pub struct TlsArgs {
-    /// Speak TLS, which other machines need; the printed address names the certificate that clients
-    /// then insist on
-    #[arg(long)]
-    tls: bool,
-    /// Speak TLS with this certificate and its chain (PEM), which an authority signed for this
-    /// host's name
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// The certificate's key (PEM)
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-}
-
-impl TlsArgs {
-    pub fn tls(self) -> Tls {
-        match (self.tls_cert, self.tls_key) {
-            (Some(certificate), Some(key)) => Tls::Files { certificate, key },
-            _ if self.tls => Tls::SelfSigned,
-            _ => Tls::Off,
-        }
-    }
-}
 
 /// Whose word is taken for services at `https://host:port` without a pinned certificate.
 #[derive(clap::Args)]
@@ -111,22 +36,6 @@ impl AuthoritiesArgs {
         let authorities =
             Authorities::from_pem(path).with_context(|| format!("`{}`", path.display()))?;
         Ok(endpoint.trusting(&authorities))
-    }
-}
-
-/// Folders of this user.
-#[derive(clap::Args)]
-pub struct Folders {
-    /// Keys and records of sessions [default: ~/.local/state/marill]
-    #[arg(long, value_name = "DIR", env = "MARILL_STATE", global = true)]
-    state: Option<PathBuf>,
-}
-
-impl Folders {
-    /// # Errors
-    /// Neither the flag nor a home folder is there.
-    pub fn state(&self) -> anyhow::Result<PathBuf> {
-        below(&self.state, "XDG_STATE_HOME", ".local/state", "--state")
     }
 }
 
@@ -266,29 +175,4 @@ impl Services {
                 .transpose()?,
         })
     }
-}
-
-/// Where downloads and keys of one use go unless a flag says otherwise.
-///
-/// # Errors
-/// There is no home folder.
-pub fn default_cache() -> anyhow::Result<PathBuf> {
-    below(&None, "XDG_CACHE_HOME", ".cache", "--vault")
-}
-
-fn below(
-    given: &Option<PathBuf>,
-    variable: &str,
-    in_home: &str,
-    flag: &str,
-) -> anyhow::Result<PathBuf> {
-    if let Some(given) = given {
-        return Ok(given.clone());
-    }
-    if let Some(base) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
-        return Ok(PathBuf::from(base).join("marill"));
-    }
-    let home = std::env::home_dir()
-        .with_context(|| format!("there is no home folder\nhint: give `{flag}`"))?;
-    Ok(home.join(in_home).join("marill"))
 }

@@ -1,0 +1,83 @@
+//! Where and how a service listens.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use marill_serving::tls::Tls;
+
+/// Where a service listens.
+#[derive(clap::Args)]
+pub struct Listen {
+    /// Address to listen on; plain text stays on this machine
+    #[arg(long, env = "MARILL_HOST", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+}
+
+impl Listen {
+    pub fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.host, port)
+    }
+}
+
+/// Where a service exports its metrics.
+#[derive(clap::Args)]
+pub struct MetricsArgs {
+    /// Export metrics to Prometheus at `/metrics` of this address, in plain text: a port of this
+    /// machine, or ADDRESS:PORT. Whoever reads them sees the lengths and times of all sessions
+    /// [default: nowhere]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "MARILL_METRICS_LISTEN",
+        value_parser = parse_metrics_address,
+    )]
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+fn parse_metrics_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
+        Err(_) => text
+            .parse()
+            .map_err(|_| "it is neither a port nor ADDRESS:PORT".to_string()),
+    }
+}
+
+/// Each session is a thread.
+const MAX_SESSIONS: usize = 10_000;
+
+/// How many sessions a service may run at once.
+pub fn parse_sessions(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(sessions @ 1..=MAX_SESSIONS) => Ok(sessions),
+        _ => Err(format!("it is no number from 1 to {MAX_SESSIONS}")),
+    }
+}
+
+/// Whether and as whom a service speaks TLS.
+#[derive(clap::Args)]
+pub struct TlsArgs {
+    /// Speak TLS, which other machines need; the printed address names the certificate that clients
+    /// then insist on
+    #[arg(long)]
+    tls: bool,
+    /// Speak TLS with this certificate and its chain (PEM), which an authority signed for this
+    /// host's name
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    pub fn tls(self) -> Tls {
+        match (self.tls_cert, self.tls_key) {
+            (Some(certificate), Some(key)) => Tls::Files { certificate, key },
+            _ if self.tls => Tls::SelfSigned,
+            _ => Tls::Off,
+        }
+    }
+}
