@@ -48,10 +48,8 @@ impl Options {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home = || {
             set("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
-                let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
-                let below_home =
-                    || PathBuf::from(set("HOME").unwrap_or_else(|| ".".into())).join(".cache");
-                cache.unwrap_or_else(below_home).join("huggingface")
+                let cache = user_folder("XDG_CACHE_HOME", ".cache");
+                cache.unwrap_or_else(|| ".cache".into()).join("huggingface")
             })
         };
         let cache = set("HF_HUB_CACHE")
@@ -89,6 +87,14 @@ impl Options {
             retries: 4,
         }
     }
+}
+
+/// A folder of this user: what the variable of the XDG base directories names, or `in_home` below
+/// the home folder. None without a home folder.
+pub fn user_folder(variable: &str, in_home: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).filter(|value| !value.is_empty());
+    let below_home = || std::env::home_dir().map(|home| home.join(in_home));
+    named.map(PathBuf::from).or_else(below_home)
 }
 
 /// A model on this machine.

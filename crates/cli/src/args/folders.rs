@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use marill_hub::user_folder;
 
 /// Folders of this user.
 #[derive(clap::Args)]
@@ -16,36 +17,26 @@ impl Folders {
     /// # Errors
     /// Neither the flag nor a home folder is there.
     pub fn state(&self) -> anyhow::Result<PathBuf> {
-        below(&self.state, "XDG_STATE_HOME", ".local/state", "--state")
+        let found = user_folder("XDG_STATE_HOME", ".local/state").map(|dir| dir.join("marill"));
+        given_or(self.state.as_ref(), found, "--state")
     }
 }
 
-/// Where downloads and keys of one use go unless a flag says otherwise.
-///
-/// # Errors
-/// There is no home folder.
-pub fn default_cache() -> anyhow::Result<PathBuf> {
-    below(&None, "XDG_CACHE_HOME", ".cache", "--vault")
+/// Where downloads, cached activations and keys of one use go unless a flag says otherwise; none
+/// without a home folder.
+pub fn default_cache() -> Option<PathBuf> {
+    user_folder("XDG_CACHE_HOME", ".cache").map(|dir| dir.join("marill"))
 }
 
-/// The folder `given` by a flag, or `marill` below what the variable names, or below the home
-/// folder.
+/// What the flag gives, or else what was found.
 ///
 /// # Errors
-/// Neither the flag nor a home folder is there.
-pub fn below(
-    given: &Option<PathBuf>,
-    variable: &str,
-    in_home: &str,
+/// Neither is there.
+pub fn given_or(
+    given: Option<&PathBuf>,
+    found: Option<PathBuf>,
     flag: &str,
 ) -> anyhow::Result<PathBuf> {
-    if let Some(given) = given {
-        return Ok(given.clone());
-    }
-    if let Some(base) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
-        return Ok(PathBuf::from(base).join("marill"));
-    }
-    let home = std::env::home_dir()
-        .with_context(|| format!("there is no home folder\nhint: give `{flag}`"))?;
-    Ok(home.join(in_home).join("marill"))
+    let folder = given.cloned().or(found);
+    folder.with_context(|| format!("there is no home folder\nhint: give `{flag}`"))
 }

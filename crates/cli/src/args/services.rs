@@ -10,7 +10,7 @@ use marill_serving::{
 };
 
 use crate::args::{
-    folders::{Folders, below},
+    folders::{Folders, default_cache, given_or},
     network::{link, network},
 };
 
@@ -141,7 +141,7 @@ impl Services {
     /// # Errors
     /// Neither the flag nor a home folder is there.
     pub fn cache(&self) -> anyhow::Result<PathBuf> {
-        below(&self.cache, "XDG_CACHE_HOME", ".cache", "--cache")
+        given_or(self.cache.as_ref(), default_cache(), "--cache")
     }
 
     /// The options of a client of `server`.

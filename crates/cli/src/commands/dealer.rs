@@ -9,7 +9,7 @@ use marill_serving::dealer::{
 
 use crate::{
     args::{
-        folders::{Folders, default_cache},
+        folders::{Folders, default_cache, given_or},
         listen::{Listen, MetricsArgs, TlsArgs, parse_sessions},
     },
     output::advice::advise,
@@ -123,10 +123,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let vault = match args.vault {
-        Some(vault) => vault,
-        None => default_cache()?.join("vault"),
-    };
+    let below_cache = default_cache().map(|cache| cache.join("vault"));
+    let vault = given_or(args.vault.as_ref(), below_cache, "--vault")?;
     if let PreprocessArgs {
         preprocess: Some(folder),
         request: Some(request),

@@ -18,7 +18,7 @@ use marill_report::{bytes, count};
 use marill_training::{TrainError, TrainOptions, TrainReport, train};
 
 use crate::{
-    args::{base_model::Search, model_dir::EXPORT_FOLDER},
+    args::{base_model::Search, folders::default_cache, model_dir::EXPORT_FOLDER},
     commands::export::{
         name_of,
         write::{ExportAs, export_run},
@@ -239,19 +239,6 @@ fn print_notes(report: &TrainReport, quiet: bool) {
             count(report.trained_parameters as u64)
         );
     }
-}
-
-fn default_cache() -> Option<PathBuf> {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    Some(
-        set("XDG_CACHE_HOME")
-            .or_else(|| Some(set("HOME")?.join(".cache")))?
-            .join("marill"),
-    )
 }
 
 /// The first Ctrl-C or SIGTERM asks for a checkpoint, the second ends the program.
