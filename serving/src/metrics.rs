@@ -39,8 +39,11 @@ pub struct Metrics {
     waiting: Gauge,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+/// Registers series together with what they say of themselves.
+struct Series(PrometheusRecorder);
+
+impl Series {
+    fn new() -> Self {
         let mut builder = PrometheusBuilder::new();
         for name in [
             "marill_open_seconds",
@@ -50,68 +53,75 @@ impl Default for Metrics {
             let buckets = builder.set_buckets_for_metric(Matcher::Full(name.into()), &BUCKETS);
             builder = buckets.expect("there are buckets");
         }
-        let recorder = builder.build_recorder();
-        let counter = |name: &'static str, help: &'static str| {
-            recorder.describe_counter(
-                KeyName::from_const_str(name),
-                Some(Unit::Count),
-                help.into(),
-            );
-            recorder.register_counter(&Key::from_static_name(name), &METADATA)
-        };
-        let gauge = |name: &'static str, help: &'static str| {
-            recorder.describe_gauge(
-                KeyName::from_const_str(name),
-                Some(Unit::Count),
-                help.into(),
-            );
-            recorder.register_gauge(&Key::from_static_name(name), &METADATA)
-        };
-        let histogram = |name: &'static str, help: &'static str| {
-            recorder.describe_histogram(
-                KeyName::from_const_str(name),
-                Some(Unit::Seconds),
-                help.into(),
-            );
-            recorder.register_histogram(&Key::from_static_name(name), &METADATA)
-        };
-        let refused =
-            "Sessions and requests that were refused, by the code that the caller was given.";
-        recorder.describe_counter(
-            KeyName::from_const_str(REFUSED),
-            Some(Unit::Count),
-            refused.into(),
+        Self(builder.build_recorder())
+    }
+
+    fn describe_counter(&self, name: &'static str, help: &'static str) {
+        let key = KeyName::from_const_str(name);
+        self.0.describe_counter(key, Some(Unit::Count), help.into());
+    }
+
+    fn counter(&self, name: &'static str, help: &'static str) -> Counter {
+        self.describe_counter(name, help);
+        self.0
+            .register_counter(&Key::from_static_name(name), &METADATA)
+    }
+
+    fn gauge(&self, name: &'static str, help: &'static str) -> Gauge {
+        let key = KeyName::from_const_str(name);
+        self.0.describe_gauge(key, Some(Unit::Count), help.into());
+        self.0
+            .register_gauge(&Key::from_static_name(name), &METADATA)
+    }
+
+    fn histogram(&self, name: &'static str, help: &'static str) -> Histogram {
+        let key = KeyName::from_const_str(name);
+        self.0
+            .describe_histogram(key, Some(Unit::Seconds), help.into());
+        self.0
+            .register_histogram(&Key::from_static_name(name), &METADATA)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let series = Series::new();
+        series.describe_counter(
+            REFUSED,
+            "Sessions and requests that were refused, by the code that the caller was given.",
         );
         let metrics = Self {
-            sessions_started: counter("marill_sessions_started_total", "Sessions that began."),
-            sessions_failed: counter(
+            sessions_started: series
+                .counter("marill_sessions_started_total", "Sessions that began."),
+            sessions_failed: series.counter(
                 "marill_sessions_failed_total",
                 "Sessions that ended with an error.",
             ),
-            steps: counter(
+            steps: series.counter(
                 "marill_steps_total",
                 "Steps that were computed: a prompt is one, each further token is one.",
             ),
-            bytes_sent: counter(
+            bytes_sent: series.counter(
                 "marill_session_sent_bytes_total",
                 "Bytes sent in sessions, headers included.",
             ),
-            bytes_received: counter(
+            bytes_received: series.counter(
                 "marill_session_received_bytes_total",
                 "Bytes received in sessions, headers included.",
             ),
-            open_seconds: histogram(
+            open_seconds: series.histogram(
                 "marill_open_seconds",
                 "Seconds from a session's connection to its first step.",
             ),
-            prompt_seconds: histogram("marill_prompt_seconds", "Seconds that a prompt took."),
-            token_seconds: histogram(
+            prompt_seconds: series
+                .histogram("marill_prompt_seconds", "Seconds that a prompt took."),
+            token_seconds: series.histogram(
                 "marill_token_seconds",
                 "Seconds that a token after the first one took.",
             ),
-            active: gauge("marill_sessions_active", "Sessions that run now."),
-            waiting: gauge("marill_sessions_waiting", "Sessions that wait for a place."),
-            recorder,
+            active: series.gauge("marill_sessions_active", "Sessions that run now."),
+            waiting: series.gauge("marill_sessions_waiting", "Sessions that wait for a place."),
+            recorder: series.0,
         };
         // A series that appears with its first refusal cannot be told from one that is broken.
         for reason in [

@@ -260,10 +260,8 @@ fn write_session(
     corrections_bytes: u64,
 ) -> Result<PathBuf, ServingError> {
     let session = hex(random::<16>()?.as_slice());
-    let (seed0, seed1) = (
-        Seed::from_bytes(*random::<32>()?),
-        Seed::from_bytes(*random::<32>()?),
-    );
+    let seed0 = Seed::from_bytes(*random::<32>()?);
+    let seed1 = Seed::from_bytes(*random::<32>()?);
     let header = Header {
         format: FORMAT,
         session: session.clone(),
@@ -283,52 +281,26 @@ fn write_session(
         &session,
     ));
     let part = path.with_extension("part");
-    let written = (|| -> Result<(), ServingError> {
-        let mut sealer = SharedChannel::new(Sealer::create(
-            &part,
-            header,
-            &request.server_key,
-            [dealer_key.as_bytes(), key.release().as_slice()],
-        )?);
-        let seeds = [&seed1, adapter_seed].map(|seed| Zeroizing::new(seed.to_bytes()));
-        sealer
-            .send(seeds.iter().flat_map(|seed| **seed).collect())
-            .map_err(PreprocessingError::Write)?;
-        let before = sealer.lock().sealed_bytes;
-        let sink = Box::new(sealer.clone());
-        let source = DealerSession::new(
-            request.spec.clone(),
-            adapter_seed.clone(),
-            seed0.clone(),
-            seed1,
-            sink,
-        );
-        let mut source = source
-            .with_selection(options.selection)
-            .with_hash_key(&hash_key(&session));
-        source.prefill(options.bucket)?;
-        (1..options.tokens).try_for_each(|_| source.decode())?;
-        let got = sealer.lock().sealed_bytes - before;
-        if got != corrections_bytes {
-            return Err(PreprocessingError::Tally {
-                declared_bytes: corrections_bytes,
-                got_bytes: got,
-            }
-            .into());
-        }
-        Ok(sealer.lock().finish()?)
-    })();
+    let sealer = Sealer::create(
+        &part,
+        header,
+        &request.server_key,
+        [dealer_key.as_bytes(), key.release().as_slice()],
+    );
+    let written = sealer.map_err(ServingError::from).and_then(|sealer| {
+        let seeds = [adapter_seed.clone(), seed0.clone(), seed1];
+        seal(sealer, options, request, &session, seeds, corrections_bytes)
+    });
     if let Err(error) = written {
         let _ = std::fs::remove_file(&part);
         let _ = vault.take(&session);
         return Err(error);
     }
     let sealed_seed0 = key.wrap(&session, &Zeroizing::new(seed0.to_bytes()));
-    let (owner, parameters) = (options.owner.clone(), request.parameters.clone());
     let stored = Stored {
         format: FORMAT,
-        owner,
-        parameters,
+        owner: options.owner.clone(),
+        parameters: request.parameters.clone(),
         sealed_seed0,
     };
     let json = serde_json::to_vec(&stored).expect("a session has string keys only");
@@ -336,4 +308,43 @@ fn write_session(
     std::fs::rename(&part, &path).map_err(StateError::io(&path))?;
     sync_folder(&options.folder)?;
     Ok(path)
+}
+
+/// Writes E1's seeds and then what the dealer would send it in this session, as many bytes as the
+/// tally declares.
+fn seal(
+    sealer: Sealer,
+    options: &PreprocessOptions,
+    request: &PreprocessRequest,
+    session: &str,
+    [adapter_seed, seed0, seed1]: [Seed; 3],
+    declared_bytes: u64,
+) -> Result<(), ServingError> {
+    let mut sealer = SharedChannel::new(sealer);
+    let seeds = [&seed1, &adapter_seed].map(|seed| Zeroizing::new(seed.to_bytes()));
+    sealer
+        .send(seeds.iter().flat_map(|seed| **seed).collect())
+        .map_err(PreprocessingError::Write)?;
+    let before = sealer.lock().sealed_bytes;
+    let dealer = DealerSession::new(
+        request.spec.clone(),
+        adapter_seed,
+        seed0,
+        seed1,
+        Box::new(sealer.clone()),
+    );
+    let mut dealer = dealer
+        .with_selection(options.selection)
+        .with_hash_key(&hash_key(session));
+    dealer.prefill(options.bucket)?;
+    (1..options.tokens).try_for_each(|_| dealer.decode())?;
+    let got_bytes = sealer.lock().sealed_bytes - before;
+    if got_bytes != declared_bytes {
+        return Err(PreprocessingError::Tally {
+            declared_bytes,
+            got_bytes,
+        }
+        .into());
+    }
+    Ok(sealer.lock().finish()?)
 }

@@ -15,7 +15,7 @@ use crate::{
     },
     metrics::Metrics,
     pace::Pace,
-    server::{Server, charging::Charging, input::Announced},
+    server::{SecureModel, Server, charging::Charging, input::Announced},
     slots::{SessionSlot, Turn},
     state::Principal,
     terms::{Correlations, SessionParameters},
@@ -211,7 +211,46 @@ fn handshake<'a>(
     server.start_session(principal)?;
     // The adapter may have to be made and sent.
     let mut pace = Pace::start(client);
-    let model = &server.model;
+    let parameters = agree(&server.model, &hello)?;
+
+    // Both ask the dealer, who knows this client by its proof, before anything is used up or
+    // written down here.
+    let selection = Selection::of(hello.sampling);
+    let (source, corrections, [adapter_seed, seed1]) = match hello.correlations {
+        Correlations::Live => live(server, &parameters, &hello, selection)?,
+        Correlations::Preprocessed => {
+            preprocessed(server, &parameters, &hello, selection, principal)?
+        }
+    };
+
+    let has = hello.adapter_sha256.as_deref();
+    let (adapter_sha256, sending) =
+        server
+            .masked
+            .of(&server.model, &adapter_seed, has, principal)?;
+    let adapter_bytes = sending.as_ref().map_or(0, |sending| sending.bytes);
+    // Before the computing party can tell the client.
+    let waiting = server.model.parameters.is_shared().then(|| {
+        server
+            .inputs
+            .expect(&hello.session, parameters.comparison, hello.sampling)
+    });
+    let welcome = ServerWelcome {
+        parameters,
+        adapter_sha256,
+        adapter_bytes,
+    };
+    send_json(client, &Reply::Welcome(welcome)).map_err(SessionError::net(CLIENT))?;
+    if let Some(sending) = sending {
+        pace.earn(sending.bytes);
+        sending.send(client)?;
+    }
+    let session = evaluator(&server.model, client, &hello, corrections, seed1)?;
+    Ok((source, session, waiting))
+}
+
+/// The session's parameters, where this server offers what the client asks for.
+fn agree(model: &SecureModel, hello: &ClientHello) -> Result<SessionParameters, SessionError> {
     let comparison = hello.parameters.comparison;
     let reason = match (comparison, hello.correlations) {
         (Comparison::Dcf, _) if !model.comparisons().contains(&comparison) => {
@@ -223,7 +262,7 @@ fn handshake<'a>(
         _ => None,
     };
     if let Some(reason) = reason {
-        return Err(SessionError::NoDcf { reason }.into());
+        return Err(SessionError::NoDcf { reason });
     }
     let parameters = model.parameters.clone().with_comparison(comparison);
     parameters.check(&hello.parameters)?;
@@ -231,42 +270,22 @@ fn handshake<'a>(
         return Err(SessionError::BadMessage {
             peer: CLIENT,
             reason: "the session is not hexadecimal".into(),
-        }
-        .into());
+        });
     }
     if hello.sampling.is_some() && !model.allow_sampling {
-        return Err(SessionError::GreedyOnly.into());
+        return Err(SessionError::GreedyOnly);
     }
+    Ok(parameters)
+}
 
-    // Both ask the dealer, who knows this client by its proof, before anything is used up or
-    // written down here.
-    let (sampling, selection) = (hello.sampling, Selection::of(hello.sampling));
-    let name = hello.session.clone();
-    let (source, corrections, [adapter_seed, seed1]) = match hello.correlations {
-        Correlations::Live => live(server, &parameters, &hello, selection)?,
-        Correlations::Preprocessed => {
-            preprocessed(server, &parameters, &hello, selection, principal)?
-        }
-    };
-
-    let has = hello.adapter_sha256.as_deref();
-    let (adapter_sha256, sending) = server.masked.of(model, &adapter_seed, has, principal)?;
-    let adapter_bytes = sending.as_ref().map_or(0, |sending| sending.bytes);
-    // Before the computing party can tell the client.
-    let waiting = model
-        .parameters
-        .is_shared()
-        .then(|| server.inputs.expect(&name, comparison, sampling));
-    let welcome = ServerWelcome {
-        parameters,
-        adapter_sha256,
-        adapter_bytes,
-    };
-    send_json(client, &Reply::Welcome(welcome)).map_err(SessionError::net(CLIENT))?;
-    if let Some(sending) = sending {
-        pace.earn(sending.bytes);
-        sending.send(client)?;
-    }
+/// E1 of a session that stands.
+fn evaluator(
+    model: &SecureModel,
+    client: &Connection,
+    hello: &ClientHello,
+    corrections: Box<dyn Channel>,
+    seed1: Seed,
+) -> Result<E1, ServingError> {
     let peer = Box::new(client.clone());
     let session = ServerSession::new(
         model.public.clone(),
@@ -276,14 +295,13 @@ fn handshake<'a>(
         corrections,
     )?;
     let session = session
-        .with_sampling(sampling)
-        .with_comparison(comparison)
-        .with_hash_key(&hash_key(&name));
-    let session = match model.parameters.is_shared() {
+        .with_sampling(hello.sampling)
+        .with_comparison(hello.parameters.comparison)
+        .with_hash_key(&hash_key(&hello.session));
+    Ok(match model.parameters.is_shared() {
         false => E1::Own(Box::new(session)),
         true => E1::Shared(Box::new(session.with_shared_io())),
-    };
-    Ok((source, session, waiting))
+    })
 }
 
 type Dealt = (CorrelationSource, Box<dyn Channel>, [Seed; 2]);
