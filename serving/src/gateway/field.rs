@@ -29,3 +29,40 @@ pub(super) fn with_param(
     error.param = Some(param.to_string());
     error
 }
+
+pub(super) fn positive(
+    fields: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<usize>, HttpError> {
+    match present(fields, name) {
+        None => Ok(None),
+        Some(value) => match value.as_u64() {
+            Some(number @ 1..) => Ok(Some(usize::try_from(number).unwrap_or(usize::MAX))),
+            _ => Err(invalid(
+                name,
+                format!("`{name}` needs to be a number of at least 1"),
+            )),
+        },
+    }
+}
+
+pub(super) fn boolean(fields: &Map<String, Value>, name: &str) -> Result<bool, HttpError> {
+    match present(fields, name) {
+        None => Ok(false),
+        Some(Value::Bool(value)) => Ok(*value),
+        Some(_) => Err(invalid(name, format!("`{name}` needs to be true or false"))),
+    }
+}
+
+pub(super) fn bad(code: &'static str, message: impl Into<String>) -> HttpError {
+    HttpError::new(
+        StatusCode::BAD_REQUEST,
+        "invalid_request_error",
+        code,
+        message,
+    )
+}
+
+pub(super) fn invalid(param: &str, message: impl Into<String>) -> HttpError {
+    with_param(StatusCode::BAD_REQUEST, param, "invalid_value", message)
+}
