@@ -20,7 +20,7 @@ use marill_numeric::{
     tables::{LinearTable, Piecewise},
 };
 
-use crate::{error::ProtocolResult, spec::Module, weights::Rope};
+use crate::{error::ProtocolResult, spec::MapId, weights::Rope};
 
 /// Which heads attend together, and to how many keys.
 #[derive(Clone, Copy)]
@@ -116,14 +116,13 @@ pub trait Engine {
         Ok(self.open(&[(share, bits)], label)?.remove(0))
     }
     /// Gives a share modulo `2^bits` to the server's side, masked, and multiplies it by the
-    /// server's private LoRA updates of some modules, or by its full-rank weights where the spec
-    /// keeps them private, in one round: the share, and the products. There are none with rank 0.
+    /// server's private LoRA updates of some maps, or by its full-rank weights where the spec keeps
+    /// them private, in one round: the share, and the products. There are none with rank 0.
     fn reveal_to_e1(
         &mut self,
         share: &Self::Share,
         bits: u32,
-        layer: usize,
-        modules: &[Module],
+        maps: &[MapId],
         label: &'static str,
     ) -> ProtocolResult<(Self::Share, Vec<Option<Self::Share>>)>;
     fn share(&mut self, wire: &Self::Wire) -> Self::Share;
@@ -138,9 +137,9 @@ pub trait Engine {
     fn add_row(&mut self, x: &Self::Share, row: &[u64]) -> Self::Share;
     /// Multiplies every column by its public factor.
     fn scale_columns(&mut self, x: &Self::Share, factors: &[u64]) -> Self::Share;
-    /// Adds the server's own row for a module to every row: what its LoRA update makes of a norm's
+    /// Adds the server's own row for a map to every row: what its LoRA update makes of a norm's
     /// bias, or the private bias of a private map.
-    fn add_private_row(&mut self, x: &Self::Share, layer: usize, module: Module) -> Self::Share;
+    fn add_private_row(&mut self, x: &Self::Share, map: MapId) -> Self::Share;
     /// Multiplies by a public constant.
     fn scale_constant(&mut self, x: &Self::Share, constant: u64) -> Self::Share;
     /// The same elements in rows of `cols`.
@@ -238,12 +237,11 @@ pub trait Engine {
         &mut self,
         x: &Self::Share,
         truncation: Truncation,
-        layer: usize,
-        modules: &[Module],
+        maps: &[MapId],
         labels: [&'static str; 2],
     ) -> ProtocolResult<(Self::Share, Vec<Option<Self::Share>>)> {
         let x = self.truncate(x, truncation, labels[0])?;
-        self.reveal_to_e1(&x, truncation.to, layer, modules, labels[1])
+        self.reveal_to_e1(&x, truncation.to, maps, labels[1])
     }
     /// [`marill_numeric::functions::exp_neg`] of a value in `[0, 2^31)`, as a share modulo
     /// `2^out_bits`.

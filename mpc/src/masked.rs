@@ -128,7 +128,7 @@ impl Masked {
     ) -> Result<Self, ProtocolError> {
         let corrections = Corrections::Seed(Box::new(Prg::new(seed, "corrections")));
         let held = (
-            adapter.layers.clone(),
+            adapter.lora.clone(),
             Matrices::Masked(Arc::clone(&adapter.full)),
         );
         Self::evaluator(spec, true, held, seed, corrections, peer)
@@ -147,7 +147,7 @@ impl Masked {
     ) -> Result<Self, ProtocolError> {
         let corrections = Corrections::Stream(Stream::new(dealer));
         let held = (
-            adapter.layers.clone(),
+            adapter.lora.clone(),
             Matrices::Own(Arc::clone(&adapter.full)),
         );
         Self::evaluator(spec, false, held, seed, corrections, peer)
@@ -156,14 +156,13 @@ impl Masked {
     fn evaluator(
         spec: &ProgramSpec,
         first: bool,
-        (adapter, matrices): (Vec<[Lora; 7]>, Matrices),
+        (adapter, matrices): (Vec<Lora>, Matrices),
         seed: &Seed,
         corrections: Corrections,
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
-        let layers = |held: bool| if held { spec.num_layers } else { 0 };
-        if adapter.len() != layers(spec.lora_rank > 0)
-            || matrices.len() != layers(spec.is_full_rank())
+        let maps = |held: bool| if held { spec.num_maps() } else { 0 };
+        if adapter.len() != maps(spec.lora_rank > 0) || matrices.len() != maps(spec.is_full_rank())
         {
             return Err(ProtocolError::AdapterMismatch);
         }

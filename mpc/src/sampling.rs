@@ -39,7 +39,7 @@ use marill_crypto::Prg;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::spec::{Architecture, ProgramSpec, SpecError};
+use crate::spec::{NormKind, ProgramSpec, SpecError};
 
 /// Fractional bits of sampled logits and of their noise.
 pub const FRAC_BITS: u32 = 16;
@@ -192,11 +192,9 @@ impl Selection {
 /// more or less than a power of two: an arg-max does not see a common factor, so the noise makes up
 /// for it.
 pub(crate) fn unit(spec: &ProgramSpec) -> f64 {
-    let missing = match spec.architecture {
-        Architecture::Llama => {
-            f64::from(spec.norm_bits()).exp2() / (spec.hidden_size as f64).sqrt()
-        }
-        Architecture::Gpt2 | Architecture::Bert { .. } => 1.0,
+    let missing = match spec.architecture.norm() {
+        NormKind::Rms => f64::from(spec.norm_bits()).exp2() / (spec.hidden_size as f64).sqrt(),
+        NormKind::Layer | NormKind::PostLayer => 1.0,
     };
     missing * f64::from(FRAC_BITS).exp2()
 }

@@ -3,6 +3,14 @@
 use marill_numeric::{NumericError, NumericSpec, encode};
 use serde::{Deserialize, Serialize};
 
+mod architecture;
+mod maps;
+
+pub use crate::spec::{
+    architecture::{Architecture, Module, NormKind, Pooling, Reveal},
+    maps::{MapId, MapSpec},
+};
+
 /// The public description of the private layers of a decoder. Two parties with different specs
 /// refuse each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,51 +64,6 @@ impl PrivateForm {
     }
 }
 
-/// How a layer is built. `rms_norm_eps` is the epsilon of whichever norm there is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Architecture {
-    /// RMS norm before each part, rotary positions, gated SiLU, no biases.
-    #[default]
-    Llama,
-    /// Layer norm before each part, positions in the client's prefix, GeLU, biases.
-    Gpt2,
-    /// An encoder: every row sees every row, layer norm after each residual sum, GeLU, biases. One
-    /// step, no cache.
-    Bert { pooling: Pooling, reveal: Reveal },
-}
-
-impl Architecture {
-    #[must_use]
-    pub fn is_llama(&self) -> bool {
-        *self == Self::Llama
-    }
-}
-
-/// What an encoder makes of its rows. The client alone knows which rows are padding, so it enters
-/// the weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pooling {
-    /// The mean of all rows of the text.
-    Mean,
-    /// The first row of the text.
-    Cls,
-    /// The first row behind a dense map and tanh, as in BERT's own classifiers.
-    Pooler,
-}
-
-/// What an encoder reveals to its client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reveal {
-    /// The index of the largest of `vocab_size` classes.
-    Class,
-    /// The pooled row itself: `hidden_size` numbers per request, which is far more of the model
-    /// than a class.
-    Embedding,
-}
-
 /// A program that cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -120,30 +83,6 @@ pub enum SpecError {
     Numeric(#[from] NumericError),
     #[error("the private weights cannot be read: {0}")]
     Corrupt(String),
-}
-
-/// The seven linear maps of a layer, in the order in which adapters are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Module {
-    Q,
-    K,
-    V,
-    O,
-    Gate,
-    Up,
-    Down,
-}
-
-impl Module {
-    pub const ALL: [Self; 7] = [
-        Self::Q,
-        Self::K,
-        Self::V,
-        Self::O,
-        Self::Gate,
-        Self::Up,
-        Self::Down,
-    ];
 }
 
 /// Most positions of a session, whatever the model's context: a softmax whose keys all weigh the
@@ -279,15 +218,11 @@ impl ProgramSpec {
         self.private == PrivateForm::FullRank
     }
 
-    /// Width of the ring in which a private matrix of a module multiplies, and therefore of its
-    /// mask: that of the wire behind it, since a narrower mask would not hide what the ring keeps
-    /// of the product.
-    #[must_use]
-    pub fn private_bits(&self, module: Module) -> u32 {
-        match module {
-            Module::Q | Module::K | Module::V if self.architecture.is_llama() => width::FULL,
-            _ => width::PRODUCT,
-        }
+    /// Whether E1 adds a row of its own to what a private map or update gives: what the update makes
+    /// of a norm's bias, or the bias of a private map.
+    pub(crate) fn has_private_rows(&self) -> bool {
+        let folds_bias = self.architecture.norm() == NormKind::Layer;
+        self.architecture.has_biases() && (self.is_full_rank() || folds_bias)
     }
 
     /// Whether the pooled row goes through a dense map and tanh.
@@ -312,33 +247,6 @@ impl ProgramSpec {
                 ..
             }
         )
-    }
-
-    /// Fractional bits of what the maps of a layer's two halves take: normalized rows, or an
-    /// encoder's residual stream.
-    #[must_use]
-    pub fn map_input_frac_bits(&self) -> u32 {
-        match self.architecture {
-            Architecture::Llama | Architecture::Gpt2 => self.numeric.frac_bits,
-            Architecture::Bert { .. } => self.numeric.residual_frac_bits,
-        }
-    }
-
-    /// Columns in and rows out of a linear map; (0, 0) for one that the architecture does not have.
-    #[must_use]
-    pub fn shape(&self, module: Module) -> (usize, usize) {
-        let (heads, kv) = (
-            self.num_attention_heads * self.head_dim,
-            self.num_key_value_heads * self.head_dim,
-        );
-        match module {
-            Module::Q => (self.hidden_size, heads),
-            Module::K | Module::V => (self.hidden_size, kv),
-            Module::O => (heads, self.hidden_size),
-            Module::Gate if !self.architecture.is_llama() => (0, 0),
-            Module::Gate | Module::Up => (self.hidden_size, self.intermediate_size),
-            Module::Down => (self.intermediate_size, self.hidden_size),
-        }
     }
 
     /// Padded length of a prompt of `n_tokens`.

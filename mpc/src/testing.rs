@@ -89,17 +89,14 @@ pub fn gaussian(seed: u64, label: &str, n: usize, deviation: f32) -> Vec<f32> {
 /// When the spec is invalid.
 #[must_use]
 pub fn random_weights(spec: &ProgramSpec, seed: u64) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
-    use crate::spec::Module;
+    use crate::spec::Module::{self, Down, Gate, K, O, Q, Up, V};
     let normal = |label: String, n: usize, deviation: f32| gaussian(seed, &label, n, deviation);
     let layers: Vec<[Vec<f32>; 9]> = (0..spec.num_layers)
         .map(|l| {
             let matrix = |m: Module| {
-                let (cols, rows) = spec.shape(m);
-                normal(
-                    format!("{l}.{m:?}"),
-                    rows * cols,
-                    1.0 / (cols as f32).sqrt(),
-                )
+                let map = spec.map_spec(spec.map(l, m));
+                let deviation = 1.0 / (map.cols as f32).sqrt();
+                normal(format!("{l}.{m:?}"), map.len(), deviation)
             };
             let gain = |name: &str| {
                 normal(format!("{l}.{name}"), spec.hidden_size, 0.2)
@@ -107,7 +104,7 @@ pub fn random_weights(spec: &ProgramSpec, seed: u64) -> (Arc<PublicWeights>, Arc
                     .map(|g| 1.0 + g)
                     .collect()
             };
-            let [q, k, v, o, gate, up, down] = Module::ALL.map(matrix);
+            let [q, k, v, o, gate, up, down] = [Q, K, V, O, Gate, Up, Down].map(matrix);
             [gain("input"), q, k, v, o, gain("post"), gate, up, down]
         })
         .collect();
@@ -135,22 +132,16 @@ pub fn random_weights(spec: &ProgramSpec, seed: u64) -> (Arc<PublicWeights>, Arc
             PrivateWeights::full_from_floats(spec, &floats).expect("a random model is valid");
         return (Arc::new(public), Arc::new(private));
     }
-    let adapter = (0..spec.num_layers)
-        .map(|l| {
-            Module::ALL.map(|m| {
-                let (cols, rows) = spec.shape(m);
-                (spec.lora_rank > 0).then(|| LoraFloats {
-                    a: normal(
-                        format!("{l}.{m:?}.a"),
-                        spec.lora_rank * cols,
-                        1.0 / (cols as f32).sqrt(),
-                    ),
-                    b: normal(format!("{l}.{m:?}.b"), rows * spec.lora_rank, 0.1),
-                    scale: 2.0,
-                })
-            })
+    let adapter = spec.maps().map(|map| {
+        let name = format!("{}.{:?}", map.layer, map.module);
+        let [a, b] = map.factor_lens();
+        (map.rank > 0).then(|| LoraFloats {
+            a: normal(format!("{name}.a"), a, 1.0 / (map.cols as f32).sqrt()),
+            b: normal(format!("{name}.b"), b, 0.1),
+            scale: 2.0,
         })
-        .collect();
+    });
+    let adapter = adapter.collect();
     let private = PrivateWeights::from_floats(&public, adapter).expect("a random adapter is valid");
     (Arc::new(public), Arc::new(private))
 }

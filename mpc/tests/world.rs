@@ -92,7 +92,8 @@ fn private_matrices_give_the_integers_of_the_same_public_ones() {
     assert_eq!(run(&open), run(&closed));
     let more = tally_decode(&closed, 20).unwrap() - tally_decode(&open, 20).unwrap();
     let revealed: usize = [Module::Q, Module::O, Module::Gate, Module::Down]
-        .map(|module| open.shape(module).0 * usize::from(open.private_bits(module) as u8) / 8)
+        .map(|module| open.map_spec(open.map(0, module)))
+        .map(|map| map.cols * map.private_bits as usize / 8)
         .iter()
         .sum();
     assert_eq!(

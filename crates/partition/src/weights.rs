@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use marill_model::{Adapter, Checkpoint, Config, MODULES, ModelError, Transforms, module_path};
+use marill_model::{
+    Adapter, Checkpoint, Config, LoraConfig, MODULES, ModelError, Transforms, module_path,
+};
 use marill_mpc::{
-    LayerFloats, LoraFloats, PrivateWeights, ProgramSpec, PublicWeights, spec::MAX_POSITIONS,
+    LayerFloats, LoraFloats, PrivateWeights, ProgramSpec, PublicWeights,
+    spec::{MAX_POSITIONS, MapSpec},
 };
 use marill_numeric::NumericSpec;
 
@@ -143,30 +146,28 @@ pub fn private_weights(
     if let Some(lora) = &transforms.lora {
         adapter.check(config, lora, transforms.frozen_layers)?;
     }
-    let mut layers = Vec::with_capacity(transforms.private_layers(config));
-    for layer in transforms.frozen_layers..config.num_hidden_layers {
-        let mut modules: [Option<LoraFloats>; 7] = Default::default();
-        if let Some(lora) = &transforms.lora {
-            for (slot, module) in modules.iter_mut().zip(MODULES) {
-                if !lora.target_modules.iter().any(|target| target == module) {
-                    continue;
-                }
-                let (a, b) = adapter.factors(layer, module).ok_or_else(|| {
-                    PartitionError::PrivateTensor {
-                        tensor: Adapter::name(layer, module, 'A'),
-                        reason: "it is missing".into(),
-                    }
-                })?;
-                *slot = Some(LoraFloats {
-                    a: floats(a)?,
-                    b: floats(b)?,
-                    scale: lora.scale() as f32,
-                });
-            }
-        }
-        layers.push(modules);
-    }
-    Ok(PrivateWeights::from_floats(public, layers)?)
+    let update = |map: MapSpec| {
+        let module = MODULES[map.module as usize];
+        let layer = transforms.frozen_layers + map.layer;
+        let targets =
+            |lora: &&LoraConfig| lora.target_modules.iter().any(|target| target == module);
+        let Some(lora) = transforms.lora.as_ref().filter(targets) else {
+            return Ok(None);
+        };
+        let factors = adapter.factors(layer, module);
+        let (a, b) = factors.ok_or_else(|| PartitionError::PrivateTensor {
+            tensor: Adapter::name(layer, module, 'A'),
+            reason: "it is missing".into(),
+        })?;
+        Ok(Some(LoraFloats {
+            a: floats(a)?,
+            b: floats(b)?,
+            scale: lora.scale() as f32,
+        }))
+    };
+    let updates = public.spec.maps().map(update);
+    let updates = updates.collect::<Result<Vec<_>, PartitionError>>()?;
+    Ok(PrivateWeights::from_floats(public, updates)?)
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>, PartitionError> {

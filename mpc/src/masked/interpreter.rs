@@ -13,7 +13,7 @@ use crate::{
         reveal::PendingReveal,
         share::{Share, Wire},
     },
-    spec::Module,
+    spec::MapId,
     weights::Rope,
 };
 
@@ -36,14 +36,13 @@ impl Masked {
         &mut self,
         pending: PendingReveal,
         bits: u32,
-        layer: usize,
-        modules: &[Module],
+        maps: &[MapId],
         label: &'static str,
     ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
         if self.spec.is_full_rank() {
-            return self.reveal_and_multiply_private(pending, bits, layer, modules, label);
+            return self.reveal_and_multiply_private(pending, bits, maps, label);
         }
-        self.reveal_and_add_private(pending, bits, layer, modules, label)
+        self.reveal_and_add_private(pending, bits, maps, label)
     }
 }
 
@@ -101,36 +100,34 @@ impl Engine for Masked {
         &mut self,
         share: &Share,
         bits: u32,
-        layer: usize,
-        modules: &[Module],
+        maps: &[MapId],
         label: &'static str,
     ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
         self.at(label);
         self.record(label, share);
         if !self.has_private() {
-            return Ok((share.clone(), vec![None; modules.len()]));
+            return Ok((share.clone(), vec![None; maps.len()]));
         }
         let x = self.materialized(share)?.into_owned();
-        self.give(PendingReveal { x, late: None }, bits, layer, modules, label)
+        self.give(PendingReveal { x, late: None }, bits, maps, label)
     }
 
     fn truncate_and_reveal(
         &mut self,
         x: &Share,
         truncation: Truncation,
-        layer: usize,
-        modules: &[Module],
+        maps: &[MapId],
         labels: [&'static str; 2],
     ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
         if self.rounds_exactly() || !self.has_private() {
             let x = Engine::truncate(self, x, truncation, labels[0])?;
-            return self.reveal_to_e1(&x, truncation.to, layer, modules, labels[1]);
+            return self.reveal_to_e1(&x, truncation.to, maps, labels[1]);
         }
         self.at(labels[0]);
         let Truncation { shift, from, to } = truncation;
         let pending = self.pending_truncation(x, shift, from, to, labels)?;
         self.at(labels[1]);
-        self.give(pending, to, layer, modules, labels[1])
+        self.give(pending, to, maps, labels[1])
     }
 
     fn share(&mut self, wire: &Wire) -> Share {
@@ -165,11 +162,11 @@ impl Engine for Masked {
         Masked::scale_columns(self, x, factors)
     }
 
-    fn add_private_row(&mut self, x: &Share, layer: usize, module: Module) -> Share {
+    fn add_private_row(&mut self, x: &Share, map: MapId) -> Share {
         if self.spec.is_full_rank() {
-            self.add_full_row(x, layer, module)
+            self.add_full_row(x, map)
         } else {
-            self.add_own_row(x, layer, module)
+            self.add_own_row(x, map)
         }
     }
 

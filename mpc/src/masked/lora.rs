@@ -18,34 +18,33 @@ use marill_numeric::ring;
 use crate::{
     error::ProtocolError,
     masked::{Masked, Role, linear::by_column, reveal::PendingReveal, share::Share},
-    spec::Module,
+    spec::MapId,
 };
 
 impl Masked {
-    /// Reveals a materialized share to E1 and makes the private LoRA updates of `modules`; see the
+    /// Reveals a materialized share to E1 and makes the private LoRA updates of `maps`; see the
     /// module documentation.
     pub(super) fn reveal_and_add_private(
         &mut self,
         pending: PendingReveal,
         bits: u32,
-        layer: usize,
-        modules: &[Module],
+        maps: &[MapId],
         label: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
         let (cols, inner) = (pending.x.cols, pending.x.rows * self.rank);
-        let masks = self.masks_of_reveal(&pending.x, bits, layer, modules);
-        // `p` of every module at E0 and at the dealer; `c` or its E0 half.
+        let masks = self.masks_of_reveal(&pending.x, bits, maps);
+        // `p` of every map at E0 and at the dealer; `c` or its E0 half.
         let (mut ps, mut cs, mut note) = (Vec::new(), Vec::new(), Vec::new());
-        for &module in modules {
+        for &map in maps {
             let a = match &self.role {
-                Role::Dealer(dealer) => Some(&dealer.adapter_masks[layer][module as usize].a),
-                Role::Evaluator(e) if e.first => Some(&e.adapter[layer][module as usize].a),
+                Role::Dealer(dealer) => Some(&dealer.adapter_masks[map.index()].a),
+                Role::Evaluator(e) if e.first => Some(&e.adapter[map.index()].a),
                 _ => None,
             };
             let product = match (self.precomputed(), a) {
                 (_, None) => Vec::new(),
                 (precomputed, Some(a)) => precomputed
-                    .and_then(|precomputed| precomputed.private(layer, module))
+                    .and_then(|precomputed| precomputed.private(map))
                     .unwrap_or_else(|| ring::matmul_transposed(&masks, a, cols)),
             };
             let c = self.correct(inner, bits, |i| product[i])?;
@@ -66,42 +65,29 @@ impl Masked {
             ps.push(p);
             cs.push(c);
         }
-        let notes = (modules.len() * inner, note.as_slice());
+        let notes = (maps.len() * inner, note.as_slice());
         let (share, vs) = self.reveal_under(&masks, pending, bits, notes, label)?;
         let mut updates = Vec::new();
-        for (m, &module) in modules.iter().enumerate() {
+        for (m, &map) in maps.iter().enumerate() {
             let v = vs.get(m * inner..(m + 1) * inner).unwrap_or(&[]);
-            updates.push(Some(
-                self.private_product(&share, layer, module, &ps[m], &cs[m], v),
-            ));
+            updates.push(Some(self.private_product(&share, map, &ps[m], &cs[m], v)));
         }
         Ok((share, updates))
     }
 
     /// What `B` makes of `A·x + p` and `-p`. `R_B·p`, which the dealer knows, is deferred.
-    fn private_product(
-        &self,
-        x: &Share,
-        layer: usize,
-        module: Module,
-        p: &[u64],
-        c: &[u64],
-        v: &[u64],
-    ) -> Share {
+    fn private_product(&self, x: &Share, map: MapId, p: &[u64], c: &[u64], v: &[u64]) -> Share {
         let rank = self.rank;
-        let (_, out) = self.spec.shape(module);
+        let out = self.spec.map_spec(map).rows;
         let mut product = Vec::new();
         match &self.role {
             Role::Tally(_) => {}
             Role::Dealer(dealer) => {
-                product = ring::matmul_transposed(
-                    p,
-                    &dealer.adapter_masks[layer][module as usize].b,
-                    rank,
-                );
+                let masks = &dealer.adapter_masks[map.index()];
+                product = ring::matmul_transposed(p, &masks.b, rank);
             }
             Role::Evaluator(e) => {
-                let lora = &e.adapter[layer][module as usize];
+                let lora = &e.adapter[map.index()];
                 let u = if e.first {
                     p.iter().map(|p| p.wrapping_neg()).collect()
                 } else {
@@ -121,10 +107,10 @@ impl Masked {
     }
 
     /// A row that E1 holds in clear is a share of itself: nothing is sent.
-    pub(super) fn add_own_row(&self, x: &Share, layer: usize, module: Module) -> Share {
+    pub(super) fn add_own_row(&self, x: &Share, map: MapId) -> Share {
         match &self.role {
             Role::Evaluator(e) if !e.first => {
-                let row = &e.adapter[layer][module as usize].row;
+                let row = &e.adapter[map.index()].row;
                 if row.is_empty() {
                     x.clone()
                 } else {

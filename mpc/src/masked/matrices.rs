@@ -5,13 +5,14 @@ use std::sync::Arc;
 use marill_numeric::ring;
 use rayon::prelude::*;
 
-use crate::weights::{FullRankLayer, RingLayer};
-/// What an evaluator holds of the private matrices.
+use crate::weights::FullRankMap;
+
+/// What an evaluator holds of the private matrices, map by map.
 pub(super) enum Matrices {
     /// `W`, at E1.
-    Own(Arc<Vec<FullRankLayer>>),
+    Own(Arc<Vec<FullRankMap>>),
     /// `Ŵ`, at E0.
-    Masked(Arc<Vec<RingLayer>>),
+    Masked(Arc<Vec<Vec<u64>>>),
 }
 
 /// `x · Mᵀ` of ring elements, spread over threads by rows of `M`.
@@ -37,11 +38,11 @@ pub(super) fn product(x: &[u64], matrix: &[u64], cols: usize) -> Vec<u64> {
 }
 
 impl Matrices {
-    /// Layers, for a check against the spec.
+    /// How many, for a check against the spec.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Own(layers) => layers.len(),
-            Self::Masked(layers) => layers.len(),
+            Self::Own(matrices) => matrices.len(),
+            Self::Masked(matrices) => matrices.len(),
         }
     }
 }

@@ -42,8 +42,8 @@ pub(super) struct Evaluator {
     pub(super) one_way: Option<bool>,
     /// Products of E0's that were made before their step.
     pub(super) precomputed: Precomputed,
-    /// Â and B̂ at E0, A and B at E1.
-    pub(super) adapter: Arc<Vec<[Lora; 7]>>,
+    /// Â and B̂ at E0, A and B at E1, map by map.
+    pub(super) adapter: Arc<Vec<Lora>>,
     /// The same for full-rank weights.
     pub(super) matrices: Matrices,
 }
@@ -52,7 +52,7 @@ pub(super) struct Dealer {
     pub(super) randomness: Box<dyn DealerRandomness>,
     pub(super) reveal_masks: RevealMasks,
     pub(super) roots: [Prg; 2],
-    pub(super) adapter_masks: Vec<[Lora; 7]>,
+    pub(super) adapter_masks: Vec<Lora>,
     pub(super) matrix_masks: MatrixMasks,
     pub(super) sink: Box<dyn Channel>,
     pub(super) buffer: Vec<u8>,

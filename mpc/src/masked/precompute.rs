@@ -32,7 +32,7 @@ use crate::{
     },
     program,
     program::cache::Cache,
-    spec::{Architecture, Module, ProgramSpec},
+    spec::{MapId, ProgramSpec},
     weights::{Lora, PublicWeights},
 };
 
@@ -76,8 +76,7 @@ fn stream(seed: &Seed, step: u64) -> Prg {
 /// A value that a step reveals to E1, and the private maps that take it.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct RevealSpec {
-    pub(super) layer: usize,
-    pub(super) modules: Vec<Module>,
+    pub(super) maps: Vec<MapId>,
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) bits: u32,
@@ -87,9 +86,9 @@ pub(super) struct RevealSpec {
 struct Products {
     of: RevealSpec,
     masks: Zeroizing<Vec<u64>>,
-    /// `Â·[r]_0` of every module, or `-Ŵ·[r]_0`.
+    /// `Â·[r]_0` of every map, or `-Ŵ·[r]_0`.
     private: Vec<Zeroizing<Vec<u64>>>,
-    /// `-W·[r]_0` of every module whose map is public, by where the matrix lies.
+    /// `-W·[r]_0` of every map that is public, by where the matrix lies.
     public: Vec<(usize, Zeroizing<Vec<u64>>)>,
 }
 
@@ -145,12 +144,9 @@ impl Precomputed {
     }
 
     /// The product of the current reveal with a private map.
-    pub(super) fn private(&self, layer: usize, module: Module) -> Option<Vec<u64>> {
-        let current = self
-            .current
-            .as_ref()
-            .filter(|current| current.of.layer == layer)?;
-        let m = current.of.modules.iter().position(|&m| m == module)?;
+    pub(super) fn private(&self, map: MapId) -> Option<Vec<u64>> {
+        let current = self.current.as_ref()?;
+        let m = current.of.maps.iter().position(|&m| m == map)?;
         Some(current.private[m].to_vec())
     }
 
@@ -226,7 +222,7 @@ impl Masked {
             return None;
         };
         if !e.first
-            || matches!(self.spec.architecture, Architecture::Bert { .. })
+            || self.spec.architecture.is_encoder()
             || !(self.spec.is_full_rank() || self.rank > 0)
         {
             return None;
@@ -249,7 +245,7 @@ pub struct Precomputer {
     seed: Seed,
     weights: Arc<PublicWeights>,
     spec: Arc<ProgramSpec>,
-    adapter: Arc<Vec<[Lora; 7]>>,
+    adapter: Arc<Vec<Lora>>,
     matrices: Matrices,
     /// Steps that the session has begun.
     begun: Arc<AtomicU64>,
@@ -312,25 +308,21 @@ impl Precomputer {
     fn products(&self, of: &RevealSpec, prg: &mut Prg) -> Products {
         let masks = Zeroizing::new(prg.reduced(of.rows * of.cols, of.bits));
         let half = Zeroizing::new(masks.iter().map(|r| r.wrapping_neg()).collect::<Vec<u64>>());
-        let private = |module: &Module| match &self.matrices {
-            Matrices::Masked(layers) if self.spec.is_full_rank() => {
-                product(&half, &layers[of.layer][*module as usize], of.cols)
+        let private = |map: &MapId| match &self.matrices {
+            Matrices::Masked(matrices) if self.spec.is_full_rank() => {
+                product(&half, &matrices[map.index()], of.cols)
             }
-            _ => ring::matmul_transposed(
-                &masks,
-                &self.adapter[of.layer][*module as usize].a,
-                of.cols,
-            ),
+            _ => ring::matmul_transposed(&masks, &self.adapter[map.index()].a, of.cols),
         };
         let private = of
-            .modules
+            .maps
             .iter()
-            .map(|module| Zeroizing::new(private(module)))
+            .map(|map| Zeroizing::new(private(map)))
             .collect();
         let mut public = Vec::new();
         if !self.spec.is_full_rank() {
-            for &module in &of.modules {
-                let matrix = self.weights.layers[of.layer].matrix(module);
+            for &map in &of.maps {
+                let matrix = &self.weights.map(map).matrix;
                 public.push((address_of(matrix), Zeroizing::new(matrix.par_apply(&half))));
             }
         }

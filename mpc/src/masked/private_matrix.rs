@@ -29,63 +29,60 @@ use crate::{
         reveal::PendingReveal,
         share::Share,
     },
-    spec::Module,
+    spec::MapId,
 };
 
 impl Masked {
     /// Reveals a materialized share to E1, then shares of its products with the private matrices of
-    /// `modules`.
+    /// `maps`.
     pub(super) fn reveal_and_multiply_private(
         &mut self,
         pending: PendingReveal,
         bits: u32,
-        layer: usize,
-        modules: &[Module],
+        maps: &[MapId],
         label: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
-        let masks = self.masks_of_reveal(&pending.x, bits, layer, modules);
+        let masks = self.masks_of_reveal(&pending.x, bits, maps);
         let (share, _) = self.reveal_under(&masks, pending, bits, (0, &[]), label)?;
-        let products = modules
+        let products = maps
             .iter()
-            .map(|&module| Some(self.full_product(&share, &masks, layer, module)))
+            .map(|&map| Some(self.full_product(&share, &masks, map)))
             .collect();
         Ok((share, products))
     }
 
-    fn full_product(&self, x: &Share, masks: &[u64], layer: usize, module: Module) -> Share {
+    fn full_product(&self, x: &Share, masks: &[u64], map: MapId) -> Share {
+        let spec = self.spec.map_spec(map);
         debug_assert!(
-            x.bits <= self.spec.private_bits(module),
+            x.bits <= spec.private_bits,
             "a mask of fewer bits than the wire hides less"
         );
-        let (cols, out) = self.spec.shape(module);
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Dealer(dealer) => {
-                product(masks, &dealer.matrix_masks.0[layer][module as usize], cols)
-            }
+            Role::Dealer(dealer) => product(masks, &dealer.matrix_masks.0[map.index()], spec.cols),
             Role::Evaluator(e) => match &e.matrices {
-                Matrices::Masked(layers) => e
+                Matrices::Masked(matrices) => e
                     .precomputed
-                    .private(layer, module)
-                    .unwrap_or_else(|| product(&x.data, &layers[layer][module as usize], cols)),
-                Matrices::Own(layers) => layers[layer].matrices[module as usize].par_apply(&x.data),
+                    .private(map)
+                    .unwrap_or_else(|| product(&x.data, &matrices[map.index()], spec.cols)),
+                Matrices::Own(matrices) => matrices[map.index()].matrix.par_apply(&x.data),
             },
         };
         Share {
             deferred: true,
-            ..Share::new(x.rows, out, x.bits, data)
+            ..Share::new(x.rows, spec.rows, x.bits, data)
         }
     }
 
     /// A row that E1 holds in clear is a share of itself: nothing is sent.
-    pub(super) fn add_full_row(&self, x: &Share, layer: usize, module: Module) -> Share {
+    pub(super) fn add_full_row(&self, x: &Share, map: MapId) -> Share {
         let Role::Evaluator(e) = &self.role else {
             return x.clone();
         };
-        let Matrices::Own(layers) = &e.matrices else {
+        let Matrices::Own(matrices) = &e.matrices else {
             return x.clone();
         };
-        match layers[layer].rows[module as usize].as_slice() {
+        match matrices[map.index()].row.as_slice() {
             [] => x.clone(),
             row => {
                 let data = x

@@ -29,7 +29,7 @@ use crate::{
         precompute::RevealSpec,
         share::{Share, Wire},
     },
-    spec::Module,
+    spec::MapId,
 };
 
 /// A share to be opened: `bits` of it to E0, the lowest `revealed_bits` of them to E1, which is
@@ -319,16 +319,9 @@ impl Masked {
     }
 
     /// E0's masks of a share that it is about to reveal to E1, at E0 and the dealer.
-    pub(super) fn masks_of_reveal(
-        &mut self,
-        x: &Share,
-        bits: u32,
-        layer: usize,
-        modules: &[Module],
-    ) -> Vec<u64> {
+    pub(super) fn masks_of_reveal(&mut self, x: &Share, bits: u32, maps: &[MapId]) -> Vec<u64> {
         let of = || RevealSpec {
-            layer,
-            modules: modules.to_vec(),
+            maps: maps.to_vec(),
             rows: x.rows,
             cols: x.cols,
             bits,

@@ -725,19 +725,13 @@ fn view_fits_another_adapter(fixture: &Fixture, other: &Fixture, input: &Input, 
             streams: fixture.dealer_streams(),
             masks_from_server,
         });
-        for (l, masks) in s.adapter_masks.iter_mut().enumerate() {
-            for (m, mask) in masks.iter_mut().enumerate() {
-                let (hidden, theirs) = (&masked.layers[l][m], &theirs.layers[l][m]);
-                shift(&mut mask.a, &hidden.a, &theirs.a);
-                shift(&mut mask.b, &hidden.b, &theirs.b);
-            }
+        for (map, mask) in s.adapter_masks.iter_mut().enumerate() {
+            shift(&mut mask.a, &masked.lora[map].a, &theirs.lora[map].a);
+            shift(&mut mask.b, &masked.lora[map].b, &theirs.lora[map].b);
         }
         let mut full = s.matrix_masks.0.to_vec();
-        for (l, masks) in full.iter_mut().enumerate() {
-            masks
-                .iter_mut()
-                .enumerate()
-                .for_each(|(m, mask)| shift(mask, &masked.full[l][m], &theirs.full[l][m]));
+        for (map, mask) in full.iter_mut().enumerate() {
+            shift(mask, &masked.full[map], &theirs.full[map]);
         }
         s.matrix_masks = MatrixMasks(Arc::new(full));
     }

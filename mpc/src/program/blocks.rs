@@ -8,8 +8,8 @@ use crate::{
     engine::{Attention, Engine, Gate, Truncation},
     error::ProtocolResult,
     program::{cache::Cache, layers, layers::NormScale},
-    spec::{Architecture, Module, ProgramSpec, width},
-    weights::PublicWeights,
+    spec::{MapId, Module, NormKind, ProgramSpec, width},
+    weights::{PublicMap, PublicWeights},
 };
 
 /// The public output head.
@@ -30,26 +30,24 @@ pub(crate) fn norm_scale(spec: &ProgramSpec) -> NormScale {
     }
 }
 
-/// `x = norm(h)`, revealed to E1, with the private LoRA updates of `modules` applied to it. An RMS
+/// `x = norm(h)`, revealed to E1, with the private LoRA updates of `maps` applied to it. An RMS
 /// norm takes the stream as a wire, which the caller may have already.
 pub(crate) fn normalize<E: Engine>(
     engine: &mut E,
     spec: &ProgramSpec,
-    layer: usize,
     hidden: &E::Share,
     wire: Option<E::Wire>,
     label: &'static str,
-    modules: &[Module],
+    maps: &[MapId],
 ) -> ProtocolResult<Revealed<E>> {
     let scale = norm_scale(spec);
-    let llama = spec.architecture.is_llama();
     // Queries and keys gain the rotation's bits before their truncation; other maps do not.
-    let bits = if llama && modules.contains(&Module::Q) {
-        width::FULL
-    } else {
-        width::PRODUCT
-    };
-    let x = if llama {
+    let bits = maps
+        .iter()
+        .map(|&map| spec.map_spec(map).private_bits)
+        .max();
+    let bits = bits.unwrap_or(width::PRODUCT);
+    let x = if spec.architecture.norm() == NormKind::Rms {
         let wire = match wire {
             Some(wire) => wire,
             None => engine.open_bounded(hidden, layers::NORM_INPUT_BITS, label)?,
@@ -65,8 +63,7 @@ pub(crate) fn normalize<E: Engine>(
             from: width::FULL,
             to: bits,
         },
-        layer,
-        modules,
+        maps,
         ["norm.x"; 2],
     )
 }
@@ -78,27 +75,25 @@ pub(crate) type Revealed<E> = (<E as Engine>::Share, Vec<Option<<E as Engine>::S
 fn project<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
-    layer: usize,
-    module: Module,
+    map: MapId,
     x: &E::Share,
     update: &Option<E::Share>,
 ) -> E::Share {
-    let (spec, maps) = (&weights.spec, &weights.layers[layer]);
+    let spec = &weights.spec;
+    let PublicMap { matrix, bias } = weights.map(map);
     let mut out = match update {
         // All of the map is private; what is made of the row is its product.
         Some(product) if spec.is_full_rank() => product.clone(),
         Some(update) => {
-            let public = engine.linear(maps.matrix(module), x);
+            let public = engine.linear(matrix, x);
             engine.add(&public, update)
         }
-        None => engine.linear(maps.matrix(module), x),
+        None => engine.linear(matrix, x),
     };
-    let private_row = spec.architecture == Architecture::Gpt2
-        || (spec.is_full_rank() && !spec.architecture.is_llama());
-    if update.is_some() && private_row {
-        out = engine.add_private_row(&out, layer, module);
+    if update.is_some() && spec.has_private_rows() {
+        out = engine.add_private_row(&out, map);
     }
-    match maps.bias(module) {
+    match bias.as_slice() {
         [] => out,
         bias => engine.add_row(&out, bias),
     }
@@ -117,23 +112,20 @@ fn queries_keys_values<E: Engine>(
 ) -> ProtocolResult<[E::Wire; 3]> {
     let spec = &weights.spec;
     let rows = engine.rows(x);
-    let mut q = project(engine, weights, layer, Module::Q, x, &updates[0]);
-    let mut k = project(engine, weights, layer, Module::K, x, &updates[1]);
-    let mut v = project(engine, weights, layer, Module::V, x, &updates[2]);
+    let [q, k, v] = [Module::Q, Module::K, Module::V].map(|module| spec.map(layer, module));
+    let wide = spec.map_spec(q).private_bits;
+    let mut q = project(engine, weights, q, x, &updates[0]);
+    let mut k = project(engine, weights, k, x, &updates[1]);
+    let mut v = project(engine, weights, v, x, &updates[2]);
     let mut shift =
         spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
-    if spec.architecture.is_llama() {
+    if spec.architecture.is_rotary() {
         q = engine.rotate(&q, &weights.rope, first);
         k = engine.rotate(&k, &weights.rope, first);
         v = engine.shift_left(&v, spec.numeric.rope_frac_bits);
         shift += spec.numeric.rope_frac_bits;
     }
 
-    let wide = if spec.architecture.is_llama() {
-        width::FULL
-    } else {
-        width::PRODUCT
-    };
     // One truncation for all three; in the last layer only the last row asks.
     let (q_cols, kv_cols) = (
         spec.num_attention_heads * spec.head_dim,
@@ -219,7 +211,7 @@ pub(crate) fn attention<E: Engine>(
         head_dim: spec.head_dim,
         first: first + rows - asking,
         rows: asking,
-        causal: !matches!(spec.architecture, Architecture::Bert { .. }),
+        causal: spec.architecture.is_causal(),
     };
     let bias = cache.bias.as_ref();
     let attended = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
@@ -229,16 +221,9 @@ pub(crate) fn attention<E: Engine>(
         to: width::PRODUCT,
     };
     let labels = ["attention.divided", "attention.mixed"];
-    let (attended, updates) =
-        engine.truncate_and_reveal(&attended, truncation, layer, &[Module::O], labels)?;
-    Ok(project(
-        engine,
-        weights,
-        layer,
-        Module::O,
-        &attended,
-        &updates[0],
-    ))
+    let map = spec.map(layer, Module::O);
+    let (attended, updates) = engine.truncate_and_reveal(&attended, truncation, &[map], labels)?;
+    Ok(project(engine, weights, map, &attended, &updates[0]))
 }
 
 /// `softmax(scale · Σ_group Q Kᵀ) V` as a share, before truncation.
@@ -278,10 +263,10 @@ pub(crate) fn gated_mlp<E: Engine>(
     hidden: &E::Share,
 ) -> ProtocolResult<E::Share> {
     let spec = &weights.spec;
-    let modules = [Module::Gate, Module::Up];
-    let (x, updates) = normalize(engine, spec, layer, hidden, None, "mlp.hidden", &modules)?;
-    let gate = project(engine, weights, layer, Module::Gate, &x, &updates[0]);
-    let up = project(engine, weights, layer, Module::Up, &x, &updates[1]);
+    let maps = [Module::Gate, Module::Up].map(|module| spec.map(layer, module));
+    let (x, updates) = normalize(engine, spec, hidden, None, "mlp.hidden", &maps)?;
+    let gate = project(engine, weights, maps[0], &x, &updates[0]);
+    let up = project(engine, weights, maps[1], &x, &updates[1]);
     let both = engine.concat(&[&gate, &up]);
     let bits = spec.numeric.weight_frac_bits;
     let truncation = Truncation {
@@ -300,21 +285,10 @@ pub(crate) fn gated_mlp<E: Engine>(
         from: width::ACTIVATION,
         to: width::PRODUCT,
     };
-    let (product, updates) = engine.truncate_and_reveal(
-        &product,
-        truncation,
-        layer,
-        &[Module::Down],
-        ["mlp.product"; 2],
-    )?;
-    Ok(project(
-        engine,
-        weights,
-        layer,
-        Module::Down,
-        &product,
-        &updates[0],
-    ))
+    let down = spec.map(layer, Module::Down);
+    let (product, updates) =
+        engine.truncate_and_reveal(&product, truncation, &[down], ["mlp.product"; 2])?;
+    Ok(project(engine, weights, down, &product, &updates[0]))
 }
 
 /// The MLP of GPT-2 and BERT: `down(gelu(up(x)))`, with the scale of a product of weights.
@@ -326,7 +300,8 @@ pub(crate) fn plain_mlp<E: Engine>(
     updates: &[Option<E::Share>],
 ) -> ProtocolResult<E::Share> {
     let spec = &weights.spec;
-    let up = project(engine, weights, layer, Module::Up, x, &updates[0]);
+    let up = spec.map(layer, Module::Up);
+    let up = project(engine, weights, up, x, &updates[0]);
     let shift = spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
     let truncation = Truncation {
         shift,
@@ -339,16 +314,9 @@ pub(crate) fn plain_mlp<E: Engine>(
         truncation,
         ["mlp.up", "mlp.gelu"],
     )?;
-    let (inner, updates) =
-        engine.reveal_to_e1(&inner, width::PRODUCT, layer, &[Module::Down], "mlp.inner")?;
-    Ok(project(
-        engine,
-        weights,
-        layer,
-        Module::Down,
-        &inner,
-        &updates[0],
-    ))
+    let down = spec.map(layer, Module::Down);
+    let (inner, updates) = engine.reveal_to_e1(&inner, width::PRODUCT, &[down], "mlp.inner")?;
+    Ok(project(engine, weights, down, &inner, &updates[0]))
 }
 
 pub(crate) fn add_residual<E: Engine>(

@@ -32,7 +32,7 @@ use crate::{
         layers::{self},
         sampling::sample,
     },
-    spec::{Architecture, Module, width},
+    spec::{Module, NormKind, width},
     weights::PublicWeights,
 };
 
@@ -63,32 +63,25 @@ pub fn step<E: Engine>(
         engine.enter_layer(Some(layer));
         let last = layer + 1 == spec.num_layers;
         let label = "attention.hidden";
-        let modules = [Module::Q, Module::K, Module::V];
-        let (x, updates) = normalize(engine, spec, layer, &hidden, wire.take(), label, &modules)?;
+        let maps = [Module::Q, Module::K, Module::V].map(|module| spec.map(layer, module));
+        let (x, updates) = normalize(engine, spec, &hidden, wire.take(), label, &maps)?;
         let out = attention(engine, weights, cache, layer, &x, &updates, last)?;
         if last && rows > 1 {
             hidden = engine.last_row(&hidden);
         }
         hidden = add_residual(engine, spec, &hidden, &out, "attention.out")?;
-        let out = if spec.architecture.is_llama() {
+        let out = if spec.architecture.is_gated() {
             gated_mlp(engine, weights, layer, &hidden)?
         } else {
-            let (x, updates) = normalize(
-                engine,
-                spec,
-                layer,
-                &hidden,
-                None,
-                "mlp.hidden",
-                &[Module::Up],
-            )?;
+            let up = [spec.map(layer, Module::Up)];
+            let (x, updates) = normalize(engine, spec, &hidden, None, "mlp.hidden", &up)?;
             plain_mlp(engine, weights, layer, &x, &updates)?
         };
         hidden = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
     }
     cache.len += rows;
     engine.enter_layer(None);
-    if spec.architecture == Architecture::Gpt2 {
+    if spec.architecture.norm() == NormKind::Layer {
         hidden = layers::layer_norm(
             engine,
             &hidden,

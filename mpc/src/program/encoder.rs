@@ -21,7 +21,7 @@ use crate::{
         layers,
     },
     spec::{Architecture, GAIN_FRAC_BITS, Module, Pooling, width},
-    weights::{PostNorm, PublicWeights},
+    weights::{PostNorm, PublicLayer, PublicWeights},
 };
 
 /// Fractional bits of the pooling weights.
@@ -94,19 +94,19 @@ fn pooled<E: Engine>(
     let pool = engine.input(pool.as_deref(), 1, rows, width::FULL)?;
     let wire = engine.input(boundary, rows, spec.hidden_size, width::FULL)?;
     let mut hidden = engine.share(&wire);
-    for (layer, maps) in weights.layers.iter().enumerate() {
+    for (layer, PublicLayer { post_norms, .. }) in weights.layers.iter().enumerate() {
         engine.enter_layer(Some(layer));
-        let modules = [Module::Q, Module::K, Module::V];
-        let (x, updates) =
-            engine.reveal_to_e1(&hidden, width::PRODUCT, layer, &modules, "attention.hidden")?;
+        let maps = [Module::Q, Module::K, Module::V].map(|module| spec.map(layer, module));
+        let label = "attention.hidden";
+        let (x, updates) = engine.reveal_to_e1(&hidden, width::PRODUCT, &maps, label)?;
         let out = attention(engine, weights, &mut cache, layer, &x, &updates, false)?;
         let sum = add_residual(engine, spec, &hidden, &out, "attention.out")?;
-        hidden = post_norm(engine, weights, &maps.post_norms[0], &sum)?;
-        let (x, updates) =
-            engine.reveal_to_e1(&hidden, width::PRODUCT, layer, &[Module::Up], "mlp.hidden")?;
+        hidden = post_norm(engine, weights, &post_norms[0], &sum)?;
+        let up = [spec.map(layer, Module::Up)];
+        let (x, updates) = engine.reveal_to_e1(&hidden, width::PRODUCT, &up, "mlp.hidden")?;
         let out = plain_mlp(engine, weights, layer, &x, &updates)?;
         let sum = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
-        hidden = post_norm(engine, weights, &maps.post_norms[1], &sum)?;
+        hidden = post_norm(engine, weights, &post_norms[1], &sum)?;
     }
     engine.enter_layer(None);
     let hidden = engine

@@ -9,11 +9,12 @@ use crate::{
         layers,
     },
     sampling::{FRAC_BITS, PENALTY, RAW_FRAC_BITS, Sampling, WIDTH},
-    spec::width,
+    spec::{NormKind, width},
     weights::PublicWeights,
 };
 
-/// Samples a token, from the residual stream's last row (LLaMA) or the normalized one (GPT-2).
+/// Samples a token, from the last row of the residual stream where the final norm is an RMS norm,
+/// or else of the normalized one.
 pub(crate) fn sample<E: Engine>(
     engine: &mut E,
     weights: &PublicWeights,
@@ -21,7 +22,7 @@ pub(crate) fn sample<E: Engine>(
     sampling: Sampling,
 ) -> ProtocolResult<Option<u32>> {
     let spec = &weights.spec;
-    let x = if spec.architecture.is_llama() {
+    let x = if spec.architecture.norm() == NormKind::Rms {
         let wire = engine
             .open(&[(hidden, width::FULL)], "sample.hidden")?
             .remove(0);

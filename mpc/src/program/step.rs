@@ -4,7 +4,6 @@ use crate::{
     engine::Engine,
     error::{ProtocolError, ProtocolResult},
     program::{cache::Cache, decoder, encoder},
-    spec::Architecture,
     weights::PublicWeights,
 };
 
@@ -24,7 +23,7 @@ pub fn step<E: Engine>(
     bias: Option<&[u64]>,
     rows: usize,
 ) -> ProtocolResult<Option<u32>> {
-    if !matches!(weights.spec.architecture, Architecture::Bert { .. }) {
+    if !weights.spec.architecture.is_encoder() {
         return decoder::step(engine, weights, cache, boundary, bias, rows);
     }
     if cache.sampling.is_some() {

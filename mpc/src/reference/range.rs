@@ -55,7 +55,7 @@ use crate::{
         norms::MatrixNorms,
         span::{Origin, Span},
     },
-    spec::Architecture,
+    spec::MapId,
     weights::{PrivateWeights, PublicWeights},
 };
 
@@ -184,7 +184,7 @@ pub struct Prover<'a> {
     public: &'a PublicWeights,
     private: Arc<PrivateWeights>,
     norms: HashMap<usize, Arc<MatrixNorms>>,
-    updates: HashMap<(usize, usize), Arc<MatrixNorms>>,
+    updates: HashMap<MapId, Arc<MatrixNorms>>,
 }
 
 impl<'a> Prover<'a> {
@@ -303,7 +303,7 @@ fn inputs(public: &PublicWeights, envelope: Envelope) -> VecDeque<Span> {
     let (spec, rows) = (&public.spec, envelope.positions);
     let pad = PAD_BIAS.wrapping_neg() as f64;
     let mut inputs = VecDeque::from([Span::uniform(1, rows, pad)]);
-    if matches!(spec.architecture, Architecture::Bert { .. }) {
+    if spec.architecture.is_encoder() {
         let one = f64::from(POOL_FRAC_BITS).exp2();
         let mut pool = Span::uniform(1, rows, one);
         // Each weight is rounded.
@@ -332,5 +332,5 @@ struct Range {
     trace: Bounds,
     /// By the matrix's address, which the prover's borrow keeps.
     norms: HashMap<usize, Arc<MatrixNorms>>,
-    updates: HashMap<(usize, usize), Arc<MatrixNorms>>,
+    updates: HashMap<MapId, Arc<MatrixNorms>>,
 }

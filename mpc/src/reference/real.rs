@@ -21,7 +21,7 @@ use crate::{
         cache::Cache,
         padding::{check_remaining_context, pad_prompt},
     },
-    spec::Module,
+    spec::MapId,
     weights::{PrivateWeights, PublicWeights, Rope},
 };
 
@@ -193,20 +193,19 @@ impl Engine for Real {
         &mut self,
         x: &Reals,
         _bits: u32,
-        layer: usize,
-        modules: &[Module],
+        maps: &[MapId],
         _label: &'static str,
     ) -> ProtocolResult<(Reals, Vec<Option<Reals>>)> {
-        if let Some(layer) = self.private.full.get(layer) {
-            let products = modules
+        if !self.private.full.is_empty() {
+            let products = maps
                 .iter()
-                .map(|&module| Some(apply(&layer.matrices[module as usize], x)));
+                .map(|map| Some(apply(&self.private.full[map.index()].matrix, x)));
             return Ok((x.clone(), products.collect()));
         }
         let real = |v: &[u64]| v.iter().map(|&v| v as i64 as f64).collect::<Vec<f64>>();
-        let updates = modules.iter().map(|&module| {
+        let updates = maps.iter().map(|map| {
             (self.rank > 0).then(|| {
-                let lora = &self.private.layers[layer][module as usize];
+                let lora = &self.private.lora[map.index()];
                 let inner = product(x, self.rank, |r| real(&lora.a[r * x.cols..][..x.cols]));
                 product(&inner, lora.b.len() / self.rank, |r| {
                     real(&lora.b[r * self.rank..][..self.rank])
@@ -248,8 +247,8 @@ impl Engine for Real {
         x.by_column(factors, |v, f| v * f)
     }
 
-    fn add_private_row(&mut self, x: &Reals, layer: usize, module: Module) -> Reals {
-        match self.private.row(layer, module) {
+    fn add_private_row(&mut self, x: &Reals, map: MapId) -> Reals {
+        match self.private.row(map) {
             [] => x.clone(),
             row => x.by_column(row, |v, b| v + b),
         }

@@ -24,7 +24,7 @@ use crate::{
     },
     reference::range::Headroom,
     sampling::{self, RANGE_BITS, Sampling, gumbel, search},
-    spec::{Architecture, Module},
+    spec::{MapId, NormKind},
     weights::{PrivateWeights, PublicWeights, Rope},
 };
 
@@ -246,25 +246,24 @@ impl Engine for PlaintextEngine {
         &mut self,
         x: &Tensor,
         bits: u32,
-        layer: usize,
-        modules: &[Module],
+        maps: &[MapId],
         label: &'static str,
     ) -> ProtocolResult<(Tensor, Vec<Option<Tensor>>)> {
         let wire = self.open(&[(x, bits)], label)?.remove(0);
-        if let Some(layer) = self.private.full.get(layer) {
-            let product = |&module: &Module| {
-                let matrix = &layer.matrices[module as usize];
+        if !self.private.full.is_empty() {
+            let product = |map: &MapId| {
+                let matrix = &self.private.full[map.index()].matrix;
                 Some(Tensor {
                     rows: x.rows,
                     cols: matrix.rows(),
                     data: matrix.par_apply(&x.data),
                 })
             };
-            return Ok((wire, modules.iter().map(product).collect()));
+            return Ok((wire, maps.iter().map(product).collect()));
         }
-        let updates = modules.iter().map(|&module| {
+        let updates = maps.iter().map(|map| {
             (self.rank > 0).then(|| {
-                let lora = &self.private.layers[layer][module as usize];
+                let lora = &self.private.lora[map.index()];
                 let inner = ring::matmul_transposed(&x.data, &lora.a, x.cols);
                 let data = ring::matmul_transposed(&inner, &lora.b, self.rank);
                 Tensor {
@@ -330,9 +329,9 @@ impl Engine for PlaintextEngine {
         }
     }
 
-    fn add_private_row(&mut self, x: &Tensor, layer: usize, module: Module) -> Tensor {
+    fn add_private_row(&mut self, x: &Tensor, map: MapId) -> Tensor {
         let private = Arc::clone(&self.private);
-        match private.row(layer, module) {
+        match private.row(map) {
             [] => x.clone(),
             row => self.add_row(x, row),
         }
@@ -858,13 +857,8 @@ impl Twin {
                 .collect();
         }
         let head = f64::from(self.weights.lm_head_frac_bits).exp2();
-        if !spec.architecture.is_llama() {
-            let input = if spec.architecture == Architecture::Gpt2 {
-                spec.numeric.frac_bits
-            } else {
-                spec.numeric.residual_frac_bits
-            };
-            let unit = f64::from(input).exp2() * head;
+        if spec.architecture.norm() != NormKind::Rms {
+            let unit = f64::from(spec.map_input_frac_bits()).exp2() * head;
             return self
                 .engine
                 .logits

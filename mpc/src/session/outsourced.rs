@@ -21,7 +21,7 @@ use crate::{
     program::padding::pad_prompt,
     sampling::Sampling,
     session::State,
-    spec::{Architecture, ProgramSpec},
+    spec::ProgramSpec,
     weights::{MaskedAdapter, PublicWeights},
 };
 
@@ -109,7 +109,7 @@ impl OutsourcedSession {
         seed: Seed,
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
-        if matches!(weights.spec.architecture, Architecture::Bert { .. }) {
+        if weights.spec.architecture.is_encoder() {
             return Err(ProtocolError::Reveal {
                 revealed: "a token",
             });

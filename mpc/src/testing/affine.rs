@@ -81,25 +81,17 @@ impl AffineModel {
         let layer = |l: usize| AffineLayer {
             norms: [norm(format!("{l}.first")), norm(format!("{l}.second"))],
             maps: MAPS.map(|m| {
-                let (cols, rows) = spec.shape(m);
-                let weight = normal(
-                    format!("{l}.{m:?}"),
-                    rows * cols,
-                    1.0 / (cols as f32).sqrt(),
-                );
-                (weight, normal(format!("{l}.{m:?}.bias"), rows, 0.3))
+                let map = spec.map_spec(spec.map(l, m));
+                let deviation = 1.0 / (map.cols as f32).sqrt();
+                let weight = normal(format!("{l}.{m:?}"), map.len(), deviation);
+                (weight, normal(format!("{l}.{m:?}.bias"), map.rows, 0.3))
             }),
             lora: MAPS.map(|m| {
-                let (cols, rows) = spec.shape(m);
-                let a = normal(
-                    format!("{l}.{m:?}.a"),
-                    spec.lora_rank * cols,
-                    1.0 / (cols as f32).sqrt(),
-                );
-                (
-                    a,
-                    normal(format!("{l}.{m:?}.b"), rows * spec.lora_rank, 0.1),
-                )
+                let map = spec.map_spec(spec.map(l, m));
+                let [a, b] = map.factor_lens();
+                let deviation = 1.0 / (map.cols as f32).sqrt();
+                let a = normal(format!("{l}.{m:?}.a"), a, deviation);
+                (a, normal(format!("{l}.{m:?}.b"), b, 0.1))
             }),
         };
         let head = normal("head".into(), spec.vocab_size * spec.hidden_size, 0.1);
@@ -169,13 +161,11 @@ impl AffineModel {
         }
         let public = PublicWeights::from_affine_floats(&self.spec, &layers, &head)
             .expect("a random model is valid");
-        let adapter = self.layers.iter().map(|layer| {
-            Module::ALL.map(|module| {
-                let at = MAPS.iter().position(|m| *m == module)?;
-                let (a, b) = layer.lora[at].clone();
-                (self.spec.lora_rank > 0).then_some(LoraFloats {
-                    a,
-                    b,
+        let adapter = self.layers.iter().flat_map(|layer| {
+            layer.lora.iter().map(|(a, b)| {
+                (self.spec.lora_rank > 0).then(|| LoraFloats {
+                    a: a.clone(),
+                    b: b.clone(),
                     scale: LORA_SCALE,
                 })
             })

@@ -4,8 +4,11 @@ use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 
 use crate::{
-    spec::{Architecture, GAIN_FRAC_BITS, Module, ProgramSpec, SpecError},
-    weights::{LoraFloats, PostNorm, PublicLayer, PublicWeights, Rope, behind_norm, expect_len},
+    spec::{GAIN_FRAC_BITS, MapSpec, Module, NormKind, ProgramSpec, SpecError},
+    weights::{
+        PostNorm, PublicLayer, PublicMap, PublicWeights, QuantizedLayer, Rope, behind_norm,
+        expect_len,
+    },
 };
 
 /// A linear map in floats.
@@ -37,6 +40,21 @@ pub struct AffineLayerFloats<'a> {
     pub down: MapFloats<'a>,
 }
 
+impl<'a> AffineLayerFloats<'a> {
+    /// A map by what it is; nothing for one that these architectures do not have.
+    fn map(&self, module: Module) -> MapFloats<'a> {
+        match module {
+            Module::Q => self.q,
+            Module::K => self.k,
+            Module::V => self.v,
+            Module::O => self.o,
+            Module::Up => self.up,
+            Module::Down => self.down,
+            Module::Gate => unreachable!("an MLP without a gate"),
+        }
+    }
+}
+
 /// The output head in floats.
 #[derive(Clone, Copy)]
 pub struct HeadFloats<'a> {
@@ -62,7 +80,7 @@ impl PublicWeights {
         head: &HeadFloats<'_>,
     ) -> Result<Self, SpecError> {
         spec.validate()?;
-        if spec.architecture.is_llama() {
+        if !spec.architecture.has_biases() {
             let problem = "llama has neither layer norms nor biases".to_owned();
             return Err(SpecError::Invalid {
                 field: "architecture",
@@ -81,22 +99,21 @@ impl PublicWeights {
                 }
             })
             .collect::<Result<Vec<_>, _>>()?;
+        let (maps, layers): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
         let (lm_head, lm_head_frac_bits, lm_head_bias) = quantize_head(spec, head)?;
         let pooler = quantize_pooler(spec, head.pooler.as_ref())?;
-        let rope = Rope::none(spec);
-        let digest = String::new();
-        let mut weights = Self {
+        let weights = Self {
             spec: spec.clone(),
+            maps: maps.into_iter().flatten().collect(),
             layers,
             lm_head,
             lm_head_frac_bits,
             lm_head_bias,
             pooler,
-            rope,
-            digest,
+            rope: Rope::of(spec),
+            digest: String::new(),
         };
-        weights.digest = weights.compute_digest();
-        Ok(weights)
+        Ok(weights.with_digest())
     }
 }
 
@@ -121,93 +138,56 @@ fn expect_norms(
     Ok(())
 }
 
-/// One quantized map with the norm before it folded in, and its bias; empty where the architecture
-/// does not have it.
+/// One quantized map with the norm before it folded in, and its bias.
 fn public_map(
     spec: &ProgramSpec,
-    layer: usize,
-    module: Module,
-    map: &MapFloats<'_>,
-    norm_scale: &[Vec<f32>; 2],
-    norm_bias: &[Vec<f32>; 2],
-) -> Result<(PublicMatrix, Vec<u64>), SpecError> {
-    let (cols, rows) = spec.shape(module);
-    let label = format!("layers.{layer}.{module:?}");
-    expect_len(&label, rows * cols, map.weight.len())?;
-    expect_len(&format!("{label}.bias"), rows, map.bias.len())?;
-    if rows == 0 {
-        return Ok((PublicMatrix::shape_only(0, 0), Vec::new()));
-    }
-    let factor = if module == Module::Q {
-        spec.score_scale(layer).0
-    } else {
-        1.0
-    };
-    let columns = behind_norm(norm_scale, module);
+    map: &MapSpec,
+    floats: MapFloats<'_>,
+    norms: &PublicLayer,
+) -> Result<PublicMap, SpecError> {
+    let label = format!("layers.{}.{:?}", map.layer, map.module);
+    expect_len(&label, map.len(), floats.weight.len())?;
+    expect_len(&format!("{label}.bias"), map.rows, floats.bias.len())?;
+    let factor = spec.folded_factor(map);
     let bits = spec.numeric.weight_frac_bits;
-    let matrix = PublicMatrix::quantize(map.weight, rows, cols, columns, factor, bits, &label)?;
-    let bias = bias_behind(map, behind_norm(norm_bias, module), factor);
-    let bias = encode_row(&bias, map_input_bits(spec, module) + bits, &label)?;
-    Ok((matrix, bias))
+    let matrix = PublicMatrix::quantize(
+        floats.weight,
+        map.rows,
+        map.cols,
+        behind_norm(&norms.norm_scale, map.module),
+        factor,
+        bits,
+        &label,
+    )?;
+    let beta = behind_norm(&norms.norm_bias, map.module);
+    let bias = bias_behind(&floats, beta, factor);
+    let bias = encode_row(&bias, map.input_frac_bits + bits, &label)?;
+    Ok(PublicMap { matrix, bias })
 }
 
+/// One layer's maps, and its norms: folded into the maps, or kept as rows.
 pub(super) fn layer(
     spec: &ProgramSpec,
     layer: usize,
     floats: &AffineLayerFloats<'_>,
-) -> Result<PublicLayer, SpecError> {
+) -> Result<QuantizedLayer, SpecError> {
     expect_norms(spec, layer, &floats.norms)?;
-    let folds = spec.architecture == Architecture::Gpt2;
-    let fold = |norm: &NormFloats<'_>| {
-        if folds {
-            folded_gain(spec, norm.gain)
-        } else {
-            Vec::new()
+    let norms = if spec.architecture.norm() == NormKind::PostLayer {
+        PublicLayer {
+            post_norms: post_norms(spec, layer, &floats.norms)?,
+            ..PublicLayer::default()
         }
-    };
-    let keep = |norm: &NormFloats<'_>| {
-        if folds {
-            norm.bias.to_vec()
-        } else {
-            Vec::new()
-        }
-    };
-    let (norm_scale, norm_bias) = (
-        floats.norms.each_ref().map(fold),
-        floats.norms.each_ref().map(keep),
-    );
-    let none = MapFloats {
-        weight: &[],
-        bias: &[],
-    };
-    let maps = [
-        floats.q,
-        floats.k,
-        floats.v,
-        floats.o,
-        none,
-        floats.up,
-        floats.down,
-    ];
-    let mut matrices = Vec::new();
-    let mut biases = Vec::new();
-    for (module, map) in Module::ALL.into_iter().zip(maps) {
-        let (matrix, bias) = public_map(spec, layer, module, &map, &norm_scale, &norm_bias)?;
-        matrices.push(matrix);
-        biases.push(bias);
-    }
-    let post_norms = if folds {
-        Vec::new()
     } else {
-        post_norms(spec, layer, &floats.norms)?
+        PublicLayer {
+            norm_scale: floats.norms.map(|norm| folded_gain(spec, norm.gain)),
+            norm_bias: floats.norms.map(|norm| norm.bias.to_vec()),
+            post_norms: Vec::new(),
+        }
     };
-    Ok(PublicLayer {
-        matrices: seven(matrices),
-        biases: seven(biases),
-        norm_scale,
-        norm_bias,
-        post_norms,
-    })
+    let maps = spec
+        .maps_of(layer)
+        .map(|map| public_map(spec, &map, floats.map(map.module), &norms));
+    Ok((maps.collect::<Result<_, _>>()?, norms))
 }
 
 /// What is public of a layer whose maps are private: an encoder's norms. That nothing else comes
@@ -216,56 +196,33 @@ fn public_norms(
     spec: &ProgramSpec,
     layer: usize,
     floats: &AffineLayerFloats<'_>,
-) -> Result<PublicLayer, SpecError> {
-    for map in [
-        floats.q,
-        floats.k,
-        floats.v,
-        floats.o,
-        floats.up,
-        floats.down,
-    ] {
+) -> Result<QuantizedLayer, SpecError> {
+    for map in spec.maps_of(layer) {
+        let floats = floats.map(map.module);
         expect_len(
             &format!("layers.{layer}.public maps"),
             0,
-            map.weight.len() + map.bias.len(),
+            floats.weight.len() + floats.bias.len(),
         )?;
     }
-    let size = if spec.architecture == Architecture::Gpt2 {
-        0
-    } else {
-        spec.hidden_size
-    };
+    let keeps_norms = spec.architecture.norm() == NormKind::PostLayer;
+    let size = if keeps_norms { spec.hidden_size } else { 0 };
     for norm in &floats.norms {
         expect_len(&format!("layers.{layer}.norm"), size, norm.gain.len())?;
         expect_len(&format!("layers.{layer}.norm.bias"), size, norm.bias.len())?;
     }
-    let norms = if size == 0 {
-        Vec::new()
-    } else {
-        post_norms(spec, layer, &floats.norms)?
-    };
-    Ok(PublicLayer::without_maps(spec, norms))
-}
-
-fn seven<T>(modules: Vec<T>) -> [T; 7] {
-    modules
-        .try_into()
-        .unwrap_or_else(|_| unreachable!("seven modules in, seven out"))
+    let mut norms = PublicLayer::default();
+    if keeps_norms {
+        norms.post_norms = post_norms(spec, layer, &floats.norms)?;
+    }
+    let maps = spec.maps_of(layer).map(|_| PublicMap::private());
+    Ok((maps.collect(), norms))
 }
 
 /// The gain with what `2^norm_bits` leaves of `sqrt(hidden_size)`.
 fn folded_gain(spec: &ProgramSpec, gain: &[f32]) -> Vec<f32> {
     let rest = (spec.hidden_size as f64).sqrt() / f64::from(1u32 << spec.norm_bits());
     gain.iter().map(|g| (f64::from(*g) * rest) as f32).collect()
-}
-
-/// Fractional bits of what a map takes.
-fn map_input_bits(spec: &ProgramSpec, module: Module) -> u32 {
-    match module {
-        Module::O | Module::Down => spec.numeric.frac_bits,
-        _ => spec.map_input_frac_bits(),
-    }
 }
 
 /// `factor · (bias + W · beta)`: the bias of a map behind a norm whose own bias is `beta`.
@@ -286,7 +243,11 @@ fn bias_behind(map: &MapFloats<'_>, beta: Option<&[f32]>, factor: f64) -> Vec<f6
 }
 
 /// A public row as integers, at most 2^(15 + frac_bits).
-fn encode_row(values: &[f64], frac_bits: u32, label: &str) -> Result<Vec<u64>, SpecError> {
+pub(super) fn encode_row(
+    values: &[f64],
+    frac_bits: u32,
+    label: &str,
+) -> Result<Vec<u64>, SpecError> {
     let limit = f64::from(1 << 15);
     let encoded = values
         .iter()
@@ -376,42 +337,4 @@ fn quantize_pooler(
         "pooler.bias",
     )?;
     Ok(Some((matrix, bias)))
-}
-
-/// What a LoRA update makes of the bias of the norm before its map, `factor · scale · B·A·beta`, at
-/// a product's scale.
-pub(super) fn private_row(
-    public: &PublicWeights,
-    layer: usize,
-    module: Module,
-    floats: &LoraFloats,
-    factor: f64,
-) -> Result<Vec<u64>, SpecError> {
-    let Some(beta) = behind_norm(&public.layers[layer].norm_bias, module) else {
-        return Ok(Vec::new());
-    };
-    let dot = |row: &[f32], x: &[f64]| {
-        row.iter()
-            .zip(x)
-            .map(|(w, x)| f64::from(*w) * x)
-            .sum::<f64>()
-    };
-    let beta: Vec<f64> = beta.iter().map(|b| f64::from(*b)).collect();
-    let inner: Vec<f64> = floats
-        .a
-        .chunks_exact(beta.len())
-        .map(|row| dot(row, &beta))
-        .collect();
-    let scale = f64::from(floats.scale) * factor;
-    let row: Vec<f64> = floats
-        .b
-        .chunks_exact(inner.len())
-        .map(|row| dot(row, &inner) * scale)
-        .collect();
-    let spec = &public.spec;
-    encode_row(
-        &row,
-        spec.map_input_frac_bits() + spec.numeric.weight_frac_bits,
-        "adapter",
-    )
 }

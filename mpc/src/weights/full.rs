@@ -21,105 +21,43 @@ use marill_numeric::PublicMatrix;
 use rayon::prelude::*;
 
 use crate::{
-    spec::{Module, ProgramSpec, SpecError},
-    weights::{
-        AffineLayerFloats, LayerFloats, PrivateWeights, PublicLayer, affine, expect_len,
-        quantize_layer,
-    },
+    spec::{MapSpec, ProgramSpec, SpecError},
+    weights::PublicMap,
 };
 
-/// One layer's private matrices and what is added to their products, in clear: E1's.
-pub(crate) struct FullRankLayer {
+/// A private matrix and what is added to its product, in clear: E1's.
+pub(crate) struct FullRankMap {
     /// In the format of public matrices; the norm's gain and the softmax scale are folded in.
-    pub(crate) matrices: [PublicMatrix; 7],
-    /// Biases at the scale of the products, with what a map makes of its norm's bias; empty where
-    /// there are none.
-    pub(crate) rows: [Vec<u64>; 7],
+    pub(crate) matrix: PublicMatrix,
+    /// The bias at the scale of the product, with what the map makes of its norm's bias; empty
+    /// where there is none.
+    pub(crate) row: Vec<u64>,
 }
 
-/// Ring elements of one layer's matrices, row-major `[out, in]`: `Ŵ` at E0, `R_W` at the dealer.
-pub(crate) type RingLayer = [Vec<u64>; 7];
-
-impl From<PublicLayer> for FullRankLayer {
-    fn from(layer: PublicLayer) -> Self {
-        Self {
-            matrices: layer.matrices,
-            rows: layer.biases,
-        }
+impl From<PublicMap> for FullRankMap {
+    fn from(PublicMap { matrix, bias }: PublicMap) -> Self {
+        Self { matrix, row: bias }
     }
 }
 
-impl PrivateWeights {
-    /// Quantizes the private layers of a full fine-tune: all maps with their norms' gains.
-    ///
-    /// # Errors
-    /// [`SpecError::Invalid`] when the spec keeps a LoRA update, [`SpecError::Length`] for a tensor
-    /// of the wrong size, [`SpecError::Numeric`] for a weight that does not fit.
-    pub fn full_from_floats(
-        spec: &ProgramSpec,
-        layers: &[LayerFloats<'_>],
-    ) -> Result<Self, SpecError> {
-        Self::full(spec, layers, quantize_layer)
-    }
-
-    /// As [`Self::full_from_floats`] for GPT-2 and BERT. BERT's own norms are not taken: they stay
-    /// public.
-    ///
-    /// # Errors
-    /// As [`Self::full_from_floats`].
-    pub fn full_from_affine_floats(
-        spec: &ProgramSpec,
-        layers: &[AffineLayerFloats<'_>],
-    ) -> Result<Self, SpecError> {
-        Self::full(spec, layers, affine::layer)
-    }
-
-    fn full<F: Sync>(
-        spec: &ProgramSpec,
-        layers: &[F],
-        quantize: impl Fn(&ProgramSpec, usize, &F) -> Result<PublicLayer, SpecError> + Sync,
-    ) -> Result<Self, SpecError> {
-        spec.validate()?;
-        if !spec.is_full_rank() {
-            let problem = "keeps LoRA updates, not full-rank weights".to_owned();
-            return Err(SpecError::Invalid {
-                field: "private",
-                problem,
-            });
-        }
-        expect_len("private layers", spec.num_layers, layers.len())?;
-        let full = layers
-            .par_iter()
-            .enumerate()
-            .map(|(l, floats)| quantize(spec, l, floats).map(FullRankLayer::from))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self {
-            layers: Vec::new(),
-            full: Arc::new(full),
-        })
-    }
-}
-
-impl FullRankLayer {
-    /// `Ŵ` of every map.
-    fn masked(&self, spec: &ProgramSpec, masks: RingLayer) -> RingLayer {
-        let mut masked = masks;
-        for (module, words) in Module::ALL.into_iter().zip(&mut masked) {
-            let (matrix, bits) = (&self.matrices[module as usize], spec.private_bits(module));
-            let (cols, modulus) = (matrix.cols(), marill_numeric::fixed::low_mask(bits));
-            words.par_iter_mut().enumerate().for_each(|(i, word)| {
-                *word = word.wrapping_add(ring_weight(matrix, i / cols, i % cols)) & modulus;
-            });
-        }
+impl FullRankMap {
+    /// `Ŵ` modulo `2^bits`, of the mask `R_W`.
+    fn masked(&self, bits: u32, mask: Vec<u64>) -> Vec<u64> {
+        let cols = self.matrix.cols();
+        let modulus = marill_numeric::fixed::low_mask(bits);
+        let mut masked = mask;
+        masked.par_iter_mut().enumerate().for_each(|(i, word)| {
+            let weight = ring_weight(&self.matrix, i / cols, i % cols);
+            *word = word.wrapping_add(weight) & modulus;
+        });
         masked
     }
 
     /// Everything in it, for a digest.
     pub(crate) fn append_bytes(&self, out: &mut Vec<u8>) {
-        for (matrix, row) in self.matrices.iter().zip(&self.rows) {
-            matrix.hash_into(&mut |bytes| out.extend_from_slice(bytes));
-            out.extend(row.iter().flat_map(|v| v.to_le_bytes()));
-        }
+        self.matrix
+            .hash_into(&mut |bytes| out.extend_from_slice(bytes));
+        out.extend(self.row.iter().flat_map(|v| v.to_le_bytes()));
     }
 }
 
@@ -131,23 +69,21 @@ fn ring_weight(matrix: &PublicMatrix, row: usize, col: usize) -> u64 {
     (matrix.weight(row, col, FRAC_BITS) * f64::from(1 << FRAC_BITS)) as i64 as u64
 }
 
-/// `Ŵ` of every layer.
-pub(super) fn mask(
-    layers: &[FullRankLayer],
-    spec: &ProgramSpec,
-    adapter_seed: &Seed,
-) -> Vec<RingLayer> {
-    layers
-        .iter()
-        .enumerate()
-        .map(|(l, layer)| layer.masked(spec, layer_masks(spec, adapter_seed, l)))
+/// `Ŵ` of every map.
+pub(super) fn mask(maps: &[FullRankMap], spec: &ProgramSpec, adapter_seed: &Seed) -> Vec<Vec<u64>> {
+    let layers = if maps.is_empty() { 0 } else { spec.num_layers };
+    let masks = (0..layers).flat_map(|layer| layer_masks(spec, adapter_seed, layer));
+    spec.maps()
+        .zip(maps)
+        .zip(masks)
+        .map(|((map, full), mask)| full.masked(map.private_bits, mask))
         .collect()
 }
 
-/// `R_W` of every layer at the dealer, for all sessions under one seed: 8 bytes a private weight.
+/// `R_W` of every map at the dealer, for all sessions under one seed: 8 bytes a private weight.
 /// None where the spec keeps LoRA updates.
 #[derive(Clone)]
-pub struct MatrixMasks(pub(crate) Arc<Vec<RingLayer>>);
+pub struct MatrixMasks(pub(crate) Arc<Vec<Vec<u64>>>);
 
 impl MatrixMasks {
     #[must_use]
@@ -160,53 +96,45 @@ impl MatrixMasks {
         Self(Arc::new(
             (0..layers)
                 .into_par_iter()
-                .map(|l| layer_masks(spec, adapter_seed, l))
+                .flat_map_iter(|layer| layer_masks(spec, adapter_seed, layer))
                 .collect(),
         ))
     }
 }
 
-fn layer_masks(spec: &ProgramSpec, adapter_seed: &Seed, layer: usize) -> RingLayer {
+/// `R_W` of the maps of one layer, row-major `[out, in]`.
+fn layer_masks(spec: &ProgramSpec, adapter_seed: &Seed, layer: usize) -> Vec<Vec<u64>> {
     let mut prg = Prg::new(adapter_seed, &format!("matrix masks {layer}"));
-    Module::ALL.map(|module| {
-        let (cols, rows) = spec.shape(module);
-        prg.words(rows * cols)
-    })
+    let masks = spec.maps_of(layer).map(|map| prg.words(map.len()));
+    masks.collect()
 }
 
-/// Bytes of a mask or a masked matrix of a module.
-fn element_bytes(spec: &ProgramSpec, module: Module) -> usize {
-    spec.private_bits(module) as usize / 8
+/// Bytes of an element of a map's mask, or of the masked matrix.
+fn element_bytes(map: &MapSpec) -> usize {
+    map.private_bits as usize / 8
 }
 
 /// Bytes that E0 downloads once for its masked matrices.
 pub(super) fn masked_bytes(spec: &ProgramSpec) -> usize {
-    let of = |module: Module| {
-        let (cols, rows) = spec.shape(module);
-        rows * cols * element_bytes(spec, module)
-    };
-    if spec.is_full_rank() {
-        spec.num_layers * Module::ALL.into_iter().map(of).sum::<usize>()
-    } else {
-        0
+    if !spec.is_full_rank() {
+        return 0;
     }
+    spec.maps().map(|map| map.len() * element_bytes(&map)).sum()
 }
 
-pub(super) fn to_bytes(spec_bits: &[u32; 7], layers: &[RingLayer]) -> Vec<u8> {
+pub(super) fn to_bytes(widths: &[u32], maps: &[Vec<u64>]) -> Vec<u8> {
     let mut out = Vec::new();
-    for layer in layers {
-        for (words, bits) in layer.iter().zip(spec_bits) {
-            let bytes = *bits as usize / 8;
-            out.reserve(words.len() * bytes);
-            words
-                .iter()
-                .for_each(|word| out.extend_from_slice(&word.to_le_bytes()[..bytes]));
-        }
+    for (words, bits) in maps.iter().zip(widths) {
+        let bytes = *bits as usize / 8;
+        out.reserve(words.len() * bytes);
+        words
+            .iter()
+            .for_each(|word| out.extend_from_slice(&word.to_le_bytes()[..bytes]));
     }
     out
 }
 
-pub(super) fn from_bytes(spec: &ProgramSpec, bytes: &[u8]) -> Result<Vec<RingLayer>, SpecError> {
+pub(super) fn from_bytes(spec: &ProgramSpec, bytes: &[u8]) -> Result<Vec<Vec<u64>>, SpecError> {
     let expected = masked_bytes(spec);
     if bytes.len() != expected {
         return Err(SpecError::Corrupt(format!(
@@ -215,9 +143,9 @@ pub(super) fn from_bytes(spec: &ProgramSpec, bytes: &[u8]) -> Result<Vec<RingLay
         )));
     }
     let mut rest = bytes;
-    let mut take = |module: Module| {
-        let ((cols, rows), width) = (spec.shape(module), element_bytes(spec, module));
-        let (own, tail) = rest.split_at(rows * cols * width);
+    let take = |map: MapSpec| {
+        let width = element_bytes(&map);
+        let (own, tail) = rest.split_at(map.len() * width);
         rest = tail;
         let word = |b: &[u8]| {
             b.iter()
@@ -226,9 +154,7 @@ pub(super) fn from_bytes(spec: &ProgramSpec, bytes: &[u8]) -> Result<Vec<RingLay
         };
         own.chunks_exact(width).map(word).collect::<Vec<u64>>()
     };
-    Ok((0..spec.num_layers)
-        .map(|_| Module::ALL.map(&mut take))
-        .collect())
+    Ok(spec.maps().map(take).collect())
 }
 
 #[cfg(test)]
@@ -237,7 +163,7 @@ mod tests {
     use crate::{
         spec::PrivateForm,
         testing::{random_weights, tiny_spec, with_private_matrices},
-        weights::MaskedAdapter,
+        weights::{MaskedAdapter, PrivateWeights},
     };
 
     fn full_spec() -> ProgramSpec {
@@ -255,11 +181,12 @@ mod tests {
         let back = MaskedAdapter::from_bytes(&spec, &bytes).unwrap();
         assert_eq!(back.digest(), masked.digest());
         let masks = MatrixMasks::expand(&spec, &seed).0;
-        for (module, words) in Module::ALL.into_iter().zip(&back.full[1]) {
-            let matrix = &private.full[1].matrices[module as usize];
-            let modulus = marill_numeric::fixed::low_mask(spec.private_bits(module));
-            for (i, word) in words.iter().enumerate() {
-                let weight = word.wrapping_sub(masks[1][module as usize][i]) & modulus;
+        for map in spec.maps() {
+            let place = map.id.index();
+            let matrix = &private.full[place].matrix;
+            let modulus = marill_numeric::fixed::low_mask(map.private_bits);
+            for (i, word) in back.full[place].iter().enumerate() {
+                let weight = word.wrapping_sub(masks[place][i]) & modulus;
                 assert_eq!(
                     weight,
                     ring_weight(matrix, i / matrix.cols(), i % matrix.cols()) & modulus
@@ -275,21 +202,17 @@ mod tests {
         let spec = full_spec();
         let (_, private) = random_weights(&spec, 2);
         let masked = private.mask(&spec, &Seed::random());
-        for (module, words) in Module::ALL.into_iter().zip(&masked.full[0]) {
-            for bit in 0..spec.private_bits(module) {
+        for (map, words) in spec.maps().zip(masked.full.iter()) {
+            for bit in 0..map.private_bits {
                 let ones = words.iter().filter(|w| *w >> bit & 1 == 1).count() as f64;
                 let (n, half) = (words.len() as f64, words.len() as f64 / 2.0);
                 // 5.5 standard deviations: once in 26 million for each of some hundred bits.
                 assert!(
                     (ones - half).abs() < 5.5 * (n / 4.0).sqrt(),
-                    "{module:?}, bit {bit}: {ones} of {n}"
+                    "{map:?}, bit {bit}: {ones} of {n}"
                 );
             }
-            assert!(
-                words
-                    .iter()
-                    .all(|w| w >> (spec.private_bits(module) - 1) <= 1)
-            );
+            assert!(words.iter().all(|w| w >> (map.private_bits - 1) <= 1));
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
         span::{Origin, Span, largest, length},
     },
     sampling::{LARGEST_NOISE, RANGE_BITS},
-    spec::Module,
+    spec::MapId,
     weights::Rope,
 };
 
@@ -126,28 +126,21 @@ impl Engine for Range {
         &mut self,
         x: &Span,
         bits: u32,
-        layer: usize,
-        modules: &[Module],
+        maps: &[MapId],
         label: &'static str,
     ) -> ProtocolResult<(Span, Vec<Option<Span>>)> {
         let wire = self.open(&[(x, bits)], label)?.remove(0);
         let mut updates = Vec::new();
-        for &module in modules {
+        for &map in maps {
             updates.push((self.rank > 0 || !self.private.full.is_empty()).then(|| {
                 let (private, rank) = (Arc::clone(&self.private), self.rank);
-                let of = |_: &(usize, usize)| {
-                    Arc::new(match private.full.get(layer) {
-                        Some(full) => MatrixNorms::of_public(&full.matrices[module as usize]),
-                        None => {
-                            MatrixNorms::of_addition(&private.layers[layer][module as usize], rank)
-                        }
+                let of = |_: &MapId| {
+                    Arc::new(match private.full.get(map.index()) {
+                        Some(full) => MatrixNorms::of_public(&full.matrix),
+                        None => MatrixNorms::of_addition(&private.lora[map.index()], rank),
                     })
                 };
-                let norms = Arc::clone(
-                    self.updates
-                        .entry((layer, module as usize))
-                        .or_insert_with_key(of),
-                );
+                let norms = Arc::clone(self.updates.entry(map).or_insert_with_key(of));
                 self.stretched(&wire, &norms)
             }));
         }
@@ -214,9 +207,9 @@ impl Engine for Range {
         self.named(Span::of_columns(x.rows, column, x.norm * largest(&factors)))
     }
 
-    fn add_private_row(&mut self, x: &Span, layer: usize, module: Module) -> Span {
+    fn add_private_row(&mut self, x: &Span, map: MapId) -> Span {
         let private = Arc::clone(&self.private);
-        match private.row(layer, module) {
+        match private.row(map) {
             [] => x.clone(),
             row => self.shifted_by_row(x, row),
         }
