@@ -1,0 +1,239 @@
+//! Conditions between the keys of a recipe.
+
+use crate::{Dataset, Distill, Format, Lora, Problem, Recipe, RecipeError, Style};
+
+/// Takes message and hint of a mistake.
+type Add<'a> = dyn FnMut(&str, &str) + 'a;
+
+/// Conditions between keys.
+pub(super) fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError> {
+    let mut problems = Vec::new();
+    let mut add = |message: &str, hint: &str| {
+        problems.push(Problem {
+            message: format!("{name}: {message}"),
+            hint: Some(hint.into()),
+            place: None,
+        });
+    };
+    check_model(recipe, &mut add);
+    if let Some(lora) = &recipe.lora {
+        check_lora(lora, &mut add);
+    }
+    for dataset in &recipe.dataset {
+        check_dataset(dataset, &mut add);
+    }
+    if recipe
+        .eval
+        .as_ref()
+        .is_some_and(|eval| eval.target_path.is_some() && eval.path.is_none())
+    {
+        add(
+            "`eval.target_path` is the other side of `eval.path`, which is missing",
+            "name both files",
+        );
+    }
+    if let Some(distill) = &recipe.distill {
+        check_distill(distill, &mut add);
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(RecipeError::Problems(problems))
+    }
+}
+
+fn check_model(recipe: &Recipe, add: &mut Add<'_>) {
+    let random = recipe.model.init == crate::Init::Random;
+    if !random && recipe.model.base_model.is_none() {
+        add(
+            "`model.base_model` is missing",
+            "name a checkpoint folder or a `.gguf` file, or set `init = \"random\"`",
+        );
+    }
+    if random && (recipe.model.architecture.is_none() || recipe.tokenizer.is_none()) {
+        add(
+            "`init = \"random\"` needs `[model.architecture]` and `[tokenizer]`",
+            "see `recipes/base.toml`",
+        );
+    }
+    if random && (recipe.lora.is_some() || recipe.freeze.layers > 0) {
+        add(
+            "`init = \"random\"` leaves nothing to freeze",
+            "drop `[lora]` and `[freeze]`, or name a base model",
+        );
+    }
+    if random && (recipe.model.base_model.is_some() || recipe.model.revision.is_some()) {
+        add(
+            "`init = \"random\"` starts from no model",
+            "drop `model.base_model` and `model.revision`",
+        );
+    }
+    if !random && (recipe.model.architecture.is_some() || recipe.tokenizer.is_some()) {
+        add(
+            "`[model.architecture]` and `[tokenizer]` belong to `init = \"random\"`",
+            "a base model has its own; drop the tables",
+        );
+    }
+}
+
+fn check_lora(lora: &Lora, add: &mut Add<'_>) {
+    if lora.target_modules.is_empty() {
+        add(
+            "`lora.target_modules` is empty, so nothing would be trained",
+            "leave it out for all linear maps",
+        );
+    }
+    if let Some(twice) = repeated(&lora.target_modules) {
+        add(
+            &format!("`lora.target_modules` has `{twice}` twice"),
+            "name each once",
+        );
+    }
+}
+
+fn check_dataset(dataset: &Dataset, add: &mut Add<'_>) {
+    for key in without_use(dataset) {
+        let format = format!("{:?}", dataset.format).to_lowercase();
+        add(
+            &format!("`dataset.{key}` does nothing in a data set of format `{format}`"),
+            "leave it out",
+        );
+    }
+    if dataset.format == Format::Classify && dataset.labels.len() < 2 {
+        add(
+            "a `classify` data set needs at least two `labels`",
+            "labels = [\"negative\", \"positive\"]",
+        );
+    }
+    for (key, names) in [
+        ("labels", &dataset.labels),
+        ("label_codes", &dataset.label_codes),
+    ] {
+        if let Some(reason) = confusing(names) {
+            add(
+                &format!("`dataset.{key}` {reason}"),
+                "an answer or a row must tell the labels apart",
+            );
+        }
+    }
+    check_label_codes(dataset, add);
+    if dataset.format == Format::Text && !dataset.exclude.is_empty() {
+        add(
+            "`dataset.exclude` compares prompts, and a `text` data set has none",
+            "drop `exclude`",
+        );
+    }
+}
+
+fn check_label_codes(dataset: &Dataset, add: &mut Add<'_>) {
+    let same = |a: &String, b: &String| a.trim().eq_ignore_ascii_case(b.trim());
+    let named = |(nth, code): (usize, &String)| {
+        dataset
+            .labels
+            .iter()
+            .enumerate()
+            .any(|(other, label)| other != nth && same(label, code))
+            .then(|| code.clone())
+    };
+    if let Some(code) = dataset.label_codes.iter().enumerate().find_map(named) {
+        add(
+            &format!("`dataset.label_codes` has `{code}`, which is the name of another label"),
+            "a row that says it could mean either",
+        );
+    }
+    if !dataset.label_codes.is_empty() && dataset.label_codes.len() != dataset.labels.len() {
+        let (codes, labels) = (dataset.label_codes.len(), dataset.labels.len());
+        add(
+            &format!("`dataset.label_codes` has {codes} codes for {labels} labels"),
+            "one code for each label, in the same order",
+        );
+    }
+}
+
+fn check_distill(distill: &Distill, add: &mut Add<'_>) {
+    let share: f64 = distill.stages().iter().map(|stage| stage.share).sum();
+    if (share - 1.0).abs() > 1e-6 {
+        add(
+            &format!("the shares of `distill.stages` are {share} together"),
+            "they are parts of 1: 0.3 and 0.7",
+        );
+    }
+    if distill
+        .stages()
+        .iter()
+        .any(|s| s.share == 0.0 || s.hidden + s.logits + s.labels == 0.0)
+    {
+        add(
+            "a stage of `distill.stages` has no share or no weight",
+            "give it `hidden`, `logits` or `labels`",
+        );
+    }
+    if distill.weight.is_some() && !distill.stages.is_empty() {
+        add(
+            "`distill.weight` and `distill.stages` say the same thing twice",
+            "drop `weight`",
+        );
+    }
+}
+
+/// Keys of a data set that its format has no use for.
+fn without_use(dataset: &Dataset) -> Vec<&'static str> {
+    let (classify, chat) = (
+        dataset.format == Format::Classify,
+        dataset.format == Format::Chat,
+    );
+    let text = dataset.format == Format::Text;
+    let plain = dataset.style == Style::Plain;
+    let written = [
+        (
+            "target_path",
+            dataset.target_path.is_some(),
+            classify || chat || text,
+        ),
+        ("style", plain, chat),
+        ("system", dataset.system.is_some(), chat || text || plain),
+        ("template", dataset.template.is_some(), chat),
+        (
+            "completion",
+            dataset.completion.is_some(),
+            classify || chat || text,
+        ),
+        ("label", dataset.label.is_some(), !classify),
+        ("labels", !dataset.labels.is_empty(), !classify),
+        ("label_codes", !dataset.label_codes.is_empty(), !classify),
+    ];
+    written
+        .into_iter()
+        .filter(|(_, written, useless)| *written && *useless)
+        .map(|(key, ..)| key)
+        .collect()
+}
+
+fn repeated(names: &[String]) -> Option<&String> {
+    names
+        .iter()
+        .enumerate()
+        .find(|(nth, name)| names[..*nth].contains(name))
+        .map(|(_, name)| name)
+}
+
+/// Why labels or their codes cannot be told apart; capitals and white space around them do not
+/// count in rows.
+fn confusing(names: &[String]) -> Option<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if name.trim().is_empty() {
+            return Some("has an empty name".into());
+        }
+        if name.trim().contains(['\n', '\r']) {
+            return Some(format!(
+                "has a line break in `{}`, and an answer is one line",
+                name.trim().escape_debug()
+            ));
+        }
+        if !seen.insert(name.trim().to_ascii_lowercase()) {
+            return Some(format!("has `{}` twice", name.trim()));
+        }
+    }
+    None
+}
