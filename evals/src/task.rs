@@ -1,14 +1,16 @@
 //! Tasks: versioned TOML files, embedded in the program.
 
+mod checks;
+mod own;
+mod shots;
+
 use std::{io::Write, path::Path};
 
-use marill_recipe::{
-    Dataset, Example, Format, Numbered, Recipe, RecipeError, Record, Rows, locate, questions,
-    read_records,
-};
+use marill_recipe::{Dataset, Example, RecipeError, Rows, locate, questions};
 use serde::Deserialize;
 
-use crate::{EvalError, metrics::split_mix};
+use crate::EvalError;
+pub use crate::task::checks::Checks;
 
 /// How an answer is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -61,20 +63,6 @@ pub struct Task {
     held_out: Option<usize>,
 }
 
-/// What a program of the model's own must get through.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Checks {
-    setup: String,
-    tests: Vec<String>,
-}
-
-impl Checks {
-    /// A program with its tests behind it.
-    pub fn behind(&self, program: &str) -> String {
-        format!("{program}\n\n{}\n{}\n", self.setup, self.tests.join("\n"))
-    }
-}
-
 fn max_new_tokens() -> usize {
     16
 }
@@ -82,11 +70,6 @@ fn max_new_tokens() -> usize {
 fn window() -> usize {
     512
 }
-
-/// How a recipe's own test rows are called.
-const OWN_NAME: &str = "recipe";
-/// Longest answer to one of them, in tokens.
-const OWN_NEW_TOKENS: usize = 64;
 
 const TASKS: [&str; 9] = [
     include_str!("../tasks/agnews.toml"),
@@ -156,90 +139,9 @@ impl Task {
         Ok(task)
     }
 
-    /// The test rows that a recipe's `[eval] path` names, in the format of its first data set,
-    /// where it names some.
-    pub fn of_recipe(recipe: &Recipe) -> Option<Self> {
-        let (eval, trained) = (recipe.eval.as_ref()?, recipe.dataset.first()?);
-        let dataset = Dataset {
-            path: eval.path.clone()?,
-            target_path: eval.target_path.clone(),
-            ..trained.clone()
-        };
-        let kind = match dataset.format {
-            Format::Classify => Kind::Classify,
-            Format::Translate => Kind::Generate,
-            Format::Instruct | Format::Chat => Kind::Likelihood,
-            Format::Text => Kind::Perplexity,
-        };
-        let shots = Some(Shots {
-            path: trained.path.clone(),
-            target_path: trained.target_path.clone(),
-        });
-        let (max_new_tokens, window) = (OWN_NEW_TOKENS, window());
-        Some(Self {
-            name: OWN_NAME.into(),
-            version: 1,
-            kind,
-            max_new_tokens,
-            window,
-            dataset,
-            shots,
-            held_out: None,
-        })
-    }
-
-    /// Whether it is [`Task::of_recipe`].
-    pub fn is_of_recipe(&self) -> bool {
-        self.name == OWN_NAME
-    }
-
     /// Whether the first metric is better when it is higher.
     pub fn higher_is_better(&self) -> bool {
         matches!(self.kind, Kind::Classify | Kind::Generate)
-    }
-
-    /// Renders rows as `recipe` does, when it has a data set of this task's format: a model is
-    /// asked in the format that it was trained on. The task keeps its own rows; what is written in
-    /// them as a label means what the recipe says.
-    pub fn format_as(&mut self, recipe: &[Dataset]) -> bool {
-        let fits = |dataset: &&Dataset| {
-            let (ours, theirs) = (self.dataset.labels.len(), dataset.labels.len());
-            dataset.format == self.dataset.format && (self.kind != Kind::Classify || ours == theirs)
-        };
-        let Some(trained) = recipe.iter().find(fits) else {
-            return false;
-        };
-        self.dataset.style = trained.style;
-        self.dataset.system.clone_from(&trained.system);
-        self.dataset.template.clone_from(&trained.template);
-        self.dataset.completion.clone_from(&trained.completion);
-        if !trained.labels.is_empty() {
-            self.dataset.label_codes = self.codes_for(trained);
-            self.dataset.labels.clone_from(&trained.labels);
-        }
-        true
-    }
-
-    /// How rows write the labels of `trained`, in their order: its own codes, or else the task's by
-    /// the labels' names.
-    fn codes_for(&self, trained: &Dataset) -> Vec<String> {
-        if !trained.label_codes.is_empty() || self.dataset.label_codes.is_empty() {
-            return trained.label_codes.clone();
-        }
-        let name = |label: &String| label.trim().to_lowercase();
-        let place = |label: &String| {
-            self.dataset
-                .labels
-                .iter()
-                .position(|ours| name(ours) == name(label))
-        };
-        let by_name: Option<Vec<String>> = trained
-            .labels
-            .iter()
-            .map(|label| self.dataset.label_codes.get(place(label)?).cloned())
-            .collect();
-        // Labels of other names stand for the task's in its own order.
-        by_name.unwrap_or_else(|| self.dataset.label_codes.clone())
     }
 
     /// The examples to score: the task's own, or those of `data` (with `reference` for aligned
@@ -266,43 +168,6 @@ impl Task {
                 .drain(..self.first_held_out(rows.examples.len()));
         }
         Ok(rows)
-    }
-
-    /// The tests of the same examples, for a task of programs: `test_list` and `test_setup_code` of
-    /// each row.
-    ///
-    /// # Errors
-    /// [`EvalError::Data`] naming file and row.
-    pub fn checks(&self, data: Option<&Path>) -> Result<Vec<Checks>, EvalError> {
-        if self.kind != Kind::Code {
-            return Ok(Vec::new());
-        }
-        let fail = |source| EvalError::Data {
-            task: self.name.clone(),
-            source,
-        };
-        let path = data
-            .map_or_else(
-                || locate(&self.dataset.path, Path::new(".")),
-                |path| Ok(path.into()),
-            )
-            .map_err(fail)?;
-        let row = |Numbered { line, record }: &Numbered| {
-            checks_of(record).ok_or_else(|| {
-                let reason = "a program needs `test_list`, an array of Python statements".into();
-                fail(RecipeError::Row {
-                    path: path.clone(),
-                    row: *line,
-                    reason,
-                })
-            })
-        };
-        let records = read_records(&path).map_err(fail)?;
-        let mut checks = records.iter().map(row).collect::<Result<Vec<_>, _>>()?;
-        if data.is_none() {
-            checks.drain(..self.first_held_out(checks.len()));
-        }
-        Ok(checks)
     }
 
     /// Which of `examples` ask what a row of `file` asks too, whatever its answer there.
@@ -379,115 +244,10 @@ impl Task {
             other => other,
         })
     }
-
-    /// `count` few-shot examples, drawn with `seed`; of a classification the classes take turns.
-    /// None of them asks what one of `scored` asks: the files of some tasks overlap.
-    ///
-    /// # Errors
-    /// [`EvalError::Task`] when the task has none or fewer, [`EvalError::Data`] naming the file.
-    pub fn few_shot_examples(
-        &self,
-        count: usize,
-        seed: u64,
-        scored: &[Example],
-    ) -> Result<Vec<Example>, EvalError> {
-        if count == 0 {
-            return Ok(Vec::new());
-        }
-        let Some(shots) = &self.shots else {
-            return Err(EvalError::Task {
-                task: self.name.clone(),
-                reason: "it has no few-shot examples".into(),
-            });
-        };
-        let own = shots.path == self.dataset.path;
-        let dataset = Dataset {
-            path: shots.path.clone(),
-            target_path: shots.target_path.clone(),
-            ..self.dataset.clone()
-        };
-        let mut examples = Self {
-            dataset,
-            ..self.clone()
-        }
-        .all_rows(None, None)?
-        .examples;
-        if own {
-            examples.truncate(self.first_held_out(examples.len()));
-        }
-        let asked: std::collections::BTreeSet<String> =
-            scored.iter().map(|row| row.prompt.question()).collect();
-        shuffle(&mut examples, seed);
-        examples.retain(|example| !asked.contains(&example.prompt.question()));
-        if count > examples.len() {
-            let reason = format!(
-                "`--shots` {count} are more than its {} few-shot examples",
-                examples.len()
-            );
-            return Err(EvalError::Task {
-                task: self.name.clone(),
-                reason,
-            });
-        }
-        Ok(take_turns(
-            examples,
-            self.dataset.labels.len().max(1),
-            count,
-        ))
-    }
-}
-
-/// Fisher and Yates.
-fn shuffle(examples: &mut [Example], seed: u64) {
-    let mut state = seed;
-    for last in (1..examples.len()).rev() {
-        examples.swap(last, (split_mix(&mut state) % (last as u64 + 1)) as usize);
-    }
-}
-
-fn checks_of(record: &Record) -> Option<Checks> {
-    let texts = record
-        .get("test_list")?
-        .as_array()?
-        .iter()
-        .map(|test| test.as_str().map(unix_lines));
-    let setup = record
-        .get("test_setup_code")
-        .and_then(|setup| setup.as_str())
-        .map(unix_lines);
-    Some(Checks {
-        setup: setup.unwrap_or_default(),
-        tests: texts.collect::<Option<_>>()?,
-    })
-}
-
-fn unix_lines(text: &str) -> String {
-    text.replace("\r\n", "\n")
-}
-
-/// The first examples, one class after the other.
-fn take_turns(examples: Vec<Example>, classes: usize, count: usize) -> Vec<Example> {
-    let mut by_class: Vec<_> = (0..classes)
-        .map(|_| std::collections::VecDeque::new())
-        .collect();
-    for example in examples {
-        by_class[example.label.unwrap_or(0)].push_back(example);
-    }
-    let mut taken = Vec::with_capacity(count);
-    while taken.len() < count && by_class.iter().any(|class| !class.is_empty()) {
-        for class in &mut by_class {
-            if taken.len() < count {
-                taken.extend(class.pop_front());
-            }
-        }
-    }
-    taken
 }
 
 #[cfg(test)]
 mod tests {
-    use marill_recipe::Prompt;
-
     use super::*;
 
     #[test]
@@ -542,122 +302,6 @@ mod tests {
     }
 
     #[test]
-    fn few_shot_examples_take_turns_between_the_classes() {
-        let example = |n: usize, label| Example {
-            prompt: Prompt::Plain(n.to_string()),
-            completion: String::new(),
-            label: Some(label),
-        };
-        let rows = vec![
-            example(0, 0),
-            example(1, 0),
-            example(2, 0),
-            example(3, 1),
-            example(4, 2),
-        ];
-        let taken = take_turns(rows, 3, 4);
-        let order: Vec<_> = taken.iter().map(|e| e.prompt.clone()).collect();
-        assert_eq!(order, ["0", "3", "4", "1"].map(|n| Prompt::Plain(n.into())));
-    }
-
-    #[test]
-    fn held_out_rows_are_scored_the_others_are_few_shot() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rows.jsonl");
-        let row =
-            |n| format!("{{\"instruction\": \"{n}\", \"input\": \"\", \"output\": \"o{n}\"}}\n");
-        std::fs::write(&path, (0..10).map(row).collect::<String>()).unwrap();
-        let mut task = Task::find("dolly").unwrap();
-        task.held_out = Some(3);
-        task.dataset.path = path.display().to_string();
-        task.shots = Some(Shots {
-            path: task.dataset.path.clone(),
-            target_path: None,
-        });
-        let answers = |rows: &[Example]| {
-            rows.iter()
-                .map(|e| e.completion.clone())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            answers(&task.examples(None, None).unwrap()),
-            ["o7", "o8", "o9"]
-        );
-        let shots = answers(&task.few_shot_examples(7, 3, &[]).unwrap());
-        assert_eq!(shots.len(), 7);
-        assert!(
-            !shots
-                .iter()
-                .any(|shot| ["o7", "o8", "o9"].contains(&shot.as_str()))
-        );
-        // A question that is scored is no few-shot example, wherever it stands.
-        let first = &task.all_rows(None, None).unwrap().examples[..2];
-        let shots = answers(&task.few_shot_examples(5, 3, first).unwrap());
-        let error = task.few_shot_examples(6, 3, first).unwrap_err().to_string();
-        assert!(
-            error.contains("`--shots` 6 are more than its 5 few-shot examples"),
-            "{error}"
-        );
-        assert!(
-            task.few_shot_examples(usize::MAX, 3, first)
-                .unwrap_err()
-                .to_string()
-                .contains("`--shots`")
-        );
-        assert!(
-            shots.len() == 5 && !shots.contains(&"o0".into()) && !shots.contains(&"o1".into()),
-            "{shots:?}"
-        );
-        assert_eq!(
-            task.examples(Some(&path), None).unwrap().len(),
-            10,
-            "other data is scored whole"
-        );
-    }
-
-    #[test]
-    fn programs_come_with_their_tests() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rows.jsonl");
-        let row = concat!(
-            r#"{"text": "Add.", "code": "def add(a, b):\r\n  return a + b", "#,
-            r#""test_setup_code": "import os", "#,
-            r#""test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]}"#
-        );
-        std::fs::write(&path, row).unwrap();
-        let task = Task::find("mbpp").unwrap();
-        let example = &task.examples(Some(&path), None).unwrap()[0];
-        assert_eq!(example.completion, "def add(a, b):\n  return a + b");
-        let Prompt::Chat(turns) = &example.prompt else {
-            panic!()
-        };
-        assert!(
-            turns[0]
-                .content
-                .ends_with("assert add(1, 2) == 3\nassert add(0, 0) == 0"),
-            "{turns:?}"
-        );
-        let checks = task.checks(Some(&path)).unwrap();
-        let whole = checks[0].behind("def add(a, b): return a + b");
-        assert!(whole.starts_with("def add"), "{whole}");
-        assert!(
-            whole.contains("import os\nassert add(1, 2) == 3\nassert add(0, 0) == 0"),
-            "{whole}"
-        );
-        std::fs::write(
-            &path,
-            "{\"text\": \"Add.\", \"code\": \"x\", \"test_list\": 3}",
-        )
-        .unwrap();
-        assert!(
-            task.checks(Some(&path))
-                .unwrap_err()
-                .to_string()
-                .contains("row 1")
-        );
-    }
-
-    #[test]
     fn questions_of_another_file_are_found_in_any_case() {
         let dir = tempfile::tempdir().unwrap();
         let (mine, other) = (dir.path().join("mine.tsv"), dir.path().join("other.tsv"));
@@ -685,101 +329,6 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("running text"), "{error}");
-    }
-
-    const TRAINED: &str = r#"
-        [model]
-        base_model = "base"
-        [[dataset]]
-        path = "rows.tsv"
-        format = "classify"
-        label = "1"
-        template = "Kind of: {0}"
-        labels = ["a", "b", "c"]
-        [[dataset]]
-        path = "rows.tsv"
-        format = "classify"
-        label = "1"
-        template = "Kind of: {0}"
-        labels = ["positive", "negative"]
-        label_codes = ["1", "0"]
-        [eval]
-        path = "test.tsv"
-        min = 0.9
-        [output]
-        dir = "out"
-    "#;
-
-    #[test]
-    fn the_recipes_codes_say_which_label_is_which() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("mine.tsv");
-        std::fs::write(&path, "fine film\t1\ndull\t0\n").unwrap();
-        let trained = |change: &dyn Fn(String) -> String| {
-            let recipe = Recipe::parse(&change(TRAINED.into()), "r.toml", &[]).unwrap();
-            let mut task = Task::find("sst2").unwrap();
-            assert!(task.format_as(&recipe.dataset));
-            let rows = task.examples(Some(&path), None).unwrap();
-            rows.iter()
-                .map(|row| (row.completion.clone(), row.label))
-                .collect::<Vec<_>>()
-        };
-        let row = |name: &str, label| (name.to_owned(), Some(label));
-        assert_eq!(
-            trained(&|text| text),
-            [row("positive", 0), row("negative", 1)]
-        );
-        let other = |text: String| text.replace("[\"1\", \"0\"]", "[\"0\", \"1\"]");
-        assert_eq!(trained(&other), [row("negative", 1), row("positive", 0)]);
-        // Without codes a number is the place in the recipe's own list, as in training.
-        let none = |text: String| text.replace("label_codes", "#");
-        assert_eq!(trained(&none), [row("negative", 1), row("positive", 0)]);
-    }
-
-    #[test]
-    fn the_tasks_codes_follow_the_names_of_the_recipes_labels() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("trec.tsv");
-        std::fs::write(&path, "How far is it ?\tNUM:dist\nWho was he ?\tHUM:desc\n").unwrap();
-        for labels in [
-            "[\"number\", \"place\", \"person\", \"description\", \"thing\", \"abbreviation\"]",
-            "[\" Abbreviation\", \" thing\", \" description\", \" person\", \" place\", \" \
-             number\"]",
-        ] {
-            let text = TRAINED
-                .replace("[\"a\", \"b\", \"c\"]", labels)
-                .replace("min", "#");
-            let mut task = Task::find("trec").unwrap();
-            assert!(task.format_as(&Recipe::parse(&text, "r.toml", &[]).unwrap().dataset));
-            let rows = task.examples(Some(&path), None).unwrap();
-            let said: Vec<_> = rows.iter().map(|row| row.completion.trim()).collect();
-            assert_eq!(said, ["number", "person"], "{labels}");
-        }
-    }
-
-    #[test]
-    fn a_recipes_test_rows_are_a_task_of_its_format() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("test.tsv");
-        std::fs::write(&path, "x\tb\n\ny\tc\n").unwrap();
-        let text = TRAINED.replace("\"test.tsv\"", &format!("{:?}", path.display().to_string()));
-        let recipe = Recipe::parse(&text, "r.toml", &[]).unwrap();
-        let task = Task::of_recipe(&recipe).unwrap();
-        assert_eq!(
-            (task.kind, task.name.as_str(), task.higher_is_better()),
-            (Kind::Classify, "recipe", true)
-        );
-        let rows = task.examples(None, None).unwrap();
-        assert_eq!(
-            rows.iter().map(|row| row.label).collect::<Vec<_>>(),
-            [Some(1), Some(2)]
-        );
-        assert!(
-            Task::of_recipe(
-                &Recipe::parse(&text.replace("path = \"/", "#\"/"), "r.toml", &[]).unwrap()
-            )
-            .is_none()
-        );
     }
 
     #[test]
