@@ -143,7 +143,7 @@ impl Activations {
         Ok(Tensor::from_vec(
             out,
             (count, hidden),
-            decoder.embed_tokens.device(),
+            decoder.embed_tokens.embeddings().device(),
         )?)
     }
 }

@@ -88,13 +88,8 @@ impl Distillation {
                 reason: reason.into(),
             });
         }
-        let weight = |name: &str| checkpoint.tensor(name).cloned();
-        let decoder = Decoder::assemble(
-            &checkpoint.config,
-            &Transforms::default(),
-            weight,
-            |_, _| None,
-        )?;
+        let vb = checkpoint.var_builder();
+        let decoder = Decoder::new(&checkpoint.config, &Transforms::default(), vb)?;
         Ok(Some(Distillation {
             decoder,
             shared_layers: if own { transforms.frozen_layers } else { 0 },

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var, backprop::GradStore};
+use candle_nn::VarMap;
 use marill_model::{Adapter, Checkpoint, Decoder, MODULES, ModelError, Transforms};
 use marill_recipe::{Freeze, Optimizer};
 
@@ -14,6 +15,7 @@ use crate::{
 /// A trained tensor with its gradient sum and moments.
 pub(crate) struct Param {
     pub name: String,
+    /// That of [`Params::vars`].
     pub var: Var,
     pub moments: Moments,
     grad: Vec<f32>,
@@ -23,6 +25,7 @@ pub(crate) struct Param {
 
 /// All trained tensors, in order of their names.
 pub(crate) struct Params {
+    vars: VarMap,
     pub all: Vec<Param>,
 }
 
@@ -50,7 +53,7 @@ impl Params {
     /// zero.
     pub fn lora(base: &Checkpoint, transforms: &Transforms, seed: u64) -> Result<Self, TrainError> {
         let Some(lora) = &transforms.lora else {
-            return Ok(Self { all: Vec::new() });
+            return Self::from_tensors(BTreeMap::new());
         };
         let mut tensors = BTreeMap::new();
         for layer in transforms.frozen_layers..base.config.num_hidden_layers {
@@ -96,28 +99,22 @@ impl Params {
     }
 
     fn from_tensors(tensors: BTreeMap<String, Tensor>) -> Result<Self, TrainError> {
+        let vars = VarMap::new();
         let all = tensors.into_iter().map(|(name, tensor)| {
             let count = tensor.elem_count();
-            let (moments, grad) = (Moments::zeros(count), vec![0f32; count]);
+            let var = Var::from_tensor(&tensor)?;
+            let mut map = vars.data().lock().expect("no panic holds the lock");
+            map.insert(name.clone(), var.clone());
             Ok(Param {
                 name,
-                var: Var::from_tensor(&tensor)?,
-                moments,
-                grad,
+                var,
+                moments: Moments::zeros(count),
+                grad: vec![0f32; count],
                 reached: false,
             })
         });
-        Ok(Self {
-            all: all.collect::<Result<_, TrainError>>()?,
-        })
-    }
-
-    fn tensor(&self, name: &str) -> Option<Tensor> {
-        let at = self
-            .all
-            .binary_search_by(|p| p.name.as_str().cmp(name))
-            .ok()?;
-        Some(self.all[at].var.as_tensor().clone())
+        let all = all.collect::<Result<_, TrainError>>()?;
+        Ok(Self { vars, all })
     }
 
     /// The model with these tensors in place; later updates show in it.
@@ -126,20 +123,11 @@ impl Params {
         base: &Checkpoint,
         transforms: &Transforms,
     ) -> Result<Decoder, ModelError> {
-        let weight = |name: &str| {
-            let stored = if name == "lm_head.weight" && base.config.tie_word_embeddings {
-                "model.embed_tokens.weight"
-            } else {
-                name
-            };
-            self.tensor(stored)
-                .map_or_else(|| base.tensor(name).cloned(), Ok)
-        };
-        let lora = |layer: usize, module: &str| {
-            self.tensor(&Adapter::name(layer, module, 'A'))
-                .zip(self.tensor(&Adapter::name(layer, module, 'B')))
-        };
-        Decoder::assemble(&base.config, transforms, weight, lora)
+        let vars = self.vars.data().lock().expect("no panic holds the lock");
+        let trained = vars
+            .iter()
+            .map(|(name, var)| (name.clone(), var.as_tensor().clone()));
+        Decoder::new(&base.config, transforms, base.var_builder_with(trained))
     }
 
     /// Adds the gradients of a micro-batch, or of a part of its graph.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{Device, Tensor};
 
-use crate::{Config, LoraConfig, ModelError};
+use crate::{Config, LoraConfig, ModelError, var_builder::PEFT_PREFIX};
 
 /// PEFT-named low-rank factors: `A [rank, in]` and `B [out, rank]` for private layers;
 /// `delta W = (alpha / rank) B A`.
@@ -20,7 +20,8 @@ impl Adapter {
     /// `factor` `A` or `B`.
     pub fn name(layer: usize, module: &str, factor: char) -> String {
         format!(
-            "base_model.model.{}.lora_{factor}.weight",
+            "{}{}.lora_{factor}.weight",
+            PEFT_PREFIX,
             crate::module_path(layer, module)
         )
     }

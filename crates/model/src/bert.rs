@@ -4,11 +4,13 @@
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use candle_core::{IndexOp, Tensor};
+use candle_nn::{Activation, Embedding, Linear, Module, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ModelError,
-    affine::{Affine, AffineBlock, LayerNorm, Weights, attention, embed, read_config},
+    affine::{AffineBlock, LayerNorm, attention, embed, read_config, read_tensors},
+    var_builder::{under, var_builder},
 };
 
 /// Hugging Face's `config.json` of a BERT model.
@@ -59,15 +61,15 @@ impl BertConfig {
 #[derive(Clone)]
 pub struct Bert {
     pub config: BertConfig,
-    pub word_embeddings: Tensor,
-    pub position_embeddings: Tensor,
-    pub token_type_embeddings: Tensor,
+    pub word_embeddings: Embedding,
+    pub position_embeddings: Embedding,
+    pub token_type_embeddings: Embedding,
     pub embedding_norm: LayerNorm,
     pub blocks: Vec<AffineBlock>,
     /// `pooler.dense`, in front of tanh, where the file has one. Mean pooling does not use it.
-    pub pooler: Option<Affine>,
+    pub pooler: Option<Linear>,
     /// `[classes, hidden]`, taken from `classifier` where the file has one.
-    pub classifier: Option<Affine>,
+    pub classifier: Option<Linear>,
 }
 
 impl Bert {
@@ -80,75 +82,57 @@ impl Bert {
         config
             .check()
             .map_err(|e| ModelError::corrupt(dir.join("config.json"), e))?;
-        Self::assemble(config, &Weights::read(dir, "bert")?)
+        Self::new(config, var_builder(read_tensors(dir)?))
     }
 
-    /// Builds the model from tensors under Hugging Face's names, with or without `bert.` before
-    /// them.
+    /// As [`Self::new`], from tensors in memory.
     ///
     /// # Errors
-    /// [`ModelError::MissingTensor`], [`ModelError::Shape`], or [`ModelError::Transforms`] for a
-    /// configuration that is not supported.
+    /// As [`Self::new`].
     pub fn from_tensors(
         config: BertConfig,
         tensors: BTreeMap<String, Tensor>,
     ) -> Result<Self, ModelError> {
+        Self::new(config, var_builder(tensors))
+    }
+
+    /// Builds the model from tensors under Hugging Face's names, with or without `bert.` before
+    /// those of the encoder.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`], [`ModelError::Shape`], or [`ModelError::Transforms`] for a
+    /// configuration that is not supported.
+    pub fn new(config: BertConfig, vb: VarBuilder<'_>) -> Result<Self, ModelError> {
         config.check().map_err(|reason| ModelError::Transforms {
             what: "config",
             reason,
         })?;
-        Self::assemble(config, &Weights::new(tensors, "bert"))
-    }
-
-    fn assemble(config: BertConfig, weights: &Weights) -> Result<Self, ModelError> {
-        let (d, inner, epsilon) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.layer_norm_eps,
-        );
-        let block = |l: usize| -> Result<AffineBlock, ModelError> {
-            let at = |name: &str| format!("encoder.layer.{l}.{name}");
-            Ok(AffineBlock {
-                norms: [
-                    weights.norm(&at("attention.output.LayerNorm"), d, epsilon)?,
-                    weights.norm(&at("output.LayerNorm"), d, epsilon)?,
-                ],
-                q: weights.affine(&at("attention.self.query"), d, d)?,
-                k: weights.affine(&at("attention.self.key"), d, d)?,
-                v: weights.affine(&at("attention.self.value"), d, d)?,
-                o: weights.affine(&at("attention.output.dense"), d, d)?,
-                up: weights.affine(&at("intermediate.dense"), inner, d)?,
-                down: weights.affine(&at("output.dense"), d, inner)?,
-            })
-        };
-        let classifier = if weights.has("classifier.weight") {
-            let weight = weights.any_rows("classifier.weight", d)?;
-            let bias = weights.tensor("classifier.bias", &[weight.dim(0)?])?;
-            Some(Affine { weight, bias })
-        } else {
-            None
-        };
+        let d = config.hidden_size;
+        let classifier = vb.pp("classifier");
+        let vb = under(&vb, "bert", "embeddings.word_embeddings.weight");
+        let embeddings = vb.pp("embeddings");
+        let table = |name: &str, rows| candle_nn::embedding(rows, d, embeddings.pp(name));
+        let layers = vb.pp("encoder.layer");
+        let blocks = (0..config.num_hidden_layers).map(|l| block(&config, &layers.pp(l)));
+        let pooler = vb.pp("pooler.dense");
         Ok(Self {
-            word_embeddings: weights
-                .tensor("embeddings.word_embeddings.weight", &[config.vocab_size, d])?,
-            position_embeddings: weights.tensor(
-                "embeddings.position_embeddings.weight",
-                &[config.max_position_embeddings, d],
-            )?,
-            token_type_embeddings: weights.tensor(
-                "embeddings.token_type_embeddings.weight",
-                &[config.type_vocab_size, d],
-            )?,
-            embedding_norm: weights.norm("embeddings.LayerNorm", d, epsilon)?,
-            blocks: (0..config.num_hidden_layers)
-                .map(block)
-                .collect::<Result<_, _>>()?,
-            pooler: if weights.has("pooler.dense.weight") {
-                Some(weights.affine("pooler.dense", d, d)?)
+            word_embeddings: table("word_embeddings", config.vocab_size)?,
+            position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
+            token_type_embeddings: table("token_type_embeddings", config.type_vocab_size)?,
+            embedding_norm: LayerNorm::new(d, config.layer_norm_eps, &embeddings.pp("LayerNorm"))?,
+            blocks: blocks.collect::<candle_core::Result<_>>()?,
+            pooler: if pooler.contains_tensor("weight") {
+                Some(candle_nn::linear(d, d, pooler)?)
             } else {
                 None
             },
-            classifier,
+            classifier: if classifier.contains_tensor("weight") {
+                let weight = classifier.get_unchecked("weight")?;
+                let classes = weight.dims().first().copied().unwrap_or(0);
+                Some(candle_nn::linear(d, classes, classifier)?)
+            } else {
+                None
+            },
             config,
         })
     }
@@ -163,11 +147,11 @@ impl Bert {
         if needed > limit {
             return Err(ModelError::ContextFull { limit, needed });
         }
-        let words = (embed(&self.word_embeddings, tokens)?
-            + self.position_embeddings.narrow(0, 0, needed)?)?;
-        Ok(self
-            .embedding_norm
-            .forward(&words.broadcast_add(&self.token_type_embeddings.i(0)?)?)?)
+        let positions: Vec<u32> = (0..needed as u32).collect();
+        let words = embed(&self.word_embeddings, tokens)?;
+        let placed = (words + embed(&self.position_embeddings, &positions)?)?;
+        let kind = self.token_type_embeddings.embeddings().i(0)?;
+        Ok(self.embedding_norm.forward(&placed.broadcast_add(&kind)?)?)
     }
 
     /// A bound of the norm of every row that [`Self::embed`] can give, whatever the text:
@@ -177,7 +161,7 @@ impl Bert {
     /// # Errors
     /// From candle.
     pub fn embedding_bound(&self) -> Result<f64, ModelError> {
-        let gain: Vec<f32> = self.embedding_norm.gain.to_vec1()?;
+        let gain: Vec<f32> = self.embedding_norm.weight.to_vec1()?;
         let bias: Vec<f32> = self.embedding_norm.bias.to_vec1()?;
         let largest = gain.iter().fold(0f32, |m, g| m.max(g.abs()));
         let length = bias
@@ -198,7 +182,7 @@ impl Bert {
             let (q, k, v) = (b.q.forward(&x)?, b.k.forward(&x)?, b.v.forward(&x)?);
             let attended = attention(&q, &k, &v, self.config.num_attention_heads, false)?;
             x = b.norms[0].forward(&(&x + b.o.forward(&attended)?)?)?;
-            let inner = b.up.forward(&x)?.gelu_erf()?;
+            let inner = Activation::Gelu.forward(&b.up.forward(&x)?)?;
             x = b.norms[1].forward(&(&x + b.down.forward(&inner)?)?)?;
         }
         Ok(x)
@@ -224,4 +208,23 @@ impl Bert {
     pub fn mean_pool(&self, x: &Tensor) -> Result<Vec<f32>, ModelError> {
         Ok(x.mean(0)?.to_vec1()?)
     }
+}
+
+/// One layer; `vb` is at it.
+fn block(config: &BertConfig, vb: &VarBuilder<'_>) -> candle_core::Result<AffineBlock> {
+    let (d, inner) = (config.hidden_size, config.intermediate_size);
+    let map = |name: &str, out, inner| candle_nn::linear(inner, out, vb.pp(name));
+    let norm = |name: &str| LayerNorm::new(d, config.layer_norm_eps, &vb.pp(name));
+    Ok(AffineBlock {
+        norms: [
+            norm("attention.output.LayerNorm")?,
+            norm("output.LayerNorm")?,
+        ],
+        q: map("attention.self.query", d, d)?,
+        k: map("attention.self.key", d, d)?,
+        v: map("attention.self.value", d, d)?,
+        o: map("attention.output.dense", d, d)?,
+        up: map("intermediate.dense", inner, d)?,
+        down: map("output.dense", d, inner)?,
+    })
 }

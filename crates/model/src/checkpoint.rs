@@ -6,9 +6,15 @@ use std::{
 };
 
 use candle_core::{DType, Tensor};
+use candle_nn::VarBuilder;
 use sha2::{Digest, Sha256};
 
-use crate::{ChatTemplate, Config, ModelError, Tokenizer, account::Ignored, ops};
+use crate::{
+    ChatTemplate, Config, ModelError, Tokenizer,
+    account::Ignored,
+    ops,
+    var_builder::{PEFT_PREFIX, var_builder},
+};
 
 /// An open model: configuration, f32 tensors on the CPU under Hugging Face's names, tokenizer and
 /// chat template.
@@ -140,6 +146,24 @@ impl Checkpoint {
         self.tensors
             .get(stored)
             .ok_or_else(|| ModelError::MissingTensor { name: name.into() })
+    }
+
+    /// The tensors as candle-nn's modules ask for them: `vb.pp("model.layers").pp(3)`.
+    pub fn var_builder(&self) -> VarBuilder<'static> {
+        self.var_builder_with([])
+    }
+
+    /// As [`Self::var_builder`], with `more` beside these tensors or, under the same name, in their
+    /// place: variables to train, and an adapter's factors under PEFT's names.
+    pub fn var_builder_with(
+        &self,
+        more: impl IntoIterator<Item = (String, Tensor)>,
+    ) -> VarBuilder<'static> {
+        let more = more.into_iter().map(|(name, tensor)| {
+            let name = name.strip_prefix(PEFT_PREFIX).unwrap_or(&name);
+            (name.to_owned(), tensor)
+        });
+        var_builder(self.tensors.clone().into_iter().chain(more))
     }
 
     /// The values of a tensor, row-major.

@@ -1,12 +1,17 @@
 //! The LLaMA-family decoder. Axes: `N` rows (tokens of all sequences, without padding), hidden
 //! size, `H * D`.
+//!
+//! Weights come from a [`VarBuilder`], and layers are [`Module`]s. Three operations are not
+//! candle-nn's: its product computes and stores a gradient for weights that are frozen, its RMS
+//! norm and its rotation have none, and all of them sum in another order.
 
 use std::{ops::Range, sync::Arc};
 
 use candle_core::Tensor;
+use candle_nn::{Embedding, Init, Module, VarBuilder};
 
 use crate::{
-    Config, MODULES, ModelError, Transforms, module_path,
+    Config, LoraConfig, MODULES, ModelError, Transforms,
     ops::{self, Dropout, FakeQuant, RopeTable, Segment},
 };
 
@@ -63,7 +68,8 @@ impl Rows {
     }
 }
 
-/// A projection, with its LoRA update where it has one.
+/// A projection, with its LoRA update where it has one. As a [`Module`] it is that sum, without
+/// dropout.
 #[derive(Clone)]
 pub struct Linear {
     /// `[out, in]`; trained when it is a variable.
@@ -81,8 +87,32 @@ struct Folded<'a> {
     factor: f64,
 }
 
+impl Module for Linear {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.forward_with(x, None, None)
+    }
+}
+
 impl Linear {
-    fn forward(
+    /// `weight`, and `lora_A.weight` and `lora_B.weight` where `lora` is given and `vb` has them.
+    fn new(
+        [out, inner]: [usize; 2],
+        lora: Option<&LoraConfig>,
+        vb: VarBuilder<'_>,
+    ) -> candle_core::Result<Self> {
+        let has = |factor: &str| vb.contains_tensor(factor);
+        let factors = |lora: &LoraConfig| {
+            let a = vb.get((lora.rank, inner), "lora_A.weight")?;
+            let b = vb.get((out, lora.rank), "lora_B.weight")?;
+            Ok::<_, candle_core::Error>((a, b, lora.scale()))
+        };
+        let lora = lora.filter(|_| has("lora_A.weight") && has("lora_B.weight"));
+        let lora = lora.map(factors).transpose()?;
+        let weight = candle_nn::linear_no_bias(inner, out, vb)?.weight().clone();
+        Ok(Self { weight, lora })
+    }
+
+    fn forward_with(
         &self,
         x: &Tensor,
         dropout: Option<Dropout>,
@@ -114,6 +144,30 @@ impl Linear {
             weight,
             lora: self.lora.clone(),
         })
+    }
+}
+
+/// `x / sqrt(mean(x²) + eps) · weight` of every row.
+#[derive(Clone)]
+pub struct RmsNorm {
+    pub weight: Tensor,
+    pub eps: f64,
+}
+
+impl RmsNorm {
+    fn new(size: usize, eps: f64, vb: &VarBuilder<'_>) -> candle_core::Result<Self> {
+        let weight = vb.get_with_hints(size, "weight", Init::Const(1.0))?;
+        Ok(Self { weight, eps })
+    }
+
+    fn forward_with(&self, x: &Tensor, format: Option<FakeQuant>) -> candle_core::Result<Tensor> {
+        ops::rms_norm(x, &self.weight, self.eps, format)
+    }
+}
+
+impl Module for RmsNorm {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.forward_with(x, None)
     }
 }
 
@@ -154,12 +208,12 @@ impl Cache {
 /// One decoder layer.
 #[derive(Clone)]
 pub struct Block {
-    pub input_layernorm: Tensor,
+    pub input_layernorm: RmsNorm,
     pub q_proj: Linear,
     pub k_proj: Linear,
     pub v_proj: Linear,
     pub o_proj: Linear,
-    pub post_attention_layernorm: Tensor,
+    pub post_attention_layernorm: RmsNorm,
     pub gate_proj: Linear,
     pub up_proj: Linear,
     pub down_proj: Linear,
@@ -169,6 +223,36 @@ pub struct Block {
 }
 
 impl Block {
+    /// The tensors of layer `layer`, counted over the whole model; `vb` is at that layer.
+    fn new(
+        config: &Config,
+        transforms: &Transforms,
+        layer: usize,
+        vb: &VarBuilder<'_>,
+    ) -> candle_core::Result<Self> {
+        let frozen = layer < transforms.frozen_layers;
+        let lora = transforms.lora.as_ref().filter(|_| !frozen);
+        let linear = |part: &str, module: &str| {
+            let shape = config.module_shape(module).expect("a module of the list");
+            Linear::new(shape, lora, vb.pp(part).pp(module))
+        };
+        let norm = |name: &str| RmsNorm::new(config.hidden_size, config.rms_norm_eps, &vb.pp(name));
+        let (groups, attn_scale) = transforms.attention(config, layer);
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            q_proj: linear("self_attn", "q_proj")?,
+            k_proj: linear("self_attn", "k_proj")?,
+            v_proj: linear("self_attn", "v_proj")?,
+            o_proj: linear("self_attn", "o_proj")?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            gate_proj: linear("mlp", "gate_proj")?,
+            up_proj: linear("mlp", "up_proj")?,
+            down_proj: linear("mlp", "down_proj")?,
+            groups: Arc::new(groups),
+            attn_scale,
+        })
+    }
+
     /// The factor in (1/2, 1] that with a power of two makes up the softmax scale.
     fn query_factor(&self) -> f64 {
         self.attn_scale * (-self.attn_scale.log2()).floor().exp2()
@@ -177,8 +261,8 @@ impl Block {
     /// By the module's place in [`MODULES`].
     fn folded(&self, module: usize) -> Folded<'_> {
         let gain = match module {
-            0..=2 => Some(&self.input_layernorm),
-            4 | 5 => Some(&self.post_attention_layernorm),
+            0..=2 => Some(&self.input_layernorm.weight),
+            4 | 5 => Some(&self.post_attention_layernorm.weight),
             _ => None,
         };
         Folded {
@@ -196,62 +280,42 @@ impl Block {
 #[derive(Clone)]
 pub struct Decoder {
     pub config: Config,
-    pub embed_tokens: Tensor,
+    pub embed_tokens: Embedding,
     pub layers: Vec<Block>,
-    pub norm: Tensor,
+    pub norm: RmsNorm,
+    /// `[vocab, hidden]`; the embedding where `tie_word_embeddings` says so.
     pub lm_head: Tensor,
     rope: Arc<RopeTable>,
 }
 
 impl Decoder {
-    /// Builds the model from named tensors; a tensor that is a variable is trained.
-    ///
-    /// `weight` answers to Hugging Face names, `lora` gives `(A, B)` for a layer and module that
-    /// have a private part.
+    /// Builds the model from tensors under Hugging Face's names; one that is a variable is trained.
+    /// LoRA factors of private layers are `lora_A.weight` and `lora_B.weight` beside the `weight`
+    /// of their module.
     ///
     /// # Errors
-    /// What `weight` says, and [`ModelError::Transforms`] when the transforms do not fit the
-    /// architecture.
-    pub fn assemble(
+    /// [`ModelError::MissingTensor`] or [`ModelError::Shape`], and [`ModelError::Transforms`] when
+    /// the transforms do not fit the architecture.
+    pub fn new(
         config: &Config,
         transforms: &Transforms,
-        weight: impl Fn(&str) -> Result<Tensor, ModelError>,
-        lora: impl Fn(usize, &str) -> Option<(Tensor, Tensor)>,
+        vb: VarBuilder<'_>,
     ) -> Result<Self, ModelError> {
         crate::threads::keep_candle_from_spinning();
         transforms.check(config)?;
-        let layers = (0..config.num_hidden_layers).map(|layer| {
-            let linear = |module: &str| -> Result<Linear, ModelError> {
-                let weight = weight(&format!("{}.weight", module_path(layer, module)))?;
-                let scale = transforms.lora.as_ref().map(|l| l.scale());
-                let factors = if layer < transforms.frozen_layers {
-                    None
-                } else {
-                    lora(layer, module)
-                };
-                Ok(Linear {
-                    weight,
-                    lora: factors.zip(scale).map(|((a, b), scale)| (a, b, scale)),
-                })
-            };
-            let (groups, attn_scale) = transforms.attention(config, layer);
-            Ok(Block {
-                input_layernorm: weight(&format!("model.layers.{layer}.input_layernorm.weight"))?,
-                q_proj: linear("q_proj")?,
-                k_proj: linear("k_proj")?,
-                v_proj: linear("v_proj")?,
-                o_proj: linear("o_proj")?,
-                post_attention_layernorm: weight(&format!(
-                    "model.layers.{layer}.post_attention_layernorm.weight"
-                ))?,
-                gate_proj: linear("gate_proj")?,
-                up_proj: linear("up_proj")?,
-                down_proj: linear("down_proj")?,
-                groups: Arc::new(groups),
-                attn_scale,
-            })
-        });
-        let layers = layers.collect::<Result<Vec<_>, ModelError>>()?;
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let model = vb.pp("model");
+        let layers = (0..config.num_hidden_layers)
+            .map(|layer| Block::new(config, transforms, layer, &model.pp("layers").pp(layer)))
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        let embed_tokens = candle_nn::embedding(vocab, hidden, model.pp("embed_tokens"))?;
+        let lm_head = if config.tie_word_embeddings {
+            embed_tokens.embeddings().clone()
+        } else {
+            candle_nn::linear_no_bias(hidden, vocab, vb.pp("lm_head"))?
+                .weight()
+                .clone()
+        };
         let rope = RopeTable::new(
             config.head_dim,
             config.rope_theta,
@@ -259,10 +323,10 @@ impl Decoder {
         );
         Ok(Self {
             config: config.clone(),
-            embed_tokens: weight("model.embed_tokens.weight")?,
+            embed_tokens,
             layers,
-            norm: weight("model.norm.weight")?,
-            lm_head: weight("lm_head.weight")?,
+            norm: RmsNorm::new(hidden, config.rms_norm_eps, &model.pp("norm"))?,
+            lm_head,
             rope: Arc::new(rope),
         })
     }
@@ -276,8 +340,8 @@ impl Decoder {
         if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab_size) {
             return Err(ModelError::TokenOutOfRange { token, vocab_size });
         }
-        let ids = Tensor::new(tokens, self.embed_tokens.device())?;
-        Ok(self.embed_tokens.index_select(&ids, 0)?)
+        let ids = Tensor::new(tokens, self.embed_tokens.embeddings().device())?;
+        Ok(self.embed_tokens.forward(&ids)?)
     }
 
     /// Runs the layers of `range` on `x [N, hidden]`. `caches`, where given, has one entry for each
@@ -313,20 +377,17 @@ impl Decoder {
         rows: &Rows,
         cache: Option<&mut Cache>,
     ) -> candle_core::Result<Tensor> {
-        let (b, eps, format) = (
-            &self.layers[layer],
-            self.config.rms_norm_eps,
-            rows.fake_quant,
-        );
+        let b = &self.layers[layer];
+        let format = rows.fake_quant;
         let forward = |linear: &Linear, module: usize, x: &Tensor| {
             let dropout = rows
                 .dropout
                 .map(|d| d.at((layer * MODULES.len() + module) as u64));
-            linear.forward(x, dropout, format.map(|format| (format, b.folded(module))))
+            linear.forward_with(x, dropout, format.map(|format| (format, b.folded(module))))
         };
         let rescale = |x: Tensor| format.map_or(Ok(x.clone()), |format| format.activation(&x));
         let x = format.map_or(Ok(x.clone()), |format| format.residual(&x))?;
-        let h = ops::rms_norm(&x, &b.input_layernorm, eps, format)?;
+        let h = b.input_layernorm.forward_with(&x, format)?;
         let mut q = ops::rope(&forward(&b.q_proj, 0, &h)?, &self.rope, &rows.positions)?;
         if let Some(format) = format {
             q = ops::round_to(&q, f64::from(format.frac_bits).exp2() * b.query_factor())?;
@@ -353,7 +414,7 @@ impl Decoder {
         )?;
         let x = self.add_residual(x, forward(&b.o_proj, 3, &rescale(attended)?)?, format)?;
 
-        let h = ops::rms_norm(&x, &b.post_attention_layernorm, eps, format)?;
+        let h = b.post_attention_layernorm.forward_with(&x, format)?;
         let (gate, up) = (
             rescale(forward(&b.gate_proj, 4, &h)?)?,
             rescale(forward(&b.up_proj, 5, &h)?)?,
@@ -415,12 +476,7 @@ impl Decoder {
     /// # Errors
     /// From candle.
     pub fn finish(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(ops::rms_norm(
-            x,
-            &self.norm,
-            self.config.rms_norm_eps,
-            None,
-        )?)
+        Ok(self.norm.forward(x)?)
     }
 
     /// Logits `[N, vocab]` of rows that went through [`Decoder::finish`].

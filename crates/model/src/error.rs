@@ -68,7 +68,38 @@ pub enum ModelError {
     #[error("token {token} is outside the vocabulary of {vocab_size}")]
     TokenOutOfRange { token: u32, vocab_size: usize },
     #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
+    Tensor(candle_core::Error),
+}
+
+impl From<candle_core::Error> for ModelError {
+    /// A tensor that a [`candle_nn::VarBuilder`] does not have, or has in another shape, keeps its
+    /// full name.
+    fn from(error: candle_core::Error) -> Self {
+        use candle_core::Error;
+        match error {
+            Error::CannotFindTensor { path } => Self::MissingTensor { name: path },
+            Error::UnexpectedShape { msg, expected, got } => {
+                // How candle-nn says it of a tensor by name; other operations say other things.
+                match msg.strip_prefix("shape mismatch for ") {
+                    Some(name) => Self::Shape {
+                        name: name.into(),
+                        found: got.into_dims(),
+                        expected: expected.into_dims(),
+                    },
+                    None => Self::Tensor(Error::UnexpectedShape { msg, expected, got }),
+                }
+            }
+            // `RUST_BACKTRACE` wraps every error.
+            Error::WithBacktrace { inner, backtrace } => match Self::from(*inner) {
+                Self::Tensor(inner) => Self::Tensor(Error::WithBacktrace {
+                    inner: inner.into(),
+                    backtrace,
+                }),
+                named => named,
+            },
+            other => Self::Tensor(other),
+        }
+    }
 }
 
 impl ModelError {

@@ -24,17 +24,8 @@ impl FloatModel {
         if let (Some(adapter), Some(lora)) = (adapter, &transforms.lora) {
             adapter.check(&base.config, lora, transforms.frozen_layers)?;
         }
-        let lora = |layer: usize, module: &str| {
-            adapter
-                .and_then(|a| a.factors(layer, module))
-                .map(|(a, b)| (a.clone(), b.clone()))
-        };
-        let decoder = Decoder::assemble(
-            &base.config,
-            transforms,
-            |name| base.tensor(name).cloned(),
-            lora,
-        )?;
+        let factors = adapter.map_or_else(Default::default, |a| a.tensors.clone());
+        let decoder = Decoder::new(&base.config, transforms, base.var_builder_with(factors))?;
         Ok(Self::from_decoder(decoder))
     }
 

@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use candle_core::Tensor;
+use candle_nn::{Activation, Embedding, Linear, Module, VarBuilder, init::DEFAULT_KAIMING_NORMAL};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ModelError,
-    affine::{Affine, AffineBlock, LayerNorm, Weights, attention, embed, read_config},
+    affine::{AffineBlock, LayerNorm, attention, embed, read_config, read_tensors},
+    var_builder::{under, var_builder},
 };
 
 /// Hugging Face's `config.json` of a GPT-2 model.
@@ -40,6 +42,14 @@ impl Gpt2Config {
         self.n_inner.unwrap_or(4 * self.n_embd)
     }
 
+    /// `gelu` is exact, the other names are its approximation by tanh.
+    fn activation(&self) -> Activation {
+        match self.activation_function.as_str() {
+            "gelu" => Activation::Gelu,
+            _ => Activation::NewGelu,
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.n_head == 0 || self.n_layer == 0 || !self.n_embd.is_multiple_of(self.n_head) {
             return Err("`n_head` must divide `n_embd`, and `n_layer` be at least 1".into());
@@ -65,8 +75,8 @@ pub struct Gpt2Cache {
 #[derive(Clone)]
 pub struct Gpt2 {
     pub config: Gpt2Config,
-    pub wte: Tensor,
-    pub wpe: Tensor,
+    pub wte: Embedding,
+    pub wpe: Embedding,
     pub blocks: Vec<AffineBlock>,
     pub ln_f: LayerNorm,
 }
@@ -81,64 +91,39 @@ impl Gpt2 {
         config
             .check()
             .map_err(|e| ModelError::corrupt(dir.join("config.json"), e))?;
-        Self::assemble(config, &Weights::read(dir, "transformer")?)
+        Self::new(config, var_builder(read_tensors(dir)?))
+    }
+
+    /// As [`Self::new`], from tensors in memory.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn from_tensors(
+        config: Gpt2Config,
+        tensors: BTreeMap<String, Tensor>,
+    ) -> Result<Self, ModelError> {
+        Self::new(config, var_builder(tensors))
     }
 
     /// Builds the model from tensors under Hugging Face's names, with or without `transformer.`
     /// before them.
     ///
     /// # Errors
-    /// [`ModelError::MissingTensor`] or [`ModelError::Shape`].
-    pub fn from_tensors(
-        config: Gpt2Config,
-        tensors: BTreeMap<String, Tensor>,
-    ) -> Result<Self, ModelError> {
+    /// [`ModelError::MissingTensor`] or [`ModelError::Shape`], and [`ModelError::Transforms`] for a
+    /// configuration that is not supported.
+    pub fn new(config: Gpt2Config, vb: VarBuilder<'_>) -> Result<Self, ModelError> {
         config.check().map_err(|reason| ModelError::Transforms {
             what: "config",
             reason,
         })?;
-        Self::assemble(config, &Weights::new(tensors, "transformer"))
-    }
-
-    fn assemble(config: Gpt2Config, weights: &Weights) -> Result<Self, ModelError> {
-        let (d, inner, epsilon) = (config.n_embd, config.inner(), config.layer_norm_epsilon);
-        let conv = |name: String, out: usize, inner: usize| -> Result<Affine, ModelError> {
-            let weight = weights
-                .tensor(&format!("{name}.weight"), &[inner, out])?
-                .t()?
-                .contiguous()?;
-            Ok(Affine {
-                weight,
-                bias: weights.tensor(&format!("{name}.bias"), &[out])?,
-            })
-        };
-        let block = |l: usize| -> Result<AffineBlock, ModelError> {
-            let qkv = conv(format!("h.{l}.attn.c_attn"), 3 * d, d)?;
-            let part = |nth: usize| -> Result<Affine, ModelError> {
-                let weight = qkv.weight.narrow(0, nth * d, d)?.contiguous()?;
-                Ok(Affine {
-                    weight,
-                    bias: qkv.bias.narrow(0, nth * d, d)?.contiguous()?,
-                })
-            };
-            Ok(AffineBlock {
-                norms: [
-                    weights.norm(&format!("h.{l}.ln_1"), d, epsilon)?,
-                    weights.norm(&format!("h.{l}.ln_2"), d, epsilon)?,
-                ],
-                q: part(0)?,
-                k: part(1)?,
-                v: part(2)?,
-                o: conv(format!("h.{l}.attn.c_proj"), d, d)?,
-                up: conv(format!("h.{l}.mlp.c_fc"), inner, d)?,
-                down: conv(format!("h.{l}.mlp.c_proj"), d, inner)?,
-            })
-        };
+        let vb = under(&vb, "transformer", "wte.weight");
+        let (d, epsilon) = (config.n_embd, config.layer_norm_epsilon);
+        let blocks = (0..config.n_layer).map(|l| block(&config, &vb.pp("h").pp(l)));
         Ok(Self {
-            wte: weights.tensor("wte.weight", &[config.vocab_size, d])?,
-            wpe: weights.tensor("wpe.weight", &[config.n_positions, d])?,
-            blocks: (0..config.n_layer).map(block).collect::<Result<_, _>>()?,
-            ln_f: weights.norm("ln_f", d, epsilon)?,
+            wte: candle_nn::embedding(config.vocab_size, d, vb.pp("wte"))?,
+            wpe: candle_nn::embedding(config.n_positions, d, vb.pp("wpe"))?,
+            blocks: blocks.collect::<Result<_, ModelError>>()?,
+            ln_f: LayerNorm::new(d, epsilon, &vb.pp("ln_f"))?,
             config,
         })
     }
@@ -155,7 +140,9 @@ impl Gpt2 {
                 needed,
             });
         }
-        Ok((embed(&self.wte, tokens)? + self.wpe.narrow(0, cache.len, tokens.len())?)?)
+        let words = embed(&self.wte, tokens)?;
+        let positions: Vec<u32> = (cache.len as u32..needed as u32).collect();
+        Ok((words + embed(&self.wpe, &positions)?)?)
     }
 
     /// Runs the layers of `range` on rows that follow `cache`; the caller then adds the rows with
@@ -182,11 +169,7 @@ impl Gpt2 {
             cache.layers[l] = Some((k, v));
             x = (x + b.o.forward(&attended)?)?;
             let inner = b.up.forward(&b.norms[1].forward(&x)?)?;
-            let inner = if self.config.activation_function == "gelu" {
-                inner.gelu_erf()?
-            } else {
-                inner.gelu()?
-            };
+            let inner = self.config.activation().forward(&inner)?;
             x = (x + b.down.forward(&inner)?)?;
         }
         Ok(x)
@@ -197,7 +180,7 @@ impl Gpt2 {
     /// # Errors
     /// From candle.
     pub fn logits(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.ln_f.forward(x)?.matmul(&self.wte.t()?)?)
+        Ok(self.ln_f.forward(x)?.matmul(&self.wte.embeddings().t()?)?)
     }
 }
 
@@ -206,4 +189,37 @@ impl Gpt2Cache {
     pub fn advance(&mut self, rows: usize) {
         self.len += rows;
     }
+}
+
+/// One layer; `vb` is at it. Conv1D holds `[in, out]`, and queries, keys and values in one map.
+fn block(config: &Gpt2Config, vb: &VarBuilder<'_>) -> Result<AffineBlock, ModelError> {
+    let (d, inner) = (config.n_embd, config.inner());
+    let conv = |vb: VarBuilder<'_>, out: usize, inner: usize| {
+        let weight = vb
+            .get_with_hints((inner, out), "weight", DEFAULT_KAIMING_NORMAL)?
+            .t()?
+            .contiguous()?;
+        Ok::<_, ModelError>((weight, vb.get(out, "bias")?))
+    };
+    let map = |vb, out, inner| {
+        let (weight, bias) = conv(vb, out, inner)?;
+        Ok::<_, ModelError>(Linear::new(weight, Some(bias)))
+    };
+    let (attn, mlp) = (vb.pp("attn"), vb.pp("mlp"));
+    let (weight, bias) = conv(attn.pp("c_attn"), 3 * d, d)?;
+    let part = |nth: usize| {
+        let weight = weight.narrow(0, nth * d, d)?.contiguous()?;
+        let bias = bias.narrow(0, nth * d, d)?.contiguous()?;
+        Ok::<_, ModelError>(Linear::new(weight, Some(bias)))
+    };
+    let norm = |name: &str| LayerNorm::new(d, config.layer_norm_epsilon, &vb.pp(name));
+    Ok(AffineBlock {
+        norms: [norm("ln_1")?, norm("ln_2")?],
+        q: part(0)?,
+        k: part(1)?,
+        v: part(2)?,
+        o: map(attn.pp("c_proj"), d, d)?,
+        up: map(mlp.pp("c_fc"), inner, d)?,
+        down: map(mlp.pp("c_proj"), d, inner)?,
+    })
 }

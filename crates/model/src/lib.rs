@@ -33,14 +33,15 @@ mod size;
 mod threads;
 mod tokenizer;
 mod transforms;
+mod var_builder;
 
 pub use adapter::Adapter;
-pub use affine::{Affine, AffineBlock, LayerNorm};
+pub use affine::{AffineBlock, LayerNorm};
 pub use bert::{Bert, BertConfig};
 pub use chat::{ChatTemplate, Message, NO_TEMPLATE, plain_chat, render_chat};
 pub use checkpoint::{Checkpoint, TensorDtype};
 pub use config::{Config, MODULES, TokenIds, module_path};
-pub use decoder::{Block, Cache, Decoder, Linear, Rows};
+pub use decoder::{Block, Cache, Decoder, Linear, RmsNorm, Rows};
 pub use error::ModelError;
 pub use float_model::FloatModel;
 pub use gpt2::{Gpt2, Gpt2Cache, Gpt2Config};

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
 use marill_model::{
-    Checkpoint, Config, Decoder, FloatModel, HeadMerge, LoraConfig, MODULES, ModelError, Prefix,
-    Rows, TensorDtype, Tokenizer, Transforms, module_path,
+    Adapter, Checkpoint, Config, Decoder, FloatModel, HeadMerge, LoraConfig, MODULES, ModelError,
+    Prefix, Rows, TensorDtype, Tokenizer, Transforms, module_path,
     ops::{Dropout, FakeQuant, HeadLoss, Teacher, head_loss, rms_norm, row_distance},
     strided_groups,
 };
@@ -115,37 +115,19 @@ fn trainable(base: &Checkpoint, transforms: &Transforms) -> (Decoder, BTreeMap<S
         for (nth, module) in MODULES.iter().enumerate() {
             let [out, inner] = base.config.module_shape(module).unwrap();
             let seed = (500 + 10 * layer + nth) as u64;
-            vars.insert(
-                format!("{layer}.{module}.A"),
-                Var::from_tensor(&tensor(seed, &[2, inner], 0.5)).unwrap(),
-            );
-            vars.insert(
-                format!("{layer}.{module}.B"),
-                Var::from_tensor(&tensor(seed + 7, &[out, 2], 0.5)).unwrap(),
-            );
+            for (factor, seed, shape) in [('A', seed, [2, inner]), ('B', seed + 7, [out, 2])] {
+                let var = Var::from_tensor(&tensor(seed, &shape, 0.5)).unwrap();
+                vars.insert(Adapter::name(layer, module, factor), var);
+            }
         }
     }
-    let weight = |name: &str| {
-        let name = if name == "lm_head.weight" {
-            "model.embed_tokens.weight"
-        } else {
-            name
-        };
-        vars.get(name)
-            .map(|v| v.as_tensor().clone())
-            .ok_or(ModelError::MissingTensor { name: name.into() })
-    };
-    let lora = |layer: usize, module: &str| {
-        let factor = |f| {
-            vars.get(&format!("{layer}.{module}.{f}"))
-                .map(|v| v.as_tensor().clone())
-        };
-        factor("A").zip(factor("B"))
-    };
-    (
-        Decoder::assemble(&base.config, transforms, weight, lora).unwrap(),
-        vars,
-    )
+    let vb = base.var_builder_with(tensors(&vars));
+    (Decoder::new(&base.config, transforms, vb).unwrap(), vars)
+}
+
+fn tensors(vars: &BTreeMap<String, Var>) -> BTreeMap<String, Tensor> {
+    let tensor = |(name, var): (&String, &Var)| (name.clone(), var.as_tensor().clone());
+    vars.iter().map(tensor).collect()
 }
 
 fn loss(decoder: &Decoder, teacher: bool) -> Tensor {
@@ -249,23 +231,15 @@ fn a_frozen_weight_under_lora_changes_no_gradient() {
     let base = checkpoint();
     let transforms = transforms(&base.config);
     let (whole, vars) = trainable(&base, &transforms);
-    let frozen = |name: &str| base.tensor(name).cloned();
-    let factors = |layer: usize, module: &str| {
-        let factor = |f| {
-            vars.get(&format!("{layer}.{module}.{f}"))
-                .map(|v| v.as_tensor().clone())
-        };
-        factor("A").zip(factor("B"))
-    };
-    let decoder = Decoder::assemble(&base.config, &transforms, frozen, factors).unwrap();
+    let mut factors = tensors(&vars);
+    factors.retain(|name, _| name.contains("lora_"));
+    let vb = base.var_builder_with(factors);
+    let decoder = Decoder::new(&base.config, &transforms, vb).unwrap();
     let (all, few) = (
         hidden_loss(&whole).backward().unwrap(),
         hidden_loss(&decoder).backward().unwrap(),
     );
-    for (name, var) in vars
-        .iter()
-        .filter(|(name, _)| name.ends_with(".A") || name.ends_with(".B"))
-    {
+    for (name, var) in vars.iter().filter(|(name, _)| name.contains("lora_")) {
         let values = |grads: &candle_core::backprop::GradStore| -> Vec<f32> {
             grads
                 .get(var.as_tensor())
@@ -361,11 +335,12 @@ fn frozen_weights_get_no_gradient() {
     let base = checkpoint();
     let a = Var::from_tensor(&tensor(1, &[2, 32], 0.5)).unwrap();
     let b = Var::from_tensor(&tensor(2, &[32, 2], 0.5)).unwrap();
-    let lora = |layer, module: &str| {
-        (layer == 2 && module == "q_proj").then(|| (a.as_tensor().clone(), b.as_tensor().clone()))
-    };
-    let weight = |name: &str| base.tensor(name).cloned();
-    let decoder = Decoder::assemble(&base.config, &transforms(&base.config), weight, lora).unwrap();
+    let factors = [('A', &a), ('B', &b)].map(|(factor, var)| {
+        let name = Adapter::name(2, "q_proj", factor);
+        (name, var.as_tensor().clone())
+    });
+    let vb = base.var_builder_with(factors);
+    let decoder = Decoder::new(&base.config, &transforms(&base.config), vb).unwrap();
     let grads = loss(&decoder, false).backward().unwrap();
     assert!(grads.get(a.as_tensor()).is_some() && grads.get(b.as_tensor()).is_some());
     for (name, tensor) in &base.tensors {

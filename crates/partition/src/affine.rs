@@ -1,7 +1,8 @@
 //! GPT-2 and BERT as secure programs: what the float models hold, as integers.
 
 use candle_core::Tensor;
-use marill_model::{Affine, AffineBlock, Bert, Gpt2, LayerNorm, ModelError};
+use candle_nn::Linear;
+use marill_model::{AffineBlock, Bert, Gpt2, LayerNorm, ModelError};
 use marill_mpc::{
     AffineLayerFloats, Architecture, HeadFloats, MapFloats, NormFloats, Pooling, ProgramSpec,
     PublicWeights, Reveal, SpecError,
@@ -35,7 +36,7 @@ pub fn gpt2_weights(
         c.layer_norm_epsilon,
         lora_rank,
     );
-    let (wte, norm) = (values(&model.wte)?, OwnedNorm::of(&model.ln_f)?);
+    let (wte, norm) = (values(model.wte.embeddings())?, OwnedNorm::of(&model.ln_f)?);
     let head = HeadFloats {
         norm: Some(norm.floats()),
         pooler: None,
@@ -67,9 +68,7 @@ pub fn bert_weights(
     let c = &model.config;
     let (weight, bias) = match (&model.classifier, reveal) {
         (_, Reveal::Embedding) => (Vec::new(), Vec::new()),
-        (Some(classifier), Reveal::Class) => {
-            (values(&classifier.weight)?, values(&classifier.bias)?)
-        }
+        (Some(classifier), Reveal::Class) => map(classifier)?,
         (None, Reveal::Class) => {
             let problem = "is `class`, and the checkpoint has no `classifier.weight`".to_owned();
             return Err(SpecError::Invalid {
@@ -95,7 +94,7 @@ pub fn bert_weights(
         lora_rank,
     );
     let pooler = match (&model.pooler, pooling) {
-        (Some(pooler), Pooling::Pooler) => Some((values(&pooler.weight)?, values(&pooler.bias)?)),
+        (Some(pooler), Pooling::Pooler) => Some(map(pooler)?),
         (None, Pooling::Pooler) => {
             let problem = "is `pooler`, and the checkpoint has no `pooler.dense.weight`".to_owned();
             return Err(SpecError::Invalid {
@@ -166,7 +165,7 @@ struct OwnedNorm(Vec<f32>, Vec<f32>);
 
 impl OwnedNorm {
     fn of(norm: &LayerNorm) -> Result<Self, PartitionError> {
-        Ok(Self(values(&norm.gain)?, values(&norm.bias)?))
+        Ok(Self(values(&norm.weight)?, values(&norm.bias)?))
     }
 
     fn floats(&self) -> NormFloats<'_> {
@@ -184,7 +183,6 @@ struct OwnedLayer {
 
 impl OwnedLayer {
     fn of(block: &AffineBlock) -> Result<Self, PartitionError> {
-        let map = |m: &Affine| Ok::<_, PartitionError>((values(&m.weight)?, values(&m.bias)?));
         Ok(Self {
             norms: [
                 OwnedNorm::of(&block.norms[0])?,
@@ -229,6 +227,12 @@ fn quantize(
         .collect::<Result<Vec<_>, _>>()?;
     let layers: Vec<AffineLayerFloats<'_>> = owned.iter().map(OwnedLayer::floats).collect();
     Ok(PublicWeights::from_affine_floats(spec, &layers, head)?)
+}
+
+/// Weight and bias, which is empty where a map has none.
+fn map(linear: &Linear) -> Result<(Vec<f32>, Vec<f32>), PartitionError> {
+    let bias = linear.bias().map_or_else(|| Ok(Vec::new()), values)?;
+    Ok((values(linear.weight())?, bias))
 }
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>, PartitionError> {

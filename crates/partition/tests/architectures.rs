@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use candle_core::{Device, IndexOp, Tensor};
+use candle_core::{Device, IndexOp, Module, Tensor};
 use marill_model::{Bert, BertConfig, Gpt2, Gpt2Cache, Gpt2Config, Tokenizer};
 use marill_mpc::{
     Pooling, PrivateWeights, PublicWeights, Reveal, Twin,

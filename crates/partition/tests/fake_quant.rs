@@ -69,9 +69,8 @@ fn fake_quantized_layers_are_nearer_to_the_integer_program() {
             .unwrap();
         let integers = twin.last_logits();
 
-        let weight = |name: &str| base.tensor(name).cloned();
-        let lora = |l: usize, m: &str| adapter.factors(l, m).map(|(a, b)| (a.clone(), b.clone()));
-        let float = Decoder::assemble(&base.config, &transforms, weight, lora).unwrap();
+        let vb = base.var_builder_with(adapter.tensors.clone());
+        let float = Decoder::new(&base.config, &transforms, vb).unwrap();
         let format = FakeQuant::from(&spec.numeric);
         let quantized = float.quantized(transforms.frozen_layers, format).unwrap();
         let private = transforms.frozen_layers..base.config.num_hidden_layers;
