@@ -10,7 +10,7 @@ use marill_mpc::{
     error::ProtocolResult,
     masked::Masked,
     program::layers::softmax_parts,
-    testing::{gaussian, random_weights, tiny_spec},
+    random_model::{gaussian, random_weights, tiny_spec},
 };
 use marill_net::{Channel, memory_pair};
 

@@ -8,11 +8,9 @@ use marill_evals::{
     engine::{Engine, FloatEngine, SecureEngine, TwinEngine},
     harness, table,
 };
-use marill_partition::{
-    ExportOptions, Partition, export,
-    testing::{tiny_adapter, tiny_base, tiny_transforms},
-};
+use marill_partition::{ExportOptions, Partition, export};
 use marill_recipe::Example;
+use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 struct Fixture {
     dir: tempfile::TempDir,

@@ -6,7 +6,8 @@ use std::{
 };
 
 use marill_model::{Checkpoint, FloatModel, LoraConfig, MODULES, Message, Transforms, render_chat};
-use marill_partition::{ExportOptions, export, testing::tiny_adapter};
+use marill_partition::{ExportOptions, export};
+use marill_testkit::models::tiny_adapter;
 use sha2::{Digest, Sha256};
 
 #[derive(serde::Deserialize)]

@@ -16,13 +16,10 @@ use candle_core::{
 use flate2::{Compression, write::GzEncoder};
 use marill_mpc::{
     ProgramSpec, Seed, Selection,
-    testing::{random_weights, tiny_spec},
+    random_model::{random_weights, tiny_spec},
 };
 use marill_net::{Channel, NetError};
-use marill_partition::{
-    ExportOptions, export,
-    testing::{tiny_adapter, tiny_base, tiny_transforms},
-};
+use marill_partition::{ExportOptions, export};
 use marill_recipe::{Dataset, Recipe};
 use marill_serving::{
     dealer::{PreprocessOptions, produce},
@@ -34,6 +31,7 @@ use marill_serving::{
     terms::{Correlations, E0, SessionParameters, Setting},
     ticket::{For, Signer, Ticket},
 };
+use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 use tempfile::TempDir;
 
 /// The text of an owner's key file: 64 hexadecimal digits.

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use marill_mpc::{MaskedAdapter, testing::tiny_spec};
+use marill_mpc::{MaskedAdapter, random_model::tiny_spec};
 use marill_net::{Channel, Endpoint, memory_pair};
 use marill_serving::{
     messages::{

@@ -13,7 +13,7 @@ use std::{
 use marill_mpc::{
     ClientSession, DealerSession, PrivateWeights, ProtocolError, PublicWeights, Seed,
     ServerSession,
-    testing::{gaussian, random_weights, tiny_spec},
+    random_model::{gaussian, random_weights, tiny_spec},
 };
 use marill_net::{
     Channel, Endpoint, MemoryChannel, NetError, WebSocketChannel, http::HttpClient, memory_pair,

@@ -20,7 +20,7 @@
 //! ```
 //! use marill_mpc::{
 //!     Twin,
-//!     testing::{gaussian, random_weights, tiny_spec},
+//!     random_model::{gaussian, random_weights, tiny_spec},
 //! };
 //!
 //! let spec = tiny_spec();
@@ -40,12 +40,12 @@ pub mod error;
 mod kernels;
 pub mod masked;
 pub mod program;
+pub mod random_model;
 pub mod reference;
 pub mod sampling;
 pub mod session;
 pub mod spec;
 pub mod tally;
-pub mod testing;
 pub mod weights;
 
 pub use marill_crypto::{HashKey, Seed};

@@ -324,7 +324,7 @@ pub(crate) const GAIN_FRAC_BITS: u32 = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::tiny_spec;
+    use crate::random_model::tiny_spec;
 
     #[test]
     fn every_field_has_bounds_and_is_named() {

@@ -80,7 +80,7 @@ pub fn estimates(
 /// chosen greedily.
 ///
 /// ```
-/// use marill_mpc::{tally_decode, testing::tiny_spec};
+/// use marill_mpc::{random_model::tiny_spec, tally_decode};
 ///
 /// let (shorter, longer) = (tally_decode(&tiny_spec(), 15)?, tally_decode(&tiny_spec(), 31)?);
 /// assert!(shorter.rounds <= longer.rounds, "a level more of the maximum over twice the keys");

@@ -3,13 +3,13 @@
 
 use marill_mpc::{
     Architecture, Pooling, ProgramSpec, Reveal, Twin,
+    random_model::{
+        AffineModel, LORA_SCALE, MAPS, gaussian, tiny_affine_spec, with_private_matrices,
+    },
     spec::Module,
     tally_decode, tally_prefill,
-    testing::{
-        AffineModel, LORA_SCALE, MAPS, gaussian, run_embedding, run_world, tiny_affine_spec,
-        with_private_matrices,
-    },
 };
+use marill_testkit::world::{run_embedding, run_world};
 
 const CLASSIFIER: Architecture = Architecture::Bert {
     pooling: Pooling::Cls,
@@ -419,7 +419,7 @@ fn three_parties_run_bert_as_the_twin_and_reveal_no_more() {
 
 #[test]
 fn a_llama_spec_is_written_as_before_and_an_older_one_is_read() {
-    let spec = marill_mpc::testing::tiny_spec();
+    let spec = marill_mpc::random_model::tiny_spec();
     let json = serde_json::to_string(&spec).unwrap();
     assert!(!json.contains("architecture"));
     assert_eq!(serde_json::from_str::<ProgramSpec>(&json).unwrap(), spec);

@@ -5,7 +5,7 @@ use marill_mpc::{
     engine::{Engine, Gate, Truncation},
     error::ProtocolResult,
     masked::Masked,
-    testing::tiny_spec,
+    random_model::tiny_spec,
 };
 use marill_numeric::tables::tables;
 

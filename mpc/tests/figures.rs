@@ -3,7 +3,7 @@
 //! Where `<=` stands, the number is the budget that a step was built for, not what it takes today.
 
 use marill_mpc::{
-    MaskedAdapter, ProgramSpec, tally_decode, tally_prefill, testing::with_private_matrices,
+    MaskedAdapter, ProgramSpec, random_model::with_private_matrices, tally_decode, tally_prefill,
 };
 use marill_numeric::{NumericSpec, Rounding};
 

@@ -7,7 +7,7 @@ use std::{
 
 use marill_mpc::{
     ClientSession, DealerSession, Precomputer, ProgramSpec, Seed, ServerSession,
-    testing::{gaussian, random_weights, tiny_spec, with_private_matrices},
+    random_model::{gaussian, random_weights, tiny_spec, with_private_matrices},
 };
 use marill_net::{Channel, NetError, memory_pair};
 

@@ -15,7 +15,7 @@ use marill_mpc::{
     Architecture, ClientSession, Comparison, DealerSession, HashKey, InputShare, OutsourcedSession,
     Pooling, PrivateWeights, ProgramSpec, PublicWeights, Reveal, Seed, ServerSession,
     masked::MANY,
-    testing::{
+    random_model::{
         AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices,
     },
 };

@@ -2,10 +2,11 @@
 
 use marill_mpc::{
     ProgramSpec, Twin,
+    random_model::{gaussian, random_weights, tiny_spec, with_private_matrices},
     spec::Module,
     tally_decode, tally_prefill,
-    testing::{gaussian, random_weights, run_world, tiny_spec, with_private_matrices},
 };
+use marill_testkit::world::run_world;
 
 fn boundary(spec: &ProgramSpec, seed: u64, tokens: usize) -> Vec<u64> {
     spec.encode(&gaussian(seed, "boundary", tokens * spec.hidden_size, 1.5))

@@ -1,8 +1,5 @@
 //! DCF sessions over real sockets: the dealer streams DCF keys to the client too.
 
-#[path = "sessions/world.rs"]
-mod world;
-
 use marill_mpc::{Comparison, cost::Cost, tally::tally_on};
 use marill_net::http::HttpClient;
 use marill_serving::{
@@ -12,7 +9,7 @@ use marill_serving::{
     messages::{DcfKeysHello, proof_of, recv_reply, send_json},
     terms::Correlations,
 };
-use world::{World, tiny_model, wait_until};
+use marill_testkit::parties::{World, tiny_model, wait_until};
 
 fn uses_dcf(opener: SessionOpener) -> SessionOpener {
     SessionOpener {

@@ -1,9 +1,6 @@
 //! Who may open sessions at a dealer, and how many: tickets, owners, limits, peers of another
 //! version.
 
-#[path = "sessions/world.rs"]
-mod world;
-
 use std::{collections::BTreeSet, time::Duration};
 
 use marill_mpc::Selection;
@@ -18,7 +15,7 @@ use marill_serving::{
     terms::PROTOCOL_VERSION,
     ticket::{For, Signer, Ticket},
 };
-use world::World;
+use marill_testkit::parties::World;
 
 fn lines(world: &World, party: &str) -> usize {
     let mut out = Vec::new();

@@ -1,19 +1,12 @@
 //! A computing party between client, server and dealer: the twin's tokens with either comparison
 //! protocol, who chooses the protocol, and damaged frames on each of its connections.
 
-// It can spoil frames in more ways.
-#[allow(dead_code)]
-#[path = "sessions/tampering_proxy.rs"]
-mod tampering_proxy;
-#[path = "sessions/world.rs"]
-mod world;
-
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-use marill_mpc::{Comparison, Sampling, testing::tiny_spec};
+use marill_mpc::{Comparison, Sampling, random_model::tiny_spec};
 use marill_net::http::HttpClient;
 use marill_serving::{
     Endpoint, ServingError,
@@ -21,8 +14,10 @@ use marill_serving::{
     local::LocalParty,
     terms::{E0, Setting},
 };
-use tampering_proxy::{Fault, From, TamperingProxy};
-use world::{World, model_of, wait_until};
+use marill_testkit::{
+    parties::{World, model_of, wait_until},
+    tampering_proxy::{Fault, From, TamperingProxy},
+};
 
 const NO_HANG: Duration = Duration::from_secs(30);
 

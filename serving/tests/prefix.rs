@@ -4,14 +4,12 @@
 use std::{net::TcpListener, ops::ControlFlow};
 
 use marill_model::Prefix;
-use marill_partition::{
-    ExportOptions, Partition, export,
-    testing::{tiny_adapter, tiny_base, tiny_transforms},
-};
+use marill_partition::{ExportOptions, Partition, export};
 use marill_serving::{
     ServingError,
     client::{Client, ClientOptions, ComparisonChoice, CorrelationPreference, Request},
 };
+use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 #[test]
 fn a_fork_within_a_prompt_starts_empty_with_the_same_bits() {

@@ -1,8 +1,5 @@
 //! Preprocessed correlations: whole sessions from files, one use at each party, damaged files.
 
-#[path = "sessions/world.rs"]
-mod world;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -23,8 +20,8 @@ use marill_serving::{
     state::{FileState, Keys, Limits, export, key_digest},
     terms::Correlations,
 };
+use marill_testkit::parties::{World, tiny_model, wait_until};
 use tempfile::TempDir;
-use world::{World, tiny_model, wait_until};
 
 const BUCKET: usize = 16;
 const TOKENS: usize = 4;

@@ -1,12 +1,9 @@
 //! Stochastic rounding through dealer, server and client: near the exact twin, at the tally's cost,
 //! and refused by name where one party rounds in another way.
 
-#[path = "sessions/world.rs"]
-mod world;
-
 use marill_mpc::{
-    Comparison, ProgramSpec, Sampling, Selection, Twin, cost::Cost, tally::tally_on, tally_step,
-    testing::tiny_spec,
+    Comparison, ProgramSpec, Sampling, Selection, Twin, cost::Cost, random_model::tiny_spec,
+    tally::tally_on, tally_step,
 };
 use marill_net::http::HttpClient;
 use marill_numeric::{NumericSpec, Rounding};
@@ -18,7 +15,7 @@ use marill_serving::{
     server::{PREPROCESSING_KEY_FILE, SecureModel},
     terms::{Correlations, Setting},
 };
-use world::{World, model_of};
+use marill_testkit::parties::{World, model_of};
 
 const BUCKET: usize = 16;
 /// A token's logit may be so far below the exact twin's best. The logits of this model spread by

@@ -2,9 +2,6 @@
 //! likeliest ones, a high one gives others, preprocessed correlations are for one way of choosing,
 //! and a server may refuse.
 
-#[path = "sessions/world.rs"]
-mod world;
-
 use std::path::Path;
 
 use marill_mpc::{Sampling, Selection, tally_step};
@@ -17,7 +14,7 @@ use marill_serving::{
     server::PREPROCESSING_KEY_FILE,
     terms::Correlations,
 };
-use world::{World, tiny_model};
+use marill_testkit::parties::{World, tiny_model};
 
 const BUCKET: usize = 16;
 

@@ -1,10 +1,5 @@
 //! Sessions over real sockets: client, server and dealer with a tiny random model.
 
-#[path = "sessions/proxy.rs"]
-mod proxy;
-#[path = "sessions/world.rs"]
-mod world;
-
 use std::{thread, time::Duration};
 
 use marill_mpc::{Selection, tally_decode, tally_prefill};
@@ -16,8 +11,10 @@ use marill_serving::{
     state::{FileState, Keys, Limits, key_digest},
     terms::Correlations,
 };
-use proxy::{Proxy, unmask};
-use world::{World, wait_until};
+use marill_testkit::{
+    parties::{World, wait_until},
+    proxy::{Proxy, unmask},
+};
 
 #[test]
 fn a_session_gives_the_twins_tokens_at_the_tallied_cost() {

@@ -1,18 +1,15 @@
 //! A man in the middle spoils one frame of each kind: every session ends with an error, none hangs,
 //! no service is hurt.
 
-#[path = "sessions/tampering_proxy.rs"]
-mod tampering_proxy;
-#[path = "sessions/world.rs"]
-mod world;
-
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-use tampering_proxy::{Fault, From, TamperingProxy};
-use world::{World, wait_until};
+use marill_testkit::{
+    parties::{World, wait_until},
+    tampering_proxy::{Fault, From, TamperingProxy},
+};
 
 /// Longer than any case takes on a busy machine, shorter than any time limit of the services.
 const NO_HANG: Duration = Duration::from_secs(30);

@@ -1,9 +1,6 @@
 //! One user, or one who is no user, does not stop the others: many at once, slow ones, silent ones,
 //! a busy or changed server.
 
-#[path = "end_to_end/services.rs"]
-mod services;
-
 use std::{
     io::{Read, Write},
     net::TcpStream,
@@ -12,8 +9,8 @@ use std::{
 };
 
 use marill_numeric::Rounding;
+use marill_testkit::processes::{Service, World, marill};
 use serde_json::{Value, json};
-use services::{Service, World, marill};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

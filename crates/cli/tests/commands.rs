@@ -5,10 +5,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use marill_partition::{
-    ExportOptions, export,
-    testing::{tiny_adapter, tiny_base, tiny_transforms},
-};
+use marill_partition::{ExportOptions, export};
+use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 fn marill(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_marill"))

@@ -1,11 +1,6 @@
 //! Dealer, server, gateway and client as separate processes of the real binary, with a tiny random
 //! model.
 
-#[path = "../../../serving/tests/sessions/proxy.rs"]
-mod proxy;
-#[path = "end_to_end/services.rs"]
-mod services;
-
 use std::{
     io::{Read, Write},
     net::TcpStream,
@@ -14,9 +9,11 @@ use std::{
 };
 
 use marill_numeric::Rounding;
-use proxy::Proxy;
+use marill_testkit::{
+    processes::{Service, World, marill},
+    proxy::Proxy,
+};
 use serde_json::{Value, json};
-use services::{Service, World, marill};
 
 const PROMPT: &str = "The quick brown fox jumps over the lazy dog";
 

@@ -1,17 +1,12 @@
 //! An ordinary full fine-tune from recipe to private answer, with processes of the real binary.
 
-// Shared with other test binaries, which use other parts of it.
-#[allow(dead_code)]
-#[path = "end_to_end/services.rs"]
-mod services;
-
 use std::{
     path::{Path, PathBuf},
     process::Output,
 };
 
+use marill_testkit::processes::{World, marill};
 use serde_json::{Value, json};
-use services::{World, marill};
 
 const BASE: &str = include_str!("tiny_base.toml");
 

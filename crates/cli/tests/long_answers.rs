@@ -3,10 +3,6 @@
 //! `MARILL_PARTITION=DIR cargo test -p marill --test long_answers -- --ignored --nocapture
 //! --test-threads 1`, where `DIR` is an export of a fine-tuned model.
 
-#[path = "end_to_end/services.rs"]
-#[allow(dead_code)]
-mod services;
-
 use std::{
     path::PathBuf,
     sync::{Arc, Barrier},
@@ -16,8 +12,8 @@ use std::{
 
 use marill_mpc::Twin;
 use marill_partition::Partition;
+use marill_testkit::processes::{Service, World};
 use serde_json::{Value, json};
-use services::{Service, World};
 
 const PROMPTS: [&str; 2] = [
     "Stocks fell on Monday after",

@@ -49,7 +49,20 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// These see everything.
-const TOP: &[&str] = &["marill", "marill-evals", "marill-fuzz", "marill-benches"];
+const TOP: &[&str] = &[
+    "marill",
+    "marill-evals",
+    "marill-fuzz",
+    "marill-benches",
+    TESTKIT,
+];
+
+/// What tests share; a development dependency of whoever wants it.
+const TESTKIT: &str = "marill-testkit";
+
+/// Tests themselves, and in no build that ships: they may use the test kit as what they are made
+/// of.
+const ONLY_TESTS: &[&str] = &["marill-fuzz"];
 
 /// What must not be reached by any path: a crate and what stays out of it.
 const WALLS: &[(&str, &[&str])] = &[
@@ -194,6 +207,38 @@ fn arrows_between_crates_point_one_way() {
         for wall in *kept_out {
             assert!(!reached.contains(*wall), "`{name}` reaches `{wall}`");
         }
+    }
+}
+
+#[test]
+fn the_test_kit_is_in_no_build_that_ships() {
+    let dependencies = dependencies(&metadata());
+    assert!(dependencies.contains_key(TESTKIT), "it has another name");
+    for (name, used) in &dependencies {
+        let allowed = ONLY_TESTS.contains(&name.as_str());
+        assert!(
+            allowed || !used.contains(TESTKIT),
+            "`{name}` may have `{TESTKIT}` among its `[dev-dependencies]` only"
+        );
+        for tests in ONLY_TESTS {
+            assert!(
+                !used.contains(*tests),
+                "`{name}` must not depend on `{tests}`"
+            );
+        }
+    }
+}
+
+/// A file under two module paths is compiled twice and silenced where one of them uses less of it.
+#[test]
+fn no_module_is_pulled_in_by_its_path() {
+    let attribute = ["#[", "path ="].concat();
+    for (path, text) in texts() {
+        assert!(
+            !text.contains(&attribute),
+            "{}: what tests share belongs in `{TESTKIT}`",
+            path.display()
+        );
     }
 }
 

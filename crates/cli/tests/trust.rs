@@ -1,13 +1,8 @@
 //! What the services refuse to do by default, and what their processes do not leave behind.
 
-// It can do more.
-#[allow(dead_code)]
-#[path = "end_to_end/services.rs"]
-mod services;
-
 use std::{fs, process::Output};
 
-use services::{World, marill};
+use marill_testkit::processes::{World, marill};
 
 fn said(output: &Output) -> String {
     assert!(matches!(output.status.code(), Some(1 | 2)), "{output:?}");

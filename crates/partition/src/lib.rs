@@ -20,7 +20,6 @@ mod manifest;
 mod partition;
 mod private;
 mod range;
-pub mod testing;
 mod weights;
 
 pub use affine::{bert_weights, gpt2_weights};

@@ -23,10 +23,8 @@ impl Partition {
     /// Opens a partition with its private part, as the server does.
     ///
     /// ```
-    /// use marill_partition::{
-    ///     ExportOptions, Partition, export,
-    ///     testing::{tiny_adapter, tiny_base, tiny_transforms},
-    /// };
+    /// use marill_partition::{ExportOptions, Partition, export};
+    /// use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
     ///
     /// # let folder = tempfile::tempdir()?;
     /// # let (base, out) = (folder.path().join("base"), folder.path().join("out"));

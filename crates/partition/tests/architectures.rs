@@ -8,10 +8,11 @@ use candle_core::{Device, IndexOp, Module, Tensor};
 use marill_model::{Bert, BertConfig, Gpt2, Gpt2Cache, Gpt2Config, Tokenizer};
 use marill_mpc::{
     Pooling, PrivateWeights, PublicWeights, Reveal, Twin,
+    random_model::gaussian,
     reference::range::{Envelope, Prover},
-    testing::{gaussian, run_embedding},
 };
 use marill_partition::{bert_weights, gpt2_weights};
+use marill_testkit::world::run_embedding;
 
 /// Largest difference of a logit or a pooled value, relative to their root mean square.
 const BOUND: f32 = 2e-3;

@@ -6,7 +6,7 @@ use std::{ops::Range, sync::Arc};
 use marill_model::{Decoder, Prefix, Rows, ops::FakeQuant};
 use marill_mpc::Twin;
 use marill_numeric::NumericSpec;
-use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
+use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 /// The squared distance of a decoder's last logits from the integer program's; layers below
 /// `private` are those of `float`.

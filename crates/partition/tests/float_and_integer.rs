@@ -5,7 +5,7 @@ use std::sync::Arc;
 use marill_model::{FloatModel, Prefix};
 use marill_mpc::Twin;
 use marill_numeric::NumericSpec;
-use marill_partition::testing::{tiny_adapter, tiny_base, tiny_transforms};
+use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 /// Largest difference of any residual value, relative to the layer's root mean square.
 const BOUND: f32 = 2e-3;

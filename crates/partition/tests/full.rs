@@ -8,8 +8,8 @@ use marill_mpc::{MaskedAdapter, Twin};
 use marill_partition::{
     ExportOptions, ExportReport, LAYERS_FILE, Partition, PartitionError, PrivatePart,
     describe_range, export_full, range_of, shared_layers,
-    testing::{tiny_base, tiny_fine_tune, tiny_transforms},
 };
+use marill_testkit::models::{tiny_base, tiny_fine_tune, tiny_transforms};
 
 const FROZEN: usize = 2;
 

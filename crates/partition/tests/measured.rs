@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use marill_model::{Checkpoint, TensorDtype};
-use marill_partition::{
-    ExportOptions, Partition, export, measure_range,
-    testing::{tiny_adapter, tiny_base, tiny_transforms},
-};
+use marill_partition::{ExportOptions, Partition, export, measure_range};
+use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 fn partition(dir: &Path, base: &Checkpoint, strength: f64) -> Partition {
     let transforms = tiny_transforms(&base.config, false);

@@ -9,8 +9,8 @@ use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, Transforms};
 use marill_partition::{
     ADAPTER_FILE, ExportOptions, Partition, PartitionError, describe_range, export, range_of,
-    testing::{tiny_adapter, tiny_base, tiny_transforms},
 };
+use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 struct Fixture {
     dir: tempfile::TempDir,

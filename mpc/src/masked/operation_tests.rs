@@ -19,8 +19,8 @@ use crate::{
     error::ProtocolResult,
     masked::{Comparison, Masked, share::Share},
     program::layers::{self, NormScale},
+    random_model::{gaussian, random_weights, tiny_spec},
     reference::twin::PlaintextEngine,
-    testing::{gaussian, random_weights, tiny_spec},
     weights::{PrivateWeights, PublicWeights},
 };
 
@@ -94,7 +94,7 @@ fn shares_of(
     private: &PrivateWeights,
 ) -> (Share, Share) {
     let (spec, cols) = (&public.spec, input.len() / rows);
-    let [adapter_seed, seed0, seed1] = crate::testing::session_seeds();
+    let [adapter_seed, seed0, seed1] = marill_testkit::world::session_seeds();
     let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
     let channel = |end| -> Box<dyn Channel> { Box::new(end) };
     let mut client = Masked::client(

@@ -22,8 +22,8 @@ use crate::{
     },
     program,
     program::{cache::Cache, padding::pad_prompt},
+    random_model::{gaussian, random_weights, tiny_spec, with_private_matrices},
     sampling::Sampling,
-    testing::{gaussian, random_weights, tiny_spec, with_private_matrices},
     weights::{MatrixMasks, PrivateWeights, PublicWeights},
 };
 
@@ -156,9 +156,9 @@ impl Fixture {
 
     /// GPT-2's blocks, whose norms have biases that the adapter sees.
     fn gpt2(seed: u64) -> Self {
-        let spec = crate::testing::tiny_affine_spec(crate::Architecture::Gpt2);
+        let spec = crate::random_model::tiny_affine_spec(crate::Architecture::Gpt2);
         Self::with(
-            crate::testing::AffineModel::random(&spec, seed).quantize(),
+            crate::random_model::AffineModel::random(&spec, seed).quantize(),
             seed,
         )
     }
@@ -173,10 +173,11 @@ impl Fixture {
 
     /// The same for GPT-2, whose biases are private then.
     fn full_gpt2(seed: u64) -> Self {
-        let spec =
-            with_private_matrices(crate::testing::tiny_affine_spec(crate::Architecture::Gpt2));
+        let spec = with_private_matrices(crate::random_model::tiny_affine_spec(
+            crate::Architecture::Gpt2,
+        ));
         Self::with(
-            crate::testing::AffineModel::random(&spec, seed).quantize(),
+            crate::random_model::AffineModel::random(&spec, seed).quantize(),
             seed,
         )
     }

@@ -626,7 +626,7 @@ mod tests {
     use super::*;
     use crate::{
         Twin,
-        testing::{gaussian, random_weights, tiny_spec},
+        random_model::{gaussian, random_weights, tiny_spec},
     };
 
     #[test]

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
     use crate::{
         Comparison, DealerSession, ServerSession, Twin,
-        testing::{gaussian, random_weights, tiny_spec},
+        random_model::{gaussian, random_weights, tiny_spec},
     };
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
         let steps: Vec<[InputShare; 2]> = std::iter::once(shares)
             .chain(rows.iter().map(|r| InputShare::of_row(r)))
             .collect();
-        let [adapter_seed, seed0, seed1] = crate::testing::session_seeds();
+        let [adapter_seed, seed0, seed1] = marill_testkit::world::session_seeds();
         let ((e0, e1), (sink, stream), (dcf_keys_sink, dcf_keys)) =
             (memory_pair(), memory_pair(), memory_pair());
         let uses_dcf = comparison == Comparison::Dcf;

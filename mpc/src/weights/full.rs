@@ -161,8 +161,8 @@ pub(super) fn from_bytes(spec: &ProgramSpec, bytes: &[u8]) -> Result<Vec<Vec<u64
 mod tests {
     use super::*;
     use crate::{
+        random_model::{random_weights, tiny_spec, with_private_matrices},
         spec::PrivateForm,
-        testing::{random_weights, tiny_spec, with_private_matrices},
         weights::{MaskedAdapter, PrivateWeights},
     };
 

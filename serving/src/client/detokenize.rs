@@ -178,7 +178,7 @@ mod tests {
     fn half_a_character_is_never_text() {
         let dir = tempfile::tempdir().unwrap();
         // Every byte is a token of its own number.
-        let tokenizer = marill_partition::testing::tiny_base(dir.path(), 1)
+        let tokenizer = marill_testkit::models::tiny_base(dir.path(), 1)
             .unwrap()
             .tokenizer;
         let said = |bytes: &[u8]| {
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn special_tokens_are_no_text_and_a_stop_text_may_spell_one() {
         let dir = tempfile::tempdir().unwrap();
-        let tokenizer = marill_partition::testing::tiny_base(dir.path(), 1)
+        let tokenizer = marill_testkit::models::tiny_base(dir.path(), 1)
             .unwrap()
             .tokenizer;
         let said = |text: &str, stops: &[&str]| {

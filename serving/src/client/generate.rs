@@ -28,16 +28,14 @@ impl Client {
     /// ```
     /// use std::ops::ControlFlow;
     ///
-    /// use marill_partition::{
-    ///     ExportOptions, Partition, export,
-    ///     testing::{tiny_adapter, tiny_base, tiny_transforms},
-    /// };
+    /// use marill_partition::{ExportOptions, Partition, export};
     /// use marill_serving::{
     ///     client::{Client, ClientOptions, Request},
     ///     local::Parties,
     ///     server::SecureModel,
     ///     terms::Setting,
     /// };
+    /// use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
     ///
     /// # let folder = tempfile::tempdir()?;
     /// # let (at, out) = (folder.path(), folder.path().join("out"));

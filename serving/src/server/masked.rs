@@ -222,7 +222,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use marill_mpc::testing::{random_weights, tiny_spec};
+    use marill_mpc::random_model::{random_weights, tiny_spec};
 
     use super::*;
     use crate::terms::Setting;

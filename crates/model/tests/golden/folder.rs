@@ -1,7 +1,5 @@
 //! A checkpoint folder of one small layer, written with changes.
 
-#![allow(dead_code)]
-
 use std::{collections::HashMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};

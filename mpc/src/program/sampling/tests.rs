@@ -6,8 +6,8 @@ use marill_crypto::Seed;
 
 use super::*;
 use crate::{
-    ProgramSpec, cost::Cost, engine::Engine, reference::twin::PlaintextEngine, sampling::*,
-    tally_step, testing::tiny_spec, weights::PrivateWeights,
+    ProgramSpec, cost::Cost, engine::Engine, random_model::tiny_spec,
+    reference::twin::PlaintextEngine, sampling::*, tally_step, weights::PrivateWeights,
 };
 
 const LOGITS: [f64; 10] = [2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, 1.7, -2.5, -6.0];

@@ -7,12 +7,12 @@ use marill_numeric::{NumericSpec, Rounding};
 
 use crate::{
     Architecture, Pooling, ProgramSpec, Reveal, Seed,
+    random_model::{
+        AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices,
+    },
     reference::{
         range::{Envelope, Prover, prove},
         twin::Twin,
-    },
-    testing::{
-        AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices,
     },
     weights::{PrivateWeights, PublicWeights},
 };

@@ -10,9 +10,9 @@ use marill_mpc::{
     ServerSession, Twin,
     cost::Cost,
     masked::DCF_BELOW,
+    random_model::gaussian,
     spec::MAX_POSITIONS,
     tally::{Estimate, Network, estimates, tally_on},
-    testing::gaussian,
 };
 use marill_net::{Channel, Link, Shaped, memory_pair};
 use marill_numeric::Rounding;

@@ -11,8 +11,8 @@ use marill_mpc::{
     error::ProtocolResult,
     masked::Masked,
     program::layers::{self, NormScale},
+    random_model::{gaussian, random_weights, tiny_spec},
     reference::{real::Real, twin::PlaintextEngine},
-    testing::{gaussian, random_weights, tiny_spec},
 };
 use marill_net::memory_pair;
 use marill_numeric::tables::tables;

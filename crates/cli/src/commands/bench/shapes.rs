@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use marill_mpc::{
     Architecture, Pooling, PrivateForm, PrivateWeights, ProgramSpec, PublicWeights, Reveal,
-    testing::{AffineModel, random_weights},
+    random_model::{AffineModel, random_weights},
 };
 use marill_numeric::{NumericSpec, Rounding};
 use marill_partition::Partition;

@@ -1,8 +1,5 @@
 //! A tiny random model, its parties and a place for their records.
 
-// Each test binary that includes this file uses a part of it.
-#![allow(dead_code)]
-
 use std::{
     path::Path,
     sync::Arc,
@@ -12,7 +9,7 @@ use std::{
 
 use marill_mpc::{
     PrivateWeights, ProgramSpec, PublicWeights, Twin,
-    testing::{gaussian, random_weights, tiny_spec},
+    random_model::{gaussian, random_weights, tiny_spec},
 };
 use marill_net::http::{HttpClient, Response};
 use marill_serving::{
@@ -35,6 +32,12 @@ pub struct World {
     pub parameters: SessionParameters,
     pub parties: Parties,
     pub folder: tempfile::TempDir,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl World {

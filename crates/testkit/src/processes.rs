@@ -10,16 +10,20 @@ use std::{
 };
 
 use marill_numeric::{NumericSpec, Rounding};
-use marill_partition::{
-    ExportOptions, export,
-    testing::{tiny_adapter, tiny_base, tiny_transforms},
-};
+use marill_partition::{ExportOptions, export};
 use serde_json::Value;
+
+use crate::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The binary, without an input.
+///
+/// # Panics
+/// Outside of the tests of the package `marill`: only there cargo builds the binary and names it.
 pub fn marill() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_marill"));
+    let binary = std::env::var_os("CARGO_BIN_EXE_marill");
+    let mut command = Command::new(binary.expect("cargo names the binary to its tests"));
     command.stdin(Stdio::null());
     command
 }
@@ -28,6 +32,12 @@ pub fn marill() -> Command {
 pub struct World {
     pub partition: PathBuf,
     folder: tempfile::TempDir,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl World {
@@ -52,7 +62,6 @@ impl World {
     }
 
     /// Around a partition that exists.
-    #[allow(dead_code)]
     pub fn with_partition(partition: PathBuf) -> Self {
         Self {
             partition,
@@ -75,7 +84,6 @@ impl World {
     }
 
     /// With further flags for the server.
-    #[allow(dead_code)]
     pub fn parties_with_server(&self, flags: &[&str]) -> (Service, Service) {
         let mut dealer = marill();
         let dealer = Service::start(self.server_folders(dealer.args(["dealer", "--port", "0"])));
@@ -84,7 +92,6 @@ impl World {
     }
 
     /// A folder of this world.
-    #[allow(dead_code)]
     pub fn folder(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -99,7 +106,6 @@ impl World {
     }
 
     /// A further server, with records of its own and the first one's dealer.
-    #[allow(dead_code)]
     pub fn server_in(&self, name: &str, dealer: &str, flags: &[&str]) -> Service {
         let mut server = marill();
         server
@@ -113,19 +119,16 @@ impl World {
     }
 
     /// The folder of dealer and server.
-    #[allow(dead_code)]
     pub fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 
     /// The folder of a user's client.
-    #[allow(dead_code)]
     pub fn user_state(&self) -> PathBuf {
         self.folder.path().join("user")
     }
 
     /// A server of another owner, with records of its own.
-    #[allow(dead_code)]
     pub fn server_with_key(&self, name: &str, dealer: &str, key: &std::path::Path) -> Service {
         let mut server = marill();
         server
@@ -136,7 +139,6 @@ impl World {
         Service::start(server.arg("--state").arg(self.folder.path().join(name)))
     }
 
-    #[allow(dead_code)]
     pub fn party(&self, server: &str, dealer: &str, flags: &[&str]) -> Service {
         let mut party = marill();
         party
@@ -247,7 +249,6 @@ impl Service {
         }
     }
 
-    #[allow(dead_code)]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -274,7 +275,6 @@ impl Service {
     }
 
     /// The head and body of the answer to a posted object.
-    #[allow(dead_code)]
     pub fn exchange(&self, path: &str, body: &Value) -> (String, String) {
         self.whole(&post(path, body))
     }
@@ -301,7 +301,6 @@ impl Service {
     }
 
     /// The data of each server-sent event.
-    #[allow(dead_code)]
     pub fn stream(&self, path: &str, body: &Value) -> Vec<String> {
         let (status, body) = self.send(path, body);
         assert_eq!(status, 200, "{body}");
@@ -312,7 +311,6 @@ impl Service {
     }
 
     /// As [`Self::stream`], with the moment at which each event arrived.
-    #[allow(dead_code)]
     pub fn timed_stream(&self, path: &str, body: &Value) -> Vec<(Instant, String)> {
         let mut stream = TcpStream::connect(self.authority()).unwrap();
         stream.write_all(post(path, body).as_bytes()).unwrap();

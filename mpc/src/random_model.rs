@@ -1,19 +1,14 @@
-//! Small random models and an in-process world of three parties, for tests of this and other
-//! crates.
+//! Random models: what `marill bench` and the benches time, and what tests run.
 
 mod affine;
 
-use std::{sync::Arc, thread};
+use std::sync::Arc;
 
 use marill_crypto::{Prg, Seed};
-use marill_net::memory_pair;
 use marill_numeric::NumericSpec;
 
-pub use crate::testing::affine::{AffineModel, LORA_SCALE, MAPS, run_embedding, tiny_affine_spec};
+pub use crate::random_model::affine::{AffineModel, LORA_SCALE, MAPS, tiny_affine_spec};
 use crate::{
-    ClientSession, DealerSession, ServerSession,
-    cost::Traffic,
-    error::ProtocolError,
     spec::{PrivateForm, ProgramSpec},
     weights::{LayerFloats, LoraFloats, PrivateWeights, PublicWeights},
 };
@@ -51,25 +46,7 @@ pub fn with_private_matrices(spec: ProgramSpec) -> ProgramSpec {
     }
 }
 
-/// Fresh seeds of a session, as the adapter's, E0's and E1's. They come from one number, which is
-/// printed: `MARILL_TEST_SEED` takes it again.
-///
-/// # Panics
-/// When `MARILL_TEST_SEED` is no number.
-#[must_use]
-pub fn session_seeds() -> [Seed; 3] {
-    let fresh = || Prg::new(&Seed::random(), "test seed").words(1)[0];
-    let number = std::env::var("MARILL_TEST_SEED").map_or_else(
-        |_| fresh(),
-        |text| text.parse().expect("MARILL_TEST_SEED is a number"),
-    );
-    eprintln!("masks of this session: MARILL_TEST_SEED={number}");
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
-    ["adapter", "E0", "E1"].map(|party| Seed::from_bytes(bytes).derive(party))
-}
-
-/// Numbers that look normal, from a seed that tests print.
+/// Numbers that look normal, from a seed.
 pub fn gaussian(seed: u64, label: &str, n: usize, deviation: f32) -> Vec<f32> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -144,95 +121,4 @@ pub fn random_weights(spec: &ProgramSpec, seed: u64) -> (Arc<PublicWeights>, Arc
     let adapter = adapter.collect();
     let private = PrivateWeights::from_floats(&public, adapter).expect("a random adapter is valid");
     (Arc::new(public), Arc::new(private))
-}
-
-/// What a session in a world of three parties gave.
-#[derive(Debug)]
-pub struct Outcome {
-    pub tokens: Vec<u32>,
-    pub client: Traffic,
-    pub server: Traffic,
-}
-
-/// Runs client, server and dealer on three threads over memory channels: the prompt, then
-/// `rows[1..]` token by token.
-///
-/// ```
-/// use marill_mpc::{
-///     Twin,
-///     testing::{gaussian, random_weights, run_world, tiny_spec},
-/// };
-///
-/// let spec = tiny_spec();
-/// let (public, private) = random_weights(&spec, 1);
-/// let prompt = spec.encode(&gaussian(1, "prompt", 3 * spec.hidden_size, 1.0))?;
-/// let outcome = run_world(&public, &private, &prompt, &[])?;
-/// let expected = Twin::new(public, private).prefill(&prompt)?;
-/// assert_eq!(outcome.tokens, [expected]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// # Errors
-/// The client's error, or else the server's or the dealer's.
-///
-/// # Panics
-/// When a party panics.
-pub fn run_world(
-    public: &Arc<PublicWeights>,
-    private: &Arc<PrivateWeights>,
-    prompt: &[u64],
-    continuation: &[Vec<u64>],
-) -> Result<Outcome, ProtocolError> {
-    let spec = public.spec.clone();
-    let [adapter_seed, seed0, seed1] = session_seeds();
-    let (client_end, server_end) = memory_pair();
-    let (dealer_end, corrections_end) = memory_pair();
-    let bucket = spec.bucket(prompt.len() / spec.hidden_size);
-    let steps = continuation.len();
-    let adapter = private.mask(&spec, &adapter_seed);
-    let dealer = {
-        let (spec, seed0, seed1) = (spec.clone(), seed0.clone(), seed1.clone());
-        thread::spawn(move || {
-            let mut session =
-                DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(dealer_end));
-            session.prefill(bucket)?;
-            (0..steps).try_for_each(|_| session.decode())
-        })
-    };
-    let server = {
-        let (public, private) = (Arc::clone(public), Arc::clone(private));
-        thread::spawn(move || {
-            let mut session = ServerSession::new(
-                public,
-                &private,
-                seed1,
-                Box::new(server_end),
-                Box::new(corrections_end),
-            )?;
-            session.prefill(bucket)?;
-            (0..steps).try_for_each(|_| session.decode())?;
-            Ok(session.traffic())
-        })
-    };
-    let mut session =
-        ClientSession::new(Arc::clone(public), &adapter, seed0, Box::new(client_end))?;
-    let mut run = || {
-        let mut tokens = vec![session.prefill(prompt)?];
-        for row in continuation {
-            tokens.push(session.decode(row)?);
-        }
-        Ok::<_, ProtocolError>(tokens)
-    };
-    let tokens = run();
-    let client = session.traffic();
-    drop(session);
-    let server: Result<Traffic, ProtocolError> = server.join().expect("the server panicked");
-    let dealer: Result<(), ProtocolError> = dealer.join().expect("the dealer panicked");
-    let tokens = tokens?;
-    dealer?;
-    Ok(Outcome {
-        tokens,
-        client,
-        server: server?,
-    })
 }

@@ -1,15 +1,10 @@
-//! Small random GPT-2 and BERT models.
+//! Random GPT-2 and BERT models.
 
-use std::{sync::Arc, thread};
-
-use marill_net::memory_pair;
+use std::sync::Arc;
 
 use crate::{
-    ClientSession, DealerSession, ServerSession,
-    cost::Traffic,
-    error::ProtocolError,
+    random_model::{gaussian, tiny_spec},
     spec::{Architecture, Module, ProgramSpec},
-    testing::{gaussian, tiny_spec},
     weights::{
         AffineLayerFloats, HeadFloats, LoraFloats, MapFloats, NormFloats, PrivateWeights,
         PublicWeights,
@@ -211,45 +206,4 @@ impl AffineModel {
         PublicWeights::from_affine_floats(&self.spec, &layers, head)
             .expect("a random model is valid")
     }
-}
-
-/// As [`super::run_world`], for an encoder that reveals its pooled row; also the client's traffic.
-///
-/// # Errors
-/// The client's error, or else the server's or the dealer's.
-///
-/// # Panics
-/// When a party panics.
-pub fn run_embedding(
-    public: &Arc<PublicWeights>,
-    private: &Arc<PrivateWeights>,
-    boundary: &[u64],
-) -> Result<(Vec<u64>, Traffic), ProtocolError> {
-    let spec = public.spec.clone();
-    let [adapter_seed, seed0, seed1] = super::session_seeds();
-    let ((client_end, server_end), (dealer_end, corrections_end)) = (memory_pair(), memory_pair());
-    let bucket = spec.bucket(boundary.len() / spec.hidden_size);
-    let adapter = private.mask(&spec, &adapter_seed);
-    let mut client = ClientSession::new(
-        Arc::clone(public),
-        &adapter,
-        seed0.clone(),
-        Box::new(client_end),
-    )?;
-    let mut server = ServerSession::new(
-        Arc::clone(public),
-        private,
-        seed1.clone(),
-        Box::new(server_end),
-        Box::new(corrections_end),
-    )?;
-    let mut dealer = DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(dealer_end));
-    thread::scope(|scope| {
-        let dealer = scope.spawn(move || dealer.prefill(bucket));
-        let server = scope.spawn(move || server.prefill(bucket));
-        let row = client.embed(boundary)?;
-        server.join().expect("the server panicked")?;
-        dealer.join().expect("the dealer panicked")?;
-        Ok((row, client.traffic()))
-    })
 }

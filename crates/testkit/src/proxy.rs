@@ -1,8 +1,5 @@
 //! A TCP relay that counts and keeps what passes, and can cut the connection.
 
-// Each test binary that includes this file uses a part of it.
-#![allow(dead_code)]
-
 use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},

@@ -134,9 +134,13 @@ pub fn tiny_fine_tune(
     frozen_layers: usize,
     seed: u64,
 ) -> Result<Checkpoint, ModelError> {
-    let (mut random, mut model) = (Random(seed), base.clone());
+    let mut random = Random(seed);
+    let mut model = base.clone();
+    let layers: Vec<String> = (frozen_layers..base.config.num_hidden_layers)
+        .map(|layer| format!("model.layers.{layer}."))
+        .collect();
     for (name, tensor) in &mut model.tensors {
-        if crate::private::is_private(name, frozen_layers) {
+        if layers.iter().any(|layer| name.starts_with(layer)) {
             *tensor = (&*tensor + random.tensor(tensor.dims(), 0.1)?)?;
         }
     }

@@ -1,11 +1,9 @@
 //! What a checkpoint's files say is used, changes nothing, or is refused by name.
 
-#[path = "golden/folder.rs"]
-mod folder;
-
-use folder::{Folder, VOCAB, f8, golden};
 use marill_model::{Checkpoint, FloatModel, TensorDtype, TokenIds, Transforms};
 use serde_json::{Value, json};
+
+use crate::folder::{Folder, VOCAB, f8, golden};
 
 fn logits(model: &Checkpoint) -> Vec<f32> {
     FloatModel::new(model, &Transforms::default(), None)

@@ -1,12 +1,13 @@
 //! Texts and token ids of chats and plain texts against transformers' own, also after a checkpoint
 //! was saved.
 
-#[path = "golden/folder.rs"]
+mod accounts;
 mod folder;
 
-use folder::{Folder, golden};
 use marill_model::{Checkpoint, Message, TensorDtype, render_chat};
 use serde_json::Value;
+
+use crate::folder::{Folder, golden};
 
 fn ids(value: &Value) -> Vec<u32> {
     value
