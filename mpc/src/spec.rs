@@ -218,8 +218,8 @@ impl ProgramSpec {
         self.private == PrivateForm::FullRank
     }
 
-    /// Whether E1 adds a row of its own to what a private map or update gives: what the update makes
-    /// of a norm's bias, or the bias of a private map.
+    /// Whether E1 adds a row of its own to what a private map or update gives: what the update
+    /// makes of a norm's bias, or the bias of a private map.
     pub(crate) fn has_private_rows(&self) -> bool {
         let folds_bias = self.architecture.norm() == NormKind::Layer;
         self.architecture.has_biases() && (self.is_full_rank() || folds_bias)
