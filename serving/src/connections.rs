@@ -113,7 +113,8 @@ async fn connection(
     });
     let answering = slot.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let (mut app, busy) = (app.clone(), answering.begin());
+        let mut app = app.clone();
+        let busy = answering.begin();
         let mut request: Request =
             request.map(|body| Body::new(Unhurried::new(body, answering.clone())));
         request.extensions_mut().insert(ConnectInfo(peer));

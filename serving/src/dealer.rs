@@ -126,7 +126,8 @@ impl Dealer {
         sessions: Arc<Sessions>,
     ) -> Result<Arc<Self>, ServingError> {
         let records = Store::open(state, WhenInUse::Fail)?;
-        let (preprocessed, vault) = (state.join(SEEDS_FOLDER), Vault::open(vault, state)?);
+        let preprocessed = state.join(SEEDS_FOLDER);
+        let vault = Vault::open(vault, state)?;
         vault.sweep()?;
         let lost = StoredSession::names(&preprocessed)
             .filter(|session| !vault.has(session))
@@ -238,7 +239,9 @@ impl Dealer {
                 .map(|bytes| Seed::from_bytes(*bytes))
                 .map_err(internal)
         };
-        let (seed0, seed1, token) = (seed()?, seed()?, new_token().map_err(internal)?);
+        let seed0 = seed()?;
+        let seed1 = seed()?;
+        let token = new_token().map_err(internal)?;
         let text = Zeroizing::new(hex(&*Zeroizing::new(seed0.to_bytes())));
         let NewSession {
             parameters,

@@ -229,7 +229,8 @@ pub enum Reply<T> {
 impl<T> Reply<T> {
     /// The refusal of a handshake, with the kind that a further party gave.
     pub(crate) fn refused(error: &ServingError, counterpart: &str) -> Self {
-        let (code, message) = (error.refusal_code(counterpart).into(), error.for_peer());
+        let code = error.refusal_code(counterpart).into();
+        let message = error.for_peer();
         Self::Refused {
             code,
             message,
@@ -438,7 +439,8 @@ pub fn recv_reply<T: DeserializeOwned>(
             message,
             retry_after_seconds,
         } => {
-            let (code, message) = (peer_text(&code), peer_text(&message));
+            let code = peer_text(&code);
+            let message = peer_text(&message);
             Err(SessionError::Refused {
                 by: peer,
                 code,

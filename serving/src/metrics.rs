@@ -231,11 +231,9 @@ mod tests {
     /// and a type before it, a counter's name ends in `_total`, a unit stands in the name, buckets
     /// grow and end in `+Inf`.
     fn check(text: &str) -> BTreeMap<String, f64> {
-        let (mut types, mut helps, mut values) = (
-            BTreeMap::new(),
-            BTreeMap::new(),
-            BTreeMap::<String, f64>::new(),
-        );
+        let mut types = BTreeMap::new();
+        let mut helps = BTreeMap::new();
+        let mut values = BTreeMap::<String, f64>::new();
         for line in text.lines().filter(|line| !line.is_empty()) {
             if let Some(help) = line.strip_prefix("# HELP ") {
                 let (name, help) = help.split_once(' ').unwrap();
@@ -294,7 +292,8 @@ mod tests {
 
     #[test]
     fn the_text_is_as_prometheus_reads_it() {
-        let (metrics, sessions) = (Metrics::default(), Sessions::with_queue(2, 2));
+        let metrics = Metrics::default();
+        let sessions = Sessions::with_queue(2, 2);
         check(&metrics.render(&sessions));
         let _slot = sessions.admit().unwrap();
         metrics.refuse("budget_spent");
@@ -335,7 +334,9 @@ mod tests {
     /// Two services of one process do not share their counts.
     #[test]
     fn counts_are_of_one_service() {
-        let (one, other, sessions) = (Metrics::default(), Metrics::default(), Sessions::new(1));
+        let one = Metrics::default();
+        let other = Metrics::default();
+        let sessions = Sessions::new(1);
         one.refuse("session");
         Metrics::add(&one.sessions_started, 3);
         let values = check(&other.render(&sessions));

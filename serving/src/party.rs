@@ -92,7 +92,8 @@ fn opener(
 ) -> Result<SessionOpener, ServingError> {
     let (folder, supported) = fetch(services, progress)?;
     if supported.e0 != E0::Party {
-        let (ours, theirs) = (E0::Party.as_str().into(), supported.e0.as_str().into());
+        let ours = E0::Party.as_str().into();
+        let theirs = supported.e0.as_str().into();
         return Err(SessionError::Mismatch {
             field: "e0",
             ours,
@@ -224,7 +225,8 @@ impl Party {
 /// The parameters with the comparison protocol that one of the two insists on, or else this
 /// party's: it is at the end of the connection on which rounds wait.
 fn agree(opener: &SessionOpener, hello: &PartyHello) -> Result<SessionParameters, ServingError> {
-    let (asked, ours) = (hello.parameters.comparison, opener.parameters.comparison);
+    let asked = hello.parameters.comparison;
+    let ours = opener.parameters.comparison;
     let comparison = if hello.any_comparison || opener.insists_on_comparison {
         ours
     } else {

@@ -233,12 +233,11 @@ mod tests {
 
     #[tokio::test]
     async fn many_who_ask_at_once_cost_one_look() {
-        let (readiness, looks) = (
-            Arc::new(Readiness::default()),
-            Arc::new(AtomicUsize::new(0)),
-        );
+        let readiness = Arc::new(Readiness::default());
+        let looks = Arc::new(AtomicUsize::new(0));
         let ask = || {
-            let (readiness, looks) = (readiness.clone(), looks.clone());
+            let readiness = readiness.clone();
+            let looks = looks.clone();
             async move {
                 let find = move || {
                     looks.fetch_add(1, Ordering::Relaxed);

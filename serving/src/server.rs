@@ -254,7 +254,8 @@ pub fn write_request(partition: &Path, state: &Path, to: &Path) -> Result<(), Se
     let partition = Partition::open(partition)?;
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
-    let (id, spec) = (partition.partition_id(), partition.program_spec().clone());
+    let id = partition.partition_id();
+    let spec = partition.program_spec().clone();
     let model = SecureModel::new(id, spec, public, private, Setting::Dealer);
     let request = model.request(&SealingKey::read_or_create(
         &state.join(PREPROCESSING_KEY_FILE),
@@ -415,7 +416,8 @@ async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, HttpEr
     if server.sessions.is_draining() {
         return Err(web::not_ready("the server is shutting down"));
     }
-    let (dealer, folder) = (server.dealer.clone(), server.folder.clone());
+    let dealer = server.dealer.clone();
+    let folder = server.folder.clone();
     let find = move || {
         has_space(&folder)?;
         says_ready(&dealer)

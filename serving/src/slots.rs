@@ -129,7 +129,8 @@ impl Sessions {
     }
 
     fn full(&self) -> HttpError {
-        let (active, waiting) = (self.active(), self.waiting());
+        let active = self.active();
+        let waiting = self.waiting();
         let message = match waiting {
             0 => format!("{active} sessions run already, which is the limit"),
             waiting => {
@@ -198,10 +199,8 @@ impl Lobby {
     /// 429 for a connection too many, in all or of this address.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Guest, HttpError> {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, own) = (
-            lines.values().sum::<usize>(),
-            lines.get(&address).copied().unwrap_or(0),
-        );
+        let all = lines.values().sum::<usize>();
+        let own = lines.get(&address).copied().unwrap_or(0);
         if all >= MAX_GUESTS || own >= MAX_OF_ADDRESS {
             let message = format!(
                 "{own} connections of this address are before their handshake, and {all} \
@@ -318,7 +317,8 @@ mod tests {
     #[test]
     fn one_address_fills_its_own_part_of_a_lobby() {
         let lobby = Arc::<Lobby>::default();
-        let (greedy, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let greedy = [192, 0, 2, 1].into();
+        let other = [192, 0, 2, 2].into();
         let guests: Vec<Guest> = (0..MAX_OF_ADDRESS)
             .map(|_| lobby.enter(greedy).unwrap())
             .collect();
@@ -339,7 +339,8 @@ mod tests {
         let (sender, mut served) = tokio::sync::mpsc::unbounded_channel();
         let mut waiting = Vec::new();
         for name in 0..3 {
-            let (queue, sender) = (sessions.clone(), sender.clone());
+            let queue = sessions.clone();
+            let sender = sender.clone();
             waiting.push(tokio::spawn(async move {
                 let slot = queue.admit_in_turn(Duration::from_secs(20)).await.unwrap();
                 sender.send(name).unwrap();

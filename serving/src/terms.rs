@@ -173,9 +173,10 @@ impl SessionParameters {
     /// # Errors
     /// [`SessionError::Mismatch`] naming the first field that differs.
     pub fn check(&self, theirs: &Self) -> Result<(), SessionError> {
-        let (our_version, their_version) = (self.protocol.to_string(), theirs.protocol.to_string());
-        let (our_comparison, their_comparison) =
-            (self.comparison.to_string(), theirs.comparison.to_string());
+        let our_version = self.protocol.to_string();
+        let their_version = theirs.protocol.to_string();
+        let our_comparison = self.comparison.to_string();
+        let their_comparison = theirs.comparison.to_string();
         let fields = [
             ("protocol", &our_version, &their_version),
             // Before the digests that cover it, which would say less.

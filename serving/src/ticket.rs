@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_ticket_is_its_owners_and_no_field_of_it_can_be_changed() {
-        let (ours, theirs) = (Signer::new("key a"), Signer::new("key b"));
+        let ours = Signer::new("key a");
+        let theirs = Signer::new("key b");
         let ticket = ours.issue(&For::Key(&[1; 32]), "client").unwrap();
         assert!(ours.signed(&ticket) && !theirs.signed(&ticket));
         let fields: [fn(&mut Ticket) -> &mut String; 5] = [

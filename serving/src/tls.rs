@@ -84,7 +84,8 @@ impl Identity {
     /// # Errors
     /// [`StateError::Io`]; [`StartError::Tls`] for files that are no certificate and key.
     pub fn read_or_create(state: &Path) -> Result<Self, StartError> {
-        let (certificate_path, key_path) = (state.join("certificate.der"), state.join("key.der"));
+        let certificate_path = state.join("certificate.der");
+        let key_path = state.join("key.der");
         let tls = |error: &dyn std::fmt::Display| StartError::Tls(error.to_string());
         let certificate = match std::fs::read(&certificate_path) {
             Ok(certificate) => certificate,
@@ -131,9 +132,11 @@ impl Identity {
     /// [`StateError::Io`]; [`StartError::Tls`] where the two do not belong together.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, StartError> {
         let chain = read_certificates(certificate).map_err(StateError::io(certificate))?;
-        let (key_path, key) = (key, read_key(key).map_err(StateError::io(key))?);
+        let key_path = key;
+        let key = read_key(key).map_err(StateError::io(key))?;
         let bad = |reason: String, hint: &str| {
-            let (path, hint) = (certificate.to_path_buf(), hint.to_string());
+            let path = certificate.to_path_buf();
+            let hint = hint.to_string();
             StartError::BadIdentity { path, reason, hint }
         };
         for link in &chain {

@@ -273,7 +273,8 @@ pub fn run(
         .with_target(false)
         .without_time()
         .try_init();
-    let (address, endpoint) = (bound.address, bound.endpoint()?);
+    let address = bound.address;
+    let endpoint = bound.endpoint()?;
     let listen = |source| StartError::Listen {
         address: address.to_string(),
         source,
@@ -329,7 +330,8 @@ pub struct Running {
 /// # Errors
 /// [`StartError::Listen`].
 pub fn start(bound: Bound, app: Router) -> Result<Running, StartError> {
-    let (address, endpoint) = (bound.address, bound.endpoint()?);
+    let address = bound.address;
+    let endpoint = bound.endpoint()?;
     let listen = |source| StartError::Listen {
         address: address.to_string(),
         source,

@@ -216,7 +216,8 @@ mod tests {
         let said = |text: &str, stops: &[&str]| {
             let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
             let mut stream = TextStream::new(&tokenizer, &stops);
-            let (mut pieces, mut stopped) = (Vec::new(), false);
+            let mut pieces = Vec::new();
+            let mut stopped = false;
             for id in tokenizer.encode(text).unwrap() {
                 let piece = stream.push(id, true).unwrap();
                 pieces.push(piece.text);

@@ -71,17 +71,16 @@ impl SessionOpener {
         options: &ClientOptions,
         supported: Supported,
     ) -> Result<Self, ServingError> {
-        let (spec, public) = (
-            partition.program_spec().clone(),
-            Arc::new(partition.public_weights()?),
-        );
+        let spec = partition.program_spec().clone();
+        let public = Arc::new(partition.public_weights()?);
         let parameters =
             SessionParameters::new(partition.partition_id(), &spec, &public, supported.setting)
                 .with_e0(supported.e0);
         let parameters =
             parameters.with_comparison(options.comparison.decide(&spec, supported.dcf)?);
         if options.party.is_some() && !parameters.is_shared() {
-            let (ours, theirs) = (E0::Party.as_str().into(), parameters.e0.clone());
+            let ours = E0::Party.as_str().into();
+            let theirs = parameters.e0.clone();
             return Err(SessionError::Mismatch {
                 field: "e0",
                 ours,
@@ -129,7 +128,8 @@ impl SessionOpener {
                 sampling,
             };
             let (connections, comparison) = SharedConnections::open(party, &self.server, hello)?;
-            let (inner, spec) = (Inner::Shared(connections), self.spec.clone());
+            let inner = Inner::Shared(connections);
+            let spec = self.spec.clone();
             return Ok(SecureSession {
                 inner,
                 spec,
@@ -241,7 +241,8 @@ impl SessionOpener {
                 .map_err(|error| bad(format!("its ticket: {error}"))),
             // The address came with this version of the protocol.
             404 => {
-                let (ours, theirs) = (PROTOCOL_VERSION.to_string(), "5 or older".into());
+                let ours = PROTOCOL_VERSION.to_string();
+                let theirs = "5 or older".into();
                 Err(SessionError::Mismatch {
                     field: "protocol",
                     ours,
@@ -355,7 +356,8 @@ impl SessionOpener {
         let mut peer = SharedChannel::new(Metered::new(channel, meter.clone()));
 
         let adapter_sha256 = kept.as_ref().map(|(digest, _)| digest.clone());
-        let (session, proof) = (granted.session.clone(), proof_of(&granted.token));
+        let session = granted.session.clone();
+        let proof = proof_of(&granted.token);
         let hello = ClientHello {
             parameters: parameters.clone(),
             session,

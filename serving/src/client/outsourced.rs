@@ -115,7 +115,8 @@ impl SharedConnections {
 
     /// A step is one round for this client, however many the evaluators need.
     pub(super) fn cost(&self) -> Cost {
-        let (bytes_sent, bytes_received) = (self.meter.bytes_sent(), self.meter.bytes_received());
+        let bytes_sent = self.meter.bytes_sent();
+        let bytes_received = self.meter.bytes_received();
         Cost {
             rounds: self.steps,
             bytes_sent,

@@ -158,8 +158,10 @@ impl Connections {
             return None;
         }
         open.count += 1;
-        let (state, number) = (Mutex::new(Use::Idle(Instant::now())), open.count);
-        let (give_way, given_up) = (Notify::new(), AtomicBool::new(false));
+        let state = Mutex::new(Use::Idle(Instant::now()));
+        let number = open.count;
+        let give_way = Notify::new();
+        let given_up = AtomicBool::new(false);
         let slot = Arc::new(Slot {
             number,
             state,

@@ -61,7 +61,8 @@ impl Grant {
         token: Zeroizing<String>,
         seeds: Seeds,
     ) -> Self {
-        let (principal, client) = (ticket.principal.clone(), ticket.client.clone());
+        let principal = ticket.principal.clone();
+        let client = ticket.client.clone();
         Self {
             owner: owner.into(),
             parameters,

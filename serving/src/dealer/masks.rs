@@ -121,7 +121,8 @@ mod tests {
     #[test]
     fn a_mask_belongs_to_one_owner_client_and_adapter() {
         let folder = tempfile::tempdir().unwrap();
-        let (alice, private) = ("a1".repeat(32), "0f".repeat(32));
+        let alice = "a1".repeat(32);
+        let private = "0f".repeat(32);
         let of = |owner: &str, principal: MaskScope<'_>, private: &str| {
             Masks::open(folder.path())
                 .unwrap()

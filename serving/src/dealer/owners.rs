@@ -236,10 +236,8 @@ mod tests {
         }
         // A damaged key is its owner's trouble alone, while the dealer runs; one that was replaced
         // is the new one.
-        let (path, other) = (
-            add_owner(folder.path(), "alice").unwrap(),
-            add_owner(folder.path(), "bob").unwrap(),
-        );
+        let path = add_owner(folder.path(), "alice").unwrap();
+        let other = add_owner(folder.path(), "bob").unwrap();
         let bob = read_key(&other).unwrap();
         std::fs::write(&path, "").unwrap();
         assert_eq!(owners.of_key(&bob).unwrap().unwrap().name, "bob");

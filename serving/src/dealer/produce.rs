@@ -225,8 +225,10 @@ fn corrections_bytes(
     request: &PreprocessRequest,
     options: &PreprocessOptions,
 ) -> Result<u64, ServingError> {
-    let (spec, selection) = (&request.spec, options.selection);
-    let (bucket, tokens) = (options.bucket, options.tokens);
+    let spec = &request.spec;
+    let selection = options.selection;
+    let bucket = options.bucket;
+    let tokens = options.tokens;
     let unfit = |reason: String| PreprocessingError::BadRequest { reason };
     if bucket == 0 || spec.bucket(bucket) != bucket {
         return Err(unfit(format!(

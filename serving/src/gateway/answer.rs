@@ -64,7 +64,8 @@ pub(super) async fn respond(
             .return_token_ids
             .then(|| parsed.request.prompt.clone()),
     )?;
-    let (stream, include_usage) = (parsed.stream, parsed.include_usage);
+    let stream = parsed.stream;
+    let include_usage = parsed.include_usage;
     // First come, first served; who hangs up has left the queue.
     let slot = gateway.sessions.admit_in_turn(QUEUE_WAIT).await;
     let slot = slot.inspect_err(|full| gateway.metrics.refuse(full.code.unwrap_or("other")))?;

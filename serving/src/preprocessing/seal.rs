@@ -238,7 +238,8 @@ impl Head {
         let total = file.metadata().map_err(StateError::io(path))?.len();
         let mut file = BufReader::new(file);
         let short = |_| bad("it ends within its header".into());
-        let (mut magic, mut length) = ([0; 8], [0; 4]);
+        let mut magic = [0; 8];
+        let mut length = [0; 4];
         file.read_exact(&mut magic).map_err(short)?;
         if &magic != MAGIC {
             return Err(bad("it holds no correlations".into()));

@@ -45,7 +45,8 @@ fn parse_name(path: &Path) -> Option<AvailableSession> {
         .strip_suffix(EXTENSION)?
         .strip_suffix('.')?;
     let mut words = stem.splitn(4, '-');
-    let (bucket, tokens) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let bucket = words.next()?.parse().ok()?;
+    let tokens = words.next()?.parse().ok()?;
     let selection = Selection::parse(words.next()?)?;
     let session = words
         .next()

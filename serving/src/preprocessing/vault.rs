@@ -108,10 +108,8 @@ impl Vault {
     /// Takes the key of a session out: when this returns it is gone from the disk. `None`: it was
     /// taken before, or the folder is another one than when the session was written.
     pub(crate) fn take(&self, session: &str) -> Result<Option<SessionKey>, StateError> {
-        let (path, taken) = (
-            self.folder.join(session),
-            self.folder.join(format!("{session}.taken")),
-        );
+        let path = self.folder.join(session);
+        let taken = self.folder.join(format!("{session}.taken"));
         // Of two who take it at once, one succeeds here.
         match std::fs::rename(&path, &taken) {
             Ok(()) => {}
@@ -200,9 +198,11 @@ mod tests {
     #[test]
     fn a_key_opens_what_it_wrapped_and_can_be_taken_once() {
         let folder = tempfile::tempdir().unwrap();
-        let (base, state) = (folder.path().join("vault"), folder.path().join("state"));
+        let base = folder.path().join("vault");
+        let state = folder.path().join("state");
         let vault = Vault::open(&base, &state).unwrap();
-        let (session, other) = ("ab".repeat(16), "cd".repeat(16));
+        let session = "ab".repeat(16);
+        let other = "cd".repeat(16);
         let sealed = unhex::<48>(&vault.make(&session).unwrap().wrap(&session, &[5; 32])).unwrap();
         assert_ne!(sealed[..32], [5; 32]);
         vault.make(&other).unwrap();

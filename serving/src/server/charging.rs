@@ -62,8 +62,9 @@ impl Charging {
         };
         paid.map_err(SessionError::Quota)?;
         if self.coming.is_none() {
-            let (state, principal, (sender, receiver)) =
-                (self.state.clone(), principal.clone(), sync_channel(1));
+            let state = self.state.clone();
+            let principal = principal.clone();
+            let (sender, receiver) = sync_channel(1);
             let charge = move || drop(sender.send(state.charge(&principal, 1, SystemTime::now())));
             if std::thread::Builder::new()
                 .name("charge".into())

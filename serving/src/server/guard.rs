@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn guesses_are_slowed_and_forgotten() {
-        let (keys, now) = (WrongKeys::default(), Instant::now());
+        let keys = WrongKeys::default();
+        let now = Instant::now();
         let waits: Vec<_> = (0..MAX_WAITING).map(|_| keys.count(now).unwrap()).collect();
         assert_eq!((waits[0], waits[9]), (STEP, STEP * 10));
         assert_eq!(waits.last(), Some(&LONGEST));

@@ -246,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_part_is_made_once_for_all_who_want_it() {
-        let (folder, model) = (tempfile::tempdir().unwrap(), model());
+        let folder = tempfile::tempdir().unwrap();
+        let model = model();
         let parts = MaskedParts::open(folder.path().join("masked")).unwrap();
         let seed = Seed::from_bytes([1; 32]);
         let expected = model.private.mask(&model.spec, &seed).to_bytes();
@@ -290,7 +291,8 @@ mod tests {
 
     #[test]
     fn a_key_is_sent_it_a_few_times_a_minute() {
-        let (folder, model) = (tempfile::tempdir().unwrap(), model());
+        let folder = tempfile::tempdir().unwrap();
+        let model = model();
         let parts = MaskedParts::open(folder.path().join("masked")).unwrap();
         let seed = Seed::from_bytes([1; 32]);
         let principal = |byte| Principal {

@@ -237,17 +237,17 @@ impl Store {
         self.with(|database| {
             let transaction = database.begin_write()?;
             let verdict = {
-                let (mut charges, mut recent) = (
-                    transaction.open_table(CHARGES)?,
-                    transaction.open_table(RECENT)?,
-                );
+                let mut charges = transaction.open_table(CHARGES)?;
+                let mut recent = transaction.open_table(RECENT)?;
                 let used = charges
                     .get(key)?
                     .map_or_else(Used::default, |used| used.value().into());
-                let (mut within, mut gone) = (Recent::new(), Vec::new());
+                let mut within = Recent::new();
+                let mut gone = Vec::new();
                 for entry in recent.range((key, 0)..=(key, u64::MAX))? {
                     let (at, amount) = entry?;
-                    let (seconds, (tokens, sessions)) = (at.value().1, amount.value());
+                    let seconds = at.value().1;
+                    let (tokens, sessions) = amount.value();
                     // What lies in the future was written before the clock was set back, and counts
                     // no more.
                     match seconds.saturating_add(WINDOW.as_secs()) > now && seconds <= now {
@@ -418,7 +418,8 @@ pub fn export(folder: &Path, out: &mut dyn std::io::Write) -> Result<(), StateEr
         }
         for entry in transaction.open_table(RECENT)?.iter()? {
             let (at, used) = entry?;
-            let ((key, seconds), (tokens, sessions)) = (at.value(), used.value());
+            let (key, seconds) = at.value();
+            let (tokens, sessions) = used.value();
             say(format!(
                 "recent {} {seconds} {tokens} {sessions}\n",
                 hex(key)

@@ -134,7 +134,8 @@ impl Frame {
 }
 
 fn usage(answer: &Answer) -> Value {
-    let (prompt, completion) = (answer.prompt_tokens, answer.tokens.len());
+    let prompt = answer.prompt_tokens;
+    let completion = answer.tokens.len();
     json!({
         "prompt_tokens": prompt, "completion_tokens": completion,
         "total_tokens": prompt + completion

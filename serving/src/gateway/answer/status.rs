@@ -81,7 +81,8 @@ fn session_error(error: &SessionError) -> HttpError {
 
 /// Refusals of server or dealer that the program behind the gateway can act on.
 fn refusal_status(code: &str) -> Option<(StatusCode, &'static str, &'static str)> {
-    let (limit, gone) = ("rate_limit_error", StatusCode::SERVICE_UNAVAILABLE);
+    let limit = "rate_limit_error";
+    let gone = StatusCode::SERVICE_UNAVAILABLE;
     Some(match code {
         "invalid_api_key" => (
             StatusCode::UNAUTHORIZED,

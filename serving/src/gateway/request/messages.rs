@@ -17,10 +17,8 @@ pub(super) fn goes_on(
     fields: &Map<String, Value>,
     messages: &[Message],
 ) -> Result<bool, HttpError> {
-    let (continued, name) = (
-        boolean(fields, "continue_final_message")?,
-        "continue_final_message",
-    );
+    let continued = boolean(fields, "continue_final_message")?;
+    let name = "continue_final_message";
     let opened = match present(fields, "add_generation_prompt") {
         None => None,
         Some(_) => Some(boolean(fields, "add_generation_prompt")?),

@@ -127,7 +127,8 @@ fn charges_survive_a_clock_that_goes_back() {
 #[test]
 fn an_old_folder_is_taken_over_once() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, digest) = (folder.path(), "ab".repeat(32));
+    let path = folder.path();
+    let digest = "ab".repeat(32);
     std::fs::write(path.join("ledger"), "e1 aa 100\nissued bb 101\ne1 torn").unwrap();
     let charges = format!("1 {digest} {} 1\n2 {digest} 5 1\n3 {digest} 1", u64::MAX);
     std::fs::write(path.join("charges"), &charges).unwrap();
