@@ -211,8 +211,10 @@ fn aligned(path: &Path, target: &Path) -> Result<(Vec<Numbered>, usize), RecipeE
             });
         }
     }
-    let (mut ours, mut theirs) = (read_lines(path)?, read_lines(target)?);
-    let (mine, other) = (ours.len(), theirs.len());
+    let mut ours = read_lines(path)?;
+    let mut theirs = read_lines(target)?;
+    let mine = ours.len();
+    let other = theirs.len();
     // Only blank lines may stand behind the end of the other file.
     let behind = ours.iter().skip(other).chain(theirs.iter().skip(mine));
     if behind.into_iter().any(|line| !line.trim().is_empty()) {
@@ -316,7 +318,8 @@ fn prompt_of(dataset: &Dataset, record: &Record) -> Result<Prompt, String> {
 /// A label may be written as its name, its code or its number in the list, with a finer class
 /// behind a colon. Codes that are numbers take the place of the numbers in the list.
 fn label_number(value: &str, dataset: &Dataset) -> Result<usize, String> {
-    let (value, labels) = (value.trim(), &dataset.labels);
+    let value = value.trim();
+    let labels = &dataset.labels;
     let listed = |names: &[String], name: &str| {
         names
             .iter()

@@ -120,11 +120,10 @@ impl<'a> Lines<'a> {
             .map_or(text.len(), |next| next - 1)
             .max(start);
         let end = text.floor_char_boundary(span.end.clamp(start, line_end));
-        let (from, to) = (
-            line_start.max(start.saturating_sub(AROUND)),
-            line_end.min(start + 2 * AROUND),
-        );
-        let (from, to) = (text.ceil_char_boundary(from), text.floor_char_boundary(to));
+        let from = line_start.max(start.saturating_sub(AROUND));
+        let to = line_end.min(start + 2 * AROUND);
+        let from = text.ceil_char_boundary(from);
+        let to = text.floor_char_boundary(to);
         let column = self.characters_before(start) - self.characters_before(line_start) + 1;
         Place {
             file: file.to_owned(),

@@ -204,7 +204,9 @@ type Wrong = (usize, String);
 
 /// The objects of one JSON list, with the lines on which they begin.
 fn list(text: &str) -> Result<Vec<Numbered>, Wrong> {
-    let (mut rows, mut line, mut rest) = (Vec::new(), 1, text);
+    let mut rows = Vec::new();
+    let mut line = 1;
+    let mut rest = text;
     // Moves on to the next character that is no white space.
     let mut skip = |rest: &mut &str, bytes: usize| -> (usize, Option<char>) {
         let (read, behind) = rest.split_at(bytes);
@@ -267,8 +269,11 @@ pub(crate) fn one(column: &str, text: &str) -> Record {
 /// RFC 4180: quoted cells may hold commas, quotes (doubled) and line breaks.
 fn csv(text: &str) -> Result<Vec<Numbered>, Wrong> {
     let mut rows: Vec<(usize, Vec<String>)> = Vec::new();
-    let (mut row, mut cell, mut quoted) = (Vec::new(), String::new(), false);
-    let (mut line, mut first) = (1, 1);
+    let mut row = Vec::new();
+    let mut cell = String::new();
+    let mut quoted = false;
+    let mut line = 1;
+    let mut first = 1;
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         line += usize::from(c == '\n');

@@ -120,7 +120,8 @@ impl Checker<'_> {
     }
 
     fn value(&mut self, path: &str, value: &Spanned<DeValue<'_>>, kind: Kind) {
-        let (span, inner) = (value.span(), value.get_ref());
+        let span = value.span();
+        let inner = value.get_ref();
         match kind {
             Kind::Table(keys) => match inner.as_table() {
                 Some(table) => self.table(path, table, keys, span),

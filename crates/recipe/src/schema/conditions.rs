@@ -142,7 +142,8 @@ fn check_label_codes(dataset: &Dataset, add: &mut Add<'_>) {
         );
     }
     if !dataset.label_codes.is_empty() && dataset.label_codes.len() != dataset.labels.len() {
-        let (codes, labels) = (dataset.label_codes.len(), dataset.labels.len());
+        let codes = dataset.label_codes.len();
+        let labels = dataset.labels.len();
         add(
             &format!("`dataset.label_codes` has {codes} codes for {labels} labels"),
             "one code for each label, in the same order",
@@ -178,10 +179,8 @@ fn check_distill(distill: &Distill, add: &mut Add<'_>) {
 
 /// Keys of a data set that its format has no use for.
 fn without_use(dataset: &Dataset) -> Vec<&'static str> {
-    let (classify, chat) = (
-        dataset.format == Format::Classify,
-        dataset.format == Format::Chat,
-    );
+    let classify = dataset.format == Format::Classify;
+    let chat = dataset.format == Format::Chat;
     let text = dataset.format == Format::Text;
     let plain = dataset.style == Style::Plain;
     let written = [

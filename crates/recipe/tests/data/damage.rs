@@ -63,7 +63,9 @@ fn damaged_files_are_read_or_refused_by_name() {
         (labels, "a.tsv", b"truck\t1\n\nhouse\t0\n".to_vec()),
         (dataset("text"), "a.txt", b"Once\n\nupon\n".to_vec()),
     ];
-    let (mut state, mut refused, mut taken) = (7, 0, 0);
+    let mut state = 7;
+    let mut refused = 0;
+    let mut taken = 0;
     for (set, name, content) in &files {
         for _ in 0..300 {
             match folder.rows(set, name, damage(content, &mut state)) {

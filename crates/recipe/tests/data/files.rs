@@ -64,10 +64,8 @@ fn a_byte_order_mark_is_no_part_of_a_row() {
         .rows(&dataset("text"), "a.txt", "\u{feff}Once")
         .unwrap();
     assert_eq!(rows.examples[0].completion, "Once");
-    let (de, en) = (
-        folder.file("a.de", "\u{feff}eins\n"),
-        folder.file("a.en", "\u{feff}one\n"),
-    );
+    let de = folder.file("a.de", "\u{feff}eins\n");
+    let en = folder.file("a.en", "\u{feff}one\n");
     let pair = &Rows::read_files(&dataset("translate"), &de, Some(&en))
         .unwrap()
         .examples[0];
@@ -97,10 +95,8 @@ fn a_byte_order_mark_is_no_part_of_a_row() {
 #[test]
 fn line_n_belongs_to_line_n() {
     let folder = Folder::new();
-    let (de, en) = (
-        folder.file("a.de", "eins\n\ndrei\nvier\nfünf\n"),
-        folder.file("a.en", "one\ntwo\nthree\n\nfive\n"),
-    );
+    let de = folder.file("a.de", "eins\n\ndrei\nvier\nfünf\n");
+    let en = folder.file("a.en", "one\ntwo\nthree\n\nfive\n");
     let rows = Rows::read_files(&dataset("translate"), &de, Some(&en)).unwrap();
     let pairs: Vec<_> = rows
         .examples
