@@ -237,12 +237,11 @@ fn pair<'a>(
 }
 
 fn paired(measure: Measure, a: Vec<Vec<f64>>, b: Vec<Vec<f64>>) -> Difference {
-    let (a, b): (Vec<&[f64]>, Vec<&[f64]>) = (
-        a.iter().map(Vec::as_slice).collect(),
-        b.iter().map(Vec::as_slice).collect(),
-    );
+    let a: Vec<&[f64]> = a.iter().map(Vec::as_slice).collect();
+    let b: Vec<&[f64]> = b.iter().map(Vec::as_slice).collect();
     let n = a.len();
-    let (of_a, of_b) = (measure.score_of(&a, 0..n), measure.score_of(&b, 0..n));
+    let of_a = measure.score_of(&a, 0..n);
+    let of_b = measure.score_of(&b, 0..n);
     let mut state = 0x6D61_7269_6C6Cu64;
     let mut resampled: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
@@ -351,7 +350,8 @@ mod tests {
 
     #[test]
     fn what_both_runs_have_is_compared_and_the_rest_counted() {
-        let (mut a, mut b) = (run(|n| n % 2 == 0), run(|_| true));
+        let mut a = run(|n| n % 2 == 0);
+        let mut b = run(|_| true);
         first_rows(&mut a, 120);
         b.get_mut("news").unwrap().drain(..20);
         let differences = compare(&a, &b).unwrap();
@@ -371,7 +371,8 @@ mod tests {
         let elsewhere = Scored::from([("weather".to_owned(), Vec::new())]);
         let error = compare(&run(|_| true), &elsewhere).unwrap_err().to_string();
         assert!(error.contains("`news` against `weather`"), "{error}");
-        let (mut old, mut new) = (run(|_| true), run(|_| true));
+        let mut old = run(|_| true);
+        let mut new = run(|_| true);
         old.get_mut("news")
             .unwrap()
             .iter_mut()

@@ -169,7 +169,8 @@ pub fn run(
     let start = Instant::now();
     let writes = matches!(task.kind, Kind::Generate | Kind::Code);
     if writes && task.max_new_tokens >= engine.context() {
-        let (tokens, context) = (task.max_new_tokens, engine.context());
+        let tokens = task.max_new_tokens;
+        let context = engine.context();
         let reason = format!(
             "answers of {tokens} tokens leave no room for a question in a context of {context}"
         );
@@ -209,7 +210,9 @@ pub fn run(
         .into_iter()
         .map(|measure| metric(task, measure, &samples));
     let metrics = metrics.collect::<Result<Vec<Metric>, _>>()?;
-    let (truncated, shortened, compared) = (run.truncated, run.shortened, run.twin.is_some());
+    let truncated = run.truncated;
+    let shortened = run.shortened;
+    let compared = run.twin.is_some();
     let twin_equal = compared.then_some(run.twin_equal);
     let engine = run.engine.name();
     Ok(Report {
@@ -372,7 +375,8 @@ impl Run<'_, '_> {
         let EvalError::NotANumber { .. } = error else {
             return error;
         };
-        let (task, metric) = (self.task.name.clone(), measure.name());
+        let task = self.task.name.clone();
+        let metric = measure.name();
         EvalError::NoScore {
             task,
             metric,

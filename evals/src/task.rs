@@ -304,7 +304,8 @@ mod tests {
     #[test]
     fn questions_of_another_file_are_found_in_any_case() {
         let dir = tempfile::tempdir().unwrap();
-        let (mine, other) = (dir.path().join("mine.tsv"), dir.path().join("other.tsv"));
+        let mine = dir.path().join("mine.tsv");
+        let other = dir.path().join("other.tsv");
         std::fs::write(
             &mine,
             "How far is it ?\tNUM:dist\nWho was he ?\tHUM:desc\nWhy ?\tDESC:reason\n",

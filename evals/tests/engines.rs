@@ -142,10 +142,8 @@ fn the_twin_scores_labels_nearly_as_the_floats_do() {
 fn label_scores_are_sums_of_token_scores() {
     let fixture = Fixture::new();
     let tokens = |text: &str| fixture.partition.tokenizer().encode(text).unwrap();
-    let (prompt, labels) = (
-        tokens("What is it? "),
-        [tokens("news"), tokens("sports"), tokens("x")],
-    );
+    let prompt = tokens("What is it? ");
+    let labels = [tokens("news"), tokens("sports"), tokens("x")];
     for engine in [&mut fixture.float() as &mut dyn Engine, &mut fixture.twin()] {
         let scores = engine.score(&prompt, &labels).unwrap();
         for (label, score) in labels.iter().zip(scores) {
@@ -264,10 +262,8 @@ fn a_translation_is_scored_by_bleu_and_chrf() {
     let fixture = Fixture::new();
     let mut task = Task::find("multi30k-de-en").unwrap();
     task.max_new_tokens = 6;
-    let (source, target) = (
-        fixture.file("rows.de", "Ein Hund.\nZwei Kinder.\n"),
-        fixture.file("rows.en", "A dog.\nTwo children.\n"),
-    );
+    let source = fixture.file("rows.de", "Ein Hund.\nZwei Kinder.\n");
+    let target = fixture.file("rows.en", "A dog.\nTwo children.\n");
     let examples = task.examples(Some(&source), Some(&target)).unwrap();
     let report = fixture.run(&task, &mut fixture.float(), &examples).unwrap();
     assert_eq!(

@@ -113,10 +113,8 @@ fn peft_reads_an_exported_adapter_and_gives_the_same_logits() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/peft_logits.py");
     let arguments = [script, out.join("private"), package(), ours];
     let run = Command::new(python).args(arguments).output().unwrap();
-    let (said, complaint) = (
-        String::from_utf8_lossy(&run.stdout),
-        String::from_utf8_lossy(&run.stderr),
-    );
+    let said = String::from_utf8_lossy(&run.stdout);
+    let complaint = String::from_utf8_lossy(&run.stderr);
     println!("{said}");
     assert!(run.status.success(), "{said}\n{complaint}");
 }

@@ -89,7 +89,8 @@ impl SecureEngine {
     ) -> Result<Vec<u32>, EvalError> {
         let (client_end, server_end) = memory_pair();
         let (corrections_end, sink_end) = memory_pair();
-        let (seed0, seed1) = (Seed::random(), Seed::random());
+        let seed0 = Seed::random();
+        let seed1 = Seed::random();
         let (to_server, server_steps) = mpsc::channel::<Step>();
         let (to_dealer, dealer_steps) = mpsc::channel::<Step>();
 
@@ -97,7 +98,8 @@ impl SecureEngine {
             let (public, private) = self.weights();
             let seed1 = seed1.clone();
             thread::spawn(move || -> Result<(), EvalError> {
-                let (peer, source) = (Box::new(server_end), Box::new(corrections_end));
+                let peer = Box::new(server_end);
+                let source = Box::new(corrections_end);
                 let mut session = ServerSession::new(public, &private, seed1, peer, source)?;
                 for step in server_steps {
                     match step {
@@ -109,11 +111,9 @@ impl SecureEngine {
             })
         };
         let dealer = {
-            let (spec, adapter_seed, seed0) = (
-                self.public.spec.clone(),
-                self.adapter_seed.clone(),
-                seed0.clone(),
-            );
+            let spec = self.public.spec.clone();
+            let adapter_seed = self.adapter_seed.clone();
+            let seed0 = seed0.clone();
             thread::spawn(move || -> Result<(), EvalError> {
                 let mut session =
                     DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(sink_end));

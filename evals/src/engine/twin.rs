@@ -75,7 +75,8 @@ impl TwinEngine {
         self.prefix.truncate(0);
         let boundary = self.public.spec.encode(&self.prefix.forward(prompt)?)?;
         let token = self.twin.prefill(&boundary)?;
-        let (positions, logits) = (self.twin.positions(), self.twin.last_logits());
+        let positions = self.twin.positions();
+        let logits = self.twin.last_logits();
         self.read = Some(Read {
             prompt: prompt.to_vec(),
             positions,

@@ -31,7 +31,9 @@ impl Run<'_, '_> {
             let longest = whole.iter().map(Vec::len).max().unwrap_or(1) + 1;
             let question = self.ask(shots, example, longest)?;
             let mut figures = BTreeMap::new();
-            let (mut choice, mut label_scores, mut answer_scores) = (None, Vec::new(), Vec::new());
+            let mut choice = None;
+            let mut label_scores = Vec::new();
+            let mut answer_scores = Vec::new();
             if self.engine.gives_likelihoods() {
                 let both: Vec<Vec<u32>> = words.iter().chain(&whole).cloned().collect();
                 let scores = self.engine.score(&question.tokens, &both);

@@ -28,7 +28,8 @@ pub fn bleu<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> f64 {
 impl BleuStats {
     /// The counts of one segment.
     pub fn of(hypothesis: &str, reference: &str) -> Self {
-        let (hypothesis, reference) = (tokenize_13a(hypothesis), tokenize_13a(reference));
+        let hypothesis = tokenize_13a(hypothesis);
+        let reference = tokenize_13a(reference);
         let mut stats = Self {
             hypothesis_len: hypothesis.len(),
             reference_len: reference.len(),

@@ -83,7 +83,8 @@ pub(super) fn run(
 fn tail_of(child: &mut Child) -> thread::JoinHandle<Vec<u8>> {
     let stdout = child.stdout.take();
     thread::spawn(move || {
-        let (mut tail, mut buffer) = (Vec::new(), [0; 4096]);
+        let mut tail = Vec::new();
+        let mut buffer = [0; 4096];
         let Some(mut stdout) = stdout else {
             return tail;
         };
@@ -221,7 +222,8 @@ impl Plan {
                     as libc::c_int,
             )?;
             let flags = libc::MS_NOSUID | libc::MS_NODEV;
-            let (tmpfs, tmp) = (c"tmpfs".as_ptr(), c"/tmp".as_ptr());
+            let tmpfs = c"tmpfs".as_ptr();
+            let tmp = c"/tmp".as_ptr();
             check(libc::mount(
                 tmpfs,
                 tmp,

@@ -14,7 +14,8 @@ impl Task {
     /// The test rows that a recipe's `[eval] path` names, in the format of its first data set,
     /// where it names some.
     pub fn of_recipe(recipe: &Recipe) -> Option<Self> {
-        let (eval, trained) = (recipe.eval.as_ref()?, recipe.dataset.first()?);
+        let eval = recipe.eval.as_ref()?;
+        let trained = recipe.dataset.first()?;
         let dataset = Dataset {
             path: eval.path.clone()?,
             target_path: eval.target_path.clone(),
@@ -30,7 +31,8 @@ impl Task {
             path: trained.path.clone(),
             target_path: trained.target_path.clone(),
         });
-        let (max_new_tokens, window) = (OWN_NEW_TOKENS, window());
+        let max_new_tokens = OWN_NEW_TOKENS;
+        let window = window();
         Some(Self {
             name: OWN_NAME.into(),
             version: 1,
@@ -53,7 +55,8 @@ impl Task {
     /// them as a label means what the recipe says.
     pub fn format_as(&mut self, recipe: &[Dataset]) -> bool {
         let fits = |dataset: &&Dataset| {
-            let (ours, theirs) = (self.dataset.labels.len(), dataset.labels.len());
+            let ours = self.dataset.labels.len();
+            let theirs = dataset.labels.len();
             dataset.format == self.dataset.format && (self.kind != Kind::Classify || ours == theirs)
         };
         let Some(trained) = recipe.iter().find(fits) else {
