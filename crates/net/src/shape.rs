@@ -96,7 +96,8 @@ mod tests {
             bits_per_second: 8_000_000,
         };
         let (a, b) = memory_pair();
-        let (mut a, mut plain) = (Shaped::new(a, link), b);
+        let mut a = Shaped::new(a, link);
+        let mut plain = b;
         let start = monotonic_now();
         for _ in 0..3 {
             a.send(vec![7; 10_000]).unwrap();
@@ -111,7 +112,8 @@ mod tests {
             .collect();
         // 10 ms of occupancy each and one delay; a busy machine may hold the sender up between two
         // frames.
-        let (occupied, delay) = (Duration::from_millis(10), Duration::from_millis(10));
+        let occupied = Duration::from_millis(10);
+        let delay = Duration::from_millis(10);
         assert!(
             released[0] >= start + occupied + delay
                 && released[0] <= start + sending + occupied + delay
@@ -132,7 +134,8 @@ mod tests {
             bits_per_second: 8_000_000,
         };
         let (a, b) = memory_pair();
-        let (mut a, mut b) = (Shaped::new(a, link), Shaped::new(b, link));
+        let mut a = Shaped::new(a, link);
+        let mut b = Shaped::new(b, link);
         let start = Instant::now();
         a.send(vec![7; 10_000]).unwrap();
         assert_eq!(b.recv().unwrap(), vec![7; 10_000]);

@@ -113,7 +113,8 @@ impl WebSocketChannel {
         let config = WebSocketConfig::default().read_buffer_size(PIECE_BYTES);
         let socket =
             WebSocket::from_partially_read(Buffered::new(socket), already_read, role, Some(config));
-        let (inbox, deadline) = (VecDeque::new(), None);
+        let inbox = VecDeque::new();
+        let deadline = None;
         let patience = timeout;
         let mut channel = Self {
             socket,

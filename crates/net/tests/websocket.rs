@@ -23,7 +23,8 @@ fn pair(timeout: Duration) -> Pair {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (accepted, _) = listener.accept().unwrap();
-    let (client_count, server_count) = (Arc::<WireCount>::default(), Arc::<WireCount>::default());
+    let client_count = Arc::<WireCount>::default();
+    let server_count = Arc::<WireCount>::default();
     let wrap = |stream: TcpStream, count: &Arc<WireCount>, role| {
         let socket = CountedTcp::new(stream, count.clone()).unwrap();
         socket.set_nonblocking(true).unwrap();
