@@ -234,10 +234,8 @@ mod wide {
     #[target_feature(enable = "avx512f,vaes")]
     fn stream(keys: &[u128; 11], first: u64, mask: u64, out: &mut [MaybeUninit<u64>]) {
         let keys = broadcast(keys);
-        let (mask, step) = (
-            _mm512_set1_epi64(mask as i64),
-            _mm512_set_epi64(0, 4, 0, 4, 0, 4, 0, 4),
-        );
+        let mask = _mm512_set1_epi64(mask as i64);
+        let step = _mm512_set_epi64(0, 4, 0, 4, 0, 4, 0, 4);
         let at = |k: u64| first.wrapping_add(k) as i64;
         let mut counter = _mm512_set_epi64(0, at(3), 0, at(2), 0, at(1), 0, at(0));
         let mut chunks = out.chunks_exact_mut(WORDS * AT_ONCE);
@@ -390,10 +388,8 @@ mod tests {
     /// NIST SP 800-38A, F.1.1.
     #[test]
     fn blocks_are_those_of_the_standard() {
-        let (plain, cipher) = (
-            0x2a17_9373_117e_3de9_969f_402e_e2be_c16b,
-            0x97ef_6624_f3ca_9ea8_6036_7a0d_b47b_d73a,
-        );
+        let plain = 0x2a17_9373_117e_3de9_969f_402e_e2be_c16b;
+        let cipher = 0x97ef_6624_f3ca_9ea8_6036_7a0d_b47b_d73a;
         for aes in both() {
             let mut blocks = [plain; 70];
             aes.permute(&mut blocks);
@@ -420,7 +416,8 @@ mod tests {
             portable.permute(&mut b);
             assert_eq!(a, b, "{n} blocks");
             let [x, y] = [&wide, &portable].map(|aes| {
-                let (mut x, mut y) = (vec![0; n], vec![0; n]);
+                let mut x = vec![0; n];
+                let mut y = vec![0; n];
                 aes.hash(&blocks, &a, [1 << 90, 7], [&mut x, &mut y]);
                 let mut z = vec![0; n];
                 aes.hash(&blocks, &a, [7], [&mut z]);
@@ -438,7 +435,9 @@ mod tests {
             aes.permute(std::slice::from_mut(&mut block));
             block
         };
-        let (node, tweak, used) = (0x1234_5678_u128 << 70 | 99, 5 << 64, 3 << 32);
+        let node = 0x1234_5678_u128 << 70 | 99;
+        let tweak = 5 << 64;
+        let used = 3 << 32;
         let mut hash = [0];
         aes.hash(&[node], &[tweak], [used], [&mut hash]);
         assert_eq!(

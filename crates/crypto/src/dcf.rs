@@ -171,7 +171,8 @@ impl Pair {
         let [nodes0, nodes1] = &mut self.nodes;
         for (i, alpha) in alpha.iter().enumerate() {
             let right = spread(u128::from(alpha >> at));
-            let (a, b) = (nodes0[i], nodes1[i]);
+            let a = nodes0[i];
+            let b = nodes1[i];
             let cw = self.child[0][i] ^ self.child[1][i] ^ (!right & (a ^ b));
             out.extend_from_slice(&cw.to_le_bytes());
             nodes0[i] = self.child[0][i] ^ (right & a) ^ (spread(a) & cw);
@@ -190,7 +191,8 @@ impl Pair {
         corrects: &[u64],
         out: &mut Vec<u8>,
     ) {
-        let (n, bytes) = (corrects.len(), shape.payload_bytes());
+        let n = corrects.len();
+        let bytes = shape.payload_bytes();
         let mut blocks = Zeroizing::new(vec![0u128; n]);
         for ((payload, &width), offset) in payload.iter().zip(&shape.widths).zip(shape.offsets()) {
             let modulus = low_mask(8 * width as u32);
@@ -315,7 +317,8 @@ struct Walkers {
 impl Walkers {
     fn new() -> Self {
         let zeros = || Zeroizing::new(vec![0; LANES]);
-        let (key, tweaks) = (vec![0; LANES], vec![0; LANES]);
+        let key = vec![0; LANES];
+        let tweaks = vec![0; LANES];
         Self {
             key,
             tweaks,
@@ -330,10 +333,8 @@ impl Walkers {
     fn add(&self, offsets: &[u32], counts: impl Fn(usize) -> u64, sums: &mut [&mut [u64]]) {
         for (sums, &offset) in sums.iter_mut().zip(offsets) {
             for (j, sum) in sums.iter_mut().enumerate() {
-                let (own, correction) = (
-                    (self.value[j] >> offset) as u64,
-                    (self.correction[j] >> offset) as u64,
-                );
+                let own = (self.value[j] >> offset) as u64;
+                let correction = (self.correction[j] >> offset) as u64;
                 *sum = sum.wrapping_add(own.wrapping_add(correction) & counts(j));
             }
         }
@@ -359,8 +360,11 @@ impl Keys<'_> {
     }
 
     fn walk(&self, inputs: &[u64], walkers: &mut Walkers, sums: &mut [&mut [u64]]) {
-        let (shape, n, keys) = (self.shape, inputs.len(), self.roots.len());
-        let (payload, offsets) = (shape.payload_bytes(), shape.offsets());
+        let shape = self.shape;
+        let n = inputs.len();
+        let keys = self.roots.len();
+        let payload = shape.payload_bytes();
+        let offsets = shape.offsets();
         for j in 0..n {
             walkers.nodes[j] = self.roots[walkers.key[j]];
             walkers.tweaks[j] = tree_tweak(self.first_tree + walkers.key[j] as u64);
@@ -378,7 +382,8 @@ impl Keys<'_> {
             let cws = &self.cws[level as usize * level_bytes..];
             let at = shape.bits - 1 - level;
             for (j, input) in inputs.iter().enumerate() {
-                let (node, key) = (w.nodes[j], w.key[j]);
+                let node = w.nodes[j];
+                let key = w.key[j];
                 let corrects = spread(node);
                 w.correction[j] = corrects & block(cws, keys * NODE_BYTES + key * payload);
                 // A point is public, a node is not.
@@ -553,7 +558,8 @@ mod tests {
     /// other.
     #[test]
     fn the_keys_of_equal_trees_differ_from_session_to_session() {
-        let (shape, roots) = (Shape::new(24, &[8]), roots(CHUNK, 5));
+        let shape = Shape::new(24, &[8]);
+        let roots = roots(CHUNK, 5);
         let cws = |key: HashKey| {
             let mut cws = Vec::new();
             generate(
@@ -567,7 +573,8 @@ mod tests {
             );
             cws
         };
-        let (a, b) = (cws([1; 16]), cws([2; 16]));
+        let a = cws([1; 16]);
+        let b = cws([2; 16]);
         let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
         assert!(
             equal < a.len() / 100,
@@ -581,7 +588,8 @@ mod tests {
     /// uniform.
     #[test]
     fn correction_words_look_uniform() {
-        let (shape, roots) = (Shape::new(40, &[8]), roots(CHUNK, 5));
+        let shape = Shape::new(40, &[8]);
+        let roots = roots(CHUNK, 5);
         for alpha in [0, 1, u64::MAX >> 24] {
             let mut cws = Vec::new();
             generate(
