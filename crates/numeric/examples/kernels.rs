@@ -6,7 +6,8 @@ use std::{hint::black_box, time::Instant};
 use marill_numeric::{PublicMatrix, ring};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (rows, cols) = (1536, 576);
+    let rows = 1536;
+    let cols = 576;
     let weights: Vec<f32> = (0..rows * cols)
         .map(|k| ((k * 7919 % 2003) as f32 - 1001.0) / 4000.0)
         .collect();
@@ -21,7 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             (n * rows * cols) as f64 / best / 1e9
         );
     }
-    let (rows, cols) = (49_152, 576);
+    let rows = 49_152;
+    let cols = 576;
     let head =
         PublicMatrix::quantize(&vec![0.01; rows * cols], rows, cols, None, 1.0, 24, "bench")?;
     let x: Vec<u64> = (0..cols)

@@ -235,7 +235,8 @@ pub fn dot(a: &[u64], b: &[u64]) -> u64 {
 /// `a · bᵀ` modulo 2^64: `a` is `[m, k]`, `b` is `[n, k]`, the result `[m, n]`.
 #[must_use]
 pub fn matmul_transposed(a: &[u64], b: &[u64], k: usize) -> Vec<u64> {
-    let (m, n) = (a.len() / k, b.len() / k);
+    let m = a.len() / k;
+    let n = b.len() / k;
     let mut out = vec![0u64; m * n];
     kernels::product(b, a, k, |j, i, sum| out[i * n + j] = sum);
     out
@@ -297,7 +298,8 @@ mod kernels {
         k: usize,
         mut put: impl FnMut(usize, usize, u64),
     ) {
-        let (m, n) = (a.len() / k, x.len() / k);
+        let m = a.len() / k;
+        let n = x.len() / k;
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
         if has_tiles() {
@@ -481,7 +483,8 @@ mod kernels {
     #[inline(always)]
     fn dot_i16_body(w: &[i16], x: &[u64]) -> u64 {
         let mut lanes = [0u64; LANES];
-        let (wc, xc) = (w.chunks_exact(LANES), x.chunks_exact(LANES));
+        let wc = w.chunks_exact(LANES);
+        let xc = x.chunks_exact(LANES);
         let tail: u64 = sum_products(wc.remainder(), xc.remainder());
         for (w, x) in wc.zip(xc) {
             for l in 0..LANES {
@@ -502,7 +505,8 @@ mod kernels {
     fn dot_u64_body(a: &[u64], b: &[u64]) -> u64 {
         const WIDTH: usize = 16;
         let mut lanes = [0u64; WIDTH];
-        let (ac, bc) = (a.chunks_exact(WIDTH), b.chunks_exact(WIDTH));
+        let ac = a.chunks_exact(WIDTH);
+        let bc = b.chunks_exact(WIDTH);
         let tail = ac
             .remainder()
             .iter()
@@ -568,7 +572,8 @@ mod tests {
 
     #[test]
     fn quantized_products_are_near_floats_in_any_batch() {
-        let (rows, cols) = (5, 37);
+        let rows = 5;
+        let cols = 37;
         let weights: Vec<f32> = (0..rows * cols)
             .map(|k| ((k * 37 % 101) as f32 - 50.0) / 173.0)
             .collect();

@@ -191,7 +191,8 @@ fn exp_neg(x: i128) -> i128 {
     }
     let halvings = 10;
     let small = x >> halvings;
-    let (mut term, mut sum) = (ONE, ONE);
+    let mut term = ONE;
+    let mut sum = ONE;
     for k in 1..16 {
         term = -mul(term, small) / k;
         sum += term;
@@ -221,7 +222,9 @@ fn normal_tail(x: i128) -> i128 {
     let density = mul(INV_SQRT_TAU, exp_neg(mul(x, x) >> 1));
     if x < 4 * ONE {
         // Φ(x) - 1/2 = φ(x)·(x + x³/3 + x⁵/15 + …), every term positive.
-        let (mut term, mut sum, square) = (x, x, mul(x, x));
+        let mut term = x;
+        let mut sum = x;
+        let square = mul(x, x);
         for k in 1..120 {
             term = mul(term, square) / (2 * k + 1);
             sum += term;
@@ -274,7 +277,8 @@ fn stepped_table(
         start,
         frac_bits: ARG_FRAC_BITS + slope_frac_bits,
     };
-    let (mut value, mut slope) = (Vec::new(), Vec::new());
+    let mut value = Vec::new();
+    let mut slope = Vec::new();
     for i in 0..1usize << INDEX_BITS {
         let points = samples.interval(i);
         let (last, end) = points[32];
@@ -351,7 +355,8 @@ fn continuous_table(
             .collect();
         steps.push(step);
     }
-    let (mut value, mut slope) = (vec![0; count], vec![0; count]);
+    let mut value = vec![0; count];
+    let mut slope = vec![0; count];
     let mut end = nearest(count);
     value[0] = (end << low_bits) as i64;
     for (k, step) in steps.iter().enumerate().rev() {
@@ -491,11 +496,14 @@ fn piecewise(
     f: impl Fn(u128) -> i128,
     shift_of: impl Fn(u64) -> u32,
 ) -> Piecewise {
-    let (mut shift, mut slope, mut intercept) = (Vec::new(), Vec::new(), Vec::new());
+    let mut shift = Vec::new();
+    let mut slope = Vec::new();
+    let mut intercept = Vec::new();
     for (j, &left) in threshold.iter().enumerate() {
         let right = threshold.get(j + 1).copied().unwrap_or(end);
         let c = shift_of(left);
-        let (first, last) = (left >> c, ((right - 1) >> c).max((left >> c) + 1));
+        let first = left >> c;
+        let last = ((right - 1) >> c).max((left >> c) + 1);
         let at = |reduced: u64| f((u128::from(reduced) << c) + ((1u128 << c) >> 1));
         let chord = round_div(at(last) - at(first), i128::from(last - first) << extra);
         let residuals = (0..=32).map(|k| {
