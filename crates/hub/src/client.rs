@@ -69,7 +69,8 @@ pub(crate) fn fetch(
                 .into_iter()
                 .map(|file| file.rfilename)
                 .collect();
-            let (commit, retries) = (commit.clone(), options.retries);
+            let commit = commit.clone();
+            let retries = options.retries;
             Remote {
                 repo,
                 commit,

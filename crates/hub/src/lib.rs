@@ -140,7 +140,8 @@ pub fn resolve(
         }
     }
     if options.offline {
-        let (repo, cache_dir) = (repo.to_string(), options.cache_dir.clone());
+        let repo = repo.to_string();
+        let cache_dir = options.cache_dir.clone();
         return Err(HubError::NotCached {
             repo,
             revision: revision.into(),

@@ -145,7 +145,8 @@ fn answer(stream: &TcpStream, served: &Mutex<Served>) -> Option<()> {
         .filter(|&count| count > 0)?;
     let mut served = served.lock().unwrap();
     let (method, path) = line.trim_end_matches(" HTTP/1.1\r\n").split_once(' ')?;
-    let (mut header, mut from) = (String::new(), 0);
+    let mut header = String::new();
+    let mut from = 0;
     while reader.read_line(&mut header).ok()? > 2 {
         let lower = header.trim().to_ascii_lowercase();
         if let Some(token) = lower.strip_prefix("authorization: ") {
@@ -235,7 +236,8 @@ fn respond(served: &Served, path: &str) -> (String, Vec<u8>) {
     };
     let tag = tag(name, body);
     if is_large(name) && !cdn {
-        let (size, storage) = (body.len(), served.storage.as_deref().unwrap_or_default());
+        let size = body.len();
+        let storage = served.storage.as_deref().unwrap_or_default();
         let head = format!(
             "302 Found\r\nLocation: {storage}/cdn/{sha}/{name}\r\nX-Repo-Commit: {sha}\r\n\
              X-Linked-Etag: \"{tag}\"\r\nX-Linked-Size: {size}"
