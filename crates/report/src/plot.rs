@@ -112,7 +112,8 @@ impl LinePlot {
             .filter(|(x, y)| x.is_finite() && y.is_finite())
             .peekable();
         points.peek()?;
-        let (mut xs, mut ys) = ((f64::MAX, f64::MIN), (f64::MAX, f64::MIN));
+        let mut xs = (f64::MAX, f64::MIN);
+        let mut ys = (f64::MAX, f64::MIN);
         for &(x, y) in points {
             xs = (xs.0.min(x), xs.1.max(x));
             ys = (ys.0.min(y), ys.1.max(y));
@@ -124,7 +125,8 @@ impl LinePlot {
     }
 
     fn draw_grid(&self, svg: &mut String, x: &Axis, y: &Axis) {
-        let (right, floor) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+        let right = WIDTH - RIGHT;
+        let floor = HEIGHT - BOTTOM;
         for tick in y.ticks() {
             let at = y.place(tick);
             let _ = writeln!(
