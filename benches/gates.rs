@@ -85,7 +85,8 @@ fn parties(
     let spec = &public.spec;
     let [adapter_seed, seed0, seed1] = [1, 2, 3].map(|n| Seed::from_bytes([n; 32]));
     let channel = |end| -> Box<dyn Channel> { Box::new(end) };
-    let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
+    let (client_end, server_end) = memory_pair();
+    let (sink, stream) = memory_pair();
     let adapter = private.mask(spec, &adapter_seed);
     let client = Masked::client(spec, &adapter, &seed0, channel(client_end)).expect("one model");
     let server = Masked::server(spec, private, &seed1, channel(server_end), channel(stream));

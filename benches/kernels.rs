@@ -35,7 +35,8 @@ fn ring_products(c: &mut Criterion) {
 
     let mut group = c.benchmark_group("dot product of shares");
     for n in [64, 4096] {
-        let (x, y) = (prg().words(n), prg().words(n));
+        let x = prg().words(n);
+        let y = prg().words(n);
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(BenchmarkId::from_parameter(n), |b| {
             b.iter(|| ring::dot(black_box(&x), black_box(&y)));
