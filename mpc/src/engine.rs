@@ -304,10 +304,8 @@ pub trait Engine {
         let both = self.truncate(x, truncation, labels[0])?;
         let both = self.open(&[(&both, truncation.to)], labels[0])?.remove(0);
         let half = self.cols(x) / 2;
-        let (g, u) = (
-            self.wire_columns(&both, 0, half),
-            self.wire_columns(&both, half, half),
-        );
+        let g = self.wire_columns(&both, 0, half);
+        let u = self.wire_columns(&both, half, half);
         let g = self.gate(&g, gate, labels[1])?;
         let g = self.open(&[(&g, truncation.to)], labels[1])?.remove(0);
         self.mul(&g, &u)

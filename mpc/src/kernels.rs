@@ -25,8 +25,10 @@ pub(crate) fn rotate_rows(
             .zip(out.chunks_exact_mut(2 * half))
         {
             for j in 0..half {
-                let (cos, sin) = (rope.cos[at + j] as u64, rope.sin[at + j] as u64);
-                let (a, b) = (head[j], head[j + half]);
+                let cos = rope.cos[at + j] as u64;
+                let sin = rope.sin[at + j] as u64;
+                let a = head[j];
+                let b = head[j + half];
                 out[j] = a.wrapping_mul(cos).wrapping_sub(b.wrapping_mul(sin));
                 out[j + half] = b.wrapping_mul(cos).wrapping_add(a.wrapping_mul(sin));
             }
@@ -48,11 +50,9 @@ pub(crate) fn ragged<'a>(data: &'a [u64], lens: &'a [usize]) -> impl Iterator<It
 /// `Σ_{heads of the group} q · k` for every group, row and key; linear in both, so any bilinear
 /// pair works.
 pub(crate) fn attention_scores(queries: &[u64], keys: &[u64], a: &Attention<'_>) -> Vec<u64> {
-    let (q_cols, k_cols, d) = (
-        a.num_attention_heads * a.head_dim,
-        a.num_key_value_heads * a.head_dim,
-        a.head_dim,
-    );
+    let q_cols = a.num_attention_heads * a.head_dim;
+    let k_cols = a.num_key_value_heads * a.head_dim;
+    let d = a.head_dim;
     let mut out = Vec::with_capacity(a.lens().iter().sum());
     for group in a.groups {
         for i in 0..a.rows {
@@ -73,11 +73,9 @@ pub(crate) fn attention_scores(queries: &[u64], keys: &[u64], a: &Attention<'_>)
 
 /// `Σ_key weight · value`, every head with its group's weights.
 pub(crate) fn attention_values(weights: &[u64], values: &[u64], a: &Attention<'_>) -> Vec<u64> {
-    let (q_cols, v_cols, d) = (
-        a.num_attention_heads * a.head_dim,
-        a.num_key_value_heads * a.head_dim,
-        a.head_dim,
-    );
+    let q_cols = a.num_attention_heads * a.head_dim;
+    let v_cols = a.num_key_value_heads * a.head_dim;
+    let d = a.head_dim;
     let mut out = vec![0u64; a.rows * q_cols];
     let lens = a.lens();
     let mut rows = ragged(weights, &lens);
@@ -117,6 +115,8 @@ pub(crate) fn head_scalar_index(a: &Attention<'_>) -> impl Fn(usize) -> usize {
     for (g, heads) in a.groups.iter().enumerate() {
         heads.iter().for_each(|&h| group_of[h] = g);
     }
-    let (d, rows, cols) = (a.head_dim, a.rows, a.num_attention_heads * a.head_dim);
+    let d = a.head_dim;
+    let rows = a.rows;
+    let cols = a.num_attention_heads * a.head_dim;
     move |i| group_of[i % cols / d] * rows + i / cols
 }

@@ -46,7 +46,8 @@ impl<E: Engine> State<E> {
         rows: usize,
     ) -> Result<u32, ProtocolError> {
         check_remaining_context(&self.weights.spec, self.cache.len(), rows)?;
-        let (weights, cache) = (&self.weights, &mut self.cache);
+        let weights = &self.weights;
+        let cache = &mut self.cache;
         let token = program::step(&mut self.engine, weights, cache, Some(boundary), bias, rows)?;
         token.ok_or(ProtocolError::MissingInput)
     }

@@ -109,7 +109,8 @@ impl ProgramSpec {
             })
         };
         if self.numeric != NumericSpec::with_rounding(self.numeric.rounding) {
-            let (theirs, ours) = (self.numeric.version, NumericSpec::default().version);
+            let theirs = self.numeric.version;
+            let ours = NumericSpec::default().version;
             let problem = format!(
                 "is of numeric version {theirs} or other scales; this version computes version \
                  {ours}\nhint: export the run again"
@@ -165,7 +166,8 @@ impl ProgramSpec {
     /// Every size alone and what they make together: a spec may come from a peer, and what follows
     /// allocates by it.
     fn check_sizes(&self) -> Result<(), SpecError> {
-        let (least_classes, rank) = (if self.reveals_embedding() { 0 } else { 2 }, self.lora_rank);
+        let least_classes = if self.reveals_embedding() { 0 } else { 2 };
+        let rank = self.lora_rank;
         let sizes = [
             ("hidden_size", self.hidden_size, 1, 1 << 18),
             ("intermediate_size", self.intermediate_size, 1, 1 << 20),
@@ -441,7 +443,8 @@ mod tests {
                 .to_string()
                 .contains("head_dim")
         );
-        let (heads, positions) = (4096, MAX_POSITIONS);
+        let heads = 4096;
+        let positions = MAX_POSITIONS;
         let spec = ProgramSpec {
             num_attention_heads: heads,
             max_positions: positions,

@@ -68,7 +68,8 @@ pub fn estimates(
             seconds: network.seconds(&cost),
         })
     };
-    let (one_hot, dcf) = (estimate(Comparison::OneHot)?, estimate(Comparison::Dcf)?);
+    let one_hot = estimate(Comparison::OneHot)?;
+    let dcf = estimate(Comparison::Dcf)?;
     Ok(if dcf.seconds < one_hot.seconds {
         [dcf, one_hot]
     } else {
@@ -82,7 +83,7 @@ pub fn estimates(
 /// ```
 /// use marill_mpc::{random_model::tiny_spec, tally_decode};
 ///
-/// let (shorter, longer) = (tally_decode(&tiny_spec(), 15)?, tally_decode(&tiny_spec(), 31)?);
+/// let shorter = tally_decode(&tiny_spec(), 15)?; let longer = tally_decode(&tiny_spec(), 31)?;
 /// assert!(shorter.rounds <= longer.rounds, "a level more of the maximum over twice the keys");
 /// assert!(shorter.e0_to_e1_bytes < longer.e0_to_e1_bytes);
 /// # Ok::<(), marill_mpc::ProtocolError>(())
@@ -96,10 +97,8 @@ pub fn tally_on(
     cached: usize,
     rows: usize,
 ) -> Result<Vec<(&'static str, Cost)>, ProtocolError> {
-    let (mut engine, mut cache) = (
-        Masked::tally(spec).with_comparison(comparison),
-        Cache::new(spec),
-    );
+    let mut engine = Masked::tally(spec).with_comparison(comparison);
+    let mut cache = Cache::new(spec);
     let shapes = PublicWeights::shapes_only(spec);
     check_remaining_context(spec, cached, rows)?;
     if cached > 0 {

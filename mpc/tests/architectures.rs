@@ -62,9 +62,12 @@ impl Real<'_> {
     }
 
     fn attention(&self, layer: usize, x: &Rows, causal: bool) -> Rows {
-        let (d, heads) = (self.0.spec.head_dim, self.0.spec.num_attention_heads);
+        let d = self.0.spec.head_dim;
+        let heads = self.0.spec.num_attention_heads;
         let of = |m: Module| -> Rows { x.iter().map(|row| self.map(layer, m, row)).collect() };
-        let (q, k, v) = (of(Module::Q), of(Module::K), of(Module::V));
+        let q = of(Module::Q);
+        let k = of(Module::K);
+        let v = of(Module::V);
         let mut out: Rows = vec![vec![0.0; heads * d]; x.len()];
         for (i, row) in out.iter_mut().enumerate() {
             for head in 0..heads {
@@ -107,11 +110,9 @@ impl Real<'_> {
     /// The residual sums in front of every norm, then what the final norm or the last post-norm
     /// gives.
     fn run(&self, boundary: &Rows) -> (Vec<Rows>, Rows) {
-        let (gpt2, mut h, mut sums) = (
-            self.0.spec.architecture == Architecture::Gpt2,
-            boundary.clone(),
-            Vec::new(),
-        );
+        let gpt2 = self.0.spec.architecture == Architecture::Gpt2;
+        let mut h = boundary.clone();
+        let mut sums = Vec::new();
         let normed = |norm: &(Vec<f32>, Vec<f32>), x: &Rows| -> Rows {
             x.iter().map(|row| self.norm(norm, row)).collect()
         };
@@ -190,7 +191,8 @@ fn erf(x: f64) -> f64 {
     if x.abs() > 5.0 {
         return x.signum();
     }
-    let (mut term, mut sum) = (x, x);
+    let mut term = x;
+    let mut sum = x;
     for k in 1..120 {
         term *= -x * x / f64::from(k);
         sum += term / f64::from(2 * k + 1);
@@ -465,11 +467,9 @@ fn block_cost(
 fn blocks_of_gpt2_and_bert_keep_to_their_budgets() {
     let show = |name: &str, cost: marill_mpc::cost::Cost| {
         let mb = |bytes: u64| bytes as f64 / 1e6;
-        let (up, down, dealer) = (
-            mb(cost.e0_to_e1_bytes),
-            mb(cost.e1_to_e0_bytes),
-            mb(cost.dealer_to_e1_bytes),
-        );
+        let up = mb(cost.e0_to_e1_bytes);
+        let down = mb(cost.e1_to_e0_bytes);
+        let dealer = mb(cost.dealer_to_e1_bytes);
         println!(
             "{name}: {} rounds, {up:.2} MB up, {down:.2} MB down, {dealer:.1} MB of corrections",
             cost.rounds

@@ -154,10 +154,8 @@ fn lines(few: usize, run: Run) -> Vec<String> {
     ]
     .map(|(n, comparison)| figures(run, n, comparison));
     let plural = if few == 1 { "element" } else { "elements" };
-    let (at, from) = (
-        format!("{} {plural}", grouped(few as u64)),
-        grouped(MANY as u64),
-    );
+    let at = format!("{} {plural}", grouped(few as u64));
+    let from = grouped(MANY as u64);
     if one_hot == dcf {
         return vec![
             format!("- {at}: {one_hot}"),

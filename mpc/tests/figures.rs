@@ -34,10 +34,8 @@ fn with_groups(layers: usize, groups: Vec<Vec<usize>>) -> ProgramSpec {
 
 #[test]
 fn a_decoded_token_at_128_keys_keeps_to_its_budget() {
-    let (all, fewer) = (
-        tally_decode(&smollm2(15), 127).unwrap(),
-        tally_decode(&smollm2(14), 127).unwrap(),
-    );
+    let all = tally_decode(&smollm2(15), 127).unwrap();
+    let fewer = tally_decode(&smollm2(14), 127).unwrap();
     let layer = all - fewer;
     assert_eq!(
         layer.rounds, 73,
@@ -135,7 +133,8 @@ fn a_full_fine_tune_costs_about_twice_the_merged_half() {
             tally_prefill(spec, 128).unwrap(),
         )
     };
-    let ((full_token, full_prompt), (token, prompt)) = (steps(&full), steps(&half));
+    let (full_token, full_prompt) = steps(&full);
+    let (token, prompt) = steps(&half);
     for (name, cost) in [
         ("full, per token", full_token),
         ("full, a prompt", full_prompt),

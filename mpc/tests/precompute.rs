@@ -44,7 +44,8 @@ fn run(
 ) -> (Run, u64) {
     let (public, private) = random_weights(spec, 3);
     let [adapter_seed, seed0, seed1] = [1, 2, 3].map(|k| Seed::from_bytes([k; 32]));
-    let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
+    let (client_end, server_end) = memory_pair();
+    let (sink, stream) = memory_pair();
     let records: [Arc<Mutex<Vec<Vec<u8>>>>; 2] = Default::default();
     let client_end = Recorded(Box::new(client_end), Arc::clone(&records[0]));
     let server_end = Recorded(Box::new(server_end), Arc::clone(&records[1]));
@@ -57,7 +58,8 @@ fn run(
             session.prefill(spec.bucket(PROMPT)).unwrap();
             (0..STEPS).for_each(|_| session.decode().unwrap());
         });
-        let (weights, private) = (Arc::clone(&public), &private);
+        let weights = Arc::clone(&public);
+        let private = &private;
         scope.spawn(move || {
             let mut session = ServerSession::new(
                 weights,

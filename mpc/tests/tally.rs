@@ -46,7 +46,8 @@ fn block(rounding: Rounding, comparison: Comparison, cached: usize, rows: usize)
             .1;
         [all, maximum]
     };
-    let ([three, three_max], [two, two_max]) = (sum(3), sum(2));
+    let [three, three_max] = sum(3);
+    let [two, two_max] = sum(2);
     [three - two, three_max - two_max]
 }
 

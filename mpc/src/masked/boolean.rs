@@ -180,11 +180,13 @@ impl OneHot {
                 },
             );
         }
-        let (size, half) = (1usize << self.width, 1usize << (self.width - 1));
+        let size = 1usize << self.width;
+        let half = 1usize << (self.width - 1);
         let sign = plane(n, |i| {
             let (row, digit) = at(i);
             let vector = self.vector(row);
-            let (from, to) = ((digit + 1) % size, (digit + half + 1) % size);
+            let from = (digit + 1) % size;
+            let to = (digit + half + 1) % size;
             let wraps = if from < to {
                 0
             } else {
@@ -251,7 +253,8 @@ impl Masked {
     ) -> Result<OneHot, ProtocolError> {
         let n = wire.len();
         let size = 1usize << width;
-        let (stride, bytes) = (size.div_ceil(64), size.div_ceil(8));
+        let stride = size.div_ceil(64);
+        let bytes = size.div_ceil(8);
         let data = match &mut self.role {
             Role::Tally(tally) => {
                 tally.dealer(n * bytes);
@@ -357,7 +360,8 @@ impl Masked {
                 self.correct_plane(n, |w| masks.iter().fold(u64::MAX, |all, rho| all & rho[w]))?;
             mixed.push((set, share.words));
         }
-        let (first, held) = (self.is_first(), self.is_evaluator());
+        let first = self.is_first();
+        let held = self.is_evaluator();
         let product = |&term: &Planes| {
             let mut words = vec![0; if held { n.div_ceil(64) } else { 0 }];
             for set in subsets(term) {
@@ -471,7 +475,8 @@ pub(crate) fn split(start: u32, total: u32, count: u32) -> Vec<(u32, u32)> {
     let count = count.min(total);
     (0..count)
         .map(|d| {
-            let (from, to) = (start + total * d / count, start + total * (d + 1) / count);
+            let from = start + total * d / count;
+            let to = start + total * (d + 1) / count;
             (from, to - from)
         })
         .collect()

@@ -301,10 +301,8 @@ fn evaluate(
     let key_bytes = shape.key_bytes();
     let chunk = |(c, mut columns): (usize, Vec<&mut [u64]>)| {
         let rows = c * CHUNK..(c * CHUNK + CHUNK).min(roots.len());
-        let (roots, cws) = (
-            &roots[rows.clone()],
-            &cws[rows.start * key_bytes..rows.end * key_bytes],
-        );
+        let roots = &roots[rows.clone()];
+        let cws = &cws[rows.start * key_bytes..rows.end * key_bytes];
         let keys = Keys {
             shape,
             first,

@@ -31,8 +31,12 @@ impl Masked {
     }
 
     fn extend_anew(&mut self, wire: &Wire) -> Result<Extended, ProtocolError> {
-        let (rows, cols, bits, n) = (wire.rows, wire.cols, wire.bits, wire.len());
-        let (public, mask) = (wire.open.clone(), wire.mask.clone());
+        let rows = wire.rows;
+        let cols = wire.cols;
+        let bits = wire.bits;
+        let n = wire.len();
+        let public = wire.open.clone();
+        let mask = wire.mask.clone();
         let mut extended = Extended {
             rows,
             cols,
@@ -45,7 +49,8 @@ impl Masked {
         if bits == 64 {
             return Ok(extended);
         }
-        let (offset, top) = (1u64 << (bits - 2), bits - 1);
+        let offset = 1u64 << (bits - 2);
+        let top = bits - 1;
         let carries = self.correct(n, 64 - bits, |i| u64::from(wire.mask[i] < wire.mask0[i]))?;
         extended.wraps = self.correct(n, 64 - bits, |i| wire.mask[i] >> top)?;
         match &self.role {
@@ -67,7 +72,9 @@ impl Masked {
     /// `x² = X² - 2X·ρ + r² - 2^(k+1)·c·m·r`.
     pub(super) fn extended_square_sums(&mut self, x: &Extended) -> Result<Share, ProtocolError> {
         debug_assert!(x.bits >= 32, "the square of a wrap is out of reach");
-        let (n, cols, first) = (x.rows * x.cols, x.cols, self.is_first());
+        let n = x.rows * x.cols;
+        let cols = x.cols;
+        let first = self.is_first();
         let wrapped = match x.missing() {
             0 => Vec::new(),
             missing => self.correct(n, missing - 1, |i| x.wraps[i].wrapping_mul(x.mask[i]))?,

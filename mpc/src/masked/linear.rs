@@ -35,7 +35,8 @@ impl Share {
         let data = (0..n)
             .map(|i| f(at(&self.data, i), at(&other.data, i)))
             .collect();
-        let (bits, deferred) = (self.bits.min(other.bits), self.deferred || other.deferred);
+        let bits = self.bits.min(other.bits);
+        let deferred = self.deferred || other.deferred;
         Self {
             rows: self.rows,
             cols: self.cols,

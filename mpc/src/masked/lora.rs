@@ -31,10 +31,13 @@ impl Masked {
         maps: &[MapId],
         label: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
-        let (cols, inner) = (pending.x.cols, pending.x.rows * self.rank);
+        let cols = pending.x.cols;
+        let inner = pending.x.rows * self.rank;
         let masks = self.masks_of_reveal(&pending.x, bits, maps);
         // `p` of every map at E0 and at the dealer; `c` or its E0 half.
-        let (mut ps, mut cs, mut note) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ps = Vec::new();
+        let mut cs = Vec::new();
+        let mut note = Vec::new();
         for &map in maps {
             let a = match &self.role {
                 Role::Dealer(dealer) => Some(&dealer.adapter_masks[map.index()].a),

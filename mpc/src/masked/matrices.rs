@@ -19,7 +19,8 @@ pub(super) enum Matrices {
 pub(super) fn product(x: &[u64], matrix: &[u64], cols: usize) -> Vec<u64> {
     /// Rows of one piece of work: enough for the tiled kernel, few enough for a cache.
     const BLOCK: usize = 64;
-    let (n, rows) = (x.len() / cols, matrix.len() / cols);
+    let n = x.len() / cols;
+    let rows = matrix.len() / cols;
     let parts: Vec<Vec<u64>> = matrix
         .par_chunks(BLOCK * cols)
         .map(|part| ring::matmul_transposed(x, part, cols))

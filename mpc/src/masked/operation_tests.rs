@@ -93,9 +93,11 @@ fn shares_of(
     public: &PublicWeights,
     private: &PrivateWeights,
 ) -> (Share, Share) {
-    let (spec, cols) = (&public.spec, input.len() / rows);
+    let spec = &public.spec;
+    let cols = input.len() / rows;
     let [adapter_seed, seed0, seed1] = marill_testkit::world::session_seeds();
-    let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
+    let (client_end, server_end) = memory_pair();
+    let (sink, stream) = memory_pair();
     let channel = |end| -> Box<dyn Channel> { Box::new(end) };
     let mut client = Masked::client(
         spec,
@@ -239,7 +241,9 @@ fn stochastic_truncation_is_unbiased_and_off_by_about_one() {
         &private,
     );
     let modulus = marill_numeric::fixed::low_mask(x.bits);
-    let (mut sums, mut counts, mut variances) = (vec![0f64; 14], vec![0f64; 14], vec![0f64; 14]);
+    let mut sums = vec![0f64; 14];
+    let mut counts = vec![0f64; 14];
+    let mut variances = vec![0f64; 14];
     for (i, v) in values.iter().enumerate() {
         let got =
             marill_numeric::fixed::sign_extend(x.data[i].wrapping_add(y.data[i]) & modulus, x.bits)
@@ -379,7 +383,8 @@ fn gated_products_are_the_twins_up_to_the_limits_of_both_halves() {
     // Factors whose product stays in the ring, and pairs at the limits beside a small factor.
     let mut gate: Vec<u64> = wide("gate", 44).collect();
     let mut up: Vec<u64> = wide("up", 44).collect();
-    let (limit, one) = ((1i64 << 54) - (1 << 23) - 1, 1i64 << 38);
+    let limit = (1i64 << 54) - (1 << 23) - 1;
+    let one = 1i64 << 38;
     for (g, u) in [
         (limit, one),
         (-limit, one),
@@ -493,7 +498,8 @@ fn softmax_over_2048_keys_is_within_a_thousandth() {
         &run_everywhere(&Softmax(lens.clone()), &encode(&floats, 15), 1, 64),
         14,
     );
-    let (mut at, mut worst) = (0, 0f64);
+    let mut at = 0;
+    let mut worst = 0f64;
     for len in lens {
         let row = &floats[at..at + len];
         let largest = row.iter().copied().fold(f32::MIN, f32::max);

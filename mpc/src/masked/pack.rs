@@ -114,12 +114,14 @@ pub(super) const fn tight_bytes(n: usize, bits: u32) -> usize {
 
 /// Appends the low `bits` bits of each value, bit behind bit.
 pub(super) fn pack_tight(out: &mut Vec<u8>, values: &[u64], bits: u32) {
-    let (start, modulus) = (out.len(), low_mask(bits));
+    let start = out.len();
+    let modulus = low_mask(bits);
     if bits > 0 && bits.is_multiple_of(8) {
         return pack_iter(out, values.iter().map(|v| v & modulus), byte_width(bits));
     }
     out.reserve(tight_bytes(values.len(), bits) + 8);
-    let (mut pending, mut held) = (0u128, 0);
+    let mut pending = 0u128;
+    let mut held = 0;
     for value in values {
         pending |= u128::from(value & modulus) << held;
         held += bits;
@@ -139,7 +141,9 @@ pub(super) fn unpack_tight(data: &[u8], n: usize, bits: u32) -> Vec<u64> {
         return unpack(&data[..tight_bytes(n, bits)], byte_width(bits));
     }
     let modulus = low_mask(bits);
-    let (mut chunks, mut pending, mut held) = (data[..tight_bytes(n, bits)].chunks(8), 0u128, 0);
+    let mut chunks = data[..tight_bytes(n, bits)].chunks(8);
+    let mut pending = 0u128;
+    let mut held = 0;
     let mut next = || {
         if held < bits {
             let mut word = [0; 8];

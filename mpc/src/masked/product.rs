@@ -38,7 +38,8 @@ impl Masked {
             a.iter().zip(b).map(|(a, b)| a.wrapping_mul(*b)).collect()
         };
         let own = |this: &Self| {
-            let (left, right) = (zip(&x.open, &this.share(y).data), zip(&y.open, &x.mask));
+            let left = zip(&x.open, &this.share(y).data);
+            let right = zip(&y.open, &x.mask);
             left.iter()
                 .zip(right)
                 .map(|(l, r)| l.wrapping_sub(r))

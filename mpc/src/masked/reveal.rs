@@ -77,7 +77,8 @@ impl<'a> Part<'a> {
 impl Wire {
     /// Puts the received MSBs above E1's low ones; returns the bytes read.
     fn add_msbs(&mut self, data: &[u8]) -> usize {
-        let (n, top) = (self.len(), self.bits - 1);
+        let n = self.len();
+        let top = self.bits - 1;
         let mut msbs = vec![0; n.div_ceil(64)];
         let read = xor_packed_plane(&mut msbs, data, n);
         self.open
@@ -245,7 +246,9 @@ impl Masked {
                 share.bits
             );
             let n = share.len();
-            let (mut open, mut mask, mut mask0) = (Vec::new(), Vec::new(), Vec::new());
+            let mut open = Vec::new();
+            let mut mask = Vec::new();
+            let mut mask0 = Vec::new();
             match &mut self.role {
                 Role::Tally(_) => {}
                 Role::Dealer(dealer) => {
@@ -291,7 +294,8 @@ impl Masked {
         let mut opened = Vec::with_capacity(planes.len());
         for plane in planes {
             let words = plane.n.div_ceil(64);
-            let (mut hat, mut rho) = (Vec::new(), Vec::new());
+            let mut hat = Vec::new();
+            let mut rho = Vec::new();
             match &mut self.role {
                 Role::Tally(_) => {}
                 Role::Dealer(dealer) => {
@@ -352,7 +356,9 @@ impl Masked {
             !x.deferred && x.bits >= bits,
             "a materialized share of enough bits"
         );
-        let (n, modulus, bytes) = (x.len(), low_mask(bits), byte_width(bits));
+        let n = x.len();
+        let modulus = low_mask(bits);
+        let bytes = byte_width(bits);
         let numbers = (n + notes) * bytes;
         let mut payload = Vec::new();
         if self.is_first() {
@@ -380,7 +386,8 @@ impl Masked {
         if let Some(late) = &late {
             late.labels.iter().for_each(|label| self.record(label, &x));
         }
-        let (mut data, mut heard) = (Vec::new(), Vec::new());
+        let mut data = Vec::new();
+        let mut heard = Vec::new();
         if let Some(received) = received {
             data = x.data;
             add_packed(&mut data, &received, bytes, bits);
@@ -463,7 +470,8 @@ impl Masked {
             Role::Tally(tally) => {
                 let rounds = u64::from(tally.one_way.replace(from_first) != Some(from_first));
                 let bytes = |first| if from_first == first { size as u64 } else { 0 };
-                let (e0_to_e1_bytes, e1_to_e0_bytes) = (bytes(true), bytes(false));
+                let e0_to_e1_bytes = bytes(true);
+                let e1_to_e0_bytes = bytes(false);
                 tally.add(Cost {
                     rounds,
                     e0_to_e1_bytes,

@@ -72,12 +72,11 @@ impl EvaluatorRandomness for ClientScript {
 
     /// Shifts masks of a partial opening so that its MSBs are those which E0 will send.
     fn opened_in_part(&mut self, wire: &mut Wire) {
-        let (msbs, top) = (
-            self.msbs
-                .next()
-                .expect("as many partial openings as recorded"),
-            wire.bits - 1,
-        );
+        let msbs = self
+            .msbs
+            .next()
+            .expect("as many partial openings as recorded");
+        let top = wire.bits - 1;
         for (i, (open, mask)) in wire.open.iter_mut().zip(&mut wire.mask).enumerate() {
             let other = ((*open >> top) ^ crate::masked::boolean::bit(&msbs, i)) << top;
             *open ^= other;

@@ -236,10 +236,8 @@ impl Fixture {
     ) -> Result<Vec<Option<u32>>, crate::error::ProtocolError> {
         let mut cache = Cache::new(self.spec()).with_sampling(self.sampling);
         let padded = input.map(|(prompt, _)| pad_prompt(self.spec(), prompt).unwrap());
-        let (prompt, bias) = (
-            padded.as_ref().map(|p| p.0.as_slice()),
-            padded.as_ref().map(|p| p.1.as_slice()),
-        );
+        let prompt = padded.as_ref().map(|p| p.0.as_slice());
+        let bias = padded.as_ref().map(|p| p.1.as_slice());
         let first = program::step(engine, &self.public, &mut cache, prompt, bias, bucket)?;
         let next = input.map(|(_, next)| next.as_slice());
         let second = program::step(engine, &self.public, &mut cache, next, None, 1)?;
@@ -296,8 +294,9 @@ impl Fixture {
     /// A whole session; `flip` changes one byte of the corrections.
     fn record(&self, input: &Input, flip: Option<usize>) -> Recording {
         let bucket = self.spec().bucket(input.0.len() / self.spec().hidden_size);
-        let ((client_end, server_end), (sink, stream), (dcf_keys, own_dcf_keys)) =
-            (memory_pair(), memory_pair(), memory_pair());
+        let (client_end, server_end) = memory_pair();
+        let (sink, stream) = memory_pair();
+        let (dcf_keys, own_dcf_keys) = memory_pair();
         let logs: [Log; 4] = Default::default();
         thread::scope(|scope| {
             let server = scope.spawn(|| {
@@ -417,7 +416,8 @@ fn sampled_values_are_the_twins_given_the_noise() {
         every_value_is_the_twins(&fixture, 1, |fixture, input, run| {
             fixture.twin_with(input, None, run.noise.clone())
         });
-        let (input, many) = (fixture.input(1, 11), 8);
+        let input = fixture.input(1, 11);
+        let many = 8;
         let tokens: Vec<_> = (0..many)
             .map(|_| fixture.record(&input, None).tokens)
             .collect();
@@ -470,18 +470,14 @@ fn every_value_is_the_twins(
 fn frames_have_the_same_sizes_for_any_two_prompts_of_a_bucket() {
     let fixture = Fixture::new(1);
     let sizes = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).collect::<Vec<_>>();
-    let (short, long) = (
-        fixture.record(&fixture.input(5, 2), None),
-        fixture.record(&fixture.input(6, 16), None),
-    );
+    let short = fixture.record(&fixture.input(5, 2), None);
+    let long = fixture.record(&fixture.input(6, 16), None);
     assert_eq!(sizes(&short.client_frames), sizes(&long.client_frames));
     assert_eq!(sizes(&short.server_frames), sizes(&long.server_frames));
     assert_eq!(sizes(&short.corrections), sizes(&long.corrections));
     let fixture = fixture.uses_dcf();
-    let (short, long) = (
-        fixture.record(&fixture.input(5, 2), None),
-        fixture.record(&fixture.input(6, 16), None),
-    );
+    let short = fixture.record(&fixture.input(5, 2), None);
+    let long = fixture.record(&fixture.input(6, 16), None);
     assert_eq!(sizes(&short.server_frames), sizes(&long.server_frames));
     assert_eq!(
         (sizes(&short.corrections), sizes(&short.dcf_keys)),
@@ -626,10 +622,8 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
             Replay::new(Vec::new(), &logs[1]),
         );
         if let Role::Evaluator(e) = &mut second.role {
-            let (sent, msbs) = (
-                Transcript::new(frames.concat()),
-                Record::of(&mut client).msbs.into_iter(),
-            );
+            let sent = Transcript::new(frames.concat());
+            let msbs = Record::of(&mut client).msbs.into_iter();
             e.randomness = Box::new(ClientScript {
                 sent,
                 msbs,
@@ -679,7 +673,8 @@ fn the_clients_view_fits_another_adapter_but_for_a_share() {
     ];
     for make in pairs {
         // A seed whose adapter gives other tokens, so that the last share has something to say.
-        let (fixture, input) = (make(2), make(2).input(7, 9));
+        let fixture = make(2);
+        let input = make(2).input(7, 9);
         let run = fixture.record(&input, None);
         let other = (3..40)
             .map(|seed| Fixture {
@@ -802,7 +797,8 @@ fn runs_against_a_simulator(fixture: &Fixture) {
         frames.iter().map(fill).collect()
     };
     let (log, unused): (Log, Log) = Default::default();
-    let (messages, corrections) = (random(&run.client_frames), random(&run.corrections));
+    let messages = random(&run.client_frames);
+    let corrections = random(&run.corrections);
     let mut server = fixture.server(
         Replay::new(messages, &log),
         Replay::new(corrections, &unused),

@@ -127,10 +127,8 @@ fn queries_keys_values<E: Engine>(
     }
 
     // One truncation for all three; in the last layer only the last row asks.
-    let (q_cols, kv_cols) = (
-        spec.num_attention_heads * spec.head_dim,
-        spec.num_key_value_heads * spec.head_dim,
-    );
+    let q_cols = spec.num_attention_heads * spec.head_dim;
+    let kv_cols = spec.num_key_value_heads * spec.head_dim;
     let (q, k, v) = if last && rows > 1 {
         let q = engine.last_row(&q);
         let q = engine.truncate(

@@ -274,7 +274,8 @@ impl<'a> Prover<'a> {
             positions,
         };
         let mut best = self.prove(envelope(0.0))?;
-        let (mut low, mut high) = (0.0, top);
+        let mut low = 0.0;
+        let mut high = top;
         while high - low > 0.1 {
             let middle = (low + high) / 2.0;
             match self.prove(envelope(middle)) {
@@ -300,7 +301,8 @@ pub fn prove(
 
 /// The client's inputs in the order in which a program asks for them.
 fn inputs(public: &PublicWeights, envelope: Envelope) -> VecDeque<Span> {
-    let (spec, rows) = (&public.spec, envelope.positions);
+    let spec = &public.spec;
+    let rows = envelope.positions;
     let pad = PAD_BIAS.wrapping_neg() as f64;
     let mut inputs = VecDeque::from([Span::uniform(1, rows, pad)]);
     if spec.architecture.is_encoder() {

@@ -331,7 +331,8 @@ impl Engine for Real {
             let at = (first_position + i) * half;
             for head in row.chunks_exact_mut(2 * half) {
                 for j in 0..half {
-                    let (cos, sin) = (rope.cos[at + j] as f64, rope.sin[at + j] as f64);
+                    let cos = rope.cos[at + j] as f64;
+                    let sin = rope.sin[at + j] as f64;
                     (head[j], head[j + half]) = (
                         head[j] * cos - head[j + half] * sin,
                         head[j + half] * cos + head[j] * sin,
@@ -412,7 +413,9 @@ impl Engine for Real {
         values: &Reals,
         a: &Attention<'_>,
     ) -> ProtocolResult<Reals> {
-        let (d, cols, lens) = (a.head_dim, a.num_attention_heads * a.head_dim, a.lens());
+        let d = a.head_dim;
+        let cols = a.num_attention_heads * a.head_dim;
+        let lens = a.lens();
         let mut data = vec![0.0; a.rows * cols];
         let mut rows = ragged(&weights.data, &lens);
         for group in a.groups {
@@ -637,7 +640,8 @@ mod tests {
             spec.encode(&gaussian(seed, "row", n * spec.hidden_size, 1.0))
                 .unwrap()
         };
-        let (prompt, next) = (row(1, 9), row(2, 1));
+        let prompt = row(1, 9);
+        let next = row(2, 1);
         let mut twin = Twin::new(public.clone(), private.clone());
         let mut real = RealTwin::new(public, private);
         let mut worst = 0f64;

@@ -600,7 +600,8 @@ impl Engine for PlaintextEngine {
         label: &'static str,
     ) -> ProtocolResult<Tensor> {
         if let Some(index) = s.data.iter().position(|&v| v >= table.end) {
-            let (value, bits) = (s.data[index] as i64, table.ring_bits);
+            let value = s.data[index] as i64;
+            let bits = table.ring_bits;
             return Err(ProtocolError::Range(NumericError::Overflow {
                 label,
                 index,

@@ -213,7 +213,8 @@ mod tests {
             spec.encode(&gaussian(seed, "row", n * spec.hidden_size, 1.5))
                 .unwrap()
         };
-        let (prompt, rows) = (row(1, 5), [row(2, 1), row(3, 1)]);
+        let prompt = row(1, 5);
+        let rows = [row(2, 1), row(3, 1)];
         let mut twin = Twin::new(Arc::clone(&public), Arc::clone(&private));
         let mut expected = vec![twin.prefill(&prompt).unwrap()];
         expected.extend(rows.iter().map(|r| twin.decode(r).unwrap()));
@@ -223,14 +224,18 @@ mod tests {
             .chain(rows.iter().map(|r| InputShare::of_row(r)))
             .collect();
         let [adapter_seed, seed0, seed1] = marill_testkit::world::session_seeds();
-        let ((e0, e1), (sink, stream), (dcf_keys_sink, dcf_keys)) =
-            (memory_pair(), memory_pair(), memory_pair());
+        let (e0, e1) = memory_pair();
+        let (sink, stream) = memory_pair();
+        let (dcf_keys_sink, dcf_keys) = memory_pair();
         let uses_dcf = comparison == Comparison::Dcf;
         let adapter = private.mask(&spec, &adapter_seed);
         let tokens = thread::scope(|scope| {
-            let (spec, seed0_dealer, seed1_dealer) = (spec.clone(), seed0.clone(), seed1.clone());
+            let spec = spec.clone();
+            let seed0_dealer = seed0.clone();
+            let seed1_dealer = seed1.clone();
             scope.spawn(move || {
-                let (seeds, sink) = ([adapter_seed, seed0_dealer, seed1_dealer], Box::new(sink));
+                let seeds = [adapter_seed, seed0_dealer, seed1_dealer];
+                let sink = Box::new(sink);
                 deal(
                     spec,
                     seeds,

@@ -91,7 +91,8 @@ impl ProgramSpec {
     #[must_use]
     pub fn map_spec(&self, id: MapId) -> MapSpec {
         let modules = self.architecture.modules();
-        let (layer, module) = (id.0 / modules.len(), modules[id.0 % modules.len()]);
+        let layer = id.0 / modules.len();
+        let module = modules[id.0 % modules.len()];
         let (cols, rows) = self.shape(module);
         let private_bits = match module {
             Module::Q | Module::K | Module::V if self.architecture.is_rotary() => width::FULL,

@@ -205,7 +205,8 @@ mod tests {
         for (map, words) in spec.maps().zip(masked.full.iter()) {
             for bit in 0..map.private_bits {
                 let ones = words.iter().filter(|w| *w >> bit & 1 == 1).count() as f64;
-                let (n, half) = (words.len() as f64, words.len() as f64 / 2.0);
+                let n = words.len() as f64;
+                let half = words.len() as f64 / 2.0;
                 // 5.5 standard deviations: once in 26 million for each of some hundred bits.
                 assert!(
                     (ones - half).abs() < 5.5 * (n / 4.0).sqrt(),

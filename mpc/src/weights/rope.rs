@@ -31,7 +31,8 @@ impl Rope {
     fn new(spec: &ProgramSpec) -> Self {
         let half = spec.head_dim / 2;
         let one = f64::from(1u32 << spec.numeric.rope_frac_bits);
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        let mut cos = Vec::new();
+        let mut sin = Vec::new();
         for position in 0..spec.max_positions {
             for i in 0..half {
                 let angle = position as f64

@@ -43,7 +43,8 @@ impl Masked {
         out_bits: u32,
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
-        let (n, held) = (x.len(), self.is_evaluator());
+        let n = x.len();
+        let held = self.is_evaluator();
         let index = self.one_hot(wire, table.low_bits, INDEX_BITS)?;
         let below = self.one_hot(wire, 0, table.low_bits)?;
         let mask = low_mask(table.low_bits) as usize;

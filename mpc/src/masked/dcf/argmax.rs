@@ -16,7 +16,9 @@ impl Masked {
         offsets: &[u64],
         bits: u32,
     ) -> Result<Vec<u64>, ProtocolError> {
-        let (rows, per_row, k) = (x.len(), offsets.len(), x.bits);
+        let rows = x.len();
+        let per_row = offsets.len();
+        let k = x.bits;
         let public =
             |e: usize| x.open[e / per_row].wrapping_sub(offsets[e % per_row]) & low_mask(k);
         let top = |i: usize| x.mask[i] >> (k - 1) & 1;
@@ -46,7 +48,8 @@ impl Masked {
         d: &Wire,
         factors: &[&Wire],
     ) -> Result<Vec<Vec<u64>>, ProtocolError> {
-        let (n, k) = (d.len(), d.bits);
+        let n = d.len();
+        let k = d.bits;
         let top = |r: u64| r >> (k - 1) & 1;
         let widths: Vec<u32> = std::iter::once(k)
             .chain(factors.iter().map(|y| y.bits))

@@ -143,7 +143,8 @@ impl Masked {
                 .map(|v| v.wrapping_sub(less) & modulus)
                 .collect::<Vec<u64>>()
         };
-        let (open, mask) = (narrow(&x.open, table.start as u64), narrow(&x.mask, 0));
+        let open = narrow(&x.open, table.start as u64);
+        let mask = narrow(&x.mask, 0);
         let wire = Wire::new((x.rows, x.cols), ARG_BITS, [open, mask, Vec::new()]);
         if self.uses_dcf(wire.len()) {
             return self.tabulated_by_dcf(x, &wire, table, out_bits, label);
@@ -186,9 +187,12 @@ impl Masked {
         table: &LinearTable,
         label: &'static str,
     ) -> Result<Position, ProtocolError> {
-        let (n, held, low) = (wire.len(), self.is_evaluator(), table.low_bits);
+        let n = wire.len();
+        let held = self.is_evaluator();
+        let low = table.low_bits;
         let many = self.many(n);
-        let (top_start, mask) = (low + INDEX_BITS, low_mask(INDEX_BITS) as usize);
+        let top_start = low + INDEX_BITS;
+        let mask = low_mask(INDEX_BITS) as usize;
         // A vector of 2^9 bits is dear enough.
         let digits = if many { 3 } else { low.div_ceil(INDEX_BITS) };
         let below = self.compare_digits(wire, &split(0, low, digits))?;
@@ -212,7 +216,8 @@ impl Masked {
             });
         }
         let mut opening = Opening::default();
-        let (mut terms, borrows) = (opening.chain(&below, false), below.len() - 1);
+        let mut terms = opening.chain(&below, false);
+        let borrows = below.len() - 1;
         terms.extend([opening.all(&same), opening.all(&lower)]);
         terms.extend(opening.chain(&signs, true));
         let (_, mut products) = self.products(&[], &opening.planes, &terms, label)?;
@@ -230,10 +235,8 @@ impl Masked {
                 index: sign_index,
             }
         });
-        let (same, lower) = (
-            vec![products.swap_remove(borrows)],
-            vec![products.swap_remove(borrows)],
-        );
+        let same = vec![products.swap_remove(borrows)];
+        let lower = vec![products.swap_remove(borrows)];
         Ok(Position {
             borrow,
             index: shifted_index,
@@ -257,7 +260,8 @@ impl Masked {
             opening.add(&position.index.0),
             opening.add(&position.index.1) | borrow,
         );
-        let (same, lower) = (opening.all(&position.same), opening.all(&position.lower));
+        let same = opening.all(&position.same);
+        let lower = opening.all(&position.lower);
         // same ⊕ (same ⊕ lower)·(less ⊕ equal·borrow)
         let mut terms = vec![same, same | less, same | equal, lower | less, lower | equal];
         let in_domain = terms.len();
@@ -304,13 +308,15 @@ impl Masked {
         if self.is_evaluator() {
             let mask = low_mask(INDEX_BITS) as usize;
             let rotated = |table: &[i64]| Rotated::new(table.iter().map(|&v| v as u64));
-            let (value, slope) = (rotated(&table.value), rotated(&table.slope));
+            let value = rotated(&table.value);
+            let slope = rotated(&table.slope);
             let left = (!table.left.is_empty()).then(|| rotated(&table.left));
             let sign = if self.is_first() { u64::MAX } else { 1 };
             for i in 0..n {
                 let bits = index.bits_of(i);
                 let digit = (wire.open[i] >> table.low_bits) as usize & mask;
-                let (v, b) = (value.sum(bits, digit), slope.sum(bits, digit));
+                let v = value.sum(bits, digit);
+                let b = slope.sum(bits, digit);
                 let slope_step = slope.sum(bits, (digit + mask) & mask).wrapping_sub(b);
                 let offset_step = left
                     .as_ref()
@@ -345,7 +351,8 @@ impl Masked {
         let ([v, b, slope_step], offset_step) = (&pieces[..3], pieces.get(3)) else {
             unreachable!("three lookups at least")
         };
-        let (n, low) = (wire.len(), low_mask(low_bits));
+        let n = wire.len();
+        let low = low_mask(low_bits);
         let at = |column: &Option<&Wire>, i: usize, part: fn(&Wire) -> &[u64]| {
             column.map_or(0, |w| part(w)[i])
         };
@@ -383,9 +390,11 @@ impl Masked {
                 .collect(),
             Role::Evaluator(_) => (0..n)
                 .map(|i| {
-                    let (hat, d) = (bit(&borrow.hat, i), wire.open[i] & low);
+                    let hat = bit(&borrow.hat, i);
+                    let d = wire.open[i] & low;
                     let by = |x: u64| hat.wrapping_mul(x);
-                    let (slope, turn) = (b.open[i], slope_step.open[i]);
+                    let slope = b.open[i];
+                    let turn = slope_step.open[i];
                     let step = turn
                         .wrapping_mul(d)
                         .wrapping_add(at(&offset_step, i, |w| &w.open));
@@ -432,7 +441,8 @@ impl Masked {
         }: Truncation,
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
-        let (n, k) = (wire.len(), wire.bits);
+        let n = wire.len();
+        let k = wire.bits;
         let gate_form = self.single(gate);
         let (gate_share, _) = gate_form.share(self, out_bits)?;
         let high = |i: usize| wire.mask[i] >> shift;
@@ -452,7 +462,8 @@ impl Masked {
         };
         let data = (0..gate_share.len()).map(|i| {
             let public = (wire.open[i] >> shift).wrapping_sub(offset);
-            let (by, stays) = (bit(&gate.hat, i), 1 - (wire.open[i] >> (k - 1)));
+            let by = bit(&gate.hat, i);
+            let stays = 1 - (wire.open[i] >> (k - 1));
             let masked = |plain: u64, gated: u64| {
                 by.wrapping_mul(plain)
                     .wrapping_add(sign(by).wrapping_mul(gated))

@@ -118,8 +118,10 @@ impl Affine {
     /// The form of some of the elements.
     pub(in crate::masked) fn select(&self, n: usize, f: impl Fn(&[u64]) -> Vec<u64>) -> Self {
         let all = |columns: &[Vec<u64>]| columns.iter().map(|column| f(column)).collect();
-        let (coefficients, monomials) = (all(&self.coefficients), all(&self.monomials));
-        let (constant, count) = (f(&self.constant), self.count);
+        let coefficients = all(&self.coefficients);
+        let monomials = all(&self.monomials);
+        let constant = f(&self.constant);
+        let count = self.count;
         Self {
             n,
             constant,

@@ -21,7 +21,8 @@ impl Masked {
     /// The sign of a wire as a pending gate: eight digits and one round for few elements, digits of
     /// four bits down to one plane for many.
     fn sign_of(&mut self, wire: &Wire, label: &'static str) -> Result<Pending, ProtocolError> {
-        let (n, held) = (wire.len(), self.is_evaluator());
+        let n = wire.len();
+        let held = self.is_evaluator();
         let (count, left) = if self.many(n) {
             (wire.bits / 4, 1)
         } else {
@@ -57,7 +58,8 @@ impl Masked {
         };
         while lens.iter().any(|&len| len > 1) {
             let (left, right, rest) = pairs(&lens);
-            let (a, b) = (self.gather(&values, &left), self.gather(&values, &right));
+            let a = self.gather(&values, &left);
+            let b = self.gather(&values, &right);
             let difference = self.sub(&a, &b);
             let (mut wires, _) = self.exchange(&[(&difference, 32)], &[], label)?;
             let wire = wires.remove(0);
@@ -123,9 +125,12 @@ impl Masked {
         let mut first_level = true;
         while lens[0] > 1 {
             let (left, right, rest) = pairs(&lens);
-            let (a, b) = (self.gather(&values, &left), self.gather(&values, &right));
-            let (ia, ib) = (self.gather(&indices, &left), self.gather(&indices, &right));
-            let (difference, step) = (self.sub(&a, &b), self.sub(&ib, &ia));
+            let a = self.gather(&values, &left);
+            let b = self.gather(&values, &right);
+            let ia = self.gather(&indices, &left);
+            let ib = self.gather(&indices, &right);
+            let difference = self.sub(&a, &b);
+            let step = self.sub(&ib, &ia);
             // In the first level neighbors meet, so the index moves by the bit itself.
             let step = (!first_level).then_some((&step, INDEX_BITS));
             let (drop, moves) = self.play(&difference, step, label)?;
@@ -167,7 +172,8 @@ impl Masked {
         step: Option<(&Share, u32)>,
         label: &'static str,
     ) -> Result<(Vec<u64>, Vec<u64>), ProtocolError> {
-        let (step, width) = (step.as_slice(), difference.bits);
+        let step = step.as_slice();
+        let width = difference.bits;
         if self.uses_dcf(difference.len()) {
             let shares = [&[(difference, width)], step].concat();
             let (wires, _) = self.exchange(&shares, &[], label)?;
@@ -175,7 +181,8 @@ impl Masked {
                 .negative_times(&wires[0], &wires.iter().collect::<Vec<_>>())?
                 .into_iter();
             let mut next = || products.next().unwrap_or_default();
-            let (negative, drop) = (next(), next());
+            let negative = next();
+            let drop = next();
             return Ok((drop, if step.is_empty() { negative } else { next() }));
         }
         let (mut wires, _) = self.exchange(&[(difference, width)], &[], label)?;
@@ -206,7 +213,9 @@ impl Masked {
 
 /// Positions of the pairs of one level over ragged rows, and each row's odd one.
 fn pairs(lens: &[usize]) -> (Vec<usize>, Vec<usize>, Vec<Option<usize>>) {
-    let (mut left, mut right, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    let mut left = Vec::new();
+    let mut right = Vec::new();
+    let mut rest = Vec::new();
     let mut start = 0;
     for &len in lens {
         left.extend((0..len / 2).map(|p| start + 2 * p));

@@ -142,7 +142,8 @@ impl Masked {
         bits: u32,
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
-        let (rows, m) = (wire.len(), offsets.len());
+        let rows = wire.len();
+        let m = offsets.len();
         if self.uses_dcf(rows) {
             return Ok(Share::new(
                 1,
@@ -163,7 +164,8 @@ impl Masked {
         offsets: &[u64],
         label: &'static str,
     ) -> Result<Pending, ProtocolError> {
-        let (m, held) = (offsets.len(), self.is_evaluator());
+        let m = offsets.len();
+        let held = self.is_evaluator();
         let n = wire.len() * m;
         let (count, left) = if self.many(n) {
             (wire.bits / 4, 1)

@@ -187,7 +187,8 @@ impl Masked {
         arguments: &[Wire],
         row_of: &impl Fn(usize) -> usize,
     ) -> Result<MaskTerms, ProtocolError> {
-        let (n, missing) = (x.rows * x.cols, x.missing());
+        let n = x.rows * x.cols;
+        let missing = x.missing();
         let hidden = |i: usize, r: u64| r.wrapping_mul(x.mask[i]);
         let wrapped = |i: usize, r: u64| r.wrapping_mul(x.wraps[i]);
         let dots = |i: usize| {
@@ -306,8 +307,11 @@ impl Masked {
         per_row: usize,
         label: &'static str,
     ) -> Result<Pending, ProtocolError> {
-        let (rows, held, first) = (wire.len(), self.is_evaluator(), self.is_first());
-        let (k, width) = (table.ring_bits, table.digit_bits);
+        let rows = wire.len();
+        let held = self.is_evaluator();
+        let first = self.is_first();
+        let k = table.ring_bits;
+        let width = table.digit_bits;
         let n = rows * per_row;
         let thresholds = per_row - shifts.len();
         let threshold = |e: usize| {
@@ -360,7 +364,8 @@ impl Masked {
         per_row: usize,
     ) -> (Vec<u64>, Vec<Share>) {
         let columns = piece_columns(table, shifts);
-        let (mut data, mut borrows) = (vec![Vec::new(); columns.len()], Vec::new());
+        let mut data = vec![Vec::new(); columns.len()];
+        let mut borrows = Vec::new();
         if self.is_evaluator() {
             let first = self.is_first();
             for row in negative.chunks_exact(per_row) {
@@ -404,13 +409,11 @@ impl Masked {
         let mut columns = piece_columns(table, shifts);
         columns.push(vec![1; thresholds + 1]);
         let mut data = vec![vec![0u64; if self.is_evaluator() { rows } else { 0 }]; columns.len()];
-        let (mut borrows, first) = (
-            Bits {
-                n: rows * shifts.len(),
-                words: Vec::new(),
-            },
-            u64::from(self.is_first()),
-        );
+        let mut borrows = Bits {
+            n: rows * shifts.len(),
+            words: Vec::new(),
+        };
+        let first = u64::from(self.is_first());
         if self.is_evaluator() {
             for row in 0..rows {
                 // Below no threshold at first, below the one behind the last at the end.

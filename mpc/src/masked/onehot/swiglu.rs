@@ -124,10 +124,8 @@ impl Masked {
         self.record(labels[0], &both);
         let (mut wires, _) = self.exchange(&[(&both, out_bits)], &[], labels[0])?;
         let both = wires.remove(0);
-        let (gate, up) = (
-            self.wire_columns(&both, 0, half),
-            self.wire_columns(&both, half, half),
-        );
+        let gate = self.wire_columns(&both, 0, half);
+        let up = self.wire_columns(&both, half, half);
         self.at(labels[1]);
         let gate = self.tabulated(&gate, None, table, out_bits, labels[1])?;
         self.record(labels[1], &gate);
@@ -154,19 +152,19 @@ impl Masked {
             k - shift >= NARROW_BITS,
             "a wrap of the cut is out of a narrow value's reach"
         );
-        let (half, offset) = (x.cols / 2, 1 << (k - 2 - shift));
+        let half = x.cols / 2;
+        let offset = 1 << (k - 2 - shift);
         let (shifted, shift) = self.before_truncation(x, shift, k);
         let k = shifted.bits;
-        let (gate, up) = (
-            self.columns(&shifted, 0, half),
-            self.columns(&shifted, half, half),
-        );
+        let gate = self.columns(&shifted, 0, half);
+        let up = self.columns(&shifted, half, half);
         let parts = [
             Part::whole(&up, k),
             Part::low(&gate, k, if self.rounds_exactly() { shift } else { 0 }),
         ];
         let mut wires = self.exchange_parts(&parts, &[], &mut [], label)?.0;
-        let (gate, up) = (wires.remove(1), wires.remove(0));
+        let gate = wires.remove(1);
+        let up = wires.remove(0);
         let both = self.wires_side_by_side(&gate, &up);
         let mut borrows = None;
         if !self.rounds_stochastically(&both, shift) {
@@ -181,7 +179,8 @@ impl Masked {
         let gate = self.less_borrow(gate, of_gate.as_ref())?;
         let share = self.high_part(&up, shift, out_bits, offset)?;
         let share = self.less_borrow(share, of_up.as_ref())?;
-        let (mut public, mut stays) = (Vec::new(), Vec::new());
+        let mut public = Vec::new();
+        let mut stays = Vec::new();
         if self.is_evaluator() {
             public = up
                 .open
@@ -237,10 +236,13 @@ impl Masked {
         u: &TruncatedForm,
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
-        let (shift, k, out_bits) = (u.shift, u.bits, u.share.bits);
+        let shift = u.shift;
+        let k = u.bits;
+        let out_bits = u.share.bits;
         let (mut wires, _) = self.exchange(&[(y, NARROW_BITS)], &[], label)?;
         let y = wires.remove(0);
-        let (n, rest) = (y.len(), out_bits - NARROW_BITS);
+        let n = y.len();
+        let rest = out_bits - NARROW_BITS;
         let m = |i: usize| narrow_wrap(y.mask[i]);
         let masks = self.correct(n, out_bits, |i| y.mask[i])?;
         let wraps = self.correct(n, out_bits - (k - shift), |i| {

@@ -109,7 +109,8 @@ impl Masked {
         wire: &Wire,
         digits: &[(u32, u32)],
     ) -> Result<Vec<(Bits, Bits)>, ProtocolError> {
-        let (n, held) = (wire.len(), self.is_evaluator());
+        let n = wire.len();
+        let held = self.is_evaluator();
         let mut pairs = Vec::new();
         for &(from, width) in digits {
             let vectors = self.one_hot(wire, from, width)?;
@@ -152,7 +153,9 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         let (shifted, shift) = self.before_truncation(x, shift, in_bits);
         let in_bits = shifted.bits;
-        let (n, exact, wraps) = (x.len(), self.rounds_exactly(), out_bits > in_bits - shift);
+        let n = x.len();
+        let exact = self.rounds_exactly();
+        let wraps = out_bits > in_bits - shift;
         let part = match () {
             _ if exact && !self.uses_dcf(n) => Part::partial(&shifted, in_bits, shift),
             // A round more, in which the MSBs are sent.
@@ -306,7 +309,8 @@ impl Masked {
         out_bits: u32,
         offset: u64,
     ) -> Result<(Share, Vec<u64>), ProtocolError> {
-        let (n, k) = (wire.len(), wire.bits);
+        let n = wire.len();
+        let k = wire.bits;
         let mut data = self.correct(n, out_bits, |i| wire.mask[i] >> shift)?;
         // A result of at most k - f bits does not see the wrap, a wider one its lowest bits.
         let wraps = if out_bits > k - shift {
@@ -342,7 +346,8 @@ impl Masked {
         start: u32,
         total: u32,
     ) -> [Vec<Bits>; 2] {
-        let (n, held) = (wire.len(), self.is_evaluator());
+        let n = wire.len();
+        let held = self.is_evaluator();
         let modulus = low_mask(total);
         [0u64, 1].map(|borrow| {
             digits
@@ -360,7 +365,8 @@ impl Masked {
 
     /// A non-negative wire below half its ring as a share modulo 2^64.
     pub(in crate::masked) fn widened(&mut self, wire: &Wire) -> Result<Share, ProtocolError> {
-        let (n, k) = (wire.len(), wire.bits);
+        let n = wire.len();
+        let k = wire.bits;
         if k == 64 {
             return Ok(self.share(wire));
         }

@@ -133,7 +133,8 @@ impl Engine for Range {
         let mut updates = Vec::new();
         for &map in maps {
             updates.push((self.rank > 0 || !self.private.full.is_empty()).then(|| {
-                let (private, rank) = (Arc::clone(&self.private), self.rank);
+                let private = Arc::clone(&self.private);
+                let rank = self.rank;
                 let of = |_: &MapId| {
                     Arc::new(match private.full.get(map.index()) {
                         Some(full) => MatrixNorms::of_public(&full.matrix),
@@ -176,7 +177,8 @@ impl Engine for Range {
         } else {
             Origin::Plain
         };
-        let (low, cols) = (x.low + constant, x.cols);
+        let low = x.low + constant;
+        let cols = x.cols;
         self.named(Span {
             low,
             origin,
@@ -280,7 +282,8 @@ impl Engine for Range {
     fn rotate(&mut self, x: &Span, rope: &Rope, _first_position: usize) -> Span {
         // A sine and a cosine of 12 bits, each rounded by at most a half.
         let turn = 4096.0 + 0.75;
-        let (half, mut column) = (rope.half, x.column.clone());
+        let half = rope.half;
+        let mut column = x.column.clone();
         for (head, out) in x
             .column
             .chunks_exact(2 * half)
@@ -412,7 +415,8 @@ impl Engine for Range {
                 if id == x.id && whole_rows && (factor * n as f64 - 1.0).abs() < 1e-3 =>
             {
                 // The mean is off by a thousandth and one unit at most.
-                let (root, mean) = ((n as f64).sqrt(), 1.0 + 1e-3);
+                let root = (n as f64).sqrt();
+                let mean = 1.0 + 1e-3;
                 let column = x
                     .column
                     .iter()

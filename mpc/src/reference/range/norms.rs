@@ -18,7 +18,8 @@ const LARGEST_GRAM: usize = 1536;
 impl MatrixNorms {
     /// Of a public matrix, at the scale at which it multiplies.
     pub fn of_public(matrix: &PublicMatrix) -> Self {
-        let (rows, cols) = (matrix.rows(), matrix.cols());
+        let rows = matrix.rows();
+        let cols = matrix.cols();
         // `weight` divides by 2^frac_bits what multiplies as an integer.
         const FRAC_BITS: u32 = 24;
         let unit = f64::from(FRAC_BITS).exp2();
@@ -103,7 +104,8 @@ fn gram(values: &[f64], cols: usize) -> Vec<f64> {
     let n = values.len() / cols;
     let dot = |a: &[f64], b: &[f64]| {
         let mut lanes = [0.0f64; 8];
-        let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+        let a8 = a.chunks_exact(8);
+        let b8 = b.chunks_exact(8);
         let rest: f64 = a8
             .remainder()
             .iter()

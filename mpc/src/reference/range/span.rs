@@ -69,7 +69,8 @@ impl Span {
     pub fn of_columns(rows: usize, column: Vec<f64>, norm: f64) -> Self {
         let norm = norm.min(length(&column));
         let column: Vec<f64> = column.into_iter().map(|b| b.min(norm)).collect();
-        let (cols, low) = (column.len(), -largest(&column));
+        let cols = column.len();
+        let low = -largest(&column);
         Self {
             rows,
             cols,
@@ -154,7 +155,8 @@ impl Span {
             .zip(&other.column)
             .map(|(a, b)| a.max(*b))
             .collect();
-        let (norm, low) = (self.norm.max(other.norm), self.low.min(other.low));
+        let norm = self.norm.max(other.norm);
+        let low = self.low.min(other.low);
         Self {
             low,
             ..Self::of_columns(self.rows + other.rows, column, norm)
