@@ -20,5 +20,5 @@ pub mod tables;
 
 pub use fixed::{NumericError, decode, encode, truncate};
 pub use hex::{hex, unhex};
-pub use ring::PublicMatrix;
+pub use ring::{PublicMatrix, RingTensor, Word};
 pub use spec::{NumericSpec, Rounding};

@@ -4,9 +4,12 @@
 //! exact integer sums modulo 2^64, so every kernel and every blocking returns the same integers;
 //! the widest instruction set that the machine offers is chosen at run time.
 
+mod tensor;
+
 use rayon::prelude::*;
 
 use crate::fixed::NumericError;
+pub use crate::ring::tensor::{RingTensor, Word};
 
 /// A public weight matrix `[rows, cols]` in 16-bit fixed point with one scale per row.
 ///

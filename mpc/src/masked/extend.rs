@@ -105,10 +105,7 @@ impl Masked {
                 inner.wrapping_add(wrap << (x.bits + 1))
             }),
         };
-        Ok(Share {
-            deferred: true,
-            ..Share::new(x.rows, 1, 64, data)
-        })
+        Ok(Share::with_term_deferred(x.rows, 1, 64, data))
     }
 
     /// Element-wise product modulo 2^64 where `scalar(i)` names the element of `y` for element `i`
@@ -131,7 +128,7 @@ impl Masked {
                 .map(|i| x.mask[i].wrapping_mul(y.mask[scalar(i)]))
                 .collect(),
             Role::Evaluator(_) => {
-                let own = self.share(y).data;
+                let own = self.share(y).tensor.data;
                 let value = |i: usize| {
                     let open = y.open[scalar(i)];
                     let inner = x.public[i]
@@ -147,9 +144,6 @@ impl Masked {
                 (0..n).map(value).collect()
             }
         };
-        Ok(Share {
-            deferred: true,
-            ..Share::new(x.rows, x.cols, 64, data)
-        })
+        Ok(Share::with_term_deferred(x.rows, x.cols, 64, data))
     }
 }

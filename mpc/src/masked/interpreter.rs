@@ -175,11 +175,7 @@ impl Engine for Masked {
     }
 
     fn reshape(&mut self, x: &Share, cols: usize) -> Share {
-        Share {
-            rows: x.len() / cols,
-            cols,
-            ..x.clone()
-        }
+        x.linear(|half| half.clone().reshaped(cols))
     }
 
     fn shift_left(&mut self, x: &Share, bits: u32) -> Share {

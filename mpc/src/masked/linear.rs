@@ -1,6 +1,6 @@
 //! Local operations: what an evaluator computes of its own share or wire, without a message.
 
-use marill_numeric::PublicMatrix;
+use marill_numeric::{PublicMatrix, RingTensor};
 
 use crate::{
     engine::Attention,
@@ -12,52 +12,9 @@ use crate::{
     weights::Rope,
 };
 
-impl Share {
-    pub(super) fn like(&self, cols: usize, data: Vec<u64>) -> Self {
-        Self {
-            rows: self.rows,
-            cols,
-            bits: self.bits,
-            data,
-            deferred: self.deferred,
-        }
-    }
-
-    fn map(&self, f: impl Fn(u64) -> u64) -> Self {
-        self.like(self.cols, self.data.iter().map(|&v| f(v)).collect())
-    }
-
-    fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
-        debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
-        // At the dealer, one of the two may have deferred something and the other not.
-        let at = |data: &[u64], i: usize| data.get(i).copied().unwrap_or(0);
-        let n = self.data.len().max(other.data.len());
-        let data = (0..n)
-            .map(|i| f(at(&self.data, i), at(&other.data, i)))
-            .collect();
-        let bits = self.bits.min(other.bits);
-        let deferred = self.deferred || other.deferred;
-        Self {
-            rows: self.rows,
-            cols: self.cols,
-            bits,
-            data,
-            deferred,
-        }
-    }
-}
-
 pub(super) fn select_columns(data: &[u64], cols: usize, first: usize, count: usize) -> Vec<u64> {
     data.chunks_exact(cols)
         .flat_map(|row| row[first..first + count].iter().copied())
-        .collect()
-}
-
-pub(super) fn by_column(x: &Share, row: &[u64], f: impl Fn(u64, u64) -> u64) -> Vec<u64> {
-    x.data
-        .iter()
-        .enumerate()
-        .map(|(i, &v)| f(v, row[i % x.cols]))
         .collect()
 }
 
@@ -77,40 +34,45 @@ impl Wire {
 
 impl Masked {
     pub(super) fn add(&self, x: &Share, y: &Share) -> Share {
-        x.zip(y, u64::wrapping_add)
+        Share {
+            tensor: &x.tensor + &y.tensor,
+            deferred: x.deferred || y.deferred,
+        }
     }
 
     pub(super) fn sub(&self, x: &Share, y: &Share) -> Share {
-        x.zip(y, u64::wrapping_sub)
+        Share {
+            tensor: &x.tensor - &y.tensor,
+            deferred: x.deferred || y.deferred,
+        }
     }
 
     pub(super) fn add_constant(&self, x: &Share, constant: u64) -> Share {
         if self.is_first() {
-            x.map(|v| v.wrapping_add(constant))
+            x.linear(|half| half.plus(constant))
         } else {
             x.clone()
         }
     }
 
     pub(super) fn add_row(&self, x: &Share, row: &[u64]) -> Share {
-        let data = if self.is_first() {
-            by_column(x, row, u64::wrapping_add)
+        if self.is_first() {
+            x.linear(|half| half.plus_row(row))
         } else {
-            x.data.clone()
-        };
-        x.like(x.cols, data)
+            x.clone()
+        }
     }
 
     pub(super) fn scale_columns(&self, x: &Share, factors: &[u64]) -> Share {
-        x.like(x.cols, by_column(x, factors, u64::wrapping_mul))
+        x.linear(|half| half.scaled_columns(factors))
     }
 
     pub(super) fn scale_constant(&self, x: &Share, constant: u64) -> Share {
-        x.map(|v| v.wrapping_mul(constant))
+        x.linear(|half| half.scaled(constant))
     }
 
     pub(super) fn shift_left(&self, x: &Share, bits: u32) -> Share {
-        x.map(|v| v << bits)
+        x.linear(|half| half.shifted_left(bits))
     }
 
     pub(super) fn linear(&self, matrix: &PublicMatrix, x: &Share) -> Share {
@@ -122,31 +84,19 @@ impl Masked {
             None if x.data.is_empty() => Vec::new(),
             None => matrix.par_apply(&x.data),
         };
-        x.like(matrix.rows(), data)
+        x.linear(|half| RingTensor::new(half.rows, matrix.rows(), half.bits, data))
     }
 
     pub(super) fn concat(&self, parts: &[&Share]) -> Share {
-        let cols = parts.iter().map(|p| p.cols).sum();
-        let mut data = Vec::new();
-        if parts.iter().any(|p| !p.data.is_empty()) {
-            for i in 0..parts[0].rows {
-                for part in parts {
-                    match part.data.get(i * part.cols..(i + 1) * part.cols) {
-                        Some(row) => data.extend_from_slice(row),
-                        None => data.resize(data.len() + part.cols, 0),
-                    }
-                }
-            }
-        }
-        let bits = parts.iter().map(|p| p.bits).min().unwrap_or(64);
+        let tensors: Vec<&RingTensor> = parts.iter().map(|part| &part.tensor).collect();
         Share {
-            deferred: parts.iter().any(|p| p.deferred),
-            ..Share::new(parts[0].rows, cols, bits, data)
+            tensor: RingTensor::side_by_side(&tensors),
+            deferred: parts.iter().any(|part| part.deferred),
         }
     }
 
     pub(super) fn columns(&self, x: &Share, first: usize, count: usize) -> Share {
-        x.like(count, select_columns(&x.data, x.cols, first, count))
+        x.linear(|half| half.columns(first, count))
     }
 
     pub(super) fn wire_columns(&self, x: &Wire, first: usize, count: usize) -> Wire {
@@ -170,10 +120,7 @@ impl Masked {
     }
 
     pub(super) fn last_row(&self, x: &Share) -> Share {
-        Share {
-            rows: 1,
-            ..x.like(x.cols, tail(&x.data, x.cols))
-        }
+        x.linear(RingTensor::last_row)
     }
 
     pub(super) fn wire_last_row(&self, x: &Wire) -> Wire {
@@ -194,7 +141,7 @@ impl Masked {
     }
 
     pub(super) fn rotate(&self, x: &Share, rope: &Rope, first_position: usize) -> Share {
-        x.like(x.cols, rotate_rows(&x.data, x.cols, rope, first_position))
+        x.linear(|half| half.with_data(rotate_rows(&half.data, x.cols, rope, first_position)))
     }
 
     /// The additive share of a wire: `x̂ - [r]_0` at E0, `-[r]_1` at E1.

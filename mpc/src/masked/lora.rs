@@ -17,7 +17,7 @@ use marill_numeric::ring;
 
 use crate::{
     error::ProtocolError,
-    masked::{Masked, Role, linear::by_column, reveal::PendingReveal, share::Share},
+    masked::{Masked, Role, reveal::PendingReveal, share::Share},
     spec::MapId,
 };
 
@@ -103,10 +103,7 @@ impl Masked {
                 product = ring::matmul_transposed(&u, &lora.b, rank);
             }
         }
-        Share {
-            deferred: true,
-            ..Share::new(x.rows, out, x.bits, product)
-        }
+        Share::with_term_deferred(x.rows, out, x.bits, product)
     }
 
     /// A row that E1 holds in clear is a share of itself: nothing is sent.
@@ -117,7 +114,7 @@ impl Masked {
                 if row.is_empty() {
                     x.clone()
                 } else {
-                    x.like(x.cols, by_column(x, row, u64::wrapping_add))
+                    x.linear(|half| half.plus_row(row))
                 }
             }
             _ => x.clone(),

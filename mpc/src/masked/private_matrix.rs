@@ -68,10 +68,7 @@ impl Masked {
                 Matrices::Own(matrices) => matrices[map.index()].matrix.par_apply(&x.data),
             },
         };
-        Share {
-            deferred: true,
-            ..Share::new(x.rows, spec.rows, x.bits, data)
-        }
+        Share::with_term_deferred(x.rows, spec.rows, x.bits, data)
     }
 
     /// A row that E1 holds in clear is a share of itself: nothing is sent.
@@ -84,15 +81,7 @@ impl Masked {
         };
         match matrices[map.index()].row.as_slice() {
             [] => x.clone(),
-            row => {
-                let data = x
-                    .data
-                    .iter()
-                    .enumerate()
-                    .map(|(i, v)| v.wrapping_add(row[i % x.cols]))
-                    .collect();
-                Share { data, ..*x }
-            }
+            row => x.linear(|half| half.plus_row(row)),
         }
     }
 }

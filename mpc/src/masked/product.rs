@@ -27,10 +27,7 @@ impl Masked {
             Role::Evaluator(_) => own(self),
             Role::Tally(_) => Vec::new(),
         };
-        Share {
-            deferred: true,
-            ..Share::new(rows, cols, bits, data)
-        }
+        Share::with_term_deferred(rows, cols, bits, data)
     }
 
     pub(super) fn mul(&self, x: &Wire, y: &Wire) -> Share {

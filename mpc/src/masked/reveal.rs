@@ -389,7 +389,7 @@ impl Masked {
         let mut data = Vec::new();
         let mut heard = Vec::new();
         if let Some(received) = received {
-            data = x.data;
+            data = std::mem::take(&mut x.data);
             add_packed(&mut data, &received, bytes, bits);
             heard = unpack(&received[n * bytes..numbers], bytes);
         } else if self.is_evaluator() {

@@ -1,18 +1,35 @@
 //! The values of the masked engine: additive shares and masked wires.
 
-use std::sync::{Arc, OnceLock};
-/// An additive share, valid modulo `2^bits`. Empty at the dealer and in a tally, but see
-/// `deferred`.
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, OnceLock},
+};
+
+use marill_numeric::RingTensor;
+
+/// An additive share, valid modulo `2^bits`: an evaluator's half. The dealer and a tally hold its
+/// shape, but see `deferred`.
 #[derive(Clone)]
 pub struct Share {
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    pub(crate) bits: u32,
-    pub(crate) data: Vec<u64>,
+    pub(crate) tensor: RingTensor,
     /// Whether the evaluators' halves lack a term that the dealer knows and keeps in its own
-    /// `data`. A truncation takes it into the mask of its opening, for nothing; any other use has
+    /// tensor. A truncation takes it into the mask of its opening, for nothing; any other use has
     /// it shared first ([`crate::masked::Masked::materialize`]).
     pub(crate) deferred: bool,
+}
+
+impl Deref for Share {
+    type Target = RingTensor;
+
+    fn deref(&self) -> &RingTensor {
+        &self.tensor
+    }
+}
+
+impl DerefMut for Share {
+    fn deref_mut(&mut self) -> &mut RingTensor {
+        &mut self.tensor
+    }
 }
 
 /// A masked value.
@@ -35,27 +52,51 @@ impl Share {
     /// A share with nothing deferred.
     pub(crate) fn new(rows: usize, cols: usize, bits: u32, data: Vec<u64>) -> Self {
         Self {
-            rows,
-            cols,
-            bits,
-            data,
+            tensor: RingTensor::new(rows, cols, bits, data),
             deferred: false,
         }
+    }
+
+    /// The evaluators' halves without a term that the dealer keeps; at the dealer, the term.
+    pub(crate) fn with_term_deferred(rows: usize, cols: usize, bits: u32, data: Vec<u64>) -> Self {
+        Self {
+            tensor: RingTensor::new(rows, cols, bits, data),
+            deferred: true,
+        }
+    }
+
+    /// What a linear function makes of the share: of the halves, and of a deferred term.
+    pub(super) fn linear(&self, f: impl FnOnce(&RingTensor) -> RingTensor) -> Self {
+        Self {
+            tensor: f(&self.tensor),
+            deferred: self.deferred,
+        }
+    }
+
+    /// The same share in another ring. A narrower one forgets bits; a wider one is for a share
+    /// whose integers are known to be right there.
+    pub(super) fn in_ring(mut self, bits: u32) -> Self {
+        self.tensor.bits = bits;
+        self
+    }
+
+    /// The same elements in another shape.
+    pub(super) fn shaped(mut self, rows: usize, cols: usize) -> Self {
+        debug_assert_eq!(self.len(), rows * cols);
+        self.tensor.rows = rows;
+        self.tensor.cols = cols;
+        self
     }
 
     /// The own half, modulo `2^bits`; none at the dealer and in a tally.
     #[must_use]
     pub fn half(&self) -> &[u64] {
-        &self.data
+        &self.tensor.data
     }
 
     #[must_use]
     pub fn bits(&self) -> u32 {
-        self.bits
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.rows * self.cols
+        self.tensor.bits
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use marill_crypto::{Prg, Seed};
 use marill_numeric::{
-    NumericError, PublicMatrix, Rounding,
+    NumericError, PublicMatrix, RingTensor, Rounding,
     fixed::{check_range, truncate, truncate_stochastically},
     functions, ring,
     tables::{Piecewise, tables},
@@ -28,41 +28,9 @@ use crate::{
     weights::{PrivateWeights, PublicWeights, Rope},
 };
 
-/// A matrix of ring elements.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tensor {
-    pub rows: usize,
-    pub cols: usize,
-    pub data: Vec<u64>,
-}
-
-impl Tensor {
-    fn map(&self, f: impl Fn(u64) -> u64) -> Self {
-        Self {
-            rows: self.rows,
-            cols: self.cols,
-            data: self.data.iter().map(|&v| f(v)).collect(),
-        }
-    }
-
-    fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
-        debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
-        let data = self
-            .data
-            .iter()
-            .zip(&other.data)
-            .map(|(&a, &b)| f(a, b))
-            .collect();
-        Self {
-            rows: self.rows,
-            cols: self.cols,
-            data,
-        }
-    }
-
-    fn row(&self, i: usize) -> &[u64] {
-        &self.data[i * self.cols..][..self.cols]
-    }
+/// A tensor of whole integers.
+fn whole(rows: usize, cols: usize, data: Vec<u64>) -> RingTensor {
+    RingTensor::new(rows, cols, 64, data)
 }
 
 /// Where the randomness of stochastic rounding comes from.
@@ -136,7 +104,11 @@ impl PlaintextEngine {
     }
 
     /// Applies `f` with a rounding to every element; each takes one random number, needed or not.
-    fn rounded(&mut self, x: &Tensor, f: impl Fn(u64, &dyn Fn(u64, u32) -> u64) -> u64) -> Tensor {
+    fn rounded(
+        &mut self,
+        x: &RingTensor,
+        f: impl Fn(u64, &dyn Fn(u64, u32) -> u64) -> u64,
+    ) -> RingTensor {
         let randomness: Vec<u64> = match &mut self.rounding {
             RoundingRandomness::Exact => return x.map(|v| f(v, &truncate)),
             RoundingRandomness::Sampled(prg) => prg.words(x.data.len()),
@@ -149,20 +121,12 @@ impl PlaintextEngine {
                     })
                 };
                 let data = x.data.iter().zip(randomness).map(stochastic).collect();
-                return Tensor {
-                    rows: x.rows,
-                    cols: x.cols,
-                    data,
-                };
+                return x.with_data(data);
             }
         };
         let stochastic =
             |(&v, random): (&u64, u64)| f(v, &|z, shift| truncate_stochastically(z, shift, random));
-        Tensor {
-            rows: x.rows,
-            cols: x.cols,
-            data: x.data.iter().zip(randomness).map(stochastic).collect(),
-        }
+        x.with_data(x.data.iter().zip(randomness).map(stochastic).collect())
     }
 
     /// Returns self with noise of a fixed stream.
@@ -172,7 +136,12 @@ impl PlaintextEngine {
         self
     }
 
-    fn in_range(&mut self, tensor: &Tensor, bits: u32, label: &'static str) -> ProtocolResult<()> {
+    fn in_range(
+        &mut self,
+        tensor: &RingTensor,
+        bits: u32,
+        label: &'static str,
+    ) -> ProtocolResult<()> {
         let bits = bits.min(64);
         self.measure(&tensor.data, f64::from(bits - 2), label);
         check_range(&tensor.data, bits, label).map_err(ProtocolError::Range)
@@ -208,8 +177,8 @@ impl PlaintextEngine {
 }
 
 impl Engine for PlaintextEngine {
-    type Share = Tensor;
-    type Wire = Tensor;
+    type Share = RingTensor;
+    type Wire = RingTensor;
 
     fn enter_layer(&mut self, layer: Option<usize>) {
         self.layer = layer;
@@ -221,9 +190,9 @@ impl Engine for PlaintextEngine {
         rows: usize,
         cols: usize,
         bits: u32,
-    ) -> ProtocolResult<Tensor> {
+    ) -> ProtocolResult<RingTensor> {
         let data = values.ok_or(ProtocolError::MissingInput)?.to_vec();
-        let tensor = Tensor { rows, cols, data };
+        let tensor = whole(rows, cols, data);
         // Not measured: the padding's bias is what it is, and rows are checked when they are
         // encoded.
         check_range(&tensor.data, bits.min(64), "input").map_err(ProtocolError::Range)?;
@@ -232,9 +201,9 @@ impl Engine for PlaintextEngine {
 
     fn open(
         &mut self,
-        shares: &[(&Tensor, u32)],
+        shares: &[(&RingTensor, u32)],
         label: &'static str,
-    ) -> ProtocolResult<Vec<Tensor>> {
+    ) -> ProtocolResult<Vec<RingTensor>> {
         for (tensor, bits) in shares {
             self.in_range(tensor, *bits, label)?;
             self.record(label, &tensor.data);
@@ -244,20 +213,16 @@ impl Engine for PlaintextEngine {
 
     fn reveal_to_e1(
         &mut self,
-        x: &Tensor,
+        x: &RingTensor,
         bits: u32,
         maps: &[MapId],
         label: &'static str,
-    ) -> ProtocolResult<(Tensor, Vec<Option<Tensor>>)> {
+    ) -> ProtocolResult<(RingTensor, Vec<Option<RingTensor>>)> {
         let wire = self.open(&[(x, bits)], label)?.remove(0);
         if !self.private.full.is_empty() {
             let product = |map: &MapId| {
                 let matrix = &self.private.full[map.index()].matrix;
-                Some(Tensor {
-                    rows: x.rows,
-                    cols: matrix.rows(),
-                    data: matrix.par_apply(&x.data),
-                })
+                Some(whole(x.rows, matrix.rows(), matrix.par_apply(&x.data)))
             };
             return Ok((wire, maps.iter().map(product).collect()));
         }
@@ -266,70 +231,46 @@ impl Engine for PlaintextEngine {
                 let lora = &self.private.lora[map.index()];
                 let inner = ring::matmul_transposed(&x.data, &lora.a, x.cols);
                 let data = ring::matmul_transposed(&inner, &lora.b, self.rank);
-                Tensor {
-                    rows: x.rows,
-                    cols: lora.b.len() / self.rank,
-                    data,
-                }
+                whole(x.rows, lora.b.len() / self.rank, data)
             })
         });
         let updates = updates.collect();
         Ok((wire, updates))
     }
 
-    fn share(&mut self, wire: &Tensor) -> Tensor {
+    fn share(&mut self, wire: &RingTensor) -> RingTensor {
         wire.clone()
     }
 
-    fn rows(&self, share: &Tensor) -> usize {
+    fn rows(&self, share: &RingTensor) -> usize {
         share.rows
     }
 
-    fn cols(&self, share: &Tensor) -> usize {
+    fn cols(&self, share: &RingTensor) -> usize {
         share.cols
     }
 
-    fn add(&mut self, x: &Tensor, y: &Tensor) -> Tensor {
-        x.zip(y, u64::wrapping_add)
+    fn add(&mut self, x: &RingTensor, y: &RingTensor) -> RingTensor {
+        x + y
     }
 
-    fn sub(&mut self, x: &Tensor, y: &Tensor) -> Tensor {
-        x.zip(y, u64::wrapping_sub)
+    fn sub(&mut self, x: &RingTensor, y: &RingTensor) -> RingTensor {
+        x - y
     }
 
-    fn add_constant(&mut self, x: &Tensor, constant: u64) -> Tensor {
-        x.map(|v| v.wrapping_add(constant))
+    fn add_constant(&mut self, x: &RingTensor, constant: u64) -> RingTensor {
+        x.plus(constant)
     }
 
-    fn add_row(&mut self, x: &Tensor, row: &[u64]) -> Tensor {
-        let data = x
-            .data
-            .iter()
-            .enumerate()
-            .map(|(i, v)| v.wrapping_add(row[i % x.cols]))
-            .collect();
-        Tensor {
-            rows: x.rows,
-            cols: x.cols,
-            data,
-        }
+    fn add_row(&mut self, x: &RingTensor, row: &[u64]) -> RingTensor {
+        x.plus_row(row)
     }
 
-    fn scale_columns(&mut self, x: &Tensor, factors: &[u64]) -> Tensor {
-        let data = x
-            .data
-            .iter()
-            .enumerate()
-            .map(|(i, v)| v.wrapping_mul(factors[i % x.cols]))
-            .collect();
-        Tensor {
-            rows: x.rows,
-            cols: x.cols,
-            data,
-        }
+    fn scale_columns(&mut self, x: &RingTensor, factors: &[u64]) -> RingTensor {
+        x.scaled_columns(factors)
     }
 
-    fn add_private_row(&mut self, x: &Tensor, map: MapId) -> Tensor {
+    fn add_private_row(&mut self, x: &RingTensor, map: MapId) -> RingTensor {
         let private = Arc::clone(&self.private);
         match private.row(map) {
             [] => x.clone(),
@@ -337,90 +278,55 @@ impl Engine for PlaintextEngine {
         }
     }
 
-    fn scale_constant(&mut self, x: &Tensor, constant: u64) -> Tensor {
-        x.map(|v| v.wrapping_mul(constant))
+    fn scale_constant(&mut self, x: &RingTensor, constant: u64) -> RingTensor {
+        x.scaled(constant)
     }
 
-    fn reshape(&mut self, x: &Tensor, cols: usize) -> Tensor {
-        Tensor {
-            rows: x.data.len() / cols,
-            cols,
-            data: x.data.clone(),
-        }
+    fn reshape(&mut self, x: &RingTensor, cols: usize) -> RingTensor {
+        x.clone().reshaped(cols)
     }
 
-    fn shift_left(&mut self, x: &Tensor, bits: u32) -> Tensor {
-        x.map(|v| v << bits)
+    fn shift_left(&mut self, x: &RingTensor, bits: u32) -> RingTensor {
+        x.shifted_left(bits)
     }
 
-    fn linear(&mut self, matrix: &PublicMatrix, x: &Tensor) -> Tensor {
+    fn linear(&mut self, matrix: &PublicMatrix, x: &RingTensor) -> RingTensor {
         self.last_hidden.clone_from(&x.data);
-        Tensor {
-            rows: x.rows,
-            cols: matrix.rows(),
-            data: matrix.par_apply(&x.data),
-        }
+        whole(x.rows, matrix.rows(), matrix.par_apply(&x.data))
     }
 
-    fn concat(&mut self, parts: &[&Tensor]) -> Tensor {
-        let rows = parts[0].rows;
-        let mut data = Vec::with_capacity(parts.iter().map(|p| p.data.len()).sum());
-        for i in 0..rows {
-            parts.iter().for_each(|p| data.extend_from_slice(p.row(i)));
-        }
-        Tensor {
-            rows,
-            cols: parts.iter().map(|p| p.cols).sum(),
-            data,
-        }
+    fn concat(&mut self, parts: &[&RingTensor]) -> RingTensor {
+        RingTensor::side_by_side(parts)
     }
 
-    fn columns(&mut self, x: &Tensor, first: usize, count: usize) -> Tensor {
-        let data = (0..x.rows)
-            .flat_map(|i| x.row(i)[first..first + count].iter().copied())
-            .collect();
-        Tensor {
-            rows: x.rows,
-            cols: count,
-            data,
-        }
+    fn columns(&mut self, x: &RingTensor, first: usize, count: usize) -> RingTensor {
+        x.columns(first, count)
     }
 
-    fn wire_columns(&mut self, x: &Tensor, first: usize, count: usize) -> Tensor {
-        self.columns(x, first, count)
+    fn wire_columns(&mut self, x: &RingTensor, first: usize, count: usize) -> RingTensor {
+        x.columns(first, count)
     }
 
-    fn last_row(&mut self, x: &Tensor) -> Tensor {
-        Tensor {
-            rows: 1,
-            cols: x.cols,
-            data: x.row(x.rows - 1).to_vec(),
-        }
+    fn last_row(&mut self, x: &RingTensor) -> RingTensor {
+        x.last_row()
     }
 
-    fn wire_last_row(&mut self, x: &Tensor) -> Tensor {
-        self.last_row(x)
+    fn wire_last_row(&mut self, x: &RingTensor) -> RingTensor {
+        x.last_row()
     }
 
-    fn append(&mut self, cache: &mut Option<Tensor>, rows: &Tensor) {
+    fn append(&mut self, cache: &mut Option<RingTensor>, rows: &RingTensor) {
         match cache {
             None => *cache = Some(rows.clone()),
-            Some(cache) => {
-                cache.rows += rows.rows;
-                cache.data.extend_from_slice(&rows.data);
-            }
+            Some(cache) => cache.append(rows),
         }
     }
 
-    fn rotate(&mut self, x: &Tensor, rope: &Rope, first_position: usize) -> Tensor {
-        Tensor {
-            rows: x.rows,
-            cols: x.cols,
-            data: rotate_rows(&x.data, x.cols, rope, first_position),
-        }
+    fn rotate(&mut self, x: &RingTensor, rope: &Rope, first_position: usize) -> RingTensor {
+        x.with_data(rotate_rows(&x.data, x.cols, rope, first_position))
     }
 
-    fn square_sum(&mut self, x: &Tensor) -> ProtocolResult<Tensor> {
+    fn square_sum(&mut self, x: &RingTensor) -> ProtocolResult<RingTensor> {
         // The ring would wrap silently; the sum must stay below 2^62.
         for index in 0..x.rows {
             let sum: f64 = x
@@ -439,75 +345,62 @@ impl Engine for PlaintextEngine {
             }
         }
         let data = (0..x.rows).map(|i| ring::dot(x.row(i), x.row(i))).collect();
-        Ok(Tensor {
-            rows: x.rows,
-            cols: 1,
-            data,
-        })
+        Ok(whole(x.rows, 1, data))
     }
 
-    fn mul(&mut self, x: &Tensor, y: &Tensor) -> ProtocolResult<Tensor> {
-        Ok(x.zip(y, u64::wrapping_mul))
+    fn mul(&mut self, x: &RingTensor, y: &RingTensor) -> ProtocolResult<RingTensor> {
+        Ok(x * y)
     }
 
-    fn scale_rows(&mut self, x: &Tensor, scale: &Tensor) -> ProtocolResult<Tensor> {
-        let data = (0..x.rows)
-            .flat_map(|i| x.row(i).iter().map(move |v| v.wrapping_mul(scale.data[i])))
-            .collect();
-        Ok(Tensor {
-            rows: x.rows,
-            cols: x.cols,
-            data,
-        })
+    fn scale_rows(&mut self, x: &RingTensor, scale: &RingTensor) -> ProtocolResult<RingTensor> {
+        let value = |(i, v): (usize, &u64)| v.wrapping_mul(scale.data[i / x.cols]);
+        let data = x.data.iter().enumerate().map(value);
+        Ok(x.with_data(data.collect()))
     }
 
     fn scores(
         &mut self,
-        queries: &Tensor,
-        keys: &Tensor,
+        queries: &RingTensor,
+        keys: &RingTensor,
         attention: &Attention<'_>,
-    ) -> ProtocolResult<Tensor> {
+    ) -> ProtocolResult<RingTensor> {
         let data = attention_scores(&queries.data, &keys.data, attention);
-        Ok(Tensor {
-            rows: 1,
-            cols: data.len(),
-            data,
-        })
+        Ok(whole(1, data.len(), data))
     }
 
     fn add_key_bias(
         &mut self,
-        scores: &Tensor,
-        bias: &Tensor,
+        scores: &RingTensor,
+        bias: &RingTensor,
         attention: &Attention<'_>,
-    ) -> Tensor {
-        Tensor {
-            rows: 1,
-            cols: scores.cols,
-            data: with_key_bias(&scores.data, &bias.data, &attention.lens()),
-        }
+    ) -> RingTensor {
+        whole(
+            1,
+            scores.cols,
+            with_key_bias(&scores.data, &bias.data, &attention.lens()),
+        )
     }
 
     fn weighted_values(
         &mut self,
-        weights: &Tensor,
-        values: &Tensor,
+        weights: &RingTensor,
+        values: &RingTensor,
         attention: &Attention<'_>,
-    ) -> ProtocolResult<Tensor> {
+    ) -> ProtocolResult<RingTensor> {
         let data = attention_values(&weights.data, &values.data, attention);
-        Ok(Tensor {
-            rows: attention.rows,
-            cols: attention.num_attention_heads * attention.head_dim,
+        Ok(whole(
+            attention.rows,
+            attention.num_attention_heads * attention.head_dim,
             data,
-        })
+        ))
     }
 
     fn scale_heads(
         &mut self,
-        x: &Tensor,
-        scale: &Tensor,
+        x: &RingTensor,
+        scale: &RingTensor,
         attention: &Attention<'_>,
-    ) -> ProtocolResult<Tensor> {
+    ) -> ProtocolResult<RingTensor> {
         let scalar = head_scalar_index(attention);
         let data = x
             .data
@@ -515,63 +408,47 @@ impl Engine for PlaintextEngine {
             .enumerate()
             .map(|(i, v)| v.wrapping_mul(scale.data[scalar(i)]))
             .collect();
-        Ok(Tensor {
-            rows: x.rows,
-            cols: x.cols,
-            data,
-        })
+        Ok(x.with_data(data))
     }
 
     fn ragged_max(
         &mut self,
-        x: &Tensor,
+        x: &RingTensor,
         lens: &[usize],
         label: &'static str,
-    ) -> ProtocolResult<Tensor> {
+    ) -> ProtocolResult<RingTensor> {
         self.in_range(x, 32, label)?;
         let data = ragged(&x.data, lens)
             .map(|row| row.iter().copied().max_by_key(|&v| v as i64).unwrap_or(0))
             .collect();
-        Ok(Tensor {
-            rows: 1,
-            cols: lens.len(),
-            data,
-        })
+        Ok(whole(1, lens.len(), data))
     }
 
-    fn ragged_rsub(&mut self, x: &Tensor, scalar: &Tensor, lens: &[usize]) -> Tensor {
+    fn ragged_rsub(&mut self, x: &RingTensor, scalar: &RingTensor, lens: &[usize]) -> RingTensor {
         let rows = ragged(&x.data, lens).zip(&scalar.data);
         let data = rows
             .flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v)))
             .collect();
-        Tensor {
-            rows: 1,
-            cols: x.data.len(),
-            data,
-        }
+        whole(1, x.data.len(), data)
     }
 
-    fn ragged_sum(&mut self, x: &Tensor, lens: &[usize]) -> Tensor {
+    fn ragged_sum(&mut self, x: &RingTensor, lens: &[usize]) -> RingTensor {
         let data = ragged(&x.data, lens)
             .map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)))
             .collect();
-        Tensor {
-            rows: 1,
-            cols: lens.len(),
-            data,
-        }
+        whole(1, lens.len(), data)
     }
 
     fn truncate(
         &mut self,
-        x: &Tensor,
+        x: &RingTensor,
         Truncation {
             shift,
             from: in_bits,
             ..
         }: Truncation,
         label: &'static str,
-    ) -> ProtocolResult<Tensor> {
+    ) -> ProtocolResult<RingTensor> {
         self.in_range(x, in_bits, label)?;
         let out = self.rounded(x, |v, round| round(v, shift));
         self.record(label, &out.data);
@@ -580,25 +457,30 @@ impl Engine for PlaintextEngine {
 
     fn exp_neg(
         &mut self,
-        y: &Tensor,
+        y: &RingTensor,
         _out_bits: u32,
         label: &'static str,
-    ) -> ProtocolResult<Tensor> {
+    ) -> ProtocolResult<RingTensor> {
         self.in_range(y, 33, label)?;
         Ok(self.rounded(y, |v, round| functions::linear_by(&tables().exp, v, round)))
     }
 
-    fn gate(&mut self, x: &Tensor, gate: Gate<'_>, label: &'static str) -> ProtocolResult<Tensor> {
+    fn gate(
+        &mut self,
+        x: &RingTensor,
+        gate: Gate<'_>,
+        label: &'static str,
+    ) -> ProtocolResult<RingTensor> {
         self.in_range(x, 32, label)?;
         Ok(self.rounded(x, |v, round| functions::linear_by(gate.0, v, round)))
     }
 
     fn piecewise(
         &mut self,
-        s: &Tensor,
+        s: &RingTensor,
         table: &Piecewise,
         label: &'static str,
-    ) -> ProtocolResult<Tensor> {
+    ) -> ProtocolResult<RingTensor> {
         if let Some(index) = s.data.iter().position(|&v| v >= table.end) {
             let value = s.data[index] as i64;
             let bits = table.ring_bits;
@@ -615,7 +497,7 @@ impl Engine for PlaintextEngine {
         Ok(out)
     }
 
-    fn add_noise(&mut self, x: &Tensor, scale: f64) -> Tensor {
+    fn add_noise(&mut self, x: &RingTensor, scale: f64) -> RingTensor {
         self.logits.clone_from(&x.data);
         self.sampled = true;
         let noise = match &mut self.noise {
@@ -623,23 +505,17 @@ impl Engine for PlaintextEngine {
             Noise::Given(noise) => noise.take(x.data.len()).collect::<Vec<u64>>().into(),
             Noise::Stream(prg) => gumbel(prg, x.data.len(), scale),
         };
-        Tensor {
-            data: x
-                .data
-                .iter()
-                .zip(noise.iter())
-                .map(|(v, g)| v.wrapping_add(*g))
-                .collect(),
-            ..*x
-        }
+        let mut noisy = x.clone();
+        noisy += noise.as_slice();
+        noisy
     }
 
     fn below_largest(
         &mut self,
-        x: &Tensor,
+        x: &RingTensor,
         keep: usize,
         label: &'static str,
-    ) -> ProtocolResult<Tensor> {
+    ) -> ProtocolResult<RingTensor> {
         self.in_range(x, RANGE_BITS + 2, label)?;
         let mut sorted: Vec<i64> = x.data.iter().map(|&v| v as i64).collect();
         sorted.sort_unstable_by_key(|&v| std::cmp::Reverse(v));
@@ -650,7 +526,11 @@ impl Engine for PlaintextEngine {
         Ok(out)
     }
 
-    fn argmax_to_client(&mut self, x: &Tensor, label: &'static str) -> ProtocolResult<Option<u32>> {
+    fn argmax_to_client(
+        &mut self,
+        x: &RingTensor,
+        label: &'static str,
+    ) -> ProtocolResult<Option<u32>> {
         self.in_range(x, 48, label)?;
         if !self.sampled {
             self.logits.clone_from(&x.data);
@@ -665,7 +545,7 @@ impl Engine for PlaintextEngine {
 
     fn reveal_to_client(
         &mut self,
-        x: &Tensor,
+        x: &RingTensor,
         bits: u32,
         label: &'static str,
     ) -> ProtocolResult<Option<Vec<u64>>> {

@@ -148,7 +148,7 @@ impl Masked {
         };
         let columns = self.compare_dcf(&batch, |i| x.mask[i], payload, input)?;
         let first = self.is_first();
-        let own = self.share(x).data;
+        let own = self.share(x).tensor.data;
         // `[r > from] - [r > to]`, and one more where the interval wraps.
         let inside = |column: usize, k: usize| -> Vec<u64> {
             let value = |i: usize| {

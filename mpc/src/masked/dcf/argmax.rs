@@ -86,7 +86,7 @@ impl Masked {
                 y.bits <= k,
                 "the bit is a share modulo the width of `d`: {column}"
             );
-            let own = self.share(y).data;
+            let own = self.share(y).tensor.data;
             out.push(
                 own.iter()
                     .enumerate()

@@ -411,10 +411,9 @@ impl Masked {
                 })
                 .collect(),
         };
-        Ok(Share {
-            deferred: true,
-            ..Share::new(wire.rows, wire.cols, PIECE_BITS, data)
-        })
+        Ok(Share::with_term_deferred(
+            wire.rows, wire.cols, PIECE_BITS, data,
+        ))
     }
 
     /// The signs of lookups, at the dealer.

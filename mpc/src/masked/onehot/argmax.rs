@@ -52,10 +52,7 @@ impl Masked {
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let mut lens = lens.to_vec();
-        let mut values = Share {
-            bits: 32,
-            ..x.clone()
-        };
+        let mut values = x.clone().in_ring(32);
         while lens.iter().any(|&len| len > 1) {
             let (left, right, rest) = pairs(&lens);
             let a = self.gather(&values, &left);

@@ -81,11 +81,7 @@ impl Masked {
             }
         }
         let below = self.below(x, &threshold, &[0], WIDTH, label)?;
-        Ok(Share {
-            rows: x.rows,
-            cols: x.cols,
-            ..below
-        })
+        Ok(below.shaped(x.rows, x.cols))
     }
 
     /// A row of own halves; E1 may leave the public ones out.
@@ -121,14 +117,8 @@ impl Masked {
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let t = threshold.data.first().copied().unwrap_or(0);
-        let data = x.data.iter().map(|v| v.wrapping_sub(t)).collect();
-        let difference = Share {
-            rows: x.rows,
-            cols: x.cols,
-            bits: search::WIDTH,
-            data,
-            deferred: x.deferred,
-        };
+        let less = t.wrapping_neg();
+        let difference = x.linear(|half| half.plus(less)).in_ring(search::WIDTH);
         let (mut wires, _) = self.exchange(&[(&difference, search::WIDTH)], &[], label)?;
         self.negative(&wires.remove(0), candidates, bits, label)
     }

@@ -81,14 +81,7 @@ impl Masked {
         let (wires, _) = self.exchange(&parts, &[], label)?;
         for (slope, argument) in wires[..slopes.len()].iter().zip(&wires[slopes.len()..]) {
             let product = self.mul(slope, argument);
-            value = self.add(
-                &value,
-                &Share {
-                    rows: wire.rows,
-                    cols: wire.cols,
-                    ..product
-                },
-            );
+            value = self.add(&value, &product.shaped(wire.rows, wire.cols));
         }
         Ok(value)
     }
@@ -131,14 +124,7 @@ impl Masked {
         let (slopes, arguments) = wires[1..].split_at(classes);
         for (slope, argument) in slopes.iter().zip(arguments) {
             let product = self.mul(slope, argument);
-            value = self.add(
-                &value,
-                &Share {
-                    rows: wire.rows,
-                    cols: wire.cols,
-                    ..product
-                },
-            );
+            value = self.add(&value, &product.shaped(wire.rows, wire.cols));
         }
         let x = self.extend(x)?;
         // It is about to be multiplied by something public, which the dealer does not know.
@@ -169,10 +155,7 @@ impl Masked {
                 })
                 .collect(),
         };
-        let product = Share {
-            deferred: true,
-            ..Share::new(x.rows, x.cols, 64, data)
-        };
+        let product = Share::with_term_deferred(x.rows, x.cols, 64, data);
         Ok((value, product))
     }
 
@@ -270,10 +253,7 @@ impl Masked {
         let mut shifted = Vec::new();
         for (c, &shift) in shifts.iter().enumerate() {
             let mut part = if shift == 0 {
-                Share {
-                    bits: 64,
-                    ..self.widened(wire)?
-                }
+                self.widened(wire)?.in_ring(64)
             } else {
                 self.high_part(wire, shift, 64, 0)?
             };
@@ -284,11 +264,7 @@ impl Masked {
             }
             shifted.push(part);
         }
-        let column = |share: Share| Share {
-            rows: wire.rows,
-            cols: wire.cols,
-            ..share
-        };
+        let column = |share: Share| share.shaped(wire.rows, wire.cols);
         let value = column(pieces.remove(0));
         Ok(Piece {
             value,

@@ -277,10 +277,7 @@ impl Masked {
                 })
                 .collect(),
         };
-        Ok(Share {
-            deferred: true,
-            ..Share::new(y.rows, y.cols, out_bits, data)
-        })
+        Ok(Share::with_term_deferred(y.rows, y.cols, out_bits, data))
     }
 
     /// Shares of `factor · b` without the borrow's constant, modulo `2^bits`; zeros without a

@@ -240,13 +240,7 @@ impl Masked {
         };
         if dropped == 0 {
             let share = self.add_constant(x, self.half(shift).wrapping_add(1 << (in_bits - 2)));
-            return (
-                Share {
-                    bits: in_bits,
-                    ..share
-                },
-                shift,
-            );
+            return (share.in_ring(in_bits), shift);
         }
         let parts = 2 + u64::from(x.deferred);
         let modulus = low_mask(in_bits);
@@ -258,15 +252,9 @@ impl Masked {
             observer.dropped_bits(&raised, dropped, constant, is_first);
         }
         let bits = in_bits - dropped;
-        let data = raised
-            .data
-            .iter()
-            .map(|v| (v & modulus) >> dropped)
-            .collect();
-        let share = Share {
-            deferred: x.deferred,
-            ..Share::new(x.rows, x.cols, bits, data)
-        };
+        let share = raised
+            .linear(|half| half.map(|v| (v & modulus) >> dropped))
+            .in_ring(bits);
         (self.add_constant(&share, 1 << (bits - 2)), shift - dropped)
     }
 
