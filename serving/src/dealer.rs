@@ -18,14 +18,12 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use axum::{
     Json, Router,
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
-    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -53,6 +51,7 @@ use crate::{
     preprocessing::Vault,
     ready::{Readiness, has_space},
     secret_files::random,
+    service,
     slots::{Lobby, MAX_WAITING, SLOT_WAIT},
     state::{Store, WhenInUse},
     terms::{E0, PROTOCOL_VERSION, SessionParameters, Setting},
@@ -66,8 +65,6 @@ pub const SERVER_KEY_FILE: &str = "server.key";
 
 /// A partition's name is a digest; a little room for others.
 const MAX_ID_BYTES: usize = 128;
-/// The longest pause of a server between two steps.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How to run a dealer.
 pub struct DealerOptions {
@@ -156,11 +153,7 @@ impl Dealer {
     }
 
     pub(crate) fn app(self: &Arc<Self>) -> Router {
-        Router::new()
-            .route(
-                "/health",
-                get(|| async { Json(serde_json::json!({ "status": "ok" })) }),
-            )
+        let own = Router::new()
             .route("/ready", get(ready))
             .route("/v1/sessions", post(new_session))
             .route("/v1/release", post(preprocessed::release))
@@ -168,32 +161,34 @@ impl Dealer {
             .route("/v1/corrections", get(corrections_upgrade))
             .route(compat::CORRECTIONS_PATH, get(corrections_upgrade))
             .route("/v1/dcf-keys", get(dcf_keys_upgrade))
-            .route(compat::DCF_KEYS_PATH, get(dcf_keys_upgrade))
-            .fallback(|| async { HttpError::not_found("such address") })
-            .layer(middleware::from_fn(web::finish))
-            .with_state(self.clone())
+            .route(compat::DCF_KEYS_PATH, get(dcf_keys_upgrade));
+        service::app(own, self)
     }
 
     /// Samples the seeds of a session, or reserves one that was preprocessed. The place is taken
     /// first, then the ticket is spent on disk, then a secret leaves.
     fn issue(&self, request: NewSession) -> Result<SessionGrant, HttpError> {
         check_supported(&request.parameters)?;
-        let digests = [
-            ("client_id", &request.client_id),
-            ("spec_sha256", &request.parameters.spec_sha256),
-            ("public_sha256", &request.parameters.public_sha256),
-        ];
-        if let Some((name, _)) = digests
-            .into_iter()
-            .find(|(_, text)| unhex::<32>(text).is_none())
-        {
-            return Err(bad_request(format!("`{name}` needs 64 hexadecimal digits")));
+        check_names(&request)?;
+        let owner = self.owner_of_ticket(&request)?;
+        if request.candidates.is_empty() {
+            return self.issue_live(request, &owner);
         }
-        if request.parameters.partition_id.len() > MAX_ID_BYTES {
-            return Err(bad_request(format!(
-                "`partition_id` is longer than {MAX_ID_BYTES} bytes"
-            )));
-        }
+        let granted = self.reserve(&request, &owner)?.ok_or_else(|| {
+            let message = "none of these sessions is available: they have already been used, or \
+                another dealer made them";
+            HttpError::new(
+                StatusCode::CONFLICT,
+                "invalid_request_error",
+                "session_used",
+                message,
+            )
+        })?;
+        self.spend(&request.ticket, granted)
+    }
+
+    /// The owner who signed the ticket, if the ticket is this client's and unused.
+    fn owner_of_ticket(&self, request: &NewSession) -> Result<Arc<Owner>, HttpError> {
         let owner = self
             .owners
             .of_ticket(&request.ticket)
@@ -212,27 +207,15 @@ impl Dealer {
         {
             return Err(bad_request("this ticket is another client's"));
         }
-        if self
-            .records
-            .is_claimed("ticket", &request.ticket.nonce)
-            .map_err(internal)?
-        {
+        let is_used = self.records.is_claimed("ticket", &request.ticket.nonce);
+        if is_used.map_err(internal)? {
             return Err(ticket_used());
         }
-        let new_token = || random::<32>().map(|bytes| Zeroizing::new(hex(bytes.as_slice())));
-        if !request.candidates.is_empty() {
-            let granted = self.reserve(&request, &owner, new_token)?.ok_or_else(|| {
-                let message = "none of these sessions is available: they have already been \
-                    used, or another dealer made them";
-                HttpError::new(
-                    StatusCode::CONFLICT,
-                    "invalid_request_error",
-                    "session_used",
-                    message,
-                )
-            })?;
-            return self.spend(&request.ticket, granted);
-        }
+        Ok(owner)
+    }
+
+    /// A session whose seeds are sampled now.
+    fn issue_live(&self, request: NewSession, owner: &Owner) -> Result<SessionGrant, HttpError> {
         let session = hex(random::<16>().map_err(internal)?.as_slice());
         let seed = || {
             random::<32>()
@@ -241,31 +224,23 @@ impl Dealer {
         };
         let seed0 = seed()?;
         let seed1 = seed()?;
-        let token = new_token().map_err(internal)?;
+        let token = new_token()?;
         let text = Zeroizing::new(hex(&*Zeroizing::new(seed0.to_bytes())));
-        let NewSession {
-            parameters,
-            client_id,
-            ticket,
-            ..
-        } = request;
-        let seeds = Seeds::Live { seed0, seed1 };
+        let ticket = request.ticket;
         let grant = Grant::new(
             &owner.name,
-            (parameters, client_id),
+            (request.parameters, request.client_id),
             &ticket,
             token.clone(),
-            seeds,
+            Seeds::Live { seed0, seed1 },
         );
         self.grants.insert(&session, grant)?;
-        let granted = self.spend(
-            &ticket,
-            SessionGrant {
-                session,
-                token,
-                seed: Some(text),
-            },
-        )?;
+        let granted = SessionGrant {
+            session,
+            token,
+            seed: Some(text),
+        };
+        let granted = self.spend(&ticket, granted)?;
         Metrics::add(&self.metrics.sessions_started, 1);
         Ok(granted)
     }
@@ -308,6 +283,33 @@ impl Dealer {
             )
         })
     }
+}
+
+/// Digests and names in a request have the form that records and files expect.
+fn check_names(request: &NewSession) -> Result<(), HttpError> {
+    let digests = [
+        ("client_id", &request.client_id),
+        ("spec_sha256", &request.parameters.spec_sha256),
+        ("public_sha256", &request.parameters.public_sha256),
+    ];
+    let mut bad = digests
+        .into_iter()
+        .filter(|(_, text)| unhex::<32>(text).is_none());
+    if let Some((name, _)) = bad.next() {
+        return Err(bad_request(format!("`{name}` needs 64 hexadecimal digits")));
+    }
+    if request.parameters.partition_id.len() > MAX_ID_BYTES {
+        return Err(bad_request(format!(
+            "`partition_id` is longer than {MAX_ID_BYTES} bytes"
+        )));
+    }
+    Ok(())
+}
+
+/// What a client proves to know, to open or collect its session.
+fn new_token() -> Result<Zeroizing<String>, HttpError> {
+    let bytes = random::<32>().map_err(internal)?;
+    Ok(Zeroizing::new(hex(bytes.as_slice())))
 }
 
 fn ticket_used() -> HttpError {
@@ -383,9 +385,7 @@ fn bad_request(message: impl Into<String>) -> HttpError {
 }
 
 async fn ready(State(dealer): State<Arc<Dealer>>) -> Result<&'static str, HttpError> {
-    if dealer.sessions.is_draining() {
-        return Err(web::not_ready("the dealer is shutting down"));
-    }
+    service::check_running("dealer", &dealer.sessions)?;
     let folder = dealer.folder.clone();
     dealer
         .readiness
@@ -418,45 +418,29 @@ async fn new_session(
 async fn corrections_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> Response {
     let owner = match dealer.owner_of(request.headers()) {
         Ok(owner) => owner,
-        Err(refused) => {
-            dealer.metrics.refuse(refused.code.unwrap_or("other"));
-            return refused.into_response();
-        }
+        Err(refused) => return service::refuse(&dealer.metrics, refused),
     };
-    match dealer.sessions.admit_in_turn(SLOT_WAIT).await {
-        Err(refused) => {
-            dealer.metrics.refuse(refused.code.unwrap_or("other"));
-            refused.into_response()
-        }
-        Ok(slot) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
-            let _slot = slot;
-            let result = session::run(&dealer, &owner, channel);
-            Metrics::add(&dealer.metrics.bytes_sent, count.sent_bytes());
-            Metrics::add(&dealer.metrics.bytes_received, count.received_bytes());
-            if let Err(error) = result {
-                Metrics::add(&dealer.metrics.sessions_failed, 1);
-                tracing::warn!("a session failed: {error}");
-            } else {
-                tracing::info!(
-                    "a session ended: {} bytes sent, {} received",
-                    count.sent_bytes(),
-                    count.received_bytes()
-                );
-            }
-        }),
-    }
+    let slot = match dealer.sessions.admit_in_turn(SLOT_WAIT).await {
+        Ok(slot) => slot,
+        Err(refused) => return service::refuse(&dealer.metrics, refused),
+    };
+    let metrics = dealer.metrics.clone();
+    service::session(request, &metrics, move |channel, count| {
+        let _slot = slot;
+        session::run(&dealer, &owner, channel).inspect(|()| service::say_ended(count))
+    })
 }
 
 /// E0's connection for DCF keys, which shows a key made from E0's seed.
 async fn dcf_keys_upgrade(State(dealer): State<Arc<Dealer>>, request: Request) -> Response {
-    match dealer.lobby.enter(web::address_of(request.extensions())) {
-        Err(refused) => refused.into_response(),
-        Ok(guest) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
-            if let Err(error) = dcf_keys::run(&dealer, channel, guest) {
-                tracing::warn!("a connection for DCF keys ended: {error}");
-            }
-            Metrics::add(&dealer.metrics.bytes_sent, count.sent_bytes());
-            Metrics::add(&dealer.metrics.bytes_received, count.received_bytes());
-        }),
-    }
+    let guest = match dealer.lobby.enter(web::address_of(request.extensions())) {
+        Ok(guest) => guest,
+        Err(refused) => return refused.into_response(),
+    };
+    let metrics = dealer.metrics.clone();
+    service::upgrade(request, &metrics, move |channel, _| {
+        if let Err(error) = dcf_keys::run(&dealer, channel, guest) {
+            tracing::warn!("a connection for DCF keys ended: {error}");
+        }
+    })
 }

@@ -30,6 +30,7 @@ use crate::{
     gateway::answer::{Shape, respond},
     metrics::{self, Metrics},
     ready::{Found, Readiness, Renewed, has_space, partition_changed},
+    service::check_running,
     web::{self, Sessions},
 };
 
@@ -202,9 +203,7 @@ async fn health(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> 
 
 /// Ready means that an answer could start now: server and dealer say so too.
 async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<&'static str, HttpError> {
-    if gateway.sessions.is_draining() {
-        return Err(web::not_ready("the gateway is shutting down"));
-    }
+    check_running("gateway", &gateway.sessions)?;
     let folder = gateway.folder.clone();
     gateway.readiness.check(move || has_space(&folder)).await?;
     let look = move || {

@@ -19,6 +19,7 @@ pub mod preprocessing;
 mod ready;
 mod secret_files;
 pub mod server;
+mod service;
 mod slots;
 pub mod state;
 pub mod terms;

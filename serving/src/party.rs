@@ -8,17 +8,12 @@
 //! It serves whoever brings a ticket of the server's, which the dealer checks before anything else
 //! happens: without the server's consent a handshake costs one request.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{Request, State},
-    middleware,
-    response::{IntoResponse, Response},
+    response::Response,
     routing::get,
 };
 use marill_mpc::{OutsourcedSession, ProgramSpec};
@@ -34,6 +29,7 @@ use crate::{
     metrics::{self, Metrics},
     pace::Pace,
     ready::{Found, Renewed, has_space, partition_changed},
+    service,
     slots::{Lobby, MAX_WAITING, SessionSlot, Turn},
     terms::{E0, SessionParameters},
     tls::Tls,
@@ -43,8 +39,6 @@ use crate::{
 const CLIENT: &str = "client";
 /// The WebSocket's code for an end without a fault of the protocol.
 const CLOSE_NORMAL: u16 = 1000;
-/// The longest pause of a client between two steps.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How to run a computing party.
 pub struct PartyOptions {
@@ -121,17 +115,11 @@ impl Party {
     }
 
     pub(crate) fn app(self: &Arc<Self>) -> Router {
-        Router::new()
-            .route(
-                "/health",
-                get(|| async { Json(serde_json::json!({ "status": "ok" })) }),
-            )
+        let own = Router::new()
             .route("/ready", get(ready))
             .route("/v1/party", get(party_upgrade))
-            .route(crate::compat::PARTY_PATH, get(party_upgrade))
-            .fallback(|| async { HttpError::not_found("such address") })
-            .layer(middleware::from_fn(web::finish))
-            .with_state(self.clone())
+            .route(crate::compat::PARTY_PATH, get(party_upgrade));
+        service::app(own, self)
     }
 
     fn session(&self, channel: WebSocketChannel, turn: Turn) -> Result<(), ServingError> {
@@ -243,9 +231,7 @@ fn agree(opener: &SessionOpener, hello: &PartyHello) -> Result<SessionParameters
 }
 
 async fn ready(State(party): State<Arc<Party>>) -> Result<&'static str, HttpError> {
-    if party.sessions.is_draining() {
-        return Err(web::not_ready("the computing party is shutting down"));
-    }
+    service::check_running("computing party", &party.sessions)?;
     let look = move || {
         let opener = party.opener.current();
         has_space(opener.state.folder())?;
@@ -263,22 +249,13 @@ async fn ready(State(party): State<Arc<Party>>) -> Result<&'static str, HttpErro
 }
 
 async fn party_upgrade(State(party): State<Arc<Party>>, request: Request) -> Response {
-    match party.lobby.enter(web::address_of(request.extensions())) {
-        Err(refused) => {
-            party.metrics.refuse(refused.code.unwrap_or("other"));
-            refused.into_response()
-        }
-        Ok(guest) => {
-            let turn = Turn::new(guest, &party.sessions);
-            web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
-                let result = party.session(channel, turn);
-                Metrics::add(&party.metrics.bytes_sent, count.sent_bytes());
-                Metrics::add(&party.metrics.bytes_received, count.received_bytes());
-                if let Err(error) = result {
-                    Metrics::add(&party.metrics.sessions_failed, 1);
-                    tracing::warn!("a session failed: {error}");
-                }
-            })
-        }
-    }
+    let guest = match party.lobby.enter(web::address_of(request.extensions())) {
+        Ok(guest) => guest,
+        Err(refused) => return service::refuse(&party.metrics, refused),
+    };
+    let turn = Turn::new(guest, &party.sessions);
+    let metrics = party.metrics.clone();
+    service::session(request, &metrics, move |channel, _| {
+        party.session(channel, turn)
+    })
 }

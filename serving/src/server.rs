@@ -11,14 +11,13 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
     Json, Router,
     extract::{Path as UrlPath, Request, State},
     http::{Extensions, HeaderMap, StatusCode, header},
-    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -39,6 +38,7 @@ use crate::{
     ready::{Readiness, has_space, says_ready},
     secret_files::{read_key, replace_file},
     server::{guard::WrongKeys, input::Inputs, masked::MaskedParts},
+    service,
     slots::{Lobby, MAX_WAITING, Turn},
     state::{FileState, KEYS_FILE, Principal, State as Durable},
     terms::{E0, PROTOCOL_VERSION, SessionParameters, Setting},
@@ -49,8 +49,6 @@ use crate::{
 
 /// The server's key for preprocessed correlations, in its folder.
 pub const PREPROCESSING_KEY_FILE: &str = "ahead.key";
-/// The longest pause of a client between two steps.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How to run a server.
 pub struct ServerOptions {
@@ -175,75 +173,76 @@ pub fn run(options: &ServerOptions) -> Result<(), ServingError> {
         .keys
         .clone()
         .unwrap_or_else(|| options.state.join(KEYS_FILE));
-    if options.keys.is_none()
-        && !keys.exists()
-        && !options.allow_anonymous
-        && !options.listen.ip().is_loopback()
-    {
-        return Err(StartError::Anonymous {
-            address: options.listen.to_string(),
-        }
-        .into());
-    }
+    check_clients(options, &keys)?;
     let tls = options.tls.identity(&options.state)?;
     let bound = web::bind(options.listen, tls)?;
     if options.keys.is_some() && !keys.is_file() {
         return Err(StateError::io(&keys)(std::io::ErrorKind::NotFound.into()).into());
     }
-    if options.preprocessed.is_some()
-        && (options.setting != Setting::Dealer || options.e0 != E0::Client)
-    {
-        let reason = "in the setting `3pc` and with a computing party, correlations are made \
-                      while a session runs";
-        let reason = reason.into();
-        return Err(PreprocessingError::BadRequest { reason }.into());
-    }
-    let state = Arc::new(FileState::open(&options.state, &keys)?);
+    check_correlations(options)?;
+    let state = FileState::open(&options.state, &keys)?;
     let dealer_key = read_key(&options.dealer_key)?;
     let store = options
         .preprocessed
         .as_deref()
         .map(|folder| open_store(&options.state, folder, &dealer_key))
         .transpose()?;
+    let (model, published) = open_model(options)?;
+    let dealer = HttpClient::new(options.dealer.clone(), Some(dealer_key.to_string()));
+    let server = Server::new(
+        model,
+        Some(published),
+        dealer,
+        state,
+        store,
+        &options.state,
+        options.max_sessions,
+    )?;
+    let metrics = metrics::listen(options.metrics, &server.metrics, &server.sessions)?;
+    Ok(web::run(bound, server.app(), &server.sessions, metrics)?)
+}
+
+/// Beyond this machine it takes keys, or the owner's word that everyone may be a client.
+fn check_clients(options: &ServerOptions, keys: &Path) -> Result<(), StartError> {
+    let asks_for_keys = options.keys.is_some() || keys.exists();
+    if asks_for_keys || options.allow_anonymous || options.listen.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(StartError::Anonymous {
+        address: options.listen.to_string(),
+    })
+}
+
+/// Correlations are preprocessed in the setting `dealer` only, for clients that are E0.
+fn check_correlations(options: &ServerOptions) -> Result<(), PreprocessingError> {
+    let fits = options.setting == Setting::Dealer && options.e0 == E0::Client;
+    if options.preprocessed.is_none() || fits {
+        return Ok(());
+    }
+    let reason = "in the setting `3pc` and with a computing party, correlations are made while a \
+                  session runs";
+    Err(PreprocessingError::BadRequest {
+        reason: reason.into(),
+    })
+}
+
+/// The partition as it is computed with, and what is published of it.
+fn open_model(options: &ServerOptions) -> Result<(SecureModel, Published), ServingError> {
     let partition = Partition::open(&options.partition)?;
     let spec = partition.program_spec().clone();
     let public = partition.public_weights()?;
     let private = partition.private_weights(&public)?;
-    let mut model = SecureModel::new(
-        partition.partition_id(),
-        spec,
-        public,
-        private,
-        options.setting,
-    );
+    let id = partition.partition_id();
+    let mut model = SecureModel::new(id, spec, public, private, options.setting);
     model.parameters = model.parameters.with_e0(options.e0);
-    (model.allow_sampling, model.allow_dcf) = (options.allow_sampling, options.allow_dcf);
+    model.allow_sampling = options.allow_sampling;
+    model.allow_dcf = options.allow_dcf;
     let published = Published {
         folder: options.partition.clone(),
         manifest: partition.manifest.clone(),
         created: unix_seconds(),
     };
-    drop(partition);
-    let sessions = Sessions::with_queue(options.max_sessions, MAX_WAITING);
-    let server = Arc::new(Server {
-        signer: Signer::new(&dealer_key),
-        dealer: HttpClient::new(options.dealer.clone(), Some(dealer_key.to_string())),
-        state,
-        store,
-        inputs: Inputs::default(),
-        input_slots: Sessions::with_queue(options.max_sessions, MAX_WAITING),
-        lobby: Arc::default(),
-        published: Some(published),
-        sessions: sessions.clone(),
-        metrics: Arc::default(),
-        wrong_keys: WrongKeys::default(),
-        folder: options.state.clone(),
-        readiness: Readiness::default(),
-        masked: MaskedParts::open(options.state.join("masked"))?,
-        model,
-    });
-    let metrics = metrics::listen(options.metrics, &server.metrics, &sessions)?;
-    Ok(web::run(bound, server.app(), &sessions, metrics)?)
+    Ok((model, published))
 }
 
 /// Writes what a dealer needs to know to preprocess for this server.
@@ -291,12 +290,26 @@ impl Server {
         let store = preprocessed
             .map(|folder| open_store(state, folder, &dealer_key))
             .transpose()?;
+        let records = FileState::open(state, &state.join(KEYS_FILE))?;
+        Self::new(model, None, dealer, records, store, state, limit)
+    }
+
+    /// Shows the dealer's key of `dealer`, and keeps its records in `folder`.
+    fn new(
+        model: SecureModel,
+        published: Option<Published>,
+        dealer: HttpClient,
+        state: FileState,
+        store: Option<CorrelationStore>,
+        folder: &Path,
+        limit: usize,
+    ) -> Result<Arc<Self>, ServingError> {
         Ok(Arc::new(Self {
             model,
-            published: None,
-            signer: Signer::new(&dealer_key),
+            published,
+            signer: Signer::new(dealer.bearer.as_deref().unwrap_or_default()),
             dealer,
-            state: Arc::new(FileState::open(state, &state.join(KEYS_FILE))?),
+            state: Arc::new(state),
             store,
             inputs: Inputs::default(),
             input_slots: Sessions::with_queue(limit, MAX_WAITING),
@@ -304,18 +317,14 @@ impl Server {
             sessions: Sessions::with_queue(limit, MAX_WAITING),
             metrics: Arc::default(),
             wrong_keys: WrongKeys::default(),
-            folder: state.into(),
+            folder: folder.into(),
             readiness: Readiness::default(),
-            masked: MaskedParts::open(state.join("masked"))?,
+            masked: MaskedParts::open(folder.join("masked"))?,
         }))
     }
 
     pub(crate) fn app(self: &Arc<Self>) -> Router {
-        Router::new()
-            .route(
-                "/health",
-                get(|| async { Json(serde_json::json!({ "status": "ok" })) }),
-            )
+        let own = Router::new()
             .route("/ready", get(ready))
             .route("/v1/models", get(models))
             .route("/v1/models/{id}/manifest", get(manifest))
@@ -323,10 +332,8 @@ impl Server {
             .route("/v1/tickets", post(tickets))
             .route("/v1/ahead", get(former_query))
             .route("/v1/session", get(session_upgrade))
-            .route("/v1/input", get(input::upgrade))
-            .fallback(|| async { HttpError::not_found("such address") })
-            .layer(middleware::from_fn(web::finish))
-            .with_state(self.clone())
+            .route("/v1/input", get(input::upgrade));
+        service::app(own, self)
     }
 
     pub(crate) fn sessions(&self) -> &Arc<Sessions> {
@@ -413,9 +420,7 @@ fn unix_seconds() -> u64 {
 
 /// Ready means that a session would start now: the dealer answers and nothing is being shut down.
 async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, HttpError> {
-    if server.sessions.is_draining() {
-        return Err(web::not_ready("the server is shutting down"));
-    }
+    service::check_running("server", &server.sessions)?;
     let dealer = server.dealer.clone();
     let folder = server.folder.clone();
     let find = move || {
@@ -541,25 +546,15 @@ async fn session_upgrade(State(server): State<Arc<Server>>, request: Request) ->
     let principal = server.check_key(request.headers()).await;
     let admitted =
         principal.and_then(|principal| Ok((principal, server.turn(&request, &server.sessions)?)));
-    match admitted {
+    let (principal, turn) = match admitted {
+        Ok(admitted) => admitted,
         Err(refused) => {
             server.refuse(&refused);
-            refused.into_response()
+            return refused.into_response();
         }
-        Ok((principal, turn)) => web::upgrade(request, IDLE_TIMEOUT, move |channel, count| {
-            let result = session::run(&server, channel, principal, turn);
-            Metrics::add(&server.metrics.bytes_sent, count.sent_bytes());
-            Metrics::add(&server.metrics.bytes_received, count.received_bytes());
-            if let Err(error) = result {
-                Metrics::add(&server.metrics.sessions_failed, 1);
-                tracing::warn!("a session failed: {error}");
-            } else {
-                tracing::info!(
-                    "a session ended: {} bytes sent, {} received",
-                    count.sent_bytes(),
-                    count.received_bytes()
-                );
-            }
-        }),
-    }
+    };
+    let metrics = server.metrics.clone();
+    service::session(request, &metrics, move |channel, count| {
+        session::run(&server, channel, principal, turn).inspect(|()| service::say_ended(count))
+    })
 }

@@ -25,6 +25,7 @@ use crate::{
     dealer::{
         Dealer, bad_request, body,
         grants::{Grant, Seeds},
+        new_token,
         owners::Owner,
         produce::StoredSession,
     },
@@ -42,7 +43,6 @@ impl Dealer {
         &self,
         request: &NewSession,
         owner: &Owner,
-        new_token: impl Fn() -> Result<Zeroizing<String>, StateError>,
     ) -> Result<Option<SessionGrant>, HttpError> {
         for session in request
             .candidates
@@ -65,7 +65,7 @@ impl Dealer {
             {
                 continue;
             }
-            let token = new_token().map_err(crate::dealer::internal)?;
+            let token = new_token()?;
             let parameters = (request.parameters.clone(), request.client_id.clone());
             let grant = Grant::new(
                 &owner.name,

@@ -20,7 +20,8 @@ use marill_net::{SharedChannel, WebSocketChannel};
 use crate::{
     error::{ServingError, SessionError},
     messages::{InputHello, Reply, recv_hello, send_json},
-    server::{IDLE_TIMEOUT, Server},
+    server::Server,
+    service::IDLE_TIMEOUT,
     slots::Turn,
     state::Principal,
     web,
