@@ -1,25 +1,20 @@
 //! A computing party between client, server and dealer: the twin's tokens with either comparison
 //! protocol, who chooses the protocol, and damaged frames on each of its connections.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 use marill_mpc::{Comparison, Sampling, random_model::tiny_spec};
 use marill_net::http::HttpClient;
 use marill_serving::{
-    Endpoint, ServingError,
+    Endpoint,
     client::SessionOpener,
     local::LocalParty,
     terms::{E0, Setting},
 };
 use marill_testkit::{
     parties::{World, model_of, wait_until},
-    tampering_proxy::{Fault, From, TamperingProxy},
+    tampering_proxy::{FAULTS, From, TamperingProxy},
 };
-
-const NO_HANG: Duration = Duration::from_secs(30);
 
 fn shared_world() -> World {
     let mut model = model_of(tiny_spec(), Setting::Dealer);
@@ -136,15 +131,6 @@ const KINDS: [(Link, From, usize, &str); 8] = [
     (Link::DcfKeys, From::Service, 1, "DCF keys"),
 ];
 
-const FAULTS: [Fault; 6] = [
-    Fault::Shorten,
-    Fault::Lengthen,
-    Fault::Repeat,
-    Fault::Cut,
-    Fault::Text,
-    Fault::Huge,
-];
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     /// Between client and computing party.
@@ -170,33 +156,15 @@ fn damage_one_frame_at_a_time((which, from, number, what): (Link, From, usize, &
     let party = LocalParty::start(outsourced(&world, &dealer, Comparison::Dcf, true), 2).unwrap();
     let (line, endpoint) = TamperingProxy::start(&party.endpoint);
     let client = client(&world, &endpoint, None);
-    let session = || -> Result<Vec<u32>, ServingError> {
-        let mut session = client.open()?;
-        let mut tokens = vec![session.prefill(&world.rows(5, 4), 4)?.0];
-        for step in 0..3 {
-            tokens.push(session.decode(&world.rows(1005 + step, 1))?.0);
-        }
-        session.end();
-        Ok(tokens)
-    };
     for fault in FAULTS {
         let proxy = if which == Link::Client { &line } else { &words };
-        proxy.plan(Some((from, number, fault)));
-        let started = Instant::now();
-        let result = session();
-        assert!(proxy.is_done(), "{what}: the frame did not come by");
-        assert!(
-            started.elapsed() < NO_HANG,
-            "{what}, {fault:?}: {:?}",
-            started.elapsed()
-        );
-        assert!(result.is_err(), "{what}, {fault:?}: nobody noticed");
+        proxy.spoil((from, number, fault), what, || world.short_session(&client));
         wait_until("all giving the session up", || {
             world.parties.active() == [0, 0] && party.active() == 0
         });
     }
     assert_eq!(
-        session().unwrap(),
+        world.short_session(&client).unwrap(),
         world.twin(5, 4, 3),
         "the services are unharmed"
     );

@@ -1,18 +1,12 @@
 //! A man in the middle spoils one frame of each kind: every session ends with an error, none hangs,
 //! no service is hurt.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::thread;
 
 use marill_testkit::{
     parties::{World, wait_until},
-    tampering_proxy::{Fault, From, TamperingProxy},
+    tampering_proxy::{FAULTS, Fault, From, TamperingProxy},
 };
-
-/// Longer than any case takes on a busy machine, shorter than any time limit of the services.
-const NO_HANG: Duration = Duration::from_secs(30);
 
 /// Which connection, who sends, the number of the frame, what it is.
 const KINDS: [(Link, From, usize, &str); 12] = [
@@ -55,15 +49,6 @@ const KINDS: [(Link, From, usize, &str); 12] = [
     (Link::Dealer, From::Service, 2, "corrections"),
 ];
 
-const FAULTS: [Fault; 6] = [
-    Fault::Shorten,
-    Fault::Lengthen,
-    Fault::Repeat,
-    Fault::Cut,
-    Fault::Text,
-    Fault::Huge,
-];
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     /// Between client and server.
@@ -102,13 +87,7 @@ impl Field {
         let opener = self
             .world
             .opener_at(&self.client.1, &format!("client{}", self.clients));
-        let mut session = opener.open()?;
-        let mut tokens = vec![session.prefill(&self.world.rows(5, 4), 4)?.0];
-        for step in 0..3 {
-            tokens.push(session.decode(&self.world.rows(1005 + step, 1))?.0);
-        }
-        session.end();
-        Ok(tokens)
+        self.world.short_session(&opener)
     }
 
     fn case(&mut self, (line, from, number, what): (Link, From, usize, &str), fault: Fault) {
@@ -117,16 +96,7 @@ impl Field {
         } else {
             self.dealer.clone()
         };
-        proxy.plan(Some((from, number, fault)));
-        let started = Instant::now();
-        let result = self.session();
-        assert!(proxy.is_done(), "{what}: the frame did not come by");
-        assert!(
-            started.elapsed() < NO_HANG,
-            "{what}, {fault:?}: {:?}",
-            started.elapsed()
-        );
-        assert!(result.is_err(), "{what}, {fault:?}: nobody noticed");
+        proxy.spoil((from, number, fault), what, || self.session());
         let world = &self.world;
         wait_until("all giving the session up", || {
             world.parties.active() == [0, 0]

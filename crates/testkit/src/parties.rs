@@ -11,9 +11,12 @@ use marill_mpc::{
     PrivateWeights, ProgramSpec, PublicWeights, Twin,
     random_model::{gaussian, random_weights, tiny_spec},
 };
-use marill_net::http::{HttpClient, Response};
+use marill_net::{
+    WebSocketChannel,
+    http::{HttpClient, Response},
+};
 use marill_serving::{
-    Endpoint, SessionError,
+    Endpoint, ServingError, SessionError,
     client::{ClientState, Cost, SecureSession, SessionOpener},
     local::Parties,
     messages::{ClientHello, NewSession, ServerWelcome, SessionGrant, recv_reply, send_json},
@@ -153,25 +156,32 @@ impl World {
         proof: &str,
         correlations: Correlations,
     ) -> Result<(), SessionError> {
-        let server = HttpClient::new(self.parties.server.clone(), None);
+        self.handshake_as(None, session, proof, correlations)
+            .map(drop)
+    }
+
+    /// The same with an API key; the session stands as long as the channel does.
+    pub fn handshake_as(
+        &self,
+        key: Option<&str>,
+        session: &str,
+        proof: &str,
+        correlations: Correlations,
+    ) -> Result<WebSocketChannel, SessionError> {
+        let server = HttpClient::new(self.parties.server.clone(), key.map(Into::into));
         let mut channel = server
             .websocket("/v1/session", Duration::from_secs(5))
             .unwrap();
-        let (parameters, session, proof) = (
-            self.parameters.clone(),
-            session.to_string(),
-            proof.to_string(),
-        );
         let hello = ClientHello {
-            parameters,
-            session,
+            parameters: self.parameters.clone(),
+            session: session.to_string(),
             correlations,
-            proof,
+            proof: proof.to_string(),
             adapter_sha256: None,
             sampling: None,
         };
         send_json(&mut channel, &hello).unwrap();
-        recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| ())
+        recv_reply::<ServerWelcome>(&mut channel, "server").map(|_| channel)
     }
 
     /// `n` rows of boundary integers.
@@ -189,6 +199,18 @@ impl World {
         tokens
             .extend((0..steps).map(|step| twin.decode(&self.rows(seed + 1000 + step, 1)).unwrap()));
         tokens
+    }
+
+    /// A session of a prompt of four rows and three further ones: what [`Self::twin`] gives for 5,
+    /// 4 and 3.
+    pub fn short_session(&self, opener: &SessionOpener) -> Result<Vec<u32>, ServingError> {
+        let mut session = opener.open()?;
+        let mut tokens = vec![session.prefill(&self.rows(5, 4), 4)?.0];
+        for step in 0..3 {
+            tokens.push(session.decode(&self.rows(1005 + step, 1))?.0);
+        }
+        session.end();
+        Ok(tokens)
     }
 
     pub fn secure(

@@ -5,9 +5,13 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
+    time::{Duration, Instant},
 };
 
-use marill_serving::Endpoint;
+use marill_serving::{Endpoint, ServingError};
+
+/// Longer than any case takes on a busy machine, shorter than any time limit of the services.
+const NO_HANG: Duration = Duration::from_secs(30);
 
 /// Bytes at the end of a payload that number the frame.
 const TRAILER_BYTES: usize = 8;
@@ -33,6 +37,16 @@ pub enum Fault {
     Huge,
 }
 
+/// What may happen to a frame of any kind.
+pub const FAULTS: [Fault; 6] = [
+    Fault::Shorten,
+    Fault::Lengthen,
+    Fault::Repeat,
+    Fault::Cut,
+    Fault::Text,
+    Fault::Huge,
+];
+
 /// Who sent the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
@@ -41,7 +55,7 @@ pub enum From {
 }
 
 /// The next connection's frame of this number, counted from zero in its direction, is damaged.
-pub type Plan = Option<(From, usize, Fault)>;
+type Plan = Option<(From, usize, Fault)>;
 
 #[derive(Clone, Default)]
 pub struct TamperingProxy(Arc<Mutex<Plan>>);
@@ -85,13 +99,21 @@ impl TamperingProxy {
         (proxy, endpoint)
     }
 
-    pub fn plan(&self, plan: Plan) {
-        *self.0.lock().unwrap() = plan;
-    }
-
-    /// Whether the planned frame came by.
-    pub fn is_done(&self) -> bool {
-        self.0.lock().unwrap().is_none()
+    /// Spoils one frame of a session, which ends with an error and in time; `what` names the frame.
+    pub fn spoil<T>(
+        &self,
+        (from, number, fault): (From, usize, Fault),
+        what: &str,
+        session: impl FnOnce() -> Result<T, ServingError>,
+    ) {
+        *self.0.lock().unwrap() = Some((from, number, fault));
+        let started = Instant::now();
+        let result = session();
+        let took = started.elapsed();
+        let came_by = self.0.lock().unwrap().is_none();
+        assert!(came_by, "{what}: the frame did not come by");
+        assert!(took < NO_HANG, "{what}, {fault:?}: {took:?}");
+        assert!(result.is_err(), "{what}, {fault:?}: nobody noticed");
     }
 }
 
