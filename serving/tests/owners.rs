@@ -119,7 +119,8 @@ fn a_ticket_is_needed_and_buys_one_session() {
 fn what_a_grant_keeps_has_a_length() {
     let mut world = World::new();
     let id = "ab".repeat(32);
-    let (parameters, long) = (world.parameters.clone(), "a".repeat(100_000));
+    let parameters = world.parameters.clone();
+    let long = "a".repeat(100_000);
     let fields: [fn(&mut marill_serving::terms::SessionParameters) -> &mut String; 3] = [
         |t| &mut t.partition_id,
         |t| &mut t.spec_sha256,
@@ -275,7 +276,8 @@ fn without_a_handshake_no_slot_is_held() {
 #[test]
 fn a_ticket_is_its_clients() {
     let world = World::new();
-    let (alice, bob) = ("ab".repeat(32), "cd".repeat(32));
+    let alice = "ab".repeat(32);
+    let bob = "cd".repeat(32);
     let answer = world.ask_with(&bob, world.ticket(&alice), &[]);
     assert!(
         answer.status == 400 && String::from_utf8_lossy(&answer.body).contains("another client's")

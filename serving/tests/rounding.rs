@@ -114,10 +114,8 @@ fn stochastic_sessions_are_near_the_exact_twin() {
 #[test]
 fn preprocessed_correlations_serve_a_stochastic_session() {
     let folder = tempfile::tempdir().unwrap();
-    let (request, key) = (
-        folder.path().join("order.json"),
-        folder.path().join("server").join(PREPROCESSING_KEY_FILE),
-    );
+    let request = folder.path().join("order.json");
+    let key = folder.path().join("server").join(PREPROCESSING_KEY_FILE);
     let key = SealingKey::read_or_create(&key).unwrap();
     std::fs::write(
         &request,
@@ -158,7 +156,8 @@ fn preprocessed_correlations_serve_a_stochastic_session() {
 
 #[test]
 fn parties_that_round_in_different_ways_refuse_each_other() {
-    let (randomness, exact) = (world_of(stochastic(Setting::Dealer), false), World::new());
+    let randomness = world_of(stochastic(Setting::Dealer), false);
+    let exact = World::new();
     for (mine, theirs) in [(&randomness, &exact), (&exact, &randomness)] {
         let opener = SessionOpener {
             dealer: HttpClient::new(theirs.parties.dealer.clone(), None),
@@ -177,7 +176,8 @@ fn parties_that_round_in_different_ways_refuse_each_other() {
             "{error}"
         );
     }
-    let (mut exact, id) = (exact, "ab".repeat(32));
+    let mut exact = exact;
+    let id = "ab".repeat(32);
     exact.parameters.rounding = "down".into();
     let answer = exact.ask_with(&id, exact.ticket(&id), &[]);
     assert!(answer.status == 400 && String::from_utf8_lossy(&answer.body).contains("not `down`"));

@@ -73,8 +73,10 @@ fn write_files(folder: &Path, selection: Selection, sessions: usize) {
         serde_json::to_vec(&tiny_model().request(&key)).unwrap(),
     )
     .unwrap();
-    let (vault, owner) = (folder.join("vault"), DEFAULT_OWNER.into());
-    let (state, folder) = (folder.join("dealer"), folder.join("files"));
+    let vault = folder.join("vault");
+    let owner = DEFAULT_OWNER.into();
+    let state = folder.join("dealer");
+    let folder = folder.join("files");
     let options = PreprocessOptions {
         state,
         vault,

@@ -96,7 +96,8 @@ fn the_masked_adapter_travels_once_even_over_a_restart() {
         opener.server.count.received_bytes() - before
     };
     let first = world.opener();
-    let (with, without) = (received(&first), received(&first));
+    let with = received(&first);
+    let without = received(&first);
     let adapter_bytes = std::fs::metadata(world.folder.path().join("client/adapters/tiny.masked"))
         .unwrap()
         .len();
@@ -131,7 +132,8 @@ fn what_leaves_the_client_is_masked_and_sized_by_bucket() {
         proxy.sent()[from..].to_vec()
     };
     record(1, 3); // Fetches the adapter, after which the handshake has one length.
-    let (short, long) = (record(2, 3), record(3, 14));
+    let short = record(2, 3);
+    let long = record(3, 14);
     assert_eq!(world.spec.bucket(3), world.spec.bucket(14));
     assert_eq!(frame_sizes(&short), frame_sizes(&long));
 
@@ -341,7 +343,8 @@ fn no_session_is_ever_claimed_twice() {
         .unwrap();
     let private_sha256 = "cd".repeat(32);
     let selection = Selection::Greedy;
-    let (parameters, spec) = (world.parameters.clone(), world.spec.clone());
+    let parameters = world.parameters.clone();
+    let spec = world.spec.clone();
     let hello = CorrectionsHello {
         parameters,
         session,

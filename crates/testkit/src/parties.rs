@@ -76,8 +76,10 @@ impl World {
         preprocessed: bool,
         route: impl FnOnce(Endpoint) -> Endpoint,
     ) -> Self {
-        let (spec, parameters) = (model.spec.clone(), model.parameters.clone());
-        let (public, private) = (model.public.clone(), model.private.clone());
+        let spec = model.spec.clone();
+        let parameters = model.parameters.clone();
+        let public = model.public.clone();
+        let private = model.private.clone();
         let files = folder.path().join("files");
         let preprocessed = preprocessed.then_some(files.as_path());
         let parties =
@@ -120,7 +122,8 @@ impl World {
 
     /// Asks the dealer as a client would, with this ticket.
     pub fn ask_with(&self, client_id: &str, ticket: Ticket, candidates: &[String]) -> Response {
-        let (parameters, client_id) = (self.parameters.clone(), client_id.to_string());
+        let parameters = self.parameters.clone();
+        let client_id = client_id.to_string();
         let request = NewSession {
             parameters,
             client_id,
@@ -221,7 +224,8 @@ impl World {
         steps: u64,
     ) -> (Vec<u32>, Vec<Cost>) {
         let (token, cost) = session.prefill(&self.rows(seed, n), n).unwrap();
-        let (mut tokens, mut costs) = (vec![token], vec![cost]);
+        let mut tokens = vec![token];
+        let mut costs = vec![cost];
         for step in 0..steps {
             let (token, cost) = session.decode(&self.rows(seed + 1000 + step, 1)).unwrap();
             tokens.push(token);

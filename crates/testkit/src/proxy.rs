@@ -27,7 +27,8 @@ impl Proxy {
         let endpoint = format!("http://{}", listener.local_addr().unwrap())
             .parse()
             .unwrap();
-        let (record, target) = (Arc::<Record>::default(), target.authority());
+        let record = Arc::<Record>::default();
+        let target = target.authority();
         let kept = record.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -36,9 +37,10 @@ impl Proxy {
                     stream.set_nodelay(true).unwrap();
                     kept.lines.lock().unwrap().push(stream.try_clone().unwrap());
                 }
-                let (to_server, to_client) =
-                    (server.try_clone().unwrap(), client.try_clone().unwrap());
-                let (record, other) = (kept.clone(), kept.clone());
+                let to_server = server.try_clone().unwrap();
+                let to_client = client.try_clone().unwrap();
+                let record = kept.clone();
+                let other = kept.clone();
                 let stream = {
                     let mut streams = kept.streams.lock().unwrap();
                     streams.push(Vec::new());
@@ -106,7 +108,8 @@ pub fn unmask(bytes: &[u8]) -> Vec<Vec<u8>> {
         .position(|window| window == b"\r\n\r\n")
         .unwrap()
         + 4;
-    let (mut rest, mut frames) = (&bytes[end..], Vec::new());
+    let mut rest = &bytes[end..];
+    let mut frames = Vec::new();
     while rest.len() >= 6 {
         let (length, header) = match rest[1] & 0x7f {
             126 => (u16::from_be_bytes([rest[2], rest[3]]) as usize, 4),

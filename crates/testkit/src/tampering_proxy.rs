@@ -67,7 +67,8 @@ impl TamperingProxy {
         let endpoint = format!("http://{}", listener.local_addr().unwrap())
             .parse()
             .unwrap();
-        let (proxy, target) = (Self::default(), target.authority());
+        let proxy = Self::default();
+        let target = target.authority();
         let plan = proxy.0.clone();
         thread::spawn(move || {
             for opener in listener.incoming().map_while(Result::ok) {
@@ -76,10 +77,8 @@ impl TamperingProxy {
                 line.iter()
                     .for_each(|stream| stream.set_nodelay(true).unwrap());
                 for (from, index) in [(From::Opener, 0), (From::Service, 1)] {
-                    let (input, output) = (
-                        line[index].try_clone().unwrap(),
-                        line[1 - index].try_clone().unwrap(),
-                    );
+                    let input = line[index].try_clone().unwrap();
+                    let output = line[1 - index].try_clone().unwrap();
                     let plan = plan.clone();
                     thread::spawn(move || {
                         let _ = relay(

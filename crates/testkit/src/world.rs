@@ -73,7 +73,9 @@ pub fn run_world(
     let steps = continuation.len();
     let adapter = private.mask(&spec, &adapter_seed);
     let dealer = {
-        let (spec, seed0, seed1) = (spec.clone(), seed0.clone(), seed1.clone());
+        let spec = spec.clone();
+        let seed0 = seed0.clone();
+        let seed1 = seed1.clone();
         thread::spawn(move || {
             let mut session =
                 DealerSession::new(spec, adapter_seed, seed0, seed1, Box::new(dealer_end));
@@ -82,7 +84,8 @@ pub fn run_world(
         })
     };
     let server = {
-        let (public, private) = (Arc::clone(public), Arc::clone(private));
+        let public = Arc::clone(public);
+        let private = Arc::clone(private);
         thread::spawn(move || {
             let mut session = ServerSession::new(
                 public,
@@ -133,7 +136,8 @@ pub fn run_embedding(
 ) -> Result<(Vec<u64>, Traffic), ProtocolError> {
     let spec = public.spec.clone();
     let [adapter_seed, seed0, seed1] = session_seeds();
-    let ((client_end, server_end), (dealer_end, corrections_end)) = (memory_pair(), memory_pair());
+    let (client_end, server_end) = memory_pair();
+    let (dealer_end, corrections_end) = memory_pair();
     let bucket = spec.bucket(boundary.len() / spec.hidden_size);
     let adapter = private.mask(&spec, &adapter_seed);
     let mut client = ClientSession::new(
