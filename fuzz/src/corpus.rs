@@ -75,7 +75,8 @@ fn frame(message: &impl serde::Serialize) -> Vec<u8> {
 }
 
 pub(crate) fn handshakes() -> Vec<Vec<u8>> {
-    let (parameters, session) = (parameters(), "ab".repeat(16));
+    let parameters = parameters();
+    let session = "ab".repeat(16);
     let hello = |correlations| ClientHello {
         parameters: parameters.clone(),
         session: session.clone(),
@@ -343,7 +344,8 @@ struct Base {
 
 static BASE: LazyLock<Base> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a place for files");
-    let (base, out) = (folder.path().join("base"), folder.path().join("out"));
+    let base = folder.path().join("base");
+    let out = folder.path().join("out");
     let checkpoint = tiny_base(&base, 1).expect("a tiny model");
     let transforms = tiny_transforms(&checkpoint.config, true);
     let adapter = tiny_adapter(&checkpoint.config, &transforms, 2).expect("a tiny adapter");

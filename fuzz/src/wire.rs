@@ -161,7 +161,8 @@ fn run_client(server: impl Channel + 'static) -> Result<u32, ProtocolError> {
 /// A server's frames to a client: length, frame, length, frame. The client's seeds are fixed, so a
 /// recorded session goes on behind a frame whose bytes were changed.
 pub fn protocol_frames(bytes: &[u8]) {
-    let (mut frames, mut rest) = (VecDeque::new(), bytes);
+    let mut frames = VecDeque::new();
+    let mut rest = bytes;
     while let Some((length, behind)) = rest.split_first_chunk::<4>() {
         let length = (u32::from_le_bytes(*length) as usize).min(behind.len());
         let (frame, behind) = behind.split_at(length);

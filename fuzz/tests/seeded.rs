@@ -138,7 +138,8 @@ fn try_target(target: &Target, seed: u64, time: Duration, watch: &Watch) {
         assert!(whole.is_ok(), "{}: valid input {n} panics", target.name);
     }
     let first = variable("MARILL_FUZZ_FROM").unwrap_or(0);
-    let (started, mut at) = (Instant::now(), first);
+    let started = Instant::now();
+    let mut at = first;
     while started.elapsed() < time {
         let name = target.name.bytes().fold(seed, |hash, byte| {
             hash.wrapping_mul(0x100_0000_01b3) ^ u64::from(byte)
