@@ -43,15 +43,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => question.to_owned(),
     };
     let prompt = base.tokenizer.encode(&text)?;
-    let (mut prefix, mut float) = (
-        Prefix::new(&base, frozen_layers)?,
-        FloatModel::new(&base, &transforms, None)?,
-    );
+    let mut prefix = Prefix::new(&base, frozen_layers)?;
+    let mut float = FloatModel::new(&base, &transforms, None)?;
     let mut twin = Twin::new(public.clone(), private);
     twin.start_trace();
     let mut logits = float.logits(&prompt)?;
     let mut token = twin.prefill(&spec.encode(&prefix.forward(&prompt)?)?)?;
-    let (mut agreed, mut worst, mut answer) = (0, 0f32, Vec::new());
+    let mut agreed = 0;
+    let mut worst = 0f32;
+    let mut answer = Vec::new();
     for _ in 0..tokens {
         let best = (0..logits.len())
             .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))

@@ -33,7 +33,8 @@ struct Nearness {
 
 impl Nearness {
     fn add(&mut self, exact: &[f32], other: &[f32]) {
-        let (best, own) = (largest(exact), largest(other));
+        let best = largest(exact);
+        let own = largest(other);
         self.tokens += 1;
         self.equal += usize::from(best == own);
         self.largest_shortfall = self.largest_shortfall.max(exact[best] - exact[own]);
@@ -89,15 +90,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         frozen_layers,
     )?);
     let private = Arc::new(PrivateWeights::from_floats(&public, Vec::new())?);
-    let (mut prefix, mut float) = (
-        Prefix::new(&base, frozen_layers)?,
-        FloatModel::new(&base, &transforms, None)?,
-    );
-    let (mut exact, mut randomness) = (
-        Twin::exact(public.clone(), private.clone()),
-        Twin::new(public, private),
-    );
-    let (mut stochastic, mut in_floats) = (Nearness::default(), Nearness::default());
+    let mut prefix = Prefix::new(&base, frozen_layers)?;
+    let mut float = FloatModel::new(&base, &transforms, None)?;
+    let mut exact = Twin::exact(public.clone(), private.clone());
+    let mut randomness = Twin::new(public, private);
+    let mut stochastic = Nearness::default();
+    let mut in_floats = Nearness::default();
     for question in QUESTIONS {
         let message = Message {
             role: "user".into(),

@@ -36,7 +36,8 @@ pub fn gpt2_weights(
         c.layer_norm_epsilon,
         lora_rank,
     );
-    let (wte, norm) = (values(model.wte.embeddings())?, OwnedNorm::of(&model.ln_f)?);
+    let wte = values(model.wte.embeddings())?;
+    let norm = OwnedNorm::of(&model.ln_f)?;
     let head = HeadFloats {
         norm: Some(norm.floats()),
         pooler: None,

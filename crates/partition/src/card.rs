@@ -131,7 +131,8 @@ fn peft_note(has_peft_config: bool, merged_heads: bool) -> &'static str {
 /// Base, layers, private part and numbers.
 fn facts(manifest: &Manifest) -> String {
     let transforms = &manifest.transforms;
-    let (layers, frozen) = (manifest.config.num_hidden_layers, transforms.frozen_layers);
+    let layers = manifest.config.num_hidden_layers;
+    let frozen = transforms.frozen_layers;
     let mut text = format!(
         "# {}\n\nA partitioned language model for private inference with Marill.\n\n",
         manifest.name

@@ -97,10 +97,8 @@ pub fn export_full(
 ) -> Result<ExportReport, PartitionError> {
     transforms.check(&base.config)?;
     if transforms.lora.is_some() {
-        let (tensor, reason) = (
-            String::from("lora"),
-            "a full fine-tune has no low-rank factors".into(),
-        );
+        let tensor = String::from("lora");
+        let reason = "a full fine-tune has no low-rank factors".into();
         return Err(PartitionError::PrivateTensor { tensor, reason });
     }
     same_tensors(base, model, Some(transforms.frozen_layers))?;
@@ -381,7 +379,8 @@ fn same_tensors(
         if private_from.is_some_and(|first| is_private(name, first)) {
             continue;
         }
-        let (ours, theirs) = (bits(ours)?, bits(&model.tensors[name])?);
+        let ours = bits(ours)?;
+        let theirs = bits(&model.tensors[name])?;
         let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
         let shorter = (ours.len() != theirs.len()).then(|| ours.len().min(theirs.len()));
         if let Some(element) = differs.or(shorter) {

@@ -66,7 +66,9 @@ impl std::fmt::Display for Measured {
             Some(layer) => format!("private layer {layer}, `{}`", headroom.label),
             None => format!("behind the last layer, `{}`", headroom.label),
         };
-        let (bits, reaches, limit) = (headroom.bits(), headroom.reaches_bits, headroom.limit_bits);
+        let bits = headroom.bits();
+        let reaches = headroom.reaches_bits;
+        let limit = headroom.limit_bits;
         write!(
             f,
             "every value of {rows} of the run's own rows ({tokens} tokens) fits, {bits:.1} bits \
@@ -135,7 +137,8 @@ pub fn measure_range(partition: &Partition, rows: &[Vec<u32>]) -> Result<Measure
 pub fn describe_range(outcome: &Result<Proof, Unproved>) -> String {
     match outcome {
         Ok(proof) => {
-            let (norm, positions) = (proof.envelope.row_norm, proof.envelope.positions);
+            let norm = proof.envelope.row_norm;
+            let positions = proof.envelope.positions;
             let least = proof.tightest().map_or_else(String::new, |headroom| {
                 format!("; least headroom: {headroom}")
             });

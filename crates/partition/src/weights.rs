@@ -66,10 +66,8 @@ pub fn public_weights(
         Ok(base.floats(name)?)
     })?;
     let layers: Vec<LayerFloats<'_>> = owned.iter().map(borrowed).collect();
-    let (norm, head) = (
-        base.floats("model.norm.weight")?,
-        base.floats("lm_head.weight")?,
-    );
+    let norm = base.floats("model.norm.weight")?;
+    let head = base.floats("lm_head.weight")?;
     Ok(PublicWeights::from_floats(spec, &layers, &norm, &head)?)
 }
 

@@ -154,7 +154,8 @@ fn gpt2_in_integers_is_gpt2_in_floats() {
     for (seed, frozen) in [(1, 0), (2, 1), (3, 2)] {
         let model = gpt2(seed);
         let (public, mut twin) = twin(gpt2_weights(&model, frozen, 0).unwrap());
-        let (mut cache, mut whole) = (Gpt2Cache::default(), Gpt2Cache::default());
+        let mut cache = Gpt2Cache::default();
+        let mut whole = Gpt2Cache::default();
         let tokens: Vec<u32> = (0..21).map(|k| (k * 37 + seed as u32) % 120).collect();
         let mut steps: Vec<&[u32]> = vec![&tokens[..18]];
         steps.extend(tokens[18..].chunks(1));

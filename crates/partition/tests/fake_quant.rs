@@ -44,7 +44,8 @@ fn fake_quantized_layers_are_nearer_to_the_integer_program() {
     let dir = tempfile::tempdir().unwrap();
     // Both round: a value at the edge of a rounding may fall on its other side, and one model may
     // be far off. Twenty-four are not.
-    let (mut floats, mut fake_quantized) = (0.0, 0.0);
+    let mut floats = 0.0;
+    let mut fake_quantized = 0.0;
     for seed in 1..=24 {
         let merged = seed % 2 == 1;
         let base = tiny_base(dir.path(), seed).unwrap();

@@ -122,10 +122,8 @@ fn the_twin_computes_the_fine_tuned_model() {
                 .map(|(a, b)| (a - b).abs() / spread)
                 .fold(0.0, f32::max)
         };
-        let (tuned, base) = (
-            far(logits(&fixture.model).unwrap()),
-            far(logits(&fixture.base).unwrap()),
-        );
+        let tuned = far(logits(&fixture.model).unwrap());
+        let base = far(logits(&fixture.base).unwrap());
         // The stated error of a few layers; the base is another model, dozens of times as far.
         assert!(
             tuned < 4e-3 && base > 0.1,
