@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use half::f16;
-use marill_model::{Decoder, Rows};
+use marill_model::{Llama, Rows};
 
 use crate::{
     Sample, TrainError,
@@ -92,7 +92,7 @@ impl Activations {
     /// another.
     pub fn boundary(
         &mut self,
-        decoder: &Decoder,
+        decoder: &Llama,
         frozen: usize,
         samples: &[Sample],
         batch: &[usize],

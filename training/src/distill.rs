@@ -2,14 +2,14 @@
 
 use candle_core::{DType, Tensor};
 use half::f16;
-use marill_model::{Checkpoint, Decoder, Rows, Transforms, ops::Teacher};
+use marill_model::{Checkpoint, Llama, ModelConfig, Rows, Transforms, ops::Teacher};
 use marill_recipe::{Recipe, Stage, locate};
 
 use crate::{Sample, TrainError, TrainOptions, samples::targets};
 
 /// The teacher of a distillation and what it said so far.
 pub(crate) struct Distillation {
-    decoder: Decoder,
+    decoder: Llama,
     /// Frozen layers whose output the student's cache already has.
     shared_layers: usize,
     /// Layers of the student that are compared with the teacher's.
@@ -50,10 +50,11 @@ impl Distillation {
             }
         };
         let (theirs, ours) = (&checkpoint.config, &base.config);
-        if theirs.vocab_size != ours.vocab_size {
+        if theirs.vocab_size() != ours.vocab_size() {
             let reason = format!(
                 "the teacher has {} tokens, the base model {}",
-                theirs.vocab_size, ours.vocab_size
+                theirs.vocab_size(),
+                ours.vocab_size()
             );
             return Err(TrainError::Setting {
                 key: "distill.teacher",
@@ -61,14 +62,14 @@ impl Distillation {
             });
         }
         let hidden = knobs.stages().iter().any(|stage| stage.hidden > 0.0);
-        let shape = |c: &marill_model::Config| (c.num_hidden_layers, c.hidden_size);
+        let shape = |c: &marill_model::Architecture| (c.num_hidden_layers(), c.hidden_size());
         if hidden && shape(theirs) != shape(ours) {
             let reason = format!(
                 "hidden states of {} layers of {} cannot be matched with {} of {}",
-                theirs.num_hidden_layers,
-                theirs.hidden_size,
-                ours.num_hidden_layers,
-                ours.hidden_size
+                theirs.num_hidden_layers(),
+                theirs.hidden_size(),
+                ours.num_hidden_layers(),
+                ours.hidden_size()
             );
             return Err(TrainError::Setting {
                 key: "distill.teacher",
@@ -89,7 +90,7 @@ impl Distillation {
             });
         }
         let vb = checkpoint.var_builder();
-        let decoder = Decoder::new(&checkpoint.config, &Transforms::default(), vb)?;
+        let decoder = Llama::new(checkpoint.config.llama()?, &Transforms::default(), vb)?;
         Ok(Some(Distillation {
             decoder,
             shared_layers: if own { transforms.frozen_layers } else { 0 },

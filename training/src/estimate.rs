@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use candle_core::Tensor;
-use marill_model::{Checkpoint, Config, MODULES, Transforms};
+use marill_model::{Checkpoint, MODULES, ModelConfig, Transforms};
 use marill_recipe::{Freeze, Recipe};
 use serde::Serialize;
 
@@ -96,7 +96,7 @@ impl Estimate {
             .max(1);
         let layer = rows * floats_a_row(config);
         // Backward adds the gradients of the widest place, and two rows of scores a thread.
-        let passing = rows * 4 * config.intermediate_size.max(config.hidden_size) + 4 * longest;
+        let passing = rows * 4 * config.intermediate_size().max(config.hidden_size()) + 4 * longest;
         let teacher = if recipe.distill.is_some() { 3 } else { 1 };
         let full = transforms.lora.is_none();
         Self {
@@ -110,12 +110,12 @@ impl Estimate {
             cache_bytes: if transforms.frozen_layers == 0 {
                 0
             } else {
-                (distinct_tokens + held_out) * config.hidden_size * 2
+                (distinct_tokens + held_out) * config.hidden_size() * 2
             },
             graph_bytes: (private * layer + passing) * F32,
-            graph_bytes_in_blocks: (private * rows * config.hidden_size + layer + passing) * F32,
+            graph_bytes_in_blocks: (private * rows * config.hidden_size() + layer + passing) * F32,
             other_bytes: PROGRAM
-                + LOGIT_ROWS * config.vocab_size * F32 * teacher
+                + LOGIT_ROWS * config.vocab_size() * F32 * teacher
                 + if recipe.train.quantize_last_steps > 0 {
                     rounded_copies(config, private)
                 } else {
@@ -177,17 +177,17 @@ impl Estimate {
 
 /// What each row leaves in a layer's graph: norms, projections, rotations, attention, the two sums,
 /// gate, up and their product.
-fn floats_a_row(config: &Config) -> usize {
+fn floats_a_row(config: &dyn ModelConfig) -> usize {
     let (q, kv) = (
-        config.num_attention_heads * config.head_dim,
-        config.num_key_value_heads * config.head_dim,
+        config.num_attention_heads() * config.head_dim(),
+        config.num_key_value_heads() * config.head_dim(),
     );
-    6 * config.hidden_size + 3 * q + 3 * kv + 3 * config.intermediate_size
+    6 * config.hidden_size() + 3 * q + 3 * kv + 3 * config.intermediate_size()
 }
 
 /// The frozen matrices of the private layers on the secure program's grid, beside the ones they
 /// were made of.
-fn rounded_copies(config: &Config, private: usize) -> usize {
+fn rounded_copies(config: &dyn ModelConfig, private: usize) -> usize {
     let shapes = MODULES
         .iter()
         .filter_map(|module| config.module_shape(module));

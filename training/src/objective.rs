@@ -3,7 +3,7 @@
 
 use candle_core::{Tensor, Var};
 use marill_model::{
-    Decoder, Rows,
+    Llama, Rows,
     ops::{Dropout, FakeQuant, HeadLoss, head_loss, row_distance},
 };
 use marill_recipe::{Distill, Stage};
@@ -12,7 +12,7 @@ use crate::{Sample, TrainError, distill::Said, params::Params, samples::targets}
 
 /// One micro-batch on its way through the private layers.
 pub(crate) struct Pass<'a> {
-    pub decoder: &'a Decoder,
+    pub decoder: &'a Llama,
     pub frozen: usize,
     pub samples: &'a [Sample],
     pub batch: &'a [usize],

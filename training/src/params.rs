@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var, backprop::GradStore};
 use candle_nn::VarMap;
-use marill_model::{Adapter, Checkpoint, Decoder, MODULES, ModelError, Transforms};
+use marill_model::{Adapter, Checkpoint, Llama, MODULES, ModelConfig, ModelError, Transforms};
 use marill_recipe::{Freeze, Optimizer};
 
 use crate::{
@@ -41,9 +41,7 @@ pub(crate) fn full_names<'a>(
         transforms.frozen_layers == 0 && !freeze.embedding,
     );
     base.tensors.keys().filter(move |name| {
-        let layer = name
-            .strip_prefix("model.layers.")
-            .and_then(|n| n.split('.').next()?.parse::<usize>().ok());
+        let layer = base.config.layer_of(name);
         layer.map_or(all, |l| l >= frozen)
     })
 }
@@ -56,7 +54,7 @@ impl Params {
             return Self::from_tensors(BTreeMap::new());
         };
         let mut tensors = BTreeMap::new();
-        for layer in transforms.frozen_layers..base.config.num_hidden_layers {
+        for layer in transforms.frozen_layers..base.config.num_hidden_layers() {
             for module in MODULES
                 .iter()
                 .filter(|m| lora.target_modules.iter().any(|t| t == *m))
@@ -118,16 +116,16 @@ impl Params {
     }
 
     /// The model with these tensors in place; later updates show in it.
-    pub fn decoder(
-        &self,
-        base: &Checkpoint,
-        transforms: &Transforms,
-    ) -> Result<Decoder, ModelError> {
+    pub fn decoder(&self, base: &Checkpoint, transforms: &Transforms) -> Result<Llama, ModelError> {
         let vars = self.vars.data().lock().expect("no panic holds the lock");
         let trained = vars
             .iter()
             .map(|(name, var)| (name.clone(), var.as_tensor().clone()));
-        Decoder::new(&base.config, transforms, base.var_builder_with(trained))
+        Llama::new(
+            base.config.llama()?,
+            transforms,
+            base.var_builder_with(trained),
+        )
     }
 
     /// Adds the gradients of a micro-batch, or of a part of its graph.

@@ -3,7 +3,9 @@
 
 use std::{ops::Range, path::Path};
 
-use marill_model::{ChatTemplate, Checkpoint, Message, Tokenizer, plain_chat, render_chat};
+use marill_model::{
+    ChatTemplate, Checkpoint, Message, ModelConfig, Tokenizer, plain_chat, render_chat,
+};
 use marill_recipe::{Dataset, Example, Format, Prompt, Recipe, Rows, TrainOn, Turn};
 
 use crate::{DataNotes, Rng, TrainError};
@@ -107,7 +109,7 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
     let limit = recipe
         .data
         .max_seq_len
-        .min(model.config.max_position_embeddings);
+        .min(model.config.max_position_embeddings());
     let (mut train, mut validation, mut notes) = (Vec::new(), Vec::new(), DataNotes::default());
     for (nth, dataset) in recipe.dataset.iter().enumerate() {
         let rows = Rows::read(dataset, dir)?;
@@ -201,7 +203,7 @@ pub fn some_rows(
     let limit = recipe
         .data
         .max_seq_len
-        .min(model.config.max_position_embeddings);
+        .min(model.config.max_position_embeddings());
     let each = count.div_ceil(recipe.dataset.len().max(1));
     let (mut rows, mut notes) = (Vec::new(), DataNotes::default());
     for (nth, dataset) in recipe.dataset.iter().enumerate() {

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{Device, Tensor};
-use marill_model::{ChatTemplate, Checkpoint, Config, MODULES, TokenIds, Tokenizer, module_path};
+use marill_model::{
+    ChatTemplate, Checkpoint, LlamaConfig, MODULES, ModelConfig, TokenIds, Tokenizer, module_path,
+};
 use marill_recipe::{Prompt, Recipe, Rows};
 use tokenizers::{
     AddedToken, Tokenizer as Inner,
@@ -83,7 +85,7 @@ pub(crate) fn checkpoint(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, Trai
         .as_ref()
         .ok_or_else(|| missing("tokenizer"))?;
     let tokenizer = train_tokenizer(&texts(recipe, dir)?, spec.vocab_size)?;
-    let config = Config {
+    let config = LlamaConfig {
         model_type: "llama".into(),
         architectures: Vec::new(),
         hidden_size: shape.hidden_size,
@@ -109,7 +111,7 @@ pub(crate) fn checkpoint(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, Trai
     let tensors = weights(&config, recipe.train.seed)?;
     let chat_template = Some(ChatTemplate::new(CHATML.into(), &tokenizer));
     Ok(Checkpoint {
-        config,
+        config: config.into(),
         tensors,
         tokenizer,
         chat_template,
@@ -120,7 +122,7 @@ pub(crate) fn checkpoint(recipe: &Recipe, dir: &Path) -> Result<Checkpoint, Trai
 
 /// Normal weights of deviation `0.55 / sqrt(in)` (0.02 at 768 inputs); what writes to the residual
 /// stream is smaller.
-fn weights(config: &Config, seed: u64) -> Result<BTreeMap<String, Tensor>, TrainError> {
+fn weights(config: &LlamaConfig, seed: u64) -> Result<BTreeMap<String, Tensor>, TrainError> {
     let normal = |name: &str, shape: &[usize], deviation: f64| -> Result<Tensor, TrainError> {
         let mut rng = Rng::new(seed, name);
         let data: Vec<f32> = (0..shape.iter().product())

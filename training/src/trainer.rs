@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::atomic::Ordering, time::Instant};
 
 use candle_core::Tensor;
 use marill_model::{
-    Adapter, Checkpoint, Config, Decoder, HeadMerge, LoraConfig, TensorDtype, Transforms,
+    Adapter, Checkpoint, HeadMerge, Llama, LoraConfig, ModelConfig, TensorDtype, Transforms,
     adjacent_groups,
     ops::{Dropout, FakeQuant},
     strided_groups,
@@ -115,7 +115,7 @@ fn base_model(recipe: &Recipe, options: &TrainOptions) -> Result<Checkpoint, Tra
 ///
 /// # Errors
 /// [`TrainError::Setting`] for head groups that do not fit, [`TrainError::Model`] for the rest.
-pub fn transforms_for(recipe: &Recipe, config: &Config) -> Result<Transforms, TrainError> {
+pub fn transforms_for(recipe: &Recipe, config: &dyn ModelConfig) -> Result<Transforms, TrainError> {
     let frozen_layers = recipe.freeze.layers;
     let heads = match &recipe.heads {
         Some(heads) if heads.merge > 1 => {
@@ -143,10 +143,10 @@ pub fn transforms_for(recipe: &Recipe, config: &Config) -> Result<Transforms, Tr
                     "adjacent"
                 }
                 .into(),
-                groups: vec![groups; config.num_hidden_layers.saturating_sub(frozen_layers)],
+                groups: vec![groups; config.num_hidden_layers().saturating_sub(frozen_layers)],
                 scale: heads
                     .scale
-                    .unwrap_or(1.0 / ((heads.merge * config.head_dim) as f64).sqrt()),
+                    .unwrap_or(1.0 / ((heads.merge * config.head_dim()) as f64).sqrt()),
             })
         }
         _ => None,
@@ -195,9 +195,9 @@ pub(crate) struct Run<'a> {
     transforms: Transforms,
     pub(crate) samples: Samples,
     pub(crate) params: Params,
-    decoder: Decoder,
+    decoder: Llama,
     /// The same with frozen weights on the secure program's grid, from the first quantized step on.
-    quantized: Option<Decoder>,
+    quantized: Option<Llama>,
     pub(crate) plan: Plan,
     activations: Activations,
     validation: Activations,
@@ -240,7 +240,7 @@ impl<'a> Run<'a> {
         let mut base_sha256 = None;
         let activations = match &options.cache_dir {
             Some(dir) if transforms.frozen_layers > 0 => {
-                let (frozen, hidden) = (transforms.frozen_layers, base.config.hidden_size);
+                let (frozen, hidden) = (transforms.frozen_layers, base.config.hidden_size());
                 let digest = base_sha256.insert(base.digest());
                 Activations::on_disk(&samples.train, dir, digest, frozen, hidden)
             }

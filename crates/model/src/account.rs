@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use known::{CONFIG, GENERATION, GGUF, ROPE, TOKENIZER};
+pub(crate) use known::{GENERATION, GGUF, LLAMA, ROPE, TOKENIZER};
 use serde_json::{Map, Value};
 
 use crate::ModelError;
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn every_neutral_value_is_json() {
-        for known in [&CONFIG, &GENERATION, &TOKENIZER, &ROPE, &GGUF] {
+        for known in [&LLAMA, &GENERATION, &TOKENIZER, &ROPE, &GGUF] {
             for (key, values) in known.neutral {
                 let wrong = values
                     .iter()

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{Device, Tensor};
 
-use crate::{Config, LoraConfig, ModelError, var_builder::PEFT_PREFIX};
+use crate::{LoraConfig, ModelConfig, ModelError, var_builder::PEFT_PREFIX};
 
 /// PEFT-named low-rank factors: `A [rank, in]` and `B [out, rank]` for private layers;
 /// `delta W = (alpha / rank) B A`.
@@ -66,11 +66,11 @@ impl Adapter {
     /// [`ModelError::MissingTensor`] or [`ModelError::Shape`].
     pub fn check(
         &self,
-        config: &Config,
+        config: &dyn ModelConfig,
         lora: &LoraConfig,
         frozen_layers: usize,
     ) -> Result<(), ModelError> {
-        for layer in frozen_layers..config.num_hidden_layers {
+        for layer in frozen_layers..config.num_hidden_layers() {
             for module in &lora.target_modules {
                 let Some([out, inner]) = config.module_shape(module) else {
                     continue;

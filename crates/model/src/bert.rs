@@ -8,9 +8,11 @@ use candle_nn::{Activation, Embedding, Linear, Module, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ModelError,
-    affine::{AffineBlock, LayerNorm, attention, embed, read_config, read_tensors},
-    var_builder::{under, var_builder},
+    ModelConfig, ModelError,
+    config::read_config,
+    layers::{AffineBlock, LayerNorm, attention, embed},
+    size,
+    var_builder::{read_tensors, under, var_builder},
 };
 
 /// Hugging Face's `config.json` of a BERT model.
@@ -54,6 +56,108 @@ impl BertConfig {
             ));
         }
         Ok(())
+    }
+}
+
+/// The linear maps of a layer.
+const MODULES: [&str; 6] = [
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+];
+
+impl ModelConfig for BertConfig {
+    fn hidden_size(&self) -> usize {
+        self.hidden_size
+    }
+
+    fn intermediate_size(&self) -> usize {
+        self.intermediate_size
+    }
+
+    fn num_hidden_layers(&self) -> usize {
+        self.num_hidden_layers
+    }
+
+    fn num_attention_heads(&self) -> usize {
+        self.num_attention_heads
+    }
+
+    fn num_key_value_heads(&self) -> usize {
+        self.num_attention_heads
+    }
+
+    fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn max_position_embeddings(&self) -> usize {
+        self.max_position_embeddings
+    }
+
+    fn modules(&self) -> &'static [&'static str] {
+        &MODULES
+    }
+
+    fn module_shape(&self, module: &str) -> Option<[usize; 2]> {
+        let d = self.hidden_size;
+        Some(match module {
+            "intermediate.dense" => [self.intermediate_size, d],
+            "output.dense" => [d, self.intermediate_size],
+            _ => MODULES.contains(&module).then_some([d, d])?,
+        })
+    }
+
+    /// Without pooler and classifier, which a checkpoint need not have.
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let d = self.hidden_size;
+        let mut all = Vec::new();
+        for (name, rows) in [
+            ("word", self.vocab_size),
+            ("position", self.max_position_embeddings),
+            ("token_type", self.type_vocab_size),
+        ] {
+            all.push((
+                format!("embeddings.{name}_embeddings.weight"),
+                vec![rows, d],
+            ));
+        }
+        let mut add = |name: String, weight: Vec<usize>| {
+            all.push((format!("{name}.bias"), vec![weight[0]]));
+            all.push((format!("{name}.weight"), weight));
+        };
+        add("embeddings.LayerNorm".to_owned(), vec![d]);
+        for layer in 0..self.num_hidden_layers {
+            let at = |part: &str| format!("{}{layer}.{part}", self.layer_prefix());
+            for module in MODULES {
+                let shape = self.module_shape(module).expect("a module of the list");
+                add(at(module), shape.into());
+            }
+            for norm in ["attention.output.LayerNorm", "output.LayerNorm"] {
+                add(at(norm), vec![d]);
+            }
+        }
+        all
+    }
+
+    fn layer_prefix(&self) -> &'static str {
+        "encoder.layer."
+    }
+
+    fn tied_head(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
+    fn check_sizes(&self) -> Result<(), String> {
+        self.check()?;
+        size::check_sizes(self)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A model in memory, whichever format it came from, its digest, and how it is written back.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,7 @@ use candle_nn::VarBuilder;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    ChatTemplate, Config, ModelError, Tokenizer,
+    Architecture, ChatTemplate, ModelConfig, ModelError, Tokenizer,
     account::Ignored,
     ops,
     var_builder::{PEFT_PREFIX, var_builder},
@@ -22,7 +22,7 @@ use crate::{
 /// Rows of `q_proj` and `k_proj` are in Hugging Face's rotate-half order whatever the file had.
 #[derive(Clone)]
 pub struct Checkpoint {
-    pub config: Config,
+    pub config: Architecture,
     pub tensors: BTreeMap<String, Tensor>,
     pub tokenizer: Tokenizer,
     pub chat_template: Option<ChatTemplate>,
@@ -81,7 +81,7 @@ pub enum TensorDtype {
 impl Checkpoint {
     /// A checkpoint of parts that fit together; a head that repeats the embedding is left out.
     pub(crate) fn checked(
-        config: Config,
+        config: Architecture,
         tensors: BTreeMap<String, Tensor>,
         tokenizer: Tokenizer,
         chat_template: Option<ChatTemplate>,
@@ -138,10 +138,9 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError::MissingTensor`].
     pub fn tensor(&self, name: &str) -> Result<&Tensor, ModelError> {
-        let stored = if name == "lm_head.weight" && self.config.tie_word_embeddings {
-            "model.embed_tokens.weight"
-        } else {
-            name
+        let stored = match self.config.tied_head() {
+            Some((head, embedding)) if name == head => embedding,
+            _ => name,
         };
         self.tensors
             .get(stored)
@@ -193,13 +192,7 @@ impl Checkpoint {
         let tensors: HashMap<String, Tensor> = tensors.collect::<Result<_, ModelError>>()?;
         write_tensors(tensors, &dir.join("model.safetensors"))?;
         // Scales are in the weights by now.
-        write_json(
-            &dir.join("config.json"),
-            &Config {
-                quantization_config: None,
-                ..self.config.clone()
-            },
-        )?;
+        write_json(&dir.join("config.json"), &self.config.without_scales())?;
         self.tokenizer.save(&dir.join("tokenizer.json"))?;
         write_json(&dir.join("tokenizer_config.json"), &self.tokenizer_config())
     }
@@ -227,9 +220,11 @@ impl Checkpoint {
 
     /// Every tensor is one of the architecture, every weight is a number and every token has a row.
     fn account_for_tensors(&self, place: &Path, ignored: Ignored<'_>) -> Result<(), ModelError> {
+        let known = self.config.tensors().into_iter().map(|(name, _)| name);
+        let known: BTreeSet<String> = known.collect();
         for (name, tensor) in &self.tensors {
             // Tables that older versions of transformers stored, and compute themselves since.
-            if !self.config.has_tensor(name) && !name.ends_with("rotary_emb.inv_freq") {
+            if !known.contains(name) && !name.ends_with("rotary_emb.inv_freq") {
                 let why = "is not used: this architecture has none";
                 return Err(ModelError::unaccounted(
                     place,
@@ -246,7 +241,7 @@ impl Checkpoint {
                 return Err(ModelError::corrupt(place, reason));
             }
         }
-        let rows = self.config.vocab_size;
+        let rows = self.config.vocab_size();
         let beyond = self.tokenizer.beyond(rows);
         if let Some((id, token)) = beyond.iter().find(|(_, token)| !ignored.has(token)) {
             let why = format!("has id {id}, and the embedding has {rows} rows");
@@ -263,13 +258,11 @@ impl Checkpoint {
     /// A head of its own beside `tie_word_embeddings` must be the embedding, which then stands for
     /// it.
     fn drop_tied_head(&mut self, place: &Path) -> Result<(), ModelError> {
-        if !self.config.tie_word_embeddings {
+        let Some((head_name, embedding_name)) = self.config.tied_head() else {
             return Ok(());
-        }
-        let (head, embedding) = (
-            self.tensors.remove("lm_head.weight"),
-            self.tensors.get("model.embed_tokens.weight"),
-        );
+        };
+        let head = self.tensors.remove(head_name);
+        let embedding = self.tensors.get(embedding_name);
         let (Some(head), Some(embedding)) = (head, embedding) else {
             return Ok(());
         };
@@ -277,48 +270,22 @@ impl Checkpoint {
         if head.dims() == embedding.dims() && values(&head)? == values(embedding)? {
             return Ok(());
         }
-        let why = "is not `model.embed_tokens.weight`, and `tie_word_embeddings` says that it is";
-        Err(ModelError::unaccounted(
-            place,
-            "tensor `lm_head.weight`",
-            "lm_head.weight",
-            why,
-        ))
+        let why = format!("is not `{embedding_name}`, and `tie_word_embeddings` says that it is");
+        let what = format!("tensor `{head_name}`");
+        Err(ModelError::unaccounted(place, &what, head_name, &why))
     }
 
     /// Every tensor of the architecture is present with its shape.
     fn check(&self) -> Result<(), ModelError> {
-        let c = &self.config;
-        let expect = |name: String, shape: &[usize]| {
+        for (name, expected) in self.config.tensors() {
             let tensor = self.tensor(&name)?;
-            if tensor.dims() == shape {
-                return Ok(());
-            }
-            Err(ModelError::Shape {
-                name,
-                found: tensor.dims().to_vec(),
-                expected: shape.to_vec(),
-            })
-        };
-        expect(
-            "model.embed_tokens.weight".into(),
-            &[c.vocab_size, c.hidden_size],
-        )?;
-        expect("lm_head.weight".into(), &[c.vocab_size, c.hidden_size])?;
-        expect("model.norm.weight".into(), &[c.hidden_size])?;
-        for layer in 0..c.num_hidden_layers {
-            for module in crate::MODULES {
-                let shape = c.module_shape(module).expect("MODULES are the modules");
-                expect(
-                    format!("{}.weight", crate::module_path(layer, module)),
-                    &shape,
-                )?;
-            }
-            for norm in ["input_layernorm", "post_attention_layernorm"] {
-                expect(
-                    format!("model.layers.{layer}.{norm}.weight"),
-                    &[c.hidden_size],
-                )?;
+            if tensor.dims() != expected {
+                let found = tensor.dims().to_vec();
+                return Err(ModelError::Shape {
+                    name,
+                    found,
+                    expected,
+                });
             }
         }
         Ok(())

@@ -38,6 +38,9 @@ pub enum ModelError {
         value: String,
         why: &'static str,
     },
+    /// A model in memory, where only LLaMA is computed.
+    #[error("model_type = {model_type} is not supported: only `llama` is")]
+    NotLlama { model_type: &'static str },
     /// A key, tensor or token that the answers may depend on and that is not used.
     #[error("`{}`: {what} {why}\n\n\
         hint: if the model is the same without it, say so: `model.ignore = [\"{key}\"]` in the \

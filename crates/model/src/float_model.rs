@@ -2,11 +2,11 @@
 
 use candle_core::{IndexOp, Tensor};
 
-use crate::{Adapter, Cache, Checkpoint, Decoder, ModelError, Rows, Transforms};
+use crate::{Adapter, Cache, Checkpoint, Llama, ModelError, Rows, Transforms};
 
 /// The whole model in floats with a key-value cache, for evaluation and generation.
 pub struct FloatModel {
-    decoder: Decoder,
+    decoder: Llama,
     caches: Vec<Cache>,
     len: usize,
 }
@@ -25,12 +25,16 @@ impl FloatModel {
             adapter.check(&base.config, lora, transforms.frozen_layers)?;
         }
         let factors = adapter.map_or_else(Default::default, |a| a.tensors.clone());
-        let decoder = Decoder::new(&base.config, transforms, base.var_builder_with(factors))?;
+        let decoder = Llama::new(
+            base.config.llama()?,
+            transforms,
+            base.var_builder_with(factors),
+        )?;
         Ok(Self::from_decoder(decoder))
     }
 
     /// Wraps a decoder that is already built.
-    pub fn from_decoder(decoder: Decoder) -> Self {
+    pub fn from_decoder(decoder: Llama) -> Self {
         let caches = vec![Cache::default(); decoder.layers.len()];
         Self {
             decoder,
@@ -117,7 +121,7 @@ impl FloatModel {
     }
 
     /// The model behind it.
-    pub fn decoder(&self) -> &Decoder {
+    pub fn decoder(&self) -> &Llama {
         &self.decoder
     }
 }

@@ -10,8 +10,8 @@ use candle_core::Device;
 use serde_json::Value;
 
 use crate::{
-    ChatTemplate, Checkpoint, Config, ModelError, SpecialTokens, TokenIds, Tokenizer,
-    account::{Account, CONFIG, GENERATION, Ignored, ROPE, TOKENIZER, shortened},
+    ChatTemplate, Checkpoint, LlamaConfig, ModelError, SpecialTokens, TokenIds, Tokenizer,
+    account::{Account, GENERATION, Ignored, LLAMA, ROPE, TOKENIZER, shortened},
     chat::check_template,
     checkpoint::{Tensors, add_tensor},
     named_once, scaled,
@@ -23,7 +23,7 @@ pub(crate) fn open(dir: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Model
         return Err(ModelError::NotACheckpoint { path: dir.into() });
     }
     let account = Account::read(&config_path, ignored)?;
-    let mut config = config(&account)?;
+    let mut config = llama_config(&account)?;
     let generation = Account::read_if_there(&dir.join("generation_config.json"), ignored)?;
     generation.check(&GENERATION)?;
     let ends = ends(&generation, config.vocab_size)?;
@@ -52,11 +52,18 @@ pub(crate) fn open(dir: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Model
     let tensors = scaled::to_floats(tensors, &account)?;
     files.push(config_path);
     files.push(tokenizer_path);
-    Checkpoint::checked(config, tensors, tokenizer, chat_template, files, ignored)
+    Checkpoint::checked(
+        config.into(),
+        tensors,
+        tokenizer,
+        chat_template,
+        files,
+        ignored,
+    )
 }
 
-/// The architecture, from a file whose every key is accounted for.
-fn config(account: &Account<'_>) -> Result<Config, ModelError> {
+/// LLaMA's configuration, from a file whose every key is accounted for; others are refused.
+fn llama_config(account: &Account<'_>) -> Result<LlamaConfig, ModelError> {
     let path = &account.path;
     match account.keys.get("model_type") {
         None => {}
@@ -84,7 +91,7 @@ fn config(account: &Account<'_>) -> Result<Config, ModelError> {
             "is not computed, only [\"LlamaForCausalLM\"]",
         ));
     }
-    account.check(&CONFIG)?;
+    account.check(&LLAMA)?;
     let needed = |key: &str| account.size(key)?.ok_or_else(|| account.missing(key));
     let (hidden_size, num_attention_heads) =
         (needed("hidden_size")?, needed("num_attention_heads")?);
@@ -97,7 +104,7 @@ fn config(account: &Account<'_>) -> Result<Config, ModelError> {
             "`num_attention_heads` does not divide `hidden_size`, and there is no `head_dim`";
         return Err(ModelError::corrupt(path, reason));
     }
-    let config = Config {
+    let config = LlamaConfig {
         model_type: "llama".into(),
         architectures: Vec::new(),
         hidden_size,
@@ -142,7 +149,7 @@ fn ends(account: &Account<'_>, vocab_size: usize) -> Result<Vec<u32>, ModelError
 }
 
 /// Adds tokens that end a text, each once and in the order of the files.
-pub(crate) fn add_ends(config: &mut Config, more: Vec<u32>) {
+pub(crate) fn add_ends(config: &mut LlamaConfig, more: Vec<u32>) {
     let mut ids = config
         .eos_token_id
         .as_ref()

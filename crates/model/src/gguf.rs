@@ -22,7 +22,7 @@ use tokenizers::{
 };
 
 use crate::{
-    ChatTemplate, Checkpoint, Config, ModelError, SpecialTokens, Tokenizer,
+    ChatTemplate, Checkpoint, LlamaConfig, ModelError, SpecialTokens, Tokenizer,
     account::{Account, GGUF, Ignored},
     chat::check_template,
     folder::add_ends,
@@ -87,7 +87,7 @@ pub(crate) fn open(path: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Mode
         };
     }
     Checkpoint::checked(
-        config,
+        config.into(),
         tensors,
         tokenizer,
         chat_template,
@@ -149,7 +149,7 @@ fn check_length(
 
 /// llama.cpp's tensor names to Hugging Face's; q and k rows back to rotate-half order.
 fn rename(
-    config: &Config,
+    config: &LlamaConfig,
     name: &str,
     tensor: Tensor,
 ) -> candle_core::Result<Option<(String, Tensor)>> {
@@ -280,7 +280,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    fn config(&self) -> Result<Config, ModelError> {
+    fn config(&self) -> Result<LlamaConfig, ModelError> {
         let account = &self.account;
         let architecture = self.text("general.architecture")?;
         if architecture != "llama" {
@@ -301,7 +301,7 @@ impl<'a> Metadata<'a> {
             .value("tokenizer.ggml.tokens")?
             .to_vec()
             .map_or(0, Vec::len);
-        let mut config = Config {
+        let mut config = LlamaConfig {
             model_type: "llama".into(),
             architectures: Vec::new(),
             hidden_size,
@@ -395,7 +395,7 @@ impl<'a> Metadata<'a> {
         Ok(specials)
     }
 
-    fn tokenizer(&self, config: &Config) -> Result<Tokenizer, ModelError> {
+    fn tokenizer(&self, config: &LlamaConfig) -> Result<Tokenizer, ModelError> {
         let model = self.text("tokenizer.ggml.model")?;
         if model != "gpt2" {
             return Err(self.unsupported(

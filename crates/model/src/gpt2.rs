@@ -7,9 +7,11 @@ use candle_nn::{Activation, Embedding, Linear, Module, VarBuilder, init::DEFAULT
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ModelError,
-    affine::{AffineBlock, LayerNorm, attention, embed, read_config, read_tensors},
-    var_builder::{under, var_builder},
+    ModelConfig, ModelError,
+    config::read_config,
+    layers::{AffineBlock, LayerNorm, attention, embed},
+    size,
+    var_builder::{read_tensors, under, var_builder},
 };
 
 /// Hugging Face's `config.json` of a GPT-2 model.
@@ -39,7 +41,7 @@ fn gelu_new() -> String {
 impl Gpt2Config {
     /// Width of the MLP.
     pub fn inner(&self) -> usize {
-        self.n_inner.unwrap_or(4 * self.n_embd)
+        self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
     }
 
     /// `gelu` is exact, the other names are its approximation by tanh.
@@ -61,6 +63,96 @@ impl Gpt2Config {
             ));
         }
         Ok(())
+    }
+}
+
+/// The linear maps of a layer.
+const MODULES: [&str; 4] = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"];
+
+impl ModelConfig for Gpt2Config {
+    fn hidden_size(&self) -> usize {
+        self.n_embd
+    }
+
+    fn intermediate_size(&self) -> usize {
+        self.inner()
+    }
+
+    fn num_hidden_layers(&self) -> usize {
+        self.n_layer
+    }
+
+    fn num_attention_heads(&self) -> usize {
+        self.n_head
+    }
+
+    fn num_key_value_heads(&self) -> usize {
+        self.n_head
+    }
+
+    fn head_dim(&self) -> usize {
+        self.n_embd / self.n_head
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn max_position_embeddings(&self) -> usize {
+        self.n_positions
+    }
+
+    fn modules(&self) -> &'static [&'static str] {
+        &MODULES
+    }
+
+    fn module_shape(&self, module: &str) -> Option<[usize; 2]> {
+        let d = self.n_embd;
+        Some(match module {
+            "attn.c_attn" => [3 * d, d],
+            "attn.c_proj" => [d, d],
+            "mlp.c_fc" => [self.inner(), d],
+            "mlp.c_proj" => [d, self.inner()],
+            _ => return None,
+        })
+    }
+
+    /// Conv1D holds a map as `[in, out]`.
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let d = self.n_embd;
+        let mut all = vec![
+            ("wte.weight".to_owned(), vec![self.vocab_size, d]),
+            ("wpe.weight".to_owned(), vec![self.n_positions, d]),
+        ];
+        let mut add = |name: String, weight: Vec<usize>, out: usize| {
+            all.push((format!("{name}.weight"), weight));
+            all.push((format!("{name}.bias"), vec![out]));
+        };
+        for layer in 0..self.n_layer {
+            let at = |part: &str| format!("{}{layer}.{part}", self.layer_prefix());
+            for module in MODULES {
+                let [out, inner] = self.module_shape(module).expect("a module of the list");
+                add(at(module), vec![inner, out], out);
+            }
+            for norm in ["ln_1", "ln_2"] {
+                add(at(norm), vec![d], d);
+            }
+        }
+        add("ln_f".to_owned(), vec![d], d);
+        all
+    }
+
+    fn layer_prefix(&self) -> &'static str {
+        "h."
+    }
+
+    fn tied_head(&self) -> Option<(&'static str, &'static str)> {
+        Some(("lm_head.weight", "wte.weight"))
+    }
+
+    fn check_sizes(&self) -> Result<(), String> {
+        self.check()?;
+        size::check_sizes(self)
     }
 }
 

@@ -1,29 +1,30 @@
-//! The float side of Marill: checkpoints, tokenizer, chat template and the LLaMA-family decoder in
-//! candle.
+//! The float side of Marill: checkpoints, tokenizer, chat template and the architectures in candle.
 //!
 //! - [`Checkpoint`] opens a Hugging Face folder or a GGUF file and identifies it by a digest of its
 //!   tensors.
-//! - [`Decoder`] is the one float definition of the architecture; training, evaluation and
-//!   generation all run it. Its operations ([`ops`]) carry analytic gradients, because candle's
-//!   fused ones silently have none.
+//! - [`Llama`] is the one float definition of its architecture; training, evaluation and generation
+//!   all run it. Its operations ([`ops`]) carry analytic gradients, because candle's fused ones
+//!   silently have none.
 //! - [`Gpt2`] and [`Bert`] are the float definitions of the other architectures that the secure
-//!   program knows.
+//!   program knows. [`Architecture`] is one of the three, and [`ModelConfig`] what all say about
+//!   themselves.
 //! - [`Prefix`] is what a client runs in clear: plain kernels with a fixed summation order, so that
 //!   a prompt fed at once and token by token gives the same bits.
 
 mod account;
 mod adapter;
-mod affine;
+mod architecture;
 mod bert;
 mod chat;
 mod checkpoint;
 mod config;
-mod decoder;
 mod error;
 mod float_model;
 mod folder;
 mod gguf;
 mod gpt2;
+mod layers;
+mod llama;
 mod named_once;
 mod open;
 pub mod ops;
@@ -36,15 +37,16 @@ mod transforms;
 mod var_builder;
 
 pub use adapter::Adapter;
-pub use affine::{AffineBlock, LayerNorm};
+pub use architecture::Architecture;
 pub use bert::{Bert, BertConfig};
 pub use chat::{ChatTemplate, Message, NO_TEMPLATE, plain_chat, render_chat};
 pub use checkpoint::{Checkpoint, TensorDtype};
-pub use config::{Config, MODULES, TokenIds, module_path};
-pub use decoder::{Block, Cache, Decoder, Linear, RmsNorm, Rows};
+pub use config::{ModelConfig, TokenIds};
 pub use error::ModelError;
 pub use float_model::FloatModel;
 pub use gpt2::{Gpt2, Gpt2Cache, Gpt2Config};
+pub use layers::{AffineBlock, LayerNorm, Linear, RmsNorm, Rows};
+pub use llama::{Cache, Llama, LlamaBlock, LlamaConfig, MODULES, module_path};
 pub use prefix::Prefix;
 pub use tokenizer::{SpecialTokens, Tokenizer};
 pub use transforms::{HeadMerge, LoraConfig, Transforms, adjacent_groups, strided_groups};

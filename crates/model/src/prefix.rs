@@ -7,13 +7,13 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::{
-    Checkpoint, Config, ModelError, module_path,
+    Checkpoint, LlamaConfig, ModelConfig, ModelError, module_path,
     ops::{RopeTable, dot},
 };
 
 /// Embedding and first layers with a key-value cache, in plain f32.
 pub struct Prefix {
-    config: Config,
+    config: LlamaConfig,
     embed_tokens: Arc<Vec<f32>>,
     layers: Vec<Layer>,
     rope: Arc<RopeTable>,
@@ -40,9 +40,9 @@ impl Prefix {
     /// others.
     ///
     /// # Errors
-    /// [`ModelError::MissingTensor`].
+    /// [`ModelError::MissingTensor`], [`ModelError::NotLlama`].
     pub fn new(checkpoint: &Checkpoint, layers: usize) -> Result<Self, ModelError> {
-        let config = checkpoint.config.clone();
+        let config = checkpoint.config.llama()?.clone();
         let layers = (0..layers).map(|layer| {
             let norm = |name: &str| {
                 checkpoint
@@ -154,7 +154,7 @@ impl Prefix {
 }
 
 impl Layer {
-    fn forward(&mut self, config: &Config, rope: &RopeTable, x: &mut [f32], past: usize) {
+    fn forward(&mut self, config: &LlamaConfig, rope: &RopeTable, x: &mut [f32], past: usize) {
         let hidden = config.hidden_size;
         let (q_width, kv_width) = (
             config.num_attention_heads * config.head_dim,
@@ -196,7 +196,7 @@ impl Layer {
     }
 
     /// One row of queries against the first `keys` cached positions.
-    fn attend(&self, config: &Config, q: &[f32], keys: usize, out: &mut [f32]) {
+    fn attend(&self, config: &LlamaConfig, q: &[f32], keys: usize, out: &mut [f32]) {
         let d = config.head_dim;
         let width = config.num_key_value_heads * d;
         let scale = 1.0 / (d as f32).sqrt();

@@ -1,7 +1,7 @@
 //! Sizes are checked before anything of them is allocated or multiplied: a product that wraps is a
 //! matrix that is shorter than its kernel believes.
 
-use crate::{Config, MODULES};
+use crate::ModelConfig;
 
 /// The largest value of each size. All are far above any model that exists, and low enough that no
 /// product of three leaves 64 bits.
@@ -16,86 +16,74 @@ const LIMITS: [(&str, usize); 8] = [
     ("max_position_embeddings", 1 << 24),
 ];
 
-impl Config {
-    fn sizes(&self) -> [usize; 8] {
-        [
-            self.hidden_size,
-            self.intermediate_size,
-            self.num_hidden_layers,
-            self.num_attention_heads,
-            self.num_key_value_heads,
-            self.head_dim,
-            self.vocab_size,
-            self.max_position_embeddings,
-        ]
-    }
+fn sizes(config: &dyn ModelConfig) -> [usize; 8] {
+    [
+        config.hidden_size(),
+        config.intermediate_size(),
+        config.num_hidden_layers(),
+        config.num_attention_heads(),
+        config.num_key_value_heads(),
+        config.head_dim(),
+        config.vocab_size(),
+        config.max_position_embeddings(),
+    ]
+}
 
-    /// Every size is at least 1 and of this world; their products, and the bytes of the model, then
-    /// fit 64 bits.
-    ///
-    /// # Errors
-    /// A sentence that names the key.
-    pub fn check_sizes(&self) -> Result<(), String> {
-        for ((key, limit), value) in LIMITS.into_iter().zip(self.sizes()) {
-            if value == 0 {
-                return Err(format!("`{key}` must be at least 1"));
-            }
-            if value > limit {
-                return Err(format!(
-                    "`{key}` = {value} is more than any model has; the limit is {limit}"
-                ));
-            }
+/// Every size is at least 1 and of this world; their products, and the bytes of the model, then
+/// fit 64 bits.
+///
+/// # Errors
+/// A sentence that names the key.
+pub(crate) fn check_sizes(config: &dyn ModelConfig) -> Result<(), String> {
+    for ((key, limit), value) in LIMITS.into_iter().zip(sizes(config)) {
+        if value == 0 {
+            return Err(format!("`{key}` must be at least 1"));
         }
-        let width = self.num_attention_heads * self.head_dim;
-        if width > LIMITS[0].1 {
+        if value > limit {
             return Err(format!(
-                "`num_attention_heads` times `head_dim` is {width}, more than any model has; the \
-                 limit is {}",
-                LIMITS[0].1
+                "`{key}` = {value} is more than any model has; the limit is {limit}"
             ));
         }
-        Ok(())
     }
+    let width = config.num_attention_heads() * config.head_dim();
+    if width > LIMITS[0].1 {
+        return Err(format!(
+            "`num_attention_heads` times `head_dim` is {width}, more than any model has; the \
+             limit is {}",
+            LIMITS[0].1
+        ));
+    }
+    Ok(())
+}
 
-    /// Bytes of the model as f32, with its rotary tables. Needs [`Config::check_sizes`].
-    pub fn float_bytes(&self) -> u64 {
-        let wide = |n: usize| n as u64;
-        let module = |module: &&str| {
-            self.module_shape(module)
-                .map_or(0, |[out, inner]| wide(out) * wide(inner))
-        };
-        let layer: u64 = MODULES.iter().map(module).sum::<u64>() + 2 * wide(self.hidden_size);
-        let embeddings = if self.tie_word_embeddings { 1 } else { 2 };
-        let matrices = embeddings * wide(self.vocab_size) * wide(self.hidden_size);
-        let tables = wide(self.max_position_embeddings) * wide(self.head_dim);
-        let values = layer.saturating_mul(wide(self.num_hidden_layers));
-        values
-            .saturating_add(matrices + tables + wide(self.hidden_size))
-            .saturating_mul(4)
-    }
+/// Bytes of the model as f32, with its rotary tables. Needs [`check_sizes`].
+fn float_bytes(config: &dyn ModelConfig) -> u64 {
+    let tensors = config.tensors().into_iter();
+    let values = tensors.map(|(_, shape)| shape.iter().map(|n| *n as u64).product::<u64>());
+    let tables = config.max_position_embeddings() as u64 * config.head_dim() as u64;
+    values.fold(tables, u64::saturating_add).saturating_mul(4)
+}
 
-    /// The model fits this machine's memory as f32.
-    ///
-    /// # Errors
-    /// A sentence with the keys that make it large.
-    pub fn check_memory(&self) -> Result<(), String> {
-        let (needs, has) = (self.float_bytes(), memory());
-        if needs <= has {
-            return Ok(());
-        }
-        let sizes = self.sizes();
-        let keys = LIMITS
-            .iter()
-            .zip(sizes)
-            .map(|((key, _), value)| format!("`{key}` = {value}"));
-        let keys: Vec<String> = keys.collect();
-        Err(format!(
-            "the model needs {} and this machine has {} ({})",
-            gib(needs),
-            gib(has),
-            keys.join(", ")
-        ))
+/// The model fits this machine's memory as f32.
+///
+/// # Errors
+/// A sentence with the keys that make it large.
+pub(crate) fn check_memory(config: &dyn ModelConfig) -> Result<(), String> {
+    let (needs, has) = (float_bytes(config), memory());
+    if needs <= has {
+        return Ok(());
     }
+    let keys = LIMITS
+        .iter()
+        .zip(sizes(config))
+        .map(|((key, _), value)| format!("`{key}` = {value}"));
+    let keys: Vec<String> = keys.collect();
+    Err(format!(
+        "the model needs {} and this machine has {} ({})",
+        gib(needs),
+        gib(has),
+        keys.join(", ")
+    ))
 }
 
 fn gib(bytes: u64) -> String {
@@ -128,9 +116,10 @@ pub(crate) fn memory() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LlamaConfig;
 
     /// `hidden_size` 64 and so on, which is small.
-    fn small() -> Config {
+    fn small() -> LlamaConfig {
         serde_json::from_value(serde_json::json!({
             "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
             "num_attention_heads": 4,
@@ -142,13 +131,13 @@ mod tests {
 
     #[test]
     fn a_size_without_sense_is_refused_by_its_key() {
-        assert!(small().check_sizes().is_ok() && small().check_memory().is_ok());
+        assert!(check_sizes(&small()).is_ok() && check_memory(&small()).is_ok());
         for (key, limit) in LIMITS {
             for value in [0, limit + 1, 1 << 31, 1 << 60, 1 << 62, usize::MAX] {
                 let mut config = serde_json::to_value(small()).unwrap();
                 config[key] = value.into();
-                let config: Config = serde_json::from_value(config).unwrap();
-                let error = config.check_sizes().expect_err(key);
+                let config: LlamaConfig = serde_json::from_value(config).unwrap();
+                let error = check_sizes(&config).expect_err(key);
                 assert!(
                     error.contains(&format!("`{key}`")),
                     "{key} = {value}: {error}"
@@ -165,11 +154,11 @@ mod tests {
             config.intermediate_size,
             config.num_hidden_layers,
         ) = (1 << 18, 1 << 20, 1 << 12);
-        config.check_sizes().unwrap();
-        let error = config.check_memory().unwrap_err();
+        check_sizes(&config).unwrap();
+        let error = check_memory(&config).unwrap_err();
         assert!(error.contains("`intermediate_size` = 1048576"), "{error}");
         // The largest of everything keeps to 64 bits.
         (config.vocab_size, config.max_position_embeddings) = (1 << 22, 1 << 24);
-        assert!(config.float_bytes() < u64::MAX);
+        assert!(float_bytes(&config) < u64::MAX);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Config, ModelError};
+use crate::{ModelConfig, ModelError};
 
 /// What a fine-tune changed about the architecture; `transforms.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -57,8 +57,8 @@ pub struct HeadMerge {
 ///
 /// # Errors
 /// A sentence when `merge` does not fit the heads.
-pub fn strided_groups(config: &Config, merge: usize) -> Result<Vec<Vec<usize>>, String> {
-    let (heads, kv) = (config.num_attention_heads, config.num_key_value_heads);
+pub fn strided_groups(config: &dyn ModelConfig, merge: usize) -> Result<Vec<Vec<usize>>, String> {
+    let (heads, kv) = (config.num_attention_heads(), config.num_key_value_heads());
     let per_kv = heads / kv;
     if !kv.is_multiple_of(merge) {
         return Err(format!(
@@ -84,11 +84,11 @@ pub fn strided_groups(config: &Config, merge: usize) -> Result<Vec<Vec<usize>>, 
 /// When `merge` does not divide the heads, or when a group would hold two heads with the same keys
 /// and `allow_kv_collapse` is false: `Q_1 K^T + Q_2 K^T = (Q_1 + Q_2) K^T` loses rank.
 pub fn adjacent_groups(
-    config: &Config,
+    config: &dyn ModelConfig,
     merge: usize,
     allow_kv_collapse: bool,
 ) -> Result<Vec<Vec<usize>>, String> {
-    let heads = config.num_attention_heads;
+    let heads = config.num_attention_heads();
     if !heads.is_multiple_of(merge) {
         return Err(format!(
             "{merge} heads a group do not divide the {heads} query heads"
@@ -131,18 +131,18 @@ impl Transforms {
     }
 
     /// Number of layers after the frozen prefix.
-    pub fn private_layers(&self, config: &Config) -> usize {
-        config.num_hidden_layers - self.frozen_layers
+    pub fn private_layers(&self, config: &dyn ModelConfig) -> usize {
+        config.num_hidden_layers() - self.frozen_layers
     }
 
     /// Head groups and scale of a layer, counted over the whole model; a frozen layer is never
     /// merged.
-    pub fn attention(&self, config: &Config, layer: usize) -> (Vec<Vec<usize>>, f64) {
+    pub fn attention(&self, config: &dyn ModelConfig, layer: usize) -> (Vec<Vec<usize>>, f64) {
         match (&self.heads, layer.checked_sub(self.frozen_layers)) {
             (Some(heads), Some(private)) => (heads.groups[private].clone(), heads.scale),
             _ => (
-                (0..config.num_attention_heads).map(|h| vec![h]).collect(),
-                1.0 / (config.head_dim as f64).sqrt(),
+                (0..config.num_attention_heads()).map(|h| vec![h]).collect(),
+                1.0 / (config.head_dim() as f64).sqrt(),
             ),
         }
     }
@@ -151,14 +151,15 @@ impl Transforms {
     ///
     /// # Errors
     /// [`ModelError::Transforms`] naming the table that does not fit.
-    pub fn check(&self, config: &Config) -> Result<(), ModelError> {
+    pub fn check(&self, config: &dyn ModelConfig) -> Result<(), ModelError> {
         let fail = |what, reason: String| Err(ModelError::Transforms { what, reason });
-        if self.frozen_layers >= config.num_hidden_layers {
+        if self.frozen_layers >= config.num_hidden_layers() {
             return fail(
                 "freeze.layers",
                 format!(
                     "{} of {} layers leaves none private",
-                    self.frozen_layers, config.num_hidden_layers
+                    self.frozen_layers,
+                    config.num_hidden_layers()
                 ),
             );
         }
@@ -191,7 +192,7 @@ impl Transforms {
             for groups in &heads.groups {
                 let mut seen: Vec<usize> = groups.iter().flatten().copied().collect();
                 seen.sort_unstable();
-                if !seen.iter().copied().eq(0..config.num_attention_heads) {
+                if !seen.iter().copied().eq(0..config.num_attention_heads()) {
                     return fail(
                         "heads.groups",
                         "every query head must occur exactly once per layer".into(),
@@ -206,15 +207,16 @@ impl Transforms {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LlamaConfig;
 
-    fn config(heads: usize, kv: usize) -> Config {
+    fn config(heads: usize, kv: usize) -> LlamaConfig {
         let json = format!(
             r#"{{"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4,
             "num_attention_heads": {heads},
             "num_key_value_heads": {kv}, "head_dim": 64, "vocab_size": 100, "rms_norm_eps": 1e-5,
             "max_position_embeddings": 64}}"#
         );
-        serde_json::from_str::<Config>(&json)
+        serde_json::from_str::<LlamaConfig>(&json)
             .unwrap()
             .normalize()
             .unwrap()

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
 use marill_model::{
-    Adapter, Checkpoint, Config, Decoder, FloatModel, HeadMerge, LoraConfig, MODULES, ModelError,
-    Prefix, Rows, TensorDtype, Tokenizer, Transforms, module_path,
+    Adapter, Checkpoint, FloatModel, HeadMerge, Llama, LlamaConfig, LoraConfig, MODULES,
+    ModelConfig, ModelError, Prefix, Rows, TensorDtype, Tokenizer, Transforms, module_path,
     ops::{Dropout, FakeQuant, HeadLoss, Teacher, head_loss, rms_norm, row_distance},
     strided_groups,
 };
@@ -24,12 +24,12 @@ fn noise(seed: u64, count: usize, scale: f32) -> Vec<f32> {
     (0..count).map(|_| next() * scale).collect()
 }
 
-fn config() -> Config {
+fn config() -> LlamaConfig {
     let json = r#"{"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 30, "rms_norm_eps": 1e-5,
         "max_position_embeddings": 64, "tie_word_embeddings": true}"#;
-    serde_json::from_str::<Config>(json)
+    serde_json::from_str::<LlamaConfig>(json)
         .unwrap()
         .normalize()
         .unwrap()
@@ -77,7 +77,7 @@ fn checkpoint() -> Checkpoint {
     }
     let tokenizer = tokenizers::Tokenizer::new(tokenizers::models::bpe::BPE::default());
     Checkpoint {
-        config,
+        config: config.into(),
         tensors,
         tokenizer: Tokenizer::new(tokenizer, &[0]),
         chat_template: None,
@@ -86,7 +86,7 @@ fn checkpoint() -> Checkpoint {
     }
 }
 
-fn transforms(config: &Config) -> Transforms {
+fn transforms(config: &dyn ModelConfig) -> Transforms {
     let groups = vec![strided_groups(config, 2).unwrap(); 2];
     Transforms {
         frozen_layers: 1,
@@ -105,7 +105,7 @@ fn transforms(config: &Config) -> Transforms {
 }
 
 /// Every tensor a variable, LoRA factors too.
-fn trainable(base: &Checkpoint, transforms: &Transforms) -> (Decoder, BTreeMap<String, Var>) {
+fn trainable(base: &Checkpoint, transforms: &Transforms) -> (Llama, BTreeMap<String, Var>) {
     let mut vars: BTreeMap<String, Var> = base
         .tensors
         .iter()
@@ -122,7 +122,10 @@ fn trainable(base: &Checkpoint, transforms: &Transforms) -> (Decoder, BTreeMap<S
         }
     }
     let vb = base.var_builder_with(tensors(&vars));
-    (Decoder::new(&base.config, transforms, vb).unwrap(), vars)
+    (
+        Llama::new(base.config.llama().unwrap(), transforms, vb).unwrap(),
+        vars,
+    )
 }
 
 fn tensors(vars: &BTreeMap<String, Var>) -> BTreeMap<String, Tensor> {
@@ -130,7 +133,7 @@ fn tensors(vars: &BTreeMap<String, Var>) -> BTreeMap<String, Tensor> {
     vars.iter().map(tensor).collect()
 }
 
-fn loss(decoder: &Decoder, teacher: bool) -> Tensor {
+fn loss(decoder: &Llama, teacher: bool) -> Tensor {
     let rows = Rows::packed(&[5, 3]);
     let x = decoder.embed(&[3, 7, 1, 29, 4, 9, 9, 2]).unwrap();
     let x = decoder
@@ -156,7 +159,7 @@ fn loss(decoder: &Decoder, teacher: bool) -> Tensor {
 }
 
 /// Dropout, and private layers that follow a teacher's.
-fn hidden_loss(decoder: &Decoder) -> Tensor {
+fn hidden_loss(decoder: &Llama) -> Tensor {
     let dropout = Some(Dropout { rate: 0.25, key: 5 });
     let rows = Rows {
         dropout,
@@ -172,7 +175,7 @@ fn hidden_loss(decoder: &Decoder) -> Tensor {
     total.unwrap()
 }
 
-fn check_gradients(loss: &dyn Fn(&Decoder) -> Tensor, unused: &[&str]) {
+fn check_gradients(loss: &dyn Fn(&Llama) -> Tensor, unused: &[&str]) {
     let base = checkpoint();
     let (decoder, mut vars) = trainable(&base, &transforms(&base.config));
     vars.retain(|name, _| !unused.contains(&name.as_str()));
@@ -234,7 +237,7 @@ fn a_frozen_weight_under_lora_changes_no_gradient() {
     let mut factors = tensors(&vars);
     factors.retain(|name, _| name.contains("lora_"));
     let vb = base.var_builder_with(factors);
-    let decoder = Decoder::new(&base.config, &transforms, vb).unwrap();
+    let decoder = Llama::new(base.config.llama().unwrap(), &transforms, vb).unwrap();
     let (all, few) = (
         hidden_loss(&whole).backward().unwrap(),
         hidden_loss(&decoder).backward().unwrap(),
@@ -340,7 +343,7 @@ fn frozen_weights_get_no_gradient() {
         (name, var.as_tensor().clone())
     });
     let vb = base.var_builder_with(factors);
-    let decoder = Decoder::new(&base.config, &transforms(&base.config), vb).unwrap();
+    let decoder = Llama::new(base.config.llama().unwrap(), &transforms(&base.config), vb).unwrap();
     let grads = loss(&decoder, false).backward().unwrap();
     assert!(grads.get(a.as_tensor()).is_some() && grads.get(b.as_tensor()).is_some());
     for (name, tensor) in &base.tensors {

@@ -136,7 +136,7 @@ fn every_promised_format_opens_with_rows_back_in_order() {
     for (dtype, bound) in formats {
         write(&path, dtype);
         let model = Checkpoint::open(&path).unwrap();
-        let c = &model.config;
+        let c = model.config.llama().unwrap();
         assert_eq!(
             (
                 c.head_dim,
@@ -308,8 +308,18 @@ fn metadata_of_the_converter_changes_nothing() {
         ]);
     });
     let model = Checkpoint::open(&path).unwrap();
-    assert_eq!(model.config.pad_token_id, None);
-    assert_eq!(model.config.eos_token_id.as_ref().unwrap().ids(), [2, 7]);
+    assert_eq!(model.config.llama().unwrap().pad_token_id, None);
+    assert_eq!(
+        model
+            .config
+            .llama()
+            .unwrap()
+            .eos_token_id
+            .as_ref()
+            .unwrap()
+            .ids(),
+        [2, 7]
+    );
     assert!(model.tokenizer.is_eos(2) && model.tokenizer.is_eos(7));
     assert_eq!(model.tokenizer.encode_plain("hi").unwrap(), [1, 259]);
     assert_eq!(model.tokenizer.specials().bos(), Some("<|im_start|>"));

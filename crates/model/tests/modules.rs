@@ -1,12 +1,13 @@
 //! candle-nn's modules where they give the bits of the formulas, and why some are our own; errors
 //! of a [`VarBuilder`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::{Activation, Embedding, Module, VarBuilder, VarMap, ops::softmax};
 use marill_model::{
-    Gpt2, Gpt2Config, LayerNorm, Linear, ModelError, RmsNorm,
+    Architecture, Bert, BertConfig, Gpt2, Gpt2Config, LayerNorm, Linear, Llama, LlamaConfig,
+    ModelConfig, ModelError, RmsNorm, Transforms,
     ops::{low_rank, rms_norm},
 };
 
@@ -168,4 +169,113 @@ fn missing_and_misshapen_tensors_keep_their_full_names() {
     let error = open(tensors).unwrap_err();
     let expected = format!("tensor `{place}` has shape [3, 4], expected [32]");
     assert_eq!(error.to_string(), expected);
+}
+
+fn bert_config() -> BertConfig {
+    let json = r#"{"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "intermediate_size": 12, "max_position_embeddings": 9,
+        "type_vocab_size": 2, "layer_norm_eps": 1e-12}"#;
+    serde_json::from_str(json).unwrap()
+}
+
+fn llama_config(tied: bool) -> LlamaConfig {
+    let json = serde_json::json!({
+        "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 9, "tie_word_embeddings": tied
+    });
+    serde_json::from_value::<LlamaConfig>(json)
+        .unwrap()
+        .normalize()
+        .unwrap()
+}
+
+/// A model asks a [`VarMap`] for all of its tensors; the list must be these and no others.
+#[test]
+fn an_architecture_names_the_tensors_that_its_model_takes() {
+    let named = |config: &dyn ModelConfig| -> BTreeMap<String, Vec<usize>> {
+        let all = config.tensors();
+        let count = all.len();
+        let named: BTreeMap<_, _> = all.into_iter().collect();
+        assert_eq!(named.len(), count, "a name stands twice");
+        named
+    };
+    let taken = |build: &dyn Fn(VarBuilder<'_>)| -> BTreeMap<String, Vec<usize>> {
+        let vars = VarMap::new();
+        build(VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu));
+        let vars = vars.data().lock().unwrap();
+        vars.iter()
+            .map(|(name, var)| (name.clone(), var.dims().to_vec()))
+            .collect()
+    };
+    for tied in [true, false] {
+        let config = llama_config(tied);
+        let model = |vb: VarBuilder<'_>| {
+            let plain = Transforms::default();
+            Llama::new(&config, &plain, vb).unwrap();
+        };
+        assert_eq!(named(&config), taken(&model));
+    }
+    let model = |vb: VarBuilder<'_>| drop(Gpt2::new(gpt2_config(), vb).unwrap());
+    assert_eq!(named(&gpt2_config()), taken(&model));
+    let model = |vb: VarBuilder<'_>| drop(Bert::new(bert_config(), vb).unwrap());
+    assert_eq!(named(&bert_config()), taken(&model));
+}
+
+#[test]
+fn every_map_has_a_shape_and_every_layer_its_tensors() {
+    for config in [
+        Architecture::from(llama_config(false)),
+        gpt2_config().into(),
+        bert_config().into(),
+    ] {
+        let layers: Vec<Option<usize>> = config
+            .tensors()
+            .iter()
+            .map(|(name, _)| config.layer_of(name))
+            .collect();
+        let count = |layer| layers.iter().filter(|found| **found == layer).count();
+        assert!(count(Some(0)) > config.modules().len() && count(None) >= 2);
+        assert_eq!((count(Some(0)), count(Some(2))), (count(Some(1)), 0));
+        for module in config.modules() {
+            let [out, inner] = config.module_shape(module).unwrap();
+            let end = format!(".{module}.weight");
+            let held = config
+                .tensors()
+                .into_iter()
+                .filter(|(name, _)| config.layer_of(name) == Some(1) && name.ends_with(&end));
+            // BERT's `output.dense` ends another name too, which is longer.
+            let held = held.min_by_key(|(name, _)| name.len());
+            // GPT-2 holds the transpose.
+            let mut shape = held.unwrap().1;
+            if config.model_type() == "gpt2" {
+                shape.reverse();
+            }
+            assert_eq!(shape, [out, inner], "{module}");
+        }
+        assert_eq!(config.module_shape("lm_head"), None);
+    }
+}
+
+#[test]
+fn an_architecture_is_read_back_as_it_was_written() {
+    for config in [
+        Architecture::from(llama_config(true)),
+        gpt2_config().into(),
+        bert_config().into(),
+    ] {
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(text.contains(&format!(r#""model_type":"{}""#, config.model_type())));
+        let again: Architecture = serde_json::from_str(&text).unwrap();
+        assert_eq!(again, config);
+    }
+    // As it was when a configuration was LLaMA's and nothing else.
+    let config = llama_config(true);
+    let text = serde_json::to_string(&config).unwrap();
+    assert_eq!(
+        text,
+        serde_json::to_string(&Architecture::from(config)).unwrap()
+    );
+    let error = Architecture::from(gpt2_config()).llama().unwrap_err();
+    assert!(error.to_string().contains("model_type = gpt2"), "{error}");
 }

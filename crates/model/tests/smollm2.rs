@@ -32,14 +32,20 @@ fn the_package_file_opens_and_answers_in_english() {
     let Some(path) = file() else { return };
     let model = Checkpoint::open(&path).unwrap();
     assert_eq!(
-        (model.config.num_hidden_layers, model.config.vocab_size),
+        (
+            model.config.llama().unwrap().num_hidden_layers,
+            model.config.llama().unwrap().vocab_size
+        ),
         (30, 49152)
     );
     assert_eq!(
-        (model.config.rope_theta, model.config.rms_norm_eps),
+        (
+            model.config.llama().unwrap().rope_theta,
+            model.config.llama().unwrap().rms_norm_eps
+        ),
         (100_000.0, 1e-5)
     );
-    assert!(model.config.tie_word_embeddings);
+    assert!(model.config.llama().unwrap().tie_word_embeddings);
     let ids = model.tokenizer.encode("Hello world 12345").unwrap();
     assert_eq!(ids, [19556, 905, 216, 33, 34, 35, 36, 37]);
     assert_eq!(model.tokenizer.decode(&ids).unwrap(), "Hello world 12345");

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use marill_model::ModelConfig;
 use marill_numeric::Rounding;
 
 use crate::manifest::{BaseFormat, Manifest};
@@ -131,7 +132,7 @@ fn peft_note(has_peft_config: bool, merged_heads: bool) -> &'static str {
 /// Base, layers, private part and numbers.
 fn facts(manifest: &Manifest) -> String {
     let transforms = &manifest.transforms;
-    let layers = manifest.config.num_hidden_layers;
+    let layers = manifest.config.num_hidden_layers();
     let frozen = transforms.frozen_layers;
     let mut text = format!(
         "# {}\n\nA partitioned language model for private inference with Marill.\n\n",

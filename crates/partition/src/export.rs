@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use marill_model::{Adapter, Checkpoint, ModelError, Transforms};
+use marill_model::{Adapter, Checkpoint, ModelConfig, ModelError, Transforms};
 use marill_mpc::{
     PrivateForm, ProgramSpec,
     reference::range::{Proof, Unproved},
@@ -13,7 +13,6 @@ use marill_numeric::NumericSpec;
 use crate::{
     Partition, PartitionError, PrivatePart, card,
     manifest::{Base, BaseFormat, FileEntry, ID_FILE, Manifest, Reveal, SCHEMA},
-    private::is_private,
     weights,
 };
 
@@ -122,10 +121,10 @@ pub fn export_full(
 /// # Errors
 /// [`PartitionError::PublicPartMissing`] when the two do not have the same tensors.
 pub fn shared_layers(base: &Checkpoint, model: &Checkpoint) -> Result<usize, PartitionError> {
-    let layers = base.config.num_hidden_layers;
+    let layers = base.config.num_hidden_layers();
     for layer in 0..layers {
-        let prefix = format!("model.layers.{layer}.");
-        for name in base.tensors.keys().filter(|name| name.starts_with(&prefix)) {
+        let of_layer = |name: &&String| base.config.layer_of(name) == Some(layer);
+        for name in base.tensors.keys().filter(of_layer) {
             let theirs = model.tensors.get(name);
             let theirs = theirs.ok_or_else(|| PartitionError::PublicPartMissing {
                 tensor: name.clone(),
@@ -324,7 +323,7 @@ fn write_peft_config(
     let Some(lora) = &transforms.lora else {
         return Ok(());
     };
-    let layers: Vec<usize> = (transforms.frozen_layers..base.config.num_hidden_layers).collect();
+    let layers: Vec<usize> = (transforms.frozen_layers..base.config.num_hidden_layers()).collect();
     let config = serde_json::json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -376,7 +375,8 @@ fn same_tensors(
         });
     }
     for (name, ours) in &base.tensors {
-        if private_from.is_some_and(|first| is_private(name, first)) {
+        let layer = base.config.layer_of(name);
+        if private_from.is_some_and(|first| layer >= Some(first)) {
             continue;
         }
         let ours = bits(ours)?;

@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use marill_model::{Config, Transforms};
+use marill_model::{Architecture, ModelConfig, Transforms};
 use marill_mpc::ProgramSpec;
 use marill_numeric::hex;
 use serde::{Deserialize, Serialize};
@@ -76,7 +76,7 @@ pub struct Manifest {
     /// Version of the program that wrote the partition.
     pub marill_version: String,
     pub base: Base,
-    pub config: Config,
+    pub config: Architecture,
     pub transforms: Transforms,
     /// What the secure program needs to know; holds the numeric format.
     pub decoder: ProgramSpec,
@@ -151,6 +151,7 @@ impl Manifest {
         }
         // Both may come from a server, and what follows allocates by them.
         manifest.config.check_sizes().map_err(fail)?;
+        manifest.config.llama()?;
         manifest
             .decoder
             .validate()

@@ -1,9 +1,9 @@
 //! The two forms of a private part: low-rank factors, or the private layers of a full fine-tune.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use candle_core::Tensor;
-use marill_model::{Adapter, Checkpoint, MODULES, ModelError, Transforms, module_path};
+use marill_model::{Adapter, Checkpoint, ModelConfig, ModelError, Transforms};
 
 use crate::PartitionError;
 
@@ -26,7 +26,10 @@ impl PrivatePart {
         model: &Checkpoint,
         frozen_layers: usize,
     ) -> Result<Self, PartitionError> {
-        let names = layer_names(frozen_layers..model.config.num_hidden_layers);
+        let names = layer_names(
+            &model.config,
+            frozen_layers..model.config.num_hidden_layers(),
+        );
         let tensors = names.map(|name| Ok((name.clone(), model.tensor(&name)?.clone())));
         Ok(Self::Full(tensors.collect::<Result<_, ModelError>>()?))
     }
@@ -71,7 +74,7 @@ impl PrivatePart {
         base: &Checkpoint,
         transforms: &Transforms,
     ) -> Result<(), PartitionError> {
-        let layers = transforms.frozen_layers..base.config.num_hidden_layers;
+        let layers = transforms.frozen_layers..base.config.num_hidden_layers();
         let mut allowed = std::collections::BTreeSet::new();
         match (self, &transforms.lora) {
             (Self::LowRank(_), None) => {}
@@ -87,7 +90,7 @@ impl PrivatePart {
                 );
             }
             (Self::Full(tensors), _) => {
-                for name in layer_names(layers) {
+                for name in layer_names(&base.config, layers) {
                     let expected = base.tensor(&name)?.dims().to_vec();
                     let found = tensors
                         .get(&name)
@@ -127,20 +130,15 @@ impl PrivatePart {
     }
 }
 
-/// The nine tensors of each layer.
-fn layer_names(layers: std::ops::Range<usize>) -> impl Iterator<Item = String> {
-    layers.flat_map(|layer| {
-        let maps = MODULES.map(|module| format!("{}.weight", module_path(layer, module)));
-        let norms = ["input_layernorm", "post_attention_layernorm"];
-        maps.into_iter()
-            .chain(norms.map(|norm| format!("model.layers.{layer}.{norm}.weight")))
+/// The tensors of some layers.
+fn layer_names(
+    config: &dyn ModelConfig,
+    layers: Range<usize>,
+) -> impl Iterator<Item = String> + use<'_> {
+    let names = config.tensors().into_iter().map(|(name, _)| name);
+    names.filter(move |name| {
+        config
+            .layer_of(name)
+            .is_some_and(|layer| layers.contains(&layer))
     })
-}
-
-/// Whether a checkpoint's tensor belongs to a layer from `frozen_layers` on.
-pub(crate) fn is_private(name: &str, frozen_layers: usize) -> bool {
-    let layer = name
-        .strip_prefix("model.layers.")
-        .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-    layer.is_some_and(|layer| layer >= frozen_layers)
 }

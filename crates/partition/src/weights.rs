@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use marill_model::{
-    Adapter, Checkpoint, Config, LoraConfig, MODULES, ModelError, Transforms, module_path,
+    Adapter, Architecture, Checkpoint, LoraConfig, ModelConfig, ModelError, Transforms, module_path,
 };
 use marill_mpc::{
     LayerFloats, LoraFloats, PrivateWeights, ProgramSpec, PublicWeights,
@@ -17,12 +17,14 @@ use crate::PartitionError;
 /// The public description of the private layers that the secure program needs.
 ///
 /// # Errors
-/// [`PartitionError::Model`] when the transforms do not fit the architecture.
+/// [`PartitionError::Model`] when the transforms do not fit the architecture, or this is not
+/// LLaMA's.
 pub fn program_spec(
-    config: &Config,
+    config: &Architecture,
     transforms: &Transforms,
     numeric: NumericSpec,
 ) -> Result<ProgramSpec, PartitionError> {
+    let config = config.llama()?;
     transforms.check(config)?;
     let (head_groups, attn_scale) = (transforms.frozen_layers..config.num_hidden_layers)
         .map(|layer| transforms.attention(config, layer))
@@ -137,7 +139,7 @@ fn borrowed(
 /// out of range.
 pub fn private_weights(
     public: &PublicWeights,
-    config: &Config,
+    config: &dyn ModelConfig,
     transforms: &Transforms,
     adapter: &Adapter,
 ) -> Result<PrivateWeights, PartitionError> {
@@ -145,7 +147,7 @@ pub fn private_weights(
         adapter.check(config, lora, transforms.frozen_layers)?;
     }
     let update = |map: MapSpec| {
-        let module = MODULES[map.module as usize];
+        let module = config.modules()[map.module as usize];
         let layer = transforms.frozen_layers + map.layer;
         let targets =
             |lora: &&LoraConfig| lora.target_modules.iter().any(|target| target == module);

@@ -3,7 +3,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use marill_model::{Decoder, Prefix, Rows, ops::FakeQuant};
+use marill_model::{Llama, ModelConfig, Prefix, Rows, ops::FakeQuant};
 use marill_mpc::Twin;
 use marill_numeric::NumericSpec;
 use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
@@ -11,8 +11,8 @@ use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 /// The squared distance of a decoder's last logits from the integer program's; layers below
 /// `private` are those of `float`.
 fn distance(
-    decoder: &Decoder,
-    float: &Decoder,
+    decoder: &Llama,
+    float: &Llama,
     private: Range<usize>,
     tokens: &[u32],
     integers: &[f32],
@@ -71,10 +71,10 @@ fn fake_quantized_layers_are_nearer_to_the_integer_program() {
         let integers = twin.last_logits();
 
         let vb = base.var_builder_with(adapter.tensors.clone());
-        let float = Decoder::new(&base.config, &transforms, vb).unwrap();
+        let float = Llama::new(base.config.llama().unwrap(), &transforms, vb).unwrap();
         let format = FakeQuant::from(&spec.numeric);
         let quantized = float.quantized(transforms.frozen_layers, format).unwrap();
-        let private = transforms.frozen_layers..base.config.num_hidden_layers;
+        let private = transforms.frozen_layers..base.config.num_hidden_layers();
         let far = |decoder, fake_quant| {
             distance(
                 decoder,

@@ -66,7 +66,9 @@ fn a_row_that_does_not_fit_is_named() {
     // The head stays what it was.
     base.tensors
         .insert("lm_head.weight".into(), embedding.clone());
-    base.config.tie_word_embeddings = false;
+    let mut config = base.config.llama().unwrap().clone();
+    config.tie_word_embeddings = false;
+    base.config = config.into();
     let embedding = &base.tensors["lm_head.weight"];
     let embedding =
         candle_core::Tensor::from_vec(values, embedding.dims(), embedding.device()).unwrap();

@@ -4,8 +4,8 @@ use std::{collections::HashMap, path::Path};
 
 use candle_core::{Device, Tensor};
 use marill_model::{
-    Adapter, Checkpoint, Config, HeadMerge, LoraConfig, MODULES, ModelError, Transforms,
-    module_path, strided_groups,
+    Adapter, Checkpoint, HeadMerge, LlamaConfig, LoraConfig, MODULES, ModelConfig, ModelError,
+    Transforms, module_path, strided_groups,
 };
 
 /// Chat template of the tiny model: one line a turn.
@@ -40,7 +40,7 @@ pub fn tiny_base(dir: &Path, seed: u64) -> Result<Checkpoint, ModelError> {
         &dir.join("tokenizer_config.json"),
         serde_json::json!({ "chat_template": TEMPLATE }).to_string(),
     )?;
-    let config: Config = serde_json::from_value(config).expect("the literal above");
+    let config: LlamaConfig = serde_json::from_value(config).expect("the literal above");
     let mut random = Random(seed);
     let mut tensors = HashMap::new();
     tensors.insert(
@@ -69,13 +69,13 @@ pub fn tiny_base(dir: &Path, seed: u64) -> Result<Checkpoint, ModelError> {
 }
 
 /// Two frozen layers, rank 2 on every module, two heads a softmax when `merged`.
-pub fn tiny_transforms(config: &Config, merged: bool) -> Transforms {
+pub fn tiny_transforms(config: &dyn ModelConfig, merged: bool) -> Transforms {
     let heads = merged.then(|| HeadMerge {
         merge: 2,
         grouping: "strided".into(),
         groups: vec![
             strided_groups(config, 2).expect("two key-value heads");
-            config.num_hidden_layers - 2
+            config.num_hidden_layers() - 2
         ],
         scale: 0.25,
     });
@@ -96,7 +96,7 @@ pub fn tiny_transforms(config: &Config, merged: bool) -> Transforms {
 /// # Errors
 /// None in practice; candle's constructors return results.
 pub fn tiny_adapter(
-    config: &Config,
+    config: &dyn ModelConfig,
     transforms: &Transforms,
     seed: u64,
 ) -> Result<Adapter, ModelError> {
@@ -105,7 +105,7 @@ pub fn tiny_adapter(
     let Some(lora) = &transforms.lora else {
         return Ok(adapter);
     };
-    for layer in transforms.frozen_layers..config.num_hidden_layers {
+    for layer in transforms.frozen_layers..config.num_hidden_layers() {
         for module in &lora.target_modules {
             let [out, inner] = config
                 .module_shape(module)
@@ -136,11 +136,8 @@ pub fn tiny_fine_tune(
 ) -> Result<Checkpoint, ModelError> {
     let mut random = Random(seed);
     let mut model = base.clone();
-    let layers: Vec<String> = (frozen_layers..base.config.num_hidden_layers)
-        .map(|layer| format!("model.layers.{layer}."))
-        .collect();
     for (name, tensor) in &mut model.tensors {
-        if layers.iter().any(|layer| name.starts_with(layer)) {
+        if base.config.layer_of(name) >= Some(frozen_layers) {
             *tensor = (&*tensor + random.tensor(tensor.dims(), 0.1)?)?;
         }
     }

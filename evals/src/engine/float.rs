@@ -1,6 +1,6 @@
 //! The float model as an engine: the reference that the secure program is compared with.
 
-use marill_model::{Adapter, Checkpoint, FloatModel, Transforms};
+use marill_model::{Adapter, Checkpoint, FloatModel, ModelConfig, Transforms};
 
 use super::{Engine, Stop, arg_max, log_softmax_at, summed};
 use crate::EvalError;
@@ -29,7 +29,7 @@ impl FloatEngine {
             model,
             cached: Vec::new(),
             read: None,
-            context: base.config.max_position_embeddings,
+            context: base.config.max_position_embeddings(),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
+use marill_model::ModelConfig;
 use marill_mpc::MaskedAdapter;
 use marill_partition::{Manifest, Partition};
 use marill_report::{Table, bytes, count};
@@ -106,7 +107,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Which party runs which layers, and on whose weights.
 fn layer_rows(manifest: &Manifest) -> Vec<LayerRow> {
     let (layers, frozen) = (
-        manifest.config.num_hidden_layers,
+        manifest.config.num_hidden_layers(),
         manifest.transforms.frozen_layers,
     );
     let range = |from: usize, to: usize| {

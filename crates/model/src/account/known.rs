@@ -98,7 +98,7 @@ pub(crate) const GENERATION: Known = Known {
 };
 
 /// `config.json` of a LLaMA model.
-pub(crate) const CONFIG: Known = Known {
+pub(crate) const LLAMA: Known = Known {
     used: &[
         "architectures",
         "bos_token_id",

@@ -114,9 +114,9 @@ fn what_transformers_writes_besides_changes_nothing() {
     assert_eq!(logits(&model), plain);
     assert_eq!(
         (
-            model.config.head_dim,
-            model.config.bos_token_id,
-            model.config.pad_token_id
+            model.config.llama().unwrap().head_dim,
+            model.config.llama().unwrap().bos_token_id,
+            model.config.llama().unwrap().pad_token_id
         ),
         (4, Some(1), None)
     );
@@ -388,7 +388,7 @@ fn all_ends_of_all_files_end_an_answer() {
     model.save(saved.path(), TensorDtype::F32).unwrap();
     for model in [&model, &Checkpoint::open(saved.path()).unwrap()] {
         assert_eq!(
-            model.config.eos_token_id,
+            model.config.llama().unwrap().eos_token_id,
             Some(TokenIds::Many(vec![2, 4, 9, 7]))
         );
         assert!(

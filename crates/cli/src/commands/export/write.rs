@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use marill_model::{Adapter, Checkpoint, Transforms};
+use marill_model::{Adapter, Checkpoint, ModelConfig, Transforms};
 use marill_numeric::{NumericSpec, Rounding};
 use marill_partition::{
     ExportOptions, ExportReport, Measured, Partition, export, export_full, measure_range,
@@ -112,7 +112,7 @@ pub fn export_checkpoint(
         }
         let frozen_layers = shared_layers(&base, &model)?;
         anyhow::ensure!(
-            frozen_layers < base.config.num_hidden_layers,
+            frozen_layers < base.config.num_hidden_layers(),
             "no layer differs from the base: there is nothing to keep private"
         );
         let transforms = Transforms {

@@ -1,174 +1,216 @@
-//! The LLaMA-family decoder. Axes: `N` rows (tokens of all sequences, without padding), hidden
-//! size, `H * D`.
+//! LLaMA and models of its shape, with everything that is its own: configuration, tensors, layers.
+//! Axes: `N` rows (tokens of all sequences, without padding), hidden size, `H * D`.
 //!
-//! Weights come from a [`VarBuilder`], and layers are [`Module`]s. Three operations are not
-//! candle-nn's: its product computes and stores a gradient for weights that are frozen, its RMS
-//! norm and its rotation have none, and all of them sum in another order.
+//! The rotation and the attention are [`ops`]: candle-nn's rotation has no gradient, and nothing
+//! there lets heads share a softmax.
 
 use std::{ops::Range, sync::Arc};
 
 use candle_core::Tensor;
-use candle_nn::{Embedding, Init, Module, VarBuilder};
+use candle_nn::{Embedding, Module, VarBuilder};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    Config, LoraConfig, MODULES, ModelError, Transforms,
-    ops::{self, Dropout, FakeQuant, RopeTable, Segment},
+    ModelConfig, ModelError, TokenIds, Transforms,
+    layers::{Folded, Linear, RmsNorm, Rows},
+    ops::{self, FakeQuant, RopeTable},
+    size,
 };
 
-/// Where each row stands: its position, and which rows form a sequence.
-#[derive(Clone)]
-pub struct Rows {
-    pub positions: Arc<Vec<usize>>,
-    pub segments: Arc<Vec<Segment>>,
-    /// What the LoRA updates do not see in this pass; training only.
-    pub dropout: Option<Dropout>,
-    /// Computes with the values of the secure program; training only.
-    pub fake_quant: Option<FakeQuant>,
+/// The architecture of a LLaMA-family decoder, with Hugging Face's names (`config.json`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LlamaConfig {
+    #[serde(default = "llama")]
+    pub model_type: String,
+    #[serde(default)]
+    pub architectures: Vec<String>,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    /// Equal to `num_attention_heads` where a file leaves it out; see [`Self::normalize`].
+    #[serde(default)]
+    pub num_key_value_heads: usize,
+    /// `hidden_size / num_attention_heads` where a file leaves it out; see [`Self::normalize`].
+    #[serde(default)]
+    pub head_dim: usize,
+    pub vocab_size: usize,
+    pub rms_norm_eps: f64,
+    #[serde(default = "rope_theta")]
+    pub rope_theta: f64,
+    pub max_position_embeddings: usize,
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos_token_id: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eos_token_id: Option<TokenIds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad_token_id: Option<u32>,
+    /// How stored weights are scaled, where they are; see [`crate::Checkpoint::open`]. Weights in
+    /// memory are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization_config: Option<serde_json::Value>,
 }
 
-impl Rows {
-    /// Whole sequences of these lengths, one after another.
-    pub fn packed(lengths: &[usize]) -> Self {
-        let mut start = 0;
-        let segments = lengths.iter().map(|&len| {
-            let segment = Segment {
-                q_start: start,
-                q_len: len,
-                k_start: start,
-                k_len: len,
-            };
-            start += len;
-            segment
-        });
-        let segments = Arc::new(segments.collect());
-        let positions = Arc::new(lengths.iter().flat_map(|&len| 0..len).collect());
-        Self {
-            positions,
-            segments,
-            dropout: None,
-            fake_quant: None,
+fn llama() -> String {
+    "llama".into()
+}
+
+fn rope_theta() -> f64 {
+    10_000.0
+}
+
+impl LlamaConfig {
+    /// Fills in what Hugging Face files may leave out and says what cannot be right.
+    ///
+    /// # Errors
+    /// A sentence about the first field that no LLaMA-family model of this crate can have, or that
+    /// this machine's memory cannot hold. Nothing is allocated before.
+    pub fn normalize(mut self) -> Result<Self, String> {
+        if self.num_key_value_heads == 0 {
+            self.num_key_value_heads = self.num_attention_heads;
         }
-    }
-
-    /// `new` rows behind `past` cached ones.
-    pub fn appended(past: usize, new: usize) -> Self {
-        let segment = Segment {
-            q_start: 0,
-            q_len: new,
-            k_start: 0,
-            k_len: past + new,
-        };
-        let positions = Arc::new((past..past + new).collect());
-        Self {
-            positions,
-            segments: Arc::new(vec![segment]),
-            dropout: None,
-            fake_quant: None,
+        if self.head_dim == 0 && self.num_attention_heads > 0 {
+            self.head_dim = self.hidden_size / self.num_attention_heads;
         }
-    }
-}
-
-/// A projection, with its LoRA update where it has one. As a [`Module`] it is that sum, without
-/// dropout.
-#[derive(Clone)]
-pub struct Linear {
-    /// `[out, in]`; trained when it is a variable.
-    pub weight: Tensor,
-    /// `A [rank, in]`, `B [out, rank]`, `alpha / rank`.
-    pub lora: Option<(Tensor, Tensor, f64)>,
-}
-
-/// What the secure program folds into a map before it rounds the map's weights.
-#[derive(Clone, Copy)]
-struct Folded<'a> {
-    /// The gain of the norm before it.
-    gain: Option<&'a Tensor>,
-    /// The softmax scale's part that is no power of two, in the query map.
-    factor: f64,
-}
-
-impl Module for Linear {
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.forward_with(x, None, None)
-    }
-}
-
-impl Linear {
-    /// `weight`, and `lora_A.weight` and `lora_B.weight` where `lora` is given and `vb` has them.
-    fn new(
-        [out, inner]: [usize; 2],
-        lora: Option<&LoraConfig>,
-        vb: VarBuilder<'_>,
-    ) -> candle_core::Result<Self> {
-        let has = |factor: &str| vb.contains_tensor(factor);
-        let factors = |lora: &LoraConfig| {
-            let a = vb.get((lora.rank, inner), "lora_A.weight")?;
-            let b = vb.get((out, lora.rank), "lora_B.weight")?;
-            Ok::<_, candle_core::Error>((a, b, lora.scale()))
-        };
-        let lora = lora.filter(|_| has("lora_A.weight") && has("lora_B.weight"));
-        let lora = lora.map(factors).transpose()?;
-        let weight = candle_nn::linear_no_bias(inner, out, vb)?.weight().clone();
-        Ok(Self { weight, lora })
-    }
-
-    fn forward_with(
-        &self,
-        x: &Tensor,
-        dropout: Option<Dropout>,
-        format: Option<(FakeQuant, Folded<'_>)>,
-    ) -> candle_core::Result<Tensor> {
-        let Some((a, b, scale)) = &self.lora else {
-            return ops::linear(x, &self.weight);
-        };
-        let (a, b) = match format {
-            None => (a.clone(), b.clone()),
-            Some((format, fold)) => {
-                ops::round_factors((a, b), fold.gain, scale * fold.factor, format)?
-            }
-        };
-        if self.weight.is_variable() {
-            return ops::linear(x, &self.weight)?
-                + ops::low_rank(x, None, (&a, &b), *scale, dropout)?;
+        if self.architectures.is_empty() {
+            self.architectures.push("LlamaForCausalLM".into());
         }
-        ops::low_rank(x, Some(&self.weight), (&a, &b), *scale, dropout)
+        self.check_sizes()?;
+        if !self
+            .num_attention_heads
+            .is_multiple_of(self.num_key_value_heads)
+        {
+            return Err("`num_attention_heads` must be a multiple of `num_key_value_heads`".into());
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err("`head_dim` must be even".into());
+        }
+        if !(0.0..=1.0).contains(&self.rms_norm_eps) {
+            return Err(format!(
+                "`rms_norm_eps` = {} is no small number",
+                self.rms_norm_eps
+            ));
+        }
+        if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
+            return Err(format!("`rope_theta` = {} is no base", self.rope_theta));
+        }
+        size::check_memory(&self)?;
+        Ok(self)
+    }
+}
+
+impl ModelConfig for LlamaConfig {
+    fn hidden_size(&self) -> usize {
+        self.hidden_size
     }
 
-    /// A frozen weight on the grid of the secure program; a trained one stays what it is.
-    fn quantized(&self, fold: Folded<'_>, format: FakeQuant) -> candle_core::Result<Self> {
-        let weight = match self.weight.is_variable() {
-            true => self.weight.clone(),
-            false => ops::round_weight(&self.weight, fold.gain, fold.factor, format)?,
-        };
-        Ok(Self {
-            weight,
-            lora: self.lora.clone(),
+    fn intermediate_size(&self) -> usize {
+        self.intermediate_size
+    }
+
+    fn num_hidden_layers(&self) -> usize {
+        self.num_hidden_layers
+    }
+
+    fn num_attention_heads(&self) -> usize {
+        self.num_attention_heads
+    }
+
+    fn num_key_value_heads(&self) -> usize {
+        self.num_key_value_heads
+    }
+
+    fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn max_position_embeddings(&self) -> usize {
+        self.max_position_embeddings
+    }
+
+    fn modules(&self) -> &'static [&'static str] {
+        &MODULES
+    }
+
+    fn module_shape(&self, module: &str) -> Option<[usize; 2]> {
+        let q = self.num_attention_heads * self.head_dim;
+        let kv = self.num_key_value_heads * self.head_dim;
+        Some(match module {
+            "q_proj" => [q, self.hidden_size],
+            "k_proj" | "v_proj" => [kv, self.hidden_size],
+            "o_proj" => [self.hidden_size, q],
+            "gate_proj" | "up_proj" => [self.intermediate_size, self.hidden_size],
+            "down_proj" => [self.hidden_size, self.intermediate_size],
+            _ => return None,
         })
     }
-}
 
-/// `x / sqrt(mean(x²) + eps) · weight` of every row.
-#[derive(Clone)]
-pub struct RmsNorm {
-    pub weight: Tensor,
-    pub eps: f64,
-}
-
-impl RmsNorm {
-    fn new(size: usize, eps: f64, vb: &VarBuilder<'_>) -> candle_core::Result<Self> {
-        let weight = vb.get_with_hints(size, "weight", Init::Const(1.0))?;
-        Ok(Self { weight, eps })
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let table = vec![self.vocab_size, self.hidden_size];
+        let mut all = vec![(EMBEDDING.to_owned(), table.clone())];
+        if !self.tie_word_embeddings {
+            all.push((HEAD.to_owned(), table));
+        }
+        all.push(("model.norm.weight".to_owned(), vec![self.hidden_size]));
+        for layer in 0..self.num_hidden_layers {
+            for module in MODULES {
+                let shape = self.module_shape(module).expect("a module of the list");
+                all.push((
+                    format!("{}.weight", module_path(layer, module)),
+                    shape.into(),
+                ));
+            }
+            for norm in NORMS {
+                let name = format!("{}{layer}.{norm}.weight", self.layer_prefix());
+                all.push((name, vec![self.hidden_size]));
+            }
+        }
+        all
     }
 
-    fn forward_with(&self, x: &Tensor, format: Option<FakeQuant>) -> candle_core::Result<Tensor> {
-        ops::rms_norm(x, &self.weight, self.eps, format)
+    fn layer_prefix(&self) -> &'static str {
+        "model.layers."
+    }
+
+    fn tied_head(&self) -> Option<(&'static str, &'static str)> {
+        self.tie_word_embeddings.then_some((HEAD, EMBEDDING))
+    }
+
+    fn check_sizes(&self) -> Result<(), String> {
+        size::check_sizes(self)
     }
 }
 
-impl Module for RmsNorm {
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.forward_with(x, None)
-    }
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+/// The norms of a layer.
+const NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
+
+/// The linear layers of a block, in the order of the checkpoint.
+pub const MODULES: [&str; 7] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
+
+/// Hugging Face's path of a module: `model.layers.3.self_attn.q_proj`.
+pub fn module_path(layer: usize, module: &str) -> String {
+    let part = if matches!(module, "gate_proj" | "up_proj" | "down_proj") {
+        "mlp"
+    } else {
+        "self_attn"
+    };
+    format!("model.layers.{layer}.{part}.{module}")
 }
 
 /// Keys and values of one layer, `[rows so far, KV * D]`.
@@ -205,9 +247,9 @@ impl Cache {
     }
 }
 
-/// One decoder layer.
+/// One layer.
 #[derive(Clone)]
-pub struct Block {
+pub struct LlamaBlock {
     pub input_layernorm: RmsNorm,
     pub q_proj: Linear,
     pub k_proj: Linear,
@@ -222,10 +264,10 @@ pub struct Block {
     pub attn_scale: f64,
 }
 
-impl Block {
+impl LlamaBlock {
     /// The tensors of layer `layer`, counted over the whole model; `vb` is at that layer.
     fn new(
-        config: &Config,
+        config: &LlamaConfig,
         transforms: &Transforms,
         layer: usize,
         vb: &VarBuilder<'_>,
@@ -278,17 +320,17 @@ impl Block {
 
 /// The whole model: embedding, layers, final norm and head.
 #[derive(Clone)]
-pub struct Decoder {
-    pub config: Config,
+pub struct Llama {
+    pub config: LlamaConfig,
     pub embed_tokens: Embedding,
-    pub layers: Vec<Block>,
+    pub layers: Vec<LlamaBlock>,
     pub norm: RmsNorm,
     /// `[vocab, hidden]`; the embedding where `tie_word_embeddings` says so.
     pub lm_head: Tensor,
     rope: Arc<RopeTable>,
 }
 
-impl Decoder {
+impl Llama {
     /// Builds the model from tensors under Hugging Face's names; one that is a variable is trained.
     /// LoRA factors of private layers are `lora_A.weight` and `lora_B.weight` beside the `weight`
     /// of their module.
@@ -297,7 +339,7 @@ impl Decoder {
     /// [`ModelError::MissingTensor`] or [`ModelError::Shape`], and [`ModelError::Transforms`] when
     /// the transforms do not fit the architecture.
     pub fn new(
-        config: &Config,
+        config: &LlamaConfig,
         transforms: &Transforms,
         vb: VarBuilder<'_>,
     ) -> Result<Self, ModelError> {
@@ -306,7 +348,7 @@ impl Decoder {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let model = vb.pp("model");
         let layers = (0..config.num_hidden_layers)
-            .map(|layer| Block::new(config, transforms, layer, &model.pp("layers").pp(layer)))
+            .map(|layer| LlamaBlock::new(config, transforms, layer, &model.pp("layers").pp(layer)))
             .collect::<candle_core::Result<Vec<_>>>()?;
         let embed_tokens = candle_nn::embedding(vocab, hidden, model.pp("embed_tokens"))?;
         let lm_head = if config.tie_word_embeddings {
@@ -457,7 +499,7 @@ impl Decoder {
                 b.up_proj.quantized(fold(5), format)?,
                 b.down_proj.quantized(fold(6), format)?,
             ];
-            *b = Block {
+            *b = LlamaBlock {
                 q_proj,
                 k_proj,
                 v_proj,
@@ -479,7 +521,7 @@ impl Decoder {
         Ok(self.norm.forward(x)?)
     }
 
-    /// Logits `[N, vocab]` of rows that went through [`Decoder::finish`].
+    /// Logits `[N, vocab]` of rows that went through [`Llama::finish`].
     ///
     /// # Errors
     /// From candle.
