@@ -7,9 +7,9 @@
 //! `w`, `m` and `m` times the other factor's mask, `64 - k` bits each, and the opening is `k` bits
 //! instead of 64. Evaluators see nothing that an opening and corrections do not show ([`super`]).
 
-use std::sync::Arc;
+use std::{num::Wrapping, sync::Arc};
 
-use marill_numeric::fixed::low_mask;
+use marill_numeric::{Word, fixed::low_mask};
 
 use crate::{
     error::ProtocolError,
@@ -51,6 +51,7 @@ impl Masked {
         }
         let offset = 1u64 << (bits - 2);
         let top = bits - 1;
+        // The dealer shares the carry w of the halves of r, then m = msb(r).
         let carries = self.correct(n, 64 - bits, |i| u64::from(wire.mask[i] < wire.mask0[i]))?;
         extended.wraps = self.correct(n, 64 - bits, |i| wire.mask[i] >> top)?;
         match &self.role {
@@ -58,6 +59,7 @@ impl Masked {
             Role::Dealer(_) => extended.wraps = wire.mask.iter().map(|r| r >> top).collect(),
             Role::Evaluator(_) => {
                 for (i, value) in extended.public.iter_mut().enumerate() {
+                    // X = ẑ - 2^(k-2), c = 1 - msb(ẑ), and the half of r less 2^k·w.
                     let shifted = value.wrapping_add(offset) & low_mask(bits);
                     extended.stays.push(1 - (shifted >> top));
                     *value = shifted.wrapping_sub(offset);
@@ -77,32 +79,29 @@ impl Masked {
         let first = self.is_first();
         let wrapped = match x.missing() {
             0 => Vec::new(),
-            missing => self.correct(n, missing - 1, |i| x.wraps[i].wrapping_mul(x.mask[i]))?,
+            missing => self.correct(n, missing - 1, |i| (x.m(i) * x.r(i)).0)?,
         };
-        let sums = |value: &dyn Fn(usize) -> u64| -> Vec<u64> {
+        let sums = |value: &dyn Fn(usize) -> Word| -> Vec<u64> {
             (0..x.rows)
                 .map(|row| {
-                    (row * cols..(row + 1) * cols).fold(0u64, |sum, i| sum.wrapping_add(value(i)))
+                    let elements = row * cols..(row + 1) * cols;
+                    elements.map(value).sum::<Word>().0
                 })
                 .collect()
         };
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Dealer(_) => sums(&|i| x.mask[i].wrapping_mul(x.mask[i])),
+            Role::Dealer(_) => sums(&|i| x.r(i) * x.r(i)),
             Role::Evaluator(_) => sums(&|i| {
-                let public = x.public[i];
-                let square = if first {
-                    public.wrapping_mul(public)
-                } else {
-                    0
-                };
-                let inner = square.wrapping_sub(2u64.wrapping_mul(public.wrapping_mul(x.mask[i])));
-                let Some(wrapped) = wrapped.get(i) else {
+                // X² - 2X·[r], the square at E0.
+                let square = if first { x.x(i) * x.x(i) } else { Wrapping(0) };
+                let inner = square - Wrapping(2) * x.x(i) * x.r(i);
+                let Some(&wrapped) = wrapped.get(i) else {
                     return inner;
                 };
-                let wrap =
-                    x.stays[i].wrapping_mul(public.wrapping_mul(x.wraps[i]).wrapping_sub(*wrapped));
-                inner.wrapping_add(wrap << (x.bits + 1))
+                // 2^(k+1)·c·(X·[m] - [m·r]).
+                let wrap = x.c(i) * (x.x(i) * x.m(i) - Wrapping(wrapped));
+                inner + (wrap << (x.bits as usize + 1))
             }),
         };
         Ok(Share::with_term_deferred(x.rows, 1, 64, data))
@@ -120,28 +119,25 @@ impl Masked {
         let n = x.rows * x.cols;
         let wrapped = match x.missing() {
             0 => Vec::new(),
-            missing => self.correct(n, missing, |i| x.wraps[i].wrapping_mul(y.mask[scalar(i)]))?,
+            missing => self.correct(n, missing, |i| (x.m(i) * y.r(scalar(i))).0)?,
         };
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Dealer(_) => (0..n)
-                .map(|i| x.mask[i].wrapping_mul(y.mask[scalar(i)]))
-                .collect(),
+            Role::Dealer(_) => (0..n).map(|i| (x.r(i) * y.r(scalar(i))).0).collect(),
             Role::Evaluator(_) => {
-                let own = self.share(y).tensor.data;
+                let own = self.share(y);
                 let value = |i: usize| {
-                    let open = y.open[scalar(i)];
-                    let inner = x.public[i]
-                        .wrapping_mul(own[scalar(i)])
-                        .wrapping_sub(open.wrapping_mul(x.mask[i]));
-                    let Some(wrapped) = wrapped.get(i) else {
+                    let y_hat = y.x_hat(scalar(i));
+                    // X·[y] - ŷ·[r], and r·r_y deferred.
+                    let inner = x.x(i) * own.at(scalar(i)) - y_hat * x.r(i);
+                    let Some(&wrapped) = wrapped.get(i) else {
                         return inner;
                     };
-                    let wrap = x.stays[i]
-                        .wrapping_mul(open.wrapping_mul(x.wraps[i]).wrapping_sub(*wrapped));
-                    inner.wrapping_add(wrap << x.bits)
+                    // 2^k·c·(ŷ·[m] - [m·r_y]).
+                    let wrap = x.c(i) * (y_hat * x.m(i) - Wrapping(wrapped));
+                    inner + (wrap << x.bits as usize)
                 };
-                (0..n).map(value).collect()
+                (0..n).map(|i| value(i).0).collect()
             }
         };
         Ok(Share::with_term_deferred(x.rows, x.cols, 64, data))

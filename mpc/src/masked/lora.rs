@@ -13,6 +13,8 @@
 //! they are uniform by `[r]_0`, `p` and `p'`. E0 sees `Â`, `B̂`, one-time pads used for one adapter
 //! only. Nothing is truncated between `A` and `B`.
 
+use std::num::Wrapping;
+
 use marill_numeric::ring;
 
 use crate::{
@@ -55,6 +57,7 @@ impl Masked {
             match &mut self.role {
                 Role::Dealer(dealer) => p = dealer.randomness.client_masks(inner, bits),
                 Role::Evaluator(e) if e.first => {
+                    // v = p + p' - Â·[r]_0, where E0's half of the correction is -p'.
                     let hidden: Vec<u64> = product
                         .iter()
                         .zip(&c)
@@ -86,6 +89,7 @@ impl Masked {
         match &self.role {
             Role::Tally(_) => {}
             Role::Dealer(dealer) => {
+                // R_B·p, for the mask of the next truncation.
                 let masks = &dealer.adapter_masks[map.index()];
                 product = ring::matmul_transposed(p, &masks.b, rank);
             }
@@ -95,11 +99,13 @@ impl Masked {
                     p.iter().map(|p| p.wrapping_neg()).collect()
                 } else {
                     let mut u = ring::matmul_transposed(&x.data, &lora.a, x.cols);
-                    u.iter_mut()
-                        .zip(v.iter().zip(c))
-                        .for_each(|(u, (v, c))| *u = u.wrapping_add(*v).wrapping_add(*c));
+                    // u_1 = A·[x]_1 + v + c = A·x + p.
+                    for (u, (v, c)) in u.iter_mut().zip(v.iter().zip(c)) {
+                        *u = (Wrapping(*u) + Wrapping(*v) + Wrapping(*c)).0;
+                    }
                     u
                 };
+                // B·u_1 at E1, -B̂·p at E0.
                 product = ring::matmul_transposed(&u, &lora.b, rank);
             }
         }

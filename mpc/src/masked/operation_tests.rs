@@ -241,9 +241,9 @@ fn stochastic_truncation_is_unbiased_and_off_by_about_one() {
         &private,
     );
     let modulus = marill_numeric::fixed::low_mask(x.bits);
-    let mut sums = vec![0f64; 14];
-    let mut counts = vec![0f64; 14];
-    let mut variances = vec![0f64; 14];
+    let mut sums = [0f64; 14];
+    let mut counts = [0f64; 14];
+    let mut variances = [0f64; 14];
     for (i, v) in values.iter().enumerate() {
         let got =
             marill_numeric::fixed::sign_extend(x.data[i].wrapping_add(y.data[i]) & modulus, x.bits)

@@ -12,6 +12,13 @@ use crate::{
     },
 };
 
+/// `left - right`, element by element.
+fn difference(mut left: Vec<u64>, right: &[u64]) -> Vec<u64> {
+    let pairs = left.iter_mut().zip(right);
+    pairs.for_each(|(l, r)| *l = l.wrapping_sub(*r));
+    left
+}
+
 impl Masked {
     /// `Σ` of products of wire elements: `dealer` is the same sum over masks, which is deferred.
     /// Evaluators hold `Σ x̂·[y]_p - ŷ·[r_x]_p`, given as `own`.
@@ -31,33 +38,26 @@ impl Masked {
     }
 
     pub(super) fn mul(&self, x: &Wire, y: &Wire) -> Share {
-        let zip = |a: &[u64], b: &[u64]| -> Vec<u64> {
-            a.iter().zip(b).map(|(a, b)| a.wrapping_mul(*b)).collect()
-        };
         let own = |this: &Self| {
-            let left = zip(&x.open, &this.share(y).data);
-            let right = zip(&y.open, &x.mask);
-            left.iter()
-                .zip(right)
-                .map(|(l, r)| l.wrapping_sub(r))
-                .collect()
+            let y_share = this.share(y);
+            // x̂·[y] - ŷ·[r_x].
+            let value = |i: usize| (x.x_hat(i) * y_share.at(i) - y.x_hat(i) * x.r(i)).0;
+            (0..x.open.len()).map(value).collect()
         };
         self.bilinear(
             (x.rows, x.cols),
             x.bits.min(y.bits),
-            || zip(&x.mask, &y.mask),
+            || (0..x.mask.len()).map(|i| (x.r(i) * y.r(i)).0).collect(),
             own,
         )
     }
 
     pub(super) fn scores(&self, q: &Wire, k: &Wire, a: &Attention<'_>) -> Share {
         let own = |this: &Self| {
+            // q̂·[k] - [r_q]·k̂.
             let left = attention_scores(&q.open, &this.share(k).data, a);
             let right = attention_scores(&q.mask, &k.open, a);
-            left.iter()
-                .zip(right)
-                .map(|(l, r)| l.wrapping_sub(r))
-                .collect()
+            difference(left, &right)
         };
         let cols = a.lens().iter().sum();
         self.bilinear(
@@ -70,12 +70,10 @@ impl Masked {
 
     pub(super) fn weighted_values(&self, w: &Wire, v: &Wire, a: &Attention<'_>) -> Share {
         let own = |this: &Self| {
+            // ŵ·[v] - [r_w]·v̂.
             let left = attention_values(&w.open, &this.share(v).data, a);
             let right = attention_values(&w.mask, &v.open, a);
-            left.iter()
-                .zip(right)
-                .map(|(l, r)| l.wrapping_sub(r))
-                .collect()
+            difference(left, &right)
         };
         let shape = (a.rows, a.num_attention_heads * a.head_dim);
         self.bilinear(

@@ -1,11 +1,12 @@
 //! The values of the masked engine: additive shares and masked wires.
 
 use std::{
+    num::Wrapping,
     ops::{Deref, DerefMut},
     sync::{Arc, OnceLock},
 };
 
-use marill_numeric::RingTensor;
+use marill_numeric::{RingTensor, Word};
 
 /// An additive share, valid modulo `2^bits`: an evaluator's half. The dealer and a tally hold its
 /// shape, but see `deferred`.
@@ -101,6 +102,16 @@ impl Share {
 }
 
 impl Wire {
+    /// Element `i` of `x̂`.
+    pub(super) fn x_hat(&self, i: usize) -> Word {
+        Wrapping(self.open[i])
+    }
+
+    /// Element `i` of `[r]_p` at an evaluator, of `r` at the dealer.
+    pub(super) fn r(&self, i: usize) -> Word {
+        Wrapping(self.mask[i])
+    }
+
     pub(super) fn new(
         (rows, cols): (usize, usize),
         bits: u32,
@@ -138,6 +149,26 @@ pub(super) struct Extended {
 }
 
 impl Extended {
+    /// Element `i` of `X`.
+    pub(super) fn x(&self, i: usize) -> Word {
+        Wrapping(self.public[i])
+    }
+
+    /// Element `i` of the share of `r`, or of `r`.
+    pub(super) fn r(&self, i: usize) -> Word {
+        Wrapping(self.mask[i])
+    }
+
+    /// Element `i` of `c`.
+    pub(super) fn c(&self, i: usize) -> Word {
+        Wrapping(self.stays[i])
+    }
+
+    /// Element `i` of the share of `m`, or of `m`.
+    pub(super) fn m(&self, i: usize) -> Word {
+        Wrapping(self.wraps[i])
+    }
+
     /// Missing bits: how wide what belongs to `m` is.
     pub(super) fn missing(&self) -> u32 {
         64 - self.bits

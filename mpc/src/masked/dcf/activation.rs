@@ -8,6 +8,8 @@
 //! [`Tail::Relu`]. The first round opens lookups, borrow and domain bit; the line is gated before
 //! its truncation, which is the second.
 
+use std::num::Wrapping;
+
 use marill_numeric::{
     fixed::low_mask,
     tables::{INDEX_BITS, LinearTable, PIECE_BITS, Tail},
@@ -80,10 +82,7 @@ impl Masked {
         let mut out = self.high_part(&piece, shift, out_bits, (table.bias >> shift) as u64)?;
         if !self.rounds_stochastically(&piece, shift) {
             let borrow = self.borrow_by_dcf(&piece, shift, out_bits)?;
-            out.data
-                .iter_mut()
-                .zip(borrow)
-                .for_each(|(o, b)| *o = o.wrapping_sub(b));
+            out.tensor -= &borrow;
         }
         self.add_located_tail(&mut out, x, table.tail, &position);
         Ok(out)
@@ -108,8 +107,9 @@ impl Masked {
             .map(|(sign, r)| r.wrapping_mul(sign.wrapping_neg()))
             .collect();
         let mut gated = self.signed_piece(pieces, wire, borrow, &hidden, low_bits)?;
-        for (i, piece) in piece.data.iter().enumerate() {
-            gated.data[i] = gated.data[i].wrapping_add(gate.open[i].wrapping_mul(*piece));
+        // ĝ·[piece] + (-r_g·piece).
+        for (i, value) in gated.data.iter_mut().enumerate().take(piece.data.len()) {
+            *value = (Wrapping(*value) + gate.x_hat(i) * piece.at(i)).0;
         }
         Ok(gated)
     }
@@ -148,23 +148,23 @@ impl Masked {
         };
         let columns = self.compare_dcf(&batch, |i| x.mask[i], payload, input)?;
         let first = self.is_first();
-        let own = self.share(x).tensor.data;
+        let own = self.share(x);
         // `[r > from] - [r > to]`, and one more where the interval wraps.
         let inside = |column: usize, k: usize| -> Vec<u64> {
             let value = |i: usize| {
                 let [from, to] = ends(i, intervals[k]);
                 let at = i * per_row + 2 * k;
-                let bit = columns[0][at].wrapping_sub(columns[0][at + 1]);
-                let wraps = u64::from(from > to);
+                let between = |column: usize| {
+                    Wrapping(columns[column][at]) - Wrapping(columns[column][at + 1])
+                };
+                let wraps = Wrapping(u64::from(from > to));
                 if column == 0 {
-                    return bit.wrapping_add(if first { wraps } else { 0 });
+                    return between(0) + if first { wraps } else { Wrapping(0) };
                 }
-                let hidden = columns[1][at].wrapping_sub(columns[1][at + 1]);
-                bit.wrapping_mul(x.open[i])
-                    .wrapping_sub(hidden)
-                    .wrapping_add(wraps.wrapping_mul(own[i]))
+                // [bit]·x̂ - [bit·r], and x itself where the interval wraps.
+                between(0) * x.x_hat(i) - between(1) + wraps * own.at(i)
             };
-            (0..own.len()).map(value).collect()
+            (0..own.data.len()).map(|i| value(i).0).collect()
         };
         let has_sign = intervals.len() > 1;
         Ok(Position {
@@ -184,21 +184,17 @@ impl Masked {
             Tail::Relu => {
                 debug_assert_eq!(out.bits, x.bits, "the tail is the wire itself");
                 let x = self.share(x);
-                for (value, (x, dropped)) in out
-                    .data
-                    .iter_mut()
-                    .zip(x.data.iter().zip(&position.negative_x))
-                {
-                    *value = value.wrapping_add(*x).wrapping_sub(*dropped);
-                }
+                // x - [x < 0]·x.
+                out.tensor += &x.data;
+                out.tensor -= &position.negative_x;
             }
             Tail::Step { low, high } => {
                 let rise = high.wrapping_sub(low) as u64;
                 let public = if self.is_first() { high as u64 } else { 0 };
                 for (value, negative) in out.data.iter_mut().zip(&position.negative) {
-                    *value = value
-                        .wrapping_add(public)
-                        .wrapping_sub(rise.wrapping_mul(*negative));
+                    // high - (high - low)·[x < 0].
+                    let step = Wrapping(public) - Wrapping(rise) * Wrapping(*negative);
+                    *value = (Wrapping(*value) + step).0;
                 }
             }
         }

@@ -1,11 +1,19 @@
 //! Signs with DCF, and with them maximum and arg-max: one round per level.
 
-use marill_numeric::fixed::low_mask;
+use std::num::Wrapping;
+
+use marill_numeric::{Word, fixed::low_mask};
 
 use crate::{
     error::ProtocolError,
     masked::{Masked, dcf::DcfBatch, onehot::affine::sign, share::Wire},
 };
+
+/// A share of `p ⊕ u = p + (1 - 2p)·u` for a public bit, which the first party adds.
+fn flipped(p: u64, u: Word, first: bool) -> Word {
+    let public = if first { Wrapping(p) } else { Wrapping(0) };
+    public + sign(p) * u
+}
 
 impl Masked {
     /// `[x_i - offset_j < 0]` modulo `2^bits`, offsets side by side: all of a row are read from one
@@ -29,14 +37,15 @@ impl Masked {
             payload_bits: &[bits],
         };
         let flips = self
-            .compare_dcf(&batch, |i| x.mask[i], |i, _| sign(top(i)), public)?
+            .compare_dcf(&batch, |i| x.mask[i], |i, _| sign(top(i)).0, public)?
             .remove(0);
         let msbs = self.correct(rows, bits, top)?;
         let first = self.is_first();
         let negative = flips.iter().enumerate().map(|(e, flip)| {
             let p = public(e) >> (k - 1) & 1;
-            let u = msbs[e / per_row].wrapping_add(*flip);
-            (if first { p } else { 0 }).wrapping_add(sign(p).wrapping_mul(u))
+            // u = msb(r) ⊕ the wrap below it, and the sign is p ⊕ u.
+            let u = Wrapping(msbs[e / per_row]) + Wrapping(*flip);
+            flipped(p, u, first).0
         });
         Ok(negative.collect())
     }
@@ -67,12 +76,12 @@ impl Masked {
             bits: k - 1,
             payload_bits: &widths,
         };
-        let payload =
-            |i: usize, column: usize| sign(top(d.mask[i])).wrapping_mul(hidden(i, column));
+        let top_of = |i: usize| top(d.mask[i]);
+        let payload = |i: usize, column: usize| (sign(top_of(i)) * Wrapping(hidden(i, column))).0;
         let mut flips = self.compare_dcf(&batch, |i| d.mask[i], payload, |i| d.open[i])?;
         // `u` and `u·r_y`.
         for (column, (flips, &bits)) in flips.iter_mut().zip(&widths).enumerate() {
-            let msbs = self.correct(n, bits, |i| top(d.mask[i]).wrapping_mul(hidden(i, column)))?;
+            let msbs = self.correct(n, bits, |i| top_of(i) * hidden(i, column))?;
             flips
                 .iter_mut()
                 .zip(msbs)
@@ -86,23 +95,19 @@ impl Masked {
                 y.bits <= k,
                 "the bit is a share modulo the width of `d`: {column}"
             );
-            let own = self.share(y).tensor.data;
-            out.push(
-                own.iter()
-                    .enumerate()
-                    .map(|(i, own)| {
-                        let p = d.open[i] >> (k - 1) & 1;
-                        let flipped = bits[0][i].wrapping_mul(y.open[i]).wrapping_sub(products[i]);
-                        p.wrapping_mul(*own)
-                            .wrapping_add(sign(p).wrapping_mul(flipped))
-                    })
-                    .collect(),
-            );
+            let own = self.share(y);
+            let value = |i: usize| {
+                let p = top(d.open[i]);
+                // u·y = [u]·ŷ - [u·r_y], and (p ⊕ u)·y = p·[y] + (1 - 2p)·u·y.
+                let u_y = Wrapping(bits[0][i]) * y.x_hat(i) - Wrapping(products[i]);
+                (Wrapping(p) * own.at(i) + sign(p) * u_y).0
+            };
+            out.push((0..own.data.len()).map(value).collect());
         }
-        let negative = bits[0].iter().zip(&d.open).map(|(u, open)| {
-            let p = open >> (k - 1) & 1;
-            (if first { p } else { 0 }).wrapping_add(sign(p).wrapping_mul(*u)) & low_mask(k)
-        });
+        let negative = bits[0]
+            .iter()
+            .zip(&d.open)
+            .map(|(u, open)| flipped(top(*open), Wrapping(*u), first).0 & low_mask(k));
         out.insert(0, negative.collect());
         Ok(out)
     }

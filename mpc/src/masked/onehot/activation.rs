@@ -12,7 +12,10 @@
 //! than 9 bits, 5 for many (the borrow and the products of top digits, the last conversion, each in
 //! a round of its own, for fewer corrections).
 
+use std::num::Wrapping;
+
 use marill_numeric::{
+    Word,
     fixed::low_mask,
     tables::{INDEX_BITS, LinearTable, PIECE_BITS, Tail, tables},
 };
@@ -139,9 +142,8 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         let modulus = low_mask(ARG_BITS);
         let narrow = |data: &[u64], less: u64| {
-            data.iter()
-                .map(|v| v.wrapping_sub(less) & modulus)
-                .collect::<Vec<u64>>()
+            let values = data.iter().map(|v| v.wrapping_sub(less) & modulus);
+            values.collect::<Vec<u64>>()
         };
         let open = narrow(&x.open, table.start as u64);
         let mask = narrow(&x.mask, 0);
@@ -317,14 +319,13 @@ impl Masked {
                 let digit = (wire.open[i] >> table.low_bits) as usize & mask;
                 let v = value.sum(bits, digit);
                 let b = slope.sum(bits, digit);
+                // With a borrow the piece before counts: its slope, and its value at the knot.
                 let slope_step = slope.sum(bits, (digit + mask) & mask).wrapping_sub(b);
-                let offset_step = left
-                    .as_ref()
-                    .map(|left| left.sum(bits, digit).wrapping_sub(v));
-                for (column, value) in data
-                    .iter_mut()
-                    .zip([v, b, slope_step].into_iter().chain(offset_step))
-                {
+                let jump = |left: &Rotated| left.sum(bits, digit).wrapping_sub(v);
+                let looked_up = [v, b, slope_step]
+                    .into_iter()
+                    .chain(left.as_ref().map(jump));
+                for (column, value) in data.iter_mut().zip(looked_up) {
                     column.push(sign.wrapping_mul(value));
                 }
             }
@@ -352,63 +353,53 @@ impl Masked {
             unreachable!("three lookups at least")
         };
         let n = wire.len();
-        let low = low_mask(low_bits);
-        let at = |column: &Option<&Wire>, i: usize, part: fn(&Wire) -> &[u64]| {
-            column.map_or(0, |w| part(w)[i])
-        };
-        let masks = |w: &Wire, i: usize| w.mask[i];
-        // At the dealer: the lookup's sign `s`, `s·ρ`, `r` below the index, and what the borrow
-        // adds, over masks.
-        let s = |i: usize| signs[i];
-        let f = |i: usize| signs[i].wrapping_mul(bit(&borrow.rho, i));
-        let r = |i: usize| wire.mask[i] & low;
-        let added = |i: usize| {
-            masks(slope_step, i)
-                .wrapping_mul(r(i))
-                .wrapping_sub(at(&offset_step, i, |w| &w.mask))
-        };
-        let twice = |i: usize| s(i).wrapping_sub(2u64.wrapping_mul(f(i)));
-        let mut correct = |value: &dyn Fn(usize) -> u64| self.correct(n, PIECE_BITS, value);
+        let below_index = |word: Word| word & Wrapping(low_mask(low_bits));
+        let zero = Wrapping(0);
+        // At the dealer: the lookup's sign s, f = s·ρ, r below the index, and what the borrow adds
+        // over masks, t = r_turn·r - r_jump.
+        let s = |i: usize| Wrapping(signs[i]);
+        let f = |i: usize| s(i) * Wrapping(bit(&borrow.rho, i));
+        let r = |i: usize| below_index(wire.r(i));
+        let jump_mask = |i: usize| offset_step.map_or(zero, |jump| jump.r(i));
+        let t = |i: usize| slope_step.r(i) * r(i) - jump_mask(i);
+        let twice = |i: usize| s(i) - Wrapping(2) * f(i);
+        // [s], [s·ρ], and each of them times the masks of what is public in its factor.
+        let mut correct =
+            |value: &dyn Fn(usize) -> Word| self.correct(n, PIECE_BITS, |i| value(i).0);
         let one = correct(&s)?;
         let flip = correct(&f)?;
-        let by_slope = correct(&|i| s(i).wrapping_mul(r(i)))?;
-        let by_slope_step = correct(&|i| f(i).wrapping_mul(r(i)))?;
-        let by_distance = correct(&|i| {
-            s(i).wrapping_mul(masks(b, i))
-                .wrapping_add(f(i).wrapping_mul(masks(slope_step, i)))
-        })?;
-        let by_flipped = correct(&|i| twice(i).wrapping_mul(masks(slope_step, i)))?;
-        let rest = correct(&|i| twice(i).wrapping_mul(added(i)))?;
+        let by_slope = correct(&|i| s(i) * r(i))?;
+        let by_slope_step = correct(&|i| f(i) * r(i))?;
+        let by_distance = correct(&|i| s(i) * b.r(i) + f(i) * slope_step.r(i))?;
+        let by_flipped = correct(&|i| twice(i) * slope_step.r(i))?;
+        let rest = correct(&|i| twice(i) * t(i))?;
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
+            // The constant: s·(r_slope·r - r_value) + f·t.
             Role::Dealer(_) => (0..n)
-                .map(|i| {
-                    let piece = masks(b, i).wrapping_mul(r(i)).wrapping_sub(masks(v, i));
-                    s(i).wrapping_mul(piece)
-                        .wrapping_add(f(i).wrapping_mul(added(i)))
-                })
+                .map(|i| (s(i) * (b.r(i) * r(i) - v.r(i)) + f(i) * t(i)).0)
                 .collect(),
             Role::Evaluator(_) => (0..n)
                 .map(|i| {
-                    let hat = bit(&borrow.hat, i);
-                    let d = wire.open[i] & low;
-                    let by = |x: u64| hat.wrapping_mul(x);
-                    let slope = b.open[i];
-                    let turn = slope_step.open[i];
-                    let step = turn
-                        .wrapping_mul(d)
-                        .wrapping_add(at(&offset_step, i, |w| &w.open));
-                    let piece = v.open[i].wrapping_add(slope.wrapping_mul(d));
-                    one[i]
-                        .wrapping_mul(piece.wrapping_add(by(step)))
-                        .wrapping_add(flip[i].wrapping_mul(sign(hat)).wrapping_mul(step))
-                        .wrapping_sub(by_slope[i].wrapping_mul(slope.wrapping_add(by(turn))))
-                        .wrapping_sub(by_slope_step[i].wrapping_mul(sign(hat)).wrapping_mul(turn))
-                        .wrapping_sub(
-                            d.wrapping_mul(by_distance[i].wrapping_add(by(by_flipped[i]))),
-                        )
-                        .wrapping_add(by(rest[i]))
+                    let at = |column: &[u64]| Wrapping(column[i]);
+                    let hat_bit = bit(&borrow.hat, i);
+                    let hat = Wrapping(hat_bit);
+                    let d = below_index(wire.x_hat(i));
+                    let slope = b.x_hat(i);
+                    let turn = slope_step.x_hat(i);
+                    let step = turn * d + offset_step.map_or(zero, |jump| jump.x_hat(i));
+                    let piece = v.x_hat(i) + slope * d;
+                    let flipped = at(&flip) * sign(hat_bit);
+                    let flipped_slope = at(&by_slope_step) * sign(hat_bit);
+                    // The piece on either side of the borrow: ([s] where it is public, and [s·ρ]
+                    // where its mask turns it over), less what each mask adds.
+                    at(&one) * (piece + hat * step) + flipped * step
+                        - at(&by_slope) * (slope + hat * turn)
+                        - flipped_slope * turn
+                        - d * (at(&by_distance) + hat * at(&by_flipped))
+                        + hat * at(&rest)
                 })
+                .map(|value| value.0)
                 .collect(),
         };
         Ok(Share::with_term_deferred(
@@ -460,18 +451,18 @@ impl Masked {
             borrow.share(self, out_bits)?.0
         };
         let data = (0..gate_share.len()).map(|i| {
-            let public = (wire.open[i] >> shift).wrapping_sub(offset);
-            let by = bit(&gate.hat, i);
-            let stays = 1 - (wire.open[i] >> (k - 1));
-            let masked = |plain: u64, gated: u64| {
-                by.wrapping_mul(plain)
-                    .wrapping_add(sign(by).wrapping_mul(gated))
+            let public = (wire.x_hat(i) >> shift as usize) - Wrapping(offset);
+            let stays = Wrapping(1) - (wire.x_hat(i) >> (k as usize - 1));
+            // gate·y = ĝ·[y] + (1 - 2ĝ)·[ρ_g·y] for what the dealer shares with and without ρ_g.
+            let hat = bit(&gate.hat, i);
+            let gated = |plain: u64, hidden: u64| {
+                Wrapping(hat) * Wrapping(plain) + sign(hat) * Wrapping(hidden)
             };
-            public
-                .wrapping_mul(gate_share[i])
-                .wrapping_sub(masked(highs[i], gated_highs[i]))
-                .wrapping_add(stays.wrapping_mul(masked(wraps[i], gated_wraps[i])) << (k - shift))
-                .wrapping_sub(borrow.get(i).copied().unwrap_or(0))
+            let wrap = stays * gated(wraps[i], gated_wraps[i]) << (k - shift) as usize;
+            let borrow = Wrapping(borrow.get(i).copied().unwrap_or(0));
+            // (ẑ >> shift)·[gate] - gate·h + 2^(k-shift)·c·gate·msb(r) - gate·b.
+            let value = public * Wrapping(gate_share[i]) - gated(highs[i], gated_highs[i]);
+            (value + wrap - borrow).0
         });
         let data = data.collect();
         Ok(Share::new(wire.rows, wire.cols, out_bits, data))
@@ -535,17 +526,17 @@ impl Masked {
                     None => (self.share(x), form.times(self, x, &monomials)?),
                 };
                 debug_assert_eq!(out.bits, x.bits, "the tail is the argument itself");
-                for (i, value) in out.data.iter_mut().enumerate() {
-                    *value = value.wrapping_add(x.data[i]).wrapping_sub(dropped[i]);
-                }
+                // x - [x < 0]·x.
+                out.tensor += &x.data;
+                out.tensor -= &dropped;
             }
             Tail::Step { low, high } => {
                 let rise = high.wrapping_sub(low) as u64;
                 let public = if self.is_first() { high as u64 } else { 0 };
                 for (value, negative) in out.data.iter_mut().zip(share) {
-                    *value = value
-                        .wrapping_add(public)
-                        .wrapping_sub(rise.wrapping_mul(negative));
+                    // high - (high - low)·[x < 0].
+                    let step = Wrapping(public) - Wrapping(rise) * Wrapping(negative);
+                    *value = (Wrapping(*value) + step).0;
                 }
             }
         }

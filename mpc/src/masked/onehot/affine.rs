@@ -1,6 +1,8 @@
 //! Bits as affine forms in masks that the dealer shares.
 
-use marill_numeric::fixed::low_mask;
+use std::num::Wrapping;
+
+use marill_numeric::{Word, fixed::low_mask};
 
 use crate::{
     error::ProtocolError,
@@ -53,13 +55,13 @@ impl Affine {
             // A coefficient depends on the opened bits alone: one table over their patterns each.
             let coefficient = |set: Planes, hats: Planes| {
                 let signs = sign(u64::from((set & hats).count_ones() & 1));
-                terms.iter().filter(|(_, term)| term & set == set).fold(
-                    0u64,
-                    |sum, (factor, term)| {
-                        let public = (term & !set) & !hats == 0;
-                        sum.wrapping_add(factor.wrapping_mul(signs).wrapping_mul(u64::from(public)))
-                    },
-                )
+                // Of a term, the planes outside the set are opened ones, and all of them must be 1.
+                let of_set = terms.iter().filter(|(_, term)| term & set == set);
+                let public = of_set.filter(|(_, term)| (term & !set) & !hats == 0);
+                public
+                    .map(|(factor, _)| Wrapping(*factor) * signs)
+                    .sum::<Word>()
+                    .0
             };
             let patterns = patterns(planes, |plane| &plane.hat);
             let column = |set: Planes| {
@@ -104,7 +106,7 @@ impl Affine {
         };
         for (coefficient, monomial) in self.coefficients.iter().zip(&monomials) {
             for (value, (c, m)) in data.iter_mut().zip(coefficient.iter().zip(monomial)) {
-                *value = value.wrapping_add(c.wrapping_mul(*m));
+                *value = (Wrapping(*value) + Wrapping(*c) * Wrapping(*m)).0;
             }
         }
         Ok((data, monomials))
@@ -137,18 +139,17 @@ impl Affine {
         &self,
         engine: &mut Masked,
         bits: u32,
-        factor: impl Fn(usize) -> u64,
+        factor: impl Fn(usize) -> Word,
     ) -> Result<Vec<u64>, ProtocolError> {
         let mut data = vec![0u64; self.constant.len()];
         for m in 0..self.count {
-            let product = engine.correct(self.n, bits, |i| {
-                self.monomials[m][i].wrapping_mul(factor(i))
-            })?;
+            let monomial = |i: usize| Wrapping(self.monomials[m][i]);
+            let product = engine.correct(self.n, bits, |i| (monomial(i) * factor(i)).0)?;
             let Some(coefficient) = self.coefficients.get(m) else {
                 continue;
             };
             for (value, (c, p)) in data.iter_mut().zip(coefficient.iter().zip(product)) {
-                *value = value.wrapping_add(c.wrapping_mul(p));
+                *value = (Wrapping(*value) + Wrapping(*c) * Wrapping(p)).0;
             }
         }
         Ok(data)
@@ -163,26 +164,19 @@ impl Affine {
         wide: &Share,
         monomials: &[Vec<u64>],
     ) -> Result<Vec<u64>, ProtocolError> {
-        let by_mask = self.masks_times(engine, wide.bits, |i| x.mask[i])?;
-        let by_wrap = self.masks_times(engine, wide.bits - x.bits, |i| narrow_wrap(x.mask[i]))?;
-        let mut data: Vec<u64> = wide
-            .data
-            .iter()
-            .zip(&self.constant)
-            .map(|(x, c)| x.wrapping_mul(*c))
-            .collect();
-        for (i, value) in data.iter_mut().enumerate() {
-            let (public, stays) = narrow_public(x.open[i]);
-            let form = self.coefficients.iter().zip(monomials);
-            let form = form.fold(0u64, |sum, (c, m)| {
-                sum.wrapping_add(c[i].wrapping_mul(m[i]))
-            });
-            *value = value
-                .wrapping_add(public.wrapping_mul(form))
-                .wrapping_sub(by_mask[i])
-                .wrapping_add(stays.wrapping_mul(by_wrap[i]) << x.bits);
-        }
-        Ok(data)
+        let by_mask = self.masks_times(engine, wide.bits, |i| x.r(i))?;
+        let by_wrap = self.masks_times(engine, wide.bits - x.bits, |i| narrow_wrap(x.r(i)))?;
+        let value = |i: usize| {
+            let (public, stays) = narrow_public(x.x_hat(i));
+            let terms = self.coefficients.iter().zip(monomials);
+            let form: Word = terms.map(|(c, m)| Wrapping(c[i]) * Wrapping(m[i])).sum();
+            // constant·[x] + (ẑ - 2^30)·Σ - [r·Σ] + 2^32·c·[m·Σ], with Σ the form's masks.
+            let wrap = stays * Wrapping(by_wrap[i]) << x.bits as usize;
+            wide.at(i) * Wrapping(self.constant[i]) + public * form - Wrapping(by_mask[i]) + wrap
+        };
+        Ok((0..wide.data.len().min(self.constant.len()))
+            .map(|i| value(i).0)
+            .collect())
     }
 
     /// `bit · x` for a wire `x`, given the shares of the monomials (at least as wide as the wire).
@@ -194,9 +188,8 @@ impl Affine {
     ) -> Result<Vec<u64>, ProtocolError> {
         let mut crossed = Vec::with_capacity(self.count);
         for m in 0..self.count {
-            crossed.push(engine.correct(self.n, x.bits, |i| {
-                self.monomials[m][i].wrapping_mul(x.mask[i])
-            })?);
+            let monomial = |i: usize| Wrapping(self.monomials[m][i]);
+            crossed.push(engine.correct(self.n, x.bits, |i| (monomial(i) * x.r(i)).0)?);
         }
         let first = engine.is_first();
         let mut data: Vec<u64> = self
@@ -204,16 +197,18 @@ impl Affine {
             .iter()
             .enumerate()
             .map(|(i, constant)| {
-                let public = if first { x.open[i] } else { 0 };
-                constant.wrapping_mul(public.wrapping_sub(x.mask[i]))
+                // constant·[x].
+                let public = if first { x.x_hat(i) } else { Wrapping(0) };
+                (Wrapping(*constant) * (public - x.r(i))).0
             })
             .collect();
         for ((coefficient, monomial), crossed) in
             self.coefficients.iter().zip(monomials).zip(&crossed)
         {
             for (i, value) in data.iter_mut().enumerate() {
-                let term = x.open[i].wrapping_mul(monomial[i]).wrapping_sub(crossed[i]);
-                *value = value.wrapping_add(coefficient[i].wrapping_mul(term));
+                // coefficient·(x̂·[monomial] - [monomial·r]).
+                let term = x.x_hat(i) * Wrapping(monomial[i]) - Wrapping(crossed[i]);
+                *value = (Wrapping(*value) + Wrapping(coefficient[i]) * term).0;
             }
         }
         Ok(data)
@@ -236,20 +231,19 @@ fn patterns(planes: &[OpenBits], words: impl Fn(&OpenBits) -> &[u64]) -> Vec<u8>
 
 /// `1 - 2·bit` as a ring element.
 #[inline]
-pub(in crate::masked) fn sign(bit: u64) -> u64 {
-    1u64.wrapping_sub(2 * bit)
+pub(in crate::masked) fn sign(bit: u64) -> Word {
+    Wrapping(1) - Wrapping(2 * bit)
 }
 
 /// `ẑ - 2^30` as an integer and `c`; see the module documentation.
-pub(in crate::masked) fn narrow_public(open: u64) -> (u64, u64) {
-    let shifted = open.wrapping_add(OFFSET) & low_mask(NARROW_BITS);
-    (
-        shifted.wrapping_sub(OFFSET),
-        1 - (shifted >> (NARROW_BITS - 1)),
-    )
+pub(in crate::masked) fn narrow_public(open: Word) -> (Word, Word) {
+    let offset = Wrapping(OFFSET);
+    let shifted = (open + offset) & Wrapping(low_mask(NARROW_BITS));
+    let msb = shifted >> (NARROW_BITS as usize - 1);
+    (shifted - offset, Wrapping(1) - msb)
 }
 
 /// `m`
-pub(in crate::masked) fn narrow_wrap(mask: u64) -> u64 {
-    mask >> (NARROW_BITS - 1)
+pub(in crate::masked) fn narrow_wrap(mask: Word) -> Word {
+    mask >> (NARROW_BITS as usize - 1)
 }

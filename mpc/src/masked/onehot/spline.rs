@@ -1,7 +1,9 @@
 //! Piecewise linear functions of a positive value over many octaves: reciprocal square root and
 //! reciprocal.
 
-use marill_numeric::{fixed::low_mask, tables::Piecewise};
+use std::num::Wrapping;
+
+use marill_numeric::{Word, fixed::low_mask, tables::Piecewise};
 
 use crate::{
     error::ProtocolError,
@@ -35,9 +37,8 @@ struct Piece {
 fn public_values(value: &Wire, slopes: &[Wire], arguments: &[Wire]) -> Vec<u64> {
     let at = |row: usize| {
         let products = slopes.iter().zip(arguments);
-        products.fold(value.open[row], |sum, (a, b)| {
-            sum.wrapping_add(a.open[row].wrapping_mul(b.open[row]))
-        })
+        let products = products.map(|(slope, argument)| slope.x_hat(row) * argument.x_hat(row));
+        (value.x_hat(row) + products.sum::<Word>()).0
     };
     (0..value.open.len()).map(at).collect()
 }
@@ -143,16 +144,16 @@ impl Masked {
             Role::Evaluator(_) => (0..n)
                 .map(|i| {
                     let row = row_of(i);
-                    let open = x.public[i].wrapping_mul(value.data[row]);
-                    let inner = open
-                        .wrapping_sub(public[row].wrapping_mul(x.mask[i]))
-                        .wrapping_sub(crossed[i]);
-                    let Some(of_wraps) = of_wraps.get(i) else {
+                    let f_hat = Wrapping(public[row]);
+                    let inner = x.x(i) * value.at(row) - f_hat * x.r(i) - Wrapping(crossed[i]);
+                    let Some(&of_wraps) = of_wraps.get(i) else {
                         return inner;
                     };
-                    let wrap = public[row].wrapping_mul(x.wraps[i]).wrapping_add(*of_wraps);
-                    inner.wrapping_add(x.stays[i].wrapping_mul(wrap) << x.bits)
+                    // 2^k·c·(f̂·[m] + [m·(f - f̂)]).
+                    let wrap = f_hat * x.m(i) + Wrapping(of_wraps);
+                    inner + (x.c(i) * wrap << x.bits as usize)
                 })
+                .map(|value| value.0)
                 .collect(),
         };
         let product = Share::with_term_deferred(x.rows, x.cols, 64, data);
@@ -172,38 +173,36 @@ impl Masked {
     ) -> Result<MaskTerms, ProtocolError> {
         let n = x.rows * x.cols;
         let missing = x.missing();
-        let hidden = |i: usize, r: u64| r.wrapping_mul(x.mask[i]);
-        let wrapped = |i: usize, r: u64| r.wrapping_mul(x.wraps[i]);
-        let dots = |i: usize| {
+        // f in masks alone: r_value - Σ r_slope·r_argument.
+        let constant = |i: usize| {
             let row = row_of(i);
-            slopes.iter().zip(arguments).fold(0u64, |sum, (a, b)| {
-                sum.wrapping_add(a.mask[row].wrapping_mul(b.mask[row]))
-            })
+            let products = slopes.iter().zip(arguments);
+            let products = products.map(|(slope, argument)| slope.r(row) * argument.r(row));
+            value.r(row) - products.sum::<Word>()
         };
-        let constant = |i: usize| value.mask[row_of(i)].wrapping_sub(dots(i));
         let mut crossed = vec![0u64; if self.is_evaluator() { n } else { 0 }];
         let mut of_wraps = match missing {
             0 => Vec::new(),
-            _ => self.correct(n, missing, |i| wrapped(i, constant(i)).wrapping_neg())?,
+            _ => self.correct(n, missing, |i| (-(x.m(i) * constant(i))).0)?,
         };
         let subtract = |sums: &mut [u64], known: &Wire, shares: Vec<u64>| {
             for (i, (sum, share)) in sums.iter_mut().zip(shares).enumerate() {
-                *sum = sum.wrapping_sub(known.open[row_of(i)].wrapping_mul(share));
+                *sum = (Wrapping(*sum) - known.x_hat(row_of(i)) * Wrapping(share)).0;
             }
         };
         for (slope, argument) in slopes.iter().zip(arguments) {
             for (known, secret) in [(slope, argument), (argument, slope)] {
-                let shares = self.correct(n, 64, |i| hidden(i, secret.mask[row_of(i)]))?;
+                // One factor of a product is open, of the other the dealer shares r_x·r.
+                let shares = self.correct(n, 64, |i| (x.r(i) * secret.r(row_of(i))).0)?;
                 subtract(&mut crossed, known, shares);
                 if missing > 0 {
-                    let shares =
-                        self.correct(n, missing, |i| wrapped(i, secret.mask[row_of(i)]))?;
+                    let shares = self.correct(n, missing, |i| (x.m(i) * secret.r(row_of(i))).0)?;
                     subtract(&mut of_wraps, known, shares);
                 }
             }
         }
         let deferred = match &self.role {
-            Role::Dealer(_) => (0..n).map(|i| hidden(i, constant(i))).collect(),
+            Role::Dealer(_) => (0..n).map(|i| (x.r(i) * constant(i)).0).collect(),
             _ => Vec::new(),
         };
         Ok(MaskTerms {
@@ -346,16 +345,13 @@ impl Masked {
             let first = self.is_first();
             for row in negative.chunks_exact(per_row) {
                 // [s >= threshold] = 1 - negative.
-                let reached = |j: usize| (u64::from(first)).wrapping_sub(row[j - 1]);
+                let reached = |j: usize| Wrapping(u64::from(first)) - Wrapping(row[j - 1]);
                 for (sums, column) in data.iter_mut().zip(&columns) {
-                    let start = if first { column[0] } else { 0 };
-                    sums.push((1..column.len()).fold(start, |sum, j| {
-                        sum.wrapping_add(
-                            column[j]
-                                .wrapping_sub(column[j - 1])
-                                .wrapping_mul(reached(j)),
-                        )
-                    }));
+                    let at = |j: usize| Wrapping(column[j]);
+                    let start = if first { at(0) } else { Wrapping(0) };
+                    // Each threshold that is reached adds a step from one interval to the next.
+                    let steps = (1..column.len()).map(|j| (at(j) - at(j - 1)) * reached(j));
+                    sums.push((start + steps.sum::<Word>()).0);
                 }
                 borrows.extend_from_slice(&row[per_row - shifts.len()..]);
             }
@@ -400,6 +396,7 @@ impl Masked {
                     } else {
                         first
                     };
+                    // The one-hot vector's bit as a mask of all bits.
                     let hot = (before ^ now).wrapping_neg();
                     for (sums, column) in data.iter_mut().zip(&columns) {
                         sums[row] = sums[row].wrapping_add(column[j] & hot);

@@ -23,7 +23,9 @@
 //! corrections under fresh halves; a narrow opening reveals fewer bits of a masked value, not
 //! others.
 
-use marill_numeric::tables::LinearTable;
+use std::num::Wrapping;
+
+use marill_numeric::{Word, tables::LinearTable};
 
 use crate::{
     error::ProtocolError,
@@ -190,10 +192,8 @@ impl Masked {
             stays = up.open.iter().map(|z| 1 - (z >> (k - 1))).collect();
         }
         if let Some(borrow) = &of_up {
-            public
-                .iter_mut()
-                .zip(borrow.constant())
-                .for_each(|(p, b)| *p = p.wrapping_sub(*b));
+            let pairs = public.iter_mut().zip(borrow.constant());
+            pairs.for_each(|(p, b)| *p = p.wrapping_sub(*b));
         }
         let mask = if matches!(self.role, Role::Dealer(_)) {
             up.mask
@@ -221,10 +221,7 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         if let Some(borrow) = borrow {
             let (bits, _) = borrow.share(self, x.bits)?;
-            x.data
-                .iter_mut()
-                .zip(&bits)
-                .for_each(|(x, b)| *x = x.wrapping_sub(*b));
+            x.tensor -= &bits;
         }
         Ok(x)
     }
@@ -243,14 +240,16 @@ impl Masked {
         let y = wires.remove(0);
         let n = y.len();
         let rest = out_bits - NARROW_BITS;
-        let m = |i: usize| narrow_wrap(y.mask[i]);
+        let m = |i: usize| narrow_wrap(y.r(i));
+        // h = r >> shift and msb(r) of the truncation, at the dealer.
+        let high = |i: usize| Wrapping(u.mask[i] >> shift);
+        let msb = |i: usize| Wrapping(u.mask[i] >> (k - 1));
+        // [r_y], [r_y·msb(r)] and [r_y·b] for the low part of y; [m], [m·h] and [m·b] for its wrap.
         let masks = self.correct(n, out_bits, |i| y.mask[i])?;
-        let wraps = self.correct(n, out_bits - (k - shift), |i| {
-            y.mask[i].wrapping_mul(u.mask[i] >> (k - 1))
-        })?;
-        let borrows = self.borrow_times(u, out_bits, |i| y.mask[i])?;
-        let msbs = self.correct(n, rest, m)?;
-        let top_highs = self.correct(n, rest, |i| m(i).wrapping_mul(u.mask[i] >> shift))?;
+        let wraps = self.correct(n, out_bits - (k - shift), |i| (y.r(i) * msb(i)).0)?;
+        let borrows = self.borrow_times(u, out_bits, |i| y.r(i))?;
+        let msbs = self.correct(n, rest, |i| m(i).0)?;
+        let top_highs = self.correct(n, rest, |i| (m(i) * high(i)).0)?;
         let top_borrows = self.borrow_times(u, rest, m)?;
         debug_assert!(
             k - shift >= rest,
@@ -258,22 +257,19 @@ impl Masked {
         );
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),
-            Role::Dealer(_) => (0..n)
-                .map(|i| y.mask[i].wrapping_mul(u.mask[i] >> shift))
-                .collect(),
+            Role::Dealer(_) => (0..n).map(|i| (y.r(i) * high(i)).0).collect(),
             Role::Evaluator(_) => (0..n)
                 .map(|i| {
-                    let (open, stays) = narrow_public(y.open[i]);
-                    let masked = masks[i].wrapping_mul(u.public[i]).wrapping_sub(borrows[i]);
-                    let wrap = u.stays[i].wrapping_mul(wraps[i] << (k - shift));
-                    let top = msbs[i]
-                        .wrapping_mul(u.public[i])
-                        .wrapping_sub(top_highs[i])
-                        .wrapping_sub(top_borrows[i]);
-                    open.wrapping_mul(u.share.data[i])
-                        .wrapping_sub(masked)
-                        .wrapping_sub(wrap)
-                        .wrapping_add(stays.wrapping_mul(top) << NARROW_BITS)
+                    let at = |column: &[u64]| Wrapping(column[i]);
+                    let (y_hat, y_stays) = narrow_public(y.x_hat(i));
+                    let p = at(&u.public);
+                    // ŷ·[u] - ([r_y]·P - [r_y·b]) - c·2^(k-shift)·[r_y·msb(r)], r_y·h deferred.
+                    let masked = at(&masks) * p - at(&borrows);
+                    let wrap = at(&u.stays) * (at(&wraps) << (k - shift) as usize);
+                    // What y wraps, times u: 2^32·c_y·([m]·P - [m·h] - [m·b]).
+                    let top = at(&msbs) * p - at(&top_highs) - at(&top_borrows);
+                    let top = y_stays * top << NARROW_BITS as usize;
+                    (y_hat * u.share.at(i) - masked - wrap + top).0
                 })
                 .collect(),
         };
@@ -286,7 +282,7 @@ impl Masked {
         &mut self,
         u: &TruncatedForm,
         bits: u32,
-        factor: impl Fn(usize) -> u64,
+        factor: impl Fn(usize) -> Word,
     ) -> Result<Vec<u64>, ProtocolError> {
         match &u.borrow {
             Some(borrow) => borrow.masks_times(self, bits, factor),

@@ -34,6 +34,8 @@
 //! `1 + 2^(2 - RANDOM_BITS)` units. The simulator of an evaluator is given its own part of `A` with
 //! `t'`.
 
+use std::num::Wrapping;
+
 use marill_numeric::{Rounding, fixed::low_mask};
 
 use crate::{
@@ -182,10 +184,7 @@ impl Masked {
             borrow.share(self, out_bits)?.0
         };
         let mut out = self.high_part(&wire, shift, out_bits, offset)?;
-        out.data
-            .iter_mut()
-            .zip(borrow)
-            .for_each(|(o, b)| *o = o.wrapping_sub(b));
+        out.tensor -= &borrow;
         Ok(out)
     }
 
@@ -308,17 +307,16 @@ impl Masked {
         };
         let first = self.is_first();
         for (i, value) in data.iter_mut().enumerate() {
+            let z_hat = wire.x_hat(i);
             let public = if first {
-                (wire.open[i] >> shift).wrapping_sub(offset)
+                (z_hat >> shift as usize) - Wrapping(offset)
             } else {
-                0
+                Wrapping(0)
             };
-            let wrap = wraps
-                .get(i)
-                .map_or(0, |wrap| wrap.wrapping_mul(1 - (wire.open[i] >> (k - 1))));
-            *value = public
-                .wrapping_sub(*value)
-                .wrapping_add(wrap << (k - shift));
+            // w = msb(r)·(1 - msb ẑ).
+            let msb = Wrapping(wraps.get(i).copied().unwrap_or(0));
+            let wrap = msb * (Wrapping(1) - (z_hat >> (k as usize - 1)));
+            *value = (public - Wrapping(*value) + (wrap << (k - shift) as usize)).0;
         }
         Ok((Share::new(wire.rows, wire.cols, out_bits, data), wraps))
     }
@@ -362,9 +360,11 @@ impl Masked {
         let wraps = self.correct(n, 64 - k, |i| wire.mask[i] >> (k - 1))?;
         let first = self.is_first();
         for (i, value) in data.iter_mut().enumerate() {
-            let public = if first { wire.open[i] } else { 0 };
-            let wrap = wraps[i].wrapping_mul(1 - (wire.open[i] >> (k - 1)));
-            *value = public.wrapping_sub(*value).wrapping_add(wrap << k);
+            let x_hat = wire.x_hat(i);
+            let public = if first { x_hat } else { Wrapping(0) };
+            // x̂ - r + 2^k·msb(r)·(1 - msb x̂).
+            let wrap = Wrapping(wraps[i]) * (Wrapping(1) - (x_hat >> (k as usize - 1)));
+            *value = (public - Wrapping(*value) + (wrap << k as usize)).0;
         }
         Ok(Share::new(wire.rows, wire.cols, 64, data))
     }
