@@ -25,6 +25,7 @@ pub(crate) fn rotate_rows(
             .zip(out.chunks_exact_mut(2 * half))
         {
             for j in 0..half {
+                // (a, b) ← (a·cos - b·sin, b·cos + a·sin).
                 let cos = rope.cos[at + j] as u64;
                 let sin = rope.sin[at + j] as u64;
                 let a = head[j];
@@ -57,6 +58,7 @@ pub(crate) fn attention_scores(queries: &[u64], keys: &[u64], a: &Attention<'_>)
     for group in a.groups {
         for i in 0..a.rows {
             let row = &queries[i * q_cols..][..q_cols];
+            // A causal row sees the keys up to its own.
             for key in keys.chunks_exact(k_cols).take(a.keys(i)) {
                 let sum = group.iter().fold(0u64, |sum, &head| {
                     sum.wrapping_add(ring::dot(

@@ -162,6 +162,7 @@ impl Masked {
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
         let maps = |held: bool| if held { spec.num_maps() } else { 0 };
+        // A party with weights of another shape would index past them, or leave maps out.
         if adapter.len() != maps(spec.lora_rank > 0) || matrices.len() != maps(spec.is_full_rank())
         {
             return Err(ProtocolError::AdapterMismatch);
@@ -320,6 +321,7 @@ impl Masked {
                 Ok(Vec::new())
             }
             Role::Dealer(dealer) => {
+                // c - [c]_0 for E1; E0 expands [c]_0 from its seed.
                 let halves = dealer.randomness.prg_share(n, bytes, &value);
                 let words = halves
                     .into_iter()
@@ -347,6 +349,7 @@ impl Masked {
         if !share.deferred {
             return Ok(Cow::Borrowed(share));
         }
+        // The deferred term is shared like any value of the dealer's, and added to the halves.
         let mut data = self.correct(share.len(), share.bits, |i| share.data[i])?;
         if self.is_evaluator() {
             data.iter_mut()

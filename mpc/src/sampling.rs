@@ -113,6 +113,7 @@ impl TryFrom<Unchecked> for Sampling {
     type Error = SpecError;
 
     fn try_from(raw: Unchecked) -> Result<Self, SpecError> {
+        // A peer must not name parameters that mean greedy: there the dealer's program is another.
         let problem = "samples no token".to_owned();
         Self::new(raw.temperature, raw.top_k)?.ok_or(SpecError::Invalid {
             field: "sampling",
@@ -204,6 +205,7 @@ pub(crate) const LARGEST_NOISE: f64 = 44.5;
 
 /// Independent standard Gumbel values times `scale`, rounded to integers.
 pub(crate) fn gumbel(prg: &mut Prg, n: usize, scale: f64) -> Zeroizing<Vec<u64>> {
+    // Gumbel by inversion: -ln(-ln u).
     let words = Zeroizing::new(prg.words(n));
     let unit = (-63f64).exp2();
     let value = |word: &u64| {

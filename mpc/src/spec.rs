@@ -120,6 +120,7 @@ impl ProgramSpec {
         if self.is_full_rank() && self.lora_rank != 0 {
             return invalid("lora_rank", "must be 0 where full-rank weights are private");
         }
+        // Before anything is multiplied or allocated by a size.
         self.check_sizes()?;
         if !self.head_dim.is_multiple_of(2) {
             return invalid("head_dim", "must be even");
@@ -141,6 +142,7 @@ impl ProgramSpec {
             if groups.iter().any(Vec::is_empty) {
                 return invalid("head_groups", "has a group without heads");
             }
+            // A head in two groups would be counted twice, one in none would be lost.
             let mut heads: Vec<usize> = groups.iter().flatten().copied().collect();
             heads.sort_unstable();
             if heads != (0..self.num_attention_heads).collect::<Vec<_>>() {
@@ -187,6 +189,7 @@ impl ProgramSpec {
                 );
             }
         }
+        // Products of what passed alone: neither factor bounds them.
         let wide = self.num_attention_heads * self.head_dim;
         if wide > 1 << 18 {
             return fail(
@@ -303,6 +306,7 @@ impl ProgramSpec {
     /// `attn_scale = factor · 2^-bits` with `factor` in (1/2, 1].
     #[must_use]
     pub fn score_scale(&self, layer: usize) -> (f64, u32) {
+        // A power of two costs nothing: it joins the truncation of the scores.
         let bits = (-self.attn_scale[layer].log2()).floor() as u32;
         (self.attn_scale[layer] * f64::from(1u32 << bits), bits)
     }

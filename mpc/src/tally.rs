@@ -58,6 +58,7 @@ pub fn estimates(
     rows: usize,
 ) -> Result<[Estimate; 2], ProtocolError> {
     let estimate = |comparison| -> Result<Estimate, ProtocolError> {
+        // Counted by running the program on shapes, so it is what a session will send.
         let by_label = tally_on(spec, comparison, cached, rows)?;
         let cost = by_label
             .iter()
@@ -68,6 +69,7 @@ pub fn estimates(
             seconds: network.seconds(&cost),
         })
     };
+    // One-hot first: among equals it asks less of the dealer.
     let one_hot = estimate(Comparison::OneHot)?;
     let dcf = estimate(Comparison::Dcf)?;
     Ok(if dcf.seconds < one_hot.seconds {

@@ -138,6 +138,8 @@ impl PublicWeights {
     /// Returns self under its digest.
     fn with_digest(mut self) -> Self {
         let mut hash = Sha256::new();
+        // The spec, then all matrices, then all rows, then the tables: an order that manifests rely
+        // on.
         hash.update(serde_json::to_vec(&self.spec).expect("a plain struct serializes"));
         for matrix in self
             .maps
@@ -184,6 +186,7 @@ fn expect_len(name: &str, expected: usize, got: usize) -> Result<(), SpecError> 
 
 /// What belongs to the norm before a map, where there is one.
 fn behind_norm(of_norms: &[Vec<f32>; 2], module: Module) -> Option<&[f32]> {
+    // Queries, keys and values stand behind the first norm, gate and up behind the second.
     let row = match module {
         Module::Q | Module::K | Module::V => &of_norms[0],
         Module::Gate | Module::Up => &of_norms[1],

@@ -133,6 +133,7 @@ impl OneHot {
             // Bits above the digit, as one mask: no prefix of a prefix.
             plane(n, |i| {
                 let (row, digit) = at(i);
+                // [digit < mask digit] is the parity of the hot positions above the digit.
                 let above = (self.data[row] >> digit) >> 1;
                 u64::from(above.count_ones() & 1)
             })
@@ -185,6 +186,7 @@ impl OneHot {
         let sign = plane(n, |i| {
             let (row, digit) = at(i);
             let vector = self.vector(row);
+            // The sign of digit - mask digit is a parity over half of the circle.
             let from = (digit + 1) % size;
             let to = (digit + half + 1) % size;
             let wraps = if from < to {
@@ -261,6 +263,7 @@ impl Masked {
                 Vec::new()
             }
             Role::Dealer(dealer) => {
+                // 1 at the mask's digit, 0 elsewhere.
                 let hot = |r: u64| ((r >> start) as usize) & (size - 1);
                 let mut plain = vec![0u64; n * stride];
                 for (vector, r) in plain.chunks_exact_mut(stride).zip(&wire.mask) {
@@ -269,6 +272,7 @@ impl Masked {
                 let halves = dealer
                     .randomness
                     .prg_share_bits(&plain, bytes.min(8), n * bytes);
+                // E1 is sent vector ⊕ E0's half.
                 let words = plain.iter().zip(&halves).map(|(word, half)| word ^ half);
                 crate::masked::pack_iter(&mut dealer.buffer, words, bytes.min(8));
                 dealer.emit()?;
@@ -284,6 +288,8 @@ impl Masked {
                 } else {
                     crate::masked::unpack(e.read_corrections(n * bytes)?, bytes.min(8))
                 };
+                // A whole word was drawn; positions past the digit's range are no part of the
+                // vector.
                 if size < 64 {
                     data.iter_mut().for_each(|w| *w &= (1 << size) - 1);
                 }
@@ -341,6 +347,7 @@ impl Masked {
         terms: &[Planes],
         label: &'static str,
     ) -> Result<(Vec<Wire>, Vec<Bits>), ProtocolError> {
+        // x̂ = x ⊕ ρ of every plane, in the round of the shares.
         let (wires, opened) = self.exchange(shares, planes, label)?;
         let products = self.opened_products(&opened, terms)?;
         Ok((wires, products))
@@ -354,6 +361,7 @@ impl Masked {
     ) -> Result<Vec<Bits>, ProtocolError> {
         let n = opened.first().map_or(0, |plane| plane.n);
         let mut mixed: Vec<(Planes, Vec<u64>)> = Vec::new();
+        // The dealer shares Π ρ of every set of two or more planes that a term needs.
         for set in monomials(terms, 2) {
             let masks: Vec<&[u64]> = members(set).map(|i| opened[i].rho.as_slice()).collect();
             let share =
@@ -373,6 +381,7 @@ impl Masked {
                         .find(|(other, _)| *other == set)
                         .map(|(_, share)| share),
                 };
+                // The public monomial is added once, by E0.
                 if share.is_none() && !first {
                     continue;
                 }
@@ -444,6 +453,8 @@ impl Masked {
         let mut reduced = Vec::with_capacity(groups.len());
         let mut start = 0;
         for (g, &size) in groups.iter().enumerate() {
+            // less = less_top ⊕ equal_top·less_below ⊕ ...: exclusive terms, so their sum is their
+            // or.
             let (top, equal) = &digits[start + size - 1];
             start += size;
             let less = (1..size).fold(top.clone(), |less, _| less.xor(&next()));

@@ -23,6 +23,7 @@ impl Stream {
     pub(super) fn read(&mut self, bytes: usize) -> Result<&[u8], ProtocolError> {
         while self.buffer.len() - self.at < bytes {
             let frame = self.channel.recv().map_err(ProtocolError::Dealer)?;
+            // What was read is dropped first, so that the buffer holds a frame and a rest at most.
             if self.at > 0 {
                 self.buffer.drain(..self.at);
                 self.at = 0;

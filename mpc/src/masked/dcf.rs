@@ -146,11 +146,13 @@ impl Masked {
             .collect();
         let shape = Shape::new(c.bits, &widths);
         let total = c.rows * shape.key_bytes();
+        // No two keys of a session share a tweak of the hash.
         let first_tree = self.trees;
         self.trees += c.rows as u64;
         let hash = &self.hash;
         match &mut self.role {
             Role::Tally(tally) => {
+                // The same correction words go to both evaluators.
                 tally.dealer(total);
                 tally.dcf_keys(total);
                 Ok(vec![Vec::new(); shape.columns()])
@@ -160,6 +162,7 @@ impl Masked {
                 Ok(vec![Vec::new(); shape.columns()])
             }
             Role::Evaluator(e) => {
+                // Inputs are openings: public, so evaluation may depend on them.
                 let inputs: Vec<u64> = (0..c.rows * c.per_row)
                     .map(|i| input(i) & low_mask(c.bits))
                     .collect();
@@ -181,6 +184,7 @@ impl Masked {
             bits: f,
             payload_bits: &[out_bits],
         };
+        // Payload one: the comparison itself.
         let mut columns = self.compare_dcf(&batch, |i| wire.mask[i], |_, _| 1, |i| wire.open[i])?;
         Ok(columns.remove(0))
     }
@@ -235,6 +239,7 @@ impl Dealer {
                         .collect::<Vec<u128>>(),
                 )
             });
+            // The threshold: the mask's low bits.
             let alpha = Zeroizing::new(
                 rows.clone()
                     .map(|i| threshold(i) & low_mask(c.bits))
@@ -279,6 +284,7 @@ impl Evaluator {
             let columns = halves.chunks_exact(inputs.len());
             return Ok(columns.map(<[u64]>::to_vec).collect());
         }
+        // Roots come from the own seed; what is read is uniform to this evaluator.
         let cws = self.read_dcf_keys(c.rows * shape.key_bytes())?;
         Ok(evaluate(
             shape, first, &roots, cws, first_tree, inputs, c.per_row, hash,

@@ -20,6 +20,7 @@ impl Masked {
         bits: u32,
     ) -> Result<Wire, ProtocolError> {
         let n = rows * cols;
+        // The client is neither evaluator: its two shares are opened under masks of both.
         if self.shared_io {
             let data = match values {
                 Some(values) if values.len() == n => values.to_vec(),
@@ -34,6 +35,7 @@ impl Masked {
         match &mut self.role {
             Role::Tally(_) => {}
             Role::Dealer(dealer) => {
+                // E1 adds no mask: r = [r]_0.
                 wire.mask0 = dealer.randomness.client_masks(n, bits);
                 wire.mask.clone_from(&wire.mask0);
             }
@@ -49,6 +51,7 @@ impl Masked {
                     .map(|(x, r)| x.wrapping_add(*r) & modulus)
                     .collect();
             }
+            // [r]_1 = 0.
             Role::Evaluator(_) => wire.mask = vec![0; n],
         }
         let bytes = byte_width(bits);
@@ -58,6 +61,7 @@ impl Masked {
             pack(&mut payload, open, bytes);
             payload
         };
+        // x̂ = x + r goes to E1.
         if let Some(payload) = self.one_way(true, n * bytes, "input", pack_open)? {
             wire.open = crate::masked::unpack(&payload, bytes);
         }
@@ -85,6 +89,7 @@ impl Masked {
         let Some(reply) = self.one_way(false, x.len() * bytes, label, payload)? else {
             return Ok(None);
         };
+        // The value is the sum of both shares, which only E0 forms.
         let theirs = crate::masked::unpack(&reply, bytes);
         let value = |(a, b): (&u64, u64)| {
             marill_numeric::fixed::sign_extend(a.wrapping_add(b), bits) as u64

@@ -62,6 +62,7 @@ impl Engine for Masked {
     }
 
     fn enter_layer(&mut self, layer: Option<usize>) {
+        // The first layer begins a step: its masks of reveals come from a stream of their own.
         if layer == Some(0) {
             self.begin_step();
         }
@@ -88,6 +89,7 @@ impl Engine for Masked {
         bits: u32,
         label: &'static str,
     ) -> ProtocolResult<Wire> {
+        // Opening fewer bits asks for corrections later: worth it where bytes count.
         let bits = if self.many(share.len()) {
             bits
         } else {
@@ -105,6 +107,7 @@ impl Engine for Masked {
     ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
         self.at(label);
         self.record(label, share);
+        // Nothing of the server's multiplies it, so nothing is revealed.
         if !self.has_private() {
             return Ok((share.clone(), vec![None; maps.len()]));
         }
@@ -119,6 +122,8 @@ impl Engine for Masked {
         maps: &[MapId],
         labels: [&'static str; 2],
     ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
+        // Exact rounding knows its result only after the comparison; stochastic rounding sends both
+        // at once.
         if self.rounds_exactly() || !self.has_private() {
             let x = Engine::truncate(self, x, truncation, labels[0])?;
             return self.reveal_to_e1(&x, truncation.to, maps, labels[1]);
@@ -422,6 +427,7 @@ impl Engine for Masked {
         attention: &Attention<'_>,
         labels: [&'static str; 2],
     ) -> ProtocolResult<Share> {
+        // For many elements the factors are opened: a round more, fewer corrections.
         if self.many(x.len()) {
             let factors = self.piecewise_sums(weights, &attention.lens(), table, labels[0])?;
             let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], labels[1])?;

@@ -76,11 +76,13 @@ impl Masked {
     }
 
     pub(super) fn linear(&self, matrix: &PublicMatrix, x: &Share) -> Share {
+        // E0's half of a revealed value is -[r]_0, whose product may have been made ahead.
         let ready = self
             .precomputed()
             .and_then(|precomputed| precomputed.public(matrix, &x.data));
         let data = match ready {
             Some(product) => product,
+            // Dealer and tally hold no half, and the dealer no matrix.
             None if x.data.is_empty() => Vec::new(),
             None => matrix.par_apply(&x.data),
         };
@@ -135,6 +137,7 @@ impl Masked {
                 cache.open.extend_from_slice(&rows.open);
                 cache.mask.extend_from_slice(&rows.mask);
                 cache.mask0.extend_from_slice(&rows.mask0);
+                // What products needed of the shorter cache does not hold for the longer one.
                 cache.extended = Default::default();
             }
         }
@@ -146,6 +149,7 @@ impl Masked {
 
     /// The additive share of a wire: `x̂ - [r]_0` at E0, `-[r]_1` at E1.
     pub(super) fn share(&self, wire: &Wire) -> Share {
+        // x̂ - [r]_0 at E0, -[r]_1 at E1.
         let data = if self.is_first() {
             wire.open
                 .iter()
@@ -165,6 +169,7 @@ impl Masked {
         if !self.is_evaluator() {
             return scores.clone();
         }
+        // Keys without a bias are behind the prompt.
         let bias = self.share(bias);
         let data = with_key_bias(&scores.data, &bias.data, &a.lens());
         Share::new(1, scores.cols, scores.bits.min(bias.bits), data)

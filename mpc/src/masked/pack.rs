@@ -58,6 +58,7 @@ const fn whole_words(bytes: usize, size: usize) -> usize {
 #[inline(always)]
 fn element<const N: usize>(data: &[u8], i: usize, whole: usize) -> u64 {
     let mut word = [0; 8];
+    // A whole word is read where the buffer has one; the next element's bytes are masked.
     if i < whole {
         word.copy_from_slice(&data[i * N..i * N + 8]);
         return u64::from_le_bytes(word) & low_mask(8 * N as u32);

@@ -107,6 +107,7 @@ impl Evaluator {
         }
         match self.precomputed.reveal_to_e1(of) {
             Some(masks) => {
+                // The stream moves past masks that were expanded ahead, so that none is used twice.
                 self.reveal_masks.skip(masks.len());
                 masks
             }
@@ -207,6 +208,7 @@ impl Dealer {
             return Ok(());
         }
         let buffer = std::mem::replace(&mut self.buffer, headroom());
+        // Whole frames leave; the rest waits for more, or for the step's end.
         let mut frames = buffer.chunks_exact(FRAME_BYTES);
         for frame in frames.by_ref() {
             self.sink

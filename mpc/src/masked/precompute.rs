@@ -118,6 +118,7 @@ pub(super) struct Precomputed {
 impl Precomputed {
     fn begin(&mut self, step: u64) {
         self.begun.store(step, Ordering::Relaxed);
+        // Steps that are past were made for nothing; a mask is used once, in its own step.
         self.current = None;
         self.steps.retain(|precomputed| precomputed.step >= step);
         let ready = self
@@ -261,6 +262,7 @@ impl Precomputer {
     /// # Errors
     /// As [`Self::precompute`].
     pub fn next_decode(&mut self) -> Result<PrecomputedStep, ProtocolError> {
+        // Never a step that the session has begun.
         let step = self.next.max(self.begun.load(Ordering::Relaxed)).max(1);
         self.next = step + 1;
         self.precompute(step, 1)
@@ -306,8 +308,10 @@ impl Precomputer {
     }
 
     fn products(&self, of: &RevealSpec, prg: &mut Prg) -> Products {
+        // [r]_0 as the step will draw it, and E0's half -[r]_0.
         let masks = Zeroizing::new(prg.reduced(of.rows * of.cols, of.bits));
         let half = Zeroizing::new(masks.iter().map(|r| r.wrapping_neg()).collect::<Vec<u64>>());
+        // Â·[r]_0, or -Ŵ·[r]_0 for a private matrix.
         let private = |map: &MapId| match &self.matrices {
             Matrices::Masked(matrices) if self.spec.is_full_rank() => {
                 product(&half, &matrices[map.index()], of.cols)
@@ -320,6 +324,7 @@ impl Precomputer {
             .map(|map| Zeroizing::new(private(map)))
             .collect();
         let mut public = Vec::new();
+        // -W·[r]_0 for maps whose matrix is public.
         if !self.spec.is_full_rank() {
             for &map in &of.maps {
                 let matrix = &self.weights.map(map).matrix;

@@ -43,6 +43,7 @@ impl Masked {
         label: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
         let masks = self.masks_of_reveal(&pending.x, bits, maps);
+        // x + [r]_0 at E1, -[r]_0 at E0.
         let (share, _) = self.reveal_under(&masks, pending, bits, (0, &[]), label)?;
         let products = maps
             .iter()
@@ -61,10 +62,12 @@ impl Masked {
             Role::Tally(_) => Vec::new(),
             Role::Dealer(dealer) => product(masks, &dealer.matrix_masks.0[map.index()], spec.cols),
             Role::Evaluator(e) => match &e.matrices {
+                // -Ŵ·[r]_0, made ahead or now.
                 Matrices::Masked(matrices) => e
                     .precomputed
                     .private(map)
                     .unwrap_or_else(|| product(&x.data, &matrices[map.index()], spec.cols)),
+                // W·(x + [r]_0).
                 Matrices::Own(matrices) => matrices[map.index()].matrix.par_apply(&x.data),
             },
         };

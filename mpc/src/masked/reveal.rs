@@ -166,8 +166,10 @@ impl Masked {
         halves: &mut [&mut Wire],
         label: &'static str,
     ) -> Result<(Vec<Wire>, Vec<OpenBits>), ProtocolError> {
+        // x_p + [r]_p of every part, and bits ⊕ ρ_p of every plane.
         let mut wires = self.mask_wires(parts)?;
         let mut opened = self.mask_planes(planes)?;
+        // Both sizes are public: what E0 sends, then what E1 sends.
         let bytes_of = |plane: usize| plane.div_ceil(8);
         let both = planes.iter().map(|plane| bytes_of(plane.n)).sum::<usize>();
         let msbs = halves
@@ -208,12 +210,14 @@ impl Masked {
                 self.note_msbs(&msbs, wire.len());
             }
         }
+        // Both messages travel at once: one round.
         let Some(reply) = self.swap(payload, sizes, label)? else {
             return Ok((wires, opened));
         };
         let mut at = 0;
         for (wire, part) in wires.iter_mut().zip(parts) {
             let heard = width(part, false);
+            // x̂ = (x_0 + [r]_0) + (x_1 + [r]_1).
             at += add_tight(&mut wire.open, &reply[at..], heard);
             if part.msb_later
                 && let Role::Evaluator(e) = &mut self.role
@@ -252,6 +256,7 @@ impl Masked {
             match &mut self.role {
                 Role::Tally(_) => {}
                 Role::Dealer(dealer) => {
+                    // r = [r]_0 + [r]_1, less what the share has deferred.
                     mask0 = dealer.randomness.client_masks(n, bits);
                     let modulus = low_mask(bits);
                     let other = dealer.server_masks(n)?;
@@ -363,6 +368,7 @@ impl Masked {
         let mut payload = Vec::new();
         if self.is_first() {
             payload.reserve(numbers + n.div_ceil(8) + 8);
+            // x_0 + [r]_0 goes to E1, whose half becomes x + [r]_0; E0's is -[r]_0.
             let masked = x
                 .data
                 .iter()
@@ -377,10 +383,12 @@ impl Masked {
             }
         }
         let size = numbers + if late.is_some() { n.div_ceil(8) } else { 0 };
+        // One message from E0, no reply.
         let received = self.one_way(true, size, label, || payload)?;
         if let (Some(received), Some(late)) = (&received, &late) {
             let mut msbs = vec![0; n.div_ceil(64)];
             xor_packed_plane(&mut msbs, &received[numbers..], n);
+            // E1 now knows msb ẑ, which its half took for zero.
             take_wraps(&mut x, &late.wraps, &msbs, late.from);
         }
         if let Some(late) = &late {
@@ -393,6 +401,7 @@ impl Masked {
             add_packed(&mut data, &received, bytes, bits);
             heard = unpack(&received[n * bytes..numbers], bytes);
         } else if self.is_evaluator() {
+            // E0's half is -[r]_0: known before any input, hence products ahead of a step.
             data.extend(masks.iter().map(|r| r.wrapping_neg()));
         }
         Ok((Share::new(x.rows, x.cols, bits, data), heard))

@@ -48,6 +48,7 @@ pub(crate) fn normalize<E: Engine>(
         .max();
     let bits = bits.unwrap_or(width::PRODUCT);
     let x = if spec.architecture.norm() == NormKind::Rms {
+        // A norm opens what it scales, bounded by the residual stream's range.
         let wire = match wire {
             Some(wire) => wire,
             None => engine.open_bounded(hidden, layers::NORM_INPUT_BITS, label)?,
@@ -81,6 +82,7 @@ fn project<E: Engine>(
 ) -> E::Share {
     let spec = &weights.spec;
     let PublicMap { matrix, bias } = weights.map(map);
+    // W·x is local; B·(A·x) was made when x was revealed, at the same scale.
     let mut out = match update {
         // All of the map is private; what is made of the row is its product.
         Some(product) if spec.is_full_rank() => product.clone(),
@@ -120,6 +122,7 @@ fn queries_keys_values<E: Engine>(
     let mut shift =
         spec.numeric.weight_frac_bits + spec.map_input_frac_bits() - spec.numeric.frac_bits;
     if spec.architecture.is_rotary() {
+        // Rotation multiplies by 12-bit tables; v gains the same bits, so that one truncation does.
         q = engine.rotate(&q, &weights.rope, first);
         k = engine.rotate(&k, &weights.rope, first);
         v = engine.shift_left(&v, spec.numeric.rope_frac_bits);
@@ -174,6 +177,7 @@ fn queries_keys_values<E: Engine>(
         )
     };
     let parts = [&q, &k, &v].map(|part| (part, width::ACTIVATION));
+    // Products need wires.
     let mut wires = engine.open(&parts, "attention.qkv")?;
     let v = wires.remove(2);
     let k = wires.remove(1);
@@ -195,6 +199,7 @@ pub(crate) fn attention<E: Engine>(
     let first = cache.len;
     let [q, k, v] = queries_keys_values(engine, weights, layer, first, x, updates, last)?;
     let (keys, values) = &mut cache.layers[layer];
+    // Wires of past rows stay as they are: their masks are used in products, never opened again.
     engine.append(keys, &k);
     engine.append(values, &v);
     let (Some(keys), Some(values)) = (keys.as_ref(), values.as_ref()) else {
@@ -212,6 +217,7 @@ pub(crate) fn attention<E: Engine>(
         causal: spec.architecture.is_causal(),
     };
     let bias = cache.bias.as_ref();
+    // softmax(scale·Q·Kᵀ)·V of the rows that ask.
     let attended = attend(engine, spec, layer, &q, keys, values, bias, &shape)?;
     let truncation = Truncation {
         shift: layers::DIVIDE_SHIFT,
@@ -220,6 +226,7 @@ pub(crate) fn attention<E: Engine>(
     };
     let labels = ["attention.divided", "attention.mixed"];
     let map = spec.map(layer, Module::O);
+    // The output map has private factors, so its input goes to E1 under E0's mask.
     let (attended, updates) = engine.truncate_and_reveal(&attended, truncation, &[map], labels)?;
     Ok(project(engine, weights, map, &attended, &updates[0]))
 }
@@ -235,6 +242,7 @@ fn attend<E: Engine>(
     bias: Option<&E::Wire>,
     shape: &Attention<'_>,
 ) -> ProtocolResult<E::Share> {
+    // Σ_group q·k; the scale's part that is no power of two is in the query map.
     let scores = engine.scores(q, keys, shape)?;
     let shift = spec.numeric.frac_bits + spec.score_scale(layer).1;
     let mut scores = engine.truncate(
@@ -272,6 +280,7 @@ pub(crate) fn gated_mlp<E: Engine>(
         from: width::PRODUCT,
         to: width::ACTIVATION,
     };
+    // silu(gate)·up, with one opening for the truncation of both.
     let product = engine.gated_product(
         &both,
         Gate(&tables().silu),
@@ -306,6 +315,7 @@ pub(crate) fn plain_mlp<E: Engine>(
         from: width::PRODUCT,
         to: width::PRODUCT,
     };
+    // gelu(up).
     let inner = engine.truncate_gate(
         &up,
         Gate(&tables().gelu),
@@ -326,6 +336,7 @@ pub(crate) fn add_residual<E: Engine>(
 ) -> ProtocolResult<E::Share> {
     let shift =
         spec.numeric.frac_bits + spec.numeric.weight_frac_bits - spec.numeric.residual_frac_bits;
+    // From the scale of a product of weights to the residual's.
     let out = engine.truncate(
         out,
         Truncation {

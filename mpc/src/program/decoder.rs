@@ -54,8 +54,10 @@ pub fn step<E: Engine>(
 ) -> ProtocolResult<Option<u32>> {
     let spec = &weights.spec;
     if cache.is_empty() {
+        // The padding's bias on the scores: shared once, since the server must not see the length.
         cache.bias = Some(engine.input(bias, 1, rows, width::SCORE)?);
     }
+    // The boundary activations, masked by the client: x̂ = x + r.
     let wire = engine.input(boundary, rows, spec.hidden_size, width::FULL)?;
     let mut hidden = engine.share(&wire);
     let mut wire = Some(wire);
@@ -64,11 +66,14 @@ pub fn step<E: Engine>(
         let last = layer + 1 == spec.num_layers;
         let label = "attention.hidden";
         let maps = [Module::Q, Module::K, Module::V].map(|module| spec.map(layer, module));
+        // x = norm(h); the first layer's input is a wire already.
         let (x, updates) = normalize(engine, spec, &hidden, wire.take(), label, &maps)?;
         let out = attention(engine, weights, cache, layer, &x, &updates, last)?;
+        // Only the last row is read from here on.
         if last && rows > 1 {
             hidden = engine.last_row(&hidden);
         }
+        // h ← h + attention(x).
         hidden = add_residual(engine, spec, &hidden, &out, "attention.out")?;
         let out = if spec.architecture.is_gated() {
             gated_mlp(engine, weights, layer, &hidden)?
@@ -77,10 +82,12 @@ pub fn step<E: Engine>(
             let (x, updates) = normalize(engine, spec, &hidden, None, "mlp.hidden", &up)?;
             plain_mlp(engine, weights, layer, &x, &updates)?
         };
+        // h ← h + mlp(norm(h)).
         hidden = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
     }
     cache.len += rows;
     engine.enter_layer(None);
+    // The final norm. An RMS norm is a positive factor, which an arg-max does not see.
     if spec.architecture.norm() == NormKind::Layer {
         hidden = layers::layer_norm(
             engine,
@@ -93,6 +100,7 @@ pub fn step<E: Engine>(
     if let Some(sampling) = cache.sampling {
         return sample(engine, weights, &hidden, sampling);
     }
+    // Greedy: the client adds E1's share of the index to its own.
     let logits = head(engine, weights, &hidden);
     engine.argmax_to_client(&logits, "argmax")
 }

@@ -89,8 +89,10 @@ fn pooled<E: Engine>(
         });
     };
     let mut cache = Cache::new(spec);
+    // Padding is the client's secret: a bias on the scores, and zero weights in the pooling.
     cache.bias = Some(engine.input(bias, 1, rows, width::SCORE)?);
     let pool = bias.map(|bias| pool_weights(bias, pooling));
+    // The pooling weights: zero for padding.
     let pool = engine.input(pool.as_deref(), 1, rows, width::FULL)?;
     let wire = engine.input(boundary, rows, spec.hidden_size, width::FULL)?;
     let mut hidden = engine.share(&wire);
@@ -99,19 +101,23 @@ fn pooled<E: Engine>(
         let maps = [Module::Q, Module::K, Module::V].map(|module| spec.map(layer, module));
         let label = "attention.hidden";
         let (x, updates) = engine.reveal_to_e1(&hidden, width::PRODUCT, &maps, label)?;
+        // Every row asks: the pooling may read all of them.
         let out = attention(engine, weights, &mut cache, layer, &x, &updates, false)?;
         let sum = add_residual(engine, spec, &hidden, &out, "attention.out")?;
+        // h ← norm(h + attention(h)).
         hidden = post_norm(engine, weights, &post_norms[0], &sum)?;
         let up = [spec.map(layer, Module::Up)];
         let (x, updates) = engine.reveal_to_e1(&hidden, width::PRODUCT, &up, "mlp.hidden")?;
         let out = plain_mlp(engine, weights, layer, &x, &updates)?;
         let sum = add_residual(engine, spec, &hidden, &out, "mlp.out")?;
+        // h ← norm(h + mlp(h)).
         hidden = post_norm(engine, weights, &post_norms[1], &sum)?;
     }
     engine.enter_layer(None);
     let hidden = engine
         .open(&[(&hidden, width::FULL)], "pool.hidden")?
         .remove(0);
+    // Σ weight·row is a weighted sum of values with one head as wide as the row.
     let whole_row = Attention {
         groups: &[vec![0]],
         num_attention_heads: 1,
@@ -174,6 +180,7 @@ fn post_norm<E: Engine>(
 ) -> ProtocolResult<E::Share> {
     let spec = &weights.spec;
     let x = layers::layer_norm(engine, x, spec.hidden_size, norm_scale(spec), 64)?;
+    // x·gain + bias at 14 + 16 fractional bits, then back to the residual's.
     let x = engine.scale_columns(&x, &norm.gain);
     let x = engine.add_row(&x, &norm.bias);
     let shift = spec.numeric.frac_bits + GAIN_FRAC_BITS - spec.numeric.residual_frac_bits;

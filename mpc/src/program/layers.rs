@@ -76,11 +76,13 @@ pub fn rms_scaled<E: Engine>(
     scale: NormScale,
 ) -> ProtocolResult<E::Share> {
     let unit = f64::from(2 * scale.input_frac_bits).exp2();
+    // Σ x², with epsilon at the scale of a square.
     let squares = engine.square_sum(x)?;
     let squares = engine.add_constant(
         &squares,
         (scale.epsilon * cols as f64 * unit).round() as u64,
     );
+    // x·2^58/sqrt(Σ x²): below 2^58 by Cauchy-Schwarz.
     engine.scale_rows_piecewise(x, &squares, &tables().rsqrt, ["norm.rsqrt", "norm.scale"])
 }
 
@@ -120,6 +122,7 @@ pub fn layer_scaled<E: Engine>(
     scale: NormScale,
 ) -> ProtocolResult<E::Share> {
     let lens = vec![cols; engine.rows(x)];
+    // mean = Σ x·round(2^24/n)/2^24.
     let sums = engine.ragged_sum(x, &lens);
     let factor = ((1u64 << 24) as f64 / cols as f64).round() as u64;
     let means = engine.scale_constant(&sums, factor);
@@ -132,6 +135,7 @@ pub fn layer_scaled<E: Engine>(
         },
         "norm.mean",
     )?;
+    // mean - x, whose square is the same; the sign is turned before the scaling.
     let centered = engine.ragged_rsub(x, &means, &lens);
     let centered = engine.reshape(&centered, cols);
     let negated = engine.scale_constant(&centered, u64::MAX);
@@ -163,6 +167,7 @@ fn exponentials<E: Engine>(
     scores: &E::Share,
     lens: &[usize],
 ) -> ProtocolResult<E::Wire> {
+    // max - s ≥ 0, so that exp is at most one.
     let largest = engine.ragged_max(scores, lens, "attention.max")?;
     let below = engine.ragged_rsub(scores, &largest, lens);
     let weights = engine.exp_neg(&below, WEIGHTED_BITS, "attention.exp")?;
@@ -185,6 +190,7 @@ pub fn softmax_mix<E: Engine>(
     values: &E::Wire,
     shape: &Attention<'_>,
 ) -> ProtocolResult<E::Share> {
+    // Undivided weights first: Σ exp(s - max)·v, then one factor for each head.
     let weights = exponentials(engine, scores, &shape.lens())?;
     let mixed = engine.weighted_values(&weights, values, shape)?;
     let labels = ["attention.recip", "attention.divide"];

@@ -26,6 +26,7 @@ pub fn step<E: Engine>(
     if !weights.spec.architecture.is_encoder() {
         return decoder::step(engine, weights, cache, boundary, bias, rows);
     }
+    // An encoder reveals its class or its row; nothing is drawn.
     if cache.sampling.is_some() {
         return Err(ProtocolError::Reveal {
             revealed: "the largest class",

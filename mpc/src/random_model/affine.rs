@@ -178,6 +178,7 @@ impl AffineModel {
         layers: &[AffineLayerFloats<'a>],
         head: &HeadFloats<'_>,
     ) -> PublicWeights {
+        // Private maps and the norms folded into them: a public part must not hold them.
         let no_map = MapFloats {
             weight: &[],
             bias: &[],

@@ -218,6 +218,7 @@ impl<'a> Prover<'a> {
             rank: spec.lora_rank,
             rounding_error: spec.numeric.rounding.error(),
             inputs: inputs(self.public, envelope),
+            // Norms of matrices take most of the time and do not depend on the envelope.
             norms: std::mem::take(&mut self.norms),
             updates: std::mem::take(&mut self.updates),
             ..Range::default()
@@ -277,6 +278,7 @@ impl<'a> Prover<'a> {
         let mut low = 0.0;
         let mut high = top;
         while high - low > 0.1 {
+            // Bounds grow with the envelope, so bisection finds the largest that fits.
             let middle = (low + high) / 2.0;
             match self.prove(envelope(middle)) {
                 Ok(proof) => (low, best) = (middle, proof),

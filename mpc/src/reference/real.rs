@@ -206,6 +206,7 @@ impl Engine for Real {
         let updates = maps.iter().map(|map| {
             (self.rank > 0).then(|| {
                 let lora = &self.private.lora[map.index()];
+                // B·(A·x) in floats.
                 let inner = product(x, self.rank, |r| real(&lora.a[r * x.cols..][..x.cols]));
                 product(&inner, lora.b.len() / self.rank, |r| {
                     real(&lora.b[r * self.rank..][..self.rank])

@@ -109,8 +109,12 @@ impl PlaintextEngine {
         x: &RingTensor,
         f: impl Fn(u64, &dyn Fn(u64, u32) -> u64) -> u64,
     ) -> RingTensor {
+        // Half up needs no number; the two stochastic sources differ in what they know of the
+        // value.
         let randomness: Vec<u64> = match &mut self.rounding {
             RoundingRandomness::Exact => return x.map(|v| f(v, &truncate)),
+            // One number for each element, used or not, so that a recorded session replays in
+            // order.
             RoundingRandomness::Sampled(prg) => prg.words(x.data.len()),
             RoundingRandomness::Given(randomness) => {
                 // Sums of parts, which may leave the range of a sampled number by a little.
@@ -218,6 +222,7 @@ impl Engine for PlaintextEngine {
         maps: &[MapId],
         label: &'static str,
     ) -> ProtocolResult<(RingTensor, Vec<Option<RingTensor>>)> {
+        // The check and the trace of an opening: what a session reveals must fit its width.
         let wire = self.open(&[(x, bits)], label)?.remove(0);
         if !self.private.full.is_empty() {
             let product = |map: &MapId| {
@@ -229,6 +234,7 @@ impl Engine for PlaintextEngine {
         let updates = maps.iter().map(|map| {
             (self.rank > 0).then(|| {
                 let lora = &self.private.lora[map.index()];
+                // B·(A·x), nothing truncated between.
                 let inner = ring::matmul_transposed(&x.data, &lora.a, x.cols);
                 let data = ring::matmul_transposed(&inner, &lora.b, self.rank);
                 whole(x.rows, lora.b.len() / self.rank, data)
@@ -291,6 +297,7 @@ impl Engine for PlaintextEngine {
     }
 
     fn linear(&mut self, matrix: &PublicMatrix, x: &RingTensor) -> RingTensor {
+        // For scoring: the last map is the head, whose input's norm was left out.
         self.last_hidden.clone_from(&x.data);
         whole(x.rows, matrix.rows(), matrix.par_apply(&x.data))
     }
@@ -329,6 +336,7 @@ impl Engine for PlaintextEngine {
     fn square_sum(&mut self, x: &RingTensor) -> ProtocolResult<RingTensor> {
         // The ring would wrap silently; the sum must stay below 2^62.
         for index in 0..x.rows {
+            // Summed in floats to see an overflow that the ring would hide.
             let sum: f64 = x
                 .row(index)
                 .iter()
@@ -481,6 +489,7 @@ impl Engine for PlaintextEngine {
         table: &Piecewise,
         label: &'static str,
     ) -> ProtocolResult<RingTensor> {
+        // A table ends; behind its end a session would read its last piece in silence.
         if let Some(index) = s.data.iter().position(|&v| v >= table.end) {
             let value = s.data[index] as i64;
             let bits = table.ring_bits;
@@ -499,6 +508,7 @@ impl Engine for PlaintextEngine {
 
     fn add_noise(&mut self, x: &RingTensor, scale: f64) -> RingTensor {
         self.logits.clone_from(&x.data);
+        // For scoring: the noise is no part of the model.
         self.sampled = true;
         let noise = match &mut self.noise {
             Noise::Sampled => gumbel(&mut Prg::new(&Seed::random(), "noise"), x.data.len(), scale),
@@ -737,6 +747,7 @@ impl Twin {
                 .map(|&v| (v as i64 as f64 / unit) as f32)
                 .collect();
         }
+        // The program leaves out the last norm; it is made up for in floats.
         let head = f64::from(self.weights.lm_head_frac_bits).exp2();
         if spec.architecture.norm() != NormKind::Rms {
             let unit = f64::from(spec.map_input_frac_bits()).exp2() * head;
@@ -748,6 +759,7 @@ impl Twin {
                 .collect();
         }
         let residual = f64::from(spec.numeric.residual_frac_bits).exp2();
+        // rms = sqrt(Σ h²/n + epsilon).
         let squares: f64 = self
             .engine
             .last_hidden

@@ -96,6 +96,7 @@ impl DealerSession {
     }
 
     fn step(&mut self, rows: usize) -> Result<(), ProtocolError> {
+        // The same program over masks; what it has to say to E1 leaves in frames, the rest now.
         self.state.blind(rows)?;
         self.state.engine.flush()
     }

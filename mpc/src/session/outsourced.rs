@@ -65,6 +65,7 @@ impl InputShare {
         // A fresh key for every split: no stream to keep, nothing to use twice.
         let mut prg = Prg::new(&Seed::random(), "input share");
         let mut halves = |values: &[u64]| {
+            // A uniform half, and the value less it.
             let first = prg.words(values.len());
             let second = values
                 .iter()
@@ -109,6 +110,7 @@ impl OutsourcedSession {
         seed: Seed,
         peer: Box<dyn Channel>,
     ) -> Result<Self, ProtocolError> {
+        // Pooling weights would have to enter as shares too.
         if weights.spec.architecture.is_encoder() {
             return Err(ProtocolError::Reveal {
                 revealed: "a token",

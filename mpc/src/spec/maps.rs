@@ -94,6 +94,7 @@ impl ProgramSpec {
         let layer = id.0 / modules.len();
         let module = modules[id.0 % modules.len()];
         let (cols, rows) = self.shape(module);
+        // Rotation multiplies before the truncation, so the product needs the whole ring.
         let private_bits = match module {
             Module::Q | Module::K | Module::V if self.architecture.is_rotary() => width::FULL,
             _ => width::PRODUCT,

@@ -160,6 +160,7 @@ fn public_map(
         &label,
     )?;
     let beta = behind_norm(&norms.norm_bias, map.module);
+    // W·(x·gain + beta) + bias = (W·gain)·x + (W·beta + bias).
     let bias = bias_behind(&floats, beta, factor);
     let bias = encode_row(&bias, map.input_frac_bits + bits, &label)?;
     Ok(PublicMap { matrix, bias })
@@ -172,6 +173,7 @@ pub(super) fn layer(
     floats: &AffineLayerFloats<'_>,
 ) -> Result<QuantizedLayer, SpecError> {
     expect_norms(spec, layer, &floats.norms)?;
+    // A norm behind the sum is the residual stream itself, so nothing can be folded.
     let norms = if spec.architecture.norm() == NormKind::PostLayer {
         PublicLayer {
             post_norms: post_norms(spec, layer, &floats.norms)?,

@@ -71,6 +71,7 @@ fn ring_weight(matrix: &PublicMatrix, row: usize, col: usize) -> u64 {
 
 /// `Ŵ` of every map.
 pub(super) fn mask(maps: &[FullRankMap], spec: &ProgramSpec, adapter_seed: &Seed) -> Vec<Vec<u64>> {
+    // Nothing is expanded where there is nothing to mask.
     let layers = if maps.is_empty() { 0 } else { spec.num_layers };
     let masks = (0..layers).flat_map(|layer| layer_masks(spec, adapter_seed, layer));
     spec.maps()
@@ -104,6 +105,7 @@ impl MatrixMasks {
 
 /// `R_W` of the maps of one layer, row-major `[out, in]`.
 fn layer_masks(spec: &ProgramSpec, adapter_seed: &Seed, layer: usize) -> Vec<Vec<u64>> {
+    // A stream of its own for each layer, so that layers expand in parallel.
     let mut prg = Prg::new(adapter_seed, &format!("matrix masks {layer}"));
     let masks = spec.maps_of(layer).map(|map| prg.words(map.len()));
     masks.collect()
@@ -145,6 +147,7 @@ pub(super) fn from_bytes(spec: &ProgramSpec, bytes: &[u8]) -> Result<Vec<Vec<u64
     let mut rest = bytes;
     let take = |map: MapSpec| {
         let width = element_bytes(&map);
+        // The length was checked above, so that no split falls short.
         let (own, tail) = rest.split_at(map.len() * width);
         rest = tail;
         let word = |b: &[u8]| {

@@ -71,6 +71,7 @@ impl PublicWeights {
             .collect::<Result<Vec<_>, _>>()?;
         let (maps, mut layers): (Vec<_>, Vec<_>) = quantized.into_iter().unzip();
         let mut maps: Vec<PublicMap> = maps.into_iter().flatten().collect();
+        // Private maps have no public part, but keep their place in the list.
         maps.resize_with(spec.num_maps(), PublicMap::private);
         layers.resize_with(spec.num_layers, PublicLayer::default);
         let bits = spec.numeric.weight_frac_bits;

@@ -47,6 +47,7 @@ pub(super) fn quantize_lora(
     let name = format!("layers.{}.{:?}", map.layer, map.module);
     expect_len(&format!("{name}.lora_A"), len_a, floats.a.len())?;
     expect_len(&format!("{name}.lora_B"), len_b, floats.b.len())?;
+    // A folds the norm's gain as W does; B folds the update's scale and the query's factor.
     let columns = behind_norm(&public.layers[map.layer].norm_scale, map.module);
     let factor = spec.folded_factor(map);
     let row = private_row(public, map, &floats)?;

@@ -47,6 +47,7 @@ impl PrivateWeights {
         updates: Vec<Option<LoraFloats>>,
     ) -> Result<Self, SpecError> {
         let spec = &public.spec;
+        // Factors and whole matrices exclude each other: a spec names one.
         if spec.is_full_rank() {
             let problem = "keeps full-rank weights, not LoRA updates".to_owned();
             return Err(SpecError::Invalid {
@@ -102,6 +103,7 @@ impl PrivateWeights {
     /// two adapters.
     #[must_use]
     pub fn mask(&self, spec: &ProgramSpec, adapter_seed: &Seed) -> MaskedAdapter {
+        // Â = A + R_A, B̂ = B + R_B.
         let masks = adapter_masks(spec, adapter_seed);
         let add = |x: &[u64], r: &[u64]| x.iter().zip(r).map(|(x, r)| x.wrapping_add(*r)).collect();
         let lora = self.lora.iter().zip(&masks).map(|(lora, mask)| Lora {
@@ -221,6 +223,7 @@ pub(crate) fn adapter_masks(spec: &ProgramSpec, adapter_seed: &Seed) -> Vec<Lora
         return Vec::new();
     }
     let mut prg = Prg::new(adapter_seed, "adapter mask");
+    // One stream, A then B of every map: server and dealer expand the same.
     let lora = spec.maps().map(|map| {
         let [a, b] = map.factor_lens().map(|n| prg.words(n));
         let row = Vec::new();
@@ -230,6 +233,7 @@ pub(crate) fn adapter_masks(spec: &ProgramSpec, adapter_seed: &Seed) -> Vec<Lora
 }
 
 fn unflatten(spec: &ProgramSpec, values: Vec<u64>, whole: bool) -> Result<Vec<Lora>, SpecError> {
+    // Compared before anything is taken: a short file must not become short factors.
     let expected: usize = spec.maps().flat_map(|map| map.factor_lens()).sum();
     if !whole || values.len() != expected {
         return Err(SpecError::Corrupt(format!(

@@ -50,7 +50,9 @@ impl Masked {
         let index = self.one_hot(wire, table.low_bits, INDEX_BITS)?;
         let below = self.one_hot(wire, 0, table.low_bits)?;
         let mask = low_mask(table.low_bits) as usize;
+        // The borrow below the index, from a one-hot vector: DCF would need a key of its own.
         let (borrow, _) = below.compare(n, held, |i| (i, wire.open[i] as usize & mask));
+        // Domain, sign and sign·x: one key for each element.
         let position = self.locate_by_dcf(x, table, out_bits)?;
 
         let lookups = self.piece_lookups(wire, &index, table);
@@ -79,6 +81,7 @@ impl Masked {
             .exchange_masked(&[(&shifted, PIECE_BITS)], &[], label)?
             .0
             .remove(0);
+        // The line's truncation, as in the one-hot form.
         let mut out = self.high_part(&piece, shift, out_bits, (table.bias >> shift) as u64)?;
         if !self.rounds_stochastically(&piece, shift) {
             let borrow = self.borrow_by_dcf(&piece, shift, out_bits)?;

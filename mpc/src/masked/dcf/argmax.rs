@@ -36,6 +36,7 @@ impl Masked {
             bits: k - 1,
             payload_bits: &[bits],
         };
+        // The borrow c below the top bit, with payload 1 - 2m: u = m + (1 - 2m)·c.
         let flips = self
             .compare_dcf(&batch, |i| x.mask[i], |i, _| sign(top(i)).0, public)?
             .remove(0);

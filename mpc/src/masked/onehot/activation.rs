@@ -151,6 +151,7 @@ impl Masked {
         if self.uses_dcf(wire.len()) {
             return self.tabulated_by_dcf(x, &wire, table, out_bits, label);
         }
+        // The mask's middle digit as a one-hot vector: it compares, and it looks up.
         let index = self.one_hot(&wire, table.low_bits, INDEX_BITS)?;
         let position = self.position(x, &wire, &index, table, label)?;
 
@@ -197,11 +198,13 @@ impl Masked {
         let mask = low_mask(INDEX_BITS) as usize;
         // A vector of 2^9 bits is dear enough.
         let digits = if many { 3 } else { low.div_ceil(INDEX_BITS) };
+        // The borrow of the digits below the index.
         let below = self.compare_digits(wire, &split(0, low, digits))?;
         let mut top: Vec<(OneHot, u32)> = Vec::new();
         for (from, width) in split(top_start, ARG_BITS - top_start, if many { 3 } else { 2 }) {
             top.push((self.one_hot(wire, from, width)?, from));
         }
+        // x lies in the domain if all its top bits are zero, with the borrow or without.
         let [same, lower] = self.zero_candidates(wire, &top, top_start, ARG_BITS - top_start);
         let shifted_index = index.compare(n, held, |i| (i, (wire.open[i] >> low) as usize & mask));
         let signs = sign_digits(x, &top, held, table.tail);
@@ -458,7 +461,7 @@ impl Masked {
             let gated = |plain: u64, hidden: u64| {
                 Wrapping(hat) * Wrapping(plain) + sign(hat) * Wrapping(hidden)
             };
-            let wrap = stays * gated(wraps[i], gated_wraps[i]) << (k - shift) as usize;
+            let wrap = (stays * gated(wraps[i], gated_wraps[i])) << (k - shift) as usize;
             let borrow = Wrapping(borrow.get(i).copied().unwrap_or(0));
             // (ẑ >> shift)·[gate] - gate·h + 2^(k-shift)·c·gate·msb(r) - gate·b.
             let value = public * Wrapping(gate_share[i]) - gated(highs[i], gated_highs[i]);

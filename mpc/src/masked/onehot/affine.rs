@@ -43,6 +43,7 @@ impl Affine {
     ) -> Self {
         let n = planes.first().map_or(0, |plane| plane.n);
         let sets: Vec<Planes> = terms.iter().map(|(_, term)| *term).collect();
+        // The dealer shares each product of masks once, whichever terms need it.
         let sets = monomials(&sets, 1);
         let mut affine = Self {
             n,
@@ -171,7 +172,7 @@ impl Affine {
             let terms = self.coefficients.iter().zip(monomials);
             let form: Word = terms.map(|(c, m)| Wrapping(c[i]) * Wrapping(m[i])).sum();
             // constant·[x] + (ẑ - 2^30)·Σ - [r·Σ] + 2^32·c·[m·Σ], with Σ the form's masks.
-            let wrap = stays * Wrapping(by_wrap[i]) << x.bits as usize;
+            let wrap = (stays * Wrapping(by_wrap[i])) << x.bits as usize;
             wide.at(i) * Wrapping(self.constant[i]) + public * form - Wrapping(by_mask[i]) + wrap
         };
         Ok((0..wide.data.len().min(self.constant.len()))

@@ -52,11 +52,13 @@ impl Masked {
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let mut lens = lens.to_vec();
+        // Scores fit 32 bits, and so do their differences.
         let mut values = x.clone().in_ring(32);
         while lens.iter().any(|&len| len > 1) {
             let (left, right, rest) = pairs(&lens);
             let a = self.gather(&values, &left);
             let b = self.gather(&values, &right);
+            // max(a, b) = a - [a - b < 0]·(a - b).
             let difference = self.sub(&a, &b);
             let (mut wires, _) = self.exchange(&[(&difference, 32)], &[], label)?;
             let wire = wires.remove(0);
@@ -130,6 +132,7 @@ impl Masked {
             let step = self.sub(&ib, &ia);
             // In the first level neighbors meet, so the index moves by the bit itself.
             let step = (!first_level).then_some((&step, INDEX_BITS));
+            // The winner's value, and its index: ia + [a < b]·(ib - ia).
             let (drop, moves) = self.play(&difference, step, label)?;
             let winners: Vec<u64> = a
                 .data
@@ -154,6 +157,7 @@ impl Masked {
                 .is_evaluator()
                 .then_some((own & ((1 << INDEX_BITS) - 1)) as u32));
         }
+        // E1's share of the index, reduced to its width.
         let reply = self.one_way(false, bytes, label, || own.to_le_bytes()[..bytes].to_vec())?;
         Ok(reply.map(|reply| {
             let other = crate::masked::unpack(&reply, bytes)[0];

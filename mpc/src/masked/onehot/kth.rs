@@ -62,8 +62,11 @@ impl Masked {
         let mut threshold = self.row_of(first_candidate, 1, search::WIDTH);
         for pass in 0..search::PASSES {
             let step = search::step(pass);
+            // Each pass fixes one digit of the threshold: the largest candidate that enough
+            // elements reach.
             let candidates: Vec<u64> = (1..=search::CANDIDATES as u64).map(|j| j * step).collect();
             let below = self.below(x, &threshold, &candidates, search::COUNT_WIDTH, label)?;
+            // Too few elements reach a candidate exactly when its spare count is negative.
             let spare = self.spare(&below, n, keep);
             let (mut wires, _) = self.exchange(&[(&spare, search::COUNT_WIDTH)], &[], label)?;
             let missed = self.negative(&wires.remove(0), &[0], search::WIDTH, label)?;
@@ -73,10 +76,12 @@ impl Masked {
                 } else {
                     0
                 };
+                // How many candidates are reached: all of them less those missed.
                 let reached = missed
                     .data
                     .iter()
                     .fold(public, |sum, m| sum.wrapping_sub(*m));
+                // threshold ← threshold + reached·step, on shares.
                 threshold.data[0] = threshold.data[0].wrapping_add(reached.wrapping_mul(step));
             }
         }
@@ -98,6 +103,7 @@ impl Masked {
         } else {
             0
         };
+        // n - keep - Σ [x < candidate].
         let mut data = vec![public; if self.is_evaluator() { m } else { 0 }];
         for row in below.data.chunks_exact(m) {
             data.iter_mut()
@@ -118,6 +124,7 @@ impl Masked {
     ) -> Result<Share, ProtocolError> {
         let t = threshold.data.first().copied().unwrap_or(0);
         let less = t.wrapping_neg();
+        // [x] - [threshold], by each evaluator on its own.
         let difference = x.linear(|half| half.plus(less)).in_ring(search::WIDTH);
         let (mut wires, _) = self.exchange(&[(&difference, search::WIDTH)], &[], label)?;
         self.negative(&wires.remove(0), candidates, bits, label)
@@ -142,6 +149,7 @@ impl Masked {
                 self.negative_by_dcf(wire, offsets, bits)?,
             ));
         }
+        // Of one opening, signs at every candidate: public offsets move the opening, not the mask.
         let pending = self.signs_beyond(wire, offsets, label)?;
         let (_, signs) = self.finish_sign(&pending, &[], label)?;
         let (data, _) = signs.share(self, bits)?;

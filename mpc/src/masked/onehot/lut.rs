@@ -21,6 +21,7 @@ impl Rotated {
     pub(crate) fn new(table: impl Iterator<Item = u64>) -> Self {
         let table: Vec<u32> = table.map(|v| v as u32).collect();
         let size = table.len();
+        // Backwards and twice, so that every rotation is one slice.
         let doubled = (0..2 * size)
             .map(|k| table[(2 * size - k) % size])
             .collect();

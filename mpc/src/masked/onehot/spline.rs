@@ -73,12 +73,14 @@ impl Masked {
         table: &Piecewise,
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
+        // f = intercept + Σ slope·(s >> shift), all slopes but one zero.
         let Piece {
             mut value,
             slopes,
             shifted,
         } = self.piece_of(wire, table, label)?;
         let parts: Vec<(&Share, u32)> = slopes.iter().chain(&shifted).map(|s| (s, 64)).collect();
+        // Slopes and arguments are opened for their products.
         let (wires, _) = self.exchange(&parts, &[], label)?;
         for (slope, argument) in wires[..slopes.len()].iter().zip(&wires[slopes.len()..]) {
             let product = self.mul(slope, argument);
@@ -122,6 +124,7 @@ impl Masked {
             (Some(x), _) | (None, Factor::Open(x)) => x,
             (None, Factor::Share(_)) => unreachable!("the share was opened"),
         };
+        // The function's own value: products of wires, locally.
         let (slopes, arguments) = wires[1..].split_at(classes);
         for (slope, argument) in slopes.iter().zip(arguments) {
             let product = self.mul(slope, argument);
@@ -151,7 +154,7 @@ impl Masked {
                     };
                     // 2^k·c·(f̂·[m] + [m·(f - f̂)]).
                     let wrap = f_hat * x.m(i) + Wrapping(of_wraps);
-                    inner + (x.c(i) * wrap << x.bits as usize)
+                    inner + ((x.c(i) * wrap) << x.bits as usize)
                 })
                 .map(|value| value.0)
                 .collect(),

@@ -74,6 +74,7 @@ impl Masked {
             return self.gated_by_dcf(x, table, widths, labels);
         }
         self.at(labels[0]);
+        // One opening truncates both halves.
         let (gate, up) = self.truncate_halves(x, widths, labels[0])?;
         let both = self.concat(&[&gate, &up.share]);
         self.record(labels[0], &both);
@@ -177,8 +178,10 @@ impl Masked {
             borrows = Some((part(0), part(half)));
         }
         let (of_gate, of_up) = borrows.unzip();
+        // The gate is below 2^30: its function needs a narrow share.
         let gate = self.high_part(&gate, shift, NARROW_BITS, offset)?;
         let gate = self.less_borrow(gate, of_gate.as_ref())?;
+        // [u] = P - [h] + c·[w] - [b].
         let share = self.high_part(&up, shift, out_bits, offset)?;
         let share = self.less_borrow(share, of_up.as_ref())?;
         let mut public = Vec::new();
@@ -236,6 +239,7 @@ impl Masked {
         let shift = u.shift;
         let k = u.bits;
         let out_bits = u.share.bits;
+        // ŷ = y + r_y modulo 2^32.
         let (mut wires, _) = self.exchange(&[(y, NARROW_BITS)], &[], label)?;
         let y = wires.remove(0);
         let n = y.len();
@@ -268,7 +272,7 @@ impl Masked {
                     let wrap = at(&u.stays) * (at(&wraps) << (k - shift) as usize);
                     // What y wraps, times u: 2^32·c_y·([m]·P - [m·h] - [m·b]).
                     let top = at(&msbs) * p - at(&top_highs) - at(&top_borrows);
-                    let top = y_stays * top << NARROW_BITS as usize;
+                    let top = (y_stays * top) << NARROW_BITS as usize;
                     (y_hat * u.share.at(i) - masked - wrap + top).0
                 })
                 .collect(),

@@ -71,6 +71,7 @@ impl Masked {
         let mut above: Planes = 0;
         let last = pending.digits.len() - 1;
         for (d, (less, equal)) in pending.digits.iter().enumerate().rev() {
+            // less_top + equal_top·less_below + ...: of these at most one is 1.
             planes.push(less);
             terms.push((1, above | 1 << (planes.len() - 1)));
             if d > 0 {
@@ -99,6 +100,7 @@ impl Masked {
             let (wires, planes) = self.exchange(shares, &[sign], label)?;
             return Ok((wires, self.single(&planes[0])));
         };
+        // base + below·(base ⊕ flips - base).
         let other = base.xor(flips);
         let (wires, planes) = self.exchange(shares, &[base, &other, below], label)?;
         let terms = [(1, 0b001), (u64::MAX, 0b101), (1, 0b110)];
@@ -153,6 +155,7 @@ impl Masked {
         out_bits: u32,
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
+        // z' = z + 2^(f-1) + 2^(k-2), non-negative.
         let (shifted, shift) = self.before_truncation(x, shift, in_bits);
         let in_bits = shifted.bits;
         let n = x.len();
@@ -165,6 +168,7 @@ impl Masked {
             _ if !exact && self.many(n) => Part::low(&shifted, in_bits, 0),
             _ => Part::whole(&shifted, in_bits),
         };
+        // ẑ = z' + r: all of it, or f + 1 bits from E0.
         let mut wire = self
             .exchange_parts(&[part], &[], &mut [], label)?
             .0
@@ -179,10 +183,12 @@ impl Masked {
         let borrow = if self.uses_dcf(x.len()) {
             self.borrow_by_dcf(&wire, shift, out_bits)?
         } else {
+            // b = [ẑ mod 2^f < r mod 2^f], up to its last gate, then as an arithmetic share.
             let pending = self.borrow(&wire, shift, label)?;
             let borrow = self.finish(&pending, Some(&mut wire), label)?;
             borrow.share(self, out_bits)?.0
         };
+        // (ẑ >> f) - (r >> f) + 2^(k-f)·w - 2^(k-2-f), less the borrow.
         let mut out = self.high_part(&wire, shift, out_bits, offset)?;
         out.tensor -= &borrow;
         Ok(out)
@@ -298,6 +304,7 @@ impl Masked {
     ) -> Result<(Share, Vec<u64>), ProtocolError> {
         let n = wire.len();
         let k = wire.bits;
+        // [r >> f] and [msb r].
         let mut data = self.correct(n, out_bits, |i| wire.mask[i] >> shift)?;
         // A result of at most k - f bits does not see the wrap, a wider one its lowest bits.
         let wraps = if out_bits > k - shift {

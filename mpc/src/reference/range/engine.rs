@@ -57,6 +57,7 @@ impl Range {
 
     /// The headroom that an exact truncation or opening of `bits` needs.
     fn fits(&mut self, x: &Span, bits: u32, label: &'static str) -> Span {
+        // What does not fit is reported, and the proof goes on with what would have fit.
         let limit = self.check(x.bound(), f64::from(bits.min(64) - 2), label);
         if limit >= x.bound() {
             x.clone()
@@ -247,6 +248,7 @@ impl Engine for Range {
             .iter()
             .flat_map(|p| p.column.iter().copied())
             .collect();
+        // |(a, b)| ≤ sqrt(|a|² + |b|²).
         let norm = length(&parts.iter().map(|p| p.norm).collect::<Vec<f64>>());
         self.named(Span::of_columns(parts[0].rows, column, norm))
     }
@@ -274,6 +276,7 @@ impl Engine for Range {
     fn append(&mut self, cache: &mut Option<Span>, rows: &Span) {
         let joined = match cache.take() {
             None => rows.clone(),
+            // A cache holds rows of every step: the larger bound of each.
             Some(before) => before.or(rows),
         };
         *cache = Some(self.named(joined));
@@ -298,6 +301,7 @@ impl Engine for Range {
     }
 
     fn square_sum(&mut self, x: &Span) -> ProtocolResult<Span> {
+        // The ring would wrap silently past 2^62.
         let squares = self.check(x.norm * x.norm, 62.0, "norm.squares");
         let sums = Span {
             low: 0.0,
@@ -309,12 +313,14 @@ impl Engine for Range {
 
     fn mul(&mut self, x: &Span, y: &Span) -> ProtocolResult<Span> {
         let column = x.column.iter().zip(&y.column).map(|(a, b)| a * b).collect();
+        // |x ⊙ y| ≤ |x|·max|y|, either way.
         let norm = (x.norm * y.bound()).min(y.norm * x.bound());
         Ok(self.named(Span::of_columns(x.rows, column, norm)))
     }
 
     fn scale_rows(&mut self, x: &Span, scale: &Span) -> ProtocolResult<Span> {
         let mut out = x.scaled(scale.bound());
+        // x/|x| has length one, whatever the bounds of x and of 1/|x| alone say.
         if scale.origin == Origin::InverseNorm(x.id) {
             let norm = RSQRT_BITS.exp2() * (1.0 + RSQRT_ERROR);
             out = Span::of_columns(x.rows, out.column, norm);
@@ -323,6 +329,7 @@ impl Engine for Range {
     }
 
     fn scores(&mut self, queries: &Span, keys: &Span, a: &Attention<'_>) -> ProtocolResult<Span> {
+        // |q·k| ≤ |q|·|k|, summed over the heads of a group.
         let of_group = |group: &Vec<usize>| -> f64 {
             let of_head = |&h: &usize| {
                 head_norm(queries, h, a.head_dim) * head_norm(keys, a.kv_head(h), a.head_dim)
@@ -345,6 +352,7 @@ impl Engine for Range {
         a: &Attention<'_>,
     ) -> ProtocolResult<Span> {
         let keys = a.lens().into_iter().max().unwrap_or(0) as f64;
+        // Σ w·v ≤ max|v|·Σ w: the weights' sum is bounded better than each of them.
         let total = match weights.origin {
             Origin::Weights { total } => total,
             _ => keys * weights.bound(),
@@ -372,6 +380,7 @@ impl Engine for Range {
         _attention: &Attention<'_>,
     ) -> ProtocolResult<Span> {
         let mut factor = scale.bound();
+        // (Σ w·v)/Σ w is a mean of values: the factors cancel where both sums are the same.
         if let (Origin::WeightedValues { weights, total }, Origin::InverseSums(sums)) =
             (x.origin, scale.origin)
             && weights == sums
@@ -402,6 +411,7 @@ impl Engine for Range {
         let n = x.column.len();
         let whole_rows = n == x.cols && lens.iter().all(|&len| len == n);
         let out = match scalar.origin {
+            // max - x is never negative.
             Origin::Max(id) if id == x.id => {
                 let span =
                     Span::uniform(1, x.rows * x.cols, scalar.bound() - x.low.max(scalar.low));
@@ -435,6 +445,7 @@ impl Engine for Range {
     fn ragged_sum(&mut self, x: &Span, lens: &[usize]) -> Span {
         let longest = lens.iter().copied().max().unwrap_or(0);
         let mut bound = x.bound() * longest as f64;
+        // |Σ x| ≤ sqrt(n)·|x| for a whole row.
         if longest == x.column.len() {
             bound = bound.min(x.norm * (longest as f64).sqrt());
         }
@@ -466,6 +477,7 @@ impl Engine for Range {
             _ => Origin::Plain,
         };
         let error = self.rounding_error;
+        // Rounding moves each element by at most `error`, and a row by sqrt(n) times that.
         let column = x.column.iter().map(|b| b / unit + error).collect();
         let norm = x.norm / unit + error * (x.column.len() as f64).sqrt();
         let truncated = Span {
@@ -480,6 +492,7 @@ impl Engine for Range {
 
     fn exp_neg(&mut self, y: &Span, _out_bits: u32, label: &'static str) -> ProtocolResult<Span> {
         self.check(y.bound(), 31.0, label);
+        // The maximum's own weight is exactly one, so sums of weights are at least that.
         let origin = if y.origin == Origin::BelowMax {
             Origin::Exponentials
         } else {
@@ -500,6 +513,7 @@ impl Engine for Range {
             Tail::Step { low, high } => low.abs().max(high.abs()) as f64 + error,
             Tail::Zero => f64::from(ARG_FRAC_BITS).exp2() + error,
         };
+        // |relu(x)| ≤ |x|; what is bounded by a constant has no better norm than its columns.
         let norm = match gate.0.tail {
             Tail::Relu => x.norm + error * (x.column.len() as f64).sqrt(),
             _ => f64::INFINITY,
@@ -515,6 +529,7 @@ impl Engine for Range {
         label: &'static str,
     ) -> ProtocolResult<Span> {
         self.check(s.bound(), (table.end as f64).log2(), label);
+        // Remembered, so that a product with what was squared or summed is bounded as a whole.
         let origin = match s.origin {
             Origin::Squares(id) => Origin::InverseNorm(id),
             Origin::Sums(id, 1.0) => Origin::InverseSums(id),
@@ -532,6 +547,7 @@ impl Engine for Range {
     }
 
     fn add_noise(&mut self, x: &Span, scale: f64) -> Span {
+        // The noise is clipped, so it has a bound at all.
         let reach = scale * LARGEST_NOISE;
         let column: Vec<f64> = x.column.iter().map(|b| b + reach).collect();
         self.named(Span {

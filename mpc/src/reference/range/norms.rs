@@ -66,6 +66,7 @@ impl MatrixNorms {
             .chunks_exact(cols)
             .map(|row| row.iter().map(|w| w.abs()).sum())
             .collect();
+        // The Frobenius norm bounds it as well, and better for matrices of low rank.
         let operator = operator_norm(&values, cols).min(length(&rows));
         Self {
             rows,
@@ -81,6 +82,7 @@ fn operator_norm(values: &[f64], cols: usize) -> f64 {
     if rows.min(cols) > LARGEST_GRAM {
         return f64::INFINITY;
     }
+    // W·Wᵀ and Wᵀ·W have the same singular values: the smaller one will do.
     let gram = if rows <= cols {
         gram(values, cols)
     } else {
@@ -103,6 +105,7 @@ fn transposed(values: &[f64], cols: usize) -> Vec<f64> {
 fn gram(values: &[f64], cols: usize) -> Vec<f64> {
     let n = values.len() / cols;
     let dot = |a: &[f64], b: &[f64]| {
+        // Eight sums side by side, so that the compiler may use vector instructions.
         let mut lanes = [0.0f64; 8];
         let a8 = a.chunks_exact(8);
         let b8 = b.chunks_exact(8);
