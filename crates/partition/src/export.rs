@@ -12,8 +12,9 @@ use marill_numeric::NumericSpec;
 
 use crate::{
     Partition, PartitionError, PrivatePart, card,
+    layers::floats,
+    llama,
     manifest::{Base, BaseFormat, FileEntry, ID_FILE, Manifest, Reveal, SCHEMA},
-    weights,
 };
 
 /// What [`export`] may be told besides the model itself.
@@ -71,10 +72,10 @@ pub fn export(
     }
     let private = PrivatePart::LowRank(adapter.clone());
     private.check(base, transforms)?;
-    let decoder = weights::program_spec(&base.config, transforms, opts.numeric.clone())?;
+    let decoder = llama::program_spec(&base.config, transforms, opts.numeric.clone())?;
     // Weights that do not fit the numeric format are found now rather than when the server starts.
-    let public = weights::public_weights(&decoder, base, transforms.frozen_layers)?;
-    let integers = weights::private_weights(&public, &base.config, transforms, adapter)?;
+    let public = llama::public_weights(&decoder, base, transforms.frozen_layers)?;
+    let integers = llama::private_weights(&public, &base.config, transforms, adapter)?;
     let range = crate::range::analyze(&public, integers);
     drop(public);
     write(base, transforms, &private, out_dir, decoder, range, opts)
@@ -103,13 +104,13 @@ pub fn export_full(
     same_tensors(base, model, Some(transforms.frozen_layers))?;
     let private = PrivatePart::layers_of(model, transforms.frozen_layers)?;
     private.check(base, transforms)?;
-    let decoder = weights::program_spec(&base.config, transforms, opts.numeric.clone())?;
+    let decoder = llama::program_spec(&base.config, transforms, opts.numeric.clone())?;
     let decoder = ProgramSpec {
         private: PrivateForm::FullRank,
         ..decoder
     };
-    let public = weights::public_weights(&decoder, base, transforms.frozen_layers)?;
-    let integers = weights::full_weights(&decoder, private.tensors(), transforms.frozen_layers)?;
+    let public = llama::public_weights(&decoder, base, transforms.frozen_layers)?;
+    let integers = llama::full_weights(&decoder, private.tensors(), transforms.frozen_layers)?;
     let range = crate::range::analyze(&public, integers);
     drop(public);
     write(base, transforms, &private, out_dir, decoder, range, opts)
@@ -394,9 +395,5 @@ fn same_tensors(
 }
 
 fn bits(tensor: &Tensor) -> Result<Vec<u32>, PartitionError> {
-    let values: Vec<f32> = tensor
-        .flatten_all()
-        .and_then(|flat| flat.to_vec1())
-        .map_err(ModelError::from)?;
-    Ok(values.into_iter().map(f32::to_bits).collect())
+    Ok(floats(tensor)?.into_iter().map(f32::to_bits).collect())
 }

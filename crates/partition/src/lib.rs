@@ -12,24 +12,27 @@
 //! the server's view, and [`Partition::open_public`] the client's. Nothing here is decided by file
 //! names: digests decide.
 
-mod affine;
+mod bert;
 mod card;
 mod error;
 mod export;
+mod gpt2;
+mod layers;
+mod llama;
 mod manifest;
 mod partition;
 mod private;
 mod range;
-mod weights;
 
-pub use affine::{bert_weights, gpt2_weights};
+pub use bert::bert_weights;
 pub use error::PartitionError;
 pub use export::{ExportOptions, ExportReport, export, export_full, shared_layers};
+pub use gpt2::gpt2_weights;
+pub use llama::{full_weights, private_weights, program_spec, public_weights};
 pub use manifest::{Base, BaseFormat, FileEntry, ID_FILE, MANIFEST_FILE, Manifest, Reveal, SCHEMA};
 pub use partition::Partition;
 pub use private::{ADAPTER_FILE, LAYERS_FILE, PrivatePart};
 pub use range::{Measured, describe_range, measure_range, range_of};
-pub use weights::{full_weights, private_weights, program_spec, public_weights};
 
 /// What each party of the setting `dealer` holds and learns: `(party, holds, learns)`.
 pub fn parties() -> &'static [(&'static str, &'static str, &'static str)] {

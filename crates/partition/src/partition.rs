@@ -6,9 +6,8 @@ use marill_model::{Adapter, ChatTemplate, Checkpoint, Prefix, Tokenizer};
 use marill_mpc::{PrivateWeights, ProgramSpec, PublicWeights};
 
 use crate::{
-    MANIFEST_FILE, PartitionError, PrivatePart,
+    MANIFEST_FILE, PartitionError, PrivatePart, llama,
     manifest::{FileEntry, ID_FILE, Manifest},
-    weights,
 };
 
 /// An open partition, checked.
@@ -166,7 +165,7 @@ impl Partition {
     /// # Errors
     /// [`PartitionError::Spec`] on a value out of range.
     pub fn public_weights(&self) -> Result<PublicWeights, PartitionError> {
-        weights::public_weights(
+        llama::public_weights(
             &self.manifest.decoder,
             &self.base,
             self.manifest.transforms.frozen_layers,
@@ -189,10 +188,10 @@ impl Partition {
                 path: self.dir.clone(),
             }),
             Some(PrivatePart::LowRank(a)) => {
-                weights::private_weights(public, &self.base.config, transforms, a)
+                llama::private_weights(public, &self.base.config, transforms, a)
             }
             Some(PrivatePart::Full(tensors)) => {
-                weights::full_weights(&self.manifest.decoder, tensors, transforms.frozen_layers)
+                llama::full_weights(&self.manifest.decoder, tensors, transforms.frozen_layers)
             }
         }
     }

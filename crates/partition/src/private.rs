@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range, path::Path};
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, ModelConfig, ModelError, Transforms};
 
-use crate::PartitionError;
+use crate::{PartitionError, layers::floats};
 
 /// The low-rank factors; PEFT's own file name, so that PEFT finds it.
 pub const ADAPTER_FILE: &str = "private/adapter_model.safetensors";
@@ -118,11 +118,7 @@ impl PrivatePart {
                     "the transforms list no such tensor of a private layer",
                 ));
             }
-            let values: Vec<f32> = tensor
-                .flatten_all()
-                .and_then(|flat| flat.to_vec1())
-                .map_err(ModelError::from)?;
-            if values.iter().any(|value| !value.is_finite()) {
+            if floats(tensor)?.iter().any(|value| !value.is_finite()) {
                 return Err(fail("it holds a value that is not finite"));
             }
         }

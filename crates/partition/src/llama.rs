@@ -1,4 +1,4 @@
-//! From a base, its transforms and an adapter to what the secure program holds.
+//! LLaMA as a secure program: from a base, its transforms and an adapter to integers.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use marill_mpc::{
 };
 use marill_numeric::NumericSpec;
 
-use crate::PartitionError;
+use crate::{PartitionError, layers::floats};
 
 /// The public description of the private layers that the secure program needs.
 ///
@@ -168,9 +168,4 @@ pub fn private_weights(
     let updates = public.spec.maps().map(update);
     let updates = updates.collect::<Result<Vec<_>, PartitionError>>()?;
     Ok(PrivateWeights::from_floats(public, updates)?)
-}
-
-fn floats(tensor: &Tensor) -> Result<Vec<f32>, PartitionError> {
-    let values = tensor.flatten_all().and_then(|flat| flat.to_vec1());
-    Ok(values.map_err(ModelError::from)?)
 }
