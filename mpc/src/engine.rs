@@ -78,6 +78,27 @@ pub struct Truncation {
     pub to: u32,
 }
 
+/// What the two values of a fused operation are called in traces, tallies and errors: the one that
+/// goes on inside, and the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Labels {
+    pub inner: &'static str,
+    pub outer: &'static str,
+}
+
+impl Labels {
+    #[must_use]
+    pub const fn new(inner: &'static str, outer: &'static str) -> Self {
+        Self { inner, outer }
+    }
+
+    /// One name for both.
+    #[must_use]
+    pub const fn both(label: &'static str) -> Self {
+        Self::new(label, label)
+    }
+}
+
 /// The interpreter of a secure program.
 pub trait Engine {
     type Share: Clone;
@@ -118,6 +139,10 @@ pub trait Engine {
     /// Gives a share modulo `2^bits` to the server's side, masked, and multiplies it by the
     /// server's private LoRA updates of some maps, or by its full-rank weights where the spec keeps
     /// them private, in one round: the share, and the products. There are none with rank 0.
+    ///
+    /// Cost, one row and one map of rank 4, behind another message of E0's:
+    /// - 1,024 elements: 0 rounds; E0 7,196 B, E1 0 B, dealer 28 B
+    /// - 8,192 elements: 0 rounds; E0 57,372 B, E1 0 B, dealer 28 B
     fn reveal_to_e1(
         &mut self,
         share: &Self::Share,
@@ -162,6 +187,10 @@ pub trait Engine {
     /// gaining the table's bits.
     fn rotate(&mut self, x: &Self::Share, rope: &Rope, first_position: usize) -> Self::Share;
     /// Sum of squares of each row: `[rows, 1]`.
+    ///
+    /// Cost, one row:
+    /// - 1,024 elements: 0 rounds; E0 0 B, E1 0 B, dealer 6,144 B
+    /// - 8,192 elements: 0 rounds; E0 0 B, E1 0 B, dealer 49,152 B
     fn square_sum(&mut self, x: &Self::Wire) -> ProtocolResult<Self::Share>;
     /// Element-wise product.
     ///
@@ -170,9 +199,17 @@ pub trait Engine {
     /// - 8,192 elements: 0 rounds; E0 0 B, E1 0 B, dealer 0 B
     fn mul(&mut self, x: &Self::Wire, y: &Self::Wire) -> ProtocolResult<Self::Share>;
     /// Multiplies row `i` of `x` by `scale[i]`.
+    ///
+    /// Cost, one row:
+    /// - 1,024 elements: 0 rounds; E0 0 B, E1 0 B, dealer 6,144 B
+    /// - 8,192 elements: 0 rounds; E0 0 B, E1 0 B, dealer 49,152 B
     fn scale_rows(&mut self, x: &Self::Wire, scale: &Self::Wire) -> ProtocolResult<Self::Share>;
 
     /// Summed scores of every group, ragged `[1, Σ lens]`.
+    ///
+    /// Cost, one head and one key:
+    /// - 1,024 elements: 0 rounds; E0 0 B, E1 0 B, dealer 0 B
+    /// - 8,192 elements: 0 rounds; E0 0 B, E1 0 B, dealer 0 B
     fn scores(
         &mut self,
         queries: &Self::Wire,
@@ -187,6 +224,10 @@ pub trait Engine {
         attention: &Attention<'_>,
     ) -> Self::Share;
     /// `Σ_key weight · value`, heads side by side: `[rows, heads · head_dim]`.
+    ///
+    /// Cost, one head and one key:
+    /// - 1,024 elements: 0 rounds; E0 0 B, E1 0 B, dealer 0 B
+    /// - 8,192 elements: 0 rounds; E0 0 B, E1 0 B, dealer 0 B
     fn weighted_values(
         &mut self,
         weights: &Self::Wire,
@@ -195,6 +236,10 @@ pub trait Engine {
     ) -> ProtocolResult<Self::Share>;
     /// Multiplies each head's columns by its group's and row's scalar (`[1, groups · rows]`,
     /// group-major).
+    ///
+    /// Cost, one head:
+    /// - 1,024 elements: 0 rounds; E0 0 B, E1 0 B, dealer 6,144 B
+    /// - 8,192 elements: 0 rounds; E0 0 B, E1 0 B, dealer 49,152 B
     fn scale_heads(
         &mut self,
         x: &Self::Wire,
@@ -233,15 +278,20 @@ pub trait Engine {
     ) -> ProtocolResult<Self::Share>;
     /// [`Self::truncate`] by `truncation`, then [`Self::reveal_to_e1`] of the
     /// result; the labels are theirs.
+    ///
+    /// Cost, one row and one map of rank 4:
+    /// - 1,024 elements, one-hot: 3 rounds; E0 9,500 B, E1 7,552 B, dealer 70,684 B
+    /// - 1,024 elements, DCF: 2 rounds; E0 14,364 B, E1 7,168 B, dealer 313,372 B + 304,128 B
+    /// - 8,192 elements: 4 rounds; E0 79,900 B, E1 64,512 B, dealer 195,612 B
     fn truncate_and_reveal(
         &mut self,
         x: &Self::Share,
         truncation: Truncation,
         maps: &[MapId],
-        labels: [&'static str; 2],
+        labels: Labels,
     ) -> ProtocolResult<(Self::Share, Vec<Option<Self::Share>>)> {
-        let x = self.truncate(x, truncation, labels[0])?;
-        self.reveal_to_e1(&x, truncation.to, maps, labels[1])
+        let x = self.truncate(x, truncation, labels.inner)?;
+        self.reveal_to_e1(&x, truncation.to, maps, labels.outer)
     }
     /// [`marill_numeric::functions::exp_neg`] of a value in `[0, 2^31)`, as a share modulo
     /// `2^out_bits`.
@@ -280,11 +330,11 @@ pub trait Engine {
         x: &Self::Share,
         gate: Gate<'_>,
         truncation: Truncation,
-        labels: [&'static str; 2],
+        labels: Labels,
     ) -> ProtocolResult<Self::Share> {
-        let x = self.truncate(x, truncation, labels[0])?;
-        let x = self.open(&[(&x, truncation.to)], labels[0])?.remove(0);
-        self.gate(&x, gate, labels[1])
+        let x = self.truncate(x, truncation, labels.inner)?;
+        let x = self.open(&[(&x, truncation.to)], labels.inner)?.remove(0);
+        self.gate(&x, gate, labels.outer)
     }
     /// `gate(truncate(g)) · truncate(u)` for `x = g | u` side by side and a gate with a tail of
     /// `relu`, where `truncate` is [`Self::truncate`] by `truncation` and truncated
@@ -299,15 +349,17 @@ pub trait Engine {
         x: &Self::Share,
         gate: Gate<'_>,
         truncation: Truncation,
-        labels: [&'static str; 2],
+        labels: Labels,
     ) -> ProtocolResult<Self::Share> {
-        let both = self.truncate(x, truncation, labels[0])?;
-        let both = self.open(&[(&both, truncation.to)], labels[0])?.remove(0);
+        let both = self.truncate(x, truncation, labels.inner)?;
+        let both = self
+            .open(&[(&both, truncation.to)], labels.inner)?
+            .remove(0);
         let half = self.cols(x) / 2;
         let g = self.wire_columns(&both, 0, half);
         let u = self.wire_columns(&both, half, half);
-        let g = self.gate(&g, gate, labels[1])?;
-        let g = self.open(&[(&g, truncation.to)], labels[1])?.remove(0);
+        let g = self.gate(&g, gate, labels.outer)?;
+        let g = self.open(&[(&g, truncation.to)], labels.outer)?.remove(0);
         self.mul(&g, &u)
     }
     /// A piecewise linear function of a positive value.
@@ -324,15 +376,20 @@ pub trait Engine {
     ) -> ProtocolResult<Self::Share>;
     /// Multiplies row `i` of a wire by a piecewise linear function of `s[i]`; `labels` are those of
     /// the function and of its opening, which an engine may do without.
+    ///
+    /// Cost, one row:
+    /// - 1,024 elements, one-hot: 4 rounds; E0 1,504 B, E1 1,504 B, dealer 160,296 B
+    /// - 1,024 elements, DCF: 2 rounds; E0 112 B, E1 112 B, dealer 134,485 B + 5,376 B
+    /// - 8,192 elements: 5 rounds; E0 1,504 B, E1 1,504 B, dealer 80,424 B
     fn scale_rows_piecewise(
         &mut self,
         x: &Self::Wire,
         s: &Self::Share,
         table: &Piecewise,
-        labels: [&'static str; 2],
+        labels: Labels,
     ) -> ProtocolResult<Self::Share> {
-        let factors = self.piecewise(s, table, labels[0])?;
-        let factors = self.open(&[(&factors, 64)], labels[1])?.remove(0);
+        let factors = self.piecewise(s, table, labels.inner)?;
+        let factors = self.open(&[(&factors, 64)], labels.outer)?.remove(0);
         self.scale_rows(x, &factors)
     }
     /// As [`Self::piecewise`], of the sums of a wire's ragged rows: what is open need not be opened
@@ -350,16 +407,21 @@ pub trait Engine {
     }
     /// Multiplies each head's columns of `x`, which is valid modulo `2^WEIGHTED_BITS`, by a
     /// piecewise linear function of its ragged row of `weights`, summed: modulo 2^64.
+    ///
+    /// Cost, one head:
+    /// - 1,024 elements, one-hot: 3 rounds; E0 6,544 B, E1 6,544 B, dealer 61,458 B
+    /// - 1,024 elements, DCF: 1 round; E0 6,184 B, E1 6,184 B, dealer 47,915 B + 768 B
+    /// - 8,192 elements: 4 rounds; E0 49,552 B, E1 49,552 B, dealer 63,506 B
     fn scale_heads_piecewise(
         &mut self,
         x: &Self::Share,
         weights: &Self::Wire,
         table: &Piecewise,
         attention: &Attention<'_>,
-        labels: [&'static str; 2],
+        labels: Labels,
     ) -> ProtocolResult<Self::Share> {
-        let factors = self.piecewise_sums(weights, &attention.lens(), table, labels[0])?;
-        let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], labels[1])?;
+        let factors = self.piecewise_sums(weights, &attention.lens(), table, labels.inner)?;
+        let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], labels.outer)?;
         self.scale_heads(&wires[0], &wires[1], attention)
     }
     /// Adds the server's own noise: independent standard Gumbel values times `scale`, rounded,

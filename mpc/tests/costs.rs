@@ -2,10 +2,11 @@
 
 use marill_mpc::{
     Comparison,
-    engine::{Engine, Gate, Truncation},
+    engine::{Attention, Engine, Gate, Labels, Truncation},
     error::ProtocolResult,
     masked::Masked,
     random_model::tiny_spec,
+    spec::Module,
 };
 use marill_numeric::tables::tables;
 
@@ -67,10 +68,89 @@ fn on_share(
     Ok(std::array::from_fn(|i| after[i] - before[i]))
 }
 
+/// As [`on_wire`], beside a wire or a share of one element and 64 bits.
+fn with_scalar(
+    engine: &mut Masked,
+    n: usize,
+    gate: impl FnOnce(&mut Masked, &<Masked as Engine>::Wire, Scalar) -> ProtocolResult<()>,
+) -> ProtocolResult<Counts> {
+    let scalar = engine.input(None, 1, 1, 64)?;
+    let share = engine.share(&scalar);
+    on_wire(engine, n, |engine, x| gate(engine, x, (scalar, share)))
+}
+
+type Scalar = (<Masked as Engine>::Wire, <Masked as Engine>::Share);
+
+/// One head as wide as the row, which sees one key.
+fn one_head(n: usize, groups: &[Vec<usize>]) -> Attention<'_> {
+    Attention {
+        groups,
+        num_attention_heads: 1,
+        num_key_value_heads: 1,
+        head_dim: n,
+        first: 0,
+        rows: 1,
+        causal: true,
+    }
+}
+
 /// Every operation that sends something, as the program calls it.
 const GATES: &[(&str, usize, Run)] = &[
     ("open", FEW, |e, n| {
         on_share(e, n, |e, x| e.open(&[(x, 48)], "open").map(drop))
+    }),
+    ("reveal_to_e1", FEW, |e, n| {
+        let map = tiny_spec().map(0, Module::O);
+        on_share(e, n, |e, x| e.reveal_to_e1(x, 56, &[map], "x").map(drop))
+    }),
+    ("truncate_and_reveal", FEW, |e, n| {
+        let map = tiny_spec().map(0, Module::O);
+        let labels = Labels::new("cut", "x");
+        on_share(e, n, |e, x| {
+            e.truncate_and_reveal(x, cut(14, 56), &[map], labels)
+                .map(drop)
+        })
+    }),
+    ("square_sum", FEW, |e, n| {
+        on_wire(e, n, |e, x| e.square_sum(x).map(drop))
+    }),
+    ("scale_rows", FEW, |e, n| {
+        with_scalar(e, n, |e, x, (scale, _)| e.scale_rows(x, &scale).map(drop))
+    }),
+    ("scores", FEW, |e, n| {
+        on_wire(e, n, |e, x| {
+            e.scores(x, x, &one_head(n, &[vec![0]])).map(drop)
+        })
+    }),
+    ("weighted_values", FEW, |e, n| {
+        with_scalar(e, n, |e, x, (weight, _)| {
+            let groups = [vec![0]];
+            e.weighted_values(&weight, x, &one_head(n, &groups))
+                .map(drop)
+        })
+    }),
+    ("scale_heads", FEW, |e, n| {
+        with_scalar(e, n, |e, x, (scale, _)| {
+            let groups = [vec![0]];
+            e.scale_heads(x, &scale, &one_head(n, &groups)).map(drop)
+        })
+    }),
+    ("scale_rows_piecewise", FEW, |e, n| {
+        let labels = Labels::new("rsqrt", "scale");
+        with_scalar(e, n, |e, x, (_, s)| {
+            e.scale_rows_piecewise(x, &s, &tables().rsqrt, labels)
+                .map(drop)
+        })
+    }),
+    ("scale_heads_piecewise", FEW, |e, n| {
+        let labels = Labels::new("recip", "divide");
+        with_scalar(e, n, |e, x, (weights, _)| {
+            let groups = [vec![0]];
+            let x = e.share(x);
+            let attention = one_head(n, &groups);
+            e.scale_heads_piecewise(&x, &weights, &tables().recip, &attention, labels)
+                .map(drop)
+        })
     }),
     ("mul", FEW, |e, n| {
         on_wire(e, n, |e, x| e.mul(x, x).map(drop))
@@ -92,14 +172,14 @@ const GATES: &[(&str, usize, Run)] = &[
     ("truncate_gate", FEW, |e, n| {
         let gelu = Gate(&tables().gelu);
         on_share(e, n, |e, x| {
-            e.truncate_gate(x, gelu, cut(14, 48), ["cut", "gelu"])
+            e.truncate_gate(x, gelu, cut(14, 48), Labels::new("cut", "gelu"))
                 .map(drop)
         })
     }),
     ("gated_product", FEW, |e, n| {
         let silu = Gate(&tables().silu);
         on_share(e, n, |e, x| {
-            e.gated_product(x, silu, cut(14, 48), ["cut", "silu"])
+            e.gated_product(x, silu, cut(14, 48), Labels::new("cut", "silu"))
                 .map(drop)
         })
     }),
@@ -204,8 +284,11 @@ fn documented_costs_are_the_tallys() {
 fn both_backends_cost_the_same_from_the_limit_on() {
     for (name, _, run) in GATES {
         let [one_hot, dcf] = [Comparison::OneHot, Comparison::Dcf].map(|c| figures(*run, MANY, c));
-        // Tournaments shrink level by level, below the limit in the end.
-        if !["ragged_max", "argmax_to_client", "below_largest"].contains(name) {
+        // Tournaments shrink level by level, below the limit in the end, and a row's scalar has one
+        // element whatever the row's length.
+        let shrinks = ["ragged_max", "argmax_to_client", "below_largest"].contains(name);
+        let of_scalar = name.ends_with("_piecewise");
+        if !shrinks && !of_scalar {
             assert_eq!(one_hot, dcf, "{name}");
         }
     }

@@ -4,12 +4,12 @@
 use marill_numeric::{PublicMatrix, tables::Piecewise};
 
 use crate::{
-    engine::{Attention, Engine, Gate, Truncation, WEIGHTED_BITS},
+    engine::{Attention, Engine, Gate, Labels, Truncation, WEIGHTED_BITS},
     error::ProtocolResult,
     kernels::head_scalar_index,
     masked::{
         Masked,
-        onehot::{spline::Factor, swiglu::Widths},
+        onehot::spline::Factor,
         reveal::PendingReveal,
         share::{Share, Wire},
     },
@@ -120,19 +120,18 @@ impl Engine for Masked {
         x: &Share,
         truncation: Truncation,
         maps: &[MapId],
-        labels: [&'static str; 2],
+        labels: Labels,
     ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
         // Exact rounding knows its result only after the comparison; stochastic rounding sends both
         // at once.
         if self.rounds_exactly() || !self.has_private() {
-            let x = Engine::truncate(self, x, truncation, labels[0])?;
-            return self.reveal_to_e1(&x, truncation.to, maps, labels[1]);
+            let x = Engine::truncate(self, x, truncation, labels.inner)?;
+            return self.reveal_to_e1(&x, truncation.to, maps, labels.outer);
         }
-        self.at(labels[0]);
-        let Truncation { shift, from, to } = truncation;
-        let pending = self.pending_truncation(x, shift, from, to, labels)?;
-        self.at(labels[1]);
-        self.give(pending, to, maps, labels[1])
+        self.at(labels.inner);
+        let pending = self.pending_truncation(x, truncation, labels)?;
+        self.at(labels.outer);
+        self.give(pending, truncation.to, maps, labels.outer)
     }
 
     fn share(&mut self, wire: &Wire) -> Share {
@@ -294,15 +293,11 @@ impl Engine for Masked {
     fn truncate(
         &mut self,
         x: &Share,
-        Truncation {
-            shift,
-            from: in_bits,
-            to: out_bits,
-        }: Truncation,
+        truncation: Truncation,
         label: &'static str,
     ) -> ProtocolResult<Share> {
         self.at(label);
-        let out = Masked::truncate(self, x, shift, in_bits, out_bits, label)?;
+        let out = Masked::truncate(self, x, truncation, label)?;
         self.record(label, &out);
         Ok(out)
     }
@@ -322,13 +317,12 @@ impl Engine for Masked {
         x: &Share,
         gate: Gate<'_>,
         truncation: Truncation,
-        labels: [&'static str; 2],
+        labels: Labels,
     ) -> ProtocolResult<Share> {
-        self.at(labels[0]);
-        let Truncation { shift, from, to } = truncation;
-        let x = Masked::truncate(self, x, shift, from, to, labels[0])?;
-        self.record(labels[0], &x);
-        self.record(labels[0], &x);
+        self.at(labels.inner);
+        let x = Masked::truncate(self, x, truncation, labels.inner)?;
+        self.record(labels.inner, &x);
+        self.record(labels.inner, &x);
         self.gate_of_share(&x, gate.0, labels)
     }
 
@@ -337,19 +331,9 @@ impl Engine for Masked {
         x: &Share,
         gate: Gate<'_>,
         truncation: Truncation,
-        labels: [&'static str; 2],
+        labels: Labels,
     ) -> ProtocolResult<Share> {
-        Masked::gated_product(
-            self,
-            x,
-            gate.0,
-            Widths {
-                shift: truncation.shift,
-                in_bits: truncation.from,
-                out_bits: truncation.to,
-            },
-            labels,
-        )
+        Masked::gated_product(self, x, gate.0, truncation, labels)
     }
 
     fn piecewise(
@@ -370,21 +354,22 @@ impl Engine for Masked {
         x: &Wire,
         s: &Share,
         table: &Piecewise,
-        labels: [&'static str; 2],
+        labels: Labels,
     ) -> ProtocolResult<Share> {
-        self.at(labels[0]);
+        self.at(labels.inner);
         if self.many(x.len()) {
-            let factors = Engine::piecewise(self, s, table, labels[0])?;
-            let factors = self.open(&[(&factors, 64)], labels[1])?.remove(0);
+            let factors = Engine::piecewise(self, s, table, labels.inner)?;
+            let factors = self.open(&[(&factors, 64)], labels.outer)?.remove(0);
             return self.scale_rows(x, &factors);
         }
         let wire = self
-            .exchange(&[(s, table.ring_bits)], &[], labels[0])?
+            .exchange(&[(s, table.ring_bits)], &[], labels.inner)?
             .0
             .remove(0);
         let (factors, out) =
-            self.times_piecewise(Factor::Open(x), |i| i / x.cols, &wire, table, labels[0])?;
-        labels.iter().for_each(|label| self.record(label, &factors));
+            self.times_piecewise(Factor::Open(x), |i| i / x.cols, &wire, table, labels.inner)?;
+        self.record(labels.inner, &factors);
+        self.record(labels.outer, &factors);
         Ok(out)
     }
 
@@ -425,23 +410,23 @@ impl Engine for Masked {
         weights: &Wire,
         table: &Piecewise,
         attention: &Attention<'_>,
-        labels: [&'static str; 2],
+        labels: Labels,
     ) -> ProtocolResult<Share> {
         // For many elements the factors are opened: a round more, fewer corrections.
         if self.many(x.len()) {
-            let factors = self.piecewise_sums(weights, &attention.lens(), table, labels[0])?;
-            let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], labels[1])?;
+            let factors = self.piecewise_sums(weights, &attention.lens(), table, labels.inner)?;
+            let wires = self.open(&[(x, WEIGHTED_BITS), (&factors, 64)], labels.outer)?;
             return self.scale_heads(&wires[0], &wires[1], attention);
         }
-        self.at(labels[0]);
+        self.at(labels.inner);
         let sums = self.sums_of_wire(weights, &attention.lens(), table.ring_bits);
         let row_of = head_scalar_index(attention);
         let x = self.materialized(x)?;
         let (factors, out) =
-            self.times_piecewise(Factor::Share(&x), row_of, &sums, table, labels[0])?;
-        self.record(labels[0], &factors);
-        self.record(labels[1], &x);
-        self.record(labels[1], &factors);
+            self.times_piecewise(Factor::Share(&x), row_of, &sums, table, labels.inner)?;
+        self.record(labels.inner, &factors);
+        self.record(labels.outer, &x);
+        self.record(labels.outer, &factors);
         Ok(out)
     }
 

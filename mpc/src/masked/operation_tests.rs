@@ -1,7 +1,7 @@
 //! Single operations: the secure result is the twin's integer, and the twin's is close to the real
 //! number.
 
-use crate::engine::Truncation;
+use crate::engine::{Labels, Truncation};
 mod truncation_properties;
 
 use std::{sync::Arc, thread};
@@ -366,7 +366,7 @@ impl Program for GatedProgram {
                 from: 56,
                 to: 48,
             },
-            ["test", "test"],
+            Labels::both("test"),
         )
     }
 }

@@ -18,6 +18,7 @@ use marill_numeric::fixed::low_mask;
 
 use crate::{
     cost::Cost,
+    engine::Labels,
     error::ProtocolError,
     masked::{
         Masked, Role,
@@ -103,7 +104,7 @@ pub(super) struct Late {
     pub(super) wraps: Vec<u64>,
     pub(super) from: u32,
     /// Where the complete share is recorded.
-    pub(super) labels: [&'static str; 2],
+    pub(super) labels: Labels,
 }
 
 /// Adds packed elements of so many bits, modulo those; returns the bytes read.
@@ -392,7 +393,8 @@ impl Masked {
             take_wraps(&mut x, &late.wraps, &msbs, late.from);
         }
         if let Some(late) = &late {
-            late.labels.iter().for_each(|label| self.record(label, &x));
+            self.record(late.labels.inner, &x);
+            self.record(late.labels.outer, &x);
         }
         let mut data = Vec::new();
         let mut heard = Vec::new();

@@ -5,7 +5,7 @@
 use marill_numeric::tables::tables;
 
 use crate::{
-    engine::{Attention, Engine, Gate, Truncation},
+    engine::{Attention, Engine, Gate, Labels, Truncation},
     error::ProtocolResult,
     program::{cache::Cache, layers, layers::NormScale},
     spec::{MapId, Module, NormKind, ProgramSpec, width},
@@ -65,7 +65,7 @@ pub(crate) fn normalize<E: Engine>(
             to: bits,
         },
         maps,
-        ["norm.x"; 2],
+        Labels::both("norm.x"),
     )
 }
 
@@ -224,7 +224,7 @@ pub(crate) fn attention<E: Engine>(
         from: width::FULL,
         to: width::PRODUCT,
     };
-    let labels = ["attention.divided", "attention.mixed"];
+    let labels = Labels::new("attention.divided", "attention.mixed");
     let map = spec.map(layer, Module::O);
     // The output map has private factors, so its input goes to E1 under E0's mask.
     let (attended, updates) = engine.truncate_and_reveal(&attended, truncation, &[map], labels)?;
@@ -285,7 +285,7 @@ pub(crate) fn gated_mlp<E: Engine>(
         &both,
         Gate(&tables().silu),
         truncation,
-        ["mlp.gate_up", "mlp.silu"],
+        Labels::new("mlp.gate_up", "mlp.silu"),
     )?;
     let truncation = Truncation {
         shift: spec.numeric.frac_bits,
@@ -294,7 +294,7 @@ pub(crate) fn gated_mlp<E: Engine>(
     };
     let down = spec.map(layer, Module::Down);
     let (product, updates) =
-        engine.truncate_and_reveal(&product, truncation, &[down], ["mlp.product"; 2])?;
+        engine.truncate_and_reveal(&product, truncation, &[down], Labels::both("mlp.product"))?;
     Ok(project(engine, weights, down, &product, &updates[0]))
 }
 
@@ -320,7 +320,7 @@ pub(crate) fn plain_mlp<E: Engine>(
         &up,
         Gate(&tables().gelu),
         truncation,
-        ["mlp.up", "mlp.gelu"],
+        Labels::new("mlp.up", "mlp.gelu"),
     )?;
     let down = spec.map(layer, Module::Down);
     let (inner, updates) = engine.reveal_to_e1(&inner, width::PRODUCT, &[down], "mlp.inner")?;

@@ -7,7 +7,7 @@
 use marill_numeric::tables::tables;
 
 use crate::{
-    engine::{Attention, Engine, Truncation, WEIGHTED_BITS},
+    engine::{Attention, Engine, Labels, Truncation, WEIGHTED_BITS},
     error::ProtocolResult,
 };
 
@@ -83,7 +83,12 @@ pub fn rms_scaled<E: Engine>(
         (scale.epsilon * cols as f64 * unit).round() as u64,
     );
     // x·2^58/sqrt(Σ x²): below 2^58 by Cauchy-Schwarz.
-    engine.scale_rows_piecewise(x, &squares, &tables().rsqrt, ["norm.rsqrt", "norm.scale"])
+    engine.scale_rows_piecewise(
+        x,
+        &squares,
+        &tables().rsqrt,
+        Labels::new("norm.rsqrt", "norm.scale"),
+    )
 }
 
 /// Layer normalization without gain and bias: the mean is taken off, then [`rms_norm`].
@@ -193,7 +198,7 @@ pub fn softmax_mix<E: Engine>(
     // Undivided weights first: Σ exp(s - max)·v, then one factor for each head.
     let weights = exponentials(engine, scores, &shape.lens())?;
     let mixed = engine.weighted_values(&weights, values, shape)?;
-    let labels = ["attention.recip", "attention.divide"];
+    let labels = Labels::new("attention.recip", "attention.divide");
     engine.scale_heads_piecewise(&mixed, &weights, &tables().recip, shape, labels)
 }
 

@@ -111,7 +111,7 @@ struct SignPosition {
 /// How a piece becomes a result: what to truncate, the result's width, and what the bias has become
 /// by then.
 #[derive(Clone, Copy)]
-struct Truncation {
+struct PieceTruncation {
     shift: u32,
     out_bits: u32,
     offset: u64,
@@ -167,7 +167,7 @@ impl Masked {
         let shifted = self.add_constant(&piece, self.half(shift) + table.bias as u64);
         let bits: Vec<&Bits> = std::iter::once(&in_domain).chain(&negative).collect();
         let (mut wires, opened) = self.exchange_masked(&[(&shifted, PIECE_BITS)], &bits, label)?;
-        let truncation = Truncation {
+        let truncation = PieceTruncation {
             shift,
             out_bits,
             offset: (table.bias >> shift) as u64,
@@ -427,11 +427,11 @@ impl Masked {
         wire: &Wire,
         gate: &OpenBits,
         gate_bits: &Bits,
-        Truncation {
+        PieceTruncation {
             shift,
             out_bits,
             offset,
-        }: Truncation,
+        }: PieceTruncation,
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let n = wire.len();

@@ -28,6 +28,7 @@ use std::num::Wrapping;
 use marill_numeric::{Word, tables::LinearTable};
 
 use crate::{
+    engine::{Labels, Truncation},
     error::ProtocolError,
     masked::{
         Masked, Role,
@@ -52,14 +53,6 @@ struct TruncatedForm {
     shift: u32,
 }
 
-/// How the two halves are truncated: `bits` of the opening, of the result and below the truncation.
-#[derive(Clone, Copy)]
-pub(in crate::masked) struct Widths {
-    pub(in crate::masked) shift: u32,
-    pub(in crate::masked) in_bits: u32,
-    pub(in crate::masked) out_bits: u32,
-}
-
 impl Masked {
     /// `table(truncate(x[.., ..cols/2])) · truncate(x[.., cols/2..])`; see
     /// [`crate::engine::Engine::gated_product`].
@@ -67,21 +60,21 @@ impl Masked {
         &mut self,
         x: &Share,
         table: &LinearTable,
-        widths: Widths,
-        labels: [&'static str; 2],
+        truncation: Truncation,
+        labels: Labels,
     ) -> Result<Share, ProtocolError> {
         if self.uses_dcf(x.len() / 2) {
-            return self.gated_by_dcf(x, table, widths, labels);
+            return self.gated_by_dcf(x, table, truncation, labels);
         }
-        self.at(labels[0]);
+        self.at(labels.inner);
         // One opening truncates both halves.
-        let (gate, up) = self.truncate_halves(x, widths, labels[0])?;
+        let (gate, up) = self.truncate_halves(x, truncation, labels.inner)?;
         let both = self.concat(&[&gate, &up.share]);
-        self.record(labels[0], &both);
-        self.record(labels[0], &both);
+        self.record(labels.inner, &both);
+        self.record(labels.inner, &both);
         let gate = self.gate_of_share(&gate, table, labels)?;
-        self.record(labels[1], &gate);
-        self.times_truncated(&gate, &up, labels[1])
+        self.record(labels.outer, &gate);
+        self.times_truncated(&gate, &up, labels.outer)
     }
 
     /// A tabulated function of a share whose value is below `2^30`: opened narrow where the gate is
@@ -90,21 +83,21 @@ impl Masked {
         &mut self,
         x: &Share,
         table: &LinearTable,
-        labels: [&'static str; 2],
+        labels: Labels,
     ) -> Result<Share, ProtocolError> {
         let narrow = !self.uses_dcf(x.len()) && x.bits > NARROW_BITS;
         let (mut wires, _) = self.exchange(
             &[(x, if narrow { NARROW_BITS } else { x.bits })],
             &[],
-            labels[0],
+            labels.inner,
         )?;
-        self.at(labels[1]);
+        self.at(labels.outer);
         self.tabulated(
             &wires.remove(0),
             narrow.then_some(x),
             table,
             x.bits,
-            labels[1],
+            labels.outer,
         )
     }
 
@@ -113,26 +106,23 @@ impl Masked {
         &mut self,
         x: &Share,
         table: &LinearTable,
-        Widths {
-            shift,
-            in_bits,
-            out_bits,
-        }: Widths,
-        labels: [&'static str; 2],
+        truncation: Truncation,
+        labels: Labels,
     ) -> Result<Share, ProtocolError> {
         let half = x.cols / 2;
-        self.at(labels[0]);
-        let both = self.truncate(x, shift, in_bits, out_bits, labels[0])?;
-        self.record(labels[0], &both);
-        self.record(labels[0], &both);
-        let (mut wires, _) = self.exchange(&[(&both, out_bits)], &[], labels[0])?;
+        self.at(labels.inner);
+        let out_bits = truncation.to;
+        let both = self.truncate(x, truncation, labels.inner)?;
+        self.record(labels.inner, &both);
+        self.record(labels.inner, &both);
+        let (mut wires, _) = self.exchange(&[(&both, out_bits)], &[], labels.inner)?;
         let both = wires.remove(0);
         let gate = self.wire_columns(&both, 0, half);
         let up = self.wire_columns(&both, half, half);
-        self.at(labels[1]);
-        let gate = self.tabulated(&gate, None, table, out_bits, labels[1])?;
-        self.record(labels[1], &gate);
-        let (mut wires, _) = self.exchange(&[(&gate, out_bits)], &[], labels[1])?;
+        self.at(labels.outer);
+        let gate = self.tabulated(&gate, None, table, out_bits, labels.outer)?;
+        self.record(labels.outer, &gate);
+        let (mut wires, _) = self.exchange(&[(&gate, out_bits)], &[], labels.outer)?;
         Ok(self.mul(&wires.remove(0), &up))
     }
 
@@ -144,11 +134,11 @@ impl Masked {
     fn truncate_halves(
         &mut self,
         x: &Share,
-        Widths {
+        Truncation {
             shift,
-            in_bits: k,
-            out_bits,
-        }: Widths,
+            from: k,
+            to: out_bits,
+        }: Truncation,
         label: &'static str,
     ) -> Result<(Share, TruncatedForm), ProtocolError> {
         debug_assert!(

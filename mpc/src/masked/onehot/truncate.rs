@@ -39,6 +39,7 @@ use std::num::Wrapping;
 use marill_numeric::{Rounding, fixed::low_mask};
 
 use crate::{
+    engine::{Labels, Truncation},
     error::ProtocolError,
     masked::{
         Masked,
@@ -150,13 +151,12 @@ impl Masked {
     pub(in crate::masked) fn truncate(
         &mut self,
         x: &Share,
-        shift: u32,
-        in_bits: u32,
-        out_bits: u32,
+        truncation: Truncation,
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
+        let out_bits = truncation.to;
         // z' = z + 2^(f-1) + 2^(k-2), non-negative.
-        let (shifted, shift) = self.before_truncation(x, shift, in_bits);
+        let (shifted, shift) = self.before_truncation(x, truncation.shift, truncation.from);
         let in_bits = shifted.bits;
         let n = x.len();
         let exact = self.rounds_exactly();
@@ -204,15 +204,14 @@ impl Masked {
     pub(in crate::masked) fn pending_truncation(
         &mut self,
         x: &Share,
-        shift: u32,
-        in_bits: u32,
-        out_bits: u32,
-        labels: [&'static str; 2],
+        truncation: Truncation,
+        labels: Labels,
     ) -> Result<PendingReveal, ProtocolError> {
-        let (shifted, shift) = self.before_truncation(x, shift, in_bits);
+        let out_bits = truncation.to;
+        let (shifted, shift) = self.before_truncation(x, truncation.shift, truncation.from);
         let part = Part::partial(&shifted, shifted.bits, 0);
         let wire = self
-            .exchange_parts(&[part], &[], &mut [], labels[0])?
+            .exchange_parts(&[part], &[], &mut [], labels.inner)?
             .0
             .remove(0);
         self.rounds_stochastically(&wire, shift);
