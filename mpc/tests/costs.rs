@@ -293,3 +293,60 @@ fn both_backends_cost_the_same_from_the_limit_on() {
         }
     }
 }
+
+const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
+
+/// Where a gate is, for the table.
+fn file(name: &str) -> &'static str {
+    match name {
+        "open" | "reveal_to_e1" => "reveal.rs",
+        "truncate" | "truncate_and_reveal" => "truncate.rs",
+        "square_sum" | "scale_rows" | "scale_heads" => "extend.rs",
+        "mul" | "scores" | "weighted_values" => "product.rs",
+        "piecewise" | "scale_rows_piecewise" | "scale_heads_piecewise" => "spline.rs",
+        "exp_neg" | "gate" | "truncate_gate" => "activation.rs",
+        "gated_product" => "swiglu.rs",
+        "ragged_max" | "argmax_to_client" => "argmax.rs",
+        "below_largest" => "kth.rs",
+        "reveal_to_client" => "input.rs",
+        _ => panic!("`{name}` has no file"),
+    }
+}
+
+/// The table of gates: rounds, and bytes of both evaluators and of the dealer for few elements.
+fn table() -> Vec<String> {
+    let row = |&(name, few, run): &(&str, usize, Run)| {
+        let counted = |n, comparison| {
+            let mut engine = Masked::tally(&tiny_spec()).with_comparison(comparison);
+            run(&mut engine, n).expect("shapes")
+        };
+        let one_hot = counted(few, Comparison::OneHot);
+        let dcf = counted(few, Comparison::Dcf);
+        let many = counted(MANY, Comparison::OneHot);
+        let rounds = [one_hot[0], dcf[0], many[0]].map(|r| r.to_string());
+        let bytes = [one_hot, dcf].map(|c| {
+            let evaluators = grouped(c[1] + c[2]);
+            format!("{evaluators} + {}", grouped(c[3] + c[4]))
+        });
+        let [few_rounds, dcf_rounds, many_rounds] = rounds;
+        let [one_hot, dcf] = bytes;
+        let file = file(name);
+        let few = grouped(few as u64);
+        format!(
+            "| `{name}` | {few} | {few_rounds} | {dcf_rounds} | {many_rounds} | {one_hot} | {dcf} \
+             | `{file}` |"
+        )
+    };
+    GATES.iter().map(row).collect()
+}
+
+#[test]
+fn the_table_of_gates_is_the_tallys() {
+    let table = table();
+    let missing = table.iter().any(|row| !ARCHITECTURE.contains(row.as_str()));
+    assert!(
+        !missing,
+        "these rows belong into ARCHITECTURE.md:\n{}",
+        table.join("\n")
+    );
+}
