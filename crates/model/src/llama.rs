@@ -8,6 +8,7 @@ use std::{ops::Range, sync::Arc};
 
 use candle_core::Tensor;
 use candle_nn::{Embedding, Module, VarBuilder};
+pub use marill_numeric::MODULES;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -191,17 +192,6 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 /// The norms of a layer.
 const NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
-
-/// The linear layers of a block, in the order of the checkpoint.
-pub const MODULES: [&str; 7] = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-];
 
 /// Hugging Face's path of a module: `model.layers.3.self_attn.q_proj`.
 pub fn module_path(layer: usize, module: &str) -> String {

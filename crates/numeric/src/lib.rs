@@ -14,11 +14,13 @@
 pub mod fixed;
 pub mod functions;
 mod hex;
+mod modules;
 pub mod ring;
 pub mod spec;
 pub mod tables;
 
 pub use fixed::{NumericError, decode, encode, truncate};
 pub use hex::{hex, unhex};
+pub use modules::MODULES;
 pub use ring::{PublicMatrix, RingTensor, Word};
 pub use spec::{NumericSpec, Rounding};

@@ -1,17 +1,7 @@
 //! Every table and key of a recipe with its default, and how a recipe is read and overridden.
 
+use marill_numeric::MODULES;
 use serde::{Deserialize, Serialize};
-
-/// Linear layers of a decoder.
-pub const MODULES: [&str; 7] = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-];
 
 /// A whole recipe; every knob that is not written has the default given here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

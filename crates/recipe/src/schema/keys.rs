@@ -1,6 +1,6 @@
 //! The table of a recipe's keys and of what each takes.
 
-use crate::recipe::MODULES;
+use marill_numeric::MODULES;
 
 /// What a key takes.
 #[derive(Clone, Copy)]
