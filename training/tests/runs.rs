@@ -12,6 +12,7 @@ use std::{
 use candle_core::Tensor;
 use marill_model::{Adapter, Checkpoint, FloatModel, Transforms};
 use marill_recipe::Recipe;
+use marill_testkit::{base_recipe, tune_recipe};
 use marill_training::{TrainError, TrainOptions, TrainReport, dry_run, train};
 use tempfile::TempDir;
 
@@ -29,24 +30,9 @@ fn rows(swapped: bool) -> String {
     (100..180).map(line).collect()
 }
 
-const SCRATCH: &str = r#"
-[model]
-init = "random"
-[model.architecture]
-hidden_size = 32
-intermediate_size = 48
-num_hidden_layers = 3
-num_attention_heads = 4
-num_key_value_heads = 2
-head_dim = 8
-max_position_embeddings = 64
-[tokenizer]
-vocab_size = 320
-[[dataset]]
-path = "rows.jsonl"
-format = "classify"
-labels = ["even", "odd"]
-[data]
+const SCRATCH: &str = base_recipe!(
+    "DIR/",
+    r#"[data]
 max_seq_len = 64
 train_on_input = true
 [train]
@@ -54,18 +40,12 @@ epochs = 8
 micro_batch_size = 8
 [optimizer]
 learning_rate = 1e-2
-[output]
-dir = "DIR/base"
-"#;
+"#
+);
 
-const TUNE: &str = r#"
-[model]
-base_model = "DIR/base/model"
-[[dataset]]
-path = "rows.jsonl"
-format = "classify"
-labels = ["even", "odd"]
-[data]
+const TUNE: &str = tune_recipe!(
+    "DIR/",
+    r#"[data]
 max_seq_len = 64
 val_fraction = 0.1
 [freeze]
@@ -79,11 +59,8 @@ epochs = 6
 micro_batch_size = 4
 gradient_accumulation_steps = 2
 checkpoint_steps = 7
-[optimizer]
-learning_rate = 1e-2
-[output]
-dir = "DIR/tuned"
-"#;
+"#
+);
 
 struct Place {
     dir: TempDir,

@@ -5,25 +5,19 @@ use std::{
     process::Output,
 };
 
-use marill_testkit::processes::{World, marill};
+use marill_testkit::{
+    processes::{World, marill},
+    recipes::BASE,
+    tune_recipe,
+};
 use serde_json::{Value, json};
 
-const BASE: &str = include_str!("tiny_base.toml");
-
-const TUNE: &str = r#"
-[model]
-base_model = "base/model"
-[[dataset]]
-path = "rows.jsonl"
-format = "classify"
-labels = ["even", "odd"]
-[train]
+const TUNE: &str = tune_recipe!(
+    "",
+    r#"[train]
 max_steps = 3
-[optimizer]
-learning_rate = 1e-2
-[output]
-dir = "tuned"
-"#;
+"#
+);
 
 struct Place(tempfile::TempDir);
 

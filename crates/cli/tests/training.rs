@@ -6,16 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-const BASE: &str = include_str!("tiny_base.toml");
+use marill_testkit::{recipes::BASE, tune_recipe};
 
-const TUNE: &str = r#"
-[model]
-base_model = "base/model"
-[[dataset]]
-path = "rows.jsonl"
-format = "classify"
-labels = ["even", "odd"]
-[freeze]
+const TUNE: &str = tune_recipe!(
+    "",
+    r#"[freeze]
 layers = 1
 [lora]
 rank = 4
@@ -28,11 +23,8 @@ max_steps = 60
 micro_batch_size = 8
 gradient_accumulation_steps = 4
 checkpoint_steps = 3
-[optimizer]
-learning_rate = 1e-2
-[output]
-dir = "tuned"
-"#;
+"#
+);
 
 struct Place {
     dir: tempfile::TempDir,

@@ -13,6 +13,8 @@ pub mod parties;
 pub mod processes;
 #[cfg(feature = "parties")]
 pub mod proxy;
+pub mod recipes;
 #[cfg(feature = "parties")]
 pub mod tampering_proxy;
+#[cfg(feature = "sessions")]
 pub mod world;
