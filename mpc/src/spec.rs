@@ -369,6 +369,18 @@ mod tests {
                     .contains("`max_positions`")
             );
         }
+        let mut spec = tiny_spec();
+        spec.head_groups[0].push(Vec::new());
+        assert!(
+            spec.validate()
+                .unwrap_err()
+                .to_string()
+                .contains("head_groups")
+        );
+    }
+
+    #[test]
+    fn every_number_has_bounds_and_is_named() {
         let floats: [(&str, fn(&mut ProgramSpec, f64)); 3] = [
             ("attn_scale", |s, x| s.attn_scale[0] = x),
             ("rms_norm_eps", |s, x| s.rms_norm_eps = x),
@@ -399,14 +411,6 @@ mod tests {
         spec.attn_scale.fill(LEAST_SCALE);
         spec.validate().unwrap();
         assert_eq!(spec.score_scale(0), (1.0, 20));
-        let mut spec = tiny_spec();
-        spec.head_groups[0].push(Vec::new());
-        assert!(
-            spec.validate()
-                .unwrap_err()
-                .to_string()
-                .contains("head_groups")
-        );
     }
 
     #[test]
