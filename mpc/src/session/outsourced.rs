@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Comparison, DealerSession, ServerSession, Twin,
+        Comparison, DealerSession, PrivateWeights, ServerSession, Twin,
         random_model::{gaussian, random_weights, tiny_spec},
     };
 
@@ -208,6 +208,9 @@ mod tests {
         dealer.decode().unwrap();
     }
 
+    /// Each step's input, as its two shares.
+    type Steps = Vec<[InputShare; 2]>;
+
     fn a_session_returns_the_twins_tokens(comparison: Comparison) {
         let (public, private) = random_weights(&tiny_spec(), 3);
         let spec = public.spec.clone();
@@ -222,41 +225,46 @@ mod tests {
         expected.extend(rows.iter().map(|r| twin.decode(r).unwrap()));
 
         let (shares, bucket) = InputShare::of_prompt(&spec, &prompt).unwrap();
-        let steps: Vec<[InputShare; 2]> = std::iter::once(shares)
+        let steps: Steps = std::iter::once(shares)
             .chain(rows.iter().map(|r| InputShare::of_row(r)))
             .collect();
-        let [adapter_seed, seed0, seed1] = marill_testkit::world::session_seeds();
+        let tokens = run(&public, &private, &steps, bucket, comparison);
+        assert_eq!(tokens, expected);
+    }
+
+    /// The tokens that both parties' shares make together.
+    fn run(
+        public: &Arc<PublicWeights>,
+        private: &PrivateWeights,
+        steps: &Steps,
+        bucket: usize,
+        comparison: Comparison,
+    ) -> Vec<u32> {
+        let seeds = marill_testkit::world::session_seeds();
+        let [adapter_seed, seed0, seed1] = seeds.clone();
         let (e0, e1) = memory_pair();
         let (sink, stream) = memory_pair();
         let (dcf_keys_sink, dcf_keys) = memory_pair();
         let uses_dcf = comparison == Comparison::Dcf;
-        let adapter = private.mask(&spec, &adapter_seed);
-        let tokens = thread::scope(|scope| {
-            let spec = spec.clone();
-            let seed0_dealer = seed0.clone();
-            let seed1_dealer = seed1.clone();
+        let adapter = private.mask(&public.spec, &adapter_seed);
+        thread::scope(|scope| {
             scope.spawn(move || {
-                let seeds = [adapter_seed, seed0_dealer, seed1_dealer];
-                let sink = Box::new(sink);
                 deal(
-                    spec,
+                    public.spec.clone(),
                     seeds,
-                    sink,
+                    Box::new(sink),
                     uses_dcf.then(|| Box::new(dcf_keys_sink) as _),
                     bucket,
                 );
             });
             let server = scope.spawn(|| {
-                let mut server = ServerSession::new(
-                    public.clone(),
-                    &private,
-                    seed1,
-                    Box::new(e1),
-                    Box::new(stream),
-                )
-                .unwrap()
-                .with_comparison(comparison)
-                .with_shared_io();
+                let peer = Box::new(e1);
+                let corrections = Box::new(stream);
+                let mut server =
+                    ServerSession::new(public.clone(), private, seed1, peer, corrections)
+                        .unwrap()
+                        .with_comparison(comparison)
+                        .with_shared_io();
                 let mut tokens = vec![server.prefill_shared(&steps[0][1], bucket).unwrap()];
                 tokens.extend(
                     steps[1..]
@@ -282,9 +290,8 @@ mod tests {
             own.iter()
                 .zip(theirs)
                 .map(|(a, b)| join_token(*a, b))
-                .collect::<Vec<u32>>()
-        });
-        assert_eq!(tokens, expected);
+                .collect()
+        })
     }
 
     #[test]
