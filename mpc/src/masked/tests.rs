@@ -693,15 +693,6 @@ fn the_clients_view_fits_another_adapter_but_for_a_share() {
 
 fn view_fits_another_adapter(fixture: &Fixture, other: &Fixture, input: &Input, run: &Recording) {
     let spec = fixture.spec();
-    let [masked, theirs] =
-        [fixture, other].map(|fixture| fixture.private.mask(spec, &fixture.adapter_seed));
-    // The masks under which the other adapter looks like this one: its own ones, and what the two
-    // differ by.
-    let shift = |mask: &mut Vec<u64>, x: &[u64], y: &[u64]| {
-        mask.iter_mut()
-            .zip(x.iter().zip(y))
-            .for_each(|(r, (x, y))| *r = r.wrapping_add(x.wrapping_sub(*y)));
-    };
     let (masks_to_dealer, masks_from_server) = mpsc::channel();
     let (sink, stream) = memory_pair();
     let logs: [Log; 2] = Default::default();
@@ -715,22 +706,7 @@ fn view_fits_another_adapter(fixture: &Fixture, other: &Fixture, input: &Input, 
             masks_to_dealer,
         });
     }
-    let mut dealer = fixture.dealer(Box::new(sink));
-    if let Role::Dealer(s) = &mut dealer.role {
-        s.randomness = Box::new(MirrorDealer {
-            streams: fixture.dealer_streams(),
-            masks_from_server,
-        });
-        for (map, mask) in s.adapter_masks.iter_mut().enumerate() {
-            shift(&mut mask.a, &masked.lora[map].a, &theirs.lora[map].a);
-            shift(&mut mask.b, &masked.lora[map].b, &theirs.lora[map].b);
-        }
-        let mut full = s.matrix_masks.0.to_vec();
-        for (map, mask) in full.iter_mut().enumerate() {
-            shift(mask, &masked.full[map], &theirs.full[map]);
-        }
-        s.matrix_masks = MatrixMasks(Arc::new(full));
-    }
+    let mut dealer = dealer_of_another(fixture, other, Box::new(sink), masks_from_server);
     let randomness = thread::scope(|scope| {
         let dealt = scope.spawn(move || {
             fixture.steps(&mut dealer, None, 16);
@@ -752,8 +728,46 @@ fn view_fits_another_adapter(fixture: &Fixture, other: &Fixture, input: &Input, 
         ])
     });
     let expected = other.twin_with(input, randomness, Vec::new()).0;
+    only_token_shares_differ(run, &take(&logs[0]), &expected);
+}
 
-    let frames = take(&logs[0]);
+/// A dealer with the masks under which the other adapter looks like this one: its own ones, and
+/// what the two differ by.
+fn dealer_of_another(
+    fixture: &Fixture,
+    other: &Fixture,
+    sink: Box<dyn Channel>,
+    masks_from_server: mpsc::Receiver<Vec<u64>>,
+) -> Masked {
+    let spec = fixture.spec();
+    let [masked, theirs] =
+        [fixture, other].map(|fixture| fixture.private.mask(spec, &fixture.adapter_seed));
+    let shift = |mask: &mut Vec<u64>, x: &[u64], y: &[u64]| {
+        mask.iter_mut()
+            .zip(x.iter().zip(y))
+            .for_each(|(r, (x, y))| *r = r.wrapping_add(x.wrapping_sub(*y)));
+    };
+    let mut dealer = fixture.dealer(sink);
+    if let Role::Dealer(s) = &mut dealer.role {
+        s.randomness = Box::new(MirrorDealer {
+            streams: fixture.dealer_streams(),
+            masks_from_server,
+        });
+        for (map, mask) in s.adapter_masks.iter_mut().enumerate() {
+            shift(&mut mask.a, &masked.lora[map].a, &theirs.lora[map].a);
+            shift(&mut mask.b, &masked.lora[map].b, &theirs.lora[map].b);
+        }
+        let mut full = s.matrix_masks.0.to_vec();
+        for (map, mask) in full.iter_mut().enumerate() {
+            shift(mask, &masked.full[map], &theirs.full[map]);
+        }
+        s.matrix_masks = MatrixMasks(Arc::new(full));
+    }
+    dealer
+}
+
+/// What the client gets is what was recorded, but for the shares that make other tokens.
+fn only_token_shares_differ(run: &Recording, frames: &[Vec<u8>], expected: &[Option<u32>]) {
     assert_eq!(frames.len(), run.server_frames.len());
     let share = |frame: &[u8]| crate::masked::unpack(frame, INDEX_BITS as usize / 8)[0];
     // The share of the second token is the last frame. That of the first is the only other one that
