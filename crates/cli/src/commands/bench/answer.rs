@@ -25,7 +25,8 @@ pub fn run(dir: &Path, prompt_tokens: u32, tokens: u32, json: bool) -> anyhow::R
     }
     let partition = Partition::open(dir).map_err(|e| BadInput(e.into()))?;
     let spec = partition.program_spec().clone();
-    let (prompt_tokens, tokens) = (prompt_tokens as usize, tokens as usize);
+    let prompt_tokens = prompt_tokens as usize;
+    let tokens = tokens as usize;
     let bucket = spec.bucket(prompt_tokens);
     if bucket + tokens > spec.max_positions {
         let error = anyhow::anyhow!(

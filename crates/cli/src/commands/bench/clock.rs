@@ -21,7 +21,8 @@ fn thread_seconds() -> f64 {
 impl Spent {
     /// Adds what a step takes.
     pub fn measure<T>(&mut self, step: impl FnOnce() -> T) -> T {
-        let (cpu, wall) = (thread_seconds(), Instant::now());
+        let cpu = thread_seconds();
+        let wall = Instant::now();
         let result = step();
         self.cpu += thread_seconds() - cpu;
         self.wall += wall.elapsed().as_secs_f64();

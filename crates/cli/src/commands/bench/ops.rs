@@ -219,11 +219,15 @@ fn run_parties(
     weights: &(Arc<PublicWeights>, Arc<PrivateWeights>),
     comparison: Comparison,
 ) -> anyhow::Result<Measured> {
-    let (n, rows) = (input.len(), op.rows(input.len()));
+    let n = input.len();
+    let rows = op.rows(input.len());
     let (public, private) = weights;
     let spec = &public.spec;
-    let (adapter_seed, seed0, seed1) = (Seed::random(), Seed::random(), Seed::random());
-    let ((client_end, server_end), (sink, stream)) = (memory_pair(), memory_pair());
+    let adapter_seed = Seed::random();
+    let seed0 = Seed::random();
+    let seed1 = Seed::random();
+    let (client_end, server_end) = memory_pair();
+    let (sink, stream) = memory_pair();
     let mut client = Masked::client(
         spec,
         &private.mask(spec, &adapter_seed),
@@ -259,10 +263,8 @@ fn run_parties(
             Ok(share)
         })?;
         let after = engine.traffic();
-        let (rounds, sent) = (
-            after.rounds - before.rounds,
-            after.bytes_sent - before.bytes_sent,
-        );
+        let rounds = after.rounds - before.rounds;
+        let sent = after.bytes_sent - before.bytes_sent;
         Ok((share.half().to_vec(), share.bits(), spent, rounds, sent))
     };
     let party = &party;
@@ -320,10 +322,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         // Whole rows for operations on rows.
         let n = (args.n as usize).next_multiple_of(ROW);
         let input = op.input(n);
-        let (cost, measured) = (
-            tally(op, n, &weights.0, comparison)?,
-            run_parties(op, &input, &weights, comparison)?,
-        );
+        let cost = tally(op, n, &weights.0, comparison)?;
+        let measured = run_parties(op, &input, &weights, comparison)?;
         let (max_abs_error, max_ulp, equal) = errors(op, &input, &weights, &measured)?;
         let counted = cost.rounds == measured.rounds
             && [cost.e0_to_e1_bytes, cost.e1_to_e0_bytes] == measured.sent;
@@ -381,7 +381,8 @@ fn errors(
     weights: &(Arc<PublicWeights>, Arc<PrivateWeights>),
     measured: &Measured,
 ) -> anyhow::Result<(Option<f64>, Option<f64>, bool)> {
-    let (n, rows) = (input.len(), op.rows(input.len()));
+    let n = input.len();
+    let rows = op.rows(input.len());
     let mut clear = PlaintextEngine::new(Arc::clone(&weights.1), 0);
     let wire = clear.input(Some(input), rows, n / rows, 64)?;
     let expected = op.run(&mut clear, &wire, n)?;
@@ -401,7 +402,8 @@ fn errors(
         return Ok((None, None, equal));
     }
     let unit = f64::from(op.frac_bits()).exp2();
-    let (mut worst, mut ulps) = (0f64, 0f64);
+    let mut worst = 0f64;
+    let mut ulps = 0f64;
     for (got, exact) in expected.data.iter().zip(&exact.data) {
         let got = *got as i64 as f64;
         worst = worst.max((got - exact).abs() / unit);

@@ -1,0 +1,171 @@
+//! Client, server and dealer on three threads, the evaluators' link shaped in user space.
+
+use std::{sync::Arc, thread};
+
+use anyhow::anyhow;
+use marill_mpc::{ClientSession, Comparison, DealerSession, Seed, ServerSession, cost::Cost};
+use marill_net::{Channel, Link, Shaped, memory_pair};
+
+use super::plan::Plan;
+use crate::commands::bench::{
+    clock::{Spent, alone},
+    shapes::Model,
+};
+
+/// How the parties talk.
+pub(super) struct Wiring {
+    pub(super) comparison: Comparison,
+    /// Between the evaluators, and from the dealer to each of them.
+    pub(super) link: Option<Link>,
+    pub(super) dealer_link: Option<Link>,
+}
+
+fn ends(link: Option<Link>) -> [Box<dyn Channel>; 2] {
+    let (a, b) = memory_pair();
+    match link {
+        Some(link) => [
+            Box::new(Shaped::new(a, link)),
+            Box::new(Shaped::new(b, link)),
+        ],
+        None => [Box::new(a), Box::new(b)],
+    }
+}
+
+/// What a run gave.
+pub(super) struct Outcome {
+    pub(super) tokens: Vec<u32>,
+    pub(super) e0: Spent,
+    /// E0's products of its masks, made before each measured step and not part of it.
+    pub(super) e0_precompute: Spent,
+    pub(super) e1: Spent,
+    pub(super) dealer: Spent,
+    pub(super) cost: Cost,
+}
+
+/// Runs all parties over random activations.
+pub(super) fn run_parties(
+    model: &Model,
+    inputs: &[Vec<u64>],
+    plan: &Plan,
+    wiring: &Wiring,
+) -> anyhow::Result<Outcome> {
+    let spec = model.public.spec.clone();
+    let adapter_seed = Seed::random();
+    let seed0 = Seed::random();
+    let seed1 = Seed::random();
+    let [client_end, server_end] = ends(wiring.link);
+    let [sink, stream] = ends(wiring.dealer_link);
+    let [dcf_keys, own_dcf_keys] = ends(wiring.dealer_link);
+    let comparison = wiring.comparison;
+    let adapter = model.private.mask(&spec, &adapter_seed);
+    thread::scope(|scope| {
+        let dealer = {
+            let seeds = [adapter_seed, seed0.clone(), seed1.clone()];
+            scope.spawn(move || {
+                alone(move || {
+                    let [adapter_seed, seed0, seed1] = seeds;
+                    let session = DealerSession::new(spec, adapter_seed, seed0, seed1, sink);
+                    match comparison {
+                        Comparison::Dcf => dealer(session.with_dcf(dcf_keys), plan),
+                        Comparison::OneHot => dealer(session, plan),
+                    }
+                })?
+            })
+        };
+        let server = scope.spawn(move || {
+            alone(move || {
+                let public = Arc::clone(&model.public);
+                let private = &model.private;
+                let session = ServerSession::new(public, private, seed1, server_end, stream)?;
+                server(session.with_comparison(comparison), plan)
+            })?
+        });
+        let mut session =
+            ClientSession::new(Arc::clone(&model.public), &adapter, seed0, client_end)?;
+        if comparison == Comparison::Dcf {
+            session = session.with_dcf(own_dcf_keys);
+        }
+        let (tokens, e0, e0_precompute, mut cost) = alone(|| client(&mut session, inputs, plan))??;
+        fn joined<T>(party: thread::Result<anyhow::Result<T>>) -> anyhow::Result<T> {
+            party.unwrap_or_else(|_| Err(anyhow!("a party panicked")))
+        }
+        let (e1, received) = joined(server.join())?;
+        let dealer = joined(dealer.join())?;
+        cost.dealer_to_e1_bytes = received;
+        Ok(Outcome {
+            tokens,
+            e0,
+            e0_precompute,
+            e1,
+            dealer,
+            cost,
+        })
+    })
+}
+
+fn dealer(mut session: DealerSession, plan: &Plan) -> anyhow::Result<Spent> {
+    plan.clock(|k| {
+        if k == 0 {
+            session.prefill(plan.prompt)
+        } else {
+            session.decode()
+        }
+    })
+}
+
+/// E1's steps: what the measured ones take, and the bytes that the dealer sent for them.
+fn server(mut session: ServerSession, plan: &Plan) -> anyhow::Result<(Spent, u64)> {
+    let mut received = 0;
+    let spent = plan.clock(|k| {
+        let before = session.traffic().dealer_bytes;
+        if k == 0 {
+            session.prefill(plan.prompt)
+        } else {
+            session.decode()
+        }?;
+        received += if plan.measured(k) {
+            session.traffic().dealer_bytes - before
+        } else {
+            0
+        };
+        Ok(())
+    })?;
+    Ok((spent, received))
+}
+
+/// E0's steps: tokens, what the measured steps take, what was prepared for them, and their cost.
+fn client(
+    session: &mut ClientSession,
+    inputs: &[Vec<u64>],
+    plan: &Plan,
+) -> anyhow::Result<(Vec<u32>, Spent, Spent, Cost)> {
+    let mut tokens = Vec::new();
+    let mut spent = Spent::default();
+    let mut precompute = Spent::default();
+    let mut cost = Cost::default();
+    let mut precomputer = session.precomputer();
+    for (k, input) in inputs.iter().enumerate() {
+        let step = |session: &mut ClientSession| {
+            if k == 0 {
+                session.prefill(input)
+            } else {
+                session.decode(input)
+            }
+        };
+        if !plan.measured(k) {
+            tokens.push(step(session)?);
+            continue;
+        }
+        if let Some(precomputer) = &mut precomputer {
+            session.accept(precompute.measure(|| precomputer.precompute(k as u64, plan.rows(k)))?);
+        }
+        let before = session.traffic();
+        tokens.push(spent.measure(|| step(session))?);
+        let after = session.traffic();
+        cost.rounds += after.rounds - before.rounds;
+        cost.e0_to_e1_bytes += after.bytes_sent - before.bytes_sent;
+        cost.e1_to_e0_bytes += after.bytes_received - before.bytes_received;
+        cost.dealer_to_e0_bytes += after.dealer_bytes - before.dealer_bytes;
+    }
+    Ok((tokens, spent, precompute, cost))
+}
