@@ -199,7 +199,8 @@ fn a_party_goes_on_with_a_changed_partition_too() {
 }
 
 fn changed_partition(with_party: bool) {
-    let (world, other) = (World::new(), World::rounding(Rounding::Stochastic));
+    let world = World::new();
+    let other = World::rounding(Rounding::Stochastic);
     let flags: &[&str] = if with_party { &["--e0", "party"] } else { &[] };
     let (dealer, mut server) = world.parties_with_server(flags);
     let party = with_party.then(|| world.party(&server.url, &dealer.url, &[]));

@@ -46,7 +46,8 @@ fn three_processes_answer_as_the_twin_and_leak_no_word() {
     let (dealer, server) = world.parties();
     let (to_server, server_url) = Proxy::start(&server.url.parse().unwrap());
     let (to_dealer, dealer_url) = Proxy::start(&dealer.url.parse().unwrap());
-    let (server_url, dealer_url) = (server_url.to_string(), dealer_url.to_string());
+    let server_url = server_url.to_string();
+    let dealer_url = dealer_url.to_string();
 
     let answer = parse(&generate(&world, &server_url, &dealer_url, PROMPT));
     assert_eq!(answer["twin_equal"], true);
@@ -87,7 +88,8 @@ fn three_processes_answer_as_the_twin_and_leak_no_word() {
             answer["prefill"].clone(),
         )
     };
-    let (short, long) = (sizes("cat"), sizes("cats"));
+    let short = sizes("cat");
+    let long = sizes("cats");
     assert_eq!(short.2["bytes_sent"], long.2["bytes_sent"]);
     if short.1 == long.1 {
         assert_eq!(short.0, long.0);
@@ -364,10 +366,8 @@ fn a_conversation_in_the_terminal_is_answered_line_by_line() {
         .write_all(b"hello\n/reset\nhello\n/quit\n")
         .unwrap();
     let output = child.wait_with_output().unwrap();
-    let (said, text) = (
-        String::from_utf8_lossy(&output.stderr),
-        String::from_utf8_lossy(&output.stdout),
-    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
     let half = text.len() / 2;
     assert!(
@@ -665,7 +665,8 @@ fn with_a_separate_party_the_client_sends_shares_only() {
     let party = world.party(&server.url, &dealer.url, &[]);
     let (to_server, server_url) = Proxy::start(&server.url.parse().unwrap());
     let (to_party, party_url) = Proxy::start(&party.url.parse().unwrap());
-    let (server_url, party_url) = (server_url.to_string(), party_url.to_string());
+    let server_url = server_url.to_string();
+    let party_url = party_url.to_string();
     let ask = |flags: &[&str]| {
         let mut command = marill();
         command

@@ -36,7 +36,8 @@ fn body(prompt: &str) -> Value {
 fn twin(partition: &Partition, prompt: &str) -> Vec<u32> {
     let public = Arc::new(partition.public_weights().unwrap());
     let private = Arc::new(partition.private_weights(&public).unwrap());
-    let (mut prefix, mut twin) = (partition.prefix().unwrap(), Twin::new(public, private));
+    let mut prefix = partition.prefix().unwrap();
+    let mut twin = Twin::new(public, private);
     let mut input = partition.tokenizer().encode(prompt).unwrap();
     let mut tokens = Vec::new();
     while tokens.len() < ANSWER_TOKENS {
@@ -80,6 +81,20 @@ fn ask(gateway: &Service, prompt: &str) -> (Vec<u32>, Vec<Instant>, Value) {
     (ids.collect(), moments, last["marill"].clone())
 }
 
+/// How often a token of one answer follows one of the other.
+fn turns(moments: &[Vec<Instant>]) -> usize {
+    let mut order: Vec<(Instant, usize)> = moments
+        .iter()
+        .enumerate()
+        .flat_map(|(session, moments)| moments.iter().map(move |m| (*m, session)))
+        .collect();
+    order.sort_unstable();
+    order
+        .windows(2)
+        .filter(|pair| pair[0].1 != pair[1].1)
+        .count()
+}
+
 #[test]
 #[ignore = "needs a real model: name its export in MARILL_PARTITION"]
 fn long_answers_equal_the_twins_alone_and_two_at_once() {
@@ -110,7 +125,8 @@ fn long_answers_equal_the_twins_alone_and_two_at_once() {
             .iter()
             .zip(&expected)
             .map(|(prompt, expected)| {
-                let (gateway, barrier) = (&gateway, &barrier);
+                let gateway = &gateway;
+                let barrier = &barrier;
                 scope.spawn(move || {
                     barrier.wait();
                     let (ids, moments, _) = ask(gateway, prompt);
@@ -129,16 +145,7 @@ fn long_answers_equal_the_twins_alone_and_two_at_once() {
     });
     let two = started.elapsed().as_secs_f64();
 
-    let mut order: Vec<(Instant, usize)> = moments
-        .iter()
-        .enumerate()
-        .flat_map(|(session, moments)| moments.iter().map(move |m| (*m, session)))
-        .collect();
-    order.sort_unstable();
-    let turns = order
-        .windows(2)
-        .filter(|pair| pair[0].1 != pair[1].1)
-        .count();
+    let turns = turns(&moments);
     println!(
         "one: {one:.1} s, two at once: {two:.1} s, ratio {:.2}, {turns} turns",
         two / one

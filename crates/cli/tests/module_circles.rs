@@ -302,7 +302,8 @@ fn graph(files: &BTreeMap<Module, syn::File>) -> Graph {
 /// Arrows that lie on a circle.
 fn circles(arrows: &BTreeMap<(String, String), String>) -> Vec<&String> {
     let reaches = |from: &String, to: &String| {
-        let (mut seen, mut queue) = (BTreeSet::new(), vec![from]);
+        let mut seen = BTreeSet::new();
+        let mut queue = vec![from];
         while let Some(at) = queue.pop() {
             if at == to {
                 return true;

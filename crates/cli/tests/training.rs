@@ -581,10 +581,8 @@ fn a_dry_run_foresees_exported_bytes_within_a_third() {
         };
         assert_eq!(said["private"], form);
         assert_eq!(said["lora_rank"].is_null(), form == "full", "{said}");
-        let (said, was) = (
-            said["export_bytes"].as_f64().unwrap(),
-            folder_bytes(&place.path("tuned/export")) as f64,
-        );
+        let said = said["export_bytes"].as_f64().unwrap();
+        let was = folder_bytes(&place.path("tuned/export")) as f64;
         assert!(
             (0.77..1.3).contains(&(said / was)),
             "{set}: {said} foreseen, {was} measured"

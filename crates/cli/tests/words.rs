@@ -61,7 +61,8 @@ fn pages(folder: &Path, found: &mut Vec<PathBuf>) {
 
 #[test]
 fn retired_phrases_are_in_no_file() {
-    let (expressions, mut files) = (retired(), Vec::new());
+    let expressions = retired();
+    let mut files = Vec::new();
     pages(&root(), &mut files);
     assert!(files.len() > 200, "the files were not found");
     let mut wrong = Vec::new();
@@ -107,7 +108,8 @@ fn helps(command: &[&str], found: &mut Vec<String>) {
 
 #[test]
 fn retired_phrases_are_in_no_help() {
-    let (expressions, mut texts) = (retired(), Vec::new());
+    let expressions = retired();
+    let mut texts = Vec::new();
     helps(&[], &mut texts);
     assert!(texts.len() > 20, "{} helps", texts.len());
     for text in texts {

@@ -56,7 +56,8 @@ impl Target {
             Self::Folder(folder) => {
                 eprintln!("note: all parties run in this process: a demonstration, not privacy");
                 let partition = Partition::open(folder).map_err(|error| BadInput(error.into()))?;
-                let (spec, id) = (partition.program_spec().clone(), partition.partition_id());
+                let spec = partition.program_spec().clone();
+                let id = partition.partition_id();
                 let public = partition.public_weights()?;
                 let private = partition.private_weights(&public)?;
                 let model = SecureModel::new(id, spec, public, private, Setting::Dealer);

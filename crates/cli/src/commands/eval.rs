@@ -167,15 +167,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             if chats && model.checkpoint().chat_template.is_none() && reports.is_empty() {
                 eprintln!("warning: {}", marill_model::NO_TEMPLATE);
             }
-            let (limit, few_shot, seed, sandbox) =
-                (args.limit, args.shots, args.seed, sandbox.as_ref());
             let scope = Scope {
-                limit,
-                few_shot,
-                seed,
+                limit: args.limit,
+                few_shot: args.shots,
+                seed: args.seed,
                 doc_ids: &doc_ids,
                 checks: &checks,
-                sandbox,
+                sandbox: sandbox.as_ref(),
             };
             let mut progress = Progress::new(&task.name, args.no_progress);
             let report = engines.run(&model, task, &examples, scope, &mut |done, all| {

@@ -63,7 +63,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .clone()
         .unwrap_or_else(|| args.run_dir.join(EXPORT_FOLDER));
     let name = args.name.clone().unwrap_or_else(|| name_of(&args.run_dir));
-    let (peft_lossy, rounding) = (args.format.is_some(), args.rounding);
+    let peft_lossy = args.format.is_some();
+    let rounding = args.rounding;
     let told = ExportAs {
         name: &name,
         peft_lossy,

@@ -106,10 +106,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Which party runs which layers, and on whose weights.
 fn layer_rows(manifest: &Manifest) -> Vec<LayerRow> {
-    let (layers, frozen) = (
-        manifest.config.num_hidden_layers(),
-        manifest.transforms.frozen_layers,
-    );
+    let layers = manifest.config.num_hidden_layers();
+    let frozen = manifest.transforms.frozen_layers;
     let range = |from: usize, to: usize| {
         if from + 1 == to {
             format!("{from}")

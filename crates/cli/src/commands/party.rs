@@ -40,7 +40,8 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut services = args.services.client(args.server, args.max_sessions)?;
     services.state.set_file_name("evaluator");
-    let (listen, metrics) = (args.listen.at(args.port), args.metrics.metrics_listen);
+    let listen = args.listen.at(args.port);
+    let metrics = args.metrics.metrics_listen;
     let options = PartyOptions {
         listen,
         tls: args.tls.tls(),

@@ -97,7 +97,8 @@ pub fn start(work: &Path, partition: &Path) -> anyhow::Result<(Service, Service)
         work,
     )?;
     let key = text(&work.join("dealer/dealer").join(SERVER_KEY_FILE))?;
-    let (partition, state) = (text(partition)?, text(&work.join("server"))?);
+    let partition = text(partition)?;
+    let state = text(&work.join("server"))?;
     let args = [
         "serve",
         &partition,

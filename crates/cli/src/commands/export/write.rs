@@ -44,11 +44,13 @@ pub fn export_run(
         let asked = numbers_of(recipe)?;
         let numeric = told.rounding.map_or(asked, NumericSpec::with_rounding);
         let transforms = Transforms::load(&run_dir.join("transforms.json"))?;
-        let (adapter_path, model_path) =
-            (run_dir.join("adapter.safetensors"), run_dir.join("model"));
+        let adapter_path = run_dir.join("adapter.safetensors");
+        let model_path = run_dir.join("model");
         let ignore = [recipe.model.ignore.as_slice(), told.ignore].concat();
         let base = Checkpoint::open_ignoring(base, &ignore)?;
-        let (name, base_name, peft_lossy) = (told.name.into(), hub_name(recipe), told.peft_lossy);
+        let name = told.name.into();
+        let base_name = hub_name(recipe);
+        let peft_lossy = told.peft_lossy;
         let opts = ExportOptions {
             name,
             base_name,
@@ -106,7 +108,8 @@ pub fn export_checkpoint(
 ) -> anyhow::Result<ExportReport> {
     let work = || -> anyhow::Result<ExportReport> {
         let open = |path: &Path| Checkpoint::open_ignoring_any(path, told.ignore);
-        let ((model, unmet), (base, unmet_in_base)) = (open(model)?, open(base)?);
+        let (model, unmet) = open(model)?;
+        let (base, unmet_in_base) = open(base)?;
         if let Some(entry) = unmet.iter().find(|entry| unmet_in_base.contains(entry)) {
             anyhow::bail!("`--ignore {entry}` is no key, tensor or token of either checkpoint");
         }
