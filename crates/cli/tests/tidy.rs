@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
+use syn::visit::{self, Visit};
 
 /// Direct dependencies on our own crates that are allowed, tests aside. An arrow that is not here
 /// does not exist.
@@ -314,6 +315,114 @@ fn no_line_is_over_100_columns() {
                 at + 1
             );
         }
+    }
+}
+
+/// A longer one does several things that have names.
+const MAX_FUNCTION_LINES: usize = 70;
+
+#[test]
+fn no_function_is_over_70_lines() {
+    let mut functions = 0;
+    for (path, text) in texts() {
+        for (at, name, lines) in functions_of(&text) {
+            functions += 1;
+            assert!(
+                lines <= MAX_FUNCTION_LINES,
+                "{}:{at}: `{name}` has {lines} lines, {MAX_FUNCTION_LINES} are the limit",
+                path.display()
+            );
+        }
+    }
+    // There are more than 4,000; less means that they were not seen.
+    assert!(
+        functions > 3_000,
+        "the functions were not found: {functions}"
+    );
+}
+
+#[test]
+fn a_long_function_is_seen_with_its_name() {
+    let long = |lines: usize| "        work();\n".repeat(lines);
+    let text = format!(
+        "impl A {{\n    pub(super) async fn of(\n        a: u8,\n    ) -> u8 {{\n{}    }}\n}}\n\n\
+         trait B {{\n    fn declared(&self);\n}}\n\nconst fn empty() {{}}\n",
+        long(71)
+    );
+    let found: Vec<_> = functions_of(&text).collect();
+    assert_eq!(found, [(2, "of", 71)]);
+}
+
+/// Line, name and lines of body of each function, as rustfmt lays them out: a body ends at the
+/// first brace that stands as far to the right as its function. Those of one line are left out.
+fn functions_of(text: &str) -> impl Iterator<Item = (usize, &str, usize)> {
+    const BEFORE: [&str; 6] = ["pub", "const", "async", "unsafe", "extern", "default"];
+    let lines: Vec<&str> = text.lines().collect();
+    let found = (0..lines.len()).filter_map(move |at| {
+        let code = lines[at].trim_start();
+        let (before, rest) = code.split_once("fn ")?;
+        let is_function = before
+            .split_whitespace()
+            .all(|word| BEFORE.contains(&word) || word.starts_with("pub(") || word == "\"C\"");
+        let is_end = |line: &&str| line.ends_with(['{', ';', '}']);
+        let head = at + lines[at..].iter().position(is_end)?;
+        if !is_function || !lines[head].ends_with('{') {
+            return None;
+        }
+        let end = format!("{}}}", &lines[at][..lines[at].len() - code.len()]);
+        let body = lines[head..].iter().position(|line| *line == end)? - 1;
+        Some((at + 1, rest.split(['(', '<']).next()?, body))
+    });
+    found.collect::<Vec<_>>().into_iter()
+}
+
+/// Per 1,000 lines: `let (a, b) = (x, y);` is for values that are one thing or change places.
+const MAX_TUPLE_LETS: f64 = 1.5;
+
+#[test]
+fn unrelated_values_are_bound_one_by_one() {
+    let mut lets = TupleLets::default();
+    let mut lines = 0;
+    for (path, text) in texts() {
+        let before = lets.0;
+        let file = syn::parse_file(&text);
+        lets.visit_file(&file.unwrap_or_else(|error| panic!("{}: {error}", path.display())));
+        lines += text.lines().count();
+        if lets.0 > before {
+            println!("{}: {}", path.display(), lets.0 - before);
+        }
+    }
+    let per_1000 = lets.0 as f64 * 1000.0 / lines as f64;
+    assert!(
+        per_1000 < MAX_TUPLE_LETS,
+        "{per_1000:.2} tuples of a tuple per 1,000 lines"
+    );
+}
+
+#[test]
+fn tuple_lets_are_seen_wherever_they_stand() {
+    let text = "fn f() { let (a, mut b): (u8, u8) = (1, 2); g(|| { let (c, d) = (a, b); }); \
+                let (e, f) = pair(); let g = (a, b); }";
+    let mut lets = TupleLets::default();
+    lets.visit_file(&syn::parse_file(text).unwrap());
+    assert_eq!(lets.0, 2);
+}
+
+/// Counts tuple patterns that are bound to a tuple of expressions.
+#[derive(Default)]
+struct TupleLets(usize);
+
+impl<'ast> Visit<'ast> for TupleLets {
+    fn visit_local(&mut self, local: &'ast syn::Local) {
+        let pattern = match &local.pat {
+            syn::Pat::Type(typed) => &*typed.pat,
+            pattern => pattern,
+        };
+        let value = local.init.as_ref().map(|init| &*init.expr);
+        if let (syn::Pat::Tuple(_), Some(syn::Expr::Tuple(_))) = (pattern, value) {
+            self.0 += 1;
+        }
+        visit::visit_local(self, local);
     }
 }
 
