@@ -104,7 +104,8 @@ impl Plan {
         let mut at = first;
         let mut current = self.epoch(first / self.samples);
         std::iter::repeat_with(move || {
-            let (epoch, nth) = (at / self.samples, at % self.samples);
+            let epoch = at / self.samples;
+            let nth = at % self.samples;
             if nth == 0 {
                 current = self.epoch(epoch);
             }
@@ -127,7 +128,8 @@ impl Plan {
     /// Tokens of the first rows of the run.
     pub fn tokens(&self, samples: &[Sample], rows: usize) -> usize {
         let epoch: usize = samples.iter().map(|s| s.tokens.len()).sum();
-        let (whole, rest) = (rows / self.samples, rows % self.samples);
+        let whole = rows / self.samples;
+        let rest = rows % self.samples;
         let begun: usize = self
             .samples_from(whole.saturating_mul(self.samples))
             .take(rest)

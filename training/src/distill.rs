@@ -49,7 +49,8 @@ impl Distillation {
                 Checkpoint::open_ignoring_any(&path, &recipe.model.ignore)?.0
             }
         };
-        let (theirs, ours) = (&checkpoint.config, &base.config);
+        let theirs = &checkpoint.config;
+        let ours = &base.config;
         if theirs.vocab_size() != ours.vocab_size() {
             let reason = format!(
                 "the teacher has {} tokens, the base model {}",

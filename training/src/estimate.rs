@@ -60,23 +60,7 @@ impl Estimate {
         let trained = trained_parameters(base, transforms, &recipe.freeze);
         let private = transforms.private_layers(config);
         let length = |i: &usize| samples.train[*i].tokens.len();
-        let (mut rows, mut longest, mut seen) = (0, 0, 0);
-        for step in 1..=plan.len() {
-            for batch in plan.step(&samples.train, step).micro_batches {
-                rows = rows.max(batch.iter().map(length).sum::<usize>());
-                longest = longest.max(
-                    batch
-                        .iter()
-                        .map(|i| length(i) * length(i))
-                        .max()
-                        .unwrap_or(0),
-                );
-                seen += batch.len();
-            }
-            if seen >= ROWS_LOOKED_AT {
-                break;
-            }
-        }
+        let (rows, longest) = largest_batch(samples, plan);
         let distinct: BTreeSet<usize> = plan
             .samples_from(0)
             .take(plan.rows().min(samples.train.len()))
@@ -175,13 +159,37 @@ impl Estimate {
     }
 }
 
+/// Rows of the largest micro-batch among the first ones, and the most pairs of tokens that a text
+/// of it has.
+fn largest_batch(samples: &Samples, plan: &Plan) -> (usize, usize) {
+    let length = |i: &usize| samples.train[*i].tokens.len();
+    let mut rows = 0;
+    let mut longest = 0;
+    let mut seen = 0;
+    for step in 1..=plan.len() {
+        for batch in plan.step(&samples.train, step).micro_batches {
+            rows = rows.max(batch.iter().map(length).sum::<usize>());
+            longest = longest.max(
+                batch
+                    .iter()
+                    .map(|i| length(i) * length(i))
+                    .max()
+                    .unwrap_or(0),
+            );
+            seen += batch.len();
+        }
+        if seen >= ROWS_LOOKED_AT {
+            break;
+        }
+    }
+    (rows, longest)
+}
+
 /// What each row leaves in a layer's graph: norms, projections, rotations, attention, the two sums,
 /// gate, up and their product.
 fn floats_a_row(config: &dyn ModelConfig) -> usize {
-    let (q, kv) = (
-        config.num_attention_heads() * config.head_dim(),
-        config.num_key_value_heads() * config.head_dim(),
-    );
+    let q = config.num_attention_heads() * config.head_dim();
+    let kv = config.num_key_value_heads() * config.head_dim();
     6 * config.hidden_size() + 3 * q + 3 * kv + 3 * config.intermediate_size()
 }
 

@@ -66,7 +66,9 @@ impl Pass<'_> {
 
     /// The loss as one graph over all private layers; `x [N, hidden]` is what enters them.
     pub fn loss(&self, x: Tensor) -> Result<Tensor, TrainError> {
-        let (mut x, rows, mut total) = (x, self.rows(), None);
+        let mut x = x;
+        let rows = self.rows();
+        let mut total = None;
         for layer in self.frozen..self.decoder.layers.len() {
             x = self.decoder.run(x, layer..layer + 1, &rows, None)?;
             total = sum(total, self.hidden_loss(&x, layer)?)?;
@@ -79,13 +81,16 @@ impl Pass<'_> {
     /// all of them. The gradients go into `params`, bit for bit those of [`Pass::loss`]; the loss
     /// is returned.
     pub fn backward_in_blocks(&self, x: Tensor, params: &mut Params) -> Result<f32, TrainError> {
-        let (rows, layers) = (self.rows(), self.frozen..self.decoder.layers.len());
-        let (mut inputs, mut x) = (Vec::with_capacity(layers.len()), x.detach());
+        let rows = self.rows();
+        let layers = self.frozen..self.decoder.layers.len();
+        let mut inputs = Vec::with_capacity(layers.len());
+        let mut x = x.detach();
         for layer in layers.clone() {
             inputs.push(x.clone());
             x = self.decoder.run(x, layer..layer + 1, &rows, None)?.detach();
         }
-        let (top, mut total) = (Var::from_tensor(&x)?, 0f32);
+        let top = Var::from_tensor(&x)?;
+        let mut total = 0f32;
         let mut upstream = None;
         if let Some(loss) = self.head_loss(top.as_tensor())? {
             total += loss.to_scalar::<f32>()?;

@@ -35,7 +35,8 @@ pub(crate) fn adamw(
     step: usize,
 ) {
     const EPS: f32 = 1e-8;
-    let (beta1, beta2) = (knobs.beta1 as f32, knobs.beta2 as f32);
+    let beta1 = knobs.beta1 as f32;
+    let beta2 = knobs.beta2 as f32;
     let correction1 = 1.0 - knobs.beta1.powi(step as i32);
     let correction2 = (1.0 - knobs.beta2.powi(step as i32)) as f32;
     let rate = (learning_rate / correction1) as f32;
@@ -91,7 +92,8 @@ mod tests {
             weight_decay: 0.1,
             ..Optimizer::default()
         };
-        let (mut values, mut moments) = (vec![1.0, -1.0, 2.0], Moments::zeros(3));
+        let mut values = vec![1.0, -1.0, 2.0];
+        let mut moments = Moments::zeros(3);
         adamw(
             &mut values,
             &[0.5, -3.0, 0.0],

@@ -36,10 +36,8 @@ pub(crate) fn full_names<'a>(
     transforms: &Transforms,
     freeze: &Freeze,
 ) -> impl Iterator<Item = &'a String> {
-    let (frozen, all) = (
-        transforms.frozen_layers,
-        transforms.frozen_layers == 0 && !freeze.embedding,
-    );
+    let frozen = transforms.frozen_layers;
+    let all = transforms.frozen_layers == 0 && !freeze.embedding;
     base.tensors.keys().filter(move |name| {
         let layer = base.config.layer_of(name);
         layer.map_or(all, |l| l >= frozen)

@@ -158,7 +158,9 @@ impl PrefixCache {
 
 /// The next record and its size; `None` at the end and at the first one that is not whole.
 fn record(reader: &mut impl Read, hidden: usize, left: u64) -> Option<(Key, Vec<f16>, u64)> {
-    let (mut key, mut rows, mut check) = ([0u8; 32], [0u8; 4], [0u8; 8]);
+    let mut key = [0u8; 32];
+    let mut rows = [0u8; 4];
+    let mut check = [0u8; 8];
     reader.read_exact(&mut key).ok()?;
     reader.read_exact(&mut rows).ok()?;
     let bytes = u64::from(u32::from_le_bytes(rows)) * hidden as u64 * 2;

@@ -110,7 +110,9 @@ pub(crate) fn load(recipe: &Recipe, dir: &Path, model: &Checkpoint) -> Result<Sa
         .data
         .max_seq_len
         .min(model.config.max_position_embeddings());
-    let (mut train, mut validation, mut notes) = (Vec::new(), Vec::new(), DataNotes::default());
+    let mut train = Vec::new();
+    let mut validation = Vec::new();
+    let mut notes = DataNotes::default();
     for (nth, dataset) in recipe.dataset.iter().enumerate() {
         let rows = Rows::read(dataset, dir)?;
         notes.rows += rows.excluded;
@@ -205,7 +207,8 @@ pub fn some_rows(
         .max_seq_len
         .min(model.config.max_position_embeddings());
     let each = count.div_ceil(recipe.dataset.len().max(1));
-    let (mut rows, mut notes) = (Vec::new(), DataNotes::default());
+    let mut rows = Vec::new();
+    let mut notes = DataNotes::default();
     for (nth, dataset) in recipe.dataset.iter().enumerate() {
         let mut rng = Rng::new(recipe.train.seed, &format!("dataset {nth}"));
         let examples = draw(Rows::read(dataset, dir)?.examples, dataset, &mut rng);
@@ -316,12 +319,15 @@ impl How<'_> {
         example: &Example,
         earlier: &[usize],
     ) -> Result<Option<Sample>, TrainError> {
-        let (tokenizer, template) = (&self.model.tokenizer, self.model.chat_template.as_ref());
+        let tokenizer = &self.model.tokenizer;
+        let template = self.model.chat_template.as_ref();
         let Prompt::Chat(turns) = &example.prompt else {
             return Ok(None);
         };
         let end = end_token(tokenizer, &example.prompt, template);
-        let (mut tokens, mut learned, mut written) = (Vec::new(), Vec::new(), String::new());
+        let mut tokens = Vec::new();
+        let mut learned = Vec::new();
+        let mut written = String::new();
         for &nth in earlier.iter().chain([&turns.len()]) {
             let text = prompt_text(&Prompt::Chat(turns[..nth].to_vec()), template)?;
             let Some(new) = text.strip_prefix(written.as_str()) else {
@@ -372,7 +378,8 @@ impl How<'_> {
                 learned: Vec::new(),
             });
         }
-        let (tokenizer, template) = (&self.model.tokenizer, self.model.chat_template.as_ref());
+        let tokenizer = &self.model.tokenizer;
+        let template = self.model.chat_template.as_ref();
         notes.no_template |= template.is_none() && matches!(example.prompt, Prompt::Chat(_));
         let text = prompt_text(&example.prompt, template)?;
         let prompt = prompt_tokens(tokenizer, &example.prompt, template, &text)?;
@@ -421,7 +428,9 @@ fn windows(
 
 /// Rows that predict, counted over the batch, and the tokens that they should predict.
 pub(crate) fn targets(samples: &[Sample], batch: &[usize]) -> (Vec<u32>, Vec<u32>) {
-    let (mut rows, mut labels, mut start) = (Vec::new(), Vec::new(), 0);
+    let mut rows = Vec::new();
+    let mut labels = Vec::new();
+    let mut start = 0;
     for &i in batch {
         for (row, label) in samples[i].targets() {
             rows.push((start + row) as u32);

@@ -108,7 +108,8 @@ pub(crate) fn save(
     recipe_sha256: &str,
 ) -> Result<PathBuf, TrainError> {
     let step = history.last().map_or(0, |p| p.step);
-    let (partial, done) = (root.join(".partial"), root.join(format!("step-{step:06}")));
+    let partial = root.join(".partial");
+    let done = root.join(format!("step-{step:06}"));
     let state = RunState {
         step,
         recipe_sha256: recipe_sha256.into(),

@@ -240,7 +240,8 @@ impl<'a> Run<'a> {
         let mut base_sha256 = None;
         let activations = match &options.cache_dir {
             Some(dir) if transforms.frozen_layers > 0 => {
-                let (frozen, hidden) = (transforms.frozen_layers, base.config.hidden_size());
+                let frozen = transforms.frozen_layers;
+                let hidden = base.config.hidden_size();
                 let digest = base_sha256.insert(base.digest());
                 Activations::on_disk(&samples.train, dir, digest, frozen, hidden)
             }
@@ -413,7 +414,8 @@ impl<'a> Run<'a> {
         batch: &[usize],
         (targets, tokens): (usize, usize),
     ) -> Result<f64, TrainError> {
-        let (frozen, samples) = (self.transforms.frozen_layers, &self.samples.train);
+        let frozen = self.transforms.frozen_layers;
+        let samples = &self.samples.train;
         let stage = stage_of(self.recipe.distill.as_ref(), step, self.plan.len());
         let x = self
             .activations
@@ -479,8 +481,13 @@ impl<'a> Run<'a> {
             let x = self
                 .validation
                 .boundary(&self.decoder, frozen, samples, batch)?;
-            let (decoder, stage, said) = (&self.decoder, stage_of(None, 1, 1), Said::default());
-            let (dropout, fake_quant, targets, tokens) = (None, None, count, 1);
+            let decoder = &self.decoder;
+            let stage = stage_of(None, 1, 1);
+            let said = Said::default();
+            let dropout = None;
+            let fake_quant = None;
+            let targets = count;
+            let tokens = 1;
             let pass = Pass {
                 decoder,
                 frozen,
@@ -515,7 +522,8 @@ impl<'a> Run<'a> {
         self.transforms.save(&self.dir.join("transforms.json"))?;
         let tensors = self.params.tensors()?;
         let trained_parameters = tensors.values().map(Tensor::elem_count).sum();
-        let (mut adapter, mut model) = (None, None);
+        let mut adapter = None;
+        let mut model = None;
         if self.transforms.lora.is_some() {
             let path = self.dir.join("adapter.safetensors");
             Adapter { tensors }.save(&path)?;

@@ -112,7 +112,8 @@ fn bytes(path: impl AsRef<Path>) -> Vec<u8> {
 /// How often the model finds the swapped label likelier.
 fn accuracy(model: &mut FloatModel, base: &Checkpoint) -> f64 {
     let token = |text: &str| base.tokenizer.encode(text).unwrap()[0] as usize;
-    let (even, odd) = (token("even"), token("odd"));
+    let even = token("even");
+    let odd = token("odd");
     assert_ne!(even, odd);
     let right = (100..180u32).filter(|n| {
         let color = if n.is_multiple_of(2) { "red" } else { "blue" };
@@ -326,7 +327,8 @@ fn a_finished_run_goes_on_with_more_steps() {
         ..place.options()
     };
     let resume = |settings: &[&str]| {
-        let (mut steps, mut rates) = (Vec::new(), Vec::new());
+        let mut steps = Vec::new();
+        let mut rates = Vec::new();
         let report = train(&place.recipe(TUNE, settings), &options, &mut |p| {
             steps.push(p.step);
             rates.push(p.learning_rate);
@@ -499,11 +501,10 @@ fn full_fine_tuning_leaves_the_frozen_layers_alone() {
     let full = TUNE.replace("[lora]\nrank = 4\n", "");
     let report = place.run(&full, &["train.max_steps=4"]).unwrap();
     assert_eq!(report.model, Some(place.path("tuned/model")));
-    let (base, tuned) = (place.path("base/model"), place.path("tuned/model"));
-    let (base, tuned) = (
-        Checkpoint::open(&base).unwrap(),
-        Checkpoint::open(&tuned).unwrap(),
-    );
+    let base = place.path("base/model");
+    let tuned = place.path("tuned/model");
+    let base = Checkpoint::open(&base).unwrap();
+    let tuned = Checkpoint::open(&tuned).unwrap();
     for (name, tensor) in &base.tensors {
         let private = name.starts_with("model.layers.1.") || name.starts_with("model.layers.2.");
         let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -662,10 +663,8 @@ fn one_graph_or_a_graph_for_each_layer_gives_the_same_bits() {
     {
         let mut found = Vec::new();
         for how in ["never", "always"] {
-            let (dir, how) = (
-                format!("output.dir=DIR/{how}{nth}"),
-                format!("train.gradient_checkpointing={how}"),
-            );
+            let dir = format!("output.dir=DIR/{how}{nth}");
+            let how = format!("train.gradient_checkpointing={how}");
             let mut settings = vec!["train.max_steps=8", &dir, &how];
             if text.contains("[lora]") {
                 settings.push("lora.dropout=0.2");
