@@ -88,8 +88,8 @@ fn matches(pattern: &str, name: &str) -> bool {
             .strip_prefix(prefix)
             .is_some_and(|rest| rest.starts_with('.'));
     }
-    let (pattern, name): (Vec<&str>, Vec<&str>) =
-        (pattern.split('.').collect(), name.split('.').collect());
+    let pattern: Vec<&str> = pattern.split('.').collect();
+    let name: Vec<&str> = name.split('.').collect();
     pattern.len() == name.len() && pattern.iter().zip(&name).all(|(p, n)| *p == "*" || p == n)
 }
 

@@ -82,7 +82,8 @@ impl Adapter {
                         .get(&name)
                         .ok_or_else(|| ModelError::MissingTensor { name: name.clone() })?;
                     if tensor.dims() != expected {
-                        let (found, expected) = (tensor.dims().to_vec(), expected.to_vec());
+                        let found = tensor.dims().to_vec();
+                        let expected = expected.to_vec();
                         return Err(ModelError::Shape {
                             name,
                             found,

@@ -50,7 +50,8 @@ impl BertConfig {
             );
         }
         if self.hidden_act != "gelu" || self.position_embedding_type != "absolute" {
-            let (act, positions) = (&self.hidden_act, &self.position_embedding_type);
+            let act = &self.hidden_act;
+            let positions = &self.position_embedding_type;
             return Err(format!(
                 "`hidden_act` = `{act}` with `{positions}` positions is not supported"
             ));
@@ -247,7 +248,8 @@ impl Bert {
     /// # Errors
     /// [`ModelError::TokenOutOfRange`], [`ModelError::ContextFull`].
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor, ModelError> {
-        let (needed, limit) = (tokens.len(), self.config.max_position_embeddings);
+        let needed = tokens.len();
+        let limit = self.config.max_position_embeddings;
         if needed > limit {
             return Err(ModelError::ContextFull { limit, needed });
         }
@@ -283,7 +285,9 @@ impl Bert {
     pub fn run(&self, x: Tensor, range: Range<usize>) -> Result<Tensor, ModelError> {
         let mut x = x;
         for b in &self.blocks[range] {
-            let (q, k, v) = (b.q.forward(&x)?, b.k.forward(&x)?, b.v.forward(&x)?);
+            let q = b.q.forward(&x)?;
+            let k = b.k.forward(&x)?;
+            let v = b.v.forward(&x)?;
             let attended = attention(&q, &k, &v, self.config.num_attention_heads, false)?;
             x = b.norms[0].forward(&(&x + b.o.forward(&attended)?)?)?;
             let inner = Activation::Gelu.forward(&b.up.forward(&x)?)?;
@@ -316,7 +320,8 @@ impl Bert {
 
 /// One layer; `vb` is at it.
 fn block(config: &BertConfig, vb: &VarBuilder<'_>) -> candle_core::Result<AffineBlock> {
-    let (d, inner) = (config.hidden_size, config.intermediate_size);
+    let d = config.hidden_size;
+    let inner = config.intermediate_size;
     let map = |name: &str, out, inner| candle_nn::linear(inner, out, vb.pp(name));
     let norm = |name: &str| LayerNorm::new(d, config.layer_norm_eps, &vb.pp(name));
     Ok(AffineBlock {

@@ -170,13 +170,15 @@ fn without_generation_tags(source: &str) -> Cow<'_, str> {
     if !source.contains("generation") {
         return source.into();
     }
-    let (mut out, mut rest) = (String::with_capacity(source.len()), source);
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
     while let Some(start) = rest.find("{%") {
         // Behind the opening: `{%}` is no tag.
         let Some(len) = rest[start + 2..].find("%}").map(|len| 2 + len) else {
             break;
         };
-        let (before, tag) = (&rest[..start + 2], &rest[start + 2..start + len]);
+        let before = &rest[..start + 2];
+        let tag = &rest[start + 2..start + len];
         out.push_str(before);
         let name = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         match name {

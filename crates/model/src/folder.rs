@@ -65,22 +65,7 @@ pub(crate) fn open(dir: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Model
 /// LLaMA's configuration, from a file whose every key is accounted for; others are refused.
 fn llama_config(account: &Account<'_>) -> Result<LlamaConfig, ModelError> {
     let path = &account.path;
-    match account.keys.get("model_type") {
-        None => {}
-        Some(Value::String(kind)) if kind == "llama" => {}
-        Some(other) => {
-            let value = other
-                .as_str()
-                .map_or_else(|| other.to_string(), str::to_owned);
-            let (path, key) = (path.clone(), "model_type".into());
-            return Err(ModelError::Unsupported {
-                path,
-                key,
-                value,
-                why: "only `llama` is",
-            });
-        }
-    }
+    only_llama(account)?;
     if let Some(value) = account.keys.get("architectures")
         && value != &serde_json::json!(["LlamaForCausalLM"])
         && value != &serde_json::json!([])
@@ -93,8 +78,8 @@ fn llama_config(account: &Account<'_>) -> Result<LlamaConfig, ModelError> {
     }
     account.check(&LLAMA)?;
     let needed = |key: &str| account.size(key)?.ok_or_else(|| account.missing(key));
-    let (hidden_size, num_attention_heads) =
-        (needed("hidden_size")?, needed("num_attention_heads")?);
+    let hidden_size = needed("hidden_size")?;
+    let num_attention_heads = needed("num_attention_heads")?;
     let head_dim = account.size("head_dim")?;
     if head_dim.is_none()
         && num_attention_heads > 0
@@ -134,6 +119,23 @@ fn llama_config(account: &Account<'_>) -> Result<LlamaConfig, ModelError> {
     let ends = ends(account, config.vocab_size)?;
     add_ends(&mut config, ends);
     Ok(config)
+}
+
+fn only_llama(account: &Account<'_>) -> Result<(), ModelError> {
+    let other = match account.keys.get("model_type") {
+        None => return Ok(()),
+        Some(Value::String(kind)) if kind == "llama" => return Ok(()),
+        Some(other) => other,
+    };
+    let value = other
+        .as_str()
+        .map_or_else(|| other.to_string(), str::to_owned);
+    Err(ModelError::Unsupported {
+        path: account.path.clone(),
+        key: "model_type".into(),
+        value,
+        why: "only `llama` is",
+    })
 }
 
 /// Tokens that end a text, by a file.
@@ -336,10 +338,8 @@ fn template(dir: &Path, settings: &Account<'_>) -> Result<Option<String>, ModelE
 /// What the index names, or `model.safetensors`, or every safetensors file: a folder may hold the
 /// same weights twice.
 fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let (index, whole) = (
-        dir.join("model.safetensors.index.json"),
-        dir.join("model.safetensors"),
-    );
+    let index = dir.join("model.safetensors.index.json");
+    let whole = dir.join("model.safetensors");
     if index.is_file() {
         let text = std::fs::read_to_string(&index).map_err(ModelError::io(&index))?;
         let json: serde_json::Value =

@@ -42,10 +42,8 @@ pub(crate) fn open(path: &Path, ignored: Ignored<'_>) -> Result<Checkpoint, Mode
     let tokenizer = metadata.tokenizer(&config)?;
     let template = metadata.account.text("tokenizer.chat_template")?;
     if let Some(Err(error)) = template.map(check_template) {
-        let (key, value) = (
-            "tokenizer.chat_template",
-            &metadata.account.keys["tokenizer.chat_template"],
-        );
+        let key = "tokenizer.chat_template";
+        let value = &metadata.account.keys["tokenizer.chat_template"];
         return Err(metadata
             .account
             .refuse(key, value, &format!("cannot be read: {error}")));

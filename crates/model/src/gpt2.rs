@@ -209,7 +209,8 @@ impl Gpt2 {
             reason,
         })?;
         let vb = under(&vb, "transformer", "wte.weight");
-        let (d, epsilon) = (config.n_embd, config.layer_norm_epsilon);
+        let d = config.n_embd;
+        let epsilon = config.layer_norm_epsilon;
         let blocks = (0..config.n_layer).map(|l| block(&config, &vb.pp("h").pp(l)));
         Ok(Self {
             wte: candle_nn::embedding(config.vocab_size, d, vb.pp("wte"))?,
@@ -253,7 +254,8 @@ impl Gpt2 {
         for l in range {
             let b = &self.blocks[l];
             let h = b.norms[0].forward(&x)?;
-            let (mut k, mut v) = (b.k.forward(&h)?, b.v.forward(&h)?);
+            let mut k = b.k.forward(&h)?;
+            let mut v = b.v.forward(&h)?;
             if let Some((old_k, old_v)) = &cache.layers[l] {
                 (k, v) = (Tensor::cat(&[old_k, &k], 0)?, Tensor::cat(&[old_v, &v], 0)?);
             }
@@ -285,7 +287,8 @@ impl Gpt2Cache {
 
 /// One layer; `vb` is at it. Conv1D holds `[in, out]`, and queries, keys and values in one map.
 fn block(config: &Gpt2Config, vb: &VarBuilder<'_>) -> Result<AffineBlock, ModelError> {
-    let (d, inner) = (config.n_embd, config.inner());
+    let d = config.n_embd;
+    let inner = config.inner();
     let conv = |vb: VarBuilder<'_>, out: usize, inner: usize| {
         let weight = vb
             .get_with_hints((inner, out), "weight", DEFAULT_KAIMING_NORMAL)?
@@ -297,7 +300,8 @@ fn block(config: &Gpt2Config, vb: &VarBuilder<'_>) -> Result<AffineBlock, ModelE
         let (weight, bias) = conv(vb, out, inner)?;
         Ok::<_, ModelError>(Linear::new(weight, Some(bias)))
     };
-    let (attn, mlp) = (vb.pp("attn"), vb.pp("mlp"));
+    let attn = vb.pp("attn");
+    let mlp = vb.pp("mlp");
     let (weight, bias) = conv(attn.pp("c_attn"), 3 * d, d)?;
     let part = |nth: usize| {
         let weight = weight.narrow(0, nth * d, d)?.contiguous()?;

@@ -235,9 +235,12 @@ pub(crate) fn attention(
     causal: bool,
 ) -> candle_core::Result<Tensor> {
     let (n, width) = q.dims2()?;
-    let (m, d) = (k.dim(0)?, width / heads);
+    let m = k.dim(0)?;
+    let d = width / heads;
     let split = |t: &Tensor, rows| t.reshape((rows, heads, d))?.transpose(0, 1)?.contiguous();
-    let (q, k, v) = (split(q, n)?, split(k, m)?, split(v, m)?);
+    let q = split(q, n)?;
+    let k = split(k, m)?;
+    let v = split(v, m)?;
     let mut scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? / (d as f64).sqrt())?;
     if causal {
         let hidden = |i: usize, j: usize| {

@@ -335,7 +335,8 @@ impl Llama {
     ) -> Result<Self, ModelError> {
         crate::threads::keep_candle_from_spinning();
         transforms.check(config)?;
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let vocab = config.vocab_size;
+        let hidden = config.hidden_size;
         let model = vb.pp("model");
         let layers = (0..config.num_hidden_layers)
             .map(|layer| LlamaBlock::new(config, transforms, layer, &model.pp("layers").pp(layer)))
@@ -388,10 +389,8 @@ impl Llama {
         rows: &Rows,
         mut caches: Option<&mut [Cache]>,
     ) -> Result<Tensor, ModelError> {
-        let (needed, limit) = (
-            rows.positions.iter().max().map_or(0, |p| p + 1),
-            self.rope.positions(),
-        );
+        let needed = rows.positions.iter().max().map_or(0, |p| p + 1);
+        let limit = self.rope.positions();
         if needed > limit {
             return Err(ModelError::ContextFull { limit, needed });
         }
@@ -447,10 +446,8 @@ impl Llama {
         let x = self.add_residual(x, forward(&b.o_proj, 3, &rescale(attended)?)?, format)?;
 
         let h = b.post_attention_layernorm.forward_with(&x, format)?;
-        let (gate, up) = (
-            rescale(forward(&b.gate_proj, 4, &h)?)?,
-            rescale(forward(&b.up_proj, 5, &h)?)?,
-        );
+        let gate = rescale(forward(&b.gate_proj, 4, &h)?)?;
+        let up = rescale(forward(&b.up_proj, 5, &h)?)?;
         let inner = ops::swiglu(&gate, &up, format)?;
         self.add_residual(x, forward(&b.down_proj, 6, &inner)?, format)
     }

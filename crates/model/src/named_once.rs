@@ -46,7 +46,8 @@ impl<'de> Visitor<'de> for Names {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<String>, A::Error> {
-        let (mut seen, mut twice) = (BTreeSet::new(), None);
+        let mut seen = BTreeSet::new();
+        let mut twice = None;
         while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
             if twice.is_none() && seen.contains(&name) {
                 twice = Some(name.clone());

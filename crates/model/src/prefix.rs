@@ -102,11 +102,13 @@ impl Prefix {
     /// # Errors
     /// [`ModelError::ContextFull`], [`ModelError::TokenOutOfRange`]; the cache is then unchanged.
     pub fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
-        let (vocab_size, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        let vocab_size = self.config.vocab_size;
+        let hidden = self.config.hidden_size;
         if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab_size) {
             return Err(ModelError::TokenOutOfRange { token, vocab_size });
         }
-        let (needed, limit) = (self.len + tokens.len(), self.config.max_position_embeddings);
+        let needed = self.len + tokens.len();
+        let limit = self.config.max_position_embeddings;
         if needed > limit {
             return Err(ModelError::ContextFull { limit, needed });
         }
@@ -156,10 +158,8 @@ impl Prefix {
 impl Layer {
     fn forward(&mut self, config: &LlamaConfig, rope: &RopeTable, x: &mut [f32], past: usize) {
         let hidden = config.hidden_size;
-        let (q_width, kv_width) = (
-            config.num_attention_heads * config.head_dim,
-            config.num_key_value_heads * config.head_dim,
-        );
+        let q_width = config.num_attention_heads * config.head_dim;
+        let kv_width = config.num_key_value_heads * config.head_dim;
         let h = rms_norm(x, &self.input_layernorm, config.rms_norm_eps);
         let mut q = linear(&h, &self.q_proj, hidden);
         let mut k = linear(&h, &self.k_proj, hidden);
@@ -237,7 +237,8 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
 /// `x W^T`, `[rows, out]`; threads split the outputs, each of which is one [`dot`].
 fn linear(x: &[f32], weight: &[f32], inner: usize) -> Vec<f32> {
     const OUTPUTS: usize = 32;
-    let (rows, out) = (x.len() / inner, weight.len() / inner);
+    let rows = x.len() / inner;
+    let out = weight.len() / inner;
     let tasks: Vec<Vec<f32>> = weight
         .par_chunks(OUTPUTS * inner)
         .map(|weights| {

@@ -170,7 +170,8 @@ fn multiplied(
 ) -> Result<Tensor, ModelError> {
     let (rows, columns) = weight.dims2()?;
     let misshapen = || {
-        let (found, expected) = (scale.dims().to_vec(), vec![rows, 1]);
+        let found = scale.dims().to_vec();
+        let expected = vec![rows, 1];
         ModelError::Shape {
             name: name.into(),
             found,

@@ -69,7 +69,8 @@ fn float_bytes(config: &dyn ModelConfig) -> u64 {
 /// # Errors
 /// A sentence with the keys that make it large.
 pub(crate) fn check_memory(config: &dyn ModelConfig) -> Result<(), String> {
-    let (needs, has) = (float_bytes(config), memory());
+    let needs = float_bytes(config);
+    let has = memory();
     if needs <= has {
         return Ok(());
     }

@@ -159,7 +159,8 @@ impl Tokenizer {
                 .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
             Ok::<_, ModelError>(encoding.get_ids().to_vec())
         };
-        let (plain, framed) = (ids(false)?, ids(true)?);
+        let plain = ids(false)?;
+        let framed = ids(true)?;
         if plain == framed || plain.is_empty() {
             return Ok(Default::default());
         }
@@ -207,7 +208,8 @@ impl Tokenizer {
         let encoding = bare
             .encode(text, false)
             .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
-        let (ids, places) = (encoding.get_ids(), encoding.get_offsets());
+        let ids = encoding.get_ids();
+        let places = encoding.get_offsets();
         // Behind a special token, the whole text would have been given its space again.
         let special = ids
             .iter()
@@ -319,7 +321,8 @@ fn without_prefix(inner: &tokenizers::Tokenizer) -> Option<tokenizers::Tokenizer
     let pre_tokenizer = inner
         .get_pre_tokenizer()
         .map(|p| json(serde_json::to_value(p)));
-    let (mut bare_normalizer, mut bare_pre_tokenizer) = (normalizer.clone(), pre_tokenizer.clone());
+    let mut bare_normalizer = normalizer.clone();
+    let mut bare_pre_tokenizer = pre_tokenizer.clone();
     bare_normalizer.iter_mut().for_each(take_off_prefix);
     bare_pre_tokenizer.iter_mut().for_each(take_off_prefix);
     if bare_normalizer == normalizer && bare_pre_tokenizer == pre_tokenizer {

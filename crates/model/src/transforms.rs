@@ -58,7 +58,8 @@ pub struct HeadMerge {
 /// # Errors
 /// A sentence when `merge` does not fit the heads.
 pub fn strided_groups(config: &dyn ModelConfig, merge: usize) -> Result<Vec<Vec<usize>>, String> {
-    let (heads, kv) = (config.num_attention_heads(), config.num_key_value_heads());
+    let heads = config.num_attention_heads();
+    let kv = config.num_key_value_heads();
     let per_kv = heads / kv;
     if !kv.is_multiple_of(merge) {
         return Err(format!(

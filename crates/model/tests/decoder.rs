@@ -238,10 +238,8 @@ fn a_frozen_weight_under_lora_changes_no_gradient() {
     factors.retain(|name, _| name.contains("lora_"));
     let vb = base.var_builder_with(factors);
     let decoder = Llama::new(base.config.llama().unwrap(), &transforms, vb).unwrap();
-    let (all, few) = (
-        hidden_loss(&whole).backward().unwrap(),
-        hidden_loss(&decoder).backward().unwrap(),
-    );
+    let all = hidden_loss(&whole).backward().unwrap();
+    let few = hidden_loss(&decoder).backward().unwrap();
     for (name, var) in vars.iter().filter(|(name, _)| name.contains("lora_")) {
         let values = |grads: &candle_core::backprop::GradStore| -> Vec<f32> {
             grads
@@ -252,7 +250,8 @@ fn a_frozen_weight_under_lora_changes_no_gradient() {
                 .to_vec1()
                 .unwrap()
         };
-        let (all, few) = (values(&all), values(&few));
+        let all = values(&all);
+        let few = values(&few);
         let largest = all.iter().fold(0f32, |m, v| m.max(v.abs()));
         // Sums in another order differ in the last bits of a 24-bit mantissa, over many terms.
         assert!(
@@ -292,17 +291,17 @@ fn fake_quantized_gradients_are_nearly_those_of_the_floats() {
         )
         .unwrap()
     };
-    let (plain, rounded) = (run(None), run(Some(format)));
-    let (a, b) = (
-        plain.to_scalar::<f32>().unwrap(),
-        rounded.to_scalar::<f32>().unwrap(),
-    );
+    let plain = run(None);
+    let rounded = run(Some(format));
+    let a = plain.to_scalar::<f32>().unwrap();
+    let b = rounded.to_scalar::<f32>().unwrap();
     // Rounding to the format moves a loss by far less than a percent, and must move it.
     assert!(
         a != b && (a - b).abs() < 1e-2 * a,
         "{a} in floats, {b} fake-quantized"
     );
-    let (plain, rounded) = (plain.backward().unwrap(), rounded.backward().unwrap());
+    let plain = plain.backward().unwrap();
+    let rounded = rounded.backward().unwrap();
     for (name, var) in &vars {
         let values = |grads: &candle_core::backprop::GradStore| -> Vec<f32> {
             grads
@@ -313,7 +312,8 @@ fn fake_quantized_gradients_are_nearly_those_of_the_floats() {
                 .to_vec1()
                 .unwrap()
         };
-        let (a, b) = (values(&plain), values(&rounded));
+        let a = values(&plain);
+        let b = values(&rounded);
         let dot =
             |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(x * y)).sum::<f64>();
         let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
@@ -325,7 +325,8 @@ fn fake_quantized_gradients_are_nearly_those_of_the_floats() {
 #[test]
 fn a_row_outside_the_formats_range_is_refused() {
     let format = FakeQuant::from(&NumericSpec::default());
-    let (x, gain) = (tensor(1, &[2, 32], 1e6), tensor(2, &[32], 1.0));
+    let x = tensor(1, &[2, 32], 1e6);
+    let gain = tensor(2, &[32], 1.0);
     assert!(rms_norm(&x, &gain, 1e-5, None).is_ok());
     let error = rms_norm(&x, &gain, 1e-5, Some(format))
         .unwrap_err()
@@ -354,23 +355,20 @@ fn frozen_weights_get_no_gradient() {
 #[test]
 fn merged_attention_is_the_formula() {
     let config = config();
-    let (n, d) = (5, 8);
-    let (q, k, v) = (
-        tensor(1, &[n, 32], 2.0),
-        tensor(2, &[n, 16], 2.0),
-        tensor(3, &[n, 16], 2.0),
-    );
+    let n = 5;
+    let d = 8;
+    let q = tensor(1, &[n, 32], 2.0);
+    let k = tensor(2, &[n, 16], 2.0);
+    let v = tensor(3, &[n, 16], 2.0);
     let groups = strided_groups(&config, 2).unwrap();
     let segments = Rows::packed(&[n]).segments;
     let got =
         marill_model::ops::attention(&q, &k, &v, &segments, &groups.clone().into(), d, 0.3, None)
             .unwrap();
     let got = got.to_vec2::<f32>().unwrap();
-    let (q, k, v) = (
-        q.to_vec2::<f32>().unwrap(),
-        k.to_vec2::<f32>().unwrap(),
-        v.to_vec2::<f32>().unwrap(),
-    );
+    let q = q.to_vec2::<f32>().unwrap();
+    let k = k.to_vec2::<f32>().unwrap();
+    let v = v.to_vec2::<f32>().unwrap();
     for group in &groups {
         for row in 0..n {
             let score = |j: usize| -> f64 {

@@ -31,11 +31,9 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
 
 #[test]
 fn maps_and_embeddings_are_the_formulas_bit_for_bit() {
-    let (x, w, b) = (
-        tensor(1, &[7, 48], 3.0),
-        tensor(2, &[20, 48], 1.0),
-        tensor(3, &[20], 1.0),
-    );
+    let x = tensor(1, &[7, 48], 3.0);
+    let w = tensor(2, &[20, 48], 1.0);
+    let b = tensor(3, &[20], 1.0);
     let formula = x
         .matmul(&w.t().unwrap())
         .unwrap()
@@ -69,8 +67,10 @@ fn softmax_and_gelu_are_the_formulas_bit_for_bit() {
 
 #[test]
 fn a_projection_as_a_module_adds_its_lora_update() {
-    let (x, weight) = (tensor(5, &[6, 16], 2.0), tensor(6, &[10, 16], 1.0));
-    let (a, b) = (tensor(7, &[2, 16], 1.0), tensor(8, &[10, 2], 1.0));
+    let x = tensor(5, &[6, 16], 2.0);
+    let weight = tensor(6, &[10, 16], 1.0);
+    let a = tensor(7, &[2, 16], 1.0);
+    let b = tensor(8, &[10, 2], 1.0);
     let plain = Linear {
         weight: weight.clone(),
         lora: None,

@@ -39,7 +39,8 @@ pub fn attention(
     scale: f64,
     format: Option<FakeQuant>,
 ) -> Result<Tensor> {
-    let (q_width, kv_width) = (q.dim(1)?, k.dim(1)?);
+    let q_width = q.dim(1)?;
+    let kv_width = k.dim(1)?;
     let op = Attention {
         segments: segments.clone(),
         groups: groups.clone(),
@@ -124,10 +125,8 @@ impl Attention {
         out.resize(x.q_len * x.k_len, 0.0);
         for (nth, &head) in group.iter().enumerate() {
             let dst = MatMut::new(out, x.q_len, x.k_len);
-            let (q, k) = (
-                self.q_head(x.q, x.q_len, head),
-                self.kv_head(x.k, x.k_len, head),
-            );
+            let q = self.q_head(x.q, x.q_len, head);
+            let k = self.kv_head(x.k, x.k_len, head);
             gemm(dst, q, k.t(), self.scale, nth > 0, false);
         }
         for (row, scores) in out.chunks_exact_mut(x.k_len).enumerate() {
@@ -178,14 +177,13 @@ impl Attention {
         dk: &mut [f32],
         dv: &mut [f32],
     ) {
-        let (mut p, mut ds) = (Vec::new(), vec![0f32; x.q_len * x.k_len]);
+        let mut p = Vec::new();
+        let mut ds = vec![0f32; x.q_len * x.k_len];
         for group in self.groups.iter() {
             self.probabilities(x, group, &mut p);
             for (nth, &head) in group.iter().enumerate() {
-                let (g, v) = (
-                    self.q_head(grad, x.q_len, head),
-                    self.kv_head(x.v, x.k_len, head),
-                );
+                let g = self.q_head(grad, x.q_len, head);
+                let v = self.kv_head(x.v, x.k_len, head);
                 gemm(
                     MatMut::new(&mut ds, x.q_len, x.k_len),
                     g,
@@ -276,7 +274,8 @@ impl CustomOp3 for Attention {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (q, k) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
+        let q = floats(s1, l1, self.name())?;
+        let k = floats(s2, l2, self.name())?;
         let v = floats(s3, l3, self.name())?;
         let mut out = vec![0f32; q.len()];
         let rows = pieces(
@@ -297,7 +296,8 @@ impl CustomOp3 for Attention {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (mut dq, mut dk) = (vec![0f32; q.elem_count()], vec![0f32; k.elem_count()]);
+        let mut dq = vec![0f32; q.elem_count()];
+        let mut dk = vec![0f32; k.elem_count()];
         let mut dv = vec![0f32; v.elem_count()];
         let out = pieces(
             &mut dq,

@@ -159,7 +159,8 @@ pub fn round_factors(
             .map(|(v, f)| (f64::from(*v) * f).abs());
         Ok(each.fold(0.0, f64::max))
     };
-    let (max_a, max_b) = (largest(a, &columns)?, largest(b, &[scale])?);
+    let max_a = largest(a, &columns)?;
+    let max_b = largest(b, &[scale])?;
     let tilt = if max_a > 0.0 && max_b > 0.0 {
         ((max_b / max_a).log2() / 2.0).round() as i32
     } else {

@@ -81,8 +81,10 @@ fn row_loss(logits: &mut [f32], teacher: Option<(&mut [f32], f32, f32)>, label: 
     };
     let mut soft: Vec<f32> = logits.iter().map(|v| v / temperature).collect();
     target.iter_mut().for_each(|v| *v /= temperature);
-    let (raw_soft, raw_target) = (soft.clone(), target.to_vec());
-    let (lse_soft, lse_target) = (softmax(&mut soft), softmax(target));
+    let raw_soft = soft.clone();
+    let raw_target = target.to_vec();
+    let lse_soft = softmax(&mut soft);
+    let lse_target = softmax(target);
     let mut divergence = 0f32;
     for i in 0..target.len() {
         divergence += target[i] * ((raw_target[i] - lse_target) - (raw_soft[i] - lse_soft));
@@ -162,8 +164,10 @@ impl CustomOp2 for FusedHead {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (hidden, head) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
-        let ((rows, width), (vocab, _)) = (l1.shape().dims2()?, l2.shape().dims2()?);
+        let hidden = floats(s1, l1, self.name())?;
+        let head = floats(s2, l2, self.name())?;
+        let (rows, width) = l1.shape().dims2()?;
+        let (vocab, _) = l2.shape().dims2()?;
         if rows != self.loss.labels.len() {
             candle_core::bail!("{} labels for {rows} rows", self.loss.labels.len());
         }

@@ -67,7 +67,8 @@ impl CustomOp1 for FrozenLinear {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = floats(storage, layout, self.name())?;
-        let ((rows, inner), out) = (layout.shape().dims2()?, self.weight.dim(0)?);
+        let (rows, inner) = layout.shape().dims2()?;
+        let out = self.weight.dim(0)?;
         let y = with_floats(&self.weight, self.name(), |w| {
             forward(x, w, rows, inner, out)
         })?;
@@ -93,8 +94,10 @@ impl CustomOp2 for TrainedLinear {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
-        let ((rows, inner), out) = (l1.shape().dims2()?, l2.shape().dims2()?.0);
+        let x = floats(s1, l1, self.name())?;
+        let w = floats(s2, l2, self.name())?;
+        let (rows, inner) = l1.shape().dims2()?;
+        let out = l2.shape().dims2()?.0;
         Ok((
             CpuStorage::F32(forward(x, w, rows, inner, out)),
             (rows, out).into(),
@@ -108,7 +111,8 @@ impl CustomOp2 for TrainedLinear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let ((rows, inner), out) = (x.dims2()?, weight.dim(0)?);
+        let (rows, inner) = x.dims2()?;
+        let out = weight.dim(0)?;
         let mut dw = vec![0f32; out * inner];
         with_floats(grad, self.name(), |g| {
             with_floats(x, self.name(), |x| {

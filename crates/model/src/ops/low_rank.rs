@@ -117,7 +117,8 @@ impl LowRank {
         );
         let dropped = self.dropout.map(|d| d.apply(x));
         let seen = Mat::new(dropped.as_deref().unwrap_or(x), n, width);
-        let (mut da, v) = (vec![0f32; rank * width], Mat::new(&v, n, rank));
+        let mut da = vec![0f32; rank * width];
+        let v = Mat::new(&v, n, rank);
         gemm(
             MatMut::new(&mut da, rank, width),
             v.t(),
@@ -171,16 +172,12 @@ impl CustomOp3 for LowRank {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, a, b) = (
-            floats(s1, l1, self.name())?,
-            floats(s2, l2, self.name())?,
-            floats(s3, l3, self.name())?,
-        );
-        let ((n, width), (rank, _), (out, _)) = (
-            l1.shape().dims2()?,
-            l2.shape().dims2()?,
-            l3.shape().dims2()?,
-        );
+        let x = floats(s1, l1, self.name())?;
+        let a = floats(s2, l2, self.name())?;
+        let b = floats(s3, l3, self.name())?;
+        let (n, width) = l1.shape().dims2()?;
+        let (rank, _) = l2.shape().dims2()?;
+        let (out, _) = l3.shape().dims2()?;
         Ok((
             CpuStorage::F32(self.forward(x, a, b, (n, width, rank, out))?),
             (n, out).into(),

@@ -42,10 +42,8 @@ impl CustomOp1 for RowDistance {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, width) = (
-            floats(storage, layout, self.name())?,
-            layout.shape().dims2()?.1,
-        );
+        let x = floats(storage, layout, self.name())?;
+        let width = layout.shape().dims2()?.1;
         let rows: Vec<f64> = with_floats(&self.target, self.name(), |target| {
             let rows = x.par_chunks(width).zip(target.par_chunks(width));
             let distance = |(x, t): (&[f32], &[f32])| {
@@ -63,7 +61,8 @@ impl CustomOp1 for RowDistance {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (upstream, width) = (grad.to_scalar::<f32>()?, x.dim(1)?);
+        let upstream = grad.to_scalar::<f32>()?;
+        let width = x.dim(1)?;
         let mut dx = vec![0f32; x.elem_count()];
         with_floats(x, self.name(), |x| {
             with_floats(&self.target, self.name(), |target| {

@@ -55,7 +55,8 @@ impl CustomOp2 for RmsNorm {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
+        let x = floats(s1, l1, self.name())?;
+        let w = floats(s2, l2, self.name())?;
         let hidden = w.len();
         let mut y = vec![0f32; x.len()];
         if let Some(format) = self.format {

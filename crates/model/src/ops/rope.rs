@@ -20,7 +20,8 @@ impl RopeTable {
     pub fn new(head_dim: usize, theta: f64, positions: usize) -> Self {
         let half = head_dim / 2;
         let angle = |at: usize| {
-            let (position, i) = (at / half, at % half);
+            let position = at / half;
+            let i = at % half;
             position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64)
         };
         let count = positions * half;
@@ -59,7 +60,9 @@ impl RopeTable {
         for head in row.chunks_exact_mut(self.head_dim) {
             let (low, high) = head.split_at_mut(half);
             for i in 0..half {
-                let (x1, x2, sin) = (low[i], high[i], sin[i] * direction);
+                let x1 = low[i];
+                let x2 = high[i];
+                let sin = sin[i] * direction;
                 low[i] = x1 * cos[i] - x2 * sin;
                 high[i] = x2 * cos[i] + x1 * sin;
             }

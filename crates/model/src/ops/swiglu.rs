@@ -53,7 +53,8 @@ impl CustomOp2 for SwiGlu {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (floats(s1, l1, self.name())?, floats(s2, l2, self.name())?);
+        let gate = floats(s1, l1, self.name())?;
+        let up = floats(s2, l2, self.name())?;
         let mut y = vec![0f32; gate.len()];
         y.par_chunks_mut(CHUNK)
             .zip(gate.par_chunks(CHUNK))
