@@ -268,7 +268,8 @@ fn stochastic_truncation_is_unbiased_and_off_by_about_one() {
             sums[class] / counts[class]
         );
     }
-    let (sum, variance): (f64, f64) = (sums.iter().sum(), variances.iter().sum());
+    let sum: f64 = sums.iter().sum();
+    let variance: f64 = variances.iter().sum();
     // Five standard deviations.
     assert!(
         sum.abs() < 5.0 * variance.sqrt(),
@@ -504,10 +505,8 @@ fn softmax_over_2048_keys_is_within_a_thousandth() {
         let row = &floats[at..at + len];
         let largest = row.iter().copied().fold(f32::MIN, f32::max);
         let exact: Vec<f64> = row.iter().map(|v| f64::from(v - largest).exp()).collect();
-        let (sum, got_sum) = (
-            exact.iter().sum::<f64>(),
-            weights[at..at + len].iter().sum::<f64>(),
-        );
+        let sum = exact.iter().sum::<f64>();
+        let got_sum = weights[at..at + len].iter().sum::<f64>();
         for (got, exact) in weights[at..at + len].iter().zip(&exact) {
             worst = worst.max((got / got_sum - exact / sum).abs());
         }

@@ -594,69 +594,74 @@ fn a_server_that_sends_anything_learns_nothing_from_frames() {
         Fixture::stochastic(2),
         Fixture::new(2).uses_dcf(),
     ] {
-        let (input, other) = (fixture.input(7, 9), fixture.input(8, 14));
-        let honest = fixture.record(&input, None);
-        let adversary = |sent: &Log| {
-            let sizes: Vec<usize> = honest.server_frames.iter().map(Vec::len).collect();
-            Box::new(Adversary {
-                sizes: sizes.into_iter(),
-                sent: Arc::clone(sent),
-            })
-        };
-        let logs: [Log; 4] = Default::default();
-        let mut client = fixture.with_dcf_keys(
-            fixture.client(adversary(&logs[0])),
-            Replay::new(honest.dcf_keys.clone(), &logs[1]),
-        );
-        fixture.steps(&mut client, Some(&input), 16);
-        let frames = take(&logs[0]);
-        assert!(
-            frames[1..] != honest.client_frames[1..],
-            "the answers had an effect"
-        );
-
-        let (masks_to_dealer, masks_from_client) = mpsc::channel();
-        let (halves_to_client, halves_from_dealer) = mpsc::channel();
-        let mut second = fixture.with_dcf_keys(
-            fixture.client(adversary(&logs[0])),
-            Replay::new(Vec::new(), &logs[1]),
-        );
-        if let Role::Evaluator(e) = &mut second.role {
-            let sent = Transcript::new(frames.concat());
-            let msbs = Record::of(&mut client).msbs.into_iter();
-            e.randomness = Box::new(ClientScript {
-                sent,
-                msbs,
-                masks_to_dealer,
-                halves_from_dealer,
-            });
-        }
-        let mut dealer = fixture.with_dcf_keys(
-            fixture.dealer(Replay::new(Vec::new(), &logs[2])),
-            Replay::new(Vec::new(), &logs[3]),
-        );
-        if let Role::Dealer(s) = &mut dealer.role {
-            let written = Transcript::new(honest.corrections.concat());
-            s.randomness = Box::new(DealerScript {
-                streams: fixture.dealer_streams(),
-                written,
-                masks_from_client,
-                halves_to_client,
-            });
-        }
-        thread::scope(|scope| {
-            scope.spawn(|| fixture.steps(&mut dealer, None, 16));
-            fixture.steps(&mut second, Some(&other), 16);
-        });
-        assert!(
-            take(&logs[0]) == frames,
-            "the messages to the server differ"
-        );
-        assert!(
-            take(&logs[2]).concat() == honest.corrections.concat(),
-            "the corrections differ"
-        );
+        frames_depend_on_nothing_secret(&fixture);
     }
+}
+
+fn frames_depend_on_nothing_secret(fixture: &Fixture) {
+    let input = fixture.input(7, 9);
+    let other = fixture.input(8, 14);
+    let honest = fixture.record(&input, None);
+    let adversary = |sent: &Log| {
+        let sizes: Vec<usize> = honest.server_frames.iter().map(Vec::len).collect();
+        Box::new(Adversary {
+            sizes: sizes.into_iter(),
+            sent: Arc::clone(sent),
+        })
+    };
+    let logs: [Log; 4] = Default::default();
+    let mut client = fixture.with_dcf_keys(
+        fixture.client(adversary(&logs[0])),
+        Replay::new(honest.dcf_keys.clone(), &logs[1]),
+    );
+    fixture.steps(&mut client, Some(&input), 16);
+    let frames = take(&logs[0]);
+    assert!(
+        frames[1..] != honest.client_frames[1..],
+        "the answers had an effect"
+    );
+
+    let (masks_to_dealer, masks_from_client) = mpsc::channel();
+    let (halves_to_client, halves_from_dealer) = mpsc::channel();
+    let mut second = fixture.with_dcf_keys(
+        fixture.client(adversary(&logs[0])),
+        Replay::new(Vec::new(), &logs[1]),
+    );
+    if let Role::Evaluator(e) = &mut second.role {
+        let sent = Transcript::new(frames.concat());
+        let msbs = Record::of(&mut client).msbs.into_iter();
+        e.randomness = Box::new(ClientScript {
+            sent,
+            msbs,
+            masks_to_dealer,
+            halves_from_dealer,
+        });
+    }
+    let mut dealer = fixture.with_dcf_keys(
+        fixture.dealer(Replay::new(Vec::new(), &logs[2])),
+        Replay::new(Vec::new(), &logs[3]),
+    );
+    if let Role::Dealer(s) = &mut dealer.role {
+        let written = Transcript::new(honest.corrections.concat());
+        s.randomness = Box::new(DealerScript {
+            streams: fixture.dealer_streams(),
+            written,
+            masks_from_client,
+            halves_to_client,
+        });
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| fixture.steps(&mut dealer, None, 16));
+        fixture.steps(&mut second, Some(&other), 16);
+    });
+    assert!(
+        take(&logs[0]) == frames,
+        "the messages to the server differ"
+    );
+    assert!(
+        take(&logs[2]).concat() == honest.corrections.concat(),
+        "the corrections differ"
+    );
 }
 
 /// The mirror. For any other adapter there are masks of E1, and of the adapter, under which E0

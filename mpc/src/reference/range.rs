@@ -104,10 +104,8 @@ impl fmt::Display for Headroom {
             Some(layer) => write!(f, "private layer {layer}, `{label}`: ")?,
             None => write!(f, "behind the last layer, `{label}`: ")?,
         }
-        let (bits, which) = (
-            self.bits().abs(),
-            if self.bits() > 0.0 { "left" } else { "missing" },
-        );
+        let bits = self.bits().abs();
+        let which = if self.bits() > 0.0 { "left" } else { "missing" };
         write!(
             f,
             "a value may reach 2^{reaches_bits:.1} where 2^{limit_bits:.0} is the limit, {bits:.1} \

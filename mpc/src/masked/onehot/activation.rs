@@ -261,20 +261,16 @@ impl Masked {
     ) -> Result<(Vec<Wire>, OpenBits, Bits, Option<Bits>), ProtocolError> {
         let mut opening = Opening::default();
         let borrow = opening.add(&position.borrow);
-        let (less, equal) = (
-            opening.add(&position.index.0),
-            opening.add(&position.index.1) | borrow,
-        );
+        let less = opening.add(&position.index.0);
+        let equal = opening.add(&position.index.1) | borrow;
         let same = opening.all(&position.same);
         let lower = opening.all(&position.lower);
         // same ⊕ (same ⊕ lower)·(less ⊕ equal·borrow)
         let mut terms = vec![same, same | less, same | equal, lower | less, lower | equal];
         let in_domain = terms.len();
         if let Some(sign) = &position.sign {
-            let (less, equal) = (
-                opening.add(&sign.index.0),
-                opening.add(&sign.index.1) | borrow,
-            );
+            let less = opening.add(&sign.index.0);
+            let equal = opening.add(&sign.index.1) | borrow;
             let prefix = opening.all(&sign.prefix);
             terms.extend([prefix | less, prefix | equal]);
             if let [flips, top] = sign.top.as_slice() {
