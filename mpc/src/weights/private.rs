@@ -47,7 +47,7 @@ impl PrivateWeights {
         updates: Vec<Option<LoraFloats>>,
     ) -> Result<Self, SpecError> {
         let spec = &public.spec;
-        // Factors and whole matrices exclude each other: a spec names one.
+        // Factors and full-rank weights exclude each other: a spec names one.
         if spec.is_full_rank() {
             let problem = "keeps full-rank weights, not LoRA updates".to_owned();
             return Err(SpecError::Invalid {
