@@ -54,6 +54,7 @@ mod private_matrix;
 mod product;
 mod share;
 
+use crate::masked::share::Term;
 pub use crate::masked::share::{Share, Wire};
 mod reveal;
 #[cfg(test)]
@@ -65,6 +66,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use marill_crypto::{Prg, Seed, aes::Cipher};
 use marill_net::Channel;
+use marill_numeric::RingTensor;
 
 pub(crate) use crate::masked::onehot::argmax::INDEX_BITS;
 pub use crate::masked::{
@@ -336,6 +338,22 @@ impl Masked {
         }
     }
 
+    /// A share whose halves lack a term: `data` is the own half at an evaluator, and the term at the
+    /// dealer.
+    fn with_term_deferred(&self, rows: usize, cols: usize, bits: u32, data: Vec<u64>) -> Share {
+        let tensor = RingTensor::new(rows, cols, bits, data);
+        match &self.role {
+            Role::Evaluator(_) | Role::Tally(_) => Share {
+                tensor,
+                term: Term::Deferred,
+            },
+            Role::Dealer(_) => Share {
+                tensor: tensor.with_data(Vec::new()),
+                term: Term::Known(tensor),
+            },
+        }
+    }
+
     /// A share whose halves alone are the value, for those who read them ([`Share::half`]).
     ///
     /// # Errors
@@ -346,11 +364,12 @@ impl Masked {
 
     /// Shares what a share defers, so that the shares alone are the value.
     fn materialized<'a>(&mut self, share: &'a Share) -> Result<Cow<'a, Share>, ProtocolError> {
-        if !share.deferred {
+        if !share.is_deferred() {
             return Ok(Cow::Borrowed(share));
         }
         // The deferred term is shared like any value of the dealer's, and added to the halves.
-        let mut data = self.correct(share.len(), share.bits, |i| share.data[i])?;
+        let term = share.known_term().unwrap_or_default();
+        let mut data = self.correct(share.len(), share.bits, |i| term[i])?;
         if self.is_evaluator() {
             data.iter_mut()
                 .zip(&share.data)

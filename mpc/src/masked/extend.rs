@@ -104,7 +104,7 @@ impl Masked {
                 inner + (wrap << (x.bits as usize + 1))
             }),
         };
-        Ok(Share::with_term_deferred(x.rows, 1, 64, data))
+        Ok(self.with_term_deferred(x.rows, 1, 64, data))
     }
 
     /// Element-wise product modulo 2^64 where `scalar(i)` names the element of `y` for element `i`
@@ -140,6 +140,6 @@ impl Masked {
                 (0..n).map(|i| value(i).0).collect()
             }
         };
-        Ok(Share::with_term_deferred(x.rows, x.cols, 64, data))
+        Ok(self.with_term_deferred(x.rows, x.cols, 64, data))
     }
 }

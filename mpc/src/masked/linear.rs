@@ -34,17 +34,11 @@ impl Wire {
 
 impl Masked {
     pub(super) fn add(&self, x: &Share, y: &Share) -> Share {
-        Share {
-            tensor: &x.tensor + &y.tensor,
-            deferred: x.deferred || y.deferred,
-        }
+        x.joined(y, |x, y| x + y)
     }
 
     pub(super) fn sub(&self, x: &Share, y: &Share) -> Share {
-        Share {
-            tensor: &x.tensor - &y.tensor,
-            deferred: x.deferred || y.deferred,
-        }
+        x.joined(y, |x, y| x - y)
     }
 
     pub(super) fn add_constant(&self, x: &Share, constant: u64) -> Share {
@@ -76,6 +70,7 @@ impl Masked {
     }
 
     pub(super) fn linear(&self, matrix: &PublicMatrix, x: &Share) -> Share {
+        debug_assert!(!x.is_deferred(), "the dealer has no matrix for its term");
         // E0's half of a revealed value is -[r]_0, whose product may have been made ahead.
         let ready = self
             .precomputed()
@@ -86,15 +81,11 @@ impl Masked {
             None if x.data.is_empty() => Vec::new(),
             None => matrix.par_apply(&x.data),
         };
-        x.linear(|half| RingTensor::new(half.rows, matrix.rows(), half.bits, data))
+        Share::new(x.rows, matrix.rows(), x.bits, data)
     }
 
     pub(super) fn concat(&self, parts: &[&Share]) -> Share {
-        let tensors: Vec<&RingTensor> = parts.iter().map(|part| &part.tensor).collect();
-        Share {
-            tensor: RingTensor::side_by_side(&tensors),
-            deferred: parts.iter().any(|part| part.deferred),
-        }
+        Share::side_by_side(parts)
     }
 
     pub(super) fn columns(&self, x: &Share, first: usize, count: usize) -> Share {
@@ -165,7 +156,7 @@ impl Masked {
     }
 
     pub(super) fn add_key_bias(&self, scores: &Share, bias: &Wire, a: &Attention<'_>) -> Share {
-        debug_assert!(!scores.deferred, "scores were truncated");
+        debug_assert!(!scores.is_deferred(), "scores were truncated");
         if !self.is_evaluator() {
             return scores.clone();
         }
@@ -176,7 +167,10 @@ impl Masked {
     }
 
     pub(super) fn ragged_rsub(&self, x: &Share, scalar: &Share, lens: &[usize]) -> Share {
-        debug_assert!(!x.deferred && !scalar.deferred, "both were truncated");
+        debug_assert!(
+            !x.is_deferred() && !scalar.is_deferred(),
+            "both were truncated"
+        );
         let mut data = Vec::new();
         if self.is_evaluator() {
             let rows = ragged(&x.data, lens).zip(&scalar.data);
@@ -186,7 +180,7 @@ impl Masked {
     }
 
     pub(super) fn ragged_sum(&self, x: &Share, lens: &[usize]) -> Share {
-        debug_assert!(!x.deferred, "the values were truncated");
+        debug_assert!(!x.is_deferred(), "the values were truncated");
         let data = if self.is_evaluator() {
             ragged(&x.data, lens)
                 .map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)))

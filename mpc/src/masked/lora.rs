@@ -109,7 +109,7 @@ impl Masked {
                 product = ring::matmul_transposed(&u, &lora.b, rank);
             }
         }
-        Share::with_term_deferred(x.rows, out, x.bits, product)
+        self.with_term_deferred(x.rows, out, x.bits, product)
     }
 
     /// A row that E1 holds in clear is a share of itself: nothing is sent.

@@ -9,7 +9,7 @@
 //! `W·x = W·(x + [r]_0) - Ŵ·[r]_0 + R_W·[r]_0`. E1 computes the first term, E0 the second, before
 //! that if it likes, since both factors are its own. The third is a function of masks that the
 //! dealer knows and defers into the mask of the truncation behind the product (see
-//! [`Share::deferred`]). No round, no byte between the evaluators beyond the reveal, and no
+//! `Term` in `masked/share.rs`). No round, no byte between the evaluators beyond the reveal, and no
 //! correction.
 //!
 //! # Who learns what
@@ -71,7 +71,7 @@ impl Masked {
                 Matrices::Own(matrices) => matrices[map.index()].matrix.par_apply(&x.data),
             },
         };
-        Share::with_term_deferred(x.rows, spec.rows, x.bits, data)
+        self.with_term_deferred(x.rows, spec.rows, x.bits, data)
     }
 
     /// A row that E1 holds in clear is a share of itself: nothing is sent.

@@ -1,7 +1,7 @@
 //! Bilinear products of two wires: element-wise, attention scores, weighted sums of values.
 //!
 //! With `x = x̂ - r_x` and `y = ŷ - r_y`, everything but `r_x · r_y` is local to the evaluators;
-//! that term the dealer knows, and the share carries it as `deferred`.
+//! that term the dealer knows, and the share carries it as a deferred `Term`.
 
 use crate::{
     engine::Attention,
@@ -34,7 +34,7 @@ impl Masked {
             Role::Evaluator(_) => own(self),
             Role::Tally(_) => Vec::new(),
         };
-        Share::with_term_deferred(rows, cols, bits, data)
+        self.with_term_deferred(rows, cols, bits, data)
     }
 
     pub(super) fn mul(&self, x: &Wire, y: &Wire) -> Share {

@@ -266,11 +266,8 @@ impl Masked {
                         .zip(other)
                         .map(|(a, b)| a.wrapping_add(b) & modulus)
                         .collect();
-                    if share.deferred {
-                        mask.iter_mut()
-                            .zip(&share.data)
-                            .for_each(|(r, o)| *r = r.wrapping_sub(*o) & modulus);
-                    }
+                    let pairs = mask.iter_mut().zip(share.known_term().unwrap_or_default());
+                    pairs.for_each(|(r, o)| *r = r.wrapping_sub(*o) & modulus);
                 }
                 Role::Evaluator(e) => {
                     mask = e
@@ -359,7 +356,7 @@ impl Masked {
         label: &'static str,
     ) -> Result<(Share, Vec<u64>), ProtocolError> {
         debug_assert!(
-            !x.deferred && x.bits >= bits,
+            !x.is_deferred() && x.bits >= bits,
             "a materialized share of enough bits"
         );
         let n = x.len();

@@ -305,8 +305,9 @@ impl Observer for Record {
         } else {
             0
         };
-        let mut randomness: Vec<u64> = raised
-            .data
+        // The dealer's part is of the term that the halves lack.
+        let part = raised.known_term().unwrap_or(&raised.data);
+        let mut randomness: Vec<u64> = part
             .iter()
             .map(|v| (v & low).wrapping_add(constant))
             .collect();

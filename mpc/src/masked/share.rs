@@ -9,14 +9,51 @@ use std::{
 use marill_numeric::{RingTensor, Word};
 
 /// An additive share, valid modulo `2^bits`: an evaluator's half. The dealer and a tally hold its
-/// shape, but see `deferred`.
+/// shape.
 #[derive(Clone)]
 pub struct Share {
     pub(crate) tensor: RingTensor,
-    /// Whether the evaluators' halves lack a term that the dealer knows and keeps in its own
-    /// tensor. A truncation takes it into the mask of its opening, for nothing; any other use has
-    /// it shared first ([`crate::masked::Masked::materialize`]).
-    pub(crate) deferred: bool,
+    pub(crate) term: Term,
+}
+
+/// A term that the evaluators' halves lack, and the dealer knows. A truncation takes it into the
+/// mask of its opening, for nothing; any other use has it shared first
+/// ([`crate::masked::Masked::materialize`]).
+#[derive(Clone)]
+pub(crate) enum Term {
+    /// The halves alone are the value.
+    None,
+    /// At an evaluator and in a tally: there is one.
+    Deferred,
+    /// At the dealer: the term.
+    Known(RingTensor),
+}
+
+impl Term {
+    /// What a linear function makes of the term.
+    fn linear(&self, f: impl FnOnce(&RingTensor) -> RingTensor) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Deferred => Self::Deferred,
+            Self::Known(term) => Self::Known(f(term)),
+        }
+    }
+
+    /// The term of a sum or a difference, by the same function of tensors. A share without one adds
+    /// zeros, which `shape` has the shape of.
+    fn joined(
+        [x, y]: [&Self; 2],
+        shape: &RingTensor,
+        f: impl FnOnce(&RingTensor, &RingTensor) -> RingTensor,
+    ) -> Self {
+        match (x, y) {
+            (Self::None, Self::None) => Self::None,
+            (Self::Known(x), Self::Known(y)) => Self::Known(f(x, y)),
+            (Self::Known(x), _) => Self::Known(f(x, shape)),
+            (_, Self::Known(y)) => Self::Known(f(shape, y)),
+            _ => Self::Deferred,
+        }
+    }
 }
 
 impl Deref for Share {
@@ -54,39 +91,91 @@ impl Share {
     pub(crate) fn new(rows: usize, cols: usize, bits: u32, data: Vec<u64>) -> Self {
         Self {
             tensor: RingTensor::new(rows, cols, bits, data),
-            deferred: false,
-        }
-    }
-
-    /// The evaluators' halves without a term that the dealer keeps; at the dealer, the term.
-    pub(crate) fn with_term_deferred(rows: usize, cols: usize, bits: u32, data: Vec<u64>) -> Self {
-        Self {
-            tensor: RingTensor::new(rows, cols, bits, data),
-            deferred: true,
+            term: Term::None,
         }
     }
 
     /// What a linear function makes of the share: of the halves, and of a deferred term.
-    pub(super) fn linear(&self, f: impl FnOnce(&RingTensor) -> RingTensor) -> Self {
+    pub(super) fn linear(&self, f: impl Fn(&RingTensor) -> RingTensor) -> Self {
         Self {
             tensor: f(&self.tensor),
-            deferred: self.deferred,
+            term: self.term.linear(f),
+        }
+    }
+
+    /// A sum or a difference of two shares, by a function of tensors.
+    pub(super) fn joined(
+        &self,
+        other: &Self,
+        f: impl Fn(&RingTensor, &RingTensor) -> RingTensor,
+    ) -> Self {
+        let shape = self.tensor.with_data(Vec::new());
+        Self {
+            tensor: f(&self.tensor, &other.tensor),
+            term: Term::joined([&self.term, &other.term], &shape, f),
+        }
+    }
+
+    /// Whether the halves lack a term.
+    pub(super) fn is_deferred(&self) -> bool {
+        !matches!(self.term, Term::None)
+    }
+
+    /// The term that the halves lack, at the dealer.
+    pub(super) fn known_term(&self) -> Option<&[u64]> {
+        match &self.term {
+            Term::Known(term) => Some(&term.data),
+            _ => None,
         }
     }
 
     /// The same share in another ring. A narrower one forgets bits; a wider one is for a share
     /// whose integers are known to be right there.
     pub(super) fn in_ring(mut self, bits: u32) -> Self {
-        self.tensor.bits = bits;
+        self.tensors().for_each(|tensor| tensor.bits = bits);
         self
     }
 
     /// The same elements in another shape.
     pub(super) fn shaped(mut self, rows: usize, cols: usize) -> Self {
         debug_assert_eq!(self.len(), rows * cols);
-        self.tensor.rows = rows;
-        self.tensor.cols = cols;
+        self.tensors()
+            .for_each(|tensor| (tensor.rows, tensor.cols) = (rows, cols));
         self
+    }
+
+    /// The half and the known term.
+    fn tensors(&mut self) -> impl Iterator<Item = &mut RingTensor> {
+        let term = match &mut self.term {
+            Term::Known(term) => Some(term),
+            Term::None | Term::Deferred => None,
+        };
+        std::iter::once(&mut self.tensor).chain(term)
+    }
+
+    /// Shares side by side.
+    pub(super) fn side_by_side(parts: &[&Self]) -> Self {
+        let join = |tensors: Vec<&RingTensor>| RingTensor::side_by_side(&tensors);
+        let shapes: Vec<RingTensor> = parts.iter().map(|p| p.with_data(Vec::new())).collect();
+        let terms = parts
+            .iter()
+            .zip(&shapes)
+            .map(|(part, shape)| match &part.term {
+                Term::Known(term) => term,
+                Term::None | Term::Deferred => shape,
+            });
+        let any = |is: fn(&Term) -> bool| parts.iter().any(|part| is(&part.term));
+        let term = if any(|term| matches!(term, Term::Known(_))) {
+            Term::Known(join(terms.collect()))
+        } else if any(|term| matches!(term, Term::Deferred)) {
+            Term::Deferred
+        } else {
+            Term::None
+        };
+        Self {
+            tensor: join(parts.iter().map(|part| &part.tensor).collect()),
+            term,
+        }
     }
 
     /// The own half, modulo `2^bits`; none at the dealer and in a tally.

@@ -401,9 +401,7 @@ impl Masked {
                 .map(|value| value.0)
                 .collect(),
         };
-        Ok(Share::with_term_deferred(
-            wire.rows, wire.cols, PIECE_BITS, data,
-        ))
+        Ok(self.with_term_deferred(wire.rows, wire.cols, PIECE_BITS, data))
     }
 
     /// The signs of lookups, at the dealer.

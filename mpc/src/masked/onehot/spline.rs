@@ -159,7 +159,7 @@ impl Masked {
                 .map(|value| value.0)
                 .collect(),
         };
-        let product = Share::with_term_deferred(x.rows, x.cols, 64, data);
+        let product = self.with_term_deferred(x.rows, x.cols, 64, data);
         Ok((value, product))
     }
 

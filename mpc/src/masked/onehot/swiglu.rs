@@ -267,7 +267,7 @@ impl Masked {
                 })
                 .collect(),
         };
-        Ok(Share::with_term_deferred(y.rows, y.cols, out_bits, data))
+        Ok(self.with_term_deferred(y.rows, y.cols, out_bits, data))
     }
 
     /// Shares of `factor · b` without the borrow's constant, modulo `2^bits`; zeros without a

@@ -246,7 +246,7 @@ impl Masked {
             let share = self.add_constant(x, self.half(shift).wrapping_add(1 << (in_bits - 2)));
             return (share.in_ring(in_bits), shift);
         }
-        let parts = 2 + u64::from(x.deferred);
+        let parts = 2 + u64::from(x.is_deferred());
         let modulus = low_mask(in_bits);
         // What the parts drop, in the mean.
         let constant = parts * low_mask(dropped) / 2;
