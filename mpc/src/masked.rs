@@ -338,8 +338,8 @@ impl Masked {
         }
     }
 
-    /// A share whose halves lack a term: `data` is the own half at an evaluator, and the term at the
-    /// dealer.
+    /// A share whose halves lack a term: `data` is the own half at an evaluator, and the term at
+    /// the dealer.
     fn with_term_deferred(&self, rows: usize, cols: usize, bits: u32, data: Vec<u64>) -> Share {
         let tensor = RingTensor::new(rows, cols, bits, data);
         match &self.role {

@@ -1,6 +1,6 @@
 //! The private layers of a decoder as one secure program: the LLaMA family, and GPT-2 (see
-//! [`Architecture`]). The encoder ([`crate::program::encoder`]) is made of the same attention and
-//! the same plain MLP.
+//! [`crate::Architecture`]). The encoder ([`crate::program::encoder`]) is made of the same
+//! attention and the same plain MLP.
 //!
 //! Axes: `T` rows of new tokens, `D` hidden, `H` query heads, `KV` key-value heads, `d` head width,
 //! `F` MLP width, `C` cached keys. Fixed point: residual stream 15 fractional bits, everything else
