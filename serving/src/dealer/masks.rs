@@ -30,7 +30,7 @@ pub(crate) enum MaskScope<'a> {
     Client(&'a str),
     /// All clients of a partition with private full-rank weights: their views together are then the
     /// view of one.
-    Everybody,
+    AllClients,
     /// Whoever will use a preprocessed session. All clients then hold the same masked matrix, which
     /// is uniform and tells them nothing, also together.
     Preprocessed,
@@ -40,7 +40,7 @@ impl MaskScope<'_> {
     fn name(&self) -> &str {
         match self {
             Self::Client(id) => id,
-            Self::Everybody => "everybody",
+            Self::AllClients => "everybody",
             Self::Preprocessed => "ahead",
         }
     }
@@ -135,8 +135,8 @@ mod tests {
             of("another", MaskScope::Client(&alice), &private),
             of("default", MaskScope::Client(&"b2".repeat(32)), &private),
             of("default", MaskScope::Client(&alice), &"1f".repeat(32)),
-            of("default", MaskScope::Everybody, &private),
-            of("another", MaskScope::Everybody, &private),
+            of("default", MaskScope::AllClients, &private),
+            of("another", MaskScope::AllClients, &private),
             of("default", MaskScope::Preprocessed, &private),
         ];
         for (i, other) in others.iter().enumerate() {

@@ -80,7 +80,7 @@ fn open(
     // One mask hides full-rank weights from all clients alike, whose views together are then the
     // view of one.
     let principal = if hello.spec.is_full_rank() {
-        MaskScope::Everybody
+        MaskScope::AllClients
     } else {
         MaskScope::Client(&grant.client_id)
     };

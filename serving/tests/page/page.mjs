@@ -121,9 +121,9 @@ for (const when of ["before the first token", "after it", "and it goes on"]) {
 {
   const { $, sent, answers, ask } = page();
   ask("one");
-  answers[0].refuse("no seat");
+  answers[0].refuse("no free slot");
   await settled();
-  assert.match($("conversation").textContent, /no seat/);
+  assert.match($("conversation").textContent, /no free slot/);
   ask("two");
   same(sent[1], [user("two")]);
 }
