@@ -194,7 +194,7 @@ impl Selection {
 /// for it.
 pub(crate) fn unit(spec: &ProgramSpec) -> f64 {
     let missing = match spec.architecture.norm() {
-        NormKind::Rms => f64::from(spec.norm_bits()).exp2() / (spec.hidden_size as f64).sqrt(),
+        NormKind::Rms => spec.norm_rest().recip(),
         NormKind::Layer | NormKind::PostLayer => 1.0,
     };
     missing * f64::from(FRAC_BITS).exp2()

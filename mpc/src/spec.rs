@@ -1,6 +1,6 @@
 //! What everyone may know of a secure program: shapes, head groups, scales.
 
-use marill_numeric::{NumericError, NumericSpec, encode};
+use marill_numeric::{NumericError, NumericSpec, encode, norm_bits, norm_rest};
 use serde::{Deserialize, Serialize};
 
 mod architecture;
@@ -300,7 +300,13 @@ impl ProgramSpec {
     /// the norm; the rest is folded into the norm's gain.
     #[must_use]
     pub fn norm_bits(&self) -> u32 {
-        ((self.hidden_size as f64).sqrt().log2()).round() as u32
+        norm_bits(self.hidden_size)
+    }
+
+    /// What `2^norm_bits` leaves of `sqrt(hidden_size)`.
+    #[must_use]
+    pub fn norm_rest(&self) -> f64 {
+        norm_rest(self.hidden_size)
     }
 
     /// `attn_scale = factor · 2^-bits` with `factor` in (1/2, 1].

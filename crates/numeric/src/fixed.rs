@@ -37,6 +37,17 @@ pub const fn sign_extend(value: u64, bits: u32) -> i64 {
     ((value << unused) as i64) >> unused
 }
 
+/// `round(log2(sqrt(width)))`: the power of two that stands for `sqrt(width)` in a norm over rows
+/// of this many values. [`norm_rest`] is folded into the gain.
+pub fn norm_bits(width: usize) -> u32 {
+    (width as f64).sqrt().log2().round() as u32
+}
+
+/// What `2^norm_bits` leaves of `sqrt(width)`.
+pub fn norm_rest(width: usize) -> f64 {
+    (width as f64).sqrt() / f64::from(norm_bits(width)).exp2()
+}
+
 /// Rounds half up: `floor((z + 2^(shift-1)) / 2^shift)`, the rounding of `exact`.
 #[inline]
 pub const fn truncate(z: u64, shift: u32) -> u64 {
@@ -122,6 +133,21 @@ mod tests {
                     "z = {z}, shift = {shift}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_norm_takes_the_nearest_power_of_two_and_leaves_the_rest() {
+        assert_eq!([1, 64, 576, 4096].map(norm_bits), [0, 3, 5, 6]);
+        for width in 1..20_000 {
+            let root = (width as f64).sqrt();
+            let power = f64::from(1u32 << norm_bits(width));
+            let rest = norm_rest(width);
+            // Half a bit to either side.
+            assert!(rest > 0.7 && rest < 1.42, "{width}: {rest}");
+            // Exact: dividing by a power of two rounds nothing.
+            assert_eq!(rest * power, root);
+            assert_eq!(rest.recip(), power / root);
         }
     }
 

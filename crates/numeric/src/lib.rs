@@ -19,7 +19,7 @@ pub mod ring;
 pub mod spec;
 pub mod tables;
 
-pub use fixed::{NumericError, decode, encode, truncate};
+pub use fixed::{NumericError, decode, encode, norm_bits, norm_rest, truncate};
 pub use hex::{hex, unhex};
 pub use modules::MODULES;
 pub use ring::{PublicMatrix, RingTensor, Word};

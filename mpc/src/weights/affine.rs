@@ -223,7 +223,7 @@ fn public_norms(
 
 /// The gain with what `2^norm_bits` leaves of `sqrt(hidden_size)`.
 fn folded_gain(spec: &ProgramSpec, gain: &[f32]) -> Vec<f32> {
-    let rest = (spec.hidden_size as f64).sqrt() / f64::from(1u32 << spec.norm_bits());
+    let rest = spec.norm_rest();
     gain.iter().map(|g| (f64::from(*g) * rest) as f32).collect()
 }
 

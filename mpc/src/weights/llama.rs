@@ -107,7 +107,7 @@ pub(super) fn quantize_layer(
     floats: &LayerFloats<'_>,
 ) -> Result<QuantizedLayer, SpecError> {
     // x = h / |h| · 2^norm_bits; what is missing to sqrt(hidden_size) goes into the gain.
-    let rest = (spec.hidden_size as f64).sqrt() / f64::from(1u32 << spec.norm_bits());
+    let rest = spec.norm_rest();
     let fold = |name: &str, gain: &[f32]| {
         expect_len(name, spec.hidden_size, gain.len())?;
         let folded = gain.iter().map(|g| (f64::from(*g) * rest) as f32);

@@ -2,7 +2,7 @@
 //! with the arithmetic that will serve it.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use marill_numeric::NumericSpec;
+use marill_numeric::{NumericSpec, norm_rest};
 use rayon::prelude::*;
 
 use super::{ROWS_PER_TASK, floats};
@@ -58,14 +58,6 @@ impl FakeQuant {
     pub(super) fn encode(self, value: f32) -> i64 {
         half_up(f64::from(value), f64::from(self.frac_bits).exp2()) as i64
     }
-}
-
-/// `round(log2(sqrt(hidden)))` and what `2^` that leaves of `sqrt(hidden)`: the program folds the
-/// rest into the gain.
-pub(super) fn norm_bits(hidden: usize) -> (u32, f64) {
-    let root = (hidden as f64).sqrt();
-    let bits = root.log2().round();
-    (bits as u32, root / bits.exp2())
 }
 
 fn half_up(value: f64, units: f64) -> f64 {
@@ -175,7 +167,7 @@ pub fn round_factors(
 }
 
 fn gains(columns: Option<&Tensor>, width: usize) -> Result<Vec<f64>> {
-    let (_, rest) = norm_bits(width);
+    let rest = norm_rest(width);
     match columns {
         None => Ok(vec![1.0; width]),
         Some(gain) => Ok(gain

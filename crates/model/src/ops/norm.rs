@@ -1,10 +1,10 @@
 //! RMS norm with its gradient, in plain floats or rounded as the secure program rounds.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use marill_numeric::{functions, truncate};
+use marill_numeric::{functions, norm_bits, norm_rest, truncate};
 use rayon::prelude::*;
 
-use super::{FakeQuant, ROWS_PER_TASK, dot, fake_quant::norm_bits, floats, with_floats};
+use super::{FakeQuant, ROWS_PER_TASK, dot, floats, with_floats};
 
 /// `y = x / sqrt(mean(x^2) + eps) * weight`: `x [N, hidden]`, `weight [hidden]`.
 ///
@@ -118,8 +118,8 @@ impl RmsNorm {
         let hidden = w.len();
         let unit = f64::from(format.residual_frac_bits).exp2();
         let epsilon = (f64::from(self.eps) * hidden as f64 * unit * unit).round() as u64;
-        let (bits, rest) = norm_bits(hidden);
-        let shift = RSQRT_BITS - format.frac_bits - bits;
+        let rest = norm_rest(hidden);
+        let shift = RSQRT_BITS - format.frac_bits - norm_bits(hidden);
         let gain: Vec<f64> = w
             .iter()
             .map(|&w| f64::from(w) * rest / f64::from(format.frac_bits).exp2())
