@@ -1,0 +1,8 @@
+//! Whole runs on a tiny model: from nothing, then fine-tuned, resumed, distilled, and stopped for
+//! good reasons.
+
+mod cost;
+mod data;
+mod learning;
+mod place;
+mod resume;
