@@ -74,8 +74,9 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`SessionError::GreedyOnly`], a prompt that does not fit, a lost or refusing peer, a failed
-    /// step.
+    /// [`GreedyOnly`], a prompt that does not fit, a lost or refusing peer, a failed step.
+    ///
+    /// [`GreedyOnly`]: crate::error::SessionError::GreedyOnly
     pub fn generate(
         &self,
         request: &Request,
