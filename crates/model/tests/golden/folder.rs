@@ -3,7 +3,7 @@
 use std::{collections::HashMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
-use marill_model::{Checkpoint, ModelError};
+use marill_model::{Checkpoint, FloatModel, ModelError, Transforms};
 use serde_json::{Value, json};
 
 pub struct Folder {
@@ -106,4 +106,17 @@ pub fn golden() -> Value {
 
 pub fn f8(t: &Tensor) -> Tensor {
     t.to_dtype(DType::F8E4M3).unwrap()
+}
+
+pub fn logits(model: &Checkpoint) -> Vec<f32> {
+    FloatModel::new(model, &Transforms::default(), None)
+        .unwrap()
+        .logits(&[20, 30, 40, 50])
+        .unwrap()
+}
+
+pub fn with_config(key: &str, value: Value) -> Folder {
+    let mut folder = Folder::new();
+    folder.config[key] = value;
+    folder
 }

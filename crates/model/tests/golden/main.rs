@@ -3,6 +3,8 @@
 
 mod accounts;
 mod folder;
+mod tensors;
+mod texts;
 
 use marill_model::{Checkpoint, Message, TensorDtype, render_chat};
 use serde_json::Value;
