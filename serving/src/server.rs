@@ -5,6 +5,7 @@ mod files;
 mod guard;
 mod input;
 mod masked;
+mod model;
 mod session;
 
 use std::{
@@ -21,27 +22,26 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use marill_mpc::{Comparison, PrivateWeights, ProgramSpec, PublicWeights};
 use marill_net::{Endpoint, http::HttpClient};
-use marill_numeric::{hex, unhex};
+use marill_numeric::unhex;
 use marill_partition::{Manifest, Partition};
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+pub use self::model::SecureModel;
 use crate::{
     error::{
         HttpError, PreprocessingError, Refusal, ServingError, SessionError, StartError, StateError,
     },
     messages::{GrantedTicket, NewTicket},
     metrics::{self, Metrics},
-    preprocessing::{self, CorrelationStore, PreprocessRequest, SealingKey},
+    preprocessing::{CorrelationStore, SealingKey},
     ready::{Readiness, has_space, says_ready},
     secret_files::{read_key, replace_file},
     server::{guard::WrongKeys, input::Inputs, masked::MaskedParts},
     service,
     slots::{Lobby, MAX_WAITING, Turn},
     state::{FileState, KEYS_FILE, Principal, State as Durable},
-    terms::{E0, PROTOCOL_VERSION, SessionParameters, Setting},
+    terms::{E0, PROTOCOL_VERSION, Setting},
     ticket::{For, Signer},
     tls::Tls,
     web::{self, Sessions},
@@ -79,61 +79,6 @@ pub struct ServerOptions {
     pub allow_dcf: bool,
     /// Where its metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
-}
-
-/// What E1 computes with.
-pub struct SecureModel {
-    pub parameters: SessionParameters,
-    pub spec: ProgramSpec,
-    pub public: Arc<PublicWeights>,
-    pub private: Arc<PrivateWeights>,
-    /// As in [`ServerOptions`].
-    pub allow_sampling: bool,
-    /// As in [`ServerOptions`].
-    pub allow_dcf: bool,
-    private_sha256: String,
-}
-
-impl SecureModel {
-    pub fn new(
-        partition_id: &str,
-        spec: ProgramSpec,
-        public: PublicWeights,
-        private: PrivateWeights,
-        setting: Setting,
-    ) -> Self {
-        let private_sha256 = hex(&Sha256::digest(Zeroizing::new(private.to_bytes())));
-        let parameters = SessionParameters::new(partition_id, &spec, &public, setting);
-        Self {
-            parameters,
-            spec,
-            public: Arc::new(public),
-            private: Arc::new(private),
-            allow_sampling: true,
-            allow_dcf: true,
-            private_sha256,
-        }
-    }
-
-    /// What comparisons may be made of.
-    fn comparisons(&self) -> &'static [Comparison] {
-        if self.allow_dcf {
-            &[Comparison::OneHot, Comparison::Dcf]
-        } else {
-            &[Comparison::OneHot]
-        }
-    }
-
-    /// An order for correlations that are sealed to `key`.
-    pub fn request(&self, key: &SealingKey) -> PreprocessRequest {
-        PreprocessRequest {
-            format: preprocessing::FORMAT,
-            parameters: self.parameters.clone(),
-            spec: self.spec.clone(),
-            private_sha256: self.private_sha256.clone(),
-            server_key: key.public(),
-        }
-    }
 }
 
 /// The published side of a model: what anyone may download.

@@ -1,0 +1,68 @@
+//! What E1 computes with.
+
+use std::sync::Arc;
+
+use marill_mpc::{Comparison, PrivateWeights, ProgramSpec, PublicWeights};
+use marill_numeric::hex;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::{
+    preprocessing::{self, PreprocessRequest, SealingKey},
+    terms::{SessionParameters, Setting},
+};
+
+/// What E1 computes with.
+pub struct SecureModel {
+    pub parameters: SessionParameters,
+    pub spec: ProgramSpec,
+    pub public: Arc<PublicWeights>,
+    pub private: Arc<PrivateWeights>,
+    /// As in [`crate::server::ServerOptions`].
+    pub allow_sampling: bool,
+    /// As in [`crate::server::ServerOptions`].
+    pub allow_dcf: bool,
+    pub(super) private_sha256: String,
+}
+
+impl SecureModel {
+    pub fn new(
+        partition_id: &str,
+        spec: ProgramSpec,
+        public: PublicWeights,
+        private: PrivateWeights,
+        setting: Setting,
+    ) -> Self {
+        let private_sha256 = hex(&Sha256::digest(Zeroizing::new(private.to_bytes())));
+        let parameters = SessionParameters::new(partition_id, &spec, &public, setting);
+        Self {
+            parameters,
+            spec,
+            public: Arc::new(public),
+            private: Arc::new(private),
+            allow_sampling: true,
+            allow_dcf: true,
+            private_sha256,
+        }
+    }
+
+    /// What comparisons may be made of.
+    pub(super) fn comparisons(&self) -> &'static [Comparison] {
+        if self.allow_dcf {
+            &[Comparison::OneHot, Comparison::Dcf]
+        } else {
+            &[Comparison::OneHot]
+        }
+    }
+
+    /// An order for correlations that are sealed to `key`.
+    pub fn request(&self, key: &SealingKey) -> PreprocessRequest {
+        PreprocessRequest {
+            format: preprocessing::FORMAT,
+            parameters: self.parameters.clone(),
+            spec: self.spec.clone(),
+            private_sha256: self.private_sha256.clone(),
+            server_key: key.public(),
+        }
+    }
+}
