@@ -64,6 +64,11 @@ pub fn linear_by(table: &LinearTable, x: u64, round: impl FnOnce(u64, u32) -> u6
     tail.wrapping_add(round(line, table.slope_frac_bits))
 }
 
+/// Fractional bits of [`rsqrt`].
+pub const RSQRT_BITS: u32 = 58;
+/// Fractional bits of [`recip`].
+pub const RECIP_BITS: u32 = 40;
+
 /// `2^58 / sqrt(s)`. Domain: `2^19 <= s < 2^62` (below, the first interval applies). Relative error
 /// at most 2.5e-4.
 #[must_use]

@@ -4,7 +4,10 @@
 //! Each function states its domain and error against real arithmetic; a test checks both in the
 //! twin, and that the secure engines return the twin's integers.
 
-use marill_numeric::tables::tables;
+use marill_numeric::{
+    functions::{RECIP_BITS, RSQRT_BITS},
+    tables::tables,
+};
 
 use crate::{
     engine::{Attention, Engine, Labels, Truncation, WEIGHTED_BITS},
@@ -33,9 +36,6 @@ impl NormScale {
 
 /// Width of what is normalized: below 2^31 in magnitude, as its norm is.
 pub const NORM_INPUT_BITS: u32 = 33;
-
-/// Bits in which [`marill_numeric::functions::rsqrt`] scales its result.
-const RSQRT_BITS: u32 = 58;
 
 /// Root-mean-square normalization of every row, without its gain: `[rows, cols]`,
 /// `scale.output_frac_bits`, modulo `2^out_bits`.
@@ -203,4 +203,4 @@ pub fn softmax_mix<E: Engine>(
 }
 
 /// Bits to be truncated from what [`softmax_mix`] returns.
-pub const DIVIDE_SHIFT: u32 = 40;
+pub const DIVIDE_SHIFT: u32 = RECIP_BITS;

@@ -1,7 +1,7 @@
 //! RMS norm with its gradient, in plain floats or rounded as the secure program rounds.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use marill_numeric::{functions, norm_bits, norm_rest, truncate};
+use marill_numeric::{functions, functions::RSQRT_BITS, norm_bits, norm_rest, truncate};
 use rayon::prelude::*;
 
 use super::{FakeQuant, ROWS_PER_TASK, dot, floats, with_floats};
@@ -33,9 +33,6 @@ struct RmsNorm {
     eps: f32,
     format: Option<FakeQuant>,
 }
-
-/// Bits in which the format scales its reciprocal square root.
-const RSQRT_BITS: u32 = 58;
 
 impl RmsNorm {
     fn inverse(&self, row: &[f32]) -> f32 {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use marill_numeric::{
     PublicMatrix, functions,
+    functions::{RECIP_BITS, RSQRT_BITS},
     tables::{ARG_FRAC_BITS, Piecewise, Tail},
 };
 
@@ -27,8 +28,6 @@ pub(super) const RSQRT_ERROR: f64 = 5e-4;
 pub(super) const RECIP_ERROR: f64 = 1e-3;
 /// Of reciprocals of sums above 2^20.
 pub(super) const RECIP_ERROR_FAR: f64 = 1.3e-2;
-const RSQRT_BITS: f64 = 58.0;
-const RECIP_BITS: f64 = 40.0;
 /// How far a table passes its function's own bounds, in output units and rounded half up; a test
 /// sweeps the domains.
 pub(super) const GATE_ERROR: f64 = 8.0;
@@ -322,7 +321,7 @@ impl Engine for Range {
         let mut out = x.scaled(scale.bound());
         // x/|x| has length one, whatever the bounds of x and of 1/|x| alone say.
         if scale.origin == Origin::InverseNorm(x.id) {
-            let norm = RSQRT_BITS.exp2() * (1.0 + RSQRT_ERROR);
+            let norm = f64::from(RSQRT_BITS).exp2() * (1.0 + RSQRT_ERROR);
             out = Span::of_columns(x.rows, out.column, norm);
         }
         Ok(self.named(out))
@@ -386,8 +385,9 @@ impl Engine for Range {
             && weights == sums
         {
             let far = total > 20f64.exp2();
-            factor =
-                RECIP_BITS.exp2() * (1.0 + if far { RECIP_ERROR_FAR } else { RECIP_ERROR }) / total;
+            factor = f64::from(RECIP_BITS).exp2()
+                * (1.0 + if far { RECIP_ERROR_FAR } else { RECIP_ERROR })
+                / total;
         }
         Ok(self.named(x.scaled(factor)))
     }
