@@ -263,8 +263,8 @@ pub trait Engine {
     -> Self::Share;
     fn ragged_sum(&mut self, x: &Self::Share, lens: &[usize]) -> Self::Share;
 
-    /// Exact `floor((x + 2^(shift-1)) / 2^shift)` of a value below `2^(from - 2)`, as a share
-    /// modulo `2^out_bits`.
+    /// `floor((x + 2^(shift-1)) / 2^shift)` of a value below `2^(from - 2)`, as a share modulo
+    /// `2^to`; rounded stochastically where the numeric specification says so.
     ///
     /// Cost:
     /// - 1,024 elements, one-hot: 2 rounds; E0 2,304 B, E1 6,528 B, dealer 65,536 B

@@ -357,7 +357,7 @@ impl Masked {
     /// A share whose halves alone are the value, for those who read them ([`Share::half`]).
     ///
     /// # Errors
-    /// [`ProtocolError::Dealer`] on a lost source.
+    /// [`ProtocolError::Dealer`] when E1 is gone.
     pub fn materialize(&mut self, share: &Share) -> Result<Share, ProtocolError> {
         Ok(self.materialized(share)?.into_owned())
     }

@@ -11,7 +11,7 @@ pub use crate::spec::{
     maps::{MapId, MapSpec},
 };
 
-/// The public description of the private layers of a decoder. Two parties with different specs
+/// The public description of the private layers of a program. Two parties with different specs
 /// refuse each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,7 +135,7 @@ impl ProgramSpec {
         if self.head_groups.len() != self.num_layers || self.attn_scale.len() != self.num_layers {
             return invalid(
                 "head_groups",
-                "needs one entry a private layer, and so does attn_scale",
+                "needs one entry per private layer, and so does attn_scale",
             );
         }
         for groups in &self.head_groups {

@@ -21,7 +21,7 @@ const MANY: usize = marill_mpc::masked::MANY;
 type Counts = [u64; 5];
 
 /// A truncation that keeps the width.
-fn cut(shift: u32, bits: u32) -> Truncation {
+fn truncation(shift: u32, bits: u32) -> Truncation {
     Truncation {
         shift,
         from: bits,
@@ -107,7 +107,7 @@ const GATES: &[(&str, usize, Run)] = &[
         let map = tiny_spec().map(0, Module::O);
         let labels = Labels::new("cut", "x");
         on_share(e, n, |e, x| {
-            e.truncate_and_reveal(x, cut(14, 56), &[map], labels)
+            e.truncate_and_reveal(x, truncation(14, 56), &[map], labels)
                 .map(drop)
         })
     }),
@@ -160,7 +160,9 @@ const GATES: &[(&str, usize, Run)] = &[
         on_share(e, n, |e, x| e.ragged_max(x, &lens, "max").map(drop))
     }),
     ("truncate", FEW, |e, n| {
-        on_share(e, n, |e, x| e.truncate(x, cut(14, 48), "cut").map(drop))
+        on_share(e, n, |e, x| {
+            e.truncate(x, truncation(14, 48), "cut").map(drop)
+        })
     }),
     ("exp_neg", FEW, |e, n| {
         on_share(e, n, |e, x| e.exp_neg(x, 48, "exp").map(drop))
@@ -172,14 +174,14 @@ const GATES: &[(&str, usize, Run)] = &[
     ("truncate_gate", FEW, |e, n| {
         let gelu = Gate(&tables().gelu);
         on_share(e, n, |e, x| {
-            e.truncate_gate(x, gelu, cut(14, 48), Labels::new("cut", "gelu"))
+            e.truncate_gate(x, gelu, truncation(14, 48), Labels::new("cut", "gelu"))
                 .map(drop)
         })
     }),
     ("gated_product", FEW, |e, n| {
         let silu = Gate(&tables().silu);
         on_share(e, n, |e, x| {
-            e.gated_product(x, silu, cut(14, 48), Labels::new("cut", "silu"))
+            e.gated_product(x, silu, truncation(14, 48), Labels::new("cut", "silu"))
                 .map(drop)
         })
     }),

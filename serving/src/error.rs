@@ -1,4 +1,4 @@
-//! What can go wrong between the services: one enum for each room, and one that holds them all.
+//! What can go wrong between the services: one enum for each concern, and one that holds them all.
 
 mod client;
 mod http;

@@ -160,11 +160,6 @@ impl WebSocketChannel {
         });
     }
 
-    /// How long a receive, or a send that the peer does not drain, may take.
-    pub fn set_timeout(&mut self, timeout: Duration) {
-        (self.timeout, self.patience) = (timeout, timeout);
-    }
-
     /// The moment at which every wait of this end is over, a running one included, or none. A peer
     /// that sends a frame just before each timeout is bounded by this.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {

@@ -115,23 +115,6 @@ impl PublicMatrix {
         (self, frac_bits - u32::from(smallest))
     }
 
-    /// Keeps only the given rows, in the given order.
-    #[must_use]
-    pub fn select_rows(&self, rows: &[u32]) -> Self {
-        let data = rows
-            .iter()
-            .flat_map(|&r| &self.data[r as usize * self.cols..][..self.cols])
-            .copied()
-            .collect();
-        let shift = rows.iter().map(|&r| self.shift[r as usize]).collect();
-        Self {
-            rows: rows.len(),
-            cols: self.cols,
-            data,
-            shift,
-        }
-    }
-
     /// `x · Wᵀ`: `x` is `[n, cols]`, the result `[n, rows]`.
     #[must_use]
     pub fn apply(&self, x: &[u64]) -> Vec<u64> {
@@ -199,12 +182,6 @@ impl PublicMatrix {
     pub fn weight(&self, row: usize, col: usize, frac_bits: u32) -> f64 {
         f64::from(self.data[row * self.cols + col])
             / (1u64 << (frac_bits - u32::from(self.shift[row]))) as f64
-    }
-
-    /// Bytes of weights and scales in memory.
-    #[must_use]
-    pub fn size_bytes(&self) -> usize {
-        self.data.len() * 2 + self.shift.len()
     }
 
     /// Feeds weights and scales to a hash.

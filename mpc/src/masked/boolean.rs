@@ -453,8 +453,8 @@ impl Masked {
         let mut reduced = Vec::with_capacity(groups.len());
         let mut start = 0;
         for (g, &size) in groups.iter().enumerate() {
-            // less = less_top ⊕ equal_top·less_below ⊕ ...: exclusive terms, so their sum is their
-            // or.
+            // less = less_top ⊕ equal_top·less_below ⊕ ...: below a digit the terms exclude each
+            // other. Of a sign pair, sign ⊕ flips·below, both may be 1.
             let (top, equal) = &digits[start + size - 1];
             start += size;
             let less = (1..size).fold(top.clone(), |less, _| less.xor(&next()));

@@ -284,7 +284,8 @@ impl Evaluator {
             let columns = halves.chunks_exact(inputs.len());
             return Ok(columns.map(<[u64]>::to_vec).collect());
         }
-        // Roots come from the own seed; what is read is uniform to this evaluator.
+        // Roots come from the own seed; what is read is pseudorandom to this
+        // evaluator.
         let cws = self.read_dcf_keys(c.rows * shape.key_bytes())?;
         Ok(evaluate(
             shape, first, &roots, cws, first_tree, inputs, c.per_row, hash,

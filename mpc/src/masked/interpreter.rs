@@ -122,8 +122,8 @@ impl Engine for Masked {
         maps: &[MapId],
         labels: Labels,
     ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
-        // Exact rounding knows its result only after the comparison; stochastic rounding sends both
-        // at once.
+        // Exact rounding knows its result only after the comparison. Under stochastic rounding E0
+        // sends the MSBs with the reveal.
         if self.rounds_exactly() || !self.has_private() {
             let x = Engine::truncate(self, x, truncation, labels.inner)?;
             return self.reveal_to_e1(&x, truncation.to, maps, labels.outer);

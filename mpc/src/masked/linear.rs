@@ -43,7 +43,7 @@ impl Masked {
 
     pub(super) fn add_constant(&self, x: &Share, constant: u64) -> Share {
         if self.is_first() {
-            x.linear(|half| half.plus(constant))
+            x.affine(|half| half.plus(constant))
         } else {
             x.clone()
         }
@@ -51,7 +51,7 @@ impl Masked {
 
     pub(super) fn add_row(&self, x: &Share, row: &[u64]) -> Share {
         if self.is_first() {
-            x.linear(|half| half.plus_row(row))
+            x.affine(|half| half.plus_row(row))
         } else {
             x.clone()
         }
@@ -71,7 +71,7 @@ impl Masked {
 
     pub(super) fn linear(&self, matrix: &PublicMatrix, x: &Share) -> Share {
         debug_assert!(!x.is_deferred(), "the dealer has no matrix for its term");
-        // E0's half of a revealed value is -[r]_0, whose product may have been made ahead.
+        // E0's half of a revealed value is -[r]_0, whose product may have been made before the step.
         let ready = self
             .precomputed()
             .and_then(|precomputed| precomputed.public(matrix, &x.data));
@@ -140,7 +140,6 @@ impl Masked {
 
     /// The additive share of a wire: `x̂ - [r]_0` at E0, `-[r]_1` at E1.
     pub(super) fn share(&self, wire: &Wire) -> Share {
-        // x̂ - [r]_0 at E0, -[r]_1 at E1.
         let data = if self.is_first() {
             wire.open
                 .iter()

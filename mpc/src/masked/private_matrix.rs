@@ -5,7 +5,7 @@
 //!
 //! # Protocol
 //! E0 holds `Ŵ = W + R_W` with masks that E1 and the dealer expand (see `weights/full.rs`). It
-//! hands `x` over ([`crate::masked::reveal`]), so that E1 holds `x + [r]_0`:
+//! reveals `x` to E1 ([`crate::masked::reveal`]), so that E1 holds `x + [r]_0`:
 //! `W·x = W·(x + [r]_0) - Ŵ·[r]_0 + R_W·[r]_0`. E1 computes the first term, E0 the second, before
 //! that if it likes, since both factors are its own. The third is a function of masks that the
 //! dealer knows and defers into the mask of the truncation behind the product (see
@@ -62,7 +62,7 @@ impl Masked {
             Role::Tally(_) => Vec::new(),
             Role::Dealer(dealer) => product(masks, &dealer.matrix_masks.0[map.index()], spec.cols),
             Role::Evaluator(e) => match &e.matrices {
-                // -Ŵ·[r]_0, made ahead or now.
+                // -Ŵ·[r]_0, made before the step or now.
                 Matrices::Masked(matrices) => e
                     .precomputed
                     .private(map)
@@ -84,7 +84,7 @@ impl Masked {
         };
         match matrices[map.index()].row.as_slice() {
             [] => x.clone(),
-            row => x.linear(|half| half.plus_row(row)),
+            row => x.affine(|half| half.plus_row(row)),
         }
     }
 }

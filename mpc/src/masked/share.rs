@@ -103,17 +103,25 @@ impl Share {
         }
     }
 
+    /// The share plus something public, which one evaluator adds to its half: a deferred term stays
+    /// what it is.
+    pub(super) fn affine(&self, f: impl FnOnce(&RingTensor) -> RingTensor) -> Self {
+        Self {
+            tensor: f(&self.tensor),
+            term: self.term.clone(),
+        }
+    }
+
     /// A sum or a difference of two shares, by a function of tensors.
     pub(super) fn joined(
         &self,
         other: &Self,
         f: impl Fn(&RingTensor, &RingTensor) -> RingTensor,
     ) -> Self {
-        let shape = self.tensor.with_data(Vec::new());
-        Self {
-            tensor: f(&self.tensor, &other.tensor),
-            term: Term::joined([&self.term, &other.term], &shape, f),
-        }
+        let tensor = f(&self.tensor, &other.tensor);
+        let shape = tensor.with_data(Vec::new());
+        let term = Term::joined([&self.term, &other.term], &shape, f);
+        Self { tensor, term }
     }
 
     /// Whether the halves lack a term.
@@ -138,7 +146,7 @@ impl Share {
 
     /// The same elements in another shape.
     pub(super) fn shaped(mut self, rows: usize, cols: usize) -> Self {
-        debug_assert_eq!(self.len(), rows * cols);
+        assert_eq!(self.len(), rows * cols, "the same elements");
         self.tensors()
             .for_each(|tensor| (tensor.rows, tensor.cols) = (rows, cols));
         self

@@ -177,7 +177,7 @@ fn queries_keys_values<E: Engine>(
         )
     };
     let parts = [&q, &k, &v].map(|part| (part, width::ACTIVATION));
-    // Products need wires.
+    // q·k and weight·v are products of shared values, so both factors are opened.
     let mut wires = engine.open(&parts, "attention.qkv")?;
     let v = wires.remove(2);
     let k = wires.remove(1);
@@ -199,7 +199,7 @@ pub(crate) fn attention<E: Engine>(
     let first = cache.len;
     let [q, k, v] = queries_keys_values(engine, weights, layer, first, x, updates, last)?;
     let (keys, values) = &mut cache.layers[layer];
-    // Wires of past rows stay as they are: their masks are used in products, never opened again.
+    // Past rows are opened once; a wire may enter any number of products.
     engine.append(keys, &k);
     engine.append(values, &v);
     let (Some(keys), Some(values)) = (keys.as_ref(), values.as_ref()) else {
@@ -226,7 +226,7 @@ pub(crate) fn attention<E: Engine>(
     };
     let labels = Labels::new("attention.divided", "attention.mixed");
     let map = spec.map(layer, Module::O);
-    // The output map has private factors, so its input goes to E1 under E0's mask.
+    // The output map's private part needs the row at E1: truncate, and reveal under E0's mask.
     let (attended, updates) = engine.truncate_and_reveal(&attended, truncation, &[map], labels)?;
     Ok(project(engine, weights, map, &attended, &updates[0]))
 }

@@ -54,7 +54,8 @@ pub fn step<E: Engine>(
 ) -> ProtocolResult<Option<u32>> {
     let spec = &weights.spec;
     if cache.is_empty() {
-        // The padding's bias on the scores: shared once, since the server must not see the length.
+        // The padding's bias on the scores: entered masked, once per session, since the server must
+        // not see the length.
         cache.bias = Some(engine.input(bias, 1, rows, width::SCORE)?);
     }
     // The boundary activations, masked by the client: x̂ = x + r.

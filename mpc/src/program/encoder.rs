@@ -92,7 +92,6 @@ fn pooled<E: Engine>(
     // Padding is the client's secret: a bias on the scores, and zero weights in the pooling.
     cache.bias = Some(engine.input(bias, 1, rows, width::SCORE)?);
     let pool = bias.map(|bias| pool_weights(bias, pooling));
-    // The pooling weights: zero for padding.
     let pool = engine.input(pool.as_deref(), 1, rows, width::FULL)?;
     let wire = engine.input(boundary, rows, spec.hidden_size, width::FULL)?;
     let mut hidden = engine.share(&wire);

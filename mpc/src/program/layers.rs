@@ -140,7 +140,7 @@ pub fn layer_scaled<E: Engine>(
         },
         "norm.mean",
     )?;
-    // mean - x, whose square is the same; the sign is turned before the scaling.
+    // mean - x, then times -1: x - mean is what is scaled.
     let centered = engine.ragged_rsub(x, &means, &lens);
     let centered = engine.reshape(&centered, cols);
     let negated = engine.scale_constant(&centered, u64::MAX);

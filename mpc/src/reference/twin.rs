@@ -106,8 +106,7 @@ impl PlaintextEngine {
         x: &RingTensor,
         f: impl Fn(u64, &dyn Fn(u64, u32) -> u64) -> u64,
     ) -> RingTensor {
-        // Half up needs no number; the two stochastic sources differ in what they know of the
-        // value.
+        // Half up needs no randomness.
         let randomness: Vec<u64> = match &mut self.rounding {
             RoundingRandomness::Exact => return x.map(|v| f(v, &truncate)),
             // One number for each element, used or not, so that a recorded session replays in
@@ -232,9 +231,7 @@ impl Engine for PlaintextEngine {
             (self.rank > 0).then(|| {
                 let lora = &self.private.lora[map.index()];
                 // B·(A·x), nothing truncated between.
-                let inner = ring::matmul_transposed(&x.data, &lora.a, x.cols);
-                let data = ring::matmul_transposed(&inner, &lora.b, self.rank);
-                whole(x.rows, lora.b.len() / self.rank, data)
+                x.times_transposed(&lora.a).times_transposed(&lora.b)
             })
         });
         let updates = updates.collect();

@@ -81,7 +81,7 @@ pub(super) fn mask(maps: &[FullRankMap], spec: &ProgramSpec, adapter_seed: &Seed
         .collect()
 }
 
-/// `R_W` of every map at the dealer, for all sessions under one seed: 8 bytes a private weight.
+/// `R_W` of every map at the dealer, for all sessions under one seed: 8 bytes per private weight.
 /// None where the spec keeps LoRA updates.
 #[derive(Clone)]
 pub struct MatrixMasks(pub(crate) Arc<Vec<Vec<u64>>>);

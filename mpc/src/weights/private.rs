@@ -36,7 +36,7 @@ pub struct MaskedAdapter {
 }
 
 impl PrivateWeights {
-    /// Quantizes an adapter, a update for each map in the order of [`ProgramSpec::maps`]. A missing
+    /// Quantizes an adapter, an update for each map in the order of [`ProgramSpec::maps`]. A missing
     /// one is a zero update, so that shapes tell nothing about it.
     ///
     /// # Errors

@@ -99,7 +99,11 @@ impl RingTensor {
     /// `f` of every two elements, modulo the narrower of the two rings.
     #[must_use]
     pub fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
-        debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
+        assert_eq!(
+            (self.rows, self.cols),
+            (other.rows, other.cols),
+            "tensors of one shape"
+        );
         let data = match (self.data.as_slice(), other.data.as_slice()) {
             ([], right) => right.iter().map(|&b| f(0, b)).collect(),
             (left, []) => left.iter().map(|&a| f(a, 0)).collect(),
@@ -234,6 +238,7 @@ impl Neg for &RingTensor {
 
 impl AddAssign<&[u64]> for RingTensor {
     fn add_assign(&mut self, other: &[u64]) {
+        debug_assert_eq!(self.data.len(), other.len());
         let pairs = self.data.iter_mut().zip(other);
         pairs.for_each(|(a, b)| *a = a.wrapping_add(*b));
     }
@@ -241,6 +246,7 @@ impl AddAssign<&[u64]> for RingTensor {
 
 impl SubAssign<&[u64]> for RingTensor {
     fn sub_assign(&mut self, other: &[u64]) {
+        debug_assert_eq!(self.data.len(), other.len());
         let pairs = self.data.iter_mut().zip(other);
         pairs.for_each(|(a, b)| *a = a.wrapping_sub(*b));
     }

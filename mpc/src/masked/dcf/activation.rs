@@ -81,7 +81,7 @@ impl Masked {
             .exchange_masked(&[(&shifted, PIECE_BITS)], &[], label)?
             .0
             .remove(0);
-        // The line's truncation, as in the one-hot form.
+        // The high part less a DCF borrow; the domain bit is already in the line.
         let mut out = self.high_part(&piece, shift, out_bits, (table.bias >> shift) as u64)?;
         if !self.rounds_stochastically(&piece, shift) {
             let borrow = self.borrow_by_dcf(&piece, shift, out_bits)?;

@@ -11,7 +11,6 @@ use crate::{
 impl Masked {
     /// For each row `[s < threshold]` of every threshold but the first, then the borrow out of the
     /// low bits of every shift: shares modulo `2^64`.
-    ///
     pub(in crate::masked) fn thresholds_by_dcf(
         &mut self,
         wire: &Wire,

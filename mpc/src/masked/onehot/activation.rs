@@ -541,8 +541,8 @@ impl Masked {
     }
 }
 
-/// By radix digit from the top of the argument's own sign, not that of its distance to the
-/// domain's start: pairs for a comparison chain; none where the table's tail is zero.
+/// Pairs of each top digit, lowest first, for the sign of the argument itself and not of its distance
+/// to the domain's start; none where the table's tail is zero.
 fn sign_digits(x: &Wire, top: &[(OneHot, u32)], held: bool, tail: Tail) -> Vec<(Bits, Bits)> {
     let mut signs = Vec::new();
     if tail != Tail::Zero {

@@ -236,7 +236,8 @@ pub(in crate::masked) fn sign(bit: u64) -> Word {
     Wrapping(1) - Wrapping(2 * bit)
 }
 
-/// `ẑ - 2^30` as an integer and `c`; see the module documentation.
+/// `ẑ - 2^30` as an integer, and `c = 1 - msb(ẑ)`: see "Narrow openings" in
+/// [`crate::masked::onehot::swiglu`].
 pub(in crate::masked) fn narrow_public(open: Word) -> (Word, Word) {
     let offset = Wrapping(OFFSET);
     let shifted = (open + offset) & Wrapping(low_mask(NARROW_BITS));
@@ -244,7 +245,7 @@ pub(in crate::masked) fn narrow_public(open: Word) -> (Word, Word) {
     (shifted - offset, Wrapping(1) - msb)
 }
 
-/// `m`
+/// `msb(r)` of a narrow opening.
 pub(in crate::masked) fn narrow_wrap(mask: Word) -> Word {
     mask >> (NARROW_BITS as usize - 1)
 }

@@ -125,7 +125,7 @@ impl Masked {
         let t = threshold.data.first().copied().unwrap_or(0);
         let less = t.wrapping_neg();
         // [x] - [threshold], by each evaluator on its own.
-        let difference = x.linear(|half| half.plus(less)).in_ring(search::WIDTH);
+        let difference = x.affine(|half| half.plus(less)).in_ring(search::WIDTH);
         let (mut wires, _) = self.exchange(&[(&difference, search::WIDTH)], &[], label)?;
         self.negative(&wires.remove(0), candidates, bits, label)
     }

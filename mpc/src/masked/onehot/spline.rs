@@ -176,7 +176,7 @@ impl Masked {
     ) -> Result<MaskTerms, ProtocolError> {
         let n = x.rows * x.cols;
         let missing = x.missing();
-        // f in masks alone: r_value - Σ r_slope·r_argument.
+        // Minus the part of f that is masks alone: r_value - Σ r_slope·r_argument.
         let constant = |i: usize| {
             let row = row_of(i);
             let products = slopes.iter().zip(arguments);
@@ -255,7 +255,7 @@ impl Masked {
         let mut shifted = Vec::new();
         for (c, &shift) in shifts.iter().enumerate() {
             let mut part = if shift == 0 {
-                self.widened(wire)?.in_ring(64)
+                self.widened(wire)?
             } else {
                 self.high_part(wire, shift, 64, 0)?
             };

@@ -77,8 +77,8 @@ impl Masked {
         self.times_truncated(&gate, &up, labels.outer)
     }
 
-    /// A tabulated function of a share whose value is below `2^30`: opened narrow where the gate is
-    /// made of digits.
+    /// A tabulated function of a share whose value is below `2^30`: opened narrow where the gate
+    /// compares one-hot.
     pub(in crate::masked) fn gate_of_share(
         &mut self,
         x: &Share,
@@ -126,7 +126,7 @@ impl Masked {
         Ok(self.mul(&wires.remove(0), &up))
     }
 
-    /// Cuts both halves of the columns: the first into a narrow share, the second into the form
+    /// Truncates both halves of the columns: the first into a narrow share, the second into the form
     /// that its opening leaves.
     ///
     /// A narrow result does not see whether the mask wrapped, so E1 is sent the compared bits of
@@ -143,7 +143,7 @@ impl Masked {
     ) -> Result<(Share, TruncatedForm), ProtocolError> {
         debug_assert!(
             k - shift >= NARROW_BITS,
-            "a wrap of the cut is out of a narrow value's reach"
+            "a wrap of the truncation is out of a narrow value's reach"
         );
         let half = x.cols / 2;
         let offset = 1 << (k - 2 - shift);
@@ -247,7 +247,7 @@ impl Masked {
         let top_borrows = self.borrow_times(u, rest, m)?;
         debug_assert!(
             k - shift >= rest,
-            "a wrap of the cut is out of a top's reach"
+            "a wrap of the truncation is out of a top's reach"
         );
         let data = match &self.role {
             Role::Tally(_) => Vec::new(),

@@ -155,7 +155,8 @@ impl Masked {
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let out_bits = truncation.to;
-        // z' = z + 2^(f-1) + 2^(k-2), non-negative.
+        // z' = z + 2^(f-1) + 2^(k-2), non-negative. A stochastic truncation drops low bits first and
+        // adds no half.
         let (shifted, shift) = self.before_truncation(x, truncation.shift, truncation.from);
         let in_bits = shifted.bits;
         let n = x.len();
@@ -168,7 +169,8 @@ impl Masked {
             _ if !exact && self.many(n) => Part::low(&shifted, in_bits, 0),
             _ => Part::whole(&shifted, in_bits),
         };
-        // ẑ = z' + r: all of it, or f + 1 bits from E0.
+        // ẑ = z' + r, whole to E0. To E1: whole with DCF, or else its low f bits (none under
+        // stochastic rounding) and the MSB later.
         let mut wire = self
             .exchange_parts(&[part], &[], &mut [], label)?
             .0
@@ -311,6 +313,7 @@ impl Masked {
         } else {
             Vec::new()
         };
+        debug_assert!(wraps.is_empty() || k - shift < 64, "a shift inside a word");
         let first = self.is_first();
         for (i, value) in data.iter_mut().enumerate() {
             let z_hat = wire.x_hat(i);

@@ -300,7 +300,7 @@ impl Engine for Range {
     }
 
     fn square_sum(&mut self, x: &Span) -> ProtocolResult<Span> {
-        // The ring would wrap silently past 2^62.
+        // Sums must stay below 2^62, the bound of a 64-bit wire; the ring would wrap in silence.
         let squares = self.check(x.norm * x.norm, 62.0, "norm.squares");
         let sums = Span {
             low: 0.0,
