@@ -71,7 +71,8 @@ impl Masked {
 
     pub(super) fn linear(&self, matrix: &PublicMatrix, x: &Share) -> Share {
         debug_assert!(!x.is_deferred(), "the dealer has no matrix for its term");
-        // E0's half of a revealed value is -[r]_0, whose product may have been made before the step.
+        // E0's half of a revealed value is -[r]_0, whose product may have been made before the
+        // step.
         let ready = self
             .precomputed()
             .and_then(|precomputed| precomputed.public(matrix, &x.data));

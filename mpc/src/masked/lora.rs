@@ -2,7 +2,8 @@
 //!
 //! # Protocol
 //! E1 holds `A`, `B`; E0 holds `Â = A + R_A`, `B̂ = B + R_B` with masks that E1 and the dealer can
-//! expand. E0 reveals `x` to E1 ([`crate::masked::reveal`]): `[x]_0 = -[r]_0` and `[x]_1 = x + [r]_0`.
+//! expand. E0 reveals `x` to E1 ([`crate::masked::reveal`]): `[x]_0 = -[r]_0` and
+//! `[x]_1 = x + [r]_0`.
 //! - E0 sends `v = p + p' - Â·[r]_0` with it (both `p`, `p'` from its own streams). The dealer
 //!   sends `c = R_A·[r]_0 - p'`. E1 forms `u_1 = A·[x]_1 + v + c = A·x + p`, so `[u]_0 = -p` is
 //!   known to the dealer.

@@ -36,8 +36,8 @@ pub struct MaskedAdapter {
 }
 
 impl PrivateWeights {
-    /// Quantizes an adapter, an update for each map in the order of [`ProgramSpec::maps`]. A missing
-    /// one is a zero update, so that shapes tell nothing about it.
+    /// Quantizes an adapter, an update for each map in the order of [`ProgramSpec::maps`]. A
+    /// missing one is a zero update, so that shapes tell nothing about it.
     ///
     /// # Errors
     /// [`SpecError::Length`] for a factor of the wrong size, [`SpecError::Invalid`] for a value

@@ -126,8 +126,8 @@ impl Masked {
         Ok(self.mul(&wires.remove(0), &up))
     }
 
-    /// Truncates both halves of the columns: the first into a narrow share, the second into the form
-    /// that its opening leaves.
+    /// Truncates both halves of the columns: the first into a narrow share, the second into the
+    /// form that its opening leaves.
     ///
     /// A narrow result does not see whether the mask wrapped, so E1 is sent the compared bits of
     /// the first half at most.

@@ -155,8 +155,8 @@ impl Masked {
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let out_bits = truncation.to;
-        // z' = z + 2^(f-1) + 2^(k-2), non-negative. A stochastic truncation drops low bits first and
-        // adds no half.
+        // z' = z + 2^(f-1) + 2^(k-2), non-negative. A stochastic truncation drops low bits first
+        // and adds no half.
         let (shifted, shift) = self.before_truncation(x, truncation.shift, truncation.from);
         let in_bits = shifted.bits;
         let n = x.len();
