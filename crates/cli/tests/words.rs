@@ -40,7 +40,9 @@ fn found(expressions: &[Regex], text: &str) -> Vec<String> {
 }
 
 fn pages(folder: &Path, found: &mut Vec<PathBuf>) {
-    let kinds = ["rs", "md", "toml", "py", "js", "mjs", "html", "sh", "yml", "snap"];
+    let kinds = [
+        "rs", "md", "toml", "py", "js", "mjs", "html", "sh", "yml", "snap",
+    ];
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();

@@ -35,8 +35,8 @@ impl WireCount {
     }
 }
 
-/// A TCP stream without Nagle's delay whose bytes are counted as the kernel accepts or hands them
-/// over.
+/// A TCP stream without Nagle's delay whose bytes are counted as the kernel accepts or passes them
+/// on.
 pub struct CountedTcp {
     stream: TcpStream,
     count: Arc<WireCount>,

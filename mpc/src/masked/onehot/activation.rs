@@ -541,8 +541,8 @@ impl Masked {
     }
 }
 
-/// Pairs of each top digit, lowest first, for the sign of the argument itself and not of its distance
-/// to the domain's start; none where the table's tail is zero.
+/// Pairs of each top digit, lowest first, for the sign of the argument itself and not of its
+/// distance to the domain's start; none where the tail is zero.
 fn sign_digits(x: &Wire, top: &[(OneHot, u32)], held: bool, tail: Tail) -> Vec<(Bits, Bits)> {
     let mut signs = Vec::new();
     if tail != Tail::Zero {
