@@ -429,6 +429,30 @@ impl<'ast> Visit<'ast> for TupleLets {
 /// A longer name says two things, or says how.
 const MAX_TEST_NAME: usize = 60;
 
+/// Whoever audits a protocol finds its steps named: two percent is near what the field's own
+/// engines have (mpz 2.2, libprio 4.2).
+#[test]
+fn steps_of_the_engine_are_named_in_comments() {
+    let mut comments = 0;
+    let mut lines = 0;
+    for (path, text) in texts() {
+        let place = path.to_string_lossy();
+        if place.contains("/mpc/src/") && !place.contains("tests") {
+            lines += text.lines().count();
+            let inner = |line: &&str| {
+                let line = line.trim_start();
+                line.starts_with("// ") && !line.starts_with("// SAFETY")
+            };
+            comments += text.lines().filter(inner).count();
+        }
+    }
+    let share = comments as f64 / lines as f64;
+    assert!(
+        share >= 0.02,
+        "{comments} comments in {lines} lines of the engine"
+    );
+}
+
 #[test]
 fn names_of_tests_are_short() {
     let mut tests = 0;

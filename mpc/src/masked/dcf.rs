@@ -33,6 +33,7 @@
 mod activation;
 mod argmax;
 mod spline;
+mod truncate;
 
 use marill_crypto::{
     aes::Cipher,
@@ -49,7 +50,6 @@ use crate::{
         Channel, Masked, Role, byte_width,
         correction_stream::Stream,
         party::{Dealer, Evaluator},
-        share::Wire,
     },
 };
 
@@ -169,24 +169,6 @@ impl Masked {
                 e.evaluate_dcf_keys(c, &shape, first_tree, hash, &inputs)
             }
         }
-    }
-
-    /// `[x̂ mod 2^f < r mod 2^f]` as an additive share modulo `2^out_bits`.
-    pub(super) fn borrow_by_dcf(
-        &mut self,
-        wire: &Wire,
-        f: u32,
-        out_bits: u32,
-    ) -> Result<Vec<u64>, ProtocolError> {
-        let batch = DcfBatch {
-            rows: wire.len(),
-            per_row: 1,
-            bits: f,
-            payload_bits: &[out_bits],
-        };
-        // Payload one: the comparison itself.
-        let mut columns = self.compare_dcf(&batch, |i| wire.mask[i], |_, _| 1, |i| wire.open[i])?;
-        Ok(columns.remove(0))
     }
 }
 

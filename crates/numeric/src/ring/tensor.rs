@@ -3,6 +3,9 @@
 //! A tensor may be a *shape* alone, without values: that is what a party holds who computes nothing
 //! on a value (a dealer, a tally). Shapes combine like values, so that every party runs the same
 //! program; a shape beside values counts as zeros.
+//!
+//! Nothing is erased here by hand: temporaries are many, and processes that hold shares have an
+//! allocator that wipes what is given back (`serving/src/wipe.rs`).
 
 use std::{
     fmt,

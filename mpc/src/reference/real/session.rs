@@ -35,7 +35,7 @@ impl RealTwin {
     /// Runs a prompt; returns what enters the output head, in units of activations.
     ///
     /// # Errors
-    /// [`ProtocolError::TooLong`] past the context.
+    /// [`crate::ProtocolError::TooLong`] past the context.
     pub fn prefill(&mut self, boundary: &[u64]) -> ProtocolResult<Vec<f64>> {
         let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
         self.step(&padded, Some(&bias), bucket)
