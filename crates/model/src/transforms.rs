@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelConfig, ModelError};
+use crate::{LoraConfig, ModelConfig, ModelError};
 
 /// What a fine-tune changed about the architecture; `transforms.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -17,24 +17,6 @@ pub struct Transforms {
     pub lora: Option<LoraConfig>,
     #[serde(default)]
     pub heads: Option<HeadMerge>,
-}
-
-/// LoRA: `W = W0 + (alpha / rank) B A` for every module named, in every private
-/// layer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LoraConfig {
-    pub rank: usize,
-    pub alpha: f64,
-    /// Hugging Face module names: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
-    /// `down_proj`.
-    pub target_modules: Vec<String>,
-}
-
-impl LoraConfig {
-    /// `alpha / rank`.
-    pub fn scale(&self) -> f64 {
-        self.alpha / self.rank as f64
-    }
 }
 
 /// Groups of query heads that share one softmax: `S_G = scale * sum_{i in G} Q_i K_i^T`.
