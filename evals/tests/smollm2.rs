@@ -79,6 +79,7 @@ fn peft_reads_an_exported_adapter_and_gives_the_same_logits() {
     transforms.lora = Some(LoraConfig {
         rank: 8,
         alpha: 16.0,
+        rslora: false,
         target_modules,
     });
     let adapter = tiny_adapter(&base.config, &transforms, 3).unwrap();

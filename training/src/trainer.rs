@@ -154,6 +154,7 @@ pub fn transforms_for(recipe: &Recipe, config: &dyn ModelConfig) -> Result<Trans
     let lora = recipe.lora.as_ref().map(|l| LoraConfig {
         rank: l.rank,
         alpha: l.alpha,
+        rslora: l.rslora,
         target_modules: l.target_modules.clone(),
     });
     let transforms = Transforms {

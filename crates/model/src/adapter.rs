@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use crate::{LoraConfig, ModelConfig, ModelError, var_builder::PEFT_PREFIX};
 
 /// PEFT-named low-rank factors: `A [rank, in]` and `B [out, rank]` for private layers;
-/// `delta W = (alpha / rank) B A`.
+/// `delta W = scale · B A` with [`LoraConfig::scale`].
 #[derive(Debug, Clone, Default)]
 pub struct Adapter {
     /// `base_model.model.model.layers.{l}.self_attn.q_proj.lora_A.weight` and so on, f32 on the

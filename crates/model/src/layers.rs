@@ -74,7 +74,7 @@ impl Rows {
 pub struct Linear {
     /// `[out, in]`; trained when it is a variable.
     pub weight: Tensor,
-    /// `A [rank, in]`, `B [out, rank]`, `alpha / rank`.
+    /// `A [rank, in]`, `B [out, rank]`, and [`LoraConfig::scale`].
     pub lora: Option<(Tensor, Tensor, f64)>,
 }
 

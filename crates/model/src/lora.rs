@@ -2,20 +2,121 @@
 
 use serde::{Deserialize, Serialize};
 
-/// LoRA: `W = W0 + (alpha / rank) B A` for every module named, in every private
-/// layer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// LoRA: `W = W0 + scale · B A` for every module named, in every private layer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Stored", into = "Stored")]
 pub struct LoraConfig {
     pub rank: usize,
     pub alpha: f64,
+    /// The scale is `alpha / sqrt(rank)` instead of `alpha / rank`, which keeps the size of the
+    /// update from falling with the rank (Kalajdzievski, arXiv 2312.03732, section 3). PEFT's
+    /// `use_rslora`.
+    pub rslora: bool,
     /// Hugging Face module names: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
     /// `down_proj`.
     pub target_modules: Vec<String>,
 }
 
 impl LoraConfig {
-    /// `alpha / rank`.
+    /// The factor on `B A`: `alpha / rank`, or `alpha / sqrt(rank)` with [`Self::rslora`].
     pub fn scale(&self) -> f64 {
-        self.alpha / self.rank as f64
+        let rank = self.rank as f64;
+        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+    }
+}
+
+/// What stands in `transforms.json` and in manifests.
+///
+/// An alpha over the square root of the rank has a key of its own: a version that does not know it
+/// misses `alpha` and refuses the file, where a flag beside `alpha` would have it compute another
+/// model.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    rank: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    alpha: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rslora_alpha: Option<f64>,
+    target_modules: Vec<String>,
+}
+
+impl From<LoraConfig> for Stored {
+    fn from(lora: LoraConfig) -> Self {
+        Self {
+            rank: lora.rank,
+            alpha: (!lora.rslora).then_some(lora.alpha),
+            rslora_alpha: lora.rslora.then_some(lora.alpha),
+            target_modules: lora.target_modules,
+        }
+    }
+}
+
+impl TryFrom<Stored> for LoraConfig {
+    type Error = &'static str;
+
+    fn try_from(stored: Stored) -> Result<Self, Self::Error> {
+        let alpha = match (stored.alpha, stored.rslora_alpha) {
+            (Some(alpha), None) | (None, Some(alpha)) => alpha,
+            (None, None) => return Err("missing field `alpha`"),
+            (Some(_), Some(_)) => return Err("`alpha` and `rslora_alpha` exclude each other"),
+        };
+        Ok(Self {
+            rank: stored.rank,
+            alpha,
+            rslora: stored.rslora_alpha.is_some(),
+            target_modules: stored.target_modules,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lora(rslora: bool) -> LoraConfig {
+        LoraConfig {
+            rank: 16,
+            alpha: 8.0,
+            rslora,
+            target_modules: vec!["q_proj".into()],
+        }
+    }
+
+    #[test]
+    fn the_scale_is_alpha_over_the_rank_or_its_root() {
+        assert_eq!(lora(false).scale(), 0.5);
+        assert_eq!(lora(true).scale(), 2.0);
+    }
+
+    #[test]
+    fn a_scale_over_the_root_cannot_be_misread() {
+        let plain = serde_json::to_string(&lora(false)).unwrap();
+        let rooted = serde_json::to_string(&lora(true)).unwrap();
+        // Byte for byte what it was, since ids of partitions are digests of it.
+        assert_eq!(
+            plain,
+            r#"{"rank":16,"alpha":8.0,"target_modules":["q_proj"]}"#
+        );
+        assert!(
+            !rooted.contains(r#""alpha""#),
+            "an older version needs `alpha`, and must not find it: {rooted}"
+        );
+        for (text, config) in [(plain, lora(false)), (rooted, lora(true))] {
+            assert_eq!(serde_json::from_str::<LoraConfig>(&text).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn an_unknown_or_doubtful_key_is_refused_by_name() {
+        let refusal = |text: &str| {
+            let text = format!(r#"{{"rank":4,"target_modules":[],{text}}}"#);
+            serde_json::from_str::<LoraConfig>(&text)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(refusal(r#""alpha":1.0,"use_dora":true"#).contains("`use_dora`"));
+        assert!(refusal(r#""alpha":1.0,"rslora_alpha":1.0"#).contains("exclude each other"));
+        assert!(refusal(r#""alpha":null"#).contains("missing field `alpha`"));
     }
 }

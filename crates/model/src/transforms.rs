@@ -9,6 +9,7 @@ use crate::{LoraConfig, ModelConfig, ModelError};
 
 /// What a fine-tune changed about the architecture; `transforms.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Transforms {
     /// The embedding and this many first layers keep the base weights and run on the client in
     /// clear.
@@ -21,6 +22,7 @@ pub struct Transforms {
 
 /// Groups of query heads that share one softmax: `S_G = scale * sum_{i in G} Q_i K_i^T`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HeadMerge {
     /// Heads per group.
     pub merge: usize,

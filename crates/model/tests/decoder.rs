@@ -93,6 +93,7 @@ fn transforms(config: &dyn ModelConfig) -> Transforms {
         lora: Some(LoraConfig {
             rank: 2,
             alpha: 4.0,
+            rslora: false,
             target_modules: MODULES.map(String::from).to_vec(),
         }),
         heads: Some(HeadMerge {

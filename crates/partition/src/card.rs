@@ -158,8 +158,13 @@ fn facts(manifest: &Manifest) -> String {
         let modules = lora.target_modules.join("`, `");
         let _ = writeln!(
             text,
-            "- private: low-rank factors of rank {} on `{modules}`",
-            lora.rank
+            "- private: low-rank factors of rank {} on `{modules}`{}",
+            lora.rank,
+            if lora.rslora {
+                ", scaled over the square root of the rank (rsLoRA)"
+            } else {
+                ""
+            }
         );
     }
     if manifest.decoder.is_full_rank() {

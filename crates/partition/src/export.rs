@@ -325,7 +325,7 @@ fn write_peft_config(
         return Ok(());
     };
     let layers: Vec<usize> = (transforms.frozen_layers..base.config.num_hidden_layers()).collect();
-    let config = serde_json::json!({
+    let mut config = serde_json::json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name(base),
@@ -339,6 +339,10 @@ fn write_peft_config(
         "layers_to_transform": layers,
         "layers_pattern": "layers",
     });
+    // Left out where it is PEFT's default, so that the file and its digest stay what they are.
+    if lora.rslora {
+        config["use_rslora"] = true.into();
+    }
     write_json(path, &config)
 }
 

@@ -100,6 +100,34 @@ fn a_client_needs_the_manifest_and_the_public_part_only() {
     assert!(refusal(&dir).contains("holds only what a client gets"));
 }
 
+/// The same factors with alpha over the rank, and with what over its root gives the same scale.
+#[test]
+fn a_scale_over_the_root_reaches_the_integers_and_peft() {
+    let plain = Fixture::new(false);
+    let mut rooted = Fixture::new(false);
+    let lora = rooted.transforms.lora.as_mut().unwrap();
+    lora.rslora = true;
+    lora.alpha /= (lora.rank as f64).sqrt();
+    let integers = |fixture: &Fixture| {
+        let dir = fixture.export("out").unwrap();
+        let server = Partition::open(&dir).unwrap();
+        assert_eq!(server.manifest.transforms, fixture.transforms);
+        let public = server.public_weights().unwrap();
+        let config = fs::read_to_string(dir.join("private/adapter_config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        (server.private_weights(&public).unwrap().to_bytes(), config)
+    };
+    let (expected, config) = integers(&plain);
+    assert!(config["use_rslora"].is_null(), "PEFT's default");
+    let (found, config) = integers(&rooted);
+    assert_eq!(config["use_rslora"], true);
+    assert_eq!(found, expected);
+    // An older reader finds no scale, and refuses the manifest rather than take another.
+    let text = fs::read_to_string(rooted.out("out").join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(manifest["transforms"]["lora"]["alpha"].is_null());
+}
+
 #[test]
 fn the_adapter_goes_to_peft_only_when_heads_are_not_merged() {
     let fixture = Fixture::new(false);

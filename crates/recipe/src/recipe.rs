@@ -221,6 +221,9 @@ pub struct Lora {
     pub rank: usize,
     #[serde(default = "alpha")]
     pub alpha: f64,
+    /// The update is scaled by `alpha / sqrt(rank)` instead of `alpha / rank`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rslora: bool,
     /// Share of a factor's inputs that training leaves out.
     #[serde(default)]
     pub dropout: f64,

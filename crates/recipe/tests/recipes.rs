@@ -35,6 +35,19 @@ fn problems(text: &str, overrides: &[&str]) -> Vec<String> {
 }
 
 #[test]
+fn a_scale_over_the_root_of_the_rank_is_asked_for() {
+    let text = GOOD.replace("rank = 4", "rank = 4\nrslora = true");
+    let recipe = Recipe::parse(&text, "r.toml", &[]).unwrap();
+    assert!(recipe.lora.as_ref().unwrap().rslora);
+    let again = Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap();
+    assert_eq!(again, recipe);
+    assert!(
+        problems(GOOD, &["lora.rslora=1"])[0].contains("`lora.rslora` takes true or false"),
+        "a number is no answer"
+    );
+}
+
+#[test]
 fn defaults_are_written_out_and_read_back() {
     let recipe = Recipe::parse(GOOD, "r.toml", &[]).unwrap();
     assert_eq!(recipe.lora.as_ref().unwrap().target_modules.len(), 7);
@@ -85,6 +98,10 @@ fn keys_of_other_tools_are_answered() {
         all[0]
     );
     assert!(all[1].contains("not needed"), "{}", all[1]);
+    let peft = "rank = 4\nuse_rslora = true\nalpha_pattern = { q_proj = 8 }";
+    let all = problems(&GOOD.replace("rank = 4", peft), &[]);
+    assert!(all[0].ends_with("here it is `lora.rslora`"), "{}", all[0]);
+    assert!(all[1].contains("one `lora.alpha` serves"), "{}", all[1]);
 }
 
 #[test]

@@ -85,6 +85,7 @@ pub fn tiny_transforms(config: &dyn ModelConfig, merged: bool) -> Transforms {
         lora: Some(LoraConfig {
             rank: 2,
             alpha: 4.0,
+            rslora: false,
             target_modules,
         }),
         heads,

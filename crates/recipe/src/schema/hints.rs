@@ -9,6 +9,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("lora_rank", "lora.rank"),
     ("lora_dropout", "lora.dropout"),
     ("lora_alpha", "lora.alpha"),
+    ("use_rslora", "lora.rslora"),
     ("lora_target_modules", "lora.target_modules"),
     ("lora_modules_to_train", "lora.target_modules"),
     ("sequence_len", "data.max_seq_len"),
@@ -62,6 +63,10 @@ const NOT_NEEDED: &[(&str, &str)] = &[
     (
         "pad_to_sequence_len",
         "rows are always laid one after another without padding",
+    ),
+    (
+        "alpha_pattern",
+        "one `lora.alpha` serves every module, over its own rank",
     ),
     ("adapter", "write a `[lora]` table instead"),
     (

@@ -135,6 +135,7 @@ pub(super) const ROOT: &[(&str, Kind)] = &[
         Kind::Table(&[
             ("rank", Within(1, MANY)),
             ("alpha", UpTo(1e9)),
+            ("rslora", Flag),
             ("dropout", Number(0.0, 0.95)),
             ("target_modules", Kind::Some(&MODULES)),
         ]),
