@@ -80,6 +80,7 @@ fn peft_reads_an_exported_adapter_and_gives_the_same_logits() {
         rank: 8,
         alpha: 16.0,
         rslora: false,
+        ranks: Default::default(),
         target_modules,
     });
     let adapter = tiny_adapter(&base.config, &transforms, 3).unwrap();

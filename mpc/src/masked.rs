@@ -80,7 +80,7 @@ use crate::{
         pack::{byte_width, pack, pack_iter, pack_plane, unpack, xor_packed_plane},
         precompute::{Precomputed, RevealMasks},
     },
-    spec::ProgramSpec,
+    spec::{MapSpec, ProgramSpec},
     weights::{Lora, MaskedAdapter, MatrixMasks, PrivateWeights, adapter_masks},
 };
 
@@ -93,7 +93,6 @@ enum Role {
 /// The interpreter of evaluators, dealer and tally.
 pub struct Masked {
     role: Role,
-    rank: usize,
     spec: Arc<ProgramSpec>,
     /// Whether inputs enter and tokens leave as additive shares of E0 and E1, because E0 is not the
     /// client.
@@ -165,7 +164,11 @@ impl Masked {
     ) -> Result<Self, ProtocolError> {
         let maps = |held: bool| if held { spec.num_maps() } else { 0 };
         // A party with weights of another shape would index past them, or leave maps out.
-        if adapter.len() != maps(spec.lora_rank > 0) || matrices.len() != maps(spec.is_full_rank())
+        let fits =
+            |(lora, map): (&Lora, MapSpec)| [&lora.a, &lora.b].map(Vec::len) == map.factor_lens();
+        if adapter.len() != maps(spec.lora_rank > 0)
+            || matrices.len() != maps(spec.is_full_rank())
+            || !adapter.iter().zip(spec.maps()).all(fits)
         {
             return Err(ProtocolError::AdapterMismatch);
         }
@@ -229,7 +232,6 @@ impl Masked {
     fn new(role: Role, spec: &ProgramSpec) -> Self {
         Self {
             role,
-            rank: spec.lora_rank,
             spec: Arc::new(spec.clone()),
             shared_io: false,
             many: MANY,

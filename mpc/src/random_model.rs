@@ -30,6 +30,7 @@ pub fn tiny_spec() -> ProgramSpec {
         head_groups: vec![vec![vec![0, 3], vec![1, 4], vec![2, 5]]; 2],
         attn_scale: vec![0.25; 2],
         lora_rank: 4,
+        lora_ranks: Vec::new(),
         numeric: NumericSpec::default(),
         architecture: Default::default(),
         private: Default::default(),
@@ -41,6 +42,7 @@ pub fn tiny_spec() -> ProgramSpec {
 pub fn with_private_matrices(spec: ProgramSpec) -> ProgramSpec {
     ProgramSpec {
         lora_rank: 0,
+        lora_ranks: Vec::new(),
         private: PrivateForm::FullRank,
         ..spec
     }

@@ -34,6 +34,11 @@ pub struct ProgramSpec {
     pub attn_scale: Vec<f64>,
     /// Rank of the private LoRA updates; 0 when nothing is private.
     pub lora_rank: usize,
+    /// Ranks by module, in the order of [`Architecture::modules`], where they differ: 0 is a map
+    /// without an update, and `lora_rank` the largest. Left out where every map has `lora_rank`,
+    /// so that older manifests and their digests stay what they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lora_ranks: Vec<usize>,
     pub numeric: NumericSpec,
     /// Left out where it is LLaMA's, so that older manifests and their digests stay what they are.
     #[serde(default, skip_serializing_if = "Architecture::is_llama")]
@@ -120,6 +125,7 @@ impl ProgramSpec {
         if self.is_full_rank() && self.lora_rank != 0 {
             return invalid("lora_rank", "must be 0 where full-rank weights are private");
         }
+        self.check_ranks()?;
         // Before anything is multiplied or allocated by a size.
         self.check_sizes()?;
         if !self.head_dim.is_multiple_of(2) {
@@ -163,6 +169,35 @@ impl ProgramSpec {
             return invalid("rope_theta", "must be a positive number");
         }
         Ok(())
+    }
+
+    /// One form for one meaning: digests are taken of it.
+    fn check_ranks(&self) -> Result<(), SpecError> {
+        let ranks = &self.lora_ranks;
+        let modules = self.architecture.modules().len();
+        let problem = if ranks.is_empty() {
+            return Ok(());
+        } else if ranks.len() != modules {
+            format!("has {} ranks for {modules} modules", ranks.len())
+        } else if ranks.iter().max() != Some(&self.lora_rank) {
+            "must have `lora_rank` as its largest".into()
+        } else if ranks.iter().all(|rank| *rank == self.lora_rank) {
+            "must be left out where all are `lora_rank`".into()
+        } else {
+            return Ok(());
+        };
+        let field = "lora_ranks";
+        Err(SpecError::Invalid { field, problem })
+    }
+
+    /// Returns self with these ranks of the private updates, one for each of
+    /// [`Architecture::modules`] in their order; 0 for a module without an update.
+    #[must_use]
+    pub fn with_ranks(mut self, ranks: Vec<usize>) -> Self {
+        self.lora_rank = ranks.iter().copied().max().unwrap_or(0);
+        let uniform = ranks.iter().all(|rank| *rank == self.lora_rank);
+        self.lora_ranks = if uniform { Vec::new() } else { ranks };
+        self
     }
 
     /// Every size alone and what they make together: a spec may come from a peer, and what follows
@@ -382,6 +417,38 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("head_groups")
+        );
+    }
+
+    #[test]
+    fn ranks_by_module_have_one_form() {
+        let mixed = tiny_spec().with_ranks(vec![4, 0, 4, 1, 6, 6, 6]);
+        mixed.validate().unwrap();
+        assert_eq!(mixed.lora_rank, 6);
+        assert_eq!(tiny_spec().with_ranks(vec![4; 7]), tiny_spec());
+        for (ranks, said) in [
+            (vec![6; 6], "6 ranks for 7 modules"),
+            (vec![6; 7], "must be left out"),
+            (vec![5, 4, 4, 4, 4, 4, 4], "as its largest"),
+            (vec![1 << 40, 6, 6, 6, 6, 6, 6], "as its largest"),
+        ] {
+            let spec = ProgramSpec {
+                lora_ranks: ranks,
+                ..mixed.clone()
+            };
+            let error = spec.validate().unwrap_err().to_string();
+            assert!(
+                error.contains("`lora_ranks`") && error.contains(said),
+                "{error}"
+            );
+        }
+        // A reader that does not know the key refuses it: the table denies unknown ones.
+        let key = "lora_ranks";
+        let json = |spec: &ProgramSpec| serde_json::to_string(spec).unwrap();
+        assert!(json(&mixed).contains(key) && !json(&tiny_spec()).contains(key));
+        assert_eq!(
+            serde_json::from_str::<ProgramSpec>(&json(&mixed)).unwrap(),
+            mixed
         );
     }
 

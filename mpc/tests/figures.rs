@@ -26,6 +26,7 @@ fn with_groups(layers: usize, groups: Vec<Vec<usize>>) -> ProgramSpec {
         attn_scale: vec![1.0 / (64.0 * groups[0].len() as f64).sqrt(); layers],
         head_groups: vec![groups; layers],
         lora_rank: 8,
+        lora_ranks: Vec::new(),
         numeric: NumericSpec::default(),
         architecture: Default::default(),
         private: Default::default(),
@@ -51,6 +52,33 @@ fn a_decoded_token_at_128_keys_keeps_to_its_budget() {
         "{all:?}"
     );
     assert!(layer.dealer_to_e1_bytes <= 1_550_000, "{layer:?}");
+}
+
+/// Ranks by module: each map pays for its own, and a part of a layer where no map has an update
+/// pays for no reveal.
+#[test]
+fn a_decoded_token_pays_for_the_rank_of_each_map() {
+    let per_layer = |ranks: [usize; 7]| {
+        let spec = |layers| smollm2(layers).with_ranks(ranks.to_vec());
+        tally_decode(&spec(3), 127).unwrap() - tally_decode(&spec(2), 127).unwrap()
+    };
+    let all = per_layer([8; 7]);
+    let mixed = per_layer([4, 4, 4, 4, 16, 16, 32]);
+    assert_eq!(mixed.rounds, all.rounds);
+    // An element is 8 bytes before the rotation, 7 elsewhere: `v` from E0, `c` from the dealer.
+    let more = 16 * 7 + 24 * 7 - 4 * 7 - 12 * 8;
+    assert_eq!(mixed.e0_to_e1_bytes - all.e0_to_e1_bytes, more);
+    assert_eq!(mixed.dealer_to_e1_bytes - all.dealer_to_e1_bytes, more);
+    assert_eq!(mixed.e1_to_e0_bytes, all.e1_to_e0_bytes);
+    // Without updates of queries, keys and values the normalized row stays shared.
+    let mlp = per_layer([0, 0, 0, 8, 8, 8, 8]);
+    assert_eq!(all.rounds - mlp.rounds, 1);
+    let revealed = 576 * 8 + 3 * 8 * 8;
+    assert_eq!(all.e0_to_e1_bytes - mlp.e0_to_e1_bytes, revealed);
+    let spec = smollm2(1).with_ranks(vec![4, 4, 4, 4, 16, 16, 32]);
+    let sides = 4 * (576 + 576) + 2 * 4 * (576 + 192) + 4 * (576 + 576);
+    let elements = sides + (16 + 16 + 32) * (576 + 1536);
+    assert_eq!(MaskedAdapter::bytes_of(&spec), 8 * elements);
 }
 
 #[test]

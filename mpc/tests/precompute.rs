@@ -105,8 +105,14 @@ fn run(
 /// A prompt and tokens of every kind of private layer.
 #[test]
 fn prepared_steps_send_the_same_bytes() {
-    for spec in [tiny_spec(), with_private_matrices(tiny_spec())] {
-        let reveals = (4 * spec.num_layers) as u64;
+    let mixed = |ranks: [usize; 7]| tiny_spec().with_ranks(ranks.to_vec());
+    for (spec, a_layer) in [
+        (tiny_spec(), 4),
+        (with_private_matrices(tiny_spec()), 4),
+        (mixed([1, 4, 0, 2, 8, 3, 16]), 4),
+        (mixed([2, 1, 3, 0, 5, 1, 0]), 2),
+    ] {
+        let reveals = (a_layer * spec.num_layers) as u64;
         let (plain, none) = run(&spec, |_, _, _| {});
         assert_eq!(none, 0);
         let bucket = spec.bucket(PROMPT);

@@ -26,6 +26,7 @@ fn smollm2(layers: usize, rounding: Rounding) -> ProgramSpec {
         attn_scale: vec![0.125; layers],
         head_groups: vec![(0..9).map(|h| vec![h]).collect(); layers],
         lora_rank: 8,
+        lora_ranks: Vec::new(),
         numeric: NumericSpec::with_rounding(rounding),
         architecture: Default::default(),
         private: Default::default(),

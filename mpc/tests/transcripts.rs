@@ -308,10 +308,14 @@ fn weights(spec: &ProgramSpec) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
 fn table() -> String {
     let mut lines = Vec::new();
     for (name, spec) in specs() {
-        for (form, spec) in [
+        let mut forms = vec![
             ("lora", spec.clone()),
-            ("whole", with_private_matrices(spec)),
-        ] {
+            ("whole", with_private_matrices(spec.clone())),
+        ];
+        if name == "llama" {
+            forms.push(("ranks", spec.with_ranks(vec![1, 4, 0, 2, 8, 3, 16])));
+        }
+        for (form, spec) in forms {
             for rounding in [Rounding::Exact, Rounding::Stochastic] {
                 let numeric = NumericSpec::with_rounding(rounding);
                 let (public, private) = weights(&ProgramSpec {

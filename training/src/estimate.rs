@@ -205,14 +205,11 @@ fn rounded_copies(config: &dyn ModelConfig, private: usize) -> usize {
 fn trained_parameters(base: &Checkpoint, transforms: &Transforms, freeze: &Freeze) -> usize {
     let config = &base.config;
     if let Some(lora) = &transforms.lora {
-        let shapes = lora
-            .target_modules
-            .iter()
-            .filter_map(|module| config.module_shape(module));
-        return transforms.private_layers(config)
-            * shapes
-                .map(|[out, inner]| lora.rank * (out + inner))
-                .sum::<usize>();
+        let factors = lora.target_modules.iter().filter_map(|module| {
+            let [out, inner] = config.module_shape(module)?;
+            Some(lora.rank_of(module) * (out + inner))
+        });
+        return transforms.private_layers(config) * factors.sum::<usize>();
     }
     crate::params::full_names(base, transforms, freeze)
         .map(|name| base.tensors[name].elem_count())

@@ -53,25 +53,20 @@ impl Params {
         };
         let mut tensors = BTreeMap::new();
         for layer in transforms.frozen_layers..base.config.num_hidden_layers() {
-            for module in MODULES
-                .iter()
-                .filter(|m| lora.target_modules.iter().any(|t| t == *m))
-            {
+            for module in MODULES.iter().filter(|module| lora.targets(module)) {
                 let [out, inner] = base
                     .config
                     .module_shape(module)
                     .expect("MODULES are the modules");
                 let mut rng = Rng::new(seed, &format!("lora {layer} {module}"));
                 let bound = 1.0 / (inner as f64).sqrt();
-                let a: Vec<f32> = (0..lora.rank * inner)
+                let rank = lora.rank_of(module);
+                let a: Vec<f32> = (0..rank * inner)
                     .map(|_| ((2.0 * rng.uniform() - 1.0) * bound) as f32)
                     .collect();
-                tensors.insert(
-                    Adapter::name(layer, module, 'A'),
-                    (a, vec![lora.rank, inner]),
-                );
-                let b = vec![0f32; out * lora.rank];
-                tensors.insert(Adapter::name(layer, module, 'B'), (b, vec![out, lora.rank]));
+                tensors.insert(Adapter::name(layer, module, 'A'), (a, vec![rank, inner]));
+                let b = vec![0f32; out * rank];
+                tensors.insert(Adapter::name(layer, module, 'B'), (b, vec![out, rank]));
             }
         }
         let tensors = tensors.into_iter().map(|(name, (data, shape))| {

@@ -156,6 +156,7 @@ pub fn transforms_for(recipe: &Recipe, config: &dyn ModelConfig) -> Result<Trans
         alpha: l.alpha,
         rslora: l.rslora,
         target_modules: l.target_modules.clone(),
+        ranks: l.ranks.clone(),
     });
     let transforms = Transforms {
         frozen_layers,
@@ -163,10 +164,25 @@ pub fn transforms_for(recipe: &Recipe, config: &dyn ModelConfig) -> Result<Trans
         heads,
     };
     transforms.check(config)?;
-    for module in transforms.lora.iter().flat_map(|lora| &lora.target_modules) {
-        let rank = transforms.lora.as_ref().map_or(0, |lora| lora.rank);
+    if let Some(lora) = &transforms.lora {
+        check_ranks(lora, config)?;
+    }
+    Ok(Transforms {
+        lora: transforms.lora.map(LoraConfig::in_one_form),
+        ..transforms
+    })
+}
+
+/// No rank is above the smaller side of its matrix.
+fn check_ranks(lora: &LoraConfig, config: &dyn ModelConfig) -> Result<(), TrainError> {
+    for module in &lora.target_modules {
         let Some([out, inner]) = config.module_shape(module) else {
             continue;
+        };
+        let rank = lora.rank_of(module);
+        let key = match lora.ranks.contains_key(module) {
+            true => "lora.ranks",
+            false => "lora.rank",
         };
         if rank > out.min(inner) {
             let reason = format!(
@@ -175,13 +191,10 @@ pub fn transforms_for(recipe: &Recipe, config: &dyn ModelConfig) -> Result<Trans
                  without the `[lora]` table",
                 out.min(inner)
             );
-            return Err(TrainError::Setting {
-                key: "lora.rank",
-                reason,
-            });
+            return Err(TrainError::Setting { key, reason });
         }
     }
-    Ok(transforms)
+    Ok(())
 }
 
 /// The secure program's scales, those of every export.

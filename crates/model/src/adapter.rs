@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use crate::{LoraConfig, ModelConfig, ModelError, var_builder::PEFT_PREFIX};
 
 /// PEFT-named low-rank factors: `A [rank, in]` and `B [out, rank]` for private layers;
-/// `delta W = scale · B A` with [`LoraConfig::scale`].
+/// `delta W = scale · B A` with [`LoraConfig::scale_of`].
 #[derive(Debug, Clone, Default)]
 pub struct Adapter {
     /// `base_model.model.model.layers.{l}.self_attn.q_proj.lora_A.weight` and so on, f32 on the
@@ -75,7 +75,8 @@ impl Adapter {
                 let Some([out, inner]) = config.module_shape(module) else {
                     continue;
                 };
-                for (factor, expected) in [('A', [lora.rank, inner]), ('B', [out, lora.rank])] {
+                let rank = lora.rank_of(module);
+                for (factor, expected) in [('A', [rank, inner]), ('B', [out, rank])] {
                     let name = Self::name(layer, module, factor);
                     let tensor = self
                         .tensors

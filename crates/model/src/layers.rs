@@ -9,7 +9,7 @@ use candle_core::{D, Tensor};
 use candle_nn::{Embedding, Init, Module, VarBuilder, ops::softmax};
 
 use crate::{
-    LoraConfig, ModelError,
+    ModelError,
     ops::{self, Dropout, FakeQuant, Segment},
 };
 
@@ -74,7 +74,7 @@ impl Rows {
 pub struct Linear {
     /// `[out, in]`; trained when it is a variable.
     pub weight: Tensor,
-    /// `A [rank, in]`, `B [out, rank]`, and [`LoraConfig::scale`].
+    /// `A [rank, in]`, `B [out, rank]`, and [`crate::LoraConfig::scale_of`].
     pub lora: Option<(Tensor, Tensor, f64)>,
 }
 
@@ -94,17 +94,18 @@ impl Module for Linear {
 }
 
 impl Linear {
-    /// `weight`, and `lora_A.weight` and `lora_B.weight` where `lora` is given and `vb` has them.
+    /// `weight`; with rank and scale of an update also `lora_A.weight` and `lora_B.weight`, where
+    /// `vb` has them.
     pub(crate) fn new(
         [out, inner]: [usize; 2],
-        lora: Option<&LoraConfig>,
+        lora: Option<(usize, f64)>,
         vb: VarBuilder<'_>,
     ) -> candle_core::Result<Self> {
         let has = |factor: &str| vb.contains_tensor(factor);
-        let factors = |lora: &LoraConfig| {
-            let a = vb.get((lora.rank, inner), "lora_A.weight")?;
-            let b = vb.get((out, lora.rank), "lora_B.weight")?;
-            Ok::<_, candle_core::Error>((a, b, lora.scale()))
+        let factors = |(rank, scale): (usize, f64)| {
+            let a = vb.get((rank, inner), "lora_A.weight")?;
+            let b = vb.get((out, rank), "lora_B.weight")?;
+            Ok::<_, candle_core::Error>((a, b, scale))
         };
         let lora = lora.filter(|_| has("lora_A.weight") && has("lora_B.weight"));
         let lora = lora.map(factors).transpose()?;

@@ -266,7 +266,8 @@ impl LlamaBlock {
         let lora = transforms.lora.as_ref().filter(|_| !frozen);
         let linear = |part: &str, module: &str| {
             let shape = config.module_shape(module).expect("a module of the list");
-            Linear::new(shape, lora, vb.pp(part).pp(module))
+            let update = lora.map(|lora| (lora.rank_of(module), lora.scale_of(module)));
+            Linear::new(shape, update, vb.pp(part).pp(module))
         };
         let norm = |name: &str| RmsNorm::new(config.hidden_size, config.rms_norm_eps, &vb.pp(name));
         let (groups, attn_scale) = transforms.attention(config, layer);

@@ -152,6 +152,14 @@ impl Transforms {
             if lora.rank == 0 {
                 return fail("lora.rank", "must be at least 1".into());
             }
+            if let Some((module, _)) = lora.ranks.iter().find(|(_, rank)| **rank == 0) {
+                let reason = format!("the rank of `{module}` must be at least 1");
+                return fail("lora.ranks", reason);
+            }
+            if let Some(module) = lora.ranks.keys().find(|module| !lora.targets(module)) {
+                let reason = format!("`{module}` is not among the target modules");
+                return fail("lora.ranks", reason);
+            }
             if let Some(unknown) = lora
                 .target_modules
                 .iter()

@@ -94,6 +94,7 @@ fn transforms(config: &dyn ModelConfig) -> Transforms {
             rank: 2,
             alpha: 4.0,
             rslora: false,
+            ranks: Default::default(),
             target_modules: MODULES.map(String::from).to_vec(),
         }),
         heads: Some(HeadMerge {

@@ -155,11 +155,16 @@ fn facts(manifest: &Manifest) -> String {
         layers - 1
     );
     if let Some(lora) = &transforms.lora {
-        let modules = lora.target_modules.join("`, `");
+        let named = |module: &String| match lora.ranks.is_empty() {
+            true => format!("`{module}`"),
+            false => format!("`{module}` ({})", lora.rank_of(module)),
+        };
+        let modules: Vec<String> = lora.target_modules.iter().map(named).collect();
         let _ = writeln!(
             text,
-            "- private: low-rank factors of rank {} on `{modules}`{}",
-            lora.rank,
+            "- private: low-rank factors of rank {} on {}{}",
+            lora.ranks_said(),
+            modules.join(", "),
             if lora.rslora {
                 ", scaled over the square root of the rank (rsLoRA)"
             } else {

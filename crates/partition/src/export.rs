@@ -343,6 +343,10 @@ fn write_peft_config(
     if lora.rslora {
         config["use_rslora"] = true.into();
     }
+    // PEFT takes alpha over each one's own rank, as here.
+    if !lora.ranks.is_empty() {
+        config["rank_pattern"] = serde_json::json!(lora.ranks);
+    }
     write_json(path, &config)
 }
 

@@ -42,6 +42,7 @@ impl Shape {
             head_groups: vec![(0..self.heads).map(|h| vec![h]).collect(); num_layers],
             attn_scale: vec![(head_dim as f64).powf(-0.5); num_layers],
             lora_rank: rank,
+            lora_ranks: Vec::new(),
             numeric: NumericSpec::default(),
             architecture,
             private: Default::default(),

@@ -29,7 +29,7 @@ pub fn program_spec(
     let (head_groups, attn_scale) = (transforms.frozen_layers..config.num_hidden_layers)
         .map(|layer| transforms.attention(config, layer))
         .unzip();
-    Ok(ProgramSpec {
+    let spec = ProgramSpec {
         hidden_size: config.hidden_size,
         intermediate_size: config.intermediate_size,
         num_attention_heads: config.num_attention_heads,
@@ -43,10 +43,34 @@ pub fn program_spec(
         head_groups,
         attn_scale,
         lora_rank: transforms.lora.as_ref().map_or(0, |lora| lora.rank),
+        lora_ranks: Vec::new(),
         numeric,
         architecture: marill_mpc::Architecture::Llama,
         private: Default::default(),
-    })
+    };
+    // With one rank for all, a module without an update has one of zeros, as it always had.
+    Ok(
+        match transforms
+            .lora
+            .as_ref()
+            .filter(|lora| !lora.ranks.is_empty())
+        {
+            Some(lora) => spec.with_ranks(ranks(config, lora)),
+            None => spec,
+        },
+    )
+}
+
+/// The rank of each module in a layer, 0 where it has no update.
+fn ranks(config: &dyn ModelConfig, lora: &LoraConfig) -> Vec<usize> {
+    let rank = |module: &&str| {
+        if lora.targets(module) {
+            lora.rank_of(module)
+        } else {
+            0
+        }
+    };
+    config.modules().iter().map(rank).collect()
 }
 
 /// Final norm and head as integers, and the base weights of the private layers unless these are
@@ -149,8 +173,7 @@ pub fn private_weights(
     let update = |map: MapSpec| {
         let module = config.modules()[map.module as usize];
         let layer = transforms.frozen_layers + map.layer;
-        let targets =
-            |lora: &&LoraConfig| lora.target_modules.iter().any(|target| target == module);
+        let targets = |lora: &&LoraConfig| lora.targets(module);
         let Some(lora) = transforms.lora.as_ref().filter(targets) else {
             return Ok(None);
         };
@@ -162,7 +185,7 @@ pub fn private_weights(
         Ok(Some(LoraFloats {
             a: floats(a)?,
             b: floats(b)?,
-            scale: lora.scale() as f32,
+            scale: lora.scale_of(module) as f32,
         }))
     };
     let updates = public.spec.maps().map(update);

@@ -129,6 +129,40 @@ fn a_scale_over_the_root_reaches_the_integers_and_peft() {
 }
 
 #[test]
+fn ranks_by_module_are_in_program_card_and_peft() {
+    let mut fixture = Fixture::new(false);
+    let lora = fixture.transforms.lora.as_mut().unwrap();
+    lora.ranks.insert("down_proj".into(), 5);
+    lora.target_modules.retain(|module| module != "o_proj");
+    let config = &fixture.base.config;
+    fixture.adapter = tiny_adapter(config, &fixture.transforms, 2).unwrap();
+    let dir = fixture.export("out").unwrap();
+    let server = Partition::open(&dir).unwrap();
+    let spec = server.program_spec();
+    assert_eq!(
+        (spec.lora_rank, &spec.lora_ranks[..]),
+        (5, &[2, 2, 2, 0, 2, 2, 5][..])
+    );
+    let public = server.public_weights().unwrap();
+    let private = server.private_weights(&public).unwrap();
+    let elements: usize = spec.maps().flat_map(|map| map.factor_lens()).sum();
+    assert_eq!(private.to_bytes().len(), 4 * elements);
+    let text = fs::read_to_string(dir.join("private/adapter_config.json")).unwrap();
+    let peft: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(peft["r"], 2);
+    assert_eq!(peft["rank_pattern"], serde_json::json!({"down_proj": 5}));
+    let card = fs::read_to_string(dir.join("README.md")).unwrap();
+    assert!(
+        card.contains("low-rank factors of rank 2 to 5 on `q_proj` (2)"),
+        "{card}"
+    );
+    // Factors of one rank do not pass for these.
+    fixture.transforms.lora.as_mut().unwrap().ranks.clear();
+    let error = fixture.export("other").unwrap_err().to_string();
+    assert!(error.contains("down_proj"), "{error}");
+}
+
+#[test]
 fn the_adapter_goes_to_peft_only_when_heads_are_not_merged() {
     let fixture = Fixture::new(false);
     let dir = fixture.export("out").unwrap();

@@ -1,5 +1,7 @@
 //! Every table and key of a recipe with its default, and how a recipe is read and overridden.
 
+use std::collections::BTreeMap;
+
 use marill_numeric::MODULES;
 use serde::{Deserialize, Serialize};
 
@@ -229,6 +231,9 @@ pub struct Lora {
     pub dropout: f64,
     #[serde(default = "all_modules")]
     pub target_modules: Vec<String>,
+    /// Ranks of single modules in place of `rank`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ranks: BTreeMap<String, usize>,
 }
 
 fn alpha() -> f64 {

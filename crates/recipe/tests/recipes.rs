@@ -48,6 +48,59 @@ fn a_scale_over_the_root_of_the_rank_is_asked_for() {
 }
 
 #[test]
+fn single_modules_have_ranks_of_their_own() {
+    let text = GOOD.replace(
+        "rank = 4",
+        "rank = 4\nranks = { q_proj = 2, down_proj = 32 }",
+    );
+    let set = ["lora.ranks.k_proj=3".to_owned()];
+    let recipe = Recipe::parse(&text, "r.toml", &set).unwrap();
+    let ranks: Vec<usize> = recipe
+        .lora
+        .as_ref()
+        .unwrap()
+        .ranks
+        .values()
+        .copied()
+        .collect();
+    assert_eq!(ranks, [32, 3, 2], "down, k, q by name");
+    let again = Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap();
+    assert_eq!(again, recipe);
+    for (ranks, said, hint) in [
+        (
+            "ranks = { q_proj = 0 }",
+            "`lora.ranks.q_proj` must be at least 1",
+            "leave the module out of `lora.target_modules`",
+        ),
+        ("ranks = { q = 2 }", "unknown key `lora.ranks.q`", ""),
+        (
+            "ranks = 8",
+            "`lora.ranks` takes a table, not an integer",
+            "",
+        ),
+        (
+            "target_modules = [\"k_proj\"]\nranks = { q_proj = 2 }",
+            "`lora.ranks.q_proj` is of no module in `lora.target_modules`",
+            "name the module there too",
+        ),
+        (
+            "rank_pattern = { q_proj = 2 }",
+            "unknown key `lora.rank_pattern`",
+            "here it is `lora.ranks`",
+        ),
+    ] {
+        let all = problems(
+            &GOOD.replace("rank = 4", &format!("rank = 4\n{ranks}")),
+            &[],
+        );
+        assert!(
+            all[0].contains(said) && all[0].contains(hint),
+            "{ranks}: {all:#?}"
+        );
+    }
+}
+
+#[test]
 fn defaults_are_written_out_and_read_back() {
     let recipe = Recipe::parse(GOOD, "r.toml", &[]).unwrap();
     assert_eq!(recipe.lora.as_ref().unwrap().target_modules.len(), 7);

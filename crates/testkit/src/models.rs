@@ -86,6 +86,7 @@ pub fn tiny_transforms(config: &dyn ModelConfig, merged: bool) -> Transforms {
             rank: 2,
             alpha: 4.0,
             rslora: false,
+            ranks: Default::default(),
             target_modules,
         }),
         heads,
@@ -112,13 +113,14 @@ pub fn tiny_adapter(
                 .module_shape(module)
                 .expect("checked by Transforms::check");
             let scale = 1.0 / (inner as f32).sqrt();
+            let rank = lora.rank_of(module);
             adapter.tensors.insert(
                 Adapter::name(layer, module, 'A'),
-                random.tensor(&[lora.rank, inner], scale)?,
+                random.tensor(&[rank, inner], scale)?,
             );
             adapter.tensors.insert(
                 Adapter::name(layer, module, 'B'),
-                random.tensor(&[out, lora.rank], 0.3)?,
+                random.tensor(&[out, rank], 0.3)?,
             );
         }
     }

@@ -27,9 +27,10 @@ impl Masked {
 }
 
 impl Masked {
-    /// Whether anything is private that a share could be revealed for.
-    fn has_private(&self) -> bool {
-        self.spec.is_full_rank() || self.rank > 0
+    /// Whether anything of these maps is private that a share could be revealed for.
+    fn has_private(&self, maps: &[MapId]) -> bool {
+        let updated = |map: &MapId| self.spec.map_spec(*map).rank > 0;
+        self.spec.is_full_rank() || maps.iter().any(updated)
     }
 
     fn give(
@@ -108,7 +109,7 @@ impl Engine for Masked {
         self.at(label);
         self.record(label, share);
         // Nothing of the server's multiplies it, so nothing is revealed.
-        if !self.has_private() {
+        if !self.has_private(maps) {
             return Ok((share.clone(), vec![None; maps.len()]));
         }
         let x = self.materialized(share)?.into_owned();
@@ -124,7 +125,7 @@ impl Engine for Masked {
     ) -> ProtocolResult<(Share, Vec<Option<Share>>)> {
         // Exact rounding knows its result only after the comparison. Under stochastic rounding E0
         // sends the MSBs with the reveal.
-        if self.rounds_exactly() || !self.has_private() {
+        if self.rounds_exactly() || !self.has_private(maps) {
             let x = Engine::truncate(self, x, truncation, labels.inner)?;
             return self.reveal_to_e1(&x, truncation.to, maps, labels.outer);
         }

@@ -21,7 +21,7 @@ use marill_numeric::ring;
 use crate::{
     error::ProtocolError,
     masked::{Masked, Role, reveal::PendingReveal, share::Share},
-    spec::MapId,
+    spec::{MapId, MapSpec},
 };
 
 impl Masked {
@@ -35,20 +35,26 @@ impl Masked {
         label: &'static str,
     ) -> Result<(Share, Vec<Option<Share>>), ProtocolError> {
         let cols = pending.x.cols;
-        let inner = pending.x.rows * self.rank;
+        let rows = pending.x.rows;
+        // A map without an update takes no part, and has a place in the list.
+        let ranks: Vec<usize> = maps
+            .iter()
+            .map(|&map| self.spec.map_spec(map).rank)
+            .collect();
         let masks = self.masks_of_reveal(&pending.x, bits, maps);
         // `p` of every map at E0 and at the dealer; `c` or its E0 half.
         let mut ps = Vec::new();
         let mut cs = Vec::new();
         let mut note = Vec::new();
-        for &map in maps {
+        for (&map, rank) in maps.iter().zip(&ranks) {
+            let inner = rows * rank;
             let a = match &self.role {
-                Role::Dealer(dealer) => Some(&dealer.adapter_masks[map.index()].a),
-                Role::Evaluator(e) if e.first => Some(&e.adapter[map.index()].a),
+                Role::Dealer(dealer) => Some(dealer.adapter_masks[map.index()].a.as_slice()),
+                Role::Evaluator(e) if e.first => Some(e.adapter[map.index()].a.as_slice()),
                 _ => None,
             };
             let product = match (self.precomputed(), a) {
-                (_, None) => Vec::new(),
+                (_, None | Some([])) => Vec::new(),
                 (precomputed, Some(a)) => precomputed
                     .and_then(|precomputed| precomputed.private(map))
                     .unwrap_or_else(|| ring::matmul_transposed(&masks, a, cols)),
@@ -72,20 +78,26 @@ impl Masked {
             ps.push(p);
             cs.push(c);
         }
-        let notes = (maps.len() * inner, note.as_slice());
+        let inner = rows * ranks.iter().sum::<usize>();
+        let notes = (inner, note.as_slice());
         let (share, vs) = self.reveal_under(&masks, pending, bits, notes, label)?;
         let mut updates = Vec::new();
+        let mut taken = 0;
         for (m, &map) in maps.iter().enumerate() {
-            let v = vs.get(m * inner..(m + 1) * inner).unwrap_or(&[]);
-            updates.push(Some(self.private_product(&share, map, &ps[m], &cs[m], v)));
+            let inner = rows * ranks[m];
+            let v = vs.get(taken..taken + inner).unwrap_or(&[]);
+            taken += inner;
+            let update = || self.private_product(&share, map, &ps[m], &cs[m], v);
+            updates.push((ranks[m] > 0).then(update));
         }
         Ok((share, updates))
     }
 
     /// What `B` makes of `A·x + p` and `-p`. `R_B·p`, which the dealer knows, is deferred.
     fn private_product(&self, x: &Share, map: MapId, p: &[u64], c: &[u64], v: &[u64]) -> Share {
-        let rank = self.rank;
-        let out = self.spec.map_spec(map).rows;
+        let MapSpec {
+            rank, rows: out, ..
+        } = self.spec.map_spec(map);
         let mut product = Vec::new();
         match &self.role {
             Role::Tally(_) => {}

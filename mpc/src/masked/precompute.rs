@@ -224,7 +224,7 @@ impl Masked {
         };
         if !e.first
             || self.spec.architecture.is_encoder()
-            || !(self.spec.is_full_rank() || self.rank > 0)
+            || !(self.spec.is_full_rank() || self.spec.lora_rank > 0)
         {
             return None;
         }
@@ -316,7 +316,10 @@ impl Precomputer {
             Matrices::Masked(matrices) if self.spec.is_full_rank() => {
                 product(&half, &matrices[map.index()], of.cols)
             }
-            _ => ring::matmul_transposed(&masks, &self.adapter[map.index()].a, of.cols),
+            _ => match self.adapter[map.index()].a.as_slice() {
+                [] => Vec::new(),
+                a => ring::matmul_transposed(&masks, a, of.cols),
+            },
         };
         let private = of
             .maps

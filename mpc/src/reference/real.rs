@@ -202,12 +202,13 @@ impl Engine for Real {
         }
         let real = |v: &[u64]| v.iter().map(|&v| v as i64 as f64).collect::<Vec<f64>>();
         let updates = maps.iter().map(|map| {
-            (self.rank > 0).then(|| {
-                let lora = &self.private.lora[map.index()];
+            let lora = (self.rank > 0).then(|| &self.private.lora[map.index()]);
+            lora.filter(|lora| !lora.a.is_empty()).map(|lora| {
                 // B·(A·x) in floats.
-                let inner = product(x, self.rank, |r| real(&lora.a[r * x.cols..][..x.cols]));
-                product(&inner, lora.b.len() / self.rank, |r| {
-                    real(&lora.b[r * self.rank..][..self.rank])
+                let rank = lora.a.len() / x.cols;
+                let inner = product(x, rank, |r| real(&lora.a[r * x.cols..][..x.cols]));
+                product(&inner, lora.b.len() / rank, |r| {
+                    real(&lora.b[r * rank..][..rank])
                 })
             })
         });

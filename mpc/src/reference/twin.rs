@@ -228,11 +228,10 @@ impl Engine for PlaintextEngine {
             return Ok((wire, maps.iter().map(product).collect()));
         }
         let updates = maps.iter().map(|map| {
-            (self.rank > 0).then(|| {
-                let lora = &self.private.lora[map.index()];
-                // B·(A·x), nothing truncated between.
-                x.times_transposed(&lora.a).times_transposed(&lora.b)
-            })
+            let lora = (self.rank > 0).then(|| &self.private.lora[map.index()]);
+            // B·(A·x), nothing truncated between.
+            lora.filter(|lora| !lora.a.is_empty())
+                .map(|lora| x.times_transposed(&lora.a).times_transposed(&lora.b))
         });
         let updates = updates.collect();
         Ok((wire, updates))

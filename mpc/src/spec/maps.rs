@@ -92,7 +92,9 @@ impl ProgramSpec {
     pub fn map_spec(&self, id: MapId) -> MapSpec {
         let modules = self.architecture.modules();
         let layer = id.0 / modules.len();
-        let module = modules[id.0 % modules.len()];
+        let place = id.0 % modules.len();
+        let module = modules[place];
+        let ranks = &self.lora_ranks;
         let (cols, rows) = self.shape(module);
         // Rotation multiplies before the truncation, so the product needs the whole ring.
         let private_bits = match module {
@@ -109,7 +111,7 @@ impl ProgramSpec {
             module,
             cols,
             rows,
-            rank: self.lora_rank,
+            rank: ranks.get(place).copied().unwrap_or(self.lora_rank),
             private_bits,
             input_frac_bits,
         }

@@ -37,7 +37,7 @@ pub(super) fn quantize_lora(
 ) -> Result<Lora, SpecError> {
     let spec = &public.spec;
     let [len_a, len_b] = map.factor_lens();
-    let Some(floats) = floats else {
+    let Some(floats) = floats.filter(|_| map.rank > 0) else {
         return Ok(Lora {
             a: vec![0; len_a],
             b: vec![0; len_b],

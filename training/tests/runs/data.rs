@@ -13,6 +13,10 @@ fn sizes_beyond_the_model_are_refused_by_their_key() {
             "`lora.rank`: a rank of 17 is above the smaller side of `k_proj` (16 x 32)",
         ),
         ("lora.rank=1000000", "`lora.rank`: a rank of 1000000"),
+        (
+            "lora.ranks.k_proj=17",
+            "`lora.ranks`: a rank of 17 is above the smaller side of `k_proj` (16 x 32)",
+        ),
         ("freeze.layers=4", "freeze.layers"),
         ("heads.merge=1000000", "`heads`"),
     ] {

@@ -68,6 +68,41 @@ fn a_tuned_model_learns_and_leaves_what_is_promised() {
 }
 
 #[test]
+fn modules_train_at_ranks_of_their_own() {
+    let place = Place::new(true);
+    let ranks = [
+        "lora.ranks.q_proj=2",
+        "lora.ranks.down_proj=9",
+        "lora.rslora=true",
+        "train.max_steps=3",
+    ];
+    let report = place.run(TUNE, &ranks).unwrap();
+    let transforms = Transforms::load(&place.path("tuned/transforms.json")).unwrap();
+    let lora = transforms.lora.as_ref().unwrap();
+    assert!(lora.rslora);
+    let adapter = Adapter::load(&place.path("tuned/adapter.safetensors")).unwrap();
+    for (module, rank) in [("q_proj", 2), ("k_proj", 4), ("down_proj", 9)] {
+        assert_eq!(lora.rank_of(module), rank);
+        let (a, b) = adapter.factors(1, module).unwrap();
+        assert_eq!((a.dims()[0], b.dims()[1]), (rank, rank), "{module}");
+    }
+    let plan = marill_training::dry_run(&place.recipe(TUNE, &ranks), &place.options()).unwrap();
+    assert_eq!(plan.estimate.trained_parameters, report.trained_parameters);
+    // Ranks that do not differ leave the file of a run with one rank.
+    let one = |dir: &str, set: &[&str]| {
+        let dir_set = format!("output.dir=DIR/{dir}");
+        place
+            .run(TUNE, &[set, &[&dir_set, "train.max_steps=1"]].concat())
+            .unwrap();
+        bytes(place.path(dir).join("transforms.json"))
+    };
+    assert_eq!(
+        one("named", &["lora.ranks.q_proj=4"]),
+        one("plain", &["lora.rank=4"])
+    );
+}
+
+#[test]
 fn every_low_rank_factor_is_moved_by_training() {
     let place = Place::new(true);
     place.run(TUNE, &["train.max_steps=3"]).unwrap();

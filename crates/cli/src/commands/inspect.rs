@@ -130,7 +130,7 @@ fn layer_rows(manifest: &Manifest) -> Vec<LayerRow> {
         _ if manifest.decoder.is_full_rank() => "every linear map and norm (private)".into(),
         Some(lora) => format!(
             "base (public) + rank {} on {} modules (private)",
-            lora.rank,
+            lora.ranks_said(),
             lora.target_modules.len()
         ),
         None => "base (public)".into(),

@@ -96,6 +96,7 @@ fn a_dry_run_foresees_exported_bytes_within_a_third() {
     for (recipe, set) in [
         ("tune.toml", "lora.rank=4"),
         ("tune.toml", "lora.rank=16"),
+        ("tune.toml", "lora.ranks.down_proj=32"),
         ("full.toml", "train.seed=0"),
     ] {
         let args = [
@@ -133,6 +134,9 @@ fn a_dry_run_foresees_exported_bytes_within_a_third() {
         };
         assert_eq!(said["private"], form);
         assert_eq!(said["lora_rank"].is_null(), form == "full", "{said}");
+        if set == "lora.ranks.down_proj=32" {
+            assert_eq!(said["lora_ranks"], "4 to 32");
+        }
         let said = said["export_bytes"].as_f64().unwrap();
         let was = folder_bytes(&place.path("tuned/export")) as f64;
         assert!(

@@ -202,9 +202,16 @@ impl Checker<'_> {
         });
         match (kind, whole, number) {
             (Whole(least) | Within(least, _), Some(value), _) if value < least => {
-                let hint = (path == "lora.rank").then(|| {
-                    "drop the `[lora]` table to train the private layers as a whole".to_owned()
-                });
+                let hint = match path {
+                    "lora.rank" => {
+                        Some("drop the `[lora]` table to train the private layers as a whole")
+                    }
+                    _ if path.starts_with("lora.ranks.") => {
+                        Some("leave the module out of `lora.target_modules` to leave it as it is")
+                    }
+                    _ => None,
+                }
+                .map(str::to_owned);
                 self.add(format!("`{path}` must be at least {least}"), hint, span);
             }
             (Within(_, most), Some(value), _) if value > most => {

@@ -89,6 +89,14 @@ fn check_lora(lora: &Lora, add: &mut Add<'_>) {
             "name each once",
         );
     }
+    for module in lora.ranks.keys() {
+        if !lora.target_modules.contains(module) {
+            add(
+                &format!("`lora.ranks.{module}` is of no module in `lora.target_modules`"),
+                "name the module there too, or drop its rank",
+            );
+        }
+    }
 }
 
 fn check_dataset(dataset: &Dataset, add: &mut Add<'_>) {

@@ -100,6 +100,17 @@ const STAGE: &[(&str, Kind)] = &[
     ("labels", Number(0.0, 1e6)),
 ];
 
+/// A rank by module, in the order of [`MODULES`].
+const RANKS: &[(&str, Kind)] = &{
+    let mut ranks = [("", Within(1, MANY)); MODULES.len()];
+    let mut place = 0;
+    while place < MODULES.len() {
+        ranks[place].0 = MODULES[place];
+        place += 1;
+    }
+    ranks
+};
+
 const OPTIMIZER: &[(&str, Kind)] = &[
     ("kind", OneOf(&["adamw"])),
     ("learning_rate", AtLeast(1e-12)),
@@ -138,6 +149,7 @@ pub(super) const ROOT: &[(&str, Kind)] = &[
             ("rslora", Flag),
             ("dropout", Number(0.0, 0.95)),
             ("target_modules", Kind::Some(&MODULES)),
+            ("ranks", Kind::Table(RANKS)),
         ]),
     ),
     (

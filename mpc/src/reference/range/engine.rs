@@ -132,13 +132,15 @@ impl Engine for Range {
         let wire = self.open(&[(x, bits)], label)?.remove(0);
         let mut updates = Vec::new();
         for &map in maps {
-            updates.push((self.rank > 0 || !self.private.full.is_empty()).then(|| {
+            let lora = (self.rank > 0).then(|| &self.private.lora[map.index()]);
+            let updated = lora.is_some_and(|lora| !lora.a.is_empty());
+            updates.push((updated || !self.private.full.is_empty()).then(|| {
                 let private = Arc::clone(&self.private);
-                let rank = self.rank;
+                let cols = wire.column.len();
                 let of = |_: &MapId| {
                     Arc::new(match private.full.get(map.index()) {
                         Some(full) => MatrixNorms::of_public(&full.matrix),
-                        None => MatrixNorms::of_addition(&private.lora[map.index()], rank),
+                        None => MatrixNorms::of_addition(&private.lora[map.index()], cols),
                     })
                 };
                 let norms = Arc::clone(self.updates.entry(map).or_insert_with_key(of));

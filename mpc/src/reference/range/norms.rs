@@ -45,8 +45,8 @@ impl MatrixNorms {
     }
 
     /// Of `B·A`.
-    pub fn of_addition(lora: &Lora, rank: usize) -> Self {
-        let cols = lora.a.len() / rank;
+    pub fn of_addition(lora: &Lora, cols: usize) -> Self {
+        let rank = lora.a.len() / cols;
         let real = |v: &u64| *v as i64 as f64;
         let product = lora.b.chunks_exact(rank).flat_map(|b| {
             let mut row = vec![0.0; cols];

@@ -107,6 +107,7 @@ fn spec(name: &str, form: Form) -> anyhow::Result<ProgramSpec> {
         ],
         attn_scale: vec![((hidden / heads * merge) as f64).powf(-0.5); layers],
         lora_rank: rank,
+        lora_ranks: Vec::new(),
         numeric: NumericSpec::with_rounding(rounding),
         architecture,
         private: if full {

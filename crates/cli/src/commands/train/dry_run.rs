@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use marill_model::Checkpoint;
+use marill_model::{Checkpoint, LoraConfig};
 use marill_mpc::{MaskedAdapter, PrivateForm, tally_decode, tally_prefill};
 use marill_partition::program_spec;
 use marill_recipe::{Init, Recipe};
@@ -146,7 +146,8 @@ fn secure_cost(
         "private_layers": spec.num_layers,
         "softmaxes_a_layer": spec.head_groups.first().map(Vec::len),
         "private": if spec.is_full_rank() { "full" } else { "lora" },
-        "lora_rank": recipe.lora.as_ref().map(|lora| lora.rank),
+        "lora_rank": transforms.lora.as_ref().map(|lora| lora.rank),
+        "lora_ranks": transforms.lora.as_ref().map(LoraConfig::ranks_said),
         "public_bytes": public_bytes,
         "masked_bytes": MaskedAdapter::bytes_of(&spec),
         "export_bytes": public_bytes + private_bytes + manifest as u64 + CARD_BYTES,
@@ -179,9 +180,9 @@ fn print_secure(secure: &Value) {
         "under MPC          {} layers, {} softmaxes each",
         secure["private_layers"], secure["softmaxes_a_layer"]
     );
-    let form = secure["lora_rank"]
-        .as_u64()
-        .map(|rank| format!("rank {rank}"));
+    let form = secure["lora_ranks"]
+        .as_str()
+        .map(|ranks| format!("rank {ranks}"));
     println!(
         "private            {}; a client downloads {}, and {} masked",
         form.as_deref().unwrap_or("full-rank weights"),
