@@ -11,6 +11,8 @@ use crate::{Estimate, TrainError, TrainOptions, output::DataNotes, trainer::Run}
 const TRIAL_TOKENS: usize = 256;
 /// A first trial that takes longer is the only one.
 const LONG_SECONDS: f64 = 4.0;
+/// Rows on which the beginning of a run is tried where it reads data.
+const INIT_ROWS: usize = 8;
 
 /// What a run will need and how long it will take on this machine.
 #[derive(Debug, Clone, Serialize)]
@@ -43,9 +45,11 @@ pub fn dry_run(recipe: &Recipe, options: &TrainOptions) -> Result<DryRun, TrainE
     let mut run = Run::new(recipe, &options)?;
     let loading = started.elapsed().as_secs_f64();
     let (fresh, cached) = run.trial(TRIAL_TOKENS, LONG_SECONDS)?;
+    let init = run.trial_init()?;
     let estimate = run.estimate.clone();
     let first_pass = estimate.distinct_tokens;
     let seconds = loading
+        + init
         + first_pass as f64 * fresh
         + (estimate.tokens - first_pass) as f64 * cached
         // Forward only is about a third of forward and backward.
@@ -97,6 +101,17 @@ impl Run<'_> {
         };
         self.params.clear();
         Ok((fresh.0 / fresh.1 as f64, cached.0 / cached.1 as f64))
+    }
+
+    /// Seconds that factors from data will take, if the run has such.
+    fn trial_init(&mut self) -> Result<f64, TrainError> {
+        let rows = self.init_rows();
+        let tried = rows.min(INIT_ROWS);
+        if tried == 0 {
+            return Ok(0.0);
+        }
+        let seconds = self.init_from_data(tried)?;
+        Ok(seconds.reading * rows as f64 / tried as f64 + seconds.solving)
     }
 
     fn timed(&mut self, batch: &[usize]) -> Result<(f64, usize), TrainError> {

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use candle_core::Tensor;
 use marill_model::{Checkpoint, MODULES, ModelConfig, Transforms};
-use marill_recipe::{Freeze, Recipe};
+use marill_recipe::{Freeze, LoraInit, Recipe};
 use serde::Serialize;
 
 use crate::{TrainError, batches::Plan, samples::Samples};
 
 const F32: usize = 4;
+const F64: usize = 8;
 /// Program, tokenizer, thread stacks and the packing buffers of matrix products.
 const PROGRAM: usize = 60 << 20;
 /// Rows of the run that the largest micro-batch is looked for in; the order of more of them is no
@@ -39,6 +40,8 @@ pub struct Estimate {
     pub graph_bytes: usize,
     /// The same with `gradient_checkpointing`.
     pub graph_bytes_in_blocks: usize,
+    /// What `lora.init = "data"` takes before the first step, in place of a graph.
+    pub init_bytes: usize,
     /// Logits, rounded copies of weights, and the vectors that reading and writing files takes.
     pub other_bytes: usize,
     /// One checkpoint on disk; two are kept.
@@ -98,6 +101,7 @@ impl Estimate {
             },
             graph_bytes: (private * layer + passing) * F32,
             graph_bytes_in_blocks: (private * rows * config.hidden_size() + layer + passing) * F32,
+            init_bytes: init_bytes(config, recipe, samples, plan),
             other_bytes: PROGRAM
                 + LOGIT_ROWS * config.vocab_size() * F32 * teacher
                 + if recipe.train.quantize_last_steps > 0 {
@@ -117,7 +121,8 @@ impl Estimate {
         } else {
             self.graph_bytes
         };
-        self.weight_bytes + self.optimizer_bytes + self.cache_bytes + graph + self.other_bytes
+        let passing = graph.max(self.init_bytes);
+        self.weight_bytes + self.optimizer_bytes + self.cache_bytes + passing + self.other_bytes
     }
 
     /// Refuses a run whose graphs are far beyond what this machine has, before they are built.
@@ -200,6 +205,25 @@ fn rounded_copies(config: &dyn ModelConfig, private: usize) -> usize {
         .iter()
         .filter_map(|module| config.module_shape(module));
     private * shapes.map(|[out, inner]| out * inner).sum::<usize>() * F32
+}
+
+/// The residual stream of the rows that decide the factors, and one layer's Gram matrices with a
+/// batch of rows beside them, in f64.
+fn init_bytes(config: &dyn ModelConfig, recipe: &Recipe, samples: &Samples, plan: &Plan) -> usize {
+    let lora = recipe.lora.as_ref();
+    let Some(lora) = lora.filter(|lora| lora.init == LoraInit::Data) else {
+        return 0;
+    };
+    let length = |i: usize| samples.train[i].tokens.len();
+    let count = lora.init_rows.min(samples.train.len());
+    let rows: usize = plan.samples_from(0).take(count).map(length).sum();
+    let hidden = config.hidden_size();
+    let inner = config.intermediate_size();
+    let heads = config.num_attention_heads() * config.head_dim();
+    let grams = 2 * hidden * hidden + heads * heads + inner * inner;
+    let (batch, _) = largest_batch(samples, plan);
+    let layer = batch * (floats_a_row(config) * F32 + inner * F64);
+    rows * hidden * F32 + grams * F64 + layer
 }
 
 fn trained_parameters(base: &Checkpoint, transforms: &Transforms, freeze: &Freeze) -> usize {

@@ -8,6 +8,8 @@
 
 mod activations;
 mod batches;
+mod data_init;
+mod directions;
 mod distill;
 mod dry_run;
 mod error;

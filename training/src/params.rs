@@ -204,6 +204,13 @@ impl Params {
         Ok(())
     }
 
+    /// Gives one tensor another value of the same shape.
+    pub fn set(&mut self, name: &str, value: &Tensor) -> Result<(), TrainError> {
+        let param = self.all.iter().find(|param| param.name == name);
+        let missing = || ModelError::MissingTensor { name: name.into() };
+        Ok(param.ok_or_else(missing)?.var.set(value)?)
+    }
+
     /// The trained tensors as they are now.
     pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
         self.all

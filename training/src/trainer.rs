@@ -84,6 +84,11 @@ pub fn train(
     // Held until the run ends, however it ends.
     let _alone = state::lock(&run.dir)?;
     run.find_checkpoint()?;
+    // A checkpoint has its factors.
+    let init_rows = run.init_rows();
+    if run.history.is_empty() && init_rows > 0 {
+        run.init_from_data(init_rows)?;
+    }
     let resolved = run.dir.join("recipe.toml");
     let text = output::resolved(recipe, &options.recipe_dir).to_toml();
     std::fs::write(&resolved, text).map_err(TrainError::io(&resolved))?;
@@ -203,17 +208,17 @@ fn fake_quant() -> FakeQuant {
 }
 
 pub(crate) struct Run<'a> {
-    recipe: &'a Recipe,
+    pub(crate) recipe: &'a Recipe,
     options: &'a TrainOptions,
     base: Checkpoint,
-    transforms: Transforms,
+    pub(crate) transforms: Transforms,
     pub(crate) samples: Samples,
     pub(crate) params: Params,
-    decoder: Llama,
+    pub(crate) decoder: Llama,
     /// The same with frozen weights on the secure program's grid, from the first quantized step on.
     quantized: Option<Llama>,
     pub(crate) plan: Plan,
-    activations: Activations,
+    pub(crate) activations: Activations,
     validation: Activations,
     distillation: Option<Distillation>,
     history: Vec<Progress>,

@@ -390,25 +390,47 @@ impl Llama {
         rows: &Rows,
         mut caches: Option<&mut [Cache]>,
     ) -> Result<Tensor, ModelError> {
+        self.check_positions(rows)?;
+        let mut x = x;
+        for (nth, layer) in range.enumerate() {
+            let cache = caches.as_deref_mut().map(|c| &mut c[nth]);
+            x = self.block(layer, x, rows, cache)?.0;
+        }
+        Ok(x)
+    }
+
+    /// One layer, and what its maps take: queries, keys and values, the output map, gate and up,
+    /// the down map.
+    ///
+    /// # Errors
+    /// As [`Llama::run`].
+    pub fn run_with_inputs(
+        &self,
+        x: Tensor,
+        layer: usize,
+        rows: &Rows,
+    ) -> Result<(Tensor, [Tensor; 4]), ModelError> {
+        self.check_positions(rows)?;
+        Ok(self.block(layer, x, rows, None)?)
+    }
+
+    fn check_positions(&self, rows: &Rows) -> Result<(), ModelError> {
         let needed = rows.positions.iter().max().map_or(0, |p| p + 1);
         let limit = self.rope.positions();
         if needed > limit {
             return Err(ModelError::ContextFull { limit, needed });
         }
-        let mut x = x;
-        for (nth, layer) in range.enumerate() {
-            x = self.block(layer, x, rows, caches.as_deref_mut().map(|c| &mut c[nth]))?;
-        }
-        Ok(x)
+        Ok(())
     }
 
+    /// What comes out of a layer, and what its maps took.
     fn block(
         &self,
         layer: usize,
         x: Tensor,
         rows: &Rows,
         cache: Option<&mut Cache>,
-    ) -> candle_core::Result<Tensor> {
+    ) -> candle_core::Result<(Tensor, [Tensor; 4])> {
         let b = &self.layers[layer];
         let format = rows.fake_quant;
         let forward = |linear: &Linear, module: usize, x: &Tensor| {
@@ -419,17 +441,21 @@ impl Llama {
         };
         let rescale = |x: Tensor| format.map_or(Ok(x.clone()), |format| format.activation(&x));
         let x = format.map_or(Ok(x.clone()), |format| format.residual(&x))?;
-        let h = b.input_layernorm.forward_with(&x, format)?;
-        let mut q = ops::rope(&forward(&b.q_proj, 0, &h)?, &self.rope, &rows.positions)?;
+        let h_attn = b.input_layernorm.forward_with(&x, format)?;
+        let mut q = ops::rope(
+            &forward(&b.q_proj, 0, &h_attn)?,
+            &self.rope,
+            &rows.positions,
+        )?;
         if let Some(format) = format {
             q = ops::round_to(&q, f64::from(format.frac_bits).exp2() * b.query_factor())?;
         }
         let k = rescale(ops::rope(
-            &forward(&b.k_proj, 1, &h)?,
+            &forward(&b.k_proj, 1, &h_attn)?,
             &self.rope,
             &rows.positions,
         )?)?;
-        let v = rescale(forward(&b.v_proj, 2, &h)?)?;
+        let v = rescale(forward(&b.v_proj, 2, &h_attn)?)?;
         let (k, v) = match cache {
             None => (k, v),
             Some(cache) => cache.append(k, v)?,
@@ -444,13 +470,15 @@ impl Llama {
             b.attn_scale,
             format,
         )?;
-        let x = self.add_residual(x, forward(&b.o_proj, 3, &rescale(attended)?)?, format)?;
+        let attended = rescale(attended)?;
+        let x = self.add_residual(x, forward(&b.o_proj, 3, &attended)?, format)?;
 
         let h = b.post_attention_layernorm.forward_with(&x, format)?;
         let gate = rescale(forward(&b.gate_proj, 4, &h)?)?;
         let up = rescale(forward(&b.up_proj, 5, &h)?)?;
         let inner = ops::swiglu(&gate, &up, format)?;
-        self.add_residual(x, forward(&b.down_proj, 6, &inner)?, format)
+        let x = self.add_residual(x, forward(&b.down_proj, 6, &inner)?, format)?;
+        Ok((x, [h_attn, attended, h, inner]))
     }
 
     fn add_residual(

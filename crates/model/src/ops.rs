@@ -20,7 +20,7 @@ pub use attention::{Segment, attention};
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 pub use dropout::Dropout;
 pub use fake_quant::{FakeQuant, round_factors, round_to, round_weight};
-pub use gemm::{Mat, MatMut, dot, gemm};
+pub use gemm::{Element, Mat, MatMut, dot, gemm};
 pub use head::{HeadLoss, Teacher, head_loss};
 pub use linear::linear;
 pub use low_rank::low_rank;

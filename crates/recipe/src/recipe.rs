@@ -226,6 +226,12 @@ pub struct Lora {
     /// The update is scaled by `alpha / sqrt(rank)` instead of `alpha / rank`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rslora: bool,
+    /// What `A` begins with; `B` is zero.
+    #[serde(default, skip_serializing_if = "LoraInit::is_random")]
+    pub init: LoraInit,
+    /// Rows of the training data whose inputs decide the factors (`init = "data"`).
+    #[serde(default = "init_rows", skip_serializing_if = "is_init_rows")]
+    pub init_rows: usize,
     /// Share of a factor's inputs that training leaves out.
     #[serde(default)]
     pub dropout: f64,
@@ -234,6 +240,34 @@ pub struct Lora {
     /// Ranks of single modules in place of `rank`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ranks: BTreeMap<String, usize>,
+}
+
+/// How `A` of a LoRA update begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoraInit {
+    /// Uniform, as PEFT draws it.
+    #[default]
+    Random,
+    /// Leading directions of what its map takes on rows of the training data.
+    Data,
+}
+
+impl LoraInit {
+    /// Rows that are read where a recipe says no other number.
+    pub const ROWS: usize = 64;
+
+    fn is_random(&self) -> bool {
+        *self == Self::Random
+    }
+}
+
+fn init_rows() -> usize {
+    LoraInit::ROWS
+}
+
+fn is_init_rows(rows: &usize) -> bool {
+    *rows == LoraInit::ROWS
 }
 
 fn alpha() -> f64 {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use marill_recipe::{Grouping, Recipe, RecipeError};
+use marill_recipe::{Grouping, LoraInit, Recipe, RecipeError};
 
 const GOOD: &str = r#"
 [model]
@@ -45,6 +45,36 @@ fn a_scale_over_the_root_of_the_rank_is_asked_for() {
         problems(GOOD, &["lora.rslora=1"])[0].contains("`lora.rslora` takes true or false"),
         "a number is no answer"
     );
+}
+
+#[test]
+fn factors_begin_at_random_or_from_the_data() {
+    let set = |list: &[&str]| {
+        let list: Vec<String> = list.iter().map(|s| (*s).to_owned()).collect();
+        Recipe::parse(GOOD, "r.toml", &list)
+    };
+    let random = set(&[]).unwrap();
+    assert!(
+        !random.to_toml().contains("init_rows"),
+        "a resolved recipe stays what it was"
+    );
+    let data = set(&["lora.init=data", "lora.init_rows=16"]).unwrap();
+    let lora = data.lora.as_ref().unwrap();
+    assert_eq!((lora.init, lora.init_rows), (LoraInit::Data, 16));
+    let again = Recipe::parse(&data.to_toml(), "resolved.toml", &[]).unwrap();
+    assert_eq!(again, data);
+    for (set, said) in [
+        ("lora.init=dat", "did you mean `data`?"),
+        ("lora.init_rows=0", "`lora.init_rows` must be at least 1"),
+        (
+            "lora.init_rows=16",
+            "does nothing without `lora.init = \"data\"`",
+        ),
+        ("lora.init_lora_weights=eva", "here it is `lora.init`"),
+    ] {
+        let all = problems(GOOD, &[set]);
+        assert!(all[0].contains(said), "{set}: {all:#?}");
+    }
 }
 
 #[test]

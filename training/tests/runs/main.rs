@@ -3,6 +3,7 @@
 
 mod cost;
 mod data;
+mod init;
 mod learning;
 mod place;
 mod resume;

@@ -4,22 +4,22 @@ use gemm::Parallelism;
 
 /// A strided view of a matrix.
 #[derive(Clone, Copy)]
-pub struct Mat<'a> {
-    data: &'a [f32],
+pub struct Mat<'a, T = f32> {
+    data: &'a [T],
     rows: usize,
     cols: usize,
     row_stride: usize,
     col_stride: usize,
 }
 
-impl<'a> Mat<'a> {
+impl<'a, T> Mat<'a, T> {
     /// A contiguous row-major matrix.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// Row-major with `row_stride` floats from row to row.
-    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    /// Row-major with `row_stride` elements from row to row.
+    pub fn strided(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len());
         Self {
             data,
@@ -50,21 +50,21 @@ impl<'a> Mat<'a> {
 }
 
 /// A writable row-major matrix.
-pub struct MatMut<'a> {
-    data: &'a mut [f32],
+pub struct MatMut<'a, T = f32> {
+    data: &'a mut [T],
     rows: usize,
     cols: usize,
     row_stride: usize,
 }
 
-impl<'a> MatMut<'a> {
+impl<'a, T> MatMut<'a, T> {
     /// A contiguous matrix.
-    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// `row_stride` floats from row to row.
-    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    /// `row_stride` elements from row to row.
+    pub fn strided(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len());
         Self {
             data,
@@ -75,9 +75,22 @@ impl<'a> MatMut<'a> {
     }
 }
 
+/// What matrices are multiplied in.
+pub trait Element: Copy + From<u8> + 'static {}
+
+impl Element for f32 {}
+impl Element for f64 {}
+
 /// `dst = scale * a b`, plus `dst` itself where `accumulate`. Threads split rows and columns, never
 /// the inner sum.
-pub fn gemm(dst: MatMut, a: Mat, b: Mat, scale: f32, accumulate: bool, parallel: bool) {
+pub fn gemm<T: Element>(
+    dst: MatMut<'_, T>,
+    a: Mat<'_, T>,
+    b: Mat<'_, T>,
+    scale: T,
+    accumulate: bool,
+    parallel: bool,
+) {
     assert_eq!(
         (dst.rows, dst.cols, a.cols),
         (a.rows, b.cols, b.rows),
@@ -109,7 +122,7 @@ pub fn gemm(dst: MatMut, a: Mat, b: Mat, scale: f32, accumulate: bool, parallel:
             b.data.as_ptr(),
             b.col_stride as isize,
             b.row_stride as isize,
-            1.0,
+            T::from(1),
             scale,
             false,
             false,

@@ -1,6 +1,6 @@
 //! Conditions between the keys of a recipe.
 
-use crate::{Dataset, Distill, Format, Lora, Problem, Recipe, RecipeError, Style};
+use crate::{Dataset, Distill, Format, Lora, LoraInit, Problem, Recipe, RecipeError, Style};
 
 /// Takes message and hint of a mistake.
 type Add<'a> = dyn FnMut(&str, &str) + 'a;
@@ -87,6 +87,12 @@ fn check_lora(lora: &Lora, add: &mut Add<'_>) {
         add(
             &format!("`lora.target_modules` has `{twice}` twice"),
             "name each once",
+        );
+    }
+    if lora.init == LoraInit::Random && lora.init_rows != LoraInit::ROWS {
+        add(
+            "`lora.init_rows` does nothing without `lora.init = \"data\"`",
+            "leave it out, or let the rows decide the factors",
         );
     }
     for module in lora.ranks.keys() {

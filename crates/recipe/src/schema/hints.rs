@@ -11,6 +11,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("lora_alpha", "lora.alpha"),
     ("use_rslora", "lora.rslora"),
     ("rank_pattern", "lora.ranks"),
+    ("init_lora_weights", "lora.init"),
     ("lora_target_modules", "lora.target_modules"),
     ("lora_modules_to_train", "lora.target_modules"),
     ("sequence_len", "data.max_seq_len"),

@@ -147,6 +147,8 @@ pub(super) const ROOT: &[(&str, Kind)] = &[
             ("rank", Within(1, MANY)),
             ("alpha", UpTo(1e9)),
             ("rslora", Flag),
+            ("init", OneOf(&["random", "data"])),
+            ("init_rows", Within(1, MANY)),
             ("dropout", Number(0.0, 0.95)),
             ("target_modules", Kind::Some(&MODULES)),
             ("ranks", Kind::Table(RANKS)),
