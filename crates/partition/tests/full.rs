@@ -96,6 +96,58 @@ fn every_tensor_of_private_layers_is_private() {
     ));
 }
 
+/// Gains alone are trained: they are folded into the private maps, whose rows are all that differs.
+#[test]
+fn trained_gains_are_folded_into_private_maps() {
+    let mut fixture = Fixture::new(true);
+    let is_gain = |name: &str| name.ends_with("layernorm.weight");
+    for (name, tensor) in &mut fixture.model.tensors {
+        if !is_gain(name) {
+            *tensor = fixture.base.tensors[name].clone();
+        }
+    }
+    let tuned = fixture.export("tuned").unwrap().dir;
+    let gains = fixture.model.clone();
+    fixture.model = fixture.base.clone();
+    let untuned = fixture.export("untuned").unwrap().dir;
+    let parts = [&tuned, &untuned].map(|dir| {
+        let partition = Partition::open(dir).unwrap();
+        let public = Arc::new(partition.public_weights().unwrap());
+        let private = Arc::new(partition.private_weights(&public).unwrap());
+        (public, private)
+    });
+    assert_eq!(
+        parts[0].0.digest(),
+        parts[1].0.digest(),
+        "nothing public tells the gains"
+    );
+    let tokens: Vec<u32> = (0..21u32).map(|k| k * 37 % 256).collect();
+    let partition = Partition::open(&tuned).unwrap();
+    let boundary = partition.prefix().unwrap().forward(&tokens).unwrap();
+    let [got, other] = parts.map(|(public, private)| {
+        let mut twin = Twin::new(Arc::clone(&public), private);
+        twin.prefill(&public.spec.encode(&boundary).unwrap())
+            .unwrap();
+        twin.last_logits().to_vec()
+    });
+    let expected = FloatModel::new(&gains, &fixture.transforms, None)
+        .unwrap()
+        .logits(&tokens)
+        .unwrap();
+    let far = |found: &[f32]| {
+        let spread = (expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32).sqrt();
+        let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+        apart.fold(0.0, f32::max) / spread
+    };
+    // The stated error of a few layers, and gains a tenth away from the base's.
+    assert!(
+        far(&got) < 4e-3 && far(&other) > 0.02,
+        "{} with the gains, {} without",
+        far(&got),
+        far(&other)
+    );
+}
+
 #[test]
 fn the_twin_computes_the_fine_tuned_model() {
     for merged in [true, false] {

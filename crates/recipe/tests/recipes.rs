@@ -78,6 +78,23 @@ fn factors_begin_at_random_or_from_the_data() {
 }
 
 #[test]
+fn trained_norms_beside_factors_are_refused_with_the_reason() {
+    for key in [
+        "train_norms = true",
+        "modules_to_save = [\"input_layernorm\"]",
+    ] {
+        let all = problems(&GOOD.replace("rank = 4", &format!("rank = 4\n{key}")), &[]);
+        let name = key.split(' ').next().unwrap();
+        assert!(
+            all[0].contains(&format!("unknown key `lora.{name}`"))
+                && all[0].contains("would cost two rounds per norm")
+                && all[0].contains("without `[lora]`, gains are trained"),
+            "{all:#?}"
+        );
+    }
+}
+
+#[test]
 fn single_modules_have_ranks_of_their_own() {
     let text = GOOD.replace(
         "rank = 4",

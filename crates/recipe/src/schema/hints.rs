@@ -83,6 +83,14 @@ const NOT_NEEDED: &[(&str, &str)] = &[
     ("fp16", "training runs in 32-bit floats"),
 ];
 
+/// What adapters of other tools train besides their factors, and why nothing does here.
+const TRAINED_NORMS: &[&str] = &[
+    "train_norms",
+    "trainable_norms",
+    "modules_to_save",
+    "lora_modules_to_save",
+];
+
 pub(super) fn hint(path: &str, key: &str, names: &[&str]) -> Option<String> {
     if let Some((_, ours)) = FOREIGN
         .iter()
@@ -92,6 +100,13 @@ pub(super) fn hint(path: &str, key: &str, names: &[&str]) -> Option<String> {
     }
     if let Some((_, why)) = NOT_NEEDED.iter().find(|(k, _)| *k == key) {
         return Some(format!("not needed: {why}"));
+    }
+    if TRAINED_NORMS.contains(&key) {
+        let why = "not offered: beside a LoRA update the matrices are public, so that a norm gain \
+                   of its own would cost two rounds per norm, and within the update it is a part \
+                   of `A`; without `[lora]`, gains are trained and stay private \
+                   (`docs/full-fine-tunes.md`)";
+        return Some(why.into());
     }
     closest(key, names)
 }
