@@ -84,6 +84,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         frozen_layers,
         lora: None,
         heads: None,
+        approx: Default::default(),
     };
     let spec = marill_partition::program_spec(
         &base.config,

@@ -74,6 +74,7 @@ fn peft_reads_an_exported_adapter_and_gives_the_same_logits() {
         frozen_layers: 15,
         lora: None,
         heads: None,
+        approx: Default::default(),
     };
     let target_modules = MODULES.map(String::from).to_vec();
     transforms.lora = Some(LoraConfig {

@@ -34,6 +34,7 @@ pub fn tiny_spec() -> ProgramSpec {
         numeric: NumericSpec::default(),
         architecture: Default::default(),
         private: Default::default(),
+        approx: Default::default(),
     }
 }
 

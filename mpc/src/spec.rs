@@ -1,6 +1,6 @@
 //! What everyone may know of a secure program: shapes, head groups, scales.
 
-use marill_numeric::{NumericError, NumericSpec, encode, norm_bits, norm_rest};
+use marill_numeric::{Approximations, NumericError, NumericSpec, encode, norm_bits, norm_rest};
 use serde::{Deserialize, Serialize};
 
 mod architecture;
@@ -46,6 +46,9 @@ pub struct ProgramSpec {
     /// Left out where it is the low-rank one, for the same reason.
     #[serde(default, skip_serializing_if = "PrivateForm::is_lora")]
     pub private: PrivateForm,
+    /// Left out where nothing is approximated, for the same reason.
+    #[serde(default, skip_serializing_if = "Approximations::is_none")]
+    pub approx: Approximations,
 }
 
 /// What the server keeps of the private layers.
@@ -121,6 +124,12 @@ impl ProgramSpec {
                  {ours}\nhint: export the run again"
             );
             return invalid("numeric", &problem);
+        }
+        if self.approx.activation.is_some() && !self.architecture.is_gated() {
+            return invalid(
+                "approx.activation",
+                "replaces the SiLU of a gated MLP, which this architecture does not have",
+            );
         }
         if self.is_full_rank() && self.lora_rank != 0 {
             return invalid("lora_rank", "must be 0 where full-rank weights are private");
@@ -484,6 +493,31 @@ mod tests {
         spec.attn_scale.fill(LEAST_SCALE);
         spec.validate().unwrap();
         assert_eq!(spec.score_scale(0), (1.0, 20));
+    }
+
+    #[test]
+    fn approximations_are_named_and_absent_where_there_are_none() {
+        let exact = serde_json::to_value(tiny_spec()).unwrap();
+        assert!(exact.get("approx").is_none(), "digests stay what they were");
+        for approx in marill_numeric::approx::EACH {
+            let spec = ProgramSpec {
+                approx,
+                ..tiny_spec()
+            };
+            spec.validate().unwrap();
+            let written = serde_json::to_value(&spec).unwrap();
+            assert!(!written["approx"].as_object().unwrap().is_empty());
+            assert_eq!(
+                serde_json::from_value::<ProgramSpec>(written).unwrap(),
+                spec
+            );
+            let gpt2 = ProgramSpec {
+                architecture: Architecture::Gpt2,
+                ..spec
+            };
+            let error = gpt2.validate().unwrap_err().to_string();
+            assert!(error.contains("`approx."), "{error}");
+        }
     }
 
     #[test]

@@ -185,6 +185,12 @@ const GATES: &[(&str, usize, Run)] = &[
                 .map(drop)
         })
     }),
+    ("quad_product", FEW, |e, n| {
+        on_share(e, n, |e, x| {
+            e.quad_product(x, truncation(14, 48), Labels::new("cut", "quad"))
+                .map(drop)
+        })
+    }),
     ("piecewise", 1, |e, n| {
         on_share(e, n, |e, x| {
             e.piecewise(x, &tables().rsqrt, "rsqrt").map(drop)
@@ -308,6 +314,7 @@ fn file(name: &str) -> &'static str {
         "piecewise" | "scale_rows_piecewise" | "scale_heads_piecewise" => "spline.rs",
         "exp_neg" | "gate" | "truncate_gate" => "activation.rs",
         "gated_product" => "swiglu.rs",
+        "quad_product" => "engine.rs",
         "ragged_max" | "argmax_to_client" => "argmax.rs",
         "below_largest" => "kth.rs",
         "reveal_to_client" => "input.rs",

@@ -3,9 +3,10 @@
 //! Where `<=` stands, the number is the budget that a step was built for, not what it takes today.
 
 use marill_mpc::{
-    MaskedAdapter, ProgramSpec, random_model::with_private_matrices, tally_decode, tally_prefill,
+    MaskedAdapter, ProgramSpec, cost::Cost, random_model::with_private_matrices, tally_decode,
+    tally_prefill,
 };
-use marill_numeric::{NumericSpec, Rounding};
+use marill_numeric::{Approximations, NumericSpec, Rounding, approx};
 
 fn smollm2(layers: usize) -> ProgramSpec {
     with_groups(layers, vec![vec![0, 3, 6], vec![1, 4, 7], vec![2, 5, 8]])
@@ -30,6 +31,7 @@ fn with_groups(layers: usize, groups: Vec<Vec<usize>>) -> ProgramSpec {
         numeric: NumericSpec::default(),
         architecture: Default::default(),
         private: Default::default(),
+        approx: Default::default(),
     }
 }
 
@@ -129,6 +131,36 @@ fn stochastic_rounding_saves_rounds_and_bytes() {
         "{prefill:?}"
     );
     assert!(prefill.dealer_to_e1_bytes <= 58_700_000, "{prefill:?}");
+}
+
+fn approximated(layers: usize, approx: Approximations) -> ProgramSpec {
+    ProgramSpec {
+        approx,
+        ..smollm2(layers)
+    }
+}
+
+/// One layer with each approximation, a token at 128 keys and a prompt of 64 tokens.
+#[test]
+fn an_approximated_layer_keeps_to_its_budget() {
+    // Rounds of a token and of a prompt, then bytes of E0 and of the dealer for each.
+    let expected = [[71, 86, 129_652, 1_225_789, 7_788_228, 23_908_788]];
+    let found = approx::EACH.map(|approx| {
+        let layer = |cost: &dyn Fn(&ProgramSpec) -> Cost| {
+            cost(&approximated(3, approx)) - cost(&approximated(2, approx))
+        };
+        let token = layer(&|spec| tally_decode(spec, 127).unwrap());
+        let prompt = layer(&|spec| tally_prefill(spec, 64).unwrap());
+        [
+            token.rounds,
+            prompt.rounds,
+            token.e0_to_e1_bytes,
+            token.dealer_to_e1_bytes,
+            prompt.e0_to_e1_bytes,
+            prompt.dealer_to_e1_bytes,
+        ]
+    });
+    assert_eq!(found, expected);
 }
 
 #[test]

@@ -30,6 +30,7 @@ fn smollm2(layers: usize, rounding: Rounding) -> ProgramSpec {
         numeric: NumericSpec::with_rounding(rounding),
         architecture: Default::default(),
         private: Default::default(),
+        approx: Default::default(),
     }
 }
 

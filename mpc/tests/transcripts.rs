@@ -20,7 +20,7 @@ use marill_mpc::{
     },
 };
 use marill_net::{Channel, MemoryChannel, NetError, memory_pair};
-use marill_numeric::{NumericSpec, Rounding, hex};
+use marill_numeric::{NumericSpec, Rounding, approx, hex};
 use sha2::{Digest, Sha256};
 
 const EXPECTED: &str = include_str!("transcripts.txt");
@@ -281,19 +281,28 @@ const EMBEDDER: Architecture = Architecture::Bert {
 };
 
 /// The wide ones have more elements in a gate than [`MANY`], where gates are built for few bytes.
-fn specs() -> [(&'static str, ProgramSpec); 6] {
+fn specs() -> Vec<(&'static str, ProgramSpec)> {
     let wide = |spec: ProgramSpec| ProgramSpec {
         intermediate_size: MANY / 16,
         ..spec
     };
-    [
+    let approximated = |(name, approx)| {
+        let spec = ProgramSpec {
+            approx,
+            ..tiny_spec()
+        };
+        (name, spec)
+    };
+    let approximated = ["quad"].into_iter().zip(approx::EACH).map(approximated);
+    let known = [
         ("llama", tiny_spec()),
         ("gpt2", tiny_affine_spec(Architecture::Gpt2)),
         ("llama-wide", wide(tiny_spec())),
         ("gpt2-wide", wide(tiny_affine_spec(Architecture::Gpt2))),
         ("bert-class", tiny_affine_spec(CLASSIFIER)),
         ("bert-embedding", tiny_affine_spec(EMBEDDER)),
-    ]
+    ];
+    known.into_iter().chain(approximated).collect()
 }
 
 fn weights(spec: &ProgramSpec) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {

@@ -167,6 +167,7 @@ pub fn transforms_for(recipe: &Recipe, config: &dyn ModelConfig) -> Result<Trans
         frozen_layers,
         lora,
         heads,
+        approx: recipe.approx,
     };
     transforms.check(config)?;
     if let Some(lora) = &transforms.lora {

@@ -8,6 +8,7 @@ use std::{ops::Range, sync::Arc};
 
 use candle_core::Tensor;
 use candle_nn::{Embedding, Module, VarBuilder};
+use marill_numeric::Approximations;
 pub use marill_numeric::MODULES;
 use serde::{Deserialize, Serialize};
 
@@ -252,6 +253,8 @@ pub struct LlamaBlock {
     /// Query heads that share a softmax.
     pub groups: Arc<Vec<Vec<usize>>>,
     pub attn_scale: f64,
+    /// None in a frozen layer.
+    pub approx: Approximations,
 }
 
 impl LlamaBlock {
@@ -283,6 +286,11 @@ impl LlamaBlock {
             down_proj: linear("mlp", "down_proj")?,
             groups: Arc::new(groups),
             attn_scale,
+            approx: if frozen {
+                Approximations::default()
+            } else {
+                transforms.approx
+            },
         })
     }
 
@@ -476,7 +484,7 @@ impl Llama {
         let h = b.post_attention_layernorm.forward_with(&x, format)?;
         let gate = rescale(forward(&b.gate_proj, 4, &h)?)?;
         let up = rescale(forward(&b.up_proj, 5, &h)?)?;
-        let inner = ops::swiglu(&gate, &up, format)?;
+        let inner = ops::swiglu(&gate, &up, b.approx.activation, format)?;
         let x = self.add_residual(x, forward(&b.down_proj, 6, &inner)?, format)?;
         Ok((x, [h_attn, attended, h, inner]))
     }

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use marill_numeric::Approximations;
 use serde::{Deserialize, Serialize};
 
 use crate::{LoraConfig, ModelConfig, ModelError};
@@ -18,6 +19,41 @@ pub struct Transforms {
     pub lora: Option<LoraConfig>,
     #[serde(default)]
     pub heads: Option<HeadMerge>,
+    /// Of the private layers.
+    #[serde(default, skip_serializing_if = "Approximations::is_none")]
+    pub approx: Approximations,
+}
+
+/// `transforms.json` with what version 1 cannot say. It has no `frozen_layers` at its top, so that
+/// a program that only knows version 1 refuses it instead of leaving something out.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Versioned {
+    version: Version,
+    transforms: Transforms,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+enum Version {
+    Two,
+}
+
+impl From<Version> for u64 {
+    fn from(Version::Two: Version) -> Self {
+        2
+    }
+}
+
+impl TryFrom<u64> for Version {
+    type Error = String;
+
+    fn try_from(version: u64) -> Result<Self, String> {
+        match version {
+            2 => Ok(Self::Two),
+            other => Err(format!("version {other} is not known, only 2 is")),
+        }
+    }
 }
 
 /// Groups of query heads that share one softmax: `S_G = scale * sum_{i in G} Q_i K_i^T`.
@@ -103,7 +139,14 @@ impl Transforms {
     /// [`ModelError::Io`] or [`ModelError::Corrupt`], naming the file.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         let text = std::fs::read_to_string(path).map_err(ModelError::io(path))?;
-        serde_json::from_str(&text).map_err(|e| ModelError::corrupt(path, e))
+        let read = || -> serde_json::Result<Self> {
+            let value: serde_json::Value = serde_json::from_str(&text)?;
+            match value.get("version") {
+                None => serde_json::from_value(value),
+                Some(_) => Ok(serde_json::from_value::<Versioned>(value)?.transforms),
+            }
+        };
+        read().map_err(|e| ModelError::corrupt(path, e))
     }
 
     /// Writes `transforms.json`.
@@ -111,7 +154,15 @@ impl Transforms {
     /// # Errors
     /// [`ModelError::Write`], naming the file.
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        let text = serde_json::to_string_pretty(self).expect("a plain struct serializes");
+        let text = if self.approx.is_none() {
+            serde_json::to_string_pretty(self)
+        } else {
+            serde_json::to_string_pretty(&Versioned {
+                version: Version::Two,
+                transforms: self.clone(),
+            })
+        };
+        let text = text.expect("a plain struct serializes");
         std::fs::write(path, text + "\n").map_err(ModelError::write(path))
     }
 
@@ -243,6 +294,38 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_of_version_1_refuses_a_run_that_approximates() {
+        /// What version 1 read.
+        #[derive(Debug, Deserialize)]
+        struct First {
+            #[allow(dead_code, reason = "only its presence counts")]
+            frozen_layers: usize,
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("transforms.json");
+        let exact = Transforms {
+            frozen_layers: 3,
+            ..Transforms::default()
+        };
+        exact.save(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(serde_json::from_str::<First>(&text).is_ok() && !text.contains("approx"));
+        for approx in marill_numeric::approx::EACH {
+            let approximated = Transforms {
+                approx,
+                ..exact.clone()
+            };
+            approximated.save(&path).unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(serde_json::from_str::<First>(&text).is_err(), "{text}");
+            assert_eq!(Transforms::load(&path).unwrap(), approximated);
+            std::fs::write(&path, text.replace("\"version\": 2", "\"version\": 3")).unwrap();
+            let error = Transforms::load(&path).unwrap_err().to_string();
+            assert!(error.contains("version 3 is not known"), "{error}");
+        }
+    }
+
+    #[test]
     fn groups_must_cover_every_head_once() {
         let config = config(4, 4);
         let heads = HeadMerge {
@@ -255,6 +338,7 @@ mod tests {
             frozen_layers: 2,
             lora: None,
             heads: Some(heads),
+            approx: Default::default(),
         };
         assert!(
             transforms

@@ -10,7 +10,7 @@ use marill_model::{
     ops::{Dropout, FakeQuant, HeadLoss, Teacher, head_loss, rms_norm, row_distance},
     strided_groups,
 };
-use marill_numeric::NumericSpec;
+use marill_numeric::{Approximations, NumericSpec, approx};
 
 /// A fixed sequence in (-0.5, 0.5), the same on every machine.
 fn noise(seed: u64, count: usize, scale: f32) -> Vec<f32> {
@@ -103,6 +103,7 @@ fn transforms(config: &dyn ModelConfig) -> Transforms {
             groups,
             scale: 0.2,
         }),
+        approx: Default::default(),
     }
 }
 
@@ -178,8 +179,16 @@ fn hidden_loss(decoder: &Llama) -> Tensor {
 }
 
 fn check_gradients(loss: &dyn Fn(&Llama) -> Tensor, unused: &[&str]) {
+    check_gradients_of(loss, unused, Approximations::default());
+}
+
+fn check_gradients_of(loss: &dyn Fn(&Llama) -> Tensor, unused: &[&str], approx: Approximations) {
     let base = checkpoint();
-    let (decoder, mut vars) = trainable(&base, &transforms(&base.config));
+    let transforms = Transforms {
+        approx,
+        ..transforms(&base.config)
+    };
+    let (decoder, mut vars) = trainable(&base, &transforms);
     vars.retain(|name, _| !unused.contains(&name.as_str()));
     let grads = loss(&decoder).backward().unwrap();
     for (nth, (name, var)) in vars.iter().enumerate() {
@@ -219,6 +228,13 @@ fn check_gradients(loss: &dyn Fn(&Llama) -> Tensor, unused: &[&str]) {
 #[test]
 fn parameters_have_the_gradients_of_finite_differences() {
     check_gradients(&|d| loss(d, false), &[]);
+}
+
+#[test]
+fn approximations_have_the_gradients_of_finite_differences() {
+    for approx in approx::EACH {
+        check_gradients_of(&|d| loss(d, false), &[], approx);
+    }
 }
 
 #[test]

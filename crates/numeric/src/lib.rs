@@ -7,10 +7,12 @@
 //!
 //! - [`fixed`]: encoding, rounding, range checks
 //! - [`tables`]: the committed tables (integer-only construction, pinned by a digest)
+//! - [`approx`]: cheaper functions that a model may be trained to live with
 //! - [`functions`]: exp, reciprocal, reciprocal square root, sigmoid, SiLU, GeLU on integers
 //! - [`ring`]: matrix kernels over Z_{2^64}, chosen at run time, identical results
 //! - [`spec`]: the scales and widths that fix a numeric format
 
+pub mod approx;
 pub mod fixed;
 pub mod functions;
 mod hex;
@@ -19,6 +21,7 @@ pub mod ring;
 pub mod spec;
 pub mod tables;
 
+pub use approx::{ActivationForm, Approximations};
 pub use fixed::{NumericError, decode, encode, norm_bits, norm_rest, truncate};
 pub use hex::{hex, unhex};
 pub use modules::MODULES;

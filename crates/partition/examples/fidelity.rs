@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         frozen_layers,
         lora: None,
         heads: None,
+        approx: Default::default(),
     };
     let spec = marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())?;
     let public = Arc::new(marill_partition::public_weights(

@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         frozen_layers: frozen.parse()?,
         lora: None,
         heads: None,
+        approx: Default::default(),
     };
     let spec = marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())?;
     let public = marill_partition::public_weights(&spec, &base, transforms.frozen_layers)?;

@@ -81,6 +81,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         frozen_layers,
         lora: None,
         heads: None,
+        approx: Default::default(),
     };
     let numeric = NumericSpec::with_rounding(Rounding::Stochastic);
     let spec = marill_partition::program_spec(&base.config, &transforms, numeric)?;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use marill_model::ModelConfig;
-use marill_numeric::Rounding;
+use marill_numeric::{Rounding, approx::describe};
 
 use crate::manifest::{BaseFormat, Manifest};
 
@@ -86,6 +86,9 @@ pub(crate) const CHOICES: [(&str, &str); 4] = [
 /// The card as Markdown.
 pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
     let mut text = facts(manifest);
+    for line in describe(&manifest.decoder.approx) {
+        let _ = writeln!(text, "- approximated: {line}");
+    }
     text.push_str(
         "\n## What each party holds and learns\n\nSetting `dealer`: the client and the server \
          compute, a dealer deals.\n\n",
@@ -223,6 +226,9 @@ pub(crate) fn published(manifest: &Manifest) -> Vec<String> {
             "the head groups of each private layer (`{}`) and the attention scale",
             heads.grouping
         ));
+    }
+    for line in describe(&manifest.decoder.approx) {
+        lines.push(format!("what the private layers approximate, {line}"));
     }
     if !manifest.base.ignored.is_empty() {
         let names = manifest

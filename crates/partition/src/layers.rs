@@ -46,6 +46,7 @@ impl Shape {
             numeric: NumericSpec::default(),
             architecture,
             private: Default::default(),
+            approx: Default::default(),
         }
     }
 }

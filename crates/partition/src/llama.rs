@@ -47,6 +47,7 @@ pub fn program_spec(
         numeric,
         architecture: marill_mpc::Architecture::Llama,
         private: Default::default(),
+        approx: transforms.approx,
     };
     // With one rank for all, a module without an update has one of zeros, as it always had.
     Ok(

@@ -3,9 +3,9 @@
 
 use std::{ops::Range, sync::Arc};
 
-use marill_model::{Llama, ModelConfig, Prefix, Rows, ops::FakeQuant};
+use marill_model::{Llama, ModelConfig, Prefix, Rows, Transforms, ops::FakeQuant};
 use marill_mpc::Twin;
-use marill_numeric::NumericSpec;
+use marill_numeric::{Approximations, NumericSpec, approx};
 use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 /// The squared distance of a decoder's last logits from the integer program's; layers below
@@ -41,6 +41,25 @@ fn distance(
 
 #[test]
 fn fake_quantized_layers_are_nearer_to_the_integer_program() {
+    let ratio = explained(Approximations::default());
+    // Fake quantization must explain most of the distance: less than half of it is left.
+    assert!(
+        ratio < 0.4,
+        "the distance of the fake-quantized layers is {ratio} of the floats'"
+    );
+}
+
+#[test]
+fn fake_quantized_approximations_are_nearer_too() {
+    for approx in approx::EACH {
+        let ratio = explained(approx);
+        // As above.
+        assert!(ratio < 0.4, "{approx:?}: {ratio}");
+    }
+}
+
+/// What fake quantization leaves of the floats' distance from the integer program.
+fn explained(approx: Approximations) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     // Both round: a value at the edge of a rounding may fall on its other side, and one model may
     // be far off. Twenty-four are not.
@@ -49,7 +68,10 @@ fn fake_quantized_layers_are_nearer_to_the_integer_program() {
     for seed in 1..=24 {
         let merged = seed % 2 == 1;
         let base = tiny_base(dir.path(), seed).unwrap();
-        let transforms = tiny_transforms(&base.config, merged);
+        let transforms = Transforms {
+            approx,
+            ..tiny_transforms(&base.config, merged)
+        };
         let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
         let spec =
             marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())
@@ -88,10 +110,5 @@ fn fake_quantized_layers_are_nearer_to_the_integer_program() {
         floats += far(&float, None);
         fake_quantized += far(&quantized, Some(format));
     }
-    let ratio = (fake_quantized / floats).sqrt();
-    // Fake quantization must explain most of the distance: less than half of it is left.
-    assert!(
-        ratio < 0.4,
-        "the distance of the fake-quantized layers is {ratio} of the floats'"
-    );
+    (fake_quantized / floats).sqrt()
 }

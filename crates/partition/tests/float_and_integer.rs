@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use marill_model::{FloatModel, Prefix};
+use marill_model::{FloatModel, Prefix, Transforms};
 use marill_mpc::Twin;
-use marill_numeric::NumericSpec;
+use marill_numeric::{Approximations, NumericSpec, approx};
 use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 /// Largest difference of any residual value, relative to the layer's root mean square.
@@ -12,10 +12,28 @@ const BOUND: f32 = 2e-3;
 
 #[test]
 fn integer_layers_are_float_layers_within_the_stated_error() {
-    let dir = tempfile::tempdir().unwrap();
     for (seed, merged) in [(1, true), (2, false), (3, true)] {
+        compare(seed, merged, Approximations::default());
+    }
+}
+
+#[test]
+fn approximated_integers_are_floats_within_the_same_error() {
+    for approx in approx::EACH {
+        for (seed, merged) in [(1, true), (2, false), (3, true)] {
+            compare(seed, merged, approx);
+        }
+    }
+}
+
+fn compare(seed: u64, merged: bool, approx: Approximations) {
+    let dir = tempfile::tempdir().unwrap();
+    {
         let base = tiny_base(dir.path(), seed).unwrap();
-        let transforms = tiny_transforms(&base.config, merged);
+        let transforms = Transforms {
+            approx,
+            ..tiny_transforms(&base.config, merged)
+        };
         let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
         let spec =
             marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use marill_numeric::MODULES;
+use marill_numeric::{Approximations, MODULES};
 use serde::{Deserialize, Serialize};
 
 /// A whole recipe; every knob that is not written has the default given here.
@@ -21,6 +21,8 @@ pub struct Recipe {
     pub lora: Option<Lora>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heads: Option<Heads>,
+    #[serde(default, skip_serializing_if = "Approximations::is_none")]
+    pub approx: Approximations,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distill: Option<Distill>,
     #[serde(default)]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use marill_numeric::ActivationForm;
 use marill_recipe::{Grouping, LoraInit, Recipe, RecipeError};
 
 const GOOD: &str = r#"
@@ -631,4 +632,21 @@ fn mistakes_without_number_are_reported_in_linear_time() {
         "{}",
         all[0]
     );
+}
+
+#[test]
+fn approximations_are_read_written_and_checked() {
+    let recipe = Recipe::parse(GOOD, "r.toml", &[]).unwrap();
+    assert!(recipe.approx.is_none() && !recipe.to_toml().contains("approx"));
+    let text = format!("{GOOD}\n[approx]\nactivation = \"quad\"\n");
+    let recipe = Recipe::parse(&text, "r.toml", &[]).unwrap();
+    assert_eq!(recipe.approx.activation, Some(ActivationForm::Quad));
+    assert_eq!(
+        Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(),
+        recipe
+    );
+    let all = problems(GOOD, &["approx.activation=relu"]);
+    assert!(all[0].contains("`approx.activation`"), "{}", all[0]);
+    let all = problems(GOOD, &["approx.activations=quad"]);
+    assert!(all[0].contains("did you mean `activation`?"), "{}", all[0]);
 }

@@ -90,6 +90,7 @@ pub fn tiny_transforms(config: &dyn ModelConfig, merged: bool) -> Transforms {
             target_modules,
         }),
         heads,
+        approx: Default::default(),
     }
 }
 

@@ -10,6 +10,7 @@ use marill_crypto::{Prg, Seed};
 use marill_net::{Channel, memory_pair};
 use marill_numeric::{
     NumericSpec, Rounding,
+    approx::{quad, quad_slope},
     tables::{LinearTable, Piecewise, tables},
 };
 
@@ -305,6 +306,37 @@ fn exp_is_the_twins_on_its_whole_domain() {
         (1 << 31) - 1,
     ]);
     run_everywhere(&Exp, &values, 1, 64);
+}
+
+struct QuadProduct;
+
+impl Program for QuadProduct {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
+        let share = engine.share(&input);
+        let truncation = Truncation {
+            shift: 10,
+            from: 56,
+            to: 48,
+        };
+        engine.quad_product(&share, truncation, Labels::both("test"))
+    }
+}
+
+#[test]
+fn quad_products_are_the_twins_and_near_the_parabola() {
+    // Gates up to 509 and their partners, 24 fractional bits.
+    let mut gates = gaussian(4, "gates", 300, 3.0);
+    gates.extend([0.0, -2.0, 509.0, -511.0, 1e-4, -1e-4]);
+    let partners = gaussian(5, "partners", gates.len(), 1.0);
+    let row = [gates.as_slice(), partners.as_slice()].concat();
+    let out = real(&run_everywhere(&QuadProduct, &encode(&row, 24), 1, 64), 28);
+    for ((g, u), got) in gates.iter().zip(&partners).zip(out) {
+        let exact = quad(f64::from(*g)) * f64::from(*u);
+        // Half a unit of 2^-14 in each factor, with the parabola's slope, and in their product.
+        let slope = quad_slope(f64::from(*g)).abs() + 1.0;
+        let bound = (slope * f64::from(u.abs()) + quad(f64::from(*g)).abs()) / 16384.0;
+        assert!((got - exact).abs() <= bound, "{g} {u}: {got} and {exact}");
+    }
 }
 
 struct GateProgram(&'static LinearTable);

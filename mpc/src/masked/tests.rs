@@ -149,6 +149,15 @@ impl Fixture {
         Self::with(random_weights(&tiny_spec(), seed), seed)
     }
 
+    /// With something approximated.
+    fn approximated(approx: marill_numeric::Approximations, seed: u64) -> Self {
+        let spec = ProgramSpec {
+            approx,
+            ..tiny_spec()
+        };
+        Self::with(random_weights(&spec, seed), seed)
+    }
+
     /// Stochastic rounding.
     fn stochastic(seed: u64) -> Self {
         let spec = ProgramSpec {

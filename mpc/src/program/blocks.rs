@@ -2,7 +2,7 @@
 //!
 //! Axes and fixed point as in [`crate::program::decoder`].
 
-use marill_numeric::tables::tables;
+use marill_numeric::{ActivationForm, tables::tables};
 
 use crate::{
     engine::{Attention, Engine, Gate, Labels, Truncation},
@@ -281,12 +281,15 @@ pub(crate) fn gated_mlp<E: Engine>(
         to: width::ACTIVATION,
     };
     // silu(gate)·up, with one opening for the truncation of both.
-    let product = engine.gated_product(
-        &both,
-        Gate(&tables().silu),
-        truncation,
-        Labels::new("mlp.gate_up", "mlp.silu"),
-    )?;
+    let product = match spec.approx.activation {
+        None => {
+            let labels = Labels::new("mlp.gate_up", "mlp.silu");
+            engine.gated_product(&both, Gate(&tables().silu), truncation, labels)?
+        }
+        Some(ActivationForm::Quad) => {
+            engine.quad_product(&both, truncation, Labels::new("mlp.gate_up", "mlp.quad"))?
+        }
+    };
     let truncation = Truncation {
         shift: spec.numeric.frac_bits,
         from: width::ACTIVATION,

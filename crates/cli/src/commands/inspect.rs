@@ -65,6 +65,8 @@ struct Findings<'a> {
     masked_bytes: usize,
     head_groups: Vec<Vec<Vec<usize>>>,
     softmaxes_a_layer: Vec<usize>,
+    /// A sentence for each function that the private layers approximate.
+    approximations: Vec<String>,
     published: Vec<String>,
     parties: Vec<Learned>,
     /// What is decided when the partition is served.
@@ -170,6 +172,7 @@ fn gather(partition: &Partition) -> Findings<'_> {
         masked_bytes: MaskedAdapter::bytes_of(&manifest.decoder),
         head_groups: manifest.decoder.head_groups.clone(),
         softmaxes_a_layer: manifest.decoder.head_groups.iter().map(Vec::len).collect(),
+        approximations: marill_numeric::approx::describe(&manifest.decoder.approx),
         published: marill_partition::published(manifest),
         parties: marill_partition::parties()
             .iter()
@@ -217,6 +220,7 @@ fn render(findings: &Findings<'_>) -> String {
     text += &layers.markdown();
     text += "\n\n";
     text += &render_heads(findings);
+    text += &render_approximations(findings);
     if findings.has_private_part {
         let total: u64 = findings
             .private_tensors
@@ -291,6 +295,13 @@ fn fold_layers(tensors: &[PrivateTensor]) -> Vec<(String, &PrivateTensor)> {
     };
     rows.into_iter()
         .map(|(key, tensor)| (name(key, tensor), tensor))
+        .collect()
+}
+
+fn render_approximations(findings: &Findings<'_>) -> String {
+    let lines = findings.approximations.iter();
+    lines
+        .map(|line| format!("approximated  {line}\n\n"))
         .collect()
 }
 

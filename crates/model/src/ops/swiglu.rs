@@ -1,22 +1,32 @@
-//! The gated activation of the MLP, in plain floats or as the secure program tabulates it.
+//! The gated activation of the MLP, or what stands in for it, in plain floats or as the secure
+//! program computes it.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
-use marill_numeric::{functions, truncate};
+use marill_numeric::{
+    ActivationForm,
+    approx::{quad, quad_integer, quad_slope},
+    functions, truncate,
+};
 use rayon::prelude::*;
 
 use super::{FakeQuant, floats, with_floats};
 
 const CHUNK: usize = 8192;
 
-/// `silu(gate) * up`, element-wise.
+/// `silu(gate) * up`, element-wise, or with what stands in for SiLU.
 ///
 /// With `format`, the values are those of the secure program (see [`FakeQuant`]); the gradient is
 /// the smooth function's.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU.
-pub fn swiglu(gate: &Tensor, up: &Tensor, format: Option<FakeQuant>) -> Result<Tensor> {
-    gate.apply_op2(up, SwiGlu { format })
+pub fn swiglu(
+    gate: &Tensor,
+    up: &Tensor,
+    form: Option<ActivationForm>,
+    format: Option<FakeQuant>,
+) -> Result<Tensor> {
+    gate.apply_op2(up, SwiGlu { form, format })
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -24,17 +34,40 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 struct SwiGlu {
+    form: Option<ActivationForm>,
     format: Option<FakeQuant>,
 }
 
 impl SwiGlu {
+    /// The derivatives of a value by gate and up, times `grad`.
+    fn slopes(&self, gate: f32, up: f32, grad: f32) -> (f32, f32) {
+        match self.form {
+            None => {
+                let s = sigmoid(gate);
+                let d_gate = grad * up * s * (1.0 + gate * (1.0 - s));
+                (d_gate, grad * gate * s)
+            }
+            Some(ActivationForm::Quad) => {
+                let slope = quad_slope(f64::from(gate)) as f32;
+                (grad * up * slope, grad * quad(f64::from(gate)) as f32)
+            }
+        }
+    }
+
     fn value(&self, gate: f32, up: f32) -> f32 {
         let Some(format) = self.format else {
-            return gate * sigmoid(gate) * up;
+            return match self.form {
+                None => gate * sigmoid(gate) * up,
+                Some(ActivationForm::Quad) => quad(f64::from(gate)) as f32 * up,
+            };
         };
-        let silu = functions::silu(format.encode(gate) as u64);
+        let gate = format.encode(gate) as u64;
+        let activated = match self.form {
+            None => functions::silu(gate),
+            Some(ActivationForm::Quad) => quad_integer(gate, format.frac_bits),
+        };
         let product = truncate(
-            silu.wrapping_mul(format.encode(up) as u64),
+            activated.wrapping_mul(format.encode(up) as u64),
             format.frac_bits,
         ) as i64;
         (product as f64 / f64::from(format.frac_bits).exp2()) as f32
@@ -87,9 +120,9 @@ impl CustomOp2 for SwiGlu {
                     out.zip(inputs)
                         .for_each(|((d_gate, d_up), ((gate, up), grad))| {
                             for i in 0..grad.len() {
-                                let s = sigmoid(gate[i]);
-                                d_up[i] = grad[i] * gate[i] * s;
-                                d_gate[i] = grad[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
+                                let (by_gate, by_up) = self.slopes(gate[i], up[i], grad[i]);
+                                d_gate[i] = by_gate;
+                                d_up[i] = by_up;
                             }
                         });
                 })

@@ -163,6 +163,7 @@ pub(super) const ROOT: &[(&str, Kind)] = &[
             ("allow_kv_collapse", Flag),
         ]),
     ),
+    ("approx", Kind::Table(&[("activation", OneOf(&["quad"]))])),
     (
         "distill",
         Kind::Table(&[

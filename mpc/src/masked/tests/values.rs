@@ -20,6 +20,18 @@ fn every_intermediate_value_equals_the_twins() {
     }
 }
 
+#[test]
+fn approximations_are_the_twins_with_either_comparison() {
+    for approx in marill_numeric::approx::EACH {
+        for fixture in [
+            Fixture::approximated(approx, 1),
+            Fixture::approximated(approx, 1).uses_dcf(),
+        ] {
+            every_value_is_the_twins(&fixture, 1, |fixture, input, _| fixture.twin(input));
+        }
+    }
+}
+
 /// The twin that rounds with the randomness of the session computes the session's integers; without
 /// them it samples its own.
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use marill_crypto::Prg;
-use marill_numeric::{NumericSpec, Rounding};
+use marill_numeric::{NumericSpec, Rounding, approx};
 
 use crate::{
     Architecture, Pooling, ProgramSpec, Reveal, Seed,
@@ -46,6 +46,13 @@ fn models(seed: u64) -> Vec<Model> {
         },
         seed,
     ));
+    models.extend(approx::EACH.map(|approx| {
+        let spec = ProgramSpec {
+            approx,
+            ..tiny_spec()
+        };
+        random_weights(&spec, seed)
+    }));
     let gpt2 = ProgramSpec {
         numeric: numeric(),
         ..tiny_affine_spec(Architecture::Gpt2)

@@ -115,6 +115,7 @@ fn spec(name: &str, form: Form) -> anyhow::Result<ProgramSpec> {
         } else {
             PrivateForm::Lora
         },
+        approx: Default::default(),
     })
 }
 

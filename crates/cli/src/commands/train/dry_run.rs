@@ -145,6 +145,7 @@ fn secure_cost(
         "frozen_layers": transforms.frozen_layers,
         "private_layers": spec.num_layers,
         "softmaxes_a_layer": spec.head_groups.first().map(Vec::len),
+        "approximations": marill_numeric::approx::describe(&spec.approx),
         "private": if spec.is_full_rank() { "full" } else { "lora" },
         "lora_rank": transforms.lora.as_ref().map(|lora| lora.rank),
         "lora_ranks": transforms.lora.as_ref().map(LoraConfig::ranks_said),
@@ -180,6 +181,9 @@ fn print_secure(secure: &Value) {
         "under MPC          {} layers, {} softmaxes each",
         secure["private_layers"], secure["softmaxes_a_layer"]
     );
+    for line in secure["approximations"].as_array().into_iter().flatten() {
+        println!("approximated       {}", line.as_str().unwrap_or_default());
+    }
     let form = secure["lora_ranks"]
         .as_str()
         .map(|ranks| format!("rank {ranks}"));
