@@ -520,3 +520,28 @@ fn a_saved_folder_keeps_its_digest_unless_damaged() {
     let error = Checkpoint::open(dir.path()).err().unwrap().to_string();
     assert!(error.contains("model.safetensors"), "{error}");
 }
+
+/// What this version does not know would be another model if it were passed over.
+#[test]
+fn unknown_keys_of_transforms_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("transforms.json");
+    let known = transforms(&config());
+    known.save(&path).unwrap();
+    assert_eq!(Transforms::load(&path).unwrap(), known);
+    let text = std::fs::read_to_string(&path).unwrap();
+    for table in ["", "lora", "heads"] {
+        let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let place = match table {
+            "" => &mut value,
+            table => &mut value[table],
+        };
+        place["unheard_of"] = true.into();
+        std::fs::write(&path, value.to_string()).unwrap();
+        let error = Transforms::load(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("`unheard_of`") && error.contains("transforms.json"),
+            "{error}"
+        );
+    }
+}
