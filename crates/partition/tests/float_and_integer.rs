@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use marill_model::{FloatModel, Prefix, Transforms};
 use marill_mpc::Twin;
-use marill_numeric::{Approximations, NumericSpec, approx};
+use marill_numeric::{NumericSpec, approx};
 use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 /// Largest difference of any residual value, relative to the layer's root mean square.
@@ -13,7 +13,7 @@ const BOUND: f32 = 2e-3;
 #[test]
 fn integer_layers_are_float_layers_within_the_stated_error() {
     for (seed, merged) in [(1, true), (2, false), (3, true)] {
-        compare(seed, merged, Approximations::default());
+        compare(seed, merged, |_| {});
     }
 }
 
@@ -21,19 +21,30 @@ fn integer_layers_are_float_layers_within_the_stated_error() {
 fn approximated_integers_are_floats_within_the_same_error() {
     for approx in approx::EACH {
         for (seed, merged) in [(1, true), (2, false), (3, true)] {
-            compare(seed, merged, approx);
+            compare(seed, merged, |transforms| transforms.approx = approx);
         }
     }
 }
 
-fn compare(seed: u64, merged: bool, approx: Approximations) {
+#[test]
+fn ranks_and_scales_of_modules_are_those_of_the_floats() {
+    for (seed, merged) in [(1, true), (2, false), (3, true)] {
+        compare(seed, merged, |transforms| {
+            let lora = transforms.lora.as_mut().unwrap();
+            lora.rslora = true;
+            lora.alpha = 2.0;
+            lora.target_modules.retain(|module| module != "o_proj");
+            lora.ranks = [("q_proj".into(), 1), ("down_proj".into(), 7)].into();
+        });
+    }
+}
+
+fn compare(seed: u64, merged: bool, change: impl Fn(&mut Transforms)) {
     let dir = tempfile::tempdir().unwrap();
     {
         let base = tiny_base(dir.path(), seed).unwrap();
-        let transforms = Transforms {
-            approx,
-            ..tiny_transforms(&base.config, merged)
-        };
+        let mut transforms = tiny_transforms(&base.config, merged);
+        change(&mut transforms);
         let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
         let spec =
             marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())
