@@ -1,10 +1,12 @@
 //! What answers the questions: the float model, the integer twin, or the secure protocol.
 
 mod float;
+mod request;
 mod secure;
 mod twin;
 
 pub use float::FloatEngine;
+pub use request::{Listener, Reply, Request};
 pub use secure::{SecureCost, SecureEngine};
 pub use twin::TwinEngine;
 
@@ -52,7 +54,47 @@ pub trait Engine {
         max_new_tokens: usize,
         stop: &Stop<'_>,
     ) -> Result<Vec<u32>, EvalError>;
+
+    /// Replies to all requests, `at_once` of them at a time at most where the engine works on
+    /// several; without a number it chooses. Replies are those that the requests get one by one: in
+    /// the twin and the secure engine bit for bit, in floats within float noise.
+    ///
+    /// # Errors
+    /// What the engine itself may meet, and what `each` returns. Scores and logits that are no
+    /// number are part of the replies.
+    fn answer_all(
+        &mut self,
+        requests: &[Request],
+        stop: &Stop<'_>,
+        at_once: Option<usize>,
+        each: &mut Listener<'_>,
+    ) -> Result<(), EvalError> {
+        let _ = at_once;
+        for (nth, request) in requests.iter().enumerate() {
+            let Request {
+                prompt,
+                continuations,
+                max_new_tokens,
+            } = request;
+            let scores = match &continuations[..] {
+                [] => Ok(Vec::new()),
+                some => self.score(prompt, some),
+            };
+            let answer = match max_new_tokens {
+                None => Ok(Vec::new()),
+                Some(most) => self.generate(prompt, *most, stop),
+            };
+            each(nth, Reply { scores, answer })?;
+        }
+        Ok(())
+    }
 }
+
+const NO_LIKELIHOOD: EvalError = EvalError::NotANumber {
+    what: "a likelihood",
+};
+
+const NO_LOGIT: EvalError = EvalError::NotANumber { what: "a logit" };
 
 /// Sums over the tokens of each continuation; `each` gives the parts of one. What begins another
 /// one is not asked for.
@@ -75,21 +117,37 @@ pub(crate) fn summed(
     Ok(sums)
 }
 
+/// `ln softmax(logits)`, in double precision.
+pub(crate) struct LogSoftmax<'a> {
+    logits: &'a [f32],
+    top: f32,
+    ln_sum: f64,
+}
+
+impl<'a> LogSoftmax<'a> {
+    pub fn of(logits: &'a [f32]) -> Self {
+        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&l| f64::from(l - top).exp()).sum();
+        Self {
+            logits,
+            top,
+            ln_sum: sum.ln(),
+        }
+    }
+
+    /// That of a token; none when it is no finite number.
+    pub fn at(&self, token: u32) -> Option<f64> {
+        let score = f64::from(self.logits[token as usize] - self.top) - self.ln_sum;
+        score.is_finite().then_some(score)
+    }
+}
+
 /// `ln softmax(logits)[token]`, in double precision.
 ///
 /// # Errors
 /// [`EvalError::NotANumber`] when it is no finite number.
 pub(crate) fn log_softmax_at(logits: &[f32], token: u32) -> Result<f64, EvalError> {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&l| f64::from(l - top).exp()).sum();
-    let score = f64::from(logits[token as usize] - top) - sum.ln();
-    if score.is_finite() {
-        Ok(score)
-    } else {
-        Err(EvalError::NotANumber {
-            what: "a likelihood",
-        })
-    }
+    LogSoftmax::of(logits).at(token).ok_or(NO_LIKELIHOOD)
 }
 
 /// The most likely token; the lowest index wins a tie, as in the secure engine.
@@ -100,7 +158,7 @@ pub(crate) fn arg_max(logits: &[f32]) -> Result<u32, EvalError> {
     let mut best = 0;
     for (i, &logit) in logits.iter().enumerate() {
         if !logit.is_finite() {
-            return Err(EvalError::NotANumber { what: "a logit" });
+            return Err(NO_LOGIT);
         }
         if logit > logits[best] {
             best = i;

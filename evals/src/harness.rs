@@ -7,13 +7,14 @@ mod likelihood;
 
 use std::{collections::BTreeMap, time::Instant};
 
+use marill_model::Tokenizer;
 use marill_recipe::Example;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
     EvalError,
-    engine::{Engine, SecureCost, Stop},
+    engine::{Engine, Reply, Request, SecureCost, Stop},
     measure::Measure,
     prompt::{PromptFormatter, Question},
     sandbox::Sandbox,
@@ -36,6 +37,15 @@ pub struct Scope<'a> {
     pub checks: &'a [Checks],
     /// Where programs run; without one they are not run.
     pub sandbox: Option<&'a Sandbox>,
+    /// Questions that an engine works on at once; without a number it chooses.
+    pub batch_size: Option<usize>,
+}
+
+impl Scope<'_> {
+    /// The number of an example in the task's rows.
+    fn doc_id(&self, nth: usize) -> usize {
+        self.doc_ids.get(nth).copied().unwrap_or(nth)
+    }
 }
 
 /// One figure with its standard error.
@@ -184,22 +194,20 @@ pub fn run(
         engine,
         twin,
         formatter,
+        scope,
         truncated: 0,
         shortened: 0,
         twin_equal: 0,
         progress,
     };
     let some = limited(examples, scope.limit);
-    let (mut samples, measures) = match task.kind {
+    let (samples, measures) = match task.kind {
         Kind::Classify => run.classify(some, shots)?,
         Kind::Generate => run.generate(some, shots)?,
         Kind::Perplexity => run.perplexity(examples, scope.limit)?,
         Kind::Likelihood => run.likelihood(some, shots)?,
-        Kind::Code => run.code(some, shots, scope)?,
+        Kind::Code => run.code(some, shots)?,
     };
-    for (sample, id) in samples.iter_mut().zip(scope.doc_ids) {
-        sample.doc_id = *id;
-    }
     if samples.is_empty() {
         return Err(EvalError::Task {
             task: task.name.clone(),
@@ -272,6 +280,7 @@ struct Run<'a, 'b> {
     engine: &'a mut dyn Engine,
     twin: Option<&'a mut (dyn Engine + 'b)>,
     formatter: &'a PromptFormatter<'a>,
+    scope: Scope<'a>,
     truncated: usize,
     shortened: usize,
     twin_equal: usize,
@@ -299,90 +308,50 @@ impl Run<'_, '_> {
         Ok(question)
     }
 
-    /// The first line of the greedy answer, without white space around it.
-    fn greedy_line(
+    /// Asks everything and hands each reply on, with the number of its request: scores, and the
+    /// greedy answer as text. `measures` are what a score and an answer that are no number would
+    /// have gone into.
+    fn ask_all(
         &mut self,
-        question: &Question,
-        max_new_tokens: usize,
-    ) -> Result<String, EvalError> {
-        let tokenizer = self.formatter.tokenizer;
-        let stop = |answer: &[u32], token: u32| {
-            let line_ends = || {
-                tokenizer
-                    .decode(&[token])
-                    .is_ok_and(|text| text.contains('\n'))
-            };
-            tokenizer.is_eos(token) || (!answer.is_empty() && line_ends())
-        };
-        let text = self.greedy(question, max_new_tokens, &stop)?;
-        Ok(text
-            .trim()
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_string())
-    }
-
-    /// The greedy answer up to the end of the turn.
-    fn greedy_text(
-        &mut self,
-        question: &Question,
-        max_new_tokens: usize,
-    ) -> Result<String, EvalError> {
-        let tokenizer = self.formatter.tokenizer;
-        self.greedy(question, max_new_tokens, &|_: &[u32], token| {
-            tokenizer.is_eos(token)
-        })
-    }
-
-    fn greedy(
-        &mut self,
-        question: &Question,
-        max_new_tokens: usize,
+        requests: &[Request],
+        measures: [Measure; 2],
         stop: &Stop<'_>,
-    ) -> Result<String, EvalError> {
-        let answer = self
-            .engine
-            .generate(&question.tokens, max_new_tokens, stop)?;
-        if let Some(twin) = &mut self.twin {
-            self.twin_equal +=
-                usize::from(twin.generate(&question.tokens, max_new_tokens, stop)? == answer);
-        }
-        Ok(self.formatter.tokenizer.decode(&answer)?)
+        mut each: impl FnMut(usize, Vec<f64>, String) -> Result<(), EvalError>,
+    ) -> Result<(), EvalError> {
+        let task = self.task;
+        let scope = self.scope;
+        let mut done = 0;
+        let mut equal = 0;
+        let mut listen = |nth: usize, Reply { scores, answer }: Reply| {
+            let no_score = |measure, error| no_score(task, measure, scope.doc_id(nth), error);
+            let scores = scores.map_err(|error| no_score(measures[0], error))?;
+            let answer = answer.map_err(|error| no_score(measures[1], error))?;
+            let asked = &requests[nth];
+            if let (Some(twin), Some(most)) = (&mut self.twin, asked.max_new_tokens) {
+                equal += usize::from(twin.generate(&asked.prompt, most, stop)? == answer);
+            }
+            each(nth, scores, self.formatter.tokenizer.decode(&answer)?)?;
+            done += 1;
+            (self.progress)(done, requests.len());
+            Ok(())
+        };
+        self.engine
+            .answer_all(requests, stop, scope.batch_size, &mut listen)?;
+        self.twin_equal += equal;
+        Ok(())
     }
 
-    /// Nats of the right answer behind the question, and its tokens.
-    fn nats(
+    /// The right answer's tokens as far as they fit behind the question.
+    fn right_answer(
         &mut self,
         question: &Question,
         completion: &str,
-        doc_id: usize,
-    ) -> Result<[f64; 2], EvalError> {
+    ) -> Result<Vec<u32>, EvalError> {
         let mut tokens = self.formatter.tokenizer.encode_continuing(completion)?;
         let headroom = self.engine.context().saturating_sub(question.tokens.len());
         self.shortened += usize::from(tokens.len() > headroom);
         tokens.truncate(headroom);
-        let count = tokens.len();
-        let scores = self.engine.score(&question.tokens, &[tokens]);
-        let scores = scores.map_err(|error| self.no_score(Measure::NatsPerToken, doc_id, error))?;
-        Ok([-scores.iter().sum::<f64>(), count as f64])
-    }
-
-    /// Names the metric that a number which is none would have gone into; other errors stay as they
-    /// are.
-    fn no_score(&self, measure: Measure, doc_id: usize, error: EvalError) -> EvalError {
-        let EvalError::NotANumber { .. } = error else {
-            return error;
-        };
-        let task = self.task.name.clone();
-        let metric = measure.name();
-        EvalError::NoScore {
-            task,
-            metric,
-            example: Some(doc_id),
-            source: Box::new(error),
-        }
+        Ok(tokens)
     }
 
     fn needs_logits(&self) -> Result<(), EvalError> {
@@ -393,6 +362,41 @@ impl Run<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// Names the metric that a number which is none would have gone into; other errors stay as they
+/// are.
+fn no_score(task: &Task, measure: Measure, doc_id: usize, error: EvalError) -> EvalError {
+    let EvalError::NotANumber { .. } = error else {
+        return error;
+    };
+    EvalError::NoScore {
+        task: task.name.clone(),
+        metric: measure.name(),
+        example: Some(doc_id),
+        source: Box::new(error),
+    }
+}
+
+/// Whether the first line of an answer ends before a token.
+fn ends_line(tokenizer: &Tokenizer, answer: &[u32], token: u32) -> bool {
+    let line_ends = || {
+        tokenizer
+            .decode(&[token])
+            .is_ok_and(|text| text.contains('\n'))
+    };
+    tokenizer.is_eos(token) || (!answer.is_empty() && line_ends())
+}
+
+/// The first line of a greedy answer, without white space around it.
+fn first_line(text: &str) -> String {
+    let line = text.trim().lines().next().unwrap_or_default();
+    line.trim().to_string()
+}
+
+/// All samples, in order; every request has had its reply.
+fn complete(samples: Vec<Option<Sample>>) -> Vec<Sample> {
+    samples.into_iter().flatten().collect()
 }
 
 /// Index of the highest score; the first wins a tie.

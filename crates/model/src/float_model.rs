@@ -21,16 +21,7 @@ impl FloatModel {
         transforms: &Transforms,
         adapter: Option<&Adapter>,
     ) -> Result<Self, ModelError> {
-        if let (Some(adapter), Some(lora)) = (adapter, &transforms.lora) {
-            adapter.check(&base.config, lora, transforms.frozen_layers)?;
-        }
-        let factors = adapter.map_or_else(Default::default, |a| a.tensors.clone());
-        let decoder = Llama::new(
-            base.config.llama()?,
-            transforms,
-            base.var_builder_with(factors),
-        )?;
-        Ok(Self::from_decoder(decoder))
+        Ok(Self::from_decoder(Llama::tuned(base, transforms, adapter)?))
     }
 
     /// Wraps a decoder that is already built.

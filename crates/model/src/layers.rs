@@ -48,6 +48,16 @@ impl Rows {
         }
     }
 
+    /// Rows at these positions, whose attention is computed elsewhere.
+    pub(crate) fn at(positions: Vec<usize>) -> Self {
+        Self {
+            positions: Arc::new(positions),
+            segments: Arc::default(),
+            dropout: None,
+            fake_quant: None,
+        }
+    }
+
     /// `new` rows behind `past` cached ones.
     pub fn appended(past: usize, new: usize) -> Self {
         let segment = Segment {

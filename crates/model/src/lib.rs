@@ -14,6 +14,7 @@
 mod account;
 mod adapter;
 mod architecture;
+mod batched_model;
 mod bert;
 mod chat;
 mod checkpoint;
@@ -39,6 +40,7 @@ mod var_builder;
 
 pub use adapter::Adapter;
 pub use architecture::Architecture;
+pub use batched_model::{BatchedModel, BlockId, Piece, View};
 pub use bert::{Bert, BertConfig};
 pub use chat::{ChatTemplate, Message, NO_TEMPLATE, plain_chat, render_chat};
 pub use checkpoint::{Checkpoint, TensorDtype};

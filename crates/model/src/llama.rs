@@ -13,7 +13,7 @@ pub use marill_numeric::MODULES;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ModelConfig, ModelError, TokenIds, Transforms,
+    Adapter, Checkpoint, ModelConfig, ModelError, TokenIds, Transforms,
     layers::{Folded, Linear, RmsNorm, Rows},
     ops::{self, FakeQuant, RopeTable},
     size,
@@ -373,6 +373,23 @@ impl Llama {
         })
     }
 
+    /// A base model with what a fine-tune changed.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the adapter or the transforms do not fit the base.
+    pub(crate) fn tuned(
+        base: &Checkpoint,
+        transforms: &Transforms,
+        adapter: Option<&Adapter>,
+    ) -> Result<Self, ModelError> {
+        if let (Some(adapter), Some(lora)) = (adapter, &transforms.lora) {
+            adapter.check(&base.config, lora, transforms.frozen_layers)?;
+        }
+        let factors = adapter.map_or_else(Default::default, |a| a.tensors.clone());
+        let vb = base.var_builder_with(factors);
+        Self::new(base.config.llama()?, transforms, vb)
+    }
+
     /// Rows of the embedding, `[N, hidden]`.
     ///
     /// # Errors
@@ -422,7 +439,9 @@ impl Llama {
         Ok(self.block(layer, x, rows, None)?)
     }
 
-    fn check_positions(&self, rows: &Rows) -> Result<(), ModelError> {
+    /// # Errors
+    /// [`ModelError::ContextFull`] for a position that the model does not have.
+    pub(crate) fn check_positions(&self, rows: &Rows) -> Result<(), ModelError> {
         let needed = rows.positions.iter().max().map_or(0, |p| p + 1);
         let limit = self.rope.positions();
         if needed > limit {
@@ -438,6 +457,35 @@ impl Llama {
         x: Tensor,
         rows: &Rows,
         cache: Option<&mut Cache>,
+    ) -> candle_core::Result<(Tensor, [Tensor; 4])> {
+        let b = &self.layers[layer];
+        self.block_with(layer, x, rows, None, |q, k, v| {
+            let (k, v) = match cache {
+                None => (k.clone(), v.clone()),
+                Some(cache) => cache.append(k.clone(), v.clone())?,
+            };
+            ops::attention(
+                q,
+                &k,
+                &v,
+                &rows.segments,
+                &b.groups,
+                self.config.head_dim,
+                b.attn_scale,
+                rows.fake_quant,
+            )
+        })
+    }
+
+    /// As `block`, where attention is what `attend` makes of rotated queries, keys and values. Of
+    /// `some` rows (`[W]`, u32), where they are given, alone comes something out, `[W, hidden]`.
+    pub(crate) fn block_with(
+        &self,
+        layer: usize,
+        x: Tensor,
+        rows: &Rows,
+        some: Option<&Tensor>,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> candle_core::Result<Tensor>,
     ) -> candle_core::Result<(Tensor, [Tensor; 4])> {
         let b = &self.layers[layer];
         let format = rows.fake_quant;
@@ -464,20 +512,11 @@ impl Llama {
             &rows.positions,
         )?)?;
         let v = rescale(forward(&b.v_proj, 2, &h_attn)?)?;
-        let (k, v) = match cache {
-            None => (k, v),
-            Some(cache) => cache.append(k, v)?,
+        let attended = attend(&q, &k, &v)?;
+        let (x, attended) = match some {
+            None => (x, attended),
+            Some(some) => (x.index_select(some, 0)?, attended.index_select(some, 0)?),
         };
-        let attended = ops::attention(
-            &q,
-            &k,
-            &v,
-            &rows.segments,
-            &b.groups,
-            self.config.head_dim,
-            b.attn_scale,
-            format,
-        )?;
         let attended = rescale(attended)?;
         let x = self.add_residual(x, forward(&b.o_proj, 3, &attended)?, format)?;
 

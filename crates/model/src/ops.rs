@@ -5,6 +5,7 @@
 //! number of threads.
 
 mod attention;
+mod cached_attention;
 mod dropout;
 mod fake_quant;
 mod gemm;
@@ -17,6 +18,7 @@ mod rope;
 mod swiglu;
 
 pub use attention::{Segment, attention};
+pub use cached_attention::{CachedAttention, Positions, Queries};
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 pub use dropout::Dropout;
 pub use fake_quant::{FakeQuant, round_factors, round_to, round_weight};

@@ -5,20 +5,17 @@ use std::collections::BTreeMap;
 
 use marill_recipe::Example;
 
-use super::{Outcome, Run, Sample, Scope};
+use super::{Outcome, Run, Sample, complete};
 use crate::{
+    engine::Request,
     measure::Measure,
     program::{defines_function, program_of},
 };
 
 impl Run<'_, '_> {
     /// How likely the right programs are, and what the written ones are worth.
-    pub(super) fn code(
-        &mut self,
-        examples: &[Example],
-        shots: &[Example],
-        scope: Scope<'_>,
-    ) -> Outcome {
+    pub(super) fn code(&mut self, examples: &[Example], shots: &[Example]) -> Outcome {
+        let scope = self.scope;
         self.needs_logits()?;
         // Without room for a program, only the reference solution is scored.
         let writes = self.task.max_new_tokens > 0;
@@ -30,42 +27,53 @@ impl Run<'_, '_> {
         if sandbox.is_some() {
             measures.push(Measure::PassAt1);
         }
-        let mut samples = Vec::with_capacity(examples.len());
-        for (doc_id, example) in examples.iter().enumerate() {
+        let mut texts = Vec::with_capacity(examples.len());
+        let mut requests = Vec::with_capacity(examples.len());
+        for example in examples {
             let solution = self
                 .formatter
                 .tokenizer
                 .encode_continuing(&example.completion)?
                 .len();
             let question = self.ask(shots, example, self.task.max_new_tokens.max(solution))?;
-            let nats = self.nats(&question, &example.completion, doc_id)?;
-            let answer = self.greedy_text(&question, self.task.max_new_tokens);
-            let answer =
-                answer.map_err(|error| self.no_score(Measure::DefinesFunction, doc_id, error))?;
+            requests.push(Request {
+                continuations: vec![self.right_answer(&question, &example.completion)?],
+                prompt: question.tokens,
+                max_new_tokens: writes.then_some(self.task.max_new_tokens),
+            });
+            texts.push(question.text);
+        }
+        let mut samples = vec![None; examples.len()];
+        let tokenizer = self.formatter.tokenizer;
+        let stop = |_: &[u32], token| tokenizer.is_eos(token);
+        let both = [Measure::NatsPerToken, Measure::DefinesFunction];
+        self.ask_all(&requests, both, &stop, |nth, scores, answer| {
+            let nats = -scores.iter().sum::<f64>();
+            let tokens = requests[nth].continuations[0].len() as f64;
             let program = program_of(&answer);
             let defines = f64::from(defines_function(&program));
-            let mut figures = BTreeMap::from([(Measure::NatsPerToken.name(), nats.to_vec())]);
-            let mut score = -nats[0];
+            let mut figures = BTreeMap::from([(Measure::NatsPerToken.name(), vec![nats, tokens])]);
+            let mut score = -nats;
             if writes {
                 score = defines;
                 figures.insert(Measure::DefinesFunction.name(), vec![defines, 1.0]);
             }
             if let Some(sandbox) = sandbox {
-                let checks = scope.checks.get(doc_id).cloned().unwrap_or_default();
+                let checks = scope.checks.get(nth).cloned().unwrap_or_default();
                 score = f64::from(sandbox.passes(&checks.behind(&program))?);
                 figures.insert(Measure::PassAt1.name(), vec![score, 1.0]);
             }
-            samples.push(Sample {
-                doc_id,
-                prompt: question.text,
-                target: example.completion.clone(),
+            samples[nth] = Some(Sample {
+                doc_id: scope.doc_id(nth),
+                prompt: std::mem::take(&mut texts[nth]),
+                target: examples[nth].completion.clone(),
                 answer,
                 score,
                 figures,
                 ..Sample::default()
             });
-            (self.progress)(doc_id + 1, examples.len());
-        }
-        Ok((samples, measures))
+            Ok(())
+        })?;
+        Ok((complete(samples), measures))
     }
 }

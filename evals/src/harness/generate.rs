@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use marill_recipe::Example;
 
-use super::{Outcome, Run, Sample};
+use super::{Outcome, Run, Sample, complete, ends_line, first_line};
 use crate::{
+    engine::Request,
     measure::Measure,
     metrics::{BleuStats, ChrfStats},
 };
@@ -13,17 +14,32 @@ use crate::{
 impl Run<'_, '_> {
     /// One greedy line against its reference.
     pub(super) fn generate(&mut self, examples: &[Example], shots: &[Example]) -> Outcome {
-        let mut samples = Vec::with_capacity(examples.len());
-        for (doc_id, example) in examples.iter().enumerate() {
-            let question = self.ask(shots, example, self.task.max_new_tokens)?;
-            let answer = self.greedy_line(&question, self.task.max_new_tokens);
-            let answer = answer.map_err(|error| self.no_score(Measure::Bleu, doc_id, error))?;
-            let bleu = BleuStats::of(&answer, &example.completion);
-            let chrf = ChrfStats::of(&answer, &example.completion);
-            samples.push(Sample {
-                doc_id,
-                prompt: question.text,
-                target: example.completion.clone(),
+        let most = self.task.max_new_tokens;
+        let mut texts = Vec::with_capacity(examples.len());
+        let mut requests = Vec::with_capacity(examples.len());
+        for example in examples {
+            let question = self.ask(shots, example, most)?;
+            texts.push(question.text);
+            requests.push(Request {
+                prompt: question.tokens,
+                continuations: Vec::new(),
+                max_new_tokens: Some(most),
+            });
+        }
+        let mut samples = vec![None; examples.len()];
+        let tokenizer = self.formatter.tokenizer;
+        let scope = self.scope;
+        let stop = |answer: &[u32], token| ends_line(tokenizer, answer, token);
+        let measures = [Measure::Bleu; 2];
+        self.ask_all(&requests, measures, &stop, |nth, _, answer| {
+            let target = &examples[nth].completion;
+            let answer = first_line(&answer);
+            let bleu = BleuStats::of(&answer, target);
+            let chrf = ChrfStats::of(&answer, target);
+            samples[nth] = Some(Sample {
+                doc_id: scope.doc_id(nth),
+                prompt: std::mem::take(&mut texts[nth]),
+                target: target.clone(),
                 answer,
                 score: bleu.score(),
                 figures: BTreeMap::from([
@@ -32,8 +48,8 @@ impl Run<'_, '_> {
                 ]),
                 ..Sample::default()
             });
-            (self.progress)(doc_id + 1, examples.len());
-        }
-        Ok((samples, vec![Measure::Bleu, Measure::Chrf]))
+            Ok(())
+        })?;
+        Ok((complete(samples), vec![Measure::Bleu, Measure::Chrf]))
     }
 }

@@ -4,33 +4,47 @@ use std::collections::BTreeMap;
 
 use marill_recipe::Example;
 
-use super::{Outcome, Run, Sample};
-use crate::measure::Measure;
+use super::{Outcome, Run, Sample, complete, no_score};
+use crate::{engine::Request, measure::Measure};
 
 impl Run<'_, '_> {
     /// How likely the right answers are.
     pub(super) fn likelihood(&mut self, examples: &[Example], shots: &[Example]) -> Outcome {
         self.needs_logits()?;
-        let mut samples = Vec::with_capacity(examples.len());
-        for (doc_id, example) in examples.iter().enumerate() {
+        let mut texts = Vec::with_capacity(examples.len());
+        let mut requests = Vec::with_capacity(examples.len());
+        for example in examples {
             let answer_len = self
                 .formatter
                 .tokenizer
                 .encode_continuing(&example.completion)?
                 .len();
             let question = self.ask(shots, example, answer_len)?;
-            let nats = self.nats(&question, &example.completion, doc_id)?;
-            samples.push(Sample {
-                doc_id,
-                prompt: question.text,
-                target: example.completion.clone(),
-                score: -nats[0],
-                figures: BTreeMap::from([(Measure::NatsPerToken.name(), nats.to_vec())]),
+            requests.push(Request {
+                continuations: vec![self.right_answer(&question, &example.completion)?],
+                prompt: question.tokens,
+                max_new_tokens: None,
+            });
+            texts.push(question.text);
+        }
+        let mut samples = vec![None; examples.len()];
+        let scope = self.scope;
+        let measures = [Measure::NatsPerToken; 2];
+        let never = |_: &[u32], _| false;
+        self.ask_all(&requests, measures, &never, |nth, scores, _| {
+            let score = scores.iter().sum::<f64>();
+            let figures = vec![-score, requests[nth].continuations[0].len() as f64];
+            samples[nth] = Some(Sample {
+                doc_id: scope.doc_id(nth),
+                prompt: std::mem::take(&mut texts[nth]),
+                target: examples[nth].completion.clone(),
+                score,
+                figures: BTreeMap::from([(Measure::NatsPerToken.name(), figures)]),
                 ..Sample::default()
             });
-            (self.progress)(doc_id + 1, examples.len());
-        }
-        Ok((samples, vec![Measure::NatsPerToken]))
+            Ok(())
+        })?;
+        Ok((complete(samples), vec![Measure::NatsPerToken]))
     }
 
     /// How likely running text is, window by window.
@@ -48,8 +62,8 @@ impl Run<'_, '_> {
         let mut samples = Vec::new();
         for (doc_id, window) in windows.iter().enumerate() {
             let scores = self.engine.token_scores(window);
-            let scores =
-                scores.map_err(|error| self.no_score(Measure::TokenPerplexity, doc_id, error))?;
+            let scores = scores
+                .map_err(|error| no_score(self.task, Measure::TokenPerplexity, doc_id, error))?;
             let score: f64 = scores.iter().sum();
             samples.push(Sample {
                 doc_id,

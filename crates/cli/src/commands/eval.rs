@@ -106,6 +106,13 @@ pub struct Args {
     /// instead of running one
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "tasks"])]
     compare: Option<Vec<PathBuf>>,
+    /// Questions that the float model works on at once [default: up to 64, as memory allows]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..),
+    )]
+    batch_size: Option<usize>,
     /// Go on although this key, tensor or token of the checkpoint is not used (again for each; `*`
     /// for one part of a name)
     #[arg(long, value_name = "KEY")]
@@ -174,6 +181,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 doc_ids: &doc_ids,
                 checks: &checks,
                 sandbox: sandbox.as_ref(),
+                batch_size: args.batch_size,
             };
             let mut progress = Progress::new(&task.name, args.no_progress);
             let report = engines.run(&model, task, &examples, scope, &mut |done, all| {
