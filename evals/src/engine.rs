@@ -84,7 +84,7 @@ pub trait Engine {
                 None => Ok(Vec::new()),
                 Some(most) => self.generate(prompt, *most, stop),
             };
-            each(nth, Reply { scores, answer })?;
+            each(vec![(nth, Reply { scores, answer })])?;
         }
         Ok(())
     }

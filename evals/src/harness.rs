@@ -322,7 +322,7 @@ impl Run<'_, '_> {
         let scope = self.scope;
         let mut done = 0;
         let mut equal = 0;
-        let mut listen = |nth: usize, Reply { scores, answer }: Reply| {
+        let mut hear = |nth: usize, Reply { scores, answer }: Reply| {
             let no_score = |measure, error| no_score(task, measure, scope.doc_id(nth), error);
             let scores = scores.map_err(|error| no_score(measures[0], error))?;
             let answer = answer.map_err(|error| no_score(measures[1], error))?;
@@ -330,8 +330,14 @@ impl Run<'_, '_> {
             if let (Some(twin), Some(most)) = (&mut self.twin, asked.max_new_tokens) {
                 equal += usize::from(twin.generate(&asked.prompt, most, stop)? == answer);
             }
-            each(nth, scores, self.formatter.tokenizer.decode(&answer)?)?;
-            done += 1;
+            each(nth, scores, self.formatter.tokenizer.decode(&answer)?)
+        };
+        (self.progress)(0, requests.len());
+        let mut listen = |replies: Vec<(usize, Reply)>| {
+            done += replies.len();
+            for (nth, reply) in replies {
+                hear(nth, reply)?;
+            }
             (self.progress)(done, requests.len());
             Ok(())
         };

@@ -17,6 +17,13 @@ const LOGITS: usize = 1 << 23;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockId(usize);
 
+impl BlockId {
+    /// The block of this number.
+    pub fn new(nth: usize) -> Self {
+        Self(nth)
+    }
+}
+
 /// The first `rows` rows of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {

@@ -141,9 +141,7 @@ impl FloatEngine {
                 }
             }
             *live = going;
-            for one in done {
-                each(one.nth, one.reply())?;
-            }
+            each(done.into_iter().map(|one| (one.nth, one.reply())).collect())?;
         }
     }
 
@@ -200,10 +198,11 @@ impl FloatEngine {
     /// One request alone.
     fn answer(&mut self, request: Request, stop: &Stop<'_>) -> Result<Reply, EvalError> {
         let mut answer = None;
-        self.answer_all(&[request], stop, None, &mut |_, reply| {
-            answer = Some(reply);
+        self.answer_all(&[request], stop, None, &mut |replies| {
+            answer = replies.into_iter().next().or(answer.take());
             Ok(())
         })?;
+        let answer = answer.map(|(_, reply)| reply);
         answer.ok_or(EvalError::PartyEnded {
             party: "the engine",
         })

@@ -21,5 +21,6 @@ pub struct Reply {
     pub answer: Result<Vec<u32>, EvalError>,
 }
 
-/// Hears each reply with the number of its request, in any order; an error ends it all.
-pub type Listener<'a> = dyn FnMut(usize, Reply) -> Result<(), EvalError> + 'a;
+/// Hears the replies that are complete, each with the number of its request, in any order; an error
+/// ends it all.
+pub type Listener<'a> = dyn FnMut(Vec<(usize, Reply)>) -> Result<(), EvalError> + 'a;

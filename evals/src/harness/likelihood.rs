@@ -59,6 +59,7 @@ impl Run<'_, '_> {
         let window = self.task.window.min(self.engine.context());
         let mut windows: Vec<&[u32]> = tokens.chunks(window).filter(|w| w.len() > 1).collect();
         windows.truncate(limit.unwrap_or(usize::MAX));
+        (self.progress)(0, windows.len());
         let mut samples = Vec::new();
         for (doc_id, window) in windows.iter().enumerate() {
             let scores = self.engine.token_scores(window);

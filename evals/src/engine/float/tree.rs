@@ -157,4 +157,49 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn tree(continuations: &[&[u32]]) -> Tree {
+        Tree::new(&Request {
+            continuations: continuations.iter().map(|c| c.to_vec()).collect(),
+            ..Request::default()
+        })
+    }
+
+    #[test]
+    fn what_continuations_share_is_read_once() {
+        let mut tree = tree(&[&[1, 2, 3], &[1, 2, 4, 5], &[1, 6, 7], &[8], &[]]);
+        let mut blocks = 10..;
+        let prompt = View {
+            block: BlockId::new(9),
+            rows: 4,
+        };
+        let branches = tree.branches(&[prompt], || BlockId::new(blocks.next().unwrap()));
+        let read: Vec<_> = branches.iter().map(|b| b.piece.tokens.clone()).collect();
+        // 3, 5, 7 and 8 are followed by nothing, so they are not read.
+        assert_eq!(read, [vec![1, 2, 4], vec![6]]);
+        let first = View {
+            block: BlockId::new(10),
+            rows: 1,
+        };
+        assert_eq!(branches[1].piece.past, [prompt, first]);
+        assert_eq!(tree.asked(ROOT), [1, 8]);
+        let four = branches[0].nodes[2];
+        let rows = 3;
+        assert_eq!(tree.views(&[], four), [View { rows, ..first }]);
+        assert_eq!(tree.follow(ROOT, 8), None);
+    }
+
+    #[test]
+    fn a_score_is_the_sum_over_a_path() {
+        let mut tree = tree(&[&[1, 2], &[1], &[3]]);
+        let branches = tree.branches(&[], || BlockId::new(0));
+        tree.found(ROOT, vec![Some(-1.0), None], Some(1));
+        assert_eq!(tree.score(&[1, 2]), None, "not all of it is known");
+        tree.found(branches[0].nodes[0], vec![Some(-2.0)], Some(2));
+        assert_eq!(tree.score(&[1, 2]), Some(-3.0));
+        assert_eq!((tree.score(&[1]), tree.score(&[])), (Some(-1.0), Some(0.0)));
+        assert_eq!(tree.score(&[3]), None, "no number");
+        let one = tree.follow(ROOT, tree.best(ROOT).unwrap()).unwrap();
+        assert_eq!(tree.best(one), Some(2));
+    }
 }
