@@ -2,10 +2,13 @@
 //! order over its own row, so the result depends neither on how many rows are fed at once nor on
 //! the number of threads.
 
+mod product;
+
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use self::product::linear;
 use crate::{
     Checkpoint, LlamaConfig, ModelConfig, ModelError, module_path,
     ops::{RopeTable, dot},
@@ -232,54 +235,4 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
         out.extend(row.iter().zip(weight).map(|(x, w)| x * inverse * w));
     }
     out
-}
-
-/// `x W^T`, `[rows, out]`; threads split the outputs, each of which is one [`dot`].
-fn linear(x: &[f32], weight: &[f32], inner: usize) -> Vec<f32> {
-    const OUTPUTS: usize = 32;
-    let rows = x.len() / inner;
-    let out = weight.len() / inner;
-    let tasks: Vec<Vec<f32>> = weight
-        .par_chunks(OUTPUTS * inner)
-        .map(|weights| {
-            let mut tile = vec![0f32; rows * weights.len() / inner];
-            dots(x, weights, inner, &mut tile);
-            tile
-        })
-        .collect();
-    let mut y = vec![0f32; rows * out];
-    for (task, tile) in tasks.iter().enumerate() {
-        let width = tile.len() / rows;
-        for (row, values) in tile.chunks_exact(width).enumerate() {
-            y[row * out + task * OUTPUTS..][..width].copy_from_slice(values);
-        }
-    }
-    y
-}
-
-/// All rows of `x` against all rows of `weights`.
-fn dots(x: &[f32], weights: &[f32], inner: usize, tile: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the feature was detected. The function has the same body: wider registers, the
-        // same sums.
-        return unsafe { dots_avx2(x, weights, inner, tile) };
-    }
-    dots_plain(x, weights, inner, tile);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn dots_avx2(x: &[f32], weights: &[f32], inner: usize, tile: &mut [f32]) {
-    dots_plain(x, weights, inner, tile);
-}
-
-#[inline(always)]
-fn dots_plain(x: &[f32], weights: &[f32], inner: usize, tile: &mut [f32]) {
-    let outputs = weights.len() / inner;
-    for (row, x) in x.chunks_exact(inner).enumerate() {
-        for (o, w) in weights.chunks_exact(inner).enumerate() {
-            tile[row * outputs + o] = dot(x, w);
-        }
-    }
 }
