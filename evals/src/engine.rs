@@ -1,5 +1,6 @@
 //! What answers the questions: the float model, the integer twin, or the secure protocol.
 
+mod beginning;
 mod float;
 mod request;
 mod secure;
@@ -70,24 +71,34 @@ pub trait Engine {
         each: &mut Listener<'_>,
     ) -> Result<(), EvalError> {
         let _ = at_once;
-        for (nth, request) in requests.iter().enumerate() {
-            let Request {
-                prompt,
-                continuations,
-                max_new_tokens,
-            } = request;
-            let scores = match &continuations[..] {
-                [] => Ok(Vec::new()),
-                some => self.score(prompt, some),
-            };
-            let answer = match max_new_tokens {
-                None => Ok(Vec::new()),
-                Some(most) => self.generate(prompt, *most, stop),
-            };
-            each(vec![(nth, Reply { scores, answer })])?;
-        }
-        Ok(())
+        answer_in_turn(self, requests, stop, each)
     }
+}
+
+/// Replies to one request after another.
+fn answer_in_turn<E: Engine + ?Sized>(
+    engine: &mut E,
+    requests: &[Request],
+    stop: &Stop<'_>,
+    each: &mut Listener<'_>,
+) -> Result<(), EvalError> {
+    for (nth, request) in requests.iter().enumerate() {
+        let Request {
+            prompt,
+            continuations,
+            max_new_tokens,
+        } = request;
+        let scores = match &continuations[..] {
+            [] => Ok(Vec::new()),
+            some => engine.score(prompt, some),
+        };
+        let answer = match max_new_tokens {
+            None => Ok(Vec::new()),
+            Some(most) => engine.generate(prompt, *most, stop),
+        };
+        each(vec![(nth, Reply { scores, answer })])?;
+    }
+    Ok(())
 }
 
 const NO_LIKELIHOOD: EvalError = EvalError::NotANumber {

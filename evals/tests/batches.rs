@@ -2,9 +2,10 @@
 
 use marill_evals::{
     EvalError,
-    engine::{Engine, FloatEngine, Reply, Request},
+    engine::{Engine, FloatEngine, Reply, Request, TwinEngine},
 };
 use marill_model::{Adapter, Checkpoint, FloatModel, Transforms};
+use marill_partition::{ExportOptions, Partition, export};
 use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
 
 /// Scores of a pass and of one sequence alone, per token: 32-bit logits near 10 are known to
@@ -15,7 +16,7 @@ struct Fixture {
     base: Checkpoint,
     transforms: Transforms,
     adapter: Adapter,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Fixture {
@@ -28,7 +29,7 @@ impl Fixture {
             base,
             transforms,
             adapter,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -218,4 +219,38 @@ fn a_prompt_beyond_the_context_is_refused() {
         .unwrap_err()
         .to_string();
     assert!(error.contains(&engine.context().to_string()), "{error}");
+}
+
+#[test]
+fn the_twins_replies_do_not_depend_on_what_was_read_before() {
+    let fixture = Fixture::new();
+    let out = fixture.dir.path().join("out");
+    let options = ExportOptions::default();
+    export(
+        &fixture.base,
+        &fixture.transforms,
+        &fixture.adapter,
+        &out,
+        &options,
+    )
+    .unwrap();
+    let partition = Partition::open(&out).unwrap();
+    let requests = fixture.requests();
+    let mut engine = TwinEngine::new(&partition).unwrap();
+    // Twice: the second time every beginning is there, for every padding.
+    for _ in 0..2 {
+        let found = replies(&mut engine, &requests, None);
+        for (request, (scores, answer)) in requests.iter().zip(&found) {
+            let mut fresh = TwinEngine::new(&partition).unwrap();
+            let most = request.max_new_tokens.unwrap_or(0);
+            assert_eq!(
+                *answer,
+                fresh.generate(&request.prompt, most, &ends).unwrap()
+            );
+            let expected = fresh
+                .score(&request.prompt, &request.continuations)
+                .unwrap();
+            assert_eq!(*scores, expected, "the same integers, so the same scores");
+        }
+    }
 }

@@ -54,7 +54,10 @@ pub use crate::{
     cost::Traffic,
     error::ProtocolError,
     masked::{Comparison, PrecomputedStep, Precomputer},
-    reference::{real::RealTwin, twin::Twin},
+    reference::{
+        real::RealTwin,
+        twin::{Twin, TwinBeginning},
+    },
     sampling::{Sampling, Selection},
     session::{
         ClientSession, DealerSession, InputShare, OutsourcedSession, ServerSession, join_token,

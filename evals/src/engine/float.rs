@@ -7,14 +7,15 @@
 mod live;
 mod tree;
 
-use std::collections::BTreeMap;
-
 use marill_model::{
     Adapter, BatchedModel, BlockId, Checkpoint, ModelConfig, Piece, Transforms, View,
 };
 
 use self::live::{Found, Live, Wanted};
-use super::{Engine, Listener, LogSoftmax, NO_LIKELIHOOD, Reply, Request, Stop, arg_max};
+use super::{
+    Engine, Listener, LogSoftmax, NO_LIKELIHOOD, Reply, Request, Stop, arg_max,
+    beginning::{common_beginning, same_tokens},
+};
 use crate::EvalError;
 
 /// Questions that are worked on at once, unless somebody asks for another number: a matrix product
@@ -278,30 +279,4 @@ impl Engine for FloatEngine {
         live.iter().for_each(|one| one.free(&mut self.model));
         outcome
     }
-}
-
-/// The longest beginning that at least two prompts and at least half of them all have: one that
-/// lost its beginning does not spoil it for the others.
-fn common_beginning(prompts: &[&[u32]]) -> Vec<u32> {
-    let mut alike = prompts.to_vec();
-    let mut beginning = Vec::new();
-    loop {
-        let at = beginning.len();
-        let mut counts = BTreeMap::new();
-        for token in alike.iter().filter_map(|prompt| prompt.get(at)) {
-            *counts.entry(*token).or_insert(0) += 1;
-        }
-        match counts.into_iter().max_by_key(|(_, count)| *count) {
-            Some((token, count)) if count > 1 && 2 * count >= prompts.len() => {
-                alike.retain(|prompt| prompt.get(at) == Some(&token));
-                beginning.push(token);
-            }
-            _ => return beginning,
-        }
-    }
-}
-
-/// Number of tokens that both begin with.
-fn same_tokens(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

@@ -19,7 +19,7 @@ use super::{Engine, Stop};
 use crate::EvalError;
 
 /// What secure answers cost the client: bytes and rounds as counted on its channel to the server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SecureCost {
     pub prompts: u64,
     pub prefill_seconds: f64,
@@ -204,6 +204,22 @@ impl SecureCost {
             decode_rounds: self.decode_rounds - earlier.decode_rounds,
             decode_bytes_sent: self.decode_bytes_sent - earlier.decode_bytes_sent,
             decode_bytes_received: self.decode_bytes_received - earlier.decode_bytes_received,
+        }
+    }
+
+    /// Both together.
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        Self {
+            prompts: self.prompts + other.prompts,
+            prefill_seconds: self.prefill_seconds + other.prefill_seconds,
+            prefill_rounds: self.prefill_rounds + other.prefill_rounds,
+            prefill_bytes_sent: self.prefill_bytes_sent + other.prefill_bytes_sent,
+            prefill_bytes_received: self.prefill_bytes_received + other.prefill_bytes_received,
+            decode_steps: self.decode_steps + other.decode_steps,
+            decode_seconds: self.decode_seconds + other.decode_seconds,
+            decode_rounds: self.decode_rounds + other.decode_rounds,
+            decode_bytes_sent: self.decode_bytes_sent + other.decode_bytes_sent,
+            decode_bytes_received: self.decode_bytes_received + other.decode_bytes_received,
         }
     }
 

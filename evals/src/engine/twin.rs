@@ -1,12 +1,19 @@
 //! The integer twin as an engine: the numbers of the secure program without its cost.
+//!
+//! What several questions or continuations begin with is computed once. Every row of the prefix and
+//! of the program depends on itself and those before it alone, so the integers stay the same.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use marill_model::Prefix;
-use marill_mpc::{PrivateWeights, PublicWeights, Twin};
+use marill_mpc::{PrivateWeights, PublicWeights, Twin, TwinBeginning};
 use marill_partition::Partition;
 
-use super::{Engine, Stop, log_softmax_at, summed};
+use super::{
+    Engine, Listener, Request, Stop, answer_in_turn,
+    beginning::{common_beginning, same_tokens},
+    log_softmax_at, summed,
+};
 use crate::EvalError;
 
 /// The integers in clear: the client's float prefix, then the private layers as the secure engine
@@ -15,6 +22,13 @@ pub struct TwinEngine {
     prefix: Prefix,
     public: Arc<PublicWeights>,
     twin: Twin,
+    /// The tokens in the prefix's cache, and their encoded boundary rows.
+    tokens: Vec<u32>,
+    boundary: Vec<u64>,
+    /// What most questions begin with, and the twin's rows of it by the padding in front: where
+    /// the padding differs, so do the positions.
+    beginning: Vec<u32>,
+    beginnings: BTreeMap<usize, TwinBeginning>,
     /// The prompt that was read last: labels and the greedy answer behind one question read it
     /// once.
     read: Option<Read>,
@@ -25,6 +39,14 @@ struct Read {
     prompt: Vec<u32>,
     /// Where it ends in the twin's cache.
     positions: usize,
+    /// The tokens behind it that the twin's cache holds.
+    at: Vec<u32>,
+    /// The tokens that were read behind it, and what came out.
+    known: BTreeMap<Vec<u32>, Known>,
+}
+
+/// What came out of a step.
+struct Known {
     token: u32,
     logits: Vec<f32>,
 }
@@ -44,51 +66,107 @@ impl TwinEngine {
         public: Arc<PublicWeights>,
         private: Arc<PrivateWeights>,
     ) -> Self {
-        Self {
-            prefix,
-            twin: Twin::new(Arc::clone(&public), private),
-            public,
-            read: None,
-        }
+        let twin = Twin::new(Arc::clone(&public), private);
+        Self::of(prefix, public, twin)
     }
 
     /// As [`Self::with_weights`], rounding half up whatever the partition says: the same answers
     /// every time, for secure ones to be compared with.
     pub fn exact(prefix: Prefix, public: Arc<PublicWeights>, private: Arc<PrivateWeights>) -> Self {
+        let twin = Twin::exact(Arc::clone(&public), private);
+        Self::of(prefix, public, twin)
+    }
+
+    fn of(prefix: Prefix, public: Arc<PublicWeights>, twin: Twin) -> Self {
         Self {
             prefix,
-            twin: Twin::exact(Arc::clone(&public), private),
             public,
+            twin,
+            tokens: Vec::new(),
+            boundary: Vec::new(),
+            beginning: Vec::new(),
+            beginnings: BTreeMap::new(),
             read: None,
         }
     }
 
-    /// Starts over with a prompt and returns the first token of the answer. One that was just read
-    /// is gone back to.
-    fn prefill(&mut self, prompt: &[u32]) -> Result<u32, EvalError> {
-        if let Some(read) = self.read.as_ref().filter(|read| read.prompt == prompt) {
-            self.prefix.truncate(prompt.len());
-            self.twin.rewind(read.positions);
-            return Ok(read.token);
+    /// Makes the prefix's cache hold these tokens; what it begins with already stays.
+    fn run_prefix(&mut self, tokens: &[u32]) -> Result<(), EvalError> {
+        let hidden = self.public.spec.hidden_size;
+        let same = same_tokens(&self.tokens, tokens);
+        self.prefix.truncate(same);
+        self.tokens.truncate(same);
+        self.boundary.truncate(same * hidden);
+        if same < tokens.len() {
+            let rows = self.prefix.forward(&tokens[same..])?;
+            self.tokens.extend(&tokens[same..]);
+            self.boundary.extend(self.public.spec.encode(&rows)?);
+        }
+        Ok(())
+    }
+
+    /// Starts over with a prompt, unless it was the last one.
+    fn prefill(&mut self, prompt: &[u32]) -> Result<(), EvalError> {
+        if self.read.as_ref().is_some_and(|read| read.prompt == prompt) {
+            return Ok(());
         }
         self.read = None;
-        self.prefix.truncate(0);
-        let boundary = self.public.spec.encode(&self.prefix.forward(prompt)?)?;
-        let token = self.twin.prefill(&boundary)?;
-        let positions = self.twin.positions();
+        self.run_prefix(prompt)?;
+        let spec = &self.public.spec;
+        let padding = spec.bucket(prompt.len()) - prompt.len();
+        let shared = match prompt.strip_prefix(&self.beginning[..]) {
+            Some([_, ..]) if self.twin.is_exact() => self.beginning.len(),
+            _ => 0,
+        };
+        let token = match self.beginnings.get(&padding).filter(|_| shared > 0) {
+            Some(beginning) => {
+                let rest = &self.boundary[shared * spec.hidden_size..];
+                self.twin.prefill_behind(beginning, rest)?
+            }
+            None => self.twin.prefill(&self.boundary)?,
+        };
+        if shared > 0 && !self.beginnings.contains_key(&padding) {
+            let beginning = self.twin.beginning(padding + shared);
+            self.beginnings.insert(padding, beginning);
+        }
         let logits = self.twin.last_logits();
         self.read = Some(Read {
             prompt: prompt.to_vec(),
-            positions,
-            token,
-            logits,
+            positions: self.twin.positions(),
+            at: Vec::new(),
+            known: BTreeMap::from([(Vec::new(), Known { token, logits })]),
         });
-        Ok(token)
+        Ok(())
     }
 
-    fn decode(&mut self, token: u32) -> Result<u32, EvalError> {
-        let boundary = self.public.spec.encode(&self.prefix.forward(&[token])?)?;
-        Ok(self.twin.decode(&boundary)?)
+    /// What comes out behind the prompt and these tokens. A step that was made once is not made
+    /// again.
+    fn behind(&mut self, prompt: &[u32], tokens: &[u32]) -> Result<&Known, EvalError> {
+        self.prefill(prompt)?;
+        let Some(mut read) = self.read.take() else {
+            unreachable!("the prompt was just read")
+        };
+        if !read.known.contains_key(tokens) {
+            self.step(&mut read, tokens)?;
+        }
+        let read = self.read.insert(read);
+        Ok(&read.known[tokens])
+    }
+
+    fn step(&mut self, read: &mut Read, tokens: &[u32]) -> Result<(), EvalError> {
+        let hidden = self.public.spec.hidden_size;
+        let same = same_tokens(&read.at, tokens).min(tokens.len() - 1);
+        self.twin.rewind(read.positions + same);
+        read.at.truncate(same);
+        self.run_prefix(&[&read.prompt, tokens].concat())?;
+        for nth in same..tokens.len() {
+            let row = (read.prompt.len() + nth) * hidden;
+            let token = self.twin.decode(&self.boundary[row..row + hidden])?;
+            read.at.push(tokens[nth]);
+            let logits = self.twin.last_logits();
+            read.known.insert(read.at.clone(), Known { token, logits });
+        }
+        Ok(())
     }
 }
 
@@ -104,16 +182,12 @@ impl Engine for TwinEngine {
     }
 
     fn score(&mut self, prompt: &[u32], continuations: &[Vec<u32>]) -> Result<Vec<f64>, EvalError> {
+        self.prefill(prompt)?;
         summed(continuations, |continuation| {
-            self.prefill(prompt)?;
-            let [first, rest @ ..] = continuation else {
-                return Ok(Vec::new());
-            };
-            let next = self.read.as_ref().map_or(&[][..], |read| &read.logits);
-            let mut parts = vec![log_softmax_at(next, *first)?];
-            for (&given, &token) in continuation.iter().zip(rest) {
-                self.decode(given)?;
-                parts.push(log_softmax_at(&self.twin.last_logits(), token)?);
+            let mut parts = Vec::with_capacity(continuation.len());
+            for (nth, &token) in continuation.iter().enumerate() {
+                let known = self.behind(prompt, &continuation[..nth])?;
+                parts.push(log_softmax_at(&known.logits, token)?);
             }
             Ok(parts)
         })
@@ -121,12 +195,16 @@ impl Engine for TwinEngine {
 
     fn token_scores(&mut self, tokens: &[u32]) -> Result<Vec<f64>, EvalError> {
         let mut scores = Vec::with_capacity(tokens.len());
-        for (i, pair) in tokens.windows(2).enumerate() {
-            if i == 0 {
-                self.prefill(&pair[..1])?;
-            } else {
-                self.decode(pair[0])?;
-            }
+        // A window is no prompt that is asked about again.
+        self.run_prefix(&tokens[..tokens.len().saturating_sub(1)])?;
+        self.read = None;
+        let hidden = self.public.spec.hidden_size;
+        let rows: Vec<&[u64]> = self.boundary.chunks_exact(hidden).collect();
+        for (nth, pair) in tokens.windows(2).enumerate() {
+            match nth {
+                0 => self.twin.prefill(rows[0])?,
+                _ => self.twin.decode(rows[nth])?,
+            };
             scores.push(log_softmax_at(&self.twin.last_logits(), pair[1])?);
         }
         Ok(scores)
@@ -138,14 +216,31 @@ impl Engine for TwinEngine {
         max_new_tokens: usize,
         stop: &Stop<'_>,
     ) -> Result<Vec<u32>, EvalError> {
+        self.prefill(prompt)?;
         let mut answer = Vec::new();
-        let mut token = self.prefill(prompt)?;
-        while answer.len() < max_new_tokens && !stop(&answer, token) {
-            answer.push(token);
-            if answer.len() < max_new_tokens {
-                token = self.decode(token)?;
+        while answer.len() < max_new_tokens {
+            let token = self.behind(prompt, &answer)?.token;
+            if stop(&answer, token) {
+                break;
             }
+            answer.push(token);
         }
         Ok(answer)
+    }
+
+    fn answer_all(
+        &mut self,
+        requests: &[Request],
+        stop: &Stop<'_>,
+        _: Option<usize>,
+        each: &mut Listener<'_>,
+    ) -> Result<(), EvalError> {
+        let prompts: Vec<&[u32]> = requests.iter().map(|r| &r.prompt[..]).collect();
+        let beginning = common_beginning(&prompts);
+        if beginning != self.beginning {
+            self.beginnings.clear();
+            self.beginning = beginning;
+        }
+        answer_in_turn(self, requests, stop, each)
     }
 }

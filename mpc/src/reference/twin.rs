@@ -12,7 +12,7 @@ use marill_numeric::{
     tables::{Piecewise, tables},
 };
 
-pub use crate::reference::twin::session::Twin;
+pub use crate::reference::twin::session::{Twin, TwinBeginning};
 use crate::{
     engine::{Attention, Engine, Gate, Truncation},
     error::{ProtocolError, ProtocolResult},
@@ -98,6 +98,10 @@ impl PlaintextEngine {
             }
         };
         self
+    }
+
+    fn is_exact(&self) -> bool {
+        matches!(self.rounding, RoundingRandomness::Exact)
     }
 
     /// Applies `f` with a rounding to every element; each takes one random number, needed or not.

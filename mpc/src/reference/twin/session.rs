@@ -22,6 +22,15 @@ use crate::{
 };
 
 impl Cache<PlaintextEngine> {
+    fn copy(&self) -> Self {
+        Self {
+            layers: self.layers.clone(),
+            bias: self.bias.clone(),
+            sampling: self.sampling,
+            len: self.len,
+        }
+    }
+
     fn rewind(&mut self, positions: usize) {
         let keep = positions.min(self.len);
         for tensor in self
@@ -35,6 +44,11 @@ impl Cache<PlaintextEngine> {
         }
         self.len = keep;
     }
+}
+
+/// Cached rows that prompts begin with: padding and tokens.
+pub struct TwinBeginning {
+    cache: Cache<PlaintextEngine>,
 }
 
 /// A whole session on plain integers: what a secure session must answer.
@@ -81,6 +95,41 @@ impl Twin {
         self.reset();
         let (padded, bias, bucket) = pad_prompt(&self.weights.spec, boundary)?;
         self.step(&padded, Some(&bias), bucket)
+    }
+
+    /// The first `positions` cached rows, padding included.
+    #[must_use]
+    pub fn beginning(&self, positions: usize) -> TwinBeginning {
+        let mut cache = self.cache.copy();
+        cache.rewind(positions);
+        TwinBeginning { cache }
+    }
+
+    /// Runs a prompt whose first rows, padding included, are those of `beginning`; `boundary` has
+    /// the others. Every row depends on itself and those before it alone, so where rounding is
+    /// exact the integers are those of [`Self::prefill`].
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn prefill_behind(
+        &mut self,
+        beginning: &TwinBeginning,
+        boundary: &[u64],
+    ) -> ProtocolResult<u32> {
+        let spec = &self.weights.spec;
+        let rows = boundary.len() / spec.hidden_size;
+        if rows == 0 || !boundary.len().is_multiple_of(spec.hidden_size) {
+            return Err(ProtocolError::MissingInput);
+        }
+        check_remaining_context(spec, beginning.cache.len(), rows)?;
+        self.cache = beginning.cache.copy().with_sampling(self.sampling);
+        self.step(boundary, None, rows)
+    }
+
+    /// Whether the twin rounds half up, so that the same input gives the same integers.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        self.engine.is_exact()
     }
 
     /// What entered the output head in the last step, in units of activations.
