@@ -56,6 +56,8 @@ pub enum EvalError {
     PartyEnded { party: &'static str },
     #[error("cannot compare: {reason}")]
     Compare { reason: String },
+    #[error("cannot merge: {reason}")]
+    Merge { reason: String },
     #[error("cannot read `{}`: {reason}", path.display())]
     Scores { path: PathBuf, reason: String },
     #[error(transparent)]

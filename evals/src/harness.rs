@@ -4,17 +4,22 @@ mod classify;
 mod code;
 mod generate;
 mod likelihood;
+mod part;
+mod report;
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{ops::Range, time::Instant};
 
 use marill_model::Tokenizer;
 use marill_recipe::Example;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+pub(crate) use self::report::{digest, majority, metric};
+pub use self::{
+    part::Part,
+    report::{ExampleFigures, Metric, Report, Sample},
+};
 use crate::{
     EvalError,
-    engine::{Engine, Reply, Request, SecureCost, Stop},
+    engine::{Engine, Reply, Request, Stop},
     measure::Measure,
     prompt::{PromptFormatter, Question},
     sandbox::Sandbox,
@@ -24,6 +29,12 @@ use crate::{
 /// How much of a task is run, and what it needs besides rows.
 #[derive(Clone, Copy, Default)]
 pub struct Scope<'a> {
+    /// Only the rows from the first of these up to but not including the second, by their numbers
+    /// in the task (windows, for perplexity). The report is then a part that
+    /// [`crate::merge::reports`] takes.
+    pub rows: Option<[usize; 2]>,
+    /// Rows of the task, those left out included; the examples' number where this is none.
+    pub task_rows: Option<usize>,
     /// The first examples only (windows, for perplexity).
     pub limit: Option<usize>,
     /// Few-shot examples in front of each question.
@@ -46,113 +57,33 @@ impl Scope<'_> {
     fn doc_id(&self, nth: usize) -> usize {
         self.doc_ids.get(nth).copied().unwrap_or(nth)
     }
-}
 
-/// One figure with its standard error.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Metric {
-    pub name: &'static str,
-    pub value: f64,
-    pub stderr: f64,
-    pub higher_is_better: bool,
-}
-
-/// One question and its answer.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct Sample {
-    pub doc_id: usize,
-    pub prompt: String,
-    pub target: String,
-    /// The greedy answer.
-    pub answer: String,
-    /// The likeliest label, where the engine gives likelihoods.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub choice: Option<String>,
-    /// The number of the right label.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub label: Option<usize>,
-    /// 1 or 0 for a classification or a program, sentence BLEU for a translation, the
-    /// log-likelihood of a text.
-    pub score: f64,
-    /// Log-likelihood of each label's own tokens, in the task's order.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub label_scores: Vec<f64>,
-    /// The same with the token that ends an answer: `acc` takes the likeliest of these.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub answer_scores: Vec<f64>,
-    /// What each metric's score is computed from, by the metric's name; adds up over samples.
-    pub figures: BTreeMap<&'static str, Vec<f64>>,
-}
-
-/// What came out.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
-    pub task: String,
-    pub version: u32,
-    pub engine: &'static str,
-    pub few_shot: usize,
-    pub n: usize,
-    /// The name of the first metric, and its value and standard error. Engines that give
-    /// likelihoods classify by `acc`, the secure one by `exact_match`: compare the same metric in
-    /// [`Report::metrics`].
-    pub metric: &'static str,
-    pub score: f64,
-    pub stderr: f64,
-    pub metrics: Vec<Metric>,
-    /// Share of the most frequent class; classification only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub majority: Option<f64>,
-    /// SHA-256 over prompts and targets: what was asked.
-    pub samples_sha256: String,
-    /// SHA-256 over the answers.
-    pub answers_sha256: String,
-    /// Prompts that lost their beginning because they did not fit the context.
-    pub truncated: usize,
-    /// Right answers of which only the beginning was scored, because they did not fit the context.
-    pub shortened: usize,
-    pub seconds: f64,
-    /// Answers that equal the twin's, of those compared; secure engine only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub twin_equal: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cost: Option<SecureCost>,
-    /// The figures of each example, for paired comparisons.
-    pub examples: Vec<ExampleFigures>,
-    #[serde(skip)]
-    pub samples: Vec<Sample>,
-}
-
-/// An example without its text.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ExampleFigures {
-    pub doc_id: usize,
-    /// Digest of what a right answer is: examples of two runs are compared only where it agrees.
-    pub target_sha256: String,
-    pub answer_sha256: String,
-    pub figures: BTreeMap<String, Vec<f64>>,
-    /// The version of the task, where it is read back from what a run wrote.
-    #[serde(skip)]
-    pub version: Option<u64>,
-}
-
-impl Report {
-    /// Whether the examples have greedy answers.
-    pub(crate) fn writes(&self) -> bool {
-        self.metrics
-            .iter()
-            .any(|metric| !matches!(metric.name, "nats_per_token" | "token_perplexity"))
-    }
-}
-
-impl Sample {
-    /// The sample without its text.
-    pub fn figures(&self) -> ExampleFigures {
-        let figures = self
-            .figures
-            .iter()
-            .map(|(name, figures)| (name.to_string(), figures.clone()))
-            .collect();
-        ExampleFigures::new(self.doc_id, self.label, &self.target, &self.answer, figures)
+    /// Which of `count` examples, or windows, are run.
+    ///
+    /// # Errors
+    /// [`EvalError::Task`] naming `--rows` for rows that the task does not have, or of which none
+    /// is left.
+    fn picked(&self, task: &Task, count: usize) -> Result<Range<usize>, EvalError> {
+        let fail = |reason| EvalError::Task {
+            task: task.name.clone(),
+            reason,
+        };
+        let mut picked = 0..count;
+        if let Some([first, end]) = self.rows {
+            let all = self.task_rows.unwrap_or(count);
+            if first >= end || end > all {
+                let reason = format!("`--rows {first}..{end}`: its rows are 0..{all}");
+                return Err(fail(reason));
+            }
+            let before = |row| (0..count).filter(|&nth| self.doc_id(nth) < row).count();
+            picked = before(first)..before(end);
+            if picked.is_empty() {
+                let reason = format!("`--rows {first}..{end}`: all of these rows are left out");
+                return Err(fail(reason));
+            }
+        }
+        let limit = self.limit.unwrap_or(usize::MAX);
+        Ok(picked.start..picked.end.min(picked.start.saturating_add(limit)))
     }
 }
 
@@ -189,90 +120,50 @@ pub fn run(
             reason,
         });
     }
+    let perplexity = task.kind == Kind::Perplexity;
+    let picked = match perplexity {
+        true => 0..examples.len(),
+        false => scope.picked(task, examples.len())?,
+    };
+    let doc_ids: Vec<usize> = picked.clone().map(|nth| scope.doc_id(nth)).collect();
     let mut run = Run {
         task,
         engine,
         twin,
         formatter,
-        scope,
+        scope: Scope {
+            doc_ids: if perplexity { &[] } else { &doc_ids },
+            checks: scope.checks.get(picked.clone()).unwrap_or_default(),
+            ..scope
+        },
+        all: examples.len(),
         truncated: 0,
         shortened: 0,
         twin_equal: 0,
         progress,
     };
-    let some = limited(examples, scope.limit);
+    let some = &examples[picked];
     let (samples, measures) = match task.kind {
         Kind::Classify => run.classify(some, shots)?,
         Kind::Generate => run.generate(some, shots)?,
-        Kind::Perplexity => run.perplexity(examples, scope.limit)?,
+        Kind::Perplexity => run.perplexity(examples)?,
         Kind::Likelihood => run.likelihood(some, shots)?,
         Kind::Code => run.code(some, shots)?,
     };
-    if samples.is_empty() {
-        return Err(EvalError::Task {
-            task: task.name.clone(),
-            reason: "its data holds nothing to score".into(),
-        });
-    }
-    let metrics = measures
-        .into_iter()
-        .map(|measure| metric(task, measure, &samples));
-    let metrics = metrics.collect::<Result<Vec<Metric>, _>>()?;
-    let truncated = run.truncated;
-    let shortened = run.shortened;
     let compared = run.twin.is_some();
-    let twin_equal = compared.then_some(run.twin_equal);
-    let engine = run.engine.name();
-    Ok(Report {
-        task: task.name.clone(),
-        version: task.version,
-        engine,
+    let report = Report {
         few_shot: shots.len(),
-        n: samples.len(),
-        metric: metrics.first().map_or("none", |m| m.name),
-        score: metrics.first().map_or(0.0, |m| m.value),
-        stderr: metrics.first().map_or(0.0, |m| m.stderr),
-        majority: (task.kind == Kind::Classify).then(|| majority(&samples)),
-        samples_sha256: digest(samples.iter().map(|s| (&s.prompt, &s.target))),
-        answers_sha256: digest(samples.iter().map(|s| (&s.answer, ""))),
-        metrics,
-        truncated,
-        shortened,
+        truncated: run.truncated,
+        shortened: run.shortened,
         seconds: start.elapsed().as_secs_f64(),
-        twin_equal,
-        cost: None,
-        examples: samples.iter().map(Sample::figures).collect(),
-        samples,
-    })
-}
-
-fn metric(task: &Task, measure: Measure, samples: &[Sample]) -> Result<Metric, EvalError> {
-    let name = measure.name();
-    let figures: Vec<&[f64]> = samples
-        .iter()
-        .filter_map(|s| s.figures.get(name))
-        .map(Vec::as_slice)
-        .collect();
-    let (value, stderr) = measure.value_and_stderr(&figures);
-    if !value.is_finite() || !stderr.is_finite() {
-        let source = Box::new(EvalError::NotANumber { what: "the score" });
-        return Err(EvalError::NoScore {
-            task: task.name.clone(),
-            metric: name,
-            example: None,
-            source,
-        });
-    }
-    Ok(Metric {
-        name,
-        value,
-        stderr,
-        higher_is_better: measure.higher_is_better(),
-    })
-}
-
-fn limited(examples: &[Example], limit: Option<usize>) -> &[Example] {
-    &examples[..examples.len().min(limit.unwrap_or(usize::MAX))]
+        twin_equal: compared.then_some(run.twin_equal),
+        part: scope.rows.map(|rows| {
+            let of = scope.task_rows.filter(|_| !perplexity).unwrap_or(run.all);
+            Part::new(task, shots, rows, of, !scope.doc_ids.is_empty(), &samples)
+        }),
+        ..Report::of(task, run.engine.name(), measures, samples)?
+    };
+    Ok(report)
 }
 
 struct Run<'a, 'b> {
@@ -281,6 +172,8 @@ struct Run<'a, 'b> {
     twin: Option<&'a mut (dyn Engine + 'b)>,
     formatter: &'a PromptFormatter<'a>,
     scope: Scope<'a>,
+    /// Rows that the task has, or windows.
+    all: usize,
     truncated: usize,
     shortened: usize,
     twin_equal: usize,
@@ -408,22 +301,4 @@ fn complete(samples: Vec<Option<Sample>>) -> Vec<Sample> {
 /// Index of the highest score; the first wins a tie.
 fn best(scores: &[f64]) -> usize {
     (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
-}
-
-fn majority(samples: &[Sample]) -> f64 {
-    let mut counts = std::collections::BTreeMap::new();
-    for sample in samples {
-        *counts.entry(&sample.target).or_insert(0usize) += 1;
-    }
-    counts.values().copied().max().unwrap_or(0) as f64 / samples.len().max(1) as f64
-}
-
-/// SHA-256 in hex over pairs of texts, one JSON array a line.
-fn digest<A: Serialize, B: Serialize>(pairs: impl Iterator<Item = (A, B)>) -> String {
-    let mut hash = Sha256::new();
-    for pair in pairs {
-        hash.update(serde_json::to_vec(&pair).expect("texts serialize"));
-        hash.update(b"\n");
-    }
-    marill_numeric::hex(&hash.finalize())
 }

@@ -7,6 +7,7 @@
 //! - [`metrics`]: BLEU, chrF, standard errors; [`measure`]: scores as functions of figures that add
 //!   up
 //! - [`compare`]: the difference of two runs on the same questions, with its interval
+//! - [`merge`]: the report of a run from those of its parts
 //! - [`sandbox`]: where generated programs run
 //! - [`table`]: the tables that people know
 
@@ -15,6 +16,7 @@ pub mod engine;
 mod error;
 pub mod harness;
 pub mod measure;
+pub mod merge;
 pub mod metrics;
 mod program;
 mod prompt;
@@ -23,6 +25,6 @@ pub mod table;
 mod task;
 
 pub use error::EvalError;
-pub use harness::{ExampleFigures, Metric, Report, Sample, Scope};
+pub use harness::{ExampleFigures, Metric, Part, Report, Sample, Scope};
 pub use prompt::{PromptFormatter, Question};
 pub use task::{Checks, Kind, Shots, Task};

@@ -48,7 +48,7 @@ impl Run<'_, '_> {
     }
 
     /// How likely running text is, window by window.
-    pub(super) fn perplexity(&mut self, examples: &[Example], limit: Option<usize>) -> Outcome {
+    pub(super) fn perplexity(&mut self, examples: &[Example]) -> Outcome {
         self.needs_logits()?;
         let text: String = examples
             .iter()
@@ -57,11 +57,15 @@ impl Run<'_, '_> {
             .join("\n");
         let tokens = self.formatter.tokenizer.encode_plain(&text)?;
         let window = self.task.window.min(self.engine.context());
-        let mut windows: Vec<&[u32]> = tokens.chunks(window).filter(|w| w.len() > 1).collect();
-        windows.truncate(limit.unwrap_or(usize::MAX));
+        let windows: Vec<&[u32]> = tokens.chunks(window).filter(|w| w.len() > 1).collect();
+        self.all = windows.len();
+        let picked = self.scope.picked(self.task, windows.len())?;
+        let first = picked.start;
+        let windows = &windows[picked];
         (self.progress)(0, windows.len());
         let mut samples = Vec::new();
-        for (doc_id, window) in windows.iter().enumerate() {
+        for (nth, window) in windows.iter().enumerate() {
+            let doc_id = first + nth;
             let scores = self.engine.token_scores(window);
             let scores = scores
                 .map_err(|error| no_score(self.task, Measure::TokenPerplexity, doc_id, error))?;
@@ -76,7 +80,7 @@ impl Run<'_, '_> {
                 )]),
                 ..Sample::default()
             });
-            (self.progress)(doc_id + 1, windows.len());
+            (self.progress)(nth + 1, windows.len());
         }
         Ok((samples, vec![Measure::TokenPerplexity]))
     }

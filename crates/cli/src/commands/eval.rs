@@ -1,6 +1,7 @@
 //! `marill eval`: scores on tasks, and what they cost when computed securely.
 
 pub mod chosen;
+mod parts;
 
 use std::{
     io::Write,
@@ -45,7 +46,7 @@ pub enum EngineKind {
 pub struct Args {
     /// A partition, a training run's folder, a checkpoint (folder or GGUF file), or a model's name
     /// on the hub
-    #[arg(required_unless_present = "compare")]
+    #[arg(required_unless_present_any = ["compare", "merge"])]
     model: Option<PathBuf>,
     /// Tasks, separated by commas [default: what `[eval]` of the recipe beside the model says]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -60,6 +61,10 @@ pub struct Args {
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..),
     )]
     limit: Option<usize>,
+    /// The rows from A up to but not including B only, by their numbers in the task from 0: a part
+    /// for `--merge`
+    #[arg(long, value_name = "A..B", value_parser = parts::parse_rows, conflicts_with = "limit")]
+    rows: Option<[usize; 2]>,
     /// Leave out examples whose prompt also stands in this file of the task's format, such as
     /// training rows
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
@@ -106,6 +111,14 @@ pub struct Args {
     /// instead of running one
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "tasks"])]
     compare: Option<Vec<PathBuf>>,
+    /// Put parts of a run (what `--rows A..B --json` printed) together, in place of running one
+    #[arg(
+        long,
+        num_args = 1..,
+        value_name = "FILES",
+        conflicts_with_all = ["model", "tasks", "compare", "rows", "limit", "data", "log_samples"],
+    )]
+    merge: Option<Vec<PathBuf>>,
     /// Questions that the float model works on at once [default: up to 64, as memory allows]
     #[arg(
         long,
@@ -141,6 +154,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(runs) = &args.compare {
         return compare_runs([&runs[0], &runs[1]], args.limit, args.json);
     }
+    if let Some(files) = &args.merge {
+        return parts::merge(files, args.min, args.json);
+    }
     if args
         .engine
         .iter()
@@ -167,6 +183,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 examples,
                 doc_ids,
                 checks,
+                all,
             } = Questions::new(task, &chosen, &args).map_err(bad)?;
             let chats = examples
                 .iter()
@@ -175,6 +192,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 eprintln!("warning: {}", marill_model::NO_TEMPLATE);
             }
             let scope = Scope {
+                rows: args.rows,
+                task_rows: Some(all),
                 limit: args.limit,
                 few_shot: args.shots,
                 seed: args.seed,
@@ -198,15 +217,23 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         log_samples(path, &reports)?;
     }
     if args.json {
-        println!("{:#}", as_json(&path, &reports)?);
-    } else {
-        println!("{}", table::scores(&reports));
-        let cost = table::fidelity_and_cost(&reports);
-        if !cost.is_empty() {
-            println!("\n{cost}");
+        let mut json = as_json(&path, &reports)?;
+        if args.rows.is_some() {
+            json["model_sha256"] = parts::digest(&model).into();
         }
+        println!("{json:#}");
+    } else {
+        print_tables(&reports);
     }
     Ok(verdict(&reports, model.rounds_stochastically(), chosen.min))
+}
+
+fn print_tables(reports: &[Report]) {
+    println!("{}", table::scores(reports));
+    let cost = table::fidelity_and_cost(reports);
+    if !cost.is_empty() {
+        println!("\n{cost}");
+    }
 }
 
 /// What a model is asked, and where that stands in the task's rows.
@@ -214,6 +241,8 @@ struct Questions {
     examples: Vec<Example>,
     doc_ids: Vec<usize>,
     checks: Vec<Checks>,
+    /// Rows of the task, those left out included.
+    all: usize,
 }
 
 impl Questions {
@@ -227,11 +256,13 @@ impl Questions {
             );
         }
         let examples = rows.examples;
+        let all = examples.len();
         let Some(file) = &args.exclude else {
             return Ok(Self {
                 examples,
                 doc_ids: Vec::new(),
                 checks,
+                all,
             });
         };
         let asked = task.formatted_as(&examples, file)?;
@@ -254,6 +285,7 @@ impl Questions {
             examples: without(examples, &asked),
             doc_ids,
             checks: without(checks, &asked),
+            all,
         })
     }
 }
