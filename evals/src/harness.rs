@@ -21,7 +21,7 @@ use crate::{
     EvalError,
     engine::{Engine, Reply, Request, Stop},
     measure::Measure,
-    prompt::{PromptFormatter, Question},
+    prompt::{Frame, PromptFormatter, Question},
     sandbox::Sandbox,
     task::{Checks, Kind, Task},
 };
@@ -126,8 +126,10 @@ pub fn run(
         false => scope.picked(task, examples.len())?,
     };
     let doc_ids: Vec<usize> = picked.clone().map(|nth| scope.doc_id(nth)).collect();
+    let frame = formatter.frame(shots, examples.first())?;
     let mut run = Run {
         task,
+        frame,
         engine,
         twin,
         formatter,
@@ -144,11 +146,11 @@ pub fn run(
     };
     let some = &examples[picked];
     let (samples, measures) = match task.kind {
-        Kind::Classify => run.classify(some, shots)?,
-        Kind::Generate => run.generate(some, shots)?,
+        Kind::Classify => run.classify(some)?,
+        Kind::Generate => run.generate(some)?,
         Kind::Perplexity => run.perplexity(examples)?,
-        Kind::Likelihood => run.likelihood(some, shots)?,
-        Kind::Code => run.code(some, shots)?,
+        Kind::Likelihood => run.likelihood(some)?,
+        Kind::Code => run.code(some)?,
     };
     let compared = run.twin.is_some();
     let report = Report {
@@ -171,6 +173,7 @@ struct Run<'a, 'b> {
     engine: &'a mut dyn Engine,
     twin: Option<&'a mut (dyn Engine + 'b)>,
     formatter: &'a PromptFormatter<'a>,
+    frame: Frame<'a>,
     scope: Scope<'a>,
     /// Rows that the task has, or windows.
     all: usize,
@@ -186,13 +189,8 @@ type Outcome = Result<(Vec<Sample>, Vec<Measure>), EvalError>;
 impl Run<'_, '_> {
     /// A question that leaves room for an answer; like in training, a prompt too long loses its
     /// beginning.
-    fn ask(
-        &mut self,
-        shots: &[Example],
-        example: &Example,
-        answer_len: usize,
-    ) -> Result<Question, EvalError> {
-        let mut question = self.formatter.question(shots, example)?;
+    fn ask(&mut self, example: &Example, answer_len: usize) -> Result<Question, EvalError> {
+        let mut question = self.frame.question(example)?;
         let headroom = self.engine.context().saturating_sub(answer_len).max(1);
         if question.tokens.len() > headroom {
             self.truncated += 1;

@@ -26,5 +26,5 @@ mod task;
 
 pub use error::EvalError;
 pub use harness::{ExampleFigures, Metric, Part, Report, Sample, Scope};
-pub use prompt::{PromptFormatter, Question};
+pub use prompt::{Frame, PromptFormatter, Question};
 pub use task::{Checks, Kind, Shots, Task};

@@ -1,9 +1,12 @@
 //! From rendered rows to what an engine is asked, in the format that training used.
 
+mod frame;
+
 use marill_model::{ChatTemplate, Tokenizer};
 use marill_recipe::{Example, Prompt, Turn};
 use marill_training::{end_token, prompt_text, prompt_tokens};
 
+pub use self::frame::Frame;
 use crate::EvalError;
 
 /// How a checkpoint is spoken to.

@@ -248,6 +248,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// Whether texts are cut at this token before anything else is done with them.
+    pub fn is_added(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().contains_key(&id)
+    }
+
     /// The special tokens that the checkpoint names.
     pub fn specials(&self) -> &SpecialTokens {
         &self.specials

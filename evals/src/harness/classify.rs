@@ -10,7 +10,7 @@ use crate::{engine::Request, measure::Measure};
 impl Run<'_, '_> {
     /// The greedy answer of every engine, and the likeliest whole answer where the engine gives
     /// likelihoods.
-    pub(super) fn classify(&mut self, examples: &[Example], shots: &[Example]) -> Outcome {
+    pub(super) fn classify(&mut self, examples: &[Example]) -> Outcome {
         let likelihoods = self.engine.gives_likelihoods();
         let labels = &self.task.dataset.labels;
         let words = labels
@@ -27,7 +27,7 @@ impl Run<'_, '_> {
             let whole = whole.collect::<Result<Vec<_>, _>>()?;
             // One more than the longest: an answer that goes on is no label.
             let longest = whole.iter().map(Vec::len).max().unwrap_or(1) + 1;
-            let question = self.ask(shots, example, longest)?;
+            let question = self.ask(example, longest)?;
             texts.push(question.text);
             requests.push(Request {
                 prompt: question.tokens,

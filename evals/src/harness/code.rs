@@ -14,7 +14,7 @@ use crate::{
 
 impl Run<'_, '_> {
     /// How likely the right programs are, and what the written ones are worth.
-    pub(super) fn code(&mut self, examples: &[Example], shots: &[Example]) -> Outcome {
+    pub(super) fn code(&mut self, examples: &[Example]) -> Outcome {
         let scope = self.scope;
         self.needs_logits()?;
         // Without room for a program, only the reference solution is scored.
@@ -35,7 +35,7 @@ impl Run<'_, '_> {
                 .tokenizer
                 .encode_continuing(&example.completion)?
                 .len();
-            let question = self.ask(shots, example, self.task.max_new_tokens.max(solution))?;
+            let question = self.ask(example, self.task.max_new_tokens.max(solution))?;
             requests.push(Request {
                 continuations: vec![self.right_answer(&question, &example.completion)?],
                 prompt: question.tokens,

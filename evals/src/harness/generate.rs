@@ -13,12 +13,12 @@ use crate::{
 
 impl Run<'_, '_> {
     /// One greedy line against its reference.
-    pub(super) fn generate(&mut self, examples: &[Example], shots: &[Example]) -> Outcome {
+    pub(super) fn generate(&mut self, examples: &[Example]) -> Outcome {
         let most = self.task.max_new_tokens;
         let mut texts = Vec::with_capacity(examples.len());
         let mut requests = Vec::with_capacity(examples.len());
         for example in examples {
-            let question = self.ask(shots, example, most)?;
+            let question = self.ask(example, most)?;
             texts.push(question.text);
             requests.push(Request {
                 prompt: question.tokens,

@@ -9,7 +9,7 @@ use crate::{engine::Request, measure::Measure};
 
 impl Run<'_, '_> {
     /// How likely the right answers are.
-    pub(super) fn likelihood(&mut self, examples: &[Example], shots: &[Example]) -> Outcome {
+    pub(super) fn likelihood(&mut self, examples: &[Example]) -> Outcome {
         self.needs_logits()?;
         let mut texts = Vec::with_capacity(examples.len());
         let mut requests = Vec::with_capacity(examples.len());
@@ -19,7 +19,7 @@ impl Run<'_, '_> {
                 .tokenizer
                 .encode_continuing(&example.completion)?
                 .len();
-            let question = self.ask(shots, example, answer_len)?;
+            let question = self.ask(example, answer_len)?;
             requests.push(Request {
                 continuations: vec![self.right_answer(&question, &example.completion)?],
                 prompt: question.tokens,

@@ -110,3 +110,76 @@ fn softmax(p: &mut [f32], q_len: usize, k_len: usize) {
         scores.iter_mut().for_each(|s| *s *= inverse);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+    use crate::ops::{Segment, attention};
+
+    fn values(count: usize, step: u32) -> Vec<f32> {
+        let value = |i: u32| (i.wrapping_mul(step) >> 8) as f32 / 4e6 - 2.0;
+        (0..count as u32).map(value).collect()
+    }
+
+    #[test]
+    fn pieces_of_a_sequence_attend_as_the_whole() {
+        let (heads, kv, head_dim) = (6, 2, 8);
+        let q_width = heads * head_dim;
+        let kv_width = kv * head_dim;
+        let q = values(5 * q_width, 2_654_435_761);
+        let k = values(9 * kv_width, 2_246_822_519);
+        let v = values(9 * kv_width, 3_266_489_917);
+        let groups = vec![vec![0, 3], vec![1], vec![2, 4, 5]];
+        let tensor = |values: &[f32], width: usize| {
+            Tensor::from_slice(values, (values.len() / width, width), &Device::Cpu).unwrap()
+        };
+        let segment = Segment {
+            q_start: 0,
+            q_len: 5,
+            k_start: 0,
+            k_len: 9,
+        };
+        let expected = attention(
+            &tensor(&q, q_width),
+            &tensor(&k, kv_width),
+            &tensor(&v, kv_width),
+            &Arc::new(vec![segment]),
+            &Arc::new(groups.clone()),
+            head_dim,
+            0.3,
+            None,
+        );
+        let expected: Vec<f32> = expected.unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let cached = CachedAttention {
+            groups: &groups,
+            head_dim,
+            q_width,
+            kv_width,
+            scale: 0.3,
+        };
+        for cuts in [vec![9], vec![1, 9], vec![3, 4, 9], vec![7, 9]] {
+            let mut start = 0;
+            let pieces = cuts.iter().map(|&end| {
+                let rows = start * kv_width..end * kv_width;
+                start = end;
+                Positions {
+                    keys: &k[rows.clone()],
+                    values: &v[rows],
+                }
+            });
+            let sequence = Queries {
+                q_len: 5,
+                pieces: pieces.collect(),
+            };
+            let found = cached.forward(&q, &[sequence]);
+            for (a, b) in found.iter().zip(&expected) {
+                // Weighted means of numbers below 2, known to a few units of the last bit.
+                assert!((a - b).abs() < 1e-5, "{cuts:?}: {a} against {b}");
+            }
+        }
+    }
+}
