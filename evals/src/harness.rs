@@ -161,7 +161,8 @@ pub fn run(
         twin_equal: compared.then_some(run.twin_equal),
         part: scope.rows.map(|rows| {
             let of = scope.task_rows.filter(|_| !perplexity).unwrap_or(run.all);
-            Part::new(task, shots, rows, of, !scope.doc_ids.is_empty(), &samples)
+            let texts = samples.iter().map(Sample::texts).collect();
+            Part::new(task, shots, rows, of, !scope.doc_ids.is_empty(), texts)
         }),
         ..Report::of(task, run.engine.name(), measures, samples)?
     };

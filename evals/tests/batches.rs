@@ -113,7 +113,7 @@ fn log_softmax(logits: &[f32], token: u32) -> f64 {
 
 /// A stop that depends on the answer so far.
 fn ends(answer: &[u32], token: u32) -> bool {
-    answer.len() > 4 && token % 5 == 0
+    answer.len() > 4 && token.is_multiple_of(5)
 }
 
 fn replies(

@@ -53,7 +53,8 @@ impl Fixture {
             ],
         };
         let text = [rows, &rows[..3]].concat().join("\n");
-        let file = self.dir.path().join(format!("{name}.tsv"));
+        let ending = if name == "agnews" { "tsv" } else { "txt" };
+        let file = self.dir.path().join(format!("{name}.{ending}"));
         std::fs::write(&file, text).unwrap();
         let reference = (name == "multi30k-de-en").then_some(file.as_path());
         let examples = task.examples(Some(&file), reference).unwrap();

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::{
     Adapter, Checkpoint, Llama, ModelConfig, ModelError, Rows, Transforms,
+    float_model::tuned,
     ops::{CachedAttention, Positions, Queries, with_floats},
     size::memory,
 };
@@ -71,7 +72,7 @@ impl BatchedModel {
         adapter: Option<&Adapter>,
     ) -> Result<Self, ModelError> {
         Ok(Self {
-            decoder: Llama::tuned(base, transforms, adapter)?,
+            decoder: tuned(base, transforms, adapter)?,
             blocks: Vec::new(),
         })
     }

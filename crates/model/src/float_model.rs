@@ -21,7 +21,7 @@ impl FloatModel {
         transforms: &Transforms,
         adapter: Option<&Adapter>,
     ) -> Result<Self, ModelError> {
-        Ok(Self::from_decoder(Llama::tuned(base, transforms, adapter)?))
+        Ok(Self::from_decoder(tuned(base, transforms, adapter)?))
     }
 
     /// Wraps a decoder that is already built.
@@ -115,4 +115,21 @@ impl FloatModel {
     pub fn decoder(&self) -> &Llama {
         &self.decoder
     }
+}
+
+/// The decoder of a base model with what a fine-tune changed.
+///
+/// # Errors
+/// [`ModelError`] when the adapter or the transforms do not fit the base.
+pub(crate) fn tuned(
+    base: &Checkpoint,
+    transforms: &Transforms,
+    adapter: Option<&Adapter>,
+) -> Result<Llama, ModelError> {
+    if let (Some(adapter), Some(lora)) = (adapter, &transforms.lora) {
+        adapter.check(&base.config, lora, transforms.frozen_layers)?;
+    }
+    let factors = adapter.map_or_else(Default::default, |a| a.tensors.clone());
+    let vb = base.var_builder_with(factors);
+    Llama::new(base.config.llama()?, transforms, vb)
 }

@@ -13,7 +13,7 @@ pub use marill_numeric::MODULES;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Adapter, Checkpoint, ModelConfig, ModelError, TokenIds, Transforms,
+    ModelConfig, ModelError, TokenIds, Transforms,
     layers::{Folded, Linear, RmsNorm, Rows},
     ops::{self, FakeQuant, RopeTable},
     size,
@@ -371,23 +371,6 @@ impl Llama {
             lm_head,
             rope: Arc::new(rope),
         })
-    }
-
-    /// A base model with what a fine-tune changed.
-    ///
-    /// # Errors
-    /// [`ModelError`] when the adapter or the transforms do not fit the base.
-    pub(crate) fn tuned(
-        base: &Checkpoint,
-        transforms: &Transforms,
-        adapter: Option<&Adapter>,
-    ) -> Result<Self, ModelError> {
-        if let (Some(adapter), Some(lora)) = (adapter, &transforms.lora) {
-            adapter.check(&base.config, lora, transforms.frozen_layers)?;
-        }
-        let factors = adapter.map_or_else(Default::default, |a| a.tensors.clone());
-        let vb = base.var_builder_with(factors);
-        Self::new(base.config.llama()?, transforms, vb)
     }
 
     /// Rows of the embedding, `[N, hidden]`.

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::EvalError;
 
-/// Questions that are worked on at once, unless somebody asks for another number: a matrix product
-/// of 64 rows is within a fifth of the fastest.
+/// Questions that are worked on at once, unless another number is asked for: a matrix product of 64
+/// rows is within a fifth of the fastest.
 const AT_ONCE: usize = 64;
 
 /// Rows of a pass beyond which no further prompt joins it: products of more are no faster.

@@ -4,7 +4,6 @@ use marill_recipe::Example;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::report::Sample;
 use crate::task::Task;
 
 /// What the report over a part of the rows says besides.
@@ -29,7 +28,7 @@ impl Part {
         rows: [usize; 2],
         of: usize,
         excludes: bool,
-        samples: &[Sample],
+        texts: Vec<[String; 3]>,
     ) -> Self {
         let shots: Vec<_> = shots
             .iter()
@@ -38,14 +37,11 @@ impl Part {
         let format = (&task.dataset.template, &task.dataset.labels);
         let asked = (format, shots, task.max_new_tokens, task.window, excludes);
         let asked = serde_json::to_vec(&asked).expect("texts and numbers serialize");
-        let texts = samples
-            .iter()
-            .map(|s| [s.prompt.clone(), s.target.clone(), s.answer.clone()]);
         Self {
             rows,
             of,
             asked_sha256: marill_numeric::hex(&Sha256::digest(asked)),
-            texts: texts.collect(),
+            texts,
         }
     }
 }

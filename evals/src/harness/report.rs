@@ -160,6 +160,11 @@ impl Report {
 }
 
 impl Sample {
+    /// Prompt, right answer and answer.
+    pub(super) fn texts(&self) -> [String; 3] {
+        [&self.prompt, &self.target, &self.answer].map(String::clone)
+    }
+
     /// The sample without its text.
     pub fn figures(&self) -> ExampleFigures {
         let figures = self

@@ -140,6 +140,20 @@ pub struct Args {
     no_progress: bool,
 }
 
+impl Args {
+    /// What of a task is run, whatever its rows are.
+    fn scope(&self) -> Scope<'static> {
+        Scope {
+            rows: self.rows,
+            limit: self.limit,
+            few_shot: self.shots,
+            seed: self.seed,
+            batch_size: self.batch_size,
+            ..Scope::default()
+        }
+    }
+}
+
 /// Every score is above or below a number; nothing is below what is none.
 fn parse_score(text: &str) -> Result<f64, String> {
     text.parse()
@@ -157,12 +171,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(files) = &args.merge {
         return parts::merge(files, args.min, args.json);
     }
-    if args
-        .engine
-        .iter()
-        .enumerate()
-        .any(|(nth, engine)| args.engine[..nth].contains(engine))
-    {
+    let mut engines = args.engine.iter().enumerate();
+    if engines.any(|(nth, engine)| args.engine[..nth].contains(engine)) {
         return Err(BadInput(anyhow::anyhow!("`--engine` names one twice")).into());
     }
     let path = args
@@ -192,15 +202,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 eprintln!("warning: {}", marill_model::NO_TEMPLATE);
             }
             let scope = Scope {
-                rows: args.rows,
                 task_rows: Some(all),
-                limit: args.limit,
-                few_shot: args.shots,
-                seed: args.seed,
                 doc_ids: &doc_ids,
                 checks: &checks,
                 sandbox: sandbox.as_ref(),
-                batch_size: args.batch_size,
+                ..args.scope()
             };
             let mut progress = Progress::new(&task.name, args.no_progress);
             let report = engines.run(&model, task, &examples, scope, &mut |done, all| {
