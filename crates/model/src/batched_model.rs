@@ -120,7 +120,7 @@ impl BatchedModel {
 
     /// Appends the tokens of all pieces, each to its own block, and returns the rows that were
     /// `wanted` of those added, counted over all pieces, behind the final norm:
-    /// `[wanted, hidden]`, for [`BatchedModel::logits`].
+    /// `[wanted, hidden]`, for [`BatchedModel::each_logits`].
     ///
     /// # Errors
     /// [`ModelError::ContextFull`], [`ModelError::TokenOutOfRange`]; nothing is appended then.

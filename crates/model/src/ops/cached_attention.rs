@@ -30,7 +30,7 @@ pub struct CachedAttention<'a> {
 }
 
 impl CachedAttention<'_> {
-    /// [`super::attention`] for queries `q [N, H * D]` of several sequences, which follow each
+    /// [`super::attention()`] for queries `q [N, H * D]` of several sequences, which follow each
     /// other without gaps: `[N, H * D]`. Sums over keys run piece by piece, so another cut of the
     /// same positions differs in the last bits of f32.
     pub fn forward(&self, q: &[f32], sequences: &[Queries<'_>]) -> Vec<f32> {
