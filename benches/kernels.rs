@@ -23,7 +23,7 @@ fn ring_products(c: &mut Criterion) {
         let weights: Vec<f32> = (0..rows * cols)
             .map(|i| (i % 255) as f32 / 128.0 - 1.0)
             .collect();
-        let matrix = PublicMatrix::quantize(&weights, rows, cols, None, 1.0, 24, "matrix")
+        let matrix = PublicMatrix::quantize(&weights, rows, cols, None, &|_| 1.0, 24, "matrix")
             .expect("finite weights");
         let x = prg().words(cols);
         group.throughput(Throughput::Elements((rows * cols) as u64));

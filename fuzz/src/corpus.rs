@@ -261,6 +261,7 @@ fn smallest_spec() -> ProgramSpec {
         num_layers: 1,
         head_groups: vec![vec![vec![0]]],
         attn_scale: vec![0.25],
+        head_weights: Vec::new(),
         lora_rank: 1,
         ..tiny_spec()
     }

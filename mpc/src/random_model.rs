@@ -29,12 +29,24 @@ pub fn tiny_spec() -> ProgramSpec {
         rope_theta: 10_000.0,
         head_groups: vec![vec![vec![0, 3], vec![1, 4], vec![2, 5]]; 2],
         attn_scale: vec![0.25; 2],
+        head_weights: Vec::new(),
         lora_rank: 4,
         lora_ranks: Vec::new(),
         numeric: NumericSpec::default(),
         architecture: Default::default(),
         private: Default::default(),
         approx: Default::default(),
+    }
+}
+
+/// The same with other heads in each layer: one of each key-value head's three is left in the
+/// first, and in the second they are all by themselves, with weights of their own.
+#[must_use]
+pub fn with_mixed_heads(spec: ProgramSpec) -> ProgramSpec {
+    ProgramSpec {
+        head_groups: vec![vec![vec![0], vec![1]], (0..6).map(|h| vec![h]).collect()],
+        head_weights: vec![vec![0.75, 1.0], vec![1.0, 0.5, 0.9, -0.3, 0.0, 0.6]],
+        ..spec
     }
 }
 

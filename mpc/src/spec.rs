@@ -18,6 +18,7 @@ pub use crate::spec::{
 pub struct ProgramSpec {
     pub hidden_size: usize,
     pub intermediate_size: usize,
+    /// Most query heads of a layer; see [`Self::heads`].
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub head_dim: usize,
@@ -28,10 +29,17 @@ pub struct ProgramSpec {
     pub max_positions: usize,
     pub rms_norm_eps: f64,
     pub rope_theta: f64,
-    /// `[private layer][group][query heads]`: the heads of a group share one softmax.
+    /// `[private layer][group][query heads]`: the heads of a group share one softmax. A layer that
+    /// was pruned has fewer heads, numbered from 0 all the same, and as many behind each key-value
+    /// head.
     pub head_groups: Vec<Vec<Vec<usize>>>,
     /// Per private layer, the factor on the summed scores of a group.
     pub attn_scale: Vec<f64>,
+    /// `[private layer][query head]`, in [-1, 1]: what a head's scores weigh in its group's sum,
+    /// besides `attn_scale`. Left out where all weigh the same, so that older manifests and their
+    /// digests stay what they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub head_weights: Vec<Vec<f64>>,
     /// Rank of the private LoRA updates; 0 when nothing is private.
     pub lora_rank: usize,
     /// Ranks by module, in the order of [`Architecture::modules`], where they differ: 0 is a map
@@ -153,17 +161,7 @@ impl ProgramSpec {
                 "needs one entry per private layer, and so does attn_scale",
             );
         }
-        for groups in &self.head_groups {
-            if groups.iter().any(Vec::is_empty) {
-                return invalid("head_groups", "has a group without heads");
-            }
-            // A head in two groups would be counted twice, one in none would be lost.
-            let mut heads: Vec<usize> = groups.iter().flatten().copied().collect();
-            heads.sort_unstable();
-            if heads != (0..self.num_attention_heads).collect::<Vec<_>>() {
-                return invalid("head_groups", "must hold every head exactly once");
-            }
-        }
+        self.check_heads()?;
         if self
             .attn_scale
             .iter()
@@ -207,6 +205,65 @@ impl ProgramSpec {
         let uniform = ranks.iter().all(|rank| *rank == self.lora_rank);
         self.lora_ranks = if uniform { Vec::new() } else { ranks };
         self
+    }
+
+    /// The heads of each layer, their groups and weights.
+    fn check_heads(&self) -> Result<(), SpecError> {
+        let invalid = |field, problem: &str| {
+            let problem = problem.to_owned();
+            Err(SpecError::Invalid { field, problem })
+        };
+        for (layer, groups) in self.head_groups.iter().enumerate() {
+            if groups.iter().any(Vec::is_empty) {
+                return invalid("head_groups", "has a group without heads");
+            }
+            // Pruned heads are gone, so that those that are left are counted anew.
+            let count = self.heads(layer);
+            if count == 0 || count > self.num_attention_heads {
+                return invalid("head_groups", "has a layer without heads, or with too many");
+            }
+            // A head in two groups would be counted twice, one in none would be lost.
+            let mut heads: Vec<usize> = groups.iter().flatten().copied().collect();
+            heads.sort_unstable();
+            if heads != (0..count).collect::<Vec<_>>() {
+                return invalid("head_groups", "must hold every head exactly once");
+            }
+            // Query head h asks the keys of h / (heads / key-value heads).
+            if !count.is_multiple_of(self.num_key_value_heads) {
+                return invalid(
+                    "head_groups",
+                    "must have as many heads behind each key-value head",
+                );
+            }
+        }
+        if self.head_weights.is_empty() {
+            return Ok(());
+        }
+        let lens = self.head_weights.iter().map(Vec::len);
+        if !lens.eq((0..self.num_layers).map(|layer| self.heads(layer))) {
+            return invalid(
+                "head_weights",
+                "needs one number for each head of each layer",
+            );
+        }
+        // The largest factor is `attn_scale`, and the others are stated in its units.
+        let mut weights = self.head_weights.iter().flatten();
+        if !weights.all(|w| w.abs() <= 1.0) {
+            return invalid("head_weights", "must lie between -1 and 1");
+        }
+        Ok(())
+    }
+
+    /// Query heads of a private layer.
+    #[must_use]
+    pub fn heads(&self, layer: usize) -> usize {
+        self.head_groups[layer].iter().map(Vec::len).sum()
+    }
+
+    /// What a head's scores weigh in its group's sum, besides `attn_scale`.
+    #[must_use]
+    pub fn head_weight(&self, layer: usize, head: usize) -> f64 {
+        self.head_weights.get(layer).map_or(1.0, |w| w[head])
     }
 
     /// Every size alone and what they make together: a spec may come from a peer, and what follows

@@ -449,6 +449,7 @@ fn block_cost(
             max_positions: 1024,
             head_groups: vec![(0..heads).map(|h| vec![h]).collect(); num_layers],
             attn_scale: vec![((hidden / heads) as f64).powf(-0.5); num_layers],
+            head_weights: Vec::new(),
             lora_rank: 8,
             ..tiny_affine_spec(architecture)
         };

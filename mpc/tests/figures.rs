@@ -26,6 +26,7 @@ fn with_groups(layers: usize, groups: Vec<Vec<usize>>) -> ProgramSpec {
         rope_theta: 100_000.0,
         attn_scale: vec![1.0 / (64.0 * groups[0].len() as f64).sqrt(); layers],
         head_groups: vec![groups; layers],
+        head_weights: Vec::new(),
         lora_rank: 8,
         lora_ranks: Vec::new(),
         numeric: NumericSpec::default(),
@@ -91,6 +92,19 @@ fn a_prompt_of_64_tokens_keeps_to_its_budget() {
         cost.e0_to_e1_bytes <= 167_000_000 && cost.dealer_to_e1_bytes <= 625_000_000,
         "{cost:?}"
     );
+}
+
+/// One block of which three heads of nine are left, with as many softmaxes as a merged one: its
+/// query and output maps are a third as large.
+#[test]
+fn a_pruned_block_costs_less_than_a_merged_one() {
+    let block = |layers| with_groups(layers, (0..3).map(|h| vec![h]).collect());
+    let decode = tally_decode(&block(3), 127).unwrap() - tally_decode(&block(2), 127).unwrap();
+    let merged = tally_decode(&smollm2(3), 127).unwrap() - tally_decode(&smollm2(2), 127).unwrap();
+    assert_eq!(decode.rounds, merged.rounds);
+    let bytes = |c: Cost| [c.e0_to_e1_bytes, c.e1_to_e0_bytes, c.dealer_to_e1_bytes];
+    assert_eq!(bytes(decode), [125_716, 129_044, 1_356_445]);
+    assert_eq!(bytes(merged), [138_292, 141_332, 1_429_117]);
 }
 
 /// One block with a softmax a head, for comparison with systems that merge nothing.

@@ -25,6 +25,7 @@ fn smollm2(layers: usize, rounding: Rounding) -> ProgramSpec {
         rope_theta: 100_000.0,
         attn_scale: vec![0.125; layers],
         head_groups: vec![(0..9).map(|h| vec![h]).collect(); layers],
+        head_weights: Vec::new(),
         lora_rank: 8,
         lora_ranks: Vec::new(),
         numeric: NumericSpec::with_rounding(rounding),

@@ -2,7 +2,7 @@
 
 use marill_mpc::{
     ProgramSpec, Twin,
-    random_model::{gaussian, random_weights, tiny_spec, with_private_matrices},
+    random_model::{gaussian, random_weights, tiny_spec, with_mixed_heads, with_private_matrices},
     spec::Module,
     tally_decode, tally_prefill,
 };
@@ -40,6 +40,9 @@ fn an_input_that_would_overflow_is_refused_by_name() {
 fn tokens_are_the_twins_and_cost_what_the_tally_says() {
     for seed in 0..8u64 {
         let mut spec = tiny_spec();
+        if seed == 2 || seed == 6 {
+            spec = with_mixed_heads(spec);
+        }
         if seed == 3 {
             spec.lora_rank = 0;
         }

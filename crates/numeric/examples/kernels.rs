@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let weights: Vec<f32> = (0..rows * cols)
         .map(|k| ((k * 7919 % 2003) as f32 - 1001.0) / 4000.0)
         .collect();
-    let matrix = PublicMatrix::quantize(&weights, rows, cols, None, 1.0, 24, "bench")?;
+    let matrix = PublicMatrix::quantize(&weights, rows, cols, None, &|_| 1.0, 24, "bench")?;
     for n in [1, 4, 64] {
         let x: Vec<u64> = (0..n * cols)
             .map(|k| (k as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
@@ -24,8 +24,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let rows = 49_152;
     let cols = 576;
-    let head =
-        PublicMatrix::quantize(&vec![0.01; rows * cols], rows, cols, None, 1.0, 24, "bench")?;
+    let head = PublicMatrix::quantize(
+        &vec![0.01; rows * cols],
+        rows,
+        cols,
+        None,
+        &|_| 1.0,
+        24,
+        "bench",
+    )?;
     let x: Vec<u64> = (0..cols)
         .map(|k| (k as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
         .collect();

@@ -24,8 +24,8 @@ pub struct PublicMatrix {
 
 impl PublicMatrix {
     /// Quantizes `weights` (`[rows, cols]`, row-major), each row with the finest power-of-two scale
-    /// that fits 16 bits. `column_scale` multiplies column `j` first (a folded norm gain), `factor`
-    /// everything.
+    /// that fits 16 bits. `column_scale` multiplies column `j` first (a folded norm gain), and
+    /// `row_factor` of `i` everything in row `i`.
     ///
     /// The rounding error of a weight is at most 2^-16 of its row's largest magnitude.
     ///
@@ -36,7 +36,7 @@ impl PublicMatrix {
         rows: usize,
         cols: usize,
         column_scale: Option<&[f32]>,
-        factor: f64,
+        row_factor: &dyn Fn(usize) -> f64,
         frac_bits: u32,
         label: &str,
     ) -> Result<Self, NumericError> {
@@ -49,7 +49,7 @@ impl PublicMatrix {
         let value = |i: usize, j: usize| {
             f64::from(weights[i * cols + j])
                 * column_scale.map_or(1.0, |s| f64::from(s[j]))
-                * factor
+                * row_factor(i)
         };
         let mut data = Vec::with_capacity(rows * cols);
         let mut shift = Vec::with_capacity(rows);

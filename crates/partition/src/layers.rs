@@ -41,6 +41,7 @@ impl Shape {
             rope_theta: 10_000.0,
             head_groups: vec![(0..self.heads).map(|h| vec![h]).collect(); num_layers],
             attn_scale: vec![(head_dim as f64).powf(-0.5); num_layers],
+            head_weights: Vec::new(),
             lora_rank: rank,
             lora_ranks: Vec::new(),
             numeric: NumericSpec::default(),

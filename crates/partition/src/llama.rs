@@ -42,6 +42,7 @@ pub fn program_spec(
         rope_theta: config.rope_theta,
         head_groups,
         attn_scale,
+        head_weights: Vec::new(),
         lora_rank: transforms.lora.as_ref().map_or(0, |lora| lora.rank),
         lora_ranks: Vec::new(),
         numeric,

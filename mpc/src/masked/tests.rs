@@ -176,6 +176,12 @@ impl Fixture {
         )
     }
 
+    /// A pruned layer, and one whose heads weigh differently.
+    fn mixed_heads(seed: u64) -> Self {
+        let spec = crate::random_model::with_mixed_heads(tiny_spec());
+        Self::with(random_weights(&spec, seed), seed)
+    }
+
     /// Private full-rank weights.
     fn full(seed: u64) -> Self {
         Self::with(

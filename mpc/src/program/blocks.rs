@@ -130,7 +130,7 @@ fn queries_keys_values<E: Engine>(
     }
 
     // One truncation for all three; in the last layer only the last row asks.
-    let q_cols = spec.num_attention_heads * spec.head_dim;
+    let q_cols = spec.heads(layer) * spec.head_dim;
     let kv_cols = spec.num_key_value_heads * spec.head_dim;
     let (q, k, v) = if last && rows > 1 {
         let q = engine.last_row(&q);
@@ -209,7 +209,7 @@ pub(crate) fn attention<E: Engine>(
     let asking = if last { 1 } else { rows };
     let shape = Attention {
         groups: &spec.head_groups[layer],
-        num_attention_heads: spec.num_attention_heads,
+        num_attention_heads: spec.heads(layer),
         num_key_value_heads: spec.num_key_value_heads,
         head_dim: spec.head_dim,
         first: first + rows - asking,

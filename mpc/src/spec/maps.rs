@@ -72,11 +72,15 @@ impl ProgramSpec {
         MapId(layer * modules.len() + place.expect("a map of this architecture"))
     }
 
-    /// What a map's weights are multiplied by before they are integers: of the query map the
-    /// softmax scale's part that is no power of two.
-    pub(crate) fn folded_factor(&self, map: &MapSpec) -> f64 {
+    /// What the weights of a map's row are multiplied by before they are integers: of the query map
+    /// the softmax scale's part that is no power of two, and the weight of the row's head.
+    pub(crate) fn row_factor(&self, map: &MapSpec, row: usize) -> f64 {
         match map.module {
-            Module::Q => self.score_scale(map.layer).0,
+            Module::Q => {
+                // softmax(Σ s_i q_i·k) = softmax(Σ (s_i q_i)·k), so the factor is the query's.
+                let head = row / self.head_dim;
+                self.score_scale(map.layer).0 * self.head_weight(map.layer, head)
+            }
             _ => 1.0,
         }
     }
@@ -95,7 +99,7 @@ impl ProgramSpec {
         let place = id.0 % modules.len();
         let module = modules[place];
         let ranks = &self.lora_ranks;
-        let (cols, rows) = self.shape(module);
+        let (cols, rows) = self.shape(layer, module);
         // Rotation multiplies before the truncation, so the product needs the whole ring.
         let private_bits = match module {
             Module::Q | Module::K | Module::V if self.architecture.is_rotary() => width::FULL,
@@ -140,9 +144,9 @@ impl ProgramSpec {
         }
     }
 
-    /// Columns in and rows out of a map.
-    fn shape(&self, module: Module) -> (usize, usize) {
-        let heads = self.num_attention_heads * self.head_dim;
+    /// Columns in and rows out of a layer's map.
+    fn shape(&self, layer: usize, module: Module) -> (usize, usize) {
+        let heads = self.heads(layer) * self.head_dim;
         let kv = self.num_key_value_heads * self.head_dim;
         match module {
             Module::Q => (self.hidden_size, heads),

@@ -148,20 +148,20 @@ fn public_map(
     let label = format!("layers.{}.{:?}", map.layer, map.module);
     expect_len(&label, map.len(), floats.weight.len())?;
     expect_len(&format!("{label}.bias"), map.rows, floats.bias.len())?;
-    let factor = spec.folded_factor(map);
+    let factor = |row| spec.row_factor(map, row);
     let bits = spec.numeric.weight_frac_bits;
     let matrix = PublicMatrix::quantize(
         floats.weight,
         map.rows,
         map.cols,
         behind_norm(&norms.norm_scale, map.module),
-        factor,
+        &factor,
         bits,
         &label,
     )?;
     let beta = behind_norm(&norms.norm_bias, map.module);
     // W·(x·gain + beta) + bias = (W·gain)·x + (W·beta + bias).
-    let bias = bias_behind(&floats, beta, factor);
+    let bias = bias_behind(&floats, beta, &factor);
     let bias = encode_row(&bias, map.input_frac_bits + bits, &label)?;
     Ok(PublicMap { matrix, bias })
 }
@@ -228,7 +228,11 @@ fn folded_gain(spec: &ProgramSpec, gain: &[f32]) -> Vec<f32> {
 }
 
 /// `factor · (bias + W · beta)`: the bias of a map behind a norm whose own bias is `beta`.
-fn bias_behind(map: &MapFloats<'_>, beta: Option<&[f32]>, factor: f64) -> Vec<f64> {
+fn bias_behind(
+    map: &MapFloats<'_>,
+    beta: Option<&[f32]>,
+    row_factor: &dyn Fn(usize) -> f64,
+) -> Vec<f64> {
     let of_norm = |i: usize| {
         let Some(beta) = beta else { return 0.0 };
         let row = &map.weight[i * beta.len()..][..beta.len()];
@@ -240,7 +244,7 @@ fn bias_behind(map: &MapFloats<'_>, beta: Option<&[f32]>, factor: f64) -> Vec<f6
     map.bias
         .iter()
         .enumerate()
-        .map(|(i, b)| (f64::from(*b) + of_norm(i)) * factor)
+        .map(|(i, b)| (f64::from(*b) + of_norm(i)) * row_factor(i))
         .collect()
 }
 
@@ -305,7 +309,7 @@ fn quantize_head(
         spec.vocab_size,
         spec.hidden_size,
         gain.as_deref(),
-        1.0,
+        &|_| 1.0,
         bits,
         "head",
     )?
@@ -315,7 +319,7 @@ fn quantize_head(
         bias: if none { &zeros } else { head.map.bias },
         ..head.map
     };
-    let bias = bias_behind(&map, head.norm.as_ref().map(|norm| norm.bias), 1.0);
+    let bias = bias_behind(&map, head.norm.as_ref().map(|norm| norm.bias), &|_| 1.0);
     // GPT-2's head takes a normalized row, an encoder's a row of the residual stream.
     let row = encode_row(&bias, spec.map_input_frac_bits() + frac_bits, "head.bias")?;
     Ok((matrix, frac_bits, row))
@@ -332,9 +336,9 @@ fn quantize_pooler(
     expect_len("pooler.bias", expected, biases)?;
     let Some(map) = map else { return Ok(None) };
     let bits = spec.numeric.weight_frac_bits;
-    let matrix = PublicMatrix::quantize(map.weight, size, size, None, 1.0, bits, "pooler")?;
+    let matrix = PublicMatrix::quantize(map.weight, size, size, None, &|_| 1.0, bits, "pooler")?;
     let bias = encode_row(
-        &bias_behind(map, None, 1.0),
+        &bias_behind(map, None, &|_| 1.0),
         spec.map_input_frac_bits() + bits,
         "pooler.bias",
     )?;

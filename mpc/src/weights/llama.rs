@@ -80,7 +80,7 @@ impl PublicWeights {
             spec.vocab_size,
             spec.hidden_size,
             Some(final_norm),
-            1.0,
+            &|_| 1.0,
             bits,
             "lm_head",
         )?
@@ -127,7 +127,7 @@ pub(super) fn quantize_layer(
             map.rows,
             map.cols,
             columns,
-            spec.folded_factor(&map),
+            &|row| spec.row_factor(&map, row),
             spec.numeric.weight_frac_bits,
             &label,
         )?;

@@ -49,15 +49,15 @@ pub(super) fn quantize_lora(
     expect_len(&format!("{name}.lora_B"), len_b, floats.b.len())?;
     // A folds the norm's gain as W does; B folds the update's scale and the query's factor.
     let columns = behind_norm(&public.layers[map.layer].norm_scale, map.module);
-    let factor = spec.folded_factor(map);
     let row = private_row(public, map, &floats)?;
     let a: Vec<f64> = (0..floats.a.len())
         .map(|i| f64::from(floats.a[i]) * columns.map_or(1.0, |c| f64::from(c[i % map.cols])))
         .collect();
-    let b: Vec<f64> = floats
-        .b
-        .iter()
-        .map(|&v| f64::from(v) * f64::from(floats.scale) * factor)
+    let b: Vec<f64> = (0..floats.b.len())
+        .map(|i| {
+            let factor = spec.row_factor(map, i / map.rank);
+            f64::from(floats.b[i]) * f64::from(floats.scale) * factor
+        })
         .collect();
     let largest = |v: &[f64]| v.iter().fold(0f64, |m, x| m.max(x.abs()));
     let max_a = largest(&a);
@@ -120,11 +120,11 @@ fn private_row(
         .chunks_exact(beta.len())
         .map(|row| dot(row, &beta))
         .collect();
-    let scale = f64::from(floats.scale) * spec.folded_factor(map);
     let row: Vec<f64> = floats
         .b
         .chunks_exact(inner.len())
-        .map(|row| dot(row, &inner) * scale)
+        .enumerate()
+        .map(|(i, row)| dot(row, &inner) * (f64::from(floats.scale) * spec.row_factor(map, i)))
         .collect();
     encode_row(
         &row,

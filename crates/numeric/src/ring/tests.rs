@@ -9,7 +9,7 @@ fn quantized_products_are_near_floats_in_any_batch() {
     let weights: Vec<f32> = (0..rows * cols)
         .map(|k| ((k * 37 % 101) as f32 - 50.0) / 173.0)
         .collect();
-    let matrix = PublicMatrix::quantize(&weights, rows, cols, None, 1.0, 24, "w").unwrap();
+    let matrix = PublicMatrix::quantize(&weights, rows, cols, None, &|_| 1.0, 24, "w").unwrap();
     let x: Vec<u64> = (0..6 * cols)
         .map(|k| (((k * 71 % 997) as i64 - 500) << 5) as u64)
         .collect();
@@ -43,7 +43,7 @@ fn a_weight_that_does_not_fit_is_named() {
         1,
         2,
         None,
-        1.0,
+        &|_| 1.0,
         24,
         "layers.3.q_proj",
     )

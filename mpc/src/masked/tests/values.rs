@@ -32,6 +32,18 @@ fn approximations_are_the_twins_with_either_comparison() {
     }
 }
 
+#[test]
+fn layers_may_have_other_heads_than_each_other() {
+    let mixed = || Fixture::mixed_heads(1);
+    let full = Fixture::with(
+        random_weights(&with_private_matrices(mixed().spec().clone()), 1),
+        1,
+    );
+    for fixture in [mixed(), mixed().uses_dcf(), full] {
+        every_value_is_the_twins(&fixture, 1, |fixture, input, _| fixture.twin(input));
+    }
+}
+
 /// The twin that rounds with the randomness of the session computes the session's integers; without
 /// them it samples its own.
 #[test]

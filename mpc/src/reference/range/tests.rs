@@ -8,7 +8,8 @@ use marill_numeric::{NumericSpec, Rounding, approx};
 use crate::{
     Architecture, Pooling, ProgramSpec, Reveal, Seed,
     random_model::{
-        AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_private_matrices,
+        AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_mixed_heads,
+        with_private_matrices,
     },
     reference::{
         range::{Envelope, Prover, prove},
@@ -31,6 +32,7 @@ fn models(seed: u64) -> Vec<Model> {
     ];
     let mut models = vec![
         random_weights(&tiny_spec(), seed),
+        random_weights(&with_mixed_heads(tiny_spec()), seed),
         random_weights(&with_private_matrices(tiny_spec()), seed),
     ];
     models.extend(

@@ -106,6 +106,7 @@ fn spec(name: &str, form: Form) -> anyhow::Result<ProgramSpec> {
             layers
         ],
         attn_scale: vec![((hidden / heads * merge) as f64).powf(-0.5); layers],
+        head_weights: Vec::new(),
         lora_rank: rank,
         lora_ranks: Vec::new(),
         numeric: NumericSpec::with_rounding(rounding),
