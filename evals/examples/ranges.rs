@@ -91,11 +91,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         &transforms,
         ExportOptions::default().numeric,
     )?;
-    let public = Arc::new(marill_partition::public_weights(
-        &spec,
-        &base,
-        frozen_layers,
-    )?);
+    let public = Arc::new(marill_partition::public_weights(&spec, &base, &transforms)?);
     let private = Arc::new(PrivateWeights::from_floats(&public, Vec::new())?);
     let mut seen: BTreeMap<&str, Seen> = BTreeMap::new();
     let mut asked = 0;

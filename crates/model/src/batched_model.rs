@@ -255,11 +255,10 @@ fn attend(
         .collect();
     let block = &decoder.layers[layer];
     let attention = CachedAttention {
-        groups: &block.groups,
+        heads: &block.heads,
         head_dim: config.head_dim,
         q_width: config.num_attention_heads * config.head_dim,
         kv_width,
-        scale: block.attn_scale as f32,
     };
     let out = with_floats(q, "attention", |q| attention.forward(q, &sequences))?;
     Tensor::from_vec(out, q.shape(), q.device())

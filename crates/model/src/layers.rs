@@ -22,6 +22,8 @@ pub struct Rows {
     pub dropout: Option<Dropout>,
     /// Computes with the values of the secure program; training only.
     pub fake_quant: Option<FakeQuant>,
+    /// How much of its own scores a merged head still has; training only, 0 otherwise.
+    pub own_share: f32,
 }
 
 impl Rows {
@@ -45,6 +47,7 @@ impl Rows {
             segments,
             dropout: None,
             fake_quant: None,
+            own_share: 0.0,
         }
     }
 
@@ -55,6 +58,7 @@ impl Rows {
             segments: Arc::default(),
             dropout: None,
             fake_quant: None,
+            own_share: 0.0,
         }
     }
 
@@ -72,6 +76,7 @@ impl Rows {
             segments: Arc::new(vec![segment]),
             dropout: None,
             fake_quant: None,
+            own_share: 0.0,
         }
     }
 }
@@ -93,8 +98,9 @@ pub struct Linear {
 pub(crate) struct Folded<'a> {
     /// The gain of the norm before it.
     pub gain: Option<&'a Tensor>,
-    /// The softmax scale's part that is no power of two, in the query map.
-    pub factor: f64,
+    /// In the query map, of each row the softmax scale's part that is no power of two, and the
+    /// weight of its head.
+    pub rows: Option<&'a [f64]>,
 }
 
 impl Module for Linear {
@@ -135,7 +141,7 @@ impl Linear {
         let (a, b) = match format {
             None => (a.clone(), b.clone()),
             Some((format, fold)) => {
-                ops::round_factors((a, b), fold.gain, scale * fold.factor, format)?
+                ops::round_factors((a, b), fold.gain, fold.rows, *scale, format)?
             }
         };
         if self.weight.is_variable() {
@@ -153,7 +159,7 @@ impl Linear {
     ) -> candle_core::Result<Self> {
         let weight = match self.weight.is_variable() {
             true => self.weight.clone(),
-            false => ops::round_weight(&self.weight, fold.gain, fold.factor, format)?,
+            false => ops::round_weight(&self.weight, fold.gain, fold.rows, format)?,
         };
         Ok(Self {
             weight,

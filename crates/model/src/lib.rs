@@ -24,6 +24,7 @@ mod float_model;
 mod folder;
 mod gguf;
 mod gpt2;
+mod heads;
 mod layers;
 mod llama;
 mod lora;
@@ -48,9 +49,13 @@ pub use config::{ModelConfig, TokenIds};
 pub use error::ModelError;
 pub use float_model::FloatModel;
 pub use gpt2::{Gpt2, Gpt2Cache, Gpt2Config};
+pub use heads::{
+    HeadMethod, HeadTransform, LayerHeads, MOST_GROUPINGS, adjacent_groups, all_groupings,
+    all_prunings, strided_groups,
+};
 pub use layers::{AffineBlock, LayerNorm, Linear, RmsNorm, Rows};
 pub use llama::{Cache, Llama, LlamaBlock, LlamaConfig, MODULES, module_path};
 pub use lora::LoraConfig;
 pub use prefix::Prefix;
 pub use tokenizer::{SpecialTokens, Tokenizer};
-pub use transforms::{HeadMerge, Transforms, adjacent_groups, strided_groups};
+pub use transforms::Transforms;

@@ -13,7 +13,7 @@ pub use marill_numeric::MODULES;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ModelConfig, ModelError, TokenIds, Transforms,
+    LayerHeads, ModelConfig, ModelError, TokenIds, Transforms,
     layers::{Folded, Linear, RmsNorm, Rows},
     ops::{self, FakeQuant, RopeTable},
     size,
@@ -250,9 +250,9 @@ pub struct LlamaBlock {
     pub gate_proj: Linear,
     pub up_proj: Linear,
     pub down_proj: Linear,
-    /// Query heads that share a softmax.
-    pub groups: Arc<Vec<Vec<usize>>>,
-    pub attn_scale: f64,
+    pub heads: Arc<LayerHeads>,
+    /// What the secure program multiplies each row of the query map by.
+    query_factors: Arc<Vec<f64>>,
     /// None in a frozen layer.
     pub approx: Approximations,
 }
@@ -273,7 +273,7 @@ impl LlamaBlock {
             Linear::new(shape, update, vb.pp(part).pp(module))
         };
         let norm = |name: &str| RmsNorm::new(config.hidden_size, config.rms_norm_eps, &vb.pp(name));
-        let (groups, attn_scale) = transforms.attention(config, layer);
+        let heads = transforms.heads_of(config, layer);
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
             q_proj: linear("self_attn", "q_proj")?,
@@ -284,19 +284,14 @@ impl LlamaBlock {
             gate_proj: linear("mlp", "gate_proj")?,
             up_proj: linear("mlp", "up_proj")?,
             down_proj: linear("mlp", "down_proj")?,
-            groups: Arc::new(groups),
-            attn_scale,
+            query_factors: Arc::new(query_factors(&heads, config.head_dim)),
+            heads: Arc::new(heads),
             approx: if frozen {
                 Approximations::default()
             } else {
                 transforms.approx
             },
         })
-    }
-
-    /// The factor in (1/2, 1] that with a power of two makes up the softmax scale.
-    fn query_factor(&self) -> f64 {
-        self.attn_scale * (-self.attn_scale.log2()).floor().exp2()
     }
 
     /// By the module's place in [`MODULES`].
@@ -308,13 +303,18 @@ impl LlamaBlock {
         };
         Folded {
             gain,
-            factor: if module == 0 {
-                self.query_factor()
-            } else {
-                1.0
-            },
+            rows: (module == 0).then_some(self.query_factors.as_slice()),
         }
     }
+}
+
+/// The factor in (1/2, 1] that with a power of two makes up a layer's softmax scale, times the
+/// weight of the head of each row.
+fn query_factors(heads: &LayerHeads, head_dim: usize) -> Vec<f64> {
+    let scale = heads.scale();
+    let factor = scale * (-scale.log2()).floor().exp2();
+    let of_head = |head| std::iter::repeat_n(factor * heads.weight(head), head_dim);
+    (0..heads.scales.len()).flat_map(of_head).collect()
 }
 
 /// The whole model: embedding, layers, final norm and head.
@@ -452,9 +452,9 @@ impl Llama {
                 &k,
                 &v,
                 &rows.segments,
-                &b.groups,
+                &b.heads,
                 self.config.head_dim,
-                b.attn_scale,
+                rows.own_share,
                 rows.fake_quant,
             )
         })
@@ -487,7 +487,9 @@ impl Llama {
             &rows.positions,
         )?;
         if let Some(format) = format {
-            q = ops::round_to(&q, f64::from(format.frac_bits).exp2() * b.query_factor())?;
+            let units = f64::from(format.frac_bits).exp2();
+            let units = b.query_factors.iter().map(|factor| factor * units);
+            q = ops::round_columns_to(&q, units.collect())?;
         }
         let k = rescale(ops::rope(
             &forward(&b.k_proj, 1, &h_attn)?,
@@ -518,6 +520,27 @@ impl Llama {
         format: Option<FakeQuant>,
     ) -> candle_core::Result<Tensor> {
         x + format.map_or(Ok(out.clone()), |format| format.residual(&out))?
+    }
+
+    /// Queries, keys and values of a layer for `x [N, hidden]`, rotated: `[N, H * D]` and twice
+    /// `[N, KV * D]`.
+    ///
+    /// # Errors
+    /// From candle.
+    pub fn attention_inputs(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        rows: &Rows,
+    ) -> Result<[Tensor; 3], ModelError> {
+        let b = &self.layers[layer];
+        let h = b.input_layernorm.forward(x)?;
+        let rotated = |map: &Linear| ops::rope(&map.forward(&h)?, &self.rope, &rows.positions);
+        Ok([
+            rotated(&b.q_proj)?,
+            rotated(&b.k_proj)?,
+            b.v_proj.forward(&h)?,
+        ])
     }
 
     /// The model with rotary tables, and frozen weights of the layers from `first` on, as the

@@ -21,7 +21,7 @@ pub use attention::{Segment, attention};
 pub use cached_attention::{CachedAttention, Positions, Queries};
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 pub use dropout::Dropout;
-pub use fake_quant::{FakeQuant, round_factors, round_to, round_weight};
+pub use fake_quant::{FakeQuant, round_columns_to, round_factors, round_to, round_weight};
 pub use gemm::{Element, Mat, MatMut, dot, gemm};
 pub use head::{HeadLoss, Teacher, head_loss};
 pub use linear::linear;

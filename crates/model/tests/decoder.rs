@@ -1,16 +1,17 @@
 //! A small random model: gradients against finite differences, cache against whole sequences, files
 //! back and forth.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Tensor, Var};
 use marill_model::{
-    Adapter, Checkpoint, FloatModel, HeadMerge, Llama, LlamaConfig, LoraConfig, MODULES,
-    ModelConfig, ModelError, Prefix, Rows, TensorDtype, Tokenizer, Transforms, module_path,
+    Adapter, Checkpoint, FloatModel, HeadMethod, HeadTransform, LayerHeads, Llama, LlamaConfig,
+    LoraConfig, MODULES, ModelConfig, ModelError, Prefix, Rows, TensorDtype, Tokenizer, Transforms,
+    module_path,
     ops::{Dropout, FakeQuant, HeadLoss, Teacher, head_loss, rms_norm, row_distance},
     strided_groups,
 };
-use marill_numeric::{Approximations, NumericSpec, approx};
+use marill_numeric::{NumericSpec, approx};
 
 /// A fixed sequence in (-0.5, 0.5), the same on every machine.
 fn noise(seed: u64, count: usize, scale: f32) -> Vec<f32> {
@@ -97,11 +98,13 @@ fn transforms(config: &dyn ModelConfig) -> Transforms {
             ranks: Default::default(),
             target_modules: MODULES.map(String::from).to_vec(),
         }),
-        heads: Some(HeadMerge {
+        heads: Some(HeadTransform {
+            method: HeadMethod::Merge,
             merge: 2,
             grouping: "strided".into(),
             groups,
-            scale: 0.2,
+            scale: Some(0.2),
+            scales: Vec::new(),
         }),
         approx: Default::default(),
     }
@@ -179,16 +182,12 @@ fn hidden_loss(decoder: &Llama) -> Tensor {
 }
 
 fn check_gradients(loss: &dyn Fn(&Llama) -> Tensor, unused: &[&str]) {
-    check_gradients_of(loss, unused, Approximations::default());
+    check_gradients_of(loss, unused, &transforms(&config()));
 }
 
-fn check_gradients_of(loss: &dyn Fn(&Llama) -> Tensor, unused: &[&str], approx: Approximations) {
+fn check_gradients_of(loss: &dyn Fn(&Llama) -> Tensor, unused: &[&str], transforms: &Transforms) {
     let base = checkpoint();
-    let transforms = Transforms {
-        approx,
-        ..transforms(&base.config)
-    };
-    let (decoder, mut vars) = trainable(&base, &transforms);
+    let (decoder, mut vars) = trainable(&base, transforms);
     vars.retain(|name, _| !unused.contains(&name.as_str()));
     let grads = loss(&decoder).backward().unwrap();
     for (nth, (name, var)) in vars.iter().enumerate() {
@@ -233,7 +232,11 @@ fn parameters_have_the_gradients_of_finite_differences() {
 #[test]
 fn approximations_have_the_gradients_of_finite_differences() {
     for approx in approx::EACH {
-        check_gradients_of(&|d| loss(d, false), &[], approx);
+        let transforms = Transforms {
+            approx,
+            ..transforms(&config())
+        };
+        check_gradients_of(&|d| loss(d, false), &[], &transforms);
     }
 }
 
@@ -245,6 +248,83 @@ fn distillation_gradients_agree_with_finite_differences() {
 #[test]
 fn dropout_has_the_gradients_of_finite_differences() {
     check_gradients(&hidden_loss, &["model.norm.weight"]);
+}
+
+/// Heads on their way to their group, whose scores have factors of their own.
+#[test]
+fn heads_on_their_way_have_the_gradients_of_differences() {
+    let mut transforms = transforms(&config());
+    let heads = transforms.heads.as_mut().unwrap();
+    heads.scale = None;
+    heads.scales = vec![vec![0.3, 0.15, -0.1, 0.2], vec![0.1, 0.4, 0.25, 0.2]];
+    for own_share in [1.0, 0.35, 0.0] {
+        let moving = |decoder: &Llama| {
+            let rows = Rows {
+                own_share,
+                ..Rows::packed(&[5, 3])
+            };
+            let x = decoder.embed(&[3, 7, 1, 29, 4, 9, 9, 2]).unwrap();
+            let x = decoder.run(x, 0..3, &rows, None).unwrap();
+            row_distance(&x, &tensor(910, &[8, 32], 1.5), 0.05).unwrap()
+        };
+        check_gradients_of(&moving, &["model.norm.weight"], &transforms);
+    }
+}
+
+#[test]
+fn pruned_heads_have_the_gradients_of_differences() {
+    let mut transforms = transforms(&config());
+    let heads = transforms.heads.as_mut().unwrap();
+    heads.method = HeadMethod::Prune;
+    heads.groups = vec![vec![vec![1], vec![2]], vec![vec![0], vec![3]]];
+    check_gradients_of(&|d| loss(d, false), &[], &transforms);
+}
+
+#[test]
+fn a_head_by_itself_is_merged_in_the_end_and_not_before() {
+    let config = config();
+    let q = tensor(1, &[5, 32], 2.0);
+    let k = tensor(2, &[5, 16], 2.0);
+    let v = tensor(3, &[5, 16], 2.0);
+    let segments = Rows::packed(&[5]).segments;
+    let run = |heads: LayerHeads, own_share: f32| {
+        let heads = Arc::new(heads);
+        let out = marill_model::ops::attention(&q, &k, &v, &segments, &heads, 8, own_share, None);
+        out.unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()
+    };
+    let merged = LayerHeads {
+        groups: strided_groups(&config, 2).unwrap(),
+        scales: vec![0.3; 4],
+    };
+    let plain = run(LayerHeads::plain(&config), 0.0);
+    let whole = run(merged.clone(), 0.0);
+    let apart = |a: &[f32], b: &[f32]| {
+        let pairs = a.iter().zip(b);
+        pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max)
+    };
+    // 32-bit floats near one; 1e-4 of the way changes about as much.
+    assert!(apart(&run(merged.clone(), 1.0), &plain) < 1e-5);
+    assert!(apart(&run(merged.clone(), 1e-4), &whole) < 1e-3);
+    let half = run(merged, 0.5);
+    assert!(apart(&half, &plain) > 0.01 && apart(&half, &whole) > 0.01);
+    let left = run(
+        LayerHeads {
+            groups: vec![vec![1], vec![2]],
+            ..LayerHeads::plain(&config)
+        },
+        0.0,
+    );
+    for (row, (left, plain)) in left.chunks(32).zip(plain.chunks(32)).enumerate() {
+        assert!(
+            left[..8].iter().chain(&left[24..]).all(|v| *v == 0.0),
+            "row {row}"
+        );
+        assert_eq!(left[8..24], plain[8..24], "row {row}");
+    }
 }
 
 #[test]
@@ -380,9 +460,12 @@ fn merged_attention_is_the_formula() {
     let v = tensor(3, &[n, 16], 2.0);
     let groups = strided_groups(&config, 2).unwrap();
     let segments = Rows::packed(&[n]).segments;
-    let got =
-        marill_model::ops::attention(&q, &k, &v, &segments, &groups.clone().into(), d, 0.3, None)
-            .unwrap();
+    let heads = LayerHeads {
+        groups: groups.clone(),
+        scales: vec![0.3; 4],
+    };
+    let got = marill_model::ops::attention(&q, &k, &v, &segments, &heads.into(), d, 0.0, None);
+    let got = got.unwrap();
     let got = got.to_vec2::<f32>().unwrap();
     let q = q.to_vec2::<f32>().unwrap();
     let k = k.to_vec2::<f32>().unwrap();

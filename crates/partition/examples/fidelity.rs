@@ -26,11 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         approx: Default::default(),
     };
     let spec = marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())?;
-    let public = Arc::new(marill_partition::public_weights(
-        &spec,
-        &base,
-        frozen_layers,
-    )?);
+    let public = Arc::new(marill_partition::public_weights(&spec, &base, &transforms)?);
     let private = Arc::new(PrivateWeights::from_floats(&public, Vec::new())?);
 
     let question = "Classify the news into World, Sports, Business or Sci/Tech: The central bank \

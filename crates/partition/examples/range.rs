@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         approx: Default::default(),
     };
     let spec = marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())?;
-    let public = marill_partition::public_weights(&spec, &base, transforms.frozen_layers)?;
+    let public = marill_partition::public_weights(&spec, &base, &transforms)?;
     let private = Arc::new(PrivateWeights::from_floats(&public, Vec::new())?);
     let positions = match rest {
         [positions, ..] => positions.parse()?,

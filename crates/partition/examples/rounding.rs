@@ -85,11 +85,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let numeric = NumericSpec::with_rounding(Rounding::Stochastic);
     let spec = marill_partition::program_spec(&base.config, &transforms, numeric)?;
-    let public = Arc::new(marill_partition::public_weights(
-        &spec,
-        &base,
-        frozen_layers,
-    )?);
+    let public = Arc::new(marill_partition::public_weights(&spec, &base, &transforms)?);
     let private = Arc::new(PrivateWeights::from_floats(&public, Vec::new())?);
     let mut prefix = Prefix::new(&base, frozen_layers)?;
     let mut float = FloatModel::new(&base, &transforms, None)?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use marill_model::ModelConfig;
+use marill_model::{HeadMethod, HeadTransform, ModelConfig};
 use marill_numeric::{Rounding, approx::describe};
 
 use crate::manifest::{BaseFormat, Manifest};
@@ -184,11 +184,7 @@ fn facts(manifest: &Manifest) -> String {
         );
     }
     if let Some(heads) = &transforms.heads {
-        let _ = writeln!(
-            text,
-            "- {} query heads share each softmax (`{}`, scale {})",
-            heads.merge, heads.grouping, heads.scale
-        );
+        let _ = writeln!(text, "- {}", of_heads(heads, frozen));
     }
     let numeric = &manifest.decoder.numeric;
     let _ = writeln!(
@@ -204,6 +200,29 @@ fn facts(manifest: &Manifest) -> String {
     };
     let _ = writeln!(text, "- the public part is {bytes} bytes: {format}");
     text
+}
+
+/// What became of the heads, in words.
+fn of_heads(heads: &HeadTransform, frozen: usize) -> String {
+    let what = match heads.method {
+        HeadMethod::Merge => format!("{} query heads share each softmax", heads.merge),
+        HeadMethod::Prune => format!("one of {} query heads is left", heads.merge),
+    };
+    let scale = match heads.scale {
+        Some(scale) => format!("scale {scale}"),
+        None => "scales of each head's own".into(),
+    };
+    let most = heads.groups.iter().map(Vec::len).max().unwrap_or_default();
+    let least = heads.groups.iter().map(Vec::len).min().unwrap_or_default();
+    let whole = (frozen..).zip(&heads.groups);
+    let whole = whole.filter(|(_, groups)| least < most && groups.len() == most);
+    let whole: Vec<String> = whole.map(|(layer, _)| layer.to_string()).collect();
+    let but = match whole.len() {
+        0 => String::new(),
+        1 => format!(", but in layer {}", whole[0]),
+        _ => format!(", but in layers {}", whole.join(", ")),
+    };
+    format!("{what} (`{}`, {scale}){but}", heads.grouping)
 }
 
 /// What the manifest gives away to everyone.
@@ -222,10 +241,22 @@ pub(crate) fn published(manifest: &Manifest) -> Vec<String> {
         },
     ];
     if let Some(heads) = &manifest.transforms.heads {
-        lines.push(format!(
-            "the head groups of each private layer (`{}`) and the attention scale",
-            heads.grouping
-        ));
+        let what = match heads.method {
+            HeadMethod::Merge => "the head groups of each private layer",
+            HeadMethod::Prune => "which heads of each private layer are left",
+        };
+        let scales = match heads.scale {
+            Some(_) => "the attention scale",
+            None => "the attention scales",
+        };
+        // What was measured on training rows tells something of them, however little.
+        let measured = match heads.grouping.as_str() {
+            "measured" => ", measured on training rows",
+            _ if heads.scale.is_none() => ", in part measured on training rows",
+            _ => "",
+        };
+        let grouping = &heads.grouping;
+        lines.push(format!("{what} (`{grouping}`) and {scales}{measured}"));
     }
     for line in describe(&manifest.decoder.approx) {
         lines.push(format!("what the private layers approximate, {line}"));

@@ -74,7 +74,7 @@ pub fn export(
     private.check(base, transforms)?;
     let decoder = llama::program_spec(&base.config, transforms, opts.numeric.clone())?;
     // Weights that do not fit the numeric format are found now rather than when the server starts.
-    let public = llama::public_weights(&decoder, base, transforms.frozen_layers)?;
+    let public = llama::public_weights(&decoder, base, transforms)?;
     let integers = llama::private_weights(&public, &base.config, transforms, adapter)?;
     let range = crate::range::analyze(&public, integers);
     drop(public);
@@ -109,8 +109,8 @@ pub fn export_full(
         private: PrivateForm::FullRank,
         ..decoder
     };
-    let public = llama::public_weights(&decoder, base, transforms.frozen_layers)?;
-    let integers = llama::full_weights(&decoder, private.tensors(), transforms.frozen_layers)?;
+    let public = llama::public_weights(&decoder, base, transforms)?;
+    let integers = llama::full_weights(&decoder, &base.config, transforms, private.tensors())?;
     let range = crate::range::analyze(&public, integers);
     drop(public);
     write(base, transforms, &private, out_dir, decoder, range, opts)

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use marill_model::{
-    Adapter, Architecture, Checkpoint, LoraConfig, ModelConfig, ModelError, Transforms, module_path,
+    Adapter, Architecture, Checkpoint, LayerHeads, LoraConfig, ModelConfig, ModelError, Transforms,
+    module_path,
 };
 use marill_mpc::{
     LayerFloats, LoraFloats, PrivateWeights, ProgramSpec, PublicWeights,
@@ -26,9 +27,10 @@ pub fn program_spec(
 ) -> Result<ProgramSpec, PartitionError> {
     let config = config.llama()?;
     transforms.check(config)?;
-    let (head_groups, attn_scale) = (transforms.frozen_layers..config.num_hidden_layers)
-        .map(|layer| transforms.attention(config, layer))
-        .unzip();
+    let layers = transforms.frozen_layers..config.num_hidden_layers;
+    let heads: Vec<LayerHeads> = layers
+        .map(|layer| transforms.heads_of(config, layer))
+        .collect();
     let spec = ProgramSpec {
         hidden_size: config.hidden_size,
         intermediate_size: config.intermediate_size,
@@ -40,9 +42,9 @@ pub fn program_spec(
         max_positions: config.max_position_embeddings.min(MAX_POSITIONS),
         rms_norm_eps: config.rms_norm_eps,
         rope_theta: config.rope_theta,
-        head_groups,
-        attn_scale,
-        head_weights: Vec::new(),
+        head_groups: heads.iter().map(numbered).collect(),
+        attn_scale: heads.iter().map(LayerHeads::scale).collect(),
+        head_weights: head_weights(&heads),
         lora_rank: transforms.lora.as_ref().map_or(0, |lora| lora.rank),
         lora_ranks: Vec::new(),
         numeric,
@@ -75,6 +77,65 @@ fn ranks(config: &dyn ModelConfig, lora: &LoraConfig) -> Vec<usize> {
     config.modules().iter().map(rank).collect()
 }
 
+/// The groups of a layer with the heads that are left counted from 0.
+fn numbered(heads: &LayerHeads) -> Vec<Vec<usize>> {
+    let kept = heads.kept();
+    let number = |head: &usize| kept.partition_point(|other| other < head);
+    let groups = heads.groups.iter();
+    groups
+        .map(|group| group.iter().map(number).collect())
+        .collect()
+}
+
+/// What each head that is left weighs; nothing where all weigh the same.
+fn head_weights(heads: &[LayerHeads]) -> Vec<Vec<f64>> {
+    let of_layer = |heads: &LayerHeads| -> Vec<f64> {
+        let kept = heads.kept();
+        kept.iter().map(|&head| heads.weight(head)).collect()
+    };
+    let weights: Vec<Vec<f64>> = heads.iter().map(of_layer).collect();
+    if weights.iter().flatten().all(|&weight| weight == 1.0) {
+        return Vec::new();
+    }
+    weights
+}
+
+/// The heads of a layer that are not left out, and how wide each is.
+struct KeptHeads {
+    kept: Vec<usize>,
+    all: usize,
+    head_dim: usize,
+}
+
+impl KeptHeads {
+    fn of(config: &dyn ModelConfig, transforms: &Transforms, layer: usize) -> Self {
+        Self {
+            kept: transforms.heads_of(config, layer).kept(),
+            all: config.num_attention_heads(),
+            head_dim: config.head_dim(),
+        }
+    }
+
+    /// Their rows of `values`, row-major with `width` columns and `head_dim` rows for each head.
+    fn rows(&self, values: Vec<f32>, width: usize) -> Vec<f32> {
+        if self.kept.len() == self.all {
+            return values;
+        }
+        let run = self.head_dim * width;
+        let kept = self.kept.iter().map(|head| &values[head * run..][..run]);
+        kept.flatten().copied().collect()
+    }
+
+    /// Their columns of `values`, row-major with `head_dim` columns for each head.
+    fn columns(&self, values: Vec<f32>) -> Vec<f32> {
+        if self.kept.len() == self.all {
+            return values;
+        }
+        let rows = values.chunks_exact(self.all * self.head_dim);
+        rows.flat_map(|row| self.rows(row.to_vec(), 1)).collect()
+    }
+}
+
 /// Final norm and head as integers, and the base weights of the private layers unless these are
 /// private as a whole. Every party may hold them.
 ///
@@ -83,14 +144,14 @@ fn ranks(config: &dyn ModelConfig, lora: &LoraConfig) -> Vec<usize> {
 pub fn public_weights(
     spec: &ProgramSpec,
     base: &Checkpoint,
-    frozen_layers: usize,
+    transforms: &Transforms,
 ) -> Result<PublicWeights, PartitionError> {
     let layers = if spec.is_full_rank() {
         0
     } else {
         spec.num_layers
     };
-    let owned = layer_floats(frozen_layers..frozen_layers + layers, |name| {
+    let owned = layer_floats(&base.config, transforms, layers, |name| {
         Ok(base.floats(name)?)
     })?;
     let layers: Vec<LayerFloats<'_>> = owned.iter().map(borrowed).collect();
@@ -105,10 +166,11 @@ pub fn public_weights(
 /// [`PartitionError::Model`] on a missing tensor, [`PartitionError::Spec`] on a value out of range.
 pub fn full_weights(
     spec: &ProgramSpec,
+    config: &dyn ModelConfig,
+    transforms: &Transforms,
     tensors: &BTreeMap<String, Tensor>,
-    frozen_layers: usize,
 ) -> Result<PrivateWeights, PartitionError> {
-    let owned = layer_floats(frozen_layers..frozen_layers + spec.num_layers, |name| {
+    let owned = layer_floats(config, transforms, spec.num_layers, |name| {
         floats(
             tensors
                 .get(name)
@@ -119,13 +181,25 @@ pub fn full_weights(
     Ok(PrivateWeights::full_from_floats(spec, &layers)?)
 }
 
-/// The tensors of some layers in the order of [`borrowed`].
+/// The tensors of the first private layers in the order of [`borrowed`], without what belongs to
+/// heads that are left out.
 fn layer_floats(
-    layers: std::ops::Range<usize>,
+    config: &dyn ModelConfig,
+    transforms: &Transforms,
+    count: usize,
     get: impl Fn(&str) -> Result<Vec<f32>, PartitionError>,
 ) -> Result<Vec<[Vec<f32>; 9]>, PartitionError> {
+    let layers = transforms.frozen_layers..transforms.frozen_layers + count;
     let of = |layer: usize| {
-        let linear = |module: &str| get(&format!("{}.weight", module_path(layer, module)));
+        let heads = KeptHeads::of(config, transforms, layer);
+        let linear = |module: &str| {
+            let weight = get(&format!("{}.weight", module_path(layer, module)))?;
+            Ok::<_, PartitionError>(match module {
+                "q_proj" => heads.rows(weight, config.hidden_size()),
+                "o_proj" => heads.columns(weight),
+                _ => weight,
+            })
+        };
         let norm = |name: &str| get(&format!("model.layers.{layer}.{name}.weight"));
         Ok([
             norm("input_layernorm")?,
@@ -184,9 +258,20 @@ pub fn private_weights(
             tensor: Adapter::name(layer, module, 'A'),
             reason: "it is missing".into(),
         })?;
+        let heads = KeptHeads::of(config, transforms, layer);
+        let a = floats(a)?;
+        let b = floats(b)?;
         Ok(Some(LoraFloats {
-            a: floats(a)?,
-            b: floats(b)?,
+            a: if module == "o_proj" {
+                heads.columns(a)
+            } else {
+                a
+            },
+            b: if module == "q_proj" {
+                heads.rows(b, map.rank)
+            } else {
+                b
+            },
             scale: lora.scale_of(module) as f32,
         }))
     };

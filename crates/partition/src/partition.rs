@@ -168,7 +168,7 @@ impl Partition {
         llama::public_weights(
             &self.manifest.decoder,
             &self.base,
-            self.manifest.transforms.frozen_layers,
+            &self.manifest.transforms,
         )
     }
 
@@ -190,9 +190,12 @@ impl Partition {
             Some(PrivatePart::LowRank(a)) => {
                 llama::private_weights(public, &self.base.config, transforms, a)
             }
-            Some(PrivatePart::Full(tensors)) => {
-                llama::full_weights(&self.manifest.decoder, tensors, transforms.frozen_layers)
-            }
+            Some(PrivatePart::Full(tensors)) => llama::full_weights(
+                &self.manifest.decoder,
+                &self.base.config,
+                transforms,
+                tensors,
+            ),
         }
     }
 

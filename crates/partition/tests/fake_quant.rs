@@ -3,10 +3,10 @@
 
 use std::{ops::Range, sync::Arc};
 
-use marill_model::{Llama, ModelConfig, Prefix, Rows, Transforms, ops::FakeQuant};
+use marill_model::{HeadMethod, Llama, ModelConfig, Prefix, Rows, Transforms, ops::FakeQuant};
 use marill_mpc::Twin;
 use marill_numeric::{Approximations, NumericSpec, approx};
-use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
+use marill_testkit::models::{tiny_adapter, tiny_base, tiny_mixed_heads, tiny_transforms};
 
 /// The squared distance of a decoder's last logits from the integer program's; layers below
 /// `private` are those of `float`.
@@ -58,6 +58,15 @@ fn fake_quantized_approximations_are_nearer_too() {
     }
 }
 
+/// Heads merged, whole, of factors of their own, and pruned.
+fn with_heads(config: &dyn ModelConfig, seed: u64) -> Transforms {
+    match seed % 5 {
+        4 => tiny_mixed_heads(config, HeadMethod::Merge),
+        0 => tiny_mixed_heads(config, HeadMethod::Prune),
+        _ => tiny_transforms(config, seed % 2 == 1),
+    }
+}
+
 /// What fake quantization leaves of the floats' distance from the integer program.
 fn explained(approx: Approximations) -> f64 {
     let dir = tempfile::tempdir().unwrap();
@@ -66,19 +75,16 @@ fn explained(approx: Approximations) -> f64 {
     let mut floats = 0.0;
     let mut fake_quantized = 0.0;
     for seed in 1..=24 {
-        let merged = seed % 2 == 1;
         let base = tiny_base(dir.path(), seed).unwrap();
         let transforms = Transforms {
             approx,
-            ..tiny_transforms(&base.config, merged)
+            ..with_heads(&base.config, seed)
         };
         let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
         let spec =
             marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())
                 .unwrap();
-        let public = Arc::new(
-            marill_partition::public_weights(&spec, &base, transforms.frozen_layers).unwrap(),
-        );
+        let public = Arc::new(marill_partition::public_weights(&spec, &base, &transforms).unwrap());
         let private =
             marill_partition::private_weights(&public, &base.config, &transforms, &adapter)
                 .unwrap();

@@ -2,34 +2,34 @@
 
 use std::sync::Arc;
 
-use marill_model::{FloatModel, Prefix, Transforms};
+use marill_model::{FloatModel, HeadMethod, ModelConfig, Prefix, Transforms};
 use marill_mpc::Twin;
 use marill_numeric::{NumericSpec, approx};
-use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
+use marill_testkit::models::{tiny_adapter, tiny_base, tiny_mixed_heads, tiny_transforms};
 
 /// Largest difference of any residual value, relative to the layer's root mean square.
 const BOUND: f32 = 2e-3;
 
 #[test]
 fn integer_layers_are_float_layers_within_the_stated_error() {
-    for (seed, merged) in [(1, true), (2, false), (3, true)] {
-        compare(seed, merged, |_| {});
+    for seed in 1..=5 {
+        compare(seed, |_| {});
     }
 }
 
 #[test]
 fn approximated_integers_are_floats_within_the_same_error() {
     for approx in approx::EACH {
-        for (seed, merged) in [(1, true), (2, false), (3, true)] {
-            compare(seed, merged, |transforms| transforms.approx = approx);
+        for seed in 1..=5 {
+            compare(seed, |transforms| transforms.approx = approx);
         }
     }
 }
 
 #[test]
 fn ranks_and_scales_of_modules_are_those_of_the_floats() {
-    for (seed, merged) in [(1, true), (2, false), (3, true)] {
-        compare(seed, merged, |transforms| {
+    for seed in 1..=5 {
+        compare(seed, |transforms| {
             let lora = transforms.lora.as_mut().unwrap();
             lora.rslora = true;
             lora.alpha = 2.0;
@@ -39,19 +39,26 @@ fn ranks_and_scales_of_modules_are_those_of_the_floats() {
     }
 }
 
-fn compare(seed: u64, merged: bool, change: impl Fn(&mut Transforms)) {
+/// Heads merged, whole, of factors of their own, and pruned.
+fn with_heads(config: &dyn ModelConfig, seed: u64) -> Transforms {
+    match seed % 5 {
+        4 => tiny_mixed_heads(config, HeadMethod::Merge),
+        0 => tiny_mixed_heads(config, HeadMethod::Prune),
+        _ => tiny_transforms(config, seed % 2 == 1),
+    }
+}
+
+fn compare(seed: u64, change: impl Fn(&mut Transforms)) {
     let dir = tempfile::tempdir().unwrap();
     {
         let base = tiny_base(dir.path(), seed).unwrap();
-        let mut transforms = tiny_transforms(&base.config, merged);
+        let mut transforms = with_heads(&base.config, seed);
         change(&mut transforms);
         let adapter = tiny_adapter(&base.config, &transforms, seed + 10).unwrap();
         let spec =
             marill_partition::program_spec(&base.config, &transforms, NumericSpec::default())
                 .unwrap();
-        let public = Arc::new(
-            marill_partition::public_weights(&spec, &base, transforms.frozen_layers).unwrap(),
-        );
+        let public = Arc::new(marill_partition::public_weights(&spec, &base, &transforms).unwrap());
         let private =
             marill_partition::private_weights(&public, &base.config, &transforms, &adapter)
                 .unwrap();

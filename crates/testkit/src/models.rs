@@ -4,8 +4,8 @@ use std::{collections::HashMap, path::Path};
 
 use candle_core::{Device, Tensor};
 use marill_model::{
-    Adapter, Checkpoint, HeadMerge, LlamaConfig, LoraConfig, MODULES, ModelConfig, ModelError,
-    Transforms, module_path, strided_groups,
+    Adapter, Checkpoint, HeadMethod, HeadTransform, LlamaConfig, LoraConfig, MODULES, ModelConfig,
+    ModelError, Transforms, module_path, strided_groups,
 };
 
 /// Chat template of the tiny model: one line a turn.
@@ -70,14 +70,16 @@ pub fn tiny_base(dir: &Path, seed: u64) -> Result<Checkpoint, ModelError> {
 
 /// Two frozen layers, rank 2 on every module, two heads a softmax when `merged`.
 pub fn tiny_transforms(config: &dyn ModelConfig, merged: bool) -> Transforms {
-    let heads = merged.then(|| HeadMerge {
+    let heads = merged.then(|| HeadTransform {
+        method: HeadMethod::Merge,
         merge: 2,
         grouping: "strided".into(),
         groups: vec![
             strided_groups(config, 2).expect("two key-value heads");
             config.num_hidden_layers() - 2
         ],
-        scale: 0.25,
+        scale: Some(0.25),
+        scales: Vec::new(),
     });
     let target_modules = MODULES.iter().map(ToString::to_string).collect();
     Transforms {
@@ -91,6 +93,36 @@ pub fn tiny_transforms(config: &dyn ModelConfig, merged: bool) -> Transforms {
         }),
         heads,
         approx: Default::default(),
+    }
+}
+
+/// As [`tiny_transforms`] with the first private layer pruned to a head behind each key-value head,
+/// or with heads of weights of their own, in pairs in the first private layer and alone behind it.
+pub fn tiny_mixed_heads(config: &dyn ModelConfig, method: HeadMethod) -> Transforms {
+    let heads = config.num_attention_heads();
+    let alone: Vec<Vec<usize>> = (0..heads).map(|h| vec![h]).collect();
+    let per_kv = heads / config.num_key_value_heads();
+    let mut groups = vec![alone; config.num_hidden_layers() - 2];
+    groups[0] = match method {
+        HeadMethod::Merge => strided_groups(config, 2).expect("two key-value heads"),
+        HeadMethod::Prune => (1..heads).step_by(per_kv).map(|h| vec![h]).collect(),
+    };
+    let scale_of = |head: usize| match method {
+        HeadMethod::Merge => 0.3 - 0.05 * head as f64,
+        HeadMethod::Prune => 1.0 / (config.head_dim() as f64).sqrt(),
+    };
+    let scales = vec![(0..heads).map(scale_of).collect(); groups.len()];
+    let heads = HeadTransform {
+        method,
+        merge: 2,
+        grouping: "measured".into(),
+        groups,
+        scale: None,
+        scales,
+    };
+    Transforms {
+        heads: Some(heads),
+        ..tiny_transforms(config, false)
     }
 }
 

@@ -170,7 +170,7 @@ fn gather(partition: &Partition) -> Findings<'_> {
         private_tensors,
         public_bytes: manifest.public_bytes(),
         masked_bytes: MaskedAdapter::bytes_of(&manifest.decoder),
-        head_groups: manifest.decoder.head_groups.clone(),
+        head_groups: head_groups(manifest),
         softmaxes_a_layer: manifest.decoder.head_groups.iter().map(Vec::len).collect(),
         approximations: marill_numeric::approx::describe(&manifest.decoder.approx),
         published: marill_partition::published(manifest),
@@ -303,6 +303,15 @@ fn render_approximations(findings: &Findings<'_>) -> String {
     lines
         .map(|line| format!("approximated  {line}\n\n"))
         .collect()
+}
+
+/// By the base's own numbers of its heads, where some are left out too.
+fn head_groups(manifest: &Manifest) -> Vec<Vec<Vec<usize>>> {
+    let heads = manifest.transforms.heads.as_ref();
+    heads.map_or_else(
+        || manifest.decoder.head_groups.clone(),
+        |heads| heads.groups.clone(),
+    )
 }
 
 fn render_heads(findings: &Findings<'_>) -> String {

@@ -8,6 +8,7 @@ use marill_numeric::functions;
 use rayon::prelude::*;
 
 use super::{FakeQuant, Mat, MatMut, dot, floats, gemm, with_floats};
+use crate::LayerHeads;
 
 /// One sequence: its rows among the queries and among the keys. Queries are the last `q_len` of
 /// `k_len` positions.
@@ -19,13 +20,15 @@ pub struct Segment {
     pub k_len: usize,
 }
 
-/// Causal attention with shared softmaxes: `S_G = scale * sum_{i in G} Q_i K_kv(i)^T`,
+/// Causal attention with shared softmaxes: `S_G = sum_{i in G} scale_i Q_i K_kv(i)^T`,
 /// `O_i = softmax(S_G) V_kv(i)`.
 ///
-/// `q [N, H * D]`, `k` and `v [M, KV * D]`, result `[N, H * D]`. Segments must follow each other
-/// without gaps, in the queries and in the keys. A group of one head with `scale = 1 / sqrt(D)` is
-/// ordinary attention. With `format`, the weights are those of the secure program (see
-/// [`FakeQuant`]); the gradient is the smooth function's at those weights.
+/// `q [N, H * D]`, `k` and `v [M, KV * D]`, result `[N, H * D]`; a head in no group has zeros.
+/// Segments must follow each other without gaps, in the queries and in the keys. A group of one
+/// head with `scale = 1 / sqrt(D)` is ordinary attention. Where `own_share` is not 0, the heads of
+/// a group still have softmaxes of their own, of
+/// `own_share Q_i K_i^T / sqrt(D) + (1 - own_share) S_G`. With `format`, the weights are those of
+/// the secure program (see [`FakeQuant`]); the gradient is the smooth function's at those weights.
 ///
 /// # Errors
 /// When a tensor is not f32, contiguous and on the CPU.
@@ -34,21 +37,21 @@ pub fn attention(
     k: &Tensor,
     v: &Tensor,
     segments: &Arc<Vec<Segment>>,
-    groups: &Arc<Vec<Vec<usize>>>,
+    heads: &Arc<LayerHeads>,
     head_dim: usize,
-    scale: f64,
+    own_share: f32,
     format: Option<FakeQuant>,
 ) -> Result<Tensor> {
     let q_width = q.dim(1)?;
     let kv_width = k.dim(1)?;
     let op = Attention {
         segments: segments.clone(),
-        groups: groups.clone(),
+        heads: heads.clone(),
         head_dim,
         q_width,
         kv_width,
         queries_per_kv: q_width / kv_width,
-        scale: scale as f32,
+        own_share,
         format,
     };
     q.apply_op3(k, v, op)
@@ -59,12 +62,12 @@ const RECIPROCAL_BITS: u32 = 40;
 
 struct Attention {
     segments: Arc<Vec<Segment>>,
-    groups: Arc<Vec<Vec<usize>>>,
+    heads: Arc<LayerHeads>,
     head_dim: usize,
     q_width: usize,
     kv_width: usize,
     queries_per_kv: usize,
-    scale: f32,
+    own_share: f32,
     format: Option<FakeQuant>,
 }
 
@@ -119,17 +122,48 @@ impl Attention {
         }
     }
 
-    /// `softmax(S_G)`, `[q_len, k_len]`, zero above the diagonal.
-    fn probabilities(&self, x: Inputs, group: &[usize], out: &mut Vec<f32>) {
+    fn scale(&self, head: usize) -> f32 {
+        self.heads.scales[head] as f32
+    }
+
+    /// Whether the heads of a group have softmaxes of their own.
+    fn is_apart(&self, group: &[usize]) -> bool {
+        self.own_share != 0.0 && group.len() > 1
+    }
+
+    /// Adds `scale Q_i K_i^T` to `out [q_len, k_len]`, or begins with it.
+    fn add_scores(&self, x: Inputs, head: usize, scale: f32, add: bool, out: &mut [f32]) {
+        let dst = MatMut::new(out, x.q_len, x.k_len);
+        let q = self.q_head(x.q, x.q_len, head);
+        let k = self.kv_head(x.k, x.k_len, head);
+        gemm(dst, q, k.t(), scale, add, false);
+    }
+
+    /// `share S_G`, `[q_len, k_len]`.
+    fn group_scores(&self, x: Inputs, group: &[usize], share: f32, out: &mut Vec<f32>) {
         out.clear();
         out.resize(x.q_len * x.k_len, 0.0);
         for (nth, &head) in group.iter().enumerate() {
-            let dst = MatMut::new(out, x.q_len, x.k_len);
-            let q = self.q_head(x.q, x.q_len, head);
-            let k = self.kv_head(x.k, x.k_len, head);
-            gemm(dst, q, k.t(), self.scale, nth > 0, false);
+            self.add_scores(x, head, share * self.scale(head), nth > 0, out);
         }
-        for (row, scores) in out.chunks_exact_mut(x.k_len).enumerate() {
+    }
+
+    /// The scores that a head of a group has while it moves to the group's: `shared`, which is
+    /// `(1 - own_share) S_G`, and its own.
+    fn scores_apart(&self, x: Inputs, head: usize, shared: &[f32], out: &mut Vec<f32>) {
+        out.clear();
+        out.extend_from_slice(shared);
+        self.add_scores(x, head, self.own_scale(), true, out);
+    }
+
+    /// What a head's own scores are multiplied by.
+    fn own_scale(&self) -> f32 {
+        self.own_share / (self.head_dim as f32).sqrt()
+    }
+
+    /// The softmax of each row of scores, zero above the diagonal.
+    fn softmax(&self, x: Inputs, scores: &mut [f32]) {
+        for (row, scores) in scores.chunks_exact_mut(x.k_len).enumerate() {
             let visible = x.k_len - x.q_len + row + 1;
             scores[visible..].fill(0.0);
             let scores = &mut scores[..visible];
@@ -144,92 +178,175 @@ impl Attention {
         }
     }
 
+    /// `O_i = P V_i`.
+    fn mix(&self, x: Inputs, head: usize, p: &[f32], out: &mut [f32]) {
+        let dst = MatMut::strided(
+            &mut out[head * self.head_dim..],
+            x.q_len,
+            self.head_dim,
+            self.q_width,
+        );
+        let v = self.kv_head(x.v, x.k_len, head);
+        gemm(dst, Mat::new(p, x.q_len, x.k_len), v, 1.0, false, false);
+    }
+
     fn segment_forward(&self, x: Inputs, out: &mut [f32]) {
         let mut p = Vec::new();
-        for group in self.groups.iter() {
-            self.probabilities(x, group, &mut p);
+        let mut shared = Vec::new();
+        for group in &self.heads.groups {
+            if self.is_apart(group) {
+                self.group_scores(x, group, 1.0 - self.own_share, &mut shared);
+                for &head in group {
+                    self.scores_apart(x, head, &shared, &mut p);
+                    self.softmax(x, &mut p);
+                    self.mix(x, head, &p, out);
+                }
+                continue;
+            }
+            self.group_scores(x, group, 1.0, &mut p);
+            self.softmax(x, &mut p);
             for &head in group {
-                let dst = MatMut::strided(
-                    &mut out[head * self.head_dim..],
-                    x.q_len,
-                    self.head_dim,
-                    self.q_width,
-                );
-                gemm(
-                    dst,
-                    Mat::new(&p, x.q_len, x.k_len),
-                    self.kv_head(x.v, x.k_len, head),
-                    1.0,
-                    false,
-                    false,
-                );
+                self.mix(x, head, &p, out);
             }
         }
     }
 
-    /// `dP = sum_i dO_i V_i^T`, `dS = scale P (dP - rowsum(dP P))`, `dQ_i = dS K_i`,
-    /// `dK_i += dS^T Q_i`, `dV_i += P^T dO_i`.
-    fn segment_backward(
+    fn segment_backward(&self, x: Inputs, grad: &[f32], out: &mut Gradients<'_>) {
+        for group in &self.heads.groups {
+            if self.is_apart(group) {
+                self.group_backward_apart(x, grad, group, out);
+            } else {
+                self.group_backward(x, grad, group, out);
+            }
+        }
+    }
+
+    /// `dP (+)= dO_i V_i^T`, `dV_i += P^T dO_i`.
+    fn mix_backward(
         &self,
         x: Inputs,
         grad: &[f32],
-        dq: &mut [f32],
-        dk: &mut [f32],
-        dv: &mut [f32],
+        head: usize,
+        p: &[f32],
+        (dp, add): (&mut [f32], bool),
+        out: &mut Gradients<'_>,
     ) {
+        let g = self.q_head(grad, x.q_len, head);
+        let v = self.kv_head(x.v, x.k_len, head);
+        gemm(MatMut::new(dp, x.q_len, x.k_len), g, v.t(), 1.0, add, false);
+        let dst = MatMut::strided(
+            &mut out.v[self.kv_offset(head)..],
+            x.k_len,
+            self.head_dim,
+            self.kv_width,
+        );
+        gemm(dst, Mat::new(p, x.q_len, x.k_len).t(), g, 1.0, true, false);
+    }
+
+    /// `dQ_i = scale dS K_i`, `dK_i += scale dS^T Q_i`.
+    fn scores_backward(
+        &self,
+        x: Inputs,
+        head: usize,
+        ds: &[f32],
+        scale: f32,
+        out: &mut Gradients<'_>,
+    ) {
+        let s = Mat::new(ds, x.q_len, x.k_len);
+        let dst = MatMut::strided(
+            &mut out.q[head * self.head_dim..],
+            x.q_len,
+            self.head_dim,
+            self.q_width,
+        );
+        gemm(
+            dst,
+            s,
+            self.kv_head(x.k, x.k_len, head),
+            scale,
+            false,
+            false,
+        );
+        let dst = MatMut::strided(
+            &mut out.k[self.kv_offset(head)..],
+            x.k_len,
+            self.head_dim,
+            self.kv_width,
+        );
+        let q = self.q_head(x.q, x.q_len, head);
+        gemm(dst, s.t(), q, scale, true, false);
+    }
+
+    /// With one softmax: `dP = sum_i dO_i V_i^T`, `dS = P (dP - rowsum(dP P))`.
+    fn group_backward(&self, x: Inputs, grad: &[f32], group: &[usize], out: &mut Gradients<'_>) {
         let mut p = Vec::new();
+        self.group_scores(x, group, 1.0, &mut p);
+        self.softmax(x, &mut p);
         let mut ds = vec![0f32; x.q_len * x.k_len];
-        for group in self.groups.iter() {
-            self.probabilities(x, group, &mut p);
-            for (nth, &head) in group.iter().enumerate() {
-                let g = self.q_head(grad, x.q_len, head);
-                let v = self.kv_head(x.v, x.k_len, head);
-                gemm(
-                    MatMut::new(&mut ds, x.q_len, x.k_len),
-                    g,
-                    v.t(),
-                    1.0,
-                    nth > 0,
-                    false,
-                );
-                let dst = MatMut::strided(
-                    &mut dv[self.kv_offset(head)..],
-                    x.k_len,
-                    self.head_dim,
-                    self.kv_width,
-                );
-                gemm(dst, Mat::new(&p, x.q_len, x.k_len).t(), g, 1.0, true, false);
-            }
-            for (ds, p) in ds.chunks_exact_mut(x.k_len).zip(p.chunks_exact(x.k_len)) {
-                let mean = dot(ds, p);
-                for (ds, &p) in ds.iter_mut().zip(p) {
-                    *ds = self.scale * p * (*ds - mean);
-                }
-            }
-            for &head in group {
-                let s = Mat::new(&ds, x.q_len, x.k_len);
-                let dst = MatMut::strided(
-                    &mut dq[head * self.head_dim..],
-                    x.q_len,
-                    self.head_dim,
-                    self.q_width,
-                );
-                gemm(dst, s, self.kv_head(x.k, x.k_len, head), 1.0, false, false);
-                let dst = MatMut::strided(
-                    &mut dk[self.kv_offset(head)..],
-                    x.k_len,
-                    self.head_dim,
-                    self.kv_width,
-                );
-                gemm(
-                    dst,
-                    s.t(),
-                    self.q_head(x.q, x.q_len, head),
-                    1.0,
-                    true,
-                    false,
-                );
-            }
+        for (nth, &head) in group.iter().enumerate() {
+            self.mix_backward(x, grad, head, &p, (&mut ds, nth > 0), out);
+        }
+        // The largest scale goes into dS, and what the others are of it into the products.
+        let scales = group.iter().map(|&head| self.scale(head));
+        let scale = scales.fold(0f32, |most, s| if s.abs() > most.abs() { s } else { most });
+        softmax_backward(&mut ds, &p, x.k_len, scale);
+        for &head in group {
+            let of_it = if scale == 0.0 {
+                0.0
+            } else {
+                self.scale(head) / scale
+            };
+            self.scores_backward(x, head, &ds, of_it, out);
+        }
+    }
+
+    /// With softmaxes of their own: `dS_i` of each head goes to its own scores by `own_share`, and
+    /// by the rest to those of all heads of the group.
+    fn group_backward_apart(
+        &self,
+        x: Inputs,
+        grad: &[f32],
+        group: &[usize],
+        out: &mut Gradients<'_>,
+    ) {
+        let mut shared = Vec::new();
+        self.group_scores(x, group, 1.0 - self.own_share, &mut shared);
+        let mut p = Vec::new();
+        let mut total = vec![0f32; shared.len()];
+        let mut each = Vec::with_capacity(group.len());
+        for &head in group {
+            self.scores_apart(x, head, &shared, &mut p);
+            self.softmax(x, &mut p);
+            let mut ds = vec![0f32; shared.len()];
+            self.mix_backward(x, grad, head, &p, (&mut ds, false), out);
+            softmax_backward(&mut ds, &p, x.k_len, 1.0);
+            total.iter_mut().zip(&ds).for_each(|(sum, d)| *sum += d);
+            each.push(ds);
+        }
+        for (&head, mut ds) in group.iter().zip(each) {
+            let of_group = (1.0 - self.own_share) * self.scale(head);
+            let own = self.own_scale();
+            ds.iter_mut()
+                .zip(&total)
+                .for_each(|(d, sum)| *d = own * *d + of_group * sum);
+            self.scores_backward(x, head, &ds, 1.0, out);
+        }
+    }
+}
+
+/// Gradients of one segment's queries, keys and values, to be added to.
+struct Gradients<'a> {
+    q: &'a mut [f32],
+    k: &'a mut [f32],
+    v: &'a mut [f32],
+}
+
+/// `dS = scale P (dP - rowsum(dP P))` in the place of `dP`.
+fn softmax_backward(dp: &mut [f32], p: &[f32], width: usize, scale: f32) {
+    for (ds, p) in dp.chunks_exact_mut(width).zip(p.chunks_exact(width)) {
+        let mean = dot(ds, p);
+        for (ds, &p) in ds.iter_mut().zip(p) {
+            *ds = scale * p * (*ds - mean);
         }
     }
 }
@@ -318,10 +435,15 @@ impl CustomOp3 for Attention {
             with_floats(k, name, |k| {
                 with_floats(v, name, |v| {
                     with_floats(grad, name, |grad| {
-                        out.for_each(|(((dq, dk), dv), segment)| {
+                        out.for_each(|(((q_grad, k_grad), v_grad), segment)| {
                             let rows = segment.q_start * self.q_width..;
                             let grad = &grad[rows][..segment.q_len * self.q_width];
-                            self.segment_backward(self.inputs(segment, q, k, v), grad, dq, dk, dv);
+                            let mut out = Gradients {
+                                q: q_grad,
+                                k: k_grad,
+                                v: v_grad,
+                            };
+                            self.segment_backward(self.inputs(segment, q, k, v), grad, &mut out);
                         })
                     })
                 })

@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::{Mat, MatMut, gemm};
+use crate::LayerHeads;
 
 /// Consecutive positions: keys and values, each `[rows, KV * D]`.
 #[derive(Clone, Copy)]
@@ -20,13 +21,11 @@ pub struct Queries<'a> {
 
 /// What is the same for all sequences of a layer.
 pub struct CachedAttention<'a> {
-    /// Query heads that share a softmax.
-    pub groups: &'a [Vec<usize>],
+    pub heads: &'a LayerHeads,
     pub head_dim: usize,
     /// Widths of a row of queries (`H * D`) and of keys (`KV * D`).
     pub q_width: usize,
     pub kv_width: usize,
-    pub scale: f32,
 }
 
 impl CachedAttention<'_> {
@@ -56,8 +55,9 @@ impl CachedAttention<'_> {
         let rows = |piece: &Positions<'_>| piece.keys.len() / self.kv_width;
         let k_len = sequence.pieces.iter().map(rows).sum::<usize>();
         let mut p = vec![0f32; q_len * k_len];
-        for group in self.groups {
+        for group in &self.heads.groups {
             for (nth, &head) in group.iter().enumerate() {
+                let scale = self.heads.scales[head] as f32;
                 let q = Mat::strided(
                     &q[head * self.head_dim..],
                     q_len,
@@ -69,7 +69,7 @@ impl CachedAttention<'_> {
                     let len = rows(piece);
                     let dst = MatMut::strided(&mut p[column..], q_len, len, k_len);
                     let keys = self.kv_head(piece.keys, len, head);
-                    gemm(dst, q, keys.t(), self.scale, nth > 0, false);
+                    gemm(dst, q, keys.t(), scale, nth > 0, false);
                     column += len;
                 }
             }
@@ -133,7 +133,11 @@ mod tests {
         let q = values(5 * q_width, 2_654_435_761);
         let k = values(9 * kv_width, 2_246_822_519);
         let v = values(9 * kv_width, 3_266_489_917);
-        let groups = vec![vec![0, 3], vec![1], vec![2, 4, 5]];
+        // One head is left out, and each has a factor of its own.
+        let layer = LayerHeads {
+            groups: vec![vec![0, 3], vec![1], vec![2, 5]],
+            scales: vec![0.3, 0.2, -0.1, 0.25, 0.0, 0.4],
+        };
         let tensor = |values: &[f32], width: usize| {
             Tensor::from_slice(values, (values.len() / width, width), &Device::Cpu).unwrap()
         };
@@ -148,18 +152,17 @@ mod tests {
             &tensor(&k, kv_width),
             &tensor(&v, kv_width),
             &Arc::new(vec![segment]),
-            &Arc::new(groups.clone()),
+            &Arc::new(layer.clone()),
             head_dim,
-            0.3,
+            0.0,
             None,
         );
         let expected: Vec<f32> = expected.unwrap().flatten_all().unwrap().to_vec1().unwrap();
         let cached = CachedAttention {
-            groups: &groups,
+            heads: &layer,
             head_dim,
             q_width,
             kv_width,
-            scale: 0.3,
         };
         for cuts in [vec![9], vec![1, 9], vec![3, 4, 9], vec![7, 9]] {
             let mut start = 0;

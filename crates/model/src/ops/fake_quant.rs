@@ -69,11 +69,46 @@ fn half_up(value: f64, units: f64) -> f64 {
 /// # Errors
 /// When the tensor is not f32, contiguous and on the CPU.
 pub fn round_to(x: &Tensor, units: f64) -> Result<Tensor> {
-    x.apply_op1(RoundTo { units })
+    x.apply_op1(RoundTo {
+        units: vec![units],
+        run: 1,
+    })
 }
 
+/// As [`round_to`], each column of `x [N, width]` with units of its own.
+///
+/// # Errors
+/// As [`round_to`].
+pub fn round_columns_to(x: &Tensor, units: Vec<f64>) -> Result<Tensor> {
+    x.apply_op1(RoundTo { units, run: 1 })
+}
+
+/// `run` neighbors share units; the list begins anew behind its end. Units of zero leave a value as
+/// it is.
 struct RoundTo {
-    units: f64,
+    units: Vec<f64>,
+    run: usize,
+}
+
+impl RoundTo {
+    fn round(&self, first: usize, x: &[f32], y: &mut [f32]) {
+        let nearest = |x: f32, units: f64| {
+            if units == 0.0 {
+                x
+            } else {
+                (half_up(f64::from(x), units) / units) as f32
+            }
+        };
+        if let [units] = self.units[..] {
+            y.iter_mut()
+                .zip(x)
+                .for_each(|(y, &x)| *y = nearest(x, units));
+            return;
+        }
+        for (i, (y, &x)) in (first..).zip(y.iter_mut().zip(x)) {
+            *y = nearest(x, self.units[i / self.run % self.units.len()]);
+        }
+    }
 }
 
 impl CustomOp1 for RoundTo {
@@ -87,11 +122,8 @@ impl CustomOp1 for RoundTo {
         let chunk = 512 * ROWS_PER_TASK;
         y.par_chunks_mut(chunk)
             .zip(x.par_chunks(chunk))
-            .for_each(|(y, x)| {
-                y.iter_mut().zip(x).for_each(|(y, &x)| {
-                    *y = (half_up(f64::from(x), self.units) / self.units) as f32
-                });
-            });
+            .enumerate()
+            .for_each(|(nth, (y, x))| self.round(nth * chunk, x, y));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -101,58 +133,66 @@ impl CustomOp1 for RoundTo {
 }
 
 /// A public matrix `[out, in]` with 16-bit weights on one power of two per row, as the program
-/// holds it. `columns` are the gains in front of it, which the program folds in before it rounds.
+/// holds it. `columns` are the gains in front of it and `rows` factors of its rows, which the
+/// program folds in before it rounds.
 ///
 /// # Errors
 /// From candle.
 pub fn round_weight(
     weight: &Tensor,
     columns: Option<&Tensor>,
-    factor: f64,
+    rows: Option<&[f64]>,
     format: FakeQuant,
 ) -> Result<Tensor> {
     let width = weight.dim(1)?;
     let mut values: Vec<f32> = weight.flatten_all()?.to_vec1()?;
-    let columns: Vec<f64> = gains(columns, width)?.iter().map(|c| c * factor).collect();
-    values.par_chunks_mut(width).for_each(|row| {
-        let largest = row
-            .iter()
-            .zip(&columns)
-            .fold(0f64, |m, (w, c)| m.max((f64::from(*w) * c).abs()));
-        let bits = (0..format.weight_frac_bits)
-            .take_while(|&b| (largest * f64::from(b + 1).exp2()).round() <= 32767.0)
-            .count();
-        let units = (bits as f64).exp2();
-        for (w, c) in row.iter_mut().zip(&columns).filter(|(_, c)| **c != 0.0) {
-            *w = ((f64::from(*w) * c * units).round_ties_even() / units / c) as f32;
-        }
-    });
+    let gains = gains(columns, width)?;
+    values
+        .par_chunks_mut(width)
+        .enumerate()
+        .for_each(|(i, row)| {
+            let factor = rows.map_or(1.0, |rows| rows[i]);
+            let columns: Vec<f64> = gains.iter().map(|c| c * factor).collect();
+            let largest = row
+                .iter()
+                .zip(&columns)
+                .fold(0f64, |m, (w, c)| m.max((f64::from(*w) * c).abs()));
+            let bits = (0..format.weight_frac_bits)
+                .take_while(|&b| (largest * f64::from(b + 1).exp2()).round() <= 32767.0)
+                .count();
+            let units = (bits as f64).exp2();
+            for (w, c) in row.iter_mut().zip(&columns).filter(|(_, c)| **c != 0.0) {
+                *w = ((f64::from(*w) * c * units).round_ties_even() / units / c) as f32;
+            }
+        });
     Tensor::from_vec(values, weight.shape(), weight.device())
 }
 
-/// Low-rank factors `A [rank, in]`, `B [out, rank]` on the grids that the program gives them;
-/// gradients pass unchanged.
+/// Low-rank factors `A [rank, in]`, `B [out, rank]` on the grids that the program gives them, with
+/// `columns` and `rows` as in [`round_weight`]; gradients pass unchanged.
 ///
 /// # Errors
 /// From candle.
 pub fn round_factors(
     (a, b): (&Tensor, &Tensor),
     columns: Option<&Tensor>,
+    rows: Option<&[f64]>,
     scale: f64,
     format: FakeQuant,
 ) -> Result<(Tensor, Tensor)> {
     let width = a.dim(1)?;
+    let rank = b.dim(1)?;
     let columns = gains(columns, width)?;
-    let largest = |tensor: &Tensor, factors: &[f64]| -> Result<f64> {
+    let rows: Vec<f64> = rows.unwrap_or(&[1.0]).iter().map(|f| f * scale).collect();
+    let largest = |tensor: &Tensor, factors: &[f64], run: usize| -> Result<f64> {
         let values: Vec<f32> = tensor.detach().flatten_all()?.to_vec1()?;
-        let each = values
-            .iter()
-            .zip(factors.iter().cycle())
-            .map(|(v, f)| (f64::from(*v) * f).abs());
+        let factor = |i: usize| factors[i / run % factors.len()];
+        let each = (0..).zip(&values);
+        let each = each.map(|(i, v)| (f64::from(*v) * factor(i)).abs());
         Ok(each.fold(0.0, f64::max))
     };
-    let max_a = largest(a, &columns)?;
-    let max_b = largest(b, &[scale])?;
+    let max_a = largest(a, &columns, 1)?;
+    let max_b = largest(b, &rows, rank)?;
     let tilt = if max_a > 0.0 && max_b > 0.0 {
         ((max_b / max_a).log2() / 2.0).round() as i32
     } else {
@@ -163,7 +203,12 @@ pub fn round_factors(
     let a = a.apply_op1(RoundColumns {
         units: columns.iter().map(|c| c * units).collect(),
     })?;
-    Ok((a, round_to(b, scale * f64::from(half - tilt).exp2())?))
+    let units = f64::from(half - tilt).exp2();
+    let b = b.apply_op1(RoundTo {
+        units: rows.iter().map(|f| f * units).collect(),
+        run: rank,
+    })?;
+    Ok((a, b))
 }
 
 fn gains(columns: Option<&Tensor>, width: usize) -> Result<Vec<f64>> {
