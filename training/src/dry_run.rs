@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use marill_model::Transforms;
 use marill_recipe::Recipe;
 use serde::Serialize;
 
-use crate::{Estimate, TrainError, TrainOptions, output::DataNotes, trainer::Run};
+use crate::{Estimate, HeadError, TrainError, TrainOptions, output::DataNotes, trainer::Run};
 
 /// Tokens of a trial micro-batch.
 const TRIAL_TOKENS: usize = 256;
@@ -18,6 +19,12 @@ const INIT_ROWS: usize = 8;
 #[derive(Debug, Clone, Serialize)]
 pub struct DryRun {
     pub estimate: Estimate,
+    /// What would become of the architecture.
+    #[serde(skip)]
+    pub transforms: Transforms,
+    /// What was measured of each private layer's heads; empty where nothing was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub heads: Vec<HeadError>,
     /// Whether the run would keep one layer's graph at a time.
     pub gradient_checkpointing: bool,
     /// The peak of the training process, without the export behind it.
@@ -58,6 +65,8 @@ pub fn dry_run(recipe: &Recipe, options: &TrainOptions) -> Result<DryRun, TrainE
         gradient_checkpointing: run.in_blocks,
         memory_bytes: estimate.memory_bytes(run.in_blocks),
         data: run.samples.notes,
+        transforms: run.transforms,
+        heads: run.head_errors,
         seconds,
         tokens_per_second: estimate.tokens as f64 / seconds.max(1e-9),
         seconds_a_new_token: fresh,

@@ -8,12 +8,14 @@
 
 mod activations;
 mod batches;
+mod calibration;
 mod data_init;
 mod directions;
 mod distill;
 mod dry_run;
 mod error;
 mod estimate;
+mod heads;
 mod objective;
 mod optimizer;
 mod options;
@@ -30,8 +32,8 @@ pub use dry_run::{DryRun, dry_run};
 pub use error::TrainError;
 pub use estimate::{Estimate, peak_memory_bytes};
 pub use options::TrainOptions;
-pub use output::{DataNotes, Progress, TrainReport};
+pub use output::{DataNotes, HeadError, Progress, TrainReport};
 pub use rng::Rng;
 pub use samples::{Sample, end_token, prompt_text, prompt_tokens, some_rows};
 pub use scratch::{CHATML, SPECIAL_TOKENS, train_tokenizer};
-pub use trainer::{train, transforms_for};
+pub use trainer::train;

@@ -19,6 +19,8 @@ pub(crate) struct Pass<'a> {
     pub dropout: Option<Dropout>,
     /// The private layers compute with the secure program's values.
     pub fake_quant: Option<FakeQuant>,
+    /// How much of its own scores a merged head still has.
+    pub own_share: f32,
     pub stage: Stage,
     /// What the teacher says to this batch, as far as the stage asks.
     pub said: Said,
@@ -60,6 +62,7 @@ impl Pass<'_> {
         Rows {
             dropout: self.dropout,
             fake_quant: self.fake_quant,
+            own_share: self.own_share,
             ..Rows::packed(&lengths)
         }
     }

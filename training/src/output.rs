@@ -96,6 +96,18 @@ impl std::fmt::Display for DataNotes {
     }
 }
 
+/// How far one private layer's attention block is off with the heads that it has got.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HeadError {
+    /// Counted over the whole model.
+    pub layer: usize,
+    /// Mean squared change of the block's output on calibration rows, relative to the residual
+    /// stream; where the layer was left whole, what it would have been.
+    pub error: f64,
+    /// Whether the layer was left whole.
+    pub kept: bool,
+}
+
 /// What a finished run leaves behind.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrainReport {
@@ -114,6 +126,9 @@ pub struct TrainReport {
     pub val_loss: Option<f64>,
     pub trained_parameters: usize,
     pub data: DataNotes,
+    /// What was measured of each private layer's heads; empty where nothing was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub heads: Vec<HeadError>,
     /// Where a resumed run has another number of steps: those of the earlier plan, and those done
     /// by then. The learning rate and the stages follow the new plan from there on.
     #[serde(skip_serializing_if = "Option::is_none")]

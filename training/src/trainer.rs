@@ -4,13 +4,11 @@ use std::{path::PathBuf, sync::atomic::Ordering, time::Instant};
 
 use candle_core::Tensor;
 use marill_model::{
-    Adapter, Checkpoint, HeadMerge, Llama, LoraConfig, ModelConfig, TensorDtype, Transforms,
-    adjacent_groups,
+    Adapter, Checkpoint, HeadTransform, Llama, LoraConfig, ModelConfig, TensorDtype, Transforms,
     ops::{Dropout, FakeQuant},
-    strided_groups,
 };
 use marill_numeric::NumericSpec;
-use marill_recipe::{Checkpointing, Grouping, Init, Recipe, RecipeError, locate};
+use marill_recipe::{Checkpointing, Init, Recipe, RecipeError, locate};
 
 use crate::{
     Rng, TrainError,
@@ -18,10 +16,11 @@ use crate::{
     batches::{Plan, Step},
     distill::{Distillation, Said},
     estimate::{Estimate, peak_memory_bytes},
+    heads,
     objective::{Pass, stage_of},
     optimizer::learning_rate,
     options::TrainOptions,
-    output::{self, Progress, TrainReport},
+    output::{self, HeadError, Progress, TrainReport},
     params::Params,
     samples::{self, Samples},
     scratch, state,
@@ -116,46 +115,16 @@ fn base_model(recipe: &Recipe, options: &TrainOptions) -> Result<Checkpoint, Tra
     Ok(Checkpoint::open_ignoring(&path, &recipe.model.ignore)?)
 }
 
-/// What a recipe changes about an architecture.
+/// What a recipe changes about an architecture, with the heads that were chosen.
 ///
 /// # Errors
-/// [`TrainError::Setting`] for head groups that do not fit, [`TrainError::Model`] for the rest.
-pub fn transforms_for(recipe: &Recipe, config: &dyn ModelConfig) -> Result<Transforms, TrainError> {
+/// [`TrainError::Setting`] for a rank that does not fit, [`TrainError::Model`] for the rest.
+fn transforms_with(
+    recipe: &Recipe,
+    config: &dyn ModelConfig,
+    heads: Option<HeadTransform>,
+) -> Result<Transforms, TrainError> {
     let frozen_layers = recipe.freeze.layers;
-    let heads = match &recipe.heads {
-        Some(heads) if heads.merge > 1 => {
-            let groups = match heads.grouping {
-                Grouping::Strided => strided_groups(config, heads.merge),
-                Grouping::Adjacent => adjacent_groups(config, heads.merge, heads.allow_kv_collapse),
-            };
-            let hint = match heads.grouping {
-                Grouping::Adjacent => {
-                    "\n\n\
-                     hint: use `grouping = \"strided\"`, or accept the loss of rank with \
-                     `allow_kv_collapse = true`"
-                }
-                Grouping::Strided => "",
-            };
-            let groups = groups.map_err(|e| TrainError::Setting {
-                key: "heads",
-                reason: e + hint,
-            })?;
-            Some(HeadMerge {
-                merge: heads.merge,
-                grouping: if heads.grouping == Grouping::Strided {
-                    "strided"
-                } else {
-                    "adjacent"
-                }
-                .into(),
-                groups: vec![groups; config.num_hidden_layers().saturating_sub(frozen_layers)],
-                scale: heads
-                    .scale
-                    .unwrap_or(1.0 / ((heads.merge * config.head_dim()) as f64).sqrt()),
-            })
-        }
-        _ => None,
-    };
     let lora = recipe.lora.as_ref().map(|l| LoraConfig {
         rank: l.rank,
         alpha: l.alpha,
@@ -213,6 +182,8 @@ pub(crate) struct Run<'a> {
     options: &'a TrainOptions,
     base: Checkpoint,
     pub(crate) transforms: Transforms,
+    /// What was measured of the heads.
+    pub(crate) head_errors: Vec<HeadError>,
     pub(crate) samples: Samples,
     pub(crate) params: Params,
     pub(crate) decoder: Llama,
@@ -240,8 +211,9 @@ pub(crate) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(crate) fn new(recipe: &'a Recipe, options: &'a TrainOptions) -> Result<Self, TrainError> {
         let base = base_model(recipe, options)?;
-        let transforms = transforms_for(recipe, &base.config)?;
         let samples = samples::load(recipe, &options.recipe_dir, &base)?;
+        let (heads, head_errors) = heads::choose(recipe, &base, &samples.train)?;
+        let transforms = transforms_with(recipe, &base.config, heads)?;
         let params = if transforms.lora.is_some() {
             Params::lora(&base, &transforms, recipe.train.seed)?
         } else {
@@ -273,6 +245,7 @@ impl<'a> Run<'a> {
             options,
             base,
             transforms,
+            head_errors,
             samples,
             params,
             decoder,
@@ -445,6 +418,7 @@ impl<'a> Run<'a> {
             None => Said::default(),
         };
         let dropout = self.dropout(step, nth);
+        let own_share = self.own_share(step);
         let fake_quant = (step.saturating_add(self.recipe.train.quantize_last_steps)
             > self.plan.len())
         .then(fake_quant);
@@ -460,6 +434,7 @@ impl<'a> Run<'a> {
             batch,
             dropout,
             fake_quant,
+            own_share,
             stage,
             said,
             targets,
@@ -474,6 +449,19 @@ impl<'a> Run<'a> {
         };
         self.params.all_reached()?;
         Ok(f64::from(loss))
+    }
+
+    /// How much of its own scores a merged head still has in a step (from 1): from all of them down
+    /// to none.
+    fn own_share(&self, step: usize) -> f32 {
+        let share = self.recipe.heads.as_ref().map_or(0.0, |h| h.progressive);
+        let over = share * self.plan.len() as f64;
+        let gone = (step - 1) as f64;
+        if gone >= over {
+            0.0
+        } else {
+            (1.0 - gone / over) as f32
+        }
     }
 
     fn dropout(&self, step: usize, micro_batch: usize) -> Option<Dropout> {
@@ -514,6 +502,7 @@ impl<'a> Run<'a> {
                 samples,
                 batch,
                 dropout,
+                own_share: 0.0,
                 fake_quant,
                 stage,
                 said,
@@ -583,6 +572,7 @@ impl<'a> Run<'a> {
             val_loss: self.history.iter().rev().find_map(|p| p.val_loss),
             trained_parameters,
             data: self.samples.notes,
+            heads: self.head_errors,
             replanned: self.replanned,
             cached_rows: self.activations.found,
             cache_note: self.activations.note,

@@ -21,6 +21,6 @@ pub use locate::locate;
 pub use read::{Numbered, Record, read_records, read_text};
 pub use recipe::{
     Architecture, Checkpointing, Data, Dataset, Distill, Eval, Export, Format, Freeze, Grouping,
-    Heads, Init, Lora, LoraInit, Model, Optimizer, Output, Recipe, Schedule, Stage, Style,
+    Heads, Init, Lora, LoraInit, Method, Model, Optimizer, Output, Recipe, Schedule, Stage, Style,
     TokenizerSpec, Train, TrainOn,
 };

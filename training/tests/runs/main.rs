@@ -3,6 +3,7 @@
 
 mod cost;
 mod data;
+mod heads;
 mod init;
 mod learning;
 mod place;

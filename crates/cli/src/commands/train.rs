@@ -15,7 +15,7 @@ use anyhow::Context;
 use marill_partition::{ExportReport, MANIFEST_FILE};
 use marill_recipe::Recipe;
 use marill_report::{bytes, count};
-use marill_training::{TrainError, TrainOptions, TrainReport, train};
+use marill_training::{HeadError, TrainError, TrainOptions, TrainReport, train};
 
 use crate::{
     args::{base_model::Search, folders::default_cache, model_dir::EXPORT_FOLDER},
@@ -212,6 +212,23 @@ pub fn train_and_export(
     Ok((report, Some(exported)))
 }
 
+/// What was measured of the heads, where anything was.
+fn measured_heads(layers: &[HeadError]) -> Option<String> {
+    let errors = layers.iter().map(|layer| layer.error);
+    let least = errors.clone().reduce(f64::min)?;
+    let most = errors.reduce(f64::max)?;
+    let kept = layers.iter().filter(|layer| layer.kept);
+    let kept: Vec<String> = kept.map(|layer| layer.layer.to_string()).collect();
+    let whole = match kept.is_empty() {
+        true => String::new(),
+        false => format!("; left whole: layers {}", kept.join(", ")),
+    };
+    Some(format!(
+        "attention blocks change by {least:.2e} to {most:.2e} of the residual stream, squared, \
+         measured on training rows{whole}"
+    ))
+}
+
 /// What a run has to say behind its progress.
 fn print_notes(report: &TrainReport, quiet: bool) {
     eprint!("{}", report.data);
@@ -222,6 +239,9 @@ fn print_notes(report: &TrainReport, quiet: bool) {
              uninterrupted run",
             report.steps
         );
+    }
+    if let Some(heads) = measured_heads(&report.heads) {
+        eprintln!("heads: {heads}");
     }
     if let Some(note) = &report.cache_note {
         eprintln!("note: the outputs of the frozen layers are not kept for later runs: {note}");

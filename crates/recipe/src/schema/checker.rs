@@ -140,18 +140,19 @@ impl Checker<'_> {
                     span,
                 ),
             },
-            Kind::Texts | Kind::Paths | Kind::Some(_) => match inner.as_array() {
+            Kind::Texts | Kind::Paths | Kind::Some(_) | Kind::Wholes => match inner.as_array() {
                 Some(rows) => {
                     let each = match kind {
                         Kind::Some(words) => OneOf(words),
                         Kind::Paths => Path,
+                        Kind::Wholes => Whole(0),
                         _ => Text,
                     };
                     for row in rows {
                         self.value(path, row, each);
                     }
                 }
-                None => self.wrong(path, "a list of texts", inner, span),
+                None => self.wrong(path, kind.list(), inner, span),
             },
             Kind::Text | Kind::Path if inner.as_str().is_none() => {
                 self.wrong(path, "a text", inner, span)

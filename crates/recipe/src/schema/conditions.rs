@@ -1,6 +1,9 @@
 //! Conditions between the keys of a recipe.
 
-use crate::{Dataset, Distill, Format, Lora, LoraInit, Problem, Recipe, RecipeError, Style};
+use crate::{
+    Dataset, Distill, Format, Grouping, Heads, Lora, LoraInit, Method, Problem, Recipe,
+    RecipeError, Style,
+};
 
 /// Takes message and hint of a mistake.
 type Add<'a> = dyn FnMut(&str, &str) + 'a;
@@ -18,6 +21,9 @@ pub(super) fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError
     check_model(recipe, &mut add);
     if let Some(lora) = &recipe.lora {
         check_lora(lora, &mut add);
+    }
+    if let Some(heads) = &recipe.heads {
+        check_heads(heads, &mut add);
     }
     for dataset in &recipe.dataset {
         check_dataset(dataset, &mut add);
@@ -102,6 +108,59 @@ fn check_lora(lora: &Lora, add: &mut Add<'_>) {
                 "name the module there too, or drop its rank",
             );
         }
+    }
+}
+
+fn check_heads(heads: &Heads, add: &mut Add<'_>) {
+    let prunes = heads.method == Method::Prune;
+    if prunes && heads.grouping != Grouping::Measured {
+        add(
+            "`heads.method = \"prune\"` leaves the heads that matter most, which is measured",
+            "write `grouping = \"measured\"`",
+        );
+    }
+    let of_groups = [
+        ("fit_scales", heads.fit_scales),
+        ("progressive", heads.progressive > 0.0),
+        ("allow_kv_collapse", heads.allow_kv_collapse),
+    ];
+    for (key, _) in of_groups.into_iter().filter(|(_, set)| prunes && *set) {
+        add(
+            &format!("`heads.{key}` is about groups, and `method = \"prune\"` has none"),
+            "leave it out",
+        );
+    }
+    if heads.fit_scales && heads.scale.is_some() {
+        add(
+            "`heads.scale` says what `heads.fit_scales` measures",
+            "leave one out",
+        );
+    }
+    if heads.keep > 0 && !heads.keep_layers.is_empty() {
+        add(
+            "`heads.keep` measures which layers stay whole, and `heads.keep_layers` names them",
+            "leave one out",
+        );
+    }
+    if let Some(twice) = repeated(&heads.keep_layers) {
+        add(
+            &format!("`heads.keep_layers` has {twice} twice"),
+            "name each once",
+        );
+    }
+    let whole = heads.keep > 0 || !heads.keep_layers.is_empty();
+    let says_how = prunes || heads.fit_scales || whole || heads.progressive > 0.0;
+    if heads.merge == 1 && says_how {
+        add(
+            "`heads.merge = 1` changes no head, and other keys say how",
+            "drop `[heads]`, or merge more heads",
+        );
+    }
+    if !heads.is_measured() && heads.has_calibration_rows() {
+        add(
+            "`heads.calibration_rows` is about what is measured, and nothing is",
+            "leave it out, or write `grouping = \"measured\"`",
+        );
     }
 }
 
@@ -222,7 +281,7 @@ fn without_use(dataset: &Dataset) -> Vec<&'static str> {
         .collect()
 }
 
-fn repeated(names: &[String]) -> Option<&String> {
+fn repeated<T: PartialEq>(names: &[T]) -> Option<&T> {
     names
         .iter()
         .enumerate()

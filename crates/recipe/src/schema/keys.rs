@@ -23,11 +23,23 @@ pub(super) enum Kind {
     UpTo(f64),
     Flag,
     Texts,
+    /// A list of whole numbers.
+    Wholes,
     Paths,
     /// A list out of these.
     Some(&'static [&'static str]),
     Table(&'static [(&'static str, Kind)]),
     Tables(&'static [(&'static str, Kind)]),
+}
+
+impl Kind {
+    /// What a list of it is called.
+    pub(super) fn list(self) -> &'static str {
+        match self {
+            Self::Wholes => "a list of whole numbers",
+            _ => "a list of texts",
+        }
+    }
 }
 
 use Kind::{AtLeast, Flag, Number, OneOf, Path, Paths, Positive, Text, Texts, UpTo, Whole, Within};
@@ -158,9 +170,15 @@ pub(super) const ROOT: &[(&str, Kind)] = &[
         "heads",
         Kind::Table(&[
             ("merge", Within(1, MANY)),
-            ("grouping", OneOf(&["strided", "adjacent"])),
+            ("method", OneOf(&["merge", "prune"])),
+            ("grouping", OneOf(&["strided", "adjacent", "measured"])),
             ("scale", Number(1e-6, 1e3)),
             ("allow_kv_collapse", Flag),
+            ("fit_scales", Flag),
+            ("keep", Within(0, MANY)),
+            ("keep_layers", Kind::Wholes),
+            ("progressive", Number(0.0, 1.0)),
+            ("calibration_rows", Within(1, MANY)),
         ]),
     ),
     ("approx", Kind::Table(&[("activation", OneOf(&["quad"]))])),

@@ -2,12 +2,12 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use marill_model::{Checkpoint, LoraConfig};
+use marill_model::{Checkpoint, LoraConfig, Transforms};
 use marill_mpc::{MaskedAdapter, PrivateForm, tally_decode, tally_prefill};
 use marill_partition::program_spec;
 use marill_recipe::{Init, Recipe};
 use marill_report::{bytes, count};
-use marill_training::{DryRun, TrainOptions, dry_run, transforms_for};
+use marill_training::{DryRun, TrainOptions, dry_run};
 use serde_json::{Value, json};
 
 use crate::{
@@ -35,7 +35,8 @@ pub fn run(recipe: &Recipe, options: &TrainOptions, json: bool) -> anyhow::Resul
     let secure = if can_be_private {
         // Both forms keep exactly what is trained.
         let private_bytes = dry_run.estimate.trained_parameters as u64 * 4;
-        Some(secure_cost(recipe, options, private_bytes).map_err(BadInput)?)
+        let transforms = &dry_run.transforms;
+        Some(secure_cost(recipe, options, transforms, private_bytes).map_err(BadInput)?)
     } else {
         None
     };
@@ -73,6 +74,9 @@ fn print_training(dry_run: &DryRun, low_rank: bool) {
     let estimate = &dry_run.estimate;
     let size = |value: usize| bytes(value as u64);
     eprint!("{}", dry_run.data);
+    if let Some(heads) = super::measured_heads(&dry_run.heads) {
+        println!("heads              {heads}");
+    }
     println!(
         "trained            {} parameters",
         count(estimate.trained_parameters as u64)
@@ -123,6 +127,7 @@ fn print_training(dry_run: &DryRun, low_rank: bool) {
 fn secure_cost(
     recipe: &Recipe,
     options: &TrainOptions,
+    transforms: &Transforms,
     private_bytes: u64,
 ) -> anyhow::Result<Value> {
     let path = match &options.base {
@@ -130,15 +135,14 @@ fn secure_cost(
         None => Search::default().base(recipe, &options.recipe_dir)?,
     };
     let base = Checkpoint::open_ignoring(&path, &recipe.model.ignore)?;
-    let transforms = transforms_for(recipe, &base.config)?;
-    let mut spec = program_spec(&base.config, &transforms, numbers_of(recipe)?)?;
+    let mut spec = program_spec(&base.config, transforms, numbers_of(recipe)?)?;
     if recipe.lora.is_none() {
         spec.private = PrivateForm::FullRank;
     }
     let decode = tally_decode(&spec, KEYS.min(spec.max_positions - 1))?;
     let prefill = tally_prefill(&spec, spec.bucket(64.min(spec.max_positions)))?;
     // A manifest is what describes the split, mostly.
-    let manifest = serde_json::to_string_pretty(&transforms)?.len()
+    let manifest = serde_json::to_string_pretty(transforms)?.len()
         + serde_json::to_string_pretty(&spec)?.len();
     let public_bytes = base.files.iter().map(size_of).sum::<u64>();
     Ok(json!({
@@ -146,6 +150,7 @@ fn secure_cost(
         "private_layers": spec.num_layers,
         "softmaxes_a_layer": spec.head_groups.first().map(Vec::len),
         "approximations": marill_numeric::approx::describe(&spec.approx),
+        "softmaxes": spec.head_groups.iter().map(Vec::len).collect::<Vec<_>>(),
         "private": if spec.is_full_rank() { "full" } else { "lora" },
         "lora_rank": transforms.lora.as_ref().map(|lora| lora.rank),
         "lora_ranks": transforms.lora.as_ref().map(LoraConfig::ranks_said),
@@ -177,9 +182,16 @@ fn print_secure(secure: &Value) {
         "client, in clear   embedding and {} layers",
         secure["frozen_layers"]
     );
+    let all: Vec<u64> = secure["softmaxes"].as_array().map_or_else(Vec::new, |all| {
+        all.iter().filter_map(Value::as_u64).collect()
+    });
+    let softmaxes = match all.iter().all(|count| Some(count) == all.first()) {
+        true => format!("{} softmaxes each", secure["softmaxes_a_layer"]),
+        false => format!("{} softmaxes in all", all.iter().sum::<u64>()),
+    };
     println!(
-        "under MPC          {} layers, {} softmaxes each",
-        secure["private_layers"], secure["softmaxes_a_layer"]
+        "under MPC          {} layers, {softmaxes}",
+        secure["private_layers"]
     );
     for line in secure["approximations"].as_array().into_iter().flatten() {
         println!("approximated       {}", line.as_str().unwrap_or_default());

@@ -1,0 +1,115 @@
+//! Heads that are measured, left whole, left out, or merged step by step.
+
+use std::collections::BTreeSet;
+
+use marill_model::{HeadMethod, HeadTransform, Transforms};
+use marill_training::{TrainReport, dry_run};
+
+use crate::place::{Place, TUNE, bytes};
+
+/// Runs a few steps and returns what was said, and what the folder says of the heads.
+fn run(place: &Place, set: &[&str]) -> (TrainReport, HeadTransform) {
+    let report = place
+        .run(TUNE, &[set, &["train.max_steps=2"]].concat())
+        .unwrap();
+    let transforms = Transforms::load(&report.output_dir.join("transforms.json")).unwrap();
+    (report, transforms.heads.unwrap())
+}
+
+#[test]
+fn measured_groups_are_the_ones_that_change_least() {
+    let place = Place::new(true);
+    let strided = ["heads.grouping=strided", "heads.keep=1"];
+    let (of_strided, _) = run(&place, &strided);
+    let (report, heads) = run(&place, &["heads.grouping=measured"]);
+    assert_eq!(heads.grouping, "measured");
+    assert!(heads.scale.is_some() && heads.scales.is_empty());
+    assert_eq!(report.heads.len(), heads.groups.len());
+    for (measured, strided) in report.heads.iter().zip(&of_strided.heads) {
+        assert!(!measured.kept && measured.error > 0.0);
+        assert!(measured.error <= strided.error, "{measured:?} {strided:?}");
+    }
+    let kept: Vec<_> = of_strided.heads.iter().filter(|e| e.kept).collect();
+    let most = of_strided.heads.iter().map(|e| e.error).fold(0.0, f64::max);
+    assert!(kept.len() == 1 && kept[0].error == most, "{kept:?}");
+}
+
+#[test]
+fn fitted_scales_change_less_than_one_for_all() {
+    let place = Place::new(true);
+    let (fixed, _) = run(&place, &["heads.grouping=measured"]);
+    let (fitted, heads) = run(
+        &place,
+        &["heads.grouping=measured", "heads.fit_scales=true"],
+    );
+    assert!(heads.scale.is_none());
+    let all: BTreeSet<u64> = heads.scales.iter().flatten().map(|s| s.to_bits()).collect();
+    assert!(all.len() > heads.scales.len(), "each head has its own");
+    let sum = |report: &TrainReport| report.heads.iter().map(|e| e.error).sum::<f64>();
+    assert!(sum(&fitted) < sum(&fixed));
+}
+
+#[test]
+fn layers_may_stay_whole_by_name() {
+    let place = Place::new(true);
+    let (report, heads) = run(&place, &["heads.keep_layers=[2]"]);
+    assert!(report.heads.is_empty(), "nothing was measured");
+    let whole = heads
+        .groups
+        .iter()
+        .map(|groups| groups.iter().all(|g| g.len() == 1));
+    assert_eq!(whole.filter(|whole| *whole).count(), 1);
+    assert!(heads.scale.is_none() && heads.scales.len() == heads.groups.len());
+    for (set, said) in [
+        (
+            "heads.keep_layers=[0]",
+            "layer 0 is not private: the private layers are 1",
+        ),
+        ("heads.keep=9", "leaves none to change"),
+    ] {
+        let error = place.run(TUNE, &[set]).unwrap_err().to_string();
+        assert!(error.contains(said), "{set}: {error}");
+    }
+}
+
+#[test]
+fn pruned_heads_train_and_dry_run() {
+    let place = Place::new(true);
+    let set = ["heads.method=prune", "heads.grouping=measured"];
+    let (report, heads) = run(&place, &set);
+    assert_eq!(heads.method, HeadMethod::Prune);
+    assert!(report.final_loss.is_finite());
+    let planned = dry_run(&place.recipe(TUNE, &set), &place.options()).unwrap();
+    assert_eq!(planned.transforms.heads.unwrap(), heads);
+}
+
+/// The first step computes with the heads' own scores: its loss is the unmerged model's.
+#[test]
+fn merging_by_degrees_begins_with_the_heads_own_scores() {
+    let place = Place::new(true);
+    let set = |more: &[&'static str]| [more, &["train.max_steps=4"]].concat();
+    let by_degrees = place.run(TUNE, &set(&["heads.progressive=0.5"])).unwrap();
+    let plain = place.run(TUNE, &set(&["heads.merge=1"])).unwrap();
+    let at_once = place.run(TUNE, &set(&[])).unwrap();
+    // The same formula but for the order of 32-bit sums.
+    assert!((by_degrees.first_loss - plain.first_loss).abs() < 1e-5);
+    assert!((at_once.first_loss - plain.first_loss).abs() > 1e-4);
+}
+
+#[test]
+fn measured_heads_do_not_depend_on_the_number_of_threads() {
+    let run = |threads: usize| {
+        let place = Place::new(true);
+        let set = [
+            "heads.grouping=measured",
+            "heads.fit_scales=true",
+            "heads.progressive=0.5",
+            "train.max_steps=3",
+        ];
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let report = pool.unwrap().install(|| place.run(TUNE, &set)).unwrap();
+        let file = |name| bytes(report.output_dir.join(name));
+        [file("transforms.json"), file("adapter.safetensors")]
+    };
+    assert!(run(1) == run(2));
+}
