@@ -21,7 +21,11 @@ use marill_numeric::{
     tables::{ARG_FRAC_BITS, LinearTable, Piecewise},
 };
 
-use crate::{error::ProtocolResult, spec::MapId, weights::Rope};
+use crate::{
+    error::ProtocolResult,
+    spec::{MapId, width},
+    weights::Rope,
+};
 
 /// Which heads attend together, and to how many keys.
 #[derive(Clone, Copy)]
@@ -66,7 +70,7 @@ pub struct Gate<'a>(pub &'a LinearTable);
 
 /// Width of softmax weights, values and their products, which are below 2^46 until they are
 /// divided.
-pub const WEIGHTED_BITS: u32 = 48;
+pub const WEIGHTED_BITS: u32 = width::WEIGHTED;
 
 /// A truncation: what falls away, and the widths of the ring before and after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,6 +309,31 @@ pub trait Engine {
         &mut self,
         y: &Self::Share,
         out_bits: u32,
+        label: &'static str,
+    ) -> ProtocolResult<Self::Share>;
+    /// [`marill_numeric::functions::exp_clipped`] of a value below `2^31` in magnitude, as a share
+    /// modulo `2^out_bits`.
+    ///
+    /// Cost:
+    /// - 1,024 elements, one-hot: 4 rounds; E0 21,504 B, E1 21,504 B, dealer 274,688 B
+    /// - 1,024 elements, DCF: 3 rounds; E0 22,656 B, E1 22,656 B, dealer 1,035,264 B + 847,872 B
+    /// - 8,192 elements: 6 rounds; E0 186,368 B, E1 186,368 B, dealer 1,187,840 B
+    fn exp_clipped(
+        &mut self,
+        y: &Self::Share,
+        out_bits: u32,
+        label: &'static str,
+    ) -> ProtocolResult<Self::Share>;
+    /// `max(x, 0)` of a share modulo `2^bits` that is below `2^(bits - 2)` in magnitude.
+    ///
+    /// Cost:
+    /// - 1,024 elements, one-hot: 3 rounds; E0 8,192 B, E1 8,192 B, dealer 131,712 B
+    /// - 1,024 elements, DCF: 1 round; E0 6,144 B, E1 6,144 B, dealer 1,339,392 B + 1,327,104 B
+    /// - 8,192 elements: 4 rounds; E0 74,752 B, E1 74,752 B, dealer 360,448 B
+    fn relu(
+        &mut self,
+        x: &Self::Share,
+        bits: u32,
         label: &'static str,
     ) -> ProtocolResult<Self::Share>;
     /// A gate function of a wire below `2^31` in magnitude; the result has the wire's width.

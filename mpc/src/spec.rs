@@ -1,6 +1,8 @@
 //! What everyone may know of a secure program: shapes, head groups, scales.
 
-use marill_numeric::{Approximations, NumericError, NumericSpec, encode, norm_bits, norm_rest};
+use marill_numeric::{
+    Approximations, NumericError, NumericSpec, Rounding, SoftmaxForm, encode, norm_bits, norm_rest,
+};
 use serde::{Deserialize, Serialize};
 
 mod architecture;
@@ -134,12 +136,7 @@ impl ProgramSpec {
             );
             return invalid("numeric", &problem);
         }
-        if self.approx.activation.is_some() && !self.architecture.is_gated() {
-            return invalid(
-                "approx.activation",
-                "replaces the SiLU of a gated MLP, which this architecture does not have",
-            );
-        }
+        self.check_approximations()?;
         if self.is_full_rank() && self.lora_rank != 0 {
             return invalid("lora_rank", "must be 0 where full-rank weights are private");
         }
@@ -206,6 +203,45 @@ impl ProgramSpec {
         let uniform = ranks.iter().all(|rank| *rank == self.lora_rank);
         self.lora_ranks = if uniform { Vec::new() } else { ranks };
         self
+    }
+
+    fn check_approximations(&self) -> Result<(), SpecError> {
+        let approx = &self.approx;
+        let refused = |field, problem: String| Err(SpecError::Invalid { field, problem });
+        if let Err((field, problem)) = approx.check() {
+            return refused(field, problem);
+        }
+        let field = if approx.activation.is_some() {
+            "approx.activation"
+        } else {
+            "approx.softmax"
+        };
+        if !approx.is_none() && !self.architecture.is_llama() {
+            let problem = "is for LLaMA-family models, and this is another architecture";
+            return refused(field, problem.into());
+        }
+        let quad = approx.softmax == Some(SoftmaxForm::Quad);
+        if quad && self.numeric.rounding != Rounding::Exact {
+            let problem = "is `2quad`, which needs rounding `exact`: rows of padding stay zero, \
+                and out of every sum, only there";
+            return refused("approx.softmax", problem.into());
+        }
+        Ok(())
+    }
+
+    /// Width of scores and of the padding's bias on them: what is squared or compared with zero
+    /// becomes a weight without another opening.
+    pub(crate) fn score_bits(&self) -> u32 {
+        match self.approx.softmax {
+            None | Some(SoftmaxForm::Clipped) => width::SCORE,
+            Some(SoftmaxForm::Relu | SoftmaxForm::Quad) => width::WEIGHTED,
+        }
+    }
+
+    /// Fractional bits of scores.
+    pub(crate) fn score_frac_bits(&self) -> u32 {
+        let form = self.approx.softmax;
+        form.map_or(self.numeric.frac_bits, SoftmaxForm::score_frac_bits)
     }
 
     /// Every size alone and what they make together: a spec may come from a peer, and what follows
@@ -369,6 +405,8 @@ pub(crate) mod width {
     pub const PRODUCT: u32 = 56;
     /// Scores before their truncation, gate and up activations.
     pub const ACTIVATION: u32 = 48;
+    /// Softmax weights, values and their products.
+    pub const WEIGHTED: u32 = 48;
     /// Scores and their differences.
     pub const SCORE: u32 = 32;
 }

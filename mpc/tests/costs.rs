@@ -167,6 +167,12 @@ const GATES: &[(&str, usize, Run)] = &[
     ("exp_neg", FEW, |e, n| {
         on_share(e, n, |e, x| e.exp_neg(x, 48, "exp").map(drop))
     }),
+    ("exp_clipped", FEW, |e, n| {
+        on_share(e, n, |e, x| e.exp_clipped(x, 48, "exp").map(drop))
+    }),
+    ("relu", FEW, |e, n| {
+        on_share(e, n, |e, x| e.relu(x, 48, "relu").map(drop))
+    }),
     ("gate", FEW, |e, n| {
         let silu = Gate(&tables().silu);
         on_wire(e, n, |e, x| e.gate(x, silu, "silu").map(drop))
@@ -312,10 +318,10 @@ fn file(name: &str) -> &'static str {
         "square_sum" | "scale_rows" | "scale_heads" => "extend.rs",
         "mul" | "scores" | "weighted_values" => "product.rs",
         "piecewise" | "scale_rows_piecewise" | "scale_heads_piecewise" => "spline.rs",
-        "exp_neg" | "gate" | "truncate_gate" => "activation.rs",
+        "exp_neg" | "exp_clipped" | "gate" | "truncate_gate" => "activation.rs",
         "gated_product" => "swiglu.rs",
         "quad_product" => "engine.rs",
-        "ragged_max" | "argmax_to_client" => "argmax.rs",
+        "ragged_max" | "relu" | "argmax_to_client" => "argmax.rs",
         "below_largest" => "kth.rs",
         "reveal_to_client" => "input.rs",
         _ => panic!("`{name}` has no file"),

@@ -293,7 +293,10 @@ fn specs() -> Vec<(&'static str, ProgramSpec)> {
         };
         (name, spec)
     };
-    let approximated = ["quad"].into_iter().zip(approx::EACH).map(approximated);
+    let approximated = ["quad", "clipped", "2relu", "2quad"]
+        .into_iter()
+        .zip(approx::EACH)
+        .map(approximated);
     let known = [
         ("llama", tiny_spec()),
         ("gpt2", tiny_affine_spec(Architecture::Gpt2)),
@@ -303,6 +306,15 @@ fn specs() -> Vec<(&'static str, ProgramSpec)> {
         ("bert-embedding", tiny_affine_spec(EMBEDDER)),
     ];
     known.into_iter().chain(approximated).collect()
+}
+
+fn has_rounding(spec: &ProgramSpec, rounding: Rounding) -> bool {
+    let numeric = NumericSpec::with_rounding(rounding);
+    let spec = ProgramSpec {
+        numeric,
+        ..spec.clone()
+    };
+    spec.validate().is_ok()
 }
 
 fn weights(spec: &ProgramSpec) -> (Arc<PublicWeights>, Arc<PrivateWeights>) {
@@ -325,7 +337,9 @@ fn table() -> String {
             forms.push(("ranks", spec.with_ranks(vec![1, 4, 0, 2, 8, 3, 16])));
         }
         for (form, spec) in forms {
-            for rounding in [Rounding::Exact, Rounding::Stochastic] {
+            let roundings = [Rounding::Exact, Rounding::Stochastic].into_iter();
+            // Not every approximation has both.
+            for rounding in roundings.filter(|rounding| has_rounding(&spec, *rounding)) {
                 let numeric = NumericSpec::with_rounding(rounding);
                 let (public, private) = weights(&ProgramSpec {
                     numeric,

@@ -256,6 +256,7 @@ fn attend(
     let block = &decoder.layers[layer];
     let attention = CachedAttention {
         heads: &block.heads,
+        approx: block.approx,
         head_dim: config.head_dim,
         q_width: config.num_attention_heads * config.head_dim,
         kv_width,

@@ -455,6 +455,7 @@ impl Llama {
                 &b.heads,
                 self.config.head_dim,
                 rows.own_share,
+                &b.approx,
                 rows.fake_quant,
             )
         })

@@ -109,6 +109,9 @@ impl Transforms {
     /// [`ModelError::Transforms`] naming the table that does not fit.
     pub fn check(&self, config: &dyn ModelConfig) -> Result<(), ModelError> {
         let fail = |what, reason: String| Err(ModelError::Transforms { what, reason });
+        if let Err((what, reason)) = self.approx.check() {
+            return fail(what, reason);
+        }
         if self.frozen_layers >= config.num_hidden_layers() {
             return fail(
                 "freeze.layers",

@@ -11,7 +11,7 @@ use marill_model::{
     ops::{Dropout, FakeQuant, HeadLoss, Teacher, head_loss, rms_norm, row_distance},
     strided_groups,
 };
-use marill_numeric::{NumericSpec, approx};
+use marill_numeric::{Approximations, NumericSpec, approx};
 
 /// A fixed sequence in (-0.5, 0.5), the same on every machine.
 fn noise(seed: u64, count: usize, scale: f32) -> Vec<f32> {
@@ -289,7 +289,17 @@ fn a_head_by_itself_is_merged_in_the_end_and_not_before() {
     let segments = Rows::packed(&[5]).segments;
     let run = |heads: LayerHeads, own_share: f32| {
         let heads = Arc::new(heads);
-        let out = marill_model::ops::attention(&q, &k, &v, &segments, &heads, 8, own_share, None);
+        let out = marill_model::ops::attention(
+            &q,
+            &k,
+            &v,
+            &segments,
+            &heads,
+            8,
+            own_share,
+            &Approximations::default(),
+            None,
+        );
         out.unwrap()
             .flatten_all()
             .unwrap()
@@ -464,7 +474,17 @@ fn merged_attention_is_the_formula() {
         groups: groups.clone(),
         scales: vec![0.3; 4],
     };
-    let got = marill_model::ops::attention(&q, &k, &v, &segments, &heads.into(), d, 0.0, None);
+    let got = marill_model::ops::attention(
+        &q,
+        &k,
+        &v,
+        &segments,
+        &heads.into(),
+        d,
+        0.0,
+        &Approximations::default(),
+        None,
+    );
     let got = got.unwrap();
     let got = got.to_vec2::<f32>().unwrap();
     let q = q.to_vec2::<f32>().unwrap();

@@ -21,7 +21,7 @@ pub mod ring;
 pub mod spec;
 pub mod tables;
 
-pub use approx::{ActivationForm, Approximations};
+pub use approx::{ActivationForm, Approximations, SoftmaxForm};
 pub use fixed::{NumericError, decode, encode, norm_bits, norm_rest, truncate};
 pub use hex::{hex, unhex};
 pub use modules::MODULES;

@@ -5,11 +5,14 @@
 //! of any entry is a change of the numeric specification and must raise
 //! [`crate::NumericSpec::version`].
 
+mod approx;
+
 use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
 use crate::hex::hex;
+pub use crate::tables::approx::{ApproxTables, RECIP_FLOOR, approx_tables};
 
 /// Digest of all tables of version 3.
 pub const PINNED: &str = "2ae2e59a4326edbddd6f5f00b384b28af0b41473e165f9969a30ff0c7429f581";
@@ -118,6 +121,7 @@ pub fn tables() -> &'static Tables {
                 high: 1 << 14,
             },
             8,
+            STEPPED_BIAS,
             |x| {
                 if x < 0 { logistic(x) } else { -logistic(-x) }
             },
@@ -130,6 +134,7 @@ pub fn tables() -> &'static Tables {
                 high: 1 << 14,
             },
             7,
+            STEPPED_BIAS,
             |x| {
                 // tanh(x) = 1 - 2/(1 + exp(2x)); the distance to its sign.
                 if x < 0 {
@@ -263,12 +268,16 @@ impl<F: Fn(i128) -> i128> Samples<F> {
     }
 }
 
+/// For lines on both sides of zero.
+const STEPPED_BIAS: i64 = 1 << (PIECE_BITS - 2);
+
 /// Fits a function with jumps: the chord's slope, then the value that halves the largest residual.
 fn stepped_table(
     low_bits: u32,
     start: i64,
     tail: Tail,
     slope_frac_bits: u32,
+    bias: i64,
     f: impl Fn(i128) -> i128,
 ) -> LinearTable {
     let samples = Samples {
@@ -292,7 +301,6 @@ fn stepped_table(
     let left = (0..value.len())
         .map(|i| end((i + value.len() - 1) % value.len()))
         .collect();
-    let bias = 1 << (PIECE_BITS - 2);
     LinearTable {
         low_bits,
         start,

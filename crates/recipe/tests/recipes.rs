@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use marill_numeric::ActivationForm;
+use marill_numeric::{ActivationForm, SoftmaxForm};
 use marill_recipe::{Grouping, LoraInit, Recipe, RecipeError};
 
 const GOOD: &str = r#"
@@ -645,6 +645,34 @@ fn approximations_are_read_written_and_checked() {
         Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(),
         recipe
     );
+    for (softmax, form) in [
+        ("clipped", SoftmaxForm::Clipped),
+        ("2relu", SoftmaxForm::Relu),
+        ("2quad", SoftmaxForm::Quad),
+    ] {
+        let set = format!("approx.softmax=\"{softmax}\"");
+        let recipe = Recipe::parse(GOOD, "r.toml", &[set]).unwrap();
+        assert_eq!(recipe.approx.softmax, Some(form));
+        assert_eq!(
+            Recipe::parse(&recipe.to_toml(), "resolved.toml", &[]).unwrap(),
+            recipe
+        );
+    }
+    let clipped = "approx.softmax=clipped";
+    let bounded = Recipe::parse(GOOD, "r.toml", &[clipped.into(), "approx.bound=6.5".into()]);
+    assert_eq!(bounded.unwrap().approx.bound, Some(6.5));
+    for (sets, expected) in [
+        (&["approx.bound=6.5"][..], "`approx.bound` does nothing"),
+        (&["approx.softmax=relu"], "`approx.softmax`"),
+        (&[clipped, "approx.bound=100"], "`approx.bound`"),
+        (
+            &["approx.softmax=\"2quad\"", "export.rounding=stochastic"],
+            "needs `export.rounding = \"exact\"`",
+        ),
+    ] {
+        let all = problems(GOOD, sets);
+        assert!(all[0].contains(expected), "{}", all[0]);
+    }
     let all = problems(GOOD, &["approx.activation=relu"]);
     assert!(all[0].contains("`approx.activation`"), "{}", all[0]);
     let all = problems(GOOD, &["approx.activations=quad"]);

@@ -1,7 +1,10 @@
 //! The masked-wire engine as an interpreter of secure programs: each operation of [`Engine`] and
 //! the gate behind it.
 
-use marill_numeric::{PublicMatrix, tables::Piecewise};
+use marill_numeric::{
+    PublicMatrix,
+    tables::{Piecewise, approx_tables, tables},
+};
 
 use crate::{
     engine::{Attention, Engine, Gate, Labels, Truncation, WEIGHTED_BITS},
@@ -305,7 +308,24 @@ impl Engine for Masked {
 
     fn exp_neg(&mut self, y: &Share, out_bits: u32, label: &'static str) -> ProtocolResult<Share> {
         self.at(label);
-        Masked::exp_neg(self, y, out_bits, label)
+        Masked::tabulated_share(self, y, &tables().exp, out_bits, label)
+    }
+
+    fn exp_clipped(
+        &mut self,
+        y: &Share,
+        out_bits: u32,
+        label: &'static str,
+    ) -> ProtocolResult<Share> {
+        self.at(label);
+        Masked::tabulated_share(self, y, &approx_tables().exp, out_bits, label)
+    }
+
+    fn relu(&mut self, x: &Share, bits: u32, label: &'static str) -> ProtocolResult<Share> {
+        self.at(label);
+        let out = Masked::relu(self, x, bits, label)?;
+        self.record(label, &out);
+        Ok(out)
     }
 
     fn gate(&mut self, x: &Wire, gate: Gate<'_>, label: &'static str) -> ProtocolResult<Share> {

@@ -308,6 +308,52 @@ fn exp_is_the_twins_on_its_whole_domain() {
     run_everywhere(&Exp, &values, 1, 64);
 }
 
+struct Clipped;
+
+impl Program for Clipped {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
+        let share = engine.share(&input);
+        engine.exp_clipped(&share, 48, "test")
+    }
+}
+
+#[test]
+fn clipped_exponentials_are_the_twins_on_their_whole_domain() {
+    let mut values: Vec<u64> = words("clipped", 600)
+        .iter()
+        .map(|w| ((*w as i64) >> (64 - 20)) as u64)
+        .collect();
+    let far = words("clipped far", 100);
+    values.extend(far.iter().map(|w| ((*w as i64) >> 33) as u64));
+    let edges = [0, 1, 511, 512, (1 << 18) - 1, 1 << 18, (1 << 30) - 1];
+    values.extend(edges.iter().flat_map(|&v: &i64| [v as u64, -v as u64]));
+    values.extend([-1i64, -512, -513].map(|v| v as u64));
+    run_everywhere(&Clipped, &values, 1, 64);
+}
+
+struct Relu;
+
+impl Program for Relu {
+    fn run<E: Engine>(&self, engine: &mut E, input: E::Wire) -> ProtocolResult<E::Share> {
+        let share = engine.share(&input);
+        engine.relu(&share, 48, "test")
+    }
+}
+
+#[test]
+fn relu_is_the_twins_up_to_its_limits() {
+    let mut values: Vec<u64> = words("relu", 300)
+        .iter()
+        .map(|w| ((*w as i64) >> 18) as u64)
+        .collect();
+    let limit = (1i64 << 46) - 1;
+    values.extend([0, 1, -1, limit, -limit].map(|v| v as u64));
+    let out = run_everywhere(&Relu, &values, 1, 64);
+    for (x, y) in values.iter().zip(out) {
+        assert_eq!(y as i64, (*x as i64).max(0));
+    }
+}
+
 struct QuadProduct;
 
 impl Program for QuadProduct {

@@ -244,20 +244,20 @@ fn attend<E: Engine>(
 ) -> ProtocolResult<E::Share> {
     // Σ_group q·k; the scale's part that is no power of two is in the query map.
     let scores = engine.scores(q, keys, shape)?;
-    let shift = spec.numeric.frac_bits + spec.score_scale(layer).1;
+    let shift = 2 * spec.numeric.frac_bits - spec.score_frac_bits() + spec.score_scale(layer).1;
     let mut scores = engine.truncate(
         &scores,
         Truncation {
             shift,
             from: width::ACTIVATION,
-            to: width::SCORE,
+            to: spec.score_bits(),
         },
         "attention.scores",
     )?;
     if let Some(bias) = bias {
         scores = engine.add_key_bias(&scores, bias, shape);
     }
-    layers::softmax_mix(engine, &scores, values, shape)
+    layers::softmax_mix(engine, &spec.approx, &scores, values, shape)
 }
 
 /// LLaMA's MLP, norm included: `down(silu(gate(x)) · up(x))`, with the scale of a product of

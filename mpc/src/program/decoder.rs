@@ -39,8 +39,8 @@ use crate::{
 /// Runs one step: `rows` new rows of boundary activations in, one token out (at the client).
 ///
 /// In the first step the rows are a padded prompt, padding first, and `bias` holds
-/// [`crate::program::padding::PAD_BIAS`] for every padded position and zero for the others; neither
-/// reaches the server in clear.
+/// what excludes a key ([`crate::program::padding`]) for every padded position and zero for the
+/// others; neither reaches the server in clear.
 ///
 /// # Errors
 /// Whatever the engine reports: a lost peer, or a value out of range in the twin.
@@ -56,7 +56,7 @@ pub fn step<E: Engine>(
     if cache.is_empty() {
         // The padding's bias on the scores: entered masked, once per session, since the server must
         // not see the length.
-        cache.bias = Some(engine.input(bias, 1, rows, width::SCORE)?);
+        cache.bias = Some(engine.input(bias, 1, rows, spec.score_bits())?);
     }
     // The boundary activations, masked by the client: x̂ = x + r.
     let wire = engine.input(boundary, rows, spec.hidden_size, width::FULL)?;

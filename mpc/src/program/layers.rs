@@ -5,8 +5,9 @@
 //! twin, and that the secure engines return the twin's integers.
 
 use marill_numeric::{
+    Approximations, SoftmaxForm,
     functions::{RECIP_BITS, RSQRT_BITS},
-    tables::tables,
+    tables::{approx_tables, tables},
 };
 
 use crate::{
@@ -181,8 +182,43 @@ fn exponentials<E: Engine>(
         .remove(0))
 }
 
+/// What stands in for [`exponentials`] ([`marill_numeric::approx`]), of scores with the form's
+/// fractional bits.
+fn approximate_weights<E: Engine>(
+    engine: &mut E,
+    approx: &Approximations,
+    form: SoftmaxForm,
+    scores: &E::Share,
+) -> ProtocolResult<E::Wire> {
+    let weights = match form {
+        SoftmaxForm::Clipped => {
+            // c - s, negative where the bound clips.
+            let negated = engine.scale_constant(scores, u64::MAX);
+            let below = engine.add_constant(&negated, approx.bound_units());
+            engine.exp_clipped(&below, WEIGHTED_BITS, "attention.exp")?
+        }
+        SoftmaxForm::Relu => engine.relu(scores, WEIGHTED_BITS, "attention.relu")?,
+        SoftmaxForm::Quad => {
+            let shifted = engine.add_constant(scores, form.quad_added());
+            let shifted = engine
+                .open(&[(&shifted, WEIGHTED_BITS)], "attention.shifted")?
+                .remove(0);
+            let square = engine.mul(&shifted, &shifted)?;
+            let truncation = Truncation {
+                shift: form.square_shift(),
+                from: WEIGHTED_BITS,
+                to: WEIGHTED_BITS,
+            };
+            engine.truncate(&square, truncation, "attention.square")?
+        }
+    };
+    Ok(engine
+        .open(&[(&weights, WEIGHTED_BITS)], "attention.weights")?
+        .remove(0))
+}
+
 /// `softmax(scores) · V` for grouped heads, 14 fractional bits once it is truncated by
-/// [`DIVIDE_SHIFT`] from 64 bits: `[rows, heads · head_dim]`.
+/// [`DIVIDE_SHIFT`] from 64 bits: `[rows, heads · head_dim]`. The softmax may be approximated.
 ///
 /// Values are below 2^7 (2^46 over the largest sum of weights); the division comes after the value
 /// product.
@@ -191,15 +227,26 @@ fn exponentials<E: Engine>(
 /// As [`rms_norm`].
 pub fn softmax_mix<E: Engine>(
     engine: &mut E,
+    approx: &Approximations,
     scores: &E::Share,
     values: &E::Wire,
     shape: &Attention<'_>,
 ) -> ProtocolResult<E::Share> {
     // Undivided weights first: Σ exp(s - max)·v, then one factor for each head.
-    let weights = exponentials(engine, scores, &shape.lens())?;
+    let (weights, table) = match approx.softmax {
+        None => {
+            let weights = exponentials(engine, scores, &shape.lens())?;
+            (weights, &tables().recip)
+        }
+        // Their sums may be anything from zero up.
+        Some(form) => {
+            let weights = approximate_weights(engine, approx, form, scores)?;
+            (weights, &approx_tables().recip)
+        }
+    };
     let mixed = engine.weighted_values(&weights, values, shape)?;
     let labels = Labels::new("attention.recip", "attention.divide");
-    engine.scale_heads_piecewise(&mixed, &weights, &tables().recip, shape, labels)
+    engine.scale_heads_piecewise(&mixed, &weights, table, shape, labels)
 }
 
 /// Bits to be truncated from what [`softmax_mix`] returns.

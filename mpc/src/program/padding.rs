@@ -1,5 +1,7 @@
 //! Prompts are padded on the left to a bucket, so that their length is not told.
 
+use marill_numeric::SoftmaxForm;
+
 use crate::{
     error::{ProtocolError, ProtocolResult},
     spec::MAX_POSITIONS,
@@ -7,6 +9,16 @@ use crate::{
 
 /// A score this low (2^13 below zero, 14 fractional bits) has a softmax weight of exactly zero.
 pub const PAD_BIAS: u64 = (1u64 << 27).wrapping_neg();
+
+/// What a padded key's scores get: so low that the weight is exactly zero. Squares have no such
+/// score but `-5`: rows of padding stay zero through all layers (LLaMA's maps have no biases), so
+/// their keys' scores are zero, and `(0 - 5 + 5)²` is.
+pub(crate) fn pad_bias(spec: &crate::ProgramSpec) -> u64 {
+    match spec.approx.softmax {
+        Some(form @ SoftmaxForm::Quad) => form.quad_added().wrapping_neg(),
+        None | Some(SoftmaxForm::Clipped | SoftmaxForm::Relu) => PAD_BIAS,
+    }
+}
 
 /// Pads a prompt in front to its bucket; the padding's rows are zero and its keys are excluded by
 /// their bias.
@@ -22,8 +34,9 @@ pub(crate) fn pad_prompt(
     check_remaining_context(spec, 0, bucket)?;
     let mut padded = vec![0; (bucket - n) * spec.hidden_size];
     padded.extend_from_slice(boundary);
+    let pad = pad_bias(spec);
     let bias = (0..bucket)
-        .map(|i| if i < bucket - n { PAD_BIAS } else { 0 })
+        .map(|i| if i < bucket - n { pad } else { 0 })
         .collect();
     Ok((padded, bias, bucket))
 }

@@ -49,7 +49,7 @@ use crate::{
     program::{
         cache::Cache,
         encoder::{self, POOL_FRAC_BITS},
-        padding::PAD_BIAS,
+        padding::pad_bias,
     },
     reference::range::{
         norms::MatrixNorms,
@@ -303,7 +303,7 @@ pub fn prove(
 fn inputs(public: &PublicWeights, envelope: Envelope) -> VecDeque<Span> {
     let spec = &public.spec;
     let rows = envelope.positions;
-    let pad = PAD_BIAS.wrapping_neg() as f64;
+    let pad = pad_bias(spec).wrapping_neg() as f64;
     let mut inputs = VecDeque::from([Span::uniform(1, rows, pad)]);
     if spec.architecture.is_encoder() {
         let one = f64::from(POOL_FRAC_BITS).exp2();

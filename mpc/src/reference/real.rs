@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use marill_numeric::{
     PublicMatrix,
-    tables::{LinearTable, Piecewise, Tail, tables},
+    tables::{LinearTable, Piecewise, RECIP_FLOOR, Tail, approx_tables, tables},
 };
 use rayon::prelude::*;
 
@@ -509,6 +509,19 @@ impl Engine for Real {
         Ok(y.map(|v| exact(&tables().exp, v)))
     }
 
+    fn exp_clipped(
+        &mut self,
+        y: &Reals,
+        _out_bits: u32,
+        _label: &'static str,
+    ) -> ProtocolResult<Reals> {
+        Ok(y.map(|v| exact(&tables().exp, v.max(0.0))))
+    }
+
+    fn relu(&mut self, x: &Reals, _bits: u32, _label: &'static str) -> ProtocolResult<Reals> {
+        Ok(x.map(|v| v.max(0.0)))
+    }
+
     fn gate(&mut self, x: &Reals, gate: Gate<'_>, _label: &'static str) -> ProtocolResult<Reals> {
         Ok(x.map(|v| exact(gate.0, v)))
     }
@@ -520,11 +533,13 @@ impl Engine for Real {
         _label: &'static str,
     ) -> ProtocolResult<Reals> {
         let root = std::ptr::eq(table, &tables().rsqrt);
+        let floored = std::ptr::eq(table, &approx_tables().recip);
+        let floor = if floored { RECIP_FLOOR as f64 } else { 0.0 };
         Ok(s.map(|v| {
             if root {
                 58f64.exp2() / v.sqrt()
             } else {
-                40f64.exp2() / v
+                40f64.exp2() / (v + floor)
             }
         }))
     }

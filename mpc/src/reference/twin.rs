@@ -9,7 +9,7 @@ use marill_numeric::{
     NumericError, PublicMatrix, RingTensor, Rounding,
     fixed::{check_range, truncate, truncate_stochastically},
     functions, ring,
-    tables::{Piecewise, tables},
+    tables::{Piecewise, approx_tables, tables},
 };
 
 pub use crate::reference::twin::session::{Twin, TwinBeginning};
@@ -468,6 +468,29 @@ impl Engine for PlaintextEngine {
     ) -> ProtocolResult<RingTensor> {
         self.in_range(y, 33, label)?;
         Ok(self.rounded(y, |v, round| functions::linear_by(&tables().exp, v, round)))
+    }
+
+    fn exp_clipped(
+        &mut self,
+        y: &RingTensor,
+        _out_bits: u32,
+        label: &'static str,
+    ) -> ProtocolResult<RingTensor> {
+        self.in_range(y, 33, label)?;
+        let table = &approx_tables().exp;
+        Ok(self.rounded(y, |v, round| functions::linear_by(table, v, round)))
+    }
+
+    fn relu(
+        &mut self,
+        x: &RingTensor,
+        bits: u32,
+        label: &'static str,
+    ) -> ProtocolResult<RingTensor> {
+        self.in_range(x, bits, label)?;
+        let out = x.map(|v| (v as i64).max(0) as u64);
+        self.record(label, &out.data);
+        Ok(out)
     }
 
     fn gate(

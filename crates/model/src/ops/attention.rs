@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
-use marill_numeric::functions;
+use marill_numeric::{Approximations, functions};
 use rayon::prelude::*;
 
 use super::{FakeQuant, Mat, MatMut, dot, floats, gemm, with_floats};
@@ -27,7 +27,8 @@ pub struct Segment {
 /// Segments must follow each other without gaps, in the queries and in the keys. A group of one
 /// head with `scale = 1 / sqrt(D)` is ordinary attention. Where `own_share` is not 0, the heads of
 /// a group still have softmaxes of their own, of
-/// `own_share Q_i K_i^T / sqrt(D) + (1 - own_share) S_G`. With `format`, the weights are those of
+/// `own_share Q_i K_i^T / sqrt(D) + (1 - own_share) S_G`. Where `approx` replaces softmax, its
+/// weights stand for `exp(S)`, divided by their sum and its floor. With `format`, they are those of
 /// the secure program (see [`FakeQuant`]); the gradient is the smooth function's at those weights.
 ///
 /// # Errors
@@ -40,6 +41,7 @@ pub fn attention(
     heads: &Arc<LayerHeads>,
     head_dim: usize,
     own_share: f32,
+    approx: &Approximations,
     format: Option<FakeQuant>,
 ) -> Result<Tensor> {
     let q_width = q.dim(1)?;
@@ -52,6 +54,7 @@ pub fn attention(
         kv_width,
         queries_per_kv: q_width / kv_width,
         own_share,
+        approx: *approx,
         format,
     };
     q.apply_op3(k, v, op)
@@ -68,6 +71,7 @@ struct Attention {
     kv_width: usize,
     queries_per_kv: usize,
     own_share: f32,
+    approx: Approximations,
     format: Option<FakeQuant>,
 }
 
@@ -161,12 +165,23 @@ impl Attention {
         self.own_share / (self.head_dim as f32).sqrt()
     }
 
-    /// The softmax of each row of scores, zero above the diagonal.
-    fn softmax(&self, x: Inputs, scores: &mut [f32]) {
+    /// The softmax of each row of scores, zero above the diagonal. Of an approximated one also the
+    /// derivatives of weights over their sum, where asked for; of softmax these are itself.
+    fn softmax(&self, x: Inputs, scores: &mut [f32], mut slopes: Option<&mut Vec<f32>>) {
+        if let Some(slopes) = &mut slopes {
+            slopes.clear();
+            slopes.resize(scores.len(), 0.0);
+        }
         for (row, scores) in scores.chunks_exact_mut(x.k_len).enumerate() {
             let visible = x.k_len - x.q_len + row + 1;
             scores[visible..].fill(0.0);
             let scores = &mut scores[..visible];
+            if self.approx.softmax.is_some() {
+                let slopes = slopes.as_deref_mut();
+                let slopes = slopes.map(|slopes| &mut slopes[row * x.k_len..][..visible]);
+                approximate(&self.approx, scores, slopes, self.format);
+                continue;
+            }
             if let Some(format) = self.format {
                 softmax_quantized(scores, format);
                 continue;
@@ -198,13 +213,13 @@ impl Attention {
                 self.group_scores(x, group, 1.0 - self.own_share, &mut shared);
                 for &head in group {
                     self.scores_apart(x, head, &shared, &mut p);
-                    self.softmax(x, &mut p);
+                    self.softmax(x, &mut p, None);
                     self.mix(x, head, &p, out);
                 }
                 continue;
             }
             self.group_scores(x, group, 1.0, &mut p);
-            self.softmax(x, &mut p);
+            self.softmax(x, &mut p, None);
             for &head in group {
                 self.mix(x, head, &p, out);
             }
@@ -281,7 +296,10 @@ impl Attention {
     fn group_backward(&self, x: Inputs, grad: &[f32], group: &[usize], out: &mut Gradients<'_>) {
         let mut p = Vec::new();
         self.group_scores(x, group, 1.0, &mut p);
-        self.softmax(x, &mut p);
+        let mut slopes = Vec::new();
+        let approximates = self.approx.softmax.is_some();
+        self.softmax(x, &mut p, approximates.then_some(&mut slopes));
+        let slopes = if approximates { &slopes } else { &p };
         let mut ds = vec![0f32; x.q_len * x.k_len];
         for (nth, &head) in group.iter().enumerate() {
             self.mix_backward(x, grad, head, &p, (&mut ds, nth > 0), out);
@@ -289,7 +307,7 @@ impl Attention {
         // The largest scale goes into dS, and what the others are of it into the products.
         let scales = group.iter().map(|&head| self.scale(head));
         let scale = scales.fold(0f32, |most, s| if s.abs() > most.abs() { s } else { most });
-        softmax_backward(&mut ds, &p, x.k_len, scale);
+        softmax_backward(&mut ds, (&p, slopes), x.k_len, scale);
         for &head in group {
             let of_it = if scale == 0.0 {
                 0.0
@@ -312,14 +330,17 @@ impl Attention {
         let mut shared = Vec::new();
         self.group_scores(x, group, 1.0 - self.own_share, &mut shared);
         let mut p = Vec::new();
+        let mut slopes = Vec::new();
+        let approximates = self.approx.softmax.is_some();
         let mut total = vec![0f32; shared.len()];
         let mut each = Vec::with_capacity(group.len());
         for &head in group {
             self.scores_apart(x, head, &shared, &mut p);
-            self.softmax(x, &mut p);
+            self.softmax(x, &mut p, approximates.then_some(&mut slopes));
             let mut ds = vec![0f32; shared.len()];
             self.mix_backward(x, grad, head, &p, (&mut ds, false), out);
-            softmax_backward(&mut ds, &p, x.k_len, 1.0);
+            let slopes = if approximates { &slopes } else { &p };
+            softmax_backward(&mut ds, (&p, slopes), x.k_len, 1.0);
             total.iter_mut().zip(&ds).for_each(|(sum, d)| *sum += d);
             each.push(ds);
         }
@@ -341,12 +362,14 @@ struct Gradients<'a> {
     v: &'a mut [f32],
 }
 
-/// `dS = scale P (dP - rowsum(dP P))` in the place of `dP`.
-fn softmax_backward(dp: &mut [f32], p: &[f32], width: usize, scale: f32) {
-    for (ds, p) in dp.chunks_exact_mut(width).zip(p.chunks_exact(width)) {
+/// `dS = scale P (dP - rowsum(dP P))` in the place of `dP`; the first `P` is the slopes, which are
+/// those of an approximated softmax.
+fn softmax_backward(dp: &mut [f32], (p, slopes): (&[f32], &[f32]), width: usize, scale: f32) {
+    let rows = p.chunks_exact(width).zip(slopes.chunks_exact(width));
+    for (ds, (p, slopes)) in dp.chunks_exact_mut(width).zip(rows) {
         let mean = dot(ds, p);
-        for (ds, &p) in ds.iter_mut().zip(p) {
-            *ds = scale * p * (*ds - mean);
+        for (ds, &slope) in ds.iter_mut().zip(slopes) {
+            *ds = scale * slope * (*ds - mean);
         }
     }
 }
@@ -363,6 +386,55 @@ fn softmax_quantized(scores: &mut [f32], format: FakeQuant) {
     let inverse = functions::recip(weights.iter().sum()) as f64;
     for (score, weight) in scores.iter_mut().zip(weights) {
         *score = (weight as f64 * inverse / f64::from(RECIPROCAL_BITS).exp2()) as f32;
+    }
+}
+
+/// The approximated softmax of a row in place of its scores, and the derivatives of its weights
+/// over their sum; with a format on integers, whose derivatives are the smooth function's.
+pub(super) fn approximate(
+    approx: &Approximations,
+    row: &mut [f32],
+    slopes: Option<&mut [f32]>,
+    format: Option<FakeQuant>,
+) {
+    let Some(form) = approx.softmax else {
+        unreachable!("the caller asked")
+    };
+    let inverse = match format {
+        None => {
+            let sum: f64 = row.iter().map(|&s| approx.weight(f64::from(s)).0).sum();
+            1.0 / (sum + form.floor())
+        }
+        Some(format) => {
+            let format = FakeQuant {
+                frac_bits: form.score_frac_bits(),
+                ..format
+            };
+            let weight = |&s: &f32| approx.weight_integer(form, format.encode(s) as u64);
+            let weights: Vec<u64> = row.iter().map(weight).collect();
+            let inverse = functions::recip_floored(weights.iter().sum()) as f64
+                / f64::from(RECIPROCAL_BITS).exp2();
+            if let Some(slopes) = slopes {
+                let unit = f64::from(form.weight_frac_bits()).exp2();
+                write_slopes(approx, row, slopes, inverse * unit);
+            }
+            for (p, weight) in row.iter_mut().zip(weights) {
+                *p = (weight as f64 * inverse) as f32;
+            }
+            return;
+        }
+    };
+    if let Some(slopes) = slopes {
+        write_slopes(approx, row, slopes, inverse);
+    }
+    for p in row {
+        *p = (approx.weight(f64::from(*p)).0 * inverse) as f32;
+    }
+}
+
+fn write_slopes(approx: &Approximations, scores: &[f32], slopes: &mut [f32], inverse: f64) {
+    for (slope, &score) in slopes.iter_mut().zip(scores) {
+        *slope = (approx.weight(f64::from(score)).1 * inverse) as f32;
     }
 }
 

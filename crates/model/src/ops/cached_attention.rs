@@ -1,9 +1,10 @@
 //! Causal attention of new rows over cached ones that lie in several pieces, without a gradient:
 //! what many sequences have in common is stored once.
 
+use marill_numeric::Approximations;
 use rayon::prelude::*;
 
-use super::{Mat, MatMut, gemm};
+use super::{Mat, MatMut, attention::approximate, gemm};
 use crate::LayerHeads;
 
 /// Consecutive positions: keys and values, each `[rows, KV * D]`.
@@ -22,6 +23,8 @@ pub struct Queries<'a> {
 /// What is the same for all sequences of a layer.
 pub struct CachedAttention<'a> {
     pub heads: &'a LayerHeads,
+    /// What stands in for softmax.
+    pub approx: Approximations,
     pub head_dim: usize,
     /// Widths of a row of queries (`H * D`) and of keys (`KV * D`).
     pub q_width: usize,
@@ -73,7 +76,7 @@ impl CachedAttention<'_> {
                     column += len;
                 }
             }
-            softmax(&mut p, q_len, k_len);
+            softmax(&mut p, q_len, k_len, &self.approx);
             for &head in group {
                 let mut column = 0;
                 for piece in &sequence.pieces {
@@ -100,10 +103,14 @@ impl CachedAttention<'_> {
 }
 
 /// Softmax of every row over the positions up to its own; the later ones get no weight.
-fn softmax(p: &mut [f32], q_len: usize, k_len: usize) {
+fn softmax(p: &mut [f32], q_len: usize, k_len: usize, approx: &Approximations) {
     for (row, scores) in p.chunks_exact_mut(k_len).enumerate() {
         let (scores, later) = scores.split_at_mut(k_len - q_len + row + 1);
         later.fill(0.0);
+        if approx.softmax.is_some() {
+            approximate(approx, scores, None, None);
+            continue;
+        }
         let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
         scores.iter_mut().for_each(|s| *s = (*s - max).exp());
         let inverse = 1.0 / scores.iter().sum::<f32>();
@@ -127,6 +134,11 @@ mod tests {
 
     #[test]
     fn pieces_of_a_sequence_attend_as_the_whole() {
+        compare(Approximations::default());
+        marill_numeric::approx::EACH.into_iter().for_each(compare);
+    }
+
+    fn compare(approx: Approximations) {
         let (heads, kv, head_dim) = (6, 2, 8);
         let q_width = heads * head_dim;
         let kv_width = kv * head_dim;
@@ -155,11 +167,13 @@ mod tests {
             &Arc::new(layer.clone()),
             head_dim,
             0.0,
+            &approx,
             None,
         );
         let expected: Vec<f32> = expected.unwrap().flatten_all().unwrap().to_vec1().unwrap();
         let cached = CachedAttention {
             heads: &layer,
+            approx,
             head_dim,
             q_width,
             kv_width,

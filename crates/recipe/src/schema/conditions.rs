@@ -1,5 +1,7 @@
 //! Conditions between the keys of a recipe.
 
+use marill_numeric::SoftmaxForm;
+
 use crate::{
     Dataset, Distill, Format, Grouping, Heads, Lora, LoraInit, Method, Problem, Recipe,
     RecipeError, Style,
@@ -25,6 +27,7 @@ pub(super) fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError
     if let Some(heads) = &recipe.heads {
         check_heads(heads, &mut add);
     }
+    check_approximations(recipe, &mut add);
     for dataset in &recipe.dataset {
         check_dataset(dataset, &mut add);
     }
@@ -78,6 +81,29 @@ fn check_model(recipe: &Recipe, add: &mut Add<'_>) {
         add(
             "`[model.architecture]` and `[tokenizer]` belong to `init = \"random\"`",
             "a base model has its own; drop the tables",
+        );
+    }
+}
+
+fn check_approximations(recipe: &Recipe, add: &mut Add<'_>) {
+    let approx = &recipe.approx;
+    if let Err((key, reason)) = approx.check() {
+        add(
+            &format!("`{key}` {reason}"),
+            "set `approx.softmax = \"clipped\"`, or leave the bound out",
+        );
+    }
+    if recipe.model.init == crate::Init::Random && !approx.is_none() {
+        add(
+            "`[approx]` is for private layers, and `init = \"random\"` has none",
+            "the checkpoint of such a run could not say so; drop `[approx]`",
+        );
+    }
+    let stochastic = recipe.export.rounding.as_deref() == Some("stochastic");
+    if approx.softmax == Some(SoftmaxForm::Quad) && stochastic {
+        add(
+            "`approx.softmax = \"2quad\"` needs `export.rounding = \"exact\"`",
+            "padding stays out of its sums only there; use `exact`, or another softmax",
         );
     }
 }

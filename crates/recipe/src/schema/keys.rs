@@ -1,6 +1,6 @@
 //! The table of a recipe's keys and of what each takes.
 
-use marill_numeric::MODULES;
+use marill_numeric::{MODULES, approx::BOUNDS};
 
 /// What a key takes.
 #[derive(Clone, Copy)]
@@ -181,7 +181,14 @@ pub(super) const ROOT: &[(&str, Kind)] = &[
             ("calibration_rows", Within(1, MANY)),
         ]),
     ),
-    ("approx", Kind::Table(&[("activation", OneOf(&["quad"]))])),
+    (
+        "approx",
+        Kind::Table(&[
+            ("activation", OneOf(&["quad"])),
+            ("softmax", OneOf(&["clipped", "2relu", "2quad"])),
+            ("bound", Number(BOUNDS.0, BOUNDS.1)),
+        ]),
+    ),
     (
         "distill",
         Kind::Table(&[

@@ -17,7 +17,7 @@ use std::num::Wrapping;
 use marill_numeric::{
     Word,
     fixed::low_mask,
-    tables::{INDEX_BITS, LinearTable, PIECE_BITS, Tail, tables},
+    tables::{INDEX_BITS, LinearTable, PIECE_BITS, Tail},
 };
 
 use crate::{
@@ -118,15 +118,16 @@ struct PieceTruncation {
 }
 
 impl Masked {
-    /// [`marill_numeric::functions::exp_neg`] of a share, modulo `2^out_bits`.
-    pub(in crate::masked) fn exp_neg(
+    /// [`Self::tabulated`] of a share, without a tail of [`Tail::Relu`].
+    pub(in crate::masked) fn tabulated_share(
         &mut self,
         y: &Share,
+        table: &LinearTable,
         out_bits: u32,
         label: &'static str,
     ) -> Result<Share, ProtocolError> {
         let (mut wires, _) = self.exchange(&[(y, ARG_BITS)], &[], label)?;
-        self.tabulated(&wires.remove(0), None, &tables().exp, out_bits, label)
+        self.tabulated(&wires.remove(0), None, table, out_bits, label)
     }
 
     /// [`marill_numeric::functions::linear`] of a wire of at least 32 bits, as a share modulo

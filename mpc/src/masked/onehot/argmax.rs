@@ -44,6 +44,37 @@ impl Masked {
         self.reduce(digits, left, label)
     }
 
+    /// `[d < 0]·d` modulo `2^bits`.
+    fn negative_part(
+        &mut self,
+        d: &Share,
+        bits: u32,
+        label: &'static str,
+    ) -> Result<Vec<u64>, ProtocolError> {
+        let (mut wires, _) = self.exchange(&[(d, bits)], &[], label)?;
+        let wire = wires.remove(0);
+        if self.uses_dcf(wire.len()) {
+            return Ok(self.negative_times(&wire, &[&wire])?.remove(1));
+        }
+        let pending = self.sign_of(&wire, label)?;
+        let (_, negative) = self.finish_sign(&pending, &[], label)?;
+        let (_, monomials) = negative.share(self, bits)?;
+        negative.times(self, &wire, &monomials)
+    }
+
+    /// `max(x, 0)` modulo `2^bits`: a match against zero.
+    pub(in crate::masked) fn relu(
+        &mut self,
+        x: &Share,
+        bits: u32,
+        label: &'static str,
+    ) -> Result<Share, ProtocolError> {
+        let mut out = self.materialized(x)?.into_owned().in_ring(bits);
+        let drop = self.negative_part(&out, bits, label)?;
+        out.tensor -= &drop;
+        Ok(out)
+    }
+
     /// Maximum of each ragged row.
     pub(in crate::masked) fn ragged_max(
         &mut self,
@@ -60,16 +91,7 @@ impl Masked {
             let b = self.gather(&values, &right);
             // max(a, b) = a - [a - b < 0]·(a - b).
             let difference = self.sub(&a, &b);
-            let (mut wires, _) = self.exchange(&[(&difference, 32)], &[], label)?;
-            let wire = wires.remove(0);
-            let drop = if self.uses_dcf(wire.len()) {
-                self.negative_times(&wire, &[&wire])?.remove(1)
-            } else {
-                let pending = self.sign_of(&wire, label)?;
-                let (_, negative) = self.finish_sign(&pending, &[], label)?;
-                let (_, monomials) = negative.share(self, 32)?;
-                negative.times(self, &wire, &monomials)?
-            };
+            let drop = self.negative_part(&difference, 32, label)?;
             let winners: Vec<u64> = a
                 .data
                 .iter()

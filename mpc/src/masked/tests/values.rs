@@ -44,6 +44,44 @@ fn layers_may_have_other_heads_than_each_other() {
     }
 }
 
+/// Keys of padding weigh exactly nothing in every layer, head and row, and the others something.
+#[test]
+fn padded_keys_have_no_weight_in_any_approximation() {
+    for approx in marill_numeric::approx::EACH {
+        let fixture = Fixture::approximated(approx, 3);
+        let tokens = 11;
+        let spec = fixture.spec();
+        let bucket = spec.bucket(tokens);
+        let (_, trace) = fixture.twin(&fixture.input(3, tokens));
+        let weights: Vec<_> = trace
+            .iter()
+            .filter(|(label, _)| *label == "attention.weights")
+            .collect();
+        // The last layer asks for one row, and so does the second step.
+        let groups = spec.head_groups[0].len();
+        let first = &weights[0].1;
+        assert_eq!(first.len(), groups * bucket * (bucket + 1) / 2);
+        let mut at = 0;
+        let mut some = 0;
+        for _ in 0..groups {
+            for row in 0..bucket {
+                let (padded, real) =
+                    first[at..at + row + 1].split_at((row + 1).min(bucket - tokens));
+                let nobody_reads = approx.softmax.is_none() && real.is_empty();
+                assert!(nobody_reads || padded.iter().all(|w| *w == 0), "{approx:?}");
+                some += usize::from(real.iter().any(|w| *w > 0));
+                at += row + 1;
+            }
+        }
+        // A row of negative scores has no weight in `2relu`; not every row is one.
+        assert!(some > groups * tokens / 2, "{approx:?}: {some}");
+        let (_, last) = weights.last().unwrap();
+        for row in last.chunks_exact(bucket + 1) {
+            assert!(row[..bucket - tokens].iter().all(|w| *w == 0), "{approx:?}");
+        }
+    }
+}
+
 /// The twin that rounds with the randomness of the session computes the session's integers; without
 /// them it samples its own.
 #[test]

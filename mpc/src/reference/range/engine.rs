@@ -343,7 +343,11 @@ impl Engine for Range {
     }
 
     fn add_key_bias(&mut self, scores: &Span, bias: &Span, _attention: &Attention<'_>) -> Span {
-        self.named(Span::uniform(1, scores.cols, scores.bound() + bias.bound()))
+        // The padding's bias is zero or below.
+        self.named(Span {
+            origin: Origin::AtMost(scores.bound()),
+            ..Span::uniform(1, scores.cols, scores.bound() + bias.bound())
+        })
     }
 
     fn weighted_values(
@@ -505,6 +509,35 @@ impl Engine for Range {
             origin,
             ..Span::uniform(y.rows, y.cols, f64::from(ARG_FRAC_BITS).exp2())
         }))
+    }
+
+    fn exp_clipped(
+        &mut self,
+        y: &Span,
+        _out_bits: u32,
+        label: &'static str,
+    ) -> ProtocolResult<Span> {
+        self.check(y.bound(), 31.0, label);
+        // No sum is at least one: the largest score may lie below the bound.
+        let bound = f64::from(ARG_FRAC_BITS).exp2() + self.rounding_error;
+        Ok(self.named(Span {
+            low: 0.0,
+            ..Span::uniform(y.rows, y.cols, bound)
+        }))
+    }
+
+    fn relu(&mut self, x: &Span, bits: u32, label: &'static str) -> ProtocolResult<Span> {
+        let x = self.fits(x, bits, label);
+        let most = match x.origin {
+            Origin::AtMost(most) => most.min(x.bound()),
+            _ => x.bound(),
+        };
+        let out = Span {
+            low: 0.0,
+            ..Span::uniform(x.rows, x.cols, most)
+        };
+        self.record(label, &out);
+        Ok(self.named(out))
     }
 
     fn gate(&mut self, x: &Span, gate: Gate<'_>, label: &'static str) -> ProtocolResult<Span> {

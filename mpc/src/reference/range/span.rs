@@ -14,6 +14,8 @@ pub(super) enum Origin {
     Sums(u64, f64),
     /// The maxima of the rows of a tensor.
     Max(u64),
+    /// Nothing above this, whatever the magnitudes: a bias has lowered some elements.
+    AtMost(f64),
     /// Not negative, with a zero in every row.
     BelowMax,
     /// Not negative, with a one (2^14) in every row.
