@@ -162,7 +162,9 @@ pub fn run(
         part: scope.rows.map(|rows| {
             let of = scope.task_rows.filter(|_| !perplexity).unwrap_or(run.all);
             let texts = samples.iter().map(Sample::texts).collect();
-            Part::new(task, shots, rows, of, !scope.doc_ids.is_empty(), texts)
+            let all = examples.iter().enumerate();
+            let all = all.map(|(nth, row)| (scope.doc_id(nth), row));
+            Part::new(task, shots, all, rows, of, texts)
         }),
         ..Report::of(task, run.engine.name(), measures, samples)?
     };

@@ -185,8 +185,8 @@ fn check(pieces: &[Piece]) -> Result<(), EvalError> {
         }
         if a.part.asked_sha256 != b.part.asked_sha256 {
             return fail(
-                "other few-shot examples (`--seed`), prompt format, `--max-new-tokens` or \
-                 `--exclude`"
+                "other rows (`--data`, `--exclude`), few-shot examples (`--seed`), prompt format \
+                 or `--max-new-tokens`"
                     .into(),
             );
         }

@@ -63,6 +63,15 @@ impl Fixture {
 
     fn run(&self, name: &str, scope: Scope<'_>) -> Result<Report, EvalError> {
         let (task, examples) = self.task(name);
+        self.run_rows(&task, &examples, scope)
+    }
+
+    fn run_rows(
+        &self,
+        task: &Task,
+        examples: &[Example],
+        scope: Scope<'_>,
+    ) -> Result<Report, EvalError> {
         let formatter = PromptFormatter {
             tokenizer: self.partition.tokenizer(),
             chat_template: self.partition.chat_template(),
@@ -72,11 +81,11 @@ impl Fixture {
         let engine: &mut dyn Engine = &mut engine;
         let shots = &examples[..0];
         harness::run(
-            &task,
+            task,
             engine,
             None,
             &formatter,
-            &examples,
+            examples,
             shots,
             scope,
             &mut |_, _| {},
@@ -221,6 +230,57 @@ fn parts_of_different_runs_are_refused_by_name() {
             error.contains("first.json") && error.contains("other.json"),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn parts_of_other_rows_are_refused_whatever_their_number() {
+    let fixture = Fixture::new();
+    let first = fixture.file("first.json", &fixture.part("agnews", [0, 3]));
+    let (task, examples) = fixture.task("agnews");
+    let scope = Scope {
+        rows: Some([3, 7]),
+        ..Scope::default()
+    };
+    // Rows that the second part does not run: its own texts stay the same.
+    let mut prompt = examples.clone();
+    prompt[1].prompt = prompt[2].prompt.clone();
+    let mut answer = examples.clone();
+    answer[1].completion = answer[0].completion.clone();
+    let mut system = task.clone();
+    system.dataset.system = Some("Be brief.".into());
+    for (task, examples) in [(&task, &prompt), (&task, &answer), (&system, &examples)] {
+        let other = fixture.run_rows(task, examples, scope).unwrap();
+        let error = refusal(&[first.clone(), fixture.file("other.json", &other)]);
+        assert!(error.contains("other rows (`--data`"), "{error}");
+    }
+    let same = fixture.run_rows(&task, &examples, scope).unwrap();
+    assert_eq!(merged(&[first, fixture.file("same.json", &same)]).n, 7);
+}
+
+#[test]
+fn parts_that_leave_out_other_rows_are_refused() {
+    let fixture = Fixture::new();
+    let (task, examples) = fixture.task("agnews");
+    let part = |left_out: usize, rows: [usize; 2]| {
+        let doc_ids: Vec<usize> = (0..7).filter(|&nth| nth != left_out).collect();
+        let examples: Vec<Example> = doc_ids.iter().map(|&nth| examples[nth].clone()).collect();
+        let scope = Scope {
+            rows: Some(rows),
+            task_rows: Some(7),
+            doc_ids: &doc_ids,
+            ..Scope::default()
+        };
+        let report = fixture.run_rows(&task, &examples, scope).unwrap();
+        fixture.file(&format!("without-{left_out}-{}.json", rows[0]), &report)
+    };
+    // Rows 1 and 5 ask the same, so the numbers alone tell which of them is left out.
+    assert_eq!(examples[1], examples[5]);
+    let first = part(1, [0, 3]);
+    assert_eq!(merged(&[first.clone(), part(1, [3, 7])]).n, 6);
+    for other in [5, 6] {
+        let error = refusal(&[first.clone(), part(other, [3, 7])]);
+        assert!(error.contains("`--exclude`"), "{error}");
     }
 }
 
