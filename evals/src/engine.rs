@@ -61,8 +61,9 @@ pub trait Engine {
     /// the twin and the secure engine bit for bit, in floats within float noise.
     ///
     /// # Errors
-    /// What the engine itself may meet, and what `each` returns. Scores and logits that are no
-    /// number are part of the replies.
+    /// What the engine itself may meet, such as a prompt without tokens
+    /// ([`EvalError::EmptyPrompt`] in floats), and what `each` returns. Scores and logits that are
+    /// no number are part of the replies.
     fn answer_all(
         &mut self,
         requests: &[Request],

@@ -28,6 +28,8 @@ pub enum EvalError {
         example: Option<usize>,
         source: Box<EvalError>,
     },
+    #[error("the prompt of request {request} has no token that an answer could stand behind")]
+    EmptyPrompt { request: usize },
     #[error("{what} of the model is no finite number")]
     NotANumber { what: &'static str },
     #[error("`--exclude` needs rows of the format of task `{task}`: {source}")]

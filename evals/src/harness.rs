@@ -235,8 +235,16 @@ impl Run<'_, '_> {
             (self.progress)(done, requests.len());
             Ok(())
         };
-        self.engine
-            .answer_all(requests, stop, scope.batch_size, &mut listen)?;
+        let asked = self
+            .engine
+            .answer_all(requests, stop, scope.batch_size, &mut listen);
+        asked.map_err(|error| match error {
+            EvalError::EmptyPrompt { request } => EvalError::Task {
+                task: task.name.clone(),
+                reason: format!("the prompt of example {} is empty", scope.doc_id(request)),
+            },
+            other => other,
+        })?;
         self.twin_equal += equal;
         Ok(())
     }

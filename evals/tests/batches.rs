@@ -222,6 +222,30 @@ fn a_prompt_beyond_the_context_is_refused() {
 }
 
 #[test]
+fn an_empty_prompt_is_refused_by_its_number() {
+    let fixture = Fixture::new();
+    let mut engine = fixture.engine();
+    for nth in [0, 2] {
+        let mut requests = fixture.requests();
+        requests[nth].prompt.clear();
+        let mut heard = 0;
+        let error = engine
+            .answer_all(&requests, &ends, None, &mut |_| {
+                heard += 1;
+                Ok(())
+            })
+            .unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("request {nth}")),
+            "{error}"
+        );
+        assert_eq!(heard, 0, "before anything is computed");
+    }
+    assert!(engine.score(&[], &[vec![1]]).is_err());
+    assert!(engine.generate(&[], 3, &ends).is_err());
+}
+
+#[test]
 fn the_twins_replies_do_not_depend_on_what_was_read_before() {
     let fixture = Fixture::new();
     let out = fixture.dir.path().join("out");

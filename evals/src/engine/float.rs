@@ -269,6 +269,10 @@ impl Engine for FloatEngine {
         at_once: Option<usize>,
         each: &mut Listener<'_>,
     ) -> Result<(), EvalError> {
+        // The row before such a prompt's would be another request's.
+        if let Some(request) = requests.iter().position(|asked| asked.prompt.is_empty()) {
+            return Err(EvalError::EmptyPrompt { request });
+        }
         self.read_beginning(requests)?;
         let limits = Limits {
             requests: at_once.unwrap_or(AT_ONCE).max(1),
