@@ -45,10 +45,18 @@ struct Read {
     known: BTreeMap<Vec<u32>, Known>,
 }
 
-/// What came out of a step.
+/// What came out of a step. Logits are kept where a score asks for them: a long answer would hold
+/// hundreds of kilobytes for each of its tokens.
 struct Known {
     token: u32,
-    logits: Vec<f32>,
+    logits: Option<Vec<f32>>,
+}
+
+/// What is asked of a step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Token,
+    Logits,
 }
 
 impl TwinEngine {
@@ -129,7 +137,8 @@ impl TwinEngine {
             let beginning = self.twin.beginning(padding + shared);
             self.beginnings.insert(padding, beginning);
         }
-        let logits = self.twin.last_logits();
+        // One vector for each prompt, whatever is asked about it first.
+        let logits = Some(self.twin.last_logits());
         self.read = Some(Read {
             prompt: prompt.to_vec(),
             positions: self.twin.positions(),
@@ -140,20 +149,26 @@ impl TwinEngine {
     }
 
     /// What comes out behind the prompt and these tokens. A step that was made once is not made
-    /// again.
-    fn behind(&mut self, prompt: &[u32], tokens: &[u32]) -> Result<&Known, EvalError> {
+    /// again, unless its logits are asked for and were not kept.
+    fn behind(
+        &mut self,
+        prompt: &[u32],
+        tokens: &[u32],
+        asked: Asked,
+    ) -> Result<&Known, EvalError> {
         self.prefill(prompt)?;
         let Some(mut read) = self.read.take() else {
             unreachable!("the prompt was just read")
         };
-        if !read.known.contains_key(tokens) {
-            self.step(&mut read, tokens)?;
+        let known = read.known.get(tokens);
+        if known.is_none_or(|known| asked == Asked::Logits && known.logits.is_none()) {
+            self.step(&mut read, tokens, asked)?;
         }
         let read = self.read.insert(read);
         Ok(&read.known[tokens])
     }
 
-    fn step(&mut self, read: &mut Read, tokens: &[u32]) -> Result<(), EvalError> {
+    fn step(&mut self, read: &mut Read, tokens: &[u32], asked: Asked) -> Result<(), EvalError> {
         let hidden = self.public.spec.hidden_size;
         let same = same_tokens(&read.at, tokens).min(tokens.len() - 1);
         self.twin.rewind(read.positions + same);
@@ -163,7 +178,9 @@ impl TwinEngine {
             let row = (read.prompt.len() + nth) * hidden;
             let token = self.twin.decode(&self.boundary[row..row + hidden])?;
             read.at.push(tokens[nth]);
-            let logits = self.twin.last_logits();
+            let kept = |known: &Known| known.logits.is_some();
+            let keep = asked == Asked::Logits || read.known.get(&read.at).is_some_and(kept);
+            let logits = keep.then(|| self.twin.last_logits());
             read.known.insert(read.at.clone(), Known { token, logits });
         }
         Ok(())
@@ -186,8 +203,11 @@ impl Engine for TwinEngine {
         summed(continuations, |continuation| {
             let mut parts = Vec::with_capacity(continuation.len());
             for (nth, &token) in continuation.iter().enumerate() {
-                let known = self.behind(prompt, &continuation[..nth])?;
-                parts.push(log_softmax_at(&known.logits, token)?);
+                let known = self.behind(prompt, &continuation[..nth], Asked::Logits)?;
+                let Some(logits) = &known.logits else {
+                    unreachable!("logits that are asked for are kept")
+                };
+                parts.push(log_softmax_at(logits, token)?);
             }
             Ok(parts)
         })
@@ -219,7 +239,7 @@ impl Engine for TwinEngine {
         self.prefill(prompt)?;
         let mut answer = Vec::new();
         while answer.len() < max_new_tokens {
-            let token = self.behind(prompt, &answer)?.token;
+            let token = self.behind(prompt, &answer, Asked::Token)?.token;
             if stop(&answer, token) {
                 break;
             }
@@ -242,5 +262,39 @@ impl Engine for TwinEngine {
             self.beginning = beginning;
         }
         answer_in_turn(self, requests, stop, each)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marill_partition::{ExportOptions, export};
+    use marill_testkit::models::{tiny_adapter, tiny_base, tiny_transforms};
+
+    use super::*;
+
+    #[test]
+    fn logits_are_kept_for_scores_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = tiny_base(&dir.path().join("base"), 5).unwrap();
+        let transforms = tiny_transforms(&base.config, true);
+        let adapter = tiny_adapter(&base.config, &transforms, 6).unwrap();
+        let out = dir.path().join("out");
+        let options = ExportOptions::default();
+        export(&base, &transforms, &adapter, &out, &options).unwrap();
+        let partition = Partition::open(&out).unwrap();
+
+        let prompt = base.tokenizer.encode("What is this about?").unwrap();
+        let mut engine = TwinEngine::new(&partition).unwrap();
+        let answer = engine.generate(&prompt, 6, &|_, _| false).unwrap();
+        let read = engine.read.as_ref().unwrap();
+        let kept = read.known.values().filter(|step| step.logits.is_some());
+        // Those behind the prompt, none of the five tokens that were read.
+        assert_eq!((kept.count(), read.known.len()), (1, 6));
+
+        let continuations = [answer[..3].to_vec(), [&answer[..2], &[1, 2]].concat()];
+        let scores = engine.score(&prompt, &continuations).unwrap();
+        let mut fresh = TwinEngine::new(&partition).unwrap();
+        assert_eq!(scores, fresh.score(&prompt, &continuations).unwrap());
+        assert_eq!(answer, fresh.generate(&prompt, 6, &|_, _| false).unwrap());
     }
 }
