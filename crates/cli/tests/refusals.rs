@@ -81,6 +81,29 @@ fn numbers_and_texts_without_sense() {
 }
 
 #[test]
+fn what_does_nothing_beside_merge() {
+    for (flag, value) in [
+        ("--engine", "twin"),
+        ("--shots", "4"),
+        ("--exclude", "rows.tsv"),
+        ("--batch-size", "8"),
+        ("--ignore", "KEY"),
+        ("--recipe", "recipe.toml"),
+        ("--max-new-tokens", "5"),
+        ("--show", "1"),
+        ("--reference", "rows.txt"),
+    ] {
+        let args = ["eval", flag, value, "--merge", "a.json", "b.json"];
+        refused(&args, 2, &[flag, "--merge"]);
+    }
+    let code = ["eval", "--allow-code-execution", "--merge", "a.json"];
+    refused(&code, 2, &["--allow-code-execution", "--merge"]);
+    let seed = ["eval", "--seed", "1", "--merge", "a.json"];
+    refused(&seed, 1, &["`--seed` cannot be used with `--merge`"]);
+    refused(&["eval", "--merge", "a.json"], 1, &["cannot read `a.json`"]);
+}
+
+#[test]
 fn benchmarks_of_no_or_too_many_layers_and_positions() {
     refused(
         &["bench", "DIR", "--tokens", "0"],

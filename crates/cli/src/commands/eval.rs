@@ -116,7 +116,11 @@ pub struct Args {
         long,
         num_args = 1..,
         value_name = "FILES",
-        conflicts_with_all = ["model", "tasks", "compare", "rows", "limit", "data", "log_samples"],
+        conflicts_with_all = [
+            "model", "tasks", "compare", "rows", "limit", "data", "reference", "exclude", "engine",
+            "shots", "max_new_tokens", "recipe", "show", "log_samples", "allow_code_execution",
+            "batch_size", "ignore",
+        ],
     )]
     merge: Option<Vec<PathBuf>>,
     /// Questions that the float model works on at once [default: up to 64, as memory allows]
@@ -169,6 +173,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return compare_runs([&runs[0], &runs[1]], args.limit, args.json);
     }
     if let Some(files) = &args.merge {
+        parts::check_seed(args.seed)?;
         return parts::merge(files, args.min, args.json);
     }
     let mut engines = args.engine.iter().enumerate();

@@ -8,7 +8,7 @@ use std::{
 use marill_evals::merge;
 
 use super::{as_json, bad, print_tables, verdict};
-use crate::args::model_dir::Model;
+use crate::{args::model_dir::Model, output::failure::BadInput};
 
 /// `A..B`: rows A up to but not including B.
 ///
@@ -27,6 +27,24 @@ pub fn parse_rows(text: &str) -> Result<[usize; 2], String> {
     }
 }
 
+/// Refuses a `--seed` beside `--merge`. That of the environment is meant for other runs too and
+/// stays without effect, which is why `clap` cannot refuse it.
+///
+/// # Errors
+/// [`BadInput`] naming the flag.
+pub fn check_seed(seed: u64) -> anyhow::Result<()> {
+    let usual = std::env::var("MARILL_SEED").ok();
+    let usual = usual.and_then(|text| text.parse().ok()).unwrap_or(0);
+    if seed != usual {
+        let error = anyhow::anyhow!(
+            "`--seed` cannot be used with `--merge`\n\
+             hint: parts keep the few-shot examples that they were run with"
+        );
+        return Err(BadInput(error).into());
+    }
+    Ok(())
+}
+
 /// What tells whether parts are of one model: the digest of a checkpoint's tensors, or of a
 /// partition's manifest, which has the digests of all its files.
 pub fn digest(model: &Model) -> String {
@@ -39,7 +57,7 @@ pub fn digest(model: &Model) -> String {
 /// Prints what the parts say together, as the whole run would.
 ///
 /// # Errors
-/// [`crate::output::failure::BadInput`] for parts that do not belong together.
+/// [`BadInput`] for parts that do not belong together.
 pub fn merge(files: &[PathBuf], min: Option<f64>, json: bool) -> anyhow::Result<ExitCode> {
     let merge::Merged {
         model,
