@@ -68,6 +68,9 @@ struct Piece {
 
 /// Puts together what `--json` printed for the parts of a run: figures of examples are scored
 /// again, so that metrics, standard errors and digests are those of one run over all these rows.
+/// They are the same bit for bit in the twin, stochastic rounding aside, and within float noise in
+/// floats: what questions share and which of them meet in a pass depend on the part, so that of
+/// nearly equal logits another one may win.
 ///
 /// # Errors
 /// [`EvalError::Scores`] for a file that holds no part, [`EvalError::Merge`] for parts that do not
