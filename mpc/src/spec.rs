@@ -221,6 +221,10 @@ impl ProgramSpec {
             return refused(field, problem.into());
         }
         let quad = approx.softmax == Some(SoftmaxForm::Quad);
+        if quad && self.architecture.has_biases() {
+            let problem = "is `2quad`, and with biases rows of padding would not stay zero";
+            return refused("approx.softmax", problem.into());
+        }
         if quad && self.numeric.rounding != Rounding::Exact {
             let problem = "is `2quad`, which needs rounding `exact`: rows of padding stay zero, \
                 and out of every sum, only there";

@@ -112,21 +112,25 @@ pub(crate) fn render(manifest: &Manifest, has_peft_config: bool) -> String {
     text.push_str(peft_note(
         has_peft_config,
         manifest.transforms.heads.is_some(),
+        !manifest.transforms.approx.is_none(),
     ));
     text
 }
 
 /// Whether the private part loads in PEFT.
-fn peft_note(has_peft_config: bool, merged_heads: bool) -> &'static str {
-    if has_peft_config && merged_heads {
-        "\n## PEFT\n\n`private/adapter_config.json` was asked for. PEFT does not know merged \
-         heads: there the adapter runs with the base's own attention, and the answers differ from \
-         those of this model.\n"
+fn peft_note(has_peft_config: bool, merged_heads: bool, approximated: bool) -> &'static str {
+    if has_peft_config && (merged_heads || approximated) {
+        "\n## PEFT\n\n`private/adapter_config.json` was asked for. PEFT knows neither merged \
+         nor pruned heads nor approximations: there the adapter runs with the base's own \
+         functions, and the answers differ from those of this model.\n"
     } else if has_peft_config {
         "\n## PEFT\n\nThe folder `private/` loads in PEFT as it is, on the same base.\n"
     } else if merged_heads {
         "\n## PEFT\n\nThere is no `adapter_config.json`: PEFT cannot express merged heads, and the \
          adapter on unmerged heads is another, worse model.\n"
+    } else if approximated {
+        "\n## PEFT\n\nThere is no `adapter_config.json`: PEFT cannot express approximations, and \
+         the adapter on exact functions is another model.\n"
     } else {
         ""
     }
@@ -250,10 +254,9 @@ pub(crate) fn published(manifest: &Manifest) -> Vec<String> {
             None => "the attention scales",
         };
         // What was measured on training rows tells something of them, however little.
-        let measured = match heads.grouping.as_str() {
-            "measured" => ", measured on training rows",
-            _ if heads.scale.is_none() => ", in part measured on training rows",
-            _ => "",
+        let measured = match heads.measured {
+            true => ", chosen by measuring on training rows",
+            false => "",
         };
         let grouping = &heads.grouping;
         lines.push(format!("{what} (`{grouping}`) and {scales}{measured}"));

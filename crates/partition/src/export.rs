@@ -28,7 +28,7 @@ pub struct ExportOptions<'a> {
     /// A full checkpoint of the fine-tuned model, when training kept one: everything in it would be
     /// published, so it must equal the base bit for bit.
     pub model: Option<&'a Checkpoint>,
-    /// Write `adapter_config.json` even where PEFT cannot express the merged heads.
+    /// Write `adapter_config.json` even where PEFT cannot express the heads or approximations.
     pub peft_lossy: bool,
 }
 
@@ -204,8 +204,9 @@ fn write_all(
     let (format, public) = write_base(base, dir)?;
     private.save(dir)?;
     let mut private = vec![private.file().to_string()];
-    let wrote_peft_config =
-        transforms.lora.is_some() && (transforms.heads.is_none() || opts.peft_lossy);
+    // PEFT knows neither merged heads nor approximations: what it would run is another model.
+    let exact = transforms.heads.is_none() && transforms.approx.is_none();
+    let wrote_peft_config = transforms.lora.is_some() && (exact || opts.peft_lossy);
     if wrote_peft_config {
         private.push("private/adapter_config.json".into());
         write_peft_config(base, transforms, &dir.join("private/adapter_config.json"))?;

@@ -7,7 +7,8 @@ use crate::{
     spec::MAX_POSITIONS,
 };
 
-/// A score this low (2^13 below zero, 14 fractional bits) has a softmax weight of exactly zero.
+/// A score this low (2^13 below zero with 14 fractional bits, 2^17 with 10) has a softmax weight of
+/// exactly zero.
 pub const PAD_BIAS: u64 = (1u64 << 27).wrapping_neg();
 
 /// What a padded key's scores get: so low that the weight is exactly zero. Squares have no such

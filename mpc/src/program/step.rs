@@ -10,7 +10,7 @@ use crate::{
 /// Runs one step: `rows` new rows of boundary activations in, one index out (at the client).
 ///
 /// In the first step the rows are a padded prompt, padding first, and `bias` holds
-/// [`PAD_BIAS`](crate::program::padding::PAD_BIAS) for every padded position and zero for the
+/// the bias of `program/padding.rs` for every padded position and zero for the
 /// others; neither reaches the server in clear.
 ///
 /// # Errors

@@ -95,6 +95,27 @@ pub fn export_run(
     work().map_err(|error| BadInput(error).into())
 }
 
+/// A run's own checkpoint cannot say what the run changed besides weights, and would be exported as
+/// if that were nothing.
+fn refuse_changed_architecture(model: &Path) -> anyhow::Result<()> {
+    let Some(run) = model.parent() else {
+        return Ok(());
+    };
+    let path = run.join("transforms.json");
+    if !path.is_file() {
+        return Ok(());
+    }
+    let transforms = Transforms::load(&path)?;
+    anyhow::ensure!(
+        transforms.heads.is_none() && transforms.approx.is_none(),
+        "`{}` says that this model has other heads or functions than a checkpoint can say\n\
+         hint: marill export {}",
+        path.display(),
+        run.display()
+    );
+    Ok(())
+}
+
 /// Exports a full fine-tune made elsewhere: a checkpoint that differs from `base` in its last
 /// layers only.
 ///
@@ -107,6 +128,7 @@ pub fn export_checkpoint(
     told: &ExportAs<'_>,
 ) -> anyhow::Result<ExportReport> {
     let work = || -> anyhow::Result<ExportReport> {
+        refuse_changed_architecture(model)?;
         let open = |path: &Path| Checkpoint::open_ignoring_any(path, told.ignore);
         let (model, unmet) = open(model)?;
         let (base, unmet_in_base) = open(base)?;
