@@ -12,7 +12,7 @@ use marill_model::{
 };
 use rayon::prelude::*;
 
-use crate::{Sample, TrainError};
+use crate::TrainError;
 
 /// Steps of Newton's method, at most: the objective is convex and smooth.
 const NEWTON_STEPS: usize = 20;
@@ -58,15 +58,14 @@ impl Products {
 }
 
 impl<'a> Block<'a> {
-    /// The block of `layer` where `x [N, hidden]` of some samples enters it.
+    /// The block of `layer` where `x [N, hidden]` of rows of these lengths enters it.
     pub fn new(
         decoder: &'a Llama,
         layer: usize,
         x: &candle_core::Tensor,
-        samples: &[&Sample],
+        lengths: &[usize],
     ) -> Result<Self, TrainError> {
-        let lengths: Vec<usize> = samples.iter().map(|s| s.tokens.len()).collect();
-        let packed = Rows::packed(&lengths);
+        let packed = Rows::packed(lengths);
         let [q, k, v] = decoder.attention_inputs(layer, x, &packed)?;
         let flat = |t: &candle_core::Tensor| t.flatten_all()?.to_vec1::<f32>();
         let [q, k, v, x] = [flat(&q)?, flat(&k)?, flat(&v)?, flat(x)?];

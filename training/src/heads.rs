@@ -1,7 +1,7 @@
 //! What becomes of the query heads of each private layer: groups that share a softmax, heads that
 //! are left out, layers that stay as they are, and what that was measured to cost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use marill_model::{
     Checkpoint, HeadMethod, HeadTransform, Llama, LlamaConfig, Rows, Transforms, adjacent_groups,
@@ -12,8 +12,12 @@ use rayon::prelude::*;
 
 use crate::{HeadError, Rng, Sample, TrainError, calibration::Block};
 
-/// Most tokens of all calibration rows together.
+/// Most tokens of all calibration rows together, and of one: attention takes the square of it.
 const TOKENS: usize = 4096;
+const ROW_TOKENS: usize = 256;
+/// Most groups whose changes are compared. For each, the change of a row is held, twice: at 4,096
+/// columns 2.4 GiB in all.
+const MOST_GROUPS: usize = 300;
 
 /// The groups of a recipe, and what was measured of them, where anything was.
 pub(crate) type Chosen = (Option<HeadTransform>, Vec<HeadError>);
@@ -77,6 +81,21 @@ pub(crate) fn choose(
     ))
 }
 
+/// Checks that a run of so many steps trains the model that it exports.
+///
+/// # Errors
+/// [`TrainError::Setting`] where heads would have scores of their own to the end.
+pub(crate) fn check_progress(recipe: &Recipe, steps: usize) -> Result<(), TrainError> {
+    let share = recipe.heads.as_ref().map_or(0.0, |heads| heads.progressive);
+    if share > 0.0 && share * steps as f64 > steps.saturating_sub(1) as f64 {
+        return Err(TrainError::Setting {
+            key: "heads.progressive",
+            reason: format!("{share} of {steps} steps leaves none in which heads are merged"),
+        });
+    }
+    Ok(())
+}
+
 /// The factor of the scores of a group, or of a head that is left.
 fn scale(heads: &Heads, config: &LlamaConfig) -> f64 {
     let members = match heads.method {
@@ -103,6 +122,7 @@ fn transform(heads: &Heads, config: &LlamaConfig, groups: Vec<Vec<Vec<usize>>>) 
         groups,
         scale: Some(scale(heads, config)),
         scales: Vec::new(),
+        measured: heads.is_measured(),
     }
 }
 
@@ -148,7 +168,8 @@ fn kept(heads: &Heads, layers: &std::ops::Range<usize>, choices: &[Choice]) -> V
     if !heads.keep_layers.is_empty() {
         return heads.keep_layers.clone();
     }
-    // All layers have the same shape, so that each saves the same by being merged.
+    // Every layer saves the same of a decoded token by being merged, so that the error decides. (Of
+    // a prompt the last layer saves less: there one row asks.)
     let mut order: Vec<(usize, f64)> = layers
         .clone()
         .zip(choices.iter().map(|c| c.error))
@@ -207,8 +228,11 @@ impl Candidates {
                 (groups.map(|groups| Self::Groupings(vec![groups])), hint)
             }
             (_, Grouping::Measured) => {
-                let hint = "\n\nhint: use `grouping = \"strided\"`";
-                (all_groupings(config, merge).map(Self::Groupings), hint)
+                let hint = match strided_groups(config, merge) {
+                    Ok(_) => "\n\nhint: use `grouping = \"strided\"`",
+                    Err(_) => "",
+                };
+                (few_groups(config, merge).map(Self::Groupings), hint)
             }
         };
         found.map_err(|reason| TrainError::Setting {
@@ -236,18 +260,19 @@ fn measured(
 ) -> Result<Vec<Choice>, TrainError> {
     let plain = Transforms {
         frozen_layers: recipe.freeze.layers,
+        approx: recipe.approx,
         ..Transforms::default()
     };
     let decoder = Llama::new(base.config.llama()?, &plain, base.var_builder_with([]))?;
     let rows = calibration_rows(samples, heads.calibration_rows, recipe.train.seed);
-    let lengths: Vec<usize> = rows.iter().map(|row| row.tokens.len()).collect();
-    let tokens: Vec<u32> = rows.iter().flat_map(|row| row.tokens.clone()).collect();
+    let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
+    let tokens: Vec<u32> = rows.concat();
     let packed = Rows::packed(&lengths);
     let first = recipe.freeze.layers;
     let mut x = decoder.run(decoder.embed(&tokens)?, 0..first, &packed, None)?;
     let mut choices = Vec::new();
     for layer in first..decoder.layers.len() {
-        let block = Block::new(&decoder, layer, &x, &rows)?;
+        let block = Block::new(&decoder, layer, &x, &lengths)?;
         choices.push(match candidates {
             Candidates::Groupings(all) => best_grouping(&block, heads, &decoder.config, all),
             Candidates::Prunings(all) => best_pruning(&block, heads, &decoder.config, all),
@@ -257,25 +282,39 @@ fn measured(
     Ok(choices)
 }
 
-/// Training rows, drawn with the seed; as many as are asked for and few tokens hold.
-fn calibration_rows(samples: &[Sample], most: usize, seed: u64) -> Vec<&Sample> {
+/// The beginnings of training rows, drawn with the seed: as many as are asked for and [`TOKENS`]
+/// hold.
+fn calibration_rows(samples: &[Sample], most: usize, seed: u64) -> Vec<&[u32]> {
     let mut order: Vec<usize> = (0..samples.len()).collect();
     Rng::new(seed, "calibration rows").shuffle(&mut order);
     let mut tokens = 0;
-    let fits = |row: &&Sample| {
-        tokens += row.tokens.len();
-        tokens <= TOKENS
+    let begun = |i: &usize| {
+        let row = &samples[*i].tokens;
+        &row[..row.len().min(ROW_TOKENS)]
     };
-    let mut rows: Vec<&Sample> = order
+    let mut fits = |row: &&[u32]| {
+        let fit = tokens + row.len() <= TOKENS;
+        tokens += if fit { row.len() } else { 0 };
+        fit
+    };
+    order
         .iter()
-        .map(|&i| &samples[i])
+        .map(begun)
+        .filter(|row| fits(row))
         .take(most)
-        .take_while(fits)
-        .collect();
-    if rows.is_empty() {
-        rows.extend(samples.first());
+        .collect()
+}
+
+/// All groupings, of groups that memory holds the changes of.
+fn few_groups(config: &LlamaConfig, merge: usize) -> Result<Vec<Vec<Vec<usize>>>, String> {
+    let all = all_groupings(config, merge)?;
+    let groups: BTreeSet<&Vec<usize>> = all.iter().flatten().collect();
+    match groups.len() {
+        few if few <= MOST_GROUPS => Ok(all),
+        many => Err(format!(
+            "{many} groups are more than the {MOST_GROUPS} that are measured"
+        )),
     }
-    rows
 }
 
 fn best_grouping(

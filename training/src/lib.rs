@@ -27,6 +27,7 @@ mod samples;
 mod scratch;
 mod state;
 mod trainer;
+mod transforms;
 
 pub use dry_run::{DryRun, dry_run};
 pub use error::TrainError;

@@ -97,7 +97,7 @@ impl std::fmt::Display for DataNotes {
 }
 
 /// How far one private layer's attention block is off with the heads that it has got.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HeadError {
     /// Counted over the whole model.
     pub layer: usize,

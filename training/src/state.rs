@@ -9,12 +9,13 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
+use marill_model::HeadTransform;
 use marill_numeric::hex;
 use marill_recipe::{Checkpointing, Data, Export, Recipe, Train};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Progress, Sample, TrainError, params::Params};
+use crate::{HeadError, Progress, Sample, TrainError, params::Params};
 
 /// Checkpoints kept on disk.
 const KEEP: usize = 2;
@@ -33,6 +34,23 @@ struct RunState {
     recipe_sha256: String,
     seconds: f64,
     history: Vec<Progress>,
+    /// Heads that were measured: a resumed run goes on with these, whatever it would measure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heads: Option<MeasuredHeads>,
+}
+
+/// What was chosen by measuring, and what was measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct MeasuredHeads {
+    pub transform: HeadTransform,
+    pub errors: Vec<HeadError>,
+}
+
+/// The heads with which the newest checkpoint was trained, where they were measured. Whether it is
+/// whole is for [`load`] to say.
+pub(crate) fn measured_heads(root: &Path) -> Option<MeasuredHeads> {
+    let json = std::fs::read_to_string(newest(root)?.join(STATE)).ok()?;
+    serde_json::from_str::<RunState>(&json).ok()?.heads
 }
 
 /// Where a run stood.
@@ -106,6 +124,7 @@ pub(crate) fn save(
     history: &[Progress],
     seconds: f64,
     recipe_sha256: &str,
+    heads: Option<MeasuredHeads>,
 ) -> Result<PathBuf, TrainError> {
     let step = history.last().map_or(0, |p| p.step);
     let partial = root.join(".partial");
@@ -115,6 +134,7 @@ pub(crate) fn save(
         recipe_sha256: recipe_sha256.into(),
         seconds,
         history: history.to_vec(),
+        heads,
     };
     let write = || -> Result<(), String> {
         let text = |e: std::io::Error| e.to_string();

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::atomic::Ordering, time::Instant};
 
 use candle_core::Tensor;
 use marill_model::{
-    Adapter, Checkpoint, HeadTransform, Llama, LoraConfig, ModelConfig, TensorDtype, Transforms,
+    Adapter, Checkpoint, Llama, ModelConfig, TensorDtype, Transforms,
     ops::{Dropout, FakeQuant},
 };
 use marill_numeric::NumericSpec;
@@ -23,7 +23,9 @@ use crate::{
     output::{self, HeadError, Progress, TrainReport},
     params::Params,
     samples::{self, Samples},
-    scratch, state,
+    scratch,
+    state::{self, MeasuredHeads},
+    transforms::transforms_with,
 };
 
 /// Trains as the recipe says and writes its output folder. `progress` hears of every step.
@@ -115,63 +117,6 @@ fn base_model(recipe: &Recipe, options: &TrainOptions) -> Result<Checkpoint, Tra
     Ok(Checkpoint::open_ignoring(&path, &recipe.model.ignore)?)
 }
 
-/// What a recipe changes about an architecture, with the heads that were chosen.
-///
-/// # Errors
-/// [`TrainError::Setting`] for a rank that does not fit, [`TrainError::Model`] for the rest.
-fn transforms_with(
-    recipe: &Recipe,
-    config: &dyn ModelConfig,
-    heads: Option<HeadTransform>,
-) -> Result<Transforms, TrainError> {
-    let frozen_layers = recipe.freeze.layers;
-    let lora = recipe.lora.as_ref().map(|l| LoraConfig {
-        rank: l.rank,
-        alpha: l.alpha,
-        rslora: l.rslora,
-        target_modules: l.target_modules.clone(),
-        ranks: l.ranks.clone(),
-    });
-    let transforms = Transforms {
-        frozen_layers,
-        lora,
-        heads,
-        approx: recipe.approx,
-    };
-    transforms.check(config)?;
-    if let Some(lora) = &transforms.lora {
-        check_ranks(lora, config)?;
-    }
-    Ok(Transforms {
-        lora: transforms.lora.map(LoraConfig::in_one_form),
-        ..transforms
-    })
-}
-
-/// No rank is above the smaller side of its matrix.
-fn check_ranks(lora: &LoraConfig, config: &dyn ModelConfig) -> Result<(), TrainError> {
-    for module in &lora.target_modules {
-        let Some([out, inner]) = config.module_shape(module) else {
-            continue;
-        };
-        let rank = lora.rank_of(module);
-        let key = match lora.ranks.contains_key(module) {
-            true => "lora.ranks",
-            false => "lora.rank",
-        };
-        if rank > out.min(inner) {
-            let reason = format!(
-                "a rank of {rank} is above the smaller side of `{module}` ({out} x \
-                 {inner})\n\nhint: more than {} cannot be used; full-rank weights are trained \
-                 without the `[lora]` table",
-                out.min(inner)
-            );
-            return Err(TrainError::Setting { key, reason });
-        }
-    }
-    Ok(())
-}
-
 /// The secure program's scales, those of every export.
 fn fake_quant() -> FakeQuant {
     FakeQuant::from(&NumericSpec::default())
@@ -212,7 +157,14 @@ impl<'a> Run<'a> {
     pub(crate) fn new(recipe: &'a Recipe, options: &'a TrainOptions) -> Result<Self, TrainError> {
         let base = base_model(recipe, options)?;
         let samples = samples::load(recipe, &options.recipe_dir, &base)?;
-        let (heads, head_errors) = heads::choose(recipe, &base, &samples.train)?;
+        let known = options.resume.then(|| {
+            let checkpoints = PathBuf::from(&recipe.output.dir).join("checkpoints");
+            state::measured_heads(&checkpoints)
+        });
+        let (heads, head_errors) = match known.flatten() {
+            Some(known) => (Some(known.transform), known.errors),
+            None => heads::choose(recipe, &base, &samples.train)?,
+        };
         let transforms = transforms_with(recipe, &base.config, heads)?;
         let params = if transforms.lora.is_some() {
             Params::lora(&base, &transforms, recipe.train.seed)?
@@ -221,6 +173,7 @@ impl<'a> Run<'a> {
         };
         let decoder = params.decoder(&base, &transforms)?;
         let plan = Plan::new(&samples.train, &recipe.train)?;
+        heads::check_progress(recipe, plan.len())?;
         let distillation =
             Distillation::open(recipe, options, &base, &transforms, samples.train.len())?;
         let estimate = Estimate::new(&base, &transforms, recipe, &samples, &plan);
@@ -354,14 +307,7 @@ impl<'a> Run<'a> {
                 .as_ref()
                 .is_some_and(|s| s.load(Ordering::Relaxed));
             if stop || step % self.recipe.train.checkpoint_steps == 0 || step == total {
-                let root = self.dir.join("checkpoints");
-                let path = state::save(&root, &self.params, &self.history, seconds, &self.digest)?;
-                output::write_metrics(&self.dir.join("metrics.jsonl"), &self.history).map_err(
-                    |error| TrainError::Output {
-                        error: error.into(),
-                        checkpoint: path.clone(),
-                    },
-                )?;
+                let path = self.save_checkpoint(seconds)?;
                 if stop && step < total {
                     return Err(TrainError::Interrupted {
                         step,
@@ -371,6 +317,24 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Writes a checkpoint and the metrics so far.
+    fn save_checkpoint(&self, seconds: f64) -> Result<PathBuf, TrainError> {
+        let path = state::save(
+            &self.dir.join("checkpoints"),
+            &self.params,
+            &self.history,
+            seconds,
+            &self.digest,
+            self.measured_heads(),
+        )?;
+        let written = output::write_metrics(&self.dir.join("metrics.jsonl"), &self.history);
+        written.map_err(|error| TrainError::Output {
+            error: error.into(),
+            checkpoint: path.clone(),
+        })?;
+        Ok(path)
     }
 
     /// What came out of the parameters that step `left_by` left: a checkpoint of that step is no
@@ -451,11 +415,22 @@ impl<'a> Run<'a> {
         Ok(f64::from(loss))
     }
 
+    /// What a checkpoint has to say of heads that were measured.
+    fn measured_heads(&self) -> Option<MeasuredHeads> {
+        let transform = self.transforms.heads.clone()?;
+        (!self.head_errors.is_empty()).then(|| MeasuredHeads {
+            transform,
+            errors: self.head_errors.clone(),
+        })
+    }
+
     /// How much of its own scores a merged head still has in a step (from 1): from all of them down
     /// to none.
     fn own_share(&self, step: usize) -> f32 {
         let share = self.recipe.heads.as_ref().map_or(0.0, |h| h.progressive);
-        let over = share * self.plan.len() as f64;
+        // A resumed run may have more steps, and has merged its heads by then all the same.
+        let planned = self.history.first().map_or(self.plan.len(), |p| p.steps);
+        let over = share * planned as f64;
         let gone = (step - 1) as f64;
         if gone >= over {
             0.0

@@ -43,6 +43,9 @@ pub struct HeadTransform {
     /// `[private layer][query head]`; a head that is left out has 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scales: Vec<Vec<f64>>,
+    /// Whether groups, scales or layers left whole were measured on training rows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub measured: bool,
 }
 
 /// The query heads of one layer.
@@ -435,6 +438,7 @@ mod tests {
             groups: vec![groups],
             scale: Some(0.1),
             scales: Vec::new(),
+            measured: false,
         }
     }
 

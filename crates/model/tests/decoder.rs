@@ -105,6 +105,7 @@ fn transforms(config: &dyn ModelConfig) -> Transforms {
             groups,
             scale: Some(0.2),
             scales: Vec::new(),
+            measured: false,
         }),
         approx: Default::default(),
     }

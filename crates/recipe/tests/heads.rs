@@ -64,7 +64,15 @@ const SENSELESS_HEADS: &[(&str, &str)] = &[
         "merge = 3\ncalibration_rows = 8",
         "`heads.calibration_rows` is about what is measured",
     ),
-    ("merge = 3\nprogressive = 1.5", "must be between 0 and 1"),
+    (
+        "merge = 3\nfit_scales = true\n[approx]\nsoftmax = \"2relu\"",
+        "`[heads]` measures with the exact softmax",
+    ),
+    (
+        "merge = 3\nmethod = \"prune\"\ngrouping = \"measured\"\n[train]\nquantize_last_steps = 2",
+        "`train.quantize_last_steps` rounds as a program with all heads",
+    ),
+    ("merge = 3\nprogressive = 1.5", "must be between 0 and 0.9"),
     (
         "merge = 3\ngrouping = \"best\"",
         "`heads.grouping` is one of `strided`, `adjacent`, `measured`",

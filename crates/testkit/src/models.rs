@@ -80,6 +80,7 @@ pub fn tiny_transforms(config: &dyn ModelConfig, merged: bool) -> Transforms {
         ],
         scale: Some(0.25),
         scales: Vec::new(),
+        measured: false,
     });
     let target_modules = MODULES.iter().map(ToString::to_string).collect();
     Transforms {
@@ -119,6 +120,7 @@ pub fn tiny_mixed_heads(config: &dyn ModelConfig, method: HeadMethod) -> Transfo
         groups,
         scale: None,
         scales,
+        measured: true,
     };
     Transforms {
         heads: Some(heads),

@@ -1,9 +1,15 @@
 //! Heads that are measured, left whole, left out, or merged step by step.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use marill_model::{HeadMethod, HeadTransform, Transforms};
-use marill_training::{TrainReport, dry_run};
+use marill_training::{TrainError, TrainOptions, TrainReport, dry_run, train};
 
 use crate::place::{Place, TUNE, bytes};
 
@@ -94,6 +100,68 @@ fn merging_by_degrees_begins_with_the_heads_own_scores() {
     // The same formula but for the order of 32-bit sums.
     assert!((by_degrees.first_loss - plain.first_loss).abs() < 1e-5);
     assert!((at_once.first_loss - plain.first_loss).abs() > 1e-4);
+}
+
+/// A run that was stopped goes on with the heads that it measured, and merges them when it would
+/// have, also where it has more steps now.
+#[test]
+fn a_resumed_run_keeps_its_heads() {
+    let place = Place::new(true);
+    let set = |steps: &'static str, dir: &'static str| {
+        let heads = [
+            "heads.grouping=measured",
+            "heads.fit_scales=true",
+            "heads.progressive=0.5",
+        ];
+        [&heads[..], &[steps, dir]].concat()
+    };
+    let whole = place
+        .run(TUNE, &set("train.max_steps=8", "output.dir=DIR/whole"))
+        .unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let recipe = place.recipe(TUNE, &set("train.max_steps=8", "output.dir=DIR/again"));
+    let options = TrainOptions {
+        stop: Some(stop.clone()),
+        ..place.options()
+    };
+    let stopped = train(&recipe, &options, &mut |p| {
+        stop.store(p.step == 5, Ordering::Relaxed);
+    });
+    assert!(matches!(
+        stopped,
+        Err(TrainError::Interrupted { step: 5, .. })
+    ));
+    // Another measurement would choose others: what the checkpoint says counts.
+    let state = place.path("again/checkpoints/step-000005/state.json");
+    let text = std::fs::read_to_string(&state).unwrap();
+    assert!(text.contains("\"scales\""), "the checkpoint has the heads");
+    let options = TrainOptions {
+        resume: true,
+        ..place.options()
+    };
+    let again = train(&recipe, &options, &mut |_| {}).unwrap();
+    assert_eq!(again.heads, whole.heads);
+    let file = |report: &TrainReport, name| bytes(report.output_dir.join(name));
+    for name in ["transforms.json", "adapter.safetensors"] {
+        assert!(file(&again, name) == file(&whole, name), "{name}");
+    }
+    let more = place.recipe(TUNE, &set("train.max_steps=30", "output.dir=DIR/again"));
+    let mut losses = Vec::new();
+    train(&more, &options, &mut |p| losses.push(p.loss)).unwrap();
+    assert_eq!(losses.len(), 22);
+    // Heads with scores of their own again would be another model: its loss jumps.
+    assert!((losses[0] - again.final_loss).abs() < 0.5, "{losses:?}");
+}
+
+#[test]
+fn heads_must_be_merged_in_the_end() {
+    let place = Place::new(true);
+    let set = ["heads.progressive=0.9", "train.max_steps=2"];
+    let error = place.run(TUNE, &set).unwrap_err().to_string();
+    assert!(
+        error.contains("leaves none in which heads are merged"),
+        "{error}"
+    );
 }
 
 #[test]

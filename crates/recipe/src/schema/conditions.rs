@@ -26,6 +26,7 @@ pub(super) fn cross_check(recipe: &Recipe, name: &str) -> Result<(), RecipeError
     }
     if let Some(heads) = &recipe.heads {
         check_heads(heads, &mut add);
+        check_heads_beside(recipe, heads, &mut add);
     }
     check_approximations(recipe, &mut add);
     for dataset in &recipe.dataset {
@@ -134,6 +135,28 @@ fn check_lora(lora: &Lora, add: &mut Add<'_>) {
                 "name the module there too, or drop its rank",
             );
         }
+    }
+}
+
+/// What `[heads]` cannot go together with.
+fn check_heads_beside(recipe: &Recipe, heads: &Heads, add: &mut Add<'_>) {
+    if recipe.model.init == crate::Init::Random && heads.is_measured() {
+        add(
+            "`[heads]` measures a base model, and `init = \"random\"` has none",
+            "use `grouping = \"strided\"` without `fit_scales` and `keep`",
+        );
+    }
+    if recipe.approx.softmax.is_some() && heads.is_measured() {
+        add(
+            "`[heads]` measures with the exact softmax, and `approx.softmax` has another",
+            "use `grouping = \"strided\"` without `fit_scales` and `keep`",
+        );
+    }
+    if recipe.train.quantize_last_steps > 0 && heads.method == Method::Prune {
+        add(
+            "`train.quantize_last_steps` rounds as a program with all heads does",
+            "leave it out with `heads.method = \"prune\"`",
+        );
     }
 }
 

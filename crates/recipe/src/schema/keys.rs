@@ -177,7 +177,7 @@ pub(super) const ROOT: &[(&str, Kind)] = &[
             ("fit_scales", Flag),
             ("keep", Within(0, MANY)),
             ("keep_layers", Kind::Wholes),
-            ("progressive", Number(0.0, 1.0)),
+            ("progressive", Number(0.0, 0.9)),
             ("calibration_rows", Within(1, MANY)),
         ]),
     ),
