@@ -261,7 +261,9 @@ fn parts_of_other_rows_are_refused_whatever_their_number() {
 #[test]
 fn parts_that_leave_out_other_rows_are_refused() {
     let fixture = Fixture::new();
-    let (task, examples) = fixture.task("agnews");
+    let (task, mut examples) = fixture.task("agnews");
+    // Whichever of these two is left out, the same texts stay: their numbers tell.
+    examples[2] = examples[1].clone();
     let part = |left_out: usize, rows: [usize; 2]| {
         let doc_ids: Vec<usize> = (0..7).filter(|&nth| nth != left_out).collect();
         let examples: Vec<Example> = doc_ids.iter().map(|&nth| examples[nth].clone()).collect();
@@ -274,11 +276,9 @@ fn parts_that_leave_out_other_rows_are_refused() {
         let report = fixture.run_rows(&task, &examples, scope).unwrap();
         fixture.file(&format!("without-{left_out}-{}.json", rows[0]), &report)
     };
-    // Rows 1 and 5 ask the same, so the numbers alone tell which of them is left out.
-    assert_eq!(examples[1], examples[5]);
     let first = part(1, [0, 3]);
     assert_eq!(merged(&[first.clone(), part(1, [3, 7])]).n, 6);
-    for other in [5, 6] {
+    for other in [2, 6] {
         let error = refusal(&[first.clone(), part(other, [3, 7])]);
         assert!(error.contains("`--exclude`"), "{error}");
     }
