@@ -22,20 +22,13 @@ fn world(approx: Approximations, setting: Setting, e0: E0) -> World {
     World::of(model, folder, false, false, |dealer| dealer)
 }
 
-fn on(comparison: Comparison, opener: SessionOpener) -> SessionOpener {
-    SessionOpener {
-        parameters: opener.parameters.clone().with_comparison(comparison),
-        ..opener
-    }
-}
-
 #[test]
 fn sessions_give_the_twins_tokens_in_every_setting() {
     for approx in approx::EACH {
         for setting in Setting::ALL {
             let world = world(approx, setting, E0::Client);
             for comparison in [Comparison::OneHot, Comparison::Dcf] {
-                let mut session = on(comparison, world.opener()).open().unwrap();
+                let mut session = world.opener_with(comparison).open().unwrap();
                 let tokens = world.secure(&mut session, 1, 11, 3).0;
                 assert_eq!(
                     tokens,

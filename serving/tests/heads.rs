@@ -7,17 +7,10 @@ use marill_mpc::{
     random_model::{tiny_spec, with_mixed_heads},
     tally::tally_on,
 };
-use marill_serving::{client::SessionOpener, terms::Setting};
+use marill_serving::terms::Setting;
 use marill_testkit::parties::{World, model_of};
 
 const BUCKET: usize = 16;
-
-fn on(comparison: Comparison, opener: SessionOpener) -> SessionOpener {
-    SessionOpener {
-        parameters: opener.parameters.clone().with_comparison(comparison),
-        ..opener
-    }
-}
 
 #[test]
 fn sessions_of_mixed_heads_equal_the_twin_at_the_tallys_cost() {
@@ -27,7 +20,7 @@ fn sessions_of_mixed_heads_equal_the_twin_at_the_tallys_cost() {
         let folder = tempfile::tempdir().unwrap();
         let world = World::of(model, folder, false, false, |dealer| dealer);
         for comparison in [Comparison::OneHot, Comparison::Dcf] {
-            let opener = on(comparison, world.opener());
+            let opener = world.opener_with(comparison);
             let (tokens, costs) = world.secure(&mut opener.open().unwrap(), 1, 11, 3);
             assert_eq!(tokens, world.twin(1, 11, 3), "{setting:?}, {comparison}");
             let places = tally_on(&spec, comparison, BUCKET, 1).unwrap();

@@ -4,7 +4,7 @@
 use marill_mpc::{
     Comparison, ProgramSpec, cost::Cost, masked::Masked, random_model::tiny_spec, tally::tally_on,
 };
-use marill_serving::{client::SessionOpener, terms::Setting};
+use marill_serving::terms::Setting;
 use marill_testkit::parties::{World, model_of};
 
 const BUCKET: usize = 16;
@@ -16,13 +16,6 @@ fn specs() -> [ProgramSpec; 2] {
     [with([1, 4, 0, 2, 8, 3, 16]), with([2, 1, 3, 0, 5, 1, 0])]
 }
 
-fn on(comparison: Comparison, opener: SessionOpener) -> SessionOpener {
-    SessionOpener {
-        parameters: opener.parameters.clone().with_comparison(comparison),
-        ..opener
-    }
-}
-
 #[test]
 fn sessions_of_mixed_ranks_equal_the_twin_at_the_tallys_cost() {
     for spec in specs() {
@@ -31,7 +24,7 @@ fn sessions_of_mixed_ranks_equal_the_twin_at_the_tallys_cost() {
             let folder = tempfile::tempdir().unwrap();
             let world = World::of(model, folder, false, false, |dealer| dealer);
             for comparison in [Comparison::OneHot, Comparison::Dcf] {
-                let opener = on(comparison, world.opener());
+                let opener = world.opener_with(comparison);
                 let (tokens, costs) = world.secure(&mut opener.open().unwrap(), 1, 11, 3);
                 assert_eq!(tokens, world.twin(1, 11, 3), "{setting:?}, {comparison}");
                 let places = tally_on(&spec, comparison, BUCKET, 1).unwrap();

@@ -62,19 +62,12 @@ fn check_near(world: &World, tokens: &[u32], seed: u64, n: usize) {
     }
 }
 
-fn on(comparison: Comparison, opener: SessionOpener) -> SessionOpener {
-    SessionOpener {
-        parameters: opener.parameters.clone().with_comparison(comparison),
-        ..opener
-    }
-}
-
 #[test]
 fn stochastic_sessions_are_near_the_exact_twin() {
     for setting in Setting::ALL {
         let world = world_of(stochastic(setting), false);
         for comparison in [Comparison::OneHot, Comparison::Dcf] {
-            let opener = on(comparison, world.opener());
+            let opener = world.opener_with(comparison);
             assert_eq!(opener.parameters.rounding, "stochastic");
             let (tokens, costs) = world.secure(&mut opener.open().unwrap(), 1, 11, 3);
             check_near(&world, &tokens, 1, 11);

@@ -174,7 +174,8 @@ fn eigenpairs(mut h: Vec<f64>, n: usize) -> Vec<(f64, Vec<f64>)> {
                 let c = 1.0 / t.hypot(1.0);
                 let s = t * c;
                 for k in 0..n {
-                    let (kp, kq) = (h[k * n + p], h[k * n + q]);
+                    let kp = h[k * n + p];
+                    let kq = h[k * n + q];
                     h[k * n + p] = c * kp - s * kq;
                     h[k * n + q] = s * kp + c * kq;
                 }
@@ -194,7 +195,8 @@ fn eigenpairs(mut h: Vec<f64>, n: usize) -> Vec<(f64, Vec<f64>)> {
 
 fn turn_rows(m: &mut [f64], n: usize, [p, q]: [usize; 2], [c, s]: [f64; 2]) {
     for k in 0..n {
-        let (pk, qk) = (m[p * n + k], m[q * n + k]);
+        let pk = m[p * n + k];
+        let qk = m[q * n + k];
         m[p * n + k] = c * pk - s * qk;
         m[q * n + k] = s * pk + c * qk;
     }
@@ -233,7 +235,8 @@ mod tests {
 
     #[test]
     fn rows_of_known_directions_are_spanned_by_the_leading_ones() {
-        let (size, count) = (40, 6);
+        let size = 40;
+        let count = 6;
         let directions = known(count, size);
         let mut gram = Gram::new(size);
         let x = samples(&directions, size, 0.02);

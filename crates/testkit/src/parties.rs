@@ -8,7 +8,7 @@ use std::{
 };
 
 use marill_mpc::{
-    PrivateWeights, ProgramSpec, PublicWeights, Twin,
+    Comparison, PrivateWeights, ProgramSpec, PublicWeights, Twin,
     random_model::{gaussian, random_weights, tiny_spec},
 };
 use marill_net::{
@@ -96,6 +96,15 @@ impl World {
 
     pub fn opener(&self) -> SessionOpener {
         self.opener_at(&self.parties.server, "client")
+    }
+
+    /// As [`Self::opener`], with what comparisons are made of.
+    pub fn opener_with(&self, comparison: Comparison) -> SessionOpener {
+        let opener = self.opener();
+        SessionOpener {
+            parameters: opener.parameters.clone().with_comparison(comparison),
+            ..opener
+        }
     }
 
     pub fn opener_at(&self, server: &Endpoint, name: &str) -> SessionOpener {

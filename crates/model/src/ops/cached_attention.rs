@@ -139,7 +139,9 @@ mod tests {
     }
 
     fn compare(approx: Approximations) {
-        let (heads, kv, head_dim) = (6, 2, 8);
+        let heads = 6;
+        let kv = 2;
+        let head_dim = 8;
         let q_width = heads * head_dim;
         let kv_width = kv * head_dim;
         let q = values(5 * q_width, 2_654_435_761);
