@@ -10,6 +10,7 @@ use std::{
 
 use marill_model::{HeadMethod, HeadTransform, Transforms};
 use marill_training::{TrainError, TrainOptions, TrainReport, dry_run, train};
+use sha2::{Digest, Sha256};
 
 use crate::place::{Place, TUNE, bytes};
 
@@ -151,6 +152,32 @@ fn a_resumed_run_keeps_its_heads() {
     assert_eq!(losses.len(), 22);
     // Heads with scores of their own again would be another model: its loss jumps.
     assert!((losses[0] - again.final_loss).abs() < 0.5, "{losses:?}");
+}
+
+/// What a checkpoint says of its heads counts, not what would be measured now.
+#[test]
+fn heads_of_a_checkpoint_are_not_measured_again() {
+    let place = Place::new(true);
+    let set = |steps| ["heads.grouping=measured", "heads.fit_scales=true", steps];
+    let first = place.run(TUNE, &set("train.max_steps=2")).unwrap();
+    let folder = first.output_dir.join("checkpoints/step-000002");
+    let text = std::fs::read_to_string(folder.join("state.json")).unwrap();
+    let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    state["heads"]["transform"]["scales"][0][0] = 0.0625.into();
+    std::fs::write(folder.join("state.json"), state.to_string()).unwrap();
+    let sums = ["state.safetensors", "state.json"].map(|name| {
+        let digest = Sha256::digest(bytes(folder.join(name)));
+        format!("{}  {name}\n", marill_numeric::hex(&digest))
+    });
+    std::fs::write(folder.join("SHA256SUMS"), sums.concat()).unwrap();
+    let options = TrainOptions {
+        resume: true,
+        ..place.options()
+    };
+    let more = place.recipe(TUNE, &set("train.max_steps=3"));
+    let again = train(&more, &options, &mut |_| {}).unwrap();
+    let transforms = Transforms::load(&again.output_dir.join("transforms.json")).unwrap();
+    assert_eq!(transforms.heads.unwrap().scales[0][0], 0.0625);
 }
 
 #[test]
