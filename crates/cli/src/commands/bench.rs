@@ -3,6 +3,7 @@
 mod answer;
 mod block;
 mod clock;
+mod headline;
 mod ops;
 mod shapes;
 
@@ -35,6 +36,8 @@ pub struct Args {
 enum Operations {
     /// One line per operation: rounds, bytes, CPU time, error against real arithmetic
     Ops(ops::Args),
+    /// An ordinary full fine-tune against Marill's form: what a step costs, cell by cell
+    Headline(headline::Args),
 }
 
 /// Runs the benchmark that the arguments ask for.
@@ -45,6 +48,7 @@ enum Operations {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match (args.operations, args.dir) {
         (Some(Operations::Ops(ops)), _) => ops::run(&ops),
+        (Some(Operations::Headline(headline)), _) => headline::run(&headline),
         (None, Some(dir)) => answer::run(
             &dir,
             args.prompt_tokens,

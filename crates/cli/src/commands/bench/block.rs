@@ -132,6 +132,7 @@ fn checked_model(args: &Args, plan: &Plan, rounding: Rounding) -> anyhow::Result
     let full = args.private == "full";
     let form = Form {
         layers,
+        head: false,
         rank,
         full,
         merge: args.merge as usize,

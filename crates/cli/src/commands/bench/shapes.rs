@@ -26,6 +26,9 @@ pub struct Model {
 pub struct Form {
     /// Private layers; all of them when not given.
     pub layers: Option<usize>,
+    /// Whether fewer layers than the model has keep its output head, as a model behind a prefix
+    /// does.
+    pub head: bool,
     /// Rank of the private LoRA updates; 0 where there are none.
     pub rank: usize,
     /// Whether every linear map is private as a whole.
@@ -52,13 +55,14 @@ fn sizes(name: &str) -> Option<([usize; 6], Architecture)> {
 }
 
 /// The spec of a named shape. `layers` private ones; the whole model has its output head, a part of
-/// it a head of two.
+/// it a head of two, unless the form keeps it.
 ///
 /// # Errors
 /// [`BadInput`] for an unknown name, or a `merge` that does not divide the heads.
-fn spec(name: &str, form: Form) -> anyhow::Result<ProgramSpec> {
+pub fn spec(name: &str, form: Form) -> anyhow::Result<ProgramSpec> {
     let Form {
         layers,
+        head,
         rank,
         full,
         merge,
@@ -90,7 +94,7 @@ fn spec(name: &str, form: Form) -> anyhow::Result<ProgramSpec> {
         num_attention_heads: heads,
         num_key_value_heads: kv,
         head_dim: hidden / heads,
-        vocab_size: if layers == all { vocab } else { 2 },
+        vocab_size: if head || layers == all { vocab } else { 2 },
         num_layers: layers,
         max_positions: positions,
         rms_norm_eps: 1e-5,
