@@ -8,6 +8,7 @@
 //!   up
 //! - [`compare`]: the difference of two runs on the same questions, with its interval
 //! - [`merge`]: the report of a run from those of its parts
+//! - [`recovery`]: the share of a full fine-tune's gain that a model keeps, over tasks
 //! - [`sandbox`]: where generated programs run
 //! - [`table`]: the tables that people know
 
@@ -20,6 +21,7 @@ pub mod merge;
 pub mod metrics;
 mod program;
 mod prompt;
+pub mod recovery;
 pub mod sandbox;
 pub mod table;
 mod task;
