@@ -6,6 +6,7 @@ mod clock;
 mod headline;
 mod ops;
 mod shapes;
+pub mod study;
 
 use std::{path::PathBuf, process::ExitCode};
 

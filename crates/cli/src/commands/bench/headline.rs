@@ -3,6 +3,7 @@
 
 mod counts;
 mod forms;
+mod quality;
 
 use std::process::ExitCode;
 
@@ -15,6 +16,8 @@ use self::{
 
 #[derive(clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    quality: quality::Quality,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
@@ -25,6 +28,9 @@ pub struct Args {
 /// # Errors
 /// Whatever counting or a session reports.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.quality.is_asked() {
+        return quality::run(&args.quality);
+    }
     let counts = counts()?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&counts)?);
