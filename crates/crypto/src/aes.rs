@@ -60,6 +60,15 @@ impl Cipher {
         }
     }
 
+    /// As [`Self::stream`] with whole words, into `out`: counters from `first` on, two words each.
+    pub fn fill(&self, first: u64, out: &mut [u64]) {
+        match &self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Backend::Wide(keys) => keys.fill(first, out),
+            Backend::Blocks(_) => out.copy_from_slice(&self.stream(first, out.len(), u64::MAX)),
+        }
+    }
+
     /// `π(π(s) ⊕ t) ⊕ π(s)` of each of the `nodes`, into each of the `out`s: the tweak of node `i`
     /// there is `tweaks[i] ^ uses[k]`. Blocks are little-endian numbers; all slices are of one
     /// length.
@@ -157,6 +166,15 @@ mod wide {
                 out.set_len(n);
             }
             out
+        }
+
+        pub(super) fn fill(&self, first: u64, out: &mut [u64]) {
+            // SAFETY: `new` detected the features. Words are valid uninitialized ones, and
+            // `stream` writes words only.
+            unsafe {
+                let words = &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<u64>]);
+                stream(&self.0, first, u64::MAX, words);
+            }
         }
 
         pub(super) fn permute(&self, blocks: &mut [u128]) {
@@ -409,6 +427,11 @@ mod tests {
                         "{n} words from {first}"
                     );
                 }
+            }
+            for aes in [&wide, &portable] {
+                let mut filled = vec![1; n];
+                aes.fill(9, &mut filled);
+                assert_eq!(filled, aes.stream(9, n, u64::MAX), "{n} words in place");
             }
             let blocks: Vec<u128> = (0..n as u128).map(|k| (k << 77) | (3 * k)).collect();
             let [mut a, mut b] = [blocks.clone(), blocks.clone()];
