@@ -15,6 +15,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("marill-numeric", &[]),
     ("marill-crypto", &["marill-numeric"]),
     ("marill-net", &["marill-numeric"]),
+    (
+        "marill-ot",
+        &["marill-numeric", "marill-crypto", "marill-net"],
+    ),
     ("marill-recipe", &["marill-numeric"]),
     ("marill-report", &["marill-numeric"]),
     ("marill-hub", &["marill-numeric"]),
@@ -73,6 +77,7 @@ const WALLS: &[(&str, &[&str])] = &[
         &["candle-core", "tokio", "tungstenite", "marill-net"],
     ),
     ("marill-net", &["candle-core", "tokio"]),
+    ("marill-ot", &["candle-core", "tokio", "marill-mpc"]),
     ("marill-recipe", &["candle-core", "tokio"]),
     ("marill-report", &["candle-core", "tokio"]),
     (
@@ -228,6 +233,30 @@ fn the_test_kit_is_in_no_build_that_ships() {
             );
         }
     }
+}
+
+/// Correlations that both parties know hide nothing.
+#[test]
+fn ideal_correlations_are_in_no_build_that_ships() {
+    let insecure = |name: &Value| name.as_str().unwrap_or_default().contains("insecure-ideal");
+    let metadata = metadata();
+    let mut declared = 0;
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        for (feature, enables) in package["features"].as_object().unwrap() {
+            declared += usize::from(feature == "insecure-ideal");
+            let passed_on = enables.as_array().unwrap().iter().any(insecure);
+            assert!(!passed_on, "`{feature}` of `{name}` enables it");
+        }
+        for used in package["dependencies"].as_array().unwrap() {
+            let enabled = used["features"].as_array().unwrap().iter().any(insecure);
+            assert!(
+                !enabled || used["kind"] == "dev",
+                "`{name}` may enable it among its `[dev-dependencies]` only"
+            );
+        }
+    }
+    assert_eq!(declared, 1, "the feature has another name");
 }
 
 /// A file under two module paths is compiled twice and silenced where one of them uses less of it.

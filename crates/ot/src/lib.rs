@@ -1,0 +1,45 @@
+//! Oblivious transfer between two parties, and what comparisons are made of: random transfers
+//! hashed to bits, correlated transfers modulo a power of two, bit triples.
+//!
+//! # Functionality
+//! The parties E0 and E1 hold base transfers ([`base`]), made once. A [`Session`] expands them to
+//! any number of correlated transfers in both directions ([`softspoken`]), hashes those at once to
+//! the bits that a protocol needs ([`stock`]), and spends them ([`transfer`]). What depends on no
+//! input can be made before an input is there ([`Session::prepare`]); what is missing is made when
+//! it is asked for.
+//!
+//! # Security
+//! Semi-honest, 128 bits computational; transfers have no statistical error. A source of
+//! transfers says in its type what it withstands ([`source::Security`]). Choices and messages
+//! are never branched on, nor used as an index. What is made is used once and erased when dropped.
+//! Messages are not authenticated: [`Session::confirm`] notices any that the link changed, and a
+//! peer that deviates is outside the model.
+//!
+//! # Errors
+//! A message of another length, a point off the curve, parameters that differ, or a silent peer are
+//! an [`OtError`]; nothing of a session is usable after one.
+
+pub mod base;
+pub mod bits;
+mod error;
+mod ggm;
+pub mod hash;
+#[cfg(feature = "insecure-ideal")]
+pub mod insecure;
+pub mod link;
+pub mod session;
+pub mod softspoken;
+pub mod source;
+pub mod stock;
+pub mod transfer;
+mod transpose;
+pub mod world;
+
+pub use base::BaseOts;
+pub use bits::{BitReader, BitWriter, Bits};
+pub use error::OtError;
+pub use link::{Link, Party, Phase, Traffic};
+pub use session::Session;
+pub use softspoken::SoftSpoken;
+pub use source::{SemiHonest, Source};
+pub use stock::{Kind, Needs};

@@ -1,0 +1,243 @@
+//! The link between the two parties: messages of known length, counted and hashed.
+//!
+//! Both parties know from the protocol who sends how much in each step, so a message has no header,
+//! and one of another length is an error. Bytes and rounds are counted by [`Phase`]; a hash over
+//! all bytes of each direction lets [`Link::confirm`] notice a message that was changed, repeated,
+//! dropped or moved.
+
+use std::ops::{AddAssign, Sub};
+
+use marill_net::Channel;
+use sha2::{Digest, Sha256};
+
+use crate::error::OtError;
+
+/// One of the two evaluators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Party {
+    E0 = 0,
+    E1 = 1,
+}
+
+impl Party {
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::E0 => Self::E1,
+            Self::E1 => Self::E0,
+        }
+    }
+}
+
+/// What bytes are sent for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Base transfers and what expands them for a session.
+    Setup,
+    /// Making correlated transfers.
+    Extension,
+    /// Other material that depends on no input.
+    Offline,
+    /// What depends on inputs.
+    Online,
+}
+
+/// Payload bytes and rounds of one phase. A round is a step of the chain of messages: a
+/// simultaneous exchange is one, and so are messages in a row in one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub sent: u64,
+    pub received: u64,
+    pub rounds: u64,
+}
+
+impl Traffic {
+    /// Bytes in both directions.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.sent + self.received
+    }
+}
+
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.received += other.received;
+        self.rounds += other.rounds;
+    }
+}
+
+impl Sub for Traffic {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            sent: self.sent - other.sent,
+            received: self.received - other.received,
+            rounds: self.rounds - other.rounds,
+        }
+    }
+}
+
+/// Messages longer than this travel in several frames: well below what a channel refuses.
+const MAX_FRAME_BYTES: usize = 16 << 20;
+
+/// Bytes of a transcript's digest that are compared: 128 bits.
+const CONFIRM_BYTES: usize = 16;
+
+/// What happened last, for counting rounds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Sent,
+    Received,
+    Both,
+}
+
+/// One party's end.
+pub struct Link<C> {
+    channel: C,
+    party: Party,
+    phase: Phase,
+    traffic: [Traffic; 4],
+    last: Last,
+    sent: Sha256,
+    received: Sha256,
+}
+
+impl<C: Channel> Link<C> {
+    /// A peer's silence ends where the channel's limit says so.
+    pub fn new(channel: C, party: Party) -> Self {
+        Self {
+            channel,
+            party,
+            phase: Phase::Setup,
+            traffic: [Traffic::default(); 4],
+            last: Last::Both,
+            sent: Sha256::new(),
+            received: Sha256::new(),
+        }
+    }
+
+    pub fn party(&self) -> Party {
+        self.party
+    }
+
+    pub fn traffic(&self, phase: Phase) -> Traffic {
+        self.traffic[phase as usize]
+    }
+
+    /// Counts what follows for `phase`, whose first message is a round of its own; gives the phase
+    /// before.
+    pub fn enter(&mut self, phase: Phase) -> Phase {
+        if phase != self.phase {
+            self.last = Last::Both;
+        }
+        std::mem::replace(&mut self.phase, phase)
+    }
+
+    fn count(&mut self, happened: Last, sent: usize, received: usize) {
+        let new_round = happened == Last::Both || happened != self.last;
+        self.last = happened;
+        self.traffic[self.phase as usize] += Traffic {
+            sent: sent as u64,
+            received: received as u64,
+            rounds: u64::from(new_round),
+        };
+    }
+
+    fn put(&mut self, step: &'static str, message: &[u8]) -> Result<(), OtError> {
+        self.sent.update(message);
+        for frame in message.chunks(MAX_FRAME_BYTES) {
+            let sent = self.channel.send(frame.to_vec());
+            sent.map_err(|source| OtError::Peer { step, source })?;
+        }
+        Ok(())
+    }
+
+    fn get(&mut self, step: &'static str, length: usize) -> Result<Vec<u8>, OtError> {
+        let mut message = Vec::new();
+        while message.len() < length {
+            let expected = (length - message.len()).min(MAX_FRAME_BYTES);
+            let frame = self.channel.recv();
+            let frame = frame.map_err(|source| OtError::Peer { step, source })?;
+            if frame.len() != expected {
+                let got = frame.len();
+                return Err(OtError::Frame {
+                    step,
+                    expected,
+                    got,
+                });
+            }
+            if message.is_empty() && frame.len() == length {
+                message = frame;
+            } else {
+                message.extend(frame);
+            }
+        }
+        self.received.update(&message);
+        Ok(message)
+    }
+
+    /// Sends one message to the peer, which waits for it.
+    ///
+    /// # Errors
+    /// [`OtError::Peer`] when it is gone.
+    pub fn send(&mut self, step: &'static str, message: &[u8]) -> Result<(), OtError> {
+        if message.is_empty() {
+            return Ok(());
+        }
+        self.count(Last::Sent, message.len(), 0);
+        self.put(step, message)
+    }
+
+    /// Waits for a message of `length` bytes.
+    ///
+    /// # Errors
+    /// [`OtError::Peer`] when the peer is gone or silent, [`OtError::Frame`] for another length.
+    pub fn receive(&mut self, step: &'static str, length: usize) -> Result<Vec<u8>, OtError> {
+        if length == 0 {
+            return Ok(Vec::new());
+        }
+        self.count(Last::Received, 0, length);
+        self.get(step, length)
+    }
+
+    /// Both parties send at once, then receive. An empty message is not sent.
+    ///
+    /// # Errors
+    /// As [`Self::send`] and [`Self::receive`].
+    pub fn exchange(
+        &mut self,
+        step: &'static str,
+        message: &[u8],
+        length: usize,
+    ) -> Result<Vec<u8>, OtError> {
+        if message.is_empty() || length == 0 {
+            self.send(step, message)?;
+            return self.receive(step, length);
+        }
+        self.count(Last::Both, message.len(), length);
+        self.put(step, message)?;
+        self.get(step, length)
+    }
+
+    /// Compares what each party sent with what the other received, since the link began. To be
+    /// called before a result is believed where the channel does not protect its messages.
+    ///
+    /// # Errors
+    /// [`OtError::Transcript`] when they differ; as [`Self::exchange`].
+    pub fn confirm(&mut self) -> Result<(), OtError> {
+        let digest = |hash: &Sha256| -> [u8; CONFIRM_BYTES] {
+            let whole = hash.clone().finalize();
+            *whole.first_chunk().expect("SHA-256 has 32 bytes")
+        };
+        let sent = digest(&self.sent);
+        let expected = digest(&self.received);
+        let got = self.exchange("confirm", &sent, CONFIRM_BYTES)?;
+        if got == expected {
+            Ok(())
+        } else {
+            Err(OtError::Transcript)
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! A session of the two parties: a link, a source of transfers, and a stock of material.
+
+use marill_crypto::{Seed, aes::Cipher};
+use marill_net::Channel;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    base::BaseOts,
+    error::OtError,
+    hash::PadHash,
+    link::{Link, Party, Phase, Traffic},
+    softspoken::{GroupBits, SoftSpoken},
+    source::{Segments, Source},
+    stock::{ChosenPads, ChosenWords, Filling, Kind, Needs, SentPads, SentWords, Stock},
+};
+
+/// Version of the messages of a session.
+const VERSION: u64 = 1;
+
+const STEP: &str = "session";
+const NONCE_BYTES: usize = 32;
+const HELLO_BYTES: usize = 3 + NONCE_BYTES;
+
+/// Most correlated transfers that one message extends: 31 bits each stay below 64 MiB.
+const MAX_COTS: usize = 1 << 24;
+
+/// What a party needs for protocols with its peer.
+pub struct Session<C, S> {
+    link: Link<C>,
+    source: S,
+    stock: Stock,
+}
+
+impl<C: Channel> Session<C, SoftSpoken> {
+    /// Begins a session on base transfers: both parties add a nonce, so that no session repeats
+    /// another's pads. Two rounds.
+    ///
+    /// # Errors
+    /// [`OtError::Parameters`] when versions, `k` or the parties' roles do not fit; as
+    /// [`Link::exchange`].
+    pub fn begin(mut link: Link<C>, base: &BaseOts, k: GroupBits) -> Result<Self, OtError> {
+        let party = link.party();
+        if base.party() != party {
+            return Err(OtError::Parameters {
+                what: "whose base transfers these are",
+                own: party as u64,
+                peer: base.party() as u64,
+            });
+        }
+        let nonce = Seed::random().to_bytes();
+        let mut hello = vec![VERSION as u8, k as u8, party as u8];
+        hello.extend(nonce);
+        let peer = link.exchange(STEP, &hello, HELLO_BYTES)?;
+        let other = party.other() as u64;
+        let agree = [
+            ("the version of the protocol", VERSION, peer[0]),
+            ("the bits of a seed tree", k as u64, peer[1]),
+            ("which party is which", other, peer[2]),
+        ];
+        for (what, own, peer) in agree {
+            if own != u64::from(peer) {
+                let peer = u64::from(peer);
+                return Err(OtError::Parameters { what, own, peer });
+            }
+        }
+        let mut nonces = [nonce, *peer.last_chunk().expect("a nonce is there")];
+        if party == Party::E1 {
+            nonces.swap(0, 1);
+        }
+        let nonces = nonces.as_flattened();
+        let public = Cipher::new(&public_key("seed trees", nonces));
+        let source = SoftSpoken::expand(&mut link, &base.for_session(nonces), k, &public)?;
+        Ok(Self::new(link, source, &public_key("pads", nonces)))
+    }
+}
+
+/// A public key of a session for hashing.
+fn public_key(purpose: &str, nonces: &[u8]) -> [u8; 16] {
+    let digest = Sha256::new()
+        .chain_update(b"marill public key of a session")
+        .chain_update(purpose.as_bytes())
+        .chain_update(nonces)
+        .finalize();
+    *digest.first_chunk().expect("SHA-256 has 32 bytes")
+}
+
+impl<C: Channel, S: Source> Session<C, S> {
+    /// A session on a source of its own; `hash_key` is public and new for each session.
+    pub fn new(mut link: Link<C>, source: S, hash_key: &[u8; 16]) -> Self {
+        link.enter(Phase::Online);
+        let stock = Stock::new(link.party(), PadHash::new(hash_key));
+        Self {
+            link,
+            source,
+            stock,
+        }
+    }
+
+    pub fn party(&self) -> Party {
+        self.link.party()
+    }
+
+    pub fn link(&mut self) -> &mut Link<C> {
+        &mut self.link
+    }
+
+    pub fn traffic(&self, phase: Phase) -> Traffic {
+        self.link.traffic(phase)
+    }
+
+    /// Whether everything that was made was used.
+    pub fn is_spent(&self) -> bool {
+        self.stock.is_empty()
+    }
+
+    /// Makes material, in one round (two and more where there is a lot of it). Both parties ask for
+    /// the same.
+    ///
+    /// # Errors
+    /// Those of [`Link`].
+    pub fn prepare(&mut self, needs: &Needs) -> Result<(), OtError> {
+        let mut batch = Needs::none();
+        let mut cots = [0; 2];
+        for (kind, sender, n) in needs.iter() {
+            let mut left = n;
+            while left > 0 {
+                let room = (MAX_COTS - cots[sender as usize]) / kind.cots();
+                let now = left.min(room);
+                batch.add(kind, sender, now);
+                cots[sender as usize] += now * kind.cots();
+                left -= now;
+                if left > 0 {
+                    self.extend(&std::mem::take(&mut batch))?;
+                    cots = [0; 2];
+                }
+            }
+        }
+        self.extend(&batch)
+    }
+
+    fn extend(&mut self, needs: &Needs) -> Result<(), OtError> {
+        let party = self.party();
+        let mut segments = Segments::default();
+        let mut sent = Vec::new();
+        let mut chosen = Vec::new();
+        for (kind, sender, n) in needs.iter().filter(|(_, _, n)| *n > 0) {
+            if sender == party {
+                sent.push(kind);
+                segments.send.push(n * kind.cots());
+            } else {
+                chosen.push(kind);
+                segments.choose.push(n * kind.cots());
+            }
+        }
+        let mut filling = Filling {
+            stock: &mut self.stock,
+            sent,
+            chosen,
+        };
+        let phase = self.link.enter(Phase::Extension);
+        let made = self.source.extend(&mut self.link, &segments, &mut filling);
+        self.link.enter(phase);
+        made
+    }
+
+    /// Makes what is missing of this, if anything is, in one round. Every operation begins with it,
+    /// so that a session never ends for want of material.
+    ///
+    /// # Errors
+    /// Those of [`Link`].
+    pub fn ensure(&mut self, needs: &Needs) -> Result<(), OtError> {
+        let mut missing = Needs::none();
+        for (kind, sender, n) in needs.iter() {
+            missing.add(
+                kind,
+                sender,
+                n.saturating_sub(self.stock.left(kind, sender)),
+            );
+        }
+        self.prepare(&missing)
+    }
+
+    /// Takes pads that this party sends.
+    ///
+    /// # Errors
+    /// Those of [`Self::prepare`].
+    pub fn sent(&mut self, kind: Kind, n: usize) -> Result<SentPads, OtError> {
+        self.ensure(&Needs::of(kind, self.party(), n))?;
+        Ok(self.stock.sent(kind, n))
+    }
+
+    /// Takes pads that this party chooses.
+    ///
+    /// # Errors
+    /// Those of [`Self::prepare`].
+    pub fn chosen(&mut self, kind: Kind, n: usize) -> Result<ChosenPads, OtError> {
+        self.ensure(&Needs::of(kind, self.party().other(), n))?;
+        Ok(self.stock.chosen(kind, n))
+    }
+
+    /// Takes pads of words that this party sends.
+    ///
+    /// # Errors
+    /// Those of [`Self::prepare`].
+    pub fn sent_words(&mut self, words: u8, n: usize) -> Result<SentWords, OtError> {
+        self.ensure(&Needs::of(Kind::Pads { words }, self.party(), n))?;
+        Ok(self.stock.sent_words(words, n))
+    }
+
+    /// Takes pads of words that this party chooses.
+    ///
+    /// # Errors
+    /// Those of [`Self::prepare`].
+    pub fn chosen_words(&mut self, words: u8, n: usize) -> Result<ChosenWords, OtError> {
+        self.ensure(&Needs::of(Kind::Pads { words }, self.party().other(), n))?;
+        Ok(self.stock.chosen_words(words, n))
+    }
+
+    /// Bytes that this source's choosers send for material.
+    pub fn extension_bytes(&self, needs: &Needs) -> u64 {
+        let bytes = needs
+            .iter()
+            .map(|(kind, _, n)| self.source.segment_bytes(n * kind.cots()));
+        bytes.sum::<usize>() as u64
+    }
+
+    /// Compares what was sent with what was received, see [`Link::confirm`].
+    ///
+    /// # Errors
+    /// [`OtError::Transcript`].
+    pub fn confirm(&mut self) -> Result<(), OtError> {
+        self.link.confirm()
+    }
+}
