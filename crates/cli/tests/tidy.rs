@@ -19,6 +19,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "marill-ot",
         &["marill-numeric", "marill-crypto", "marill-net"],
     ),
+    (
+        "marill-two-party",
+        &["marill-numeric", "marill-crypto", "marill-net", "marill-ot"],
+    ),
     ("marill-recipe", &["marill-numeric"]),
     ("marill-report", &["marill-numeric"]),
     ("marill-hub", &["marill-numeric"]),
@@ -78,6 +82,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ),
     ("marill-net", &["candle-core", "tokio"]),
     ("marill-ot", &["candle-core", "tokio", "marill-mpc"]),
+    ("marill-two-party", &["candle-core", "tokio", "marill-mpc"]),
     ("marill-recipe", &["candle-core", "tokio"]),
     ("marill-report", &["candle-core", "tokio"]),
     (

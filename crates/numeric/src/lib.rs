@@ -9,6 +9,7 @@
 //! - [`tables`]: the committed tables (integer-only construction, pinned by a digest)
 //! - [`approx`]: cheaper functions that a model may be trained to live with
 //! - [`functions`]: exp, reciprocal, reciprocal square root, sigmoid, SiLU, GeLU on integers
+//! - [`integer`]: comparison, ReLU, truncation and shifts as two parties compute them
 //! - [`ring`]: matrix kernels over Z_{2^64}, chosen at run time, identical results
 //! - [`spec`]: the scales and widths that fix a numeric format
 
@@ -16,6 +17,7 @@ pub mod approx;
 pub mod fixed;
 pub mod functions;
 mod hex;
+pub mod integer;
 mod modules;
 pub mod ring;
 pub mod spec;

@@ -1,0 +1,100 @@
+//! Integer programs of what two parties compute on additive shares: comparison, ReLU, truncation,
+//! shifts, tables. A value of `bits` bits is a `u64` below `2^bits`; signed values are in two's
+//! complement. Protocols equal these functions bit for bit.
+//!
+//! Truncations are faithful: `floor(x / 2^shift)`, never one off, never off by a wrap. Sources:
+//! CrypTFlow2 (CCS '20), SIRNN (S&P '21), as integers.
+
+use crate::fixed::{low_mask, sign_extend};
+
+/// The sign bit.
+#[inline]
+#[must_use]
+pub const fn msb(x: u64, bits: u32) -> u64 {
+    (x >> (bits - 1)) & 1
+}
+
+/// `x` where it is positive, else zero.
+#[inline]
+#[must_use]
+pub const fn relu(x: u64, bits: u32) -> u64 {
+    if msb(x, bits) == 1 { 0 } else { x }
+}
+
+/// `floor(x / 2^shift)` in the ring of `bits - shift` bits: truncate and reduce.
+#[inline]
+#[must_use]
+pub const fn truncate_reduce(x: u64, bits: u32, shift: u32) -> u64 {
+    (x & low_mask(bits)) >> shift
+}
+
+/// `floor(x / 2^shift)` of a signed value, in the same ring.
+#[inline]
+#[must_use]
+pub const fn arithmetic_shift(x: u64, bits: u32, shift: u32) -> u64 {
+    (sign_extend(x, bits) >> shift) as u64 & low_mask(bits)
+}
+
+/// `floor(relu(x) / 2^shift)`, in the same ring.
+#[inline]
+#[must_use]
+pub const fn relu_truncate(x: u64, bits: u32, shift: u32) -> u64 {
+    relu(x, bits) >> shift
+}
+
+/// The larger of two signed values whose distance is below `2^(bits-1)`.
+#[inline]
+#[must_use]
+pub const fn max(x: u64, y: u64, bits: u32) -> u64 {
+    let distance = x.wrapping_sub(y) & low_mask(bits);
+    y.wrapping_add(relu(distance, bits)) & low_mask(bits)
+}
+
+/// What each party's own high bits add up to: `floor(x / 2^shift)` or one less, in the ring of
+/// `bits - shift` bits. No message; rounding by the shares' own low bits.
+#[inline]
+#[must_use]
+pub const fn local_truncate_reduce(shares: [u64; 2], bits: u32, shift: u32) -> u64 {
+    (shares[0] >> shift).wrapping_add(shares[1] >> shift) & low_mask(bits - shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_16_bits_agree_with_signed_division() {
+        for value in i16::MIN..=i16::MAX {
+            let x = value as u16 as u64;
+            for shift in [1u32, 7, 12, 15] {
+                let floor = i32::from(value).div_euclid(1 << shift) as i16 as u16;
+                assert_eq!(arithmetic_shift(x, 16, shift), u64::from(floor));
+                let reduced = u64::from(floor) & low_mask(16 - shift);
+                assert_eq!(truncate_reduce(x, 16, shift), reduced);
+                let positive = i32::from(value.max(0)) >> shift;
+                assert_eq!(relu_truncate(x, 16, shift), positive as u64);
+            }
+            assert_eq!(msb(x, 16) == 1, value < 0);
+        }
+    }
+
+    #[test]
+    fn a_local_truncation_is_at_most_one_less() {
+        for x in 0..256u64 {
+            for share in 0..256u64 {
+                let shares = [share, x.wrapping_sub(share) & 0xff];
+                let exact = truncate_reduce(x, 8, 3);
+                let less = exact.wrapping_sub(local_truncate_reduce(shares, 8, 3)) & 31;
+                assert!(less <= 1, "{x} as {shares:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_larger_is_found_within_half_the_ring() {
+        for (x, y) in [(5i64, -3), (-3, 5), (-7, -9), (0, 0), (100, -27)] {
+            let ring = |v: i64| v as u64 & 0xff;
+            assert_eq!(max(ring(x), ring(y), 8), ring(x.max(y)));
+        }
+    }
+}

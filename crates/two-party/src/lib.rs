@@ -1,0 +1,61 @@
+//! Protocols of two parties without a helper, on oblivious transfer: comparison, ReLU, faithful
+//! truncation and shifts, tables.
+//!
+//! E0 and E1 hold additive shares modulo `2^bits` (`u64` below `2^bits`) or XOR shares of bits
+//! ([`Bits`]). Every protocol is a value with its parameters and four methods:
+//! - `run`: the protocol on `n` instances at once, over any channel and source of transfers;
+//! - `needs`: the transfers that it uses, which can be made before ([`Session::prepare`]);
+//! - `cost`: its messages, by party, and its rounds; the tests compare it with counted bytes;
+//! - the integer program that its output equals bit for bit is in [`marill_numeric::integer`].
+//!
+//! | protocol | type |
+//! |---|---|
+//! | `x > y`, `x = y` of the parties' own values | [`Greater`], [`Equal`] |
+//! | the sign bit | [`Msb`] |
+//! | XOR share of a bit to a ring; bit times value | [`ToRing`], [`Multiplex`] |
+//! | ReLU, and with a truncation in one | [`Relu`], [`ReluTruncate`] |
+//! | truncate and reduce, arithmetic shift | [`TruncateReduce`], [`Shift`] |
+//! | tables by one-hot vectors | [`lookup`] |
+//!
+//! # Security
+//! Semi-honest, from the transfers alone: every message is masked by a pad that its receiver lacks
+//! or by a random choice, and used once. Lengths, rounds and which branch of code runs depend on
+//! public parameters and `n` only. Outputs are fresh shares: a simulator that knows neither input
+//! samples all messages uniformly. [`Session::confirm`] before a result is believed.
+//!
+//! Sources: CrypTFlow2 (Rathee et al., CCS '20), SIRNN (Rathee et al., S&P '21); what costs less
+//! here than there is said where it is done.
+
+mod compare;
+mod convert;
+mod cost;
+pub mod lookup;
+mod relu;
+mod truncate;
+
+use marill_net::Channel;
+use marill_ot::Source;
+pub use marill_ot::{Bits, Needs, OtError, Party, Session};
+
+pub use self::{
+    compare::{Equal, Greater, Msb, Radix},
+    convert::{Multiplex, ToRing},
+    cost::Cost,
+    relu::{Relu, ReluTruncate},
+    truncate::{Shift, Sign, TruncateReduce, local_truncate_reduce},
+};
+
+/// Result of a protocol.
+pub(crate) type Run<T> = Result<T, OtError>;
+
+/// `e` at E0, `otherwise` at E1.
+pub(crate) fn at_first<C: Channel, S: Source, T>(
+    session: &Session<C, S>,
+    first: T,
+    otherwise: T,
+) -> T {
+    match session.party() {
+        Party::E0 => first,
+        Party::E1 => otherwise,
+    }
+}
