@@ -50,6 +50,13 @@ pub const fn max(x: u64, y: u64, bits: u32) -> u64 {
     y.wrapping_add(relu(distance, bits)) & low_mask(bits)
 }
 
+/// The product in the ring.
+#[inline]
+#[must_use]
+pub const fn product(x: u64, y: u64, bits: u32) -> u64 {
+    x.wrapping_mul(y) & low_mask(bits)
+}
+
 /// What each party's own high bits add up to: `floor(x / 2^shift)` or one less, in the ring of
 /// `bits - shift` bits. No message; rounding by the shares' own low bits.
 #[inline]

@@ -15,6 +15,7 @@
 //! | XOR share of a bit to a ring; bit times value | [`ToRing`], [`Multiplex`] |
 //! | ReLU, and with a truncation in one | [`Relu`], [`ReluTruncate`] |
 //! | truncate and reduce, arithmetic shift | [`TruncateReduce`], [`Shift`] |
+//! | products of secrets | [`Product`], [`CrossTerm`] |
 //! | tables by one-hot vectors | [`lookup`] |
 //!
 //! # Security
@@ -30,6 +31,7 @@ mod compare;
 mod convert;
 mod cost;
 pub mod lookup;
+mod product;
 mod relu;
 mod truncate;
 
@@ -41,6 +43,7 @@ pub use self::{
     compare::{Equal, Greater, Msb, Radix},
     convert::{Multiplex, ToRing},
     cost::Cost,
+    product::{CrossTerm, Product},
     relu::{Relu, ReluTruncate},
     truncate::{Shift, Sign, TruncateReduce, local_truncate_reduce},
 };

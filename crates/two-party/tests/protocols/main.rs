@@ -6,11 +6,11 @@ mod world;
 
 use marill_numeric::{
     fixed::low_mask,
-    integer::{arithmetic_shift, msb, relu, relu_truncate, truncate_reduce},
+    integer::{arithmetic_shift, msb, product, relu, relu_truncate, truncate_reduce},
 };
 use marill_two_party::{
-    Equal, Greater, Msb, Multiplex, Party, Radix, Relu, ReluTruncate, Shift, Sign, ToRing,
-    TruncateReduce, local_truncate_reduce,
+    CrossTerm, Equal, Greater, Msb, Multiplex, Party, Product, Radix, Relu, ReluTruncate, Shift,
+    Sign, ToRing, TruncateReduce, local_truncate_reduce,
 };
 use world::{Values, World, bits_of, split, split_bits, sum};
 
@@ -226,6 +226,44 @@ fn a_bit_selects_a_value_or_zero() {
         let sums = sum(&outcome.shares, width);
         assert!((0..1_000).all(|i| sums[i] == values[i] * bits.get(i)));
     }
+}
+
+#[test]
+fn products_are_exact_in_every_ring() {
+    let world = World::new();
+    for bits in [1, 8, 16, 37, 64] {
+        let n = 1_000;
+        let [x, y] = Values::pairs(bits, n);
+        let shares = [split(&x, bits), split(&y, bits)];
+        let protocol = Product { bits };
+        let outcome = world.run(&protocol.needs(n), |session| {
+            let party = session.party() as usize;
+            protocol.run(session, &shares[0][party], &shares[1][party])
+        });
+        outcome.costs(protocol.cost(n), "product");
+        let sums = sum(&outcome.shares, bits);
+        assert!((0..n).all(|i| sums[i] == product(x[i], y[i], bits)));
+    }
+    let each = Product { bits: 32 }.cost(8).bytes() / 8;
+    assert_eq!(each, 140);
+}
+
+#[test]
+fn private_values_multiply_into_a_wider_ring() {
+    let world = World::new();
+    let x: Vec<u64> = (0..1 << 16).map(|i| i >> 8).collect();
+    let y: Vec<u64> = (0..1 << 16).map(|i| i & 255).collect();
+    let inputs = [&x, &y];
+    let protocol = CrossTerm {
+        bits: 16,
+        chooser_bits: 8,
+    };
+    let outcome = world.run(&protocol.needs(1 << 16), |session| {
+        protocol.run(session, inputs[session.party() as usize])
+    });
+    outcome.costs(protocol.cost(1 << 16), "cross term");
+    let sums = sum(&outcome.shares, 16);
+    assert!((0..1 << 16).all(|i| sums[i] == x[i] * y[i]));
 }
 
 #[test]
