@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod compat;
 mod output;
+mod process;
 
 use std::process::ExitCode;
 

@@ -178,6 +178,52 @@ fn bench_finds_the_twins_tokens_and_the_tallys_traffic() {
 }
 
 #[test]
+fn bench_with_processes_finds_the_same_in_both_settings() {
+    let dir = with_partition();
+    let found = |more: &[&str]| {
+        let args = [
+            "bench",
+            "--arch",
+            "out",
+            "--context",
+            "20",
+            "--tokens",
+            "2",
+            "--json",
+        ];
+        let output = marill(dir.path(), &[&args, more].concat());
+        assert!(output.status.success(), "{more:?}: {}", stderr(&output));
+        json(&output)
+    };
+    let alone = found(&[]);
+    for more in [
+        ["--setting", "dealer", "--comparison", "one-hot"],
+        ["--setting", "dealer", "--comparison", "dcf"],
+        ["--setting", "3pc", "--comparison", "dcf"],
+        ["--setting", "3pc", "--comparison", "one-hot"],
+    ] {
+        let apart = found(&[&["--processes"], more.as_slice()].concat());
+        assert_eq!(
+            (&apart["twin_equal"], &apart["tally_equal"]),
+            (&true.into(), &true.into())
+        );
+        assert_eq!(apart["setting"], more[1]);
+        if more[3] == "one-hot" {
+            assert_eq!(apart["online_bytes"], alone["online_bytes"]);
+        }
+    }
+}
+
+#[test]
+fn a_party_of_a_bench_needs_its_task() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = marill(dir.path(), &["bench", "party"]);
+    assert!(!output.status.success());
+    let said = stderr(&output);
+    assert!(said.contains("is for `marill bench`"), "{said}");
+}
+
+#[test]
 fn wrong_words_end_with_a_message_a_hint_and_a_code() {
     let dir = with_partition();
     let path = dir.path();

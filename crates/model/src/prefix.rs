@@ -46,16 +46,23 @@ impl Prefix {
     /// [`ModelError::MissingTensor`], [`ModelError::NotLlama`].
     pub fn new(checkpoint: &Checkpoint, layers: usize) -> Result<Self, ModelError> {
         let config = checkpoint.config.llama()?.clone();
+        Self::with_weights(config, layers, |name| checkpoint.floats(name))
+    }
+
+    /// The same from weights by their names in a checkpoint.
+    ///
+    /// # Errors
+    /// What `weights` reports.
+    pub fn with_weights(
+        config: LlamaConfig,
+        layers: usize,
+        weights: impl Fn(&str) -> Result<Vec<f32>, ModelError>,
+    ) -> Result<Self, ModelError> {
         let layers = (0..layers).map(|layer| {
-            let norm = |name: &str| {
-                checkpoint
-                    .floats(&format!("model.layers.{layer}.{name}.weight"))
-                    .map(Arc::new)
-            };
+            let norm =
+                |name: &str| weights(&format!("model.layers.{layer}.{name}.weight")).map(Arc::new);
             let linear = |module: &str| {
-                checkpoint
-                    .floats(&format!("{}.weight", module_path(layer, module)))
-                    .map(Arc::new)
+                weights(&format!("{}.weight", module_path(layer, module))).map(Arc::new)
             };
             Ok(Layer {
                 input_layernorm: norm("input_layernorm")?,
@@ -77,7 +84,7 @@ impl Prefix {
             config.rope_theta,
             config.max_position_embeddings,
         ));
-        let embed_tokens = Arc::new(checkpoint.floats("model.embed_tokens.weight")?);
+        let embed_tokens = Arc::new(weights("model.embed_tokens.weight")?);
         Ok(Self {
             embed_tokens,
             config,

@@ -5,6 +5,10 @@ mod block;
 mod clock;
 mod headline;
 mod ops;
+mod parties;
+mod plan;
+mod processes;
+mod reopened;
 mod shapes;
 pub mod study;
 
@@ -39,6 +43,9 @@ enum Operations {
     Ops(ops::Args),
     /// An ordinary full fine-tune against Marill's form: what a step costs, cell by cell
     Headline(headline::Args),
+    /// Server or dealer of `--processes`, which starts it
+    #[command(hide = true)]
+    Party,
 }
 
 /// Runs the benchmark that the arguments ask for.
@@ -50,6 +57,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match (args.operations, args.dir) {
         (Some(Operations::Ops(ops)), _) => ops::run(&ops),
         (Some(Operations::Headline(headline)), _) => headline::run(&headline),
+        (Some(Operations::Party), _) => processes::party::run(),
         (None, Some(dir)) => answer::run(
             &dir,
             args.prompt_tokens,

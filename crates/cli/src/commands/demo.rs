@@ -1,6 +1,6 @@
 //! `marill demo`: the whole way on one machine, offline, checked at every step.
 
-mod processes;
+mod services;
 
 use std::{
     path::{Path, PathBuf},
@@ -207,11 +207,11 @@ fn play(args: &Args, work: &Path) -> anyhow::Result<Findings> {
     )?;
 
     say("3/4 starting dealer and server as processes of their own");
-    let (dealer, server) = processes::start(work, &exported.dir)?;
+    let (dealer, server) = services::start(work, &exported.dir)?;
 
     say("4/4 asking through a client process; its answer is compared with the twin's");
     let prompt = recipe_prompt(&recipe, &args.prompt)?;
-    let answer = processes::ask(work, &server, &dealer, &exported.dir, &prompt, MAX_TOKENS)?;
+    let answer = services::ask(work, &server, &dealer, &exported.dir, &prompt, MAX_TOKENS)?;
     let number = |key: &str| answer[key].as_f64();
     Ok(Findings {
         twin_equal: answer["twin_equal"] == true,

@@ -3,8 +3,6 @@
 //! traffic with the tally.
 
 mod expected;
-mod parties;
-mod plan;
 mod report;
 
 use std::process::ExitCode;
@@ -16,11 +14,14 @@ use serde_json::json;
 
 use self::{
     expected::{layer_cost, references, tallied},
-    parties::{Wiring, run_parties},
-    plan::Plan,
     report::{explain, explain_comparison, print_report, report},
 };
-use super::shapes::{Form, Model, model};
+use super::{
+    parties::{Outcome, Wiring, run_parties},
+    plan::Plan,
+    processes,
+    shapes::{Form, Model, model},
+};
 use crate::{
     args::{
         network::{link, network},
@@ -102,16 +103,46 @@ pub struct Args {
     /// How truncations round: half up, or by public randomness (whose results the twin cannot know)
     #[arg(long, value_parser = ["exact", "stochastic"], default_value = "exact")]
     rounding: String,
+    /// Server and dealer as processes of their own, over loopback sockets; in setting `dealer` the
+    /// dealer is done before the first step
+    #[arg(long)]
+    processes: bool,
     /// Print rounds and bytes per label of a layer, and what was chosen there
     #[arg(long)]
     explain: bool,
+}
+
+/// The form that the flags describe, with room for the plan.
+fn form(args: &Args, plan: &Plan) -> Form {
+    let rank = if args.private == "lora" {
+        args.rank as usize
+    } else {
+        0
+    };
+    let positions = plan.positions().next_multiple_of(16) + 16;
+    let layers = args.layers.map(|n| n as usize);
+    let full = args.private == "full";
+    let rounding = if args.rounding == "exact" {
+        Rounding::Exact
+    } else {
+        Rounding::Stochastic
+    };
+    Form {
+        layers,
+        head: false,
+        rank,
+        full,
+        merge: args.merge as usize,
+        positions,
+        rounding,
+    }
 }
 
 /// The model that the flags describe, with room for the plan.
 ///
 /// # Errors
 /// [`BadInput`] for unknown shapes and plans that do not fit.
-fn checked_model(args: &Args, plan: &Plan, rounding: Rounding) -> anyhow::Result<Model> {
+fn checked_model(args: &Args, plan: &Plan) -> anyhow::Result<Model> {
     // Before weights of any size are drawn.
     if plan.positions() > MAX_POSITIONS {
         let problem = anyhow!(
@@ -122,24 +153,7 @@ fn checked_model(args: &Args, plan: &Plan, rounding: Rounding) -> anyhow::Result
         return Err(BadInput(problem).into());
     }
     let name = args.arch.as_deref().context("an architecture is given")?;
-    let rank = if args.private == "lora" {
-        args.rank as usize
-    } else {
-        0
-    };
-    let positions = plan.positions().next_multiple_of(16) + 16;
-    let layers = args.layers.map(|n| n as usize);
-    let full = args.private == "full";
-    let form = Form {
-        layers,
-        head: false,
-        rank,
-        full,
-        merge: args.merge as usize,
-        positions,
-        rounding,
-    };
-    let model = model(name, form)?;
+    let model = model(name, form(args, plan))?;
     let spec = &model.public.spec;
     if plan.positions() > spec.max_positions {
         let problem = anyhow!(
@@ -155,18 +169,23 @@ fn checked_model(args: &Args, plan: &Plan, rounding: Rounding) -> anyhow::Result
     Ok(model)
 }
 
+/// The steps that the flags describe.
+fn plan(args: &Args) -> Plan {
+    let tokens = args.tokens.map(|n| n as usize);
+    if args.phase == "prefill" {
+        Plan::prefill(tokens.unwrap_or(128))
+    } else {
+        Plan::decode(args.context as usize, tokens.unwrap_or(4))
+    }
+}
+
 /// Runs a block benchmark.
 ///
 /// # Errors
 /// [`BadInput`] for unknown shapes and networks, and whatever a session reports.
 pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
-    let plan = Plan::of(args);
-    let rounding = if args.rounding == "exact" {
-        Rounding::Exact
-    } else {
-        Rounding::Stochastic
-    };
-    let model = checked_model(args, &plan, rounding)?;
+    let plan = plan(args);
+    let model = checked_model(args, &plan)?;
     let spec = &model.public.spec;
     let row = |k: usize, n: usize| {
         spec.encode(&gaussian(k as u64, "boundary", n * spec.hidden_size, 1.0))
@@ -177,9 +196,14 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let (expected, max_abs_error) = references(&model, &inputs, &plan)?;
     let wiring = wiring(args, &model, &plan)?;
     let comparison = wiring.comparison;
-    let outcome = run_parties(&model, &inputs, &plan, &wiring)?;
+    let outcome = if args.processes {
+        run_processes(args, &model, &inputs, &plan, comparison)?
+    } else {
+        run_parties(&model, &inputs, &plan, &wiring)?
+    };
     let tally = tallied(&model, comparison, &plan)?;
-    let twin_equal = (rounding == Rounding::Exact).then_some(outcome.tokens == expected);
+    let exact = model.public.spec.numeric.rounding == Rounding::Exact;
+    let twin_equal = exact.then_some(outcome.tokens == expected);
     let tally_equal = tally == outcome.cost;
     let layer = layer_cost(&model, comparison, &plan)?;
     let mut report = report(args, &model, &plan, comparison, &outcome, &tally, &layer);
@@ -200,6 +224,28 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::from(INPUT_FAILED)
     })
+}
+
+/// The same steps with server and dealer as processes.
+fn run_processes(
+    args: &Args,
+    model: &Model,
+    inputs: &[Vec<u64>],
+    plan: &Plan,
+    comparison: Comparison,
+) -> anyhow::Result<Outcome> {
+    let run = processes::Run {
+        arch: args.arch.as_deref().unwrap_or_default(),
+        form: form(args, plan),
+        plan: *plan,
+        comparison,
+        network: &args.network,
+        dealer_network: &args.dealer_network,
+        ahead: args.setting == "dealer",
+        stages: &[],
+    };
+    let (outcome, _) = processes::run(model, inputs, &run)?;
+    Ok(outcome)
 }
 
 /// What `--comparison` says, or what the named network calls for; one-hot where none is named.

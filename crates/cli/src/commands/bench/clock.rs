@@ -4,9 +4,10 @@
 use std::time::Instant;
 
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// CPU and wall time of a measured stretch.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Spent {
     pub cpu: f64,
     pub wall: f64,

@@ -1,63 +1,99 @@
 //! `marill bench headline`: an ordinary full fine-tune of SmolLM2-135M's shape against Marill's
-//! form, at equal numeric specification.
+//! form, at equal numeric specification, on Marill's engine and on a baseline that opens masked
+//! weights in every call.
 
+mod cells;
 mod counts;
 mod forms;
+mod measure;
+mod prefix;
 mod quality;
+mod report;
 
-use std::process::ExitCode;
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
-use marill_report::{Table, bytes};
+use anyhow::Context;
+use serde_json::json;
 
 use self::{
-    counts::counts,
-    forms::{FORMS, Step},
+    cells::{Cell, Key},
+    forms::FORMS,
 };
 
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     quality: quality::Quality,
+    /// Where cells of cost are kept: what is there is not measured again
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with = "quality",
+        default_value = "docs/reports/headline/cost-cells"
+    )]
+    cost_cells: PathBuf,
+    /// Write the page of costs here in place of standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "quality")]
+    report: Option<PathBuf>,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
 }
 
-/// Runs the comparison.
+/// Measures the cells that are missing, then writes the page of all that are there.
 ///
 /// # Errors
-/// Whatever counting or a session reports.
+/// What a cell reports; cells that were done before it are kept.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.quality.is_asked() {
         return quality::run(&args.quality);
     }
-    let counts = counts()?;
+    let keys = cells::all()?;
+    measure_missing(args, &keys)?;
+    let counts = counts::counts()?;
+    let cells = read(args, &keys)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&counts)?);
-        return Ok(ExitCode::SUCCESS);
+        let json = json!({ "counts": counts, "cells": cells, "of": keys.len() });
+        println!("{}", serde_json::to_string_pretty(&json)?);
     }
-    let mut table = Table::new([
-        "form",
-        "step",
-        "rounds",
-        "client sends",
-        "server sends",
-        "dealer to server",
-    ])
-    .right(&[2, 3, 4, 5]);
-    for step in Step::ALL {
-        for form in FORMS {
-            let cost = &counts.of(form.name, step).cost;
-            table.row([
-                form.title.to_string(),
-                step.to_string(),
-                cost.rounds.to_string(),
-                bytes(cost.e0_to_e1_bytes),
-                bytes(cost.e1_to_e0_bytes),
-                bytes(cost.dealer_to_e1_bytes),
-            ]);
-        }
+    let page = report::page(&counts, &cells)?;
+    match &args.report {
+        Some(file) => std::fs::write(file, page)
+            .with_context(|| format!("cannot write `{}`", file.display()))?,
+        None if args.json => {}
+        None => print!("{page}"),
     }
-    println!("{}", table.markdown());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Measures what is missing until the time is over.
+fn measure_missing(args: &Args, keys: &[Key]) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let limit = args.quality.minutes().map(|n| Duration::from_secs(60 * n));
+    for (number, key) in keys.iter().enumerate() {
+        if limit.is_some_and(|limit| start.elapsed() >= limit) {
+            break;
+        }
+        if key.read(&args.cost_cells)?.is_some() {
+            continue;
+        }
+        let form = FORMS.iter().find(|form| form.name == key.form);
+        let form = form.context("every key is of a form")?;
+        let name = format!("{} of {}: {}", number + 1, keys.len(), key.title());
+        eprintln!("{name}");
+        let cell = measure::measure(key, form).context(name)?;
+        eprintln!("  {:.3} s", cell.measured.seconds(key.setting));
+        cell.write(&args.cost_cells)?;
+    }
+    Ok(())
+}
+
+fn read(args: &Args, keys: &[Key]) -> anyhow::Result<Vec<Cell>> {
+    let cells = keys.iter().map(|key| key.read(&args.cost_cells));
+    let cells = cells.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(cells.into_iter().flatten().collect())
 }

@@ -8,6 +8,7 @@ use marill_mpc::{
 };
 use marill_numeric::{NumericSpec, Rounding};
 use marill_partition::Partition;
+use serde::{Deserialize, Serialize};
 
 use crate::output::failure::BadInput;
 
@@ -22,7 +23,7 @@ pub struct Model {
 }
 
 /// In which form a shape is evaluated.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Form {
     /// Private layers; all of them when not given.
     pub layers: Option<usize>,
@@ -122,6 +123,18 @@ pub fn spec(name: &str, form: Form) -> anyhow::Result<ProgramSpec> {
         },
         approx: Default::default(),
     })
+}
+
+/// The program of a named shape, or of a partition.
+///
+/// # Errors
+/// As [`model`].
+pub fn spec_of(name: &str, form: Form) -> anyhow::Result<ProgramSpec> {
+    if !Path::new(name).is_dir() {
+        return spec(name, form);
+    }
+    let partition = Partition::open(Path::new(name)).map_err(|e| BadInput(e.into()))?;
+    Ok(partition.program_spec().clone())
 }
 
 /// Random weights of a named shape, or those of a partition.

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use marill_mpc::{Comparison, RealTwin, Twin, cost::Cost, tally::tally_on};
 
-use super::plan::Plan;
-use crate::commands::bench::shapes::Model;
+use crate::commands::bench::{plan::Plan, shapes::Model};
 
 /// What the tally says of the measured steps.
 pub(super) fn tallied(model: &Model, comparison: Comparison, plan: &Plan) -> anyhow::Result<Cost> {

@@ -11,13 +11,13 @@ use marill_mpc::{
 use marill_report::{Table, bytes};
 use serde_json::{Value, json};
 
-use super::{Args, parties::Outcome, plan::Plan};
+use super::Args;
 use crate::{
     args::{
         network::{link, network},
         services::ComparisonArg,
     },
-    commands::bench::{clock::Spent, shapes::Model},
+    commands::bench::{clock::Spent, parties::Outcome, plan::Plan, shapes::Model},
 };
 
 /// What was measured and counted, per token or for the prompt.

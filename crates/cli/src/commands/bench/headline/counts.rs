@@ -1,13 +1,15 @@
 //! Rounds and bytes, counted over shapes: exact, and the same on every machine.
 
-use marill_mpc::{Comparison, cost::Cost, tally::tally_on};
+use marill_mpc::{Comparison, ProgramSpec, cost::Cost, tally::tally_on};
 use serde::Serialize;
 
-use super::forms::{FORMS, Step};
+use super::forms::{FORMS, ModelForm, SHAPE, Step, Weights};
+use crate::commands::bench::{reopened, shapes};
 
 /// What one step of one form costs.
 #[derive(Serialize)]
 pub struct Count {
+    pub weights: Weights,
     pub form: &'static str,
     pub step: Step,
     #[serde(serialize_with = "cost")]
@@ -21,9 +23,10 @@ pub struct Counts(Vec<Count>);
 impl Counts {
     /// # Panics
     /// For a form that is none of [`FORMS`].
-    pub fn of(&self, form: &str, step: Step) -> &Count {
-        let found = self.0.iter().find(|c| c.form == form && c.step == step);
-        found.expect("every form is counted at every step")
+    pub fn of(&self, weights: Weights, form: &str, step: Step) -> Cost {
+        let asked = |c: &&Count| (c.weights, c.form, c.step) == (weights, form, step);
+        let found = self.0.iter().find(asked);
+        found.expect("every form is counted at every step").cost
     }
 }
 
@@ -34,19 +37,53 @@ impl Counts {
 pub fn counts() -> anyhow::Result<Counts> {
     let mut counts = Vec::new();
     for step in Step::ALL {
-        let (cached, rows) = step.shape();
-        for form in &FORMS {
-            let spec = form.spec(cached + rows + 16)?;
-            let labels = tally_on(&spec, Comparison::OneHot, cached, rows)?;
-            let cost = labels.iter().fold(Cost::default(), |sum, (_, c)| sum + *c);
-            counts.push(Count {
-                form: form.name,
-                step,
-                cost,
-            });
+        for weights in Weights::ALL {
+            for form in &FORMS {
+                counts.push(Count {
+                    weights,
+                    form: form.name,
+                    step,
+                    cost: cost_of(form, weights, step)?,
+                });
+            }
         }
     }
     Ok(Counts(counts))
+}
+
+/// Rounds and bytes of a step of a form, counted over shapes.
+///
+/// # Errors
+/// What the tally reports.
+pub fn cost_of(form: &ModelForm, weights: Weights, step: Step) -> anyhow::Result<Cost> {
+    cost_with(form, weights, step, form.private_ends())
+}
+
+/// As [`cost_of`], with embedding and output head public.
+///
+/// # Errors
+/// As [`cost_of`].
+pub fn cost_without_ends(form: &ModelForm, weights: Weights, step: Step) -> anyhow::Result<Cost> {
+    cost_with(form, weights, step, false)
+}
+
+fn cost_with(form: &ModelForm, weights: Weights, step: Step, ends: bool) -> anyhow::Result<Cost> {
+    let (cached, rows) = step.shape();
+    let shape = form.session_shape(weights, cached + rows + 16);
+    let session = counted(&shapes::spec(SHAPE, shape)?, cached, rows)?;
+    let stages = form.stages(weights, step, ends)?;
+    Ok(session + reopened::shapes::cost(&stages))
+}
+
+/// What a step of a program costs.
+///
+/// # Errors
+/// What the tally reports.
+pub fn counted(spec: &ProgramSpec, cached: usize, rows: usize) -> anyhow::Result<Cost> {
+    let labels = tally_on(spec, Comparison::OneHot, cached, rows)?;
+    Ok(labels
+        .iter()
+        .fold(Cost::default(), |sum, (_, cost)| sum + *cost))
 }
 
 fn cost<S: serde::Serializer>(cost: &Cost, serializer: S) -> Result<S::Ok, S::Error> {
@@ -66,7 +103,8 @@ mod tests {
     #[test]
     fn marills_form_takes_half_the_rounds_of_a_fine_tune() {
         let counts = counts().unwrap();
-        let rounds = |form| counts.of(form, Step::Decode { keys: 128 }).cost.rounds;
+        let step = Step::Decode { keys: 128 };
+        let rounds = |form| counts.of(Weights::MaskedOnce, form, step).rounds;
         // As `mpc/tests/figures.rs` counts both.
         assert_eq!((rounds("full"), rounds("marill-15")), (2_241, 1_146));
     }

@@ -6,7 +6,10 @@ use marill_mpc::ProgramSpec;
 use marill_numeric::Rounding;
 use serde::{Deserialize, Serialize};
 
-use crate::commands::bench::shapes::{self, Form};
+use crate::commands::bench::{
+    reopened::{self, Stage},
+    shapes::{self, Form},
+};
 
 /// Layers of SmolLM2-135M.
 const LAYERS: usize = 30;
@@ -14,7 +17,30 @@ const LAYERS: usize = 30;
 const RANK: usize = 8;
 /// Query heads that share a softmax once merged: 9 heads become 3.
 const MERGED: usize = 3;
-const SHAPE: &str = "smollm2-135m";
+pub const SHAPE: &str = "smollm2-135m";
+
+/// By what products with private weights are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weights {
+    /// Marill's own engine: masked once per client.
+    MaskedOnce,
+    /// The baseline: masked and opened in every call.
+    OpenedEachCall,
+}
+
+impl Weights {
+    pub const ALL: [Self; 2] = [Self::MaskedOnce, Self::OpenedEachCall];
+}
+
+impl fmt::Display for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MaskedOnce => "masked once",
+            Self::OpenedEachCall => "opened in each call",
+        })
+    }
+}
 
 /// One form of the model, by what was done to it.
 pub struct ModelForm {
@@ -64,6 +90,41 @@ impl ModelForm {
     /// None of these forms is refused.
     pub fn spec(&self, positions: usize) -> anyhow::Result<ProgramSpec> {
         shapes::spec(SHAPE, self.shape(positions))
+    }
+
+    /// Whether embedding and output head are private too. They are one matrix in this model, which
+    /// a frozen prefix makes public, and to which no update of low rank is made. Marill's own
+    /// engine has no private head.
+    pub fn private_ends(&self) -> bool {
+        self.frozen == 0 && !self.low_rank
+    }
+
+    /// What the parties run as a session. Products with opened weights come beside it, so there
+    /// nothing of a map is private.
+    pub fn session_shape(&self, weights: Weights, positions: usize) -> Form {
+        let shape = self.shape(positions);
+        match weights {
+            Weights::MaskedOnce => shape,
+            Weights::OpenedEachCall => Form {
+                rank: 0,
+                full: false,
+                ..shape
+            },
+        }
+    }
+
+    /// Products with weights that are opened in every call; `ends`: embedding and output head are
+    /// private.
+    ///
+    /// # Errors
+    /// None of these forms is refused.
+    pub fn stages(&self, weights: Weights, step: Step, ends: bool) -> anyhow::Result<Vec<Stage>> {
+        let (cached, rows) = step.shape();
+        let spec = self.spec(cached + rows + 16)?;
+        Ok(match weights {
+            Weights::MaskedOnce => Vec::new(),
+            Weights::OpenedEachCall => reopened::shapes::stages(&spec, rows, ends),
+        })
     }
 
     fn shape(&self, positions: usize) -> Form {

@@ -8,7 +8,7 @@ use crate::{
     commands::bench::study::{plan, report, run::Study},
 };
 
-/// What the comparison of quality needs; without `--quality` none of it may be given.
+/// What the comparison of quality needs; without `--quality` only the minutes may be given.
 #[derive(clap::Args)]
 pub struct Quality {
     /// Compare quality: train and score the arms of a plan (hours; a second call goes on)
@@ -18,7 +18,7 @@ pub struct Quality {
     #[arg(long, value_name = "FILE", requires = "quality")]
     plan: Option<PathBuf>,
     /// Begin no cell after this many minutes; 0 runs none and reports
-    #[arg(long, value_name = "N", requires = "quality")]
+    #[arg(long, value_name = "N")]
     minutes: Option<u64>,
     /// Where cells are kept, one JSON file each
     #[arg(
@@ -49,6 +49,11 @@ pub struct Quality {
 impl Quality {
     pub fn is_asked(&self) -> bool {
         self.quality
+    }
+
+    /// After which no cell begins, of quality or of cost.
+    pub fn minutes(&self) -> Option<u64> {
+        self.minutes
     }
 }
 

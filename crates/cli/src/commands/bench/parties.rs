@@ -6,18 +6,18 @@ use anyhow::anyhow;
 use marill_mpc::{ClientSession, Comparison, DealerSession, Seed, ServerSession, cost::Cost};
 use marill_net::{Channel, Link, Shaped, memory_pair};
 
-use super::plan::Plan;
-use crate::commands::bench::{
+use super::{
     clock::{Spent, alone},
+    plan::Plan,
     shapes::Model,
 };
 
 /// How the parties talk.
-pub(super) struct Wiring {
-    pub(super) comparison: Comparison,
+pub struct Wiring {
+    pub comparison: Comparison,
     /// Between the evaluators, and from the dealer to each of them.
-    pub(super) link: Option<Link>,
-    pub(super) dealer_link: Option<Link>,
+    pub link: Option<Link>,
+    pub dealer_link: Option<Link>,
 }
 
 fn ends(link: Option<Link>) -> [Box<dyn Channel>; 2] {
@@ -32,18 +32,18 @@ fn ends(link: Option<Link>) -> [Box<dyn Channel>; 2] {
 }
 
 /// What a run gave.
-pub(super) struct Outcome {
-    pub(super) tokens: Vec<u32>,
-    pub(super) e0: Spent,
+pub struct Outcome {
+    pub tokens: Vec<u32>,
+    pub e0: Spent,
     /// E0's products of its masks, made before each measured step and not part of it.
-    pub(super) e0_precompute: Spent,
-    pub(super) e1: Spent,
-    pub(super) dealer: Spent,
-    pub(super) cost: Cost,
+    pub e0_precompute: Spent,
+    pub e1: Spent,
+    pub dealer: Spent,
+    pub cost: Cost,
 }
 
 /// Runs all parties over random activations.
-pub(super) fn run_parties(
+pub fn run_parties(
     model: &Model,
     inputs: &[Vec<u64>],
     plan: &Plan,
@@ -103,7 +103,11 @@ pub(super) fn run_parties(
     })
 }
 
-fn dealer(mut session: DealerSession, plan: &Plan) -> anyhow::Result<Spent> {
+/// The dealer's steps: what the measured ones take.
+///
+/// # Errors
+/// What the session reports.
+pub fn dealer(mut session: DealerSession, plan: &Plan) -> anyhow::Result<Spent> {
     plan.clock(|k| {
         if k == 0 {
             session.prefill(plan.prompt)
@@ -114,7 +118,10 @@ fn dealer(mut session: DealerSession, plan: &Plan) -> anyhow::Result<Spent> {
 }
 
 /// E1's steps: what the measured ones take, and the bytes that the dealer sent for them.
-fn server(mut session: ServerSession, plan: &Plan) -> anyhow::Result<(Spent, u64)> {
+///
+/// # Errors
+/// What the session reports.
+pub fn server(mut session: ServerSession, plan: &Plan) -> anyhow::Result<(Spent, u64)> {
     let mut received = 0;
     let spent = plan.clock(|k| {
         let before = session.traffic().dealer_bytes;
@@ -134,7 +141,10 @@ fn server(mut session: ServerSession, plan: &Plan) -> anyhow::Result<(Spent, u64
 }
 
 /// E0's steps: tokens, what the measured steps take, what was prepared for them, and their cost.
-fn client(
+///
+/// # Errors
+/// What the session reports.
+pub fn client(
     session: &mut ClientSession,
     inputs: &[Vec<u64>],
     plan: &Plan,

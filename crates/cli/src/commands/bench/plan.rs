@@ -1,45 +1,48 @@
 //! Which steps a benchmark takes, and which of them it measures.
 
 use marill_mpc::ProtocolError;
+use serde::{Deserialize, Serialize};
 
-use super::Args;
-use crate::commands::bench::clock::Spent;
+use super::clock::Spent;
 
 /// What the three parties do: unmeasured steps first, then measured ones.
-pub(super) struct Plan {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
     /// Rows of the prompt, a whole bucket.
-    pub(super) prompt: usize,
+    pub prompt: usize,
     /// Decoded tokens before the measured ones.
-    pub(super) warm: usize,
+    pub warm: usize,
     /// Measured decoded tokens; the prompt itself is measured when there are none.
-    pub(super) tokens: usize,
+    pub tokens: usize,
 }
 
 impl Plan {
-    pub(super) fn of(args: &Args) -> Self {
-        if args.phase == "prefill" {
-            let tokens = args.tokens.unwrap_or(128) as usize;
-            return Self {
-                prompt: tokens.next_multiple_of(16),
-                warm: 0,
-                tokens: 0,
-            };
+    /// A prompt of so many tokens, padded to its bucket.
+    pub fn prefill(tokens: usize) -> Self {
+        Self {
+            prompt: tokens.next_multiple_of(16),
+            warm: 0,
+            tokens: 0,
         }
-        let before = args.context as usize - 1;
+    }
+
+    /// So many tokens, the first of which attends to `keys` keys.
+    pub fn decode(keys: usize, tokens: usize) -> Self {
+        let before = keys - 1;
         let prompt = before / 16 * 16;
         Self {
             prompt,
             warm: before - prompt,
-            tokens: args.tokens.unwrap_or(4) as usize,
+            tokens,
         }
     }
 
-    pub(super) fn positions(&self) -> usize {
+    pub fn positions(&self) -> usize {
         self.prompt + self.warm + self.tokens
     }
 
     /// Whether step `k` (the prompt is step 0) is measured.
-    pub(super) fn measured(&self, k: usize) -> bool {
+    pub fn measured(&self, k: usize) -> bool {
         if self.tokens == 0 {
             k == 0
         } else {
@@ -47,12 +50,12 @@ impl Plan {
         }
     }
 
-    pub(super) fn steps(&self) -> usize {
+    pub fn steps(&self) -> usize {
         1 + self.warm + self.tokens
     }
 
     /// Keys before the first measured step, and its rows.
-    pub(super) fn first_measured(&self) -> (usize, usize) {
+    pub fn first_measured(&self) -> (usize, usize) {
         if self.tokens == 0 {
             (0, self.prompt)
         } else {
@@ -61,12 +64,12 @@ impl Plan {
     }
 
     /// Rows of step `k`.
-    pub(super) fn rows(&self, k: usize) -> usize {
+    pub fn rows(&self, k: usize) -> usize {
         if k == 0 { self.prompt } else { 1 }
     }
 
     /// Runs every step of a party; what the measured ones take.
-    pub(super) fn clock(
+    pub fn clock(
         &self,
         mut step: impl FnMut(usize) -> Result<(), ProtocolError>,
     ) -> anyhow::Result<Spent> {

@@ -1,0 +1,138 @@
+//! This very program as another process.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const LISTENING: &str = "listening on ";
+
+/// A service that ends with this value.
+pub struct Service {
+    name: &'static str,
+    child: Child,
+    pub url: String,
+    /// What it says on standard error, line by line.
+    heard: mpsc::Receiver<String>,
+}
+
+impl Service {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Starts `marill ARGS...` and waits until it says where it listens.
+    ///
+    /// # Errors
+    /// What it said, when it does not start.
+    pub fn start(name: &'static str, args: &[&str], folder: &Path) -> anyhow::Result<Self> {
+        let mut command = own(args)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.current_dir(folder);
+        Self::spawn(name, command)?.wait_until_it_listens()
+    }
+
+    /// As [`Self::start`], with this on its standard input, for [`Self::finish`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(name: &'static str, args: &[&str], input: &[u8]) -> anyhow::Result<Self> {
+        let mut command = own(args)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut service = Self::spawn(name, command)?;
+        let stdin = service.child.stdin.take();
+        let mut stdin = stdin.context("the child's standard input was asked for above")?;
+        stdin
+            .write_all(input)
+            .with_context(|| format!("the {name} did not read its task"))?;
+        // It reads to the end.
+        drop(stdin);
+        service.wait_until_it_listens()
+    }
+
+    fn spawn(name: &'static str, mut command: Command) -> anyhow::Result<Self> {
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start the {name}"))?;
+        let stderr = child
+            .stderr
+            .take()
+            .context("the child's standard error was asked for above")?;
+        let (lines, heard) = mpsc::channel();
+        // Reads to the end, so that the service never waits for room in the pipe.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = lines.send(line);
+            }
+        });
+        let url = String::new();
+        Ok(Self {
+            name,
+            child,
+            url,
+            heard,
+        })
+    }
+
+    fn wait_until_it_listens(mut self) -> anyhow::Result<Self> {
+        let mut said = Vec::new();
+        loop {
+            match self.heard.recv_timeout(START_TIMEOUT) {
+                Ok(line) => match line.split_once(LISTENING) {
+                    Some((_, url)) => {
+                        let url = url.split_whitespace().next();
+                        self.url = url.unwrap_or_default().to_string();
+                        return Ok(self);
+                    }
+                    None => said.push(line),
+                },
+                Err(_) => bail!("the {} did not start: {}", self.name, said.join("; ")),
+            }
+        }
+    }
+
+    /// Waits for its end; what it wrote to standard output.
+    ///
+    /// # Errors
+    /// What it said on standard error, when it failed.
+    pub fn finish(mut self) -> anyhow::Result<Vec<u8>> {
+        let mut written = Vec::new();
+        if let Some(stdout) = &mut self.child.stdout {
+            stdout.read_to_end(&mut written)?;
+        }
+        let status = self.child.wait()?;
+        if !status.success() {
+            let said: Vec<String> = self.heard.iter().collect();
+            bail!("the {} failed: {}", self.name, said.join("; "));
+        }
+        Ok(written)
+    }
+}
+
+/// This program with arguments.
+fn own(args: &[&str]) -> anyhow::Result<Command> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let mut command = Command::new(program);
+    command.args(args);
+    Ok(command)
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if self.child.kill().is_err() {
+            eprintln!(
+                "warning: could not end the {} (process {})",
+                self.name,
+                self.child.id()
+            );
+        }
+        let _ = self.child.wait();
+    }
+}
