@@ -220,3 +220,26 @@ impl BaseOts {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::run;
+
+    #[test]
+    fn session_keys_agree_and_change_with_each_nonce() {
+        let party = |mut link| BaseOts::establish(&mut link).unwrap();
+        let (first, second) = run(party, party);
+        let nonces = [[1; 64], [2; 64]];
+        let [a, b] = nonces.map(|nonces| first.for_session(&nonces));
+        let other = second.for_session(&nonces[0]);
+        for i in 0..BASE {
+            let bit = (other.delta >> i & 1) as usize;
+            assert_eq!(other.chosen[i], a.sent[i][bit]);
+            assert_ne!(other.chosen[i], a.sent[i][1 - bit]);
+            assert_ne!(a.sent[i], b.sent[i]);
+            assert_ne!(a.sent[i], first.sent[i]);
+        }
+        assert_eq!(a.delta, first.delta);
+    }
+}
