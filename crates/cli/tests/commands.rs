@@ -151,6 +151,55 @@ fn bench_of_single_operations_finds_the_twins_values() {
 }
 
 #[test]
+fn bench_of_protocols_is_exact_and_dumps_what_it_saw() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = [
+        "bench",
+        "protocols",
+        "--n",
+        "100",
+        "--json",
+        "--dump",
+        "csv",
+    ];
+    let output = marill(dir.path(), &args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let lines: Vec<serde_json::Value> = lines.collect();
+    assert!(lines.len() > 10);
+    for line in &lines {
+        assert_eq!(line["mismatches"], 0, "{line}");
+        let bytes = |key: &str| line[format!("{key}bytes_per_instance")].as_f64().unwrap();
+        let parts = bytes("online_") + bytes("offline_") + bytes("extension_");
+        assert!((bytes("") - parts).abs() < 1e-9 && parts > 0.0, "{line}");
+    }
+    let dumped = std::fs::read_to_string(dir.path().join("csv/relu_32.csv")).unwrap();
+    let mut rows = dumped.lines();
+    assert_eq!(rows.next(), Some("x,output"));
+    for row in rows.by_ref() {
+        let (x, output) = row.split_once(',').unwrap();
+        let x: u64 = x.parse().unwrap();
+        let relu = if x >> 31 == 1 { 0 } else { x };
+        assert_eq!(output.parse(), Ok(relu));
+    }
+    assert_eq!(dumped.lines().count(), 101);
+}
+
+#[test]
+fn a_protocol_that_is_not_there_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, message) in [
+        ("exp", "`exp` is not there yet"),
+        ("expp", "no protocol is called `expp`"),
+    ] {
+        let output = marill(dir.path(), &["bench", "protocols", name]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(message), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn bench_finds_the_twins_tokens_and_the_tallys_traffic() {
     let dir = with_partition();
     let output = marill(

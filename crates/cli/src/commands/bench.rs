@@ -8,6 +8,7 @@ mod ops;
 mod parties;
 mod plan;
 mod processes;
+mod protocols;
 mod reopened;
 mod shapes;
 pub mod study;
@@ -41,6 +42,8 @@ pub struct Args {
 enum Operations {
     /// One line per operation: rounds, bytes, CPU time, error against real arithmetic
     Ops(ops::Args),
+    /// Two parties without a dealer: one line per protocol, bytes, rounds, CPU time, mismatches
+    Protocols(protocols::Args),
     /// An ordinary full fine-tune against Marill's form: what a step costs, cell by cell
     Headline(headline::Args),
     /// Server or dealer of `--processes`, which starts it
@@ -56,6 +59,7 @@ enum Operations {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match (args.operations, args.dir) {
         (Some(Operations::Ops(ops)), _) => ops::run(&ops),
+        (Some(Operations::Protocols(protocols)), _) => protocols::run(&protocols),
         (Some(Operations::Headline(headline)), _) => headline::run(&headline),
         (Some(Operations::Party), _) => processes::party::run(),
         (None, Some(dir)) => answer::run(

@@ -1,0 +1,294 @@
+//! Protocols of two parties without a dealer, one at a time: bytes, rounds, CPU time, and whether
+//! every output equals the integer program's. Both parties in this process, each on one thread.
+
+mod task;
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, anyhow};
+use marill_numeric::fixed::low_mask;
+use marill_ot::{
+    BaseOts, Link, OtError, Phase, Session, Traffic,
+    softspoken::GroupBits,
+    world::{LIMIT, MemoryEnd, memory_ends, run_on},
+};
+use marill_report::Table;
+use marill_two_party::Radix;
+use serde_json::json;
+
+use self::task::{Inputs, PLANNED, Row, rows};
+use super::clock::{Spent, alone};
+use crate::output::failure::{BadInput, INPUT_FAILED};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Protocols by name; all of them without one
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Instances of each protocol, in one batch
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 65_536,
+        value_parser = clap::value_parser!(u32).range(1..=4_194_304),
+    )]
+    n: u32,
+    /// Radix of comparisons: 4 (fewer bytes) or 16 (fewer rounds)
+    #[arg(long, value_name = "RADIX", default_value = "4", value_parser = ["4", "16"])]
+    radix: String,
+    /// Bits per seed tree of SoftSpoken: 2, 4 or 8, more AES for fewer bytes
+    #[arg(long, value_name = "K", default_value = "4", value_parser = ["2", "4", "8"])]
+    tree_bits: String,
+    /// One JSON object per line on standard output
+    #[arg(long)]
+    json: bool,
+    /// Write inputs and secure outputs, a CSV file per row
+    #[arg(long, value_name = "DIR")]
+    dump: Option<PathBuf>,
+}
+
+/// What one party saw of one protocol.
+struct Seen {
+    /// Shares of the outputs.
+    shares: Vec<u64>,
+    /// By phase: set-up, extension, offline, online.
+    traffic: [Traffic; 4],
+    /// Making material, and the protocol itself.
+    spent: [Spent; 2],
+}
+
+/// A protocol at both parties.
+struct Measured {
+    seen: [Seen; 2],
+    outputs: Vec<u64>,
+    mismatches: usize,
+    max_ulp: u64,
+}
+
+fn party(
+    mut link: Link<MemoryEnd>,
+    row: &Row,
+    inputs: &Inputs,
+    k: GroupBits,
+) -> Result<Seen, OtError> {
+    let own = &inputs.own[link.party() as usize];
+    let n = inputs.columns[0].1.len();
+    let base = BaseOts::establish(&mut link)?;
+    let mut session = Session::begin(link, &base, k)?;
+    let mut offline = Spent::default();
+    offline.measure(|| session.prepare(&row.task.needs(n)))?;
+    let mut online = Spent::default();
+    let shares = online.measure(|| row.task.run(&mut session, own))?;
+    session.confirm()?;
+    let phases = [
+        Phase::Setup,
+        Phase::Extension,
+        Phase::Offline,
+        Phase::Online,
+    ];
+    let mut traffic = phases.map(|phase| session.traffic(phase));
+    // The last round compared transcripts.
+    traffic[3].rounds -= 1;
+    traffic[3].sent -= CONFIRM_BYTES;
+    traffic[3].received -= CONFIRM_BYTES;
+    Ok(Seen {
+        shares,
+        traffic,
+        spent: [offline, online],
+    })
+}
+
+/// What a comparison of transcripts sends.
+const CONFIRM_BYTES: u64 = 16;
+
+fn measure(row: &Row, inputs: &Inputs, k: GroupBits) -> anyhow::Result<Measured> {
+    let (own, other) = memory_ends(LIMIT);
+    let run = |link| alone(|| party(link, row, inputs, k));
+    let (first, second) = run_on(own, other, run, run);
+    let seen = [first??, second??];
+    let mask = low_mask(row.task.out_bits());
+    let sums = seen[0].shares.iter().zip(&seen[1].shares);
+    let outputs: Vec<u64> = sums.map(|(a, b)| a.wrapping_add(*b) & mask).collect();
+    let mut mismatches = 0;
+    let mut max_ulp = 0;
+    for (i, output) in outputs.iter().enumerate() {
+        let expected = row.task.expected(inputs, i);
+        let distance = output.wrapping_sub(expected) & mask;
+        max_ulp = max_ulp.max(distance.min(distance.wrapping_neg() & mask));
+        mismatches += usize::from(*output != expected);
+    }
+    Ok(Measured {
+        seen,
+        outputs,
+        mismatches,
+        max_ulp,
+    })
+}
+
+impl Measured {
+    /// Bytes in both directions per instance.
+    fn bytes(&self, phase: usize) -> f64 {
+        let each = self.outputs.len() as f64;
+        self.seen[0].traffic[phase].bytes() as f64 / each
+    }
+
+    /// CPU time per instance and party.
+    fn micros(&self, part: usize) -> f64 {
+        let both: f64 = self.seen.iter().map(|seen| seen.spent[part].cpu).sum();
+        both / 2.0 * 1e6 / self.outputs.len() as f64
+    }
+}
+
+fn chosen(names: &[String], radix: Radix) -> anyhow::Result<Vec<Row>> {
+    let mut all = rows(radix);
+    let known: Vec<&str> = all.iter().map(|row| row.name).collect();
+    for name in names {
+        if PLANNED.contains(&name.as_str()) {
+            let error = anyhow!("the protocol `{name}` is not there yet");
+            return Err(BadInput(error).into());
+        }
+        if !known.contains(&name.as_str()) {
+            let mut known = known.clone();
+            known.dedup();
+            let list = known.join(", ");
+            let error = anyhow!("no protocol is called `{name}`\nhint: there are {list}");
+            return Err(BadInput(error).into());
+        }
+    }
+    all.retain(|row| names.is_empty() || names.iter().any(|name| name == row.name));
+    Ok(all)
+}
+
+/// Prints one line per protocol.
+///
+/// # Errors
+/// [`BadInput`] for a name that is not there; whatever a session or a file reports.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let radix = if args.radix == "16" {
+        Radix::Sixteen
+    } else {
+        Radix::Four
+    };
+    let k = match args.tree_bits.as_str() {
+        "2" => GroupBits::Two,
+        "8" => GroupBits::Eight,
+        _ => GroupBits::Four,
+    };
+    let rows = chosen(&args.names, radix)?;
+    if let Some(folder) = &args.dump {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make `{}`", folder.display()))?;
+    }
+    let mut table = Table::new([
+        "protocol",
+        "bits",
+        "scale",
+        "bytes",
+        "online",
+        "offline",
+        "extension",
+        "SCI bytes",
+        "rounds",
+        "offline rounds",
+        "CPU µs per party",
+        "online",
+        "max ulp",
+        "mismatches",
+    ])
+    .right(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
+    let mut sound = true;
+    let mut setup = 0;
+    for row in &rows {
+        let inputs = row.task.inputs(args.n as usize);
+        let measured = measure(row, &inputs, k)?;
+        sound &= measured.mismatches == 0;
+        setup = measured.seen[0].traffic[0].bytes();
+        if let Some(folder) = &args.dump {
+            dump(folder, row, &inputs, &measured.outputs)?;
+        }
+        if args.json {
+            println!("{}", line(row, args, &measured));
+        } else {
+            table.row(cells(row, &measured));
+        }
+    }
+    if !args.json {
+        println!("{}", table.markdown());
+        println!(
+            "\n{} instances each; bytes in both directions per instance; set-up {setup} bytes \
+             once per session\nsecure outputs and the integer programs': {}",
+            args.n,
+            if sound { "equal" } else { "DIFFERENT" }
+        );
+    }
+    Ok(if sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(INPUT_FAILED)
+    })
+}
+
+fn line(row: &Row, args: &Args, measured: &Measured) -> serde_json::Value {
+    let [extension, offline, online] = [1, 2, 3].map(|phase| measured.bytes(phase));
+    let traffic = &measured.seen[0].traffic;
+    json!({
+        "protocol": row.name, "bits": row.bits, "scale": row.scale, "n": args.n,
+        "bytes_per_instance": extension + offline + online,
+        "online_bytes_per_instance": online,
+        "offline_bytes_per_instance": offline,
+        "extension_bytes_per_instance": extension,
+        "lpn_set": null, "source": format!("softspoken-{}", args.tree_bits),
+        "radix": args.radix.parse::<u32>().ok(),
+        "setup_bytes": traffic[0].bytes(),
+        "rounds": traffic[3].rounds, "offline_rounds": traffic[2].rounds,
+        "us_per_instance": measured.micros(0) + measured.micros(1),
+        "online_us_per_instance": measured.micros(1),
+        "max_ulp": measured.max_ulp, "mismatches": measured.mismatches,
+        "sci_bytes_per_instance": row.sci,
+    })
+}
+
+fn cells(row: &Row, measured: &Measured) -> Vec<String> {
+    let [extension, offline, online] = [1, 2, 3].map(|phase| measured.bytes(phase));
+    let traffic = &measured.seen[0].traffic;
+    vec![
+        row.name.to_string(),
+        row.bits.to_string(),
+        row.scale.map_or("-".into(), |scale| scale.to_string()),
+        format!("{:.1}", extension + offline + online),
+        format!("{online:.2}"),
+        format!("{offline:.2}"),
+        format!("{extension:.1}"),
+        format!("{:.1}", row.sci),
+        traffic[3].rounds.to_string(),
+        traffic[2].rounds.to_string(),
+        format!("{:.3}", measured.micros(0) + measured.micros(1)),
+        format!("{:.3}", measured.micros(1)),
+        measured.max_ulp.to_string(),
+        measured.mismatches.to_string(),
+    ]
+}
+
+/// One line per instance: inputs as unsigned integers of their widths, then the secure output.
+fn dump(folder: &Path, row: &Row, inputs: &Inputs, outputs: &[u64]) -> anyhow::Result<()> {
+    let scale = row.scale.map_or(String::new(), |scale| format!("_{scale}"));
+    let path = folder.join(format!("{}_{}{scale}.csv", row.name, row.bits));
+    let write = || -> std::io::Result<()> {
+        let mut file = std::io::BufWriter::new(fs::File::create(&path)?);
+        let names: Vec<&str> = inputs.columns.iter().map(|(name, _)| *name).collect();
+        writeln!(file, "{},output", names.join(","))?;
+        for (i, output) in outputs.iter().enumerate() {
+            for (_, column) in &inputs.columns {
+                write!(file, "{},", column[i])?;
+            }
+            writeln!(file, "{output}")?;
+        }
+        file.flush()
+    };
+    write().with_context(|| format!("cannot write `{}`", path.display()))
+}
