@@ -9,7 +9,7 @@ use marill_report::Table;
 use crate::output::failure::BadInput;
 
 /// Name, what it does, text.
-pub const RECIPES: [(&str, &str, &str); 6] = [
+pub const RECIPES: [(&str, &str, &str); 7] = [
     (
         "agnews-smollm2",
         "SmolLM2-135M-Instruct classifies news: 15 layers frozen, rank 8, 9 to 3 heads",
@@ -29,6 +29,11 @@ pub const RECIPES: [(&str, &str, &str); 6] = [
         "mbpp-smollm2",
         "SmolLM2-135M-Instruct writes short Python functions, half of it frozen, heads unmerged",
         include_str!("../../../../recipes/mbpp-smollm2.toml"),
+    ),
+    (
+        "dolly-smollm2",
+        "SmolLM2-135M-Instruct answers instructions: 15 layers frozen, rank 8, 9 to 3 heads",
+        include_str!("../../../../recipes/dolly-smollm2.toml"),
     ),
     (
         "demo",

@@ -27,6 +27,9 @@ pub struct Key {
     pub rows: usize,
     /// Few-shot examples.
     pub shots: usize,
+    /// Longest answer, where it is not the task's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
     pub version: String,
     /// Over the recipe as it was run, and over its data files and the base model.
     pub recipe_sha256: String,
@@ -111,6 +114,7 @@ impl Key {
             tokens: recipe.train.max_tokens,
             rows: 0,
             shots: 0,
+            max_new_tokens: None,
             version: VERSION.into(),
             recipe_sha256: marill_numeric::hex(&Sha256::digest(named.to_toml())),
             files_sha256: files_digest(recipe)?,
@@ -191,11 +195,9 @@ impl Cell {
         let path = Self::path(dir, &self.key);
         let write = || -> anyhow::Result<()> {
             std::fs::create_dir_all(dir)?;
-            let mut file = tempfile::NamedTempFile::new_in(dir)?;
-            serde_json::to_writer(&mut file, self)?;
-            std::io::Write::write_all(&mut file, b"\n")?;
-            file.persist(&path)?;
-            Ok(())
+            let partial = path.with_extension("partial");
+            std::fs::write(&partial, serde_json::to_string(self)? + "\n")?;
+            Ok(std::fs::rename(&partial, &path)?)
         };
         write().with_context(|| format!("cannot write `{}`", path.display()))
     }

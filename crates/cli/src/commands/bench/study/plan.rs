@@ -38,6 +38,9 @@ pub struct TaskPlan {
     pub train_rows: usize,
     /// First rows of the task's test file that are scored.
     pub rows: usize,
+    /// Longest answer in tokens, in place of the task's; 0 scores code by its likelihood alone.
+    #[serde(default)]
+    pub max_new_tokens: Option<usize>,
     /// Few-shot examples that the base model is tried with.
     pub shots: Vec<usize>,
     pub seeds: Vec<u64>,
@@ -214,7 +217,7 @@ impl Plan {
     /// of a model and of the full fine-tune, each over this many seeds, taken as independent.
     pub fn expected_width(task: &TaskPlan, seeds: usize) -> f64 {
         let Expected { gain, stderr } = task.expect;
-        2.0 * 1.96 * stderr * (2.0 / seeds.max(1) as f64).sqrt() / gain
+        2.0 * 1.96 * stderr * (2.0 / seeds.max(1) as f64).sqrt() / gain.abs()
     }
 }
 

@@ -92,15 +92,15 @@ impl Study {
                 steps.extend(rates.values.iter().map(of));
             }
         }
-        for task in &plan.tasks {
-            steps.extend(task.shots.iter().map(|&shots| Step::Base { task, shots }));
-        }
         let most = plan.tasks.iter().map(|task| task.seeds.len()).max();
         for nth in 0..most.unwrap_or(0) {
             for task in &plan.tasks {
                 let Some(&seed) = task.seeds.get(nth) else {
                     continue;
                 };
+                if nth == 0 {
+                    steps.extend(task.shots.iter().map(|&shots| Step::Base { task, shots }));
+                }
                 let of = |arm| Step::Score { task, arm, seed };
                 steps.extend(plan.arms_of(task).map(of));
             }
@@ -154,6 +154,7 @@ impl Study {
                 let key = Key {
                     tokens: None,
                     rows: task.rows,
+                    max_new_tokens: task.max_new_tokens,
                     shots,
                     ..named(&recipe, Purpose::Base)?
                 };
@@ -178,6 +179,7 @@ impl Study {
                     seed: Some(seed),
                     rate: Some(rate),
                     rows: task.rows,
+                    max_new_tokens: task.max_new_tokens,
                     teacher,
                     ..named(&recipe, Purpose::Score)?
                 };
@@ -308,11 +310,14 @@ impl Study {
     ) -> anyhow::Result<Scored> {
         let mut task = Task::find(&plan.name).map_err(|e| BadInput(e.into()))?;
         task.format_as(&recipe.dataset);
+        task.max_new_tokens = plan.max_new_tokens.unwrap_or(task.max_new_tokens);
         let model = Model::open(path)?;
         let examples = task.examples(None, None).map_err(|e| BadInput(e.into()))?;
+        let checks = task.checks(None).map_err(|e| BadInput(e.into()))?;
         let scope = Scope {
             limit: Some(plan.rows),
             few_shot: shots,
+            checks: &checks,
             ..Scope::default()
         };
         let mut progress = Progress::new(&task.name, self.quiet);
