@@ -14,6 +14,7 @@ mod linear;
 mod low_rank;
 mod match_rows;
 mod norm;
+mod relations;
 mod rope;
 mod swiglu;
 
@@ -23,11 +24,12 @@ use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 pub use dropout::Dropout;
 pub use fake_quant::{FakeQuant, round_columns_to, round_factors, round_to, round_weight};
 pub use gemm::{Element, Mat, MatMut, dot, gemm};
-pub use head::{HeadLoss, Teacher, head_loss};
+pub use head::{HeadLoss, KeptRow, Teacher, TeacherLogits, head_loss};
 pub use linear::linear;
 pub use low_rank::low_rank;
 pub use match_rows::row_distance;
 pub use norm::rms_norm;
+pub use relations::relation_loss;
 pub use rope::{RopeTable, rope};
 pub use swiglu::swiglu;
 

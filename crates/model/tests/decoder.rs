@@ -8,7 +8,9 @@ use marill_model::{
     Adapter, Checkpoint, FloatModel, HeadMethod, HeadTransform, LayerHeads, Llama, LlamaConfig,
     LoraConfig, MODULES, ModelConfig, ModelError, Prefix, Rows, TensorDtype, Tokenizer, Transforms,
     module_path,
-    ops::{Dropout, FakeQuant, HeadLoss, Teacher, head_loss, rms_norm, row_distance},
+    ops::{
+        Dropout, FakeQuant, HeadLoss, Teacher, TeacherLogits, head_loss, rms_norm, row_distance,
+    },
     strided_groups,
 };
 use marill_numeric::{Approximations, NumericSpec, approx};
@@ -147,8 +149,10 @@ fn loss(decoder: &Llama, teacher: bool) -> Tensor {
         .finish(&decoder.run(x, 0..3, &rows, None).unwrap())
         .unwrap();
     let teacher = teacher.then(|| Teacher {
-        hidden: tensor(900, &[8, 32], 1.0),
-        head: tensor(901, &[30, 32], 1.0),
+        logits: TeacherLogits::Whole {
+            hidden: tensor(900, &[8, 32], 1.0),
+            head: tensor(901, &[30, 32], 1.0),
+        },
         temperature: 2.0,
         weight: 0.6,
     });

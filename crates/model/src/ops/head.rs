@@ -1,7 +1,7 @@
 //! The output head fused with its loss: logits exist for a few rows at a time, since a whole matrix
 //! of them would be the largest tensor of a training step.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -14,14 +14,30 @@ const ROWS: usize = 128;
 /// The teacher's side of a distillation loss.
 #[derive(Clone)]
 pub struct Teacher {
-    /// Final normed hidden states at the label rows, `[M, hidden]`.
-    pub hidden: Tensor,
-    /// The teacher's head, `[vocab, hidden]`.
-    pub head: Tensor,
+    pub logits: TeacherLogits,
     /// Softens both distributions.
     pub temperature: f32,
     /// Part of the loss that is `temperature^2 KL(teacher || student)`; the rest is cross-entropy.
     pub weight: f32,
+}
+
+/// What is known of a teacher's logits at the label rows, `M` in all.
+#[derive(Clone)]
+pub enum TeacherLogits {
+    /// All of them: final normed hidden states `[M, hidden]` times the head `[vocab, hidden]`.
+    Whole { hidden: Tensor, head: Tensor },
+    /// A part of each softened distribution.
+    Kept(Arc<Vec<KeptRow>>),
+}
+
+/// Some tokens of a softened distribution `p`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeptRow {
+    /// Each token once, with its part.
+    pub tokens: Vec<(u32, f32)>,
+    /// The parts are probabilities, and what they lack of 1 is that of all other tokens together.
+    /// Otherwise they are shares of draws from `p` and make 1.
+    pub has_rest: bool,
 }
 
 /// What the output head is trained toward.
@@ -41,9 +57,24 @@ pub struct HeadLoss {
 /// matrix exists.
 ///
 /// # Errors
-/// When a tensor is not f32, contiguous and on the CPU, or a label is outside the vocabulary.
+/// When a tensor is not f32, contiguous and on the CPU, a label or a kept token is outside the
+/// vocabulary, or a row's answer of the teacher is missing.
 pub fn head_loss(hidden: &Tensor, head: &Tensor, loss: HeadLoss) -> Result<Tensor> {
     let vocab = head.dim(0)?;
+    if let Some(Teacher {
+        logits: TeacherLogits::Kept(rows),
+        ..
+    }) = &loss.teacher
+    {
+        let tokens = rows.iter().flat_map(|row| &row.tokens);
+        let outside = |&&(token, _): &&(u32, f32)| token as usize >= vocab;
+        if let Some((token, _)) = tokens.into_iter().find(outside) {
+            candle_core::bail!("kept token {token} is outside the vocabulary of {vocab}");
+        }
+        if rows.len() != loss.labels.len() {
+            candle_core::bail!("{} kept rows for {}", rows.len(), loss.labels.len());
+        }
+    }
     if let Some(label) = loss.labels.iter().find(|&&l| l as usize >= vocab) {
         candle_core::bail!("label {label} is outside the vocabulary of {vocab}");
     }
@@ -71,43 +102,94 @@ fn softmax(row: &mut [f32]) -> f32 {
     max + sum.ln()
 }
 
+/// What a row of logits is compared with besides its label.
+enum Target<'a> {
+    None,
+    /// All of the teacher's logits, used up.
+    Whole(&'a mut [f32]),
+    Kept(&'a KeptRow),
+}
+
+/// `KL(teacher || student)` of softened distributions; `soft` holds the student's probabilities and
+/// becomes the gradient by the softened logits.
+fn divergence(
+    soft: &mut [f32],
+    ln_soft: impl Fn(usize) -> f32,
+    target: Target<'_>,
+    temperature: f32,
+) -> f32 {
+    match target {
+        Target::None => 0.0,
+        Target::Whole(target) => {
+            target.iter_mut().for_each(|v| *v /= temperature);
+            let raw = target.to_vec();
+            let lse = softmax(target);
+            let terms = (0..target.len()).map(|i| target[i] * ((raw[i] - lse) - ln_soft(i)));
+            let sum = terms.fold(0f32, |sum, term| sum + term);
+            soft.iter_mut().zip(target).for_each(|(s, t)| *s -= *t);
+            sum
+        }
+        Target::Kept(KeptRow { tokens, has_rest }) => {
+            let parts = || tokens.iter().map(|&(token, part)| (token as usize, part));
+            let of_kept = |(token, part): (usize, f32)| match part > 0.0 {
+                true => part * (part.ln() - ln_soft(token)),
+                false => 0.0,
+            };
+            let mut sum: f32 = parts().map(of_kept).sum();
+            let rest = 1.0 - parts().map(|(_, part)| part).sum::<f32>();
+            // Rounding leaves next to nothing of a whole distribution.
+            if *has_rest && rest > 1e-6 {
+                let kept: f32 = parts().map(|(token, _)| soft[token]).sum();
+                let ours = (1.0 - kept).max(f32::MIN_POSITIVE);
+                sum += rest * (rest.ln() - ours.ln());
+                // The rest pulls at every token outside by its part of the student's rest.
+                let keeps: Vec<f32> = parts().map(|(token, _)| soft[token]).collect();
+                soft.iter_mut().for_each(|s| *s -= rest * *s / ours);
+                for ((token, _), own) in parts().zip(keeps) {
+                    soft[token] = own;
+                }
+            }
+            parts().for_each(|(token, part)| soft[token] -= part);
+            sum
+        }
+    }
+}
+
 /// Replaces the student's logits by the gradient of the row's loss, which is returned.
-fn row_loss(logits: &mut [f32], teacher: Option<(&mut [f32], f32, f32)>, label: usize) -> f32 {
-    let Some((target, temperature, weight)) = teacher else {
-        let right = logits[label];
+fn row_loss(
+    logits: &mut [f32],
+    target: Target<'_>,
+    [temperature, weight]: [f32; 2],
+    label: usize,
+) -> f32 {
+    let right = logits[label];
+    if matches!(target, Target::None) {
         let lse = softmax(logits);
         logits[label] -= 1.0;
         return lse - right;
-    };
-    let mut soft: Vec<f32> = logits.iter().map(|v| v / temperature).collect();
-    target.iter_mut().for_each(|v| *v /= temperature);
-    let raw_soft = soft.clone();
-    let raw_target = target.to_vec();
-    let lse_soft = softmax(&mut soft);
-    let lse_target = softmax(target);
-    let mut divergence = 0f32;
-    for i in 0..target.len() {
-        divergence += target[i] * ((raw_target[i] - lse_target) - (raw_soft[i] - lse_soft));
     }
-    let right = logits[label];
+    let raw: Vec<f32> = logits.iter().map(|v| v / temperature).collect();
+    let mut soft = raw.clone();
+    let lse_soft = softmax(&mut soft);
+    let divergence = divergence(&mut soft, |i| raw[i] - lse_soft, target, temperature);
     let lse = softmax(logits);
     logits[label] -= 1.0;
     for i in 0..logits.len() {
-        logits[i] = (1.0 - weight) * logits[i] + weight * temperature * (soft[i] - target[i]);
+        logits[i] = (1.0 - weight) * logits[i] + weight * temperature * soft[i];
     }
     (1.0 - weight) * (lse - right) + weight * temperature * temperature * divergence
 }
 
 impl FusedHead {
-    /// Logits of the teacher for rows `start..start + rows`.
+    /// Logits of the teacher for rows `start..start + rows`, where all are known.
     fn teacher_logits(&self, start: usize, rows: usize) -> Result<Option<Vec<f32>>> {
-        let Some(teacher) = &self.loss.teacher else {
+        let Some(TeacherLogits::Whole { hidden, head }) = self.logits() else {
             return Ok(None);
         };
-        let (vocab, width) = teacher.head.dims2()?;
+        let (vocab, width) = head.dims2()?;
         let mut out = vec![0f32; rows * vocab];
-        with_floats(&teacher.hidden, self.name(), |h| {
-            with_floats(&teacher.head, self.name(), |w| {
+        with_floats(hidden, self.name(), |h| {
+            with_floats(head, self.name(), |w| {
                 let h = Mat::new(&h[start * width..][..rows * width], rows, width);
                 gemm(
                     MatMut::new(&mut out, rows, vocab),
@@ -122,33 +204,32 @@ impl FusedHead {
         Ok(Some(out))
     }
 
-    fn losses(
-        &self,
-        logits: &mut [f32],
-        teacher: Option<Vec<f32>>,
-        labels: &[u32],
-        vocab: usize,
-    ) -> f64 {
+    fn logits(&self) -> Option<&TeacherLogits> {
+        self.loss.teacher.as_ref().map(|teacher| &teacher.logits)
+    }
+
+    /// Sum of the losses of rows from `start` on, whose logits become gradients.
+    fn losses(&self, logits: &mut [f32], start: usize, vocab: usize) -> Result<f64> {
+        let count = logits.len() / vocab;
+        let labels = &self.loss.labels[start..start + count];
+        let mut whole = self.teacher_logits(start, count)?;
+        let targets: Vec<Target<'_>> = match (&mut whole, self.logits()) {
+            (Some(logits), _) => logits.chunks_mut(vocab).map(Target::Whole).collect(),
+            (None, Some(TeacherLogits::Kept(rows))) => rows[start..start + count]
+                .iter()
+                .map(Target::Kept)
+                .collect(),
+            _ => labels.iter().map(|_| Target::None).collect(),
+        };
+        let teacher = self.loss.teacher.as_ref();
+        let knobs = teacher.map_or([1.0, 0.0], |t| [t.temperature, t.weight]);
         let rows = logits.par_chunks_mut(vocab).zip(labels.par_iter());
         // Collected before summing: the order of the sum must not depend on the threads.
-        let each: Vec<f32> = match teacher {
-            None => rows
-                .map(|(row, &label)| row_loss(row, None, label as usize))
-                .collect(),
-            Some(mut target) => {
-                let knob = self
-                    .loss
-                    .teacher
-                    .as_ref()
-                    .map_or((1.0, 0.0), |t| (t.temperature, t.weight));
-                let rows = rows.zip(target.par_chunks_mut(vocab));
-                rows.map(|((row, &label), t)| {
-                    row_loss(row, Some((t, knob.0, knob.1)), label as usize)
-                })
-                .collect()
-            }
-        };
-        each.iter().map(|&l| f64::from(l)).sum()
+        let each: Vec<f32> = rows
+            .zip(targets)
+            .map(|((row, &label), target)| row_loss(row, target, knobs, label as usize))
+            .collect();
+        Ok(each.iter().map(|&l| f64::from(l)).sum())
     }
 }
 
@@ -188,13 +269,7 @@ impl CustomOp2 for FusedHead {
                 false,
                 true,
             );
-            let teacher = self.teacher_logits(start, count)?;
-            total += self.losses(
-                logits,
-                teacher,
-                &self.loss.labels[start..start + count],
-                vocab,
-            );
+            total += self.losses(logits, start, vocab)?;
             let g = Mat::new(logits, count, vocab);
             let dst = MatMut::new(
                 &mut d_hidden[start * width..][..count * width],
@@ -248,5 +323,127 @@ impl CustomOp2 for FusedHead {
             None
         };
         Ok((Some(scaled(d_hidden, hidden)?), d_head))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    const LOGITS: [f32; 5] = [0.3, -1.2, 2.0, 0.4, -0.5];
+    const TEACHER: [f32; 5] = [1.0, 0.1, 0.7, -2.0, 0.6];
+    const TEMPERATURE: f32 = 2.0;
+
+    fn probabilities() -> Vec<f32> {
+        let mut soft: Vec<f32> = TEACHER.iter().map(|v| v / TEMPERATURE).collect();
+        softmax(&mut soft);
+        soft
+    }
+
+    fn kept(tokens: &[u32], has_rest: bool) -> KeptRow {
+        let p = probabilities();
+        let tokens = tokens.iter().map(|&token| (token, p[token as usize]));
+        KeptRow {
+            tokens: tokens.collect(),
+            has_rest,
+        }
+    }
+
+    fn loss(logits: [f32; 5], kept: &KeptRow) -> (f32, [f32; 5]) {
+        let mut gradient = logits;
+        let loss = row_loss(&mut gradient, Target::Kept(kept), [TEMPERATURE, 0.75], 3);
+        (loss, gradient)
+    }
+
+    fn gradient_is_the_slope(kept: &KeptRow) {
+        let (_, gradient) = loss(LOGITS, kept);
+        for place in 0..LOGITS.len() {
+            let at = |step: f32| {
+                let mut moved = LOGITS;
+                moved[place] += step;
+                loss(moved, kept).0
+            };
+            let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
+            // Central differences of step 1e-2 in f32 on losses of order 1.
+            assert!(
+                (slope - gradient[place]).abs() < 1e-3,
+                "{place}: {slope} {gradient:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_tokens_kept_are_the_whole_distribution() {
+        let (partly, parts) = loss(LOGITS, &kept(&[0, 1, 2, 3, 4], true));
+        let mut teacher = TEACHER;
+        let mut whole = LOGITS;
+        let knobs = [TEMPERATURE, 0.75];
+        let loss = row_loss(&mut whole, Target::Whole(&mut teacher), knobs, 3);
+        // The same sums in another order.
+        assert!((loss - partly).abs() < 1e-6);
+        assert!(whole.iter().zip(parts).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+
+    #[test]
+    fn gradients_of_kept_rows_are_their_slopes() {
+        gradient_is_the_slope(&kept(&[0, 2], true));
+        gradient_is_the_slope(&kept(&[4], true));
+        gradient_is_the_slope(&KeptRow {
+            tokens: vec![(0, 0.25), (2, 0.75)],
+            has_rest: false,
+        });
+    }
+
+    #[test]
+    fn the_rest_is_one_token_to_the_divergence() {
+        // A student that is the teacher has none, whatever is kept.
+        let student = TEACHER;
+        let mut gradient = student;
+        let kept = kept(&[1, 3], true);
+        let loss = row_loss(&mut gradient, Target::Kept(&kept), [TEMPERATURE, 1.0], 0);
+        assert!(loss.abs() < 1e-6, "{loss}");
+        assert!(
+            gradient.iter().all(|slope| slope.abs() < 1e-6),
+            "{gradient:?}"
+        );
+    }
+
+    #[test]
+    fn kept_rows_that_do_not_fit_are_refused() {
+        let zeros = |shape| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let hidden = zeros((1, 2));
+        let head = zeros((5, 2));
+        let with = |rows: Vec<KeptRow>| {
+            let teacher = Teacher {
+                logits: TeacherLogits::Kept(Arc::new(rows)),
+                temperature: 1.0,
+                weight: 1.0,
+            };
+            let labels = vec![1];
+            let loss = HeadLoss {
+                labels,
+                scale: 1.0,
+                teacher: Some(teacher),
+            };
+            head_loss(&hidden, &head, loss)
+        };
+        assert!(with(vec![kept(&[1], true)]).is_ok());
+        assert!(
+            with(vec![])
+                .unwrap_err()
+                .to_string()
+                .contains("0 kept rows for 1")
+        );
+        let outside = KeptRow {
+            tokens: vec![(5, 1.0)],
+            has_rest: false,
+        };
+        let error = with(vec![outside]).unwrap_err().to_string();
+        assert!(
+            error.contains("kept token 5 is outside the vocabulary of 5"),
+            "{error}"
+        );
     }
 }
