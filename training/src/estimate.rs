@@ -7,7 +7,7 @@ use marill_model::{Checkpoint, MODULES, ModelConfig, Transforms};
 use marill_recipe::{Freeze, LoraInit, Recipe};
 use serde::Serialize;
 
-use crate::{TrainError, batches::Plan, samples::Samples};
+use crate::{TrainError, batches::Plan, distill::STATES_BYTES, samples::Samples};
 
 const F32: usize = 4;
 const F64: usize = 8;
@@ -42,6 +42,9 @@ pub struct Estimate {
     pub graph_bytes_in_blocks: usize,
     /// What `lora.init = "data"` takes before the first step, in place of a graph.
     pub init_bytes: usize,
+    /// The teacher of a distillation: its weights where they are not the base's own (taken to be as
+    /// many), and the outputs of its layers that are kept from epoch to epoch.
+    pub teacher_bytes: usize,
     /// Logits, rounded copies of weights, and the vectors that reading and writing files takes.
     pub other_bytes: usize,
     /// One checkpoint on disk; two are kept.
@@ -102,6 +105,7 @@ impl Estimate {
             graph_bytes: (private * layer + passing) * F32,
             graph_bytes_in_blocks: (private * rows * config.hidden_size() + layer + passing) * F32,
             init_bytes: init_bytes(config, recipe, samples, plan),
+            teacher_bytes: teacher_bytes(recipe, weights * F32, plan.rows() > samples.train.len()),
             other_bytes: PROGRAM
                 + LOGIT_ROWS * config.vocab_size() * F32 * teacher
                 + if recipe.train.quantize_last_steps > 0 {
@@ -122,7 +126,12 @@ impl Estimate {
             self.graph_bytes
         };
         let passing = graph.max(self.init_bytes);
-        self.weight_bytes + self.optimizer_bytes + self.cache_bytes + passing + self.other_bytes
+        self.weight_bytes
+            + self.optimizer_bytes
+            + self.cache_bytes
+            + passing
+            + self.teacher_bytes
+            + self.other_bytes
     }
 
     /// Refuses a run whose graphs are far beyond what this machine has, before they are built.
@@ -224,6 +233,20 @@ fn init_bytes(config: &dyn ModelConfig, recipe: &Recipe, samples: &Samples, plan
     let (batch, _) = largest_batch(samples, plan);
     let layer = batch * (floats_a_row(config) * F32 + inner * F64);
     rows * hidden * F32 + grams * F64 + layer
+}
+
+/// Memory that a teacher takes. What it says of logits is little beside it.
+fn teacher_bytes(recipe: &Recipe, weights: usize, revisits: bool) -> usize {
+    let Some(distill) = &recipe.distill else {
+        return 0;
+    };
+    let states = revisits && distill.stages().iter().any(|stage| stage.needs_states());
+    let own = if distill.teacher == "base" {
+        0
+    } else {
+        weights
+    };
+    own + if states { STATES_BYTES } else { 0 }
 }
 
 fn trained_parameters(base: &Checkpoint, transforms: &Transforms, freeze: &Freeze) -> usize {

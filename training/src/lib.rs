@@ -26,6 +26,7 @@ mod rng;
 mod samples;
 mod scratch;
 mod state;
+mod teacher;
 mod trainer;
 mod transforms;
 
@@ -33,8 +34,8 @@ pub use dry_run::{DryRun, dry_run};
 pub use error::TrainError;
 pub use estimate::{Estimate, peak_memory_bytes};
 pub use options::TrainOptions;
-pub use output::{DataNotes, HeadError, Progress, TrainReport};
+pub use output::{DataNotes, HeadError, Progress, TaughtBy, TrainReport};
 pub use rng::Rng;
 pub use samples::{Sample, end_token, prompt_text, prompt_tokens, some_rows};
 pub use scratch::{CHATML, SPECIAL_TOKENS, train_tokenizer};
-pub use trainer::train;
+pub use teacher::train;

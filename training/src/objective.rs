@@ -4,11 +4,16 @@
 use candle_core::{Tensor, Var};
 use marill_model::{
     Llama, Rows,
-    ops::{Dropout, FakeQuant, HeadLoss, head_loss, row_distance},
+    ops::{Dropout, FakeQuant, HeadLoss, head_loss, relation_loss, row_distance},
 };
 use marill_recipe::{Distill, Stage};
 
-use crate::{Sample, TrainError, distill::Said, params::Params, samples::targets};
+use crate::{
+    Sample, TrainError,
+    distill::{Relations, Said},
+    params::Params,
+    samples::targets,
+};
 
 /// One micro-batch on its way through the private layers.
 pub(crate) struct Pass<'a> {
@@ -32,12 +37,7 @@ pub(crate) struct Pass<'a> {
 /// The stage of a step (from 1); plain cross-entropy without distillation.
 pub(crate) fn stage_of(distill: Option<&Distill>, step: usize, steps: usize) -> Stage {
     let Some(distill) = distill else {
-        return Stage {
-            share: 1.0,
-            hidden: 0.0,
-            logits: 0.0,
-            labels: 1.0,
-        };
+        return Stage::LABELS;
     };
     let stages = distill.stages();
     let mut share = 0.0;
@@ -67,12 +67,41 @@ impl Pass<'_> {
         }
     }
 
-    /// The loss as one graph over all private layers; `x [N, hidden]` is what enters them.
+    /// Adds the gradients to `params` and returns the loss; `x [N, hidden]` is what enters the
+    /// private layers. With `in_blocks` one layer's graph exists at a time: more work, and memory
+    /// for one layer instead of all of them, for the same gradients bit for bit.
+    pub fn backward(
+        &self,
+        x: Tensor,
+        in_blocks: bool,
+        params: &mut Params,
+    ) -> Result<f32, TrainError> {
+        let rows = self.rows();
+        let mut total = 0f32;
+        // Layers that are compared alone have graphs of their own in any case.
+        if self.stage.outputs > 0.0 {
+            total += self.outputs_backward(&x, &rows, params)?;
+        }
+        // The last layer's input has a gradient by the relations and one by what follows; one graph
+        // would add their parts in another order.
+        let in_blocks = in_blocks || self.stage.relations > 0.0;
+        if self.stage.runs_through() && in_blocks {
+            total += self.through_backward(x, &rows, params)?;
+        } else if self.stage.runs_through() {
+            let loss = self.loss(x)?;
+            params.accumulate(&loss.backward()?)?;
+            total += loss.to_scalar::<f32>()?;
+        }
+        Ok(total)
+    }
+
+    /// The loss of what goes through all private layers, as one graph.
     pub fn loss(&self, x: Tensor) -> Result<Tensor, TrainError> {
         let mut x = x;
         let rows = self.rows();
         let mut total = None;
         for layer in self.frozen..self.decoder.layers.len() {
+            total = sum(total, self.relation_loss(&x, layer, &rows)?)?;
             x = self.decoder.run(x, layer..layer + 1, &rows, None)?;
             total = sum(total, self.hidden_loss(&x, layer)?)?;
         }
@@ -80,17 +109,36 @@ impl Pass<'_> {
         total.ok_or_else(|| self.nothing_to_learn())
     }
 
-    /// The same with one layer's graph at a time: more work, and memory for one layer instead of
-    /// all of them. The gradients go into `params`, bit for bit those of [`Pass::loss`]; the loss
-    /// is returned.
-    pub fn backward_in_blocks(&self, x: Tensor, params: &mut Params) -> Result<f32, TrainError> {
-        let rows = self.rows();
+    /// The layers that are compared alone.
+    fn outputs_backward(
+        &self,
+        x: &Tensor,
+        rows: &Rows,
+        params: &mut Params,
+    ) -> Result<f32, TrainError> {
+        let mut total = 0f32;
+        for layer in self.frozen..self.decoder.layers.len() {
+            if let Some(loss) = self.output_loss(x, layer, rows)? {
+                total += loss.to_scalar::<f32>()?;
+                params.accumulate(&loss.backward()?)?;
+            }
+        }
+        Ok(total)
+    }
+
+    /// What goes through all layers, from the last one down.
+    fn through_backward(
+        &self,
+        x: Tensor,
+        rows: &Rows,
+        params: &mut Params,
+    ) -> Result<f32, TrainError> {
         let layers = self.frozen..self.decoder.layers.len();
         let mut inputs = Vec::with_capacity(layers.len());
         let mut x = x.detach();
         for layer in layers.clone() {
             inputs.push(x.clone());
-            x = self.decoder.run(x, layer..layer + 1, &rows, None)?.detach();
+            x = self.decoder.run(x, layer..layer + 1, rows, None)?.detach();
         }
         let top = Var::from_tensor(&x)?;
         let mut total = 0f32;
@@ -107,8 +155,9 @@ impl Pass<'_> {
                 .then(|| Var::from_tensor(&input))
                 .transpose()?;
             let x = leaf.as_ref().map_or(input, |leaf| leaf.as_tensor().clone());
-            let y = self.decoder.run(x, layer..layer + 1, &rows, None)?;
-            let hidden = self.hidden_loss(&y, layer)?;
+            let related = self.relation_loss(&x, layer, rows)?;
+            let y = self.decoder.run(x, layer..layer + 1, rows, None)?;
+            let hidden = sum(related, self.hidden_loss(&y, layer)?)?;
             if let Some(hidden) = &hidden {
                 total += hidden.to_scalar::<f32>()?;
             }
@@ -124,16 +173,65 @@ impl Pass<'_> {
     }
 
     fn hidden_loss(&self, x: &Tensor, layer: usize) -> Result<Option<Tensor>, TrainError> {
-        let Some(target) = self.said.layers.get(layer - self.frozen) else {
+        self.distance(x, layer, self.stage.hidden)
+    }
+
+    /// A layer's output for the teacher's input of it; the first one takes `x`, what the frozen
+    /// layers will give it, since theirs may differ from the teacher's.
+    fn output_loss(
+        &self,
+        x: &Tensor,
+        layer: usize,
+        rows: &Rows,
+    ) -> Result<Option<Tensor>, TrainError> {
+        let before = (layer - self.frozen).checked_sub(1);
+        let input = before
+            .map_or(x, |before| &self.said.layers[before])
+            .detach();
+        let y = self.decoder.run(input, layer..layer + 1, rows, None)?;
+        self.distance(&y, layer, self.stage.outputs)
+    }
+
+    fn distance(
+        &self,
+        x: &Tensor,
+        layer: usize,
+        weight: f64,
+    ) -> Result<Option<Tensor>, TrainError> {
+        let target = self.said.layers.get(layer - self.frozen);
+        let Some(target) = target.filter(|_| weight > 0.0) else {
             return Ok(None);
         };
         let private = self.decoder.layers.len() - self.frozen;
-        let scale = self.stage.hidden / (private * self.tokens) as f64;
+        let scale = weight / (private * self.tokens) as f64;
         Ok(Some(row_distance(x, target, scale as f32)?))
     }
 
+    /// How queries, keys and values of the last layer, whose input is `x`, relate: a mean over the
+    /// three, their parts and all rows.
+    fn relation_loss(
+        &self,
+        x: &Tensor,
+        layer: usize,
+        rows: &Rows,
+    ) -> Result<Option<Tensor>, TrainError> {
+        let last = layer + 1 == self.decoder.layers.len();
+        let Some(Relations { targets, parts }) = self.said.relations.as_ref().filter(|_| last)
+        else {
+            return Ok(None);
+        };
+        let ours = self.decoder.attention_inputs(layer, x, rows)?;
+        let scale = self.stage.relations / (targets.len() * parts * self.tokens) as f64;
+        let mut total = None;
+        for (ours, target) in ours.iter().zip(targets) {
+            let loss = relation_loss(ours, target, &rows.segments, *parts, scale)?;
+            total = sum(total, Some(loss))?;
+        }
+        Ok(total)
+    }
+
     fn head_loss(&self, x: &Tensor) -> Result<Option<Tensor>, TrainError> {
-        let weight = self.stage.logits + self.stage.labels;
+        let weight = self.stage.head();
         if weight == 0.0 {
             return Ok(None);
         }
@@ -166,6 +264,8 @@ fn sum(total: Option<Tensor>, part: Option<Tensor>) -> Result<Option<Tensor>, Tr
 
 #[cfg(test)]
 mod tests {
+    use marill_recipe::KeepLogits;
+
     use super::*;
 
     #[test]
@@ -175,12 +275,17 @@ mod tests {
             hidden,
             logits,
             labels,
+            ..Stage::LABELS
         };
         let mut distill = Distill {
             teacher: "base".into(),
             revision: None,
             temperature: 1.0,
             weight: None,
+            fine_tune: None,
+            keep_logits: KeepLogits::All,
+            kept_tokens: None,
+            relation_heads: None,
             stages: vec![stage(0.25, 1.0, 0.0, 0.0), stage(0.75, 0.0, 0.5, 0.5)],
         };
         let hidden = |distill: &Distill| -> Vec<f64> {

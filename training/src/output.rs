@@ -23,6 +23,9 @@ pub struct Progress {
     pub tokens: usize,
     /// Over the whole run so far, the frozen prefix included.
     pub tokens_per_second: f64,
+    /// A step of the teacher that is trained before the run.
+    #[serde(skip)]
+    pub of_teacher: bool,
 }
 
 /// What had to be done to rows.
@@ -108,6 +111,17 @@ pub struct HeadError {
     pub kept: bool,
 }
 
+/// The teacher that was trained for a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TaughtBy {
+    pub model: PathBuf,
+    pub tokens: usize,
+    pub seconds: f64,
+    pub val_loss: Option<f64>,
+    /// An earlier call had trained it.
+    pub found: bool,
+}
+
 /// What a finished run leaves behind.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrainReport {
@@ -133,6 +147,9 @@ pub struct TrainReport {
     /// by then. The learning rate and the stages follow the new plan from there on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replanned: Option<[usize; 2]>,
+    /// The teacher that was trained first, where the recipe asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taught: Option<TaughtBy>,
     /// Rows whose frozen part an earlier run had left on the disk.
     pub cached_rows: usize,
     /// Why the frozen part was not kept on the disk, where it was not.

@@ -28,52 +28,11 @@ use crate::{
     transforms::transforms_with,
 };
 
-/// Trains as the recipe says and writes its output folder. `progress` hears of every step.
-///
-/// ```
-/// use marill_recipe::Recipe;
-/// use marill_training::{TrainOptions, train};
-///
-/// # let folder = tempfile::tempdir()?;
-/// let rows = "{\"text\": \"red\", \"label\": 0}\n{\"text\": \"blue\", \"label\": 1}\n".repeat(8);
-/// std::fs::write(folder.path().join("rows.jsonl"), rows)?;
-/// let out = folder.path().join("out");
-/// let text = format!(
-///     r#"
-///     [model]
-///     init = "random"
-///     architecture = {{ hidden_size = 16, intermediate_size = 16, num_hidden_layers = 1,
-///         num_attention_heads = 2, num_key_value_heads = 2, head_dim = 8,
-///         max_position_embeddings = 64 }}
-///     [tokenizer]
-///     vocab_size = 300
-///     [[dataset]]
-///     path = "rows.jsonl"
-///     format = "classify"
-///     labels = ["warm", "cold"]
-///     [train]
-///     max_steps = 2
-///     [output]
-///     dir = "{}"
-///     "#,
-///     out.display()
-/// );
-/// let recipe = Recipe::parse(&text, "recipe.toml", &[])?;
-/// let options = TrainOptions {
-///     recipe_dir: folder.path().into(),
-///     ..TrainOptions::default()
-/// };
-/// let mut heard = 0;
-/// let report = train(&recipe, &options, &mut |_| heard += 1)?;
-/// assert!(heard > 0 && report.final_loss.is_finite());
-/// assert!(out.join("model/model.safetensors").is_file());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
+/// A run whose teacher, if it has one, is there.
 ///
 /// # Errors
-/// [`TrainError`]; a loss that is no finite number stops the run and names the last good
-/// checkpoint.
-pub fn train(
+/// As [`crate::train`].
+pub(crate) fn train_alone(
     recipe: &Recipe,
     options: &TrainOptions,
     progress: &mut dyn FnMut(&Progress),
@@ -98,7 +57,10 @@ pub fn train(
 }
 
 /// The checkpoint that a recipe starts from.
-fn base_model(recipe: &Recipe, options: &TrainOptions) -> Result<Checkpoint, TrainError> {
+pub(crate) fn base_model(
+    recipe: &Recipe,
+    options: &TrainOptions,
+) -> Result<Checkpoint, TrainError> {
     let dir = &options.recipe_dir;
     if recipe.model.init == Init::Random {
         return scratch::checkpoint(recipe, dir);
@@ -174,8 +136,10 @@ impl<'a> Run<'a> {
         let decoder = params.decoder(&base, &transforms)?;
         let plan = Plan::new(&samples.train, &recipe.train)?;
         heads::check_progress(recipe, plan.len())?;
+        let count = samples.train.len();
+        let revisits = plan.rows() > count;
         let distillation =
-            Distillation::open(recipe, options, &base, &transforms, samples.train.len())?;
+            Distillation::open(recipe, options, &base, &transforms, count, revisits)?;
         let estimate = Estimate::new(&base, &transforms, recipe, &samples, &plan);
         let in_blocks = match recipe.train.gradient_checkpointing {
             Checkpointing::Always => true,
@@ -299,6 +263,7 @@ impl<'a> Run<'a> {
                 grad_norm: norm,
                 tokens,
                 tokens_per_second,
+                of_teacher: false,
             });
             progress(&self.history[step - 1]);
             let stop = self
@@ -404,13 +369,7 @@ impl<'a> Run<'a> {
             targets,
             tokens,
         };
-        let loss = if self.in_blocks {
-            pass.backward_in_blocks(x, &mut self.params)?
-        } else {
-            let loss = pass.loss(x)?;
-            self.params.accumulate(&loss.backward()?)?;
-            loss.to_scalar::<f32>()?
-        };
+        let loss = pass.backward(x, self.in_blocks, &mut self.params)?;
         self.params.all_reached()?;
         Ok(f64::from(loss))
     }
@@ -551,6 +510,7 @@ impl<'a> Run<'a> {
             replanned: self.replanned,
             cached_rows: self.activations.found,
             cache_note: self.activations.note,
+            taught: None,
             peak_memory_bytes: peak_memory_bytes(),
         })
     }

@@ -20,7 +20,7 @@ pub use error::{Place, Problem, RecipeError};
 pub use locate::locate;
 pub use read::{Numbered, Record, read_records, read_text};
 pub use recipe::{
-    Architecture, Checkpointing, Data, Dataset, Distill, Eval, Export, Format, Freeze, Grouping,
-    Heads, Init, Lora, LoraInit, Method, Model, Optimizer, Output, Recipe, Schedule, Stage, Style,
-    TokenizerSpec, Train, TrainOn,
+    Architecture, Checkpointing, Data, Dataset, Distill, Eval, Export, FINE_TUNED, FineTune,
+    Format, Freeze, Grouping, Heads, Init, KeepLogits, Lora, LoraInit, Method, Model, Optimizer,
+    Output, Recipe, Schedule, Stage, Style, TokenizerSpec, Train, TrainOn,
 };

@@ -355,6 +355,41 @@ fn dropout_stages_and_revisions_are_checked() {
     }
 }
 
+#[test]
+fn keys_of_a_distillation_need_each_other() {
+    let good = format!(
+        "{GOOD}[distill]\nteacher = \"base\"\nstages = [{{ share = 0.25, hidden = 1.0 }}, {{ share = \
+         0.75, logits = 0.5, labels = 0.5 }}]\n"
+    );
+    assert!(Recipe::parse(&good, "r.toml", &[]).is_ok());
+    for (wrong, said) in [
+        (
+            good.replace("hidden = 1.0", "relations = 1.0"),
+            "leaves the last layer's other maps untrained",
+        ),
+        (
+            good.replace("stages = ", "kept_tokens = 8\nstages = "),
+            "`distill.kept_tokens` needs `distill.keep_logits`",
+        ),
+        (
+            good.replace("stages = ", "relation_heads = 3\nstages = "),
+            "`relations`, which no stage asks for",
+        ),
+        (
+            good.replace("stages = ", "fine_tune = { max_tokens = 9 }\nstages = "),
+            "for a teacher that is trained first",
+        ),
+        (
+            good.replace("stages = ", "keep_logits = \"top-k\"\nstages = ")
+                .replace("logits = 0.5, ", ""),
+            "keeps logits that no stage asks for",
+        ),
+    ] {
+        let all = problems(&wrong, &[]);
+        assert!(all.iter().any(|p| p.contains(said)), "{said}: {all:#?}");
+    }
+}
+
 /// An override, and what is said of its number.
 const USELESS_NUMBERS: &[(&str, &str)] = &[
     (

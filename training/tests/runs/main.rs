@@ -3,6 +3,7 @@
 
 mod cost;
 mod data;
+mod distillation;
 mod heads;
 mod init;
 mod learning;

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use marill_hub::{Fetching, HubError, Options, RepoName, resolve};
-use marill_recipe::{Recipe, locate};
+use marill_recipe::{FINE_TUNED, Recipe, locate};
 
 use crate::output::{failure::BadInput, progress::Progress};
 
@@ -88,7 +88,7 @@ impl Search {
         if let Some(distill) = recipe
             .distill
             .as_mut()
-            .filter(|distill| distill.teacher != "base")
+            .filter(|distill| !["base", FINE_TUNED].contains(&distill.teacher.as_str()))
         {
             let found = self.find(&distill.teacher, distill.revision.as_deref(), dir, quiet)?;
             if let Some(commit) = found.as_ref().and_then(|found| found.commit.clone()) {

@@ -161,8 +161,11 @@ pub fn train_and_export(
             .val_loss
             .map_or_else(String::new, |loss| format!(" val {loss:.3}"));
         let figures = format!(
-            "loss {:.3}{validation} lr {:.1e} {:.0} tokens/s",
-            at.loss, at.learning_rate, at.tokens_per_second
+            "{}loss {:.3}{validation} lr {:.1e} {:.0} tokens/s",
+            if at.of_teacher { "teacher: " } else { "" },
+            at.loss,
+            at.learning_rate,
+            at.tokens_per_second
         );
         progress.set(at.step, at.steps, &figures);
     });
@@ -238,6 +241,19 @@ fn print_notes(report: &TrainReport, quiet: bool) {
              learning rate and stages follow the new plan, so the result is not that of an \
              uninterrupted run",
             report.steps
+        );
+    }
+    if let Some(taught) = &report.taught {
+        let loss = taught.val_loss;
+        let loss = loss.map_or_else(String::new, |loss| format!(", validation loss {loss:.3}"));
+        eprintln!(
+            "teacher: all of the base on {} tokens{loss}{}",
+            count(taught.tokens as u64),
+            if taught.found {
+                "; trained by an earlier call"
+            } else {
+                ""
+            }
         );
     }
     if let Some(heads) = measured_heads(&report.heads) {

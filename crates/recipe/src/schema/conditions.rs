@@ -3,8 +3,8 @@
 use marill_numeric::SoftmaxForm;
 
 use crate::{
-    Dataset, Distill, Format, Grouping, Heads, Lora, LoraInit, Method, Problem, Recipe,
-    RecipeError, Style,
+    Dataset, Distill, FINE_TUNED, Format, Grouping, Heads, KeepLogits, Lora, LoraInit, Method,
+    Problem, Recipe, RecipeError, Stage, Style,
 };
 
 /// Takes message and hint of a mistake.
@@ -284,11 +284,43 @@ fn check_distill(distill: &Distill, add: &mut Add<'_>) {
     if distill
         .stages()
         .iter()
-        .any(|s| s.share == 0.0 || s.hidden + s.logits + s.labels == 0.0)
+        .any(|s| s.share == 0.0 || !s.runs_through() && s.outputs == 0.0)
     {
         add(
             "a stage of `distill.stages` has no share or no weight",
-            "give it `hidden`, `logits` or `labels`",
+            "give it `outputs`, `hidden`, `relations`, `logits` or `labels`",
+        );
+    }
+    let asks = |of: fn(&Stage) -> f64| distill.stages().iter().any(|stage| of(stage) > 0.0);
+    if distill.kept_tokens.is_some() && distill.keep_logits == KeepLogits::All {
+        add(
+            "`distill.kept_tokens` needs `distill.keep_logits`",
+            "`keep_logits = \"top-k\"` or `\"sampled\"`",
+        );
+    }
+    if distill.fine_tune.is_some() && distill.teacher != FINE_TUNED {
+        add(
+            "`distill.fine_tune` is for a teacher that is trained first",
+            "`teacher = \"fine-tune\"`",
+        );
+    }
+    let related_alone = |s: &Stage| s.relations > 0.0 && s.hidden + s.head() == 0.0;
+    if distill.stages().iter().any(related_alone) {
+        add(
+            "a stage of `relations` alone leaves the last layer's other maps untrained",
+            "give it `hidden`, `logits` or `labels` too",
+        );
+    }
+    if distill.keep_logits != KeepLogits::All && !asks(|stage| stage.logits) {
+        add(
+            "`distill.keep_logits` keeps logits that no stage asks for",
+            "give a stage `logits`",
+        );
+    }
+    if distill.relation_heads.is_some() && !asks(|stage| stage.relations) {
+        add(
+            "`distill.relation_heads` is for `relations`, which no stage asks for",
+            "give a stage `relations`",
         );
     }
     if distill.weight.is_some() && !distill.stages.is_empty() {

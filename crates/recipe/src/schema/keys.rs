@@ -108,9 +108,13 @@ const TRAIN: &[(&str, Kind)] = &[
 const STAGE: &[(&str, Kind)] = &[
     ("share", Number(0.0, 1.0)),
     ("hidden", Number(0.0, 1e6)),
+    ("outputs", Number(0.0, 1e6)),
+    ("relations", Number(0.0, 1e6)),
     ("logits", Number(0.0, 1e6)),
     ("labels", Number(0.0, 1e6)),
 ];
+
+const FINE_TUNE: &[(&str, Kind)] = &[("learning_rate", AtLeast(1e-12)), ("max_tokens", Whole(1))];
 
 /// A rank by module, in the order of [`MODULES`].
 const RANKS: &[(&str, Kind)] = &{
@@ -194,8 +198,12 @@ pub(super) const ROOT: &[(&str, Kind)] = &[
         Kind::Table(&[
             ("teacher", Path),
             ("revision", Text),
+            ("fine_tune", Kind::Table(FINE_TUNE)),
             ("temperature", Number(1e-3, 1e3)),
             ("weight", Number(0.0, 1.0)),
+            ("keep_logits", OneOf(&["all", "top-k", "sampled"])),
+            ("kept_tokens", Within(1, 4096)),
+            ("relation_heads", Within(1, 4096)),
             ("stages", Kind::Tables(STAGE)),
         ]),
     ),

@@ -108,7 +108,7 @@ fn print_training(dry_run: &DryRun, low_rank: bool) {
         size(graph),
         size(estimate.cache_bytes),
         size(estimate.optimizer_bytes),
-        size(estimate.other_bytes)
+        size(estimate.other_bytes + estimate.teacher_bytes)
     );
     println!(
         "disk               {} a checkpoint (two are kept), {} {}",
