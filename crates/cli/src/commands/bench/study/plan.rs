@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::{commands::recipes::RECIPES, output::failure::BadInput};
 
 /// The plan of `marill bench headline --quality`.
-pub const HEADLINE: &str = include_str!("../../../../../../recipes/headline.toml");
+pub const HEADLINE: &str = include_str!("../../../../../../recipes/plans/headline.toml");
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
