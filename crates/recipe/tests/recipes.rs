@@ -358,8 +358,8 @@ fn dropout_stages_and_revisions_are_checked() {
 #[test]
 fn keys_of_a_distillation_need_each_other() {
     let good = format!(
-        "{GOOD}[distill]\nteacher = \"base\"\nstages = [{{ share = 0.25, hidden = 1.0 }}, {{ share = \
-         0.75, logits = 0.5, labels = 0.5 }}]\n"
+        "{GOOD}[distill]\nteacher = \"base\"\nstages = [{{ share = 0.25, hidden = 1.0 }}, \
+         {{ share = 0.75, logits = 0.5, labels = 0.5 }}]\n"
     );
     assert!(Recipe::parse(&good, "r.toml", &[]).is_ok());
     for (wrong, said) in [

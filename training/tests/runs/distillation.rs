@@ -150,8 +150,8 @@ fn a_trial_needs_no_trained_teacher() {
 fn relations_need_widths_that_can_be_cut() {
     let place = Place::new(true);
     let text = distilled(
-        "teacher = \"base\"\nrelation_heads = 7\nstages = [{ share = 1.0, relations = 1.0, labels = \
-         1.0 }]",
+        "teacher = \"base\"\nrelation_heads = 7\nstages = [{ share = 1.0, relations = 1.0, \
+         labels = 1.0 }]",
     );
     let error = place.run(&text, &[]).unwrap_err().to_string();
     assert!(error.contains("`distill.relation_heads`"), "{error}");
