@@ -139,12 +139,14 @@ fn divergence(
             let rest = 1.0 - parts().map(|(_, part)| part).sum::<f32>();
             // Rounding leaves next to nothing of a whole distribution.
             if *has_rest && rest > 1e-6 {
-                let kept: f32 = parts().map(|(token, _)| soft[token]).sum();
-                let ours = (1.0 - kept).max(f32::MIN_POSITIVE);
+                let keeps: Vec<f32> = parts().map(|(token, _)| soft[token]).collect();
+                parts().for_each(|(token, _)| soft[token] = 0.0);
+                // Added up, not taken from 1: what is left beside a sure token is far below its
+                // last bit.
+                let ours: f32 = soft.iter().sum::<f32>().max(f32::MIN_POSITIVE);
                 sum += rest * (rest.ln() - ours.ln());
                 // The rest pulls at every token outside by its part of the student's rest.
-                let keeps: Vec<f32> = parts().map(|(token, _)| soft[token]).collect();
-                soft.iter_mut().for_each(|s| *s -= rest * *s / ours);
+                soft.iter_mut().for_each(|s| *s -= rest * (*s / ours));
                 for ((token, _), own) in parts().zip(keeps) {
                     soft[token] = own;
                 }
@@ -394,6 +396,30 @@ mod tests {
             tokens: vec![(0, 0.25), (2, 0.75)],
             has_rest: false,
         });
+    }
+
+    #[test]
+    fn a_sure_student_has_a_rest_all_the_same() {
+        let kept = KeptRow {
+            tokens: vec![(0, 0.99)],
+            has_rest: true,
+        };
+        let mut gradient = [20.0, 0.0, 0.0, 0.0, 0.0];
+        let loss = row_loss(&mut gradient, Target::Kept(&kept), [1.0, 1.0], 0);
+        // 0.99 ln(0.99 / p) + 0.01 ln(0.01 / (1 - p)) with 1 - p = 4 e^-20, to f32.
+        let rest = 4.0 * (-20f64).exp();
+        let expected = 0.99 * (0.99 / (1.0 - rest)).ln() + 0.01 * (0.01 / rest).ln();
+        assert!(
+            (f64::from(loss) - expected).abs() < 1e-5,
+            "{loss} {expected}"
+        );
+        assert!((gradient[0] - 0.01).abs() < 1e-5, "{gradient:?}");
+        assert!(
+            gradient[1..]
+                .iter()
+                .all(|slope| (slope + 0.0025).abs() < 1e-5),
+            "{gradient:?}"
+        );
     }
 
     #[test]
