@@ -64,6 +64,8 @@ struct Drawn {
 
 /// One model's: its score, and its recovery on all examples and in every resample.
 struct Recovered {
+    /// The seeds that have it.
+    seeds: Vec<usize>,
     score: f64,
     recovery: f64,
     resamples: Vec<f64>,
@@ -106,7 +108,8 @@ impl Recoveries {
         self.mean(&[task], |drawn| drawn.recovery(model))
     }
 
-    /// How much more `model` recovers than `other`, on one task.
+    /// How much more `model` recovers than `other`, on one task; `None` where they were run with
+    /// other seeds, too.
     pub fn ahead(&self, task: usize, model: usize, other: usize) -> Option<Interval> {
         self.mean(&[task], |drawn| drawn.ahead(model, other))
     }
@@ -160,6 +163,9 @@ impl Drawn {
     fn ahead(&self, model: usize, other: usize) -> Option<(f64, Vec<f64>)> {
         let (ours, drawn) = self.recovery(model)?;
         let theirs = self.models[other].as_ref()?;
+        if self.models[model].as_ref()?.seeds != theirs.seeds {
+            return None;
+        }
         let drawn = drawn.iter().zip(&theirs.resamples);
         let drawn = drawn.map(|(ours, theirs)| ours - theirs).collect();
         Some((ours - theirs.recovery, drawn))
@@ -170,7 +176,7 @@ impl Drawn {
         let whole: Vec<usize> = (0..rows).collect();
         let seeds: Vec<usize> = (0..runs.seeds.len()).collect();
         assert!(rows > 0 && !seeds.is_empty(), "a task without runs");
-        let picked: Vec<(Vec<usize>, Vec<usize>)> = resamples(rows, seeds.len());
+        let picked = resamples(rows, seeds.len());
         let up = if runs.measure.higher_is_better() {
             1.0
         } else {
@@ -187,8 +193,9 @@ impl Drawn {
             })
         };
         let gained = picked.iter().zip(&bases);
-        let gained = gained
-            .map(|((rows, seeds), base)| up * (fulls(rows, seeds).unwrap_or(f64::NAN) - base));
+        let gained = gained.map(|((rows, draws), base)| {
+            up * (fulls(rows, &of_draws(draws, &seeds)).unwrap_or(f64::NAN) - base)
+        });
         let full = fulls(&whole, &seeds).unwrap_or(f64::NAN);
         let models = runs.seeds.first().map_or(0, |seed| seed.models.len());
         Self {
@@ -204,12 +211,8 @@ impl Drawn {
 impl Recovered {
     /// `None` where no seed has the model. Full fine-tunes of seeds without it are left out, so
     /// that both sides of the fraction are of the same seeds.
-    fn of(
-        runs: &TaskRuns,
-        model: usize,
-        picked: &[(Vec<usize>, Vec<usize>)],
-        bases: &[f64],
-    ) -> Option<Self> {
+    fn of(runs: &TaskRuns, model: usize, picked: &[Picked], bases: &[f64]) -> Option<Self> {
+        let has = |seed: usize| runs.seeds[seed].models[model].is_some();
         let scores = |rows: &[usize], seeds: &[usize]| {
             let some = |seed: usize| runs.seeds[seed].models[model].as_ref();
             let with = |seed: &usize| some(*seed).is_some();
@@ -225,27 +228,46 @@ impl Recovered {
         let (ours, full) = scores(&rows, &seeds)?;
         let base = score(runs.measure, &runs.base, &rows);
         let recovery = (ours - base) / (full - base);
-        let resamples = picked.iter().zip(bases).map(|((rows, seeds), base)| {
-            // A draw of seeds that all lack the model says nothing of it.
-            scores(rows, seeds).map_or(recovery, |(ours, full)| (ours - base) / (full - base))
+        // Drawn among the seeds that have the model, as many as there are.
+        let some: Vec<usize> = seeds.iter().copied().filter(|&seed| has(seed)).collect();
+        let resamples = picked.iter().zip(bases).map(|((rows, draws), base)| {
+            let drawn = of_draws(&draws[..some.len()], &some);
+            let (ours, full) = scores(rows, &drawn).unwrap_or((f64::NAN, f64::NAN));
+            (ours - base) / (full - base)
         });
         Some(Self {
+            resamples: resamples.collect(),
+            seeds: some,
             score: ours,
             recovery,
-            resamples: resamples.collect(),
         })
     }
 }
 
-/// Examples and seeds of every resample, with repetition; the same ones for equal counts.
-fn resamples(rows: usize, seeds: usize) -> Vec<(Vec<usize>, Vec<usize>)> {
+/// The examples of a resample, and a number for each seed to draw.
+type Picked = (Vec<usize>, Vec<u64>);
+
+/// Every resample, with repetition; the same ones for equal counts.
+fn resamples(rows: usize, seeds: usize) -> Vec<Picked> {
     let mut state = 0x7265_636F_7665_7279u64;
-    let mut draw = |count: usize| -> Vec<usize> {
-        (0..count)
-            .map(|_| (split_mix(&mut state) % count as u64) as usize)
-            .collect()
+    let mut resample = || {
+        let mut draws =
+            |count: usize| -> Vec<u64> { (0..count).map(|_| split_mix(&mut state)).collect() };
+        let picked = draws(rows)
+            .into_iter()
+            .map(|draw| (draw % rows as u64) as usize);
+        (picked.collect(), draws(seeds))
     };
-    (0..RESAMPLES).map(|_| (draw(rows), draw(seeds))).collect()
+    (0..RESAMPLES).map(|_| resample()).collect()
+}
+
+/// What draws take of some seeds.
+fn of_draws(draws: &[u64], seeds: &[usize]) -> Vec<usize> {
+    let count = seeds.len() as u64;
+    draws
+        .iter()
+        .map(|draw| seeds[(draw % count) as usize])
+        .collect()
 }
 
 fn score(measure: Measure, figures: &Figures, rows: &[usize]) -> f64 {
@@ -384,5 +406,20 @@ mod tests {
         let half = vec![seed(300, &[Some(280)]), seed(400, &[None])];
         let half = Recoveries::new(&[runs(Measure::Acc, right(200), half)]);
         assert!((half.recovery(0, 0).unwrap().value - 0.8).abs() < 1e-9);
+        // Its interval is that of the one seed alone.
+        let alone = vec![seed(300, &[Some(280)])];
+        let alone = Recoveries::new(&[runs(Measure::Acc, right(200), alone)]);
+        assert!(
+            width(&half) > 0.9 * width(&alone),
+            "{} {}",
+            width(&half),
+            width(&alone)
+        );
+        let other = vec![
+            seed(300, &[Some(280), None]),
+            seed(300, &[Some(270), Some(270)]),
+        ];
+        let other = Recoveries::new(&[runs(Measure::Acc, right(200), other)]);
+        assert_eq!(other.ahead(0, 0, 1), None);
     }
 }
