@@ -25,6 +25,8 @@ const KEPT_TOKENS: usize = 64;
 /// The teacher of a distillation and what it said so far.
 pub(crate) struct Distillation {
     decoder: Llama,
+    /// Of the teacher's weights, where they are not the base's own.
+    sha256: Option<String>,
     /// Frozen layers whose output the student's cache already has.
     shared_layers: usize,
     /// Layers of the student that are compared with the teacher's.
@@ -87,6 +89,7 @@ impl Distillation {
         let tokens = knobs.kept_tokens.unwrap_or(KEPT_TOKENS);
         Ok(Some(Distillation {
             decoder,
+            sha256: (!own).then(|| checkpoint.digest()),
             shared_layers: if own { transforms.frozen_layers } else { 0 },
             frozen: transforms.frozen_layers,
             answers: (0..samples).map(|_| None).collect(),
@@ -100,6 +103,11 @@ impl Distillation {
             temperature: knobs.temperature as f32,
             relation_parts: relation_parts(knobs, base),
         }))
+    }
+
+    /// Digest of a teacher that is not the base.
+    pub fn sha256(&self) -> Option<&str> {
+        self.sha256.as_deref()
     }
 
     /// The teacher's answer to a batch; `boundary` is the student's input of its private layers.

@@ -21,6 +21,9 @@ const DONE: &str = "taught.json";
 /// All weights want a lower rate than low-rank factors.
 const LEARNING_RATE: f64 = 3e-4;
 
+/// More passes over the rows than any number of tokens takes.
+const EPOCHS: f64 = 1e6;
+
 /// What decides a teacher, and what came out.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Done {
@@ -176,6 +179,11 @@ fn recipe_of(recipe: &Recipe, dir: &Path) -> Recipe {
     teacher.output.dir = dir.display().to_string();
     let own = own.unwrap_or_default();
     teacher.optimizer.learning_rate = own.learning_rate.unwrap_or(LEARNING_RATE);
-    teacher.train.max_tokens = own.max_tokens.or(teacher.train.max_tokens);
+    if own.max_tokens.is_some() {
+        // Its own number decides, however long the run is.
+        teacher.train.max_tokens = own.max_tokens;
+        teacher.train.max_steps = None;
+        teacher.train.epochs = EPOCHS;
+    }
     teacher
 }

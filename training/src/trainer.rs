@@ -188,7 +188,10 @@ impl<'a> Run<'a> {
             .base_sha256
             .take()
             .unwrap_or_else(|| self.base.digest());
-        self.digest = state::digest(self.recipe, &self.samples.train, &base);
+        // Another teacher is another run.
+        let teacher = self.distillation.as_ref().and_then(Distillation::sha256);
+        let weights = base + teacher.unwrap_or_default();
+        self.digest = state::digest(self.recipe, &self.samples.train, &weights);
         let checkpoints = self.dir.join("checkpoints");
         if self.options.resume {
             if let Some(resumed) = state::load(&checkpoints, &mut self.params, &self.digest)? {

@@ -166,7 +166,7 @@ mod tests {
         for (token, share) in tokens {
             let expected = shares[token as usize];
             let deviation = (expected * (1.0 - expected) / 40_000.0).sqrt();
-            // Five deviations: one draw of a million sets misses it by chance.
+            // Five deviations: one draw of a million sets misses it.
             assert!(
                 (f64::from(share) - expected).abs() < 5.0 * deviation,
                 "{token}"
