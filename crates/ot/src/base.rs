@@ -38,6 +38,8 @@ pub const BASE: usize = 128;
 const STEP: &str = "base transfers";
 const POINT_BYTES: usize = 32;
 const MAGIC: &[u8; 16] = b"marill base OT 1";
+pub(crate) const ID_BYTES: usize = 16;
+const SUM_BYTES: usize = 16;
 
 /// A key of a base transfer.
 pub(crate) type Key = [u8; 16];
@@ -47,6 +49,7 @@ pub(crate) type Key = [u8; 16];
 pub struct BaseOts {
     #[zeroize(skip)]
     party: Party,
+    id: [u8; ID_BYTES],
     /// What this party sent: both keys of each.
     pub(crate) sent: Vec<[Key; 2]>,
     /// What it chose: bit `i` of `delta`, and the key of that bit.
@@ -79,6 +82,25 @@ fn point(bytes: &[u8]) -> Result<RistrettoPoint, OtError> {
         return Err(malformed("the neutral element"));
     }
     Ok(point)
+}
+
+/// What tells one pair of parties' base transfers from another's: a digest of all that was sent.
+fn id_of(published: &[Vec<u8>; 2]) -> [u8; ID_BYTES] {
+    let digest = Sha256::new()
+        .chain_update(b"marill id of base OTs")
+        .chain_update(&published[0])
+        .chain_update(&published[1])
+        .finalize();
+    *digest.first_chunk().expect("SHA-256 has 32 bytes")
+}
+
+/// Finds a damaged file; keeps nobody out.
+fn checksum(body: &[u8]) -> [u8; SUM_BYTES] {
+    let digest = Sha256::new()
+        .chain_update(b"marill checksum of base OTs")
+        .chain_update(body)
+        .finalize();
+    *digest.first_chunk().expect("SHA-256 has 32 bytes")
 }
 
 /// The key of transfer `number` of `sender`'s.
@@ -138,12 +160,26 @@ impl BaseOts {
             let one = key(party, i, published, &(shared - unselected));
             sent.push([zero, one]);
         }
+        // Public, and the same for both parties: which ones these are.
+        let mut published = [
+            [&own_bytes[..], &answers].concat(),
+            [&peer_bytes[..], &peer_answers].concat(),
+        ];
+        if party == Party::E1 {
+            published.swap(0, 1);
+        }
         Ok(Self {
             party,
+            id: id_of(&published),
             sent,
             delta,
             chosen,
         })
+    }
+
+    /// Public and the same for both parties; another one for every pair of them.
+    pub(crate) fn id(&self) -> &[u8; ID_BYTES] {
+        &self.id
     }
 
     #[must_use]
@@ -169,6 +205,7 @@ impl BaseOts {
         let chosen = self.chosen.iter().enumerate();
         Self {
             party: self.party,
+            id: self.id,
             sent: sent
                 .map(|(i, keys)| [0, 1].map(|bit| derive(self.party, i, &keys[bit])))
                 .collect(),
@@ -185,13 +222,16 @@ impl BaseOts {
         let mut bytes = Zeroizing::new(Vec::with_capacity(Self::BYTES));
         bytes.extend(MAGIC);
         bytes.push(self.party as u8);
+        bytes.extend(self.id);
         bytes.extend(self.delta.to_le_bytes());
         bytes.extend(self.sent.as_flattened().as_flattened());
         bytes.extend(self.chosen.as_flattened());
+        let sum = checksum(&bytes);
+        bytes.extend(sum);
         bytes
     }
 
-    const BYTES: usize = MAGIC.len() + 1 + 16 + BASE * 3 * 16;
+    const BYTES: usize = MAGIC.len() + 1 + ID_BYTES + 16 + BASE * 3 * 16 + SUM_BYTES;
 
     /// Reads what [`Self::to_bytes`] wrote.
     ///
@@ -205,15 +245,21 @@ impl BaseOts {
         if magic != MAGIC {
             return Err(OtError::Saved("they are of another version"));
         }
+        let (body, sum) = bytes.split_at(bytes.len() - SUM_BYTES);
+        if checksum(body) != sum {
+            return Err(OtError::Saved("they are damaged"));
+        }
         let party = match rest[0] {
             0 => Party::E0,
             1 => Party::E1,
             _ => return Err(OtError::Saved("they are of neither party")),
         };
-        let (blocks, _) = rest[1..].as_chunks::<16>();
+        let (id, rest) = rest[1..].split_at(ID_BYTES);
+        let (blocks, _) = rest[..rest.len() - SUM_BYTES].as_chunks::<16>();
         let (sent, chosen) = blocks[1..].split_at(2 * BASE);
         Ok(Self {
             party,
+            id: *id.first_chunk().expect("an id is there"),
             delta: u128::from_le_bytes(blocks[0]),
             sent: sent.as_chunks().0.to_vec(),
             chosen: chosen.to_vec(),

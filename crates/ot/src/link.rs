@@ -145,37 +145,63 @@ impl<C: Channel> Link<C> {
         };
     }
 
-    fn put(&mut self, step: &'static str, message: &[u8]) -> Result<(), OtError> {
-        self.sent.update(message);
-        for frame in message.chunks(MAX_FRAME_BYTES) {
-            let sent = self.channel.send(frame.to_vec());
-            sent.map_err(|source| OtError::Peer { step, source })?;
+    fn put(&mut self, step: &'static str, frame: &[u8]) -> Result<(), OtError> {
+        self.sent.update(frame);
+        let sent = self.channel.send(frame.to_vec());
+        sent.map_err(|source| OtError::Peer { step, source })
+    }
+
+    /// Adds the next frame of a message of `length` bytes to what is there of it.
+    fn get(
+        &mut self,
+        step: &'static str,
+        length: usize,
+        message: &mut Vec<u8>,
+    ) -> Result<(), OtError> {
+        let expected = (length - message.len()).min(MAX_FRAME_BYTES);
+        let frame = self.channel.recv();
+        let frame = frame.map_err(|source| OtError::Peer { step, source })?;
+        if frame.len() != expected {
+            let got = frame.len();
+            return Err(OtError::Frame {
+                step,
+                expected,
+                got,
+            });
+        }
+        self.received.update(&frame);
+        if message.is_empty() {
+            *message = frame;
+        } else {
+            message.extend(frame);
         }
         Ok(())
     }
 
-    fn get(&mut self, step: &'static str, length: usize) -> Result<Vec<u8>, OtError> {
-        let mut message = Vec::new();
-        while message.len() < length {
-            let expected = (length - message.len()).min(MAX_FRAME_BYTES);
-            let frame = self.channel.recv();
-            let frame = frame.map_err(|source| OtError::Peer { step, source })?;
-            if frame.len() != expected {
-                let got = frame.len();
-                return Err(OtError::Frame {
-                    step,
-                    expected,
-                    got,
-                });
+    /// Frames of both directions in turn, one of our own ahead: a channel holds few frames that
+    /// nobody has taken yet, and two parties that only send would wait for each other.
+    fn both(
+        &mut self,
+        step: &'static str,
+        message: &[u8],
+        length: usize,
+    ) -> Result<Vec<u8>, OtError> {
+        let mut own = message.chunks(MAX_FRAME_BYTES);
+        let mut received = Vec::new();
+        if let Some(frame) = own.next() {
+            self.put(step, frame)?;
+        }
+        loop {
+            let next = own.next();
+            if let Some(frame) = next {
+                self.put(step, frame)?;
             }
-            if message.is_empty() && frame.len() == length {
-                message = frame;
-            } else {
-                message.extend(frame);
+            if received.len() < length {
+                self.get(step, length, &mut received)?;
+            } else if next.is_none() {
+                return Ok(received);
             }
         }
-        self.received.update(&message);
-        Ok(message)
     }
 
     /// Sends one message to the peer, which waits for it.
@@ -187,7 +213,7 @@ impl<C: Channel> Link<C> {
             return Ok(());
         }
         self.count(Last::Sent, message.len(), 0);
-        self.put(step, message)
+        self.both(step, message, 0).map(drop)
     }
 
     /// Waits for a message of `length` bytes.
@@ -199,7 +225,7 @@ impl<C: Channel> Link<C> {
             return Ok(Vec::new());
         }
         self.count(Last::Received, 0, length);
-        self.get(step, length)
+        self.both(step, &[], length)
     }
 
     /// Both parties send at once, then receive. An empty message is not sent.
@@ -217,8 +243,7 @@ impl<C: Channel> Link<C> {
             return self.receive(step, length);
         }
         self.count(Last::Both, message.len(), length);
-        self.put(step, message)?;
-        self.get(step, length)
+        self.both(step, message, length)
     }
 
     /// Compares what each party sent with what the other received, since the link began. To be
@@ -238,6 +263,57 @@ impl<C: Channel> Link<C> {
             Ok(())
         } else {
             Err(OtError::Transcript)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread, time::Duration};
+
+    use marill_net::NetError;
+
+    use super::*;
+
+    /// Holds two frames that nobody has taken, as a socket may; then sending waits.
+    struct Narrow {
+        sender: mpsc::SyncSender<Vec<u8>>,
+        receiver: mpsc::Receiver<Vec<u8>>,
+    }
+
+    impl Channel for Narrow {
+        fn send(&mut self, frame: Vec<u8>) -> Result<(), NetError> {
+            self.sender.send(frame).map_err(|_| NetError::Closed)
+        }
+
+        fn recv(&mut self) -> Result<Vec<u8>, NetError> {
+            let limit = Duration::from_secs(60);
+            let timed_out = |_| NetError::TimedOut { seconds: 60 };
+            self.receiver.recv_timeout(limit).map_err(timed_out)
+        }
+    }
+
+    #[test]
+    fn long_messages_of_both_parties_do_not_wait_for_each_other() {
+        let (to_second, from_first) = mpsc::sync_channel(2);
+        let (to_first, from_second) = mpsc::sync_channel(2);
+        let ends = [
+            (Party::E0, to_second, from_second, 5 * MAX_FRAME_BYTES + 3),
+            (Party::E1, to_first, from_first, 2 * MAX_FRAME_BYTES + 1),
+        ];
+        let lengths = [ends[0].3, ends[1].3];
+        let run = |(party, sender, receiver, length): (Party, _, _, usize)| {
+            thread::spawn(move || {
+                let mut link = Link::new(Narrow { sender, receiver }, party);
+                let other = lengths[party.other() as usize];
+                let received = link.exchange("long", &vec![party as u8; length], other);
+                let received = received.unwrap();
+                assert_eq!(received.len(), other);
+                assert!(received.iter().all(|&byte| byte == party.other() as u8));
+            })
+        };
+        for end in ends.map(run) {
+            end.join().unwrap();
         }
     }
 }

@@ -5,7 +5,7 @@ use marill_net::Channel;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    base::BaseOts,
+    base::{BaseOts, ID_BYTES},
     error::OtError,
     hash::PadHash,
     link::{Link, Party, Phase, Traffic},
@@ -19,7 +19,7 @@ const VERSION: u64 = 1;
 
 const STEP: &str = "session";
 const NONCE_BYTES: usize = 32;
-const HELLO_BYTES: usize = 3 + NONCE_BYTES;
+const HELLO_BYTES: usize = 3 + ID_BYTES + NONCE_BYTES;
 
 /// Most correlated transfers that one message extends: 31 bits each stay below 64 MiB.
 const MAX_COTS: usize = 1 << 24;
@@ -36,7 +36,8 @@ impl<C: Channel> Session<C, SoftSpoken> {
     /// another's pads. Two rounds.
     ///
     /// # Errors
-    /// [`OtError::Parameters`] when versions, `k` or the parties' roles do not fit; as
+    /// [`OtError::Parameters`] when versions, `k` or the parties' roles do not fit,
+    /// [`OtError::Saved`] when the peer's base transfers are not the other half of these; as
     /// [`Link::exchange`].
     pub fn begin(mut link: Link<C>, base: &BaseOts, k: GroupBits) -> Result<Self, OtError> {
         let party = link.party();
@@ -49,6 +50,7 @@ impl<C: Channel> Session<C, SoftSpoken> {
         }
         let nonce = Seed::random().to_bytes();
         let mut hello = vec![VERSION as u8, k as u8, party as u8];
+        hello.extend(base.id());
         hello.extend(nonce);
         let peer = link.exchange(STEP, &hello, HELLO_BYTES)?;
         let other = party.other() as u64;
@@ -62,6 +64,9 @@ impl<C: Channel> Session<C, SoftSpoken> {
                 let peer = u64::from(peer);
                 return Err(OtError::Parameters { what, own, peer });
             }
+        }
+        if peer[3..3 + ID_BYTES] != *base.id() {
+            return Err(OtError::Saved("the peer has others"));
         }
         let mut nonces = [nonce, *peer.last_chunk().expect("a nonce is there")];
         if party == Party::E1 {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use marill_numeric::fixed::low_mask;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::{
     bits::Bits,
@@ -237,6 +237,13 @@ pub(crate) struct Stock {
     pads: Vec<u128>,
 }
 
+impl Drop for Stock {
+    fn drop(&mut self) {
+        self.nodes.zeroize();
+        self.pads.zeroize();
+    }
+}
+
 impl Stock {
     pub(crate) fn new(party: Party, hash: PadHash) -> Self {
         Self {
@@ -370,7 +377,8 @@ impl Stock {
     fn all_pads(&mut self, kind: Kind, cots: &SentCots<'_>, width: usize) {
         let m = kind.cots();
         let party = self.party;
-        let base: Vec<u128> = cots.blocks.chunks_exact(m).map(combined).collect();
+        let base = cots.blocks.chunks_exact(m).map(combined);
+        let base: Zeroizing<Vec<u128>> = Zeroizing::new(base.collect());
         for choice in 0..1usize << m {
             let selected: [u128; 4] =
                 std::array::from_fn(|k| cots.delta & (choice as u128 >> k & 1).wrapping_neg());
@@ -442,7 +450,8 @@ impl Sink for Filling<'_> {
                 }
             }
             Kind::Pads { words } => {
-                let other: Vec<u128> = cots.blocks.iter().map(|q| q ^ cots.delta).collect();
+                let other = cots.blocks.iter().map(|q| q ^ cots.delta);
+                let other: Zeroizing<Vec<u128>> = Zeroizing::new(other.collect());
                 let stock = &mut self.stock;
                 stock.keep_words(words, party, 0, cots.blocks, cots.first);
                 stock.keep_words(words, party, 1, &other, cots.first);

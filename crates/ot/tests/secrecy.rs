@@ -205,10 +205,27 @@ fn saved_base_transfers_are_checked() {
     let (saved, _) = bases();
     let again = BaseOts::from_bytes(&saved).unwrap();
     assert_eq!(*again.to_bytes(), saved);
-    for at in [0, 16] {
+    for at in [0, 16, 20, 40, 500, saved.len() - 1] {
         let mut damaged = saved.clone();
         damaged[at] ^= 0x40;
         assert!(BaseOts::from_bytes(&damaged).is_err(), "byte {at}");
     }
     assert!(BaseOts::from_bytes(&saved[1..]).is_err());
+}
+
+#[test]
+fn base_transfers_of_another_pair_are_refused() {
+    let first = bases();
+    let second = bases();
+    let refused = |link, saved: &[u8]| {
+        let base = BaseOts::from_bytes(saved).unwrap();
+        let session = Session::<MemoryEnd, SoftSpoken>::begin(link, &base, GroupBits::Four);
+        session.err().map(|error| error.to_string())
+    };
+    let (own, peer) = run(
+        |link| refused(link, &first.0),
+        |link| refused(link, &second.1),
+    );
+    assert!(own.unwrap().contains("the peer has others"));
+    assert!(peer.is_some());
 }

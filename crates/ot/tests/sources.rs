@@ -318,7 +318,7 @@ fn set_up_is_four_rounds_and_a_few_kilobytes() {
     let (own, peer) = run(party, party);
     assert_eq!(own, peer);
     // Base transfers: 33 points in two rounds; hello; 128 pairs of seeds.
-    assert_eq!((own.rounds, own.sent), (4, 32 * 129 + 35 + 128 * 32));
+    assert_eq!((own.rounds, own.sent), (4, 32 * 129 + 51 + 128 * 32));
 }
 
 #[test]

@@ -70,16 +70,17 @@ pub fn lookup<C: Channel, S: Source>(
     tables: &[Table<'_>],
     indices: &[u64],
     one_hots: OneHots,
-    outputs: &[SharedBits],
+    outputs: Vec<SharedBits>,
 ) -> Result<Vec<Vec<u64>>, OtError> {
     let bits = one_hots.bits();
     let n = indices.len();
     assert_eq!(one_hots.n(), n, "a one-hot vector per index");
     assert!(tables.iter().all(|table| table.entries.len() == 1 << bits));
+    assert_eq!(outputs.len(), tables.len(), "random bits per table");
     let differences = open_differences(session, indices, &one_hots)?;
     let mut message = BitWriter::new();
     let mut masked = Vec::with_capacity(tables.len());
-    for (table, output) in tables.iter().zip(outputs) {
+    for (table, output) in tables.iter().zip(&outputs) {
         assert_eq!((output.n(), output.bits()), (n, table.out_bits));
         let shares = select(table, &one_hots, &differences);
         let hidden = output.mask(&shares);
@@ -91,7 +92,7 @@ pub fn lookup<C: Channel, S: Source>(
     let expected = message.len();
     let mut received = exchange(session, "table entries", message, expected)?;
     let party = session.party();
-    let results = tables.iter().zip(outputs).zip(masked);
+    let results = tables.iter().zip(&outputs).zip(masked);
     let results = results.map(|((table, output), mut opened)| {
         for value in &mut opened {
             *value ^= received.take(table.out_bits);

@@ -91,7 +91,7 @@ struct Taken {
 }
 
 impl OneHots {
-    /// Makes vectors in `bits - 1` rounds, for indices of 2 to 16 bits.
+    /// Makes vectors in `bits - 1` rounds, for indices of 2 to 14 bits.
     ///
     /// # Errors
     /// Those of [`Session`].
@@ -100,7 +100,7 @@ impl OneHots {
         bits: u32,
         n: usize,
     ) -> Result<Self, OtError> {
-        assert!((2..=16).contains(&bits), "an index of 2 to 16 bits");
+        assert!((2..=14).contains(&bits), "an index of 2 to 14 bits");
         session.ensure(&Self::needs(bits, n))?;
         let phase = session.link().enter(Phase::Offline);
         let made = Self::made(session, bits, n);

@@ -34,7 +34,7 @@ fn all_entries(world: &World, bits: u32, out: &[u32], copies: usize) -> [Cost; 2
             })
             .collect();
         let own = &shares[session.party() as usize];
-        let values = lookup(session, &tables, own, one_hots, &outputs)?;
+        let values = lookup(session, &tables, own, one_hots, outputs)?;
         Ok((values, session.traffic(Phase::Offline)))
     });
     for (t, out) in out.iter().enumerate() {

@@ -225,7 +225,7 @@ impl Task {
                     entries: &entries,
                     out_bits: ENTRY_BITS,
                 };
-                Ok(lookup(session, &[table], own, one_hots, &[output])?.remove(0))
+                Ok(lookup(session, &[table], own, one_hots, vec![output])?.remove(0))
             }
         }
     }
