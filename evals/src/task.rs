@@ -8,6 +8,7 @@ use std::{io::Write, path::Path};
 
 use marill_recipe::{Dataset, Example, RecipeError, Rows, locate, questions};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use crate::EvalError;
 pub use crate::task::checks::Checks;
@@ -122,6 +123,25 @@ impl Task {
                 name: name.into(),
                 known,
             })
+    }
+
+    /// SHA-256, in hex, of the embedded file of this name: prompt, labels, version and rows.
+    ///
+    /// # Errors
+    /// As [`Task::find`].
+    pub fn digest_of(name: &str) -> Result<String, EvalError> {
+        Self::find(name)?;
+        let named = |text: &&&str| Self::parse(text).is_ok_and(|task| task.name == name);
+        let text = TASKS.iter().find(named).copied().unwrap_or_default();
+        Ok(marill_numeric::hex(&Sha256::digest(text)))
+    }
+
+    /// The files that the task's own rows and its few-shot examples come from.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let rows = [Some(&self.dataset.path), self.dataset.target_path.as_ref()];
+        let shots = self.shots.iter();
+        let shots = shots.flat_map(|shots| [Some(&shots.path), shots.target_path.as_ref()]);
+        rows.into_iter().chain(shots).flatten().map(String::as_str)
     }
 
     fn parse(text: &str) -> Result<Self, EvalError> {
@@ -255,6 +275,23 @@ mod tests {
         let tasks = Task::all().unwrap();
         let names: std::collections::BTreeSet<_> = tasks.iter().map(|task| &task.name).collect();
         assert_eq!(names.len(), TASKS.len());
+    }
+
+    #[test]
+    fn every_task_has_a_digest_of_its_own() {
+        let digests: std::collections::BTreeSet<String> = Task::all()
+            .unwrap()
+            .iter()
+            .map(|task| Task::digest_of(&task.name).unwrap())
+            .collect();
+        assert_eq!(digests.len(), TASKS.len());
+        assert!(Task::digest_of("agnew").is_err());
+        let mbpp = Task::find("mbpp").unwrap();
+        let files: Vec<&str> = mbpp.files().collect();
+        assert_eq!(
+            files,
+            ["data/mbpp/test.jsonl.gz", "data/mbpp/prompt.jsonl.gz"]
+        );
     }
 
     #[test]

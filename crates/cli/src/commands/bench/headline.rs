@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "quality")]
     report: Option<PathBuf>,
     /// One JSON object on standard output
-    #[arg(long)]
+    #[arg(long, conflicts_with = "quality")]
     json: bool,
 }
 

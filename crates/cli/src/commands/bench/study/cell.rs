@@ -4,13 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use marill_evals::{Report, measure::Measure};
+use marill_evals::{Report, Task, measure::Measure};
 use marill_recipe::{Recipe, locate};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Changes whenever the same recipe would give another model or another score.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Raised whenever the same recipe would give another model, or the same model another score, by
+/// more than the last bits. [`Cell::program_sha256`] says which program it was to the bit.
+const VERSION: &str = "0.1.0";
 
 /// What a cell is of. Arms that give a task the same recipe share it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,8 +32,11 @@ pub struct Key {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_new_tokens: Option<usize>,
     pub version: String,
-    /// Over the recipe as it was run, and over its data files and the base model.
+    /// Over the task as the program knows it.
+    pub task_sha256: String,
+    /// Over the recipe as it was run.
     pub recipe_sha256: String,
+    /// Over the base model and every data file of recipe and task.
     pub files_sha256: String,
     /// The cell that taught.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,11 +107,14 @@ impl Key {
     }
 
     /// The key without what differs between models of the same questions.
-    pub fn new(recipe: &Recipe, purpose: Purpose) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// A task that does not exist, files that are not there.
+    pub fn new(task: &str, recipe: &Recipe, purpose: Purpose) -> anyhow::Result<Self> {
         let mut named = recipe.clone();
         named.output.dir = String::new();
         Ok(Self {
-            task: String::new(),
+            task: task.into(),
             purpose,
             seed: None,
             rate: None,
@@ -116,15 +123,16 @@ impl Key {
             shots: 0,
             max_new_tokens: None,
             version: VERSION.into(),
+            task_sha256: Task::digest_of(task)?,
             recipe_sha256: marill_numeric::hex(&Sha256::digest(named.to_toml())),
-            files_sha256: files_digest(recipe)?,
+            files_sha256: files_digest(recipe, &Task::find(task)?)?,
             teacher: None,
         })
     }
 }
 
-/// Digest of the base model and of every data file that a recipe names.
-fn files_digest(recipe: &Recipe) -> anyhow::Result<String> {
+/// Digest of the base model and of every data file that recipe and task name.
+fn files_digest(recipe: &Recipe, task: &Task) -> anyhow::Result<String> {
     let base = recipe.model.base_model.iter();
     let rows = recipe.dataset.iter().flat_map(|dataset| {
         let files = [Some(&dataset.path), dataset.target_path.as_ref()];
@@ -133,11 +141,17 @@ fn files_digest(recipe: &Recipe) -> anyhow::Result<String> {
     let test = recipe.eval.iter();
     let test = test.flat_map(|eval| [eval.path.as_ref(), eval.target_path.as_ref()]);
     let mut hash = Sha256::new();
-    for name in base.chain(rows).chain(test.flatten()) {
+    let recipes = base.chain(rows).chain(test.flatten()).map(String::as_str);
+    for name in recipes.chain(task.files().filter(|file| !is_embedded(file))) {
         let path = locate(name, Path::new("."))?;
         hash.update(file_digest(&path)?);
     }
     Ok(marill_numeric::hex(&hash.finalize()))
+}
+
+/// Rows inside the program are a part of its tasks.
+fn is_embedded(file: &str) -> bool {
+    file.starts_with("recipes/")
 }
 
 /// Digest of a file, or of the files of a folder in the order of their names.

@@ -25,6 +25,11 @@ pub fn markdown(study: &Study) -> anyhow::Result<String> {
         text += &format!("\n- `{}`: {}", arm.name, arm.about);
     }
     text += "\n";
+    let programs = programs(study)?;
+    if programs.len() > 1 {
+        let programs = programs.join(", ");
+        text += &format!("\nThe cells are of several programs: SHA-256 {programs}.\n");
+    }
     let missing = missing(study)?;
     if !missing.is_empty() {
         text += &format!("\nNot run: {}.\n", missing.join("; "));
@@ -228,6 +233,17 @@ fn pooled(study: &Study, runs: &Runs<'_>, recoveries: &Recoveries) -> String {
         }
     }
     table.markdown()
+}
+
+/// Which programs have run the cells, each by the beginning of its digest.
+fn programs(study: &Study) -> anyhow::Result<Vec<String>> {
+    let mut programs = std::collections::BTreeSet::new();
+    for step in study.steps()? {
+        if let Some(cell) = study.cell(&step)? {
+            programs.insert(cell.program_sha256.chars().take(12).collect::<String>());
+        }
+    }
+    Ok(programs.into_iter().collect())
 }
 
 /// The steps without a cell.

@@ -132,12 +132,7 @@ impl Study {
         let plan = &self.plan;
         let task = step.task();
         let first = &plan.arms[0];
-        let named = |recipe: &Recipe, purpose| -> anyhow::Result<Key> {
-            Ok(Key {
-                task: task.name.clone(),
-                ..Key::new(recipe, purpose)?
-            })
-        };
+        let named = |recipe: &Recipe, purpose| Key::new(&task.name, recipe, purpose);
         Ok(Some(match *step {
             Step::Rate { arm, rate, .. } => {
                 let seed = task.seeds[0];

@@ -51,7 +51,8 @@ Time is the client's wait for the step, its public layers included; over LAN and
 pub const GOALS: &str = "\
 The published upper ends are 11.3 times less time and 6.9 times fewer bytes (arXiv 2408.03561),
 against protocols that pay for secret matrices in every call. Marill at 15/30 against the ordinary
-fine-tune, weights opened in each call on both sides:";
+fine-tune, weights opened in each call on both sides. Bytes are exact; times are single runs under
+load (see Seconds), so `reached` says it of these cells only:";
 
 pub const TECHNIQUES: &str = "\
 An ordinary full fine-tune takes so many times what is left with one technique, and with all.";
@@ -60,12 +61,15 @@ pub const SECONDS: &str = "\
 Per token (averaged over four) or for the prompt: public layers, then the step; in `3pc` also the
 products that the client makes before it. With opened weights the step is the sum of two measured
 stretches, the session without private maps and the products by themselves, in the same processes.
-Each cell is one run; the load is that of the minute before it. Forms of one step run one after the
-other, so ratios hold better than seconds.";
+Each cell is one run; the load is that of the minute before it. Cells that should be about equal
+differ by up to two fifths at loads as high as these, and so may every ratio of times. The products'
+correlations are expanded from seeds inside their stretch, also in `dealer`, where the engine's own
+are ready before the step: this makes opened weights look slower than they need be.";
 
 pub const COUNTS: &str = "\
-Exact, counted over shapes; every cell checks its session against them. What the dealer sends is
-offline in `dealer` and online in `3pc`.";
+Exact, counted over shapes. Every cell checks its session against them; the bytes of the products
+with opened weights follow from their shapes by a formula that a test holds against a real product.
+What the dealer sends is offline in `dealer` and online in `3pc`.";
 
 pub const LINKS: &str = "\
 Computed is the loopback cell plus rounds x one-way delay plus the busier direction's bytes over the
