@@ -283,7 +283,16 @@ mod tests {
 
     impl Channel for Narrow {
         fn send(&mut self, frame: Vec<u8>) -> Result<(), NetError> {
-            self.sender.send(frame).map_err(|_| NetError::Closed)
+            let mut frame = frame;
+            for _ in 0..3000 {
+                match self.sender.try_send(frame) {
+                    Ok(()) => return Ok(()),
+                    Err(mpsc::TrySendError::Disconnected(_)) => return Err(NetError::Closed),
+                    Err(mpsc::TrySendError::Full(back)) => frame = back,
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            Err(NetError::TimedOut { seconds: 30 })
         }
 
         fn recv(&mut self) -> Result<Vec<u8>, NetError> {
