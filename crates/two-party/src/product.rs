@@ -64,11 +64,19 @@ impl CrossTerm {
     ///
     /// # Errors
     /// Those of [`Session`].
+    ///
+    /// # Panics
+    /// When the chooser has no bits, or more than the ring.
     pub fn run<C: Channel, S: Source>(
         &self,
         session: &mut Session<C, S>,
         own: &[u64],
     ) -> Result<Vec<u64>, OtError> {
+        let Self { bits, chooser_bits } = *self;
+        assert!(
+            (1..=bits).contains(&chooser_bits),
+            "1 to {bits} bits of the chooser, not {chooser_bits}"
+        );
         let planes = Bits::planes(own, self.chooser_bits);
         let list: Vec<Cot<'_>> = match session.party() {
             Party::E0 => sends(self.bits, self.chooser_bits, own).collect(),

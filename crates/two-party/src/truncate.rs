@@ -50,11 +50,15 @@ impl TruncateReduce {
     ///
     /// # Errors
     /// Those of [`Session`].
+    ///
+    /// # Panics
+    /// When nothing is shifted out, or everything is.
     pub fn run<C: Channel, S: Source>(
         &self,
         session: &mut Session<C, S>,
         shares: &[u64],
     ) -> Result<Vec<u64>, OtError> {
+        check(self.bits, self.shift);
         session.ensure(&self.needs(shares.len()))?;
         let (greater, to_ring) = self.parts();
         let low = carry_inputs(session, shares, self.shift);
@@ -135,11 +139,15 @@ impl Shift {
     ///
     /// # Errors
     /// Those of [`Session`].
+    ///
+    /// # Panics
+    /// When nothing is shifted out, or everything is.
     pub fn run<C: Channel, S: Source>(
         &self,
         session: &mut Session<C, S>,
         shares: &[u64],
     ) -> Result<Vec<u64>, OtError> {
+        check(self.bits, self.shift);
         session.ensure(&self.needs(shares.len()))?;
         match self.sign {
             Sign::Unknown => self.of_any_sign(session, shares),
@@ -248,4 +256,14 @@ impl Shift {
         }
         cost
     }
+}
+
+/// # Panics
+/// When nothing is shifted out, or everything is.
+fn check(bits: u32, shift: u32) {
+    assert!(
+        (1..bits).contains(&shift),
+        "a shift of 1 to {}, not {shift}",
+        bits - 1
+    );
 }

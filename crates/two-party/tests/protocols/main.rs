@@ -291,7 +291,8 @@ fn messages_cost_what_the_floor_says() {
     assert_eq!(greater(32, Radix::Sixteen), 36.625);
     assert_eq!(greater(64, Radix::Sixteen), 76.375);
     assert_eq!(each(Relu { bits: 32, radix }.cost(n)), 31.625);
-    let (bits, shift) = (37, 12);
+    let bits = 37;
+    let shift = 12;
     assert_eq!(each(TruncateReduce { bits, shift, radix }.cost(n)), 11.125);
     let shift_of = |sign| Shift {
         bits,
