@@ -162,3 +162,25 @@ fn relations_need_widths_that_can_be_cut() {
     // The labels' part of the loss falls from ln 2 and more towards 0; relations have a floor.
     assert!(report.final_loss < 0.85 * report.first_loss, "{report:?}");
 }
+
+#[test]
+fn a_run_does_not_go_on_under_another_teacher() {
+    let place = Place::new(true);
+    let text = distilled("teacher = \"fine-tune\"\nweight = 0.5");
+    place.run(&text, &["train.max_tokens=1200"]).unwrap();
+    let options = TrainOptions {
+        resume: true,
+        ..place.options()
+    };
+    // The teacher has as many tokens as the run, so a longer run has another one.
+    let longer = place.recipe(&text, &["train.max_tokens=2400"]);
+    let error = train(&longer, &options, &mut |_| {})
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("tuned/checkpoints"), "{error}");
+    let own = "distill.fine_tune.max_tokens=1200";
+    place.run(&text, &["train.max_tokens=1200", own]).unwrap();
+    let longer = place.recipe(&text, &["train.max_tokens=2400", own]);
+    let report = train(&longer, &options, &mut |_| {}).unwrap();
+    assert!(report.taught.unwrap().found && report.replanned.is_some());
+}
