@@ -1,6 +1,10 @@
 //! WebSockets on loopback, as between services, with the handshake left out.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
 use marill_net::{Channel, Link, Shaped, WebSocketChannel, socket::CountedTcp};
@@ -25,6 +29,9 @@ pub fn connect(address: &str, name: u8, link: Option<Link>) -> anyhow::Result<Bo
 }
 
 /// Takes one connection of each of these parties, in whatever order they come.
+///
+/// # Errors
+/// A party that does not come within [`PATIENCE`], comes twice, or is a stranger.
 pub fn accept<const N: usize>(
     listener: &TcpListener,
     names: [u8; N],
@@ -32,7 +39,7 @@ pub fn accept<const N: usize>(
 ) -> anyhow::Result<[Box<dyn Channel>; N]> {
     let mut come = [(); N].map(|()| None);
     for _ in 0..N {
-        let (stream, _) = listener.accept()?;
+        let stream = next(listener, Instant::now() + PATIENCE)?;
         let mut channel = channel(stream, Role::Server)?;
         let said = channel.recv()?;
         let place = names.iter().position(|name| said == [*name]);
@@ -41,6 +48,21 @@ pub fn accept<const N: usize>(
         come[place] = Some(shaped(channel, link));
     }
     Ok(come.map(|channel| channel.expect("as many came as there are names")))
+}
+
+/// The next connection; whoever should have come may be gone.
+fn next(listener: &TcpListener, until: Instant) -> anyhow::Result<TcpStream> {
+    listener.set_nonblocking(true)?;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                ensure!(Instant::now() < until, "a party did not connect");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn channel(stream: TcpStream, role: Role) -> anyhow::Result<WebSocketChannel> {
@@ -54,5 +76,20 @@ fn shaped(channel: WebSocketChannel, link: Option<Link>) -> Box<dyn Channel> {
     match link {
         Some(link) => Box::new(Shaped::new(channel, link)),
         None => Box::new(channel),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_party_that_never_comes_ends_the_wait() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let soon = Instant::now() + Duration::from_millis(20);
+        let error = next(&listener, soon).unwrap_err().to_string();
+        assert_eq!(error, "a party did not connect");
+        let _party = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        next(&listener, Instant::now() + PATIENCE).unwrap();
     }
 }
