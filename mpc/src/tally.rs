@@ -1,13 +1,4 @@
-//! Which comparison protocol a network calls for: counted rounds and bytes of both, and the time
-//! that they take.
-//!
-//! The model is rounds × one-way delay, plus what the busier evaluator receives, from its peer and
-//! from the dealer, over the bandwidth: nothing overlaps, and the dealer reaches an evaluator as
-//! fast as its peer does. Local compute is left out. So the estimate is an upper bound of the
-//! waiting on a link that is as described, and the choice depends on public shapes and the named
-//! network alone.
-
-use std::time::Duration;
+//! What a step costs, counted by running the program on shapes: what a session will send.
 
 use crate::{
     cost::Cost,
@@ -19,65 +10,6 @@ use crate::{
     spec::ProgramSpec,
     weights::PublicWeights,
 };
-
-/// A network between the parties.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Network {
-    pub one_way_delay: Duration,
-    pub bits_per_second: f64,
-}
-
-impl Network {
-    /// What a step of a cost waits for it, in seconds.
-    #[must_use]
-    pub fn seconds(&self, cost: &Cost) -> f64 {
-        let received = (cost.e1_to_e0_bytes + cost.dealer_to_e0_bytes)
-            .max(cost.e0_to_e1_bytes + cost.dealer_to_e1_bytes);
-        cost.rounds as f64 * self.one_way_delay.as_secs_f64()
-            + received as f64 * 8.0 / self.bits_per_second
-    }
-}
-
-/// What a step costs with one comparison protocol.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Estimate {
-    pub comparison: Comparison,
-    pub cost: Cost,
-    pub seconds: f64,
-}
-
-/// Estimates of one-hot and of DCF comparisons for `rows` rows behind `cached` keys, the quicker
-/// one first; one-hot among equals.
-///
-/// # Errors
-/// [`ProtocolError::TooLong`] past the context.
-pub fn estimates(
-    spec: &ProgramSpec,
-    network: &Network,
-    cached: usize,
-    rows: usize,
-) -> Result<[Estimate; 2], ProtocolError> {
-    let estimate = |comparison| -> Result<Estimate, ProtocolError> {
-        // Counted by running the program on shapes, so it is what a session will send.
-        let by_label = tally_on(spec, comparison, cached, rows)?;
-        let cost = by_label
-            .iter()
-            .fold(Cost::default(), |sum, (_, cost)| sum + *cost);
-        Ok(Estimate {
-            comparison,
-            cost,
-            seconds: network.seconds(&cost),
-        })
-    };
-    // One-hot first: among equals it asks less of the dealer.
-    let one_hot = estimate(Comparison::OneHot)?;
-    let dcf = estimate(Comparison::Dcf)?;
-    Ok(if dcf.seconds < one_hot.seconds {
-        [dcf, one_hot]
-    } else {
-        [one_hot, dcf]
-    })
-}
 
 /// What `rows` rows behind `cached` keys cost with a comparison protocol, by label, the token
 /// chosen greedily.

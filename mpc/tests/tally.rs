@@ -2,13 +2,7 @@
 //! that a change of cost is a decision.
 //! Where `<=` stands, the number is a budget, not what a step takes today.
 
-use std::time::Duration;
-
-use marill_mpc::{
-    Comparison, ProgramSpec,
-    cost::Cost,
-    tally::{Network, estimates, tally_on},
-};
+use marill_mpc::{Comparison, ProgramSpec, cost::Cost, tally::tally_on};
 use marill_numeric::{NumericSpec, Rounding};
 
 fn smollm2(layers: usize, rounding: Rounding) -> ProgramSpec {
@@ -99,22 +93,4 @@ fn a_prompt_costs_little_more_with_dcf_than_one_hot() {
         dcf.rounds <= one_hot.rounds && dcf.dealer_to_e0_bytes <= 5_000_000,
         "{dcf:?} {one_hot:?}"
     );
-}
-
-#[test]
-fn a_slow_network_calls_for_dcf_and_a_quick_one_for_one_hot() {
-    let spec = smollm2(2, Rounding::Exact);
-    let choice = |round_trip_ms: f64, mbps: f64| {
-        let network = Network {
-            one_way_delay: Duration::from_secs_f64(round_trip_ms / 2e3),
-            bits_per_second: mbps * 1e6,
-        };
-        let [best, other] = estimates(&spec, &network, 127, 1).unwrap();
-        assert!(best.seconds <= other.seconds && best.comparison != other.comparison);
-        best.comparison
-    };
-    assert_eq!(choice(40.0, 200.0), Comparison::Dcf);
-    assert_eq!(choice(0.2, 10_000.0), Comparison::OneHot);
-    assert_eq!(choice(40.0, 20.0), Comparison::OneHot, "a thin link");
-    assert_eq!(choice(200.0, 100.0), Comparison::Dcf);
 }

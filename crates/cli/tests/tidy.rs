@@ -31,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "marill-mpc",
         &["marill-numeric", "marill-crypto", "marill-net"],
     ),
+    ("marill-plan", &["marill-mpc"]),
     (
         "marill-partition",
         &["marill-numeric", "marill-model", "marill-mpc"],
@@ -53,6 +54,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "marill-mpc",
             "marill-model",
             "marill-partition",
+            "marill-plan",
         ],
     ),
 ];
@@ -94,6 +96,10 @@ const WALLS: &[(&str, &[&str])] = &[
             "marill-model",
             "marill-partition",
         ],
+    ),
+    (
+        "marill-plan",
+        &["candle-core", "tokio", "marill-model", "marill-partition"],
     ),
     ("marill-hub", &["candle-core", "tokio"]),
     ("marill-model", &["tokio", "axum", "marill-mpc"]),

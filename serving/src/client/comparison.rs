@@ -1,10 +1,7 @@
 //! What a client, or a computing party, wants comparisons to be made of.
 
-use marill_mpc::{
-    Comparison, ProgramSpec,
-    spec::BUCKET,
-    tally::{Network, estimates},
-};
+use marill_mpc::{Comparison, ProgramSpec, spec::BUCKET};
+use marill_plan::{Network, estimates};
 
 use crate::error::SessionError;
 

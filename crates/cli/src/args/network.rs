@@ -1,10 +1,7 @@
 //! Networks by name, or as `RTTms/Mbps`.
 
-use std::time::Duration;
-
-use anyhow::anyhow;
-use marill_mpc::tally::Network;
 use marill_net::Link;
+use marill_plan::Network;
 
 use crate::output::failure::BadInput;
 
@@ -13,28 +10,11 @@ use crate::output::failure::BadInput;
 /// # Errors
 /// [`BadInput`] for anything else.
 pub fn link(text: &str) -> anyhow::Result<Option<Link>> {
-    let shaped = |round_trip_ms: f64, mbps: f64| Link {
-        one_way_delay: Duration::from_secs_f64(round_trip_ms / 2e3),
-        bits_per_second: (mbps * 1e6) as u64,
-    };
-    match text {
-        "none" => return Ok(None),
-        "lan" => return Ok(Some(shaped(0.2, 10_000.0))),
-        "wan" => return Ok(Some(shaped(40.0, 200.0))),
-        _ => {}
-    }
-    let parts = text
-        .split_once('/')
-        .and_then(|(rtt, mbps)| Some((rtt.parse().ok()?, mbps.parse().ok()?)));
-    match parts {
-        Some((rtt, mbps)) if (0.0..=1e5).contains(&rtt) && (1e-3..=1e6).contains(&mbps) => {
-            Ok(Some(shaped(rtt, mbps)))
-        }
-        _ => Err(BadInput(anyhow!(
-            "`{text}` is no network\nhint: none, lan, wan, or RTTms/Mbps such as 10/500"
-        ))
-        .into()),
-    }
+    let found = Network::named(text).map_err(|error| BadInput(error.into()))?;
+    Ok(found.map(|network| Link {
+        one_way_delay: network.one_way_delay,
+        bits_per_second: network.bits_per_second as u64,
+    }))
 }
 
 /// The link as the choice of a comparison protocol sees it.

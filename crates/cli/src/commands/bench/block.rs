@@ -8,12 +8,13 @@ mod report;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
-use marill_mpc::{Comparison, random_model::gaussian, spec::MAX_POSITIONS, tally::estimates};
+use marill_mpc::{Comparison, random_model::gaussian, spec::MAX_POSITIONS};
 use marill_numeric::Rounding;
+use marill_plan::{count::layer_cost, estimates};
 use serde_json::json;
 
 use self::{
-    expected::{layer_cost, references, tallied},
+    expected::{references, tallied},
     report::{explain, explain_comparison, print_report, report},
 };
 use super::{
@@ -205,7 +206,8 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let exact = model.public.spec.numeric.rounding == Rounding::Exact;
     let twin_equal = exact.then_some(outcome.tokens == expected);
     let tally_equal = tally == outcome.cost;
-    let layer = layer_cost(&model, comparison, &plan)?;
+    let (cached, rows) = plan.first_measured();
+    let layer = layer_cost(&model.public.spec, comparison, cached, rows)?;
     let mut report = report(args, &model, &plan, comparison, &outcome, &tally, &layer);
     report["max_abs_error"] = json!(max_abs_error);
     report["twin_equal"] = json!(twin_equal);

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use marill_mpc::{Comparison, RealTwin, Twin, cost::Cost, tally::tally_on};
+use marill_mpc::{Comparison, RealTwin, Twin, cost::Cost};
+use marill_plan::count::counted;
 
 use crate::commands::bench::{plan::Plan, shapes::Model};
 
@@ -11,38 +12,9 @@ pub(super) fn tallied(model: &Model, comparison: Comparison, plan: &Plan) -> any
     let (first, rows) = plan.first_measured();
     let mut sum = Cost::default();
     for k in 0..plan.tokens.max(1) {
-        let labels = tally_on(&model.public.spec, comparison, first + k, rows)?;
-        sum = labels.iter().fold(sum, |sum, (_, cost)| sum + *cost);
+        sum = sum + counted(&model.public.spec, comparison, first + k, rows)?;
     }
     Ok(sum)
-}
-
-/// Cost of one layer in the middle: the difference of two and three.
-pub(super) fn layer_cost(
-    model: &Model,
-    comparison: Comparison,
-    plan: &Plan,
-) -> anyhow::Result<Vec<(&'static str, Cost)>> {
-    let spec = |layers: usize| {
-        let mut spec = model.public.spec.clone();
-        spec.head_groups = vec![spec.head_groups[0].clone(); layers];
-        spec.attn_scale = vec![spec.attn_scale[0]; layers];
-        (spec.num_layers, spec.vocab_size) = (layers, spec.vocab_size.min(2));
-        spec
-    };
-    let (cached, rows) = plan.first_measured();
-    let three = tally_on(&spec(3), comparison, cached, rows)?;
-    let two = tally_on(&spec(2), comparison, cached, rows)?;
-    let less = |label| {
-        two.iter()
-            .find(|(p, _)| *p == label)
-            .map_or(Cost::default(), |(_, cost)| *cost)
-    };
-    Ok(three
-        .into_iter()
-        .map(|(p, cost)| (p, cost - less(p)))
-        .filter(|(_, c)| *c != Cost::default())
-        .collect())
 }
 
 /// Tokens of the twin, and the largest distance of its last hidden row from real arithmetic over

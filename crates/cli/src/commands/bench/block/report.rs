@@ -2,12 +2,8 @@
 
 use std::time::Duration;
 
-use marill_mpc::{
-    Comparison, MaskedAdapter,
-    cost::Cost,
-    masked::DCF_BELOW,
-    tally::{Estimate, Network, estimates},
-};
+use marill_mpc::{Comparison, MaskedAdapter, cost::Cost, masked::DCF_BELOW};
+use marill_plan::{Estimate, Network, estimates};
 use marill_report::{Table, bytes};
 use serde_json::{Value, json};
 

@@ -8,34 +8,13 @@ use std::{
 use anyhow::Context;
 use marill_mpc::cost::Cost;
 use marill_numeric::hex;
+use marill_plan::Setting;
 use marill_serving::terms::{PROTOCOL_VERSION, spec_sha256};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::forms::{FORMS, ModelForm, Step, Weights};
 use crate::commands::bench::clock::Spent;
-
-/// Who makes the correlations, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Setting {
-    /// Before the first step.
-    #[serde(rename = "dealer")]
-    Dealer,
-    /// While the steps run.
-    #[serde(rename = "3pc")]
-    ThreeParties,
-}
-
-impl Setting {
-    pub const ALL: [Self; 2] = [Self::Dealer, Self::ThreeParties];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Dealer => "dealer",
-            Self::ThreeParties => "3pc",
-        }
-    }
-}
 
 /// What decides a cell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! Rounds and bytes, counted over shapes: exact, and the same on every machine.
 
-use marill_mpc::{Comparison, ProgramSpec, cost::Cost, tally::tally_on};
+use marill_mpc::{Comparison, cost::Cost};
+use marill_plan::count::counted;
 use serde::Serialize;
 
 use super::forms::{FORMS, ModelForm, SHAPE, Step, Weights};
@@ -70,20 +71,14 @@ pub fn cost_without_ends(form: &ModelForm, weights: Weights, step: Step) -> anyh
 fn cost_with(form: &ModelForm, weights: Weights, step: Step, ends: bool) -> anyhow::Result<Cost> {
     let (cached, rows) = step.shape();
     let shape = form.session_shape(weights, cached + rows + 16);
-    let session = counted(&shapes::spec(SHAPE, shape)?, cached, rows)?;
+    let session = counted(
+        &shapes::spec(SHAPE, shape)?,
+        Comparison::OneHot,
+        cached,
+        rows,
+    )?;
     let stages = form.stages(weights, step, ends)?;
     Ok(session + reopened::shapes::cost(&stages))
-}
-
-/// What a step of a program costs.
-///
-/// # Errors
-/// What the tally reports.
-pub fn counted(spec: &ProgramSpec, cached: usize, rows: usize) -> anyhow::Result<Cost> {
-    let labels = tally_on(spec, Comparison::OneHot, cached, rows)?;
-    Ok(labels
-        .iter()
-        .fold(Cost::default(), |sum, (_, cost)| sum + *cost))
 }
 
 fn cost<S: serde::Serializer>(cost: &Cost, serializer: S) -> Result<S::Ok, S::Error> {

@@ -5,10 +5,11 @@ use std::fs;
 
 use anyhow::ensure;
 use marill_mpc::{Comparison, Twin, cost::Cost, random_model::gaussian};
+use marill_plan::{Setting, count::counted};
 
 use super::{
-    cells::{Cell, Cpu, Key, Measured, Setting, plus},
-    counts::{cost_of, counted},
+    cells::{Cell, Cpu, Key, Measured, plus},
+    counts::cost_of,
     forms::{ModelForm, SHAPE, Step},
     prefix,
 };
@@ -100,7 +101,7 @@ fn check_traffic(model: &Model, plan: &Plan, found: Cost) -> anyhow::Result<()> 
     let (cached, rows) = plan.first_measured();
     let mut expected = Cost::default();
     for k in 0..plan.tokens.max(1) {
-        expected = expected + counted(&model.public.spec, cached + k, rows)?;
+        expected = expected + counted(&model.public.spec, Comparison::OneHot, cached + k, rows)?;
     }
     ensure!(
         found == expected,

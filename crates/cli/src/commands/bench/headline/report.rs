@@ -5,11 +5,12 @@ mod text;
 mod time;
 
 use marill_mpc::cost::Cost;
+use marill_plan::Setting;
 use marill_report::{Table, bytes, count};
 
 use self::time::{Cells, Clock};
 use super::{
-    cells::{Cell, Setting},
+    cells::Cell,
     counts::Counts,
     forms::{FORMS, ModelForm, Step, Weights},
 };

@@ -1,16 +1,12 @@
 //! Seconds over a link: those of loopback plus the waiting that counts give.
 
-use marill_mpc::cost::Cost;
-use marill_net::Link;
+use marill_plan::{Network, Setting};
 use marill_report::Table;
 
 use super::NOT_RUN;
-use crate::{
-    args::network::link,
-    commands::bench::headline::{
-        cells::{Cell, Key, Setting, shaped},
-        forms::{ModelForm, Step, Weights},
-    },
+use crate::commands::bench::headline::{
+    cells::{Cell, Key, shaped},
+    forms::{ModelForm, Step, Weights},
 };
 
 /// Over which link a step is timed.
@@ -30,19 +26,6 @@ impl Clock {
             Self::Lan => "lan",
             Self::Wan => "wan",
         }
-    }
-}
-
-/// Seconds that a step waits for its links: every round for the delay, every byte of the busier
-/// direction for the bandwidth; in `3pc` the dealer's bytes travel beside on a link of their own.
-pub fn waiting(cost: &Cost, link: &Link, setting: Setting) -> f64 {
-    let delay = link.one_way_delay.as_secs_f64();
-    let transmission = |bytes: u64| bytes as f64 * 8.0 / link.bits_per_second as f64;
-    let between = cost.e0_to_e1_bytes.max(cost.e1_to_e0_bytes);
-    let evaluators = cost.rounds as f64 * delay + transmission(between);
-    match setting {
-        Setting::Dealer => evaluators,
-        Setting::ThreeParties => evaluators.max(delay + transmission(cost.dealer_to_e1_bytes)),
     }
 }
 
@@ -74,8 +57,8 @@ impl<'a> Cells<'a> {
         clock: Clock,
     ) -> Option<f64> {
         let cell = self.find(side, form, step)?;
-        let waiting = match link(clock.network()).ok()? {
-            Some(link) => waiting(&cell.measured.cost(), &link, side.1),
+        let waiting = match Network::named(clock.network()).ok()? {
+            Some(network) => network.waiting(&cell.measured.cost(), side.1),
             None => 0.0,
         };
         Some(cell.measured.seconds(side.1) + waiting)
@@ -119,8 +102,9 @@ pub fn shaped_links(cells: Cells<'_>) -> anyhow::Result<String> {
                 ..key.clone()
             };
             let measured = cells.of(&key).map(|cell| cell.measured.seconds(setting));
-            let computed = cells.of(&plain).zip(link(network)?).map(|(cell, link)| {
-                cell.measured.seconds(setting) + waiting(&cell.measured.cost(), &link, setting)
+            let link = Network::named(network)?;
+            let computed = cells.of(&plain).zip(link).map(|(cell, link)| {
+                cell.measured.seconds(setting) + link.waiting(&cell.measured.cost(), setting)
             });
             let show = |seconds: Option<f64>| {
                 seconds.map_or_else(|| NOT_RUN.into(), |s| format!("{s:.2} s"))
@@ -137,29 +121,4 @@ pub fn shaped_links(cells: Cells<'_>) -> anyhow::Result<String> {
         }
     }
     Ok(format!("{}\n\n{}", super::text::LINKS, table.markdown()))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn rounds_wait_and_the_slower_stream_decides() {
-        let link = Link {
-            one_way_delay: Duration::from_millis(20),
-            bits_per_second: 8_000_000,
-        };
-        let cost = Cost {
-            rounds: 10,
-            e0_to_e1_bytes: 1_000_000,
-            e1_to_e0_bytes: 500_000,
-            dealer_to_e1_bytes: 3_000_000,
-            ..Cost::default()
-        };
-        // 10 x 20 ms and one second; the dealer's three seconds and one delay.
-        assert!((waiting(&cost, &link, Setting::Dealer) - 1.2).abs() < 1e-9);
-        assert!((waiting(&cost, &link, Setting::ThreeParties) - 3.02).abs() < 1e-9);
-    }
 }
