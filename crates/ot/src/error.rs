@@ -31,6 +31,11 @@ pub enum OtError {
         own: u64,
         peer: u64,
     },
+    #[error(
+        "the parties make transfers in different ways: {own} here, {peer} at the peer\n\
+         hint: start both with the same source of transfers and the same set"
+    )]
+    Sources { own: String, peer: String },
     #[error("what one party received is not what the other sent\nhint: the link changes messages")]
     Transcript,
     #[error("saved base transfers are damaged: {0}\nhint: delete the file, and make new ones")]

@@ -14,8 +14,19 @@
 //! unknown pads leak their difference.
 
 use marill_crypto::aes::Cipher;
+use sha2::{Digest, Sha256};
 
 use crate::link::Party;
+
+/// A public key of a session for hashing, of both parties' nonces.
+pub(crate) fn public_key(purpose: &str, nonces: &[u8]) -> [u8; 16] {
+    let digest = Sha256::new()
+        .chain_update(b"marill public key of a session")
+        .chain_update(purpose.as_bytes())
+        .chain_update(nonces)
+        .finalize();
+    *digest.first_chunk().expect("SHA-256 has 32 bytes")
+}
 
 /// What a pad is used for: the low half of a tweak.
 #[derive(Clone, Copy)]

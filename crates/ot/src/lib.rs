@@ -3,10 +3,10 @@
 //!
 //! # Functionality
 //! The parties E0 and E1 hold base transfers ([`base`]), made once. A [`Session`] expands them to
-//! any number of correlated transfers in both directions ([`softspoken`]), hashes those at once to
-//! the bits that a protocol needs ([`stock`]), and spends them ([`transfer`]). What depends on no
-//! input can be made before an input is there ([`Session::prepare`]); what is missing is made when
-//! it is asked for.
+//! any number of correlated transfers in both directions ([`softspoken`], [`silent`]; both parties
+//! name the same one, [`plan`]), hashes those at once to the bits that a protocol needs
+//! ([`stock`]), and spends them ([`transfer`]). What depends on no input can be made before an
+//! input is there ([`Session::prepare`]); what is missing is made when it is asked for.
 //!
 //! # Security
 //! Semi-honest, 128 bits computational; transfers have no statistical error. A source of transfers
@@ -28,7 +28,9 @@ pub mod hash;
 #[cfg(feature = "insecure-ideal")]
 pub mod insecure;
 pub mod link;
+pub mod plan;
 pub mod session;
+pub mod silent;
 pub mod softspoken;
 pub mod source;
 pub mod stock;
@@ -40,7 +42,9 @@ pub use base::BaseOts;
 pub use bits::{BitReader, BitWriter, Bits};
 pub use error::OtError;
 pub use link::{Link, Party, Phase, Traffic};
+pub use plan::{AnySource, Extension, Plan};
 pub use session::Session;
+pub use silent::{LpnSet, Silent};
 pub use softspoken::SoftSpoken;
 pub use source::{SemiHonest, Source};
 pub use stock::{Kind, Needs};

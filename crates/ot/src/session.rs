@@ -1,15 +1,14 @@
 //! A session of the two parties: a link, a source of transfers, and a stock of material.
 
-use marill_crypto::{Seed, aes::Cipher};
+use marill_crypto::Seed;
 use marill_net::Channel;
-use sha2::{Digest, Sha256};
 
 use crate::{
     base::{BaseOts, ID_BYTES},
     error::OtError,
-    hash::PadHash,
+    hash::{PadHash, public_key},
     link::{Link, Party, Phase, Traffic},
-    softspoken::{GroupBits, SoftSpoken},
+    plan::{Extension, Plan},
     source::{Segments, Source},
     stock::{ChosenPads, ChosenWords, Filling, Kind, Needs, SentPads, SentWords, Stock},
 };
@@ -31,15 +30,39 @@ pub struct Session<C, S> {
     stock: Stock,
 }
 
-impl<C: Channel> Session<C, SoftSpoken> {
+/// Whether the peer makes transfers in the same way.
+fn same_extension(own: Extension, peer: u8) -> Result<(), OtError> {
+    if own.code() == peer {
+        return Ok(());
+    }
+    match (own, Extension::of_code(peer)) {
+        (Extension::SoftSpoken(k), Some(Extension::SoftSpoken(_))) => Err(OtError::Parameters {
+            what: "the bits of a seed tree",
+            own: k as u64,
+            peer: peer.into(),
+        }),
+        (own, other) => Err(OtError::Sources {
+            own: own.to_string(),
+            peer: other.map_or_else(|| format!("number {peer}, unknown here"), |x| x.to_string()),
+        }),
+    }
+}
+
+impl<C: Channel, S: Source> Session<C, S> {
     /// Begins a session on base transfers: both parties add a nonce, so that no session repeats
-    /// another's pads. Two rounds.
+    /// another's pads. Two rounds. `plan` says how transfers are made: bits of a seed tree
+    /// ([`crate::softspoken::GroupBits`]), a set of LPN ([`crate::LpnSet`]), or one of these that
+    /// is known when the program runs ([`Extension`]).
     ///
     /// # Errors
     /// [`OtError::Parameters`] when versions, `k` or the parties' roles do not fit,
-    /// [`OtError::Saved`] when the peer's base transfers are not the other half of these; as
-    /// [`Link::exchange`].
-    pub fn begin(mut link: Link<C>, base: &BaseOts, k: GroupBits) -> Result<Self, OtError> {
+    /// [`OtError::Sources`] when the peer makes transfers in another way, [`OtError::Saved`] when
+    /// its base transfers are not the other half of these; as [`Link::exchange`].
+    pub fn begin<P: Plan<Source = S>>(
+        mut link: Link<C>,
+        base: &BaseOts,
+        plan: P,
+    ) -> Result<Self, OtError> {
         let party = link.party();
         if base.party() != party {
             return Err(OtError::Parameters {
@@ -49,14 +72,13 @@ impl<C: Channel> Session<C, SoftSpoken> {
             });
         }
         let nonce = Seed::random().to_bytes();
-        let mut hello = vec![VERSION as u8, k as u8, party as u8];
+        let mut hello = vec![VERSION as u8, plan.extension().code(), party as u8];
         hello.extend(base.id());
         hello.extend(nonce);
         let peer = link.exchange(STEP, &hello, HELLO_BYTES)?;
         let other = party.other() as u64;
         let agree = [
             ("the version of the protocol", VERSION, peer[0]),
-            ("the bits of a seed tree", k as u64, peer[1]),
             ("which party is which", other, peer[2]),
         ];
         for (what, own, peer) in agree {
@@ -65,6 +87,7 @@ impl<C: Channel> Session<C, SoftSpoken> {
                 return Err(OtError::Parameters { what, own, peer });
             }
         }
+        same_extension(plan.extension(), peer[1])?;
         if peer[3..3 + ID_BYTES] != *base.id() {
             return Err(OtError::Saved("the peer has others"));
         }
@@ -73,20 +96,9 @@ impl<C: Channel> Session<C, SoftSpoken> {
             nonces.swap(0, 1);
         }
         let nonces = nonces.as_flattened();
-        let public = Cipher::new(&public_key("seed trees", nonces));
-        let source = SoftSpoken::expand(&mut link, &base.for_session(nonces), k, &public)?;
+        let source = plan.expand(&mut link, &base.for_session(nonces), nonces)?;
         Ok(Self::new(link, source, &public_key("pads", nonces)))
     }
-}
-
-/// A public key of a session for hashing.
-fn public_key(purpose: &str, nonces: &[u8]) -> [u8; 16] {
-    let digest = Sha256::new()
-        .chain_update(b"marill public key of a session")
-        .chain_update(purpose.as_bytes())
-        .chain_update(nonces)
-        .finalize();
-    *digest.first_chunk().expect("SHA-256 has 32 bytes")
 }
 
 impl<C: Channel, S: Source> Session<C, S> {
@@ -116,6 +128,18 @@ impl<C: Channel, S: Source> Session<C, S> {
     /// Whether everything that was made was used.
     pub fn is_spent(&self) -> bool {
         self.stock.is_empty()
+    }
+
+    /// Makes what the source needs once before it makes this, and no material. Whatever makes
+    /// material does it by itself.
+    ///
+    /// # Errors
+    /// Those of [`Link`].
+    pub fn set_up(&mut self, needs: &Needs) -> Result<(), OtError> {
+        let cots = needs.cots();
+        let party = self.party();
+        let directions = [party, party.other()].map(|sender| cots[sender as usize] > 0);
+        self.source.set_up(&mut self.link, directions)
     }
 
     /// Makes material, in one round (two and more where there is a lot of it). Both parties ask for
@@ -221,12 +245,17 @@ impl<C: Channel, S: Source> Session<C, S> {
         Ok(self.stock.chosen_words(words, n))
     }
 
-    /// Bytes that this source's choosers send for material.
+    /// Bytes in both directions that the source sends to make this now.
     pub fn extension_bytes(&self, needs: &Needs) -> u64 {
-        let bytes = needs
-            .iter()
-            .map(|(kind, _, n)| self.source.segment_bytes(n * kind.cots()));
-        bytes.sum::<usize>() as u64
+        let mut segments = Segments::default();
+        for (kind, sender, n) in needs.iter() {
+            if sender == self.party() {
+                segments.send.push(n * kind.cots());
+            } else {
+                segments.choose.push(n * kind.cots());
+            }
+        }
+        self.source.bytes(&segments)
     }
 
     /// Compares what was sent with what was received, see [`Link::confirm`].

@@ -122,6 +122,10 @@ impl SoftSpoken {
         })
     }
 
+    pub(crate) fn delta(&self) -> u128 {
+        self.delta
+    }
+
     /// Words of a stream for `columns`, and messages of a chooser per column group.
     fn piece_bytes(&self, columns: usize) -> usize {
         (self.k.groups() - 1) * columns / 8

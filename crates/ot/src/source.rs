@@ -68,6 +68,19 @@ pub struct Segments {
 pub trait Source: Send {
     type Security: Security;
 
+    /// Makes what a session needs once before transfers in the directions that are named, as
+    /// (sends, chooses); nothing where it is there. [`Self::extend`] does it by itself.
+    ///
+    /// # Errors
+    /// Those of [`Link`].
+    fn set_up<C: Channel>(
+        &mut self,
+        _link: &mut Link<C>,
+        _directions: [bool; 2],
+    ) -> Result<(), OtError> {
+        Ok(())
+    }
+
     /// Makes as many as the segments say; the peer is asked for the same with the directions
     /// changed. Choices are random.
     ///
@@ -80,6 +93,13 @@ pub trait Source: Send {
         sink: &mut impl Sink,
     ) -> Result<(), OtError>;
 
-    /// Bytes that the chooser sends to make a segment of `n`.
+    /// Bytes of messages that make a segment of `n`, where nothing is left of what was made before
+    /// and the set-up is done.
     fn segment_bytes(&self, n: usize) -> usize;
+
+    /// Bytes in both directions that the next [`Self::extend`] sends, set-up apart.
+    fn bytes(&self, segments: &Segments) -> u64 {
+        let all = segments.send.iter().chain(&segments.choose);
+        all.map(|n| self.segment_bytes(*n) as u64).sum()
+    }
 }

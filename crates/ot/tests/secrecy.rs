@@ -3,7 +3,7 @@
 use marill_crypto::{Prg, Seed};
 use marill_net::{Channel, NetError};
 use marill_ot::{
-    BaseOts, Bits, Kind, Link, Party, Session, SoftSpoken,
+    BaseOts, Bits, Kind, Link, LpnSet, Party, Plan, Session, SoftSpoken,
     softspoken::GroupBits,
     stock::SentWords,
     transfer::{Cot, OneOf, Side, cots, one_of},
@@ -19,24 +19,41 @@ fn bases() -> (Vec<u8>, Vec<u8>) {
     run(party, party)
 }
 
-fn begin(link: Link<MemoryEnd>, saved: &[u8]) -> Session<MemoryEnd, SoftSpoken> {
+fn begin<P: Plan>(link: Link<MemoryEnd>, saved: &[u8], plan: P) -> Session<MemoryEnd, P::Source> {
     let base = BaseOts::from_bytes(saved).unwrap();
-    Session::begin(link, &base, GroupBits::Four).unwrap()
+    Session::begin(link, &base, plan).unwrap()
 }
 
-fn words_of_session(saved: &(Vec<u8>, Vec<u8>)) -> (SentWords, Bits) {
+/// The same test with each source.
+macro_rules! suite {
+    ($($test:ident),*) => {
+        mod softspoken { $(#[test] fn $test() { super::$test(super::GroupBits::Four) })* }
+        mod silent { $(#[test] fn $test() { super::$test(super::LpnSet::B10) })* }
+    };
+}
+
+suite!(
+    sessions_of_the_same_base_share_no_pads,
+    pads_of_one_session_do_not_repeat,
+    pads_of_one_of_four_are_independent,
+    messages_of_the_same_inputs_look_random
+);
+
+fn words_of_session(
+    saved: &(Vec<u8>, Vec<u8>),
+    plan: impl Plan + Send + Sync,
+) -> (SentWords, Bits) {
     let (sent, chosen) = run(
-        |link| begin(link, &saved.0).sent_words(1, 500).unwrap(),
-        |link| begin(link, &saved.1).chosen_words(1, 500).unwrap(),
+        |link| begin(link, &saved.0, plan).sent_words(1, 500).unwrap(),
+        |link| begin(link, &saved.1, plan).chosen_words(1, 500).unwrap(),
     );
     (sent, chosen.choice.clone())
 }
 
-#[test]
-fn sessions_of_the_same_base_share_no_pads() {
+fn sessions_of_the_same_base_share_no_pads(plan: impl Plan + Send + Sync) {
     let saved = bases();
-    let (first, first_choice) = words_of_session(&saved);
-    let (second, second_choice) = words_of_session(&saved);
+    let (first, first_choice) = words_of_session(&saved, plan);
+    let (second, second_choice) = words_of_session(&saved, plan);
     let pads = |words: &SentWords| [words.zero.clone(), words.one.clone()].concat();
     let mut all = [pads(&first), pads(&second)].concat();
     all.sort_unstable();
@@ -46,12 +63,11 @@ fn sessions_of_the_same_base_share_no_pads() {
     assert_ne!(first_choice, second_choice);
 }
 
-#[test]
-fn pads_of_one_session_do_not_repeat() {
+fn pads_of_one_session_do_not_repeat(plan: impl Plan + Send + Sync) {
     let saved = bases();
     let (sent, _) = run(
         |link| {
-            let mut session = begin(link, &saved.0);
+            let mut session = begin(link, &saved.0, plan);
             // In pieces of different sizes, with other kinds between them.
             let mut pads = Vec::new();
             for n in [1, 127, 6144, 6145, 3] {
@@ -62,7 +78,7 @@ fn pads_of_one_session_do_not_repeat() {
             pads
         },
         |link| {
-            let mut session = begin(link, &saved.1);
+            let mut session = begin(link, &saved.1, plan);
             for n in [1, 127, 6144, 6145, 3] {
                 session.chosen_words(1, n).unwrap();
                 session.chosen(Kind::Leaf, 5).unwrap();
@@ -76,8 +92,7 @@ fn pads_of_one_session_do_not_repeat() {
 }
 
 /// Of four pads made by XOR of two one-of-two pads each, the fourth is the sum of the others.
-#[test]
-fn pads_of_one_of_four_are_independent() {
+fn pads_of_one_of_four_are_independent(plan: impl Plan + Send + Sync) {
     let saved = bases();
     let n = 40_000;
     let kind = Kind::OneOf {
@@ -85,8 +100,11 @@ fn pads_of_one_of_four_are_independent() {
         width: 1,
     };
     let (pads, _) = run(
-        |link| begin(link, &saved.0).sent(kind, n).unwrap().0,
-        |link| begin(link, &saved.1).chosen(kind, n).map(|_| ()).unwrap(),
+        |link| begin(link, &saved.0, plan).sent(kind, n).unwrap().0,
+        |link| {
+            let mut session = begin(link, &saved.1, plan);
+            session.chosen(kind, n).map(|_| ()).unwrap();
+        },
     );
     for subset in 1..16usize {
         let chosen = (0..4).filter(|c| subset >> c & 1 == 1);
@@ -116,8 +134,9 @@ impl<C: Channel> Channel for Recorded<C> {
 }
 
 /// The messages of two runs of one operation on the same inputs, as (E0's, E1's).
-fn transcripts(
-    operation: impl Fn(&mut Session<Recorded<marill_net::MemoryChannel>, SoftSpoken>)
+fn transcripts<P: Plan + Send + Sync>(
+    plan: P,
+    operation: impl Fn(&mut Session<Recorded<marill_net::MemoryChannel>, P::Source>)
     + Copy
     + Send
     + Sync,
@@ -127,7 +146,7 @@ fn transcripts(
     let [(first, from_first), (second, from_second)] = recorders;
     let party = move |mut link: Link<_>| {
         let base = BaseOts::establish(&mut link).unwrap();
-        let mut session = Session::begin(link, &base, GroupBits::Four).unwrap();
+        let mut session = Session::begin(link, &base, plan).unwrap();
         operation(&mut session);
     };
     let own = Recorded {
@@ -144,13 +163,12 @@ fn transcripts(
 
 /// Even on inputs of zeros each message is fresh and balanced: no mask is used twice, none is left
 /// out.
-#[test]
-fn messages_of_the_same_inputs_look_random() {
+fn messages_of_the_same_inputs_look_random<P: Plan + Send + Sync>(plan: P) {
     let n = 8000;
     let zeros = vec![0u64; n];
     let no = Bits::zeros(n);
     let table = vec![Bits::zeros(n); 4];
-    let operation = |session: &mut Session<_, _>| {
+    let operation = |session: &mut Session<_, P::Source>| {
         let first = session.party() == Party::E0;
         for _ in 0..2 {
             let index = [no.clone(), no.clone()];
@@ -173,7 +191,7 @@ fn messages_of_the_same_inputs_look_random() {
             cots(session, "test", &[Cot { bits: 8, side }]).unwrap();
         }
     };
-    let runs = [transcripts(operation), transcripts(operation)];
+    let runs = [transcripts(plan, operation), transcripts(plan, operation)];
     for party in 0..2 {
         let [a, b] = [&runs[0][party], &runs[1][party]];
         assert_eq!(a.len(), b.len());

@@ -2,7 +2,8 @@
 
 use marill_crypto::{Prg, Seed};
 use marill_ot::{
-    BaseOts, Bits, Kind, Link, Needs, OtError, Party, Phase, Session, SoftSpoken, Source,
+    BaseOts, Bits, Extension, Kind, Link, LpnSet, Needs, OtError, Party, Phase, Plan, Session,
+    Source,
     insecure::InsecureIdeal,
     softspoken::GroupBits,
     transfer::{And, Cot, OneOf, Side, and, cots, one_of, one_of_two},
@@ -15,10 +16,10 @@ fn prg(domain: &str) -> Prg {
     Prg::new(&Seed::from_bytes([9; 32]), domain)
 }
 
-fn real(k: GroupBits) -> impl Fn(Link<MemoryEnd>) -> Session<MemoryEnd, SoftSpoken> + Copy {
+fn real<P: Plan>(plan: P) -> impl Fn(Link<MemoryEnd>) -> Session<MemoryEnd, P::Source> + Copy {
     move |mut link| {
         let base = BaseOts::establish(&mut link).unwrap();
-        Session::begin(link, &base, k).unwrap()
+        Session::begin(link, &base, plan).unwrap()
     }
 }
 
@@ -39,6 +40,17 @@ macro_rules! suite {
         }
         mod softspoken_8 {
             $(#[test] fn $test() { super::$test(super::real(super::GroupBits::Eight)) })*
+        }
+        mod silent_b10 {
+            $(#[test] fn $test() { super::$test(super::real(super::LpnSet::B10)) })*
+        }
+        mod silent_b11 {
+            $(#[test] fn $test() { super::$test(super::real(super::LpnSet::B11)) })*
+        }
+        mod chosen_at_run_time {
+            $(#[test] fn $test() {
+                super::$test(super::real(super::Extension::Silent(super::LpnSet::B10)))
+            })*
         }
     };
 }
@@ -269,7 +281,12 @@ fn material_is_refilled_in_mid_session<S: Source>(
         session.prepare(&needs)?;
         let prepared = session.traffic(Phase::Extension);
         let mut products = Vec::new();
-        for _ in 0..3 {
+        let mut declared = (0, 0);
+        for missing in [0, 280, 640] {
+            let mut needs = Needs::none();
+            needs.add_triples(1, missing);
+            let bytes = session.extension_bytes(&needs);
+            declared = (declared.0 + bytes, declared.1 + u64::from(bytes > 0));
             let list = [And {
                 bit: &bits,
                 string: vec![&bits],
@@ -277,9 +294,9 @@ fn material_is_refilled_in_mid_session<S: Source>(
             products.extend(and(session, "test", &list)?.remove(0));
         }
         assert!(session.is_spent());
-        // 1,920 are used: what was missing was made, in two more rounds where it takes any.
+        // 1,920 are used: what was missing was made, in a round each time that it took a message.
         let refilled = session.traffic(Phase::Extension) - prepared;
-        assert_eq!(refilled.rounds, 2 * u64::from(prepared.bytes() > 0));
+        assert_eq!((refilled.bytes(), refilled.rounds), declared);
         Ok(products)
     };
     let (a, b) = both(open, party);
