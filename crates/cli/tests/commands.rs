@@ -187,6 +187,52 @@ fn bench_of_protocols_is_exact_and_dumps_what_it_saw() {
 }
 
 #[test]
+fn bench_of_protocols_names_the_set_of_silent_transfers() {
+    let dir = tempfile::tempdir().unwrap();
+    let relu = ["bench", "protocols", "relu", "--n", "2000", "--json"];
+    let silent = ["--source", "silent", "--lpn-set", "b10"];
+    let output = marill(dir.path(), &[&relu[..], &silent[..]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let lines: Vec<serde_json::Value> = lines.collect();
+    assert_eq!(lines.len(), 3);
+    for line in &lines {
+        assert_eq!(
+            (&line["source"], &line["lpn_set"]),
+            (&"silent".into(), &"b10".into())
+        );
+        assert_eq!(line["mismatches"], 0, "{line}");
+        // SoftSpoken's 31 bits a transfer are in the set-up, of both directions, not in the rows.
+        let extension = line["extension_bytes_per_instance"].as_f64().unwrap();
+        assert!(extension > 0.0 && extension < 0.1 * line["bits"].as_f64().unwrap() * 8.0);
+        assert!(line["setup_bytes"].as_u64().unwrap() > 500_000, "{line}");
+    }
+}
+
+#[test]
+fn flags_of_another_source_of_transfers_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (flags, message) in [
+        (
+            ["--source", "silent", "--tree-bits", "8"],
+            "`--tree-bits` belongs to",
+        ),
+        (
+            ["--source", "softspoken", "--lpn-set", "b13"],
+            "belongs to `--source silent`",
+        ),
+    ] {
+        let output = marill(
+            dir.path(),
+            &[&["bench", "protocols", "cot"], &flags[..]].concat(),
+        );
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(message), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_protocol_that_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
     for (name, message) in [

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use marill_numeric::fixed::low_mask;
 use marill_ot::{
-    BaseOts, Link, OtError, Phase, Session, Traffic,
+    BaseOts, Extension, Link, LpnSet, OtError, Phase, Session, Traffic,
     softspoken::GroupBits,
     world::{LIMIT, MemoryEnd, memory_ends, run_on},
 };
@@ -41,9 +41,20 @@ pub struct Args {
     /// Radix of comparisons: 4 (fewer bytes) or 16 (fewer rounds)
     #[arg(long, value_name = "RADIX", default_value = "4", value_parser = ["4", "16"])]
     radix: String,
-    /// Bits per seed tree of SoftSpoken: 2, 4 or 8, more AES for fewer bytes
-    #[arg(long, value_name = "K", default_value = "4", value_parser = ["2", "4", "8"])]
-    tree_bits: String,
+    /// How transfers are made: silent ones cost less than 1.5 bits each after a larger set-up
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        default_value = "softspoken",
+        value_parser = ["softspoken", "silent"],
+    )]
+    source: String,
+    /// Bits per seed tree of SoftSpoken, more AES for fewer bytes; 4 without it
+    #[arg(long, value_name = "K", value_parser = ["2", "4", "8"])]
+    tree_bits: Option<String>,
+    /// Parameters of silent transfers: b10 to b13, fewer bytes for a larger cache; b11 without it
+    #[arg(long, value_name = "SET", value_parser = ["b10", "b11", "b12", "b13"])]
+    lpn_set: Option<String>,
     /// One JSON object per line on standard output
     #[arg(long)]
     json: bool,
@@ -74,14 +85,16 @@ fn party(
     mut link: Link<MemoryEnd>,
     row: &Row,
     inputs: &Inputs,
-    k: GroupBits,
+    extension: Extension,
 ) -> Result<Seen, OtError> {
     let own = &inputs.own[link.party() as usize];
     let n = inputs.columns[0].1.len();
     let base = BaseOts::establish(&mut link)?;
-    let mut session = Session::begin(link, &base, k)?;
+    let mut session = Session::begin(link, &base, extension)?;
+    let needs = row.task.needs(n);
+    session.set_up(&needs)?;
     let mut offline = Spent::default();
-    offline.measure(|| session.prepare(&row.task.needs(n)))?;
+    offline.measure(|| session.prepare(&needs))?;
     let mut online = Spent::default();
     let shares = online.measure(|| row.task.run(&mut session, own))?;
     session.confirm()?;
@@ -106,9 +119,9 @@ fn party(
 /// What a comparison of transcripts sends.
 const CONFIRM_BYTES: u64 = 16;
 
-fn measure(row: &Row, inputs: &Inputs, k: GroupBits) -> anyhow::Result<Measured> {
+fn measure(row: &Row, inputs: &Inputs, extension: Extension) -> anyhow::Result<Measured> {
     let (own, other) = memory_ends(LIMIT);
-    let run = |link| alone(|| party(link, row, inputs, k));
+    let run = |link| alone(|| party(link, row, inputs, extension));
     let (first, second) = run_on(own, other, run, run);
     let seen = [first??, second??];
     let mask = low_mask(row.task.out_bits());
@@ -164,6 +177,31 @@ fn chosen(names: &[String], radix: Radix) -> anyhow::Result<Vec<Row>> {
     Ok(all)
 }
 
+/// How transfers are made; a flag of another source than the one that runs is refused.
+fn extension(args: &Args) -> anyhow::Result<Extension> {
+    let refused = |flag: &str, source: &str| {
+        let error = anyhow!(
+            "`{flag}` belongs to `--source {source}`\nhint: leave it out, or name that source"
+        );
+        Err(BadInput(error).into())
+    };
+    if args.source == "silent" {
+        if args.tree_bits.is_some() {
+            return refused("--tree-bits", "softspoken");
+        }
+        let set = args.lpn_set.as_deref().and_then(LpnSet::named);
+        return Ok(Extension::Silent(set.unwrap_or(LpnSet::B11)));
+    }
+    if args.lpn_set.is_some() {
+        return refused("--lpn-set", "silent");
+    }
+    Ok(Extension::SoftSpoken(match args.tree_bits.as_deref() {
+        Some("2") => GroupBits::Two,
+        Some("8") => GroupBits::Eight,
+        _ => GroupBits::Four,
+    }))
+}
+
 /// Prints one line per protocol.
 ///
 /// # Errors
@@ -174,11 +212,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         Radix::Four
     };
-    let k = match args.tree_bits.as_str() {
-        "2" => GroupBits::Two,
-        "8" => GroupBits::Eight,
-        _ => GroupBits::Four,
-    };
+    let extension = extension(args)?;
     let rows = chosen(&args.names, radix)?;
     if let Some(folder) = &args.dump {
         fs::create_dir_all(folder)
@@ -205,14 +239,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut setup = 0;
     for row in &rows {
         let inputs = row.task.inputs(args.n as usize);
-        let measured = measure(row, &inputs, k)?;
+        let measured = measure(row, &inputs, extension)?;
         sound &= measured.mismatches == 0;
         setup = measured.seen[0].traffic[0].bytes();
         if let Some(folder) = &args.dump {
             dump(folder, row, &inputs, &measured.outputs)?;
         }
         if args.json {
-            println!("{}", line(row, args, &measured));
+            println!("{}", line(row, args, extension, &measured));
         } else {
             table.row(cells(row, &measured));
         }
@@ -220,8 +254,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !args.json {
         println!("{}", table.markdown());
         println!(
-            "\n{} instances each; bytes in both directions per instance; set-up {setup} bytes \
-             once per session\nsecure outputs and the integer programs': {}",
+            "\n{} instances each; {extension}; bytes in both directions per instance; set-up \
+             {setup} bytes once per session\nsecure outputs and the integer programs': {}",
             args.n,
             if sound { "equal" } else { "DIFFERENT" }
         );
@@ -233,7 +267,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn line(row: &Row, args: &Args, measured: &Measured) -> serde_json::Value {
+fn line(row: &Row, args: &Args, made_by: Extension, measured: &Measured) -> serde_json::Value {
+    let (source, lpn_set) = match made_by {
+        Extension::SoftSpoken(k) => (format!("softspoken-{}", k as u8), None),
+        Extension::Silent(set) => ("silent".to_string(), Some(set.name())),
+    };
     let [extension, offline, online] = [1, 2, 3].map(|phase| measured.bytes(phase));
     let traffic = &measured.seen[0].traffic;
     json!({
@@ -242,7 +280,7 @@ fn line(row: &Row, args: &Args, measured: &Measured) -> serde_json::Value {
         "online_bytes_per_instance": online,
         "offline_bytes_per_instance": offline,
         "extension_bytes_per_instance": extension,
-        "lpn_set": null, "source": format!("softspoken-{}", args.tree_bits),
+        "lpn_set": lpn_set, "source": source,
         "radix": args.radix.parse::<u32>().ok(),
         "setup_bytes": traffic[0].bytes(),
         "rounds": traffic[3].rounds, "offline_rounds": traffic[2].rounds,
@@ -263,7 +301,7 @@ fn cells(row: &Row, measured: &Measured) -> Vec<String> {
         format!("{:.1}", extension + offline + online),
         format!("{online:.2}"),
         format!("{offline:.2}"),
-        format!("{extension:.1}"),
+        format!("{extension:.2}"),
         format!("{:.1}", row.sci),
         traffic[3].rounds.to_string(),
         traffic[2].rounds.to_string(),
