@@ -4,6 +4,7 @@ mod answer;
 mod block;
 mod clock;
 mod headline;
+mod machine;
 mod ops;
 mod parties;
 mod plan;

@@ -8,7 +8,7 @@ mod report;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
-use marill_mpc::{Comparison, random_model::gaussian, spec::MAX_POSITIONS};
+use marill_mpc::{Comparison, spec::MAX_POSITIONS};
 use marill_numeric::Rounding;
 use marill_plan::{count::layer_cost, estimates};
 use serde_json::json;
@@ -187,13 +187,7 @@ fn plan(args: &Args) -> Plan {
 pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let plan = plan(args);
     let model = checked_model(args, &plan)?;
-    let spec = &model.public.spec;
-    let row = |k: usize, n: usize| {
-        spec.encode(&gaussian(k as u64, "boundary", n * spec.hidden_size, 1.0))
-    };
-    let inputs = (0..plan.steps())
-        .map(|k| row(k, if k == 0 { plan.prompt } else { 1 }))
-        .collect::<Result<Vec<_>, _>>()?;
+    let inputs = model.inputs(&plan)?;
     let (expected, max_abs_error) = references(&model, &inputs, &plan)?;
     let wiring = wiring(args, &model, &plan)?;
     let comparison = wiring.comparison;

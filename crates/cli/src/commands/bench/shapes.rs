@@ -4,12 +4,13 @@ use std::{path::Path, sync::Arc};
 
 use marill_mpc::{
     Architecture, Pooling, PrivateForm, PrivateWeights, ProgramSpec, PublicWeights, Reveal,
-    random_model::{AffineModel, random_weights},
+    random_model::{AffineModel, gaussian, random_weights},
 };
 use marill_numeric::{NumericSpec, Rounding};
 use marill_partition::Partition;
 use serde::{Deserialize, Serialize};
 
+use super::plan::Plan;
 use crate::output::failure::BadInput;
 
 /// Names that `--arch` knows, beside a partition's folder.
@@ -20,6 +21,21 @@ pub struct Model {
     pub name: String,
     pub public: Arc<PublicWeights>,
     pub private: Arc<PrivateWeights>,
+}
+
+impl Model {
+    /// Random activations of every step.
+    ///
+    /// # Errors
+    /// None of them is out of range.
+    pub fn inputs(&self, plan: &Plan) -> anyhow::Result<Vec<Vec<u64>>> {
+        let spec = &self.public.spec;
+        let rows = (0..plan.steps()).map(|k| {
+            let values = plan.rows(k) * spec.hidden_size;
+            spec.encode(&gaussian(k as u64, "boundary", values, 1.0))
+        });
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
 }
 
 /// In which form a shape is evaluated.

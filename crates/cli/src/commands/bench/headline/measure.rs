@@ -1,10 +1,8 @@
 //! One cell: the parties as processes, the client's public layers, everything checked against the
 //! twin and the tally.
 
-use std::fs;
-
 use anyhow::ensure;
-use marill_mpc::{Comparison, Twin, cost::Cost, random_model::gaussian};
+use marill_mpc::{Comparison, Twin, cost::Cost};
 use marill_plan::{Setting, count::counted};
 
 use super::{
@@ -14,6 +12,7 @@ use super::{
     prefix,
 };
 use crate::commands::bench::{
+    machine,
     plan::Plan,
     processes::{self, Products},
     shapes::{Model, model},
@@ -33,9 +32,9 @@ pub fn measure(key: &Key, form: &ModelForm) -> anyhow::Result<Cell> {
     };
     let shape = form.session_shape(key.weights, plan.positions().next_multiple_of(16) + 16);
     let stages = form.stages(key.weights, key.step, form.private_ends())?;
-    let load_before = load();
+    let load_before = machine::load();
     let model = model(SHAPE, shape)?;
-    let inputs = inputs(&model, &plan)?;
+    let inputs = model.inputs(&plan)?;
     let run = processes::Run {
         arch: SHAPE,
         form: shape,
@@ -71,29 +70,14 @@ pub fn measure(key: &Key, form: &ModelForm) -> anyhow::Result<Cell> {
         e1_to_e0_bytes: cost.e1_to_e0_bytes,
         dealer_to_e1_bytes: cost.dealer_to_e1_bytes,
         tokens,
-        load: [load_before, load()],
-        machine: machine(),
-        profile: if cfg!(debug_assertions) {
-            "dev"
-        } else {
-            "release"
-        }
-        .into(),
+        load: [load_before, machine::load()],
+        machine: machine::name(),
+        profile: machine::PROFILE.into(),
     };
     Ok(Cell {
         key: key.clone(),
         measured,
     })
-}
-
-/// Random activations of every step.
-fn inputs(model: &Model, plan: &Plan) -> anyhow::Result<Vec<Vec<u64>>> {
-    let spec = &model.public.spec;
-    let rows = (0..plan.steps()).map(|k| {
-        let values = plan.rows(k) * spec.hidden_size;
-        spec.encode(&gaussian(k as u64, "boundary", values, 1.0))
-    });
-    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// That the measured steps cost what is counted.
@@ -122,22 +106,4 @@ fn check(model: &Model, inputs: &[Vec<u64>], tokens: &[u32]) -> anyhow::Result<(
         ensure!(expected == *token, "token {k} is not the twin's");
     }
     Ok(())
-}
-
-/// Load average of the last minute, where the system says it.
-fn load() -> Option<f64> {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let first = text.split_whitespace().next();
-    first?.parse().ok()
-}
-
-/// The processor and how many of it.
-fn machine() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = text
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let name = name.map_or("unknown", |name| name.trim_start_matches(['\t', ' ', ':']));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{cores} x {name}")
 }
