@@ -45,22 +45,10 @@ pub(crate) fn choose(
     let layers = recipe.freeze.layers..config.num_hidden_layers;
     let candidates = Candidates::of(heads, config)?;
     check_kept(heads, &layers)?;
-    let measures = heads.is_measured();
-    if !measures && heads.keep_layers.is_empty() {
-        let groups = candidates.only();
-        let groups = vec![groups; layers.len()];
-        return Ok((Some(transform(heads, config, groups)), Vec::new()));
+    if !heads.is_measured() {
+        return Ok((any(recipe, config)?, Vec::new()));
     }
-    let choices = if measures {
-        measured(recipe, base, samples, heads, &candidates)?
-    } else {
-        let choice = || Choice {
-            groups: candidates.only(),
-            scales: vec![scale(heads, config); config.num_attention_heads],
-            error: 0.0,
-        };
-        layers.clone().map(|_| choice()).collect()
-    };
+    let choices = measured(recipe, base, samples, heads, &candidates)?;
     let kept = kept(heads, &layers, &choices);
     let errors = layers
         .clone()
@@ -70,15 +58,36 @@ pub(crate) fn choose(
             error: choice.error,
             kept: kept.contains(&layer),
         });
-    let errors = if measures {
-        errors.collect()
-    } else {
-        Vec::new()
-    };
+    let errors = errors.collect();
     Ok((
         Some(settled(heads, config, &layers, choices, &kept)),
         errors,
     ))
+}
+
+/// As [`choose`] without a row of data: what a recipe measures is taken as it comes. Each layer has
+/// as many softmaxes as it will have, but for which layers stay whole.
+///
+/// # Errors
+/// As [`choose`].
+pub(crate) fn any(
+    recipe: &Recipe,
+    config: &LlamaConfig,
+) -> Result<Option<HeadTransform>, TrainError> {
+    let Some(heads) = recipe.heads.as_ref().filter(|heads| heads.merge > 1) else {
+        return Ok(None);
+    };
+    let layers = recipe.freeze.layers..config.num_hidden_layers;
+    let candidates = Candidates::of(heads, config)?;
+    check_kept(heads, &layers)?;
+    let choice = || Choice {
+        groups: candidates.only(),
+        scales: vec![scale(heads, config); config.num_attention_heads],
+        error: 0.0,
+    };
+    let choices: Vec<Choice> = layers.clone().map(|_| choice()).collect();
+    let kept = kept(heads, &layers, &choices);
+    Ok(Some(settled(heads, config, &layers, choices, &kept)))
 }
 
 /// Checks that a run of so many steps trains the model that it exports.
@@ -241,7 +250,7 @@ impl Candidates {
         })
     }
 
-    /// The one that there is.
+    /// The one that there is, or the first one.
     fn only(&self) -> Vec<Vec<usize>> {
         match self {
             Self::Groupings(all) => all[0].clone(),

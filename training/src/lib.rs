@@ -39,3 +39,4 @@ pub use rng::Rng;
 pub use samples::{Sample, end_token, prompt_text, prompt_tokens, some_rows};
 pub use scratch::{CHATML, SPECIAL_TOKENS, train_tokenizer};
 pub use teacher::train;
+pub use transforms::shape_of;

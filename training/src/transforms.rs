@@ -1,10 +1,10 @@
 //! What a recipe changes about an architecture.
 
-use marill_model::{HeadTransform, LoraConfig, ModelConfig, Transforms};
+use marill_model::{Architecture, HeadTransform, LoraConfig, ModelConfig, Transforms};
 use marill_numeric::{Approximations, SoftmaxForm, approx::DEFAULT_BOUND};
 use marill_recipe::Recipe;
 
-use crate::TrainError;
+use crate::{TrainError, heads};
 
 /// With the bound written out: a partition must not depend on a version's default.
 fn resolved(approx: Approximations) -> Approximations {
@@ -46,6 +46,20 @@ pub(crate) fn transforms_with(
         lora: transforms.lora.map(LoraConfig::in_one_form),
         ..transforms
     })
+}
+
+/// What a recipe changes about an architecture, as far as its secure cost depends on it. No data is
+/// read, so groups that the recipe measures, and which layers stay whole, are any that there can
+/// be.
+///
+/// # Errors
+/// [`TrainError::Setting`] and [`TrainError::Model`] for what does not fit the model.
+pub fn shape_of(recipe: &Recipe, config: &Architecture) -> Result<Transforms, TrainError> {
+    let heads = match &recipe.heads {
+        Some(_) => heads::any(recipe, config.llama()?)?,
+        None => None,
+    };
+    transforms_with(recipe, config, heads)
 }
 
 /// No rank is above the smaller side of its matrix.

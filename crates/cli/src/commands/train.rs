@@ -1,6 +1,7 @@
 //! `marill train`: runs a recipe, then exports the partition.
 
 mod dry_run;
+pub mod program;
 
 use std::{
     path::{Path, PathBuf},

@@ -3,16 +3,14 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use marill_model::{Checkpoint, LoraConfig, Transforms};
-use marill_mpc::{MaskedAdapter, PrivateForm, tally_decode, tally_prefill};
-use marill_partition::program_spec;
+use marill_mpc::{MaskedAdapter, tally_decode, tally_prefill};
 use marill_recipe::{Init, Recipe};
 use marill_report::{bytes, count};
 use marill_training::{DryRun, TrainOptions, dry_run};
 use serde_json::{Value, json};
 
-use crate::{
-    args::base_model::Search, commands::export::write::numbers_of, output::failure::BadInput,
-};
+use super::program::program_of;
+use crate::{args::base_model::Search, output::failure::BadInput};
 
 /// Model card, identifiers and the heads of files in an exported folder.
 const CARD_BYTES: u64 = 4 << 10;
@@ -135,10 +133,7 @@ fn secure_cost(
         None => Search::default().base(recipe, &options.recipe_dir)?,
     };
     let base = Checkpoint::open_ignoring(&path, &recipe.model.ignore)?;
-    let mut spec = program_spec(&base.config, transforms, numbers_of(recipe)?)?;
-    if recipe.lora.is_none() {
-        spec.private = PrivateForm::FullRank;
-    }
+    let spec = program_of(recipe, &base.config, transforms)?;
     let decode = tally_decode(&spec, KEYS.min(spec.max_positions - 1))?;
     let prefill = tally_prefill(&spec, spec.bucket(64.min(spec.max_positions)))?;
     // A manifest is what describes the split, mostly.
