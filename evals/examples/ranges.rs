@@ -193,6 +193,7 @@ fn plot_of(seen: &BTreeMap<&str, Seen>, arguments: &[String]) -> LinePlot {
         Some(Series {
             name: (*about).into(),
             points: points.collect(),
+            dots: Vec::new(),
         })
     });
     let largest = |ending: &str| {

@@ -206,6 +206,7 @@ pub(crate) fn plot(dir: &Path, history: &[Progress]) -> Result<(), TrainError> {
     let mut series = vec![Series {
         name: "training".into(),
         points: history.iter().map(|p| (p.step as f64, p.loss)).collect(),
+        dots: Vec::new(),
     }];
     let measured: Vec<(f64, f64)> = history
         .iter()
@@ -215,6 +216,7 @@ pub(crate) fn plot(dir: &Path, history: &[Progress]) -> Result<(), TrainError> {
         series.push(Series {
             name: "validation".into(),
             points: measured,
+            dots: Vec::new(),
         });
     }
     let plot = LinePlot {

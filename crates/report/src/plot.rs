@@ -33,7 +33,10 @@ pub enum PlotError {
 #[derive(Debug, Clone)]
 pub struct Series {
     pub name: String,
+    /// Joined by a line.
     pub points: Vec<(f64, f64)>,
+    /// Drawn by themselves.
+    pub dots: Vec<(f64, f64)>,
 }
 
 /// A plot of one or more lines over a shared horizontal axis.
@@ -73,7 +76,7 @@ impl LinePlot {
             } else {
                 series.name.clone()
             };
-            for (x, y) in &series.points {
+            for (x, y) in series.points.iter().chain(&series.dots) {
                 let _ = writeln!(text, "{name},{x},{y}");
             }
         }
@@ -108,7 +111,7 @@ impl LinePlot {
         let mut points = self
             .series
             .iter()
-            .flat_map(|s| &s.points)
+            .flat_map(|s| s.points.iter().chain(&s.dots))
             .filter(|(x, y)| x.is_finite() && y.is_finite())
             .peekable();
         points.peek()?;
@@ -203,6 +206,15 @@ fn draw_series(svg: &mut String, series: &Series, color: &str, x: &Axis, y: &Axi
         "<path d=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"1.8\"/>",
         path.trim_end()
     );
+    let dots = series.dots.iter();
+    for (px, py) in dots.filter(|(x, y)| x.is_finite() && y.is_finite()) {
+        let _ = writeln!(
+            svg,
+            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{color}\"/>",
+            x.place(*px),
+            y.place(*py)
+        );
+    }
 }
 
 /// A linear map from values to places on the page, with round tick steps.
@@ -271,6 +283,7 @@ mod tests {
             series: vec![Series {
                 name: "train".into(),
                 points,
+                dots: Vec::new(),
             }],
         }
     }
