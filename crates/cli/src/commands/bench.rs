@@ -2,6 +2,7 @@
 
 mod answer;
 mod block;
+pub mod calibrate;
 mod clock;
 mod headline;
 mod machine;
@@ -22,7 +23,10 @@ pub struct Args {
     #[command(subcommand)]
     operations: Option<Operations>,
     /// A partition with its private part: an answer of real weights
-    #[arg(required_unless_present_any = ["arch"], conflicts_with = "arch")]
+    #[arg(
+        required_unless_present_any = ["arch", "calibrate", "check_calibration"],
+        conflicts_with = "arch"
+    )]
     dir: Option<PathBuf>,
     /// Tokens of the prompt, with DIR
     #[arg(
@@ -34,6 +38,8 @@ pub struct Args {
     prompt_tokens: u32,
     #[command(flatten)]
     block: block::Args,
+    #[command(flatten)]
+    calibrate: calibrate::Args,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
@@ -58,6 +64,9 @@ enum Operations {
 /// [`crate::output::failure::BadInput`] for a damaged partition, an unknown shape, or sizes that do
 /// not fit.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(done) = args.calibrate.run(args.json) {
+        return done;
+    }
     match (args.operations, args.dir) {
         (Some(Operations::Ops(ops)), _) => ops::run(&ops),
         (Some(Operations::Protocols(protocols)), _) => protocols::run(&protocols),

@@ -4,9 +4,9 @@
 
 mod cells;
 mod counts;
-mod forms;
+pub mod forms;
 mod measure;
-mod prefix;
+pub mod prefix;
 mod quality;
 mod report;
 

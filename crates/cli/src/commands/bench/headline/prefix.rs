@@ -6,6 +6,9 @@ use marill_mpc::random_model::gaussian;
 use super::forms::Step;
 use crate::commands::bench::clock::{Spent, alone};
 
+/// Weights of one layer.
+pub const WEIGHTS: usize = 2 * 576 * (576 + 192) + 3 * 576 * 1536;
+
 /// How often a step is timed: a token takes milliseconds.
 const TOKENS: usize = 8;
 
@@ -34,6 +37,25 @@ pub fn time(layers: usize, step: Step) -> anyhow::Result<Spent> {
             wall: spent.wall / per,
         })
     })?
+}
+
+/// What one weight of a public layer costs per row, by the difference of a few layers and many: the
+/// embedding is looked up. The least of several.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn seconds_per_weight(repeats: usize) -> anyhow::Result<f64> {
+    /// Many are more than caches hold.
+    const LAYERS: [usize; 2] = [2, 10];
+    let step = Step::Decode { keys: 113 };
+    let mut least = [f64::INFINITY; 2];
+    for _ in 0..repeats {
+        for (least, layers) in least.iter_mut().zip(LAYERS) {
+            *least = least.min(time(layers, step)?.wall);
+        }
+    }
+    let weights = WEIGHTS * (LAYERS[1] - LAYERS[0]);
+    Ok(((least[1] - least[0]) / weights as f64).max(0.0))
 }
 
 /// SmolLM2-135M's first layers with random weights.

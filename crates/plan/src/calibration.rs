@@ -1,0 +1,210 @@
+//! What a machine takes for the local part of a step: measured on a few shapes, kept as they were
+//! measured, and priced by amount of work.
+
+use marill_mpc::{Comparison, cost::Cost};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    fit::{dot, prices},
+    network::{Network, Setting},
+    work::{AMOUNTS, Work},
+};
+
+/// The version of the file.
+const VERSION: u32 = 1;
+
+/// Times of one machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    version: u32,
+    /// Processor and cores.
+    pub machine: String,
+    /// `release`, or `dev`.
+    pub profile: String,
+    /// Load averages of the last minute before and after.
+    pub load: [Option<f64>; 2],
+    /// Seconds per weight of the client's public layers, for one row.
+    pub prefix_seconds_per_weight: f64,
+    pub points: Vec<Point>,
+}
+
+/// A shape that was timed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Point {
+    /// As a person reads it.
+    pub shape: String,
+    pub setting: Setting,
+    pub comparison: Comparison,
+    pub work: Work,
+    /// The client's wait over loopback, the least of several.
+    pub seconds: f64,
+}
+
+/// How the parties work together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Side {
+    pub setting: Setting,
+    pub comparison: Comparison,
+}
+
+impl Side {
+    /// Every setting with every comparison protocol.
+    pub const ALL: [Self; 4] = [
+        Self::new(Setting::Dealer, Comparison::OneHot),
+        Self::new(Setting::Dealer, Comparison::Dcf),
+        Self::new(Setting::ThreeParties, Comparison::OneHot),
+        Self::new(Setting::ThreeParties, Comparison::Dcf),
+    ];
+
+    const fn new(setting: Setting, comparison: Comparison) -> Self {
+        Self {
+            setting,
+            comparison,
+        }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.setting.name(), self.comparison)
+    }
+}
+
+/// A file that is no calibration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CalibrationError {
+    #[error("it is no calibration: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("it is of version {0}, and this program reads {VERSION}")]
+    Version(u32),
+    #[error("it has no times of {0}")]
+    Missing(Side),
+}
+
+/// Prices of one way to work together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prices([f64; AMOUNTS]);
+
+/// What a step will take, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Time {
+    /// The client's public layers.
+    pub prefix: f64,
+    /// What the parties compute.
+    pub local: f64,
+    /// What they wait for the network.
+    pub waiting: f64,
+}
+
+impl Time {
+    #[must_use]
+    pub fn total(&self) -> f64 {
+        self.prefix + self.local + self.waiting
+    }
+}
+
+impl Calibration {
+    #[must_use]
+    pub fn new(
+        machine: String,
+        profile: String,
+        load: [Option<f64>; 2],
+        prefix_seconds_per_weight: f64,
+        points: Vec<Point>,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            machine,
+            profile,
+            load,
+            prefix_seconds_per_weight,
+            points,
+        }
+    }
+
+    /// # Errors
+    /// [`CalibrationError`] for anything but a calibration of this version that has every setting.
+    pub fn parse(text: &str) -> Result<Self, CalibrationError> {
+        let value: serde_json::Value = serde_json::from_str(text)?;
+        let version = value.get("version").and_then(serde_json::Value::as_u64);
+        match version {
+            Some(version) if version != u64::from(VERSION) => {
+                let version = u32::try_from(version).unwrap_or(u32::MAX);
+                return Err(CalibrationError::Version(version));
+            }
+            _ => {}
+        }
+        let found: Self = serde_json::from_value(value)?;
+        for side in Side::ALL {
+            found.prices(side)?;
+        }
+        Ok(found)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let text = serde_json::to_string_pretty(self);
+        text.expect("texts and numbers serialize") + "\n"
+    }
+
+    fn of(&self, side: Side) -> impl Iterator<Item = &Point> {
+        let is = move |point: &&Point| {
+            (point.setting, point.comparison) == (side.setting, side.comparison)
+        };
+        self.points.iter().filter(is)
+    }
+
+    /// The prices of one way to work together.
+    ///
+    /// # Errors
+    /// [`CalibrationError::Missing`].
+    pub fn prices(&self, side: Side) -> Result<Prices, CalibrationError> {
+        let measured: Vec<_> = self
+            .of(side)
+            .map(|point| (point.work.amounts(), point.seconds))
+            .collect();
+        let found = prices(&measured).ok_or(CalibrationError::Missing(side))?;
+        Ok(Prices(found))
+    }
+
+    /// The largest deviation of a point from its prices, as a share of the point.
+    ///
+    /// # Errors
+    /// [`CalibrationError::Missing`].
+    pub fn deviation(&self, side: Side) -> Result<f64, CalibrationError> {
+        let prices = self.prices(side)?;
+        let of = |point: &Point| (prices.seconds(&point.work) / point.seconds - 1.0).abs();
+        Ok(self.of(side).map(of).fold(0.0, f64::max))
+    }
+
+    /// What a step takes: `public_weights` are those of the layers that the client runs in clear,
+    /// for one row.
+    ///
+    /// # Errors
+    /// [`CalibrationError::Missing`].
+    pub fn time(
+        &self,
+        side: Side,
+        network: Option<&Network>,
+        (work, cost): &(Work, Cost),
+        public_weights: usize,
+    ) -> Result<Time, CalibrationError> {
+        Ok(Time {
+            prefix: public_weights as f64 * self.prefix_seconds_per_weight,
+            local: self.prices(side)?.seconds(work),
+            waiting: network.map_or(0.0, |network| network.waiting(cost, side.setting)),
+        })
+    }
+}
+
+impl Prices {
+    /// Seconds of an amount of work.
+    #[must_use]
+    pub fn seconds(&self, work: &Work) -> f64 {
+        dot(&self.0, &work.amounts())
+    }
+}
