@@ -1,5 +1,6 @@
 //! One module per command: each has `Args` for clap and `run`.
 
+pub mod ablate;
 pub mod bench;
 pub mod chat;
 pub mod dealer;
@@ -12,6 +13,7 @@ pub mod generate;
 pub mod inspect;
 pub mod keys;
 pub mod party;
+pub mod plan;
 pub mod recipes;
 pub mod serve;
 pub mod state;

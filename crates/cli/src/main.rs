@@ -15,8 +15,8 @@ use marill_serving::wipe::{WipingAllocator, hold_secrets};
 
 use crate::{
     commands::{
-        bench, chat, dealer, demo, doctor, eval, export, gateway, generate, inspect, keys, party,
-        recipes, serve, state, train,
+        ablate, bench, chat, dealer, demo, doctor, eval, export, gateway, generate, inspect, keys,
+        party, plan, recipes, serve, state, train,
     },
     output::failure,
 };
@@ -43,6 +43,10 @@ struct Cli {
 enum Command {
     /// Fine-tune as a recipe says, then export the partition
     Train(train::Args),
+    /// Choose what to freeze and merge, and the setting, so that a token keeps within a budget
+    Plan(plan::Args),
+    /// Train a recipe's techniques alone and together, and set quality against secure cost
+    Ablate(ablate::Args),
     /// Split a fine-tuned model into public and private part
     Export(export::Args),
     /// What is in a partition, and what each party learns
@@ -92,6 +96,8 @@ impl Command {
             // Timed as they are served.
             Self::Generate(_) | Self::Bench(_) => true,
             Self::Train(_)
+            | Self::Plan(_)
+            | Self::Ablate(_)
             | Self::Export(_)
             | Self::Inspect(_)
             | Self::Keys(_)
@@ -129,6 +135,8 @@ fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Train(args) => train::run(args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Ablate(args) => ablate::run(&args),
         Command::Export(args) => export::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Serve(args) => serve::run(args),

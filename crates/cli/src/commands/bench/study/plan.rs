@@ -31,7 +31,7 @@ pub struct Plan {
 pub struct TaskPlan {
     /// Of `marill eval`.
     pub name: String,
-    /// A recipe inside the program.
+    /// A recipe inside the program, or a file whose name ends in `.toml`.
     pub recipe: String,
     /// Rows of the training file, from the first on; a tenth of them is kept out of training for
     /// the loss that a rate is chosen by.
@@ -109,7 +109,9 @@ impl Plan {
         Ok(plan)
     }
 
-    fn check(&self) -> anyhow::Result<()> {
+    /// # Errors
+    /// Names that nothing in the plan has, and changes that no recipe allows.
+    pub fn check(&self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.arms.is_empty(), "it has no `[[arm]]`");
         let tasks = || self.tasks.iter().map(|task| task.name.as_str());
         unique("task", tasks())?;
@@ -190,11 +192,7 @@ impl Plan {
         rate: Option<f64>,
         seed: u64,
     ) -> anyhow::Result<Recipe> {
-        let (_, _, text) = RECIPES
-            .iter()
-            .find(|(name, ..)| *name == task.recipe)
-            .with_context(|| format!("there is no recipe `{}`", task.recipe))?;
-        let mut table: toml::Table = toml::from_str(text)?;
+        let mut table: toml::Table = toml::from_str(&recipe_text(&task.recipe)?)?;
         for removed in &arm.remove {
             table.remove(removed);
         }
@@ -219,6 +217,16 @@ impl Plan {
         let Expected { gain, stderr } = task.expect;
         2.0 * 1.96 * stderr * (2.0 / seeds.max(1) as f64).sqrt() / gain.abs()
     }
+}
+
+/// The text of a recipe inside the program, or of a file.
+fn recipe_text(name: &str) -> anyhow::Result<String> {
+    if name.ends_with(".toml") {
+        return std::fs::read_to_string(name).with_context(|| format!("cannot read `{name}`"));
+    }
+    let found = RECIPES.iter().find(|(known, ..)| *known == name);
+    let (_, _, text) = found.with_context(|| format!("there is no recipe `{name}`"))?;
+    Ok((*text).to_owned())
 }
 
 /// # Errors

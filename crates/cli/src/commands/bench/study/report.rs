@@ -37,6 +37,39 @@ pub fn markdown(study: &Study) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// What the runs of one task scored.
+pub struct TaskScores {
+    pub metric: &'static str,
+    pub rows: usize,
+    /// Of the base model and of the full fine-tune.
+    pub ends: [f64; 2],
+    /// Whether the full fine-tune beats the base beyond doubt: without a gain there is nothing to
+    /// recover.
+    pub has_gain: bool,
+    /// Score and recovery of each arm but the first; none where it was not run.
+    pub arms: Vec<Option<(f64, Interval)>>,
+}
+
+/// The scores of a task; none until its base model and a full fine-tune were run.
+///
+/// # Errors
+/// As [`markdown`].
+pub fn scores_of(study: &Study, task: &TaskPlan) -> anyhow::Result<Option<TaskScores>> {
+    let Some(runs) = Runs::task(study, task)? else {
+        return Ok(None);
+    };
+    let runs = [runs];
+    let recoveries = Recoveries::new(&runs);
+    let of = |model| Some((recoveries.score(0, model)?, recoveries.recovery(0, model)?));
+    Ok(Some(TaskScores {
+        metric: runs[0].measure.name(),
+        rows: runs[0].base.len(),
+        ends: recoveries.ends(0),
+        has_gain: recoveries.gain(0).excludes_zero(),
+        arms: (0..study.plan.arms.len() - 1).map(of).collect(),
+    }))
+}
+
 /// What to expect before anything is run, a line a task.
 pub fn expectations(plan: &Plan) -> String {
     let line = |task: &TaskPlan| {
@@ -137,7 +170,10 @@ fn best_base(study: &Study, task: &TaskPlan) -> anyhow::Result<Option<Scored>> {
 }
 
 /// The losses of the short runs, the chosen rates in bold.
-fn rates(study: &Study) -> anyhow::Result<String> {
+///
+/// # Errors
+/// A damaged cell.
+pub fn rates(study: &Study) -> anyhow::Result<String> {
     let plan = &study.plan;
     let mut table = Table::new(["task", "arm", "rate", "loss on rows kept out"]).right(&[2, 3]);
     for task in plan.tasks.iter().filter(|task| task.rates_of.is_none()) {
@@ -247,7 +283,10 @@ fn programs(study: &Study) -> anyhow::Result<Vec<String>> {
 }
 
 /// The steps without a cell.
-fn missing(study: &Study) -> anyhow::Result<Vec<String>> {
+///
+/// # Errors
+/// A damaged cell.
+pub fn missing(study: &Study) -> anyhow::Result<Vec<String>> {
     let mut missing = Vec::new();
     for step in study.steps()? {
         if study.cell(&step)?.is_none() {

@@ -116,6 +116,21 @@ impl Study {
         })
     }
 
+    /// Whether an arm was run with every seed of the first task.
+    ///
+    /// # Errors
+    /// A damaged cell; data that are not there.
+    pub fn has_all_seeds(&self, arm: usize) -> anyhow::Result<bool> {
+        let task = &self.plan.tasks[0];
+        let arm = &self.plan.arms[arm];
+        for &seed in &task.seeds {
+            if !self.is_done(&Step::Score { task, arm, seed })? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The cell of a step, where it was run.
     ///
     /// # Errors

@@ -1,0 +1,205 @@
+//! The forms that a recipe could take, each with its costs.
+
+use anyhow::Context;
+use marill_model::{Architecture, ModelConfig};
+use marill_mpc::ProgramSpec;
+use marill_plan::{
+    Side, Work,
+    choice::{Candidate, Priced},
+    curve::{Curve, Quality, Tables},
+};
+use marill_recipe::Recipe;
+
+use super::Ground;
+use crate::commands::train::program::shape_of_recipe;
+
+/// The recipe's tables that decide a form, beside the number of frozen layers.
+const TABLES: [&str; 3] = ["lora", "heads", "approx"];
+
+/// Forms of one recipe on one model.
+pub struct Candidates<'a> {
+    recipe: &'a Recipe,
+    config: &'a Architecture,
+    ground: &'a Ground,
+}
+
+impl<'a> Candidates<'a> {
+    pub fn new(recipe: &'a Recipe, config: &'a Architecture, ground: &'a Ground) -> Self {
+        Self {
+            recipe,
+            config,
+            ground,
+        }
+    }
+
+    /// What a curve knows something of: its families, from the least to the most frozen layers
+    /// that were measured.
+    ///
+    /// # Errors
+    /// Tables that no recipe has, and what counting reports.
+    pub fn on_curve(&self, curve: &Curve) -> anyhow::Result<Vec<Candidate>> {
+        let mut found = Vec::new();
+        for family in curve.families() {
+            for frozen in family.range() {
+                let Some(quality) = family.at(frozen) else {
+                    continue;
+                };
+                let tables = family.tables();
+                // With many frozen layers a family may ask for more whole layers than are left.
+                if let Some(spec) = self.spec(frozen, tables)? {
+                    found.push(self.priced(frozen, tables, &spec, Some(quality))?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Every number of frozen layers with the recipe's own tables; for the fewest that fit, every
+    /// number of layers whose heads stay as they are.
+    ///
+    /// # Errors
+    /// What counting reports.
+    pub fn by_cost(&self) -> anyhow::Result<Vec<Candidate>> {
+        let own = tables_of(self.recipe)?;
+        let changed = self.with_kept(&own, 0);
+        let mut found = Vec::new();
+        for frozen in 0..self.config.num_hidden_layers() {
+            if let Some(spec) = self.spec(frozen, &changed)? {
+                found.push(self.priced(frozen, &changed, &spec, None)?);
+            }
+        }
+        let budget = self.ground.budget;
+        let first = marill_plan::choice::choose(&found, budget, None);
+        let Some(marill_plan::choice::Outcome::Fits { choice, .. }) = first else {
+            return Ok(found);
+        };
+        let frozen = choice.form.frozen;
+        if self.recipe.heads.is_some() {
+            let layers = self.config.num_hidden_layers() - frozen;
+            let mut forms: Vec<Tables> = (1..layers).map(|n| self.with_kept(&own, n)).collect();
+            let mut whole = own.clone();
+            whole.remove("heads");
+            forms.push(whole);
+            for tables in forms {
+                if let Some(spec) = self.spec(frozen, &tables)? {
+                    found.push(self.priced(frozen, &tables, &spec, None)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The tables with so many layers whose heads stay as they are.
+    fn with_kept(&self, tables: &Tables, keep: usize) -> Tables {
+        let mut tables = tables.clone();
+        let heads = tables
+            .get_mut("heads")
+            .and_then(|heads| heads.as_object_mut());
+        if let Some(heads) = heads {
+            heads.remove("keep_layers");
+            heads.remove("keep");
+            if keep > 0 {
+                heads.insert("keep".into(), keep.into());
+            }
+        }
+        tables
+    }
+
+    /// The program; `None` where it leaves no layer to change.
+    fn spec(&self, frozen: usize, tables: &Tables) -> anyhow::Result<Option<ProgramSpec>> {
+        let recipe = with(self.recipe, frozen, tables)?;
+        let layers = self.config.num_hidden_layers().saturating_sub(frozen);
+        let heads = recipe.heads.as_ref();
+        if layers == 0 || heads.is_some_and(|heads| heads.keep >= layers) {
+            return Ok(None);
+        }
+        Ok(Some(shape_of_recipe(&recipe, self.config)?))
+    }
+
+    fn priced(
+        &self,
+        frozen: usize,
+        tables: &Tables,
+        spec: &ProgramSpec,
+        quality: Option<Quality>,
+    ) -> anyhow::Result<Candidate> {
+        let public = frozen * weights(self.config);
+        let settings = self
+            .ground
+            .sides
+            .iter()
+            .map(|&side| self.price(side, spec, public));
+        Ok(Candidate {
+            frozen,
+            tables: tables.clone(),
+            rank: (!spec.is_full_rank()).then_some(spec.lora_rank),
+            softmaxes: spec.head_groups.iter().map(Vec::len).collect(),
+            quality,
+            settings: settings.collect::<anyhow::Result<_>>()?,
+        })
+    }
+
+    fn price(&self, side: Side, spec: &ProgramSpec, public: usize) -> anyhow::Result<Priced> {
+        let amounts = Work::of(spec, side.comparison, self.ground.cached, 1)?;
+        let calibration = self.ground.calibration.as_ref();
+        let network = self.ground.network.as_ref();
+        let time = calibration.map(|found| found.time(side, network, &amounts, public));
+        Ok(Priced {
+            side,
+            cost: amounts.1,
+            time: time.transpose()?,
+        })
+    }
+}
+
+/// Weights of the maps of one layer.
+pub fn weights(config: &dyn ModelConfig) -> usize {
+    let shapes = config
+        .modules()
+        .iter()
+        .filter_map(|m| config.module_shape(m));
+    shapes.map(|[rows, cols]| rows * cols).sum()
+}
+
+/// The tables of a recipe that decide its form.
+///
+/// # Errors
+/// None that a recipe has is refused.
+pub fn tables_of(recipe: &Recipe) -> anyhow::Result<Tables> {
+    let mut all = serde_json::to_value(recipe)?;
+    let all = all.as_object_mut().context("a recipe is a table")?;
+    let of = |name: &&str| Some(((*name).to_owned(), all.remove(*name)?));
+    Ok(TABLES.iter().filter_map(of).collect())
+}
+
+/// The recipe in another form.
+fn with(recipe: &Recipe, frozen: usize, tables: &Tables) -> anyhow::Result<Recipe> {
+    let mut all = serde_json::to_value(recipe)?;
+    let all_tables = all.as_object_mut().context("a recipe is a table")?;
+    for name in TABLES {
+        all_tables.remove(name);
+    }
+    for (name, table) in tables {
+        all_tables.insert(name.clone(), table.clone());
+    }
+    let mut changed: Recipe = serde_json::from_value(all).context("a curve's tables")?;
+    changed.freeze.layers = frozen;
+    // Without a frozen layer and updates of low rank the embedding would be trained too, and could
+    // not stay public.
+    changed.freeze.embedding = frozen == 0 && changed.lora.is_none();
+    Ok(changed)
+}
+
+/// The recipe of a choice, with the rate that its quality was measured at.
+///
+/// # Errors
+/// Tables that no recipe has, or that do not go together.
+pub fn planned(recipe: &Recipe, form: &Candidate) -> anyhow::Result<Recipe> {
+    let mut planned = with(recipe, form.frozen, &form.tables)?;
+    if let Some(quality) = &form.quality {
+        planned.optimizer.learning_rate = quality.learning_rate;
+    }
+    // What reads it will check it; so does this.
+    let text = planned.to_toml();
+    Ok(Recipe::parse(&text, "the planned recipe", &[])?)
+}

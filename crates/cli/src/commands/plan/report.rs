@@ -1,0 +1,188 @@
+//! What a plan says.
+
+use marill_plan::{
+    choice::{Budget, Candidate, Outcome, Pick, Priced},
+    curve::Known,
+    words,
+};
+use marill_report::{Table, bytes};
+use serde_json::{Value, json};
+
+use super::Ground;
+
+/// The plan for a person.
+pub fn text(outcome: &Outcome<'_>, ground: &Ground) -> String {
+    let Outcome::Fits { choice, runner_up } = outcome else {
+        return String::new();
+    };
+    let mut text = format!("choice      {}\n", words::form(choice.form));
+    text += &format!("            {}\n", serving(choice.chosen));
+    if let Some(quality) = &choice.form.quality {
+        text += &format!("            {}\n", words::quality(quality));
+    }
+    match runner_up {
+        None => text += "runner-up   none: nothing else keeps the budget\n",
+        Some(next) => {
+            text += &format!("runner-up   {}\n", words::form(next.form));
+            text += &format!("            {}\n", serving(next.chosen));
+            if let Some(quality) = &next.form.quality {
+                text += &format!("            {}\n", words::quality(quality));
+            }
+            let why = words::why(choice, next, ground.budget);
+            text += &format!("            not chosen: {why}\n");
+        }
+    }
+    text += &format!("\n{}\n", settings(choice.form, ground.budget).markdown());
+    for note in notes(choice.form, ground) {
+        text += &format!("\nnote: {note}\n");
+    }
+    text
+}
+
+/// How it is served, and what a token takes.
+fn serving(of: &Priced) -> String {
+    let seconds = match of.time {
+        Some(time) => format!("{:.3} s/token, ", time.total()),
+        None => String::new(),
+    };
+    format!(
+        "setting {}, comparisons {}: {seconds}{} for the client, {} rounds",
+        of.side.setting.name(),
+        of.side.comparison,
+        bytes(of.client_bytes()),
+        of.cost.rounds
+    )
+}
+
+/// A form in every setting.
+fn settings(of: &Candidate, budget: Budget) -> Table {
+    let mut table = Table::new([
+        "setting",
+        "comparisons",
+        "public layers, s",
+        "parties, s",
+        "network, s",
+        "s/token",
+        "client",
+        "dealer to server",
+        "rounds",
+        "within the budget",
+    ])
+    .right(&[2, 3, 4, 5, 6, 7, 8]);
+    for priced in &of.settings {
+        let shown = |of: Option<f64>| of.map_or_else(|| "-".into(), |s| format!("{s:.3}"));
+        let time = priced.time;
+        let amount = budget.amount(priced);
+        table.row([
+            priced.side.setting.name().to_owned(),
+            priced.side.comparison.to_string(),
+            shown(time.map(|time| time.prefix)),
+            shown(time.map(|time| time.local)),
+            shown(time.map(|time| time.waiting)),
+            shown(time.map(|time| time.total())),
+            bytes(priced.client_bytes()),
+            bytes(priced.cost.dealer_to_e1_bytes),
+            priced.cost.rounds.to_string(),
+            match amount.is_some_and(|amount| budget.allows(amount)) {
+                true => "yes".into(),
+                false => "no".into(),
+            },
+        ]);
+    }
+    table
+}
+
+/// What a reader must know.
+fn notes(of: &Candidate, ground: &Ground) -> Vec<String> {
+    let mut notes = ground.notes.clone();
+    if let Some(quality) = &of.quality {
+        if let Known::Interpolated { .. } = quality.known {
+            notes.push("this form was not trained: its recovery lies on a line between two".into());
+        }
+        if ground
+            .quality
+            .is_some_and(|floor| quality.recovery.low < floor)
+        {
+            notes.push("the interval of its recovery begins below the quality asked for".into());
+        }
+        notes.push(format!(
+            "the recovery was measured after {} training tokens at a rate of {:e}",
+            quality.tokens, quality.learning_rate
+        ));
+    }
+    match &ground.calibration {
+        Some(found) => notes.push(format!(
+            "times are those of this calibration: {}, {} build",
+            found.machine, found.profile
+        )),
+        None => notes.push("no calibration, so no seconds: `marill bench --calibrate`".into()),
+    }
+    notes
+}
+
+/// Why nothing was chosen, and what comes nearest.
+pub fn refusal(outcome: &Outcome<'_>, ground: &Ground) -> String {
+    let (problem, nearest) = match outcome {
+        Outcome::Fits { .. } => return String::new(),
+        Outcome::TooDear(nearest) => {
+            let with = match ground.quality {
+                Some(floor) => format!(" with a recovery of at least {floor}"),
+                None => String::new(),
+            };
+            (format!("nothing{with} keeps {}", ground.budget), nearest)
+        }
+        Outcome::TooPoor(nearest) => {
+            let floor = ground.quality.unwrap_or_default();
+            let what = format!("the curve has nothing with a recovery of {floor}");
+            (what, nearest)
+        }
+    };
+    let mut text = format!("error: {problem} on network `{}`\n", ground.network_name);
+    text += &format!("\nhint: nearest is {},\n", words::form(nearest.form));
+    text += &format!("      {}\n", serving(nearest.chosen));
+    if let Some(quality) = &nearest.form.quality {
+        text += &format!("      {}\n", words::quality(quality));
+    }
+    for note in &ground.notes {
+        text += &format!("\nnote: {note}\n");
+    }
+    text
+}
+
+/// The plan for a program.
+pub fn json(outcome: &Outcome<'_>, ground: &Ground) -> Value {
+    let (fits, choice, runner_up, nearest) = match outcome {
+        Outcome::Fits { choice, runner_up } => (true, Some(choice), runner_up.as_ref(), None),
+        Outcome::TooDear(pick) | Outcome::TooPoor(pick) => (false, None, None, Some(pick)),
+    };
+    let form = choice.or(nearest).map(|pick| notes(pick.form, ground));
+    json!({
+        "budget": ground.budget.to_string(),
+        "network": ground.network_name,
+        "keys": ground.cached + 1,
+        "quality": ground.quality,
+        "curve": ground.curve.as_ref().map(|curve| &curve.task),
+        "fits": fits,
+        "choice": choice,
+        "runner_up": runner_up,
+        "why": choice.zip(runner_up).map(|(a, b)| words::why(a, b, ground.budget)),
+        "nearest": nearest,
+        "notes": form,
+    })
+}
+
+/// What stands above the recipe of a choice.
+pub fn comment(choice: &Pick<'_>, ground: &Ground) -> String {
+    let mut lines = vec![
+        format!(
+            "Planned by `marill plan` for {} on network `{}`:",
+            ground.budget, ground.network_name
+        ),
+        words::form(choice.form) + ",",
+        serving(choice.chosen) + ".",
+    ];
+    lines.extend(choice.form.quality.as_ref().map(words::quality));
+    lines.extend(ground.notes.iter().cloned());
+    let lines = lines.into_iter().map(|line| format!("# {line}\n"));
+    lines.collect::<String>() + "\n"
+}

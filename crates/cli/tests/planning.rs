@@ -1,0 +1,388 @@
+//! Planning on the embedded base: a budget, a curve, a calibration, an ablation that makes one.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use marill_testkit::processes::marill;
+use serde_json::{Value, json};
+
+fn recipes() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes")
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    marill()
+        .current_dir(dir)
+        .env("MARILL_SHARED", recipes())
+        .env("MARILL_CACHE", dir.join("cache"))
+        .env("XDG_CACHE_HOME", dir.join("cache"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn plan(dir: &Path, more: &[&str]) -> Output {
+    let recipe = recipes().join("demo.toml").display().to_string();
+    let mut args = vec!["plan", &recipe, "--json"];
+    args.extend(more);
+    run(dir, &args)
+}
+
+fn json_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(output)))
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn frozen(found: &Value) -> u64 {
+    found["choice"]["frozen"].as_u64().unwrap()
+}
+
+/// What the client sends and receives for a token of a choice, in MiB.
+fn mebibytes(found: &Value) -> f64 {
+    found["choice"]["chosen"]["client_bytes"].as_f64().unwrap() / 1_048_576.0
+}
+
+#[test]
+fn a_smaller_budget_freezes_more() {
+    let dir = folder();
+    let of = |budget: f64| {
+        let output = plan(dir.path(), &["--budget", &format!("{budget}MiB/token")]);
+        assert!(output.status.success(), "{}", said(&output));
+        json_of(&output)
+    };
+    let large = of(100.0);
+    assert_eq!(frozen(&large), 0);
+    // No budget calls for merged heads where everything fits.
+    assert_eq!(large["choice"]["softmaxes"], json!([6, 6, 6, 6, 6, 6]));
+    let notes = large["notes"].to_string();
+    assert!(notes.contains("the cost alone decides"), "{notes}");
+    // A form costs just what it says, so a budget of that keeps it, and less does not.
+    let same = of(mebibytes(&large));
+    assert_eq!(same["choice"]["softmaxes"], large["choice"]["softmaxes"]);
+    let less = of(mebibytes(&large) * 0.999);
+    assert_ne!(less["choice"]["softmaxes"], large["choice"]["softmaxes"]);
+    let half = of(mebibytes(&large) / 2.0);
+    assert!(frozen(&half) > 0, "{half:#}");
+    assert!(mebibytes(&half) <= mebibytes(&large) / 2.0);
+}
+
+#[test]
+fn an_impossible_budget_is_refused_with_the_nearest() {
+    let dir = folder();
+    let output = plan(dir.path(), &["--budget", "0.0001MiB/token"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = said(&output);
+    assert!(
+        text.contains("hint: nearest is 5 of 6 layers frozen"),
+        "{text}"
+    );
+    let found = json_of(&output);
+    assert_eq!(found["fits"], json!(false));
+    assert_eq!(found["nearest"]["frozen"], json!(5));
+}
+
+#[test]
+fn seconds_without_a_calibration_say_how_to_make_one() {
+    let dir = folder();
+    let output = plan(dir.path(), &["--budget", "0.5s/token"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = said(&output);
+    assert!(text.contains("hint: `marill bench --calibrate`"), "{text}");
+}
+
+/// A machine that takes a tenth of a millisecond a round, and nothing else.
+fn calibration(dir: &Path) -> String {
+    let mut points = Vec::new();
+    for setting in ["dealer", "3pc"] {
+        for comparison in ["one-hot", "dcf"] {
+            points.push(json!({
+                "shape": "made up", "setting": setting, "comparison": comparison,
+                "work": { "rounds": 100.0, "public_products": 0.0, "private_products": 0.0,
+                    "bytes": 0.0 },
+                "seconds": 0.01,
+            }));
+        }
+    }
+    let file = dir.join("calibration.json");
+    let text = json!({
+        "version": 1, "machine": "made up", "profile": "release", "load": [null, null],
+        "prefix_seconds_per_weight": 0.0, "points": points,
+    });
+    std::fs::write(&file, text.to_string()).unwrap();
+    file.display().to_string()
+}
+
+#[test]
+fn seconds_are_rounds_and_delay_of_the_network() {
+    let dir = folder();
+    let calibration = calibration(dir.path());
+    let of = |network: &str| {
+        let budget = ["--budget", "1000s/token", "--network", network];
+        let more = [&budget[..], &["--calibration", &calibration]].concat();
+        let output = plan(dir.path(), &more);
+        assert!(output.status.success(), "{}", said(&output));
+        json_of(&output)["choice"].clone()
+    };
+    let none = of("none");
+    let rounds = none["chosen"]["rounds"].as_f64().unwrap();
+    let local = none["chosen"]["seconds"]["local"].as_f64().unwrap();
+    // A hundred rounds take ten milliseconds, whatever the last bits.
+    assert!((local - rounds * 1e-4).abs() < 1e-9, "{none:#}");
+    assert_eq!(none["chosen"]["seconds"]["waiting"], json!(0.0));
+    // The quickest protocol over a slow link is the one of fewer rounds.
+    let wan = of("wan");
+    assert_eq!(wan["chosen"]["comparison"], json!("dcf"));
+    assert_eq!(wan["chosen"]["setting"], json!("dealer"));
+}
+
+/// Points of the demo's base, of heads merged and not.
+fn curve(dir: &Path, task: &str) -> String {
+    let lora = json!({ "rank": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] });
+    let heads = json!({ "merge": 2, "grouping": "strided", "allow_kv_collapse": false });
+    let point = |arm: &str, frozen: usize, tables: Value, value: f64| {
+        json!({
+            "arm": arm, "frozen": frozen, "tables": tables, "learning_rate": 0.004,
+            "tokens": 1000, "cells": [],
+            "recovery": { "value": value, "low": value - 0.1, "high": value + 0.1 },
+        })
+    };
+    let merged = json!({ "lora": lora, "heads": heads });
+    let points = [
+        point("low", 1, json!({ "lora": lora }), 1.0),
+        point("high", 5, json!({ "lora": lora }), 0.6),
+        point("merged", 3, merged, 0.75),
+    ];
+    let file = dir.join(format!("{task}.json"));
+    let text = json!({
+        "version": 1, "task": task, "base_model": "base", "layers": 6, "metric": "acc",
+        "rows": 30, "seeds": 1, "points": points,
+    });
+    std::fs::write(&file, text.to_string()).unwrap();
+    file.display().to_string()
+}
+
+#[test]
+fn a_curve_decides_and_its_interpolation_is_said() {
+    let dir = folder();
+    let curve = curve(dir.path(), "dolly4");
+    let of = |budget: f64, more: &[&str]| {
+        let budget = format!("{budget}MiB/token");
+        let all = [&["--budget", &budget, "--curve", &curve][..], more].concat();
+        plan(dir.path(), &all)
+    };
+    let best = json_of(&of(100.0, &[]));
+    assert_eq!(frozen(&best), 1);
+    assert_eq!(
+        best["choice"]["quality"]["known"]["measured"]["arm"],
+        json!("low")
+    );
+    // Just below it: the next number of frozen layers, which nobody has trained.
+    let output = of(mebibytes(&best) * 0.99, &["--out", "planned.toml"]);
+    let next = json_of(&output);
+    assert_eq!(frozen(&next), 2);
+    let known = &next["choice"]["quality"]["known"]["interpolated"]["between"];
+    assert_eq!(known, &json!([1, 5]));
+    let value = next["choice"]["quality"]["recovery"]["value"]
+        .as_f64()
+        .unwrap();
+    // A quarter of the way from 1.0 to 0.6, but for the last bits.
+    assert!((value - 0.9).abs() < 1e-9, "{next:#}");
+    assert!(
+        next["notes"].to_string().contains("was not trained"),
+        "{next:#}"
+    );
+    // The recipe is a valid one, with the rate that the curve knows.
+    let planned = std::fs::read_to_string(dir.path().join("planned.toml")).unwrap();
+    assert!(
+        planned.starts_with("# Planned by `marill plan`"),
+        "{planned}"
+    );
+    let table: toml::Table = toml::from_str(&planned).unwrap();
+    assert_eq!(table["freeze"]["layers"].as_integer(), Some(2));
+    assert_eq!(table["optimizer"]["learning_rate"].as_float(), Some(0.004));
+    assert!(!table.contains_key("heads"), "{planned}");
+    let valid = run(dir.path(), &["recipes", "validate", "planned.toml"]);
+    assert!(valid.status.success(), "{}", said(&valid));
+}
+
+#[test]
+fn nothing_beyond_the_measured_points_is_planned() {
+    let dir = folder();
+    let curve = curve(dir.path(), "dolly4");
+    let output = plan(
+        dir.path(),
+        &[
+            "--budget",
+            "100MiB/token",
+            "--curve",
+            &curve,
+            "--quality",
+            "1.05",
+        ],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let text = said(&output);
+    assert!(text.contains("nothing with a recovery of 1.05"), "{text}");
+    // Fewer frozen layers than one were not measured.
+    assert_eq!(json_of(&output)["nearest"]["frozen"], json!(1));
+}
+
+#[test]
+fn a_curve_of_another_task_is_used_only_by_name() {
+    let dir = folder();
+    let other = curve(dir.path(), "another");
+    let task = [
+        "--set",
+        "eval.tasks=[\"dolly4\"]",
+        "--budget",
+        "100MiB/token",
+    ];
+    let named = plan(dir.path(), &[&task[..], &["--curve", &other]].concat());
+    let notes = json_of(&named)["notes"].to_string();
+    assert!(
+        notes.contains("the curve is of `another`, not of the task `dolly4`"),
+        "{notes}"
+    );
+    let unnamed = json_of(&plan(dir.path(), &task));
+    assert_eq!(unnamed["curve"], Value::Null);
+    assert_eq!(unnamed["choice"]["quality"], Value::Null);
+    let asked = plan(dir.path(), &[&task[..], &["--quality", "0.9"]].concat());
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(
+        said(&asked).contains("`--quality` needs a curve"),
+        "{}",
+        said(&asked)
+    );
+}
+
+const PLAN: &str = r#"
+tokens = 4000
+rate_tokens = 800
+[[task]]
+name = "dolly4"
+recipe = "demo"
+train_rows = 200
+rows = 80
+shots = [0]
+seeds = [1]
+expect = { gain = 0.5, stderr = 0.05 }
+[[rates]]
+name = "full"
+arm = "full"
+values = [2e-3]
+[[rates]]
+name = "lora"
+arm = "plain"
+values = [2e-3]
+[[arm]]
+name = "full"
+about = "every layer"
+rates = "full"
+remove = ["lora", "heads", "distill"]
+set = ["freeze.layers=0", "freeze.embedding=true"]
+[[arm]]
+name = "plain"
+about = "the recipe"
+rates = "lora"
+"#;
+
+fn ablate(dir: &Path, more: &[&str]) -> Output {
+    std::fs::write(dir.join("plan.toml"), PLAN).unwrap();
+    let mut args = vec!["ablate", "demo", "--plan", "plan.toml", "--cells", "cells"];
+    args.extend(["--runs", "runs", "--no-progress"]);
+    args.extend(more);
+    run(dir, &args)
+}
+
+#[test]
+fn an_ablation_that_was_not_run_says_so() {
+    let dir = folder();
+    let output = ablate(dir.path(), &["--minutes", "0"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        text.contains("Not run: dolly4 full at rate 2e-3;"),
+        "{text}"
+    );
+    assert!(text.contains("not run"), "{text}");
+    // Costs need no run: seconds in every setting are there.
+    assert!(text.contains("s, 3pc dcf"), "{text}");
+    let refused = ablate(dir.path(), &["--minutes", "0", "--curve", "curve.json"]);
+    assert!(
+        said(&refused).contains("were not run"),
+        "{}",
+        said(&refused)
+    );
+    assert!(!dir.path().join("curve.json").exists());
+    let unknown = run(dir.path(), &["ablate", "agnews", "--minutes", "0"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(
+        said(&unknown).contains("agnews-smollm2"),
+        "{}",
+        said(&unknown)
+    );
+}
+
+#[test]
+fn an_ablation_makes_the_curve_that_a_plan_reads() {
+    let dir = folder();
+    let first = ablate(dir.path(), &["--curve", "curve.json", "--plot", "plot.svg"]);
+    assert!(first.status.success(), "{}", said(&first));
+    // Two rates, the base, and 10 arms: the sweep of a base of 6 layers is 2, 3 (the recipe), 4, 5,
+    // and one of two heads cannot be left of three.
+    assert!(
+        said(&first).contains("13 cells run, 0 left"),
+        "{}",
+        said(&first)
+    );
+    let note = "note: `freeze+prune` is left out";
+    assert!(said(&first).contains(note), "{}", said(&first));
+    let text = String::from_utf8_lossy(&first.stdout).into_owned();
+    assert!(!text.contains("not run"), "{text}");
+    let curve = std::fs::read_to_string(dir.path().join("curve.json")).unwrap();
+    let curve: Value = serde_json::from_str(&curve).unwrap();
+    assert_eq!(curve["points"].as_array().unwrap().len(), 10);
+    let svg = std::fs::read_to_string(dir.path().join("plot.svg")).unwrap();
+    assert!(
+        svg.contains("<circle") && svg.contains("dealer, wan"),
+        "{svg}"
+    );
+
+    let second = ablate(dir.path(), &[]);
+    assert!(
+        said(&second).contains("0 cells run, 0 left"),
+        "{}",
+        said(&second)
+    );
+    // The headline's arms are the same cells.
+    let args = [
+        "bench",
+        "headline",
+        "--quality",
+        "--plan",
+        "plan.toml",
+        "--cells",
+        "cells",
+    ];
+    let headline = run(dir.path(), &[&args[..], &["--minutes", "0"]].concat());
+    assert!(
+        said(&headline).contains("0 cells run, 0 left"),
+        "{}",
+        said(&headline)
+    );
+
+    let budget = ["--budget", "100MiB/token", "--curve", "curve.json"];
+    let planned = plan(dir.path(), &budget);
+    assert!(planned.status.success(), "{}", said(&planned));
+    assert!(json_of(&planned)["choice"]["quality"]["recovery"]["value"].is_number());
+}
