@@ -86,11 +86,6 @@ impl Direction {
     /// The next `n` transfers, at most a piece.
     fn take(&mut self, end: &mut End<'_>, n: usize) -> (u64, &[u128]) {
         let expansion = self.expansion.as_mut().expect("set up before");
-        if self.start + n > self.blocks.len() {
-            self.blocks.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
         while self.end - self.start < n {
             let leaves = self.set.leaves();
             if self.end + leaves > self.blocks.len() {

@@ -155,7 +155,72 @@ impl Expansion {
 
 #[cfg(test)]
 mod tests {
+    use marill_crypto::Seed;
+
     use super::*;
+
+    /// Both ends of some trees: blocks of the sender and of the chooser, and the chooser's seeds.
+    fn trees(set: LpnSet, count: usize, delta: u128) -> [Vec<u128>; 3] {
+        let mut prg = Prg::new(&Seed::from_bytes([3; 32]), "seeds");
+        let words = prg.words(2 * set.seeds());
+        let sent = words.chunks_exact(2);
+        let sent: Vec<u128> = sent
+            .map(|w| u128::from(w[1]) << 64 | u128::from(w[0]) & !1)
+            .collect();
+        let bits = prg.words(set.seeds());
+        let chosen = sent.iter().zip(bits);
+        let chosen: Vec<u128> = chosen
+            .map(|(q, bit)| q ^ (u128::from(bit & 1).wrapping_neg() & delta))
+            .collect();
+        let mut made = [vec![0; count * set.leaves()], vec![0; count * set.leaves()]];
+        let begin = |seeds: &[u128]| {
+            Expansion::new(set, Party::E0, &[5; 64], Zeroizing::new(seeds.to_vec()))
+        };
+        let mut sender = End::Sender {
+            delta,
+            roots: &mut prg,
+            message: Vec::new(),
+        };
+        begin(&sent).raw(&mut sender, &mut made[0]);
+        let message = sender.message().to_vec();
+        assert_eq!(message.len(), count * set.tree_bytes());
+        let mut chooser = End::Chooser { message: &message };
+        begin(&chosen).raw(&mut chooser, &mut made[1]);
+        let [sent, received] = made;
+        [sent, received, chosen]
+    }
+
+    /// Without it the chosen bits would be a linear function of the secret's, for all to solve.
+    #[test]
+    fn every_tree_has_one_wrong_bit_where_its_seeds_say() {
+        let set = LpnSet::B10;
+        let delta = 0x1234_5678_9abc_def0_u128 << 50 | 1;
+        let count = 40;
+        let [sent, received, seeds] = trees(set, count, delta);
+        let matrix = Keys::new(&[5; 64], set, Party::E0, 0).matrix;
+        let places = matrix.stream(0, 5 * count * set.leaves(), u64::MAX);
+        let mut wrong = Vec::new();
+        for (row, places) in places.chunks_exact(5).enumerate() {
+            let places = places.iter().flat_map(|w| [w & 0xffff, w >> 32 & 0xffff]);
+            let clean = places.fold(0, |sum, at| sum ^ seeds[at as usize] & 1);
+            let bit = received[row] & 1;
+            assert_eq!(received[row] ^ sent[row], bit.wrapping_neg() & delta);
+            if bit != clean {
+                wrong.push(row);
+            }
+        }
+        let levels = seeds[set.secret()..].chunks_exact(set.depth());
+        let expected = levels.take(count).enumerate().map(|(tree, levels)| {
+            let path = levels
+                .iter()
+                .rev()
+                .fold(0, |path, t| path << 1 | !*t as usize & 1);
+            tree * set.leaves() + path
+        });
+        assert_eq!(wrong, expected.collect::<Vec<_>>());
+        // Forty places of random paths are not all the same.
+        assert!(wrong.iter().any(|row| row % set.leaves() != wrong[0]));
+    }
 
     /// A matrix or a hash key that came twice would let two iterations be solved together.
     #[test]
