@@ -142,8 +142,8 @@ impl<C: Channel, S: Source> Session<C, S> {
         self.source.set_up(&mut self.link, directions)
     }
 
-    /// Makes material, in one round (two and more where there is a lot of it). Both parties ask for
-    /// the same.
+    /// Makes material, in one round: more where there is a lot of it, and two or three of set-up
+    /// before the first silent transfers of a direction. Both parties ask for the same.
     ///
     /// # Errors
     /// Those of [`Link`].

@@ -1,5 +1,5 @@
 //! Silent transfers per second of processor time, party by party; measured, not asserted. Run one
-//! at a time: `cargo test --release -p marill-ot --test speed -- --ignored --nocapture`.
+//! at a time: `cargo test -p marill-ot --test speed -- --ignored --nocapture`.
 
 use marill_ot::{
     BaseOts, Link, LpnSet, Party, Phase, Plan, Source,
