@@ -106,7 +106,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None => candidates.by_cost()?,
     };
     let outcome = choose(&forms, ground.budget, ground.quality);
-    let outcome = outcome.ok_or_else(|| BadInput(anyhow!("the recipe has no form to choose")))?;
+    let outcome = outcome.ok_or_else(|| {
+        let of = if ground.curve.is_some() {
+            "the curve has no point"
+        } else {
+            "the recipe has no form to choose"
+        };
+        BadInput(anyhow!(of))
+    })?;
     if args.json {
         println!("{:#}", report::json(&outcome, &ground));
     } else {
