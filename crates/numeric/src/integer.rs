@@ -35,6 +35,14 @@ pub const fn arithmetic_shift(x: u64, bits: u32, shift: u32) -> u64 {
     (sign_extend(x, bits) >> shift) as u64 & low_mask(bits)
 }
 
+/// `floor((x + added) / 2^shift)` of a signed value, modulo `2^to`.
+#[inline]
+#[must_use]
+pub const fn truncate_to(x: u64, from: u32, shift: u32, added: u64, to: u32) -> u64 {
+    let sum = sign_extend(x, from) as i128 + added as i128;
+    (sum >> shift) as u64 & low_mask(to)
+}
+
 /// `floor(relu(x) / 2^shift)`, in the same ring.
 #[inline]
 #[must_use]

@@ -15,7 +15,9 @@
 //! | XOR share of a bit to a ring; bit times value | [`ToRing`], [`Multiplex`] |
 //! | ReLU, and with a truncation in one | [`Relu`], [`ReluTruncate`] |
 //! | truncate and reduce, arithmetic shift | [`TruncateReduce`], [`Shift`] |
+//! | truncate, extend or reduce a value with room above it | [`Truncate`] |
 //! | products of secrets | [`Product`], [`CrossTerm`] |
+//! | sums of one party's vectors by the other's scalars | [`combinations`] |
 //! | tables by one-hot vectors | [`lookup`] |
 //!
 //! # Security
@@ -43,9 +45,11 @@ pub use self::{
     compare::{Equal, Greater, Msb, Radix},
     convert::{Multiplex, ToRing},
     cost::Cost,
-    product::{CrossTerm, Product},
+    product::{
+        Combination, Combine, CrossTerm, MAX_WIDTH, Product, combinations, combinations_cost,
+    },
     relu::{Relu, ReluTruncate},
-    truncate::{Shift, Sign, TruncateReduce, local_truncate_reduce},
+    truncate::{Shift, Sign, Truncate, TruncateReduce, local_truncate_reduce},
 };
 
 /// Result of a protocol.

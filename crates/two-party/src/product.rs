@@ -13,6 +13,8 @@
 //! # Security
 //! Nothing is sent but messages of correlated transfers ([`marill_ot::transfer`]).
 
+mod combination;
+
 use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
 use marill_ot::{
@@ -20,6 +22,7 @@ use marill_ot::{
     transfer::{Cot, Side, cot_needs, cots},
 };
 
+pub use self::combination::{Combination, Combine, MAX_WIDTH, combinations, combinations_cost};
 use crate::Cost;
 
 /// The transfers of one cross term at its sender.

@@ -15,10 +15,13 @@
 //! # Security
 //! A composition of comparison and conversion; nothing is opened.
 
+mod bounded;
+
 use marill_net::Channel;
 use marill_numeric::fixed::low_mask;
 use marill_ot::{Needs, OtError, Session, Source, transfer::together};
 
+pub use self::bounded::Truncate;
 use crate::{
     Cost, Greater, at_first,
     compare::{

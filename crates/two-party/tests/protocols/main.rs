@@ -1,6 +1,7 @@
 //! Every protocol equals its integer program, and sends what it declares: bytes by party, rounds as
 //! the longest chain of messages.
 
+mod bounded;
 mod tables;
 mod world;
 
