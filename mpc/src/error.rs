@@ -2,6 +2,7 @@
 
 use marill_net::NetError;
 use marill_numeric::NumericError;
+use marill_ot::OtError;
 
 /// What can go wrong while a program runs. Every variant says where; none says what a share was.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,10 @@ pub enum ProtocolError {
     Reveal { revealed: &'static str },
     #[error("the session compares with DCF, and the connection from the dealer to E0 is missing")]
     NoDcfKeys,
+    #[error("{0}")]
+    TwoParty(OtError),
+    #[error("{what} between two parties without a dealer are not supported")]
+    Unsupported { what: &'static str },
     #[error("the masked adapter does not belong to this model")]
     AdapterMismatch,
 }

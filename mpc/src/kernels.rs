@@ -5,6 +5,95 @@ use marill_numeric::ring;
 
 use crate::{engine::Attention, weights::Rope};
 
+/// The operations that are the same for every engine whose shares and wires are tensors.
+macro_rules! ring_tensor_operations {
+    () => {
+        type Share = RingTensor;
+        type Wire = RingTensor;
+
+        fn share(&mut self, wire: &RingTensor) -> RingTensor {
+            wire.clone()
+        }
+
+        fn rows(&self, share: &RingTensor) -> usize {
+            share.rows
+        }
+
+        fn cols(&self, share: &RingTensor) -> usize {
+            share.cols
+        }
+
+        fn add(&mut self, x: &RingTensor, y: &RingTensor) -> RingTensor {
+            x + y
+        }
+
+        fn sub(&mut self, x: &RingTensor, y: &RingTensor) -> RingTensor {
+            x - y
+        }
+
+        fn scale_columns(&mut self, x: &RingTensor, factors: &[u64]) -> RingTensor {
+            x.scaled_columns(factors)
+        }
+
+        fn scale_constant(&mut self, x: &RingTensor, constant: u64) -> RingTensor {
+            x.scaled(constant)
+        }
+
+        fn reshape(&mut self, x: &RingTensor, cols: usize) -> RingTensor {
+            x.clone().reshaped(cols)
+        }
+
+        fn shift_left(&mut self, x: &RingTensor, bits: u32) -> RingTensor {
+            x.shifted_left(bits)
+        }
+
+        fn concat(&mut self, parts: &[&RingTensor]) -> RingTensor {
+            RingTensor::side_by_side(parts)
+        }
+
+        fn columns(&mut self, x: &RingTensor, first: usize, count: usize) -> RingTensor {
+            x.columns(first, count)
+        }
+
+        fn wire_columns(&mut self, x: &RingTensor, first: usize, count: usize) -> RingTensor {
+            x.columns(first, count)
+        }
+
+        fn last_row(&mut self, x: &RingTensor) -> RingTensor {
+            x.last_row()
+        }
+
+        fn wire_last_row(&mut self, x: &RingTensor) -> RingTensor {
+            x.last_row()
+        }
+
+        fn append(&mut self, cache: &mut Option<RingTensor>, rows: &RingTensor) {
+            match cache {
+                None => *cache = Some(rows.clone()),
+                Some(cache) => cache.append(rows),
+            }
+        }
+
+        fn ragged_rsub(
+            &mut self,
+            x: &RingTensor,
+            scalar: &RingTensor,
+            lens: &[usize],
+        ) -> RingTensor {
+            let rows = crate::kernels::ragged(&x.data, lens).zip(&scalar.data);
+            let data = rows.flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v)));
+            RingTensor::new(1, x.data.len(), x.bits.min(scalar.bits), data.collect())
+        }
+
+        fn ragged_sum(&mut self, x: &RingTensor, lens: &[usize]) -> RingTensor {
+            let rows = crate::kernels::ragged(&x.data, lens);
+            let data = rows.map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)));
+            RingTensor::new(1, lens.len(), x.bits, data.collect())
+        }
+    };
+}
+pub(crate) use ring_tensor_operations;
+
 /// Rotates every head of every row; shared by all engines, since it is linear.
 pub(crate) fn rotate_rows(
     data: &[u64],

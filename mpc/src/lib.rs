@@ -9,6 +9,7 @@
 //! | [`RealTwin`] | what the integers approximate, in floats | `reference/real.rs` |
 //! | evaluators E0, E1 | additive shares and masked wires | `masked.rs` |
 //! | dealer | the masks of the wires; writes corrections | `masked.rs` |
+//! | E0, E1 without a dealer | additive shares, oblivious transfer | `two_party.rs` |
 //! | range | bounds; proves that nothing overflows | `reference/range.rs` |
 //! | tally | shapes; counts rounds and bytes | `masked.rs` |
 //!
@@ -46,6 +47,7 @@ pub mod sampling;
 pub mod session;
 pub mod spec;
 pub mod tally;
+pub mod two_party;
 pub mod weights;
 
 pub use marill_crypto::{HashKey, Seed};
@@ -64,6 +66,7 @@ pub use crate::{
     },
     spec::{Architecture, Pooling, PrivateForm, ProgramSpec, Reveal, SpecError},
     tally::{tally_by_label, tally_decode, tally_prefill, tally_step},
+    two_party::{TwoParty, tally_two_party},
     weights::{
         AffineLayerFloats, HeadFloats, LayerFloats, LoraFloats, MapFloats, MaskedAdapter,
         MatrixMasks, NormFloats, PrivateWeights, PublicWeights,

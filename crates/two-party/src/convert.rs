@@ -138,30 +138,16 @@ impl Multiplex {
         bit: &Bits,
         values: &[u64],
     ) -> Result<Vec<u64>, OtError> {
-        let mask = low_mask(self.bits);
-        // x·(1 - 2b), without a branch.
+        Ok(multiplexers(session, &[(*self, bit, values)])?.remove(0))
+    }
+
+    /// `x·(1 - 2b)`, without a branch.
+    fn signed(&self, bit: &Bits, values: &[u64]) -> Vec<u64> {
         let signed = values.iter().enumerate().map(|(i, value)| {
             let flip = bit.get(i).wrapping_neg();
-            ((value ^ flip).wrapping_sub(flip)) & mask
+            ((value ^ flip).wrapping_sub(flip)) & low_mask(self.bits)
         });
-        let signed: Vec<u64> = signed.collect();
-        let send = Cot {
-            bits: self.bits,
-            side: Side::Send(&signed),
-        };
-        let choose = Cot {
-            bits: self.bits,
-            side: Side::Choose(bit),
-        };
-        let list = at_first(session, [send, choose], [choose, send]);
-        let shares = cots(session, "multiplexer", &list)?;
-        let own = values.iter().enumerate();
-        let own = own.map(|(i, value)| value & bit.get(i).wrapping_neg());
-        let products = shares[0].iter().zip(&shares[1]);
-        let sums = own.zip(products);
-        Ok(sums
-            .map(|(own, (a, b))| own.wrapping_add(*a).wrapping_add(*b) & mask)
-            .collect())
+        signed.collect()
     }
 
     #[must_use]
@@ -179,4 +165,45 @@ impl Multiplex {
         cost.exchange([bits, bits]);
         cost
     }
+}
+
+/// [`Multiplex::run`] of each, all in one round.
+///
+/// # Errors
+/// Those of [`Session`].
+pub fn multiplexers<C: Channel, S: Source>(
+    session: &mut Session<C, S>,
+    list: &[(Multiplex, &Bits, &[u64])],
+) -> Result<Vec<Vec<u64>>, OtError> {
+    let signed = list
+        .iter()
+        .map(|(multiplex, bit, values)| multiplex.signed(bit, values));
+    let signed: Vec<Vec<u64>> = signed.collect();
+    let mut operations = Vec::with_capacity(2 * list.len());
+    for ((multiplex, bit, _), signed) in list.iter().zip(&signed) {
+        let bits = multiplex.bits;
+        let send = Cot {
+            bits,
+            side: Side::Send(signed),
+        };
+        let choose = Cot {
+            bits,
+            side: Side::Choose(bit),
+        };
+        operations.extend(at_first(session, [send, choose], [choose, send]));
+    }
+    let shares = cots(session, "multiplexer", &operations)?;
+    let results = list.iter().zip(shares.chunks_exact(2));
+    Ok(results
+        .map(|((multiplex, bit, values), products)| {
+            let own = values.iter().enumerate();
+            let own = own.map(|(i, value)| value & bit.get(i).wrapping_neg());
+            let products = products[0].iter().zip(&products[1]);
+            own.zip(products)
+                .map(|(own, (a, b))| {
+                    own.wrapping_add(*a).wrapping_add(*b) & low_mask(multiplex.bits)
+                })
+                .collect()
+        })
+        .collect())
 }

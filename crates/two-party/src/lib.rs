@@ -43,7 +43,7 @@ pub use marill_ot::{Bits, Needs, OtError, Party, Session};
 
 pub use self::{
     compare::{Equal, Greater, Msb, Radix},
-    convert::{Multiplex, ToRing},
+    convert::{Multiplex, ToRing, multiplexers},
     cost::Cost,
     product::{
         Combination, Combine, CrossTerm, MAX_WIDTH, Product, combinations, combinations_cost,

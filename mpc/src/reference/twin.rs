@@ -17,7 +17,8 @@ use crate::{
     engine::{Attention, Engine, Gate, Truncation},
     error::{ProtocolError, ProtocolResult},
     kernels::{
-        attention_scores, attention_values, head_scalar_index, ragged, rotate_rows, with_key_bias,
+        attention_scores, attention_values, head_scalar_index, ragged, ring_tensor_operations,
+        rotate_rows, with_key_bias,
     },
     reference::range::Headroom,
     sampling::{RANGE_BITS, gumbel, search},
@@ -181,8 +182,7 @@ impl PlaintextEngine {
 }
 
 impl Engine for PlaintextEngine {
-    type Share = RingTensor;
-    type Wire = RingTensor;
+    ring_tensor_operations!();
 
     fn enter_layer(&mut self, layer: Option<usize>) {
         self.layer = layer;
@@ -241,36 +241,12 @@ impl Engine for PlaintextEngine {
         Ok((wire, updates))
     }
 
-    fn share(&mut self, wire: &RingTensor) -> RingTensor {
-        wire.clone()
-    }
-
-    fn rows(&self, share: &RingTensor) -> usize {
-        share.rows
-    }
-
-    fn cols(&self, share: &RingTensor) -> usize {
-        share.cols
-    }
-
-    fn add(&mut self, x: &RingTensor, y: &RingTensor) -> RingTensor {
-        x + y
-    }
-
-    fn sub(&mut self, x: &RingTensor, y: &RingTensor) -> RingTensor {
-        x - y
-    }
-
     fn add_constant(&mut self, x: &RingTensor, constant: u64) -> RingTensor {
         x.plus(constant)
     }
 
     fn add_row(&mut self, x: &RingTensor, row: &[u64]) -> RingTensor {
         x.plus_row(row)
-    }
-
-    fn scale_columns(&mut self, x: &RingTensor, factors: &[u64]) -> RingTensor {
-        x.scaled_columns(factors)
     }
 
     fn add_private_row(&mut self, x: &RingTensor, map: MapId) -> RingTensor {
@@ -281,49 +257,10 @@ impl Engine for PlaintextEngine {
         }
     }
 
-    fn scale_constant(&mut self, x: &RingTensor, constant: u64) -> RingTensor {
-        x.scaled(constant)
-    }
-
-    fn reshape(&mut self, x: &RingTensor, cols: usize) -> RingTensor {
-        x.clone().reshaped(cols)
-    }
-
-    fn shift_left(&mut self, x: &RingTensor, bits: u32) -> RingTensor {
-        x.shifted_left(bits)
-    }
-
     fn linear(&mut self, matrix: &PublicMatrix, x: &RingTensor) -> RingTensor {
         // For scoring: the last map is the head, whose input's norm was left out.
         self.last_hidden.clone_from(&x.data);
         whole(x.rows, matrix.rows(), matrix.par_apply(&x.data))
-    }
-
-    fn concat(&mut self, parts: &[&RingTensor]) -> RingTensor {
-        RingTensor::side_by_side(parts)
-    }
-
-    fn columns(&mut self, x: &RingTensor, first: usize, count: usize) -> RingTensor {
-        x.columns(first, count)
-    }
-
-    fn wire_columns(&mut self, x: &RingTensor, first: usize, count: usize) -> RingTensor {
-        x.columns(first, count)
-    }
-
-    fn last_row(&mut self, x: &RingTensor) -> RingTensor {
-        x.last_row()
-    }
-
-    fn wire_last_row(&mut self, x: &RingTensor) -> RingTensor {
-        x.last_row()
-    }
-
-    fn append(&mut self, cache: &mut Option<RingTensor>, rows: &RingTensor) {
-        match cache {
-            None => *cache = Some(rows.clone()),
-            Some(cache) => cache.append(rows),
-        }
     }
 
     fn rotate(&mut self, x: &RingTensor, rope: &Rope, first_position: usize) -> RingTensor {
@@ -427,21 +364,6 @@ impl Engine for PlaintextEngine {
             .map(|row| row.iter().copied().max_by_key(|&v| v as i64).unwrap_or(0))
             .collect();
         Ok(whole(1, lens.len(), data))
-    }
-
-    fn ragged_rsub(&mut self, x: &RingTensor, scalar: &RingTensor, lens: &[usize]) -> RingTensor {
-        let rows = ragged(&x.data, lens).zip(&scalar.data);
-        let data = rows
-            .flat_map(|(row, s)| row.iter().map(move |v| s.wrapping_sub(*v)))
-            .collect();
-        whole(1, x.data.len(), data)
-    }
-
-    fn ragged_sum(&mut self, x: &RingTensor, lens: &[usize]) -> RingTensor {
-        let data = ragged(&x.data, lens)
-            .map(|row| row.iter().fold(0, |a: u64, &b| a.wrapping_add(b)))
-            .collect();
-        whole(1, lens.len(), data)
     }
 
     fn truncate(

@@ -1,0 +1,321 @@
+//! The protocols that the engine is made of, run with a peer or counted.
+//!
+//! Counting goes the same way over shares that are all zero: what is sent depends on shapes alone.
+
+use marill_net::Channel;
+use marill_ot::{Phase, Source, stock::Needs};
+use marill_two_party::{
+    Bits, Combine, Cost, Equal, Greater, Msb, Multiplex, OtError, Party, Product, Radix, Session,
+    ToRing, Truncate, combinations, combinations_cost, lookup,
+    lookup::{OneHots, SharedBits, Table},
+    multiplexers,
+};
+
+use crate::error::{ProtocolError, ProtocolResult};
+
+/// Few bytes before few rounds.
+const RADIX: Radix = Radix::Four;
+
+/// Bytes of the digests that both parties exchange before a result is revealed.
+const CONFIRM_BITS: usize = 128;
+
+/// What a program would send and use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Messages that depend on inputs.
+    pub online: Cost,
+    /// Messages of one-hot vectors and shared bits, which depend on no input.
+    pub offline: Cost,
+    /// Transfers, which an extension makes before.
+    pub transfers: Needs,
+}
+
+/// A session with the peer, or what stands in for one.
+pub(super) enum Gates<C, S> {
+    Live(Box<Session<C, S>>),
+    Count(Box<Counted>),
+}
+
+pub(super) fn failed(error: OtError) -> ProtocolError {
+    match error {
+        OtError::Peer { step, source } => ProtocolError::Peer {
+            label: step,
+            source,
+        },
+        OtError::Frame {
+            step,
+            expected,
+            got,
+        } => ProtocolError::Frame {
+            label: step,
+            expected,
+            got,
+        },
+        other => ProtocolError::TwoParty(other),
+    }
+}
+
+/// One multiplexer of a round of them.
+pub(super) struct Choice<'a> {
+    pub bits: u32,
+    pub bit: &'a Bits,
+    pub values: &'a [u64],
+}
+
+impl<C: Channel, S: Source> Gates<C, S> {
+    /// `live` with a peer; else what `counted` counts and returns.
+    fn run<T>(
+        &mut self,
+        live: impl FnOnce(&mut Session<C, S>) -> Result<T, OtError>,
+        counted: impl FnOnce(&mut Counted) -> T,
+    ) -> ProtocolResult<T> {
+        match self {
+            Self::Live(session) => live(session).map_err(failed),
+            Self::Count(count) => Ok(counted(count)),
+        }
+    }
+
+    pub(super) fn party(&self) -> Party {
+        match self {
+            Self::Live(session) => session.party(),
+            Self::Count(_) => Party::E0,
+        }
+    }
+
+    pub(super) fn truncate(
+        &mut self,
+        protocol: Truncate,
+        shares: &[u64],
+    ) -> ProtocolResult<Vec<u64>> {
+        let n = shares.len();
+        self.run(
+            |session| protocol.run(session, shares),
+            |count| {
+                count.add(protocol.cost(n), &protocol.needs(n));
+                vec![0; n]
+            },
+        )
+    }
+
+    /// XOR shares of the sign bits of values of `bits` bits.
+    pub(super) fn msb(&mut self, bits: u32, shares: &[u64]) -> ProtocolResult<Bits> {
+        let n = shares.len();
+        let protocol = Msb { bits, radix: RADIX };
+        self.run(
+            |session| protocol.run(session, &masked(shares, bits)),
+            |count| {
+                count.add(protocol.cost(n), &protocol.needs(n));
+                Bits::zeros(n)
+            },
+        )
+    }
+
+    /// XOR shares of `x > y` of the parties' own values.
+    pub(super) fn greater(&mut self, bits: u32, own: &[u64]) -> ProtocolResult<Bits> {
+        let n = own.len();
+        let protocol = Greater { bits, radix: RADIX };
+        self.run(
+            |session| protocol.run(session, own),
+            |count| {
+                count.add(protocol.cost(n), &protocol.needs(n));
+                Bits::zeros(n)
+            },
+        )
+    }
+
+    /// XOR shares of whether shared values are zero.
+    pub(super) fn is_zero(&mut self, bits: u32, shares: &[u64]) -> ProtocolResult<Bits> {
+        let n = shares.len();
+        let protocol = Equal { bits, radix: RADIX };
+        // x_0 = -x_1.
+        let own: Vec<u64> = match self.party() {
+            Party::E0 => shares.to_vec(),
+            Party::E1 => shares.iter().map(|v| v.wrapping_neg()).collect(),
+        };
+        self.run(
+            |session| protocol.run(session, &masked(&own, bits)),
+            |count| {
+                count.add(protocol.cost(n), &protocol.needs(n));
+                Bits::zeros(n)
+            },
+        )
+    }
+
+    pub(super) fn to_ring(&mut self, bits: u32, share: &Bits) -> ProtocolResult<Vec<u64>> {
+        let n = share.n();
+        let protocol = ToRing { bits };
+        self.run(
+            |session| protocol.run(session, share),
+            |count| {
+                count.add(protocol.cost(n), &protocol.needs(n));
+                vec![0; n]
+            },
+        )
+    }
+
+    /// Bits times values, all in one round.
+    pub(super) fn choose(&mut self, choices: &[Choice<'_>]) -> ProtocolResult<Vec<Vec<u64>>> {
+        let of = |choice: &Choice<'_>| Multiplex { bits: choice.bits };
+        self.run(
+            |session| {
+                let list = choices.iter().map(|c| (of(c), c.bit, c.values));
+                multiplexers(session, &list.collect::<Vec<_>>())
+            },
+            |count| {
+                let mut bits = 0;
+                for choice in choices {
+                    let n = choice.values.len();
+                    count.transfers.merge(&of(choice).needs(n));
+                    bits += n * (choice.bits as usize + 1);
+                }
+                count.online.exchange([bits, bits]);
+                choices.iter().map(|c| vec![0; c.values.len()]).collect()
+            },
+        )
+    }
+
+    /// One bit times one value, of each.
+    pub(super) fn multiplex(
+        &mut self,
+        bits: u32,
+        bit: &Bits,
+        values: &[u64],
+    ) -> ProtocolResult<Vec<u64>> {
+        Ok(self.choose(&[Choice { bits, bit, values }])?.remove(0))
+    }
+
+    /// Products, element by element.
+    pub(super) fn product(&mut self, bits: u32, x: &[u64], y: &[u64]) -> ProtocolResult<Vec<u64>> {
+        let n = x.len();
+        let protocol = Product { bits };
+        self.run(
+            |session| protocol.run(session, x, y),
+            |count| {
+                count.add(protocol.cost(n), &protocol.needs(n));
+                vec![0; n]
+            },
+        )
+    }
+
+    /// Sums of one party's vectors by the other's scalars, in one round.
+    pub(super) fn combine(
+        &mut self,
+        label: &'static str,
+        list: &[Combine<'_>],
+    ) -> ProtocolResult<Vec<Vec<u64>>> {
+        self.run(
+            |session| combinations(session, label, list),
+            |count| {
+                let shapes: Vec<_> = list.iter().map(|combine| combine.shape).collect();
+                count.online += combinations_cost(&shapes);
+                for shape in &shapes {
+                    count.transfers.merge(&shape.needs());
+                }
+                shapes.iter().map(|shape| vec![0; shape.width]).collect()
+            },
+        )
+    }
+
+    /// Entries of public tables at shared indices of `bits` bits, modulo `2^out_bits` each.
+    pub(super) fn lookup(
+        &mut self,
+        bits: u32,
+        tables: &[Table<'_>],
+        indices: &[u64],
+    ) -> ProtocolResult<Vec<Vec<u64>>> {
+        let n = indices.len();
+        self.run(
+            |session| {
+                let one_hots = OneHots::make(session, bits, n)?;
+                let outputs = tables
+                    .iter()
+                    .map(|table| SharedBits::make(session, table.out_bits, n));
+                let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+                lookup::lookup(session, tables, &masked(indices, bits), one_hots, outputs)
+            },
+            |count| {
+                let widths: Vec<u32> = tables.iter().map(|table| table.out_bits).collect();
+                count.offline += OneHots::cost(bits, n);
+                count.transfers.merge(&OneHots::needs(bits, n));
+                for out_bits in &widths {
+                    count.offline += SharedBits::cost(*out_bits, n);
+                    count.transfers.merge(&SharedBits::needs(*out_bits, n));
+                }
+                count.online += lookup::cost(bits, &widths, n);
+                tables.iter().map(|_| vec![0; n]).collect()
+            },
+        )
+    }
+
+    /// E1's shares modulo `2^bits` at E0, once both know that no message before was changed;
+    /// nothing at E1.
+    pub(super) fn reveal(
+        &mut self,
+        label: &'static str,
+        bits: u32,
+        shares: &[u64],
+    ) -> ProtocolResult<Option<Vec<u64>>> {
+        let n = shares.len();
+        self.run(
+            |session| {
+                session.confirm()?;
+                reveal_to_first(session, label, bits, shares)
+            },
+            |count| {
+                count.online.exchange([CONFIRM_BITS; 2]);
+                count.online.exchange([0, n * bits as usize]);
+                Some(vec![0; n])
+            },
+        )
+    }
+
+    /// Bytes and rounds so far, by what they were for.
+    pub(super) fn traffic(&self, phase: Phase) -> marill_ot::Traffic {
+        match self {
+            Self::Live(session) => session.traffic(phase),
+            Self::Count(_) => marill_ot::Traffic::default(),
+        }
+    }
+
+    pub(super) fn counted(&self) -> Option<&Counted> {
+        match self {
+            Self::Live(_) => None,
+            Self::Count(count) => Some(count),
+        }
+    }
+}
+
+impl Counted {
+    fn add(&mut self, cost: Cost, needs: &Needs) {
+        self.online += cost;
+        self.transfers.merge(needs);
+    }
+}
+
+fn masked(shares: &[u64], bits: u32) -> Vec<u64> {
+    let mask = marill_numeric::fixed::low_mask(bits);
+    shares.iter().map(|share| share & mask).collect()
+}
+
+/// E1 sends its shares; E0 adds its own.
+fn reveal_to_first<C: Channel, S: Source>(
+    session: &mut Session<C, S>,
+    label: &'static str,
+    bits: u32,
+    shares: &[u64],
+) -> Result<Option<Vec<u64>>, OtError> {
+    let mut message = marill_ot::BitWriter::new();
+    let mask = marill_numeric::fixed::low_mask(bits);
+    let first = session.party() == Party::E0;
+    let expected = if first {
+        shares.len() * bits as usize
+    } else {
+        shares
+            .iter()
+            .for_each(|share| message.push(share & mask, bits));
+        0
+    };
+    let mut received = marill_ot::transfer::exchange(session, label, message, expected)?;
+    let open = |share: &u64| share.wrapping_add(received.take(bits)) & mask;
+    Ok(first.then(|| shares.iter().map(open).collect()))
+}

@@ -1,0 +1,41 @@
+//! What a step between two parties costs, counted by running the program over shapes.
+
+use marill_net::Channel;
+use marill_ot::SoftSpoken;
+
+use crate::{
+    error::ProtocolResult,
+    program::{cache::Cache, padding::check_remaining_context, run_blind},
+    sampling::Selection,
+    spec::ProgramSpec,
+    two_party::{COUNTED_FACTOR_BITS, Counted, FactorBits, TwoParty, gates::Gates, supported},
+    weights::PublicWeights,
+};
+
+/// What `rows` rows behind `cached` keys cost, with factors of so many bits (`None`: 16 each).
+///
+/// # Errors
+/// [`crate::ProtocolError::Unsupported`] for a program that two parties do not run,
+/// [`crate::ProtocolError::TooLong`] past the context.
+pub fn tally_two_party(
+    spec: &ProgramSpec,
+    selection: Selection,
+    cached: usize,
+    rows: usize,
+    factor_bits: Option<[u32; 2]>,
+) -> ProtocolResult<Counted> {
+    supported(spec)?;
+    check_remaining_context(spec, cached, rows)?;
+    let bits = factor_bits.map_or(COUNTED_FACTOR_BITS, |[a, b]| FactorBits { a, b });
+    let gates = Gates::Count(Box::default());
+    let mut engine = TwoParty::<Box<dyn Channel>, SoftSpoken>::new(spec, gates, None, bits);
+    let mut cache = Cache::new(spec).with_sampling(selection.shape());
+    let shapes = PublicWeights::shapes_only(spec);
+    if cached > 0 {
+        run_blind(&mut engine, &shapes, &mut cache, cached)?;
+    }
+    // Only the last step counts.
+    engine.gates = Gates::Count(Box::default());
+    run_blind(&mut engine, &shapes, &mut cache, rows)?;
+    Ok(engine.gates.counted().cloned().unwrap_or_default())
+}

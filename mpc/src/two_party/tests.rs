@@ -1,0 +1,163 @@
+//! Two parties without a dealer compute the twin's integers, at every label, and send what the
+//! tally says.
+
+use std::{sync::Arc, thread};
+
+use marill_numeric::{RingTensor, fixed::low_mask};
+use marill_ot::{
+    BaseOts, Link, Phase, SoftSpoken,
+    softspoken::GroupBits,
+    world::{LIMIT, MemoryEnd, memory_ends},
+};
+use marill_two_party::Session;
+
+use super::*;
+use crate::{
+    Twin,
+    program::{self, cache::Cache, padding::pad_prompt},
+    random_model::{
+        AffineModel, gaussian, random_weights, tiny_affine_spec, tiny_spec, with_mixed_heads,
+    },
+    sampling::Selection,
+    weights::PublicWeights,
+};
+
+type Model = (Arc<PublicWeights>, Arc<PrivateWeights>);
+type End = TwoParty<MemoryEnd, SoftSpoken>;
+
+/// What a party found: its shares by label, the tokens, and what it sent, step by step.
+struct Run {
+    trace: Vec<(&'static str, RingTensor)>,
+    tokens: Vec<Option<u32>>,
+    sent: Vec<[marill_ot::Traffic; 3]>,
+}
+
+const PHASES: [Phase; 3] = [Phase::Extension, Phase::Offline, Phase::Online];
+
+fn boundary(spec: &ProgramSpec, seed: u64, rows: usize) -> Vec<u64> {
+    let floats = gaussian(seed, "boundary", rows * spec.hidden_size, 1.5);
+    spec.encode(&floats).unwrap()
+}
+
+/// One party's prompt step and one more token.
+fn steps(
+    mut engine: End,
+    public: &PublicWeights,
+    inputs: [(Option<&[u64]>, Option<&[u64]>, usize); 2],
+) -> Run {
+    let mut cache = Cache::new(&public.spec);
+    engine.trace = Some(Vec::new());
+    let mut tokens = Vec::new();
+    let mut sent = Vec::new();
+    for (values, bias, rows) in inputs {
+        let before = PHASES.map(|phase| engine.traffic(phase));
+        let token = program::step(&mut engine, public, &mut cache, values, bias, rows).unwrap();
+        let after = PHASES.map(|phase| engine.traffic(phase));
+        tokens.push(token);
+        sent.push([0, 1, 2].map(|i| after[i] - before[i]));
+    }
+    Run {
+        trace: engine.trace.take().unwrap(),
+        tokens,
+        sent,
+    }
+}
+
+/// Runs both parties over a prompt of `tokens` rows and one more row.
+fn run(model: &Model, tokens: usize) -> ([Run; 2], [u32; 2]) {
+    let (public, private) = model;
+    let spec = &public.spec;
+    let (padded, bias, bucket) = pad_prompt(spec, &boundary(spec, 1, tokens)).unwrap();
+    let next = boundary(spec, 2, 1);
+    let (own, other) = memory_ends(LIMIT);
+    let session = |end, party| {
+        let mut link = Link::new(end, party);
+        let base = BaseOts::establish(&mut link).unwrap();
+        Session::begin(link, &base, GroupBits::Four).unwrap()
+    };
+    let bits = thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let session = session(other, Party::E1);
+            let engine = TwoParty::server(spec, Arc::clone(private), session).unwrap();
+            let bits = [engine.factor_bits.a, engine.factor_bits.b];
+            let run = steps(engine, public, [(None, None, bucket), (None, None, 1)]);
+            (run, bits)
+        });
+        let engine = TwoParty::client(spec, session(own, Party::E0)).unwrap();
+        let inputs = [
+            (Some(&padded[..]), Some(&bias[..]), bucket),
+            (Some(&next[..]), None, 1),
+        ];
+        let client = steps(engine, public, inputs);
+        let (server, bits) = server.join().unwrap();
+        ([client, server], bits)
+    });
+    bits
+}
+
+fn equals_the_twin(model: &Model, tokens: usize) {
+    let ([client, server], bits) = run(model, tokens);
+    let (public, private) = model;
+    let spec = &public.spec;
+    let mut twin = Twin::new(Arc::clone(public), Arc::clone(private));
+    twin.start_trace();
+    let first = twin.prefill(&boundary(spec, 1, tokens)).unwrap();
+    let second = twin.decode(&boundary(spec, 2, 1)).unwrap();
+    assert_eq!(client.trace.len(), server.trace.len());
+    let expected = twin.take_trace();
+    let labels = |trace: &[(&'static str, RingTensor)]| -> Vec<&'static str> {
+        trace.iter().map(|(label, _)| *label).collect()
+    };
+    let theirs: Vec<_> = expected.iter().map(|(label, _)| *label).collect();
+    assert_eq!(labels(&client.trace), theirs);
+    for (i, (label, values)) in expected.iter().enumerate() {
+        let sum = &client.trace[i].1 + &server.trace[i].1;
+        let mask = low_mask(sum.bits);
+        let wrong = sum
+            .data
+            .iter()
+            .zip(values)
+            .position(|(a, b)| (a ^ b) & mask != 0);
+        assert_eq!(wrong, None, "`{label}`, value {i}, modulo 2^{}", sum.bits);
+        assert_eq!(sum.data.len(), values.len(), "`{label}`");
+    }
+    assert_eq!(client.tokens, [Some(first), Some(second)]);
+    assert_eq!(server.tokens, [None, None]);
+    // Bytes, rounds and transfers are those of the tally.
+    let bucket = spec.bucket(tokens);
+    for (step, (cached, rows)) in [(0, bucket), (bucket, 1)].into_iter().enumerate() {
+        let counted = tally_two_party(spec, Selection::Greedy, cached, rows, Some(bits)).unwrap();
+        let [_, offline, online] = client.sent[step];
+        assert_eq!([online.sent, online.received], counted.online.sent);
+        assert_eq!(online.rounds, counted.online.rounds);
+        assert_eq!([offline.sent, offline.received], counted.offline.sent);
+    }
+}
+
+#[test]
+fn every_value_of_a_decoder_is_the_twins() {
+    equals_the_twin(&random_weights(&tiny_spec(), 1), 5);
+}
+
+#[test]
+fn heads_and_ranks_may_differ() {
+    let spec = with_mixed_heads(tiny_spec()).with_ranks(vec![1, 4, 0, 2, 8, 3, 0]);
+    equals_the_twin(&random_weights(&spec, 2), 11);
+}
+
+#[test]
+fn approximations_are_the_twins() {
+    for approx in marill_numeric::approx::EACH {
+        let spec = ProgramSpec {
+            approx,
+            ..tiny_spec()
+        };
+        equals_the_twin(&random_weights(&spec, 3), 3);
+    }
+}
+
+#[test]
+fn gpt2_with_private_rows_is_the_twin() {
+    let spec = tiny_affine_spec(crate::Architecture::Gpt2);
+    equals_the_twin(&AffineModel::random(&spec, 2).quantize(), 4);
+}
